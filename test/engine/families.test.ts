@@ -1,16 +1,20 @@
 // Every family against PyTorch's numbers: test/fixtures/families, made with transformers in float32.
 
+import { readFileSync } from "node:fs";
 import { cp, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import type { StepLogits } from "@readme-moe/engine";
+import { ReadMeEngine, type StepLogits } from "@readme-moe/engine";
 import type { KvSlot } from "@readme-moe/kernel";
-import type { Precision } from "@readme-moe/model";
+import { forContext, openModel, type Precision } from "@readme-moe/model";
 import { describe, expect, test } from "vitest";
+import { CHARACTER_OF_BYTE } from "../../packages/model/src/text/pre-tokenizer.ts";
+import { complete } from "../support/complete.ts";
 import { writeModelGguf } from "../support/gguf/convert-model.ts";
 import { greedyTokens } from "../support/greedy.ts";
 import { fixture, fixtureNames, golden } from "../support/fixtures.ts";
 import { largestDifference, promptLogits, runningModel, type RunningModel } from "../support/running-model.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
+import { bpeModel, byteLevelDefinition } from "../support/tokenizer-definitions.ts";
 
 interface Golden {
   readonly cases: readonly {
@@ -66,8 +70,9 @@ describe.each(fixtureNames("families"))("%s", (name) => {
     const path = join(await temporaryFolder(), "model.gguf");
     await writeModelGguf(folder.model, path, "F32");
     await using file = await runningModel(path, undefined, "fp32", await temporaryFolder());
-    // GGUF files of Mistral do not name its window, which is beyond these prompts.
-    for (const { input_ids: ids } of cases.slice(0, 2)) {
+    // GGUF files of Mistral do not name its window, which is beyond the first prompts.
+    const comparable = folder.model.config.modelType === "mistral" ? cases.slice(0, 2) : cases;
+    for (const { input_ids: ids } of comparable) {
       const [expected, actual] = [await promptLogits(folder, ids), await promptLogits(file, ids)];
       expect(largestDifference(actual.fullLogits, expected.fullLogits)).toBeLessThan(1e-4);
     }
@@ -85,6 +90,51 @@ async function inGgufTerms(name: string): Promise<string> {
   await writeFile(join(path, "config.json"), JSON.stringify(changed));
   return path;
 }
+
+describe("LongRoPE", () => {
+  const NAME = "families/phi3-longrope";
+  const short = JSON.parse(readFileSync(join(fixture(NAME), "golden-short.json"), "utf8")) as Golden;
+
+  test("has the short factors in a context of up to the original one", async () => {
+    const model = await openModel(fixture(NAME));
+    await using running = await runningModel(forContext(model, 160), undefined, "fp32", await temporaryFolder());
+    for (const { input_ids: ids, last_logits: logits, greedy_16: greedy } of short.cases) {
+      const { fullLogits } = await promptLogits(running, ids);
+      expect(largestDifference(fullLogits, logits)).toBeLessThan(1e-3);
+      expect(await greedyTokens(running, ids, 16)).toEqual(greedy);
+    }
+    // Fixtures of both contexts differ, so that a choice that does nothing would fail.
+    const { cases } = golden(NAME) as Golden;
+    const last = (one: Golden): readonly number[] => one.cases.at(-1)?.last_logits ?? [];
+    expect(largestDifference(last({ cases }), last(short))).toBeGreaterThan(0.1);
+  });
+
+  test("is chosen by the context that an engine is opened with", async () => {
+    const path = join(await temporaryFolder(), "model");
+    await cp(fixture(NAME), path, { recursive: true });
+    const model = bpeModel(CHARACTER_OF_BYTE.slice(0, 128), []);
+    await writeFile(join(path, "tokenizer.json"), JSON.stringify(byteLevelDefinition([], { model })));
+    const cacheFolder = await temporaryFolder();
+    const shared = { isolation: "thread", threads: 1, maxNumSeqs: 2, cacheFolder } as const;
+    const { cases } = golden(NAME) as Golden;
+    for (const [contextTokens, expected] of [
+      [160, short.cases],
+      [undefined, cases],
+      [161, cases],
+    ] as const) {
+      const engine = await ReadMeEngine.open(path, { ...shared, contextTokens });
+      expect(engine.info.contextTokens).toBe(contextTokens ?? 512);
+      const { input_ids: ids, greedy_16: greedy } = expected[2] ?? expect.fail();
+      const answer = await complete(engine, {
+        prompt: ids,
+        params: { temperature: 0, maxTokens: 16, ignoreEos: true },
+      });
+      expect(answer.ids).toEqual(greedy);
+      await engine.dispose();
+    }
+    await expect(ReadMeEngine.open(path, { ...shared, contextTokens: 513 })).rejects.toThrow(/`contextTokens`.*512/);
+  });
+});
 
 /** Runs all prompts in one step and returns the logits behind each. */
 async function logitsTogether(

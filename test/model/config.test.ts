@@ -1,5 +1,6 @@
 import { ReadMeError } from "@readme-moe/core";
-import { exportedConfig, type ModelConfig, ropeFrequencies } from "@readme-moe/model";
+import { exportedConfig, type ModelConfig, ropeFrequencies, ropeTables } from "@readme-moe/model";
+import { ropeForContext } from "../../packages/model/src/config/long-rope.ts";
 import { parseConfig } from "../../packages/model/src/config/parse-config.ts";
 import { describe, expect, test } from "vitest";
 
@@ -63,10 +64,91 @@ test("RoPE factors divide the frequencies", () => {
   expect(Array.from(divided)).toEqual(Array.from(plain, (frequency, pair) => Math.fround(frequency / 2 ** pair)));
 });
 
+describe("LongRoPE", () => {
+  const factors = { short_factor: [1, 1, 1, 1, 1, 1], long_factor: [1, 2, 3, 4, 5, 6] };
+  const phi3 = {
+    model_type: "phi3",
+    max_position_embeddings: 4096,
+    original_max_position_embeddings: 256,
+    rope_scaling: { type: "longrope", partial_rotary_factor: 0.75, ...factors },
+  };
+
+  test("has the attention factor of transformers, and long factors in contexts beyond the original one", () => {
+    const { ropes, rotatedSize } = parse(phi3);
+    const [rope] = ropes;
+    expect(rotatedSize).toBe(12);
+    // _compute_longrope_parameters: sqrt(1 + log(4096 / 256) / log(256))
+    expect(rope).toMatchObject({ type: "longrope", originalContextTokens: 256, attentionFactor: Math.sqrt(1.5) });
+    expect(rope).toMatchObject({ shortFactors: factors.short_factor, longFactors: factors.long_factor, isLong: true });
+    expect(parse({ ...phi3, max_position_embeddings: 256 }).ropes[0]).toMatchObject({
+      attentionFactor: 1,
+      isLong: false,
+    });
+    const named = { ...phi3, rope_scaling: { ...phi3.rope_scaling, attention_factor: 1.25 } };
+    expect(parse(named).ropes[0]).toMatchObject({ attentionFactor: 1.25 });
+    const stretched = { ...phi3, rope_scaling: { ...phi3.rope_scaling, factor: 256 } };
+    expect(parse(stretched).ropes[0]).toMatchObject({ attentionFactor: Math.sqrt(2) });
+  });
+
+  test("has older names in Phi-3's configs alone", () => {
+    for (const type of ["su", "yarn"]) {
+      const rope_scaling = { ...phi3.rope_scaling, type };
+      expect(parse({ ...phi3, rope_scaling }).ropes).toEqual(parse(phi3).ropes);
+    }
+    expect(errorOf({ rope_scaling: { type: "su", ...factors } }).message).toMatch(/`rope_scaling.type` .*su/);
+  });
+
+  test("is chosen once, for the context that a model is used with", () => {
+    const [rope = expect.fail()] = parse(phi3).ropes;
+    expect(ropeForContext(rope, 257)).toEqual(rope);
+    const short = ropeForContext(rope, 256);
+    const plain = ropeFrequencies({ type: "default", theta: 10000 }, 12);
+    expect(ropeFrequencies(short, 12)).toEqual(plain);
+    expect(Array.from(ropeFrequencies(rope, 12))).toEqual(
+      Array.from(plain, (frequency, pair) => Math.fround(frequency / (pair + 1))),
+    );
+    const { cos, sin } = ropeTables(short, 12, 3, 4);
+    const lengths = Array.from(cos, (value, pair) => Math.hypot(value, sin[pair] ?? 0));
+    for (const length of lengths) expect(length).toBeCloseTo(Math.sqrt(1.5), 6);
+  });
+
+  test("survives an export", () => {
+    for (const attention of [{}, { attention_factor: 1.25 }]) {
+      const config = parse({ ...phi3, rope_scaling: { ...phi3.rope_scaling, ...attention } });
+      const exported = exportedConfig(config, undefined, { dtypes: ["fp32"], withDataFile: [] });
+      expect(parseConfig("model/config.json", exported)).toEqual(config);
+    }
+  });
+});
+
+describe("partial rotary embeddings", () => {
+  test("are named with RoPE's parameters or beside them, and round down", () => {
+    const phi3 = { model_type: "phi3", head_dim: 24 };
+    expect(parse(phi3).rotatedSize).toBe(24);
+    expect(parse({ ...phi3, partial_rotary_factor: 0.75 }).rotatedSize).toBe(18);
+    const rope_parameters = { rope_type: "default", partial_rotary_factor: 0.35 };
+    expect(parse({ ...phi3, rope_parameters, partial_rotary_factor: 0.75 }).rotatedSize).toBe(8);
+    expect(parse({}).rotatedSize).toBe(16);
+  });
+
+  test("survive an export", () => {
+    const config = parse({ model_type: "phi3", partial_rotary_factor: 0.75 });
+    const exported = exportedConfig(config, undefined, { dtypes: ["fp32"], withDataFile: [] });
+    expect(parseConfig("model/config.json", exported)).toEqual(config);
+  });
+});
+
 describe("sliding windows", () => {
   test("Mistral's is 4,096 when absent, none when null", () => {
     expect(windowsOf(parse({ model_type: "mistral" }))).toEqual([4096, 4096, 4096]);
     expect(windowsOf(parse({ model_type: "mistral", sliding_window: null }))[0]).toBeUndefined();
+  });
+
+  test("Phi-3's is in all layers, unless it is absent, null or 0", () => {
+    expect(windowsOf(parse({ model_type: "phi3", sliding_window: 2047 }))).toEqual([2047, 2047, 2047]);
+    for (const value of [undefined, null, 0]) {
+      expect(windowsOf(parse({ model_type: "phi3", sliding_window: value }))[0]).toBeUndefined();
+    }
   });
 
   test("Qwen's needs use_sliding_window, and begins at max_window_layers unless layer_types is present", () => {
@@ -213,7 +295,8 @@ describe("unsupported fields are refused by name", () => {
     [{ rope_parameters: { full_attention: { rope_type: "default" } } }, /`rope_parameters`.*same in all layers/],
     [{ hidden_act: "gelu" }, /`hidden_act`.*gelu/],
     [{ rope_scaling: { rope_type: "yarn", factor: 4 } }, /`rope_scaling.rope_type`.*yarn/],
-    [{ partial_rotary_factor: 0.5 }, /partial_rotary_factor/],
+    [{ partial_rotary_factor: 0.5 }, /`partial_rotary_factor` .*0.5/],
+    [{ rope_parameters: { partial_rotary_factor: 0.5 } }, /`rope_parameters.partial_rotary_factor` .*0.5/],
     [{ model_type: "olmo2", sliding_window: 4096 }, /`sliding_window` .*4096/],
     [{ model_type: "smollm3", use_sliding_window: true }, /`use_sliding_window`.*true/],
     [{ model_type: "smollm3", no_rope_layers: [0, 0, 0] }, /`no_rope_layers`/],
@@ -235,6 +318,12 @@ describe("invalid fields are refused by name", () => {
     [{ num_hidden_layers: "3" }, /num_hidden_layers/],
     [{ num_key_value_heads: 3 }, /4 attention heads cannot share 3/],
     [{ head_dim: 15 }, /odd/],
+    [{ model_type: "phi3", partial_rotary_factor: 0.5, head_dim: 10 }, /5 of 10 dimensions/],
+    [{ model_type: "phi3", partial_rotary_factor: 1.5 }, /24 of 16 dimensions/],
+    [{ model_type: "phi3", partial_rotary_factor: 0.01 }, /0 of 16 dimensions/],
+    [{ rope_scaling: { type: "longrope", long_factor: [1] } }, /`rope_scaling.short_factor`.*8 positive numbers/],
+    [{ rope_scaling: { type: "longrope", short_factor: Array(8).fill(0) } }, /`rope_scaling.short_factor`/],
+    [{ rope_scaling: { type: "longrope", original_max_position_embeddings: 1 } }, /at least 2/],
     [{ rms_norm_eps: Number.NaN }, /rms_norm_eps/],
     [{ rope_scaling: "yes" }, /`rope_scaling`.*object/],
     [{ rope_scaling: { rope_type: "linear" } }, /`rope_scaling.factor`/],

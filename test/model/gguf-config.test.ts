@@ -6,7 +6,16 @@ import type { ModelConfig } from "@readme-moe/model";
 import { describe, expect, test } from "vitest";
 import { ggufConfig } from "../../packages/model/src/config/gguf-config.ts";
 import { GgufTensorStore } from "../../packages/model/src/gguf/gguf-tensor-store.ts";
-import { array, entry, f32, handMadeGguf, textEntry, u32Entry, u8 } from "../support/gguf-bytes.ts";
+import {
+  array,
+  entry,
+  f32,
+  handMadeGguf,
+  type HandMadeTensor,
+  textEntry,
+  u32Entry,
+  u8,
+} from "../support/gguf-bytes.ts";
 import { expectReadMeError } from "../support/rejection.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 
@@ -15,13 +24,20 @@ const HEAD_SIZE = 4;
 const floatEntry = (key: string, value: number): Buffer => entry(key, 6, f32(value));
 const falseEntry = (key: string): Buffer => entry(key, 7, u8(0));
 
+const floatTensor = (name: string, values: readonly number[]): HandMadeTensor => ({
+  name,
+  dimensions: [values.length],
+  type: 0,
+  data: new Uint8Array(Float32Array.from(values).buffer),
+});
+
 /** Reads the config of a file of two heads and five layers. */
 function configOf(architecture: string, ...more: readonly Buffer[]): Promise<ModelConfig> {
-  return configOfLayers(5, architecture, ...more);
+  return configWith({}, architecture, ...more);
 }
 
-async function configOfLayers(
-  numLayers: number,
+async function configWith(
+  { numLayers = 5, further = [] }: { readonly numLayers?: number; readonly further?: readonly HandMadeTensor[] },
   architecture: string,
   ...more: readonly Buffer[]
 ): Promise<ModelConfig> {
@@ -40,7 +56,8 @@ async function configOfLayers(
     ...more,
   ];
   const dimensions = [2 * HEAD_SIZE, 4];
-  const tensors = [{ name: "token_embd.weight", dimensions, type: 0, data: new Uint8Array(4 * 8 * HEAD_SIZE) }];
+  const embedding = { name: "token_embd.weight", dimensions, type: 0, data: new Uint8Array(4 * 8 * HEAD_SIZE) };
+  const tensors = [embedding, ...further];
   await writeFile(path, handMadeGguf({ entries, tensors }).bytes);
   const store = await GgufTensorStore.open(path);
   try {
@@ -156,9 +173,50 @@ describe("Gemma 3", () => {
   test("scales attention by the head size, but the model of 62 layers by the rows of a head", async () => {
     const headSize = u32Entry(key("attention.key_length"), 16);
     expect((await configOf("gemma3", window, headSize)).attentionScale).toBe(1 / 4);
-    const large = await configOfLayers(62, "gemma3", window, headSize);
+    const large = await configWith({ numLayers: 62 }, "gemma3", window, headSize);
     expect(large.attentionScale).toBeCloseTo(HEAD_SIZE ** -0.5, 12);
   });
+});
+
+test("RoPE over a part of each head is read in every architecture", async () => {
+  for (const architecture of ["llama", "phi3"]) {
+    const key = `${architecture}.rope.dimension_count`;
+    expect(await configOf(architecture, u32Entry(key, 2))).toMatchObject({ headSize: 4, rotatedSize: 2 });
+    for (const size of [0, 3, 6]) {
+      await expectReadMeError(configOf(architecture, u32Entry(key, size)), "ERR_MODEL_INVALID", `${size} of 4`);
+    }
+  }
+});
+
+test("Phi-3's window is in all layers unless it is 0", async () => {
+  for (const window of [3, 0]) {
+    const { layers } = await configOf("phi3", u32Entry("phi3.attention.sliding_window", window));
+    expect(layers.map((layer) => layer.slidingWindow)).toEqual(Array(5).fill(window || undefined));
+  }
+});
+
+test("LongRoPE follows from the tensors, and has no factor of cosines unless the file names one", async () => {
+  const original = u32Entry("phi3.rope.scaling.original_context_length", 16);
+  const tensors = [floatTensor("rope_factors_long.weight", [4, 5]), floatTensor("rope_factors_short.weight", [1, 2])];
+  expect((await configWith({ further: tensors }, "phi3", original)).ropes[0]).toEqual({
+    type: "longrope",
+    theta: 10000,
+    shortFactors: [1, 2],
+    longFactors: [4, 5],
+    originalContextTokens: 16,
+    attentionFactor: 1,
+    isLong: true,
+  });
+  const factor = floatEntry("phi3.rope.scaling.attn_factor", 1.5);
+  const withoutOriginal = (await configWith({ further: tensors }, "phi3", factor)).ropes[0];
+  expect(withoutOriginal).toMatchObject({ attentionFactor: 1.5, originalContextTokens: 32, isLong: false });
+  const wrong = [floatTensor("rope_factors_long.weight", [4, 5, 6]), ...tensors.slice(1)];
+  await expectReadMeError(
+    configWith({ further: wrong }, "phi3"),
+    "ERR_MODEL_INVALID",
+    "long_factor",
+    "2 positive numbers",
+  );
 });
 
 test("SmolLM3 has no RoPE in every fourth layer", async () => {

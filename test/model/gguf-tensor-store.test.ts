@@ -1,7 +1,7 @@
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
-import { GgufTensorStore } from "../../packages/model/src/gguf/gguf-tensor-store.ts";
+import { GgufTensorStore, pairedRowOf } from "../../packages/model/src/gguf/gguf-tensor-store.ts";
 import { ggmlNameOf, hfNameOf } from "../../packages/model/src/gguf/tensor-names.ts";
 import { SafetensorsFile } from "../../packages/model/src/safetensors/read-safetensors.ts";
 import type { TensorStore } from "../../packages/model/src/tensor-store.ts";
@@ -36,6 +36,8 @@ function hfRowOf(fileRow: number, headSize: number): number {
   const [head, inHead] = [Math.floor(fileRow / headSize), fileRow % headSize];
   return head * headSize + (inHead % 2) * (headSize / 2) + Math.floor(inHead / 2);
 }
+
+const wholeHead = (headSize: number) => ({ headSize, rotatedSize: headSize });
 
 /** In the file's order; the first value of each row is the Hugging Face row that it is. */
 function namedRows(numRows: number, rowLength: number): number[] {
@@ -130,6 +132,20 @@ describe("GgufTensorStore", () => {
     // Values within a row stay where they are.
     expect((await store.readFloats(Q_WEIGHT)).slice(0, 4)).toEqual(Float32Array.of(0, 0.1, 1, 1.1));
     await store.close();
+  });
+
+  test("leaves rows behind the rotated ones of each head where they are", async () => {
+    const partial = u32Entry("llama.rope.dimension_count", 2);
+    const store = await attention("llama", partial);
+    const original = await attention("qwen2", partial);
+    const [rows, fileRows] = [await store.readFloats(Q_WEIGHT), await original.readFloats(Q_WEIGHT)];
+    // Pairs of 2 rows are the same in both orders.
+    expect(rows).toEqual(fileRows);
+    const wrong = await attention("llama", u32Entry("llama.rope.dimension_count", 3));
+    await expectReadMeError(wrong.readFloats(Q_WEIGHT), "ERR_MODEL_INVALID", "llama.rope.dimension_count", "4");
+    await Promise.all([store.close(), original.close(), wrong.close()]);
+    const places = Array.from({ length: 12 }, (_, row) => pairedRowOf(row, { headSize: 6, rotatedSize: 4 }));
+    expect(places).toEqual([0, 2, 1, 3, 4, 5, 6, 8, 7, 9, 10, 11]);
   });
 
   test("reads any range of reordered rows", async () => {
@@ -249,7 +265,9 @@ function inputsOf(store: TensorStore, numHeads: number, numKeyHeads: number): Gg
     const { shape } = store.info(name);
     const heads = name.includes("q_proj") ? numHeads : name.includes("k_proj") ? numKeyHeads : undefined;
     const floats = async (): Promise<Float32Array> =>
-      heads === undefined ? store.readFloats(name) : readPairedRows({ store, name, shape }, (shape[0] ?? 0) / heads);
+      heads === undefined
+        ? store.readFloats(name)
+        : readPairedRows({ store, name, shape }, wholeHead((shape[0] ?? 0) / heads));
     return { name: ggmlNameOf(name), type: "F32", shape, floats };
   });
 }

@@ -1,7 +1,7 @@
 // An independent, plain implementation of the model: one sequence, no cache, loops in float64. Slow on purpose; what
 // the kernel and graphs compute is compared with it.
 
-import { ropeFrequencies, type MixtureRefs, type Model, type TensorRef } from "@readme-moe/model";
+import { ropeFrequencies, ropeScale, type MixtureRefs, type Model, type TensorRef } from "@readme-moe/model";
 import { plainChoices } from "./plain-mixture.ts";
 
 interface Linear {
@@ -121,7 +121,8 @@ async function attendedHeads({ config, weights }: Model, layer: number, x: Rows)
   const { numHeads, numKvHeads, headSize } = config;
   const window = config.layers[layer]?.slidingWindow ?? Infinity;
   const rope = config.ropes[config.layers[layer]?.angleSet ?? -1];
-  const frequencies = rope && ropeFrequencies(rope, headSize);
+  const frequencies = rope && ropeFrequencies(rope, config.rotatedSize);
+  const factor = rope ? ropeScale(rope) : 1;
   const heads = async (ref: typeof refs.query, norm: TensorRef | undefined, count: number): Promise<Rows[]> => {
     const rows = product(x, await linear(ref));
     const scale = norm && (await normScale({ config }, norm));
@@ -135,7 +136,9 @@ async function attendedHeads({ config, weights }: Model, layer: number, x: Rows)
     );
   };
   const turn = (rows: Rows[]): Rows[] =>
-    frequencies ? rows.map((parts, position) => parts.map((part) => rotate(part, position, frequencies))) : rows;
+    frequencies
+      ? rows.map((parts, position) => parts.map((part) => rotate(part, frequencies, { position, scale: factor })))
+      : rows;
   const queries = turn(await heads(refs.query, refs.queryNorm, numHeads));
   const keys = turn(await heads(refs.key, refs.keyNorm, numKvHeads));
   const values = await heads(refs.value, undefined, numKvHeads);
@@ -177,14 +180,19 @@ export const PLAIN_ACTIVATIONS: Readonly<Record<Model["config"]["activation"], (
   "gelu-tanh": (x) => 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3))),
 };
 
-function rotate(part: Float64Array, position: number, frequencies: Float32Array): Float64Array {
-  const half = part.length / 2;
+/** Rotates pairs of the first dimensions, as many as there are frequencies. */
+function rotate(
+  part: Float64Array,
+  frequencies: Float32Array,
+  { position, scale }: { readonly position: number; readonly scale: number },
+): Float64Array {
+  const half = frequencies.length;
   const turned = Float64Array.from(part);
   for (let i = 0; i < half; i++) {
     const angle = position * (frequencies[i] as number);
     const [a, b] = [part[i] as number, part[i + half] as number];
-    turned[i] = a * Math.cos(angle) - b * Math.sin(angle);
-    turned[i + half] = b * Math.cos(angle) + a * Math.sin(angle);
+    turned[i] = scale * (a * Math.cos(angle) - b * Math.sin(angle));
+    turned[i + half] = scale * (b * Math.cos(angle) + a * Math.sin(angle));
   }
   return turned;
 }

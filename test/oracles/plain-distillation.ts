@@ -1,7 +1,7 @@
 // The loss that tuning minimizes, in plain loops and double precision, over the weights that tuning changes. The decoder
 // is written a second time, for those weights: `plain-decoder.ts` runs the weights of an open model.
 
-import { ropeFrequencies, type ModelConfig, type RopeConfig } from "@readme-moe/model";
+import { ropeFrequencies, ropeScale, type ModelConfig, type RopeConfig } from "@readme-moe/model";
 import type {
   DecoderWeights,
   LayerWeights,
@@ -103,7 +103,7 @@ function attend(
       return Array.from({ length: all.length / headSize }, (_, head) => {
         const own = all.slice(head * headSize, (head + 1) * headSize);
         const scaled = scale ? norm(config, own, scale) : own;
-        return name === "value" || !rope ? scaled : turn(rope, scaled, position);
+        return name === "value" || !rope ? scaled : turn(rope, config.rotatedSize, scaled, position);
       });
     });
   const [queries, keys, values] = [heads("query"), heads("key"), heads("value")];
@@ -136,13 +136,15 @@ function join(config: ModelConfig, group: WeightGroup, stream: Row, output: Row)
   );
 }
 
-function turn(rope: RopeConfig, head: Row, position: number): Row {
-  const half = head.length / 2;
-  const frequencies = ropeFrequencies(rope, head.length);
+function turn(rope: RopeConfig, rotatedSize: number, head: Row, position: number): Row {
+  const half = rotatedSize / 2;
+  const frequencies = ropeFrequencies(rope, rotatedSize);
+  const scale = ropeScale(rope);
   return head.map((value, i) => {
+    if (i >= rotatedSize) return value;
     const angle = position * frequencies[i % half]!;
     const other = i < half ? -head[i + half]! : head[i - half]!;
-    return value * Math.cos(angle) + other * Math.sin(angle);
+    return scale * (value * Math.cos(angle) + other * Math.sin(angle));
   });
 }
 

@@ -16,14 +16,17 @@ export interface RunningModel extends AsyncDisposable {
   readonly router: PreGatingRouter;
 }
 
-/** @param cacheFolder - a new one for what reads files, since packed weights of the shared one may be of earlier code */
+/**
+ * @param source - a model, which closes with the result, or the path of one
+ * @param cacheFolder - a new one for what reads files, since packed weights of the shared one may be of earlier code
+ */
 export async function runningModel(
-  path: string,
+  source: string | Model,
   expert?: ExpertChoice,
   precision: Precision = "fp32",
   cacheFolder?: string,
 ): Promise<RunningModel> {
-  const model = await openModel(path);
+  const model = typeof source === "string" ? await openModel(source) : source;
   const router = await openRouter(model, expert, { threads: 2 });
   const runner = await KernelRunner.open(model, { threads: 2, precision, cacheFolder });
   return {

@@ -50,6 +50,22 @@ export const VARIANTS: Readonly<Record<string, Variant>> = {
       ],
     },
   },
+  "RoPE over a part of each head, with a factor": {
+    decoder: {
+      rotatedSize: 6,
+      ropes: [
+        {
+          type: "longrope",
+          theta: 100,
+          shortFactors: [1, 1, 1],
+          longFactors: [1, 2, 3],
+          originalContextTokens: 4,
+          attentionFactor: 1.3,
+          isLong: true,
+        },
+      ],
+    },
+  },
   "a sliding window": {
     config: { model_type: "mistral", architectures: ["MistralForCausalLM"], sliding_window: 3 },
   },

@@ -60,6 +60,12 @@ export interface EngineOptions extends SchedulingOptions {
    * @default 128
    */
   readonly chunkTokens?: number | undefined;
+  /**
+   * Largest number of tokens of a sequence, prompt and completion together. Models with LongRoPE (Phi-3) have other
+   * numbers in contexts longer than their original one.
+   * @default the model's, or what fits into `kvCacheBytes` if that is less
+   */
+  readonly contextTokens?: number | undefined;
   /** Memory for keys and values of running sequences. @default 512 MiB, or what one sequence of 4,096 tokens needs */
   readonly kvCacheBytes?: number | undefined;
   /** Memory for keys and values of prompt prefixes, which are reused. @default a quarter of `kvCacheBytes` */
@@ -108,6 +114,7 @@ type Unresolved =
   | "kvPrecision"
   | "cacheFolder"
   | "expert"
+  | "contextTokens"
   | "kvCacheBytes"
   | "prefixCacheBytes"
   | "expertCacheBytes"
@@ -139,6 +146,7 @@ const NAMES = [
   "maxNumBatchedSeqs",
   "maxNumBatchedTokens",
   "chunkTokens",
+  "contextTokens",
   "kvCacheBytes",
   "prefixCacheBytes",
   "expertCacheBytes",
@@ -164,7 +172,7 @@ export function resolveEngineOptions(options: EngineOptions): ResolvedEngineOpti
     throw new RangeError(`Expected \`chunkTokens\` to be a multiple of ${KV_BLOCK_TOKENS}, got \`${chunkTokens}\``);
   }
   const optional = (
-    name: "threads" | "kvCacheBytes" | "prefixCacheBytes" | "expertCacheBytes",
+    name: "threads" | "contextTokens" | "kvCacheBytes" | "prefixCacheBytes" | "expertCacheBytes",
     min: number,
     max?: number,
   ): number | undefined => (options[name] === undefined ? undefined : integerOption(name, options[name], min, max));
@@ -185,6 +193,7 @@ export function resolveEngineOptions(options: EngineOptions): ResolvedEngineOpti
     maxNumBatchedSeqs: integerOption("maxNumBatchedSeqs", options.maxNumBatchedSeqs ?? maxNumSeqs, 1, maxNumSeqs),
     maxNumBatchedTokens: integerOption("maxNumBatchedTokens", options.maxNumBatchedTokens ?? 512, chunkTokens, 65_536),
     chunkTokens,
+    contextTokens: optional("contextTokens", 2),
     kvCacheBytes: optional("kvCacheBytes", 1),
     prefixCacheBytes: optional("prefixCacheBytes", 0),
     expertCacheBytes: optional("expertCacheBytes", 1),
@@ -251,7 +260,7 @@ export interface KvSizes {
  * costs nothing until sequences fill it.
  *
  * @param kvPrecision - precision of the memory; fp16 holds twice as many tokens as fp32
- * @throws {RangeError} if `kvCacheBytes` does not hold 64 tokens
+ * @throws {RangeError} if `kvCacheBytes` does not hold 64 tokens, or `contextTokens` is more than the model's
  */
 export function kvSizes(
   options: ResolvedEngineOptions,
@@ -259,8 +268,10 @@ export function kvSizes(
   kvPrecision: KvPrecision = "fp32",
 ): KvSizes {
   const bytesPerToken = kvBytesPerToken(config, kvPrecision);
-  const most = options.maxNumSeqs * wholeBlocks(config.contextTokens);
-  const fallback = Math.min(most, Math.max((512 << 20) / bytesPerToken, Math.min(config.contextTokens, 4096)));
+  const wantedTokens = options.contextTokens ?? config.contextTokens;
+  const contextTokens = integerOption("contextTokens", wantedTokens, 1, config.contextTokens);
+  const most = options.maxNumSeqs * wholeBlocks(contextTokens);
+  const fallback = Math.min(most, Math.max((512 << 20) / bytesPerToken, Math.min(contextTokens, 4096)));
   const wanted = options.kvCacheBytes === undefined ? fallback : Math.min(most, options.kvCacheBytes / bytesPerToken);
   const capacityTokens = Math.floor(wanted / KV_BLOCK_TOKENS) * KV_BLOCK_TOKENS;
   if (capacityTokens === 0) {
@@ -270,6 +281,6 @@ export function kvSizes(
   return {
     capacityTokens,
     prefixCacheBytes: options.prefixCacheBytes ?? Math.floor((capacityTokens * bytesPerToken) / 4),
-    contextTokens: Math.min(config.contextTokens, capacityTokens),
+    contextTokens: Math.min(contextTokens, capacityTokens),
   };
 }

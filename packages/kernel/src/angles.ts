@@ -22,17 +22,17 @@ export function anglesOf(rope: RopeConfig, size: number, from: number, to: numbe
 export class GrowingAngles {
   readonly #kernel: Kernel;
   readonly #ropes: ModelConfig["ropes"];
-  readonly #headSize: number;
+  readonly #rotatedSize: number;
   readonly #maxPositions: number;
   #numPositions = 0;
 
   constructor(
     kernel: Kernel,
-    { ropes, headSize, contextTokens }: Pick<ModelConfig, "ropes" | "headSize" | "contextTokens">,
+    { ropes, rotatedSize, contextTokens }: Pick<ModelConfig, "ropes" | "rotatedSize" | "contextTokens">,
   ) {
     this.#kernel = kernel;
     this.#ropes = ropes;
-    this.#headSize = headSize;
+    this.#rotatedSize = rotatedSize;
     this.#maxPositions = contextTokens;
   }
 
@@ -42,7 +42,7 @@ export class GrowingAngles {
       const from = this.#numPositions;
       const to = Math.min(this.#maxPositions, from + POSITIONS);
       for (const [set, rope] of this.#ropes.entries()) {
-        this.#kernel.setAngles(set, from, anglesOf(rope, this.#headSize, from, to));
+        this.#kernel.setAngles(set, from, anglesOf(rope, this.#rotatedSize, from, to));
       }
       this.#numPositions = to;
     }

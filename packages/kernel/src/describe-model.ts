@@ -73,7 +73,7 @@ function describeLayer(
   const refs = weights.layers[index]!;
   const { attentionNorm, attention, ffnNorm, shared, experts, mixture } = refs;
   const { product, factorsOf } = packing;
-  const { numHeads, numKvHeads, headSize, normOffset } = config;
+  const { numHeads, numKvHeads, headSize, rotatedSize, normOffset } = config;
   const { slidingWindow, angleSet } = layerConfig(config, index);
   const optionalNorm = (ref: TensorRef | undefined, factors?: InputFactors): PackedTensor | undefined =>
     ref && packNorm(ref, normOffset, factors);
@@ -95,7 +95,7 @@ function describeLayer(
     numKvHeads,
     headSize,
     angleSet,
-    rotatedSize: headSize,
+    rotatedSize,
     slidingWindow,
     attentionScale: config.attentionScale,
     residualScale: config.residualScale,

@@ -1,5 +1,6 @@
 // Opened models, and folders of models.
 export { openModel } from "./folder/open-model.ts";
+export { forContext } from "./folder/for-context.ts";
 export { verifyModel } from "./folder/verify-model.ts";
 export type { Model } from "./folder/model.ts";
 export { baseFiles, modelLicense } from "./folder/base-files.ts";
@@ -39,7 +40,7 @@ export {
   type ModelConfig,
 } from "./config/model-config.ts";
 export { textConfig } from "./config/parse-config.ts";
-export { ropeFrequencies, ropeTables, type RopeConfig } from "./config/rope.ts";
+export { ropeFrequencies, ropeScale, ropeTables, type RopeConfig } from "./config/rope.ts";
 export type {
   AttentionRefs,
   ExpertLayout,

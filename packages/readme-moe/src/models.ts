@@ -165,6 +165,7 @@ export async function openEngine(
     expert,
     loras,
     isolation,
+    contextTokens: flags.context,
     expertCacheBytes: flags.expertCache,
     expertCachePolicy: flags.expertCachePolicy,
     controlTokensInMessages,

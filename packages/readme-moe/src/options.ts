@@ -16,6 +16,8 @@ export interface EngineFlags extends RuntimeFlags {
   readonly expert?: string;
   readonly lora?: readonly LoraArgument[];
   readonly isolation?: "thread" | "process";
+  /** Largest number of tokens of a sequence. */
+  readonly context?: number;
   /** Memory for streamed experts, in bytes. */
   readonly expertCache?: number;
   readonly expertCachePolicy?: EvictionPolicyName;
@@ -71,6 +73,10 @@ export function engineOptions(): readonly Option[] {
     expertOption(),
     loraOption(),
     ...runtimeOptions(),
+    new Option(
+      "--context <tokens>",
+      "most tokens of a prompt and its completion (default: the model's, or what fits into memory)",
+    ).argParser(wholeNumber(2)),
     new Option(
       "--expert-cache <size>",
       "memory for experts' weights, such as 150MB; the others are read when needed (in int8 unless --precision is given)",

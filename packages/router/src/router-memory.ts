@@ -175,7 +175,7 @@ export class RouterCalls {
     this.#kernel = kernel;
     const { ropeTheta: theta, innerSize, numHeads, contextTokens } = config;
     const ropes = [{ type: "default", theta } as const];
-    this.#angles = new GrowingAngles(kernel, { ropes, headSize: innerSize / numHeads, contextTokens });
+    this.#angles = new GrowingAngles(kernel, { ropes, rotatedSize: innerSize / numHeads, contextTokens });
     this.#fullLogits = new Float32Array(MAX_ROWS * config.numExperts);
   }
 

@@ -5,13 +5,14 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { GgufFile, type Model, type RopeConfig, ropeFrequencies, type TensorRef } from "@readme-moe/model";
 import { familyOf } from "../../../packages/model/src/config/families.ts";
+import { fusedModules } from "../../../packages/model/src/weights/tensor-parts.ts";
 import { tensorRefs } from "../../../bench/engine/tensor-refs.ts";
 import {
   GGUF_ALTERNATION_KEYS,
   GGUF_KEYS,
   GGUF_MULTIPLIER_KEYS,
 } from "../../../packages/model/src/config/gguf-config.ts";
-import { pairedRowOf } from "../../../packages/model/src/gguf/gguf-tensor-store.ts";
+import { type HeadRows, pairedRowOf } from "../../../packages/model/src/gguf/gguf-tensor-store.ts";
 import { ggmlNameOf } from "../../../packages/model/src/gguf/tensor-names.ts";
 import { GGUF_MIXTURE_KEYS } from "../../../packages/model/src/config/gguf-mixture.ts";
 import { expertTensors, withoutExperts } from "./convert-mixture.ts";
@@ -40,6 +41,7 @@ const ROPE_TYPES: Readonly<Record<string, "NORM" | "NEOX">> = {
   qwen3moe: "NEOX", // case LLM_ARCH_QWEN3MOE
   olmoe: "NEOX", // case LLM_ARCH_OLMOE
   granitemoe: "NORM", // case LLM_ARCH_GRANITE_MOE
+  phi3: "NEOX", // case LLM_ARCH_PHI3
 };
 
 const TOKEN_TYPES = { normal: 1, control: 3, unused: 5 } as const;
@@ -69,36 +71,68 @@ function tensorsOf({ config, weights }: Model, matrixType: OutputType): readonly
     if (shape.length < 2) return "F32";
     return matrixType === "Q8_0" && (shape.at(-1) ?? 0) % Q8_BLOCK !== 0 ? "F16" : matrixType;
   };
-  const others = tensorRefs(withoutExperts(weights)).map((ref): GgufInput => {
+  const others = fusedRefs(config, tensorRefs(withoutExperts(weights))).map((ref): GgufInput => {
     const { name, shape } = ref;
     const isPaired = ropeType === "NORM" && /[qk]_proj/.test(name);
     const isNorm = name.endsWith("norm.weight");
     const floats = isPaired
-      ? () => readPairedRows(ref, config.headSize)
+      ? () => readPairedRows(ref, config)
       : async (): Promise<Float32Array> => {
-          const values = await ref.store.readFloats(name);
+          const values = joined(await Promise.all(ref.refs.map((part) => part.store.readFloats(part.name))));
           return isNorm ? values.map((value) => value + config.normOffset) : values;
         };
-    return { name: ggmlNameOf(name, config.norms), type: typeOf(shape), shape, floats };
+    const ggmlName = ggmlNameOf(name, config.norms, familyOf(config.modelType).fused);
+    return { name: ggmlName, type: typeOf(shape), shape, floats };
   });
   const tensors = [...others, ...expertTensors(weights, typeOf)];
-  const factors = ropeFactors(config);
-  if (!factors) return tensors;
-  const shape = [factors.length];
-  return [...tensors, { name: "rope_freqs.weight", type: "F32", shape, floats: () => Promise.resolve(factors) }];
+  const factors = Object.entries(ropeFactors(config)).map(([name, values]): GgufInput => {
+    return { name: `${name}.weight`, type: "F32", shape: [values.length], floats: () => Promise.resolve(values) };
+  });
+  return [...tensors, ...factors];
+}
+
+/** A tensor of the file: one of the model, or the rows of several. */
+interface FileTensor extends TensorRef {
+  readonly refs: readonly TensorRef[];
+}
+
+/** Joins products whose rows are in one tensor of the family's files, at the place of the first one. */
+function fusedRefs(config: Model["config"], refs: readonly TensorRef[]): readonly FileTensor[] {
+  const modules = fusedModules(config);
+  return refs.flatMap((ref): readonly FileTensor[] => {
+    const [, prefix = "", module = "", kind = ""] = /^(model\.layers\.\d+\.)(.+)\.(weight|bias)$/.exec(ref.name) ?? [];
+    const [name, parts] = Array.from(modules).find(([, all]) => all.some((one) => one.module === module)) ?? [];
+    if (name === undefined || parts === undefined) return [{ ...ref, refs: [ref] }];
+    if (parts[0]?.module !== module) return [];
+    const own = parts.map(
+      (part) => refs.find((other) => other.name === `${prefix}${part.module}.${kind}`) as TensorRef,
+    );
+    const numRows = own.reduce((sum, { shape }) => sum + (shape[0] ?? 0), 0);
+    return [{ ...ref, name: `${prefix}${name}.${kind}`, shape: [numRows, ...ref.shape.slice(1)], refs: own }];
+  });
+}
+
+function joined(parts: readonly Float32Array[]): Float32Array {
+  const values = new Float32Array(parts.reduce((sum, { length }) => sum + length, 0));
+  let done = 0;
+  for (const part of parts) {
+    values.set(part, done);
+    done += part.length;
+  }
+  return values;
 }
 
 /** Reads rows of queries or keys by rotary pairs. */
 export async function readPairedRows(
   { store, name, shape }: Pick<TensorRef, "store" | "name" | "shape">,
-  headSize: number,
+  head: HeadRows,
 ): Promise<Float32Array> {
   const values = await store.readFloats(name);
   const [numRows = 0] = shape;
   const rowLength = values.length / numRows;
   const paired = new Float32Array(values.length);
   for (let row = 0; row < numRows; row++) {
-    paired.set(values.subarray(row * rowLength, (row + 1) * rowLength), pairedRowOf(row, headSize) * rowLength);
+    paired.set(values.subarray(row * rowLength, (row + 1) * rowLength), pairedRowOf(row, head) * rowLength);
   }
   return paired;
 }
@@ -109,15 +143,20 @@ function wholeRope({ layers, ropes }: Model["config"]): RopeConfig {
   return ropes[isWhole?.angleSet ?? 0]!;
 }
 
-/** Divisors of the frequencies, unless they are all the same. */
-function ropeFactors(config: Model["config"]): Float32Array | undefined {
-  const { headSize } = config;
+/** Tensors of divisors of the frequencies by name, unless they are all the same. */
+function ropeFactors(config: Model["config"]): Readonly<Record<string, Float32Array>> {
+  const { rotatedSize } = config;
   const rope = wholeRope(config);
-  if (rope.type !== "llama3" && rope.type !== "factors") return undefined;
-  const stretched = ropeFrequencies(rope, headSize);
-  return ropeFrequencies({ type: "default", theta: rope.theta }, headSize).map(
-    (frequency, pair) => frequency / (stretched[pair] ?? 1),
-  );
+  if (rope.type === "longrope") {
+    return {
+      rope_factors_long: Float32Array.from(rope.longFactors),
+      rope_factors_short: Float32Array.from(rope.shortFactors),
+    };
+  }
+  if (rope.type !== "llama3" && rope.type !== "factors") return {};
+  const stretched = ropeFrequencies(rope, rotatedSize);
+  const plain = ropeFrequencies({ type: "default", theta: rope.theta }, rotatedSize);
+  return { rope_freqs: plain.map((frequency, pair) => frequency / (stretched[pair] ?? 1)) };
 }
 
 function hyperparameters({ config }: Model, matrixType: OutputType): Metadata {
@@ -134,7 +173,7 @@ function hyperparameters({ config }: Model, matrixType: OutputType): Metadata {
     ["attention.value_length", uint32(config.headSize)],
     [GGUF_KEYS.rms_norm_eps, float32(config.rmsNormEpsilon)],
     ["rope.freq_base", float32(rope.theta)],
-    ["rope.dimension_count", uint32(config.headSize)],
+    ["rope.dimension_count", uint32(config.rotatedSize)],
     ["vocab_size", uint32(config.vocabSize)],
   ]);
   if (rope.type === "linear") {
@@ -153,6 +192,12 @@ function hyperparameters({ config }: Model, matrixType: OutputType): Metadata {
     own.set(GGUF_MIXTURE_KEYS.num_experts_per_tok, uint32(config.mixture.expertsPerToken));
     own.set(GGUF_MIXTURE_KEYS.moe_intermediate_size, uint32(config.mixture.expertSize));
   }
+  if (rope.type === "longrope") {
+    own.set("rope.scaling.original_context_length", uint32(rope.originalContextTokens));
+    own.set("rope.scaling.attn_factor", float32(rope.attentionFactor));
+  }
+  // The converter of other families does not write their windows.
+  if (architecture === "phi3") own.set("attention.sliding_window", uint32(config.layers[0]?.slidingWindow ?? 0));
   if (multipliers) {
     own.set(GGUF_MULTIPLIER_KEYS.embedding, float32(config.embeddingScale));
     own.set(GGUF_MULTIPLIER_KEYS.residual, float32(config.residualScale));

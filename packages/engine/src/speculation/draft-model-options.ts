@@ -12,6 +12,8 @@ export interface DraftModelOptions extends Pick<
   readonly precision?: Precision | undefined;
   /** Largest number of sequences at a time, which bounds the memory that is of use. @default 32 */
   readonly maxNumSeqs?: number | undefined;
+  /** Largest number of tokens of a sequence in the engine. @default the draft model's own */
+  readonly contextTokens?: number | undefined;
   /** Memory for keys and values. @default 512 MiB, or what one sequence of 4,096 tokens needs */
   readonly kvBytes?: number | undefined;
   /** Number of prompt tokens that one call reads at most, of all sequences together. @default 128 */

@@ -1,7 +1,7 @@
 // Opens a draft model for another model, if both have the same tokens.
 
 import { describeValue } from "@readme-moe/core";
-import { type Model, openModel, type Tokenizer } from "@readme-moe/model";
+import { forContext, type Model, openModel, type Tokenizer } from "@readme-moe/model";
 import type { DraftModelOptions } from "./draft-model-options.ts";
 import { ModelDrafter } from "./model-drafter.ts";
 
@@ -31,7 +31,9 @@ export async function openDraftModel(
   } finally {
     await checked.close();
   }
-  return ModelDrafter.open(await openModel(path), { vocabSize: target.config.vocabSize, ...options });
+  const draft = await openModel(path);
+  const contextTokens = Math.min(options.contextTokens ?? Infinity, draft.config.contextTokens);
+  return ModelDrafter.open(forContext(draft, contextTokens), { vocabSize: target.config.vocabSize, ...options });
 }
 
 /** Options of an engine that concern its draft model. */
@@ -43,12 +45,13 @@ export interface DraftingOptions extends DraftModelOptions {
 /** Opens the draft model that an engine's options name, if they name one. */
 export async function openDraftOf(
   target: DraftTarget,
-  { draft, precision, threads, kernel, cacheFolder, kvPrecision, maxNumSeqs, chunkTokens }: DraftingOptions,
+  { draft, ...options }: DraftingOptions,
   hooks: Pick<DraftModelOptions, "onProgress" | "onCacheFailure">,
 ): Promise<ModelDrafter | undefined> {
   if (draft === undefined) return undefined;
-  const options = { precision, threads, kernel, cacheFolder, kvPrecision, maxNumSeqs, chunkTokens };
-  return openDraftModel(draft, { ...options, ...hooks }, target);
+  const { precision, threads, kernel, cacheFolder, kvPrecision, maxNumSeqs, chunkTokens, contextTokens } = options;
+  const own = { precision, threads, kernel, cacheFolder, kvPrecision, maxNumSeqs, chunkTokens, contextTokens };
+  return openDraftModel(draft, { ...own, ...hooks }, target);
 }
 
 /** Finds the first reason why a model cannot draft for another one. */

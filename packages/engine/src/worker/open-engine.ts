@@ -1,5 +1,5 @@
 import type { EngineInfo, EvictionPolicy, PreGatingRouter, Residency } from "@readme-moe/core";
-import { type Model, type ModelText, openModel, resolveCacheFolder } from "@readme-moe/model";
+import { forContext, type Model, type ModelText, openModel, resolveCacheFolder } from "@readme-moe/model";
 import type { ExpertChoice } from "@readme-moe/router";
 import { EngineCore } from "../engine-core.ts";
 import { kvSizes, type KvSizes, type ResolvedEngineOptions } from "../engine-options.ts";
@@ -56,11 +56,12 @@ export async function openEngine(
   };
   try {
     onProgress({ stage: "opening", doneBytes: 0, ofBytes: 0 });
-    const model = await openModel(path);
-    closers.push(() => model.close());
+    const opened = await openModel(path);
+    closers.push(() => opened.close());
     const scheduler = await schedulerOf(options);
+    const sizes = kvSizes(options, opened.config, kvPrecisionOf(options.precision, options.kvPrecision));
+    const model = forContext(opened, sizes.contextTokens);
     const text = await model.loadText();
-    const sizes = kvSizes(options, model.config, kvPrecisionOf(options.precision, options.kvPrecision));
     const { threads, cacheFolder, kernel: kind } = options;
     let cacheFailure: string | undefined;
     // The router and the decoder fail for the same reason.
@@ -92,7 +93,7 @@ export async function openEngine(
     const { maxNumSeqs, maxNumBatchedTokens } = options;
     const onRouted: SpeculationParts["onRouted"] = ({ id: sequenceId }, position, experts) =>
       output.event("router:routed", { sequenceId, position, experts, durationMs: 0 });
-    const draftModel = await openDraftOf(model, options, { onProgress, onCacheFailure });
+    const draftModel = await openDraftOf(model, { ...options, contextTokens }, { onProgress, onCacheFailure });
     closers.push(async () => draftModel?.dispose());
     const drafter = new EngineDrafter(draftModel);
     const speculated = { drafter, kv, residency, maxNumBatchedTokens, contextTokens, onRouted };

@@ -104,7 +104,7 @@ class LayerWalk {
     const { maxPositions } = stream;
     const numPages = STEP_ROWS + Math.ceil(maxPositions / KV_PAGE_TOKENS);
     for (const [place, set] of angleSetsOf(layers).entries()) {
-      kernel.setAngles(place, 0, anglesOf(config.ropes[set]!, config.headSize, 0, maxPositions));
+      kernel.setAngles(place, 0, anglesOf(config.ropes[set]!, config.rotatedSize, 0, maxPositions));
     }
     const pages = kernel.openPages(numPages, true);
     try {

@@ -19,6 +19,11 @@ const GRANITE_MULTIPLIERS: Multipliers = {
   logits: "logits_scaling",
 };
 
+/** All layers have the window that the config names, if it names one. GGUF files say 0 for none. */
+function plainWindow(fields: Fields): number | undefined {
+  return fields.count("sliding_window") || undefined;
+}
+
 const FAMILIES: Readonly<Record<string, Family>> = {
   llama: { className: "LlamaForCausalLM", architecture: "llama", hasPairedRows: true, norms: NORMS_BEFORE },
   mistral: {
@@ -153,6 +158,19 @@ const FAMILIES: Readonly<Record<string, Family>> = {
     defaults: { num_local_experts: 8, num_experts_per_tok: 2 },
     mixture: { expertSize: "intermediate_size", normalizesWeights: true, ggufNormalizesWeights: true },
     unsupported: ["shared_intermediate_size"],
+  },
+  phi3: {
+    className: "Phi3ForCausalLM",
+    architecture: "phi3",
+    norms: NORMS_BEFORE,
+    fused: { qkv: "self_attn.qkv_proj", gateUp: "mlp.gate_up_proj" },
+    hasQkvBias: false,
+    hasOutputBias: false,
+    defaults: { rms_norm_eps: 1e-5, max_position_embeddings: 4096, original_max_position_embeddings: 4096 },
+    slidingWindow: plainWindow,
+    hasPartialRotary: true,
+    // Names of the first checkpoints, which transformers reads as longrope.
+    ropeTypeNames: { su: "longrope", yarn: "longrope" },
   },
 };
 

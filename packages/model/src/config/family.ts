@@ -16,6 +16,14 @@ export interface NormNames {
 /** Rows that one norm of queries and keys is taken over: each head, or all heads together. */
 export type QkNorm = "head" | "all-heads";
 
+/** Names, behind `model.layers.N.`, of tensors with the rows of several products, one product after the other. */
+export interface FusedNames {
+  /** Query, key and value. */
+  readonly qkv: string;
+  /** Gate and up. */
+  readonly gateUp: string;
+}
+
 /** Properties of one family. Absent ones are Llama's. */
 export interface Family {
   /** Class in transformers, for the config.json of an export. */
@@ -30,6 +38,8 @@ export interface Family {
    */
   readonly hasPairedRows?: boolean;
   readonly norms: NormNames;
+  /** @default each product has a tensor of its own */
+  readonly fused?: FusedNames;
   /**
    * Number that is added to the stored scales of all norms. In GGUF files it is added already.
    *
@@ -48,6 +58,10 @@ export interface Family {
   readonly defaults?: Readonly<Record<string, unknown>>;
   /** Reads the window that the config names, before `layer_types` restricts it to some layers. @default no window */
   readonly slidingWindow?: (fields: Fields) => number | undefined;
+  /** Whether the config's `partial_rotary_factor` counts. @default false: factors other than 1 are refused */
+  readonly hasPartialRotary?: boolean;
+  /** Further names of RoPE types: the type by its other name. @default none */
+  readonly ropeTypeNames?: Readonly<Record<string, string>>;
   /** Config fields that leave RoPE out in some layers. @default all layers have RoPE */
   readonly ropeLayers?: RopeLayers;
   /** Config fields of layers that alternate between a window and all positions. @default layers do not alternate */

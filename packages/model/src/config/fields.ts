@@ -70,8 +70,15 @@ export class Fields {
   /** Reads a positive, finite number. */
   positive(name: string, fallback?: number): number {
     const value = this.raw(name) ?? fallback;
-    if (typeof value === "number" && Number.isFinite(value) && value > 0) return value;
+    if (isPositive(value)) return value;
     throw this.#unexpected(name, "a positive number", value);
+  }
+
+  /** Reads a list of `length` positive, finite numbers. */
+  positives(name: string, length: number): readonly number[] {
+    const values = this.list(name);
+    if (values?.length === length && values.every(isPositive)) return values;
+    throw this.#unexpected(name, `a list of ${length} positive numbers`, values);
   }
 
   /** Reads a finite number. */
@@ -137,6 +144,10 @@ export class Fields {
 
 function ownValue(object: Readonly<Record<string, unknown>>, name: string): unknown {
   return Object.hasOwn(object, name) ? object[name] : undefined;
+}
+
+function isPositive(value: unknown): value is number {
+  return typeof value === "number" && Number.isFinite(value) && value > 0;
 }
 
 function isInteger(value: unknown, least: number): value is number {

@@ -38,6 +38,10 @@ export const GGUF_MULTIPLIER_KEYS: Readonly<Record<keyof Multipliers, string>> =
 /** Tensor with Llama 3's factors, one per pair of dimensions; converters compute them from the config's parameters. */
 const ROPE_FACTORS = "rope_freqs.weight";
 
+/** Tensors with LongRoPE's factors, one per pair of dimensions. */
+const LONG_FACTORS = "rope_factors_long.weight";
+const SHORT_FACTORS = "rope_factors_short.weight";
+
 /**
  * Reads the config of an open GGUF file.
  *
@@ -64,17 +68,18 @@ export async function ggufConfig(store: GgufTensorStore): Promise<ModelConfig> {
   }
   const heads = get("attention.head_count");
   const headSize = get("attention.key_length") ?? Number(get("embedding_length")) / Number(heads);
-  const config = parseConfig(path, {
+  const fields = {
     model_type: modelType,
     ...Object.fromEntries(Object.entries(GGUF_KEYS).map(([field, key]) => [field, get(key)])),
     ...multiplierFields(multipliers, get, Number(headSize)),
     ...alternationFields(familyOf(modelType), get, Number(headSize)),
     ...(mixture && ggufMixtureFields(mixture, path, get)),
+    original_max_position_embeddings: get("rope.scaling.original_context_length") ?? get("context_length"),
     vocab_size: store.info("model.embed_tokens.weight").shape[0],
     num_key_value_heads: get("attention.head_count_kv") ?? heads,
     head_dim: headSize,
-    rope_parameters: { rope_theta: get("rope.freq_base"), ...ropeScaling(get) },
-    // Only read by families that refuse these, or whose layers alternate.
+    rope_parameters: { rope_theta: get("rope.freq_base"), ...((await longRope(store, get)) ?? ropeScaling(get)) },
+    // Read by families with windows in GGUF files, whose layers alternate, or that refuse these.
     sliding_window: get("attention.sliding_window"),
     attn_logit_softcapping: get("attn_logit_softcapping"),
     final_logit_softcapping: get("final_logit_softcapping"),
@@ -83,15 +88,14 @@ export async function ggufConfig(store: GgufTensorStore): Promise<ModelConfig> {
     tie_word_embeddings: !store.has("lm_head.weight"),
     bos_token_id: metadata.get("tokenizer.ggml.bos_token_id"),
     eos_token_id: ["eos", "eot", "eom"].flatMap((name) => metadata.get(`tokenizer.ggml.${name}_token_id`) ?? []),
-  });
+  };
   const rotated = get("rope.dimension_count");
-  if (rotated !== undefined && rotated !== config.headSize) {
-    throw unsupported(`RoPE over ${Number(rotated)} of ${config.headSize} dimensions is not supported`);
-  }
+  const config = parseConfig(path, fields, undefined, rotated === undefined ? undefined : Number(rotated));
   if (!store.has(ROPE_FACTORS)) return config;
   const factors = Array.from(await store.readFloats(ROPE_FACTORS));
-  if (factors.length !== config.headSize / 2 || !factors.every((factor) => factor > 0 && Number.isFinite(factor))) {
-    const message = `${path}: expected tensor ${ROPE_FACTORS} to hold ${config.headSize / 2} positive numbers`;
+  const numPairs = config.rotatedSize / 2;
+  if (factors.length !== numPairs || !factors.every((factor) => factor > 0 && Number.isFinite(factor))) {
+    const message = `${path}: expected tensor ${ROPE_FACTORS} to hold ${numPairs} positive numbers`;
     throw new ReadMeError("ERR_MODEL_INVALID", message);
   }
   return { ...config, ropes: config.ropes.map(({ theta }) => ({ type: "factors", theta, factors })) };
@@ -140,6 +144,20 @@ function alternationFields(
     layer_types: isList ? pattern.map((isSliding) => (isSliding ? "sliding_attention" : "full_attention")) : undefined,
     [alternation.theta]: get(GGUF_ALTERNATION_KEYS.theta),
     [attentionScalar]: get("block_count") === LAYERS_OF_GEMMA3_27B ? rowsPerHead : headSize,
+  };
+}
+
+/**
+ * Reads LongRoPE's parameters. As in llama.cpp, a file has them if it has the tensors, whatever it says of scaling, and
+ * cosines have no factor unless it names one.
+ */
+async function longRope(store: GgufTensorStore, get: (key: string) => unknown): Promise<object | undefined> {
+  if (!store.has(LONG_FACTORS) || !store.has(SHORT_FACTORS)) return undefined;
+  return {
+    rope_type: "longrope",
+    long_factor: Array.from(await store.readFloats(LONG_FACTORS)),
+    short_factor: Array.from(await store.readFloats(SHORT_FACTORS)),
+    attention_factor: get("rope.scaling.attn_factor") ?? 1,
   };
 }
 

@@ -49,6 +49,8 @@ export interface ModelConfig {
   readonly numHeads: number;
   readonly numKvHeads: number;
   readonly headSize: number;
+  /** Number of a head's dimensions that RoPE rotates, from its first one; even, and `headSize` in most models. */
+  readonly rotatedSize: number;
   /** Names of each layer's norms; families without one leave its name out. */
   readonly norms: NormNames;
   /** Number that is added to the stored scales of all norms: 1 where checkpoints hold differences from 1, else 0. */

@@ -8,6 +8,7 @@ import { Fields } from "./fields.ts";
 import type { Activation, LayerConfig, ModelConfig } from "./model-config.ts";
 import { isJsonObject, type JsonObject } from "../files/text-file.ts";
 import { parseMixture } from "./parse-mixture.ts";
+import { isPairCount, parseRopes, parseRotatedSize } from "./parse-rope.ts";
 import type { RopeConfig } from "./rope.ts";
 
 const ACTIVATIONS: ReadonlyMap<string, Activation> = new Map([
@@ -22,9 +23,10 @@ const ACTIVATIONS: ReadonlyMap<string, Activation> = new Map([
  *
  * @param path - of config.json, for messages
  * @param generation - generation_config.json if there is one; its end tokens take precedence
+ * @param rotated - number of a head's dimensions that RoPE rotates, if the file says so. @default the config's share
  * @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` or `ERR_MODEL_INVALID`, naming the file and the field
  */
-export function parseConfig(path: string, json: unknown, generation?: Fields): ModelConfig {
+export function parseConfig(path: string, json: unknown, generation?: Fields, rotated?: number): ModelConfig {
   const named = new Fields(path, textConfig(path, json));
   const modelType = named.text("model_type");
   if (!MODEL_TYPES.includes(modelType)) {
@@ -44,6 +46,11 @@ export function parseConfig(path: string, json: unknown, generation?: Fields): M
     throw fields.invalid(`${numHeads} attention heads cannot share ${numKvHeads} key/value heads evenly`);
   }
   if (headSize % 2 !== 0) throw fields.invalid(`the head size ${headSize} is odd, but RoPE rotates pairs`);
+  const rotatedSize = rotated ?? parseRotatedSize(fields, family, headSize);
+  if (!isPairCount(rotatedSize, headSize)) {
+    throw fields.invalid(`RoPE over ${rotatedSize} of ${headSize} dimensions does not rotate pairs`);
+  }
+  const contextTokens = fields.size("max_position_embeddings", 2048);
 
   const eosTokenIds = generation?.tokenIds("eos_token_id") ?? [];
   const hasAttentionBias = fields.boolean("attention_bias", false);
@@ -57,13 +64,14 @@ export function parseConfig(path: string, json: unknown, generation?: Fields): M
     numHeads,
     numKvHeads,
     headSize,
+    rotatedSize,
     norms: family.norms,
     normOffset: family.normOffset ?? 0,
     rmsNormEpsilon: fields.positive("rms_norm_eps", 1e-6),
     qkNorm: family.qkNorm,
     activation: parseActivation(fields, family),
-    contextTokens: fields.size("max_position_embeddings", 2048),
-    ...parseLayers(fields, family, numLayers, mixture?.isMixture),
+    contextTokens,
+    ...parseLayers(fields, family, { numLayers, rotatedSize, contextTokens }, mixture?.isMixture),
     ...parseScales(fields, family, { headSize, hiddenSize }),
     hasQkvBias: family.hasQkvBias ?? hasAttentionBias,
     hasOutputBias: family.hasOutputBias ?? hasAttentionBias,
@@ -78,8 +86,6 @@ function refuseUnsupported(fields: Fields, { unsupported = [] }: Family): void {
   if (fields.has("quantization_config")) {
     fields.unsupported("quantization_config", "use the unquantised checkpoint, or a GGUF file");
   }
-  const partial = fields.positive("partial_rotary_factor", 1);
-  if (partial !== 1) fields.unsupported("partial_rotary_factor", "supported is 1");
   for (const name of unsupported) {
     if (fields.raw(name)) fields.unsupported(name, "supported is a config without it");
   }
@@ -130,11 +136,12 @@ function parseScales(
 function parseLayers(
   fields: Fields,
   family: Family,
-  numLayers: number,
+  sizes: Pick<ModelConfig, "numLayers" | "rotatedSize" | "contextTokens">,
   isMixture: readonly boolean[] = [],
 ): Pick<ModelConfig, "layers" | "ropes"> {
+  const { numLayers } = sizes;
   const hasRope = parseRopeLayers(fields, family, numLayers);
-  const { full, sliding } = parseRopes(fields, family);
+  const { full, sliding } = parseRopes(fields, family, sizes);
   const ropes: RopeConfig[] = [];
   const setOf = (rope: RopeConfig): number => {
     const known = ropes.findIndex((other) => JSON.stringify(other) === JSON.stringify(rope));
@@ -175,52 +182,6 @@ function parseWindows(
       fields.unsupported("layer_types", "supported are full_attention, sliding_attention");
     return window ?? fields.size("sliding_window");
   });
-}
-
-/**
- * Reads both spellings: `rope_parameters` (transformers 5), and `rope_theta` with `rope_scaling` (before). In a config
- * with both, `rope_parameters` takes precedence, as in transformers. Families whose layers alternate may have one
- * object in it for each type of layer; the older spelling scales the layers without a window alone.
- *
- * @returns the angles of layers without a window, and of those with one
- */
-function parseRopes(
-  fields: Fields,
-  { alternation }: Family,
-): { readonly full: RopeConfig; readonly sliding: RopeConfig } {
-  const parameters = fields.object("rope_parameters");
-  const [ofFull, ofSliding] = ["full_attention", "sliding_attention"].map((type) => parameters?.object(type));
-  const isByType = ofFull !== undefined || ofSliding !== undefined;
-  if (isByType && !alternation)
-    fields.unsupported("rope_parameters", "supported is RoPE that is the same in all layers");
-  const theta = fields.positive("rope_theta", 10000);
-  const full = parseRope(isByType ? ofFull : (parameters ?? fields.object("rope_scaling")), theta);
-  if (!alternation) return { full, sliding: full };
-  return { full, sliding: parseRope(ofSliding, fields.positive(alternation.theta)) };
-}
-
-function parseRope(scaling: Fields | undefined, plainTheta: number): RopeConfig {
-  if (scaling === undefined) return { type: "default", theta: plainTheta };
-
-  const theta = scaling.positive("rope_theta", plainTheta);
-  const typeField = scaling.has("rope_type") ? "rope_type" : "type";
-  switch (scaling.text(typeField, "default")) {
-    case "default":
-      return { type: "default", theta };
-    case "linear":
-      return { type: "linear", theta, factor: scaling.positive("factor") };
-    case "llama3":
-      return {
-        type: "llama3",
-        theta,
-        factor: scaling.positive("factor"),
-        lowFreqFactor: scaling.positive("low_freq_factor"),
-        highFreqFactor: scaling.positive("high_freq_factor"),
-        originalContextTokens: scaling.size("original_max_position_embeddings"),
-      };
-    default:
-      return scaling.unsupported(typeField, "supported are default, linear, llama3");
-  }
 }
 
 function parseRopeLayers(fields: Fields, { ropeLayers }: Family, numLayers: number): readonly boolean[] {

@@ -12,10 +12,23 @@ export type RopeConfig =
       readonly highFreqFactor: number;
       readonly originalContextTokens: number;
     }
-  /** GGUF files of Llama 3 have the divisor of each frequency, `[headSize / 2]`, instead of the parameters. */
+  | {
+      readonly type: "longrope";
+      readonly theta: number;
+      /** Divisors of the frequencies, `[rotatedSize / 2]`, for contexts of up to `originalContextTokens`. */
+      readonly shortFactors: readonly number[];
+      /** Divisors for longer contexts. */
+      readonly longFactors: readonly number[];
+      readonly originalContextTokens: number;
+      /** Factor of cosines and sines. */
+      readonly attentionFactor: number;
+      /** Whether `longFactors` count. */
+      readonly isLong: boolean;
+    }
+  /** GGUF files of Llama 3 have the divisor of each frequency, `[rotatedSize / 2]`, instead of the parameters. */
   | { readonly type: "factors"; readonly theta: number; readonly factors: readonly number[] };
 
-/** Cosines and sines, each `[to - from, headSize / 2]`. */
+/** Cosines and sines, each `[to - from, rotatedSize / 2]`. */
 export interface RopeTables {
   readonly cos: Float32Array;
   readonly sin: Float32Array;
@@ -25,8 +38,9 @@ export interface RopeTables {
  * Computes the tables of positions `[from, to)`. Frequencies and angles are rounded to float32 where PyTorch
  * rounds them, so that far positions have the angles that the model was trained with.
  */
-export function ropeTables(rope: RopeConfig, headSize: number, from: number, to: number): RopeTables {
-  const frequencies = ropeFrequencies(rope, headSize);
+export function ropeTables(rope: RopeConfig, rotatedSize: number, from: number, to: number): RopeTables {
+  const frequencies = ropeFrequencies(rope, rotatedSize);
+  const scale = ropeScale(rope);
   const half = frequencies.length;
   const cos = new Float32Array((to - from) * half);
   const sin = new Float32Array((to - from) * half);
@@ -34,17 +48,22 @@ export function ropeTables(rope: RopeConfig, headSize: number, from: number, to:
     const start = (position - from) * half;
     for (const [pair, frequency] of frequencies.entries()) {
       const angle = Math.fround(position * frequency);
-      cos[start + pair] = Math.cos(angle);
-      sin[start + pair] = Math.sin(angle);
+      cos[start + pair] = scale * Math.cos(angle);
+      sin[start + pair] = scale * Math.sin(angle);
     }
   }
   return { cos, sin };
 }
 
-/** Computes the radians per position of each pair, `[headSize / 2]`. */
-export function ropeFrequencies(rope: RopeConfig, headSize: number): Float32Array {
-  const frequencies = Float32Array.from({ length: headSize / 2 }, (_, pair) =>
-    Math.fround(1 / Math.fround(rope.theta ** ((2 * pair) / headSize))),
+/** Finds the factor of cosines and sines. */
+export function ropeScale(rope: RopeConfig): number {
+  return rope.type === "longrope" ? rope.attentionFactor : 1;
+}
+
+/** Computes the radians per position of each pair, `[rotatedSize / 2]`. */
+export function ropeFrequencies(rope: RopeConfig, rotatedSize: number): Float32Array {
+  const frequencies = Float32Array.from({ length: rotatedSize / 2 }, (_, pair) =>
+    Math.fround(1 / Math.fround(rope.theta ** ((2 * pair) / rotatedSize))),
   );
   switch (rope.type) {
     case "default":
@@ -52,12 +71,18 @@ export function ropeFrequencies(rope: RopeConfig, headSize: number): Float32Arra
     case "linear":
       return frequencies.map((frequency) => frequency / rope.factor);
     case "factors":
-      return frequencies.map((frequency, pair) => frequency / (rope.factors[pair] ?? 1));
+      return divided(frequencies, rope.factors);
+    case "longrope":
+      return divided(frequencies, rope.isLong ? rope.longFactors : rope.shortFactors);
     case "llama3":
       return frequencies.map((frequency) => stretchLlama3(frequency, rope));
     default:
       throw new TypeError(`Unknown RoPE type: ${String(rope satisfies never)}`);
   }
+}
+
+function divided(frequencies: Float32Array, factors: readonly number[]): Float32Array {
+  return frequencies.map((frequency, pair) => frequency / (factors[pair] ?? 1));
 }
 
 /** Stretches long waves by `factor`, keeps short ones, and mixes those between (Llama 3.1). */

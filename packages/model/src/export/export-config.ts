@@ -3,6 +3,7 @@
 import { familyOf } from "../config/families.ts";
 import type { Family } from "../config/family.ts";
 import type { Activation, ModelConfig } from "../config/model-config.ts";
+import { attentionFactorOf } from "../config/long-rope.ts";
 import type { RopeConfig } from "../config/rope.ts";
 import type { JsonObject } from "../files/text-file.ts";
 
@@ -67,9 +68,16 @@ function ropeConfigFields(config: ModelConfig, { alternation, attentionScalar }:
     return ropes[layer?.angleSet ?? -1];
   };
   const [full, sliding] = [ropeOf(false), ropeOf(true)];
-  const parameters = (rope: RopeConfig): JsonObject => ({ rope_theta: rope.theta, ...ropeFields(rope, contextTokens) });
-  const scaling = full && ropeFields(full, contextTokens);
+  const fieldsOf = (rope: RopeConfig): JsonObject => ({
+    ...ropeFields(rope, contextTokens),
+    ...partialRotaryFields(config),
+  });
+  const parameters = (rope: RopeConfig): JsonObject => ({ rope_theta: rope.theta, ...fieldsOf(rope) });
+  const scaling = full && fieldsOf(full);
   const older = {
+    // Readers of families with the field beside RoPE's parameters let it take precedence.
+    ...(full?.type === "longrope" ? { original_max_position_embeddings: full.originalContextTokens } : {}),
+    ...partialRotaryFields(config),
     ...(full ? { rope_theta: full.theta } : {}),
     rope_scaling: scaling && scaling["rope_type"] !== "default" ? scaling : null,
   };
@@ -118,6 +126,11 @@ function mixtureFields({ mixture, layers }: ModelConfig): JsonObject {
   };
 }
 
+function partialRotaryFields({ modelType, headSize, rotatedSize }: ModelConfig): JsonObject {
+  const isNamed = familyOf(modelType).hasPartialRotary || rotatedSize < headSize;
+  return isNamed ? { partial_rotary_factor: rotatedSize / headSize } : {};
+}
+
 function ropeLayerFields({ modelType, layers }: ModelConfig): JsonObject {
   const { ropeLayers } = familyOf(modelType);
   return ropeLayers ? { [ropeLayers.list]: layers.map(({ angleSet }) => Number(angleSet !== undefined)) } : {};
@@ -126,6 +139,13 @@ function ropeLayerFields({ modelType, layers }: ModelConfig): JsonObject {
 function tokenIds({ bosTokenId, eosTokenIds }: ModelConfig): JsonObject {
   const eosTokenId = eosTokenIds.length > 1 ? eosTokenIds : eosTokenIds[0];
   return { bos_token_id: bosTokenId, eos_token_id: eosTokenId, pad_token_id: eosTokenIds[0] };
+}
+
+/** Names the factor of cosines if readers would not compute the same from both contexts. */
+function ownAttentionFactor(rope: RopeConfig & { readonly type: "longrope" }, contextTokens: number): JsonObject {
+  const { attentionFactor, originalContextTokens } = rope;
+  const usual = attentionFactorOf(contextTokens / originalContextTokens, originalContextTokens);
+  return attentionFactor === usual ? {} : { attention_factor: attentionFactor };
 }
 
 function ropeFields(rope: RopeConfig, contextTokens: number): JsonObject {
@@ -141,6 +161,14 @@ function ropeFields(rope: RopeConfig, contextTokens: number): JsonObject {
         low_freq_factor: rope.lowFreqFactor,
         high_freq_factor: rope.highFreqFactor,
         original_max_position_embeddings: rope.originalContextTokens,
+      };
+    case "longrope":
+      return {
+        rope_type: "longrope",
+        long_factor: rope.longFactors,
+        short_factor: rope.shortFactors,
+        original_max_position_embeddings: rope.originalContextTokens,
+        ...ownAttentionFactor(rope, contextTokens),
       };
     case "factors":
       // The only spelling with a factor for each frequency.

@@ -39,7 +39,7 @@ export class GgufTensorStore implements TensorStore {
     const family = modelType === undefined ? undefined : familyOf(modelType);
     const ggmlNames = new Map<string, string>();
     for (const ggmlName of file.tensors.keys()) {
-      const name = hfNameOf(ggmlName, family?.norms);
+      const name = hfNameOf(ggmlName, family?.norms, family?.fused);
       const other = ggmlNames.get(name);
       if (other !== undefined) {
         const message = `${file.path}: tensors ${quoted(other)} and ${quoted(ggmlName)} are both ${quoted(name)}`;
@@ -94,7 +94,9 @@ export class GgufTensorStore implements TensorStore {
     // A tensor without bytes may claim more rows than can be counted through.
     if (fileRows.byteLength === 0) return fileRows;
     const subject = `${this.path}: tensor ${quoted(ggmlName)}`;
-    return allocateFor(subject, () => pickHfRows(fileRows, { from, to }, headSize, wanted));
+    return allocateFor(subject, () =>
+      pickHfRows(fileRows, { from, to }, { headSize, rotatedSize: this.#rotatedSize(headSize) }, wanted),
+    );
   }
 
   async readFloats(name: string, rows?: RowRange): Promise<Float32Array> {
@@ -137,6 +139,15 @@ export class GgufTensorStore implements TensorStore {
     throw new ReadMeError("ERR_MODEL_INVALID", message);
   }
 
+  /** Rows of a head that are in pairs: those that RoPE rotates. */
+  #rotatedSize(headSize: number): number {
+    const key = `${this.#architecture}.rope.dimension_count`;
+    const size = this.file.metadata.get(key) ?? headSize;
+    if (typeof size === "number" && Number.isInteger(size / 2) && size > 0 && size <= headSize) return size;
+    const message = `${this.path}: metadata ${quoted(key)} is no even number up to the head size ${headSize}`;
+    throw new ReadMeError("ERR_MODEL_INVALID", message);
+  }
+
   #numHeads(ggmlName: string, layer: number, part: "attn_q" | "attn_k"): number {
     const { metadata } = this.file;
     const queryKey = `${this.#architecture}.attention.head_count`;
@@ -152,15 +163,22 @@ export class GgufTensorStore implements TensorStore {
   }
 }
 
+/** Numbers of rows of a head; both are even. */
+export interface HeadRows {
+  readonly headSize: number;
+  /** Rows that RoPE rotates, from the head's first one. */
+  readonly rotatedSize: number;
+}
+
 /**
  * Finds the row of a file with rows by rotary pairs that is row `hfRow` of the Hugging Face tensor: in each head,
- * Hugging Face lists the first halves of all pairs, then the second ones; llama.cpp lists pair by pair.
- *
- * @param headSize - rows per head, even
+ * Hugging Face lists the first halves of all pairs, then the second ones; llama.cpp lists pair by pair. Rows behind the
+ * rotated ones are in the same place in both.
  */
-export function pairedRowOf(hfRow: number, headSize: number): number {
+export function pairedRowOf(hfRow: number, { headSize, rotatedSize }: HeadRows): number {
   const inHead = hfRow % headSize;
-  const half = headSize / 2;
+  if (inHead >= rotatedSize) return hfRow;
+  const half = rotatedSize / 2;
   return hfRow - inHead + (inHead < half ? 2 * inHead : 2 * (inHead - half) + 1);
 }
 
@@ -170,11 +188,11 @@ export function pairedRowOf(hfRow: number, headSize: number): number {
  * @param fileRows - the bytes of the file's rows `held`, which are the whole heads that `wanted` touches
  * @returns the bytes of rows `wanted` of the Hugging Face tensor
  */
-function pickHfRows(fileRows: Uint8Array, held: RowRange, headSize: number, wanted: RowRange): Uint8Array {
+function pickHfRows(fileRows: Uint8Array, held: RowRange, head: HeadRows, wanted: RowRange): Uint8Array {
   const bytesPerRow = fileRows.byteLength / (held.to - held.from);
   const picked = new Uint8Array((wanted.to - wanted.from) * bytesPerRow);
   for (let row = wanted.from; row < wanted.to; row++) {
-    const at = (pairedRowOf(row, headSize) - held.from) * bytesPerRow;
+    const at = (pairedRowOf(row, head) - held.from) * bytesPerRow;
     picked.set(fileRows.subarray(at, at + bytesPerRow), (row - wanted.from) * bytesPerRow);
   }
   return picked;

@@ -1,6 +1,6 @@
 // Names of the same tensors in llama.cpp and in Hugging Face checkpoints.
 
-import { type NormNames, NORMS_BEFORE } from "../config/family.ts";
+import { type FusedNames, type NormNames, NORMS_BEFORE } from "../config/family.ts";
 
 type Names = ReadonlyMap<string, string>;
 
@@ -53,11 +53,12 @@ const HF_NAME = /^(?:model\.layers\.(?<layer>0|[1-9]\d*)\.)?(?<part>.+)\.(?<kind
  * unknown name stays as it is.
  *
  * @param norms - Hugging Face's names of norms in the file's family
+ * @param fused - Hugging Face's names of tensors with several products, if the family has them
  */
-export function hfNameOf(ggmlName: string, norms: NormNames = NORMS_BEFORE): string {
+export function hfNameOf(ggmlName: string, norms: NormNames = NORMS_BEFORE, fused?: FusedNames): string {
   const { layer, part = "", kind } = GGML_NAME.exec(ggmlName)?.groups ?? {};
   if (kind === undefined) return hfNameOfExpert(ggmlName);
-  const hfPart = inverse(layer === undefined ? MODEL_PARTS : layerParts(norms)).get(part);
+  const hfPart = inverse(layer === undefined ? MODEL_PARTS : layerParts(norms, fused)).get(part);
   if (hfPart === undefined) return ggmlName;
   return layer === undefined ? `${hfPart}.${kind}` : `model.layers.${layer}.${hfPart}.${kind}`;
 }
@@ -70,9 +71,9 @@ function hfNameOfExpert(ggmlName: string): string {
 }
 
 /** Translates a name in the other direction. */
-export function ggmlNameOf(hfName: string, norms: NormNames = NORMS_BEFORE): string {
+export function ggmlNameOf(hfName: string, norms: NormNames = NORMS_BEFORE, fused?: FusedNames): string {
   const { layer, part = "", kind } = HF_NAME.exec(hfName)?.groups ?? {};
-  const ggmlPart = (layer === undefined ? MODEL_PARTS : layerParts(norms)).get(part);
+  const ggmlPart = (layer === undefined ? MODEL_PARTS : layerParts(norms, fused)).get(part);
   if (ggmlPart === undefined) return hfName;
   return layer === undefined ? `${ggmlPart}.${kind}` : `blk.${layer}.${ggmlPart}.${kind}`;
 }
@@ -85,8 +86,13 @@ export function rotaryPartOf(
   return layer !== undefined && (part === "attn_q" || part === "attn_k") ? { layer: Number(layer), part } : undefined;
 }
 
-function layerParts(norms: NormNames): Names {
+function layerParts(norms: NormNames, fused: FusedNames | undefined): Names {
   const parts = new Map(LAYER_PARTS);
+  if (fused !== undefined) {
+    parts.set(fused.qkv, "attn_qkv").set(fused.gateUp, "ffn_up");
+    // Both fused rows and those of the up product have llama.cpp's name `ffn_up`.
+    parts.delete("mlp.up_proj");
+  }
   for (const [role, part] of NORM_PARTS) {
     const name = norms[role];
     if (name !== undefined) parts.set(name, part);

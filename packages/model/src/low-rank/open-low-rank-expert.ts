@@ -11,6 +11,8 @@ import { isStoredFloat } from "../files/floats.ts";
 import { readJsonFile } from "../files/text-file.ts";
 import type { Model } from "../folder/model.ts";
 import { SafetensorsFile } from "../safetensors/read-safetensors.ts";
+import type { RowRange } from "../tensor-store.ts";
+import { fusedModules, TensorParts } from "../weights/tensor-parts.ts";
 import { tensorRef, type TensorRef } from "../weights/tensor-ref.ts";
 import { type AdapterConfig, parseAdapterConfig } from "./adapter-config.ts";
 import {
@@ -52,8 +54,12 @@ interface Place {
   /** `undefined` for the head. */
   readonly layer: number | undefined;
   readonly product: LowRankProduct | undefined;
+  /** Name of the product's own module. */
+  readonly module: string;
   readonly inSize: number;
   readonly outSize: number;
+  /** Rows of `b` that are this product's, in a module of several. @default all */
+  readonly rows?: RowRange;
 }
 
 /** Names of a module's tensors. */
@@ -89,7 +95,7 @@ export async function openLowRankExpert(
   try {
     const { layers, head } = locate(store, config, model.config);
     const all = [...layers.flatMap((layer) => Object.values(layer)), ...(head ? [head] : [])];
-    const sizes = all.flatMap(({ a, b }) => [a, b]).map(({ shape }) => shape.reduce((size, axis) => size * axis, 1));
+    const sizes = store.names.map((tensor) => store.info(tensor).shape.reduce((size, axis) => size * axis, 1));
     const files = [join(folder, ADAPTER_CONFIG_FILE), store.path];
     return {
       name,
@@ -153,13 +159,20 @@ function locate(
   const layers = Array.from({ length: model.numLayers }, (): Partial<Record<LowRankProduct, LowRankRefs>> => ({}));
   let head: LowRankRefs | undefined;
   for (const [module, pair] of pairsOf(store)) {
-    const place = placeOf(store, module, model);
+    const places = placesOf(store, module, model);
     if (!config.isTarget(module)) {
       throw invalid(store, `holds a change of ${quoted(module)}, which ${ADAPTER_CONFIG_FILE} does not target`);
     }
-    const refs = refsOf(store, module, { pair, place, shape: config.shapeOf(module) });
-    if (place.layer === undefined || place.product === undefined) head = refs;
-    else layers[place.layer] = { ...layers[place.layer], [place.product]: refs };
+    const allRefs = refsOf(store, module, { pair, places, shape: config.shapeOf(module) });
+    for (const [index, refs] of allRefs.entries()) {
+      const { layer, product, module: own } = places[index] as Place;
+      if (layer === undefined || product === undefined) {
+        head = refs;
+        continue;
+      }
+      if (layers[layer]?.[product]) throw invalid(store, `changes ${quoted(own)} twice, once with other products`);
+      layers[layer] = { ...layers[layer], [product]: refs };
+    }
   }
   return { layers, head };
 }
@@ -186,27 +199,41 @@ function otherTensor(name: string): string {
   return known?.[1] ?? "is none of LoRA's, such as `base_model.model.….lora_A.weight`";
 }
 
-/** Finds a module in the model. @throws {ReadMeError} when the model has none of this name */
-function placeOf(store: SafetensorsFile, module: string, model: ModelConfig): Place {
-  const { vocabSize, hiddenSize, intermediateSize, numLayers } = model;
-  if (module === "lm_head") return { layer: undefined, product: undefined, inSize: hiddenSize, outSize: vocabSize };
+/** Finds a module's products in the model, one or several. @throws {ReadMeError} when it has none of this name */
+function placesOf(store: SafetensorsFile, module: string, model: ModelConfig): readonly Place[] {
+  const { vocabSize, hiddenSize, numLayers } = model;
+  if (module === "lm_head") {
+    return [{ layer: undefined, product: undefined, module, inSize: hiddenSize, outSize: vocabSize }];
+  }
   const { layer = "", part = "" } = LAYER_MODULE.exec(module)?.groups ?? {};
-  const product = LAYER_MODULES.get(part);
   const isOfMixture = layer !== "" && model.layers[Number(layer)]?.isMixture === true;
   if (isOfMixture && !part.startsWith("self_attn.")) {
     const supported = "over a mixture, adapters of attention and lm_head can be used";
     throw unsupported(store.path, `changes ${quoted(module)}, in a layer that chooses among experts; ${supported}`);
   }
-  if (product === undefined) {
-    const known = [...LAYER_MODULES.keys()].map((name) => name.split(".").at(-1)).join(", ");
+  const fused = fusedModules(model);
+  const parts = fused.get(part) ?? [{ module: part }];
+  const products = parts.map((one) => ({ ...one, product: LAYER_MODULES.get(one.module) }));
+  if (products.some(({ product }) => product === undefined)) {
+    const known = [...fused.keys(), ...LAYER_MODULES.keys()].map((name) => name.split(".").at(-1)).join(", ");
     throw unsupported(store.path, `changes ${quoted(module)}; supported are ${known} of layers, and lm_head`);
   }
   if (Number(layer) >= numLayers) {
     throw invalid(store, `changes ${quoted(module)}, but the model has ${numLayers} layers, 0 to ${numLayers - 1}`);
   }
+  const sizes = sizesOf(model);
+  return products.flatMap(({ product, ...one }): readonly Place[] => {
+    if (product === undefined) return [];
+    const [inSize, outSize] = sizes[product];
+    return [{ ...one, layer: Number(layer), product, inSize, outSize }];
+  });
+}
+
+function sizesOf(model: ModelConfig): Readonly<Record<LowRankProduct, readonly [inSize: number, outSize: number]>> {
+  const { hiddenSize, intermediateSize } = model;
   const querySize = model.numHeads * model.headSize;
   const keySize = model.numKvHeads * model.headSize;
-  const sizes: Readonly<Record<LowRankProduct, readonly [inSize: number, outSize: number]>> = {
+  return {
     query: [hiddenSize, querySize],
     key: [hiddenSize, keySize],
     value: [hiddenSize, keySize],
@@ -215,31 +242,33 @@ function placeOf(store: SafetensorsFile, module: string, model: ModelConfig): Pl
     up: [hiddenSize, intermediateSize],
     down: [intermediateSize, hiddenSize],
   };
-  const [inSize, outSize] = sizes[product];
-  return { layer: Number(layer), product, inSize, outSize };
 }
 
+/** Finds the change of each of a module's products. Those of one module have the same `a`. */
 function refsOf(
   store: SafetensorsFile,
   module: string,
   found: {
     readonly pair: Pair;
-    readonly place: Place;
+    readonly places: readonly Place[];
     readonly shape: { readonly rank: number; readonly scale: number };
   },
-): LowRankRefs {
-  const { pair, place, shape } = found;
+): readonly LowRankRefs[] {
+  const { pair, places, shape } = found;
   if (pair.a === undefined || pair.b === undefined) {
     const [held, missing] = pair.a === undefined ? ["lora_B", "lora_A"] : ["lora_A", "lora_B"];
     throw invalid(store, `holds ${held} of ${quoted(module)}, but no ${missing}`);
   }
   const { rank, scale } = shape;
-  return {
-    a: floatRef(store, pair.a, [rank, place.inSize]),
-    b: floatRef(store, pair.b, [place.outSize, rank]),
-    rank,
-    scale,
-  };
+  const a = floatRef(store, pair.a, [rank, places[0]?.inSize ?? 0]);
+  const numRows = places.reduce((sum, { outSize }) => sum + outSize, 0);
+  const b = floatRef(store, pair.b, [numRows, rank]);
+  const parts = places.map(({ module: own, rows, outSize }): TensorRef => {
+    if (rows === undefined) return b;
+    const name = b.name.replace(module, own);
+    return tensorRef(new TensorParts(store, new Map([[name, { of: b.name, rows }]])), name, [outSize, rank]);
+  });
+  return parts.map((part) => ({ a, b: part, rank, scale }));
 }
 
 /** @throws {ReadMeError} when the tensor has another shape, or holds no floats */

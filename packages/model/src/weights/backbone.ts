@@ -11,6 +11,7 @@ import type {
   LinearRefs,
   ModelWeights,
 } from "./model-weights.ts";
+import { splitFused } from "./tensor-parts.ts";
 import { tensorRef, type TensorRef } from "./tensor-ref.ts";
 
 /** Finds a layer's FFN rows, the only part in which layouts differ. */
@@ -47,10 +48,11 @@ export function locateWeights(
 
 /** Finds the tensors of a dense checkpoint, which is one expert without a router. */
 export function locateDense(
-  store: TensorStore,
+  checkpoint: TensorStore,
   config: ModelConfig,
 ): { readonly experts: ExpertLayout; readonly weights: ModelWeights } {
   const { intermediateSize, hiddenSize, hasMlpBias: hasBias, numLayers } = config;
+  const store = splitFused(checkpoint, config);
   return {
     experts: {
       names: ["dense"],

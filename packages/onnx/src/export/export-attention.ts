@@ -1,6 +1,6 @@
 // Attention of exported graphs: keys and values of the past come in, and go out with those of this run appended.
 
-import { layerConfig, type ModelConfig, ropeFrequencies } from "@readme-moe/model";
+import { layerConfig, type ModelConfig, ropeFrequencies, ropeScale } from "@readme-moe/model";
 import type { GraphBuilder, Value } from "../graph/graph-builder.ts";
 import {
   Add,
@@ -25,7 +25,7 @@ import {
   Where,
 } from "../graph/operators.ts";
 
-/** Cosines and sines of one set of angles, `[batch, 1, sequence, headSize]`. */
+/** Cosines and sines of one set of angles, `[batch, 1, sequence, rotatedSize]`. */
 interface ExportAngles {
   readonly cos: Value;
   readonly sin: Value;
@@ -63,12 +63,14 @@ export function exportPositions(
   const places = Unsqueeze(g, CastTo(g, positions, "float32"), [1, 3]);
   const angles = config.ropes.map((rope, set): ExportAngles => {
     const name = set === 0 ? "rope.frequencies" : `rope.frequencies.${set}`;
-    const frequencies = g.weight(name, "float32", [config.headSize / 2], () => {
-      return new Uint8Array(ropeFrequencies(rope, config.headSize).buffer);
+    const frequencies = g.weight(name, "float32", [config.rotatedSize / 2], () => {
+      return new Uint8Array(ropeFrequencies(rope, config.rotatedSize).buffer);
     });
     const half = Mul(g, places, frequencies);
     const both = Concat(g, [half, half], -1);
-    return { cos: Cos(g, both), sin: Sin(g, both) };
+    const scale = ropeScale(rope);
+    const scaled = (x: Value): Value => (scale === 1 ? x : Mul(g, x, g.float(scale)));
+    return { cos: scaled(Cos(g, both)), sin: scaled(Sin(g, both)) };
   });
 
   const numQueries = Squeeze(g, Shape(g, tokenIds, 1, 2), [0]);
@@ -114,11 +116,11 @@ export function exportAttention(
   rows: ExportRows,
   { config, layer, positions, past }: ExportAttention,
 ): { readonly attended: Value; readonly present: ExportCache } {
-  const { numHeads, numKvHeads, headSize } = config;
+  const { numHeads, numKvHeads, headSize, rotatedSize } = config;
   const byHead = (x: Value, count: number): Value => Transpose(g, Reshape(g, x, [0, 0, count, headSize]), [0, 2, 1, 3]);
   const { slidingWindow, angleSet } = layerConfig(config, layer);
   const angles = angleSet === undefined ? undefined : positions.angles[angleSet];
-  const rotated = (x: Value): Value => (angles ? rotate(g, x, angles, headSize) : x);
+  const rotated = (x: Value): Value => (angles ? rotate(g, x, angles, { headSize, rotatedSize }) : x);
   const present = {
     keys: Concat(g, [past.keys, rotated(byHead(rows.keys, numKvHeads))], 2),
     values: Concat(g, [past.values, byHead(rows.values, numKvHeads)], 2),
@@ -136,9 +138,17 @@ export function exportAttention(
   return { attended: Reshape(g, attended, [0, 0, numHeads * headSize]), present };
 }
 
-function rotate(g: GraphBuilder, x: Value, { cos, sin }: ExportAngles, headSize: number): Value {
-  const half = headSize / 2;
-  const second = Slice(g, x, { start: half, end: headSize, axis: 3 });
-  const turned = Concat(g, [Neg(g, second), Slice(g, x, { start: 0, end: half, axis: 3 })], -1);
-  return Add(g, Mul(g, x, cos), Mul(g, turned, sin));
+/** Rotates heads `[batch, heads, sequence, headSize]`; dimensions behind the rotated ones stay. */
+function rotate(
+  g: GraphBuilder,
+  x: Value,
+  { cos, sin }: ExportAngles,
+  { headSize, rotatedSize }: Pick<ModelConfig, "headSize" | "rotatedSize">,
+): Value {
+  const half = rotatedSize / 2;
+  const part = (start: number, end: number): Value => Slice(g, x, { start, end, axis: 3 });
+  const turned = Concat(g, [Neg(g, part(half, rotatedSize)), part(0, half)], -1);
+  const isWhole = rotatedSize === headSize;
+  const rotated = Add(g, Mul(g, isWhole ? x : part(0, rotatedSize), cos), Mul(g, turned, sin));
+  return isWhole ? rotated : Concat(g, [rotated, part(rotatedSize, headSize)], -1);
 }

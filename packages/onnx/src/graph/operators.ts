@@ -208,15 +208,20 @@ export function SimplifiedLayerNormalization(g: GraphBuilder, x: Value, scale: V
 }
 
 /**
- * Rotates pairs `(i, i + headSize / 2)` of each head ("rotate half"). `x` `[batch, sequence, numHeads · headSize]`,
- * positions int64 `[batch, sequence]`, or `[1]` for the first one of all rows; tables `[maxPositions, headSize / 2]`.
+ * Rotates pairs `(i, i + rotatedSize / 2)` of each head ("rotate half"). `x` `[batch, sequence, numHeads · headSize]`,
+ * positions int64 `[batch, sequence]`, or `[1]` for the first one of all rows; tables
+ * `[maxPositions, rotatedSize / 2]`.
+ *
+ * @param partial - when a part of each head is rotated; the rest passes unchanged
  */
 export function RotaryEmbedding(
   g: GraphBuilder,
   x: Value,
   { positions, cos, sin }: { readonly positions: Value; readonly cos: Value; readonly sin: Value },
+  partial?: { readonly rotatedSize: number; readonly numHeads: number },
 ): Value {
-  return g.node("RotaryEmbedding", [x, positions, cos, sin], { interleaved: 0 }, MICROSOFT);
+  const part = partial ? { rotary_embedding_dim: partial.rotatedSize, num_heads: partial.numHeads } : {};
+  return g.node("RotaryEmbedding", [x, positions, cos, sin], { interleaved: 0, ...part }, MICROSOFT);
 }
 
 /** `x · sigmoid(alpha · x)`; alpha 1 is SiLU. */

@@ -44,7 +44,8 @@ function describeExpert({ name, path, layers, head, numParameters }: LowRankExpe
   const changes = [...layers.flatMap((layer) => Object.values(layer)), ...(head ? [head] : [])];
   const products = new Set(layers.flatMap((layer) => Object.keys(layer)));
   const modules = Object.entries(MODULES).flatMap(([product, module]) => (products.has(product) ? [module] : []));
-  const tensors = changes.flatMap(({ a, b }) => [a, b]);
+  // Products of one module share a tensor.
+  const tensors = new Map(changes.flatMap(({ a, b }) => [a, b]).map((ref) => [ref.name, ref]));
   return {
     name,
     path,
@@ -52,7 +53,7 @@ function describeExpert({ name, path, layers, head, numParameters }: LowRankExpe
     modules: [...modules, ...(head ? ["lm_head"] : [])],
     layers: layers.filter((layer) => Object.keys(layer).length > 0).length,
     parameters: numParameters,
-    bytes: tensors.reduce((sum, ref) => sum + ref.store.info(ref.name).byteLength, 0),
+    bytes: Array.from(tensors.values()).reduce((sum, ref) => sum + ref.store.info(ref.name).byteLength, 0),
   };
 }
 

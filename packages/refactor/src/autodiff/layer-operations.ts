@@ -95,16 +95,18 @@ export class TapeOperations implements decoder.LayerOperations<Tensor> {
 
   #rotate(x: Tensor, set: number, tokens: number): Tensor {
     const tables = this.#rotaryTables(set, tokens);
+    const { headSize, rotatedSize } = this.#config;
     const [rows = 0, width = 0] = x.shape;
     const sequences = rows === ANY_ROWS ? ANY_ROWS : rows / tokens;
+    const partial = rotatedSize < headSize ? { rotatedSize, numHeads: width / headSize } : undefined;
     const apart = reshape(this.#tape, x, [sequences, tokens, width]);
-    return reshape(this.#tape, rotary(this.#tape, apart, tables), x.shape);
+    return reshape(this.#tape, rotary(this.#tape, apart, tables, partial), x.shape);
   }
 
   #rotaryTables(set: number, tokens: number): RotaryTables {
     const bySet = tablesOf.get(this.#tape) ?? new Map<number, RotaryTables>();
-    const { ropes, headSize } = this.#config;
-    const tables = bySet.get(set) ?? rotaryTables(this.#tape, { set, rope: ropes[set]!, headSize, tokens });
+    const { ropes, rotatedSize } = this.#config;
+    const tables = bySet.get(set) ?? rotaryTables(this.#tape, { set, rope: ropes[set]!, rotatedSize, tokens });
     tablesOf.set(this.#tape, bySet.set(set, tables));
     return tables;
   }

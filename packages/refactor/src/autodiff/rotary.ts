@@ -8,9 +8,16 @@ const { Neg, RotaryEmbedding } = operators;
 export interface RotaryTables {
   /** int64 `[batch, tokens]`, or `[1]` for the first position of all rows. */
   readonly positions: Tensor;
-  /** `[maxPositions, headSize / 2]` */
+  /** `[maxPositions, rotatedSize / 2]` */
   readonly cos: Tensor;
   readonly sin: Tensor;
+}
+
+/** Heads of which a part is rotated. */
+export interface PartialHeads {
+  /** Number of each head's dimensions that are rotated, from its first one. */
+  readonly rotatedSize: number;
+  readonly numHeads: number;
 }
 
 /** One set of angles for sequences of `tokens` tokens. */
@@ -18,14 +25,14 @@ interface AngleSet {
   /** Index of the set, which makes the names of constants different. */
   readonly set: number;
   readonly rope: RopeConfig;
-  readonly headSize: number;
+  readonly rotatedSize: number;
   readonly tokens: number;
 }
 
 /** Makes the tables of sequences of `tokens` tokens, which begin at position 0. */
-export function rotaryTables(tape: Tape, { set, rope, headSize, tokens }: AngleSet): RotaryTables {
-  const shape = [tokens, headSize / 2];
-  const { cos, sin } = ropeTables(rope, headSize, 0, tokens);
+export function rotaryTables(tape: Tape, { set, rope, rotatedSize, tokens }: AngleSet): RotaryTables {
+  const shape = [tokens, rotatedSize / 2];
+  const { cos, sin } = ropeTables(rope, rotatedSize, 0, tokens);
   return {
     positions: tape.constant(`positions.${set}`, "int64", [1], BigInt64Array.of(0n)),
     cos: tape.constant(`cos.${set}`, "float32", shape, cos),
@@ -33,12 +40,16 @@ export function rotaryTables(tape: Tape, { set, rope, headSize, tokens }: AngleS
   };
 }
 
-/** Rotates pairs `(i, i + headSize / 2)` of each head; `x` `[batch, tokens, numHeads · headSize]`. */
-export function rotary(tape: Tape, x: Tensor, { positions, cos, sin }: RotaryTables): Tensor {
+/**
+ * Rotates pairs `(i, i + rotatedSize / 2)` of each head; `x` `[batch, tokens, numHeads · headSize]`.
+ *
+ * @param partial - @default whole heads are rotated
+ */
+export function rotary(tape: Tape, x: Tensor, { positions, cos, sin }: RotaryTables, partial?: PartialHeads): Tensor {
   const g = tape.graph;
   const tables = { positions: positions.value, cos: cos.value, sin: sin.value };
-  return tape.record(RotaryEmbedding(g, x.value, tables), x.shape, [
+  return tape.record(RotaryEmbedding(g, x.value, tables, partial), x.shape, [
     // The transpose of a rotation is the rotation by the opposite angle.
-    [x, (gradient) => RotaryEmbedding(g, gradient, { ...tables, sin: Neg(g, sin.value) })],
+    [x, (gradient) => RotaryEmbedding(g, gradient, { ...tables, sin: Neg(g, sin.value) }, partial)],
   ]);
 }

@@ -109,7 +109,7 @@ function routerLogits(tape: Tape, config: RouterConfig, batch: BatchShape, weigh
   let x = weights(EMBEDDED, [rows, config.embeddingSize]);
   const headSize = config.innerSize / config.numHeads;
   const rope = { type: "default", theta: config.ropeTheta } as const;
-  const tables = rotaryTables(tape, { set: 0, rope, headSize, tokens: batch.tokens });
+  const tables = rotaryTables(tape, { set: 0, rope, rotatedSize: headSize, tokens: batch.tokens });
   for (let layer = 0; layer < config.numLayers; layer++) {
     const normed = norm(`input_layernorm_${layer}`, x);
     const rotated = (name: string): Tensor => {

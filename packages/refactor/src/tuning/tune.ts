@@ -23,6 +23,7 @@ const SHARED_FIELDS = [
   "numHeads",
   "numKvHeads",
   "headSize",
+  "rotatedSize",
   "rmsNormEpsilon",
   "normOffset",
   "qkNorm",
