@@ -67,7 +67,7 @@ export function benchCommand({ suites, defaults, peers, signal }: BenchCommandOp
       if (suite !== undefined) suiteNamed(command, suites, suite);
     }
     if (named === undefined) await defaults.prepare();
-    const pathOf = (name: string): Promise<string> => modelPath(name, signal, flags.cacheFolder);
+    const pathOf = (name: string): Promise<string> => modelPath(name, signal, flags);
     const baseline = named === undefined ? defaults.dense : undefined;
     const settings = {
       model: await pathOf(named ?? defaults.model),

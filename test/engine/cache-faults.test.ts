@@ -102,7 +102,7 @@ test.skipIf(!canMount)(
     let pages = 0;
     for (const name of await readdir(filled, { recursive: true })) {
       const state = await stat(join(filled, name));
-      const comesBefore = isOfWeights(name) || name.startsWith("fingerprints");
+      const comesBefore = isOfWeights(name) || /^(?:fingerprints|models-used)/.test(name);
       if (state.isFile() && comesBefore && !name.endsWith("entry.json")) pages += Math.ceil(state.size / PAGE_BYTES);
     }
     const folder = await temporaryFolder();

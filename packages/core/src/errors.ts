@@ -12,6 +12,8 @@ export type ReadMeErrorCode =
   | "ERR_MODEL_INVALID"
   /** The model is well-formed but needs a feature that this project does not have. */
   | "ERR_MODEL_UNSUPPORTED"
+  /** A model cannot be removed while a process has it open. */
+  | "ERR_MODEL_IN_USE"
   /** A file could not be written; nothing was left half-written. */
   | "ERR_WRITE_FAILED"
   /** The model hub has no such model, revision or file, or does not show it without a token. */

@@ -119,7 +119,7 @@ export class KernelRunner implements StepRunner {
     const units = isStreamed ? expertUnits(description) : undefined;
     const { contextTokens: maxPositions } = model.config;
     const sizes = { threads, maxRows: MAX_ROWS, maxPositions, expertsFromByte: units?.fromByte };
-    const cache = { key, cacheFolder, onProgress, onCacheFailure };
+    const cache = { key, cacheFolder, modelPath: model.path, onProgress, onCacheFailure };
     const { kernel, weights } = await openCachedKernel(description, sizes, { ...choice, ...cache });
     try {
       let stream: ExpertStream | undefined;

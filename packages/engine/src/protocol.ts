@@ -124,7 +124,8 @@ export type ToWorker =
 
 /** Progress of opening a model. `ofBytes` is 0 where the total is unknown. */
 export interface LoadProgress {
-  readonly stage: "opening" | "building" | "loading";
+  /** "downloading" comes first, for a model that is not on this machine; "building" only when nothing is cached. */
+  readonly stage: "downloading" | "opening" | "building" | "loading";
   readonly doneBytes: number;
   readonly ofBytes: number;
 }

@@ -29,7 +29,26 @@ export { openLowRankExpert } from "./low-rank/open-low-rank-expert.ts";
 
 // Models of the Hugging Face hub.
 export { downloadAdapter, downloadModel, hubFileNames } from "./hub/download-model.ts";
-export type { DownloadModelOptions, DownloadProgress } from "./hub/options.ts";
+export type { DownloadModelOptions, DownloadPlan, DownloadProgress, PlannedFile } from "./hub/options.ts";
+
+// Models by name, and those on this machine.
+export {
+  type DecoderShape,
+  type KnownModel,
+  memoryBytesOf,
+  parametersOf,
+  sourceFor,
+  type SourceWeights,
+  type WeightSource,
+} from "./names/known-model.ts";
+export { KNOWN_MODELS } from "./names/known-models.ts";
+export { fullName, type HubName, type ModelName, parseModelName } from "./names/parse-name.ts";
+export { isSupported, resolveModel, type ResolveModelOptions } from "./names/resolve-model.ts";
+export type { CachedModel, CachedModels, PackedEntry } from "./library/cached-model.ts";
+export { type LibraryOptions, listModels } from "./library/list-models.ts";
+export { type Removal, removeModels, removeUnclaimed } from "./library/remove-models.ts";
+export { selectModels, type Selection } from "./library/select-models.ts";
+export { holdModel, type ModelHold, type ModelUser } from "./cache/model-index.ts";
 
 // Configs, weights and routers.
 export {

@@ -11,12 +11,16 @@ import { expertsCommand } from "./commands/experts.ts";
 import { exportCommand } from "./commands/export.ts";
 import { generateCommand } from "./commands/generate.ts";
 import { inspectCommand } from "./commands/inspect.ts";
+import { listCommand } from "./commands/list.ts";
 import { packCommand } from "./commands/pack.ts";
 import { planCommand } from "./commands/plan.ts";
+import { pullCommand } from "./commands/pull.ts";
 import { refactorCommand } from "./commands/refactor.ts";
+import { removeCommand } from "./commands/remove.ts";
 import { serveCommand } from "./commands/serve.ts";
 import { simulateCommand } from "./commands/simulate.ts";
 import { tuneCommand } from "./commands/tune.ts";
+import { examples } from "./options.ts";
 
 const EXIT = { done: 0, failed: 1, wrongUsage: 2, interrupted: 130 } as const;
 
@@ -55,12 +59,23 @@ export function commandLine(signal: AbortSignal): Command {
     .addCommand(exportCommand(signal))
     .addCommand(generateCommand(signal))
     .addCommand(inspectCommand(signal))
+    .addCommand(listCommand())
     .addCommand(packCommand(signal))
     .addCommand(planCommand(signal))
+    .addCommand(pullCommand(signal))
     .addCommand(refactorCommand(signal))
+    .addCommand(removeCommand(signal))
     .addCommand(serveCommand(signal))
     .addCommand(simulateCommand())
-    .addCommand(tuneCommand(signal));
+    .addCommand(tuneCommand(signal))
+    .addHelpText(
+      "after",
+      examples(
+        "readme-moe chat smollm2:135m",
+        "readme-moe pull qwen3:0.6b --precision int8",
+        "readme-moe serve Qwen/Qwen3-0.6B --precision int8",
+      ),
+    );
   for (const child of command.commands) passSettings(child);
   return command;
 }

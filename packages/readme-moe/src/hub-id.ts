@@ -1,11 +1,15 @@
 import { existsSync } from "node:fs";
-import { presetNamed } from "./presets/preset.ts";
+import { type HubName, parseModelName, sourceFor } from "@readme-moe/model";
 
-// `organisation/name`, optionally with `@revision`.
-const HUB_ID = /^[\w.-]+\/[\w.-]+(@[\w./-]+)?$/;
+/** Reads a repository of the hub from an argument, unless that is a file, a folder or a short name. */
+export function hubNameOf(name: string): HubName | undefined {
+  const parsed = parseModelName(name, existsSync);
+  return parsed.kind === "hub" ? parsed : undefined;
+}
 
-/** Reads the hub's id from an argument, unless that is a file, a folder or a preset. */
-export function hubIdOf(name: string): string | undefined {
-  if (existsSync(name) || presetNamed(name) || !HUB_ID.test(name)) return undefined;
-  return name.replace(/@.*$/, "");
+/** Returns the repository that a name stands for, `organisation/name`; `undefined` for files and folders. */
+export function repositoryOf(name: string): string | undefined {
+  const parsed = parseModelName(name, existsSync);
+  if (parsed.kind === "hub") return parsed.repository;
+  return parsed.kind === "known" ? (parsed.source ?? sourceFor(parsed.model)).repository : undefined;
 }

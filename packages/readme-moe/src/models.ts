@@ -1,40 +1,29 @@
 // Opens what `<model>` names: as a path, a model with its router and runner, or an engine.
 
-import { existsSync } from "node:fs";
-import { ReadMeError, type PreGatingRouter } from "@readme-moe/core";
+import type { PreGatingRouter } from "@readme-moe/core";
 import { KernelRunner, openExperts, ReadMeEngine, type EngineOptions, type StepRunner } from "@readme-moe/engine";
-import { downloadModel, type LowRankSet, openModel, type Model } from "@readme-moe/model";
+import { holdModel, type LowRankSet, type Model, openModel, resolveCacheFolder, resolveModel } from "@readme-moe/model";
 import { openRouter } from "@readme-moe/router";
-import { hubIdOf } from "./hub-id.ts";
+import { shownDownload } from "./library/show-download.ts";
 import { loraFolders } from "./low-rank/find-adapters.ts";
 import type { LoraArgument } from "./low-rank/lora-option.ts";
 import type { EngineFlags, RuntimeFlags } from "./options.ts";
-import { presetNamed, presetPath } from "./presets/preset.ts";
 import { openTraceFile, type TraceFile } from "./simulation/trace-file.ts";
-import { showDownload, showLoading } from "./terminal.ts";
+import { showLoading, showStatus } from "./terminal.ts";
 
 /** Description of `<model>` in help texts. */
-export const MODEL_ARGUMENT = "model folder, GGUF file, hub id (organisation/name), or smollm2-135m";
+export const MODEL_ARGUMENT = "model folder, GGUF file, short name (qwen3:0.6b), or hub id (organisation/name)";
 
-/**
- * Resolves `<model>`: the path of a folder or file, else a preset, else a model of the hub, which is downloaded into
- * the shared cache.
- *
- * @param cacheFolder - folder of presets. @default `README_MOE_CACHE`, else the platform's cache folder
- */
-export async function modelPath(name: string, signal: AbortSignal, cacheFolder?: string): Promise<string> {
-  if (existsSync(name)) return name;
-  const preset = presetNamed(name);
-  if (preset) return presetPath(preset, { cacheFolder, signal });
-  if (hubIdOf(name) === undefined) return name;
+/** Flags that a model's files depend on. */
+type FileFlags = Partial<Pick<RuntimeFlags, "cacheFolder" | "precision">>;
+
+/** Resolves `<model>` as `resolveModel` does, with progress on a terminal. */
+export async function modelPath(name: string, signal: AbortSignal, flags: FileFlags = {}): Promise<string> {
+  const { cacheFolder, precision } = flags;
   try {
-    return await downloadModel(name, { signal, onProgress: showDownload });
-  } catch (error) {
-    if (!(error instanceof ReadMeError)) throw error;
-    const message = `${name}: no such file or folder; as a model of the hub: ${error.message}`;
-    throw new ReadMeError(error.code, message, { cause: error });
+    return await resolveModel(name, { cacheFolder, precision, signal, ...shownDownload() });
   } finally {
-    showDownload();
+    showStatus();
   }
 }
 
@@ -43,13 +32,19 @@ export async function withModelFiles<Result>(
   name: string,
   signal: AbortSignal,
   use: (model: Model) => Promise<Result>,
-  cacheFolder?: string,
+  flags: FileFlags = {},
 ): Promise<Result> {
-  const model = await openModel(await modelPath(name, signal, cacheFolder));
+  const path = await modelPath(name, signal, flags);
+  const hold = await holdModel(resolveCacheFolder(flags.cacheFolder), path);
   try {
-    return await use(model);
+    const model = await openModel(path);
+    try {
+      return await use(model);
+    } finally {
+      await model.close();
+    }
   } finally {
-    await model.close();
+    await hold.release();
   }
 }
 
@@ -104,7 +99,7 @@ export async function withRunningModel<Result>(
       for (const close of closers) await close();
     }
   };
-  return withModelFiles(name, signal, open, cacheFolder);
+  return withModelFiles(name, signal, open, flags);
 }
 
 /** Chooses the expert of a call: a dense model needs no router, nor does a comparison of experts. */
@@ -154,8 +149,8 @@ export async function openEngine(
   if (flags.recordTrace !== undefined && (flags.speculation === "on" || flags.draft !== undefined)) {
     throw new TypeError("Expected --record-trace without --speculation on and --draft: the simulator knows no drafts");
   }
-  const path = await modelPath(name, signal, cacheFolder);
-  const draft = flags.draft === undefined ? undefined : await modelPath(flags.draft, signal, cacheFolder);
+  const path = await modelPath(name, signal, flags);
+  const draft = flags.draft === undefined ? undefined : await modelPath(flags.draft, signal, flags);
   const loras = await loraFolders(flags.lora, signal);
   const engine = await ReadMeEngine.open(path, {
     ...more,

@@ -63,8 +63,18 @@ export function runtimeOptions(): readonly Option[] {
       .choices(["fp32", "int8", "int4"])
       .default("fp32"),
     new Option("--threads <n>", "threads that compute (default: all cores)").argParser(wholeNumber(1)),
-    new Option("--cache-folder <dir>", "folder of packed weights (default: $README_MOE_CACHE, else the user's cache)"),
+    cacheFolderOption(),
   ];
+}
+
+export function cacheFolderOption(): Option {
+  const explanation = "folder of packed weights (default: $README_MOE_CACHE, else the user's cache)";
+  return new Option("--cache-folder <dir>", explanation);
+}
+
+/** Formats example calls for the end of a help text. */
+export function examples(...calls: readonly string[]): string {
+  return ["", "Examples:", ...calls.map((call) => `  ${call}`)].join("\n");
 }
 
 /** Options of every command that generates with a router and streamed experts. */

@@ -1,7 +1,6 @@
 // Progress on a terminal's last line, and results as lines of text.
 
 import type { LoadProgress } from "@readme-moe/engine";
-import type { DownloadProgress } from "@readme-moe/model";
 
 const BAR_WIDTH = 24;
 
@@ -9,13 +8,6 @@ const BAR_WIDTH = 24;
 export function showStatus(text = ""): void {
   // Returns to the start of the line and clears it.
   if (process.stderr.isTTY) process.stderr.write(`\r\u001B[K${text}`);
-}
-
-/** Shows the progress of a download; clears the line when called without it. */
-export function showDownload(progress?: DownloadProgress): void {
-  if (!progress) return showStatus();
-  const { file, doneBytes, ofBytes } = progress;
-  showStatus(`downloading ${file} ${(doneBytes / 1e6).toFixed(1)} of ${(ofBytes / 1e6).toFixed(1)} MB`);
 }
 
 /** Shows the progress of opening a model; clears the line when called without it. */
@@ -26,23 +18,26 @@ export function showLoading(progress?: LoadProgress): void {
 function describe({ stage, doneBytes, ofBytes }: LoadProgress): string {
   if (stage === "opening") return "opening the model …";
   if (stage === "loading") return "loading the weights …";
+  if (stage === "downloading") return `downloading ${(doneBytes / 1e6).toFixed(1)} of ${(ofBytes / 1e6).toFixed(1)} MB`;
   const share = ofBytes > 0 ? doneBytes / ofBytes : 0;
   const filled = Math.round(share * BAR_WIDTH);
   const bar = "█".repeat(filled) + "░".repeat(BAR_WIDTH - filled);
   return `packing the weights (first start only) ${bar} ${Math.round(share * 100)} %`;
 }
 
-/** A column of a table: its title, and the text of a row in it. */
-export type Column<Row> = readonly [title: string, of: (row: Row) => string];
+/** A column of a table: its title, the text of a row in it, and its side. */
+export type Column<Row> = readonly [title: string, of: (row: Row) => string, side?: "left" | "right"];
 
-/** Formats rows as lines below a head, with columns aligned on the right. */
+/** Formats rows as lines below a head, with columns aligned on the right unless they say otherwise. */
 export function alignedTable<Row>(columns: readonly Column<Row>[], rows: readonly Row[]): readonly string[] {
   const cells = columns.map(([title, of]) => [title, ...rows.map(of)]);
-  const padded = cells.map((column) => {
+  const padded = cells.map((column, index) => {
     const width = Math.max(...column.map((cell) => cell.length));
-    return column.map((cell) => cell.padStart(width));
+    const isLeft = columns[index]?.[2] === "left";
+    return column.map((cell) => (isLeft ? cell.padEnd(width) : cell.padStart(width)));
   });
-  return Array.from({ length: rows.length + 1 }, (_, line) => padded.map((column) => column[line] ?? "").join("  "));
+  const lines = Array.from({ length: rows.length + 1 }, (_, line) => padded.map((column) => column[line] ?? ""));
+  return lines.map((line) => line.join("  ").trimEnd());
 }
 
 /** Formats a number with its sign and four digits, such as `+0.0125`. */

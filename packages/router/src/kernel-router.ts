@@ -65,6 +65,7 @@ export class KernelRouter implements PreGatingRouter {
       kernel: kind,
       key,
       cacheFolder,
+      modelPath: model.path,
       onCacheFailure,
     });
     return new KernelRouter(config, kernel);

@@ -18,6 +18,7 @@ import {
   type TokenizeOptions,
 } from "@readme-moe/core";
 import { resolveEngineOptions, type EngineOptions, type ResolvedEngineOptions } from "../engine-options.ts";
+import { type OpenedFiles, openFiles } from "./model-files.ts";
 import { fromWire, type CallName, type Calls, type FromWorker, type LoadProgress } from "../protocol.ts";
 import { resolveSchedulingOptions, type SchedulingOptions } from "../scheduling-options.ts";
 import { callFunction, type CallerFunctions, type FunctionCall } from "./caller-functions.ts";
@@ -50,7 +51,7 @@ interface RunningRequest {
 /** Serves one model from a thread or a process of its own. */
 export class ReadMeEngine implements Engine {
   readonly events: ReadMeEmitter = new ReadMeEmitter();
-  readonly #path: string;
+  readonly #files: OpenedFiles;
   #options: ResolvedEngineOptions;
   readonly #requests = new Map<string, RunningRequest>();
   #link: WorkerLink | undefined;
@@ -66,20 +67,24 @@ export class ReadMeEngine implements Engine {
   /** Set while the engine does not work: it failed, or was disposed. */
   #failure: ReadMeError | undefined;
 
-  private constructor(path: string, options: ResolvedEngineOptions) {
-    this.#path = path;
-    this.#options = options;
+  private constructor(files: OpenedFiles, options: ResolvedEngineOptions) {
+    this.#files = files;
+    this.#options = { ...options, draft: files.draft };
   }
 
   /**
-   * Opens a folder or a GGUF file.
+   * Opens a model: a folder, a GGUF file, a short name such as `qwen3:0.6b`, or a repository of the Hugging Face hub
+   * such as `Qwen/Qwen3-0.6B`. A model that is not on this machine is downloaded first.
+   *
    * @throws {TypeError | RangeError} on wrong options
-   * @throws {ReadMeError} when the model cannot be opened; names file and tensor, or the unsupported feature
+   * @throws {ReadMeError} when the model cannot be opened, naming file and tensor, or the unsupported feature; when it
+   *   cannot be downloaded, with advice
    */
   static async open(path: string, { onProgress, signal, ...options }: OpenOptions = {}): Promise<ReadMeEngine> {
-    if (typeof path !== "string" || path === "") throw new TypeError("Expected `path` to name a folder or a GGUF file");
-    const engine = new ReadMeEngine(path, resolveEngineOptions(options));
-    await engine.#start(onProgress, signal);
+    const resolved = resolveEngineOptions(options);
+    const files = await openFiles(path, resolved, { onProgress, signal });
+    const engine = new ReadMeEngine(files, resolved);
+    await engine.#start(onProgress, signal).catch(files.giveUp);
     return engine;
   }
 
@@ -196,6 +201,7 @@ export class ReadMeEngine implements Engine {
     this.#failure = new ReadMeError("ERR_DISPOSED", "The engine was disposed");
     this.#endAll(this.#failure);
     await this.#link?.close();
+    await this.#files.release();
     this.events.removeAllListeners();
   }
 
@@ -212,7 +218,7 @@ export class ReadMeEngine implements Engine {
     });
     const stopListening = onceAborted(signal, () => link.kill());
     try {
-      const { info, cacheFailure } = await link.open(this.#path, this.#options, onProgress);
+      const { info, cacheFailure } = await link.open(this.#files.path, this.#options, onProgress);
       [this.#link, this.#info, this.#cacheFailure, this.#failure] = [link, info, cacheFailure, undefined];
       link.watchInterest(this.events);
       await this.#experts.repeat();

@@ -51,7 +51,8 @@ export async function cachedChange(expert: LowRankExpert, packing: ChangePacking
   const numBytes = changeBytes(expert, precision);
   const key = [await expert.fingerprint(cacheFolder), precision, VERSION, packing.key].join(" ");
   const chunks = (): AsyncIterable<Uint8Array> => inTurns(packChange(expert, precision, factors));
-  const path = await cachedData(cacheFolder, { kind: "experts", key, note: "a packed low-rank expert", chunks });
+  const note = "a packed low-rank expert";
+  const path = await cachedData(cacheFolder, { kind: "experts", key, note, modelPath: expert.path, chunks });
   return { numBytes, read: (into) => readFile(path, into.subarray(0, numBytes)) };
 }
 

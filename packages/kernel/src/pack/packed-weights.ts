@@ -18,6 +18,8 @@ export interface PackOptions {
   /** Text that depends on everything from which the bytes of tensors are made. The description's header is added. */
   readonly key: string;
   readonly cacheFolder: string;
+  /** The model that the weights are of, so that the packed file can be found with it. @default not noted */
+  readonly modelPath?: string | undefined;
   readonly onProgress?: ((progress: PackProgress) => void) | undefined;
   /** Called once, with the reason, when the weights cannot be cached and stay in memory. */
   readonly onCacheFailure?: ((reason: string) => void) | undefined;
@@ -33,13 +35,14 @@ export async function packedWeights(
   description: DecoderDescription,
   options: PackOptions,
 ): Promise<string | Uint8Array> {
-  const { cacheFolder, onProgress, onCacheFailure } = options;
+  const { cacheFolder, modelPath, onProgress, onCacheFailure } = options;
   const header = encodeHeader(description, layOut(description).places);
   const key = `${options.key} ${createHash("sha256").update(header).digest("hex")}`;
   const chunks = (): AsyncIterable<Uint8Array> =>
     packedFile(description, (doneBytes, ofBytes) => onProgress?.({ stage: "building", doneBytes, ofBytes }));
   try {
-    return await cachedData(cacheFolder, { kind: "kernels", key, note: "packed weights of the kernel", chunks });
+    const note = "packed weights of the kernel";
+    return await cachedData(cacheFolder, { kind: "kernels", key, note, modelPath, chunks });
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error);
     const weights = await fill(allocate(layOut(description).numBytes, reason), chunks());

@@ -9,6 +9,7 @@ import { crc32 } from "node:zlib";
 import { isJsonObject, type JsonObject } from "../files/text-file.ts";
 import { makeFolder, renamePatiently, writeFileAtomically } from "../files/write-file.ts";
 import { removeAbandoned } from "./cache-folder.ts";
+import { noteEntry } from "./model-index.ts";
 
 const NOTE_FILE = "note.txt";
 const DATA_FILE = "weights.bin";
@@ -26,6 +27,8 @@ export interface CachedData {
   readonly key: string;
   /** Text that is stored beside the data, such as its layout. */
   readonly note: string;
+  /** The model that the data is made from, so that it can be found with the model. @default not noted */
+  readonly modelPath?: string | undefined;
   /** Makes the data. */
   readonly chunks: () => AsyncIterable<Uint8Array>;
 }
@@ -41,11 +44,14 @@ type Chunks = Iterable<Uint8Array> | AsyncIterable<Uint8Array>;
  * Returns the path of cached data, which is made when it is missing or incomplete.
  * @throws {ReadMeError} `ERR_WRITE_FAILED` when the cache cannot be written
  */
-export async function cachedData(cacheFolder: string, { kind, key, note, chunks }: CachedData): Promise<string> {
+export async function cachedData(cacheFolder: string, data: CachedData): Promise<string> {
+  const { kind, key, note, modelPath, chunks } = data;
   const folder = join(cacheFolder, kind);
-  const entry = join(folder, createHash("sha256").update(`${key}\n${note}`).digest("hex").slice(0, 40));
+  const name = createHash("sha256").update(`${key}\n${note}`).digest("hex").slice(0, 40);
+  const entry = join(folder, name);
   await removeAbandoned(folder, BUILDING);
   if (!(await isWholeEntry(entry))) await buildEntry(entry, folder, note, chunks());
+  if (modelPath !== undefined) await noteEntry(cacheFolder, modelPath, { kind, key: name });
   return join(entry, DATA_FILE);
 }
 

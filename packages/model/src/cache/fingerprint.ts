@@ -4,7 +4,7 @@
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
 import { mkdir, readFile, stat } from "node:fs/promises";
-import { join, resolve } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { pipeline } from "node:stream/promises";
 import { corrupt } from "../files/errors.ts";
 import { TEMPORARY_PREFIX, writeFileAtomically } from "../files/write-file.ts";
@@ -38,10 +38,15 @@ async function checkUnchanged(path: string, opened: string): Promise<void> {
   throw corrupt(path, "has changed since it was opened; open the model again");
 }
 
+/** Returns the path of the file that remembers the hash of a model's file. */
+export function memoOf(cacheFolder: string, path: string): string {
+  return join(cacheFolder, "fingerprints", createHash("sha256").update(path).digest("hex").slice(0, 32));
+}
+
 async function rememberedHash(path: string, state: string, cacheFolder: string): Promise<string> {
   await checkUnchanged(path, state);
-  const folder = join(cacheFolder, "fingerprints");
-  const memo = join(folder, createHash("sha256").update(path).digest("hex").slice(0, 32));
+  const memo = memoOf(cacheFolder, path);
+  const folder = dirname(memo);
   const known = await readFile(memo, "utf8").catch(() => "");
   const [knownState, knownHash] = known.split("\n");
   if (knownState === state && knownHash && /^[0-9a-f]{64}$/.test(knownHash)) return knownHash;

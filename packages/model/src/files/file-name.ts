@@ -64,7 +64,8 @@ async function realPathOf(path: string, context?: string): Promise<string> {
   }
 }
 
-function isWithin(folder: string, path: string): boolean {
+/** Whether a path leads into a folder. Both are absolute. */
+export function isWithin(folder: string, path: string): boolean {
   const way = relative(folder, path);
   // On Windows the way to another drive is an absolute path.
   return way !== "" && way !== ".." && !way.startsWith(`..${sep}`) && !win32.isAbsolute(way) && !posix.isAbsolute(way);

@@ -1,5 +1,6 @@
 import { join } from "node:path";
 import { ReadMeError } from "@readme-moe/core";
+import { freeBytes, refuseFullDisk } from "../files/disk-space.ts";
 import { quoted } from "../files/errors.ts";
 import { repositoryNameProblem } from "../files/file-name.ts";
 import { fetchBlob } from "./fetch-blob.ts";
@@ -10,12 +11,15 @@ import { listed, modelFiles, type ModelFiles, modelPath } from "./model-files.ts
 import {
   checkToken,
   type DownloadModelOptions,
+  type DownloadPlan,
   type DownloadRequest,
   hubToken,
   isCommit,
   type ModelId,
+  type PlannedFile,
   resolveDownload,
 } from "./options.ts";
+import { leftBytes } from "./partial-file.ts";
 
 /**
  * Downloads a model of the Hugging Face hub into the cache that Hugging Face's tools share, and returns its path.
@@ -28,7 +32,8 @@ import {
  * @returns the path for `openModel`: the snapshot's folder, or the GGUF file in it
  * @throws {TypeError} when `id` or an option is wrong
  * @throws {ReadMeError} `ERR_HUB_NOT_FOUND`, `ERR_HUB_UNAUTHORIZED`, `ERR_HUB_UNREACHABLE`, `ERR_HUB_RATE_LIMITED`;
- *   `ERR_OFFLINE` naming what the cache lacks; `ERR_FILE_CORRUPT`, `ERR_WRITE_FAILED`; `ERR_MODEL_INVALID` and
+ *   `ERR_OFFLINE` naming what the cache lacks; `ERR_FILE_CORRUPT`, `ERR_WRITE_FAILED`, the latter also before anything
+ *   is downloaded when the disk has too little space; `ERR_MODEL_INVALID` and
  *   `ERR_MODEL_UNSUPPORTED` when the repository holds no model that could be opened
  */
 export async function downloadModel(id: string, options: DownloadModelOptions = {}): Promise<string> {
@@ -139,12 +144,35 @@ async function downloadFiles(request: DownloadRequest, { cache, client, commit, 
     const code = request.file === undefined ? "ERR_MODEL_INVALID" : "ERR_HUB_NOT_FOUND";
     throw new ReadMeError(code, `${title}: lacks ${listed(lacking)}`);
   }
+  const plan = await planOf(request, { cache, client, commit, remote }, [...files.optional, ...files.required]);
+  request.onPlan(plan);
+  refuseFullDisk(plan.folder, plan.missingBytes, plan.freeBytes);
   for (const name of files.optional) {
     if (remote.has(name)) await fetched(name);
     else await cache.setAbsent(commit, name);
   }
   for (const name of files.required) await fetched(name);
   return modelPath(snapshot, files);
+}
+
+async function planOf(
+  { cacheFolder }: DownloadRequest,
+  { cache, commit, remote }: Target,
+  names: readonly string[],
+): Promise<DownloadPlan> {
+  const files: PlannedFile[] = [];
+  for (const name of names) {
+    const file = remote.get(name);
+    if (file === undefined) continue;
+    const { size: bytes, oid } = file;
+    const places = [join(cache.snapshot(commit), name), cache.blob(oid)];
+    const isThere = (await Promise.all(places.map(fileSize))).includes(bytes);
+    const left = isThere ? bytes : Math.min(bytes, await leftBytes(cache.blob(oid)));
+    files.push({ name, bytes, missingBytes: bytes - left });
+  }
+  const sumOf = (key: "bytes" | "missingBytes"): number => files.reduce((sum, file) => sum + file[key], 0);
+  const sizes = { bytes: sumOf("bytes"), missingBytes: sumOf("missingBytes") };
+  return { commit, files, ...sizes, folder: cacheFolder, freeBytes: await freeBytes(cacheFolder) };
 }
 
 /** Checks names of shards and experts, which the repository's files give, and of GGUF files, from its listing. */

@@ -42,6 +42,18 @@ export class HubCache {
     return commit !== undefined && isCommit(commit) ? commit : undefined;
   }
 
+  /** Lists the branches and tags that were downloaded, with their commits. */
+  async revisions(): Promise<ReadonlyMap<string, string>> {
+    const names = await readdir(join(this.folder, "refs"), { recursive: true }).catch(() => []);
+    const revisions = new Map<string, string>();
+    for (const name of names.map((each) => each.replaceAll(sep, "/"))) {
+      if ((await fileSize(this.#ref(name))) === undefined) continue;
+      const commit = await this.commitOf(name).catch(() => undefined);
+      if (commit !== undefined) revisions.set(name, commit);
+    }
+    return revisions;
+  }
+
   async setCommitOf(revision: string, commit: string): Promise<void> {
     if (isCommit(revision) || (await this.commitOf(revision)) === commit) return;
     await unlessReadOnly(this.#ref(revision), (path) => writeFileAtomically(path, commit));

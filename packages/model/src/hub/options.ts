@@ -20,6 +20,29 @@ export interface DownloadProgress {
   readonly ofBytes: number;
 }
 
+/** Files and sizes of a download that begins. */
+export interface DownloadPlan {
+  /** Commit that the revision stands for; `undefined` for a package that is no repository. */
+  readonly commit: string | undefined;
+  readonly files: readonly PlannedFile[];
+  /** Bytes of all files. */
+  readonly bytes: number;
+  /** Bytes that are not in the cache yet. */
+  readonly missingBytes: number;
+  /** Folder of the cache that the files are written to. */
+  readonly folder: string;
+  /** Free space there; `undefined` where the system does not tell. */
+  readonly freeBytes: number | undefined;
+}
+
+/** A file of a download. */
+export interface PlannedFile {
+  readonly name: string;
+  readonly bytes: number;
+  /** Bytes that are not in the cache yet: none of a file that is there, the rest of one that was interrupted. */
+  readonly missingBytes: number;
+}
+
 /** Options of `downloadModel`. Most defaults come from the environment variables of Hugging Face's tools. */
 export interface DownloadModelOptions {
   /** Branch, tag or commit; may be in `id` instead. @default "main" */
@@ -41,6 +64,11 @@ export interface DownloadModelOptions {
   readonly signal?: AbortSignal | undefined;
   /** Called for each file that is downloaded, not for cached files. An error that it throws ends the download. */
   readonly onProgress?: ((progress: DownloadProgress) => void) | undefined;
+  /**
+   * Called before the first large file is requested, not for a model that is in the cache. An error that it throws ends
+   * the download.
+   */
+  readonly onPlan?: ((plan: DownloadPlan) => void) | undefined;
   /** Replacement of `fetch`, for proxies and tests. @default the global `fetch` */
   readonly fetch?: typeof fetch | undefined;
   /** Waits before another attempt, in ms; for tests. */
@@ -72,6 +100,7 @@ export interface DownloadRequest extends ModelId {
   readonly isOffline: boolean;
   readonly signal: AbortSignal | undefined;
   readonly onProgress: (progress: DownloadProgress) => void;
+  readonly onPlan: (plan: DownloadPlan) => void;
   readonly fetch: typeof fetch;
   readonly delay: Delay;
 }
@@ -85,6 +114,7 @@ const NAMES = [
   "offline",
   "signal",
   "onProgress",
+  "onPlan",
   "fetch",
   "delay",
 ] as const satisfies readonly (keyof DownloadModelOptions)[];
@@ -99,16 +129,17 @@ export function resolveDownload(
     throw new TypeError(`Expected \`options\` to be an object, got ${describeValue(options)}`);
   }
   rejectUnknownKeys("downloadModel", options, NAMES);
-  const { revision, file, cacheFolder, endpoint, token, offline, signal, onProgress, delay } = options;
+  const { revision, file, cacheFolder, endpoint, token, offline, signal, onProgress, onPlan, delay } = options;
   const fetchOption = options.fetch;
   expect(file === undefined || isGgufName(file), "file", "the name of a .gguf file in the repository", file);
   expect(cacheFolder === undefined || isText(cacheFolder), "cacheFolder", "the path of a folder", cacheFolder);
   expect(offline === undefined || typeof offline === "boolean", "offline", "a boolean", offline);
   expect(signal === undefined || signal instanceof AbortSignal, "signal", "an AbortSignal", signal);
   expectFunction("onProgress", onProgress);
+  expectFunction("onPlan", onPlan);
   expectFunction("fetch", fetchOption);
   expectFunction("delay", delay);
-  const base = endpoint ?? variable("HF_ENDPOINT") ?? "https://huggingface.co";
+  const base = endpoint ?? hubEndpoint();
   expect(isWebAddress(base), endpoint === undefined ? "HF_ENDPOINT" : "endpoint", "an http(s) URL", base);
   if (token !== undefined) checkToken("token", token);
   return {
@@ -116,11 +147,12 @@ export function resolveDownload(
     kind,
     file,
     cacheFolder: cacheFolder === undefined ? hubCacheFolder() : expandHome(cacheFolder),
-    endpoint: base.replace(/\/+$/, ""),
+    endpoint: withoutSlash(base),
     token,
     isOffline: offline ?? (isSet("HF_HUB_OFFLINE") || isSet("TRANSFORMERS_OFFLINE")),
     signal,
     onProgress: onProgress ?? (() => undefined),
+    onPlan: onPlan ?? (() => undefined),
     fetch: fetchOption ?? fetch,
     delay: delay ?? ((milliseconds, abort) => setTimeout(milliseconds, undefined, abort ? { signal: abort } : {})),
   };
@@ -192,6 +224,15 @@ function isRevision(revision: string): boolean {
 export function hubCacheFolder(): string {
   const named = variable("HF_HUB_CACHE") ?? variable("HUGGINGFACE_HUB_CACHE");
   return named === undefined ? join(hubHome(), "hub") : expandHome(named);
+}
+
+/** Returns the hub's URL: `HF_ENDPOINT`, else the public one. It is checked when it is used. */
+export function hubEndpoint(): string {
+  return withoutSlash(variable("HF_ENDPOINT") ?? "https://huggingface.co");
+}
+
+function withoutSlash(url: string): string {
+  return url.replace(/\/+$/, "");
 }
 
 export function areSymlinksDisabled(): boolean {

@@ -9,17 +9,13 @@
 
 import { createHash, type Hash, randomBytes } from "node:crypto";
 import { type FileHandle, open, readdir, rename, rm, stat } from "node:fs/promises";
-import { hostname } from "node:os";
 import { basename, dirname, join } from "node:path";
-import { isSystemError, writeError } from "../files/errors.ts";
+import { hasEnded, OWN_MARK, ownerOf } from "../cache/process-mark.ts";
+import { writeError } from "../files/errors.ts";
 import { renamePatiently } from "../files/write-file.ts";
 import type { RemoteFile } from "./hub-repository.ts";
 
 const CHUNK_BYTES = 1 << 20;
-const HOST = createHash("sha256").update(hostname()).digest("hex").slice(0, 8);
-const OWNED = /^-(?<host>[0-9a-f]{8})-(?<pid>\d+)-[0-9a-f]{8}\.incomplete$/;
-// A download that gets no byte for minutes fails, so another machine's file that is not written to for an hour is left.
-const ABANDONED_AFTER_MS = 3_600_000;
 
 /** A file that is filled from the front, hashed as it grows, and gets its final name when its hash is right. */
 export class PartialFile {
@@ -136,7 +132,7 @@ function startHash({ algorithm, size }: RemoteFile): Hash {
 
 /** Returns a path that no other download writes to. The longest left file is moved there; the others are removed. */
 async function claimPartial(blobPath: string): Promise<string> {
-  const own = `${blobPath}.readme-moe-${HOST}-${process.pid}-${randomBytes(4).toString("hex")}.incomplete`;
+  const own = `${blobPath}.readme-moe-${OWN_MARK}-${randomBytes(4).toString("hex")}.incomplete`;
   let isTaken = false;
   for (const { path } of (await leftovers(blobPath)).sort((a, b) => b.size - a.size)) {
     if (isTaken) await rm(path, { force: true });
@@ -150,11 +146,17 @@ async function claimPartial(blobPath: string): Promise<string> {
   return own;
 }
 
+/** Returns the number of bytes from which a download to `blobPath` would continue. */
+export async function leftBytes(blobPath: string): Promise<number> {
+  const sizes = (await leftovers(blobPath)).map(({ size }) => size);
+  return Math.max(0, ...sizes);
+}
+
 async function leftovers(blobPath: string): Promise<{ readonly path: string; readonly size: number }[]> {
   const folder = dirname(blobPath);
   const prefix = `${basename(blobPath)}.readme-moe`;
   const found = [];
-  for (const name of await readdir(folder)) {
+  for (const name of await readdir(folder).catch(() => [])) {
     if (!name.startsWith(prefix)) continue;
     const path = join(folder, name);
     const state = await stat(path).catch(() => undefined);
@@ -163,21 +165,9 @@ async function leftovers(blobPath: string): Promise<{ readonly path: string; rea
   return found;
 }
 
+/** A download that gets no byte for minutes fails, so it never looks ended while it runs. */
 function isLeft(suffix: string, writtenAtMs: number): boolean {
   if (suffix === ".incomplete") return true;
-  const { host, pid } = OWNED.exec(suffix)?.groups ?? {};
-  if (host === undefined) return false;
-  if (host !== HOST) return writtenAtMs < Date.now() - ABANDONED_AFTER_MS;
-  // In a container, a killed process may have had the number of this one.
-  if (Number(pid) === process.pid) return writtenAtMs < Date.now() - process.uptime() * 1000;
-  return !isAlive(Number(pid));
-}
-
-function isAlive(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    return !isSystemError(error, "ESRCH");
-  }
+  const owner = ownerOf(/^-(.*)\.incomplete$/.exec(suffix)?.[1] ?? "");
+  return owner !== undefined && hasEnded(owner, writtenAtMs);
 }

@@ -48,13 +48,13 @@ export function inspectCommand(signal: AbortSignal): Command {
 }
 
 async function runInspect(path: string, flags: InspectFlags, signal: AbortSignal): Promise<void> {
-  const { ids, cacheFolder } = flags;
+  const { ids } = flags;
   const loras = await loraFolders(flags.lora, signal);
   const described = async (model: Model): Promise<Description> => ({
     parts: describe(model, flags),
     lowRank: await describeLowRank(model, loras),
   });
-  if (ids === undefined) return print(await withModelFiles(path, signal, described, cacheFolder), flags.json);
+  if (ids === undefined) return print(await withModelFiles(path, signal, described, flags), flags.json);
   await withRunningModel(path, flags, signal, async (running) => {
     const { parts, lowRank } = await described(running.model);
     print({ parts: { ...parts, ...(await computed(running, ids)) }, lowRank }, flags.json);

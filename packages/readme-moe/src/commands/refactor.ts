@@ -1,7 +1,7 @@
 import { EXPERTS_FROM, METHODS, refactor, type Method, type RefactorProgress, type Report } from "@readme-moe/refactor";
 import { Command, Option } from "commander";
 import { dataArgument, readDomains, type DataArgument } from "../data-files.ts";
-import { hubIdOf } from "../hub-id.ts";
+import { repositoryOf } from "../hub-id.ts";
 import { MODEL_ARGUMENT, withModelFiles } from "../models.ts";
 import { jsonOption, numberThat, requireOption, wholeNumber } from "../options.ts";
 import { showStatus, signed } from "../terminal.ts";
@@ -82,7 +82,7 @@ async function runRefactor(path: string, flags: RefactorFlags, signal: AbortSign
   const domains = await readDomains(data);
   await withModelFiles(path, signal, async (model) => {
     const onProgress = json ? undefined : showProgress;
-    const run = { source: path, hubId: hubIdOf(path), resume, threads, signal, onProgress };
+    const run = { source: path, hubId: repositoryOf(path), resume, threads, signal, onProgress };
     const report = await refactor(model, domains, out, { ...options, ...run }).finally(() => showStatus());
     console.log(json ? JSON.stringify(report) : summaryOf(report, out));
   });

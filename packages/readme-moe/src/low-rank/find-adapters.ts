@@ -4,8 +4,9 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { ReadMeError } from "@readme-moe/core";
 import { downloadAdapter, expertNameOf } from "@readme-moe/model";
-import { hubIdOf } from "../hub-id.ts";
-import { showDownload } from "../terminal.ts";
+import { hubNameOf } from "../hub-id.ts";
+import { shownDownload } from "../library/show-download.ts";
+import { showStatus } from "../terminal.ts";
 import type { LoraArgument } from "./lora-option.ts";
 
 const SET_FILE = "read-me-experts.json";
@@ -50,7 +51,7 @@ export function isSet(path: string): boolean {
 
 /** Returns the name that an adapter has when none is given. @throws {TypeError} when its folder's name is none */
 export function adapterName(source: string): string {
-  return expertNameOf(hubIdOf(source) ?? source);
+  return expertNameOf(hubNameOf(source)?.repository ?? source);
 }
 
 /**
@@ -60,16 +61,17 @@ export function adapterName(source: string): string {
  */
 export async function adapterPath(source: string, signal: AbortSignal): Promise<string> {
   if (existsSync(source)) return source;
-  if (hubIdOf(source) === undefined) {
+  const hub = hubNameOf(source);
+  if (hub === undefined) {
     throw new ReadMeError("ERR_FILE_NOT_FOUND", `${source}: no such folder, and no id of the hub`);
   }
   try {
-    return await downloadAdapter(source, { signal, onProgress: showDownload });
+    return await downloadAdapter(hub.repository, { revision: hub.revision, signal, ...shownDownload() });
   } catch (error) {
     if (!(error instanceof ReadMeError)) throw error;
     const message = `${source}: no such folder; as an adapter of the hub: ${error.message}`;
     throw new ReadMeError(error.code, message, { cause: error });
   } finally {
-    showDownload();
+    showStatus();
   }
 }

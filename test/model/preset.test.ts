@@ -4,7 +4,7 @@ import { EventEmitter, once } from "node:events";
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { beforeEach, describe, expect, test, vi } from "vitest";
-import { type Preset, presetNamed, presetPath } from "../../packages/readme-moe/src/presets/preset.ts";
+import { type Preset, presetNamed, presetPath } from "../../packages/model/src/names/preset.ts";
 import { hangUp, HubServer, sha256, status } from "../support/hub-server.ts";
 import { filesBelow, isolateEnvironment, llama, NAME } from "../support/hub-setup.ts";
 import { startPackageIndex } from "../support/package-index.ts";

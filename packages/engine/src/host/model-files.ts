@@ -1,0 +1,61 @@
+// The files of an engine's models: found by name, and marked as used until the engine is disposed.
+
+import { holdModel, type ModelHold, resolveCacheFolder, resolveModel } from "@readme-moe/model";
+import type { ResolvedEngineOptions } from "../engine-options.ts";
+import type { LoadProgress } from "../protocol.ts";
+
+/** Files that an engine has open, also between a failure and a restart. */
+export interface OpenedFiles {
+  /** The model's folder or file. */
+  readonly path: string;
+  /** Folder or file of the model that drafts; `undefined` without one. */
+  readonly draft: string | undefined;
+  /** Lets the models be removed. Further calls do nothing. */
+  release(): Promise<void>;
+  /** Does the same, and fails with the error that stopped the opening. */
+  readonly giveUp: (error: unknown) => Promise<never>;
+}
+
+interface OpeningHooks {
+  readonly onProgress: ((progress: LoadProgress) => void) | undefined;
+  readonly signal: AbortSignal | undefined;
+}
+
+/**
+ * Finds an engine's models, and downloads those that are not on this machine.
+ * @throws {TypeError} when `name` is no text, {ReadMeError} as `resolveModel`
+ */
+export async function openFiles(
+  name: string,
+  { draft: draftName, precision, cacheFolder }: Pick<ResolvedEngineOptions, "draft" | "precision" | "cacheFolder">,
+  { onProgress, signal }: OpeningHooks,
+): Promise<OpenedFiles> {
+  if (typeof name !== "string" || name === "") {
+    throw new TypeError("Expected `path` to name a folder, a GGUF file or a model");
+  }
+  signal?.throwIfAborted();
+  const holds: ModelHold[] = [];
+  const release = async (): Promise<void> => {
+    for (const hold of holds) await hold.release();
+  };
+  const giveUp = async (error: unknown): Promise<never> => {
+    await release();
+    throw error;
+  };
+  const open = async (each: string): Promise<string> => {
+    const path = await resolveModel(each, {
+      precision,
+      cacheFolder,
+      signal,
+      onProgress: ({ doneBytes, ofBytes }) => onProgress?.({ stage: "downloading", doneBytes, ofBytes }),
+    });
+    holds.push(await holdModel(resolveCacheFolder(cacheFolder), path));
+    return path;
+  };
+  try {
+    const path = await open(name);
+    return { path, draft: draftName === undefined ? undefined : await open(draftName), release, giveUp };
+  } catch (error) {
+    return giveUp(error);
+  }
+}

@@ -1,0 +1,231 @@
+// The table of short names. A new entry needs nothing else: commands, help and docs follow the table.
+
+import type { DecoderShape, KnownModel, SourceWeights, WeightSource } from "./known-model.ts";
+
+/** Describes a decoder whose head is its embedding table, unless `isTied` is false. */
+function shape(
+  [hiddenSize, numLayers, ffnSize]: readonly [hiddenSize: number, numLayers: number, ffnSize: number],
+  [numHeads, numKvHeads, headSize]: readonly [numHeads: number, numKvHeads: number, headSize: number],
+  vocabSize: number,
+  isTied = true,
+): DecoderShape {
+  return { hiddenSize, numLayers, ffnSize, numHeads, numKvHeads, headSize, vocabSize, isTied };
+}
+
+/** Safetensors of a repository. */
+const bf16 = (repository: string, bytes: number): WeightSource => ({ weights: "bf16", repository, bytes });
+/** The same behind terms that a user has to accept. */
+const gated = (repository: string, bytes: number): WeightSource => ({ ...bf16(repository, bytes), isGated: true });
+const gguf =
+  (weights: SourceWeights) =>
+  (repository: string, file: string, bytes: number): WeightSource => ({ weights, repository, file, bytes });
+const [q8, q4] = [gguf("q8_0"), gguf("q4_k_m")];
+
+/** Every model with a short name, in the order in which they are listed. */
+export const KNOWN_MODELS: readonly KnownModel[] = [
+  {
+    name: "smollm2:135m",
+    title: "SmolLM2-135M-Instruct",
+    modelType: "llama",
+    license: "Apache-2.0",
+    shape: shape([576, 30, 1536], [9, 3, 64], 49_152),
+    sources: [bf16("HuggingFaceTB/SmolLM2-135M-Instruct", 269_060_552)],
+  },
+  {
+    name: "smollm2:360m",
+    title: "SmolLM2-360M-Instruct",
+    modelType: "llama",
+    license: "Apache-2.0",
+    shape: shape([960, 32, 2560], [15, 5, 64], 49_152),
+    sources: [
+      bf16("HuggingFaceTB/SmolLM2-360M-Instruct", 723_674_912),
+      q8("HuggingFaceTB/SmolLM2-360M-Instruct-GGUF", "smollm2-360m-instruct-q8_0.gguf", 386_404_992),
+    ],
+  },
+  {
+    name: "smollm2:1.7b",
+    title: "SmolLM2-1.7B-Instruct",
+    modelType: "llama",
+    license: "Apache-2.0",
+    shape: shape([2048, 24, 8192], [32, 32, 64], 49_152),
+    sources: [
+      bf16("HuggingFaceTB/SmolLM2-1.7B-Instruct", 3_422_777_952),
+      q8("bartowski/SmolLM2-1.7B-Instruct-GGUF", "SmolLM2-1.7B-Instruct-Q8_0.gguf", 1_820_414_944),
+      q4("HuggingFaceTB/SmolLM2-1.7B-Instruct-GGUF", "smollm2-1.7b-instruct-q4_k_m.gguf", 1_055_609_536),
+    ],
+  },
+  {
+    name: "smollm3:3b",
+    title: "SmolLM3-3B",
+    modelType: "smollm3",
+    license: "Apache-2.0",
+    shape: shape([2048, 36, 11_008], [16, 4, 128], 128_256),
+    sources: [
+      bf16("HuggingFaceTB/SmolLM3-3B", 6_150_234_000),
+      q8("ggml-org/SmolLM3-3B-GGUF", "SmolLM3-Q8_0.gguf", 3_275_574_624),
+      q4("ggml-org/SmolLM3-3B-GGUF", "SmolLM3-Q4_K_M.gguf", 1_915_305_312),
+    ],
+  },
+  {
+    name: "qwen3:0.6b",
+    title: "Qwen3-0.6B",
+    modelType: "qwen3",
+    license: "Apache-2.0",
+    shape: shape([1024, 28, 3072], [16, 8, 128], 151_936),
+    sources: [bf16("Qwen/Qwen3-0.6B", 1_503_300_328), q8("Qwen/Qwen3-0.6B-GGUF", "Qwen3-0.6B-Q8_0.gguf", 639_446_688)],
+  },
+  {
+    name: "qwen3:1.7b",
+    title: "Qwen3-1.7B",
+    modelType: "qwen3",
+    license: "Apache-2.0",
+    shape: shape([2048, 28, 6144], [16, 8, 128], 151_936),
+    sources: [
+      bf16("Qwen/Qwen3-1.7B", 4_063_600_000),
+      q8("Qwen/Qwen3-1.7B-GGUF", "Qwen3-1.7B-Q8_0.gguf", 1_834_426_016),
+    ],
+  },
+  {
+    name: "qwen3:4b",
+    title: "Qwen3-4B",
+    modelType: "qwen3",
+    license: "Apache-2.0",
+    shape: shape([2560, 36, 9728], [32, 8, 128], 151_936),
+    sources: [
+      bf16("Qwen/Qwen3-4B", 8_044_982_000),
+      q8("Qwen/Qwen3-4B-GGUF", "Qwen3-4B-Q8_0.gguf", 4_280_404_704),
+      q4("Qwen/Qwen3-4B-GGUF", "Qwen3-4B-Q4_K_M.gguf", 2_497_280_256),
+    ],
+  },
+  {
+    name: "qwen2.5:0.5b",
+    title: "Qwen2.5-0.5B-Instruct",
+    modelType: "qwen2",
+    license: "Apache-2.0",
+    shape: shape([896, 24, 4864], [14, 2, 64], 151_936),
+    sources: [
+      bf16("Qwen/Qwen2.5-0.5B-Instruct", 988_097_824),
+      q8("Qwen/Qwen2.5-0.5B-Instruct-GGUF", "qwen2.5-0.5b-instruct-q8_0.gguf", 675_710_816),
+      q4("Qwen/Qwen2.5-0.5B-Instruct-GGUF", "qwen2.5-0.5b-instruct-q4_k_m.gguf", 491_400_032),
+    ],
+  },
+  {
+    name: "qwen2.5:1.5b",
+    title: "Qwen2.5-1.5B-Instruct",
+    modelType: "qwen2",
+    license: "Apache-2.0",
+    shape: shape([1536, 28, 8960], [12, 2, 128], 151_936),
+    sources: [
+      bf16("Qwen/Qwen2.5-1.5B-Instruct", 3_087_467_144),
+      q8("Qwen/Qwen2.5-1.5B-Instruct-GGUF", "qwen2.5-1.5b-instruct-q8_0.gguf", 1_894_532_128),
+      q4("Qwen/Qwen2.5-1.5B-Instruct-GGUF", "qwen2.5-1.5b-instruct-q4_k_m.gguf", 1_117_320_736),
+    ],
+  },
+  {
+    name: "llama3.2:1b",
+    title: "Llama-3.2-1B-Instruct",
+    modelType: "llama",
+    license: "Llama 3.2 Community License",
+    shape: shape([2048, 16, 8192], [32, 8, 64], 128_256),
+    sources: [
+      gated("meta-llama/Llama-3.2-1B-Instruct", 2_471_645_608),
+      q8("bartowski/Llama-3.2-1B-Instruct-GGUF", "Llama-3.2-1B-Instruct-Q8_0.gguf", 1_321_083_008),
+      q4("bartowski/Llama-3.2-1B-Instruct-GGUF", "Llama-3.2-1B-Instruct-Q4_K_M.gguf", 807_694_464),
+    ],
+  },
+  {
+    name: "llama3.2:3b",
+    title: "Llama-3.2-3B-Instruct",
+    modelType: "llama",
+    license: "Llama 3.2 Community License",
+    shape: shape([3072, 28, 8192], [24, 8, 128], 128_256),
+    sources: [
+      gated("meta-llama/Llama-3.2-3B-Instruct", 6_425_528_000),
+      q8("bartowski/Llama-3.2-3B-Instruct-GGUF", "Llama-3.2-3B-Instruct-Q8_0.gguf", 3_421_899_296),
+      q4("bartowski/Llama-3.2-3B-Instruct-GGUF", "Llama-3.2-3B-Instruct-Q4_K_M.gguf", 2_019_377_696),
+    ],
+  },
+  {
+    name: "gemma3:270m",
+    title: "gemma-3-270m-it",
+    modelType: "gemma3_text",
+    license: "Gemma Terms of Use",
+    shape: shape([640, 18, 2048], [4, 1, 256], 262_144),
+    sources: [
+      gated("google/gemma-3-270m-it", 536_223_000),
+      q8("ggml-org/gemma-3-270m-it-GGUF", "gemma-3-270m-it-Q8_0.gguf", 291_545_600),
+    ],
+  },
+  {
+    name: "gemma3:1b",
+    title: "gemma-3-1b-it",
+    modelType: "gemma3_text",
+    license: "Gemma Terms of Use",
+    shape: shape([1152, 26, 6912], [4, 1, 256], 262_144),
+    sources: [
+      gated("google/gemma-3-1b-it", 1_999_811_000),
+      q8("ggml-org/gemma-3-1b-it-GGUF", "gemma-3-1b-it-Q8_0.gguf", 1_069_306_000),
+      q4("ggml-org/gemma-3-1b-it-GGUF", "gemma-3-1b-it-Q4_K_M.gguf", 806_058_000),
+    ],
+  },
+  {
+    name: "granite3.3:2b",
+    title: "granite-3.3-2b-instruct",
+    modelType: "granite",
+    license: "Apache-2.0",
+    shape: shape([2048, 40, 8192], [32, 8, 64], 49_159),
+    sources: [
+      bf16("ibm-granite/granite-3.3-2b-instruct", 5_067_122_000),
+      q8("ibm-granite/granite-3.3-2b-instruct-GGUF", "granite-3.3-2b-instruct-Q8_0.gguf", 2_694_000_000),
+      q4("ibm-granite/granite-3.3-2b-instruct-GGUF", "granite-3.3-2b-instruct-Q4_K_M.gguf", 1_545_303_328),
+    ],
+  },
+  {
+    name: "olmo2:1b",
+    title: "OLMo-2-0425-1B-Instruct",
+    modelType: "olmo2",
+    license: "Apache-2.0",
+    shape: shape([2048, 16, 8192], [16, 16, 128], 100_352, false),
+    sources: [
+      bf16("allenai/OLMo-2-0425-1B-Instruct", 2_969_851_000),
+      q8("allenai/OLMo-2-0425-1B-Instruct-GGUF", "OLMo-2-0425-1B-Instruct-Q8_0.gguf", 1_580_000_000),
+      q4("allenai/OLMo-2-0425-1B-Instruct-GGUF", "OLMo-2-0425-1B-Instruct-Q4_K_M.gguf", 935_515_296),
+    ],
+  },
+  {
+    name: "phi4-mini:3.8b",
+    title: "Phi-4-mini-instruct",
+    modelType: "phi3",
+    license: "MIT",
+    shape: shape([3072, 32, 8192], [24, 8, 128], 200_064),
+    sources: [
+      bf16("microsoft/Phi-4-mini-instruct", 7_672_066_000),
+      q8("unsloth/Phi-4-mini-instruct-GGUF", "Phi-4-mini-instruct-Q8_0.gguf", 4_084_611_000),
+      q4("unsloth/Phi-4-mini-instruct-GGUF", "Phi-4-mini-instruct-Q4_K_M.gguf", 2_491_874_272),
+    ],
+  },
+  {
+    name: "tinyllama:1.1b",
+    title: "TinyLlama-1.1B-Chat-v1.0",
+    modelType: "llama",
+    license: "Apache-2.0",
+    shape: shape([2048, 22, 5632], [32, 4, 64], 32_000, false),
+    sources: [
+      bf16("TinyLlama/TinyLlama-1.1B-Chat-v1.0", 2_200_119_864),
+      q8("TheBloke/TinyLlama-1.1B-Chat-v1.0-GGUF", "tinyllama-1.1b-chat-v1.0.Q8_0.gguf", 1_170_781_568),
+      q4("TheBloke/TinyLlama-1.1B-Chat-v1.0-GGUF", "tinyllama-1.1b-chat-v1.0.Q4_K_M.gguf", 668_788_096),
+    ],
+  },
+  {
+    name: "mistral:7b",
+    title: "Mistral-7B-Instruct-v0.3",
+    modelType: "mistral",
+    license: "Apache-2.0",
+    shape: shape([4096, 32, 14_336], [32, 8, 128], 32_768, false),
+    sources: [
+      gated("mistralai/Mistral-7B-Instruct-v0.3", 14_496_078_000),
+      q8("bartowski/Mistral-7B-Instruct-v0.3-GGUF", "Mistral-7B-Instruct-v0.3-Q8_0.gguf", 7_702_565_000),
+      q4("bartowski/Mistral-7B-Instruct-v0.3-GGUF", "Mistral-7B-Instruct-v0.3-Q4_K_M.gguf", 4_372_812_000),
+    ],
+  },
+];

@@ -1,0 +1,111 @@
+// What a user means by the name of a model. Pure: whether a path exists is passed in.
+
+import { nearestName } from "@readme-moe/core";
+import type { KnownModel, WeightSource } from "./known-model.ts";
+import { KNOWN_MODELS } from "./known-models.ts";
+
+/** A model that somebody names. */
+export type ModelName =
+  /** A folder or a file, which may not exist. */
+  | { readonly kind: "path"; readonly path: string }
+  /** A short name; `source` is there when the name says which weights. */
+  | { readonly kind: "known"; readonly model: KnownModel; readonly source: WeightSource | undefined }
+  | HubName
+  /** Neither, with similar short names. */
+  | { readonly kind: "unknown"; readonly near: readonly string[] };
+
+/** A repository of the hub, or one GGUF file of it. */
+export interface HubName {
+  readonly kind: "hub";
+  /** `organisation/name` */
+  readonly repository: string;
+  /** Branch, tag or commit. */
+  readonly revision: string | undefined;
+  /** Name of a GGUF file, in the repository's own spelling. */
+  readonly file: string | undefined;
+  /** Type of a GGUF file's weights, such as `Q8_0`, which stands for the only file of that type. */
+  readonly quantization: string | undefined;
+}
+
+const EXPLICIT_PATH = /^(?:[./~\\]|[A-Za-z]:[\\/])/;
+const HUB_PREFIX = /^(?:https?:\/\/)?(?:www\.)?(?:hf\.co|huggingface\.co)\/|^hf:(?:\/\/)?/i;
+const HUB_NAME = /^([\w.-]+\/[\w.-]+)(?:@([\w./+-]+))?(?::([^:]+))?$/;
+/** A page of the hub, as the address bar of a browser shows it. */
+const HUB_PAGE = /^([\w.-]+\/[\w.-]+)\/(?:resolve|blob|tree)\/([^/?#]+)(?:\/([^?#]+\.gguf))?\/?(?:[?#].*)?$/i;
+const MAX_SUGGESTIONS = 3;
+
+/** Reads a name. What exists as a file or folder is one, whatever else the name could mean. */
+export function parseModelName(name: string, exists: (path: string) => boolean): ModelName {
+  if (exists(name) || EXPLICIT_PATH.test(name)) return { kind: "path", path: name };
+  const hub = parseHubName(name);
+  if (hub !== undefined) return hub;
+  // A path of several folders, or a file: the reader of files has the better message.
+  if (/[/\\]|\.gguf$/i.test(name)) return { kind: "path", path: name };
+  return parseKnownName(name);
+}
+
+function parseHubName(name: string): HubName | undefined {
+  const bare = name.replace(HUB_PREFIX, "");
+  const [, pageRepository, pageRevision, pageFile] = (bare !== name && HUB_PAGE.exec(bare)) || [];
+  if (pageRepository !== undefined) {
+    const [revision, file] = [pageRevision, pageFile].map((part) => part && decoded(part));
+    return { kind: "hub", repository: pageRepository, revision, file, quantization: undefined };
+  }
+  const [, repository, revision, tag] = HUB_NAME.exec(bare) ?? [];
+  if (repository === undefined) return undefined;
+  const isFile = tag !== undefined && /\.gguf$/i.test(tag);
+  const quantization = isFile || tag?.toLowerCase() === "latest" ? undefined : tag;
+  return { kind: "hub", repository, revision, file: isFile ? tag : undefined, quantization };
+}
+
+function decoded(part: string): string {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return part;
+  }
+}
+
+function parseKnownName(name: string): ModelName {
+  const wanted = plain(name.replace(/:latest$/i, ""));
+  for (const model of KNOWN_MODELS) {
+    if (plain(model.name) === wanted) return { kind: "known", model, source: undefined };
+    const source = model.sources.find((one) => plain(fullName(model, one)) === wanted);
+    if (source !== undefined) return { kind: "known", model, source };
+  }
+  const family = KNOWN_MODELS.filter((model) => plain(familyName(model)) === wanted);
+  const [only] = family;
+  if (only !== undefined && family.length === 1) return { kind: "known", model: only, source: undefined };
+  if (family.length > 1) return { kind: "unknown", near: family.map((model) => model.name) };
+  return { kind: "unknown", near: similarNames(wanted) };
+}
+
+/** Makes names comparable: `SmolLM2-135M` is `smollm2:135m`. */
+function plain(name: string): string {
+  return name.toLowerCase().replaceAll(":", "-");
+}
+
+/** Returns a model's name without its size. */
+function familyName({ name }: KnownModel): string {
+  return name.split(":")[0] ?? name;
+}
+
+/** Returns the name that stands for one source of a model, such as `qwen3:0.6b-q8_0`. */
+export function fullName({ name }: KnownModel, { weights }: WeightSource): string {
+  return `${name}-${weights}`;
+}
+
+/** Returns the most similar short names first; of the model itself when only its weights are unknown. */
+function similarNames(wanted: string): readonly string[] {
+  const model = KNOWN_MODELS.find(({ name }) => wanted.startsWith(`${plain(name)}-`));
+  if (model !== undefined) return model.sources.map((source) => fullName(model, source));
+  const left = new Map(KNOWN_MODELS.map(({ name }) => [plain(name), name]));
+  const near: string[] = [];
+  while (near.length < MAX_SUGGESTIONS) {
+    const found = nearestName(wanted, [...left.keys()]);
+    if (found === undefined) break;
+    near.push(left.get(found) ?? found);
+    left.delete(found);
+  }
+  return near;
+}

@@ -1,0 +1,176 @@
+// Short names, hub ids and paths: what a name stands for, and that the table of short names is consistent.
+
+import { describe, expect, test } from "vitest";
+import { KNOWN_MODELS, type KnownModel, parametersOf, parseModelName, sourceFor } from "@readme-moe/model";
+import { repositoryNameProblem } from "../../packages/model/src/files/file-name.ts";
+import { fullName } from "../../packages/model/src/names/parse-name.ts";
+import { PRESETS } from "../../packages/model/src/names/preset.ts";
+import { resolveDownload } from "../../packages/model/src/hub/options.ts";
+import * as fc from "../support/fast-check.ts";
+
+const nothing = (): boolean => false;
+
+/** Counts of published checkpoints, from their model cards and the headers of their files. */
+const PUBLISHED: Readonly<Record<string, number>> = {
+  "smollm2:135m": 134_515_008,
+  "smollm2:360m": 361_821_120,
+  "smollm2:1.7b": 1_711_376_384,
+  "smollm3:3b": 3_075_098_624,
+  "qwen3:0.6b": 596_049_920,
+  "qwen3:1.7b": 1_720_574_976,
+  "qwen3:4b": 4_022_468_096,
+  "qwen2.5:0.5b": 494_032_768,
+  "qwen2.5:1.5b": 1_543_714_304,
+  "llama3.2:1b": 1_235_814_400,
+  "llama3.2:3b": 3_212_749_824,
+  "gemma3:270m": 268_098_176,
+  "gemma3:1b": 999_885_952,
+  "granite3.3:2b": 2_533_539_840,
+  "olmo2:1b": 1_484_916_736,
+  "phi4-mini:3.8b": 3_836_021_760,
+  "tinyllama:1.1b": 1_100_048_384,
+  "mistral:7b": 7_248_023_552,
+};
+
+describe("the table of short names", () => {
+  test("has one entry for each name, also when case and separators do not count", () => {
+    const names = KNOWN_MODELS.flatMap((model) => [
+      model.name,
+      ...model.sources.map((source) => fullName(model, source)),
+    ]).map((name) => name.toLowerCase().replaceAll(":", "-"));
+    expect(new Set(names).size).toBe(names.length);
+    expect(Object.keys(PUBLISHED).toSorted()).toEqual(KNOWN_MODELS.map(({ name }) => name).toSorted());
+  });
+
+  test.each(KNOWN_MODELS)("$name has the published number of parameters, within 0.02 %", (model) => {
+    expect(Math.abs(parametersOf(model) / (PUBLISHED[model.name] ?? 0) - 1)).toBeLessThan(2e-4);
+  });
+
+  test.each(KNOWN_MODELS)("$name has sources that the hub's rules allow, of sizes that fit their types", (model) => {
+    const { shape } = model;
+    // Some checkpoints store the head although it is the embedding table.
+    const spare = shape.isTied ? shape.vocabSize * shape.hiddenSize : 0;
+    const bits = { bf16: [16, 16], q8_0: [8.4, 8.8], q4_k_m: [4.4, 8] } as const;
+    for (const { repository, file, weights, bytes } of model.sources) {
+      expect(resolveDownload(repository, { file })).toMatchObject({ name: repository, revision: "main", file });
+      expect(file === undefined).toBe(weights === "bf16");
+      if (file !== undefined) {
+        expect(repositoryNameProblem(file)).toBeUndefined();
+        expect(file.toLowerCase()).toContain(weights);
+      }
+      const [least, most] = bits[weights];
+      expect(bytes).toBeGreaterThan((0.99 * parametersOf(model) * least) / 8);
+      // Metadata with the vocabulary takes up to 20 MB.
+      expect(bytes).toBeLessThan((1.01 * (parametersOf(model) + spare) * most) / 8 + 20e6);
+    }
+    const order = ["bf16", "q8_0", "q4_k_m"];
+    const ranks = model.sources.map(({ weights }) => order.indexOf(weights));
+    expect(ranks).toEqual(ranks.toSorted((a, b) => a - b));
+  });
+
+  test.each(KNOWN_MODELS)("$name needs no token, in any precision, unless its name says so", (model) => {
+    for (const precision of ["fp32", "int8", "int4"] as const) {
+      expect(sourceFor(model, precision).isGated).not.toBe(true);
+    }
+  });
+
+  test("has an entry for every preset", () => {
+    const names = KNOWN_MODELS.map(({ name }) => name.replace(":", "-"));
+    for (const { name } of PRESETS) expect(names).toContain(name);
+  });
+});
+
+test("a precision takes the smallest weights that lose nothing in it, and never those that need a token", () => {
+  const bytes = 1;
+  const bf16 = { weights: "bf16", repository: "a/full", bytes } as const;
+  const q8 = { weights: "q8_0", repository: "a/eight", file: "x.Q8_0.gguf", bytes } as const;
+  const q4 = { weights: "q4_k_m", repository: "a/four", file: "x.Q4_K_M.gguf", bytes } as const;
+  const of = (...sources: KnownModel["sources"]): KnownModel => ({ ...(KNOWN_MODELS[0] as KnownModel), sources });
+  const choices = (model: KnownModel): readonly string[] =>
+    (["fp32", "int8", "int4"] as const).map((precision) => sourceFor(model, precision).weights);
+  expect(choices(of(bf16, q8, q4))).toEqual(["bf16", "q8_0", "q4_k_m"]);
+  expect(choices(of(bf16, q8))).toEqual(["bf16", "q8_0", "q8_0"]);
+  expect(choices(of(bf16, q4))).toEqual(["bf16", "bf16", "q4_k_m"]);
+  expect(choices(of({ ...bf16, isGated: true }, q8, q4))).toEqual(["q8_0", "q8_0", "q4_k_m"]);
+  expect(choices(of({ ...bf16, isGated: true }))).toEqual(["bf16", "bf16", "bf16"]);
+  expect(sourceFor(of(bf16, q8, q4))).toBe(bf16);
+});
+
+describe("a name stands for", () => {
+  test.each([
+    ["qwen3:0.6b", "qwen3:0.6b", undefined],
+    ["Qwen3:0.6B", "qwen3:0.6b", undefined],
+    ["qwen3-0.6b", "qwen3:0.6b", undefined],
+    ["smollm2-135m", "smollm2:135m", undefined],
+    ["qwen3:0.6b-q8_0", "qwen3:0.6b", "q8_0"],
+    ["qwen3:4b-Q4_K_M", "qwen3:4b", "q4_k_m"],
+    ["llama3.2:1b-bf16", "llama3.2:1b", "bf16"],
+    ["mistral", "mistral:7b", undefined],
+    ["phi4-mini", "phi4-mini:3.8b", undefined],
+    ["phi4-mini:latest", "phi4-mini:3.8b", undefined],
+  ])("a known model: %s", (name, model, weights) => {
+    const parsed = parseModelName(name, nothing);
+    expect(parsed).toMatchObject({ kind: "known", model: { name: model } });
+    expect(parsed.kind === "known" && parsed.source?.weights).toBe(weights);
+  });
+
+  const hub = { kind: "hub", revision: undefined, file: undefined, quantization: undefined };
+  test.each([
+    ["org/name", { repository: "org/name" }],
+    ["org/name@v1.0", { repository: "org/name", revision: "v1.0" }],
+    ["org/name@refs/pr/1", { repository: "org/name", revision: "refs/pr/1" }],
+    ["org/name:file.Q4_0.gguf", { repository: "org/name", file: "file.Q4_0.gguf" }],
+    ["org/name@main:sub/file.gguf", { repository: "org/name", revision: "main", file: "sub/file.gguf" }],
+    ["org/name:Q8_0", { repository: "org/name", quantization: "Q8_0" }],
+    ["org/name:latest", { repository: "org/name" }],
+    ["hf.co/org/name:Q8_0", { repository: "org/name", quantization: "Q8_0" }],
+    ["hf:org/name", { repository: "org/name" }],
+    ["hf://org/name", { repository: "org/name" }],
+    ["https://huggingface.co/org/name", { repository: "org/name" }],
+    ["https://huggingface.co/org/name/tree/main", { repository: "org/name", revision: "main" }],
+    [
+      "https://huggingface.co/org/name/resolve/refs%2Fpr%2F1/a%20b.gguf?download=true",
+      { repository: "org/name", revision: "refs/pr/1", file: "a b.gguf" },
+    ],
+    ["huggingface.co/org/name/blob/main/q/x.gguf", { repository: "org/name", revision: "main", file: "q/x.gguf" }],
+  ])("a repository of the hub: %s", (name, expected) => {
+    expect(parseModelName(name, nothing)).toEqual({ ...hub, ...expected });
+  });
+
+  test.each(["./qwen3", "../a/b", "/abs/path", "~/model", "C:\\models\\x", "c:/x", "a/b/c", "model.gguf", "a\\b", "."])(
+    "a path, there or not: %s",
+    (name) => {
+      expect(parseModelName(name, nothing)).toEqual({ kind: "path", path: name });
+    },
+  );
+
+  test.each(["qwen3:0.6b", "org/name", "smollm2-135m", "nonsense"])("what exists under this name first: %s", (name) => {
+    expect(parseModelName(name, (path) => path === name)).toEqual({ kind: "path", path: name });
+  });
+
+  test.each([
+    ["qwen3:0.6", ["qwen3:0.6b"]],
+    ["qwen3:06b", ["qwen3:0.6b"]],
+    ["smolm2:135m", ["smollm2:135m"]],
+    ["qwen3", ["qwen3:0.6b", "qwen3:1.7b", "qwen3:4b"]],
+    ["qwen3:0.6b-q5_k_m", ["qwen3:0.6b-bf16", "qwen3:0.6b-q8_0"]],
+    ["something-else-entirely", []],
+    ["", []],
+  ])("nothing, with similar names first: %s", (name, near) => {
+    const parsed = parseModelName(name, nothing);
+    expect(parsed.kind).toBe("unknown");
+    const found = parsed.kind === "unknown" ? parsed.near : [];
+    expect(near.length === 0 ? found : found.slice(0, near.length)).toEqual(near);
+  });
+
+  test("something for any text, in time that its length bounds", () => {
+    fc.assert(
+      fc.property(fc.oneof(fc.string(), fc.stringMatching(/^[\w./:@~\\-]{0,200}$/)), (name) => {
+        const parsed = parseModelName(name, nothing);
+        expect(["path", "known", "hub", "unknown"]).toContain(parsed.kind);
+        if (parsed.kind === "path") expect(parsed.path).toBe(name);
+        if (parsed.kind === "hub") expect(name).toContain(parsed.repository);
+      }),
+    );
+  });
+});
