@@ -110,7 +110,7 @@ export interface TensorPlace {
 }
 
 /** Lists a layer's experts, whoever chooses them. */
-function expertsOf({ experts = [], mixture }: LayerDescription): readonly ExpertDescription[] {
+export function expertsOf({ experts = [], mixture }: LayerDescription): readonly ExpertDescription[] {
   return mixture?.experts ?? experts;
 }
 
