@@ -1,4 +1,4 @@
-// Every family against PyTorch's numbers: test/fixtures/families, made with transformers in float32.
+// Every family against PyTorch's numbers: test/fixtures/families and mixtures, made with transformers in float32.
 
 import { readFileSync } from "node:fs";
 import { cp, readFile, writeFile } from "node:fs/promises";
@@ -28,11 +28,12 @@ interface Golden {
 
 /**
  * Largest relative error of all logits together behind the longest prompt. Random weights forgive little: int8 measures
- * 0.02 to 0.07, int4 0.09 to 0.53, and logits that have nothing in common 1.4.
+ * 0.02 to 0.07, int4 0.09 to 0.53, and logits that have nothing in common 1.4. Rounding may also change which experts of
+ * a mixture a token gets.
  */
-const BOUNDS: Readonly<Record<string, number>> = { int8: 0.1, int4: 0.7 };
+const BOUNDS = { families: { int8: 0.1, int4: 0.7 }, mixtures: { int8: 0.7, int4: 1.1 } } as const;
 
-describe.each(fixtureNames("families"))("%s", (name) => {
+describe.each([...fixtureNames("families"), ...fixtureNames("mixtures")])("%s", (name) => {
   const { cases } = golden(name) as Golden;
 
   test("gives PyTorch's logits and greedy tokens", async () => {
@@ -46,13 +47,22 @@ describe.each(fixtureNames("families"))("%s", (name) => {
     }
   });
 
-  test.each(Object.entries(BOUNDS))("stays near float32 in %s", async (precision, bound) => {
-    const { input_ids: ids, last_logits: logits } = cases[3]!;
-    await using running = await runningModel(fixture(name), undefined, precision as Precision, await temporaryFolder());
-    const { fullLogits } = await promptLogits(running, ids);
-    const error = Math.hypot(...fullLogits.map((value, i) => value - logits[i]!)) / Math.hypot(...logits);
-    expect(error).toBeLessThan(bound);
-  });
+  // Rounding changes the experts of some tokens of a mixture; `mixtures.test.ts` has bounds for them.
+  test.runIf(name.startsWith("families")).each(Object.entries(BOUNDS))(
+    "stays near float32 in %s",
+    async (precision, bound) => {
+      const { input_ids: ids, last_logits: logits } = cases[3]!;
+      await using running = await runningModel(
+        fixture(name),
+        undefined,
+        precision as Precision,
+        await temporaryFolder(),
+      );
+      const { fullLogits } = await promptLogits(running, ids);
+      const error = Math.hypot(...fullLogits.map((value, i) => value - logits[i]!)) / Math.hypot(...logits);
+      expect(error).toBeLessThan(bound);
+    },
+  );
 
   test.each(["int8", "int4"] as const)("gives the same bits in %s alone and in a batch", async (precision) => {
     await using running = await runningModel(fixture(name), undefined, precision);

@@ -2,14 +2,15 @@
 
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { openModel, type Model, type ModelWeights, writeSafetensors } from "@readme-moe/model";
+import { openModel, type ModelWeights, writeSafetensors } from "@readme-moe/model";
 import { describe, expect, test } from "vitest";
 import { SafetensorsFile } from "../../packages/model/src/safetensors/read-safetensors.ts";
 import { plainLogits } from "../oracles/plain-decoder.ts";
 import * as fc from "../support/fast-check.ts";
 import { fixture, fixtureNames, golden } from "../support/fixtures.ts";
 import { writeModelGguf } from "../support/gguf/convert-model.ts";
-import { type ExpertNaming, type MixtureShape, TINY_MIXTURE, writeRandomMixture } from "../support/random-mixture.ts";
+import { mixtureFolder, withModel } from "../support/mixture-folder.ts";
+import { type ExpertNaming, type MixtureShape, TINY_MIXTURE } from "../support/random-mixture.ts";
 import { expectReadMeError } from "../support/rejection.ts";
 import { largestDifference } from "../support/running-model.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
@@ -35,22 +36,6 @@ async function numbersOf({ layers }: ModelWeights): Promise<readonly Float32Arra
     }
   }
   return numbers;
-}
-
-async function folderOf(shape: MixtureShape, files?: Parameters<typeof writeRandomMixture>[2]): Promise<string> {
-  const path = join(await temporaryFolder(), "model");
-  await writeRandomMixture(path, shape, files);
-  return path;
-}
-
-/** Opens a model, and closes it after `use`. */
-async function withModel<Result>(path: string, use: (model: Model) => Promise<Result>): Promise<Result> {
-  const model = await openModel(path);
-  try {
-    return await use(model);
-  } finally {
-    await model.close();
-  }
 }
 
 describe.each(fixtureNames("mixtures"))("%s", (name) => {
@@ -105,7 +90,7 @@ test("a model is the same in every naming, in one file and in shards", async () 
       };
       let first: readonly Float32Array[] | undefined;
       for (const naming of NAMINGS) {
-        await withModel(await folderOf(mixture, { naming, numShards }), async (model) => {
+        await withModel(await mixtureFolder(mixture, { naming, numShards }), async (model) => {
           expect(model.config.mixture).toMatchObject({
             numExperts: mixture.numExperts,
             expertsPerToken: mixture.expertsPerToken,
@@ -127,7 +112,7 @@ test("a model is the same in every naming, in one file and in shards", async () 
 test("the experts of a token, and whether their weights sum to 1, change the logits", async () => {
   const ids = [3, 17, 9, 60];
   const last = async (changes: Partial<MixtureShape>): Promise<Float64Array> =>
-    withModel(await folderOf({ ...TINY_MIXTURE, modelType: "olmoe", ...changes }), async (model) => {
+    withModel(await mixtureFolder({ ...TINY_MIXTURE, modelType: "olmoe", ...changes }), async (model) => {
       const logits = await plainLogits(model, ids, new Uint16Array(ids.length));
       return logits.at(-1) as Float64Array;
     });
@@ -145,7 +130,7 @@ type Tensors = Map<string, { readonly shape: readonly number[]; readonly bytes: 
 
 /** Writes a folder whose tensors `change` has changed. */
 async function changedFolder(naming: ExpertNaming, change: (tensors: Tensors) => void): Promise<string> {
-  const path = await folderOf(TINY_MIXTURE, { naming });
+  const path = await mixtureFolder(TINY_MIXTURE, { naming });
   const file = join(path, "model.safetensors");
   const store = await SafetensorsFile.open(file);
   const tensors: Tensors = new Map();
@@ -195,7 +180,7 @@ describe("a damaged mixture is refused with the name of", () => {
 });
 
 test("a Read-ME section over a mixture is refused", async () => {
-  const path = await folderOf(TINY_MIXTURE);
+  const path = await mixtureFolder(TINY_MIXTURE);
   const config = JSON.parse(await readFile(join(path, "config.json"), "utf8")) as object;
   const readme = { version: 1, num_experts: 1, expert_size: 4 };
   await writeFile(join(path, "config.json"), JSON.stringify({ ...config, readme }));

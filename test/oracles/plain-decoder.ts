@@ -2,7 +2,7 @@
 // the kernel and graphs compute is compared with it.
 
 import { ropeFrequencies, ropeScale, type MixtureRefs, type Model, type TensorRef } from "@readme-moe/model";
-import { plainChoices } from "./plain-mixture.ts";
+import { plainChoices } from "./plain-choices.ts";
 
 interface Linear {
   readonly weight: readonly Float64Array[]; // [out][in]

@@ -13,6 +13,7 @@ import {
   type TensorRef,
 } from "@readme-moe/model";
 import type { DecoderDescription, ExpertDescription, LayerDescription } from "./description.ts";
+import { withFewTokens } from "./calibrate/few-tokens.ts";
 import { packBlocks } from "./pack/pack-blocks.ts";
 import { layerFactors, type LayerFactors } from "./change-factors.ts";
 import type { InputFactors } from "./pack/input-factors.ts";
@@ -43,10 +44,11 @@ export function describeModel(
   calibration?: InputStatistics,
 ): DecoderDescription {
   const { config, weights } = model;
+  const statistics = config.mixture && calibration ? withFewTokens(calibration) : calibration;
   const packing: Packing = {
     product: (name, refs, factors) =>
-      precision === "int8" ? packInt8(refs, factors) : packProduct(name, refs, precision, calibration),
-    factorsOf: (layer) => layerFactors(weights, layer, precision, calibration),
+      precision === "int8" ? packInt8(refs, factors) : packProduct(name, refs, precision, statistics),
+    factorsOf: (layer) => layerFactors(weights, layer, precision, statistics),
   };
   const tableFormat = precision === "fp32" ? "float-table" : "half-table";
   // A tied table is packed once: an embedding read from rows of 8 bits costs 0.0001 nats.

@@ -3,6 +3,7 @@ export { openModel } from "./folder/open-model.ts";
 export { forContext } from "./folder/for-context.ts";
 export { verifyModel } from "./folder/verify-model.ts";
 export type { Model } from "./folder/model.ts";
+export { describeMixture, isPublished } from "./folder/model-kind.ts";
 export { baseFiles, modelLicense } from "./folder/base-files.ts";
 export type { ReadMeSection } from "./folder/read-me-folder.ts";
 export { readMeTensors, writeReadMeFolder, type ReadMeContent, type ReadMeTensors } from "./folder/write-read-me.ts";

@@ -190,7 +190,6 @@ const REFUSED_MIXTURES: Readonly<Record<string, string>> = {
   llama4: SHARED_EXPERTS,
   gpt_oss: "a mixture with clamped activations and attention sinks",
   "gpt-oss": "a mixture with clamped activations and attention sinks",
-  phimoe: "a mixture whose router rounds its choice",
 };
 
 /** Says what a model of an unsupported family is, behind its name in messages; empty when that is not known. */

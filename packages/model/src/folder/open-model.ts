@@ -20,6 +20,7 @@ import { textTensors } from "../weights/text-tensors.ts";
 import { locateMixture } from "../weights/mixture.ts";
 import { isOfficialConversion, locateOfficial } from "../weights/official.ts";
 import { CONFIG_FILE, INDEX_FILE, type Located, type Model, ROUTER_FILE, SINGLE_FILE } from "./model.ts";
+import { isPublished } from "./model-kind.ts";
 import { openReadMe } from "./read-me-folder.ts";
 
 const MAX_CONFIG_BYTES = 16 << 20;
@@ -111,7 +112,7 @@ async function openFolder(path: string): Promise<Model> {
   try {
     const fingerprint = await fingerprintOf(files);
     const lowRank = await openExpertSet(path, config);
-    if (lowRank !== undefined && located.kind !== "dense" && located.kind !== "mixture") {
+    if (lowRank !== undefined && !isPublished(located)) {
       await lowRank.close();
       throw unsupported(
         lowRank.path,
