@@ -55,6 +55,9 @@ export async function writeModelGguf(
 
 function tensorsOf({ config, weights }: Model, matrixType: OutputType): readonly GgufInput[] {
   const { architecture } = familyOf(config.modelType);
+  if (config.layers.some(({ hasRope }, layer) => hasRope === (architecture === "smollm3" && (layer + 1) % 4 === 0))) {
+    throw new TypeError("Expected layers without RoPE where llama.cpp has them, which files cannot name");
+  }
   const ropeType = ROPE_TYPES[architecture];
   if (ropeType === undefined) throw new TypeError(`Expected the RoPE type of \`${architecture}\` in ROPE_TYPES`);
   const fused = fusedRefs(config, tensorRefs(weights));
