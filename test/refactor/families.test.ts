@@ -3,9 +3,11 @@
 
 import { cp, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { KernelRunner, openExperts } from "@readme-moe/engine";
 import { evaluateSequences } from "@readme-moe/engine/evaluation";
 import { endOfTextId, openModel, verifyModel } from "@readme-moe/model";
-import { refactor, tune, type DomainText, type TuneOptions } from "@readme-moe/refactor";
+import { refactor, tune, tuneLowRank, type DomainText, type TuneOptions } from "@readme-moe/refactor";
+import { fixedRouter } from "@readme-moe/router";
 import { describe, expect, test } from "vitest";
 import { CHARACTER_OF_BYTE } from "../../packages/model/src/text/pre-tokenizer.ts";
 import { prepareDomain } from "../../packages/refactor/src/job/prepare-domain.ts";
@@ -13,6 +15,7 @@ import { fixture, fixtureNames } from "../support/fixtures.ts";
 import { LITTLE, pocketTexts } from "../support/pocket-texts.ts";
 import { largestDifference, promptLogits, runningModel } from "../support/running-model.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
+import { TINY_LOW_RANK } from "../support/tiny-tuning.ts";
 import { bpeModel, byteLevelDefinition } from "../support/tokenizer-definitions.ts";
 
 /** One step. */
@@ -105,5 +108,29 @@ describe.each(FAMILIES)("%s", (name) => {
     await verifyModel(model);
     await model.close();
     expect((await servedLosses(tuned)).every(Number.isFinite)).toBe(true);
+  });
+
+  test("is given low-rank experts, with the losses that they have when they are served", async () => {
+    const [path, cacheFolder] = [await withTokenizer(name), await temporaryFolder()];
+    const out = join(cacheFolder, "experts");
+    const model = await openModel(path);
+    const report = await tuneLowRank(model, texts, out, { ...TINY_LOW_RANK, tokens: 768, source: name, threads: 1 });
+    const runner = await KernelRunner.open(model, { threads: 1, precision: "fp32", cacheFolder });
+    const set = await openExperts(runner, model, { experts: out });
+    const { tokenizer } = await model.loadText();
+    const endOfText = endOfTextId(tokenizer, model.config.eosTokenIds);
+    const sizes = { calibrationTokens: 32, routerTokens: 0, evaluationSequences: 4, sequenceTokens: 32, seed: 1 };
+    for (const [kind, text] of texts.entries()) {
+      const { evaluation } = prepareDomain(text, tokenizer, { ...sizes, endOfText });
+      const tested = evaluation.filter((_, place) => place % 2 === 0);
+      const lossOf = async (expert: number): Promise<number> =>
+        (await evaluateSequences({ runner, router: fixedRouter(texts.length + 1, expert) }, tested)).loss;
+      // The kernel has factors in half precision, as the file does.
+      expect(await lossOf(0)).toBeCloseTo(report.dense.losses[text.name] ?? NaN, 3);
+      expect(await lossOf(kind + 1)).toBeCloseTo(report.label.losses[text.name] ?? NaN, 2);
+    }
+    expect(report.label.above_dense).toBeLessThan(-0.01);
+    await Promise.all([runner.dispose(), set.close()]);
+    await model.close();
   });
 });

@@ -12,7 +12,7 @@ import { type HeadRows, pairedRowOf } from "../../../packages/model/src/gguf/ggu
 import { ggmlNameOf } from "../../../packages/model/src/gguf/tensor-names.ts";
 import { type GgufInput, type OutputType, writeGguf } from "./write-gguf.ts";
 
-type Metadata = Parameters<typeof writeGguf>[2];
+export type Metadata = Parameters<typeof writeGguf>[2];
 type Value = Metadata extends ReadonlyMap<string, infer Inner> ? Inner : never;
 
 const Q8_BLOCK = 32;
