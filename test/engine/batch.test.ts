@@ -6,7 +6,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { batchItems, expertsOf, forwardBatch } from "../../packages/engine/src/batch.ts";
 import type { Sequence } from "../../packages/engine/src/sequence.ts";
 import { CoreBench } from "../support/core-bench.ts";
-import { runningTinyModel } from "../support/running-model.ts";
+import { runningTinyModel } from "../support/running-tiny-model.ts";
 
 let running: Awaited<ReturnType<typeof runningTinyModel>>;
 let tokenizer: Tokenizer;

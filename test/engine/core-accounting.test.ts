@@ -5,7 +5,7 @@ import type { Tokenizer } from "@readme-moe/model";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import type { StepRunner } from "../../packages/engine/src/step-runner.ts";
 import { CoreBench, type BenchModel, type Limits } from "../support/core-bench.ts";
-import { runningTinyModel } from "../support/running-model.ts";
+import { runningTinyModel } from "../support/running-tiny-model.ts";
 
 const STEP_MS = 10;
 const START_MS = 100;

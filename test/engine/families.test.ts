@@ -3,8 +3,7 @@
 import { readFileSync } from "node:fs";
 import { cp, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { ReadMeEngine, type StepLogits } from "@readme-moe/engine";
-import type { KvSlot } from "@readme-moe/kernel";
+import { ReadMeEngine } from "@readme-moe/engine";
 import { forContext, openModel, type Precision } from "@readme-moe/model";
 import { describe, expect, test } from "vitest";
 import { CHARACTER_OF_BYTE } from "../../packages/model/src/text/pre-tokenizer.ts";
@@ -12,7 +11,7 @@ import { complete } from "../support/complete.ts";
 import { writeModelGguf } from "../support/gguf/convert-model.ts";
 import { greedyTokens } from "../support/greedy.ts";
 import { fixture, fixtureNames, golden } from "../support/fixtures.ts";
-import { largestDifference, promptLogits, runningModel, type RunningModel } from "../support/running-model.ts";
+import { largestDifference, logitsTogether, promptLogits, runningModel } from "../support/running-model.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 import { bpeModel, byteLevelDefinition } from "../support/tokenizer-definitions.ts";
 
@@ -144,20 +143,3 @@ describe("LongRoPE", () => {
     await expect(ReadMeEngine.open(path, { ...shared, contextTokens: 513 })).rejects.toThrow(/`contextTokens`.*512/);
   });
 });
-
-/** Runs all prompts in one step and returns the logits behind each. */
-async function logitsTogether(
-  { runner, router }: RunningModel,
-  prompts: readonly (readonly number[])[],
-): Promise<readonly Float32Array[]> {
-  const kv = runner.openKv({ capacityTokens: 1024 });
-  const sequences = [];
-  for (const tokenIds of prompts) {
-    const [route] = await router.route([{ state: router.start(), tokenIds }]);
-    const slot = kv.admit(tokenIds.length) as KvSlot;
-    const logitsOf = [tokenIds.length - 1];
-    sequences.push({ slot, tokenIds, experts: route?.experts ?? [], logitsOf, wantsFullLogits: true });
-  }
-  const results: readonly StepLogits[] = await runner.forward(kv, sequences);
-  return results.map(({ fullLogits }) => fullLogits.slice());
-}

@@ -7,7 +7,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { routePassages } from "../../packages/engine/src/evaluation/score-passages.ts";
 import { CoreBench, randomJobs } from "../support/core-bench.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
-import { runningTinyModel } from "../support/running-model.ts";
+import { runningTinyModel } from "../support/running-tiny-model.ts";
 
 let running: Awaited<ReturnType<typeof runningTinyModel>>;
 let tokenizer: Tokenizer;

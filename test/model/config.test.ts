@@ -17,6 +17,9 @@ function parse(changes: Readonly<Record<string, unknown>>): ReturnType<typeof pa
   return parseConfig("model/config.json", { ...LLAMA, ...changes });
 }
 
+const PLAIN_FREQUENCIES = [0.7356422543525696, 0.1165914461016655, 0.018478497862815857, 0.0001359356683678925];
+const LONG_FREQUENCIES = [0.4904281795024872, 0.029895242303609848, 0.0029330947436392307, 1.070359576260671e-5];
+
 /** A layer that sees all positions. */
 const WHOLE = { slidingWindow: undefined, angleSet: 0, isMixture: false };
 
@@ -56,6 +59,16 @@ test("both spellings of RoPE mean the same, and the newer one takes precedence",
   expect(older.ropes).toMatchObject([{ type: "llama3", theta: 5e5, factor: 8 }]);
   expect(parse({ rope_scaling: { type: "linear", factor: 4 } }).ropes).toMatchObject([{ type: "linear", factor: 4 }]);
   expect(parse({ rope_scaling: null }).ropes).toEqual([{ type: "default", theta: 10000 }]);
+});
+
+test("frequencies are PyTorch's in every bit", () => {
+  // 1 / (theta ** (torch.arange(0, 60, 2).float() / 60)), and with ext_factors 1.1 + 0.4 * i
+  const plain = ropeFrequencies({ type: "default", theta: 10000 }, 60);
+  expect([1, 7, 13, 29].map((pair) => plain[pair])).toEqual(PLAIN_FREQUENCIES);
+  const longFactors = Array.from({ length: 30 }, (_, pair) => 1.1 + 0.4 * pair);
+  const rope = { type: "longrope", theta: 10000, shortFactors: [], longFactors, isLong: true } as const;
+  const stretched = ropeFrequencies({ ...rope, originalContextTokens: 64, attentionFactor: 1 }, 60);
+  expect([1, 7, 13, 29].map((pair) => stretched[pair])).toEqual(LONG_FREQUENCIES);
 });
 
 test("RoPE factors divide the frequencies", () => {
@@ -104,9 +117,9 @@ describe("LongRoPE", () => {
     const short = ropeForContext(rope, 256);
     const plain = ropeFrequencies({ type: "default", theta: 10000 }, 12);
     expect(ropeFrequencies(short, 12)).toEqual(plain);
-    expect(Array.from(ropeFrequencies(rope, 12))).toEqual(
-      Array.from(plain, (frequency, pair) => Math.fround(frequency / (pair + 1))),
-    );
+    for (const [pair, frequency] of ropeFrequencies(rope, 12).entries()) {
+      expect(frequency * (pair + 1)).toBeCloseTo(plain[pair] ?? NaN, 7);
+    }
     const { cos, sin } = ropeTables(short, 12, 3, 4);
     const lengths = Array.from(cos, (value, pair) => Math.hypot(value, sin[pair] ?? 0));
     for (const length of lengths) expect(length).toBeCloseTo(Math.sqrt(1.5), 6);

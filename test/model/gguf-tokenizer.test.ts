@@ -55,6 +55,7 @@ describe("a byte-level tokenizer of GGUF metadata", () => {
     ["smaug-bpe", { ...common, ...llama, ...triples }],
     ["qwen2", { ...common, ...llama, ...digits, "e\u0301": "Ã ©" }],
     ["tekken", { ...common, ...llama, ...digits, "oW(o": "o W (o", pqr: "pqr" }],
+    ["gpt-4o", { ...common, ...llama, ...triples, "oW(o": "o W (o" }],
     ["default", { ...common, ...words, ...triples, " ! 11": "Ġ ! Ġ 11" }],
   ])("cuts texts as the pre-tokenizer %s does", (pre, expected) => {
     const tokens = byteLevelTokens(merges, ["pqr"]);

@@ -1,15 +1,11 @@
 // A model with its runner and router, opened for one test or one file of tests.
 
-import { join } from "node:path";
 import type { PreGatingRouter } from "@readme-moe/core";
 import { KernelRunner, type StepLogits, type StepRunner } from "@readme-moe/engine";
 import type { KvSlot } from "@readme-moe/kernel";
-import { openModel, type Model, type Precision, type Tokenizer } from "@readme-moe/model";
+import { openModel, type Model, type Precision } from "@readme-moe/model";
 import { openRouter, type ExpertChoice } from "@readme-moe/router";
 import { kvFor } from "./greedy.ts";
-import { TINY_MIXTURE, writeRandomMixture } from "./random-mixture.ts";
-import { persistentFolder } from "./temporary-folder.ts";
-import { WITH_TOKENIZER, writeTinyReadMe } from "./tiny-read-me.ts";
 
 export interface RunningModel extends AsyncDisposable {
   readonly model: Model;
@@ -42,26 +38,6 @@ export async function runningModel(
   };
 }
 
-/** A tiny model of experts that reads text, in a folder of its own, for all tests of a file. */
-export async function runningTinyModel(): Promise<RunningModel & { readonly tokenizer: Tokenizer }> {
-  return runningReader((path) => writeTinyReadMe(path, { ...WITH_TOKENIZER }));
-}
-
-/** The same with a tiny mixture whose layers choose experts. */
-export async function runningTinyMixture(): Promise<RunningModel & { readonly tokenizer: Tokenizer }> {
-  const { vocabSize } = WITH_TOKENIZER;
-  return runningReader((path) => writeRandomMixture(path, { ...TINY_MIXTURE, vocabSize }, { hasTokenizer: true }));
-}
-
-async function runningReader(
-  write: (path: string) => Promise<void>,
-): Promise<RunningModel & { readonly tokenizer: Tokenizer }> {
-  const path = join(await persistentFolder(), "model");
-  await write(path);
-  const running = await runningModel(path);
-  return { ...running, tokenizer: (await running.model.loadText()).tokenizer };
-}
-
 /** Runs a whole prompt in one step and gives the full logits of `logitsOf` (default: the last position). */
 export async function promptLogits(
   { runner, router }: RunningModel,
@@ -75,6 +51,23 @@ export async function promptLogits(
   const [result] = await runner.forward(kv, [{ slot, tokenIds, experts, logitsOf, wantsFullLogits: true }]);
   const logits = result as StepLogits;
   return { ...logits, fullLogits: logits.fullLogits.slice() };
+}
+
+/** Runs all prompts in one step and returns the logits behind each. */
+export async function logitsTogether(
+  { runner, router }: RunningModel,
+  prompts: readonly (readonly number[])[],
+): Promise<readonly Float32Array[]> {
+  const kv = runner.openKv({ capacityTokens: 1024 });
+  const sequences = [];
+  for (const tokenIds of prompts) {
+    const [route] = await router.route([{ state: router.start(), tokenIds }]);
+    const slot = kv.admit(tokenIds.length) as KvSlot;
+    const logitsOf = [tokenIds.length - 1];
+    sequences.push({ slot, tokenIds, experts: route?.experts ?? [], logitsOf, wantsFullLogits: true });
+  }
+  const results: readonly StepLogits[] = await runner.forward(kv, sequences);
+  return results.map(({ fullLogits }) => fullLogits.slice());
 }
 
 /** The largest difference between two lists of equal length. */

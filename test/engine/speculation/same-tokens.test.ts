@@ -8,7 +8,7 @@ import type { Sequence } from "../../../packages/engine/src/sequence.ts";
 import type { Drafter } from "../../../packages/engine/src/speculation/drafter.ts";
 import { CoreBench, outcomesAlone, type Job, type Limits } from "../../support/core-bench.ts";
 import { randomInteger, seededRandom } from "../../support/random.ts";
-import { runningTinyMixture, runningTinyModel } from "../../support/running-model.ts";
+import { runningTinyMixture, runningTinyModel } from "../../support/running-tiny-model.ts";
 
 let running: Awaited<ReturnType<typeof runningTinyModel>>;
 let tokenizer: Tokenizer;

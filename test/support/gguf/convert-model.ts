@@ -18,7 +18,7 @@ import { GGUF_MIXTURE_KEYS } from "../../../packages/model/src/config/gguf-mixtu
 import { expertTensors, withoutExperts } from "./convert-mixture.ts";
 import { type GgufInput, type OutputType, writeGguf } from "./write-gguf.ts";
 
-type Metadata = Parameters<typeof writeGguf>[2];
+export type Metadata = Parameters<typeof writeGguf>[2];
 type Value = Metadata extends ReadonlyMap<string, infer Inner> ? Inner : never;
 
 const Q8_BLOCK = 32;
@@ -65,6 +65,13 @@ export async function writeModelGguf(
 
 function tensorsOf({ config, weights }: Model, matrixType: OutputType): readonly GgufInput[] {
   const { architecture } = familyOf(config.modelType);
+  if (
+    config.layers.some(
+      ({ angleSet }, layer) => (angleSet !== undefined) === (architecture === "smollm3" && (layer + 1) % 4 === 0),
+    )
+  ) {
+    throw new TypeError("Expected layers without RoPE where llama.cpp has them, which files cannot name");
+  }
   const ropeType = ROPE_TYPES[architecture];
   if (ropeType === undefined) throw new TypeError(`Expected the RoPE type of \`${architecture}\` in ROPE_TYPES`);
   const typeOf = (shape: readonly number[]): OutputType => {

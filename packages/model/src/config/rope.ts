@@ -62,18 +62,20 @@ export function ropeScale(rope: RopeConfig): number {
 
 /** Computes the radians per position of each pair, `[rotatedSize / 2]`. */
 export function ropeFrequencies(rope: RopeConfig, rotatedSize: number): Float32Array {
-  const frequencies = Float32Array.from({ length: rotatedSize / 2 }, (_, pair) =>
-    Math.fround(1 / Math.fround(rope.theta ** ((2 * pair) / rotatedSize))),
+  const waves = Float32Array.from(
+    { length: rotatedSize / 2 },
+    (_, pair) => rope.theta ** Math.fround((2 * pair) / rotatedSize),
   );
+  const frequencies = waves.map((wave) => 1 / wave);
   switch (rope.type) {
     case "default":
       return frequencies;
     case "linear":
       return frequencies.map((frequency) => frequency / rope.factor);
     case "factors":
-      return divided(frequencies, rope.factors);
+      return frequencies.map((frequency, pair) => frequency / (rope.factors[pair] ?? 1));
     case "longrope":
-      return divided(frequencies, rope.isLong ? rope.longFactors : rope.shortFactors);
+      return stretched(waves, rope.isLong ? rope.longFactors : rope.shortFactors);
     case "llama3":
       return frequencies.map((frequency) => stretchLlama3(frequency, rope));
     default:
@@ -81,8 +83,8 @@ export function ropeFrequencies(rope: RopeConfig, rotatedSize: number): Float32A
   }
 }
 
-function divided(frequencies: Float32Array, factors: readonly number[]): Float32Array {
-  return frequencies.map((frequency, pair) => frequency / (factors[pair] ?? 1));
+function stretched(waves: Float32Array, factors: readonly number[]): Float32Array {
+  return waves.map((wave, pair) => wave * Math.fround(factors[pair] ?? 1)).map((wave) => 1 / wave);
 }
 
 /** Stretches long waves by `factor`, keeps short ones, and mixes those between (Llama 3.1). */

@@ -175,13 +175,18 @@ const withDigits = (digits: string): string => {
 const LLAMA3_PATTERN = withDigits(String.raw`\p{N}{1,3}`);
 const QWEN2_PATTERN = withDigits(String.raw`\p{N}`);
 
-const TEKKEN_UPPER = String.raw`[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]`;
-const TEKKEN_LOWER = String.raw`[\p{Ll}\p{Lm}\p{Lo}\p{M}]`;
-const TEKKEN_PATTERN = [
-  String.raw`[^\r\n\p{L}\p{N}]?${TEKKEN_UPPER}*${TEKKEN_LOWER}+`,
-  String.raw`[^\r\n\p{L}\p{N}]?${TEKKEN_UPPER}+${TEKKEN_LOWER}*`,
-  String.raw`\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+`,
-].join("|");
+const CASE_UPPER = String.raw`[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]`;
+const CASE_LOWER = String.raw`[\p{Ll}\p{Lm}\p{Lo}\p{M}]`;
+
+/** Pattern of Tekken and of GPT-4o, which differ in what may end a word and in the number of digits in a piece. */
+const withCases = (ending: string, digits: string): string =>
+  [
+    String.raw`[^\r\n\p{L}\p{N}]?${CASE_UPPER}*${CASE_LOWER}+${ending}`,
+    String.raw`[^\r\n\p{L}\p{N}]?${CASE_UPPER}+${CASE_LOWER}*${ending}`,
+    String.raw`${digits}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+`,
+  ].join("|");
+const TEKKEN_PATTERN = withCases("", String.raw`\p{N}`);
+const GPT4O_PATTERN = withCases("(?i:'s|'t|'re|'ve|'m|'ll|'d)?", String.raw`\p{N}{1,3}`);
 
 const GPT2: GgufPreTokenizer = { patterns: [GPT2_PATTERN] };
 const SMOLLM: GgufPreTokenizer = { patterns: [String.raw`\p{N}`, GPT2_PATTERN] };
@@ -194,6 +199,7 @@ export const GGUF_PRE_TOKENIZERS: ReadonlyMap<string, GgufPreTokenizer> = new Ma
   ["default", { patterns: [String.raw`[\p{P}\$\+<=>\^~\|]+`, GPT2_PATTERN, String.raw`\p{N}+`, "[0-9][0-9][0-9]"] }],
   ["gpt-2", GPT2],
   ["phi-2", GPT2],
+  ["olmo", GPT2],
   ["smollm", SMOLLM],
   ["starcoder", SMOLLM],
   ["refact", SMOLLM],
@@ -204,6 +210,8 @@ export const GGUF_PRE_TOKENIZERS: ReadonlyMap<string, GgufPreTokenizer> = new Ma
   ["dbrx", { patterns: [LLAMA3_PATTERN] }],
   ["qwen2", QWEN2],
   ["deepseek-r1-qwen", QWEN2],
+  ["gpt-4o", { patterns: [GPT4O_PATTERN] }],
+  ["llama4", { patterns: [GPT4O_PATTERN] }],
   ["tekken", { patterns: [TEKKEN_PATTERN], ignoresMerges: true, addsBos: true }],
 ]);
 
