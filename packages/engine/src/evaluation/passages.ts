@@ -60,14 +60,14 @@ export function passagesOf(
   integerOption("stride", stride, 1, own - 1);
   const tokens = joinDocuments(model, tokenizer, documents, own + (most - 1) * stride);
   return slidingWindows(tokens, own, stride).map(({ tokenIds, firstTarget }) => ({
-    tokenIds: Int32Array.of(...openingIds, ...tokenIds),
+    tokenIds: Int32Array.from([...openingIds, ...tokenIds]),
     firstTarget: openingIds.length + firstTarget,
   }));
 }
 
 /**
- * Cuts documents into sequences of `sequenceLength` tokens, each with the BOS token if the model expects one. The rest is
- * left out, unless the text is shorter than one sequence.
+ * Cuts documents into sequences of `sequenceLength` tokens, each with the BOS token if the model expects one. The rest
+ * is left out, unless the text is shorter than one sequence.
  */
 export function tokenSequences(
   model: Pick<Model, "config">,
@@ -78,7 +78,7 @@ export function tokenSequences(
   const { length, most } = limits(model, options);
   const joined = joinDocuments(model, tokenizer, documents, length * most);
   const sequences = cutSequences(tokenizer, joined, length).slice(0, most);
-  return sequences.length > 0 ? sequences : [Int32Array.of(...tokenizer.openingIds, ...joined)];
+  return sequences.length > 0 ? sequences : [Int32Array.from([...tokenizer.openingIds, ...joined])];
 }
 
 /** Converts sequences to passages of which every token but the first is predicted. */
