@@ -9,12 +9,12 @@ import { hubIdOf } from "./hub-id.ts";
 import { loraFolders } from "./low-rank/find-adapters.ts";
 import type { LoraArgument } from "./low-rank/lora-option.ts";
 import type { EngineFlags, RuntimeFlags } from "./options.ts";
-import { presetNamed, presetPath } from "./presets/preset.ts";
+import { PRESET_NAMES, presetNamed, presetPath } from "./presets/preset.ts";
 import { openTraceFile, type TraceFile } from "./simulation/trace-file.ts";
 import { showDownload, showLoading } from "./terminal.ts";
 
 /** Description of `<model>` in help texts. */
-export const MODEL_ARGUMENT = "model folder, GGUF file, hub id (organisation/name), or smollm2-135m";
+export const MODEL_ARGUMENT: string = `model folder, GGUF file, hub id (organisation/name), or ${PRESET_NAMES.join(" or ")}`;
 
 /**
  * Resolves `<model>`: the path of a folder or file, else a preset, else a model of the hub, which is downloaded into

@@ -1,6 +1,12 @@
 import { ReadMeError } from "@readme-moe/core";
 import { downloadModel } from "@readme-moe/model";
-import { showDownload } from "../terminal.ts";
+import type { showDownload } from "../terminal.ts";
+
+export interface DownloadObserver {
+  readonly signal?: AbortSignal | undefined;
+  /** Called with each progress, and without when there is none to come. */
+  readonly onProgress: typeof showDownload;
+}
 
 /** Longer than the hub takes to answer over any connection that could carry the weights. */
 const FIRST_ANSWER_MS = 10_000;
@@ -9,7 +15,7 @@ const FIRST_ANSWER_MS = 10_000;
  * Downloads a model of the hub. If the hub does not answer the first request, it is not asked again, since there is
  * another source.
  */
-export async function downloadPromptly(id: string, signal?: AbortSignal): Promise<string> {
+export async function downloadPromptly(id: string, { signal, onProgress }: DownloadObserver): Promise<string> {
   const silence = new AbortController();
   let hasAnswered = false;
   const promptly: typeof fetch = async (input, init) => {
@@ -32,9 +38,9 @@ export async function downloadPromptly(id: string, signal?: AbortSignal): Promis
   };
   const signals = [silence.signal, ...(signal ? [signal] : [])];
   try {
-    return await downloadModel(id, { signal: AbortSignal.any(signals), fetch: promptly, onProgress: showDownload });
+    return await downloadModel(id, { signal: AbortSignal.any(signals), fetch: promptly, onProgress });
   } finally {
-    showDownload();
+    onProgress();
   }
 }
 

