@@ -79,6 +79,7 @@ export { ChatTemplate, type ChatOptions } from "./text/chat-template.ts";
 export { StreamingDecoder } from "./text/decoding.ts";
 export { applyChatTemplate, encodeChat, type ControlTokensInMessages } from "./text/encode-chat.ts";
 export type { ModelText } from "./text/load-text.ts";
+export { cutSequences } from "./text/sequences.ts";
 export { endOfTextId, Tokenizer, type EncodeOptions } from "./text/tokenizer.ts";
 
 // Tensors in safetensors and GGUF files.

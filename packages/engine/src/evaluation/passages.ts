@@ -1,7 +1,7 @@
 // Texts as passages: tokens of which some are predicted, each from all those before it.
 
 import { integerOption } from "@readme-moe/core";
-import { endOfTextId, type Model, type Tokenizer } from "@readme-moe/model";
+import { cutSequences, endOfTextId, type Model, type Tokenizer } from "@readme-moe/model";
 
 /** Tokens, of which those from `firstTarget` on are predicted, each from all those before it. */
 export interface Passage {
@@ -41,7 +41,8 @@ export interface PassageOptions {
 
 /**
  * Converts documents to passages. Each document is tokenized without special tokens and ended by the end-of-text
- * token; all are joined and cut into sequences, or with `stride` into windows.
+ * token; all are joined and cut into sequences, or with `stride` into windows. Each begins with the BOS token if the
+ * model expects one.
  *
  * @throws {RangeError} if the documents have fewer than two tokens
  */
@@ -54,13 +55,19 @@ export function passagesOf(
   const { stride } = options;
   if (stride === undefined) return wholeSequences(tokenSequences(model, tokenizer, documents, options));
   const { length, most } = limits(model, options);
-  integerOption("stride", stride, 1, length - 1);
-  const tokens = joinDocuments(model, tokenizer, documents, length + (most - 1) * stride);
-  return slidingWindows(tokens, length, stride);
+  const { openingIds } = tokenizer;
+  const own = length - openingIds.length;
+  integerOption("stride", stride, 1, own - 1);
+  const tokens = joinDocuments(model, tokenizer, documents, own + (most - 1) * stride);
+  return slidingWindows(tokens, own, stride).map(({ tokenIds, firstTarget }) => ({
+    tokenIds: Int32Array.from([...openingIds, ...tokenIds]),
+    firstTarget: openingIds.length + firstTarget,
+  }));
 }
 
 /**
- * Cuts documents into sequences of `sequenceLength` tokens. The rest is left out, unless the text is shorter than one.
+ * Cuts documents into sequences of `sequenceLength` tokens, each with the BOS token if the model expects one. The rest
+ * is left out, unless the text is shorter than one sequence.
  */
 export function tokenSequences(
   model: Pick<Model, "config">,
@@ -70,9 +77,8 @@ export function tokenSequences(
 ): readonly Int32Array[] {
   const { length, most } = limits(model, options);
   const joined = joinDocuments(model, tokenizer, documents, length * most);
-  const count = Math.floor(joined.length / length);
-  if (count === 0) return [joined];
-  return Array.from({ length: count }, (_, index) => joined.slice(index * length, (index + 1) * length));
+  const sequences = cutSequences(tokenizer, joined, length).slice(0, most);
+  return sequences.length > 0 ? sequences : [Int32Array.from([...tokenizer.openingIds, ...joined])];
 }
 
 /** Converts sequences to passages of which every token but the first is predicted. */

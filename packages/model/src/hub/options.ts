@@ -33,6 +33,8 @@ export interface DownloadPlan {
   readonly folder: string;
   /** Free space there; `undefined` where the system does not tell. */
   readonly freeBytes: number | undefined;
+  /** Terms of use that the user should see, in one sentence. @default a licence without conditions, or one of the hub */
+  readonly terms?: string | undefined;
 }
 
 /** A file of a download. */

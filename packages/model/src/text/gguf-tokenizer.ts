@@ -65,18 +65,19 @@ function byteLevelBpe(vocabulary: GgufVocabulary, roles: Roles): JsonObject {
 
 /** Follows the tokenizer.json of Llama 2: spaces are `▁`, one precedes the text, unknown characters are bytes. */
 function sentencePieceBpe(vocabulary: GgufVocabulary, roles: Roles): JsonObject {
-  const { path, tokens, types, ids } = vocabulary;
+  const { path, tokens, types } = vocabulary;
   const scores = vocabulary.numbers("tokenizer.ggml.scores");
   if (scores === undefined) throw corrupt(path, "metadata `tokenizer.ggml.scores` is missing");
   const longest = tokens.find((token) => token.length > MAX_SCORED_TOKEN_LENGTH);
   if (longest !== undefined) {
     throw corrupt(path, `metadata \`tokenizer.ggml.tokens\`: a token has ${longest.length} characters`);
   }
+  const spelled = withEscapedSpaces(vocabulary);
   const addsSpace = vocabulary.boolean("tokenizer.ggml.add_space_prefix", true);
   const escape = { type: "Replace", pattern: { String: " " }, content: "▁" };
   const unescape = { type: "Replace", pattern: { String: "▁" }, content: " " };
   return {
-    added_tokens: addedTokens(vocabulary),
+    added_tokens: addedTokens(spelled),
     normalizer: { type: "Sequence", normalizers: [...(addsSpace ? [{ type: "Prepend", prepend: "▁" }] : []), escape] },
     pre_tokenizer: null,
     post_processor: templateProcessing(vocabulary, roles, true),
@@ -91,8 +92,8 @@ function sentencePieceBpe(vocabulary: GgufVocabulary, roles: Roles): JsonObject 
     },
     model: {
       type: "BPE",
-      vocab: Object.fromEntries(ids),
-      merges: mergesByScore(vocabulary, scores),
+      vocab: Object.fromEntries(spelled.ids),
+      merges: mergesByScore(spelled, scores),
       unk_token: roles["unk_token"] ?? tokens.find((_, id) => types[id] === TOKEN_TYPE.unknown) ?? null,
       fuse_unk: true,
       byte_fallback: true,
@@ -100,22 +101,41 @@ function sentencePieceBpe(vocabulary: GgufVocabulary, roles: Roles): JsonObject 
   };
 }
 
+type SpelledTokens = Pick<GgufVocabulary, "tokens" | "types" | "ids">;
+
+/**
+ * Spells user-defined tokens as SentencePiece does, with `▁` for a space: llama.cpp's converter writes spaces, since it
+ * looks for these tokens in a text whose spaces are not replaced yet.
+ */
+function withEscapedSpaces({ tokens, types, ids }: GgufVocabulary): SpelledTokens {
+  const known = new Set(ids.keys());
+  const spelled = tokens.map((token, id) => {
+    const escaped = types[id] === TOKEN_TYPE.userDefined ? token.replaceAll(" ", "▁") : token;
+    if (known.has(escaped)) return token;
+    known.add(escaped);
+    return escaped;
+  });
+  return { tokens: spelled, types, ids: new Map(spelled.map((token, id) => [token, id])) };
+}
+
 /**
  * Derives merges for SentencePiece's BPE, which stores scores instead: it joins the neighbours that make the token of
  * the highest score. The order is that of transformers (`generate_merges` of convert_slow_tokenizer.py): highest score
- * first, and of equal scores the longer left piece.
+ * first, and of equal scores the longer left piece. User-defined tokens come before all others, as in SentencePiece,
+ * whatever scores the file gives them.
  *
  * @param scores - by id, `[numTokens]`
  */
-function mergesByScore({ tokens, types, ids }: GgufVocabulary, scores: ArrayLike<number>): [string, string][] {
+function mergesByScore({ tokens, types, ids }: SpelledTokens, scores: ArrayLike<number>): [string, string][] {
   const mergeable = new Set<number | undefined>([TOKEN_TYPE.normal, TOKEN_TYPE.userDefined, TOKEN_TYPE.unused]);
   const merges: { readonly left: string; readonly right: string; readonly score: number }[] = [];
   for (const [id, token] of tokens.entries()) {
     if (!mergeable.has(types[id])) continue;
+    const score = types[id] === TOKEN_TYPE.userDefined ? Number.MAX_VALUE : (scores[id] ?? 0);
     for (let at = 1; at < token.length; at++) {
       const left = token.slice(0, at);
       const right = token.slice(at);
-      if (ids.has(left) && ids.has(right)) merges.push({ left, right, score: scores[id] ?? 0 });
+      if (ids.has(left) && ids.has(right)) merges.push({ left, right, score });
     }
   }
   merges.sort((a, b) => b.score - a.score || b.left.length - a.left.length || b.right.length - a.right.length);
@@ -123,7 +143,7 @@ function mergesByScore({ tokens, types, ids }: GgufVocabulary, scores: ArrayLike
 }
 
 /** Lists control tokens, which steer the model, and user-defined ones, which are text that is never merged. */
-function addedTokens({ tokens, types }: GgufVocabulary): JsonObject[] {
+function addedTokens({ tokens, types }: SpelledTokens): JsonObject[] {
   const added: JsonObject[] = [];
   for (const [id, content] of tokens.entries()) {
     const type = types[id];

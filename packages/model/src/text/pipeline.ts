@@ -7,7 +7,7 @@ import { corrupt, unsupported } from "../files/errors.ts";
 import { expectObject, isJsonObject, isList, type JsonObject } from "../files/text-file.ts";
 import { normalizeInChunks } from "./normalizer.ts";
 import { replaceInChunks } from "./pausing.ts";
-import { CHARACTER_OF_BYTE, type PreTokenizerStep, toByteAlphabet } from "./pre-tokenizer.ts";
+import { CHARACTER_OF_BYTE, type PreTokenizerStep, type SplitStep, toByteAlphabet } from "./pre-tokenizer.ts";
 import type { Vocabulary } from "./vocabulary.ts";
 
 /** One step of a normalizer. */
@@ -76,13 +76,22 @@ function replaceStep(path: string, step: JsonObject): NormalizerStep {
 export function readPreTokenizer(path: string, tokenizer: JsonObject, vocabulary: Vocabulary): PreTokenizerStep[] {
   const given = flatten(path, tokenizer["pre_tokenizer"], "pretokenizers");
   const model = expectObject(path, "`model`", tokenizer["model"]);
-  const steps = given.flatMap((step) => preTokenizerSteps(path, step));
+  const matching = given.filter((step) => !isWithoutMatches(path, step, tokenizer["normalizer"]));
+  const steps = matching.flatMap((step) => preTokenizerSteps(path, step));
   if (given.some((step) => step["type"] === "ByteLevel") && typeof model["unk_token"] !== "string") {
     steps.push(...dropMissingBytes(vocabulary));
   }
-  const isOneWord = given.every((step) => step["type"] === "Metaspace" && step["split"] === false);
+  const isOneWord = matching.every((step) => step["type"] === "Metaspace" && step["split"] === false);
   if (isOneWord && model["ignore_merges"] !== true) steps.push(...splitAtWords(vocabulary));
   return steps;
+}
+
+/** Checks that a split is at a text that the normalizer's last step replaces: Gemma's is at spaces, which are `▁`. */
+function isWithoutMatches(path: string, step: JsonObject, normalizer: unknown): boolean {
+  const last = flatten(path, normalizer, "normalizers").at(-1);
+  if (step["type"] !== "Split" || last?.["type"] !== "Replace") return false;
+  const [cut, replaced, content] = [literalPattern(path, step), literalPattern(path, last), last["content"]];
+  return cut === " " && replaced === cut && typeof content === "string" && !content.includes(cut);
 }
 
 function preTokenizerSteps(path: string, step: JsonObject): PreTokenizerStep[] {
@@ -128,11 +137,14 @@ function splitStep(path: string, step: JsonObject): PreTokenizerStep {
   // Isolated pieces are the same with and without `invert`.
   if (step["behavior"] === "Isolated") return splitAt(step);
   if (step["behavior"] === "Removed" && step["invert"] === true) return { ...splitAt(step), dropsRest: true };
+  if (step["behavior"] === "MergedWithPrevious" && step["invert"] !== true) {
+    return { ...splitAt(step), endsPieces: true };
+  }
   throw refused(path, "pre-tokenizer", step);
 }
 
-function splitAt(step: JsonObject): PreTokenizerStep & { type: "split" } {
-  return { type: "split", pattern: regexOf(step), dropsRest: false };
+function splitAt(step: JsonObject): SplitStep {
+  return { type: "split", pattern: regexOf(step), dropsRest: false, endsPieces: false };
 }
 
 /**
@@ -148,12 +160,21 @@ function dropMissingBytes({ ids }: Vocabulary): PreTokenizerStep[] {
 }
 
 /**
- * Cuts a text without pre-tokenizer at its words, since one long word merges slowly. The cuts change nothing where no
- * merge spans the end of a word and the `▁` of the next: the pieces merge independently.
+ * Cuts a text without pre-tokenizer at its words, since one long word merges slowly. The cuts change nothing: there is
+ * none between a character and a `▁` that some merge joins, and elsewhere the pieces merge independently.
  */
 function splitAtWords({ merges }: Vocabulary): PreTokenizerStep[] {
-  if (merges.some(([left, right]) => /[^▁]▁/u.test(left + right))) return [];
-  return [splitAt(isolate("▁+[^▁]*|[^▁]+"))];
+  const joined = new Set<string>();
+  for (const [left, right] of merges) {
+    const text = left + right;
+    if (text.lastIndexOf("▁") <= 0) continue;
+    for (const [, character = ""] of text.matchAll(/([^▁])(?=▁)/gu)) joined.add(character);
+  }
+  if (joined.size === 0) return [splitAt(isolate("▁+[^▁]*|[^▁]+"))];
+  const escaped = Array.from(joined, (character) => `\\u{${character.codePointAt(0)?.toString(16)}}`).join("");
+  const rest = `(?:[^▁]|(?<=[${escaped}])▁+)`;
+  const pattern = new RegExp(`▁+${rest}*|${rest}+`, "gu");
+  return [{ type: "split", pattern, dropsRest: false, endsPieces: false }];
 }
 
 // A text that no vocabulary has as a token.

@@ -2,10 +2,19 @@
 
 import { CHUNK_LENGTH, mapChunks } from "./pausing.ts";
 
+/** Cuts at each match. */
+export interface SplitStep {
+  readonly type: "split";
+  readonly pattern: RegExp;
+  /** Whether the text between the matches is dropped. */
+  readonly dropsRest: boolean;
+  /** Whether a match ends the piece before it; a match behind another one is a piece of its own. */
+  readonly endsPieces: boolean;
+}
+
 /** One step of a pre-tokenizer, applied to each piece that the step before it made. */
 export type PreTokenizerStep =
-  /** Cuts at each match; with `dropsRest`, the text between the matches is dropped. */
-  | { readonly type: "split"; readonly pattern: RegExp; readonly dropsRest: boolean }
+  | SplitStep
   /** Rewrites a text character by character. */
   | { readonly type: "map"; readonly map: (text: string) => string; readonly shrinks: boolean }
   /** Puts `prefix` before a piece that does not begin with it. */
@@ -60,7 +69,7 @@ export function* wordsOf(
     return;
   }
   if (step.type === "split") {
-    for (const piece of piecesOf(step.pattern, step.dropsRest, text)) {
+    for (const piece of step.endsPieces ? endedPiecesOf(step.pattern, text) : piecesOf(step, text)) {
       if (rest.length === 0) yield piece;
       else yield* wordsOf(rest, piece, isFirst);
     }
@@ -83,7 +92,7 @@ export function* wordsOf(
 }
 
 /** Finds pieces one at a time, since a long text has many. */
-function* piecesOf(pattern: RegExp, dropsRest: boolean, text: string): Generator<string, void> {
+function* piecesOf({ pattern, dropsRest }: SplitStep, text: string): Generator<string, void> {
   let end = 0;
   for (let from = 0; from <= text.length;) {
     // Another text may use the same pattern between two pieces.
@@ -97,6 +106,22 @@ function* piecesOf(pattern: RegExp, dropsRest: boolean, text: string): Generator
     from = piece === "" ? end + ((text.codePointAt(end) ?? 0) > 0xffff ? 2 : 1) : end;
   }
   if (end < text.length && !dropsRest) yield text.slice(end);
+}
+
+/** Finds pieces that matches end. */
+function* endedPiecesOf(pattern: RegExp, text: string): Generator<string, void> {
+  let start = 0;
+  for (let from = 0; from <= text.length;) {
+    pattern.lastIndex = from;
+    const match = pattern.exec(text);
+    if (match === null) break;
+    const { 0: matched, index } = match;
+    const end = index + matched.length;
+    if (end > start) yield text.slice(start, end);
+    start = end;
+    from = matched === "" ? end + ((text.codePointAt(end) ?? 0) > 0xffff ? 2 : 1) : end;
+  }
+  if (start < text.length) yield text.slice(start);
 }
 
 function* pausing<Result>(work: Generator<void, Result>): Generator<undefined, Result> {

@@ -135,6 +135,11 @@ export class Tokenizer {
     return Math.ceil(keptBytes(text, lostCharacters, enough * maxTokenBytes) / maxTokenBytes);
   }
 
+  /** Tokens that encoding puts before a text unless `addSpecialTokens` is false, such as a BOS token. */
+  get openingIds(): readonly number[] {
+    return this.#frames.withSpecial[0] ?? [];
+  }
+
   /** Decodes ids; ids without a token stand for nothing. */
   decode(ids: Iterable<number>, options: DecodeOptions = {}): string {
     const { skipSpecialTokens = false } = options;
@@ -186,11 +191,14 @@ export class Tokenizer {
   }
 }
 
-/** Returns the token that models see between documents in training; chat models end a turn with another one. */
+/**
+ * Returns the token that models see between documents in training; chat models end a turn with another one. Gemma has
+ * `</s>` as a tag of HTML, which is no special token.
+ */
 export function endOfTextId(tokenizer: Tokenizer, eosTokenIds: readonly number[]): number {
   for (const text of ["<|endoftext|>", "<|end_of_text|>", "</s>"]) {
     const id = tokenizer.tokenId(text);
-    if (id !== undefined) return id;
+    if (id !== undefined && tokenizer.isSpecial(id)) return id;
   }
   return eosTokenIds[0] ?? 0;
 }

@@ -1,6 +1,6 @@
 // Splits a domain's documents into held-out text, calibration text and further text for the router.
 
-import type { Tokenizer } from "@readme-moe/model";
+import { cutSequences, type Tokenizer } from "@readme-moe/model";
 import { shuffled } from "../random.ts";
 
 /** Every twelfth document is held out, beginning with index 11. */
@@ -49,7 +49,7 @@ export function prepareDomain(
   const [kept, heldOut] = splitDocuments(documents);
   // Pieces are shuffled: even a few sequences come from as many documents as possible.
   const draw = (texts: readonly string[], tokens: number): readonly Int32Array[] =>
-    cutSequences(tokenizer, shuffled(texts.flatMap(pieces), seed), tokens, options);
+    sequencesOf(tokenizer, shuffled(texts.flatMap(pieces), seed), tokens, options);
   const drawn = draw(kept, calibrationTokens + routerTokens);
   const evaluation = draw(heldOut, evaluationSequences * sequenceTokens);
   const expectation = `at least ${sequenceTokens} tokens to calibrate with and as many held out (every twelfth document)`;
@@ -86,7 +86,7 @@ function pieces(document: string): readonly string[] {
 }
 
 /** Joins texts, each followed by `endOfText`, and cuts them into sequences. An incomplete last sequence is dropped. */
-function cutSequences(
+function sequencesOf(
   tokenizer: Tokenizer,
   texts: readonly string[],
   maxTokens: number,
@@ -98,6 +98,5 @@ function cutSequences(
     for (const id of tokenizer.encode(text, { addSpecialTokens: false })) joined.push(id);
     joined.push(endOfText);
   }
-  const count = Math.floor(Math.min(maxTokens, joined.length) / length);
-  return Array.from({ length: count }, (_, i) => Int32Array.from(joined.slice(i * length, (i + 1) * length)));
+  return cutSequences(tokenizer, joined, length).slice(0, Math.floor(maxTokens / length));
 }
