@@ -80,14 +80,17 @@ describe("the table of short names", () => {
   });
 });
 
+const of = (...sources: KnownModel["sources"]): KnownModel => ({ ...(KNOWN_MODELS[0] as KnownModel), sources });
+
+function choices(model: KnownModel): readonly string[] {
+  return (["fp32", "int8", "int4"] as const).map((precision) => sourceFor(model, precision).weights);
+}
+
 test("a precision takes the smallest weights that lose nothing in it, and never those that need a token", () => {
   const bytes = 1;
   const bf16 = { weights: "bf16", repository: "a/full", bytes } as const;
   const q8 = { weights: "q8_0", repository: "a/eight", file: "x.Q8_0.gguf", bytes } as const;
   const q4 = { weights: "q4_k_m", repository: "a/four", file: "x.Q4_K_M.gguf", bytes } as const;
-  const of = (...sources: KnownModel["sources"]): KnownModel => ({ ...(KNOWN_MODELS[0] as KnownModel), sources });
-  const choices = (model: KnownModel): readonly string[] =>
-    (["fp32", "int8", "int4"] as const).map((precision) => sourceFor(model, precision).weights);
   expect(choices(of(bf16, q8, q4))).toEqual(["bf16", "q8_0", "q4_k_m"]);
   expect(choices(of(bf16, q8))).toEqual(["bf16", "q8_0", "q8_0"]);
   expect(choices(of(bf16, q4))).toEqual(["bf16", "bf16", "q4_k_m"]);

@@ -7,7 +7,7 @@ import { beforeEach, describe, expect, test, vi } from "vitest";
 import { type DownloadPlan, downloadModel, resolveModel } from "@readme-moe/model";
 import { refuseFullDisk } from "../../packages/model/src/files/disk-space.ts";
 import { adviceOn } from "../../packages/model/src/names/advice.ts";
-import { body, cutAfter, HubServer, instead } from "../support/hub-server.ts";
+import { body, cutAfter, type Fault, HubServer, instead } from "../support/hub-server.ts";
 import {
   filesBelow,
   incompleteIn,
@@ -182,9 +182,10 @@ describe("a failure says what to do:", () => {
   });
 });
 
+const tree = (entries: readonly object[]): Fault => body(JSON.stringify(entries));
+const lfs = (oid: string, size: number): object => ({ oid, size, pointerSize: 130 });
+
 describe("a hostile repository", () => {
-  const tree = (entries: readonly object[]) => body(JSON.stringify(entries));
-  const lfs = (oid: string, size: number) => ({ oid, size, pointerSize: 130 });
   const oid = "0".repeat(64);
 
   test.each([
@@ -220,13 +221,17 @@ describe("a hostile repository", () => {
   });
 });
 
-describe("the plan of a download", () => {
-  const plansOf = async (server: Awaited<ReturnType<typeof setUp>>): Promise<readonly DownloadPlan[]> => {
-    const plans: DownloadPlan[] = [];
-    await downloadModel(NAME, { ...server.options, onPlan: (plan) => void plans.push(plan) });
-    return plans;
-  };
+const plansOf = async (server: Awaited<ReturnType<typeof setUp>>): Promise<readonly DownloadPlan[]> => {
+  const plans: DownloadPlan[] = [];
+  await downloadModel(NAME, { ...server.options, onPlan: (plan) => void plans.push(plan) });
+  return plans;
+};
 
+const refuse = (): void => {
+  throw new Error("too much");
+};
+
+describe("the plan of a download", () => {
   test("has every file with what is missing of it, and the free space", async () => {
     const setup = await setUp();
     const [plan, ...others] = await plansOf(setup);
@@ -254,10 +259,7 @@ describe("the plan of a download", () => {
 
   test("ends the download when its receiver throws, and nothing large was requested", async () => {
     const { server, options } = await setUp();
-    const onPlan = (): void => {
-      throw new Error("too much");
-    };
-    await expect(downloadModel(NAME, { ...options, onPlan })).rejects.toThrow("too much");
+    await expect(downloadModel(NAME, { ...options, onPlan: refuse })).rejects.toThrow("too much");
     expect(server.fileRequests).not.toContain(WEIGHTS);
   });
 
