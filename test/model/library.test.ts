@@ -162,6 +162,18 @@ describe("the list", () => {
     expect(namesOf((await list()).models)).toEqual([`org/lora@${"a".repeat(12)}`]);
   });
 
+  test("has files of packages, whole or in parts, which are removed with their folder", async () => {
+    const folder = join(cacheFolder, "models", "smollm2-135m");
+    await mkdir(folder, { recursive: true });
+    await writeFile(join(folder, "SmolLM2-135M-Instruct.Q4_1.gguf.part0"), FOUR);
+    const [model] = (await list()).models;
+    expect(model).toMatchObject({ name: "smollm2:135m", place: "package", isComplete: false, bytes: FOUR.byteLength });
+    await pack(model?.path ?? "", "packed");
+    expect(selectModels((await list()).models, "smollm2-135m", () => false).models).toHaveLength(1);
+    expect(await remove("smollm2:135m")).toBeGreaterThan(FOUR.byteLength + 1000);
+    expect(await filesBelow(cacheFolder)).toEqual([]);
+  });
+
   test("does not follow damaged files: they are listed without a family", async () => {
     await serve(NAME, { "a.gguf": EIGHT });
     await resolveModel(NAME, { cacheFolder });

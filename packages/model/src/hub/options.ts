@@ -33,6 +33,8 @@ export interface DownloadPlan {
   readonly folder: string;
   /** Free space there; `undefined` where the system does not tell. */
   readonly freeBytes: number | undefined;
+  /** Terms of use, as one sentence, of weights that come without the hub's own page of terms. */
+  readonly terms?: string | undefined;
 }
 
 /** A file of a download. */

@@ -157,6 +157,14 @@ export const KNOWN_MODELS: readonly KnownModel[] = [
     ],
   },
   {
+    name: "gemma3:270m-base",
+    title: "gemma-3-270m",
+    modelType: "gemma3_text",
+    license: "Gemma Terms of Use",
+    shape: shape([640, 18, 2048], [4, 1, 256], 262_144),
+    sources: [gated("google/gemma-3-270m", 536_223_000)],
+  },
+  {
     name: "gemma3:1b",
     title: "gemma-3-1b-it",
     modelType: "gemma3_text",

