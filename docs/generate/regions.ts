@@ -6,9 +6,10 @@ import { eventSections } from "./events.ts";
 import { limitsTable } from "./limits.ts";
 import { metricTable } from "./metrics.ts";
 import { fieldTable, optionTable } from "./option-tables.ts";
+import { shortNameTable } from "./short-names.ts";
 
 export interface Region {
-  /** A file name in `docs/reference`. */
+  /** Path of a page, from `docs/reference`. */
   readonly page: string;
   readonly name: string;
   readonly make: () => Promise<string> | string;
@@ -21,6 +22,7 @@ const PARAMS = `${CORE}/sampling/sampling-params.ts`;
 const API = "packages/express/src/read-me.ts";
 
 export const REGIONS: readonly Region[] = [
+  { page: "../how-to/models.md", name: "short names", make: shortNameTable },
   {
     page: "engine.md",
     name: "engine options",

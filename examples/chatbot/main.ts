@@ -7,7 +7,8 @@ import { serveChatbot, stopSignal } from "./server/serve-chatbot.ts";
 
 const HELP = `Usage: npm run chatbot -- [options]
 
-  --model <path>       folder or GGUF file; may be given several times (default: the pocket model, refactored and dense)
+  --model <model>      folder, GGUF file or name, such as qwen3:0.6b; may be given several times
+                       (default: the pocket model, refactored and dense)
   --precision <name>   fp32, int8 or int4; may be given several times (default: int8)
   --memory-mb <number> memory for each model's experts in int8 (default: a third of their size)
   --batch <number>     most sequences in one step, chosen by a scheduler (default: 4)

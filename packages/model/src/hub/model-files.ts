@@ -104,7 +104,8 @@ async function shards(source: FileSource): Promise<readonly string[]> {
 
 function withoutSafetensors({ names, title }: FileSource): ModelFiles {
   const ggufs = [...names].filter((name) => name.toLowerCase().endsWith(".gguf"));
-  if (ggufs.length === 1) return { required: ggufs, optional: [] };
+  // A cache may have this file alone of a repository with safetensors, unless it knows that there are none.
+  if (ggufs.length === 1) return { required: ggufs, optional: [BACKBONE_FILE, SINGLE_FILE, INDEX_FILE] };
   if (ggufs.length > 1) {
     const message = `${title}: has several GGUF files; choose one as \`file\`: ${listed(ggufs, 20)}`;
     throw new ReadMeError("ERR_MODEL_INVALID", message);

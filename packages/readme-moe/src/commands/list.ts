@@ -60,7 +60,7 @@ const CACHED_COLUMNS: readonly Column<CachedModel>[] = [
 ];
 
 function stateOf({ isComplete, place, users }: CachedModel): string {
-  const state = isComplete ? "" : place === "hub" ? "interrupted" : "gone";
+  const state = isComplete ? "" : place === "local" ? "gone" : "interrupted";
   return [state, users.length > 0 ? "in use" : ""].filter(Boolean).join(", ");
 }
 

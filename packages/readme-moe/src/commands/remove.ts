@@ -56,7 +56,9 @@ async function runRemove(names: readonly string[], flags: RemoveFlags, signal: A
   if (models.length === 0 && entries.length === 0) {
     return console.log(json ? JSON.stringify({ removed: [], bytes: 0 }) : "nothing to remove");
   }
-  if (!yes && !(await isConfirmed(models, entries, signal))) return console.error("nothing was removed");
+  // A model that is in use will be refused; a question before that would be in vain.
+  const isFree = models.every(({ users }) => users.length === 0);
+  if (isFree && !yes && !(await isConfirmed(models, entries, signal))) return console.error("nothing was removed");
   const removal: Removal =
     models.length === 0 ? { bytes: 0, packed: [] } : await removeModels(models, listed, { cacheFolder });
   const bytes = removal.bytes + (await removeUnclaimed(entries, { cacheFolder }));

@@ -18,7 +18,7 @@ export function shownDownload(onPlan: (plan: DownloadPlan) => void = () => undef
   return {
     onPlan: (plan) => {
       meter.plan(plan);
-      if (plan.terms !== undefined) console.error(plan.terms);
+      if (plan.terms !== undefined) console.error(`note: ${plan.terms}`);
       onPlan(plan);
     },
     onProgress: (progress) => {
