@@ -114,6 +114,19 @@ const FAMILIES: Readonly<Record<string, Family>> = {
     // Gemma 2 has the first two, EmbeddingGemma the last one.
     unsupported: ["attn_logit_softcapping", "final_logit_softcapping", "use_bidirectional_attention"],
   },
+  phi3: {
+    className: "Phi3ForCausalLM",
+    architecture: "phi3",
+    norms: NORMS_BEFORE,
+    fused: { qkv: "self_attn.qkv_proj", gateUp: "mlp.gate_up_proj" },
+    hasQkvBias: false,
+    hasOutputBias: false,
+    defaults: { rms_norm_eps: 1e-5, max_position_embeddings: 4096, original_max_position_embeddings: 4096 },
+    slidingWindow: plainWindow,
+    hasPartialRotary: true,
+    // Names of the first checkpoints, which transformers reads as longrope.
+    ropeTypeNames: { su: "longrope", yarn: "longrope" },
+  },
   mixtral: {
     className: "MixtralForCausalLM",
     architecture: "llama",
@@ -158,19 +171,6 @@ const FAMILIES: Readonly<Record<string, Family>> = {
     defaults: { num_local_experts: 8, num_experts_per_tok: 2 },
     mixture: { expertSize: "intermediate_size", normalizesWeights: true, ggufNormalizesWeights: true },
     unsupported: ["shared_intermediate_size"],
-  },
-  phi3: {
-    className: "Phi3ForCausalLM",
-    architecture: "phi3",
-    norms: NORMS_BEFORE,
-    fused: { qkv: "self_attn.qkv_proj", gateUp: "mlp.gate_up_proj" },
-    hasQkvBias: false,
-    hasOutputBias: false,
-    defaults: { rms_norm_eps: 1e-5, max_position_embeddings: 4096, original_max_position_embeddings: 4096 },
-    slidingWindow: plainWindow,
-    hasPartialRotary: true,
-    // Names of the first checkpoints, which transformers reads as longrope.
-    ropeTypeNames: { su: "longrope", yarn: "longrope" },
   },
 };
 
