@@ -4,6 +4,7 @@
 import { join } from "node:path";
 import type { GenerateRequest } from "@readme-moe/core";
 import { KernelRunner, openExperts, ReadMeEngine, type OpenOptions } from "@readme-moe/engine";
+import { describeModel } from "@readme-moe/kernel";
 import { openLowRankExpert, openModel, type Precision } from "@readme-moe/model";
 import { beforeAll, describe, expect, test } from "vitest";
 import { mergedModel } from "../oracles/merged-model.ts";
@@ -11,7 +12,8 @@ import { plainLogits } from "../oracles/plain-decoder.ts";
 import { complete, type Completed } from "../support/complete.ts";
 import * as fc from "../support/fast-check.ts";
 import { kvFor } from "../support/greedy.ts";
-import { mixtureFolder } from "../support/mixture-folder.ts";
+import { writeModelGguf } from "../support/gguf/convert-model.ts";
+import { mixtureFolder, withModel } from "../support/mixture-folder.ts";
 import { type MixtureShape, TINY_MIXTURE, writeRandomMixture } from "../support/random-mixture.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 import { largestDifference, promptLogits, runningModel } from "../support/running-model.ts";
@@ -55,6 +57,28 @@ test("random shapes have the logits of plain loops at every position", async () 
     }),
     { numRuns: 12 },
   );
+});
+
+test("a GGUF file in 8 bits runs its own blocks", async () => {
+  const shape = { hiddenSize: 64, expertSize: 64, numExperts: 7, expertsPerToken: 3 } as const;
+  const path = join(await temporaryFolder(), "model.gguf");
+  const folder = await mixtureFolder({ ...shape, modelType: "granitemoe" });
+  await withModel(folder, (model) => writeModelGguf(model, path, "Q8_0"));
+  const ids = Array.from({ length: 24 }, (_, index) => (index * 11 + 3) % TINY_MIXTURE.vocabSize);
+  for (const [precision, bound] of [
+    ["fp32", 1e-4],
+    // Inputs of products are rounded, and weights are not.
+    ["int4", 0.02],
+  ] as const) {
+    await using running = await runningModel(path, undefined, precision, await temporaryFolder());
+    const { layers } = describeModel(running.model, precision);
+    const formats = layers.flatMap(({ mixture }) => mixture?.experts.map(({ down }) => down.format));
+    expect(new Set(formats)).toEqual(new Set([precision === "fp32" ? "float" : "int8-blocks"]));
+    const { fullLogits } = await promptLogits(running, ids);
+    const expected = (await plainLogits(running.model, ids, new Uint16Array(ids.length))).at(-1)!;
+    const size = Math.sqrt(expected.reduce((sum, logit) => sum + logit * logit, 0) / expected.length);
+    expect(largestDifference(fullLogits, expected)).toBeLessThan(3 * bound * size);
+  }
 });
 
 /** Runs sequences in random chunks, several in each step. @returns all their logits */
