@@ -7,6 +7,7 @@ import { engineSuite } from "./engine/engine-suite.ts";
 import { ownTexts } from "./engine/own-texts.ts";
 import { enginePeers, peerVersions } from "./engine/peers.ts";
 import { expressSuite } from "./express/express-suite.ts";
+import { fidelitySuite } from "./fidelity/suite.ts";
 import { growthSuite } from "./growth/growth-suite.ts";
 import { benchCommand, BenchFailure } from "./kit/bench-command.ts";
 import { limitsSuite } from "./limits/suite.ts";
@@ -28,6 +29,7 @@ await benchCommand({
     paperSuite,
     qualitySuite,
     limitsSuite,
+    fidelitySuite,
   ],
   defaults: { model: "models/pocket-experts", dense: "models/pocket", prepare: () => pocketExperts() },
   peers: peerVersions(),

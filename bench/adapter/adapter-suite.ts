@@ -60,7 +60,7 @@ async function pipelinesOf({ settings, say }: SuiteContext): Promise<ReadonlyMap
   const pipelines = new Map<string, PipelineSpec>();
   const model = await openModel(dense);
   if (model.kind === "dense") {
-    const { onnx } = await preparePeerFiles(model, resolveCacheFolder(cacheFolder), say);
+    const { onnx } = await preparePeerFiles(model, resolveCacheFolder(cacheFolder), { say, needsExport: true });
     pipelines.set(HOST, { path: onnx, isOurs: false, dtype });
   } else {
     say("transformers.js runs no mixtures; name the dense model with --dense to have it run that");

@@ -26,8 +26,15 @@ export const LIBRARIES = {
 export async function readyPeers(context: SuiteContext): Promise<PeerFiles | undefined> {
   return withDense(context, async (model) => {
     await installPeers(PEERS, context.say);
-    return preparePeerFiles(model, resolveCacheFolder(context.settings.cacheFolder), context.say);
+    const cacheFolder = resolveCacheFolder(context.settings.cacheFolder);
+    return preparePeerFiles(model, cacheFolder, { say: context.say, needsExport: true });
   });
+}
+
+/** Installs the peers that run in Node. @returns the module of node-llama-cpp */
+export async function installedLlamaCpp(say: (what: string) => void): Promise<string> {
+  await installPeers(PEERS, say);
+  return LIBRARIES.llamaCpp;
 }
 
 /** Runs `work` with the dense model: peers do not run mixtures. */
@@ -51,7 +58,8 @@ export async function enginePeers(context: SuiteContext): Promise<readonly Conte
   if (engines.length === 0) return [];
   const specs = await withDense(context, async (model) => {
     const cacheFolder = resolveCacheFolder(context.settings.cacheFolder);
-    const files = await preparePeerFiles(model, cacheFolder, context.say);
+    const needsExport = engines.some((name) => name !== "node-llama-cpp");
+    const files = await preparePeerFiles(model, cacheFolder, { say: context.say, needsExport });
     const inNode = engines.some((name) => NODE_PEERS.includes(name)) ? await nodePeers(context, files) : [];
     const environment = join(cacheFolder, "bench", "openvino");
     const places = { requirements: OPENVINO_PACKAGES, environment, models: files.folder, exported: files.onnx };

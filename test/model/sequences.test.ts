@@ -29,16 +29,17 @@ describe("sequences of a text", () => {
   });
 });
 
+function build(isSpecial: boolean, post: object | null): Tokenizer {
+  const model = bpeModel(byteLevelTokens([], ["<s>", "</s>"]), []);
+  const added_tokens = [
+    { id: 256, content: "<s>", special: true },
+    { id: 257, content: "</s>", special: isSpecial },
+  ];
+  const tokenizer = byteLevelDefinition([], { model, added_tokens, post_processor: post });
+  return new Tokenizer({ path: "test", tokenizer });
+}
+
 describe("a tokenizer", () => {
-  const build = (isSpecial: boolean, post: object | null): Tokenizer => {
-    const model = bpeModel(byteLevelTokens([], ["<s>", "</s>"]), []);
-    const added_tokens = [
-      { id: 256, content: "<s>", special: true },
-      { id: 257, content: "</s>", special: isSpecial },
-    ];
-    const tokenizer = byteLevelDefinition([], { model, added_tokens, post_processor: post });
-    return new Tokenizer({ path: "test", tokenizer });
-  };
   const text = { Sequence: { id: "A", type_id: 0 } };
   const single = [{ SpecialToken: { id: "<s>", type_id: 0 } }, text];
 

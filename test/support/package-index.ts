@@ -24,7 +24,6 @@ export async function startPackagesIndex(
   wheels: Readonly<Record<string, Uint8Array | AnswerWheel>>,
 ): Promise<PackageIndex> {
   const requests: string[] = [];
-  const fileOf = (name: string): string => `${name.replaceAll("-", "_")}-1.0-py3-none-any.whl`;
   const server = createServer((request, response) => {
     const { url = "", headers } = request;
     requests.push([url, headers.authorization].filter(Boolean).join(" "));
@@ -45,4 +44,8 @@ export async function startPackagesIndex(
     server.close();
   });
   return { url: `http://127.0.0.1:${(server.address() as AddressInfo).port}/simple`, requests };
+}
+
+function fileOf(name: string): string {
+  return `${name.replaceAll("-", "_")}-1.0-py3-none-any.whl`;
 }
