@@ -1,6 +1,5 @@
 import { ReadMeError } from "@readme-moe/core";
-import { exportedConfig, type ModelConfig, ropeFrequencies, ropeTables } from "@readme-moe/model";
-import { ropeForContext } from "../../packages/model/src/config/long-rope.ts";
+import { exportedConfig, type ModelConfig } from "@readme-moe/model";
 import { parseConfig } from "../../packages/model/src/config/parse-config.ts";
 import { describe, expect, test } from "vitest";
 
@@ -16,9 +15,6 @@ const LLAMA = {
 function parse(changes: Readonly<Record<string, unknown>>): ReturnType<typeof parseConfig> {
   return parseConfig("model/config.json", { ...LLAMA, ...changes });
 }
-
-const PLAIN_FREQUENCIES = [0.7356422543525696, 0.1165914461016655, 0.018478497862815857, 0.0001359356683678925];
-const LONG_FREQUENCIES = [0.4904281795024872, 0.029895242303609848, 0.0029330947436392307, 1.070359576260671e-5];
 
 /** A layer that sees all positions. */
 const WHOLE = { slidingWindow: undefined, angleSet: 0, isMixture: false };
@@ -48,106 +44,6 @@ test("absent fields have the defaults of transformers", () => {
     hasTiedEmbeddings: false,
     layers: [WHOLE, WHOLE, WHOLE],
     eosTokenIds: [],
-  });
-});
-
-test("both spellings of RoPE mean the same, and the newer one takes precedence", () => {
-  const scaling = { factor: 8, low_freq_factor: 1, high_freq_factor: 4, original_max_position_embeddings: 64 };
-  const older = parse({ rope_theta: 5e5, rope_scaling: { rope_type: "llama3", ...scaling } });
-  const newer = parse({ rope_parameters: { rope_type: "llama3", rope_theta: 5e5, ...scaling }, rope_theta: 1 });
-  expect(older.ropes).toEqual(newer.ropes);
-  expect(older.ropes).toMatchObject([{ type: "llama3", theta: 5e5, factor: 8 }]);
-  expect(parse({ rope_scaling: { type: "linear", factor: 4 } }).ropes).toMatchObject([{ type: "linear", factor: 4 }]);
-  expect(parse({ rope_scaling: null }).ropes).toEqual([{ type: "default", theta: 10000 }]);
-});
-
-test("frequencies are PyTorch's in every bit", () => {
-  // 1 / (theta ** (torch.arange(0, 60, 2).float() / 60)), and with ext_factors 1.1 + 0.4 * i
-  const plain = ropeFrequencies({ type: "default", theta: 10000 }, 60);
-  expect([1, 7, 13, 29].map((pair) => plain[pair])).toEqual(PLAIN_FREQUENCIES);
-  const longFactors = Array.from({ length: 30 }, (_, pair) => 1.1 + 0.4 * pair);
-  const rope = { type: "longrope", theta: 10000, shortFactors: [], longFactors, isLong: true } as const;
-  const stretched = ropeFrequencies({ ...rope, originalContextTokens: 64, attentionFactor: 1 }, 60);
-  expect([1, 7, 13, 29].map((pair) => stretched[pair])).toEqual(LONG_FREQUENCIES);
-});
-
-test("RoPE factors divide the frequencies", () => {
-  const plain = ropeFrequencies({ type: "default", theta: 10000 }, 8);
-  const divided = ropeFrequencies({ type: "factors", theta: 10000, factors: [1, 2, 4, 8] }, 8);
-  expect(Array.from(divided)).toEqual(Array.from(plain, (frequency, pair) => Math.fround(frequency / 2 ** pair)));
-});
-
-describe("LongRoPE", () => {
-  const factors = { short_factor: [1, 1, 1, 1, 1, 1], long_factor: [1, 2, 3, 4, 5, 6] };
-  const phi3 = {
-    model_type: "phi3",
-    max_position_embeddings: 4096,
-    original_max_position_embeddings: 256,
-    rope_scaling: { type: "longrope", partial_rotary_factor: 0.75, ...factors },
-  };
-
-  test("has the attention factor of transformers, and long factors in contexts beyond the original one", () => {
-    const { ropes, rotatedSize } = parse(phi3);
-    const [rope] = ropes;
-    expect(rotatedSize).toBe(12);
-    // _compute_longrope_parameters: sqrt(1 + log(4096 / 256) / log(256))
-    expect(rope).toMatchObject({ type: "longrope", originalContextTokens: 256, attentionFactor: Math.sqrt(1.5) });
-    expect(rope).toMatchObject({ shortFactors: factors.short_factor, longFactors: factors.long_factor, isLong: true });
-    expect(parse({ ...phi3, max_position_embeddings: 256 }).ropes[0]).toMatchObject({
-      attentionFactor: 1,
-      isLong: false,
-    });
-    const named = { ...phi3, rope_scaling: { ...phi3.rope_scaling, attention_factor: 1.25 } };
-    expect(parse(named).ropes[0]).toMatchObject({ attentionFactor: 1.25 });
-    const stretched = { ...phi3, rope_scaling: { ...phi3.rope_scaling, factor: 256 } };
-    expect(parse(stretched).ropes[0]).toMatchObject({ attentionFactor: Math.sqrt(2) });
-  });
-
-  test("has older names in Phi-3's configs alone", () => {
-    for (const type of ["su", "yarn"]) {
-      const rope_scaling = { ...phi3.rope_scaling, type };
-      expect(parse({ ...phi3, rope_scaling }).ropes).toEqual(parse(phi3).ropes);
-    }
-    expect(errorOf({ rope_scaling: { type: "su", ...factors } }).message).toMatch(/`rope_scaling.type` .*su/);
-  });
-
-  test("is chosen once, for the context that a model is used with", () => {
-    const [rope = expect.fail()] = parse(phi3).ropes;
-    expect(ropeForContext(rope, 257)).toEqual(rope);
-    const short = ropeForContext(rope, 256);
-    const plain = ropeFrequencies({ type: "default", theta: 10000 }, 12);
-    expect(ropeFrequencies(short, 12)).toEqual(plain);
-    for (const [pair, frequency] of ropeFrequencies(rope, 12).entries()) {
-      expect(frequency * (pair + 1)).toBeCloseTo(plain[pair] ?? NaN, 7);
-    }
-    const { cos, sin } = ropeTables(short, 12, 3, 4);
-    const lengths = Array.from(cos, (value, pair) => Math.hypot(value, sin[pair] ?? 0));
-    for (const length of lengths) expect(length).toBeCloseTo(Math.sqrt(1.5), 6);
-  });
-
-  test("survives an export", () => {
-    for (const attention of [{}, { attention_factor: 1.25 }]) {
-      const config = parse({ ...phi3, rope_scaling: { ...phi3.rope_scaling, ...attention } });
-      const exported = exportedConfig(config, undefined, { dtypes: ["fp32"], withDataFile: [] });
-      expect(parseConfig("model/config.json", exported)).toEqual(config);
-    }
-  });
-});
-
-describe("partial rotary embeddings", () => {
-  test("are named with RoPE's parameters or beside them, and round down", () => {
-    const phi3 = { model_type: "phi3", head_dim: 24 };
-    expect(parse(phi3).rotatedSize).toBe(24);
-    expect(parse({ ...phi3, partial_rotary_factor: 0.75 }).rotatedSize).toBe(18);
-    const rope_parameters = { rope_type: "default", partial_rotary_factor: 0.35 };
-    expect(parse({ ...phi3, rope_parameters, partial_rotary_factor: 0.75 }).rotatedSize).toBe(8);
-    expect(parse({}).rotatedSize).toBe(16);
-  });
-
-  test("survive an export", () => {
-    const config = parse({ model_type: "phi3", partial_rotary_factor: 0.75 });
-    const exported = exportedConfig(config, undefined, { dtypes: ["fp32"], withDataFile: [] });
-    expect(parseConfig("model/config.json", exported)).toEqual(config);
   });
 });
 

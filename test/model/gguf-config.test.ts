@@ -141,37 +141,40 @@ test("OLMo 2's window is refused unless it is 0", async () => {
   expect(layers.map(({ slidingWindow }) => slidingWindow)).toEqual(layers.map(() => undefined));
 });
 
-const key = (name: string): string => `gemma3.${name}`;
+const gemmaKey = (name: string): string => `gemma3.${name}`;
 const windowsOf = ({ layers }: ModelConfig) => layers.map(({ slidingWindow }) => slidingWindow);
 
 describe("Gemma 3", () => {
-  const window = u32Entry(key("attention.sliding_window"), 16);
+  const window = u32Entry(gemmaKey("attention.sliding_window"), 16);
 
   test("has llama.cpp's interval of six and its angles, unless the file names others", async () => {
     const config = await configOf("gemma3", window);
     expect(windowsOf(config)).toEqual([16, 16, 16, 16, 16]);
     expect(config.ropes).toEqual([{ type: "default", theta: 10_000 }]);
-    const entries = [u32Entry(key("attention.sliding_window_pattern"), 2), floatEntry(key("rope.freq_base_swa"), 5000)];
-    const other = await configOf("gemma3", window, ...entries, floatEntry(key("rope.freq_base"), 20_000));
+    const entries = [
+      u32Entry(gemmaKey("attention.sliding_window_pattern"), 2),
+      floatEntry(gemmaKey("rope.freq_base_swa"), 5000),
+    ];
+    const other = await configOf("gemma3", window, ...entries, floatEntry(gemmaKey("rope.freq_base"), 20_000));
     expect(windowsOf(other)).toEqual([16, undefined, 16, undefined, 16]);
     expect(other.ropes.map(({ theta }) => theta)).toEqual([5000, 20_000]);
   });
 
   test("may list its layers", async () => {
     const flags = [1, 0, 1, 1, 0];
-    const list = entry(key("attention.sliding_window_pattern"), 9, array(7, flags.length, u8(...flags)));
+    const list = entry(gemmaKey("attention.sliding_window_pattern"), 9, array(7, flags.length, u8(...flags)));
     const config = await configOf("gemma3", window, list);
     expect(windowsOf(config)).toEqual(flags.map((flag) => (flag ? 16 : undefined)));
   });
 
   test("has no window when the file names none, and is refused with soft-capping", async () => {
     expect(windowsOf(await configOf("gemma3")).every((size) => size === undefined)).toBe(true);
-    const capped = configOf("gemma3", window, floatEntry(key("final_logit_softcapping"), 30));
+    const capped = configOf("gemma3", window, floatEntry(gemmaKey("final_logit_softcapping"), 30));
     await expectReadMeError(capped, "ERR_MODEL_UNSUPPORTED", "`final_logit_softcapping`");
   });
 
   test("scales attention by the head size, but the model of 62 layers by the rows of a head", async () => {
-    const headSize = u32Entry(key("attention.key_length"), 16);
+    const headSize = u32Entry(gemmaKey("attention.key_length"), 16);
     expect((await configOf("gemma3", window, headSize)).attentionScale).toBe(1 / 4);
     const large = await configWith({ numLayers: 62 }, "gemma3", window, headSize);
     expect(large.attentionScale).toBeCloseTo(HEAD_SIZE ** -0.5, 12);

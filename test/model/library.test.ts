@@ -6,7 +6,6 @@ import { beforeEach, describe, expect, test, vi } from "vitest";
 import {
   type CachedModel,
   cachedData,
-  downloadModel,
   holdModel,
   listModels,
   openModel,
@@ -323,19 +322,5 @@ describe("a removal", () => {
       }),
       { numRuns: 12 },
     );
-  });
-});
-
-describe("a selection", () => {
-  test("suggests a similar name of what is here", async () => {
-    await serve(NAME, llama);
-    await downloadModel(NAME);
-    const { models } = await list();
-    expect(selectModels(models, "tiny-org/llama-tide", () => false)).toEqual({ models: [], near: NAME });
-    expect(selectModels(models, "something", () => false)).toEqual({ models: [], near: undefined });
-    expect(selectModels(models, NAME.toUpperCase(), () => false).models).toHaveLength(1);
-    expect(selectModels(models, `${NAME}@${models[0]?.commit?.slice(0, 8)}`, () => false).models).toHaveLength(1);
-    expect(selectModels(models, `${NAME}@other`, () => false).models).toEqual([]);
-    expect(selectModels(models, models[0]?.path ?? "", () => true).models).toHaveLength(1);
   });
 });
