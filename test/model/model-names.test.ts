@@ -33,6 +33,10 @@ const PUBLISHED: Readonly<Record<string, number>> = {
   "mistral:7b": 7_248_023_552,
 };
 
+function isPreset({ name }: KnownModel): boolean {
+  return PRESETS.some((preset) => preset.name === name.replace(":", "-"));
+}
+
 describe("the table of short names", () => {
   test("has one entry for each name, also when case and separators do not count", () => {
     const names = KNOWN_MODELS.flatMap((model) => [
@@ -68,8 +72,6 @@ describe("the table of short names", () => {
     const ranks = model.sources.map(({ weights }) => order.indexOf(weights));
     expect(ranks).toEqual(ranks.toSorted((a, b) => a - b));
   });
-
-  const isPreset = ({ name }: KnownModel): boolean => PRESETS.some((preset) => preset.name === name.replace(":", "-"));
 
   test.each(KNOWN_MODELS)("$name needs no token, in any precision, unless its name says so", (model) => {
     // A preset comes from another place when the hub refuses.

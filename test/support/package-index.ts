@@ -19,12 +19,15 @@ export function startPackageIndex(wheel: Uint8Array | AnswerWheel): Promise<Pack
   return startPackagesIndex({ "llm-tiny": wheel });
 }
 
+function fileOf(name: string): string {
+  return `${name.replaceAll("-", "_")}-1.0-py3-none-any.whl`;
+}
+
 /** Serves packages of version 1.0 until the test is finished. */
 export async function startPackagesIndex(
   wheels: Readonly<Record<string, Uint8Array | AnswerWheel>>,
 ): Promise<PackageIndex> {
   const requests: string[] = [];
-  const fileOf = (name: string): string => `${name.replaceAll("-", "_")}-1.0-py3-none-any.whl`;
   const server = createServer((request, response) => {
     const { url = "", headers } = request;
     requests.push([url, headers.authorization].filter(Boolean).join(" "));
