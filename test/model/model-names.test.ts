@@ -33,7 +33,9 @@ const PUBLISHED: Readonly<Record<string, number>> = {
   "mistral:7b": 7_248_023_552,
 };
 
-const isPreset = ({ name }: KnownModel): boolean => PRESETS.some((preset) => preset.name === name.replace(":", "-"));
+function isPreset({ name }: KnownModel): boolean {
+  return PRESETS.some((preset) => preset.name === name.replace(":", "-"));
+}
 
 describe("the table of short names", () => {
   test("has one entry for each name, also when case and separators do not count", () => {

@@ -19,6 +19,10 @@ export function startPackageIndex(wheel: Uint8Array | AnswerWheel): Promise<Pack
   return startPackagesIndex({ "llm-tiny": wheel });
 }
 
+function fileOf(name: string): string {
+  return `${name.replaceAll("-", "_")}-1.0-py3-none-any.whl`;
+}
+
 /** Serves packages of version 1.0 until the test is finished. */
 export async function startPackagesIndex(
   wheels: Readonly<Record<string, Uint8Array | AnswerWheel>>,
