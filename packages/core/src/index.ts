@@ -42,7 +42,12 @@ export {
   type EvictionPolicy,
   type EvictionPolicyName,
 } from "./expert-cache/eviction-policy.ts";
-export { ExpertCache, type ExpertCacheCounters, type ExpertCacheOptions } from "./expert-cache/expert-cache.ts";
+export {
+  ExpertCache,
+  type ExpertCacheCounters,
+  type ExpertCacheOptions,
+  type ForecastCounters,
+} from "./expert-cache/expert-cache.ts";
 export {
   forecastNextStep,
   includePrefetched,
@@ -51,8 +56,16 @@ export {
   type PrefetchedReads,
   type UpcomingUses,
 } from "./expert-cache/next-step.ts";
-export { planBudget, planReads, type EvictedUnit, type PlanOptions, type ReadPlan } from "./expert-cache/plan-reads.ts";
-export type { StepUses, UseForecast } from "./expert-cache/use-forecast.ts";
+export {
+  planBudget,
+  planReads,
+  type EvictedUnit,
+  type PlannedRead,
+  type PlanOptions,
+  type ReadPlan,
+} from "./expert-cache/plan-reads.ts";
+export { RouteForecast, type RouteForecastOptions, type RouteShape } from "./expert-cache/route-forecast.ts";
+export type { StepUses, UseEstimates, UseForecast } from "./expert-cache/use-forecast.ts";
 export { choiceOption, describeValue, integerOption, nearestName, numberOption, rejectUnknownKeys } from "./options.ts";
 export { seededRandom, uniformAt } from "./random.ts";
 export { everythingResident, type Residency, type StreamedResidency } from "./residency.ts";
