@@ -120,9 +120,13 @@ describe("reads because of estimates", () => {
     // A quarter is read in time. A hit saves a quarter of a read, a miss costs three quarters.
     expect(load(0.74, { layerReadBytes: 2.5 })).toEqual([]);
     expect(load(0.76, { layerReadBytes: 2.5 })).toEqual(["1/0"]);
-    // Reads of the same plan count, and one for the layer after the next has twice the time.
-    const two = usesAt(0, [0], { "1/0": 0.9, "1/1": 0.9, "2/0": 0.9 }, { layerReadBytes: 15 });
-    expect(names(planOf([], 100, two).load)).toEqual(["0/0", "1/0", "2/0"]);
+    // Other reads for estimates count, and one for the layer after the next has twice the time.
+    const three = { "1/0": 0.9, "1/1": 0.8, "2/0": 0.9 };
+    expect(names(planOf([], 100, usesAt(0, [], three, { layerReadBytes: 10 })).load)).toEqual(["1/0", "2/0"]);
+    // The running layer waits for its own reads, and for those before them, so they take no time from later ones.
+    const limits = { layerReadBytes: 10, pendingBytes: 100 };
+    expect(names(planOf([], 100, usesAt(0, [], three, limits)).load)).toEqual([]);
+    expect(names(planOf([], 100, usesAt(0, [3], three, limits)).load)).toEqual(["0/3", "1/0", "2/0"]);
   });
 });
 

@@ -75,7 +75,7 @@ export function planReads(state: ExpertCacheState, uses: UseForecast, options: P
     if (!draft.makeRoom(use)) return draft.plan;
     draft.read(use);
   }
-  const reads = new ChannelTime(uses, draft.loadBytes);
+  const reads = new ChannelTime(uses, draft.load.length > 0);
   for (const use of estimatedUses(uses, draft.nextUses, options.layout)) {
     const bytes = unitBytes(use, options.layout);
     if (draft.holds(use) || draft.evicts(use) || !reads.isWorth(use, bytes)) continue;
@@ -91,9 +91,10 @@ class ChannelTime {
   readonly #layerReadBytes: number;
   #pendingBytes: number;
 
-  constructor({ estimates }: UseForecast, plannedBytes: number) {
+  /** @param isAwaited - whether the running layer waits for reads of this plan, and so for all earlier ones, too */
+  constructor({ estimates }: UseForecast, isAwaited: boolean) {
     this.#layerReadBytes = estimates?.layerReadBytes ?? Infinity;
-    this.#pendingBytes = (estimates?.pendingBytes ?? 0) + plannedBytes;
+    this.#pendingBytes = isAwaited ? 0 : (estimates?.pendingBytes ?? 0);
   }
 
   /**
@@ -116,8 +117,6 @@ class PlanDraft {
   readonly evict: EvictedUnit[] = [];
   readonly load: PlannedRead[] = [];
   readonly nextUses: NextUses;
-  /** Bytes of `load`. */
-  loadBytes = 0;
   readonly #state: ExpertCacheState;
   readonly #uses: UseForecast;
   readonly #options: PlanOptions;
@@ -157,7 +156,6 @@ class PlanDraft {
     const bytes = unitBytes({ layer, expert }, this.#options.layout);
     this.#held.set(this.#indexOf({ layer, expert }), { layer, expert, wasUsed: false });
     this.#freeBytes -= bytes;
-    this.loadBytes += bytes;
     this.load.push(isEstimated ? { layer, expert, isEstimated } : { layer, expert });
   }
 

@@ -12,7 +12,7 @@ export type { RouteShape } from "./route-counts.ts";
 
 /** Options of `RouteForecast`. */
 export interface RouteForecastOptions extends RouteShape {
-  /** Largest distance of layers whose experts are counted together, below `numLayers`. @default 2, as far as possible */
+  /** Largest distance of layers whose experts are counted together, below `numLayers`. @default 1, with several layers */
   readonly layersAhead?: number | undefined;
   /** Number of sequences whose last token is remembered, the last used ones. @default 256 */
   readonly maxSequences?: number | undefined;
@@ -77,7 +77,7 @@ export class RouteForecast {
     const numLayers = integerOption("numLayers", options.numLayers, 1);
     const numExperts = integerOption("numExperts", options.numExperts, 1, NONE);
     const expertsPerToken = integerOption("expertsPerToken", options.expertsPerToken, 1, numExperts);
-    const { layersAhead = Math.min(2, numLayers - 1), maxSequences = 256, maxRows = 32 } = options;
+    const { layersAhead = Math.min(1, numLayers - 1), maxSequences = 256, maxRows = 32 } = options;
     this.#shape = { numLayers, numExperts, expertsPerToken };
     this.#layersAhead = integerOption("layersAhead", layersAhead, 0, numLayers - 1);
     this.#maxSequences = integerOption("maxSequences", maxSequences, 1, 2 ** 16);

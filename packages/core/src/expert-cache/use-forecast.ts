@@ -25,14 +25,21 @@ export interface UseForecast {
   readonly estimates?: UseEstimates | undefined;
 }
 
-/** Estimated uses of a mixture's units, and what may be read because of them. Plain data. */
-export interface UseEstimates {
-  /** Chance in [0, 1] that a layer's next run uses the unit, by `unitIndex`. Certain uses win. */
-  readonly chances: ArrayLike<number>;
+/** Which estimated uses are read ahead. */
+export interface ReadAheadOptions {
   /** Largest number of layers ahead for which units are read because of an estimate. 0 reads none. */
   readonly layersAhead: number;
-  /** Least chance of a unit that is read because of an estimate. */
+  /** Least chance of a unit that is read because of an estimate, in [0, 1]. */
   readonly leastChance: number;
+}
+
+/** Reads likely units of the next layer. A read for a later one rarely gains what its wrong guesses cost. */
+export const DEFAULT_READ_AHEAD: ReadAheadOptions = { layersAhead: 1, leastChance: 0.3 };
+
+/** Estimated uses of a mixture's units, and what may be read because of them. Plain data. */
+export interface UseEstimates extends ReadAheadOptions {
+  /** Chance in [0, 1] that a layer's next run uses the unit, by `unitIndex`. Certain uses win. */
+  readonly chances: ArrayLike<number>;
   /** Bytes that can be read while one layer runs. @default Infinity */
   readonly layerReadBytes?: number | undefined;
   /** Bytes of reads that are in progress. @default 0 */
