@@ -5,6 +5,8 @@ import { expertLayout, weightSizes } from "@readme-moe/engine";
 import { openModel, writeSafetensors, type Model } from "@readme-moe/model";
 import { mkdir, writeFile } from "node:fs/promises";
 import { describe, expect, test } from "vitest";
+import { mixtureFolder, withModel } from "../support/mixture-folder.ts";
+import { TINY_MIXTURE } from "../support/random-mixture.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 import { writeTinyDense } from "../support/tiny-dense.ts";
 import { tinyContent, writeTinyReadMe, type TinyOptions } from "../support/tiny-read-me.ts";
@@ -28,6 +30,22 @@ async function openTiny(options: TinyOptions): Promise<Model> {
   await writeTinyReadMe(path, options);
   return openModel(path);
 }
+
+test("a mixture has the bytes of its experts, and of its routers in float32", async () => {
+  const shape = { ...TINY_MIXTURE, modelType: "qwen3_moe", expertSize: 32, denseLayers: [1] } as const;
+  await withModel(await mixtureFolder(shape), async (model) => {
+    const { numExperts, expertSize, numLayers } = shape;
+    const expert = 2 * int8(expertSize, HIDDEN) + int8(HIDDEN, expertSize);
+    const dense = 2 * int8(2 * expertSize, HIDDEN) + int8(HIDDEN, 2 * expertSize);
+    const norms = numLayers * (2 * norm(HIDDEN) + 2 * norm(shape.headSize)) + norm(HIDDEN);
+    expect(weightSizes(model, "int8")).toMatchObject({
+      small: norms + 2 * float(numExperts, HIDDEN),
+      shared: dense,
+      experts: 2 * numExperts * expert,
+      router: 0,
+    });
+  });
+});
 
 describe.each<TinyOptions>([
   { expertSizes: [32, 64], sharedSizes: [32, 0] },

@@ -17,7 +17,7 @@ function parse(changes: Readonly<Record<string, unknown>>): ReturnType<typeof pa
 }
 
 /** A layer that sees all positions. */
-const WHOLE = { slidingWindow: undefined, hasRope: true };
+const WHOLE = { slidingWindow: undefined, hasRope: true, isMixture: false };
 
 const windowsOf = ({ layers }: ModelConfig) => layers.map(({ slidingWindow }) => slidingWindow);
 const ropeOf = ({ layers }: ModelConfig) => layers.map(({ hasRope }) => hasRope);

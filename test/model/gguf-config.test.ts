@@ -63,6 +63,52 @@ test("Granite without RoPE is refused; other architectures ignore the key", asyn
   expect(layers.every(({ hasRope }) => hasRope)).toBe(true);
 });
 
+const MIXTURE = { expert_count: 6, expert_used_count: 2 };
+
+const mixtureEntries = (architecture: string, more: Readonly<Record<string, number>> = {}): readonly Buffer[] =>
+  Object.entries({ ...MIXTURE, ...more }).map(([key, value]) => u32Entry(`${architecture}.${key}`, value));
+
+test("files of Llama's architecture with a count of experts are Mixtral's", async () => {
+  const normalizesWeights = true;
+  expect(await configOf("llama", ...mixtureEntries("llama"))).toMatchObject({
+    modelType: "mixtral",
+    mixture: { numExperts: 6, expertsPerToken: 2, expertSize: 8, normalizesWeights },
+  });
+  expect(await configOf("llama", u32Entry("llama.expert_count", 0))).toMatchObject({ modelType: "llama" });
+  expect((await configOf("llama")).mixture).toBeUndefined();
+});
+
+test("mixtures of other architectures have the sizes and weights of llama.cpp", async () => {
+  const granite = await configOf("granitemoe", ...mixtureEntries("granitemoe"));
+  expect(granite.mixture).toEqual({ numExperts: 6, expertsPerToken: 2, expertSize: 8, normalizesWeights: true });
+  const olmoe = await configOf("olmoe", ...mixtureEntries("olmoe"));
+  expect(olmoe.mixture).toEqual({ numExperts: 6, expertsPerToken: 2, expertSize: 8, normalizesWeights: false });
+  const qwen = await configOf("qwen3moe", ...mixtureEntries("qwen3moe", { expert_feed_forward_length: 3 }));
+  expect(qwen.mixture).toEqual({ numExperts: 6, expertsPerToken: 2, expertSize: 3, normalizesWeights: true });
+  // Without its key, the size is the dense width by the experts of a token.
+  expect((await configOf("qwen3moe", ...mixtureEntries("qwen3moe"))).mixture?.expertSize).toBe(4);
+});
+
+test.each([
+  ["granite", {}, "mixtures of experts of the architecture `granite`"],
+  ["granitemoe", { expert_shared_feed_forward_length: 16 }, "`expert_shared_feed_forward_length` `16`"],
+  ["qwen3moe", { expert_gating_func: 2 }, "`expert_gating_func` `2`"],
+  ["olmoe", { leading_dense_block_count: 1 }, "`leading_dense_block_count` `1`"],
+  ["qwen2moe", {}, "`qwen2moe`, a mixture with experts that all tokens use"],
+  ["deepseek2", {}, "`deepseek2`, a mixture with experts that all tokens use"],
+] as const)("a mixture of %s with %o is refused", async (architecture, more, message) => {
+  await expectReadMeError(
+    configOf(architecture, ...mixtureEntries(architecture, more)),
+    "ERR_MODEL_UNSUPPORTED",
+    message,
+  );
+});
+
+test("keys without an effect on mixtures are read over", async () => {
+  const more = { expert_gating_func: 1, expert_shared_count: 0, expert_group_count: 1 };
+  expect((await configOf("olmoe", ...mixtureEntries("olmoe", more))).mixture).toBeDefined();
+});
+
 test("OLMo 2's window is refused unless it is 0", async () => {
   const key = "olmo2.attention.sliding_window";
   await expectReadMeError(configOf("olmo2", u32Entry(key, 4096)), "ERR_MODEL_UNSUPPORTED", "`sliding_window`", "4096");

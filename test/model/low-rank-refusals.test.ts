@@ -6,6 +6,7 @@ import type { ReadMeErrorCode } from "@readme-moe/core";
 import { type Model, openLowRankExpert, openModel, SafetensorsFile, writeSafetensors } from "@readme-moe/model";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { fixture } from "../support/fixtures.ts";
+import { mixtureFolder, withModel } from "../support/mixture-folder.ts";
 import { expectReadMeError } from "../support/rejection.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 import { type TinyAdapter, writeTinyAdapter } from "../support/tiny-adapter.ts";
@@ -250,4 +251,34 @@ test("a wrong name or path is the caller's mistake", async () => {
   }
   await expect(openLowRankExpert("", "legal", model)).rejects.toThrow(/Expected `path`/);
   await (await openLowRankExpert(folder, `a${"._-9".repeat(15)}xyz`, model)).close();
+});
+
+const adapterOf = async (base: Model, adapter: TinyAdapter): Promise<string> =>
+  writeTinyAdapter(join(await temporaryFolder(), "legal"), base.config, adapter);
+
+describe("over a mixture, an adapter", () => {
+  const ATTENTION = ["self_attn.q_proj", "self_attn.o_proj", "lm_head"];
+  test("of attention and head is taken", async () => {
+    await withModel(await mixtureFolder(), async (base) => open(await adapterOf(base, { modules: ATTENTION }), base));
+  });
+
+  test("of the FFN is taken in dense layers, and refused in layers with experts", async () => {
+    const folder = await mixtureFolder({ modelType: "qwen3_moe", denseLayers: [1] });
+    await withModel(folder, async (base) => {
+      const modules = ["mlp.up_proj"];
+      await open(await adapterOf(base, { modules, layers: [1] }), base);
+      const message = ['"model.layers.2.mlp.up_proj"', "chooses among experts", "attention and lm_head"];
+      const refused = open(await adapterOf(base, { modules, layers: [1, 2] }), base);
+      await expectReadMeError(refused, "ERR_MODEL_UNSUPPORTED", ...message);
+    });
+  });
+
+  test("of single experts is refused", async () => {
+    await withModel(await mixtureFolder(), async (base) => {
+      const folder = await adapterOf(base, { modules: ["self_attn.q_proj"], config: { target_modules: ["w1"] } });
+      await rewrite(folder, (name) => named(name.replace("self_attn.q_proj", "block_sparse_moe.experts.0.w1")));
+      const message = ['"model.layers.0.block_sparse_moe.experts.0.w1"', "chooses among experts"];
+      await expectReadMeError(open(folder, base), "ERR_MODEL_UNSUPPORTED", ...message);
+    });
+  });
 });

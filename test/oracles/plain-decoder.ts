@@ -1,7 +1,8 @@
 // An independent, plain implementation of the model: one sequence, no cache, loops in float64. Slow on purpose; what
 // the kernel and graphs compute is compared with it.
 
-import { ropeFrequencies, type Model, type TensorRef } from "@readme-moe/model";
+import { ropeFrequencies, type MixtureRefs, type Model, type TensorRef } from "@readme-moe/model";
+import { plainChoices } from "./plain-choices.ts";
 
 interface Linear {
   readonly weight: readonly Float64Array[]; // [out][in]
@@ -10,7 +11,11 @@ interface Linear {
 
 type Rows = Float64Array[];
 
-/** Logits of every position, `[tokens][vocabSize]`. `experts` names the expert of each token. */
+/**
+ * Logits of every position, `[tokens][vocabSize]`.
+ *
+ * @param experts - expert of each token, 0 in models that have one
+ */
 export async function plainLogits(
   model: Model,
   tokenIds: readonly number[],
@@ -26,16 +31,33 @@ export async function plainLogits(
     const attended = await attention(model, index, await norm(hidden, layer.attentionNorm));
     hidden = add(hidden, scaled(await norm(attended, layer.attentionOutputNorm), residualScale));
     const y = await norm(hidden, layer.ffnNorm);
-    const routed: Rows = [];
-    for (const [token, row] of y.entries()) {
-      const refs = layer.experts[experts[token] as number] as (typeof layer.experts)[number];
-      routed.push((await feedForward([row], refs))[0] as Float64Array);
-    }
+    const routed = layer.mixture ? await mixed(config, layer.mixture, y) : await expertsOf(layer.experts, experts, y);
     const fed = layer.shared ? add(routed, await feedForward(y, layer.shared)) : routed;
     hidden = add(hidden, scaled(await norm(fed, layer.ffnOutputNorm), residualScale));
   }
   const head = { weight: await matrix(weights.head), bias: undefined };
   return scaled(product(await norm(hidden, weights.finalNorm), head), logitScale);
+}
+
+async function expertsOf(refs: readonly FeedForward[], experts: ArrayLike<number>, rows: Rows): Promise<Rows> {
+  const routed: Rows = [];
+  for (const [token, row] of rows.entries()) {
+    routed.push((await feedForward([row], refs[experts[token] as number] as FeedForward))[0] as Float64Array);
+  }
+  return routed;
+}
+
+/** Adds up the outputs of each row's experts, in the order of their weights. */
+async function mixed({ mixture }: Model["config"], { router, experts }: MixtureRefs, rows: Rows): Promise<Rows> {
+  if (!mixture) throw new TypeError("Expected the config of a mixture");
+  const logits = product(rows, { weight: await matrix(router), bias: undefined });
+  const outputs: Rows[] = [];
+  for (const refs of experts) outputs.push(await feedForward(rows, refs));
+  return logits.map((row, token) =>
+    plainChoices(row, mixture.expertsPerToken, mixture.normalizesWeights)
+      .map(({ expert, weight }) => ((outputs[expert] as Rows)[token] as Float64Array).map((value) => value * weight))
+      .reduce((sum, output) => sum.map((value, i) => value + (output[i] as number))),
+  );
 }
 
 /** What one dense layer's products take in, and what leaves it; each `[tokens][…]`. */

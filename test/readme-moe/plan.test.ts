@@ -3,6 +3,7 @@
 import { join } from "node:path";
 import { writeFile } from "node:fs/promises";
 import { describe, expect, test } from "vitest";
+import { mixtureFolder } from "../support/mixture-folder.ts";
 import { runCli, type Outcome } from "../support/run-cli.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 import { writeTinyReadMe } from "../support/tiny-read-me.ts";
@@ -26,6 +27,7 @@ interface PlanJson {
     readonly weights: Readonly<Record<string, number>>;
     readonly hit_ratio: number | null;
     readonly bytes_read_per_token: number;
+    readonly ms_per_token: number;
   }[];
 }
 
@@ -51,6 +53,25 @@ test("shows what fits of a dense model in each precision", async () => {
   expect(rows.map((row) => row[6])).toEqual(["yes", "yes", "no"]);
   expect(stdout).toContain("recommended: this model in int8\n");
   expect(stdout).toContain("options: --precision int8;");
+});
+
+test("counts all experts of a mixture, and the time of those that a token uses", async () => {
+  const files = { hasTokenizer: true };
+  const times: number[] = [];
+  for (const expertsPerToken of [1, 5]) {
+    const path = await mixtureFolder({ vocabSize: 4096, expertSize: 600, expertsPerToken }, files);
+    const outcome = await plan(path, "--memory", "130MB", "--context", "64", "--json");
+    expect(outcome).toMatchObject({ code: 0, stderr: "" });
+    const { placements } = jsonOf(outcome);
+    expect(placements.map(({ model, precision }) => `${model} ${precision}`)).toEqual([
+      "mixture int8",
+      "mixture int4",
+      "mixture fp32",
+    ]);
+    expect(placements[0]?.weights["experts"]).toBeGreaterThan(3 * 5 * 3 * 32 * 600);
+    times.push(placements[0]?.ms_per_token ?? 0);
+  }
+  expect(times[1]).toBeGreaterThan(1.2 * (times[0] ?? Infinity));
 });
 
 test("lists streamed experts and the dense model, with sums that agree", async () => {

@@ -54,7 +54,11 @@ test.each([
   [["--experts", "half", "--data", BOOK, "--out", "x"], 2, /Allowed choices are low-rank/],
   [["--experts", "low-rank", "--method", "full", "--data", BOOK, "--out", "x"], 2, /'--method' cannot be used with/],
   [["--experts", "low-rank", "--data", `router=${BOOK}`, "--out", "x"], 2, /name of a kind of text/],
-  [["--experts", "low-rank", "--data", BOOK, "--out", "x"], 1, /is not a dense model \(read-me\)/],
+  [
+    ["--experts", "low-rank", "--data", BOOK, "--out", "x"],
+    1,
+    /is not a dense model, but a mixture of \d experts \(read-me\)/,
+  ],
   [["--teacher", POCKET, "--data", BOOK, "--out", "x"], 1, /cannot be the teacher: it has hiddenSize/],
   [["--teacher", "STUDENT", "--data", BOOK, "--out", "x"], 1, /is not a dense model/],
 ])("%j: exit code %i", async (args, code, message) => {

@@ -257,7 +257,7 @@ test("refuses a model of experts", async () => {
   await writeTinyReadMe(path, WITH_TOKENIZER);
   const readMe = await openModel(path);
   const refused = tuneLowRank(readMe, await pocketTexts(KINDS), join(folder, "refused"));
-  await expectReadMeError(refused, "ERR_MODEL_UNSUPPORTED", "is not a dense model (read-me)");
+  await expectReadMeError(refused, "ERR_MODEL_UNSUPPORTED", "is not a dense model, but a mixture of");
   await readMe.close();
 });
 

@@ -30,7 +30,7 @@ export const VARIANTS: Readonly<Record<string, Variant>> = {
     decoder: { embeddingScale: 1.5, residualScale: 0.6, attentionScale: 0.2, logitScale: 0.4 },
   },
   "RoPE in some layers": {
-    decoder: { layers: [false, true].map((hasRope) => ({ slidingWindow: undefined, hasRope })) },
+    decoder: { layers: [false, true].map((hasRope) => ({ slidingWindow: undefined, hasRope, isMixture: false })) },
   },
   "a sliding window": {
     config: { model_type: "mistral", architectures: ["MistralForCausalLM"], sliding_window: 3 },

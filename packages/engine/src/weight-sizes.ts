@@ -19,7 +19,7 @@ export interface WeightSizes {
   /** 0 if it is the embedding table itself. */
   readonly head: number;
   readonly attention: number;
-  /** Norms. */
+  /** Norms, and the routers within the layers of a mixture. */
   readonly small: number;
   /** FFN rows that every token uses; all FFN rows of a dense model. */
   readonly shared: number;
@@ -33,9 +33,14 @@ function sizeOf(...tensors: readonly (PackedTensor | undefined)[]): number {
   return tensors.reduce((sum, one) => sum + (one ? one.weightBytes + one.scaleBytes + one.biasBytes : 0), 0);
 }
 
-function normsOf(layer: LayerDescription): readonly (PackedTensor | undefined)[] {
+function sizesOf(...ffns: readonly (LayerDescription["shared"] | undefined)[]): number {
+  return sizeOf(...ffns.flatMap((ffn) => [ffn?.gate, ffn?.up, ffn?.down]));
+}
+
+function smallOf(layer: LayerDescription): readonly (PackedTensor | undefined)[] {
   const outputNorms = [layer.attentionOutputNorm, layer.ffnOutputNorm];
-  return [layer.attentionNorm, layer.ffnNorm, layer.queryNorm, layer.keyNorm, ...outputNorms];
+  const norms = [layer.attentionNorm, layer.ffnNorm, layer.queryNorm, layer.keyNorm, ...outputNorms];
+  return [...norms, layer.mixture?.router];
 }
 
 /** Sums the sizes of the packed file's tensors by part, with padding to whole panels. */
@@ -47,14 +52,16 @@ export function weightSizes(model: Source, precision: Precision): WeightSizes {
     embeddings: sizeOf(embedding),
     head: head === embedding ? 0 : sizeOf(head),
     attention: sumOf(({ query, key, value, attentionOutput }) => sizeOf(query, key, value, attentionOutput)),
-    small: sizeOf(finalNorm) + sumOf((layer) => sizeOf(...normsOf(layer))),
-    shared: sumOf(({ shared }) => sizeOf(shared?.gate, shared?.up, shared?.down)),
-    experts: sumOf(({ experts = [] }) => sizeOf(...experts.flatMap(({ gate, up, down }) => [gate, up, down]))),
+    small: sizeOf(finalNorm) + sumOf((layer) => sizeOf(...smallOf(layer))),
+    shared: sumOf(({ shared }) => sizesOf(shared)),
+    experts: sumOf(({ experts = [], mixture }) => sizesOf(...(mixture?.experts ?? experts))),
     router: routerSize(model),
   };
 }
 
-/** Describes the units of an expert cache: one layer of one expert each. A dense model counts as one expert. */
+/**
+ * Describes the units of an expert cache: one layer of one expert each. Models without Read-ME's experts count as one.
+ */
 export function expertLayout(model: Source, precision: Precision = "int8"): ExpertLayout {
   const description = describeModel(model, precision, NOT_READ);
   if (model.experts.names.length > 1) {
@@ -63,7 +70,7 @@ export function expertLayout(model: Source, precision: Precision = "int8"): Expe
   }
   return {
     numExperts: 1,
-    layerBytes: description.layers.map(({ shared }) => sizeOf(shared?.gate, shared?.up, shared?.down)),
+    layerBytes: description.layers.map(({ shared, mixture }) => sizesOf(shared, ...(mixture?.experts ?? []))),
   };
 }
 

@@ -13,6 +13,7 @@ import {
   type TensorRef,
 } from "@readme-moe/model";
 import type { DecoderDescription, ExpertDescription, LayerDescription } from "./description.ts";
+import { withFewTokens } from "./calibrate/few-tokens.ts";
 import { packBlocks } from "./pack/pack-blocks.ts";
 import { layerFactors, type LayerFactors } from "./change-factors.ts";
 import type { InputFactors } from "./pack/input-factors.ts";
@@ -43,10 +44,11 @@ export function describeModel(
   calibration?: InputStatistics,
 ): DecoderDescription {
   const { config, weights } = model;
+  const statistics = config.mixture && calibration ? withFewTokens(calibration) : calibration;
   const packing: Packing = {
     product: (name, refs, factors) =>
-      precision === "int8" ? packInt8(refs, factors) : packProduct(name, refs, precision, calibration),
-    factorsOf: (layer) => layerFactors(weights, layer, precision, calibration),
+      precision === "int8" ? packInt8(refs, factors) : packProduct(name, refs, precision, statistics),
+    factorsOf: (layer) => layerFactors(weights, layer, precision, statistics),
   };
   const tableFormat = precision === "fp32" ? "float-table" : "half-table";
   // A tied table is packed once: an embedding read from rows of 8 bits costs 0.0001 nats.
@@ -71,14 +73,14 @@ function describeLayer(
   packing: Packing,
 ): LayerDescription {
   const refs = weights.layers[index]!;
-  const { attentionNorm, attention, ffnNorm, shared, experts } = refs;
+  const { attentionNorm, attention, ffnNorm, shared, experts, mixture } = refs;
   const { product, factorsOf } = packing;
   const { numHeads, numKvHeads, headSize } = config;
   const { slidingWindow, hasRope } = layerConfig(config, index);
   const name = `layers.${index}`;
   const { attends, feeds, gated: gatedOf } = factorsOf(index);
   // All tokens use a dense model's only expert.
-  const isDense = names.length === 1 && shared === undefined;
+  const isDense = names.length === 1 && shared === undefined && mixture === undefined;
   const ofAll = isDense ? experts[0] : shared;
   const feedForward = (part: string, { gate, up, down }: FeedForwardRefs): ExpertDescription => {
     const gated = gatedOf(part);
@@ -110,6 +112,14 @@ function describeLayer(
     ffnNorm: optionalNorm(ffnNorm, feeds),
     shared: ofAll && feedForward(`${name}.ffn`, ofAll),
     experts: isDense ? [] : experts.map((own, expert) => feedForward(`${name}.ffn.${expert}`, own)),
+    mixture: mixture &&
+      config.mixture && {
+        // Float32 in all precisions: a rounded logit may choose another expert, and the router is small.
+        router: packFloat({ weight: mixture.router, bias: undefined }, feeds),
+        experts: mixture.experts.map((own, expert) => feedForward(`${name}.ffn.${expert}`, own)),
+        expertsPerToken: config.mixture.expertsPerToken,
+        normalizesWeights: config.mixture.normalizesWeights,
+      },
     ffnOutputNorm: optionalNorm(refs.ffnOutputNorm),
   };
 }

@@ -38,6 +38,8 @@ export interface LayerDescription {
   readonly shared: FeedForwardDescription | undefined;
   /** One per expert, of equal sizes; a token uses its expert's. @default none */
   readonly experts?: readonly ExpertDescription[] | undefined;
+  /** Experts that the layer itself chooses for each token, in place of `experts`. @default none */
+  readonly mixture?: MixtureDescription | undefined;
   readonly ffnOutputNorm: PackedTensor | undefined;
 }
 
@@ -52,6 +54,21 @@ export interface FeedForwardDescription {
 /** FFN of an expert, which always has a gate. */
 export interface ExpertDescription extends FeedForwardDescription {
   readonly gate: PackedTensor;
+}
+
+/**
+ * Experts of which a layer chooses some for each token, by the logits of its router. Their outputs are multiplied by
+ * the softmax of these logits and added up, the most probable expert first.
+ */
+export interface MixtureDescription {
+  /** `[experts, hiddenSize]`, in the format `float`. */
+  readonly router: PackedTensor;
+  /** One per output of the router, of equal sizes, at most 1,024. */
+  readonly experts: readonly ExpertDescription[];
+  /** Number of experts that a token uses, at most 64 and not more than there are. */
+  readonly expertsPerToken: number;
+  /** Whether the softmax is over the chosen experts alone, so that their weights sum to 1. */
+  readonly normalizesWeights: boolean;
 }
 
 /** Description of a decoder: what a step computes, from which weights. */
@@ -92,6 +109,11 @@ export interface TensorPlace {
   readonly bias: number;
 }
 
+/** Lists a layer's experts, whoever chooses them. */
+export function expertsOf({ experts = [], mixture }: LayerDescription): readonly ExpertDescription[] {
+  return mixture?.experts ?? experts;
+}
+
 /**
  * Lists all tensors of a description, each once. The three of an expert's layer are contiguous, behind all shared ones.
  */
@@ -109,9 +131,10 @@ export function tensorsOf({ embedding, layers, finalNorm, head }: DecoderDescrip
     layer.shared?.gate,
     layer.shared?.up,
     layer.shared?.down,
+    layer.mixture?.router,
     layer.ffnOutputNorm,
   ]);
-  const ofExperts = layers.flatMap(({ experts = [] }) => experts.flatMap(({ gate, up, down }) => [gate, up, down]));
+  const ofExperts = layers.flatMap(expertsOf).flatMap(({ gate, up, down }) => [gate, up, down]);
   const all = [embedding, ...ofLayers, finalNorm, head, ...ofExperts].filter((tensor) => tensor !== undefined);
   return Array.from(new Set(all));
 }

@@ -9,6 +9,7 @@ export type {
   FeedForwardDescription,
   KernelActivation,
   LayerDescription,
+  MixtureDescription,
 } from "./description.ts";
 export { changeFactors, type ChangeFactors } from "./change-factors.ts";
 export { changeBytes, packChange, type ChangePrecision } from "./pack/pack-change.ts";

@@ -2,6 +2,7 @@
 export { openModel } from "./folder/open-model.ts";
 export { verifyModel } from "./folder/verify-model.ts";
 export type { Model } from "./folder/model.ts";
+export { describeMixture, isPublished } from "./folder/model-kind.ts";
 export { baseFiles, modelLicense } from "./folder/base-files.ts";
 export type { ReadMeSection } from "./folder/read-me-folder.ts";
 export { readMeTensors, writeReadMeFolder, type ReadMeContent, type ReadMeTensors } from "./folder/write-read-me.ts";
@@ -31,13 +32,20 @@ export { downloadAdapter, downloadModel, hubFileNames } from "./hub/download-mod
 export type { DownloadModelOptions, DownloadProgress } from "./hub/options.ts";
 
 // Configs, weights and routers.
-export { layerConfig, type Activation, type LayerConfig, type ModelConfig } from "./config/model-config.ts";
+export {
+  layerConfig,
+  type Activation,
+  type LayerConfig,
+  type MixtureConfig,
+  type ModelConfig,
+} from "./config/model-config.ts";
 export { ropeFrequencies, ropeTables, type RopeConfig } from "./config/rope.ts";
 export type {
   AttentionRefs,
   ExpertLayout,
   FeedForwardRefs,
   LayerRefs,
+  MixtureRefs,
   LinearRefs,
   ModelWeights,
 } from "./weights/model-weights.ts";

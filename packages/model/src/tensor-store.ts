@@ -35,10 +35,17 @@ export interface TensorInfo {
   readonly byteLength: number;
 }
 
-/** The rows `[from, to)` of a tensor's outermost dimension; a scalar counts as one row. */
+/** The rows `[from, to)` of a tensor's outermost dimensions; a scalar counts as one row. */
 export interface RowRange {
   readonly from: number;
   readonly to: number;
+  /**
+   * Number of outermost dimensions that rows are counted through, in [1, dimensions - 1]: with 2, row i of matrix m of
+   * a stack `[matrices, rows, columns]` is row `m * rows + i`.
+   *
+   * @default 1
+   */
+  readonly axes?: number | undefined;
 }
 
 /**
@@ -104,7 +111,9 @@ export function rowBytes(
  * @throws {RangeError} when `rows` leave it
  */
 export function checkRows(shape: readonly number[], rows: RowRange): number {
-  const numRows = shape[0] ?? 1;
+  const { axes = 1 } = rows;
+  integerOption("rows.axes", axes, 1, Math.max(1, shape.length - 1));
+  const numRows = shape.slice(0, axes).reduce((product, size) => product * size, 1);
   integerOption("rows.from", rows.from, 0, numRows);
   integerOption("rows.to", rows.to, rows.from, numRows);
   return numRows;

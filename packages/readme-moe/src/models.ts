@@ -3,7 +3,7 @@
 import { existsSync } from "node:fs";
 import { ReadMeError, type PreGatingRouter } from "@readme-moe/core";
 import { KernelRunner, openExperts, ReadMeEngine, type EngineOptions, type StepRunner } from "@readme-moe/engine";
-import { downloadModel, type LowRankSet, openModel, type Model } from "@readme-moe/model";
+import { downloadModel, isPublished, type LowRankSet, openModel, type Model } from "@readme-moe/model";
 import { openRouter } from "@readme-moe/router";
 import { hubIdOf } from "./hub-id.ts";
 import { loraFolders } from "./low-rank/find-adapters.ts";
@@ -110,16 +110,16 @@ export async function withRunningModel<Result>(
 /** Chooses the expert of a call: a dense model needs no router, nor does a comparison of experts. */
 function choiceOf(
   { expert, perExpert }: RunningFlags,
-  { kind }: Pick<Model, "kind">,
+  model: Pick<Model, "kind">,
   hasRouter: boolean,
 ): string | number | undefined {
-  if (expert === "none" && kind === "dense") return 0;
-  return expert ?? ((perExpert || kind === "dense") && !hasRouter ? 0 : undefined);
+  if (expert === "none" && isPublished(model)) return 0;
+  return expert ?? ((perExpert || isPublished(model)) && !hasRouter ? 0 : undefined);
 }
 
 /** Returns what `openRouter` needs of a model: its own router and experts, or those of its low-rank experts. */
 function routedModel(model: Model, set: LowRankSet, names: readonly string[]): Parameters<typeof openRouter>[0] {
-  if (model.kind !== "dense") return model;
+  if (!isPublished(model)) return model;
   const { path, router } = set;
   return { path, router, experts: { ...model.experts, names }, fingerprint: (folder) => set.fingerprint(folder) };
 }

@@ -1,7 +1,7 @@
 // Refactors a dense model into a Read-ME model folder: data, layers, router, losses, report.
 
 import { ReadMeError } from "@readme-moe/core";
-import { endOfTextId, resolveCacheFolder, type Model, type Tokenizer } from "@readme-moe/model";
+import { describeMixture, endOfTextId, resolveCacheFolder, type Model, type Tokenizer } from "@readme-moe/model";
 import { fitModel, type FittedModel } from "./job/fit-model.ts";
 import { domainCosts, expertsOfDomains, groupTexts } from "./job/group-texts.ts";
 import { readOnePart } from "./job/layer-file.ts";
@@ -106,9 +106,10 @@ function prepareAll(
   return texts.map((text) => prepareDomain(text, tokenizer, shared));
 }
 
-function refuseMixture({ path, kind, experts }: Model): void {
-  if (kind === "dense") return;
-  const message = `${path}: is already a mixture of ${experts.names.length} experts (${kind}); only dense models can be refactored`;
+function refuseMixture(model: Model): void {
+  if (model.kind === "dense") return;
+  const advice = "only dense models can be refactored: name one, or serve this model as it is";
+  const message = `${model.path}: is already ${describeMixture(model)}; ${advice}`;
   throw new ReadMeError("ERR_MODEL_UNSUPPORTED", message);
 }
 

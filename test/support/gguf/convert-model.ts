@@ -9,6 +9,8 @@ import { tensorRefs } from "../../../bench/engine/tensor-refs.ts";
 import { GGUF_KEYS, GGUF_MULTIPLIER_KEYS } from "../../../packages/model/src/config/gguf-config.ts";
 import { pairedRowOf } from "../../../packages/model/src/gguf/gguf-tensor-store.ts";
 import { ggmlNameOf } from "../../../packages/model/src/gguf/tensor-names.ts";
+import { GGUF_MIXTURE_KEYS } from "../../../packages/model/src/config/gguf-mixture.ts";
+import { expertTensors, withoutExperts } from "./convert-mixture.ts";
 import { type GgufInput, type OutputType, writeGguf } from "./write-gguf.ts";
 
 type Metadata = Parameters<typeof writeGguf>[2];
@@ -30,6 +32,9 @@ const ROPE_TYPES: Readonly<Record<string, "NORM" | "NEOX">> = {
   qwen2: "NEOX", // case LLM_ARCH_QWEN2
   qwen3: "NEOX", // case LLM_ARCH_QWEN3
   olmo2: "NEOX", // case LLM_ARCH_OLMO2
+  qwen3moe: "NEOX", // case LLM_ARCH_QWEN3MOE
+  olmoe: "NEOX", // case LLM_ARCH_OLMOE
+  granitemoe: "NORM", // case LLM_ARCH_GRANITE_MOE
 };
 
 const TOKEN_TYPES = { normal: 1, control: 3, unused: 5 } as const;
@@ -55,17 +60,19 @@ function tensorsOf({ config, weights }: Model, matrixType: OutputType): readonly
   const { architecture } = familyOf(config.modelType);
   const ropeType = ROPE_TYPES[architecture];
   if (ropeType === undefined) throw new TypeError(`Expected the RoPE type of \`${architecture}\` in ROPE_TYPES`);
-  const tensors = tensorRefs(weights).map((ref): GgufInput => {
+  const typeOf = (shape: readonly number[]): OutputType => {
+    if (shape.length < 2) return "F32";
+    return matrixType === "Q8_0" && (shape.at(-1) ?? 0) % Q8_BLOCK !== 0 ? "F16" : matrixType;
+  };
+  const others = tensorRefs(withoutExperts(weights)).map((ref): GgufInput => {
     const { name, shape } = ref;
     const isPaired = ropeType === "NORM" && /[qk]_proj/.test(name);
-    const isMatrix = shape.length === 2;
-    const hasBlocks = (shape[1] ?? 0) % Q8_BLOCK === 0;
-    const type = !isMatrix ? "F32" : matrixType === "Q8_0" && !hasBlocks ? "F16" : matrixType;
     const floats = isPaired
       ? () => readPairedRows(ref, config.headSize)
       : (): Promise<Float32Array> => ref.store.readFloats(name);
-    return { name: ggmlNameOf(name, config.norms), type, shape, floats };
+    return { name: ggmlNameOf(name, config.norms), type: typeOf(shape), shape, floats };
   });
+  const tensors = [...others, ...expertTensors(weights, typeOf)];
   const factors = ropeFactors(config);
   if (!factors) return tensors;
   const shape = [factors.length];
@@ -115,6 +122,11 @@ function hyperparameters({ config }: Model, matrixType: OutputType): Metadata {
   if (config.rope.type === "linear") {
     own.set("rope.scaling.type", { type: "string", value: "linear" });
     own.set("rope.scaling.factor", float32(config.rope.factor));
+  }
+  if (config.mixture) {
+    own.set(GGUF_MIXTURE_KEYS.num_local_experts, uint32(config.mixture.numExperts));
+    own.set(GGUF_MIXTURE_KEYS.num_experts_per_tok, uint32(config.mixture.expertsPerToken));
+    own.set(GGUF_MIXTURE_KEYS.moe_intermediate_size, uint32(config.mixture.expertSize));
   }
   if (multipliers) {
     own.set(GGUF_MULTIPLIER_KEYS.embedding, float32(config.embeddingScale));

@@ -1,7 +1,7 @@
 // Opens a draft model for another model, if both have the same tokens.
 
 import { describeValue } from "@readme-moe/core";
-import { type Model, openModel, type Tokenizer } from "@readme-moe/model";
+import { isPublished, type Model, openModel, type Tokenizer } from "@readme-moe/model";
 import type { DraftModelOptions } from "./draft-model-options.ts";
 import { ModelDrafter } from "./model-drafter.ts";
 
@@ -54,7 +54,7 @@ export async function openDraftOf(
 /** Finds the first reason why a model cannot draft for another one. */
 async function misfit(model: Model, target: DraftTarget): Promise<string | undefined> {
   const numExperts = Math.max(model.experts.names.length, 1 + (model.lowRank?.experts.length ?? 0));
-  if (numExperts > 1 || model.kind !== "dense") return `a dense model, not one of ${numExperts} experts`;
+  if (numExperts > 1 || !isPublished(model)) return `a dense model, not one of ${numExperts} experts`;
   const [own, other] = [(await model.loadText()).tokenizer, (await target.loadText()).tokenizer];
   const id = firstDifference(own, other);
   if (id === undefined) return undefined;

@@ -3,7 +3,7 @@
 import type { InputStatistics } from "@readme-moe/model";
 import { anglesOf } from "../angles.ts";
 import { describeModel, type DescribedModel } from "../describe-model.ts";
-import type { DecoderDescription, LayerDescription } from "../description.ts";
+import { type DecoderDescription, expertsOf, type LayerDescription } from "../description.ts";
 import type { Kernel } from "../kernel.ts";
 import { KV_PAGE_TOKENS } from "../kv/page-pool.ts";
 import { openKernel, type KernelChoice } from "../open-kernel.ts";
@@ -152,9 +152,10 @@ interface Stream {
 }
 
 /** Lists a layer's products with the lengths of their inputs, in the order of `StepResults.inputSquares`. */
-function productsOf(name: string, { query, attentionOutput, shared, experts = [] }: LayerDescription) {
+function productsOf(name: string, layer: LayerDescription) {
+  const { query, attentionOutput, shared } = layer;
   const hiddenSize = query.numIn;
-  const ofExperts = experts.flatMap(({ down }, expert) => [
+  const ofExperts = expertsOf(layer).flatMap(({ down }, expert) => [
     [`${name}.ffn.${expert}`, hiddenSize] as const,
     [`${name}.ffn.${expert}.down`, down.numIn] as const,
   ]);
@@ -174,8 +175,9 @@ function pieceOf(layers: readonly LayerDescription[], pieceBytes: number): reado
   return end === -1 ? layers : layers.slice(0, Math.max(1, end));
 }
 
-function bytesOfLayer({ query, key, value, attentionOutput, shared, experts = [] }: LayerDescription): number {
-  const ffns = shared ? [shared, ...experts] : experts;
+function bytesOfLayer(layer: LayerDescription): number {
+  const { query, key, value, attentionOutput, shared } = layer;
+  const ffns = shared ? [shared, ...expertsOf(layer)] : expertsOf(layer);
   const products = [query, key, value, attentionOutput, ...ffns.flatMap(({ gate, up, down }) => [gate, up, down])];
   return products.reduce((sum, product) => sum + (product?.weightBytes ?? 0), 0);
 }

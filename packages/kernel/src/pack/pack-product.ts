@@ -10,8 +10,8 @@ const SMALLEST = 2 ** -126;
 /** Size of four inputs of a panel. */
 const QUAD_BYTES = 4 * PANEL;
 
-/** Packs float32 weights, `[panel][numIn][64]`. */
-export function packFloat({ weight, bias }: LinearRefs): PackedTensor {
+/** Packs float32 weights, `[panel][numIn][64]`. @param inputs - factors of the inputs, by which weights are divided */
+export function packFloat({ weight, bias }: LinearRefs, inputs?: InputFactors): PackedTensor {
   const [numOut = 0, numIn = 0] = weight.shape;
   return {
     ...sizes("float", numOut, numIn, bias),
@@ -19,9 +19,11 @@ export function packFloat({ weight, bias }: LinearRefs): PackedTensor {
     scaleBytes: 0,
     parts: () => ({
       async *weights() {
+        const factors = await inputs?.();
         for await (const { rows, numRows } of panelsOf(weight)) {
           const packed = new Float32Array(numIn * PANEL);
           for (let row = 0; row < numRows; row++) {
+            if (factors) divideBy(rows.subarray(row * numIn, (row + 1) * numIn), factors);
             for (let i = 0; i < numIn; i++) packed[i * PANEL + row] = rows[row * numIn + i]!;
           }
           yield bytesOf(packed);

@@ -48,6 +48,8 @@ export interface Family {
    * @default Llama's: no factors, attention scores times 1 / √headSize
    */
   readonly multipliers?: Multipliers;
+  /** Reading of the mixture that the family's layers are. @default layers have one FFN */
+  readonly mixture?: MixtureFields;
   /**
    * Config fields that change the computation in a way that is not supported. A config with one of them is refused,
    * unless its value is `null`, `false` or 0.
@@ -55,6 +57,22 @@ export interface Family {
    * @default none
    */
   readonly unsupported?: readonly string[];
+}
+
+/** Config fields of a mixture whose router is in its layers, where families differ. */
+export interface MixtureFields {
+  /** Field with the rows of one expert. */
+  readonly expertSize: "intermediate_size" | "moe_intermediate_size";
+  /** Whether the weights of a token's experts sum to 1; `norm_topk_prob` in config.json says so. */
+  readonly normalizesWeights: true | "norm_topk_prob";
+  /** The same for GGUF files, which do not say it: an argument of `build_moe_ffn` in llama.cpp's src/models. */
+  readonly ggufNormalizesWeights: boolean;
+  /**
+   * Whether `decoder_sparse_step` and `mlp_only_layers` may name layers with one FFN of `intermediate_size` rows.
+   *
+   * @default false
+   */
+  readonly hasDenseLayers?: boolean;
 }
 
 /** Names of the config fields that say which layers have RoPE. */
@@ -88,6 +106,13 @@ function optionalWindow(fields: Fields): number | undefined {
 function mistralWindow(fields: Fields): number | undefined {
   return fields.isNull("sliding_window") ? undefined : fields.size("sliding_window", 4096);
 }
+
+const GRANITE_MULTIPLIERS: Multipliers = {
+  embedding: "embedding_multiplier",
+  residual: "residual_multiplier",
+  attention: "attention_multiplier",
+  logits: "logits_scaling",
+};
 
 const FAMILIES: Readonly<Record<string, Family>> = {
   llama: { className: "LlamaForCausalLM", architecture: "llama", hasPairedRows: true, norms: NORMS_BEFORE },
@@ -130,12 +155,7 @@ const FAMILIES: Readonly<Record<string, Family>> = {
     architecture: "granite",
     hasPairedRows: true,
     norms: NORMS_BEFORE,
-    multipliers: {
-      embedding: "embedding_multiplier",
-      residual: "residual_multiplier",
-      attention: "attention_multiplier",
-      logits: "logits_scaling",
-    },
+    multipliers: GRANITE_MULTIPLIERS,
   },
   smollm3: {
     className: "SmolLM3ForCausalLM",
@@ -148,7 +168,76 @@ const FAMILIES: Readonly<Record<string, Family>> = {
     // Which layers have a window would depend on `no_rope_layers`; no published model has one.
     unsupported: ["use_sliding_window"],
   },
+  mixtral: {
+    className: "MixtralForCausalLM",
+    architecture: "llama",
+    hasPairedRows: true,
+    norms: NORMS_BEFORE,
+    hasQkvBias: false,
+    hasOutputBias: false,
+    defaults: { rms_norm_eps: 1e-5, rope_theta: 1e6, num_local_experts: 8, num_experts_per_tok: 2 },
+    slidingWindow: (fields) => (fields.has("sliding_window") ? fields.size("sliding_window") : undefined),
+    mixture: { expertSize: "intermediate_size", normalizesWeights: true, ggufNormalizesWeights: true },
+  },
+  qwen3_moe: {
+    className: "Qwen3MoeForCausalLM",
+    architecture: "qwen3moe",
+    norms: NORMS_BEFORE,
+    qkNorm: "head",
+    defaults: { num_local_experts: 128, num_experts_per_tok: 8, moe_intermediate_size: 768 },
+    mixture: {
+      expertSize: "moe_intermediate_size",
+      normalizesWeights: "norm_topk_prob",
+      ggufNormalizesWeights: true,
+      hasDenseLayers: true,
+    },
+    // All layers would have the window, whatever `max_window_layers` says; no published model has one.
+    unsupported: ["use_sliding_window"],
+  },
+  olmoe: {
+    className: "OlmoeForCausalLM",
+    architecture: "olmoe",
+    norms: NORMS_BEFORE,
+    qkNorm: "all-heads",
+    defaults: { rms_norm_eps: 1e-5, num_local_experts: 64, num_experts_per_tok: 8 },
+    mixture: { expertSize: "intermediate_size", normalizesWeights: "norm_topk_prob", ggufNormalizesWeights: false },
+    unsupported: ["clip_qkv"],
+  },
+  granitemoe: {
+    className: "GraniteMoeForCausalLM",
+    architecture: "granitemoe",
+    hasPairedRows: true,
+    norms: NORMS_BEFORE,
+    multipliers: GRANITE_MULTIPLIERS,
+    defaults: { num_local_experts: 8, num_experts_per_tok: 2 },
+    mixture: { expertSize: "intermediate_size", normalizesWeights: true, ggufNormalizesWeights: true },
+    unsupported: ["shared_intermediate_size"],
+  },
 };
+
+const SHARED_EXPERTS = "a mixture with experts that all tokens use besides those that they choose";
+
+/** Unsupported mixtures by `model_type`, and by `general.architecture`, with what they are. */
+const REFUSED_MIXTURES: Readonly<Record<string, string>> = {
+  granitemoeshared: SHARED_EXPERTS,
+  granitemoehybrid: `${SHARED_EXPERTS}, with layers without attention`,
+  granitehybrid: `${SHARED_EXPERTS}, with layers without attention`,
+  qwen2_moe: SHARED_EXPERTS,
+  qwen2moe: SHARED_EXPERTS,
+  deepseek: SHARED_EXPERTS,
+  deepseek_v2: SHARED_EXPERTS,
+  deepseek_v3: SHARED_EXPERTS,
+  deepseek2: SHARED_EXPERTS,
+  llama4: SHARED_EXPERTS,
+  gpt_oss: "a mixture with clamped activations and attention sinks",
+  "gpt-oss": "a mixture with clamped activations and attention sinks",
+};
+
+/** Says what a model of an unsupported family is, behind its name in messages; empty when that is not known. */
+export function unsupportedKind(name: string): string {
+  const kind = Object.hasOwn(REFUSED_MIXTURES, name) ? REFUSED_MIXTURES[name] : undefined;
+  return kind === undefined ? "" : `, ${kind},`;
+}
 
 /** `model_type` of all supported families. */
 export const MODEL_TYPES: readonly string[] = Object.keys(FAMILIES);
@@ -165,7 +254,14 @@ export function familyOf(modelType: string): Family {
   return family;
 }
 
-/** Finds the `model_type` that reads GGUF files of an architecture. */
-export function modelTypeOf(architecture: unknown): string | undefined {
-  return MODEL_TYPES.find((name) => familyOf(name).architecture === architecture);
+/**
+ * Finds the `model_type` that reads GGUF files of an architecture. One architecture may have two: Llama's and Mixtral's
+ * files differ in `expert_count`.
+ *
+ * @param isMixture - whether the file's layers have several experts
+ * @returns a family without a mixture for one with, and the other way round, if the architecture has no better
+ */
+export function modelTypeOf(architecture: unknown, isMixture = false): string | undefined {
+  const names = MODEL_TYPES.filter((name) => familyOf(name).architecture === architecture);
+  return names.find((name) => (familyOf(name).mixture !== undefined) === isMixture) ?? names[0];
 }

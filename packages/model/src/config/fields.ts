@@ -115,11 +115,15 @@ export class Fields {
     throw this.#unexpected(name, "a token id or a list of them", value);
   }
 
-  /** Refuses a field. @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` with the field and its value, always */
-  unsupported(name: string, supported: string): never {
-    const value = describeValue(this.raw(name));
-    const field = `\`${this.#prefix}${name}\``;
-    throw new ReadMeError("ERR_MODEL_UNSUPPORTED", `${this.path}: ${field} ${value} is not supported; ${supported}`);
+  /**
+   * Refuses a field.
+   *
+   * @param kind - what the value stands for, between commas
+   * @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` with the field and its value, always
+   */
+  unsupported(name: string, supported: string, kind = ""): never {
+    const what = `\`${this.#prefix}${name}\` ${describeValue(this.raw(name))}${kind}`;
+    throw new ReadMeError("ERR_MODEL_UNSUPPORTED", `${this.path}: ${what} is not supported; ${supported}`);
   }
 
   invalid(message: string): ReadMeError {

@@ -3,7 +3,8 @@
 
 import { ReadMeError } from "@readme-moe/core";
 import type { GgufTensorStore } from "../gguf/gguf-tensor-store.ts";
-import { ARCHITECTURES, familyOf, modelTypeOf, type Multipliers } from "./families.ts";
+import { ARCHITECTURES, familyOf, modelTypeOf, type Multipliers, unsupportedKind } from "./families.ts";
+import { ggufMixtureFields } from "./gguf-mixture.ts";
 import type { ModelConfig } from "./model-config.ts";
 import { parseConfig } from "./parse-config.ts";
 
@@ -45,15 +46,19 @@ export async function ggufConfig(store: GgufTensorStore): Promise<ModelConfig> {
   const { metadata, path } = store.file;
   const unsupported = (what: string): ReadMeError => new ReadMeError("ERR_MODEL_UNSUPPORTED", `${path}: ${what}`);
   const architecture = metadata.get("general.architecture");
-  const modelType = modelTypeOf(architecture);
-  if (modelType === undefined) {
-    const supported = ARCHITECTURES.join(", ");
-    throw unsupported(`the architecture \`${String(architecture)}\` is not supported; supported are ${supported}`);
-  }
   const get = (key: string): unknown => metadata.get(`${String(architecture)}.${key}`);
-  if (Number(get("expert_count") ?? 0) > 0) throw unsupported("mixtures of experts in GGUF files are not supported");
+  const isMixture = Number(get("expert_count") ?? 0) > 0;
+  const modelType = modelTypeOf(architecture, isMixture);
+  if (modelType === undefined) {
+    const named = `\`${String(architecture)}\`${unsupportedKind(String(architecture))}`;
+    throw unsupported(`the architecture ${named} is not supported; supported are ${ARCHITECTURES.join(", ")}`);
+  }
+  const { mixture, multipliers } = familyOf(modelType);
+  if (isMixture && !mixture) {
+    throw unsupported(`mixtures of experts of the architecture \`${String(architecture)}\` are not supported`);
+  }
   // llama.cpp's models/granite.cpp: "Granite uses rope_finetuned as a switch for rope".
-  if (architecture === "granite" && get("rope.scaling.finetuned") === false) {
+  if (multipliers !== undefined && get("rope.scaling.finetuned") === false) {
     throw unsupported("Granite without RoPE is not supported");
   }
   const heads = get("attention.head_count");
@@ -61,7 +66,8 @@ export async function ggufConfig(store: GgufTensorStore): Promise<ModelConfig> {
   const config = parseConfig(path, {
     model_type: modelType,
     ...Object.fromEntries(Object.entries(GGUF_KEYS).map(([field, key]) => [field, get(key)])),
-    ...multiplierFields(familyOf(modelType).multipliers, get, Number(headSize)),
+    ...multiplierFields(multipliers, get, Number(headSize)),
+    ...(mixture && ggufMixtureFields(mixture, path, get)),
     vocab_size: store.info("model.embed_tokens.weight").shape[0],
     num_key_value_heads: get("attention.head_count_kv") ?? heads,
     head_dim: headSize,

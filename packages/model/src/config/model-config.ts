@@ -13,6 +13,23 @@ export interface LayerConfig {
   readonly slidingWindow: number | undefined;
   /** Whether queries and keys are rotated. */
   readonly hasRope: boolean;
+  /** Whether the layer's FFN is a mixture of experts that its own router chooses: `ModelConfig.mixture`. */
+  readonly isMixture: boolean;
+}
+
+/** Mixture of experts with a router in each of its layers, unlike Read-ME's, whose experts are known beforehand. */
+export interface MixtureConfig {
+  /** Experts of a layer, from 1 to 1,024. */
+  readonly numExperts: number;
+  /** Experts that a token uses in a layer, at most `numExperts` and 64. */
+  readonly expertsPerToken: number;
+  /** FFN rows of one expert. */
+  readonly expertSize: number;
+  /**
+   * Whether the weights of a token's experts sum to 1. They are the softmax of all router logits otherwise, of which
+   * the chosen ones sum to less.
+   */
+  readonly normalizesWeights: boolean;
 }
 
 /**
@@ -24,8 +41,10 @@ export interface ModelConfig {
   readonly modelType: string;
   readonly vocabSize: number;
   readonly hiddenSize: number;
-  /** Width of the dense FFN that the model has, or was made from. */
+  /** Width of the dense FFN that the model has, or was made from; of a mixture's layers that are dense. */
   readonly intermediateSize: number;
+  /** Experts of the layers with `isMixture`, which at least one is; `undefined` in all other models. */
+  readonly mixture?: MixtureConfig | undefined;
   readonly numLayers: number;
   readonly numHeads: number;
   readonly numKvHeads: number;

@@ -2,9 +2,10 @@
 // supported.
 
 import { describeValue } from "@readme-moe/core";
-import { type Family, familyOf, MODEL_TYPES } from "./families.ts";
+import { type Family, familyOf, MODEL_TYPES, unsupportedKind } from "./families.ts";
 import { Fields } from "./fields.ts";
 import type { Activation, LayerConfig, ModelConfig } from "./model-config.ts";
+import { parseMixture } from "./parse-mixture.ts";
 import type { RopeConfig } from "./rope.ts";
 
 const ACTIVATIONS: ReadonlyMap<string, Activation> = new Map([
@@ -22,7 +23,9 @@ const ACTIVATIONS: ReadonlyMap<string, Activation> = new Map([
 export function parseConfig(path: string, json: unknown, generation?: Fields): ModelConfig {
   const named = new Fields(path, json);
   const modelType = named.text("model_type");
-  if (!MODEL_TYPES.includes(modelType)) named.unsupported("model_type", `supported are ${MODEL_TYPES.join(", ")}`);
+  if (!MODEL_TYPES.includes(modelType)) {
+    named.unsupported("model_type", `supported are ${MODEL_TYPES.join(", ")}`, unsupportedKind(modelType));
+  }
   const family = familyOf(modelType);
   const fields = named.withDefaults(family.defaults ?? {});
   refuseUnsupported(fields, family);
@@ -31,6 +34,7 @@ export function parseConfig(path: string, json: unknown, generation?: Fields): M
   const numHeads = fields.size("num_attention_heads");
   const numKvHeads = fields.size("num_key_value_heads", numHeads);
   const numLayers = fields.size("num_hidden_layers");
+  const mixture = parseMixture(fields, family.mixture, numLayers);
   const headSize = fields.size("head_dim", Math.floor(hiddenSize / numHeads));
   if (numHeads % numKvHeads !== 0) {
     throw fields.invalid(`${numHeads} attention heads cannot share ${numKvHeads} key/value heads evenly`);
@@ -44,6 +48,7 @@ export function parseConfig(path: string, json: unknown, generation?: Fields): M
     vocabSize: fields.size("vocab_size"),
     hiddenSize,
     intermediateSize: fields.size("intermediate_size"),
+    mixture: mixture?.config,
     numLayers,
     numHeads,
     numKvHeads,
@@ -54,7 +59,7 @@ export function parseConfig(path: string, json: unknown, generation?: Fields): M
     activation: parseActivation(fields),
     rope: parseRope(fields),
     contextTokens: fields.size("max_position_embeddings", 2048),
-    layers: parseLayers(fields, family, numLayers),
+    layers: parseLayers(fields, family, numLayers, mixture?.isMixture),
     ...parseScales(fields, family, headSize),
     hasQkvBias: family.hasQkvBias ?? hasAttentionBias,
     hasOutputBias: family.hasOutputBias ?? hasAttentionBias,
@@ -92,10 +97,19 @@ function parseScales(fields: Fields, { multipliers }: Family, headSize: number):
   };
 }
 
-function parseLayers(fields: Fields, family: Family, numLayers: number): readonly LayerConfig[] {
+function parseLayers(
+  fields: Fields,
+  family: Family,
+  numLayers: number,
+  isMixture: readonly boolean[] = [],
+): readonly LayerConfig[] {
   const hasRope = parseRopeLayers(fields, family, numLayers);
   const windows = parseWindows(fields, family.slidingWindow?.(fields), numLayers);
-  return windows.map((slidingWindow, layer) => ({ slidingWindow, hasRope: hasRope[layer] ?? true }));
+  return windows.map((slidingWindow, layer) => ({
+    slidingWindow,
+    hasRope: hasRope[layer] ?? true,
+    isMixture: isMixture[layer] ?? false,
+  }));
 }
 
 /**

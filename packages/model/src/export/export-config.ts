@@ -40,6 +40,7 @@ export function exportedConfig(
     head_dim: config.headSize,
     hidden_act: config.activation,
     ...multiplierFields(config),
+    ...mixtureFields(config),
     ...ropeLayerFields(config),
     rms_norm_eps: config.rmsNormEpsilon,
     max_position_embeddings: config.contextTokens,
@@ -69,6 +70,20 @@ function multiplierFields(config: ModelConfig): JsonObject {
     [multipliers.residual]: config.residualScale,
     [multipliers.attention]: config.attentionScale,
     [multipliers.logits]: 1 / config.logitScale,
+  };
+}
+
+function mixtureFields({ mixture, layers }: ModelConfig): JsonObject {
+  if (!mixture) return {};
+  return {
+    // Both spellings, of which older and newer readers know one each.
+    num_local_experts: mixture.numExperts,
+    num_experts: mixture.numExperts,
+    num_experts_per_tok: mixture.expertsPerToken,
+    moe_intermediate_size: mixture.expertSize,
+    norm_topk_prob: mixture.normalizesWeights,
+    decoder_sparse_step: 1,
+    mlp_only_layers: layers.flatMap(({ isMixture }, layer) => (isMixture ? [] : [layer])),
   };
 }
 

@@ -10,6 +10,8 @@ import type { RouterWeights } from "../weights/router-weights.ts";
 type ModelKind =
   /** A dense checkpoint: Hugging Face folder or GGUF file. */
   | "dense"
+  /** A checkpoint whose layers choose among their experts, such as Mixtral: Hugging Face folder or GGUF file. */
+  | "mixture"
   /** A checkpoint that the paper's own code converted. */
   | "official"
   /** A Read-ME model folder. */

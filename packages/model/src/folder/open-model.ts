@@ -14,16 +14,20 @@ import { ADAPTER_CONFIG_FILE, ADAPTER_FILE } from "../low-rank/low-rank-expert.t
 import { SET_FILE } from "../low-rank/low-rank-set.ts";
 import { SafetensorsFile, ShardedSafetensors } from "../safetensors/read-safetensors.ts";
 import { loadFolderText, loadGgufText } from "../text/load-text.ts";
+import type { TensorStore } from "../tensor-store.ts";
 import { locateDense } from "../weights/backbone.ts";
+import { locateMixture } from "../weights/mixture.ts";
 import { isOfficialConversion, locateOfficial } from "../weights/official.ts";
 import { CONFIG_FILE, INDEX_FILE, type Located, type Model, ROUTER_FILE, SINGLE_FILE } from "./model.ts";
+import { isPublished } from "./model-kind.ts";
 import { openReadMe } from "./read-me-folder.ts";
 
 const MAX_CONFIG_BYTES = 16 << 20;
 
 /**
- * Opens a model: a Read-ME folder, a Hugging Face folder (dense, or converted by the paper's code), a GGUF file, or a
- * folder whose only weights are one GGUF file. Checks the config, and that every tensor is there with its shape.
+ * Opens a model: a Read-ME folder, a Hugging Face folder (dense, a mixture, or converted by the paper's code), a GGUF
+ * file, or a folder whose only weights are one GGUF file. Checks the config, and that every tensor is there with its
+ * shape.
  *
  * @throws {ReadMeError} naming the file, and the tensor or field, that is missing, damaged or not supported
  */
@@ -60,12 +64,11 @@ async function openGguf(path: string, folder?: string): Promise<Model> {
   const store = await GgufTensorStore.open(path);
   try {
     const config = await ggufConfig(store);
-    const located = locateDense(store, config);
+    const located = locatePlain(store, config);
     const fingerprint = await fingerprintOf([path]);
     const lowRank = folder === undefined ? undefined : await openExpertSet(folder, config);
     return {
       path,
-      kind: "dense",
       config,
       ...located,
       router: undefined,
@@ -108,7 +111,7 @@ async function openFolder(path: string): Promise<Model> {
   try {
     const fingerprint = await fingerprintOf(files);
     const lowRank = await openExpertSet(path, config);
-    if (lowRank !== undefined && located.kind !== "dense") {
+    if (lowRank !== undefined && !isPublished(located)) {
       await lowRank.close();
       throw unsupported(
         lowRank.path,
@@ -145,13 +148,22 @@ async function openCheckpoint(path: string, config: ModelConfig, fields: Fields)
   try {
     const files = store instanceof ShardedSafetensors ? [store.path, ...store.shardPaths] : [store.path];
     if (isOfficialConversion(store)) {
+      if (config.mixture) throw unsupported(path, "is a mixture, which the paper's code does not convert");
       return { kind: "official", ...locateOfficial(store, config, fields), files, stores: [store] };
     }
-    return { kind: "dense", ...locateDense(store, config), router: undefined, files, stores: [store] };
+    return { ...locatePlain(store, config), router: undefined, files, stores: [store] };
   } catch (error) {
     await store.close();
     throw error;
   }
+}
+
+/** Finds the tensors of a checkpoint as its authors published it. */
+function locatePlain(store: TensorStore, config: ModelConfig): Pick<Located, "kind" | "experts" | "weights"> {
+  const { mixture } = config;
+  return mixture
+    ? { kind: "mixture", ...locateMixture(store, config, mixture) }
+    : { kind: "dense", ...locateDense(store, config) };
 }
 
 async function openStore(path: string): Promise<SafetensorsFile | ShardedSafetensors> {

@@ -3,6 +3,7 @@
 import { join } from "node:path";
 import type { Fields } from "../config/fields.ts";
 import type { ModelConfig } from "../config/model-config.ts";
+import { unsupported } from "../files/errors.ts";
 import { SafetensorsFile } from "../safetensors/read-safetensors.ts";
 import { feedForwardRefs, locateWeights } from "../weights/backbone.ts";
 import type { ExpertLayout } from "../weights/model-weights.ts";
@@ -38,6 +39,8 @@ export interface ReadMeSection {
 
 /** Opens the files of a Read-ME folder. @throws {ReadMeError} naming the file or field that is wrong */
 export async function openReadMe(path: string, config: ModelConfig, readme: Fields): Promise<Located> {
+  if (config.mixture)
+    throw unsupported(path, "has a section `readme` over a mixture; experts are made from dense models");
   const { experts, router: routerConfig } = parseReadMe(readme, config);
   const stores: SafetensorsFile[] = [];
   const open = async (name: string): Promise<SafetensorsFile> => {

@@ -22,6 +22,18 @@ const LAYER_PARTS: Names = new Map([
   ["mlp.gate_proj", "ffn_gate"],
   ["mlp.up_proj", "ffn_up"],
   ["mlp.down_proj", "ffn_down"],
+  ["mlp.gate", "ffn_gate_inp"],
+  ["mlp.experts.gate_proj", "ffn_gate_exps"],
+  ["mlp.experts.up_proj", "ffn_up_exps"],
+  ["mlp.experts.down_proj", "ffn_down_exps"],
+  ["mlp.experts.gate_up_proj", "ffn_gate_up_exps"],
+]);
+
+/** Names of one expert's products in files of early mixtures, in front of its index. */
+const EXPERT_PARTS: Names = new Map([
+  ["gate_proj", "ffn_gate"],
+  ["up_proj", "ffn_up"],
+  ["down_proj", "ffn_down"],
 ]);
 
 /** llama.cpp's names of a layer's norms, the same in all families. */
@@ -33,6 +45,7 @@ const NORM_PARTS: ReadonlyMap<keyof NormNames, string> = new Map([
 ]);
 
 const GGML_NAME = /^(?:blk\.(?<layer>0|[1-9]\d*)\.)?(?<part>[^.]+)\.(?<kind>weight|bias)$/;
+const GGML_EXPERT = /^blk\.(?<layer>0|[1-9]\d*)\.(?<part>[^.]+)\.(?<expert>0|[1-9]\d*)\.weight$/;
 const HF_NAME = /^(?:model\.layers\.(?<layer>0|[1-9]\d*)\.)?(?<part>.+)\.(?<kind>weight|bias)$/;
 
 /**
@@ -43,9 +56,17 @@ const HF_NAME = /^(?:model\.layers\.(?<layer>0|[1-9]\d*)\.)?(?<part>.+)\.(?<kind
  */
 export function hfNameOf(ggmlName: string, norms: NormNames = NORMS_BEFORE): string {
   const { layer, part = "", kind } = GGML_NAME.exec(ggmlName)?.groups ?? {};
+  if (kind === undefined) return hfNameOfExpert(ggmlName);
   const hfPart = inverse(layer === undefined ? MODEL_PARTS : layerParts(norms)).get(part);
   if (hfPart === undefined) return ggmlName;
   return layer === undefined ? `${hfPart}.${kind}` : `model.layers.${layer}.${hfPart}.${kind}`;
+}
+
+/** Translates a name such as `blk.3.ffn_gate.5.weight`. */
+function hfNameOfExpert(ggmlName: string): string {
+  const { layer, part = "", expert } = GGML_EXPERT.exec(ggmlName)?.groups ?? {};
+  const hfPart = inverse(EXPERT_PARTS).get(part);
+  return hfPart === undefined ? ggmlName : `model.layers.${layer}.mlp.experts.${expert}.${hfPart}.weight`;
 }
 
 /** Translates a name in the other direction. */

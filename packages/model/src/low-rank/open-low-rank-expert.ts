@@ -110,6 +110,7 @@ export async function openLowRankExpert(
 
 /** @throws {ReadMeError} when the model's FFNs are cut into experts already */
 function refuseExperts(folder: string, { config, experts }: Pick<Model, "config" | "experts">): void {
+  if (config.mixture) return;
   const isWhole = experts.expertSizes.every((size) => size === config.intermediateSize);
   if (experts.names.length === 1 && isWhole && experts.sharedSizes.every((size) => size === 0)) return;
   throw unsupported(folder, `changes a dense model, but this model has ${experts.names.length} experts in its FFNs`);
@@ -191,6 +192,11 @@ function placeOf(store: SafetensorsFile, module: string, model: ModelConfig): Pl
   if (module === "lm_head") return { layer: undefined, product: undefined, inSize: hiddenSize, outSize: vocabSize };
   const { layer = "", part = "" } = LAYER_MODULE.exec(module)?.groups ?? {};
   const product = LAYER_MODULES.get(part);
+  const isOfMixture = layer !== "" && model.layers[Number(layer)]?.isMixture === true;
+  if (isOfMixture && !part.startsWith("self_attn.")) {
+    const supported = "over a mixture, adapters of attention and lm_head can be used";
+    throw unsupported(store.path, `changes ${quoted(module)}, in a layer that chooses among experts; ${supported}`);
+  }
   if (product === undefined) {
     const known = [...LAYER_MODULES.keys()].map((name) => name.split(".").at(-1)).join(", ");
     throw unsupported(store.path, `changes ${quoted(module)}; supported are ${known} of layers, and lm_head`);

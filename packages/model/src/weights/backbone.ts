@@ -14,7 +14,7 @@ import type {
 import { tensorRef, type TensorRef } from "./tensor-ref.ts";
 
 /** Finds a layer's FFN rows, the only part in which layouts differ. */
-export type LocateFeedForward = (layer: number) => Pick<LayerRefs, "shared" | "experts">;
+export type LocateFeedForward = (layer: number) => Pick<LayerRefs, "shared" | "experts" | "mixture">;
 
 /**
  * Finds all tensors of a model.

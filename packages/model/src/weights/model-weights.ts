@@ -24,6 +24,13 @@ export interface AttentionRefs {
   readonly keyNorm: TensorRef | undefined;
 }
 
+/** The tensors of a layer's mixture, whose router chooses some experts for each token. */
+export interface MixtureRefs {
+  readonly router: TensorRef; // [numExperts, hiddenSize], without bias
+  /** One per expert, each `expertSize` rows. */
+  readonly experts: readonly FeedForwardRefs[];
+}
+
 /** The tensors of a layer. Norms are `[hiddenSize]`; those that the family does not have are `undefined`. */
 export interface LayerRefs {
   readonly attentionNorm: TensorRef | undefined;
@@ -32,8 +39,10 @@ export interface LayerRefs {
   readonly ffnNorm: TensorRef | undefined;
   /** FFN rows that every token uses; `undefined` if there are none. */
   readonly shared: FeedForwardRefs | undefined;
-  /** One per expert. */
+  /** One per expert of `ExpertLayout`; none in layers with `mixture`. */
   readonly experts: readonly FeedForwardRefs[];
+  /** The whole FFN of a layer whose experts are chosen in the layer; `undefined` in other layers. */
+  readonly mixture?: MixtureRefs | undefined;
   readonly ffnOutputNorm: TensorRef | undefined;
 }
 
@@ -46,11 +55,14 @@ export interface ModelWeights {
   readonly head: TensorRef;
 }
 
-/** Number and widths of a model's experts. A dense model is one expert of full width. */
+/**
+ * Number and widths of a model's experts. A dense model is one expert of full width. So is a mixture whose routers are
+ * in its layers, since nothing outside them chooses.
+ */
 export interface ExpertLayout {
   /** One name per expert, such as the domain that it was made from; all different. */
   readonly names: readonly string[];
-  /** FFN rows of each expert, per layer. */
+  /** FFN rows of each expert, per layer; in layers with a mixture those that a token uses. */
   readonly expertSizes: readonly number[];
   /** FFN rows that every token uses besides, per layer; 0 for none. */
   readonly sharedSizes: readonly number[];

@@ -4,6 +4,7 @@ import { copyFile, link, mkdir, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { ReadMeError } from "@readme-moe/core";
 import {
+  describeMixture,
   exportedConfig,
   exportedGenerationConfig,
   exportedText,
@@ -115,10 +116,10 @@ export async function exportTransformersJs(
 
 type Content = Parameters<typeof writeFileAtomically>[1];
 
-function refuseMixture({ path, kind, experts }: Model): void {
-  if (kind === "dense") return;
-  const what = `is a mixture of ${experts.names.length} experts (${kind})`;
-  const message = `${path}: ${what}, which transformers.js has no graph for; only dense models can be exported`;
+function refuseMixture(model: Model): void {
+  if (model.kind === "dense") return;
+  const what = `is ${describeMixture(model)}`;
+  const message = `${model.path}: ${what}, which transformers.js has no graph for; only dense models can be exported`;
   throw new ReadMeError("ERR_MODEL_UNSUPPORTED", message);
 }
 

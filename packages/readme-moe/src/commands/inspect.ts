@@ -83,7 +83,7 @@ async function computed({ runner, router }: RunningModel, ids: readonly number[]
 }
 
 function describe(model: Model, { precision, threads }: InspectFlags): Readonly<Record<string, unknown>> {
-  const { experts, router } = model;
+  const { router } = model;
   const { layers, ...config } = model.config;
   return {
     path: model.path,
@@ -92,17 +92,32 @@ function describe(model: Model, { precision, threads }: InspectFlags): Readonly<
       ...config,
       hasRope: uniform(layers.map(({ hasRope }) => hasRope)),
       slidingWindows: uniform(layers.map(({ slidingWindow }) => slidingWindow)) ?? null,
+      isMixture: uniform(layers.map(({ isMixture }) => isMixture)),
     },
     parameters: parameterCounts(model),
-    experts: {
-      count: experts.names.length,
-      names: experts.names,
-      expert_size: uniform(experts.expertSizes),
-      shared_size: uniform(experts.sharedSizes),
-    },
+    experts: describeFfnExperts(model),
     router: router?.config ?? null,
     precision,
     kernel: kernelInfo({}, kernelThreads(threads)),
+  };
+}
+
+function describeFfnExperts({ experts, config: { mixture } }: Model): object {
+  if (mixture) {
+    const { numExperts, expertsPerToken, expertSize, normalizesWeights } = mixture;
+    return {
+      count: numExperts,
+      per_token: expertsPerToken,
+      names: experts.names,
+      expert_size: expertSize,
+      normalizes_weights: normalizesWeights,
+    };
+  }
+  return {
+    count: experts.names.length,
+    names: experts.names,
+    expert_size: uniform(experts.expertSizes),
+    shared_size: uniform(experts.sharedSizes),
   };
 }
 
@@ -120,16 +135,20 @@ async function describeLowRank(
   }
 }
 
-/** Counts the weights of a model and its parts. A token passes the active ones: backbone, router and one expert. */
-function parameterCounts({ weights, router }: Model): Readonly<Record<string, number>> {
+/**
+ * Counts the weights of a model and its parts. A token passes the active ones: backbone, router and its experts. Dense
+ * layers of a mixture belong to the backbone.
+ */
+function parameterCounts({ weights, router, config }: Model): Readonly<Record<string, number>> {
   const { layers, embedding, head } = weights;
-  const experts = layers.reduce((sum, layer) => sum + countElements(layer.experts), 0);
-  const perExpert = layers.reduce((sum, layer) => sum + countElements(layer.experts[0]), 0);
+  const chosen = layers.map(({ experts: own, mixture }) => mixture?.experts ?? (config.mixture ? [] : own));
+  const experts = chosen.reduce((sum, own) => sum + countElements(own), 0);
+  const perExpert = chosen.reduce((sum, own) => sum + countElements(own[0]), 0);
   const backbone = countElements(weights) - experts - (head === embedding ? countElements(head) : 0);
   const routerCount = router ? countElements({ ...router, config: undefined }) : 0;
   return {
     total: backbone + experts + routerCount,
-    active: backbone + perExpert + routerCount,
+    active: backbone + (config.mixture?.expertsPerToken ?? 1) * perExpert + routerCount,
     backbone,
     per_expert: perExpert,
     router: routerCount,

@@ -52,13 +52,13 @@ export function expectedCost(
   placement: DescribedPlacement & PlannedPlacement,
   { trace, sequences, readMbPerS }: CostOptions,
 ): ExpectedCost {
-  const { streamed, weights, expertCacheBytes, precision } = placement;
+  const { streamed, weights, usedShare, expertCacheBytes, precision } = placement;
   // Resident experts are simulated as units of one byte: once loaded they never miss, and their reads do not count.
   const layout = streamed ?? { numExperts: trace.layout.numExperts, layerBytes: [1] };
   const budgetBytes = expertCacheBytes ?? layout.numExperts;
   // In float32 the tied head is the embedding table itself.
   const head = weights.head === 0 ? weights.embeddings : weights.head;
-  const active = weights.attention + head + weights.shared + weights.experts / layout.numExperts;
+  const active = weights.attention + head + weights.shared + usedShare * weights.experts;
   const scale = (active / REFERENCE_BYTES) * PACE[precision] * (streamed ? STREAMED_FACTOR : 1);
   const result = simulate(
     { ...trace, layout },

@@ -36,6 +36,8 @@ interface OtherBytes {
 export interface DescribedPlacement extends Placement {
   readonly weights: WeightSizes;
   readonly other: OtherBytes;
+  /** Share of the experts' weights that a token reads. */
+  readonly usedShare: number;
   /** The engine's option for this load. */
   readonly kvCacheBytes: number;
 }
@@ -53,11 +55,11 @@ const SLACK_BYTES_PER_SEQUENCE = 1e6;
 
 const PRECISIONS: readonly Precision[] = ["int8", "int4", "fp32"];
 
-/** Lists the placements of a dense model, or of a model with experts and the dense model that it was made from. */
+/** Lists the placements of a model, and beside Read-ME's experts those of the dense model that they were made from. */
 export function placementsOf(model: Model, load: Load): readonly DescribedPlacement[] {
-  const own = model.experts.names.length > 1 ? "read-me" : "dense";
+  const own = model.config.mixture ? "mixture" : model.experts.names.length > 1 ? "read-me" : "dense";
   const all = PRECISIONS.map((precision) => placement(own, model, precision, load));
-  if (own === "dense") return all;
+  if (own !== "read-me") return all;
   const dense = denseBase(model);
   return [
     ...all,
@@ -74,10 +76,15 @@ function placement(name: Placement["model"], model: Model, precision: Precision,
     precision,
     weights,
     other,
+    usedShare: usedShareOf(model),
     kvCacheBytes: kvBytesOf(model, load, precision),
     weightBytes: sum(weights),
     otherBytes: sum(other),
   };
+}
+
+function usedShareOf({ config: { mixture }, experts }: Model): number {
+  return mixture ? mixture.expertsPerToken / mixture.numExperts : 1 / experts.names.length;
 }
 
 /** Returns the same placement with streamed experts. */

@@ -5,7 +5,7 @@ import type { Precision } from "@readme-moe/model";
 
 /** One way to hold a model's weights in memory. Bytes. */
 export interface Placement {
-  readonly model: "read-me" | "dense";
+  readonly model: "read-me" | "dense" | "mixture";
   readonly precision: Precision;
   /** Weights that are always in memory: all of them, or all but streamed experts. */
   readonly weightBytes: number;
@@ -83,7 +83,7 @@ const WORTH_IT = 0.9;
  * @returns `undefined` when nothing fits
  */
 export function recommend(candidates: readonly Candidate[]): Recommendation | undefined {
-  const readMe = bestOf(candidates, "read-me");
+  const readMe = bestOf(candidates, "read-me") ?? bestOf(candidates, "mixture");
   const dense = bestOf(candidates, "dense");
   if (!readMe || !dense) {
     const chosen = readMe ?? dense;

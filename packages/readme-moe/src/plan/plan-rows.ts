@@ -16,7 +16,7 @@ type PlanRow = DescribedPlacement & PlannedPlacement & ExpectedCost;
 
 export interface Plan {
   readonly path: string;
-  /** Kind of the model at `path`; rows of the other kind describe the dense model that it was made from. */
+  /** Kind of the model at `path`; rows of another kind describe the dense model that it was made from. */
   readonly own: PlanRow["model"];
   readonly memoryBytes: number;
   readonly sequences: number;

@@ -1,7 +1,7 @@
 // Trains experts of low rank over a dense model, and writes them as an expert set.
 
 import { ReadMeError } from "@readme-moe/core";
-import { expertNameProblem, resolveCacheFolder, writeExpertSet, type Model } from "@readme-moe/model";
+import { describeMixture, expertNameProblem, resolveCacheFolder, writeExpertSet, type Model } from "@readme-moe/model";
 import type { DomainText } from "../job/prepare-domain.ts";
 import { refuseOccupied, WorkFolder } from "../job/work-folder.ts";
 import { readDecoderWeights } from "../tuning/decoder/decoder-weights.ts";
@@ -46,7 +46,8 @@ export async function tuneLowRank(
   const given = resolveLowRankOptions(options, texts.length);
   checkNames(texts);
   if (model.kind !== "dense") {
-    const problem = `is not a dense model (${model.kind}); experts of low rank are trained over dense models`;
+    const advice = "experts of low rank are trained over dense models: name one";
+    const problem = `is not a dense model, but ${describeMixture(model)}; ${advice}`;
     throw new ReadMeError("ERR_MODEL_UNSUPPORTED", `${model.path}: ${problem}`);
   }
   await refuseOccupied(out);

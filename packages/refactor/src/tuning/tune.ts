@@ -1,7 +1,7 @@
 // Tunes a Read-ME model with its dense model as teacher, and writes the tuned model's folder.
 
 import { ReadMeError } from "@readme-moe/core";
-import { resolveCacheFolder, type Model } from "@readme-moe/model";
+import { describeMixture, resolveCacheFolder, type Model } from "@readme-moe/model";
 import type { DomainText } from "../job/prepare-domain.ts";
 import { finishFolder, refuseOccupied, WorkFolder } from "../job/work-folder.ts";
 import { readDecoderWeights, type DecoderWeights } from "./decoder/decoder-weights.ts";
@@ -159,19 +159,28 @@ function checkModels(student: Model, teacher: Model): void {
   const otherBase = (found: string, expected: string): ReadMeError =>
     unsupported(teacher, `cannot be the teacher: it has ${found}, the model that is tuned has ${expected}`);
   if (student.kind !== "read-me") {
-    throw unsupported(student, `is not a Read-ME model (${student.kind}); only those are tuned`);
+    const advice = "only Read-ME models are tuned: make one of a dense model with `refactor`";
+    throw unsupported(student, `is ${whatIs(student)}; ${advice}`);
   }
   if (student.experts.names.length > 1 && !student.router) {
     throw unsupported(student, "has no router, so the experts of its tokens are unknown");
   }
   if (teacher.kind !== "dense") {
-    throw unsupported(teacher, `is not a dense model (${teacher.kind}), so it cannot be the teacher`);
+    const advice = "name the dense model that the experts were made from";
+    throw unsupported(
+      teacher,
+      `is not a dense model, but ${describeMixture(teacher)}, which cannot be the teacher; ${advice}`,
+    );
   }
   for (const name of SHARED_FIELDS) {
     const [found, expected] = [teacher.config[name], student.config[name]];
     if (found !== expected) throw otherBase(`${name} ${found}`, `${expected}`);
   }
   if (positionsOf(teacher) !== positionsOf(student)) throw otherBase("other positions", "its own");
+}
+
+function whatIs(model: Model): string {
+  return model.kind === "dense" ? "a dense model" : describeMixture(model);
 }
 
 /** @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` for experts with more neurons than the teacher has */

@@ -1,0 +1,18 @@
+// What follows from the kind of a model.
+
+import type { Model } from "./model.ts";
+
+/**
+ * Tells whether a model is a checkpoint as its authors published it, dense or a mixture. All its tokens have the same
+ * expert, and low-rank experts can be used over it.
+ */
+export function isPublished({ kind }: Pick<Model, "kind">): boolean {
+  return kind === "dense" || kind === "mixture";
+}
+
+/** Describes a model that is not dense, for messages: "a mixture of 8 experts in each layer (mixtral)". */
+export function describeMixture({ kind, config, experts }: Pick<Model, "kind" | "config" | "experts">): string {
+  const { mixture, modelType } = config;
+  if (mixture) return `a mixture of ${mixture.numExperts} experts in each layer (${modelType})`;
+  return `a mixture of ${experts.names.length} experts (${kind})`;
+}

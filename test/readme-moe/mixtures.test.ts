@@ -1,0 +1,49 @@
+// What the command line shows of a mixture, and what it refuses with one.
+
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+import { beforeAll, expect, test } from "vitest";
+import { POCKET } from "../support/pocket.ts";
+import { type MixtureShape, TINY_MIXTURE, writeRandomMixture } from "../support/random-mixture.ts";
+import { runCli } from "../support/run-cli.ts";
+import { persistentFolder } from "../support/temporary-folder.ts";
+
+const BOOK = join(POCKET, "calibration", "book.jsonl");
+const SHAPE: MixtureShape = { ...TINY_MIXTURE, modelType: "qwen3_moe", vocabSize: 4096, denseLayers: [1] };
+const folder = await persistentFolder();
+const mixture = join(folder, "mixture");
+
+beforeAll(() => writeRandomMixture(mixture, SHAPE, { hasTokenizer: true }));
+
+test("inspect counts the experts of a mixture, and the weights that a token uses", async () => {
+  const outcome = await runCli(["inspect", mixture, "--json"]);
+  expect(outcome).toMatchObject({ code: 0, stderr: "" });
+  const shown = JSON.parse(outcome.stdout) as { parameters: Readonly<Record<string, number>> };
+  const { hiddenSize, expertSize, numExperts, expertsPerToken } = SHAPE;
+  expect(shown).toMatchObject({
+    kind: "mixture",
+    config: { isMixture: [true, false, true] },
+    experts: { count: numExperts, per_token: expertsPerToken, names: ["mixture"], expert_size: expertSize },
+    router: null,
+  });
+  const perExpert = 2 * 3 * hiddenSize * expertSize;
+  const { total = 0, active = 0, backbone = 0, per_expert: shownExpert } = shown.parameters;
+  expect(shownExpert).toBe(perExpert);
+  expect(total).toBe(backbone + numExperts * perExpert);
+  expect(active).toBe(backbone + expertsPerToken * perExpert);
+});
+
+test.each([
+  [["refactor", "MIXTURE", "--data", BOOK, "--out", "x"], /already a mixture of 5 experts in each layer \(qwen3_moe\)/],
+  [["refactor", "MIXTURE", "--data", BOOK, "--out", "x"], /only dense models can be refactored: name one/],
+  [["tune", "MIXTURE", "--teacher", POCKET, "--data", BOOK, "--out", "x"], /only Read-ME models are tuned: make one/],
+  [["tune", "MIXTURE", "--experts", "low-rank", "--data", BOOK, "--out", "x"], /trained over dense models: name one/],
+  [["export", "MIXTURE", "--out", "x"], /a mixture of 5 experts in each layer.*only dense models can be exported/],
+  [["pack", "MIXTURE", "--base", POCKET, "--out", "x"], /is not a Read-ME model folder/],
+])("%j is refused", async (args, message) => {
+  const paths: Readonly<Record<string, string>> = { MIXTURE: mixture, x: join(folder, "refused") };
+  const { code, stderr } = await runCli(args.map((arg) => paths[arg] ?? arg));
+  expect(stderr).toMatch(message);
+  expect(code).toBe(1);
+  expect(existsSync(join(folder, "refused"))).toBe(false);
+});
