@@ -11,7 +11,7 @@ import {
 import { expect, test } from "vitest";
 import { plainRows } from "../oracles/plain-kernel.ts";
 import { memoryTensor } from "../support/kernel/memory-store.ts";
-import { modelShape, type ModelShape } from "../support/kernel/model-shape.ts";
+import { mixtureModelShape, modelShape, type ModelShape } from "../support/kernel/model-shape.ts";
 import { packedBytes, setAllAngles } from "../support/kernel/packed-bytes.ts";
 import { randomChange, type TestChange } from "../support/kernel/random-change.ts";
 import { MAX_POSITIONS, randomModel } from "../support/kernel/random-model.ts";
@@ -99,6 +99,12 @@ test.each(["native", "wasm"] as const)(
         checkCase(model, shape, kind, isHalf),
       ),
       { numRuns: 8 },
+    );
+    await fc.assert(
+      fc.asyncProperty(mixtureModelShape, sequencesShape, fc.boolean(), async (model, shape, isHalf) =>
+        checkCase(model, shape, kind, isHalf),
+      ),
+      { numRuns: 4 },
     );
   },
 );

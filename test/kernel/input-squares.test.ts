@@ -4,7 +4,7 @@ import * as fc from "../support/fast-check.ts";
 import { availableInstructions, encodeStep, KV_PAGE_TOKENS, openKernel, type KernelKind } from "@readme-moe/kernel";
 import { expect, test } from "vitest";
 import { plainInputSquares } from "../oracles/plain-kernel.ts";
-import { modelShape, type ModelShape } from "../support/kernel/model-shape.ts";
+import { mixtureModelShape, modelShape, type ModelShape } from "../support/kernel/model-shape.ts";
 import { packedBytes, setAllAngles } from "../support/kernel/packed-bytes.ts";
 import { MAX_POSITIONS, randomModel } from "../support/kernel/random-model.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
@@ -67,5 +67,46 @@ test.each(["native", "wasm"] as const)(
       fc.asyncProperty(modelShape, async (shape) => checkShape(shape, kind)),
       { seed: SEED, numRuns: 12 },
     );
+    await fc.assert(
+      fc.asyncProperty(mixtureModelShape, async (shape) => checkShape(shape, kind)),
+      { seed: SEED, numRuns: 6 },
+    );
   },
 );
+
+test.each(["native", "wasm"] as const)("%s kernels report zeros for experts without rows in a step", async (kernel) => {
+  const shape: ModelShape = {
+    seed: 1,
+    hiddenSize: 32,
+    headSize: 8,
+    numKvHeads: 1,
+    ffnSize: 32,
+    numExperts: 1,
+    numLayers: 1,
+    vocabSize: 40,
+    formats: [1],
+    mixture: { share: 1, numExperts: 12, expertsPerToken: 1 },
+  };
+  const { plain, description } = randomModel(shape);
+  const limits = { vocabSize: 40, maxRows: 40, maxPositions: MAX_POSITIONS, numPages: 3, numFullRows: 0 };
+  const opened = openKernel(await packedBytes(description), { ...limits, threads: 2 }, { kernel });
+  setAllAngles(opened, plain);
+  const pages = opened.openPages(3, true);
+  const tokens = (ids: readonly number[]) => ids.map((id) => ({ id, expert: 0 }));
+  // The second step's row uses one expert; memory of the first step's results is used again.
+  for (const tokenIds of [Array.from({ length: 40 }, (_, id) => id), [7]]) {
+    const { length } = tokenIds;
+    const expected = plainInputSquares(plain, [tokens(tokenIds)], { isHalf: true, isFused: kernel === "native" });
+    const results = {
+      candidateIds: new Int32Array(length),
+      logits: new Float32Array(2 * length),
+      sums: new Float64Array(2 * length),
+      fullLogits: new Float32Array(0),
+      inputSquares: new Float32Array(expected.length).fill(3),
+    };
+    const row = { tokenIds, position: 0, pages: [0, 1, 2], logitsOf: Array.from(tokenIds.keys()) };
+    opened.step(pages, encodeStep([row], 1, limits), results);
+    expect(results.inputSquares).toEqual(expected);
+  }
+  await opened.close();
+});

@@ -6,6 +6,7 @@ import { changed, type PlainLowRank } from "./plain-change.ts";
 import { attend, rotate } from "./plain-kernel-attention.ts";
 import { plainRow, type PlainRow } from "./plain-kernel-logits.ts";
 import { add, divide, exponential, laneSum, multiply, roundToHalf, subtract } from "./plain-kernel-numbers.ts";
+import { plainChoice, plainMix, type PlainRouter } from "./plain-mixture.ts";
 import { product, weightsOf, type PlainWeights } from "./plain-kernel-product.ts";
 
 type Norms = "attentionNorm" | "queryNorm" | "keyNorm" | "attentionOutputNorm" | "ffnNorm" | "ffnOutputNorm";
@@ -19,12 +20,18 @@ export interface PlainFeedForward {
 }
 
 /** A layer with its weights in memory. */
-export type PlainLayer = Omit<LayerDescription, Norms | Products | "shared" | "experts"> &
+export type PlainLayer = Omit<LayerDescription, Norms | Products | "shared" | "experts" | "mixture"> &
   Readonly<Record<Norms, Float32Array | undefined>> &
   Readonly<Record<Products, PlainWeights>> & {
     readonly shared: PlainFeedForward | undefined;
     readonly experts: readonly PlainFeedForward[];
+    readonly mixture?: PlainMixture | undefined;
   };
+
+/** Experts of which the layer chooses some for each token. */
+export interface PlainMixture extends PlainRouter {
+  readonly experts: readonly PlainFeedForward[];
+}
 
 /** One token of a sequence. */
 export interface PlainToken {
@@ -88,11 +95,26 @@ export function plainInputSquares(
     layer.attentionOutput,
     layer,
     ...(layer.shared ? [layer.shared.down] : []),
-    ...layer.experts.flatMap(({ up, down }) => [up, down]),
+    ...(layer.mixture?.experts ?? layer.experts).flatMap(({ up, down }) => [up, down]),
   ]);
   const zeros = (of: PlainWeights | PlainLayer): Float64Array =>
     new Float64Array("up" in of || !("numIn" in of) ? model.hiddenSize : of.numIn);
   return Float32Array.from(products.flatMap((of) => Array.from(sums.get(of) ?? zeros(of))));
+}
+
+/** Experts that each mixture chooses at every position of a sequence, by layer. */
+export function plainChoices(
+  model: PlainModel,
+  tokens: readonly PlainToken[],
+  options: PlainOptions,
+): ReadonlyMap<PlainLayer, readonly (readonly number[])[]> {
+  const chosen = new Map<PlainLayer, (readonly number[])[]>(model.layers.map((layer) => [layer, []]));
+  const run = new Run(model, options, (of, input) => {
+    if (!("mixture" in of) || !of.mixture) return;
+    chosen.get(of)?.push(plainChoice(of.mixture, input).map(({ expert }) => expert));
+  });
+  for (const [position, token] of tokens.entries()) run.next(token, position);
+  return chosen;
 }
 
 /** Keys and values of one layer, by key head and position. */
@@ -161,11 +183,19 @@ class Run {
     return split(projected, layer).map((head) => this.#norm(head, norm));
   }
 
-  /** What all tokens use, and what the token's expert adds. */
+  /** What all tokens use, and what the token's experts add. */
   #feedForwards(layer: PlainLayer, input: Float32Array, expert: number): Float32Array {
     this.#observe(layer, input);
-    const parts = [layer.shared, layer.experts[expert]].filter((part) => part !== undefined);
-    const [first, second] = parts.map((part) => this.#feedForward(part, layer.activation, input));
+    const { shared, experts, mixture, activation } = layer;
+    const outputs = [shared, mixture ? undefined : experts[expert]]
+      .filter((part) => part !== undefined)
+      .map((part) => this.#feedForward(part, activation, input));
+    if (mixture) {
+      const outputOf = (chosen: number): Float32Array =>
+        this.#feedForward(mixture.experts[chosen] as PlainFeedForward, activation, input);
+      outputs.push(plainMix(plainChoice(mixture, input), outputOf, input.length));
+    }
+    const [first, second] = outputs;
     return (first as Float32Array).map((value, i) => (second ? add(value, second[i] as number) : value));
   }
 

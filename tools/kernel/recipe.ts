@@ -23,6 +23,7 @@ export const SOURCES = {
     "conclude",
     "feed_forward",
     "group",
+    "mixture",
     "multiply",
     "observe",
     "open",

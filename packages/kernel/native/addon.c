@@ -224,6 +224,42 @@ static napi_value run_layers(napi_env env, napi_callback_info info) {
   return error ? fail(env, error) : NULL;
 }
 
+/** Reads a kernel and a layer. @returns whether a kernel is open; else an error was thrown */
+static int kernel_and_layer(napi_env env, napi_callback_info info, Opened **opened, int32_t *layer) {
+  napi_value values[2];
+  if (!arguments(env, info, 2, values) || napi_get_value_int32(env, values[1], layer) != napi_ok) {
+    fail(env, "Expected a kernel and a layer");
+    return 0;
+  }
+  return (*opened = opened_of(env, values[0])) != NULL;
+}
+
+/** routeLayer(kernel, layer): see `kernel_route`. @returns an Int32Array of the chosen experts */
+static napi_value route_layer(napi_env env, napi_callback_info info) {
+  Opened *opened;
+  int32_t layer;
+  if (!kernel_and_layer(env, info, &opened, &layer)) return NULL;
+  const char *error = kernel_route(opened->kernel, layer);
+  if (error) return fail(env, error);
+  size_t length;
+  const int32_t *chosen = kernel_chosen(opened->kernel, &length);
+  void *data;
+  napi_value buffer, result;
+  if (napi_create_arraybuffer(env, length * sizeof *chosen, &data, &buffer) != napi_ok ||
+      napi_create_typedarray(env, napi_int32_array, length, buffer, 0, &result) != napi_ok)
+    return fail(env, "memory");
+  if (length > 0) memcpy(data, chosen, length * sizeof *chosen);
+  return result;
+}
+
+/** feedLayer(kernel, layer): see `kernel_feed`. */
+static napi_value feed_layer(napi_env env, napi_callback_info info) {
+  Opened *opened;
+  int32_t layer;
+  const char *error = kernel_and_layer(env, info, &opened, &layer) ? kernel_feed(opened->kernel, layer) : NULL;
+  return error ? fail(env, error) : NULL;
+}
+
 /** end(kernel): see `kernel_end`. */
 static napi_value end(napi_env env, napi_callback_info info) {
   napi_value values[1];
@@ -308,7 +344,8 @@ NAPI_MODULE_INIT() {
     napi_callback call;
   } functions[] = {
       {"instructionSets", instruction_sets}, {"open", open_kernel}, {"openPages", open_pages}, {"closePages", close_pages},
-      {"rotary", set_rotary}, {"step", step}, {"begin", begin}, {"runLayers", run_layers}, {"end", end},
+      {"rotary", set_rotary}, {"step", step}, {"begin", begin}, {"runLayers", run_layers}, {"routeLayer", route_layer},
+      {"feedLayer", feed_layer}, {"end", end},
       {"place", place}, {"placeChange", place_change}, {"readLogits", read_logits}, {"close", close_kernel},
       {"returnFreeMemory", return_free_memory},
   };

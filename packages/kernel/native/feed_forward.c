@@ -8,22 +8,24 @@ typedef struct {
   int isShared;
   const Tensor *gate, *up, *down;
   int rowFrom, rowTo;
-  /** First column of the part in gated rows. */
+  /** Inputs of the first products. */
+  const Rows *inputs;
+  /** Inputs of the last product: columns of gated rows from a first one on. */
+  const Rows *gated;
   int column;
   /** Outputs of the last product, `[row][hiddenWidth]`. */
   float *out;
 } Part;
 
-static int num_parts(const Layer *layer, const Groups *groups) {
-  return (layer->up ? 1 : 0) + (layer->experts ? groups->numExperts : 0);
+static Part shared_part(const Kernel *kernel, const Feed *feed) {
+  const Layer *layer = feed->layer;
+  return (Part){1, layer->gate, layer->up, layer->down, 0, feed->numRows, &kernel->normed, &kernel->gated, 0, kernel->update};
 }
 
-static Part part_at(const Kernel *kernel, const Layer *layer, const Groups *groups, int index) {
-  if (layer->up && index == 0) return (Part){1, layer->gate, layer->up, layer->down, 0, groups->numRows, 0, kernel->update};
-  int group = index - (layer->up ? 1 : 0);
-  const Expert *expert = &layer->experts[groups->experts[group]];
-  float *out = layer->up ? kernel->routed : kernel->update;
-  return (Part){0, &expert->gate, &expert->up, &expert->down, groups->starts[group], groups->starts[group + 1], layer->sharedWidth, out};
+static Part expert_part(const Feed *feed, int group) {
+  const Expert *expert = &feed->layer->experts[feed->groups->experts[group]];
+  const int32_t *starts = feed->groups->starts + group;
+  return (Part){0, &expert->gate, &expert->up, &expert->down, starts[0], starts[1], feed->inputs, feed->gated, feed->column, feed->out};
 }
 
 /** Rows of a part, and vectors of its outputs, that one task computes. */
@@ -32,40 +34,50 @@ typedef struct {
   int rowFrom, rowTo, from, to;
 } Piece;
 
-/** Tasks of a phase over all parts of an FFN. */
+/** Tasks of a phase over all parts of an FFN: those of the shared part come first, then those of experts. */
 typedef struct {
-  int isLast, vectors, numTasks;
+  /** Number of vectors of outputs that a task computes, and in all, of the shared part and of an expert. */
+  int vectors, sharedVectors, expertVectors;
+  /** Number of tasks for the same rows. */
+  int sharedColumns, expertColumns;
+  int numShared, numTasks;
 } Plan;
 
-/** Counts the vectors of a part's outputs, in the phase of gates or in the last one. */
-static int num_vectors(const Part *part, int isLast) { return (isLast ? part->down : part->up)->numPanels * 4; }
-
-static int num_tasks(const Part *part, const Plan *plan) {
-  return (num_vectors(part, plan->isLast) + plan->vectors - 1) / plan->vectors * row_tasks(part->rowTo - part->rowFrom);
-}
-
-static Plan plan_parts(const Kernel *kernel, const Layer *layer, const Groups *groups, int isLast) {
-  int numParts = num_parts(layer, groups), allVectors = 0;
-  for (int i = 0; i < numParts; i++) {
-    Part part = part_at(kernel, layer, groups, i);
-    allVectors += num_vectors(&part, isLast) * row_tasks(part.rowTo - part.rowFrom);
-  }
-  Plan plan = {.isLast = isLast, .vectors = vectors_of_task(kernel, allVectors, isLast ? 1 : 2)};
-  for (int i = 0; i < numParts; i++) {
-    Part part = part_at(kernel, layer, groups, i);
-    plan.numTasks += num_tasks(&part, &plan);
-  }
+/** Plans the phase of gates, or the last one. */
+static Plan plan_parts(const Kernel *kernel, const Feed *feed, int isLast) {
+  const Layer *layer = feed->layer;
+  const Expert *expert = layer->experts;
+  Plan plan = {.vectors = 0};
+  int sharedRows = feed->hasShared ? row_tasks(feed->numRows) : 0;
+  int expertRows = expert ? atomic_load_explicit(&feed->groups->numTasks, memory_order_relaxed) : 0;
+  if (feed->hasShared) plan.sharedVectors = (isLast ? layer->down : layer->up)->numPanels * 4;
+  // Experts of a layer have the same sizes.
+  if (expert) plan.expertVectors = (isLast ? &expert->down : &expert->up)->numPanels * 4;
+  plan.vectors = vectors_of_task(kernel, plan.sharedVectors * sharedRows + plan.expertVectors * expertRows, isLast ? 1 : 2);
+  plan.sharedColumns = (plan.sharedVectors + plan.vectors - 1) / plan.vectors;
+  plan.expertColumns = (plan.expertVectors + plan.vectors - 1) / plan.vectors;
+  plan.numShared = plan.sharedColumns * sharedRows;
+  plan.numTasks = plan.numShared + plan.expertColumns * expertRows;
   return plan;
 }
 
-static Piece piece_of(const Kernel *kernel, const Layer *layer, const Groups *groups, const Plan *plan, int task) {
-  Part part = part_at(kernel, layer, groups, 0);
-  for (int index = 0; task >= num_tasks(&part, plan);) {
-    task -= num_tasks(&part, plan);
-    part = part_at(kernel, layer, groups, ++index);
+/** Finds the expert with a group of rows, by the number of groups before it. */
+static int group_with(const Groups *groups, int rowTask) {
+  int from = 0, to = groups->numExperts;
+  while (to - from > 1) {
+    int middle = (from + to) / 2;
+    if (groups->tasks[middle] <= rowTask) from = middle;
+    else to = middle;
   }
-  int numVectors = num_vectors(&part, plan->isLast), numColumns = (numVectors + plan->vectors - 1) / plan->vectors;
-  int rowFrom = part.rowFrom + task / numColumns * TASK_ROWS, from = task % numColumns * plan->vectors;
+  return from;
+}
+
+static Piece piece_of(const Kernel *kernel, const Feed *feed, const Plan *plan, int task) {
+  int isShared = task < plan->numShared, own = isShared ? task : task - plan->numShared;
+  int numColumns = isShared ? plan->sharedColumns : plan->expertColumns, numVectors = isShared ? plan->sharedVectors : plan->expertVectors;
+  int rowTask = own / numColumns, from = own % numColumns * plan->vectors, group = isShared ? 0 : group_with(feed->groups, rowTask);
+  Part part = isShared ? shared_part(kernel, feed) : expert_part(feed, group);
+  int rowFrom = part.rowFrom + (rowTask - (isShared ? 0 : feed->groups->tasks[group])) * TASK_ROWS;
   return (Piece){part, rowFrom, least(rowFrom + TASK_ROWS, part.rowTo), from, least(from + plan->vectors, numVectors)};
 }
 
@@ -88,7 +100,7 @@ static void gate_piece(Kernel *kernel, int thread, Activation activation, const 
   float *gates = kernel->gates + (size_t)thread * 2 * TASK_ROWS * GATE_COLUMNS, *values = gates + TASK_ROWS * GATE_COLUMNS;
   const Loops *loops = kernel->loops;
   const Part *part = &piece->part;
-  Rows gated = rows_at(&kernel->gated, part->column);
+  Rows gated = rows_at(part->gated, part->column);
   for (int from = piece->from, to; from < piece->to; from = to) {
     to = least(from + GATE_COLUMNS / 16, piece->to);
     int columns = 16 * (to - from);
@@ -97,8 +109,8 @@ static void gate_piece(Kernel *kernel, int thread, Activation activation, const 
       if (part->gate) prefetch_raise(changed, 0, piece->rowFrom, piece->rowTo, from, to);
       prefetch_raise(changed, 1, piece->rowFrom, piece->rowTo, from, to);
     }
-    if (part->gate) loops->product(part->gate, from, to, &kernel->normed, piece->rowFrom, piece->rowTo, gates, GATE_COLUMNS, up);
-    loops->product(part->up, from, to, &kernel->normed, piece->rowFrom, piece->rowTo, values, GATE_COLUMNS, next);
+    if (part->gate) loops->product(part->gate, from, to, part->inputs, piece->rowFrom, piece->rowTo, gates, GATE_COLUMNS, up);
+    loops->product(part->up, from, to, part->inputs, piece->rowFrom, piece->rowTo, values, GATE_COLUMNS, next);
     if (part->isShared) {
       if (part->gate) raise_rows(kernel, changed, 0, piece->rowFrom, piece->rowTo, from, to, gates, GATE_COLUMNS);
       raise_rows(kernel, changed, 1, piece->rowFrom, piece->rowTo, from, to, values, GATE_COLUMNS);
@@ -111,22 +123,36 @@ static void gate_piece(Kernel *kernel, int thread, Activation activation, const 
   }
 }
 
-void gate_rows(Kernel *kernel, Member *member, const Layer *layer, const Groups *groups, const Changed *changed) {
-  Plan plan = plan_parts(kernel, layer, groups, 0);
+static void gate_rows(Kernel *kernel, Member *member, const Feed *feed, const Changed *changed) {
+  Plan plan = plan_parts(kernel, feed, 0);
   EACH_TASK(member, task, plan.numTasks) {
-    Piece piece = piece_of(kernel, layer, groups, &plan, task);
-    gate_piece(kernel, member->thread, (Activation)layer->description.activation, &piece, changed);
+    Piece piece = piece_of(kernel, feed, &plan, task);
+    gate_piece(kernel, member->thread, (Activation)feed->layer->description.activation, &piece, changed);
   }
 }
 
-void contract_rows(Kernel *kernel, Member *member, const Layer *layer, const Groups *groups, const Changed *changed) {
-  Plan plan = plan_parts(kernel, layer, groups, 1);
+static void contract_rows(Kernel *kernel, Member *member, const Feed *feed, const Changed *changed) {
+  Plan plan = plan_parts(kernel, feed, 1);
   EACH_TASK(member, task, plan.numTasks) {
-    Piece piece = piece_of(kernel, layer, groups, &plan, task);
-    Rows gated = rows_at(&kernel->gated, piece.part.column);
+    Piece piece = piece_of(kernel, feed, &plan, task);
+    Rows gated = rows_at(piece.part.gated, piece.part.column);
     float *out = piece.part.out + (size_t)piece.rowFrom * kernel->hiddenWidth + 16 * piece.from;
     if (piece.part.isShared) prefetch_raise(changed, 0, piece.rowFrom, piece.rowTo, piece.from, piece.to);
     kernel->loops->product(piece.part.down, piece.from, piece.to, &gated, piece.rowFrom, piece.rowTo, out, kernel->hiddenWidth, NULL);
     if (piece.part.isShared) raise_rows(kernel, changed, 0, piece.rowFrom, piece.rowTo, piece.from, piece.to, out, kernel->hiddenWidth);
   }
+}
+
+void feed_parts(Kernel *kernel, Member *member, const Feed *feed) {
+  const Tensor *down = feed->hasShared ? feed->layer->down : NULL;
+  Changed changed = {feed->numRows, feed->changes, feed->firstProduct + CHANGE_GATE, 2, 0};
+  if (down) changed = lower_rows(kernel, member, changed, &kernel->normed, kernel->model.hiddenSize);
+  gate_rows(kernel, member, feed, &changed);
+  team_next_phase(member);
+  if (down) observe(kernel, member, &kernel->gated, 0, feed->numRows, down->numIn, feed->layer->gatedSquares);
+  observe_experts(kernel, member, feed);
+  changed = (Changed){feed->numRows, feed->changes, feed->firstProduct + CHANGE_DOWN, 1, 0};
+  if (down) changed = lower_rows(kernel, member, changed, &kernel->gated, down->numIn);
+  contract_rows(kernel, member, feed, &changed);
+  team_next_phase(member);
 }

@@ -7,7 +7,7 @@
 #include "team.h"
 #include "tensor.h"
 
-enum { KERNEL_MAGIC = 0x4b4d5252, KERNEL_VERSION = 2 };
+enum { KERNEL_MAGIC = 0x4b4d5252, KERNEL_VERSION = 3 };
 
 /** Header of the packed file, before layers and tensors. All fields have 32 bits. */
 typedef struct {
@@ -40,8 +40,12 @@ typedef struct {
   /** Whether query and key norms are over all heads together. */
   int32_t normsAllHeads;
   float attentionScale, residualScale;
-  /** First of `[numExperts][3]` tensors: gate, up and down of each expert. */
+  /** First of `[experts][3]` tensors: gate, up and down of each expert. */
   int32_t firstExpert;
+  /** Weights `[numRouted][hiddenSize]` by which the layer chooses experts of each row; -1 when steps name the rows' expert. */
+  int32_t router;
+  /** With a router: number of experts, of those that a row uses, and whether the softmax is over these alone. */
+  int32_t numRouted, expertsPerToken, normalizesWeights;
 } LayerDescription;
 
 /** A tensor. Offsets are from the file's beginning, in units of 64 bytes; -1 for none. */
@@ -77,6 +81,9 @@ typedef struct {
   /** Whether experts are not in the file's memory; `kernel_place` then gives the address of each. */
   int32_t streamsExperts;
 } KernelOptions;
+
+/** Largest number of experts of a layer with a router, and of those that a row uses. */
+enum { MOST_ROUTED = 1024, MOST_CHOSEN = 64 };
 
 enum { SEQUENCE_FIELDS = 3, MOST_WANTED = 1 << 20 };
 
@@ -146,6 +153,18 @@ const char *kernel_step(Kernel *kernel, const Step *step);
 const char *kernel_begin(Kernel *kernel, const Step *step);
 /** Runs the next layers `[from, to)`. @returns NULL, or the missing part; nothing has run then */
 const char *kernel_run_layers(Kernel *kernel, int32_t from, int32_t to);
+/**
+ * Runs the next layer up to its router, whose choice is in `kernel_chosen`.
+ * @returns NULL, or the part of the arguments that does not fit; nothing has run then
+ */
+const char *kernel_route(Kernel *kernel, int32_t layer);
+/**
+ * Returns the experts that the last call of `kernel_route` chose, `[rows][expertsPerToken]`, the most probable first. Rows
+ * are in the step's order, in the last layer those with wanted logits.
+ */
+const int32_t *kernel_chosen(const Kernel *kernel, size_t *length);
+/** Runs the rest of the layer whose router has run. @returns NULL, or the missing part; nothing has run then */
+const char *kernel_feed(Kernel *kernel, int32_t layer);
 /** Computes the results of a step whose layers have all run. @returns NULL, or the missing part */
 const char *kernel_end(Kernel *kernel);
 /**

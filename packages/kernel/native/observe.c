@@ -1,11 +1,12 @@
 // Statistics of the inputs of products, which determine how weights are packed.
 
+#include "memory.h"
 #include "phases.h"
 
 enum { INPUTS_OF_TASK = 64 };
 
 void place_inputs(Kernel *kernel) {
-  size_t hidden = (size_t)kernel->model.hiddenSize, numExperts = (size_t)kernel->model.numExperts;
+  size_t hidden = (size_t)kernel->model.hiddenSize;
   for (int l = 0; l < kernel->model.numLayers; l++) {
     Layer *layer = &kernel->layers[l];
     layer->attentionSquares = kernel->numInputs;
@@ -14,7 +15,19 @@ void place_inputs(Kernel *kernel) {
     layer->gatedSquares = layer->ffnSquares + hidden;
     layer->expertSquares = layer->gatedSquares + (layer->down ? (size_t)layer->down->numIn : 0);
     size_t ofExpert = layer->experts ? hidden + (size_t)layer->experts->down.numIn : 0;
-    kernel->numInputs = layer->expertSquares + numExperts * ofExpert;
+    kernel->numInputs = layer->expertSquares + (size_t)layer->numExperts * ofExpert;
+  }
+}
+
+/** Sums the squares of inputs `[from, to)` over rows `[rowFrom, rowTo)`. */
+static void sum_squares(const Rows *rows, int rowFrom, int rowTo, int from, int to, float *squares) {
+  for (int i = from; i < to; i++) {
+    double sum = 0;
+    for (int row = rowFrom; row < rowTo; row++) {
+      double input = (double)rows->floats[(size_t)row * rows->width + i];
+      sum += input * input;
+    }
+    squares[i] += (float)sum;
   }
 }
 
@@ -22,26 +35,28 @@ void observe(Kernel *kernel, Member *member, const Rows *rows, int rowFrom, int 
   if (!kernel->step->inputSquares) return;
   float *squares = kernel->step->inputSquares + place;
   EACH_TASK(member, task, (numIn + INPUTS_OF_TASK - 1) / INPUTS_OF_TASK) {
-    for (int i = task * INPUTS_OF_TASK; i < least(numIn, (task + 1) * INPUTS_OF_TASK); i++) {
-      double sum = 0;
-      for (int row = rowFrom; row < rowTo; row++) {
-        double input = (double)rows->floats[(size_t)row * rows->width + i];
-        sum += input * input;
-      }
-      squares[i] = (float)sum;
-    }
+    int from = task * INPUTS_OF_TASK, to = least(numIn, from + INPUTS_OF_TASK);
+    memset(squares + from, 0, (size_t)(to - from) * 4);
+    sum_squares(rows, rowFrom, rowTo, from, to, squares);
   }
   team_next_phase(member);
 }
 
-void observe_experts(Kernel *kernel, Member *member, const Layer *layer, const Groups *groups) {
+void observe_experts(Kernel *kernel, Member *member, const Feed *feed) {
+  const Layer *layer = feed->layer;
   if (!layer->experts || !kernel->step->inputSquares) return;
   int hidden = kernel->model.hiddenSize, size = layer->experts->down.numIn;
-  Rows gated = rows_at(&kernel->gated, layer->sharedWidth);
-  for (int i = 0; i < groups->numExperts; i++) {
-    int from = groups->starts[i], to = groups->starts[i + 1];
-    size_t place = layer->expertSquares + (size_t)groups->experts[i] * (size_t)(hidden + size);
-    observe(kernel, member, &kernel->normed, from, to, hidden, place);
-    observe(kernel, member, &gated, from, to, size, place + (size_t)hidden);
+  // One task for each expert, also without rows: the experts with rows are known only within a phase.
+  EACH_TASK(member, expert, layer->numExperts) {
+    const Groups *groups = feed->groups;
+    float *squares = kernel->step->inputSquares + layer->expertSquares + (size_t)expert * (size_t)(hidden + size);
+    if (!feed->isLater) memset(squares, 0, (size_t)(hidden + size) * 4);
+    Rows gated = rows_at(feed->gated, feed->column);
+    for (int i = 0; i < groups->numExperts; i++) {
+      if (groups->experts[i] != expert) continue;
+      sum_squares(feed->inputs, groups->starts[i], groups->starts[i + 1], 0, hidden, squares);
+      sum_squares(&gated, groups->starts[i], groups->starts[i + 1], 0, size, squares + hidden);
+    }
   }
+  team_next_phase(member);
 }

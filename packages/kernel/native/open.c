@@ -13,8 +13,8 @@ static void *allocate(Kernel *kernel, uint64_t count, size_t bytes) {
 }
 
 /** Finds experts of equal sizes, whose tensors are side by side; NULL for -1. */
-static const Expert *experts_at(Reader *reader, const Kernel *kernel, int32_t first) {
-  int32_t numExperts = kernel->model.numExperts, hidden = kernel->model.hiddenSize;
+static const Expert *experts_at(Reader *reader, const Kernel *kernel, int32_t first, int32_t numExperts) {
+  int32_t hidden = kernel->model.hiddenSize;
   if (first == -1) return NULL;
   if (first < 0 || (int64_t)first + 3 * (int64_t)numExperts > kernel->model.numTensors) {
     fail(reader, "the place of a layer's experts");
@@ -27,6 +27,19 @@ static const Expert *experts_at(Reader *reader, const Kernel *kernel, int32_t fi
     weights_at(reader, kernel, i + 2, hidden, size, 1);
   }
   return (const Expert *)&kernel->tensors[first];
+}
+
+/** Reads what a layer with a router has besides its experts. */
+static int read_mixture(Reader *reader, const Kernel *kernel, const LayerDescription *d, Layer *layer) {
+  layer->router = weights_at(reader, kernel, d->router, layer->numExperts, kernel->model.hiddenSize, 1);
+  if (reader->error) return 0;
+  if (layer->router->format != FORMAT_FLOAT) return fail(reader, "the format of a router");
+  for (int32_t e = 0; e < layer->numExperts; e++) {
+    const Expert *expert = &layer->experts[e];
+    layer->readsFloats |= expert->gate.format == FORMAT_FLOAT || expert->up.format == FORMAT_FLOAT;
+    layer->readsRounded |= expert->gate.format != FORMAT_FLOAT || expert->up.format != FORMAT_FLOAT;
+  }
+  return 1;
 }
 
 static int read_layer(Reader *reader, Kernel *kernel, const LayerDescription *d, Layer *layer) {
@@ -42,6 +55,10 @@ static int read_layer(Reader *reader, Kernel *kernel, const LayerDescription *d,
     rotary->size = d->rotarySize;
   }
   if (d->activation != ACTIVATION_SILU && d->activation != ACTIVATION_GELU_TANH) return fail(reader, "a layer's activation");
+  if (d->router != -1 && (d->numRouted < 1 || d->numRouted > MOST_ROUTED || d->expertsPerToken < 1 || d->expertsPerToken > MOST_CHOSEN ||
+                          d->expertsPerToken > d->numRouted || d->firstExpert == -1))
+    return fail(reader, "a mixture's sizes");
+  int32_t numExperts = d->router == -1 ? kernel->model.numExperts : d->numRouted;
   const Tensor *up = tensor_at(reader, kernel, d->up, d->firstExpert == -1);
   if (reader->error) return 0;
   int32_t querySize = d->numHeads * d->headSize, keySize = d->numKvHeads * d->headSize, ffnSize = up ? up->numOut : 0;
@@ -60,19 +77,19 @@ static int read_layer(Reader *reader, Kernel *kernel, const LayerDescription *d,
       .gate = up ? weights_at(reader, kernel, d->gate, ffnSize, hidden, 0) : NULL,
       .up = up ? weights_at(reader, kernel, d->up, ffnSize, hidden, 1) : NULL,
       .down = up ? weights_at(reader, kernel, d->down, hidden, ffnSize, 1) : NULL,
-      .experts = experts_at(reader, kernel, d->firstExpert),
+      .experts = experts_at(reader, kernel, d->firstExpert, numExperts),
+      .numExperts = numExperts,
       .sharedWidth = up ? up->numPanels * PANEL : 0,
       .paddedHead = whole(d->headSize, 16),
       .roundsHeads = d->numHeads / d->numKvHeads * d->headSize % GROUP == 0,
   };
   const LayerDescription *first = &kernel->layers[0].description;
   if (d->numKvHeads != first->numKvHeads || d->headSize != first->headSize) return fail(reader, "layers whose key heads differ");
-  return reader->error == NULL;
+  if (reader->error) return 0;
+  return d->router == -1 || read_mixture(reader, kernel, d, layer);
 }
 
-static int allocate_rows(Kernel *kernel, Rows *rows, int32_t width) {
-  // A row may be wanted several times, so more logits than rows may be computed together.
-  uint64_t count = (uint64_t)(kernel->options.maxRows < LOGIT_ROWS ? LOGIT_ROWS : kernel->options.maxRows);
+static int allocate_rows(Kernel *kernel, Rows *rows, uint64_t count, int32_t width) {
   rows->width = whole(width, PANEL);
   rows->floats = allocate(kernel, count * (size_t)rows->width, 4);
   rows->values = allocate(kernel, count * (size_t)rows->width, 1);
@@ -84,10 +101,32 @@ static int allocate_rows(Kernel *kernel, Rows *rows, int32_t width) {
   return rows->floats && rows->values && rows->wide && rows->scales && rows->sums && rows->offsets && rows->halfSums;
 }
 
-static int allocate_groups(Kernel *kernel, Groups *groups) {
-  uint64_t rows = (uint64_t)kernel->options.maxRows;
+static int allocate_groups(Kernel *kernel, Groups *groups, uint64_t rows) {
   return (groups->rows = allocate(kernel, rows, sizeof(int32_t))) && (groups->experts = allocate(kernel, rows, sizeof(int32_t))) &&
-         (groups->starts = allocate(kernel, rows + 1, sizeof(int32_t)));
+         (groups->starts = allocate(kernel, rows + 1, sizeof(int32_t))) && (groups->tasks = allocate(kernel, rows + 1, sizeof(int32_t)));
+}
+
+/** Allocates what layers with routers need. */
+static int allocate_mixtures(Kernel *kernel) {
+  uint64_t rows = (uint64_t)kernel->options.maxRows, pairs = 0, chosen = 0;
+  int32_t gatedWidth = 0;
+  for (int l = 0; l < kernel->model.numLayers; l++) {
+    const Layer *layer = &kernel->layers[l];
+    if (!layer->router) continue;
+    uint64_t count = (uint64_t)layer->description.expertsPerToken, together = (uint64_t)rows_of_pairs((int)count);
+    if (count > chosen) chosen = count;
+    if ((together < rows ? together : rows) * count > pairs) pairs = (together < rows ? together : rows) * count;
+    if (layer->experts->up.numPanels * PANEL > gatedWidth) gatedWidth = layer->experts->up.numPanels * PANEL;
+    if (layer->router->numPanels * PANEL > kernel->routerWidth) kernel->routerWidth = layer->router->numPanels * PANEL;
+  }
+  if (pairs == 0) return 1;
+  return (kernel->routerLogits = allocate(kernel, rows * (size_t)kernel->routerWidth, 4)) &&
+         (kernel->choices = allocate(kernel, rows * chosen, sizeof(int32_t))) && (kernel->chosen = allocate(kernel, rows * chosen, sizeof(int32_t))) &&
+         (kernel->choiceWeights = allocate(kernel, rows * chosen, 4)) && allocate_groups(kernel, &kernel->pairs, pairs) &&
+         (kernel->pairPlaces = allocate(kernel, pairs, sizeof(int32_t))) &&
+         allocate_rows(kernel, &kernel->pairInputs, pairs, kernel->model.hiddenSize) &&
+         allocate_rows(kernel, &kernel->pairGated, pairs, gatedWidth) &&
+         (kernel->pairOutputs = allocate(kernel, pairs * (size_t)kernel->hiddenWidth, 4));
 }
 
 static int allocate_changes(Kernel *kernel) {
@@ -100,14 +139,18 @@ static int allocate_changes(Kernel *kernel) {
 static int allocate_buffers(Kernel *kernel) {
   const KernelOptions *options = &kernel->options;
   uint64_t rows = (uint64_t)options->maxRows, threads = (uint64_t)options->numThreads;
-  int32_t attendedWidth = 0, gatedWidth = 0, queriesWidth = 0, hasBoth = 0;
+  // A row may be wanted several times, so more logits than rows may be computed together.
+  uint64_t inputs = rows < LOGIT_ROWS ? LOGIT_ROWS : rows;
+  // No memory is empty, also where all experts are those of mixtures.
+  int32_t attendedWidth = 0, gatedWidth = 1, queriesWidth = 0, numExperts = kernel->model.numExperts, hasBoth = 0;
   for (int l = 0; l < kernel->model.numLayers; l++) {
     Layer *layer = &kernel->layers[l];
     const LayerDescription *d = &layer->description;
     int32_t projected = (layer->query->numPanels + layer->key->numPanels + layer->value->numPanels) * PANEL;
     if (projected > kernel->projectedWidth) kernel->projectedWidth = projected;
     if (layer->attentionOutput->numIn > attendedWidth) attendedWidth = layer->attentionOutput->numIn;
-    int32_t gated = layer->sharedWidth + (layer->experts ? layer->experts->up.numPanels * PANEL : 0);
+    int32_t gated = layer->sharedWidth + (layer->experts && !layer->router ? layer->experts->up.numPanels * PANEL : 0);
+    if (layer->numExperts > numExperts) numExperts = layer->numExperts;
     if (gated > gatedWidth) gatedWidth = gated;
     hasBoth |= layer->up && layer->experts;
     if (d->numHeads * layer->paddedHead > queriesWidth) queriesWidth = d->numHeads * layer->paddedHead;
@@ -124,12 +167,12 @@ static int allocate_buffers(Kernel *kernel) {
          (kernel->routed = allocate(kernel, hasBoth ? rows * (size_t)kernel->hiddenWidth : 1, 4)) &&
          (kernel->projected = allocate(kernel, rows * (size_t)kernel->projectedWidth, 4)) &&
          (kernel->queries = allocate(kernel, rows * (size_t)queriesWidth, 4)) &&
-         allocate_rows(kernel, &kernel->normed, kernel->model.hiddenSize) && allocate_rows(kernel, &kernel->attended, attendedWidth) &&
-         allocate_rows(kernel, &kernel->gated, gatedWidth) &&
-         (kernel->active = allocate(kernel, rows, sizeof(int32_t))) && allocate_groups(kernel, &kernel->all) &&
-         allocate_groups(kernel, &kernel->wanted) && allocate_changes(kernel) &&
+         allocate_rows(kernel, &kernel->normed, inputs, kernel->model.hiddenSize) &&
+         allocate_rows(kernel, &kernel->attended, inputs, attendedWidth) && allocate_rows(kernel, &kernel->gated, inputs, gatedWidth) &&
+         (kernel->active = allocate(kernel, rows, sizeof(int32_t))) && allocate_groups(kernel, &kernel->all, rows) &&
+         allocate_groups(kernel, &kernel->wanted, rows) && allocate_changes(kernel) && allocate_mixtures(kernel) &&
          (!options->streamsExperts || (kernel->filed = allocate(kernel, (size_t)kernel->model.numTensors, sizeof(Tensor)))) &&
-         (kernel->counts = allocate(kernel, (uint64_t)kernel->model.numExperts, sizeof(int32_t))) &&
+         (kernel->counts = allocate(kernel, (uint64_t)numExperts, sizeof(int32_t))) &&
          (kernel->gates = allocate(kernel, threads * 2 * TASK_ROWS * GATE_COLUMNS, 4)) &&
          (kernel->scores = allocate(kernel, threads * ATTEND_MOST * (size_t)kernel->scoresStride, 4)) &&
          (kernel->outputs = allocate(kernel, threads * ATTEND_MOST * (size_t)kernel->maxPaddedHead, 4)) &&

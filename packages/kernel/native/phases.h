@@ -7,6 +7,8 @@ static inline int least(int a, int b) { return a < b ? a : b; }
 
 /** Sorts a step's rows, and its rows with wanted logits, by expert. */
 void group_rows(Kernel *kernel);
+/** Sorts the pairs of rows `[from, to)` of a mixture by expert. */
+void group_pairs(Kernel *kernel, const Layer *layer, int from, int to);
 
 /** Reads a token's embedding into its row of the stream. */
 void look_up(const Kernel *kernel, int32_t token, float *out);
@@ -52,10 +54,32 @@ void close_changes(Kernel *kernel);
 /** Runs a phase that computes the outputs of tensors side by side, `[row][…]` in `out`, with their changes. */
 void multiply(Kernel *kernel, Member *member, const Changed *changed, const Tensor *const tensors[], int numTensors, const Rows *rows, float *out,
               int outStride);
-/** Runs a phase that computes gated rows: the inputs of the last products of the shared part and of the experts. */
-void gate_rows(Kernel *kernel, Member *member, const Layer *layer, const Groups *groups, const Changed *changed);
-/** Runs a phase of an FFN's last products into `update`; those of experts beside a shared part into `routed`. */
-void contract_rows(Kernel *kernel, Member *member, const Layer *layer, const Groups *groups, const Changed *changed);
+/** Parts of an FFN that run together: the shared weights for all rows, and experts for their rows. */
+typedef struct {
+  const Layer *layer;
+  /** Number of rows of the FFN, their changes, and the layer's first product of a change. */
+  int numRows;
+  const Change *const *changes;
+  int firstProduct;
+  /** Whether the shared weights are among the parts. */
+  int hasShared;
+  /** Whether other rows of the same experts ran before. */
+  int isLater;
+  /** Rows by expert; their inputs, their gated rows from a column on, and their outputs `[hiddenWidth]`. */
+  const Groups *groups;
+  const Rows *inputs, *gated;
+  int column;
+  float *out;
+} Feed;
+
+/** Runs the phases of an FFN's products. Shared weights have `normed` as inputs and `update` as outputs. */
+void feed_parts(Kernel *kernel, Member *member, const Feed *feed);
+/** Returns the number of rows of a mixture whose pairs run together. */
+static inline int rows_of_pairs(int expertsPerToken) { return MOST_PAIRS < expertsPerToken ? 1 : MOST_PAIRS / expertsPerToken; }
+/** Runs phases that choose experts of the normed rows. */
+void route_rows(Kernel *kernel, Member *member, const Layer *layer, int numRows);
+/** Runs the chosen experts and adds up their outputs into `feed.out`, `rows_of_pairs` rows at a time. */
+void feed_mixture(Kernel *kernel, Member *member, const Feed *feed);
 /** Runs a phase that stores keys and values of all rows, and prepares their queries. */
 void place_rows(Kernel *kernel, Member *member, const Layer *layer);
 /** Runs `place_rows`, then attention of all rows, or of those with wanted logits when `numRows` are fewer. */
@@ -80,7 +104,7 @@ void place_inputs(Kernel *kernel);
  */
 void observe(Kernel *kernel, Member *member, const Rows *rows, int rowFrom, int rowTo, int numIn, size_t place);
 /** Does the same for the inputs of experts and of their last products, one expert after another. */
-void observe_experts(Kernel *kernel, Member *member, const Layer *layer, const Groups *groups);
+void observe_experts(Kernel *kernel, Member *member, const Feed *feed);
 
 /** @returns NULL, or the part of the step that is invalid */
 const char *check_step(const Kernel *kernel, const Step *step);

@@ -136,7 +136,8 @@ INLINE void tile_int4_blocks(const Tensor *t, const uint8_t *weights, const Rows
 /** Number of inputs that are summed separately before they join the sum, which limits the rounding of long sums. */
 enum { FLOAT_RUN = 128 };
 
-INLINE void tile_float(const Tensor *t, const float *weights, const Rows *x, int row, const int R, const int V, Floats sums[TILE_ROWS][4]) {
+INLINE void tile_float(const Tensor *t, const float *weights, const Rows *x, int row, const int R, const int V, Floats sums[TILE_ROWS][4],
+                       const int isFused) {
   for (int from = 0; from < t->numIn; from += FLOAT_RUN) {
     int to = from + FLOAT_RUN < t->numIn ? from + FLOAT_RUN : t->numIn;
     Floats parts[TILE_ROWS][4];
@@ -148,7 +149,7 @@ INLINE void tile_float(const Tensor *t, const float *weights, const Rows *x, int
       for (int v = 0; v < V; v++) weight[v] = load(weights + (size_t)k * PANEL + 16 * v);
       for (int r = 0; r < R; r++) {
         Floats input = splat(x->floats[(size_t)(row + r) * x->width + k]);
-        for (int v = 0; v < V; v++) parts[r][v] = multiply_add(input, weight[v], parts[r][v]);
+        for (int v = 0; v < V; v++) parts[r][v] = isFused ? multiply_add(input, weight[v], parts[r][v]) : add(mul(input, weight[v]), parts[r][v]);
       }
     }
     for (int r = 0; r < R; r++)
@@ -163,7 +164,8 @@ INLINE void tile(const Tensor *t, int panel, const Rows *x, int row, const int R
   for (int r = 0; r < R; r++)
     for (int v = 0; v < V; v++) sums[r][v] = splat(0);
   const uint8_t *weights = t->weights + (size_t)panel * t->panelBytes;
-  if (format == FORMAT_FLOAT) tile_float(t, (const float *)weights + 16 * vector, x, row, R, V, sums);
+  if (format == FORMAT_FLOAT || format == FORMAT_ROUTER)
+    tile_float(t, (const float *)weights + 16 * vector, x, row, R, V, sums, format == FORMAT_FLOAT);
   if (format == FORMAT_INT8) tile_int8(t, weights + 64 * vector, x, row, R, V, sums, next);
   if (format == FORMAT_INT8_BLOCKS) tile_int8_blocks(t, weights, x, row, R, V, sums, vector);
   if (format == FORMAT_INT4_BLOCKS) tile_int4_blocks(t, weights, x, row, R, V, sums, vector);
@@ -232,6 +234,7 @@ static void product(const Tensor *t, int32_t vectorFrom, int32_t vectorTo, const
     case FORMAT_INT8: product_of(t, vectorFrom, vectorTo, x, rowFrom, rowTo, FORMAT_INT8, out, outStride, ahead); break;
     case FORMAT_INT8_BLOCKS: product_of(t, vectorFrom, vectorTo, x, rowFrom, rowTo, FORMAT_INT8_BLOCKS, out, outStride, ahead); break;
     case FORMAT_INT4_BLOCKS: product_of(t, vectorFrom, vectorTo, x, rowFrom, rowTo, FORMAT_INT4_BLOCKS, out, outStride, ahead); break;
+    case FORMAT_ROUTER: product_of(t, vectorFrom, vectorTo, x, rowFrom, rowTo, FORMAT_ROUTER, out, outStride, ahead); break;
     default: break;
   }
 }

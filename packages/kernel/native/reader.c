@@ -40,6 +40,7 @@ int read_tensor(Reader *reader, const TensorDescription *from, Tensor *tensor) {
     case FORMAT_FLOAT: panelBytes = (uint64_t)from->numIn * PANEL * 4; break;
     case FORMAT_INT8: tensor->groupBytes = GROUP * PANEL; break;
     case FORMAT_INT8_BLOCKS: tensor->groupBytes = GROUP * PANEL + blockBytes; break;
+    case FORMAT_ROUTER: break;
     case FORMAT_INT4_BLOCKS: tensor->groupBytes = GROUP / 2 * PANEL + blockBytes * (tensor->hasMinimums ? 2 : 1); break;
   }
   if (tensor->groupBytes > 0) panelBytes = (uint64_t)tensor->numGroups * tensor->groupBytes;

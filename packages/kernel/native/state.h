@@ -3,6 +3,11 @@
 #pragma once
 #include "kernel.h"
 
+/** Number of rows whose experts of a mixture are computed together, counted by expert, which bounds memory. */
+#ifndef MOST_PAIRS
+enum { MOST_PAIRS = 4096 };
+#endif
+
 /** Number of wanted rows whose logits are computed together: a panel of the head is read once for all of them. */
 enum { LOGIT_ROWS = 32 };
 
@@ -17,6 +22,11 @@ typedef struct {
   const Tensor *query, *key, *value, *attentionOutput, *gate, *up, *down;
   /** `[numExperts]`, or NULL. */
   const Expert *experts;
+  int32_t numExperts;
+  /** Of a mixture, which chooses experts of each row; NULL when steps name the rows' expert. */
+  const Tensor *router;
+  /** Whether experts of a mixture multiply floats, and rounded rows. */
+  int32_t readsFloats, readsRounded;
   /** Number of columns of gated rows that `down` reads; an expert's columns follow. */
   int32_t sharedWidth;
   int32_t paddedHead;
@@ -39,6 +49,10 @@ typedef struct {
   int32_t *rows;
   /** Experts `[numExperts]`, rising; first place of each, and the end, `[numExperts + 1]`. */
   int32_t *experts, *starts;
+  /** Number of groups of up to TASK_ROWS rows before each expert's, and of all, `[numExperts + 1]`. */
+  int32_t *tasks;
+  /** Number of all. Threads that missed a phase read it while others sort the next rows, and then take no task. */
+  atomic_int numTasks;
 } Groups;
 
 /** A low-rank change of the model: `[numLayers][CHANGED_PRODUCTS]`, then the head. */
@@ -48,7 +62,10 @@ typedef struct {
   LowRank products[];
 } Change;
 
-enum { MOST_BLOCKS = 64, MOST_ROTARIES = 4 };
+enum { MOST_BLOCKS = 128, MOST_ROTARIES = 4 };
+
+/** Parts of layers that run together: all, or of a mixture all up to the choice of experts, or the rest. */
+typedef enum { PART_WHOLE, PART_ROUTE, PART_FEED } LayerPart;
 
 struct Kernel {
   ModelDescription model;
@@ -84,9 +101,24 @@ struct Kernel {
   int32_t numBlocks;
   /** Rows whose logits are wanted, without repetition, `[maxRows]`. */
   int32_t *active, numActive;
-  /** All rows by expert, and places in `active`; counters `[numExperts]`. */
+  /** All rows by expert, and places in `active`; counters of the experts of a layer. */
   Groups all, wanted;
   int32_t *counts;
+  /** Logits of routers, `[maxRows][routerWidth]`. */
+  float *routerLogits;
+  int32_t routerWidth;
+  /** Experts that rows of a mixture use, and their weights, `[row][rank]` in the order of normed rows. */
+  int32_t *choices;
+  float *choiceWeights;
+  /** The last choice, in the order of the step's rows. */
+  int32_t *chosen;
+  size_t numChosen;
+  /** Pairs of a row and its expert of one rank, up to MOST_PAIRS, by expert; place of each pair, `[row][rank]`. */
+  Groups pairs;
+  int32_t *pairPlaces;
+  /** By place: inputs and gated rows of pairs, and outputs `[hiddenWidth]`. */
+  Rows pairInputs, pairGated;
+  float *pairOutputs;
   /** Changes by slot, NULL for none. */
   Change **changes;
   int32_t numChanges;
@@ -104,6 +136,9 @@ struct Kernel {
   const Step *step;
   Step begun;
   int32_t fromLayer, toLayer;
+  LayerPart part;
+  /** Whether the experts of the next layer are chosen. */
+  int32_t isRouted;
   /** Whether the step's results are computed after these layers. */
   int32_t concludes;
 };

@@ -1,6 +1,7 @@
 // One step. All threads run the same phases, and take their tasks one by one. Tasks are split by rows and by outputs,
 // never within a sum, so neither threads nor other rows change a bit. Attention has rows by sequence, FFNs by expert.
 
+#include "memory.h"
 #include "phases.h"
 
 /** Adds the output of an FFN for the row at a place of its groups to the stream. */
@@ -9,10 +10,14 @@ static void end_layer(Kernel *kernel, const Layer *layer, int streamRow, int pla
   add_update(kernel, streamRow, place, layer->ffnOutputNorm, layer->description.residualScale);
 }
 
-static void run_layer(Kernel *kernel, int index, Member *member) {
+/** Returns the rows of a layer's FFN by expert; in the last layer those with wanted logits. */
+static const Groups *rows_fed(const Kernel *kernel, int index) { return index == kernel->model.numLayers - 1 ? &kernel->wanted : &kernel->all; }
+
+/** Runs a layer up to the inputs of its FFN. */
+static void attend_layer(Kernel *kernel, int index, Member *member) {
   const Layer *layer = &kernel->layers[index], *before = index > 0 ? layer - 1 : NULL;
   int isLast = index == kernel->model.numLayers - 1;
-  const Groups *groups = isLast ? &kernel->wanted : &kernel->all;
+  const Groups *groups = rows_fed(kernel, index);
   int numRows = groups->numRows, firstProduct = index * CHANGED_PRODUCTS;
   EACH_TASK(member, place, kernel->step->numRows) {
     int row = kernel->all.rows[place];
@@ -45,17 +50,35 @@ static void run_layer(Kernel *kernel, int index, Member *member) {
   }
   team_next_phase(member);
   observe(kernel, member, &kernel->normed, 0, numRows, kernel->model.hiddenSize, layer->ffnSquares);
-  const Change *const *placeChanges = isLast ? kernel->wantedChanges : kernel->placeChanges;
-  changed = (Changed){numRows, placeChanges, firstProduct + CHANGE_GATE, 2, 0};
-  changed = lower_rows(kernel, member, changed, &kernel->normed, kernel->model.hiddenSize);
-  gate_rows(kernel, member, layer, groups, &changed);
-  team_next_phase(member);
-  if (layer->down) observe(kernel, member, &kernel->gated, 0, numRows, layer->down->numIn, layer->gatedSquares);
-  observe_experts(kernel, member, layer, groups);
-  changed = (Changed){numRows, placeChanges, firstProduct + CHANGE_DOWN, 1, 0};
-  if (layer->down) changed = lower_rows(kernel, member, changed, &kernel->gated, layer->down->numIn);
-  contract_rows(kernel, member, layer, groups, &changed);
-  team_next_phase(member);
+}
+
+/** Runs a layer's FFN, without the choice of experts. */
+static void feed_layer(Kernel *kernel, int index, Member *member) {
+  const Layer *layer = &kernel->layers[index];
+  const Groups *groups = rows_fed(kernel, index);
+  Feed feed = {
+      .layer = layer,
+      .numRows = groups->numRows,
+      .changes = index == kernel->model.numLayers - 1 ? kernel->wantedChanges : kernel->placeChanges,
+      .firstProduct = index * CHANGED_PRODUCTS,
+      .hasShared = layer->up != NULL,
+      .groups = groups,
+      .inputs = &kernel->normed,
+      .gated = &kernel->gated,
+      .column = layer->sharedWidth,
+      .out = layer->up ? kernel->routed : kernel->update,
+  };
+  if (layer->router) feed_mixture(kernel, member, &feed);
+  else feed_parts(kernel, member, &feed);
+}
+
+static void run_layer(Kernel *kernel, int index, Member *member) {
+  const Layer *layer = &kernel->layers[index];
+  int numRows = rows_fed(kernel, index)->numRows;
+  if (kernel->part != PART_FEED) attend_layer(kernel, index, member);
+  if (numRows == 0) return;
+  if (kernel->part != PART_FEED && layer->router) route_rows(kernel, member, layer, numRows);
+  if (kernel->part != PART_ROUTE) feed_layer(kernel, index, member);
 }
 
 /** Computes the results of a step whose layers have run. */
@@ -81,23 +104,31 @@ static void run_part(void *context, Member *member) {
 
 static int is_expert_there(const Expert *expert) { return expert->gate.weights && expert->up.weights && expert->down.weights; }
 
-/** Checks that all experts that rows need in layers `[from, to)` are in memory. */
+/** Checks that all experts that rows may need in layers `[from, to)` are in memory. */
 static int are_experts_there(const Kernel *kernel, int32_t from, int32_t to) {
-  for (int32_t l = from; l < to; l++) {
+  for (int32_t l = from; kernel->filed && l < to; l++) {
     const Layer *layer = &kernel->layers[l];
-    const Groups *groups = l == kernel->model.numLayers - 1 ? &kernel->wanted : &kernel->all;
-    for (int32_t i = 0; layer->experts && i < groups->numExperts; i++)
-      if (!is_expert_there(&layer->experts[groups->experts[i]])) return 0;
+    const Groups *groups = rows_fed(kernel, l);
+    // The choice of a mixture is not known yet.
+    int32_t count = !layer->experts || groups->numRows == 0 ? 0 : layer->router ? layer->numExperts : groups->numExperts;
+    for (int32_t i = 0; i < count; i++)
+      if (!is_expert_there(&layer->experts[layer->router ? i : groups->experts[i]])) return 0;
   }
   return 1;
 }
 
-static const char *run(Kernel *kernel, int32_t from, int32_t to, int32_t concludes) {
-  if (!are_experts_there(kernel, from, to)) return "an expert's weights";
+static void run(Kernel *kernel, int32_t from, int32_t to, LayerPart part) {
   kernel->fromLayer = from;
   kernel->toLayer = to;
-  kernel->concludes = concludes;
+  kernel->part = part;
   team_run(&kernel->team, run_part, kernel);
+}
+
+/** Runs whole layers, and computes the results of the step if `concludes`. */
+static const char *run_layers(Kernel *kernel, int32_t from, int32_t to, int32_t concludes) {
+  if (!are_experts_there(kernel, from, to)) return "an expert's weights";
+  kernel->concludes = concludes;
+  run(kernel, from, to, PART_WHOLE);
   return NULL;
 }
 
@@ -108,6 +139,7 @@ const char *kernel_begin(Kernel *kernel, const Step *step) {
   kernel->begun = *step;
   kernel->step = &kernel->begun;
   kernel->toLayer = 0;
+  kernel->isRouted = 0;
   kernel->numActive = 0;
   kernel->firstKept = (step->numWanted - 1) / LOGIT_ROWS * LOGIT_ROWS;
   kernel->endKept = step->numWanted;
@@ -120,20 +152,55 @@ const char *kernel_begin(Kernel *kernel, const Step *step) {
 
 const char *kernel_run_layers(Kernel *kernel, int32_t from, int32_t to) {
   if (!kernel->step) return "a step that has begun";
-  if (from != kernel->toLayer || to <= from || to > kernel->model.numLayers) return "the layers that come next";
-  return run(kernel, from, to, 0);
+  if (kernel->isRouted || from != kernel->toLayer || to <= from || to > kernel->model.numLayers) return "the layers that come next";
+  return run_layers(kernel, from, to, 0);
+}
+
+/** Copies the choices from the order of the FFN's rows to that of the step's. */
+static void list_chosen(Kernel *kernel, int32_t layer) {
+  const Groups *groups = rows_fed(kernel, layer);
+  size_t count = (size_t)kernel->layers[layer].description.expertsPerToken;
+  kernel->numChosen = (size_t)groups->numRows * count;
+  for (int32_t place = 0; place < groups->numRows; place++)
+    memcpy(kernel->chosen + (size_t)groups->rows[place] * count, kernel->choices + (size_t)place * count, count * sizeof(int32_t));
+}
+
+const char *kernel_route(Kernel *kernel, int32_t layer) {
+  if (!kernel->step) return "a step that has begun";
+  if (kernel->isRouted || layer != kernel->toLayer || layer >= kernel->model.numLayers) return "the layer that comes next";
+  if (!kernel->layers[layer].router) return "a layer with a router";
+  kernel->concludes = 0;
+  run(kernel, layer, layer + 1, PART_ROUTE);
+  kernel->toLayer = layer;
+  kernel->isRouted = 1;
+  list_chosen(kernel, layer);
+  return NULL;
+}
+
+const int32_t *kernel_chosen(const Kernel *kernel, size_t *length) {
+  *length = kernel->numChosen;
+  return kernel->chosen;
+}
+
+const char *kernel_feed(Kernel *kernel, int32_t layer) {
+  if (!kernel->step || !kernel->isRouted || layer != kernel->toLayer) return "the layer whose experts are chosen";
+  for (size_t i = 0; i < kernel->numChosen; i++)
+    if (!is_expert_there(&kernel->layers[layer].experts[kernel->chosen[i]])) return "an expert's weights";
+  run(kernel, layer, layer + 1, PART_FEED);
+  kernel->isRouted = 0;
+  return NULL;
 }
 
 const char *kernel_end(Kernel *kernel) {
   if (!kernel->step || kernel->toLayer != kernel->model.numLayers) return "a step whose layers have run";
-  const char *error = run(kernel, kernel->toLayer, kernel->toLayer, 1);
+  const char *error = run_layers(kernel, kernel->toLayer, kernel->toLayer, 1);
   kernel->step = NULL;
   return error;
 }
 
 const char *kernel_step(Kernel *kernel, const Step *step) {
   const char *error = kernel_begin(kernel, step);
-  if (!error) error = run(kernel, 0, kernel->model.numLayers, 1);
+  if (!error) error = run_layers(kernel, 0, kernel->model.numLayers, 1);
   kernel->step = NULL;
   return error;
 }

@@ -27,6 +27,7 @@ static float embedded(const Tensor *t, int32_t token, int i) {
     case FORMAT_INT8: return byte_weight(group, column, input) * t->scales[token];
     case FORMAT_INT8_BLOCKS: return byte_weight(group, column, input) * ((const float *)(group + GROUP * PANEL))[input / t->block * PANEL + column];
     case FORMAT_INT4_BLOCKS: return nibble_weight(t, group, column, input);
+    case FORMAT_ROUTER: break;
   }
   return 0;
 }

@@ -23,6 +23,8 @@ typedef enum {
    * `value = scale * nibble + minimum`; without minimums `scale * (nibble - 8)`.
    */
   FORMAT_INT4_BLOCKS = 5,
+  /** FORMAT_FLOAT, whose products and sums round separately, which gives the same bits in WebAssembly; not in files. */
+  FORMAT_ROUTER = 6,
 } Format;
 
 typedef struct {

@@ -27,7 +27,7 @@ static const uint8_t *moved(const void *part, const uint8_t *from, const uint8_t
 const char *kernel_place(Kernel *kernel, int32_t layer, int32_t expert, const uint8_t *unit, size_t bytes) {
   if (!kernel->filed) return "a kernel whose experts are streamed";
   if (layer < 0 || layer >= kernel->model.numLayers || !kernel->layers[layer].experts) return "a layer with experts";
-  if (expert < 0 || expert >= kernel->model.numExperts) return "an expert";
+  if (expert < 0 || expert >= kernel->layers[layer].numExperts) return "an expert";
   if ((uintptr_t)unit % 64 != 0) return "weights at a multiple of 64 bytes";
   size_t first = (size_t)kernel->layers[layer].description.firstExpert + 3 * (size_t)expert;
   const uint8_t *start = kernel->filed[first].weights;
@@ -49,8 +49,9 @@ static int is_shared_there(const Kernel *kernel) {
   if (!kernel->head->weights || !kernel->embedding->weights) return 0;
   for (int32_t l = 0; l < kernel->model.numLayers; l++) {
     const Layer *layer = &kernel->layers[l];
-    const Tensor *const shared[] = {layer->query, layer->key, layer->value, layer->attentionOutput, layer->gate, layer->up, layer->down};
-    for (int i = 0; i < 7; i++)
+    const Tensor *const shared[] = {layer->query, layer->key,  layer->value, layer->attentionOutput,
+                                    layer->gate,  layer->up, layer->down,  layer->router};
+    for (int i = 0; i < 8; i++)
       if (shared[i] && !shared[i]->weights) return 0;
   }
   return 1;
@@ -59,6 +60,6 @@ static int is_shared_there(const Kernel *kernel) {
 int stream_experts(Kernel *kernel) {
   memcpy(kernel->filed, kernel->tensors, (size_t)kernel->model.numTensors * sizeof(Tensor));
   for (int32_t l = 0; l < kernel->model.numLayers; l++)
-    for (int32_t e = 0; kernel->layers[l].experts && e < kernel->model.numExperts; e++) kernel_place(kernel, l, e, NULL, 0);
+    for (int32_t e = 0; kernel->layers[l].experts && e < kernel->layers[l].numExperts; e++) kernel_place(kernel, l, e, NULL, 0);
   return is_shared_there(kernel);
 }

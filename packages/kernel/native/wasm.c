@@ -48,6 +48,13 @@ EXPORT(begin) const char *begin(Kernel *kernel, const Pages *pages, const int32_
 
 EXPORT(run_layers) const char *run_layers(Kernel *kernel, int32_t from, int32_t to) { return kernel_run_layers(kernel, from, to); }
 
+EXPORT(route_layer) const char *route_layer(Kernel *kernel, int32_t layer) { return kernel_route(kernel, layer); }
+
+/** Returns the experts of the last `route_layer`, and writes their number. */
+EXPORT(chosen) const int32_t *chosen(const Kernel *kernel, size_t *length) { return kernel_chosen(kernel, length); }
+
+EXPORT(feed_layer) const char *feed_layer(Kernel *kernel, int32_t layer) { return kernel_feed(kernel, layer); }
+
 EXPORT(end) const char *end(Kernel *kernel) { return kernel_end(kernel); }
 
 EXPORT(place) const char *place(Kernel *kernel, int32_t layer, int32_t expert, const uint8_t *unit, size_t bytes) {

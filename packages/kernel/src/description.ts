@@ -95,9 +95,9 @@ export interface DecoderDescription {
 
 // "RRMK", and the layout's version, which changes when older files can no longer be read.
 const MAGIC = 0x4b4d5252;
-const VERSION = 2;
+const VERSION = 3;
 const MODEL_WORDS = 16;
-const LAYER_WORDS = 24;
+const LAYER_WORDS = 28;
 const TENSOR_WORDS = 8;
 const FORMATS = ["float-table", "half-table", "float", "int8", "int8-blocks", "int4-blocks"] as const;
 const ACTIVATIONS: readonly KernelActivation[] = ["silu", "gelu-tanh"];
@@ -179,7 +179,9 @@ export function encodeHeader(
     words.integers([layer.numHeads, layer.numKvHeads, layer.headSize, layer.angleSet ?? -1, layer.rotatedSize]);
     words.integers([layer.slidingWindow ?? 0, ACTIVATIONS.indexOf(layer.activation), layer.normsAllHeads ? 1 : 0]);
     words.floats([layer.attentionScale, layer.residualScale]);
-    words.integers([indexOf(layer.experts?.[0]?.gate)]);
+    const { mixture } = layer;
+    words.integers([indexOf(expertsOf(layer)[0]?.gate), indexOf(mixture?.router), mixture?.experts.length ?? 0]);
+    words.integers([mixture?.expertsPerToken ?? 0, mixture?.normalizesWeights ? 1 : 0]);
   }
   for (const [{ format, numOut, numIn, block, hasMinimums }, place] of places) {
     words.integers([FORMATS.indexOf(format), numOut, numIn, block, hasMinimums ? 1 : 0]);

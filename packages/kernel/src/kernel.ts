@@ -43,8 +43,27 @@ export interface Kernel {
   step(pages: KernelPages, request: Int32Array, results: StepResults): void;
   /** Begins a step that runs some layers at a time. Its arrays must not change until it has ended. @throws as `step` */
   beginStep(pages: KernelPages, request: Int32Array, results: StepResults): void;
-  /** Runs the next layers `[from, to)`. @throws {RangeError} when an expert that they need was not placed */
+  /**
+   * Runs the next layers `[from, to)`.
+   *
+   * @throws {RangeError} when an expert that they may need was not placed: any expert of a mixture, and those of the rows
+   *   in other layers
+   */
   runLayers(from: number, to: number): void;
+  /**
+   * Runs the next layer, which is a mixture, up to its router. `feedLayer` runs its experts.
+   *
+   * @returns the chosen experts, `[rows][expertsPerToken]`, the most probable first; rows in the step's order, in the
+   *   last layer only those with wanted logits
+   * @throws {RangeError} when another layer comes next, or this one is no mixture; nothing has run then
+   */
+  routeLayer(layer: number): Int32Array;
+  /**
+   * Runs the rest of the layer whose router has run.
+   *
+   * @throws {RangeError} when a chosen expert was not placed, or the layer's router has not run; nothing has run then
+   */
+  feedLayer(layer: number): void;
   /** Computes the results of a step whose layers have all run. */
   endStep(): void;
   /**

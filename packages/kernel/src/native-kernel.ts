@@ -24,6 +24,8 @@ export interface Addon {
   ): void;
   begin: Addon["step"];
   runLayers(kernel: unknown, from: number, to: number): void;
+  routeLayer(kernel: unknown, layer: number): Int32Array;
+  feedLayer(kernel: unknown, layer: number): void;
   end(kernel: unknown): void;
   place(kernel: unknown, layer: number, expert: number, unit: Uint8Array): void;
   placeChange(kernel: unknown, slot: number, change: Uint8Array): void;
@@ -110,6 +112,14 @@ class NativeKernel implements Kernel {
 
   runLayers(from: number, to: number): void {
     this.#addon.runLayers(this.#handle, from, to);
+  }
+
+  routeLayer(layer: number): Int32Array {
+    return this.#addon.routeLayer(this.#handle, layer);
+  }
+
+  feedLayer(layer: number): void {
+    this.#addon.feedLayer(this.#handle, layer);
   }
 
   endStep(): void {

@@ -13,6 +13,9 @@ export interface WasmExports {
   step(kernel: number, pages: number, request: number, length: number, results: number): number;
   begin: WasmExports["step"];
   run_layers(kernel: number, from: number, to: number): number;
+  route_layer(kernel: number, layer: number): number;
+  chosen(kernel: number, length: number): number;
+  feed_layer(kernel: number, layer: number): number;
   end(kernel: number): number;
   place(kernel: number, layer: number, expert: number, unit: number, bytes: number): number;
   place_change(kernel: number, slot: number, bytes: number, length: number): number;

@@ -141,6 +141,8 @@ class WasmKernel implements Kernel {
   /** Addresses of the changes that are placed, by slot. */
   readonly #changes = new Map<number, number>();
   readonly #room: StepRoom;
+  /** Memory for a length. */
+  #lengthAt = 0;
   /** Results of the step that runs some layers at a time. */
   #begun: StepResults | undefined;
 
@@ -181,6 +183,21 @@ class WasmKernel implements Kernel {
     this.#calls.check(this.#calls.exports.run_layers(this.#handle, from, to));
   }
 
+  routeLayer(layer: number): Int32Array {
+    this.#checkOpen();
+    const { exports, memory } = this.#calls;
+    this.#calls.check(exports.route_layer(this.#handle, layer));
+    this.#lengthAt ||= this.#calls.allocate(4);
+    const at = exports.chosen(this.#handle, this.#lengthAt) >>> 0;
+    const [length = 0] = new Uint32Array(memory.buffer, this.#lengthAt, 1);
+    return new Int32Array(memory.buffer, at, length).slice();
+  }
+
+  feedLayer(layer: number): void {
+    this.#checkOpen();
+    this.#calls.check(this.#calls.exports.feed_layer(this.#handle, layer));
+  }
+
   endStep(): void {
     this.#checkOpen();
     this.#calls.check(this.#calls.exports.end(this.#handle));
@@ -216,7 +233,9 @@ class WasmKernel implements Kernel {
 
   newUnit(bytes: number): Uint8Array {
     this.#checkOpen();
-    return new Uint8Array(this.#calls.memory.buffer, this.#calls.allocate(bytes), bytes);
+    // Allocating may grow the memory, which then has another buffer.
+    const at = this.#calls.allocate(bytes);
+    return new Uint8Array(this.#calls.memory.buffer, at, bytes);
   }
 
   #begin(name: "step" | "begin", pages: KernelPages, request: Int32Array, results: StepResults): void {

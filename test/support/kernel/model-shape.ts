@@ -16,9 +16,25 @@ export interface ModelShape {
   readonly vocabSize: number;
   /** Outputs of the head. @default `vocabSize` */
   readonly numLogits?: number | undefined;
+  /** Experts of layers with routers, and the share of these layers. @default none */
+  readonly mixture?: MixtureShape | undefined;
   /** Formats that products choose from, by index; those that do not fit a product's inputs become int8. */
   readonly formats: readonly number[];
 }
+
+/** Experts of each mixture of a model. */
+export interface MixtureShape {
+  readonly share: number;
+  readonly numExperts: number;
+  /** At most; a mixture of fewer experts uses all. */
+  readonly expertsPerToken: number;
+}
+
+const mixtureShape: fc.Arbitrary<MixtureShape> = fc.record({
+  share: fc.constantFrom(0.5, 1),
+  numExperts: fc.oneof(fc.integer({ min: 1, max: 8 }), fc.constantFrom(16, 17, 60, 64)),
+  expertsPerToken: fc.integer({ min: 1, max: 8 }),
+});
 
 const size = (min: number, max: number): fc.Arbitrary<number> =>
   fc.oneof(
@@ -45,3 +61,8 @@ export const modelShape: fc.Arbitrary<ModelShape> = fc.record({
   numLogits: fc.option(fc.integer({ min: 1, max: 200 }), { nil: undefined, freq: 2 }),
   formats: fc.uniqueArray(fc.nat(WEIGHT_FORMATS.length - 1), { minLength: 1, maxLength: WEIGHT_FORMATS.length }),
 });
+
+/** Shapes of models with mixtures, small ones, since every token uses several experts. */
+export const mixtureModelShape: fc.Arbitrary<ModelShape> = fc
+  .tuple(modelShape, mixtureShape, fc.integer({ min: 1, max: 2 }))
+  .map(([shape, mixture, numLayers]) => ({ ...shape, mixture, numLayers }));

@@ -123,9 +123,12 @@ class ModelMaker {
       ffnOutputNorm: outputNorms ? randomNorm(this.#random, hiddenSize) : undefined,
     };
     const parts = Object.entries(tensors);
-    const hasExperts = numExperts > 1 && this.#chance(0.8);
+    const mixture = this.#mixture(biasScale);
+    const hasExperts = mixture === undefined && numExperts > 1 && this.#chance(0.8);
     const shared =
-      !hasExperts || this.#chance(0.5) ? this.#feedForward(ffnSize, { biasScale }, this.#chance(0.7)) : undefined;
+      !(hasExperts || mixture) || this.#chance(0.5)
+        ? this.#feedForward(ffnSize, { biasScale }, this.#chance(0.7))
+        : undefined;
     const expertSize = this.#integer(8, 70);
     const experts = Array.from({ length: hasExperts ? numExperts : 0 }, () =>
       this.#feedForward(expertSize, { biasScale }, true),
@@ -137,6 +140,7 @@ class ModelMaker {
           ...parts.map(([name, tensor]) => [name, tensor?.plain] as const),
           ["shared", shared?.plain] as const,
           ["experts", experts.map(({ plain }) => plain)] as const,
+          ["mixture", mixture?.plain] as const,
         ]),
       } as PlainLayer,
       packed: {
@@ -145,8 +149,32 @@ class ModelMaker {
           ...parts.map(([name, tensor]) => [name, tensor?.packed] as const),
           ["shared", shared?.packed] as const,
           ["experts", experts.map(({ packed }) => packed)] as const,
+          ["mixture", mixture?.packed] as const,
         ]),
       } as DecoderDescription["layers"][number],
+    };
+  }
+
+  /** Makes a mixture in some layers of shapes that have any. */
+  #mixture(biasScale: number) {
+    const { hiddenSize, mixture } = this.#shape;
+    if (!mixture || !this.#chance(mixture.share)) return undefined;
+    const { numExperts, expertsPerToken } = mixture;
+    const normalizesWeights = this.#chance(0.5);
+    // Experts with the same row in the router have equal logits.
+    const router = randomWeights(this.#random, {
+      format: WEIGHT_FORMATS[0],
+      numOut: numExperts,
+      numIn: hiddenSize,
+      biasScale: 0,
+      hasTwins: this.#chance(0.4),
+    });
+    const expertSize = this.#integer(8, 70);
+    const experts = Array.from({ length: numExperts }, () => this.#feedForward(expertSize, { biasScale }, true));
+    const choice = { expertsPerToken: Math.min(expertsPerToken, numExperts), normalizesWeights };
+    return {
+      plain: { router: router.plain, experts: experts.map(({ plain }) => plain), ...choice },
+      packed: { router: router.packed, experts: experts.map(({ packed }) => packed), ...choice },
     };
   }
 

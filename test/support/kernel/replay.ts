@@ -1,8 +1,8 @@
 // Brings sequences through a kernel again and again, in other batches each time, and checks every row.
 
 import { randomInteger } from "../random.ts";
-import type { Kernel } from "@readme-moe/kernel";
 import { randomSteps, shuffled, type TestSequence } from "./random-steps.ts";
+import type { SteppingKernel } from "./routed-steps.ts";
 import { checkStep, type Expected } from "./run-steps.ts";
 
 /** What is replayed. */
@@ -16,7 +16,7 @@ const NUM_PAGES = 24;
 
 /** Replays `times` times in the same pages, which hold what the replay before left there. */
 export async function replay(
-  kernel: Kernel,
+  kernel: SteppingKernel,
   { sequences, expected, isHalf }: Replayed,
   random: () => number,
   times: number,

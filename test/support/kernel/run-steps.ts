@@ -1,9 +1,10 @@
 // Runs steps in a kernel and holds every wanted row against the plain implementation.
 
-import { encodeStep, type Kernel, type KernelPages } from "@readme-moe/kernel";
+import { encodeStep, type KernelPages } from "@readme-moe/kernel";
 import { expect } from "vitest";
 import { logSumExpError } from "../../../packages/core/src/sampling/logits.ts";
 import { exactLogSumExp, plainCandidates, type PlainRow } from "../../oracles/plain-kernel-logits.ts";
+import type { SteppingKernel } from "./routed-steps.ts";
 import type { TestStep, WantedPosition } from "./random-steps.ts";
 
 /** What a run is held against, and the sizes of its kernel. */
@@ -23,7 +24,7 @@ export interface Expected {
 
 /** Runs one step and checks all that it gives. */
 export function checkStep(
-  { kernel, pages }: { readonly kernel: Kernel; readonly pages: KernelPages },
+  { kernel, pages }: { readonly kernel: SteppingKernel; readonly pages: KernelPages },
   { rows, wanted }: TestStep,
   expected: Expected,
   numCandidates: number,

@@ -9,6 +9,8 @@ typedef struct {
   /** -1 for each tensor's own. */
   int32_t format;
   int32_t hiddenSize, headSize, numKvHeads, numExperts;
+  /** Whether many layers are mixtures. */
+  int32_t hasMixtures;
 } Shape;
 
 static int32_t add(Pack *pack, Random *random, const Shape *shape, int32_t numOut, int32_t numIn) {
@@ -19,7 +21,8 @@ static int32_t add(Pack *pack, Random *random, const Shape *shape, int32_t numOu
 static LayerDescription make_layer(Pack *pack, Random *random, const Shape *shape, int32_t perKey, int32_t rotary, int32_t rotarySize) {
   int32_t hidden = shape->hiddenSize, numHeads = perKey * shape->numKvHeads, ffnSize = random_in(random, 1, 300);
   int32_t querySize = numHeads * shape->headSize, keySize = shape->numKvHeads * shape->headSize, allHeads = one_in(random, 4);
-  int32_t hasExperts = shape->numExperts > 1 && !one_in(random, 4), hasShared = !hasExperts || one_in(random, 2);
+  int32_t isMixture = one_in(random, shape->hasMixtures ? 2 : 8), numRouted = isMixture ? random_in(random, 1, 16) : 0;
+  int32_t hasExperts = isMixture || (shape->numExperts > 1 && !one_in(random, 4)), hasShared = !hasExperts || one_in(random, 2);
   LayerDescription layer = {
       .attentionNorm = add_norm(pack, random, hidden, !one_in(random, 4)),
       .query = add(pack, random, shape, querySize, hidden),
@@ -44,10 +47,14 @@ static LayerDescription make_layer(Pack *pack, Random *random, const Shape *shap
       .normsAllHeads = allHeads,
       .attentionScale = 1.0f / __builtin_sqrtf((float)shape->headSize),
       .residualScale = one_in(random, 2) ? 1.0f : 0.5f,
-      .firstExpert = hasExperts ? pack->numTensors : -1,
+      .router = isMixture ? add_weights(pack, random, FORMAT_FLOAT, numRouted, hidden) : -1,
+      .numRouted = numRouted,
+      .expertsPerToken = isMixture ? random_in(random, 1, numRouted < 8 ? numRouted : 8) : 0,
+      .normalizesWeights = one_in(random, 2),
   };
+  layer.firstExpert = hasExperts ? pack->numTensors : -1;
   int32_t expertSize = random_in(random, 1, 100);
-  for (int32_t e = 0; hasExperts && e < shape->numExperts; e++) {
+  for (int32_t e = 0; hasExperts && e < (isMixture ? numRouted : shape->numExperts); e++) {
     add(pack, random, shape, expertSize, hidden);
     add(pack, random, shape, expertSize, hidden);
     add(pack, random, shape, hidden, expertSize);
@@ -98,6 +105,7 @@ TestModel make_model(Random *random) {
       .headSize = 2 * random_in(random, 1, 40),
       .numKvHeads = random_in(random, 1, 3),
       .numExperts = model->numExperts,
+      .hasMixtures = one_in(random, 2),
   };
   // At most 512 queries, so that a model stays small; now and then more heads to a key head than attend at once.
   int32_t mostPerKey = 512 / (shape.headSize * shape.numKvHeads);

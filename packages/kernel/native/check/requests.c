@@ -5,6 +5,7 @@
 #include "check.h"
 #include "hostile.h"
 #include "play.h"
+#include "streamed.h"
 
 /** A request of which something is changed: numbers, its length or the room for results. */
 static void try_request(Random *random, const Opened *opened, const Request *valid) {
@@ -32,6 +33,50 @@ static void try_request(Random *random, const Opened *opened, const Request *val
   free(numbers);
 }
 
+/** Places or removes experts of a layer, or of none. */
+static void place_some(Random *random, Kernel *kernel, int32_t layer) {
+  int32_t isThere = layer >= 0 && layer < kernel->model.numLayers && kernel->layers[layer].experts;
+  int32_t count = isThere ? kernel->layers[layer].numExperts : 1, oneIn = random_in(random, 1, 8);
+  for (int32_t e = 0; e < count; e++) {
+    const Tensor *filed = isThere ? &kernel->filed[kernel->layers[layer].description.firstExpert + 3 * e] : NULL;
+    int32_t isRemoved = !isThere || (oneIn > 1 && one_in(random, oneIn));
+    kernel_place(kernel, layer, e, isRemoved ? NULL : filed->weights, isRemoved ? 0 : unit_bytes(filed));
+  }
+}
+
+/** Begins a valid request and runs parts of it in any order, with experts of which some are missing. */
+static void try_parts(Random *random, const Opened *opened, const Request *valid) {
+  Kernel *kernel = opened->kernel;
+  Results results = {
+      .candidateIds = calloc(valid->numCandidateIds, 4),
+      .numCandidateIds = valid->numCandidateIds,
+      .logits = calloc(valid->numLogits, 4),
+      .numLogits = valid->numLogits,
+      .sums = calloc(valid->numSums, 8),
+      .numSums = valid->numSums,
+      .fullLogits = calloc(valid->numFullLogits, 4),
+      .numFullLogits = valid->numFullLogits,
+  };
+  const char *error = kernel_begin_run(kernel, &opened->pages, valid->numbers, valid->length, &results);
+  for (int i = 0; i < 40 && !error; i++) {
+    int32_t layer = one_in(random, 4) ? edge_near(random, kernel->toLayer) : kernel->toLayer;
+    switch (random_in(random, 0, kernel->filed ? 4 : 2)) {
+      case 0: kernel_route(kernel, layer); break;
+      case 1: kernel_feed(kernel, layer); break;
+      case 2: one_in(random, 4) ? kernel_end(kernel) : kernel_run_layers(kernel, layer, layer < INT32_MAX ? layer + 1 : layer); break;
+      default: place_some(random, kernel, layer); break;
+    }
+  }
+  // No step that has begun points to results that are freed.
+  kernel->step = NULL;
+  for (int32_t l = 0; kernel->filed && l < kernel->model.numLayers; l++)
+    for (int32_t e = 0; kernel->layers[l].experts && e < kernel->layers[l].numExperts; e++) kernel_place(kernel, l, e, NULL, 0);
+  free(results.candidateIds);
+  free(results.logits);
+  free(results.sums);
+  free(results.fullLogits);
+}
+
 /** Angles that do not fit. */
 static void try_angles(Random *random, Kernel *kernel, const TestModel *model) {
   size_t length = (size_t)random_in(random, 0, 300);
@@ -56,6 +101,7 @@ void check_requests(uint64_t seed, int32_t numModels) {
     TestModel model = make_model(&random);
     Scenario scenario = make_scenario(&random, &model);
     Opened opened;
+    model.options.streamsExperts = one_in(&random, 2);
     const char *error = open_model(&model, any_loops(&random), random_in(&random, 1, 3), &opened);
     if (error) wrong("seed %llu, model %d: %s", (unsigned long long)seed, m, error);
     Played before = play(&opened, &scenario);
@@ -63,6 +109,7 @@ void check_requests(uint64_t seed, int32_t numModels) {
       for (int j = 0; j < 60; j++) {
         try_request(&random, &opened, &scenario.requests[i]);
         try_logits(&random, &opened);
+        if (j % 6 == 0) try_parts(&random, &opened, &scenario.requests[i]);
       }
     // Pages hold other things now, but every position is written before it is read.
     Played after = play(&opened, &scenario);

@@ -5,7 +5,7 @@
 #include "tensor.h"
 #include "kernel.h"
 
-enum { MOST_TENSORS = 128 };
+enum { MOST_TENSORS = 256 };
 
 /** Tensors and the bytes that they refer to, offsets counted from the first of these bytes. */
 typedef struct {

@@ -1,0 +1,106 @@
+// Mixtures: layers that choose experts of each row by a router of their own. A row and one of its experts are a pair; the
+// pairs of some rows are sorted by expert, so that an expert is read once for all its rows.
+
+#include "memory.h"
+#include "phases.h"
+
+/** Number of pairs whose inputs one task copies. */
+enum { GATHERED_PAIRS = 16 };
+
+/** Chooses the experts with the largest logits of a row, lower experts first among equals, and their weights. */
+static void choose(Kernel *kernel, const Layer *layer, int row) {
+  int32_t count = layer->description.expertsPerToken, numChosen = 0;
+  float *logits = kernel->routerLogits + (size_t)row * (size_t)kernel->routerWidth;
+  float *weights = kernel->choiceWeights + (size_t)row * (size_t)count;
+  int32_t *experts = kernel->choices + (size_t)row * (size_t)count;
+  float best[MOST_CHOSEN] = {0}, unsound = 0, sum = 0;
+  for (int32_t e = 0; e < layer->numExperts; e++) {
+    unsound += logits[e] - logits[e];
+    // A NaN is the least, so that the choice is always whole.
+    float logit = logits[e] > -__builtin_inff() ? logits[e] : -__builtin_inff();
+    int32_t rank = numChosen;
+    while (rank > 0 && logit > best[rank - 1]) rank--;
+    if (rank == count) continue;
+    if (numChosen < count) numChosen++;
+    for (int32_t i = numChosen - 1; i > rank; i--) best[i] = best[i - 1], experts[i] = experts[i - 1];
+    best[rank] = logit, experts[rank] = e;
+  }
+  if (layer->description.normalizesWeights) {
+    float shares[MOST_CHOSEN];
+    kernel->loops->exponentials(best, best[0], shares, (count + 15) / 16 * 16);
+    for (int32_t i = 0; i < count; i++) sum += shares[i];
+    for (int32_t i = 0; i < count; i++) weights[i] = shares[i] / sum + unsound;
+    return;
+  }
+  kernel->loops->exponentials(logits, best[0], logits, (layer->numExperts + 15) / 16 * 16);
+  for (int32_t e = 0; e < layer->numExperts; e++) sum += logits[e];
+  // Logits that are not finite show in every output.
+  for (int32_t i = 0; i < count; i++) weights[i] = logits[experts[i]] / sum + unsound;
+}
+
+void route_rows(Kernel *kernel, Member *member, const Layer *layer, int numRows) {
+  // Rows are multiplied as they are, not rounded.
+  Tensor router = *layer->router;
+  router.format = FORMAT_ROUTER;
+  multiply(kernel, member, &(Changed){.numRows = numRows}, (const Tensor *const[]){&router}, 1, &kernel->normed, kernel->routerLogits,
+           kernel->routerWidth);
+  team_next_phase(member);
+  EACH_TASK(member, row, numRows) choose(kernel, layer, row);
+  team_next_phase(member);
+}
+
+/** Copies the parts of a row's inputs that products of a mixture's experts read. */
+static void copy_row(const Rows *from, size_t row, const Rows *to, size_t place, int hasFloats, int isRounded) {
+  size_t width = (size_t)from->width, groups = width / GROUP;
+  if (hasFloats) memcpy(to->floats + place * width, from->floats + row * width, width * 4);
+  if (!isRounded) return;
+  memcpy(to->values + place * width, from->values + row * width, width);
+#ifdef __wasm__
+  memcpy(to->wide + place * width, from->wide + row * width, width * 2);
+#endif
+  memcpy(to->scales + place * groups, from->scales + row * groups, groups * 4);
+  memcpy(to->sums + place * groups, from->sums + row * groups, groups * 4);
+  memcpy(to->offsets + place * groups, from->offsets + row * groups, groups * 4);
+  memcpy(to->halfSums + place * groups, from->halfSums + row * groups, groups * 4);
+}
+
+/** Copies the inputs of pairs, from place `from` on, of rows from `firstRow` on. */
+static void gather(Kernel *kernel, const Layer *layer, int firstRow, int from) {
+  int end = least(from + GATHERED_PAIRS, kernel->pairs.numRows), hasFloats = layer->readsFloats || kernel->step->inputSquares;
+  for (int place = from; place < end; place++) {
+    int row = firstRow + kernel->pairs.rows[place] / layer->description.expertsPerToken;
+    copy_row(&kernel->normed, (size_t)row, &kernel->pairInputs, (size_t)place, hasFloats, layer->readsRounded);
+  }
+}
+
+/** Adds up the weighted outputs of a row's experts, the most probable one first. */
+static void mix(Kernel *kernel, const Layer *layer, int firstRow, int row, float *out) {
+  size_t count = (size_t)layer->description.expertsPerToken, width = (size_t)kernel->hiddenWidth;
+  const float *weights = kernel->choiceWeights + (size_t)row * count;
+  const int32_t *places = kernel->pairPlaces + (size_t)(row - firstRow) * count;
+  memset(out, 0, width * 4);
+  for (size_t i = 0; i < count; i++) kernel->loops->add_scaled(out, kernel->pairOutputs + (size_t)places[i] * width, weights[i], kernel->hiddenWidth);
+}
+
+void feed_mixture(Kernel *kernel, Member *member, const Feed *feed) {
+  const Layer *layer = feed->layer;
+  int count = layer->description.expertsPerToken, rows = rows_of_pairs(count);
+  Feed part = *feed;
+  part.groups = &kernel->pairs;
+  part.inputs = &kernel->pairInputs;
+  part.gated = &kernel->pairGated;
+  part.column = 0;
+  part.out = kernel->pairOutputs;
+  for (int from = 0; from < feed->numRows; from += rows) {
+    int to = least(from + rows, feed->numRows);
+    EACH_TASK(member, task, 1) group_pairs(kernel, layer, from, to);
+    team_next_phase(member);
+    EACH_TASK(member, task, ((to - from) * count + GATHERED_PAIRS - 1) / GATHERED_PAIRS) gather(kernel, layer, from, task * GATHERED_PAIRS);
+    team_next_phase(member);
+    part.hasShared = feed->hasShared && from == 0;
+    part.isLater = from > 0;
+    feed_parts(kernel, member, &part);
+    EACH_TASK(member, row, to - from) mix(kernel, layer, from, from + row, feed->out + (size_t)(from + row) * (size_t)kernel->hiddenWidth);
+    team_next_phase(member);
+  }
+}
