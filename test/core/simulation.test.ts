@@ -34,7 +34,13 @@ test("agrees with a plain simulation in counts and times", () => {
       const budgetBytes = capacity * 100;
       const cache = { policy: "lru", budgetBytes, lookaheadLayers: 0 } as const;
       const result = simulate(trace, options(cache, { overlapsReads: false }));
-      const { distinct, latencies, durationMs, ...counters } = plainLruServer(trace, {
+      const byId = new Map(trace.sequences.map((sequence) => [sequence.id, sequence.experts]));
+      const served = {
+        layout: trace.layout,
+        sequences: trace.sequences.map((sequence) => ({ ...sequence, numTokens: sequence.experts.length })),
+        expertsAt: (id: string, token: number) => [byId.get(id)?.[token] as number],
+      };
+      const { distinct, latencies, durationMs, ...counters } = plainLruServer(served, {
         ...LIMITS,
         budgetBytes,
         cost: COST,

@@ -1,10 +1,18 @@
 // A server without a model and with an LRU cache, step by step in the simplest way: every sequence runs in each step,
 // missing units are read before anything else happens, and the least recently used unit is evicted.
 
-import { predictStepMs, type CostModel, type ExpertTrace } from "@readme-moe/core";
+import { predictStepMs, type CostModel, type ExpertLayout, type TraceSequence } from "@readme-moe/core";
+
+/** What is served: sequences, and the experts of their tokens, which may differ between layers. */
+export interface PlainServed {
+  readonly layout: ExpertLayout;
+  /** `numTokens` is the number of tokens that run. */
+  readonly sequences: readonly (Omit<TraceSequence, "experts"> & { readonly numTokens: number })[];
+  readonly expertsAt: (id: string, token: number, layer: number) => readonly number[];
+}
 
 export function plainLruServer(
-  { layout, sequences }: ExpertTrace,
+  { layout, sequences, expertsAt }: PlainServed,
   { chunkTokens, budgetBytes, cost }: { chunkTokens: number; budgetBytes: number; cost: CostModel },
 ) {
   const live: { id: string; known: number; done: number; arrivalMs: number }[] = [];
@@ -21,19 +29,22 @@ export function plainLruServer(
       if (arrivalStep === step) live.push({ id, known: promptTokens, done: 0, arrivalMs: nowMs });
     }
     if (live.length === 0) continue;
-    const experts = new Set<number>();
+    const experts = layout.layerBytes.map(() => new Set<number>());
     const work = { tokens: 0, distinctExperts: 0, cachedTokens: 0, missingBytes: 0 };
     for (const one of live) {
-      const route = sequences.find(({ id }) => id === one.id)?.experts ?? [];
       const end = Math.min(one.known, (Math.floor(one.done / chunkTokens) + 1) * chunkTokens);
       work.tokens += end - one.done;
       work.cachedTokens += one.done;
-      for (; one.done < end; one.done++) experts.add(route[one.done] as number);
+      for (; one.done < end; one.done++) {
+        for (const [layer, own] of experts.entries()) {
+          for (const expert of expertsAt(one.id, one.done, layer)) own.add(expert);
+        }
+      }
     }
-    work.distinctExperts = experts.size;
-    distinct.push(experts.size);
+    work.distinctExperts = experts.reduce((sum, own) => sum + own.size, 0) / experts.length;
+    distinct.push(work.distinctExperts);
     for (const layer of layout.layerBytes.keys()) {
-      const units = Array.from(experts)
+      const units = Array.from(experts[layer] ?? [])
         .sort((a, b) => a - b)
         .map((expert) => `${layer}:${expert}`);
       for (const unit of units) {
@@ -60,7 +71,7 @@ export function plainLruServer(
       if (one.done < one.known) continue;
       one.known++;
       const sequence = sequences.find(({ id }) => id === one.id);
-      if (one.known <= (sequence?.experts.length ?? 0)) continue;
+      if (one.known <= (sequence?.numTokens ?? 0)) continue;
       latencies.set(one.id, nowMs - one.arrivalMs);
       live.splice(live.indexOf(one), 1);
     }

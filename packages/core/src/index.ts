@@ -42,7 +42,12 @@ export {
   type EvictionPolicy,
   type EvictionPolicyName,
 } from "./expert-cache/eviction-policy.ts";
-export { ExpertCache, type ExpertCacheCounters, type ExpertCacheOptions } from "./expert-cache/expert-cache.ts";
+export {
+  ExpertCache,
+  type ExpertCacheCounters,
+  type ExpertCacheOptions,
+  type ForecastCounters,
+} from "./expert-cache/expert-cache.ts";
 export {
   forecastNextStep,
   includePrefetched,
@@ -51,8 +56,22 @@ export {
   type PrefetchedReads,
   type UpcomingUses,
 } from "./expert-cache/next-step.ts";
-export { planBudget, planReads, type EvictedUnit, type PlanOptions, type ReadPlan } from "./expert-cache/plan-reads.ts";
-export type { StepUses, UseForecast } from "./expert-cache/use-forecast.ts";
+export {
+  planBudget,
+  planReads,
+  type EvictedUnit,
+  type PlannedRead,
+  type PlanOptions,
+  type ReadPlan,
+} from "./expert-cache/plan-reads.ts";
+export { RouteForecast, type RouteForecastOptions, type RouteShape } from "./expert-cache/route-forecast.ts";
+export {
+  DEFAULT_READ_AHEAD,
+  type ReadAheadOptions,
+  type StepUses,
+  type UseEstimates,
+  type UseForecast,
+} from "./expert-cache/use-forecast.ts";
 export { choiceOption, describeValue, integerOption, nearestName, numberOption, rejectUnknownKeys } from "./options.ts";
 export { seededRandom, uniformAt } from "./random.ts";
 export { everythingResident, type Residency, type StreamedResidency } from "./residency.ts";
@@ -89,6 +108,22 @@ export {
   type SchedulerState,
 } from "./scheduling/scheduler.ts";
 export { generateTrace, type GeneratedTraceOptions } from "./simulation/generate-trace.ts";
+export { generateMixtureTrace, type GeneratedMixtureOptions } from "./simulation/generate-mixture-trace.ts";
+export {
+  isMixtureTrace,
+  preGatedTrace,
+  readMixtureTrace,
+  writeMixtureTrace,
+  type MixtureSequence,
+  type MixtureTrace,
+} from "./simulation/mixture-trace.ts";
+export {
+  ROUTE_KNOWLEDGE,
+  simulateMixture,
+  type MixtureSimulationOptions,
+  type MixtureSimulationResult,
+  type RouteKnowledge,
+} from "./simulation/simulate-mixture.ts";
 export { recordTrace, recordTraceLines } from "./simulation/record-trace.ts";
 export {
   cacheBounds,
@@ -102,7 +137,9 @@ export {
   type RecordedStep,
   type UnitReplay,
 } from "./simulation/replay.ts";
-export { simulate, type SimulationOptions, type SimulationResult, type Spread } from "./simulation/simulate.ts";
+export { simulate, type SimulationOptions, type SimulationResult } from "./simulation/simulate.ts";
+export type { ServerOptions } from "./simulation/serve.ts";
+export type { Spread } from "./simulation/spread.ts";
 export { readTrace, writeTrace, type ExpertTrace, type TraceSequence, type TraceStep } from "./simulation/trace.ts";
 export { allowsToken, forbidOthers, sampleAllowed } from "./sampling/allowed.ts";
 export {

@@ -26,11 +26,16 @@ import { LowRankExperts } from "./low-rank/low-rank-experts.ts";
 import type { LoadProgress } from "./protocol.ts";
 import type { StepLogits, StepRunner, StepSequence } from "./step-runner.ts";
 import { ExpertStream } from "./streamed/expert-stream.ts";
-import type { UnitMemory, UnitMemoryOptions } from "./streamed/unit-memory.ts";
+import { MixtureSequences } from "./streamed/mixture-rows.ts";
+import { MixtureStream, type MixtureStreamOptions } from "./streamed/mixture-stream.ts";
+import type { UnitMemoryOptions, UnitStore } from "./streamed/unit-store.ts";
 
 /** Options of `KernelRunner.open`. */
 export interface KernelRunnerOptions
-  extends KernelChoice, Pick<UnitMemoryOptions, "policy" | "lookaheadLayers" | "now" | "onLoaded" | "onEvicted"> {
+  extends
+    KernelChoice,
+    Pick<UnitMemoryOptions, "policy" | "lookaheadLayers" | "now" | "onLoaded" | "onEvicted">,
+    Pick<MixtureStreamOptions, "readAhead"> {
   /** Folder of packed weights. @default `README_MOE_CACHE`, else the platform's cache folder */
   readonly cacheFolder?: string | undefined;
   /** @default all cores */
@@ -62,7 +67,8 @@ const MAX_ROWS = 512;
 
 /** Experts of a runner that are not packed with the model, or not in memory. */
 interface RunnerExperts {
-  readonly stream: ExpertStream | undefined;
+  readonly stream?: ExpertStream | undefined;
+  readonly mixture?: MixtureStream | undefined;
   readonly lowRank: LowRankExperts | undefined;
 }
 
@@ -82,6 +88,9 @@ export class KernelRunner implements StepRunner {
   readonly #results: KernelResults;
   readonly #limits: CallSizes;
   readonly #stream: ExpertStream | undefined;
+  /** Streamed experts of a mixture with a router in every layer. */
+  readonly #mixture: MixtureStream | undefined;
+  readonly #mixtureSequences = new MixtureSequences();
   /** Low-rank experts; `undefined` for models with experts in their FFNs. */
   readonly #lowRank: LowRankExperts | undefined;
   readonly #angles: GrowingAngles;
@@ -93,6 +102,7 @@ export class KernelRunner implements StepRunner {
     this.kvPrecision = kvPrecision;
     this.#kernel = kernel;
     this.#stream = experts.stream;
+    this.#mixture = experts.mixture;
     this.#lowRank = experts.lowRank;
     this.#limits = { vocabSize, maxRows: MAX_ROWS, maxPositions, numExperts: model.experts.names.length };
     this.#angles = new GrowingAngles(kernel, model.config);
@@ -107,7 +117,8 @@ export class KernelRunner implements StepRunner {
   static async open(model: Model, options: KernelRunnerOptions = {}): Promise<KernelRunner> {
     const { onProgress, onCacheFailure, kernel: kind, instructions, expertCacheBytes: budgetBytes } = options;
     const isDense = model.experts.names.length === 1;
-    const isStreamed = budgetBytes !== undefined && !isDense;
+    const { mixture: mixtureConfig } = model.config;
+    const isStreamed = budgetBytes !== undefined && (!isDense || mixtureConfig !== undefined);
     const { precision = budgetBytes === undefined ? "fp32" : "int8" } = options;
     const threads = kernelThreads(options.threads);
     const cacheFolder = resolveCacheFolder(options.cacheFolder);
@@ -122,13 +133,19 @@ export class KernelRunner implements StepRunner {
     const cache = { key, cacheFolder, modelPath: model.path, onProgress, onCacheFailure };
     const { kernel, weights } = await openCachedKernel(description, sizes, { ...choice, ...cache });
     try {
-      let stream: ExpertStream | undefined;
+      const experts: { -readonly [Name in keyof RunnerExperts]?: RunnerExperts[Name] } = {};
       if (units && isStreamed) {
         if (typeof weights !== "string") {
           const message = "Streamed experts are read from the cache folder, which cannot be written";
           throw new ReadMeError("ERR_WRITE_FAILED", message);
         }
-        stream = await ExpertStream.open(kernel, weights, units, { ...options, budgetBytes });
+        const { expertsPerToken } = mixtureConfig ?? {};
+        if (expertsPerToken === undefined) {
+          experts.stream = await ExpertStream.open(kernel, weights, units, { ...options, budgetBytes });
+        } else {
+          const streamed = { ...options, budgetBytes, expertsPerToken };
+          experts.mixture = await MixtureStream.open(kernel, weights, units, streamed);
+        }
       }
       const packing = {
         precision: options.loraPrecision ?? (precision === "fp32" ? "fp32" : "int8"),
@@ -136,8 +153,10 @@ export class KernelRunner implements StepRunner {
         key,
         cacheFolder,
       };
-      const lowRank = isDense ? LowRankExperts.open(kernel, model, packing, options) : undefined;
-      return new KernelRunner(model, kernel, kvPrecisionOf(precision, options.kvPrecision), { stream, lowRank });
+      // The budget of a mixture is for its own experts.
+      const lowRankOptions = experts.mixture ? { ...options, expertCacheBytes: undefined } : options;
+      const lowRank = isDense ? LowRankExperts.open(kernel, model, packing, lowRankOptions) : undefined;
+      return new KernelRunner(model, kernel, kvPrecisionOf(precision, options.kvPrecision), { ...experts, lowRank });
     } catch (error) {
       await kernel.close();
       throw error;
@@ -151,12 +170,14 @@ export class KernelRunner implements StepRunner {
 
   /** Experts that are in memory. */
   get residency(): Residency {
-    return this.#stream?.residency ?? this.#lowRank?.streamed?.residency ?? everythingResident;
+    return (
+      this.#stream?.residency ?? this.#mixture?.residency ?? this.#lowRank?.streamed?.residency ?? everythingResident
+    );
   }
 
   /** Memory of streamed experts; `undefined` if all experts are in memory. */
-  get memory(): UnitMemory | undefined {
-    return this.#stream?.memory ?? this.#lowRank?.streamed?.units;
+  get memory(): UnitStore | undefined {
+    return this.#stream?.memory ?? this.#mixture?.memory ?? this.#lowRank?.streamed?.units;
   }
 
   /** Low-rank experts; `undefined` for models with experts in their FFNs. */
@@ -189,16 +210,18 @@ export class KernelRunner implements StepRunner {
     const fit = streamed && ((experts: ReadonlySet<number>) => streamed.fit(experts));
     const step = { kv, sequences, numCandidates, calls: callsOf(sequences, { maxRows: MAX_ROWS, fit }) };
     if (this.#stream) return this.#forwardStreamed(this.#stream, step);
+    if (this.#mixture) return this.#forwardMixture(this.#mixture, step);
     return streamed ? this.#forwardChanged(streamed, step) : this.#forwardResident(step);
   }
 
   /** See `StepRunner.keepsLogits`. The kernel keeps the logits of the last rows of its last call. */
   keepsLogits(numTokens: number, numRows: number): boolean {
-    return numTokens <= MAX_ROWS && numRows <= KEPT_LOGITS_ROWS;
+    return numTokens <= Math.min(MAX_ROWS, this.#mixture?.maxRows ?? MAX_ROWS) && numRows <= KEPT_LOGITS_ROWS;
   }
 
   async dispose(): Promise<void> {
     await this.#stream?.close();
+    await this.#mixture?.close();
     await this.#kernel.close();
   }
 
@@ -240,6 +263,24 @@ export class KernelRunner implements StepRunner {
         this.#results.take(call, kv);
       }
       return this.#results.end();
+    });
+  }
+
+  /** Runs a step of a mixture with streamed experts, after the steps that were begun before it. */
+  #forwardMixture(mixture: MixtureStream, { kv, sequences, numCandidates }: Omit<RunnerStep, "calls">) {
+    return this.#afterOthers(() => {
+      // The budget may have changed since the step was asked for.
+      const calls = callsOf(sequences, { maxRows: Math.min(MAX_ROWS, mixture.maxRows) });
+      const rows = calls.map((call) => this.#mixtureSequences.rowsOf(call));
+      this.#results.begin(sequences, numCandidates);
+      return mixture.runStep(Math.max(...rows.map((own) => own.sequences.length)), async () => {
+        for (const [index, call] of calls.entries()) {
+          const { request, room } = this.#results.request(call, kv, this.#limits);
+          await mixture.step(kv.pages, request, room, rows[index] ?? { sequences: [], wanted: [] });
+          this.#results.take(call, kv);
+        }
+        return this.#results.end();
+      });
     });
   }
 

@@ -41,6 +41,8 @@ export function inEveryLayer({ layerBytes }: ExpertLayout, experts: readonly num
 export interface CachedUnit extends ExpertUnit {
   /** Whether a layer has run with it since it was read; evicting it before that wastes the read. */
   readonly wasUsed: boolean;
+  /** Whether it was read because of an estimate. @default false */
+  readonly isEstimated?: boolean | undefined;
 }
 
 /** State of the expert cache that decisions depend on; plain data. */

@@ -122,9 +122,10 @@ export function evictionCandidates({
   cycle,
 }: CandidateSearch): readonly EvictionCandidate[] {
   const { numLayers } = cycle;
-  const inOrder = units.toSorted((a, b) => unitIndex(a, layout) - unitIndex(b, layout));
-  return inOrder.map(({ layer, expert }) => {
-    const index = unitIndex({ layer, expert }, layout);
+  // Numbers are sorted several times faster than units.
+  const indices = Float64Array.from(units, (unit) => unitIndex(unit, layout)).sort();
+  return Array.from(indices, (index) => {
+    const [layer, expert] = [Math.floor(index / layout.numExperts), index % layout.numExperts];
     const lastUse = past.lastUses[index] ?? -1;
     return {
       layer,

@@ -41,6 +41,20 @@ export interface ExpertCacheCounters {
   /** Reads that failed, and reads whose unit was evicted before any layer ran with it; part of `loads`. */
   readonly wastedLoads: number;
   readonly wastedBytes: number;
+  /** Counters of estimated uses. Present once there were any: only in mixtures with a router in every layer. */
+  readonly forecast?: ForecastCounters | undefined;
+}
+
+/** Counters of reads because of estimates, since the cache began. */
+export interface ForecastCounters {
+  /** Reads that were begun because of an estimate; part of `loads`. */
+  readonly loads: number;
+  /** Units of these reads that a layer then ran with. */
+  readonly hits: number;
+  /** Uses that neither the cache nor a forecast had provided for, so that their layer waited for a read. */
+  readonly misses: number;
+  /** Reads because of an estimate that failed, or whose unit was evicted unused; part of `wastedLoads`. */
+  readonly wastedLoads: number;
 }
 
 /**
@@ -57,6 +71,7 @@ export class ExpertCache {
   readonly #numUses: Uint32Array;
   readonly #lastUses: Float64Array;
   readonly #counters = { uses: 0, hits: 0, loads: 0, evictions: 0, bytesRead: 0, wastedLoads: 0, wastedBytes: 0 };
+  #forecast: { -readonly [Name in keyof ForecastCounters]: number } | undefined;
   #budgetBytes: number;
   #numLayersRun = 0;
 
@@ -89,7 +104,7 @@ export class ExpertCache {
   }
 
   get counters(): ExpertCacheCounters {
-    return { ...this.#counters };
+    return { ...this.#counters, ...(this.#forecast && { forecast: { ...this.#forecast } }) };
   }
 
   /** Computes the bytes of each expert that are not in memory, `[numExperts]`. */
@@ -116,8 +131,10 @@ export class ExpertCache {
    */
   enterLayer(uses: UseForecast): ReadPlan {
     const plan = planReads(this.state, uses, this.#plan);
+    const forecast = uses.estimates ? (this.#forecast ??= { loads: 0, hits: 0, misses: 0, wastedLoads: 0 }) : undefined;
     this.#evict(plan.evict);
     for (const unit of plan.load) {
+      if (forecast) forecast[unit.isEstimated ? "loads" : "misses"]++;
       this.#units.set(this.#indexOf(unit), { ...unit, wasUsed: false });
       this.#counters.loads++;
       this.#counters.bytesRead += this.#bytesOf(unit);
@@ -146,7 +163,8 @@ export class ExpertCache {
       const unit = this.#units.get(index);
       if (!unit) throw new RangeError(`Layer ${layer} of expert ${expert} ran and is not in memory`);
       if (unit.wasUsed) this.#counters.hits++;
-      else this.#units.set(index, { ...unit, wasUsed: true });
+      else this.#units.set(index, { layer, expert, wasUsed: true });
+      if (unit.isEstimated && this.#forecast) this.#forecast.hits++;
       this.#counters.uses++;
       this.#numUses[index] = (this.#numUses[index] ?? 0) + 1;
       this.#lastUses[index] = this.#numLayersRun;
@@ -211,6 +229,15 @@ export class ExpertCache {
       const counted = `${loads} loads; of ${uses} uses ${hits} hits, ${wastedLoads} wasted, ${unused} unused`;
       throw new Error(`The expert cache counts ${counted}`);
     }
+    const held = Array.from(this.#units.values()).filter(({ isEstimated }) => isEstimated).length;
+    const {
+      loads: estimated,
+      hits: right,
+      wastedLoads: wasted,
+    } = this.#forecast ?? { loads: 0, hits: 0, wastedLoads: 0 };
+    if (right + wasted + held !== estimated) {
+      throw new Error(`The forecast counts ${estimated} loads; ${right} hits, ${wasted} wasted, ${held} unused`);
+    }
   }
 
   #evict(units: readonly EvictedUnit[]): void {
@@ -220,7 +247,9 @@ export class ExpertCache {
 
   #remove(unit: ExpertUnit): void {
     const index = this.#indexOf(unit);
-    if (this.#units.get(index)?.wasUsed === false) {
+    const held = this.#units.get(index);
+    if (held?.wasUsed === false) {
+      if (held.isEstimated && this.#forecast) this.#forecast.wastedLoads++;
       this.#counters.wastedLoads++;
       this.#counters.wastedBytes += this.#bytesOf(unit);
     }

@@ -10,7 +10,16 @@ import {
   type ExpertUnit,
 } from "./cached-units.ts";
 import { chooseVictims, evictionCandidates, type EvictionCandidate, type EvictionPolicy } from "./eviction-policy.ts";
-import { certainUses, nextUses, stepsAhead, type CertainUse, type NextUses, type UseForecast } from "./use-forecast.ts";
+import {
+  certainUses,
+  estimatedUses,
+  nextUses,
+  stepsAhead,
+  type CertainUse,
+  type EstimatedUse,
+  type NextUses,
+  type UseForecast,
+} from "./use-forecast.ts";
 
 /** Options of `planReads`. */
 export interface PlanOptions {
@@ -34,16 +43,24 @@ export interface EvictedUnit extends ExpertUnit {
 export interface ReadPlan {
   /** Units to evict first. */
   readonly evict: readonly EvictedUnit[];
-  /** Units to read then, in this order: the soonest needed first. */
-  readonly load: readonly ExpertUnit[];
+  /** Units to read then, in this order: the soonest needed first. Reads because of estimates come last. */
+  readonly load: readonly PlannedRead[];
+}
+
+/** A read that begins now. */
+export interface PlannedRead extends ExpertUnit {
+  /** Whether it is made because of an estimate. @default false */
+  readonly isEstimated?: boolean | undefined;
 }
 
 /**
  * Plans the reads that begin now. Pure; called before each layer.
  *
  * A plan never exceeds the budget. It never evicts a unit of the running layer or a unit that is needed before the one
- * it makes room for. It evicts a unit that was read for a certain use still to come only if the layer that runs next
- * has no other room. It never reads a unit without a certain use.
+ * it makes room for. It evicts a unit that was read for a use still to come only if the layer that runs next has no
+ * other room. It reads units without a certain use only because of `uses.estimates`, after all certain ones: those
+ * whose chance outweighs the delay that a needless read would cause, as far as there is room. For an estimate it evicts
+ * no unit with a certain use, and none that is expected sooner.
  *
  * @throws {RangeError} if a layer of the running step alone exceeds the budget
  */
@@ -55,20 +72,54 @@ export function planReads(state: ExpertCacheState, uses: UseForecast, options: P
     if (use.slot > 0 && options.lookaheadLayers === 0) break;
     if (draft.holds(use)) continue;
     // Later reads must not take the room that this one needs.
-    if (!draft.makeRoom(use)) break;
+    if (!draft.makeRoom(use)) return draft.plan;
     draft.read(use);
   }
-  return { evict: draft.evict, load: draft.load };
+  const reads = new ChannelTime(uses, draft.load.length > 0);
+  for (const use of estimatedUses(uses, draft.nextUses, options.layout)) {
+    const bytes = unitBytes(use, options.layout);
+    if (draft.holds(use) || draft.evicts(use) || !reads.isWorth(use, bytes)) continue;
+    if (!draft.makeEstimatedRoom(use)) break;
+    draft.read(use, true);
+    reads.add(bytes);
+  }
+  return draft.plan;
+}
+
+/** The time that reads have before layers need their units, counted in bytes. */
+class ChannelTime {
+  readonly #layerReadBytes: number;
+  #pendingBytes: number;
+
+  /** @param isAwaited - whether the running layer waits for reads of this plan, and so for all earlier ones, too */
+  constructor({ estimates }: UseForecast, isAwaited: boolean) {
+    this.#layerReadBytes = estimates?.layerReadBytes ?? Infinity;
+    this.#pendingBytes = isAwaited ? 0 : (estimates?.pendingBytes ?? 0);
+  }
+
+  /**
+   * Returns whether a read gains time on average. Begun now it saves the time until its layer runs; a needless read
+   * delays the reads of that layer by the rest of its own time.
+   */
+  isWorth({ chance, away }: EstimatedUse, bytes: number): boolean {
+    const spareBytes = away * this.#layerReadBytes - this.#pendingBytes;
+    if (spareBytes <= 0) return false;
+    return chance * Math.min(spareBytes, bytes) > (1 - chance) * Math.max(0, bytes - spareBytes);
+  }
+
+  add(bytes: number): void {
+    this.#pendingBytes += bytes;
+  }
 }
 
 /** A plan in the making, and the cache as the plan leaves it. */
 class PlanDraft {
   readonly evict: EvictedUnit[] = [];
-  readonly load: ExpertUnit[] = [];
+  readonly load: PlannedRead[] = [];
+  readonly nextUses: NextUses;
   readonly #state: ExpertCacheState;
   readonly #uses: UseForecast;
   readonly #options: PlanOptions;
-  readonly #nextUses: NextUses;
   /** Units in memory, those that the plan reads included, by `unitIndex`. */
   readonly #held: Map<number, CachedUnit>;
   #freeBytes: number;
@@ -83,20 +134,29 @@ class PlanDraft {
     this.#state = state;
     this.#uses = uses;
     this.#options = options;
-    this.#nextUses = nextUses(uses, layout, certain);
+    this.nextUses = nextUses(uses, layout, certain);
     this.#held = new Map(state.units.map((unit) => [unitIndex(unit, layout), unit]));
     this.#freeBytes = state.budgetBytes - usedBytes(state, layout);
+  }
+
+  get plan(): ReadPlan {
+    return { evict: this.evict, load: this.load };
   }
 
   holds(unit: ExpertUnit): boolean {
     return this.#held.has(this.#indexOf(unit));
   }
 
+  evicts({ layer, expert }: ExpertUnit): boolean {
+    return this.evict.some((unit) => unit.layer === layer && unit.expert === expert);
+  }
+
   /** Plans a read, for which there is room. */
-  read({ layer, expert }: ExpertUnit): void {
+  read({ layer, expert }: ExpertUnit, isEstimated = false): void {
+    const bytes = unitBytes({ layer, expert }, this.#options.layout);
     this.#held.set(this.#indexOf({ layer, expert }), { layer, expert, wasUsed: false });
-    this.#freeBytes -= unitBytes({ layer, expert }, this.#options.layout);
-    this.load.push({ layer, expert });
+    this.#freeBytes -= bytes;
+    this.load.push(isEstimated ? { layer, expert, isEstimated } : { layer, expert });
   }
 
   /** Evicts as many units as the read for this use needs. @returns whether there is room for it */
@@ -112,6 +172,17 @@ class PlanDraft {
     return slot === 0 && this.#evict(evictable, missingBytes);
   }
 
+  /** Evicts units without a certain use that are expected later than this one. @returns whether there is room for it */
+  makeEstimatedRoom({ layer, expert, slot }: EstimatedUse): boolean {
+    const missingBytes = unitBytes({ layer, expert }, this.#options.layout) - this.#freeBytes;
+    if (missingBytes <= 0) return true;
+    const { isCertain } = this.nextUses;
+    const evictable = this.#remaining().filter(
+      (unit) => unit.nextUse > slot && !isCertain[this.#indexOf(unit)] && !this.#isAwaited(unit),
+    );
+    return this.#evict(evictable, missingBytes);
+  }
+
   /** Lists the units that a read may evict. A unit needed within the lookahead would be read again at once. */
   #evictable(slot: number): readonly EvictionCandidate[] {
     const keptLayers = slot === 0 ? 0 : this.#options.lookaheadLayers;
@@ -120,13 +191,16 @@ class PlanDraft {
 
   /** Lists the units that were in memory before the plan and that it does not evict. */
   #remaining(): readonly EvictionCandidate[] {
-    return (this.#candidates ??= candidatesAt(this.#state, this.#uses, this.#nextUses, this.#options.layout));
+    return (this.#candidates ??= candidatesAt(this.#state, this.#uses, this.nextUses, this.#options.layout));
   }
 
-  /** Whether the unit was read for a certain use that is still to come. */
-  #isAwaited(unit: ExpertUnit): boolean {
+  /** Whether the unit was read for a use that is still to come: a certain one, or an estimated one in reach. */
+  #isAwaited(unit: EvictionCandidate): boolean {
     const index = this.#indexOf(unit);
-    return this.#nextUses.isCertain[index] === 1 && this.#held.get(index)?.wasUsed === false;
+    const held = this.#held.get(index);
+    if (held?.wasUsed !== false) return false;
+    if (this.nextUses.isCertain[index] === 1) return true;
+    return held.isEstimated === true && unit.layersAway <= (this.#uses.estimates?.layersAhead ?? 0);
   }
 
   /** Evicts the policy's choice among these units. @returns whether they make enough room; if not, all of them stay */

@@ -65,13 +65,13 @@ function routeOf(
 }
 
 /** Creates a generator of numbers in [0, 1), independent for each sequence. */
-function drawsOf(seed: number, sequence: number): () => number {
+export function drawsOf(seed: number, sequence: number): () => number {
   let position = 0;
   return () => uniformAt(seed, sequence, position++);
 }
 
 /** Converts a uniform number in [0, 1) to a length from 1 up with this mean. */
-function geometric(uniform: number, mean: number): number {
+export function geometric(uniform: number, mean: number): number {
   return mean === 1 ? 1 : 1 + Math.floor(Math.log(1 - uniform) / Math.log(1 - 1 / mean));
 }
 
@@ -94,7 +94,8 @@ function withDefaults(options: GeneratedTraceOptions): ResolvedOptions {
   return all;
 }
 
-function expectNumber(name: string, value: number, least: number, most: number): void {
+/** Checks that `value` is a number in `[least, most]`. @throws {RangeError} naming the option */
+export function expectNumber(name: string, value: number, least: number, most: number): void {
   if (typeof value === "number" && value >= least && value <= most) return;
   const range = most === Infinity ? "above 0" : `from ${least} to ${most}`;
   throw new RangeError(`Expected \`${name}\` to be ${range}, got ${describeValue(value)}`);

@@ -2,7 +2,7 @@
 
 import type { ExpertCache } from "../expert-cache/expert-cache.ts";
 import { unitBytes, type ExpertLayout, type ExpertUnit } from "../expert-cache/cached-units.ts";
-import type { StepUses, UseForecast } from "../expert-cache/use-forecast.ts";
+import type { StepUses, UseEstimates, UseForecast } from "../expert-cache/use-forecast.ts";
 import { predictStepMs, type CostModel, type StepWork } from "../scheduling/cost-model.ts";
 
 export interface StepClockOptions {
@@ -10,6 +10,9 @@ export interface StepClockOptions {
   /** Whether layers run while units are read. */
   readonly overlapsReads: boolean;
 }
+
+/** What reads may take. See `UseEstimates`. */
+export type ReadChannel = Required<Pick<UseEstimates, "layerReadBytes" | "pendingBytes">>;
 
 export class StepClock {
   readonly #cache: ExpertCache;
@@ -19,6 +22,7 @@ export class StepClock {
   readonly #reads: { readonly unit: ExpertUnit; readonly endMs: number }[] = [];
   #nowMs = 0;
   #stallMs = 0;
+  #waits = 0;
 
   constructor(cache: ExpertCache, layout: ExpertLayout, options: StepClockOptions) {
     this.#cache = cache;
@@ -35,17 +39,38 @@ export class StepClock {
     return this.#stallMs;
   }
 
+  /** Number of uses whose unit was not read yet when its layer could have run. */
+  get waits(): number {
+    return this.#waits;
+  }
+
   /** Runs the layers of a step; each takes the same computation time. */
   runStep(
     running: StepUses,
     work: Omit<StepWork, "missingBytes">,
     upcoming: Pick<UseForecast, "planned" | "laterSteps">,
   ): void {
-    const layerMs = predictStepMs(this.#options.cost, { ...work, missingBytes: 0 }) / running.length;
-    for (const [layer, experts] of running.entries()) {
-      this.#awaitLayer({ ...upcoming, layer, running });
+    this.runLayers(running.length, work, (layer) => ({ ...upcoming, layer, running }));
+  }
+
+  /**
+   * Runs the layers of a step whose uses become known layer by layer.
+   * @param usesAt - returns what is known when a layer has been routed
+   */
+  runLayers(
+    numLayers: number,
+    work: Omit<StepWork, "missingBytes">,
+    usesAt: (layer: number, channel: ReadChannel) => UseForecast,
+  ): void {
+    const { cost } = this.#options;
+    const layerMs = predictStepMs(cost, { ...work, missingBytes: 0 }) / numLayers;
+    for (let layer = 0; layer < numLayers; layer++) {
+      const pendingMs = Math.max(0, (this.#reads.at(-1)?.endMs ?? 0) - this.#nowMs);
+      const layerReadBytes = layerMs / cost.loadMsPerByte;
+      const uses = usesAt(layer, { layerReadBytes, pendingBytes: pendingMs / cost.loadMsPerByte });
+      this.#awaitLayer(uses);
       this.#nowMs += layerMs;
-      this.#cache.ran(layer, experts);
+      this.#cache.ran(layer, uses.running[layer] ?? []);
     }
   }
 
@@ -57,16 +82,17 @@ export class StepClock {
     this.#begin(load);
     // Units of this layer that only the next step needs may still be read.
     const experts = new Set(uses.running[uses.layer]);
-    this.#awaitReads(({ layer, expert }) => layer === uses.layer && experts.has(expert));
+    const isOwn = ({ layer, expert }: ExpertUnit): boolean => layer === uses.layer && experts.has(expert);
+    this.#waits += this.#reads.filter(({ unit, endMs }) => endMs > this.#nowMs && isOwn(unit)).length;
+    this.#awaitReads(this.#options.overlapsReads ? isOwn : () => true);
   }
 
   #begin(units: readonly ExpertUnit[]): void {
-    const { cost, overlapsReads } = this.#options;
+    const { cost } = this.#options;
     for (const unit of units) {
       const startMs = Math.max(this.#nowMs, this.#reads.at(-1)?.endMs ?? 0);
       this.#reads.push({ unit, endMs: startMs + unitBytes(unit, this.#layout) * cost.loadMsPerByte });
     }
-    if (!overlapsReads) this.#awaitReads(() => true);
   }
 
   #awaitReads(isWanted: (unit: ExpertUnit) => boolean): void {

@@ -88,7 +88,7 @@ type Read = (stats: EngineStats) => number | undefined;
 type Cache = NonNullable<EngineStats["expertCache"]>;
 
 const ofCache =
-  (read: (cache: Cache) => number): Read =>
+  (read: (cache: Cache) => number | undefined): Read =>
   ({ expertCache }) =>
     expertCache && read(expertCache);
 
@@ -104,7 +104,7 @@ function statsMetrics(instruments: Instruments, models: ServedModels): void {
   const count = (naming: Naming, read: Read): void => instruments.readCounter(naming, () => samples(read));
   const cacheGauge = (name: string, help: string, read: (cache: Cache) => number): void =>
     gauge({ name, help }, ofCache(read));
-  const cacheCount = (name: string, help: string, read: (cache: Cache) => number): void =>
+  const cacheCount = (name: string, help: string, read: (cache: Cache) => number | undefined): void =>
     count({ name, help }, ofCache(read));
 
   gauge({ name: "num_requests_running", help: "Sequences with KV memory", isVllm: true }, (stats) => stats.numRunning);
@@ -136,6 +136,10 @@ function statsMetrics(instruments: Instruments, models: ServedModels): void {
   cacheCount("expert_prefetch_issued_total", "Units that were read", (cache) => cache.loads);
   cacheCount("expert_prefetch_wasted_total", "Units that were read and never used", (cache) => cache.wastedLoads);
   cacheCount("expert_prefetch_wasted_bytes_total", "Bytes read and never used", (cache) => cache.wastedBytes);
+  cacheCount("expert_forecast_issued_total", "Units read for a forecast", ({ forecast }) => forecast?.loads);
+  cacheCount("expert_forecast_hits_total", "Units read for a forecast and used", ({ forecast }) => forecast?.hits);
+  cacheCount("expert_forecast_misses_total", "Uses without a forecast's read", ({ forecast }) => forecast?.misses);
+  cacheCount("expert_forecast_wasted_total", "Forecast reads not used", ({ forecast }) => forecast?.wastedLoads);
   cacheCount("expert_stall_seconds_total", "Time that steps waited for reads", (cache) => cache.stallMs / 1000);
 
   instruments.gauge(

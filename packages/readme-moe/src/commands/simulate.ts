@@ -1,11 +1,16 @@
 import {
   EVICTION_POLICIES,
   expertBytes,
+  generateMixtureTrace,
   generateTrace,
+  isMixtureTrace,
   ReadMeError,
+  readMixtureTrace,
   readTrace,
+  writeMixtureTrace,
   writeTrace,
   type ExpertTrace,
+  type MixtureTrace,
 } from "@readme-moe/core";
 import { writeFileAtomically } from "@readme-moe/model";
 import { Command, Option } from "commander";
@@ -29,6 +34,7 @@ import {
   simulationPicture,
   simulationTable,
 } from "../simulation/report.ts";
+import { describeMixture, mixtureJson, mixtureTable, runMixtures } from "../simulation/mixture.ts";
 import { runReplays, runSimulations, SCHEDULER_NAMES, type SimulateFlags } from "../simulation/run.ts";
 
 /** Options of a drawn trace, which contradict a trace that is read. */
@@ -41,7 +47,16 @@ const DRAWN = [
   "promptTokens",
   "outputTokens",
   "locality",
+  "expertsPerToken",
+  "coupling",
+  "skew",
 ];
+
+/** Options of a drawn trace that only a mixture has. */
+const OF_MIXTURES = ["coupling", "skew"];
+
+/** Options that a mixture with a router in every layer does not have. */
+const NOT_OF_MIXTURES = ["replay", "lookaheadLayers", "svg"];
 
 /** Options of scheduling, which a replay does not do. */
 const SCHEDULED = [
@@ -55,6 +70,7 @@ const SCHEDULED = [
   "writeTrace",
 ];
 
+const shareOf = numberBetween(0, 1);
 const fromOne = numberThat((value) => value >= 1, "a number from 1 up");
 const capacities = listOf((part) => parseWhole(part, 1), "numbers of experts, such as 2,3,4,5");
 const sizes = listOf(parseBytes, "sizes in memory, such as 300MB or 1.5GiB");
@@ -66,7 +82,9 @@ export function simulateCommand(): Command {
       "Runs the routes of a trace, recorded or drawn, through a scheduler and expert caches of several sizes and policies,\n" +
         "without a model, and prints hits beside the bounds by Belady, reads and latencies.\n\n" +
         "Columns: layers that are read ahead; hits of the cache that layers share; hits of Belady on demand that knows one step more, and of one that\n" +
-        "knows everything; hits of one layer alone with its experts in a random order; latency, and latency per output token.",
+        "knows everything; hits of one layer alone with its experts in a random order; latency, and latency per output token.\n\n" +
+        "A mixture with a router in every layer runs on demand, with a forecast, and as a pre-gating router of the same shape. Columns: hits of the\n" +
+        "cache; units in memory when their layer could run; reads because of a forecast, and those that were right; share of the time without work.",
     )
     .option("--trace <file>", "a trace of JSON lines, plain or compressed with gzip (default: one is drawn)")
     .addOption(drawn("--experts <n>", "experts of the drawn trace", wholeNumber(1), 7))
@@ -76,7 +94,12 @@ export function simulateCommand(): Command {
     .addOption(drawn("--arrivals-per-step <n>", "mean number of sequences that arrive per step", positiveNumber, 0.125))
     .addOption(drawn("--prompt-tokens <n>", "mean tokens of a prompt", fromOne, 64))
     .addOption(drawn("--output-tokens <n>", "mean tokens of a completion", fromOne, 32))
-    .addOption(drawn("--locality <share>", "share of tokens that keep the expert before", numberBetween(0, 1), 0.9))
+    .addOption(drawn("--locality <share>", "share of tokens that keep the expert before", shareOf, 0.9))
+    .addOption(
+      new Option("--experts-per-token <n>", "draw a mixture with a router in every layer").argParser(wholeNumber(1)),
+    )
+    .addOption(drawn("--coupling <share>", "share of a mixture's experts that follow the layer before", shareOf, 0.5))
+    .addOption(drawn("--skew <exponent>", "inequality of a mixture's experts, by Zipf's law", numberBetween(0, 8), 0.5))
     .option("--seed <n>", "seed of all random choices", wholeNumber(0), 1)
     .option("--replay", "replay the recorded steps instead of scheduling the sequences anew", false)
     .option("--scheduler <names>", `schedulers, of ${SCHEDULER_NAMES.join(", ")}`, namesOf(SCHEDULER_NAMES), [
@@ -109,7 +132,7 @@ export function simulateCommand(): Command {
     .addOption(jsonOption());
   return command.action(async (flags: SimulateFlags) => {
     checkUsage(command, flags);
-    await runSimulate(flags);
+    await runSimulate(command, flags);
   });
 }
 
@@ -117,23 +140,37 @@ function drawn(flags: string, description: string, parse: (text: string) => numb
   return new Option(flags, description).argParser(parse).default(value);
 }
 
-function checkUsage(command: Command, { chunkTokens, maxNumBatchedTokens, replay, trace }: SimulateFlags): void {
+/** Finds the first of some options that the caller gave. */
+function givenOf(command: Command, names: readonly string[]): string | undefined {
+  const name = names.find((one) => command.getOptionValueSource(one) === "cli");
+  return command.options.find((one) => one.attributeName() === name)?.long;
+}
+
+function checkUsage(command: Command, flags: SimulateFlags): void {
+  const { chunkTokens, maxNumBatchedTokens, replay, trace, expertsPerToken, experts } = flags;
   if (chunkTokens > maxNumBatchedTokens) {
     command.error("error: option '--chunk-tokens' must not exceed '--max-num-batched-tokens'");
   }
-  const given = (names: readonly string[]): string | undefined => {
-    const name = names.find((one) => command.getOptionValueSource(one) === "cli");
-    return command.options.find((one) => one.attributeName() === name)?.long;
-  };
-  const scheduled = replay ? given(SCHEDULED) : undefined;
+  if (expertsPerToken !== undefined && expertsPerToken > experts) {
+    command.error("error: option '--experts-per-token' must not exceed '--experts'");
+  }
+  const ofMixture = expertsPerToken === undefined ? givenOf(command, OF_MIXTURES) : undefined;
+  if (ofMixture !== undefined) command.error(`error: option '${ofMixture}' needs '--experts-per-token <n>'`);
+  const scheduled = replay ? givenOf(command, SCHEDULED) : undefined;
   if (scheduled !== undefined) command.error(`error: option '${scheduled}' cannot be used with '--replay'`);
   if (replay && trace === undefined) command.error("error: option '--replay' needs '--trace <file>'");
-  const ofDrawn = trace === undefined ? undefined : given(DRAWN);
+  const ofDrawn = trace === undefined ? undefined : givenOf(command, DRAWN);
   if (ofDrawn === undefined) return;
   command.error(`error: option '${ofDrawn}' is for a drawn trace, and cannot be used with '--trace <file>'`);
 }
 
-async function runSimulate(flags: SimulateFlags): Promise<void> {
+async function runSimulate(command: Command, flags: SimulateFlags): Promise<void> {
+  const mixture = await mixtureOf(flags);
+  if (mixture) {
+    const refused = givenOf(command, NOT_OF_MIXTURES);
+    if (refused !== undefined) command.error(`error: option '${refused}' cannot be used with a mixture`);
+    return runMixture(mixture, flags);
+  }
   const trace = await traceOf(flags);
   if (flags.replay) return runReplay(trace, flags);
   const runs = runSimulations(trace, flags);
@@ -145,6 +182,15 @@ async function runSimulate(flags: SimulateFlags): Promise<void> {
   await writePicture(flags, simulationPicture(runs, summary));
   const of = { sequences: trace.sequences.length, ...modelJson(trace) };
   print(flags, summary, simulationTable(runs), { ...of, runs: runs.map(simulationJson) });
+}
+
+async function runMixture(trace: MixtureTrace, flags: SimulateFlags): Promise<void> {
+  const runs = runMixtures(trace, flags);
+  if (flags.writeTrace !== undefined) await writeFileAtomically(flags.writeTrace, writeMixtureTrace(trace));
+  const { layout, expertsPerToken, sequences } = trace;
+  const shape = { num_experts: layout.numExperts, experts_per_token: expertsPerToken, layer_bytes: layout.layerBytes };
+  const summary = `${sequences.length} sequences, ${describeMixture(trace)}; ${flags.scheduler.join(", ")}`;
+  print(flags, summary, mixtureTable(runs), { sequences: sequences.length, ...shape, runs: runs.map(mixtureJson) });
 }
 
 async function runReplay(trace: ExpertTrace, flags: SimulateFlags): Promise<void> {
@@ -174,9 +220,25 @@ function modelJson({ layout }: ExpertTrace): object {
   return { num_experts: layout.numExperts, layer_bytes: layout.layerBytes };
 }
 
+/** Reads or draws a mixture's trace; `undefined` if the flags mean another one. */
+async function mixtureOf(flags: SimulateFlags): Promise<MixtureTrace | undefined> {
+  if (flags.trace !== undefined) {
+    const text = await readTextData(flags.trace);
+    return isMixtureTrace(text) ? readMixtureTrace(text, flags.trace) : undefined;
+  }
+  const { expertsPerToken, coupling, skew } = flags;
+  return expertsPerToken === undefined
+    ? undefined
+    : generateMixtureTrace({ ...drawnOf(flags), expertsPerToken, coupling, skew });
+}
+
 async function traceOf(flags: SimulateFlags): Promise<ExpertTrace> {
   if (flags.trace !== undefined) return readTrace(await readTextData(flags.trace), flags.trace);
-  return generateTrace({
+  return generateTrace(drawnOf(flags));
+}
+
+function drawnOf(flags: SimulateFlags) {
+  return {
     numExperts: flags.experts,
     layerBytes: Array.from({ length: flags.layers }, () => flags.layerBytes),
     numSequences: flags.sequences,
@@ -185,5 +247,5 @@ async function traceOf(flags: SimulateFlags): Promise<ExpertTrace> {
     meanPromptTokens: flags.promptTokens,
     meanOutputTokens: flags.outputTokens,
     locality: flags.locality,
-  });
+  };
 }

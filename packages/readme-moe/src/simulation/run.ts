@@ -27,7 +27,8 @@ import {
 /** `decode-first` and `prefill-first` are the baselines of Read-ME, section 5. */
 export const SCHEDULER_NAMES = ["cost-aware", "read-me", "fcfs", "decode-first", "prefill-first"] as const;
 
-type SchedulerName = (typeof SCHEDULER_NAMES)[number];
+/** One of `SCHEDULER_NAMES`. */
+export type SchedulerName = (typeof SCHEDULER_NAMES)[number];
 
 const SCHEDULERS: Readonly<Record<SchedulerName, Scheduler>> = {
   "cost-aware": costAware(),
@@ -48,6 +49,10 @@ export interface SimulateFlags {
   readonly promptTokens: number;
   readonly outputTokens: number;
   readonly locality: number;
+  /** Experts that each layer chooses for a token; a mixture with a router in every layer is drawn then. */
+  readonly expertsPerToken?: number;
+  readonly coupling: number;
+  readonly skew: number;
   readonly seed: number;
   /** Whether the recorded steps are replayed instead of scheduling the sequences anew. */
   readonly replay: boolean;
@@ -78,14 +83,23 @@ export interface CacheBudget {
 
 const DEFAULT_CAPACITIES = [2, 3, 4, 5];
 
-/** Lists the sizes to run. @throws {RangeError} when a capacity is larger than all experts */
-function budgetsOf(layout: ExpertLayout, { capacity, memory }: SimulateFlags): readonly CacheBudget[] {
+/**
+ * Lists the sizes to run.
+ *
+ * @param usual - capacities if none is given
+ * @throws {RangeError} when a capacity is larger than all experts
+ */
+export function budgetsOf(
+  layout: ExpertLayout,
+  { capacity, memory }: SimulateFlags,
+  usual: readonly number[] = DEFAULT_CAPACITIES,
+): readonly CacheBudget[] {
   if (memory) return memory.map((budgetBytes) => ({ budgetBytes }));
   const tooLarge = capacity?.find((experts) => experts > layout.numExperts);
   if (tooLarge !== undefined) {
     throw new RangeError(`Expected \`--capacity\` to be from 1 to ${layout.numExperts} experts, got \`${tooLarge}\``);
   }
-  const capacities = capacity ?? DEFAULT_CAPACITIES.filter((experts) => experts <= layout.numExperts);
+  const capacities = capacity ?? usual.filter((experts) => experts <= layout.numExperts);
   return capacities.map((experts) => ({ capacity: experts, budgetBytes: experts * expertBytes(layout) }));
 }
 
@@ -110,7 +124,7 @@ export function runSimulations(trace: ExpertTrace, flags: SimulateFlags): readon
         // Policies that do not look ahead are measured as other systems use them: reading on demand.
         const { lookaheadLayers = policy === "belady" ? 1 : 0 } = flags;
         const cache = { policy, seed: flags.seed, budgetBytes, lookaheadLayers };
-        const result = simulate(trace, { ...optionsOf(flags, scheduler), cache });
+        const result = simulate(trace, { ...serverOf(flags, scheduler), cache });
         const run = { ...budget, scheduler, policy, lookaheadLayers, result };
         if (capacity === undefined) return run;
         const layer = replayLayer(result.steps, capacity, resolveEvictionPolicy(policy, flags.seed), flags.seed);
@@ -120,7 +134,8 @@ export function runSimulations(trace: ExpertTrace, flags: SimulateFlags): readon
   );
 }
 
-function optionsOf(flags: SimulateFlags, scheduler: SchedulerName): Omit<SimulationOptions, "cache"> {
+/** Returns the options of a simulated server. */
+export function serverOf(flags: SimulateFlags, scheduler: SchedulerName): Omit<SimulationOptions, "cache"> {
   const { maxNumSeqs, maxNumBatchedSeqs = maxNumSeqs, maxNumBatchedTokens, chunkTokens } = flags;
   return {
     scheduler: SCHEDULERS[scheduler],

@@ -1,0 +1,285 @@
+// Chances of the experts of later layers, in mixtures with a router in every layer. They are learned from the routes of
+// running sequences, within a fixed number of bytes.
+//
+// An expert of a layer has two kinds of evidence: whether the sequence's token before used it there, and how often it
+// followed the experts of an earlier layer (as in the activation matrices of MoE-Infinity, arXiv 2401.14361). Counts of
+// how often such evidence was right turn both into one chance, so chances are calibrated in every model.
+
+import { integerOption } from "../options.ts";
+import { NOT_BEFORE, RouteCounts, UNKNOWN_BEFORE, USED_BEFORE, type RouteShape } from "./route-counts.ts";
+
+export type { RouteShape } from "./route-counts.ts";
+
+/** Options of `RouteForecast`. */
+export interface RouteForecastOptions extends RouteShape {
+  /** Largest distance of layers whose experts are counted together, below `numLayers`. @default 1, with several layers */
+  readonly layersAhead?: number | undefined;
+  /** Number of sequences whose last token is remembered, the last used ones. @default 256 */
+  readonly maxSequences?: number | undefined;
+  /** Largest number of rows of a step that are learned from; the last rows of sequences come first. @default 32 */
+  readonly maxRows?: number | undefined;
+}
+
+/** A row of the running step that is learned from. */
+interface Row {
+  /** Place of its sequence in the memory of last tokens. */
+  readonly place: number;
+  /** Whether it is its sequence's first one in the step, so that the token before it is remembered. */
+  readonly isFirst: boolean;
+  readonly isLast: boolean;
+}
+
+/** A row's experts in one layer: part of a table. */
+interface Routed {
+  readonly row: Row;
+  /** Index of the row in `#current`. */
+  readonly index: number;
+}
+
+const NONE = 0xffff;
+
+/**
+ * Learns routes and estimates the chances of later uses. Deterministic. Its tables are allocated at once.
+ *
+ * For each step: call `beginStep`, then `observe` for each layer in order, as soon as it is routed.
+ */
+export class RouteForecast {
+  /**
+   * Chance that the next run of a layer uses an expert, `[numLayers, numExperts]`, in [0, 1]: for layers that the running
+   * step has before it, for any of its rows; for others, for the next tokens of its sequences. `observe` changes it.
+   */
+  readonly chances: Float32Array;
+  /** Bytes of all tables. */
+  readonly bytes: number;
+  readonly #shape: RouteShape;
+  readonly #layersAhead: number;
+  readonly #maxSequences: number;
+  readonly #maxRows: number;
+  readonly #counts: RouteCounts;
+  /** Experts of each sequence's last token, `[maxSequences, numLayers, expertsPerToken]`. */
+  readonly #last: Uint16Array;
+  /** Experts of each row, `[maxRows, numLayers, expertsPerToken]`. */
+  readonly #current: Uint16Array;
+  /** Share of tokens that use each expert of a layer, `[numExperts]`. */
+  readonly #shares: Float64Array;
+  /** The same among tokens like one row's, `[numExperts]`. */
+  readonly #evidence: Float64Array;
+  /** Chance that no row uses an expert, `[numExperts]`. */
+  readonly #unused: Float64Array;
+  /** Places of sequences, the longest unused one first. */
+  readonly #places = new Map<number, number>();
+  readonly #rows = new Map<number, Routed>();
+  /** Rows, and last rows of sequences, of the step for each one that is learned from. */
+  #weights = { all: 1, last: 1 };
+
+  /** @throws {TypeError | RangeError} naming the option */
+  constructor(options: RouteForecastOptions) {
+    const numLayers = integerOption("numLayers", options.numLayers, 1);
+    const numExperts = integerOption("numExperts", options.numExperts, 1, NONE);
+    const expertsPerToken = integerOption("expertsPerToken", options.expertsPerToken, 1, numExperts);
+    const { layersAhead = Math.min(1, numLayers - 1), maxSequences = 256, maxRows = 32 } = options;
+    this.#shape = { numLayers, numExperts, expertsPerToken };
+    this.#layersAhead = integerOption("layersAhead", layersAhead, 0, numLayers - 1);
+    this.#maxSequences = integerOption("maxSequences", maxSequences, 1, 2 ** 16);
+    this.#maxRows = integerOption("maxRows", maxRows, 1, this.#maxSequences);
+    this.#counts = new RouteCounts(this.#shape, layersAhead);
+    this.chances = new Float32Array(numLayers * numExperts);
+    this.#last = new Uint16Array(maxSequences * numLayers * expertsPerToken).fill(NONE);
+    this.#current = new Uint16Array(maxRows * numLayers * expertsPerToken).fill(NONE);
+    this.#shares = new Float64Array(numExperts);
+    this.#evidence = new Float64Array(numExperts);
+    this.#unused = new Float64Array(numExperts);
+    const tables = [this.chances, this.#last, this.#current, this.#shares, this.#evidence, this.#unused];
+    this.bytes = tables.reduce((sum, { byteLength }) => sum + byteLength, this.#counts.bytes);
+  }
+
+  /**
+   * Begins a step.
+   * @param sequences - number of each row's sequence; rows of one sequence are adjacent, in the order of their tokens
+   */
+  beginStep(sequences: ArrayLike<number>): void {
+    const { numRows, numLast, chosen } = chooseRows(sequences, this.#maxRows);
+    this.#rows.clear();
+    this.#current.fill(NONE);
+    for (const [index, at] of chosen.entries()) {
+      const sequence = sequences[at] ?? 0;
+      const [isFirst, isLast] = [sequences[at - 1] !== sequence, sequences[at + 1] !== sequence];
+      this.#rows.set(at, { index, row: { place: this.#placeOf(sequence), isFirst, isLast } });
+    }
+    const chosenLast = Array.from(this.#rows.values()).filter(({ row }) => row.isLast).length;
+    this.#weights = { all: numRows / Math.max(1, chosen.length), last: numLast / Math.max(1, chosenLast) };
+  }
+
+  /**
+   * Learns the routes of a layer of the running step, and updates the chances of this layer and of the next ones.
+   *
+   * @param routes - distinct experts of each routed row, `[rows, expertsPerToken]`
+   * @param rows - rows of the step that were routed, in rising order
+   */
+  observe(layer: number, routes: ArrayLike<number>, rows: ArrayLike<number>): void {
+    const { numLayers, expertsPerToken } = this.#shape;
+    const routed: Routed[] = [];
+    for (let place = 0; place < rows.length; place++) {
+      const one = this.#rows.get(rows[place] ?? -1);
+      if (!one) continue;
+      routed.push(one);
+      const at = (one.index * numLayers + layer) * expertsPerToken;
+      for (let rank = 0; rank < expertsPerToken; rank++) {
+        this.#current[at + rank] = routes[place * expertsPerToken + rank] ?? NONE;
+      }
+    }
+    for (const one of routed) this.#learn(layer, one);
+    for (const { row, index } of routed) {
+      if (row.isLast) this.#lastOf(row, layer).set(this.#currentOf(index, layer));
+    }
+    this.#estimate(layer, routed);
+  }
+
+  #learn(layer: number, { row, index }: Routed): void {
+    const own = this.#currentOf(index, layer);
+    const before = row.isFirst ? known(this.#lastOf(row, layer)) : undefined;
+    for (let distance = 0; distance <= this.#layersAhead; distance++) {
+      const sources = this.#sourcesOf(layer, distance, row, index);
+      if (distance > 0 && !sources) continue;
+      this.#gather(layer, distance, sources);
+      const at = { layer, distance, context: UNKNOWN_BEFORE, share: 0 };
+      for (let expert = 0; expert < this.#evidence.length; expert++) {
+        at.context = contextOf(before, expert);
+        at.share = this.#evidence[expert] ?? 0;
+        this.#counts.countEvidence(at, own.includes(expert));
+      }
+    }
+    const { numLayers } = this.#shape;
+    for (let distance = 1; distance <= this.#layersAhead; distance++) {
+      const from = (layer - distance + numLayers) % numLayers;
+      for (const source of this.#sourcesOf(layer, distance, row, index) ?? []) {
+        this.#counts.countFollowers({ layer: from, distance, source }, own);
+      }
+    }
+    this.#counts.countUses(layer, own);
+  }
+
+  /** Finds the row's experts some layers earlier; before the first layer these are its sequence's last token's. */
+  #sourcesOf(layer: number, distance: number, row: Row, index: number): Uint16Array | undefined {
+    if (distance === 0) return undefined;
+    const from = layer - distance;
+    if (from >= 0) return known(this.#currentOf(index, from));
+    return row.isFirst ? known(this.#lastOf(row, from + this.#shape.numLayers)) : undefined;
+  }
+
+  /** Computes the evidence of each expert of a layer: its share among tokens with these experts, or among all. */
+  #gather(layer: number, distance: number, sources: Uint16Array | undefined): void {
+    const { numLayers } = this.#shape;
+    this.#counts.shares(layer, this.#shares);
+    if (!sources) {
+      this.#evidence.set(this.#shares);
+      return;
+    }
+    this.#evidence.fill(0);
+    const from = (layer - distance + numLayers) % numLayers;
+    for (const source of sources) {
+      this.#counts.addFollowers({ layer: from, distance, source }, 1 / sources.length, this.#shares, this.#evidence);
+    }
+  }
+
+  /** Updates the chances of the layers that follow, and of this layer's next run, which is a token later. */
+  #estimate(layer: number, routed: readonly Routed[]): void {
+    const { numLayers } = this.#shape;
+    const last = routed.filter(({ row }) => row.isLast);
+    this.#combine({ layer, distance: 0, from: layer }, last, this.#weights.last);
+    for (let distance = 1; distance <= this.#layersAhead; distance++) {
+      const target = layer + distance;
+      const isNextToken = target >= numLayers;
+      const [rows, weight] = isNextToken ? [last, this.#weights.last] : [routed, this.#weights.all];
+      this.#combine({ layer: target % numLayers, distance, from: layer }, rows, weight);
+    }
+  }
+
+  /** Sets a layer's chances that any row uses an expert. @param weight - rows of the step for each of `rows` */
+  #combine({ layer, distance, from }: Target, rows: readonly Routed[], weight: number): void {
+    const { numExperts } = this.#shape;
+    const isNextToken = layer <= from;
+    this.#unused.fill(1);
+    const at = { layer, distance, context: UNKNOWN_BEFORE, share: 0 };
+    for (const { row, index } of rows) {
+      this.#gather(layer, distance, distance === 0 ? undefined : this.#currentOf(index, from));
+      // The token before a next token is the row's own.
+      const before = isNextToken || row.isFirst ? known(this.#lastOf(row, layer)) : undefined;
+      for (let expert = 0; expert < numExperts; expert++) {
+        at.context = contextOf(before, expert);
+        at.share = this.#evidence[expert] ?? 0;
+        this.#unused[expert] = (this.#unused[expert] ?? 1) * (1 - Math.min(1, this.#counts.chance(at)));
+      }
+    }
+    for (let expert = 0; expert < numExperts; expert++) {
+      const unused = this.#unused[expert] ?? 1;
+      this.chances[layer * numExperts + expert] = 1 - (weight === 1 ? unused : unused ** weight);
+    }
+  }
+
+  #currentOf(index: number, layer: number): Uint16Array {
+    return this.#expertsAt(this.#current, index, layer);
+  }
+
+  #lastOf({ place }: Row, layer: number): Uint16Array {
+    return this.#expertsAt(this.#last, place, layer);
+  }
+
+  #expertsAt(table: Uint16Array, place: number, layer: number): Uint16Array {
+    const { numLayers, expertsPerToken } = this.#shape;
+    const start = (place * numLayers + layer) * expertsPerToken;
+    return table.subarray(start, start + expertsPerToken);
+  }
+
+  /** Finds a sequence's place, or gives it that of the sequence that was unused for longest. */
+  #placeOf(sequence: number): number {
+    let place = this.#places.get(sequence);
+    if (place === undefined) {
+      place = this.#places.size;
+      if (place === this.#maxSequences) {
+        const [[oldest, freed] = [0, 0]] = this.#places;
+        this.#places.delete(oldest);
+        place = freed;
+      }
+      const { numLayers, expertsPerToken } = this.#shape;
+      const size = numLayers * expertsPerToken;
+      this.#last.fill(NONE, place * size, (place + 1) * size);
+    }
+    this.#places.delete(sequence);
+    this.#places.set(sequence, place);
+    return place;
+  }
+}
+
+/** A layer whose chances are set, and the one whose experts it follows. */
+interface Target {
+  readonly layer: number;
+  readonly distance: number;
+  readonly from: number;
+}
+
+/** Returns experts that were recorded; `undefined` if none were. */
+function known(experts: Uint16Array): Uint16Array | undefined {
+  return experts[0] === NONE ? undefined : experts;
+}
+
+function contextOf(before: Uint16Array | undefined, expert: number): number {
+  if (!before) return UNKNOWN_BEFORE;
+  return before.includes(expert) ? USED_BEFORE : NOT_BEFORE;
+}
+
+/** Chooses up to `most` rows, in rising order: last rows of sequences first, evenly spread. */
+function chooseRows(sequences: ArrayLike<number>, most: number) {
+  const [last, others]: [number[], number[]] = [[], []];
+  for (let row = 0; row < sequences.length; row++) {
+    (sequences[row] === sequences[row + 1] ? others : last).push(row);
+  }
+  const chosen = spread(last, most);
+  const rows = [...chosen, ...spread(others, most - chosen.length)].sort((a, b) => a - b);
+  return { numRows: sequences.length, numLast: last.length, chosen: rows };
+}
+
+function spread(rows: readonly number[], most: number): readonly number[] {
+  if (rows.length <= most) return rows;
+  return Array.from({ length: most }, (_, index) => rows[Math.floor((index * rows.length) / most)] ?? 0);
+}

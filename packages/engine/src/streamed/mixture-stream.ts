@@ -1,0 +1,260 @@
+// Steps of mixtures with a router in every layer, whose experts are not all in memory. Each layer is routed, then what is
+// missing is read, and meanwhile what a forecast expects of the next layers.
+
+import {
+  DEFAULT_READ_AHEAD,
+  RouteForecast,
+  type ReadAheadOptions,
+  type Residency,
+  type RouteShape,
+  type UseEstimates,
+} from "@readme-moe/core";
+import type { ExpertUnits, Kernel, KernelPages, StepResults } from "@readme-moe/kernel";
+import { UnitFile } from "./expert-stream.ts";
+import { UnitStore, type UnitMemoryOptions, type UnitReader } from "./unit-store.ts";
+
+/** What a step of a mixture needs of its kernel. */
+export type MixtureKernel = Pick<
+  Kernel,
+  "beginStep" | "runLayers" | "routeLayer" | "feedLayer" | "endStep" | "placeUnit" | "newUnit"
+>;
+
+/** Options of a `MixtureStream`. */
+export interface MixtureStreamOptions extends UnitMemoryOptions {
+  /** Number of experts that a layer chooses for a token. */
+  readonly expertsPerToken: number;
+  /** Which estimated uses are read ahead; false forecasts nothing, so reads are on demand. @default DEFAULT_READ_AHEAD */
+  readonly readAhead?: ReadAheadOptions | false | undefined;
+}
+
+/** The rows of a call of the kernel. */
+export interface MixtureRows {
+  /** Number of each row's sequence; rows of one sequence are adjacent, in the order of their tokens. */
+  readonly sequences: readonly number[];
+  /** Rows with wanted logits, distinct, ascending: all that the last layer routes. */
+  readonly wanted: readonly number[];
+}
+
+/** Reads units by number of the mixture's layer, without the dense layers of the model. */
+class MixtureReader implements UnitReader {
+  readonly numExperts: number;
+  readonly layerBytes: readonly number[];
+  /** The model's layers that are mixtures. */
+  readonly layers: readonly number[];
+  readonly #source: UnitReader;
+  readonly #expertsPerToken: number;
+
+  constructor(source: UnitReader, expertsPerToken: number) {
+    this.#source = source;
+    this.#expertsPerToken = expertsPerToken;
+    this.numExperts = source.numExperts;
+    this.layers = Array.from(source.layerBytes.keys()).filter((layer) => (source.layerBytes[layer] ?? 0) > 0);
+    this.layerBytes = this.layers.map((layer) => source.layerBytes[layer] ?? 0);
+  }
+
+  leastBudget(): { readonly bytes: number; readonly reason: string } {
+    const bytes = this.#expertsPerToken * Math.max(...this.layerBytes);
+    return { bytes, reason: `which a token needs for ${this.#expertsPerToken} experts of one layer` };
+  }
+
+  read(layer: number, expert: number, into: Uint8Array): Promise<void> {
+    return this.#source.read(this.layers[layer] ?? 0, expert, into);
+  }
+}
+
+/** Streamed experts of one kernel of a mixture, within a hard limit of bytes. */
+export class MixtureStream {
+  readonly memory: UnitStore;
+  readonly #kernel: MixtureKernel;
+  readonly #reader: MixtureReader;
+  readonly #numLayers: number;
+  readonly #options: MixtureStreamOptions;
+  readonly #readAhead: ReadAheadOptions | false;
+  readonly #now: () => number;
+  readonly #close: () => Promise<void>;
+  #forecast: RouteForecast | undefined;
+  /** Memory of each unit that the kernel was given last, by the mixture's layer and expert. */
+  readonly #placed: (Uint8Array | undefined)[] = [];
+  /** Limit of bytes for the steps that begin from now on. */
+  #budgetBytes: number;
+  /** Bytes that a layer of the running step needs at most, and its end. */
+  #running: { readonly bytes: number; readonly ended: Promise<unknown> } | undefined;
+  /** Time in which the kernel ran the last layer. */
+  #layerMs: number | undefined;
+
+  /**
+   * @param source - units by layer of the model; layers of 0 bytes are dense
+   * @throws {RangeError} if the budget is too small for a token in one layer
+   */
+  constructor(
+    kernel: MixtureKernel,
+    source: UnitReader,
+    options: MixtureStreamOptions,
+    close: () => Promise<void> = async () => undefined,
+  ) {
+    this.#kernel = kernel;
+    this.#reader = new MixtureReader(source, options.expertsPerToken);
+    this.#numLayers = source.layerBytes.length;
+    this.#options = options;
+    this.#readAhead = options.readAhead ?? DEFAULT_READ_AHEAD;
+    this.#now = options.now ?? (() => performance.now());
+    this.#close = close;
+    // Nothing is certain of later layers, so no certain use is read ahead.
+    this.memory = new UnitStore(this.#reader, {
+      ...options,
+      lookaheadLayers: 0,
+      newMemory: kernel.newUnit?.bind(kernel),
+    });
+    this.#budgetBytes = options.budgetBytes;
+    this.#forecast = this.#newForecast();
+  }
+
+  /** Opens the packed file. @throws {RangeError} if the budget is too small for a token in one layer */
+  static async open(
+    kernel: MixtureKernel,
+    path: string,
+    units: ExpertUnits,
+    options: MixtureStreamOptions,
+  ): Promise<MixtureStream> {
+    const file = await UnitFile.open(path, units);
+    try {
+      return new MixtureStream(kernel, file, options, () => file.close());
+    } catch (error) {
+      await file.close();
+      throw error;
+    }
+  }
+
+  /** Largest number of rows of a call whose experts of one layer fit in memory, whatever is chosen. */
+  get maxRows(): number {
+    const capacity = Math.floor(this.#budgetBytes / Math.max(...this.memory.layout.layerBytes));
+    return capacity >= this.memory.layout.numExperts ? Infinity : Math.floor(capacity / this.#options.expertsPerToken);
+  }
+
+  get residency(): Residency {
+    const { memory } = this;
+    return {
+      missingBytes: [],
+      streamed: {
+        // Requests cannot name a mixture's experts, and nothing is known of them before a step.
+        numExperts: 1,
+        get stats() {
+          return memory.stats;
+        },
+        prefetchedExperts: [],
+        prepare: () => undefined,
+        rehearse: (work) => this.#rehearse(work),
+        takeRuns: () => [],
+        setBudget: (bytes) => this.setBudget(bytes),
+      },
+    };
+  }
+
+  /** Runs the calls of a step. @param numRows - largest number of rows of a call, at most `maxRows` */
+  async runStep<Result>(numRows: number, run: () => Promise<Result>): Promise<Result> {
+    const { numExperts, layerBytes } = this.memory.layout;
+    const units = Math.min(numExperts, numRows * this.#options.expertsPerToken);
+    const result = run();
+    this.#running = { bytes: units * Math.max(...layerBytes), ended: result.catch(() => undefined) };
+    try {
+      return await result;
+    } finally {
+      this.#running = undefined;
+      // A step that failed needs nothing more.
+      const running = layerBytes.map(() => []);
+      this.memory.passed({ layer: layerBytes.length, running, estimates: this.#estimates() });
+    }
+  }
+
+  /** Runs one call of the kernel. */
+  async step(pages: KernelPages, request: Int32Array, results: StepResults, rows: MixtureRows): Promise<void> {
+    const kernel = this.#kernel;
+    const all = Array.from(rows.sequences.keys());
+    this.#forecast?.beginStep(rows.sequences);
+    kernel.beginStep(pages, request, results);
+    let unitLayer = 0;
+    for (let layer = 0; layer < this.#numLayers; layer++) {
+      if (this.#reader.layers[unitLayer] !== layer) {
+        kernel.runLayers(layer, layer + 1);
+        continue;
+      }
+      await this.#runLayer(layer, unitLayer++, layer === this.#numLayers - 1 ? rows.wanted : all);
+    }
+    kernel.endStep();
+  }
+
+  /** @param rows - rows that the layer routes */
+  async #runLayer(layer: number, unitLayer: number, rows: readonly number[]): Promise<void> {
+    const { memory } = this;
+    const startMs = this.#now();
+    const routes = this.#kernel.routeLayer(layer);
+    if (routes.length !== rows.length * this.#options.expertsPerToken) {
+      throw new Error(`Layer ${layer} has ${routes.length} routes of ${rows.length} rows`);
+    }
+    const routedMs = this.#now() - startMs;
+    // Reads that ended while the kernel ran are noticed in the next turn of the event loop.
+    if (memory.meter.pendingBytes > 0) await new Promise<void>((resolve) => void setImmediate(resolve));
+    this.#forecast?.observe(unitLayer, routes, rows);
+    const experts = Array.from(new Set(routes)).sort((a, b) => a - b);
+    const running = memory.layout.layerBytes.map((_, at) => (at === unitLayer ? experts : []));
+    memory.enter({ layer: unitLayer, running, estimates: this.#estimates() });
+    await memory.run((units) => {
+      const fedMs = this.#now();
+      for (const [expert, unit] of units) this.#place(layer, unitLayer, expert, unit);
+      this.#kernel.feedLayer(layer);
+      this.#layerMs = routedMs + this.#now() - fedMs;
+    });
+  }
+
+  #estimates(): UseEstimates | undefined {
+    const readAhead = this.#readAhead;
+    if (!this.#forecast || !readAhead) return undefined;
+    const { bytesPerMs, pendingBytes } = this.memory.meter;
+    const isMeasured = bytesPerMs !== undefined && this.#layerMs !== undefined;
+    const layerReadBytes = isMeasured ? bytesPerMs * (this.#layerMs ?? 0) : undefined;
+    return { ...readAhead, chances: this.#forecast.chances, layerReadBytes, pendingBytes };
+  }
+
+  #place(layer: number, unitLayer: number, expert: number, unit: Uint8Array): void {
+    const index = unitLayer * this.memory.layout.numExperts + expert;
+    if (this.#placed[index] === unit) return;
+    this.#kernel.placeUnit(layer, expert, unit);
+    this.#placed[index] = unit;
+  }
+
+  /**
+   * Changes the limit: at once if the running step needs no more, else when it has ended. Resolves when the limit holds.
+   * A later call supersedes an earlier one.
+   *
+   * @throws {RangeError} if it is too small for a token in one layer; the old limit stays
+   */
+  async setBudget(budgetBytes: number): Promise<void> {
+    this.#budgetBytes = this.memory.checkBudget(budgetBytes);
+    while (this.#running && this.#running.bytes > this.#budgetBytes) await this.#running.ended;
+    await this.memory.setBudget(this.#budgetBytes);
+  }
+
+  async #rehearse<Result>(work: () => Promise<Result>): Promise<Result> {
+    try {
+      return await this.memory.rehearse(work);
+    } finally {
+      this.#forecast = this.#newForecast();
+    }
+  }
+
+  #newForecast(): RouteForecast | undefined {
+    const readAhead = this.#readAhead;
+    if (!readAhead) return undefined;
+    const { expertsPerToken } = this.#options;
+    const { numExperts, layerBytes } = this.memory.layout;
+    const shape: RouteShape = { numLayers: layerBytes.length, numExperts, expertsPerToken };
+    return new RouteForecast({
+      ...shape,
+      layersAhead: Math.min(Math.max(1, readAhead.layersAhead), shape.numLayers - 1),
+    });
+  }
+
+  async close(): Promise<void> {
+    await this.#close();
+  }
+}
