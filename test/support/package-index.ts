@@ -49,7 +49,3 @@ export async function startPackagesIndex(
   });
   return { url: `http://127.0.0.1:${(server.address() as AddressInfo).port}/simple`, requests };
 }
-
-function fileOf(name: string): string {
-  return `${name.replaceAll("-", "_")}-1.0-py3-none-any.whl`;
-}
