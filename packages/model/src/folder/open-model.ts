@@ -109,7 +109,10 @@ async function openFolder(path: string, onnx?: string): Promise<Model> {
   const {
     config,
     located: { stores, ...located },
-  } = onnx === undefined ? await openSafetensors(path, parsed, new Fields(configPath, json)) : await openOnnx(onnx, parsed);
+  } =
+    onnx === undefined
+      ? await openSafetensors(path, parsed, new Fields(configPath, json))
+      : await openOnnx(onnx, parsed);
   const files = [configPath, ...located.files];
   const closeAll = async (): Promise<void> => {
     await Promise.all(stores.map((store) => store.close()));

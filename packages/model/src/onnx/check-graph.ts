@@ -95,7 +95,11 @@ export function anglesOf(flow: DataFlow, config: ModelConfig): readonly Angles[]
   return [...found.values()];
 }
 
-function layerAngles({ index, weights, products }: DataFlow, { headSize }: ModelConfig, layer: number): readonly Angles[] {
+function layerAngles(
+  { index, weights, products }: DataFlow,
+  { headSize }: ModelConfig,
+  layer: number,
+): readonly Angles[] {
   const ends = new Set(products.map(({ output }) => output));
   const found: Angles[] = [];
   const seen = new Set<string>();
@@ -128,7 +132,10 @@ export function refuseLeftOver(flow: DataFlow, claimed: ReadonlySet<StoredTensor
   for (const end of [...flow.products, ...flow.tables]) {
     if (claimed.has(end.weight.values)) continue;
     const what = isProduct(end) ? "multiplies" : "looks up";
-    throw unsupported(flow.index.path, `${describeNode(end.node)} ${what} weights that the model of config.json has not`);
+    throw unsupported(
+      flow.index.path,
+      `${describeNode(end.node)} ${what} weights that the model of config.json has not`,
+    );
   }
   for (const node of flow.index.nodes) {
     if (taken.has(node)) continue;

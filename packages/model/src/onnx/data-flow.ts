@@ -29,7 +29,20 @@ export function isProduct(from: Product | Table): from is Product {
 
 /** Activations of gates. */
 export const ACTIVATIONS: ReadonlySet<string> = new Set([
-  ...["Sigmoid", "QuickGelu", "Swish", "Silu", "Gelu", "FastGelu", "BiasGelu", "Erf", "Tanh", "Relu", "Elu", "Softplus"],
+  ...[
+    "Sigmoid",
+    "QuickGelu",
+    "Swish",
+    "Silu",
+    "Gelu",
+    "FastGelu",
+    "BiasGelu",
+    "Erf",
+    "Tanh",
+    "Relu",
+    "Elu",
+    "Softplus",
+  ],
   ...["HardSwish", "HardSigmoid", "LeakyRelu", "Mish", "Selu", "ThresholdedRelu"],
 ]);
 

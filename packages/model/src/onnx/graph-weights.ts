@@ -52,7 +52,8 @@ export class GraphWeights {
     if (tensor === undefined || !("bytes" in tensor.data)) return undefined;
     const { bytes } = tensor.data;
     const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-    if (tensor.type === "I32") return Array.from({ length: bytes.byteLength / 4 }, (_, i) => view.getInt32(4 * i, true));
+    if (tensor.type === "I32")
+      return Array.from({ length: bytes.byteLength / 4 }, (_, i) => view.getInt32(4 * i, true));
     if (tensor.type !== "I64") return undefined;
     return Array.from({ length: bytes.byteLength / 8 }, (_, i) => Number(view.getBigInt64(8 * i, true)));
   }

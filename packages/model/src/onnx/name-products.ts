@@ -112,7 +112,8 @@ const SILU: ReadonlySet<string> = new Set(["Sigmoid", "QuickGelu", "Swish", "Sil
 function refuseActivations(path: string, gates: readonly Source[]): void {
   for (const { from, passed } of gates) {
     const other = Array.from(passed).find((type) => !SILU.has(type));
-    if (other !== undefined) throw unsupported(path, `${describeNode(from.node)} is the gate of ${other}, expected SiLU`);
+    if (other !== undefined)
+      throw unsupported(path, `${describeNode(from.node)} is the gate of ${other}, expected SiLU`);
   }
 }
 

@@ -72,10 +72,13 @@ export function tableOf(weights: GraphWeights, node: GraphNode): Table | undefin
   if ((node.attributes.get("axis")?.integer ?? 0) !== 0) throw unsupported(path, `${describeNode(node)} is by column`);
   const weight = weights.of(table);
   if (weight !== undefined) return { node, output: outputOf(node), weight };
-  const [taker] = weights.index.consumers(outputOf(node));
-  const quantised = taker?.type === "DequantizeLinear" ? weights.dequantized(taker, table) : undefined;
+  const taker = weights.index.consumers(outputOf(node)).find(({ type }) => type === "DequantizeLinear");
+  const quantised = taker && weights.dequantized(taker, table);
   if (taker === undefined || quantised === undefined) {
-    throw unsupported(path, `${describeNode(node)} looks tokens up in ${quoted(table)}, which is no table that is read`);
+    throw unsupported(
+      path,
+      `${describeNode(node)} looks tokens up in ${quoted(table)}, which is no table that is read`,
+    );
   }
   return { node, output: outputOf(taker), weight: quantised };
 }
@@ -85,7 +88,8 @@ function comesFromTokens({ index }: GraphWeights, ids: string): boolean {
   for (let step = 0; step < 8 && value !== undefined; step++) {
     if (value === "input_ids") return true;
     const node: GraphNode | undefined = index.producer(value)?.node;
-    value = node && ["Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze"].includes(node.type) ? node.inputs[0] : undefined;
+    value =
+      node && ["Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze"].includes(node.type) ? node.inputs[0] : undefined;
   }
   return false;
 }
@@ -175,7 +179,9 @@ function integerProduct(weights: GraphWeights, node: GraphNode): Product | undef
   if (taker?.type === "Cast") taker = follow((value = outputOf(taker)));
   const both = taker?.type === "Mul" ? taker.inputs.find((input) => input !== value) : undefined;
   const scaler = both === undefined ? undefined : index.producer(both)?.node;
-  const scale = scaler?.type === "Mul" ? scaler.inputs.find((input) => weights.tensor(input) !== undefined) : undefined;
+  // The weight's scale is the second; the first is constant, too, if the rows are a quantised table's.
+  const constants = scaler?.inputs.filter((input) => weights.tensor(input) !== undefined) ?? [];
+  const scale = scaler?.type === "Mul" ? constants.at(-1) : undefined;
   if (taker === undefined || scale === undefined) {
     throw unsupported(index.path, `${describeNode(node)} is not scaled by one constant, as dynamic quantisation does`);
   }

@@ -82,7 +82,10 @@ export function integerWeight(path: string, parts: IntegerParts): Weight {
   const format = values.type && INTEGERS[values.type];
   const [rows = 0, columns = 0] = values.shape;
   if (format === undefined || values.shape.length !== 2 || rows * columns === 0) {
-    throw unsupported(path, `tensor ${quoted(values.name)} is quantised as ${values.type} of ${values.shape.length} axes`);
+    throw unsupported(
+      path,
+      `tensor ${quoted(values.name)} is quantised as ${values.type} of ${values.shape.length} axes`,
+    );
   }
   const numScales = countOf(scales);
   const isRows = axis === 0;
