@@ -9,12 +9,10 @@ import type { Angles } from "./check-graph.ts";
 import { GraphIndex } from "./graph-index.ts";
 import { describeNode } from "./graph-proto.ts";
 import { type NamedTensor, type NamedTensors, nameTensors } from "./name-tensors.ts";
+import { ONNX_MODEL_TYPES } from "./onnx-names.ts";
 import { OnnxFile } from "./onnx-file.ts";
 import { bandRows, blockFormatOf, readBlockRows, readRows } from "./read-weight.ts";
 import { matrixShape, plainWeight } from "./weight.ts";
-
-/** Families whose exports were compared with their checkpoints. Others may change weights when they are exported. */
-const MODEL_TYPES: readonly string[] = ["llama", "mistral", "qwen2", "qwen3", "olmo2", "granite", "smollm3"];
 
 /** Rows that were read together with those that were asked for, because the file has them by column. */
 interface Band {
@@ -55,8 +53,9 @@ export class OnnxTensorStore implements TensorStore {
    *   weights in a form that is not read; otherwise as `OnnxFile.open`
    */
   static async open(path: string, config: ModelConfig): Promise<OnnxTensorStore> {
-    if (!MODEL_TYPES.includes(config.modelType)) {
-      throw unsupported(path, `is of the family ${config.modelType}; read from ONNX are ${MODEL_TYPES.join(", ")}`);
+    if (!ONNX_MODEL_TYPES.includes(config.modelType)) {
+      const families = ONNX_MODEL_TYPES.join(", ");
+      throw unsupported(path, `is of the family ${config.modelType}; read from ONNX are ${families}`);
     }
     const file = await OnnxFile.open(path);
     try {
