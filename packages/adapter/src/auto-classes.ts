@@ -1,4 +1,12 @@
-import { checkHost, generationOf, type HostInside, insideOf, type HostLike, type HostLoadOptions, type LoaderClass } from "./host.ts";
+import {
+  checkHost,
+  generationOf,
+  type HostInside,
+  insideOf,
+  type HostLike,
+  type HostLoadOptions,
+  type LoaderClass,
+} from "./host.ts";
 import { loadModel, loadTokenizer } from "./load/load-model.ts";
 import type { Located, LocateRequest } from "./load/locate.ts";
 import { tryEngine } from "./load/try-engine.ts";
@@ -22,7 +30,10 @@ export function createAutoClasses<Host extends HostLike>(transformers: Host): Au
   const HostTokenizers: LoaderClass = host.AutoTokenizer;
 
   class AutoModelForCausalLM extends HostModels {
-    static override async from_pretrained(id: string, options: HostLoadOptions & AdapterOptions = {}): Promise<unknown> {
+    static override async from_pretrained(
+      id: string,
+      options: HostLoadOptions & AdapterOptions = {},
+    ): Promise<unknown> {
       const { request, own, adapter } = split(id, options, "model");
       const load = async (located: Located): Promise<object> =>
         (await loadModel(transformers, located, own, adapter)).model;
@@ -31,14 +42,17 @@ export function createAutoClasses<Host extends HostLike>(transformers: Host): Au
   }
 
   class AutoTokenizer extends HostTokenizers {
-    static override async from_pretrained(id: string, options: HostLoadOptions & AdapterOptions = {}): Promise<unknown> {
+    static override async from_pretrained(
+      id: string,
+      options: HostLoadOptions & AdapterOptions = {},
+    ): Promise<unknown> {
       const { request, own } = split(id, options, "tokenizer");
       const loaded = await tryEngine(request, ({ path }) => loadTokenizer(transformers, path));
       return loaded ?? HostTokenizers.from_pretrained(id, own);
     }
   }
 
-  return { AutoModelForCausalLM, AutoTokenizer } as unknown as AutoClasses<Host>;
+  return { AutoModelForCausalLM, AutoTokenizer } as AutoClasses<Host>;
 }
 
 interface Split {

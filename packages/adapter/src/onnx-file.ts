@@ -5,7 +5,7 @@ import type { Generation, HostLoadOptions } from "./host.ts";
 
 /** An ONNX file of a model. */
 export interface OnnxChoice {
-  /** With slashes, relative to the model's folder. */
+  /** Name relative to the model's folder, with slashes. */
   readonly file: string;
   /** Data type that the options or the model's config ask for; `undefined` when neither names one that there is. */
   readonly dtype: OnnxDtype | undefined;

@@ -32,7 +32,7 @@ export function register(transformers: HostLike, options: AdapterOptions = {}): 
   const { AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig } = host;
   AutoModelForCausalLM[UNREGISTER]?.();
   const generation = generationOf(transformers);
-  const requestOf: RequestOf = (id, options, what) => ({ id, generation, env: host.env, options, adapter, what });
+  const requestOf: RequestOf = (id, own, what) => ({ id, generation, env: host.env, options: own, adapter, what });
   const undo = [
     wrap(AutoConfig, requestOf, "config", async ({ path }) => new PretrainedConfig(await loadConfig(path))),
     wrap(AutoTokenizer, requestOf, "tokenizer", ({ path }) => loadTokenizer(transformers, path)),

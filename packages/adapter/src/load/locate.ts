@@ -160,7 +160,11 @@ function downloadOnce(id: string, options: DownloadModelOptions): Promise<string
 }
 
 const UNREADABLE: readonly string[] = [
-  ...["ERR_MODEL_UNSUPPORTED", "ERR_MODEL_INVALID", "ERR_FILE_CORRUPT", "ERR_FILE_NOT_FOUND", "ERR_FILE_UNREADABLE"],
+  "ERR_MODEL_UNSUPPORTED",
+  "ERR_MODEL_INVALID",
+  "ERR_FILE_CORRUPT",
+  "ERR_FILE_NOT_FOUND",
+  "ERR_FILE_UNREADABLE",
 ];
 
 /** Tells whether an error is about a model's files, not about the engine. */

@@ -117,7 +117,7 @@ function layerAngles(
   return found;
 }
 
-/** Tells frequencies `[headSize / 2]`, and tables of one row per position; a key norm's scales have `headSize` values. */
+/** Tells frequencies `[headSize / 2]` and tables of one row per position from a key norm's scales, `[headSize]`. */
 function isAngles(tensor: StoredTensor, headSize: number): boolean {
   const long = tensor.shape.filter((size) => size !== 1);
   const [last = 0] = long.slice(-1);

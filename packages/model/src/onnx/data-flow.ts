@@ -27,37 +27,21 @@ export function isProduct(from: Product | Table): from is Product {
   return "input" in from;
 }
 
+function namesIn(text: string): ReadonlySet<string> {
+  return new Set(text.split(/\s+/));
+}
+
 /** Activations of gates. */
-export const ACTIVATIONS: ReadonlySet<string> = new Set([
-  ...[
-    "Sigmoid",
-    "QuickGelu",
-    "Swish",
-    "Silu",
-    "Gelu",
-    "FastGelu",
-    "BiasGelu",
-    "Erf",
-    "Tanh",
-    "Relu",
-    "Elu",
-    "Softplus",
-  ],
-  ...["HardSwish", "HardSigmoid", "LeakyRelu", "Mish", "Selu", "ThresholdedRelu"],
-]);
+export const ACTIVATIONS: ReadonlySet<string> = namesIn(`Sigmoid QuickGelu Swish Silu Gelu FastGelu BiasGelu Erf Tanh
+  Relu Elu Softplus HardSwish HardSigmoid LeakyRelu Mish Selu ThresholdedRelu`);
 
 // Nodes whose later inputs are shapes, indices or angles.
-const FIRST_ONLY: ReadonlySet<string> = new Set([
-  ...["Reshape", "Expand", "Slice", "Unsqueeze", "Squeeze", "Split", "Tile", "Gather", "RotaryEmbedding", "Flatten"],
-  ...["QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Transpose", "Pad", "CumSum"],
-]);
-const NO_ROWS: ReadonlySet<string> = new Set(["Shape", "Size", "Range", "ConstantOfShape", "Constant"]);
+const FIRST_ONLY: ReadonlySet<string> = namesIn(`Reshape Expand Slice Unsqueeze Squeeze Split Tile Gather
+  RotaryEmbedding Flatten QuantizeLinear DequantizeLinear DynamicQuantizeLinear Transpose Pad CumSum`);
+const NO_ROWS: ReadonlySet<string> = namesIn("Shape Size Range ConstantOfShape Constant");
 // Nodes that keep the last axis as it is.
-const KEEPS_COLUMNS: ReadonlySet<string> = new Set([
-  ...["Cast", "Identity", "Add", "Mul", "Sub", "Div", "Neg"],
-  ...ACTIVATIONS,
-]);
-const ATTENTIONS: ReadonlySet<string> = new Set(["GroupQueryAttention", "MultiHeadAttention", "Attention"]);
+const KEEPS_COLUMNS: ReadonlySet<string> = new Set([...namesIn("Cast Identity Add Mul Sub Div Neg"), ...ACTIVATIONS]);
+const ATTENTIONS: ReadonlySet<string> = namesIn("GroupQueryAttention MultiHeadAttention Attention");
 
 export class DataFlow {
   readonly index: GraphIndex;

@@ -69,14 +69,17 @@ function attentionOf(flow: DataFlow, layer: number): AttentionParts {
   if (product === undefined || others.length > 0) {
     throw unsupported(flow.index.path, `multiplies the values of layer ${layer} with ${takers.length} weights, not 1`);
   }
-  const isSame = (a: Part, b: Part): boolean => a.product === b.product && a.rows.from === b.rows.from;
   const sources = partsOf(flow, flow.sources(product.input), `attention of layer ${layer}`);
-  const queries = sources.filter((part) => !isSame(part, key) && !isSame(part, value));
+  const queries = sources.filter((part) => !isSamePart(part, key) && !isSamePart(part, value));
   const [query] = queries;
   if (query === undefined || queries.length > 1) {
     throw unsupported(flow.index.path, `computes attention of layer ${layer} from ${sources.length} products, not 3`);
   }
   return { query, key, value, output: whole(product) };
+}
+
+function isSamePart(a: Part, b: Part): boolean {
+  return a.product === b.product && a.rows.from === b.rows.from;
 }
 
 /** Finds gate, up and down among the products of a layer behind attention. */

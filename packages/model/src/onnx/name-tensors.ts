@@ -17,7 +17,7 @@ export interface NamedTensor {
 }
 
 export interface NamedTensors {
-  /** By the names of checkpoints. */
+  /** Tensors by the names of checkpoints. */
   readonly tensors: ReadonlyMap<string, NamedTensor>;
   /** Whether the head is the embedding table. */
   readonly isTied: boolean;
@@ -27,7 +27,8 @@ export interface NamedTensors {
 
 /**
  * Names the weights of a graph as checkpoints do.
- * @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` or `ERR_FILE_CORRUPT`, when the graph is no decoder of the config's kind
+ *
+ * @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` or `ERR_FILE_CORRUPT`, when the graph is not the config's model
  */
 export function nameTensors(index: GraphIndex, config: ModelConfig): NamedTensors {
   const flow = new DataFlow(new GraphWeights(index), config);

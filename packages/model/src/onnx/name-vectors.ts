@@ -35,9 +35,9 @@ const SCALE_INPUTS: Readonly<Record<string, number>> = {
   RMSNormalization: 1,
   SkipSimplifiedLayerNormalization: 2,
 };
-const THROUGH: ReadonlySet<string> = new Set([
-  ...["Cast", "Identity", "Reshape", "DynamicQuantizeLinear", "QuantizeLinear", "DequantizeLinear"],
-]);
+const THROUGH: ReadonlySet<string> = new Set(
+  "Cast Identity Reshape DynamicQuantizeLinear QuantizeLinear DequantizeLinear".split(" "),
+);
 
 /** Finds the norms of all layers. @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` for norms of another kind */
 export function nameNorms(flow: DataFlow, { layers, head }: NamedProducts): NamedNorms {

@@ -73,14 +73,14 @@ export function tableOf(weights: GraphWeights, node: GraphNode): Table | undefin
   const weight = weights.of(table);
   if (weight !== undefined) return { node, output: outputOf(node), weight };
   const taker = weights.index.consumers(outputOf(node)).find(({ type }) => type === "DequantizeLinear");
-  const quantised = taker && weights.dequantized(taker, table);
-  if (taker === undefined || quantised === undefined) {
+  const dequantised = taker && weights.dequantized(taker, table);
+  if (taker === undefined || dequantised === undefined) {
     throw unsupported(
       path,
       `${describeNode(node)} looks tokens up in ${quoted(table)}, which is no table that is read`,
     );
   }
-  return { node, output: outputOf(taker), weight: quantised };
+  return { node, output: outputOf(taker), weight: dequantised };
 }
 
 function comesFromTokens({ index }: GraphWeights, ids: string): boolean {

@@ -53,9 +53,9 @@ export function floatsOf(type: OnnxType | undefined, bytes: Uint8Array): Float32
 
 /** Place of a tensor's values. */
 export type TensorData =
-  /** In the graph's file, or in the file `location` beside it. */
+  /** Bytes in the file `location` beside the graph, or in the graph's own file. */
   | { readonly location: string | undefined; readonly offset: number; readonly byteLength: number }
-  /** In memory, since the file has them in another form. */
+  /** Small values, and those that the file has in another form. */
   | { readonly bytes: Uint8Array };
 
 /** A constant of a graph. */

@@ -139,13 +139,12 @@ export function blockWeight(path: string, parts: BlockParts): Weight {
   const stride = isPadded ? blocks * blockSize : columns;
   const isSigned = values.type === "I4" || values.type === "I8";
   const wantedBytes = Math.ceil((rows * stride * bits) / 8);
-  const hasBytes = (tensor: StoredTensor, wanted: number): boolean => byteLengthOf(tensor) === wanted;
   const isSound =
     parts.bits === bits &&
     [rows, columns].every((size) => Number.isSafeInteger(size) && size > 0) &&
     blockSize >= 16 &&
     Number.isSafeInteger(Math.log2(blockSize)) &&
-    hasBytes(values, wantedBytes) &&
+    byteLengthOf(values) === wantedBytes &&
     isFloat(scales) &&
     countOf(scales) === rows * blocks;
   if (!isSound) {
@@ -156,7 +155,8 @@ export function blockWeight(path: string, parts: BlockParts): Weight {
   const zeroStride = zeros && (isFloat(zeros) || bits === 8 ? blocks : 2 * Math.ceil(blocks / 2));
   if (zeros && zeroStride !== undefined) {
     const bytes = isFloat(zeros) ? (rows * blocks * bitsOf(zeros.type ?? "F32")) / 8 : (rows * zeroStride * bits) / 8;
-    if (!hasBytes(zeros, bytes)) throw corrupt(path, `tensor ${quoted(zeros.name)} has no zero point for each block`);
+    if (byteLengthOf(zeros) !== bytes)
+      throw corrupt(path, `tensor ${quoted(zeros.name)} has no zero point for each block`);
   }
   const levels: Levels = {
     bits,
