@@ -76,7 +76,9 @@ def builder(checkpoint, out, precision, tokenizer, *options):
     command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-i", source, "-o", out]
     command += ["-p", precision, "-e", "cpu", "-c", f"{out}-cache"]
     command += ["--extra_options", *options] if options else []
-    subprocess.run(command, check=True)
+    # Its newest versions need a newer transformers than optimum, which may be in a folder of its own.
+    paths = os.environ.get("BUILDER_PYTHONPATH", "")
+    subprocess.run(command, check=True, env={**os.environ, **({"PYTHONPATH": paths} if paths else {})})
     shutil.copyfile(f"{checkpoint}/config.json", f"{out}/config.json")
     shutil.rmtree(source)
     shutil.rmtree(f"{out}-cache", ignore_errors=True)
