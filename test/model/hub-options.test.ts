@@ -115,10 +115,13 @@ describe("a wrong argument", () => {
     [{ revison: "x" }, "Unknown option `revison` of downloadModel, did you mean `revision`?"],
     [{ revision: "a/../b" }, 'Expected `revision` to name a branch, a tag or a commit, got `"a/../b"` (string)'],
     [{ revision: 1 }, "Expected `revision` to name a branch, a tag or a commit, got `1` (number)"],
-    [{ file: "x.bin" }, 'Expected `file` to be the name of a .gguf file in the repository, got `"x.bin"` (string)'],
+    [
+      { file: "x.bin" },
+      'Expected `file` to be the name of a .gguf or .onnx file in the repository, got `"x.bin"` (string)',
+    ],
     [
       { file: "../x.gguf" },
-      'Expected `file` to be the name of a .gguf file in the repository, got `"../x.gguf"` (string)',
+      'Expected `file` to be the name of a .gguf or .onnx file in the repository, got `"../x.gguf"` (string)',
     ],
     [{ cacheFolder: "" }, 'Expected `cacheFolder` to be the path of a folder, got `""` (string)'],
     [{ endpoint: "ftp://x" }, 'Expected `endpoint` to be an http(s) URL, got `"ftp://x"` (string)'],

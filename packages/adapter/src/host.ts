@@ -46,6 +46,12 @@ export interface HostLoadOptions {
   readonly quantized?: boolean | undefined;
   /** Present in the newer generation only. */
   readonly dtype?: string | Readonly<Record<string, string>> | null | undefined;
+  /** Present in the newer generation only; the engine runs on the CPU. */
+  readonly device?: string | Readonly<Record<string, string>> | null | undefined;
+  /** Folder of the ONNX files. @default "onnx" */
+  readonly subfolder?: string | null | undefined;
+  /** Name of the ONNX file without its ending for the data type. */
+  readonly model_file_name?: string | null | undefined;
   readonly session_options?: { readonly intraOpNumThreads?: number; readonly [name: string]: unknown } | undefined;
 }
 
@@ -76,6 +82,7 @@ export interface HostGenerationConfig {
   readonly eos_token_id: number | readonly number[] | null;
   readonly pad_token_id: number | null;
   readonly return_dict_in_generate?: boolean;
+  readonly output_attentions?: boolean;
   readonly callback_function?: ((beams: readonly object[]) => void) | null;
 }
 
@@ -85,12 +92,15 @@ export interface HostLoader {
   from_pretrained: FromPretrained;
 }
 
+/** A class of the host whose `from_pretrained` makes instances of other classes. */
+export type LoaderClass = HostLoader & (abstract new () => object);
+
 /** The host's members in the form in which the adapter uses them; the packages' own types differ by version. */
 export interface HostInside {
   readonly env: HostEnv;
   readonly AutoConfig: HostLoader;
-  readonly AutoModelForCausalLM: HostLoader & Record<symbol, (() => void) | undefined>;
-  readonly AutoTokenizer: HostLoader;
+  readonly AutoModelForCausalLM: HostLoader & Record<symbol, (() => void) | undefined> & (abstract new () => object);
+  readonly AutoTokenizer: LoaderClass;
   readonly PretrainedConfig: new (json: object) => object;
   readonly PreTrainedModel: new (config: object, sessions: object, configs?: object) => HostModel;
   readonly PreTrainedTokenizer: new (json: object, config: object) => HostTokenizer;

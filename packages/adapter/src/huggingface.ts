@@ -1,9 +1,20 @@
-/** `@huggingface/transformers`, with a `pipeline` that also runs Read-ME models and models without ONNX files. */
+/** `@huggingface/transformers`, with loaders that run text generation in the engine. */
 
 import * as transformers from "@huggingface/transformers";
+import { type AutoClasses, createAutoClasses } from "./auto-classes.ts";
 import { createPipeline, type ReadMePipeline } from "./pipeline.ts";
 
 export * from "@huggingface/transformers";
 
 /** See `createPipeline`. */
 export const pipeline: ReadMePipeline<typeof transformers> = createPipeline(transformers);
+
+const autoClasses: AutoClasses<typeof transformers> = createAutoClasses(transformers);
+
+/** See `createAutoClasses`. */
+export const AutoModelForCausalLM: typeof transformers.AutoModelForCausalLM = autoClasses.AutoModelForCausalLM;
+export type AutoModelForCausalLM = transformers.AutoModelForCausalLM;
+
+/** See `createAutoClasses`. */
+export const AutoTokenizer: typeof transformers.AutoTokenizer = autoClasses.AutoTokenizer;
+export type AutoTokenizer = transformers.AutoTokenizer;

@@ -1,3 +1,4 @@
+export { type AutoClasses, createAutoClasses } from "./auto-classes.ts";
 export { generationOf, type Generation, type HostLike } from "./host.ts";
 export { readMeModel, type ReadMeModel } from "./model-class.ts";
 export type { AdapterOptions } from "./options.ts";

@@ -5,8 +5,8 @@ import type { Generation, HostLoadOptions } from "./host.ts";
 /** Options of `register`, and of this package's `pipeline` besides the host's own. */
 export interface AdapterOptions {
   /**
-   * `"readme-moe"` also loads models that the host could run: those with an `onnx` folder. They need weights in
-   * safetensors or GGUF beside it. @default only models that the host cannot run
+   * `"readme-moe"` never leaves a model to the host: what the engine cannot load is an error. Safetensors and GGUF
+   * beside ONNX files are preferred. @default ONNX files that the engine cannot read are run by the host
    */
   readonly engine?: "readme-moe" | undefined;
   /**

@@ -1,6 +1,7 @@
+import { describeValue } from "@readme-moe/core";
 import { checkHost, generationOf, insideOf, type HostLike, type HostLoadOptions } from "./host.ts";
 import { loadModel } from "./load/load-model.ts";
-import { locate } from "./load/locate.ts";
+import { tryEngine } from "./load/try-engine.ts";
 import { checkAdapterOptions, type AdapterOptions } from "./options.ts";
 
 /** The host's own function, which also takes this package's options. */
@@ -13,15 +14,16 @@ export type ReadMePipeline<Host extends HostLike> = Host["pipeline"] & {
 };
 
 /**
- * Makes a `pipeline` that loads text generation through the engine when the host could not run the model, or
- * `engine: "readme-moe"` asks for it. Other tasks and models are left to the host, which is not changed.
+ * Makes a `pipeline` that loads text generation through the engine. Other tasks, and models that the engine cannot
+ * read, are left to the host, which is not changed.
  *
  * @throws {TypeError} when `transformers` is not the module of one of the two hosts
  */
 export function createPipeline<Host extends HostLike>(transformers: Host): ReadMePipeline<Host> {
   checkHost(transformers);
   const { env, TextGenerationPipeline } = insideOf(transformers);
-  const isNewer = generationOf(transformers) === "huggingface";
+  const generation = generationOf(transformers);
+  const isNewer = generation === "huggingface";
   const pipeline = async (
     task: string,
     id: string | null = null,
@@ -31,9 +33,16 @@ export function createPipeline<Host extends HostLike>(transformers: Host): ReadM
     const { progress_callback: onEvent } = options;
     const watched = isNewer && onEvent ? { ...options, progress_callback: withTotals(onEvent) } : options;
     const isOurTask = task === "text-generation" && typeof id === "string";
-    const path = isOurTask ? await locate({ id, env, options: watched, adapter }) : undefined;
-    if (path === undefined) return insideOf(transformers).pipeline(task, id, options);
-    const { model, tokenizer } = await loadModel(transformers, path, options, adapter);
+    if (!isOurTask && engine === "readme-moe") {
+      throw new TypeError(`Expected \`task\` to be "text-generation" with a model's name, got ${describeValue(task)}`);
+    }
+    const loaded = isOurTask
+      ? await tryEngine({ id, generation, env, options: watched, adapter }, (located) =>
+          loadModel(transformers, located, options, adapter),
+        )
+      : undefined;
+    if (loaded === undefined) return insideOf(transformers).pipeline(task, id, options);
+    const { model, tokenizer } = loaded;
     onEvent?.({ status: "ready", task, model: id });
     return new TextGenerationPipeline({ task, model, tokenizer });
   };

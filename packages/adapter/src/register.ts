@@ -1,16 +1,25 @@
 // Makes the host's own loaders load some models through the engine.
 
-import { checkHost, insideOf, type HostInside, type HostLike, type HostLoader, type HostLoadOptions } from "./host.ts";
+import {
+  checkHost,
+  generationOf,
+  insideOf,
+  type HostInside,
+  type HostLike,
+  type HostLoader,
+  type HostLoadOptions,
+} from "./host.ts";
 import { loadConfig, loadModel, loadTokenizer } from "./load/load-model.ts";
-import { locate, type LocateRequest } from "./load/locate.ts";
+import type { Located, LocateRequest } from "./load/locate.ts";
+import { tryEngine } from "./load/try-engine.ts";
 import { checkAdapterOptions, type AdapterOptions } from "./options.ts";
 
 const UNREGISTER = Symbol.for("@readme-moe/adapter.unregister");
 
 /**
  * Makes the host's own `pipeline("text-generation", …)`, `AutoModelForCausalLM`, `AutoTokenizer` and `AutoConfig` load
- * models through the engine that the host cannot run: Read-ME models, folders with safetensors, GGUF files, and such
- * repositories of the hub. Everything else works as before. Registering again replaces the options.
+ * models through the engine: folders and repositories of the hub with ONNX files, Read-ME models, safetensors and GGUF
+ * files. Everything else works as before. Registering again replaces the options.
  *
  * @param transformers - the module of `@huggingface/transformers` (3.8 or newer) or `@xenova/transformers` (2.17)
  * @returns a function that undoes it
@@ -22,12 +31,13 @@ export function register(transformers: HostLike, options: AdapterOptions = {}): 
   const host = insideOf(transformers);
   const { AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig } = host;
   AutoModelForCausalLM[UNREGISTER]?.();
-  const located = locations(host, adapter);
+  const generation = generationOf(transformers);
+  const requestOf: RequestOf = (id, own, what) => ({ id, generation, env: host.env, options: own, adapter, what });
   const undo = [
-    wrap(AutoConfig, locations(host, adapter, "config"), async (path) => new PretrainedConfig(await loadConfig(path))),
-    wrap(AutoTokenizer, located, (path) => loadTokenizer(transformers, path)),
-    wrap(AutoModelForCausalLM, located, async (path, loadOptions) => {
-      const { model, tokenizer } = await loadModel(transformers, path, loadOptions, adapter);
+    wrap(AutoConfig, requestOf, "config", async ({ path }) => new PretrainedConfig(await loadConfig(path))),
+    wrap(AutoTokenizer, requestOf, "tokenizer", ({ path }) => loadTokenizer(transformers, path)),
+    wrap(AutoModelForCausalLM, requestOf, "model", async (located, loadOptions) => {
+      const { model, tokenizer } = await loadModel(transformers, located, loadOptions, adapter);
       return Object.assign(model, { tokenizer });
     }),
     fillTokenizer(host),
@@ -41,36 +51,21 @@ export function register(transformers: HostLike, options: AdapterOptions = {}): 
   return unregister;
 }
 
-type Locations = (id: string, options: HostLoadOptions) => Promise<string | undefined>;
+type RequestOf = (id: string, options: HostLoadOptions, what: LocateRequest["what"]) => LocateRequest;
 
-/**
- * Makes a `locate` that searches once for calls at the same time: a pipeline loads config, tokenizer and model at once.
- */
-function locations(host: HostInside, adapter: AdapterOptions, what?: LocateRequest["what"]): Locations {
-  const pending = new Map<string, Promise<string | undefined>>();
-  return (id, options) => {
-    const { env } = host;
-    const { cache_dir: cacheFolder, revision, local_files_only: isLocal } = options;
-    const key = JSON.stringify([id, cacheFolder ?? env.cacheDir, revision ?? "main", isLocal ?? false]);
-    const known = pending.get(key);
-    if (known) return known;
-    const found = locate({ id, env, options, adapter, what }).finally(() => pending.delete(key));
-    pending.set(key, found);
-    return found;
-  };
-}
-
-/** Makes a host's class load located models with `load`. @returns a function that undoes it */
+/** Makes a host's class load models of the engine with `load`. @returns a function that undoes it */
 function wrap(
   loader: HostLoader,
-  located: Locations,
-  load: (path: string, options: HostLoadOptions) => Promise<unknown>,
+  requestOf: RequestOf,
+  what: LocateRequest["what"],
+  load: (located: Located, options: HostLoadOptions) => Promise<unknown>,
 ): () => void {
   const isOwn = Object.hasOwn(loader, "from_pretrained");
   const original = loader.from_pretrained;
   loader.from_pretrained = async function (this: unknown, id, options = {}) {
-    const path = typeof id === "string" ? await located(id, options) : undefined;
-    return path === undefined ? original.call(this, id, options) : load(path, options);
+    const loadHere = (located: Located): Promise<unknown> => load(located, options);
+    const loaded = typeof id === "string" ? await tryEngine(requestOf(id, options, what), loadHere) : undefined;
+    return loaded ?? original.call(this, id, options);
   };
   return () => {
     if (isOwn) loader.from_pretrained = original;

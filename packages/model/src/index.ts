@@ -82,12 +82,14 @@ export type { ModelText } from "./text/load-text.ts";
 export { cutSequences } from "./text/sequences.ts";
 export { endOfTextId, Tokenizer, type EncodeOptions } from "./text/tokenizer.ts";
 
-// Tensors in safetensors and GGUF files.
+// Tensors in safetensors, GGUF and ONNX files.
 export type { RowRange, TensorInfo, TensorStore } from "./tensor-store.ts";
 export { SafetensorsFile } from "./safetensors/read-safetensors.ts";
 export { writeSafetensors, type SafetensorsInput } from "./safetensors/write-safetensors.ts";
 export { GgufFile } from "./gguf/gguf-file.ts";
 export { GgufTensorStore } from "./gguf/gguf-tensor-store.ts";
+export { OnnxTensorStore } from "./onnx/onnx-tensor-store.ts";
+export { chooseOnnxFile, ONNX_DTYPES, type OnnxDtype, onnxFileNames } from "./onnx/onnx-names.ts";
 
 // Weights in other types and in blocks.
 export { decodeFloats, encodeF16, encodeFloats, f16BitsOf, isStoredFloat, type StoredFloat } from "./files/floats.ts";

@@ -1,4 +1,5 @@
 import { integerOption } from "@readme-moe/core";
+import type { StoredBlocks } from "./quantize/block-weights.ts";
 
 /**
  * Element types of the tensors in a checkpoint. The `Q` types are GGUF's blocks of 32 values, or of 256 when their
@@ -80,6 +81,11 @@ export interface TensorStore {
    * @throws {RangeError} when `rows` leaves the tensor
    */
   readFloats(name: string, rows?: RowRange): Promise<Float32Array>;
+  /**
+   * Finds the blocks of a tensor in stores whose blocks are no `StoredType`; `undefined` for a tensor without blocks.
+   * @throws {ReadMeError} as `info`
+   */
+  blocks?(name: string): StoredBlocks | undefined;
   close(): Promise<void>;
 }
 

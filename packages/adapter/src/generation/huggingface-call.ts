@@ -53,7 +53,9 @@ export async function generateForHuggingface(serving: Serving, options: Huggingf
     streamer = null,
     ...rest
   } = options;
+  refuseOptions(options);
   const config = generationConfig(model, own, rest);
+  if (config.output_attentions) throw refusal("output_attentions", "attention is computed inside the engine");
   if (!ids) throw new TypeError("Expected `input_ids` or `inputs` to be a Tensor of token ids, got none");
   const promptTokens = ids.dims.at(-1) ?? 0;
   // The host fails in its runtime here, with another message for each model.
@@ -70,6 +72,27 @@ export async function generateForHuggingface(serving: Serving, options: Huggingf
   streamer?.end();
   const sequences = sequencesOf(serving, rows, pad);
   return config.return_dict_in_generate ? { sequences } : sequences;
+}
+
+/** Options that mean something in the host and cannot be honoured, with the reason. */
+const REFUSED: Readonly<Record<string, string>> = {
+  past_key_values: "keys and values stay in the engine, which reuses those of equal beginnings by itself",
+  inputs_embeds: "the engine takes token ids",
+  position_ids: "the engine numbers positions by `attention_mask`",
+};
+
+/** @throws {TypeError} naming the option; also when both names of the prompt are given, as the host refuses */
+function refuseOptions(options: HuggingfaceOptions): void {
+  if (options.inputs && options.input_ids) {
+    throw new TypeError("Expected either `inputs` or `input_ids`, got both");
+  }
+  for (const [name, why] of Object.entries(REFUSED)) {
+    if (options[name] !== undefined && options[name] !== null) throw refusal(name, why);
+  }
+}
+
+function refusal(name: string, why: string): TypeError {
+  return new TypeError(`Expected no \`${name}\`: ${why}`);
 }
 
 function criteriaOf(host: HostLike, criteria: unknown): HostCriteria | undefined {

@@ -10,6 +10,8 @@ import {
 import { hostModel } from "../model-class.ts";
 import { engineOptionsOf, type AdapterOptions } from "../options.ts";
 import { leaseEngine } from "./engine-pool.ts";
+import type { Located } from "./locate.ts";
+import { warnOnce } from "./try-engine.ts";
 
 /** Reads a folder's config.json, or makes the same from a GGUF file. @throws {ReadMeError} as `openModel` */
 export async function loadConfig(path: string): Promise<object> {
@@ -30,19 +32,32 @@ export interface LoadedModel {
 /** @throws {ReadMeError} as `ReadMeEngine.open` */
 export async function loadModel(
   host: HostLike,
-  path: string,
+  { path, dtype }: Located,
   options: HostLoadOptions,
   adapter: AdapterOptions,
 ): Promise<LoadedModel> {
+  const generation = generationOf(host);
+  warnOfDevice(options.device);
   return withModel(path, async (opened) => {
     const { config, texts } = await baseFiles(opened);
     const tokenizer = await tokenizerOf(host, opened);
     const { tokenizer: own } = await opened.loadText();
-    const lease = await leaseEngine(path, engineOptionsOf(generationOf(host), options, adapter));
+    const chosen = dtype === undefined ? options : { ...options, dtype };
+    const lease = await leaseEngine(path, engineOptionsOf(generation, chosen, adapter));
     const generationConfig: object = JSON.parse(texts["generation_config.json"] ?? "{}");
     const isSpecial = (tokenId: number): boolean => own.decode([tokenId], { skipSpecialTokens: true }) === "";
     return { model: hostModel(host, { lease, config, generationConfig, isSpecial }), tokenizer };
   });
+}
+
+/** Devices of the host that mean the processor, or leave the choice to the host. */
+const CPU: readonly string[] = ["cpu", "auto"];
+
+function warnOfDevice(device: HostLoadOptions["device"]): void {
+  const names = typeof device === "object" && device !== null ? Object.values(device) : [device ?? "cpu"];
+  const other = names.find((name) => !CPU.includes(name));
+  if (other === undefined) return;
+  warnOnce(`The engine runs models on the CPU; \`device: ${JSON.stringify(other)}\` has no effect`);
 }
 
 async function withModel<Result>(path: string, use: (model: Model) => Promise<Result>): Promise<Result> {

@@ -3,49 +3,90 @@
 import { existsSync } from "node:fs";
 import { readdir, readFile, stat } from "node:fs/promises";
 import { join, resolve } from "node:path";
-import { downloadModel, hubFileNames, type DownloadModelOptions, type DownloadProgress } from "@readme-moe/model";
-import type { HostEnv, HostLoadOptions } from "../host.ts";
+import { ReadMeError } from "@readme-moe/core";
+import {
+  downloadModel,
+  type DownloadModelOptions,
+  type DownloadProgress,
+  hubFileNames,
+  type OnnxDtype,
+} from "@readme-moe/model";
+import type { Generation, HostEnv, HostLoadOptions } from "../host.ts";
+import { onnxChoice } from "../onnx-file.ts";
 import type { AdapterOptions } from "../options.ts";
 
 export interface LocateRequest {
   readonly id: string;
+  readonly generation: Generation;
   readonly env: HostEnv;
   readonly options: HostLoadOptions;
   readonly adapter: AdapterOptions;
-  /** Kind of file; the host loads a config alone if the hub has a config.json. @default "model" */
-  readonly what?: "model" | "config" | undefined;
+  /** Kind of file. Of models with ONNX files, the host loads config and tokenizer itself. @default "model" */
+  readonly what?: "model" | "config" | "tokenizer" | undefined;
+}
+
+/** A model for the engine. */
+export interface Located {
+  /** Folder, GGUF file or ONNX file. */
+  readonly path: string;
+  /** Data type of the ONNX file, if the options or the model's config ask for it. */
+  readonly dtype?: OnnxDtype | undefined;
+  /** Whether the host can run the model if the engine cannot. */
+  readonly isHosts: boolean;
 }
 
 const HUB_ID = /^[\w.-]+\/[\w.-]+$/;
 const PATH_TEMPLATE = "{model}/resolve/{revision}/";
 
 /**
- * Finds the folder or GGUF file of a model for the engine. `undefined` leaves a model to the host: folders with `onnx`
- * and without `readme` in their config, and models that are not found, for which the host has its own errors.
+ * Finds a model's files for the engine: of models with ONNX files the one that the host would load, unless
+ * `engine: "readme-moe"` asks for the engine and there are safetensors or GGUF beside it. `undefined` leaves a model to
+ * the host, which has its own errors for models that are not found.
  *
  * Searches in the host's order: the path itself, `env.localModelPath`, the cache folder, the hub.
  *
- * @throws {ReadMeError} as `downloadModel`, for a model of the hub that is the engine's
+ * @throws {ReadMeError} as `downloadModel`, for a model of the hub that is the engine's; a `Refused` when the host can
+ *   run the model
  */
-export async function locate(request: LocateRequest): Promise<string | undefined> {
-  const { id, env, options, adapter } = request;
+export async function locate(request: LocateRequest): Promise<Located | undefined> {
+  const { id, env, options } = request;
   const cacheFolder = options.cache_dir ?? env.cacheDir ?? undefined;
   const local = env.allowLocalModels ? [resolve(id), join(env.localModelPath, id)] : [];
   const cached = cacheFolder === undefined ? [] : [join(cacheFolder, id)];
   for (const path of [...local, ...cached]) {
-    const owner = existsSync(path) ? await ownerOf(path, adapter) : "nobody";
-    if (owner !== "nobody") return owner === "engine" ? path : undefined;
+    const owned = existsSync(path) ? await ownedBy(path, request) : "nobody";
+    if (owned !== "nobody") return owned === "host" ? undefined : owned;
   }
   return HUB_ID.test(id) ? locateOnHub(request, cacheFolder) : undefined;
 }
 
 /** Decides by a folder's files. Folders without weights are skipped: hosts cache a config and a tokenizer alone. */
-async function ownerOf(path: string, { engine }: AdapterOptions): Promise<"engine" | "host" | "nobody"> {
-  if (!(await stat(path)).isDirectory()) return path.toLowerCase().endsWith(".gguf") ? "engine" : "host";
-  const names = new Set(await readdir(path));
-  if (!hasWeights(names)) return names.has("onnx") ? "host" : "nobody";
-  const isOurs = engine === "readme-moe" || !names.has("onnx") || (await isReadMe(join(path, "config.json")));
-  return isOurs ? "engine" : "host";
+async function ownedBy(path: string, request: LocateRequest): Promise<Located | "host" | "nobody"> {
+  if (!(await stat(path)).isDirectory()) {
+    return /\.(gguf|onnx)$/i.test(path) ? { path, isHosts: false } : "host";
+  }
+  const names = await namesIn(path, request.options.subfolder ?? "onnx");
+  const isHosts = hasOnnx(names);
+  if (!hasWeights(names) && !isHosts) return "nobody";
+  const config = await readConfig(join(path, "config.json"));
+  if (isOurs(names, request) || isReadMe(config)) return { path, isHosts };
+  const choice = onnxChoice(request.generation, request.options, names, config);
+  if (choice === undefined || isText(request)) return "host";
+  return { path: join(path, choice.file), dtype: choice.dtype, isHosts };
+}
+
+async function namesIn(path: string, subfolder: string): Promise<ReadonlySet<string>> {
+  const inner = await readdir(join(path, subfolder)).catch((): string[] => []);
+  return new Set([...(await readdir(path)), ...inner.map((name) => `${subfolder}/${name}`)]);
+}
+
+/** Tells whether the engine runs safetensors or GGUF: those without ONNX files, or those that are asked for. */
+function isOurs(names: ReadonlySet<string>, { adapter: { engine } }: LocateRequest): boolean {
+  return hasWeights(names) && (engine === "readme-moe" || !hasOnnx(names));
+}
+
+function isText({ what = "model" }: LocateRequest): boolean {
+  return what !== "model";
 }
 
 /** Tells whether names of a folder include weights that the engine reads, in the folder itself. */
@@ -53,38 +94,82 @@ function hasWeights(names: Iterable<string>): boolean {
   return Array.from(names).some((name) => /^[^/]+\.(safetensors|safetensors\.index\.json|gguf)$/i.test(name));
 }
 
-/** Tells whether a config.json describes a Read-ME model; false if it cannot be read. */
-async function isReadMe(path: string): Promise<boolean> {
+function hasOnnx(names: Iterable<string>): boolean {
+  return Array.from(names).some((name) => name.toLowerCase().endsWith(".onnx"));
+}
+
+/** Reads a config.json; `undefined` if it cannot be read. */
+async function readConfig(path: string): Promise<unknown> {
   try {
-    const config: unknown = JSON.parse(await readFile(path, "utf8"));
-    return typeof config === "object" && config !== null && "readme" in config;
+    return JSON.parse(await readFile(path, "utf8"));
   } catch {
-    return false;
+    return undefined;
   }
 }
 
+function isReadMe(config: unknown): boolean {
+  return typeof config === "object" && config !== null && "readme" in config;
+}
+
+/** A model of the hub that the engine refused, and that the host can run. */
+export class Refused extends Error {}
+
 /** Downloads a model of the hub into the host's cache folder, in the layout of Hugging Face's own tools. */
-async function locateOnHub(
-  { id, env, options, adapter: { engine }, what }: LocateRequest,
-  cacheFolder: string | undefined,
-): Promise<string | undefined> {
+async function locateOnHub(request: LocateRequest, cacheFolder: string | undefined): Promise<Located | undefined> {
+  const { id, env, options, what } = request;
   // A server with another layout of paths cannot list its files.
   if (env.remotePathTemplate !== PATH_TEMPLATE) return undefined;
   const { revision, local_files_only: isLocal, progress_callback: onEvent } = options;
-  const request: DownloadModelOptions = {
+  const download: DownloadModelOptions = {
     ...(cacheFolder ? { cacheFolder } : {}),
     ...(revision ? { revision } : {}),
     ...(env.fetch ? { fetch: env.fetch } : {}),
     endpoint: env.remoteHost,
     offline: isLocal === true || !env.allowRemoteModels,
   };
-  const names = await hubFileNames(id, request).catch(() => undefined);
-  if (names === undefined || !hasWeights(names)) return undefined;
+  const names = await hubFileNames(id, download).catch(() => undefined);
+  if (names === undefined) return undefined;
+  const isHosts = hasOnnx(names);
+  if (!hasWeights(names) && !isHosts) return undefined;
   if (what === "config" && names.has("config.json")) return undefined;
-  const isHosts = Array.from(names).some((name) => name.startsWith("onnx/"));
+  const events = onEvent ? { onProgress: progressEvents(id, onEvent) } : {};
   // A repository with both is a Read-ME model if its weights have the names of a Read-ME folder.
-  if (isHosts && engine !== "readme-moe" && !names.has("backbone.safetensors")) return undefined;
-  return downloadModel(id, { ...request, ...(onEvent ? { onProgress: progressEvents(id, onEvent) } : {}) });
+  if (isOurs(names, request) || names.has("backbone.safetensors")) {
+    return { path: await downloadOnce(id, { ...download, ...events }), isHosts };
+  }
+  const choice = onnxChoice(request.generation, options, names, undefined);
+  if (choice === undefined || isText(request)) return undefined;
+  try {
+    const path = await downloadOnce(id, { ...download, ...events, file: choice.file });
+    return { path, dtype: choice.dtype, isHosts };
+  } catch (cause) {
+    if (isUnreadable(cause)) throw new Refused(cause.message, { cause });
+    throw cause;
+  }
+}
+
+const downloads = new Map<string, Promise<string>>();
+
+/** Shares a download among calls at the same time: a pipeline loads tokenizer and model at once. */
+function downloadOnce(id: string, options: DownloadModelOptions): Promise<string> {
+  const { cacheFolder, endpoint, file, offline, revision } = options;
+  const key = JSON.stringify([id, cacheFolder, endpoint, file, offline, revision]);
+  const running = downloads.get(key) ?? downloadModel(id, options).finally(() => downloads.delete(key));
+  downloads.set(key, running);
+  return running;
+}
+
+const UNREADABLE: readonly string[] = [
+  "ERR_MODEL_UNSUPPORTED",
+  "ERR_MODEL_INVALID",
+  "ERR_FILE_CORRUPT",
+  "ERR_FILE_NOT_FOUND",
+  "ERR_FILE_UNREADABLE",
+];
+
+/** Tells whether an error is about a model's files, not about the engine. */
+export function isUnreadable(error: unknown): error is ReadMeError {
+  return error instanceof ReadMeError && UNREADABLE.includes(error.code);
 }
 
 /** Reports downloads as the host's events of files. */

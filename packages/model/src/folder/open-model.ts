@@ -21,29 +21,38 @@ import { locateMixture } from "../weights/mixture.ts";
 import { isOfficialConversion, locateOfficial } from "../weights/official.ts";
 import { CONFIG_FILE, INDEX_FILE, type Located, type Model, ROUTER_FILE, SINGLE_FILE } from "./model.ts";
 import { isPublished } from "./model-kind.ts";
+import { chosenOnnx, folderOfOnnx, onnxFilesIn, openOnnx } from "./open-onnx.ts";
 import { openReadMe } from "./read-me-folder.ts";
 
 const MAX_CONFIG_BYTES = 16 << 20;
 
 /**
- * Opens a model: a Read-ME folder, a Hugging Face folder (dense, a mixture, or converted by the paper's code), a GGUF
- * file, or a folder whose only weights are one GGUF file. Checks the config, and that every tensor is there with its
- * shape.
+ * Opens a model: a Read-ME folder, a Hugging Face folder (dense, a mixture, or converted by the paper's code), a GGUF or ONNX
+ * file, or a folder whose only weights are one GGUF file or ONNX files. Checks the config, and that every tensor is
+ * there with its shape. Among ONNX files, the most exact one is chosen; a path to one of them chooses that one.
  *
  * @throws {ReadMeError} naming the file, and the tensor or field, that is missing, damaged or not supported
  */
 export async function openModel(path: string): Promise<Model> {
-  if (typeof path !== "string" || path === "") throw new TypeError("Expected `path` to name a folder or a GGUF file");
+  if (typeof path !== "string" || path === "") {
+    throw new TypeError("Expected `path` to name a folder, a GGUF file or an ONNX file");
+  }
   const absolute = resolve(path);
   const failed = (cause: unknown): never => {
     throw fileError(absolute, cause);
   };
-  if (!(await stat(absolute).catch(failed)).isDirectory()) return openGguf(absolute);
+  if (!(await stat(absolute).catch(failed)).isDirectory()) {
+    return /\.onnx$/i.test(absolute) ? openFolder(folderOfOnnx(absolute), absolute) : openGguf(absolute);
+  }
   const names = await readdir(absolute).catch(failed);
   const hasWeights = names.some(isWeights);
   const ggufs = names.filter((name) => name.toLowerCase().endsWith(".gguf"));
   const [gguf] = ggufs;
-  if (hasWeights || gguf === undefined) return openFolder(absolute);
+  if (hasWeights) return openFolder(absolute);
+  if (gguf === undefined) {
+    const files = await onnxFilesIn(absolute, names);
+    return openFolder(absolute, files.length > 0 ? chosenOnnx(absolute, files) : undefined);
+  }
   if (ggufs.length === 1) return openGguf(join(absolute, gguf), absolute);
   throw new ReadMeError("ERR_MODEL_INVALID", `${absolute}: holds ${ggufs.length} GGUF files; name one of them`);
 }
@@ -87,8 +96,8 @@ async function openGguf(path: string, folder?: string): Promise<Model> {
   }
 }
 
-/** Opens a folder with config.json and safetensors. */
-async function openFolder(path: string): Promise<Model> {
+/** Opens a folder with config.json, and safetensors or the ONNX file `onnx`. */
+async function openFolder(path: string, onnx?: string): Promise<Model> {
   const configPath = join(path, CONFIG_FILE);
   const json = await readJsonFile(configPath, MAX_CONFIG_BYTES);
   if (json === undefined) {
@@ -99,12 +108,14 @@ async function openFolder(path: string): Promise<Model> {
   }
   const generationPath = join(path, "generation_config.json");
   const generation = await readJsonFile(generationPath, MAX_CONFIG_BYTES);
-  const config = parseConfig(configPath, json, generation && new Fields(generationPath, generation));
-  const fields = new Fields(configPath, json);
-  const readme = fields.object("readme");
-  const { stores, ...located } = readme
-    ? await openReadMe(path, config, readme)
-    : await openCheckpoint(path, config, fields);
+  const parsed = parseConfig(configPath, json, generation && new Fields(generationPath, generation));
+  const {
+    config,
+    located: { stores, ...located },
+  } =
+    onnx === undefined
+      ? await openSafetensors(path, parsed, new Fields(configPath, json))
+      : await openOnnx(onnx, parsed);
   const files = [configPath, ...located.files];
   const closeAll = async (): Promise<void> => {
     await Promise.all(stores.map((store) => store.close()));
@@ -142,6 +153,15 @@ async function hint(path: string): Promise<string> {
   const names = await readdir(path).catch((): string[] => []);
   if (!names.includes(ADAPTER_CONFIG_FILE) && !names.includes(SET_FILE)) return "";
   return "; it holds low-rank experts, which need the dense model that they change";
+}
+
+async function openSafetensors(
+  path: string,
+  config: ModelConfig,
+  fields: Fields,
+): Promise<{ readonly config: ModelConfig; readonly located: Located }> {
+  const readme = fields.object("readme");
+  return { config, located: await (readme ? openReadMe(path, config, readme) : openCheckpoint(path, config, fields)) };
 }
 
 async function openCheckpoint(path: string, config: ModelConfig, fields: Fields): Promise<Located> {

@@ -29,7 +29,7 @@ import { leftBytes } from "./partial-file.ts";
  * has it. A commit of which the cache has every file takes no request.
  *
  * @param id - `organisation/name`, with `@revision` when it is not the main branch
- * @returns the path for `openModel`: the snapshot's folder, or the GGUF file in it
+ * @returns the path for `openModel`: the snapshot's folder, or the GGUF or ONNX file in it
  * @throws {TypeError} when `id` or an option is wrong
  * @throws {ReadMeError} `ERR_HUB_NOT_FOUND`, `ERR_HUB_UNAUTHORIZED`, `ERR_HUB_UNREACHABLE`, `ERR_HUB_RATE_LIMITED`;
  *   `ERR_OFFLINE` naming what the cache lacks; `ERR_FILE_CORRUPT`, `ERR_WRITE_FAILED`, the latter also before anything
@@ -214,6 +214,8 @@ async function findWholeInCache(
     throw error;
   });
   if (files === undefined || files.required.some((name) => !names.has(name))) return undefined;
+  // The hub may have a more exact file than the cached one, or values beside it that the cache lacks.
+  if (files.opened !== undefined) return undefined;
   for (const name of files.optional) {
     if (!names.has(name) && !(await cache.isKnownAbsent(commit, name))) return undefined;
   }

@@ -1,6 +1,7 @@
 import { join } from "node:path";
 import { ReadMeError } from "@readme-moe/core";
 import { Fields } from "../config/fields.ts";
+import { unsupported } from "../files/errors.ts";
 import { isJsonObject, type JsonObject, readJsonFile } from "../files/text-file.ts";
 import {
   BACKBONE_FILE,
@@ -15,6 +16,7 @@ import {
 import { ADAPTER_CONFIG_FILE, ADAPTER_FILE } from "../low-rank/low-rank-expert.ts";
 import { SET_FILE } from "../low-rank/low-rank-set.ts";
 import { parseSetFile } from "../low-rank/set-file.ts";
+import { chooseOnnxFile, dataFilesOf, ONNX_MODEL_TYPES } from "../onnx/onnx-names.ts";
 import type { RepositoryKind } from "./options.ts";
 
 const MAX_JSON_BYTES = 100 << 20;
@@ -34,11 +36,14 @@ export interface ModelFiles {
   /** Files without which the model cannot be opened; the source may lack some of them. */
   readonly required: readonly string[];
   readonly optional: readonly string[];
+  /** The file that the model is opened by, if it is one of several of its kind. */
+  readonly opened?: string;
 }
 
 /**
  * Finds the files that `openModel` reads, in the order in which it looks: a Read-ME folder's, one safetensors file, an
- * index and its shards, or the only GGUF file, with the files of experts in the same folder. An adapter has two files.
+ * index and its shards, the only GGUF file, or an ONNX file, with the files of experts in the same folder. An adapter
+ * has two files.
  *
  * @throws {ReadMeError} `ERR_MODEL_INVALID` when there are several GGUF files to choose from, or config or index are
  *   invalid; `ERR_MODEL_UNSUPPORTED` when the weights are of another kind
@@ -48,10 +53,11 @@ export async function modelFiles(
   { kind, file }: { readonly kind: RepositoryKind; readonly file: string | undefined },
 ): Promise<ModelFiles> {
   if (kind === "adapter") return adapterFiles(source);
+  if (file !== undefined && /\.onnx$/i.test(file)) return onnxFiles(source, file);
   if (file !== undefined) return { required: [file], optional: [] };
-  const { required, optional } = await weightFiles(source);
+  const { required, ...others } = await weightFiles(source);
   const experts = source.names.has(SET_FILE) ? await expertFiles(source) : [];
-  return { required: [...required, ...experts], optional };
+  return { required: [...required, ...experts], ...others };
 }
 
 async function weightFiles(source: FileSource): Promise<ModelFiles> {
@@ -102,7 +108,25 @@ async function shards(source: FileSource): Promise<readonly string[]> {
   throw new ReadMeError("ERR_MODEL_INVALID", `${path}: expected \`weight_map\` to name the file of each tensor`);
 }
 
-function withoutSafetensors({ names, title }: FileSource): ModelFiles {
+/**
+ * Lists an ONNX file with the files of values beside it, behind the config, so that a model that is not read is refused
+ * before its weights are fetched.
+ * @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` when its family is not read from ONNX files
+ */
+async function onnxFiles(source: FileSource, file: string): Promise<ModelFiles> {
+  if (source.names.has(CONFIG_FILE)) refuseFamily(...(await readJson(source, CONFIG_FILE)));
+  const required = [CONFIG_FILE, file, ...dataFilesOf(file, source.names)];
+  return { required, optional: TEXT_FILES, opened: file };
+}
+
+function refuseFamily(path: string, config: JsonObject): void {
+  const modelType = new Fields(path, config).text("model_type");
+  if (ONNX_MODEL_TYPES.includes(modelType)) return;
+  throw unsupported(path, `is of the family ${modelType}; read from ONNX are ${ONNX_MODEL_TYPES.join(", ")}`);
+}
+
+async function withoutSafetensors(source: FileSource): Promise<ModelFiles> {
+  const { names, title } = source;
   const ggufs = [...names].filter((name) => name.toLowerCase().endsWith(".gguf"));
   // A cache may have this file alone of a repository with safetensors, unless it knows that there are none.
   if (ggufs.length === 1) return { required: ggufs, optional: [BACKBONE_FILE, SINGLE_FILE, INDEX_FILE] };
@@ -110,8 +134,10 @@ function withoutSafetensors({ names, title }: FileSource): ModelFiles {
     const message = `${title}: has several GGUF files; choose one as \`file\`: ${listed(ggufs, 20)}`;
     throw new ReadMeError("ERR_MODEL_INVALID", message);
   }
+  const onnx = chooseOnnxFile(names);
+  if (onnx !== undefined) return onnxFiles(source, onnx);
   if (names.has("pytorch_model.bin") || names.has("pytorch_model.bin.index.json")) {
-    const message = `${title}: has PyTorch's pickled weights, which are not read; it needs safetensors or GGUF`;
+    const message = `${title}: has PyTorch's pickled weights, which are not read; it needs safetensors, GGUF or ONNX`;
     throw new ReadMeError("ERR_MODEL_UNSUPPORTED", message);
   }
   return { required: [CONFIG_FILE, SINGLE_FILE], optional: TEXT_FILES };
@@ -124,8 +150,9 @@ async function readJson(source: FileSource, name: string): Promise<readonly [str
   return [path, json];
 }
 
-/** Returns the path for `openModel`: the GGUF file when that is all, else the folder. */
-export function modelPath(snapshot: string, { required: [first = "", ...others] }: ModelFiles): string {
+/** Returns the path for `openModel`: the GGUF file when that is all, the ONNX file, else the folder. */
+export function modelPath(snapshot: string, { required: [first = "", ...others], opened }: ModelFiles): string {
+  if (opened !== undefined) return join(snapshot, opened);
   return others.length === 0 ? join(snapshot, first) : snapshot;
 }
 

@@ -49,7 +49,7 @@ export interface PlannedFile {
 export interface DownloadModelOptions {
   /** Branch, tag or commit; may be in `id` instead. @default "main" */
   readonly revision?: string | undefined;
-  /** One GGUF file of the repository, such as `"model.Q4_K_M.gguf"`, instead of its safetensors. */
+  /** One GGUF or ONNX file of the repository, such as `"model.Q4_K_M.gguf"`, instead of its safetensors. */
   readonly file?: string | undefined;
   /**
    * Cache folder, in the layout of Hugging Face's tools.
@@ -133,7 +133,7 @@ export function resolveDownload(
   rejectUnknownKeys("downloadModel", options, NAMES);
   const { revision, file, cacheFolder, endpoint, token, offline, signal, onProgress, onPlan, delay } = options;
   const fetchOption = options.fetch;
-  expect(file === undefined || isGgufName(file), "file", "the name of a .gguf file in the repository", file);
+  expect(file === undefined || isModelFile(file), "file", "the name of a .gguf or .onnx file in the repository", file);
   expect(cacheFolder === undefined || isText(cacheFolder), "cacheFolder", "the path of a folder", cacheFolder);
   expect(offline === undefined || typeof offline === "boolean", "offline", "a boolean", offline);
   expect(signal === undefined || signal instanceof AbortSignal, "signal", "an AbortSignal", signal);
@@ -178,8 +178,8 @@ function isText(value: unknown): boolean {
   return typeof value === "string" && value !== "";
 }
 
-function isGgufName(value: unknown): boolean {
-  return typeof value === "string" && /\.gguf$/i.test(value) && repositoryNameProblem(value) === undefined;
+function isModelFile(value: unknown): boolean {
+  return typeof value === "string" && /\.(gguf|onnx)$/i.test(value) && repositoryNameProblem(value) === undefined;
 }
 
 function isWebAddress(value: unknown): boolean {

@@ -31,6 +31,8 @@ export interface InputStatistics {
 /** Returns the file's own blocks, or `undefined` when a product cannot take blocks of its type. */
 export function storedBlocks(ref: TensorRef): BlockSource | undefined {
   const { store, name } = ref;
+  const own = store.blocks?.(name);
+  if (own !== undefined) return { ...sizes(ref), ...own };
   const { type } = store.info(name);
   const format = blockFormat(type);
   if (!format) return undefined;

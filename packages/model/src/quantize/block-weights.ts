@@ -21,6 +21,12 @@ export interface BlockWeights extends BlockFormat {
   readonly offsets: Float32Array<ArrayBuffer>;
 }
 
+/** Blocks of a file as they are: every row is a whole number of them. */
+export interface StoredBlocks {
+  readonly format: BlockFormat;
+  read(): Promise<BlockWeights>;
+}
+
 export function middleOf(bits: BlockBits): number {
   return bits === 4 ? 8 : 128;
 }

@@ -1,0 +1,131 @@
+// A graph by its values: who makes each, and who takes it.
+
+import { corrupt, quoted, unsupported } from "../files/errors.ts";
+import type { GraphNode, GraphProto } from "./graph-proto.ts";
+import type { StoredTensor } from "./stored-tensor.ts";
+
+/** Input of the graphs of older exports that chooses between a first step and one with a past. */
+const CHOICE = "use_cache_branch";
+
+export interface Producer {
+  readonly node: GraphNode;
+  /** Index among the node's outputs. */
+  readonly output: number;
+}
+
+/** A graph that has been checked: every value is made once, and nodes are in an order in which they can run. */
+export class GraphIndex {
+  readonly path: string;
+  readonly nodes: readonly GraphNode[];
+  readonly outputs: readonly string[];
+  readonly #constants: ReadonlyMap<string, StoredTensor>;
+  readonly #producers: ReadonlyMap<string, Producer>;
+  readonly #consumers: ReadonlyMap<string, readonly GraphNode[]>;
+
+  /**
+   * @throws {ReadMeError} `ERR_FILE_CORRUPT` when a value is made twice or never, or from itself;
+   *   `ERR_MODEL_UNSUPPORTED` for graphs with branches or loops
+   */
+  constructor(path: string, outer: GraphProto) {
+    const graph = withoutChoice(path, outer);
+    const constants = new Map<string, StoredTensor>();
+    const producers = new Map<string, Producer>();
+    const consumers = new Map<string, GraphNode[]>();
+    const make = (name: string): void => {
+      if (constants.has(name) || producers.has(name)) throw corrupt(path, `makes the value ${quoted(name)} twice`);
+    };
+    for (const tensor of graph.constants) {
+      make(tensor.name);
+      constants.set(tensor.name, tensor);
+    }
+    for (const node of graph.nodes) {
+      for (const { graph: inner } of node.attributes.values()) {
+        if (inner !== undefined) throw unsupported(path, `has a ${node.type} with a graph of its own`);
+      }
+      for (const input of node.inputs) {
+        const takers = consumers.get(input);
+        if (takers === undefined) consumers.set(input, [node]);
+        else takers.push(node);
+      }
+      for (const [output, name] of node.outputs.entries()) {
+        if (name === "") continue;
+        make(name);
+        producers.set(name, { node, output });
+      }
+    }
+    this.path = path;
+    this.nodes = inOrder(path, graph, { producers, consumers });
+    this.outputs = graph.outputs;
+    this.#constants = constants;
+    this.#producers = producers;
+    this.#consumers = consumers;
+  }
+
+  /** Finds a constant of the graph itself, or of a node `Constant`. */
+  constant(name: string): StoredTensor | undefined {
+    const stored = this.#constants.get(name);
+    if (stored !== undefined) return stored;
+    const node = this.#producers.get(name)?.node;
+    return node?.type === "Constant" ? node.attributes.get("value")?.tensor : undefined;
+  }
+
+  producer(name: string): Producer | undefined {
+    return this.#producers.get(name);
+  }
+
+  consumers(name: string): readonly GraphNode[] {
+    return this.#consumers.get(name) ?? [];
+  }
+}
+
+interface Links {
+  readonly producers: ReadonlyMap<string, Producer>;
+  readonly consumers: ReadonlyMap<string, readonly GraphNode[]>;
+}
+
+/**
+ * Orders nodes so that each value is made before it is taken; tools append nodes anywhere.
+ * @throws {ReadMeError} `ERR_FILE_CORRUPT` when a value is never made, or depends on itself
+ */
+function inOrder(path: string, graph: GraphProto, { producers, consumers }: Links): readonly GraphNode[] {
+  const known = new Set(["", ...graph.inputs, ...graph.constants.map(({ name }) => name)]);
+  const missing = new Map<GraphNode, number>();
+  for (const node of graph.nodes) {
+    const lacking = node.inputs.filter((input) => !known.has(input));
+    const unmade = lacking.find((input) => !producers.has(input));
+    if (unmade !== undefined) throw corrupt(path, `takes the value ${quoted(unmade)}, which nothing makes`);
+    missing.set(node, lacking.length);
+  }
+  // Takers are listed once for each input that takes the value.
+  const ordered = graph.nodes.filter((node) => missing.get(node) === 0);
+  for (const node of ordered) {
+    for (const taker of node.outputs.flatMap((output) => (output === "" ? [] : (consumers.get(output) ?? [])))) {
+      const left = (missing.get(taker) ?? 0) - 1;
+      missing.set(taker, left);
+      if (left === 0) ordered.push(taker);
+    }
+  }
+  if (ordered.length === graph.nodes.length) return ordered;
+  const [stuck] = graph.nodes.filter((node) => (missing.get(node) ?? 0) > 0);
+  throw corrupt(path, `computes ${quoted(stuck?.outputs[0] ?? "")} from itself`);
+}
+
+/**
+ * Replaces the choice of an older export by its branch with a past, which computes the same weights.
+ * @throws {ReadMeError} `ERR_FILE_CORRUPT` when the branch does not have the choice's outputs
+ */
+function withoutChoice(path: string, graph: GraphProto): GraphProto {
+  const choice = graph.nodes.find(({ type, inputs }) => type === "If" && inputs[0] === CHOICE);
+  const branch = choice?.attributes.get("then_branch")?.graph;
+  if (choice === undefined || branch === undefined) return graph;
+  if (branch.outputs.length !== choice.outputs.length) {
+    throw corrupt(path, `has a choice of ${choice.outputs.length} outputs, its branch has ${branch.outputs.length}`);
+  }
+  // A branch may return a constant or an outer value, so outputs are copies.
+  const copies = choice.outputs.map((output, index): GraphNode => {
+    const inputs = [branch.outputs[index] ?? ""];
+    return { type: "Identity", domain: "", inputs, outputs: [output], attributes: new Map() };
+  });
+  const nodes = graph.nodes.flatMap((node) => (node === choice ? [...branch.nodes, ...copies] : [node]));
+  return { ...graph, nodes, constants: [...graph.constants, ...branch.constants] };
+}

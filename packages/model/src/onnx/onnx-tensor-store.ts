@@ -1,0 +1,176 @@
+import { ReadMeError } from "@readme-moe/core";
+import type { ModelConfig } from "../config/model-config.ts";
+import { ropeFrequencies, ropeTables } from "../config/rope.ts";
+import { quoted, unsupported } from "../files/errors.ts";
+import { encodeFloats, isStoredFloat } from "../files/floats.ts";
+import type { StoredBlocks } from "../quantize/block-weights.ts";
+import { checkRows, type RowRange, type TensorInfo, type TensorStore } from "../tensor-store.ts";
+import type { Angles } from "./check-graph.ts";
+import { GraphIndex } from "./graph-index.ts";
+import { describeNode } from "./graph-proto.ts";
+import { type NamedTensor, type NamedTensors, nameTensors } from "./name-tensors.ts";
+import { ONNX_MODEL_TYPES } from "./onnx-names.ts";
+import { OnnxFile } from "./onnx-file.ts";
+import { bandRows, blockFormatOf, readBlockRows, readRows } from "./read-weight.ts";
+import { matrixShape, plainWeight } from "./weight.ts";
+
+/** Rows that were read together with those that were asked for, because the file has them by column. */
+interface Band {
+  readonly name: string;
+  readonly rows: RowRange;
+  readonly floats: Promise<Float32Array>;
+}
+
+/**
+ * ONNX file of a decoder as a Hugging Face checkpoint, with that format's names, shapes and order. Weights are found by
+ * what the graph does with them, whatever their names are.
+ *
+ * Quantised weights are read as the floats that they stand for; `blocks` gives their own integers.
+ */
+export class OnnxTensorStore implements TensorStore {
+  readonly path: string;
+  readonly names: readonly string[];
+  /** Paths of all files, the graph's first. */
+  readonly files: readonly string[];
+  /** Whether the head is the embedding table, whatever the config says: quantised files often have a separate one. */
+  readonly isTied: boolean;
+  readonly #file: OnnxFile;
+  readonly #tensors: ReadonlyMap<string, NamedTensor>;
+  #band: Band | undefined;
+
+  private constructor(file: OnnxFile, { tensors, isTied }: NamedTensors) {
+    this.path = file.path;
+    this.names = [...tensors.keys()];
+    this.files = file.paths;
+    this.isTied = isTied;
+    this.#file = file;
+    this.#tensors = tensors;
+  }
+
+  /**
+   * Opens a file, and compares its graph with the config.
+   * @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` when the graph computes something else than the config says, or has
+   *   weights in a form that is not read; otherwise as `OnnxFile.open`
+   */
+  static async open(path: string, config: ModelConfig): Promise<OnnxTensorStore> {
+    if (!ONNX_MODEL_TYPES.includes(config.modelType)) {
+      const families = ONNX_MODEL_TYPES.join(", ");
+      throw unsupported(path, `is of the family ${config.modelType}; read from ONNX are ${families}`);
+    }
+    const file = await OnnxFile.open(path);
+    try {
+      const named = nameTensors(new GraphIndex(path, file.graph), config);
+      for (const angles of named.angles) await checkAngles(file, config, angles);
+      return new OnnxTensorStore(file, named);
+    } catch (error) {
+      await file.close();
+      throw error;
+    }
+  }
+
+  has(name: string): boolean {
+    return this.#tensors.has(name);
+  }
+
+  info(name: string): TensorInfo {
+    const { weight, rows } = this.#tensor(name);
+    const numRows = rows.to - rows.from;
+    const shape = weight.rows === 1 ? [numRows] : [numRows, matrixShape(weight)[1]];
+    const { type } = weight.values;
+    const stored = weight.levels === undefined && type !== undefined && isStoredFloat(type) ? type : "F32";
+    const byteLength = shape.reduce((product, size) => product * size, stored === "F32" ? 4 : 2);
+    return { name, type: stored, shape, byteLength };
+  }
+
+  /** Reads a tensor in the type that `info` names: floats of a file as they are, others as float32. */
+  async readBytes(name: string, rows?: RowRange): Promise<Uint8Array> {
+    const { type } = this.info(name);
+    const floats = await this.readFloats(name, rows);
+    return encodeFloats(floats, isStoredFloat(type) ? type : "F32");
+  }
+
+  async readFloats(name: string, rows?: RowRange): Promise<Float32Array> {
+    const { weight, rows: all } = this.#tensor(name);
+    const { shape } = this.info(name);
+    const numRows = shape[0] ?? 1;
+    if (rows === undefined) return readRows(this.#file, weight, all);
+    checkRows(shape, rows);
+    const inFile = { from: all.from + rows.from, to: all.from + rows.to };
+    if (!weight.isTransposed) return readRows(this.#file, weight, inFile);
+    return this.#readBand(name, rows, numRows);
+  }
+
+  /** Finds the integers and scales of a weight; `undefined` for weights without blocks that products could take. */
+  blocks(name: string): StoredBlocks | undefined {
+    const { weight, rows } = this.#tensor(name);
+    const format = blockFormatOf(weight);
+    if (format === undefined) return undefined;
+    return { format, read: () => readBlockRows(this.#file, { weight, format }, rows) };
+  }
+
+  async close(): Promise<void> {
+    this.#band = undefined;
+    await this.#file.close();
+  }
+
+  /** Reads rows that are columns of the file: a band of them, since each costs a pass through the whole matrix. */
+  async #readBand(name: string, rows: RowRange, numRows: number): Promise<Float32Array> {
+    const { weight, rows: all } = this.#tensor(name);
+    const numIn = matrixShape(weight)[1];
+    let band = this.#band;
+    if (band?.name !== name || rows.from < band.rows.from || rows.to > band.rows.to) {
+      const to = Math.min(numRows, Math.max(rows.to, rows.from + bandRows(weight)));
+      const inFile = { from: all.from + rows.from, to: all.from + to };
+      band = { name, rows: { from: rows.from, to }, floats: readRows(this.#file, weight, inFile) };
+      this.#band = band;
+    }
+    const start = (rows.from - band.rows.from) * numIn;
+    try {
+      return (await band.floats).slice(start, start + (rows.to - rows.from) * numIn);
+    } finally {
+      // Readers go from the first row to the last, and do not come back.
+      if (rows.to === numRows && this.#band === band) this.#band = undefined;
+    }
+  }
+
+  #tensor(name: string): NamedTensor {
+    const tensor = this.#tensors.get(name);
+    if (tensor !== undefined) return tensor;
+    throw new ReadMeError("ERR_MODEL_INVALID", `${this.path}: has no tensor ${quoted(name)}`);
+  }
+}
+
+/** Positions at which tables of angles are compared; far ones are less exact in float32. */
+const POSITIONS = [0, 1, 2, 17, 500] as const;
+// Half precision has some three digits.
+const TOLERANCE = 4e-3;
+
+/** @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` when the graph's angles are not those of the config */
+async function checkAngles(file: OnnxFile, { ropes, rotatedSize }: ModelConfig, angles: Angles): Promise<void> {
+  const { tensor, node, angleSet } = angles;
+  const rope = ropes[angleSet]!;
+  const half = rotatedSize / 2;
+  const table = plainWeight(tensor);
+  const wrong = unsupported(file.path, `${describeNode(node)} rotates by other angles than config.json says`);
+  if (table === undefined) throw wrong;
+  if (table.rows === 1) {
+    const frequencies = ropeFrequencies(rope, rotatedSize);
+    const found = await readRows(file, table, { from: 0, to: half });
+    if (!isNear(found, frequencies, (expected) => TOLERANCE * Math.abs(expected) + 1e-7)) throw wrong;
+    return;
+  }
+  // A table is of cosines if its first row is 1, else of sines.
+  const [first] = await readRows(file, table, { from: 0, to: 1 });
+  for (const position of POSITIONS.filter((one) => one < table.rows)) {
+    const { cos, sin } = ropeTables(rope, rotatedSize, position, position + 1);
+    const found = await readRows(file, table, { from: position, to: position + 1 });
+    if (!isNear(found.subarray(0, half), first === 1 ? cos : sin, () => TOLERANCE)) throw wrong;
+  }
+}
+
+function isNear(found: Float32Array, expected: Float32Array, tolerance: (value: number) => number): boolean {
+  return (
+    found.length === expected.length &&
+    found.every((value, i) => Math.abs(value - expected[i]!) <= tolerance(expected[i]!))
+  );
+}
