@@ -134,6 +134,7 @@ const PROBES: Readonly<Record<Name, (limit: number) => Promise<string>>> = {
   logitBiases: (limit) => told(CHAT, chat(`"logit_bias":${map(limit + 1, "1")}`)),
   stopTokens: (limit) => told(CHAT, chat(`"stop_token_ids":${list(limit + 1, "1")}`)),
   stops: (limit) => told(CHAT, chat(`"stop":${list(limit + 1, '"x"')}`)),
+  guidedChoices: (limit) => told(CHAT, chat(`"guided_choice":${list(limit + 1, '"x"')}`)),
   tools: (limit) => told(CHAT, chat(`"tools":${list(limit + 1, '{"type":"function","function":{"name":"f"}}')}`)),
   metadata: (limit) => told(CHAT, chat(`"metadata":${map(limit + 1, '"x"')}`)),
   templateVariables: (limit) => told(CHAT, chat(`"chat_template_kwargs":${map(limit + 1, '"x"')}`)),

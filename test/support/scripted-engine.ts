@@ -36,6 +36,7 @@ const INFO: EngineInfo = {
   hasRouter: true,
   hasChatTemplate: true,
   chatTemplateKnowsTools: false,
+  reasons: false,
   eosTokenIds: [0],
   maxNumSeqs: 4,
   kvCapacityTokens: 256,

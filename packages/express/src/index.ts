@@ -2,7 +2,7 @@ export { answerErrors, answerNotFound, ApiError, type ApiErrorDetails } from "./
 export { oneAtATime } from "./http/request.ts";
 export { boundConnections, isLoopback, localHostsOnly } from "./http/server.ts";
 export { LIMITS, type Limit } from "./limits.ts";
-export { openApiDocument } from "./api/openapi-document.ts";
+export { openApiDocument } from "./openapi-document.ts";
 export type { ApiOptions, OnRequest, RequestContext } from "./api/options.ts";
 export type { ChatBody, CompletionBody } from "./api/request-schemas.ts";
 export { Admission } from "./edge/admission.ts";

@@ -69,6 +69,12 @@ export const LIMITS = {
   logitBiases: { of: "`logit_bias`", value: 1024, unit: "items", beyond: "400 `invalid_value`" },
   stopTokens: { of: "`stop_token_ids`", value: 1024, unit: "items", beyond: "400 `invalid_value`" },
   stops: { of: "`stop`", value: 64, unit: "items", beyond: "400 `invalid_value`" },
+  guidedChoices: {
+    of: "`guided_choice` and `structured_outputs.choice`",
+    value: 1024,
+    unit: "items",
+    beyond: "400 `invalid_value`",
+  },
   tools: { of: "`tools`", value: 128, unit: "items", beyond: "400 `invalid_value`" },
   metadata: { of: "`metadata`", value: 64, unit: "items", beyond: "400 `invalid_value`" },
   templateVariables: { of: "`chat_template_kwargs`", value: 64, unit: "items", beyond: "400 `invalid_value`" },

@@ -1,7 +1,7 @@
 // The OpenAPI document of the API, made from the schemas that check requests.
 
 import { z } from "zod";
-import { healthAnswer, liveAnswer, readyAnswer, unavailableAnswer, versionAnswer } from "../edge/operations.ts";
+import { healthAnswer, liveAnswer, readyAnswer, unavailableAnswer, versionAnswer } from "./edge/operations.ts";
 import {
   chatAnswer,
   chatChunk,
@@ -12,7 +12,7 @@ import {
   modelAnswer,
   modelsAnswer,
   tokenizeAnswer,
-} from "./answer-schemas.ts";
+} from "./api/answer-schemas.ts";
 import {
   chatBody,
   completionBody,
@@ -20,7 +20,7 @@ import {
   loadAdapterBody,
   tokenizeBody,
   unloadAdapterBody,
-} from "./request-schemas.ts";
+} from "./api/request-schemas.ts";
 
 /** An OpenAPI 3.1 document; its schemas are JSON Schema 2020-12. */
 export interface OpenApiDocument {
