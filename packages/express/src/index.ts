@@ -15,6 +15,7 @@ export type {
   RoutedRequest,
   Ticket,
 } from "./edge/admission/options.ts";
+export type { CorsOptions } from "./edge/cors.ts";
 export type { Authorize } from "./edge/guard.ts";
 export type { ExpertsOptions, ExpertUse } from "./edge/experts/options.ts";
 export type {
@@ -34,6 +35,7 @@ export {
   type ServedExpert,
   type ServedModel,
 } from "./edge/served-models.ts";
+export type { ResponsesOptions } from "./responses/store.ts";
 export {
   readMe,
   type ReadMeApiOptions,

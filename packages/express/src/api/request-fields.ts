@@ -123,3 +123,13 @@ export const NEUTRAL_NAMES: ReadonlySet<string> = new Set([
   "continuous_usage_stats",
   "refusal",
 ]);
+
+/** Copies a body without some of its fields. */
+export function without<Body extends object, Name extends keyof Body>(
+  body: Body,
+  names: readonly Name[],
+): Omit<Body, Name> {
+  const copy: Omit<Body, Name> = { ...body };
+  for (const name of names) Reflect.deleteProperty(copy, name);
+  return copy;
+}

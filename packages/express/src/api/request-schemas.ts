@@ -48,7 +48,7 @@ const messages = z
 export const functionName = z
   .string()
   .regex(/^[\w-]+$/)
-  .max(64);
+  .max(128);
 
 const tools = z
   .array(

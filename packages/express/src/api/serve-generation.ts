@@ -34,6 +34,8 @@ export interface RequestParts {
 export interface OpenedRequest<Body extends ChatBody | CompletionBody, Choice extends object> {
   /** Body in the shape that the generation takes. `onRequest` may replace it. */
   readonly body: Body;
+  /** Id of the answer. @default one that the generation makes */
+  readonly id?: string;
   /** Aborts when the request shall end although its client waits. */
   readonly signal?: AbortSignal;
   /** Prepares the answer in place of the generation's own `prepare`. */
@@ -95,7 +97,8 @@ async function serveOpened<Body extends ChatBody | CompletionBody, Choice extend
   const changed = await serving.onRequest?.(sent, { endpoint, request, requestId, key, signal });
   const body = changed === undefined ? sent : checkBody(api.schema, changed);
   await Exchange.run({ serving, request, response, body, signal }, async (exchange) => {
-    const settings = api.settings(body, exchange);
+    const own = api.settings(body, exchange);
+    const settings = opened.id === undefined ? own : { ...own, id: opened.id };
     const { numPrompts, params, priority } = settings;
     const expert = expertName(settings.expert, exchange.engine.info);
     exchange.enter({ maxCompletionTokens: params.maxTokens, choices: numPrompts * (params.n ?? 1), priority, expert });
