@@ -1,6 +1,5 @@
-// Anthropic's Messages API with unmodified clients: Anthropic's SDK and the AI SDK's provider.
+// Anthropic's Messages API with an unmodified client, Anthropic's SDK.
 
-import { createAnthropic } from "@ai-sdk/anthropic";
 import Anthropic, {
   APIUserAbortError,
   AuthenticationError,
@@ -10,7 +9,6 @@ import Anthropic, {
 } from "@anthropic-ai/sdk";
 import type { ReadMeEngine } from "@readme-moe/engine";
 import { readMe } from "@readme-moe/express";
-import { generateText, jsonSchema, streamText, tool } from "ai";
 import express from "express";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { messageAnswer, messageEvent, messagesError } from "../../packages/express/src/messages/answer-schemas.ts";
@@ -199,13 +197,15 @@ describe("Anthropic's SDK", () => {
   });
 
   test("leaves a stream, whose place is freed", async () => {
-    const stream = anthropic.messages.stream({ model, max_tokens: 4000, messages: hello, ...{ logit_bias: bias } });
+    const request = { model, max_tokens: 4000, messages: hello, logit_bias: bias };
+    const stream = anthropic.messages.stream(request);
     stream.once("text", () => stream.abort());
     await expect(stream.finalMessage()).rejects.toThrow(APIUserAbortError);
     await expect.poll(async () => (await engine.stats()).numRunning, { timeout: 20_000 }).toBe(0);
   });
 
   test("maps errors to its own classes", async () => {
+    const hot = { ...few, temperature: 7 };
     const errors: readonly (readonly [Promise<unknown>, new (...args: never[]) => Error, string])[] = [
       [
         anthropic.withOptions({ apiKey: "wrong" }).messages.create({ ...few, messages: hello }),
@@ -213,11 +213,7 @@ describe("Anthropic's SDK", () => {
         "authentication_error",
       ],
       [anthropic.messages.create({ ...few, model: "other", messages: hello }), NotFoundError, "not_found_error"],
-      [
-        anthropic.messages.create({ ...few, ...{ temperature: 7 }, messages: hello }),
-        BadRequestError,
-        "invalid_request_error",
-      ],
+      [anthropic.messages.create({ ...hot, messages: hello }), BadRequestError, "invalid_request_error"],
       [
         anthropic.messages.create({ ...few, messages: [{ role: "user", content: "word ".repeat(9000) }] }),
         BadRequestError,
@@ -250,7 +246,8 @@ describe("Anthropic's SDK", () => {
     const app = express().use(readMe.api({ models: { tiny: failing } }));
     const own = await listen(app);
     const client = new Anthropic({ apiKey: "any", baseURL: own.url, maxRetries: 0 });
-    const stream = client.messages.stream({ model, max_tokens: 4000, messages: hello, ...{ logit_bias: bias } });
+    const request = { model, max_tokens: 4000, messages: hello, logit_bias: bias };
+    const stream = client.messages.stream(request);
     stream.once("text", () => void failing.dispose());
     const error = await stream.finalMessage().then(
       () => undefined,
@@ -316,45 +313,5 @@ describe("a request", () => {
     ];
     expect(answers.map(({ status }) => status)).toEqual([400, 401, 405, 404, 400, 415]);
     for (const answer of answers) messagesError.parse(await answer.json());
-  });
-});
-
-describe("the AI SDK's Anthropic provider", () => {
-  const provider = () => createAnthropic({ apiKey: "secret", baseURL: `${server.url}/v1` });
-
-  test("generates and streams text", async () => {
-    const settings = { model: provider()("tiny"), prompt: "Hello there", maxOutputTokens: 12, temperature: 0 } as const;
-    const expected = await right(hello);
-    const whole = await generateText(settings);
-    expect([whole.text, whole.finishReason]).toEqual([expected, "length"]);
-    const streamed = streamText(settings);
-    let text = "";
-    for await (const part of streamed.textStream) text += part;
-    expect(text).toBe(expected);
-    expect((await streamed.usage).outputTokens).toBe(12);
-  });
-
-  test("calls tools in several steps", async () => {
-    const calls: unknown[] = [];
-    const { steps } = await generateText({
-      model: provider()("tiny"),
-      prompt: "Light, please",
-      maxOutputTokens: 200,
-      temperature: 0,
-      providerOptions: { anthropic: { disableParallelToolUse: true } },
-      tools: {
-        light: tool({
-          inputSchema: jsonSchema<{ readonly on: boolean }>(light.input_schema as never),
-          execute: async (input) => {
-            calls.push(input);
-            return "done";
-          },
-        }),
-      },
-      prepareStep: ({ stepNumber }) => ({ toolChoice: stepNumber === 0 ? "required" : "auto" }),
-      stopWhen: ({ steps: taken }) => taken.length === 2,
-    });
-    expect(calls[0]).toEqual({ on: expect.any(Boolean) as boolean });
-    expect(steps).toHaveLength(2);
   });
 });

@@ -44,7 +44,7 @@ const INFO: EngineInfo = {
 
 const unscripted = (): Promise<never> => Promise.reject(new Error("Not part of the script"));
 
-function scriptedEngine({ answer, accept, route = unscripted, info }: ScriptedEngineOptions): Engine {
+export function scriptedEngine({ answer, accept, route = unscripted, info }: ScriptedEngineOptions): Engine {
   return {
     info: { ...INFO, ...info },
     events: new ReadMeEmitter(),

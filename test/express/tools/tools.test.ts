@@ -193,15 +193,15 @@ describe("the messages of a chat with tools", () => {
   });
 });
 
-describe("a structured output", () => {
-  const compile = (fields: Parameters<typeof structuredOutput>[0]) => {
-    const output = structuredOutput(fields);
-    return output && compileOutput(output, grammars);
-  };
-  const schema = { type: "object", properties: { a: { enum: [1, 2] } }, required: ["a"] };
-  const isSchemas = (text: string): boolean => [1, 2].includes((JSON.parse(text) as { readonly a: number }).a);
-  const isObject = (text: string): boolean => typeof JSON.parse(text) === "object";
+const compile = (fields: Parameters<typeof structuredOutput>[0]) => {
+  const output = structuredOutput(fields);
+  return output && compileOutput(output, grammars);
+};
+const isSchemas = (text: string): boolean => [1, 2].includes((JSON.parse(text) as { readonly a: number }).a);
+const isObject = (text: string): boolean => typeof JSON.parse(text) === "object";
 
+describe("a structured output", () => {
+  const schema = { type: "object", properties: { a: { enum: [1, 2] } }, required: ["a"] };
   test("is absent where any text is allowed", () => {
     expect([structuredOutput({ response_format: { type: "text" } }), structuredOutput({ guided_json: null })]).toEqual([
       undefined,

@@ -49,8 +49,8 @@ export async function answerStream<Choice extends object>(answering: Answering<C
 }
 
 /** Adds the tokens of reasoning to an answer's usage, where the model reasons. */
-function reasoningOf({ usage }: Outcome, { reasoningTokens }: AnswerShape<object>): Pick<Outcome, "usage"> {
-  const tokens = reasoningTokens?.();
+function reasoningOf({ usage }: Outcome, shape: AnswerShape<object>): Pick<Outcome, "usage"> {
+  const tokens = shape.reasoningTokens?.();
   if (tokens === undefined) return { usage };
   return {
     usage: {

@@ -102,7 +102,7 @@ async function serveOpened<Body extends ChatBody | CompletionBody, Choice extend
     const { numPrompts, params, priority } = settings;
     const expert = expertName(settings.expert, exchange.engine.info);
     exchange.enter({ maxCompletionTokens: params.maxTokens, choices: numPrompts * (params.n ?? 1), priority, expert });
-    const { shape, ...prepared } = await (opened.prepare ?? api.prepare)(exchange, settings);
+    const { shape, ...prepared } = await (opened.prepare?.(exchange, settings) ?? api.prepare(exchange, settings));
     exchange.signal.throwIfAborted();
     const input = await consultPolicy(exchange, settings, prepared);
     exchange.signal.throwIfAborted();

@@ -88,17 +88,8 @@ function templateVariables({
 }
 
 function toolChoiceOf(choice: MessagesBody["tool_choice"]): ChatBody["tool_choice"] {
-  switch (choice?.type) {
-    case "any":
-      return "required";
-    case "tool":
-      return { type: "function", function: { name: choice.name } };
-    case "auto":
-    case "none":
-      return choice.type;
-    default:
-      return undefined;
-  }
+  if (choice?.type === "tool") return { type: "function", function: { name: choice.name } };
+  return choice?.type === "any" ? "required" : choice?.type;
 }
 
 function systemOf({ system }: CountTokensBody): ChatMessages {
