@@ -188,7 +188,7 @@ test.each([
     throw failure;
   };
   const settings = chatApi.settings({ messages, max_tokens: 3 }, servedAs(model, engine));
-  const input = { prompts: [{ messages }], processLogits, priority: 0 };
+  const input = { prompts: [{ messages }], newProcessor: () => processLogits, priority: 0 };
   const { signal } = new AbortController();
   const first = generateAll({ engine, settings, input, signal, onAccepted: () => undefined }).next();
   await expect(first).rejects.toMatchObject({ status, code: "grammar_failed", cause: failure });

@@ -36,7 +36,7 @@ const image = { type: "image_url", image_url: { url: "data:" } };
 const refused: readonly (readonly [string, [string, object], string, string])[] = [
   ["an unknown parameter", chat({ temprature: 1 }), "temprature", "unsupported_parameter"],
   ["audio", chat({ audio: { voice: "x" } }), "audio", "unsupported_parameter"],
-  ["stored answers", chat({ store: true }), "store", "unsupported_parameter"],
+  ["two constraints", chat({ guided_regex: "a", grammar: 'root ::= "a"' }), "grammar", "unsupported_parameter"],
   ["`best_of`", completion({ best_of: 3 }), "best_of", "unsupported_parameter"],
   ["a suffix", completion({ suffix: "end" }), "suffix", "unsupported_parameter"],
   ["echoes with log-probabilities", completion({ echo: true, logprobs: 1 }), "echo", "unsupported_parameter"],

@@ -151,7 +151,7 @@ describe("an error", () => {
       { chunks: Array.from({ length: 100 }, () => chunk(0, "b")) },
     ];
     const { engine, ended } = engineOf(scripts);
-    const input = { prompts: ["x", "y"], priority: 0, processLogits: () => undefined };
+    const input = { prompts: ["x", "y"], priority: 0, newProcessor: () => () => undefined };
     const failed = all(start(engine, 2, { input }).pieces);
     await expect(failed).rejects.toMatchObject({ status: 500, code: "grammar_failed" });
     expect(new Set(ended)).toEqual(new Set([0, 1]));

@@ -8,6 +8,8 @@ import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
 import { Paces } from "../../packages/express/src/api/read-body.ts";
 import { manualTimers } from "../support/manual-timers.ts";
 import { openSocket, postHead, postRaw, readAll } from "../support/raw-http.ts";
+import { ResponseStore } from "../../packages/express/src/responses/store.ts";
+import { keptResponse } from "../support/kept-response.ts";
 import { listen, openTinyEngine, type RunningServer } from "../support/served-model.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
 
@@ -107,6 +109,11 @@ async function unread(path: string, body: string): Promise<string> {
   return "the connection is closed";
 }
 
+function outcomeOfStore(store: ResponseStore, numKept: number, client: string): string {
+  const isRight = store.stats.responses === numKept && store.get("0", client) === undefined;
+  return isRight ? "the least recently used are removed" : `${store.stats.responses} are kept`;
+}
+
 // Each probe exceeds its limit slightly and returns the answer.
 const PROBES: Readonly<Record<Name, (limit: number) => Promise<string>>> = {
   pipelined: async (limit) => {
@@ -134,6 +141,7 @@ const PROBES: Readonly<Record<Name, (limit: number) => Promise<string>>> = {
   logitBiases: (limit) => told(CHAT, chat(`"logit_bias":${map(limit + 1, "1")}`)),
   stopTokens: (limit) => told(CHAT, chat(`"stop_token_ids":${list(limit + 1, "1")}`)),
   stops: (limit) => told(CHAT, chat(`"stop":${list(limit + 1, '"x"')}`)),
+  guidedChoices: (limit) => told(CHAT, chat(`"guided_choice":${list(limit + 1, '"x"')}`)),
   tools: (limit) => told(CHAT, chat(`"tools":${list(limit + 1, '{"type":"function","function":{"name":"f"}}')}`)),
   metadata: (limit) => told(CHAT, chat(`"metadata":${map(limit + 1, '"x"')}`)),
   templateVariables: (limit) => told(CHAT, chat(`"chat_template_kwargs":${map(limit + 1, '"x"')}`)),
@@ -177,6 +185,32 @@ const PROBES: Readonly<Record<Name, (limit: number) => Promise<string>>> = {
     ticket.release();
     const { status, code } = ticket.signal.reason as { readonly status: number; readonly code: string };
     return `${status} \`${code}\``;
+  },
+  responses: async (limit) => {
+    const store = new ResponseStore();
+    for (let index = 0; index <= limit; index++) store.keep(`client-${index % 3}`, keptResponse(`${index}`));
+    return outcomeOfStore(store, limit, "client-0");
+  },
+  responseBytes: async (limit) => {
+    const store = new ResponseStore();
+    const text = "x".repeat(limit / 8);
+    for (let index = 0; index < 8; index++) store.keep(`client-${index % 3}`, keptResponse(`${index}`, text));
+    return outcomeOfStore(store, 7, "client-0");
+  },
+  responseClientShare: async (limit) => {
+    const store = new ResponseStore();
+    const count = LIMITS.responses.value * limit;
+    for (let index = 0; index <= count; index++) store.keep("client-0", keptResponse(`${index}`));
+    return outcomeOfStore(store, count, "client-0").replace("the least", "its least");
+  },
+  responseMs: async (limit) => {
+    let nowMs = 0;
+    const store = new ResponseStore({}, () => nowMs);
+    store.keep("ann", keptResponse("a"));
+    nowMs = limit - 1;
+    expect(store.get("a", "ann")).toBeDefined();
+    nowMs = limit;
+    return store.get("a", "ann") ? "it is kept" : "the response is removed";
   },
   bufferedBytes: async () => {
     const finished = new Promise<{ readonly reason: string }>((resolve) => {

@@ -3,9 +3,8 @@
 import { once } from "node:events";
 import express, { type Response } from "express";
 import { describe, expect, test } from "vitest";
-import { SseWriter } from "../../packages/express/src/api/answer.ts";
+import { SseWriter } from "../../packages/express/src/http/sse-writer.ts";
 import { systemTimers } from "../../packages/express/src/http/timers.ts";
-import { ApiError } from "../../packages/express/src/http/errors.ts";
 import { identify } from "../../packages/express/src/http/request.ts";
 import { manualTimers } from "../support/manual-timers.ts";
 import { openSocket, readAll } from "../support/raw-http.ts";
@@ -13,7 +12,7 @@ import { listen, type RunningServer } from "../support/served-model.ts";
 import { httpChunks } from "../support/sse.ts";
 
 describe("a writer", () => {
-  const big = { text: "x".repeat(1 << 20) };
+  const big = { data: { text: "x".repeat(1 << 20) } };
 
   test("disconnects a reader with too much unread data", async () => {
     const { server: running, socket, response } = await unread();
@@ -49,7 +48,7 @@ describe("a writer", () => {
         socket.resume();
         await drained;
         expect(manual.fire(2)).toBe(0);
-        writer.end();
+        writer.end({ data: "[DONE]" });
         expect((await all).includes("data: [DONE]\n\n")).toBe(true);
       } else {
         expect(manual.fire(2)).toBe(1);
@@ -98,14 +97,14 @@ test("a client that leaves ends all waits", async () => {
     slowReaderMs: 2,
     timers: manual,
   });
-  for (let sent = 0; sent < 16; sent++) writer.send({ text: "x".repeat(1 << 20) });
+  for (let sent = 0; sent < 16; sent++) writer.send({ data: { text: "x".repeat(1 << 20) } });
   expect([manual.count(1), manual.count(2)]).toEqual([1, 1]);
   const closed = once(response, "close");
   socket.destroy();
   await closed;
   expect([manual.count(1), manual.count(2)]).toEqual([0, 0]);
-  writer.end();
-  writer.send({ text: "too late" });
+  writer.end({ data: "[DONE]" });
+  writer.send({ data: { text: "too late" } });
   expect([manual.count(1), manual.count(2)]).toEqual([0, 0]);
   await running[Symbol.asyncDispose]();
 });
@@ -121,18 +120,18 @@ test("nothing is sent, headers included, before the first event, and each write 
     const writer = new SseWriter(response, options);
     writer.send();
     expect([response.headersSent, manual.count(1), flushed.length]).toEqual([false, 0, 0]);
-    writer.send({ a: 1 }, { b: 2 });
+    writer.send({ data: { a: 1 } }, { event: "b", data: { b: 2 } });
     expect(flushed).toHaveLength(flushes ? 1 : 0);
     expect(manual.fire(1)).toBe(1);
-    writer.end();
-    writer.send({ c: 3 });
+    writer.end({ data: "[DONE]" });
+    writer.send({ data: { c: 3 } });
     expect(flushed).toHaveLength(flushes ? 3 : 0);
     expect([manual.count(1), manual.count(2)]).toEqual([0, 0]);
     const all = readAll(socket);
     socket.resume();
     const text = await all;
     expect(text).toMatch(/^HTTP\/1\.1 200 OK\r\n/);
-    const pieces = ['data: {"a":1}\n\ndata: {"b":2}\n\n', ": ping\n\n", "data: [DONE]\n\n"];
+    const pieces = ['data: {"a":1}\n\nevent: b\ndata: {"b":2}\n\n', ": ping\n\n", "data: [DONE]\n\n"];
     expect(httpChunks(text)).toEqual(pieces);
     await running[Symbol.asyncDispose]();
   }
@@ -143,15 +142,14 @@ test("a stream that is abandoned keeps its connection open no longer, and can st
   const options = { keepAliveMs: 1, maxBufferedBytes: 1 << 20, slowReaderMs: 2, timers: manual };
   const { server: running, socket, response } = await unread();
   const writer = new SseWriter(response, options);
-  writer.send({ a: 1 });
+  writer.send({ data: { a: 1 } });
   writer.abandon();
   expect(manual.count(1)).toBe(0);
-  writer.fail(new ApiError({ status: 503, type: "server_error", message: "Gone", code: "engine_failed" }));
+  writer.end({ event: "error", data: { message: "Gone" } });
   expect(manual.count(1)).toBe(0);
   const all = readAll(socket);
   socket.resume();
-  const error = { message: "Gone", type: "server_error", param: null, code: "engine_failed" };
-  expect(httpChunks(await all)).toEqual(['data: {"a":1}\n\n', `data: ${JSON.stringify({ error })}\n\n`]);
+  expect(httpChunks(await all)).toEqual(['data: {"a":1}\n\n', 'event: error\ndata: {"message":"Gone"}\n\n']);
   await running[Symbol.asyncDispose]();
 });
 

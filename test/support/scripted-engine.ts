@@ -36,6 +36,7 @@ const INFO: EngineInfo = {
   hasRouter: true,
   hasChatTemplate: true,
   chatTemplateKnowsTools: false,
+  reasons: false,
   eosTokenIds: [0],
   maxNumSeqs: 4,
   kvCapacityTokens: 256,
@@ -43,7 +44,7 @@ const INFO: EngineInfo = {
 
 const unscripted = (): Promise<never> => Promise.reject(new Error("Not part of the script"));
 
-function scriptedEngine({ answer, accept, route = unscripted, info }: ScriptedEngineOptions): Engine {
+export function scriptedEngine({ answer, accept, route = unscripted, info }: ScriptedEngineOptions): Engine {
   return {
     info: { ...INFO, ...info },
     events: new ReadMeEmitter(),

@@ -148,6 +148,11 @@ export interface EngineInfo {
   readonly hasChatTemplate: boolean;
   /** Whether its chat template uses `tools`. */
   readonly chatTemplateKnowsTools: boolean;
+  /**
+   * Whether answers may begin with reasoning between `<think>` and `</think>`: the chat template or the vocabulary has
+   * these marks.
+   */
+  readonly reasons: boolean;
   readonly eosTokenIds: readonly number[];
   readonly maxNumSeqs: number;
   readonly kvCapacityTokens: number;

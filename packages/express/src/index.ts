@@ -2,7 +2,7 @@ export { answerErrors, answerNotFound, ApiError, type ApiErrorDetails } from "./
 export { oneAtATime } from "./http/request.ts";
 export { boundConnections, isLoopback, localHostsOnly } from "./http/server.ts";
 export { LIMITS, type Limit } from "./limits.ts";
-export { openApiDocument } from "./api/openapi-document.ts";
+export { openApiDocument } from "./openapi-document.ts";
 export type { ApiOptions, OnRequest, RequestContext } from "./api/options.ts";
 export type { ChatBody, CompletionBody } from "./api/request-schemas.ts";
 export { Admission } from "./edge/admission.ts";
@@ -15,6 +15,7 @@ export type {
   RoutedRequest,
   Ticket,
 } from "./edge/admission/options.ts";
+export type { CorsOptions } from "./edge/cors.ts";
 export type { Authorize } from "./edge/guard.ts";
 export type { ExpertsOptions, ExpertUse } from "./edge/experts/options.ts";
 export type {
@@ -34,6 +35,7 @@ export {
   type ServedExpert,
   type ServedModel,
 } from "./edge/served-models.ts";
+export type { ResponsesOptions } from "./responses/store.ts";
 export {
   readMe,
   type ReadMeApiOptions,

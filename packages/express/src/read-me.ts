@@ -4,10 +4,11 @@ import { basename } from "node:path";
 import { integerOption, ReadMeEmitter, rejectUnknownKeys, type Engine } from "@readme-moe/core";
 import type { GrammarsOptions } from "@readme-moe/grammar";
 import { Router } from "express";
-import { apiRouter } from "./api/api-router.ts";
+import { apiRouter } from "./api-router.ts";
 import { EngineGrammars } from "./api/exchange.ts";
-import { openApiDocument } from "./api/openapi-document.ts";
+import { openApiDocument } from "./openapi-document.ts";
 import { API_OPTION_NAMES, resolveApiOptions, type ApiOptions } from "./api/options.ts";
+import { cors, type CorsOptions } from "./edge/cors.ts";
 import { Admission } from "./edge/admission.ts";
 import type { AdmissionOptions } from "./edge/admission/options.ts";
 import { guard, type GuardOptions } from "./edge/guard.ts";
@@ -17,6 +18,7 @@ import { Heartbeat } from "./edge/heartbeat.ts";
 import { resolveExpertsOptions, type ExpertsOptions } from "./edge/experts/options.ts";
 import { reportOutcomes } from "./edge/models/report-outcomes.ts";
 import { ServedModels } from "./edge/served-models.ts";
+import { ResponseStore, type ResponsesOptions } from "./responses/store.ts";
 
 /** Models and admission. Routers that are mounted separately must get the same objects here. */
 export interface ServingOptions {
@@ -36,6 +38,10 @@ export interface ReadMeApiOptions extends ServingOptions, ApiOptions, Omit<Guard
   readonly grammars?: GrammarsOptions | undefined;
   /** Low-rank experts: which client may name which, and who may load them while the server runs. */
   readonly experts?: ExpertsOptions | undefined;
+  /** Limits of the responses that the server keeps for `previous_response_id`. */
+  readonly responses?: ResponsesOptions | undefined;
+  /** Web pages that may call the API from a browser. @default none */
+  readonly cors?: CorsOptions | undefined;
 }
 
 /** Options of health checks and metrics. */
@@ -60,10 +66,18 @@ interface SharedServices {
 const SERVING_NAMES = ["engine", "models", "admission", "events"] as const satisfies readonly (keyof ServingOptions)[];
 const GUARD_NAMES = ["keys", "authorize", "requestsPerMinute", "tokensPerMinute"] as const;
 const OPERATIONS_NAMES = ["hungMs", "version", "registry", "vllmAliases"] as const;
-const API_NAMES = [...SERVING_NAMES, ...GUARD_NAMES, ...API_OPTION_NAMES, "grammars", "experts"] as const;
+const API_NAMES = [
+  ...SERVING_NAMES,
+  ...GUARD_NAMES,
+  ...API_OPTION_NAMES,
+  "grammars",
+  "experts",
+  "responses",
+  "cors",
+] as const;
 
 /**
- * Creates a router with the OpenAI API over Read-ME engines, health checks and metrics. Their paths begin where the
+ * Creates a router with the APIs of OpenAI and Anthropic over Read-ME engines, health checks and metrics. Their paths begin where the
  * router is mounted.
  *
  * @throws {TypeError | RangeError} on wrong options
@@ -78,8 +92,9 @@ export function readMe(options: ReadMeOptions): Router {
 }
 
 /**
- * Creates a router with `/v1/chat/completions`, `/v1/completions`, `/v1/models`, `/tokenize`, `/detokenize` and
- * `/openapi.json`; for operators also `/v1/load_lora_adapter` and `/v1/unload_lora_adapter`.
+ * Creates a router with `/v1/chat/completions`, `/v1/completions`, `/v1/responses`, `/v1/messages`, `/v1/models`,
+ * `/tokenize`, `/detokenize` and `/openapi.json`; for operators also `/v1/load_lora_adapter` and
+ * `/v1/unload_lora_adapter`.
  *
  * @throws {TypeError | RangeError} on wrong options
  */
@@ -110,7 +125,9 @@ function apiRouterOf(services: SharedServices, options: ReadMeApiOptions): Route
   const outcomes = reportOutcomes(models, events);
   const operators = experts.operators && [outcomes, ...guard({ keys: experts.operators.keys, events })];
   const document = openApiDocument({ hasOperators: operators !== undefined });
-  return apiRouter(serving, document, { clients: [outcomes, ...guards], operators });
+  const store = new ResponseStore(options.responses);
+  const pages = options.cors === undefined ? [] : [cors(options.cors)];
+  return apiRouter({ serving, store, document, fronts: { cors: pages, clients: [outcomes, ...guards], operators } });
 }
 
 function operationsRouter(services: SharedServices, options: ReadMeOperationsOptions): ReturnType<typeof operations> {

@@ -5,7 +5,7 @@ import type { ChatMessage } from "@readme-moe/core";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { joinToolCalls } from "../../../packages/express/src/tools/tool-call-parser.ts";
 import { ApiError } from "../../../packages/express/src/http/errors.ts";
-import { constraintOf } from "../../../packages/express/src/api/chat.ts";
+import { compileOutput, structuredOutput } from "../../../packages/express/src/api/structured-output.ts";
 import {
   bindCalls,
   presentTools,
@@ -193,26 +193,65 @@ describe("the messages of a chat with tools", () => {
   });
 });
 
-describe("a response format", () => {
-  test("constrains answers", async () => {
-    expect(await constraintOf({ type: "text" }, grammars)).toBeUndefined();
-    expect(await constraintOf(null, grammars)).toBeUndefined();
-    const schema = { type: "object", properties: { a: { enum: [1, 2] } }, required: ["a"] };
-    for (const format of [
-      { type: "json_object" },
-      { type: "json_schema", json_schema: { name: "x", schema } },
-    ] as const) {
-      const constraint = await constraintOf(format, grammars);
-      if (!constraint) throw new Error("Expected answers to be bound");
-      const { text } = await writeBound(constraint, vocabulary, seededRandom(1), { patience: 5 });
-      const value = JSON.parse(text) as { readonly a?: number };
-      if (format.type === "json_schema") expect([1, 2]).toContain(value.a);
-      else expect(typeof value).toBe("object");
+const compile = (fields: Parameters<typeof structuredOutput>[0]) => {
+  const output = structuredOutput(fields);
+  return output && compileOutput(output, grammars);
+};
+const isSchemas = (text: string): boolean => [1, 2].includes((JSON.parse(text) as { readonly a: number }).a);
+const isObject = (text: string): boolean => typeof JSON.parse(text) === "object";
+
+describe("a structured output", () => {
+  const schema = { type: "object", properties: { a: { enum: [1, 2] } }, required: ["a"] };
+  test("is absent where any text is allowed", () => {
+    expect([structuredOutput({ response_format: { type: "text" } }), structuredOutput({ guided_json: null })]).toEqual([
+      undefined,
+      undefined,
+    ]);
+  });
+
+  test.each<[string, Parameters<typeof structuredOutput>[0], (text: string) => boolean]>([
+    ["response_format", { response_format: { type: "json_object" } }, isObject],
+    ["response_format", { response_format: { type: "json_schema", json_schema: { name: "x", schema } } }, isSchemas],
+    ["guided_json", { guided_json: schema }, isSchemas],
+    ["guided_json as a text", { guided_json: JSON.stringify(schema) }, isSchemas],
+    ["structured_outputs.json", { structured_outputs: { json: schema } }, isSchemas],
+    ["structured_outputs.json_object", { structured_outputs: { json_object: true } }, isObject],
+    ["guided_regex", { guided_regex: "[ab]{3}-\\d" }, (text) => /^[ab]{3}-\d$/.test(text)],
+    ["structured_outputs.regex", { structured_outputs: { regex: "x+y" } }, (text) => /^x+y$/.test(text)],
+    ["guided_choice", { guided_choice: ["yes", "no"] }, (text) => ["yes", "no"].includes(text)],
+    [
+      "structured_outputs.choice",
+      { structured_outputs: { choice: ["a b", "é"] } },
+      (text) => ["a b", "é"].includes(text),
+    ],
+    ["guided_grammar", { guided_grammar: 'root ::= "a" [0-9] "b"' }, (text) => /^a\db$/.test(text)],
+    ["grammar", { grammar: 'root ::= ("x" | "y") "z"' }, (text) => /^[xy]z$/.test(text)],
+    ["structured_outputs.grammar", { structured_outputs: { grammar: 'root ::= "q"' } }, (text) => text === "q"],
+  ])("by %s constrains answers", async (_, fields, isRight) => {
+    const constraint = await compile(fields);
+    if (!constraint) throw new Error("Expected answers to be bound");
+    for (const seed of [1, 2, 3]) {
+      const { text } = await writeBound(constraint, vocabulary, seededRandom(seed), { patience: 5 });
+      expect(text).toSatisfy(isRight);
     }
   });
 
-  test("with an unsupported schema is refused", async () => {
-    const refused = constraintOf({ type: "json_schema", json_schema: { name: "x", schema: { not: {} } } }, grammars);
-    await expect(refused).rejects.toMatchObject({ status: 400, param: "response_format.json_schema.schema" });
+  test.each<[Parameters<typeof structuredOutput>[0], string]>([
+    [
+      { response_format: { type: "json_schema", json_schema: { name: "x", schema: { not: {} } } } },
+      "response_format.json_schema.schema",
+    ],
+    [{ guided_json: "{" }, "guided_json"],
+    [{ guided_json: "[]" }, "guided_json"],
+    [{ structured_outputs: { json: { not: {} } } }, "structured_outputs.json"],
+    [{ guided_regex: "(?<=a)b" }, "guided_regex"],
+    [{ grammar: 'root ::= "a' }, "grammar"],
+  ])("that is wrong or not supported is refused: %j", async (fields, param) => {
+    await expect(compile(fields)).rejects.toMatchObject({ status: 400, param });
+  });
+
+  test("beside another one is refused", () => {
+    const two = { guided_regex: "a", response_format: { type: "json_object" } } as const;
+    expect(() => structuredOutput(two)).toThrow(expect.objectContaining({ status: 400, param: "guided_regex" }));
   });
 });

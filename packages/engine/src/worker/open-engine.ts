@@ -121,6 +121,7 @@ export async function openEngine(
       hasRouter: lowRankRouters?.hasRouter ?? model.router !== undefined,
       hasChatTemplate: text.chatTemplate !== undefined,
       chatTemplateKnowsTools: text.chatTemplate?.knowsTools ?? false,
+      reasons: text.chatTemplate?.reasons(text.tokenizer) ?? false,
       eosTokenIds: model.config.eosTokenIds,
       maxNumSeqs: options.maxNumSeqs,
       kvCapacityTokens: capacityTokens,

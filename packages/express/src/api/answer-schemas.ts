@@ -1,7 +1,7 @@
 // Schemas of answers, for the OpenAPI document and for tests that check answers against it.
 
 import { z } from "zod";
-import { MAX_TOKEN_ID } from "./request-schemas.ts";
+import { MAX_TOKEN_ID } from "./request-fields.ts";
 
 const usage = z.strictObject({
   prompt_tokens: z.int().min(0),
@@ -12,9 +12,10 @@ const usage = z.strictObject({
     .strictObject({
       accepted_prediction_tokens: z.int().min(0).describe("Drafted tokens that are part of the answer"),
       rejected_prediction_tokens: z.int().min(0).describe("Drafted tokens that are not, nor in `completion_tokens`"),
+      reasoning_tokens: z.int().min(0).optional().describe("Tokens of reasoning, if the model reasons"),
     })
     .optional()
-    .describe("Drafts of every source. Present if the request has a `prediction`, or if tokens were drafted"),
+    .describe("Present if the request has a `prediction`, if tokens were drafted, or if the model reasons"),
 });
 
 const routes = z.array(z.int().min(0).nullable()).describe("Expert of each token. The last token of a choice has none");
@@ -79,6 +80,7 @@ export const chatAnswer = z.strictObject({
       message: z.strictObject({
         role: z.literal("assistant"),
         content: z.string().nullable(),
+        reasoning_content: z.string().optional(),
         refusal: z.null(),
         tool_calls: z.array(toolCall).optional(),
       }),
@@ -100,6 +102,7 @@ export const chatChunk = z.strictObject({
       delta: z.strictObject({
         role: z.literal("assistant").optional(),
         content: z.string().optional(),
+        reasoning_content: z.string().optional(),
         tool_calls: z.array(z.object({ index: z.int().min(0) }).loose()).optional(),
       }),
       logprobs: chatLogprobs,

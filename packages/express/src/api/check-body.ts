@@ -4,7 +4,7 @@ import { describeValue, nearestName } from "@readme-moe/core";
 import type { z } from "zod";
 import { badRequest, invalid, unsupported, type ApiError } from "../http/errors.ts";
 import { LIMITS } from "../limits.ts";
-import { MAX_TOKEN_ID, NEUTRAL_NAMES } from "./request-schemas.ts";
+import { MAX_TOKEN_ID, NEUTRAL_NAMES } from "./request-fields.ts";
 
 const [QUOTE, BACKSLASH, COLON, COMMA] = [0x22, 0x5c, 0x3a, 0x2c];
 const [OPEN_LIST, CLOSE_LIST, OPEN_OBJECT, CLOSE_OBJECT] = [0x5b, 0x5d, 0x7b, 0x7d];
@@ -66,6 +66,7 @@ const LENGTHS: Readonly<Record<string, number>> = {
   stop: LIMITS.stops.value,
   stop_token_ids: LIMITS.stopTokens.value,
   tools: LIMITS.tools.value,
+  guided_choice: LIMITS.guidedChoices.value,
   metadata: LIMITS.metadata.value,
   chat_template_kwargs: LIMITS.templateVariables.value,
 };
@@ -82,7 +83,8 @@ function boundBody(body: Values): void {
     if (typeof value === "object" && value !== null) checkLength(name, sizeOf(value), limit);
   }
   for (const name of ["prompt", "tokens"]) checkPrompts(name, body[name]);
-  checkMessages(body["messages"]);
+  for (const name of ["messages", "input"]) checkMessages(name, body[name]);
+  if (isRecord(body["structured_outputs"])) checkChoices(body["structured_outputs"]["choice"]);
   checkPrediction(body["prediction"]);
   checkValues(body);
 }
@@ -108,18 +110,26 @@ function isTokenId(id: unknown): boolean {
   return typeof id === "number" && Number.isInteger(id) && id >= 0 && id <= MAX_TOKEN_ID;
 }
 
-function checkMessages(messages: unknown): void {
+function checkChoices(choices: unknown): void {
+  if (!Array.isArray(choices)) return;
+  checkLength("structured_outputs.choice", choices.length, LIMITS.guidedChoices.value);
+}
+
+/** Checks the items of a conversation: messages with their parts and calls, or items of `input`. */
+function checkMessages(name: string, messages: unknown): void {
   if (!Array.isArray(messages)) return;
   const limit = LIMITS.messageItems.value;
-  checkLength("messages", messages.length, limit);
+  checkLength(name, messages.length, limit);
   let numItems = messages.length;
   for (const message of messages) {
     if (!isRecord(message)) continue;
-    for (const list of [message["content"], message["tool_calls"]]) if (Array.isArray(list)) numItems += list.length;
-    if (numItems > limit)
-      throw invalid("messages", `expected at most ${limit} messages, parts and tool calls together`);
+    for (const list of PART_LISTS) if (Array.isArray(message[list])) numItems += message[list].length;
+    if (numItems > limit) throw invalid(name, `expected at most ${limit} messages, parts and tool calls together`);
   }
 }
+
+/** Fields of a message or item that are lists. */
+const PART_LISTS = ["content", "tool_calls", "output", "summary"] as const;
 
 function checkPrediction(prediction: unknown): void {
   if (!isRecord(prediction) || !Array.isArray(prediction["content"])) return;

@@ -1,7 +1,7 @@
 // Completions, the older of the two APIs: from a body to the engine's input, and from pieces to choices.
 
 import { randomUUID } from "node:crypto";
-import type { Engine, FinishReason } from "@readme-moe/core";
+import type { Engine, FinishReason, ProcessLogits } from "@readme-moe/core";
 import { invalid, unsupported } from "../http/errors.ts";
 import { LIMITS } from "../limits.ts";
 import type { CompletionLogprobs } from "./answer-schemas.ts";
@@ -16,9 +16,10 @@ import {
   type GenerationApi,
 } from "./generation.ts";
 import { completionLogprobs, joinCompletionLogprobs } from "./logprobs.ts";
+import { checkBound, compileOutput, openGrammars, structuredOutput } from "./structured-output.ts";
 import { completionBody, type CompletionBody } from "./request-schemas.ts";
 
-interface CompletionChoice extends ChoiceRoutes {
+export interface CompletionChoice extends ChoiceRoutes {
   readonly index: number;
   readonly text: string;
   readonly logprobs: CompletionLogprobs | null;
@@ -29,7 +30,6 @@ interface CompletionChoice extends ChoiceRoutes {
 const DEFAULT_MAX_TOKENS = 16;
 
 export const completionApi: GenerationApi<CompletionBody, CompletionChoice> = {
-  endpoint: "/v1/completions",
   schema: completionBody,
   settings(body, served) {
     const { info } = served.engine;
@@ -37,6 +37,8 @@ export const completionApi: GenerationApi<CompletionBody, CompletionChoice> = {
     if (body.echo && typeof logprobs === "number") {
       throw unsupported("echo", "'echo' is not supported together with 'logprobs'");
     }
+    const output = structuredOutput(body);
+    if (output) checkBound(body, output.param);
     const prompts = promptsOf(body);
     const numChoices = prompts.length * (body.n ?? 1);
     if (numChoices > LIMITS.choices.value) {
@@ -53,13 +55,22 @@ export const completionApi: GenerationApi<CompletionBody, CompletionChoice> = {
       logprobs: logprobs ?? undefined,
     });
   },
-  async prepare({ body, engine }, { includes }) {
+  async prepare(exchange, { includes }) {
+    const { body, engine, asker } = exchange;
     const prompts = promptsOf(body);
     const textOf = async (prompt: string | readonly number[]): Promise<string> =>
       typeof prompt === "string" ? prompt : engine.detokenize(prompt);
     const echoes = body.echo ? await Promise.all(prompts.map(textOf)) : undefined;
     const logprobs = body.logprobs ?? undefined;
-    return { prompts, shape: completionShape({ engine, logprobs, includesRoutes: includes.routes, echoes }) };
+    const output = structuredOutput(body);
+    const constraint =
+      output && (await compileOutput(output, await openGrammars(output.param, () => exchange.grammars()), asker));
+    const newProcessor = constraint && ((): ProcessLogits => constraint.processor({ signal: asker.signal }));
+    return {
+      prompts,
+      newProcessor,
+      shape: completionShape({ engine, logprobs, includesRoutes: includes.routes, echoes }),
+    };
   },
 };
 

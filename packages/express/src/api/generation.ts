@@ -13,8 +13,8 @@ import type { z } from "zod";
 import { callerError, engineError, grammarError, invalid } from "../http/errors.ts";
 import type { Exchange } from "./exchange.ts";
 import { chosenExpert, goneError, type ExpertSource } from "./expert-choice.ts";
-import type { RequestContext } from "./options.ts";
-import type { ChatBody, CompletionBody, SamplingField } from "./request-schemas.ts";
+import type { SamplingField } from "./request-fields.ts";
+import type { ChatBody, CompletionBody } from "./request-schemas.ts";
 
 /** Parameters of a request, checked against its model before admission. */
 export interface GenerationSettings {
@@ -32,7 +32,8 @@ export interface GenerationSettings {
 /** Contents of a request for its engine. Made after admission, since templates and grammars take time. */
 export interface GenerationInput {
   readonly prompts: readonly Prompt[];
-  readonly processLogits?: ProcessLogits | undefined;
+  /** Creates what binds the answers to one prompt. @default answers are free */
+  readonly newProcessor?: (() => ProcessLogits) | undefined;
   /** Text that the answers are expected to repeat. */
   readonly prediction?: string | undefined;
 }
@@ -178,11 +179,12 @@ export interface AnswerShape<Choice extends object> {
   render(piece: Piece): Promise<readonly Choice[]>;
   /** Joins the chunks of one choice. */
   join(index: number, chunks: readonly Choice[]): object;
+  /** Returns the tokens of reasoning in all choices so far, if the model reasons. */
+  reasoningTokens?(): number | undefined;
 }
 
-/** One of the two APIs. */
+/** A kind of generation: a chat, or the continuation of texts. */
 export interface GenerationApi<Body extends ChatBody | CompletionBody, Choice extends object> {
-  readonly endpoint: RequestContext["endpoint"];
   readonly schema: z.ZodType<Body>;
   /** Checks the body against the model, before admission. @throws {ApiError} 400 */
   settings(body: Body, model: ExpertSource & Pick<Exchange, "model">): GenerationSettings;
@@ -214,13 +216,14 @@ export interface GenerateAllRequest {
 export async function* generateAll(request: GenerateAllRequest): AsyncGenerator<Piece, void, undefined> {
   const { engine, settings, input, client, signal, onAccepted } = request;
   const { id, promptParam, params, expert } = settings;
-  const { prompts, processLogits, prediction, priority } = input;
+  const { prompts, newProcessor, prediction, priority } = input;
   const paramOf = (index: number): string => (prompts.length === 1 ? promptParam : `${promptParam}[${index}]`);
   const open: AsyncIterator<GenerateChunk>[] = [];
 
   const begin = async (prompt: Prompt, index: number): Promise<AsyncIterator<Piece>> => {
     try {
       const requestId = prompts.length === 1 ? id : `${id}.${index}`;
+      const processLogits = newProcessor?.();
       const own = { prompt, params, processLogits, prediction, expert, priority, client, id: requestId, signal };
       const generation = engine.generate(own);
       open.push(generation);
@@ -237,7 +240,7 @@ export async function* generateAll(request: GenerateAllRequest): AsyncGenerator<
       for await (const chunk of generation) yield { ...chunk, prompt, index: prompt * (params.n ?? 1) + chunk.choice };
     } catch (error) {
       // The prompt was accepted, so an error of the caller's function is one of the grammar.
-      throw engineError(processLogits ? grammarError(error) : error, paramOf(prompt), engine.info);
+      throw engineError(newProcessor ? grammarError(error) : error, paramOf(prompt), engine.info);
     }
   }
 

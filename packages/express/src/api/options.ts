@@ -6,7 +6,8 @@ import type { ChatBody, CompletionBody } from "./request-schemas.ts";
 
 /** Facts about a request that a hook may need beside its body. */
 export interface RequestContext {
-  readonly endpoint: "/v1/chat/completions" | "/v1/completions";
+  /** Path of the request. The body of `/v1/responses` and `/v1/messages` is given as one of a chat completion. */
+  readonly endpoint: "/v1/chat/completions" | "/v1/completions" | "/v1/responses" | "/v1/messages";
   /** Express's request. */
   readonly request: Request;
   readonly requestId: string;

@@ -15,16 +15,46 @@ import { Exchange, type Serving } from "./exchange.ts";
 import { checkIds } from "./generation.ts";
 import { detokenizeBody, tokenizeBody, type TokenizeBody } from "./request-schemas.ts";
 
-export function listModels(serving: Serving, response: Response): void {
-  response.json({ object: "list", data: visibleModels(serving, response) });
+export function listModels(serving: Serving, request: Request, response: Response): void {
+  const data = visibleModels(serving, response);
+  if (!speaksMessages(request)) {
+    response.json({ object: "list", data });
+    return;
+  }
+  const ids = { first_id: data[0]?.id ?? null, last_id: data.at(-1)?.id ?? null };
+  response.json({ data: data.map(messagesModel), has_more: false, ...ids });
+}
+
+/** Whether the client speaks Anthropic's API, whose paths of models are the same. */
+function speaksMessages(request: Request): boolean {
+  return request.get("anthropic-version") !== undefined;
+}
+
+/** Describes a model in the shape of Anthropic's API. */
+function messagesModel({ id, created, max_model_len: maxTokens }: ModelAnswer): object {
+  const createdAt = new Date(created * 1000).toISOString();
+  return {
+    type: "model",
+    id,
+    display_name: id,
+    created_at: createdAt,
+    max_input_tokens: maxTokens,
+    max_tokens: maxTokens,
+  };
 }
 
 export function showModel(serving: Serving, request: Request, response: Response): void {
   // Names may contain slashes, as on the Hugging Face hub.
   const wanted = [request.params["id"]].flat().join("/");
-  const found = visibleModels(serving, response).find(({ id }) => id === wanted);
-  if (!found) throw unknownModel(wanted);
-  response.json(found);
+  const visible = visibleModels(serving, response);
+  const found = visible.find(({ id }) => id === wanted);
+  if (!found) {
+    throw unknownModel(
+      wanted,
+      visible.map(({ id }) => id),
+    );
+  }
+  response.json(speaksMessages(request) ? messagesModel(found) : found);
 }
 
 /** Describes all models and experts that exist for the client. */
@@ -58,7 +88,7 @@ export async function tokenize(serving: Serving, request: Request, response: Res
   const body = checkBody(tokenizeBody, request.body);
   const parts = { serving, request, response, body, signal: clientSignal(response) };
   await Exchange.run(parts, (exchange) =>
-    answer(exchange, "prompt" in body ? "prompt" : "messages", async ({ engine, signal }) => {
+    answerLight(exchange, "prompt" in body ? "prompt" : "messages", async ({ engine, signal }) => {
       const tokens = Array.from(await tokensOf(engine, body, signal));
       return { count: tokens.length, max_model_len: engine.info.contextTokens, tokens };
     }),
@@ -69,7 +99,7 @@ export async function detokenize(serving: Serving, request: Request, response: R
   const body = checkBody(detokenizeBody, request.body);
   const parts = { serving, request, response, body, signal: clientSignal(response) };
   await Exchange.run(parts, (exchange) =>
-    answer(exchange, "tokens", async ({ engine }) => {
+    answerLight(exchange, "tokens", async ({ engine }) => {
       checkIds("tokens", body.tokens, engine.info);
       return { prompt: await engine.detokenize(body.tokens) };
     }),
@@ -96,8 +126,8 @@ async function tokensOf(engine: Engine, body: TokenizeBody, signal: AbortSignal)
 /** Largest ratio of answer to body: an id and its comma per byte of text, or the text of a long token per id. */
 const ANSWER_BYTES_PER_BYTE = 16;
 
-/** Keeps a place in admission, as a generation does, until the reader has taken the answer. */
-async function answer(
+/** Answers without a generation. Keeps a place in admission, as a generation does, until the reader has taken the answer. */
+export async function answerLight(
   exchange: Exchange,
   param: string,
   answerOf: (exchange: Exchange) => Promise<object>,

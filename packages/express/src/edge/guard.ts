@@ -109,7 +109,7 @@ function validTraceparent(header: string | undefined): string | undefined {
 function authorizeByKeys(keys: Keys): Authorize {
   const ring = new KeyRing(keys);
   return (request) => {
-    const key = bearerToken(request);
+    const key = presentedKey(request);
     return key === undefined ? undefined : ring.nameOf(key);
   };
 }
@@ -119,7 +119,7 @@ function authenticate(authorize: Authorize): RequestHandler {
     try {
       const answer = await authorize(request);
       if (typeof answer === "string" && answer !== "") localsOf(response).key = answer;
-      else if (answer !== true) throw invalidKey(bearerToken(request) !== undefined);
+      else if (answer !== true) throw invalidKey(presentedKey(request) !== undefined);
     } catch (error) {
       sendError(response, error);
       return;
@@ -128,14 +128,16 @@ function authenticate(authorize: Authorize): RequestHandler {
   };
 }
 
-function bearerToken(request: Request): string | undefined {
-  return /^bearer +([\x21-\x7e]+) *$/i.exec(request.get("authorization") ?? "")?.[1];
+/** Returns the key of OpenAI's header, else that of Anthropic's. */
+function presentedKey(request: Request): string | undefined {
+  const bearer = /^bearer +([\x21-\x7e]+) *$/i.exec(request.get("authorization") ?? "")?.[1];
+  return bearer ?? /^[\x21-\x7e]+$/.exec(request.get("x-api-key") ?? "")?.[0];
 }
 
 function invalidKey(wasPresented: boolean): ApiError {
   const message = wasPresented
     ? "Incorrect API key provided."
-    : "You didn't provide an API key; send one as `Authorization: Bearer …`.";
+    : "You didn't provide an API key; send one as `Authorization: Bearer …` or as `x-api-key`.";
   const headers = { "www-authenticate": "Bearer" };
   return new ApiError({ status: 401, type: "invalid_request_error", code: "invalid_api_key", message, headers });
 }

@@ -5,6 +5,7 @@ import { rejectUnknownKeys } from "@readme-moe/core";
 import { Router, type RequestHandler, type Response } from "express";
 import type { Registry } from "prom-client";
 import { z } from "zod";
+import { ApiError, sendError } from "../http/errors.ts";
 import { oneAtATime } from "../http/request.ts";
 import type { Admission } from "./admission.ts";
 import type { Heartbeat } from "./heartbeat.ts";
@@ -73,7 +74,9 @@ export function operations(options: OperationsOptions): RequestHandler {
     return verdicts(conditions, models.isDraining);
   };
   const router = Router();
-  const get = (path: string, handler: RequestHandler): void => void router.get(path, oneAtATime, handler);
+  const get = (path: string, handler: RequestHandler): void => {
+    router.route(path).all(oneAtATime).get(handler).all(refuseMethod);
+  };
 
   get("/health", (_request, response) =>
     answer(response, judged().health, () => ({ status: "ok", ...loadOf(admission) })),
@@ -94,6 +97,20 @@ export function operations(options: OperationsOptions): RequestHandler {
   }
   return router;
 }
+
+/** Refuses methods that only read routes do not have. */
+const refuseMethod: RequestHandler = (request, response) => {
+  response.setHeader("Allow", "GET, HEAD");
+  if (request.method === "OPTIONS") {
+    response.status(204).end();
+    return;
+  }
+  const message = `Expected GET, HEAD, got ${request.method}`;
+  sendError(
+    response,
+    new ApiError({ status: 405, type: "invalid_request_error", code: "method_not_allowed", message }),
+  );
+};
 
 /** Answer of one route of health: 200, or 503 with a message. */
 type Verdict = { readonly isGood: true } | { readonly isGood: false; readonly message: string };

@@ -36,9 +36,16 @@ export function tookTooLong(maxRequestMs: number): ApiError {
   return refusal("timeout_error", "request_timeout", { status: 408, message, headers });
 }
 
-export function unknownModel(name: string): ApiError {
+/** Names of models that a message lists. */
+const MAX_NAMES = 20;
+
+/** @param served - names of the models that the client may use */
+export function unknownModel(name: string, served: readonly string[]): ApiError {
+  const listed = served.slice(0, MAX_NAMES).map((one) => `\`${one.slice(0, 200)}\``);
+  const more = served.length > MAX_NAMES ? ` and ${served.length - MAX_NAMES} more` : "";
+  const known = served.length === 0 ? "" : ` Served are ${listed.join(", ")}${more}.`;
   // The name comes from a client and may have any length.
-  const message = `The model \`${name.slice(0, 200)}\` does not exist or you do not have access to it.`;
+  const message = `The model \`${name.slice(0, 200)}\` does not exist or you do not have access to it.${known}`;
   return refusal("invalid_request_error", "model_not_found", { status: 404, param: "model", message });
 }
 

@@ -169,7 +169,7 @@ export class ServedModels {
     const { defaultModel } = this.#options;
     const found = namedModel(id, this.#names);
     const { model, expert } = found ?? { model: defaultModel, expert: id };
-    if (found === undefined && splitExpertId(id)) throw unknownModel(id);
+    if (found === undefined && splitExpertId(id)) throw unknownModel(id, [...this.#entries.keys()]);
     if (model === undefined) throw noModelNamed([...this.#entries.keys()]);
     if (expert === undefined || idsOfExpert({ model, expert }, this.#names).length === 0) throw namesModel(id);
     return { ...this.#open(model).lease(expert), expert };
@@ -274,7 +274,7 @@ export class ServedModels {
     const found = namedModel(id, this.#names);
     if (found) return found;
     if (shared !== undefined) throw badShare(new Error(`\`share\` named \`${shared}\`, which is not served`));
-    throw unknownModel(id);
+    throw unknownModel(id, [...this.#entries.keys()]);
   }
 
   #share(asked: string | undefined, about: Asking): string | undefined {

@@ -69,6 +69,27 @@ export function retryHeaders(waitMs: number): Readonly<Record<string, string>> {
   return { "retry-after": `${Math.ceil(ms / 1000)}`, "retry-after-ms": `${ms}`, "x-should-retry": "true" };
 }
 
+/**
+ * Gives an error the names of another API's parameters, in `param` and in the message.
+ * @param names - names by those that the error may have; longer ones before their beginnings
+ */
+export function renameParams(error: unknown, names: Readonly<Record<string, string>>): unknown {
+  if (!(error instanceof ApiError) || error.param === undefined) return error;
+  const { param, message } = error;
+  const known = Object.keys(names).find((name) => param === name || new Set([".", "["]).has(after(param, name)));
+  if (known === undefined) return error;
+  // Places within a renamed parameter differ between the APIs.
+  const renamed = names[known] ?? param;
+  const { status, type, code, headers } = error;
+  const text = message.replaceAll(`'${param}'`, `'${renamed}'`).replaceAll(`'${known}'`, `'${renamed}'`);
+  return new ApiError({ status, type, code, headers, message: text, param: renamed, cause: error.cause });
+}
+
+/** Returns the character after a beginning of a text, or nothing if the text begins otherwise. */
+function after(text: string, beginning: string): string {
+  return text.startsWith(beginning) ? text.charAt(beginning.length) : "";
+}
+
 type ToDetails = (message: string, param: string) => ApiErrorDetails;
 
 const refused =
@@ -166,7 +187,7 @@ export function sendError(response: Response, error: unknown): void {
   }
   const answer = asApiError(error);
   if (locals) stampProcessingTime(response);
-  const body = JSON.stringify(answer);
+  const body = JSON.stringify(locals?.errorBody?.(answer) ?? answer);
   if (leavesBody(response.req)) response.setHeader("Connection", "close");
   // `response.json` would compute an ETag for every refusal, which has to be cheap.
   response.status(answer.status).set(answer.headers);

@@ -5,6 +5,14 @@ import { isIPv6, type Socket } from "node:net";
 import type { Request, RequestHandler, Response } from "express";
 import { LIMITS } from "../limits.ts";
 
+/** Contents of an error for clients. */
+interface ErrorContents {
+  readonly status: number;
+  readonly message: string;
+  readonly param: string | undefined;
+  readonly code: string | undefined;
+}
+
 /** State of a request in `res.locals.readMe`, shared by middleware and routes. */
 export interface RequestLocals {
   /** Name of the client's API key, on servers that ask for keys. */
@@ -22,6 +30,8 @@ export interface RequestLocals {
   bodyBytes?: number;
   /** Time at which the whole body had arrived, on the monotonic clock, in ms. */
   wholeMs?: number;
+  /** Gives errors the shape that the client expects. @default that of the OpenAI API */
+  errorBody?: (error: ErrorContents) => object;
   /** Error that the request ended with, for middleware that logs. */
   error?: unknown;
 }

@@ -67,6 +67,16 @@ export class ChatTemplate {
   }
 
   /**
+   * Whether answers may begin with reasoning between `<think>` and `</think>`.
+   * @param tokenizer - tokenizer whose vocabulary may have the marks
+   */
+  reasons(tokenizer: Pick<Tokenizer, "tokenId">): boolean {
+    const { default: source, toolUse = "" } = this.#sources;
+    const hasTokens = tokenizer.tokenId("<think>") !== undefined && tokenizer.tokenId("</think>") !== undefined;
+    return hasTokens || source.includes("</think>") || toolUse.includes("</think>");
+  }
+
+  /**
    * Renders a chat.
    * @throws {TypeError} when `messages` are malformed, naming the first wrong one, or `tools` or `documents` are no
    *   lists

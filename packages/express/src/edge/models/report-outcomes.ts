@@ -8,7 +8,7 @@ import type { ServedModels } from "../served-models.ts";
 import { faultChain, outcomeKind } from "./engine-health.ts";
 
 /** Routes whose answers show that an engine can generate. */
-const GENERATING = new Set(["/v1/chat/completions", "/v1/completions"]);
+const GENERATING = new Set(["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"]);
 
 /**
  * Middleware in front of the API that reports how requests end: to the models that answered them, and as

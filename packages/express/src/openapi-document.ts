@@ -1,7 +1,7 @@
 // The OpenAPI document of the API, made from the schemas that check requests.
 
 import { z } from "zod";
-import { healthAnswer, liveAnswer, readyAnswer, unavailableAnswer, versionAnswer } from "../edge/operations.ts";
+import { healthAnswer, liveAnswer, readyAnswer, unavailableAnswer, versionAnswer } from "./edge/operations.ts";
 import {
   chatAnswer,
   chatChunk,
@@ -12,7 +12,11 @@ import {
   modelAnswer,
   modelsAnswer,
   tokenizeAnswer,
-} from "./answer-schemas.ts";
+} from "./api/answer-schemas.ts";
+import { countTokensAnswer, messageAnswer, messageEvent, messagesError } from "./messages/answer-schemas.ts";
+import { countTokensBody, messagesBody } from "./messages/request-schemas.ts";
+import { deletedResponse, inputItemsAnswer, responseAnswer, responseEvent } from "./responses/answer-schemas.ts";
+import { responsesBody } from "./responses/request-schemas.ts";
 import {
   chatBody,
   completionBody,
@@ -20,7 +24,7 @@ import {
   loadAdapterBody,
   tokenizeBody,
   unloadAdapterBody,
-} from "./request-schemas.ts";
+} from "./api/request-schemas.ts";
 
 /** An OpenAPI 3.1 document; its schemas are JSON Schema 2020-12. */
 export interface OpenApiDocument {
@@ -37,6 +41,17 @@ const SCHEMAS = {
   CompletionRequest: completionBody,
   Completion: completionAnswer,
   CompletionChunk: completionChunk,
+  ResponseRequest: responsesBody,
+  Response: responseAnswer,
+  ResponseChunk: responseEvent,
+  DeletedResponse: deletedResponse,
+  InputItems: inputItemsAnswer,
+  MessageRequest: messagesBody,
+  Message: messageAnswer,
+  MessageChunk: messageEvent,
+  CountTokensRequest: countTokensBody,
+  CountTokensAnswer: countTokensAnswer,
+  MessagesError: messagesError,
   Model: modelAnswer,
   ModelList: modelsAnswer,
   TokenizeRequest: tokenizeBody,
@@ -68,11 +83,14 @@ export function openApiDocument({ hasOperators = false }: { readonly hasOperator
     paths: {
       "/v1/chat/completions": post("ChatCompletionRequest", "ChatCompletion", "ChatCompletionChunk"),
       "/v1/completions": post("CompletionRequest", "Completion", "CompletionChunk"),
+      "/v1/responses": post("ResponseRequest", "Response", "ResponseChunk"),
+      "/v1/responses/{id}": { ...ID_PARAMETER, ...get("Response"), delete: { responses: answers("DeletedResponse") } },
+      "/v1/responses/{id}/input_items": { ...ID_PARAMETER, ...get("InputItems") },
+      "/v1/responses/{id}/cancel": { ...ID_PARAMETER, post: { responses: answers("Response") } },
+      "/v1/messages": post("MessageRequest", "Message", "MessageChunk", "MessagesError"),
+      "/v1/messages/count_tokens": post("CountTokensRequest", "CountTokensAnswer", undefined, "MessagesError"),
       "/v1/models": get("ModelList"),
-      "/v1/models/{id}": {
-        parameters: [{ name: "id", in: "path", required: true, schema: { type: "string" } }],
-        ...get("Model"),
-      },
+      "/v1/models/{id}": { ...ID_PARAMETER, ...get("Model") },
       "/tokenize": post("TokenizeRequest", "TokenizeAnswer"),
       "/detokenize": post("DetokenizeRequest", "DetokenizeAnswer"),
       ...(hasOperators ? OPERATOR_PATHS : {}),
@@ -112,7 +130,9 @@ const probe = (answer: SchemaName): object => ({
   },
 });
 
-const answers = (answer: SchemaName, chunk?: SchemaName): object => ({
+const ID_PARAMETER = { parameters: [{ name: "id", in: "path", required: true, schema: { type: "string" } }] } as const;
+
+const answers = (answer: SchemaName, chunk?: SchemaName, error: SchemaName = "Error"): object => ({
   "200": {
     description: chunk ? "The answer, or its chunks as server-sent events where `stream` is true" : "The answer",
     content: {
@@ -120,11 +140,11 @@ const answers = (answer: SchemaName, chunk?: SchemaName): object => ({
       ...(chunk ? { "text/event-stream": { schema: { $ref: `#/components/schemas/${chunk}` } } } : {}),
     },
   },
-  default: { description: "The error", content: json("Error") },
+  default: { description: "The error", content: json(error) },
 });
 
-const post = (body: SchemaName, answer: SchemaName, chunk?: SchemaName): object => ({
-  post: { requestBody: { required: true, content: json(body) }, responses: answers(answer, chunk) },
+const post = (body: SchemaName, answer: SchemaName, chunk?: SchemaName, error?: SchemaName): object => ({
+  post: { requestBody: { required: true, content: json(body) }, responses: answers(answer, chunk, error) },
 });
 
 const get = (answer: SchemaName): object => ({ get: { responses: answers(answer) } });

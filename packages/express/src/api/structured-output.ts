@@ -1,0 +1,121 @@
+// Constraints on an answer's text: the names that OpenAI, vLLM and llama.cpp have for them, and their grammars.
+
+import type { Asker, Constraint, Grammars, JsonSchema } from "@readme-moe/grammar";
+import { invalid, unsupported } from "../http/errors.ts";
+import type { ChatBody, StructuredFields } from "./request-schemas.ts";
+
+type Compilers = Pick<Grammars, "jsonSchema" | "regex" | "choice" | "grammar">;
+
+/** A constraint of a request. */
+export interface StructuredOutput {
+  /** Parameter that asks for it. */
+  readonly param: string;
+  readonly compile: (grammars: Compilers, asker: Asker) => Promise<Constraint>;
+}
+
+type Fields = StructuredFields & Pick<ChatBody, "response_format">;
+
+/**
+ * Returns the constraint that a request asks for. Schemas bind the answer whether or not they are `strict`.
+ *
+ * @throws {ApiError} 400 where it asks for two
+ */
+export function structuredOutput(fields: Partial<Fields>): StructuredOutput | undefined {
+  const { structured_outputs: named, response_format: format } = fields;
+  const asked = [
+    ...formatted(format),
+    ...json("guided_json", fields.guided_json),
+    ...json("structured_outputs.json", named?.json),
+    ...json("structured_outputs.json_object", named?.json_object ? { type: "object" } : undefined),
+    ...regex("guided_regex", fields.guided_regex),
+    ...regex("structured_outputs.regex", named?.regex),
+    ...choice("guided_choice", fields.guided_choice),
+    ...choice("structured_outputs.choice", named?.choice),
+    ...grammar("guided_grammar", fields.guided_grammar),
+    ...grammar("grammar", fields.grammar),
+    ...grammar("structured_outputs.grammar", named?.grammar),
+  ];
+  const [first, second] = asked;
+  if (first && second) throw unsupported(second.param, `'${second.param}' is not supported beside '${first.param}'`);
+  return first;
+}
+
+type Schema = boolean | string | Readonly<Record<string, unknown>>;
+
+function formatted(format: Fields["response_format"]): readonly StructuredOutput[] {
+  if (!format || format.type === "text") return [];
+  if (format.type === "json_object") return json("response_format", { type: "object" });
+  return json("response_format.json_schema.schema", format.json_schema.schema ?? true);
+}
+
+function json(param: string, schema: Schema | null | undefined): readonly StructuredOutput[] {
+  if (schema == null) return [];
+  return [{ param, compile: (grammars, asker) => grammars.jsonSchema(schemaOf(param, schema), asker) }];
+}
+
+function regex(param: string, pattern: string | null | undefined): readonly StructuredOutput[] {
+  return pattern == null ? [] : [{ param, compile: (grammars, asker) => grammars.regex(pattern, asker) }];
+}
+
+function choice(param: string, texts: readonly string[] | null | undefined): readonly StructuredOutput[] {
+  return texts == null ? [] : [{ param, compile: (grammars, asker) => grammars.choice(texts, asker) }];
+}
+
+function grammar(param: string, text: string | null | undefined): readonly StructuredOutput[] {
+  return text == null ? [] : [{ param, compile: (grammars, asker) => grammars.grammar(text, undefined, asker) }];
+}
+
+/** Returns a schema; vLLM takes it as a text, too. */
+function schemaOf(param: string, schema: Schema): JsonSchema {
+  if (typeof schema !== "string") return schema;
+  let value: unknown;
+  try {
+    value = JSON.parse(schema);
+  } catch (error) {
+    throw invalid(param, "expected a JSON schema, got a text that is not JSON", error);
+  }
+  if (typeof value === "boolean" || isRecord(value)) return value;
+  throw invalid(param, "expected a JSON schema, got another JSON text");
+}
+
+function isRecord(value: unknown): value is Readonly<Record<string, unknown>> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+/**
+ * Compiles a constraint.
+ *
+ * @throws {ApiError} 400, for a schema, pattern or grammar that is wrong or not supported
+ * @throws {ReadMeError} as `Grammars.jsonSchema`
+ */
+export async function compileOutput(
+  { param, compile }: StructuredOutput,
+  grammars: Compilers,
+  asker: Asker = {},
+): Promise<Constraint> {
+  try {
+    return await compile(grammars, asker);
+  } catch (error) {
+    if (!(error instanceof TypeError || error instanceof RangeError)) throw error;
+    throw invalid(param, error.message, error);
+  }
+}
+
+/** Parameters that a constrained answer excludes: it ends where its grammar ends. */
+export function checkBound(fields: { readonly ignore_eos?: unknown; readonly min_tokens?: unknown }, by: string): void {
+  for (const param of ["ignore_eos", "min_tokens"] as const) {
+    if (fields[param]) throw unsupported(param, `'${param}' is not supported beside '${by}'`);
+  }
+}
+
+/** @throws {ApiError} 400 naming the parameter, if the model has no end token */
+export async function openGrammars(param: string, open: () => Promise<Grammars>): Promise<Grammars> {
+  try {
+    return await open();
+  } catch (error) {
+    if (error instanceof TypeError) {
+      throw invalid(param, "this model's answers cannot be constrained: it has no end token");
+    }
+    throw error;
+  }
+}

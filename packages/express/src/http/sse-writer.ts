@@ -1,0 +1,101 @@
+// Server-sent events to a client that may read slowly or not at all.
+
+import type { Response } from "express";
+import { stampProcessingTime } from "./request.ts";
+import type { Timers } from "./timers.ts";
+
+/** An event of a stream. */
+export interface SseEvent {
+  /** Name of the event. @default none */
+  readonly event?: string;
+  /** Payload, sent as JSON, or a text that is sent as it is. */
+  readonly data: object | string;
+}
+
+/** Limits of slow readers, and the pause after which a comment is sent, in ms and bytes. */
+export interface SseOptions {
+  readonly keepAliveMs: number;
+  readonly maxBufferedBytes: number;
+  readonly slowReaderMs: number;
+  readonly timers: Timers;
+}
+
+/** Sends nothing, headers included, before the first event: errors before that have a status. */
+export class SseWriter {
+  readonly #response: Response;
+  readonly #options: SseOptions;
+  #stopKeepAlive: () => void = () => undefined;
+  #stopSlowReader: (() => void) | undefined;
+
+  constructor(response: Response, options: SseOptions) {
+    this.#response = response;
+    this.#options = options;
+    response.on("drain", () => this.#drained());
+    response.once("close", () => {
+      this.#stopKeepAlive();
+      this.#drained();
+    });
+  }
+
+  /** Sends events in one write. */
+  send(...events: readonly SseEvent[]): void {
+    if (events.length > 0) this.#write(events.map(textOf).join(""));
+  }
+
+  /** Sends the last events and ends the stream. */
+  end(...events: readonly SseEvent[]): void {
+    this.send(...events);
+    this.#stopKeepAlive();
+    this.#response.end();
+  }
+
+  /** Stops sending comments that keep the connection open. */
+  abandon(): void {
+    this.#stopKeepAlive();
+  }
+
+  #write(text: string): void {
+    const response = this.#response;
+    if (response.destroyed || response.writableEnded) return;
+    if (!response.headersSent) this.#setHeaders();
+    const isTaken = response.write(text);
+    // Compressing middleware adds `flush`, and would otherwise wait for more data.
+    if ("flush" in response && typeof response.flush === "function") response.flush();
+    this.#keepAlive();
+    if (isTaken) return;
+    const { maxBufferedBytes, slowReaderMs, timers } = this.#options;
+    if (response.writableLength > maxBufferedBytes) this.#drop();
+    else this.#stopSlowReader ??= timers.after(slowReaderMs, () => this.#drop());
+  }
+
+  #setHeaders(): void {
+    const response = this.#response;
+    response.status(200);
+    response.setHeader("Content-Type", "text/event-stream; charset=utf-8");
+    response.setHeader("Cache-Control", "no-cache, no-transform");
+    response.setHeader("X-Accel-Buffering", "no");
+    // Node sets `Connection`, since it knows requests that asked for `close`, and that HTTP/2 has no such header.
+    stampProcessingTime(response);
+  }
+
+  #keepAlive(): void {
+    const { keepAliveMs, timers } = this.#options;
+    this.#stopKeepAlive();
+    this.#stopKeepAlive = timers.after(keepAliveMs, () => this.#write(": ping\n\n"));
+  }
+
+  #drained(): void {
+    this.#stopSlowReader?.();
+    this.#stopSlowReader = undefined;
+  }
+
+  #drop(): void {
+    this.#stopKeepAlive();
+    this.#response.destroy();
+  }
+}
+
+function textOf({ event, data }: SseEvent): string {
+  const payload = typeof data === "string" ? data : JSON.stringify(data);
+  return `${event === undefined ? "" : `event: ${event}\n`}data: ${payload}\n\n`;
+}

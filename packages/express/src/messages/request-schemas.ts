@@ -1,0 +1,135 @@
+// Bodies of `/v1/messages`, in the shape of Anthropic's API. A field that is `null` counts as absent.
+
+import { z } from "zod";
+import { inertFields, jsonSchema, requestFields, samplingFields } from "../api/request-fields.ts";
+import { templateVariables } from "../api/request-schemas.ts";
+import { LIMITS } from "../limits.ts";
+
+/** Marks for a cache of prompts. They change no answer: every prompt's beginning is cached anyway. */
+const cacheControl = z.strictObject({ type: z.literal("ephemeral"), ttl: z.string().max(16).nullish() }).nullish();
+const citations = z.union([z.strictObject({ enabled: z.literal(false) }), z.array(z.never())]).nullish();
+
+const textBlock = z.strictObject({
+  type: z.literal("text"),
+  text: z.string(),
+  cache_control: cacheControl,
+  citations,
+});
+const texts = z.union([z.string(), z.array(textBlock)]);
+
+const toolResult = z.strictObject({
+  type: z.literal("tool_result"),
+  tool_use_id: z.string().min(1).max(256),
+  content: texts.nullish(),
+  is_error: z.boolean().nullish(),
+  cache_control: cacheControl,
+});
+
+const toolUse = z.strictObject({
+  type: z.literal("tool_use"),
+  id: z.string().min(1).max(256),
+  name: z.string().min(1).max(256),
+  input: jsonSchema,
+  caller: z.strictObject({ type: z.literal("direct") }).nullish(),
+  cache_control: cacheControl,
+});
+
+const thinking = z.strictObject({
+  type: z.literal("thinking"),
+  thinking: z.string(),
+  signature: z.string().nullish().describe("Any text; this server checks none"),
+});
+
+const message = z.discriminatedUnion("role", [
+  z.strictObject({ role: z.literal("system"), content: texts }),
+  z.strictObject({
+    role: z.literal("user"),
+    content: z.union([z.string(), z.array(z.discriminatedUnion("type", [textBlock, toolResult]))]),
+  }),
+  z.strictObject({
+    role: z.literal("assistant"),
+    content: z.union([z.string(), z.array(z.discriminatedUnion("type", [textBlock, toolUse, thinking]))]),
+  }),
+]);
+
+const tool = z.strictObject({
+  type: z.literal("custom").nullish(),
+  name: z
+    .string()
+    .regex(/^[\w-]+$/)
+    .max(128),
+  description: z.string().nullish(),
+  input_schema: jsonSchema.describe("JSON Schema"),
+  strict: z.boolean().nullish(),
+  cache_control: cacheControl,
+  eager_input_streaming: z.boolean().nullish(),
+});
+
+const parallel = { disable_parallel_tool_use: z.boolean().nullish() } as const;
+
+const display = z.enum(["summarized", "omitted"]).nullish();
+
+const { metadata: _metadata, service_tier: _tier, store: _store, user: _user, ...inert } = inertFields;
+const { model, read_me: readMe } = requestFields;
+
+/** Fields that decide on the prompt. */
+const promptFields = {
+  model,
+  messages: z.array(message).min(1),
+  system: texts.nullish(),
+  tools: z.array(tool).max(LIMITS.tools.value).nullish(),
+  tool_choice: z
+    .discriminatedUnion("type", [
+      z.strictObject({ type: z.literal("auto"), ...parallel }),
+      z.strictObject({ type: z.literal("any"), ...parallel }),
+      z.strictObject({ type: z.literal("tool"), name: z.string().min(1).max(128), ...parallel }),
+      z.strictObject({ type: z.literal("none") }),
+    ])
+    .nullish(),
+  thinking: z
+    .discriminatedUnion("type", [
+      z.strictObject({ type: z.literal("enabled"), budget_tokens: z.int().min(1), display }),
+      z.strictObject({ type: z.literal("adaptive"), display }),
+      z.strictObject({ type: z.literal("disabled") }),
+    ])
+    .nullish()
+    .describe("Without effect on models that do not reason"),
+  output_config: z
+    .strictObject({
+      effort: z.enum(["low", "medium", "high", "xhigh", "max"]).nullish(),
+      format: z.strictObject({ type: z.literal("json_schema"), schema: jsonSchema }).nullish(),
+    })
+    .nullish(),
+  cache_control: cacheControl,
+  chat_template_kwargs: templateVariables.describe("Variables of the model's chat template"),
+} as const;
+
+const { temperature: _temperature, stop: _stop, n: _n, ...sampling } = samplingFields;
+
+export const messagesBody = z.strictObject({
+  ...promptFields,
+  max_tokens: z.int().min(1),
+  stream: z.boolean().nullish(),
+  temperature: z.number().min(0).max(1).nullish(),
+  stop_sequences: z.array(z.string().min(1).max(1024)).max(LIMITS.stops.value).nullish(),
+  ...sampling,
+  metadata: z.strictObject({ user_id: z.string().max(1024).nullish() }).nullish(),
+  service_tier: z.enum(["auto", "standard_only"]).nullish(),
+  container: z.null().optional(),
+  context_management: z.null().optional(),
+  mcp_servers: z.array(z.never()).nullish(),
+  read_me: readMe,
+  ...inert,
+});
+
+/** A request to `/v1/messages`. */
+export type MessagesBody = z.infer<typeof messagesBody>;
+
+export const countTokensBody = z.strictObject({
+  ...promptFields,
+  context_management: z.null().optional(),
+  mcp_servers: z.array(z.never()).nullish(),
+});
+
+/** A request to `/v1/messages/count_tokens`. */
+export type CountTokensBody = z.infer<typeof countTokensBody>;

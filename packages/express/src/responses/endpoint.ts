@@ -1,0 +1,155 @@
+// `POST /v1/responses`: a chat whose conversation the server may keep.
+
+import { nowSeconds } from "../api/answer-format.ts";
+import { chatApi, chatPrompt, prepareChat } from "../api/chat.ts";
+import type { ChatChoice } from "../api/chat-shape.ts";
+import { checkBody } from "../api/check-body.ts";
+import type { Exchange } from "../api/exchange.ts";
+import type { GenerationSettings } from "../api/generation.ts";
+import type { ChatBody } from "../api/request-schemas.ts";
+import type { GenerationEndpoint } from "../api/serve-generation.ts";
+import { renameParams } from "../http/errors.ts";
+import { clientName } from "../http/request.ts";
+import type { ResponseAnswer } from "./answer-schemas.ts";
+import { newItemId, ResponsesFormat } from "./format.ts";
+import { fittingMessages } from "./truncation.ts";
+import { itemNotFound, previousNotFound } from "./refusals.ts";
+import { responsesBody, withItemTypes, type ConversationItem, type ResponsesBody } from "./request-schemas.ts";
+import type { KeptItem, ResponseStore } from "./store.ts";
+import { chatBodyOf } from "./to-chat.ts";
+
+/** Parameters of a chat that this API names otherwise. */
+const PARAMS: Readonly<Record<string, string>> = {
+  messages: "input",
+  max_completion_tokens: "max_output_tokens",
+  "response_format.json_schema.schema": "text.format.schema",
+  response_format: "text.format",
+  logprobs: "include",
+  reasoning_effort: "reasoning.effort",
+};
+
+const PREFIXES = { message: "msg", function_call: "fc", function_call_output: "fco", reasoning: "rs" } as const;
+
+/** Creates the endpoint over a store of responses. */
+export function responsesEndpoint(store: ResponseStore): GenerationEndpoint<ChatBody, ChatChoice> {
+  return {
+    endpoint: "/v1/responses",
+    api: chatApi,
+    open(sent, { request, response }) {
+      const client = clientName(request, response);
+      const body = checkBody(responsesBody, withItemTypes(sent));
+      const history = historyOf(body, client, store);
+      const input = inputItems(body, client, { store, history });
+      const id = newItemId("resp");
+      const isKept = body.store !== false;
+      const { signal } = store.begin(id, client);
+      return {
+        id,
+        signal,
+        body: chatBodyOf(body, [...history, ...input]),
+        prepare: async (exchange, settings) =>
+          prepareChat(exchange, settings, await messagesFor(body, exchange, settings)),
+        format(exchange, settings) {
+          const format = new ResponsesFormat({
+            begun: begunResponse(body, id, { exchange, settings }),
+            summarizes: (body.reasoning?.summary ?? body.reasoning?.generate_summary) != null,
+            hasLogprobs: exchange.body.logprobs ?? false,
+            onEnd: (ended) => {
+              if (isKept) store.keep(client, { response: ended, history, input, output: ended.output });
+            },
+          });
+          store.watch(id, () => format.snapshot);
+          return format;
+        },
+        translate: (error) => renameParams(error, PARAMS),
+        close: () => store.end(id),
+      };
+    },
+  };
+}
+
+/** Items of the response that the request continues, and of those before it. */
+function historyOf(body: ResponsesBody, client: string, store: ResponseStore): readonly KeptItem[] {
+  const { previous_response_id: id } = body;
+  if (id == null) return [];
+  const previous = store.get(id, client);
+  if (!previous) throw previousNotFound(id);
+  return [...previous.history, ...previous.input, ...previous.output];
+}
+
+/** Returns the request's own items with their ids. References to items of the history add nothing. */
+function inputItems(
+  { input }: ResponsesBody,
+  client: string,
+  { store, history }: { readonly store: ResponseStore; readonly history: readonly KeptItem[] },
+): readonly KeptItem[] {
+  if (typeof input === "string") return [withId({ type: "message", role: "user", content: input })];
+  const known = new Set(history.map(({ id }) => id));
+  return input.flatMap((item): readonly KeptItem[] => {
+    if (item.type !== "item_reference") return [withId(item)];
+    if (known.has(item.id)) return [];
+    const found = store.item(item.id, client);
+    if (!found) throw itemNotFound(item.id);
+    return [found];
+  });
+}
+
+function withId(item: ConversationItem): KeptItem {
+  return { ...item, id: item.id ?? newItemId(PREFIXES[item.type]) };
+}
+
+/** Returns the messages of the chat: all, or those that the context has room for. */
+async function messagesFor(
+  { truncation, max_output_tokens: maxOutputTokens }: ResponsesBody,
+  { body, engine, signal }: Exchange<ChatBody>,
+  { params }: GenerationSettings,
+): Promise<ChatBody["messages"]> {
+  if (truncation !== "auto") return body.messages;
+  const { contextTokens } = engine.info;
+  const reserve = Math.min(maxOutputTokens ?? Math.ceil(contextTokens / 4), Math.ceil(contextTokens / 2));
+  return fittingMessages(body.messages, async (messages) => {
+    const prompt = chatPrompt(body, messages, { info: engine.info, maxTokens: params.maxTokens });
+    return (await engine.tokenize(prompt, { signal })).length <= contextTokens - reserve;
+  });
+}
+
+function begunResponse(
+  body: ResponsesBody,
+  id: string,
+  { exchange, settings }: { readonly exchange: Exchange<ChatBody>; readonly settings: GenerationSettings },
+): ResponseAnswer {
+  const { body: chat, model } = exchange;
+  const format = body.text?.format ?? { type: "text" };
+  return {
+    id,
+    object: "response",
+    created_at: nowSeconds(),
+    completed_at: null,
+    status: "in_progress",
+    background: false,
+    error: null,
+    incomplete_details: null,
+    instructions: body.instructions ?? null,
+    max_output_tokens: chat.max_completion_tokens ?? null,
+    max_tool_calls: body.max_tool_calls ?? null,
+    model,
+    output: [],
+    parallel_tool_calls: body.parallel_tool_calls ?? true,
+    previous_response_id: body.previous_response_id ?? null,
+    prompt_cache_key: body.prompt_cache_key ?? null,
+    reasoning: { effort: body.reasoning?.effort ?? null, summary: body.reasoning?.summary ?? null },
+    safety_identifier: body.safety_identifier ?? null,
+    service_tier: "default",
+    store: body.store ?? true,
+    temperature: chat.temperature ?? null,
+    text: { format, verbosity: "medium" },
+    tool_choice: body.tool_choice ?? "auto",
+    tools: (body.tools ?? []).map((tool) => ({ ...tool, strict: tool.strict ?? null })),
+    top_logprobs: settings.params.logprobs === undefined ? 0 : (body.top_logprobs ?? 0),
+    top_p: chat.top_p ?? null,
+    truncation: body.truncation ?? "disabled",
+    usage: null,
+    user: body.user ?? null,
+    metadata: body.metadata ?? {},
+  };
+}

@@ -1,0 +1,205 @@
+// Reasoning in answers: parsing, wishes and bounds, against plain implementations and by exhaustive walks.
+
+import type { AllowContext, AllowedTokens, ProcessLogits } from "@readme-moe/core";
+import { describe, expect, test } from "vitest";
+import { limitReasoning, reasoningPlace, type ReasoningRule } from "../../packages/express/src/reasoning/limit.ts";
+import { ReasoningParser, reasoningStart, type ReasoningStart } from "../../packages/express/src/reasoning/parser.ts";
+import { reasoningWish } from "../../packages/express/src/reasoning/wish.ts";
+import * as fc from "../support/fast-check.ts";
+import { randomInteger, seededRandom } from "../support/random.ts";
+
+interface Split {
+  readonly reasoning: string;
+  readonly content: string;
+}
+
+/** Splits a whole text with regular expressions. */
+function plainSplit(start: ReasoningStart, text: string): Split {
+  const begun = start === "within" ? `<think>${text}` : text;
+  if (start === "behind" || !/^[ \t\r\n]*<think>/.test(begun)) return { reasoning: "", content: text };
+  const inside = begun.replace(/^[ \t\r\n]*<think>/, "");
+  const end = inside.indexOf("</think>");
+  const trim = (part: string): string => part.replace(/^[ \t\r\n]+/, "").replace(/[ \t\r\n]+$/, "");
+  if (end === -1) return { reasoning: trim(inside), content: "" };
+  return { reasoning: trim(inside.slice(0, end)), content: inside.slice(end + 8).replace(/^[ \t\r\n]+/, "") };
+}
+
+function parsed(start: ReasoningStart, pieces: readonly string[]): Split {
+  const parser = new ReasoningParser(start);
+  const parts = [...pieces.map((piece) => parser.push(piece)), parser.end()];
+  return {
+    reasoning: parts.map(({ reasoning }) => reasoning).join(""),
+    content: parts.map(({ content }) => content).join(""),
+  };
+}
+
+describe("the parser", () => {
+  const words = ["<think>", "</think>", "<think", "</thi", "nk>", "<", "a", "é", "\n", " ", "<|x|>", "🙂"];
+  const pieces = fc.array(fc.constantFrom(...words), { maxLength: 14 });
+  const starts = fc.constantFrom<ReasoningStart>("before", "within", "behind");
+
+  test("splits as regular expressions do, however the text is cut", () => {
+    fc.assert(
+      fc.property(starts, pieces, (start, all) => {
+        const text = all.join("");
+        const expected = plainSplit(start, text);
+        expect(parsed(start, all)).toEqual(expected);
+        expect(parsed(start, [text])).toEqual(expected);
+        expect(
+          parsed(
+            start,
+            Array.from({ length: text.length }, (_, at) => text.charAt(at)),
+          ),
+        ).toEqual(expected);
+      }),
+      { numRuns: 2000 },
+    );
+  });
+
+  test("passes text on as soon as it cannot be a mark", () => {
+    const parser = new ReasoningParser("before");
+    expect(parser.push("Hello")).toEqual({ reasoning: "", content: "Hello" });
+    const thinking = new ReasoningParser("within");
+    expect(thinking.push("a <").reasoning).toBe("a");
+    expect(thinking.push("b").reasoning).toBe(" <b");
+  });
+
+  test.each([
+    ["<|im_start|>assistant\n", "before"],
+    ["<|im_start|>assistant\n<think>\n", "within"],
+    ["<|im_start|>assistant\n<think>\n\n</think>\n\n", "behind"],
+    ["<think>", "within"],
+    ["", "before"],
+  ] as const)("finds where the answer to %j begins", (prompt, start) => {
+    expect(reasoningStart(prompt)).toBe(start);
+  });
+});
+
+describe("a wish", () => {
+  test.each<[Parameters<typeof reasoningWish>[0], number | undefined, boolean | undefined]>([
+    [{}, undefined, undefined],
+    [{ reasoning_effort: null, thinking_token_budget: null }, undefined, undefined],
+    [{ reasoning_effort: "none" }, 0, false],
+    [{ reasoning_effort: "minimal" }, 10, true],
+    [{ reasoning_effort: "low" }, 20, true],
+    [{ reasoning_effort: "medium" }, 50, true],
+    [{ reasoning_effort: "high" }, 80, true],
+    [{ reasoning_effort: "xhigh" }, 95, true],
+    [{ reasoning_effort: "max" }, undefined, true],
+    [{ thinking_token_budget: 7 }, 7, true],
+    [{ thinking_token_budget: 7, reasoning_effort: "high" }, 7, true],
+    [{ thinking_token_budget: 0 }, 0, false],
+    [{ chat_template_kwargs: { enable_thinking: false } }, 0, false],
+    [{ chat_template_kwargs: { enable_thinking: true } }, undefined, true],
+  ])("of %j has a budget of %s, and sets the template's switch to %s", (fields, budget, isOn) => {
+    const { budgetTokens, template } = reasoningWish(fields, 100);
+    expect([budgetTokens, template["enable_thinking"]]).toEqual([budget, isOn]);
+  });
+
+  test("leaves the template's variables that the request gives", () => {
+    const own = { enable_thinking: false, style: "x" };
+    expect(reasoningWish({ chat_template_kwargs: own, reasoning_effort: "high" }, 100).template).toMatchObject(own);
+  });
+});
+
+const [EOS, BEGIN, END, LINE, GAP] = [0, 1, 2, 3, 4];
+const VOCABULARY = 40;
+const RULE: ReasoningRule = {
+  vocabSize: VOCABULARY,
+  beginId: BEGIN,
+  endId: END,
+  isOpen: false,
+  closingIds: [LINE, END, GAP],
+  gapIds: [GAP],
+  eosTokenIds: [EOS],
+};
+
+/** Allows tokens 10, 11 and 12 in this order, and then the end. */
+const counting: ProcessLogits = Object.assign((): void => undefined, {
+  allowTokens: ({ tokenIds, promptTokens }: AllowContext): AllowedTokens => {
+    const next = [10, 11, 12][tokenIds.length - promptTokens] ?? EOS;
+    return { draft: new Int32Array(), numForced: 0, masks: [maskOf([next])] };
+  },
+});
+
+function maskOf(ids: readonly number[]): Int32Array {
+  const mask = new Int32Array(2);
+  for (const id of ids) mask[id >> 5] = (mask[id >> 5] ?? 0) | (1 << (id & 31));
+  return mask;
+}
+
+function idsOf(mask: Int32Array | undefined): readonly number[] {
+  return Array.from({ length: VOCABULARY }, (_, id) => id).filter((id) => ((mask?.[id >> 5] ?? 0) >>> (id & 31)) & 1);
+}
+
+/** Writes an answer at random from what is allowed. */
+async function write(rule: ReasoningRule, random: () => number, maxTokens = 60): Promise<readonly number[]> {
+  const limit = limitReasoning(rule);
+  const prompt = [30, 31];
+  const tokens: number[] = [];
+  while (tokens.length < maxTokens && tokens.at(-1) !== EOS) {
+    const draft = Int32Array.from({ length: randomInteger(random, 4) }, () => randomInteger(random, VOCABULARY));
+    const tokenIds = Int32Array.from([...prompt, ...tokens]);
+    const allowed = await limit.allowTokens?.({ tokenIds, promptTokens: 2, choice: 0, draft });
+    if (!allowed) throw new Error("Expected allowed tokens");
+    expect(allowed.masks).toHaveLength(1 + allowed.draft.length);
+    // Every draft is allowed where it stands, and the masks behind it are those that are asked for there.
+    for (const [index, id] of allowed.draft.entries()) {
+      expect(idsOf(allowed.masks[index])).toContain(id);
+      const further = Int32Array.from([...tokenIds, ...allowed.draft.subarray(0, index + 1)]);
+      const none = new Int32Array();
+      const alone = await limit.allowTokens?.({ tokenIds: further, promptTokens: 2, choice: 0, draft: none });
+      expect(idsOf(allowed.masks[index + 1])).toEqual(idsOf(alone?.masks[0]));
+    }
+    const logits = new Float32Array(VOCABULARY);
+    await limit(logits, { tokenIds, promptTokens: 2, choice: 0 });
+    const ids = idsOf(allowed.masks[0]);
+    expect(Array.from(logits.keys()).filter((id) => logits[id] === 0)).toEqual(ids);
+    tokens.push(ids[randomInteger(random, ids.length)] ?? EOS);
+  }
+  return tokens;
+}
+
+describe("a limit", () => {
+  test.each([0, 1, 2, 5])("ends reasoning after %i tokens, and binds what follows", async (budgetTokens) => {
+    const random = seededRandom(budgetTokens + 1);
+    let numForced = 0;
+    for (let run = 0; run < 60; run++) {
+      const isOpen = run % 2 === 0;
+      const tokens = await write({ ...RULE, isOpen, budgetTokens, bound: counting }, random);
+      const inside = isOpen ? tokens : tokens[0] === BEGIN ? tokens.slice(1) : undefined;
+      if (!inside) {
+        expect(tokens).toEqual([10, 11, 12, EOS]);
+        continue;
+      }
+      const end = inside.indexOf(END);
+      const isForced = end === budgetTokens + 1 && inside[end - 1] === LINE;
+      if (isForced) numForced++;
+      expect(end).toBeLessThanOrEqual(budgetTokens + 1);
+      expect(inside.slice(end + 1)).toEqual([GAP, 10, 11, 12, EOS]);
+      expect(inside.slice(0, end)).not.toContain(EOS);
+    }
+    expect(numForced).toBeGreaterThan(10);
+  });
+
+  test("never begins reasoning with a budget of nothing", async () => {
+    for (let run = 0; run < 40; run++) {
+      const [first] = await write({ ...RULE, budgetTokens: 0 }, seededRandom(run));
+      expect(first).not.toBe(BEGIN);
+    }
+  });
+
+  test("leaves a free answer free behind its reasoning", () => {
+    const place = (tokens: readonly number[], more: Partial<ReasoningRule> = {}) =>
+      reasoningPlace(tokens, { ...RULE, budgetTokens: 2, ...more });
+    expect(place([])).toEqual({ at: "start" });
+    expect(place([7, BEGIN])).toEqual({ at: "content", from: 0 });
+    expect(place([BEGIN])).toEqual({ at: "reasoning", used: 0 });
+    expect(place([BEGIN, 7, END])).toEqual({ at: "content", from: 3 });
+    expect(place([BEGIN, 7, END], { bound: counting })).toEqual({ at: "forced", id: GAP });
+    expect(place([BEGIN, 7, 8])).toEqual({ at: "forced", id: LINE });
+    expect(place([BEGIN, 7, 8, LINE, END])).toEqual({ at: "forced", id: GAP });
+    expect(place([BEGIN, 7, 8, LINE, END, GAP, 9])).toEqual({ at: "content", from: 6 });
+    expect(place([7, END, GAP], { isOpen: true, bound: counting })).toEqual({ at: "content", from: 3 });
+  });
+});

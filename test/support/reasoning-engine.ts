@@ -1,0 +1,37 @@
+// A tiny model whose vocabulary has the marks of reasoning.
+
+import { readFile, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { ReadMeEngine } from "@readme-moe/engine";
+import { writeReadingModel } from "./reading-model.ts";
+
+/** Ids of `<think>` and `</think>`. */
+export const [THINK_ID, END_ID] = [4096, 4097];
+
+const TEMPLATE = `{% for m in messages %}[{{ m.role }}] {% if m.reasoning_content %}<think>{{ m.reasoning_content }}</think>{% endif %}{{ m.content }}
+{% endfor %}{% if add_generation_prompt %}[assistant]{% if enable_thinking is defined and not enable_thinking %}<think>
+
+</think>
+
+{% elif opens %}<think>
+{% endif %}{% endif %}`;
+
+interface TokenizerFile {
+  added_tokens: object[];
+}
+
+/** Opens the model. Its prompts open the reasoning where the template's variable `opens` is true. */
+export async function openReasoningEngine(folder: string): Promise<ReadMeEngine> {
+  const path = join(folder, "reasoning");
+  await writeReadingModel(path, { vocabSize: 4098, config: { max_position_embeddings: 4096 } });
+  const file = join(path, "tokenizer.json");
+  const tokenizer = JSON.parse(await readFile(file, "utf8")) as TokenizerFile;
+  const flags = { special: false, normalized: false, single_word: false, lstrip: false, rstrip: false };
+  tokenizer.added_tokens.push(
+    { id: THINK_ID, content: "<think>", ...flags },
+    { id: END_ID, content: "</think>", ...flags },
+  );
+  await writeFile(file, JSON.stringify(tokenizer));
+  await writeFile(join(path, "chat_template.jinja"), TEMPLATE);
+  return ReadMeEngine.open(path, { isolation: "thread", threads: 1 });
+}
