@@ -50,7 +50,7 @@ describe("npm run bench", () => {
 
   test("fails when a suite fails, and prints the reason", async () => {
     const out = join(await temporaryFolder(), "results");
-    const { code, stdout, stderr } = await runBench(["engine", "no-such-model", "--quick", "--out", out]);
+    const { code, stdout, stderr } = await runBench(["engine", "./no-such-model", "--quick", "--out", out]);
     expect(code).toBe(1);
     expect(stderr).toMatch(/error: suites that failed: engine/);
     expect(stdout).toMatch(/Failed: .*no-such-model: no such file/);
