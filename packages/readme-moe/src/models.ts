@@ -14,7 +14,7 @@ import { openTraceFile, type TraceFile } from "./simulation/trace-file.ts";
 import { showDownload, showLoading } from "./terminal.ts";
 
 /** Description of `<model>` in help texts. */
-export const MODEL_ARGUMENT = "model folder, GGUF file, hub id (organisation/name), or smollm2-135m";
+export const MODEL_ARGUMENT = "model folder, GGUF or ONNX file, hub id (organisation/name), or smollm2-135m";
 
 /**
  * Resolves `<model>`: the path of a folder or file, else a preset, else a model of the hub, which is downloaded into

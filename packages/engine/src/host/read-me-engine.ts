@@ -72,7 +72,7 @@ export class ReadMeEngine implements Engine {
   }
 
   /**
-   * Opens a folder or a GGUF file.
+   * Opens a folder, a GGUF file or an ONNX file.
    * @throws {TypeError | RangeError} on wrong options
    * @throws {ReadMeError} when the model cannot be opened; names file and tensor, or the unsupported feature
    */

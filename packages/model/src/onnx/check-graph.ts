@@ -95,16 +95,14 @@ export function anglesOf(flow: DataFlow, config: ModelConfig): readonly Angles[]
   return [...found.values()];
 }
 
-function layerAngles(
-  { index, weights, products }: DataFlow,
-  { headSize }: ModelConfig,
-  layer: number,
-): readonly Angles[] {
+function layerAngles(flow: DataFlow, { headSize }: ModelConfig, layer: number): readonly Angles[] {
+  const { index, weights, products } = flow;
   const ends = new Set(products.map(({ output }) => output));
   const found: Angles[] = [];
   const seen = new Set<string>();
   const todo = [`present.${layer}.key`];
   for (let value = todo.pop(); value !== undefined; value = todo.pop()) {
+    flow.spend();
     if (seen.has(value) || ends.has(value)) continue;
     seen.add(value);
     const node = index.producer(value)?.node;
