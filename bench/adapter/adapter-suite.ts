@@ -1,7 +1,7 @@
 // Compares concurrent calls of transformers.js' own pipeline with those of the adapter, by turns in one process.
 
 import { join } from "node:path";
-import { openModel, resolveCacheFolder } from "@readme-moe/model";
+import { OnnxTensorStore, openModel, resolveCacheFolder } from "@readme-moe/model";
 import { askChild, endChild } from "../engine/contender-process.ts";
 import { type Figure, valuesOf } from "../kit/samples.ts";
 import { interleave, type Interleaved } from "../kit/turns.ts";
@@ -17,6 +17,8 @@ import type { CallsAnswer, CallsRequest, PipelineSpec } from "./calls-child.ts";
 
 const HOST = "transformers.js";
 const OURS = "transformers.js with readme-moe";
+/** Contender with nothing changed but the import. */
+const SAME_FILES = `${OURS}, same ONNX file`;
 const METRICS = {
   speed: "new tokens, tok/s",
   loopP99: "event loop p99, ms",
@@ -28,7 +30,7 @@ const EXACT = "fp32";
 
 export const adapterSuite: Suite = {
   name: "adapter",
-  summary: "concurrent calls of transformers.js' own pipeline, and of the same with the adapter",
+  summary: "concurrent calls of transformers.js' own pipeline, and of the same with the import changed",
   async run(context) {
     const { settings } = context;
     const { quick, seed } = settings;
@@ -60,14 +62,19 @@ async function pipelinesOf({ settings, say }: SuiteContext): Promise<ReadonlyMap
   const pipelines = new Map<string, PipelineSpec>();
   const model = await openModel(dense);
   if (model.kind === "dense") {
-    const { onnx } = await preparePeerFiles(model, resolveCacheFolder(cacheFolder), { say, needsExport: true });
-    pipelines.set(HOST, { path: onnx, isOurs: false, dtype });
+    const isOnnx = model.weights.embedding.store instanceof OnnxTensorStore;
+    const prepared = { say, needsExport: true };
+    const { onnx } = isOnnx
+      ? { onnx: dense }
+      : await preparePeerFiles(model, resolveCacheFolder(cacheFolder), prepared);
+    pipelines.set(HOST, { path: onnx, runs: "host", dtype });
+    pipelines.set(SAME_FILES, { path: onnx, runs: "import changed", dtype });
   } else {
     say("transformers.js runs no mixtures; name the dense model with --dense to have it run that");
   }
   await model.close();
-  pipelines.set(OURS, { path: dense, isOurs: true, dtype });
-  if (dense !== path) pipelines.set(`${OURS}, experts`, { path, isOurs: true, dtype });
+  pipelines.set(OURS, { path: dense, runs: "engine", dtype });
+  if (dense !== path) pipelines.set(`${OURS}, experts`, { path, runs: "engine", dtype });
   return pipelines;
 }
 
@@ -84,7 +91,7 @@ async function measureCalls(
       const { texts: own, elapsedMs, loopP99Ms } = await answer();
       texts.set(name, own);
       const hosts = texts.get(HOST);
-      const isCompared = name === OURS && hosts !== undefined;
+      const isCompared = (name === OURS || name === SAME_FILES) && hosts !== undefined;
       return [
         { metric: METRICS.speed, value: (calls.prompts.length * calls.newTokens * 1000) / elapsedMs },
         { metric: METRICS.loopP99, value: loopP99Ms },

@@ -7,7 +7,8 @@ import { createPipeline } from "@readme-moe/adapter";
 /** Pipeline of the host, with or without the adapter. */
 export interface PipelineSpec {
   readonly path: string;
-  readonly isOurs: boolean;
+  /** `"import changed"` has the host's own options; `"engine"` also asks for the engine. */
+  readonly runs: "host" | "import changed" | "engine";
   readonly dtype: "fp32" | "q8" | "q4";
 }
 
@@ -32,13 +33,17 @@ const ours = createPipeline(huggingface);
 type Generate = (prompt: string, options: object) => Promise<readonly { readonly generated_text: string }[]>;
 const opened = new Map<string, Promise<Generate>>();
 
-function open({ path, isOurs, dtype }: PipelineSpec): Promise<Generate> {
-  const name = `${isOurs} ${path}`;
+function open({ path, runs, dtype }: PipelineSpec): Promise<Generate> {
+  const name = `${runs} ${path}`;
   const opening =
     opened.get(name) ??
-    ((isOurs
-      ? ours("text-generation", path, { dtype, engine: "readme-moe" })
-      : huggingface.pipeline("text-generation", path, { dtype })) as Promise<unknown> as Promise<Generate>);
+    ((runs === "host"
+      ? huggingface.pipeline("text-generation", path, { dtype })
+      : ours(
+          "text-generation",
+          path,
+          runs === "engine" ? { dtype, engine: "readme-moe" } : { dtype },
+        )) as Promise<unknown> as Promise<Generate>);
   opened.set(name, opening);
   return opening;
 }

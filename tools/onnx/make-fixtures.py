@@ -2,7 +2,7 @@
 hand; needs what make-folders.py needs. pack.ts makes test/fixtures/onnx/files.br of OUT.
 
     python make-fixtures.py OUT TOKENIZER
-    node pack.ts OUT ../../test/fixtures/onnx/files.br
+    node --import tsx pack.ts OUT ../../test/fixtures/onnx/files.br
 
 Weights are whole multiples of 1/128, so that they compress well, and are the same in float32 and float16.
 """
@@ -19,8 +19,9 @@ from safetensors.torch import save_file
 
 folders = __import__("make-folders")
 
+# The builder takes every product with as many outputs as the vocabulary for the head.
 SIZES = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4)
-SIZES |= dict(num_key_value_heads=2, vocab_size=64, max_position_embeddings=64, rms_norm_eps=1e-5)
+SIZES |= dict(num_key_value_heads=2, vocab_size=96, max_position_embeddings=64, rms_norm_eps=1e-5)
 KINDS = {
     "llama": ("LlamaConfig", "LlamaForCausalLM", dict(tie_word_embeddings=True)),
     "qwen2": ("Qwen2Config", "Qwen2ForCausalLM", dict(tie_word_embeddings=False)),

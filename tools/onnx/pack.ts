@@ -1,5 +1,5 @@
 // Packs the files of a folder into one compressed file: graphs of one model repeat each other's names.
-// Usage: node pack.ts <folder> <file>
+// Usage: node --import tsx tools/onnx/pack.ts <folder> <file>
 
 import { mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";

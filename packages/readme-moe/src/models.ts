@@ -20,7 +20,7 @@ import { openTraceFile, type TraceFile } from "./simulation/trace-file.ts";
 import { showLoading, showStatus } from "./terminal.ts";
 
 /** Description of `<model>` in help texts. */
-export const MODEL_ARGUMENT = "model folder, GGUF file, short name (qwen3:0.6b), or hub id (organisation/name)";
+export const MODEL_ARGUMENT = "model folder, GGUF or ONNX file, short name (qwen3:0.6b), or hub id (organisation/name)";
 
 /** Flags that a model's files depend on. */
 type FileFlags = Partial<Pick<RuntimeFlags, "cacheFolder" | "precision">>;

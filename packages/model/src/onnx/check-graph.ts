@@ -97,16 +97,14 @@ export function anglesOf(flow: DataFlow, config: ModelConfig): readonly Angles[]
   return [...found.values()];
 }
 
-function layerAngles(
-  { index, weights, products }: DataFlow,
-  { rotatedSize }: ModelConfig,
-  layer: number,
-): readonly Omit<Angles, "angleSet">[] {
+function layerAngles(flow: DataFlow, { rotatedSize }: ModelConfig, layer: number): readonly Omit<Angles, "angleSet">[] {
+  const { index, weights, products } = flow;
   const ends = new Set(products.map(({ output }) => output));
   const found: Omit<Angles, "angleSet">[] = [];
   const seen = new Set<string>();
   const todo = [`present.${layer}.key`];
   for (let value = todo.pop(); value !== undefined; value = todo.pop()) {
+    flow.spend();
     if (seen.has(value) || ends.has(value)) continue;
     seen.add(value);
     const node = index.producer(value)?.node;

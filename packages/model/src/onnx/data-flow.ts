@@ -43,6 +43,10 @@ const NO_ROWS: ReadonlySet<string> = namesIn("Shape Size Range ConstantOfShape C
 const KEEPS_COLUMNS: ReadonlySet<string> = new Set([...namesIn("Cast Identity Add Mul Sub Div Neg"), ...ACTIVATIONS]);
 const ATTENTIONS: ReadonlySet<string> = namesIn("GroupQueryAttention MultiHeadAttention Attention");
 
+// A decomposed graph of 100 layers takes some 10 million.
+const MAX_STEPS = 2 ** 27;
+const MAX_DEPTH = 4;
+
 export class DataFlow {
   readonly index: GraphIndex;
   readonly weights: GraphWeights;
@@ -51,6 +55,9 @@ export class DataFlow {
   readonly #config: ModelConfig;
   readonly #live: ReadonlySet<GraphNode>;
   readonly #ends = new Map<string, Product | Table>();
+  #stepsLeft = MAX_STEPS;
+  /** Number of `Split` nodes of equal parts that are being resolved. */
+  #depth = 0;
 
   /** @throws {ReadMeError} when a product has weights that cannot be read */
   constructor(weights: GraphWeights, config: ModelConfig) {
@@ -70,6 +77,11 @@ export class DataFlow {
     return this.#live.has(node);
   }
 
+  /** Counts a step from node to node. @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` when there are too many */
+  spend(): void {
+    if (--this.#stepsLeft < 0) throw unsupported(this.index.path, "has a graph that is too entangled to follow");
+  }
+
   /** Finds the products and tables from which the rows of a value come, up to `most` and one more. */
   sources(value: string, most: number = Infinity): readonly Source[] {
     const found = new Map<string, { from: Product | Table; rows: RowRange | undefined; passed: Set<string> }>();
@@ -78,6 +90,7 @@ export class DataFlow {
       { value, rows: undefined, passed: undefined },
     ];
     for (let next = todo.pop(); next !== undefined && found.size <= most; next = todo.pop()) {
+      this.spend();
       const { rows } = next;
       const key = `${rows?.from},${rows?.to},${next.passed}:${next.value}`;
       if (seen.has(key)) continue;
@@ -108,6 +121,7 @@ export class DataFlow {
     const seen = new Set<string>();
     const todo = [value];
     for (let next = todo.pop(); next !== undefined; next = todo.pop()) {
+      this.spend();
       if (seen.has(next)) continue;
       seen.add(next);
       const own = byInput.get(next) ?? [];
@@ -163,7 +177,10 @@ export class DataFlow {
     const size = sizes?.[output];
     if (from !== undefined && size !== undefined) return { from, to: from + size };
     // Equal parts: their size follows from the product.
+    if (this.#depth === MAX_DEPTH) return undefined;
+    this.#depth++;
     const [source] = this.sources(node.inputs[0] ?? "", 1);
+    this.#depth--;
     if (source === undefined || !isProduct(source.from)) return undefined;
     const each = source.from.weight.isTransposed ? source.from.weight.columns : source.from.weight.rows;
     const part = Math.ceil(each / node.outputs.length);

@@ -121,10 +121,11 @@ function withoutChoice(path: string, graph: GraphProto): GraphProto {
   if (branch.outputs.length !== choice.outputs.length) {
     throw corrupt(path, `has a choice of ${choice.outputs.length} outputs, its branch has ${branch.outputs.length}`);
   }
-  // A branch may return a constant or an outer value, so outputs are copies.
-  const copies = choice.outputs.map((output, index): GraphNode => {
-    const inputs = [branch.outputs[index] ?? ""];
-    return { type: "Identity", domain: "", inputs, outputs: [output], attributes: new Map() };
+  // A branch may return a constant or an outer value, so outputs of other names are copies.
+  const copies = choice.outputs.flatMap((output, index): readonly GraphNode[] => {
+    const own = branch.outputs[index] ?? "";
+    if (own === output) return [];
+    return [{ type: "Identity", domain: "", inputs: [own], outputs: [output], attributes: new Map() }];
   });
   const nodes = graph.nodes.flatMap((node) => (node === choice ? [...branch.nodes, ...copies] : [node]));
   return { ...graph, nodes, constants: [...graph.constants, ...branch.constants] };

@@ -93,9 +93,11 @@ export class GraphReader {
       else if (part.number === 4) attribute = { text: textOf(path, part) };
       else if (part.number === 5) attribute = { tensor: tensorOf(path, part) };
       else if (part.number === 6) attribute = { graph: this.#inner(part) };
-      else if (part.number === 8) integers.push(...packedIntegers(path, part));
+      else if (part.number === 8) {
+        this.#budget.spend(1 + part.bytes.byteLength);
+        for (const integer of packedIntegers(path, part)) integers.push(integer);
+      }
     }
-    this.#budget.spend(integers.length);
     return [name, integers.length > 0 ? { integers } : attribute];
   }
 

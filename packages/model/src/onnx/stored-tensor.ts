@@ -77,6 +77,7 @@ export const SMALL_BYTES: number = 2 ** 16;
 /** Constants up to this size, such as shapes and factors, are kept in memory. */
 const KEPT_BYTES = 2 ** 10;
 const MAX_DIMENSIONS = 16;
+const MAX_VARINT_BYTES = 10;
 
 /** Puts a tensor together. @throws {ReadMeError} `ERR_FILE_CORRUPT` when its values do not fill its shape */
 export function storedTensor(path: string, fields: Iterable<TensorField>): StoredTensor {
@@ -87,7 +88,7 @@ export function storedTensor(path: string, fields: Iterable<TensorField>): Store
   for (const field of fields) {
     const { number } = field;
     if (VALUE_FIELDS.has(number)) values.push(field);
-    else if (number === 1) shape.push(...packedIntegers(path, whole(field)));
+    else if (number === 1) shape.push(...shortList(path, whole(field)));
     else if (number === 2) typeNumber = field.integer;
     else if (number === 8) name = textOf(path, whole(field));
     else if (number === 13) external.set(...entryOf(path, whole(field)));
@@ -126,7 +127,8 @@ function ownData(path: string, { name, type, values, byteLength }: OwnData): Ten
     if (first.bytes !== undefined && byteLength <= KEPT_BYTES) return { bytes: first.bytes };
     return { location: undefined, offset: first.offset, byteLength };
   }
-  if (byteLength > SMALL_BYTES) {
+  const numBytes = values.reduce((sum, field) => sum + field.byteLength, 0);
+  if (byteLength > SMALL_BYTES || numBytes > MAX_VARINT_BYTES * SMALL_BYTES) {
     throw unsupported(path, `tensor ${quoted(name)} has its values one by one; save the model with raw data`);
   }
   const bytes = isRaw ? joined(values) : integerBytes(path, type, values);
@@ -187,6 +189,12 @@ function entryOf(path: string, { bytes, offset }: ProtoField): [string, string] 
     else if (field.number === 2) value = textOf(path, field);
   }
   return [key, value];
+}
+
+/** Decodes a list that has no more than some dozens of integers. */
+function shortList(path: string, field: ProtoField): readonly number[] {
+  if (field.bytes.byteLength <= MAX_DIMENSIONS * MAX_VARINT_BYTES) return packedIntegers(path, field);
+  throw corrupt(path, `has a shape of ${field.bytes.byteLength} bytes at byte ${field.offset}`);
 }
 
 function whole(field: TensorField): ProtoField {

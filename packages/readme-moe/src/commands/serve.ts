@@ -41,7 +41,7 @@ async function runServer(path: string, flags: ServeFlags, interrupted: AbortSign
   const isUnwanted = AbortSignal.any([stop.signal, giveUp.signal]);
   const opening = openEngine(path, flags, isUnwanted, { maxNumSeqs: flags.maxNumSeqs });
   try {
-    await serve(flags.name ?? basename(resolve(path)).replace(/\.gguf$/i, ""), opening, flags, stop.signal);
+    await serve(flags.name ?? basename(resolve(path)).replace(/\.(gguf|onnx)$/i, ""), opening, flags, stop.signal);
   } finally {
     giveUp.abort();
     await opening.then(
