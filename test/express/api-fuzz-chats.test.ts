@@ -27,7 +27,7 @@ let engine: ReadMeEngine;
 let server: RunningServer;
 
 beforeAll(async () => {
-  engine = await openTinyEngine(folder, {}, { config: { max_position_embeddings: 512 } });
+  engine = await openTinyEngine(folder, {}, { config: { max_position_embeddings: 1024 } });
   server = await listen(express().use(readMe({ models: { tiny: engine } })));
 });
 afterAll(async () => {
