@@ -36,12 +36,12 @@ const WORDS = [
 /** Probability that an optional field is present. */
 const SHARE = 0.12;
 
-function text(chance: Chance, most = 12): string {
+export function text(chance: Chance, most = 12): string {
   return chance.list(1, most, () => chance.pick(WORDS)).join(chance.pick([" ", " ", ""]));
 }
 
 /** Picks some of the fields, each rarely, so that a rejected one does not hide all others; some are `null`. */
-function some(chance: Chance, fields: Readonly<Record<string, () => unknown>>): Fields {
+export function some(chance: Chance, fields: Readonly<Record<string, () => unknown>>): Fields {
   const chosen = Object.entries(fields).filter(() => chance.happens(SHARE));
   return Object.fromEntries(chosen.map(([name, value]) => [name, chance.happens(0.1) ? null : value()]));
 }
@@ -57,7 +57,7 @@ function expertBeside(chance: Chance, name: unknown, { experts }: KnownModel): u
   return named ?? chance.pick<unknown>([0, ...experts]);
 }
 
-function requestFields(chance: Chance, model: KnownModel): Fields {
+export function requestFields(chance: Chance, model: KnownModel): Fields {
   const named = some(chance, { model: () => modelName(chance, model) });
   const fields = some(chance, {
     stream: () => chance.happens(0.8),
@@ -67,8 +67,6 @@ function requestFields(chance: Chance, model: KnownModel): Fields {
         include_obfuscation: () => false,
         continuous_usage_stats: () => false,
       }),
-    user: () => text(chance),
-    metadata: () => Object.fromEntries(chance.list(0, 4, (index) => [`key ${index}`, text(chance)])),
     read_me: () => ({
       ...some(chance, {
         expert: () => expertBeside(chance, named["model"], model),
@@ -78,13 +76,39 @@ function requestFields(chance: Chance, model: KnownModel): Fields {
         ? { include: chance.pick([["routes"], ["timings"], ["routes", "timings"], ["timings", "timings"], []]) }
         : {}),
     }),
-    store: () => false,
-    service_tier: () => chance.pick(["auto", "default"]),
   });
   return { ...named, ...fields };
 }
 
-function samplingFields(chance: Chance, { vocabSize }: KnownModel): Fields {
+/** Fields that change no answer. */
+export function inertFields(chance: Chance): Fields {
+  return some(chance, {
+    user: () => text(chance),
+    metadata: () => Object.fromEntries(chance.list(0, 4, (index) => [`key ${index}`, text(chance)])),
+    store: () => chance.happens(0.5),
+    service_tier: () => chance.pick(["auto", "default", "flex"]),
+    safety_identifier: () => text(chance),
+    prompt_cache_key: () => text(chance),
+    prompt_cache_retention: () => "24h",
+    keep_alive: () => chance.pick<unknown>([-1, "5m"]),
+  });
+}
+
+/** Constraints with the names of vLLM and llama.cpp. */
+function structured(chance: Chance): Fields {
+  const kinds: Readonly<Record<string, () => unknown>> = {
+    json: () => ({ type: "object", properties: { a: { type: "boolean" } } }),
+    regex: () => chance.pick(["[ab]+", "\\d{2}", "é?x"]),
+    choice: () => chance.pick([["yes", "no"], ["🙂"]]),
+    grammar: () => 'root ::= "a" [0-9]+',
+  };
+  const kind = chance.pick(Object.keys(kinds));
+  const value = kinds[kind]?.();
+  if (kind === "grammar" && chance.happens(0.3)) return { grammar: value };
+  return chance.happens(0.5) ? { [`guided_${kind}`]: value } : { structured_outputs: { [kind]: value } };
+}
+
+export function samplingFields(chance: Chance, { vocabSize }: KnownModel): Fields {
   const token = (): number => chance.below(vocabSize);
   return some(chance, {
     temperature: () => chance.pick([0, 0.5, 1, 2, 1e-9]),
@@ -122,7 +146,8 @@ export function completion(chance: Chance, model: KnownModel): Fields {
     max_tokens: maxTokens,
     ...requestFields(chance, model),
     ...samplingFields(chance, model),
-    ...lengthFields(chance, maxTokens),
+    ...(chance.happens(0.15) ? structured(chance) : lengthFields(chance, maxTokens)),
+    ...inertFields(chance),
     ...fields,
     ...("logprobs" in fields ? {} : some(chance, { echo: () => chance.happens(0.8) })),
   };
@@ -168,7 +193,7 @@ function message(chance: Chance, index: number): Fields {
 
 const messages = (chance: Chance): Fields[] => chance.list(1, 5, (index) => message(chance, index));
 
-function templateVariables(chance: Chance): Fields {
+export function templateVariables(chance: Chance): Fields {
   return some(chance, {
     enable_thinking: () => chance.happens(0.5),
     documents: () => [{ title: "a", text: text(chance) }],
@@ -187,6 +212,7 @@ export function chat(chance: Chance, model: KnownModel): Fields {
     [6, () => lengthFields(chance, maxTokens)],
     [2, () => ({ response_format: responseFormat(chance) })],
     [2, () => tools(chance)],
+    [1, () => structured(chance)],
   ])();
   return {
     messages: messages(chance),
@@ -195,15 +221,15 @@ export function chat(chance: Chance, model: KnownModel): Fields {
     ...samplingFields(chance, model),
     ...logprobs,
     ...bound,
+    ...inertFields(chance),
     ...some(chance, {
       chat_template_kwargs: () => templateVariables(chance),
-      safety_identifier: () => text(chance),
-      prompt_cache_key: () => text(chance),
       modalities: () => ["text"],
       audio: () => null,
       prediction: () => prediction(chance),
       functions: () => null,
-      reasoning_effort: () => "none",
+      reasoning_effort: () => chance.pick(["none", "minimal", "low", "medium", "high", "xhigh"]),
+      thinking_token_budget: () => chance.between(0, 3),
       verbosity: () => "medium",
     }),
   };

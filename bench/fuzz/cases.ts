@@ -1,6 +1,7 @@
 // Makes a case from a seed and a number: the bytes, their pieces, and how the client ends.
 
 import { chat, completion, detokenize, loadAdapter, tokenize, unloadAdapter, type KnownModel } from "./bodies.ts";
+import { countTokens, message, response } from "./chat-bodies.ts";
 import { damaged, encoded, typed } from "./body-bytes.ts";
 import { Chance } from "./chance.ts";
 import type { Ask, FuzzCase, Piece } from "./fuzz-case.ts";
@@ -22,6 +23,9 @@ type Post = Route & Required<Pick<Route, "body">>;
 const POSTS: readonly (readonly [number, Post])[] = [
   [4, { path: "/v1/completions", body: completion, isGeneration: true }],
   [4, { path: "/v1/chat/completions", body: chat, isGeneration: true }],
+  [4, { path: "/v1/responses", body: response, isGeneration: true }],
+  [4, { path: "/v1/messages", body: message, isGeneration: true }],
+  [1, { path: "/v1/messages/count_tokens", body: countTokens }],
   [2, { path: "/tokenize", body: tokenize }],
   [1, { path: "/detokenize", body: detokenize }],
 ];
@@ -43,7 +47,9 @@ function keyOf({ isOperators = false }: Route, { chance, model }: Making): reado
 
 const GETS: readonly (readonly [number, Route])[] = [
   ...["/v1/models", "/health", "/readyz", "/livez", "/version"].map((path) => [2, { path }] as const),
-  ...["/openapi.json", "/metrics", "/v1/nothing", "/nothing"].map((path) => [0.5, { path }] as const),
+  ...["/openapi.json", "/metrics", "/v1/nothing", "/v1/responses/nothing", "/nothing"].map(
+    (path) => [0.5, { path }] as const,
+  ),
 ];
 
 type Made = Pick<FuzzCase, "kind" | "asks" | "pieces" | "ending" | "isSound">;

@@ -2,6 +2,7 @@
 
 import { homedir } from "node:os";
 import { errorAnswer } from "../../packages/express/src/api/answer-schemas.ts";
+import { messagesError } from "../../packages/express/src/messages/answer-schemas.ts";
 import type { Ask, FuzzCase } from "./fuzz-case.ts";
 import { readAnswers, type HttpAnswer } from "./http-answers.ts";
 import { isRefusable } from "./refusable.ts";
@@ -113,7 +114,7 @@ function judgeError(
 ): readonly string[] {
   const problems: string[] = [];
   if (!headers.get("content-type")?.startsWith("application/json")) problems.push("an error that is no JSON");
-  const wrong = wrongUnder(errorAnswer, text);
+  const wrong = wrongUnder(/^\/v1\/messages(\/|$)/.test(ask?.path ?? "") ? messagesError : errorAnswer, text);
   if (wrong !== undefined) problems.push(`no error of the API: ${wrong}`);
   if (body.length > MAX_ERROR_BYTES) problems.push(`an error of ${body.length} bytes`);
   // A name in the request may look like a stack.

@@ -12,6 +12,8 @@ import {
   modelsAnswer,
   tokenizeAnswer,
 } from "../../packages/express/src/api/answer-schemas.ts";
+import { countTokensAnswer, messageAnswer, messageEvent } from "../../packages/express/src/messages/answer-schemas.ts";
+import { responseAnswer, responseEvent } from "../../packages/express/src/responses/answer-schemas.ts";
 import { healthAnswer, liveAnswer, readyAnswer, versionAnswer } from "../../packages/express/src/edge/operations.ts";
 import { Scrape } from "../../test/support/prometheus.ts";
 import type { HttpAnswer } from "./http-answers.ts";
@@ -19,6 +21,9 @@ import type { HttpAnswer } from "./http-answers.ts";
 const JSON_ROUTES: Readonly<Record<string, z.ZodType>> = {
   "/v1/chat/completions": chatAnswer,
   "/v1/completions": completionAnswer,
+  "/v1/responses": responseAnswer,
+  "/v1/messages": messageAnswer,
+  "/v1/messages/count_tokens": countTokensAnswer,
   "/v1/models": modelsAnswer,
   "/tokenize": tokenizeAnswer,
   "/detokenize": detokenizeAnswer,
@@ -33,6 +38,12 @@ const STREAMS: Readonly<Record<string, z.ZodType>> = {
   "/v1/completions": completionChunk,
 };
 
+/** Events of streams that name their events, and the names that end them. */
+const NAMED_STREAMS: Readonly<Record<string, readonly [schema: z.ZodType, last: RegExp]>> = {
+  "/v1/responses": [responseEvent, /^response\.(completed|incomplete|failed)$/],
+  "/v1/messages": [messageEvent, /^(message_stop|error)$/],
+};
+
 /** Operators' routes, which answer with a text. */
 const CHANGES: ReadonlySet<string> = new Set(["/v1/load_lora_adapter", "/v1/unload_lora_adapter"]);
 
@@ -43,7 +54,10 @@ export function wrongIn(answer: HttpAnswer, path: string): string | undefined {
   // Node accepts several spaces between target and version.
   const target = path.trimEnd();
   const route = target.length > 1 ? target.toLowerCase().replace(/\/$/, "") : target;
-  if (type === "text/event-stream" || type.startsWith("text/event-stream;")) return wrongInStream(text, STREAMS[route]);
+  if (type === "text/event-stream" || type.startsWith("text/event-stream;")) {
+    const named = NAMED_STREAMS[route];
+    return named ? wrongInNamedStream(text, ...named) : wrongInStream(text, STREAMS[route]);
+  }
   if (route === "/metrics") return problemOf(() => new Scrape(text));
   if (CHANGES.has(route))
     return /^Success: LoRA adapter '.+' (added|removed) successfully\.$/.test(text) ? undefined : text;
@@ -67,6 +81,17 @@ function wrongInStream(text: string, chunk: z.ZodType | undefined): string | und
     .map((event) => event.slice("data: ".length))
     .map((line) => wrongUnder(line.startsWith('{"error"') ? errorAnswer : chunk, line))
     .find((problem) => problem !== undefined);
+}
+
+function wrongInNamedStream(text: string, schema: z.ZodType, last: RegExp): string | undefined {
+  const events = text.split("\n\n");
+  if (events.pop() !== "") return "a stream that ends within an event";
+  const named = events
+    .filter((event) => !event.startsWith(":"))
+    .map((event) => /^event: (\S+)\ndata: (.*)$/.exec(event));
+  if (named.some((event) => event === null)) return "an event without a name and a line of data";
+  if (!last.test(named.at(-1)?.[1] ?? "")) return "a stream without its end";
+  return named.map((event) => wrongUnder(schema, event?.[2] ?? "")).find((problem) => problem !== undefined);
 }
 
 /** Checks a JSON text against a schema. @returns a description of the problem, if any */

@@ -5,7 +5,7 @@ import type { Chance } from "./chance.ts";
 type Fields = Record<string, unknown>;
 
 /** @param depth - allowed further levels */
-function schema(chance: Chance, depth = 2): Fields {
+export function schema(chance: Chance, depth = 2): Fields {
   const leaves: readonly (() => Fields)[] = [
     () => ({ type: "boolean" }),
     () => ({ type: "null" }),
@@ -27,7 +27,7 @@ function schema(chance: Chance, depth = 2): Fields {
   ])();
 }
 
-function object(chance: Chance, inner: () => Fields): Fields {
+export function object(chance: Chance, inner: () => Fields): Fields {
   const names = chance.list(1, 3, (index) => chance.pick(["a", "on", "é", "a b"]) + index);
   const required = names.filter(() => chance.happens(0.6));
   const properties = Object.fromEntries(names.map((name) => [name, inner()]));

@@ -183,7 +183,8 @@ describe("the Responses API", () => {
 
 describe("the Messages API", () => {
   test("has reasoning as a block, whole and streamed, within its budget", async () => {
-    const request = { model, messages, max_tokens: 40, ...{ temperature: 0 }, ...open } as const;
+    const cold = { temperature: 0 };
+    const request = { model, messages, max_tokens: 40, ...cold, ...open } as const;
     const asked = { ...request, thinking: { type: "enabled", budget_tokens: 5 } } as const;
     const thought = (await right(5)).trim();
     const whole = await anthropic.messages.create(asked);

@@ -13,13 +13,14 @@ interface Split {
   readonly content: string;
 }
 
+const trim = (part: string): string => part.replace(/^[ \t\r\n]+/, "").replace(/[ \t\r\n]+$/, "");
+
 /** Splits a whole text with regular expressions. */
 function plainSplit(start: ReasoningStart, text: string): Split {
   const begun = start === "within" ? `<think>${text}` : text;
   if (start === "behind" || !/^[ \t\r\n]*<think>/.test(begun)) return { reasoning: "", content: text };
   const inside = begun.replace(/^[ \t\r\n]*<think>/, "");
   const end = inside.indexOf("</think>");
-  const trim = (part: string): string => part.replace(/^[ \t\r\n]+/, "").replace(/[ \t\r\n]+$/, "");
   if (end === -1) return { reasoning: trim(inside), content: "" };
   return { reasoning: trim(inside.slice(0, end)), content: inside.slice(end + 8).replace(/^[ \t\r\n]+/, "") };
 }
@@ -160,6 +161,9 @@ async function write(rule: ReasoningRule, random: () => number, maxTokens = 60):
   return tokens;
 }
 
+const place = (tokens: readonly number[], more: Partial<ReasoningRule> = {}) =>
+  reasoningPlace(tokens, { ...RULE, budgetTokens: 2, ...more });
+
 describe("a limit", () => {
   test.each([0, 1, 2, 5])("ends reasoning after %i tokens, and binds what follows", async (budgetTokens) => {
     const random = seededRandom(budgetTokens + 1);
@@ -190,8 +194,6 @@ describe("a limit", () => {
   });
 
   test("leaves a free answer free behind its reasoning", () => {
-    const place = (tokens: readonly number[], more: Partial<ReasoningRule> = {}) =>
-      reasoningPlace(tokens, { ...RULE, budgetTokens: 2, ...more });
     expect(place([])).toEqual({ at: "start" });
     expect(place([7, BEGIN])).toEqual({ at: "content", from: 0 });
     expect(place([BEGIN])).toEqual({ at: "reasoning", used: 0 });

@@ -23,6 +23,10 @@ const step: fc.Arbitrary<Step> = fc.oneof(
 
 const [MAX_RESPONSES, MAX_BYTES, MAX_AGE_MS] = [4, 8000, 100];
 
+function sum(list: readonly { readonly bytes: number }[]): number {
+  return list.reduce((total, one) => total + one.bytes, 0);
+}
+
 /** A list of entries, the least recently used first. */
 class PlainStore {
   entries: { readonly id: string; readonly client: string; readonly bytes: number; readonly untilMs: number }[] = [];
@@ -31,7 +35,6 @@ class PlainStore {
     if (bytes > MAX_BYTES / 2) return;
     this.entries = this.entries.filter((entry) => entry.id !== name && entry.untilMs > nowMs);
     const own = () => this.entries.filter((entry) => entry.client === owner);
-    const sum = (list: readonly { readonly bytes: number }[]) => list.reduce((total, one) => total + one.bytes, 0);
     while (own().length > MAX_RESPONSES / 2 - 1 || sum(own()) > MAX_BYTES / 2 - bytes) {
       this.entries.splice(this.entries.indexOf(own()[0] as (typeof this.entries)[number]), 1);
     }
@@ -67,7 +70,7 @@ test("keeps, finds and removes as a plain list does, within its limits", () => {
           else expect(store.delete(one.id, one.client)).toBe(known);
           if (one.kind === "delete" && known) plain.entries.pop();
         }
-        const bytes = plain.entries.reduce((sum, entry) => sum + entry.bytes, 0);
+        const bytes = sum(plain.entries);
         expect(store.stats).toEqual({ responses: plain.entries.length, bytes });
         expect(bytes).toBeLessThanOrEqual(MAX_BYTES);
       }

@@ -34,6 +34,15 @@ describe("a writer", () => {
     await running[Symbol.asyncDispose]();
   });
 
+  test("sends one event of any size to a reader that takes it", async () => {
+    const { server: running, socket, response } = await unread();
+    const options = { keepAliveMs: 1e6, maxBufferedBytes: 1000, slowReaderMs: 1e6, timers: systemTimers };
+    const all = readAll(socket.resume());
+    new SseWriter(response, options).end(big, { data: "[DONE]" });
+    expect((await all).includes("data: [DONE]\n\n")).toBe(true);
+    await running[Symbol.asyncDispose]();
+  });
+
   test("disconnects a reader that takes nothing for too long, but not one that reads", async () => {
     const manual = manualTimers();
     const options = { keepAliveMs: 1, maxBufferedBytes: 1 << 30, slowReaderMs: 2, timers: manual };

@@ -7,7 +7,9 @@ export function parseEvents(text: string): { readonly data: readonly string[]; r
   const data: string[] = [];
   const comments: string[] = [];
   for (const block of blocks) {
-    if (block.startsWith("data: ")) data.push(block.slice("data: ".length));
+    const named = /^event: \S+\n(?=data: )/.exec(block);
+    if (named) data.push(block.slice(named[0].length + "data: ".length));
+    else if (block.startsWith("data: ")) data.push(block.slice("data: ".length));
     else if (block.startsWith(": ")) comments.push(block.slice(2));
     else throw new Error(`Expected an event, got ${JSON.stringify(block)}`);
   }

@@ -17,7 +17,7 @@ import type { ResponseStore } from "./responses/store.ts";
 type Handler = (request: Request, response: Response) => void | Promise<void>;
 
 /** Middleware in front of routes. */
-export interface Fronts {
+interface Fronts {
   /** Permissions of web pages; comes before keys, which preflight requests do not have. */
   readonly cors: readonly RequestHandler[];
   /** Keys, request ids, rate limits. */

@@ -77,8 +77,8 @@ const API_NAMES = [
 ] as const;
 
 /**
- * Creates a router with the APIs of OpenAI and Anthropic over Read-ME engines, health checks and metrics. Their paths begin where the
- * router is mounted.
+ * Creates a router with the APIs of OpenAI and Anthropic over Read-ME engines, health checks and metrics. Their paths
+ * begin where the router is mounted.
  *
  * @throws {TypeError | RangeError} on wrong options
  */

@@ -8,7 +8,7 @@ import type { ChatLogprobs } from "./answer-schemas.ts";
 import { joinRoutes, routesOf, textTokens, type AnswerShape, type ChoiceRoutes, type Piece } from "./generation.ts";
 import { chatLogprobs } from "./logprobs.ts";
 
-export interface ChatDelta {
+interface ChatDelta {
   readonly role?: "assistant";
   readonly reasoning_content?: string;
   readonly content?: string;

@@ -126,7 +126,7 @@ async function tokensOf(engine: Engine, body: TokenizeBody, signal: AbortSignal)
 /** Largest ratio of answer to body: an id and its comma per byte of text, or the text of a long token per id. */
 const ANSWER_BYTES_PER_BYTE = 16;
 
-/** Answers without a generation. Keeps a place in admission, as a generation does, until the reader has taken the answer. */
+/** Answers without a generation. Keeps a place in admission until the reader has taken the answer. */
 export async function answerLight(
   exchange: Exchange,
   param: string,

@@ -73,7 +73,7 @@ export const jsonSchema = z
 
 const label = z.string().max(1024).nullish();
 
-/** Parameters that change no answer here: labels, and those of stores, caches and tiers that this server does not have. */
+/** Parameters that change no answer here: labels, and those of stores, caches and tiers of other servers. */
 export const inertFields = {
   user: label,
   metadata: z.record(z.string().max(64), z.string().max(512)).nullish(),

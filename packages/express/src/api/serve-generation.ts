@@ -31,7 +31,7 @@ export interface RequestParts {
 }
 
 /** A request whose body was read. */
-export interface OpenedRequest<Body extends ChatBody | CompletionBody, Choice extends object> {
+interface OpenedRequest<Body extends ChatBody | CompletionBody, Choice extends object> {
   /** Body in the shape that the generation takes. `onRequest` may replace it. */
   readonly body: Body;
   /** Id of the answer. @default one that the generation makes */

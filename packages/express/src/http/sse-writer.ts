@@ -58,13 +58,15 @@ export class SseWriter {
     const response = this.#response;
     if (response.destroyed || response.writableEnded) return;
     if (!response.headersSent) this.#setHeaders();
+    // Without this write, since the last events of a long answer may exceed the limit at once.
+    const unreadBytes = response.writableLength;
     const isTaken = response.write(text);
     // Compressing middleware adds `flush`, and would otherwise wait for more data.
     if ("flush" in response && typeof response.flush === "function") response.flush();
     this.#keepAlive();
     if (isTaken) return;
     const { maxBufferedBytes, slowReaderMs, timers } = this.#options;
-    if (response.writableLength > maxBufferedBytes) this.#drop();
+    if (unreadBytes > maxBufferedBytes) this.#drop();
     else this.#stopSlowReader ??= timers.after(slowReaderMs, () => this.#drop());
   }
 

@@ -28,7 +28,7 @@ export function messagesErrorBody({ status, message, param, code }: Contents, re
 }
 
 /** Whether the client speaks Anthropic's API. */
-export function isMessagesClient(request: Request): boolean {
+function isMessagesClient(request: Request): boolean {
   const path = `${request.baseUrl}${request.path}`;
   return request.get("anthropic-version") !== undefined || /\/v1\/messages(\/|$)/.test(path);
 }

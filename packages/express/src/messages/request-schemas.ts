@@ -7,7 +7,7 @@ import { LIMITS } from "../limits.ts";
 
 /** Marks for a cache of prompts. They change no answer: every prompt's beginning is cached anyway. */
 const cacheControl = z.strictObject({ type: z.literal("ephemeral"), ttl: z.string().max(16).nullish() }).nullish();
-const citations = z.union([z.strictObject({ enabled: z.literal(false) }), z.array(z.never())]).nullish();
+const citations = z.union([z.strictObject({ enabled: z.literal(false) }), z.array(z.null()).max(0)]).nullish();
 
 const textBlock = z.strictObject({
   type: z.literal("text"),
@@ -117,7 +117,7 @@ export const messagesBody = z.strictObject({
   service_tier: z.enum(["auto", "standard_only"]).nullish(),
   container: z.null().optional(),
   context_management: z.null().optional(),
-  mcp_servers: z.array(z.never()).nullish(),
+  mcp_servers: z.array(z.null()).max(0).nullish(),
   read_me: readMe,
   ...inert,
 });
@@ -128,7 +128,7 @@ export type MessagesBody = z.infer<typeof messagesBody>;
 export const countTokensBody = z.strictObject({
   ...promptFields,
   context_management: z.null().optional(),
-  mcp_servers: z.array(z.never()).nullish(),
+  mcp_servers: z.array(z.null()).max(0).nullish(),
 });
 
 /** A request to `/v1/messages/count_tokens`. */

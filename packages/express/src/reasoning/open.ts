@@ -21,7 +21,7 @@ export interface ChatReasoning {
   readonly newProcessor: (() => ProcessLogits) | undefined;
 }
 
-/** What the request asks for. */
+/** Chat whose reasoning is opened, and its bounds. */
 export interface ReasoningDemand {
   readonly prompt: ChatPrompt;
   /** Largest number of tokens of reasoning. @default no limit */

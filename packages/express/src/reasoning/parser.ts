@@ -3,7 +3,7 @@
 export const THINK_BEGIN = "<think>";
 export const THINK_END = "</think>";
 
-/** Where an answer begins: within reasoning that the prompt has begun, before it, or behind it. */
+/** Place where an answer begins: within reasoning that the prompt has begun, before it, or behind it. */
 export type ReasoningStart = "within" | "before" | "behind";
 
 /** Finds where the answer to a prompt begins. @param prompt - text of the prompt, or its end */

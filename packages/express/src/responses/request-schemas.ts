@@ -13,7 +13,7 @@ const inputText = z.strictObject({ type: z.literal("input_text"), text: z.string
 const outputText = z.strictObject({
   type: z.literal("output_text"),
   text: z.string(),
-  annotations: z.array(z.never()).nullish(),
+  annotations: z.array(z.null()).max(0).nullish(),
   logprobs: z.array(z.unknown()).nullish(),
 });
 const messageParts = z.array(z.discriminatedUnion("type", [inputText, outputText]));
@@ -62,7 +62,6 @@ const items = [messageItem, callItem, callOutputItem, reasoningItem, referenceIt
 
 /** An item of a conversation, with its type. */
 export type ConversationItem = Exclude<z.infer<(typeof items)[number]>, { type: "item_reference" }>;
-export type ReferenceItem = z.infer<typeof referenceItem>;
 
 const functionTool = z.strictObject({
   type: z.literal("function"),

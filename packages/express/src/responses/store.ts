@@ -58,7 +58,7 @@ export class ResponseStore {
   readonly #share: number;
   readonly #maxAgeMs: number;
   readonly #nowMs: () => number;
-  /** In the order of their last use. */
+  /** Entries by id, the least recently used first. */
   readonly #entries = new Map<string, Entry>();
   readonly #running = new Map<string, Running>();
   #bytes = 0;

@@ -57,8 +57,10 @@ function formatOf(text: ResponsesBody["text"]): ChatBody["response_format"] {
   return { type, json_schema: schema };
 }
 
-/** Returns the items as messages. Reasoning, text and calls that follow one another are one message of the assistant. */
-export function messagesOf(items: readonly ConversationItem[]): ChatMessages {
+/**
+ * Returns the items as messages. Reasoning, text and calls that follow one another are one message of the assistant.
+ */
+function messagesOf(items: readonly ConversationItem[]): ChatMessages {
   const messages: ChatMessages = [];
   /** Message of the assistant that further items belong to. */
   let open: AssistantMessage | undefined;

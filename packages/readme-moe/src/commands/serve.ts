@@ -8,6 +8,7 @@ import {
   localHostsOnly,
   readMe,
   ServedModels,
+  type CorsOptions,
   type RestartOptions,
 } from "@readme-moe/express";
 import { Command } from "commander";
@@ -23,9 +24,9 @@ interface ServeFlags extends EngineFlags, ServingFlags {}
 
 export function serveCommand(signal: AbortSignal): Command {
   const command = new Command("serve")
-    .summary("serve a model over HTTP, with the OpenAI API")
+    .summary("serve a model over HTTP, with the APIs of OpenAI and Anthropic")
     .description(
-      "Serves a model with the OpenAI API under /v1, and with /health, /livez, /readyz, /metrics and /version.\n" +
+      "Serves a model with the APIs of OpenAI and Anthropic under /v1, and with /health, /livez, /readyz, /metrics and /version.\n" +
         "On SIGTERM or Ctrl-C it accepts no more requests, completes the running ones, and exits; a second one ends it at once.",
     )
     .argument("<model>", MODEL_ARGUMENT);
@@ -109,12 +110,17 @@ function appOver(models: ServedModels, events: ReadMeEmitter, flags: ServeFlags)
       requestsPerMinute: flags.requestsPerMinute,
       tokensPerMinute: flags.tokensPerMinute,
       maxPriority: flags.maxPriority,
+      cors: corsOf(flags),
       admission: { maxRequests, maxTokens, maxBytes, maxClientShare, maxQueueMs, maxRequestMs },
       hungMs,
       vllmAliases: flags.vllmMetrics,
     }),
   );
   return app.use(answerNotFound, answerErrors);
+}
+
+function corsOf({ corsOrigin: origins }: ServeFlags): CorsOptions | undefined {
+  return origins && { origins: origins.includes("*") ? "*" : origins };
 }
 
 /** @throws {TypeError} when anyone in the network could use the model, and no flag allows it */

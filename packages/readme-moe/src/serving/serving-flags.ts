@@ -23,6 +23,7 @@ export interface ServingFlags {
   readonly requestsPerMinute?: number;
   readonly tokensPerMinute?: number;
   readonly allowAnyone?: true;
+  readonly corsOrigin?: readonly string[];
   readonly drainMs: number;
   readonly noticeMs: number;
   readonly trustProxy?: number | string;
@@ -67,6 +68,7 @@ export function servingOptions(): readonly Option[] {
     number("--requests-per-minute <n>", "most requests of a key, or an address (default: no limit)"),
     number("--tokens-per-minute <n>", "most tokens of a key, or an address (default: no limit)"),
     new Option("--allow-anyone", "serve without keys on an address that other machines can reach"),
+    new Option("--cors-origin <origin...>", "origins of web pages that may call the API from a browser; * for all"),
     number("--drain-ms <ms>", "longest time for running requests when the server stops", 0).default(30_000),
     number("--notice-ms <ms>", "time that /readyz fails before that", 0).default(0),
     new Option("--trust-proxy <proxies>", "number of proxies in front, or their addresses").argParser(proxies),
