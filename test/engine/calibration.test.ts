@@ -31,6 +31,27 @@ test("changes a model's output only by rounding", async () => {
   }
 });
 
+test("changes most positions of a mixture only by rounding", async () => {
+  // Where two experts are about equally probable, a rounded logit of the router chooses the other one.
+  const logitsOf = TOKENS.map((_, index) => index);
+  for (const mixture of fixtureNames("mixtures")) {
+    await using floats = await runningModel(fixture(mixture));
+    const expected = (await promptLogits(floats, TOKENS, logitsOf)).fullLogits;
+    const { vocabSize } = floats.model.config;
+    for (const [precision, bound] of [
+      ["int8", 0.08],
+      ["int4", 0.5],
+    ] as const) {
+      await using fewer = await runningModel(fixture(mixture), undefined, precision);
+      const actual = (await promptLogits(fewer, TOKENS, logitsOf)).fullLogits;
+      const rowOf = (logits: Float32Array, row: number) => logits.subarray(row * vocabSize, (row + 1) * vocabSize);
+      const errors = TOKENS.map((_, row) => relativeError(rowOf(actual, row), rowOf(expected, row)));
+      const median = errors.toSorted((a, b) => a - b)[TOKENS.length / 2];
+      expect(median, `${mixture} ${precision}`).toBeLessThan(bound);
+    }
+  }
+});
+
 function relativeError(actual: Float32Array, expected: Float32Array): number {
   let [error, size] = [0, 0];
   expected.forEach((value, i) => {

@@ -1,4 +1,4 @@
-// Every family against PyTorch's numbers: test/fixtures/families, made with transformers in float32.
+// Every family against PyTorch's numbers: test/fixtures/families and mixtures, made with transformers in float32.
 
 import { join } from "node:path";
 import type { StepLogits } from "@readme-moe/engine";
@@ -21,7 +21,7 @@ interface Golden {
   }[];
 }
 
-describe.each(fixtureNames("families"))("%s", (name) => {
+describe.each([...fixtureNames("families"), ...fixtureNames("mixtures")])("%s", (name) => {
   const { cases } = golden(name) as Golden;
 
   test("gives PyTorch's logits and greedy tokens", async () => {

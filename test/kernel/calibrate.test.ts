@@ -77,14 +77,37 @@ test("gives the same bits in every build, with any number of threads and of laye
   }
 });
 
-test.each(fixtureNames("families"))("measures each layer of %s alone as among the others", async (name) => {
-  const family = await openModel(fixture(name));
-  const lastSquares = async (pieceBytes: number): Promise<Float32Array> => {
-    const last = `layers.${family.config.numLayers - 1}.ffn.down`;
-    return calibrateModel(family, sequences, { threads: 1, pieceBytes }).inputSquares(last);
-  };
-  expect(await lastSquares(1)).toEqual(await lastSquares(2 ** 30));
-  await family.close();
+test.each([...fixtureNames("families"), ...fixtureNames("mixtures")])(
+  "measures each layer of %s alone as among the others",
+  async (name) => {
+    const family = await openModel(fixture(name));
+    const lastSquares = async (pieceBytes: number): Promise<Float32Array> => {
+      const ffn = `layers.${family.config.numLayers - 1}.ffn`;
+      const last = family.config.mixture ? `${ffn}.1.down` : `${ffn}.down`;
+      return calibrateModel(family, sequences, { threads: 1, pieceBytes }).inputSquares(last);
+    };
+    expect(await lastSquares(1)).toEqual(await lastSquares(2 ** 30));
+    await family.close();
+  },
+);
+
+test.each(fixtureNames("mixtures"))("counts each token of %s for each of its experts", async (name) => {
+  const mixture = await openModel(fixture(name));
+  const { numExperts = 0, expertsPerToken = 0 } = mixture.config.mixture ?? {};
+  const statistics = calibrateModel(mixture, sequences, { threads: 2 });
+  for (let layer = 0; layer < mixture.config.numLayers; layer++) {
+    const ofAll = await statistics.inputSquares(`layers.${layer}.ffn`);
+    const sums = new Float64Array(ofAll.length);
+    for (let expert = 0; expert < numExperts; expert++) {
+      (await statistics.inputSquares(`layers.${layer}.ffn.${expert}`)).forEach(
+        (square, i) => (sums[i] = sums[i]! + square),
+      );
+    }
+    for (const [i, square] of ofAll.entries()) {
+      expect(sums[i]! / (expertsPerToken * square)).toBeCloseTo(1, 5);
+    }
+  }
+  await mixture.close();
 });
 
 test("computes products in any order, and refuses unknown ones", async () => {

@@ -19,7 +19,7 @@ export async function mergedModel(model: Model, { layers, head }: LowRankExpert)
         weights.layers.map(async (layer, index) => {
           const changes = layers[index] ?? {};
           const [ffn] = layer.experts;
-          if (ffn === undefined) throw new TypeError("Expected a dense model");
+          if (ffn === undefined && !layer.mixture) throw new TypeError("Expected a dense model, or a mixture");
           return {
             ...layer,
             attention: {
@@ -29,13 +29,15 @@ export async function mergedModel(model: Model, { layers, head }: LowRankExpert)
               value: await linear(layer.attention.value, changes.value),
               output: await linear(layer.attention.output, changes.attentionOutput),
             },
-            experts: [
-              {
-                gate: await linear(ffn.gate, changes.gate),
-                up: await linear(ffn.up, changes.up),
-                down: await linear(ffn.down, changes.down),
-              },
-            ],
+            experts: ffn
+              ? [
+                  {
+                    gate: await linear(ffn.gate, changes.gate),
+                    up: await linear(ffn.up, changes.up),
+                    down: await linear(ffn.down, changes.down),
+                  },
+                ]
+              : [],
           };
         }),
       ),

@@ -1,15 +1,21 @@
 // What the command line shows of a mixture, and what it refuses with one.
 
 import { existsSync } from "node:fs";
+import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { beforeAll, expect, test } from "vitest";
+import { plainLogits } from "../oracles/plain-decoder.ts";
+import { plainLogProbs } from "../oracles/plain-log-probs.ts";
+import { withModel } from "../support/mixture-folder.ts";
 import { POCKET } from "../support/pocket.ts";
 import { type MixtureShape, TINY_MIXTURE, writeRandomMixture } from "../support/random-mixture.ts";
 import { runCli } from "../support/run-cli.ts";
+import { largestDifference } from "../support/running-model.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
 
 const BOOK = join(POCKET, "calibration", "book.jsonl");
 const SHAPE: MixtureShape = { ...TINY_MIXTURE, modelType: "qwen3_moe", vocabSize: 4096, denseLayers: [1] };
+const TEXT = "The ship was lost at sea. ".repeat(30);
 const folder = await persistentFolder();
 const mixture = join(folder, "mixture");
 
@@ -31,6 +37,29 @@ test("inspect counts the experts of a mixture, and the weights that a token uses
   expect(shownExpert).toBe(perExpert);
   expect(total).toBe(backbone + numExperts * perExpert);
   expect(active).toBe(backbone + expertsPerToken * perExpert);
+});
+
+test("inspect, eval and generate run a mixture", async () => {
+  const ids = [5, 900, 17, 3000];
+  const inspected = await runCli(["inspect", mixture, "--ids", ids.join(), "--json"]);
+  const { logits, route } = JSON.parse(inspected.stdout) as { logits: number[]; route: number[] };
+  const expected = await withModel(mixture, (model) => plainLogits(model, ids, route));
+  expect(largestDifference(logits, expected.at(-1) ?? [])).toBeLessThan(1e-3);
+  expect(route).toEqual([0, 0, 0, 0]);
+  const text = join(folder, "text.txt");
+  await writeFile(text, TEXT);
+  const sizes = ["--sequence-length", "32", "--max-sequences", "1"];
+  const evaluated = await runCli(["eval", mixture, "--data", text, ...sizes, "--json"]);
+  expect(evaluated).toMatchObject({ code: 0, stderr: "" });
+  const { files } = JSON.parse(evaluated.stdout) as { files: Readonly<Record<string, { loss: number }>> };
+  const plain = await withModel(mixture, async (model) => {
+    const { tokenizer } = await model.loadText();
+    const first = Array.from(tokenizer.encode(TEXT, { addSpecialTokens: false })).slice(0, 32);
+    return plainLogProbs(model, first, new Uint16Array(31), 1);
+  });
+  expect(files["text"]?.loss).toBeCloseTo(-plain.reduce((sum, logProb) => sum + logProb, 0) / plain.length, 3);
+  const generated = await runCli(["generate", mixture, "--prompt", "The ship", "--max-new-tokens", "4"]);
+  expect(generated).toMatchObject({ code: 0 });
 });
 
 test.each([

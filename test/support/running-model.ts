@@ -7,6 +7,7 @@ import type { KvSlot } from "@readme-moe/kernel";
 import { openModel, type Model, type Precision, type Tokenizer } from "@readme-moe/model";
 import { openRouter, type ExpertChoice } from "@readme-moe/router";
 import { kvFor } from "./greedy.ts";
+import { TINY_MIXTURE, writeRandomMixture } from "./random-mixture.ts";
 import { persistentFolder } from "./temporary-folder.ts";
 import { WITH_TOKENIZER, writeTinyReadMe } from "./tiny-read-me.ts";
 
@@ -40,8 +41,20 @@ export async function runningModel(
 
 /** A tiny model of experts that reads text, in a folder of its own, for all tests of a file. */
 export async function runningTinyModel(): Promise<RunningModel & { readonly tokenizer: Tokenizer }> {
+  return runningReader((path) => writeTinyReadMe(path, { ...WITH_TOKENIZER }));
+}
+
+/** The same with a tiny mixture whose layers choose experts. */
+export async function runningTinyMixture(): Promise<RunningModel & { readonly tokenizer: Tokenizer }> {
+  const { vocabSize } = WITH_TOKENIZER;
+  return runningReader((path) => writeRandomMixture(path, { ...TINY_MIXTURE, vocabSize }, { hasTokenizer: true }));
+}
+
+async function runningReader(
+  write: (path: string) => Promise<void>,
+): Promise<RunningModel & { readonly tokenizer: Tokenizer }> {
   const path = join(await persistentFolder(), "model");
-  await writeTinyReadMe(path, { ...WITH_TOKENIZER });
+  await write(path);
   const running = await runningModel(path);
   return { ...running, tokenizer: (await running.model.loadText()).tokenizer };
 }

@@ -8,15 +8,10 @@ import type { Sequence } from "../../../packages/engine/src/sequence.ts";
 import type { Drafter } from "../../../packages/engine/src/speculation/drafter.ts";
 import { CoreBench, outcomesAlone, type Job, type Limits } from "../../support/core-bench.ts";
 import { randomInteger, seededRandom } from "../../support/random.ts";
-import { runningTinyModel } from "../../support/running-model.ts";
+import { runningTinyMixture, runningTinyModel } from "../../support/running-model.ts";
 
 let running: Awaited<ReturnType<typeof runningTinyModel>>;
 let tokenizer: Tokenizer;
-beforeAll(async () => {
-  running = await runningTinyModel();
-  ({ tokenizer } = running);
-});
-afterAll(() => running[Symbol.asyncDispose]());
 
 const VOCAB_SIZE = 4096;
 
@@ -94,10 +89,18 @@ const LIMITS: readonly (readonly [string, Limits])[] = [
   ["cached prefixes", { capacityTokens: 4096, prefixCacheBytes: 1e7 }],
 ];
 
-describe.each([1, 2, 3])("random sequences, seed %d", (seed) => {
+describe.each([
+  ["experts", 1, runningTinyModel],
+  ["experts", 2, runningTinyModel],
+  ["experts", 3, runningTinyModel],
+  ["a mixture", 4, runningTinyMixture],
+] as const)("random sequences of %s, seed %d", (_kind, seed, open) => {
   const jobs = jobsOf(24, seed);
   let alone: CoreBench["outcomes"];
+  afterAll(() => running[Symbol.asyncDispose]());
   beforeAll(async () => {
+    running = await open();
+    ({ tokenizer } = running);
     alone = await outcomesAlone(jobs, running, tokenizer);
   });
 
