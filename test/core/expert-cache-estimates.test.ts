@@ -102,6 +102,15 @@ describe("reads because of estimates", () => {
     expect(planOf(awaited, 30, usesAt(0, [2], chances))).toEqual({ evict: [], load: [] });
   });
 
+  test("need a gain above the loss of what they evict, which is read again with its chance", () => {
+    const units = [used(2), { layer: 2, expert: 1, wasUsed: true }];
+    const chances = { "1/1": 0.6, "2/1": 0.55 };
+    // The read gains 6 bytes' time on average and the evicted unit costs 5.5; then only 5 bytes are read in time.
+    expect(names(planOf(units, 20, usesAt(0, [2], chances)).load)).toEqual(["1/1"]);
+    expect(planOf(units, 20, usesAt(0, [2], chances, { layerReadBytes: 5 }))).toEqual({ evict: [], load: [] });
+    expect(names(planOf(units, 30, usesAt(0, [2], chances, { layerReadBytes: 5 })).load)).toEqual(["1/1"]);
+  });
+
   test("are dropped for a layer that has no other room, and after their layer ran without them", () => {
     const read: CachedUnit = { layer: 2, expert: 3, wasUsed: false, isEstimated: true };
     const chances = { "2/3": 0.5, "0/0": 0.4, "0/1": 0.4 };

@@ -72,7 +72,8 @@ export interface EngineOptions extends SchedulingOptions {
   readonly prefixCacheBytes?: number | undefined;
   /**
    * Largest number of bytes of experts' weights in memory, reads in progress included. The other experts are read when
-   * they are needed. @default all experts are in memory
+   * they are needed. At least one layer of all experts; of a mixture with a router in every layer, a token's experts in
+   * one layer. @default all experts are in memory
    */
   readonly expertCacheBytes?: number | undefined;
   /**

@@ -77,11 +77,12 @@ export function planReads(state: ExpertCacheState, uses: UseForecast, options: P
   }
   const reads = new ChannelTime(uses, draft.load.length > 0);
   for (const use of estimatedUses(uses, draft.nextUses, options.layout)) {
-    const bytes = unitBytes(use, options.layout);
-    if (draft.holds(use) || draft.evicts(use) || !reads.isWorth(use, bytes)) continue;
-    if (!draft.makeEstimatedRoom(use)) break;
+    if (draft.holds(use) || draft.evicts(use)) continue;
+    const gainBytes = reads.gainOf(use, unitBytes(use, options.layout));
+    if (gainBytes <= 0) continue;
+    if (!draft.makeEstimatedRoom(use, gainBytes)) break;
     draft.read(use, true);
-    reads.add(bytes);
+    reads.add(unitBytes(use, options.layout));
   }
   return draft.plan;
 }
@@ -98,13 +99,13 @@ class ChannelTime {
   }
 
   /**
-   * Returns whether a read gains time on average. Begun now it saves the time until its layer runs; a needless read
-   * delays the reads of that layer by the rest of its own time.
+   * Computes the time that a read gains on average, in bytes. Begun now it saves the time until its layer runs; a
+   * needless read delays the reads of that layer by the rest of its own time.
    */
-  isWorth({ chance, away }: EstimatedUse, bytes: number): boolean {
+  gainOf({ chance, away }: EstimatedUse, bytes: number): number {
     const spareBytes = away * this.#layerReadBytes - this.#pendingBytes;
-    if (spareBytes <= 0) return false;
-    return chance * Math.min(spareBytes, bytes) > (1 - chance) * Math.max(0, bytes - spareBytes);
+    if (spareBytes <= 0) return 0;
+    return chance * Math.min(spareBytes, bytes) - (1 - chance) * Math.max(0, bytes - spareBytes);
   }
 
   add(bytes: number): void {
@@ -172,15 +173,26 @@ class PlanDraft {
     return slot === 0 && this.#evict(evictable, missingBytes);
   }
 
-  /** Evicts units without a certain use that are expected later than this one. @returns whether there is room for it */
-  makeEstimatedRoom({ layer, expert, slot }: EstimatedUse): boolean {
+  /**
+   * Evicts units without a certain use that are expected later than this one, if the loss is below the gain: a unit is
+   * read again with its chance.
+   *
+   * @returns whether there is room for it
+   */
+  makeEstimatedRoom({ layer, expert, slot }: EstimatedUse, gainBytes: number): boolean {
     const missingBytes = unitBytes({ layer, expert }, this.#options.layout) - this.#freeBytes;
     if (missingBytes <= 0) return true;
     const { isCertain } = this.nextUses;
     const evictable = this.#remaining().filter(
       (unit) => unit.nextUse > slot && !isCertain[this.#indexOf(unit)] && !this.#isAwaited(unit),
     );
-    return this.#evict(evictable, missingBytes);
+    const chances = this.#uses.estimates?.chances;
+    const lossOf = (unit: EvictionCandidate): number => unit.bytes * (chances?.[this.#indexOf(unit)] ?? 0);
+    return this.#evict(
+      evictable,
+      missingBytes,
+      (victims) => victims.reduce((sum, victim) => sum + lossOf(victim), 0) < gainBytes,
+    );
   }
 
   /** Lists the units that a read may evict. A unit needed within the lookahead would be read again at once. */
@@ -204,10 +216,14 @@ class PlanDraft {
   }
 
   /** Evicts the policy's choice among these units. @returns whether they make enough room; if not, all of them stay */
-  #evict(among: readonly EvictionCandidate[], missingBytes: number): boolean {
+  #evict(
+    among: readonly EvictionCandidate[],
+    missingBytes: number,
+    isWorth: (victims: readonly EvictionCandidate[]) => boolean = () => true,
+  ): boolean {
     const firstDecision = this.#state.numEvictions + this.evict.length;
     const victims = chooseVictims({ candidates: among, missingBytes, policy: this.#options.policy, firstDecision });
-    if (!victims) return false;
+    if (!victims || !isWorth(victims)) return false;
     this.#candidates = this.#remaining().filter((candidate) => !victims.includes(candidate));
     for (const victim of victims) {
       this.#held.delete(this.#indexOf(victim));

@@ -34,7 +34,7 @@ export interface ReadAheadOptions {
 }
 
 /** Reads likely units of the next layer. A read for a later one rarely gains what its wrong guesses cost. */
-export const DEFAULT_READ_AHEAD: ReadAheadOptions = { layersAhead: 1, leastChance: 0.3 };
+export const DEFAULT_READ_AHEAD: ReadAheadOptions = { layersAhead: 1, leastChance: 0.4 };
 
 /** Estimated uses of a mixture's units, and what may be read because of them. Plain data. */
 export interface UseEstimates extends ReadAheadOptions {
