@@ -181,10 +181,10 @@ describe.each<KernelKind>(["native", "wasm"])("%s kernels", (kind) => {
       [{ expertsPerToken: 0 }, /a mixture's sizes/],
       [{ expertsPerToken: -1 }, /a mixture's sizes/],
       [{ experts: [] }, /a mixture's sizes/],
-      [{ router: routerOf(0, 4, 64) }, /shape/],
-      [{ router: routerOf(0, 6, 64) }, /shape/],
-      [{ router: routerOf(0, 5, 63) }, /shape/],
-      [{ router: routerOf(1, 5, 64) }, /the format of a router/],
+      [{ router: router(0, 4, 64) }, /shape/],
+      [{ router: router(0, 6, 64) }, /shape/],
+      [{ router: router(0, 5, 63) }, /shape/],
+      [{ router: router(1, 5, 64) }, /the format of a router/],
       [{ experts: mixture.experts.slice(1) }, /shape/],
       [{ experts: mixture.experts.map((expert) => ({ ...expert, down: expert.up })) }, /shape|expert/],
     ];
@@ -236,7 +236,3 @@ test("descriptions of which layers have experts of both kinds, or of other numbe
     expect(() => expertUnits({ ...description, layers })).toThrow(TypeError);
   }
 });
-
-function routerOf(format: number, numOut: number, numIn: number): MixtureDescription["router"] {
-  return randomWeights(seededRandom(1), { format: WEIGHT_FORMATS[format]!, numOut, numIn, biasScale: 0 }).packed;
-}
