@@ -44,6 +44,8 @@ test("what is no handle is refused in the place of one", () => {
     expect(() => call("rotary", value, 0, 0, new Float32Array(16))).toThrow(/Expected/);
     expect(() => call("close", value)).toThrow(/Expected/);
     expect(() => call("runLayers", value, 0, 1)).toThrow(/Expected/);
+    expect(() => call("routeLayer", value, 0)).toThrow(/Expected/);
+    expect(() => call("feedLayer", value, 0)).toThrow(/Expected/);
     expect(() => call("end", value)).toThrow(/Expected/);
     expect(() => call("place", value, 0, 0, new Uint8Array(64))).toThrow(/Expected/);
     expect(() => step([0, value])).toThrow(/Expected/);
@@ -87,6 +89,8 @@ test("calls with too few arguments are refused", () => {
     "step",
     "begin",
     "runLayers",
+    "routeLayer",
+    "feedLayer",
     "end",
     "place",
     "close",
