@@ -92,11 +92,13 @@ test.each(["native", "wasm"] as const)("%s kernels report zeros for experts with
   const opened = openKernel(await packedBytes(description), { ...limits, threads: 2 }, { kernel });
   setAllAngles(opened, plain);
   const pages = opened.openPages(3, true);
-  const tokens = (ids: readonly number[]) => ids.map((id) => ({ id, expert: 0 }));
   // The second step's row uses one expert; memory of the first step's results is used again.
   for (const tokenIds of [Array.from({ length: 40 }, (_, id) => id), [7]]) {
     const { length } = tokenIds;
-    const expected = plainInputSquares(plain, [tokens(tokenIds)], { isHalf: true, isFused: kernel === "native" });
+    const expected = plainInputSquares(plain, [tokenIds.map((id) => ({ id, expert: 0 }))], {
+      isHalf: true,
+      isFused: kernel === "native",
+    });
     const results = {
       candidateIds: new Int32Array(length),
       logits: new Float32Array(2 * length),

@@ -11,6 +11,7 @@ import {
   type KernelKind,
   type KernelPages,
   type MixtureDescription,
+  type PackedTensor,
   type StepResults,
 } from "@readme-moe/kernel";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
@@ -58,6 +59,12 @@ function roomFor(numWanted: number): StepResults {
     sums: new Float64Array(2 * numWanted),
     fullLogits: new Float32Array(0),
   };
+}
+
+/** Makes weights of a router in one of WEIGHT_FORMATS. */
+function router(format: number, numOut: number, numIn: number): PackedTensor {
+  const shape = { format: WEIGHT_FORMATS[format]!, numOut, numIn, biasScale: 0 };
+  return randomWeights(seededRandom(1), shape).packed;
 }
 
 describe.each<KernelKind>(["native", "wasm"])("%s kernels", (kind) => {
@@ -168,8 +175,6 @@ describe.each<KernelKind>(["native", "wasm"])("%s kernels", (kind) => {
   });
 
   test("open no mixture that does not fit", async () => {
-    const router = (format: number, numOut: number, numIn: number) =>
-      randomWeights(seededRandom(1), { format: WEIGHT_FORMATS[format]!, numOut, numIn, biasScale: 0 }).packed;
     const mixture = description.layers[0]!.mixture!;
     const changes: readonly (readonly [Partial<MixtureDescription>, RegExp])[] = [
       [{ expertsPerToken: 6 }, /a mixture's sizes/],

@@ -2,35 +2,52 @@
 
 import { availableInstructions, encodeStep, type KernelKind, openKernel, type StepRows } from "@readme-moe/kernel";
 import { expect, test } from "vitest";
+import { packFloat } from "../../packages/kernel/src/pack/pack-product.ts";
 import { packTable } from "../../packages/kernel/src/pack/pack-tables.ts";
-import { memoryTensor } from "../support/kernel/memory-store.ts";
+import { memoryLinear, memoryTensor } from "../support/kernel/memory-store.ts";
 import { packedBytes, setAllAngles } from "../support/kernel/packed-bytes.ts";
+import { randomModel, type TestModel } from "../support/kernel/random-model.ts";
 import { randomFloats } from "../support/kernel/random-weights.ts";
-import { NUM_SMALL_PAGES, SMALL_LIMITS, SMALL_MODEL, SMALL_SHAPE, SMALL_SIZES } from "../support/kernel/small-model.ts";
+import {
+  NUM_SMALL_PAGES,
+  resultsOf,
+  SMALL_LIMITS,
+  SMALL_MODEL,
+  SMALL_SHAPE,
+  SMALL_SIZES,
+} from "../support/kernel/small-model.ts";
 import { seededRandom } from "../support/random.ts";
 
 const { vocabSize, hiddenSize } = SMALL_SHAPE;
 /** Tokens whose embedding has something in it that is no number. */
 const [NAN, INFINITE] = [3, 4];
 
-/** The small model with an embedding of those two tokens. */
-async function brokenBytes(): Promise<Uint8Array> {
+const MODELS: Readonly<Record<string, TestModel>> = {
+  experts: SMALL_MODEL,
+  mixtures: randomModel({ ...SMALL_SHAPE, mixture: { share: 1, numExperts: 9, expertsPerToken: 3 } }),
+};
+
+/** A small model with an embedding of those two tokens. */
+async function brokenBytes({ description }: TestModel): Promise<Uint8Array> {
   const table = randomFloats(seededRandom(1), vocabSize * hiddenSize, 1);
   table[NAN * hiddenSize + 5] = NaN;
   table[INFINITE * hiddenSize + 5] = Infinity;
   const embedding = packTable(memoryTensor(table, [vocabSize, hiddenSize]), "float-table");
-  return packedBytes({ ...SMALL_MODEL.description, embedding });
+  return packedBytes({ ...description, embedding });
 }
 
 const builds = (["native", "wasm"] as const).flatMap((kernel) =>
-  availableInstructions(kernel).map((instructions) => ({ kernel, instructions })),
+  availableInstructions(kernel).flatMap((instructions) =>
+    Object.keys(MODELS).map((name) => ({ kernel, instructions, name })),
+  ),
 );
 
-test.each<{ kernel: KernelKind; instructions: string }>(builds)(
-  "rows that are no numbers show it and change no other row ($kernel, $instructions)",
-  async ({ kernel, instructions }) => {
-    const opened = openKernel(await brokenBytes(), SMALL_SIZES, { kernel, instructions });
-    setAllAngles(opened, SMALL_MODEL.plain);
+test.each<{ kernel: KernelKind; instructions: string; name: string }>(builds)(
+  "rows that are no numbers show it and change no other row ($kernel, $instructions, $name)",
+  async ({ kernel, instructions, name }) => {
+    const model = MODELS[name]!;
+    const opened = openKernel(await brokenBytes(model), SMALL_SIZES, { kernel, instructions });
+    setAllAngles(opened, model.plain);
     const pages = opened.openPages(NUM_SMALL_PAGES, true);
     const run = (sequences: readonly StepRows[]) => {
       const numWanted = sequences.length;
@@ -58,3 +75,31 @@ test.each<{ kernel: KernelKind; instructions: string }>(builds)(
     await opened.close();
   },
 );
+
+test.each(["native", "wasm"] as const)("a %s router of no numbers chooses experts that are there", async (kernel) => {
+  const { description, plain } = MODELS["mixtures"]!;
+  const layers = description.layers.map((layer, index) => {
+    if (index > 0 || !layer.mixture) return layer;
+    const values = randomFloats(seededRandom(2), 9 * hiddenSize, 1);
+    // All logits of the first expert are NaN, some of the others infinite.
+    values.fill(NaN, 0, hiddenSize);
+    values[3 * hiddenSize] = Infinity;
+    return { ...layer, mixture: { ...layer.mixture, router: packFloat(memoryLinear(values, hiddenSize, undefined)) } };
+  });
+  const opened = openKernel(await packedBytes({ ...description, layers }), SMALL_SIZES, { kernel });
+  setAllAngles(opened, plain);
+  const results = resultsOf(1);
+  const row: StepRows = { tokenIds: [7, 8, 9, 10], position: 0, pages: [0], logitsOf: [3] };
+  opened.beginStep(opened.openPages(1, true), encodeStep([row], 1, { ...SMALL_LIMITS, numPages: 1 }), results);
+  const chosen = Array.from(opened.routeLayer(0));
+  for (let at = 0; at < chosen.length; at += 3) {
+    const own = chosen.slice(at, at + 3);
+    expect(new Set(own).size).toBe(3);
+    for (const expert of own) expect(expert > 0 && expert < 9).toBe(true);
+  }
+  opened.feedLayer(0);
+  opened.runLayers(1, SMALL_SHAPE.numLayers);
+  opened.endStep();
+  expect(Array.from(results.sums)).not.toSatisfy((sums: number[]) => sums.every(Number.isFinite));
+  await opened.close();
+});

@@ -29,7 +29,7 @@ export type PlainLayer = Omit<LayerDescription, Norms | Products | "shared" | "e
   };
 
 /** Experts of which the layer chooses some for each token. */
-export interface PlainMixture extends PlainRouter {
+interface PlainMixture extends PlainRouter {
   readonly experts: readonly PlainFeedForward[];
 }
 

@@ -42,7 +42,7 @@ typedef struct {
   float attentionScale, residualScale;
   /** First of `[experts][3]` tensors: gate, up and down of each expert. */
   int32_t firstExpert;
-  /** Weights `[numRouted][hiddenSize]` by which the layer chooses experts of each row; -1 when steps name the rows' expert. */
+  /** Weights `[numRouted][hiddenSize]` by which the layer chooses experts of a row; -1 when steps name the expert. */
   int32_t router;
   /** With a router: number of experts, of those that a row uses, and whether the softmax is over these alone. */
   int32_t numRouted, expertsPerToken, normalizesWeights;
@@ -159,8 +159,8 @@ const char *kernel_run_layers(Kernel *kernel, int32_t from, int32_t to);
  */
 const char *kernel_route(Kernel *kernel, int32_t layer);
 /**
- * Returns the experts that the last call of `kernel_route` chose, `[rows][expertsPerToken]`, the most probable first. Rows
- * are in the step's order, in the last layer those with wanted logits.
+ * Returns the experts that the last call of `kernel_route` chose, `[rows][expertsPerToken]`, the most probable first.
+ * Rows are in the step's order, in the last layer those with wanted logits.
  */
 const int32_t *kernel_chosen(const Kernel *kernel, size_t *length);
 /** Runs the rest of the layer whose router has run. @returns NULL, or the missing part; nothing has run then */

@@ -1,5 +1,5 @@
-// Mixtures: layers that choose experts of each row by a router of their own. A row and one of its experts are a pair; the
-// pairs of some rows are sorted by expert, so that an expert is read once for all its rows.
+// Mixtures: layers that choose experts of each row by a router of their own. A row and one of its experts are a pair.
+// The pairs of some rows are sorted by expert, so that an expert is read once for all its rows.
 
 #include "memory.h"
 #include "phases.h"

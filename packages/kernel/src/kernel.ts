@@ -24,8 +24,8 @@ export interface StepResults {
   readonly fullLogits: Float32Array;
   /**
    * Sums of the squares of each input of each layer's products, over all rows: of query, key and value, of attention's
-   * output, of gate and up, of down; one layer after another. In the last layer the latter three are over rows whose
-   * logits are wanted.
+   * output, of gate and up, of down, then of gate and up and of down of each expert; one layer after another. Those of
+   * an expert are over the rows that use it. In the last layer all but the first are over rows whose logits are wanted.
    *
    * @default not computed
    */
@@ -46,8 +46,8 @@ export interface Kernel {
   /**
    * Runs the next layers `[from, to)`.
    *
-   * @throws {RangeError} when an expert that they may need was not placed: any expert of a mixture, and those of the rows
-   *   in other layers
+   * @throws {RangeError} when an expert that they may need was not placed: any expert of a mixture, and those of the
+   *   rows in other layers
    */
   runLayers(from: number, to: number): void;
   /**

@@ -23,7 +23,7 @@ export interface ModelShape {
 }
 
 /** Experts of each mixture of a model. */
-export interface MixtureShape {
+interface MixtureShape {
   readonly share: number;
   readonly numExperts: number;
   /** At most; a mixture of fewer experts uses all. */
