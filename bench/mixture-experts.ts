@@ -2,7 +2,7 @@
 // with half of them, on demand (least recently used, and longest unused), and with a forecast. Beside them runs a Read-ME
 // model with as many bytes of experts and as many bytes for each token, whose router is asked before the step.
 //
-//   pnpm bench:mixture [--share 0.5] [--tokens 48] [--rounds 3] [--threads 2] [--small]
+//   pnpm bench:mixture-budget [--share 0.5] [--tokens 48] [--rounds 3] [--threads 2] [--small]
 //
 // Weights are random. In the first group tokens are independent, so routes are nearly so; in the second one tokens keep
 // their topic, whose embeddings are alike. Contenders take turns. Reads come from the system's cache of files.

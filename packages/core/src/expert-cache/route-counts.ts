@@ -32,7 +32,7 @@ export class RouteCounts {
   readonly #uses: Uint16Array;
   /** Tokens with an expert in a layer, by distance to a later one, `[numLayers, layersAhead, numExperts]`. */
   readonly #sources: Uint16Array;
-  /** Those of them that used another expert there, `[numLayers, layersAhead, numExperts, numExperts]`. */
+  /** Number of them that used another expert there, `[numLayers, layersAhead, numExperts, numExperts]`. */
   readonly #followers: Uint16Array;
   /** Experts by layer, distance (0: no earlier layer), context and class, and those of them that were used. */
   readonly #tries: Uint16Array;
@@ -143,7 +143,7 @@ export interface Transition {
   source: number;
 }
 
-/** What is known of an expert before its layer is routed. */
+/** Knowledge of an expert before its layer is routed. */
 export interface Evidence {
   readonly layer: number;
   /** Distance of the layer whose experts it follows; 0 for none. */

@@ -12,7 +12,7 @@ export type { RouteShape } from "./route-counts.ts";
 
 /** Options of `RouteForecast`. */
 export interface RouteForecastOptions extends RouteShape {
-  /** Largest distance of layers whose experts are counted together, below `numLayers`. @default 1, with several layers */
+  /** Largest distance of layers whose experts are counted together, below `numLayers`. @default 1, or 0 of 1 layer */
   readonly layersAhead?: number | undefined;
   /** Number of sequences whose last token is remembered, the last used ones. @default 256 */
   readonly maxSequences?: number | undefined;
@@ -45,8 +45,9 @@ const NONE = 0xffff;
  */
 export class RouteForecast {
   /**
-   * Chance that the next run of a layer uses an expert, `[numLayers, numExperts]`, in [0, 1]: for layers that the running
-   * step has before it, for any of its rows; for others, for the next tokens of its sequences. `observe` changes it.
+   * Chance that the next run of a layer uses an expert, `[numLayers, numExperts]`, in [0, 1]: in layers that the
+   * running step has before it, for any of its rows; in others, for the next tokens of its sequences. `observe`
+   * changes it.
    */
   readonly chances: Float32Array;
   /** Bytes of all tables. */

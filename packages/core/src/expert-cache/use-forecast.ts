@@ -25,7 +25,7 @@ export interface UseForecast {
   readonly estimates?: UseEstimates | undefined;
 }
 
-/** Which estimated uses are read ahead. */
+/** Limits of the estimated uses that are read ahead. */
 export interface ReadAheadOptions {
   /** Largest number of layers ahead for which units are read because of an estimate. 0 reads none. */
   readonly layersAhead: number;
@@ -120,8 +120,8 @@ function expectedSlot(index: number, layer: number, chances: ArrayLike<number>, 
 }
 
 /**
- * Counts the layers from the running one to the next run of another, from 1 up. The running layer itself is a step away,
- * and between two steps the last layer counts as running.
+ * Counts the layers from the running one to the next run of another, from 1 up. The running layer itself is a step
+ * away, and between two steps the last layer counts as running.
  */
 function layersUntil(at: number, layer: number, numLayers: number): number {
   const running = Math.min(layer, numLayers - 1);

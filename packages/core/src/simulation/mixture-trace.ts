@@ -1,12 +1,12 @@
-// A trace of a mixture with a router in every layer: arrivals of sequences, and the experts of each token in each layer.
+// A trace of a mixture with a router in every layer: arrivals of sequences, and the experts of each token by layer.
 //
 // As a file it has one line of JSON for the model and one for each sequence:
 //
 //   {"type":"mixture","num_experts":4,"experts_per_token":2,"layer_bytes":[1000000,1000000]}
 //   {"type":"sequence","id":"s0","arrival_step":0,"prompt_tokens":1,"routes":[[0,3,1,2],[0,1,-1,-1]]}
 //
-// A token's route lists its experts layer by layer. -1 stands for an expert that was not chosen: the last layer runs only
-// tokens whose logits are wanted.
+// A token's route lists its experts layer by layer. -1 stands for an expert that was not chosen: the last layer runs
+// only tokens whose logits are wanted.
 
 import { ReadMeError } from "../errors.ts";
 import type { ExpertLayout } from "../expert-cache/cached-units.ts";
@@ -17,8 +17,8 @@ import { lineOf, wholeLines, type TraceSequence } from "./trace.ts";
 /** A sequence of a trace: its arrival, and the experts of its tokens. */
 export interface MixtureSequence extends Omit<TraceSequence, "experts"> {
   /**
-   * Experts of each token that runs, `[tokens, numLayers, expertsPerToken]`, at least of the prompt; -1 where a layer did
-   * not run. The last generated token never runs.
+   * Experts of each token that runs, `[tokens, numLayers, expertsPerToken]`, at least of the prompt; -1 where a layer
+   * did not run. The last generated token never runs.
    */
   readonly routes: Int32Array;
 }
@@ -79,7 +79,8 @@ export function isMixtureTrace(text: string): boolean {
 }
 
 /**
- * Reads the lines of `writeMixtureTrace`. Sequences may be in any order. Ignores blank lines and an incomplete last one.
+ * Reads the lines of `writeMixtureTrace`. Sequences may be in any order. Ignores blank lines and an incomplete last
+ * one.
  *
  * @param name - file name for messages
  * @throws {ReadMeError} `ERR_FILE_CORRUPT`, naming file and line

@@ -20,7 +20,7 @@ export interface ServerOptions {
   readonly maxNumSeqs?: number | undefined;
 }
 
-/** What a simulated server asks and tells while it runs. */
+/** Questions and reports of a simulated server while it runs. */
 export interface ServerHooks {
   readonly cost: CostModel;
   /** Returns the time, which `run` advances. */
@@ -49,9 +49,9 @@ export interface ServedStep {
 
 /** Latencies of sequences in ms, in the order in which they ended. */
 export interface ServedLatencies {
-  /** From arrival to the last token. */
+  /** Times from arrival to the last token. */
   readonly latencies: readonly number[];
-  /** The same, divided by output tokens. */
+  /** Same times, divided by output tokens. */
   readonly normalized: readonly number[];
 }
 

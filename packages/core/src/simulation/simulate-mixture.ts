@@ -17,8 +17,8 @@ import { meanOf, spreadOf, sumOf, type Spread } from "./spread.ts";
 import { StepClock, type ReadChannel } from "./step-clock.ts";
 
 /**
- * What is known before a layer runs: nothing, a forecast of later layers, or, with a pre-gating router, the experts of
- * the whole step, which are then the same in all layers.
+ * Kinds of knowledge before a layer runs: none, a forecast of later layers, or, with a pre-gating router, the experts
+ * of the whole step, which are then the same in all layers.
  */
 export const ROUTE_KNOWLEDGE = ["none", "forecast", "pre-gated"] as const;
 
@@ -29,7 +29,7 @@ export type RouteKnowledge = (typeof ROUTE_KNOWLEDGE)[number];
 export interface MixtureSimulationOptions extends ServerOptions {
   readonly knowledge: RouteKnowledge;
   readonly cache: Omit<ExpertCacheOptions, "layout">;
-  /** Which estimated uses are read ahead. @default DEFAULT_READ_AHEAD */
+  /** Limits of the estimated uses that are read ahead. @default DEFAULT_READ_AHEAD */
   readonly readAhead?: ReadAheadOptions | undefined;
   /** Costs of steps. @default DEFAULT_COST_MODEL */
   readonly cost?: CostModel | undefined;

@@ -11,7 +11,7 @@ export interface StepClockOptions {
   readonly overlapsReads: boolean;
 }
 
-/** What reads may take. See `UseEstimates`. */
+/** State of the channel that reads use, see `UseEstimates`. */
 export type ReadChannel = Required<Pick<UseEstimates, "layerReadBytes" | "pendingBytes">>;
 
 export class StepClock {

@@ -1,5 +1,5 @@
-// Steps of mixtures with a router in every layer, whose experts are not all in memory. Each layer is routed, then what is
-// missing is read, and meanwhile what a forecast expects of the next layers.
+// Steps of mixtures with a router in every layer, whose experts are not all in memory. Each layer is routed, then what
+// is missing is read, and meanwhile what a forecast expects of the next layers.
 
 import {
   DEFAULT_READ_AHEAD,
@@ -13,7 +13,7 @@ import type { ExpertUnits, Kernel, KernelPages, StepResults } from "@readme-moe/
 import { UnitFile } from "./expert-stream.ts";
 import { UnitStore, type UnitMemoryOptions, type UnitReader } from "./unit-store.ts";
 
-/** What a step of a mixture needs of its kernel. */
+/** Part of a kernel that steps of a mixture need. */
 export type MixtureKernel = Pick<
   Kernel,
   "beginStep" | "runLayers" | "routeLayer" | "feedLayer" | "endStep" | "placeUnit" | "newUnit"
@@ -23,7 +23,10 @@ export type MixtureKernel = Pick<
 export interface MixtureStreamOptions extends UnitMemoryOptions {
   /** Number of experts that a layer chooses for a token. */
   readonly expertsPerToken: number;
-  /** Which estimated uses are read ahead; false forecasts nothing, so reads are on demand. @default DEFAULT_READ_AHEAD */
+  /**
+   * Limits of the estimated uses that are read ahead; false forecasts nothing, so reads are on demand.
+   * @default DEFAULT_READ_AHEAD
+   */
   readonly readAhead?: ReadAheadOptions | false | undefined;
 }
 
@@ -223,8 +226,8 @@ export class MixtureStream {
   }
 
   /**
-   * Changes the limit: at once if the running step needs no more, else when it has ended. Resolves when the limit holds.
-   * A later call supersedes an earlier one.
+   * Changes the limit: at once if the running step needs no more, else when it has ended. Resolves when the limit
+   * holds. A later call supersedes an earlier one.
    *
    * @throws {RangeError} if it is too small for a token in one layer; the old limit stays
    */
