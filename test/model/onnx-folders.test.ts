@@ -140,9 +140,9 @@ describe("logits", () => {
     ["qwen2-builder-fp32", "model.onnx", 1e-4],
   ])("of %s/%s in float32 are onnxruntime's within %f of the largest", async (folder, file, bound) => {
     const path = join(root, folder, "onnx", file);
-    const { config, close } = await openModel(path);
-    const expected = await runtimeLogits(path, config, PROMPT, { position_ids: !folder.includes("builder") });
-    await close();
+    const model = await openModel(path);
+    const expected = await runtimeLogits(path, model.config, PROMPT, { position_ids: !folder.includes("builder") });
+    await model.close();
     const largest = expected.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
     expect(largestDifference(await ourLogits(path), expected)).toBeLessThan(bound * largest);
   });

@@ -52,7 +52,7 @@ export function createAutoClasses<Host extends HostLike>(transformers: Host): Au
     }
   }
 
-  return { AutoModelForCausalLM, AutoTokenizer } as AutoClasses<Host>;
+  return { AutoModelForCausalLM, AutoTokenizer };
 }
 
 interface Split {

@@ -32,7 +32,7 @@ function namesIn(text: string): ReadonlySet<string> {
 }
 
 /** Activations of gates. */
-export const ACTIVATIONS: ReadonlySet<string> = namesIn(`Sigmoid QuickGelu Swish Silu Gelu FastGelu BiasGelu Erf Tanh
+const ACTIVATIONS: ReadonlySet<string> = namesIn(`Sigmoid QuickGelu Swish Silu Gelu FastGelu BiasGelu Erf Tanh
   Relu Elu Softplus HardSwish HardSigmoid LeakyRelu Mish Selu ThresholdedRelu`);
 
 // Nodes whose later inputs are shapes, indices or angles.

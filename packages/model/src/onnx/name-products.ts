@@ -15,7 +15,7 @@ export interface Part {
 }
 
 /** The products of a layer. */
-export interface LayerProducts {
+interface LayerProducts {
   readonly query: Part;
   readonly key: Part;
   readonly value: Part;

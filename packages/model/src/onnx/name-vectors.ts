@@ -16,7 +16,7 @@ export interface Norm {
 }
 
 /** The norms of a layer; those that the graph does not have are `undefined`. */
-export interface LayerNorms {
+interface LayerNorms {
   readonly attention: Norm | undefined;
   readonly attentionOutput: Norm | undefined;
   readonly ffn: Norm | undefined;

@@ -52,7 +52,7 @@ export function floatsOf(type: OnnxType | undefined, bytes: Uint8Array): Float32
 }
 
 /** Place of a tensor's values. */
-export type TensorData =
+type TensorData =
   /** Bytes in the file `location` beside the graph, or in the graph's own file. */
   | { readonly location: string | undefined; readonly offset: number; readonly byteLength: number }
   /** Small values, and those that the file has in another form. */
