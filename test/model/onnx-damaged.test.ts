@@ -156,7 +156,7 @@ describe("a config that the graph contradicts", () => {
   });
 
   test.each<readonly [string, Partial<ModelConfig>, string]>([
-    ["heads", { numHeads: 8, headSize: 4 }, "4 heads, not 8"],
+    ["heads", { numHeads: 4, headSize: 8 }, "2 heads, not 4"],
     ["factor of scores", { attentionScale: 1 }, "the factor"],
   ])("is refused: other %s of an attention node", async (_what, change, message) => {
     await expectReadMeError(OnnxTensorStore.open(built(), { ...config, ...change }), "ERR_MODEL_UNSUPPORTED", message);

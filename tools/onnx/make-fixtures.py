@@ -20,8 +20,8 @@ from safetensors.torch import save_file
 folders = __import__("make-folders")
 
 # The builder takes every product with as many outputs as the vocabulary for the head.
-SIZES = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4)
-SIZES |= dict(num_key_value_heads=2, vocab_size=96, max_position_embeddings=64, rms_norm_eps=1e-5)
+SIZES = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2)
+SIZES |= dict(num_key_value_heads=1, vocab_size=96, max_position_embeddings=64, rms_norm_eps=1e-5)
 KINDS = {
     "llama": ("LlamaConfig", "LlamaForCausalLM", dict(tie_word_embeddings=True)),
     "qwen2": ("Qwen2Config", "Qwen2ForCausalLM", dict(tie_word_embeddings=False)),

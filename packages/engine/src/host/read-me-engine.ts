@@ -73,8 +73,8 @@ export class ReadMeEngine implements Engine {
   }
 
   /**
-   * Opens a model: a folder, a GGUF or ONNX file, a short name such as `qwen3:0.6b`, or a repository of the Hugging Face
-   * hub such as `Qwen/Qwen3-0.6B`. A model that is not on this machine is downloaded first.
+   * Opens a model: a folder, a GGUF or ONNX file, a short name such as `qwen3:0.6b`, or a repository of the Hugging
+   * Face hub such as `Qwen/Qwen3-0.6B`. A model that is not on this machine is downloaded first.
    *
    * @throws {TypeError | RangeError} on wrong options
    * @throws {ReadMeError} when the model cannot be opened, naming file and tensor, or the unsupported feature; when it

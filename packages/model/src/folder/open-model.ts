@@ -27,9 +27,9 @@ import { openReadMe } from "./read-me-folder.ts";
 const MAX_CONFIG_BYTES = 16 << 20;
 
 /**
- * Opens a model: a Read-ME folder, a Hugging Face folder (dense, a mixture, or converted by the paper's code), a GGUF or ONNX
- * file, or a folder whose only weights are one GGUF file or ONNX files. Checks the config, and that every tensor is
- * there with its shape. Among ONNX files, the most exact one is chosen; a path to one of them chooses that one.
+ * Opens a model: a Read-ME folder, a Hugging Face folder (dense, a mixture, or converted by the paper's code), a GGUF
+ * or ONNX file, or a folder whose only weights are one GGUF file or ONNX files. Checks the config, and that every tensor
+ * is there with its shape. Among ONNX files, the most exact one is chosen; a path to one of them chooses that one.
  *
  * @throws {ReadMeError} naming the file, and the tensor or field, that is missing, damaged or not supported
  */

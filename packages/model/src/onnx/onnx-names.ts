@@ -15,6 +15,7 @@ const SUFFIXES = {
 /** Data type of an ONNX file's weights, as transformers.js names them. */
 export type OnnxDtype = keyof typeof SUFFIXES;
 
+/** All data types, the most exact first. */
 export const ONNX_DTYPES: readonly OnnxDtype[] = ["fp32", "fp16", "q8", "int8", "uint8", "q4", "q4f16", "bnb4"];
 
 /** Names of graphs without their endings: today's, and those of older exports with and without a past. */
