@@ -28,8 +28,8 @@ const MAX_CONFIG_BYTES = 16 << 20;
 
 /**
  * Opens a model: a Read-ME folder, a Hugging Face folder (dense, a mixture, or converted by the paper's code), a GGUF
- * or ONNX file, or a folder whose only weights are one GGUF file or ONNX files. Checks the config, and that every tensor
- * is there with its shape. Among ONNX files, the most exact one is chosen; a path to one of them chooses that one.
+ * or ONNX file, or a folder whose only weights are one GGUF file or ONNX files. Checks the config, and that every
+ * tensor is there with its shape. Among ONNX files, the most exact one is chosen; a path to one of them chooses it.
  *
  * @throws {ReadMeError} naming the file, and the tensor or field, that is missing, damaged or not supported
  */
