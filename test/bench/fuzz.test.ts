@@ -4,6 +4,7 @@ import { once } from "node:events";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { describe, expect, test } from "vitest";
+import type { z } from "zod";
 import { caseOf } from "../../bench/fuzz/cases.ts";
 import { documentedCodes } from "../../bench/fuzz/documented.ts";
 import { fromJson, toJson, type FuzzCase } from "../../bench/fuzz/fuzz-case.ts";
@@ -14,6 +15,8 @@ import { judge, rulesOf } from "../../bench/fuzz/judge.ts";
 import { Chance } from "../../bench/fuzz/chance.ts";
 import { openSocket, readAll } from "../support/raw-http.ts";
 import { chatBody, completionBody } from "../../packages/express/src/api/request-schemas.ts";
+import { messagesBody } from "../../packages/express/src/messages/request-schemas.ts";
+import { responsesBody, withItemTypes } from "../../packages/express/src/responses/request-schemas.ts";
 
 const MODEL = { name: "pocket", vocabSize: 4096, experts: ["law", "code"], operatorKey: "op" };
 const cases = Array.from({ length: 3000 }, (_, index) => caseOf(5, index, MODEL));
@@ -27,14 +30,19 @@ test("a case depends on its two numbers only, and can be stored in a file", () =
 });
 
 test("valid requests have bodies that the API's schemas accept", () => {
-  const schemas = { "/v1/chat/completions": chatBody, "/v1/completions": completionBody };
+  const schemas = {
+    "/v1/chat/completions": chatBody,
+    "/v1/completions": completionBody,
+    "/v1/responses": responsesBody,
+    "/v1/messages": messagesBody,
+  } as const;
   let count = 0;
   for (const { kind, asks, pieces } of cases) {
-    const schema = schemas[asks[0]?.path as keyof typeof schemas];
+    const schema: z.ZodType | undefined = schemas[asks[0]?.path as keyof typeof schemas];
     const [bytes] = pieces.map((piece) => piece.bytes);
-    if (kind !== "valid" || !(asks[0]?.path ?? "").includes("completions") || bytes === undefined) continue;
+    if (kind !== "valid" || schema === undefined || bytes === undefined) continue;
     const body = JSON.parse(bytes.subarray(bytes.indexOf("\r\n\r\n") + 4).toString()) as unknown;
-    expect(schema.safeParse(body).error, JSON.stringify(body)).toBeUndefined();
+    expect(schema.safeParse(withItemTypes(body)).error, JSON.stringify(body)).toBeUndefined();
     count++;
   }
   expect(count).toBeGreaterThan(200);

@@ -204,7 +204,9 @@ describe("a folder", () => {
   });
 });
 
-describe.each(fixtureNames("families"))("our export of %s", (name) => {
+const readFamilies = fixtureNames("families").filter((name) => !/gemma3|phi3/.test(name));
+
+describe.each(readFamilies)("our export of %s", (name) => {
   test("has the checkpoint's weights in all data types, and its logits in float32 bit for bit", async () => {
     const dense = join(await temporaryFolder(), "dense");
     await mkdir(dense);
