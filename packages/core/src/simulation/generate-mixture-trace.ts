@@ -1,23 +1,19 @@
 import { integerOption, rejectUnknownKeys } from "../options.ts";
-import { drawsOf, expectNumber, geometric } from "./generate-trace.ts";
+import {
+  drawSequences,
+  drawsOf,
+  expectNumber,
+  type GeneratedSequencesOptions,
+  type Resolved,
+  resolveSequences,
+  SEQUENCE_OPTIONS,
+} from "./generated-sequences.ts";
 import type { MixtureSequence, MixtureTrace } from "./mixture-trace.ts";
 
 /** Options of `generateMixtureTrace`: the mixture's experts, and properties of the generated sequences. */
-export interface GeneratedMixtureOptions {
-  readonly numExperts: number;
-  /** Bytes of one expert in each layer, `[numLayers]`. */
-  readonly layerBytes: readonly number[];
+export interface GeneratedMixtureOptions extends GeneratedSequencesOptions {
   /** Number of distinct experts that a layer chooses for a token, up to `numExperts`. */
   readonly expertsPerToken: number;
-  readonly numSequences: number;
-  /** Seed in [0, 2^53). @default 0 */
-  readonly seed?: number | undefined;
-  /** Mean number of sequences that arrive per step (a Poisson process), above 0. @default 0.25 */
-  readonly arrivalsPerStep?: number | undefined;
-  /** Mean length of prompts, at least 1; lengths are geometric. @default 64 */
-  readonly meanPromptTokens?: number | undefined;
-  /** Mean length of outputs, at least 1; lengths are geometric. @default 32 */
-  readonly meanOutputTokens?: number | undefined;
   /** Chance that a token keeps an expert of the token before, for each of them, in [0, 1]. @default 0.25 */
   readonly locality?: number | undefined;
   /** Chance that another expert follows one of the layer before, in [0, 1]. @default 0.5 */
@@ -26,9 +22,7 @@ export interface GeneratedMixtureOptions {
   readonly skew?: number | undefined;
 }
 
-type Drawn = Readonly<
-  Required<{ [Name in keyof GeneratedMixtureOptions]-?: NonNullable<GeneratedMixtureOptions[Name]> }>
->;
+type Drawn = Resolved<GeneratedMixtureOptions>;
 
 /**
  * Draws a trace of a mixture with a router in every layer.
@@ -41,18 +35,12 @@ type Drawn = Readonly<
  */
 export function generateMixtureTrace(options: GeneratedMixtureOptions): MixtureTrace {
   const drawn = withDefaults(options);
-  const { numExperts, layerBytes, numSequences, expertsPerToken, arrivalsPerStep, seed } = drawn;
+  const { numExperts, layerBytes, expertsPerToken } = drawn;
   const layers = layerBytes.map((_, layer) => layerOf(drawn, layer));
-  let arrival = 0;
-  const sequences = Array.from({ length: numSequences }, (_, number): MixtureSequence => {
-    const draw = drawsOf(seed, number);
-    // Times between arrivals of a Poisson process are exponentially distributed.
-    arrival += -Math.log(1 - draw()) / arrivalsPerStep;
-    const promptTokens = geometric(draw(), drawn.meanPromptTokens);
-    const outputTokens = geometric(draw(), drawn.meanOutputTokens);
-    const routes = new Int32Array((promptTokens + outputTokens - 1) * layers.length * expertsPerToken);
+  const sequences = drawSequences(drawn, (sequence, numTokens, draw): MixtureSequence => {
+    const routes = new Int32Array(numTokens * layers.length * expertsPerToken);
     let before: readonly (readonly number[])[] = [];
-    for (let token = 0, at = 0; token < promptTokens + outputTokens - 1; token++) {
+    for (let token = 0, at = 0; token < numTokens; token++) {
       const route: number[][] = [];
       for (const [layer, own] of layers.entries()) {
         const experts = expertsOf(draw, { before: before[layer] ?? [], previous: route[layer - 1] ?? [] }, own, drawn);
@@ -62,7 +50,7 @@ export function generateMixtureTrace(options: GeneratedMixtureOptions): MixtureT
       }
       before = route;
     }
-    return { id: `s${number}`, arrivalStep: Math.floor(arrival), promptTokens, routes };
+    return { ...sequence, routes };
   });
   return { layout: { numExperts, layerBytes }, expertsPerToken, sequences };
 }
@@ -115,22 +103,14 @@ function drawOther(uniform: number, shares: readonly number[], chosen: ReadonlyS
 }
 
 function withDefaults(options: GeneratedMixtureOptions): Drawn {
-  const { numExperts, layerBytes, expertsPerToken, numSequences } = options;
-  const { seed = 0, arrivalsPerStep = 0.25, meanPromptTokens = 64, meanOutputTokens = 32 } = options;
-  const { locality = 0.25, coupling = 0.5, skew = 0.5 } = options;
-  const shape = { numExperts, layerBytes, expertsPerToken, numSequences, seed };
-  const all = { ...shape, arrivalsPerStep, meanPromptTokens, meanOutputTokens, locality, coupling, skew };
-  rejectUnknownKeys("generateMixtureTrace", options, Object.keys(all));
-  integerOption("numExperts", numExperts, 1);
-  for (const [layer, bytes] of layerBytes.entries()) integerOption(`layerBytes[${layer}]`, bytes, 1);
-  integerOption("expertsPerToken", expertsPerToken, 1, numExperts);
-  integerOption("numSequences", numSequences, 1);
-  integerOption("seed", seed, 0);
-  expectNumber("arrivalsPerStep", arrivalsPerStep, Number.MIN_VALUE, Infinity);
-  expectNumber("meanPromptTokens", meanPromptTokens, 1, 2 ** 20);
-  expectNumber("meanOutputTokens", meanOutputTokens, 1, 2 ** 20);
+  const { expertsPerToken, locality = 0.25, coupling = 0.5, skew = 0.5, ...others } = options;
+  rejectUnknownKeys("generateMixtureTrace", options, OPTION_NAMES);
+  const sequences = resolveSequences(others);
+  integerOption("expertsPerToken", expertsPerToken, 1, sequences.numExperts);
   expectNumber("locality", locality, 0, 1);
   expectNumber("coupling", coupling, 0, 1);
   expectNumber("skew", skew, 0, 8);
-  return all;
+  return { ...sequences, expertsPerToken, locality, coupling, skew };
 }
+
+const OPTION_NAMES: readonly string[] = [...SEQUENCE_OPTIONS, "expertsPerToken", "locality", "coupling", "skew"];
