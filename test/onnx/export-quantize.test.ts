@@ -7,7 +7,7 @@ import {
   symmetricGrid,
   toGrid,
 } from "../../packages/onnx/src/export/export-quantize.ts";
-import { transpose } from "../../packages/onnx/src/export/export-weights.ts";
+import { transpose } from "@readme-moe/model";
 
 const [ROWS, COLUMNS] = [2, 40];
 const weights = Float32Array.from({ length: ROWS * COLUMNS }, (_, index) => {

@@ -1,5 +1,6 @@
 // Reads parts of weights as float32, and blocks as products in 4 and 8 bits take them.
 
+import { transpose } from "../files/transpose.ts";
 import { allocateFor, quoted } from "../files/errors.ts";
 import type { BlockFormat, BlockWeights } from "../quantize/block-weights.ts";
 import type { RowRange } from "../tensor-store.ts";
@@ -34,7 +35,7 @@ export async function readRows(file: OnnxFile, weight: Weight, rows: RowRange): 
   for (let from = rows.from; from < rows.to; from += step) {
     const to = Math.min(rows.to, from + step);
     const part = await readRectangle(file, weight, { rows: { from: 0, to: numIn }, columns: { from, to } });
-    turnInto(turned.subarray((from - rows.from) * numIn), part, to - from);
+    transpose(part, numIn, to - from, turned.subarray((from - rows.from) * numIn));
   }
   return turned;
 }
@@ -43,23 +44,6 @@ export async function readRows(file: OnnxFile, weight: Weight, rows: RowRange): 
 export function bandRows(weight: Weight): number {
   const [numOut, numIn] = matrixShape(weight);
   return Math.min(numOut, Math.max(64, Math.floor(BAND_BYTES / 4 / numIn)));
-}
-
-/** Exchanges rows and columns in squares, so that both sides stay in the processor's cache. */
-function turnInto(turned: Float32Array, values: Float32Array, numColumns: number): void {
-  const side = 32;
-  const numRows = values.length / numColumns;
-  for (let top = 0; top < numRows; top += side) {
-    for (let left = 0; left < numColumns; left += side) {
-      const bottom = Math.min(numRows, top + side);
-      const right = Math.min(numColumns, left + side);
-      for (let row = top; row < bottom; row++) {
-        for (let column = left; column < right; column++) {
-          turned[column * numRows + row] = values[row * numColumns + column]!;
-        }
-      }
-    }
-  }
 }
 
 async function readRectangle(file: OnnxFile, weight: Weight, part: Rectangle): Promise<Float32Array> {

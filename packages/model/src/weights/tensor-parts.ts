@@ -19,18 +19,19 @@ export class TensorParts implements TensorStore {
   readonly names: readonly string[];
   readonly #store: TensorStore;
   readonly #parts: ReadonlyMap<string, TensorPart>;
+  readonly #replaced: ReadonlySet<string>;
 
   /** @param parts - by the name that a part gets; their rows are within the tensor */
   constructor(store: TensorStore, parts: ReadonlyMap<string, TensorPart>) {
-    const replaced = new Set(Array.from(parts.values(), ({ of }) => of));
+    this.#replaced = new Set(Array.from(parts.values(), ({ of }) => of));
     this.path = store.path;
-    this.names = [...store.names.filter((name) => !replaced.has(name)), ...parts.keys()];
+    this.names = [...store.names.filter((name) => !this.#replaced.has(name)), ...parts.keys()];
     this.#store = store;
     this.#parts = parts;
   }
 
   has(name: string): boolean {
-    return this.#parts.has(name) || this.#store.has(name);
+    return this.#parts.has(name) || (this.#store.has(name) && !this.#replaced.has(name));
   }
 
   info(name: string): TensorInfo {

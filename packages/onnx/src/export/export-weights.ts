@@ -1,6 +1,6 @@
 // Products, norms and the embedding table in the three precisions of exported graphs.
 
-import type { LinearRefs, ModelConfig, TensorRef } from "@readme-moe/model";
+import { type LinearRefs, type ModelConfig, type TensorRef, transpose } from "@readme-moe/model";
 import type { GraphBuilder, Value } from "../graph/graph-builder.ts";
 import {
   Add,
@@ -156,24 +156,6 @@ export class ExportWeights {
 async function readTransposed(ref: TensorRef): Promise<Float32Array<ArrayBuffer>> {
   const [numOut = 0, numIn = 0] = ref.shape;
   return transpose(await ref.store.readFloats(ref.name), numOut, numIn);
-}
-
-/** Transposes `[numRows, numColumns]` in squares, so that both sides stay in the processor's cache. */
-export function transpose(values: Float32Array, numRows: number, numColumns: number): Float32Array<ArrayBuffer> {
-  const side = 32;
-  const transposed = new Float32Array(values.length);
-  for (let top = 0; top < numRows; top += side) {
-    for (let left = 0; left < numColumns; left += side) {
-      const bottom = Math.min(numRows, top + side);
-      const right = Math.min(numColumns, left + side);
-      for (let row = top; row < bottom; row++) {
-        for (let column = left; column < right; column++) {
-          transposed[column * numRows + row] = values[row * numColumns + column] ?? 0;
-        }
-      }
-    }
-  }
-  return transposed;
 }
 
 function bytesOf(values: Float32Array): Uint8Array {
