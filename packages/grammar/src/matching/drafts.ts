@@ -109,7 +109,8 @@ function probableText(matcher: DraftMatcher, before: () => string): string {
   return text;
 }
 
-function acceptText(matcher: DraftMatcher, text: string): boolean {
+/** Accepts a text as one token. @returns whether the grammar allows it */
+export function acceptText(matcher: DraftMatcher, text: string): boolean {
   // oxlint-disable-next-line no-underscore-dangle -- the library's name
   return matcher._acceptString(text);
 }

@@ -1,9 +1,9 @@
 // Masks of grammars that bound the lengths of strings. The library tries all tokens for such a mask, which takes it 10
 // to 400 ms. Without the bounds a mask takes 20 µs, and the two differ in few tokens, which are tried one by one.
 
-import type { EngineVocabulary } from "@readme-moe/core";
+import { allowsToken, type EngineVocabulary } from "@readme-moe/core";
 import { UNUSED_CHARACTER } from "../schema/without-lengths.ts";
-import type { DraftMatcher } from "./drafts.ts";
+import { acceptText, type DraftMatcher } from "./drafts.ts";
 
 /** Numbers of characters that strings may have room for, most first; below the last, characters are counted. */
 const ROOMS = [128, 64, 32, 16];
@@ -139,7 +139,7 @@ export class WideMatcher implements DraftMatcher {
   }
 
   #tryToken(id: number, mask: Int32Array): void {
-    if (((mask[id >> 5] as number) & (1 << (id & 31))) === 0) return;
+    if (!allowsToken(mask, id)) return;
     if (this.#exact.acceptToken(id)) this.#exact.rollBack(1);
     else forbid(id, mask);
   }
@@ -168,9 +168,4 @@ function hasRoom(matcher: DraftMatcher, characters: number): boolean {
 
 function forbid(id: number, mask: Int32Array): void {
   mask[id >> 5] = (mask[id >> 5] as number) & ~(1 << (id & 31));
-}
-
-function acceptText(matcher: DraftMatcher, text: string): boolean {
-  // oxlint-disable-next-line no-underscore-dangle -- the library's name
-  return matcher._acceptString(text);
 }
