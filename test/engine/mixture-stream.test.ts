@@ -9,6 +9,7 @@ import { type KvSlot, wholeBlocks } from "@readme-moe/kernel";
 import { openModel, type Model } from "@readme-moe/model";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { StepRunner } from "../../packages/engine/src/step-runner.ts";
+import { complete } from "../support/complete.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 import { TINY_MIXTURE, writeRandomMixture, type MixtureShape } from "../support/random-mixture.ts";
 import { persistentFolder, temporaryFolder } from "../support/temporary-folder.ts";
@@ -230,13 +231,7 @@ describe("an engine", () => {
 
   async function generated(engine: ReadMeEngine): Promise<readonly (readonly number[])[]> {
     const params = { maxTokens: 12, temperature: 0, ignoreEos: true };
-    return Promise.all(
-      PROMPTS.map(async (prompt) => {
-        const tokens: number[] = [];
-        for await (const chunk of engine.generate({ prompt, params })) tokens.push(...chunk.tokens.map(({ id }) => id));
-        return tokens;
-      }),
-    );
+    return Promise.all(PROMPTS.map(async (prompt) => (await complete(engine, { prompt, params })).ids));
   }
 
   test("answers the same with a budget as without, while requests are aborted, and counts its forecasts", async () => {

@@ -10,6 +10,7 @@ import { openModel, type Model } from "@readme-moe/model";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import type { UnitMemory } from "../../packages/engine/src/streamed/unit-memory.ts";
 import type { StepRunner } from "../../packages/engine/src/step-runner.ts";
+import { complete } from "../support/complete.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 import { persistentFolder, temporaryFolder } from "../support/temporary-folder.ts";
 import { WITH_TOKENIZER, writeTinyReadMe } from "../support/tiny-read-me.ts";
@@ -178,14 +179,8 @@ describe("an engine", () => {
 
   async function generated(engine: ReadMeEngine, expert?: number): Promise<readonly (readonly number[])[]> {
     const params = { maxTokens: 12, temperature: 0, ignoreEos: true };
-    return Promise.all(
-      PROMPTS.map(async (prompt) => {
-        const tokens: number[] = [];
-        const request = { prompt, params, ...(expert === undefined ? {} : { expert }) };
-        for await (const chunk of engine.generate(request)) tokens.push(...chunk.tokens.map(({ id }) => id));
-        return tokens;
-      }),
-    );
+    const choice = expert === undefined ? {} : { expert };
+    return Promise.all(PROMPTS.map(async (prompt) => (await complete(engine, { prompt, params, ...choice })).ids));
   }
 
   test.each(["fcfs", "read-me", "cost-aware"] as const)(

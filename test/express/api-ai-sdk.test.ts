@@ -41,63 +41,13 @@ async function right(): Promise<string> {
   return (await complete(engine, { prompt, params: { maxTokens: 12, temperature: 0 } })).text;
 }
 
-describe("the AI SDK's OpenAI provider", () => {
+describe.each([
+  // OpenAI's tool results refer to items that the server keeps.
+  ["OpenAI", () => openai("tiny"), { openai: { parallelToolCalls: false } }, "none"],
+  ["Anthropic", () => anthropic("tiny"), { anthropic: { disableParallelToolUse: true } }, "auto"],
+] as const)("the AI SDK's %s provider", (_name, model, providerOptions, laterChoice) => {
   test("generates and streams text", async () => {
-    const settings = { model: openai("tiny"), prompt: "Hello there", maxOutputTokens: 12, temperature: 0 } as const;
-    const expected = await right();
-    const whole = await generateText(settings);
-    expect([whole.text, whole.finishReason]).toEqual([expected, "length"]);
-    const streamed = streamText(settings);
-    let text = "";
-    for await (const part of streamed.textStream) text += part;
-    expect(text).toBe(expected);
-    expect((await streamed.usage).outputTokens).toBe(12);
-  });
-
-  test("calls tools in several steps, with references to items that the server keeps", async () => {
-    const calls: unknown[] = [];
-    const { steps } = await generateText({
-      model: openai("tiny"),
-      prompt: "Light, please",
-      maxOutputTokens: 200,
-      temperature: 0,
-      providerOptions: { openai: { parallelToolCalls: false } },
-      tools: {
-        light: tool({
-          inputSchema: jsonSchema<{ readonly on: boolean }>(schemaOfLight),
-          execute: async (input) => {
-            calls.push(input);
-            return "done";
-          },
-        }),
-      },
-      prepareStep: ({ stepNumber }) => ({ toolChoice: stepNumber === 0 ? "required" : "none" }),
-      stopWhen: ({ steps: taken }) => taken.length === 2,
-    });
-    expect(calls[0]).toEqual({ on: expect.any(Boolean) as boolean });
-    expect(steps).toHaveLength(2);
-  });
-
-  test("gets objects under a schema", async () => {
-    const schema = jsonSchema<{ readonly city: string }>({
-      type: "object",
-      properties: { city: { type: "string", enum: ["Rome", "Oslo"] } },
-      required: ["city"],
-      additionalProperties: false,
-    });
-    const { output } = await generateText({
-      model: openai("tiny"),
-      prompt: "A city",
-      maxOutputTokens: 60,
-      output: Output.object({ schema }),
-    });
-    expect(["Rome", "Oslo"]).toContain(output.city);
-  });
-});
-
-describe("the AI SDK's Anthropic provider", () => {
-  test("generates and streams text", async () => {
-    const settings = { model: anthropic("tiny"), prompt: "Hello there", maxOutputTokens: 12, temperature: 0 } as const;
+    const settings = { model: model(), prompt: "Hello there", maxOutputTokens: 12, temperature: 0 } as const;
     const expected = await right();
     const whole = await generateText(settings);
     expect([whole.text, whole.finishReason]).toEqual([expected, "length"]);
@@ -111,11 +61,11 @@ describe("the AI SDK's Anthropic provider", () => {
   test("calls tools in several steps", async () => {
     const calls: unknown[] = [];
     const { steps } = await generateText({
-      model: anthropic("tiny"),
+      model: model(),
       prompt: "Light, please",
       maxOutputTokens: 200,
       temperature: 0,
-      providerOptions: { anthropic: { disableParallelToolUse: true } },
+      providerOptions,
       tools: {
         light: tool({
           inputSchema: jsonSchema<{ readonly on: boolean }>(schemaOfLight),
@@ -125,10 +75,26 @@ describe("the AI SDK's Anthropic provider", () => {
           },
         }),
       },
-      prepareStep: ({ stepNumber }) => ({ toolChoice: stepNumber === 0 ? "required" : "auto" }),
+      prepareStep: ({ stepNumber }) => ({ toolChoice: stepNumber === 0 ? "required" : laterChoice }),
       stopWhen: ({ steps: taken }) => taken.length === 2,
     });
     expect(calls[0]).toEqual({ on: expect.any(Boolean) as boolean });
     expect(steps).toHaveLength(2);
   });
+});
+
+test("the AI SDK's OpenAI provider gets objects under a schema", async () => {
+  const schema = jsonSchema<{ readonly city: string }>({
+    type: "object",
+    properties: { city: { type: "string", enum: ["Rome", "Oslo"] } },
+    required: ["city"],
+    additionalProperties: false,
+  });
+  const { output } = await generateText({
+    model: openai("tiny"),
+    prompt: "A city",
+    maxOutputTokens: 60,
+    output: Output.object({ schema }),
+  });
+  expect(["Rome", "Oslo"]).toContain(output.city);
 });

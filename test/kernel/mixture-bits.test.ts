@@ -1,22 +1,15 @@
 // Mixtures whose layers choose experts: every build gives the bits of the plain implementation, alone, in any batch, with
 // any number of threads, and with experts that are placed after the choice.
 
-import {
-  availableInstructions,
-  encodeStep,
-  KV_PAGE_TOKENS,
-  openKernel,
-  type Kernel,
-  type KernelKind,
-  type StepRows,
-} from "@readme-moe/kernel";
+import { encodeStep, KV_PAGE_TOKENS, openKernel, type Kernel, type StepRows } from "@readme-moe/kernel";
 import { expect, test } from "vitest";
-import { plainChoices, plainRows } from "../oracles/plain-kernel.ts";
+import { plainChoices } from "../oracles/plain-kernel.ts";
 import * as fc from "../support/fast-check.ts";
 import { mixtureModelShape, type ModelShape } from "../support/kernel/model-shape.ts";
 import { packedBytes, setAllAngles } from "../support/kernel/packed-bytes.ts";
 import { MAX_POSITIONS, randomModel } from "../support/kernel/random-model.ts";
-import { expertsOf, randomSequences, sequencesShape, type SequencesShape } from "../support/kernel/random-steps.ts";
+import { sequencesShape } from "../support/kernel/random-steps.ts";
+import { expectedOf, type ReplayCase, replayInBuilds } from "../support/kernel/replay-case.ts";
 import { replay } from "../support/kernel/replay.ts";
 import { openRouted } from "../support/kernel/routed-steps.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
@@ -24,57 +17,16 @@ import { randomInteger, seededRandom } from "../support/random.ts";
 const SEED = 20_271_215;
 const MAX_ROWS = 90;
 
-interface Case {
-  readonly model: ModelShape;
-  readonly sequences: SequencesShape;
-  readonly isHalf: boolean;
-}
-
-const anyCase: fc.Arbitrary<Case> = fc.record({
+const anyCase: fc.Arbitrary<ReplayCase> = fc.record({
   model: mixtureModelShape,
   sequences: sequencesShape,
   isHalf: fc.boolean(),
 });
 
-/** Makes what a replay of a case is compared with. */
-function expectedOf({ model, sequences: shape, isHalf }: Case, kernel: KernelKind) {
-  const { plain, description } = randomModel(model);
-  const sequences = randomSequences(shape, model.vocabSize);
-  const options = { isHalf, isFused: kernel === "native" };
-  const rows = sequences.map(({ tokenIds }) => {
-    const experts = expertsOf(tokenIds, model.numExperts);
-    return plainRows(
-      plain,
-      tokenIds.map((id, i) => ({ id, expert: experts[i] ?? 0 })),
-      options,
-    );
-  });
-  const { vocabSize, numLogits = vocabSize, numExperts } = model;
-  return { plain, description, sequences, expected: { rows, vocabSize, numLogits, numExperts } };
-}
-
-/** Replays a case in all builds of a kind, with one thread and with several. */
-async function checkCase(one: Case, kernel: KernelKind): Promise<void> {
-  const { plain, description, sequences, expected } = expectedOf(one, kernel);
-  const random = seededRandom(one.model.seed ^ one.sequences.seed);
-  const bytes = await packedBytes(description);
-  for (const instructions of availableInstructions(kernel)) {
-    const sizes = { threads: 1 + randomInteger(random, 4), maxRows: MAX_ROWS, maxPositions: MAX_POSITIONS };
-    const opened = openKernel(bytes, sizes, { kernel, instructions });
-    try {
-      setAllAngles(opened, plain);
-      const build = `${instructions}, ${sizes.threads} threads`;
-      await replay(opened, { sequences, expected: { ...expected, ...sizes, build }, isHalf: one.isHalf }, random, 2);
-    } finally {
-      await opened.close();
-    }
-  }
-}
-
 test.each(["native", "wasm"] as const)("all %s kernels give the bits of the plain implementation", async (kind) => {
   expect.hasAssertions();
   await fc.assert(
-    fc.asyncProperty(anyCase, async (one) => checkCase(one, kind)),
+    fc.asyncProperty(anyCase, async (one) => replayInBuilds(one, kind, MAX_ROWS)),
     { seed: SEED, numRuns: 10 },
   );
 });

@@ -4,65 +4,31 @@ import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout } from "node:timers/promises";
 import * as fc from "../support/fast-check.ts";
-import { availableInstructions, openKernel, type KernelKind } from "@readme-moe/kernel";
+import { availableInstructions, openKernel } from "@readme-moe/kernel";
 import { expect, test } from "vitest";
-import { plainRows, type PlainToken } from "../oracles/plain-kernel.ts";
-import { randomInteger, seededRandom } from "../support/random.ts";
+import { plainRows } from "../oracles/plain-kernel.ts";
+import { seededRandom } from "../support/random.ts";
 import { packedBytes, setAllAngles } from "../support/kernel/packed-bytes.ts";
 import { modelShape, type ModelShape } from "../support/kernel/model-shape.ts";
 import { MAX_POSITIONS, randomModel } from "../support/kernel/random-model.ts";
-import { expertsOf, randomSequences, sequencesShape, type SequencesShape } from "../support/kernel/random-steps.ts";
+import { randomSequences, sequencesShape } from "../support/kernel/random-steps.ts";
+import { plainTokens, type ReplayCase, replayInBuilds } from "../support/kernel/replay-case.ts";
 import { replay } from "../support/kernel/replay.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 
 const SEED = 20_261_127;
 const MAX_ROWS = 90;
 
-interface Case {
-  readonly model: ModelShape;
-  readonly sequences: SequencesShape;
-  readonly isHalf: boolean;
-}
-
-const anyCase: fc.Arbitrary<Case> = fc.record({ model: modelShape, sequences: sequencesShape, isHalf: fc.boolean() });
-
-function plainTokens(tokenIds: readonly number[], numExperts: number): readonly PlainToken[] {
-  const experts = expertsOf(tokenIds, numExperts);
-  return tokenIds.map((id, index) => ({ id, expert: experts[index] as number }));
-}
-
-/** Replays a case in all builds of a kind, with one thread and with several. */
-async function checkCase({ model, sequences: shape, isHalf }: Case, kernel: KernelKind): Promise<void> {
-  const { plain, description } = randomModel(model);
-  const sequences = randomSequences(shape, model.vocabSize);
-  const options = { isHalf, isFused: kernel === "native" };
-  const rows = sequences.map(({ tokenIds }) => plainRows(plain, plainTokens(tokenIds, model.numExperts), options));
-  const random = seededRandom(model.seed ^ shape.seed);
-  const bytes = await packedBytes(description);
-  for (const instructions of availableInstructions(kernel)) {
-    const sizes = { threads: 1 + randomInteger(random, 4), maxRows: MAX_ROWS, maxPositions: MAX_POSITIONS };
-    const opened = openKernel(bytes, sizes, { kernel, instructions });
-    try {
-      setAllAngles(opened, plain);
-      const expected = {
-        rows,
-        vocabSize: model.vocabSize,
-        numLogits: model.numLogits ?? model.vocabSize,
-        numExperts: model.numExperts,
-        build: `${instructions}, ${sizes.threads} threads`,
-        ...sizes,
-      };
-      await replay(opened, { sequences, expected, isHalf }, random, 2);
-    } finally {
-      await opened.close();
-    }
-  }
-}
+const anyCase: fc.Arbitrary<ReplayCase> = fc.record({
+  model: modelShape,
+  sequences: sequencesShape,
+  isHalf: fc.boolean(),
+});
 
 test.each(["native", "wasm"] as const)("all %s kernels give the bits of the plain implementation", async (kind) => {
   expect.hasAssertions();
   await fc.assert(
-    fc.asyncProperty(anyCase, async (one) => checkCase(one, kind)),
+    fc.asyncProperty(anyCase, async (one) => replayInBuilds(one, kind, MAX_ROWS)),
     { seed: SEED, numRuns: 12 },
   );
 });
