@@ -1,6 +1,7 @@
 // Measures one mixture layer of OLMoE's shape beside a dense layer with the same active width, by turns in one process.
-// Weights are random, so rows choose experts about evenly. The dense layer is one of eight, which together are as large as
-// the mixture: a single one could stay in a processor's cache. Prints medians, less the time of layers with a narrow FFN.
+// Weights are random, so rows choose experts about evenly. Eight dense layers take turns, since a single one could stay in
+// a processor's cache; together they are as large as the mixture. Prints medians, less the time of layers with a narrow
+// FFN.
 //
 //   npm run bench:mixture -- [--threads 2] [--rounds 9] [--precision int8] [--rows 1,4,16,64]
 

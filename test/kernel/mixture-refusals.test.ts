@@ -1,5 +1,5 @@
-// What kernels of mixtures refuse: descriptions that do not fit, calls in another order, experts that are missing, and
-// changes of experts. A refused call has run nothing.
+// Kernels of mixtures refuse descriptions that do not fit, calls in another order, missing experts, and changes of
+// experts. A refused call has run nothing.
 
 import {
   encodeStep,

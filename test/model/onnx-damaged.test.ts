@@ -1,4 +1,4 @@
-// ONNX files that are cut, changed, or made to mislead: each is refused by name, and none takes memory for what it claims.
+// Cut, changed and misleading ONNX files. Each is refused by name, and none makes us allocate the sizes that it claims.
 
 import { copyFile, mkdir, readFile, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";

@@ -183,7 +183,7 @@ class Run {
     return split(projected, layer).map((head) => this.#norm(head, norm));
   }
 
-  /** What all tokens use, and what the token's experts add. */
+  /** Outputs of the part that all tokens use, and of the token's experts. */
   #feedForwards(layer: PlainLayer, input: Float32Array, expert: number): Float32Array {
     this.#observe(layer, input);
     const { shared, experts, mixture, activation } = layer;

@@ -3,7 +3,7 @@
 
 import { predictStepMs, type CostModel, type ExpertLayout, type TraceSequence } from "@readme-moe/core";
 
-/** What is served: sequences, and the experts of their tokens, which may differ between layers. */
+/** The served load: sequences, and the experts of their tokens, which may differ between layers. */
 export interface PlainServed {
   readonly layout: ExpertLayout;
   /** `numTokens` is the number of tokens that run. */

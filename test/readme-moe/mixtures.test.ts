@@ -1,4 +1,4 @@
-// What the command line shows of a mixture, and what it refuses with one.
+// The command line shows mixtures, and refuses what they cannot do.
 
 import { existsSync } from "node:fs";
 import { writeFile } from "node:fs/promises";

@@ -23,7 +23,7 @@ typedef struct {
   /** `[numExperts]`, or NULL. */
   const Expert *experts;
   int32_t numExperts;
-  /** Of a mixture, which chooses experts of each row; NULL when steps name the rows' expert. */
+  /** Router of a mixture, which chooses the experts of each row; NULL when steps name the rows' expert. */
   const Tensor *router;
   /** Whether experts of a mixture multiply floats, and rounded rows. */
   int32_t readsFloats, readsRounded;

@@ -10,7 +10,7 @@ import {
 } from "@readme-moe/kernel";
 import { pageMemory } from "../page-memory.ts";
 
-/** What a replay needs of a kernel. */
+/** The part of a kernel that a replay needs. */
 export type SteppingKernel = Pick<Kernel, "openPages" | "step">;
 
 /** A kernel without experts, and its steps with those that rows use. */

@@ -1,4 +1,4 @@
-// What answers are sent as: one format for each API, and that of OpenAI's two older APIs.
+// Formats in which answers are sent: the interface that each API has one of, and the format of OpenAI's two older APIs.
 
 import type { ApiError } from "../http/errors.ts";
 import type { SseEvent } from "../http/sse-writer.ts";

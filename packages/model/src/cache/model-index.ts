@@ -1,4 +1,4 @@
-// What the cache folder knows about models, by their paths: when each was last used, which packed files were made from
+// Notes of the cache folder about models, by their paths: when each was last used, which packed files were made from
 // it, and which processes have it open.
 //
 //   models-used/<hash of the path>/model.json      the path; its time is that of the last use

@@ -1,4 +1,4 @@
-// What follows from the kind of a model.
+// Properties that follow from the kind of a model.
 
 import type { Model } from "./model.ts";
 

@@ -1,4 +1,4 @@
-// What a user means by the name of a model. Pure: whether a path exists is passed in.
+// Reads the name that a user gives for a model. Pure: whether a path exists is passed in.
 
 import { nearestName } from "@readme-moe/core";
 import type { KnownModel, WeightSource } from "./known-model.ts";
