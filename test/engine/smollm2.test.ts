@@ -7,6 +7,7 @@ import { greedyTokens } from "../support/greedy.ts";
 import { evaluationDocuments } from "../support/evaluation-documents.ts";
 import { golden } from "../support/fixtures.ts";
 import { writeRescaledModel } from "../support/rescaled-model.ts";
+import { RUNS_LONG_TESTS } from "../support/long-tests.ts";
 import { promptLogits, runningModel, type RunningModel } from "../support/running-model.ts";
 import { sharedModel } from "../support/shared.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
@@ -51,9 +52,9 @@ describe.skipIf(path === undefined)("SmolLM2 (skipped where shared/models is abs
     expect(await greedyTokens(running, ids, one.greedy_48.length)).toEqual(one.greedy_48);
   });
 
-  // All seven take two minutes: README_MOE_ALL_DOMAINS=1.
+  // All seven take two minutes.
   const all = Object.keys(expected.domains);
-  const domains = process.env["README_MOE_ALL_DOMAINS"] ? all : ["book", "github", "wikipedia"];
+  const domains = RUNS_LONG_TESTS ? all : ["github"];
 
   test("has PyTorch's loss on unseen documents", { timeout: 600_000 }, async ({ skip }) => {
     const { tokenizer } = await running.model.loadText();
@@ -84,7 +85,7 @@ describe.skipIf(path === undefined)("SmolLM2 in fewer bits (skipped where shared
     expect(tokenizer.decode(await greedyTokens(running, asked, 2))).toBe(" Paris.");
   });
 
-  // All documents take minutes: `npm run readme-moe -- eval` does that. Two sequences a domain tell as much.
+  // All documents take minutes: `npm run readme-moe -- eval` does that. A few sequences tell as much.
   test.each([
     ["int8", 0.02],
     ["int4", 0.02],
@@ -99,18 +100,24 @@ describe.skipIf(path === undefined)("SmolLM2 in fewer bits (skipped where shared
   });
 });
 
+/** Losses in float32 by model. */
+const floatLosses = new Map<string, number>();
+
 async function lossAboveFloats(model: string, precision: Precision): Promise<number> {
-  await using floats = await runningModel(model);
-  await using fewer = await runningModel(model, undefined, precision);
-  const { tokenizer } = await floats.model.loadText();
-  let lost = 0;
+  const floats = floatLosses.get(model) ?? (await lossOnSamples(model, "fp32"));
+  floatLosses.set(model, floats);
+  return (await lossOnSamples(model, precision)) - floats;
+}
+
+/** Mean loss over sequences of three kinds of text. */
+async function lossOnSamples(model: string, precision: Precision): Promise<number> {
+  await using running = await runningModel(model, undefined, precision);
+  const { tokenizer } = await running.model.loadText();
   const domains = ["book", "github", "wikipedia"];
+  let sum = 0;
   for (const domain of domains) {
     const documents = evaluationDocuments(domain) ?? ["Once upon a time. ".repeat(300)];
-    const options = { maxSequences: 2 };
-    const expectedLoss = await evaluate(floats, tokenizer, documents, options);
-    const actual = await evaluate(fewer, tokenizer, documents, options);
-    lost += (actual.loss - expectedLoss.loss) / domains.length;
+    sum += (await evaluate(running, tokenizer, documents, { maxSequences: RUNS_LONG_TESTS ? 2 : 1 })).loss;
   }
-  return lost;
+  return sum / domains.length;
 }
