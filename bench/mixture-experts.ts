@@ -11,7 +11,7 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { seededRandom } from "@readme-moe/core";
+import { DEFAULT_READ_AHEAD, seededRandom } from "@readme-moe/core";
 import { expertLayout, KernelRunner, type KernelRunnerOptions } from "@readme-moe/engine";
 import { type KvSlot, wholeBlocks } from "@readme-moe/kernel";
 import type { Model } from "@readme-moe/model";
@@ -85,7 +85,8 @@ async function measureGroup(title: string, topics: Topics): Promise<void> {
       expertCacheBytes,
       readAhead: { layersAhead: 0, leastChance: 1 },
     }),
-    await openContender("forecast", mixture, { expertCacheBytes }),
+    await openContender("forecast", mixture, { expertCacheBytes, readAhead: DEFAULT_READ_AHEAD }),
+    await openContender("measured", mixture, { expertCacheBytes }),
     await openContender("pre-gated Read-ME", readMe, { expertCacheBytes }),
   ];
   for (let round = 0; round < (rounds ?? 1); round++) {

@@ -64,6 +64,12 @@ export {
   type PlanOptions,
   type ReadPlan,
 } from "./expert-cache/plan-reads.ts";
+export {
+  newReadAheadTrial,
+  observeTrialStep,
+  type ReadAheadTrial,
+  type TrialStep,
+} from "./expert-cache/read-ahead-trial.ts";
 export { RouteForecast, type RouteForecastOptions, type RouteShape } from "./expert-cache/route-forecast.ts";
 export {
   DEFAULT_READ_AHEAD,

@@ -3,8 +3,11 @@
 
 import {
   DEFAULT_READ_AHEAD,
+  newReadAheadTrial,
+  observeTrialStep,
   RouteForecast,
   type ReadAheadOptions,
+  type ReadAheadTrial,
   type Residency,
   type RouteShape,
   type UseEstimates,
@@ -25,7 +28,7 @@ export interface MixtureStreamOptions extends UnitMemoryOptions {
   readonly expertsPerToken: number;
   /**
    * Limits of the estimated uses that are read ahead; false forecasts nothing, so reads are on demand.
-   * @default DEFAULT_READ_AHEAD
+   * @default DEFAULT_READ_AHEAD where steps turn out to be faster with it, else forecasts serve eviction alone
    */
   readonly readAhead?: ReadAheadOptions | false | undefined;
 }
@@ -76,6 +79,8 @@ export class MixtureStream {
   readonly #now: () => number;
   readonly #close: () => Promise<void>;
   #forecast: RouteForecast | undefined;
+  /** Measures whether to read ahead, where the options do not say. */
+  #trial: ReadAheadTrial | undefined;
   /** Memory of each unit that the kernel was given last, by the mixture's layer and expert. */
   readonly #placed: (Uint8Array | undefined)[] = [];
   /** Limit of bytes for the steps that begin from now on. */
@@ -109,7 +114,7 @@ export class MixtureStream {
       newMemory: kernel.newUnit?.bind(kernel),
     });
     this.#budgetBytes = options.budgetBytes;
-    this.#forecast = this.#newForecast();
+    this.#restart();
   }
 
   /** Opens the packed file. @throws {RangeError} if the budget is too small for a token in one layer */
@@ -174,20 +179,22 @@ export class MixtureStream {
     const kernel = this.#kernel;
     const all = Array.from(rows.sequences.keys());
     this.#forecast?.beginStep(rows.sequences);
+    const startMs = this.#now();
     kernel.beginStep(pages, request, results);
-    let unitLayer = 0;
+    let [unitLayer, units] = [0, 0];
     for (let layer = 0; layer < this.#numLayers; layer++) {
       if (this.#reader.layers[unitLayer] !== layer) {
         kernel.runLayers(layer, layer + 1);
         continue;
       }
-      await this.#runLayer(layer, unitLayer++, layer === this.#numLayers - 1 ? rows.wanted : all);
+      units += await this.#runLayer(layer, unitLayer++, layer === this.#numLayers - 1 ? rows.wanted : all);
     }
     kernel.endStep();
+    this.#trial &&= observeTrialStep(this.#trial, { ms: this.#now() - startMs, units });
   }
 
-  /** @param rows - rows that the layer routes */
-  async #runLayer(layer: number, unitLayer: number, rows: readonly number[]): Promise<void> {
+  /** @param rows - rows that the layer routes @returns number of units that they use */
+  async #runLayer(layer: number, unitLayer: number, rows: readonly number[]): Promise<number> {
     const { memory } = this;
     const startMs = this.#now();
     const routes = this.#kernel.routeLayer(layer);
@@ -207,6 +214,7 @@ export class MixtureStream {
       this.#kernel.feedLayer(layer);
       this.#layerMs = routedMs + this.#now() - fedMs;
     });
+    return experts.length;
   }
 
   #estimates(): UseEstimates | undefined {
@@ -215,7 +223,8 @@ export class MixtureStream {
     const { bytesPerMs, pendingBytes } = this.memory.meter;
     const isMeasured = bytesPerMs !== undefined && this.#layerMs !== undefined;
     const layerReadBytes = isMeasured ? bytesPerMs * (this.#layerMs ?? 0) : undefined;
-    return { ...readAhead, chances: this.#forecast.chances, layerReadBytes, pendingBytes };
+    const limits = this.#trial?.readsAhead === false ? { ...readAhead, layersAhead: 0 } : readAhead;
+    return { ...limits, chances: this.#forecast.chances, layerReadBytes, pendingBytes };
   }
 
   #place(layer: number, unitLayer: number, expert: number, unit: Uint8Array): void {
@@ -241,8 +250,14 @@ export class MixtureStream {
     try {
       return await this.memory.rehearse(work);
     } finally {
-      this.#forecast = this.#newForecast();
+      this.#restart();
     }
+  }
+
+  /** Forgets what was learned from routes and times. */
+  #restart(): void {
+    this.#forecast = this.#newForecast();
+    this.#trial = this.#options.readAhead === undefined ? newReadAheadTrial() : undefined;
   }
 
   #newForecast(): RouteForecast | undefined {
