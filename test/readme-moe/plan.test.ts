@@ -67,11 +67,30 @@ test("counts all experts of a mixture, and the time of those that a token uses",
       "mixture int8",
       "mixture int4",
       "mixture fp32",
+      "mixture int8",
     ]);
     expect(placements[0]?.weights["experts"]).toBeGreaterThan(3 * 5 * 3 * 32 * 600);
     times.push(placements[0]?.ms_per_token ?? 0);
   }
   expect(times[1]).toBeGreaterThan(1.2 * (times[0] ?? Infinity));
+});
+
+test("plans a mixture whose experts are read as they are needed", async () => {
+  const path = await mixtureFolder({ vocabSize: 4096, expertSize: 600, expertsPerToken: 2 }, { hasTokenizer: true });
+  const all = jsonOf(await plan(path, "--memory", "130MB", "--context", "64", "--json"));
+  const [whole, , , streamed] = all.placements;
+  const most = whole?.weights["experts"] ?? 0;
+  // Gate, up and down of 32 x 600 weights in int8, with scales and padding to whole panels.
+  const unitBytes = (all.least_expert_cache_bytes ?? 0) / 2;
+  expect(unitBytes).toBeGreaterThan(3 * 32 * 600);
+  expect(unitBytes).toBeLessThan(1.6 * 3 * 32 * 600);
+  expect(streamed).toMatchObject({ expert_cache_bytes: most, fits: true });
+  expect(streamed?.hit_ratio).toBeGreaterThan(0.8);
+  const short = Math.ceil(((streamed?.total_bytes ?? 0) - most + 3 * unitBytes) / 1e3);
+  const { stdout, code } = await plan(path, "--memory", `${short}KB`, "--context", "64");
+  expect(code).toBe(0);
+  expect(stdout).toContain("(2 experts of one layer, for one token)");
+  expect(stdout).toMatch(/recommended: this model in int8 with \d+\.\d MB for experts/);
 });
 
 test("lists streamed experts and the dense model, with sums that agree", async () => {

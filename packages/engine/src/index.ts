@@ -6,5 +6,5 @@ export { openExperts, type OnExpertAdded } from "./low-rank/open-experts.ts";
 export type { LoadProgress } from "./protocol.ts";
 export type { SchedulingOptions } from "./scheduling-options.ts";
 export type { StepLogits, StepRunner, StepSequence } from "./step-runner.ts";
-export { expertLayout, weightSizes, type WeightSizes } from "./weight-sizes.ts";
+export { expertLayout, mixtureLayout, weightSizes, type WeightSizes } from "./weight-sizes.ts";
 export { kernelInfo, kernelThreads } from "@readme-moe/kernel";

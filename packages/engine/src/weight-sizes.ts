@@ -74,6 +74,16 @@ export function expertLayout(model: Source, precision: Precision = "int8"): Expe
   };
 }
 
+/**
+ * Describes the units of a mixture with a router in every layer: one of its experts in one of the layers that have some.
+ *
+ * @throws {TypeError} for other models
+ */
+export function mixtureLayout(model: Source, precision: Precision = "int8"): ExpertLayout {
+  const { numExperts, layerBytes } = expertUnits(describeModel(model, precision, NOT_READ));
+  return { numExperts, layerBytes: layerBytes.filter((bytes) => bytes > 0) };
+}
+
 /** Sums the sizes of the router's packed tensors, with padding to whole panels. */
 function routerSize({ router }: Source): number {
   return router ? sizeOf(...layOut(describeRouter(router)).places.keys()) : 0;

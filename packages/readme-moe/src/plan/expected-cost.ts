@@ -1,6 +1,15 @@
 // Estimates the cost of tokens with a simulated server that is always full.
 
-import { DEFAULT_COST_MODEL, fcfs, generateTrace, simulate, type CostModel, type ExpertTrace } from "@readme-moe/core";
+import {
+  DEFAULT_COST_MODEL,
+  fcfs,
+  generateMixtureTrace,
+  generateTrace,
+  simulate,
+  simulateMixture,
+  type CostModel,
+  type ExpertTrace,
+} from "@readme-moe/core";
 import type { DescribedPlacement } from "./placements.ts";
 import type { PlannedPlacement } from "./plan-memory.ts";
 
@@ -48,18 +57,27 @@ export function drawnTrace(
   return generateTrace({ ...layout, numSequences, arrivalsPerStep: 1e6, locality, seed: 1 });
 }
 
-export function expectedCost(
-  placement: DescribedPlacement & PlannedPlacement,
-  { trace, sequences, readMbPerS }: CostOptions,
-): ExpectedCost {
-  const { streamed, weights, usedShare, expertCacheBytes, precision } = placement;
-  // Resident experts are simulated as units of one byte: once loaded they never miss, and their reads do not count.
-  const layout = streamed ?? { numExperts: trace.layout.numExperts, layerBytes: [1] };
-  const budgetBytes = expertCacheBytes ?? layout.numExperts;
+/** Estimates the cost of a placement's tokens. Routes of a mixture under a budget are drawn, whatever the trace is. */
+export function expectedCost(placement: PlannedRow, options: CostOptions): ExpectedCost {
+  const { streamed, weights, usedShare, precision } = placement;
   // In float32 the tied head is the embedding table itself.
   const head = weights.head === 0 ? weights.embeddings : weights.head;
   const active = weights.attention + head + weights.shared + usedShare * weights.experts;
   const scale = (active / REFERENCE_BYTES) * PACE[precision] * (streamed ? STREAMED_FACTOR : 1);
+  return placement.expertsPerToken === undefined
+    ? costOfNamedExperts(placement, scale, options)
+    : costOfMixture(placement, scale, options);
+}
+
+/** A placement with the memory that it gets. */
+type PlannedRow = DescribedPlacement & PlannedPlacement;
+
+function costOfNamedExperts(placement: PlannedRow, scale: number, options: CostOptions): ExpectedCost {
+  const { streamed, expertCacheBytes } = placement;
+  const { trace, sequences, readMbPerS } = options;
+  // Resident experts are simulated as units of one byte: once loaded they never miss, and their reads do not count.
+  const layout = streamed ?? { numExperts: trace.layout.numExperts, layerBytes: [1] };
+  const budgetBytes = expertCacheBytes ?? layout.numExperts;
   const result = simulate(
     { ...trace, layout },
     {
@@ -75,6 +93,43 @@ export function expectedCost(
     msPerToken: result.durationMs / tokens,
     hitRatio: streamed ? result.hitRatio : undefined,
     bytesReadPerToken: streamed ? result.bytesRead / tokens : 0,
+  };
+}
+
+function costOfMixture(placement: PlannedRow, scale: number, options: CostOptions): ExpectedCost {
+  const { streamed = { numExperts: 1, layerBytes: [1] }, expertsPerToken = 1, expertCacheBytes = 0 } = placement;
+  const { sequences, readMbPerS } = options;
+  const trace = generateMixtureTrace({
+    ...streamed,
+    expertsPerToken,
+    numSequences: Math.max(4, sequences),
+    arrivalsPerStep: 1e6,
+    meanPromptTokens: 16,
+    seed: 1,
+  });
+  // As many rows as surely fit, as in the engine.
+  const capacity = Math.floor(expertCacheBytes / Math.max(...streamed.layerBytes));
+  const numRows = capacity >= streamed.numExperts ? LIMITS.chunkTokens : Math.floor(capacity / expertsPerToken);
+  const cost = scaled(scale, 1 / (readMbPerS * 1e3));
+  const result = simulateMixture(trace, {
+    knowledge: "forecast",
+    scheduler: fcfs(),
+    limits: {
+      maxNumBatchedTokens: Math.max(1, numRows),
+      chunkTokens: Math.max(1, Math.min(numRows, LIMITS.chunkTokens)),
+      maxNumBatchedSeqs: Math.max(1, Math.min(sequences, numRows)),
+    },
+    maxNumSeqs: sequences,
+    cache: { budgetBytes: expertCacheBytes },
+    cost: { ...cost, msPerExpert: cost.msPerExpert / expertsPerToken },
+  });
+  const routeSize = streamed.layerBytes.length * expertsPerToken;
+  const outputs = trace.sequences.map(({ routes, promptTokens }) => routes.length / routeSize - promptTokens + 1);
+  const tokens = outputs.reduce((sum, numTokens) => sum + numTokens, 0);
+  return {
+    msPerToken: result.durationMs / tokens,
+    hitRatio: result.hitRatio,
+    bytesReadPerToken: result.bytesRead / tokens,
   };
 }
 

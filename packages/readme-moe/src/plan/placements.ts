@@ -4,6 +4,7 @@ import {
   expertLayout,
   kvPrecisionOf,
   kvSizes,
+  mixtureLayout,
   resolveEngineOptions,
   weightSizes,
   type WeightSizes,
@@ -59,6 +60,7 @@ const PRECISIONS: readonly Precision[] = ["int8", "int4", "fp32"];
 export function placementsOf(model: Model, load: Load): readonly DescribedPlacement[] {
   const own = model.config.mixture ? "mixture" : model.experts.names.length > 1 ? "read-me" : "dense";
   const all = PRECISIONS.map((precision) => placement(own, model, precision, load));
+  if (own === "mixture") return [...all, streamed(model, placement(own, model, "int8", load))];
   if (own !== "read-me") return all;
   const dense = denseBase(model);
   return [
@@ -90,7 +92,10 @@ function usedShareOf({ config: { mixture }, experts }: Model): number {
 /** Returns the same placement with streamed experts. */
 function streamed(model: Model, whole: DescribedPlacement): DescribedPlacement {
   const { weightBytes, weights, precision } = whole;
-  return { ...whole, weightBytes: weightBytes - weights.experts, streamed: expertLayout(model, precision) };
+  const resident = { ...whole, weightBytes: weightBytes - weights.experts };
+  const { mixture } = model.config;
+  if (!mixture) return { ...resident, streamed: expertLayout(model, precision) };
+  return { ...resident, streamed: mixtureLayout(model, precision), expertsPerToken: mixture.expertsPerToken };
 }
 
 /** Counts keys and values of all sequences. The engine takes a quarter more, for the prefix cache. */

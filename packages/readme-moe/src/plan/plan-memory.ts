@@ -13,6 +13,8 @@ export interface Placement {
   readonly otherBytes: number;
   /** Layout of the experts, if they are streamed. */
   readonly streamed?: ExpertLayout | undefined;
+  /** Experts that a layer chooses for a token, of a mixture with a router in every layer. */
+  readonly expertsPerToken?: number | undefined;
 }
 
 /** Result of fitting a placement into a memory. */
@@ -28,9 +30,15 @@ interface Fit {
 
 export type PlannedPlacement<Own extends Placement = Placement> = Own & Fit;
 
-/** Memory for one layer of all experts, which a step may need together. */
-export function leastExpertBytes({ numExperts, layerBytes }: ExpertLayout): number {
-  return numExperts * Math.max(...layerBytes);
+/**
+ * Memory for one layer of all experts, which a step may need together. Steps of mixtures are split, so that a token's
+ * experts of one layer are enough.
+ */
+export function leastExpertBytes(
+  { numExperts, layerBytes }: ExpertLayout,
+  expertsPerToken: number = numExperts,
+): number {
+  return expertsPerToken * Math.max(...layerBytes);
 }
 
 /** Memory for all layers of one expert. With less, LRU evicts each unit just before its use, and hits nothing. */
@@ -44,12 +52,12 @@ export function planMemory<Own extends Placement>(
   memoryBytes: number,
 ): readonly PlannedPlacement<Own>[] {
   return placements.map((placement) => {
-    const { weightBytes, otherBytes, streamed } = placement;
+    const { weightBytes, otherBytes, streamed, expertsPerToken } = placement;
     const fixedBytes = weightBytes + otherBytes;
     if (!streamed) {
       return { ...placement, fits: fixedBytes <= memoryBytes, leastBytes: fixedBytes, totalBytes: fixedBytes };
     }
-    const least = leastExpertBytes(streamed);
+    const least = leastExpertBytes(streamed, expertsPerToken);
     const all = streamed.numExperts * expertBytes(streamed);
     const expertCacheBytes = Math.max(least, Math.min(all, Math.floor(memoryBytes - fixedBytes)));
     const leastBytes = fixedBytes + least;

@@ -56,9 +56,16 @@ export function planLines(plan: Plan): readonly string[] {
 }
 
 function expertLines({ rows, locality, readMbPerS }: Plan): readonly string[] {
-  const layout = rows.find(({ streamed }) => streamed)?.streamed;
-  if (!layout) return [];
-  const [least, cycle] = [leastExpertBytes(layout), tokenCycleBytes(layout)].map(megabytes);
+  const row = rows.find(({ streamed }) => streamed);
+  if (!row?.streamed) return [];
+  const { streamed: layout, expertsPerToken } = row;
+  const [least, cycle] = [leastExpertBytes(layout, expertsPerToken), tokenCycleBytes(layout)].map(megabytes);
+  if (expertsPerToken !== undefined) {
+    return [
+      `streamed experts need at least ${least} MB (${expertsPerToken} experts of one layer, for one token)`,
+      `their times are estimates: routes are drawn, and reads are taken to run at ${readMbPerS.toFixed(0)} MB/s`,
+    ];
+  }
   return [
     `streamed experts need at least ${least} MB (one layer of all); LRU needs ${cycle} MB (all layers of one) for any hits`,
     `times are estimates: locality ${locality.toFixed(2)}, reads at ${readMbPerS.toFixed(0)} MB/s`,
@@ -102,7 +109,8 @@ export function refusal(plan: Plan): string {
 
 export function planJson(plan: Plan): object {
   const { rows, recommendation } = plan;
-  const layout = rows.find(({ streamed }) => streamed)?.streamed;
+  const streamedRow = rows.find(({ streamed }) => streamed);
+  const layout = streamedRow?.streamed;
   return {
     path: plan.path,
     memory_bytes: plan.memoryBytes,
@@ -111,7 +119,7 @@ export function planJson(plan: Plan): object {
     kv_cache_bytes: plan.kvCacheBytes,
     fits: recommendation !== undefined,
     least_memory_bytes: leastMemoryBytes(rows),
-    least_expert_cache_bytes: layout ? leastExpertBytes(layout) : null,
+    least_expert_cache_bytes: layout ? leastExpertBytes(layout, streamedRow?.expertsPerToken) : null,
     token_cycle_bytes: layout ? tokenCycleBytes(layout) : null,
     locality: plan.locality,
     read_mb_per_s: plan.readMbPerS,
