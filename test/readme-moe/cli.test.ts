@@ -34,6 +34,12 @@ test.each([
   expect(outcome.stderr).toMatch(message);
 });
 
+test.each(["--version", "-v"])("%s prints the version", async (flag) => {
+  const outcome = await readmeMoe(flag);
+  expect(outcome).toMatchObject({ code: 0, stderr: "" });
+  expect(outcome.stdout).toMatch(/^\d+\.\d+\.\d+\n$/);
+});
+
 describe("generate", () => {
   const { cases } = golden("pocket") as { cases: { text: string; greedy_32: number[] }[] };
   const [first] = cases;

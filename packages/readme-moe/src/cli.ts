@@ -1,6 +1,7 @@
 // The command line. Results go to standard output, everything else to standard error.
 // Exit codes: 0 success, 1 failure, 2 wrong call, 130 interrupted.
 
+import { readFileSync } from "node:fs";
 import { ReadMeError } from "@readme-moe/core";
 import { Command, CommanderError } from "commander";
 import { applyCommand } from "./commands/apply.ts";
@@ -49,6 +50,7 @@ export async function runCli(args: readonly string[]): Promise<number> {
 export function commandLine(signal: AbortSignal): Command {
   const command = new Command("readme-moe")
     .description("Runs and serves language models on ordinary CPUs, and refactors them into mixtures of experts.")
+    .version(ownVersion(), "-v, --version", "print the version")
     .showSuggestionAfterError()
     .exitOverride()
     .addCommand(applyCommand(signal))
@@ -78,6 +80,13 @@ export function commandLine(signal: AbortSignal): Command {
     );
   for (const child of command.commands) passSettings(child);
   return command;
+}
+
+function ownVersion(): string {
+  const manifest: { readonly version: string } = JSON.parse(
+    readFileSync(new URL("../package.json", import.meta.url), "utf8"),
+  );
+  return manifest.version;
 }
 
 /** Commander does not pass these settings on to commands that were made separately. */
