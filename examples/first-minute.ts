@@ -1,29 +1,33 @@
-// The program of `npm start`: refactors the embedded pocket model, continues a few texts with the result, and opens a
-// chat.
+// The program of `npm start`: opens a chat with a model that talks, or with the embedded pocket model and its experts
+// where no other can be had.
 
 import { parseArgs } from "node:util";
 import { serveChatbot, stopSignal } from "./chatbot/server/serve-chatbot.ts";
 import { openBrowser } from "./open-browser.ts";
 import { pocketExperts, POCKET, run, type PocketExpertsOptions } from "./pocket-experts.ts";
+import { talkingModel, type TalkingModelOptions } from "./talking-model.ts";
 
 const HELP = `Usage: npm start -- [options]
 
+  --pocket         take the embedded pocket model, which shows experts and produces nonsense
   --exit           end when the chat is ready instead of serving it until Ctrl-C (also: README_MOE_START_EXIT=1)
   --port <number>  port of the chat (default: 8484, or any free port if that is taken)`;
 const PROMPTS = ["The ship was", "import os\n\ndef main("];
 
-/** @param options - options of `pocketExperts`, which runs first */
-export async function firstMinute(args: readonly string[], options: PocketExpertsOptions = {}): Promise<void> {
-  const { exit, help, port } = readFlags(args);
+/** Options of `firstMinute`. */
+export interface FirstMinuteOptions extends PocketExpertsOptions {
+  readonly talking?: TalkingModelOptions | undefined;
+}
+
+/** @param args - command line of `npm start` */
+export async function firstMinute(args: readonly string[], options: FirstMinuteOptions = {}): Promise<void> {
+  const { exit, help, pocket, port } = readFlags(args);
   if (help) {
     console.log(HELP);
     return;
   }
-  const experts = await pocketExperts(options);
-  console.log("\nThe pocket model is too small to make sense, but each text is routed to its own expert:\n");
-  await run("generate", experts, "--max-new-tokens", "32", "--prompt", ...PROMPTS);
-  console.log("\nOpening a chat with it and with the dense model that it was made from …");
-  const paths = [experts, POCKET];
+  const paths = (pocket ? undefined : await talkingPaths(options)) ?? (await pocketPaths(options));
+  console.log("Opening a chat …");
   const chatbot = await serveChatbot({ paths, precisions: ["int8"], maxNumBatchedSeqs: 4, host: "127.0.0.1", port });
   console.log(`Chat at ${chatbot.url}${exit ? "" : " (Ctrl-C stops it)"}`);
   if (!exit) {
@@ -33,15 +37,38 @@ export async function firstMinute(args: readonly string[], options: PocketExpert
   await chatbot.close();
 }
 
+/** Returns the models of a chat that makes sense; `undefined` if none can be had. */
+async function talkingPaths({ talking }: FirstMinuteOptions): Promise<readonly string[] | undefined> {
+  const found = await talkingModel(talking);
+  if ("path" in found) return [found.path];
+  console.log(`No model that talks: ${found.why}\nTaking the embedded pocket model instead.\n`);
+  return undefined;
+}
+
+/** Makes the pocket model's experts, shows what they are, and returns them and the dense model. */
+async function pocketPaths(options: PocketExpertsOptions): Promise<readonly string[]> {
+  const experts = await pocketExperts(options);
+  console.log("\nThe pocket model is too small to make sense, but each text is routed to its own expert:\n");
+  await run("generate", experts, "--max-new-tokens", "32", "--prompt", ...PROMPTS);
+  console.log("");
+  return [experts, POCKET];
+}
+
 function readFlags(args: readonly string[]) {
-  const options = { exit: { type: "boolean" }, help: { type: "boolean" }, port: { type: "string" } } as const;
+  const options = {
+    exit: { type: "boolean" },
+    help: { type: "boolean" },
+    pocket: { type: "boolean" },
+    port: { type: "string" },
+  } as const;
   const {
     exit = process.env["README_MOE_START_EXIT"] === "1",
     help,
+    pocket,
     port,
   } = parseArgs({ args: [...args], options }).values;
-  if (port === undefined) return { exit, help, port };
+  if (port === undefined) return { exit, help, pocket, port };
   if (!/^\d{1,5}$/.test(port) || Number(port) > 65_535)
     throw new RangeError("Expected --port to be a port number, from 0 to 65535");
-  return { exit, help, port: Number(port) };
+  return { exit, help, pocket, port: Number(port) };
 }

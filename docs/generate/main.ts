@@ -1,5 +1,5 @@
 // `npm run docs`: writes the generated regions of docs/reference, and the pictures that are made from files. With
-// `--pictures`, also copies the pictures of the pocket model's experts, which `npm start` makes.
+// `--pictures`, also copies the pictures of the pocket model's experts, which `npm start -- --pocket` makes.
 
 import { copyFile, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";

@@ -5,7 +5,7 @@ import { runCli } from "readme-moe";
 /** Hits and latency of expert caches in a simulation. */
 export const SIMULATION = "docs/images/simulated-caches.svg";
 
-/** Pictures of the model that `npm start` makes, with their paths in the documentation. */
+/** Pictures of the model that `npm start -- --pocket` makes, with their paths in the documentation. */
 export const POCKET_PICTURES: Readonly<Record<string, string>> = {
   "routes.svg": "docs/images/pocket-routes.svg",
   "losses.svg": "docs/images/pocket-losses.svg",

@@ -1,4 +1,5 @@
-// The first commands of a new user: `npm start`, which makes experts and opens a chat; later `npm run chatbot`.
+// The first commands of a new user: `npm start`, which opens a chat with a model that can be had; later `npm run
+// chatbot`.
 
 import { existsSync } from "node:fs";
 import { join } from "node:path";
@@ -12,23 +13,41 @@ import { persistentFolder } from "../support/temporary-folder.ts";
 
 const executablePath = await findChromium();
 const experts = join(await persistentFolder(), "experts");
-const start = (...args: readonly string[]) => startProgram([join(PROGRAMS, "first-minute.ts"), experts, ...args]);
+const start = (talking: string, ...args: readonly string[]) =>
+  startProgram([join(PROGRAMS, "first-minute.ts"), experts, talking, ...args]);
 
-// Making experts takes most of the time, however few they are.
-test("npm start makes experts, continues texts, and serves a chat until Ctrl-C", { timeout: 240_000 }, async () => {
-  const { printed, output, stop } = start("--port", "0");
-  const [, url = ""] = await printed(/Chat at (http:\S+) \(Ctrl-C stops it\)/);
-  expect(output()).toMatch(/Making one expert for each of 2 kinds of text/);
-  expect(existsSync(join(experts, "config.json"))).toBe(true);
-  expect(output()).toMatch(/The ship was.*\S/);
+async function modelNames(url: string): Promise<readonly string[]> {
   const { data } = (await (await fetch(`${url}/v1/models`)).json()) as { data: readonly { readonly id: string }[] };
-  expect(data.map(({ id }) => id)).toEqual(["experts", "pocket"]);
-  expect(await (await fetch(url)).text()).toContain("<title>Read-ME chat</title>");
+  return data.map(({ id }) => id);
+}
+
+test("npm start opens a chat with a model that talks, if it can be had", { timeout: 120_000 }, async () => {
+  const { printed, output, stop } = start(POCKET, "--port", "0");
+  const [, url = ""] = await printed(/Chat at (http:\S+) \(Ctrl-C stops it\)/);
+  expect(output()).not.toContain("Making one expert");
+  expect(await modelNames(url)).toEqual(["pocket"]);
   expect(await stop("SIGINT")).toBe(0);
 });
 
+// Making experts takes most of the time, however few they are.
+test(
+  "npm start says why it takes the pocket model, makes experts and serves a chat",
+  { timeout: 240_000 },
+  async () => {
+    const { printed, output, stop } = start("no-such-model", "--port", "0");
+    const [, url = ""] = await printed(/Chat at (http:\S+) \(Ctrl-C stops it\)/);
+    expect(output()).toMatch(/No model that talks: no-such-model: .*no model has this name/);
+    expect(output()).toMatch(/Making one expert for each of 2 kinds of text/);
+    expect(existsSync(join(experts, "config.json"))).toBe(true);
+    expect(output()).toMatch(/The ship was.*\S/);
+    expect(await modelNames(url)).toEqual(["experts", "pocket"]);
+    expect(await (await fetch(url)).text()).toContain("<title>Read-ME chat</title>");
+    expect(await stop("SIGINT")).toBe(0);
+  },
+);
+
 test("npm start -- --exit ends by itself, and does not make the experts again", { timeout: 120_000 }, async () => {
-  const { child, printed, output } = start("--exit", "--port", "0");
+  const { child, printed, output } = start(POCKET, "--pocket", "--exit", "--port", "0");
   await printed(/Chat at (http:\S+)$/m);
   if (child.exitCode === null) await new Promise((resolve) => child.once("close", resolve));
   expect(child.exitCode).toBe(0);

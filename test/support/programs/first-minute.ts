@@ -1,4 +1,5 @@
-// `npm start`, with little of everything. Arguments: the folder of the experts, then those of `npm start`.
+// `npm start`, with little of everything. Arguments: the folder of the experts, the model that talks, and then those of
+// `npm start`.
 
 import { firstMinute } from "../../../examples/first-minute.ts";
 
@@ -10,5 +11,5 @@ const LITTLE = [
   "--router-steps=2",
   "--evaluation-sequences=1",
 ];
-const [folder, ...args] = process.argv.slice(2);
-await firstMinute(args, { folder, domains: ["book", "github"], effort: LITTLE });
+const [folder, name, ...args] = process.argv.slice(2);
+await firstMinute(args, { folder, domains: ["book", "github"], effort: LITTLE, talking: { name } });
