@@ -74,11 +74,13 @@ function withChange(group: WeightGroup, name: string, { values, shape }: Weight)
   const [out = 0, size = 0] = shape;
   const [rank = 0] = left.shape;
   const result = values.slice();
+  // Values of composed weights are put together at each access.
+  const [lines, shares] = [left.values, right.values];
   for (let row = 0; row < out; row++) {
     const own = result.subarray(row * size, (row + 1) * size);
     for (let k = 0; k < rank; k++) {
-      const share = right.values[row * rank + k]!;
-      const line = left.values.subarray(k * size, (k + 1) * size);
+      const share = shares[row * rank + k]!;
+      const line = lines.subarray(k * size, (k + 1) * size);
       for (let i = 0; i < size; i++) own[i]! += share * line[i]!;
     }
   }
