@@ -7,7 +7,7 @@ import { linePicture, type Curve } from "@readme-moe/refactor";
 export const TUNING_CURVES = "models/smollm2-135m/curves.csv";
 export const TUNING_PICTURE = "docs/images/tuning-curves.svg";
 
-const COLOURS = ["#0072b2", "#009e73", "#d55e00"];
+const COLOURS = ["#0072b2", "#009e73", "#d55e00", "#cc79a7"];
 
 export async function drawTuningCurves(from: string, to: string): Promise<void> {
   const [, ...lines] = (await readFile(from, "utf8")).trimEnd().split("\n");
