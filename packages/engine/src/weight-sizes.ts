@@ -75,7 +75,7 @@ export function expertLayout(model: Source, precision: Precision = "int8"): Expe
 }
 
 /**
- * Describes the units of a mixture with a router in every layer: one of its experts in one of the layers that have some.
+ * Describes the units of a mixture with a router in every layer: one of its experts in a layer that has some.
  *
  * @throws {TypeError} for other models
  */

@@ -48,6 +48,14 @@ export { isSupported, resolveModel, type ResolveModelOptions } from "./names/res
 export type { CachedModel, CachedModels, PackedEntry } from "./library/cached-model.ts";
 export { type LibraryOptions, listModels } from "./library/list-models.ts";
 export { type Removal, removeModels, removeUnclaimed } from "./library/remove-models.ts";
+export {
+  DEFAULT_PACKED_BYTES,
+  packedLimitBytes,
+  packedToDrop,
+  type PackedUse,
+  packedUses,
+  trimPacked,
+} from "./library/trim-packed.ts";
 export { selectModels, type Selection } from "./library/select-models.ts";
 export { holdModel, type ModelHold, type ModelUser } from "./cache/model-index.ts";
 

@@ -6,6 +6,7 @@ import { ReadMeError } from "@readme-moe/core";
 import { Command, CommanderError } from "commander";
 import { applyCommand } from "./commands/apply.ts";
 import { answerCommand } from "./commands/answer.ts";
+import { cacheCommand } from "./commands/cache.ts";
 import { chatCommand } from "./commands/chat.ts";
 import { evalCommand } from "./commands/eval.ts";
 import { expertsCommand } from "./commands/experts.ts";
@@ -55,6 +56,7 @@ export function commandLine(signal: AbortSignal): Command {
     .exitOverride()
     .addCommand(applyCommand(signal))
     .addCommand(answerCommand(signal))
+    .addCommand(cacheCommand())
     .addCommand(chatCommand(signal))
     .addCommand(evalCommand(signal))
     .addCommand(expertsCommand(signal))

@@ -1,8 +1,9 @@
 // Packed weights of a model, from the cache folder or in memory.
 
 import { createHash } from "node:crypto";
+import { basename, dirname } from "node:path";
 import { ReadMeError } from "@readme-moe/core";
-import { cachedData } from "@readme-moe/model";
+import { cachedData, packedLimitBytes, trimPacked } from "@readme-moe/model";
 import { encodeHeader, type DecoderDescription } from "../description.ts";
 import { fill, layOut, packedFile } from "./packed-file.ts";
 
@@ -27,7 +28,7 @@ export interface PackOptions {
 
 /**
  * Returns the packed file's path, and writes the file if the cache has no complete one; its bytes when the cache cannot
- * be written.
+ * be written. A new file makes room: the least recently used ones are dropped when the cache exceeds its limit.
  *
  * @throws {ReadMeError} when a tensor cannot be read; `ERR_WRITE_FAILED` without room in cache and memory
  */
@@ -38,17 +39,27 @@ export async function packedWeights(
   const { cacheFolder, modelPath, onProgress, onCacheFailure } = options;
   const header = encodeHeader(description, layOut(description).places);
   const key = `${options.key} ${createHash("sha256").update(header).digest("hex")}`;
-  const chunks = (): AsyncIterable<Uint8Array> =>
-    packedFile(description, (doneBytes, ofBytes) => onProgress?.({ stage: "building", doneBytes, ofBytes }));
+  let isNew = false;
+  const chunks = (): AsyncIterable<Uint8Array> => {
+    isNew = true;
+    return packedFile(description, (doneBytes, ofBytes) => onProgress?.({ stage: "building", doneBytes, ofBytes }));
+  };
   try {
     const note = "packed weights of the kernel";
-    return await cachedData(cacheFolder, { kind: "kernels", key, note, modelPath, chunks });
+    const path = await cachedData(cacheFolder, { kind: "kernels", key, note, modelPath, chunks });
+    if (isNew) await makeRoom(cacheFolder, basename(dirname(path)));
+    return path;
   } catch (error) {
     const reason = error instanceof Error ? error.message : String(error);
     const weights = await fill(allocate(layOut(description).numBytes, reason), chunks());
     onCacheFailure?.(reason);
     return weights;
   }
+}
+
+/** Keeps the cache below its limit. Never fails: old files that stay harm nothing. */
+async function makeRoom(cacheFolder: string, keptKey: string): Promise<void> {
+  await trimPacked(packedLimitBytes(), { cacheFolder, keptKey }).catch(() => undefined);
 }
 
 function allocate(numBytes: number, reason: string): Uint8Array {

@@ -1,14 +1,11 @@
-import { readdir, stat } from "node:fs/promises";
-import { join, resolve } from "node:path";
+import { resolve } from "node:path";
 import { resolveCacheFolder } from "../cache/cache-folder.ts";
-import { type EntryName, type IndexedModel, readModelIndex } from "../cache/model-index.ts";
+import { type IndexedModel, readModelIndex } from "../cache/model-index.ts";
 import { isWithin } from "../files/file-name.ts";
 import { hubCacheFolder } from "../hub/options.ts";
 import type { CachedModel, CachedModels, FoundModel, PackedEntry } from "./cached-model.ts";
 import { hubModels, isInCaches, localModel, packageModels } from "./find-models.ts";
-
-/** Folders of the cache whose entries are made from models. */
-const PACKED_KINDS = ["kernels", "experts"];
+import { nameOf, packedSizes } from "./packed-entries.ts";
 
 /** Options of `listModels` and `removeModels`. */
 export interface LibraryOptions {
@@ -67,24 +64,4 @@ function described(
     users: records.flatMap(({ users }) => users),
     indexedPaths: records.map(({ path }) => path),
   };
-}
-
-function nameOf({ kind, key }: EntryName): string {
-  return `${kind}/${key}`;
-}
-
-/** Measures the entries of packed data, by their names. */
-async function packedSizes(cacheFolder: string): Promise<ReadonlyMap<string, PackedEntry>> {
-  const sizes = new Map<string, PackedEntry>();
-  for (const kind of PACKED_KINDS) {
-    for (const key of await readdir(join(cacheFolder, kind)).catch(() => [])) {
-      if (!/^[0-9a-f]+$/.test(key)) continue;
-      const folder = join(cacheFolder, kind, key);
-      const names = await readdir(folder).catch(() => []);
-      const files = await Promise.all(names.map((name) => stat(join(folder, name)).catch(() => undefined)));
-      const bytes = files.reduce((sum, file) => sum + (file?.size ?? 0), 0);
-      sizes.set(nameOf({ kind, key }), { kind, key, bytes });
-    }
-  }
-  return sizes;
 }
