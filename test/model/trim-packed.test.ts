@@ -19,7 +19,7 @@ const use = fc.record({
   modelPaths: fc.constant([]),
 });
 
-function bytes(entries: readonly PackedUse[]): number {
+function bytesOf(entries: readonly PackedUse[]): number {
   return entries.reduce((sum, entry) => sum + entry.bytes, 0);
 }
 
@@ -35,9 +35,9 @@ describe("the choice", () => {
           const free = left.filter(({ isInUse }) => !isInUse);
           expect(dropped.some(({ isInUse }) => isInUse)).toBe(false);
           // What is left fits, or all of it is in use.
-          expect(bytes(left) <= most || free.length === 0).toBe(true);
+          expect(bytesOf(left) <= most || free.length === 0).toBe(true);
           const last = dropped.at(-1);
-          if (last) expect(bytes(left) + last.bytes).toBeGreaterThan(most);
+          if (last) expect(bytesOf(left) + last.bytes).toBeGreaterThan(most);
           const newest = Math.max(0, ...dropped.map(({ lastUsedMs }) => lastUsedMs));
           for (const { lastUsedMs } of free) expect(lastUsedMs).toBeGreaterThanOrEqual(newest);
         },
