@@ -271,7 +271,6 @@ describe("a request", () => {
       { messages: [{ role: "user", content: [{ type: "tool_result", tool_use_id: "a", content: [image] }] }] },
       "messages[0].content[0].content[0].type",
     ],
-    ["an answer begun by the request", { messages: [...hello, { role: "assistant", content: "Well" }] }, "messages[1]"],
     ["no blocks", { messages: [{ role: "user", content: [] }] }, "messages[0].content"],
     [
       "server tools",

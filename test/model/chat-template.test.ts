@@ -41,11 +41,43 @@ describe("SmolLM2's chats", () => {
   });
 });
 
+/** A chat whose last message the assistant has begun. */
+function begunChat(content: string): readonly ChatMessage[] {
+  return [...HELLO, { role: "assistant", content }];
+}
+
 describe("render", () => {
   it("gives the template the chat, and asks for an answer by default", () => {
     const template = new ChatTemplate(JOINING, tokenizer);
     expect(template.render(HELLO)).toBe("[user]Hello[assistant]");
     expect(template.render(HELLO, { addGenerationPrompt: false })).toBe("[user]Hello");
+  });
+
+  it("ends within the last message that is to be continued, with its spaces", () => {
+    const trimming = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] | trim }}</s>\n{% endfor %}";
+    for (const content of ["", "Well, ", "a\n\n", "</s>\n", "\u{fdd0}\u{fdd1}\u{fdd2}", "[user]Hello</s>"]) {
+      const joined = new ChatTemplate(JOINING, tokenizer).render(begunChat(content), { continueFinalMessage: true });
+      expect(joined).toBe(`[user]Hello[assistant]${content}`);
+      const trimmed = new ChatTemplate(trimming, tokenizer).render(begunChat(content), { continueFinalMessage: true });
+      expect(trimmed).toBe(`[user]Hello</s>\n[assistant]${content}`);
+    }
+  });
+
+  it("refuses to continue what is no text of the assistant", () => {
+    const template = new ChatTemplate(JOINING, tokenizer);
+    const continued = { continueFinalMessage: true };
+    const parts = [{ type: "text", text: "x" }];
+    for (const last of [
+      HELLO[0] as ChatMessage,
+      { role: "assistant", content: parts },
+      { role: "assistant", tool_calls: [] },
+    ]) {
+      expect(() => template.render([...HELLO, last], continued)).toThrow(TypeError);
+    }
+    const begun = begunChat("Well");
+    expect(() => template.render(begun, { ...continued, addGenerationPrompt: true })).toThrow(/`addGenerationPrompt`/);
+    const silent = new ChatTemplate("{{ messages[0]['content'] }}", tokenizer);
+    expectThrownReadMeError(() => silent.render(begun, continued), "ERR_CHAT_TEMPLATE", "leaves out the last message");
   });
 
   it("gives the template tokens, tools, documents and any other variable", () => {

@@ -9,6 +9,7 @@ import { reasoningWish } from "../reasoning/wish.ts";
 import { bindCalls, presentTools, templateMessages, usableTools } from "../tools/tools.ts";
 import { chatShape, type ChatChoice } from "./chat-shape.ts";
 import type { Exchange } from "./exchange.ts";
+import { checkContinued, withFinalText } from "./final-message.ts";
 import {
   generationSettings,
   type AnswerShape,
@@ -24,6 +25,7 @@ export const chatApi: GenerationApi<ChatBody, ChatChoice> = {
   settings(body, served) {
     const { info } = served.engine;
     checkCombinations(body);
+    checkContinued(body);
     if (!info.hasChatTemplate) {
       throw unsupported(
         "messages",
@@ -81,10 +83,17 @@ export function chatPrompt(
   sent: ChatBody["messages"],
   { info, maxTokens }: { readonly info: EngineInfo; readonly maxTokens: number },
 ): ChatPrompt {
-  const { messages, template } = presentTools(body, templateMessages(sent), info);
+  const { messages, template } = presentTools(body, templateMessages(withFinalText(body, sent)), info);
   // Templates of other models may give variables of these names another meaning.
   const variables = info.reasons ? reasoningWish(body, maxTokens).template : body.chat_template_kwargs;
-  return { messages, template: { ...variables, ...template } };
+  return { messages, template: { ...variables, ...template, ...endOf(body) } };
+}
+
+/** Returns the variables that decide on the end of the prompt. */
+function endOf(body: ChatBody): ChatPrompt["template"] {
+  const { continue_final_message: continueFinalMessage, add_generation_prompt: addGenerationPrompt } = body;
+  if (continueFinalMessage) return { continueFinalMessage };
+  return addGenerationPrompt === false ? { addGenerationPrompt } : {};
 }
 
 function predictionOf({ prediction }: ChatBody): string | undefined {

@@ -98,6 +98,11 @@ export const chatBody = z.strictObject({
   tool_choice: toolChoice.nullish().describe("Needs `tools`, unless it is `none`"),
   parallel_tool_calls: z.boolean().nullish(),
   chat_template_kwargs: templateVariables.describe("Variables of the model's chat template"),
+  add_generation_prompt: z.boolean().nullish().describe("@default true, without `continue_final_message`"),
+  continue_final_message: z
+    .boolean()
+    .nullish()
+    .describe("Continues the assistant's last message instead of beginning a new one. The answer has what follows"),
   ...structuredFields,
   ...inertFields,
   modalities: z.array(z.literal("text")).max(1).nullish(),

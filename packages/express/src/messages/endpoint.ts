@@ -4,6 +4,7 @@ import { randomUUID } from "node:crypto";
 import type { Request, Response } from "express";
 import { chatApi, chatPrompt } from "../api/chat.ts";
 import type { ChatChoice } from "../api/chat-shape.ts";
+import { checkContinued } from "../api/final-message.ts";
 import { checkBody } from "../api/check-body.ts";
 import { Exchange, type Serving } from "../api/exchange.ts";
 import { answerLight } from "../api/other-routes.ts";
@@ -23,6 +24,7 @@ const PARAMS: Readonly<Record<string, string>> = {
   "response_format.json_schema.schema": "output_config.format.schema",
   response_format: "output_config.format",
   stop: "stop_sequences",
+  continue_final_message: "messages",
 };
 
 export const messagesEndpoint: GenerationEndpoint<ChatBody, ChatChoice> = {
@@ -53,6 +55,7 @@ export const messagesEndpoint: GenerationEndpoint<ChatBody, ChatChoice> = {
 export async function countTokens(serving: Serving, request: Request, response: Response): Promise<void> {
   const body = checkBody(countTokensBody, request.body);
   const chat: ChatBody = { model: body.model, ...promptFieldsOf(body) };
+  checkContinued(chat);
   const parts = { serving, request, response, body: chat, signal: clientSignal(response) };
   await Exchange.run(parts, (exchange) =>
     answerLight(exchange, "messages", async ({ engine, signal, model }) => {

@@ -37,6 +37,7 @@ type PromptFields = Pick<
   | "reasoning_effort"
   | "thinking_token_budget"
   | "chat_template_kwargs"
+  | "continue_final_message"
 >;
 
 /** @throws {ApiError} 400 for what a chat cannot have */
@@ -53,15 +54,14 @@ export function chatBodyOf(body: MessagesBody): ChatBody {
   };
 }
 
-/** Returns what decides on the prompt. @throws {ApiError} 400 */
+/**
+ * Returns what decides on the prompt. An answer goes on with a last message of the assistant.
+ * @throws {ApiError} 400
+ */
 export function promptFieldsOf(body: CountTokensBody): PromptFields {
   const { messages, tools, tool_choice: choice, thinking, output_config: config } = body;
-  const last = messages.at(-1);
-  if (last?.role === "assistant") {
-    const place = `messages[${messages.length - 1}]`;
-    throw invalid(place, "expected the last message to be the user's; answers cannot be begun by the request");
-  }
   return {
+    ...(messages.at(-1)?.role === "assistant" ? { continue_final_message: true } : {}),
     messages: [...systemOf(body), ...messages.flatMap((message, index) => chatMessages(message, index))],
     tools: tools?.map(({ name, description, input_schema: parameters, strict }) => ({
       type: "function",

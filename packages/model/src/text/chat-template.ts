@@ -20,6 +20,11 @@ export interface ChatTemplateOptions {
 export interface ChatOptions {
   /** Ends the text with the beginning of the model's answer. @default true */
   readonly addGenerationPrompt?: boolean | undefined;
+  /**
+   * Ends the text within the last message, which the model then goes on with, instead of a new answer. The message
+   * needs a text as its content. @default false
+   */
+  readonly continueFinalMessage?: boolean | undefined;
   /** Tools that the model may call, in the shape that its template expects. */
   readonly tools?: readonly object[] | undefined;
   /** Documents that the answer may draw on. */
@@ -78,15 +83,32 @@ export class ChatTemplate {
 
   /**
    * Renders a chat.
-   * @throws {TypeError} when `messages` are malformed, naming the first wrong one, or `tools` or `documents` are no
-   *   lists
+   * @throws {TypeError} when `messages` are malformed, naming the first wrong one, `tools` or `documents` are no
+   *   lists, or there is no last message to continue
    * @throws {ReadMeError} `ERR_CHAT_TEMPLATE` when the template is no Jinja, or refuses these messages
    */
   render(messages: readonly ChatMessage[], options: ChatOptions = {}): string {
     checkMessages(messages);
     checkTemplateValues(messages, options);
-    const { addGenerationPrompt = true, ...variables } = options;
-    const [tools, documents] = [listOption("tools", options.tools), listOption("documents", options.documents)];
+    const { continueFinalMessage = false, addGenerationPrompt = !continueFinalMessage, ...variables } = options;
+    if (!continueFinalMessage) return this.#render(messages, addGenerationPrompt, variables);
+    if (addGenerationPrompt) {
+      throw new TypeError("Expected `addGenerationPrompt` to be false beside `continueFinalMessage`");
+    }
+    const [final, content] = continued(messages);
+    // A mark that neither the template nor the message has, so that trimming templates keep the message's spaces.
+    const [mark] = freeMarks(`${this.#sources.default}${this.#sources.toolUse ?? ""}${content}`);
+    const text = this.#render([...messages.slice(0, -1), { ...final, content: content + mark }], false, variables);
+    const end = text.lastIndexOf(mark);
+    if (end >= 0) return text.slice(0, end);
+    throw new ReadMeError(
+      "ERR_CHAT_TEMPLATE",
+      "The chat template leaves out the last message, which is to be continued",
+    );
+  }
+
+  #render(messages: readonly ChatMessage[], addGenerationPrompt: boolean, variables: ChatOptions): string {
+    const [tools, documents] = [listOption("tools", variables.tools), listOption("documents", variables.documents)];
     const hasTools = tools !== null && tools.length > 0;
     const source = hasTools ? (this.#sources.toolUse ?? this.#sources.default) : this.#sources.default;
     const { template, takesParts } = this.#parse(source);
@@ -121,6 +143,14 @@ export class ChatTemplate {
       throw failed("The chat template cannot be read", cause);
     }
   }
+}
+
+/** Returns the last message and its text. @throws {TypeError} when it cannot be continued */
+function continued(messages: readonly ChatMessage[]): readonly [ChatMessage, string] {
+  const final = messages.at(-1);
+  const content = final?.content;
+  if (final?.role === "assistant" && typeof content === "string") return [final, content];
+  throw new TypeError("Expected the last message to be the assistant's, with a text, since it is to be continued");
 }
 
 /** Does the same as `Template.render`, but with our own globals, and with variables that may hide a global. */
