@@ -5,7 +5,7 @@ import type { Browser, Page, Route } from "playwright-core";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
 import { chatbot } from "../../examples/chatbot/server/chatbot.ts";
 import type { OpenedModel } from "../../examples/chatbot/server/live-model.ts";
-import { builtPage, lastAnswer, openStreamedModel, say, watchedPage } from "../support/chatbot.ts";
+import { builtPage, lastAnswer, openStreamedModel, say, sayOnly, watchedPage } from "../support/chatbot.ts";
 import { findChromium, launchChromium } from "../support/chromium.ts";
 import { listen, openTinyEngine, type RunningServer } from "../support/served-model.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
@@ -105,6 +105,31 @@ describe.skipIf(executablePath === undefined)("the page", () => {
     expect(await lastAnswer(page)).toBe(answer);
     await page.getByRole("button", { name: "Delete Better question" }).click();
     expect(await page.locator(".conversations .open").allInnerTexts()).toEqual(["Another one"]);
+    expect(complaints).toEqual([]);
+  });
+
+  test("says that an answer was cut, and continues it from where it ended", async () => {
+    const { page, complaints } = await watchedPage(browser, server.url);
+    await page.getByLabel("Temperature").fill("0");
+    await page.getByLabel("Max. tokens").fill("6");
+    await page.context().grantPermissions(["clipboard-read", "clipboard-write"]);
+    await sayOnly(page, server.url, " the");
+    await say(page, "First question");
+    const begun = await lastAnswer(page);
+    await page.getByText("The answer reached the largest number of tokens.").waitFor();
+    const sent = page.waitForRequest(/completions/);
+    await page.getByRole("button", { name: "Continue", exact: true }).click();
+    const { messages, ...rest } = (await sent).postDataJSON() as { messages: object[] };
+    expect(messages).toEqual([
+      { role: "user", content: "First question" },
+      { role: "assistant", content: expect.stringContaining(begun.trim()) as string },
+    ]);
+    expect(rest).toMatchObject({ continue_final_message: true });
+    await page.getByText("12 tokens").waitFor();
+    expect(await lastAnswer(page)).toBe(`${begun}${begun.startsWith(" ") ? "" : " "}${begun}`);
+    expect(await page.locator(".message.assistant").count()).toBe(1);
+    await page.getByRole("button", { name: "Copy" }).click();
+    await page.getByRole("button", { name: "Copied" }).waitFor();
     expect(complaints).toEqual([]);
   });
 

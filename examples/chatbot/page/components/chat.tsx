@@ -33,13 +33,15 @@ export function Chat(): JSX.Element {
           isDisabled={isAnswering.value}
           onChoose={(chosenMode) => (mode.value = chosenMode)}
         />
-        <Choices
-          label="Show answers by"
-          name="view"
-          options={VIEWS}
-          value={view.value}
-          onChoose={(shown) => (view.value = shown)}
-        />
+        {hasExperts && (
+          <Choices
+            label="Show answers by"
+            name="view"
+            options={VIEWS}
+            value={view.value}
+            onChoose={(shown) => (view.value = shown)}
+          />
+        )}
       </header>
       {hasExperts && view.value === "experts" && <Legend experts={chosen?.experts ?? []} />}
       <MessageList />

@@ -64,10 +64,12 @@ function Welcome(): JSX.Element {
   return (
     <div class="welcome">
       <h2>Ask something</h2>
-      <p>
-        A router chooses one expert for each token before it runs. Each token of an answer has the colour of its expert;
-        the pane “Live” shows how the server schedules them.
-      </p>
+      {chosen && chosen.experts.length > 1 && (
+        <p>
+          A router chooses one expert for each token before it runs. Each token of an answer has the colour of its
+          expert; the pane “Live” shows how the server schedules them.
+        </p>
+      )}
       {chosen && !chosen.hasChatTemplate && (
         <p>
           <strong>{chosen.title}</strong> is a base model without a chat template: it continues texts. A chat is sent to

@@ -1,6 +1,7 @@
 import { memo } from "preact/compat";
+import { useSignal } from "@preact/signals";
 import type { FunctionComponent, JSX } from "preact";
-import { editing, isAnswering, regenerate } from "../state/chat.ts";
+import { continueAnswer, editing, isAnswering, regenerate } from "../state/chat.ts";
 import { expertShares, type Message } from "../state/messages.ts";
 import { view } from "../state/settings.ts";
 import { focusComposer } from "./composer.tsx";
@@ -24,6 +25,7 @@ function MessageItem({ message, isLast, isDraft = false }: MessageProps): JSX.El
       {isDraft && message.text === "" && <p class="small">Waiting for the first token …</p>}
       {message.note !== undefined && <p class={`note ${message.ending ?? ""}`}>{message.note}</p>}
       {message.ending === "stopped" && <p class="note">Stopped.</p>}
+      {message.ending === "full" && <p class="note">The answer reached the largest number of tokens.</p>}
       {!isUser && !isDraft && <Figures message={message} />}
       {!isDraft && <Actions message={message} isLast={isLast} />}
     </li>
@@ -72,16 +74,46 @@ function Actions({ message, isLast }: MessageProps): JSX.Element | null {
   }
   return (
     <p class="actions">
+      {isLast && CONTINUED.includes(message.ending) && (
+        <button type="button" class="quiet" disabled={isAnswering.value} onClick={goOn}>
+          Continue
+        </button>
+      )}
       {isLast && (
         <button type="button" class="quiet" disabled={isAnswering.value} onClick={again}>
           Regenerate
         </button>
       )}
-      <button type="button" class="quiet" onClick={() => void navigator.clipboard?.writeText(message.text)}>
-        Copy
-      </button>
+      <CopyButton text={message.text} />
     </p>
   );
+}
+
+/** Ends of answers that can be continued. */
+const CONTINUED: readonly Message["ending"][] = ["full", "stopped", "cut"];
+const COPIED_MS = 2000;
+
+/** Copies a text, and says whether that worked. */
+function CopyButton({ text }: { readonly text: string }): JSX.Element {
+  const state = useSignal<"Copy" | "Copied" | "Not copied">("Copy");
+  const copy = async (): Promise<void> => {
+    const isCopied = await (navigator.clipboard?.writeText(text) ?? Promise.reject(new Error("no clipboard"))).then(
+      () => true,
+      () => false,
+    );
+    state.value = isCopied ? "Copied" : "Not copied";
+    setTimeout(() => (state.value = "Copy"), COPIED_MS);
+  };
+  return (
+    <button type="button" class="quiet" aria-live="polite" onClick={() => void copy()}>
+      {state.value}
+    </button>
+  );
+}
+
+function goOn(): void {
+  continueAnswer();
+  focusComposer();
 }
 
 function again(): void {

@@ -3,12 +3,12 @@
 import type { ModelChoice } from "../../shared/live.ts";
 import { eventsOf } from "./events-of.ts";
 import type { Message, Mode } from "./messages.ts";
-import { fittingMessages, transcriptOf, TURNS } from "./prompt.ts";
+import { continues, fittingMessages, transcriptOf, TURNS } from "./prompt.ts";
 
 export interface AskOptions {
   readonly model: ModelChoice;
   readonly mode: Mode;
-  /** The conversation so far, newest last. */
+  /** The conversation so far, newest last. An answer at its end is continued. */
   readonly messages: readonly Message[];
   readonly temperature: number;
   readonly maxTokens: number;
@@ -31,29 +31,39 @@ interface Chunk {
   readonly choices?: readonly {
     readonly text?: string;
     readonly delta?: { readonly content?: string };
+    readonly finish_reason?: string | null;
     readonly read_me?: { readonly routes: readonly (number | null)[] };
   }[];
 }
 
+/** The end of an answer. */
+export interface Asked {
+  /** Number of messages that did not fit into the context. */
+  readonly leftOut: number;
+  /** Whether the answer ended at its largest number of tokens. */
+  readonly isFull: boolean;
+}
+
 /**
  * Streams an answer.
- * @returns the number of messages that did not fit into the context
  * @throws {Refused | ConnectionLost}; the reason of `signal`
  */
-export async function ask(options: AskOptions): Promise<number> {
+export async function ask(options: AskOptions): Promise<Asked> {
   const { model, mode, messages, maxTokens, signal } = options;
   const room = Math.max(16, model.contextTokens - Math.min(maxTokens, Math.floor(model.contextTokens / 2)));
-  const asked = mode === "chat" ? messages : messages.slice(-1);
+  const asked = mode === "chat" ? messages : messages.slice(continues(messages) ? -2 : -1);
   const kept = await fittingMessages(asked, room, (some) => countTokens(options, some));
   const { path, body } = requestFor(options, kept);
   const response = await post(path, body, signal);
   if (!response.ok || !response.body) throw new Refused(await messageOf(response));
+  let isFull = false;
   for await (const data of guarded(response.body, signal)) {
-    if (data === "[DONE]") return asked.length - kept.length;
+    if (data === "[DONE]") return { leftOut: asked.length - kept.length, isFull };
     const chunk = JSON.parse(data) as Chunk;
     if (chunk.error) throw new Refused(chunk.error.message ?? "The server ended the answer");
     if (chunk.id !== undefined) options.onStarted(chunk.id);
-    for (const { text, delta, read_me: readMe } of chunk.choices ?? []) {
+    for (const { text, delta, finish_reason: reason, read_me: readMe } of chunk.choices ?? []) {
+      isFull ||= reason === "length";
       const routes = readMe?.routes ?? [];
       const piece = text ?? delta?.content ?? "";
       if (piece !== "" || routes.length > 0) options.onPiece(piece, routes.length, routes.at(-1) ?? -1);
@@ -73,9 +83,12 @@ function requestFor(
     temperature,
     read_me: { include: ["routes"] },
   };
-  if (mode === "continue") return { path: "/v1/completions", body: { ...params, prompt: kept.at(-1)?.text ?? "" } };
+  if (mode === "continue") {
+    return { path: "/v1/completions", body: { ...params, prompt: kept.map(({ text }) => text).join("") } };
+  }
   if (!model.hasChatTemplate) return { path: "/v1/completions", body: { ...params, prompt: transcriptOf(kept) } };
-  return { path: "/v1/chat/completions", body: { ...params, messages: plain(kept) } };
+  const end = continues(kept) ? { continue_final_message: true } : {};
+  return { path: "/v1/chat/completions", body: { ...params, ...end, messages: plain(kept) } };
 }
 
 async function countTokens({ model, signal }: AskOptions, messages: readonly Message[]): Promise<number> {

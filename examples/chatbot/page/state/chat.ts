@@ -22,6 +22,8 @@ import {
 } from "./messages.ts";
 import { maxTokens, mode, temperature } from "./settings.ts";
 
+type Timer = ReturnType<typeof setTimeout>;
+
 /** Interval of updates while an answer streams. */
 const FLUSH_MS = 50;
 /** Most messages of a conversation; older ones are dropped. */
@@ -62,6 +64,13 @@ export function regenerate(): void {
   if (asked >= 0 && !isAnswering.value) void answer(messages.slice(0, asked + 1));
 }
 
+/** Continues the last answer, which was cut. */
+export function continueAnswer(): void {
+  const { messages } = conversation.value;
+  const begun = messages.at(-1);
+  if (begun?.role === "assistant" && !isAnswering.value) void answer(messages.slice(0, -1), begun);
+}
+
 export function startConversation(): void {
   stop();
   editing.value = undefined;
@@ -85,7 +94,8 @@ export function deleteConversation(id: string): void {
   conversation.value = newConversation(mode.value);
 }
 
-async function answer(messages: readonly Message[]): Promise<void> {
+/** @param begun - answer that is continued */
+async function answer(messages: readonly Message[], begun?: Message): Promise<void> {
   const chosen = model.value;
   if (!chosen) return;
   const own = (stopping = new AbortController());
@@ -93,23 +103,23 @@ async function answer(messages: readonly Message[]): Promise<void> {
   keep({ ...conversation.value, mode: mode.value, messages });
   const startMs = performance.now();
   const base: Message = {
-    id: newId(),
+    id: begun?.id ?? newId(),
     role: "assistant",
     text: "",
     spans: [],
     experts: chosen.experts,
     model: `${chosen.title} · ${chosen.precision}`,
   };
-  let [text, tokens, timer] = ["", 0, undefined as ReturnType<typeof setTimeout> | undefined];
-  const spans: Span[] = [];
+  let [text, tokens, timer] = [begun?.text ?? "", begun?.tokens ?? 0, undefined as Timer | undefined];
+  const spans: Span[] = [...(begun?.spans ?? [])];
   const written = (): Message => ({
     ...base,
     text,
     spans: [...spans],
     tokens,
-    durationMs: performance.now() - startMs,
+    durationMs: (begun?.durationMs ?? 0) + performance.now() - startMs,
   });
-  draft.value = base;
+  draft.value = written();
   announce("Answering");
   const finish = (ending: Ending, note?: string): void => {
     clearTimeout(timer);
@@ -122,10 +132,10 @@ async function answer(messages: readonly Message[]): Promise<void> {
     announce(ENDINGS[ending](text, note));
   };
   try {
-    const leftOut = await ask({
+    const { leftOut, isFull } = await ask({
       model: chosen,
       mode: mode.value,
-      messages,
+      messages: begun ? [...messages, begun] : messages,
       temperature: temperature.value,
       maxTokens: maxTokens.value,
       signal: own.signal,
@@ -146,7 +156,8 @@ async function answer(messages: readonly Message[]): Promise<void> {
         }, FLUSH_MS);
       },
     });
-    finish("done", leftOut > 0 ? `${leftOut} older messages did not fit into the model's context.` : undefined);
+    const note = leftOut > 0 ? `${leftOut} older messages did not fit into the model's context.` : undefined;
+    finish(isFull ? "full" : "done", note);
   } catch (error) {
     if (own.signal.reason === "turn") finish("done");
     else if (own.signal.aborted) finish("stopped");
@@ -157,6 +168,7 @@ async function answer(messages: readonly Message[]): Promise<void> {
 
 const ENDINGS: Readonly<Record<Ending, (text: string, note?: string) => string>> = {
   done: (text) => `Answer: ${text.slice(0, 2000)}`,
+  full: (text) => `Answer, cut at its largest number of tokens: ${text.slice(0, 2000)}`,
   stopped: () => "Stopped",
   cut: () => "The connection to the server was lost; the answer is incomplete",
   failed: (_, note) => `No answer: ${note}`,

@@ -5,6 +5,8 @@ export type Mode = "chat" | "continue";
 /** The way in which an answer ended. */
 export type Ending =
   | "done"
+  /** It reached the largest number of tokens. */
+  | "full"
   /** The user stopped it. */
   | "stopped"
   /** The connection was lost. */

@@ -5,10 +5,18 @@ import type { Message } from "./messages.ts";
 /** Beginnings of turns for models without a chat template; an answer ends before the next one. */
 export const TURNS = { user: "\nUser: ", assistant: "\nAssistant:" } as const;
 
-/** Formats a conversation as plain text, for models without a chat template. */
+/**
+ * Formats a conversation as plain text, for models without a chat template. The text ends with the beginning of an
+ * answer, or within the last one, which the model continues.
+ */
 export function transcriptOf(messages: readonly Message[]): string {
   const turns = messages.map(({ role, text }) => (role === "user" ? TURNS.user : `${TURNS.assistant} `) + text);
-  return `${turns.join("")}${TURNS.assistant}`.trimStart();
+  return `${turns.join("")}${continues(messages) ? "" : TURNS.assistant}`.trimStart();
+}
+
+/** Whether the last message is an answer, which the model continues. */
+export function continues(messages: readonly Message[]): boolean {
+  return messages.at(-1)?.role === "assistant";
 }
 
 /**

@@ -36,7 +36,7 @@ export const showsNumbers: Signal<boolean> = kept<boolean>("numbers", false);
 export const mode: Signal<Mode> = kept<Mode>("mode", "chat");
 export const modelName: Signal<string> = kept<string>("model", "");
 export const temperature: Signal<number> = kept<number>("temperature", 0.7);
-export const maxTokens: Signal<number> = kept<number>("maxTokens", 160);
+export const maxTokens: Signal<number> = kept<number>("maxTokens", 1024);
 
 effect(() => {
   document.documentElement.dataset["theme"] = theme.value;
