@@ -10,7 +10,10 @@ export type {
   GenerateRequest,
   Generation,
   Prompt,
+  PromptInfo,
+  PromptReader,
   ChatPrompt,
+  ResumedGeneration,
   RoutedPrompt,
   TokenizeOptions,
   TokenLogprob,
@@ -81,7 +84,14 @@ export {
 export { choiceOption, describeValue, integerOption, nearestName, numberOption, rejectUnknownKeys } from "./options.ts";
 export { seededRandom, uniformAt } from "./random.ts";
 export { everythingResident, type Residency, type StreamedResidency } from "./residency.ts";
-export type { AllowContext, AllowedTokens, AllowTokens, LogitsContext, ProcessLogits } from "./process-logits.ts";
+export type {
+  AllowContext,
+  AllowedTokens,
+  AllowTokens,
+  ConstraintSource,
+  LogitsContext,
+  ProcessLogits,
+} from "./process-logits.ts";
 export type { PreGatingRouter, Route, RouteInput, RouterState } from "./routing.ts";
 export { costAware, type CostAwareOptions } from "./scheduling/cost-aware.ts";
 export {
