@@ -1,0 +1,64 @@
+// `readme-moe chat`, with commands on standard input.
+
+import { readFile, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { expect, test } from "vitest";
+import { writeChattingPocket } from "../support/chatting-pocket.ts";
+import { runCli, type Outcome } from "../support/run-cli.ts";
+import { persistentFolder, temporaryFolder } from "../support/temporary-folder.ts";
+
+const model = join(await persistentFolder(), "chatty");
+await writeChattingPocket(model);
+
+function chat(lines: readonly string[], ...more: readonly string[]): Promise<Outcome> {
+  const args = ["chat", model, "--temperature", "0", "--max-new-tokens", "8", ...more];
+  return runCli(args, `${lines.join("\n")}\n`);
+}
+
+/** Messages of a saved chat. */
+async function messagesIn(file: string): Promise<readonly { readonly role: string; readonly content: string }[]> {
+  const chat: unknown = JSON.parse(await readFile(file, "utf8"));
+  expect(chat).toMatchObject({ model });
+  return (chat as { messages: { role: string; content: string }[] }).messages;
+}
+
+test("a saved chat goes on in another run as in the same one", { timeout: 120_000 }, async () => {
+  const folder = await temporaryFolder();
+  const [half, whole, later] = ["half", "whole", "later"].map((name) => join(folder, `${name}.json`));
+  const lines = ["/system Be kind.", "Hello", `/save ${half}`, "Go on", `/save ${whole}`, "/exit", "never read"];
+  const outcome = await chat(lines);
+  expect(outcome).toMatchObject({ code: 0, stderr: "" });
+  const messages = await messagesIn(whole ?? "");
+  expect(messages.map(({ role }) => role)).toEqual(["system", "user", "assistant", "user", "assistant"]);
+  expect(messages.slice(0, 2).map(({ content }) => content)).toEqual(["Be kind.", "Hello"]);
+  expect(await messagesIn(half ?? "")).toEqual(messages.slice(0, 3));
+  expect(outcome.stdout).toBe(`${messages[2]?.content}\n${messages[4]?.content}\n`);
+  await chat([`/load ${half}`, "Go on", `/save ${later}`]);
+  expect(await messagesIn(later ?? "")).toEqual(messages);
+});
+
+test("lines between marks are one message, and the model can be changed", { timeout: 120_000 }, async () => {
+  const folder = await temporaryFolder();
+  const [first, second] = ["first", "second"].map((name) => join(folder, `${name}.json`));
+  const before = ['"""', "Hello", "there", '"""', `/save ${first}`];
+  const outcome = await chat([...before, `/model ${model}`, "/clear", '"""Hello', 'there"""', `/save ${second}`]);
+  expect(outcome.code).toBe(0);
+  const messages = await messagesIn(first ?? "");
+  expect(messages[0]).toEqual({ role: "user", content: "Hello\nthere" });
+  expect(await messagesIn(second ?? "")).toEqual(messages);
+  expect(outcome.stderr).toMatch(/chatty in \w+/);
+});
+
+test("mistakes are told, and the chat goes on", { timeout: 120_000 }, async () => {
+  const broken = join(await temporaryFolder(), "broken.json");
+  await writeFile(broken, '{"model": "x", "messages": [{"role": "user"}]}');
+  const outcome = await chat(["/exti", "/load nowhere.json", `/load ${broken}`, "/model no-such-model", "Hello"]);
+  expect(outcome.code).toBe(0);
+  expect(outcome.stdout.trim()).not.toBe("");
+  expect(outcome.stderr.trim().split("\n")).toEqual([
+    "/exti: no such command; did you mean /exit?",
+    "error: nowhere.json: cannot be read (ERR_FILE_NOT_FOUND)",
+    `error: ${broken}: is no saved chat: \`messages[0]\` has no \`role\` and \`content\` (ERR_FILE_CORRUPT)`,
+    expect.stringMatching(/^error: no-such-model: .* \(ERR_FILE_NOT_FOUND\)$/),
+  ]);
+});
