@@ -70,6 +70,7 @@ interface RunnerExperts {
   readonly stream?: ExpertStream | undefined;
   readonly mixture?: MixtureStream | undefined;
   readonly lowRank: LowRankExperts | undefined;
+  readonly weightsKey: string;
 }
 
 /** A step of the runner. */
@@ -84,6 +85,8 @@ interface RunnerStep {
 export class KernelRunner implements StepRunner {
   readonly model: Model;
   readonly kvPrecision: KvPrecision;
+  /** Text that depends on everything that the packed weights depend on. */
+  readonly weightsKey: string;
   readonly #kernel: Kernel;
   readonly #results: KernelResults;
   readonly #limits: CallSizes;
@@ -100,6 +103,7 @@ export class KernelRunner implements StepRunner {
     const { vocabSize, contextTokens: maxPositions } = model.config;
     this.model = model;
     this.kvPrecision = kvPrecision;
+    this.weightsKey = experts.weightsKey;
     this.#kernel = kernel;
     this.#stream = experts.stream;
     this.#mixture = experts.mixture;
@@ -133,7 +137,7 @@ export class KernelRunner implements StepRunner {
     const cache = { key, cacheFolder, modelPath: model.path, onProgress, onCacheFailure };
     const { kernel, weights } = await openCachedKernel(description, sizes, { ...choice, ...cache });
     try {
-      const experts: { -readonly [Name in keyof RunnerExperts]?: RunnerExperts[Name] } = {};
+      const experts: { -readonly [Name in "stream" | "mixture"]?: RunnerExperts[Name] } = {};
       if (units && isStreamed) {
         if (typeof weights !== "string") {
           const message = "Streamed experts are read from the cache folder, which cannot be written";
@@ -156,7 +160,8 @@ export class KernelRunner implements StepRunner {
       // The budget of a mixture is for its own experts.
       const lowRankOptions = experts.mixture ? { ...options, expertCacheBytes: undefined } : options;
       const lowRank = isDense ? LowRankExperts.open(kernel, model, packing, lowRankOptions) : undefined;
-      return new KernelRunner(model, kernel, kvPrecisionOf(precision, options.kvPrecision), { ...experts, lowRank });
+      const parts = { ...experts, lowRank, weightsKey: key };
+      return new KernelRunner(model, kernel, kvPrecisionOf(precision, options.kvPrecision), parts);
     } catch (error) {
       await kernel.close();
       throw error;
@@ -193,7 +198,8 @@ export class KernelRunner implements StepRunner {
 
   openKv(options: KvMemoryOptions): KernelKv {
     const bytesPerToken = kvBytesPerToken(this.model.config, this.kvPrecision);
-    return new KernelKv(this.#kernel, { ...options, bytesPerToken }, this.kvPrecision === "fp16");
+    const { headSize } = this.model.config;
+    return new KernelKv(this.#kernel, { ...options, bytesPerToken, headSize }, this.kvPrecision === "fp16");
   }
 
   /** Runs one step, see `StepRunner.forward`. */
