@@ -35,6 +35,17 @@ beforeEach(async () => {
   vi.stubEnv("README_MOE_CACHE", await temporaryFolder());
 });
 
+/** Continues a text in the engine, and disposes the pipeline. */
+async function answer(generate: Generator): Promise<string> {
+  try {
+    const [one] = (await generate(ONE, { max_new_tokens: 6, do_sample: false })) as [{ generated_text: string }];
+    expect(readMeModel(generate.model)).toBeDefined();
+    return one.generated_text;
+  } finally {
+    await generate.dispose();
+  }
+}
+
 describe.each(["huggingface", "xenova"] as const)("%s", (name: HostName) => {
   const { env } = HOSTS[name];
   const load = (id: string, options: object = {}): Promise<Generator> =>
@@ -42,16 +53,6 @@ describe.each(["huggingface", "xenova"] as const)("%s", (name: HostName) => {
       ...FP32,
       ...options,
     }) as unknown as Promise<Generator>;
-
-  async function answer(generate: Generator): Promise<string> {
-    try {
-      const [one] = (await generate(ONE, { max_new_tokens: 6, do_sample: false })) as [{ generated_text: string }];
-      expect(readMeModel(generate.model)).toBeDefined();
-      return one.generated_text;
-    } finally {
-      await generate.dispose();
-    }
-  }
 
   /** Serves the pocket model under a known repository's name, by the host's settings only. */
   async function withHub(use: (server: HubServer, cacheDir: string) => Promise<void>): Promise<void> {

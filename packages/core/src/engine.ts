@@ -5,6 +5,7 @@ import type { ReadMeError } from "./errors.ts";
 import type { KernelInfo } from "./kernel-info.ts";
 import type { ProcessLogits } from "./process-logits.ts";
 import type { SamplingParams } from "./sampling/sampling-params.ts";
+import type { SamplingDefaults } from "./sampling/sampling-defaults.ts";
 
 /** A chat, which the model's template converts to a text. */
 export interface ChatPrompt {
@@ -23,6 +24,7 @@ export type Prompt = string | ArrayLike<number> | ChatPrompt;
 export interface GenerateRequest {
   readonly prompt: Prompt;
   readonly params?: SamplingParams | undefined;
+  /** Sampling parameters. What they leave out is the model's (`EngineInfo.samplingDefaults`), else the default. */
   /**
    * Changes logits before a token is chosen. Called in the caller's thread, once for each new token of each choice,
    * with the model's own logits. Bias, penalties, temperature and the rest of `params` apply to the changed logits,
@@ -163,6 +165,11 @@ export interface EngineInfo {
 /** Bytes of a model's tokens, for binding answers to a grammar. */
 export interface EngineVocabulary {
   /** Number of logits. */
+  /**
+   * Sampling parameters that the model's files recommend. `generate` uses them where a request leaves a parameter out.
+   * @default none
+   */
+  readonly samplingDefaults?: SamplingDefaults | undefined;
   readonly vocabSize: number;
   /** Bytes of all tokens, one after the other; often parts of UTF-8 characters. */
   readonly bytes: Uint8Array;

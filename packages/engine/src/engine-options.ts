@@ -106,6 +106,11 @@ export interface EngineOptions extends SchedulingOptions {
    */
   readonly draft?: string | undefined;
   /** Largest number of requests in progress; more are rejected with `ERR_QUEUE_FULL`. @default 1,024 */
+  /**
+   * Whether requests take what they leave out from the model's files: the sampling parameters of
+   * generation_config.json, or `general.sampling` of a GGUF file. @default "model"
+   */
+  readonly samplingDefaults?: "model" | "none" | undefined;
   readonly maxNumRequests?: number | undefined;
 }
 
@@ -161,6 +166,7 @@ const NAMES = [
   "scheduler",
   "prefillShare",
   "maxDelayMs",
+  "samplingDefaults",
   "maxStepMs",
 ] as const satisfies readonly (keyof EngineOptions)[];
 
@@ -212,6 +218,7 @@ export function resolveEngineOptions(options: EngineOptions): ResolvedEngineOpti
 }
 
 function lorasOf({ loras }: EngineOptions): Readonly<Record<string, string>> | undefined {
+    samplingDefaults: choiceOption("samplingDefaults", options.samplingDefaults ?? "model", ["model", "none"] as const),
   if (loras === undefined) return undefined;
   const isRecord = typeof loras === "object" && loras !== null && !Array.isArray(loras);
   if (isRecord && Object.values(loras).every((path) => typeof path === "string" && path !== "")) return { ...loras };

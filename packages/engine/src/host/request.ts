@@ -7,6 +7,7 @@ import {
   integerOption,
   rejectUnknownKeys,
   resolveSamplingParams,
+  withSamplingDefaults,
   type AcceptedPrompt,
   type ChatMessage,
   type ChatPrompt,
@@ -48,7 +49,7 @@ export function wireRequest(
     throw new TypeError(`Expected a request { prompt, … }, got ${describeValue(request)}`);
   }
   rejectUnknownKeys("a request", request, NAMES);
-  const params = resolveSamplingParams(request.params ?? {}, info);
+  const params = resolveSamplingParams(withSamplingDefaults(request.params ?? {}, info.samplingDefaults), info);
   const { priority = 0, client, expert } = request;
   if (typeof priority !== "number" || !Number.isFinite(priority)) {
     throw new TypeError(`Expected \`priority\` to be a finite number, got ${describeValue(priority)}`);

@@ -131,6 +131,7 @@ export async function openEngine(
     return {
       model,
       text,
+      samplingDefaults: options.samplingDefaults === "model" ? model.samplingDefaults() : {},
       options,
       sizes,
       core,

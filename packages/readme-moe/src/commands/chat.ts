@@ -25,7 +25,7 @@ export function chatCommand(signal: AbortSignal): Command {
     .description(`Talks to a model that has a chat template. ${HELP}\nReads lines from a pipe as well.`)
     .argument("<model>", MODEL_ARGUMENT)
     .option("--system <text>", "system message, before all others");
-  addOptions(command, ...samplingOptions(0.7, 1024), ...engineOptions(), controlTokensOption());
+  addOptions(command, ...samplingOptions("chat"), ...engineOptions(), controlTokensOption());
   return command.action((path: string, flags: ChatFlags) =>
     withEngine(path, flags, signal, async (engine) => {
       if (!engine.info.hasChatTemplate) {
@@ -80,7 +80,7 @@ class Chat {
     let text = "";
     try {
       const { signal } = this.#answer;
-      const params = samplingParams(this.#flags);
+      const params = samplingParams(this.#flags, "chat", this.#engine.info.samplingDefaults);
       for await (const chunk of this.#engine.generate({ prompt: { messages }, params, signal })) {
         text += chunk.text;
         process.stdout.write(chunk.text);

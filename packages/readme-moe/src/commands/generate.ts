@@ -34,7 +34,7 @@ export function generateCommand(signal: AbortSignal): Command {
     )
     .argument("<model>", MODEL_ARGUMENT)
     .option("--prompt <text...>", "the text to continue; several run at once");
-  addOptions(command, ...samplingOptions(0, 128), ...engineOptions(), jsonOption());
+  addOptions(command, ...samplingOptions("generate"), ...engineOptions(), jsonOption());
   return command.action((path: string, flags: GenerateFlags) => {
     requireOption(command, "prompt");
     return withEngine(path, flags, signal, (engine) => runGenerate(engine, flags, signal));
@@ -42,7 +42,7 @@ export function generateCommand(signal: AbortSignal): Command {
 }
 
 async function runGenerate(engine: ReadMeEngine, flags: GenerateFlags, signal: AbortSignal): Promise<void> {
-  const params = samplingParams(flags);
+  const params = samplingParams(flags, "generate", engine.info.samplingDefaults);
   const streams = flags.prompt.map((prompt) => engine.generate({ prompt, params, signal }));
   const completions: Completion[] = [];
   // All run at once. The first is printed while it is generated; the others are read after it.
