@@ -14,7 +14,7 @@ const ALLOWED: Readonly<Record<string, readonly string[]>> = {
   onnx: ["core", "model"],
   kernel: ["core", "model"],
   router: ["core", "model", "kernel"],
-  engine: ["core", "model", "kernel", "router"],
+  engine: ["core", "model", "kernel", "router", "grammar"],
   refactor: ["core", "model", "onnx", "router"],
   adapter: ["core", "model", "engine"],
   grammar: ["core"],

@@ -1,6 +1,7 @@
 export { kvSizes, resolveEngineOptions, type EngineOptions, type KvSizes } from "./engine-options.ts";
 export type { FunctionModule } from "./function-module.ts";
-export { ReadMeEngine, type OpenOptions } from "./host/read-me-engine.ts";
+export type { OpenOptions } from "./host/model-files.ts";
+export { ReadMeEngine } from "./host/read-me-engine.ts";
 export { KernelRunner, type KernelRunnerOptions, kvPrecisionOf } from "./kernel-runner.ts";
 export { openExperts, type OnExpertAdded } from "./low-rank/open-experts.ts";
 export type { LoadProgress } from "./protocol.ts";

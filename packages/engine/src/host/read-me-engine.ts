@@ -7,45 +7,30 @@ import {
   rejectUnknownKeys,
   ReadMeEmitter,
   ReadMeError,
-  type ChatPrompt,
   type Engine,
   type EngineInfo,
-  type EngineVocabulary,
   type GenerateRequest,
   type Generation,
-  type Prompt,
-  type RoutedPrompt,
-  type TokenizeOptions,
 } from "@readme-moe/core";
-import { resolveEngineOptions, type EngineOptions, type ResolvedEngineOptions } from "../engine-options.ts";
-import { type OpenedFiles, openFiles } from "./model-files.ts";
+import { resolveEngineOptions, type ResolvedEngineOptions } from "../engine-options.ts";
+import { type OpenedFiles, openFiles, type OpenOptions } from "./model-files.ts";
 import { fromWire, type CallName, type Calls, type FromWorker, type LoadProgress } from "../protocol.ts";
 import { resolveSchedulingOptions, type SchedulingOptions } from "../scheduling-options.ts";
+import { AnswerFormats } from "./answer-formats.ts";
 import { callFunction, type CallerFunctions, type FunctionCall } from "./caller-functions.ts";
+import type { CallingEngine } from "./calling-engine.ts";
 import { ExpertChanges } from "./expert-changes.ts";
-import {
-  checkExpert,
-  GenerationStream,
-  onceAborted,
-  wireChat,
-  wirePrompt,
-  wireRequest,
-  wireTokenize,
-} from "./request.ts";
+import { GenerationStream, onceAborted, wireRequest } from "./request.ts";
+import { TextCalls } from "./text-calls.ts";
 import { WorkerLink } from "./worker-link.ts";
-
-/** Options of `ReadMeEngine.open`: those of the engine, and those of opening it. */
-export interface OpenOptions extends EngineOptions {
-  /** Called while the model is opened. */
-  readonly onProgress?: ((progress: LoadProgress) => void) | undefined;
-  readonly signal?: AbortSignal | undefined;
-}
 
 interface RunningRequest {
   readonly stream: GenerationStream;
   readonly functions: CallerFunctions;
   /** Stops listening to the caller's signal. */
   readonly detach: () => void;
+  /** Ends the work for the request on this side. */
+  readonly leave: AbortController;
 }
 
 /** Serves one model from a thread or a process of its own. */
@@ -56,13 +41,14 @@ export class ReadMeEngine implements Engine {
   readonly #requests = new Map<string, RunningRequest>();
   #link: WorkerLink | undefined;
   #info: EngineInfo | undefined;
-  readonly #experts = new ExpertChanges({
+  readonly #self: CallingEngine = {
     getInfo: () => this.info,
-    setNames: (experts) => (this.#info = { ...this.info, experts }),
-    call: (name, args) => this.#call(name, args),
-  });
+    call: (name, args, signal) => this.#call(name, args, signal),
+  };
+  readonly #experts = new ExpertChanges(this.#self, (experts) => (this.#info = { ...this.info, experts }));
+  readonly #texts = new TextCalls(this.#self);
+  readonly #formats = new AnswerFormats(() => this.vocabulary());
   #cacheFailure: string | undefined;
-  #vocabulary: Promise<EngineVocabulary> | undefined;
   #numRequests = 0;
   /** Set while the engine does not work: it failed, or was disposed. */
   #failure: ReadMeError | undefined;
@@ -98,34 +84,21 @@ export class ReadMeEngine implements Engine {
     return this.#cacheFailure;
   }
 
-  async tokenize(prompt: string | ChatPrompt, options: TokenizeOptions = {}): Promise<Int32Array> {
-    return this.#call("tokenize", wireTokenize(prompt, options), options.signal);
-  }
-
-  async detokenize(tokenIds: ArrayLike<number>): Promise<string> {
-    const ids = Int32Array.from(tokenIds, (id) => integerOption("tokenIds", id, 0, this.info.vocabSize - 1));
-    return this.#call("detokenize", { tokenIds: ids });
-  }
-
-  applyTemplate: Engine["applyTemplate"] = async (messages, template = {}) =>
-    this.#call("applyTemplate", wireChat(messages, template));
-
-  vocabulary(): Promise<EngineVocabulary> {
-    return (this.#vocabulary ??= this.#call("vocabulary", {}).catch((error: unknown) => {
-      // The next call tries again.
-      this.#vocabulary = undefined;
-      throw error;
-    }));
-  }
-
-  async route(prompt: Prompt, expert?: string | number): Promise<RoutedPrompt> {
-    checkExpert(expert, this.info);
-    return this.#call("route", { prompt: wirePrompt(prompt, this.info), expert });
-  }
+  readonly tokenize: Engine["tokenize"] = this.#texts.tokenize;
+  readonly detokenize: Engine["detokenize"] = this.#texts.detokenize;
+  readonly applyTemplate: Engine["applyTemplate"] = this.#texts.applyTemplate;
+  readonly vocabulary: Engine["vocabulary"] = this.#texts.vocabulary;
+  readonly route: Engine["route"] = this.#texts.route;
 
   generate(request: GenerateRequest): Generation {
     const requestId = request?.id ?? `request-${++this.#numRequests}`;
-    const { wire, functions } = wireRequest(request, requestId, this.info, () => randomInt(2 ** 47));
+    const leave = new AbortController();
+    const { wire, functions } = wireRequest(request, requestId, {
+      info: this.info,
+      drawSeed: () => randomInt(2 ** 47),
+      processorOf: (format, beside) =>
+        this.#formats.processorOf(format, beside, { signal: leave.signal, client: request.client }),
+    });
     if (this.#requests.has(requestId)) throw new TypeError(`Expected \`id\` to be new, got \`${requestId}\``);
     const { signal } = request;
     const stream = new GenerationStream(() => this.#abandon(requestId));
@@ -138,16 +111,14 @@ export class ReadMeEngine implements Engine {
       stream.fail(signal?.reason);
       this.#abandon(requestId);
     });
-    this.#requests.set(requestId, { stream, functions, detach });
+    this.#requests.set(requestId, { stream, functions, detach, leave });
     this.#link?.hold();
     this.#link?.post({ type: "generate", ...wire });
     return stream;
   }
 
   addExpert: Engine["addExpert"] = (name, path) => this.#experts.add(name, path);
-
   removeExpert: Engine["removeExpert"] = (name) => this.#experts.remove(name);
-
   stats: Engine["stats"] = async () => this.#call("stats", {});
 
   whenFailed(): Promise<ReadMeError> {
@@ -200,7 +171,7 @@ export class ReadMeEngine implements Engine {
   async dispose(): Promise<void> {
     this.#failure = new ReadMeError("ERR_DISPOSED", "The engine was disposed");
     this.#endAll(this.#failure);
-    await this.#link?.close();
+    await Promise.all([this.#link?.close(), this.#formats.dispose()]);
     await this.#files.release();
     this.events.removeAllListeners();
   }
@@ -276,6 +247,7 @@ export class ReadMeEngine implements Engine {
     const request = this.#requests.get(requestId);
     if (this.#requests.delete(requestId)) this.#link?.release();
     request?.detach();
+    request?.leave.abort();
     return request;
   }
 
