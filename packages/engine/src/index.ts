@@ -1,5 +1,7 @@
-export { kvSizes, resolveEngineOptions, type EngineOptions, type KvSizes } from "./engine-options.ts";
+export { resolveEngineOptions, type EngineOptions } from "./engine-options.ts";
+export { kvSizes, type KvSizes } from "./kv-sizes.ts";
 export type { FunctionModule } from "./function-module.ts";
+export type { KeepPromptOptions, KeptPrompt } from "./host/kept-prompts.ts";
 export type { OpenOptions } from "./host/model-files.ts";
 export { ReadMeEngine } from "./host/read-me-engine.ts";
 export { KernelRunner, type KernelRunnerOptions, kvPrecisionOf } from "./kernel-runner.ts";

@@ -40,7 +40,11 @@ export interface SequenceStart {
   readonly stops: StopAutomaton;
   /** Whether steps may run tokens before they are known. @default false */
   readonly isSpeculated?: boolean | undefined;
+  /** Called once, when the keys and values of the prompt are computed. */
+  readonly onPrefilled?: OnPrefilled | undefined;
 }
+
+type OnPrefilled = (sequence: Sequence, slot: KvSlot) => void;
 
 export class Sequence implements SchedulableSequence {
   readonly id: string;
@@ -82,6 +86,7 @@ export class Sequence implements SchedulableSequence {
   /** Tokens that may come next, of a sequence that is bound; `undefined` while its caller is asked. */
   allowed: PlacedAllowance | undefined;
 
+  #onPrefilled: OnPrefilled | undefined;
   #next: { from: number; end: number; experts: readonly number[] } = { from: 0, end: 0, experts: [] };
 
   constructor(start: SequenceStart, tokenizer: Tokenizer, router: PreGatingRouter) {
@@ -108,6 +113,7 @@ export class Sequence implements SchedulableSequence {
     this.stops = new StopMatcher(start.stops);
     this.router = router;
     this.routerState = router.start();
+    this.#onPrefilled = start.onPrefilled;
   }
 
   get numTokens(): number {
@@ -125,6 +131,13 @@ export class Sequence implements SchedulableSequence {
   /** Whether a part of the prompt is not routed yet. */
   get isArriving(): boolean {
     return this.experts.length < this.promptTokens;
+  }
+
+  /** Returns what is to be called when the prompt is computed, once. */
+  takeOnPrefilled(): OnPrefilled | undefined {
+    const onPrefilled = this.#onPrefilled;
+    this.#onPrefilled = undefined;
+    return onPrefilled;
   }
 
   get nextExperts(): ArrayLike<number> {

@@ -11,6 +11,7 @@ import {
   type EngineInfo,
   type GenerateRequest,
   type Generation,
+  type Prompt,
 } from "@readme-moe/core";
 import { resolveEngineOptions, type ResolvedEngineOptions } from "../engine-options.ts";
 import { type OpenedFiles, openFiles, type OpenOptions } from "./model-files.ts";
@@ -20,6 +21,7 @@ import { AnswerFormats } from "./answer-formats.ts";
 import { callFunction, type CallerFunctions, type FunctionCall } from "./caller-functions.ts";
 import type { CallingEngine } from "./calling-engine.ts";
 import { ExpertChanges } from "./expert-changes.ts";
+import { type KeepPromptOptions, type KeptPrompt, KeptPrompts } from "./kept-prompts.ts";
 import { GenerationStream, onceAborted, wireRequest } from "./request.ts";
 import { TextCalls } from "./text-calls.ts";
 import { WorkerLink } from "./worker-link.ts";
@@ -46,6 +48,12 @@ export class ReadMeEngine implements Engine {
     call: (name, args, signal) => this.#call(name, args, signal),
   };
   readonly #experts = new ExpertChanges(this.#self, (experts) => (this.#info = { ...this.info, experts }));
+  readonly #kept = new KeptPrompts({
+    ...this.#self,
+    compute: ({ keptId, tokenIds: prompt }, options) =>
+      this.#generate({ ...options, prompt, params: { maxTokens: 1, temperature: 0 } }, keptId),
+    emit: (event) => this.events.emit("prompt:kept", event),
+  });
   readonly #texts = new TextCalls(this.#self);
   readonly #formats = new AnswerFormats(() => this.vocabulary());
   #cacheFailure: string | undefined;
@@ -91,6 +99,24 @@ export class ReadMeEngine implements Engine {
   readonly route: Engine["route"] = this.#texts.route;
 
   generate(request: GenerateRequest): Generation {
+    return this.#generate(request);
+  }
+
+  /**
+   * Computes the keys and values of a prompt now, and keeps them in memory: later prompts that begin with it, such as
+   * chats with the same system message, start behind it. A chat without a user's message at its end stands for the
+   * beginning of all chats with these messages and template variables. With `savedPromptsFolder` they are saved, and
+   * read instead of computed by the next engine of the same model; tokens and log-probabilities are the same bits.
+   *
+   * @throws {TypeError | RangeError} on a wrong prompt, or when `prefixCacheBytes` has no room for it
+   * @throws {ReadMeError} `ERR_CONTEXT_LENGTH`, `ERR_CHAT_TEMPLATE`, `ERR_ENGINE_FAILED`, `ERR_DISPOSED` …
+   */
+  keepPrompt(prompt: Prompt, options?: KeepPromptOptions): Promise<KeptPrompt> {
+    return this.#kept.keep(prompt, options);
+  }
+
+  /** @param keptId - id of the prompt, which is kept when it is computed */
+  #generate(request: GenerateRequest, keptId?: number): Generation {
     const requestId = request?.id ?? `request-${++this.#numRequests}`;
     const leave = new AbortController();
     const { wire, functions } = wireRequest(request, requestId, {
@@ -113,7 +139,7 @@ export class ReadMeEngine implements Engine {
     });
     this.#requests.set(requestId, { stream, functions, detach, leave });
     this.#link?.hold();
-    this.#link?.post({ type: "generate", ...wire });
+    this.#link?.post({ type: "generate", ...wire, keptId });
     return stream;
   }
 
@@ -193,6 +219,7 @@ export class ReadMeEngine implements Engine {
       [this.#link, this.#info, this.#cacheFailure, this.#failure] = [link, info, cacheFailure, undefined];
       link.watchInterest(this.events);
       await this.#experts.repeat();
+      await this.#kept.repeat();
     } catch (error) {
       await link.close();
       signal?.throwIfAborted();
