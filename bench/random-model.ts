@@ -113,6 +113,7 @@ export function randomModel(shape: Shape, numExperts: number, expertSize: number
     lowRank: undefined,
     files: [],
     fingerprint: async () => `random ${JSON.stringify({ ...shape, numExperts, expertSize })}`,
+    samplingDefaults: () => ({}),
     loadText: () => Promise.reject(new Error("Random weights have no text")),
     close: async () => undefined,
   };

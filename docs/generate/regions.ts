@@ -30,7 +30,7 @@ export const REGIONS: readonly Region[] = [
       optionTable(
         [`${ENGINE}/engine-options.ts`, "EngineOptions"],
         [`${ENGINE}/scheduling-options.ts`, "SchedulingOptions"],
-        [`${ENGINE}/host/read-me-engine.ts`, "OpenOptions"],
+        [`${ENGINE}/host/model-files.ts`, "OpenOptions"],
       ),
   },
   { page: "engine.md", name: "requests", make: () => optionTable([`${CORE}/engine.ts`, "GenerateRequest"]) },

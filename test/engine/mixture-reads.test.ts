@@ -121,7 +121,7 @@ function step(
   kernel.rows = { sequences, wanted };
   const none = { candidateIds: new Int32Array(0), logits: new Float32Array(0), sums: new Float64Array(0) };
   const results = { ...none, fullLogits: new Float32Array(0) };
-  const pages = { numPages: 0, close: () => undefined };
+  const pages = { numPages: 0, close: () => undefined, read: () => undefined, write: () => undefined };
   return stream.runStep(sequences.length, () => stream.step(pages, new Int32Array(0), results, { sequences, wanted }));
 }
 

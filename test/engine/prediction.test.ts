@@ -115,7 +115,8 @@ async function run(request: GenerateRequest, change: (sequence: Sequence) => voi
     throw error;
   });
   try {
-    await requests.begin(wireRequest(request, "a", opened.info, () => 1).wire);
+    const context = { info: opened.info, drawSeed: () => 1, processorOf: () => () => undefined };
+    await requests.begin(wireRequest(request, "a", context).wire);
     const during: Omit<EngineStats, "residentBytes">[] = [];
     while (opened.core.hasWork) {
       await opened.core.step();

@@ -52,7 +52,20 @@ test("what is no handle is refused in the place of one", () => {
   }
   for (const value of [...junk(), kernel]) {
     expect(() => call("closePages", value)).toThrow(/Expected/);
+    expect(() => call("readPage", value, 0, new Uint8Array(64))).toThrow(/Expected/);
+    expect(() => call("writePage", value, 0, new Uint8Array(64))).toThrow(/Expected/);
     expect(() => step([1, value])).toThrow(/Expected/);
+  }
+});
+
+test("other values are refused in the place of a page and its bytes", () => {
+  for (const name of ["readPage", "writePage"] as const) {
+    for (const value of [undefined, null, "", {}, [], new Float32Array(4), new ArrayBuffer(64)]) {
+      expect(() => call(name, pages, 0, value)).toThrow(/Expected/);
+    }
+    for (const value of [undefined, null, "0", {}]) {
+      expect(() => call(name, pages, value, new Uint8Array(64))).toThrow(/Expected/);
+    }
   }
 });
 

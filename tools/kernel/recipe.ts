@@ -27,6 +27,7 @@ export const SOURCES = {
     "multiply",
     "observe",
     "open",
+    "pages",
     "platform",
     "processor",
     "reader",

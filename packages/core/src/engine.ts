@@ -1,9 +1,11 @@
+import type { AnswerFormat } from "./answer-format.ts";
 import type { ChatMessage } from "./chat-message.ts";
 import type { ReadMeEmitter } from "./emitter.ts";
 import type { EngineStats } from "./engine-stats.ts";
 import type { ReadMeError } from "./errors.ts";
 import type { KernelInfo } from "./kernel-info.ts";
 import type { ProcessLogits } from "./process-logits.ts";
+import type { SamplingDefaults } from "./sampling/sampling-defaults.ts";
 import type { SamplingParams } from "./sampling/sampling-params.ts";
 
 /** A chat, which the model's template converts to a text. */
@@ -28,6 +30,7 @@ export interface ResumedGeneration {
 /** A request of `Engine.generate`: one prompt, and parameters of its completions. */
 export interface GenerateRequest {
   readonly prompt: Prompt;
+  /** Sampling parameters. What they leave out is the model's (`EngineInfo.samplingDefaults`), else the default. */
   readonly params?: SamplingParams | undefined;
   /**
    * Changes logits before a token is chosen. Called in the caller's thread, once for each new token of each choice,
@@ -43,6 +46,14 @@ export interface GenerateRequest {
    * @default none
    */
   readonly processLogits?: ProcessLogits | undefined;
+  /**
+   * Form that the answers are bound to: JSON, a JSON schema, a pattern, a choice of texts, or a grammar. Not beside
+   * `processLogits`. An answer that is cut short by `maxTokens` is the beginning of one. What is wrong in a schema, a
+   * pattern or a grammar is thrown while iterating.
+   *
+   * @default answers are free
+   */
+  readonly format?: AnswerFormat | undefined;
   /**
    * A text, or token ids, that the completion is expected to repeat, such as a file that it edits. The engine tries its
    * tokens where they may follow, which takes less time where it is right and never changes the completion. At most as
@@ -172,6 +183,11 @@ export interface EngineInfo {
    */
   readonly reasons: boolean;
   readonly eosTokenIds: readonly number[];
+  /**
+   * Sampling parameters that the model's files recommend. `generate` uses them where a request leaves a parameter out.
+   * @default none
+   */
+  readonly samplingDefaults?: SamplingDefaults | undefined;
   readonly maxNumSeqs: number;
   readonly kvCapacityTokens: number;
   /** Kernel that runs the steps. */

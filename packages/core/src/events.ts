@@ -79,6 +79,19 @@ export interface ReadMeEvents {
   }) => void;
   /** A low-rank expert was removed from the model, after the last sequence with it had ended. */
   "expert:removed": (event: { readonly name: string; readonly index: number }) => void;
+  /** A prompt is kept from now on, see `ReadMeEngine.keepPrompt`. */
+  "prompt:kept": (event: {
+    readonly promptTokens: number;
+    /** Number of its first tokens that are kept. */
+    readonly keptTokens: number;
+    /** Origin of their keys and values. */
+    readonly source: "memory" | "saved" | "computed";
+    readonly durationMs: number;
+    /** Reason why a saved file was not used: it was damaged, foreign or could not be read. */
+    readonly refusal?: string | undefined;
+    /** Reason why the prompt could not be saved. */
+    readonly saveFailure?: string | undefined;
+  }) => void;
   /** A sequence got its next token. */
   "token:generated": (event: {
     readonly sequenceId: string;

@@ -173,6 +173,8 @@ export {
   type SampledToken,
   type TokenLogprobs,
 } from "./sampling/sample.ts";
+export { checkAnswerFormat, type AnswerFormat } from "./answer-format.ts";
+export { recommendedMaxTokens, type SamplingDefaults, withSamplingDefaults } from "./sampling/sampling-defaults.ts";
 export {
   resolveSamplingParams,
   type ResolvedSamplingParams,

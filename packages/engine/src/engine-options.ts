@@ -1,3 +1,4 @@
+import { resolve } from "node:path";
 import {
   choiceOption,
   describeValue,
@@ -6,15 +7,8 @@ import {
   integerOption,
   rejectUnknownKeys,
 } from "@readme-moe/core";
-import {
-  type ChangePrecision,
-  type KernelKind,
-  KV_BLOCK_TOKENS,
-  kvBytesPerToken,
-  type KvPrecision,
-  wholeBlocks,
-} from "@readme-moe/kernel";
-import type { ControlTokensInMessages, ModelConfig, Precision } from "@readme-moe/model";
+import { type ChangePrecision, type KernelKind, KV_BLOCK_TOKENS, type KvPrecision } from "@readme-moe/kernel";
+import type { ControlTokensInMessages, Precision } from "@readme-moe/model";
 import { functionModuleOption, type FunctionModule, type ResolvedFunctionModule } from "./function-module.ts";
 import {
   resolveSchedulingOptions,
@@ -71,6 +65,13 @@ export interface EngineOptions extends SchedulingOptions {
   /** Memory for keys and values of prompt prefixes, which are reused. @default a quarter of `kvCacheBytes` */
   readonly prefixCacheBytes?: number | undefined;
   /**
+   * Folder for the keys and values of prompts that are kept (`ReadMeEngine.keepPrompt`): the next engine with the same
+   * model reads them instead of computing them, also on another machine. @default kept prompts are not saved
+   */
+  readonly savedPromptsFolder?: string | undefined;
+  /** Largest size of these files together; those that were not used for longest are removed. @default 1 GiB */
+  readonly savedPromptsBytes?: number | undefined;
+  /**
    * Largest number of bytes of experts' weights in memory, reads in progress included. The other experts are read when
    * they are needed. At least one layer of all experts; of a mixture with a router in every layer, a token's experts in
    * one layer. @default all experts are in memory
@@ -105,6 +106,11 @@ export interface EngineOptions extends SchedulingOptions {
    * `speculation`. @default none
    */
   readonly draft?: string | undefined;
+  /**
+   * Whether requests take what they leave out from the model's files: the sampling parameters of
+   * generation_config.json, or `general.sampling` of a GGUF file. @default "model"
+   */
+  readonly samplingDefaults?: "model" | "none" | undefined;
   /** Largest number of requests in progress; more are rejected with `ERR_QUEUE_FULL`. @default 1,024 */
   readonly maxNumRequests?: number | undefined;
 }
@@ -118,6 +124,7 @@ type Unresolved =
   | "contextTokens"
   | "kvCacheBytes"
   | "prefixCacheBytes"
+  | "savedPromptsFolder"
   | "expertCacheBytes"
   | "loras"
   | "loraPrecision"
@@ -150,6 +157,8 @@ const NAMES = [
   "contextTokens",
   "kvCacheBytes",
   "prefixCacheBytes",
+  "savedPromptsFolder",
+  "savedPromptsBytes",
   "expertCacheBytes",
   "expertCachePolicy",
   "loras",
@@ -157,6 +166,7 @@ const NAMES = [
   "controlTokensInMessages",
   "speculation",
   "draft",
+  "samplingDefaults",
   "maxNumRequests",
   "scheduler",
   "prefillShare",
@@ -197,6 +207,7 @@ export function resolveEngineOptions(options: EngineOptions): ResolvedEngineOpti
     contextTokens: optional("contextTokens", 2),
     kvCacheBytes: optional("kvCacheBytes", 1),
     prefixCacheBytes: optional("prefixCacheBytes", 0),
+    ...savedPromptsOf(options),
     expertCacheBytes: optional("expertCacheBytes", 1),
     expertCachePolicy: policyOf(options),
     loras: lorasOf(options),
@@ -207,7 +218,24 @@ export function resolveEngineOptions(options: EngineOptions): ResolvedEngineOpti
       "control",
     ] as const),
     ...speculationOf(options),
+    samplingDefaults: choiceOption("samplingDefaults", options.samplingDefaults ?? "model", ["model", "none"] as const),
     maxNumRequests: integerOption("maxNumRequests", options.maxNumRequests ?? 1024, 1),
+  };
+}
+
+function savedPromptsOf({
+  savedPromptsFolder,
+  savedPromptsBytes,
+}: EngineOptions): Pick<ResolvedEngineOptions, "savedPromptsFolder" | "savedPromptsBytes"> {
+  if (savedPromptsFolder !== undefined && (typeof savedPromptsFolder !== "string" || savedPromptsFolder === "")) {
+    throw new TypeError(`Expected \`savedPromptsFolder\` to name a folder, got ${describeValue(savedPromptsFolder)}`);
+  }
+  if (savedPromptsBytes !== undefined && savedPromptsFolder === undefined) {
+    throw new TypeError("Expected `savedPromptsBytes` with `savedPromptsFolder` only");
+  }
+  return {
+    savedPromptsFolder: savedPromptsFolder === undefined ? undefined : resolve(savedPromptsFolder),
+    savedPromptsBytes: integerOption("savedPromptsBytes", savedPromptsBytes ?? 2 ** 30, 1),
   };
 }
 
@@ -246,42 +274,4 @@ function policyOf({ expertCachePolicy: policy, expertCacheBytes }: EngineOptions
 function precisionOf({ precision, expertCacheBytes }: EngineOptions): Precision {
   const fallback = expertCacheBytes === undefined ? "fp32" : "int8";
   return choiceOption("precision", precision ?? fallback, ["fp32", "int8", "int4"] as const);
-}
-
-/** Sizes of the KV memory for a model's shape. */
-export interface KvSizes {
-  readonly capacityTokens: number;
-  readonly prefixCacheBytes: number;
-  /** Largest number of tokens of one sequence. */
-  readonly contextTokens: number;
-}
-
-/**
- * Computes the sizes of a model's KV memory. The system provides memory when it is first written, so a large capacity
- * costs nothing until sequences fill it.
- *
- * @param kvPrecision - precision of the memory; fp16 holds twice as many tokens as fp32
- * @throws {RangeError} if `kvCacheBytes` does not hold 64 tokens, or `contextTokens` is more than the model's
- */
-export function kvSizes(
-  options: ResolvedEngineOptions,
-  config: ModelConfig,
-  kvPrecision: KvPrecision = "fp32",
-): KvSizes {
-  const bytesPerToken = kvBytesPerToken(config, kvPrecision);
-  const wantedTokens = options.contextTokens ?? config.contextTokens;
-  const contextTokens = integerOption("contextTokens", wantedTokens, 1, config.contextTokens);
-  const most = options.maxNumSeqs * wholeBlocks(contextTokens);
-  const fallback = Math.min(most, Math.max((512 << 20) / bytesPerToken, Math.min(contextTokens, 4096)));
-  const wanted = options.kvCacheBytes === undefined ? fallback : Math.min(most, options.kvCacheBytes / bytesPerToken);
-  const capacityTokens = Math.floor(wanted / KV_BLOCK_TOKENS) * KV_BLOCK_TOKENS;
-  if (capacityTokens === 0) {
-    const least = KV_BLOCK_TOKENS * bytesPerToken;
-    throw new RangeError(`Expected \`kvCacheBytes\` to be at least ${least}, got \`${options.kvCacheBytes}\``);
-  }
-  return {
-    capacityTokens,
-    prefixCacheBytes: options.prefixCacheBytes ?? Math.floor((capacityTokens * bytesPerToken) / 4),
-    contextTokens: Math.min(contextTokens, capacityTokens),
-  };
 }

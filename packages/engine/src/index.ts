@@ -1,7 +1,10 @@
-export { kvSizes, resolveEngineOptions, type EngineOptions, type KvSizes } from "./engine-options.ts";
+export { resolveEngineOptions, type EngineOptions } from "./engine-options.ts";
+export { kvSizes, type KvSizes } from "./kv-sizes.ts";
 export type { FunctionModule } from "./function-module.ts";
+export type { KeepPromptOptions, KeptPrompt } from "./host/kept-prompts.ts";
+export type { OpenOptions } from "./host/model-files.ts";
 export { openPromptReader } from "./host/prompt-reader.ts";
-export { ReadMeEngine, type OpenOptions } from "./host/read-me-engine.ts";
+export { ReadMeEngine } from "./host/read-me-engine.ts";
 export { KernelRunner, type KernelRunnerOptions, kvPrecisionOf } from "./kernel-runner.ts";
 export { openExperts, type OnExpertAdded } from "./low-rank/open-experts.ts";
 export type { LoadProgress } from "./protocol.ts";

@@ -199,7 +199,8 @@ export class KernelRunner implements StepRunner {
 
   openKv(options: KvMemoryOptions): KernelKv {
     const bytesPerToken = kvBytesPerToken(this.model.config, this.kvPrecision);
-    return new KernelKv(this.#kernel, { ...options, bytesPerToken }, this.kvPrecision === "fp16");
+    const { headSize } = this.model.config;
+    return new KernelKv(this.#kernel, { ...options, bytesPerToken, headSize }, this.kvPrecision === "fp16");
   }
 
   /** Runs one step, see `StepRunner.forward`. */

@@ -97,8 +97,12 @@ export class KvAdmission {
     const { slot } = sequence;
     const end = sequence.numComputedTokens;
     const { chunkTokens } = this.#prefixes;
-    if (!slot || end % chunkTokens !== 0 || end > sequence.promptTokens || numTokens !== chunkTokens) return;
-    this.#prefixes.add(sequence, end / chunkTokens - 1, slot);
+    if (!slot) return;
+    // A chunk may begin with pages of a pinned prompt; longer runs leave gaps in the chain.
+    if (end % chunkTokens === 0 && end <= sequence.promptTokens && numTokens <= chunkTokens) {
+      this.#prefixes.add(sequence, end / chunkTokens - 1, slot);
+    }
+    if (end >= sequence.promptTokens) sequence.takeOnPrefilled()?.(sequence, slot);
   }
 
   /** Drops cached prefixes with tokens of an expert. */

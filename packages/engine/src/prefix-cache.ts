@@ -1,11 +1,5 @@
 import type { KeptTokens, KvMemory, KvSlot } from "@readme-moe/kernel";
-
-/** A prompt: everything that the keys and values of its positions depend on. */
-interface RoutedTokens {
-  readonly tokenIds: readonly number[];
-  /** Expert of each token. */
-  readonly experts: readonly number[];
-}
+import { type KeepTokens, type PinnedTail, PinnedTails, type RoutedTokens } from "./pinned-tails.ts";
 
 /** Options of a `PrefixCache`. */
 export interface PrefixCacheOptions {
@@ -20,7 +14,9 @@ export interface PrefixCacheOptions {
  *
  * The key of a chunk is everything that its keys and values depend on: the chunk before it, its tokens and their
  * experts. Least recently used chunks are evicted first, and never before the chunks that follow them. The KV memory
- * drops an evicted chunk. Only `add` evicts, so the result of `match` is valid until then.
+ * drops an evicted chunk. Only `add` and `pin` evict, so the result of `match` is valid until then.
+ *
+ * Pinned beginnings stay until `unpin`. They end with a whole page of 16 positions, which may be within a chunk.
  */
 export class PrefixCache {
   readonly chunkTokens: number;
@@ -28,7 +24,10 @@ export class PrefixCache {
   readonly #maxBytes: number;
   /** Chunks by key, the least recently used first. */
   readonly #chunks = new Map<string, PrefixChunk>();
-  #numBytes = 0;
+  readonly #tails: PinnedTails;
+  readonly #pins = new Map<number, Pin>();
+  #chunkBytes = 0;
+  #pinnedBytes = 0;
   #nextId = 1;
 
   /** @param kv - memory of the slots passed to `add` */
@@ -36,18 +35,27 @@ export class PrefixCache {
     this.chunkTokens = chunkTokens;
     this.#kv = kv;
     this.#maxBytes = maxBytes;
+    this.#tails = new PinnedTails(kv);
   }
 
   get numBytes(): number {
-    return this.#numBytes;
+    return this.#chunkBytes + this.#tails.numBytes;
   }
 
-  /** Finds the longest cached beginning of a prompt, in whole chunks, without the prompt's last token. */
+  /** Room for further pins, in bytes. */
+  get pinnableBytes(): number {
+    return this.#maxBytes - this.#pinnedBytes - this.#tails.numBytes;
+  }
+
+  /**
+   * Finds the longest cached beginning of a prompt, without the prompt's last token: whole chunks, and the pages of a
+   * pinned beginning behind them.
+   */
   match(prompt: RoutedTokens): readonly KeptTokens[] {
     const numChunks = Math.max(0, Math.ceil(prompt.tokenIds.length / this.chunkTokens) - 1);
     const found = this.#chain(prompt, numChunks);
     this.#touch(found);
-    return found.map((chunk) => chunk.kept);
+    return [...found.map((chunk) => chunk.kept), ...this.#tails.match(prompt, this.#behind(found))];
   }
 
   /**
@@ -59,20 +67,72 @@ export class PrefixCache {
     if ((to - from) * this.#kv.bytesPerToken > this.#maxBytes) return;
     const before = this.#chain(prompt, index);
     if (before.length < index) return;
-    const key = this.#key(prompt, index, before.at(-1)?.id ?? ROOT);
-    if (this.#chunks.has(key)) return;
+    if (this.#chunks.has(this.#key(prompt, index, before.at(-1)?.id ?? ROOT))) return;
     this.#touch(before);
     if (!this.#makeRoom((to - from) * this.#kv.bytesPerToken, before.at(-1))) return;
-    const experts = new Set(prompt.experts.slice(from, to));
-    const chunk = { id: this.#nextId++, key, experts, kept: this.#kv.keep(slot, from, to) };
-    this.#chunks.set(key, chunk);
-    this.#numBytes += chunk.kept.bytes;
+    const chunk = this.#insert(prompt, before, () => this.#kv.keep(slot, from, to));
     this.#touch([...before, chunk]);
   }
 
-  /** Drops the chunks with tokens of an expert, whose number may then be another expert's. */
+  /** Tells whether the first `end` tokens of a prompt, whole pages, are pinned. */
+  isPinned(prompt: RoutedTokens, end: number): boolean {
+    const numChunks = Math.floor(end / this.chunkTokens);
+    const chunks = this.#chain(prompt, numChunks);
+    if (chunks.length < numChunks || chunks.some(({ pins }) => pins === 0)) return false;
+    return end % this.chunkTokens === 0 || this.#tails.find(prompt, this.#behind(chunks), end) !== undefined;
+  }
+
+  /**
+   * Pins the first `end` tokens of a prompt, whole pages, until `unpin`.
+   *
+   * @param keep - called for the positions that are not cached, in order
+   * @returns the pin's number; `undefined`, with nothing kept, when there is no room
+   */
+  pin(prompt: RoutedTokens, end: number, keep: KeepTokens): number | undefined {
+    const numChunks = Math.floor(end / this.chunkTokens);
+    const chunks = [...this.#chain(prompt, numChunks)];
+    const isWhole = end % this.chunkTokens === 0;
+    const known = chunks.length === numChunks ? this.#tails.find(prompt, this.#behind(chunks), end) : undefined;
+    const tailTokens = known || isWhole ? 0 : end % this.chunkTokens;
+    const newTokens = (numChunks - chunks.length) * this.chunkTokens + tailTokens;
+    // Pinned chunks are not evicted.
+    for (const chunk of chunks) this.#setPins(chunk, chunk.pins + 1);
+    if (!this.#makeRoom(newTokens * this.#kv.bytesPerToken, undefined)) {
+      for (const chunk of chunks) this.#setPins(chunk, chunk.pins - 1);
+      return undefined;
+    }
+    while (chunks.length < numChunks) {
+      const chunk = this.#insert(prompt, chunks, keep);
+      this.#setPins(chunk, 1);
+      chunks.push(chunk);
+    }
+    this.#touch(chunks);
+    const tail = known ?? (isWhole ? undefined : this.#tails.add(prompt, this.#behind(chunks), end, keep));
+    if (tail) tail.pins++;
+    const id = this.#nextId++;
+    this.#pins.set(id, { chunks, tail });
+    return id;
+  }
+
+  /** Lists what a pin keeps, in the order of positions; `undefined` when a part of it was dropped. */
+  pinned(pin: number): readonly KeptTokens[] | undefined {
+    const { chunks, tail } = this.#pins.get(pin) ?? {};
+    if (!chunks?.every((chunk) => this.#isLive(chunk)) || tail?.isDropped === true) return undefined;
+    return [...chunks.map(({ kept }) => kept), ...(tail?.pages ?? [])];
+  }
+
+  /** Ends a pin. Its chunks may be evicted then, and the pages behind the last one are dropped. */
+  unpin(pin: number): void {
+    const { chunks, tail } = this.#pins.get(pin) ?? { chunks: [] };
+    this.#pins.delete(pin);
+    for (const chunk of chunks) this.#setPins(chunk, chunk.pins - 1);
+    if (tail && --tail.pins === 0) this.#tails.drop(tail);
+  }
+
+  /** Drops everything with tokens of an expert, pinned or not: its number may then be another expert's. */
   forget(expert: number): void {
     for (const chunk of this.#chunks.values()) if (chunk.experts.has(expert)) this.#drop(chunk);
+    this.#tails.forget(expert);
   }
 
   /** Finds the first chunks of a prompt, up to `numChunks`, as far as they are cached. */
@@ -88,19 +148,47 @@ export class PrefixCache {
     return chain;
   }
 
+  #behind(chain: readonly PrefixChunk[]): { readonly parent: number; readonly from: number } {
+    return { parent: chain.at(-1)?.id ?? ROOT, from: chain.length * this.chunkTokens };
+  }
+
+  /** Adds the chunk behind `before`. */
+  #insert(prompt: RoutedTokens, before: readonly PrefixChunk[], keep: KeepTokens): PrefixChunk {
+    const { parent, from } = this.#behind(before);
+    const to = from + this.chunkTokens;
+    const key = this.#key(prompt, before.length, parent);
+    const experts = new Set(prompt.experts.slice(from, to));
+    const chunk: PrefixChunk = { id: this.#nextId++, key, experts, kept: keep(from, to), pins: 0 };
+    this.#chunks.set(key, chunk);
+    this.#chunkBytes += chunk.kept.bytes;
+    return chunk;
+  }
+
   /** Evicts chunks until `bytes` fit. @param stop - the first chunk that must stay, with all after it */
   #makeRoom(bytes: number, stop: PrefixChunk | undefined): boolean {
+    if (bytes > this.pinnableBytes) return false;
     for (const chunk of this.#chunks.values()) {
-      if (this.#numBytes + bytes <= this.#maxBytes) return true;
+      if (this.numBytes + bytes <= this.#maxBytes) return true;
       if (chunk === stop) return false;
-      this.#drop(chunk);
+      if (chunk.pins === 0) this.#drop(chunk);
     }
-    return this.#numBytes + bytes <= this.#maxBytes;
+    return this.numBytes + bytes <= this.#maxBytes;
+  }
+
+  #isLive(chunk: PrefixChunk): boolean {
+    return this.#chunks.get(chunk.key) === chunk;
+  }
+
+  #setPins(chunk: PrefixChunk, pins: number): void {
+    const change = Number(pins > 0) - Number(chunk.pins > 0);
+    if (this.#isLive(chunk)) this.#pinnedBytes += change * chunk.kept.bytes;
+    chunk.pins = pins;
   }
 
   #drop(chunk: PrefixChunk): void {
     this.#chunks.delete(chunk.key);
-    this.#numBytes -= chunk.kept.bytes;
+    this.#chunkBytes -= chunk.kept.bytes;
+    if (chunk.pins > 0) this.#pinnedBytes -= chunk.kept.bytes;
     this.#kv.drop(chunk.kept);
   }
 
@@ -125,4 +213,11 @@ interface PrefixChunk {
   readonly key: string;
   readonly experts: ReadonlySet<number>;
   readonly kept: KeptTokens;
+  /** Number of pins that need the chunk. */
+  pins: number;
+}
+
+interface Pin {
+  readonly chunks: readonly PrefixChunk[];
+  readonly tail?: PinnedTail | undefined;
 }

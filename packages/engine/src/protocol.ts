@@ -57,6 +57,14 @@ export interface Calls {
   /** The results are the names of all experts. */
   addExpert: { readonly args: { readonly name: string; readonly path: string }; readonly result: readonly string[] };
   removeExpert: { readonly args: { readonly name: string }; readonly result: readonly string[] };
+  /** Keeps a prompt, or answers "none" as its source; a request with its `keptId` then computes it. */
+  keepPrompt: {
+    readonly args: { readonly prompt: WirePrompt; readonly expert: string | number | undefined };
+    readonly result: WireKept;
+  };
+  /** Saves a prompt that was computed. The result is why it could not be saved, if it could not. */
+  savePrompt: { readonly args: { readonly keptId: number }; readonly result: string | undefined };
+  releasePrompt: { readonly args: { readonly keptId: number }; readonly result: void };
   setExpertCacheBytes: { readonly args: { readonly bytes: number }; readonly result: void };
   /** Ends all requests. Their last chunks come before the result. */
   drain: { readonly args: Readonly<Record<string, never>>; readonly result: void };
@@ -70,6 +78,17 @@ interface WireCall {
   readonly callId: number;
   readonly name: CallName;
   readonly args: Calls[CallName]["args"];
+}
+
+/** A prompt that is kept. */
+export interface WireKept {
+  readonly keptId: number;
+  readonly tokenIds: Int32Array;
+  /** Number of the first tokens that are kept. */
+  readonly keptTokens: number;
+  readonly source: "memory" | "saved" | "none";
+  /** Why the file of the prompt was refused. */
+  readonly refusal?: string | undefined;
 }
 
 export interface WireRequest {
@@ -88,6 +107,8 @@ export interface WireRequest {
   readonly processesLogits: boolean;
   /** Whether the caller is asked for the tokens that may come next; no rows are sent then. */
   readonly isBound?: boolean | undefined;
+  /** Id of the prompt, which is kept when it is computed. */
+  readonly keptId?: number | undefined;
 }
 
 /** Makes the error for a prediction that is too long, on either side. @param tokens - their number, as far as known */

@@ -41,7 +41,11 @@ export interface SequenceStart {
   readonly resumed?: ResumedCompletion | undefined;
   /** Whether steps may run tokens before they are known. @default false */
   readonly isSpeculated?: boolean | undefined;
+  /** Called once, when the keys and values of the prompt are computed. */
+  readonly onPrefilled?: OnPrefilled | undefined;
 }
+
+type OnPrefilled = (sequence: Sequence, slot: KvSlot) => void;
 
 export class Sequence implements SchedulableSequence {
   readonly id: string;
@@ -86,6 +90,7 @@ export class Sequence implements SchedulableSequence {
   /** Tokens that may come next, of a sequence that is bound; `undefined` while its caller is asked. */
   allowed: PlacedAllowance | undefined;
 
+  #onPrefilled: OnPrefilled | undefined;
   #next: { from: number; end: number; experts: readonly number[] } = { from: 0, end: 0, experts: [] };
 
   constructor(start: SequenceStart, tokenizer: Tokenizer, router: PreGatingRouter) {
@@ -118,6 +123,7 @@ export class Sequence implements SchedulableSequence {
     this.arrivingTokens = this.ended ? this.promptTokens : this.tokenIds.length;
     this.router = router;
     this.routerState = router.start();
+    this.#onPrefilled = start.onPrefilled;
   }
 
   get numTokens(): number {
@@ -135,6 +141,13 @@ export class Sequence implements SchedulableSequence {
   /** Whether a part of the tokens that it came with is not routed yet. */
   get isArriving(): boolean {
     return this.experts.length < this.arrivingTokens;
+  }
+
+  /** Returns what is to be called when the prompt is computed, once. */
+  takeOnPrefilled(): OnPrefilled | undefined {
+    const onPrefilled = this.#onPrefilled;
+    this.#onPrefilled = undefined;
+    return onPrefilled;
   }
 
   get nextExperts(): ArrayLike<number> {

@@ -1,4 +1,11 @@
-import { describeValue, integerOption, rejectUnknownKeys, type EngineVocabulary } from "@readme-moe/core";
+import {
+  checkAnswerFormat,
+  describeValue,
+  integerOption,
+  rejectUnknownKeys,
+  type AnswerFormat,
+  type EngineVocabulary,
+} from "@readme-moe/core";
 import { plainCopy, type AnswerSource } from "./constraint-source.ts";
 import { constraintOf, type Constraint } from "./constraint.ts";
 import {
@@ -129,6 +136,25 @@ export class Grammars implements AsyncDisposable {
   async tagged(answers: TaggedAnswers, options: Asker = {}): Promise<Constraint> {
     const asker = onlyAsker("tagged", options);
     return this.#compile(taggedSource(answers), asker, { kind: "tagged", answers });
+  }
+
+  /** Binds answers to a format that is plain data. @throws {TypeError} on a wrong shape; otherwise as the methods */
+  async format(format: AnswerFormat, options: Asker = {}): Promise<Constraint> {
+    checkAnswerFormat(format);
+    switch (format.type) {
+      case "json_object":
+        return this.jsonObject(options);
+      case "json_schema":
+        return this.jsonSchema(format.schema, options);
+      case "regex":
+        return this.regex(format.pattern, options);
+      case "choice":
+        return this.choice(format.choices, options);
+      case "grammar":
+        return this.grammar(format.grammar, format.root, options);
+      default:
+        throw new TypeError(`Unknown format: ${String(format satisfies never)}`);
+    }
   }
 
   /** Ends all grammars: bound answers cannot continue, and open calls reject with `ERR_DISPOSED`. */

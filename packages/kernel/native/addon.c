@@ -165,6 +165,31 @@ static napi_value close_pages(napi_env env, napi_callback_info info) {
   return NULL;
 }
 
+typedef const char *(*CopyPage)(const Pages *pages, int32_t page, uint8_t *bytes, size_t length);
+
+static const char *write_page_of(const Pages *pages, int32_t page, uint8_t *bytes, size_t length) {
+  return kernel_write_page(pages, page, bytes, length);
+}
+
+static napi_value copy_page(napi_env env, napi_callback_info info, CopyPage copy) {
+  napi_value values[3];
+  int32_t page;
+  void *bytes;
+  size_t length;
+  if (!arguments(env, info, 3, values) || napi_get_value_int32(env, values[1], &page) != napi_ok ||
+      !elements(env, values[2], napi_uint8_array, &bytes, &length))
+    return fail(env, "Expected pages, a page and its bytes");
+  const Pages *pages = pages_of(env, values[0]);
+  const char *error = pages ? copy(pages, page, bytes, length) : NULL;
+  return error ? fail(env, error) : NULL;
+}
+
+/** readPage(pages, page, Uint8Array): see `kernel_read_page`. */
+static napi_value read_page(napi_env env, napi_callback_info info) { return copy_page(env, info, kernel_read_page); }
+
+/** writePage(pages, page, Uint8Array): see `kernel_write_page`. */
+static napi_value write_page(napi_env env, napi_callback_info info) { return copy_page(env, info, write_page_of); }
+
 /** rotary(kernel, set, position, Float32Array): sets cosines, then sines, of successive positions. */
 static napi_value set_rotary(napi_env env, napi_callback_info info) {
   napi_value values[4];
@@ -344,6 +369,7 @@ NAPI_MODULE_INIT() {
     napi_callback call;
   } functions[] = {
       {"instructionSets", instruction_sets}, {"open", open_kernel}, {"openPages", open_pages}, {"closePages", close_pages},
+      {"readPage", read_page}, {"writePage", write_page},
       {"rotary", set_rotary}, {"step", step}, {"begin", begin}, {"runLayers", run_layers}, {"routeLayer", route_layer},
       {"feedLayer", feed_layer}, {"end", end},
       {"place", place}, {"placeChange", place_change}, {"readLogits", read_logits}, {"close", close_kernel},

@@ -143,6 +143,13 @@ const char *kernel_set_rotary(Kernel *kernel, int32_t rotary, int32_t position, 
 /** Allocates pages. @returns 0, or -1 when there is no memory */
 int kernel_open_pages(const Kernel *kernel, int32_t numPages, int32_t isHalf, Pages *pages);
 void kernel_close_pages(Pages *pages);
+/**
+ * Copies a page of all layers, `[numLayers][pageBytes]`. No step may run meanwhile.
+ * @returns NULL, or the part of the arguments that does not fit; nothing was copied then
+ */
+const char *kernel_read_page(const Pages *pages, int32_t page, uint8_t *bytes, size_t length);
+/** Writes what `kernel_read_page` has copied, from any kernel of the same model and precision. @returns as it does */
+const char *kernel_write_page(const Pages *pages, int32_t page, const uint8_t *bytes, size_t length);
 Team *kernel_team(Kernel *kernel);
 /** Runs a step. @returns NULL, or the reason why the step cannot run; nothing has run then */
 const char *kernel_step(Kernel *kernel, const Step *step);

@@ -264,22 +264,6 @@ const char *kernel_set_rotary(Kernel *kernel, int32_t set, int32_t position, con
   return NULL;
 }
 
-int kernel_open_pages(const Kernel *kernel, int32_t numPages, int32_t isHalf, Pages *pages) {
-  const Layer *layer = &kernel->layers[0];
-  *pages = (Pages){.numPages = numPages, .numLayers = kernel->model.numLayers, .isHalf = isHalf != 0};
-  pages->headPageBytes = (size_t)layer->paddedHead * PAGE_TOKENS * 2 * (isHalf ? 2 : 4);
-  pages->pageBytes = pages->headPageBytes * (size_t)layer->description.numKvHeads;
-  uint64_t layerPages = (uint64_t)kernel->model.numLayers * (uint64_t)numPages;
-  if (numPages < 1 || layerPages > SIZE_MAX / pages->pageBytes) return -1;
-  pages->memory = platform_allocate((size_t)layerPages * pages->pageBytes);
-  return pages->memory ? 0 : -1;
-}
-
-void kernel_close_pages(Pages *pages) {
-  platform_free(pages->memory);
-  pages->memory = NULL;
-}
-
 Team *kernel_team(Kernel *kernel) { return &kernel->team; }
 
 void kernel_close(Kernel *kernel) {

@@ -38,6 +38,14 @@ EXPORT(close_pages) void close_pages(Pages *pages) {
   platform_free(pages);
 }
 
+EXPORT(read_page) const char *read_page(const Pages *pages, int32_t page, uint8_t *bytes, size_t length) {
+  return kernel_read_page(pages, page, bytes, length);
+}
+
+EXPORT(write_page) const char *write_page(const Pages *pages, int32_t page, const uint8_t *bytes, size_t length) {
+  return kernel_write_page(pages, page, bytes, length);
+}
+
 EXPORT(step) const char *step(Kernel *kernel, const Pages *pages, const int32_t *request, size_t length, const Results *results) {
   return kernel_run(kernel, pages, request, length, results);
 }

@@ -8,6 +8,15 @@ export type KernelKind = "native" | "wasm";
 /** Memory of keys and values; a handle for `step`. */
 export interface KernelPages {
   readonly numPages: number;
+  /**
+   * Copies a page in all layers. Every build and instruction set has the same bytes for the same model.
+   *
+   * @param bytes - of the length of 16 positions in all layers, with heads padded to multiples of 16
+   * @throws {RangeError} on another length, or a page that does not exist
+   */
+  read(page: number, bytes: Uint8Array): void;
+  /** Writes what `read` has copied. No step may run that reads or writes the page. @throws as `read` */
+  write(page: number, bytes: Uint8Array): void;
   /** Frees the memory. */
   close(): void;
 }

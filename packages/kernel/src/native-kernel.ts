@@ -11,6 +11,8 @@ export interface Addon {
   open(weights: string | Uint8Array, instructions: string, options: Int32Array): unknown;
   openPages(kernel: unknown, numPages: number, isHalf: boolean): unknown;
   closePages(pages: unknown): void;
+  readPage(pages: unknown, page: number, bytes: Uint8Array): void;
+  writePage(pages: unknown, page: number, bytes: Uint8Array): void;
   rotary(kernel: unknown, angleSet: number, position: number, angles: Float32Array): void;
   step(
     kernel: unknown,
@@ -71,6 +73,14 @@ class NativePages implements KernelPages {
     this.#addon = addon;
     this.handle = handle;
     this.numPages = numPages;
+  }
+
+  read(page: number, bytes: Uint8Array): void {
+    this.#addon.readPage(this.handle, page, bytes);
+  }
+
+  write(page: number, bytes: Uint8Array): void {
+    this.#addon.writePage(this.handle, page, bytes);
   }
 
   close(): void {

@@ -9,6 +9,8 @@ export interface WasmExports {
   open(file: number, bytes: number, options: number, isPlain: number): number;
   open_pages(kernel: number, numPages: number, isHalf: number): number;
   close_pages(pages: number): void;
+  read_page(pages: number, page: number, bytes: number, length: number): number;
+  write_page: WasmExports["read_page"];
   rotary(kernel: number, angleSet: number, position: number, angles: number, length: number): number;
   step(kernel: number, pages: number, request: number, length: number, results: number): number;
   begin: WasmExports["step"];

@@ -126,6 +126,28 @@ class WasmPages implements KernelPages {
     return this.#handle;
   }
 
+  read(page: number, bytes: Uint8Array): void {
+    this.#copy("read_page", page, bytes);
+  }
+
+  write(page: number, bytes: Uint8Array): void {
+    this.#copy("write_page", page, bytes);
+  }
+
+  #copy(name: "read_page" | "write_page", page: number, bytes: Uint8Array): void {
+    const handle = this.handleIn(this.#calls);
+    const { exports } = this.#calls;
+    const at = this.#calls.allocate(bytes.length);
+    try {
+      // Allocating may have grown the memory, which then has another buffer.
+      if (name === "write_page") new Uint8Array(this.#calls.memory.buffer, at, bytes.length).set(bytes);
+      this.#calls.check(exports[name](handle, page, at, bytes.length));
+      if (name === "read_page") bytes.set(new Uint8Array(this.#calls.memory.buffer, at, bytes.length));
+    } finally {
+      exports.release(at);
+    }
+  }
+
   close(): void {
     if (this.#handle !== 0) this.#calls.exports.close_pages(this.#handle);
     this.#handle = 0;

@@ -32,7 +32,7 @@ export { openLowRankExpert } from "./low-rank/open-low-rank-expert.ts";
 
 // Models of the Hugging Face hub.
 export { downloadAdapter, downloadModel, hubFileNames } from "./hub/download-model.ts";
-export type { DownloadModelOptions, DownloadPlan, DownloadProgress, PlannedFile } from "./hub/options.ts";
+export type { DownloadModelOptions, DownloadPlan, DownloadProgress, HubSettings, PlannedFile } from "./hub/options.ts";
 
 // Models by name, and those on this machine.
 export {

@@ -172,6 +172,7 @@ export async function openEngine(
     expertCacheBytes: flags.expertCache,
     expertCachePolicy: flags.expertCachePolicy,
     controlTokensInMessages,
+    samplingDefaults: flags.samplingDefaults,
     speculation: speculates(flags),
     draft,
     signal,

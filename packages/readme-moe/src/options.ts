@@ -1,6 +1,13 @@
 // Options that several commands share, and parsers of option values for commander.
 
-import { EVICTION_POLICIES, nearestName, type EvictionPolicyName, type SamplingParams } from "@readme-moe/core";
+import {
+  EVICTION_POLICIES,
+  nearestName,
+  withSamplingDefaults,
+  type EvictionPolicyName,
+  type SamplingDefaults,
+  type SamplingParams,
+} from "@readme-moe/core";
 import type { Precision } from "@readme-moe/model";
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { type LoraArgument, loraOption } from "./low-rank/lora-option.ts";
@@ -23,6 +30,7 @@ export interface EngineFlags extends RuntimeFlags {
   readonly expertCachePolicy?: EvictionPolicyName;
   readonly controlTokensInMessages?: "text" | "control";
   readonly speculation?: "on" | "off";
+  readonly samplingDefaults?: "model" | "none";
   /** Name of the model that drafts tokens. */
   readonly draft?: string;
   /** Path of the trace. */
@@ -30,8 +38,8 @@ export interface EngineFlags extends RuntimeFlags {
 }
 
 export interface SamplingFlags {
-  readonly maxNewTokens: number;
-  readonly temperature: number;
+  readonly maxNewTokens?: number;
+  readonly temperature?: number;
   readonly topK?: number;
   readonly topP?: number;
   readonly minP?: number;
@@ -102,6 +110,7 @@ export function engineOptions(): readonly Option[] {
       "--speculation <switch>",
       "whether steps also run tokens that are likely to follow, which saves time and changes no token (default: on)",
     ).choices(["on", "off"]),
+    samplingDefaultsOption(),
     new Option("--draft <model>", "a small model with the same vocabulary that drafts such tokens (default: none)"),
     new Option(
       "--record-trace <file>",
@@ -122,6 +131,13 @@ export function expertOption(): Option {
   );
 }
 
+export function samplingDefaultsOption(): Option {
+  const explanation =
+    "whether sampling parameters that are not given come from the model's files, such as generation_config.json " +
+    "(default: model)";
+  return new Option("--sampling-defaults <source>", explanation).choices(["model", "none"]);
+}
+
 export function isolationOption(): Option {
   const explanation = "run the model in a process of its own (default) or in a thread of this one";
   return new Option("--isolation <where>", explanation).choices(["thread", "process"]);
@@ -133,13 +149,27 @@ export function controlTokensOption(): Option {
   return new Option("--control-tokens-in-messages <kind>", explanation).choices(["text", "control"]);
 }
 
+/** Commands that sample. */
+type SamplingUse = "generate" | "chat" | "answer";
+
+/** Parameters of the commands that sample, for models whose files recommend none. */
+const FALLBACKS: Readonly<Record<SamplingUse, SamplingDefaults>> = {
+  generate: { temperature: 0, maxTokens: 128 },
+  chat: { temperature: 0.7, maxTokens: 1024 },
+  answer: { temperature: 0.8, maxTokens: 256 },
+};
+
 /** Options of `generate`, `chat` and `answer`, named as in the APIs of OpenAI and transformers. */
-export function samplingOptions(defaultTemperature: number, defaultMaxNewTokens: number): readonly Option[] {
+export function samplingOptions(use: SamplingUse): readonly Option[] {
   return [
-    new Option("--max-new-tokens <n>", "most tokens to add").argParser(wholeNumber(1)).default(defaultMaxNewTokens),
-    new Option("--temperature <t>", "randomness; 0 always takes the most likely token")
-      .argParser(anyNumber)
-      .default(defaultTemperature),
+    new Option(
+      "--max-new-tokens <n>",
+      `most tokens to add (default: the model's, else ${FALLBACKS[use].maxTokens})`,
+    ).argParser(wholeNumber(1)),
+    new Option(
+      "--temperature <t>",
+      `randomness; 0 always takes the most likely token (default: the model's, else ${FALLBACKS[use].temperature})`,
+    ).argParser(anyNumber),
     new Option("--top-k <n>", "sample from the n most likely tokens; 0 for all").argParser(wholeNumber(0)),
     new Option("--top-p <p>", "sample from the most likely tokens that together have this probability").argParser(
       anyNumber,
@@ -158,13 +188,22 @@ export function samplingOptions(defaultTemperature: number, defaultMaxNewTokens:
   ];
 }
 
-/** Turns flags into parameters; the compiler checks that none is missing. The engine checks their values. */
-export function samplingParams(flags: SamplingFlags): SamplingParams {
+/**
+ * Turns flags into parameters; the compiler checks that none is missing. The engine checks their values.
+ *
+ * @param recommended - by the model's files; the command's own defaults come after them
+ */
+export function samplingParams(
+  flags: SamplingFlags,
+  use: SamplingUse,
+  recommended: SamplingDefaults | undefined,
+): SamplingParams {
   const { maxNewTokens: maxTokens, temperature, topK, topP, minP, repetitionPenalty } = flags;
   const { presencePenalty, frequencyPenalty, logitBias: bias, seed, stop } = flags;
   const penalties = { repetitionPenalty, presencePenalty, frequencyPenalty };
   const params = { maxTokens, temperature, topK, topP, minP, ...penalties, logitBias: bias, seed, stop };
-  return params satisfies Record<Exclude<keyof SamplingFlags, "maxNewTokens"> | "maxTokens", unknown>;
+  params satisfies Record<Exclude<keyof SamplingFlags, "maxNewTokens"> | "maxTokens", unknown>;
+  return withSamplingDefaults<SamplingParams>(params, { ...FALLBACKS[use], ...recommended });
 }
 
 function logitBias(text: string, before: Readonly<Record<number, number>> = {}): Readonly<Record<number, number>> {

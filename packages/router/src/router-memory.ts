@@ -45,19 +45,21 @@ export class RouterMemory {
   readonly #kernel: Kernel;
   readonly #calls: RouterCalls;
   readonly #bytesPerToken: number;
+  readonly #headSize: number;
   readonly #states = new Set<KernelRouterState>();
   #pages: KernelKv;
 
   constructor(
     kernel: Kernel,
     calls: RouterCalls,
-    { numLayers, innerSize }: RouterConfig,
+    { numLayers, innerSize, numHeads }: RouterConfig,
     firstBytes: number = FIRST_BYTES,
   ) {
     this.#kernel = kernel;
     this.#calls = calls;
     // The kernel pads heads to whole vectors, so small heads take more than this.
     this.#bytesPerToken = 2 * numLayers * innerSize * 4;
+    this.#headSize = innerSize / numHeads;
     const firstTokens = Math.floor(firstBytes / this.#bytesPerToken / KV_BLOCK_TOKENS) * KV_BLOCK_TOKENS;
     this.#pages = this.#open(Math.max(KV_BLOCK_TOKENS, firstTokens));
   }
@@ -111,7 +113,11 @@ export class RouterMemory {
 
   #open(capacityTokens: number): KernelKv {
     try {
-      return new KernelKv(this.#kernel, { capacityTokens, bytesPerToken: this.#bytesPerToken }, false);
+      return new KernelKv(
+        this.#kernel,
+        { capacityTokens, bytesPerToken: this.#bytesPerToken, headSize: this.#headSize },
+        false,
+      );
     } catch (cause) {
       const message = `The router's keys and values of ${capacityTokens} tokens do not fit into memory`;
       throw new ReadMeError("ERR_MEMORY", message, { cause });

@@ -35,8 +35,9 @@ export function samplingOf(
   return {
     maxTokens,
     temperature: isDivided ? 1 : temperature,
-    ...(config.do_sample ? candidates(config, extra) : {}),
-    ...(isProcessed ? {} : penalties(config, maxTokens)),
+    // Every parameter is given: the host has applied the model's own defaults, and its processors the penalty.
+    ...candidates(config.do_sample ? config : NO_LIMITS, config.do_sample ? extra : {}),
+    ...(isProcessed ? { repetitionPenalty: 1 } : penalties(config, maxTokens)),
     // The host's end tokens may differ from the model's.
     ignoreEos: true,
     stopTokenIds: endTokensOf(config),
@@ -44,7 +45,12 @@ export function samplingOf(
   };
 }
 
-function candidates({ top_k: topK, top_p: topP }: HostGenerationConfig, { min_p: minP }: ExtraOptions): SamplingParams {
+const NO_LIMITS = { top_k: null, top_p: null };
+
+function candidates(
+  { top_k: topK, top_p: topP }: Pick<HostGenerationConfig, "top_k" | "top_p">,
+  { min_p: minP }: ExtraOptions,
+): SamplingParams {
   return { topK: topK ?? 0, topP: topP ?? 1, minP: minP ?? 0 };
 }
 

@@ -9,11 +9,14 @@ import {
   type DownloadModelOptions,
   type DownloadProgress,
   hubFileNames,
+  type HubSettings,
   type OnnxDtype,
+  parseModelName,
+  resolveModel,
 } from "@readme-moe/model";
 import type { Generation, HostEnv, HostLoadOptions } from "../host.ts";
 import { onnxChoice } from "../onnx-file.ts";
-import type { AdapterOptions } from "../options.ts";
+import { type AdapterOptions, engineOptionsOf } from "../options.ts";
 
 export interface LocateRequest {
   readonly id: string;
@@ -43,7 +46,9 @@ const PATH_TEMPLATE = "{model}/resolve/{revision}/";
  * `engine: "readme-moe"` asks for the engine and there are safetensors or GGUF beside it. `undefined` leaves a model to
  * the host, which has its own errors for models that are not found.
  *
- * Searches in the host's order: the path itself, `env.localModelPath`, the cache folder, the hub.
+ * Searches in the host's order: the path itself, `env.localModelPath`, the cache folder, the hub. Names that no host
+ * knows come last: short names such as `qwen3:0.6b`, and one file or type of weights of a repository
+ * (`org/name:file.gguf`, `org/name:Q8_0`).
  *
  * @throws {ReadMeError} as `downloadModel`, for a model of the hub that is the engine's; a `Refused` when the host can
  *   run the model
@@ -57,7 +62,34 @@ export async function locate(request: LocateRequest): Promise<Located | undefine
     const owned = existsSync(path) ? await ownedBy(path, request) : "nobody";
     if (owned !== "nobody") return owned === "host" ? undefined : owned;
   }
-  return HUB_ID.test(id) ? locateOnHub(request, cacheFolder) : undefined;
+  return HUB_ID.test(id) ? locateOnHub(request, cacheFolder) : locateNamed(request, cacheFolder);
+}
+
+/** Finds what a name of our own stands for, with the host's settings of the hub. */
+async function locateNamed(request: LocateRequest, cacheFolder: string | undefined): Promise<Located | undefined> {
+  const { id, env, options, adapter, generation } = request;
+  const { kind } = parseModelName(id, () => false);
+  if ((kind !== "known" && kind !== "hub") || env.remotePathTemplate !== PATH_TEMPLATE) return undefined;
+  const { precision, cacheFolder: own } = engineOptionsOf(generation, options, adapter);
+  const { revision, progress_callback: onEvent } = options;
+  const path = await resolveModel(id, {
+    precision,
+    cacheFolder: own,
+    hub: hubSettings(request, cacheFolder),
+    ...(revision ? { revision } : {}),
+    ...(onEvent ? { onProgress: progressEvents(id, onEvent) } : {}),
+  });
+  return { path, isHosts: false };
+}
+
+/** The host's settings of the hub. */
+function hubSettings({ env, options }: LocateRequest, cacheFolder: string | undefined): HubSettings {
+  return {
+    ...(cacheFolder ? { cacheFolder } : {}),
+    ...(env.fetch ? { fetch: env.fetch } : {}),
+    endpoint: env.remoteHost,
+    offline: options.local_files_only === true || !env.allowRemoteModels,
+  };
 }
 
 /** Decides by a folder's files. Folders without weights are skipped: hosts cache a config and a tokenizer alone. */
@@ -119,14 +151,8 @@ async function locateOnHub(request: LocateRequest, cacheFolder: string | undefin
   const { id, env, options, what } = request;
   // A server with another layout of paths cannot list its files.
   if (env.remotePathTemplate !== PATH_TEMPLATE) return undefined;
-  const { revision, local_files_only: isLocal, progress_callback: onEvent } = options;
-  const download: DownloadModelOptions = {
-    ...(cacheFolder ? { cacheFolder } : {}),
-    ...(revision ? { revision } : {}),
-    ...(env.fetch ? { fetch: env.fetch } : {}),
-    endpoint: env.remoteHost,
-    offline: isLocal === true || !env.allowRemoteModels,
-  };
+  const { revision, progress_callback: onEvent } = options;
+  const download: DownloadModelOptions = { ...hubSettings(request, cacheFolder), ...(revision ? { revision } : {}) };
   const names = await hubFileNames(id, download).catch(() => undefined);
   if (names === undefined) return undefined;
   const isHosts = hasOnnx(names);

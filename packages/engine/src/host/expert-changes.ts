@@ -1,15 +1,10 @@
 import { resolve } from "node:path";
-import { describeValue, expertIndex, ReadMeError, type EngineInfo } from "@readme-moe/core";
-import type { Calls } from "../protocol.ts";
+import { describeValue, expertIndex, ReadMeError } from "@readme-moe/core";
+import type { CallingEngine } from "./calling-engine.ts";
 
 /** The engine whose experts change. */
-interface ChangedEngine {
-  readonly getInfo: () => EngineInfo;
+interface ChangedEngine extends CallingEngine {
   readonly setNames: (experts: readonly string[]) => void;
-  readonly call: <Name extends "addExpert" | "removeExpert">(
-    name: Name,
-    args: Calls[Name]["args"],
-  ) => Promise<readonly string[]>;
 }
 
 /** Adds and removes low-rank experts, and remembers them for an engine that is opened again after a failure. */
@@ -19,8 +14,9 @@ export class ExpertChanges {
   /** Experts that were removed, which the model's folder or the options may have. */
   readonly #removed = new Set<string>();
 
-  constructor(engine: ChangedEngine) {
-    this.#engine = engine;
+  /** @param setNames - sets the names in the engine's info */
+  constructor(engine: CallingEngine, setNames: ChangedEngine["setNames"]) {
+    this.#engine = { ...engine, setNames };
   }
 
   async add(name: string, path: string): Promise<void> {

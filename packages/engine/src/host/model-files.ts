@@ -1,7 +1,7 @@
 // The files of an engine's models: found by name, and marked as used until the engine is disposed.
 
 import { holdModel, type ModelHold, resolveCacheFolder, resolveModel } from "@readme-moe/model";
-import type { ResolvedEngineOptions } from "../engine-options.ts";
+import type { EngineOptions, ResolvedEngineOptions } from "../engine-options.ts";
 import type { LoadProgress } from "../protocol.ts";
 
 /** Files that an engine has open, also between a failure and a restart. */
@@ -14,6 +14,13 @@ export interface OpenedFiles {
   release(): Promise<void>;
   /** Does the same, and fails with the error that stopped the opening. */
   readonly giveUp: (error: unknown) => Promise<never>;
+}
+
+/** Options of `ReadMeEngine.open`: those of the engine, and those of opening it. */
+export interface OpenOptions extends EngineOptions {
+  /** Called while the model is opened. */
+  readonly onProgress?: ((progress: LoadProgress) => void) | undefined;
+  readonly signal?: AbortSignal | undefined;
 }
 
 interface OpeningHooks {

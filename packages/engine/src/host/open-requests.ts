@@ -10,6 +10,8 @@ export interface OpenRequest {
   readonly functions: CallerFunctions;
   /** Stops listening to the caller's signal. */
   readonly detach: () => void;
+  /** Ends the work for the request on this side. */
+  readonly leave: AbortController;
 }
 
 /** What a step of the worker gave. */
@@ -42,6 +44,7 @@ export class OpenRequests {
     if (!this.#requests.delete(requestId)) return undefined;
     this.#onEnd();
     request?.detach();
+    request?.leave.abort();
     return request;
   }
 

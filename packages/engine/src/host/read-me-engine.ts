@@ -7,40 +7,25 @@ import {
   rejectUnknownKeys,
   ReadMeEmitter,
   ReadMeError,
-  type ChatPrompt,
   type Engine,
   type EngineInfo,
-  type EngineVocabulary,
   type GenerateRequest,
   type Generation,
   type Prompt,
-  type RoutedPrompt,
-  type TokenizeOptions,
 } from "@readme-moe/core";
-import { resolveEngineOptions, type EngineOptions, type ResolvedEngineOptions } from "../engine-options.ts";
-import { type OpenedFiles, openFiles } from "./model-files.ts";
+import { resolveEngineOptions, type ResolvedEngineOptions } from "../engine-options.ts";
 import type { CallName, Calls, FromWorker, LoadProgress } from "../protocol.ts";
 import { resolveSchedulingOptions, type SchedulingOptions } from "../scheduling-options.ts";
+import { AnswerFormats } from "./answer-formats.ts";
 import { callFunction, type FunctionCall } from "./caller-functions.ts";
+import type { CallingEngine } from "./calling-engine.ts";
 import { ExpertChanges } from "./expert-changes.ts";
+import { type KeepPromptOptions, type KeptPrompt, KeptPrompts } from "./kept-prompts.ts";
+import { type OpenedFiles, openFiles, type OpenOptions } from "./model-files.ts";
 import { OpenRequests } from "./open-requests.ts";
-import {
-  checkExpert,
-  GenerationStream,
-  onceAborted,
-  wireChat,
-  wirePrompt,
-  wireRequest,
-  wireTokenize,
-} from "./request.ts";
+import { GenerationStream, onceAborted, wireRequest } from "./request.ts";
+import { TextCalls } from "./text-calls.ts";
 import { WorkerLink } from "./worker-link.ts";
-
-/** Options of `ReadMeEngine.open`: those of the engine, and those of opening it. */
-export interface OpenOptions extends EngineOptions {
-  /** Called while the model is opened. */
-  readonly onProgress?: ((progress: LoadProgress) => void) | undefined;
-  readonly signal?: AbortSignal | undefined;
-}
 
 /** Serves one model from a thread or a process of its own. */
 export class ReadMeEngine implements Engine {
@@ -50,15 +35,22 @@ export class ReadMeEngine implements Engine {
   readonly #requests = new OpenRequests(() => this.#link?.release());
   #link: WorkerLink | undefined;
   #info: EngineInfo | undefined;
-  readonly #experts = new ExpertChanges({
+  readonly #self: CallingEngine = {
     getInfo: () => this.info,
-    setNames: (experts) => (this.#info = { ...this.info, experts }),
-    call: (name, args) => this.#call(name, args),
+    call: (name, args, signal) => this.#call(name, args, signal),
+  };
+  readonly #experts = new ExpertChanges(this.#self, (experts) => (this.#info = { ...this.info, experts }));
+  readonly #kept = new KeptPrompts({
+    ...this.#self,
+    compute: ({ keptId, tokenIds: prompt }, options) =>
+      this.#generate({ ...options, prompt, params: { maxTokens: 1, temperature: 0 } }, keptId),
+    emit: (event) => this.events.emit("prompt:kept", event),
   });
+  readonly #texts = new TextCalls(this.#self);
+  readonly #formats = new AnswerFormats(() => this.vocabulary());
   #cacheFailure: string | undefined;
   /** Refusal of new requests after `drain`. */
   #drained: ReadMeError | undefined;
-  #vocabulary: Promise<EngineVocabulary> | undefined;
   #numRequests = 0;
   /** Set while the engine does not work: it failed, or was disposed. */
   #failure: ReadMeError | undefined;
@@ -94,34 +86,39 @@ export class ReadMeEngine implements Engine {
     return this.#cacheFailure;
   }
 
-  async tokenize(prompt: string | ChatPrompt, options: TokenizeOptions = {}): Promise<Int32Array> {
-    return this.#call("tokenize", wireTokenize(prompt, options), options.signal);
-  }
-
-  async detokenize(tokenIds: ArrayLike<number>): Promise<string> {
-    const ids = Int32Array.from(tokenIds, (id) => integerOption("tokenIds", id, 0, this.info.vocabSize - 1));
-    return this.#call("detokenize", { tokenIds: ids });
-  }
-
-  applyTemplate: Engine["applyTemplate"] = async (messages, template = {}) =>
-    this.#call("applyTemplate", wireChat(messages, template));
-
-  vocabulary(): Promise<EngineVocabulary> {
-    return (this.#vocabulary ??= this.#call("vocabulary", {}).catch((error: unknown) => {
-      // The next call tries again.
-      this.#vocabulary = undefined;
-      throw error;
-    }));
-  }
-
-  async route(prompt: Prompt, expert?: string | number): Promise<RoutedPrompt> {
-    checkExpert(expert, this.info);
-    return this.#call("route", { prompt: wirePrompt(prompt, this.info), expert });
-  }
+  readonly tokenize: Engine["tokenize"] = this.#texts.tokenize;
+  readonly detokenize: Engine["detokenize"] = this.#texts.detokenize;
+  readonly applyTemplate: Engine["applyTemplate"] = this.#texts.applyTemplate;
+  readonly vocabulary: Engine["vocabulary"] = this.#texts.vocabulary;
+  readonly route: Engine["route"] = this.#texts.route;
 
   generate(request: GenerateRequest): Generation {
+    return this.#generate(request);
+  }
+
+  /**
+   * Computes the keys and values of a prompt now, and keeps them in memory: later prompts that begin with it, such as
+   * chats with the same system message, start behind it. A chat without a user's message at its end stands for the
+   * beginning of all chats with these messages and template variables. With `savedPromptsFolder` they are saved, and
+   * read instead of computed by the next engine of the same model; tokens and log-probabilities are the same bits.
+   *
+   * @throws {TypeError | RangeError} on a wrong prompt, or when `prefixCacheBytes` has no room for it
+   * @throws {ReadMeError} `ERR_CONTEXT_LENGTH`, `ERR_CHAT_TEMPLATE`, `ERR_ENGINE_FAILED`, `ERR_DISPOSED` …
+   */
+  keepPrompt(prompt: Prompt, options?: KeepPromptOptions): Promise<KeptPrompt> {
+    return this.#kept.keep(prompt, options);
+  }
+
+  /** @param keptId - id of the prompt, which is kept when it is computed */
+  #generate(request: GenerateRequest, keptId?: number): Generation {
     const requestId = request?.id ?? `request-${++this.#numRequests}`;
-    const { wire, functions } = wireRequest(request, requestId, this.info, () => randomInt(2 ** 47));
+    const leave = new AbortController();
+    const { wire, functions } = wireRequest(request, requestId, {
+      info: this.info,
+      drawSeed: () => randomInt(2 ** 47),
+      processorOf: (format, beside) =>
+        this.#formats.processorOf(format, beside, { signal: leave.signal, client: request.client }),
+    });
     if (this.#requests.get(requestId)) throw new TypeError(`Expected \`id\` to be new, got \`${requestId}\``);
     const { signal } = request;
     const stream = new GenerationStream(() => this.#abandon(requestId));
@@ -134,16 +131,14 @@ export class ReadMeEngine implements Engine {
       stream.fail(signal?.reason);
       this.#abandon(requestId);
     });
-    this.#requests.add(requestId, { stream, functions, detach });
+    this.#requests.add(requestId, { stream, functions, detach, leave });
     this.#link?.hold();
-    this.#link?.post({ type: "generate", ...wire });
+    this.#link?.post({ type: "generate", ...wire, keptId });
     return stream;
   }
 
   addExpert: Engine["addExpert"] = (name, path) => this.#experts.add(name, path);
-
   removeExpert: Engine["removeExpert"] = (name) => this.#experts.remove(name);
-
   stats: Engine["stats"] = async () => this.#call("stats", {});
 
   whenFailed(): Promise<ReadMeError> {
@@ -211,7 +206,7 @@ export class ReadMeEngine implements Engine {
   async dispose(): Promise<void> {
     this.#failure = new ReadMeError("ERR_DISPOSED", "The engine was disposed");
     this.#requests.failAll(this.#failure);
-    await this.#link?.close();
+    await Promise.all([this.#link?.close(), this.#formats.dispose()]);
     await this.#files.release();
     this.events.removeAllListeners();
   }
@@ -234,6 +229,7 @@ export class ReadMeEngine implements Engine {
       [this.#failure, this.#drained] = [undefined, undefined];
       link.watchInterest(this.events);
       await this.#experts.repeat();
+      await this.#kept.repeat();
     } catch (error) {
       await link.close();
       signal?.throwIfAborted();

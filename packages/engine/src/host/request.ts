@@ -7,13 +7,16 @@ import {
   integerOption,
   rejectUnknownKeys,
   resolveSamplingParams,
+  withSamplingDefaults,
   type AcceptedPrompt,
+  type AnswerFormat,
   type ChatMessage,
   type ChatPrompt,
   type EngineInfo,
   type GenerateChunk,
   type GenerateRequest,
   type Generation,
+  type ProcessLogits,
   type Prompt,
   type TokenizeOptions,
 } from "@readme-moe/core";
@@ -25,6 +28,7 @@ const NAMES = [
   "prompt",
   "params",
   "processLogits",
+  "format",
   "prediction",
   "resume",
   "expert",
@@ -34,23 +38,30 @@ const NAMES = [
   "signal",
 ] as const satisfies readonly (keyof GenerateRequest)[];
 
+/** Context that a request is checked and converted in. */
+export interface RequestContext {
+  readonly info: EngineInfo;
+  /** Draws the seed of a request that names none. */
+  readonly drawSeed: () => number;
+  /** Makes the `processLogits` of a format. @throws {TypeError} on a wrong format, and if the request has one beside */
+  readonly processorOf: (format: AnswerFormat, beside: ProcessLogits | undefined) => ProcessLogits;
+}
+
 /**
  * Checks a request, converts it to a message, and takes out its functions.
  *
- * @param drawSeed - draws the seed of a request that names none
  * @throws {TypeError | RangeError} naming the option, the expectation and the value
  */
 export function wireRequest(
   request: GenerateRequest,
   requestId: string,
-  info: EngineInfo,
-  drawSeed: () => number,
+  { info, drawSeed, processorOf }: RequestContext,
 ): { readonly wire: WireRequest; readonly functions: CallerFunctions } {
   if (typeof request !== "object" || request === null) {
     throw new TypeError(`Expected a request { prompt, … }, got ${describeValue(request)}`);
   }
   rejectUnknownKeys("a request", request, NAMES);
-  const params = resolveSamplingParams(request.params ?? {}, info);
+  const params = resolveSamplingParams(withSamplingDefaults(request.params ?? {}, info.samplingDefaults), info);
   const { priority = 0, client, expert } = request;
   if (typeof priority !== "number" || !Number.isFinite(priority)) {
     throw new TypeError(`Expected \`priority\` to be a finite number, got ${describeValue(priority)}`);
@@ -59,7 +70,8 @@ export function wireRequest(
     throw new TypeError(`Expected \`client\` to be a text, got ${describeValue(client)}`);
   }
   checkExpert(expert, info);
-  const functions = callerFunctions(request.processLogits);
+  const { format, processLogits } = request;
+  const functions = callerFunctions(format === undefined ? processLogits : processorOf(format, processLogits));
   const wire: WireRequest = {
     requestId,
     prompt: wirePrompt(request.prompt, info),

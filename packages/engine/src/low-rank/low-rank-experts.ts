@@ -5,8 +5,8 @@ import type { Kernel } from "@readme-moe/kernel";
 import { type Model, openLowRankExpert } from "@readme-moe/model";
 import type { UnitMemoryOptions } from "../streamed/unit-memory.ts";
 import { type ChangeMemory, ResidentChanges, StreamedChanges } from "./change-memory.ts";
-import { ExpertNames } from "./expert-names.ts";
-import { cachedChange, type ChangePacking, freshChange } from "./packed-changes.ts";
+import { ExpertNames, NO_EXPERT } from "./expert-names.ts";
+import { cachedChange, changeKey, type ChangePacking, freshChange } from "./packed-changes.ts";
 
 /** An expert that was added; payload of its event. */
 export type AddedExpert = Parameters<ReadMeEvents["expert:added"]>[0];
@@ -18,6 +18,8 @@ export class LowRankExperts {
   readonly #memory: ChangeMemory;
   readonly #model: Model;
   readonly #packing: ChangePacking;
+  /** Functions that compute the identity of each expert; expert 0 changes nothing. */
+  readonly #identities = new Map<number, () => Promise<string>>([[0, async () => NO_EXPERT]]);
 
   private constructor(model: Model, packing: ChangePacking, memory: ResidentChanges | StreamedChanges) {
     this.#model = model;
@@ -58,6 +60,7 @@ export class LowRankExperts {
       try {
         const change = this.streamed ? await cachedChange(expert, this.#packing) : freshChange(expert, this.#packing);
         await this.#memory.add(index, change);
+        this.#identities.set(index, () => changeKey(expert, this.#packing));
         this.names.setUsable(index, true);
         return { name, index, bytes: change.numBytes, durationMs: performance.now() - startMs };
       } finally {
@@ -69,9 +72,20 @@ export class LowRankExperts {
     }
   }
 
+  /**
+   * Returns a text that depends on everything that an expert computes; `undefined` when there is no such expert, or its
+   * files have changed since it was added.
+   */
+  async identityOf(index: number): Promise<string | undefined> {
+    return this.#identities
+      .get(index)?.()
+      .catch(() => undefined);
+  }
+
   /** Removes an expert that no sequence uses any more. */
   remove(index: number): void {
     this.#memory.remove(index);
+    this.#identities.delete(index);
     this.names.free(index);
   }
 }

@@ -49,11 +49,22 @@ export function freshChange(expert: LowRankExpert, { precision, factors }: Chang
 export async function cachedChange(expert: LowRankExpert, packing: ChangePacking): Promise<PackedChange> {
   const { precision, factors, cacheFolder } = packing;
   const numBytes = changeBytes(expert, precision);
-  const key = [await expert.fingerprint(cacheFolder), precision, VERSION, packing.key].join(" ");
+  const key = await changeKey(expert, packing);
   const chunks = (): AsyncIterable<Uint8Array> => inTurns(packChange(expert, precision, factors));
   const note = "a packed low-rank expert";
   const path = await cachedData(cacheFolder, { kind: "experts", key, note, modelPath: expert.path, chunks });
   return { numBytes, read: (into) => readFile(path, into.subarray(0, numBytes)) };
+}
+
+/**
+ * Returns a text that depends on everything that a packed change depends on. It may be called after the expert is
+ * closed.
+ */
+export async function changeKey(
+  expert: LowRankExpert,
+  { precision, key, cacheFolder }: ChangePacking,
+): Promise<string> {
+  return [await expert.fingerprint(cacheFolder), precision, VERSION, key].join(" ");
 }
 
 /** Joins pieces to larger ones, and lets other work run after each. */

@@ -4,7 +4,15 @@ import { ReadMeError, type EngineVocabulary } from "@readme-moe/core";
 import type { ModelConfig, Tokenizer } from "@readme-moe/model";
 import type { CallName, Calls } from "../protocol.ts";
 import { schedulerOf } from "../scheduling-options.ts";
-import { encoding, promptIds, type ReadingEngine, type RunningEngine, type RunningRequests } from "./requests.ts";
+import { keepPrompt } from "./keep-prompt.ts";
+import {
+  encoding,
+  promptIds,
+  routedPrompt,
+  type ReadingEngine,
+  type RunningEngine,
+  type RunningRequests,
+} from "./requests.ts";
 
 type Answers<Engine, Name extends CallName> = {
   readonly [Each in Name]: (
@@ -25,17 +33,8 @@ const READING_ANSWERS: Answers<ReadingEngine, ReadingCall> = {
     throw new ReadMeError("ERR_CHAT_TEMPLATE", `${model.path}: has no chat template; give it a plain prompt`);
   },
   vocabulary: ({ text, model }) => engineVocabulary(text.tokenizer, model.config),
-  route: async (engine, { prompt, expert }, signal) => {
-    const tokenIds = await promptIds(engine, prompt, signal);
-    const router = await engine.routerFor(expert);
-    const state = router.start();
-    try {
-      const [route] = await router.route([{ state, tokenIds }]);
-      return { tokenIds, experts: route?.experts ?? new Uint16Array() };
-    } finally {
-      router.release(state);
-    }
-  },
+  route: async (engine, { prompt, expert }, signal) =>
+    routedPrompt(engine, await promptIds(engine, prompt, signal), expert),
 };
 
 /** An engine with its requests. */
@@ -45,6 +44,9 @@ interface ServingEngine extends RunningEngine {
 
 const ANSWERS: Answers<ServingEngine, CallName> = {
   ...READING_ANSWERS,
+  keepPrompt,
+  savePrompt: ({ keptPrompts }, { keptId }) => keptPrompts.save(keptId),
+  releasePrompt: ({ keptPrompts }, { keptId }) => keptPrompts.release(keptId),
   setScheduling: async ({ core }, options) => {
     core.scheduler = await schedulerOf(options);
   },

@@ -2,14 +2,17 @@ import type { EngineInfo, EvictionPolicy, PreGatingRouter, Residency } from "@re
 import { forContext, type Model, type ModelText, openModel, resolveCacheFolder } from "@readme-moe/model";
 import type { ExpertChoice } from "@readme-moe/router";
 import { EngineCore } from "../engine-core.ts";
-import { kvSizes, type KvSizes, type ResolvedEngineOptions } from "../engine-options.ts";
+import type { ResolvedEngineOptions } from "../engine-options.ts";
 import type { EngineOutput } from "../engine-parts.ts";
 import { importFunction } from "../function-module.ts";
 import { KernelRunner, type KernelRunnerOptions, kvPrecisionOf } from "../kernel-runner.ts";
+import { KeptPrompts } from "../kept-prompts/kept-prompts.ts";
+import { SavedPrompts } from "../kept-prompts/saved-prompts.ts";
 import { addExpert, removeExpert } from "../low-rank/change-experts.ts";
 import { openExperts } from "../low-rank/open-experts.ts";
 import { LowRankRouters, modelRouters } from "../low-rank/routers.ts";
 import { KvAdmission } from "../kv-admission.ts";
+import { type KvSizes, kvSizes } from "../kv-sizes.ts";
 import { cachedCost, measureCost } from "../measure-cost.ts";
 import { PrefixCache } from "../prefix-cache.ts";
 import type { LoadProgress } from "../protocol.ts";
@@ -27,6 +30,7 @@ export interface OpenedEngine {
   readonly options: ResolvedEngineOptions;
   readonly sizes: KvSizes;
   readonly core: EngineCore;
+  readonly keptPrompts: KeptPrompts;
   /** The model that drafts; `undefined` if the options name none. */
   readonly draftModel: ModelDrafter | undefined;
   readonly residency: Residency;
@@ -85,6 +89,10 @@ export async function openEngine(
     const kv = runner.openKv({ capacityTokens, prefixBytes: prefixCacheBytes });
     closers.push(async () => kv.dispose());
     const prefixes = new PrefixCache(kv, { chunkTokens: options.chunkTokens, maxBytes: prefixCacheBytes });
+    const { savedPromptsFolder, savedPromptsBytes } = options;
+    const saved =
+      savedPromptsFolder === undefined ? undefined : new SavedPrompts(savedPromptsFolder, savedPromptsBytes);
+    const keptPrompts = new KeptPrompts({ runner, kv, prefixes, saved });
     const measured = {
       fingerprint: `${await model.fingerprint(resolveCacheFolder(cacheFolder))} ${options.precision} ${kernel.instructions}`,
       threads: kernel.threads,
@@ -120,6 +128,7 @@ export async function openEngine(
       experts: runner.expertNames,
       expertKind: lowRank ? "low-rank" : "ffn",
       hasRouter: lowRankRouters?.hasRouter ?? model.router !== undefined,
+      samplingDefaults: options.samplingDefaults === "model" ? model.samplingDefaults() : {},
       maxNumSeqs: options.maxNumSeqs,
       kvCapacityTokens: capacityTokens,
       kernel,
@@ -133,6 +142,7 @@ export async function openEngine(
       options,
       sizes,
       core,
+      keptPrompts,
       draftModel,
       residency,
       info,

@@ -1,11 +1,12 @@
 // Requests on the worker's side: prompts are tokenized in time slices between steps, and become sequences of the core.
 
-import { ReadMeError, StopAutomaton, type GenerateChunk } from "@readme-moe/core";
+import { ReadMeError, StopAutomaton, type GenerateChunk, type RoutedPrompt } from "@readme-moe/core";
 import { CompletionText, encodeChat, type EncodeOptions, type PromptModel } from "@readme-moe/model";
-import type { KvSizes, ResolvedEngineOptions } from "../engine-options.ts";
+import type { ResolvedEngineOptions } from "../engine-options.ts";
+import type { KvSizes } from "../kv-sizes.ts";
 import { tooManyPredicted, type WireAccepted, type WirePrompt, type WireRequest } from "../protocol.ts";
 import { resumeCompletion, type ResumedCompletion } from "../resume.ts";
-import type { Sequence } from "../sequence.ts";
+import type { Sequence, SequenceStart } from "../sequence.ts";
 import { addDrafts, draftUsage, NO_DRAFTS } from "../speculation/draft-counts.ts";
 import type { OpenedEngine } from "./open-engine.ts";
 
@@ -43,7 +44,7 @@ export class RunningRequests {
 
   /** Adds a request's sequences to the core. Reports errors to `onFailed`. */
   async begin(request: WireRequest): Promise<void> {
-    const { requestId, params, expert, priority, client, seed, processesLogits, isBound } = request;
+    const { requestId, params, expert, priority, client, seed, processesLogits, isBound, keptId } = request;
     const entry: RequestEntry = { sequences: [], numFinished: 0, isAccepted: false, leave: new AbortController() };
     this.#requests.set(requestId, entry);
     try {
@@ -57,7 +58,10 @@ export class RunningRequests {
       const resumed = await this.#resumed(request, ids.length, stops, signal);
       // The request may have been aborted meanwhile.
       if (this.#requests.get(requestId) !== entry) return;
-      const callers = { processesLogits, isBound };
+      const { keptPrompts } = this.#engine;
+      const onPrefilled: SequenceStart["onPrefilled"] =
+        keptId === undefined ? undefined : (sequence, slot) => keptPrompts.computed(keptId, sequence, slot);
+      const callers = { processesLogits, isBound, onPrefilled };
       const shared = { requestId, priority, client, params, seed, stops, ...callers, promptIds: ids, prediction };
       entry.sequences = Array.from({ length: params.n }, (_, choice) => {
         const id = params.n === 1 ? requestId : `${requestId}/${choice}`;
@@ -148,6 +152,22 @@ export async function promptIds(engine: ReadingEngine, prompt: WirePrompt, signa
   if (ids.length === 0) throw new RangeError("Expected `prompt` to hold at least one token, got none");
   if (ids.length < sizes.contextTokens) return ids;
   throw tooMany(String(ids.length));
+}
+
+/** Computes the experts of a prompt's tokens. */
+export async function routedPrompt(
+  engine: Pick<ReadingEngine, "routerFor">,
+  tokenIds: Int32Array,
+  expert: WireRequest["expert"],
+): Promise<RoutedPrompt> {
+  const router = await engine.routerFor(expert);
+  const state = router.start();
+  try {
+    const [route] = await router.route([{ state, tokenIds }]);
+    return { tokenIds, experts: route?.experts ?? new Uint16Array() };
+  } finally {
+    router.release(state);
+  }
 }
 
 /**

@@ -1,7 +1,7 @@
 // Chat completions: from a body to the engine's input.
 
 import { randomUUID } from "node:crypto";
-import type { ChatPrompt, EngineInfo } from "@readme-moe/core";
+import { recommendedMaxTokens, type ChatPrompt, type EngineInfo } from "@readme-moe/core";
 import type { Asker, Grammars } from "@readme-moe/grammar";
 import { engineError, invalid, unsupported } from "../http/errors.ts";
 import { openReasoning } from "../reasoning/open.ts";
@@ -39,7 +39,11 @@ export const chatApi: GenerationApi<ChatBody, ChatChoice> = {
       id: `chatcmpl-${randomUUID()}`,
       promptParam: "messages",
       numPrompts: 1,
-      maxTokens: body.max_completion_tokens ?? body.max_tokens ?? info.contextTokens,
+      maxTokens:
+        body.max_completion_tokens ??
+        body.max_tokens ??
+        recommendedMaxTokens(info.samplingDefaults, body.min_tokens ?? 0) ??
+        info.contextTokens,
       logprobs: topLogprobsOf(body),
     });
   },

@@ -1,7 +1,7 @@
 // Completions, the older of the two APIs: from a body to the engine's input, and from pieces to choices.
 
 import { randomUUID } from "node:crypto";
-import type { Engine, FinishReason, ProcessLogits } from "@readme-moe/core";
+import { recommendedMaxTokens, type Engine, type FinishReason, type ProcessLogits } from "@readme-moe/core";
 import { invalid, unsupported } from "../http/errors.ts";
 import { LIMITS } from "../limits.ts";
 import type { CompletionLogprobs } from "./answer-schemas.ts";
@@ -51,7 +51,7 @@ export const completionApi: GenerationApi<CompletionBody, CompletionChoice> = {
       id: `cmpl-${randomUUID()}`,
       promptParam: "prompt",
       numPrompts: prompts.length,
-      maxTokens: maxTokens ?? DEFAULT_MAX_TOKENS,
+      maxTokens: maxTokens ?? recommendedMaxTokens(info.samplingDefaults, body.min_tokens ?? 0) ?? DEFAULT_MAX_TOKENS,
       logprobs: logprobs ?? undefined,
     });
   },

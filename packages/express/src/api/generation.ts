@@ -81,8 +81,8 @@ type CamelCase<Name extends string> = Name extends `${infer First}_${infer Rest}
   : Name;
 
 /**
- * Translates sampling parameters. Absent ones keep the engine's defaults. The compiler checks that every sampling field
- * of the body is translated.
+ * Translates sampling parameters. Absent ones keep the model's and the engine's defaults. The compiler checks that
+ * every sampling field of the body is translated.
  */
 function samplingParams(body: SharedBody, info: EngineInfo): SamplingParams {
   checkIds("stop_token_ids", body.stop_token_ids ?? [], info);
@@ -94,7 +94,7 @@ function samplingParams(body: SharedBody, info: EngineInfo): SamplingParams {
   return {
     temperature: body.temperature ?? undefined,
     topP: body.top_p ?? undefined,
-    topK: Math.max(0, body.top_k ?? 0),
+    topK: body.top_k == null ? undefined : Math.max(0, body.top_k),
     minP: body.min_p ?? undefined,
     repetitionPenalty: body.repetition_penalty ?? undefined,
     presencePenalty: body.presence_penalty ?? undefined,

@@ -52,6 +52,14 @@ export class PageCounts {
     return page;
   }
 
+  /** Takes a free page for a kept chunk. */
+  takeKept(): number {
+    const page = this.#free.pop();
+    if (page === undefined) throw new Error(`None of ${this.numPages} pages is free`);
+    this.addKept(page);
+    return page;
+  }
+
   addSlot(page: number): void {
     if (this.#slots[page] === 0) this.#usedPages++;
     this.#slots[page] = this.#slotsOf(page) + 1;

@@ -1,7 +1,6 @@
 // Assigns pages of the kernel's memory to sequences. The keys and values themselves are in the kernel.
 
 import { integerOption } from "@readme-moe/core";
-import type { Kernel, KernelPages } from "../kernel.ts";
 import type { KeptTokens, KvMemory, KvSlot } from "./kv-memory.ts";
 import { KV_BLOCK_TOKENS } from "./kv-shape.ts";
 import { PageCounts } from "./page-counts.ts";
@@ -155,14 +154,30 @@ export class PagePool implements KvMemory {
       throw new RangeError(`Expected \`from\` and \`to\` to be ${expectation}, got \`${from}\` and \`${to}\``);
     }
     const pages = own.pages.slice(from / KV_PAGE_TOKENS, to / KV_PAGE_TOKENS);
-    const numKept = this.#counts.keptPages + pages.filter((page) => !this.#counts.isKept(page)).length;
-    if (numKept > this.#maxKeptPages) {
-      throw new RangeError(`Expected at most ${this.#maxKeptPages} kept pages, got ${numKept}`);
-    }
+    this.#checkKept(pages.filter((page) => !this.#counts.isKept(page)).length);
     for (const page of pages) this.#counts.addKept(page);
-    const kept = { from, numTokens: to - from, bytes: (to - from) * this.bytesPerToken };
-    this.#kept.set(kept, pages);
-    return kept;
+    return this.#addKept(from, pages);
+  }
+
+  /**
+   * Keeps pages that no slot has filled. Their owner writes them before they are used.
+   *
+   * @param from - first of their positions, a multiple of 16
+   * @throws {RangeError} when kept pages would exceed `prefixBytes`
+   */
+  keepFresh(from: number, numPages: number): KeptTokens {
+    integerOption("from", from, 0);
+    integerOption("numPages", numPages, 0);
+    this.#checkKept(numPages);
+    return this.#addKept(
+      from,
+      Array.from({ length: numPages }, () => this.#counts.takeKept()),
+    );
+  }
+
+  /** Returns the pages of kept tokens, in the order of positions. */
+  keptPages(kept: KeptTokens): readonly number[] {
+    return this.#pagesOf(kept);
   }
 
   drop(kept: KeptTokens): void {
@@ -189,6 +204,19 @@ export class PagePool implements KvMemory {
       if (slot.numTokens >= leastTokens && slot.numTokens <= slot.reservedTokens) continue;
       fail(`${describeSlot(slot)} shares its first ${leastTokens}`);
     }
+  }
+
+  #checkKept(numNewPages: number): void {
+    const numKept = this.#counts.keptPages + numNewPages;
+    if (numKept <= this.#maxKeptPages) return;
+    throw new RangeError(`Expected at most ${this.#maxKeptPages} kept pages, got ${numKept}`);
+  }
+
+  #addKept(from: number, pages: readonly number[]): KeptTokens {
+    const numTokens = pages.length * KV_PAGE_TOKENS;
+    const kept = { from, numTokens, bytes: numTokens * this.bytesPerToken };
+    this.#kept.set(kept, pages);
+    return kept;
   }
 
   #hasRoom(numNewPages: number): boolean {
@@ -242,29 +270,4 @@ function prefixTokens(numTokens: number, prefix: readonly KeptTokens[]): number 
     end += kept.numTokens;
   }
   return integerOption("prefix tokens", end, 0, numTokens);
-}
-
-/** Pages of one kernel, and the accounting of their use. */
-export class KernelKv extends PagePool {
-  readonly pages: KernelPages;
-  readonly #kernel: Kernel;
-
-  /**
-   * @param isHalf - whether keys and values are stored in half precision
-   * @throws {RangeError} when there is no memory for the pages
-   */
-  constructor(kernel: Kernel, options: PagePoolOptions, isHalf: boolean) {
-    super(options);
-    this.#kernel = kernel;
-    this.pages = kernel.openPages(this.numPages, isHalf);
-  }
-
-  override dispose(): void {
-    this.pages.close();
-  }
-
-  /** Checks that these are pages of a kernel. */
-  isOf(kernel: Kernel): boolean {
-    return this.#kernel === kernel;
-  }
 }

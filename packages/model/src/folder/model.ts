@@ -1,4 +1,5 @@
 import { join } from "node:path";
+import type { SamplingDefaults } from "@readme-moe/core";
 import type { ModelConfig } from "../config/model-config.ts";
 import type { LowRankSet } from "../low-rank/low-rank-set.ts";
 import type { TensorStore } from "../tensor-store.ts";
@@ -33,6 +34,11 @@ export interface Model {
   readonly files: readonly string[];
   /** Returns a hash in hex of the contents of `files`, which `cacheFolder` remembers. */
   fingerprint(cacheFolder: string): Promise<string>;
+  /**
+   * Returns the sampling parameters that the model's files recommend.
+   * @throws {ReadMeError} `ERR_MODEL_INVALID` when a value is impossible
+   */
+  samplingDefaults(): SamplingDefaults;
   /** Loads tokenizer and chat template once. @throws {ReadMeError} when the model has no usable tokenizer */
   loadText(): Promise<ModelText>;
   close(): Promise<void>;

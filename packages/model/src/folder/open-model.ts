@@ -6,6 +6,7 @@ import { Fields } from "../config/fields.ts";
 import { ggufConfig } from "../config/gguf-config.ts";
 import type { ModelConfig } from "../config/model-config.ts";
 import { parseConfig } from "../config/parse-config.ts";
+import { generationDefaults, ggufDefaults } from "../config/sampling-defaults.ts";
 import { fileError, unsupported } from "../files/errors.ts";
 import { readJsonFile } from "../files/text-file.ts";
 import { GgufTensorStore } from "../gguf/gguf-tensor-store.ts";
@@ -85,6 +86,7 @@ async function openGguf(path: string, folder?: string): Promise<Model> {
       lowRank,
       files: [path],
       fingerprint,
+      samplingDefaults: () => ggufDefaults(path, store.file.metadata),
       loadText: once(async () => loadGgufText(path, store.file.metadata)),
       close: async () => {
         await Promise.all([store.close(), lowRank?.close()]);
@@ -108,7 +110,8 @@ async function openFolder(path: string, onnx?: string): Promise<Model> {
   }
   const generationPath = join(path, "generation_config.json");
   const generation = await readJsonFile(generationPath, MAX_CONFIG_BYTES);
-  const parsed = parseConfig(configPath, json, generation && new Fields(generationPath, generation));
+  const generationFields = generation && new Fields(generationPath, generation);
+  const parsed = parseConfig(configPath, json, generationFields);
   const {
     config,
     located: { stores, ...located },
@@ -137,6 +140,7 @@ async function openFolder(path: string, onnx?: string): Promise<Model> {
       lowRank,
       files,
       fingerprint,
+      samplingDefaults: () => generationDefaults(generationFields),
       loadText: once(() => loadFolderText(path)),
       close: async () => {
         await Promise.all([closeAll(), lowRank?.close()]);

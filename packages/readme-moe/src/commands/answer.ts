@@ -12,6 +12,7 @@ import {
   requireOption,
   runtimeOptions,
   type SamplingFlags,
+  samplingDefaultsOption,
   samplingOptions,
   samplingParams,
 } from "../options.ts";
@@ -35,7 +36,7 @@ export function answerCommand(signal: AbortSignal): Command {
     .argument("<model>", MODEL_ARGUMENT)
     .option("--prompts <file>", 'a .jsonl file of {"prompt": …}, or a text file with one prompt per line')
     .option("--out <file>", "a .jsonl file that does not exist yet");
-  addOptions(command, ...samplingOptions(0.8, 256), ...runtimeOptions(), isolationOption());
+  addOptions(command, ...samplingOptions("answer"), ...runtimeOptions(), isolationOption(), samplingDefaultsOption());
   return command.action(async (path: string, flags: AnswerFlags) => {
     for (const name of ["prompts", "out"]) requireOption(command, name);
     if (existsSync(flags.out)) {
@@ -52,7 +53,7 @@ async function runAnswer(
   flags: AnswerFlags,
   signal: AbortSignal,
 ): Promise<void> {
-  const params = samplingParams(flags);
+  const params = samplingParams(flags, "answer", engine.info.samplingDefaults);
   const { seed = 1 } = flags;
   const lines = prompts.map(() => "");
   const left = prompts.entries();

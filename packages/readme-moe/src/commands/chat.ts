@@ -26,7 +26,7 @@ export function chatCommand(signal: AbortSignal): Command {
     )
     .argument("<model>", MODEL_ARGUMENT)
     .option("--system <text>", "system message, before all others");
-  addOptions(command, ...samplingOptions(0.7, 1024), ...engineOptions(), controlTokensOption());
+  addOptions(command, ...samplingOptions("chat"), ...engineOptions(), controlTokensOption());
   return command.action((model: string, flags: ChatFlags) => {
     const open = async (name: string): Promise<OpenedEngine> => {
       const opened = await openEngine(name, flags, signal);
@@ -34,6 +34,11 @@ export function chatCommand(signal: AbortSignal): Command {
       await opened.close();
       throw new ReadMeError("ERR_CHAT_TEMPLATE", `${name}: has no chat template; use generate`);
     };
-    return runChat({ model, system: flags.system, params: () => samplingParams(flags), open });
+    return runChat({
+      model,
+      system: flags.system,
+      params: ({ info }) => samplingParams(flags, "chat", info.samplingDefaults),
+      open,
+    });
   });
 }

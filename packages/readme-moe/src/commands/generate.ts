@@ -1,6 +1,7 @@
 import type { GenerateChunk, FinishReason, Usage } from "@readme-moe/core";
 import type { ReadMeEngine } from "@readme-moe/engine";
 import { Command } from "commander";
+import { answerFormat, type FormatFlags, formatOptions } from "../format-options.ts";
 import { MODEL_ARGUMENT, withEngine } from "../models.ts";
 import {
   addOptions,
@@ -13,7 +14,7 @@ import {
   samplingParams,
 } from "../options.ts";
 
-interface GenerateFlags extends EngineFlags, SamplingFlags {
+interface GenerateFlags extends EngineFlags, SamplingFlags, FormatFlags {
   readonly prompt: readonly string[];
   readonly json: boolean;
 }
@@ -34,7 +35,7 @@ export function generateCommand(signal: AbortSignal): Command {
     )
     .argument("<model>", MODEL_ARGUMENT)
     .option("--prompt <text...>", "the text to continue; several run at once");
-  addOptions(command, ...samplingOptions(0, 128), ...engineOptions(), jsonOption());
+  addOptions(command, ...samplingOptions("generate"), ...formatOptions(), ...engineOptions(), jsonOption());
   return command.action((path: string, flags: GenerateFlags) => {
     requireOption(command, "prompt");
     return withEngine(path, flags, signal, (engine) => runGenerate(engine, flags, signal));
@@ -42,8 +43,9 @@ export function generateCommand(signal: AbortSignal): Command {
 }
 
 async function runGenerate(engine: ReadMeEngine, flags: GenerateFlags, signal: AbortSignal): Promise<void> {
-  const params = samplingParams(flags);
-  const streams = flags.prompt.map((prompt) => engine.generate({ prompt, params, signal }));
+  const params = samplingParams(flags, "generate", engine.info.samplingDefaults);
+  const format = await answerFormat(flags);
+  const streams = flags.prompt.map((prompt) => engine.generate({ prompt, params, format, signal }));
   const completions: Completion[] = [];
   // All run at once. The first is printed while it is generated; the others are read after it.
   for (const [index, stream] of streams.entries()) {

@@ -97,6 +97,7 @@ function describe(model: Model, { precision, threads }: InspectFlags): Readonly<
     parameters: parameterCounts(model),
     experts: describeFfnExperts(model),
     router: router?.config ?? null,
+    sampling_defaults: model.samplingDefaults(),
     precision,
     kernel: kernelInfo({}, kernelThreads(threads)),
   };

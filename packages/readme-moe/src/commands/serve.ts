@@ -13,6 +13,7 @@ import {
 } from "@readme-moe/express";
 import { Command } from "commander";
 import express, { type Express } from "express";
+import { readTextData } from "../data-files.ts";
 import { MODEL_ARGUMENT, openEngine, type OpenedEngine } from "../models.ts";
 import { addOptions, controlTokensOption, type EngineFlags, engineOptions } from "../options.ts";
 import { EventLog } from "../serving/event-log.ts";
@@ -40,7 +41,7 @@ async function runServer(path: string, flags: ServeFlags, interrupted: AbortSign
   using stop = stopSignals(interrupted);
   const giveUp = new AbortController();
   const isUnwanted = AbortSignal.any([stop.signal, giveUp.signal]);
-  const opening = openEngine(path, flags, isUnwanted, { maxNumSeqs: flags.maxNumSeqs });
+  const opening = openKeeping(path, flags, isUnwanted);
   try {
     await serve(flags.name ?? basename(resolve(path)).replace(/\.(gguf|onnx)$/i, ""), opening, flags, stop.signal);
   } finally {
@@ -49,6 +50,28 @@ async function runServer(path: string, flags: ServeFlags, interrupted: AbortSign
       ({ close }) => close(),
       () => undefined,
     );
+  }
+}
+
+/** Opens an engine that keeps the prompts of `--keep-prompt`. */
+async function openKeeping(path: string, flags: ServeFlags, signal: AbortSignal): Promise<OpenedEngine> {
+  const { maxNumSeqs, savedPromptsFolder, savedPromptsBytes, keepPrompt = [] } = flags;
+  const prompts = await Promise.all(keepPrompt.map((file) => readTextData(file)));
+  const opened = await openEngine(path, flags, signal, { maxNumSeqs, savedPromptsFolder, savedPromptsBytes });
+  const { engine, close } = opened;
+  engine.events.on("prompt:kept", ({ refusal, saveFailure }) => {
+    if (refusal !== undefined) console.error(`note: a saved prompt was not used: ${refusal}`);
+    if (saveFailure !== undefined) console.error(`note: a prompt was not saved: ${saveFailure}`);
+  });
+  try {
+    for (const content of prompts) {
+      const messages = [{ role: "system", content }];
+      await engine.keepPrompt(engine.info.hasChatTemplate ? { messages } : content, { signal });
+    }
+    return opened;
+  } catch (error) {
+    await close();
+    throw error;
   }
 }
 

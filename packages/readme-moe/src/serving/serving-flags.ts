@@ -1,7 +1,7 @@
 // Options of `serve` for the server; those for the engine are in `options.ts`.
 
 import { Option } from "commander";
-import { numberBetween, wholeNumber } from "../options.ts";
+import { byteSize, numberBetween, wholeNumber } from "../options.ts";
 
 export interface ServingFlags {
   readonly port: number;
@@ -20,6 +20,9 @@ export interface ServingFlags {
   readonly maxQueueMs?: number;
   readonly maxRequestMs?: number;
   readonly maxNumSeqs?: number;
+  readonly keepPrompt?: readonly string[];
+  readonly savedPromptsFolder?: string;
+  readonly savedPromptsBytes?: number;
   readonly requestsPerMinute?: number;
   readonly tokensPerMinute?: number;
   readonly allowAnyone?: true;
@@ -65,6 +68,14 @@ export function servingOptions(): readonly Option[] {
     number("--max-queue-ms <ms>", "longest wait for the first token of a request (default: 30000)"),
     number("--max-request-ms <ms>", "longest duration of a request (default: no limit)"),
     number("--max-num-seqs <n>", "sequences that hold memory at once (default: 32)"),
+    new Option(
+      "--keep-prompt <file...>",
+      "text files with prompts whose keys and values stay in memory; of models with a chat template, system messages",
+    ),
+    new Option("--saved-prompts-folder <dir>", "folder where these are saved, so that the next start reads them"),
+    new Option("--saved-prompts-bytes <size>", "most bytes of these files together (default: 1GiB)").argParser(
+      byteSize,
+    ),
     number("--requests-per-minute <n>", "most requests of a key, or an address (default: no limit)"),
     number("--tokens-per-minute <n>", "most tokens of a key, or an address (default: no limit)"),
     new Option("--allow-anyone", "serve without keys on an address that other machines can reach"),

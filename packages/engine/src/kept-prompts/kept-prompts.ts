@@ -1,0 +1,152 @@
+// Prompts whose keys and values stay in memory, and are saved for the next start where there is a folder for them.
+
+import { ReadMeError } from "@readme-moe/core";
+import { KV_PAGE_TOKENS, type KernelKv, kernelVersion, type KvSlot } from "@readme-moe/kernel";
+import type { KernelRunner } from "../kernel-runner.ts";
+import type { KeepTokens, RoutedTokens } from "../pinned-tails.ts";
+import type { PrefixCache } from "../prefix-cache.ts";
+import type { WireKept } from "../protocol.ts";
+import { keyOf, type SavedHead } from "./saved-format.ts";
+import type { SavedPrompts } from "./saved-prompts.ts";
+
+/** Parts of an engine that keeps prompts. */
+export interface KeepingParts {
+  readonly runner: Pick<KernelRunner, "info" | "weightsVersion" | "kvPrecision" | "lowRank">;
+  readonly kv: KernelKv;
+  readonly prefixes: PrefixCache;
+  /** @default prompts are not saved */
+  readonly saved?: SavedPrompts | undefined;
+}
+
+interface Kept {
+  readonly prompt: RoutedTokens;
+  readonly numTokens: number;
+  /** `undefined` until the prompt is computed. */
+  pin: number | undefined;
+}
+
+export class KeptPrompts {
+  readonly #parts: KeepingParts;
+  readonly #kept = new Map<number, Kept>();
+  #numKept = 0;
+
+  constructor(parts: KeepingParts) {
+    this.#parts = parts;
+  }
+
+  /**
+   * Keeps a prompt whose keys and values are in memory or saved. If it is neither, `computed` and `save` have to
+   * follow.
+   *
+   * @throws {RangeError} when there is no room for it
+   */
+  async keep(prompt: RoutedTokens): Promise<WireKept> {
+    const { prefixes, kv } = this.#parts;
+    const numTokens = Math.floor(prompt.tokenIds.length / KV_PAGE_TOKENS) * KV_PAGE_TOKENS;
+    const kept: Kept = { prompt, numTokens, pin: undefined };
+    const keptId = ++this.#numKept;
+    const answer = { keptId, tokenIds: Int32Array.from(prompt.tokenIds), keptTokens: numTokens };
+    if (numTokens === 0) return { ...answer, source: "memory" };
+    const bytes = numTokens * kv.bytesPerToken;
+    const isPinned = prefixes.isPinned(prompt, numTokens);
+    if (!isPinned && bytes > prefixes.pinnableBytes) throw noRoom(bytes, prefixes.pinnableBytes);
+    const { pages, refusal } = isPinned ? { pages: neverKept } : await this.#read(kept);
+    if (pages !== undefined) {
+      kept.pin = prefixes.pin(prompt, numTokens, pages);
+      if (kept.pin === undefined) throw noRoom(bytes, prefixes.pinnableBytes);
+    }
+    this.#kept.set(keptId, kept);
+    const source = isPinned ? "memory" : pages ? "saved" : "none";
+    return { ...answer, source, refusal };
+  }
+
+  /** Keeps what a sequence has computed of its prompt. */
+  computed(keptId: number, { tokenIds, experts }: RoutedTokens, slot: KvSlot): void {
+    const kept = this.#kept.get(keptId);
+    if (!kept || kept.pin !== undefined) return;
+    const { prefixes, kv } = this.#parts;
+    const prompt = { tokenIds: tokenIds.slice(0, kept.numTokens), experts: experts.slice(0, kept.numTokens) };
+    const pin = prefixes.pin(prompt, kept.numTokens, (from, to) => kv.keep(slot, from, to));
+    this.#kept.set(keptId, { ...kept, prompt, pin });
+  }
+
+  /**
+   * Saves a prompt that was computed.
+   *
+   * @returns why it could not be saved, if it could not
+   * @throws {RangeError} when there was no room for it in memory
+   */
+  async save(keptId: number): Promise<string | undefined> {
+    const kept = this.#kept.get(keptId);
+    const { prefixes, kv, saved } = this.#parts;
+    if (kept?.pin === undefined) {
+      this.#kept.delete(keptId);
+      throw noRoom((kept?.numTokens ?? 0) * kv.bytesPerToken, prefixes.pinnableBytes);
+    }
+    if (saved === undefined) return undefined;
+    try {
+      const head = await this.#headOf(kept);
+      if (head === undefined) return "an expert of the prompt was removed";
+      await saved.write(head, this.#pages(kept.pin));
+      return undefined;
+    } catch (error) {
+      if (error instanceof ReadMeError) return error.message;
+      throw error;
+    }
+  }
+
+  /** Releases a prompt, which may be evicted then. */
+  release(keptId: number): void {
+    const pin = this.#kept.get(keptId)?.pin;
+    this.#kept.delete(keptId);
+    if (pin !== undefined) this.#parts.prefixes.unpin(pin);
+  }
+
+  /** Copies the pages of a pin. Fails when the pin ends meanwhile: its pages may be another prompt's then. */
+  *#pages(pin: number): Generator<Uint8Array> {
+    const { prefixes, kv } = this.#parts;
+    const numParts = prefixes.pinned(pin)?.length ?? 0;
+    for (let part = 0; part < numParts; part++) {
+      const kept = prefixes.pinned(pin)?.[part];
+      if (kept === undefined) throw new Error("the prompt was released while it was saved");
+      yield kv.readKept(kept);
+    }
+  }
+
+  /** Reads a saved prompt. @returns what writes its pages into memory, or why its file was refused */
+  async #read(kept: Kept): Promise<{ readonly pages?: KeepTokens; readonly refusal?: string | undefined }> {
+    const { saved, kv } = this.#parts;
+    const head = saved && (await this.#headOf(kept));
+    if (!saved || !head) return {};
+    const { bytes, refusal } = await saved.read(head);
+    if (!bytes) return { refusal };
+    const bytesTo = (position: number): number => (position / KV_PAGE_TOKENS) * kv.pageBytes;
+    return { pages: (from, to) => kv.writeKept(from, bytes.subarray(bytesTo(from), bytesTo(to))) };
+  }
+
+  /** Describes the file of a prompt; `undefined` when one of its experts is not known any more. */
+  async #headOf({ prompt, numTokens }: Kept): Promise<SavedHead | undefined> {
+    const { runner, kv } = this.#parts;
+    const routes = prompt.experts.slice(0, numTokens);
+    const experts = new Map<number, string>();
+    for (const expert of new Set(routes)) {
+      const identity = runner.lowRank ? await runner.lowRank.identityOf(expert) : `expert ${expert}`;
+      if (identity === undefined) return undefined;
+      experts.set(expert, identity);
+    }
+    // WebAssembly does not fuse the products of float32.
+    const model = [runner.weightsVersion, runner.kvPrecision, runner.info.kind, kernelVersion()];
+    const key = keyOf({ model, experts, tokenIds: prompt.tokenIds.slice(0, numTokens), routes });
+    return { key, numPages: numTokens / KV_PAGE_TOKENS, pageBytes: kv.pageBytes };
+  }
+}
+
+function noRoom(bytes: number, roomBytes: number): RangeError {
+  return new RangeError(
+    `Expected \`prefixCacheBytes\` to have room for the prompt, ${bytes} bytes, got room for ${roomBytes}`,
+  );
+}
+
+function neverKept(from: number, to: number): never {
+  throw new Error(`Expected positions ${from} to ${to} to be pinned`);
+}

@@ -1,0 +1,45 @@
+// Memory of keys and values, and copies of its pages. The order of numbers in a page is the same on all instruction sets.
+
+#include "memory.h"
+#include "platform.h"
+#include "state.h"
+
+int kernel_open_pages(const Kernel *kernel, int32_t numPages, int32_t isHalf, Pages *pages) {
+  const Layer *layer = &kernel->layers[0];
+  *pages = (Pages){.numPages = numPages, .numLayers = kernel->model.numLayers, .isHalf = isHalf != 0};
+  pages->headPageBytes = (size_t)layer->paddedHead * PAGE_TOKENS * 2 * (isHalf ? 2 : 4);
+  pages->pageBytes = pages->headPageBytes * (size_t)layer->description.numKvHeads;
+  uint64_t layerPages = (uint64_t)kernel->model.numLayers * (uint64_t)numPages;
+  if (numPages < 1 || layerPages > SIZE_MAX / pages->pageBytes) return -1;
+  pages->memory = platform_allocate((size_t)layerPages * pages->pageBytes);
+  return pages->memory ? 0 : -1;
+}
+
+void kernel_close_pages(Pages *pages) {
+  platform_free(pages->memory);
+  pages->memory = NULL;
+}
+
+/** Finds a page in one layer. */
+static uint8_t *page_at(const Pages *pages, int32_t layer, int32_t page) {
+  return pages->memory + ((size_t)layer * (size_t)pages->numPages + (size_t)page) * pages->pageBytes;
+}
+
+static const char *check_copy(const Pages *pages, int32_t page, size_t length) {
+  if (page < 0 || page >= pages->numPages) return "a page";
+  return length == (size_t)pages->numLayers * pages->pageBytes ? NULL : "room for a page of all layers";
+}
+
+const char *kernel_read_page(const Pages *pages, int32_t page, uint8_t *bytes, size_t length) {
+  const char *error = check_copy(pages, page, length);
+  for (int32_t layer = 0; !error && layer < pages->numLayers; layer++)
+    memcpy(bytes + (size_t)layer * pages->pageBytes, page_at(pages, layer, page), pages->pageBytes);
+  return error;
+}
+
+const char *kernel_write_page(const Pages *pages, int32_t page, const uint8_t *bytes, size_t length) {
+  const char *error = check_copy(pages, page, length);
+  for (int32_t layer = 0; !error && layer < pages->numLayers; layer++)
+    memcpy(page_at(pages, layer, page), bytes + (size_t)layer * pages->pageBytes, pages->pageBytes);
+  return error;
+}

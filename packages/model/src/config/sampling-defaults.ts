@@ -1,0 +1,88 @@
+// Sampling parameters that a model's files recommend: generation_config.json, or the metadata of a GGUF file.
+
+import { ReadMeError, resolveSamplingParams, type SamplingDefaults } from "@readme-moe/core";
+import { messageOf } from "../files/errors.ts";
+import type { GgufMetadata } from "../gguf/metadata.ts";
+import type { Fields } from "./fields.ts";
+
+/** Names of the parameters that shape the distribution, in both kinds of file. */
+const NAMES = {
+  temperature: { json: "temperature", gguf: "temp" },
+  topK: { json: "top_k", gguf: "top_k" },
+  topP: { json: "top_p", gguf: "top_p" },
+  minP: { json: "min_p", gguf: "min_p" },
+  repetitionPenalty: { json: "repetition_penalty", gguf: "penalty_repeat" },
+} as const;
+
+type Shaping = keyof typeof NAMES;
+type Read = (name: (typeof NAMES)[Shaping]) => number | undefined;
+
+/**
+ * Reads generation_config.json as transformers does: `do_sample: false` is greedy, and so is a file that has sampling
+ * parameters, but neither `do_sample` nor a temperature. A file without any of them recommends nothing.
+ *
+ * @throws {ReadMeError} `ERR_MODEL_INVALID`, naming the field
+ */
+export function generationDefaults(fields: Fields | undefined): SamplingDefaults {
+  if (fields === undefined) return {};
+  const shape = shapeOf(({ json }) => (fields.has(json) ? fields.number(json) : undefined));
+  const samples = fields.has("do_sample") ? fields.boolean("do_sample", false) : undefined;
+  const isGreedy = samples === false || (samples === undefined && isNonEmpty(shape) && shape.temperature === undefined);
+  const maxTokens = fields.has("max_new_tokens") ? fields.size("max_new_tokens") : undefined;
+  const stop = fields.has("stop_strings") ? stopsOf(fields) : undefined;
+  return checked(fields.path, {
+    ...(isGreedy ? greedy(shape) : shape),
+    ...(maxTokens === undefined ? {} : { maxTokens }),
+    ...(stop === undefined || stop.length === 0 ? {} : { stop }),
+  });
+}
+
+/**
+ * Reads the keys `general.sampling.…` of a GGUF file, which llama.cpp writes from generation_config.json.
+ *
+ * @throws {ReadMeError} `ERR_MODEL_INVALID`, naming the key
+ */
+export function ggufDefaults(path: string, metadata: GgufMetadata): SamplingDefaults {
+  const shape = shapeOf(({ gguf }) => {
+    const key = `general.sampling.${gguf}`;
+    const value = metadata.get(key);
+    if (value === undefined || typeof value === "number") return value;
+    throw new ReadMeError("ERR_MODEL_INVALID", `${path}: expected \`${key}\` to be a number`);
+  });
+  return checked(path, shape);
+}
+
+function shapeOf(read: Read): SamplingDefaults {
+  const found = Object.entries(NAMES).flatMap(([name, names]) => {
+    const value = read(names);
+    return value === undefined ? [] : [[name, value] as const];
+  });
+  const shape: SamplingDefaults = Object.fromEntries(found);
+  // Both libraries turn the limit off with 0, and vLLM with -1 as well.
+  return shape.topK !== undefined && shape.topK < 0 ? { ...shape, topK: 0 } : shape;
+}
+
+/** Keeps the most likely token, and the penalty, which greedy search has as well. */
+function greedy({ repetitionPenalty }: SamplingDefaults): SamplingDefaults {
+  return { temperature: 0, ...(repetitionPenalty === undefined ? {} : { repetitionPenalty }) };
+}
+
+function stopsOf(fields: Fields): readonly string[] {
+  const value = fields.raw("stop_strings");
+  return typeof value === "string" ? [value] : (fields.texts("stop_strings") ?? []);
+}
+
+function isNonEmpty(defaults: SamplingDefaults): boolean {
+  return Object.keys(defaults).length > 0;
+}
+
+/** Checks the values as those of a request are. */
+function checked(path: string, defaults: SamplingDefaults): SamplingDefaults {
+  try {
+    resolveSamplingParams(defaults, { vocabSize: Number.MAX_SAFE_INTEGER });
+    return defaults;
+  } catch (cause) {
+    const message = `${path}: recommends impossible sampling parameters: ${messageOf(cause)}`;
+    throw new ReadMeError("ERR_MODEL_INVALID", message, { cause });
+  }
+}

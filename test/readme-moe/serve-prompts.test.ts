@@ -1,0 +1,57 @@
+// `serve --keep-prompt`: system messages are read once, and saved for the next start.
+
+import { once } from "node:events";
+import { readdir, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { createInterface } from "node:readline";
+import { beforeAll, expect, onTestFinished, test } from "vitest";
+import { writeChattingPocket } from "../support/chatting-pocket.ts";
+import { outcomeOf, startCommand } from "../support/node-process.ts";
+import { postJson } from "../support/post-json.ts";
+import { persistentFolder, temporaryFolder } from "../support/temporary-folder.ts";
+
+const SYSTEM = "The captain of the ship knew all of its ropes by their names. ".repeat(6);
+
+let folder: string;
+let model: string;
+beforeAll(async () => {
+  folder = await persistentFolder();
+  model = join(folder, "model");
+  await writeChattingPocket(model);
+  await writeFile(join(folder, "system.txt"), SYSTEM);
+});
+
+/** Serves until a chat with the system message is answered. @returns its usage, and what the server wrote */
+async function cachedTokens(savedPromptsFolder: string): Promise<{ readonly cached: number; readonly notes: string }> {
+  const keeping = ["--keep-prompt", join(folder, "system.txt"), "--saved-prompts-folder", savedPromptsFolder];
+  const child = startCommand(["serve", model, "--port", "0", "--threads", "1", "--precision", "int8", ...keeping]);
+  const outcome = outcomeOf(child);
+  onTestFinished(async () => {
+    child.kill("SIGKILL");
+    await outcome;
+  });
+  if (!child.stdout) throw new Error("Expected standard output");
+  const [line] = (await once(createInterface({ input: child.stdout }), "line")) as [string];
+  const [url = ""] = /http:\/\/[\d.:]+/.exec(line) ?? [];
+  while ((await fetch(`${url}/health`)).status !== 200);
+  const messages = [
+    { role: "system", content: SYSTEM },
+    { role: "user", content: "Who?" },
+  ];
+  const { body } = await postJson(`${url}/v1/chat/completions`, { messages, max_tokens: 2 });
+  const { usage } = body as unknown as { usage: { prompt_tokens_details: { cached_tokens: number } } };
+  child.kill("SIGTERM");
+  return { cached: usage.prompt_tokens_details.cached_tokens, notes: (await outcome).stderr };
+}
+
+test("the first chat with a kept system message finds it, also after a restart and with a damaged file", async () => {
+  const savedPromptsFolder = await temporaryFolder();
+  const first = await cachedTokens(savedPromptsFolder);
+  expect(first.cached).toBeGreaterThan(64);
+  const [name = ""] = await readdir(savedPromptsFolder);
+  expect(await cachedTokens(savedPromptsFolder)).toEqual(first);
+  await writeFile(join(savedPromptsFolder, name), "no prompt");
+  const { cached, notes } = await cachedTokens(savedPromptsFolder);
+  expect(cached).toBe(first.cached);
+  expect(notes).toContain("note: a saved prompt was not used");
+});
