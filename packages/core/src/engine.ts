@@ -204,23 +204,6 @@ export interface EngineInfo {
   readonly modelVersion?: string | undefined;
 }
 
-/** What is known of a model without its weights. */
-export type PromptInfo = Omit<
-  EngineInfo,
-  "precision" | "maxNumSeqs" | "kvCapacityTokens" | "kernel" | "promptVersion" | "modelVersion"
-> & { readonly promptVersion: string };
-
-/**
- * Turns prompts of a model into tokens and experts, and tokens into text, without the model's weights. Its methods are
- * those of `Engine`.
- */
-export interface PromptReader
-  extends Pick<Engine, "tokenize" | "detokenize" | "applyTemplate" | "vocabulary" | "route">, AsyncDisposable {
-  readonly info: PromptInfo;
-  /** Ends all work; calls under way fail with `ERR_DISPOSED`. */
-  dispose(): Promise<void>;
-}
-
 /** Bytes of a model's tokens, for binding answers to a grammar. */
 export interface EngineVocabulary {
   /** Number of logits. */

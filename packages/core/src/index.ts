@@ -10,8 +10,6 @@ export type {
   GenerateRequest,
   Generation,
   Prompt,
-  PromptInfo,
-  PromptReader,
   ChatPrompt,
   ResumedGeneration,
   RoutedPrompt,
@@ -215,3 +213,4 @@ export {
   type RowCosts,
 } from "./speculation/row-cost.ts";
 export { checkTemplateValues } from "./template-values.ts";
+export type { PromptInfo, PromptReader } from "./prompt-reader.ts";

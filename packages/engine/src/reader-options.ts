@@ -14,7 +14,8 @@ type ReaderName =
   | "expert"
   | "contextTokens"
   | "loras"
-  | "controlTokensInMessages";
+  | "controlTokensInMessages"
+  | "samplingDefaults";
 
 const NAMES: readonly ReaderName[] = [
   "isolation",
@@ -25,6 +26,7 @@ const NAMES: readonly ReaderName[] = [
   "contextTokens",
   "loras",
   "controlTokensInMessages",
+  "samplingDefaults",
 ];
 
 /** Options of a reader of prompts, with defaults. */

@@ -43,6 +43,7 @@ export async function openReader(path: string, options: ResolvedReaderOptions): 
       experts: names.size > 1 ? names.list : experts.names,
       expertKind: isDense ? "low-rank" : "ffn",
       hasRouter: lowRankRouters?.hasRouter ?? model.router !== undefined,
+      samplingDefaults: options.samplingDefaults === "model" ? model.samplingDefaults() : {},
       promptVersion: await promptVersionOf(model, set, options),
     };
     return {

@@ -5,11 +5,13 @@ import { createReadStream } from "node:fs";
 import { access, readdir, stat } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { pipeline } from "node:stream/promises";
+import type { SamplingDefaults } from "@readme-moe/core";
 import { fingerprintOf } from "../cache/fingerprint.ts";
 import { Fields } from "../config/fields.ts";
 import { ggufConfig } from "../config/gguf-config.ts";
 import type { ModelConfig } from "../config/model-config.ts";
 import { parseConfig } from "../config/parse-config.ts";
+import { generationDefaults, ggufDefaults } from "../config/sampling-defaults.ts";
 import { fileError } from "../files/errors.ts";
 import { readJsonFile } from "../files/text-file.ts";
 import { GgufTensorStore } from "../gguf/gguf-tensor-store.ts";
@@ -24,7 +26,10 @@ import { MAX_CONFIG_BYTES, openModel } from "./open-model.ts";
 import { parseReadMe } from "./read-me-folder.ts";
 
 /** The parts of a model that its prompts need. */
-export interface PromptModel extends Pick<Model, "path" | "config" | "router" | "lowRank" | "loadText" | "close"> {
+export interface PromptModel extends Pick<
+  Model,
+  "path" | "config" | "router" | "lowRank" | "samplingDefaults" | "loadText" | "close"
+> {
   /** Names of the experts in its FFNs; one for a dense model. */
   readonly experts: { readonly names: readonly string[] };
   /** Returns a hash in hex of what its router is made from, which `cacheFolder` remembers. */
@@ -58,26 +63,29 @@ export async function openPromptModel(path: string): Promise<PromptModel> {
   if (fields.raw(OFFICIAL_FIELD) !== undefined) return openModel(absolute);
   const generationPath = join(absolute, "generation_config.json");
   const generation = await readJsonFile(generationPath, MAX_CONFIG_BYTES);
-  return openFolder(
-    absolute,
-    fields,
-    parseConfig(configPath, json, generation && new Fields(generationPath, generation)),
-  );
+  const defaults = generation && new Fields(generationPath, generation);
+  const config = parseConfig(configPath, json, defaults);
+  return openFolder(absolute, fields, { config, samplingDefaults: () => generationDefaults(defaults) });
 }
 
 /** Field of config.json that conversions by the paper's own code have. */
 const OFFICIAL_FIELD = "embedding_dim";
 
-async function openFolder(path: string, fields: Fields, config: ModelConfig): Promise<PromptModel> {
+async function openFolder(
+  path: string,
+  fields: Fields,
+  settings: Pick<PromptModel, "config" | "samplingDefaults">,
+): Promise<PromptModel> {
+  const { config } = settings;
   const readMe = fields.object("readme");
   const loadText = (): ReturnType<Model["loadText"]> => loadFolderText(path);
   if (!readMe) {
     const lowRank = await openExpertSet(path, config);
     const close = async (): Promise<void> => lowRank?.close();
-    return { path, config, ...plainParts(config), lowRank, loadText, close };
+    return { path, ...settings, ...plainParts(config), lowRank, loadText, close };
   }
   const { experts, router: routerConfig } = parseReadMe(readMe, config);
-  const rest = { path, config, experts, lowRank: undefined, loadText };
+  const rest = { path, ...settings, experts, lowRank: undefined, loadText };
   if (!routerConfig) return { ...rest, router: undefined, fingerprint: noFingerprint, close: async () => undefined };
   const store = await SafetensorsFile.open(join(path, ROUTER_FILE));
   try {
@@ -99,7 +107,8 @@ async function openGguf(path: string, folder?: string): Promise<PromptModel> {
     const lowRank = folder === undefined ? undefined : await openExpertSet(folder, config);
     const close = async (): Promise<void> => void (await Promise.all([store.close(), lowRank?.close()]));
     const loadText: Model["loadText"] = async () => loadGgufText(path, store.file.metadata);
-    return { path, config, ...plainParts(config), lowRank, loadText, close };
+    const samplingDefaults = (): SamplingDefaults => ggufDefaults(path, store.file.metadata);
+    return { path, config, samplingDefaults, ...plainParts(config), lowRank, loadText, close };
   } catch (error) {
     await store.close();
     throw error;
