@@ -206,7 +206,7 @@ describe("the settings of a body", () => {
     ];
     for (const body of [{}, Object.fromEntries(names.map((name) => [name, null]))]) {
       const { params, ...others } = settingsOf(body);
-      expect(JSON.parse(JSON.stringify(params))).toEqual({ topK: 0, maxTokens: 16 });
+      expect(JSON.parse(JSON.stringify(params))).toEqual({ maxTokens: 16 });
       expect(others).toEqual({
         id: "a",
         promptParam: "prompt",

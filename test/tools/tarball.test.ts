@@ -83,7 +83,7 @@ test("a package is installed with all that it needs of ours, and no more", () =>
   const of = (name: string): readonly string[] =>
     closureOf(name, packages).map((needed) => needed.replace("@readme-moe/", ""));
   expect(of("@readme-moe/core")).toEqual(["core"]);
-  expect(of("@readme-moe/engine")).toEqual(["core", "model", "kernel", "router", "engine"]);
+  expect(of("@readme-moe/engine")).toEqual(["core", "grammar", "model", "kernel", "router", "engine"]);
   expect(of("@readme-moe/express")).toEqual(["core", "grammar", "express"]);
 });
 
