@@ -193,8 +193,8 @@ export interface EngineInfo {
   /** Kernel that runs the steps. */
   readonly kernel?: KernelInfo | undefined;
   /**
-   * Hash, in hex, of what turns a prompt into tokens and experts: config, tokenizer, chat template and router. Equal ones
-   * give the same tokens and experts.
+   * Hash, in hex, of what turns a prompt into tokens and experts: config, tokenizer, chat template and router. Equal
+   * ones give the same tokens and experts.
    */
   readonly promptVersion?: string | undefined;
   /**

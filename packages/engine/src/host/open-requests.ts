@@ -14,7 +14,7 @@ export interface OpenRequest {
   readonly leave: AbortController;
 }
 
-/** What a step of the worker gave. */
+/** Results of a step of the worker. */
 type StepResults = Omit<FromWorker & { type: "step" }, "type" | "events">;
 
 export class OpenRequests {

@@ -31,7 +31,7 @@ export async function promptVersionOf(
   ]);
 }
 
-/** What a token's logits depend on, besides its prompt. */
+/** Parts of an engine that a token's logits depend on, besides its prompt. */
 interface ModelParts {
   readonly promptVersion: string;
   readonly runner: Pick<KernelRunner, "weightsVersion" | "kvPrecision">;
