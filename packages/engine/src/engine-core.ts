@@ -11,7 +11,7 @@ import {
 import { draftCounts, expertsOf, forwardAgain, forwardBatch, type BatchItem, type ItemLogits } from "./batch.ts";
 import type { EngineParts } from "./engine-parts.ts";
 import { Sampler, type AcceptedToken } from "./sampler.ts";
-import { finishedEvent, routeSequences, Sequence, type SequenceStart } from "./sequence.ts";
+import { finishedEvent, routeSequences, Sequence, type SequenceStart, tokenEvent } from "./sequence.ts";
 import { addDrafts, NO_DRAFTS } from "./speculation/draft-counts.ts";
 import { StepPlanner } from "./step-planner.ts";
 
@@ -215,7 +215,7 @@ export class EngineCore {
   /** Routes and publishes tokens that sequences got. */
   async #append(accepted: readonly AcceptedToken[]): Promise<void> {
     const nowMs = this.#parts.now();
-    this.#totals.completionTokens += accepted.length;
+    for (const { chunk } of accepted) this.#totals.completionTokens += chunk.tokens.length;
     const sequences = new Set(accepted.map(({ sequence }) => sequence));
     for (const sequence of sequences) sequence.waitingSinceMs = nowMs;
     await this.#route(Array.from(sequences).filter(({ finishReason }) => !finishReason));
@@ -238,17 +238,11 @@ export class EngineCore {
     const { now, output } = this.#parts;
     for (const { sequence, position, chunk } of accepted) {
       const [[token], nowMs] = [chunk.tokens, now()];
-      if (!token || !this.#live.has(sequence)) continue;
+      if (!this.#live.has(sequence)) continue;
       const expert = chunk.finishReason ? undefined : sequence.experts[position];
-      output.event("token:generated", {
-        sequenceId: sequence.id,
-        tokenId: token.id,
-        position,
-        sinceMs: nowMs - sequence.lastTokenMs,
-        isFirst: position === sequence.promptTokens,
-      });
+      if (token) output.event("token:generated", tokenEvent(sequence, token.id, position, nowMs));
       sequence.lastTokenMs = nowMs;
-      output.chunk(sequence, expert === undefined ? chunk : { ...chunk, tokens: [{ ...token, expert }] });
+      output.chunk(sequence, token && expert !== undefined ? { ...chunk, tokens: [{ ...token, expert }] } : chunk);
       if (chunk.finishReason) this.#end(sequence, chunk.finishReason);
       else if (position === sequence.numTokens - 1) this.#sampler.ask(sequence);
     }

@@ -11,7 +11,6 @@ import {
   type EngineStats,
   type EngineVocabulary,
   type ErrorLink,
-  type GenerateChunk,
   type LogitsContext,
   type ReadMeErrorCode,
   type ReadMeEvents,
@@ -20,6 +19,7 @@ import {
 } from "@readme-moe/core";
 import type { WireAllowance } from "./allowed-tokens.ts";
 import type { ResolvedEngineOptions } from "./engine-options.ts";
+import type { EngineChunk } from "./engine-parts.ts";
 import type { ResolvedSchedulingOptions } from "./scheduling-options.ts";
 
 /** A chat in a message. */
@@ -82,6 +82,8 @@ export interface WireRequest {
   readonly processesLogits: boolean;
   /** Whether the caller is asked for the tokens that may come next; no rows are sent then. */
   readonly isBound?: boolean | undefined;
+  /** Whether the result is that of the prompt's last token, and nothing is generated. @default false */
+  readonly isPooled?: boolean | undefined;
 }
 
 /** Makes the error for a prediction that is too long, on either side. @param tokens - their number, as far as known */
@@ -136,7 +138,7 @@ export interface WireAccepted extends AcceptedPrompt {
 
 export interface WireChunk {
   readonly requestId: string;
-  readonly chunk: GenerateChunk;
+  readonly chunk: EngineChunk;
 }
 
 export interface WireFailure {

@@ -40,6 +40,8 @@ export interface SequenceStart {
   readonly stops: StopAutomaton;
   /** Whether steps may run tokens before they are known. @default false */
   readonly isSpeculated?: boolean | undefined;
+  /** Whether the sequence ends after its prompt, with the outputs of the last token. @default false */
+  readonly isPooled?: boolean | undefined;
 }
 
 export class Sequence implements SchedulableSequence {
@@ -55,6 +57,7 @@ export class Sequence implements SchedulableSequence {
   readonly isBound: boolean;
   readonly seed: number;
   readonly isSpeculated: boolean;
+  readonly isPooled: boolean;
   readonly promptTokens: number;
   /** Tokens that the completion is expected to repeat. */
   readonly prediction: ArrayLike<number> | undefined;
@@ -97,9 +100,11 @@ export class Sequence implements SchedulableSequence {
     this.params = start.params;
     this.processesLogits = start.processesLogits;
     this.isBound = start.isBound ?? false;
+    this.isPooled = start.isPooled ?? false;
     this.seed = start.seed;
     // A caller's function sees each row once, for the token that follows.
-    this.isSpeculated = start.isSpeculated === true && router.rewind !== undefined && !start.processesLogits;
+    const isAlone = start.processesLogits || this.isPooled;
+    this.isSpeculated = start.isSpeculated === true && router.rewind !== undefined && !isAlone;
     this.prediction = start.prediction;
     this.tokenIds = Array.from(start.promptIds);
     this.promptTokens = this.tokenIds.length;
@@ -138,6 +143,7 @@ export class Sequence implements SchedulableSequence {
 }
 
 type FinishedEvent = Parameters<ReadMeEvents["sequence:finished"]>[0];
+type TokenEvent = Parameters<ReadMeEvents["token:generated"]>[0];
 
 /** Describes the end of a sequence. */
 export function finishedEvent(sequence: Sequence, reason: FinishedEvent["reason"], nowMs: number): FinishedEvent {
@@ -151,6 +157,12 @@ export function finishedEvent(sequence: Sequence, reason: FinishedEvent["reason"
     queuedMs: (sequence.startedMs ?? nowMs) - sequence.arrivalMs,
     durationMs: nowMs - sequence.arrivalMs,
   };
+}
+
+/** Describes a token that a sequence got. @param position - index of the token in the sequence */
+export function tokenEvent(sequence: Sequence, tokenId: number, position: number, nowMs: number): TokenEvent {
+  const sinceMs = nowMs - sequence.lastTokenMs;
+  return { sequenceId: sequence.id, tokenId, position, sinceMs, isFirst: position === sequence.promptTokens };
 }
 
 /** Options of `routeSequences`. */

@@ -19,19 +19,12 @@ import {
 } from "@readme-moe/core";
 import { resolveEngineOptions, type EngineOptions, type ResolvedEngineOptions } from "../engine-options.ts";
 import { type OpenedFiles, openFiles } from "./model-files.ts";
-import { fromWire, type CallName, type Calls, type FromWorker, type LoadProgress } from "../protocol.ts";
+import type { CallName, Calls, FromWorker, LoadProgress } from "../protocol.ts";
 import { resolveSchedulingOptions, type SchedulingOptions } from "../scheduling-options.ts";
-import { callFunction, type CallerFunctions, type FunctionCall } from "./caller-functions.ts";
 import { ExpertChanges } from "./expert-changes.ts";
-import {
-  checkExpert,
-  GenerationStream,
-  onceAborted,
-  wireChat,
-  wirePrompt,
-  wireRequest,
-  wireTokenize,
-} from "./request.ts";
+import { checkExpert, onceAborted, wireChat, wirePrompt, wireRequest, wireTokenize } from "./request.ts";
+import { RunningRequests } from "./running-requests.ts";
+import { checkTask, embedTexts, rerankDocuments } from "./pooling.ts";
 import { WorkerLink } from "./worker-link.ts";
 
 /** Options of `ReadMeEngine.open`: those of the engine, and those of opening it. */
@@ -41,19 +34,12 @@ export interface OpenOptions extends EngineOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
-interface RunningRequest {
-  readonly stream: GenerationStream;
-  readonly functions: CallerFunctions;
-  /** Stops listening to the caller's signal. */
-  readonly detach: () => void;
-}
-
 /** Serves one model from a thread or a process of its own. */
 export class ReadMeEngine implements Engine {
   readonly events: ReadMeEmitter = new ReadMeEmitter();
   readonly #files: OpenedFiles;
   #options: ResolvedEngineOptions;
-  readonly #requests = new Map<string, RunningRequest>();
+  readonly #requests: RunningRequests;
   #link: WorkerLink | undefined;
   #info: EngineInfo | undefined;
   readonly #experts = new ExpertChanges({
@@ -70,6 +56,16 @@ export class ReadMeEngine implements Engine {
   private constructor(files: OpenedFiles, options: ResolvedEngineOptions) {
     this.#files = files;
     this.#options = { ...options, draft: files.draft };
+    const [getLink, getInfo] = [() => this.#link, () => this.info];
+    this.#requests = new RunningRequests({
+      get link() {
+        return getLink();
+      },
+      get vocabSize() {
+        return getInfo().vocabSize;
+      },
+      refusal: (numRequests) => this.#refusal(numRequests),
+    });
   }
 
   /**
@@ -124,25 +120,14 @@ export class ReadMeEngine implements Engine {
   }
 
   generate(request: GenerateRequest): Generation {
-    const requestId = request?.id ?? `request-${++this.#numRequests}`;
-    const { wire, functions } = wireRequest(request, requestId, this.info, () => randomInt(2 ** 47));
-    if (this.#requests.has(requestId)) throw new TypeError(`Expected \`id\` to be new, got \`${requestId}\``);
-    const { signal } = request;
-    const stream = new GenerationStream(() => this.#abandon(requestId));
-    const refusal = this.#refusal(signal);
-    if (refusal !== undefined) {
-      stream.fail(refusal);
-      return stream;
-    }
-    const detach = onceAborted(signal, () => {
-      stream.fail(signal?.reason);
-      this.#abandon(requestId);
-    });
-    this.#requests.set(requestId, { stream, functions, detach });
-    this.#link?.hold();
-    this.#link?.post({ type: "generate", ...wire });
-    return stream;
+    checkTask("generate", this.info);
+    const { wire, functions } = wireRequest(request, request?.id ?? this.#newId(), this.info, () => randomInt(2 ** 47));
+    return this.#requests.begin(wire, request.signal, functions);
   }
+
+  embed: Engine["embed"] = async (request) => embedTexts(request, this.#pooling);
+
+  rerank: Engine["rerank"] = async (request) => rerankDocuments(request, this.#pooling);
 
   addExpert: Engine["addExpert"] = (name, path) => this.#experts.add(name, path);
 
@@ -199,7 +184,7 @@ export class ReadMeEngine implements Engine {
 
   async dispose(): Promise<void> {
     this.#failure = new ReadMeError("ERR_DISPOSED", "The engine was disposed");
-    this.#endAll(this.#failure);
+    this.#requests.endAll(this.#failure);
     await this.#link?.close();
     await this.#files.release();
     this.events.removeAllListeners();
@@ -213,7 +198,7 @@ export class ReadMeEngine implements Engine {
     signal?.throwIfAborted();
     const link = new WorkerLink(this.#options.isolation, {
       onStep: (step) => this.#receive(step),
-      onFunctionCall: (call) => void this.#answer(call),
+      onFunctionCall: (call) => void this.#requests.answer(call),
       onFailed: (error) => this.#fail(error),
     });
     const stopListening = onceAborted(signal, () => link.kill());
@@ -231,60 +216,31 @@ export class ReadMeEngine implements Engine {
     }
   }
 
-  #receive({ accepted, chunks, failures, events }: FromWorker & { type: "step" }): void {
-    // oxlint-disable-next-line typescript/no-unnecessary-type-assertion -- tsc does not see that name and payload match
-    for (const { name, payload } of events) this.events.emit(name, payload as never);
-    for (const { requestId, ...prompt } of accepted) this.#requests.get(requestId)?.stream.accept(prompt);
-    for (const { requestId, chunk } of chunks) {
-      this.#requests.get(requestId)?.stream.push(chunk);
-      if (chunk.usage) this.#forget(requestId)?.stream.end();
-    }
-    for (const { requestId, error } of failures) this.#forget(requestId)?.stream.fail(fromWire(error));
+  get #pooling(): Parameters<typeof embedTexts>[1] {
+    const { info } = this;
+    return { info, begin: (...request) => this.#requests.begin(...request), newId: () => this.#newId() };
   }
 
-  /** Calls a request's function and sends its answer. The request fails if the function does. */
-  async #answer(call: FunctionCall): Promise<void> {
-    const { requestId } = call;
-    const request = this.#requests.get(requestId);
-    if (!request) return;
-    try {
-      const answer = await callFunction(request.functions, call, this.info.vocabSize);
-      // The request may have ended during the call.
-      if (answer && this.#requests.get(requestId) === request) this.#link?.post(answer);
-    } catch (error) {
-      if (this.#requests.get(requestId) !== request) return;
-      request.stream.fail(error);
-      this.#abandon(requestId, "error");
-    }
+  #newId(): string {
+    return `request-${++this.#numRequests}`;
+  }
+
+  #receive(step: FromWorker & { type: "step" }): void {
+    // oxlint-disable-next-line typescript/no-unnecessary-type-assertion -- tsc does not see that name and payload match
+    for (const { name, payload } of step.events) this.events.emit(name, payload as never);
+    this.#requests.receive(step);
   }
 
   #fail(error: ReadMeError): void {
     this.#failure = error;
-    this.#endAll(error);
+    this.#requests.endAll(error);
     this.events.emit("engine:failed", { code: error.code, message: error.message, causes: errorChain(error) });
   }
 
-  #endAll(error: ReadMeError): void {
-    for (const requestId of this.#requests.keys()) this.#forget(requestId)?.stream.fail(error);
-  }
-
-  #abandon(requestId: string, reason: "abort" | "error" = "abort"): void {
-    if (this.#forget(requestId)) this.#link?.post({ type: "abort", requestId, reason });
-  }
-
-  #forget(requestId: string): RunningRequest | undefined {
-    const request = this.#requests.get(requestId);
-    if (this.#requests.delete(requestId)) this.#link?.release();
-    request?.detach();
-    return request;
-  }
-
   /** Returns the reason why no request can start now. */
-  #refusal(signal: AbortSignal | undefined): unknown {
-    if (signal?.aborted) return signal.reason;
-    if (this.#failure) return this.#failure;
-    if (this.#requests.size < this.#options.maxNumRequests) return undefined;
-    return new ReadMeError("ERR_QUEUE_FULL", `${this.#requests.size} requests are under way; try again later`);
+  #refusal(numRequests: number): ReadMeError | undefined {
+    if (this.#failure || numRequests < this.#options.maxNumRequests) return this.#failure;
+    return new ReadMeError("ERR_QUEUE_FULL", `${numRequests} requests are under way; try again later`);
   }
 
   async #call<Name extends CallName>(

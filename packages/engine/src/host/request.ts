@@ -11,12 +11,12 @@ import {
   type ChatMessage,
   type ChatPrompt,
   type EngineInfo,
-  type GenerateChunk,
   type GenerateRequest,
   type Generation,
   type Prompt,
   type TokenizeOptions,
 } from "@readme-moe/core";
+import type { EngineChunk } from "../engine-parts.ts";
 import { tooManyPredicted, type Calls, type WireChat, type WirePrompt, type WireRequest } from "../protocol.ts";
 import { callerFunctions, type CallerFunctions } from "./caller-functions.ts";
 
@@ -50,12 +50,7 @@ export function wireRequest(
   rejectUnknownKeys("a request", request, NAMES);
   const params = resolveSamplingParams(request.params ?? {}, info);
   const { priority = 0, client, expert } = request;
-  if (typeof priority !== "number" || !Number.isFinite(priority)) {
-    throw new TypeError(`Expected \`priority\` to be a finite number, got ${describeValue(priority)}`);
-  }
-  if (client !== undefined && typeof client !== "string") {
-    throw new TypeError(`Expected \`client\` to be a text, got ${describeValue(client)}`);
-  }
+  checkClient(priority, client);
   checkExpert(expert, info);
   const functions = callerFunctions(request.processLogits);
   const wire: WireRequest = {
@@ -71,6 +66,16 @@ export function wireRequest(
     isBound: functions.allowTokens !== undefined,
   };
   return { wire, functions };
+}
+
+/** @throws {TypeError} naming the option, the expectation and the value */
+export function checkClient(priority: unknown, client: unknown): void {
+  if (typeof priority !== "number" || !Number.isFinite(priority)) {
+    throw new TypeError(`Expected \`priority\` to be a finite number, got ${describeValue(priority)}`);
+  }
+  if (client !== undefined && typeof client !== "string") {
+    throw new TypeError(`Expected \`client\` to be a text, got ${describeValue(client)}`);
+  }
 }
 
 /** @throws {TypeError | RangeError} naming the option, the expectation and the value */
@@ -136,7 +141,7 @@ export function checkExpert(expert: string | number | undefined, { experts, hasR
 export class GenerationStream implements Generation {
   readonly accepted: Promise<AcceptedPrompt>;
   readonly #onLeft: () => void;
-  readonly #chunks: GenerateChunk[] = [];
+  readonly #chunks: EngineChunk[] = [];
   readonly #waiting: (() => void)[] = [];
   #end: { readonly error?: unknown } | undefined;
   #accept!: (prompt: AcceptedPrompt) => void;
@@ -154,7 +159,7 @@ export class GenerationStream implements Generation {
     this.#accept(prompt);
   }
 
-  push(chunk: GenerateChunk): void {
+  push(chunk: EngineChunk): void {
     if (this.#end) return;
     this.#chunks.push(chunk);
     this.#wake();
@@ -175,7 +180,7 @@ export class GenerationStream implements Generation {
     this.#wake();
   }
 
-  async next(): Promise<IteratorResult<GenerateChunk, undefined>> {
+  async next(): Promise<IteratorResult<EngineChunk, undefined>> {
     for (;;) {
       const chunk = this.#chunks.shift();
       if (chunk) return { done: false, value: chunk };
@@ -190,7 +195,7 @@ export class GenerationStream implements Generation {
     }
   }
 
-  async return(): Promise<IteratorResult<GenerateChunk, undefined>> {
+  async return(): Promise<IteratorResult<EngineChunk, undefined>> {
     if (!this.#end) this.#onLeft();
     this.#end = {};
     this.#refuse(new DOMException("The iteration was left before the prompt was accepted", "AbortError"));

@@ -1,5 +1,12 @@
 import type { EngineInfo, EvictionPolicy, PreGatingRouter, Residency } from "@readme-moe/core";
-import { forContext, type Model, type ModelText, openModel, resolveCacheFolder } from "@readme-moe/model";
+import {
+  forContext,
+  type Model,
+  type ModelConfig,
+  type ModelText,
+  openModel,
+  resolveCacheFolder,
+} from "@readme-moe/model";
 import type { ExpertChoice } from "@readme-moe/router";
 import { EngineCore } from "../engine-core.ts";
 import { kvSizes, type KvSizes, type ResolvedEngineOptions } from "../engine-options.ts";
@@ -93,6 +100,9 @@ export async function openEngine(
     const { maxNumSeqs, maxNumBatchedTokens } = options;
     const onRouted: SpeculationParts["onRouted"] = ({ id: sequenceId }, position, experts) =>
       output.event("router:routed", { sequenceId, position, experts, durationMs: 0 });
+    if (options.draft !== undefined && model.config.pooling) {
+      throw new TypeError(`Expected \`draft\` for a model that generates; ${path} has no tokens to draft`);
+    }
     const draftModel = await openDraftOf(model, { ...options, contextTokens }, { onProgress, onCacheFailure });
     closers.push(async () => draftModel?.dispose());
     const drafter = new EngineDrafter(draftModel);
@@ -101,7 +111,8 @@ export async function openEngine(
       runner,
       tokenizer: text.tokenizer,
       admission: new KvAdmission(kv, prefixes, { maxNumSeqs, contextTokens }),
-      speculation: options.speculation ? new Speculation(speculated) : undefined,
+      // A sequence that ends after its prompt has no tokens to draft.
+      speculation: options.speculation && !model.config.pooling ? new Speculation(speculated) : undefined,
       scheduler,
       cost,
       residency,
@@ -114,6 +125,7 @@ export async function openEngine(
       path: model.path,
       modelType: model.config.modelType,
       precision: options.precision,
+      ...taskOf(model.config),
       vocabSize: model.config.vocabSize,
       contextTokens,
       experts: runner.expertNames,
@@ -147,6 +159,14 @@ export async function openEngine(
     await close();
     throw error;
   }
+}
+
+/** Describes what a model was made for. */
+function taskOf({ pooling, hiddenSize }: ModelConfig): Pick<EngineInfo, "task" | "embedding"> {
+  if (!pooling) return { task: "generate" };
+  if (pooling.kind === "score") return { task: "rerank" };
+  const { prompts, defaultPrompt, isNormalized } = pooling;
+  return { task: "embed", embedding: { dimensions: hiddenSize, isNormalized, prompts, defaultPrompt } };
 }
 
 /** Opens a model with all experts in memory, or with as many as `expertCacheBytes` has room for. */

@@ -14,6 +14,7 @@ import { ADAPTER_CONFIG_FILE, ADAPTER_FILE } from "../low-rank/low-rank-expert.t
 import { SET_FILE } from "../low-rank/low-rank-set.ts";
 import { SafetensorsFile, ShardedSafetensors } from "../safetensors/read-safetensors.ts";
 import { loadFolderText, loadGgufText } from "../text/load-text.ts";
+import { poolingText } from "../text/pooling-text.ts";
 import type { TensorStore } from "../tensor-store.ts";
 import { locateDense } from "../weights/backbone.ts";
 import { textTensors } from "../weights/text-tensors.ts";
@@ -23,6 +24,7 @@ import { CONFIG_FILE, INDEX_FILE, type Located, type Model, ROUTER_FILE, SINGLE_
 import { isPublished } from "./model-kind.ts";
 import { chosenOnnx, folderOfOnnx, onnxFilesIn, openOnnx } from "./open-onnx.ts";
 import { openReadMe } from "./read-me-folder.ts";
+import { readPooling } from "./read-pooling.ts";
 
 const MAX_CONFIG_BYTES = 16 << 20;
 
@@ -85,7 +87,7 @@ async function openGguf(path: string, folder?: string): Promise<Model> {
       lowRank,
       files: [path],
       fingerprint,
-      loadText: once(async () => loadGgufText(path, store.file.metadata)),
+      loadText: once(async () => poolingText(path, config, loadGgufText(path, store.file.metadata))),
       close: async () => {
         await Promise.all([store.close(), lowRank?.close()]);
       },
@@ -108,14 +110,15 @@ async function openFolder(path: string, onnx?: string): Promise<Model> {
   }
   const generationPath = join(path, "generation_config.json");
   const generation = await readJsonFile(generationPath, MAX_CONFIG_BYTES);
-  const parsed = parseConfig(configPath, json, generation && new Fields(generationPath, generation));
+  const fields = new Fields(configPath, json);
+  const text = once(() => loadFolderText(path));
+  const pooling = await readPooling(path, fields, text);
+  const base = parseConfig(configPath, json, generation && new Fields(generationPath, generation));
+  const parsed = { ...base, pooling };
   const {
     config,
     located: { stores, ...located },
-  } =
-    onnx === undefined
-      ? await openSafetensors(path, parsed, new Fields(configPath, json))
-      : await openOnnx(onnx, parsed);
+  } = onnx === undefined ? await openSafetensors(path, parsed, fields) : await openOnnx(onnx, parsed);
   const files = [configPath, ...located.files];
   const closeAll = async (): Promise<void> => {
     await Promise.all(stores.map((store) => store.close()));
@@ -137,7 +140,7 @@ async function openFolder(path: string, onnx?: string): Promise<Model> {
       lowRank,
       files,
       fingerprint,
-      loadText: once(() => loadFolderText(path)),
+      loadText: once(async () => poolingText(path, config, await text())),
       close: async () => {
         await Promise.all([closeAll(), lowRank?.close()]);
       },
@@ -182,10 +185,9 @@ async function openCheckpoint(path: string, config: ModelConfig, fields: Fields)
 
 /** Finds the tensors of a checkpoint as its authors published it. */
 function locatePlain(store: TensorStore, config: ModelConfig): Pick<Located, "kind" | "experts" | "weights"> {
-  const { mixture } = config;
-  return mixture
-    ? { kind: "mixture", ...locateMixture(store, config, mixture) }
-    : { kind: "dense", ...locateDense(store, config) };
+  const { mixture, pooling } = config;
+  const located = mixture ? locateMixture(store, config, mixture) : locateDense(store, config);
+  return { kind: pooling ? "pooling" : mixture ? "mixture" : "dense", ...located };
 }
 
 async function openStore(path: string): Promise<SafetensorsFile | ShardedSafetensors> {
