@@ -58,12 +58,14 @@ export interface PoolingUsage {
   readonly queuedMs: number;
 }
 
+/** Result of `Engine.embed`. */
 export interface Embeddings {
   /** `[inputs][dimensions]`. Embeddings of models that normalise have length 1, so that a product is their cosine. */
   readonly embeddings: readonly Float32Array<ArrayBuffer>[];
   readonly usage: PoolingUsage;
 }
 
+/** Result of `Engine.rerank`. */
 export interface Ranking {
   /** Relevance of each document, 0 to 1, in the order of the request. */
   readonly scores: readonly number[];
