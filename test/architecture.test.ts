@@ -69,7 +69,7 @@ test("examples use packages as their users do, by their public names", () => {
 });
 
 // Of the middleware, from what everything stands on to what stands on everything.
-const EXPRESS_FOLDERS = ["http", "tools", "reasoning", "edge", "api", "responses", "messages"];
+const EXPRESS_FOLDERS = ["http", "tools", "reasoning", "edge", "api", "responses", "messages", "ollama"];
 
 test("the middleware's folders import from those below them only", () => {
   const root = join(ROOT, "packages", "express", "src");
@@ -96,6 +96,7 @@ const WALL_CLOCK: Readonly<Record<string, string>> = {
   "engine/src/calibration-texts.ts": "is part of a text",
   "engine/src/kept-prompts/saved-prompts.ts": "a file's time says when a prompt was last used",
   "express/src/api/answer-format.ts": "`created` of an answer is a date",
+  "express/src/ollama/routes.ts": "`created_at` of an answer is a date",
   "express/src/edge/models/model-entry.ts": "`created` of a model is a date",
   "model/src/cache/cache-folder.ts": "the age of a file; a clock that is set back makes it wait",
   "model/src/cache/model-index.ts": "a file's time says when a model was last used",

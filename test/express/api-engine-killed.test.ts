@@ -162,6 +162,8 @@ describe("when an engine's process is killed", () => {
       info: engine.info,
       events: engine.events,
       generate: (asked) => engine.generate(asked),
+      embed: (asked) => engine.embed(asked),
+      rerank: (asked) => engine.rerank(asked),
       tokenize: (text, options) => engine.tokenize(text, options),
       detokenize: async () => {
         throw new ReadMeError("ERR_ENGINE_FAILED", "The engine's worker is gone");

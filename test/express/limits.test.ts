@@ -137,6 +137,7 @@ const PROBES: Readonly<Record<Name, (limit: number) => Promise<string>>> = {
   messageItems: (limit) =>
     told(CHAT, `{"messages":[{"role":"user","content":${list(limit, '{"type":"text","text":""}')}}]}`),
   prompts: (limit) => told(TEXT, `{"prompt":${list(limit + 1, '"x"')}}`),
+  inputs: (limit) => told("/v1/embeddings", `{"input":${list(limit + 1, '"x"')}}`),
   tokenIds: (limit) => told("/detokenize", `{"tokens":${list(limit + 1, "1")}}`),
   logitBiases: (limit) => told(CHAT, chat(`"logit_bias":${map(limit + 1, "1")}`)),
   stopTokens: (limit) => told(CHAT, chat(`"stop_token_ids":${list(limit + 1, "1")}`)),

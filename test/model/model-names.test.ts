@@ -19,6 +19,8 @@ const PUBLISHED: Readonly<Record<string, number>> = {
   "qwen3:0.6b": 596_049_920,
   "qwen3:1.7b": 1_720_574_976,
   "qwen3:4b": 4_022_468_096,
+  "qwen3-embedding:0.6b": 595_776_512,
+  "qwen3-reranker:0.6b": 595_776_512,
   "qwen2.5:0.5b": 494_032_768,
   "qwen2.5:1.5b": 1_543_714_304,
   "llama3.2:1b": 1_235_814_400,

@@ -4,6 +4,7 @@ import type { ReadMeEmitter } from "./emitter.ts";
 import type { EngineStats } from "./engine-stats.ts";
 import type { ReadMeError } from "./errors.ts";
 import type { KernelInfo } from "./kernel-info.ts";
+import type { EmbeddingInfo, Embeddings, EmbedRequest, ModelTask, Ranking, RerankRequest } from "./pooling.ts";
 import type { ProcessLogits } from "./process-logits.ts";
 import type { SamplingDefaults } from "./sampling/sampling-defaults.ts";
 import type { SamplingParams } from "./sampling/sampling-params.ts";
@@ -164,6 +165,10 @@ export interface EngineInfo {
   readonly path: string;
   readonly modelType: string;
   readonly precision: string;
+  /** Task that the model was made for; `generate`, `embed` and `rerank` refuse models of other tasks. */
+  readonly task: ModelTask;
+  /** Embeddings that the model gives; `undefined` for other models. */
+  readonly embedding?: EmbeddingInfo | undefined;
   readonly vocabSize: number;
   readonly contextTokens: number;
   /**
@@ -264,6 +269,19 @@ export interface Engine extends AsyncDisposable {
    * @throws {ReadMeError} while iterating: `ERR_CONTEXT_LENGTH`, `ERR_ENGINE_FAILED`, `ERR_DISPOSED` …
    */
   generate(request: GenerateRequest): Generation;
+  /**
+   * Computes embeddings. Texts run in the same steps as other requests; which others run changes no bit.
+   *
+   * @throws {TypeError | RangeError} on wrong parameters, and if the model was not made for embeddings
+   * @throws {ReadMeError} as `generate`; `ERR_CONTEXT_LENGTH` for more tokens than the context has
+   */
+  embed(request: EmbedRequest): Promise<Embeddings>;
+  /**
+   * Scores documents by their relevance for a query. What the prompts of documents begin with runs once.
+   *
+   * @throws as `embed`
+   */
+  rerank(request: RerankRequest): Promise<Ranking>;
   /**
    * Adds a low-rank expert, a LoRA adapter in PEFT's layout, to a dense model while it runs. Running requests go on.
    *

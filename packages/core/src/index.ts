@@ -80,6 +80,20 @@ export {
   type UseForecast,
 } from "./expert-cache/use-forecast.ts";
 export { choiceOption, describeValue, integerOption, nearestName, numberOption, rejectUnknownKeys } from "./options.ts";
+export {
+  embeddingOf,
+  instructedQuery,
+  relevanceOf,
+  rerankPrompt,
+  type EmbeddingInfo,
+  type Embeddings,
+  type EmbedRequest,
+  type ModelTask,
+  type PoolingOptions,
+  type PoolingUsage,
+  type Ranking,
+  type RerankRequest,
+} from "./pooling.ts";
 export { seededRandom, uniformAt } from "./random.ts";
 export { everythingResident, type Residency, type StreamedResidency } from "./residency.ts";
 export type {

@@ -152,8 +152,9 @@ async function forwardTogether(
   const numWanted = last.reduce((sum, { draft }) => sum + 1 + (draft?.tokenIds.length ?? 0), 0);
   const canReadLater = runner.keepsLogits(numRows, numWanted);
   const sequences = batch.map(({ sequence, numTokens, isLast, wantsFullLogits = false, draft }) => {
-    const { params, processesLogits, isBound, numComputedTokens: from } = sequence;
-    const needsAll = wantsFullLogits || processesLogits || needsFullLogits(params, canReadLater, isBound);
+    const { params, processesLogits, isBound, isPooled, numComputedTokens: from } = sequence;
+    const isWhole = wantsFullLogits || processesLogits || isPooled;
+    const needsAll = isWhole || needsFullLogits(params, canReadLater, isBound);
     const known = sequence.tokenIds.slice(from, from + numTokens);
     const experts = sequence.experts.slice(from, from + numTokens);
     return {
@@ -178,7 +179,8 @@ async function forwardTogether(
 const SPECULATIVE_CANDIDATES = 4;
 
 /** Counts the candidates that an item needs of each row. */
-function candidatesOf({ sequence: { params, isSpeculated, isBound } }: BatchItem): number {
+function candidatesOf({ sequence: { params, isSpeculated, isBound, isPooled } }: BatchItem): number {
+  if (isPooled) return 1;
   const needed = candidatesNeeded(params, isBound);
   return isSpeculated ? Math.max(Math.min(params.vocabSize, SPECULATIVE_CANDIDATES), needed) : needed;
 }

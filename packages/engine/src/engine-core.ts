@@ -216,7 +216,7 @@ export class EngineCore {
   /** Routes and publishes tokens that sequences got. */
   async #append(accepted: readonly AcceptedToken[]): Promise<void> {
     const nowMs = this.#parts.now();
-    this.#totals.completionTokens += accepted.length;
+    for (const { chunk } of accepted) this.#totals.completionTokens += chunk.tokens.length;
     const sequences = new Set(accepted.map(({ sequence }) => sequence));
     for (const sequence of sequences) sequence.waitingSinceMs = nowMs;
     await this.#route(Array.from(sequences).filter(({ finishReason }) => !finishReason));
@@ -239,11 +239,11 @@ export class EngineCore {
     const { now, output } = this.#parts;
     for (const { sequence, position, chunk } of accepted) {
       const [[token], nowMs] = [chunk.tokens, now()];
-      if (!token || !this.#live.has(sequence)) continue;
+      if (!this.#live.has(sequence)) continue;
       const expert = chunk.finishReason ? undefined : sequence.experts[position];
-      output.event("token:generated", tokenEvent(sequence, token, position, nowMs));
+      if (token) output.event("token:generated", tokenEvent(sequence, token, position, nowMs));
       sequence.lastTokenMs = nowMs;
-      output.chunk(sequence, expert === undefined ? chunk : { ...chunk, tokens: [{ ...token, expert }] });
+      output.chunk(sequence, token && expert !== undefined ? { ...chunk, tokens: [{ ...token, expert }] } : chunk);
       if (chunk.finishReason) this.#end(sequence, chunk.finishReason);
       else if (position === sequence.numTokens - 1) this.#sampler.ask(sequence);
     }

@@ -24,11 +24,17 @@ export interface EngineParts {
   readonly now: () => number;
 }
 
+/** A piece of a sequence's result. */
+export interface EngineChunk extends GenerateChunk {
+  /** Outputs of the head for the prompt's last token, of a sequence that ends after its prompt. */
+  readonly pooled?: Float32Array<ArrayBuffer>;
+}
+
 /** Receives the results of an `EngineCore`. No method may throw. */
 export interface EngineOutput {
   /** Reports that the sequence's prompt is routed and waits for KV memory. */
   accepted(sequence: Sequence): void;
-  chunk(sequence: Sequence, chunk: GenerateChunk): void;
+  chunk(sequence: Sequence, chunk: EngineChunk): void;
   /**
    * Receives a row of logits for the sequence's caller, which owns it. `EngineCore.answer` takes the processed row.
    */

@@ -140,7 +140,7 @@ export type CallSizes = Omit<StepLimits, "numPages" | "numFullRows">;
 /** Results of the calls of a step. */
 export class KernelResults {
   readonly #kernel: Kernel;
-  readonly #vocabSize: number;
+  readonly #numLogits: number;
   #candidateIds = new Int32Array(0);
   #logits = new Float32Array(0);
   #sums = new Float64Array(0);
@@ -157,9 +157,9 @@ export class KernelResults {
   readonly #readRows: Float32Array[] = [];
   #numRead = 0;
 
-  constructor(kernel: Kernel, vocabSize: number) {
+  constructor(kernel: Kernel, numLogits: number) {
     this.#kernel = kernel;
-    this.#vocabSize = vocabSize;
+    this.#numLogits = numLogits;
   }
 
   /** Begins a step. */
@@ -167,13 +167,13 @@ export class KernelResults {
     this.#numCandidates = numCandidates;
     this.#numRead = 0;
     this.#numFullRows = sequences.reduce((sum, s) => sum + (s.wantsFullLogits ? s.logitsOf.length : 0), 0);
-    if (this.#fullLogits.length < this.#numFullRows * this.#vocabSize) {
-      this.#fullLogits = new Float32Array(this.#numFullRows * this.#vocabSize);
+    if (this.#fullLogits.length < this.#numFullRows * this.#numLogits) {
+      this.#fullLogits = new Float32Array(this.#numFullRows * this.#numLogits);
     }
     let fullRow = 0;
     this.#firstFullRows = [];
     const results = sequences.map(({ logitsOf: { length }, wantsFullLogits }, sequence) => {
-      const firstFull = fullRow * this.#vocabSize;
+      const firstFull = fullRow * this.#numLogits;
       this.#firstFullRows.push(fullRow);
       if (wantsFullLogits) fullRow += length;
       return {
@@ -181,7 +181,7 @@ export class KernelResults {
         candidateLogits: new Float32Array(length * numCandidates),
         logSumExp: new Float32Array(length),
         targetLogProbs: new Float32Array(length),
-        fullLogits: this.#fullLogits.subarray(firstFull, fullRow * this.#vocabSize),
+        fullLogits: this.#fullLogits.subarray(firstFull, fullRow * this.#numLogits),
         readRow: (place: number) => (this.#results === results ? this.#readRow(sequence, place) : undefined),
       };
     });
@@ -251,24 +251,24 @@ export class KernelResults {
   }
 
   #room(numWanted: number): StepResults {
-    const numLogits = numWanted * (this.#numCandidates + 1);
-    if (this.#logits.length < numLogits) {
-      this.#candidateIds = new Int32Array(numLogits);
-      this.#logits = new Float32Array(numLogits);
+    const numValues = numWanted * (this.#numCandidates + 1);
+    if (this.#logits.length < numValues) {
+      this.#candidateIds = new Int32Array(numValues);
+      this.#logits = new Float32Array(numValues);
     }
     if (this.#sums.length < 2 * numWanted) this.#sums = new Float64Array(2 * numWanted);
     return {
       candidateIds: this.#candidateIds,
       logits: this.#logits,
       sums: this.#sums,
-      fullLogits: this.#fullLogits.subarray(0, this.#numFullRows * this.#vocabSize),
+      fullLogits: this.#fullLogits.subarray(0, this.#numFullRows * this.#numLogits),
     };
   }
 
   #readRow(sequence: number, place: number): Float32Array | undefined {
     const row = this.#lastRows.get(sequence)?.[place];
     if (row === undefined) return undefined;
-    const logits = (this.#readRows[this.#numRead] ??= new Float32Array(this.#vocabSize));
+    const logits = (this.#readRows[this.#numRead] ??= new Float32Array(this.#numLogits));
     if (!this.#kernel.readLogits(row, logits)) return undefined;
     this.#numRead++;
     return logits;

@@ -18,7 +18,7 @@ import {
   type KvPrecision,
   openCachedKernel,
 } from "@readme-moe/kernel";
-import { type Model, type Precision, resolveCacheFolder } from "@readme-moe/model";
+import { type Model, numOutputsOf, type Precision, resolveCacheFolder } from "@readme-moe/model";
 import { calibrationOf } from "./calibration.ts";
 import { callsOf, type CallSizes, checkSequence, KernelResults, type KernelCall } from "./kernel-calls.ts";
 import type { StreamedChanges } from "./low-rank/change-memory.ts";
@@ -109,9 +109,11 @@ export class KernelRunner implements StepRunner {
     this.#stream = parts.stream;
     this.#mixture = parts.mixture;
     this.#lowRank = parts.lowRank;
-    this.#limits = { vocabSize, maxRows: MAX_ROWS, maxPositions, numExperts: model.experts.names.length };
+    const numLogits = numOutputsOf(model.config);
+    const numExperts = model.experts.names.length;
+    this.#limits = { vocabSize, numLogits, maxRows: MAX_ROWS, maxPositions, numExperts };
     this.#angles = new GrowingAngles(kernel, model.config);
-    this.#results = new KernelResults(kernel, vocabSize);
+    this.#results = new KernelResults(kernel, numLogits);
   }
 
   /**
@@ -131,7 +133,9 @@ export class KernelRunner implements StepRunner {
     const calibration = await calibrationOf(model, precision, { ...choice, threads, cacheFolder });
     const description = describeModel(model, precision, calibration?.statistics);
     const fingerprint = await model.fingerprint(cacheFolder);
-    const key = [fingerprint, precision, VERSION, calibration?.fingerprint].join(" ");
+    const { pooling } = model.config;
+    const head = pooling && [pooling.kind === "score" ? JSON.stringify(pooling.head) : pooling.kind];
+    const key = [fingerprint, precision, VERSION, calibration?.fingerprint, ...(head ?? [])].join(" ");
     const units = isStreamed ? expertUnits(description) : undefined;
     const { contextTokens: maxPositions } = model.config;
     const sizes = { threads, maxRows: MAX_ROWS, maxPositions, expertsFromByte: units?.fromByte };
@@ -205,7 +209,7 @@ export class KernelRunner implements StepRunner {
 
   /** Runs one step, see `StepRunner.forward`. */
   async forward(kv: KvMemory, sequences: readonly StepSequence[], numCandidates = 1): Promise<readonly StepLogits[]> {
-    integerOption("numCandidates", numCandidates, 1, this.model.config.vocabSize);
+    integerOption("numCandidates", numCandidates, 1, numOutputsOf(this.model.config));
     if (!(kv instanceof KernelKv) || !kv.isOf(this.#kernel)) {
       throw new TypeError("Expected `kv` to be memory that this runner opened");
     }

@@ -11,7 +11,6 @@ import {
   type EngineStats,
   type EngineVocabulary,
   type ErrorLink,
-  type GenerateChunk,
   type LogitsContext,
   type PromptInfo,
   type ReadMeErrorCode,
@@ -22,6 +21,7 @@ import {
 import type { WireAllowance } from "./allowed-tokens.ts";
 import type { ResolvedEngineOptions } from "./engine-options.ts";
 import type { ResolvedReaderOptions } from "./reader-options.ts";
+import type { EngineChunk } from "./engine-parts.ts";
 import type { ResolvedSchedulingOptions } from "./scheduling-options.ts";
 
 /** A chat in a message. */
@@ -109,6 +109,8 @@ export interface WireRequest {
   readonly isBound?: boolean | undefined;
   /** Id of the prompt, which is kept when it is computed. */
   readonly keptId?: number | undefined;
+  /** Whether the result is that of the prompt's last token, and nothing is generated. @default false */
+  readonly isPooled?: boolean | undefined;
 }
 
 /** Makes the error for a prediction that is too long, on either side. @param tokens - their number, as far as known */
@@ -165,7 +167,7 @@ export interface WireAccepted extends AcceptedPrompt {
 
 export interface WireChunk {
   readonly requestId: string;
-  readonly chunk: GenerateChunk;
+  readonly chunk: EngineChunk;
 }
 
 export interface WireFailure {

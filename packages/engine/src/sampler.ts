@@ -21,6 +21,7 @@ import {
 import type { Tokenizer } from "@readme-moe/model";
 import { AllowedQuestions } from "./allowed-questions.ts";
 import type { ItemLogits } from "./batch.ts";
+import type { EngineChunk } from "./engine-parts.ts";
 import { endingOf, type CompletionEnds } from "./resume.ts";
 import type { Sequence } from "./sequence.ts";
 
@@ -30,11 +31,11 @@ export interface ChosenToken {
   readonly token: GeneratedToken;
 }
 
-/** A token that is part of its sequence, with the text that may be shown. */
+/** A token that is part of its sequence, with the text that may be shown; or the end of one that is pooled. */
 export interface AcceptedToken {
   readonly sequence: Sequence;
   readonly position: number;
-  readonly chunk: GenerateChunk;
+  readonly chunk: EngineChunk;
 }
 
 /** Tokens that sequences got from their rows. */
@@ -106,7 +107,8 @@ export class Sampler {
     for (const logits of rows) {
       const { sequence } = logits.item;
       this.#contain(sequence, () => {
-        if (sequence.processesLogits) this.#send(sequence, logits.rows[0]);
+        if (sequence.isPooled) accepted.push(pool(sequence, logits.rows[0]));
+        else if (sequence.processesLogits) this.#send(sequence, logits.rows[0]);
         else if (!this.#verify(logits, accepted)) undecided.push(sequence);
       });
     }
@@ -210,6 +212,17 @@ function chooseToken(
     logprob,
     topLogprobs: top.map((one) => ({ ...one, text: tokenizer.decode([one.id]) })),
   };
+}
+
+/** Ends a sequence with the outputs of its last token. @throws {ReadMeError} `ERR_RUNTIME` if they are not finite */
+function pool(sequence: Sequence, row: LogitsRow | undefined): AcceptedToken {
+  if (!row?.fullLogits) throw new Error(`The sequence ${sequence.id} got no outputs`);
+  checkRow(row);
+  sequence.finishReason = "stop";
+  // The next step overwrites the row.
+  const pooled = Float32Array.from(row.fullLogits);
+  const chunk = { choice: sequence.choice, text: "", tokens: [], finishReason: "stop" as const, pooled };
+  return { sequence, position: sequence.numTokens, chunk };
 }
 
 /**

@@ -43,6 +43,8 @@ export interface SequenceStart {
   readonly isSpeculated?: boolean | undefined;
   /** Called once, when the keys and values of the prompt are computed. */
   readonly onPrefilled?: OnPrefilled | undefined;
+  /** Whether the sequence ends after its prompt, with the outputs of the last token. @default false */
+  readonly isPooled?: boolean | undefined;
 }
 
 type OnPrefilled = (sequence: Sequence, slot: KvSlot) => void;
@@ -60,6 +62,7 @@ export class Sequence implements SchedulableSequence {
   readonly isBound: boolean;
   readonly seed: number;
   readonly isSpeculated: boolean;
+  readonly isPooled: boolean;
   readonly promptTokens: number;
   /** Number of tokens that are routed before the sequence waits for KV memory: the prompt and resumed tokens. */
   readonly arrivingTokens: number;
@@ -106,9 +109,11 @@ export class Sequence implements SchedulableSequence {
     this.params = start.params;
     this.processesLogits = start.processesLogits;
     this.isBound = start.isBound ?? false;
+    this.isPooled = start.isPooled ?? false;
     this.seed = start.seed;
     // A caller's function sees each row once, for the token that follows.
-    this.isSpeculated = start.isSpeculated === true && router.rewind !== undefined && !start.processesLogits;
+    const isAlone = start.processesLogits || this.isPooled;
+    this.isSpeculated = start.isSpeculated === true && router.rewind !== undefined && !isAlone;
     this.prediction = start.prediction;
     this.tokenIds = Array.from(start.promptIds);
     this.promptTokens = this.tokenIds.length;

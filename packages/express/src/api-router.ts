@@ -4,12 +4,14 @@ import express, { type Request, type RequestHandler, type Response, type Router 
 import type { Serving } from "./api/exchange.ts";
 import { loadAdapter, OPERATOR_BODY_BYTES, unloadAdapter } from "./api/expert-routes.ts";
 import { detokenize, listModels, showModel, tokenize } from "./api/other-routes.ts";
+import { createEmbeddings, rerank } from "./api/pooling.ts";
 import { readJson, refuseEarly, refuseLong } from "./api/read-body.ts";
 import { chatEndpoint, completionEndpoint, serveGeneration } from "./api/serve-generation.ts";
 import { answerErrors, answerNotFound, ApiError } from "./http/errors.ts";
 import { identify, oneAtATime } from "./http/request.ts";
 import { countTokens, messagesEndpoint } from "./messages/endpoint.ts";
 import { shapeErrors } from "./messages/errors.ts";
+import { ollamaChat, ollamaEmbed, ollamaGenerate, ollamaModels, ollamaShow, ollamaVersion } from "./ollama/routes.ts";
 import { responsesEndpoint } from "./responses/endpoint.ts";
 import { cancelResponse, deleteResponse, listInputItems, showResponse } from "./responses/routes.ts";
 import type { ResponseStore } from "./responses/store.ts";
@@ -74,8 +76,21 @@ export function apiRouter({ serving, store, document, fronts }: ApiParts): Route
     post: (request, response) => serveGeneration(messagesEndpoint, { serving, request, response }),
   });
   on("/v1/messages/count_tokens", { post: (request, response) => countTokens(serving, request, response) });
+  on("/v1/embeddings", { post: (request, response) => createEmbeddings({ serving, request, response }) });
+  // Cohere's second API has the path of its version, and vLLM answers without one.
+  for (const path of ["/v1/rerank", "/v2/rerank", "/rerank"]) {
+    on(path, { post: (request, response) => rerank({ serving, request, response }) });
+  }
   on("/v1/models", { get: (request, response) => listModels(serving, request, response) });
   on("/v1/models/*id", { get: (request, response) => showModel(serving, request, response) });
+  if (serving.ollama) {
+    on("/api/chat", { post: (request, response) => ollamaChat({ serving, request, response }) });
+    on("/api/generate", { post: (request, response) => ollamaGenerate({ serving, request, response }) });
+    on("/api/embed", { post: (request, response) => ollamaEmbed({ serving, request, response }) });
+    on("/api/show", { post: (request, response) => ollamaShow(serving, request, response) });
+    for (const path of ["/api/tags", "/api/ps"]) on(path, { get: (_, response) => ollamaModels(serving, response) });
+    on("/api/version", { get: (_, response) => ollamaVersion(response) });
+  }
   on("/tokenize", { post: (request, response) => tokenize(serving, request, response) });
   on("/detokenize", { post: (request, response) => detokenize(serving, request, response) });
   on("/openapi.json", { get: (_, response) => void response.json(document) });

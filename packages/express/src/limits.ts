@@ -60,6 +60,12 @@ export const LIMITS = {
     unit: "items",
     beyond: "400 `invalid_value`",
   },
+  inputs: {
+    of: "texts or lists of token ids in `input` of embeddings, and `documents` of rankings",
+    value: 2048,
+    unit: "items",
+    beyond: "400 `invalid_value`",
+  },
   tokenIds: {
     of: "ids in a list of tokens, and tokens that `/tokenize` counts",
     value: 262_144,

@@ -13,6 +13,7 @@ import {
   modelsAnswer,
   tokenizeAnswer,
 } from "./api/answer-schemas.ts";
+import { embeddingsAnswer, embeddingsBody, rerankAnswer, rerankBody } from "./api/pooling-schemas.ts";
 import { countTokensAnswer, messageAnswer, messageEvent, messagesError } from "./messages/answer-schemas.ts";
 import { countTokensBody, messagesBody } from "./messages/request-schemas.ts";
 import { deletedResponse, inputItemsAnswer, responseAnswer, responseEvent } from "./responses/answer-schemas.ts";
@@ -52,6 +53,10 @@ const SCHEMAS = {
   CountTokensRequest: countTokensBody,
   CountTokensAnswer: countTokensAnswer,
   MessagesError: messagesError,
+  EmbeddingsRequest: embeddingsBody,
+  Embeddings: embeddingsAnswer,
+  RerankRequest: rerankBody,
+  Ranking: rerankAnswer,
   Model: modelAnswer,
   ModelList: modelsAnswer,
   TokenizeRequest: tokenizeBody,
@@ -89,6 +94,10 @@ export function openApiDocument({ hasOperators = false }: { readonly hasOperator
       "/v1/responses/{id}/cancel": { ...ID_PARAMETER, post: { responses: answers("Response") } },
       "/v1/messages": post("MessageRequest", "Message", "MessageChunk", "MessagesError"),
       "/v1/messages/count_tokens": post("CountTokensRequest", "CountTokensAnswer", undefined, "MessagesError"),
+      "/v1/embeddings": post("EmbeddingsRequest", "Embeddings"),
+      "/v1/rerank": post("RerankRequest", "Ranking"),
+      "/v2/rerank": post("RerankRequest", "Ranking"),
+      "/rerank": post("RerankRequest", "Ranking"),
       "/v1/models": get("ModelList"),
       "/v1/models/{id}": { ...ID_PARAMETER, ...get("Model") },
       "/tokenize": post("TokenizeRequest", "TokenizeAnswer"),

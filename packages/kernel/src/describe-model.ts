@@ -4,6 +4,7 @@ import {
   eightBitBlocks,
   fittedBlocks,
   layerConfig,
+  numOutputsOf,
   storedBlocks,
   type FeedForwardRefs,
   type InputStatistics,
@@ -17,6 +18,7 @@ import { withFewTokens } from "./calibrate/few-tokens.ts";
 import { packBlocks } from "./pack/pack-blocks.ts";
 import { layerFactors, type LayerFactors } from "./change-factors.ts";
 import type { InputFactors } from "./pack/input-factors.ts";
+import { packIdentity } from "./pack/pack-identity.ts";
 import { packFloat, packInt8, type ProductFactors } from "./pack/pack-product.ts";
 import { packNorm, packTable } from "./pack/pack-tables.ts";
 import type { PackedTensor } from "./pack/packed-tensor.ts";
@@ -51,16 +53,18 @@ export function describeModel(
     factorsOf: (layer) => layerFactors(weights, layer, precision, statistics),
   };
   const tableFormat = precision === "fp32" ? "float-table" : "half-table";
-  // A tied table is packed once: an embedding read from rows of 8 bits costs 0.0001 nats.
-  const head = packHead({ weight: weights.head, bias: undefined }, precision);
+  const head = headOf(model, precision);
   return {
     vocabSize: config.vocabSize,
+    numLogits: numOutputsOf(config),
     hiddenSize: config.hiddenSize,
     normEpsilon: config.rmsNormEpsilon,
     embeddingScale: config.embeddingScale,
-    logitScale: config.logitScale,
+    // The hidden state itself has no such factor.
+    logitScale: config.pooling?.kind === "embedding" ? 1 : config.logitScale,
     numExperts: model.experts.names.length,
-    embedding: weights.head === weights.embedding ? head : packTable(weights.embedding, tableFormat),
+    // A tied table is packed once: an embedding read from rows of 8 bits costs 0.0001 nats.
+    embedding: weights.head === weights.embedding && !config.pooling ? head : packTable(weights.embedding, tableFormat),
     layers: weights.layers.map((_, index) => describeLayer(model, index, packing)),
     finalNorm: packNorm(weights.finalNorm, config.normOffset),
     head,
@@ -138,6 +142,14 @@ function packProduct(
     (calibration && fittedBlocks(refs.weight, calibration, name)) ??
     eightBitBlocks(refs.weight);
   return blocks ? packBlocks(blocks, refs.bias) : packInt8(refs);
+}
+
+/** Packs what follows the final norm: of models that do not generate nothing, or a few rows, in float32. */
+function headOf({ config, weights }: DescribedModel, precision: Precision): PackedTensor {
+  const { pooling, hiddenSize } = config;
+  if (pooling?.kind === "embedding") return packIdentity(hiddenSize, hiddenSize);
+  const refs = { weight: weights.head, bias: undefined };
+  return pooling ? packFloat(refs) : packHead(refs, precision);
 }
 
 /** Packs the head, in 8 bits where layers have 4: it is read once a step, and tokens depend on it directly. */

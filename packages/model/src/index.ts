@@ -70,6 +70,7 @@ export {
   type ModelConfig,
 } from "./config/model-config.ts";
 export { textConfig } from "./config/parse-config.ts";
+export { numOutputsOf, type EmbeddingConfig, type PoolingConfig, type ScoreConfig } from "./config/pooling.ts";
 export { ropeFrequencies, ropeScale, ropeTables, type RopeConfig } from "./config/rope.ts";
 export type {
   AttentionRefs,

@@ -1,8 +1,9 @@
 // Opens what `<model>` names: as a path, a model with its router and runner, or an engine.
 
-import type { PreGatingRouter } from "@readme-moe/core";
+import { ReadMeError, type PreGatingRouter } from "@readme-moe/core";
 import { KernelRunner, openExperts, ReadMeEngine, type EngineOptions, type StepRunner } from "@readme-moe/engine";
 import {
+  describeMixture,
   holdModel,
   isPublished,
   type LowRankSet,
@@ -87,6 +88,10 @@ export async function withRunningModel<Result>(
   const onCacheFailure = (reason: string): void => void (cacheFailure ??= reason);
   const loras = await loraFolders(flags.lora, signal);
   const open = async (model: Model): Promise<Result> => {
+    if (model.config.pooling) {
+      const message = `${model.path}: is ${describeMixture(model)}, and this needs one that generates`;
+      throw new ReadMeError("ERR_MODEL_UNSUPPORTED", message);
+    }
     try {
       const runner = await KernelRunner.open(model, { precision, threads, cacheFolder, onCacheFailure });
       closers.unshift(() => runner.dispose());

@@ -52,14 +52,15 @@ export async function writeQ8Gguf(model: Model, path: string): Promise<void> {
   await writeModelGguf(model, path, "Q8_0", tokenizer);
 }
 
-/** Converts a model, with the tokenizer that `tokenizer` describes. */
+/** Converts a model, with the tokenizer that `tokenizer` describes. @param more - further tensors, in llama.cpp's terms */
 export async function writeModelGguf(
   model: Model,
   path: string,
   matrixType: OutputType,
   tokenizer: Metadata = new Map(),
+  more: readonly GgufInput[] = [],
 ): Promise<void> {
-  const tensors = tensorsOf(model, matrixType);
+  const tensors = [...tensorsOf(model, matrixType), ...more];
   await writeGguf(path, tensors, new Map([...hyperparameters(model, matrixType), ...tokenizer]));
 }
 
@@ -224,6 +225,36 @@ async function copiedTokenizer(path: string): Promise<Metadata> {
   await file.close();
   const entries = Array.from(file.metadata).filter(([key]) => key.startsWith("tokenizer."));
   return new Map(entries.flatMap(([key, value]) => toInput(key, value)));
+}
+
+/**
+ * Converts a model of Qwen3's family as llama.cpp's converter does for embeddings and ranking.
+ *
+ * @param own - metadata that says how the file pools
+ * @param classifier - rows of `cls.output.weight`
+ */
+export async function writePoolingGguf(
+  model: Model,
+  path: string,
+  own: Readonly<Record<string, unknown>>,
+  classifier?: readonly Float32Array[],
+): Promise<void> {
+  const parts = {
+    "tokenizer.ggml.pre": "qwen2",
+    "tokenizer.ggml.add_eos_token": true,
+    ...own,
+  };
+  const texts = [
+    ...(await madeTokenizer(model)),
+    ...Object.entries(parts).flatMap(([key, value]) => toInput(key, value)),
+  ];
+  const more = classifier && {
+    name: "cls.output.weight",
+    type: "F32" as const,
+    shape: [classifier.length, model.config.hiddenSize],
+    floats: async () => joined(classifier),
+  };
+  await writeModelGguf(model, path, "F32", new Map(texts), more ? [more] : []);
 }
 
 /** Finds the type of a tokenizer's key by its value. */

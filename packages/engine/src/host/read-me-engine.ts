@@ -17,13 +17,13 @@ import { resolveEngineOptions, type ResolvedEngineOptions } from "../engine-opti
 import type { CallName, Calls, FromWorker, LoadProgress } from "../protocol.ts";
 import { resolveSchedulingOptions, type SchedulingOptions } from "../scheduling-options.ts";
 import { AnswerFormats } from "./answer-formats.ts";
-import { callFunction, type FunctionCall } from "./caller-functions.ts";
 import type { CallingEngine } from "./calling-engine.ts";
 import { ExpertChanges } from "./expert-changes.ts";
 import { type KeepPromptOptions, type KeptPrompt, KeptPrompts } from "./kept-prompts.ts";
 import { type OpenedFiles, openFiles, type OpenOptions } from "./model-files.ts";
-import { OpenRequests } from "./open-requests.ts";
-import { GenerationStream, onceAborted, wireRequest } from "./request.ts";
+import { checkTask, embedTexts, rerankDocuments } from "./pooling.ts";
+import { onceAborted, wireRequest } from "./request.ts";
+import { RunningRequests } from "./running-requests.ts";
 import { TextCalls } from "./text-calls.ts";
 import { WorkerLink } from "./worker-link.ts";
 
@@ -32,7 +32,7 @@ export class ReadMeEngine implements Engine {
   readonly events: ReadMeEmitter = new ReadMeEmitter();
   readonly #files: OpenedFiles;
   #options: ResolvedEngineOptions;
-  readonly #requests = new OpenRequests(() => this.#link?.release());
+  readonly #requests: RunningRequests;
   #link: WorkerLink | undefined;
   #info: EngineInfo | undefined;
   readonly #self: CallingEngine = {
@@ -58,6 +58,16 @@ export class ReadMeEngine implements Engine {
   private constructor(files: OpenedFiles, options: ResolvedEngineOptions) {
     this.#files = files;
     this.#options = { ...options, draft: files.draft };
+    const [getLink, getInfo] = [() => this.#link, () => this.info];
+    this.#requests = new RunningRequests({
+      get link() {
+        return getLink();
+      },
+      get vocabSize() {
+        return getInfo().vocabSize;
+      },
+      refusal: (numRequests) => this.#refusal(numRequests),
+    });
   }
 
   /**
@@ -96,6 +106,9 @@ export class ReadMeEngine implements Engine {
     return this.#generate(request);
   }
 
+  embed: Engine["embed"] = async (request) => embedTexts(request, this.#pooling);
+  rerank: Engine["rerank"] = async (request) => rerankDocuments(request, this.#pooling);
+
   /**
    * Computes the keys and values of a prompt now, and keeps them in memory: later prompts that begin with it, such as
    * chats with the same system message, start behind it. A chat without a user's message at its end stands for the
@@ -111,30 +124,15 @@ export class ReadMeEngine implements Engine {
 
   /** @param keptId - id of the prompt, which is kept when it is computed */
   #generate(request: GenerateRequest, keptId?: number): Generation {
-    const requestId = request?.id ?? `request-${++this.#numRequests}`;
+    checkTask("generate", this.info);
     const leave = new AbortController();
-    const { wire, functions } = wireRequest(request, requestId, {
+    const { wire, functions } = wireRequest(request, request?.id ?? this.#newId(), {
       info: this.info,
       drawSeed: () => randomInt(2 ** 47),
       processorOf: (format, beside) =>
         this.#formats.processorOf(format, beside, { signal: leave.signal, client: request.client }),
     });
-    if (this.#requests.get(requestId)) throw new TypeError(`Expected \`id\` to be new, got \`${requestId}\``);
-    const { signal } = request;
-    const stream = new GenerationStream(() => this.#abandon(requestId));
-    const refusal = this.#refusal(signal);
-    if (refusal !== undefined) {
-      stream.fail(refusal);
-      return stream;
-    }
-    const detach = onceAborted(signal, () => {
-      stream.fail(signal?.reason);
-      this.#abandon(requestId);
-    });
-    this.#requests.add(requestId, { stream, functions, detach, leave });
-    this.#link?.hold();
-    this.#link?.post({ type: "generate", ...wire, keptId });
-    return stream;
+    return this.#requests.begin({ ...wire, keptId }, request.signal, { functions, leave });
   }
 
   addExpert: Engine["addExpert"] = (name, path) => this.#experts.add(name, path);
@@ -219,7 +217,7 @@ export class ReadMeEngine implements Engine {
     signal?.throwIfAborted();
     const link = new WorkerLink(this.#options.isolation, {
       onStep: (step) => this.#receive(step),
-      onFunctionCall: (call) => void this.#answer(call),
+      onFunctionCall: (call) => void this.#requests.answer(call),
       onFailed: (error) => this.#fail(error),
     });
     const stopListening = onceAborted(signal, () => link.kill());
@@ -239,26 +237,19 @@ export class ReadMeEngine implements Engine {
     }
   }
 
-  #receive({ events, ...results }: FromWorker & { type: "step" }): void {
-    // oxlint-disable-next-line typescript/no-unnecessary-type-assertion -- tsc does not see that name and payload match
-    for (const { name, payload } of events) this.events.emit(name, payload as never);
-    this.#requests.publish(results);
+  get #pooling(): Parameters<typeof embedTexts>[1] {
+    const { info } = this;
+    return { info, begin: (...request) => this.#requests.begin(...request), newId: () => this.#newId() };
   }
 
-  /** Calls a request's function and sends its answer. The request fails if the function does. */
-  async #answer(call: FunctionCall): Promise<void> {
-    const { requestId } = call;
-    const request = this.#requests.get(requestId);
-    if (!request) return;
-    try {
-      const answer = await callFunction(request.functions, call, this.info.vocabSize);
-      // The request may have ended during the call.
-      if (answer && this.#requests.get(requestId) === request) this.#link?.post(answer);
-    } catch (error) {
-      if (this.#requests.get(requestId) !== request) return;
-      request.stream.fail(error);
-      this.#abandon(requestId, "error");
-    }
+  #newId(): string {
+    return `request-${++this.#numRequests}`;
+  }
+
+  #receive(step: FromWorker & { type: "step" }): void {
+    // oxlint-disable-next-line typescript/no-unnecessary-type-assertion -- tsc does not see that name and payload match
+    for (const { name, payload } of step.events) this.events.emit(name, payload as never);
+    this.#requests.receive(step);
   }
 
   #fail(error: ReadMeError): void {
@@ -267,16 +258,11 @@ export class ReadMeEngine implements Engine {
     this.events.emit("engine:failed", { code: error.code, message: error.message, causes: errorChain(error) });
   }
 
-  #abandon(requestId: string, reason: "abort" | "error" = "abort"): void {
-    if (this.#requests.remove(requestId)) this.#link?.post({ type: "abort", requestId, reason });
-  }
-
   /** Returns the reason why no request can start now. */
-  #refusal(signal: AbortSignal | undefined): unknown {
-    if (signal?.aborted) return signal.reason;
-    if (this.#failure ?? this.#drained) return this.#failure ?? this.#drained;
-    if (this.#requests.size < this.#options.maxNumRequests) return undefined;
-    return new ReadMeError("ERR_QUEUE_FULL", `${this.#requests.size} requests are under way; try again later`);
+  #refusal(numRequests: number): ReadMeError | undefined {
+    const failure = this.#failure ?? this.#drained;
+    if (failure || numRequests < this.#options.maxNumRequests) return failure;
+    return new ReadMeError("ERR_QUEUE_FULL", `${numRequests} requests are under way; try again later`);
   }
 
   async #call<Name extends CallName>(

@@ -13,13 +13,13 @@ import {
   type ChatMessage,
   type ChatPrompt,
   type EngineInfo,
-  type GenerateChunk,
   type GenerateRequest,
   type Generation,
   type ProcessLogits,
   type Prompt,
   type TokenizeOptions,
 } from "@readme-moe/core";
+import type { EngineChunk } from "../engine-parts.ts";
 import { tooManyPredicted, type Calls, type WireChat, type WirePrompt, type WireRequest } from "../protocol.ts";
 import { callerFunctions, type CallerFunctions } from "./caller-functions.ts";
 import { wireResume } from "./resume.ts";
@@ -63,12 +63,7 @@ export function wireRequest(
   rejectUnknownKeys("a request", request, NAMES);
   const params = resolveSamplingParams(withSamplingDefaults(request.params ?? {}, info.samplingDefaults), info);
   const { priority = 0, client, expert } = request;
-  if (typeof priority !== "number" || !Number.isFinite(priority)) {
-    throw new TypeError(`Expected \`priority\` to be a finite number, got ${describeValue(priority)}`);
-  }
-  if (client !== undefined && typeof client !== "string") {
-    throw new TypeError(`Expected \`client\` to be a text, got ${describeValue(client)}`);
-  }
+  checkClient(priority, client);
   checkExpert(expert, info);
   const { format, processLogits } = request;
   const functions = callerFunctions(format === undefined ? processLogits : processorOf(format, processLogits));
@@ -86,6 +81,16 @@ export function wireRequest(
     isBound: functions.allowTokens !== undefined,
   };
   return { wire, functions };
+}
+
+/** @throws {TypeError} naming the option, the expectation and the value */
+export function checkClient(priority: unknown, client: unknown): void {
+  if (typeof priority !== "number" || !Number.isFinite(priority)) {
+    throw new TypeError(`Expected \`priority\` to be a finite number, got ${describeValue(priority)}`);
+  }
+  if (client !== undefined && typeof client !== "string") {
+    throw new TypeError(`Expected \`client\` to be a text, got ${describeValue(client)}`);
+  }
 }
 
 /** @throws {TypeError | RangeError} naming the option, the expectation and the value */
@@ -154,7 +159,7 @@ export function checkExpert(
 export class GenerationStream implements Generation {
   readonly accepted: Promise<AcceptedPrompt>;
   readonly #onLeft: () => void;
-  readonly #chunks: GenerateChunk[] = [];
+  readonly #chunks: EngineChunk[] = [];
   readonly #waiting: (() => void)[] = [];
   #end: { readonly error?: unknown } | undefined;
   #accept!: (prompt: AcceptedPrompt) => void;
@@ -172,7 +177,7 @@ export class GenerationStream implements Generation {
     this.#accept(prompt);
   }
 
-  push(chunk: GenerateChunk): void {
+  push(chunk: EngineChunk): void {
     if (this.#end) return;
     this.#chunks.push(chunk);
     this.#wake();
@@ -200,7 +205,7 @@ export class GenerationStream implements Generation {
     this.#wake();
   }
 
-  async next(): Promise<IteratorResult<GenerateChunk, undefined>> {
+  async next(): Promise<IteratorResult<EngineChunk, undefined>> {
     for (;;) {
       const chunk = this.#chunks.shift();
       if (chunk) return { done: false, value: chunk };
@@ -215,7 +220,7 @@ export class GenerationStream implements Generation {
     }
   }
 
-  async return(): Promise<IteratorResult<GenerateChunk, undefined>> {
+  async return(): Promise<IteratorResult<EngineChunk, undefined>> {
     if (!this.#end) this.#onLeft();
     this.#end = {};
     this.#refuse(new DOMException("The iteration was left before the prompt was accepted", "AbortError"));

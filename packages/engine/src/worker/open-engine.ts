@@ -103,6 +103,9 @@ export async function openEngine(
     const { maxNumSeqs, maxNumBatchedTokens } = options;
     const onRouted: SpeculationParts["onRouted"] = ({ id: sequenceId }, position, experts) =>
       output.event("router:routed", { sequenceId, position, experts, durationMs: 0 });
+    if (options.draft !== undefined && model.config.pooling) {
+      throw new TypeError(`Expected \`draft\` for a model that generates; ${path} has no tokens to draft`);
+    }
     const draftModel = await openDraftOf(model, { ...options, contextTokens }, { onProgress, onCacheFailure });
     closers.push(async () => draftModel?.dispose());
     const drafter = new EngineDrafter(draftModel);
@@ -111,7 +114,8 @@ export async function openEngine(
       runner,
       tokenizer: text.tokenizer,
       admission: new KvAdmission(kv, prefixes, { maxNumSeqs, contextTokens }),
-      speculation: options.speculation ? new Speculation(speculated) : undefined,
+      // A sequence that ends after its prompt has no tokens to draft.
+      speculation: options.speculation && !model.config.pooling ? new Speculation(speculated) : undefined,
       scheduler,
       cost,
       residency,

@@ -1,5 +1,5 @@
 import type { PromptInfo } from "@readme-moe/core";
-import type { ModelText, PromptModel } from "@readme-moe/model";
+import type { ModelConfig, ModelText, PromptModel } from "@readme-moe/model";
 
 /** Facts about a model that its config and its texts say. */
 type TextInfo = Omit<PromptInfo, "contextTokens" | "experts" | "expertKind" | "hasRouter" | "promptVersion">;
@@ -10,6 +10,7 @@ export function promptInfo(
   { tokenizer, chatTemplate }: ModelText,
 ): TextInfo {
   return {
+    ...taskOf(config),
     path,
     modelType: config.modelType,
     vocabSize: config.vocabSize,
@@ -18,4 +19,12 @@ export function promptInfo(
     reasons: chatTemplate?.reasons(tokenizer) ?? false,
     eosTokenIds: config.eosTokenIds,
   };
+}
+
+/** Describes what a model was made for. */
+function taskOf({ pooling, hiddenSize }: ModelConfig): Pick<PromptInfo, "task" | "embedding"> {
+  if (!pooling) return { task: "generate" };
+  if (pooling.kind === "score") return { task: "rerank" };
+  const { prompts, defaultPrompt, isNormalized } = pooling;
+  return { task: "embed", embedding: { dimensions: hiddenSize, isNormalized, prompts, defaultPrompt } };
 }

@@ -1,8 +1,9 @@
 // Requests on the worker's side: prompts are tokenized in time slices between steps, and become sequences of the core.
 
-import { ReadMeError, StopAutomaton, type GenerateChunk, type RoutedPrompt } from "@readme-moe/core";
+import { ReadMeError, StopAutomaton, type RoutedPrompt } from "@readme-moe/core";
 import { CompletionText, encodeChat, type EncodeOptions, type PromptModel } from "@readme-moe/model";
 import type { ResolvedEngineOptions } from "../engine-options.ts";
+import type { EngineChunk } from "../engine-parts.ts";
 import type { KvSizes } from "../kv-sizes.ts";
 import { tooManyPredicted, type WireAccepted, type WirePrompt, type WireRequest } from "../protocol.ts";
 import { resumeCompletion, type ResumedCompletion } from "../resume.ts";
@@ -44,13 +45,13 @@ export class RunningRequests {
 
   /** Adds a request's sequences to the core. Reports errors to `onFailed`. */
   async begin(request: WireRequest): Promise<void> {
-    const { requestId, params, expert, priority, client, seed, processesLogits, isBound, keptId } = request;
+    const { requestId, params, expert, priority, client, seed, processesLogits, isBound, isPooled, keptId } = request;
     const entry: RequestEntry = { sequences: [], numFinished: 0, isAccepted: false, leave: new AbortController() };
     this.#requests.set(requestId, entry);
     try {
       const { signal } = entry.leave;
       const [ids, prediction] = await Promise.all([
-        promptIds(this.#engine, request.prompt, signal),
+        promptIds(this.#engine, request.prompt, signal, isPooled),
         predictionIds(this.#engine, request.prediction, signal),
       ]);
       const router = await this.#engine.routerFor(expert);
@@ -61,7 +62,7 @@ export class RunningRequests {
       const { keptPrompts } = this.#engine;
       const onPrefilled: SequenceStart["onPrefilled"] =
         keptId === undefined ? undefined : (sequence, slot) => keptPrompts.computed(keptId, sequence, slot);
-      const callers = { processesLogits, isBound, onPrefilled };
+      const callers = { processesLogits, isBound, isPooled, onPrefilled };
       const shared = { requestId, priority, client, params, seed, stops, ...callers, promptIds: ids, prediction };
       entry.sequences = Array.from({ length: params.n }, (_, choice) => {
         const id = params.n === 1 ? requestId : `${requestId}/${choice}`;
@@ -115,7 +116,7 @@ export class RunningRequests {
   }
 
   /** Adds the usage to the last chunk of a request, and forgets the request. */
-  complete(requestId: string, chunk: GenerateChunk): GenerateChunk {
+  complete(requestId: string, chunk: EngineChunk): EngineChunk {
     const entry = this.#requests.get(requestId);
     if (!entry || !chunk.finishReason) return chunk;
     entry.numFinished++;
@@ -138,19 +139,26 @@ export class RunningRequests {
 /**
  * Tokenizes a prompt, in time slices between steps and other prompts.
  *
+ * @param isWhole - whether nothing follows the prompt, which may then fill the context
  * @throws {RangeError} on an empty prompt
  * @throws {ReadMeError} `ERR_CONTEXT_LENGTH` when there is no room for one more token; `ERR_CHAT_TEMPLATE`
  */
-export async function promptIds(engine: ReadingEngine, prompt: WirePrompt, signal: AbortSignal): Promise<Int32Array> {
+export async function promptIds(
+  engine: ReadingEngine,
+  prompt: WirePrompt,
+  signal: AbortSignal,
+  isWhole = false,
+): Promise<Int32Array> {
   const { sizes, slices } = engine;
+  const maxTokens = sizes.contextTokens - (isWhole ? 0 : 1);
   const tooMany = (tokens: string): ReadMeError => {
-    const context = `the context of ${sizes.contextTokens} leaves no room for a completion`;
+    const context = `the context of ${sizes.contextTokens} leaves no room for ${isWhole ? "it" : "a completion"}`;
     return new ReadMeError("ERR_CONTEXT_LENGTH", `The prompt has ${tokens} tokens; ${context}`);
   };
-  const limits = { maxTokens: sizes.contextTokens - 1, tooMany: (atLeast: number) => tooMany(`at least ${atLeast}`) };
+  const limits = { maxTokens, tooMany: (atLeast: number) => tooMany(`at least ${atLeast}`) };
   const ids = prompt instanceof Int32Array ? prompt : await slices.begin(encoding(engine, prompt, limits), signal);
   if (ids.length === 0) throw new RangeError("Expected `prompt` to hold at least one token, got none");
-  if (ids.length < sizes.contextTokens) return ids;
+  if (ids.length <= maxTokens) return ids;
   throw tooMany(String(ids.length));
 }
 

@@ -1,7 +1,7 @@
 // Formats in which answers are sent: the interface that each API has one of, and the format of OpenAI's two older APIs.
 
 import type { ApiError } from "../http/errors.ts";
-import type { SseEvent } from "../http/sse-writer.ts";
+import type { Framing, SseEvent } from "../http/sse-writer.ts";
 import type { ReadMeAnswer, TimingsAnswer, UsageAnswer } from "./answer-schemas.ts";
 import type { Exchange } from "./exchange.ts";
 import type { AnswerShape, GenerationSettings, Piece } from "./generation.ts";
@@ -26,6 +26,8 @@ export interface AnswerPart<Choice extends object> {
 
 /** Form in which one answer is sent. It holds the state of that answer. */
 export interface AnswerFormat<Choice extends object> {
+  /** Form in which events are streamed. @default "events", which are server-sent */
+  readonly framing?: Framing;
   /** Takes a part. @returns the events that it is streamed as */
   add(part: AnswerPart<Choice>): readonly SseEvent[];
   /** Returns the last events of a stream. */

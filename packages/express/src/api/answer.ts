@@ -33,7 +33,7 @@ export async function answerWhole<Choice extends object>(answering: Answering<Ch
 export async function answerStream<Choice extends object>(answering: Answering<Choice>): Promise<void> {
   const { exchange, shape, format } = answering;
   const { response, locals } = exchange;
-  const writer = new SseWriter(response, exchange.serving);
+  const writer = new SseWriter(response, exchange.serving, format.framing);
   try {
     const outcome = await generate(answering, async (part) => {
       // Events of one token go out in one write, so that clients measure one arrival.

@@ -66,6 +66,7 @@ const LENGTHS: Readonly<Record<string, number>> = {
   stop: LIMITS.stops.value,
   stop_token_ids: LIMITS.stopTokens.value,
   tools: LIMITS.tools.value,
+  documents: LIMITS.inputs.value,
   guided_choice: LIMITS.guidedChoices.value,
   metadata: LIMITS.metadata.value,
   chat_template_kwargs: LIMITS.templateVariables.value,
@@ -82,7 +83,8 @@ function boundBody(body: Values): void {
     const value = body[name];
     if (typeof value === "object" && value !== null) checkLength(name, sizeOf(value), limit);
   }
-  for (const name of ["prompt", "tokens"]) checkPrompts(name, body[name]);
+  for (const name of ["prompt", "tokens"]) checkPrompts(name, body[name], LIMITS.prompts.value);
+  checkPrompts("input", body["input"], LIMITS.messageItems.value);
   for (const name of ["messages", "input"]) checkMessages(name, body[name]);
   if (isRecord(body["structured_outputs"])) checkChoices(body["structured_outputs"]["choice"]);
   checkPrediction(body["prediction"]);
@@ -90,10 +92,10 @@ function boundBody(body: Values): void {
 }
 
 /** Checks a list of token ids, or a list of prompts and the ids of prompts that are lists. */
-function checkPrompts(name: string, prompts: unknown): void {
+function checkPrompts(name: string, prompts: unknown, limit: number): void {
   if (!Array.isArray(prompts)) return;
   if (typeof prompts[0] === "number") return checkIds(name, prompts);
-  checkLength(name, prompts.length, LIMITS.prompts.value);
+  checkLength(name, prompts.length, limit);
   for (const [index, prompt] of prompts.entries()) {
     if (Array.isArray(prompt) && typeof prompt[0] === "number") checkIds(`${name}[${index}]`, prompt);
   }

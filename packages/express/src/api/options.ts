@@ -1,4 +1,4 @@
-import { integerOption, numberOption } from "@readme-moe/core";
+import { describeValue, integerOption, numberOption } from "@readme-moe/core";
 import type { Request } from "express";
 import { MAX_TIMER_MS, systemTimers, type Timers } from "../http/timers.ts";
 import { LIMITS } from "../limits.ts";
@@ -6,8 +6,14 @@ import type { ChatBody, CompletionBody } from "./request-schemas.ts";
 
 /** Facts about a request that a hook may need beside its body. */
 export interface RequestContext {
-  /** Path of the request. The body of `/v1/responses` and `/v1/messages` is given as one of a chat completion. */
-  readonly endpoint: "/v1/chat/completions" | "/v1/completions" | "/v1/responses" | "/v1/messages";
+  /** Path of the request. Bodies of other APIs than OpenAI's older ones are given as theirs. */
+  readonly endpoint:
+    | "/v1/chat/completions"
+    | "/v1/completions"
+    | "/v1/responses"
+    | "/v1/messages"
+    | "/api/chat"
+    | "/api/generate";
   /** Express's request. */
   readonly request: Request;
   readonly requestId: string;
@@ -46,6 +52,11 @@ export interface ApiOptions {
    * policy may set any priority. @default 0
    */
   readonly maxPriority?: number | undefined;
+  /**
+   * Adds the routes of Ollama's API, below `/api`: chats, completions, embeddings and the list of models.
+   * @default false, since an app often has routes of its own there
+   */
+  readonly ollama?: boolean | undefined;
   /** Source of delays. @default Node's timers */
   readonly timers?: Timers | undefined;
 }
@@ -58,6 +69,7 @@ export interface ResolvedApiOptions {
   readonly maxBufferedBytes: number;
   readonly slowReaderMs: number;
   readonly maxPriority: number;
+  readonly ollama: boolean;
   readonly timers: Timers;
 }
 
@@ -69,12 +81,16 @@ export const API_OPTION_NAMES = [
   "maxBufferedBytes",
   "slowReaderMs",
   "maxPriority",
+  "ollama",
   "timers",
 ] as const satisfies readonly (keyof ApiOptions)[];
 
 /** @throws {TypeError | RangeError} naming the option, the expectation and the value */
 export function resolveApiOptions(options: ApiOptions): ResolvedApiOptions {
-  const { onRequest, timers = systemTimers } = options;
+  const { onRequest, ollama = false, timers = systemTimers } = options;
+  if (typeof ollama !== "boolean") {
+    throw new TypeError(`Expected \`ollama\` to be true or false, got ${describeValue(ollama)}`);
+  }
   if (onRequest !== undefined && typeof onRequest !== "function") {
     throw new TypeError("Expected `onRequest` to be a function");
   }
@@ -82,6 +98,7 @@ export function resolveApiOptions(options: ApiOptions): ResolvedApiOptions {
   return {
     onRequest,
     timers,
+    ollama,
     maxPriority: numberOption("maxPriority", options.maxPriority ?? LIMITS.priority.value, 0, 1e9),
     maxBodyBytes: integerOption("maxBodyBytes", options.maxBodyBytes ?? LIMITS.bodyBytes.value, 1),
     bodyTimeoutMs: integerOption("bodyTimeoutMs", options.bodyTimeoutMs ?? LIMITS.bodyMs.value, 1, MAX_TIMER_MS),

@@ -1,6 +1,7 @@
 // The way of a generation from its body to the end of its answer, for every API that generates.
 
 import type { Request, Response } from "express";
+import { requireTask } from "../edge/model-task.ts";
 import { invalid } from "../http/errors.ts";
 import { clientSignal, localsOf } from "../http/request.ts";
 import { answerStream, answerWhole } from "./answer.ts";
@@ -97,6 +98,7 @@ async function serveOpened<Body extends ChatBody | CompletionBody, Choice extend
   const changed = await serving.onRequest?.(sent, { endpoint, request, requestId, key, signal });
   const body = changed === undefined ? sent : checkBody(api.schema, changed);
   await Exchange.run({ serving, request, response, body, signal }, async (exchange) => {
+    requireTask("generate", exchange, serving.models);
     const own = api.settings(body, exchange);
     const settings = opened.id === undefined ? own : { ...own, id: opened.id };
     const { numPrompts, params, priority } = settings;

@@ -1,4 +1,4 @@
-// Server-sent events to a client that may read slowly or not at all.
+// Server-sent events, or lines of JSON, to a client that may read slowly or not at all.
 
 import type { Response } from "express";
 import { stampProcessingTime } from "./request.ts";
@@ -20,15 +20,27 @@ export interface SseOptions {
   readonly timers: Timers;
 }
 
+/** Form of a stream: server-sent events, or JSON on lines of its own. */
+export type Framing = "events" | "lines";
+
+/** Content type, text of an event, and what keeps a connection open: a comment, or a blank line. */
+const FRAMINGS: Readonly<Record<Framing, readonly [type: string, textOf: (event: SseEvent) => string, ping: string]>> =
+  {
+    events: ["text/event-stream; charset=utf-8", eventText, ": ping\n\n"],
+    lines: ["application/x-ndjson; charset=utf-8", ({ data }) => `${payloadOf(data)}\n`, "\n"],
+  };
+
 /** Sends nothing, headers included, before the first event: errors before that have a status. */
 export class SseWriter {
   readonly #response: Response;
   readonly #options: SseOptions;
+  readonly #framing: Framing;
   #stopKeepAlive: () => void = () => undefined;
   #stopSlowReader: (() => void) | undefined;
 
-  constructor(response: Response, options: SseOptions) {
+  constructor(response: Response, options: SseOptions, framing: Framing = "events") {
     this.#response = response;
+    this.#framing = framing;
     this.#options = options;
     response.on("drain", () => this.#drained());
     response.once("close", () => {
@@ -39,7 +51,8 @@ export class SseWriter {
 
   /** Sends events in one write. */
   send(...events: readonly SseEvent[]): void {
-    if (events.length > 0) this.#write(events.map(textOf).join(""));
+    const [, textOf] = FRAMINGS[this.#framing];
+    if (events.length > 0) this.#write(events.map((event) => textOf(event)).join(""));
   }
 
   /** Sends the last events and ends the stream. */
@@ -73,7 +86,7 @@ export class SseWriter {
   #setHeaders(): void {
     const response = this.#response;
     response.status(200);
-    response.setHeader("Content-Type", "text/event-stream; charset=utf-8");
+    response.setHeader("Content-Type", FRAMINGS[this.#framing][0]);
     response.setHeader("Cache-Control", "no-cache, no-transform");
     response.setHeader("X-Accel-Buffering", "no");
     // Node sets `Connection`, since it knows requests that asked for `close`, and that HTTP/2 has no such header.
@@ -83,7 +96,7 @@ export class SseWriter {
   #keepAlive(): void {
     const { keepAliveMs, timers } = this.#options;
     this.#stopKeepAlive();
-    this.#stopKeepAlive = timers.after(keepAliveMs, () => this.#write(": ping\n\n"));
+    this.#stopKeepAlive = timers.after(keepAliveMs, () => this.#write(FRAMINGS[this.#framing][2]));
   }
 
   #drained(): void {
@@ -97,7 +110,10 @@ export class SseWriter {
   }
 }
 
-function textOf({ event, data }: SseEvent): string {
-  const payload = typeof data === "string" ? data : JSON.stringify(data);
-  return `${event === undefined ? "" : `event: ${event}\n`}data: ${payload}\n\n`;
+function eventText({ event, data }: SseEvent): string {
+  return `${event === undefined ? "" : `event: ${event}\n`}data: ${payloadOf(data)}\n\n`;
+}
+
+function payloadOf(data: SseEvent["data"]): string {
+  return typeof data === "string" ? data : JSON.stringify(data);
 }

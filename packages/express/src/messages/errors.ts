@@ -33,11 +33,22 @@ function isMessagesClient(request: Request): boolean {
   return request.get("anthropic-version") !== undefined || /\/v1\/messages(\/|$)/.test(path);
 }
 
+/** Whether the path is one of Ollama's API, whose errors are a text. */
+function isOllamaPath(request: Request): boolean {
+  return /\/api\/(chat|generate|embed|tags|ps|show|version)$/.test(`${request.baseUrl}${request.path}`);
+}
+
 /** Versions of the API. Their answers have the same shape here. */
 const VERSIONS = ["2023-06-01", "2026-10-21"] as const;
 
 /** Middleware in front of keys and limits, so that their refusals have the shape that the client expects, too. */
 export const shapeErrors: RequestHandler = (request, response, next) => {
+  if (isOllamaPath(request)) {
+    return void identify(request, response, () => {
+      localsOf(response).errorBody = ({ message }) => ({ error: message });
+      next();
+    });
+  }
   if (!isMessagesClient(request)) return next();
   void identify(request, response, () => {
     const locals = localsOf(response);

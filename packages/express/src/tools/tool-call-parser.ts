@@ -22,8 +22,8 @@ export interface ToolCallDelta {
 }
 
 /** Joins the parts of calls into whole calls. */
-export function joinToolCalls(deltas: readonly ToolCallDelta[]): readonly object[] {
-  const calls: { id: string; type: "function"; function: { name: string; arguments: string } }[] = [];
+export function joinToolCalls(deltas: readonly ToolCallDelta[]): readonly WholeToolCall[] {
+  const calls: WholeToolCall[] = [];
   for (const { index, id, function: part } of deltas) {
     const call = (calls[index] ??= { id: "", type: "function", function: { name: "", arguments: "" } });
     call.id = id ?? call.id;
@@ -31,6 +31,14 @@ export function joinToolCalls(deltas: readonly ToolCallDelta[]): readonly object
     call.function.arguments += part.arguments;
   }
   return calls;
+}
+
+/** A call whose pieces have been joined. */
+export interface WholeToolCall {
+  id: string;
+  readonly type: "function";
+  /** `arguments` is JSON. */
+  readonly function: { name: string; arguments: string };
 }
 
 /** Content and calls of a piece of text. */

@@ -6,6 +6,7 @@ import type { GgufTensorStore } from "../gguf/gguf-tensor-store.ts";
 import { ARCHITECTURES, familyOf, modelTypeOf, unsupportedKind } from "./families.ts";
 import type { Alternation, Family, Multipliers } from "./family.ts";
 import { ggufMixtureFields } from "./gguf-mixture.ts";
+import { ggufPooling } from "./gguf-pooling.ts";
 import type { ModelConfig } from "./model-config.ts";
 import { parseConfig } from "./parse-config.ts";
 
@@ -90,7 +91,9 @@ export async function ggufConfig(store: GgufTensorStore): Promise<ModelConfig> {
     eos_token_id: ["eos", "eot", "eom"].flatMap((name) => metadata.get(`tokenizer.ggml.${name}_token_id`) ?? []),
   };
   const rotated = get("rope.dimension_count");
-  const config = parseConfig(path, fields, undefined, rotated === undefined ? undefined : Number(rotated));
+  const pooling = ggufPooling(store, get);
+  const parsed = parseConfig(path, fields, undefined, rotated === undefined ? undefined : Number(rotated));
+  const config = { ...parsed, pooling };
   if (!store.has(ROPE_FACTORS)) return config;
   const factors = Array.from(await store.readFloats(ROPE_FACTORS));
   const numPairs = config.rotatedSize / 2;

@@ -1,4 +1,5 @@
 import type { NormNames, QkNorm } from "./family.ts";
+import type { PoolingConfig } from "./pooling.ts";
 import type { RopeConfig } from "./rope.ts";
 
 /** Function of an FFN's gate. A further one needs code in the graphs of @readme-moe/onnx and @readme-moe/refactor. */
@@ -81,6 +82,8 @@ export interface ModelConfig {
   readonly bosTokenId: number | undefined;
   /** Any of these ends a completion. */
   readonly eosTokenIds: readonly number[];
+  /** Result for a whole text, of models that were made for one; `undefined` for models that generate. */
+  readonly pooling?: PoolingConfig | undefined;
 }
 
 /** Finds the properties of one layer. @throws {RangeError} for a layer that the model does not have */

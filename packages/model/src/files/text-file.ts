@@ -36,15 +36,19 @@ export async function readTextFile(path: string, maxBytes: number): Promise<stri
 
 /** Reads a JSON file that holds one object; gives `undefined` when there is none. @throws as `readTextFile` */
 export async function readJsonFile(path: string, maxBytes: number): Promise<JsonObject | undefined> {
+  const value = await readJsonValue(path, maxBytes);
+  return value === undefined ? undefined : expectObject(path, "the file", value);
+}
+
+/** Reads a JSON file; gives `undefined` when there is none. @throws as `readTextFile` */
+export async function readJsonValue(path: string, maxBytes: number): Promise<unknown> {
   const text = await readTextFile(path, maxBytes);
   if (text === undefined) return undefined;
-  let value: unknown;
   try {
-    value = JSON.parse(text);
+    return JSON.parse(text);
   } catch (cause) {
     throw corrupt(path, "is not valid JSON", { cause });
   }
-  return expectObject(path, "the file", value);
 }
 
 async function openIfPresent(path: string): Promise<ByteSource | undefined> {

@@ -13,6 +13,8 @@ type ModelKind =
   | "dense"
   /** A checkpoint whose layers choose among their experts, such as Mixtral: Hugging Face folder or GGUF file. */
   | "mixture"
+  /** A dense decoder that gives embeddings or scores: Hugging Face folder or GGUF file. */
+  | "pooling"
   /** A checkpoint that the paper's own code converted. */
   | "official"
   /** A Read-ME model folder. */
@@ -57,6 +59,18 @@ export const BACKBONE_FILE = "backbone.safetensors";
 export const ROUTER_FILE = "router.safetensors";
 export const expertFile = (expert: number): string => join("experts", `${expert}.safetensors`);
 
+/** Modules of sentence-transformers, and the texts that go before inputs. */
+export const MODULES_FILE = "modules.json";
+export const PROMPTS_FILE = "config_sentence_transformers.json";
+
+/** Files that say what a model gives for a whole text, modules' configs under their usual names. */
+const POOLING_FILES: readonly string[] = [
+  MODULES_FILE,
+  PROMPTS_FILE,
+  "1_Pooling/config.json",
+  "1_LogitScore/config.json",
+];
+
 /** Optional files beside config and weights. */
 export const TEXT_FILES: readonly string[] = [
   "generation_config.json",
@@ -64,4 +78,5 @@ export const TEXT_FILES: readonly string[] = [
   "tokenizer_config.json",
   "special_tokens_map.json",
   "chat_template.jinja",
+  ...POOLING_FILES,
 ];

@@ -15,15 +15,18 @@ import { ADAPTER_CONFIG_FILE, ADAPTER_FILE } from "../low-rank/low-rank-expert.t
 import { SET_FILE } from "../low-rank/low-rank-set.ts";
 import { SafetensorsFile, ShardedSafetensors } from "../safetensors/read-safetensors.ts";
 import { loadFolderText, loadGgufText } from "../text/load-text.ts";
+import { poolingText } from "../text/pooling-text.ts";
 import type { TensorStore } from "../tensor-store.ts";
 import { locateDense } from "../weights/backbone.ts";
 import { textTensors } from "../weights/text-tensors.ts";
 import { locateMixture } from "../weights/mixture.ts";
 import { isOfficialConversion, locateOfficial } from "../weights/official.ts";
 import { CONFIG_FILE, INDEX_FILE, type Located, type Model, ROUTER_FILE, SINGLE_FILE } from "./model.ts";
+import { once } from "./once.ts";
 import { isPublished } from "./model-kind.ts";
 import { chosenOnnx, folderOfOnnx, onnxFilesIn, openOnnx } from "./open-onnx.ts";
 import { openReadMe } from "./read-me-folder.ts";
+import { readPooling } from "./read-pooling.ts";
 
 export const MAX_CONFIG_BYTES: number = 16 << 20;
 
@@ -87,7 +90,7 @@ async function openGguf(path: string, folder?: string): Promise<Model> {
       files: [path],
       fingerprint,
       samplingDefaults: () => ggufDefaults(path, store.file.metadata),
-      loadText: once(async () => loadGgufText(path, store.file.metadata)),
+      loadText: once(async () => poolingText(path, config, loadGgufText(path, store.file.metadata))),
       close: async () => {
         await Promise.all([store.close(), lowRank?.close()]);
       },
@@ -110,15 +113,15 @@ async function openFolder(path: string, onnx?: string): Promise<Model> {
   }
   const generationPath = join(path, "generation_config.json");
   const generation = await readJsonFile(generationPath, MAX_CONFIG_BYTES);
+  const fields = new Fields(configPath, json);
+  const text = once(() => loadFolderText(path));
+  const pooling = await readPooling(path, fields, text);
   const generationFields = generation && new Fields(generationPath, generation);
-  const parsed = parseConfig(configPath, json, generationFields);
+  const parsed = { ...parseConfig(configPath, json, generationFields), pooling };
   const {
     config,
     located: { stores, ...located },
-  } =
-    onnx === undefined
-      ? await openSafetensors(path, parsed, new Fields(configPath, json))
-      : await openOnnx(onnx, parsed);
+  } = onnx === undefined ? await openSafetensors(path, parsed, fields) : await openOnnx(onnx, parsed);
   const files = [configPath, ...located.files];
   const closeAll = async (): Promise<void> => {
     await Promise.all(stores.map((store) => store.close()));
@@ -141,7 +144,7 @@ async function openFolder(path: string, onnx?: string): Promise<Model> {
       files,
       fingerprint,
       samplingDefaults: () => generationDefaults(generationFields),
-      loadText: once(() => loadFolderText(path)),
+      loadText: once(async () => poolingText(path, config, await text())),
       close: async () => {
         await Promise.all([closeAll(), lowRank?.close()]);
       },
@@ -186,10 +189,9 @@ async function openCheckpoint(path: string, config: ModelConfig, fields: Fields)
 
 /** Finds the tensors of a checkpoint as its authors published it. */
 function locatePlain(store: TensorStore, config: ModelConfig): Pick<Located, "kind" | "experts" | "weights"> {
-  const { mixture } = config;
-  return mixture
-    ? { kind: "mixture", ...locateMixture(store, config, mixture) }
-    : { kind: "dense", ...locateDense(store, config) };
+  const { mixture, pooling } = config;
+  const located = mixture ? locateMixture(store, config, mixture) : locateDense(store, config);
+  return { kind: pooling ? "pooling" : mixture ? "mixture" : "dense", ...located };
 }
 
 async function openStore(path: string): Promise<SafetensorsFile | ShardedSafetensors> {
@@ -207,16 +209,4 @@ async function openStore(path: string): Promise<SafetensorsFile | ShardedSafeten
     );
   }
   throw new ReadMeError("ERR_FILE_NOT_FOUND", `${path}: holds neither ${SINGLE_FILE} nor ${INDEX_FILE}`);
-}
-
-/** Returns the same result for every call; a failed call may be repeated. */
-function once<Result>(make: () => Promise<Result>): () => Promise<Result> {
-  let made: Promise<Result> | undefined;
-  return () => {
-    made ??= make().catch((error: unknown) => {
-      made = undefined;
-      throw error;
-    });
-    return made;
-  };
 }

@@ -40,6 +40,12 @@ export async function openOnnx(
   if (/_bnb4\.onnx$/i.test(file)) {
     throw unsupported(file, "has 4 bits in the format of bitsandbytes, which are not read; use q4");
   }
+  if (config.pooling) {
+    throw unsupported(
+      file,
+      "is of a model that does not generate, which is not read from ONNX; use safetensors or GGUF",
+    );
+  }
   const store = await OnnxTensorStore.open(file, config);
   try {
     const own: ModelConfig = { ...config, hasTiedEmbeddings: store.isTied };

@@ -17,13 +17,16 @@ import { readJsonFile } from "../files/text-file.ts";
 import { GgufTensorStore } from "../gguf/gguf-tensor-store.ts";
 import { openExpertSet } from "../low-rank/expert-set.ts";
 import { SafetensorsFile } from "../safetensors/read-safetensors.ts";
-import { loadFolderText, loadGgufText } from "../text/load-text.ts";
+import { loadFolderText, loadGgufText, type ModelText } from "../text/load-text.ts";
+import { poolingText } from "../text/pooling-text.ts";
 import { DENSE_NAME } from "../weights/backbone.ts";
 import { MIXTURE_NAME } from "../weights/mixture.ts";
 import { locateRouter } from "../weights/router-weights.ts";
 import { CONFIG_FILE, type Model, ROUTER_FILE, TEXT_FILES } from "./model.ts";
 import { MAX_CONFIG_BYTES, openModel } from "./open-model.ts";
+import { once } from "./once.ts";
 import { parseReadMe } from "./read-me-folder.ts";
+import { readPooling } from "./read-pooling.ts";
 
 /** The parts of a model that its prompts need. */
 export interface PromptModel extends Pick<
@@ -64,8 +67,11 @@ export async function openPromptModel(path: string): Promise<PromptModel> {
   const generationPath = join(absolute, "generation_config.json");
   const generation = await readJsonFile(generationPath, MAX_CONFIG_BYTES);
   const defaults = generation && new Fields(generationPath, generation);
-  const config = parseConfig(configPath, json, defaults);
-  return openFolder(absolute, fields, { config, samplingDefaults: () => generationDefaults(defaults) });
+  const text = once(() => loadFolderText(absolute));
+  const pooling = await readPooling(absolute, fields, text);
+  const config = { ...parseConfig(configPath, json, defaults), pooling };
+  const loadText = async (): Promise<ModelText> => poolingText(absolute, config, await text());
+  return openFolder(absolute, fields, { config, loadText, samplingDefaults: () => generationDefaults(defaults) });
 }
 
 /** Field of config.json that conversions by the paper's own code have. */
@@ -74,18 +80,17 @@ const OFFICIAL_FIELD = "embedding_dim";
 async function openFolder(
   path: string,
   fields: Fields,
-  settings: Pick<PromptModel, "config" | "samplingDefaults">,
+  settings: Pick<PromptModel, "config" | "loadText" | "samplingDefaults">,
 ): Promise<PromptModel> {
   const { config } = settings;
   const readMe = fields.object("readme");
-  const loadText = (): ReturnType<Model["loadText"]> => loadFolderText(path);
   if (!readMe) {
     const lowRank = await openExpertSet(path, config);
     const close = async (): Promise<void> => lowRank?.close();
-    return { path, ...settings, ...plainParts(config), lowRank, loadText, close };
+    return { path, ...settings, ...plainParts(config), lowRank, close };
   }
   const { experts, router: routerConfig } = parseReadMe(readMe, config);
-  const rest = { path, ...settings, experts, lowRank: undefined, loadText };
+  const rest = { path, ...settings, experts, lowRank: undefined };
   if (!routerConfig) return { ...rest, router: undefined, fingerprint: noFingerprint, close: async () => undefined };
   const store = await SafetensorsFile.open(join(path, ROUTER_FILE));
   try {
@@ -106,7 +111,7 @@ async function openGguf(path: string, folder?: string): Promise<PromptModel> {
     const config = await ggufConfig(store);
     const lowRank = folder === undefined ? undefined : await openExpertSet(folder, config);
     const close = async (): Promise<void> => void (await Promise.all([store.close(), lowRank?.close()]));
-    const loadText: Model["loadText"] = async () => loadGgufText(path, store.file.metadata);
+    const loadText: Model["loadText"] = async () => poolingText(path, config, loadGgufText(path, store.file.metadata));
     const samplingDefaults = (): SamplingDefaults => ggufDefaults(path, store.file.metadata);
     return { path, config, samplingDefaults, ...plainParts(config), lowRank, loadText, close };
   } catch (error) {

@@ -98,6 +98,28 @@ export const KNOWN_MODELS: readonly KnownModel[] = [
     ],
   },
   {
+    name: "qwen3-embedding:0.6b",
+    title: "Qwen3-Embedding-0.6B",
+    modelType: "qwen3",
+    license: "Apache-2.0",
+    shape: shape([1024, 28, 3072], [16, 8, 128], 151_669),
+    sources: [
+      bf16("Qwen/Qwen3-Embedding-0.6B", 1_191_586_416),
+      q8("Qwen/Qwen3-Embedding-0.6B-GGUF", "Qwen3-Embedding-0.6B-Q8_0.gguf", 639_150_592),
+    ],
+  },
+  {
+    name: "qwen3-reranker:0.6b",
+    title: "Qwen3-Reranker-0.6B",
+    modelType: "qwen3",
+    license: "Apache-2.0",
+    shape: shape([1024, 28, 3072], [16, 8, 128], 151_669),
+    sources: [
+      bf16("Qwen/Qwen3-Reranker-0.6B", 1_191_588_280),
+      q8("ggml-org/Qwen3-Reranker-0.6B-Q8_0-GGUF", "qwen3-reranker-0.6b-q8_0.gguf", 639_153_184),
+    ],
+  },
+  {
     name: "qwen2.5:0.5b",
     title: "Qwen2.5-0.5B-Instruct",
     modelType: "qwen2",

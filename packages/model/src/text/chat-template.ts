@@ -71,6 +71,11 @@ export class ChatTemplate {
     return this.#sources.toolUse !== undefined || /\{[{%][^{}]*\btools\b/.test(this.#sources.default);
   }
 
+  /** Whether the template writes messages of the roles `query` and `document`, as those of rerankers do. */
+  get knowsPairs(): boolean {
+    return ["query", "document"].every((role) => new RegExp(`["']${role}["']`).test(this.#sources.default));
+  }
+
   /**
    * Whether answers may begin with reasoning between `<think>` and `</think>`.
    * @param tokenizer - tokenizer whose vocabulary may have the marks
@@ -112,7 +117,12 @@ export class ChatTemplate {
     const hasTools = tools !== null && tools.length > 0;
     const source = hasTools ? (this.#sources.toolUse ?? this.#sources.default) : this.#sources.default;
     const { template, takesParts } = this.#parse(source);
-    const given = takesParts ? messages : messages.map(joinText);
+    const given =
+      this.knowsPairs && readsPartsOnly(source)
+        ? messages.map(splitText)
+        : takesParts
+          ? messages
+          : messages.map(joinText);
     try {
       return run(template, templateGlobals(this.#now), {
         bos_token: this.#tokens.bosToken?.text,
@@ -160,6 +170,17 @@ function run(template: Template, globals: object, variables: object): string {
   const scope = new Environment(outer);
   for (const [name, value] of Object.entries(variables)) scope.set(name, value);
   return String(new Interpreter(scope).run(template.parsed).value);
+}
+
+/** Tells whether a template reads contents as parts, and never as a string. */
+function readsPartsOnly(source: string): boolean {
+  return /\.text\b|\[["']text["']\]/.test(source) && !/\bis (not )?string\b/.test(source);
+}
+
+/** Makes the only part of a content that is a string. */
+function splitText(message: ChatMessage): ChatMessage {
+  const { content } = message;
+  return typeof content === "string" ? { ...message, content: [{ type: "text", text: content }] } : message;
 }
 
 /** Joins the text parts of a content to one string, with line breaks as other servers do. */

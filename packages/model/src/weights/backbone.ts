@@ -1,6 +1,7 @@
 // The parts that all layouts have in common: embeddings, attention, norms and head under Hugging Face names. A dense
 // checkpoint is the simplest layout.
 
+import { ReadMeError } from "@readme-moe/core";
 import type { ModelConfig } from "../config/model-config.ts";
 import type { TensorStore } from "../tensor-store.ts";
 import type {
@@ -11,6 +12,7 @@ import type {
   LinearRefs,
   ModelWeights,
 } from "./model-weights.ts";
+import { selectRows } from "./selected-rows.ts";
 import { splitFused } from "./tensor-parts.ts";
 import { tensorRef, type TensorRef } from "./tensor-ref.ts";
 
@@ -45,8 +47,27 @@ export function locateWeights(
       ffnOutputNorm: norm(layer, norms.ffnOutput),
     })),
     finalNorm: tensorRef(store, "model.norm.weight", [hiddenSize]),
-    head: config.hasTiedEmbeddings ? embedding : tensorRef(store, "lm_head.weight", [vocabSize, hiddenSize]),
+    head: locateHead(store, config, embedding),
   };
+}
+
+function locateHead(
+  store: TensorStore,
+  { vocabSize, hiddenSize, hasTiedEmbeddings, pooling }: ModelConfig,
+  embedding: TensorRef,
+): TensorRef {
+  if (pooling?.kind === "embedding") return embedding;
+  if (pooling && "tensor" in pooling.head) {
+    const { tensor, numRows, rows } = pooling.head;
+    return selectRows(tensorRef(store, tensor, [numRows, hiddenSize]), rows);
+  }
+  const head = hasTiedEmbeddings ? embedding : tensorRef(store, "lm_head.weight", [vocabSize, hiddenSize]);
+  if (!pooling || !("tokenIds" in pooling.head)) return head;
+  const { tokenIds } = pooling.head;
+  const unknown = tokenIds.find((id) => id >= vocabSize);
+  if (unknown === undefined) return selectRows(head, tokenIds);
+  const message = `${store.path}: the score is of token ${unknown}, the model has ${vocabSize} tokens`;
+  throw new ReadMeError("ERR_MODEL_INVALID", message);
 }
 
 /** Finds the tensors of a dense checkpoint, which is one expert without a router. */

@@ -51,7 +51,10 @@ export interface ModelWeights {
   readonly embedding: TensorRef; // [vocabSize, hiddenSize]
   readonly layers: readonly LayerRefs[];
   readonly finalNorm: TensorRef; // [hiddenSize]
-  /** `[vocabSize, hiddenSize]`; the embedding itself if the two are tied. */
+  /**
+   * `[vocabSize, hiddenSize]`; the embedding itself if the two are tied. Of a model that gives scores, the rows of
+   * these, `[1 or 2, hiddenSize]`; of one that gives embeddings, nothing reads it.
+   */
   readonly head: TensorRef;
 }
 

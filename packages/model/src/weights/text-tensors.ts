@@ -1,4 +1,4 @@
-// The tensors of the model of text in a multimodal checkpoint, under the names that they have in a checkpoint of text.
+// The tensors of the model of text in a checkpoint of more, or without a head, under a language model's names.
 
 import { unsupported } from "../files/errors.ts";
 import type { TensorStore } from "../tensor-store.ts";
@@ -9,6 +9,10 @@ const PREFIXES: readonly (readonly [string, string])[] = [
   ["model.language_model.", "model."],
   ["language_model.model.", "model."],
   ["language_model.lm_head.", "lm_head."],
+  // Checkpoints of the model without its head.
+  ["embed_tokens.", "model.embed_tokens."],
+  ["layers.", "model.layers."],
+  ["norm.", "model.norm."],
 ];
 
 const IMAGE_TOWER = /(?:^|\.)(?:vision_tower|vision_model|multi_modal_projector)\./;

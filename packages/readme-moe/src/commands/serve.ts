@@ -134,6 +134,7 @@ function appOver(models: ServedModels, events: ReadMeEmitter, flags: ServeFlags)
       tokensPerMinute: flags.tokensPerMinute,
       maxPriority: flags.maxPriority,
       cors: corsOf(flags),
+      ollama: flags.ollama,
       admission: { maxRequests, maxTokens, maxBytes, maxClientShare, maxQueueMs, maxRequestMs },
       hungMs,
       vllmAliases: flags.vllmMetrics,

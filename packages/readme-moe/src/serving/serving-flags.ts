@@ -34,6 +34,7 @@ export interface ServingFlags {
   readonly restart: boolean;
   readonly restartAttempts?: number;
   readonly restartDelayMs?: number;
+  readonly ollama?: true;
   readonly vllmMetrics?: true;
   readonly json?: true;
 }
@@ -87,6 +88,7 @@ export function servingOptions(): readonly Option[] {
     number("--restart-delay-ms <ms>", "wait before a failed engine is opened again, doubled each time (default: 1000)"),
     number("--restart-attempts <n>", "most attempts to open a failed engine again (default: 10)"),
     new Option("--no-restart", "do not open a failed engine again; /livez then fails"),
+    new Option("--ollama", "add Ollama's API below /api"),
     new Option("--vllm-metrics", "add metrics under vLLM's names"),
     new Option("--json", "log answers and events as JSON, one per line"),
   ];

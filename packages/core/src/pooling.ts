@@ -1,0 +1,114 @@
+// Embeddings and scores of whole texts: requests, results, and the arithmetic on what a model gives.
+
+import type { ChatMessage } from "./chat-message.ts";
+
+/** Task of a model: continuing prompts, embeddings of texts, or scores of documents for a query. */
+export type ModelTask = "generate" | "embed" | "rerank";
+
+/** Facts about a model's embeddings. */
+export interface EmbeddingInfo {
+  /** Length of an embedding. */
+  readonly dimensions: number;
+  /** Texts that the model's authors put before inputs, by name, such as `query`. */
+  readonly prompts: Readonly<Record<string, string>>;
+  /** Name of the prompt of requests that choose none. @default none */
+  readonly defaultPrompt?: string | undefined;
+  /** Whether embeddings have length 1, so that a product of two is their cosine. */
+  readonly isNormalized: boolean;
+}
+
+/** Options that embeddings and scores have in common with `Engine.generate`. */
+export interface PoolingOptions {
+  /** Waiting sequences with larger numbers go first. @default 0 */
+  readonly priority?: number | undefined;
+  /** Name of the client, for fair shares. @default no name */
+  readonly client?: string | undefined;
+  /** Beginning of the ids of its sequences in events. @default an id that the engine makes */
+  readonly id?: string | undefined;
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** A request of `Engine.embed`. */
+export interface EmbedRequest extends PoolingOptions {
+  /** Texts or token ids, at least one; each becomes an embedding. The model's end token is added to texts alone. */
+  readonly inputs: readonly (string | ArrayLike<number>)[];
+  /** Length of each embedding, 1 to the model's: its first numbers, as an embedding of length 1. @default all */
+  readonly dimensions?: number | undefined;
+  /** Task of a query, in one sentence. Puts `Instruct: …\nQuery:` before each text. @default none */
+  readonly instruction?: string | undefined;
+  /** Name of one of `EngineInfo.embedding.prompts`, which goes before each text. @default the model's, if any */
+  readonly promptName?: string | undefined;
+}
+
+/** A request of `Engine.rerank`. */
+export interface RerankRequest extends PoolingOptions {
+  readonly query: string;
+  /** Texts to score, at least one. */
+  readonly documents: readonly string[];
+  /** Task in one sentence: what makes a document relevant. @default the one that the model was trained on */
+  readonly instruction?: string | undefined;
+}
+
+/** Tokens and waiting time of a request, summed over its texts. */
+export interface PoolingUsage {
+  readonly promptTokens: number;
+  /** Prompt tokens that came from the prefix cache. */
+  readonly cachedTokens: number;
+  /** Longest time that a text waited for room before it first ran, in ms. */
+  readonly queuedMs: number;
+}
+
+/** Result of `Engine.embed`. */
+export interface Embeddings {
+  /** `[inputs][dimensions]`. Embeddings of models that normalise have length 1, so that a product is their cosine. */
+  readonly embeddings: readonly Float32Array<ArrayBuffer>[];
+  readonly usage: PoolingUsage;
+}
+
+/** Result of `Engine.rerank`. */
+export interface Ranking {
+  /** Relevance of each document, 0 to 1, in the order of the request. */
+  readonly scores: readonly number[];
+  readonly usage: PoolingUsage;
+}
+
+/** Puts the instruction of a query in the form that Qwen3-Embedding was trained on. */
+export function instructedQuery(instruction: string): string {
+  return `Instruct: ${instruction}\nQuery:`;
+}
+
+/**
+ * Makes an embedding of a hidden state.
+ *
+ * @param hidden - `[hiddenSize]`
+ * @param dimensions - number of its first values that are kept @default all
+ * @returns those values, divided by their length if `isNormalized`; all 0 stays 0
+ */
+export function embeddingOf(
+  hidden: Float32Array,
+  isNormalized: boolean,
+  dimensions: number = hidden.length,
+): Float32Array<ArrayBuffer> {
+  const values = hidden.slice(0, dimensions);
+  if (!isNormalized) return values;
+  // In float64, so that values near the limits of float32 have a length.
+  const length = Math.sqrt(values.reduce((sum, value) => sum + value * value, 0));
+  return length === 0 ? values : values.map((value) => value / length);
+}
+
+/**
+ * Computes the relevance from the logit of "relevant" and, if there is one, that of "not relevant".
+ * @returns the share of the first in the softmax, 0 to 1
+ */
+export function relevanceOf(logits: ArrayLike<number>): number {
+  return 1 / (1 + Math.exp((logits[1] ?? 0) - (logits[0] ?? 0)));
+}
+
+/** Lists the messages of which a reranker's template makes a prompt. */
+export function rerankPrompt(
+  { query, instruction }: RerankRequest,
+  document: string,
+): { readonly messages: readonly ChatMessage[] } {
+  const system = instruction === undefined ? [] : [{ role: "system", content: instruction }];
+  return { messages: [...system, { role: "query", content: query }, { role: "document", content: document }] };
+}

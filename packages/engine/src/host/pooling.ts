@@ -1,0 +1,170 @@
+// Embeddings and scores on the caller's side: checks, one sequence for each text, and the results together.
+
+import {
+  describeValue,
+  embeddingOf,
+  instructedQuery,
+  integerOption,
+  rejectUnknownKeys,
+  relevanceOf,
+  rerankPrompt,
+  resolveSamplingParams,
+  type Embeddings,
+  type EmbedRequest,
+  type EngineInfo,
+  type ModelTask,
+  type PoolingOptions,
+  type PoolingUsage,
+  type Prompt,
+  type Ranking,
+  type RerankRequest,
+} from "@readme-moe/core";
+import type { WireRequest } from "../protocol.ts";
+import { checkClient, type GenerationStream, onceAborted, wirePrompt } from "./request.ts";
+
+/** Begins a sequence that ends after its prompt. */
+type BeginPooled = (request: WireRequest, signal: AbortSignal) => GenerationStream;
+
+/** Engine that pools. */
+interface PoolingHost {
+  readonly info: EngineInfo;
+  readonly begin: BeginPooled;
+  /** Returns a new id for a request without one. */
+  readonly newId: () => string;
+}
+
+const SHARED_NAMES = ["priority", "client", "id", "signal"] as const satisfies readonly (keyof PoolingOptions)[];
+
+/** Method and result of each task. */
+const TASKS: Readonly<Record<ModelTask, readonly [method: string, result: string]>> = {
+  generate: ["generate", "continues prompts"],
+  embed: ["embed", "gives embeddings"],
+  rerank: ["rerank", "scores documents"],
+};
+
+/** @throws {TypeError} for a model that was made for another task, naming it and its method */
+export function checkTask(task: ModelTask, { task: own, path }: EngineInfo): void {
+  if (own === task) return;
+  const [[, expected], [method, result]] = [TASKS[task], TASKS[own]];
+  throw new TypeError(`Expected a model that ${expected}; ${path} ${result}: use \`${method}\``);
+}
+
+/** Checks and runs `Engine.embed`. */
+export async function embedTexts(request: EmbedRequest, host: PoolingHost): Promise<Embeddings> {
+  checkTask("embed", host.info);
+  const { embedding } = host.info;
+  if (!embedding) throw new TypeError("Expected `info.embedding` of a model that gives embeddings");
+  checkObject(request, "inputs");
+  rejectUnknownKeys("a request", request, ["inputs", "dimensions", "instruction", "promptName", ...SHARED_NAMES]);
+  const { inputs, dimensions = embedding.dimensions } = request;
+  integerOption("dimensions", dimensions, 1, embedding.dimensions);
+  checkList("inputs", inputs);
+  const before = prefixOf(request, embedding);
+  const prompts = inputs.map((input, index): Prompt => {
+    if (typeof input === "string") return before + input;
+    if (typeof input === "object" && input !== null && "length" in input && input.length > 0) return input;
+    throw new TypeError(`Expected \`inputs[${index}]\` to be a text or token ids, got ${describeValue(input)}`);
+  });
+  const { outputs, usage } = await poolTexts(prompts, request, host);
+  return { embeddings: outputs.map((hidden) => embeddingOf(hidden, embedding.isNormalized, dimensions)), usage };
+}
+
+/** Returns the text that goes before inputs. @throws {TypeError | RangeError} on an unknown name, or on two prefixes */
+function prefixOf(
+  { instruction, promptName }: EmbedRequest,
+  { prompts, defaultPrompt }: NonNullable<EngineInfo["embedding"]>,
+): string {
+  if (instruction !== undefined) {
+    checkText("instruction", instruction);
+    if (promptName === undefined) return instructedQuery(instruction);
+    throw new TypeError("Expected `instruction` or `promptName`, got both");
+  }
+  const name = promptName ?? defaultPrompt;
+  if (name === undefined) return "";
+  const prompt = Object.hasOwn(prompts, name) ? prompts[name] : undefined;
+  if (prompt !== undefined) return prompt;
+  const known = Object.keys(prompts).join(", ") || "none";
+  throw new RangeError(
+    `Expected \`promptName\` to be one of the model's prompts (${known}), got ${describeValue(name)}`,
+  );
+}
+
+/** Checks and runs `Engine.rerank`. */
+export async function rerankDocuments(request: RerankRequest, host: PoolingHost): Promise<Ranking> {
+  checkTask("rerank", host.info);
+  checkObject(request, "query, documents");
+  rejectUnknownKeys("a request", request, ["query", "documents", "instruction", ...SHARED_NAMES]);
+  checkText("query", request.query);
+  if (request.instruction !== undefined) checkText("instruction", request.instruction);
+  checkList("documents", request.documents);
+  for (const [index, document] of request.documents.entries()) checkText(`documents[${index}]`, document);
+  const prompts = request.documents.map((document) => rerankPrompt(request, document));
+  const { outputs, usage } = await poolTexts(prompts, request, host);
+  return { scores: outputs.map(relevanceOf), usage };
+}
+
+/**
+ * Runs prompts, so many at a time that the engine always has further ones, and no caller fills its queue alone. The
+ * first error ends the others.
+ */
+async function poolTexts(
+  prompts: readonly Prompt[],
+  { priority = 0, client, id, signal }: PoolingOptions,
+  { info, begin, newId }: PoolingHost,
+): Promise<{ readonly outputs: readonly Float32Array[]; readonly usage: PoolingUsage }> {
+  checkClient(priority, client);
+  const params = resolveSamplingParams({}, info);
+  const firstId = id ?? newId();
+  const requests = prompts.map((prompt, index): WireRequest => ({
+    requestId: prompts.length === 1 ? firstId : `${firstId}/${index}`,
+    prompt: wirePrompt(prompt, info),
+    params,
+    expert: undefined,
+    priority,
+    client,
+    seed: 0,
+    processesLogits: false,
+    isPooled: true,
+  }));
+  const outputs: Float32Array[] = [];
+  const usage = { promptTokens: 0, cachedTokens: 0, queuedMs: 0 };
+  const ending = new AbortController();
+  const detach = onceAborted(signal, () => ending.abort(signal?.reason));
+  if (signal?.aborted) ending.abort(signal.reason);
+  const queue = requests.entries();
+  const work = async (): Promise<void> => {
+    // All workers take from one queue.
+    for (const [index, request] of queue) {
+      for await (const { pooled, usage: own } of begin(request, ending.signal)) {
+        if (pooled) outputs[index] = pooled;
+        usage.promptTokens += own?.promptTokens ?? 0;
+        usage.cachedTokens += own?.cachedTokens ?? 0;
+        usage.queuedMs = Math.max(usage.queuedMs, own?.queuedMs ?? 0);
+      }
+    }
+  };
+  try {
+    await Promise.all(Array.from({ length: Math.min(2 * info.maxNumSeqs, requests.length) }, work));
+  } catch (error) {
+    ending.abort();
+    throw error;
+  } finally {
+    detach();
+  }
+  return { outputs, usage };
+}
+
+function checkObject(request: unknown, fields: string): void {
+  if (typeof request === "object" && request !== null) return;
+  throw new TypeError(`Expected a request { ${fields}, … }, got ${describeValue(request)}`);
+}
+
+function checkList(name: string, value: unknown): void {
+  if (Array.isArray(value) && value.length > 0) return;
+  const given = Array.isArray(value) ? "an empty array" : describeValue(value);
+  throw new TypeError(`Expected \`${name}\` to be an array of at least one text, got ${given}`);
+}
+
+function checkText(name: string, value: unknown): void {
+  if (typeof value !== "string") throw new TypeError(`Expected \`${name}\` to be a text, got ${describeValue(value)}`);
+}

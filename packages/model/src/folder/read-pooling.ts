@@ -1,0 +1,127 @@
+// Finds out what a folder says of pooling: modules.json of sentence-transformers, the class in config.json, or a name.
+
+import { join } from "node:path";
+import { describeValue } from "@readme-moe/core";
+import { Fields } from "../config/fields.ts";
+import type { EmbeddingConfig, PoolingConfig, ScoreConfig } from "../config/pooling.ts";
+import { corrupt, quoted, unsupported } from "../files/errors.ts";
+import { isList, readJsonFile, readJsonValue, readTextFile } from "../files/text-file.ts";
+import type { ModelText } from "../text/load-text.ts";
+import { MODULES_FILE, PROMPTS_FILE } from "./model.ts";
+
+const MAX_BYTES = 1 << 20;
+const SERVED = "served are Pooling of the last token, with or without Normalize, and LogitScore";
+
+/**
+ * Reads what a folder's model gives for a whole text.
+ *
+ * @param config - config.json
+ * @param loadText - loads the tokenizer, which is needed where a score is of two words
+ * @returns `undefined` for a model that generates
+ * @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` naming the module, mode or class that is not served
+ */
+export async function readPooling(
+  folder: string,
+  config: Fields,
+  loadText: () => Promise<Pick<ModelText, "tokenizer">>,
+): Promise<PoolingConfig | undefined> {
+  const modules = await readModules(join(folder, MODULES_FILE));
+  if (modules !== undefined) return modulePooling(folder, modules);
+  const className = config.texts("architectures")?.find((name) => name.endsWith("ForSequenceClassification"));
+  if (className !== undefined) return classifierScore(config, className);
+  return (await isQwenReranker(folder, config)) ? wordScore(folder, (await loadText()).tokenizer) : undefined;
+}
+
+interface Module {
+  /** Name of the class. */
+  readonly type: string;
+  /** Folder of its config. */
+  readonly folder: string;
+}
+
+async function readModules(path: string): Promise<readonly Module[] | undefined> {
+  const list = await readJsonValue(path, MAX_BYTES);
+  if (list === undefined) return undefined;
+  if (!isList(list)) throw corrupt(path, `expected a list of modules, got ${describeValue(list)}`);
+  const modules = list.map((value) => new Fields(path, value));
+  return modules.map((fields) => {
+    const folder = fields.text("path", "");
+    // The name comes from a file, and must not lead out of the folder.
+    if (!/^[\w-]*$/.test(folder)) throw corrupt(path, `expected the path of a module, got ${quoted(folder)}`);
+    return { type: fields.text("type").split(".").at(-1) ?? "", folder };
+  });
+}
+
+/** Follows the modules behind the transformer. */
+async function modulePooling(folder: string, [first, ...modules]: readonly Module[]): Promise<PoolingConfig> {
+  const path = join(folder, MODULES_FILE);
+  const refused = (what: string) => unsupported(path, `has ${what}, which is not supported; ${SERVED}`);
+  if (first?.type !== "Transformer" || first.folder !== "")
+    throw refused(`the first module ${quoted(first?.type ?? "")}`);
+  const [pooling, ...others] = modules;
+  const last = others.map(({ type }) => type).join();
+  const fieldsOf = async (module: Module): Promise<Fields> => {
+    const configPath = join(folder, module.folder, "config.json");
+    return new Fields(configPath, (await readJsonFile(configPath, MAX_BYTES)) ?? {});
+  };
+  if (pooling?.type === "Pooling" && (last === "" || last === "Normalize")) {
+    checkMode(await fieldsOf(pooling));
+    return { kind: "embedding", isNormalized: last !== "", ...(await readPrompts(join(folder, PROMPTS_FILE))) };
+  }
+  if (pooling?.type === "LogitScore" && last === "") return logitScore(await fieldsOf(pooling));
+  const unknown = modules.find(({ type }) => !["Pooling", "Normalize", "LogitScore"].includes(type));
+  throw refused(
+    unknown ? `the module ${quoted(unknown.type)}` : `the modules ${modules.map(({ type }) => type).join()}`,
+  );
+}
+
+const LAST_TOKEN = "lasttoken";
+
+/** @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` for a mode other than the last token */
+function checkMode(fields: Fields): void {
+  // Older files have one field for each mode.
+  const flags = fields.names.filter((name) => name.startsWith("pooling_mode_") && fields.raw(name) === true);
+  const named = fields.raw("pooling_mode") ?? flags.map((name) => name.slice("pooling_mode_".length));
+  const modes = isList(named) ? named : [named];
+  if (modes.length === 1 && modes[0] === LAST_TOKEN) return;
+  const listed = modes.map((mode) => describeValue(mode)).join(", ") || "no mode";
+  throw unsupported(fields.path, `pools by ${listed}, which is not supported; ${SERVED}`);
+}
+
+/** Reads the texts that go before inputs. */
+async function readPrompts(path: string): Promise<Pick<EmbeddingConfig, "prompts" | "defaultPrompt">> {
+  const fields = new Fields(path, (await readJsonFile(path, MAX_BYTES)) ?? {});
+  const prompts = fields.object("prompts");
+  const names = prompts?.names ?? [];
+  const texts = Object.fromEntries(names.map((name) => [name, prompts?.text(name) ?? ""]));
+  const defaultPrompt = fields.has("default_prompt_name") ? fields.text("default_prompt_name") : undefined;
+  return { prompts: texts, defaultPrompt };
+}
+
+function logitScore(fields: Fields): ScoreConfig {
+  const [yes, no] = ["true_token_id", "false_token_id"].map((name) => fields.count(name));
+  if (yes === undefined) throw fields.invalid("expected `true_token_id` to be a token id");
+  return { kind: "score", head: { tokenIds: no === undefined ? [yes] : [yes, no] } };
+}
+
+/** Reads a classifier with one class, whose logit is that of "relevant". */
+function classifierScore(config: Fields, className: string): ScoreConfig {
+  const numLabels = config.object("id2label")?.names.length ?? config.size("num_labels", 2);
+  if (numLabels === 1) return { kind: "score", head: { tensor: "score.weight", numRows: 1, rows: [0] } };
+  const advice = "served is one label, the relevance of a document";
+  throw unsupported(config.path, `is a ${className} with ${numLabels} labels, which is not supported; ${advice}`);
+}
+
+/** Tells whether a folder is Qwen3-Reranker's as it was first published, which only the name and the README say. */
+async function isQwenReranker(folder: string, config: Fields): Promise<boolean> {
+  if (config.raw("model_type") !== "qwen3") return false;
+  if (/qwen3-reranker/i.test(folder)) return true;
+  const readme = await readTextFile(join(folder, "README.md"), MAX_BYTES).catch(() => undefined);
+  return /^# Qwen3-Reranker/m.test(readme ?? "");
+}
+
+function wordScore(folder: string, tokenizer: ModelText["tokenizer"]): ScoreConfig {
+  const [yes, no] = ["yes", "no"].map((word) => tokenizer.tokenId(word));
+  if (yes !== undefined && no !== undefined) return { kind: "score", head: { tokenIds: [yes, no] } };
+  throw unsupported(folder, 'is a reranker whose vocabulary has no tokens "yes" and "no"');
+}

@@ -1,0 +1,203 @@
+// Embeddings and rankings over HTTP: OpenAI's SDK as it is, the shapes of Cohere, Jina and vLLM, and refusals.
+
+import type { ReadMeEngine } from "@readme-moe/engine";
+import { readMe } from "@readme-moe/express";
+import express from "express";
+import OpenAI, { BadRequestError } from "openai";
+import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
+import { embeddingsAnswer, rerankAnswer } from "../../packages/express/src/api/pooling-schemas.ts";
+import { EMBEDDING_MODEL, openPooling, poolingGolden, writeReranker } from "../support/pooling-models.ts";
+import { postJson, type JsonAnswer } from "../support/post-json.ts";
+import { randomInteger, seededRandom } from "../support/random.ts";
+import { largestDifference } from "../support/running-model.ts";
+import { listen, openTinyEngine, type RunningServer } from "../support/served-model.ts";
+import { persistentFolder } from "../support/temporary-folder.ts";
+
+const NUM_RUNS = Number(process.env["README_MOE_FUZZ_RUNS"] ?? 200);
+const { embeddings, rankings } = poolingGolden;
+const texts = embeddings.filter(({ prompt }) => prompt === undefined);
+const input = texts.map((one) => one.input);
+
+const folder = await persistentFolder();
+let engines: Readonly<Record<"chat" | "embedder" | "ranker", ReadMeEngine>>;
+let server: RunningServer;
+let openai: OpenAI;
+
+beforeAll(async () => {
+  const [chat, embedder, ranker] = await Promise.all([
+    openTinyEngine(folder),
+    openPooling(EMBEDDING_MODEL),
+    openPooling(await writeReranker()),
+  ]);
+  engines = { chat, embedder, ranker };
+  const app = express();
+  app.use(readMe({ models: engines, keys: { ann: "secret" } }));
+  server = await listen(app);
+  openai = new OpenAI({ apiKey: "secret", baseURL: `${server.url}/v1`, maxRetries: 0 });
+});
+afterAll(async () => {
+  await server[Symbol.asyncDispose]();
+  for (const engine of Object.values(engines)) await engine.dispose();
+});
+afterEach(async () => {
+  for (const engine of Object.values(engines)) {
+    expect(await engine.stats()).toMatchObject({ numRunning: 0, numWaiting: 0, kvUsedTokens: 0 });
+  }
+});
+
+const authorization = "Bearer secret";
+const post = (path: string, body: unknown): Promise<JsonAnswer> =>
+  postJson(`${server.url}${path}`, body, { authorization });
+
+/** Returns the embedding of the first input, as numbers. */
+async function floats(body: object): Promise<readonly number[]> {
+  const answer = await post("/v1/embeddings", { model: "embedder", encoding_format: "float", ...body });
+  const { data } = embeddingsAnswer.parse(answer.body);
+  return data[0]?.embedding as number[];
+}
+
+describe("/v1/embeddings", () => {
+  test("gives the OpenAI SDK the embeddings of sentence-transformers", async () => {
+    // The SDK asks for base64 and decodes it.
+    const answer = await openai.embeddings.create({ model: "embedder", input });
+    expect(answer.data.map(({ index }) => index)).toEqual(input.map((_, index) => index));
+    for (const [index, { embedding }] of texts.entries()) {
+      expect(largestDifference(answer.data[index]!.embedding, embedding)).toBeLessThan(1e-5);
+    }
+    const promptTokens = texts.reduce((sum, { input_ids: ids }) => sum + ids.length, 0);
+    expect(answer).toMatchObject({ object: "list", model: "embedder" });
+    expect(answer.usage).toEqual({ prompt_tokens: promptTokens, total_tokens: promptTokens });
+  });
+
+  test("takes a text, token ids, and lists of either, with the same numbers in both formats", async () => {
+    const [{ input: text, input_ids: ids }] = texts.slice(2) as [(typeof texts)[number]];
+    const right = await floats({ input: text });
+    for (const same of [[text], ids, [ids]]) expect(await floats({ input: same, user: "ann" })).toEqual(right);
+    const { data } = await openai.embeddings.create({ model: "embedder", input: text });
+    expect(Array.from(data[0]!.embedding)).toEqual(right);
+    const cut = await floats({ input: text, dimensions: 5 });
+    expect(cut.length).toBe(5);
+    expect(Math.hypot(...cut)).toBeCloseTo(1, 6);
+    const [query] = embeddings.filter(({ prompt }) => prompt === "query");
+    const named = await floats({ input: query?.input, prompt_name: "query" });
+    expect(largestDifference(named, query?.embedding ?? [])).toBeLessThan(1e-5);
+    expect(await floats({ input: query?.input, instruction: "Find prose" })).not.toEqual(named);
+  });
+
+  test("refuses what it cannot do, by name", async () => {
+    const refusals: readonly (readonly [object, string, string])[] = [
+      [{ model: "chat", input: "a" }, "model", "`embedder` gives embeddings"],
+      [{ model: "ranker", input: "a" }, "model", "scores documents"],
+      [{ model: "embedder" }, "input", "missing"],
+      [{ model: "embedder", input: [] }, "input", ""],
+      [{ model: "embedder", input: ["a", 3] }, "input[1]", ""],
+      [{ model: "embedder", input: [[1], [-1]] }, "input[1][0]", "token id"],
+      [{ model: "embedder", input: [99_999] }, "input", "below"],
+      [{ model: "embedder", input: "a", dimensions: 49 }, "dimensions", "48"],
+      [{ model: "embedder", input: "a", encoding_format: "hex" }, "encoding_format", "base64"],
+      [{ model: "embedder", input: "a", prompt_name: "constructor" }, "prompt_name", "query, document"],
+      [{ model: "embedder", input: "a", stream: true }, "stream", "not supported"],
+      [{ model: "embedder", input: Array.from({ length: 2049 }, () => "a") }, "input", ""],
+      [{ model: "embedder", input: "word ".repeat(600) }, "input", "512"],
+    ];
+    for (const [body, param, part] of refusals) {
+      const answer = await post("/v1/embeddings", body);
+      expect(answer).toMatchObject({ status: 400, body: { error: { type: "invalid_request_error", param } } });
+      expect(JSON.stringify(answer.body)).toContain(part);
+    }
+    await expect(openai.embeddings.create({ model: "chat", input: "a" })).rejects.toThrow(BadRequestError);
+  });
+
+  test("models that give embeddings or scores refuse to generate", async () => {
+    const messages = [{ role: "user" as const, content: "a" }];
+    for (const model of ["embedder", "ranker"]) {
+      const asked = openai.chat.completions.create({ model, messages });
+      await expect(asked).rejects.toThrow(/`chat` generates text/);
+      expect(await post("/v1/completions", { model, prompt: "a" })).toMatchObject({ status: 400 });
+      const answer = await post("/v1/messages", { model, messages, max_tokens: 3 });
+      expect(answer).toMatchObject({ status: 400, body: { type: "error" } });
+    }
+  });
+
+  test("ends when its client leaves, and counts for rate limits", async () => {
+    const leaving = new AbortController();
+    const many = Array.from({ length: 500 }, (_, index) => `${input.at(-1)} ${index}`);
+    engines.embedder.events.once("batch:completed", () => leaving.abort());
+    const left = openai.embeddings.create({ model: "embedder", input: many }, { signal: leaving.signal });
+    await expect(left).rejects.toThrow();
+    await expect.poll(async () => (await engines.embedder.stats()).kvUsedTokens).toBe(0);
+    const app = express();
+    app.use(readMe.api({ engine: engines.embedder, tokensPerMinute: 10 }));
+    await using limited = await listen(app);
+    expect(await postJson(`${limited.url}/v1/embeddings`, { input })).toMatchObject({ status: 200 });
+    expect(await postJson(`${limited.url}/v1/embeddings`, { input: "a" })).toMatchObject({ status: 429 });
+  });
+});
+
+describe("/v1/rerank", () => {
+  test.each(["/v1/rerank", "/v2/rerank", "/rerank"])("%s ranks documents as transformers does", async (path) => {
+    const [{ query, documents, scores }] = rankings.slice(0, 1) as [(typeof rankings)[number]];
+    const answer = await post(path, { model: "ranker", query, documents });
+    const { results, usage } = rerankAnswer.parse(answer.body);
+    const order = scores.map((_, index) => index).toSorted((a, b) => scores[b]! - scores[a]!);
+    expect(results.map(({ index }) => index)).toEqual(order);
+    const own = results.map((one) => one.relevance_score);
+    expect(
+      largestDifference(
+        own,
+        order.map((index) => scores[index]!),
+      ),
+    ).toBeLessThan(1e-5);
+    expect(usage.total_tokens).toBe(rankings[0]?.tokens.reduce((sum, count) => sum + count));
+  });
+
+  test("answers with the best documents and their texts", async () => {
+    const [{ query, documents, scores }] = rankings.slice(0, 1) as [(typeof rankings)[number]];
+    const parts = documents.map((text, index) => (index % 2 === 0 ? text : { text }));
+    const asked = { model: "ranker", query, documents: parts, top_n: 2, return_documents: true };
+    const { results } = rerankAnswer.parse((await post("/rerank", asked)).body);
+    const best = scores.indexOf(Math.max(...scores));
+    expect(results.length).toBe(2);
+    expect(results[0]).toMatchObject({ index: best, document: { text: documents[best] } });
+  });
+
+  test("refuses what it cannot do, by name", async () => {
+    const refusals: readonly (readonly [object, string, string])[] = [
+      [{ model: "embedder", query: "a", documents: ["b"] }, "model", "`ranker` scores documents"],
+      [{ model: "ranker", documents: ["b"] }, "query", "missing"],
+      [{ model: "ranker", query: "a", documents: [] }, "documents", ""],
+      [{ model: "ranker", query: "a", documents: ["b", { text: 3 }] }, "documents[1].text", ""],
+      [{ model: "ranker", query: "a", documents: ["b"], top_n: 0 }, "top_n", ""],
+      [{ model: "ranker", query: "a", documents: ["b"], max_chunks_per_doc: 3 }, "max_chunks_per_doc", "not supported"],
+    ];
+    for (const [body, param, part] of refusals) {
+      const answer = await post("/v1/rerank", body);
+      expect(answer).toMatchObject({ status: 400, body: { error: { param } } });
+      expect(JSON.stringify(answer.body)).toContain(part);
+    }
+  });
+});
+
+test("damaged bodies get a refusal or an answer, and change no other answer", async () => {
+  const good = [
+    ["/v1/embeddings", { model: "embedder", input: ["a", "é\u0000"], dimensions: 3, encoding_format: "float" }],
+    ["/v1/embeddings", { model: "embedder", input: [[1, 2], [3]], prompt_name: "query" }],
+    ["/v1/rerank", { model: "ranker", query: "a", documents: ["b", { text: "c" }], top_n: 1, return_documents: true }],
+  ] as const;
+  const random = seededRandom(Number(process.env["README_MOE_FUZZ_SEED"] ?? 1));
+  for (let run = 0; run < NUM_RUNS; run++) {
+    const [path, body] = good[randomInteger(random, good.length)]!;
+    const bytes = Buffer.from(JSON.stringify(body));
+    for (let change = 1 + randomInteger(random, 4); change > 0; change--) {
+      bytes[randomInteger(random, bytes.length)] = randomInteger(random, 256);
+    }
+    const cut = run % 3 === 0 ? bytes.subarray(0, randomInteger(random, bytes.length)) : bytes;
+    const headers = { "content-type": "application/json", authorization };
+    const response = await fetch(`${server.url}${path}`, { method: "POST", headers, body: cut });
+    const text = await response.text();
+    expect([200, 400, 404], `run ${run}: ${text}`).toContain(response.status);
+    expect(() => JSON.parse(text)).not.toThrow();
+  }
+  const { data } = await openai.embeddings.create({ model: "embedder", input: input[2]! });
+  expect(largestDifference(data[0]!.embedding, texts[2]!.embedding)).toBeLessThan(1e-5);
+});
