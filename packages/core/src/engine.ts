@@ -177,8 +177,8 @@ export interface EngineInfo {
   /** Kernel that runs the steps. */
   readonly kernel?: KernelInfo | undefined;
   /**
-   * Hash, in hex, of what turns a prompt into tokens and experts: config, tokenizer, chat template and router. Equal ones
-   * give the same tokens and experts.
+   * Hash, in hex, of what turns a prompt into tokens and experts: config, tokenizer, chat template and router. Equal
+   * ones give the same tokens and experts.
    */
   readonly promptVersion?: string | undefined;
   /**
@@ -188,7 +188,7 @@ export interface EngineInfo {
   readonly modelVersion?: string | undefined;
 }
 
-/** What is known of a model without its weights. */
+/** Facts about a model that are known without its weights. */
 export type PromptInfo = Omit<
   EngineInfo,
   "precision" | "maxNumSeqs" | "kvCapacityTokens" | "kernel" | "promptVersion" | "modelVersion"

@@ -12,7 +12,7 @@ export interface OpenRequest {
   readonly detach: () => void;
 }
 
-/** What a step of the worker gave. */
+/** Results of a step of the worker. */
 type StepResults = Omit<FromWorker & { type: "step" }, "type" | "events">;
 
 export class OpenRequests {

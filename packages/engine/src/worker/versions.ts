@@ -31,7 +31,7 @@ export async function promptVersionOf(
   ]);
 }
 
-/** What a token's logits depend on, besides its prompt. */
+/** Parts that a token's logits depend on. */
 interface ModelParts {
   readonly promptVersion: string;
   readonly runner: Pick<KernelRunner, "weightsVersion" | "kvPrecision">;
