@@ -41,6 +41,15 @@ async function chunksOf(engine: Pick<Engine, "generate">, request: GenerateReque
   return { choices, counts };
 }
 
+/** Contexts that a request's function gets. */
+async function contextsOf(engine: ReadMeEngine, request: GenerateRequest): Promise<readonly unknown[]> {
+  const contexts: unknown[] = [];
+  const processLogits: ProcessLogits = (_, { tokenIds, ...rest }) =>
+    void contexts.push({ ...rest, tokenIds: Array.from(tokenIds) });
+  await chunksOf(engine, { ...request, processLogits });
+  return contexts;
+}
+
 const idsOf = (chunks: readonly GenerateChunk[]): readonly number[] =>
   chunks.flatMap(({ tokens }) => tokens.map(({ id }) => id));
 
@@ -168,16 +177,10 @@ describe("a request that goes on", () => {
   afterAll(() => engine.dispose());
 
   test("gives its caller's function the contexts that follow, and no others", async () => {
-    const contextsOf = async (resume?: GenerateRequest["resume"]): Promise<readonly unknown[]> => {
-      const contexts: unknown[] = [];
-      const processLogits: ProcessLogits = (_, { tokenIds, ...rest }) =>
-        void contexts.push({ ...rest, tokenIds: Array.from(tokenIds) });
-      await chunksOf(engine, { prompt, params, processLogits, resume });
-      return contexts;
-    };
-    const all = await contextsOf();
+    const request = { prompt, params };
+    const all = await contextsOf(engine, request);
     expect(all.length).toBe(12);
-    expect(await contextsOf({ choices: [ids.slice(0, 5)] })).toEqual(all.slice(5));
+    expect(await contextsOf(engine, { ...request, resume: { choices: [ids.slice(0, 5)] } })).toEqual(all.slice(5));
   });
 
   test("is accepted with the experts of its prompt, and events count its tokens from the beginning", async () => {

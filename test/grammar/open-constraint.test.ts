@@ -99,14 +99,15 @@ describe.each(Object.entries(CONSTRAINTS))("%s", (_, make) => {
   });
 });
 
+function opensNothing(): never {
+  throw new Error("Grammars are opened for nothing");
+}
+
 test("bounds of free reasoning need no grammars, and keep no limit that is absent", async () => {
   const { budgetTokens: _, ...endless } = RULE;
   for (const rule of [RULE, endless, { ...RULE, isOpen: true, budgetTokens: 0 }]) {
     const original = limitReasoning(rule);
-    const grammars = (): never => {
-      throw new Error("Grammars are opened for nothing");
-    };
-    const again = await openConstraint(sent(original.source), { engine, grammars });
+    const again = await openConstraint(sent(original.source), { engine, grammars: opensNothing });
     const ids = [BEGIN, 40, 41, 42, 10, END, 10, 77];
     expect(await answersAlong(again, ids)).toEqual(await answersAlong(original, ids));
   }

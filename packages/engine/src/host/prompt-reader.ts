@@ -99,9 +99,12 @@ class WorkerReader implements PromptReader {
   #watch(link: WorkerLink): void {
     const own = Promise.resolve(link);
     this.#link = own;
-    void link.failed.then(() => {
-      if (this.#link === own) this.#link = undefined;
-    });
+    void this.#dropOnceFailed(link, own);
+  }
+
+  async #dropOnceFailed(link: WorkerLink, own: Promise<WorkerLink>): Promise<void> {
+    await link.failed;
+    if (this.#link === own) this.#link = undefined;
   }
 
   /** @throws {ReadMeError} as `openPromptReader`; `ERR_MODEL_INVALID` if the model is another one now */

@@ -36,8 +36,15 @@ export class ReaderServer {
       case "end":
         process.exit();
         return;
-      default:
+      case "open":
+      case "generate":
+      case "abort":
+      case "processed":
+      case "allowed":
+      case "listen":
         throw new TypeError(`Expected a message to a reader of prompts, got ${message.type}`);
+      default:
+        throw new TypeError(`Unknown message: ${String(message satisfies never)}`);
     }
   }
 

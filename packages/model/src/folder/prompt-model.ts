@@ -135,13 +135,15 @@ async function noFingerprint(): Promise<string> {
  *
  * @param cacheFolder - remembers the hashes of files
  */
-export async function promptFingerprint(
-  { path, router, experts, fingerprint }: PromptModel,
-  cacheFolder: string,
-): Promise<string> {
-  const { names } = experts;
+export async function promptFingerprint(model: PromptModel, cacheFolder: string): Promise<string> {
+  const { path, router } = model;
+  const { names } = model.experts;
   if (!(await stat(path)).isDirectory()) {
-    return hashOf(await ggufHeaderHash(path), JSON.stringify(names), router ? await fingerprint(cacheFolder) : "");
+    return hashOf(
+      await ggufHeaderHash(path),
+      JSON.stringify(names),
+      router ? await model.fingerprint(cacheFolder) : "",
+    );
   }
   const present: string[] = [];
   for (const name of [CONFIG_FILE, ...TEXT_FILES, ROUTER_FILE]) {
@@ -149,7 +151,7 @@ export async function promptFingerprint(
   }
   const files = await fingerprintOf(present.map((name) => join(path, name)));
   // A router in the file of the weights is none of these files.
-  const inWeights = router && !present.includes(ROUTER_FILE) ? await fingerprint(cacheFolder) : "";
+  const inWeights = router && !present.includes(ROUTER_FILE) ? await model.fingerprint(cacheFolder) : "";
   return hashOf(await files(cacheFolder), JSON.stringify([present, names]), inWeights);
 }
 
