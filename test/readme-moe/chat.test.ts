@@ -10,7 +10,7 @@ import { persistentFolder, temporaryFolder } from "../support/temporary-folder.t
 const model = join(await persistentFolder(), "chatty");
 await writeChattingPocket(model);
 
-function chat(lines: readonly string[], ...more: readonly string[]): Promise<Outcome> {
+function chatWith(lines: readonly string[], ...more: readonly string[]): Promise<Outcome> {
   const args = ["chat", model, "--temperature", "0", "--max-new-tokens", "8", ...more];
   return runCli(args, `${lines.join("\n")}\n`);
 }
@@ -26,14 +26,14 @@ test("a saved chat goes on in another run as in the same one", { timeout: 120_00
   const folder = await temporaryFolder();
   const [half, whole, later] = ["half", "whole", "later"].map((name) => join(folder, `${name}.json`));
   const lines = ["/system Be kind.", "Hello", `/save ${half}`, "Go on", `/save ${whole}`, "/exit", "never read"];
-  const outcome = await chat(lines);
+  const outcome = await chatWith(lines);
   expect(outcome).toMatchObject({ code: 0, stderr: "" });
   const messages = await messagesIn(whole ?? "");
   expect(messages.map(({ role }) => role)).toEqual(["system", "user", "assistant", "user", "assistant"]);
   expect(messages.slice(0, 2).map(({ content }) => content)).toEqual(["Be kind.", "Hello"]);
   expect(await messagesIn(half ?? "")).toEqual(messages.slice(0, 3));
   expect(outcome.stdout).toBe(`${messages[2]?.content}\n${messages[4]?.content}\n`);
-  await chat([`/load ${half}`, "Go on", `/save ${later}`]);
+  await chatWith([`/load ${half}`, "Go on", `/save ${later}`]);
   expect(await messagesIn(later ?? "")).toEqual(messages);
 });
 
@@ -41,7 +41,7 @@ test("lines between marks are one message, and the model can be changed", { time
   const folder = await temporaryFolder();
   const [first, second] = ["first", "second"].map((name) => join(folder, `${name}.json`));
   const before = ['"""', "Hello", "there", '"""', `/save ${first}`];
-  const outcome = await chat([...before, `/model ${model}`, "/clear", '"""Hello', 'there"""', `/save ${second}`]);
+  const outcome = await chatWith([...before, `/model ${model}`, "/clear", '"""Hello', 'there"""', `/save ${second}`]);
   expect(outcome.code).toBe(0);
   const messages = await messagesIn(first ?? "");
   expect(messages[0]).toEqual({ role: "user", content: "Hello\nthere" });
@@ -52,7 +52,7 @@ test("lines between marks are one message, and the model can be changed", { time
 test("mistakes are told, and the chat goes on", { timeout: 120_000 }, async () => {
   const broken = join(await temporaryFolder(), "broken.json");
   await writeFile(broken, '{"model": "x", "messages": [{"role": "user"}]}');
-  const outcome = await chat(["/exti", "/load nowhere.json", `/load ${broken}`, "/model no-such-model", "Hello"]);
+  const outcome = await chatWith(["/exti", "/load nowhere.json", `/load ${broken}`, "/model no-such-model", "Hello"]);
   expect(outcome.code).toBe(0);
   expect(outcome.stdout.trim()).not.toBe("");
   expect(outcome.stderr.trim().split("\n")).toEqual([

@@ -2,6 +2,7 @@ import type { AnswerFormat } from "./answer-format.ts";
 import type { ChatMessage } from "./chat-message.ts";
 import type { ReadMeEmitter } from "./emitter.ts";
 import type { EngineStats } from "./engine-stats.ts";
+import type { EngineVocabulary } from "./engine-vocabulary.ts";
 import type { ReadMeError } from "./errors.ts";
 import type { KernelInfo } from "./kernel-info.ts";
 import type { EmbeddingInfo, Embeddings, EmbedRequest, ModelTask, Ranking, RerankRequest } from "./pooling.ts";
@@ -207,21 +208,6 @@ export interface EngineInfo {
    * give the same logits, bit for bit, so that one engine can go on with what another one has generated.
    */
   readonly modelVersion?: string | undefined;
-}
-
-/** Bytes of a model's tokens, for binding answers to a grammar. */
-export interface EngineVocabulary {
-  /** Number of logits. */
-  readonly vocabSize: number;
-  /** Bytes of all tokens, one after the other; often parts of UTF-8 characters. */
-  readonly bytes: Uint8Array;
-  /**
-   * `[vocabSize + 1]`: token `id` has the bytes from `offsets[id]` up to `offsets[id + 1]`. Control tokens, and ids
-   * without a token, have no bytes.
-   */
-  readonly offsets: Uint32Array;
-  /** Tokens that end a completion. */
-  readonly eosTokenIds: readonly number[];
 }
 
 /** Options of `Engine.tokenize`. */

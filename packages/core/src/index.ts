@@ -3,7 +3,6 @@ export type {
   AcceptedPrompt,
   Engine,
   EngineInfo,
-  EngineVocabulary,
   FinishReason,
   GenerateChunk,
   GeneratedToken,
@@ -228,3 +227,4 @@ export {
 } from "./speculation/row-cost.ts";
 export { checkTemplateValues } from "./template-values.ts";
 export type { PromptInfo, PromptReader } from "./prompt-reader.ts";
+export type { EngineVocabulary } from "./engine-vocabulary.ts";
