@@ -270,7 +270,7 @@ describe("other routes", () => {
     expect([options.status, options.headers.get("allow")]).toEqual([204, "GET, HEAD"]);
     expect((await fetch(`${server.url}/v1/models`, { method: "HEAD" })).status).toBe(200);
     expect((await fetch(`${server.url}/v1/models/%E0%A4`)).status).toBe(400);
-    const nothing = await fetch(`${server.url}/v1/embeddings`);
+    const nothing = await fetch(`${server.url}/v1/images`);
     expect([nothing.status, await nothing.json()]).toMatchObject([404, { error: { code: "unknown_url" } }]);
     // Paths outside the API are left to the app.
     expect(await (await fetch(`${server.url}/elsewhere`)).text()).toContain("Cannot GET /elsewhere");
