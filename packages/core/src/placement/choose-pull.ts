@@ -2,19 +2,18 @@
 // worker that dies takes none with it.
 
 import { integerOption, numberOption, rejectUnknownKeys } from "../options.ts";
-import { DEFAULT_MAX_DELAY_MS } from "../scheduling/scheduler.ts";
 import { addedMs, msUntilRoom } from "./added-ms.ts";
 import type { FleetState, PullDecision, QueueState, WorkerState } from "./fleet-state.ts";
 
 /** Options of `choosePull`. */
 export interface PullOptions {
-  /** Wait after which a job may be taken by any worker, at least 0. @default 500 */
+  /** Wait after which a job may be taken by any worker, at least 0. @default 2000 */
   readonly maxDelayMs?: number | undefined;
   /** Time before its deadline at which a job may be taken by any worker, at least 0. @default 100 */
   readonly deadlineMarginMs?: number | undefined;
-  /** Every so many pulls of a worker take the job that has been overdue longest, at least 1. @default 4 */
+  /** Every so many pulls of a worker take the job that has been overdue longest, at least 1. @default 16 */
   readonly overdueEvery?: number | undefined;
-  /** Wait for a better worker, as a multiple of what the job costs more here, at least 0. @default 1 */
+  /** Wait for a better worker, as a multiple of what the job costs more here, at least 0. @default 2 */
   readonly patience?: number | undefined;
   /** Time after which a published state is of a worker that is gone, above 0. @default 3000 */
   readonly ttlMs?: number | undefined;
@@ -31,9 +30,10 @@ interface Candidate {
   readonly queue: QueueState;
   /** What the job costs more here than on the best worker, in ms summed over sequences. */
   readonly regretMs: number;
-  /** How long the queue's first job has waited, and all its jobs, in ms summed over jobs. */
-  readonly headWaitedMs: number;
+  /** How long the queue's jobs have waited, in ms summed over jobs. */
   readonly waitedMs: number;
+  /** Wait of the first job beyond what it costs more here, where a home also pays for an expert that it does not run. */
+  readonly worthMs: number;
   /** Time from which any worker takes the job. */
   readonly overdueFromMs: number;
 }
@@ -42,9 +42,10 @@ interface Candidate {
  * Chooses the queue that a worker takes its next job from.
  *
  * A job goes to the worker where it costs least (`addedMs`), by the published states of the others. A worker where it
- * costs more takes it when the queue's jobs have together waited for as long as that costs (`patience` times): it never
- * loses more than twice what the right choice would have cost, whatever the others do. Of such queues the one with the
- * highest priority goes first, then the one whose first job has waited longest beyond what it costs more here.
+ * costs more takes it when the queue's jobs have together waited for as long as that costs, times `patience`. Of such
+ * queues the one with the highest priority goes first, then the one whose first job has waited longest beyond its cost.
+ * In this comparison a home pays for an expert that none of its sequences needs now, so it goes on with the experts that
+ * it runs while it can.
  *
  * Starvation is impossible: every `overdueEvery`-th pull of a worker takes the oldest job that has waited for longer
  * than `maxDelayMs` or is near its deadline, of any priority, and a worker whose other queues are all empty takes it at
@@ -104,7 +105,7 @@ function candidateOf(queue: QueueState, { worker, fleet, options }: Context): Ca
   return {
     queue,
     regretMs: ownMs - bestMs,
-    headWaitedMs,
+    worthMs: headWaitedMs - (addedMs(worker, queue, { isHome: false }) - bestMs),
     // Jobs behind the first have waited for half as long, on average.
     waitedMs: (headWaitedMs * (waiting + 1)) / 2,
     // A job is not overdue before it is queued, whatever its deadline: later jobs could else go ahead of it forever.
@@ -115,13 +116,9 @@ function candidateOf(queue: QueueState, { worker, fleet, options }: Context): Ca
   };
 }
 
-/** Orders by priority, then by the first job's wait beyond its cost, then by age. */
+/** Orders by priority, then by worth, then by age. */
 function byWorth(a: Candidate, b: Candidate): number {
-  return (
-    b.queue.priority - a.queue.priority ||
-    b.headWaitedMs - b.regretMs - (a.headWaitedMs - a.regretMs) ||
-    a.queue.head.queuedMs - b.queue.head.queuedMs
-  );
+  return b.queue.priority - a.queue.priority || b.worthMs - a.worthMs || a.queue.head.queuedMs - b.queue.head.queuedMs;
 }
 
 function oldest(candidates: readonly Candidate[]): Candidate | undefined {
@@ -134,8 +131,8 @@ function eligibleAtMs({ queue, regretMs, overdueFromMs }: Candidate, patience: n
 
 function withDefaults(options: PullOptions): ResolvedOptions {
   rejectUnknownKeys("choosePull", options, ["maxDelayMs", "deadlineMarginMs", "overdueEvery", "patience", "ttlMs"]);
-  const { maxDelayMs = DEFAULT_MAX_DELAY_MS, deadlineMarginMs = 100, overdueEvery = 4 } = options;
-  const { patience = 1, ttlMs = DEFAULT_TTL_MS } = options;
+  const { maxDelayMs = 2000, deadlineMarginMs = 100, overdueEvery = 16 } = options;
+  const { patience = 2, ttlMs = DEFAULT_TTL_MS } = options;
   numberOption("maxDelayMs", maxDelayMs, 0);
   numberOption("deadlineMarginMs", deadlineMarginMs, 0);
   integerOption("overdueEvery", overdueEvery, 1);

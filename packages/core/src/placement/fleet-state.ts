@@ -34,12 +34,19 @@ export interface WorkerState {
   readonly runningSeqs: number;
   /** Running sequences by the affinity key of their job; keys without a sequence may be absent. */
   readonly runningByKey: Readonly<Record<AffinityKey, number>>;
+  /**
+   * Running sequences by expert, `[numExperts]`: the sum of the shares of experts in their prompts (`expertShares`). @default
+   * `runningByKey` of the experts' keys
+   */
+  readonly runningByExpert?: ArrayLike<number> | undefined;
   /** Number of further sequences that may run. */
   readonly freeSeqs: number;
   /** Number of further tokens whose keys and values fit. */
   readonly freeKvTokens: number;
   /** Bytes of each expert that are not in memory, by expert; experts beyond the end are in memory. */
   readonly missingBytes: ArrayLike<number>;
+  /** Number of experts that fit into memory, also a part of one; `Infinity` if all do. */
+  readonly expertPlaces: number;
   /** Affinity keys of prompts whose beginning is in the prefix cache, with its tokens. */
   readonly prefixTokens: Readonly<Record<AffinityKey, number>>;
   /** Coefficients of the worker's steps, as it measured them. */
@@ -58,6 +65,8 @@ export interface QueueHead {
   readonly queuedMs: number;
   /** Number of tokens to compute before the first new one: the prompt, and tokens of an answer that goes on. */
   readonly promptTokens: number;
+  /** Shares of experts in the prompt's route, `[numExperts]`. @default all tokens have the key's expert */
+  readonly expertShares?: ArrayLike<number> | undefined;
   /** Largest number of new tokens, which KV memory is reserved for. */
   readonly maxNewTokens: number;
   /** Time by which the job should have its first token; absent if it has no deadline. */

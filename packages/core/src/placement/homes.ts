@@ -46,7 +46,8 @@ export function homesOf({ demand, members, previous }: HomesInput, options: Home
   checkInput(demand, members);
   if (members.length === 0) return { byKey: {} };
   const keys = Object.keys(demand).toSorted((a, b) => (demand[b] ?? 0) - (demand[a] ?? 0) || (a < b ? -1 : 1));
-  const parts = new Parts(demand, members);
+  // Workers that compute homes of the same state have to agree to the last bit.
+  const parts = new Parts(keys, { demand, members: members.toSorted((a, b) => (a.id < b.id ? -1 : 1)) });
   for (const key of keys) parts.keep(key, previous.byKey[key] ?? []);
   const loads = members.map(({ id }) => parts.loadOf(id));
   const isEven = Math.max(...loads) <= highLoad && Math.min(...loads) >= lowLoad;
@@ -93,10 +94,10 @@ class Parts {
   readonly #loads = new Map<string, number>();
   readonly #byKey = new Map<AffinityKey, Map<string, number>>();
 
-  constructor(demand: Readonly<Record<AffinityKey, number>>, members: readonly Member[]) {
+  constructor(keys: readonly AffinityKey[], { demand, members }: Pick<HomesInput, "demand" | "members">) {
     this.#demand = demand;
     this.#members = members;
-    this.#total = Object.values(demand).reduce((sum, value) => sum + value, 0);
+    this.#total = keys.reduce((sum, key) => sum + (demand[key] ?? 0), 0);
     this.#capacity = members.reduce((sum, { capacity }) => sum + capacity, 0);
   }
 

@@ -57,7 +57,8 @@ export function admitJob(
   const waitMs = predictedWaitMs(job, queues, fleet, ttlMs);
   const mostMs = (job.deadlineMs ?? Infinity) - fleet.nowMs;
   const isAdmitted = waitMs < Infinity && waitMs <= mostMs;
-  return { isAdmitted, waitMs, retryAfterMs: isAdmitted ? 0 : waitMs - Math.max(0, mostMs) };
+  if (isAdmitted) return { isAdmitted, waitMs, retryAfterMs: 0 };
+  return { isAdmitted, waitMs, retryAfterMs: waitMs === Infinity ? Infinity : waitMs - Math.max(0, mostMs) };
 }
 
 function sum(workers: readonly WorkerState[], valueOf: (worker: WorkerState) => number): number {

@@ -13,6 +13,8 @@ export interface FleetJob {
   readonly promptTokens: number;
   /** Expert of each token that runs, `[promptTokens + outputTokens - 1]`. */
   readonly experts: readonly number[];
+  /** Shares of experts in the prompt, `[numExperts]`. */
+  readonly expertShares: readonly number[];
   /** Key of the prompt's main expert. */
   readonly key: AffinityKey;
   readonly priority: number;
@@ -55,9 +57,12 @@ const BURST_SHARE = 0.2;
 
 /** Makes shares of domains of which each has one main expert, and all other experts equally. */
 export function mainShares(numExperts: number, mainShare: number): readonly (readonly number[])[] {
-  const other = numExperts === 1 ? 0 : (1 - mainShare) / (numExperts - 1);
+  const other = (1 - mainShare) / (numExperts - 1);
   return Array.from({ length: numExperts }, (_, domain) =>
-    Array.from({ length: numExperts }, (__, expert) => (expert === domain && numExperts > 1 ? mainShare : other || 1)),
+    Array.from({ length: numExperts }, (__, expert) => {
+      if (numExperts === 1) return 1;
+      return expert === domain ? mainShare : other;
+    }),
   );
 }
 
@@ -92,9 +97,10 @@ export function generateFleetLoad(options: FleetLoadOptions): readonly FleetJob[
       row: drawn.shares[domain] ?? [],
       keep: drawn.keep,
     });
-    const key = expertKey(mostFrequent(experts.slice(0, promptTokens)));
+    const expertShares = sharesOf(experts.slice(0, promptTokens), drawn.shares[domain]?.length ?? 0);
+    const key = expertKey(expertShares.indexOf(Math.max(...expertShares)));
     const deadlineMs = arrivalMs + firstTokenMs;
-    return { id: `j${number}`, number, arrivalMs, promptTokens, experts, key, priority, deadlineMs };
+    return { id: `j${number}`, number, arrivalMs, promptTokens, experts, expertShares, key, priority, deadlineMs };
   });
 }
 
@@ -127,12 +133,11 @@ function drawShare(uniform: number, weights: readonly number[]): number {
   return found < 0 ? weights.length - 1 : found;
 }
 
-/** Finds the most frequent expert; of equals the one that comes first. */
-export function mostFrequent(experts: readonly number[]): number {
-  const counts = new Map<number, number>();
-  for (const expert of experts) counts.set(expert, (counts.get(expert) ?? 0) + 1);
-  const [best] = Array.from(counts).toSorted(([, a], [, b]) => b - a);
-  return best?.[0] ?? 0;
+/** Counts experts, as shares of all tokens. */
+function sharesOf(experts: readonly number[], numExperts: number): readonly number[] {
+  const shares = Array.from({ length: numExperts }, () => 0);
+  for (const expert of experts) shares[expert] = (shares[expert] ?? 0) + 1 / experts.length;
+  return shares;
 }
 
 function withDefaults(options: FleetLoadOptions): Resolved<FleetLoadOptions> {

@@ -57,7 +57,8 @@ export class FleetQueues {
       if (!first) return [];
       const { job, queuedMs, numOutputs } = first;
       const promptTokens = job.promptTokens + numOutputs;
-      const head = { queuedMs, promptTokens, maxNewTokens: job.experts.length + 1 - promptTokens };
+      const { expertShares } = job;
+      const head = { queuedMs, promptTokens, expertShares, maxNewTokens: job.experts.length + 1 - promptTokens };
       const { key, priority, deadlineMs } = job;
       return [{ id, modelVersion: "1", key, priority, waiting: jobs.length, head: { ...head, deadlineMs } }];
     });

@@ -90,11 +90,15 @@ export class FleetWorker {
 
   /** Describes the worker as it is at `nowMs`. */
   stateAt(nowMs: number): WorkerState {
-    const { maxNumSeqs, kvTokens } = this.#options;
+    const { maxNumSeqs, kvTokens, layout, budgetBytes } = this.#options;
     const runningByKey: Record<AffinityKey, number> = {};
+    const runningByExpert = Array.from({ length: layout.numExperts }, () => 0);
     let usedTokens = 0;
     for (const { placed } of this.#running.values()) {
       runningByKey[placed.job.key] = (runningByKey[placed.job.key] ?? 0) + 1;
+      for (const [expert, share] of placed.job.expertShares.entries()) {
+        runningByExpert[expert] = (runningByExpert[expert] ?? 0) + share;
+      }
       usedTokens += placed.job.experts.length + 1;
     }
     return {
@@ -103,9 +107,11 @@ export class FleetWorker {
       publishedMs: nowMs,
       runningSeqs: this.#running.size,
       runningByKey,
+      runningByExpert,
       freeSeqs: maxNumSeqs - this.#running.size,
       freeKvTokens: kvTokens - usedTokens,
       missingBytes: this.#missingBytes(),
+      expertPlaces: this.#streamed ? budgetBytes / expertBytes(layout) : Infinity,
       prefixTokens: {},
       cost: this.#cost,
       stepMs: this.#stepMs,
