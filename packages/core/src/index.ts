@@ -103,6 +103,34 @@ export type {
   LogitsContext,
   ProcessLogits,
 } from "./process-logits.ts";
+export {
+  expertKey,
+  expertOfKey,
+  NO_AFFINITY,
+  NO_HOMES,
+  prefixKey,
+  type AffinityKey,
+  type FleetState,
+  type Home,
+  type Homes,
+  type PullDecision,
+  type PullReason,
+  type QueueHead,
+  type QueueState,
+  type WorkerState,
+} from "./placement/fleet-state.ts";
+export { addedMs, type PlacedJob, type WorkerRole } from "./placement/added-ms.ts";
+export { choosePull, DEFAULT_TTL_MS, type PullOptions } from "./placement/choose-pull.ts";
+export { homesOf, movedHomes, smoothDemand, type HomesInput, type HomesOptions } from "./placement/homes.ts";
+export { admitJob, predictedWaitMs, type Admission, type ArrivingJob } from "./placement/predicted-wait.ts";
+export {
+  PUSH_PLACEMENTS,
+  type PushedJob,
+  type PushPlacement,
+  type PushPlacementName,
+  type PushTarget,
+} from "./placement/push-placements.ts";
+export { rendezvousOrder, type Member } from "./placement/rendezvous.ts";
 export type { PreGatingRouter, Route, RouteInput, RouterState } from "./routing.ts";
 export { costAware, type CostAwareOptions } from "./scheduling/cost-aware.ts";
 export {
@@ -166,6 +194,17 @@ export {
 } from "./simulation/replay.ts";
 export { simulate, type SimulationOptions, type SimulationResult } from "./simulation/simulate.ts";
 export type { ServerOptions } from "./simulation/serve.ts";
+export {
+  generateFleetLoad,
+  keepOf,
+  mainShares,
+  type FleetJob,
+  type FleetLoadOptions,
+} from "./simulation/fleet/fleet-load.ts";
+export type { FleetResult } from "./simulation/fleet/fleet-record.ts";
+export type { FleetWorkerOptions } from "./simulation/fleet/fleet-worker.ts";
+export type { FleetFault, FleetOptions, FleetPlacement } from "./simulation/fleet/fleet-options.ts";
+export { simulateFleet } from "./simulation/fleet/simulate-fleet.ts";
 export type { Spread } from "./simulation/spread.ts";
 export { readTrace, writeTrace, type ExpertTrace, type TraceSequence, type TraceStep } from "./simulation/trace.ts";
 export { allowsToken, forbidOthers, sampleAllowed } from "./sampling/allowed.ts";

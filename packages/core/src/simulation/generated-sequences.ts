@@ -81,7 +81,7 @@ export function drawsOf(seed: number, sequence: number): () => number {
 }
 
 /** Converts a uniform number in [0, 1) to a length from 1 up with this mean. */
-function geometric(uniform: number, mean: number): number {
+export function geometric(uniform: number, mean: number): number {
   return mean === 1 ? 1 : 1 + Math.floor(Math.log(1 - uniform) / Math.log(1 - 1 / mean));
 }
 

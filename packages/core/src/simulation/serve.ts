@@ -3,13 +3,8 @@
 
 import { integerOption } from "../options.ts";
 import type { CostModel } from "../scheduling/cost-model.ts";
-import type {
-  SchedulableSequence,
-  ScheduledSequence,
-  Scheduler,
-  SchedulerLimits,
-  SchedulerState,
-} from "../scheduling/scheduler.ts";
+import type { ScheduledSequence, Scheduler, SchedulerLimits, SchedulerState } from "../scheduling/scheduler.ts";
+import { SimulatedSequence } from "./simulated-sequence.ts";
 import type { TraceSequence } from "./trace.ts";
 
 /** Options of a simulated server. */
@@ -78,7 +73,7 @@ export function serve(
     if (waiting.length + running.size === 0) step = Math.max(step, arrivals[0]?.[1].arrivalStep ?? 0);
     const firstLater = arrivals.findIndex(([, { arrivalStep }]) => arrivalStep > step);
     for (const [place, sequence] of arrivals.splice(0, firstLater < 0 ? arrivals.length : firstLater)) {
-      waiting.push(new SimulatedSequence(sequence, place, hooks.nowMs()));
+      waiting.push(new SimulatedSequence(sequence, { arrival: place, arrivalMs: hooks.nowMs() }));
     }
     for (const sequence of waiting.splice(0, maxNumSeqs - running.size)) {
       sequence.waitingSinceMs = hooks.nowMs();
@@ -115,54 +110,4 @@ function checkScheduled(scheduled: readonly ScheduledSequence[], state: Schedule
     left.delete(id);
   }
   return scheduled;
-}
-
-/** A running sequence of a trace. Its tokens become known one by one, as if an engine sampled them. */
-class SimulatedSequence implements SchedulableSequence {
-  readonly id: string;
-  readonly arrival: number;
-  readonly arrivalMs: number;
-  readonly priority = 0;
-  readonly outputTokens: number;
-  waitingSinceMs = 0;
-  readonly #experts: readonly number[];
-  readonly #promptTokens: number;
-  #numOutputs = 0;
-  #numComputedTokens = 0;
-
-  constructor({ id, experts, promptTokens }: TraceSequence, arrival: number, arrivalMs: number) {
-    this.id = id;
-    this.arrival = arrival;
-    this.arrivalMs = arrivalMs;
-    this.outputTokens = experts.length - promptTokens + 1;
-    this.#experts = experts;
-    this.#promptTokens = promptTokens;
-  }
-
-  get numTokens(): number {
-    return this.#promptTokens + this.#numOutputs;
-  }
-
-  get numComputedTokens(): number {
-    return this.#numComputedTokens;
-  }
-
-  get completionTokens(): number {
-    return this.#numOutputs;
-  }
-
-  get nextExperts(): readonly number[] {
-    return this.#experts.slice(this.#numComputedTokens, this.numTokens);
-  }
-
-  get isFinished(): boolean {
-    return this.#numOutputs === this.outputTokens;
-  }
-
-  /** Counts tokens that have run until `nowMs`; after the last known token there is a new one. */
-  advance(numTokens: number, nowMs: number): void {
-    this.waitingSinceMs = nowMs;
-    this.#numComputedTokens += numTokens;
-    if (this.#numComputedTokens === this.numTokens) this.#numOutputs++;
-  }
 }

@@ -9,8 +9,12 @@ export interface Spread {
 
 /** Summarises numbers. @returns zeros if there are none */
 export function spreadOf(values: readonly number[]): Spread {
-  const sorted = values.toSorted((a, b) => a - b);
-  return { mean: meanOf(values), p95: sorted[Math.ceil(0.95 * sorted.length) - 1] ?? 0 };
+  return { mean: meanOf(values), p95: percentile(values, 0.95) };
+}
+
+/** Returns the smallest number that at least this share of the numbers does not exceed; 0 if there are none. */
+export function percentile(values: readonly number[], share: number): number {
+  return values.toSorted((a, b) => a - b)[Math.max(0, Math.ceil(share * values.length) - 1)] ?? 0;
 }
 
 /** Returns the mean; 0 if there are no numbers. */

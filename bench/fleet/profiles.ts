@@ -1,0 +1,60 @@
+// Models, routes and machines of simulated fleets.
+
+import { readFileSync } from "node:fs";
+import { join } from "node:path";
+import { DEFAULT_COST_MODEL, keepOf, mainShares, type CostModel } from "@readme-moe/core";
+import { LOCALITY } from "../paper/paper-numbers.ts";
+
+/** What steps of a model cost, and how fast its answers have to be. */
+export interface ModelProfile {
+  readonly cost: CostModel;
+  /** Bytes of one expert in int8. */
+  readonly expertBytes: number;
+  /** Longest time to the first token, and mean time of a later one. */
+  readonly firstTokenMs: number;
+  readonly perTokenMs: number;
+}
+
+/**
+ * Half-width experts in int8 on two cores of an AMD EPYC (Zen 5), read at 1 GB/s. `135m` was measured. `1b` has the
+ * shape of Llama 3.2 1B and is computed: an expert is read from memory at the speed of `135m`, and the other
+ * coefficients relative to it fit the ratios of steps of 4 and 16 sequences with 1 to 7 experts in docs/benchmark.md.
+ */
+export const MODELS = {
+  "135m": { cost: DEFAULT_COST_MODEL, expertBytes: 40e6, firstTokenMs: 1000, perTokenMs: 60 },
+  "1b": {
+    cost: { fixedMs: 7.7, msPerToken: 0.6, msPerExpert: 7, msPerCachedToken: 0.0011, loadMsPerByte: 1e-6 },
+    expertBytes: 403e6,
+    firstTokenMs: 3000,
+    perTokenMs: 200,
+  },
+} as const satisfies Readonly<Record<string, ModelProfile>>;
+
+/** Routes of prompts: shares of experts in each domain, and how often a token keeps the expert without a draw. */
+export interface RouteProfile {
+  readonly shares: readonly (readonly number[])[];
+  readonly keep: number;
+}
+
+// The paper has no shares by domain; this one leaves two fifths of a domain's tokens to the other six experts.
+const PAPER_MAIN_SHARE = 0.6;
+
+/** Routes of the tuned experts of `models/smollm2-135m`, as its report has them. */
+function ownRoutes(): RouteProfile {
+  const path = join(import.meta.dirname, "..", "..", "models", "smollm2-135m", "report.json");
+  const { router } = JSON.parse(readFileSync(path, "utf8")) as {
+    readonly router: { readonly locality: number; readonly domain_shares: readonly (readonly number[])[] };
+  };
+  return { shares: router.domain_shares, keep: keepOf(router.domain_shares, router.locality) };
+}
+
+/** Makes routes with one main expert in each domain. */
+export function mainRoutes(numExperts: number, mainShare: number, locality: number): RouteProfile {
+  const shares = mainShares(numExperts, mainShare);
+  return { shares, keep: keepOf(shares, locality) };
+}
+
+export const ROUTES = {
+  ours: ownRoutes(),
+  paper: mainRoutes(7, PAPER_MAIN_SHARE, LOCALITY.readMe),
+} as const;

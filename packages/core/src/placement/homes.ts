@@ -1,0 +1,203 @@
+// Homes of affinity keys: few keys for each worker, equal loads, and few moves.
+
+import { describeValue, numberOption, rejectUnknownKeys } from "../options.ts";
+import type { AffinityKey, Home, Homes } from "./fleet-state.ts";
+import { rendezvousOrder, type Member } from "./rendezvous.ts";
+
+/** Options of `homesOf`. Loads are relative to a worker's fair share: its part of all demand by capacity. */
+export interface HomesOptions {
+  /** Load that new homes fill a worker to, at least 1. @default 1.05 */
+  readonly targetLoad?: number | undefined;
+  /** Load above which a worker gives homes away, at least `targetLoad`. @default 1.25 */
+  readonly highLoad?: number | undefined;
+  /** Load below which a worker is given homes of others, from 0 to 1. @default 0.6 */
+  readonly lowLoad?: number | undefined;
+  /** Smallest part of a split key, as a share of a worker's fair share, from 0 to 1. @default 0.1 */
+  readonly leastPart?: number | undefined;
+}
+
+/** Input of `homesOf`. */
+export interface HomesInput {
+  /** Work of each key's jobs in any unit, at least 0: see `smoothDemand`. */
+  readonly demand: Readonly<Record<AffinityKey, number>>;
+  /** Workers that may be homes. */
+  readonly members: readonly Member[];
+  /** Homes so far, which are kept where loads allow. */
+  readonly previous: Homes;
+}
+
+// A difference of loads below this share of all demand is rounding.
+const ROUNDING = 1e-9;
+
+/**
+ * Assigns keys to workers.
+ *
+ * A key stays at its homes while their loads are between `lowLoad` and `highLoad`. If one is not, workers above
+ * `targetLoad` give away what is above it, the smallest keys first, and other homes of the same key or the first
+ * workers with room in the key's rendezvous order take it. A key whose demand exceeds a worker's room is split, so a
+ * hot key has several homes; cold ones share a worker.
+ *
+ * @returns homes of every key of `demand`; no homes if there are no members. Loads are at most `highLoad`, except by
+ *   parts of at most `leastPart`
+ * @throws {TypeError | RangeError} naming the option
+ */
+export function homesOf({ demand, members, previous }: HomesInput, options: HomesOptions = {}): Homes {
+  const { targetLoad, highLoad, lowLoad, leastPart } = withDefaults(options);
+  checkInput(demand, members);
+  if (members.length === 0) return { byKey: {} };
+  const keys = Object.keys(demand).toSorted((a, b) => (demand[b] ?? 0) - (demand[a] ?? 0) || (a < b ? -1 : 1));
+  // Workers that compute homes of the same state have to agree to the last bit.
+  const parts = new Parts(keys, { demand, members: members.toSorted((a, b) => (a.id < b.id ? -1 : 1)) });
+  for (const key of keys) parts.keep(key, previous.byKey[key] ?? []);
+  const loads = members.map(({ id }) => parts.loadOf(id));
+  const isEven = Math.max(...loads) <= highLoad && Math.min(...loads) >= lowLoad;
+  if (!isEven) for (const key of keys.toReversed()) parts.shed(key, targetLoad, leastPart);
+  for (const key of keys) parts.place(key, { targetLoad, leastPart });
+  return { byKey: Object.fromEntries(keys.map((key) => [key, parts.homesOf(key)])) };
+}
+
+/** Counts pairs of a key and a worker that are in `after` and not in `before`. */
+export function movedHomes(before: Homes, after: Homes): number {
+  let moved = 0;
+  for (const [key, homes] of Object.entries(after.byKey)) {
+    const known = new Set((before.byKey[key] ?? []).map(({ workerId }) => workerId));
+    moved += homes.filter(({ workerId }) => !known.has(workerId)).length;
+  }
+  return moved;
+}
+
+/**
+ * Adds the work of new jobs to smoothed demand: a mean over time whose weights halve every `halfLifeMs`.
+ *
+ * @param previous - demand of each key, in work per ms; empty at first
+ * @param work - work of each key's jobs that arrived within `elapsedMs`
+ */
+export function smoothDemand(
+  previous: Readonly<Record<AffinityKey, number>>,
+  work: Readonly<Record<AffinityKey, number>>,
+  { elapsedMs, halfLifeMs }: { readonly elapsedMs: number; readonly halfLifeMs: number },
+): Readonly<Record<AffinityKey, number>> {
+  if (!(elapsedMs > 0)) return previous;
+  const kept = 2 ** (-elapsedMs / halfLifeMs);
+  const keys = new Set([...Object.keys(previous), ...Object.keys(work)]);
+  return Object.fromEntries(
+    Array.from(keys, (key) => [key, kept * (previous[key] ?? 0) + (1 - kept) * ((work[key] ?? 0) / elapsedMs)]),
+  );
+}
+
+/** Demand by key and worker while homes are computed. */
+class Parts {
+  readonly #demand: Readonly<Record<AffinityKey, number>>;
+  readonly #members: readonly Member[];
+  readonly #total: number;
+  readonly #capacity: number;
+  readonly #loads = new Map<string, number>();
+  readonly #byKey = new Map<AffinityKey, Map<string, number>>();
+
+  constructor(keys: readonly AffinityKey[], { demand, members }: Pick<HomesInput, "demand" | "members">) {
+    this.#demand = demand;
+    this.#members = members;
+    this.#total = keys.reduce((sum, key) => sum + (demand[key] ?? 0), 0);
+    this.#capacity = members.reduce((sum, { capacity }) => sum + capacity, 0);
+  }
+
+  /** Returns a worker's load relative to its fair share. */
+  loadOf(id: string): number {
+    const fair = this.#fairOf(id);
+    return fair > 0 ? (this.#loads.get(id) ?? 0) / fair : 1;
+  }
+
+  /** Assigns a key to those of its previous homes that are members, by their shares. */
+  keep(key: AffinityKey, homes: readonly Home[]): void {
+    const demand = this.#demand[key] ?? 0;
+    const alive = homes.filter(({ workerId }) => this.#members.some(({ id }) => id === workerId));
+    for (const { workerId, share } of alive) this.#add(key, workerId, demand * share);
+  }
+
+  /** Takes a key's demand from workers above `targetLoad`, but leaves no part smaller than `leastPart`. */
+  shed(key: AffinityKey, targetLoad: number, leastPart: number): void {
+    for (const [id, part] of this.#partsOf(key)) {
+      const excess = (this.loadOf(id) - targetLoad) * this.#fairOf(id);
+      if (excess <= ROUNDING * this.#total) continue;
+      const isAll = part - excess < leastPart * this.#fairOf(id);
+      // A worker's only key stays, in part, whatever its load.
+      if (isAll && part >= (this.#loads.get(id) ?? 0) * (1 - ROUNDING)) continue;
+      // A small key is given away if what its worker keeps is nearer to the target than with it.
+      if (isAll && part > 2 * excess) continue;
+      this.#add(key, id, isAll ? -part : -excess);
+      if (isAll) this.#partsOf(key).delete(id);
+    }
+  }
+
+  /** Assigns what is left of a key: to its homes with room, then to the first workers in its rendezvous order. */
+  place(key: AffinityKey, { targetLoad, leastPart }: Pick<ResolvedOptions, "targetLoad" | "leastPart">): void {
+    const parts = this.#partsOf(key);
+    let left = (this.#demand[key] ?? 0) - Array.from(parts.values()).reduce((sum, part) => sum + part, 0);
+    if (left <= ROUNDING * this.#total && parts.size > 0) return;
+    const order = rendezvousOrder(key, this.#members).map(({ id }) => id);
+    const [own, others] = [order.filter((id) => parts.has(id)), order.filter((id) => !parts.has(id))];
+    for (const id of [...own, ...others]) {
+      const room = (targetLoad - this.loadOf(id)) * this.#fairOf(id);
+      const least = leastPart * this.#fairOf(id);
+      if (left > room && (room < least || (left - room < least && !parts.has(id)))) continue;
+      const part = Math.min(left, room);
+      this.#add(key, id, part);
+      left -= part;
+      if (left <= ROUNDING * this.#total) return;
+    }
+    // What no worker has enough room for goes in small parts to the workers with the lowest loads.
+    while (left > ROUNDING * this.#total || parts.size === 0) {
+      const [lowest = ""] = order.toSorted((a, b) => this.loadOf(a) - this.loadOf(b));
+      const room = Math.max(leastPart, targetLoad - this.loadOf(lowest)) * this.#fairOf(lowest);
+      const part = room > 0 ? Math.min(left, room) : left;
+      this.#add(key, lowest, part);
+      left -= part;
+    }
+  }
+
+  homesOf(key: AffinityKey): readonly Home[] {
+    const parts = Array.from(this.#partsOf(key));
+    const sum = parts.reduce((total, [, part]) => total + part, 0);
+    const homes = parts.map(([workerId, part]) => ({ workerId, share: sum > 0 ? part / sum : 1 / parts.length }));
+    return homes.toSorted((a, b) => b.share - a.share || (a.workerId < b.workerId ? -1 : 1));
+  }
+
+  #fairOf(id: string): number {
+    const capacity = this.#members.find((member) => member.id === id)?.capacity ?? 0;
+    return (this.#total * capacity) / this.#capacity;
+  }
+
+  #partsOf(key: AffinityKey): Map<string, number> {
+    const known = this.#byKey.get(key);
+    if (known) return known;
+    const parts = new Map<string, number>();
+    this.#byKey.set(key, parts);
+    return parts;
+  }
+
+  #add(key: AffinityKey, id: string, part: number): void {
+    const parts = this.#partsOf(key);
+    parts.set(id, (parts.get(id) ?? 0) + part);
+    this.#loads.set(id, (this.#loads.get(id) ?? 0) + part);
+  }
+}
+
+type ResolvedOptions = Record<keyof HomesOptions, number>;
+
+function withDefaults(options: HomesOptions): ResolvedOptions {
+  rejectUnknownKeys("homesOf", options, ["targetLoad", "highLoad", "lowLoad", "leastPart"]);
+  const { targetLoad = 1.05, highLoad = 1.25, lowLoad = 0.6, leastPart = 0.1 } = options;
+  numberOption("targetLoad", targetLoad, 1);
+  numberOption("highLoad", highLoad, targetLoad);
+  numberOption("lowLoad", lowLoad, 0, 1);
+  numberOption("leastPart", leastPart, 0, 1);
+  return { targetLoad, highLoad, lowLoad, leastPart };
+}
+
+function checkInput(demand: Readonly<Record<AffinityKey, number>>, members: readonly Member[]): void {
+  for (const [key, value] of Object.entries(demand)) numberOption(`demand of ${key}`, value, 0, Number.MAX_VALUE);
+  for (const { id, capacity } of members) {
+    if (capacity > 0 && capacity < Infinity) continue;
+    throw new RangeError(`Expected \`capacity\` of worker ${id} to be above 0, got ${describeValue(capacity)}`);
+  }
+}
