@@ -2,7 +2,7 @@
 
 import type { AllowContext, AllowedTokens, ProcessLogits } from "@readme-moe/core";
 import { describe, expect, test } from "vitest";
-import { limitReasoning, reasoningPlace, type ReasoningRule } from "../../packages/express/src/reasoning/limit.ts";
+import { limitReasoning, reasoningPlace, type ReasoningRule } from "../../packages/grammar/src/reasoning-limit.ts";
 import { ReasoningParser, reasoningStart, type ReasoningStart } from "../../packages/express/src/reasoning/parser.ts";
 import { reasoningWish } from "../../packages/express/src/reasoning/wish.ts";
 import * as fc from "../support/fast-check.ts";

@@ -19,6 +19,12 @@ export interface ChatPrompt {
  */
 export type Prompt = string | ArrayLike<number> | ChatPrompt;
 
+/** Beginning of a generation that has been computed before, by any engine with the same `EngineInfo.modelVersion`. */
+export interface ResumedGeneration {
+  /** Tokens of each choice so far, end tokens included, `[n]` lists of at most `maxTokens`; a list may be empty. */
+  readonly choices: readonly ArrayLike<number>[];
+}
+
 /** A request of `Engine.generate`: one prompt, and parameters of its completions. */
 export interface GenerateRequest {
   readonly prompt: Prompt;
@@ -45,6 +51,18 @@ export interface GenerateRequest {
    * @default none
    */
   readonly prediction?: string | ArrayLike<number> | undefined;
+  /**
+   * Goes on after tokens that have been generated before, as if this engine had generated them: what follows has the
+   * same tokens, log-probabilities, texts and finish reasons. The chunks are those that follow; text that was held back
+   * before comes with the next of them. A choice that has ended before gives one chunk without tokens. `usage` counts
+   * the completion's tokens from its beginning, and of everything else what this engine did.
+   *
+   * Needs `seed` if `temperature` is above 0. The caller's mistakes throw as those in `params` do, except for tokens
+   * behind a stop string or the end of the context: these reject the iteration with a `RangeError`.
+   *
+   * @default none
+   */
+  readonly resume?: ResumedGeneration | undefined;
   /** Expert of every token, by name or index, instead of the engine's router. */
   readonly expert?: string | number | undefined;
   /** Waiting sequences with larger numbers go first. @default 0 */
@@ -158,6 +176,33 @@ export interface EngineInfo {
   readonly kvCapacityTokens: number;
   /** Kernel that runs the steps. */
   readonly kernel?: KernelInfo | undefined;
+  /**
+   * Hash, in hex, of what turns a prompt into tokens and experts: config, tokenizer, chat template and router. Equal
+   * ones give the same tokens and experts.
+   */
+  readonly promptVersion?: string | undefined;
+  /**
+   * Hash, in hex, of all that a token's logits depend on: `promptVersion`, weights, precisions and context. Equal ones
+   * give the same logits, bit for bit, so that one engine can go on with what another one has generated.
+   */
+  readonly modelVersion?: string | undefined;
+}
+
+/** Facts about a model that are known without its weights. */
+export type PromptInfo = Omit<
+  EngineInfo,
+  "precision" | "maxNumSeqs" | "kvCapacityTokens" | "kernel" | "promptVersion" | "modelVersion"
+> & { readonly promptVersion: string };
+
+/**
+ * Turns prompts of a model into tokens and experts, and tokens into text, without the model's weights. Its methods are
+ * those of `Engine`.
+ */
+export interface PromptReader
+  extends Pick<Engine, "tokenize" | "detokenize" | "applyTemplate" | "vocabulary" | "route">, AsyncDisposable {
+  readonly info: PromptInfo;
+  /** Ends all work; calls under way fail with `ERR_DISPOSED`. */
+  dispose(): Promise<void>;
 }
 
 /** Bytes of a model's tokens, for binding answers to a grammar. */

@@ -42,6 +42,8 @@ export type ReadMeErrorCode =
   | "ERR_GRAMMAR_FAILED"
   /** Too many requests are under way. */
   | "ERR_QUEUE_FULL"
+  /** The engine ends its work; another one can go on after the tokens that were given. */
+  | "ERR_DRAINED"
   /** The object was disposed. */
   | "ERR_DISPOSED";
 

@@ -10,7 +10,10 @@ export type {
   GenerateRequest,
   Generation,
   Prompt,
+  PromptInfo,
+  PromptReader,
   ChatPrompt,
+  ResumedGeneration,
   RoutedPrompt,
   TokenizeOptions,
   TokenLogprob,
@@ -103,7 +106,14 @@ export {
   type PushTarget,
 } from "./placement/push-placements.ts";
 export { rendezvousOrder, type Member } from "./placement/rendezvous.ts";
-export type { AllowContext, AllowedTokens, AllowTokens, LogitsContext, ProcessLogits } from "./process-logits.ts";
+export type {
+  AllowContext,
+  AllowedTokens,
+  AllowTokens,
+  ConstraintSource,
+  LogitsContext,
+  ProcessLogits,
+} from "./process-logits.ts";
 export type { PreGatingRouter, Route, RouteInput, RouterState } from "./routing.ts";
 export { costAware, type CostAwareOptions } from "./scheduling/cost-aware.ts";
 export {

@@ -20,6 +20,16 @@ export interface ProcessLogits {
    */
   (logits: Float32Array, context: LogitsContext): Float32Array | void | Promise<Float32Array | void>;
   readonly allowTokens?: AllowTokens | undefined;
+  /**
+   * Data from which `openConstraint` of @readme-moe/grammar makes the same function in another process.
+   * @default none: the function cannot leave its process
+   */
+  readonly source?: ConstraintSource | undefined;
+}
+
+/** Description of a function that forbids tokens: plain JSON data, whose other fields depend on its kind. */
+export interface ConstraintSource {
+  readonly kind: string;
 }
 
 /** Position of a question about allowed tokens. */

@@ -8,11 +8,13 @@ import {
   type Residency,
   type Scheduler,
 } from "@readme-moe/core";
-import { draftCounts, expertsOf, forwardAgain, forwardBatch, type BatchItem, type ItemLogits } from "./batch.ts";
+import type { CompletionPiece } from "@readme-moe/model";
+import { forwardAgain, forwardBatch, type BatchItem, type ItemLogits } from "./batch.ts";
 import type { EngineParts } from "./engine-parts.ts";
 import { Sampler, type AcceptedToken } from "./sampler.ts";
-import { finishedEvent, routeSequences, Sequence, type SequenceStart } from "./sequence.ts";
+import { routeSequences, Sequence, type SequenceStart } from "./sequence.ts";
 import { addDrafts, NO_DRAFTS } from "./speculation/draft-counts.ts";
+import { finishedEvent, scheduledEvent, tokenEvent } from "./step-events.ts";
 import { StepPlanner } from "./step-planner.ts";
 
 export class EngineCore {
@@ -150,12 +152,20 @@ export class EngineCore {
         this.#canProgress = true;
         continue;
       }
-      admission.enqueue(sequence);
+      const { id: sequenceId, promptTokens, ended } = sequence;
+      if (!ended) admission.enqueue(sequence);
       output.accepted(sequence);
-      this.#sampler.ask(sequence);
-      const { id: sequenceId, promptTokens } = sequence;
+      if (!ended) this.#sampler.ask(sequence);
       output.event("sequence:queued", { sequenceId, promptTokens, numWaiting: admission.waiting.length });
+      if (ended) this.#finish(sequence, ended);
     }
+  }
+
+  /** Publishes the end of a sequence that had ended before it came here. */
+  #finish(sequence: Sequence, { finishReason = "stop", stop }: CompletionPiece): void {
+    const last = { choice: sequence.choice, text: "", tokens: [], finishReason };
+    this.#parts.output.chunk(sequence, stop === undefined ? last : { ...last, stop });
+    this.#end(sequence, finishReason);
   }
 
   /** Admits waiting sequences, selects the batch, reserves its KV memory, and adds drafts. */
@@ -175,16 +185,7 @@ export class EngineCore {
     );
     const batch = speculation ? await speculation.extend(known, this.#planner.cost) : known;
     const forecast = this.#planner.begin(batch, admission.waiting);
-    output.event("batch:scheduled", {
-      step: this.#steps,
-      sequenceIds: batch.map(({ sequence }) => sequence.id),
-      numTokens: batch.map(({ numTokens }) => numTokens),
-      positions: batch.map(({ sequence }) => sequence.numComputedTokens),
-      ...draftCounts(batch),
-      distinctExperts: expertsOf(batch).size,
-      numWaiting: admission.waiting.length,
-      ...forecast,
-    });
+    output.event("batch:scheduled", scheduledEvent(this.#steps, batch, admission.waiting.length, forecast));
     return batch;
   }
 
@@ -240,13 +241,7 @@ export class EngineCore {
       const [[token], nowMs] = [chunk.tokens, now()];
       if (!token || !this.#live.has(sequence)) continue;
       const expert = chunk.finishReason ? undefined : sequence.experts[position];
-      output.event("token:generated", {
-        sequenceId: sequence.id,
-        tokenId: token.id,
-        position,
-        sinceMs: nowMs - sequence.lastTokenMs,
-        isFirst: position === sequence.promptTokens,
-      });
+      output.event("token:generated", tokenEvent(sequence, token, position, nowMs));
       sequence.lastTokenMs = nowMs;
       output.chunk(sequence, expert === undefined ? chunk : { ...chunk, tokens: [{ ...token, expert }] });
       if (chunk.finishReason) this.#end(sequence, chunk.finishReason);

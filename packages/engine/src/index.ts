@@ -1,9 +1,11 @@
 export { kvSizes, resolveEngineOptions, type EngineOptions, type KvSizes } from "./engine-options.ts";
 export type { FunctionModule } from "./function-module.ts";
+export { openPromptReader } from "./host/prompt-reader.ts";
 export { ReadMeEngine, type OpenOptions } from "./host/read-me-engine.ts";
 export { KernelRunner, type KernelRunnerOptions, kvPrecisionOf } from "./kernel-runner.ts";
 export { openExperts, type OnExpertAdded } from "./low-rank/open-experts.ts";
 export type { LoadProgress } from "./protocol.ts";
+export type { PromptReaderOptions } from "./reader-options.ts";
 export type { SchedulingOptions } from "./scheduling-options.ts";
 export type { StepLogits, StepRunner, StepSequence } from "./step-runner.ts";
 export { expertLayout, weightSizes, type WeightSizes } from "./weight-sizes.ts";

@@ -65,8 +65,10 @@ const VERSION = 5;
 /** Largest number of tokens in one call of the kernel. Steps with more are split, which changes no bit. */
 const MAX_ROWS = 512;
 
-/** Experts of a runner that are not packed with the model, or not in memory. */
-interface RunnerExperts {
+/** Numbers that a runner computes with, and experts that are not packed with the model, or not in memory. */
+interface RunnerParts {
+  readonly kvPrecision: KvPrecision;
+  readonly weightsVersion: string;
   readonly stream?: ExpertStream | undefined;
   readonly mixture?: MixtureStream | undefined;
   readonly lowRank: LowRankExperts | undefined;
@@ -84,6 +86,8 @@ interface RunnerStep {
 export class KernelRunner implements StepRunner {
   readonly model: Model;
   readonly kvPrecision: KvPrecision;
+  /** Names what packed weights are made from and how: equal ones give the same logits. */
+  readonly weightsVersion: string;
   readonly #kernel: Kernel;
   readonly #results: KernelResults;
   readonly #limits: CallSizes;
@@ -96,14 +100,15 @@ export class KernelRunner implements StepRunner {
   readonly #angles: GrowingAngles;
   #lastStep: Promise<unknown> = Promise.resolve();
 
-  private constructor(model: Model, kernel: Kernel, kvPrecision: KvPrecision, experts: RunnerExperts) {
+  private constructor(model: Model, kernel: Kernel, parts: RunnerParts) {
     const { vocabSize, contextTokens: maxPositions } = model.config;
     this.model = model;
-    this.kvPrecision = kvPrecision;
+    this.kvPrecision = parts.kvPrecision;
+    this.weightsVersion = parts.weightsVersion;
     this.#kernel = kernel;
-    this.#stream = experts.stream;
-    this.#mixture = experts.mixture;
-    this.#lowRank = experts.lowRank;
+    this.#stream = parts.stream;
+    this.#mixture = parts.mixture;
+    this.#lowRank = parts.lowRank;
     this.#limits = { vocabSize, maxRows: MAX_ROWS, maxPositions, numExperts: model.experts.names.length };
     this.#angles = new GrowingAngles(kernel, model.config);
     this.#results = new KernelResults(kernel, vocabSize);
@@ -133,7 +138,7 @@ export class KernelRunner implements StepRunner {
     const cache = { key, cacheFolder, modelPath: model.path, onProgress, onCacheFailure };
     const { kernel, weights } = await openCachedKernel(description, sizes, { ...choice, ...cache });
     try {
-      const experts: { -readonly [Name in keyof RunnerExperts]?: RunnerExperts[Name] } = {};
+      const experts: { -readonly [Name in "stream" | "mixture"]?: RunnerParts[Name] } = {};
       if (units && isStreamed) {
         if (typeof weights !== "string") {
           const message = "Streamed experts are read from the cache folder, which cannot be written";
@@ -156,7 +161,8 @@ export class KernelRunner implements StepRunner {
       // The budget of a mixture is for its own experts.
       const lowRankOptions = experts.mixture ? { ...options, expertCacheBytes: undefined } : options;
       const lowRank = isDense ? LowRankExperts.open(kernel, model, packing, lowRankOptions) : undefined;
-      return new KernelRunner(model, kernel, kvPrecisionOf(precision, options.kvPrecision), { ...experts, lowRank });
+      const numbers = { kvPrecision: kvPrecisionOf(precision, options.kvPrecision), weightsVersion: key };
+      return new KernelRunner(model, kernel, { ...numbers, ...experts, lowRank });
     } catch (error) {
       await kernel.close();
       throw error;

@@ -65,7 +65,7 @@ export class KvAdmission {
       this.#waiting.splice(next, 1);
       sequence.slot = slot;
       this.#running.set(sequence.id, sequence);
-      if (sequence.startedMs === undefined) sequence.cachedTokens = slot.numTokens;
+      if (sequence.startedMs === undefined) sequence.cachedTokens = Math.min(slot.numTokens, sequence.promptTokens);
       onAdmitted(sequence);
     }
   }

@@ -13,6 +13,7 @@ import {
   type ErrorLink,
   type GenerateChunk,
   type LogitsContext,
+  type PromptInfo,
   type ReadMeErrorCode,
   type ReadMeEvents,
   type ResolvedSamplingParams,
@@ -20,6 +21,7 @@ import {
 } from "@readme-moe/core";
 import type { WireAllowance } from "./allowed-tokens.ts";
 import type { ResolvedEngineOptions } from "./engine-options.ts";
+import type { ResolvedReaderOptions } from "./reader-options.ts";
 import type { ResolvedSchedulingOptions } from "./scheduling-options.ts";
 
 /** A chat in a message. */
@@ -56,6 +58,8 @@ export interface Calls {
   addExpert: { readonly args: { readonly name: string; readonly path: string }; readonly result: readonly string[] };
   removeExpert: { readonly args: { readonly name: string }; readonly result: readonly string[] };
   setExpertCacheBytes: { readonly args: { readonly bytes: number }; readonly result: void };
+  /** Ends all requests. Their last chunks come before the result. */
+  drain: { readonly args: Readonly<Record<string, never>>; readonly result: void };
   stats: { readonly args: Readonly<Record<string, never>>; readonly result: EngineStats };
 }
 
@@ -78,6 +82,8 @@ export interface WireRequest {
   readonly seed: number;
   /** A text or token ids that the completion is expected to repeat. */
   readonly prediction?: string | Int32Array | undefined;
+  /** Tokens of each choice that were generated before, `[n]` lists. */
+  readonly resume?: readonly Int32Array[] | undefined;
   /** Whether each row of logits goes to the caller first, and its sequence waits for the changed row. */
   readonly processesLogits: boolean;
   /** Whether the caller is asked for the tokens that may come next; no rows are sent then. */
@@ -108,6 +114,8 @@ export interface WireQuestion {
 
 export type ToWorker =
   | { readonly type: "open"; readonly path: string; readonly options: ResolvedEngineOptions }
+  /** Opens what prompts need, without weights. Only calls about prompts follow. */
+  | { readonly type: "read"; readonly path: string; readonly options: ResolvedReaderOptions }
   | ({ readonly type: "generate" } & WireRequest)
   /** `reason` is that of `sequence:finished`. */
   | { readonly type: "abort"; readonly requestId: string; readonly reason: "abort" | "error" }
@@ -151,6 +159,7 @@ export type WireEvent = {
 export type FromWorker =
   | { readonly type: "progress"; readonly progress: LoadProgress }
   | { readonly type: "opened"; readonly info: EngineInfo; readonly cacheFailure: string | undefined }
+  | { readonly type: "reading"; readonly info: PromptInfo }
   | { readonly type: "failed"; readonly error: WireError }
   | {
       readonly type: "step";

@@ -14,7 +14,6 @@ import {
   tokenLogprobs,
   uniformAt,
   type AllowedTokens,
-  type FinishReason,
   type GenerateChunk,
   type GeneratedToken,
   type LogitsRow,
@@ -22,6 +21,7 @@ import {
 import type { Tokenizer } from "@readme-moe/model";
 import { AllowedQuestions } from "./allowed-questions.ts";
 import type { ItemLogits } from "./batch.ts";
+import { endingOf, type CompletionEnds } from "./resume.ts";
 import type { Sequence } from "./sequence.ts";
 
 /** A token that was chosen and is not part of its sequence yet. */
@@ -65,13 +65,13 @@ interface AwaitedRow {
 
 export class Sampler {
   readonly #tokenizer: Tokenizer;
-  readonly #ends: SequenceEnds;
+  readonly #ends: CompletionEnds;
   readonly #listeners: SamplerListeners;
   readonly #awaited = new Map<Sequence, AwaitedRow>();
   readonly #questions: AllowedQuestions;
   #numAsked = 0;
 
-  constructor(tokenizer: Tokenizer, ends: SequenceEnds, listeners: SamplerListeners) {
+  constructor(tokenizer: Tokenizer, ends: CompletionEnds, listeners: SamplerListeners) {
     this.#tokenizer = tokenizer;
     this.#ends = ends;
     this.#listeners = listeners;
@@ -212,44 +212,14 @@ function chooseToken(
   };
 }
 
-/** Model facts that end a sequence. */
-export interface SequenceEnds {
-  readonly eosTokenIds: readonly number[];
-  /** Largest number of tokens of one sequence, prompt included. */
-  readonly contextTokens: number;
-}
-
 /**
  * Adds a chosen token to its sequence.
  * @returns the text that may be shown now, and why the sequence ends if it does
  */
-export function acceptToken({ sequence, token }: ChosenToken, ends: SequenceEnds): GenerateChunk {
-  const { params, decoder, stops, choice } = sequence;
+export function acceptToken({ sequence, token }: ChosenToken, ends: CompletionEnds): GenerateChunk {
   sequence.tokenIds.push(token.id);
   sequence.counts.add(token.id);
-  const isEnd = (!params.ignoreEos && ends.eosTokenIds.includes(token.id)) || params.stopTokenIds.has(token.id);
-  // An end token is not part of the text, even if it has a spelling.
-  const { text, stopped } = stops.push(isEnd ? decoder.flush() : decoder.push(token.id));
-  const tokens = [token];
-  if (stopped) {
-    sequence.finishReason = "stop";
-    return { choice, text, tokens, finishReason: "stop", stop: stopped.stop };
-  }
-  sequence.finishReason = isEnd ? "stop" : finishedByLength(sequence, ends);
-  if (sequence.finishReason === undefined) return { choice, text, tokens };
-  // Text that was held back as the possible beginning of a stop string is shown now, up to a stop string in it.
-  const held = stops.push(isEnd ? "" : decoder.flush());
-  const last = held.stopped ? undefined : stops.flush();
-  const stop = (held.stopped ?? last?.stopped)?.stop;
-  const rest = text + held.text + (last?.text ?? "");
-  if (stop !== undefined) sequence.finishReason = "stop";
-  const finished = { choice, text: rest, tokens, finishReason: sequence.finishReason };
-  return stop === undefined ? finished : { ...finished, stop };
-}
-
-function finishedByLength(
-  { params, completionTokens, numTokens }: Sequence,
-  { contextTokens }: SequenceEnds,
-): FinishReason | undefined {
-  return completionTokens >= params.maxTokens || numTokens >= contextTokens ? "length" : undefined;
+  const piece = sequence.text.push(token.id, endingOf(token.id, sequence, ends));
+  sequence.finishReason = piece.finishReason;
+  return { choice: sequence.choice, tokens: [token], ...piece };
 }

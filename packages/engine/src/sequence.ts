@@ -1,20 +1,19 @@
 // A sequence: one completion of a request, from its prompt to its last token.
 
 import {
-  StopMatcher,
-  type StopAutomaton,
   TokenCounts,
   type FinishReason,
   type PreGatingRouter,
-  type ReadMeEvents,
   type ResolvedSamplingParams,
   type RouterState,
   type SchedulableSequence,
+  type StopAutomaton,
 } from "@readme-moe/core";
 import type { KvSlot } from "@readme-moe/kernel";
-import { StreamingDecoder, type Tokenizer } from "@readme-moe/model";
+import { CompletionText, type CompletionPiece, type Tokenizer } from "@readme-moe/model";
 import type { PlacedAllowance } from "./allowed-tokens.ts";
-import { draftUsage, NO_DRAFTS, type DraftTotals } from "./speculation/draft-counts.ts";
+import type { ResumedCompletion } from "./resume.ts";
+import { NO_DRAFTS, type DraftTotals } from "./speculation/draft-counts.ts";
 
 /** Input from which a sequence is created. */
 export interface SequenceStart {
@@ -38,6 +37,8 @@ export interface SequenceStart {
   readonly prediction?: ArrayLike<number> | undefined;
   /** Automaton of `params.stop`; the choices of a request share it. */
   readonly stops: StopAutomaton;
+  /** Tokens that were generated before. */
+  readonly resumed?: ResumedCompletion | undefined;
   /** Whether steps may run tokens before they are known. @default false */
   readonly isSpeculated?: boolean | undefined;
 }
@@ -56,6 +57,8 @@ export class Sequence implements SchedulableSequence {
   readonly seed: number;
   readonly isSpeculated: boolean;
   readonly promptTokens: number;
+  /** Number of tokens that are routed before the sequence waits for KV memory: the prompt and resumed tokens. */
+  readonly arrivingTokens: number;
   /** Tokens that the completion is expected to repeat. */
   readonly prediction: ArrayLike<number> | undefined;
   /** Tokens of the prompt, then of the completion. */
@@ -63,8 +66,9 @@ export class Sequence implements SchedulableSequence {
   /** Experts of the first `tokenIds`, as far as they are routed. */
   readonly experts: number[] = [];
   readonly counts: TokenCounts;
-  readonly decoder: StreamingDecoder;
-  readonly stops: StopMatcher;
+  readonly text: CompletionText;
+  /** The last piece of a completion that had ended before it came here. */
+  readonly ended: CompletionPiece | undefined;
   /** Chooses the experts of the sequence's tokens. */
   readonly router: PreGatingRouter;
   readonly routerState: RouterState;
@@ -104,8 +108,14 @@ export class Sequence implements SchedulableSequence {
     this.tokenIds = Array.from(start.promptIds);
     this.promptTokens = this.tokenIds.length;
     this.counts = new TokenCounts(this.tokenIds);
-    this.decoder = new StreamingDecoder(tokenizer, { skipSpecialTokens: true });
-    this.stops = new StopMatcher(start.stops);
+    this.text = start.resumed?.text ?? new CompletionText(tokenizer, start.stops);
+    this.ended = start.resumed?.ended;
+    this.finishReason = this.ended?.finishReason;
+    for (const id of Array.from(start.resumed?.tokenIds ?? [])) {
+      this.tokenIds.push(id);
+      this.counts.add(id);
+    }
+    this.arrivingTokens = this.ended ? this.promptTokens : this.tokenIds.length;
     this.router = router;
     this.routerState = router.start();
   }
@@ -122,9 +132,9 @@ export class Sequence implements SchedulableSequence {
     return this.tokenIds.length - this.promptTokens;
   }
 
-  /** Whether a part of the prompt is not routed yet. */
+  /** Whether a part of the tokens that it came with is not routed yet. */
   get isArriving(): boolean {
-    return this.experts.length < this.promptTokens;
+    return this.experts.length < this.arrivingTokens;
   }
 
   get nextExperts(): ArrayLike<number> {
@@ -135,22 +145,6 @@ export class Sequence implements SchedulableSequence {
     }
     return this.#next.experts;
   }
-}
-
-type FinishedEvent = Parameters<ReadMeEvents["sequence:finished"]>[0];
-
-/** Describes the end of a sequence. */
-export function finishedEvent(sequence: Sequence, reason: FinishedEvent["reason"], nowMs: number): FinishedEvent {
-  return {
-    sequenceId: sequence.id,
-    reason,
-    promptTokens: sequence.promptTokens,
-    completionTokens: sequence.completionTokens,
-    cachedTokens: sequence.cachedTokens,
-    ...draftUsage(sequence.drafts),
-    queuedMs: (sequence.startedMs ?? nowMs) - sequence.arrivalMs,
-    durationMs: nowMs - sequence.arrivalMs,
-  };
 }
 
 /** Options of `routeSequences`. */
@@ -198,7 +192,8 @@ function nextUnrouted(sequences: readonly Sequence[], most = Infinity) {
   for (const sequence of sequences) {
     if (left === 0) break;
     const from = sequence.experts.length;
-    const tokenIds = sequence.tokenIds.slice(from, from + left);
+    const end = sequence.isArriving ? sequence.arrivingTokens : sequence.numTokens;
+    const tokenIds = sequence.tokenIds.slice(from, Math.min(end, from + left));
     if (tokenIds.length === 0) continue;
     left -= tokenIds.length;
     parts.push({ sequence, tokenIds });

@@ -1,5 +1,6 @@
 import { setMaxListeners } from "node:events";
 import { forbidOthers, type AllowTokens, type LogitsContext, type ProcessLogits } from "@readme-moe/core";
+import type { AnswerSource } from "./constraint-source.ts";
 import type { MaskAnswer, MaskQuestion } from "./matching/protocol.ts";
 
 /** Constraint that answers are bound to. It serves any number of concurrent requests. */
@@ -8,7 +9,7 @@ export interface Constraint {
    * Makes a `processLogits` for one request with any number of choices. It forbids every token after which the text
    * could no longer become a valid answer, and end tokens until the text is one. A text that is cut short is the
    * beginning of one. Engines use its property `allowTokens`: no logits are sent then, and text that the grammar forces
-   * can run as one step.
+   * can run as one step. Its property `source` is for `openConstraint` in another process.
    */
   processor(options?: ProcessorOptions): ProcessLogits;
 }
@@ -24,7 +25,8 @@ type AskMask = (question: MaskQuestion, signal: AbortSignal | undefined) => Prom
 
 let numProcessors = 0;
 
-export function constraintOf(ask: AskMask): Constraint {
+/** @param source - plain data from which the constraint can be made again */
+export function constraintOf(ask: AskMask, source: AnswerSource): Constraint {
   return {
     processor: ({ signal } = {}) => {
       const name = ++numProcessors;
@@ -42,7 +44,7 @@ export function constraintOf(ask: AskMask): Constraint {
         );
         return { draft, numForced, masks: rows };
       };
-      return Object.assign(process, { allowTokens });
+      return Object.assign(process, { allowTokens, source });
     },
   };
 }

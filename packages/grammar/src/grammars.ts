@@ -1,4 +1,5 @@
 import { describeValue, integerOption, rejectUnknownKeys, type EngineVocabulary } from "@readme-moe/core";
+import { plainCopy, type AnswerSource } from "./constraint-source.ts";
 import { constraintOf, type Constraint } from "./constraint.ts";
 import {
   Budget,
@@ -85,7 +86,7 @@ export class Grammars implements AsyncDisposable {
     const source: GrammarSource = wide?.hadBounds
       ? { ...rootedAt(text), wide: { grammar: rootedAt(wide.text), hasPatterns: wide.hasPatterns } }
       : rootedAt(text);
-    return this.#compile(source, asker);
+    return this.#compile(source, asker, { kind: "json", schema, maxWhitespace });
   }
 
   /**
@@ -98,7 +99,8 @@ export class Grammars implements AsyncDisposable {
   async grammar(ebnf: string, root: string = "root", options: Asker = {}): Promise<Constraint> {
     const asker = onlyAsker("grammar", options);
     checkGrammar(nonEmpty("ebnf", ebnf));
-    return this.#compile({ kind: "ebnf", text: ebnf, root: nonEmpty("root", root) }, asker);
+    const source: GrammarSource = { kind: "ebnf", text: ebnf, root: nonEmpty("root", root) };
+    return this.#compile(source, asker, { kind: "grammar", ebnf, root });
   }
 
   /**
@@ -109,7 +111,7 @@ export class Grammars implements AsyncDisposable {
   async regex(pattern: string, options: Asker = {}): Promise<Constraint> {
     const asker = onlyAsker("regex", options);
     const text = regexGrammar(nonEmpty("pattern", pattern), new Budget());
-    return this.#compile(rootedAt(text), asker);
+    return this.#compile(rootedAt(text), asker, { kind: "regex", pattern });
   }
 
   /**
@@ -118,7 +120,7 @@ export class Grammars implements AsyncDisposable {
    */
   async choice(texts: readonly string[], options: Asker = {}): Promise<Constraint> {
     const asker = onlyAsker("choice", options);
-    return this.#compile(rootedAt(choiceGrammar(texts, new Budget())), asker);
+    return this.#compile(rootedAt(choiceGrammar(texts, new Budget())), asker, { kind: "choice", texts });
   }
 
   /**
@@ -126,7 +128,7 @@ export class Grammars implements AsyncDisposable {
    */
   async tagged(answers: TaggedAnswers, options: Asker = {}): Promise<Constraint> {
     const asker = onlyAsker("tagged", options);
-    return this.#compile(taggedSource(answers), asker);
+    return this.#compile(taggedSource(answers), asker, { kind: "tagged", answers });
   }
 
   /** Ends all grammars: bound answers cannot continue, and open calls reject with `ERR_DISPOSED`. */
@@ -138,11 +140,12 @@ export class Grammars implements AsyncDisposable {
     return this.dispose();
   }
 
-  async #compile(source: GrammarSource, asker: Asker): Promise<Constraint> {
+  async #compile(source: GrammarSource, asker: Asker, answers: AnswerSource): Promise<Constraint> {
     const keyed = keyedSource(source);
+    const plain = plainCopy(answers);
     await this.#cache.compile(keyed, asker);
     const { client } = asker;
-    return constraintOf((question, signal) => this.#cache.mask(keyed, question, { client, signal }));
+    return constraintOf((question, signal) => this.#cache.mask(keyed, question, { client, signal }), plain);
   }
 }
 

@@ -1,5 +1,6 @@
 // Opened models, and folders of models.
 export { openModel } from "./folder/open-model.ts";
+export { openPromptModel, promptFingerprint, type PromptModel } from "./folder/prompt-model.ts";
 export { forContext } from "./folder/for-context.ts";
 export { verifyModel } from "./folder/verify-model.ts";
 export type { Model } from "./folder/model.ts";
@@ -16,6 +17,7 @@ export {
   type LowRankRefs,
 } from "./low-rank/low-rank-expert.ts";
 export type { ListedExpert, LowRankSet } from "./low-rank/low-rank-set.ts";
+export { adaptersFingerprint } from "./low-rank/adapters-fingerprint.ts";
 export { openExpertSet } from "./low-rank/expert-set.ts";
 export {
   addExpertSet,
@@ -76,6 +78,7 @@ export type { TensorRef } from "./weights/tensor-ref.ts";
 
 // Text: tokenizers and chat templates.
 export { ChatTemplate, type ChatOptions } from "./text/chat-template.ts";
+export { CompletionText, type CompletionPiece } from "./text/completion-text.ts";
 export { StreamingDecoder } from "./text/decoding.ts";
 export { applyChatTemplate, encodeChat, type ControlTokensInMessages } from "./text/encode-chat.ts";
 export type { ModelText } from "./text/load-text.ts";

@@ -1,7 +1,7 @@
 // The routers that a caller can choose: the model's own, one expert for every token, or a rule.
 
 import { expertIndex, integerOption, ReadMeError, type PreGatingRouter, type RouterState } from "@readme-moe/core";
-import type { Model } from "@readme-moe/model";
+import type { PromptModel } from "@readme-moe/model";
 import { KernelRouter, type RouterOptions } from "./kernel-router.ts";
 
 /** A choice of router: the model's own router, or one expert for every token, by name or index. */
@@ -15,7 +15,7 @@ export type ExpertChoice = "router" | (string & {}) | number;
  * @throws {ReadMeError} `ERR_MODEL_INVALID` if the router is chosen or needed, and the model has none
  */
 export async function openRouter(
-  model: Pick<Model, "path" | "experts" | "router" | "fingerprint">,
+  model: Pick<PromptModel, "path" | "experts" | "router" | "fingerprint">,
   choice?: ExpertChoice,
   options: RouterOptions = {},
 ): Promise<PreGatingRouter> {

@@ -2,27 +2,19 @@
 // streamed, with a draft model, with aborts and preemptions. Tokens, log-probabilities and finish reasons are the same.
 
 import { join } from "node:path";
-import type { GenerateRequest, ProcessLogits, SamplingParams } from "@readme-moe/core";
+import type { GenerateRequest } from "@readme-moe/core";
 import { ReadMeEngine, type OpenOptions } from "@readme-moe/engine";
 import { beforeAll, describe, expect, test } from "vitest";
-import { boundCaller, randomGuess, randomRule } from "../../support/bound-tokens.ts";
 import { completeAll } from "../../support/complete.ts";
 import { writeFirstLayers } from "../../support/first-layers.ts";
 import { writePocketExperts } from "../../support/pocket-experts.ts";
 import { pocketTexts } from "../../support/pocket-texts.ts";
 import { POCKET } from "../../support/pocket.ts";
-import { randomInteger, seededRandom } from "../../support/random.ts";
+import { type RandomRequest, randomRequests } from "../../support/random-requests.ts";
 import { persistentFolder } from "../../support/temporary-folder.ts";
 
-const VOCAB_SIZE = 4096;
 const NUM_REQUESTS = 200;
 const AT_ONCE = 16;
-
-interface RandomRequest {
-  readonly request: GenerateRequest;
-  /** Number of chunks after which the caller leaves; `undefined` if it reads all. */
-  readonly leavesAfter: number | undefined;
-}
 
 let folder: string;
 let texts: readonly string[];
@@ -32,54 +24,6 @@ beforeAll(async () => {
   await writeFirstLayers(POCKET, join(folder, "first-layers"), 2);
   texts = (await pocketTexts()).flatMap(({ documents }) => documents);
 }, 120_000);
-
-/** Halves the logits of a row: a function of the caller that says nothing in advance. */
-const halve: ProcessLogits = (logits) => {
-  for (let id = 0; id < logits.length; id++) logits[id] = (logits[id] ?? 0) / 2;
-};
-
-/** Draws requests of every parameter. Many prompts repeat themselves, so that there is something to draft. */
-function randomRequests(count: number, seed: number, numExperts: number): readonly RandomRequest[] {
-  const random = seededRandom(seed);
-  const pick = <Item>(...items: readonly Item[]): Item => items[randomInteger(random, items.length)] as Item;
-  return Array.from({ length: count }, (_, index) => {
-    const text = pick(...texts).slice(0, 20 + randomInteger(random, 250));
-    const prompt = pick<GenerateRequest["prompt"]>(
-      text,
-      `${text}\n\n${text.slice(0, 60)}`,
-      Array.from({ length: 1 + randomInteger(random, 40) }, () => randomInteger(random, VOCAB_SIZE)),
-    );
-    const params: SamplingParams = {
-      n: pick(1, 1, 1, 2, 3),
-      maxTokens: 2 + randomInteger(random, pick(30, 30, 110)),
-      temperature: pick(0, 0, 0.5, 1, 2),
-      topK: pick(0, 0, 1, 20),
-      topP: pick(0.5, 0.95, 1),
-      minP: pick(0, 0, 0.05),
-      repetitionPenalty: pick(1, 1, 1, 1.2),
-      frequencyPenalty: pick(0, 0, 0.4),
-      presencePenalty: pick(0, 0, -0.3),
-      logitBias: pick({}, {}, { 7: 2, 11: -100 }),
-      logprobs: pick(0, 2, 20),
-      stop: pick<readonly string[]>([], [], ["the"], [". ", "\n"]),
-      stopTokenIds: pick([], [], [randomInteger(random, VOCAB_SIZE)]),
-      ignoreEos: pick(true, false),
-      seed: index,
-    };
-    const bound = boundCaller(randomRule(VOCAB_SIZE, index), randomGuess(index)).bound;
-    return {
-      request: {
-        prompt,
-        params,
-        prediction: pick(undefined, undefined, text, text.slice(10)),
-        processLogits: pick(undefined, undefined, undefined, undefined, halve, bound),
-        priority: pick(0, 0, 1),
-        ...(numExperts > 1 && random() < 0.3 ? { expert: randomInteger(random, numExperts) } : {}),
-      },
-      leavesAfter: random() < 0.1 ? 1 + randomInteger(random, 10) : undefined,
-    };
-  });
-}
 
 /** Runs requests, some at once. @returns what each gave, without counts of drafts and times */
 async function run(engine: ReadMeEngine, requests: readonly RandomRequest[], atOnce: number) {
@@ -140,7 +84,8 @@ describe.each(SETTINGS)("$name", ({ name, model, options }) => {
     const shared = { threads: 2, isolation: "thread", ...options() } as const;
     const { draft: _, ...plainOptions } = shared as OpenOptions;
     const plain = await ReadMeEngine.open(model(), { ...plainOptions, speculation: false });
-    const requests = randomRequests(NUM_REQUESTS, name.length, plain.info.experts.length);
+    const numExperts = plain.info.experts.length;
+    const requests = randomRequests(NUM_REQUESTS, name.length, { texts, numExperts });
     const expected = await run(plain, requests, AT_ONCE);
     expect((await plain.stats()).draftedTokens).toBe(0);
     await plain.dispose();

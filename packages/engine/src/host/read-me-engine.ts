@@ -19,10 +19,11 @@ import {
 } from "@readme-moe/core";
 import { resolveEngineOptions, type EngineOptions, type ResolvedEngineOptions } from "../engine-options.ts";
 import { type OpenedFiles, openFiles } from "./model-files.ts";
-import { fromWire, type CallName, type Calls, type FromWorker, type LoadProgress } from "../protocol.ts";
+import type { CallName, Calls, FromWorker, LoadProgress } from "../protocol.ts";
 import { resolveSchedulingOptions, type SchedulingOptions } from "../scheduling-options.ts";
-import { callFunction, type CallerFunctions, type FunctionCall } from "./caller-functions.ts";
+import { callFunction, type FunctionCall } from "./caller-functions.ts";
 import { ExpertChanges } from "./expert-changes.ts";
+import { OpenRequests } from "./open-requests.ts";
 import {
   checkExpert,
   GenerationStream,
@@ -41,19 +42,12 @@ export interface OpenOptions extends EngineOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
-interface RunningRequest {
-  readonly stream: GenerationStream;
-  readonly functions: CallerFunctions;
-  /** Stops listening to the caller's signal. */
-  readonly detach: () => void;
-}
-
 /** Serves one model from a thread or a process of its own. */
 export class ReadMeEngine implements Engine {
   readonly events: ReadMeEmitter = new ReadMeEmitter();
   readonly #files: OpenedFiles;
   #options: ResolvedEngineOptions;
-  readonly #requests = new Map<string, RunningRequest>();
+  readonly #requests = new OpenRequests(() => this.#link?.release());
   #link: WorkerLink | undefined;
   #info: EngineInfo | undefined;
   readonly #experts = new ExpertChanges({
@@ -62,6 +56,8 @@ export class ReadMeEngine implements Engine {
     call: (name, args) => this.#call(name, args),
   });
   #cacheFailure: string | undefined;
+  /** Refusal of new requests after `drain`. */
+  #drained: ReadMeError | undefined;
   #vocabulary: Promise<EngineVocabulary> | undefined;
   #numRequests = 0;
   /** Set while the engine does not work: it failed, or was disposed. */
@@ -126,7 +122,7 @@ export class ReadMeEngine implements Engine {
   generate(request: GenerateRequest): Generation {
     const requestId = request?.id ?? `request-${++this.#numRequests}`;
     const { wire, functions } = wireRequest(request, requestId, this.info, () => randomInt(2 ** 47));
-    if (this.#requests.has(requestId)) throw new TypeError(`Expected \`id\` to be new, got \`${requestId}\``);
+    if (this.#requests.get(requestId)) throw new TypeError(`Expected \`id\` to be new, got \`${requestId}\``);
     const { signal } = request;
     const stream = new GenerationStream(() => this.#abandon(requestId));
     const refusal = this.#refusal(signal);
@@ -138,7 +134,7 @@ export class ReadMeEngine implements Engine {
       stream.fail(signal?.reason);
       this.#abandon(requestId);
     });
-    this.#requests.set(requestId, { stream, functions, detach });
+    this.#requests.add(requestId, { stream, functions, detach });
     this.#link?.hold();
     this.#link?.post({ type: "generate", ...wire });
     return stream;
@@ -197,9 +193,24 @@ export class ReadMeEngine implements Engine {
     this.#link?.kill();
   }
 
+  /**
+   * Ends all requests at the next step, for a machine that is about to leave: each iteration gives the chunks of all
+   * tokens that were generated, then throws `ERR_DRAINED`. Another engine can go on after them, see `resume`. New
+   * requests are refused with the same error; other calls go on until `dispose`.
+   */
+  async drain(): Promise<void> {
+    const drained = new ReadMeError("ERR_DRAINED", "The engine is drained; another one can go on after these tokens");
+    this.#drained = drained;
+    await this.#call("drain", {}).catch((error: unknown) => {
+      // Requests of an engine that has failed have ended.
+      if (!this.#failure) throw error;
+    });
+    this.#requests.interruptAll(drained);
+  }
+
   async dispose(): Promise<void> {
     this.#failure = new ReadMeError("ERR_DISPOSED", "The engine was disposed");
-    this.#endAll(this.#failure);
+    this.#requests.failAll(this.#failure);
     await this.#link?.close();
     await this.#files.release();
     this.events.removeAllListeners();
@@ -219,7 +230,8 @@ export class ReadMeEngine implements Engine {
     const stopListening = onceAborted(signal, () => link.kill());
     try {
       const { info, cacheFailure } = await link.open(this.#files.path, this.#options, onProgress);
-      [this.#link, this.#info, this.#cacheFailure, this.#failure] = [link, info, cacheFailure, undefined];
+      [this.#link, this.#info, this.#cacheFailure] = [link, info, cacheFailure];
+      [this.#failure, this.#drained] = [undefined, undefined];
       link.watchInterest(this.events);
       await this.#experts.repeat();
     } catch (error) {
@@ -231,15 +243,10 @@ export class ReadMeEngine implements Engine {
     }
   }
 
-  #receive({ accepted, chunks, failures, events }: FromWorker & { type: "step" }): void {
+  #receive({ events, ...results }: FromWorker & { type: "step" }): void {
     // oxlint-disable-next-line typescript/no-unnecessary-type-assertion -- tsc does not see that name and payload match
     for (const { name, payload } of events) this.events.emit(name, payload as never);
-    for (const { requestId, ...prompt } of accepted) this.#requests.get(requestId)?.stream.accept(prompt);
-    for (const { requestId, chunk } of chunks) {
-      this.#requests.get(requestId)?.stream.push(chunk);
-      if (chunk.usage) this.#forget(requestId)?.stream.end();
-    }
-    for (const { requestId, error } of failures) this.#forget(requestId)?.stream.fail(fromWire(error));
+    this.#requests.publish(results);
   }
 
   /** Calls a request's function and sends its answer. The request fails if the function does. */
@@ -260,29 +267,18 @@ export class ReadMeEngine implements Engine {
 
   #fail(error: ReadMeError): void {
     this.#failure = error;
-    this.#endAll(error);
+    this.#requests.failAll(error);
     this.events.emit("engine:failed", { code: error.code, message: error.message, causes: errorChain(error) });
   }
 
-  #endAll(error: ReadMeError): void {
-    for (const requestId of this.#requests.keys()) this.#forget(requestId)?.stream.fail(error);
-  }
-
   #abandon(requestId: string, reason: "abort" | "error" = "abort"): void {
-    if (this.#forget(requestId)) this.#link?.post({ type: "abort", requestId, reason });
-  }
-
-  #forget(requestId: string): RunningRequest | undefined {
-    const request = this.#requests.get(requestId);
-    if (this.#requests.delete(requestId)) this.#link?.release();
-    request?.detach();
-    return request;
+    if (this.#requests.remove(requestId)) this.#link?.post({ type: "abort", requestId, reason });
   }
 
   /** Returns the reason why no request can start now. */
   #refusal(signal: AbortSignal | undefined): unknown {
     if (signal?.aborted) return signal.reason;
-    if (this.#failure) return this.#failure;
+    if (this.#failure ?? this.#drained) return this.#failure ?? this.#drained;
     if (this.#requests.size < this.#options.maxNumRequests) return undefined;
     return new ReadMeError("ERR_QUEUE_FULL", `${this.#requests.size} requests are under way; try again later`);
   }

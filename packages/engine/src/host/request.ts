@@ -19,12 +19,14 @@ import {
 } from "@readme-moe/core";
 import { tooManyPredicted, type Calls, type WireChat, type WirePrompt, type WireRequest } from "../protocol.ts";
 import { callerFunctions, type CallerFunctions } from "./caller-functions.ts";
+import { wireResume } from "./resume.ts";
 
 const NAMES = [
   "prompt",
   "params",
   "processLogits",
   "prediction",
+  "resume",
   "expert",
   "priority",
   "client",
@@ -67,6 +69,7 @@ export function wireRequest(
     client,
     seed: params.seed ?? drawSeed(),
     prediction: wirePrediction(request.prediction, info),
+    resume: wireResume(request.resume, params),
     processesLogits: functions.processLogits !== undefined,
     isBound: functions.allowTokens !== undefined,
   };
@@ -127,7 +130,10 @@ export function wireChat(messages: readonly ChatMessage[], template: Readonly<Re
 }
 
 /** @throws {RangeError} on an unknown expert; names the known ones */
-export function checkExpert(expert: string | number | undefined, { experts, hasRouter }: EngineInfo): void {
+export function checkExpert(
+  expert: string | number | undefined,
+  { experts, hasRouter }: Pick<EngineInfo, "experts" | "hasRouter">,
+): void {
   if (expert === undefined || (expert === "router" && hasRouter)) return;
   expertIndex(experts, expert);
 }
@@ -171,6 +177,13 @@ export class GenerationStream implements Generation {
     if (this.#end) return;
     this.#chunks.length = 0;
     this.#end = { error };
+    this.#refuse(error);
+    this.#wake();
+  }
+
+  /** Ends the stream with an error, behind the chunks that are not read yet. */
+  interrupt(error: unknown): void {
+    this.#end ??= { error };
     this.#refuse(error);
     this.#wake();
   }

@@ -1,8 +1,9 @@
 // One worker from its start to its end, and the calls that wait for its answers.
 
-import { ReadMeError, type EngineInfo, type ReadMeEmitter } from "@readme-moe/core";
+import { ReadMeError, type EngineInfo, type PromptInfo, type ReadMeEmitter } from "@readme-moe/core";
 import type { ResolvedEngineOptions } from "../engine-options.ts";
 import { fromWire, type CallName, type Calls, type FromWorker, type LoadProgress, type ToWorker } from "../protocol.ts";
+import type { ResolvedReaderOptions } from "../reader-options.ts";
 import type { FunctionCall } from "./caller-functions.ts";
 import { openChannel, type Channel } from "./channel.ts";
 import { onceAborted } from "./request.ts";
@@ -53,6 +54,16 @@ export class WorkerLink {
       this.#opening = { resolve: resolve as (value: unknown) => void, reject, onProgress };
       this.post({ type: "open", path, options });
     });
+  }
+
+  /** Opens what prompts need, without weights. */
+  async read(path: string, options: ResolvedReaderOptions): Promise<PromptInfo> {
+    this.hold();
+    const reading = new Promise<FromWorker & { type: "reading" }>((resolve, reject) => {
+      this.#opening = { resolve: resolve as (value: unknown) => void, reject, onProgress: undefined };
+      this.post({ type: "read", path, options });
+    });
+    return (await reading).info;
   }
 
   /** @param signal - ends the call, which then rejects with the signal's reason */
@@ -140,6 +151,7 @@ export class WorkerLink {
         this.#opening?.onProgress?.(message.progress);
         return;
       case "opened":
+      case "reading":
         this.#opening?.resolve(message);
         this.#opening = undefined;
         this.release();

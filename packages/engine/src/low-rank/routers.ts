@@ -2,10 +2,9 @@
 // object, so that its sequences are routed together.
 
 import type { PreGatingRouter } from "@readme-moe/core";
-import type { LowRankSet, Model } from "@readme-moe/model";
+import type { LowRankSet, PromptModel } from "@readme-moe/model";
 import { fixedRouter, openRouter, type ExpertChoice, type RouterOptions } from "@readme-moe/router";
-import { MAX_LOW_RANK_EXPERTS, NO_EXPERT } from "./expert-names.ts";
-import type { LowRankExperts } from "./low-rank-experts.ts";
+import { type ExpertNames, MAX_LOW_RANK_EXPERTS, NO_EXPERT } from "./expert-names.ts";
 
 /** Routers that requests choose from. */
 export interface Routers {
@@ -37,7 +36,7 @@ class OpenedRouters<Key> {
 }
 
 /** Routers of a model with experts in its FFNs. */
-export function modelRouters(model: Model, fallback: ExpertChoice | undefined, options: RouterOptions): Routers {
+export function modelRouters(model: PromptModel, fallback: ExpertChoice | undefined, options: RouterOptions): Routers {
   const opened = new OpenedRouters<ExpertChoice | undefined>();
   return {
     routerFor: (choice = fallback) => opened.open(choice, () => openRouter(model, choice, options)),
@@ -47,8 +46,8 @@ export function modelRouters(model: Model, fallback: ExpertChoice | undefined, o
 
 /** Routers of a dense model, whose experts are added and removed while it runs. */
 export class LowRankRouters implements Routers {
-  readonly #model: Model;
-  readonly #experts: LowRankExperts;
+  readonly #model: Pick<PromptModel, "experts">;
+  readonly #experts: { readonly names: ExpertNames };
   readonly #set: LowRankSet;
   readonly #fallback: ExpertChoice | undefined;
   readonly #options: RouterOptions;
@@ -58,8 +57,8 @@ export class LowRankRouters implements Routers {
   readonly #targets: Uint16Array;
 
   constructor(
-    model: Model,
-    { experts, set }: { readonly experts: LowRankExperts; readonly set: LowRankSet },
+    model: Pick<PromptModel, "experts">,
+    { experts, set }: { readonly experts: { readonly names: ExpertNames }; readonly set: LowRankSet },
     fallback: ExpertChoice | undefined,
     options: RouterOptions,
   ) {

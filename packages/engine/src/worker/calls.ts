@@ -4,17 +4,20 @@ import { ReadMeError, type EngineVocabulary } from "@readme-moe/core";
 import type { ModelConfig, Tokenizer } from "@readme-moe/model";
 import type { CallName, Calls } from "../protocol.ts";
 import { schedulerOf } from "../scheduling-options.ts";
-import { encoding, promptIds, type RunningEngine } from "./requests.ts";
+import { encoding, promptIds, type ReadingEngine, type RunningEngine, type RunningRequests } from "./requests.ts";
 
-type Answers = {
-  readonly [Name in CallName]: (
-    engine: RunningEngine,
-    args: Calls[Name]["args"],
+type Answers<Engine, Name extends CallName> = {
+  readonly [Each in Name]: (
+    engine: Engine,
+    args: Calls[Each]["args"],
     signal: AbortSignal,
-  ) => Calls[Name]["result"] | Promise<Calls[Name]["result"]>;
+  ) => Calls[Each]["result"] | Promise<Calls[Each]["result"]>;
 };
 
-const ANSWERS: Answers = {
+/** Calls about prompts, which need no weights. */
+export type ReadingCall = "tokenize" | "detokenize" | "applyTemplate" | "vocabulary" | "route";
+
+const READING_ANSWERS: Answers<ReadingEngine, ReadingCall> = {
   tokenize: (engine, { prompt, ...limits }, signal) => engine.slices.begin(encoding(engine, prompt, limits), signal),
   detokenize: ({ text }, { tokenIds }) => text.tokenizer.decode(tokenIds),
   applyTemplate: ({ text, model }, { messages, template }) => {
@@ -33,6 +36,15 @@ const ANSWERS: Answers = {
       router.release(state);
     }
   },
+};
+
+/** An engine with its requests. */
+interface ServingEngine extends RunningEngine {
+  readonly requests: RunningRequests;
+}
+
+const ANSWERS: Answers<ServingEngine, CallName> = {
+  ...READING_ANSWERS,
   setScheduling: async ({ core }, options) => {
     core.scheduler = await schedulerOf(options);
   },
@@ -44,16 +56,32 @@ const ANSWERS: Answers = {
     }
     await residency.streamed.setBudget(bytes);
   },
+  drain: ({ requests }) => requests.drain(),
   stats: ({ core }) => ({ ...core.stats(), residentBytes: process.memoryUsage.rss() }),
 };
 
 export async function answerCall<Name extends CallName>(
-  engine: RunningEngine,
+  engine: ServingEngine,
   name: Name,
   args: Calls[Name]["args"],
   signal: AbortSignal,
 ): Promise<unknown> {
   return ANSWERS[name](engine, args, signal);
+}
+
+/** Tells whether a call is about prompts alone. */
+export function isReadingCall(name: CallName): name is ReadingCall {
+  return name in READING_ANSWERS;
+}
+
+/** Answers a call about prompts. */
+export async function answerReading<Name extends ReadingCall>(
+  reader: ReadingEngine,
+  name: Name,
+  args: Calls[Name]["args"],
+  signal: AbortSignal,
+): Promise<unknown> {
+  return READING_ANSWERS[name](reader, args, signal);
 }
 
 /** Collects the bytes of a model's tokens, as its tokenizer decodes them. */

@@ -18,6 +18,8 @@ import { EngineDrafter } from "../speculation/engine-drafter.ts";
 import type { ModelDrafter } from "../speculation/model-drafter.ts";
 import { openDraftOf } from "../speculation/open-draft-model.ts";
 import { Speculation, type SpeculationParts } from "../speculation/speculation.ts";
+import { promptInfo } from "./prompt-info.ts";
+import { modelVersionOf, promptVersionOf } from "./versions.ts";
 
 export interface OpenedEngine {
   readonly model: Model;
@@ -110,22 +112,19 @@ export async function openEngine(
       output,
       now,
     });
+    const promptVersion = await promptVersionOf(opened, lowRank && set, options);
     const info: EngineInfo = {
-      path: model.path,
-      modelType: model.config.modelType,
+      ...promptInfo(model, text),
       precision: options.precision,
-      vocabSize: model.config.vocabSize,
       contextTokens,
       experts: runner.expertNames,
       expertKind: lowRank ? "low-rank" : "ffn",
       hasRouter: lowRankRouters?.hasRouter ?? model.router !== undefined,
-      hasChatTemplate: text.chatTemplate !== undefined,
-      chatTemplateKnowsTools: text.chatTemplate?.knowsTools ?? false,
-      reasons: text.chatTemplate?.reasons(text.tokenizer) ?? false,
-      eosTokenIds: model.config.eosTokenIds,
       maxNumSeqs: options.maxNumSeqs,
       kvCapacityTokens: capacityTokens,
       kernel,
+      promptVersion,
+      modelVersion: await modelVersionOf({ promptVersion, runner, set, contextTokens, options }),
     };
     const changing = lowRankRouters && { runner, routers: lowRankRouters, core, output };
     return {

@@ -1,8 +1,10 @@
 // Requests on the worker's side: prompts are tokenized in time slices between steps, and become sequences of the core.
 
 import { ReadMeError, StopAutomaton, type GenerateChunk } from "@readme-moe/core";
-import { encodeChat, type EncodeOptions } from "@readme-moe/model";
+import { CompletionText, encodeChat, type EncodeOptions, type PromptModel } from "@readme-moe/model";
+import type { KvSizes, ResolvedEngineOptions } from "../engine-options.ts";
 import { tooManyPredicted, type WireAccepted, type WirePrompt, type WireRequest } from "../protocol.ts";
+import { resumeCompletion, type ResumedCompletion } from "../resume.ts";
 import type { Sequence } from "../sequence.ts";
 import { addDrafts, draftUsage, NO_DRAFTS } from "../speculation/draft-counts.ts";
 import type { OpenedEngine } from "./open-engine.ts";
@@ -10,6 +12,13 @@ import type { OpenedEngine } from "./open-engine.ts";
 /** An opened engine, and the long work that runs between its steps. */
 export interface RunningEngine extends OpenedEngine {
   readonly slices: TimeSlices;
+}
+
+/** The parts of an engine that its prompts need. */
+export interface ReadingEngine extends Pick<RunningEngine, "text" | "slices" | "routerFor"> {
+  readonly model: Pick<PromptModel, "path" | "config">;
+  readonly options: Pick<ResolvedEngineOptions, "controlTokensInMessages">;
+  readonly sizes: Pick<KvSizes, "contextTokens">;
 }
 
 interface RequestEntry {
@@ -45,6 +54,7 @@ export class RunningRequests {
       ]);
       const router = await this.#engine.routerFor(expert);
       const stops = new StopAutomaton(params.stop);
+      const resumed = await this.#resumed(request, ids.length, stops, signal);
       // The request may have been aborted meanwhile.
       if (this.#requests.get(requestId) !== entry) return;
       const callers = { processesLogits, isBound };
@@ -52,11 +62,28 @@ export class RunningRequests {
       entry.sequences = Array.from({ length: params.n }, (_, choice) => {
         const id = params.n === 1 ? requestId : `${requestId}/${choice}`;
         const arrival = this.#arrivals++;
-        return this.#engine.core.add({ ...shared, id, choice, arrival, arrivalMs: performance.now() }, router);
+        const own = { id, choice, arrival, arrivalMs: performance.now(), resumed: resumed[choice] };
+        return this.#engine.core.add({ ...shared, ...own }, router);
       });
     } catch (error) {
       if (this.#requests.get(requestId) === entry) this.#onFailed(requestId, error);
     }
+  }
+
+  /** Takes the tokens that were generated before, in time slices. @throws {RangeError} behind a choice's end */
+  async #resumed(
+    { resume = [], params }: WireRequest,
+    promptTokens: number,
+    stops: StopAutomaton,
+    signal: AbortSignal,
+  ): Promise<readonly ResumedCompletion[]> {
+    const { slices, text, model, sizes } = this.#engine;
+    const ends = { eosTokenIds: model.config.eosTokenIds, contextTokens: sizes.contextTokens };
+    const each = resume.map((tokenIds, choice) => {
+      const own = new CompletionText(text.tokenizer, stops);
+      return slices.begin(resumeCompletion(tokenIds, own, { params, promptTokens, choice }, ends), signal);
+    });
+    return Promise.all(each);
   }
 
   /** @returns the prompt of the sequence's request; nothing if another choice was accepted before */
@@ -64,12 +91,23 @@ export class RunningRequests {
     const entry = this.#requests.get(requestId);
     if (!entry || entry.isAccepted) return undefined;
     entry.isAccepted = true;
-    return { requestId, promptTokens, experts: Uint16Array.from(experts) };
+    return { requestId, promptTokens, experts: Uint16Array.from(experts.slice(0, promptTokens)) };
   }
 
   abort(requestId: string, reason?: "abort" | "error"): void {
     this.#requests.get(requestId)?.leave.abort();
     if (this.#requests.delete(requestId)) this.#engine.core.abort(requestId, reason);
+  }
+
+  /** Ends all requests after the step that runs; resolves when its tokens have been given to the output. */
+  async drain(): Promise<void> {
+    for (const [requestId, { sequences, leave }] of this.#requests) {
+      leave.abort();
+      if (sequences.length > 0) this.#engine.core.abort(requestId);
+      else this.#requests.delete(requestId);
+    }
+    await this.#engine.core.whenNone(() => true);
+    this.#requests.clear();
   }
 
   /** Adds the usage to the last chunk of a request, and forgets the request. */
@@ -99,7 +137,7 @@ export class RunningRequests {
  * @throws {RangeError} on an empty prompt
  * @throws {ReadMeError} `ERR_CONTEXT_LENGTH` when there is no room for one more token; `ERR_CHAT_TEMPLATE`
  */
-export async function promptIds(engine: RunningEngine, prompt: WirePrompt, signal: AbortSignal): Promise<Int32Array> {
+export async function promptIds(engine: ReadingEngine, prompt: WirePrompt, signal: AbortSignal): Promise<Int32Array> {
   const { sizes, slices } = engine;
   const tooMany = (tokens: string): ReadMeError => {
     const context = `the context of ${sizes.contextTokens} leaves no room for a completion`;
@@ -134,7 +172,7 @@ interface EncodingLimits extends Pick<EncodeOptions, "maxTokens" | "tooMany"> {
 
 /** Tokenizes a text or a chat, with a pause after each piece. */
 export function encoding(
-  { text: { tokenizer, chatTemplate }, options: { controlTokensInMessages } }: OpenedEngine,
+  { text: { tokenizer, chatTemplate }, options: { controlTokensInMessages } }: Pick<ReadingEngine, "text" | "options">,
   prompt: Exclude<WirePrompt, Int32Array>,
   { addSpecialTokens, ...limits }: EncodingLimits,
 ): PausingWork<Int32Array> {

@@ -18,6 +18,7 @@ import {
 } from "../protocol.ts";
 import { answerCall } from "./calls.ts";
 import { openEngine } from "./open-engine.ts";
+import { ReaderServer } from "./reader-server.ts";
 import { RunningRequests, TimeSlices, type RunningEngine } from "./requests.ts";
 
 /**
@@ -95,6 +96,8 @@ class EngineServer {
       case "end":
         process.exit();
         return;
+      case "read":
+        throw new TypeError("Expected a message to an engine, got one to a reader of prompts");
       default:
         throw new TypeError(`Unknown message: ${String(message satisfies never)}`);
     }
@@ -193,8 +196,9 @@ class EngineServer {
     const isLong = name === "addExpert";
     if (isLong) this.#numLongCalls++;
     try {
-      if (!this.#engine) throw new ReadMeError("ERR_DISPOSED", "The engine is not open");
-      const value = await answerCall(this.#engine, name, args, cancel.signal);
+      const [engine, requests] = [this.#engine, this.#requests];
+      if (!engine || !requests) throw new ReadMeError("ERR_DISPOSED", "The engine is not open");
+      const value = await answerCall({ ...engine, requests }, name, args, cancel.signal);
       // Events that precede the answer are sent before it, even if no step follows.
       this.#flush();
       this.#send({ type: "result", callId, value });
@@ -252,25 +256,34 @@ function shrinkHeap(): void {
   setImmediate(() => globalThis.gc?.());
 }
 
+/** Creates the receiver of messages: the first one says which worker this is. */
+function receiver(send: (message: FromWorker) => void, onClosed: () => void): (message: ToWorker) => void {
+  let server: EngineServer | ReaderServer | undefined;
+  return (message) => {
+    server ??= message.type === "read" ? new ReaderServer(send, onClosed) : new EngineServer(send, onClosed);
+    server.receive(message);
+  };
+}
+
 function serveThread(): void {
   const port = parentPort;
   if (!port) throw new Error("Expected a parent to serve");
-  const server = new EngineServer(
+  const receive = receiver(
     (message) => port.postMessage(message, movable(message)),
     () => port.close(),
   );
-  port.on("message", (message: ToWorker) => server.receive(message));
+  port.on("message", receive);
 }
 
 function serveProcess(): void {
-  const server = new EngineServer(
+  const receive = receiver(
     (message) => {
       // Sending fails if the parent has just ended; "disconnect" follows.
       if (process.connected) process.send?.(message, undefined, undefined, () => undefined);
     },
     () => process.disconnect(),
   );
-  process.on("message", (message: ToWorker) => server.receive(message));
+  process.on("message", receive);
   process.on("disconnect", () => process.exit());
   // Ctrl-C in a terminal reaches the whole process group; the parent decides what it means.
   process.on("SIGINT", () => undefined);

@@ -1,8 +1,7 @@
 // Reasoning of one chat: where its answers begin, how they are split, and what bounds them.
 
 import type { ChatPrompt, Engine, ProcessLogits } from "@readme-moe/core";
-import type { Constraint } from "@readme-moe/grammar";
-import { limitReasoning, type ReasoningRule } from "./limit.ts";
+import { limitReasoning, type Constraint, type ReasoningRule } from "@readme-moe/grammar";
 import { ReasoningParser, reasoningStart, THINK_BEGIN, THINK_END, type ReasoningStart } from "./parser.ts";
 
 /** Tokens of the marks, and of the texts that are forced after reasoning. */

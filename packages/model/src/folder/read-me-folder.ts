@@ -72,7 +72,7 @@ export async function openReadMe(path: string, config: ModelConfig, readme: Fiel
 }
 
 /** @throws {ReadMeError} naming the field that is wrong, or a version that this code does not know */
-function parseReadMe(
+export function parseReadMe(
   readme: Fields,
   config: ModelConfig,
 ): { readonly experts: ExpertLayout; readonly router: RouterConfig | undefined } {

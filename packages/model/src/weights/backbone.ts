@@ -14,6 +14,9 @@ import type {
 import { splitFused } from "./tensor-parts.ts";
 import { tensorRef, type TensorRef } from "./tensor-ref.ts";
 
+/** Name of the only expert of a dense model. */
+export const DENSE_NAME = "dense";
+
 /** Finds a layer's FFN rows, the only part in which layouts differ. */
 export type LocateFeedForward = (layer: number) => Pick<LayerRefs, "shared" | "experts" | "mixture">;
 
@@ -55,7 +58,7 @@ export function locateDense(
   const store = splitFused(checkpoint, config);
   return {
     experts: {
-      names: ["dense"],
+      names: [DENSE_NAME],
       expertSizes: Array.from({ length: numLayers }, () => intermediateSize),
       sharedSizes: Array.from({ length: numLayers }, () => 0),
     },

@@ -9,7 +9,7 @@ import { tensorRef, type TensorRef } from "./tensor-ref.ts";
 import { TensorSlices } from "./tensor-slices.ts";
 
 /** Name of the only expert that a request can name: tokens choose within layers. */
-const MIXTURE_NAME = "mixture";
+export const MIXTURE_NAME = "mixture";
 
 /** Names of a layer's router, behind `model.layers.N.`; the experts are in the same module. */
 const ROUTERS = [

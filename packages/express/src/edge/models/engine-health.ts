@@ -50,6 +50,7 @@ const NO_FAULTS: ReadonlySet<ReadMeErrorCode> = new Set([
   "ERR_CHAT_TEMPLATE",
   "ERR_QUEUE_FULL",
   "ERR_GRAMMAR_FAILED",
+  "ERR_DRAINED",
   "ERR_DISPOSED",
 ]);
 

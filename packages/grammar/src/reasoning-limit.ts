@@ -1,6 +1,7 @@
 // Bounds of reasoning as a constraint on tokens: a budget, and a grammar that binds what follows the reasoning.
 
 import { forbidOthers, type AllowContext, type AllowedTokens, type ProcessLogits } from "@readme-moe/core";
+import type { ReasoningSource } from "./constraint-source.ts";
 
 /** Tokens that reasoning consists of, and how long it may be. */
 export interface ReasoningRule {
@@ -50,7 +51,10 @@ export function reasoningPlace(tokens: ArrayLike<number>, rule: ReasoningRule): 
   return id === undefined ? { at: "content", from: from + forced.length } : { at: "forced", id };
 }
 
-/** Creates the constraint. It answers with `allowTokens`, so that engines send no logits. */
+/**
+ * Creates the constraint. It answers with `allowTokens`, so that engines send no logits. It has a `source` unless
+ * `bound` has none.
+ */
 export function limitReasoning(rule: ReasoningRule): ProcessLogits {
   const { vocabSize, beginId, eosTokenIds, budgetTokens = Infinity, bound } = rule;
   const numWords = Math.ceil(vocabSize / 32);
@@ -95,7 +99,18 @@ export function limitReasoning(rule: ReasoningRule): ProcessLogits {
     const { masks } = await allowTokens({ ...context, draft: new Int32Array() });
     forbidOthers(logits, masks[0] ?? free);
   };
-  return Object.assign(process, { allowTokens });
+  return Object.assign(process, { allowTokens, source: sourceOf(rule) });
+}
+
+function sourceOf(rule: ReasoningRule): ReasoningSource | undefined {
+  const { beginId, endId, isOpen, budgetTokens, closingIds, gapIds, bound } = rule;
+  if (bound && !bound.source) return undefined;
+  const kept = { kind: "reasoning", beginId, endId, isOpen, closingIds, gapIds } as const;
+  return {
+    ...kept,
+    ...(budgetTokens === undefined ? {} : { budgetTokens }),
+    ...(bound?.source ? { bound: bound.source } : {}),
+  };
 }
 
 function freely(draft: Int32Array, mask: Int32Array): AllowedTokens {

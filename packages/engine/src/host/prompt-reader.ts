@@ -1,0 +1,136 @@
+// A reader of prompts as callers see it: a worker without weights, which is started again if it ends.
+
+import {
+  integerOption,
+  ReadMeError,
+  type EngineVocabulary,
+  type PromptInfo,
+  type PromptReader,
+} from "@readme-moe/core";
+import { resolveReaderOptions, type PromptReaderOptions, type ResolvedReaderOptions } from "../reader-options.ts";
+import type { CallName, Calls } from "../protocol.ts";
+import { checkExpert, onceAborted, wireChat, wirePrompt, wireTokenize } from "./request.ts";
+import { WorkerLink } from "./worker-link.ts";
+
+/**
+ * Opens the tokenizer, the chat template and the router of a model, without its weights: for a process that takes
+ * requests and lets other machines answer them. The answers are those of an engine with the same `promptVersion`.
+ *
+ * @param path - a model folder, of which the files of weights may be missing, or a GGUF file
+ * @throws {TypeError | RangeError} on wrong options
+ * @throws {ReadMeError} when a file is missing, damaged or not supported; names it
+ */
+export async function openPromptReader(path: string, options: PromptReaderOptions = {}): Promise<PromptReader> {
+  const { signal, ...rest } = options;
+  const resolved = resolveReaderOptions(rest);
+  if (typeof path !== "string" || path === "") throw new TypeError("Expected `path` to name a folder or a GGUF file");
+  signal?.throwIfAborted();
+  const link = newLink(resolved);
+  const stopListening = onceAborted(signal, () => link.kill());
+  try {
+    return new WorkerReader(path, resolved, link, await link.read(path, resolved));
+  } catch (error) {
+    await link.close();
+    signal?.throwIfAborted();
+    throw error;
+  } finally {
+    stopListening();
+  }
+}
+
+function newLink({ isolation }: ResolvedReaderOptions): WorkerLink {
+  return new WorkerLink(isolation, {
+    onStep: () => undefined,
+    onFunctionCall: () => undefined,
+    onFailed: () => undefined,
+  });
+}
+
+class WorkerReader implements PromptReader {
+  readonly info: PromptInfo;
+  readonly #path: string;
+  readonly #options: ResolvedReaderOptions;
+  /** The worker; after it has ended, the next call starts another one. */
+  #link: Promise<WorkerLink> | undefined;
+  #vocabulary: Promise<EngineVocabulary> | undefined;
+  #isDisposed = false;
+
+  constructor(path: string, options: ResolvedReaderOptions, link: WorkerLink, info: PromptInfo) {
+    this.#path = path;
+    this.#options = options;
+    this.info = info;
+    this.#watch(link);
+  }
+
+  tokenize: PromptReader["tokenize"] = async (prompt, options = {}) =>
+    this.#call("tokenize", wireTokenize(prompt, options), options.signal);
+
+  detokenize: PromptReader["detokenize"] = async (tokenIds) => {
+    const ids = Int32Array.from(tokenIds, (id) => integerOption("tokenIds", id, 0, this.info.vocabSize - 1));
+    return this.#call("detokenize", { tokenIds: ids });
+  };
+
+  applyTemplate: PromptReader["applyTemplate"] = async (messages, template = {}) =>
+    this.#call("applyTemplate", wireChat(messages, template));
+
+  vocabulary(): Promise<EngineVocabulary> {
+    return (this.#vocabulary ??= this.#call("vocabulary", {}).catch((error: unknown) => {
+      // The next call tries again.
+      this.#vocabulary = undefined;
+      throw error;
+    }));
+  }
+
+  route: PromptReader["route"] = async (prompt, expert) => {
+    checkExpert(expert, this.info);
+    return this.#call("route", { prompt: wirePrompt(prompt, this.info), expert });
+  };
+
+  async dispose(): Promise<void> {
+    this.#isDisposed = true;
+    const link = await this.#link?.catch(() => undefined);
+    await link?.close();
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.dispose();
+  }
+
+  #watch(link: WorkerLink): void {
+    const own = Promise.resolve(link);
+    this.#link = own;
+    void this.#dropOnceFailed(link, own);
+  }
+
+  async #dropOnceFailed(link: WorkerLink, own: Promise<WorkerLink>): Promise<void> {
+    await link.failed;
+    if (this.#link === own) this.#link = undefined;
+  }
+
+  /** @throws {ReadMeError} as `openPromptReader`; `ERR_MODEL_INVALID` if the model is another one now */
+  async #restart(): Promise<WorkerLink> {
+    const link = newLink(this.#options);
+    try {
+      const { promptVersion } = await link.read(this.#path, this.#options);
+      if (promptVersion === this.info.promptVersion) {
+        this.#watch(link);
+        return link;
+      }
+      throw new ReadMeError("ERR_MODEL_INVALID", `${this.#path}: has changed since it was opened; open it again`);
+    } catch (error) {
+      this.#link = undefined;
+      await link.close();
+      throw error;
+    }
+  }
+
+  async #call<Name extends CallName>(
+    name: Name,
+    args: Calls[Name]["args"],
+    signal?: AbortSignal,
+  ): Promise<Calls[Name]["result"]> {
+    if (this.#isDisposed) throw new ReadMeError("ERR_DISPOSED", "The reader of prompts was disposed");
+    const link = await (this.#link ??= this.#restart());
+    return link.call(name, args, signal);
+  }
+}

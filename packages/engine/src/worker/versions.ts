@@ -1,0 +1,55 @@
+// Versions of a model: hashes that tell whether two processes, perhaps on two machines, serve the same.
+
+import { createHash } from "node:crypto";
+import {
+  adaptersFingerprint,
+  type LowRankSet,
+  promptFingerprint,
+  type PromptModel,
+  resolveCacheFolder,
+} from "@readme-moe/model";
+import type { ResolvedEngineOptions } from "../engine-options.ts";
+import type { KernelRunner } from "../kernel-runner.ts";
+
+/** Options that the tokens and experts of a prompt depend on. */
+type PromptOptions = Pick<ResolvedEngineOptions, "cacheFolder" | "controlTokensInMessages" | "expert">;
+
+/**
+ * Computes `EngineInfo.promptVersion`.
+ * @param set - low-rank experts of a dense model
+ */
+export async function promptVersionOf(
+  model: PromptModel,
+  set: LowRankSet | undefined,
+  { cacheFolder, controlTokensInMessages, expert }: PromptOptions,
+): Promise<string> {
+  const folder = resolveCacheFolder(cacheFolder);
+  const experts = set?.experts.map(({ name }) => name);
+  return hashOf([
+    await promptFingerprint(model, folder),
+    { experts, router: await set?.fingerprint(folder), controlTokensInMessages, expert },
+  ]);
+}
+
+/** Parts that a token's logits depend on. */
+interface ModelParts {
+  readonly promptVersion: string;
+  readonly runner: Pick<KernelRunner, "weightsVersion" | "kvPrecision">;
+  readonly set: LowRankSet;
+  /** Largest number of tokens of a sequence: it ends answers, and chooses frequencies of some models. */
+  readonly contextTokens: number;
+  readonly options: Pick<ResolvedEngineOptions, "cacheFolder" | "loraPrecision">;
+}
+
+/** Computes `EngineInfo.modelVersion`. Low-rank experts that are added later are no part of it. */
+export async function modelVersionOf(parts: ModelParts): Promise<string> {
+  const { promptVersion, runner, set, contextTokens, options } = parts;
+  const adapters = await adaptersFingerprint(set, resolveCacheFolder(options.cacheFolder));
+  const { weightsVersion, kvPrecision } = runner;
+  const { loraPrecision } = options;
+  return hashOf([promptVersion, { weightsVersion, kvPrecision, contextTokens, adapters, loraPrecision }]);
+}
+
+function hashOf(values: readonly unknown[]): string {
+  return createHash("sha256").update(JSON.stringify(values)).digest("hex");
+}
