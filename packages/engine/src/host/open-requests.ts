@@ -1,8 +1,8 @@
 // Requests of an engine that have not ended, and what arrives for them.
 
+import type { GenerationStream } from "@readme-moe/core";
 import { fromWire, type FromWorker } from "../protocol.ts";
 import type { CallerFunctions } from "./caller-functions.ts";
-import type { GenerationStream } from "./request.ts";
 
 /** A request that has not ended. */
 export interface OpenRequest {

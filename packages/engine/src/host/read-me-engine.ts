@@ -3,10 +3,12 @@
 import { randomInt } from "node:crypto";
 import {
   errorChain,
+  GenerationStream,
   integerOption,
-  rejectUnknownKeys,
+  onceAborted,
   ReadMeEmitter,
   ReadMeError,
+  rejectUnknownKeys,
   type ChatPrompt,
   type Engine,
   type EngineInfo,
@@ -24,15 +26,7 @@ import { resolveSchedulingOptions, type SchedulingOptions } from "../scheduling-
 import { callFunction, type FunctionCall } from "./caller-functions.ts";
 import { ExpertChanges } from "./expert-changes.ts";
 import { OpenRequests } from "./open-requests.ts";
-import {
-  checkExpert,
-  GenerationStream,
-  onceAborted,
-  wireChat,
-  wirePrompt,
-  wireRequest,
-  wireTokenize,
-} from "./request.ts";
+import { checkExpert, wireChat, wirePrompt, wireRequest, wireTokenize } from "./request.ts";
 import { WorkerLink } from "./worker-link.ts";
 
 /** Options of `ReadMeEngine.open`: those of the engine, and those of opening it. */
