@@ -37,7 +37,7 @@ export function addedMs(worker: WorkerState, { key, head }: PlacedJob, { isHome 
 }
 
 /** Number of steps that a sequence holds its place on a worker. */
-export function stepsPerSeq(worker: Pick<WorkerState, "stepsPerSeq">): number {
+function stepsPerSeq(worker: Pick<WorkerState, "stepsPerSeq">): number {
   return worker.stepsPerSeq > 0 ? worker.stepsPerSeq : FIRST_STEPS_PER_SEQ;
 }
 

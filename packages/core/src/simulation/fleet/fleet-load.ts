@@ -128,7 +128,7 @@ function drawShare(uniform: number, weights: readonly number[]): number {
 }
 
 /** Finds the most frequent expert; of equals the one that comes first. */
-export function mostFrequent(experts: readonly number[]): number {
+function mostFrequent(experts: readonly number[]): number {
   const counts = new Map<number, number>();
   for (const expert of experts) counts.set(expert, (counts.get(expert) ?? 0) + 1);
   const [best] = Array.from(counts).toSorted(([, a], [, b]) => b - a);
