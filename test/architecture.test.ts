@@ -19,7 +19,8 @@ const ALLOWED: Readonly<Record<string, readonly string[]>> = {
   adapter: ["core", "model", "engine"],
   grammar: ["core"],
   express: ["core", "grammar"],
-  "readme-moe": ["core", "model", "onnx", "kernel", "router", "engine", "refactor", "express"],
+  fleet: ["core", "grammar"],
+  "readme-moe": ["core", "model", "onnx", "kernel", "router", "engine", "refactor", "express", "fleet"],
 };
 
 const sourcesOf = (folder: string): readonly string[] =>

@@ -1,6 +1,6 @@
 import { getEventListeners } from "node:events";
+import { onceAborted } from "@readme-moe/core";
 import { expect, test } from "vitest";
-import { onceAborted } from "../../packages/engine/src/host/request.ts";
 
 test("requests that share a signal share one listener, are all called once, and leave none behind", () => {
   const controller = new AbortController();

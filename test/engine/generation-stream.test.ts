@@ -1,8 +1,7 @@
 // The stream of one request's chunks, between the engine and its reader.
 
 import { describe, expect, test } from "vitest";
-import type { GenerateChunk } from "@readme-moe/core";
-import { GenerationStream } from "../../packages/engine/src/host/request.ts";
+import { GenerationStream, type GenerateChunk } from "@readme-moe/core";
 
 const chunk = (choice: number): GenerateChunk => ({ choice, text: "", tokens: [] });
 

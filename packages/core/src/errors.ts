@@ -42,18 +42,29 @@ export type ReadMeErrorCode =
   | "ERR_GRAMMAR_FAILED"
   /** Too many requests are under way. */
   | "ERR_QUEUE_FULL"
+  /** The Valkey or Redis of a fleet of machines does not answer. */
+  | "ERR_FLEET_UNREACHABLE"
   /** The engine ends its work; another one can go on after the tokens that were given. */
   | "ERR_DRAINED"
   /** The object was disposed. */
   | "ERR_DISPOSED";
 
+/** Facts that an error may have beside its message. */
+export interface ReadMeErrorOptions extends ErrorOptions {
+  /** Time after which it is worth trying again, in ms. @default unknown */
+  readonly retryAfterMs?: number | undefined;
+}
+
 /** An error that a running system met. `code` is stable; `cause`, where present, is the underlying error. */
 export class ReadMeError extends Error {
   override readonly name = "ReadMeError";
   readonly code: ReadMeErrorCode;
+  /** Time after which it is worth trying again, in ms, if it is known. */
+  readonly retryAfterMs: number | undefined;
 
-  constructor(code: ReadMeErrorCode, message: string, options?: ErrorOptions) {
+  constructor(code: ReadMeErrorCode, message: string, { retryAfterMs, ...options }: ReadMeErrorOptions = {}) {
     super(message, options);
     this.code = code;
+    this.retryAfterMs = retryAfterMs;
   }
 }

@@ -16,10 +16,11 @@ export type {
   TokenLogprob,
   Usage,
 } from "./engine.ts";
+export { GenerationStream, onceAborted } from "./generation-stream.ts";
 export type { DraftCounts, DraftsBySource, EngineStats, ExpertCacheStats } from "./engine-stats.ts";
 export type { KernelInfo } from "./kernel-info.ts";
 export { errorChain, type ErrorLink } from "./error-chain.ts";
-export { ReadMeError, type ReadMeErrorCode } from "./errors.ts";
+export { ReadMeError, type ReadMeErrorCode, type ReadMeErrorOptions } from "./errors.ts";
 export { expertIndex } from "./expert-choice.ts";
 export { ReadMeEmitter } from "./emitter.ts";
 export type { ExpertRun, ReadMeEvents } from "./events.ts";

@@ -11,6 +11,7 @@ import { chatCommand } from "./commands/chat.ts";
 import { evalCommand } from "./commands/eval.ts";
 import { expertsCommand } from "./commands/experts.ts";
 import { exportCommand } from "./commands/export.ts";
+import { fleetCommand } from "./commands/fleet.ts";
 import { generateCommand } from "./commands/generate.ts";
 import { inspectCommand } from "./commands/inspect.ts";
 import { listCommand } from "./commands/list.ts";
@@ -22,6 +23,7 @@ import { removeCommand } from "./commands/remove.ts";
 import { serveCommand } from "./commands/serve.ts";
 import { simulateCommand } from "./commands/simulate.ts";
 import { tuneCommand } from "./commands/tune.ts";
+import { workerCommand } from "./commands/worker.ts";
 import { examples } from "./options.ts";
 
 const EXIT = { done: 0, failed: 1, wrongUsage: 2, interrupted: 130 } as const;
@@ -61,6 +63,7 @@ export function commandLine(signal: AbortSignal): Command {
     .addCommand(evalCommand(signal))
     .addCommand(expertsCommand(signal))
     .addCommand(exportCommand(signal))
+    .addCommand(fleetCommand())
     .addCommand(generateCommand(signal))
     .addCommand(inspectCommand(signal))
     .addCommand(listCommand())
@@ -72,6 +75,7 @@ export function commandLine(signal: AbortSignal): Command {
     .addCommand(serveCommand(signal))
     .addCommand(simulateCommand())
     .addCommand(tuneCommand(signal))
+    .addCommand(workerCommand(signal))
     .addHelpText(
       "after",
       examples(

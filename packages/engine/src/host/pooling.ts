@@ -5,6 +5,7 @@ import {
   embeddingOf,
   instructedQuery,
   integerOption,
+  onceAborted,
   rejectUnknownKeys,
   relevanceOf,
   rerankPrompt,
@@ -12,6 +13,7 @@ import {
   type Embeddings,
   type EmbedRequest,
   type EngineInfo,
+  type GenerationStream,
   type ModelTask,
   type PoolingOptions,
   type PoolingUsage,
@@ -19,11 +21,12 @@ import {
   type Ranking,
   type RerankRequest,
 } from "@readme-moe/core";
+import type { EngineChunk } from "../engine-parts.ts";
 import type { WireRequest } from "../protocol.ts";
-import { checkClient, type GenerationStream, onceAborted, wirePrompt } from "./request.ts";
+import { checkClient, wirePrompt } from "./request.ts";
 
 /** Begins a sequence that ends after its prompt. */
-type BeginPooled = (request: WireRequest, signal: AbortSignal) => GenerationStream;
+type BeginPooled = (request: WireRequest, signal: AbortSignal) => GenerationStream<EngineChunk>;
 
 /** Engine that pools. */
 interface PoolingHost {

@@ -2,6 +2,7 @@
 
 import {
   integerOption,
+  onceAborted,
   ReadMeError,
   type EngineVocabulary,
   type PromptInfo,
@@ -9,7 +10,7 @@ import {
 } from "@readme-moe/core";
 import { resolveReaderOptions, type PromptReaderOptions, type ResolvedReaderOptions } from "../reader-options.ts";
 import type { CallName, Calls } from "../protocol.ts";
-import { checkExpert, onceAborted, wireChat, wirePrompt, wireTokenize } from "./request.ts";
+import { checkExpert, wireChat, wirePrompt, wireTokenize } from "./request.ts";
 import { WorkerLink } from "./worker-link.ts";
 
 /**

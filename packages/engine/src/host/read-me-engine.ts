@@ -4,6 +4,7 @@ import { randomInt } from "node:crypto";
 import {
   errorChain,
   integerOption,
+  onceAborted,
   rejectUnknownKeys,
   ReadMeEmitter,
   ReadMeError,
@@ -22,7 +23,7 @@ import { ExpertChanges } from "./expert-changes.ts";
 import { type KeepPromptOptions, type KeptPrompt, KeptPrompts } from "./kept-prompts.ts";
 import { type OpenedFiles, openFiles, type OpenOptions } from "./model-files.ts";
 import { checkTask, embedTexts, rerankDocuments } from "./pooling.ts";
-import { onceAborted, wireRequest } from "./request.ts";
+import { wireRequest } from "./request.ts";
 import { RunningRequests } from "./running-requests.ts";
 import { TextCalls } from "./text-calls.ts";
 import { WorkerLink } from "./worker-link.ts";

@@ -1,12 +1,13 @@
 // The requests of an engine that have not ended, on the caller's side.
 
+import { GenerationStream, onceAborted } from "@readme-moe/core";
+import type { EngineChunk } from "../engine-parts.ts";
 import { callFunction, type CallerFunctions, type FunctionCall } from "./caller-functions.ts";
 import { fromWire, type FromWorker, type WireRequest } from "../protocol.ts";
-import { GenerationStream, onceAborted } from "./request.ts";
 import type { WorkerLink } from "./worker-link.ts";
 
 interface RunningRequest {
-  readonly stream: GenerationStream;
+  readonly stream: GenerationStream<EngineChunk>;
   readonly functions: CallerFunctions;
   /** Stops listening to the caller's signal. */
   readonly detach: () => void;
@@ -43,10 +44,10 @@ export class RunningRequests {
     wire: WireRequest,
     signal: AbortSignal | undefined,
     { functions = {}, leave }: OwnParts = {},
-  ): GenerationStream {
+  ): GenerationStream<EngineChunk> {
     const { requestId } = wire;
     if (this.#requests.has(requestId)) throw new TypeError(`Expected \`id\` to be new, got \`${requestId}\``);
-    const stream = new GenerationStream(() => this.#abandon(requestId));
+    const stream = new GenerationStream<EngineChunk>(() => this.#abandon(requestId));
     const refusal: unknown = signal?.aborted ? signal.reason : this.#host.refusal(this.#requests.size);
     if (refusal !== undefined) {
       stream.fail(refusal);

@@ -1,12 +1,11 @@
 // One worker from its start to its end, and the calls that wait for its answers.
 
-import { ReadMeError, type EngineInfo, type PromptInfo, type ReadMeEmitter } from "@readme-moe/core";
+import { onceAborted, ReadMeError, type EngineInfo, type PromptInfo, type ReadMeEmitter } from "@readme-moe/core";
 import type { ResolvedEngineOptions } from "../engine-options.ts";
 import { fromWire, type CallName, type Calls, type FromWorker, type LoadProgress, type ToWorker } from "../protocol.ts";
 import type { ResolvedReaderOptions } from "../reader-options.ts";
 import type { FunctionCall } from "./caller-functions.ts";
 import { openChannel, type Channel } from "./channel.ts";
-import { onceAborted } from "./request.ts";
 
 interface LinkListeners {
   readonly onStep: (step: FromWorker & { type: "step" }) => void;

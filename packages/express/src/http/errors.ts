@@ -104,6 +104,10 @@ const ENGINE_ERRORS: Partial<Record<ReadMeErrorCode, ToDetails>> = {
   ERR_CONTEXT_LENGTH: refused("context_length_exceeded"),
   ERR_CHAT_TEMPLATE: refused("invalid_value"),
   ERR_QUEUE_FULL: unavailable("server_overloaded", "Too many requests are under way; try again later"),
+  ERR_FLEET_UNREACHABLE: unavailable(
+    "fleet_unreachable",
+    "The machines of the model cannot be reached; try again later",
+  ),
   ERR_ENGINE_FAILED: unavailable("engine_failed", "The engine has failed; try again later"),
   ERR_GRAMMAR_FAILED: unavailable("grammar_failed", "The grammar that constrains the answer has failed; try again"),
   ERR_DRAINED: unavailable("engine_drained", "The engine ends its work; send the request again"),
@@ -120,7 +124,9 @@ export function engineError(error: unknown, param: string, { path }: Pick<Engine
   if (!(error instanceof ReadMeError)) return error;
   const message = error.message.replaceAll(`${path}: `, "").replaceAll(path, "the model");
   const details = ENGINE_ERRORS[error.code]?.(message, param);
-  return details === undefined ? error : new ApiError({ ...details, cause: error });
+  if (details === undefined) return error;
+  const headers = error.retryAfterMs === undefined ? details.headers : retryHeaders(error.retryAfterMs);
+  return new ApiError({ ...details, headers, cause: error });
 }
 
 /** Translates the `TypeError` or `RangeError` with which an engine reports a mistake of its caller to status 400. */

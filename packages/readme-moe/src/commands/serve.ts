@@ -14,6 +14,8 @@ import {
 import { Command } from "commander";
 import express, { type Express } from "express";
 import { readTextData } from "../data-files.ts";
+import { openFront, type OpenedFront } from "../fleet/open-front.ts";
+import { fleetOption, type FleetFlags } from "../fleet/options.ts";
 import { MODEL_ARGUMENT, openEngine, type OpenedEngine } from "../models.ts";
 import { addOptions, controlTokensOption, type EngineFlags, engineOptions } from "../options.ts";
 import { EventLog } from "../serving/event-log.ts";
@@ -21,7 +23,10 @@ import { closeServer, listen, stopSignals, urlOf } from "../serving/http-server.
 import { collectWhenIdle } from "../serving/idle-memory.ts";
 import { servingOptions, type ServingFlags } from "../serving/serving-flags.ts";
 
-interface ServeFlags extends EngineFlags, ServingFlags {}
+interface ServeFlags extends EngineFlags, ServingFlags, FleetFlags {}
+
+/** An engine in this process, or a front of a fleet. */
+type Opened = OpenedEngine | OpenedFront;
 
 export function serveCommand(signal: AbortSignal): Command {
   const command = new Command("serve")
@@ -31,7 +36,8 @@ export function serveCommand(signal: AbortSignal): Command {
         "On SIGTERM or Ctrl-C it accepts no more requests, completes the running ones, and exits; a second one ends it at once.",
     )
     .argument("<model>", MODEL_ARGUMENT);
-  addOptions(command, ...servingOptions(), ...engineOptions(), controlTokensOption());
+  const fleet = fleetOption("let the workers of this fleet run the model, and hold no weights: redis://host:port");
+  addOptions(command, ...servingOptions(), ...engineOptions(), controlTokensOption(), fleet);
   return command.action((path: string, flags: ServeFlags) => runServer(path, flags, signal));
 }
 
@@ -41,7 +47,9 @@ async function runServer(path: string, flags: ServeFlags, interrupted: AbortSign
   using stop = stopSignals(interrupted);
   const giveUp = new AbortController();
   const isUnwanted = AbortSignal.any([stop.signal, giveUp.signal]);
-  const opening = openKeeping(path, flags, isUnwanted);
+  const { fleet } = flags;
+  const opening: Promise<Opened> =
+    fleet === undefined ? openKeeping(path, flags, isUnwanted) : openFront(path, { ...flags, fleet }, isUnwanted);
   try {
     await serve(flags.name ?? basename(resolve(path)).replace(/\.(gguf|onnx)$/i, ""), opening, flags, stop.signal);
   } finally {
@@ -75,12 +83,7 @@ async function openKeeping(path: string, flags: ServeFlags, signal: AbortSignal)
   }
 }
 
-async function serve(
-  name: string,
-  opening: Promise<OpenedEngine>,
-  flags: ServeFlags,
-  stop: AbortSignal,
-): Promise<void> {
+async function serve(name: string, opening: Promise<Opened>, flags: ServeFlags, stop: AbortSignal): Promise<void> {
   const events = new ReadMeEmitter();
   const log = new EventLog(flags.json ?? false);
   const aliases = Object.fromEntries((flags.alias ?? []).map((alias) => [alias, name]));

@@ -1,0 +1,155 @@
+// All requests of a front: entries come as messages, and what does not come is asked for.
+
+import type { Redis } from "ioredis";
+import type { FleetJob } from "../job.ts";
+import { requestKeys } from "../keys.ts";
+import type { ScriptedRedis } from "../log/scripts.ts";
+import { readEntries, readMessage } from "../log/token-log.ts";
+import type { JobAdder, QueuePlace } from "../queue/job-queues.ts";
+import type { Follower } from "./follower.ts";
+
+/** Parts of a front that its requests share. */
+export interface FollowSurroundings {
+  readonly redis: ScriptedRedis;
+  /** Connection that receives messages. */
+  readonly listening: Redis;
+  readonly adder: JobAdder;
+  /** Time without Valkey after which requests fail. */
+  readonly unreachableMs: number;
+  /** Creates the error of these requests. */
+  readonly unreachable: (cause: unknown) => Error;
+}
+
+interface Followed {
+  readonly follower: Follower;
+  /** Stops listening to the caller's signal. */
+  readonly detach: () => void;
+  /** Time at which the server was last asked about it. */
+  askedMs?: number;
+  submitted?: { readonly job: FleetJob; readonly place: QueuePlace };
+}
+
+const [WATCH_MS, SILENT_MS, LOST_MS, MAX_WAIT_MS] = [250, 1000, 5000, 30_000] as const;
+
+/** The requests of a front, by id. */
+export class FollowedRequests {
+  readonly #around: FollowSurroundings;
+  readonly #requests = new Map<string, Followed>();
+  readonly #idOfChannel = new Map<string, string>();
+  readonly #timer: NodeJS.Timeout;
+  /** Time of the last answer of Valkey. */
+  #answeredMs = performance.now();
+
+  constructor(around: FollowSurroundings) {
+    this.#around = around;
+    around.listening.on("message", (channel: string, message: string) => this.#hear(channel, message));
+    this.#timer = setInterval(() => this.#watch(), WATCH_MS);
+    this.#timer.unref();
+  }
+
+  has(id: string): boolean {
+    return this.#requests.has(id);
+  }
+
+  ids(): readonly string[] {
+    return [...this.#requests.keys()];
+  }
+
+  add(id: string, followed: Followed): void {
+    this.#requests.set(id, followed);
+  }
+
+  /** Queue of a request whose job was added; nothing before. */
+  placeOf(id: string): QueuePlace | undefined {
+    return this.#requests.get(id)?.submitted?.place;
+  }
+
+  /** Listens to the entries of a request; has to come before its job is added. */
+  async listen(job: FleetJob, place: QueuePlace): Promise<void> {
+    const followed = this.#requests.get(job.id);
+    if (!followed) return;
+    followed.submitted = { job, place };
+    const { channel } = requestKeys(job.id);
+    this.#idOfChannel.set(channel, job.id);
+    await this.#around.listening.subscribe(channel);
+    this.#answeredMs = performance.now();
+  }
+
+  fail(id: string, error: unknown): void {
+    this.#requests.get(id)?.follower.fail(error);
+  }
+
+  /** Forgets a request that has ended. */
+  async forget(id: string): Promise<void> {
+    const followed = this.#requests.get(id);
+    if (!followed) return;
+    this.#requests.delete(id);
+    followed.detach();
+    const { channel } = requestKeys(id);
+    if (this.#idOfChannel.delete(channel)) await this.#around.listening.unsubscribe(channel).catch(() => undefined);
+  }
+
+  close(): void {
+    clearInterval(this.#timer);
+  }
+
+  #hear(channel: string, message: string): void {
+    const id = this.#idOfChannel.get(channel);
+    const followed = id === undefined ? undefined : this.#requests.get(id);
+    const read = readMessage(message);
+    if (id === undefined || !followed || !read) return;
+    this.#answeredMs = performance.now();
+    this.#take(id, followed, read);
+  }
+
+  #take(id: string, followed: Followed, [place, entry]: readonly [number, string]): void {
+    const state = followed.follower.take(place, entry, performance.now());
+    if (state === "behind") void this.#read(id, followed, followed.follower.place).catch(() => undefined);
+    if (state === "ended") void this.forget(id);
+  }
+
+  /** Reads the entries behind a place. */
+  async #read(id: string, followed: Followed, after: number): Promise<void> {
+    const { follower } = followed;
+    if (follower.isReading) return;
+    follower.isReading = true;
+    try {
+      const entries = await readEntries(this.#around.redis, id, after);
+      this.#answeredMs = performance.now();
+      for (const found of entries) this.#take(id, followed, found);
+    } finally {
+      follower.isReading = false;
+    }
+  }
+
+  /** Asks for what did not come, and fails requests when nothing answers. */
+  #watch(): void {
+    const nowMs = performance.now();
+    for (const [id, followed] of this.#requests) {
+      const { follower, askedMs = 0 } = followed;
+      if (!followed.submitted || follower.isReading || nowMs - Math.max(follower.heardMs, askedMs) < SILENT_MS)
+        continue;
+      followed.askedMs = nowMs;
+      void this.#ask(id, followed).catch((error: unknown) => {
+        const answeredMs = Math.max(this.#answeredMs, follower.heardMs);
+        if (performance.now() - answeredMs < this.#around.unreachableMs) return;
+        follower.fail(this.#around.unreachable(error));
+        void this.forget(id);
+      });
+    }
+  }
+
+  /** Reads the log of a silent request, and adds its job again if it was lost. */
+  async #ask(id: string, followed: Followed): Promise<void> {
+    const { follower, submitted } = followed;
+    if (!submitted) return;
+    const { job, place } = submitted;
+    const isLong = performance.now() - follower.heardMs > LOST_MS;
+    follower.isReading = true;
+    // A job leaves after its answer has ended, so the question about the job comes first.
+    const hasJob = await this.#around.adder.has(id, place).finally(() => (follower.isReading = false));
+    // After a loss other entries may stand at the places that were followed.
+    await this.#read(id, followed, isLong ? 0 : follower.place);
+    if (!hasJob && !follower.isOver) await this.#around.adder.add(job, place, MAX_WAIT_MS);
+  }
+}

@@ -1,0 +1,97 @@
+// A job: a request as plain data. What comes out of the queue is checked like a client's body.
+
+import type { GenerateRequest, SamplingParams } from "@readme-moe/core";
+import { z } from "zod";
+
+const tokenIds = z.array(z.number().int().nonnegative()).max(1 << 22);
+
+// The engine checks values and their ranges; here only shapes count, so that nothing else can be in a job.
+const number = z.number();
+const params = z.strictObject({
+  maxTokens: number,
+  minTokens: number.exactOptional(),
+  temperature: number.exactOptional(),
+  topK: number.exactOptional(),
+  topP: number.exactOptional(),
+  minP: number.exactOptional(),
+  repetitionPenalty: number.exactOptional(),
+  presencePenalty: number.exactOptional(),
+  frequencyPenalty: number.exactOptional(),
+  logitBias: z.record(z.string().regex(/^\d{1,10}$/), number).exactOptional(),
+  seed: number,
+  stop: z.array(z.string()).max(64).exactOptional(),
+  stopTokenIds: tokenIds.exactOptional(),
+  ignoreEos: z.boolean().exactOptional(),
+  logprobs: number.exactOptional(),
+  n: number.int().min(1).max(128),
+});
+
+/** Ids of requests are parts of keys. */
+const ID = /^[\w.-]{1,128}$/;
+
+const jobSchema = z.strictObject({
+  version: z.literal(1),
+  id: z.string().regex(ID),
+  prompt: tokenIds.min(1),
+  params,
+  expert: z.union([z.string().max(256), z.number().int().nonnegative()]).exactOptional(),
+  priority: z.number(),
+  client: z.string().max(1024).exactOptional(),
+  prediction: z.union([z.string(), tokenIds]).exactOptional(),
+  /** Description of a constraint; its kind decides what it has to look like. */
+  constraint: z.looseObject({ kind: z.string().max(64) }).exactOptional(),
+});
+
+/** A request as plain data. */
+export type FleetJob = z.infer<typeof jobSchema>;
+
+/** A request whose defaults and seed are filled in. */
+export interface JobRequest extends Omit<GenerateRequest, "prompt" | "params" | "processLogits" | "signal" | "id"> {
+  readonly id: string;
+  readonly promptIds: ArrayLike<number>;
+  readonly params: SamplingParams & { readonly seed: number };
+  readonly constraint?: { readonly kind: string } | undefined;
+}
+
+/** Tells whether a text can be the id of a request. */
+export function isRequestId(id: string): boolean {
+  return ID.test(id);
+}
+
+/** Writes a request as a job. Values have been checked before. */
+export function writeJob(request: JobRequest): FleetJob {
+  const { id, promptIds, params: given, expert, priority = 0, client, prediction, constraint } = request;
+  const { logitBias, stop, stopTokenIds, maxTokens = 128, n = 1, ...rest } = given;
+  const bias = logitBias instanceof Map ? Object.fromEntries(logitBias as ReadonlyMap<number, number>) : logitBias;
+  return withoutUndefined({
+    version: 1,
+    id,
+    prompt: Array.from(promptIds),
+    params: withoutUndefined({
+      ...rest,
+      maxTokens,
+      n,
+      logitBias: bias,
+      stop: typeof stop === "string" ? [stop] : stop && [...stop],
+      stopTokenIds: stopTokenIds && [...stopTokenIds],
+    }),
+    expert,
+    priority,
+    client,
+    prediction: prediction === undefined || typeof prediction === "string" ? prediction : Array.from(prediction),
+    constraint,
+  }) as FleetJob;
+}
+
+/** Leaves out absent fields, as JSON does. */
+function withoutUndefined<Fields extends object>(fields: Fields): Fields {
+  return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)) as Fields;
+}
+
+/** Reads a job of the queue. @throws {TypeError} on what no front writes; the message quotes nothing of it */
+export function readJob(data: unknown): FleetJob {
+  const parsed = jobSchema.safeParse(data);
+  if (parsed.success) return parsed.data;
+  const [issue] = parsed.error.issues;
+  throw new TypeError(`Expected a job of a front, got another in \`${issue?.path.join(".") || "its fields"}\``);
+}

@@ -1,0 +1,41 @@
+// Names of everything that a fleet keeps in Valkey. A request's keys share a hash tag, so that a cluster keeps them
+// together.
+
+/** Prefix of all keys and channels. */
+export const PREFIX = "readme-moe";
+
+/** Prefix of BullMQ's keys. */
+export const QUEUE_PREFIX = `${PREFIX}-q`;
+
+/** Channel that tells workers about new jobs, and about jobs that came back. */
+export const JOBS_CHANNEL = `${PREFIX}:jobs`;
+
+/** Channel that tells workers which requests were cancelled. */
+export const CANCEL_CHANNEL = `${PREFIX}:cancel`;
+
+/** Set of the ids of workers. */
+export const WORKERS_KEY = `${PREFIX}:workers`;
+
+/** Keys of a request. */
+export interface RequestKeys {
+  /** Stream of the entries of its answer; the id of entry n is `n-0`. */
+  readonly log: string;
+  /** Hash: owner, whether it was cancelled, and what a queue's head has to show. */
+  readonly meta: string;
+  /** Channel on which each new entry is published. */
+  readonly channel: string;
+}
+
+export function requestKeys(requestId: string): RequestKeys {
+  const base = `${PREFIX}:{${requestId}}`;
+  return { log: `${base}:log`, meta: `${base}:meta`, channel: `${base}:new` };
+}
+
+export function workerKey(workerId: string): string {
+  return `${PREFIX}:worker:${workerId}`;
+}
+
+/** Name of the queue of a model's jobs with one affinity. */
+export function queueName(modelVersion: string, affinity: string): string {
+  return `${modelVersion}.${affinity}`;
+}

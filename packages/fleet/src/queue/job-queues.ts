@@ -1,0 +1,220 @@
+// The queues of a model's jobs: one of BullMQ's for each affinity, on one connection.
+
+import { createRedisBackend, Queue, Worker, type BackendFactory, type Job, type RedisQueueBackend } from "bullmq";
+import type { Redis } from "ioredis";
+import { JOBS_CHANNEL, queueName, QUEUE_PREFIX, requestKeys } from "../keys.ts";
+import type { FleetJob } from "../job.ts";
+import type { ScriptedRedis } from "../log/scripts.ts";
+
+/** Times of locks, in ms. A worker that does not renew a lock for `lockMs` loses its job to another. */
+export interface LockTimes {
+  readonly lockMs: number;
+  /** Time between searches for jobs without a lock. */
+  readonly stalledMs: number;
+}
+
+export const DEFAULT_LOCK_TIMES: LockTimes = { lockMs: 2000, stalledMs: 500 };
+
+/** Entries of a queue's stream of events, which nobody reads. */
+const MAX_EVENTS = 100;
+
+/** A job goes on elsewhere as often as it takes. */
+const MAX_STALLED = 1_000_000;
+
+/** BullMQ's priorities go from 1, the first, to 2^21, the last. */
+const [MIDDLE_PRIORITY, LAST_PRIORITY] = [1_000_000, 2_097_152] as const;
+
+/** Translates a priority, of which larger ones go first. */
+export function bullPriority(priority: number): number {
+  return Math.min(LAST_PRIORITY, Math.max(1, Math.round(MIDDLE_PRIORITY - 100 * priority)));
+}
+
+// Workers fetch jobs by hand, so they need no connection that waits for jobs.
+const withoutBlocking: BackendFactory<RedisQueueBackend> = (name, options) => createRedisBackend(name, options, {});
+
+/** Names the keys of the waiting jobs of each queue: a list and a set of priorities. */
+export function waitingKeysOf(modelVersion: string, affinities: readonly string[]): readonly string[] {
+  const base = (affinity: string): string => `${QUEUE_PREFIX}:${queueName(modelVersion, affinity)}`;
+  return affinities.flatMap((affinity) => [`${base(affinity)}:wait`, `${base(affinity)}:prioritized`]);
+}
+
+/** Queue of a job. */
+export interface QueuePlace {
+  readonly modelVersion: string;
+  readonly affinity: string;
+}
+
+/** Adds and removes jobs. */
+export class JobAdder {
+  readonly #redis: ScriptedRedis;
+  readonly #queues = new Map<string, Queue>();
+
+  constructor(redis: ScriptedRedis) {
+    this.#redis = redis;
+  }
+
+  /** Adds a job; does nothing if it is there. @param maxWaitMs - longest wait that its client was promised */
+  async add(job: FleetJob, place: QueuePlace, maxWaitMs: number): Promise<void> {
+    const { id, prompt, params, priority } = job;
+    const { meta } = requestKeys(id);
+    await this.#redis.fleetRegister(meta, prompt.length, params.maxTokens * params.n, maxWaitMs, 3_600_000);
+    const options = { jobId: id, priority: bullPriority(priority), removeOnComplete: true, removeOnFail: true };
+    const queue = this.#queue(place);
+    try {
+      await queue.add("generate", job, options);
+    } catch (error) {
+      // A queue whose first command has failed never works; the next request makes another one.
+      if (await isBroken(queue)) this.#queues.delete(queue.name);
+      throw error;
+    }
+    await this.#redis.publish(JOBS_CHANNEL, place.modelVersion);
+  }
+
+  /** Whether a job waits or runs. */
+  async has(requestId: string, place: QueuePlace): Promise<boolean> {
+    return (await this.#redis.exists(this.#queue(place).toKey(requestId))) === 1;
+  }
+
+  /** Removes a job that no worker has taken. */
+  async remove(requestId: string, place: QueuePlace): Promise<void> {
+    await this.#queue(place).remove(requestId);
+  }
+
+  async close(): Promise<void> {
+    await Promise.allSettled(Array.from(this.#queues.values(), (queue) => queue.close()));
+  }
+
+  #queue({ modelVersion, affinity }: QueuePlace): Queue {
+    const name = queueName(modelVersion, affinity);
+    let queue = this.#queues.get(name);
+    if (!queue) {
+      const connection = this.#redis as Redis;
+      const streams = { events: { maxLen: MAX_EVENTS } };
+      queue = new Queue(name, { connection, prefix: QUEUE_PREFIX, skipVersionCheck: true, streams });
+      // Commands report their own failures, and the connection its.
+      queue.on("error", () => undefined);
+      this.#queues.set(name, queue);
+    }
+    return queue;
+  }
+}
+
+/** A job that this worker has taken. */
+export interface TakenJob {
+  readonly job: Job<unknown>;
+  readonly affinity: string;
+  readonly token: string;
+}
+
+/** Takes jobs by hand, keeps their locks, and gives them back. */
+export class JobTaker {
+  readonly #redis: ScriptedRedis;
+  readonly #modelVersion: string;
+  readonly #workers = new Map<string, Worker<unknown>>();
+  readonly #times: LockTimes;
+  #onStalled: (() => void) | undefined;
+
+  constructor(
+    redis: ScriptedRedis,
+    modelVersion: string,
+    affinities: readonly string[],
+    times: LockTimes = DEFAULT_LOCK_TIMES,
+  ) {
+    this.#redis = redis;
+    this.#modelVersion = modelVersion;
+    this.#times = times;
+    for (const affinity of affinities) this.#workers.set(affinity, this.#worker(affinity));
+  }
+
+  get affinities(): readonly string[] {
+    return [...this.#workers.keys()];
+  }
+
+  /** Starts the searches for jobs whose worker is gone. @param onStalled - called when one has come back */
+  async start(onStalled: () => void): Promise<void> {
+    this.#onStalled = onStalled;
+    for (const worker of this.#workers.values()) await this.#search(worker);
+  }
+
+  /** Takes the next job of a queue; nothing if none waits. @param token - a new one for each job */
+  async take(affinity: string, token: string): Promise<TakenJob | undefined> {
+    const worker = this.#workers.get(affinity);
+    try {
+      const job = await worker?.getNextJob(token, { block: false });
+      return job && { job, affinity, token };
+    } catch (error) {
+      if (worker && (await isBroken(worker))) await this.#replace(affinity, worker);
+      throw error;
+    }
+  }
+
+  #worker(affinity: string): Worker<unknown> {
+    const options = {
+      connection: this.#redis as Redis,
+      prefix: QUEUE_PREFIX,
+      skipVersionCheck: true,
+      autorun: false,
+      lockDuration: this.#times.lockMs,
+      stalledInterval: this.#times.stalledMs,
+      maxStalledCount: MAX_STALLED,
+    };
+    const worker = new Worker<unknown>(queueName(this.#modelVersion, affinity), null, options, withoutBlocking);
+    // Commands report their own failures, and the connection its.
+    worker.on("error", () => undefined);
+    return worker;
+  }
+
+  async #search(worker: Worker<unknown>): Promise<void> {
+    worker.on("stalled", () => this.#onStalled?.());
+    await worker.startStalledCheckTimer();
+  }
+
+  async #replace(affinity: string, broken: Worker<unknown>): Promise<void> {
+    if (this.#workers.get(affinity) !== broken) return;
+    const worker = this.#worker(affinity);
+    this.#workers.set(affinity, worker);
+    void broken.close(true).catch(() => undefined);
+    await this.#search(worker);
+  }
+
+  /** Renews the locks of jobs. @returns those whose lock is lost */
+  async renew(jobs: readonly TakenJob[]): Promise<readonly TakenJob[]> {
+    const lost = await Promise.all(
+      this.affinities.map(async (affinity) => {
+        const own = jobs.filter((taken) => taken.affinity === affinity);
+        if (own.length === 0) return [];
+        const ids = own.map(({ job }) => job.id ?? "");
+        const tokens = own.map(({ token }) => token);
+        const failed = await this.#workers.get(affinity)?.extendJobLocks(ids, tokens, this.#times.lockMs);
+        return own.filter(({ job }) => failed?.includes(job.id ?? ""));
+      }),
+    );
+    return lost.flat();
+  }
+
+  /** Removes a job that has ended. */
+  async complete({ job, token }: TakenJob): Promise<void> {
+    await job.moveToCompleted(null, token, false);
+  }
+
+  /** Gives a job back, for another worker. */
+  async giveBack({ job, token }: TakenJob): Promise<void> {
+    await job.moveToWait(token);
+  }
+
+  async close(): Promise<void> {
+    await Promise.allSettled(Array.from(this.#workers.values(), (worker) => worker.close(true)));
+  }
+}
+
+/** Tells whether a queue's first command has failed: BullMQ never repeats it. */
+async function isBroken(queue: Queue | Worker<unknown>): Promise<boolean> {
+  const pending = new Promise<boolean>((resolve) => setImmediate(resolve, false));
+  return Promise.race([
+    pending,
+    queue.waitUntilReady().then(
+      () => false,
+      () => true,
+    ),
+  ]);
+}

@@ -1,0 +1,297 @@
+// A machine of the fleet: takes jobs while it has room, and writes their answers.
+
+import { randomUUID } from "node:crypto";
+import { setTimeout as sleep } from "node:timers/promises";
+import { choosePull, type Engine, type FleetState } from "@readme-moe/core";
+import { affinitiesOf } from "../affinity.ts";
+import { parseFleetUrl, type FleetAddress } from "../connection/address.ts";
+import { openConnection, type Connection, type ConnectionLimits } from "../connection/connect.ts";
+import { readJob } from "../job.ts";
+import { CANCEL_CHANNEL, JOBS_CHANNEL } from "../keys.ts";
+import { withScripts, type ScriptedRedis } from "../log/scripts.ts";
+import { DEFAULT_LOCK_TIMES, JobTaker, waitingKeysOf, type LockTimes, type TakenJob } from "../queue/job-queues.ts";
+import { peekQueues } from "../queue/peek.ts";
+import { Constraints } from "./constraints.ts";
+import { RunningJob, type JobEnd } from "./running-job.ts";
+import { describeWorker, type HeldJob } from "./describe-worker.ts";
+import { newCounters, publishState, readWorkers, withdrawState, type PublishedWorker } from "./state.ts";
+import { HomeKeeper } from "./home-keeper.ts";
+import { repeat } from "./repeat.ts";
+import { StepPace } from "./step-pace.ts";
+
+/** Options of `FleetWorker.open`. */
+export interface FleetWorkerOptions {
+  /** URL of the fleet's Valkey or Redis. */
+  readonly fleet: string | FleetAddress;
+  /** Engine that answers the jobs. The caller disposes it after the worker. */
+  readonly engine: Engine;
+  /** Name in metrics and status. @default a random one */
+  readonly id?: string | undefined;
+  readonly lockTimes?: LockTimes | undefined;
+  readonly limits?: ConnectionLimits | undefined;
+  /** Called with each failure that the worker goes on after. Without secrets. */
+  readonly onError?: ((error: Error) => void) | undefined;
+}
+
+interface Running extends HeldJob {
+  readonly taken: TakenJob;
+  readonly run: RunningJob;
+  readonly ended: Promise<void>;
+}
+
+const [PUBLISH_MS, RENEW_MS, POLL_MS, RETRY_MS] = [1000, 500, 250, 200] as const;
+
+/** A worker of a fleet. */
+export class FleetWorker {
+  readonly id: string;
+  readonly #options: FleetWorkerOptions;
+  readonly #versions: { readonly promptVersion: string; readonly modelVersion: string };
+  readonly #constraints: Constraints;
+  readonly #connections: readonly Connection[];
+  readonly #redis: ScriptedRedis;
+  readonly #taker: JobTaker;
+  readonly #waitingKeys: readonly string[];
+  readonly #running = new Map<string, Running>();
+  readonly #counters = newCounters();
+  readonly #pace = new StepPace();
+  readonly #homes = new HomeKeeper();
+  readonly #timers: NodeJS.Timeout[] = [];
+  #others: readonly PublishedWorker[] = [];
+  #pulls = 0;
+  /** Difference between the server's clock and this process's. */
+  #clockMs = 0;
+  #isPulling = false;
+  #mayHaveJobs = false;
+  #isDraining = false;
+  #isClosed = false;
+
+  private constructor(options: FleetWorkerOptions) {
+    const { fleet, limits, onError, engine, lockTimes } = options;
+    const { promptVersion, modelVersion } = engine.info;
+    if (promptVersion === undefined || modelVersion === undefined) {
+      throw new TypeError("Expected `engine` to know the version of its model");
+    }
+    this.#versions = { promptVersion, modelVersion };
+    this.#constraints = new Constraints(engine);
+    this.id = options.id ?? `worker-${randomUUID().slice(0, 8)}`;
+    this.#options = options;
+    const address = typeof fleet === "string" ? parseFleetUrl(fleet) : fleet;
+    const [main, listening] = [openConnection(address, onError, limits), openConnection(address, onError, limits)];
+    this.#connections = [main, listening];
+    this.#redis = withScripts(main.redis);
+    const affinities = affinitiesOf(engine.info);
+    this.#waitingKeys = waitingKeysOf(modelVersion, affinities);
+    this.#taker = new JobTaker(this.#redis, modelVersion, affinities, lockTimes ?? DEFAULT_LOCK_TIMES);
+    listening.redis.on("message", (channel: string, message: string) => this.#hear(channel, message));
+    // ioredis subscribes again after each reconnection.
+    void listening.redis.subscribe(JOBS_CHANNEL, CANCEL_CHANNEL).catch((error: unknown) => this.#report(error));
+  }
+
+  /**
+   * Starts to take jobs. Goes on after any failure of the connection.
+   *
+   * @throws {TypeError | RangeError} on a wrong URL
+   */
+  static open(options: FleetWorkerOptions): FleetWorker {
+    const worker = new FleetWorker(options);
+    worker.#start();
+    return worker;
+  }
+
+  /** Number of jobs that run here. */
+  get numRunning(): number {
+    return this.#running.size;
+  }
+
+  /** State as it is published. */
+  state(): PublishedWorker {
+    const { info } = this.#options.engine;
+    return describeWorker({
+      id: this.id,
+      ...this.#versions,
+      info,
+      publishedMs: performance.now() + this.#clockMs,
+      jobs: [...this.#running.values()],
+      pace: this.#pace,
+      pulls: this.#pulls,
+      counters: { ...this.#counters },
+      isDraining: this.#isDraining,
+    });
+  }
+
+  /** Takes no more jobs, and hands those that run to other workers, within a step. */
+  async drain(): Promise<void> {
+    this.#isDraining = true;
+    await publishState(this.#redis, this.state()).catch(() => undefined);
+    for (const { run } of this.#running.values()) run.stop("released");
+    await Promise.all(Array.from(this.#running.values(), ({ ended }) => ended));
+  }
+
+  /** Drains, and closes the connections. The engine stays open. */
+  async close(): Promise<void> {
+    if (this.#isClosed) return;
+    await this.drain();
+    this.#isClosed = true;
+    for (const timer of this.#timers) clearInterval(timer);
+    await withdrawState(this.#redis, this.id).catch(() => undefined);
+    await this.#taker.close();
+    for (const { close } of this.#connections) close();
+    await this.#constraints.close();
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  #start(): void {
+    const every = (ms: number, act: () => Promise<void>): void => {
+      this.#timers.push(repeat(ms, act, (error) => this.#report(error)));
+    };
+    every(PUBLISH_MS, () => this.#publish());
+    every(RENEW_MS, () => this.#renew());
+    every(POLL_MS, () => this.#pull());
+    // Its jobs go to others at once, and it takes no more.
+    void this.#options.engine
+      .whenFailed()
+      .then(() => this.drain())
+      .catch((error: unknown) => this.#report(error));
+    void this.#taker.start(() => this.#wake()).catch((error: unknown) => this.#report(error));
+    void this.#publish().catch((error: unknown) => this.#report(error));
+    this.#wake();
+  }
+
+  #hear(channel: string, message: string): void {
+    if (channel === JOBS_CHANNEL && message === this.#versions.modelVersion) this.#wake();
+    if (channel === CANCEL_CHANNEL) this.#running.get(message)?.run.stop("cancelled");
+  }
+
+  #wake(): void {
+    this.#mayHaveJobs = true;
+    void this.#pull().catch((error: unknown) => this.#report(error));
+  }
+
+  async #publish(): Promise<void> {
+    const { steps } = await this.#options.engine.stats();
+    this.#pace.observe(steps, this.#running.size, performance.now());
+    const [seconds = 0, micros = 0] = (await this.#redis.time()).map(Number);
+    this.#clockMs = seconds * 1000 + micros / 1000 - performance.now();
+    await publishState(this.#redis, this.state());
+    const workers = await readWorkers(this.#redis);
+    this.#others = workers.filter(({ modelVersion }) => modelVersion === this.#versions.modelVersion);
+    this.#homes.observe(this.#others, PUBLISH_MS);
+  }
+
+  async #renew(): Promise<void> {
+    const lost = await this.#taker.renew(Array.from(this.#running.values(), ({ taken }) => taken));
+    // Another worker has the job, or gets it.
+    for (const { job } of lost) this.#running.get(job.id ?? "")?.run.stop("foreign");
+  }
+
+  async #pull(): Promise<void> {
+    if (this.#isPulling) return;
+    this.#isPulling = true;
+    try {
+      do {
+        this.#mayHaveJobs = false;
+        while (!this.#isDraining && (await this.#pullOne()));
+      } while (this.#mayHaveJobs && !this.#isDraining);
+    } finally {
+      this.#isPulling = false;
+    }
+  }
+
+  /** Takes the next job. @returns whether there may be another one */
+  async #pullOne(): Promise<boolean> {
+    const state = this.state();
+    if (state.freeSeqs === 0) return false;
+    const { affinities } = this.#taker;
+    const { modelVersion } = this.#versions;
+    const peeked = await peekQueues(this.#redis, { modelVersion, affinities, waitingKeys: this.#waitingKeys });
+    this.#clockMs = peeked.nowMs - performance.now();
+    const fleet: FleetState = { nowMs: peeked.nowMs, workers: this.#others, homes: this.#homes.homes };
+    const { queueId, askAgainMs } = choosePull(state, peeked.queues, fleet);
+    if (queueId === undefined) {
+      if (askAgainMs !== undefined) this.#askAgain(askAgainMs - peeked.nowMs);
+      return false;
+    }
+    const taken = await this.#taker.take(queueId, `${this.id}:${randomUUID()}`);
+    if (taken) this.#begin(taken);
+    return true;
+  }
+
+  #askAgain(inMs: number): void {
+    if (inMs < POLL_MS) setTimeout(() => this.#wake(), Math.max(1, inMs)).unref();
+  }
+
+  #begin(taken: TakenJob): void {
+    this.#pulls++;
+    const id = taken.job.id ?? "";
+    let job;
+    try {
+      job = readJob(taken.job.data);
+      if (job.id !== id) throw new TypeError("Expected a job under its own id");
+    } catch (error) {
+      this.#counters.refused++;
+      this.#report(error);
+      void this.#taker.complete(taken).catch(() => undefined);
+      return;
+    }
+    const run = new RunningJob(job, {
+      redis: this.#redis,
+      engine: this.#options.engine,
+      workerId: this.id,
+      openConstraint: (source, client) => this.#constraints.open(source, client),
+      onTokens: (count) => (this.#counters.tokens += count),
+      onResumed: () => this.#counters.resumed++,
+    });
+    const { n, maxTokens } = job.params;
+    const ended = run
+      .run()
+      .catch((error: unknown): JobEnd => {
+        this.#report(error);
+        return "released";
+      })
+      .then((end) => this.#finish(id, taken, end));
+    const kvTokens = job.prompt.length + n * maxTokens;
+    this.#running.set(id, { taken, run, affinity: taken.affinity, numSeqs: n, kvTokens, ended });
+  }
+
+  async #finish(id: string, taken: TakenJob, end: JobEnd): Promise<void> {
+    this.#counters[end]++;
+    try {
+      if (end === "answered" || end === "cancelled") await this.#insist(() => this.#taker.complete(taken));
+      if (end === "released") {
+        await this.#insist(() => this.#taker.giveBack(taken));
+        await this.#redis.publish(JOBS_CHANNEL, this.#versions.modelVersion);
+      }
+    } catch (error) {
+      // The lock ends, and another worker finds the job.
+      this.#report(error);
+    } finally {
+      this.#running.delete(id);
+      if (end !== "released") this.#wake();
+    }
+  }
+
+  /** Tries twice, since an answer may be lost. A job that is gone needs nothing. */
+  async #insist(act: () => Promise<void>): Promise<void> {
+    try {
+      await act();
+    } catch {
+      await sleep(RETRY_MS, undefined, { ref: false });
+      await act().catch((error: unknown) => {
+        if (!isGone(error)) throw error;
+      });
+    }
+  }
+
+  #report(error: unknown): void {
+    if (this.#isClosed) return;
+    this.#options.onError?.(error instanceof Error ? error : new Error(String(error)));
+  }
+}
+
+/** Tells whether BullMQ says that a job, or this worker's lock of it, is not there. */
+function isGone(error: unknown): boolean {
+  return error instanceof Error && /^Missing (key|lock) for job/.test(error.message);
+}

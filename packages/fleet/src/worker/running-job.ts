@@ -1,0 +1,124 @@
+// A job on a worker, from its claim to the last entry of its log.
+
+import {
+  ReadMeError,
+  type Engine,
+  type GenerateRequest,
+  type ProcessLogits,
+  type ReadMeErrorCode,
+} from "@readme-moe/core";
+import { endsAnswer, readEntry, writeEntry, type LoggedError } from "../log/entry.ts";
+import { LogWriter, type WriteEnd } from "../log/log-writer.ts";
+import { AnswerProgress } from "../log/progress.ts";
+import type { ScriptedRedis } from "../log/scripts.ts";
+import { claimRequest, type Claim } from "../log/token-log.ts";
+import type { FleetJob } from "../job.ts";
+
+/** End of a job on a worker. "released": another worker goes on with it. */
+export type JobEnd = "answered" | "cancelled" | "foreign" | "different" | "released";
+
+/** Parts of a worker that a job needs. */
+export interface JobSurroundings {
+  readonly redis: ScriptedRedis;
+  readonly engine: Engine;
+  readonly workerId: string;
+  /** Opens what constrains the answer. @throws {TypeError | RangeError} on a source that no front writes */
+  readonly openConstraint: (source: object, client: string | undefined) => Promise<ProcessLogits>;
+  readonly onTokens: (count: number) => void;
+  /** Called when an answer goes on that another worker has begun. */
+  readonly onResumed: () => void;
+}
+
+/** Codes of errors that every worker would meet; others are this worker's, and another one tries. */
+const LASTING: ReadonlySet<ReadMeErrorCode> = new Set([
+  "ERR_CONTEXT_LENGTH",
+  "ERR_CHAT_TEMPLATE",
+  "ERR_GRAMMAR_FAILED",
+]);
+
+/** Number of workers that try a job; one that fails on all of them fails. */
+const MAX_CLAIMS = 100;
+
+/** A job that this worker runs. */
+export class RunningJob {
+  readonly #job: FleetJob;
+  readonly #around: JobSurroundings;
+  readonly #controller = new AbortController();
+  #writer: LogWriter | undefined;
+  #end: JobEnd | undefined;
+
+  constructor(job: FleetJob, around: JobSurroundings) {
+    this.#job = job;
+    this.#around = around;
+  }
+
+  /** Ends the job here within a step. */
+  stop(end: Exclude<JobEnd, "answered">): void {
+    this.#end ??= end;
+    this.#writer?.stop();
+    this.#controller.abort();
+  }
+
+  /** Generates the rest of the answer. @returns how it ended; rejects if Valkey cannot be asked */
+  async run(): Promise<JobEnd> {
+    const { redis, workerId } = this.#around;
+    const { id, params } = this.#job;
+    const claim = await claimRequest(redis, id, workerId);
+    if (claim.isCancelled) return "cancelled";
+    const writer = new LogWriter(redis, id, claim, (end) => this.stop(endOf(end)));
+    this.#writer = writer;
+    const progress = new AnswerProgress(params.n);
+    if (!follow(progress, claim)) return "answered";
+    try {
+      if (claim.owner.epoch > MAX_CLAIMS) throw new TypeError("Expected a request that some worker can answer");
+      for await (const chunk of this.#around.engine.generate(await this.#request(progress))) {
+        writer.add(writeEntry(progress.place(chunk)), chunk.usage !== undefined);
+        this.#around.onTokens(chunk.tokens.length);
+      }
+    } catch (error) {
+      if (this.#end) return this.#end;
+      const logged = loggedError(error);
+      if (!logged) return "released";
+      writer.add(writeEntry({ error: logged }), true);
+    }
+    await writer.flush();
+    return this.#end ?? "answered";
+  }
+
+  async #request(progress: AnswerProgress): Promise<GenerateRequest> {
+    const { id, prompt, params, expert, priority, client, prediction, constraint } = this.#job;
+    const processLogits = constraint && (await this.#around.openConstraint(constraint, client));
+    const choices = progress.tokenIds;
+    const resume = choices.some((tokenIds) => tokenIds.length > 0) ? { choices } : undefined;
+    if (resume) this.#around.onResumed();
+    const { signal } = this.#controller;
+    const shared = { prompt, params, expert, priority, client, prediction, processLogits, id, signal };
+    return resume ? { ...shared, resume } : shared;
+  }
+}
+
+/** Follows the entries that are there. @returns whether something is left to generate */
+function follow(progress: AnswerProgress, { entries }: Claim): boolean {
+  for (const text of entries) {
+    const entry = readEntry(text);
+    if (!entry) continue;
+    if (endsAnswer(entry)) return false;
+    if ("chunk" in entry) progress.follow(entry);
+  }
+  return true;
+}
+
+function endOf(end: WriteEnd): Exclude<JobEnd, "answered"> {
+  return end;
+}
+
+/** Describes an error that ends the answer; nothing for one of this worker alone. */
+function loggedError(error: unknown): LoggedError | undefined {
+  if (error instanceof ReadMeError) {
+    const { code, message } = error;
+    return LASTING.has(code) ? { kind: "ReadMeError", code, message } : undefined;
+  }
+  if (error instanceof TypeError) return { kind: "TypeError", message: error.message };
+  if (error instanceof RangeError) return { kind: "RangeError", message: error.message };
+  return undefined;
+}

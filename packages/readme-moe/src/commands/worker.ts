@@ -1,0 +1,103 @@
+import { once } from "node:events";
+import { createServer, type Server } from "node:http";
+import { Command, Option } from "commander";
+import type { FleetWorker, PublishedWorker } from "@readme-moe/fleet";
+import { fleetOption, type FleetFlags } from "../fleet/options.ts";
+import { reportSeldom } from "../fleet/open-front.ts";
+import { workerMetrics } from "../fleet/worker-metrics.ts";
+import { MODEL_ARGUMENT, openEngine } from "../models.ts";
+import {
+  addOptions,
+  controlTokensOption,
+  examples,
+  requireOption,
+  wholeNumber,
+  type EngineFlags,
+  engineOptions,
+} from "../options.ts";
+import { stopSignals, urlOf } from "../serving/http-server.ts";
+
+interface WorkerFlags extends EngineFlags, FleetFlags {
+  readonly workerId?: string;
+  readonly maxNumSeqs?: number;
+  readonly port?: number;
+  readonly host: string;
+}
+
+export function workerCommand(signal: AbortSignal): Command {
+  const command = new Command("worker")
+    .summary("run a model as a machine of a fleet")
+    .description(
+      "Runs a model as a machine of a fleet: takes requests of its fronts (`serve --fleet`) while it has room.\n" +
+        "On SIGTERM or Ctrl-C it hands its requests to other machines, which go on with them, and exits.",
+    )
+    .argument("<model>", MODEL_ARGUMENT);
+  addOptions(
+    command,
+    fleetOption("Valkey or Redis of the fleet: redis://host:port, or redis+sentinel://host:port,host:port/name"),
+    new Option("--worker-id <name>", "name in metrics and status (default: a random one)"),
+    new Option("--max-num-seqs <n>", "sequences that hold memory at once (default: 32)").argParser(wholeNumber(1)),
+    new Option("--port <n>", "port of /livez, /readyz and /metrics; 0 for any free one (default: none)").argParser(
+      wholeNumber(0),
+    ),
+    new Option("--host <address>", "address of this port").default("127.0.0.1"),
+    ...engineOptions(),
+    controlTokensOption(),
+  );
+  command.addHelpText("after", examples("readme-moe worker smollm2:135m --fleet redis://cache:6379"));
+  return command.action(async (path: string, flags: WorkerFlags) => {
+    requireOption(command, "fleet");
+    await runWorker(path, { ...flags, fleet: flags.fleet ?? "" }, signal);
+  });
+}
+
+/** Works until a signal stops the worker, or its engine fails: whoever started it starts it again then. */
+async function runWorker(
+  path: string,
+  flags: WorkerFlags & { readonly fleet: string },
+  interrupted: AbortSignal,
+): Promise<void> {
+  const { FleetWorker, parseFleetUrl } = await import("@readme-moe/fleet");
+  const address = parseFleetUrl(flags.fleet);
+  using stop = stopSignals(interrupted);
+  const { engine, close } = await openEngine(path, flags, stop.signal, { maxNumSeqs: flags.maxNumSeqs });
+  const worker = FleetWorker.open({ fleet: address, engine, id: flags.workerId, onError: reportSeldom() });
+  const server = flags.port === undefined ? undefined : await watchable(worker, flags.port, flags.host);
+  if (server) console.log(`${worker.id} at ${urlOf(server)}`);
+  else console.log(worker.id);
+  try {
+    const stopped = stop.signal.aborted ? Promise.resolve() : once(stop.signal, "abort");
+    const failure = await Promise.race([stopped.then(() => undefined), engine.whenFailed()]);
+    if (failure) throw failure;
+  } finally {
+    await worker.close();
+    server?.close();
+    await close();
+  }
+}
+
+/** Answers probes and Prometheus. */
+async function watchable(worker: FleetWorker, port: number, host: string): Promise<Server> {
+  const server = createServer((request, response) => {
+    const state: PublishedWorker = worker.state();
+    const [status, body] = answerOf(request.url ?? "", state);
+    response.writeHead(status, { "content-type": "text/plain; version=0.0.4; charset=utf-8" }).end(body);
+  }).listen(port, host);
+  await once(server, "listening");
+  server.unref();
+  return server;
+}
+
+function answerOf(url: string, state: PublishedWorker): readonly [status: number, body: string] {
+  const [path = ""] = url.split("?");
+  switch (path) {
+    case "/livez":
+      return [200, "ok\n"];
+    case "/readyz":
+      return state.isDraining ? [503, "draining\n"] : [200, "ok\n"];
+    case "/metrics":
+      return [200, workerMetrics(state)];
+    default:
+      return [404, "not found\n"];
+  }
+}

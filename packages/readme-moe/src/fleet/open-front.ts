@@ -1,0 +1,55 @@
+// A front of a fleet: it reads prompts, and other machines run the model.
+
+import type { Engine } from "@readme-moe/core";
+import { openPromptReader } from "@readme-moe/engine";
+import { modelPath } from "../models.ts";
+import type { EngineFlags } from "../options.ts";
+
+/** An engine and what ends it. */
+export interface OpenedFront {
+  readonly engine: Engine;
+  readonly close: () => Promise<void>;
+}
+
+/** Time between two lines about one connection, in ms. */
+const REPORT_MS = 10_000;
+
+/**
+ * Opens a front.
+ *
+ * @throws {TypeError | RangeError} on a wrong URL
+ * @throws {ReadMeError} `ERR_FLEET_UNREACHABLE`, and as `openPromptReader`
+ */
+export async function openFront(
+  name: string,
+  { fleet, ...flags }: EngineFlags & { readonly fleet: string },
+  signal: AbortSignal,
+): Promise<OpenedFront> {
+  // Loaded only where it is used: a server without a fleet needs no client of Valkey.
+  const { FleetEngine, parseFleetUrl } = await import("@readme-moe/fleet");
+  const address = parseFleetUrl(fleet);
+  const path = await modelPath(name, signal, flags);
+  const { threads, cacheFolder, expert, isolation, context: contextTokens, controlTokensInMessages } = flags;
+  const options = { threads, cacheFolder, expert, isolation, contextTokens, controlTokensInMessages, signal };
+  const reader = await openPromptReader(path, options);
+  try {
+    const engine = await FleetEngine.open({ fleet: address, reader, onError: reportSeldom() });
+    return { engine, close: () => engine.dispose() };
+  } catch (error) {
+    await reader.dispose();
+    throw error;
+  }
+}
+
+/** Makes a function that prints errors, the same at most every ten seconds. */
+export function reportSeldom(print: (text: string) => void = console.error): (error: Error) => void {
+  const printedMs = new Map<string, number>();
+  return ({ message }) => {
+    const nowMs = performance.now();
+    if (nowMs - (printedMs.get(message) ?? -Infinity) < REPORT_MS) return;
+    // Few messages differ; the map is emptied so that it cannot grow.
+    if (printedMs.size >= 100) printedMs.clear();
+    printedMs.set(message, nowMs);
+    print(`note: ${message}`);
+  };
+}

@@ -1,0 +1,16 @@
+// Options of the commands that belong to a fleet of machines.
+
+import { Option } from "commander";
+
+/** Flags of a front. */
+export interface FleetFlags {
+  /** URL of the fleet's Valkey or Redis; may hold a password. */
+  readonly fleet?: string;
+}
+
+/** Creates the option that names a fleet. Its value may hold a password, so no message shows it. */
+export function fleetOption(description: string): Option {
+  return new Option("--fleet <url>", `${description}; better set the environment variable, others can see it here`).env(
+    "README_MOE_FLEET",
+  );
+}

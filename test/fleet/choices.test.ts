@@ -1,0 +1,109 @@
+// Decisions of a fleet that need no server: versions, affinities, priorities of queues.
+
+import type { EngineInfo } from "@readme-moe/core";
+import { describe, expect, test } from "vitest";
+import { affinitiesOf, affinityOf } from "../../packages/fleet/src/affinity.ts";
+import { chooseVersion } from "../../packages/fleet/src/front/choose-version.ts";
+import { describeWorker } from "../../packages/fleet/src/worker/describe-worker.ts";
+import { HomeKeeper } from "../../packages/fleet/src/worker/home-keeper.ts";
+import { newCounters } from "../../packages/fleet/src/worker/state.ts";
+import { StepPace } from "../../packages/fleet/src/worker/step-pace.ts";
+
+type Shape = Pick<EngineInfo, "experts" | "expertKind">;
+
+const worker = (
+  modelVersion: string,
+  maxNumSeqs: number,
+  more: { readonly isDraining?: boolean; readonly promptVersion?: string } = {},
+): Parameters<typeof chooseVersion>[0][number] => ({
+  modelVersion,
+  maxNumSeqs,
+  promptVersion: "p",
+  isDraining: false,
+  ...more,
+});
+
+describe("the model version of new requests", () => {
+  test("is that with the most places, and stays while others have as many", () => {
+    expect(chooseVersion([worker("a", 8), worker("b", 4), worker("b", 8)], "p", undefined)).toBe("b");
+    expect(chooseVersion([worker("a", 8), worker("b", 8)], "p", "b")).toBe("b");
+    expect(chooseVersion([worker("a", 8), worker("b", 8)], "p", undefined)).toBe("a");
+    expect(chooseVersion([worker("a", 9), worker("b", 8)], "p", "b")).toBe("a");
+  });
+
+  test("is of workers that take requests, with the front's own prompts", () => {
+    const gone = worker("a", 9, { isDraining: true });
+    expect(chooseVersion([gone, worker("b", 1)], "p", "a")).toBe("b");
+    expect(chooseVersion([gone, worker("b", 1, { promptVersion: "q" })], "p", "a")).toBeUndefined();
+    expect(chooseVersion([], "p", "a")).toBeUndefined();
+  });
+});
+
+describe("the affinity of a prompt", () => {
+  const mixture: Shape = { experts: ["law", "code", "prose"], expertKind: "ffn" };
+  const dense: Shape = { experts: ["all"], expertKind: "ffn" };
+
+  test("is its main expert", () => {
+    const of = (experts: number[]): string => affinityOf({ tokenIds: experts.map(() => 1), experts }, mixture);
+    expect(of([0, 2, 2, 1])).toBe("e2");
+    expect(of([1, 0])).toBe("e0");
+    expect(of([])).toBe("e0");
+    expect(affinitiesOf(mixture)).toEqual(["e0", "e1", "e2"]);
+  });
+
+  test("of a dense model depends on the prompt's beginning alone", () => {
+    const of = (tokenIds: readonly number[]): string => affinityOf({ tokenIds, experts: tokenIds.map(() => 0) }, dense);
+    const system = Array.from({ length: 40 }, (_, index) => 7 * index);
+    expect(of([...system, 1, 2])).toBe(of([...system, 3]));
+    const buckets = new Set(Array.from({ length: 200 }, (_, index) => of([index, 5])));
+    expect([...buckets].toSorted()).toEqual(affinitiesOf(dense));
+  });
+});
+
+test("a worker's state counts what its jobs hold, and a draining one takes no more", () => {
+  const jobs = [
+    { affinity: "e1", numSeqs: 2, kvTokens: 300 },
+    { affinity: "e0", numSeqs: 1, kvTokens: 100 },
+    { affinity: "e1", numSeqs: 1, kvTokens: 50 },
+  ];
+  const info = { precision: "int8", maxNumSeqs: 8, kvCapacityTokens: 400 };
+  const shared = {
+    id: "w",
+    promptVersion: "p",
+    modelVersion: "m",
+    info,
+    publishedMs: 5,
+    pulls: 3,
+    pace: new StepPace(),
+  };
+  const of = (isDraining: boolean, held = jobs): ReturnType<typeof describeWorker> =>
+    describeWorker({ ...shared, jobs: held, counters: newCounters(), isDraining });
+  expect(of(false)).toMatchObject({ runningSeqs: 4, freeSeqs: 4, freeKvTokens: 0, runningByKey: { e0: 1, e1: 3 } });
+  expect(of(true).freeSeqs).toBe(0);
+  // A request that is larger than the memory of keys and values still finds a worker.
+  expect(of(false, []).freeKvTokens).toBeGreaterThan(1e9);
+});
+
+test("homes spread busy affinities over the workers, and leave one that drains", () => {
+  const info = { precision: "int8", maxNumSeqs: 8, kvCapacityTokens: 400 };
+  const shared = { promptVersion: "p", modelVersion: "m", info, publishedMs: 5, pulls: 3, pace: new StepPace() };
+  const states = (draining: string): ReturnType<typeof describeWorker>[] =>
+    ["a", "b"].map((id, index) =>
+      describeWorker({
+        ...shared,
+        id,
+        jobs: [{ affinity: `e${index}`, numSeqs: 4, kvTokens: 9 }],
+        counters: newCounters(),
+        isDraining: id === draining,
+      }),
+    );
+  const keeper = new HomeKeeper();
+  const homesOfAll = (): readonly string[] =>
+    Object.values(keeper.homes.byKey).flatMap((homes) => homes.map(({ workerId }) => workerId));
+  keeper.observe(states(""), 1000);
+  expect(homesOfAll().toSorted()).toEqual(["a", "b"]);
+  keeper.observe(states("a"), 1000);
+  expect(new Set(homesOfAll())).toEqual(new Set(["b"]));
+  keeper.observe([], 1000);
+  expect(homesOfAll()).toEqual([]);
+});

@@ -1,0 +1,100 @@
+// A fleet as operators start it: a worker, a front, HTTP, and status.
+
+import { spawnSync } from "node:child_process";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
+import { outcomeOf, startCommand } from "../support/node-process.ts";
+import { killMachine, startMachine, type Machine } from "../support/fleet/machines.ts";
+import { freePort, noServer, startValkey, type ValkeyServer } from "../support/fleet/valkey.ts";
+import { POCKET, cases } from "../support/pocket.ts";
+import { runCli } from "../support/run-cli.ts";
+import { startReady, until } from "../support/serving-process.ts";
+import { persistentFolder, temporaryFolder } from "../support/temporary-folder.ts";
+
+if (noServer !== undefined) console.log(`The tests of a fleet's commands did not run: ${noServer}`);
+
+const hasOpenSsl = spawnSync("openssl", ["version"]).status === 0;
+const PASSWORD = "not-to-be-shown";
+
+test("commands of a fleet say which option is missing or wrong, without the URL", async () => {
+  const missing = await runCli(["worker", POCKET]);
+  expect(missing).toMatchObject({ code: 2, stderr: expect.stringContaining("--fleet") as string });
+  const wrong = await runCli(["fleet", "status", "--fleet", `redis://:${PASSWORD}@host:x`]);
+  expect(wrong).toMatchObject({
+    code: 2,
+    stdout: "",
+    stderr: expect.stringMatching(/^error: Expected .*`fleet`/) as string,
+  });
+  expect(wrong.stderr).not.toContain(PASSWORD);
+});
+
+describe.skipIf(noServer !== undefined)("the commands of a fleet", () => {
+  let server: ValkeyServer;
+  let machine: Machine;
+  let cacheFolder: string;
+
+  beforeAll(async () => {
+    cacheFolder = await persistentFolder();
+    server = await startValkey({ password: PASSWORD, args: ["--requirepass", PASSWORD] });
+    machine = await startMachine({
+      fleet: server.url,
+      model: POCKET,
+      id: "one",
+      args: ["--cache-folder", cacheFolder],
+    });
+  });
+
+  afterAll(async () => {
+    await killMachine(machine);
+    await server.stop();
+  });
+
+  test.skipIf(!hasOpenSsl)("reach a server with TLS whose certificate they trust, and no other", async () => {
+    const folder = await temporaryFolder();
+    const [key, cert] = [join(folder, "key.pem"), join(folder, "cert.pem")];
+    const about = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-days", "2"];
+    spawnSync("openssl", ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", cert, ...about]);
+    const port = await freePort();
+    const files = ["--tls-cert-file", cert, "--tls-key-file", key, "--tls-ca-cert-file", cert];
+    const args = ["--tls-port", String(port), "--tls-auth-clients", "no", ...files];
+    const secured = await startValkey({ args });
+    onTestFinished(() => secured.stop());
+    const ask = ["fleet", "status", "--fleet", `rediss://localhost:${port}`];
+    const trusting = await outcomeOf(startCommand(ask, { env: { NODE_EXTRA_CA_CERTS: cert } }));
+    expect(trusting).toMatchObject({
+      code: 0,
+      stdout: expect.stringContaining(`rediss://localhost:${port}`) as string,
+    });
+    const other = await outcomeOf(startCommand(ask));
+    expect(other).toMatchObject({ code: 1, stderr: expect.stringContaining("ERR_FLEET_UNREACHABLE") as string });
+  });
+
+  test("serve over HTTP what one machine serves, and show what they do", async () => {
+    const env = { README_MOE_FLEET: server.url };
+    const front = await startReady(POCKET, { args: ["--cache-folder", cacheFolder], env });
+    const [{ text, greedy_32: rightIds }] = cases as unknown as [{ text: string; greedy_32: number[] }];
+    const answer = await until(async () => {
+      const response = await front.complete({ prompt: text, max_tokens: 32, temperature: 0, logprobs: 0 });
+      const body = (await response.json()) as { usage?: { completion_tokens: number } };
+      return response.status === 200 && body;
+    });
+    expect(answer.usage?.completion_tokens).toBe(rightIds.length);
+    const refused = await front.complete({ prompt: text, expert: "x", max_tokens: -1 });
+    expect(refused.status).toBe(400);
+    const status = await runCli(["fleet", "status", "--fleet", server.url]);
+    expect(status.code).toBe(0);
+    expect(status.stdout).toContain(`redis://127.0.0.1:${server.port}`);
+    expect(status.stdout).toMatch(/\none +[0-9a-f]{8} +0 +\d+/);
+    const json = JSON.parse((await runCli(["fleet", "status", "--json", "--fleet", server.url])).stdout) as object;
+    expect(json).toMatchObject({ workers: [{ id: "one", counters: { answered: 1, different: 0 } }], queues: [] });
+    front.child.kill("SIGTERM");
+    const outcome = await front.outcome;
+    expect(outcome.code).toBe(0);
+    const everything = [status.stdout, JSON.stringify(json), outcome.stdout, outcome.stderr, machine.errors()].join(
+      "\n",
+    );
+    expect(everything).not.toContain(PASSWORD);
+    machine.child.kill("SIGTERM");
+    expect(await machine.ended).toBe(0);
+  });
+});

@@ -1,0 +1,213 @@
+// A fleet with one worker in this process: what callers see of it is what an engine gives.
+
+import { ReadMeError, type Engine } from "@readme-moe/core";
+import { openPromptReader, type ReadMeEngine } from "@readme-moe/engine";
+import { FleetEngine, FleetWorker } from "@readme-moe/fleet";
+import { Grammars } from "@readme-moe/grammar";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { affinitiesOf } from "../../packages/fleet/src/affinity.ts";
+import { QUEUE_PREFIX, queueName, requestKeys } from "../../packages/fleet/src/keys.ts";
+import { until } from "../support/serving-process.ts";
+import { makeRequests, readAnswer } from "../support/fleet/requests.ts";
+import { noServer, startValkey, type ValkeyServer } from "../support/fleet/valkey.ts";
+import { POCKET } from "../support/pocket.ts";
+import { openPocket } from "../support/pocket-engine.ts";
+import { persistentFolder } from "../support/temporary-folder.ts";
+
+if (noServer !== undefined) console.log(`The tests of a fleet did not run: ${noServer}`);
+
+const LONG = { prompt: "Once upon a time", params: { maxTokens: 200, seed: 1, ignoreEos: true } } as const;
+
+describe.skipIf(noServer !== undefined)("a fleet", () => {
+  let cacheFolder: string;
+  let server: ValkeyServer;
+  let url: string;
+  let local: ReadMeEngine;
+  let other: ReadMeEngine;
+  let front: FleetEngine;
+  let worker: FleetWorker;
+  let grammars: Grammars;
+  const errors: string[] = [];
+
+  const openFront = async (): Promise<FleetEngine> =>
+    FleetEngine.open({
+      fleet: url,
+      reader: await openPromptReader(POCKET, { cacheFolder }),
+      onError: ({ message }) => errors.push(message),
+    });
+  const openWorker = (engine: Engine, id: string): FleetWorker =>
+    FleetWorker.open({ fleet: url, engine, id, onError: ({ message }) => errors.push(message) });
+  /** Waits until the worker runs nothing. */
+  const idle = (): Promise<boolean> =>
+    until(async () => {
+      await server.redis.ping();
+      return worker.numRunning === 0;
+    });
+  /** Waits until the front knows its workers. */
+  const known = (count: number): Promise<boolean> =>
+    until(async () => {
+      await front.stats();
+      return front.info.maxNumSeqs === count * local.info.maxNumSeqs;
+    });
+
+  beforeAll(async () => {
+    cacheFolder = await persistentFolder();
+    server = await startValkey();
+    // The user of docs/fleet.md.
+    const rights = ["~readme-moe*", "&readme-moe*", "+@all", "-@dangerous", "+info"];
+    await server.redis.call("ACL", "SETUSER", "fleet", "on", ">top secret", ...rights);
+    url = server.url.replace("redis://", "redis://fleet:top%20secret@");
+    local = await openPocket(cacheFolder);
+    other = await openPocket(cacheFolder);
+    grammars = await Grammars.open(local);
+    worker = openWorker(local, "first");
+    front = await openFront();
+    await known(1);
+  });
+
+  afterAll(async () => {
+    await front?.dispose();
+    await worker?.close();
+    await grammars?.dispose();
+    await local?.dispose();
+    await other?.dispose();
+    await server?.stop();
+  });
+
+  test("answers requests of all kinds as an engine does, and leaves nothing but logs that expire", async () => {
+    for (const request of await makeRequests(16, grammars, { seed: 1, maxTokens: 24 })) {
+      expect(await readAnswer(front, request)).toEqual(
+        await readAnswer(local, { ...request, id: `${request.id}-local` }),
+      );
+    }
+    await idle();
+    const keys = await server.redis.keys("*");
+    const lasting = await Promise.all(keys.map(async (key) => ((await server.redis.pttl(key)) === -1 ? key : "")));
+    // What stays is the queues' own: counters, events, and the set of workers.
+    expect(lasting.filter((key) => key !== "" && !key.startsWith(QUEUE_PREFIX))).toEqual(["readme-moe:workers"]);
+    expect(keys.filter((key) => key.startsWith(QUEUE_PREFIX) && /:request-/.test(key))).toEqual([]);
+    expect(errors).toEqual([]);
+  });
+
+  test("says what it was asked for before it answers, and emits the events of an engine", async () => {
+    const events: string[] = [];
+    front.events.on("sequence:queued", ({ sequenceId }) => events.push(`queued ${sequenceId}`));
+    front.events.on("token:generated", ({ isFirst }) => events.push(isFirst ? "first" : "token"));
+    front.events.on("sequence:finished", ({ reason, completionTokens }) =>
+      events.push(`${reason} ${completionTokens}`),
+    );
+    const generation = front.generate({
+      prompt: "In the year",
+      params: { maxTokens: 3, temperature: 0, ignoreEos: true },
+      id: "r",
+    });
+    const routed = await local.route("In the year");
+    expect(await generation.accepted).toEqual({ promptTokens: routed.tokenIds.length, experts: routed.experts });
+    for await (const _ of generation);
+    front.events.removeAllListeners();
+    expect(events).toEqual(["queued r", "first", "token", "token", "length 3"]);
+  });
+
+  test("refuses at once what an engine refuses, and functions, which stay in their process", async () => {
+    const bad =
+      (request: object): (() => unknown) =>
+      () =>
+        front.generate(request as never);
+    expect(bad({ prompt: "a", params: { topP: 2 } })).toThrow(/topP/);
+    expect(bad({ prompt: "a", expert: "nobody" })).toThrow(/nobody/);
+    expect(bad({ prompt: "a", id: "a b" })).toThrow(/`id`/);
+    expect(bad({ prompt: "a", processLogits: () => undefined })).toThrow(/processLogits/);
+    expect(bad({ prompt: "a", nothing: 1 })).toThrow(/nothing/);
+    await expect(readAnswer(front, { prompt: "a ".repeat(9000) })).rejects.toMatchObject({
+      code: "ERR_CONTEXT_LENGTH",
+    });
+  });
+
+  test("ends the work of a caller who leaves, within a few steps", async () => {
+    const generation = front.generate({ ...LONG, id: "left" });
+    await generation.next();
+    await generation.return?.();
+    await idle();
+    const { log } = requestKeys("left");
+    expect(await server.redis.xlen(log)).toBeLessThan(150);
+    const aborter = new AbortController();
+    const aborted = readAnswer(front, { ...LONG, signal: aborter.signal }, () => aborter.abort(new Error("enough")));
+    await expect(aborted).rejects.toThrow("enough");
+    await idle();
+  });
+
+  test("hands a stream from a worker that drains to the next one, token by token the same", async () => {
+    const expected = await readAnswer(other, LONG);
+    const second = openWorker(other, "second");
+    await known(2);
+    let numChunks = 0;
+    let drained: Promise<void> | undefined;
+    const answer = await readAnswer(front, LONG, () => {
+      if (++numChunks !== 20) return;
+      const [busy] = [worker, second].filter(({ numRunning }) => numRunning > 0);
+      drained = busy?.drain();
+    });
+    await drained;
+    expect(answer).toEqual(expected);
+    const states = [worker.state(), second.state()];
+    expect(states.map(({ counters }) => counters.released)).toEqual(expect.arrayContaining([0, 1]));
+    expect(states.map(({ counters }) => counters.resumed)).toEqual(expect.arrayContaining([0, 1]));
+    await Promise.all([worker.close(), second.close()]);
+    await until(async () => {
+      await front.stats();
+      return front.info.modelVersion === undefined;
+    });
+    await expect(readAnswer(front, LONG)).rejects.toMatchObject({ code: "ERR_QUEUE_FULL" });
+    worker = openWorker(local, "third");
+    await known(1);
+  });
+
+  test("survives jobs that no front writes, and reports them", async () => {
+    const { modelVersion = "" } = local.info;
+    const { Queue } = await import("bullmq");
+    const queue = new Queue(queueName(modelVersion, affinitiesOf(local.info)[0] ?? ""), {
+      connection: { url: server.url },
+      prefix: QUEUE_PREFIX,
+    });
+    const hostile = [
+      { version: 1, id: "x", module: "node:child_process" },
+      "text",
+      { version: 1, id: "../../etc/passwd", prompt: [1], params: { maxTokens: 1, n: 1, seed: 1 }, priority: 0 },
+      { version: 1, id: "hostile-3", prompt: [1e9], params: { maxTokens: 1, n: 1, seed: 1 }, priority: 0 },
+      { version: 1, id: "hostile-4", prompt: [1], params: { maxTokens: 1e12, n: 1, seed: 1, topP: 7 }, priority: 0 },
+      {
+        version: 1,
+        id: "hostile-5",
+        prompt: [1],
+        params: { maxTokens: 1, n: 1, seed: 1 },
+        priority: 0,
+        constraint: { kind: "/etc/passwd" },
+      },
+    ];
+    for (const [index, data] of hostile.entries()) {
+      await queue.add("generate", data, { jobId: `hostile-${index}`, removeOnComplete: true });
+    }
+    await until(async () => (await queue.getJobCounts("wait", "active"))["wait"] === 0 && worker.numRunning === 0);
+    await queue.close();
+    expect(worker.state().counters.refused).toBeGreaterThanOrEqual(3);
+    expect((await readAnswer(front, { ...LONG, params: { ...LONG.params, maxTokens: 4 } })).tokenIds[0]).toHaveLength(
+      4,
+    );
+  });
+
+  test("keeps the password out of everything that it says", async () => {
+    await expect(
+      FleetEngine.open({
+        fleet: url.replace("top%20secret", "wrong%20secret"),
+        reader: await openPromptReader(POCKET, { cacheFolder }),
+        limits: { commandMs: 500 },
+        onError: ({ message }) => errors.push(message),
+      }),
+    ).rejects.toSatisfy((error: unknown) => {
+      const text = JSON.stringify([String(error), error instanceof ReadMeError && String(error.cause)]);
+      return error instanceof ReadMeError && error.code === "ERR_FLEET_UNREACHABLE" && !/secret/.test(text);
+    });
+    expect(errors.join("\n")).not.toMatch(/secret/);
+    expect(front.address).toBe(`redis://127.0.0.1:${server.port}`);
+  });
+});

@@ -1,0 +1,61 @@
+import { resolveSamplingParams } from "@readme-moe/core";
+import { expect, test } from "vitest";
+import { readJob, writeJob } from "../../packages/fleet/src/job.ts";
+import { bullPriority } from "../../packages/fleet/src/queue/job-queues.ts";
+import * as fc from "../support/fast-check.ts";
+
+const limits = { vocabSize: 100, eosTokenIds: [0] };
+const SMALLEST = { id: "r", promptIds: [1], params: { seed: 1 } };
+
+const params = fc.record(
+  {
+    maxTokens: fc.integer({ min: 50, max: 90 }),
+    minTokens: fc.integer({ min: 0, max: 50 }),
+    temperature: fc.double({ min: 0, max: 2, noNaN: true }),
+    topK: fc.nat(50),
+    logitBias: fc.oneof(fc.constant({ 5: 1.5 }), fc.constant(new Map([[7, -3]]))),
+    stop: fc.oneof(fc.constant("end"), fc.constant(["a", "b"])),
+    stopTokenIds: fc.uniqueArray(fc.nat(99)),
+    n: fc.integer({ min: 1, max: 4 }),
+    frequencyPenalty: fc.double({ min: -2, max: 2, noNaN: true }),
+  },
+  { requiredKeys: [] },
+);
+
+test("a request means the same after its way through the queue", () => {
+  fc.assert(
+    fc.property(params, fc.nat(2 ** 40), (given, seed) => {
+      const job = readJob(JSON.parse(JSON.stringify(writeJob({ ...SMALLEST, params: { ...given, seed } }))));
+      expect(resolveSamplingParams(job.params, limits)).toEqual(resolveSamplingParams({ ...given, seed }, limits));
+    }),
+  );
+});
+
+test.each([
+  ["no object", 5],
+  ["no fields", {}],
+  ["another version", { ...writeJob(SMALLEST), version: 2 }],
+  ["a field that no front writes", { ...writeJob(SMALLEST), module: "node:fs" }],
+  [
+    "a parameter that no front writes",
+    { ...writeJob(SMALLEST), params: { maxTokens: 1, n: 1, seed: 1, path: "/etc/passwd" } },
+  ],
+  ["an id that is a path", { ...writeJob(SMALLEST), id: "../x" }],
+  ["an id that ends a key", { ...writeJob(SMALLEST), id: "a}:log" }],
+  ["a text as prompt", { ...writeJob(SMALLEST), prompt: "/etc/passwd" }],
+  ["tokens that are none", { ...writeJob(SMALLEST), prompt: [1.5] }],
+  ["many choices", { ...writeJob(SMALLEST), params: { maxTokens: 1, n: 1e9, seed: 1 } }],
+  ["a constraint without a kind", { ...writeJob(SMALLEST), constraint: { schema: {} } }],
+])("a job is refused with %s", (_, data) => {
+  expect(() => readJob(data)).toThrow(/^Expected a job of a front/);
+});
+
+test("a refusal quotes nothing of a job", () => {
+  expect(() => readJob({ ...writeJob(SMALLEST), id: "secret\u0000" })).not.toThrow(/secret/);
+});
+
+test("larger priorities come first in the queue, where smaller numbers do", () => {
+  expect([10, 1, 0.5, 0, -1, 1e12, -1e12].map(bullPriority)).toEqual([
+    999_000, 999_900, 999_950, 1e6, 1_000_100, 1, 2_097_152,
+  ]);
+});
