@@ -7,10 +7,10 @@ import {
   rejectUnknownKeys,
   resolveSamplingParams,
   type AnswerFormat,
-  type ConstraintSource,
   type EngineInfo,
   type GenerateRequest,
 } from "@readme-moe/core";
+import type { AnswerSource } from "@readme-moe/grammar";
 import { isRequestId, type JobRequest } from "../job.ts";
 
 const NAMES = [
@@ -78,7 +78,7 @@ export function checkRequest(request: GenerateRequest, info: EngineInfo, default
 }
 
 /** Describes a format as the constraint that a worker opens. @throws {TypeError} on a wrong shape */
-function formatSource(format: AnswerFormat): ConstraintSource {
+function formatSource(format: AnswerFormat): AnswerSource {
   checkAnswerFormat(format);
   switch (format.type) {
     case "json_object":
