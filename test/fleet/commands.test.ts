@@ -81,10 +81,13 @@ describe.skipIf(noServer !== undefined)("the commands of a fleet", () => {
     expect(answer.usage?.completion_tokens).toBe(rightIds.length);
     const refused = await front.complete({ prompt: text, expert: "x", max_tokens: -1 });
     expect(refused.status).toBe(400);
-    const status = await runCli(["fleet", "status", "--fleet", server.url]);
+    // A worker publishes its state once a second.
+    const status = await until(async () => {
+      const shown = await runCli(["fleet", "status", "--fleet", server.url]);
+      return /\none +[0-9a-f]{8} +0 +\d+/.test(shown.stdout) && shown;
+    });
     expect(status.code).toBe(0);
     expect(status.stdout).toContain(`redis://127.0.0.1:${server.port}`);
-    expect(status.stdout).toMatch(/\none +[0-9a-f]{8} +0 +\d+/);
     const json = JSON.parse((await runCli(["fleet", "status", "--json", "--fleet", server.url])).stdout) as object;
     expect(json).toMatchObject({ workers: [{ id: "one", counters: { answered: 1, different: 0 } }], queues: [] });
     front.child.kill("SIGTERM");

@@ -17,6 +17,7 @@ if (noServer !== undefined) console.log(`The tests of a fleet's failures did not
 /** The thousand of `npm run test:fleet`, and fewer in the suite. */
 const NUM_REQUESTS = Number(process.env["README_MOE_FLEET_REQUESTS"] ?? 48);
 const NUM_AT_ONCE = 12;
+const LEAST_FAULTS = 3;
 const FROZEN_MS = 3000;
 
 describe.skipIf(noServer !== undefined)("a fleet of three machines and two fronts", () => {
@@ -55,9 +56,12 @@ describe.skipIf(noServer !== undefined)("a fleet of three machines and two front
       const expected = await Promise.all(requests.map((request) => readAnswer(local, request)));
       let numDone = 0;
       let next = 0;
+      const numFaults = (): number => Object.values(chaos.faults).reduce((sum, count) => sum + count);
+      // A fast machine answers all requests before the third fault, and then some of them again.
+      const isLeft = (count: number): boolean => count < requests.length || numFaults() < LEAST_FAULTS;
       const work = async (): Promise<void> => {
-        while (next < requests.length) {
-          const index = next++;
+        while (isLeft(next)) {
+          const index = next++ % requests.length;
           const request = requests[index];
           const front = fronts[index % fronts.length];
           if (!request || !front) return;
@@ -67,12 +71,12 @@ describe.skipIf(noServer !== undefined)("a fleet of three machines and two front
       };
       const working = Promise.all(Array.from({ length: NUM_AT_ONCE }, work));
       const faults = (async () => {
-        while (numDone < requests.length) await chaos.next(FROZEN_MS);
+        while (isLeft(numDone)) await chaos.next(FROZEN_MS);
       })();
       await working;
       await faults;
-      expect(numDone).toBe(requests.length);
-      expect(Object.values(chaos.faults).reduce((sum, count) => sum + count)).toBeGreaterThan(2);
+      expect(numDone).toBe(next);
+      expect(numDone).toBeGreaterThanOrEqual(requests.length);
       expect(fronts.map((front) => front.numDifferent)).toEqual([0, 0]);
       const { queues, workers } = await readFleetStatus(server.url);
       expect(queues).toEqual([]);

@@ -36,7 +36,7 @@ export interface WorkerState {
   readonly runningByKey: Readonly<Record<AffinityKey, number>>;
   /**
    * Running sequences by expert, `[numExperts]`: the sum of the shares of experts in their prompts (`expertShares`).
-   * @default`runningByKey` of the experts' keys
+   * @default `runningByKey` of the experts' keys
    */
   readonly runningByExpert?: ArrayLike<number> | undefined;
   /** Number of further sequences that may run. */
