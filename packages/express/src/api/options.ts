@@ -5,11 +5,11 @@ import { LIMITS } from "../limits.ts";
 import type { ChatBody, CompletionBody } from "./request-schemas.ts";
 
 /** Facts about a request that a hook may need beside its body. */
-export interface RequestContext {
+export interface RequestContext<Asked = Request> {
   /** Path of the request. The body of `/v1/responses` and `/v1/messages` is given as one of a chat completion. */
   readonly endpoint: "/v1/chat/completions" | "/v1/completions" | "/v1/responses" | "/v1/messages";
-  /** Express's request. */
-  readonly request: Request;
+  /** The host's request: Express's, or that of the web. */
+  readonly request: Asked;
   readonly requestId: string;
   /** Name of the client's API key, on servers that ask for keys. */
   readonly key: string | undefined;
@@ -23,14 +23,14 @@ export interface RequestContext {
  * @returns a body that replaces the request's and is checked again, or nothing
  * @throws {ApiError} which becomes the answer; any other error becomes a 500
  */
-export type OnRequest = <Body extends ChatBody | CompletionBody>(
+export type OnRequest<Asked = Request> = <Body extends ChatBody | CompletionBody>(
   body: Body,
-  context: RequestContext,
+  context: RequestContext<Asked>,
 ) => Body | void | Promise<Body | void>;
 
 /** Options of how the API reads requests and writes answers. Times in ms, sizes in bytes. */
-export interface ApiOptions {
-  readonly onRequest?: OnRequest | undefined;
+export interface ApiOptions<Asked = Request> {
+  readonly onRequest?: OnRequest<Asked> | undefined;
   /** Largest body. Larger ones are answered with 413. @default 4 MiB */
   readonly maxBodyBytes?: number | undefined;
   /** Longest time until a body has arrived completely. Slower ones are answered with 408. @default 30,000 */
@@ -51,7 +51,7 @@ export interface ApiOptions {
 }
 
 export interface ResolvedApiOptions {
-  readonly onRequest: OnRequest | undefined;
+  readonly onRequest: OnRequest<never> | undefined;
   readonly maxBodyBytes: number;
   readonly bodyTimeoutMs: number;
   readonly keepAliveMs: number;
@@ -73,7 +73,7 @@ export const API_OPTION_NAMES = [
 ] as const satisfies readonly (keyof ApiOptions)[];
 
 /** @throws {TypeError | RangeError} naming the option, the expectation and the value */
-export function resolveApiOptions(options: ApiOptions): ResolvedApiOptions {
+export function resolveApiOptions(options: ApiOptions<never>): ResolvedApiOptions {
   const { onRequest, timers = systemTimers } = options;
   if (onRequest !== undefined && typeof onRequest !== "function") {
     throw new TypeError("Expected `onRequest` to be a function");

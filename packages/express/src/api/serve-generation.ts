@@ -1,6 +1,6 @@
 // The way of a generation from its body to the end of its answer, for every API that generates.
 
-import type { Request, Response } from "express";
+import { hostRequest, type Incoming, type Reply } from "../http/border.ts";
 import { invalid } from "../http/errors.ts";
 import { clientSignal, localsOf } from "../http/request.ts";
 import { answerStream, answerWhole } from "./answer.ts";
@@ -26,8 +26,8 @@ export interface GenerationEndpoint<Body extends ChatBody | CompletionBody, Choi
 /** Request and services that a body is read with. */
 export interface RequestParts {
   readonly serving: Serving;
-  readonly request: Request;
-  readonly response: Response;
+  readonly request: Incoming;
+  readonly response: Reply;
 }
 
 /** A request whose body was read. */
@@ -94,7 +94,13 @@ async function serveOpened<Body extends ChatBody | CompletionBody, Choice extend
   const signal = opened.signal ? AbortSignal.any([gone, opened.signal]) : gone;
   const sent = opened.body;
   checkPriority(sent, serving.maxPriority);
-  const changed = await serving.onRequest?.(sent, { endpoint, request, requestId, key, signal });
+  const changed = await serving.onRequest?.(sent, {
+    endpoint,
+    request: hostRequest(request),
+    requestId,
+    key,
+    signal,
+  });
   const body = changed === undefined ? sent : checkBody(api.schema, changed);
   await Exchange.run({ serving, request, response, body, signal }, async (exchange) => {
     const own = api.settings(body, exchange);

@@ -1,6 +1,6 @@
 // Server-sent events to a client that may read slowly or not at all.
 
-import type { Response } from "express";
+import type { Reply } from "./border.ts";
 import { stampProcessingTime } from "./request.ts";
 import type { Timers } from "./timers.ts";
 
@@ -22,12 +22,12 @@ export interface SseOptions {
 
 /** Sends nothing, headers included, before the first event: errors before that have a status. */
 export class SseWriter {
-  readonly #response: Response;
+  readonly #response: Reply;
   readonly #options: SseOptions;
   #stopKeepAlive: () => void = () => undefined;
   #stopSlowReader: (() => void) | undefined;
 
-  constructor(response: Response, options: SseOptions) {
+  constructor(response: Reply, options: SseOptions) {
     this.#response = response;
     this.#options = options;
     response.on("drain", () => this.#drained());
@@ -72,7 +72,7 @@ export class SseWriter {
 
   #setHeaders(): void {
     const response = this.#response;
-    response.status(200);
+    response.statusCode = 200;
     response.setHeader("Content-Type", "text/event-stream; charset=utf-8");
     response.setHeader("Cache-Control", "no-cache, no-transform");
     response.setHeader("X-Accel-Buffering", "no");
