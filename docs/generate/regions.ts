@@ -19,7 +19,7 @@ const ENGINE = "packages/engine/src";
 const CORE = "packages/core/src";
 const EDGE = "packages/express/src/edge";
 const PARAMS = `${CORE}/sampling/sampling-params.ts`;
-const API = "packages/express/src/read-me.ts";
+const API = "packages/express/src/services.ts";
 
 export const REGIONS: readonly Region[] = [
   { page: "../how-to/models.md", name: "short names", make: shortNameTable },
@@ -66,6 +66,11 @@ export const REGIONS: readonly Region[] = [
   },
   { page: "express.md", name: "operations", make: () => optionTable([`${EDGE}/operations.ts`, "OperationsOptions"]) },
   { page: "express.md", name: "metrics", make: () => optionTable([`${EDGE}/metrics.ts`, "MetricsOptions"]) },
+  {
+    page: "express.md",
+    name: "fetch",
+    make: () => optionTable(["packages/express/src/fetch-handler.ts", "FetchOptions"]),
+  },
   { page: "express.md", name: "models", make: () => optionTable([`${EDGE}/models/options.ts`, "ServedModelsOptions"]) },
   {
     page: "express.md",

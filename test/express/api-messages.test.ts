@@ -8,10 +8,10 @@ import Anthropic, {
   NotFoundError,
 } from "@anthropic-ai/sdk";
 import type { ReadMeEngine } from "@readme-moe/engine";
-import { readMe } from "@readme-moe/express";
 import express from "express";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { messageAnswer, messageEvent, messagesError } from "../../packages/express/src/messages/answer-schemas.ts";
+import { readMe } from "../support/border.ts";
 import { complete } from "../support/complete.ts";
 import { postJson } from "../support/post-json.ts";
 import { listen, openClientsEngine, openTinyEngine, type RunningServer } from "../support/served-model.ts";

@@ -2,10 +2,10 @@
 
 import Anthropic from "@anthropic-ai/sdk";
 import type { ReadMeEngine } from "@readme-moe/engine";
-import { readMe } from "@readme-moe/express";
 import express from "express";
 import OpenAI from "openai";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { readMe } from "../support/border.ts";
 import { complete } from "../support/complete.ts";
 import { END_ID, openReasoningEngine, THINK_ID } from "../support/reasoning-engine.ts";
 import { listen, type RunningServer } from "../support/served-model.ts";

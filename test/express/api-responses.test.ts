@@ -1,11 +1,11 @@
 // The Responses API with an unmodified client, the OpenAI SDK.
 
 import type { ReadMeEngine } from "@readme-moe/engine";
-import { readMe } from "@readme-moe/express";
 import express from "express";
 import OpenAI, { APIUserAbortError, BadRequestError, NotFoundError } from "openai";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { responseAnswer, responseEvent } from "../../packages/express/src/responses/answer-schemas.ts";
+import { readMe } from "../support/border.ts";
 import { complete } from "../support/complete.ts";
 import { postJson } from "../support/post-json.ts";
 import { listen, openClientsEngine, type RunningServer } from "../support/served-model.ts";

@@ -1,9 +1,9 @@
 // Answers of each route, compared with direct calls of the engine.
 
-import { readMe } from "@readme-moe/express";
 import type { ReadMeEngine } from "@readme-moe/engine";
 import express from "express";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { readMe } from "../support/border.ts";
 import { completeAll } from "../support/complete.ts";
 import { postJson, type JsonAnswer } from "../support/post-json.ts";
 import { listen, openTinyEngine, TINY_CONTEXT_TOKENS, type RunningServer } from "../support/served-model.ts";

@@ -1,10 +1,10 @@
 // Streams: their events, their ends, and clients that leave.
 
 import { mkdir } from "node:fs/promises";
-import { readMe } from "@readme-moe/express";
 import type { ReadMeEngine } from "@readme-moe/engine";
 import express from "express";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { readMe } from "../support/border.ts";
 import { complete, completeAll } from "../support/complete.ts";
 import { manualTimers } from "../support/manual-timers.ts";
 import { openSocket, postHead, postRaw } from "../support/raw-http.ts";

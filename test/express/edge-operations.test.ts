@@ -3,11 +3,12 @@
 import { join } from "node:path";
 import { ReadMeEmitter, type Engine } from "@readme-moe/core";
 import type { ReadMeEngine } from "@readme-moe/engine";
-import { Admission, readMe, ServedModels, type ReadMeOptions } from "@readme-moe/express";
+import { Admission, ServedModels, type ReadMeOptions } from "@readme-moe/express";
 import express from "express";
 import { Registry } from "prom-client";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
 import { Heartbeat } from "../../packages/express/src/edge/heartbeat.ts";
+import { readMe } from "../support/border.ts";
 import { listen, openTinyEngine } from "../support/served-model.ts";
 import { scrape, type Scrape } from "../support/prometheus.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";

@@ -2,12 +2,12 @@
 
 import type { Engine } from "@readme-moe/core";
 import { Grammars, type Asker, type GrammarsOptions } from "@readme-moe/grammar";
-import type { Request, Response } from "express";
 import type { Admission, Entrant, Ticket } from "../edge/admission.ts";
 import type { ResolvedExpertsOptions } from "../edge/experts/options.ts";
 import { joinExpertId } from "../edge/experts/model-ids.ts";
 import type { Lease, MayName, ServedModels } from "../edge/served-models.ts";
-import { clientName, localsOf, type RequestLocals } from "../http/request.ts";
+import { hostRequest, type Incoming, type Reply, type RequestLocals } from "../http/border.ts";
+import { clientName, localsOf } from "../http/request.ts";
 import type { ResolvedApiOptions } from "./options.ts";
 
 /** Options and services that all routes of the API share. */
@@ -21,8 +21,8 @@ export interface Serving extends ResolvedApiOptions {
 /** Parts that an exchange is opened with. */
 export interface ExchangeParts<Body> {
   readonly serving: Serving;
-  readonly request: Request;
-  readonly response: Response;
+  readonly request: Incoming;
+  readonly response: Reply;
   /** The checked body. */
   readonly body: Body;
   /** Aborts when the client has left. */
@@ -35,7 +35,7 @@ export interface ExchangeParts<Body> {
  */
 export class Exchange<Body extends { readonly model?: string | null | undefined } = object> {
   readonly serving: Serving;
-  readonly response: Response;
+  readonly response: Reply;
   readonly body: Body;
   readonly locals: RequestLocals;
   /** Name of the client, for fair shares. */
@@ -59,7 +59,8 @@ export class Exchange<Body extends { readonly model?: string | null | undefined 
     this.#clientSignal = signal;
     const { key } = this.locals;
     this.mayName = (model, expert) => serving.experts.permit({ key, model, expert });
-    this.#lease = serving.models.lease(body.model ?? undefined, { request, body }, this.mayName);
+    const asking = { request: hostRequest(request), body };
+    this.#lease = serving.models.lease(body.model ?? undefined, asking, this.mayName);
     this.#grammarUse = serving.grammars.use(this.#lease.engine);
   }
 

@@ -1,14 +1,15 @@
 // Operators' routes that load and unload low-rank experts while requests run, in the shapes of vLLM.
 
 import { ReadMeError, type Engine } from "@readme-moe/core";
-import type { Request, Response } from "express";
 import type { ExpertFolder } from "../edge/experts/expert-folder.ts";
 import { liveExperts } from "../edge/experts/live-experts.ts";
 import { isExpertName } from "../edge/experts/model-ids.ts";
 import { modelReplaced } from "../edge/refusals.ts";
 import type { ServedModels } from "../edge/served-models.ts";
 import { badRequest, engineError, invalid } from "../http/errors.ts";
+import type { Incoming, Reply } from "../http/border.ts";
 import { clientSignal } from "../http/request.ts";
+import { sendText } from "../http/send-json.ts";
 import { checkBody } from "./check-body.ts";
 import { loadAdapterBody, unloadAdapterBody } from "./request-schemas.ts";
 
@@ -26,8 +27,8 @@ export interface ExpertChanges {
 
 export async function loadAdapter(
   { models, folder }: ExpertChanges,
-  request: Request,
-  response: Response,
+  request: Incoming,
+  response: Reply,
 ): Promise<void> {
   const { lora_name: name, lora_path: path } = checkBody(loadAdapterBody, request.body);
   await change(models, name, async (engine, expert) => {
@@ -42,7 +43,7 @@ export async function loadAdapter(
   succeed(response, `LoRA adapter '${name}' added successfully.`);
 }
 
-export async function unloadAdapter(models: ServedModels, request: Request, response: Response): Promise<void> {
+export async function unloadAdapter(models: ServedModels, request: Incoming, response: Reply): Promise<void> {
   const { lora_name: name } = checkBody(unloadAdapterBody, request.body);
   await change(models, name, (engine, expert) => liveExperts(engine).unload(expert, clientSignal(response)));
   succeed(response, `LoRA adapter '${name}' removed successfully.`);
@@ -86,6 +87,6 @@ function refusedFolder(error: unknown, hidden: (message: string) => string): unk
 }
 
 /** Answers as vLLM does, with a text. */
-function succeed(response: Response, message: string): void {
-  response.type("text/plain").send(`Success: ${message}`);
+function succeed(response: Reply, message: string): void {
+  sendText(response, `Success: ${message}`, "text/plain; charset=utf-8");
 }

@@ -5,7 +5,7 @@ import { LIMITS } from "../limits.ts";
 import type { ChatBody, CompletionBody } from "./request-schemas.ts";
 
 /** Facts about a request that a hook may need beside its body. */
-export interface RequestContext {
+export interface RequestContext<Asked = Request> {
   /** Path of the request. Bodies of other APIs than OpenAI's older ones are given as theirs. */
   readonly endpoint:
     | "/v1/chat/completions"
@@ -14,8 +14,8 @@ export interface RequestContext {
     | "/v1/messages"
     | "/api/chat"
     | "/api/generate";
-  /** Express's request. */
-  readonly request: Request;
+  /** The host's request: Express's, or that of the web. */
+  readonly request: Asked;
   readonly requestId: string;
   /** Name of the client's API key, on servers that ask for keys. */
   readonly key: string | undefined;
@@ -29,14 +29,14 @@ export interface RequestContext {
  * @returns a body that replaces the request's and is checked again, or nothing
  * @throws {ApiError} which becomes the answer; any other error becomes a 500
  */
-export type OnRequest = <Body extends ChatBody | CompletionBody>(
+export type OnRequest<Asked = Request> = <Body extends ChatBody | CompletionBody>(
   body: Body,
-  context: RequestContext,
+  context: RequestContext<Asked>,
 ) => Body | void | Promise<Body | void>;
 
 /** Options of how the API reads requests and writes answers. Times in ms, sizes in bytes. */
-export interface ApiOptions {
-  readonly onRequest?: OnRequest | undefined;
+export interface ApiOptions<Asked = Request> {
+  readonly onRequest?: OnRequest<Asked> | undefined;
   /** Largest body. Larger ones are answered with 413. @default 4 MiB */
   readonly maxBodyBytes?: number | undefined;
   /** Longest time until a body has arrived completely. Slower ones are answered with 408. @default 30,000 */
@@ -62,7 +62,7 @@ export interface ApiOptions {
 }
 
 export interface ResolvedApiOptions {
-  readonly onRequest: OnRequest | undefined;
+  readonly onRequest: OnRequest<never> | undefined;
   readonly maxBodyBytes: number;
   readonly bodyTimeoutMs: number;
   readonly keepAliveMs: number;
@@ -86,7 +86,7 @@ export const API_OPTION_NAMES = [
 ] as const satisfies readonly (keyof ApiOptions)[];
 
 /** @throws {TypeError | RangeError} naming the option, the expectation and the value */
-export function resolveApiOptions(options: ApiOptions): ResolvedApiOptions {
+export function resolveApiOptions(options: ApiOptions<never>): ResolvedApiOptions {
   const { onRequest, ollama = false, timers = systemTimers } = options;
   if (typeof ollama !== "boolean") {
     throw new TypeError(`Expected \`ollama\` to be true or false, got ${describeValue(ollama)}`);

@@ -1,9 +1,9 @@
 // Routes that generate nothing: models, and texts to tokens and back in the shapes of vLLM.
 
 import type { Engine } from "@readme-moe/core";
-import type { Request, Response } from "express";
 import { unknownModel } from "../edge/refusals.ts";
 import type { ServedModel } from "../edge/served-models.ts";
+import type { Incoming, Reply } from "../http/border.ts";
 import { callerError, engineError } from "../http/errors.ts";
 import { clientSignal, localsOf } from "../http/request.ts";
 import { sendJson } from "../http/send-json.ts";
@@ -15,7 +15,7 @@ import { Exchange, type Serving } from "./exchange.ts";
 import { checkIds } from "./generation.ts";
 import { detokenizeBody, tokenizeBody, type TokenizeBody } from "./request-schemas.ts";
 
-export function listModels(serving: Serving, request: Request, response: Response): void {
+export function listModels(serving: Serving, request: Incoming, response: Reply): void {
   const data = visibleModels(serving, response);
   if (!speaksMessages(request)) {
     response.json({ object: "list", data });
@@ -26,7 +26,7 @@ export function listModels(serving: Serving, request: Request, response: Respons
 }
 
 /** Whether the client speaks Anthropic's API, whose paths of models are the same. */
-function speaksMessages(request: Request): boolean {
+function speaksMessages(request: Incoming): boolean {
   return request.get("anthropic-version") !== undefined;
 }
 
@@ -43,7 +43,7 @@ function messagesModel({ id, created, max_model_len: maxTokens }: ModelAnswer): 
   };
 }
 
-export function showModel(serving: Serving, request: Request, response: Response): void {
+export function showModel(serving: Serving, request: Incoming, response: Reply): void {
   // Names may contain slashes, as on the Hugging Face hub.
   const wanted = [request.params["id"]].flat().join("/");
   const visible = visibleModels(serving, response);
@@ -58,7 +58,7 @@ export function showModel(serving: Serving, request: Request, response: Response
 }
 
 /** Describes all models and experts that exist for the client. */
-function visibleModels({ models, experts }: Serving, response: Response): readonly ModelAnswer[] {
+function visibleModels({ models, experts }: Serving, response: Reply): readonly ModelAnswer[] {
   const { key } = localsOf(response);
   return models.list().flatMap((served) => {
     const { name: model } = served;
@@ -84,7 +84,7 @@ function modelAnswers({ name, aliases, experts, createdMs, engine }: ServedModel
   ];
 }
 
-export async function tokenize(serving: Serving, request: Request, response: Response): Promise<void> {
+export async function tokenize(serving: Serving, request: Incoming, response: Reply): Promise<void> {
   const body = checkBody(tokenizeBody, request.body);
   const parts = { serving, request, response, body, signal: clientSignal(response) };
   await Exchange.run(parts, (exchange) =>
@@ -95,7 +95,7 @@ export async function tokenize(serving: Serving, request: Request, response: Res
   );
 }
 
-export async function detokenize(serving: Serving, request: Request, response: Response): Promise<void> {
+export async function detokenize(serving: Serving, request: Incoming, response: Reply): Promise<void> {
   const body = checkBody(detokenizeBody, request.body);
   const parts = { serving, request, response, body, signal: clientSignal(response) };
   await Exchange.run(parts, (exchange) =>

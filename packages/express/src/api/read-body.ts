@@ -1,10 +1,19 @@
 // Reads request bodies: JSON in UTF-8, up to a size, within a time, and in turns between clients.
 
 import { isUtf8 } from "node:buffer";
-import express, { type RequestHandler, type Response } from "express";
 import type { Admission } from "../edge/admission.ts";
 import type { ServedModels } from "../edge/served-models.ts";
-import { ApiError, asApiError, badRequest, bodyTooLarge, sendError } from "../http/errors.ts";
+import type { Step } from "../http/border.ts";
+import { ApiError, badRequest, bodyTooLarge, sendError } from "../http/errors.ts";
+import {
+  charsetOf,
+  type Charset,
+  declaredBytes,
+  hasBody,
+  isJsonType,
+  readBytes,
+  unreadable,
+} from "../http/read-bytes.ts";
 import { clientName, localsOf } from "../http/request.ts";
 import { LIMITS } from "../limits.ts";
 import { findExcess } from "./check-body.ts";
@@ -21,11 +30,11 @@ interface Entrance {
  * is too large. Otherwise reserves room for the body, until `endArrival` of `res.locals.readMe` is called or the
  * response is closed.
  */
-export function refuseEarly({ models, admission, maxBodyBytes }: Entrance): RequestHandler {
+export function refuseEarly({ models, admission, maxBodyBytes }: Entrance): Step {
   return (request, response, next) => {
     // A server that shuts down refuses with another error, which tells clients not to retry.
     if (models.isDraining) return next();
-    const length = Number(request.headers["content-length"] ?? NaN);
+    const length = declaredBytes(request) ?? NaN;
     // The declared length of a compressed body says nothing about its contents.
     const isKnown = length >= 0 && request.headers["content-encoding"] === undefined;
     const locals = localsOf(response);
@@ -43,15 +52,10 @@ export function refuseEarly({ models, admission, maxBodyBytes }: Entrance): Requ
 }
 
 /** Middleware that refuses a body by its declared length, before it is read. */
-export function refuseLong(maxBodyBytes: number): RequestHandler {
+export function refuseLong(maxBodyBytes: number): Step {
   return (request, _response, next) => {
-    next(Number(request.headers["content-length"] ?? 0) > maxBodyBytes ? bodyTooLarge() : undefined);
+    next((declaredBytes(request) ?? 0) > maxBodyBytes ? bodyTooLarge() : undefined);
   };
-}
-
-/** A body has more values or nesting than may be parsed. */
-class TooComplex extends Error {
-  override readonly name = "TooComplex";
 }
 
 /** Middleware that parses a body into `request.body`. */
@@ -59,28 +63,18 @@ export function readJson({
   maxBodyBytes,
   bodyTimeoutMs,
   timers,
-}: Pick<ResolvedApiOptions, "maxBodyBytes" | "bodyTimeoutMs" | "timers">): RequestHandler {
+}: Pick<ResolvedApiOptions, "maxBodyBytes" | "bodyTimeoutMs" | "timers">): Step {
   const paces = new Paces();
-  const parse = express.json({
-    limit: maxBodyBytes,
-    type: () => true,
-    verify: (_request, response, bytes, encoding) => {
-      const locals = localsOf(response as Response);
-      locals.bodyBytes = bytes.length;
-      locals.wholeMs = performance.now();
-      if (encoding === "utf-8" && !isUtf8(bytes)) throw new TypeError("Expected UTF-8");
-      const excess = findExcess(bytes);
-      if (excess !== undefined) throw new TooComplex(excess);
-    },
-  });
   return (request, response, next) => {
     // Middleware in front of the API has parsed the body.
     if (request.body !== undefined) return next();
-    if (request.is("application/json") === false) {
-      const message = "Expected the content type application/json";
-      const error = { status: 415, type: "invalid_request_error", code: "unsupported_media_type", message };
-      return next(new ApiError(error));
+    const contentType = request.get("content-type") ?? "";
+    if (hasBody(request) && !isJsonType(contentType)) {
+      return next(unreadable("Expected the content type application/json"));
     }
+    const charset = charsetOf(contentType);
+    if (charset === undefined) return next(unreadable());
+    const locals = localsOf(response);
     let isOver = false;
     const stopTimer = timers.after(bodyTimeoutMs, () => {
       isOver = true;
@@ -99,27 +93,56 @@ export function readJson({
         setTimeout(read, waitMs);
         return;
       }
-      recordDuration = paces.begin(client, Number(request.headers["content-length"] ?? 0), nowMs);
-      parse(request, response, onRead);
+      recordDuration = paces.begin(client, declaredBytes(request) ?? 0, nowMs);
+      if (hasBody(request)) void readBytes(request, maxBodyBytes).then(onRead, onFailed);
+      else onParsed();
     };
-    const onRead = (error?: unknown): void => {
+    const onRead = (bytes: Buffer): void => {
+      if (isOver) return;
+      locals.bodyBytes = bytes.length;
+      locals.wholeMs = performance.now();
+      try {
+        request.body = parseJson(bytes, charset);
+      } catch (error) {
+        return onFailed(error);
+      }
+      onParsed();
+    };
+    const onFailed = (error: unknown): void => {
+      // Close rather than receive the rest of a refused body.
+      if (!isOver && !request.complete) response.setHeader("Connection", "close");
+      onParsed(error);
+    };
+    const onParsed = (error?: unknown): void => {
       stopTimer();
       if (isOver) return;
-      localsOf(response).bodyBytes ??= 0;
-      // Close rather than receive the rest of a refused body.
-      if (error !== undefined && !request.complete) response.setHeader("Connection", "close");
-      next(error === undefined ? undefined : refusalOf(error));
+      locals.bodyBytes ??= 0;
+      next(error);
       // `next` has checked the body synchronously, so the duration includes it and nothing of other requests.
       const nowMs = performance.now();
-      recordDuration?.(nowMs - (localsOf(response).wholeMs ?? nowMs), nowMs);
+      recordDuration?.(nowMs - (locals.wholeMs ?? nowMs), nowMs);
     };
     read();
   };
 }
 
-function refusalOf(error: unknown): ApiError {
-  if (!(error instanceof TooComplex)) return asApiError(error);
-  return badRequest({ message: `Invalid body: ${error.message}`, code: "invalid_value" });
+function notJson(message: string, cause?: unknown): ApiError {
+  return badRequest({ message, code: "invalid_json", cause });
+}
+
+/** Parses an object or a list. @throws {ApiError} 400 */
+function parseJson(bytes: Buffer, charset: Charset): unknown {
+  if (bytes.length === 0) return {};
+  if (charset === "utf-8" && !isUtf8(bytes)) throw notJson("The body is not valid UTF-8");
+  const text = new TextDecoder(charset).decode(bytes);
+  const excess = findExcess(charset === "utf-8" ? bytes : Buffer.from(text));
+  if (excess !== undefined) throw badRequest({ message: `Invalid body: ${excess}`, code: "invalid_value" });
+  if (!/^[\t\n\r ]*[[{]/.test(text)) throw notJson("The body is not valid JSON");
+  try {
+    return JSON.parse(text);
+  } catch (cause) {
+    throw notJson("The body is not valid JSON", cause);
+  }
 }
 
 /** Duration that is not counted, in ms. */

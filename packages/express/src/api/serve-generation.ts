@@ -1,7 +1,7 @@
 // The way of a generation from its body to the end of its answer, for every API that generates.
 
-import type { Request, Response } from "express";
 import { requireTask } from "../edge/model-task.ts";
+import { hostRequest, type Incoming, type Reply } from "../http/border.ts";
 import { invalid } from "../http/errors.ts";
 import { clientSignal, localsOf } from "../http/request.ts";
 import { answerStream, answerWhole } from "./answer.ts";
@@ -27,8 +27,8 @@ export interface GenerationEndpoint<Body extends ChatBody | CompletionBody, Choi
 /** Request and services that a body is read with. */
 export interface RequestParts {
   readonly serving: Serving;
-  readonly request: Request;
-  readonly response: Response;
+  readonly request: Incoming;
+  readonly response: Reply;
 }
 
 /** A request whose body was read. */
@@ -95,7 +95,13 @@ async function serveOpened<Body extends ChatBody | CompletionBody, Choice extend
   const signal = opened.signal ? AbortSignal.any([gone, opened.signal]) : gone;
   const sent = opened.body;
   checkPriority(sent, serving.maxPriority);
-  const changed = await serving.onRequest?.(sent, { endpoint, request, requestId, key, signal });
+  const changed = await serving.onRequest?.(sent, {
+    endpoint,
+    request: hostRequest(request),
+    requestId,
+    key,
+    signal,
+  });
   const body = changed === undefined ? sent : checkBody(api.schema, changed);
   await Exchange.run({ serving, request, response, body, signal }, async (exchange) => {
     requireTask("generate", exchange, serving.models);

@@ -1,7 +1,7 @@
 // Cross-origin requests of web pages (CORS). Off unless an option names the origins that may send them.
 
 import { describeValue, integerOption, rejectUnknownKeys } from "@readme-moe/core";
-import type { RequestHandler } from "express";
+import type { Step } from "../http/border.ts";
 
 /** Web pages that may call the API from a browser. */
 export interface CorsOptions {
@@ -29,7 +29,7 @@ const EXPOSED_HEADERS = [
  *
  * @throws {TypeError | RangeError} on wrong options
  */
-export function cors(options: CorsOptions): RequestHandler {
+export function cors(options: CorsOptions): Step {
   rejectUnknownKeys("cors", options, ["origins", "maxAgeSeconds"]);
   const isAllowed = originTest(options.origins);
   const maxAge = integerOption("cors.maxAgeSeconds", options.maxAgeSeconds ?? 600, 0, 86_400);
@@ -48,7 +48,8 @@ export function cors(options: CorsOptions): RequestHandler {
     const asked = request.get("access-control-request-headers");
     if (asked !== undefined && HEADER_NAMES.test(asked)) response.setHeader("Access-Control-Allow-Headers", asked);
     response.setHeader("Access-Control-Max-Age", String(maxAge));
-    response.status(204).end();
+    response.statusCode = 204;
+    response.end();
   };
 }
 

@@ -2,29 +2,30 @@
 
 import { createHmac, randomBytes, timingSafeEqual } from "node:crypto";
 import { ReadMeEmitter, rejectUnknownKeys } from "@readme-moe/core";
-import type { Request, RequestHandler, Response } from "express";
+import type { Request } from "express";
 import type { RateLimiterAbstract } from "rate-limiter-flexible";
+import { hostRequest, type Incoming, type Reply, type Step } from "../http/border.ts";
 import { ApiError, sendError } from "../http/errors.ts";
 import { identify as identifyRequest, localsOf } from "../http/request.ts";
 import { limiterOf, limitRequests, limitTokens } from "./rate-limits.ts";
 
 /**
- * Decides whether a request may be answered.
+ * Decides whether a request may be answered. `Asked` is the request of the host: by default Express's.
  *
  * @returns a name for limits, logs and metrics, or `true` for a request without a name; anything else refuses with 401.
  * A thrown `ApiError` is the answer.
  */
-export type Authorize = (request: Request) => Authorization | Promise<Authorization>;
+export type Authorize<Asked = Request> = (request: Asked) => Authorization | Promise<Authorization>;
 type Authorization = string | boolean | undefined;
 
 /** API keys: a list, or keys by the names that limits, logs and metrics use. */
 export type Keys = readonly string[] | Readonly<Record<string, string>>;
 
-export interface GuardOptions {
+export interface GuardOptions<Asked = Request> {
   /** API keys, by name where limits, logs and metrics shall name them. @default no key is needed */
   readonly keys?: Keys | undefined;
   /** Replaces the check of `keys`. */
-  readonly authorize?: Authorize | undefined;
+  readonly authorize?: Authorize<Asked> | undefined;
   /**
    * Requests per minute of a key, or of an address where there are no keys; or a limiter of `rate-limiter-flexible`,
    * such as one on Redis that several servers share. @default no limit
@@ -43,14 +44,14 @@ const NAMES = ["keys", "authorize", "requestsPerMinute", "tokensPerMinute", "eve
  * `res.locals.readMe`.
  * @throws {TypeError | RangeError} on wrong options
  */
-export function guard(options: GuardOptions = {}): RequestHandler[] {
+export function guard(options: GuardOptions<never> = {}): Step[] {
   rejectUnknownKeys("the guard", options, NAMES);
   const { keys, authorize, requestsPerMinute, tokensPerMinute, events = new ReadMeEmitter() } = options;
   if (keys !== undefined && authorize !== undefined) throw new TypeError("Expected `keys` or `authorize`, got both");
   if (authorize !== undefined && typeof authorize !== "function") {
     throw new TypeError("Expected `authorize` to be a function");
   }
-  const decide = keys === undefined ? authorize : authorizeByKeys(keys);
+  const decide = keys === undefined ? authorizeByHook(authorize) : authorizeByKeys(keys);
   return [
     identify(events),
     ...(decide ? [authenticate(decide)] : []),
@@ -63,7 +64,7 @@ export function guard(options: GuardOptions = {}): RequestHandler[] {
 const CLIENT_CLOSED = 499;
 
 /** Notes a request's id, trace and arrival, and emits `request:answered` at its end. */
-function identify(events: ReadMeEmitter): RequestHandler {
+function identify(events: ReadMeEmitter): Step {
   return (request, response, next) => {
     void identifyRequest(request, response, (error?: unknown) => {
       const locals = localsOf(response);
@@ -81,7 +82,7 @@ function identify(events: ReadMeEmitter): RequestHandler {
   };
 }
 
-function emitAnswered(events: ReadMeEmitter, request: Request, response: Response): void {
+function emitAnswered(events: ReadMeEmitter, request: Incoming, response: Reply): void {
   const { requestId, traceparent, key, arrivalMs } = localsOf(response);
   const status = response.writableFinished ? response.statusCode : CLIENT_CLOSED;
   const { method } = request;
@@ -91,7 +92,7 @@ function emitAnswered(events: ReadMeEmitter, request: Request, response: Respons
 }
 
 /** Returns the route's pattern. The path itself comes from the client, and must not become a label of a metric. */
-function handlerOf(request: Request): string {
+function handlerOf(request: Incoming): string {
   const route: { readonly path?: unknown } | undefined = request.route;
   return typeof route?.path === "string" ? `${request.baseUrl}${route.path}` : "none";
 }
@@ -106,7 +107,13 @@ function validTraceparent(header: string | undefined): string | undefined {
   return header !== undefined && (VERSION_0.test(header) || LATER.test(header)) ? header : undefined;
 }
 
-function authorizeByKeys(keys: Keys): Authorize {
+type Decide = Authorize<Incoming>;
+
+function authorizeByHook(authorize: Authorize<never> | undefined): Decide | undefined {
+  return authorize && ((request) => authorize(hostRequest(request)));
+}
+
+function authorizeByKeys(keys: Keys): Decide {
   const ring = new KeyRing(keys);
   return (request) => {
     const key = presentedKey(request);
@@ -114,7 +121,7 @@ function authorizeByKeys(keys: Keys): Authorize {
   };
 }
 
-function authenticate(authorize: Authorize): RequestHandler {
+function authenticate(authorize: Decide): Step {
   return async (request, response, next) => {
     try {
       const answer = await authorize(request);
@@ -129,7 +136,7 @@ function authenticate(authorize: Authorize): RequestHandler {
 }
 
 /** Returns the key of OpenAI's header, else that of Anthropic's. */
-function presentedKey(request: Request): string | undefined {
+function presentedKey(request: Incoming): string | undefined {
   const bearer = /^bearer +([\x21-\x7e]+) *$/i.exec(request.get("authorization") ?? "")?.[1];
   return bearer ?? /^[\x21-\x7e]+$/.exec(request.get("x-api-key") ?? "")?.[0];
 }

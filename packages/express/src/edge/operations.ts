@@ -2,11 +2,11 @@
 
 import { readFileSync } from "node:fs";
 import { rejectUnknownKeys } from "@readme-moe/core";
-import { Router, type RequestHandler, type Response } from "express";
 import type { Registry } from "prom-client";
 import { z } from "zod";
-import { ApiError, sendError } from "../http/errors.ts";
-import { oneAtATime } from "../http/request.ts";
+import type { Handler, Reply } from "../http/border.ts";
+import { last, type Route, type RouteTable } from "../http/routes.ts";
+import { sendText } from "../http/send-json.ts";
 import type { Admission } from "./admission.ts";
 import type { Heartbeat } from "./heartbeat.ts";
 import { MODEL_STATES } from "./models/model-entry.ts";
@@ -65,7 +65,7 @@ export const unavailableAnswer = z.strictObject({
  *
  * @throws {TypeError | RangeError} on wrong options
  */
-export function operations(options: OperationsOptions): RequestHandler {
+export function operations(options: OperationsOptions): RouteTable {
   rejectUnknownKeys("operations", options, NAMES);
   const { models, admission, registry, heartbeat, version = ownVersion() } = options;
   const judged = (): Verdicts => {
@@ -73,44 +73,36 @@ export function operations(options: OperationsOptions): RequestHandler {
     const conditions = models.states().map((condition) => ({ ...condition, isHung: hung.includes(condition.name) }));
     return verdicts(conditions, models.isDraining);
   };
-  const router = Router();
-  const get = (path: string, handler: RequestHandler): void => {
-    router.route(path).all(oneAtATime).get(handler).all(refuseMethod);
+  return {
+    routes: [
+      read("/health", (_request, response) =>
+        answer(response, judged().health, () => ({ status: "ok", ...loadOf(admission) })),
+      ),
+      read("/readyz", (_request, response) => {
+        // This process does not come back.
+        if (models.isDraining) response.setHeader("x-should-retry", "false");
+        answer(response, judged().ready, () => ({ status: "ready", models: models.states(), ...loadOf(admission) }));
+      }),
+      read("/livez", (_request, response) => answer(response, judged().live, () => ({ status: "alive" }))),
+      read("/version", (_request, response) => answer(response, GOOD, () => ({ version }))),
+      ...(registry ? [metricsRoute(registry)] : []),
+    ],
   };
-
-  get("/health", (_request, response) =>
-    answer(response, judged().health, () => ({ status: "ok", ...loadOf(admission) })),
-  );
-  get("/readyz", (_request, response) => {
-    // This process does not come back.
-    if (models.isDraining) response.set("x-should-retry", "false");
-    answer(response, judged().ready, () => ({ status: "ready", models: models.states(), ...loadOf(admission) }));
-  });
-  get("/livez", (_request, response) => answer(response, judged().live, () => ({ status: "alive" })));
-  get("/version", (_request, response) => answer(response, GOOD, () => ({ version })));
-  if (registry) {
-    const scrape = shared(() => registry.metrics());
-    get("/metrics", async (_request, response) => {
-      const text = await scrape();
-      response.set("cache-control", "no-store").type(registry.contentType).send(text);
-    });
-  }
-  return router;
 }
 
-/** Refuses methods that only read routes do not have. */
-const refuseMethod: RequestHandler = (request, response) => {
-  response.setHeader("Allow", "GET, HEAD");
-  if (request.method === "OPTIONS") {
-    response.status(204).end();
-    return;
-  }
-  const message = `Expected GET, HEAD, got ${request.method}`;
-  sendError(
-    response,
-    new ApiError({ status: 405, type: "invalid_request_error", code: "method_not_allowed", message }),
-  );
-};
+function metricsRoute(registry: Registry): Route {
+  const scrape = shared(() => registry.metrics());
+  return read("/metrics", async (_request, response) => {
+    const text = await scrape();
+    response.setHeader("cache-control", "no-store");
+    sendText(response, text, registry.contentType);
+  });
+}
+
+/** Makes a route that is only read. */
+function read(path: string, handler: Handler): Route {
+  return { path, front: [], methods: { get: [last(handler)] } };
+}
 
 /** Answer of one route of health: 200, or 503 with a message. */
 type Verdict = { readonly isGood: true } | { readonly isGood: false; readonly message: string };
@@ -170,10 +162,12 @@ function bad(message: string): Verdict {
   return { isGood: false, message: message.charAt(0).toUpperCase() + message.slice(1) };
 }
 
-function answer(response: Response, verdict: Verdict, body: () => object): void {
-  response.set("cache-control", "no-store");
-  if (verdict.isGood) response.json(body());
-  else response.status(503).json({ error: { code: 503, message: verdict.message, type: "unavailable_error" } });
+function answer(response: Reply, verdict: Verdict, body: () => object): void {
+  response.setHeader("cache-control", "no-store");
+  if (!verdict.isGood) response.statusCode = 503;
+  response.json(
+    verdict.isGood ? body() : { error: { code: 503, message: verdict.message, type: "unavailable_error" } },
+  );
 }
 
 function loadOf(admission: Admission | undefined): object {

@@ -2,8 +2,8 @@
 // process's memory, or a store that several servers share.
 
 import { integerOption } from "@readme-moe/core";
-import type { RequestHandler, Response } from "express";
 import { RateLimiterMemory, RateLimiterRes, type RateLimiterAbstract } from "rate-limiter-flexible";
+import type { Reply, Step } from "../http/border.ts";
 import { ApiError, retryHeaders, sendError } from "../http/errors.ts";
 import { clientName, localsOf } from "../http/request.ts";
 
@@ -23,7 +23,7 @@ export function limiterOf(name: string, limit: number | RateLimiterAbstract): Ra
 }
 
 /** Counts a request, and refuses requests beyond the limit with 429. Requests that only read are not counted. */
-export function limitRequests(limiter: RateLimiterAbstract): RequestHandler {
+export function limitRequests(limiter: RateLimiterAbstract): Step {
   return limiting(limiter, "requests", async (client) => {
     try {
       return usageOf(limiter, await limiter.consume(client), false);
@@ -38,7 +38,7 @@ export function limitRequests(limiter: RateLimiterAbstract): RequestHandler {
  * Refuses requests with 429 while the client has used up its tokens. A request's tokens are known and counted only at
  * its end, by `spendTokens`, so requests that run at the same time may exceed the limit.
  */
-export function limitTokens(limiter: RateLimiterAbstract): RequestHandler {
+export function limitTokens(limiter: RateLimiterAbstract): Step {
   return limiting(limiter, "tokens", async (client, response) => {
     localsOf(response).spendTokens = (tokens) => {
       integerOption("tokens", tokens, 0);
@@ -54,8 +54,8 @@ export function limitTokens(limiter: RateLimiterAbstract): RequestHandler {
 function limiting(
   limiter: RateLimiterAbstract,
   unit: Unit,
-  look: (client: string, response: Response) => Promise<Usage>,
-): RequestHandler {
+  look: (client: string, response: Reply) => Promise<Usage>,
+): Step {
   return async (request, response, next) => {
     if (["GET", "HEAD", "OPTIONS"].includes(request.method)) return next();
     let usage: Usage;

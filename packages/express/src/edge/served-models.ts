@@ -17,12 +17,13 @@ import {
   resolveServedModelsOptions,
   type Asking,
   type DrainOptions,
+  type EnginesByName,
   type ResolvedServedModelsOptions,
   type ServedModelsOptions,
   type SwapOptions,
 } from "./models/options.ts";
 import { badShare, modelFailed, modelLoading, noModelNamed, shuttingDown, unknownModel } from "./refusals.ts";
-import { MAX_TIMER_MS } from "../http/timers.ts";
+import { MAX_TIMER_MS, within } from "../http/timers.ts";
 
 export type { Lease } from "./models/model-entry.ts";
 
@@ -70,13 +71,16 @@ export class ServedModels {
   readonly #watchers: ((name: string, engine: Engine) => void)[] = [];
   #drained: Promise<number> | undefined;
   #isClosed = false;
-  readonly #leases = new WeakMap<Asking["request"], Lease>();
+  readonly #leases = new WeakMap<object, Lease>();
 
   /**
    * @param models - engines by the names that clients use; a promise of an engine counts as loading
    * @throws {TypeError | RangeError} on wrong options
    */
-  constructor(models: Readonly<Record<string, Engine | PromiseLike<Engine>>>, options: ServedModelsOptions = {}) {
+  constructor(models: EnginesByName, options?: ServedModelsOptions);
+  /** @param options - of which `share` gets requests of the web */
+  constructor(models: EnginesByName, options: ServedModelsOptions<Request>);
+  constructor(models: EnginesByName, options: ServedModelsOptions<never> = {}) {
     this.#options = resolveServedModelsOptions(options, Object.keys(models));
     for (const [name, source] of Object.entries(models)) {
       const entry = new ModelEntry(name, this.#options);
@@ -111,7 +115,7 @@ export class ServedModels {
   }
 
   /** Returns a request's last lease, also after its release. */
-  leaseOf(request: Asking["request"]): Lease | undefined {
+  leaseOf(request: object): Lease | undefined {
     return this.#leases.get(request);
   }
 
@@ -141,7 +145,7 @@ export class ServedModels {
    * @throws {ApiError} 404 `model_not_found`; 400 where several models are served and none is named; 503
    * `model_loading`, `model_failed`, `shutting_down`; 500 when `share` fails or names no model
    */
-  lease(name: string | undefined, about: Asking, mayName: MayName = () => true): Lease {
+  lease(name: string | undefined, about: Asking<object>, mayName: MayName = () => true): Lease {
     const { model, expert } = this.#namedBy(name, about);
     const served = this.#open(model);
     if (expert !== undefined) {
@@ -266,7 +270,7 @@ export class ServedModels {
     return { aliases: this.#options.aliases, isServed: (name) => this.#entries.has(name) };
   }
 
-  #namedBy(asked: string | undefined, about: Asking): NamedModel {
+  #namedBy(asked: string | undefined, about: Asking<object>): NamedModel {
     if (this.#isClosed) throw shuttingDown();
     const shared = this.#share(asked, about);
     const id = shared ?? asked ?? this.#options.defaultModel;
@@ -277,9 +281,9 @@ export class ServedModels {
     throw unknownModel(id, [...this.#entries.keys()]);
   }
 
-  #share(asked: string | undefined, about: Asking): string | undefined {
+  #share(asked: string | undefined, about: Asking<object>): string | undefined {
     try {
-      return this.#options.share?.(asked, about);
+      return this.#options.share?.(asked, about as Asking<never>);
     } catch (cause) {
       throw badShare(cause);
     }
@@ -288,11 +292,4 @@ export class ServedModels {
 
 function isEngine(source: Engine | PromiseLike<Engine>): source is Engine {
   return typeof source === "object" && source !== null && "generate" in source;
-}
-
-/** Waits for a promise, but no longer than `ms`. */
-async function within(ms: number, promise: Promise<unknown>): Promise<void> {
-  let timer: NodeJS.Timeout | undefined;
-  const timeout = new Promise<void>((resolve) => (timer = setTimeout(resolve, ms)));
-  await Promise.race([promise, timeout]).finally(() => clearTimeout(timer));
 }

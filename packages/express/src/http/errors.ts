@@ -1,7 +1,8 @@
 // Errors as clients see them: without stack traces and paths.
 
 import { ReadMeError, type EngineInfo, type ReadMeErrorCode } from "@readme-moe/core";
-import type { ErrorRequestHandler, RequestHandler, Response } from "express";
+import type { ErrorRequestHandler, RequestHandler } from "express";
+import type { Incoming, Reply } from "./border.ts";
 import { ClientGone, knownLocals, leavesBody, stampProcessingTime } from "./request.ts";
 
 /** Contents of an error answer, in the shape of the OpenAI API. */
@@ -185,7 +186,7 @@ function readingError(cause: unknown): ApiError | undefined {
 }
 
 /** Answers with an error, or closes the connection if the client has left or an answer has begun. */
-export function sendError(response: Response, error: unknown): void {
+export function sendError(response: Reply, error: unknown): void {
   const locals = knownLocals(response);
   if (locals) locals.error = error;
   if (error instanceof ClientGone || response.headersSent || response.destroyed) {
@@ -197,17 +198,21 @@ export function sendError(response: Response, error: unknown): void {
   const body = JSON.stringify(locals?.errorBody?.(answer) ?? answer);
   if (leavesBody(response.req)) response.setHeader("Connection", "close");
   // `response.json` would compute an ETag for every refusal, which has to be cheap.
-  response.status(answer.status).set(answer.headers);
+  response.statusCode = answer.status;
+  for (const [name, value] of Object.entries(answer.headers)) response.setHeader(name, value);
   response.setHeader("Content-Type", "application/json; charset=utf-8");
   response.setHeader("Content-Length", Buffer.byteLength(body));
   response.end(body);
 }
 
+/** Creates the error of a path without a route. */
+export function notFound({ method, baseUrl, path }: Pick<Incoming, "method" | "baseUrl" | "path">): ApiError {
+  const message = `There is no ${method} ${baseUrl}${path}`.slice(0, 300);
+  return new ApiError({ status: 404, type: "invalid_request_error", code: "unknown_url", message });
+}
+
 /** Middleware behind all routes that answers 404 in the API's shape. */
-export const answerNotFound: RequestHandler = (request, response) => {
-  const message = `There is no ${request.method} ${request.baseUrl}${request.path}`.slice(0, 300);
-  sendError(response, new ApiError({ status: 404, type: "invalid_request_error", code: "unknown_url", message }));
-};
+export const answerNotFound: RequestHandler = (request, response) => sendError(response, notFound(request));
 
 /** Last middleware, which answers any error in the API's shape. Express recognises it by its four parameters. */
 export const answerErrors: ErrorRequestHandler = (error, _request, response, _next) => sendError(response, error);

@@ -2,59 +2,28 @@
 
 import { randomUUID } from "node:crypto";
 import { isIPv6, type Socket } from "node:net";
-import type { Request, RequestHandler, Response } from "express";
+import type { RequestHandler } from "express";
 import { LIMITS } from "../limits.ts";
-
-/** Contents of an error for clients. */
-interface ErrorContents {
-  readonly status: number;
-  readonly message: string;
-  readonly param: string | undefined;
-  readonly code: string | undefined;
-}
-
-/** State of a request in `res.locals.readMe`, shared by middleware and routes. */
-export interface RequestLocals {
-  /** Name of the client's API key, on servers that ask for keys. */
-  key?: string | undefined;
-  readonly requestId: string;
-  /** Time of arrival on the monotonic clock `performance.now()`, in ms. */
-  readonly arrivalMs: number;
-  /** Charges tokens to the client's rate limit. Called as soon as their number is known. */
-  spendTokens?: (tokens: number) => void;
-  /** Valid `traceparent` header of the client, see https://www.w3.org/TR/trace-context. */
-  traceparent?: string;
-  /** Releases the room that admission reserved while the body arrived. */
-  endArrival?: () => void;
-  /** Size of the body in bytes, once it was read. */
-  bodyBytes?: number;
-  /** Time at which the whole body had arrived, on the monotonic clock, in ms. */
-  wholeMs?: number;
-  /** Gives errors the shape that the client expects. @default that of the OpenAI API */
-  errorBody?: (error: ErrorContents) => object;
-  /** Error that the request ended with, for middleware that logs. */
-  error?: unknown;
-}
+import type { Incoming, Reply, RequestLocals, Step } from "./border.ts";
 
 /** Returns the request's state, or `undefined` where `identify` has not run. */
-export function knownLocals(response: Response): RequestLocals | undefined {
-  const locals: { readMe?: RequestLocals } = response.locals;
-  return locals.readMe;
+export function knownLocals(response: Reply): RequestLocals | undefined {
+  return response.locals.readMe;
 }
 
 /** @throws {TypeError} where `identify` has not run */
-export function localsOf(response: Response): RequestLocals {
+export function localsOf(response: Reply): RequestLocals {
   const locals = knownLocals(response);
   if (locals === undefined) throw new TypeError("Expected the request to have passed the API's first middleware");
   return locals;
 }
 
 /** Gives a request its id and time of arrival, unless earlier middleware has done so. */
-export const identify: RequestHandler = (request, response, next) => {
+export const identify: Step = (request, response, next) => {
   if (knownLocals(response) === undefined) {
     const requestId = printableId(request.get("x-request-id")) ?? randomUUID();
     const locals: RequestLocals = { requestId, arrivalMs: performance.now() };
-    response.locals["readMe"] = locals;
+    response.locals.readMe = locals;
     response.setHeader("x-request-id", requestId);
   }
   next();
@@ -66,12 +35,12 @@ function printableId(id: string | undefined): string | undefined {
 }
 
 /** Sets the header that states how long the answer took so far. Called right before headers are sent. */
-export function stampProcessingTime(response: Response): void {
+export function stampProcessingTime(response: Reply): void {
   response.setHeader("openai-processing-ms", String(Math.round(performance.now() - localsOf(response).arrivalMs)));
 }
 
 /** Names a request's client by its key, or by its network if it has none. The prefix keeps keys and addresses apart. */
-export function clientName(request: Request, response: Response): string {
+export function clientName(request: Incoming, response: Reply): string {
   const key = knownLocals(response)?.key;
   return key === undefined ? `address:${networkOf(request.ip ?? "")}` : `key:${key}`;
 }
@@ -101,7 +70,7 @@ export class ClientGone extends Error {
  * Returns a signal that aborts with `ClientGone` when the connection ends before the answer does. It follows the
  * answer's `close` event, since the request's fires as soon as the body was read.
  */
-export function clientSignal(response: Response): AbortSignal {
+export function clientSignal(response: Reply): AbortSignal {
   const controller = new AbortController();
   const onClose = (): void => {
     if (!response.writableFinished) controller.abort(new ClientGone("The client closed the connection"));
@@ -115,7 +84,7 @@ export function clientSignal(response: Response): AbortSignal {
 const MAX_UNREAD_BYTES = 64 << 10;
 
 /** Whether the connection would have to receive a long or endless body that no handler reads. */
-export function leavesBody(request: Request): boolean {
+export function leavesBody(request: Incoming): boolean {
   if (request.complete) return false;
   const { "content-length": length, "transfer-encoding": encoding } = request.headers;
   return encoding !== undefined || Number(length ?? 0) > MAX_UNREAD_BYTES;
@@ -123,7 +92,7 @@ export function leavesBody(request: Request): boolean {
 
 interface Pipeline {
   /** Response under way. */
-  current: Response | undefined;
+  current: Reply | undefined;
   /** Callbacks that begin the later requests, in order. */
   readonly waiting: (() => void)[];
 }

@@ -1,6 +1,6 @@
 // Whole answers to clients that may read slowly or not at all.
 
-import type { Response } from "express";
+import type { Reply } from "./border.ts";
 import type { Timers } from "./timers.ts";
 
 export interface ReaderOptions {
@@ -16,7 +16,7 @@ const SLICE_BYTES = 64 << 10;
  *
  * @returns a promise that resolves when the reader has taken the body or has left
  */
-export async function sendJson(response: Response, body: object, options: ReaderOptions): Promise<void> {
+export async function sendJson(response: Reply, body: object, options: ReaderOptions): Promise<void> {
   const bytes = Buffer.from(JSON.stringify(body));
   response.setHeader("Content-Type", "application/json; charset=utf-8");
   response.setHeader("Content-Length", bytes.length);
@@ -34,16 +34,25 @@ export async function sendJson(response: Response, body: object, options: Reader
 /** Resolves on the event or when the connection ends, and ends the connection after `slowReaderMs`. */
 function eventOrClose(
   event: "drain" | "finish",
-  response: Response,
+  response: Reply,
   { slowReaderMs, timers }: ReaderOptions,
 ): Promise<void> {
   return new Promise((resolve) => {
     const stop = timers.after(slowReaderMs, () => response.destroy());
     const done = (): void => {
       stop();
-      response.off(event, done).off("close", done);
+      response.off(event, done);
+      response.off("close", done);
       resolve();
     };
-    response.once(event, done).once("close", done);
+    response.once(event, done);
+    response.once("close", done);
   });
+}
+
+/** Sends a small text. */
+export function sendText(response: Reply, text: string, contentType: string): void {
+  response.setHeader("Content-Type", contentType);
+  response.setHeader("Content-Length", Buffer.byteLength(text));
+  response.end(text);
 }

@@ -33,16 +33,22 @@ function sliceReads(socket: Socket): void {
 
 const LOCAL_HOST = /^(localhost|[a-z0-9-]+\.localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?$/i;
 
+/** Returns the error of a request whose `Host` is neither a local name nor a loopback address. */
+export function foreignHost(host: string): ApiError | undefined {
+  if (LOCAL_HOST.test(host)) return undefined;
+  const message = "This server answers requests to localhost only; use that name, or configure a key.";
+  return new ApiError({ status: 403, type: "invalid_request_error", code: "forbidden_host", message });
+}
+
 /**
  * Middleware that refuses requests whose `Host` is not a local name or loopback address: 403 `forbidden_host`. Remote
  * pages can make their own name resolve to 127.0.0.1 (DNS rebinding), and browsers then send that name. Intended for
  * servers that listen on a loopback address and ask for no key.
  */
 export const localHostsOnly: RequestHandler = (request, response, next) => {
-  const { host = "" } = request.headers;
-  if (LOCAL_HOST.test(host)) return next();
-  const message = "This server answers requests to localhost only; use that name, or configure a key.";
-  sendError(response, new ApiError({ status: 403, type: "invalid_request_error", code: "forbidden_host", message }));
+  const error = foreignHost(request.headers.host ?? "");
+  if (error) sendError(response, error);
+  else next();
 };
 
 /** Whether a server that listens on `address` is reachable from this machine only. */

@@ -1,6 +1,6 @@
 // Server-sent events, or lines of JSON, to a client that may read slowly or not at all.
 
-import type { Response } from "express";
+import type { Reply } from "./border.ts";
 import { stampProcessingTime } from "./request.ts";
 import type { Timers } from "./timers.ts";
 
@@ -32,13 +32,13 @@ const FRAMINGS: Readonly<Record<Framing, readonly [type: string, textOf: (event:
 
 /** Sends nothing, headers included, before the first event: errors before that have a status. */
 export class SseWriter {
-  readonly #response: Response;
+  readonly #response: Reply;
   readonly #options: SseOptions;
   readonly #framing: Framing;
   #stopKeepAlive: () => void = () => undefined;
   #stopSlowReader: (() => void) | undefined;
 
-  constructor(response: Response, options: SseOptions, framing: Framing = "events") {
+  constructor(response: Reply, options: SseOptions, framing: Framing = "events") {
     this.#response = response;
     this.#framing = framing;
     this.#options = options;
@@ -85,7 +85,7 @@ export class SseWriter {
 
   #setHeaders(): void {
     const response = this.#response;
-    response.status(200);
+    response.statusCode = 200;
     response.setHeader("Content-Type", FRAMINGS[this.#framing][0]);
     response.setHeader("Cache-Control", "no-cache, no-transform");
     response.setHeader("X-Accel-Buffering", "no");

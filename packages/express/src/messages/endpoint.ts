@@ -1,7 +1,6 @@
 // `POST /v1/messages` and `POST /v1/messages/count_tokens`, in the shape of Anthropic's API.
 
 import { randomUUID } from "node:crypto";
-import type { Request, Response } from "express";
 import { chatApi, chatPrompt } from "../api/chat.ts";
 import type { ChatChoice } from "../api/chat-shape.ts";
 import { checkContinued } from "../api/final-message.ts";
@@ -10,6 +9,7 @@ import { Exchange, type Serving } from "../api/exchange.ts";
 import { answerLight } from "../api/other-routes.ts";
 import type { ChatBody } from "../api/request-schemas.ts";
 import type { GenerationEndpoint } from "../api/serve-generation.ts";
+import type { Incoming, Reply } from "../http/border.ts";
 import { renameParams, unsupported } from "../http/errors.ts";
 import { clientSignal, localsOf } from "../http/request.ts";
 import { LIMITS } from "../limits.ts";
@@ -52,7 +52,7 @@ export const messagesEndpoint: GenerationEndpoint<ChatBody, ChatChoice> = {
 };
 
 /** Counts the tokens of the prompt that a request to `/v1/messages` would have. */
-export async function countTokens(serving: Serving, request: Request, response: Response): Promise<void> {
+export async function countTokens(serving: Serving, request: Incoming, response: Reply): Promise<void> {
   const body = checkBody(countTokensBody, request.body);
   const chat: ChatBody = { model: body.model, ...promptFieldsOf(body) };
   checkContinued(chat);

@@ -1,6 +1,6 @@
 // Errors in the shape of Anthropic's API, and what marks a request as one of its clients.
 
-import type { Request, RequestHandler } from "express";
+import type { Incoming, Step } from "../http/border.ts";
 import { invalid, type ApiError } from "../http/errors.ts";
 import { identify, localsOf } from "../http/request.ts";
 
@@ -28,13 +28,13 @@ export function messagesErrorBody({ status, message, param, code }: Contents, re
 }
 
 /** Whether the client speaks Anthropic's API. */
-function isMessagesClient(request: Request): boolean {
+function isMessagesClient(request: Incoming): boolean {
   const path = `${request.baseUrl}${request.path}`;
   return request.get("anthropic-version") !== undefined || /\/v1\/messages(\/|$)/.test(path);
 }
 
 /** Whether the path is one of Ollama's API, whose errors are a text. */
-function isOllamaPath(request: Request): boolean {
+function isOllamaPath(request: Incoming): boolean {
   return /\/api\/(chat|generate|embed|tags|ps|show|version)$/.test(`${request.baseUrl}${request.path}`);
 }
 
@@ -42,12 +42,13 @@ function isOllamaPath(request: Request): boolean {
 const VERSIONS = ["2023-06-01", "2026-10-21"] as const;
 
 /** Middleware in front of keys and limits, so that their refusals have the shape that the client expects, too. */
-export const shapeErrors: RequestHandler = (request, response, next) => {
+export const shapeErrors: Step = (request, response, next) => {
   if (isOllamaPath(request)) {
-    return void identify(request, response, () => {
+    void identify(request, response, () => {
       localsOf(response).errorBody = ({ message }) => ({ error: message });
       next();
     });
+    return;
   }
   if (!isMessagesClient(request)) return next();
   void identify(request, response, () => {

@@ -1,7 +1,6 @@
 // Routes of Ollama's API: its chats, completions and embeddings become requests of the other APIs.
 
 import { randomUUID } from "node:crypto";
-import type { Request, Response } from "express";
 import { chatApi } from "../api/chat.ts";
 import type { ChatChoice } from "../api/chat-shape.ts";
 import { checkBody } from "../api/check-body.ts";
@@ -12,6 +11,7 @@ import type { ChatBody, CompletionBody } from "../api/request-schemas.ts";
 import { serveGeneration, type GenerationEndpoint, type RequestParts } from "../api/serve-generation.ts";
 import type { ServedModel } from "../edge/served-models.ts";
 import { unknownModel } from "../edge/refusals.ts";
+import type { Incoming, Reply } from "../http/border.ts";
 import { renameParams } from "../http/errors.ts";
 import { asMessage, asResponse, OllamaFormat } from "./format.ts";
 import { ollamaChatBody, ollamaEmbedBody, ollamaGenerateBody, ollamaShowBody } from "./request-schemas.ts";
@@ -111,7 +111,7 @@ export async function ollamaEmbed(parts: RequestParts): Promise<void> {
 }
 
 /** Answers `GET /api/tags` and `/api/ps`. */
-export function ollamaModels(serving: Serving, response: Response): void {
+export function ollamaModels(serving: Serving, response: Reply): void {
   const models = serving.models.list().map((served) => ({
     name: served.name,
     model: served.name,
@@ -124,7 +124,7 @@ export function ollamaModels(serving: Serving, response: Response): void {
 }
 
 /** Answers `POST /api/show`. */
-export function ollamaShow(serving: Serving, request: Request, response: Response): void {
+export function ollamaShow(serving: Serving, request: Incoming, response: Reply): void {
   const { model } = checkBody(ollamaShowBody, request.body);
   const served = findModel(serving, model);
   const { info } = served.engine;
@@ -149,7 +149,7 @@ export function ollamaShow(serving: Serving, request: Request, response: Respons
   });
 }
 
-export function ollamaVersion(response: Response): void {
+export function ollamaVersion(response: Reply): void {
   response.json({ version: VERSION });
 }
 

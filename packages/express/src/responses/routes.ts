@@ -1,6 +1,6 @@
 // Routes that read, remove and cancel responses.
 
-import type { Request, Response } from "express";
+import type { Incoming, Reply } from "../http/border.ts";
 import { clientName } from "../http/request.ts";
 import { invalid, unsupported } from "../http/errors.ts";
 import { cancelled, itemNotFound, notRunning, responseNotFound } from "./refusals.ts";
@@ -9,8 +9,8 @@ import type { KeptResponse, ResponseStore } from "./store.ts";
 /** A store, and the request that names one of its responses. */
 export interface StoredRequest {
   readonly store: ResponseStore;
-  readonly request: Request;
-  readonly response: Response;
+  readonly request: Incoming;
+  readonly response: Reply;
 }
 
 export function showResponse({ store, request, response }: StoredRequest): void {
@@ -64,7 +64,7 @@ interface Page {
   readonly after: string | undefined;
 }
 
-function pageOf({ query }: Request): Page {
+function pageOf({ query }: Incoming): Page {
   const { limit = String(DEFAULT_ITEMS), order = "desc", after } = query;
   const count = typeof limit === "string" && /^\d{1,3}$/.test(limit) ? Number(limit) : 0;
   if (count < 1 || count > MAX_ITEMS) throw invalid("limit", `expected an integer from 1 to ${MAX_ITEMS}`);
@@ -73,7 +73,7 @@ function pageOf({ query }: Request): Page {
   return { limit: count, order, after };
 }
 
-function named(request: Request, response: Response): { readonly id: string; readonly client: string } {
+function named(request: Incoming, response: Reply): { readonly id: string; readonly client: string } {
   const { id } = request.params;
   return { id: typeof id === "string" ? id : "", client: clientName(request, response) };
 }

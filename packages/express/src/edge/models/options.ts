@@ -1,11 +1,15 @@
-import { integerOption, numberOption, ReadMeEmitter, rejectUnknownKeys } from "@readme-moe/core";
-import type { Request } from "express";
+import { integerOption, numberOption, ReadMeEmitter, rejectUnknownKeys, type Engine } from "@readme-moe/core";
+import type { Request as ExpressRequest } from "express";
 import { MAX_TIMER_MS } from "../../http/timers.ts";
 import { namedModel } from "../experts/model-ids.ts";
 
+/** Engines by the names that clients use; a promise of an engine counts as loading. */
+export type EnginesByName = Readonly<Record<string, Engine | PromiseLike<Engine>>>;
+
 /** The request that a model is chosen for. */
-export interface Asking {
-  readonly request: Request;
+export interface Asking<Asked = ExpressRequest> {
+  /** The host's request: Express's, or that of the web. */
+  readonly request: Asked;
   readonly body: unknown;
 }
 
@@ -15,15 +19,15 @@ export interface Asking {
  *
  * @returns the name of a served model, or `<model>:<expert>`, or `undefined` for the one that the client named
  */
-export type ShareTraffic = (name: string | undefined, about: Asking) => string | undefined;
+export type ShareTraffic<Asked = ExpressRequest> = (name: string | undefined, about: Asking<Asked>) => string | undefined;
 
 /** Options of `ServedModels`: names of models, and what happens when an engine fails. */
-export interface ServedModelsOptions {
+export interface ServedModelsOptions<Asked = ExpressRequest> {
   /** Other names of models, `{ alias: name }`, and of their low-rank experts, `{ alias: "<name>:<expert>" }`. */
   readonly aliases?: Readonly<Record<string, string>> | undefined;
   /** Model of requests that name none. @default the only model, where there is only one */
   readonly defaultModel?: string | undefined;
-  readonly share?: ShareTraffic | undefined;
+  readonly share?: ShareTraffic<Asked> | undefined;
   /** Opens failed engines again, if they have a method `restart`. @default no */
   readonly restart?: boolean | RestartOptions | undefined;
   /**
@@ -77,7 +81,7 @@ export type RestartPolicy = { readonly [Name in keyof RestartOptions]-?: NonNull
 export interface ResolvedServedModelsOptions {
   readonly aliases: ReadonlyMap<string, string>;
   readonly defaultModel: string | undefined;
-  readonly share: ShareTraffic | undefined;
+  readonly share: ShareTraffic<never> | undefined;
   readonly restart: RestartPolicy | undefined;
   readonly maxFailures: number;
   readonly events: ReadMeEmitter;
@@ -96,7 +100,7 @@ const RESTART_NAMES = [
 
 /** @throws {TypeError} naming the option, the expectation and the value */
 export function resolveServedModelsOptions(
-  options: ServedModelsOptions,
+  options: ServedModelsOptions<never>,
   names: readonly string[],
 ): ResolvedServedModelsOptions {
   rejectUnknownKeys("served models", options, NAMES);

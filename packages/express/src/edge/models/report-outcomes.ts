@@ -1,7 +1,7 @@
 // Reports how requests end to the models that answered them.
 
 import type { ReadMeEmitter } from "@readme-moe/core";
-import type { Request, RequestHandler, Response } from "express";
+import { hostRequest, type Incoming, type Reply, type Step } from "../../http/border.ts";
 import { asApiError } from "../../http/errors.ts";
 import { knownLocals } from "../../http/request.ts";
 import type { ServedModels } from "../served-models.ts";
@@ -14,17 +14,17 @@ const GENERATING = new Set(["/v1/chat/completions", "/v1/completions", "/v1/resp
  * Middleware in front of the API that reports how requests end: to the models that answered them, and as
  * `request:failed` where the server is to blame.
  */
-export function reportOutcomes(models: ServedModels, events: ReadMeEmitter): RequestHandler {
+export function reportOutcomes(models: ServedModels, events: ReadMeEmitter): Step {
   return (request, response, next) => {
     response.once("close", () => report(models, events, request, response));
     next();
   };
 }
 
-function report(models: ServedModels, events: ReadMeEmitter, request: Request, response: Response): void {
+function report(models: ServedModels, events: ReadMeEmitter, request: Incoming, response: Reply): void {
   const readMe = knownLocals(response);
   const error = readMe?.error;
-  const lease = models.leaseOf(request);
+  const lease = models.leaseOf(hostRequest(request));
   if (error === undefined) {
     if (isAnswer(request, response)) lease?.ended();
     return;
@@ -39,7 +39,7 @@ function report(models: ServedModels, events: ReadMeEmitter, request: Request, r
 }
 
 /** Whether the response is a complete generated answer that was sent. */
-function isAnswer(request: Request, response: Response): boolean {
+function isAnswer(request: Incoming, response: Reply): boolean {
   const route: { readonly path?: unknown } | undefined = request.route;
   const isGenerating = typeof route?.path === "string" && GENERATING.has(route.path);
   return isGenerating && response.statusCode === 200 && response.writableFinished;

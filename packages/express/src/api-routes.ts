@@ -1,0 +1,126 @@
+// The routes of the API.
+
+import type { Serving } from "./api/exchange.ts";
+import { loadAdapter, OPERATOR_BODY_BYTES, unloadAdapter } from "./api/expert-routes.ts";
+import { detokenize, listModels, showModel, tokenize } from "./api/other-routes.ts";
+import { createEmbeddings, rerank } from "./api/pooling.ts";
+import { readJson, refuseEarly, refuseLong } from "./api/read-body.ts";
+import { chatEndpoint, completionEndpoint, serveGeneration, type GenerationEndpoint } from "./api/serve-generation.ts";
+import type { ChatBody, CompletionBody } from "./api/request-schemas.ts";
+import type { Handler, Step } from "./http/border.ts";
+import { identify } from "./http/request.ts";
+import { last, type Route, type RouteTable } from "./http/routes.ts";
+import { countTokens, messagesEndpoint } from "./messages/endpoint.ts";
+import { shapeErrors } from "./messages/errors.ts";
+import { ollamaChat, ollamaEmbed, ollamaGenerate, ollamaModels, ollamaShow, ollamaVersion } from "./ollama/routes.ts";
+import { responsesEndpoint } from "./responses/endpoint.ts";
+import { cancelResponse, deleteResponse, listInputItems, showResponse } from "./responses/routes.ts";
+import type { ResponseStore } from "./responses/store.ts";
+
+/** Steps in front of routes. */
+interface Fronts {
+  /** Permissions of web pages; comes before keys, which preflight requests do not have. */
+  readonly cors: readonly Step[];
+  /** Keys, request ids, rate limits. */
+  readonly clients: readonly Step[];
+  /** Steps of operators' routes; `undefined` where these do not exist. */
+  readonly operators: readonly Step[] | undefined;
+}
+
+/** Parts of the API. */
+export interface ApiParts {
+  readonly serving: Serving;
+  readonly store: ResponseStore;
+  /** The OpenAPI document. */
+  readonly document: object;
+  readonly fronts: Fronts;
+}
+
+/** Handlers of a path by method. */
+type Methods = Readonly<Partial<Record<"get" | "post" | "delete", Handler>>>;
+
+/** Makes the table of all routes of the API. */
+export function apiRoutes({ serving, store, document, fronts }: ApiParts): RouteTable {
+  const { clients, operators, cors } = fronts;
+  const front: readonly Step[] = [...cors, shapeErrors, ...clients, identify];
+  const readBody = [refuseEarly(serving), readJson(serving)];
+  const on = (path: string, { get, post, delete: remove }: Methods): Route => ({
+    path,
+    front,
+    methods: {
+      ...(get && { get: [last(get)] }),
+      ...(post && { post: [...readBody, last(post)] }),
+      ...(remove && { delete: [last(remove)] }),
+    },
+  });
+  const generate = <Body extends ChatBody | CompletionBody, Choice extends object>(
+    endpoint: GenerationEndpoint<Body, Choice>,
+  ): Route =>
+    on(endpoint.endpoint, {
+      post: (request, response) => serveGeneration(endpoint, { serving, request, response }),
+    });
+  return {
+    routes: [
+      generate(chatEndpoint),
+      generate(completionEndpoint),
+      generate(responsesEndpoint(store)),
+      on("/v1/responses/:id", {
+        get: (request, response) => showResponse({ store, request, response }),
+        delete: (request, response) => deleteResponse({ store, request, response }),
+      }),
+      on("/v1/responses/:id/input_items", { get: (request, response) => listInputItems({ store, request, response }) }),
+      {
+        path: "/v1/responses/:id/cancel",
+        front,
+        // Its body is empty, and is not read.
+        methods: { post: [last((request, response) => cancelResponse({ store, request, response }))] },
+      },
+      generate(messagesEndpoint),
+      on("/v1/messages/count_tokens", { post: (request, response) => countTokens(serving, request, response) }),
+      on("/v1/embeddings", { post: (request, response) => createEmbeddings({ serving, request, response }) }),
+      // Cohere's second API has the path of its version, and vLLM answers without one.
+      ...["/v1/rerank", "/v2/rerank", "/rerank"].map((path) =>
+        on(path, { post: (request, response) => rerank({ serving, request, response }) }),
+      ),
+      on("/v1/models", { get: (request, response) => listModels(serving, request, response) }),
+      on("/v1/models/*id", { get: (request, response) => showModel(serving, request, response) }),
+      ...(serving.ollama ? ollamaRoutes(serving, on) : []),
+      on("/tokenize", { post: (request, response) => tokenize(serving, request, response) }),
+      on("/detokenize", { post: (request, response) => detokenize(serving, request, response) }),
+      on("/openapi.json", { get: (_, response) => void response.json(document) }),
+      ...(operators ? operatorRoutes(serving, operators) : []),
+    ],
+    rest: { prefix: "/v1", front },
+  };
+}
+
+/** Makes the routes of Ollama's API. */
+function ollamaRoutes(serving: Serving, on: (path: string, methods: Methods) => Route): readonly Route[] {
+  return [
+    on("/api/chat", { post: (request, response) => ollamaChat({ serving, request, response }) }),
+    on("/api/generate", { post: (request, response) => ollamaGenerate({ serving, request, response }) }),
+    on("/api/embed", { post: (request, response) => ollamaEmbed({ serving, request, response }) }),
+    on("/api/show", { post: (request, response) => ollamaShow(serving, request, response) }),
+    ...["/api/tags", "/api/ps"].map((path) => on(path, { get: (_, response) => ollamaModels(serving, response) })),
+    on("/api/version", { get: (_, response) => ollamaVersion(response) }),
+  ];
+}
+
+/** Makes the routes that load and unload experts, where there is a folder to load them from. */
+function operatorRoutes(serving: Serving, operators: readonly Step[]): readonly Route[] {
+  const { models } = serving;
+  const { folder } = serving.experts.operators ?? {};
+  if (!folder) return [];
+  // Without admission, since a full server has to obey its operator, too.
+  const front = [...operators, identify];
+  const read = [refuseLong(OPERATOR_BODY_BYTES), readJson({ ...serving, maxBodyBytes: OPERATOR_BODY_BYTES })];
+  const operate = (path: string, handler: Handler): Route => ({
+    path,
+    front,
+    methods: { post: [...read, last(handler)] },
+  });
+  return [
+    operate("/v1/load_lora_adapter", (request, response) => loadAdapter({ models, folder }, request, response)),
+    operate("/v1/unload_lora_adapter", (request, response) => unloadAdapter(models, request, response)),
+  ];
+}

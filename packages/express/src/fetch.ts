@@ -1,0 +1,40 @@
+// Entry for hosts other than Express. Nothing that it imports loads Express.
+
+export { fetchHandler, type FetchHandler, type FetchInfo, type FetchOptions } from "./fetch-handler.ts";
+export { ApiError, type ApiErrorDetails } from "./http/errors.ts";
+export { LIMITS, type Limit } from "./limits.ts";
+export { openApiDocument } from "./openapi-document.ts";
+export type { ApiOptions, OnRequest, RequestContext } from "./api/options.ts";
+export type { ChatBody, CompletionBody } from "./api/request-schemas.ts";
+export { Admission } from "./edge/admission.ts";
+export type {
+  AdmissionOptions,
+  AdmissionPolicy,
+  AdmissionStats,
+  Entrant,
+  PolicyDecision,
+  RoutedRequest,
+  Ticket,
+} from "./edge/admission/options.ts";
+export type { CorsOptions } from "./edge/cors.ts";
+export type { Authorize } from "./edge/guard.ts";
+export type { ExpertsOptions, ExpertUse } from "./edge/experts/options.ts";
+export type {
+  Asking,
+  DrainOptions,
+  RestartOptions,
+  ServedModelsOptions,
+  ShareTraffic,
+  SwapOptions,
+} from "./edge/models/options.ts";
+export type { ModelState } from "./edge/models/model-entry.ts";
+export {
+  ServedModels,
+  type Lease,
+  type MayName,
+  type ModelCondition,
+  type ServedExpert,
+  type ServedModel,
+} from "./edge/served-models.ts";
+export type { ResponsesOptions } from "./responses/store.ts";
+export type { ReadMeApiOptions, ReadMeOperationsOptions, ReadMeOptions, ServingOptions } from "./services.ts";

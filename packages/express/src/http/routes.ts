@@ -1,0 +1,132 @@
+// Routes as a table, and the way of a request through the steps of its route. Every host uses the same table.
+
+import type { Handler, Incoming, Next, Reply, Step } from "./border.ts";
+import { ApiError, badRequest, notFound, sendError } from "./errors.ts";
+
+type Method = "get" | "post" | "delete";
+
+/** A path, and the steps of its methods. */
+export interface Route {
+  /** Segments of the path: `:name` stands for any one, `*name` for one or more. */
+  readonly path: string;
+  /** Steps before those of any method. */
+  readonly front: readonly Step[];
+  readonly methods: Readonly<Partial<Record<Method, readonly Step[]>>>;
+}
+
+/** All routes of a handler. */
+export interface RouteTable {
+  readonly routes: readonly Route[];
+  /** Beginning of paths that belong to the API even if no route has them, and the steps before their refusal. */
+  readonly rest?: { readonly prefix: string; readonly front: readonly Step[] };
+}
+
+/** Makes a step of the last one of a way. */
+export function last(handler: Handler): Step {
+  return (request, response) => handler(request, response);
+}
+
+/** Joins tables. Earlier routes come first. */
+export function joinTables(...tables: readonly RouteTable[]): RouteTable {
+  const rest = tables.find((table) => table.rest !== undefined)?.rest;
+  return { routes: tables.flatMap(({ routes }) => routes), ...(rest && { rest }) };
+}
+
+/** The way of one request. */
+type Way = (request: Incoming, response: Reply) => void;
+
+/**
+ * Creates the function that finds the way of a request.
+ *
+ * @returns a function that returns `undefined` if the table does not have the path
+ */
+export function wayFinder({ routes, rest }: RouteTable): (request: Incoming) => Way | undefined {
+  const compiled = routes.map((route) => ({ route, ...compilePath(route.path) }));
+  return ({ path, method }) => {
+    for (const { route, pattern, names } of compiled) {
+      const match = pattern.exec(path);
+      if (!match) continue;
+      const values = match.slice(1).map(decode);
+      if (values.includes(undefined)) return answerUndecodable;
+      return (request, response) => {
+        request.params = Object.fromEntries(names.map((name, index) => [name, values[index] ?? ""]));
+        request.route = { path: route.path };
+        runSteps(stepsOf(route, method), request, response);
+      };
+    }
+    if (rest === undefined || !isBelow(path, rest.prefix)) return undefined;
+    return (request, response) => runSteps([...rest.front, last(answerUnknown)], request, response);
+  };
+}
+
+const answerUndecodable: Way = (_request, response) =>
+  sendError(response, badRequest({ message: "The request could not be read", code: "invalid_request" }));
+
+/** Answers 404 in the API's shape. */
+export function answerUnknown(request: Incoming, response: Reply): void {
+  sendError(response, notFound(request));
+}
+
+function isBelow(path: string, prefix: string): boolean {
+  return path.toLowerCase() === prefix || path.toLowerCase().startsWith(`${prefix}/`);
+}
+
+function stepsOf({ front, methods }: Route, method: string): readonly Step[] {
+  const { get, post, delete: remove } = methods;
+  const byMethod: Readonly<Record<string, readonly Step[] | undefined>> = {
+    GET: get,
+    HEAD: get,
+    POST: post,
+    DELETE: remove,
+  };
+  const known = Object.keys(byMethod).filter((name) => byMethod[name] !== undefined);
+  return [...front, ...((known.includes(method) && byMethod[method]) || [last(allowOnly(known))])];
+}
+
+function allowOnly(known: readonly string[]): Handler {
+  const methods = known.join(", ");
+  return (request, response) => {
+    response.setHeader("Allow", methods);
+    if (request.method === "OPTIONS") {
+      response.statusCode = 204;
+      response.end();
+      return;
+    }
+    const message = `Expected ${methods}, got ${request.method}`;
+    throw new ApiError({ status: 405, type: "invalid_request_error", code: "method_not_allowed", message });
+  };
+}
+
+function runSteps(steps: readonly Step[], request: Incoming, response: Reply): void {
+  const fail = (error: unknown): void => sendError(response, error);
+  const go = (index: number): void => {
+    const next: Next = (error) => (error === undefined ? go(index + 1) : fail(error));
+    try {
+      const running = steps[index]?.(request, response, next);
+      if (running) running.catch(fail);
+    } catch (error) {
+      fail(error);
+    }
+  };
+  go(0);
+}
+
+/** Compiles a path as Express does: in any case, and with or without a slash at its end. */
+function compilePath(path: string): { readonly pattern: RegExp; readonly names: readonly string[] } {
+  const segments = path.split("/").slice(1);
+  const names = segments.filter((segment) => /^[:*]/.test(segment)).map((segment) => segment.slice(1));
+  const source = segments.map((segment) => {
+    if (segment.startsWith(":")) return "/([^/]+)";
+    return segment.startsWith("*") ? "/(.+)" : `/${segment.replaceAll(/[^\w]/g, String.raw`\$&`)}`;
+  });
+  return { pattern: new RegExp(`^${source.join("")}/?$`, "i"), names };
+}
+
+/** Decodes a part of a path. @returns `undefined` if that is not possible */
+function decode(text: string): string | undefined {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return undefined;
+  }
+}

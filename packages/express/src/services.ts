@@ -1,0 +1,155 @@
+// Options of the API and of operations, and the tables of routes that follow from them.
+
+import { basename } from "node:path";
+import { integerOption, ReadMeEmitter, rejectUnknownKeys, type Engine } from "@readme-moe/core";
+import type { GrammarsOptions } from "@readme-moe/grammar";
+import type { Request as ExpressRequest } from "express";
+import { apiRoutes } from "./api-routes.ts";
+import { EngineGrammars } from "./api/exchange.ts";
+import { openApiDocument } from "./openapi-document.ts";
+import { API_OPTION_NAMES, resolveApiOptions, type ApiOptions } from "./api/options.ts";
+import { cors, type CorsOptions } from "./edge/cors.ts";
+import { Admission } from "./edge/admission.ts";
+import type { AdmissionOptions } from "./edge/admission/options.ts";
+import { guard, type GuardOptions } from "./edge/guard.ts";
+import { collectMetrics, type MetricsOptions } from "./edge/metrics.ts";
+import { operations, type OperationsOptions } from "./edge/operations.ts";
+import { Heartbeat } from "./edge/heartbeat.ts";
+import { resolveExpertsOptions, type ExpertsOptions } from "./edge/experts/options.ts";
+import { reportOutcomes } from "./edge/models/report-outcomes.ts";
+import { ServedModels } from "./edge/served-models.ts";
+import { joinTables, type RouteTable } from "./http/routes.ts";
+import { ResponseStore, type ResponsesOptions } from "./responses/store.ts";
+
+/** Models and admission. Routers that are mounted separately must get the same objects here. */
+export interface ServingOptions {
+  /** One engine, served under the name of its folder or file. */
+  readonly engine?: Engine | undefined;
+  /** Engines by the names that clients use. A promise of an engine counts as loading until it resolves. */
+  readonly models?: ServedModels | Readonly<Record<string, Engine | PromiseLike<Engine>>> | undefined;
+  /** Limits of requests that are admitted at the same time. */
+  readonly admission?: Admission | AdmissionOptions | undefined;
+  /** Emitter for events about requests. @default the emitter of `models` */
+  readonly events?: ReadMeEmitter | undefined;
+}
+
+/** Options of the API and of the guard in front of it. Hooks get requests of the type `Asked`. */
+export interface ReadMeApiOptions<Asked = ExpressRequest>
+  extends ServingOptions, ApiOptions<Asked>, Omit<GuardOptions<Asked>, "events"> {
+  /** Limits of the grammars that constrain answers. */
+  readonly grammars?: GrammarsOptions | undefined;
+  /** Low-rank experts: which client may name which, and who may load them while the server runs. */
+  readonly experts?: ExpertsOptions | undefined;
+  /** Limits of the responses that the server keeps for `previous_response_id`. */
+  readonly responses?: ResponsesOptions | undefined;
+  /** Web pages that may call the API from a browser. @default none */
+  readonly cors?: CorsOptions | undefined;
+}
+
+/** Options of health checks and metrics. */
+export interface ReadMeOperationsOptions
+  extends ServingOptions, Pick<OperationsOptions, "version">, Pick<MetricsOptions, "registry" | "vllmAliases"> {
+  /**
+   * Longest time until an engine answers, in ms. An engine that takes longer counts as hung, and then `/health`,
+   * `/readyz` and `/livez` fail. @default 60,000
+   */
+  readonly hungMs?: number | undefined;
+}
+
+/** Options of `readMe`: those of the API and of operations. */
+export interface ReadMeOptions<Asked = ExpressRequest> extends ReadMeApiOptions<Asked>, ReadMeOperationsOptions {}
+
+interface SharedServices {
+  readonly models: ServedModels;
+  readonly admission: Admission;
+  readonly events: ReadMeEmitter;
+}
+
+const SERVING_NAMES = ["engine", "models", "admission", "events"] as const satisfies readonly (keyof ServingOptions)[];
+const GUARD_NAMES = ["keys", "authorize", "requestsPerMinute", "tokensPerMinute"] as const;
+const OPERATIONS_NAMES = ["hungMs", "version", "registry", "vllmAliases"] as const;
+const API_NAMES = [
+  ...SERVING_NAMES,
+  ...GUARD_NAMES,
+  ...API_OPTION_NAMES,
+  "grammars",
+  "experts",
+  "responses",
+  "cors",
+] as const;
+
+/** What the routes of one handler share. */
+interface Services extends SharedServices {
+  readonly table: RouteTable;
+}
+
+/**
+ * Makes all routes.
+ *
+ * @param name - name of the caller in messages
+ * @throws {TypeError | RangeError} on wrong options
+ */
+export function allServices(name: string, options: ReadMeOptions<never>): Services {
+  rejectUnknownKeys(name, options, [...API_NAMES, ...OPERATIONS_NAMES]);
+  const services = servicesOf(options);
+  return { ...services, table: joinTables(operationsTable(services, options), apiTable(services, options)) };
+}
+
+/** Makes the routes of the API. @throws {TypeError | RangeError} on wrong options */
+export function apiServices(name: string, options: ReadMeApiOptions<never>): Services {
+  rejectUnknownKeys(name, options, API_NAMES);
+  const services = servicesOf(options);
+  return { ...services, table: apiTable(services, options) };
+}
+
+/** Makes the routes of health and metrics. @throws {TypeError | RangeError} on wrong options */
+export function operationsServices(name: string, options: ReadMeOperationsOptions): Services {
+  rejectUnknownKeys(name, options, [...SERVING_NAMES, ...OPERATIONS_NAMES]);
+  const services = servicesOf(options);
+  return { ...services, table: operationsTable(services, options) };
+}
+
+function apiTable(services: SharedServices, options: ReadMeApiOptions<never>): RouteTable {
+  const { models, admission, events } = services;
+  const { keys, authorize, requestsPerMinute, tokensPerMinute } = options;
+  const guards = guard({ keys, authorize, requestsPerMinute, tokensPerMinute, events });
+  const grammars = new EngineGrammars(models, options.grammars);
+  const experts = resolveExpertsOptions(options.experts, keys);
+  const serving = { models, admission, grammars, experts, ...resolveApiOptions(options) };
+  const outcomes = reportOutcomes(models, events);
+  const operators = experts.operators && [outcomes, ...guard({ keys: experts.operators.keys, events })];
+  const document = openApiDocument({ hasOperators: operators !== undefined });
+  const store = new ResponseStore(options.responses);
+  const pages = options.cors === undefined ? [] : [cors(options.cors)];
+  return apiRoutes({ serving, store, document, fronts: { cors: pages, clients: [outcomes, ...guards], operators } });
+}
+
+function operationsTable(services: SharedServices, options: ReadMeOperationsOptions): RouteTable {
+  const { models, admission } = services;
+  const { hungMs = 60_000, registry, vllmAliases, version } = options;
+  const heartbeat = new Heartbeat(models, integerOption("hungMs", hungMs, 1), models.events);
+  const metrics = collectMetrics({ ...services, heartbeat, registry, vllmAliases });
+  return operations({ models, admission, registry: metrics, heartbeat, version });
+}
+
+function servicesOf({ engine, models, admission = {}, events }: ServingOptions): SharedServices {
+  if ((engine === undefined) === (models === undefined)) {
+    throw new TypeError("Expected `engine` or `models`, and not both");
+  }
+  const served = engine === undefined ? models : { [nameOf(engine)]: engine };
+  const isShared = served instanceof ServedModels;
+  const bus = events ?? (isShared ? served.events : new ReadMeEmitter());
+  return {
+    events: bus,
+    models: isShared ? served : new ServedModels(served ?? {}, { events: bus }),
+    admission: admission instanceof Admission ? admission : new Admission({ events: bus, ...admission }),
+  };
+}
+
+/** Returns the name of a model's folder, or of its file without the extension. */
+function nameOf(engine: Engine): string {
+  if (typeof engine !== "object" || engine === null || !("generate" in engine)) {
+    throw new TypeError("Expected `engine` to be an engine");
+  }
+  return basename(engine.info.path).replace(/\.gguf$/i, "");
+}
