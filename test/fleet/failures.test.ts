@@ -26,6 +26,7 @@ describe.skipIf(noServer !== undefined)("a fleet of three machines and two front
   let local: Engine;
   let grammars: Grammars;
   const fronts: FleetEngine[] = [];
+  const numFaults = (): number => Object.values(chaos.faults).reduce((sum, count) => sum + count);
 
   beforeAll(async () => {
     const cacheFolder = await persistentFolder();
@@ -56,7 +57,6 @@ describe.skipIf(noServer !== undefined)("a fleet of three machines and two front
       const expected = await Promise.all(requests.map((request) => readAnswer(local, request)));
       let numDone = 0;
       let next = 0;
-      const numFaults = (): number => Object.values(chaos.faults).reduce((sum, count) => sum + count);
       // A fast machine answers all requests before the third fault, and then some of them again.
       const isLeft = (count: number): boolean => count < requests.length || numFaults() < LEAST_FAULTS;
       const work = async (): Promise<void> => {

@@ -26,6 +26,7 @@ import { LowRankExperts } from "./low-rank/low-rank-experts.ts";
 import type { LoadProgress } from "./protocol.ts";
 import type { StepLogits, StepRunner, StepSequence } from "./step-runner.ts";
 import { ExpertStream } from "./streamed/expert-stream.ts";
+import { kvPrecisionOf } from "./kv-precision.ts";
 import { MixtureSequences } from "./streamed/mixture-rows.ts";
 import { MixtureStream, type MixtureStreamOptions } from "./streamed/mixture-stream.ts";
 import type { UnitMemoryOptions, UnitStore } from "./streamed/unit-store.ts";
@@ -51,13 +52,6 @@ export interface KernelRunnerOptions
   readonly onProgress?: ((progress: LoadProgress) => void) | undefined;
   /** Called once, with the reason, if weights cannot be cached and stay in memory. */
   readonly onCacheFailure?: ((reason: string) => void) | undefined;
-}
-
-/**
- * Resolves the number type of keys and values: the given one, else float32 with float32 weights, else half precision.
- */
-export function kvPrecisionOf(precision: Precision = "fp32", asked?: KvPrecision): KvPrecision {
-  return asked ?? (precision === "fp32" ? "fp32" : "fp16");
 }
 
 // Changes when other weights are packed for the same model.

@@ -78,7 +78,7 @@ const API_NAMES = [
   "cors",
 ] as const;
 
-/** What the routes of one handler share. */
+/** Services that the routes of one handler share. */
 interface Services extends SharedServices {
   readonly table: RouteTable;
 }

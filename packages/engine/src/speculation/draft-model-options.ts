@@ -1,7 +1,8 @@
 import { integerOption, numberOption } from "@readme-moe/core";
 import { KV_BLOCK_TOKENS, kvBytesPerToken, type KvPrecision, wholeBlocks } from "@readme-moe/kernel";
 import type { ModelConfig, Precision } from "@readme-moe/model";
-import { type KernelRunnerOptions, kvPrecisionOf } from "../kernel-runner.ts";
+import { type KernelRunnerOptions } from "../kernel-runner.ts";
+import { kvPrecisionOf } from "../kv-precision.ts";
 
 /** Options of a draft model. Those that engines have, too, have the same names. */
 export interface DraftModelOptions extends Pick<

@@ -29,7 +29,7 @@ export class WebReply extends EventEmitter implements Reply {
   #resolve!: (response: Response) => void;
   #controller: ReadableStreamDefaultController<Uint8Array> | undefined;
   #needsDrain = false;
-  /** Hosts of a client that left cancel the stream in the same turn. They would report its error as one of the server. */
+  /** Hosts of a client that left cancel the stream in this turn. They would report its error as one of the server. */
   readonly #onAbort = (): void => this.#end(() => setImmediate(() => this.#controller?.error(cutOff())));
 
   constructor(request: WebRequest) {
