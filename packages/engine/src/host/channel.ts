@@ -94,9 +94,10 @@ function openProcess(onMessage: OnMessage): Channel {
     },
     kill: () => void child.kill("SIGKILL"),
     hold: (isHeld) => {
+      // The channel of Bun's child processes cannot be held.
       for (const handle of [child, child.channel]) {
-        if (isHeld) handle?.ref();
-        else handle?.unref();
+        if (isHeld) handle?.ref?.();
+        else handle?.unref?.();
       }
     },
     exited,

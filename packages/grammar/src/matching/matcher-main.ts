@@ -89,7 +89,8 @@ async function open(): Promise<Matchers<DraftMatcher>> {
 
 /**
  * Loads the library. Its only file is a CommonJS script in a package that claims to be a module, so that an import
- * of it yields nothing. The thread runs nothing else, so the names that the script looks for can be global.
+ * of it yields nothing in Node and Deno. The thread runs nothing else, so the names that the script looks for can be
+ * global. Bun sees what the file is, and gives the script names of its own.
  */
 async function loadLibrary(): Promise<typeof Library> {
   limitMemory();
@@ -100,8 +101,9 @@ async function loadLibrary(): Promise<typeof Library> {
   const require = createRequire(import.meta.url);
   const exports = {};
   Object.assign(globalThis, { require, exports, module: { exports }, __filename: require.resolve(NAME) });
-  await import("@mlc-ai/web-xgrammar");
-  return exports as typeof Library;
+  const imported: { readonly default?: unknown } = await import("@mlc-ai/web-xgrammar");
+  const found = [exports, imported.default, imported].find((names) => "TokenizerInfo" in Object(names));
+  return found as typeof Library;
 }
 
 /** Makes growth of WebAssembly memory beyond `maxBytes` fail, which aborts the library. */
