@@ -28,11 +28,11 @@ const ROUNDING_MS = 1e-6;
 /** A queue whose next job the worker could take. */
 interface Candidate {
   readonly queue: QueueState;
-  /** What the job costs more here than on the best worker, in ms summed over sequences. */
+  /** Cost of the job here beyond that on the best worker, in ms summed over sequences. */
   readonly regretMs: number;
-  /** How long the queue's jobs have waited, in ms summed over jobs. */
+  /** Waits of the queue's jobs, in ms summed over jobs. */
   readonly waitedMs: number;
-  /** Wait of the first job beyond what it costs more here, where a home also pays for an expert that it does not run. */
+  /** Wait of the first job beyond what it costs more here; a home also pays for an expert that it does not run. */
   readonly worthMs: number;
   /** Time from which any worker takes the job. */
   readonly overdueFromMs: number;
@@ -44,8 +44,8 @@ interface Candidate {
  * A job goes to the worker where it costs least (`addedMs`), by the published states of the others. A worker where it
  * costs more takes it when the queue's jobs have together waited for as long as that costs, times `patience`. Of such
  * queues the one with the highest priority goes first, then the one whose first job has waited longest beyond its cost.
- * In this comparison a home pays for an expert that none of its sequences needs now, so it goes on with the experts that
- * it runs while it can.
+ * In this comparison a home pays for an expert that none of its sequences needs now, so it goes on with the experts
+ * that it runs while it can.
  *
  * Starvation is impossible: every `overdueEvery`-th pull of a worker takes the oldest job that has waited for longer
  * than `maxDelayMs` or is near its deadline, of any priority, and a worker whose other queues are all empty takes it at

@@ -35,8 +35,8 @@ export interface WorkerState {
   /** Running sequences by the affinity key of their job; keys without a sequence may be absent. */
   readonly runningByKey: Readonly<Record<AffinityKey, number>>;
   /**
-   * Running sequences by expert, `[numExperts]`: the sum of the shares of experts in their prompts (`expertShares`). @default
-   * `runningByKey` of the experts' keys
+   * Running sequences by expert, `[numExperts]`: the sum of the shares of experts in their prompts (`expertShares`).
+   * @default `runningByKey` of the experts' keys
    */
   readonly runningByExpert?: ArrayLike<number> | undefined;
   /** Number of further sequences that may run. */
@@ -101,7 +101,7 @@ export interface Home {
 /** Homes before any were computed. */
 export const NO_HOMES: Homes = { byKey: {} };
 
-/** What a decision knows of the fleet. */
+/** Knowledge of the fleet that decisions depend on. */
 export interface FleetState {
   readonly nowMs: number;
   /** Published states, at most one of each worker. */
@@ -109,7 +109,7 @@ export interface FleetState {
   readonly homes: Homes;
 }
 
-/** Why a worker takes a job: it is the best or a home, the job has waited too long, or its homes are behind. */
+/** Reason of a pull: the worker is the best or a home, the job has waited too long, or its homes are behind. */
 export type PullReason = "home" | "overdue" | "stolen";
 
 /** Result of `choosePull`. */

@@ -1,5 +1,5 @@
-// Rules that send a job to a worker when it arrives, where it waits in the worker's own queue. They are what `choosePull`
-// is compared with.
+// Rules that send a job to a worker when it arrives, where it waits in the worker's own queue. `choosePull` is compared
+// with them.
 
 import type { AffinityKey } from "./fleet-state.ts";
 import { rendezvousOrder, type Member } from "./rendezvous.ts";

@@ -1,7 +1,7 @@
 import type { SchedulableSequence } from "../scheduling/scheduler.ts";
 import type { TraceSequence } from "./trace.ts";
 
-/** What a simulated sequence begins with. */
+/** Start of a simulated sequence. */
 export interface SequenceStart {
   /** Order of arrival; unique. */
   readonly arrival: number;

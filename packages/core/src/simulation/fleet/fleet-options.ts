@@ -5,7 +5,7 @@ import type { HomesOptions } from "../../placement/homes.ts";
 import type { PushPlacementName } from "../../placement/push-placements.ts";
 import type { FleetWorkerOptions } from "./fleet-worker.ts";
 
-/** Who decides where a job runs. */
+/** Rule that decides where a job runs. */
 export type FleetPlacement =
   /** Workers pull by `choosePull`. */
   | { readonly kind: "pull"; readonly pull?: PullOptions | undefined; readonly homes?: HomesOptions | undefined }
