@@ -89,7 +89,8 @@ async function open(): Promise<Matchers<DraftMatcher>> {
 
 /**
  * Loads the library. Its only file is a CommonJS script in a package that claims to be a module, so that an import
- * of it yields nothing. The thread runs nothing else, so the names that the script looks for can be global.
+ * of it yields nothing. The thread runs nothing else, so the names that the script looks for can be global. Bun detects
+ * CommonJS by its contents, ignores these names, and yields the exports.
  */
 async function loadLibrary(): Promise<typeof Library> {
   limitMemory();
@@ -100,8 +101,8 @@ async function loadLibrary(): Promise<typeof Library> {
   const require = createRequire(import.meta.url);
   const exports = {};
   Object.assign(globalThis, { require, exports, module: { exports }, __filename: require.resolve(NAME) });
-  await import("@mlc-ai/web-xgrammar");
-  return exports as typeof Library;
+  const imported = await import("@mlc-ai/web-xgrammar");
+  return "TokenizerInfo" in exports ? (exports as typeof Library) : imported;
 }
 
 /** Makes growth of WebAssembly memory beyond `maxBytes` fail, which aborts the library. */
