@@ -1,7 +1,7 @@
 // Simulates a fleet of machines under placements: who decides where a job runs. Nothing is measured; the same seeds give
 // the same tables on every machine.
 //
-//   npm run bench:fleet -- [--tables goodput,memory,machines,experts,trouble] [--seeds 1,2,3] [--seconds 30]
+//   npm run bench:fleet -- [--tables bound,goodput,memory,machines,experts,trouble] [--seeds 1,2,3] [--seconds 30]
 //     [--loads 0.7,0.85,1,1.15] [--placements read-me,affinity] [--json FILE]
 
 import { writeFileSync } from "node:fs";
@@ -9,11 +9,12 @@ import { parseArgs } from "node:util";
 import type { FleetResult } from "@readme-moe/core";
 import { markdownTable } from "./kit/report.ts";
 import { meanResult, PLACEMENTS, type FleetCase, type PlacementName, runCase } from "./fleet/cases.ts";
+import { fewestExperts } from "./fleet/bound.ts";
 import { mainRoutes, MODELS, ROUTES } from "./fleet/profiles.ts";
 
 const { values } = parseArgs({
   options: {
-    tables: { type: "string", default: "goodput,memory,machines,experts,trouble" },
+    tables: { type: "string", default: "bound,goodput,memory,machines,experts,trouble" },
     seeds: { type: "string", default: "1,2" },
     seconds: { type: "string", default: "30" },
     loads: { type: "string" },
@@ -101,6 +102,7 @@ const DETAILS: Readonly<Record<string, readonly [name: string, digits: number, f
 };
 
 for (const table of values.tables.split(",")) {
+  if (table === "bound") printBound();
   for (const [title, fleet] of Object.entries(TABLES[table] ?? {})) {
     for (const load of values.loads?.split(",").map(Number) ?? LOADS[table] ?? [1]) {
       for (const placement of names) {
@@ -136,5 +138,18 @@ function printCase(title: string): void {
     ...Object.values(DETAILS).map(([key, digits, scale = 1]) => (figure(name, detailed, key) * scale).toFixed(digits)),
   ]);
   const table = { title: `${title}, load ${detailed}`, columns: ["", ...columns], rows: details };
+  process.stdout.write(`${markdownTable(table)}\n\n`);
+}
+
+/** Prints the fewest distinct experts of a step of four machines whose places are all taken. */
+function printBound(): void {
+  const cells = Object.entries(ROUTES).flatMap(([name, { shares }]) =>
+    [8, 16, 32].map((places) => {
+      const { best, mixed } = fewestExperts({ shares, machines: 4, places });
+      return [name, String(places), best.toFixed(2), mixed.toFixed(2)];
+    }),
+  );
+  const columns = ["routes", "sequences of a machine", "best placement", "all machines alike"];
+  const table = { title: "Experts a step of 4 machines, expected", columns, rows: cells };
   process.stdout.write(`${markdownTable(table)}\n\n`);
 }

@@ -87,9 +87,12 @@ test.each(running)(
     for (const block of shellRunsIn(page)) {
       expect(await runShell(plainCalls(block), folder), `${page}:${block.line}`).toBeUndefined();
     }
-    const port = `${await freePort()}`;
+    // Programs of one page run at once, so that each has a port of its own.
     const files = await Promise.all(
-      runsIn(page).map((program) => writeProgram(join(FOLDER, "run"), program, (text) => textToRun(text, port))),
+      runsIn(page).map(async (program) => {
+        const port = `${await freePort()}`;
+        return writeProgram(join(FOLDER, "run"), program, (text) => textToRun(text, port));
+      }),
     );
     const failures = await runPrograms(files, folder);
     expect(Object.fromEntries(failures)).toEqual({});

@@ -84,7 +84,11 @@ describe("a download", () => {
     const { commit, folder, options } = await setUp();
     await downloadModel(NAME, options);
     expect((await readdir(join(folder, ".no_exist", commit))).sort()).toEqual([
+      "1_LogitScore",
+      "1_Pooling",
       "chat_template.jinja",
+      "config_sentence_transformers.json",
+      "modules.json",
       "special_tokens_map.json",
       "tokenizer.json",
       "tokenizer_config.json",

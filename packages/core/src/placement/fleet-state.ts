@@ -109,7 +109,7 @@ export interface FleetState {
   readonly homes: Homes;
 }
 
-/** Why a worker takes a job: it is the best or a home, the job has waited too long, or its homes are behind. */
+/** Reason of a pull: the worker is the best or a home, the job has waited too long, or its homes are behind. */
 export type PullReason = "home" | "overdue" | "stolen";
 
 /** Result of `choosePull`. */

@@ -1,6 +1,6 @@
 // Channel to a worker: a thread of this process, or a process of its own, behind one interface.
 
-import { fork, type ChildProcess } from "node:child_process";
+import { fork } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { Worker } from "node:worker_threads";
 import { movable, type FromWorker, type ToWorker } from "../protocol.ts";
@@ -94,9 +94,10 @@ function openProcess(onMessage: OnMessage): Channel {
     },
     kill: () => void child.kill("SIGKILL"),
     hold: (isHeld) => {
-      for (const handle of [child, ...channelsOf(child)]) {
-        if (isHeld) handle.ref();
-        else handle.unref();
+      // The channel of Bun's child processes cannot be held.
+      for (const handle of [child, child.channel]) {
+        if (isHeld) handle?.ref?.();
+        else handle?.unref?.();
       }
     },
     exited,
@@ -109,9 +110,4 @@ function workerFlags(execArgv: readonly string[]): string[] {
     (flag, index) =>
       !PROGRAM_TEXT.has(flag) && !PROGRAM_TEXT.has(execArgv[index - 1] ?? "") && !OF_THE_PROGRAM.test(flag),
   );
-}
-
-/** Returns the channel to a process, where it keeps this process running beside the child: in Bun it does not. */
-function channelsOf({ channel }: ChildProcess): readonly Pick<ChildProcess, "ref" | "unref">[] {
-  return channel && "ref" in channel ? [channel] : [];
 }

@@ -89,8 +89,8 @@ async function open(): Promise<Matchers<DraftMatcher>> {
 
 /**
  * Loads the library. Its only file is a CommonJS script in a package that claims to be a module, so that an import
- * of it yields nothing. The thread runs nothing else, so the names that the script looks for can be global. Bun detects
- * CommonJS by its contents, ignores these names, and yields the exports.
+ * of it yields nothing in Node and Deno. The thread runs nothing else, so the names that the script looks for can be
+ * global. Bun sees what the file is, and gives the script names of its own.
  */
 async function loadLibrary(): Promise<typeof Library> {
   limitMemory();
@@ -101,8 +101,9 @@ async function loadLibrary(): Promise<typeof Library> {
   const require = createRequire(import.meta.url);
   const exports = {};
   Object.assign(globalThis, { require, exports, module: { exports }, __filename: require.resolve(NAME) });
-  const imported = await import("@mlc-ai/web-xgrammar");
-  return "TokenizerInfo" in exports ? (exports as typeof Library) : imported;
+  const imported: { readonly default?: unknown } = await import("@mlc-ai/web-xgrammar");
+  const found = [exports, imported.default, imported].find((names) => "TokenizerInfo" in Object(names));
+  return found as typeof Library;
 }
 
 /** Makes growth of WebAssembly memory beyond `maxBytes` fail, which aborts the library. */
