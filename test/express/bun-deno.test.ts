@@ -35,6 +35,8 @@ describe.each(HOSTS)("$name", ({ name, program, flags }) => {
         isDone: true,
         bound: expect.stringMatching(/^(yes|no)$/) as string,
         refused: 400,
+        leaving: "abort",
+        clients: ["address:127.0.0.1"],
       });
     },
   );

@@ -89,7 +89,7 @@ test("`share` gets the web request", async () => {
 test.each<readonly [string, (address: string) => FetchInfo]>([
   ["a field", (address) => ({ address })],
   ["Deno's argument", (hostname) => ({ remoteAddr: { hostname } })],
-  ["Bun's argument", (address) => ({ requestIP: () => ({ address }) })],
+  ["Bun's argument", (address) => ({ address: { address: "::", port: 80 }, requestIP: () => ({ address }) })],
 ])("limits are counted by the address in %s", async (_, infoOf) => {
   const { fetch } = opened({ requestsPerMinute: 1 });
   const statuses = [];

@@ -25,8 +25,8 @@ export interface FetchOptions extends ReadMeOptions<Request> {
  * it, all of them count as one client. The second arguments that Bun and Deno give to `fetch` can be passed on.
  */
 export interface FetchInfo {
-  /** Address of the client. */
-  readonly address?: string | undefined;
+  /** Address of the client. An object is ignored: Bun's server has its own address here. */
+  readonly address?: string | object | undefined;
   /** Address of the client, as Deno gives it. */
   readonly remoteAddr?: { readonly hostname?: string };
   /** Looks the address up, as Bun's server does. */
@@ -104,5 +104,7 @@ function checkRequest(request: Request): void {
 }
 
 function addressOf(request: Request, info: FetchInfo | undefined): string | undefined {
-  return info?.address ?? info?.remoteAddr?.hostname ?? info?.requestIP?.(request)?.address;
+  const { address, remoteAddr } = info ?? {};
+  if (typeof address === "string") return address;
+  return remoteAddr?.hostname ?? info?.requestIP?.(request)?.address;
 }

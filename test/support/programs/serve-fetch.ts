@@ -10,8 +10,17 @@ interface Hosts {
 }
 
 const [, , model = ""] = process.argv;
-const engine = await ReadMeEngine.open(model, { threads: 1 });
-const api = fetchHandler({ engine });
+// Drafts would end the longest answer before its client leaves.
+const engine = await ReadMeEngine.open(model, { threads: 1, speculation: false });
+const clients = new Set<string>();
+const limiter = {
+  points: 100,
+  async consume(name: string) {
+    clients.add(name);
+    return { consumedPoints: 1, msBeforeNext: 1000 };
+  },
+};
+const api = fetchHandler({ engine, requestsPerMinute: limiter as never });
 const { Bun, Deno }: Hosts = globalThis as Hosts;
 const port =
   Bun?.serve({ port: 0, fetch: api.fetch, idleTimeout: 0 }).port ??
@@ -31,10 +40,16 @@ const events = await (await ask({ stream: true })).text();
 const bound = (await (await ask({ guided_choice: ["yes", "no"] })).json()) as typeof whole;
 const refused = await ask({ nope: 1 });
 const client = new AbortController();
-const left = await ask({ stream: true, max_tokens: 200, ignore_eos: true }, client.signal);
+const left = await ask({ stream: true, max_tokens: 1000, ignore_eos: true }, client.signal);
 await left.body?.getReader().read();
+// The ends of earlier answers may be told later than their text, and none of them is this one.
+const hasLeft = new Promise<string>((resolve) => {
+  engine.events.on("sequence:finished", ({ reason, completionTokens }) => {
+    if (reason === "abort" || completionTokens === 1000) resolve(reason);
+  });
+});
 client.abort();
-while ((await engine.stats()).numRunning > 0) await new Promise((resolve) => setTimeout(resolve, 20));
+const leaving = await hasLeft;
 console.log(
   JSON.stringify({
     text: whole.choices[0]?.text,
@@ -42,6 +57,8 @@ console.log(
     isDone: events.trimEnd().endsWith("data: [DONE]"),
     bound: bound.choices[0]?.text,
     refused: refused.status,
+    leaving,
+    clients: [...clients],
   }),
 );
 await api.dispose();
