@@ -9,7 +9,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { pages } from "../support/docs/markdown.ts";
 import { programsOf, type Program } from "../support/docs/programs.ts";
 import { runFolder, type RunFolder } from "../support/docs/run-folder.ts";
-import { freePort } from "../support/docs/run-programs.ts";
+import { freePort } from "../support/free-port.ts";
 import { FOLDER, node, reached, startNode } from "./offline.ts";
 
 /** Models and texts by the names that pages use. */

@@ -11,7 +11,8 @@ import { argumentsOf, commandLines, plainCalls, scriptOf, shellWords } from "../
 import { blocksOf, noteOf, pages, ROOT, type Block } from "../support/docs/markdown.ts";
 import { programsOf, writeProgram, type Program } from "../support/docs/programs.ts";
 import { runFolder, type RunFolder } from "../support/docs/run-folder.ts";
-import { freePort, runPrograms, runShell } from "../support/docs/run-programs.ts";
+import { runPrograms, runShell } from "../support/docs/run-programs.ts";
+import { freePort } from "../support/free-port.ts";
 
 /** Below the repository, so that packages are found. */
 const FOLDER = join(ROOT, "node_modules", ".cache", `docs-blocks-${process.pid}`);

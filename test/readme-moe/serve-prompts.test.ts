@@ -1,13 +1,11 @@
 // `serve --keep-prompt`: system messages are read once, and saved for the next start.
 
-import { once } from "node:events";
 import { readdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { createInterface } from "node:readline";
-import { beforeAll, expect, onTestFinished, test } from "vitest";
+import { beforeAll, expect, test } from "vitest";
 import { writeChattingPocket } from "../support/chatting-pocket.ts";
-import { outcomeOf, startCommand } from "../support/node-process.ts";
 import { postJson } from "../support/post-json.ts";
+import { startReady } from "../support/serving-process.ts";
 import { persistentFolder, temporaryFolder } from "../support/temporary-folder.ts";
 
 const SYSTEM = "The captain of the ship knew all of its ropes by their names. ".repeat(6);
@@ -24,16 +22,7 @@ beforeAll(async () => {
 /** Serves until a chat with the system message is answered. @returns its usage, and what the server wrote */
 async function cachedTokens(savedPromptsFolder: string): Promise<{ readonly cached: number; readonly notes: string }> {
   const keeping = ["--keep-prompt", join(folder, "system.txt"), "--saved-prompts-folder", savedPromptsFolder];
-  const child = startCommand(["serve", model, "--port", "0", "--threads", "1", "--precision", "int8", ...keeping]);
-  const outcome = outcomeOf(child);
-  onTestFinished(async () => {
-    child.kill("SIGKILL");
-    await outcome;
-  });
-  if (!child.stdout) throw new Error("Expected standard output");
-  const [line] = (await once(createInterface({ input: child.stdout }), "line")) as [string];
-  const [url = ""] = /http:\/\/[\d.:]+/.exec(line) ?? [];
-  while ((await fetch(`${url}/health`)).status !== 200);
+  const { url, child, outcome } = await startReady(model, { args: ["--precision", "int8", ...keeping] });
   const messages = [
     { role: "system", content: SYSTEM },
     { role: "user", content: "Who?" },

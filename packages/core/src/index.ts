@@ -21,6 +21,7 @@ export type { DraftCounts, DraftsBySource, EngineStats, ExpertCacheStats } from 
 export type { KernelInfo } from "./kernel-info.ts";
 export { errorChain, type ErrorLink } from "./error-chain.ts";
 export { ReadMeError, type ReadMeErrorCode, type ReadMeErrorOptions } from "./errors.ts";
+export { checkClient, checkExpert, checkRequestShape } from "./check-request.ts";
 export { expertIndex } from "./expert-choice.ts";
 export { ReadMeEmitter } from "./emitter.ts";
 export type { ExpertRun, ReadMeEvents } from "./events.ts";

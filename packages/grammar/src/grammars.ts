@@ -6,7 +6,7 @@ import {
   type AnswerFormat,
   type EngineVocabulary,
 } from "@readme-moe/core";
-import { plainCopy, type AnswerSource } from "./constraint-source.ts";
+import { DEFAULT_MAX_WHITESPACE, plainCopy, type AnswerSource } from "./constraint-source.ts";
 import { constraintOf, type Constraint } from "./constraint.ts";
 import {
   Budget,
@@ -86,7 +86,7 @@ export class Grammars implements AsyncDisposable {
   async jsonSchema(schema: JsonSchema, options: JsonOptions = {}): Promise<Constraint> {
     rejectUnknownKeys("jsonSchema", options, [...ASKER_NAMES, "maxWhitespace"]);
     const asker = resolveAsker(options);
-    const maxWhitespace = integerOption("maxWhitespace", options.maxWhitespace ?? 16, 0, 256);
+    const maxWhitespace = integerOption("maxWhitespace", options.maxWhitespace ?? DEFAULT_MAX_WHITESPACE, 0, 256);
     checkSchemaSizes([schema]);
     const budget = new Budget();
     const { text, wide } = schemaGrammars(honouredSchema(schema, budget), maxWhitespace, budget);

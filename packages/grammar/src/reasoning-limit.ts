@@ -1,7 +1,12 @@
 // Bounds of reasoning as a constraint on tokens: a budget, and a grammar that binds what follows the reasoning.
 
-import { forbidOthers, type AllowContext, type AllowedTokens, type ProcessLogits } from "@readme-moe/core";
-import type { ReasoningSource } from "./constraint-source.ts";
+import {
+  forbidOthers,
+  type AllowContext,
+  type AllowedTokens,
+  type ConstraintSource,
+  type ProcessLogits,
+} from "@readme-moe/core";
 
 /** Tokens that reasoning consists of, and how long it may be. */
 export interface ReasoningRule {
@@ -20,6 +25,12 @@ export interface ReasoningRule {
   readonly eosTokenIds: readonly number[];
   /** Binds the answer behind the reasoning. @default it is free */
   readonly bound?: ProcessLogits | undefined;
+}
+
+/** Source of bounds of reasoning. Vocabulary and end tokens are those of the engine that it is for. */
+export interface ReasoningSource extends Omit<ReasoningRule, "vocabSize" | "eosTokenIds" | "bound"> {
+  readonly kind: "reasoning";
+  readonly bound?: ConstraintSource | undefined;
 }
 
 /** Place of the next token. */

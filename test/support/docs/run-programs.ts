@@ -2,8 +2,6 @@
 
 import { execFile, fork } from "node:child_process";
 import { once } from "node:events";
-import { createServer } from "node:net";
-import type { AddressInfo } from "node:net";
 import { join } from "node:path";
 import type { BlockResult } from "../programs/run-blocks.ts";
 import { NODE_ARGUMENTS } from "../run-cli.ts";
@@ -44,14 +42,4 @@ export function runShell(commands: string, { path, environment }: RunFolder): Pr
       resolve(error ? `${error.message}\n${stderr}` : undefined),
     );
   });
-}
-
-/** A port that nobody listens on. */
-export async function freePort(): Promise<number> {
-  const server = createServer().listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const { port } = server.address() as AddressInfo;
-  server.close();
-  await once(server, "close");
-  return port;
 }

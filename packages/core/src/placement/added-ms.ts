@@ -1,4 +1,4 @@
-// What a job costs on a worker: the predicted time that it takes there, and that it takes from the worker's others.
+// Cost of a job on a worker: the predicted time that it takes there, and that it takes from the worker's others.
 
 import { predictStepMs } from "../scheduling/cost-model.ts";
 import { expertKey, expertOfKey, type AffinityKey, type QueueHead, type WorkerState } from "./fleet-state.ts";

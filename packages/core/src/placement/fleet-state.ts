@@ -1,4 +1,4 @@
-// What is known of several machines when a waiting job is placed. Plain data: a worker knows its own state exactly, and
+// Knowledge of several machines when a waiting job is placed. Plain data: a worker knows its own state exactly, and
 // that of the others as they published it last.
 
 import type { CostModel } from "../scheduling/cost-model.ts";

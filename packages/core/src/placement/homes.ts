@@ -145,7 +145,7 @@ class Parts {
       left -= part;
       if (left <= ROUNDING * this.#total) return;
     }
-    // What no worker has enough room for goes in small parts to the workers with the lowest loads.
+    // A job that no worker has enough room for goes in small parts to the workers with the lowest loads.
     while (left > ROUNDING * this.#total || parts.size === 0) {
       const [lowest = ""] = order.toSorted((a, b) => this.loadOf(a) - this.loadOf(b));
       const room = Math.max(leastPart, targetLoad - this.loadOf(lowest)) * this.#fairOf(lowest);

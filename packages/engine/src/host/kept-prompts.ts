@@ -1,6 +1,7 @@
 // Prompts that the caller keeps, and their repetition in an engine that is opened again after a failure.
 
 import {
+  checkExpert,
   describeValue,
   rejectUnknownKeys,
   ReadMeError,
@@ -10,7 +11,7 @@ import {
 } from "@readme-moe/core";
 import type { WireKept, WirePrompt } from "../protocol.ts";
 import type { CallingEngine } from "./calling-engine.ts";
-import { checkExpert, wirePrompt } from "./request.ts";
+import { wirePrompt } from "./request.ts";
 
 /** Options of `ReadMeEngine.keepPrompt`. */
 export interface KeepPromptOptions {

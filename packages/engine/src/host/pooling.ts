@@ -1,6 +1,7 @@
 // Embeddings and scores on the caller's side: checks, one sequence for each text, and the results together.
 
 import {
+  checkClient,
   describeValue,
   embeddingOf,
   instructedQuery,
@@ -23,7 +24,7 @@ import {
 } from "@readme-moe/core";
 import type { EngineChunk } from "../engine-parts.ts";
 import type { WireRequest } from "../protocol.ts";
-import { checkClient, wirePrompt } from "./request.ts";
+import { wirePrompt } from "./request.ts";
 
 /** Begins a sequence that ends after its prompt. */
 type BeginPooled = (request: WireRequest, signal: AbortSignal) => GenerationStream<EngineChunk>;

@@ -1,16 +1,9 @@
 // A reader of prompts as callers see it: a worker without weights, which is started again if it ends.
 
-import {
-  integerOption,
-  onceAborted,
-  ReadMeError,
-  type EngineVocabulary,
-  type PromptInfo,
-  type PromptReader,
-} from "@readme-moe/core";
+import { onceAborted, ReadMeError, type PromptInfo, type PromptReader } from "@readme-moe/core";
 import { resolveReaderOptions, type PromptReaderOptions, type ResolvedReaderOptions } from "../reader-options.ts";
 import type { CallName, Calls } from "../protocol.ts";
-import { checkExpert, wireChat, wirePrompt, wireTokenize } from "./request.ts";
+import { TextCalls } from "./text-calls.ts";
 import { WorkerLink } from "./worker-link.ts";
 
 /**
@@ -53,8 +46,11 @@ class WorkerReader implements PromptReader {
   readonly #options: ResolvedReaderOptions;
   /** The worker; after it has ended, the next call starts another one. */
   #link: Promise<WorkerLink> | undefined;
-  #vocabulary: Promise<EngineVocabulary> | undefined;
   #isDisposed = false;
+  readonly #texts = new TextCalls({
+    getInfo: () => this.info,
+    call: (name, args, signal) => this.#call(name, args, signal),
+  });
 
   constructor(path: string, options: ResolvedReaderOptions, link: WorkerLink, info: PromptInfo) {
     this.#path = path;
@@ -63,29 +59,11 @@ class WorkerReader implements PromptReader {
     this.#watch(link);
   }
 
-  tokenize: PromptReader["tokenize"] = async (prompt, options = {}) =>
-    this.#call("tokenize", wireTokenize(prompt, options), options.signal);
-
-  detokenize: PromptReader["detokenize"] = async (tokenIds) => {
-    const ids = Int32Array.from(tokenIds, (id) => integerOption("tokenIds", id, 0, this.info.vocabSize - 1));
-    return this.#call("detokenize", { tokenIds: ids });
-  };
-
-  applyTemplate: PromptReader["applyTemplate"] = async (messages, template = {}) =>
-    this.#call("applyTemplate", wireChat(messages, template));
-
-  vocabulary(): Promise<EngineVocabulary> {
-    return (this.#vocabulary ??= this.#call("vocabulary", {}).catch((error: unknown) => {
-      // The next call tries again.
-      this.#vocabulary = undefined;
-      throw error;
-    }));
-  }
-
-  route: PromptReader["route"] = async (prompt, expert) => {
-    checkExpert(expert, this.info);
-    return this.#call("route", { prompt: wirePrompt(prompt, this.info), expert });
-  };
+  readonly tokenize: PromptReader["tokenize"] = this.#texts.tokenize;
+  readonly detokenize: PromptReader["detokenize"] = this.#texts.detokenize;
+  readonly applyTemplate: PromptReader["applyTemplate"] = this.#texts.applyTemplate;
+  readonly vocabulary: PromptReader["vocabulary"] = this.#texts.vocabulary;
+  readonly route: PromptReader["route"] = this.#texts.route;
 
   async dispose(): Promise<void> {
     this.#isDisposed = true;

@@ -1,9 +1,11 @@
 // A request on the caller's side: its checks, and the message that it becomes.
 
 import {
+  checkClient,
+  checkExpert,
+  checkRequestShape,
   checkTemplateValues,
   describeValue,
-  expertIndex,
   integerOption,
   rejectUnknownKeys,
   resolveSamplingParams,
@@ -20,20 +22,6 @@ import {
 import { tooManyPredicted, type Calls, type WireChat, type WirePrompt, type WireRequest } from "../protocol.ts";
 import { callerFunctions, type CallerFunctions } from "./caller-functions.ts";
 import { wireResume } from "./resume.ts";
-
-const NAMES = [
-  "prompt",
-  "params",
-  "processLogits",
-  "format",
-  "prediction",
-  "resume",
-  "expert",
-  "priority",
-  "client",
-  "id",
-  "signal",
-] as const satisfies readonly (keyof GenerateRequest)[];
 
 /** Context that a request is checked and converted in. */
 export interface RequestContext {
@@ -54,10 +42,7 @@ export function wireRequest(
   requestId: string,
   { info, drawSeed, processorOf }: RequestContext,
 ): { readonly wire: WireRequest; readonly functions: CallerFunctions } {
-  if (typeof request !== "object" || request === null) {
-    throw new TypeError(`Expected a request { prompt, … }, got ${describeValue(request)}`);
-  }
-  rejectUnknownKeys("a request", request, NAMES);
+  checkRequestShape(request);
   const params = resolveSamplingParams(withSamplingDefaults(request.params ?? {}, info.samplingDefaults), info);
   const { priority = 0, client, expert } = request;
   checkClient(priority, client);
@@ -78,16 +63,6 @@ export function wireRequest(
     isBound: functions.allowTokens !== undefined,
   };
   return { wire, functions };
-}
-
-/** @throws {TypeError} naming the option, the expectation and the value */
-export function checkClient(priority: unknown, client: unknown): void {
-  if (typeof priority !== "number" || !Number.isFinite(priority)) {
-    throw new TypeError(`Expected \`priority\` to be a finite number, got ${describeValue(priority)}`);
-  }
-  if (client !== undefined && typeof client !== "string") {
-    throw new TypeError(`Expected \`client\` to be a text, got ${describeValue(client)}`);
-  }
 }
 
 /** @throws {TypeError | RangeError} naming the option, the expectation and the value */
@@ -141,13 +116,4 @@ function chatPrompt(prompt: ChatPrompt): WireChat {
 export function wireChat(messages: readonly ChatMessage[], template: Readonly<Record<string, unknown>> = {}): WireChat {
   checkTemplateValues(messages, template);
   return { messages, template };
-}
-
-/** @throws {RangeError} on an unknown expert; names the known ones */
-export function checkExpert(
-  expert: string | number | undefined,
-  { experts, hasRouter }: Pick<EngineInfo, "experts" | "hasRouter">,
-): void {
-  if (expert === undefined || (expert === "router" && hasRouter)) return;
-  expertIndex(experts, expert);
 }

@@ -1,14 +1,18 @@
 // Calls that need only the model's texts: their checks, and the vocabulary, which is read once.
 
-import { integerOption, type Engine, type EngineVocabulary } from "@readme-moe/core";
+import { checkExpert, integerOption, type Engine, type EngineInfo, type EngineVocabulary } from "@readme-moe/core";
 import type { CallingEngine } from "./calling-engine.ts";
-import { checkExpert, wireChat, wirePrompt, wireTokenize } from "./request.ts";
+import { wireChat, wirePrompt, wireTokenize } from "./request.ts";
 
+/** Facts about a model that texts are checked against. */
+type TextInfo = Pick<EngineInfo, "vocabSize" | "experts" | "hasRouter">;
+
+/** Calls of an engine, or of a reader of prompts, about texts. */
 export class TextCalls implements Pick<Engine, "tokenize" | "detokenize" | "applyTemplate" | "vocabulary" | "route"> {
-  readonly #engine: CallingEngine;
+  readonly #engine: CallingEngine<TextInfo>;
   #vocabulary: Promise<EngineVocabulary> | undefined;
 
-  constructor(engine: CallingEngine) {
+  constructor(engine: CallingEngine<TextInfo>) {
     this.#engine = engine;
   }
 

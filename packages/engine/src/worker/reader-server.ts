@@ -3,19 +3,21 @@
 import { ReadMeError } from "@readme-moe/core";
 import { toWire, type Calls, type FromWorker, type ToWorker } from "../protocol.ts";
 import { answerReading, isReadingCall, type ReadingCall } from "./calls.ts";
+import { OpenCalls } from "./open-calls.ts";
 import { openReader, type OpenedReader } from "./open-reader.ts";
 
 /** Receives messages, and reads long texts in time slices between them. */
 export class ReaderServer {
   readonly #send: (message: FromWorker) => void;
   readonly #onClosed: () => void;
-  readonly #calls = new Map<number, AbortController>();
+  readonly #calls: OpenCalls;
   #reader: OpenedReader | undefined;
   #isRunning = false;
 
   constructor(send: (message: FromWorker) => void, onClosed: () => void) {
     this.#send = send;
     this.#onClosed = onClosed;
+    this.#calls = new OpenCalls(send);
   }
 
   receive(message: ToWorker): void {
@@ -28,7 +30,7 @@ export class ReaderServer {
         void this.#run();
         return;
       case "cancel":
-        this.#calls.get(message.callId)?.abort();
+        this.#calls.cancel(message.callId);
         return;
       case "close":
         void this.#close();
@@ -58,19 +60,13 @@ export class ReaderServer {
     }
   }
 
-  async #call({ callId, name, args }: ToWorker & { type: "call" }): Promise<void> {
-    const cancel = new AbortController();
-    this.#calls.set(callId, cancel);
-    try {
+  #call(call: ToWorker & { type: "call" }): Promise<void> {
+    const { name, args } = call;
+    return this.#calls.answer(call, async (signal) => {
       const reader = this.#reader;
       if (!reader || !isReadingCall(name)) throw new ReadMeError("ERR_DISPOSED", "The reader of prompts is not open");
-      const value = await answerReading(reader, name, args as Calls[ReadingCall]["args"], cancel.signal);
-      this.#send({ type: "result", callId, value });
-    } catch (error) {
-      this.#send({ type: "error", callId, error: toWire(error) });
-    } finally {
-      this.#calls.delete(callId);
-    }
+      return answerReading(reader, name, args as Calls[ReadingCall]["args"], signal);
+    });
   }
 
   /** Continues texts that take more than one slice, and receives messages between slices. */

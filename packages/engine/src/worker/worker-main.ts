@@ -18,6 +18,7 @@ import {
 } from "../protocol.ts";
 import { answerCall } from "./calls.ts";
 import { openEngine } from "./open-engine.ts";
+import { OpenCalls } from "./open-calls.ts";
 import { ReaderServer } from "./reader-server.ts";
 import { RunningRequests, TimeSlices, type RunningEngine } from "./requests.ts";
 
@@ -35,8 +36,7 @@ class EngineServer {
   readonly #onClosed: () => void;
   #engine: RunningEngine | undefined;
   #requests: RunningRequests | undefined;
-  /** Calls without an answer yet. */
-  readonly #calls = new Map<number, AbortController>();
+  readonly #calls: OpenCalls;
   /** Calls under way that take many short turns of the event loop. */
   #numLongCalls = 0;
   #isRunning = false;
@@ -51,6 +51,7 @@ class EngineServer {
   constructor(send: (message: FromWorker) => void, onClosed: () => void) {
     this.#send = send;
     this.#onClosed = onClosed;
+    this.#calls = new OpenCalls(send);
   }
 
   /** Handles a message. Messages are handled in order; the work that they start continues after the return. */
@@ -84,7 +85,7 @@ class EngineServer {
         void this.#run();
         return;
       case "cancel":
-        this.#calls.get(message.callId)?.abort();
+        this.#calls.cancel(message.callId);
         return;
       case "listen":
         this.#listened = new Set(message.names);
@@ -190,24 +191,21 @@ class EngineServer {
     }
   }
 
-  async #call({ callId, name, args }: ToWorker & { type: "call" }): Promise<void> {
-    const cancel = new AbortController();
-    this.#calls.set(callId, cancel);
+  async #call(call: ToWorker & { type: "call" }): Promise<void> {
+    const { name, args } = call;
     const isLong = name === "addExpert";
     if (isLong) this.#numLongCalls++;
-    try {
+    const work = async (signal: AbortSignal): Promise<unknown> => {
       const [engine, requests] = [this.#engine, this.#requests];
       if (!engine || !requests) throw new ReadMeError("ERR_DISPOSED", "The engine is not open");
-      const value = await answerCall({ ...engine, requests }, name, args, cancel.signal);
+      const value = await answerCall({ ...engine, requests }, name, args, signal);
       // Events that precede the answer are sent before it, even if no step follows.
       this.#flush();
-      this.#send({ type: "result", callId, value });
-    } catch (error) {
-      this.#send({ type: "error", callId, error: toWire(error) });
-    } finally {
-      this.#calls.delete(callId);
+      return value;
+    };
+    await this.#calls.answer(call, work).finally(() => {
       if (isLong) this.#numLongCalls--;
-    }
+    });
   }
 
   #fail(requestId: string, error: unknown): void {

@@ -9,7 +9,7 @@ import { reasoningWish } from "../reasoning/wish.ts";
 import { bindCalls, presentTools, templateMessages, usableTools } from "../tools/tools.ts";
 import { chatShape, type ChatChoice } from "./chat-shape.ts";
 import type { Exchange } from "./exchange.ts";
-import { checkContinued, withFinalText } from "./final-message.ts";
+import { checkContinued, joinedText, withFinalText } from "./final-message.ts";
 import {
   generationSettings,
   type AnswerShape,
@@ -102,8 +102,7 @@ function endOf(body: ChatBody): ChatPrompt["template"] {
 
 function predictionOf({ prediction }: ChatBody): string | undefined {
   if (!prediction) return undefined;
-  const { content } = prediction;
-  return typeof content === "string" ? content : content.map(({ text }) => text).join("");
+  return joinedText(prediction.content);
 }
 
 function topLogprobsOf(body: ChatBody): number | undefined {

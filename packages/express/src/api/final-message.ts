@@ -50,5 +50,10 @@ function textOf(message: ChatBody["messages"][number]): string | undefined {
   const { content } = message;
   if ("tool_calls" in message && (message.tool_calls ?? []).length > 0) return undefined;
   if (content === null || content === undefined) return undefined;
+  return joinedText(content);
+}
+
+/** Joins the parts of a content. */
+export function joinedText(content: string | readonly { readonly text: string }[]): string {
   return typeof content === "string" ? content : content.map(({ text }) => text).join("");
 }

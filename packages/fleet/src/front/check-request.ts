@@ -1,31 +1,16 @@
-// What a front checks of a request at once, before anything is sent.
+// Checks that a front makes of a request at once, before anything is sent.
 
 import {
-  checkAnswerFormat,
+  checkClient,
+  checkExpert,
+  checkRequestShape,
   describeValue,
-  expertIndex,
-  rejectUnknownKeys,
   resolveSamplingParams,
-  type AnswerFormat,
   type EngineInfo,
   type GenerateRequest,
 } from "@readme-moe/core";
-import type { AnswerSource } from "@readme-moe/grammar";
+import { formatSource } from "@readme-moe/grammar";
 import { isRequestId, type JobRequest } from "../job.ts";
-
-const NAMES = [
-  "prompt",
-  "params",
-  "processLogits",
-  "format",
-  "prediction",
-  "resume",
-  "expert",
-  "priority",
-  "client",
-  "id",
-  "signal",
-] as const satisfies readonly (keyof GenerateRequest)[];
 
 /** A checked request, without its prompt. */
 export type CheckedRequest = Omit<JobRequest, "promptIds">;
@@ -43,19 +28,11 @@ export interface RequestDefaults {
  * @throws {TypeError | RangeError} naming the option, the expectation and the value
  */
 export function checkRequest(request: GenerateRequest, info: EngineInfo, defaults: RequestDefaults): CheckedRequest {
-  if (typeof request !== "object" || request === null) {
-    throw new TypeError(`Expected a request { prompt, … }, got ${describeValue(request)}`);
-  }
-  rejectUnknownKeys("a request", request, NAMES);
+  checkRequestShape(request);
   const { params = {}, processLogits, format, prediction, priority = 0, client, expert, resume } = request;
   resolveSamplingParams(params, info);
-  if (typeof priority !== "number" || !Number.isFinite(priority)) {
-    throw new TypeError(`Expected \`priority\` to be a finite number, got ${describeValue(priority)}`);
-  }
-  if (client !== undefined && typeof client !== "string") {
-    throw new TypeError(`Expected \`client\` to be a text, got ${describeValue(client)}`);
-  }
-  if (expert !== undefined && !(expert === "router" && info.hasRouter)) expertIndex(info.experts, expert);
+  checkClient(priority, client);
+  checkExpert(expert, info);
   if (resume !== undefined) throw new TypeError("Expected no `resume`: a fleet resumes requests itself");
   if (processLogits !== undefined && typeof processLogits !== "function") {
     throw new TypeError(`Expected \`processLogits\` to be a function, got ${describeValue(processLogits)}`);
@@ -76,25 +53,3 @@ export function checkRequest(request: GenerateRequest, info: EngineInfo, default
   const seed = params.seed ?? defaults.drawSeed();
   return { id, params: { ...params, seed }, expert, priority, client, prediction, constraint };
 }
-
-/** Describes a format as the constraint that a worker opens. @throws {TypeError} on a wrong shape */
-function formatSource(format: AnswerFormat): AnswerSource {
-  checkAnswerFormat(format);
-  switch (format.type) {
-    case "json_object":
-      return { kind: "json", schema: { type: "object" }, maxWhitespace: MAX_WHITESPACE };
-    case "json_schema":
-      return { kind: "json", schema: format.schema, maxWhitespace: MAX_WHITESPACE };
-    case "regex":
-      return { kind: "regex", pattern: format.pattern };
-    case "choice":
-      return { kind: "choice", texts: format.choices };
-    case "grammar":
-      return { kind: "grammar", ebnf: format.grammar, root: format.root ?? "root" };
-    default:
-      throw new TypeError(`Unknown format: ${String(format satisfies never)}`);
-  }
-}
-
-/** Default of `Grammars`: the most blanks in a row between two parts of JSON. */
-const MAX_WHITESPACE = 16;

@@ -1,4 +1,4 @@
-// What a GGUF file says of pooling, as llama.cpp's converter writes it.
+// Pooling as a GGUF file states it, in the metadata that llama.cpp's converter writes.
 
 import { describeValue, ReadMeError } from "@readme-moe/core";
 import type { GgufTensorStore } from "../gguf/gguf-tensor-store.ts";

@@ -1,4 +1,4 @@
-// What a model gives for a whole text, in place of next tokens: an embedding, or a score.
+// Results of a model for a whole text, in place of next tokens: an embedding, or a score.
 
 /** Result that a model gives for a whole text, from the hidden state of its last token behind the final norm. */
 export type PoolingConfig = EmbeddingConfig | ScoreConfig;

@@ -37,8 +37,8 @@ type NamedTokens = Pick<Tokenizer, "bosToken" | "eosToken" | "unkToken" | "padTo
 
 interface ParsedTemplate {
   readonly template: Template;
-  /** Whether the template loops over the parts of a content; other templates get them joined to one string. */
-  readonly takesParts: boolean;
+  /** Gives a message the form of contents that the template reads: parts, a string, or either. */
+  readonly formOf: (message: ChatMessage, index: number) => ChatMessage;
 }
 
 /**
@@ -117,13 +117,7 @@ export class ChatTemplate {
     const [tools, documents] = [listOption("tools", variables.tools), listOption("documents", variables.documents)];
     const hasTools = tools !== null && tools.length > 0;
     const source = hasTools ? (this.#sources.toolUse ?? this.#sources.default) : this.#sources.default;
-    const { template, takesParts } = this.#parse(source);
-    const given =
-      this.knowsPairs && readsPartsOnly(source)
-        ? messages.map(splitText)
-        : takesParts
-          ? messages
-          : messages.map(joinText);
+    const { template, formOf } = this.#parse(source);
     try {
       return run(template, templateGlobals(this.#now), {
         bos_token: this.#tokens.bosToken?.text,
@@ -131,7 +125,7 @@ export class ChatTemplate {
         unk_token: this.#tokens.unkToken?.text,
         pad_token: this.#tokens.padToken?.text,
         ...variables,
-        messages: given,
+        messages: messages.map(formOf),
         // `null` as in transformers, since templates ask `is not none`.
         tools: hasTools ? tools : null,
         documents,
@@ -146,13 +140,19 @@ export class ChatTemplate {
     const known = this.#parsed.get(source);
     if (known !== undefined) return known;
     try {
-      const loops = source.match(/\{%-?\s*for\s[^%]*/g) ?? [];
-      const parsed = { template: new Template(source), takesParts: loops.some((loop) => /\bcontent\b/.test(loop)) };
+      const parsed = { template: new Template(source), formOf: this.#formFor(source) };
       this.#parsed.set(source, parsed);
       return parsed;
     } catch (cause) {
       throw failed("The chat template cannot be read", cause);
     }
+  }
+
+  /** Finds the form of contents that a template reads. Templates that loop over parts take strings, too. */
+  #formFor(source: string): ParsedTemplate["formOf"] {
+    if (this.knowsPairs && readsPartsOnly(source)) return splitText;
+    const loops = source.match(/\{%-?\s*for\s[^%]*/g) ?? [];
+    return loops.some((loop) => /\bcontent\b/.test(loop)) ? (message) => message : joinText;
   }
 }
 

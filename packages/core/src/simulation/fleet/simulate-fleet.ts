@@ -159,7 +159,7 @@ class Fleet {
       this.#record.taken(placed, worker, this.#nowMs);
       worker.take(placed, this.#nowMs);
     }
-    // What else arrives at this time joins the step.
+    // Everything else that arrives at this time joins the step.
     if (!worker.isStepping && worker.numRunning > 0) this.#events.add(this.#nowMs, { kind: "begin", worker });
   }
 

@@ -1,0 +1,46 @@
+// Checks of a request that every engine makes at once, wherever the model runs.
+
+import type { EngineInfo, GenerateRequest } from "./engine.ts";
+import { expertIndex } from "./expert-choice.ts";
+import { describeValue, rejectUnknownKeys } from "./options.ts";
+
+const NAMES = [
+  "prompt",
+  "params",
+  "processLogits",
+  "format",
+  "prediction",
+  "resume",
+  "expert",
+  "priority",
+  "client",
+  "id",
+  "signal",
+] as const satisfies readonly (keyof GenerateRequest)[];
+
+/** Checks that a request is an object with known fields. @throws {TypeError} */
+export function checkRequestShape(request: GenerateRequest): void {
+  if (typeof request !== "object" || request === null) {
+    throw new TypeError(`Expected a request { prompt, … }, got ${describeValue(request)}`);
+  }
+  rejectUnknownKeys("a request", request, NAMES);
+}
+
+/** @throws {TypeError} naming the option, the expectation and the value */
+export function checkClient(priority: unknown, client: unknown): void {
+  if (typeof priority !== "number" || !Number.isFinite(priority)) {
+    throw new TypeError(`Expected \`priority\` to be a finite number, got ${describeValue(priority)}`);
+  }
+  if (client !== undefined && typeof client !== "string") {
+    throw new TypeError(`Expected \`client\` to be a text, got ${describeValue(client)}`);
+  }
+}
+
+/** @throws {RangeError} on an unknown expert; names the known ones */
+export function checkExpert(
+  expert: string | number | undefined,
+  { experts, hasRouter }: Pick<EngineInfo, "experts" | "hasRouter">,
+): void {
+  if (expert === undefined || (expert === "router" && hasRouter)) return;
+  expertIndex(experts, expert);
+}
