@@ -1,5 +1,5 @@
-// What a fleet adds to one machine: time to the first token, time per token, and goodput of one worker behind a front, beside the engine
-// itself. Contenders take turns; medians and 95th percentiles count. `npm run bench:fleet-cost -- --requests 40`
+// Measures the cost of a fleet on one machine: time to the first token, time per token, and goodput of one worker behind a front, beside
+// the engine itself. Contenders take turns; medians and 95th percentiles count. `npm run bench:fleet-cost -- --requests 40`
 
 import { parseArgs } from "node:util";
 import type { Engine } from "@readme-moe/core";

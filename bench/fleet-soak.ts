@@ -1,4 +1,4 @@
-// A fleet under load for half an hour, with machines that fail: memory and keys of Valkey have to stay flat once logs expire.
+// Loads a fleet for half an hour while its machines fail. Memory and keys of Valkey have to stay flat once logs expire.
 // `npm run bench:fleet-soak -- --minutes 30`
 
 import { parseArgs } from "node:util";

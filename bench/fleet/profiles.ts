@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { DEFAULT_COST_MODEL, keepOf, mainShares, type CostModel } from "@readme-moe/core";
 import { LOCALITY } from "../paper/paper-numbers.ts";
 
-/** What steps of a model cost, and how fast its answers have to be. */
+/** Costs of a model's steps, and deadlines of its answers. */
 export interface ModelProfile {
   readonly cost: CostModel;
   /** Bytes of one expert in int8. */

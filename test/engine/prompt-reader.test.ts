@@ -94,7 +94,7 @@ async function answersOf(reader: Omit<PromptReader, "info"> & { readonly info: o
   };
 }
 
-/** What both know of a model. */
+/** Facts about a model that both know. */
 function sharedInfo(info: Partial<EngineInfo>) {
   const own: readonly string[] = ["path", "precision", "maxNumSeqs", "kvCapacityTokens", "kernel", "modelVersion"];
   return Object.fromEntries(Object.entries(info).filter(([name]) => !own.includes(name)));

@@ -65,7 +65,7 @@ test("the answer to HEAD, and one without contents, has no body", async () => {
   expect((await empty.reply.response).body).toBeNull();
 });
 
-/** What a writer and a reader do, in the order of a test. */
+/** Actions of a writer and a reader, in the order of a test. */
 const steps = fc.array(
   fc.oneof(
     fc.record({ write: fc.integer({ min: 1, max: 3 * HIGH_WATER_BYTES }) }),

@@ -18,7 +18,7 @@ const NUM_FAILOVERS = Number(process.env["README_MOE_FLEET_FAILOVERS"] ?? 1);
 /** Streams that are under way all the time. */
 const NUM_AT_ONCE = 4;
 const LONGEST_OUTAGE_MS = 15_000;
-/** What callers may be told meanwhile. */
+/** Errors that callers may get meanwhile. */
 const TOLD = ["ERR_FLEET_UNREACHABLE", "ERR_QUEUE_FULL"];
 
 const requestOf = (seed: number): { prompt: string; params: { maxTokens: number; seed: number; ignoreEos: true } } => ({

@@ -83,7 +83,7 @@ describe.skipIf(noServer !== undefined)("a fleet", () => {
     await idle();
     const keys = await server.redis.keys("*");
     const lasting = await Promise.all(keys.map(async (key) => ((await server.redis.pttl(key)) === -1 ? key : "")));
-    // What stays is the queues' own: counters, events, and the set of workers.
+    // The queues' own keys stay: counters, events, and the set of workers.
     expect(lasting.filter((key) => key !== "" && !key.startsWith(QUEUE_PREFIX))).toEqual(["readme-moe:workers"]);
     expect(keys.filter((key) => key.startsWith(QUEUE_PREFIX) && /:request-/.test(key))).toEqual([]);
     expect(errors).toEqual([]);

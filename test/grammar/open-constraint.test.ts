@@ -70,7 +70,7 @@ async function answersAlong(processor: ProcessLogits, ids: readonly number[]) {
     const tokenIds = Int32Array.from([...prompt, ...ids.slice(0, length)]);
     const draft = Int32Array.from(ids.slice(length, length + 3));
     const allowed = await processor.allowTokens?.({ tokenIds, promptTokens: 3, choice: 0, draft });
-    // How long a draft is may depend on the time that it takes.
+    // The length of a draft may depend on the time that it takes.
     answers.push(allowed?.masks[0]);
   }
   return answers;

@@ -1,4 +1,4 @@
-// How a model says that it gives embeddings or scores, and which ways are refused by name.
+// Ways in which a model says that it gives embeddings or scores, and those that are refused by name.
 
 import { cp, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";

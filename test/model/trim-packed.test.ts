@@ -34,7 +34,7 @@ describe("the choice", () => {
           const left = uses.filter((entry) => !dropped.includes(entry));
           const free = left.filter(({ isInUse }) => !isInUse);
           expect(dropped.some(({ isInUse }) => isInUse)).toBe(false);
-          // What is left fits, or all of it is in use.
+          // The rest fits, or all of it is in use.
           expect(bytesOf(left) <= most || free.length === 0).toBe(true);
           const last = dropped.at(-1);
           if (last) expect(bytesOf(left) + last.bytes).toBeGreaterThan(most);

@@ -1,4 +1,4 @@
-// What a user types in a terminal's chat.
+// Input of a user in a terminal's chat.
 
 import { describe, expect, test } from "vitest";
 import { helpLines, readLine, type ChatInput, type OpenLines } from "../../packages/readme-moe/src/chat/input.ts";

@@ -1,4 +1,4 @@
-// Which jobs are cheaper together: those with one main expert, or of a dense model those that begin alike.
+// Keys of jobs that are cheaper together: those with one main expert, or of a dense model those that begin alike.
 
 import { createHash } from "node:crypto";
 import { expertKey, prefixKey, type EngineInfo } from "@readme-moe/core";

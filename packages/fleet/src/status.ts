@@ -1,4 +1,4 @@
-// What a fleet does now, for people and for monitoring.
+// Status of a fleet, for people and for monitoring.
 
 import type { QueueState } from "@readme-moe/core";
 import { describeAddress, parseFleetUrl, type FleetAddress } from "./connection/address.ts";

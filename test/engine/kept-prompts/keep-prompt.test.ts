@@ -1,4 +1,4 @@
-// What keeping a prompt means for requests, memory, failures and files.
+// Effects of a kept prompt on requests, memory, failures and files.
 
 import { readdir, readFile, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -61,7 +61,7 @@ test("chats that go on are cached behind the kept prompt", async () => {
 });
 
 test("a kept prompt stays while others come and go, until it is released", async () => {
-  // Of 6 layers with 2 heads of 64 numbers in half precision.
+  // 6 layers have 2 heads of 64 numbers in half precision.
   const bytesPerToken = 2 * 6 * 2 * 64 * 2;
   await using engine = await open({ prefixCacheBytes: 512 * bytesPerToken, chunkTokens: 64 });
   const kept = await engine.keepPrompt({ messages: [SYSTEM] });

@@ -3,7 +3,7 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { killMachine, startMachine, type Machine, type MachineSetup } from "./machines.ts";
 
-/** What happens to a machine. */
+/** Event that happens to a machine. */
 export type Fault = "killed" | "frozen" | "drained";
 
 const FAULTS: readonly Fault[] = ["killed", "frozen", "drained"];

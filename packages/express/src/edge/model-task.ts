@@ -1,4 +1,4 @@
-// Which models can answer a request, by what they were made for.
+// Models that can answer a request, by the task that they were made for.
 
 import type { Engine, ModelTask } from "@readme-moe/core";
 import { ApiError } from "../http/errors.ts";

@@ -1,4 +1,4 @@
-// Where the fleet's Valkey or Redis is: parsed from a URL, and described without its secrets.
+// Address of the fleet's Valkey or Redis: parsed from a URL, and described without its secrets.
 
 import { describeValue } from "@readme-moe/core";
 

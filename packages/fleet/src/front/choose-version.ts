@@ -1,4 +1,4 @@
-// Which version of a model new requests go to, while workers change from one to another.
+// Choice of the model version that new requests go to, while workers change from one to another.
 
 import type { PublishedWorker } from "../worker/state.ts";
 

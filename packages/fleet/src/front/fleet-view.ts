@@ -1,4 +1,4 @@
-// What a front knows of the fleet: published states of workers, and lengths of queues, read twice a second.
+// View of the fleet from a front: published states of workers, and lengths of queues, read twice a second.
 
 import { admitJob, type Admission } from "@readme-moe/core";
 import type { ScriptedRedis } from "../log/scripts.ts";

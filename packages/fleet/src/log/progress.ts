@@ -1,4 +1,4 @@
-// How far an answer has come: tokens and text of each choice. Places new chunks, and takes out what is there already.
+// Progress of an answer: tokens and text of each choice. Places new chunks, and takes out what is there already.
 
 import type { GenerateChunk } from "@readme-moe/core";
 import type { PlacedChunk } from "./entry.ts";

@@ -1,4 +1,4 @@
-// What constrains answers on a worker, made from the sources in jobs.
+// Constraints of answers on a worker, made from the sources in jobs.
 
 import type { Engine, ProcessLogits } from "@readme-moe/core";
 import { Grammars, openConstraint } from "@readme-moe/grammar";

@@ -1,4 +1,4 @@
-// What a worker publishes each second, and how others read it.
+// State that a worker publishes each second, and that others read.
 
 import { DEFAULT_COST_MODEL, type WorkerState } from "@readme-moe/core";
 import { z } from "zod";

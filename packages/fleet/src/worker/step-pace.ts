@@ -1,4 +1,4 @@
-// How fast a worker's steps and jobs are, from counters that are read once a second.
+// Pace of a worker's steps and jobs, from counters that are read once a second.
 
 import { DEFAULT_COST_MODEL, type CostModel } from "@readme-moe/core";
 

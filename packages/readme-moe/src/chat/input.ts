@@ -1,4 +1,4 @@
-// What a user types in a chat: messages of one or more lines, and commands. Pure functions.
+// Input of a user in a chat: messages of one or more lines, and commands. Pure functions.
 
 /** A command of the chat with its argument, a message, or a command that does not exist. */
 export type ChatInput =
