@@ -3,7 +3,7 @@
 import { pagePathOf, siteLinkOf, type SitePlace } from "./pages.ts";
 
 /** The parts of markdown-it that are used here; it is not installed with the repository's dependencies. */
-export interface Token {
+interface Token {
   readonly type: string;
   tag: string;
   readonly info: string;
@@ -13,7 +13,7 @@ export interface Token {
   attrSet(name: string, value: string): void;
   attrs: [string, string][] | null;
 }
-export type Rule = (tokens: readonly Token[], index: number, ...rest: readonly unknown[]) => string;
+type Rule = (tokens: readonly Token[], index: number, ...rest: readonly unknown[]) => string;
 export interface MarkdownIt {
   readonly core: {
     readonly ruler: {
@@ -22,7 +22,7 @@ export interface MarkdownIt {
   };
   readonly renderer: { readonly rules: { fence?: Rule } };
 }
-export interface Environment {
+interface Environment {
   /** The page's path within the site. */
   readonly relativePath?: string;
 }

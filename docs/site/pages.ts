@@ -15,14 +15,15 @@ const AT_THE_ROOT: Readonly<Record<Source, string>> = {
   "docs/README.md": "contents.md",
 };
 
-const FOLDERS = /^(?:bench|docs|examples|models|packages)\//;
+/** Everything in docs, and the pages that other folders begin with. */
+const PAGES = /^docs\/.*\.md$|^(?:bench|examples|models|packages)\/(?:.*\/)?README\.md$/;
 const IMAGES = "docs/images/";
 
 /** Returns a file's path within the site, or nothing for a file that is no page. */
 export function pagePathOf(source: Source): string | undefined {
   const path = AT_THE_ROOT[source];
   if (path !== undefined) return path;
-  if (!FOLDERS.test(source) || !source.endsWith(".md")) return undefined;
+  if (!PAGES.test(source)) return undefined;
   return source.replace(/^docs\//, "").replace(/README\.md$/, "index.md");
 }
 

@@ -7,7 +7,7 @@ import { deadLinks } from "../../docs/site/dead-links.ts";
 import { homePage, plainText, withDescription } from "../../docs/site/front-matter.ts";
 import { pagePathOf, sidebarOf, siteLinkOf, type SitePlace } from "../../docs/site/pages.ts";
 import { siteSources } from "../../docs/site/sources.ts";
-import { linksOf, pages, readPage, ROOT } from "../support/docs/markdown.ts";
+import { linksOf, pages, proseOf, readPage, ROOT } from "../support/docs/markdown.ts";
 
 const place: SitePlace = { sources: new Set(siteSources()), repository: undefined };
 const paths = new Set([...place.sources].map((source) => `/${pagePathOf(source)}`));
@@ -47,6 +47,15 @@ test("every link between pages leads to a page or a picture", () => {
       const [path = ""] = link.href.split("#");
       if (path.startsWith("/images/")) expect(existsSync(join(ROOT, "docs", path)), `${source}: ${target}`).toBe(true);
       else expect(paths, `${source}: ${target}`).toContain(path);
+    }
+  }
+});
+
+test("no line of a page is read as an element or an expression of Vue", () => {
+  for (const source of place.sources) {
+    for (const line of proseOf(source).split("\n")) {
+      expect(line, source).not.toMatch(/^\s*<\/?[a-z]/i);
+      expect(line.replaceAll(/`[^`]*`/g, ""), source).not.toContain("{{");
     }
   }
 });
