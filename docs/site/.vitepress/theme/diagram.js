@@ -12,7 +12,9 @@ export const Diagram = defineComponent({
     const id = `diagram${useId()}`;
     async function draw() {
       const { default: mermaid } = await import("mermaid");
-      mermaid.initialize({ startOnLoad: false, theme: isDark.value ? "dark" : "neutral" });
+      // In its own size: a wide diagram scrolls, where its text would become too small to read.
+      const flowchart = { useMaxWidth: false };
+      mermaid.initialize({ startOnLoad: false, theme: isDark.value ? "dark" : "neutral", flowchart });
       const { svg } = await mermaid.render(id, text);
       drawing.value = svg;
     }
