@@ -29,6 +29,7 @@ test("npm start finds all that it imports without what only tests need", async (
 });
 
 test("README.md can be followed after npm start", async () => {
+  await run("npm", ["start", "--", "--help"], { cwd: clone });
   await writeChattingPocket(join(clone, "smollm2-135m"));
   const env = { README_MOE_CACHE: join(clone, "..", "cache"), HF_HUB_OFFLINE: "1" };
   const program = ["npm", "run", "-s", "node"] as const;
