@@ -30,7 +30,7 @@ test("every package has a page with programs or commands", () => {
 });
 
 describe.each(readmes)("%s", (page) => {
-  for (const program of programsOf(page).filter(({ checkedOnly }) => checkedOnly === undefined)) {
+  for (const program of programsOf(page).filter(({ checkedOnly }) => !checkedOnly?.startsWith("needs"))) {
     test(`the program in line ${program.line} runs`, () => runProgram(program));
   }
 });
