@@ -3,7 +3,7 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { readdirSync, readFileSync, watch } from "node:fs";
-import { join, sep } from "node:path";
+import { join, posix, sep } from "node:path";
 import { parseArgs } from "node:util";
 import { installLocked } from "../../tools/packages/install-locked.ts";
 import { deadLinks } from "./dead-links.ts";
@@ -32,7 +32,7 @@ async function makeSite(): Promise<void> {
   if (!/^\/(?:.*\/)?$/.test(values.base)) {
     throw new RangeError(`Expected --base to begin and end with a slash, got ${values.base}`);
   }
-  await installLocked(SITE, { say: (text) => console.error(text), what: "VitePress" });
+  await installLocked(SITE, { say: (text) => console.error(text), what: "VitePress and Mermaid (0.3 GB)" });
   writePages();
   if (values.dev) followChanges();
   const code = await vitepress(values.dev ? "dev" : "build");
@@ -54,10 +54,17 @@ async function vitepress(command: "build" | "dev"): Promise<number> {
 /** Writes the pages of files that change. */
 function followChanges(): void {
   const sources = new Set(siteSources());
-  watch(join(ROOT, "docs"), { recursive: true }, (_, name) => rewrite(`docs/${name?.split(sep).join("/")}`));
-  watch(join(ROOT, "README.md"), () => rewrite("README.md"));
-  function rewrite(source: string): void {
-    if (sources.has(source)) writePage(source);
+  for (const folder of new Set([...sources].map((source) => posix.dirname(source)))) {
+    watch(join(ROOT, folder), (_, name) => {
+      const source = posix.join(folder, name ?? "");
+      if (!sources.has(source)) return;
+      try {
+        writePage(source);
+      } catch (error) {
+        // A file that an editor is just writing; its next change follows.
+        console.error(error instanceof Error ? error.message : error);
+      }
+    });
   }
 }
 
