@@ -6,7 +6,7 @@ import { mkdir, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import ts from "typescript-api";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, expect, test } from "vitest";
 import { isReady } from "../support/docs/is-ready.ts";
 import { pages } from "../support/docs/markdown.ts";
 import { programsOf, type Program } from "../support/docs/programs.ts";
@@ -29,11 +29,9 @@ test("every package has a page with programs or commands", () => {
   expect(readmes.flatMap(programsOf).length).toBeGreaterThan(9);
 });
 
-describe.each(readmes)("%s", (page) => {
-  for (const program of programsOf(page).filter(({ checkedOnly }) => !checkedOnly?.startsWith("needs"))) {
-    test(`the program in line ${program.line} runs`, () => runProgram(program));
-  }
-});
+const programs = readmes.flatMap(programsOf).filter(({ checkedOnly }) => !checkedOnly?.startsWith("needs"));
+
+test.each(programs)("$page: the program in line $line runs", (program) => runProgram(program));
 
 test("README.md can be followed in a project", async () => {
   await symlink(join(data.path, "smollm2-135m"), join(FOLDER, "smollm2-135m"));
