@@ -109,11 +109,11 @@ async function lossAboveFloats(model: string, precision: Precision): Promise<num
   return (await lossOnSamples(model, precision)) - floats;
 }
 
-/** Mean loss over sequences of three kinds of text. */
+/** Mean loss over sequences of two kinds of text. */
 async function lossOnSamples(model: string, precision: Precision): Promise<number> {
   await using running = await runningModel(model, undefined, precision);
   const { tokenizer } = await running.model.loadText();
-  const domains = ["book", "github", "wikipedia"];
+  const domains = ["book", "github"];
   let sum = 0;
   for (const domain of domains) {
     const documents = evaluationDocuments(domain) ?? ["Once upon a time. ".repeat(300)];
