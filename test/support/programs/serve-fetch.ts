@@ -11,7 +11,7 @@ interface Hosts {
 
 const [, , model = ""] = process.argv;
 // Drafts would end the longest answer before its client leaves.
-const engine = await ReadMeEngine.open(model, { threads: 1, speculation: false });
+const engine = await ReadMeEngine.open(model, { precision: "fp32", threads: 1, speculation: false });
 const clients = new Set<string>();
 const limiter = {
   points: 100,
