@@ -26,8 +26,8 @@ export interface EngineOptions extends SchedulingOptions {
    */
   readonly isolation?: "thread" | "process" | undefined;
   /**
-   * Precision of products. "fp32" has the numbers of PyTorch; int8 takes a quarter of the memory, is two to four times
-   * as fast and loses a hundredth of a nat.
+   * Precision of products. "fp32" has the numbers of PyTorch; "int8" takes a quarter of the memory, is faster, and loses
+   * about a hundredth of a nat.
    * @default "int8"
    */
   readonly precision?: Precision | undefined;

@@ -1,7 +1,7 @@
 import { ReadMeError } from "@readme-moe/core";
 import { Command } from "commander";
 import { answerOnce, type ChatOptions, runChat } from "../chat/chat.ts";
-import { MODEL_ARGUMENT, openEngine, type OpenedEngine } from "../models.ts";
+import { checkEngineFlags, MODEL_ARGUMENT, openEngine, type OpenedEngine } from "../models.ts";
 import {
   addOptions,
   controlTokensOption,
@@ -36,6 +36,7 @@ export function chatCommand(signal: AbortSignal): Command {
     examples("readme-moe chat smollm2:135m", 'echo "What is the capital of France?" | readme-moe chat smollm2:135m'),
   );
   return command.action(async (model: string, flags: ChatFlags) => {
+    checkEngineFlags(flags);
     const open = async (name: string): Promise<OpenedEngine> => {
       const opened = await openEngine(name, flags, signal);
       if (opened.engine.info.hasChatTemplate) return opened;

@@ -2,7 +2,7 @@ import type { GenerateChunk, FinishReason, Usage } from "@readme-moe/core";
 import type { ReadMeEngine } from "@readme-moe/engine";
 import { Command } from "commander";
 import { answerFormat, type FormatFlags, formatOptions } from "../format-options.ts";
-import { MODEL_ARGUMENT, withEngine } from "../models.ts";
+import { checkEngineFlags, MODEL_ARGUMENT, withEngine } from "../models.ts";
 import {
   addOptions,
   type EngineFlags,
@@ -49,6 +49,7 @@ export function generateCommand(signal: AbortSignal): Command {
     ),
   );
   return command.action(async (path: string, flags: GenerateFlags) => {
+    checkEngineFlags(flags);
     const prompt = flags.prompt ?? (await pipedPrompt(signal));
     if (prompt === undefined)
       return command.error("error: required option '--prompt <text...>', or a text on standard input");
