@@ -156,7 +156,8 @@ type SamplingUse = "generate" | "chat" | "answer";
 /** Parameters of the commands that sample, for models whose files recommend none. */
 const FALLBACKS: Readonly<Record<SamplingUse, SamplingDefaults>> = {
   generate: { temperature: 0, maxTokens: 128 },
-  chat: { temperature: 0.7, maxTokens: 1024 },
+  // Measured: docs/how-to/choose-sampling.md.
+  chat: { temperature: 0.3, minP: 0.05, maxTokens: 1024 },
   answer: { temperature: 0.8, maxTokens: 256 },
 };
 
@@ -175,7 +176,10 @@ export function samplingOptions(use: SamplingUse): readonly Option[] {
     new Option("--top-p <p>", "sample from the most likely tokens that together have this probability").argParser(
       anyNumber,
     ),
-    new Option("--min-p <p>", "drop tokens less likely than p times the most likely one").argParser(anyNumber),
+    new Option(
+      "--min-p <p>",
+      `drop tokens less likely than p times the most likely one (default: the model's, else ${FALLBACKS[use].minP ?? 0})`,
+    ).argParser(anyNumber),
     new Option("--repetition-penalty <x>", "above 1 makes earlier tokens less likely").argParser(anyNumber),
     new Option("--presence-penalty <x>", "subtracted once from the logits of tokens in the completion").argParser(
       anyNumber,
@@ -204,7 +208,10 @@ export function samplingParams(
   const penalties = { repetitionPenalty, presencePenalty, frequencyPenalty };
   const params = { maxTokens, temperature, topK, topP, minP, ...penalties, logitBias: bias, seed, stop };
   params satisfies Record<Exclude<keyof SamplingFlags, "maxNewTokens"> | "maxTokens", unknown>;
-  return withSamplingDefaults<SamplingParams>(params, { ...FALLBACKS[use], ...recommended });
+  // A temperature of the model's is meant for the distribution that its own files describe.
+  const { minP: _, ...own } = FALLBACKS[use];
+  const fallback = recommended?.temperature === undefined ? FALLBACKS[use] : own;
+  return withSamplingDefaults<SamplingParams>(params, { ...fallback, ...recommended });
 }
 
 function logitBias(text: string, before: Readonly<Record<number, number>> = {}): Readonly<Record<number, number>> {
