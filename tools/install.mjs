@@ -4,7 +4,6 @@
 import { spawn } from "node:child_process";
 import fs from "node:fs";
 import { dirname, join } from "node:path";
-import { setTimeout } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import {
   failureOfRegistry,
@@ -14,6 +13,7 @@ import {
   publicAddress,
   unwritableFolders,
 } from "./install-checks.mjs";
+import { locked } from "./lock.mjs";
 
 const ROOT = join(dirname(fileURLToPath(import.meta.url)), "..");
 const MODULES = join(ROOT, "node_modules");
@@ -34,7 +34,9 @@ async function main() {
     );
     return 1;
   }
-  const unlock = await locked();
+  const unlock = await locked(lockFile(ROOT), (pid) =>
+    console.error(`Process ${pid} installs into the same folder: waiting until it is done …`),
+  );
   try {
     return await install();
   } finally {
@@ -116,37 +118,6 @@ function installedModules() {
     return Object.keys(included).filter((kind) => included[kind]);
   } catch {
     return [];
-  }
-}
-
-/** Waits for another installation into the same folder. @returns ends this one */
-async function locked() {
-  const path = lockFile(ROOT);
-  for (let isFirst = true; ; isFirst = false) {
-    try {
-      fs.writeFileSync(path, String(process.pid), { flag: "wx" });
-      return () => fs.rmSync(path, { force: true });
-    } catch (error) {
-      // Two installations at once are rare; a folder that cannot be written must not prevent the only one.
-      if (error.code !== "EEXIST") return () => undefined;
-    }
-    const pid = ownerOf(path);
-    if (pid === undefined) fs.rmSync(path, { force: true });
-    else {
-      if (isFirst) console.error(`Process ${pid} installs into the same folder: waiting until it is done …`);
-      await setTimeout(500);
-    }
-  }
-}
-
-/** Reads the process that has a lock; `undefined` if it has ended. */
-function ownerOf(path) {
-  try {
-    const pid = Number(fs.readFileSync(path, "utf8"));
-    process.kill(pid, 0);
-    return pid;
-  } catch (error) {
-    return error.code === "EPERM" ? "of another user" : undefined;
   }
 }
 

@@ -42,8 +42,8 @@ export function repeatedShare(text: string): number {
 export interface Summary {
   readonly numAnswers: number;
   readonly right: number;
-  /** Standard error of `right` over the seeds. */
-  readonly rightError: number;
+  /** Standard error of `right` over the seeds; `undefined` for one. */
+  readonly rightError: number | undefined;
   readonly repeated: number;
   readonly ends: number;
   readonly staysInLanguage: number;
@@ -61,7 +61,7 @@ export function summarize(runs: readonly (readonly Verdict[])[]): Summary {
   return {
     numAnswers: all.length,
     right,
-    rightError: runs.length > 1 ? Math.sqrt(squares / (runs.length - 1) / runs.length) : 0,
+    rightError: runs.length > 1 ? Math.sqrt(squares / (runs.length - 1) / runs.length) : undefined,
     repeated: shareOf(({ repeated }) => repeated),
     ends: shareOf(({ ends }) => ends),
     staysInLanguage: shareOf((verdict) => verdict.staysInLanguage),

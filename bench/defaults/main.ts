@@ -62,7 +62,8 @@ async function answer({ text: content }: Question, { params }: NamedSampling, se
 }
 
 function row({ name }: NamedSampling, summary: Summary): string {
-  const right = `${percent(summary.right)} ± ${percent(summary.rightError)}`;
+  const error = summary.rightError === undefined ? "" : ` ± ${percent(summary.rightError)}`;
+  const right = percent(summary.right) + error;
   const others = [summary.repeated, summary.ends, summary.staysInLanguage, summary.good].map(percent);
   return `| ${[name, right, ...others].join(" | ")} |`;
 }

@@ -22,7 +22,7 @@ interface Installation {
 async function copyOfProgram(folder?: string): Promise<string> {
   const root = folder ?? (await realpath(await temporaryFolder()));
   await mkdir(join(root, "tools"));
-  for (const name of ["package.json", "tools/install.mjs", "tools/install-checks.mjs"]) {
+  for (const name of ["package.json", "tools/install.mjs", "tools/install-checks.mjs", "tools/lock.mjs"]) {
     await copyFile(join(ROOT, name), join(root, name));
   }
   return root;

@@ -55,14 +55,15 @@ export async function serveChatbot({ port, host, ...options }: ServeChatbotOptio
 }
 
 async function listen(server: Server, host: string, port: number | undefined): Promise<void> {
+  const wanted = port ?? DEFAULT_PORT;
   try {
-    await once(server.listen(port ?? DEFAULT_PORT, host), "listening");
+    await once(server.listen(wanted, host), "listening");
   } catch (error) {
     const isTaken = (error as NodeJS.ErrnoException).code === "EADDRINUSE";
     if (!isTaken || port !== undefined) {
       const why = error instanceof Error ? error.message : String(error);
       const advice = "; --port names another one, and without it any free one is taken";
-      throw new ReadMeError("ERR_RUNTIME", `Cannot listen on ${host}:${port}: ${why}${advice}`, { cause: error });
+      throw new ReadMeError("ERR_RUNTIME", `Cannot listen on ${host}:${wanted}: ${why}${advice}`, { cause: error });
     }
     await once(server.listen(0, host), "listening");
   }
