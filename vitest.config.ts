@@ -51,6 +51,8 @@ export default defineConfig(({ mode }) => ({
     // Packed weights, keyed by what they are packed from, not by the code that packs them.
     env: {
       README_MOE_CACHE: "node_modules/.cache/readme-moe-test",
+      // Servers that tests kill would stay in the user's own list until its next call.
+      README_MOE_STATE: "node_modules/.cache/readme-moe-test-state",
       ...(mode === "built" ? { README_MOE_TEST_BUILT: "1" } : {}),
     },
     maxWorkers: 2,

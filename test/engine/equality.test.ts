@@ -38,7 +38,12 @@ async function withSmolLm2<Result>(
   options: OpenOptions,
   use: (engine: ReadMeEngine) => Promise<Result>,
 ): Promise<Result> {
-  const engine = await ReadMeEngine.open(path as string, { threads: 2, prefixCacheBytes: 0, ...options });
+  const engine = await ReadMeEngine.open(path as string, {
+    precision: "fp32",
+    threads: 2,
+    prefixCacheBytes: 0,
+    ...options,
+  });
   try {
     return await use(engine);
   } finally {

@@ -81,7 +81,7 @@ const SETTINGS: readonly Setting[] = [
 
 describe.each(SETTINGS)("$name", ({ name, model, options }) => {
   test(`${NUM_REQUESTS} random requests give the same with and without speculation`, { timeout: 300_000 }, async () => {
-    const shared = { threads: 2, isolation: "thread", ...options() } as const;
+    const shared = { precision: "fp32", threads: 2, isolation: "thread", ...options() } as const;
     const { draft: _, ...plainOptions } = shared as OpenOptions;
     const plain = await ReadMeEngine.open(model(), { ...plainOptions, speculation: false });
     const numExperts = plain.info.experts.length;
