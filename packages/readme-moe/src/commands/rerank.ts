@@ -3,7 +3,8 @@ import type { ReadMeEngine } from "@readme-moe/engine";
 import { Command } from "commander";
 import { textsOrLines } from "../data-files.ts";
 import { MODEL_ARGUMENT, withEngine } from "../models.ts";
-import { addOptions, type EngineFlags, jsonOption, poolingOptions, requireOption, wholeNumber } from "../options.ts";
+import { wholeNumber } from "../option-values.ts";
+import { addOptions, type EngineFlags, jsonOption, poolingOptions, requireOption } from "../options.ts";
 
 interface RerankFlags extends EngineFlags {
   readonly query: string;
