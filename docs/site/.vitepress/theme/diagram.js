@@ -12,9 +12,7 @@ export const Diagram = defineComponent({
     const id = `diagram${useId()}`;
     async function draw() {
       const { default: mermaid } = await import("mermaid");
-      // In its own size: a wide diagram scrolls, where its text would become too small to read.
-      const flowchart = { useMaxWidth: false };
-      mermaid.initialize({ startOnLoad: false, theme: isDark.value ? "dark" : "neutral", flowchart });
+      mermaid.initialize({ startOnLoad: false, theme: isDark.value ? "dark" : "neutral" });
       const { svg } = await mermaid.render(id, text);
       drawing.value = svg;
     }
