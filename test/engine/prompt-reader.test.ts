@@ -96,7 +96,8 @@ async function answersOf(reader: Omit<PromptReader, "info"> & { readonly info: o
 
 /** Facts about a model that both know. */
 function sharedInfo(info: Partial<EngineInfo>) {
-  const own: readonly string[] = ["path", "precision", "maxNumSeqs", "kvCapacityTokens", "kernel", "modelVersion"];
+  const weights = ["weightBytes", "kernel", "modelVersion"];
+  const own: readonly string[] = ["path", "precision", "maxNumSeqs", "kvCapacityTokens", ...weights];
   return Object.fromEntries(Object.entries(info).filter(([name]) => !own.includes(name)));
 }
 

@@ -220,7 +220,7 @@ describe("what chats pass, too", () => {
         entered.push(entrant);
         const ticket = super.enter(entrant);
         const correct = (tokens: number): void => {
-          steps.push(this.stats.tokens >= tokens);
+          steps.push(tokens);
           ticket.correct(tokens);
         };
         return { ...ticket, correct };
@@ -228,22 +228,17 @@ describe("what chats pass, too", () => {
     }
     const events = new ReadMeEmitter();
     for (const name of ["request:admitted", "request:started", "request:released"] as const) {
-      events.on(name, ({ model }) => steps.push(`${name} ${model}`));
+      events.on(name, () => steps.push(name));
     }
     const { url } = await serve({ models: engines, admission: new Remembering({ events }) });
     const query = "a ship ".repeat(20);
     const answer = await postJson(`${url}/v1/rerank`, { ...rerank, query });
-    expect(answer.status).toBe(200);
+    const { total_tokens: total } = rerankAnswer.parse(answer.body).usage;
     const [{ maxPromptTokens = 0 }] = entered as [Entrant];
     // The query is part of each document's prompt.
     expect(maxPromptTokens).toBeGreaterThan(3 * query.length);
-    const corrections = [true, true, true];
-    expect(steps).toEqual([
-      "request:admitted ranker",
-      ...corrections,
-      "request:started ranker",
-      "request:released ranker",
-    ]);
+    const some = expect.any(Number) as number;
+    expect(steps).toEqual(["request:admitted", some, some, total, "request:started", "request:released"]);
     await postJson(`${url}/v1/embeddings`, embed);
     expect(entered[1]).toMatchObject({ maxPromptTokens: 17, choices: 1, model: "embedder" });
   });

@@ -21,7 +21,7 @@ export interface GenerationSettings {
   /** Id of the answer. */
   readonly id: string;
   /** Name of the parameter that holds the prompts. */
-  readonly promptParam: "messages" | "prompt";
+  readonly promptParam: "messages" | "prompt" | "input" | "documents";
   readonly numPrompts: number;
   readonly params: SamplingParams & { readonly maxTokens: number };
   readonly expert: string | number | undefined;
@@ -121,12 +121,6 @@ export function checkIds(param: string, ids: readonly number[], { vocabSize }: E
   if (wrong !== undefined) throw invalid(param, `expected token ids below ${vocabSize}, got ${wrong}`);
 }
 
-/** What a policy is asked about, beside the prompts. */
-interface PolicyQuestion extends Pick<GenerationSettings, "expert" | "priority"> {
-  /** Name of the parameter that holds the prompts. */
-  readonly promptParam: string;
-}
-
 /**
  * Routes the prompts and asks the admission policy, if there is one. The returned prompts are token ids, which saves a
  * second tokenization.
@@ -136,7 +130,7 @@ interface PolicyQuestion extends Pick<GenerationSettings, "expert" | "priority">
  */
 export async function consultPolicy(
   { ticket, engine }: Exchange,
-  { promptParam, expert, priority }: PolicyQuestion,
+  { promptParam, expert, priority }: Pick<GenerationSettings, "promptParam" | "expert" | "priority">,
   input: GenerationInput,
 ): Promise<GenerationInput & { readonly priority: number }> {
   if (!ticket.consult) return { ...input, priority };

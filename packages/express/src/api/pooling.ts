@@ -43,7 +43,7 @@ interface Pooled<Result> {
 interface PooledAnswer<Text, Result> {
   readonly id: string;
   /** Parameter that holds the texts. */
-  readonly param: string;
+  readonly param: "input" | "documents";
   readonly texts: readonly Text[];
   /** Size of what the prompt of each text has beside it. */
   readonly sharedBytes: number;
@@ -68,7 +68,7 @@ export async function createEmbeddings(parts: RequestParts): Promise<void> {
   await serveEmbeddings(parts, checkBody(embeddingsBody, sent));
 }
 
-/** How another API than OpenAI's has embeddings. */
+/** Embeddings in another API than OpenAI's. */
 interface EmbeddingsShape {
   readonly endpoint: RequestContext["endpoint"];
   /** Whether the ends of texts that are longer than the context are left out. */

@@ -1,7 +1,7 @@
 import type { Engine } from "@readme-moe/core";
 import { LIMITS } from "../limits.ts";
 
-/** What texts are shortened for. */
+/** Engine of the texts, and what goes with them. */
 interface ShortenOptions {
   readonly engine: Pick<Engine, "info" | "tokenize">;
   /** Text before each of them. */

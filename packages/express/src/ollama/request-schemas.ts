@@ -124,9 +124,6 @@ export const ollamaEmbedBody = z.strictObject({
   keep_alive: shared.keep_alive,
 });
 
-/** A request to `/api/embed`. */
-export type OllamaEmbedBody = z.infer<typeof ollamaEmbedBody>;
-
 /** A request to `/api/embeddings`, the older route. */
 export const ollamaEmbedOneBody = z.strictObject({
   model,

@@ -4,7 +4,14 @@ import { Command } from "commander";
 import { textsOrLines } from "../data-files.ts";
 import { MODEL_ARGUMENT, withEngine } from "../models.ts";
 import { wholeNumber } from "../option-values.ts";
-import { addOptions, type EngineFlags, jsonOption, poolingOptions, requireOption } from "../options.ts";
+import {
+  addOptions,
+  type EngineFlags,
+  isolationOption,
+  jsonOption,
+  runtimeOptions,
+  requireOption,
+} from "../options.ts";
 
 interface RerankFlags extends EngineFlags {
   readonly query: string;
@@ -25,7 +32,7 @@ export function rerankCommand(signal: AbortSignal): Command {
     .option("--query <text>", "what the documents are searched for")
     .option("--instruction <text>", "what makes a document relevant (default: what the model was trained on)")
     .option("--top-n <n>", "documents to print (default: all)", wholeNumber(1));
-  addOptions(command, ...poolingOptions(), jsonOption());
+  addOptions(command, ...runtimeOptions(), isolationOption(), jsonOption());
   return command.action(async (path: string, given: readonly string[], flags: RerankFlags) => {
     requireOption(command, "query");
     const documents = await textsOrLines("documents", given, signal);
