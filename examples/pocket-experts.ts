@@ -40,14 +40,17 @@ export async function pocketExperts({
   domains = DOMAINS,
   effort = SHORT,
 }: PocketExpertsOptions = {}): Promise<string> {
-  const wait = (pid: number): void => console.log(`Process ${pid} makes the pocket model's experts: waiting …`);
-  const unlock = existsSync(folder) ? undefined : await locked(`${folder}.lock`, wait);
+  const unlock = existsSync(folder) ? undefined : await locked(`${folder}.lock`, sayThatWeWait);
   try {
     if (!existsSync(folder)) await makeExperts({ folder, domains, effort });
     return folder;
   } finally {
     unlock?.();
   }
+}
+
+function sayThatWeWait(pid: number): void {
+  console.log(`Process ${pid} makes the pocket model's experts: waiting …`);
 }
 
 async function makeExperts({ folder, domains, effort }: Wanted): Promise<void> {
