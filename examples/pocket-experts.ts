@@ -34,23 +34,23 @@ export async function run(...args: readonly string[]): Promise<void> {
   if (code !== 0) process.exit(code);
 }
 
+function sayWaiting(pid: number): void {
+  console.log(`Process ${pid} makes the pocket model's experts: waiting …`);
+}
+
 /** Makes the model in about half a minute, unless it exists. @returns its folder */
 export async function pocketExperts({
   folder = join(MODELS, "pocket-experts"),
   domains = DOMAINS,
   effort = SHORT,
 }: PocketExpertsOptions = {}): Promise<string> {
-  const unlock = existsSync(folder) ? undefined : await locked(`${folder}.lock`, sayThatWeWait);
+  const unlock = existsSync(folder) ? undefined : await locked(`${folder}.lock`, sayWaiting);
   try {
     if (!existsSync(folder)) await makeExperts({ folder, domains, effort });
     return folder;
   } finally {
     unlock?.();
   }
-}
-
-function sayThatWeWait(pid: number): void {
-  console.log(`Process ${pid} makes the pocket model's experts: waiting …`);
 }
 
 async function makeExperts({ folder, domains, effort }: Wanted): Promise<void> {

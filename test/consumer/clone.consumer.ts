@@ -7,6 +7,8 @@ import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { outcomeOf, run } from "../../tools/packages/run.ts";
 import { ROOT } from "../../tools/packages/workspace.ts";
+import { writeChattingPocket } from "../support/chatting-pocket.ts";
+import { followReadme } from "./follow-readme.ts";
 
 let clone = "";
 
@@ -24,6 +26,13 @@ test("npm start finds all that it imports without what only tests need", async (
   expect(output).toContain("Usage: npm start");
   expect(has("tsx")).toBe(true);
   expect(has("vitest")).toBe(false);
+});
+
+test("README.md can be followed after npm start", async () => {
+  await writeChattingPocket(join(clone, "smollm2-135m"));
+  const env = { README_MOE_CACHE: join(clone, "..", "cache"), HF_HUB_OFFLINE: "1" };
+  const program = ["npm", "run", "-s", "node"] as const;
+  expect(await followReadme({ folder: clone, program, env })).toEqual({ programs: 2, commands: 1 });
 });
 
 test("setup adds what is missing without asking, and npm start takes nothing away again", async () => {

@@ -1,18 +1,20 @@
-// Malformed bodies for the Responses API and the Messages API: each is refused in its API's shape, or answered.
+// Malformed bodies for the Responses API, the Messages API and Ollama's: each is refused in its API's shape, or answered.
 
 import type { ReadMeEngine } from "@readme-moe/engine";
 import { readMe } from "@readme-moe/express";
 import express from "express";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import type { z } from "zod";
+import { z } from "zod";
 import { damaged } from "../../bench/fuzz/body-bytes.ts";
 import { Chance } from "../../bench/fuzz/chance.ts";
 import { message, response } from "../../bench/fuzz/chat-bodies.ts";
 import { mutated } from "../../bench/fuzz/json-mutations.ts";
 import { textOf, treeOf } from "../../bench/fuzz/json-tree.ts";
+import { ollamaChat, ollamaGenerate } from "../../bench/fuzz/ollama-bodies.ts";
 import { errorAnswer } from "../../packages/express/src/api/answer-schemas.ts";
 import { messageAnswer, messagesError } from "../../packages/express/src/messages/answer-schemas.ts";
 import { messagesBody } from "../../packages/express/src/messages/request-schemas.ts";
+import { ollamaChatBody, ollamaGenerateBody } from "../../packages/express/src/ollama/request-schemas.ts";
 import { responseAnswer } from "../../packages/express/src/responses/answer-schemas.ts";
 import { responsesBody, withItemTypes } from "../../packages/express/src/responses/request-schemas.ts";
 import { listen, openTinyEngine, type RunningServer } from "../support/served-model.ts";
@@ -29,7 +31,7 @@ let server: RunningServer;
 
 beforeAll(async () => {
   engine = await openTinyEngine(folder, {}, { config: { max_position_embeddings: 1024 } });
-  server = await listen(express().use(readMe({ models: { tiny: engine } })));
+  server = await listen(express().use(readMe({ models: { tiny: engine }, ollama: true })));
 });
 afterAll(async () => {
   await server[Symbol.asyncDispose]();
@@ -44,7 +46,24 @@ interface FuzzedApi {
   readonly accepts: (body: unknown) => boolean;
 }
 
+const ollamaError = z.strictObject({ error: z.string().min(1) });
+const ollamaAnswer = z.object({ model: z.string(), created_at: z.iso.datetime(), done: z.literal(true) });
+
 const APIS: readonly FuzzedApi[] = [
+  {
+    path: "/api/chat",
+    valid: (chance) => ollamaChat(chance, MODEL),
+    error: ollamaError,
+    answer: ollamaAnswer.extend({ message: z.object({ role: z.literal("assistant"), content: z.string() }) }),
+    accepts: (body) => ollamaChatBody.safeParse(body).success,
+  },
+  {
+    path: "/api/generate",
+    valid: (chance) => ollamaGenerate(chance, MODEL),
+    error: ollamaError,
+    answer: ollamaAnswer.extend({ response: z.string() }),
+    accepts: (body) => ollamaGenerateBody.safeParse(body).success,
+  },
   {
     path: "/v1/responses",
     valid: (chance) => response(chance, MODEL),

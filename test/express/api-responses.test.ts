@@ -7,6 +7,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { responseAnswer, responseEvent } from "../../packages/express/src/responses/answer-schemas.ts";
 import { readMe } from "../support/border.ts";
 import { complete } from "../support/complete.ts";
+import { endlessAnswers } from "../support/endless-answers.ts";
 import { postJson } from "../support/post-json.ts";
 import { listen, openClientsEngine, type RunningServer } from "../support/served-model.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
@@ -20,11 +21,12 @@ let bias: Record<string, number>;
 
 beforeAll(async () => {
   engine = await openClientsEngine(folder, { config: { max_position_embeddings: 4096 } });
+  const { onRequest, ...endless } = await endlessAnswers(engine);
+  bias = endless.logitBias;
   const app = express();
-  app.use(readMe({ models: { tiny: engine }, keys: { ann: "secret", bob: "other" } }));
+  app.use(readMe({ models: { tiny: engine }, onRequest, keys: { ann: "secret", bob: "other" } }));
   server = await listen(app);
   openai = new OpenAI({ apiKey: "secret", baseURL: `${server.url}/v1`, maxRetries: 0 });
-  bias = Object.fromEntries((await engine.vocabulary()).eosTokenIds.map((id) => [id, -100]));
 });
 afterAll(async () => {
   await server[Symbol.asyncDispose]();
@@ -35,7 +37,8 @@ const model = "tiny";
 const few = { model, max_output_tokens: 12, temperature: 0 } as const;
 
 async function right(messages: readonly { readonly role: string; readonly content: string }[]): Promise<string> {
-  return (await complete(engine, { prompt: { messages }, params: { maxTokens: 12, temperature: 0 } })).text;
+  return (await complete(engine, { prompt: { messages }, params: { maxTokens: 12, temperature: 0, logitBias: bias } }))
+    .text;
 }
 
 const light = {

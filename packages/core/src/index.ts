@@ -83,7 +83,8 @@ export {
 export { choiceOption, describeValue, integerOption, nearestName, numberOption, rejectUnknownKeys } from "./options.ts";
 export {
   embeddingOf,
-  instructedQuery,
+  embeddingPrefix,
+  rankedDocuments,
   relevanceOf,
   rerankPrompt,
   type EmbeddingInfo,
@@ -91,6 +92,7 @@ export {
   type EmbedRequest,
   type ModelTask,
   type PoolingOptions,
+  type PoolingProgress,
   type PoolingUsage,
   type Ranking,
   type RerankRequest,

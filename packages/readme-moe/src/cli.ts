@@ -8,6 +8,7 @@ import { applyCommand } from "./commands/apply.ts";
 import { answerCommand } from "./commands/answer.ts";
 import { cacheCommand } from "./commands/cache.ts";
 import { chatCommand } from "./commands/chat.ts";
+import { embedCommand } from "./commands/embed.ts";
 import { evalCommand } from "./commands/eval.ts";
 import { expertsCommand } from "./commands/experts.ts";
 import { exportCommand } from "./commands/export.ts";
@@ -21,6 +22,7 @@ import { psCommand } from "./commands/ps.ts";
 import { pullCommand } from "./commands/pull.ts";
 import { refactorCommand } from "./commands/refactor.ts";
 import { removeCommand } from "./commands/remove.ts";
+import { rerankCommand } from "./commands/rerank.ts";
 import { serveCommand } from "./commands/serve.ts";
 import { simulateCommand } from "./commands/simulate.ts";
 import { tuneCommand } from "./commands/tune.ts";
@@ -65,6 +67,7 @@ export function commandLine(signal: AbortSignal): Command {
     .addCommand(answerCommand(signal))
     .addCommand(cacheCommand())
     .addCommand(chatCommand(signal))
+    .addCommand(embedCommand(signal))
     .addCommand(evalCommand(signal))
     .addCommand(expertsCommand(signal))
     .addCommand(exportCommand(signal))
@@ -78,6 +81,7 @@ export function commandLine(signal: AbortSignal): Command {
     .addCommand(pullCommand(signal))
     .addCommand(refactorCommand(signal))
     .addCommand(removeCommand(signal))
+    .addCommand(rerankCommand(signal))
     .addCommand(serveCommand(signal))
     .addCommand(simulateCommand())
     .addCommand(tuneCommand(signal))

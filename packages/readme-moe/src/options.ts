@@ -88,16 +88,25 @@ export function examples(...calls: readonly string[]): string {
   return ["", "Examples:", ...calls.map((call) => `  ${call}`)].join("\n");
 }
 
+/** Options of the commands that pool texts. */
+export function poolingOptions(): readonly Option[] {
+  return [...runtimeOptions(), contextOption(), isolationOption()];
+}
+
+function contextOption(): Option {
+  return new Option(
+    "--context <tokens>",
+    "most tokens of a prompt and its completion (default: the model's, or what fits into memory)",
+  ).argParser(wholeNumber(2));
+}
+
 /** Options of every command that generates with a router and streamed experts. */
 export function engineOptions(): readonly Option[] {
   return [
     expertOption(),
     loraOption(),
     ...runtimeOptions(),
-    new Option(
-      "--context <tokens>",
-      "most tokens of a prompt and its completion (default: the model's, or what fits into memory)",
-    ).argParser(wholeNumber(2)),
+    contextOption(),
     new Option(
       "--expert-cache <size>",
       "memory for experts' weights, such as 150MB; the others are read when needed",

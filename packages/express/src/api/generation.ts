@@ -121,6 +121,12 @@ export function checkIds(param: string, ids: readonly number[], { vocabSize }: E
   if (wrong !== undefined) throw invalid(param, `expected token ids below ${vocabSize}, got ${wrong}`);
 }
 
+/** What a policy is asked about, beside the prompts. */
+interface PolicyQuestion extends Pick<GenerationSettings, "expert" | "priority"> {
+  /** Name of the parameter that holds the prompts. */
+  readonly promptParam: string;
+}
+
 /**
  * Routes the prompts and asks the admission policy, if there is one. The returned prompts are token ids, which saves a
  * second tokenization.
@@ -130,7 +136,7 @@ export function checkIds(param: string, ids: readonly number[], { vocabSize }: E
  */
 export async function consultPolicy(
   { ticket, engine }: Exchange,
-  { promptParam, expert, priority }: GenerationSettings,
+  { promptParam, expert, priority }: PolicyQuestion,
   input: GenerationInput,
 ): Promise<GenerationInput & { readonly priority: number }> {
   if (!ticket.consult) return { ...input, priority };
