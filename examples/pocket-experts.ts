@@ -3,7 +3,7 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { runCli } from "readme-moe";
-import { locked } from "../tools/lock.mjs";
+import { locked } from "./lock.mjs";
 
 const MODELS = join(import.meta.dirname, "..", "models");
 /** The dense model that the experts are made from. */

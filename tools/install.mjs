@@ -13,7 +13,7 @@ import {
   publicAddress,
   unwritableFolders,
 } from "./install-checks.mjs";
-import { locked } from "./lock.mjs";
+import { locked } from "../examples/lock.mjs";
 
 const ROOT = join(dirname(fileURLToPath(import.meta.url)), "..");
 const MODULES = join(ROOT, "node_modules");

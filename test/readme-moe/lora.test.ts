@@ -177,7 +177,7 @@ describe("generate", () => {
 test("serve completes with the expert that --expert names", async () => {
   const { stdout } = await generated("--lora", at("legal"), "--expert", "legal");
   const { text } = JSON.parse(stdout) as { text: string };
-  const args = ["--lora", at("legal"), "--lora", at("support"), "--expert", "legal"];
+  const args = ["--precision", "fp32", "--lora", at("legal"), "--lora", at("support"), "--expert", "legal"];
   const serving = await startReady(at("dense"), { args });
   const answer = await serving.complete({ prompt: PROMPT, max_tokens: 12, temperature: 0, ignore_eos: false });
   expect(answer.status).toBe(200);

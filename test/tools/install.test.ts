@@ -21,8 +21,8 @@ interface Installation {
 /** A folder with the program and nothing else. */
 async function copyOfProgram(folder?: string): Promise<string> {
   const root = folder ?? (await realpath(await temporaryFolder()));
-  await mkdir(join(root, "tools"));
-  for (const name of ["package.json", "tools/install.mjs", "tools/install-checks.mjs", "tools/lock.mjs"]) {
+  for (const name of ["examples", "tools"]) await mkdir(join(root, name));
+  for (const name of ["package.json", "tools/install.mjs", "tools/install-checks.mjs", "examples/lock.mjs"]) {
     await copyFile(join(ROOT, name), join(root, name));
   }
   return root;

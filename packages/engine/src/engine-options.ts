@@ -26,7 +26,7 @@ export interface EngineOptions extends SchedulingOptions {
    */
   readonly isolation?: "thread" | "process" | undefined;
   /**
-   * Precision of products. "fp32" has the numbers of PyTorch; "int8" takes a quarter of the memory, is faster, and loses
+   * Precision of products. "fp32" has PyTorch's numbers; "int8" takes a quarter of the memory, is faster, and loses
    * about a hundredth of a nat.
    * @default "int8"
    */

@@ -63,7 +63,7 @@ class Chat {
   readonly #options: ChatOptions;
   readonly #lines: Interface;
   readonly #isTerminal = process.stdin.isTTY;
-  /** Where a terminal shows prompts and what is typed; answers may go to a file meanwhile. */
+  /** Terminal that shows prompts and typed text; answers may go to a file meanwhile. */
   readonly #screen = [process.stdout, process.stderr].find((stream) => stream.isTTY);
   #model: string;
   #opened: OpenedEngine;

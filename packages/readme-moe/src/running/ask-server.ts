@@ -5,7 +5,7 @@ import type { ServerNote } from "./server-notes.ts";
 /** Longest time for an answer. */
 const TIMEOUT_MS = 2000;
 
-/** What a server says about itself. */
+/** Answer of a server about itself. */
 export interface ServerReport {
   /** `ready`, or in words why it is not. */
   readonly state: string;

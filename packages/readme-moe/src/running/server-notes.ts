@@ -7,7 +7,7 @@ import { mkdir, readdir, readFile, rm, stat, writeFile } from "node:fs/promises"
 import { join } from "node:path";
 import { hasEnded, OWN_MARK, ownerOf } from "@readme-moe/model";
 
-/** What is known about a server without asking it. */
+/** Facts about a server that are known without asking it. */
 export interface ServerNote {
   readonly pid: number;
   /** Address that it listens on. */

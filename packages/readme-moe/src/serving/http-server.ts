@@ -38,7 +38,7 @@ export async function listen(app: Express, { port, host, maxConnections }: Liste
 }
 
 /** Returns what to do about an address that cannot be listened on, or nothing. */
-export function adviceOnListening({ code }: Pick<NodeJS.ErrnoException, "code">): string {
+function adviceOnListening({ code }: Pick<NodeJS.ErrnoException, "code">): string {
   if (code === "EADDRINUSE") {
     return "; choose another port with --port, or any free one with --port 0 (`readme-moe ps` lists the servers here)";
   }
