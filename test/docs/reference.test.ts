@@ -113,10 +113,10 @@ test("pages name options that exist", () => {
 });
 
 /** Options of other programs in pages: of all of them, our chatbot and benchmarks, `npm run docs`, Docker. */
-const OTHERS =
-  "--help --model --memory-mb --batch --dense --shape --pictures --stop-timeout --quick --rounds --set --show".split(
-    " ",
-  );
+const OTHERS = [
+  ..."--help --model --memory-mb --batch --dense --shape --pictures --quick --rounds --set --show".split(" "),
+  ..."--dev --repository --stop-timeout --cpus --cpuset-cpus --cpu-shares".split(" "),
+];
 
 test("pages name events that exist", async () => {
   const events = await membersOf("packages/core/src/events.ts", "ReadMeEvents");

@@ -12,7 +12,7 @@ let cache: readonly string[];
 let reranker: string;
 
 beforeAll(async () => {
-  cache = ["--cache-folder", await persistentFolder(), "--threads", "1"];
+  cache = ["--cache-folder", await persistentFolder(), "--threads", "1", "--precision", "fp32"];
   reranker = await writeReranker();
 });
 

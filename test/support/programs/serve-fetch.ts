@@ -13,6 +13,7 @@ interface Hosts {
 const [, , model = "", isolation] = process.argv;
 // Drafts would end the longest answer before its client leaves.
 const engine = await ReadMeEngine.open(model, {
+  precision: "fp32",
   threads: 1,
   speculation: false,
   isolation: isolation === "thread" ? "thread" : "process",

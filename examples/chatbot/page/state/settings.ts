@@ -35,7 +35,7 @@ export const view: Signal<View> = kept<View>("view", "experts");
 export const showsNumbers: Signal<boolean> = kept<boolean>("numbers", false);
 export const mode: Signal<Mode> = kept<Mode>("mode", "chat");
 export const modelName: Signal<string> = kept<string>("model", "");
-export const temperature: Signal<number> = kept<number>("temperature", 0.7);
+export const temperature: Signal<number> = kept<number>("temperature", 0.3);
 export const maxTokens: Signal<number> = kept<number>("maxTokens", 1024);
 
 effect(() => {

@@ -2,7 +2,8 @@ import type { ReadMeEngine } from "@readme-moe/engine";
 import { Command } from "commander";
 import { textsOrLines } from "../data-files.ts";
 import { MODEL_ARGUMENT, withEngine } from "../models.ts";
-import { addOptions, type EngineFlags, isolationOption, jsonOption, runtimeOptions, wholeNumber } from "../options.ts";
+import { wholeNumber } from "../option-values.ts";
+import { addOptions, type EngineFlags, isolationOption, jsonOption, runtimeOptions } from "../options.ts";
 
 interface EmbedFlags extends EngineFlags {
   readonly dimensions?: number;

@@ -3,7 +3,8 @@ import { Command, Option } from "commander";
 import { dataArgument, readDomains, type DataArgument } from "../data-files.ts";
 import { repositoryOf } from "../hub-id.ts";
 import { MODEL_ARGUMENT, withModelFiles } from "../models.ts";
-import { jsonOption, numberThat, requireOption, wholeNumber } from "../options.ts";
+import { numberThat, wholeNumber } from "../option-values.ts";
+import { jsonOption, requireOption } from "../options.ts";
 import { showStatus, signed } from "../terminal.ts";
 
 interface RefactorFlags {

@@ -3,6 +3,7 @@ import type { ReadMeEngine } from "@readme-moe/engine";
 import { Command } from "commander";
 import { textsOrLines } from "../data-files.ts";
 import { MODEL_ARGUMENT, withEngine } from "../models.ts";
+import { wholeNumber } from "../option-values.ts";
 import {
   addOptions,
   type EngineFlags,
@@ -10,7 +11,6 @@ import {
   jsonOption,
   runtimeOptions,
   requireOption,
-  wholeNumber,
 } from "../options.ts";
 
 interface RerankFlags extends EngineFlags {

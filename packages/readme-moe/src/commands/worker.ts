@@ -6,12 +6,12 @@ import { fleetOption, type FleetFlags } from "../fleet/options.ts";
 import { reportSeldom } from "../fleet/open-front.ts";
 import { workerMetrics } from "../fleet/worker-metrics.ts";
 import { MODEL_ARGUMENT, openEngine } from "../models.ts";
+import { portNumber, wholeNumber } from "../option-values.ts";
 import {
   addOptions,
   controlTokensOption,
   examples,
   requireOption,
-  wholeNumber,
   type EngineFlags,
   engineOptions,
 } from "../options.ts";
@@ -38,7 +38,7 @@ export function workerCommand(signal: AbortSignal): Command {
     new Option("--worker-id <name>", "name in metrics and status (default: a random one)"),
     new Option("--max-num-seqs <n>", "sequences that hold memory at once (default: 32)").argParser(wholeNumber(1)),
     new Option("--port <n>", "port of /livez, /readyz and /metrics; 0 for any free one (default: none)").argParser(
-      wholeNumber(0),
+      portNumber,
     ),
     new Option("--host <address>", "address of this port").default("127.0.0.1"),
     ...engineOptions(),
