@@ -28,12 +28,12 @@ export async function openTinyEngine(
   return ReadMeEngine.open(path, { precision: "fp32", isolation: "thread", threads: 1, ...options });
 }
 
-/** What clients' tests ask: the model `EXPRESS_MODEL=<folder>`, as users serve it, or a tiny one. */
+/** What clients' tests ask: the model `EXPRESS_MODEL=<folder>`, with a context as short as the tiny one's, or that. */
 export async function openClientsEngine(folder: string, tiny: TinyOptions): Promise<ReadMeEngine> {
   const path = process.env["EXPRESS_MODEL"];
   return path === undefined
     ? openTinyEngine(folder, {}, tiny)
-    : ReadMeEngine.open(resolve(path), { precision: "fp32" });
+    : ReadMeEngine.open(resolve(path), { precision: "fp32", contextTokens: 4096 });
 }
 
 export interface RunningServer extends AsyncDisposable {
