@@ -155,7 +155,8 @@ async function answerPooled<Text, Result>(
   { param, texts, run, answer }: PooledAnswer<Text, Result>,
 ): Promise<void> {
   const { engine, client, locals, response } = exchange;
-  exchange.enter({ maxCompletionTokens: 0, choices: 1, priority: 0 });
+  const { priority = 0 } = locals.batch ?? {};
+  exchange.enter({ maxCompletionTokens: 0, choices: 1, priority });
   const { ticket, signal } = exchange;
   const inTurn = 2 * engine.info.maxNumSeqs;
   const results: Result[] = [];
@@ -163,7 +164,7 @@ async function answerPooled<Text, Result>(
   try {
     for (let from = 0; from < texts.length; from += inTurn) {
       // oxlint-disable-next-line no-await-in-loop -- the next turn begins when this one has ended
-      const turn = await run(texts.slice(from, from + inTurn), { client, signal });
+      const turn = await run(texts.slice(from, from + inTurn), { client, priority, signal });
       results.push(...turn.results);
       promptTokens += turn.usage.promptTokens;
       if (from === 0) ticket.started();

@@ -90,7 +90,7 @@ async function serveOpened<Body extends ChatBody | CompletionBody, Choice extend
   opened: OpenedRequest<Body, Choice>,
   { serving, request, response }: RequestParts,
 ): Promise<void> {
-  const { requestId, key } = localsOf(response);
+  const { requestId, key, batch } = localsOf(response);
   const gone = clientSignal(response);
   const signal = opened.signal ? AbortSignal.any([gone, opened.signal]) : gone;
   const sent = opened.body;
@@ -100,13 +100,15 @@ async function serveOpened<Body extends ChatBody | CompletionBody, Choice extend
     request: hostRequest(request),
     requestId,
     key,
+    batch,
     signal,
   });
   const body = changed === undefined ? sent : checkBody(api.schema, changed);
   await Exchange.run({ serving, request, response, body, signal }, async (exchange) => {
     requireTask("generate", exchange, serving.models);
     const own = api.settings(body, exchange);
-    const settings = opened.id === undefined ? own : { ...own, id: opened.id };
+    const { id = own.id } = opened;
+    const settings = { ...own, id, priority: batch?.priority ?? own.priority };
     const { numPrompts, params, priority } = settings;
     const expert = expertName(settings.expert, exchange.engine.info);
     exchange.enter({ maxCompletionTokens: params.maxTokens, choices: numPrompts * (params.n ?? 1), priority, expert });
