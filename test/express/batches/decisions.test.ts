@@ -104,12 +104,13 @@ describe("the next request", () => {
     }
   });
 
-  test("is one whose wait is over, else the first that was not tried", () => {
-    const taken = Uint8Array.of(1, 0, 0, 1, 0);
-    const retries = new Map([[1, 50]]);
-    expect(nextLine({ total: 5, taken, retries, from: 0 }, 49)).toBe(2);
-    expect(nextLine({ total: 5, taken, retries, from: 3 }, 50)).toBe(1);
-    expect(nextLine({ total: 4, taken, retries: new Map(), from: 3 }, 0)).toBeUndefined();
+  test("is the first that was not tried, else the one that was refused first", () => {
+    const taken = Uint8Array.of(1, 1, 0, 1, 0);
+    const refused = new Set([3, 1]);
+    expect(nextLine({ total: 5, taken, refused, from: 0 })).toBe(2);
+    expect(nextLine({ total: 5, taken, refused, from: 3 })).toBe(4);
+    expect(nextLine({ total: 4, taken, refused, from: 3 })).toBe(3);
+    expect(nextLine({ total: 4, taken, refused: new Set(), from: 3 })).toBeUndefined();
   });
 
   test("begins while the engines have room", () => {

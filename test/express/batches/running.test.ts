@@ -17,7 +17,7 @@ const refuse = (response: Reply, status: number, code: string): void =>
   sendError(response, new ApiError({ status, type: "x", code, message: code, headers: retryHeaders(1) }));
 
 /** Line of a file of answers. */
-const line = (index: number): string =>
+const answerOf = (index: number): string =>
   `${index} o ${JSON.stringify({ id: "x", custom_id: `request-${index}`, response: { status_code: 200 }, error: null })}\n`;
 
 test("what a dead owner has answered stays, and the rest runs once", async () => {
@@ -30,7 +30,7 @@ test("what a dead owner has answered stays, and the rest runs once", async () =>
   expect(await store.claim(id, 0)).toBe(true);
   expect(await store.claim(id, 0)).toBe(false);
   await store.beat(id, 1, { beat: 1, isReleased: false, total: 10, completed: 2, failed: 0, inProgressAt: 7 });
-  await writeFile(store.answersPath(id, 1), line(4) + line(1) + line(8).slice(0, -9));
+  await writeFile(store.answersPath(id, 1), answerOf(4) + answerOf(1) + answerOf(8).slice(0, -9));
   const ran: string[] = [];
   const answer = (customId: string, response: Reply): void => {
     ran.push(customId);

@@ -119,6 +119,12 @@ export class BatchStore {
     return this.#fact(id, "end", "end.json", end);
   }
 
+  /** Removes what the owners of an ended batch have written, since the answers are in files now. */
+  async removeOwners(id: string): Promise<void> {
+    const owners = (await namesIn(this.folderOf(id))).filter((name) => OWNER.test(name));
+    for (const name of owners) await this.#root.remove(join("batches", id, name));
+  }
+
   /** Removes ended batches that are too old. */
   async sweep(): Promise<void> {
     const held = (await this.list()).map(limited);

@@ -55,19 +55,22 @@ export function nextBatch<Batch extends Runnable>(batches: readonly Batch[]): Ba
 /** Lines of a batch. */
 export interface LineStates {
   readonly total: number;
-  /** 1 for each line that is answered or under way. */
+  /** 1 for each line that is answered, under way, or was refused. */
   readonly taken: Uint8Array;
-  /** When lines that were refused try again, by index, in ms of a monotonic clock. */
-  readonly retries: ReadonlyMap<number, number>;
-  /** Lines before this index are taken, or in `retries`. */
+  /** Indices of lines that were refused and run again, in the order of their refusals. */
+  readonly refused: ReadonlySet<number>;
+  /** Lines before this index are taken. */
   readonly from: number;
 }
 
-/** Selects the line that is next: one whose wait is over, or the first one that was not tried. */
-export function nextLine({ total, taken, retries, from }: LineStates, nowMs: number): number | undefined {
-  for (const [index, atMs] of retries) if (atMs <= nowMs) return index;
-  for (let index = from; index < total; index++) if (taken[index] === 0 && !retries.has(index)) return index;
-  return undefined;
+/**
+ * Selects the line that is next: the first one that was not tried, else the one that was refused first. A line that is
+ * always refused thereby holds up no other.
+ */
+export function nextLine({ total, taken, refused, from }: LineStates): number | undefined {
+  for (let index = from; index < total; index++) if (taken[index] === 0) return index;
+  const [first] = refused;
+  return first;
 }
 
 /** What is known of a line's answer. */

@@ -212,7 +212,7 @@ export class Feeder {
         inFlight: batch.inFlight,
         hasNext: batch.hasNext(nowMs),
       }));
-      nextBatch(batches)?.batch.begin(nowMs);
+      nextBatch(batches)?.batch.begin();
     }
   }
 

@@ -35,7 +35,9 @@ export class OwnedBatch {
   #lines: readonly LinePlace[] | undefined;
   #taken = new Uint8Array();
   #from = 0;
-  readonly #retries = new Map<number, number>();
+  readonly #refused = new Set<number>();
+  /** When lines begin again after a refusal, in ms. */
+  #refusedUntilMs = 0;
   readonly #attempts = new Map<number, number>();
   readonly #running = new Set<Promise<void>>();
   #counts = { completed: 0, failed: 0 };
@@ -81,16 +83,16 @@ export class OwnedBatch {
 
   /** Whether a line may begin. */
   hasNext(nowMs: number): boolean {
-    return !this.#ending && this.#act() === "run" && this.#next(nowMs) !== undefined;
+    return !this.#ending && this.#act() === "run" && nowMs >= this.#refusedUntilMs && this.#next() !== undefined;
   }
 
   /** Begins the next line, if there is one. */
-  begin(nowMs: number): void {
-    const index = this.#next(nowMs);
+  begin(): void {
+    const index = this.#next();
     if (index === undefined) return;
     this.#taken[index] = 1;
-    this.#retries.delete(index);
-    while (this.#taken[this.#from] === 1 || this.#retries.has(this.#from)) this.#from++;
+    this.#refused.delete(index);
+    while (this.#taken[this.#from] === 1) this.#from++;
     const running = this.#run(index)
       .catch((error: unknown) => this.#fail(error))
       .finally(() => {
@@ -125,10 +127,9 @@ export class OwnedBatch {
     await this.#close();
   }
 
-  #next(nowMs: number): number | undefined {
+  #next(): number | undefined {
     if (!this.#lines || this.#isOver) return undefined;
-    const [total, taken, retries, from] = [this.#lines.length, this.#taken, this.#retries, this.#from];
-    return nextLine({ total, taken, retries, from }, nowMs);
+    return nextLine({ total: this.#lines.length, taken: this.#taken, refused: this.#refused, from: this.#from });
   }
 
   #act(): NextAct | undefined {
@@ -171,19 +172,20 @@ export class OwnedBatch {
   }
 
   async #run(index: number): Promise<void> {
-    const { runner, maxLineBytes } = this.#services;
+    const { runner } = this.#services;
     const { record } = this;
     const { signal } = this.#controller;
     const [line, bytes] = await this.#line(index);
-    const answer = await runLine(runner, { record, line, bytes: Math.min(bytes, maxLineBytes), signal });
+    const answer = await runLine(runner, { record, line, bytes, signal });
     if (signal.aborted) return;
     const attempts = this.#attempts.get(index) ?? 0;
     const code = answer.status < 400 ? undefined : errorCode(answer.text);
     const waitMs = retryAfter({ ...answer, code, attempts });
     if (waitMs !== undefined) {
       this.#attempts.set(index, attempts + 1);
-      this.#retries.set(index, performance.now() + waitMs);
-      this.#taken[index] = 0;
+      this.#refused.add(index);
+      // Other lines would most likely be refused, too.
+      this.#refusedUntilMs = Math.max(this.#refusedUntilMs, performance.now() + waitMs);
       return;
     }
     this.#attempts.delete(index);
@@ -235,6 +237,7 @@ export class OwnedBatch {
     for (const owner of unused) for (const name of OUTPUT_NAMES) await files.remove(outputId(id, owner, name));
     this.#isOver = true;
     await this.#close();
+    if (isFirst) await store.removeOwners(id);
     this.#services.wake();
   }
 

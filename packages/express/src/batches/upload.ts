@@ -55,17 +55,18 @@ async function receive({ files, client, request, maxFileBytes, silenceMs, timers
   let filename = "";
   const failed = new Promise<never>((_, reject) => {
     parser.on("error", (cause) => reject(damaged(cause)));
-    parser.on("field", (name, value, ...cut) => {
+    parser.on("field", (name: string | undefined, value, ...cut) => {
+      if (name === undefined) return reject(damaged());
       if (cut[0] || cut[1]) reject(invalid(name.slice(0, 64), "expected a short text"));
       fields.set(name, value);
     });
-    parser.on("file", (name, stream, sentName) => {
+    parser.on("file", (name: string | undefined, stream, sentName) => {
       part = stream;
       // The end of a form that was cut off is an error of its file, too, also when nobody reads it any more.
       stream.on("error", (cause) => reject(damaged(cause)));
       if (name !== "file") {
         stream.resume();
-        return reject(invalid(name.slice(0, 64), "expected the file to be called `file`"));
+        return reject(invalid(`${name}`.slice(0, 64), "expected the file to be called `file`"));
       }
       filename = sentName;
       stored = files.receive(client, whole(stream), () => ({
@@ -88,9 +89,10 @@ async function receive({ files, client, request, maxFileBytes, silenceMs, timers
     return await Promise.race([stored, failed]);
   } catch (error) {
     parser.destroy();
-    // What was written of the file is gone before the client gets its answer.
+    // What was written is gone before the client gets its answer. A file may be whole where its form is not.
     part?.destroy();
-    await stored?.catch(() => undefined);
+    const left = await stored?.catch(() => undefined);
+    if (left) await files.remove(left.id);
     throw error;
   }
 }
@@ -103,7 +105,7 @@ function openParser(type: string, maxFileBytes: number): BusboyInstance {
   }
 }
 
-function damaged(cause: unknown): ApiError {
+function damaged(cause?: unknown): ApiError {
   return badRequest({ message: "The form is damaged", code: "invalid_body", cause });
 }
 
@@ -137,9 +139,13 @@ async function withTimer<Result>(work: Promise<Result>, silenceMs: number, timer
   }
 }
 
-/** Reads a file to its end. @throws {ApiError} 413 if it was longer than allowed */
+/** Reads a file to its end. @throws {ApiError} 413 if it was longer than allowed, 400 if its form is damaged */
 async function* whole(stream: BusboyFileStream): AsyncGenerator<Uint8Array, void> {
-  for await (const chunk of stream as AsyncIterable<Buffer>) yield chunk;
+  try {
+    for await (const chunk of stream as AsyncIterable<Buffer>) yield chunk;
+  } catch (cause) {
+    throw damaged(cause);
+  }
   if (stream.truncated) throw bodyTooLarge();
 }
 
