@@ -64,7 +64,7 @@ export interface ServiceSetup {
 /** A service, and a switch that ends it as a drained server does. */
 export interface RunningService {
   readonly batches: Batches;
-  drain(): void;
+  drain(): Promise<void>;
 }
 
 /** Starts a service. It is drained when the test ends. */
@@ -81,7 +81,11 @@ export function startService({ folder, answer, options, places = 8, ...rest }: S
     ...rest,
   };
   const batches = new Batches({ folder, maxLoad: 1, ...options }, parts);
-  const drain = (): void => void (models.isDraining = true);
+  const drain = (): Promise<void> => {
+    models.isDraining = true;
+    batches.look();
+    return batches.stopped;
+  };
   onTestFinished(drain);
   return { batches, drain };
 }
@@ -99,7 +103,7 @@ export async function addBatch(
   const chunks = (async function* () {
     yield Buffer.from(text);
   })();
-  const input = await files.receive(client, chunks, () => ({ client, filename: "in", purpose: "batch" }));
+  const input = await files.receive(client, chunks, async () => ({ client, filename: "in", purpose: "batch" }));
   const record = { client, inputFileId: input.id, endpoint: "/v1/completions", expiresAt, metadata: null } as const;
   return (await store.add(record)).id;
 }

@@ -134,7 +134,7 @@ function apiTable(services: SharedServices, options: ReadMeApiOptions<never>, is
   return apiRoutes({ serving, store, batches, document, fronts });
 }
 
-/** What the requests of batches share with those of clients. */
+/** Services and options that the requests of batches share with those of clients. */
 interface Shared {
   readonly services: SharedServices;
   readonly serving: Serving;

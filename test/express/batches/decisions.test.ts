@@ -167,14 +167,15 @@ test("the status follows from what is known", () => {
   expect(nextAct({ ...progress, answered: 2, isCancelled: true }, 9)).toBe("cancel");
 });
 
+const batch = (id: string, createdAt: number, endedAt?: number): Parameters<typeof agedBatches>[0][number] => ({
+  id,
+  client: id.slice(0, 1),
+  createdAt,
+  endedAt,
+});
+
 test("ended batches leave for new ones: the client's oldest, then the oldest of all, and those that are too old", () => {
   const limits = { maxBatches: 4, maxClientShare: 0.5, maxAgeSeconds: 10 };
-  const batch = (id: string, createdAt: number, endedAt?: number): Parameters<typeof agedBatches>[0][number] => ({
-    id,
-    client: id.slice(0, 1),
-    createdAt,
-    endedAt,
-  });
   expect(displacedBatches([batch("a1", 1)], "a", limits)).toEqual([]);
   expect(displacedBatches([batch("a1", 1), batch("a2", 2)], "a", limits)).toBeUndefined();
   expect(displacedBatches([batch("a1", 1), batch("a2", 2, 3)], "a", limits)).toEqual(["a2"]);

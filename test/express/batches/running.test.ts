@@ -24,7 +24,7 @@ test("what a dead owner has answered stays, and the rest runs once", async () =>
   const folder = await temporaryFolder();
   const first = startService({ folder, answer: never, times: { scanMs: 1e9 } });
   const id = await addBatch(first.batches, TEN);
-  first.drain();
+  await first.drain();
   // An owner that was killed while it wrote its third answer.
   const { store } = first.batches;
   expect(await store.claim(id, 0)).toBe(true);
@@ -65,7 +65,7 @@ test("an owner that was taken for dead stops, and its answers are not lost", asy
   expect(await store.claim(id, 1)).toBe(true);
   await store.beat(id, 2, { beat: 1, isReleased: true, completed: 0, failed: 0 });
   const second = startService({ folder, times: FAST, answer: (_, response) => void response.json({ by: "second" }) });
-  first.drain();
+  await first.drain();
   const end = await endOf({ store }, id);
   hold?.();
   const bodies = (await storedLines(second.batches, end.outputFileId)).map(({ response }) => response?.body);
@@ -83,7 +83,7 @@ test("a drained server hands its batches on at once", async () => {
   const id = await addBatch(first.batches, TEN);
   first.batches.look();
   await expect.poll(async () => (await first.batches.store.read(id))?.beat?.total, { interval: 2 }).toBe(10);
-  first.drain();
+  await first.drain();
   const second = startService({
     folder,
     times: { ...FAST, leaseMs: 1e9 },

@@ -73,7 +73,7 @@ export function nextLine({ total, taken, refused, from }: LineStates): number | 
   return first;
 }
 
-/** What is known of a line's answer. */
+/** Facts about a line's answer. */
 export interface LineReply {
   readonly status: number;
   /** Code of its error. */
@@ -110,11 +110,11 @@ export function retryAfter({ status, code = "", retryAfterMs, attempts }: LineRe
   return Math.min(MAX_WAIT_MS, Math.max(1, retryAfterMs ?? DEFAULT_WAIT_MS));
 }
 
-/** What one process has seen of another's sign of life. */
+/** Sign of life of another process, as one has seen it. */
 export interface Seen {
   readonly owner: number;
   readonly beat: number | undefined;
-  /** When it was first seen, in ms of this process's monotonic clock. */
+  /** Time at which it was first seen, in ms of this process's monotonic clock. */
   readonly sinceMs: number;
 }
 

@@ -51,17 +51,19 @@ const STATS_MS = 2000;
 
 /** Runs batches until the models are drained. */
 export class Feeder {
+  /** Resolves when the models are drained and the batches are handed on. */
+  readonly stopped: Promise<void>;
   readonly #parts: FeederParts;
   readonly #services: BatchServices;
   readonly #times: FeederTimes;
   /** Batches that this process runs, by id, in the order of their creation. */
   readonly #owned = new Map<string, OwnedBatch>();
   readonly #seen = new Map<string, Seen>();
-  /** When batches that could not go on are tried again, by id, in ms. */
+  /** Times at which batches that could not go on are tried again, by id, in ms. */
   readonly #failedUntilMs = new Map<string, number>();
   #scannedMs = -Infinity;
   #sweptMs = -Infinity;
-  /** When an engine was open last, in ms. */
+  /** Time at which an engine was open last, in ms. */
   #openedMs = performance.now();
   #isAwake = false;
   #endPause: (() => void) | undefined;
@@ -70,7 +72,7 @@ export class Feeder {
     this.#parts = parts;
     this.#services = { ...parts, wake: () => this.#wake() };
     this.#times = { ...DEFAULT_TIMES, ...parts.times };
-    void this.#run();
+    this.stopped = this.#run();
   }
 
   /** Looks for batches at once, since a client has added or cancelled one. */

@@ -83,7 +83,11 @@ export class FileStore {
    * @param describe - called when all chunks are there
    * @throws {ApiError} 413 `storage_full`, and whatever `chunks` and `describe` throw
    */
-  async receive(client: string, chunks: AsyncIterable<Uint8Array>, describe: () => NewFile): Promise<FileRecord> {
+  async receive(
+    client: string,
+    chunks: AsyncIterable<Uint8Array>,
+    describe: () => Promise<NewFile>,
+  ): Promise<FileRecord> {
     // Reads what other processes have stored.
     await this.list();
     const arriving: Arriving = { client, bytes: 0 };
@@ -112,7 +116,7 @@ export class FileStore {
 
   /** Stores a file whatever room there is. A file with its id stays as it is. */
   async put(id: string, file: NewFile, chunks: AsyncIterable<Uint8Array>): Promise<void> {
-    await this.#publish(id, chunks, () => file);
+    await this.#publish(id, chunks, async () => file);
   }
 
   /** Reads the bytes of a file. */
@@ -139,12 +143,12 @@ export class FileStore {
   async #publish(
     id: string,
     chunks: AsyncIterable<Uint8Array>,
-    describe: () => NewFile,
+    describe: () => Promise<NewFile>,
   ): Promise<FileRecord | undefined> {
     const records: FileRecord[] = [];
     const write = async (folder: string): Promise<void> => {
       const bytes = await writeChunks(join(folder, "content"), chunks);
-      const { keptSeconds = this.#limits.maxAgeSeconds, ...file } = describe();
+      const { keptSeconds = this.#limits.maxAgeSeconds, ...file } = await describe();
       const createdAt = this.#nowSeconds();
       const record = { id, bytes, createdAt, expiresAt: createdAt + keptSeconds, ...file };
       records.push(record);

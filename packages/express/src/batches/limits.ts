@@ -36,7 +36,7 @@ interface HeldBatch {
   readonly id: string;
   readonly client: string;
   readonly createdAt: number;
-  /** When it ended, in seconds since 1970; `undefined` while it has not. */
+  /** Time at which it ended, in seconds since 1970; `undefined` while it has not. */
   readonly endedAt: number | undefined;
 }
 

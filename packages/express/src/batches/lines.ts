@@ -102,7 +102,7 @@ function isRecord(value: unknown): value is Readonly<Record<string, unknown>> {
 }
 
 /** A line that is no request. */
-export class LineError extends Error {
+class LineError extends Error {
   override readonly name = "LineError";
   readonly code: string;
   readonly param: string | null;
@@ -114,10 +114,10 @@ export class LineError extends Error {
   }
 }
 
-/** What the check of an input file has found. */
+/** Result of the check of an input file. */
 export interface CheckedInput {
   readonly lines: readonly LinePlace[];
-  /** Not empty if no line may run. */
+  /** Errors of the file. If there are any, no line may run. */
   readonly errors: readonly BatchError[];
 }
 

@@ -36,7 +36,7 @@ export class OwnedBatch {
   #taken = new Uint8Array();
   #from = 0;
   readonly #refused = new Set<number>();
-  /** When lines begin again after a refusal, in ms. */
+  /** Time at which lines begin again after a refusal, in ms. */
   #refusedUntilMs = 0;
   readonly #attempts = new Map<number, number>();
   readonly #running = new Set<Promise<void>>();

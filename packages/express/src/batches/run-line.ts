@@ -11,7 +11,7 @@ import type { BatchRequest } from "./lines.ts";
 import type { BatchRecord } from "./state.ts";
 
 /** Priority of all requests of batches, below that of any client who does not ask for less. */
-export const BATCH_PRIORITY = -10_000;
+const BATCH_PRIORITY = -10_000;
 
 /** A line that runs. */
 export interface RunningLine {
@@ -25,7 +25,7 @@ export interface RunningLine {
 /** Handlers of the endpoints. */
 export type LineHandlers = Readonly<Record<BatchRecord["endpoint"], Handler>>;
 
-/** How lines run. */
+/** Handlers of lines, and the steps before them. */
 export interface LineRunner {
   /** Steps before the handlers. */
   readonly front: readonly Step[];

@@ -103,8 +103,6 @@ export const batchesAnswer = z.strictObject({
   has_more: z.boolean(),
 });
 
-export type BatchBody = z.infer<typeof batchBody>;
 export type FileAnswer = z.infer<typeof fileAnswer>;
 export type BatchError = z.infer<typeof batchError>;
-export type RequestCounts = z.infer<typeof counts>;
 export type BatchAnswer = z.infer<typeof batchAnswer>;

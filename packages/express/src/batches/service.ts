@@ -8,7 +8,7 @@ import { Root } from "./folder.ts";
 import { resolveBatchesOptions, type BatchesOptions } from "./options.ts";
 import { tooManyUploads } from "./refusals.ts";
 
-/** What batches run over. */
+/** Services that batches run over. */
 export interface BatchesParts extends Pick<FeederParts, "models" | "admission" | "runner"> {
   /** Most bytes of the body of a request. */
   readonly maxBodyBytes: number;
@@ -59,6 +59,11 @@ export class Batches {
       onError,
       nowSeconds,
     });
+  }
+
+  /** Resolves when the models are drained and the batches are handed on. */
+  get stopped(): Promise<void> {
+    return this.#feeder.stopped;
   }
 
   /** Whether a batch that has not ended reads a file. */

@@ -17,7 +17,7 @@ export const batchRecord = z.object({
   outputSeconds: z.int().optional(),
 });
 
-/** What a client has asked for. */
+/** Request of a client for a batch. */
 export type BatchRecord = z.infer<typeof batchRecord>;
 
 const counts = z.object({ completed: z.int(), failed: z.int() });
@@ -34,7 +34,7 @@ export const beat = z.object({
   finalizingAt: z.int().optional(),
 });
 
-/** How far the owner of a batch has come. */
+/** Progress of the owner of a batch. */
 export type Beat = z.infer<typeof beat>;
 
 export const batchEnd = z.object({
@@ -51,7 +51,7 @@ export const batchEnd = z.object({
     .optional(),
 });
 
-/** How a batch has ended. */
+/** End of a batch. */
 export type BatchEnd = z.infer<typeof batchEnd>;
 
 export const cancelMark = z.object({ at: z.int() });
@@ -73,7 +73,7 @@ export function statusOf({ beat: progress, cancellingAt, end }: Omit<BatchFacts,
   return progress?.total === undefined ? "validating" : "in_progress";
 }
 
-/** What the owner of a batch does next. */
+/** Next action of the owner of a batch. */
 export type NextAct = "run" | "complete" | "expire" | "cancel";
 
 /** Progress of a batch that is being run. */

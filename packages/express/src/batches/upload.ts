@@ -52,8 +52,10 @@ async function receive({ files, client, request, maxFileBytes, silenceMs, timers
   const fields = new Map<string, string>();
   let stored: Promise<FileRecord> | undefined;
   let part: BusboyFileStream | undefined;
-  let filename = "";
+  const ended = new Promise<void>((resolve) => void parser.on("finish", resolve));
+  let fail: (error: unknown) => void = () => undefined;
   const failed = new Promise<never>((_, reject) => {
+    fail = reject;
     parser.on("error", (cause) => reject(damaged(cause)));
     parser.on("field", (name: string | undefined, value, ...cut) => {
       if (name === undefined) return reject(damaged());
@@ -68,12 +70,12 @@ async function receive({ files, client, request, maxFileBytes, silenceMs, timers
         stream.resume();
         return reject(invalid(`${name}`.slice(0, 64), "expected the file to be called `file`"));
       }
-      filename = sentName;
-      stored = files.receive(client, whole(stream), () => ({
-        client,
-        filename: nameOf(filename),
-        ...meaningOf(fields),
-      }));
+      const describe = async (): Promise<NewFile> => {
+        // Fields may follow the file.
+        await Promise.race([ended, failed]);
+        return { client, filename: nameOf(sentName), ...meaningOf(fields) };
+      };
+      stored = files.receive(client, whole(stream), describe);
       stored.catch(reject);
     });
     for (const limit of ["filesLimit", "fieldsLimit", "partsLimit"] as const) {
@@ -81,13 +83,13 @@ async function receive({ files, client, request, maxFileBytes, silenceMs, timers
     }
   });
   failed.catch(() => undefined);
-  const ended = new Promise<void>((resolve) => void parser.on("finish", resolve));
   try {
     await Promise.race([feed(parser, request, { silenceMs, timers }), failed]);
     await Promise.race([ended, failed]);
     if (!stored) throw badRequest({ message: "Missing 'file'", code: "missing_parameter", param: "file" });
     return await Promise.race([stored, failed]);
   } catch (error) {
+    fail(error);
     parser.destroy();
     // What was written is gone before the client gets its answer. A file may be whole where its form is not.
     part?.destroy();
