@@ -70,7 +70,7 @@ test("examples use packages as their users do, by their public names", () => {
 });
 
 // Of the middleware, from what everything stands on to what stands on everything.
-const EXPRESS_FOLDERS = ["http", "tools", "reasoning", "edge", "api", "responses", "messages", "ollama"];
+const EXPRESS_FOLDERS = ["http", "tools", "reasoning", "edge", "api", "responses", "batches", "messages", "ollama"];
 
 test("the middleware's folders import from those below them only", () => {
   const root = join(ROOT, "packages", "express", "src");

@@ -58,6 +58,11 @@ export const REGIONS: readonly Region[] = [
     name: "api",
     make: () => optionTable([API, "ReadMeApiOptions"], ["packages/express/src/api/options.ts", "ApiOptions"]),
   },
+  {
+    page: "express.md",
+    name: "batches",
+    make: () => optionTable(["packages/express/src/batches/options.ts", "BatchesOptions"]),
+  },
   { page: "express.md", name: "guard", make: () => optionTable([`${EDGE}/guard.ts`, "GuardOptions"]) },
   {
     page: "express.md",

@@ -4,6 +4,21 @@ import type { Serving } from "./api/exchange.ts";
 import { loadAdapter, OPERATOR_BODY_BYTES, unloadAdapter } from "./api/expert-routes.ts";
 import { detokenize, listModels, showModel, tokenize } from "./api/other-routes.ts";
 import { createEmbeddings, rerank } from "./api/pooling.ts";
+import {
+  cancelBatch,
+  createBatch,
+  deleteFile,
+  listBatches,
+  listFiles,
+  sendFile,
+  showBatch,
+  showFile,
+  uploadFile,
+  type BatchesRequest,
+} from "./batches/routes.ts";
+import { BATCH_ENDPOINTS } from "./batches/schemas.ts";
+import type { LineHandlers } from "./batches/run-line.ts";
+import type { Batches } from "./batches/service.ts";
 import { readJson, refuseEarly, refuseLong } from "./api/read-body.ts";
 import { chatEndpoint, completionEndpoint, serveGeneration, type GenerationEndpoint } from "./api/serve-generation.ts";
 import type { ChatBody, CompletionBody } from "./api/request-schemas.ts";
@@ -33,6 +48,8 @@ interface Fronts {
 export interface ApiParts {
   readonly serving: Serving;
   readonly store: ResponseStore;
+  /** Files and batches, where there is a folder for them. */
+  readonly batches?: Batches | undefined;
   /** The OpenAPI document. */
   readonly document: object;
   readonly fronts: Fronts;
@@ -42,7 +59,7 @@ export interface ApiParts {
 type Methods = Readonly<Partial<Record<"get" | "post" | "delete", Handler>>>;
 
 /** Makes the table of all routes of the API. */
-export function apiRoutes({ serving, store, document, fronts }: ApiParts): RouteTable {
+export function apiRoutes({ serving, store, batches, document, fronts }: ApiParts): RouteTable {
   const { clients, operators, cors } = fronts;
   const front: readonly Step[] = [...cors, shapeErrors, ...clients, identify];
   const readBody = [refuseEarly(serving), readJson(serving)];
@@ -55,17 +72,10 @@ export function apiRoutes({ serving, store, document, fronts }: ApiParts): Route
       ...(remove && { delete: [last(remove)] }),
     },
   });
-  const generate = <Body extends ChatBody | CompletionBody, Choice extends object>(
-    endpoint: GenerationEndpoint<Body, Choice>,
-  ): Route =>
-    on(endpoint.endpoint, {
-      post: (request, response) => serveGeneration(endpoint, { serving, request, response }),
-    });
+  const handlers = batchHandlers(serving, store);
   return {
     routes: [
-      generate(chatEndpoint),
-      generate(completionEndpoint),
-      generate(responsesEndpoint(store)),
+      ...BATCH_ENDPOINTS.map((path) => on(path, { post: handlers[path] })),
       on("/v1/responses/:id", {
         get: (request, response) => showResponse({ store, request, response }),
         delete: (request, response) => deleteResponse({ store, request, response }),
@@ -77,15 +87,15 @@ export function apiRoutes({ serving, store, document, fronts }: ApiParts): Route
         // Its body is empty, and is not read.
         methods: { post: [last((request, response) => cancelResponse({ store, request, response }))] },
       },
-      generate(messagesEndpoint),
+      on(messagesEndpoint.endpoint, { post: generating(serving, messagesEndpoint) }),
       on("/v1/messages/count_tokens", { post: (request, response) => countTokens(serving, request, response) }),
-      on("/v1/embeddings", { post: (request, response) => createEmbeddings({ serving, request, response }) }),
       // Cohere's second API has the path of its version, and vLLM answers without one.
       ...["/v1/rerank", "/v2/rerank", "/rerank"].map((path) =>
         on(path, { post: (request, response) => rerank({ serving, request, response }) }),
       ),
       on("/v1/models", { get: (request, response) => listModels(serving, request, response) }),
       on("/v1/models/*id", { get: (request, response) => showModel(serving, request, response) }),
+      ...(batches ? batchRoutes({ batches, serving }, { on, front }) : []),
       ...(serving.ollama ? ollamaRoutes(serving, on) : []),
       on("/tokenize", { post: (request, response) => tokenize(serving, request, response) }),
       on("/detokenize", { post: (request, response) => detokenize(serving, request, response) }),
@@ -94,6 +104,43 @@ export function apiRoutes({ serving, store, document, fronts }: ApiParts): Route
     ],
     rest: { prefix: "/v1", front },
   };
+}
+
+/** Makes the handlers of the endpoints that batches can have, too. */
+export function batchHandlers(serving: Serving, store: ResponseStore): LineHandlers {
+  return {
+    "/v1/chat/completions": generating(serving, chatEndpoint),
+    "/v1/completions": generating(serving, completionEndpoint),
+    "/v1/responses": generating(serving, responsesEndpoint(store)),
+    "/v1/embeddings": (request, response) => createEmbeddings({ serving, request, response }),
+  };
+}
+
+function generating<Body extends ChatBody | CompletionBody, Choice extends object>(
+  serving: Serving,
+  endpoint: GenerationEndpoint<Body, Choice>,
+): Handler {
+  return (request, response) => serveGeneration(endpoint, { serving, request, response });
+}
+
+/** Makes the routes of files and batches. */
+function batchRoutes(
+  parts: Pick<BatchesRequest, "batches" | "serving">,
+  { on, front }: { readonly on: (path: string, methods: Methods) => Route; readonly front: readonly Step[] },
+): readonly Route[] {
+  const to =
+    (handle: (asked: BatchesRequest) => Promise<void>): Handler =>
+    (request, response) =>
+      handle({ ...parts, request, response });
+  return [
+    // Its body is no JSON, and goes to the disk.
+    { path: "/v1/files", front, methods: { get: [last(to(listFiles))], post: [last(to(uploadFile))] } },
+    on("/v1/files/:id", { get: to(showFile), delete: to(deleteFile) }),
+    on("/v1/files/:id/content", { get: to(sendFile) }),
+    on("/v1/batches", { get: to(listBatches), post: to(createBatch) }),
+    on("/v1/batches/:id", { get: to(showBatch) }),
+    { path: "/v1/batches/:id/cancel", front, methods: { post: [last(to(cancelBatch))] } },
+  ];
 }
 
 /** Makes the routes of Ollama's API. */

@@ -64,7 +64,7 @@ export function fetchHandler(options: FetchOptions): FetchHandler {
   if (typeof localHostsOnly !== "boolean") {
     throw new TypeError(`Expected \`localHostsOnly\` to be true or false, got ${describeValue(localHostsOnly)}`);
   }
-  const { models, table } = allServices("fetchHandler", others);
+  const { models, table } = allServices("fetchHandler", others, true);
   const find = wayFinder(table);
   const dispose = (drainOptions?: DrainOptions): Promise<number> => models.drain(drainOptions);
   return {

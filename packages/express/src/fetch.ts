@@ -37,5 +37,6 @@ export {
   type ServedExpert,
   type ServedModel,
 } from "./edge/served-models.ts";
+export type { BatchesOptions } from "./batches/options.ts";
 export type { ResponsesOptions } from "./responses/store.ts";
 export type { ReadMeApiOptions, ReadMeOperationsOptions, ReadMeOptions, ServingOptions } from "./services.ts";

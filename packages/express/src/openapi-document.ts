@@ -13,6 +13,7 @@ import {
   modelsAnswer,
   tokenizeAnswer,
 } from "./api/answer-schemas.ts";
+import { batchAnswer, batchBody, batchesAnswer, deletedFile, fileAnswer, filesAnswer } from "./batches/schemas.ts";
 import { embeddingsAnswer, embeddingsBody, rerankAnswer, rerankBody } from "./api/pooling-schemas.ts";
 import { countTokensAnswer, messageAnswer, messageEvent, messagesError } from "./messages/answer-schemas.ts";
 import { countTokensBody, messagesBody } from "./messages/request-schemas.ts";
@@ -73,15 +74,35 @@ const SCHEMAS = {
 
 const OPERATOR_SCHEMAS = { LoadAdapterRequest: loadAdapterBody, UnloadAdapterRequest: unloadAdapterBody } as const;
 
-type SchemaName = keyof typeof SCHEMAS | keyof typeof OPERATOR_SCHEMAS;
+const BATCH_SCHEMAS = {
+  File: fileAnswer,
+  FileList: filesAnswer,
+  DeletedFile: deletedFile,
+  BatchRequest: batchBody,
+  Batch: batchAnswer,
+  BatchList: batchesAnswer,
+} as const;
+
+type SchemaName = keyof typeof SCHEMAS | keyof typeof BATCH_SCHEMAS | keyof typeof OPERATOR_SCHEMAS;
+
+/** Parts of the API that not every server has. */
+interface DescribedParts {
+  readonly hasOperators?: boolean;
+  readonly hasBatches?: boolean;
+}
 
 /**
  * Describes every route of the API and of operations.
  *
- * @param options - `hasOperators`: whether operators may load experts, default false
+ * @param options - `hasOperators`: whether operators may load experts; `hasBatches`: whether there are files and
+ *   batches; both by default false
  */
-export function openApiDocument({ hasOperators = false }: { readonly hasOperators?: boolean } = {}): OpenApiDocument {
-  const schemas = { ...SCHEMAS, ...(hasOperators ? OPERATOR_SCHEMAS : {}) };
+export function openApiDocument({ hasOperators = false, hasBatches = false }: DescribedParts = {}): OpenApiDocument {
+  const schemas = {
+    ...SCHEMAS,
+    ...(hasBatches ? BATCH_SCHEMAS : {}),
+    ...(hasOperators ? OPERATOR_SCHEMAS : {}),
+  };
   return {
     openapi: "3.1.0",
     info: { title: "readme-moe", version: "1" },
@@ -102,6 +123,7 @@ export function openApiDocument({ hasOperators = false }: { readonly hasOperator
       "/v1/models/{id}": { ...ID_PARAMETER, ...get("Model") },
       "/tokenize": post("TokenizeRequest", "TokenizeAnswer"),
       "/detokenize": post("DetokenizeRequest", "DetokenizeAnswer"),
+      ...(hasBatches ? BATCH_PATHS : {}),
       ...(hasOperators ? OPERATOR_PATHS : {}),
       // Routes of `readMe.operations`.
       "/health": probe("Health"),
@@ -171,4 +193,33 @@ const change = (body: SchemaName): object => ({
 const OPERATOR_PATHS: OpenApiDocument["paths"] = {
   "/v1/load_lora_adapter": change("LoadAdapterRequest"),
   "/v1/unload_lora_adapter": change("UnloadAdapterRequest"),
+};
+
+const UPLOAD = {
+  type: "object",
+  required: ["file", "purpose"],
+  properties: { file: { type: "string", format: "binary" }, purpose: { const: "batch" } },
+} as const;
+
+const BATCH_PATHS: OpenApiDocument["paths"] = {
+  "/v1/files": {
+    ...get("FileList"),
+    post: {
+      requestBody: { required: true, content: { "multipart/form-data": { schema: UPLOAD } } },
+      responses: answers("File"),
+    },
+  },
+  "/v1/files/{id}": { ...ID_PARAMETER, ...get("File"), delete: { responses: answers("DeletedFile") } },
+  "/v1/files/{id}/content": {
+    ...ID_PARAMETER,
+    get: {
+      responses: {
+        "200": { description: "The file", content: { "application/jsonl": { schema: { type: "string" } } } },
+        default: { description: "The error", content: json("Error") },
+      },
+    },
+  },
+  "/v1/batches": { ...get("BatchList"), ...post("BatchRequest", "Batch") },
+  "/v1/batches/{id}": { ...ID_PARAMETER, ...get("Batch") },
+  "/v1/batches/{id}/cancel": { ...ID_PARAMETER, post: { responses: answers("Batch") } },
 };

@@ -4,8 +4,10 @@ import { basename } from "node:path";
 import { integerOption, ReadMeEmitter, rejectUnknownKeys, type Engine } from "@readme-moe/core";
 import type { GrammarsOptions } from "@readme-moe/grammar";
 import type { Request as ExpressRequest } from "express";
-import { apiRoutes } from "./api-routes.ts";
-import { EngineGrammars } from "./api/exchange.ts";
+import { apiRoutes, batchHandlers } from "./api-routes.ts";
+import { EngineGrammars, type Serving } from "./api/exchange.ts";
+import type { BatchesOptions } from "./batches/options.ts";
+import { Batches } from "./batches/service.ts";
 import { openApiDocument } from "./openapi-document.ts";
 import { API_OPTION_NAMES, resolveApiOptions, type ApiOptions } from "./api/options.ts";
 import { cors, type CorsOptions } from "./edge/cors.ts";
@@ -18,6 +20,7 @@ import { Heartbeat } from "./edge/heartbeat.ts";
 import { resolveExpertsOptions, type ExpertsOptions } from "./edge/experts/options.ts";
 import { reportOutcomes } from "./edge/models/report-outcomes.ts";
 import { ServedModels } from "./edge/served-models.ts";
+import { MAX_TIMER_MS } from "./http/timers.ts";
 import { joinTables, type RouteTable } from "./http/routes.ts";
 import { ResponseStore, type ResponsesOptions } from "./responses/store.ts";
 
@@ -42,6 +45,8 @@ export interface ReadMeApiOptions<Asked = ExpressRequest>
   readonly experts?: ExpertsOptions | undefined;
   /** Limits of the responses that the server keeps for `previous_response_id`. */
   readonly responses?: ResponsesOptions | undefined;
+  /** Folder and limits of `/v1/files` and `/v1/batches`. @default these routes do not exist */
+  readonly batches?: BatchesOptions | undefined;
   /** Web pages that may call the API from a browser. @default none */
   readonly cors?: CorsOptions | undefined;
 }
@@ -75,6 +80,7 @@ const API_NAMES = [
   "grammars",
   "experts",
   "responses",
+  "batches",
   "cors",
 ] as const;
 
@@ -87,19 +93,21 @@ interface Services extends SharedServices {
  * Makes all routes.
  *
  * @param name - name of the caller in messages
+ * @param isWeb - whether hooks get requests of the web. @default false: they get Express's
  * @throws {TypeError | RangeError} on wrong options
  */
-export function allServices(name: string, options: ReadMeOptions<never>): Services {
+export function allServices(name: string, options: ReadMeOptions<never>, isWeb = false): Services {
   rejectUnknownKeys(name, options, [...API_NAMES, ...OPERATIONS_NAMES]);
   const services = servicesOf(options);
-  return { ...services, table: joinTables(operationsTable(services, options), apiTable(services, options)) };
+  const [ofOperations, ofApi] = [operationsTable(services, options), apiTable(services, options, isWeb)];
+  return { ...services, table: joinTables(ofOperations, ofApi) };
 }
 
 /** Makes the routes of the API. @throws {TypeError | RangeError} on wrong options */
 export function apiServices(name: string, options: ReadMeApiOptions<never>): Services {
   rejectUnknownKeys(name, options, API_NAMES);
   const services = servicesOf(options);
-  return { ...services, table: apiTable(services, options) };
+  return { ...services, table: apiTable(services, options, false) };
 }
 
 /** Makes the routes of health and metrics. @throws {TypeError | RangeError} on wrong options */
@@ -109,7 +117,7 @@ export function operationsServices(name: string, options: ReadMeOperationsOption
   return { ...services, table: operationsTable(services, options) };
 }
 
-function apiTable(services: SharedServices, options: ReadMeApiOptions<never>): RouteTable {
+function apiTable(services: SharedServices, options: ReadMeApiOptions<never>, isWeb: boolean): RouteTable {
   const { models, admission, events } = services;
   const { keys, authorize, requestsPerMinute, tokensPerMinute } = options;
   const guards = guard({ keys, authorize, requestsPerMinute, tokensPerMinute, events });
@@ -118,10 +126,32 @@ function apiTable(services: SharedServices, options: ReadMeApiOptions<never>): R
   const serving = { models, admission, grammars, experts, ...resolveApiOptions(options) };
   const outcomes = reportOutcomes(models, events);
   const operators = experts.operators && [outcomes, ...guard({ keys: experts.operators.keys, events })];
-  const document = openApiDocument({ hasOperators: operators !== undefined });
   const store = new ResponseStore(options.responses);
+  const batches = options.batches && batchesOf(options.batches, { services, serving, store, options, isWeb });
+  const document = openApiDocument({ hasOperators: operators !== undefined, hasBatches: batches !== undefined });
   const pages = options.cors === undefined ? [] : [cors(options.cors)];
-  return apiRoutes({ serving, store, document, fronts: { cors: pages, clients: [outcomes, ...guards], operators } });
+  const fronts = { cors: pages, clients: [outcomes, ...guards], operators };
+  return apiRoutes({ serving, store, batches, document, fronts });
+}
+
+/** Services and options that the requests of batches share with those of clients. */
+interface Shared {
+  readonly services: SharedServices;
+  readonly serving: Serving;
+  readonly store: ResponseStore;
+  readonly options: Pick<ReadMeApiOptions<never>, "tokensPerMinute">;
+  readonly isWeb: boolean;
+}
+
+/** Opens the batches. Their requests have an admission of their own, so that they take no room from others. */
+function batchesOf(options: BatchesOptions, { services, serving, store, isWeb, ...shared }: Shared): Batches {
+  const { models, events, admission } = services;
+  const { tokensPerMinute } = shared.options;
+  const own = new Admission({ events, maxQueueMs: MAX_TIMER_MS, maxClientShare: 1 });
+  const handlers = batchHandlers({ ...serving, admission: own }, store);
+  const front = [reportOutcomes(models, events), ...guard({ tokensPerMinute, events })];
+  const { maxBodyBytes } = serving;
+  return new Batches(options, { models, admission, runner: { front, handlers, isWeb }, maxBodyBytes });
 }
 
 function operationsTable(services: SharedServices, options: ReadMeOperationsOptions): RouteTable {

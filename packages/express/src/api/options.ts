@@ -1,5 +1,6 @@
 import { describeValue, integerOption, numberOption } from "@readme-moe/core";
 import type { Request } from "express";
+import type { BatchLine } from "../http/border.ts";
 import { MAX_TIMER_MS, systemTimers, type Timers } from "../http/timers.ts";
 import { LIMITS } from "../limits.ts";
 import type { EmbeddingsBody, RerankBody } from "./pooling-schemas.ts";
@@ -30,6 +31,8 @@ export interface RequestContext<Asked = Request> {
   readonly requestId: string;
   /** Name of the client's API key, on servers that ask for keys. */
   readonly key: string | undefined;
+  /** The batch whose line this is. The host's request has no headers of its client then. */
+  readonly batch: BatchLine | undefined;
   /** Aborts when the client has left. */
   readonly signal: AbortSignal;
 }

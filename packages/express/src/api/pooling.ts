@@ -196,8 +196,9 @@ async function answerPooled<Text extends string | readonly number[], Result>(
   exchange: Exchange<EmbeddingsBody | RerankBody>,
   pooled: PooledAnswer<Text, Result>,
 ): Promise<void> {
-  const { engine, locals, response, serving, namedExpert, bodyBytes, body } = exchange;
+  const { engine, locals, response, serving, namedExpert, bodyBytes } = exchange;
   const { param, texts, sharedBytes, answerBytes, answer } = pooled;
+  const priority = priorityOf(exchange);
   if (namedExpert !== undefined) throw invalid("model", "expected no expert, as embeddings and scores have none");
   const most = texts.map((text) => mostTokens(text, sharedBytes, engine.info));
   exchange.enter({
@@ -206,7 +207,7 @@ async function answerPooled<Text extends string | readonly number[], Result>(
     maxPromptTokens: most.reduce((sum, tokens) => sum + tokens, 0),
     maxCompletionTokens: 0,
     choices: 1,
-    priority: body.read_me?.priority ?? 0,
+    priority,
   });
   const { signal } = exchange;
   const spent = { tokens: 0 };
@@ -227,9 +228,9 @@ async function runPooled<Text extends string | readonly number[], Result>(
   { id, param, texts, promptOf, prepare, run }: PooledAnswer<Text, Result>,
   { most, spent }: { readonly most: readonly number[]; readonly spent: { tokens: number } },
 ): Promise<Pooled<Result>> {
-  const { client, ticket, signal, body } = exchange;
+  const { client, ticket, signal } = exchange;
   const ready = (await prepare?.(signal)) ?? texts;
-  const asked = { promptParam: param, expert: undefined, priority: body.read_me?.priority ?? 0 };
+  const asked = { promptParam: param, expert: undefined, priority: priorityOf(exchange) };
   const { priority } = await consultPolicy(exchange, asked, { prompts: ticket.consult ? ready.map(promptOf) : [] });
   signal.throwIfAborted();
   let left = most.reduce((sum, tokens) => sum + tokens, 0);
@@ -241,6 +242,11 @@ async function runPooled<Text extends string | readonly number[], Result>(
     if (!ticket.consult) ticket.correct(spent.tokens + left);
   };
   return run(ready, { id, client, priority, signal, onProgress });
+}
+
+/** Returns the priority of a batch's line, else the body's. */
+function priorityOf({ locals, body }: Exchange<EmbeddingsBody | RerankBody>): number {
+  return locals.batch?.priority ?? body.read_me?.priority ?? 0;
 }
 
 /** Computes the most tokens that a text may have, without those of a template: no text has more tokens than bytes. */

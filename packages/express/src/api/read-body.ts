@@ -131,7 +131,7 @@ function notJson(message: string, cause?: unknown): ApiError {
 }
 
 /** Parses an object or a list. @throws {ApiError} 400 */
-function parseJson(bytes: Buffer, charset: Charset): unknown {
+export function parseJson(bytes: Buffer, charset: Charset): unknown {
   if (bytes.length === 0) return {};
   if (charset === "utf-8" && !isUtf8(bytes)) throw notJson("The body is not valid UTF-8");
   const text = new TextDecoder(charset).decode(bytes);

@@ -102,8 +102,14 @@ async function serveOpened<Body extends ChatBody | CompletionBody, Choice extend
     requireTask("generate", exchange, serving.models);
     const own = api.settings(body, exchange);
     const { id = own.id, fallbacks } = opened;
+    const { batch } = exchange.locals;
     const defaults = fallbacks && { ...fallbacks, ...exchange.engine.info.samplingDefaults };
-    const settings = { ...own, id, params: withSamplingDefaults(own.params, defaults) };
+    const settings = {
+      ...own,
+      id,
+      params: withSamplingDefaults(own.params, defaults),
+      priority: batch?.priority ?? own.priority,
+    };
     const { numPrompts, params, priority } = settings;
     const expert = expertName(settings.expert, exchange.engine.info);
     exchange.enter({ maxCompletionTokens: params.maxTokens, choices: numPrompts * (params.n ?? 1), priority, expert });
@@ -131,9 +137,10 @@ export async function changedBody<Body extends RequestBody>(
   },
 ): Promise<Body> {
   checkPriority(sent, serving.maxPriority);
-  const { requestId, key } = localsOf(response);
+  const { requestId, key, batch } = localsOf(response);
   const { endpoint, schema, signal } = about;
-  const changed = await serving.onRequest?.(sent, { endpoint, request: hostRequest(request), requestId, key, signal });
+  const context = { endpoint, request: hostRequest(request), requestId, key, batch, signal };
+  const changed = await serving.onRequest?.(sent, context);
   return changed === undefined ? sent : checkBody(schema, changed);
 }
 

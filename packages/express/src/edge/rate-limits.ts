@@ -3,7 +3,7 @@
 
 import { integerOption } from "@readme-moe/core";
 import { RateLimiterMemory, RateLimiterRes, type RateLimiterAbstract } from "rate-limiter-flexible";
-import type { Reply, Step } from "../http/border.ts";
+import type { Incoming, Reply, Step } from "../http/border.ts";
 import { ApiError, retryHeaders, sendError } from "../http/errors.ts";
 import { clientName, localsOf } from "../http/request.ts";
 
@@ -60,7 +60,7 @@ function limiting(
     if (["GET", "HEAD", "OPTIONS"].includes(request.method)) return next();
     let usage: Usage;
     try {
-      usage = await look(clientName(request, response), response);
+      usage = await look(limitedName(request, response), response);
     } catch (cause) {
       sendError(response, unavailable(cause));
       return;
@@ -71,6 +71,12 @@ function limiting(
     if (usage.isExceeded) sendError(response, exceeded(unit, limiter.points, usage.resetMs));
     else next();
   };
+}
+
+/** Names what is limited: a client, and apart from it the client's batches, which must not use up its limit. */
+function limitedName(request: Incoming, response: Reply): string {
+  const client = clientName(request, response);
+  return localsOf(response).batch ? `batch:${client}` : client;
 }
 
 function usageOf(

@@ -9,6 +9,16 @@ interface ErrorContents {
   readonly code: string | undefined;
 }
 
+/** A line of a batch that runs as a request. */
+export interface BatchLine {
+  /** Id of the batch. */
+  readonly id: string;
+  /** Name that the line has in the batch. */
+  readonly customId: string;
+  /** Priority that the line gets, whatever its body says. */
+  readonly priority: number;
+}
+
 /** State of a request in `res.locals.readMe`, shared by middleware and routes. */
 export interface RequestLocals {
   /** Name of the client's API key, on servers that ask for keys. */
@@ -26,6 +36,8 @@ export interface RequestLocals {
   bodyBytes?: number;
   /** Time at which the whole body had arrived, on the monotonic clock, in ms. */
   wholeMs?: number;
+  /** The batch whose line this is. */
+  batch?: BatchLine;
   /** Gives errors the shape that the client expects. @default that of the OpenAI API */
   errorBody?: (error: ErrorContents) => object;
   /** Error that the request ended with, for middleware that logs. */
@@ -55,7 +67,7 @@ export interface Incoming extends AsyncIterable<Uint8Array> {
   /** The parsed body, once it was read. */
   body?: unknown;
   /** The host's own request, where it is another object than this. */
-  readonly web?: object;
+  readonly web?: object | undefined;
   /** Returns a header. @param name - in any case */
   get(name: string): string | undefined;
   /** Stops reading, and closes the connection where that is possible. */

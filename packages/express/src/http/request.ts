@@ -45,6 +45,11 @@ export function clientName(request: Incoming, response: Reply): string {
   return key === undefined ? `address:${networkOf(request.ip ?? "")}` : `key:${key}`;
 }
 
+/** Returns the id in a request's path. */
+export function idOf({ params: { id } }: Incoming): string {
+  return typeof id === "string" ? id : "";
+}
+
 /** Returns an IPv4 address unchanged, and the /64 network of an IPv6 address, since one machine may own all of it. */
 export function networkOf(address: string): string {
   const mapped = /^::ffff:(\d+\.\d+\.\d+\.\d+)$/i.exec(address)?.[1];

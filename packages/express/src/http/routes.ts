@@ -97,7 +97,8 @@ function allowOnly(known: readonly string[]): Handler {
   };
 }
 
-function runSteps(steps: readonly Step[], request: Incoming, response: Reply): void {
+/** Takes a request through steps. What a step throws is the answer. */
+export function runSteps(steps: readonly Step[], request: Incoming, response: Reply): void {
   const fail = (error: unknown): void => sendError(response, error);
   const go = (index: number): void => {
     const next: Next = (error) => (error === undefined ? go(index + 1) : fail(error));

@@ -31,6 +31,26 @@ export async function sendJson(response: Reply, body: object, options: ReaderOpt
   await taken;
 }
 
+/**
+ * Sends a body that is read as its reader takes it. A body that cannot be read to its end is cut off.
+ *
+ * @param chunks - as many bytes as the header `content-length` says
+ */
+export async function sendChunks(
+  response: Reply,
+  chunks: AsyncIterable<Uint8Array>,
+  options: ReaderOptions,
+): Promise<void> {
+  for await (const chunk of chunks) {
+    if (response.destroyed) return;
+    if (!response.write(chunk)) await eventOrClose("drain", response, options);
+  }
+  if (response.destroyed) return;
+  const taken = eventOrClose("finish", response, options);
+  response.end();
+  await taken;
+}
+
 /** Resolves on the event or when the connection ends, and ends the connection after `slowReaderMs`. */
 function eventOrClose(
   event: "drain" | "finish",

@@ -36,7 +36,7 @@ export class WebReply extends EventEmitter implements Reply {
     super();
     this.req = request;
     this.response = new Promise((resolve) => (this.#resolve = resolve));
-    const { signal } = request.web;
+    const { signal } = request;
     if (signal.aborted) this.#onAbort();
     else signal.addEventListener("abort", this.#onAbort, { once: true });
   }
@@ -143,7 +143,7 @@ export class WebReply extends EventEmitter implements Reply {
   }
 
   #close(): void {
-    this.req.web.signal.removeEventListener("abort", this.#onAbort);
+    this.req.signal.removeEventListener("abort", this.#onAbort);
     queueMicrotask(() => {
       this.closed = true;
       this.emit("close");

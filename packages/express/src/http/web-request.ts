@@ -8,10 +8,14 @@ export interface RequestFacts {
   readonly baseUrl: string;
   /** Address of the client, where the host knows it. */
   readonly address: string | undefined;
+  /** Whether hooks get the request of the web, and not this object. @default true */
+  readonly isWeb?: boolean;
 }
 
 export class WebRequest implements Incoming {
-  readonly web: Request;
+  readonly web: Request | undefined;
+  /** Aborts when the client has left. */
+  readonly signal: AbortSignal;
   readonly method: string;
   readonly path: string;
   readonly baseUrl: string;
@@ -21,12 +25,15 @@ export class WebRequest implements Incoming {
   params: Record<string, string | string[]> = {};
   route?: { readonly path: string };
   body?: unknown;
+  readonly #web: Request;
   #isRead: boolean;
 
   /** @param web - a request whose path begins with `baseUrl` */
-  constructor(web: Request, { baseUrl, address }: RequestFacts) {
+  constructor(web: Request, { baseUrl, address, isWeb = true }: RequestFacts) {
     const url = new URL(web.url);
-    this.web = web;
+    this.#web = web;
+    this.web = isWeb ? web : undefined;
+    this.signal = web.signal;
     this.method = web.method;
     this.baseUrl = baseUrl;
     this.path = url.pathname.slice(baseUrl.length) || "/";
@@ -41,7 +48,7 @@ export class WebRequest implements Incoming {
   }
 
   get destroyed(): boolean {
-    return this.web.signal.aborted;
+    return this.signal.aborted;
   }
 
   get(name: string): string | undefined {
@@ -49,7 +56,7 @@ export class WebRequest implements Incoming {
   }
 
   async *[Symbol.asyncIterator](): AsyncGenerator<Uint8Array, void> {
-    const reader = this.web.body?.getReader();
+    const reader = this.#web.body?.getReader();
     if (!reader) return;
     for (;;) {
       // oxlint-disable-next-line no-await-in-loop -- chunks come one after the other

@@ -15,7 +15,7 @@ import { resolveStateFolder } from "@readme-moe/model";
 import { Command } from "commander";
 import express, { type Express } from "express";
 import { readTextData } from "../data-files.ts";
-import { openFront, type OpenedFront } from "../fleet/open-front.ts";
+import { openFront, reportSeldom, type OpenedFront } from "../fleet/open-front.ts";
 import { fleetOption, type FleetFlags } from "../fleet/options.ts";
 import { MODEL_ARGUMENT, openEngine, type OpenedEngine } from "../models.ts";
 import { addOptions, controlTokensOption, type EngineFlags, engineOptions } from "../options.ts";
@@ -144,6 +144,7 @@ function appOver(models: ServedModels, events: ReadMeEmitter, flags: ServeFlags)
       tokensPerMinute: flags.tokensPerMinute,
       maxPriority: flags.maxPriority,
       cors: corsOf(flags),
+      batches: flags.batches === undefined ? undefined : { folder: flags.batches, onError: reportSeldom() },
       ollama: flags.ollama,
       admission: { maxRequests, maxTokens, maxBytes, maxClientShare, maxQueueMs, maxRequestMs },
       hungMs,

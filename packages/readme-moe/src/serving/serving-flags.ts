@@ -20,6 +20,7 @@ export interface ServingFlags {
   readonly maxQueueMs?: number;
   readonly maxRequestMs?: number;
   readonly maxNumSeqs?: number;
+  readonly batches?: string;
   readonly keepPrompt?: readonly string[];
   readonly savedPromptsFolder?: string;
   readonly savedPromptsBytes?: number;
@@ -69,6 +70,7 @@ export function servingOptions(): readonly Option[] {
     number("--max-queue-ms <ms>", "longest wait for the first token of a request (default: 30000)"),
     number("--max-request-ms <ms>", "longest duration of a request (default: no limit)"),
     number("--max-num-seqs <n>", "sequences that hold memory at once (default: 32)"),
+    new Option("--batches <folder>", "add /v1/files and /v1/batches, and keep files and batches in this folder"),
     new Option(
       "--keep-prompt <file...>",
       "text files with prompts whose keys and values stay in memory; of models with a chat template, system messages",

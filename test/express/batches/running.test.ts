@@ -1,0 +1,207 @@
+// What happens to a batch while processes die, time passes and answers are refused. Lines are answered by the tests.
+
+import { mkdir, readdir, rename, rmdir, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { expect, test } from "vitest";
+import type { Reply } from "../../../packages/express/src/http/border.ts";
+import { ApiError, retryHeaders, sendError } from "../../../packages/express/src/http/errors.ts";
+import { addBatch, batchFile, endOf, startService, storedLines } from "../../support/batches.ts";
+import { temporaryFolder } from "../../support/temporary-folder.ts";
+
+const FAST = { scanMs: 5, pauseMs: 2, leaseMs: 60, failedMs: 10 };
+const TEN = batchFile({ bodies: Array.from({ length: 10 }, (_, index) => ({ prompt: `${index}` })) });
+const names = (count: number): readonly string[] => Array.from({ length: count }, (_, index) => `request-${index}`);
+const never = (): void => undefined;
+
+const refuse = (response: Reply, status: number, code: string): void =>
+  sendError(response, new ApiError({ status, type: "x", code, message: code, headers: retryHeaders(1) }));
+
+/** Line of a file of answers. */
+const answerOf = (index: number): string =>
+  `${index} o ${JSON.stringify({ id: "x", custom_id: `request-${index}`, response: { status_code: 200 }, error: null })}\n`;
+
+test("what a dead owner has answered stays, and the rest runs once", async () => {
+  const folder = await temporaryFolder();
+  const first = startService({ folder, answer: never, times: { scanMs: 1e9 } });
+  const id = await addBatch(first.batches, TEN);
+  await first.drain();
+  // An owner that was killed while it wrote its third answer.
+  const { store } = first.batches;
+  expect(await store.claim(id, 0)).toBe(true);
+  expect(await store.claim(id, 0)).toBe(false);
+  await store.beat(id, 1, { beat: 1, isReleased: false, total: 10, completed: 2, failed: 0, inProgressAt: 7 });
+  await writeFile(store.answersPath(id, 1), answerOf(4) + answerOf(1) + answerOf(8).slice(0, -9));
+  const ran: string[] = [];
+  const answer = (customId: string, response: Reply): void => {
+    ran.push(customId);
+    response.json({ customId });
+  };
+  const services = [1, 2, 3].map(() => startService({ folder, answer, times: FAST }));
+  const end = await endOf({ store }, id);
+  expect(end).toMatchObject({ status: "completed", total: 10, completed: 10, failed: 0, inProgressAt: 7 });
+  expect(ran.toSorted()).toEqual(names(10).filter((name) => !["request-1", "request-4"].includes(name)));
+  const lines = await storedLines(first.batches, end.outputFileId);
+  expect(lines.map((one) => one.custom_id)).toEqual(names(10));
+  expect(services).toHaveLength(3);
+  expect((await readdir(join(folder, "files"))).length).toBe(2);
+});
+
+test("an owner that was taken for dead stops, and its answers are not lost", async () => {
+  const folder = await temporaryFolder();
+  let hold: (() => void) | undefined;
+  const first = startService({
+    folder,
+    places: 1,
+    times: FAST,
+    answer: (customId, response) => {
+      if (customId === "request-0") response.json({ by: "first" });
+      else hold = () => response.json({ by: "first" });
+    },
+  });
+  const id = await addBatch(first.batches, TEN);
+  first.batches.look();
+  await expect.poll(() => hold, { interval: 2 }).toBeDefined();
+  const { store } = first.batches;
+  expect(await store.claim(id, 1)).toBe(true);
+  await store.beat(id, 2, { beat: 1, isReleased: true, completed: 0, failed: 0 });
+  const second = startService({ folder, times: FAST, answer: (_, response) => void response.json({ by: "second" }) });
+  await first.drain();
+  const end = await endOf({ store }, id);
+  hold?.();
+  const bodies = (await storedLines(second.batches, end.outputFileId)).map(({ response }) => response?.body);
+  expect(bodies).toEqual([{ by: "first" }, ...names(9).map(() => ({ by: "second" }))]);
+});
+
+test("a drained server hands its batches on at once", async () => {
+  const folder = await temporaryFolder();
+  let aborted = 0;
+  const first = startService({
+    folder,
+    times: { ...FAST, leaseMs: 1e9 },
+    answer: (_, response) => void response.once("close", () => aborted++),
+  });
+  const id = await addBatch(first.batches, TEN);
+  first.batches.look();
+  await expect.poll(async () => (await first.batches.store.read(id))?.beat?.total, { interval: 2 }).toBe(10);
+  await first.drain();
+  const second = startService({
+    folder,
+    times: { ...FAST, leaseMs: 1e9 },
+    answer: (_, response) => void response.json({}),
+  });
+  expect(await endOf(second.batches, id)).toMatchObject({ status: "completed", completed: 10 });
+  expect(aborted).toBeGreaterThan(0);
+});
+
+test("after its time, a batch has the answers so far, and errors for the rest", async () => {
+  let now = 1000;
+  const service = startService({
+    folder: await temporaryFolder(),
+    places: 3,
+    times: FAST,
+    nowSeconds: () => now,
+    answer: (customId, response) => {
+      if (["request-0", "request-1"].includes(customId)) response.json({ customId });
+      else now = 2000;
+    },
+  });
+  const id = await addBatch(service.batches, TEN, { expiresAt: 2000 });
+  service.batches.look();
+  const end = await endOf(service.batches, id);
+  expect(end).toMatchObject({ status: "expired", at: 2000, total: 10, completed: 2, failed: 8 });
+  const errors = await storedLines(service.batches, end.errorFileId);
+  expect(errors.map((line) => [line.custom_id, line.response, line.error?.code])).toEqual(
+    names(10)
+      .slice(2)
+      .map((name) => [name, null, "batch_expired"]),
+  );
+  expect((await storedLines(service.batches, end.outputFileId)).map((line) => line.custom_id)).toEqual(names(2));
+});
+
+test("refusals of a busy server are tried again; failures of the engine three times", async () => {
+  const attempts = new Map<string, number>();
+  const service = startService({
+    folder: await temporaryFolder(),
+    times: FAST,
+    answer: (customId, response) => {
+      const count = (attempts.get(customId) ?? 0) + 1;
+      attempts.set(customId, count);
+      if (customId === "request-3") refuse(response, 503, "engine_failed");
+      else if (customId === "request-5") refuse(response, 500, "other");
+      else if (count < 5)
+        refuse(response, count % 2 ? 503 : 429, count % 2 ? "server_overloaded" : "rate_limit_exceeded");
+      else response.json({});
+    },
+  });
+  const id = await addBatch(service.batches, TEN);
+  service.batches.look();
+  const end = await endOf(service.batches, id);
+  expect(end).toMatchObject({ status: "completed", completed: 8, failed: 2 });
+  expect(names(10).map((name) => attempts.get(name))).toEqual([5, 5, 5, 3, 5, 1, 5, 5, 5, 5]);
+  const errors = await storedLines(service.batches, end.errorFileId);
+  expect(errors.map((line) => line.custom_id)).toEqual(["request-3", "request-5"]);
+});
+
+test("clients take turns, and none has more requests under way than there is room for", async () => {
+  const order: string[] = [];
+  let [running, most] = [0, 0];
+  const service = startService({
+    folder: await temporaryFolder(),
+    places: 2,
+    times: FAST,
+    answer: async (customId, response, { ip }) => {
+      order.push(`${ip} ${customId}`);
+      most = Math.max(most, ++running);
+      await new Promise((resolve) => setImmediate(resolve));
+      running--;
+      response.json({});
+    },
+  });
+  const one = await addBatch(service.batches, TEN, { client: "address:10.0.0.1" });
+  const two = await addBatch(service.batches, TEN, { client: "address:10.0.0.2" });
+  service.batches.look();
+  await Promise.all([endOf(service.batches, one), endOf(service.batches, two)]);
+  expect(most).toBeLessThanOrEqual(2);
+  const [first = [], second = []] = ["10.0.0.1", "10.0.0.2"].map((client) =>
+    order.flatMap((line, index) => (line.startsWith(client) ? [index] : [])),
+  );
+  expect(Math.max(first[0] ?? 99, second[0] ?? 99)).toBeLessThan(10);
+});
+
+test("a failure of the disk is reported, and the batch goes on later", async () => {
+  const errors: string[] = [];
+  const service = startService({
+    folder: await temporaryFolder(),
+    options: { onError: ({ message }) => void errors.push(message) },
+    times: FAST,
+    answer: (_, response) => void response.json({}),
+  });
+  const id = await addBatch(service.batches, TEN);
+  const { store, files } = service.batches;
+  const input = files.contentPath((await store.read(id))?.record.inputFileId ?? "");
+  await rename(input, `${input}.aside`);
+  await mkdir(input);
+  service.batches.look();
+  await expect.poll(() => errors.length, { interval: 2 }).toBeGreaterThan(1);
+  expect(errors[0]).toMatch(/EISDIR/);
+  await rmdir(input);
+  await rename(`${input}.aside`, input);
+  expect(await endOf(service.batches, id)).toMatchObject({ status: "completed", completed: 10 });
+});
+
+test("a batch without its input fails, and a damaged one does not hold up the others", async () => {
+  const service = startService({
+    folder: await temporaryFolder(),
+    times: FAST,
+    answer: (_, response) => void response.json({}),
+  });
+  const { store, files } = service.batches;
+  const damaged = await addBatch(service.batches, TEN);
+  await writeFile(join(store.folderOf(damaged), "batch.json"), "{");
+  const id = await addBatch(service.batches, TEN);
+  await files.remove((await store.read(id))?.record.inputFileId ?? "");
+  service.batches.look();
+  const end = await endOf(service.batches, id);
+  expect([end.status, end.errors?.[0]?.code]).toEqual(["failed", "file_not_found"]);
+  expect(await store.read(damaged)).toBeUndefined();
+});
