@@ -13,6 +13,7 @@ import {
   say,
   scripted,
   setOptions,
+  violations,
   watchedPage,
 } from "../support/chatbot.ts";
 import { findChromium, launchChromium } from "../support/chromium.ts";
