@@ -113,8 +113,7 @@ test.skipIf(executablePath === undefined)(
     const [, url = ""] = await printed(/Chat at (http:\S+)/);
     const browser = await launchChromium(executablePath ?? "");
     onTestFinished(() => browser.close());
-    const { page, complaints } = await watchedPage(browser, url);
-    await page.getByLabel("Max. tokens").fill("12");
+    const { page, complaints } = await watchedPage(browser, url, {}, { answerTokens: 12 });
     await sayOnly(page, url, " the");
     await say(page, "The ship was");
     expect(await lastAnswer(page)).toMatch(/^ ?the( the){11}$/);

@@ -31,7 +31,7 @@ export async function openModels({
   const opened: OpenedModel[] = [];
   try {
     for (const path of paths) {
-      const title = basename(resolve(path)).replace(/\.gguf$/i, "");
+      const title = modelTitle(resolve(path));
       const layout = await layoutOf(await resolveModel(path, { precision: precisions[0] }));
       for (const precision of precisions) {
         const name = precisions.length > 1 ? `${title}-${precision}` : title;
@@ -49,6 +49,12 @@ export async function openModels({
     const advice = "if the file is damaged, delete it, and the next start downloads or makes it again";
     throw new ReadMeError(error.code, `${error.message}; ${advice}`, { cause: error });
   }
+}
+
+/** Names a model by its file, its folder, or its repository if the folder is a snapshot of the hub's cache. */
+export function modelTitle(path: string): string {
+  const repository = /models--(?:[^/\\]*--)?([^/\\]+)[/\\]snapshots[/\\][^/\\]+$/.exec(path)?.[1];
+  return repository ?? basename(path).replace(/\.gguf$/i, "");
 }
 
 function budget({ numExperts, layerBytes }: ExpertLayout, memoryBytes: number | undefined) {
