@@ -141,7 +141,7 @@ test("the API's error codes are the ones of express.md", async () => {
   for (const name of documented) expect(sources).toContain(`"${name}"`);
   const used = [...sources.matchAll(/\bcode: "([a-z_]+)"/g)].map(([, name]) => name as string);
   expect(used.length).toBeGreaterThan(10);
-  for (const name of used) expect(documented).toContain(name);
+  for (const name of used) expect(documented, name).toContain(name);
 });
 
 test("environment variables are those that the code reads", async () => {

@@ -31,7 +31,7 @@ export async function builtPage(folder: string): Promise<string> {
 export async function openStreamedModel(folder: string, name = "tiny"): Promise<OpenedModel> {
   const engine = await openTinyEngine(
     folder,
-    { expertCacheBytes: LEAST_BYTES, maxNumSeqs: 16, maxNumBatchedSeqs: 4 },
+    { precision: "int8", expertCacheBytes: LEAST_BYTES, maxNumSeqs: 16, maxNumBatchedSeqs: 4 },
     { seed: BALANCED_SEED, numExperts: NUM_EXPERTS, expertSizes: LAYERS, sharedSizes: LAYERS.map(() => 16) },
   );
   const stats = await engine.stats();
