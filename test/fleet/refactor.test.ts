@@ -10,6 +10,8 @@ import { refactor } from "@readme-moe/refactor";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
 import { runUpTo } from "../support/killed-run.ts";
 import { modelHashes } from "../support/model-hashes.ts";
+import { outcomeOf, startCommand } from "../support/node-process.ts";
+import { writeFirstLayers } from "../support/first-layers.ts";
 import { noServer, startValkey, type ValkeyServer } from "../support/fleet/valkey.ts";
 import { POCKET } from "../support/pocket.ts";
 import { pocketTexts, SHARDED } from "../support/pocket-texts.ts";
@@ -19,7 +21,7 @@ import { temporaryFolder } from "../support/temporary-folder.ts";
 if (noServer !== undefined) console.log(`The tests of a refactoring on machines did not run: ${noServer}`);
 
 const PROGRAMS = join(import.meta.dirname, "..", "support", "programs");
-/** Of the 47 tasks, one machine ends none after this many, and the coordinator hears of two layers only. */
+/** Tasks that the first machine runs; the result of the last one is stored, and its end is not reported. */
 const TASKS_BEFORE_KILL = 4;
 const MACHINES = "c".repeat(64);
 
@@ -27,7 +29,8 @@ test("the commands say what is missing", async () => {
   const worker = await runCli(["worker", POCKET, "--refactor", "--fleet", "redis://127.0.0.1:1"]);
   expect(worker).toMatchObject({ code: 2, stderr: expect.stringContaining("--artefacts") as string });
   const data = join(POCKET, "calibration", "book.jsonl");
-  const coordinator = await runCli(["refactor", POCKET, "--out", "x", "--data", data, "--fleet", "redis://127.0.0.1:1"]);
+  const flags = ["--out", "x", "--data", data, "--fleet", "redis://127.0.0.1:1"];
+  const coordinator = await runCli(["refactor", POCKET, ...flags]);
   expect(coordinator).toMatchObject({ code: 2, stderr: expect.stringContaining("--artefacts") as string });
 });
 
@@ -40,30 +43,42 @@ describe.skipIf(noServer !== undefined)("a refactoring on machines", () => {
 
   test("gives the model of one machine, though a machine and the coordinator are killed", async () => {
     const folder = await temporaryFolder();
-    const [alone, together, place] = ["alone", "together", "artefacts"].map((name) => join(folder, name));
-    const pocket = await openModel(POCKET);
-    await refactor(pocket, await pocketTexts(), alone!, { ...SHARDED, source: "pocket" });
+    const pathOf = (name: string): string => join(folder, name);
+    const [model, alone, together, place] = [pathOf("model"), pathOf("alone"), pathOf("together"), pathOf("artefacts")];
+    await writeFirstLayers(POCKET, model, 2);
+    const pocket = await openModel(model);
+    await refactor(pocket, await pocketTexts(), alone, { ...SHARDED, source: "pocket" });
     await pocket.close();
 
+    const fleet = server.url;
     const startMachine = (killAfter: number): ChildProcess => {
-      const args = [server.url, place!, String(killAfter)];
-      const child = fork(join(PROGRAMS, "refactor-machine.ts"), args, { execArgv: [...NODE_ARGUMENTS] });
-      onTestFinished(() => void child.kill("SIGKILL"));
-      return child;
+      const args = [model, fleet, place, String(killAfter)];
+      return fork(join(PROGRAMS, "refactor-machine.ts"), args, { execArgv: [...NODE_ARGUMENTS] });
     };
-    const [mortal] = [startMachine(TASKS_BEFORE_KILL), startMachine(0)];
-    const killed = once(mortal!, "exit");
-    const coordinate = (killAt: string | undefined, ...more: readonly string[]): Promise<number> => {
-      const args = [together!, server.url, place!, ...more];
-      return runUpTo(join(PROGRAMS, "refactor-coordinator.ts"), args, (message) => message === killAt);
-    };
-    await coordinate("layers 2/6");
-    expect(await killed).toEqual([null, "SIGKILL"]);
+    const coordinate = (killAt: string | undefined, ...more: readonly string[]): Promise<number> =>
+      runUpTo(
+        join(PROGRAMS, "refactor-coordinator.ts"),
+        [model, together, fleet, place, ...more],
+        (text) => text === killAt,
+      );
+    const mortal = startMachine(TASKS_BEFORE_KILL);
+    const coordinated = coordinate("layers 1/2");
+    expect(await once(mortal, "exit")).toEqual([null, "SIGKILL"]);
+    const flags = ["--refactor", "--threads", "1", "--fleet", fleet, "--artefacts", place];
+    const [other, operated] = [startMachine(0), startCommand(["worker", model, ...flags])];
+    onTestFinished(() => void other.kill("SIGKILL"));
+    const outcome = outcomeOf(operated);
+    await coordinated;
     expect(await readdir(folder)).toContain("together.unfinished");
     await coordinate(undefined, "resume");
+    operated.kill("SIGTERM");
+    expect(await outcome).toMatchObject({
+      code: 0,
+      stdout: expect.stringMatching(/^machine [0-9a-f]{8}\n$/) as string,
+    });
 
-    expect(await modelHashes(together!)).toEqual(await modelHashes(alone!));
-    expect(await readdir(place!)).toEqual([]);
+    expect(await modelHashes(together)).toEqual(await modelHashes(alone));
+    expect(await readdir(place)).toEqual([]);
     expect((await readFleetStatus(server.url)).queues).toEqual([]);
   });
 
@@ -83,7 +98,12 @@ describe.skipIf(noServer !== undefined)("a refactoring on machines", () => {
       await worker.close();
       await coordinator.close();
     });
-    const flow = { machines: MACHINES, plan: "d".repeat(64), last: "end", isDone: () => Promise.resolve(started.includes("end")) };
+    const flow = {
+      machines: MACHINES,
+      plan: "d".repeat(64),
+      last: "end",
+      isDone: () => Promise.resolve(started.includes("end")),
+    };
     await expect(coordinator.run({ ...flow, tasks: ["good", "bad"] })).rejects.toThrow("task bad: no such task");
     expect(started).not.toContain("end");
     const hostile = "../../etc/passwd";

@@ -67,7 +67,7 @@ export class FlowCoordinator {
   /**
    * Runs a flow to its end, through any failure of machines and connections.
    *
-   * @throws {ReadMeError} `ERR_RUNTIME` with the reason of a task that failed on every attempt
+   * @throws {ReadMeError} `ERR_ENGINE_FAILED` with the reason of a task that failed on every attempt
    */
   async run(flow: TaskFlow): Promise<void> {
     for (;;) {
@@ -75,7 +75,8 @@ export class FlowCoordinator {
         return await this.#runOnce(flow);
       } catch (error) {
         const isFinal = error instanceof ReadMeError || error instanceof TypeError || error instanceof RangeError;
-        if (isFinal || flow.signal?.aborted) throw error;
+        flow.signal?.throwIfAborted();
+        if (isFinal) throw error;
         this.#options.onError?.(unreachable(this.#address, "refactoring", error));
         await sleep(RETRY_MS, undefined, { signal: flow.signal });
       }
@@ -159,8 +160,8 @@ async function failureOf(queue: Queue, { plan, tasks, last }: TaskFlow): Promise
   for (const task of [...tasks, last]) {
     const job = await queue.getJob(flowJobId(plan, task));
     if (job?.failedReason && (await job.isFailed())) {
-      return new ReadMeError("ERR_RUNTIME", `A machine failed at the task ${task}: ${job.failedReason}`);
+      return new ReadMeError("ERR_ENGINE_FAILED", `A machine failed at the task ${task}: ${job.failedReason}`);
     }
   }
-  return new ReadMeError("ERR_RUNTIME", `A machine failed at the task ${last}`);
+  return new ReadMeError("ERR_ENGINE_FAILED", `A machine failed at the task ${last}`);
 }

@@ -13,13 +13,16 @@ const NO_MACHINE =
 export async function openRefactorFleet(fleet: string, place: string): Promise<RefactorFleet & AsyncDisposable> {
   const { FlowCoordinator } = await import("@readme-moe/fleet");
   const artefacts = await openArtefacts(place);
-  const onIdle = (): void => console.error(NO_MACHINE);
-  const coordinator = await FlowCoordinator.open({ fleet, onError: reportSeldom(), onIdle });
+  const coordinator = await FlowCoordinator.open({ fleet, onError: reportSeldom(), onIdle: reportNoMachine });
   return {
     artefacts,
     run: (flow) => coordinator.run(flow),
     [Symbol.asyncDispose]: () => coordinator.close(),
   };
+}
+
+function reportNoMachine(): void {
+  console.error(NO_MACHINE);
 }
 
 interface MachineFlags {

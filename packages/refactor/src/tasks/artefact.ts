@@ -22,7 +22,7 @@ type TypeName = keyof ArrayTypes;
 /** Arrays begin at multiples of this, so that they can be read in place. */
 const ALIGNMENT = 8;
 const CHECKSUM_BYTES = 32;
-/** Where the header begins: behind the checksum and the header's length. */
+/** Start of the header, behind the checksum and the header's length. */
 const HEADER_START = CHECKSUM_BYTES + 8;
 
 type HeaderEntry = readonly [name: string, type: TypeName, length: number];

@@ -29,7 +29,7 @@ export interface FitSetting {
   readonly run: PassOptions;
 }
 
-/** What runs tasks: a model, products and options of the runtime. */
+/** Means of a machine: a model, products and options of the runtime. */
 export type FitMachine = Pick<FitSetting, "model" | "products" | "run">;
 
 export function fitSetting({ options, groups }: FitPlan, machine: FitMachine): FitSetting {

@@ -18,7 +18,7 @@ import { expertArrays, momentArrays, partArrays, readExperts, readMoments, readP
 import { magnitudesOf } from "./run-pass.ts";
 import { ALL_MOMENTS, momentsPart, STATIC_MOMENTS, type FitFamily } from "./task.ts";
 
-/** Where a task of the pool keeps an expert's or all text's moments: the part's name says which. */
+/** Name of the moments in a part of a pool; the part's name says whose they are. */
 const MOMENTS = "moments";
 /** Name of the paper's experts in the parts of a pool. */
 const PAPER = "paper";
@@ -89,16 +89,16 @@ export async function runPool(
     const shared = await fitShared(all, { ...fit, settings: { ...settings, sharedSize } });
     for (const [name, values] of shared ? partArrays(sharedName(size), shared) : []) parts.set(name, values);
   }
-  const moments = (part: string, one: Moments): readonly [string, Artefact] => [
-    part,
-    new Map(momentArrays(MOMENTS, one)),
-  ];
   return new Map<string, Artefact>([
-    ...own.map((one, expert) => moments(momentsPart(expert), one)),
-    moments(ALL_MOMENTS, all),
-    ...(baselines ? [moments(STATIC_MOMENTS, sum.moments(STATIC_MOMENTS))] : []),
+    ...own.map((one, expert) => pooledMoments(momentsPart(expert), one)),
+    pooledMoments(ALL_MOMENTS, all),
+    ...(baselines ? [pooledMoments(STATIC_MOMENTS, sum.moments(STATIC_MOMENTS))] : []),
     ["parts", parts],
   ]);
+}
+
+function pooledMoments(part: string, moments: Moments): readonly [part: string, artefact: Artefact] {
+  return [part, new Map(momentArrays(MOMENTS, moments))];
 }
 
 /** Reads a part of a layer's pool. */
@@ -110,33 +110,31 @@ export async function runFit(
   task: { readonly layer: number; readonly family: FitFamily; readonly expert: number; readonly size: number },
   pool: ReadPool,
 ): Promise<Artefact> {
-  const { products, options } = setting;
   const { layer, family, expert, size } = task;
   const fit = await layerFit(setting, layer);
-  switch (family) {
-    case "static": {
-      const own = await readMomentsOf(pool, STATIC_MOMENTS);
-      const settings = { ...setting.settings, sharedSize: 0, refits: true };
-      return partArtefact(await fitExpert({ own, all: own }, undefined, { ...fit, settings }));
-    }
-    case "random":
-      return partArtefact(
-        await fitRandomExpert(await expertMoments(pool, expert), fit, { seed: options.seed + layer, expert }),
-      );
-    default: {
-      const parts = await pool("parts");
-      if (options.method === "paper") {
-        const { shared, experts } = readExperts(parts, PAPER);
-        const part = experts[expert];
-        if (!part) throw new RangeError(`Expected an expert below ${experts.length}, got ${expert}`);
-        const own = await readMomentsOf(pool, momentsPart(expert));
-        return partArtefact({ ...part, relativeError: await errorOfExpert(own, { shared, part }, products) });
-      }
-      const settings = { ...setting.settings, sharedSize: setting.sharedSizes[size] ?? 0 };
-      const shared = readPart(parts, sharedName(size));
-      return partArtefact(await fitExpert(await expertMoments(pool, expert), shared, { ...fit, settings }));
-    }
+  if (family === "static") {
+    const own = await readMomentsOf(pool, STATIC_MOMENTS);
+    const settings = { ...fit.settings, sharedSize: 0, refits: true };
+    return partArtefact(await fitExpert({ own, all: own }, undefined, { ...fit, settings }));
   }
+  if (family === "random") {
+    const drawn = { seed: setting.options.seed + layer, expert };
+    return partArtefact(await fitRandomExpert(await expertMoments(pool, expert), fit, drawn));
+  }
+  const parts = await pool("parts");
+  if (setting.options.method === "paper")
+    return paperFit(parts, await readMomentsOf(pool, momentsPart(expert)), expert, fit);
+  const settings = { ...fit.settings, sharedSize: setting.sharedSizes[size] ?? 0 };
+  const shared = readPart(parts, sharedName(size));
+  return partArtefact(await fitExpert(await expertMoments(pool, expert), shared, { ...fit, settings }));
+}
+
+/** Measures one of the paper's experts, which is not fitted. */
+async function paperFit(parts: Artefact, own: Moments, expert: number, { products }: LayerFit): Promise<Artefact> {
+  const { shared, experts } = paperExperts(parts);
+  const part = experts[expert];
+  if (!part) throw new RangeError(`Expected an expert below ${experts.length}, got ${expert}`);
+  return partArtefact({ ...part, relativeError: await errorOfExpert(own, { shared, part }, products) });
 }
 
 /** Puts the experts of one shared size together. */
@@ -144,7 +142,7 @@ export function joinExperts(
   { options }: FitSetting,
   { parts, fits, size }: { readonly parts: Artefact; readonly fits: readonly Artefact[]; readonly size: number },
 ): LayerExperts & { readonly relativeErrors: readonly number[] } {
-  const shared = options.method === "paper" ? readExperts(parts, PAPER).shared : readPart(parts, sharedName(size));
+  const shared = options.method === "paper" ? paperExperts(parts).shared : readPart(parts, sharedName(size));
   return { shared, experts: fits.map(fittedPart), relativeErrors: fits.map(errorIn) };
 }
 

@@ -1,5 +1,6 @@
 // Where the tasks of a fit run, and where their results are: here, or on the machines of a fleet.
 
+import { existsSync } from "node:fs";
 import { writeLayer, LocalStore } from "./local-store.ts";
 import type { WorkFolder } from "../job/work-folder.ts";
 import type { RefactorFleet, RefactorRun } from "../options.ts";
@@ -78,7 +79,10 @@ async function fleetWork(place: FitPlace, fleet: RefactorFleet): Promise<FitWork
       const isDone = (): Promise<boolean> => runner.isDone(last);
       await fleet.run({ machines, plan, tasks: open, last: taskName(last), isDone, signal: run.signal });
     },
-    keepLayer: async (layer) => writeLayer(work, layer, await runner.read({ kind: "layer", layer })),
+    keepLayer: async (layer) => {
+      if (!existsSync(work.layerFile(layer)))
+        await writeLayer(work, layer, await runner.read({ kind: "layer", layer }));
+    },
     checkpoint: () => Promise.resolve(),
     removeResults: async () => {
       for (const task of tasksOf(setting)) await runner.remove(task);

@@ -27,7 +27,7 @@ interface BetweenLayers {
   readonly costs: Float32Array;
 }
 
-/** What a pass begins with, behind the first layer. */
+/** Inputs of a pass, behind the first layer. */
 export interface PassInputs {
   /** Result of the shard's pass before; it is overwritten. */
   readonly states: Artefact;

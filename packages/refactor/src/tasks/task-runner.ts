@@ -83,22 +83,21 @@ export class TaskRunner {
   async #compute(task: Task): Promise<ReadonlyMap<string, Artefact>> {
     const setting = this.#setting;
     setting.run.signal?.throwIfAborted();
-    switch (task.kind) {
-      case "pass":
-        return runPass(setting, task, () => this.#passInputs(task));
-      case "pool":
-        return runPool(setting, task.layer, (shard) =>
-          this.#take({ kind: "pass", layer: task.layer, shard }, "statistics"),
-        );
-      case "fit": {
-        const { layer } = task;
-        return new Map([[RESULT, await runFit(setting, task, (part) => this.read({ kind: "pool", layer }, part))]]);
-      }
-      case "layer":
-        return new Map([[RESULT, await this.#joinLayer(task.layer)]]);
-      case "costs":
-        return new Map([[RESULT, await this.#joinCosts()]]);
+    if (task.kind === "pass") return runPass(setting, task, () => this.#passInputs(task));
+    if (task.kind === "pool") {
+      return runPool(setting, task.layer, (shard) =>
+        this.#take({ kind: "pass", layer: task.layer, shard }, "statistics"),
+      );
     }
+    return new Map([[RESULT, await this.#computeOne(task)]]);
+  }
+
+  /** Computes a task whose result has one part. */
+  #computeOne(task: Exclude<Task, { readonly kind: "pass" | "pool" }>): Promise<Artefact> {
+    if (task.kind === "costs") return this.#joinCosts();
+    const { layer } = task;
+    if (task.kind === "layer") return this.#joinLayer(layer);
+    return runFit(this.#setting, task, (part) => this.read({ kind: "pool", layer }, part));
   }
 
   async #passInputs({ layer, shard }: { readonly layer: number; readonly shard: number }): Promise<PassInputs> {

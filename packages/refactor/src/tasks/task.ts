@@ -36,16 +36,9 @@ export interface TaskBounds {
 
 /** Returns a task's name: letters, digits and hyphens. */
 export function taskName(task: Task): string {
-  switch (task.kind) {
-    case "pass":
-      return `pass-${task.layer}-${task.shard}`;
-    case "fit":
-      return `fit-${task.layer}-${task.family}-${task.expert}-${task.size}`;
-    case "costs":
-      return "costs";
-    default:
-      return `${task.kind}-${task.layer}`;
-  }
+  if (task.kind === "pass") return `pass-${task.layer}-${task.shard}`;
+  if (task.kind === "fit") return `fit-${task.layer}-${task.family}-${task.expert}-${task.size}`;
+  return task.kind === "costs" ? task.kind : `${task.kind}-${task.layer}`;
 }
 
 /** Finds the task with a name. @throws {RangeError} when there is none in the plan */
@@ -70,22 +63,18 @@ function fitOf([layer, family, expert, size]: readonly string[]): Task | undefin
 }
 
 function isWithin(task: Task, { numLayers, numShards, numExperts, numSizes, baselines }: TaskBounds): boolean {
-  const isBelow = (value: number, end: number): boolean => Number.isInteger(value) && value >= 0 && value < end;
-  switch (task.kind) {
-    case "pass":
-      return isBelow(task.layer, numLayers + 1) && isBelow(task.shard, numShards);
-    case "fit":
-      if (task.family !== "ours" && !baselines) return false;
-      return (
-        isBelow(task.layer, numLayers) &&
-        isBelow(task.expert, task.family === "static" ? 1 : numExperts) &&
-        isBelow(task.size, task.family === "ours" ? numSizes : 1)
-      );
-    case "costs":
-      return true;
-    default:
-      return isBelow(task.layer, numLayers);
-  }
+  if (task.kind === "costs") return true;
+  // Behind the last layer there are passes, which end it.
+  if (!isBelow(task.layer, task.kind === "pass" ? numLayers + 1 : numLayers)) return false;
+  if (task.kind === "pass") return isBelow(task.shard, numShards);
+  if (task.kind !== "fit") return true;
+  const isOurs = task.family === "ours";
+  const numFits = task.family === "static" ? 1 : numExperts;
+  return (isOurs || baselines) && isBelow(task.expert, numFits) && isBelow(task.size, isOurs ? numSizes : 1);
+}
+
+function isBelow(value: number, end: number): boolean {
+  return Number.isInteger(value) && value >= 0 && value < end;
 }
 
 /** Lists the parts of a task's result. They are stored in this order: who finds the last one finds all. */
