@@ -51,7 +51,7 @@ export function decodePlan(
   const tokens = arrayOf(artefact, TOKENS, "i32");
   const isWhole = length > 0 && counts.every((count) => count > 0);
   const total = counts.reduce((sum, count) => sum + count, 0);
-  if (!isWhole || total * length !== tokens.length || tokens.some((id_) => id_ < 0 || id_ >= config.vocabSize)) {
+  if (!isWhole || total * length !== tokens.length || tokens.some((token) => token < 0 || token >= config.vocabSize)) {
     throw new RangeError("Expected a plan to have whole sequences of the model's tokens, got others");
   }
   let at = 0;
