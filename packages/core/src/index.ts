@@ -19,6 +19,7 @@ export type {
 export { GenerationStream, onceAborted } from "./generation-stream.ts";
 export type { DraftCounts, DraftsBySource, EngineStats, ExpertCacheStats } from "./engine-stats.ts";
 export type { KernelInfo } from "./kernel-info.ts";
+export type { ArtefactStore, TaskFlow } from "./task-flow.ts";
 export { errorChain, type ErrorLink } from "./error-chain.ts";
 export { ReadMeError, type ReadMeErrorCode, type ReadMeErrorOptions } from "./errors.ts";
 export { checkClient, checkExpert, checkRequestShape } from "./check-request.ts";
