@@ -70,7 +70,7 @@ export function hostileJobs(
       { path: bait.module },
       { ["__proto__"]: { maxTokens: 1 } },
       { length: 1e9 },
-      Array.from({ length: 70_000 }, () => 1),
+      Array.from({ length: 2000 }, () => 1),
     ];
     return pick(all);
   };

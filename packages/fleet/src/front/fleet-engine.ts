@@ -266,8 +266,8 @@ export class FleetEngine implements Engine {
     const untilMs = performance.now() + SUBMIT_MS;
     for (;;) {
       try {
-        await this.#followed.listen(id, { job, place });
-        await this.#adder.add(job, place, this.#maxWaitMs);
+        // An entry that comes before the front listens is asked for.
+        await Promise.all([this.#followed.listen(id, { job, place }), this.#adder.add(job, place, this.#maxWaitMs)]);
         this.#view.added();
         return;
       } catch (error) {

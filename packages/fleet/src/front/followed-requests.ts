@@ -70,7 +70,7 @@ export class FollowedRequests {
     return this.#requests.get(id)?.submitted;
   }
 
-  /** Listens to the entries of a request; has to come before its job is added. */
+  /** Listens to the entries of a request. */
   async listen(id: string, submitted: Submitted): Promise<void> {
     const followed = this.#requests.get(id);
     if (!followed) return;

@@ -61,17 +61,18 @@ export class JobAdder {
     const { id, prompt, priority, expertTokens = [] } = job;
     const { meta } = requestKeys(id);
     const shown = [prompt.length, completionTokens(job, this.#model), JSON.stringify(expertTokens)] as const;
-    await this.#redis.fleetRegister(meta, ...shown, maxWaitMs, RUNNING_TTL_MS);
+    const registered = this.#redis.fleetRegister(meta, ...shown, maxWaitMs, RUNNING_TTL_MS);
     const options = { jobId: id, priority: bullPriority(priority), removeOnComplete: true, removeOnFail: true };
     const queue = this.#queue(place);
     try {
-      await queue.add("generate", job, options);
+      await Promise.all([registered, queue.add("generate", job, options)]);
     } catch (error) {
       // A queue whose first command has failed never works; the next request makes another one.
       if (await isBroken(queue)) this.#queues.delete(queue.name);
       throw error;
     }
-    await this.#redis.publish(JOBS_CHANNEL, place.modelVersion);
+    // Workers also look by themselves.
+    void this.#redis.publish(JOBS_CHANNEL, place.modelVersion).catch(() => undefined);
   }
 
   /** Whether a job waits or runs. */

@@ -49,6 +49,8 @@ export class FleetWorker {
   readonly #constraints: Constraints;
   readonly #connections: readonly Connection[];
   readonly #redis: ScriptedRedis;
+  /** Connection for the logs of requests. */
+  readonly #logs: ScriptedRedis;
   readonly #taker: JobTaker;
   readonly #waitingKeys: readonly string[];
   readonly #running = new Map<string, Running>();
@@ -77,8 +79,10 @@ export class FleetWorker {
     this.#options = options;
     const address = typeof fleet === "string" ? parseFleetUrl(fleet) : fleet;
     const [main, listening] = [openConnection(address, onError, limits), openConnection(address, onError, limits)];
-    this.#connections = [main, listening];
+    const writing = openConnection(address, onError, { ...limits, isBatched: true });
+    this.#connections = [main, listening, writing];
     this.#redis = withScripts(main.redis);
+    this.#logs = withScripts(writing.redis);
     const affinities = affinitiesOf(engine.info);
     this.#waitingKeys = waitingKeysOf(modelVersion, affinities);
     this.#taker = new JobTaker(this.#redis, modelVersion, affinities, lockTimes ?? DEFAULT_LOCK_TIMES);
@@ -239,7 +243,7 @@ export class FleetWorker {
     const { affinity } = taken;
     let numTokens = 0;
     const run = new RunningJob(job, {
-      redis: this.#redis,
+      redis: this.#logs,
       engine: this.#options.engine,
       workerId: this.id,
       openConstraint: (source, client) => this.#constraints.open(source, client),
