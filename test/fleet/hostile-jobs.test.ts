@@ -65,8 +65,10 @@ describe.skipIf(noServer !== undefined)("a worker whose queue anyone can write t
       return Object.values(counts).every((count) => count === 0) && worker.numRunning === 0;
     });
     await queue.close();
+    expect(worker.state().isDraining, errors.join()).toBe(false);
     expect(worker.state().counters.refused).toBeGreaterThan(NUM_JOBS / 4);
     expect(worker.state().pulls).toBe(NUM_JOBS);
+    await until(async () => (await front.stats(), front.info.modelVersion !== undefined));
     const request = { prompt: "Once upon a time", params: { maxTokens: 8, seed: 1 } };
     expect(await readAnswer(front, request)).toEqual(await readAnswer(engine, request));
     expect(globalThis).not.toHaveProperty("readMeMoeWasTaken");

@@ -111,6 +111,7 @@ function withoutUndefined<Fields extends object>(fields: Fields): Fields {
 export function readJob(data: unknown): FleetJob {
   const parsed = jobSchema.safeParse(data);
   if (parsed.success) return parsed.data;
-  const [issue] = parsed.error.issues;
-  throw new TypeError(`Expected a job of a front, got another in \`${issue?.path.join(".") || "its fields"}\``);
+  // Deeper names are the job's own.
+  const field = parsed.error.issues[0]?.path.slice(0, 2).join(".");
+  throw new TypeError(`Expected a job of a front, got another in \`${field || "its fields"}\``);
 }
