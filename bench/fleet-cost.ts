@@ -1,83 +1,97 @@
-// Measures the cost of a fleet on one machine: time to the first token, time per token, and goodput of one worker behind a front, beside
-// the engine itself. Contenders take turns; medians and 95th percentiles count. `npm run bench:fleet-cost -- --requests 40`
+// Measures what a fleet costs on one machine: a server with a model of its own, and a front with one worker, as processes, asked over HTTP
+// in turns. Then sends the fleet twice what it can do. `npm run bench:fleet-cost -- --rounds 40`
 
 import { parseArgs } from "node:util";
-import type { Engine } from "@readme-moe/core";
-import { openPromptReader, ReadMeEngine } from "@readme-moe/engine";
-import { FleetEngine, FleetWorker } from "@readme-moe/fleet";
+import { seededRandom } from "@readme-moe/core";
+import { completions, openLoop, type Ask } from "./express/load.ts";
+import { serve } from "./hostile/served.ts";
+import { markdownTable } from "./kit/report.ts";
+import { median, percentile } from "./kit/statistics.ts";
+import { turnsOf } from "./kit/turns.ts";
+import { killMachine, startMachine } from "../test/support/fleet/machines.ts";
 import { startValkey } from "../test/support/fleet/valkey.ts";
 
 const { values } = parseArgs({
   options: {
     model: { type: "string", default: "models/pocket" },
-    requests: { type: "string", default: "40" },
+    rounds: { type: "string", default: "40" },
     tokens: { type: "string", default: "64" },
     "at-once": { type: "string", default: "8" },
+    /** Duration of the overload; 0 leaves it out. */
+    "overload-seconds": { type: "string", default: "20" },
+    "max-queue-ms": { type: "string", default: "1000" },
   },
 });
-const [numRequests, maxTokens, numAtOnce] = [Number(values.requests), Number(values.tokens), Number(values["at-once"])];
+const [numRounds, maxTokens, numAtOnce] = [Number(values.rounds), Number(values.tokens), Number(values["at-once"])];
+const WARM_UP_ROUNDS = 2;
+
+const asker = (url: string): Ask => completions(url, maxTokens, true);
 
 interface Times {
-  readonly firstMs: number;
-  readonly tokenMs: number;
+  readonly first: number[];
+  readonly token: number[];
+  readonly goodput: number[];
 }
 
-async function timeOne(engine: Engine, seed: number): Promise<Times> {
+/** Asks one question, then several at once. */
+async function measure(ask: Ask, round: number, { first, token, goodput }: Times): Promise<void> {
+  const alone = await ask(round);
   const startMs = performance.now();
-  let firstMs = 0;
-  let numTokens = 0;
-  const params = { maxTokens, seed, ignoreEos: true };
-  for await (const { tokens } of engine.generate({ prompt: `Once upon a time ${seed}`, params })) {
-    if (numTokens === 0) firstMs = performance.now() - startMs;
-    numTokens += tokens.length;
-  }
-  return { firstMs, tokenMs: (performance.now() - startMs - firstMs) / Math.max(1, numTokens - 1) };
+  const together = await Promise.all(Array.from({ length: numAtOnce }, (_, index) => ask(1000 * (round + 1) + index)));
+  const seconds = (performance.now() - startMs) / 1000;
+  const wrong = [alone, ...together].find(({ status, isWhole }) => status !== 200 || !isWhole);
+  if (wrong) throw new Error(`Expected answers, got ${wrong.status}: ${wrong.tail}`);
+  if (round < WARM_UP_ROUNDS) return;
+  first.push(alone.firstMs);
+  token.push((alone.totalMs - alone.firstMs) / (maxTokens - 1));
+  goodput.push((numAtOnce * maxTokens) / seconds);
 }
 
-/** Returns tokens per second of requests at once. */
-async function goodput(engine: Engine, firstSeed: number): Promise<number> {
-  const startMs = performance.now();
-  await Promise.all(Array.from({ length: numAtOnce }, (_, index) => timeOne(engine, firstSeed + index)));
-  return (1000 * numAtOnce * maxTokens) / (performance.now() - startMs);
-}
-
-function percentile(sorted: readonly number[], share: number): number {
-  return sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))] ?? 0;
-}
-
-const server = await startValkey();
-const engine = await ReadMeEngine.open(values.model);
-const worker = FleetWorker.open({ fleet: server.url, engine });
-const front = await FleetEngine.open({ fleet: server.url, reader: await openPromptReader(values.model) });
-while ((await front.stats(), front.info.modelVersion === undefined));
+const valkey = await startValkey();
+await using alone = await serve(values.model, 512, ["--threads", "1"]);
+const machine = await startMachine({ fleet: valkey.url, model: values.model, id: "one" });
+const flags = ["--fleet", valkey.url, "--max-queue-ms", values["max-queue-ms"], "--max-requests", "100000"];
+await using front = await serve(values.model, 512, [...flags, "--max-client-share", "1"]);
 const contenders = [
-  { name: "engine", engine },
-  { name: "fleet", engine: front },
-].map((contender) => ({ ...contender, first: [] as number[], token: [] as number[], goodput: [] as number[] }));
-for (let index = -2; index < numRequests; index++) {
-  for (const contender of contenders) {
-    const { firstMs, tokenMs } = await timeOne(contender.engine, index + 10);
-    const rate = await goodput(contender.engine, 1000 * (index + 3));
-    // The first two rounds warm up.
-    if (index < 0) continue;
-    contender.first.push(firstMs);
-    contender.token.push(tokenMs);
-    contender.goodput.push(rate);
-  }
+  { name: "serve", ask: asker(alone.url), first: [], token: [], goodput: [] },
+  { name: "fleet", ask: asker(front.url), first: [], token: [], goodput: [] },
+] as const satisfies readonly (Times & { readonly name: string; readonly ask: Ask })[];
+while ((await contenders[1].ask(0)).status !== 200);
+for (const { variant, round } of turnsOf(contenders.length, numRounds + WARM_UP_ROUNDS)) {
+  const contender = contenders[variant];
+  if (contender) await measure(contender.ask, round, contender);
 }
-console.log("| | first token p50 | p95 | per token p50 | p95 | tokens/s p50 |\n| --- | --: | --: | --: | --: | --: |");
-for (const { name, first, token, goodput: rates } of contenders) {
-  const [a, b, c] = [first, token, rates].map((list) => list.toSorted((x, y) => x - y)) as [
-    number[],
-    number[],
-    number[],
-  ];
-  const figures = [percentile(a, 0.5), percentile(a, 0.95), percentile(b, 0.5), percentile(b, 0.95)];
+const [own, fleet] = contenders as readonly [Times, Times];
+const rows = contenders.map(({ name, first, token, goodput }) => [
+  name,
+  ...[percentile(first, 50), percentile(first, 95), percentile(token, 50), percentile(token, 95)].map((ms) =>
+    ms.toFixed(2),
+  ),
+  median(goodput).toFixed(0),
+]);
+const columns = ["", "first token p50, ms", "p95", "per token p50, ms", "p95", "tokens/s p50"];
+const title = `${values.model}, ${numRounds} rounds of ${maxTokens} tokens; goodput of ${numAtOnce} at once`;
+console.log(markdownTable({ title, columns, rows }));
+const whole = (times: readonly number[], percent: number): string => percentile(times, percent).toFixed(0);
+const added = (what: "first" | "token", percent: number): string =>
+  (percentile(fleet[what], percent) - percentile(own[what], percent)).toFixed(2);
+console.log(`added: first token p95 ${added("first", 95)} ms, per token p50 ${added("token", 50)} ms`);
+console.log(`goodput: ${(median(fleet.goodput) / median(own.goodput)).toFixed(3)} of serve`);
+
+const overloadSeconds = Number(values["overload-seconds"]);
+if (overloadSeconds > 0) {
+  const rate = (2 * median(fleet.goodput)) / maxTokens;
+  let numAsked = 1_000_000;
+  const answers = await openLoop(rate, overloadSeconds, () => contenders[1].ask(numAsked++), seededRandom(1));
+  const refused = answers.filter(({ status }) => status === 503).map(({ totalMs }) => totalMs);
+  const answered = answers.filter(({ status }) => status === 200).map(({ firstMs }) => firstMs);
   console.log(
-    `| ${name} | ${figures.map((ms) => `${ms.toFixed(2)} ms`).join(" | ")} | ${percentile(c, 0.5).toFixed(0)} |`,
+    `twice the load, ${rate.toFixed(1)} requests/s: ${answered.length} answered, ${refused.length} refused, ${answers.length} asked`,
+  );
+  console.log(`refusals: p50 ${whole(refused, 50)} ms, p99 ${whole(refused, 99)} ms`);
+  console.log(
+    `first token: p50 ${whole(answered, 50)} ms, p99 ${whole(answered, 99)} ms, longest promised ${values["max-queue-ms"]} ms`,
   );
 }
-await front.dispose();
-await worker.close();
-await engine.dispose();
-await server.stop();
+await killMachine(machine);
+await valkey.stop();

@@ -1,6 +1,6 @@
 // What the engine's core reports and counts, on a clock that advances only while the model runs.
 
-import { resolveSamplingParams, StopAutomaton, type PreGatingRouter } from "@readme-moe/core";
+import { resolveSamplingParams, StopAutomaton, type CostModel, type PreGatingRouter } from "@readme-moe/core";
 import type { Tokenizer } from "@readme-moe/model";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import type { StepRunner } from "../../packages/engine/src/step-runner.ts";
@@ -98,6 +98,7 @@ test("events tell the steps, tokens and times of a sequence", async () => {
     draftedTokens: 0,
     draftsBySource: {},
     preemptions: 0,
+    cost: expect.objectContaining({ msPerToken: expect.any(Number) as number }) as CostModel,
   });
 });
 

@@ -1,13 +1,13 @@
 // Decisions of a fleet that need no server: versions, affinities, priorities of queues.
 
-import type { EngineInfo } from "@readme-moe/core";
+import type { EngineInfo, ExpertCacheStats } from "@readme-moe/core";
 import { describe, expect, test } from "vitest";
-import { affinitiesOf, affinityOf } from "../../packages/fleet/src/affinity.ts";
+import { affinitiesOf, affinityOf, countExperts, sharesOf } from "../../packages/fleet/src/affinity.ts";
 import { chooseVersion } from "../../packages/fleet/src/front/choose-version.ts";
-import { describeWorker } from "../../packages/fleet/src/worker/describe-worker.ts";
+import { describeWorker, type HeldJob } from "../../packages/fleet/src/worker/describe-worker.ts";
+import { EngineMeasure } from "../../packages/fleet/src/worker/engine-measure.ts";
 import { HomeKeeper } from "../../packages/fleet/src/worker/home-keeper.ts";
 import { newCounters } from "../../packages/fleet/src/worker/state.ts";
-import { StepPace } from "../../packages/fleet/src/worker/step-pace.ts";
 
 type Shape = Pick<EngineInfo, "experts" | "expertKind">;
 
@@ -74,7 +74,7 @@ test("a worker's state counts what its jobs hold, and a draining one takes no mo
     info,
     publishedMs: 5,
     pulls: 3,
-    pace: new StepPace(),
+    measure: new EngineMeasure(),
   };
   const of = (isDraining: boolean, held = jobs): ReturnType<typeof describeWorker> =>
     describeWorker({ ...shared, jobs: held, counters: newCounters(), isDraining });
@@ -84,9 +84,48 @@ test("a worker's state counts what its jobs hold, and a draining one takes no mo
   expect(of(false, []).freeKvTokens).toBeGreaterThan(1e9);
 });
 
+test("a worker's state has the experts of its jobs, weighted by their shares", () => {
+  const shared = { id: "w", promptVersion: "p", modelVersion: "m", publishedMs: 5, pulls: 3, isDraining: false };
+  const info = { precision: "int8", maxNumSeqs: 8, kvCapacityTokens: 400 };
+  const of = (...jobs: HeldJob[]): ReturnType<typeof describeWorker> =>
+    describeWorker({ ...shared, info, jobs, measure: new EngineMeasure(), counters: newCounters() });
+  const shares = sharesOf(countExperts([0, 0, 0, 2], { experts: ["a", "b", "c"], expertKind: "ffn" }));
+  expect(shares).toEqual([0.75, 0, 0.25]);
+  const mixed = { affinity: "e0", numSeqs: 2, kvTokens: 9, expertShares: shares };
+  const pure = { affinity: "e1", numSeqs: 1, kvTokens: 9, expertShares: [0, 1, 0] };
+  expect(of(mixed, pure).runningByExpert).toEqual([1.5, 1, 0.5]);
+  expect(of({ affinity: "p0", numSeqs: 1, kvTokens: 9 })).not.toHaveProperty("runningByExpert");
+  expect(sharesOf([])).toBeUndefined();
+});
+
+test("a worker's measure follows its engine", () => {
+  const measure = new EngineMeasure();
+  expect(measure).toMatchObject({ stepMs: 0, stepsPerSeq: 0, missingBytes: [], expertPlaces: Infinity });
+  const cost = { fixedMs: 1, msPerToken: 2, msPerExpert: 3, msPerCachedToken: 4, loadMsPerByte: 5 };
+  const expertCache = { layerBytes: [30, 70], budgetBytes: 250 } as unknown as ExpertCacheStats;
+  measure.observe({ steps: 10, cost, missingBytes: [0, 100, 30], expertCache }, 1, 1000);
+  measure.observe({ steps: 30, cost, missingBytes: [0, 100, 30], expertCache }, 1, 2000);
+  expect(measure).toMatchObject({ cost, stepMs: 50, missingBytes: [0, 100, 30], expertPlaces: 2.5 });
+  measure.ended({ affinity: "e1", steps: 20, cachedTokens: 0 });
+  expect(measure).toMatchObject({ stepsPerSeq: 20, prefixTokens: {} });
+  measure.ended({ affinity: "e1", steps: 20, cachedTokens: 64 });
+  measure.ended({ affinity: "e1", steps: 20, cachedTokens: 0 });
+  expect(measure.prefixTokens).toEqual({ e1: 32 });
+  // What was evicted is found no more.
+  for (let count = 0; count < 6; count++) measure.ended({ affinity: "e1", steps: 20, cachedTokens: 0 });
+  expect(measure.prefixTokens).toEqual({});
+});
+
 test("homes spread busy affinities over the workers, and leave one that drains", () => {
   const info = { precision: "int8", maxNumSeqs: 8, kvCapacityTokens: 400 };
-  const shared = { promptVersion: "p", modelVersion: "m", info, publishedMs: 5, pulls: 3, pace: new StepPace() };
+  const shared = {
+    promptVersion: "p",
+    modelVersion: "m",
+    info,
+    publishedMs: 5,
+    pulls: 3,
+    measure: new EngineMeasure(),
+  };
   const states = (draining: string): ReturnType<typeof describeWorker>[] =>
     ["a", "b"].map((id, index) =>
       describeWorker({

@@ -4,6 +4,8 @@ import { ReadMeError } from "@readme-moe/core";
 import { openPromptReader, type ReadMeEngine } from "@readme-moe/engine";
 import { FleetEngine, FleetWorker, readFleetStatus } from "@readme-moe/fleet";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { percentile } from "../../bench/kit/statistics.ts";
+import { leftovers } from "../support/fleet/leftovers.ts";
 import { readAnswer, type Answer } from "../support/fleet/requests.ts";
 import { noServer, startCluster, type ValkeyCluster } from "../support/fleet/valkey.ts";
 import { POCKET } from "../support/pocket.ts";
@@ -88,9 +90,22 @@ describe.skipIf(noServer !== undefined)("a fleet whose Valkey has a replica and 
         await until(() => ask(round % 5));
         await cluster.settled();
       }
+      if (NUM_FAILOVERS > 1) {
+        const [killed, stopped] = [0, 1].map((rest) => outagesMs.filter((_, round) => round % 2 === rest));
+        for (const [what, times = []] of [
+          ["killed", killed],
+          ["stopped", stopped],
+        ] as const) {
+          const [middle, high] = [50, 95].map((percent) => percentile(times, percent).toFixed(0));
+          console.log(
+            `${what}: ${times.length} times; service after p50 ${middle} ms, p95 ${high} ms, longest ${Math.max(...times).toFixed(0)} ms`,
+          );
+        }
+      }
       expect(Math.max(...outagesMs)).toBeLessThan(LONGEST_OUTAGE_MS);
       await until(async () => (await readFleetStatus(cluster.url)).queues.length === 0);
       await until(async () => (await front.stats()).numRunning === 0);
+      expect(await leftovers((await cluster.primary()).redis)).toEqual([]);
       expect(front.numDifferent).toBe(0);
       expect(workers.map((worker) => worker.state().counters.different)).toEqual([0, 0]);
     },

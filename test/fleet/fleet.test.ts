@@ -1,13 +1,18 @@
 // A fleet with one worker in this process: what callers see of it is what an engine gives.
 
-import { ReadMeError, type Engine } from "@readme-moe/core";
+import { ReadMeError, type Engine, type QueueState } from "@readme-moe/core";
 import { openPromptReader, type ReadMeEngine } from "@readme-moe/engine";
-import { FleetEngine, FleetWorker } from "@readme-moe/fleet";
+import { FleetEngine, FleetWorker, readFleetStatus } from "@readme-moe/fleet";
 import { Grammars } from "@readme-moe/grammar";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { affinitiesOf } from "../../packages/fleet/src/affinity.ts";
-import { QUEUE_PREFIX, queueName, requestKeys } from "../../packages/fleet/src/keys.ts";
+import { affinityOf } from "../../packages/fleet/src/affinity.ts";
+import { writeJob } from "../../packages/fleet/src/job.ts";
+import { requestKeys } from "../../packages/fleet/src/keys.ts";
+import { withScripts } from "../../packages/fleet/src/log/scripts.ts";
+import { JobAdder, waitingKeysOf } from "../../packages/fleet/src/queue/job-queues.ts";
+import { peekQueues } from "../../packages/fleet/src/queue/peek.ts";
 import { until } from "../support/serving-process.ts";
+import { leftovers } from "../support/fleet/leftovers.ts";
 import { makeRequests, readAnswer } from "../support/fleet/requests.ts";
 import { noServer, startValkey, type ValkeyServer } from "../support/fleet/valkey.ts";
 import { POCKET } from "../support/pocket.ts";
@@ -81,11 +86,7 @@ describe.skipIf(noServer !== undefined)("a fleet", () => {
       );
     }
     await idle();
-    const keys = await server.redis.keys("*");
-    const lasting = await Promise.all(keys.map(async (key) => ((await server.redis.pttl(key)) === -1 ? key : "")));
-    // The queues' own keys stay: counters, events, and the set of workers.
-    expect(lasting.filter((key) => key !== "" && !key.startsWith(QUEUE_PREFIX))).toEqual(["readme-moe:workers"]);
-    expect(keys.filter((key) => key.startsWith(QUEUE_PREFIX) && /:request-/.test(key))).toEqual([]);
+    expect(await leftovers(server.redis)).toEqual([]);
     expect(errors).toEqual([]);
   });
 
@@ -108,6 +109,48 @@ describe.skipIf(noServer !== undefined)("a fleet", () => {
     expect(events).toEqual(["queued r", "first", "token", "token", "length 3"]);
   });
 
+  test("publishes what placement counts: costs, steps, and prompts that are in the prefix cache", async () => {
+    const prompt = "The old harbour was quiet, and the ships lay still. ".repeat(12);
+    for (const seed of [1, 2, 3]) await readAnswer(front, { prompt, params: { maxTokens: 4, seed } });
+    const { experts } = await local.route(prompt);
+    const affinity = affinityOf(await local.route(prompt), local.info);
+    expect(experts.length).toBeGreaterThan(128);
+    const published = await until(async () => {
+      const [state] = (await readFleetStatus(url)).workers;
+      return (state?.prefixTokens[affinity] ?? 0) > 0 && state;
+    });
+    expect(published).toMatchObject({ cost: (await local.stats()).cost, missingBytes: [], expertPlaces: Infinity });
+    expect(published.stepsPerSeq).toBeGreaterThan(1);
+  });
+
+  test("shows the experts of the jobs at the heads of queues", async () => {
+    const adder = new JobAdder(withScripts(server.redis), { contextTokens: 100 });
+    const place = { modelVersion: "other", affinity: "e1" };
+    const about = { promptIds: [1, 2, 3, 4], params: { seed: 1, maxTokens: 500, n: 2 } };
+    await adder.add(writeJob({ id: "x", ...about, expertTokens: [1, 3] }), place, 1000);
+    const peek = async (): Promise<readonly QueueState[]> => {
+      const waitingKeys = waitingKeysOf("other", ["e0", "e1"]);
+      return (
+        await peekQueues(withScripts(server.redis), { modelVersion: "other", affinities: ["e0", "e1"], waitingKeys })
+      ).queues;
+    };
+    expect(await peek()).toMatchObject([
+      { key: "e1", waiting: 1, head: { promptTokens: 4, maxNewTokens: 192, expertShares: [0.25, 0.75] } },
+    ]);
+    await server.redis.hset(requestKeys("x").meta, "experts", "[-1]");
+    expect((await peek())[0]?.head.expertShares).toBeUndefined();
+    await adder.remove("x", place);
+    expect(await peek()).toEqual([]);
+    await adder.close();
+  });
+
+  test("answers another request with the id of one that has ended", async () => {
+    for (const prompt of ["The old harbour was", "def main("]) {
+      const request = { prompt, params: { maxTokens: 8, temperature: 0 }, id: "again" };
+      expect(await readAnswer(front, request)).toEqual(await readAnswer(local, request));
+    }
+  });
+
   test("refuses at once what an engine refuses, and functions, which stay in their process", async () => {
     const bad =
       (request: object): (() => unknown) =>
@@ -128,7 +171,7 @@ describe.skipIf(noServer !== undefined)("a fleet", () => {
     await generation.next();
     await generation.return?.();
     await idle();
-    const { log } = requestKeys("left");
+    const [log = ""] = await server.redis.keys(requestKeys("left.*").log);
     expect(await server.redis.xlen(log)).toBeLessThan(150);
     const aborter = new AbortController();
     const aborted = readAnswer(front, { ...LONG, signal: aborter.signal }, () => aborter.abort(new Error("enough")));
@@ -160,39 +203,6 @@ describe.skipIf(noServer !== undefined)("a fleet", () => {
     await expect(readAnswer(front, LONG)).rejects.toMatchObject({ code: "ERR_QUEUE_FULL" });
     worker = openWorker(local, "third");
     await known(1);
-  });
-
-  test("survives jobs that no front writes, and reports them", async () => {
-    const { modelVersion = "" } = local.info;
-    const { Queue } = await import("bullmq");
-    const queue = new Queue(queueName(modelVersion, affinitiesOf(local.info)[0] ?? ""), {
-      connection: { url: server.url },
-      prefix: QUEUE_PREFIX,
-    });
-    const hostile = [
-      { version: 1, id: "x", module: "node:child_process" },
-      "text",
-      { version: 1, id: "../../etc/passwd", prompt: [1], params: { maxTokens: 1, n: 1, seed: 1 }, priority: 0 },
-      { version: 1, id: "hostile-3", prompt: [1e9], params: { maxTokens: 1, n: 1, seed: 1 }, priority: 0 },
-      { version: 1, id: "hostile-4", prompt: [1], params: { maxTokens: 1e12, n: 1, seed: 1, topP: 7 }, priority: 0 },
-      {
-        version: 1,
-        id: "hostile-5",
-        prompt: [1],
-        params: { maxTokens: 1, n: 1, seed: 1 },
-        priority: 0,
-        constraint: { kind: "/etc/passwd" },
-      },
-    ];
-    for (const [index, data] of hostile.entries()) {
-      await queue.add("generate", data, { jobId: `hostile-${index}`, removeOnComplete: true });
-    }
-    await until(async () => (await queue.getJobCounts("wait", "active"))["wait"] === 0 && worker.numRunning === 0);
-    await queue.close();
-    expect(worker.state().counters.refused).toBeGreaterThanOrEqual(3);
-    expect((await readAnswer(front, { ...LONG, params: { ...LONG.params, maxTokens: 4 } })).tokenIds[0]).toHaveLength(
-      4,
-    );
   });
 
   test("keeps the password out of everything that it says", async () => {

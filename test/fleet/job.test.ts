@@ -1,8 +1,9 @@
 import { resolveSamplingParams } from "@readme-moe/core";
 import { expect, test } from "vitest";
-import { readJob, writeJob } from "../../packages/fleet/src/job.ts";
+import { readJob, writeJob, type FleetJob } from "../../packages/fleet/src/job.ts";
 import { bullPriority } from "../../packages/fleet/src/queue/job-queues.ts";
 import * as fc from "../support/fast-check.ts";
+import { hostileJobs } from "../support/fleet/hostile-jobs.ts";
 
 const limits = { vocabSize: 100, eosTokenIds: [0] };
 const SMALLEST = { id: "r", promptIds: [1], params: { seed: 1 } };
@@ -44,6 +45,10 @@ test.each([
   ["an id that ends a key", { ...writeJob(SMALLEST), id: "a}:log" }],
   ["a text as prompt", { ...writeJob(SMALLEST), prompt: "/etc/passwd" }],
   ["tokens that are none", { ...writeJob(SMALLEST), prompt: [1.5] }],
+  [
+    "tokens of more experts than models have",
+    { ...writeJob(SMALLEST), expertTokens: Array.from({ length: 1e5 }, () => 1) },
+  ],
   ["many choices", { ...writeJob(SMALLEST), params: { maxTokens: 1, n: 1e9, seed: 1 } }],
   ["a constraint without a kind", { ...writeJob(SMALLEST), constraint: { schema: {} } }],
 ])("a job is refused with %s", (_, data) => {
@@ -58,4 +63,31 @@ test("larger priorities come first in the queue, where smaller numbers do", () =
   expect([10, 1, 0.5, 0, -1, 1e12, -1e12].map(bullPriority)).toEqual([
     999_000, 999_900, 999_950, 1e6, 1_000_100, 1, 2_097_152,
   ]);
+});
+
+/** Writes a job with its fields in order. Comparing long lists value by value would take seconds. */
+function sorted(job: FleetJob): string {
+  return JSON.stringify(job, (_, value: unknown) =>
+    typeof value === "object" && value !== null && !Array.isArray(value)
+      ? Object.fromEntries(Object.entries(value).toSorted(([a], [b]) => (a < b ? -1 : 1)))
+      : value,
+  );
+}
+
+test("two thousand hostile jobs are refused, or read as what a front could write, and never more", () => {
+  const bait = { file: "/etc/passwd", module: "/tmp/module.mjs" };
+  let numRefused = 0;
+  for (const { data } of hostileJobs(2000, 1, bait)) {
+    try {
+      const job = readJob(data);
+      const { prompt: promptIds, ...others } = job;
+      expect(sorted(readJob(writeJob({ ...others, promptIds })))).toBe(sorted(job));
+    } catch (error) {
+      expect(error).toBeInstanceOf(TypeError);
+      expect((error as TypeError).message).toMatch(/^Expected a job of a front, got another in `[\w. ]+`$/);
+      numRefused++;
+    }
+  }
+  expect(numRefused).toBeGreaterThan(1000);
+  expect(numRefused).toBeLessThan(2000);
 });

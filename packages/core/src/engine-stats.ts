@@ -1,6 +1,7 @@
 // Numbers that an engine keeps of itself.
 
 import type { ExpertCacheCounters } from "./expert-cache/expert-cache.ts";
+import type { CostModel } from "./scheduling/cost-model.ts";
 import type { DraftSource } from "./speculation/draft.ts";
 
 /** Numbers of draft tokens. */
@@ -31,8 +32,12 @@ export interface EngineStats extends DraftCounts {
   readonly preemptions: number;
   /** Resident memory of the process that runs the model, which is the caller's for a thread. */
   readonly residentBytes: number;
+  /** Coefficients of a step's predicted time, as far as they are learned. Absent if the engine runs no steps itself. */
+  readonly cost?: CostModel;
   /** Absent when all experts are in memory. */
   readonly expertCache?: ExpertCacheStats;
+  /** Bytes of each expert that are not in memory. Absent when all are, and for a router in every layer. */
+  readonly missingBytes?: readonly number[];
 }
 
 /** Statistics of streamed experts. A unit is one layer of one expert. */

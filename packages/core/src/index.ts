@@ -139,6 +139,7 @@ export { rendezvousOrder, type Member } from "./placement/rendezvous.ts";
 export type { PreGatingRouter, Route, RouteInput, RouterState } from "./routing.ts";
 export { costAware, type CostAwareOptions } from "./scheduling/cost-aware.ts";
 export {
+  coefficientsOf,
   DEFAULT_COST_MODEL,
   predictStepMs,
   refineCostModel,

@@ -1,6 +1,7 @@
 // The engine on the thread that runs the model: takes sequences, runs one step at a time, returns tokens.
 
 import {
+  coefficientsOf,
   everythingResident,
   type AllowedTokens,
   type EngineStats,
@@ -118,6 +119,7 @@ export class EngineCore {
 
   stats(): Omit<EngineStats, "residentBytes"> {
     const { admission } = this.#parts;
+    const { streamed, missingBytes } = this.#residency;
     return {
       numWaiting: admission.waiting.length,
       numRunning: admission.running.size,
@@ -126,7 +128,9 @@ export class EngineCore {
       steps: this.#steps,
       ...addDrafts(this.#totals, this.#live),
       preemptions: admission.preemptions,
-      ...(this.#residency.streamed && { expertCache: this.#residency.streamed.stats }),
+      cost: coefficientsOf(this.#planner.cost),
+      ...(streamed && { expertCache: streamed.stats }),
+      ...(missingBytes.length > 0 && { missingBytes: Array.from(missingBytes) }),
     };
   }
 

@@ -14,10 +14,15 @@ const MAX_EXPERT_QUEUES = 64;
 
 type Shape = Pick<EngineInfo, "experts" | "expertKind">;
 
+/** Tells whether a model's jobs differ by their experts. */
+function isMixture({ experts, expertKind }: Shape): boolean {
+  return expertKind === "ffn" && experts.length > 1;
+}
+
 /** Lists the affinities of a model's jobs. */
-export function affinitiesOf({ experts, expertKind }: Shape): readonly string[] {
-  return expertKind === "ffn" && experts.length > 1
-    ? Array.from({ length: Math.min(experts.length, MAX_EXPERT_QUEUES) }, (_, expert) => expertKey(expert))
+export function affinitiesOf(shape: Shape): readonly string[] {
+  return isMixture(shape)
+    ? Array.from({ length: Math.min(shape.experts.length, MAX_EXPERT_QUEUES) }, (_, expert) => expertKey(expert))
     : Array.from({ length: PREFIX_BUCKETS }, (_, bucket) => prefixKey(bucket));
 }
 
@@ -27,18 +32,23 @@ export function affinityOf(
   shape: Shape,
 ): string {
   const affinities = affinitiesOf(shape);
-  if (shape.expertKind === "ffn" && shape.experts.length > 1) {
-    return affinities[mainExpert(experts) % affinities.length] ?? "";
-  }
+  const counts = countExperts(experts, shape);
+  if (counts) return affinities[counts.indexOf(Math.max(...counts)) % affinities.length] ?? "";
   const beginning = Int32Array.from({ length: Math.min(tokenIds.length, PREFIX_TOKENS) }, (_, at) => tokenIds[at] ?? 0);
   const [byte = 0] = createHash("sha256").update(beginning).digest();
   return affinities[byte % affinities.length] ?? "";
 }
 
-/** Finds the expert with most tokens; the lower one of two with as many. */
-function mainExpert(experts: ArrayLike<number>): number {
-  const counts = new Map<number, number>();
-  for (const expert of Array.from(experts)) counts.set(expert, (counts.get(expert) ?? 0) + 1);
-  const [main] = [...counts].toSorted(([a, countA], [b, countB]) => countB - countA || a - b);
-  return main?.[0] ?? 0;
+/** Counts a prompt's tokens by expert; nothing for a dense model. */
+export function countExperts(experts: ArrayLike<number>, shape: Shape): readonly number[] | undefined {
+  if (!isMixture(shape)) return undefined;
+  const counts = shape.experts.map(() => 0);
+  for (const expert of Array.from(experts)) counts[expert] = (counts[expert] ?? 0) + 1;
+  return counts;
+}
+
+/** Returns the share of each expert in counts of tokens; nothing if there are none. */
+export function sharesOf(counts: readonly number[] | undefined): readonly number[] | undefined {
+  const sum = counts?.reduce((total, count) => total + count, 0) ?? 0;
+  return sum > 0 ? counts?.map((count) => count / sum) : undefined;
 }

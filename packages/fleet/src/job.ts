@@ -1,9 +1,13 @@
 // A job: a request as plain data. What comes out of the queue is checked like a client's body.
 
-import type { GenerateRequest, SamplingParams } from "@readme-moe/core";
+import type { EngineInfo, GenerateRequest, SamplingParams } from "@readme-moe/core";
 import { z } from "zod";
 
-const tokenIds = z.array(z.number().int().nonnegative()).max(1 << 22);
+const count = z.number().int().nonnegative();
+const tokenIds = z.array(count).max(1 << 22);
+
+/** Numbers of tokens by expert. */
+export const expertTokensSchema: z.ZodType<number[]> = z.array(count).max(65_536);
 
 // The engine checks values and their ranges; here only shapes count, so that nothing else can be in a job.
 const number = z.number();
@@ -26,15 +30,18 @@ const params = z.strictObject({
   n: number.int().min(1).max(128),
 });
 
-/** Ids of requests are parts of keys. */
+/** Ids of requests are parts of keys. Those of jobs have an addition. */
 const ID = /^[\w.-]{1,128}$/;
+const JOB_ID = /^[\w.-]{1,160}$/;
 
 const jobSchema = z.strictObject({
   version: z.literal(1),
-  id: z.string().regex(ID),
+  id: z.string().regex(JOB_ID),
   prompt: tokenIds.min(1),
+  /** Tokens of the prompt by expert; absent for a dense model. */
+  expertTokens: expertTokensSchema.exactOptional(),
   params,
-  expert: z.union([z.string().max(256), z.number().int().nonnegative()]).exactOptional(),
+  expert: z.union([z.string().max(256), count]).exactOptional(),
   priority: z.number(),
   client: z.string().max(1024).exactOptional(),
   prediction: z.union([z.string(), tokenIds]).exactOptional(),
@@ -49,6 +56,7 @@ export type FleetJob = z.infer<typeof jobSchema>;
 export interface JobRequest extends Omit<GenerateRequest, "prompt" | "params" | "processLogits" | "signal" | "id"> {
   readonly id: string;
   readonly promptIds: ArrayLike<number>;
+  readonly expertTokens?: readonly number[] | undefined;
   readonly params: SamplingParams & { readonly seed: number };
   readonly constraint?: { readonly kind: string } | undefined;
 }
@@ -60,13 +68,15 @@ export function isRequestId(id: string): boolean {
 
 /** Writes a request as a job. Values have been checked before. */
 export function writeJob(request: JobRequest): FleetJob {
-  const { id, promptIds, params: given, expert, priority = 0, client, prediction, constraint } = request;
+  const { id, promptIds, expertTokens, params: given, priority = 0, prediction, ...others } = request;
+  const { expert, client, constraint } = others;
   const { logitBias, stop, stopTokenIds, maxTokens = 128, n = 1, ...rest } = given;
   const bias = logitBias instanceof Map ? Object.fromEntries(logitBias as ReadonlyMap<number, number>) : logitBias;
   return withoutUndefined({
     version: 1,
     id,
     prompt: Array.from(promptIds),
+    expertTokens,
     params: withoutUndefined({
       ...rest,
       maxTokens,
@@ -83,6 +93,15 @@ export function writeJob(request: JobRequest): FleetJob {
   }) as FleetJob;
 }
 
+/** Returns how many tokens the choices of a job have at most, within the model's context. */
+export function completionTokens(
+  job: Pick<FleetJob, "prompt" | "params">,
+  { contextTokens }: Pick<EngineInfo, "contextTokens">,
+): number {
+  const { n, maxTokens } = job.params;
+  return n * Math.max(0, Math.min(maxTokens, contextTokens - job.prompt.length));
+}
+
 /** Leaves out absent fields, as JSON does. */
 function withoutUndefined<Fields extends object>(fields: Fields): Fields {
   return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)) as Fields;
@@ -92,6 +111,7 @@ function withoutUndefined<Fields extends object>(fields: Fields): Fields {
 export function readJob(data: unknown): FleetJob {
   const parsed = jobSchema.safeParse(data);
   if (parsed.success) return parsed.data;
-  const [issue] = parsed.error.issues;
-  throw new TypeError(`Expected a job of a front, got another in \`${issue?.path.join(".") || "its fields"}\``);
+  // Deeper names are the job's own.
+  const field = parsed.error.issues[0]?.path.slice(0, 2).join(".");
+  throw new TypeError(`Expected a job of a front, got another in \`${field || "its fields"}\``);
 }

@@ -25,14 +25,23 @@ export class Chaos {
     this.#machines.push(...(await Promise.all(Array.from({ length: count }, () => this.#startOne()))));
   }
 
-  /** Provokes the next fault on a machine, and lets it come back. @param frozenMs - time that a frozen one stands still */
-  async next(frozenMs: number): Promise<Fault> {
+  /**
+   * Provokes the next fault on a machine, and lets it come back.
+   *
+   * @param frozenMs - time that a frozen one stands still
+   * @param onFault - called right before it
+   */
+  async next(
+    frozenMs: number,
+    onFault: (fault: Fault, workerId: string) => Promise<void> | void = () => undefined,
+  ): Promise<Fault> {
     const index = Math.floor(this.#random() * this.#machines.length);
     const machine = this.#machines[index];
     const total = this.faults.killed + this.faults.frozen + this.faults.drained;
     const fault = FAULTS[total % FAULTS.length] as Fault;
     this.faults[fault]++;
     if (!machine) return fault;
+    await onFault(fault, machine.id);
     if (fault === "frozen") {
       machine.child.kill("SIGSTOP");
       await sleep(frozenMs);

@@ -40,6 +40,12 @@ export const DEFAULT_COST_MODEL: CostModel = {
   loadMsPerByte: 1e-6,
 };
 
+/** Returns the coefficients of a model alone. */
+export function coefficientsOf(model: CostModel): CostModel {
+  const { fixedMs, msPerToken, msPerExpert, msPerCachedToken, loadMsPerByte } = model;
+  return { fixedMs, msPerToken, msPerExpert, msPerCachedToken, loadMsPerByte };
+}
+
 /** Predicts the time of a step in ms. */
 export function predictStepMs(model: CostModel, work: StepWork): number {
   return (

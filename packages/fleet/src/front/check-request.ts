@@ -13,7 +13,7 @@ import { formatSource } from "@readme-moe/grammar";
 import { isRequestId, type JobRequest } from "../job.ts";
 
 /** A checked request, without its prompt. */
-export type CheckedRequest = Omit<JobRequest, "promptIds">;
+export type CheckedRequest = Omit<JobRequest, "promptIds" | "expertTokens">;
 
 /** Additions of a front to requests. */
 export interface RequestDefaults {
@@ -52,4 +52,9 @@ export function checkRequest(request: GenerateRequest, info: EngineInfo, default
   }
   const seed = params.seed ?? defaults.drawSeed();
   return { id, params: { ...params, seed }, expert, priority, client, prediction, constraint };
+}
+
+/** Refuses a call that only the machine with the model could answer. */
+export function needsEngine(): Promise<never> {
+  return Promise.reject(new TypeError("Expected an engine without a fleet: a front continues prompts only"));
 }

@@ -1,6 +1,7 @@
 // An engine whose steps run on the machines of a fleet. It holds a tokenizer and a router, and no model.
 
 import { randomInt, randomUUID } from "node:crypto";
+import { setTimeout as sleep } from "node:timers/promises";
 import {
   GenerationStream,
   onceAborted,
@@ -13,7 +14,7 @@ import {
   type Generation,
   type PromptReader,
 } from "@readme-moe/core";
-import { affinitiesOf, affinityOf } from "../affinity.ts";
+import { affinitiesOf, affinityOf, countExperts } from "../affinity.ts";
 import { describeAddress, parseFleetUrl, type FleetAddress } from "../connection/address.ts";
 import { openConnection, type Connection, type ConnectionLimits } from "../connection/connect.ts";
 import { unreachable } from "../connection/errors.ts";
@@ -21,7 +22,7 @@ import { writeJob, type FleetJob } from "../job.ts";
 import { withScripts, type ScriptedRedis } from "../log/scripts.ts";
 import { cancelRequest } from "../log/token-log.ts";
 import { JobAdder, type QueuePlace } from "../queue/job-queues.ts";
-import { checkRequest, type CheckedRequest } from "./check-request.ts";
+import { checkRequest, needsEngine, type CheckedRequest } from "./check-request.ts";
 import { fleetStats } from "./fleet-stats.ts";
 import { FleetView } from "./fleet-view.ts";
 import { FollowedRequests } from "./followed-requests.ts";
@@ -49,7 +50,7 @@ interface Begun {
   readonly sequences: SequenceEvents;
 }
 
-const [MAX_WAIT_MS, UNREACHABLE_MS, SUBMIT_MS] = [30_000, 15_000, 5000] as const;
+const [MAX_WAIT_MS, UNREACHABLE_MS, SUBMIT_MS, RETRY_MS] = [30_000, 15_000, 5000, 50] as const;
 
 /** Serves a model that runs on the workers of a fleet. */
 export class FleetEngine implements Engine {
@@ -85,7 +86,7 @@ export class FleetEngine implements Engine {
     const [main, listening] = [open(), open()];
     this.#connections = [main, listening];
     this.#redis = withScripts(main.redis);
-    this.#adder = new JobAdder(this.#redis);
+    this.#adder = new JobAdder(this.#redis, reader.info);
     this.#view = new FleetView(this.#redis, reader.info.promptVersion, affinitiesOf(reader.info));
     this.#followed = new FollowedRequests({
       redis: this.#redis,
@@ -181,13 +182,10 @@ export class FleetEngine implements Engine {
     return stream;
   }
 
-  embed: Engine["embed"] = () =>
-    Promise.reject(new TypeError("Expected an engine without a fleet, which continues prompts"));
-  rerank: Engine["rerank"] = () =>
-    Promise.reject(new TypeError("Expected an engine without a fleet, which continues prompts"));
-  addExpert: Engine["addExpert"] = () => Promise.reject(new TypeError("Expected an engine without a fleet"));
-
-  removeExpert: Engine["removeExpert"] = () => Promise.reject(new TypeError("Expected an engine without a fleet"));
+  readonly embed: Engine["embed"] = needsEngine;
+  readonly rerank: Engine["rerank"] = needsEngine;
+  readonly addExpert: Engine["addExpert"] = needsEngine;
+  readonly removeExpert: Engine["removeExpert"] = needsEngine;
 
   async stats(): Promise<EngineStats> {
     await this.#view.refresh();
@@ -231,20 +229,20 @@ export class FleetEngine implements Engine {
       if (this.#view.snapshot.modelVersion === undefined) await this.#view.refresh().catch(() => undefined);
       const modelVersion = this.#admit(priority);
       const routed = await this.#reader.route(prompt, expert);
-      const job = writeJob({ ...checked, promptIds: routed.tokenIds });
+      const { info } = this.#reader;
+      const expertTokens = countExperts(routed.experts, info);
+      // The log of an answer stays for a while, and a later request may have the same id.
+      const jobId = `${id}.${randomUUID().slice(0, 12)}`;
+      const job = writeJob({ ...checked, id: jobId, promptIds: routed.tokenIds, expertTokens });
       if (follower.isOver) return;
-      await this.#submit(job, { modelVersion, affinity: affinityOf(routed, this.#reader.info) });
+      await this.#submit(id, job, { modelVersion, affinity: affinityOf(routed, info) });
       if (follower.isOver) return;
-      sequences.queued(routed.tokenIds.length, this.#numWaiting());
+      sequences.queued(routed.tokenIds.length, this.#view.numWaiting);
       follower.stream.accept({ promptTokens: routed.tokenIds.length, experts: routed.experts });
     } catch (error) {
       if (!follower.isOver) follower.fail(error);
       await this.#followed.forget(id);
     }
-  }
-
-  #numWaiting(): number {
-    return this.#view.snapshot.queues.reduce((sum, { waiting }) => sum + waiting, 0);
   }
 
   /**
@@ -264,16 +262,19 @@ export class FleetEngine implements Engine {
   }
 
   /** Adds a job, again and again for 5 s. */
-  async #submit(job: FleetJob, place: QueuePlace): Promise<void> {
+  async #submit(id: string, job: FleetJob, place: QueuePlace): Promise<void> {
     const untilMs = performance.now() + SUBMIT_MS;
     for (;;) {
       try {
-        await this.#followed.listen(job, place);
-        await this.#adder.add(job, place, this.#maxWaitMs);
+        // An entry that comes before the front listens is asked for.
+        await Promise.all([this.#followed.listen(id, { job, place }), this.#adder.add(job, place, this.#maxWaitMs)]);
         this.#view.added();
         return;
       } catch (error) {
-        if (performance.now() < untilMs && !this.#isDisposed) continue;
+        if (performance.now() < untilMs && !this.#isDisposed) {
+          await sleep(RETRY_MS, undefined, { ref: false });
+          continue;
+        }
         // It may have been added although no answer came.
         await cancelRequest(this.#redis, job.id).catch(() => undefined);
         throw unreachable(this.#address, "new request", error);
@@ -286,11 +287,12 @@ export class FleetEngine implements Engine {
   }
 
   async #end(id: string, error?: unknown): Promise<void> {
-    const place = this.#followed.placeOf(id);
+    const submitted = this.#followed.submittedOf(id);
     if (error !== undefined) this.#followed.fail(id, error);
     await this.#followed.forget(id);
-    if (!place) return;
-    await cancelRequest(this.#redis, id);
-    await this.#adder.remove(id, place);
+    if (!submitted) return;
+    const { job, place } = submitted;
+    await cancelRequest(this.#redis, job.id);
+    await this.#adder.remove(job.id, place);
   }
 }

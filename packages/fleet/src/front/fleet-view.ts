@@ -42,6 +42,11 @@ export class FleetView {
     return this.#snapshot;
   }
 
+  /** Jobs that wait in the queues. */
+  get numWaiting(): number {
+    return this.#snapshot.queues.reduce((sum, { waiting }) => sum + waiting, 0);
+  }
+
   /** Age of the snapshot, in ms; `Infinity` before the first. */
   get ageMs(): number {
     return performance.now() - this.#readMs;

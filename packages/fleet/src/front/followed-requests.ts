@@ -26,12 +26,18 @@ interface Followed {
   readonly detach: () => void;
   /** Time at which the server was last asked about it. */
   askedMs?: number;
-  submitted?: { readonly job: FleetJob; readonly place: QueuePlace };
+  submitted?: Submitted;
+}
+
+/** A request's job, whose id differs from the request's, and its queue. */
+interface Submitted {
+  readonly job: FleetJob;
+  readonly place: QueuePlace;
 }
 
 const [WATCH_MS, SILENT_MS, LOST_MS, MAX_WAIT_MS] = [250, 1000, 5000, 30_000] as const;
 
-/** The requests of a front, by id. */
+/** The requests of a front, by the ids that callers know. */
 export class FollowedRequests {
   readonly #around: FollowSurroundings;
   readonly #requests = new Map<string, Followed>();
@@ -59,18 +65,18 @@ export class FollowedRequests {
     this.#requests.set(id, followed);
   }
 
-  /** Queue of a request whose job was added; nothing before. */
-  placeOf(id: string): QueuePlace | undefined {
-    return this.#requests.get(id)?.submitted?.place;
+  /** Job of a request; nothing before it is added. */
+  submittedOf(id: string): Submitted | undefined {
+    return this.#requests.get(id)?.submitted;
   }
 
-  /** Listens to the entries of a request; has to come before its job is added. */
-  async listen(job: FleetJob, place: QueuePlace): Promise<void> {
-    const followed = this.#requests.get(job.id);
+  /** Listens to the entries of a request. */
+  async listen(id: string, submitted: Submitted): Promise<void> {
+    const followed = this.#requests.get(id);
     if (!followed) return;
-    followed.submitted = { job, place };
-    const { channel } = requestKeys(job.id);
-    this.#idOfChannel.set(channel, job.id);
+    followed.submitted = submitted;
+    const { channel } = requestKeys(submitted.job.id);
+    this.#idOfChannel.set(channel, id);
     await this.#around.listening.subscribe(channel);
     this.#answeredMs = performance.now();
   }
@@ -85,7 +91,8 @@ export class FollowedRequests {
     if (!followed) return;
     this.#requests.delete(id);
     followed.detach();
-    const { channel } = requestKeys(id);
+    if (!followed.submitted) return;
+    const { channel } = requestKeys(followed.submitted.job.id);
     if (this.#idOfChannel.delete(channel)) await this.#around.listening.unsubscribe(channel).catch(() => undefined);
   }
 
@@ -110,11 +117,11 @@ export class FollowedRequests {
 
   /** Reads the entries behind a place. */
   async #read(id: string, followed: Followed, after: number): Promise<void> {
-    const { follower } = followed;
-    if (follower.isReading) return;
+    const { follower, submitted } = followed;
+    if (follower.isReading || !submitted) return;
     follower.isReading = true;
     try {
-      const entries = await readEntries(this.#around.redis, id, after);
+      const entries = await readEntries(this.#around.redis, submitted.job.id, after);
       this.#answeredMs = performance.now();
       for (const found of entries) this.#take(id, followed, found);
     } finally {
@@ -147,7 +154,7 @@ export class FollowedRequests {
     const isLong = performance.now() - follower.heardMs > LOST_MS;
     follower.isReading = true;
     // A job leaves after its answer has ended, so the question about the job comes first.
-    const hasJob = await this.#around.adder.has(id, place).finally(() => (follower.isReading = false));
+    const hasJob = await this.#around.adder.has(job.id, place).finally(() => (follower.isReading = false));
     // After a loss other entries may stand at the places that were followed.
     await this.#read(id, followed, isLong ? 0 : follower.place);
     if (!hasJob && !follower.isOver) await this.#around.adder.add(job, place, MAX_WAIT_MS);

@@ -61,21 +61,21 @@ return 1
 
 /**
  * Notes what the head of a queue shows, with the server's time.
- * KEYS: meta. ARGV: prompt tokens, completion tokens, longest wait in ms, time to live in ms.
+ * KEYS: meta. ARGV: prompt tokens, completion tokens, tokens by expert, longest wait in ms, time to live in ms.
  */
 const REGISTER = `
 local now = redis.call('TIME')
 local nowMs = now[1] * 1000 + math.floor(now[2] / 1000)
-redis.call('HSET', KEYS[1], 'prompt', ARGV[1], 'new', ARGV[2], 'deadline', nowMs + ARGV[3])
+redis.call('HSET', KEYS[1], 'prompt', ARGV[1], 'new', ARGV[2], 'experts', ARGV[3], 'deadline', nowMs + ARGV[4])
 redis.call('HSETNX', KEYS[1], 'queued', nowMs)
-redis.call('PEXPIRE', KEYS[1], ARGV[4])
+redis.call('PEXPIRE', KEYS[1], ARGV[5])
 return nowMs
 `;
 
 /**
  * Reads the lengths of queues and what waits at their heads.
  * KEYS: waiting list and set of priorities of each queue. ARGV: prefix and suffix of the hashes of requests.
- * Returns {time in ms, [{waiting, queued at, prompt tokens, completion tokens, deadline} …]}.
+ * Returns {time in ms, [{waiting, queued at, prompt tokens, completion tokens, deadline, tokens by expert} …]}.
  */
 const PEEK = `
 local now = redis.call('TIME')
@@ -86,9 +86,11 @@ for index = 1, #KEYS, 2 do
   local head = false
   if waiting > 0 then head = redis.call('LINDEX', KEYS[index], -1)
   elseif ranked > 0 then head = redis.call('ZRANGE', KEYS[index + 1], 0, 0)[1] end
-  local shown = {false, false, false, false}
-  if head then shown = redis.call('HMGET', ARGV[1] .. head .. ARGV[2], 'queued', 'prompt', 'new', 'deadline') end
-  table.insert(heads, {waiting + ranked, shown[1] or '', shown[2] or '', shown[3] or '', shown[4] or ''})
+  local shown = {}
+  if head then shown = redis.call('HMGET', ARGV[1] .. head .. ARGV[2], 'queued', 'prompt', 'new', 'deadline', 'experts') end
+  local about = {waiting + ranked}
+  for field = 1, 5 do about[field + 1] = shown[field] or '' end
+  table.insert(heads, about)
 end
 return {now[1] * 1000 + math.floor(now[2] / 1000), heads}
 `;
@@ -100,7 +102,7 @@ export interface ScriptedRedis extends Redis {
   fleetAppend(log: string, meta: string, ...args: readonly (string | number)[]): Reply;
   fleetClaim(log: string, meta: string, owner: string, ttlMs: number): Reply;
   fleetCancel(meta: string, channel: string, requestId: string, ttlMs: number): Reply;
-  fleetRegister(meta: string, ...args: readonly number[]): Reply;
+  fleetRegister(meta: string, ...args: readonly (string | number)[]): Reply;
   fleetPeek(numKeys: number, ...args: readonly string[]): Reply;
 }
 

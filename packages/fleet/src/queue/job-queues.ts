@@ -1,10 +1,11 @@
 // The queues of a model's jobs: one of BullMQ's for each affinity, on one connection.
 
 import { createRedisBackend, Queue, Worker, type BackendFactory, type Job, type RedisQueueBackend } from "bullmq";
+import type { EngineInfo } from "@readme-moe/core";
 import type { Redis } from "ioredis";
 import { JOBS_CHANNEL, queueName, QUEUE_PREFIX, requestKeys } from "../keys.ts";
-import type { FleetJob } from "../job.ts";
-import type { ScriptedRedis } from "../log/scripts.ts";
+import { completionTokens, type FleetJob } from "../job.ts";
+import { RUNNING_TTL_MS, type ScriptedRedis } from "../log/scripts.ts";
 
 /** Times of locks, in ms. A worker that does not renew a lock for `lockMs` loses its job to another. */
 export interface LockTimes {
@@ -47,27 +48,31 @@ export interface QueuePlace {
 /** Adds and removes jobs. */
 export class JobAdder {
   readonly #redis: ScriptedRedis;
+  readonly #model: Pick<EngineInfo, "contextTokens">;
   readonly #queues = new Map<string, Queue>();
 
-  constructor(redis: ScriptedRedis) {
+  constructor(redis: ScriptedRedis, model: Pick<EngineInfo, "contextTokens">) {
     this.#redis = redis;
+    this.#model = model;
   }
 
   /** Adds a job; does nothing if it is there. @param maxWaitMs - longest wait that its client was promised */
   async add(job: FleetJob, place: QueuePlace, maxWaitMs: number): Promise<void> {
-    const { id, prompt, params, priority } = job;
+    const { id, prompt, priority, expertTokens = [] } = job;
     const { meta } = requestKeys(id);
-    await this.#redis.fleetRegister(meta, prompt.length, params.maxTokens * params.n, maxWaitMs, 3_600_000);
+    const shown = [prompt.length, completionTokens(job, this.#model), JSON.stringify(expertTokens)] as const;
+    const registered = this.#redis.fleetRegister(meta, ...shown, maxWaitMs, RUNNING_TTL_MS);
     const options = { jobId: id, priority: bullPriority(priority), removeOnComplete: true, removeOnFail: true };
     const queue = this.#queue(place);
     try {
-      await queue.add("generate", job, options);
+      await Promise.all([registered, queue.add("generate", job, options)]);
     } catch (error) {
       // A queue whose first command has failed never works; the next request makes another one.
       if (await isBroken(queue)) this.#queues.delete(queue.name);
       throw error;
     }
-    await this.#redis.publish(JOBS_CHANNEL, place.modelVersion);
+    // Workers also look by themselves.
+    void this.#redis.publish(JOBS_CHANNEL, place.modelVersion).catch(() => undefined);
   }
 
   /** Whether a job waits or runs. */

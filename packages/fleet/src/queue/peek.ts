@@ -1,6 +1,8 @@
 // The lengths and heads of the queues, and the time of the server, which all machines share.
 
 import type { QueueState } from "@readme-moe/core";
+import { sharesOf } from "../affinity.ts";
+import { expertTokensSchema } from "../job.ts";
 import { PREFIX } from "../keys.ts";
 import type { ScriptedRedis } from "../log/scripts.ts";
 
@@ -24,13 +26,14 @@ export async function peekQueues(
   { modelVersion, affinities, waitingKeys }: PeekedKeys,
 ): Promise<PeekedQueues> {
   const reply = await redis.fleetPeek(waitingKeys.length, ...waitingKeys, `${PREFIX}:{`, "}:meta");
-  const [nowMs, heads] = reply as [number, (readonly [number, string, string, string, string])[]];
-  const queues = heads.flatMap(([waiting, queued, prompt, more, deadline], index): QueueState[] => {
+  const [nowMs, heads] = reply as [number, (readonly [number, string, string, string, string, string])[]];
+  const queues = heads.flatMap(([waiting, queued, prompt, more, deadline, experts], index): QueueState[] => {
     const key = affinities[index] ?? "";
     if (waiting === 0) return [];
     const head = {
       queuedMs: numberOr(queued, nowMs),
       promptTokens: numberOr(prompt, 0),
+      expertShares: readShares(experts),
       maxNewTokens: numberOr(more, 0),
       deadlineMs: deadline === "" ? undefined : numberOr(deadline, nowMs),
     };
@@ -42,4 +45,14 @@ export async function peekQueues(
 function numberOr(text: string, otherwise: number): number {
   const value = Number(text);
   return text !== "" && Number.isFinite(value) && value >= 0 ? value : otherwise;
+}
+
+/** Reads counts of tokens by expert; nothing where there are none, or what no front writes. */
+function readShares(text: string): readonly number[] | undefined {
+  if (text === "") return undefined;
+  try {
+    return sharesOf(expertTokensSchema.safeParse(JSON.parse(text)).data);
+  } catch {
+    return undefined;
+  }
 }

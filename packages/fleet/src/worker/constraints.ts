@@ -14,11 +14,19 @@ export class Constraints {
 
   /** @throws {TypeError | RangeError} on a source that is wrong */
   open(source: object, client: string | undefined): Promise<ProcessLogits> {
-    const grammars = (): Promise<Grammars> => (this.#grammars ??= Grammars.open(this.#engine));
-    return openConstraint(source, { engine: this.#engine, grammars, client });
+    return openConstraint(source, { engine: this.#engine, grammars: () => this.#open(), client });
+  }
+
+  #open(): Promise<Grammars> {
+    this.#grammars ??= Grammars.open(this.#engine).catch((error: unknown) => {
+      // The next job tries again.
+      this.#grammars = undefined;
+      throw error;
+    });
+    return this.#grammars;
   }
 
   async close(): Promise<void> {
-    await (await this.#grammars)?.dispose();
+    await (await this.#grammars?.catch(() => undefined))?.dispose();
   }
 }

@@ -2,12 +2,14 @@
 
 import type { EngineInfo } from "@readme-moe/core";
 import type { PublishedWorker, WorkerCounters } from "./state.ts";
-import type { StepPace } from "./step-pace.ts";
+import type { EngineMeasure } from "./engine-measure.ts";
 
 /** Places that a job holds. */
 export interface HeldJob {
   readonly affinity: string;
   readonly numSeqs: number;
+  /** Shares of experts in its prompt; absent for a dense model. */
+  readonly expertShares?: readonly number[] | undefined;
   /** Tokens of its prompts and longest completions. */
   readonly kvTokens: number;
 }
@@ -20,19 +22,20 @@ export interface WorkerHoldings {
   readonly info: Pick<EngineInfo, "precision" | "maxNumSeqs" | "kvCapacityTokens">;
   readonly publishedMs: number;
   readonly jobs: readonly HeldJob[];
-  readonly pace: Pick<StepPace, "cost" | "stepMs" | "stepsPerSeq">;
+  readonly measure: Omit<EngineMeasure, "observe" | "ended">;
   readonly pulls: number;
   readonly counters: WorkerCounters;
   readonly isDraining: boolean;
 }
 
 /** Describes a worker as it is published. */
-export function describeWorker({ info, jobs, pace, ...rest }: WorkerHoldings): PublishedWorker {
+export function describeWorker({ info, jobs, measure, ...rest }: WorkerHoldings): PublishedWorker {
   const { precision, maxNumSeqs, kvCapacityTokens } = info;
   const runningSeqs = jobs.reduce((sum, { numSeqs }) => sum + numSeqs, 0);
   const heldTokens = jobs.reduce((sum, { kvTokens }) => sum + kvTokens, 0);
   const runningByKey: Record<string, number> = {};
   for (const { affinity, numSeqs } of jobs) runningByKey[affinity] = (runningByKey[affinity] ?? 0) + numSeqs;
+  const { cost, stepMs, stepsPerSeq, missingBytes, expertPlaces, prefixTokens } = measure;
   return {
     ...rest,
     precision,
@@ -40,14 +43,24 @@ export function describeWorker({ info, jobs, pace, ...rest }: WorkerHoldings): P
     kvCapacityTokens,
     runningSeqs,
     runningByKey,
+    ...sumShares(jobs),
     freeSeqs: rest.isDraining ? 0 : Math.max(0, maxNumSeqs - runningSeqs),
     // One job always fits: an engine computes again what it has no room for.
     freeKvTokens: jobs.length === 0 ? Number.MAX_SAFE_INTEGER : Math.max(0, kvCapacityTokens - heldTokens),
-    missingBytes: [],
-    expertPlaces: Infinity,
-    prefixTokens: {},
-    cost: pace.cost,
-    stepMs: pace.stepMs,
-    stepsPerSeq: pace.stepsPerSeq,
+    missingBytes,
+    expertPlaces,
+    prefixTokens,
+    cost,
+    stepMs,
+    stepsPerSeq,
   };
+}
+
+/** Sums the shares of experts over sequences; nothing while no job has any. */
+function sumShares(jobs: readonly HeldJob[]): Pick<PublishedWorker, "runningByExpert"> {
+  const sums: number[] = [];
+  for (const { expertShares = [], numSeqs } of jobs) {
+    for (const [expert, share] of expertShares.entries()) sums[expert] = (sums[expert] ?? 0) + numSeqs * share;
+  }
+  return sums.length > 0 ? { runningByExpert: sums } : {};
 }

@@ -1,12 +1,11 @@
 // A machine of the fleet: takes jobs while it has room, and writes their answers.
 
 import { randomUUID } from "node:crypto";
-import { setTimeout as sleep } from "node:timers/promises";
 import { choosePull, type Engine, type FleetState } from "@readme-moe/core";
-import { affinitiesOf } from "../affinity.ts";
+import { affinitiesOf, sharesOf } from "../affinity.ts";
 import { parseFleetUrl, type FleetAddress } from "../connection/address.ts";
 import { openConnection, type Connection, type ConnectionLimits } from "../connection/connect.ts";
-import { readJob } from "../job.ts";
+import { completionTokens, readJob } from "../job.ts";
 import { CANCEL_CHANNEL, JOBS_CHANNEL } from "../keys.ts";
 import { withScripts, type ScriptedRedis } from "../log/scripts.ts";
 import { DEFAULT_LOCK_TIMES, JobTaker, waitingKeysOf, type LockTimes, type TakenJob } from "../queue/job-queues.ts";
@@ -15,9 +14,10 @@ import { Constraints } from "./constraints.ts";
 import { RunningJob, type JobEnd } from "./running-job.ts";
 import { describeWorker, type HeldJob } from "./describe-worker.ts";
 import { newCounters, publishState, readWorkers, withdrawState, type PublishedWorker } from "./state.ts";
+import { EngineMeasure } from "./engine-measure.ts";
 import { HomeKeeper } from "./home-keeper.ts";
+import { insist } from "./insist.ts";
 import { repeat } from "./repeat.ts";
-import { StepPace } from "./step-pace.ts";
 
 /** Options of `FleetWorker.open`. */
 export interface FleetWorkerOptions {
@@ -39,7 +39,7 @@ interface Running extends HeldJob {
   readonly ended: Promise<void>;
 }
 
-const [PUBLISH_MS, RENEW_MS, POLL_MS, RETRY_MS] = [1000, 500, 250, 200] as const;
+const [PUBLISH_MS, RENEW_MS, POLL_MS] = [1000, 500, 250] as const;
 
 /** A worker of a fleet. */
 export class FleetWorker {
@@ -49,11 +49,13 @@ export class FleetWorker {
   readonly #constraints: Constraints;
   readonly #connections: readonly Connection[];
   readonly #redis: ScriptedRedis;
+  /** Connection for the logs of requests. */
+  readonly #logs: ScriptedRedis;
   readonly #taker: JobTaker;
   readonly #waitingKeys: readonly string[];
   readonly #running = new Map<string, Running>();
   readonly #counters = newCounters();
-  readonly #pace = new StepPace();
+  readonly #measure = new EngineMeasure();
   readonly #homes = new HomeKeeper();
   readonly #timers: NodeJS.Timeout[] = [];
   #others: readonly PublishedWorker[] = [];
@@ -77,8 +79,10 @@ export class FleetWorker {
     this.#options = options;
     const address = typeof fleet === "string" ? parseFleetUrl(fleet) : fleet;
     const [main, listening] = [openConnection(address, onError, limits), openConnection(address, onError, limits)];
-    this.#connections = [main, listening];
+    const writing = openConnection(address, onError, { ...limits, isBatched: true });
+    this.#connections = [main, listening, writing];
     this.#redis = withScripts(main.redis);
+    this.#logs = withScripts(writing.redis);
     const affinities = affinitiesOf(engine.info);
     this.#waitingKeys = waitingKeysOf(modelVersion, affinities);
     this.#taker = new JobTaker(this.#redis, modelVersion, affinities, lockTimes ?? DEFAULT_LOCK_TIMES);
@@ -112,7 +116,7 @@ export class FleetWorker {
       info,
       publishedMs: performance.now() + this.#clockMs,
       jobs: [...this.#running.values()],
-      pace: this.#pace,
+      measure: this.#measure,
       pulls: this.#pulls,
       counters: { ...this.#counters },
       isDraining: this.#isDraining,
@@ -171,8 +175,7 @@ export class FleetWorker {
   }
 
   async #publish(): Promise<void> {
-    const { steps } = await this.#options.engine.stats();
-    this.#pace.observe(steps, this.#running.size, performance.now());
+    this.#measure.observe(await this.#options.engine.stats(), this.#running.size, performance.now());
     const [seconds = 0, micros = 0] = (await this.#redis.time()).map(Number);
     this.#clockMs = seconds * 1000 + micros / 1000 - performance.now();
     await publishState(this.#redis, this.state());
@@ -236,52 +239,55 @@ export class FleetWorker {
       void this.#taker.complete(taken).catch(() => undefined);
       return;
     }
+    const { n } = job.params;
+    const { affinity } = taken;
+    let numTokens = 0;
     const run = new RunningJob(job, {
-      redis: this.#redis,
+      redis: this.#logs,
       engine: this.#options.engine,
       workerId: this.id,
       openConstraint: (source, client) => this.#constraints.open(source, client),
-      onTokens: (count) => (this.#counters.tokens += count),
+      onChunk: ({ tokens, usage }) => {
+        this.#counters.tokens += tokens.length;
+        numTokens += tokens.length;
+        if (usage) this.#measure.ended({ affinity, steps: numTokens / n, cachedTokens: usage.cachedTokens / n });
+      },
       onResumed: () => this.#counters.resumed++,
     });
-    const { n, maxTokens } = job.params;
-    const ended = run
-      .run()
+    // A job that this worker has lost may come back to it before the engine has ended it.
+    const before = this.#running.get(id);
+    before?.run.stop("foreign");
+    const ended = (before?.ended ?? Promise.resolve())
+      .then(() => run.run())
       .catch((error: unknown): JobEnd => {
         this.#report(error);
         return "released";
       })
-      .then((end) => this.#finish(id, taken, end));
-    const kvTokens = job.prompt.length + n * maxTokens;
-    this.#running.set(id, { taken, run, affinity: taken.affinity, numSeqs: n, kvTokens, ended });
+      .then((end) => this.#finish(taken, end));
+    const held = {
+      affinity,
+      numSeqs: n,
+      expertShares: sharesOf(job.expertTokens),
+      kvTokens: job.prompt.length + completionTokens(job, this.#options.engine.info),
+    };
+    this.#running.set(id, { taken, run, ended, ...held });
   }
 
-  async #finish(id: string, taken: TakenJob, end: JobEnd): Promise<void> {
+  async #finish(taken: TakenJob, end: JobEnd): Promise<void> {
+    const id = taken.job.id ?? "";
     this.#counters[end]++;
     try {
-      if (end === "answered" || end === "cancelled") await this.#insist(() => this.#taker.complete(taken));
+      if (end === "answered" || end === "cancelled") await insist(() => this.#taker.complete(taken));
       if (end === "released") {
-        await this.#insist(() => this.#taker.giveBack(taken));
+        await insist(() => this.#taker.giveBack(taken));
         await this.#redis.publish(JOBS_CHANNEL, this.#versions.modelVersion);
       }
     } catch (error) {
       // The lock ends, and another worker finds the job.
       this.#report(error);
     } finally {
-      this.#running.delete(id);
+      if (this.#running.get(id)?.taken === taken) this.#running.delete(id);
       if (end !== "released") this.#wake();
-    }
-  }
-
-  /** Tries twice, since an answer may be lost. A job that is gone needs nothing. */
-  async #insist(act: () => Promise<void>): Promise<void> {
-    try {
-      await act();
-    } catch {
-      await sleep(RETRY_MS, undefined, { ref: false });
-      await act().catch((error: unknown) => {
-        if (!isGone(error)) throw error;
-      });
     }
   }
 
@@ -289,9 +295,4 @@ export class FleetWorker {
     if (this.#isClosed) return;
     this.#options.onError?.(error instanceof Error ? error : new Error(String(error)));
   }
-}
-
-/** Tells whether BullMQ says that a job, or this worker's lock of it, is not there. */
-function isGone(error: unknown): boolean {
-  return error instanceof Error && /^Missing (key|lock) for job/.test(error.message);
 }

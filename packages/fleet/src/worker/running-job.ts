@@ -3,6 +3,7 @@
 import {
   ReadMeError,
   type Engine,
+  type GenerateChunk,
   type GenerateRequest,
   type ProcessLogits,
   type ReadMeErrorCode,
@@ -24,7 +25,7 @@ export interface JobSurroundings {
   readonly workerId: string;
   /** Opens what constrains the answer. @throws {TypeError | RangeError} on a source that no front writes */
   readonly openConstraint: (source: object, client: string | undefined) => Promise<ProcessLogits>;
-  readonly onTokens: (count: number) => void;
+  readonly onChunk: (chunk: GenerateChunk) => void;
   /** Called when an answer goes on that another worker has begun. */
   readonly onResumed: () => void;
 }
@@ -63,6 +64,7 @@ export class RunningJob {
   async run(): Promise<JobEnd> {
     const { redis, workerId } = this.#around;
     const { id, params } = this.#job;
+    if (this.#end) return this.#end;
     const claim = await claimRequest(redis, id, workerId);
     if (claim.isCancelled) return "cancelled";
     const writer = new LogWriter(redis, id, claim, (end) => this.stop(endOf(end)));
@@ -73,7 +75,7 @@ export class RunningJob {
       if (claim.owner.epoch > MAX_CLAIMS) throw new TypeError("Expected a request that some worker can answer");
       for await (const chunk of this.#around.engine.generate(await this.#request(progress))) {
         writer.add(writeEntry(progress.place(chunk)), chunk.usage !== undefined);
-        this.#around.onTokens(chunk.tokens.length);
+        this.#around.onChunk(chunk);
       }
     } catch (error) {
       if (this.#end) return this.#end;

@@ -1,11 +1,19 @@
 // State that a worker publishes each second, and that others read.
 
-import { DEFAULT_COST_MODEL, type WorkerState } from "@readme-moe/core";
+import { coefficientsOf, type WorkerState } from "@readme-moe/core";
 import { z } from "zod";
 import { workerKey, WORKERS_KEY } from "../keys.ts";
 import type { ScriptedRedis } from "../log/scripts.ts";
 
 const count = z.number().nonnegative();
+
+const costSchema = z.strictObject({
+  fixedMs: count,
+  msPerToken: count,
+  msPerExpert: count,
+  msPerCachedToken: count,
+  loadMsPerByte: count,
+});
 
 const stateSchema = z.strictObject({
   id: z.string().max(128),
@@ -17,12 +25,14 @@ const stateSchema = z.strictObject({
   publishedMs: z.number(),
   runningSeqs: count,
   runningByKey: z.record(z.string().max(32), count),
+  runningByExpert: z.array(count).max(65_536).exactOptional(),
   freeSeqs: count,
   freeKvTokens: count,
   missingBytes: z.array(count).max(65_536),
   /** `null` stands for `Infinity`, which JSON does not have. */
   expertPlaces: z.number().min(0).nullable(),
   prefixTokens: z.record(z.string().max(32), count),
+  cost: costSchema,
   stepMs: count,
   stepsPerSeq: count,
   pulls: count,
@@ -66,8 +76,8 @@ const STATE_TTL_MS = 3000;
 
 /** Publishes a worker's state. */
 export async function publishState(redis: ScriptedRedis, state: PublishedWorker): Promise<void> {
-  const { cost: _, ...sent } = state;
-  const text = JSON.stringify({ ...sent, missingBytes: Array.from(state.missingBytes) });
+  const { missingBytes, cost, ...others } = state;
+  const text = JSON.stringify({ ...others, missingBytes: Array.from(missingBytes), cost: coefficientsOf(cost) });
   await redis.set(workerKey(state.id), text, "PX", STATE_TTL_MS);
   await redis.sadd(WORKERS_KEY, state.id);
 }
@@ -93,7 +103,7 @@ function readState(text: string | null | undefined): PublishedWorker | undefined
   try {
     const parsed = stateSchema.safeParse(JSON.parse(text));
     if (!parsed.success) return undefined;
-    return { ...parsed.data, expertPlaces: parsed.data.expertPlaces ?? Infinity, cost: DEFAULT_COST_MODEL };
+    return { ...parsed.data, expertPlaces: parsed.data.expertPlaces ?? Infinity };
   } catch {
     return undefined;
   }

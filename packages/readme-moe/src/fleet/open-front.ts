@@ -11,6 +11,12 @@ export interface OpenedFront {
   readonly close: () => Promise<void>;
 }
 
+type FrontFlags = EngineFlags & {
+  readonly fleet: string;
+  /** Longest predicted wait of a request that is admitted. */
+  readonly maxQueueMs?: number;
+};
+
 /** Time between two lines about one connection, in ms. */
 const REPORT_MS = 10_000;
 
@@ -22,7 +28,7 @@ const REPORT_MS = 10_000;
  */
 export async function openFront(
   name: string,
-  { fleet, ...flags }: EngineFlags & { readonly fleet: string },
+  { fleet, maxQueueMs, ...flags }: FrontFlags,
   signal: AbortSignal,
 ): Promise<OpenedFront> {
   // Loaded only where it is used: a server without a fleet needs no client of Valkey.
@@ -33,7 +39,7 @@ export async function openFront(
   const options = { threads, cacheFolder, expert, isolation, contextTokens, controlTokensInMessages, signal };
   const reader = await openPromptReader(path, options);
   try {
-    const engine = await FleetEngine.open({ fleet: address, reader, onError: reportSeldom() });
+    const engine = await FleetEngine.open({ fleet: address, reader, maxWaitMs: maxQueueMs, onError: reportSeldom() });
     return { engine, close: () => engine.dispose() };
   } catch (error) {
     await reader.dispose();
