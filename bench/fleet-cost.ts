@@ -85,8 +85,9 @@ if (overloadSeconds > 0) {
   const answers = await openLoop(rate, overloadSeconds, () => contenders[1].ask(numAsked++), seededRandom(1));
   const refused = answers.filter(({ status }) => status === 503).map(({ totalMs }) => totalMs);
   const answered = answers.filter(({ status }) => status === 200).map(({ firstMs }) => firstMs);
+  const late = answers.filter(({ status }) => status === 408).length;
   console.log(
-    `twice the load, ${rate.toFixed(1)} requests/s: ${answered.length} answered, ${refused.length} refused, ${answers.length} asked`,
+    `twice the load, ${rate.toFixed(1)} requests/s: ${answers.length} asked, ${answered.length} answered, ${refused.length} refused, ${late} ended when the promised time was over`,
   );
   console.log(`refusals: p50 ${whole(refused, 50)} ms, p99 ${whole(refused, 99)} ms`);
   console.log(

@@ -36,7 +36,7 @@ describe.skipIf(noServer !== undefined)("a fleet of three machines and two front
   beforeAll(async () => {
     const cacheFolder = await persistentFolder();
     server = await startValkey();
-    local = await ReadMeEngine.open(MODEL, { cacheFolder, isolation: "thread", threads: 2 });
+    local = await ReadMeEngine.open(MODEL, { precision: "fp32", cacheFolder, isolation: "thread", threads: 2 });
     grammars = await Grammars.open(local);
     chaos = new Chaos({ fleet: server.url, model: MODEL, args: ["--cache-folder", cacheFolder] }, seededRandom(5));
     await chaos.start(3);

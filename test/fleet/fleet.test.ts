@@ -205,6 +205,24 @@ describe.skipIf(noServer !== undefined)("a fleet", () => {
     await known(1);
   });
 
+  test("goes on with a request that comes back to the same worker, as a new one of its engine", async () => {
+    const expected = await readAnswer(other, LONG);
+    const engineIds: string[] = [];
+    local.events.on("sequence:queued", ({ sequenceId }) => engineIds.push(sequenceId));
+    let numChunks = 0;
+    let lost: Promise<unknown> | undefined;
+    const answer = await readAnswer(front, LONG, () => {
+      // Without its lock the job is anybody's.
+      if (++numChunks === 10) lost = server.redis.keys("readme-moe-q:*:lock").then((keys) => server.redis.del(...keys));
+    });
+    await lost;
+    local.events.removeAllListeners();
+    expect(answer).toEqual(expected);
+    expect(worker.state().counters).toMatchObject({ foreign: 1, resumed: 1, different: 0 });
+    expect(engineIds).toHaveLength(2);
+    expect(new Set(engineIds).size).toBe(2);
+  });
+
   test("keeps the password out of everything that it says", async () => {
     await expect(
       FleetEngine.open({

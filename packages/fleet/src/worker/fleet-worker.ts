@@ -246,6 +246,7 @@ export class FleetWorker {
       redis: this.#logs,
       engine: this.#options.engine,
       workerId: this.id,
+      engineId: `${id}.${this.#pulls}`,
       openConstraint: (source, client) => this.#constraints.open(source, client),
       onChunk: ({ tokens, usage }) => {
         this.#counters.tokens += tokens.length;

@@ -23,6 +23,11 @@ export interface JobSurroundings {
   readonly redis: ScriptedRedis;
   readonly engine: Engine;
   readonly workerId: string;
+  /**
+   * Id of the request in the engine; a new one each time that a job is taken. A job may come back at once, and the
+   * engine may still end a step of the earlier run, whose tokens must not become those of the new one.
+   */
+  readonly engineId: string;
   /** Opens what constrains the answer. @throws {TypeError | RangeError} on a source that no front writes */
   readonly openConstraint: (source: object, client: string | undefined) => Promise<ProcessLogits>;
   readonly onChunk: (chunk: GenerateChunk) => void;
@@ -88,13 +93,23 @@ export class RunningJob {
   }
 
   async #request(progress: AnswerProgress): Promise<GenerateRequest> {
-    const { id, prompt, params, expert, priority, client, prediction, constraint } = this.#job;
+    const { prompt, params, expert, priority, client, prediction, constraint } = this.#job;
     const processLogits = constraint && (await this.#around.openConstraint(constraint, client));
     const choices = progress.tokenIds;
     const resume = choices.some((tokenIds) => tokenIds.length > 0) ? { choices } : undefined;
     if (resume) this.#around.onResumed();
     const { signal } = this.#controller;
-    const shared = { prompt, params, expert, priority, client, prediction, processLogits, id, signal };
+    const shared = {
+      prompt,
+      params,
+      expert,
+      priority,
+      client,
+      prediction,
+      processLogits,
+      id: this.#around.engineId,
+      signal,
+    };
     return resume ? { ...shared, resume } : shared;
   }
 }
