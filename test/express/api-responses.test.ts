@@ -24,8 +24,7 @@ beforeAll(async () => {
   const { onRequest, ...endless } = await endlessAnswers(engine);
   bias = endless.logitBias;
   // A real model takes its time to read a whole context.
-  const admission = { maxQueueMs: 120_000 };
-  const app = express();
+  const [app, admission] = [express(), { maxQueueMs: 120_000 }];
   app.use(readMe({ models: { tiny: engine }, onRequest, admission, keys: { ann: "secret", bob: "other" } }));
   server = await listen(app);
   openai = new OpenAI({ apiKey: "secret", baseURL: `${server.url}/v1`, maxRetries: 0 });
