@@ -23,8 +23,9 @@ beforeAll(async () => {
   engine = await openClientsEngine(folder, { config: { max_position_embeddings: 4096 } });
   const { onRequest, ...endless } = await endlessAnswers(engine);
   bias = endless.logitBias;
-  const app = express();
-  app.use(readMe({ models: { tiny: engine }, onRequest, keys: { ann: "secret", bob: "other" } }));
+  // A real model takes its time to read a whole context.
+  const [app, admission] = [express(), { maxQueueMs: 120_000 }];
+  app.use(readMe({ models: { tiny: engine }, onRequest, admission, keys: { ann: "secret", bob: "other" } }));
   server = await listen(app);
   openai = new OpenAI({ apiKey: "secret", baseURL: `${server.url}/v1`, maxRetries: 0 });
 });
@@ -274,7 +275,7 @@ describe("the OpenAI SDK", () => {
     await expect.poll(async () => (await engine.stats()).numRunning, { timeout: 20_000 }).toBe(0);
   });
 
-  test("has the oldest turns left out if it asks for that", async () => {
+  test("has the oldest turns left out if it asks for that", { timeout: 120_000 }, async () => {
     const { contextTokens } = engine.info;
     const long = Array.from({ length: Math.ceil(contextTokens / 100) }, (_, index) => [
       { role: "user" as const, content: `Question ${index} ${"word ".repeat(100)}` },
