@@ -2,40 +2,49 @@
 // program can make. Needs no clock, so it may run beside other work.
 //
 //   npm run bench:defaults -- [model] [--seeds 40] [--max-new-tokens 64] [--precision int8] [--only "T 0.7"]
+//
+// With --long: twelve tasks with at most 400 tokens and four seeds, and the share of answers that run into loops.
 
 import { parseArgs } from "node:util";
 import type { FinishReason } from "@readme-moe/core";
 import { ReadMeEngine } from "@readme-moe/engine";
 import type { Precision } from "@readme-moe/model";
 import { type Answer, judge, type Summary, summarize, type Verdict } from "./judge.ts";
-import { QUESTIONS, type Question } from "./questions.ts";
+import { type LongSummary, summarizeLong, TASKS } from "./long-answers.ts";
+import { QUESTIONS } from "./questions.ts";
 import { type NamedSampling, SAMPLINGS } from "./sampling.ts";
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
   options: {
-    seeds: { type: "string", default: "40" },
-    "max-new-tokens": { type: "string", default: "64" },
+    seeds: { type: "string" },
+    "max-new-tokens": { type: "string" },
+    long: { type: "boolean", default: false },
     precision: { type: "string", default: "int8" },
     threads: { type: "string" },
     only: { type: "string" },
   },
 });
 const [model = "smollm2:135m"] = positionals;
-const maxTokens = Number(values["max-new-tokens"]);
-const seeds = Array.from({ length: Number(values.seeds) }, (_, index) => index + 1);
+const maxTokens = Number(values["max-new-tokens"] ?? (values.long ? 400 : 64));
+const seeds = Array.from({ length: Number(values.seeds ?? (values.long ? 4 : 40)) }, (_, index) => index + 1);
 
 const threads = values.threads === undefined ? undefined : Number(values.threads);
 const engine = await ReadMeEngine.open(model, { precision: values.precision as Precision, threads });
 try {
-  console.log(
-    `| sampling | right, % | repeated, % | ends, % | language, % | all four, % |\n| --- | ---: | ---: | ---: | ---: | ---: |`,
-  );
+  const columns = values.long ? ["loops", "repeated", "ends"] : ["right", "repeated", "ends", "language", "all four"];
+  console.log(`| sampling | ${columns.map((name) => `${name}, %`).join(" | ")} |`);
+  console.log(`| --- | ${columns.map(() => "---:").join(" | ")} |`);
   for (const sampling of SAMPLINGS) {
     if (values.only !== undefined && sampling.name !== values.only) continue;
     // Without randomness all seeds give the same answers.
     const isGreedy = sampling.params.temperature === 0;
-    console.log(row(sampling, summarize(await runsOf(sampling, isGreedy ? seeds.slice(0, 1) : seeds))));
+    const own = isGreedy ? seeds.slice(0, 1) : seeds;
+    console.log(
+      values.long
+        ? longRow(sampling, summarizeLong(await longAnswers(sampling, own)))
+        : row(sampling, summarize(await runsOf(sampling, own))),
+    );
   }
 } finally {
   await engine.dispose();
@@ -45,12 +54,17 @@ try {
 async function runsOf(sampling: NamedSampling, ofSeeds: readonly number[]): Promise<readonly (readonly Verdict[])[]> {
   return Promise.all(
     ofSeeds.map((seed) =>
-      Promise.all(QUESTIONS.map(async (question) => judge(question, await answer(question, sampling, seed)))),
+      Promise.all(QUESTIONS.map(async (question) => judge(question, await answer(question.text, sampling, seed)))),
     ),
   );
 }
 
-async function answer({ text: content }: Question, { params }: NamedSampling, seed: number): Promise<Answer> {
+/** Gives all tasks with each seed. */
+async function longAnswers(sampling: NamedSampling, ofSeeds: readonly number[]): Promise<readonly Answer[]> {
+  return Promise.all(ofSeeds.flatMap((seed) => TASKS.map((task) => answer(task, sampling, seed))));
+}
+
+async function answer(content: string, { params }: NamedSampling, seed: number): Promise<Answer> {
   const prompt = { messages: [{ role: "user", content }] };
   let text = "";
   let finishReason: FinishReason | undefined;
@@ -66,6 +80,10 @@ function row({ name }: NamedSampling, summary: Summary): string {
   const right = percent(summary.right) + error;
   const others = [summary.repeated, summary.ends, summary.staysInLanguage, summary.good].map(percent);
   return `| ${[name, right, ...others].join(" | ")} |`;
+}
+
+function longRow({ name }: NamedSampling, { loops, repeated, ends }: LongSummary): string {
+  return `| ${[name, ...[loops, repeated, ends].map(percent)].join(" | ")} |`;
 }
 
 function percent(share: number): string {

@@ -17,6 +17,10 @@ export const SAMPLINGS: readonly NamedSampling[] = [
     name: "T 0.3, min-p 0.05, repetition penalty 1.05",
     params: { temperature: 0.3, minP: 0.05, repetitionPenalty: 1.05 },
   },
+  {
+    name: "T 0.3, min-p 0.05, repetition penalty 1.1",
+    params: { temperature: 0.3, minP: 0.05, repetitionPenalty: 1.1 },
+  },
   { name: "T 0.6, top-k 20, top-p 0.95", params: { temperature: 0.6, topK: 20, topP: 0.95 } },
   { name: "T 0.7", params: { temperature: 0.7 } },
   { name: "T 0.7, top-p 0.95", params: { temperature: 0.7, topP: 0.95 } },
