@@ -53,7 +53,7 @@ async function receive({ files, client, request, maxFileBytes, silenceMs, timers
   let stored: Promise<FileRecord> | undefined;
   let part: BusboyFileStream | undefined;
   const ended = new Promise<void>((resolve) => void parser.on("finish", resolve));
-  let fail: (error: unknown) => void = () => undefined;
+  let fail: ((error: unknown) => void) | undefined;
   const failed = new Promise<never>((_, reject) => {
     fail = reject;
     parser.on("error", (cause) => reject(damaged(cause)));
@@ -86,10 +86,10 @@ async function receive({ files, client, request, maxFileBytes, silenceMs, timers
   try {
     await Promise.race([feed(parser, request, { silenceMs, timers }), failed]);
     await Promise.race([ended, failed]);
-    if (!stored) throw badRequest({ message: "Missing 'file'", code: "missing_parameter", param: "file" });
+    if (!stored) throw badRequest({ message: "Missing 'file'", code: "missing_required_parameter", param: "file" });
     return await Promise.race([stored, failed]);
   } catch (error) {
-    fail(error);
+    fail?.(error);
     parser.destroy();
     // What was written is gone before the client gets its answer. A file may be whole where its form is not.
     part?.destroy();
