@@ -3,7 +3,7 @@
 #   docker build -t readme-moe .
 #   docker run -p 8080:8080 -v ./my-model:/model:ro -e README_MOE_API_KEYS=sk-… readme-moe
 #
-# Arguments of `docker run` after the image's name are those of `readme-moe serve /model`.
+# Arguments of `docker run` after the image's name are those of `readme-moe serve /model`. docs/how-to/docker.md has memory, cores and health.
 
 FROM node:20-slim AS build
 WORKDIR /source
@@ -11,10 +11,11 @@ RUN npm install --global pnpm@10.34.9
 COPY package.json pnpm-lock.yaml pnpm-workspace.yaml tsconfig.base.json ./
 COPY packages packages
 RUN pnpm install --frozen-lockfile && pnpm exec tsc -b packages/readme-moe
-# Again without what only building needs. Hoisted, because packages of a workspace get their peers, such as express, as
-# development dependencies.
+# Again without what only building needs, and without the runtime's libraries for other systems (230 MB). Hoisted, because
+# packages of a workspace get their peers, such as express, as development dependencies.
 RUN rm -rf node_modules packages/*/node_modules \
- && pnpm install --frozen-lockfile --prod --filter "readme-moe..." --config.node-linker=hoisted
+ && pnpm install --frozen-lockfile --prod --filter "readme-moe..." --config.node-linker=hoisted \
+ && rm -rf node_modules/onnxruntime-node/bin/napi-v6/darwin node_modules/onnxruntime-node/bin/napi-v6/win32
 
 FROM node:20-slim
 ENV NODE_ENV=production README_MOE_CACHE=/cache

@@ -27,13 +27,23 @@ export const builtWorkers: Plugin = {
   },
 };
 
+/** Tests that change what modules keep, or import other tests. */
+const IN_OWN_PROCESS = ["test/express/over-fetch.test.ts"];
+
 // `--mode built`: commands, programs and workers run as they were just built.
 export default defineConfig(({ mode }) => ({
   plugins: mode === "built" ? [builtWorkers] : [],
   resolve: { conditions },
   ssr: { resolve: { conditions, externalConditions: conditions } },
   test: {
-    include: ["test/**/*.test.ts"],
+    // A process for each file would load the same modules 400 times.
+    projects: [
+      {
+        extends: true,
+        test: { name: "shared", isolate: false, include: ["test/**/*.test.ts"], exclude: IN_OWN_PROCESS },
+      },
+      { extends: true, test: { name: "alone", include: IN_OWN_PROCESS } },
+    ],
     reporters: ["default", "./test/support/summary-reporter.ts"],
     pool: "forks",
     // Workers that tests start run from the sources, too, where they are not built.
@@ -41,6 +51,8 @@ export default defineConfig(({ mode }) => ({
     // Packed weights, keyed by what they are packed from, not by the code that packs them.
     env: {
       README_MOE_CACHE: "node_modules/.cache/readme-moe-test",
+      // Servers that tests kill would stay in the user's own list until its next call.
+      README_MOE_STATE: "node_modules/.cache/readme-moe-test-state",
       ...(mode === "built" ? { README_MOE_TEST_BUILT: "1" } : {}),
     },
     maxWorkers: 2,

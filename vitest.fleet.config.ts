@@ -5,5 +5,8 @@ import common from "./vitest.config.ts";
 export default defineConfig((env) => {
   const base = common(env);
   const long = { README_MOE_FLEET_REQUESTS: "1000", README_MOE_FLEET_FAILOVERS: "50" };
-  return { ...base, test: { ...base.test, include: ["test/fleet/*.test.ts"], env: { ...base.test.env, ...long } } };
+  return {
+    ...base,
+    test: { ...base.test, projects: undefined, include: ["test/fleet/*.test.ts"], env: { ...base.test.env, ...long } },
+  };
 });

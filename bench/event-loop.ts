@@ -15,7 +15,7 @@ const { values, positionals } = parseArgs({
   options: { isolation: { type: "string", default: "process" }, tokens: { type: "string", default: "100" } },
 });
 const isolation = values.isolation === "process" ? "process" : "thread";
-const engine = await ReadMeEngine.open(positionals[0] ?? "models/pocket", { isolation, threads: 2 });
+const engine = await ReadMeEngine.open(positionals[0] ?? "models/pocket", { precision: "fp32", isolation, threads: 2 });
 
 const idle = await delayWhile(() => sleep(3000));
 let numTokens = 0;

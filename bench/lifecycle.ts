@@ -13,7 +13,11 @@ const { values, positionals } = parseArgs({
 const isolation = values.isolation === "process" ? "process" : "thread";
 const megabytes: number[] = [];
 for (let cycle = 1; cycle <= Number(values.cycles); cycle++) {
-  const engine = await ReadMeEngine.open(positionals[0] ?? "models/pocket", { isolation, threads: 2 });
+  const engine = await ReadMeEngine.open(positionals[0] ?? "models/pocket", {
+    precision: "fp32",
+    isolation,
+    threads: 2,
+  });
   const params = { temperature: 0, maxTokens: 8, ignoreEos: true };
   const streams = Array.from({ length: 4 }, (_, index) => engine.generate({ prompt: [10 + index, 20, 30], params }));
   for (const stream of streams) for await (const _ of stream);

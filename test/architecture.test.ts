@@ -104,6 +104,7 @@ const WALL_CLOCK: Readonly<Record<string, string>> = {
   "model/src/cache/process-mark.ts": "the age of a file; a clock that is set back makes it wait",
   "model/src/hub/hub-client.ts": "`retry-after` may be a date",
   "model/src/text/chat-template.ts": "templates ask for the date",
+  "readme-moe/src/commands/serve.ts": "the start of a server is a date",
   "readme-moe/src/serving/event-log.ts": "the time of a log line",
 };
 

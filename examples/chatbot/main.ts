@@ -1,7 +1,9 @@
 // The program of `npm run chatbot`: opens models, builds the page, and serves both until a signal stops it.
 
+import { basename } from "node:path";
 import { parseArgs } from "node:util";
 import { pocketExperts, POCKET } from "../pocket-experts.ts";
+import { runProgram } from "../run-program.ts";
 import type { PrecisionName } from "./server/open-models.ts";
 import { serveChatbot, stopSignal } from "./server/serve-chatbot.ts";
 
@@ -10,6 +12,7 @@ const HELP = `Usage: npm run chatbot -- [options]
   --model <model>      folder, GGUF file or name, such as qwen3:0.6b; may be given several times
                        (default: the pocket model, refactored and dense)
   --precision <name>   fp32, int8 or int4; may be given several times (default: int8)
+  --lora <name=folder> adapter or set of low-rank experts over dense models; may be given several times
   --memory-mb <number> memory for each model's experts in int8 (default: a third of their size)
   --batch <number>     most sequences in one step, chosen by a scheduler (default: 4)
   --port <number>      port to listen on (default: 8484, or any free port if that is taken)
@@ -33,6 +36,7 @@ function readFlags() {
     options: {
       model: { type: "string", multiple: true },
       precision: { type: "string", multiple: true, default: ["int8"] },
+      lora: { type: "string", multiple: true, default: [] },
       "memory-mb": { type: "string" },
       batch: { type: "string", default: "4" },
       port: { type: "string" },
@@ -55,13 +59,17 @@ function readFlags() {
   if (!Number.isInteger(maxNumBatchedSeqs) || maxNumBatchedSeqs < 1 || maxNumBatchedSeqs > 32) {
     throw new RangeError("Expected --batch to be from 1 to 32");
   }
-  return { ...values, precision, port, memoryBytes, maxNumBatchedSeqs };
+  return { ...values, precision, port, memoryBytes, maxNumBatchedSeqs, loras: lorasOf(values.lora) };
 }
 
-try {
-  await main();
-} catch (error) {
-  // For a wrong option, a missing model or a taken port the message is enough.
-  console.error(error instanceof Error ? error.message : error);
-  process.exitCode = 1;
+/** Reads `NAME=FOLDER` or a folder, whose own name counts then. */
+function lorasOf(texts: readonly string[]): Readonly<Record<string, string>> {
+  return Object.fromEntries(
+    texts.map((text) => {
+      const [, name = basename(text), folder = text] = /^([^=/\\]+)=(.+)$/.exec(text) ?? [];
+      return [name, folder];
+    }),
+  );
 }
+
+await runProgram(main);

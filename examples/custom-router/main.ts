@@ -21,8 +21,8 @@ const app = express().use(
   readMe({
     engine,
     onRequest: (body) => {
-      const text = "prompt" in body ? body.prompt : body.messages.at(-1)?.content;
-      // The model's router handles token ids and lists of texts.
+      const text = "prompt" in body ? body.prompt : "messages" in body ? body.messages.at(-1)?.content : undefined;
+      // The model's router handles token ids and lists of texts. Embeddings and rankings have no expert.
       if (typeof text !== "string") return body;
       return { ...body, read_me: { expert: expertFor(text), ...body.read_me } };
     },

@@ -216,7 +216,7 @@ describe("engines", () => {
       precisions.push(readMeModel(generate.model)?.engine.info.precision);
       await generate.dispose();
     }
-    expect(precisions).toEqual(["int8", "int4", "fp32", "fp32"]);
+    expect(precisions).toEqual(["int8", "int4", "fp32", "int8"]);
     const older = await WAYS.pipeline("xenova", dense, { quantized: undefined });
     expect(readMeModel(older.model)?.engine.info.precision).toBe("int8");
     await older.dispose();

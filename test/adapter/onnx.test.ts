@@ -66,7 +66,7 @@ describe("the file", () => {
     [{ dtype: "q8" }, "model_quantized.onnx", "int8"],
     [{ dtype: "q4" }, "model_q4.onnx", "int4"],
     [{ dtype: { model: "q4" } }, "model_q4.onnx", "int4"],
-    [{ dtype: "auto" }, "model.onnx", "fp32"],
+    [{ dtype: "auto" }, "model.onnx", "int8"],
     [{ dtype: "q8", model_file_name: "decoder_model_merged" }, "decoder_model_merged_quantized.onnx", "int8"],
   ])("for %j is %s", async (options, file, precision) => {
     // Only this file is there, so that no other can be taken.

@@ -17,7 +17,7 @@ let engine: ReadMeEngine;
 beforeAll(async () => {
   const path = join(await persistentFolder(), "model");
   await writeTinyReadMe(path, WITH_TOKENIZER);
-  engine = await ReadMeEngine.open(path, { threads: 1, isolation: "thread" });
+  engine = await ReadMeEngine.open(path, { precision: "fp32", threads: 1, isolation: "thread" });
 });
 afterAll(() => engine.dispose());
 

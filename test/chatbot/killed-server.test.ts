@@ -2,7 +2,7 @@
 
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
-import { lastAnswer, say, sayOnly, watchedPage } from "../support/chatbot.ts";
+import { lastAnswer, say, sayOnly, setOptions, watchedPage } from "../support/chatbot.ts";
 import { findChromium, launchChromium } from "../support/chromium.ts";
 import { EXAMPLES, startProgram, type RunningProgram } from "../support/examples.ts";
 import { POCKET } from "../support/pocket.ts";
@@ -19,8 +19,7 @@ describe.skipIf(browser === undefined)("a server that is killed while it answers
       if (!browser) return;
       const first = serve(0);
       const [, url = "", port] = await first.printed(/Chat at (http:\S+:(\d+))/);
-      const { page, complaints } = await watchedPage(browser, url);
-      await page.getByLabel("Max. tokens").fill("1000");
+      const { page, complaints } = await watchedPage(browser, url, {}, { answerTokens: 1000 });
       const answers = page.locator(".message.assistant").locator(".tokens, .markdown");
       // A thousand tokens take seconds.
       await sayOnly(page, url, " the");
@@ -35,7 +34,7 @@ describe.skipIf(browser === undefined)("a server that is killed while it answers
       await second.printed(/Chat at/);
       await page.getByRole("alert").getByText("Connected again.").waitFor();
       expect(await lastAnswer(page)).toBe(beginning);
-      await page.getByLabel("Max. tokens").fill("12");
+      await setOptions(page, { "Max. tokens": "12" });
       await say(page, "And then?");
       await answers.nth(1).filter({ hasText: "the" }).waitFor();
       expect(await lastAnswer(page)).toMatch(/^ ?the( the){11}$/);

@@ -1,6 +1,16 @@
 // The page's storage and prompts, without a browser.
 
-import { array, assert, asyncProperty, integer, property, tuple } from "../support/fast-check.ts";
+import {
+  array,
+  assert,
+  asyncProperty,
+  boolean,
+  constantFrom,
+  integer,
+  property,
+  string,
+  tuple,
+} from "../support/fast-check.ts";
 import { describe, expect, test } from "vitest";
 import {
   listConversations,
@@ -10,12 +20,17 @@ import {
 } from "../../examples/chatbot/page/state/conversation-store.ts";
 import {
   expertShares,
+  hasWords,
   mergeSpans,
   type Conversation,
   type Message,
   type Span,
 } from "../../examples/chatbot/page/state/messages.ts";
-import { fittingMessages, transcriptOf } from "../../examples/chatbot/page/state/prompt.ts";
+import { nameSequences } from "../../examples/chatbot/page/state/own-requests.ts";
+import { apiMessages, contentOf, fittingMessages, transcriptOf } from "../../examples/chatbot/page/state/prompt.ts";
+import { roomFor } from "../../examples/chatbot/page/state/room.ts";
+import { fileNameOf, fromJson, toJson, toMarkdown } from "../../examples/chatbot/page/state/transfer.ts";
+import { WrittenAnswer } from "../../examples/chatbot/page/state/written-answer.ts";
 
 /** A browser's storage for a number of characters. */
 function storageOf(maxCharacters: number): TextStorage & { readonly texts: ReadonlyMap<string, string> } {
@@ -83,6 +98,69 @@ describe("conversations in the browser", () => {
   });
 });
 
+describe("conversations as files", () => {
+  const full: Conversation = {
+    ...conversation("a", 5, "What is `it`?"),
+    isNamed: true,
+    system: "Be brief.\nBe kind.",
+    messages: [
+      { ...message("What is it?"), attachments: [{ name: "a.md", text: "```js\n1\n```\n", tokens: 3 }] },
+      { ...message("A file.", "assistant"), spans: [[7, -1]], model: "tiny · int8", expert: "law", ending: "done" },
+    ],
+  };
+
+  test("are the same after an export and an import", () => {
+    expect(fromJson(toJson([full, conversation("b", 2, "x")]))).toEqual([full, conversation("b", 2, "x")]);
+    for (const text of ["", "[]", "{}", toJson([full]).replace('"role": "user"', '"role": "system"')]) {
+      expect(() => fromJson(text)).toThrow(/^This file /);
+    }
+    expect(() => fromJson(toJson([{ ...full, id: "a b" }]))).toThrow("at conversations.0.id");
+  });
+
+  test("are Markdown to read, with files in fences that they cannot close", () => {
+    expect(toMarkdown(full)).toBe(
+      "# a\n\n> Be brief.\n> Be kind.\n\n## You\n\na.md:\n````\n```js\n1\n```\n````\n\nWhat is it?\n\n" +
+        "## tiny · int8 · law\n\nA file.\n",
+    );
+    expect([fileNameOf("Über: 1/2?", "md"), fileNameOf("…", "json")]).toEqual(["Über-1-2.md", "conversation.json"]);
+  });
+
+  test("are found by all words of a query, in title and messages", () => {
+    expect(["WHAT be", "a.md"].map((query) => hasWords(full, query))).toEqual([false, false]);
+    expect(["file IT", "a"].map((query) => hasWords(full, query))).toEqual([true, true]);
+  });
+});
+
+test("a written answer has its pieces, up to where it is cut, with a span for each", () => {
+  const pieces = array(tuple(string({ maxLength: 5 }), integer({ min: -1, max: 3 })), { maxLength: 20 });
+  assert(
+    property(pieces, integer({ min: 0, max: 60 }), (all, wanted) => {
+      const written = new WrittenAnswer({ ...message("begun ", "assistant"), spans: [[6, 1]], tokens: 2 }, () => 0);
+      for (const [text, expert] of all) written.add({ text, reasoning: "r", tokens: 1, expert });
+      const text = `begun ${all.map(([piece]) => piece).join("")}`;
+      const end = Math.min(wanted, text.length);
+      const before = byCharacter(written.message().spans ?? []);
+      written.cutAt(end);
+      const cut = written.message();
+      expect([cut.text, cut.tokens, cut.reasoning ?? ""]).toEqual([
+        text.slice(0, end),
+        2 + all.length,
+        "r".repeat(all.length),
+      ]);
+      expect(byCharacter(cut.spans ?? [])).toEqual(before.slice(0, end));
+    }),
+  );
+});
+
+test("the live view knows the page's sequences, also the one whose id the server has not told yet", () => {
+  const sequences = ["simulated-3-1/0", "mine/0", "new/0"].map((id) => ({ id, tokens: 1, experts: [] }));
+  const names = (ids: readonly string[], isWaiting: boolean) =>
+    nameSequences(sequences, { ids, isWaiting }).map(({ name }) => name);
+  expect(names(["mine"], false)).toEqual(["Simulated 3", "You", "Someone else"]);
+  expect(names(["mine"], true)).toEqual(["Simulated 3", "You", "You"]);
+  expect(names([], true)).toEqual(["Simulated 3", "Someone else", "Someone else"]);
+});
+
 describe("spans of an answer", () => {
   const spans = array(tuple(integer({ min: 1, max: 9 }), integer({ min: -1, max: 3 })), { maxLength: 80 });
 
@@ -126,6 +204,31 @@ describe("the prompt", () => {
         if (kept.length > 1) expect(characters(kept)).toBeLessThanOrEqual(room);
       }),
     );
+  });
+
+  test("leaves room for the answer that the user wants, at most half of the context", () => {
+    const options = tuple(integer({ min: 32, max: 9000 }), integer({ min: 0, max: 9000 }), boolean());
+    assert(
+      property(options, constantFrom("chat", "continue"), ([contextTokens, maxTokens, hasChatTemplate], mode) => {
+        const { promptTokens, answerTokens } = roomFor({ contextTokens, maxTokens, hasChatTemplate, mode });
+        expect(answerTokens).toBeLessThanOrEqual(contextTokens);
+        expect(promptTokens).toBeGreaterThanOrEqual(contextTokens / 2);
+        expect(promptTokens).toBeLessThan(contextTokens);
+        if (maxTokens > 0) expect(answerTokens).toBe(Math.min(maxTokens, contextTokens));
+        if (maxTokens > 0 && maxTokens <= contextTokens / 2) expect(promptTokens + answerTokens).toBe(contextTokens);
+      }),
+    );
+  });
+
+  test("begins with the system prompt, and has the reasoning only of an answer that goes on", () => {
+    const answer = { ...message("So", "assistant"), reasoning: "Hm" };
+    expect(apiMessages([message("Why?"), answer], "Be brief.")).toEqual([
+      { role: "system", content: "Be brief." },
+      { role: "user", content: "Why?" },
+      { role: "assistant", content: "So", reasoning_content: "Hm" },
+    ]);
+    expect(apiMessages([answer, message("Why?")])[0]).toEqual({ role: "assistant", content: "So" });
+    expect(contentOf({ ...message(""), attachments: [{ name: "a", text: "b", tokens: 1 }] })).toBe("a:\n```\nb\n```");
   });
 
   test("is plain text with turns for a model without a chat template", () => {

@@ -1,12 +1,14 @@
 // A fresh clone, whose `npm start` installs less than `npm test` needs.
 
 import { existsSync } from "node:fs";
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { outcomeOf, run } from "../../tools/packages/run.ts";
 import { ROOT } from "../../tools/packages/workspace.ts";
+import { writeChattingPocket } from "../support/chatting-pocket.ts";
+import { followReadme } from "./follow-readme.ts";
 
 let clone = "";
 
@@ -26,6 +28,14 @@ test("npm start finds all that it imports without what only tests need", async (
   expect(has("vitest")).toBe(false);
 });
 
+test("README.md can be followed after npm start", async () => {
+  await run("npm", ["start", "--", "--help"], { cwd: clone });
+  await writeChattingPocket(join(clone, "smollm2-135m"));
+  const env = { README_MOE_CACHE: join(clone, "..", "cache"), HF_HUB_OFFLINE: "1" };
+  const program = ["npm", "run", "-s", "node"] as const;
+  expect(await followReadme({ folder: clone, program, env })).toEqual({ programs: 2, commands: 1 });
+});
+
 test("setup adds what is missing without asking, and npm start takes nothing away again", async () => {
   await run("npm", ["run", "setup"], { cwd: clone });
   expect(has("vitest")).toBe(true);
@@ -43,5 +53,23 @@ test("a registry that does not answer is named, and nothing runs", async () => {
   };
   const { code, everything } = await outcomeOf("npm", ["start"], { cwd: clone, env });
   expect(code).not.toBe(0);
-  expect(everything).toContain("127.0.0.1:9");
+  expect(everything).toContain("the registry http://127.0.0.1:9/ does not answer");
+});
+
+test("npm start replaces modules that npm installed", async () => {
+  await rm(join(clone, "node_modules"), { recursive: true });
+  await mkdir(join(clone, "node_modules", "ms"), { recursive: true });
+  await writeFile(join(clone, "node_modules", ".package-lock.json"), "{}");
+  const { code, output, everything } = await outcomeOf("npm", ["start", "--", "--help"], { cwd: clone });
+  expect(code, everything).toBe(0);
+  expect(everything).toContain("node_modules was made by another package manager: removing it");
+  expect(output).toContain("Usage: npm start");
+});
+
+test("two calls of npm start at the same time both work", async () => {
+  await rm(join(clone, "node_modules"), { recursive: true });
+  const call = () => outcomeOf("npm", ["start", "--", "--help"], { cwd: clone });
+  const [first, second] = await Promise.all([call(), call()]);
+  for (const { code, everything } of [first, second]) expect(code, everything).toBe(0);
+  expect(first.everything + second.everything).toContain("installs into the same folder: waiting");
 });

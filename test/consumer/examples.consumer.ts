@@ -1,16 +1,19 @@
-// Every program on README.md and on the packages' own pages runs as it stands there, with what npm installed.
+// Every program on README.md and on the packages' own pages runs as it stands there, with what npm installed, unless the page
+// says what it needs beside that.
 
 import { once } from "node:events";
-import { mkdir, writeFile } from "node:fs/promises";
+import { mkdir, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import ts from "typescript-api";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { isReady } from "../support/docs/is-ready.ts";
 import { pages } from "../support/docs/markdown.ts";
 import { programsOf, type Program } from "../support/docs/programs.ts";
 import { runFolder, type RunFolder } from "../support/docs/run-folder.ts";
 import { freePort } from "../support/free-port.ts";
-import { FOLDER, node, reached, startNode } from "./offline.ts";
+import { followReadme } from "./follow-readme.ts";
+import { FOLDER, node, OFFLINE, reached, startNode } from "./offline.ts";
 
 /** Models and texts by the names that pages use. */
 let data: RunFolder;
@@ -19,17 +22,21 @@ beforeAll(async () => {
 });
 afterAll(() => data?.[Symbol.asyncDispose]());
 
-const readmes = pages().filter((page) => /(^|\/)README\.md$/.test(page) && !page.startsWith("docs"));
+const readmes = pages().filter((page) => page.endsWith("/README.md") && !page.startsWith("docs"));
 
 test("every package has a page with programs or commands", () => {
   expect(readmes.length).toBeGreaterThan(9);
   expect(readmes.flatMap(programsOf).length).toBeGreaterThan(9);
 });
 
-describe.each(readmes)("%s", (page) => {
-  for (const program of programsOf(page)) {
-    test(`the program in line ${program.line} runs`, () => runProgram(program));
-  }
+const programs = readmes.flatMap(programsOf).filter(({ checkedOnly }) => !checkedOnly?.startsWith("needs"));
+
+test.each(programs)("$page: the program in line $line runs", (program) => runProgram(program));
+
+test("README.md can be followed in a project", async () => {
+  await symlink(join(data.path, "smollm2-135m"), join(FOLDER, "smollm2-135m"));
+  const env = { ...OFFLINE, no_proxy: "127.0.0.1" };
+  expect(await followReadme({ folder: FOLDER, program: ["node"], env })).toEqual({ programs: 2, commands: 1 });
 });
 
 test("nothing was asked of another machine", () => {
@@ -80,15 +87,5 @@ async function askServer(file: string, port: number): Promise<void> {
   } finally {
     child.kill();
     await closed;
-  }
-}
-
-async function isReady(url: string): Promise<boolean> {
-  try {
-    return (await fetch(url)).ok;
-  } catch {
-    // Nobody listens yet.
-    await new Promise((resolve) => setTimeout(resolve, 100));
-    return false;
   }
 }

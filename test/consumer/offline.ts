@@ -15,7 +15,7 @@ const CLOSED = "http://127.0.0.1:9";
 const GUARD = pathToFileURL(join(import.meta.dirname, "programs", "only-loopback.mjs")).href;
 
 /** A user who has nothing in any cache, and no way out. */
-const OFFLINE: Readonly<Record<string, string>> = {
+export const OFFLINE: Readonly<Record<string, string>> = {
   HOME: join(FOLDER, "home"),
   USERPROFILE: join(FOLDER, "home"),
   LOCALAPPDATA: join(FOLDER, "home", "local"),

@@ -4,9 +4,9 @@
 import { existsSync, readFileSync } from "node:fs";
 import { mkdir, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { commandLine } from "readme-moe";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { checkPrograms } from "../support/docs/check-programs.ts";
+import { complaintAbout } from "../support/docs/complaint.ts";
 import { argumentsOf, commandLines, plainCalls, scriptOf, shellWords } from "../support/docs/commands.ts";
 import { blocksOf, noteOf, pages, ROOT, type Block } from "../support/docs/markdown.ts";
 import { programsOf, writeProgram, type Program } from "../support/docs/programs.ts";
@@ -52,7 +52,9 @@ test("every block says its language, and has notes that mean something", () => {
   for (const { page, line, language, notes } of blocks) {
     expect(LANGUAGES, `${page}:${line}`).toContain(language);
     for (const { text } of notes) {
-      expect(text.trim(), `${page}:${line}`).toMatch(/^(continues$|checked only: \w|given:|runs$|up to here$)/);
+      expect(text.trim(), `${page}:${line}`).toMatch(
+        /^(continues$|checked only: \w|given:|runs$|asks the server$|up to here$)/,
+      );
     }
   }
 });
@@ -161,20 +163,4 @@ function shellRunsIn(page: string): readonly Block[] {
 
 function isWanted(message: string): boolean {
   return message.startsWith("wrong.md");
-}
-
-/** What the command line says against these arguments. Nothing is done. */
-async function complaintAbout(args: readonly string[]): Promise<string | undefined> {
-  const program = commandLine(new AbortController().signal);
-  let complaint = "";
-  for (const command of [program, ...program.commands.flatMap((child) => [child, ...child.commands])]) {
-    command.configureOutput({ writeErr: (text) => (complaint += text), writeOut: () => undefined });
-    if (command.commands.length === 0) command.action(() => undefined);
-  }
-  try {
-    await program.parseAsync(args, { from: "user" });
-    return undefined;
-  } catch {
-    return complaint.trim() || "refused";
-  }
 }

@@ -44,3 +44,9 @@ test("paths on the page on architecture exist", () => {
   const missing = paths.filter((path) => !existsSync(join(ROOT, "packages", path)) && !existsSync(join(ROOT, path)));
   expect(missing).toEqual([]);
 });
+
+test("every page of docs begins with a paragraph that says what it is for", () => {
+  for (const page of files.filter((path) => path.startsWith("docs/") && path !== join("docs", "README.md"))) {
+    expect(readFileSync(join(ROOT, page), "utf8"), page).toMatch(/^# .+\n\n(?:\p{L}|`)[\s\S]{40,}?[.:]/u);
+  }
+});

@@ -85,7 +85,7 @@ describe("a generation's `accepted`", () => {
 
 describe("an engine's `whenFailed`", () => {
   test("resolves with the error of the worker that has gone, and begins anew when the engine is opened again", async () => {
-    const engine = await ReadMeEngine.open(POCKET, { isolation: "thread", threads: 1 });
+    const engine = await ReadMeEngine.open(POCKET, { precision: "fp32", isolation: "thread", threads: 1 });
     for (const round of [1, 2]) {
       const failed = engine.whenFailed();
       const generation = engine.generate({ prompt: `Round ${round}`, params: long });
@@ -101,7 +101,7 @@ describe("an engine's `whenFailed`", () => {
 });
 
 test("an engine whose events are dropped answers as any other", async () => {
-  const engine = await ReadMeEngine.open(POCKET, { isolation: "thread", threads: 1 });
+  const engine = await ReadMeEngine.open(POCKET, { precision: "fp32", isolation: "thread", threads: 1 });
   engine.events.emit = () => true;
   const answers = await Promise.all(cases.map(({ text }) => completeAll(engine, { prompt: text, params: greedy })));
   expect(answers.map(({ choices }) => choices[0]?.ids)).toEqual(rightAnswers);

@@ -16,7 +16,7 @@ const all = new Int32Array(WORDS).fill(-1);
 const anything: AllowTokens = () => ({ draft: new Int32Array(), numForced: 0, masks: [all] });
 
 function openPocket(options: OpenOptions = {}): Promise<ReadMeEngine> {
-  return ReadMeEngine.open(POCKET, { threads: 2, ...options });
+  return ReadMeEngine.open(POCKET, { precision: "fp32", threads: 2, ...options });
 }
 
 function refuseRow(): never {

@@ -121,7 +121,7 @@ test.skipIf(!canMount)(
 
 describe("the command line reports in one line that a model is not cached, and answers:", () => {
   const [first] = cases;
-  const greedyFlags = ["--max-new-tokens", "32", "--temperature", "0", "--json"];
+  const greedyFlags = ["--precision", "fp32", "--max-new-tokens", "32", "--temperature", "0", "--json"];
   const args = ["generate", POCKET, "--prompt", first?.text ?? "", ...greedyFlags];
 
   async function expectNote(cache: string, reason: RegExp, disk?: Surroundings["disk"]): Promise<void> {

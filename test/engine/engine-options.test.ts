@@ -6,7 +6,7 @@ import { expect, test } from "vitest";
 /** Any engine is opened with these: they do not depend on the model. */
 const DEFAULTS = {
   isolation: "process",
-  precision: "fp32",
+  precision: "int8",
   threads: undefined,
   kernel: undefined,
   kvPrecision: undefined,
@@ -37,7 +37,7 @@ test("absent options have their defaults", () => {
   expect(resolveEngineOptions({})).toEqual(DEFAULTS);
   expect(resolveEngineOptions({ maxNumSeqs: 7 })).toEqual({ ...DEFAULTS, maxNumSeqs: 7, maxNumBatchedSeqs: 7 });
   const streamed = { expertCacheBytes: 5 };
-  expect(resolveEngineOptions(streamed)).toEqual({ ...DEFAULTS, ...streamed, precision: "int8" });
+  expect(resolveEngineOptions(streamed)).toEqual({ ...DEFAULTS, ...streamed });
 });
 
 test.each<EngineOptions>([

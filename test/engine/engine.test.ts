@@ -22,7 +22,7 @@ const { cases } = golden("pocket") as Golden;
 const greedy = { temperature: 0, maxTokens: 32, ignoreEos: true } as const;
 
 function openPocket(options: OpenOptions = {}): Promise<ReadMeEngine> {
-  return ReadMeEngine.open(POCKET, { threads: 2, ...options });
+  return ReadMeEngine.open(POCKET, { precision: "fp32", threads: 2, ...options });
 }
 
 describe.each(["thread", "process"] as const)("in a %s", (isolation) => {

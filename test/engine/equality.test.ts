@@ -38,7 +38,12 @@ async function withSmolLm2<Result>(
   options: OpenOptions,
   use: (engine: ReadMeEngine) => Promise<Result>,
 ): Promise<Result> {
-  const engine = await ReadMeEngine.open(path as string, { threads: 2, prefixCacheBytes: 0, ...options });
+  const engine = await ReadMeEngine.open(path as string, {
+    precision: "fp32",
+    threads: 2,
+    prefixCacheBytes: 0,
+    ...options,
+  });
   try {
     return await use(engine);
   } finally {
@@ -51,7 +56,9 @@ function together(engine: ReadMeEngine, order: readonly GenerateRequest[]): Prom
 }
 
 const PRECISIONS = ["fp32", "int8", "int4"] as const;
-for (const precision of PRECISIONS)
+for (const precision of PRECISIONS) {
+  // float32 takes as long as the others together, and differs from them in the products only.
+  const runsAll = precision !== "fp32" || RUNS_LONG_TESTS;
   describe.skipIf(path === undefined)(`SmolLM2 in ${precision} (skipped where shared/models is absent)`, () => {
     const withEngine = <Result>(
       options: OpenOptions,
@@ -68,14 +75,14 @@ for (const precision of PRECISIONS)
       expect(alone.every(({ tokens }) => tokens.every(({ topLogprobs }) => topLogprobs?.length === 4))).toBe(true);
     });
 
-    test("with the other sequences, in two orders: the same bits", { timeout: 300_000 }, async () => {
+    test("with the other sequences: the same bits", { timeout: 300_000 }, async () => {
       await withEngine({}, async (engine) => {
-        expect(await together(engine, REQUESTS)).toEqual(alone);
+        if (runsAll) expect(await together(engine, REQUESTS)).toEqual(alone);
         expect((await together(engine, REQUESTS.toReversed())).toReversed()).toEqual(alone);
       });
     });
 
-    test("with few of the admitted in each step: the same bits", { timeout: 300_000 }, async () => {
+    test.runIf(runsAll)("with few of the admitted in each step: the same bits", { timeout: 300_000 }, async () => {
       await withEngine({ maxNumBatchedSeqs: 5, maxNumBatchedTokens: 128 }, async (engine) => {
         expect(await together(engine, REQUESTS)).toEqual(alone);
       });
@@ -95,7 +102,7 @@ for (const precision of PRECISIONS)
       });
     });
 
-    test("preempted and computed again: the same bits", { timeout: 300_000 }, async () => {
+    test.runIf(runsAll)("preempted and computed again: the same bits", { timeout: 300_000 }, async () => {
       const longer = REQUESTS.slice(-8).map(({ prompt, params }) => ({
         prompt,
         params: { ...params, maxTokens: 160 },
@@ -121,3 +128,4 @@ for (const precision of PRECISIONS)
       });
     });
   });
+}

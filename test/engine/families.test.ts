@@ -130,7 +130,7 @@ describe("LongRoPE", () => {
       [undefined, cases],
       [161, cases],
     ] as const) {
-      const engine = await ReadMeEngine.open(path, { ...shared, contextTokens });
+      const engine = await ReadMeEngine.open(path, { precision: "fp32", ...shared, contextTokens });
       expect(engine.info.contextTokens).toBe(contextTokens ?? 512);
       const { input_ids: ids, greedy_16: greedy } = expected[2] ?? expect.fail();
       const answer = await complete(engine, {
@@ -140,6 +140,8 @@ describe("LongRoPE", () => {
       expect(answer.ids).toEqual(greedy);
       await engine.dispose();
     }
-    await expect(ReadMeEngine.open(path, { ...shared, contextTokens: 513 })).rejects.toThrow(/`contextTokens`.*512/);
+    await expect(ReadMeEngine.open(path, { precision: "fp32", ...shared, contextTokens: 513 })).rejects.toThrow(
+      /`contextTokens`.*512/,
+    );
   });
 });

@@ -42,7 +42,7 @@ test("a short name is downloaded, answers as the files do, and stays while the e
     if (stages.at(-1) !== stage) stages.push(stage);
     expect(doneBytes).toBeLessThanOrEqual(ofBytes);
   };
-  const options = { cacheFolder, isolation: "process", threads: 2 } as const;
+  const options = { cacheFolder, precision: "fp32", isolation: "process", threads: 2 } as const;
   const engine = await ReadMeEngine.open("qwen3:0.6b", { ...options, onProgress });
   expect(stages).toEqual(["downloading", "opening", "building", "loading"]);
   const ids = await Promise.all(
@@ -69,9 +69,10 @@ test("a short name is downloaded, answers as the files do, and stays while the e
 });
 
 test("an engine that cannot be opened leaves no mark", async () => {
-  const wrong = ReadMeEngine.open("qwen3:0.6b", { cacheFolder, expert: "nobody", threads: 1 });
+  const options = { cacheFolder, precision: "fp32" } as const;
+  const wrong = ReadMeEngine.open("qwen3:0.6b", { ...options, expert: "nobody", threads: 1 });
   await expect(wrong).rejects.toThrow("expert");
-  await expectReadMeError(ReadMeEngine.open("qwen3:0.6b", { cacheFolder, draft: "org/none" }), "ERR_HUB_NOT_FOUND");
+  await expectReadMeError(ReadMeEngine.open("qwen3:0.6b", { ...options, draft: "org/none" }), "ERR_HUB_NOT_FOUND");
   await remove();
 });
 

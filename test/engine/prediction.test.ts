@@ -22,7 +22,7 @@ let engine: ReadMeEngine;
 beforeAll(async () => {
   path = join(await persistentFolder(), "tiny");
   await writeReadingModel(path);
-  engine = await ReadMeEngine.open(path, { threads: 1, isolation: "thread" });
+  engine = await ReadMeEngine.open(path, { precision: "fp32", threads: 1, isolation: "thread" });
 });
 afterAll(() => engine.dispose());
 

@@ -11,7 +11,7 @@ const ROOT = join(import.meta.dirname, "..", "..");
 
 const PROGRAM = `
   import { ReadMeEngine } from "@readme-moe/engine";
-  const engine = await ReadMeEngine.open("models/pocket", { isolation: process.argv[1], threads: 2 });
+  const engine = await ReadMeEngine.open("models/pocket", { precision: "fp32", isolation: process.argv[1], threads: 2 });
   const stream = engine.generate({ prompt: "a", params: { maxTokens: 900, ignoreEos: true } });
   for (let i = 0; i < Number(process.argv[2]); i++) await stream.next();
   if (process.argv[3] === "killed") engine.kill();
@@ -32,7 +32,7 @@ test.for([
 // One answer is read to its end, and one is still open at the end of the program.
 const FORGETFUL = `
   import { ReadMeEngine } from "@readme-moe/engine";
-  const engine = await ReadMeEngine.open("models/pocket", { isolation: process.argv[1] });
+  const engine = await ReadMeEngine.open("models/pocket", { precision: "fp32", isolation: process.argv[1] });
   const answer = async (maxTokens) => {
     let tokens = 0;
     for await (const chunk of engine.generate({ prompt: "a", params: { maxTokens, ignoreEos: true } })) tokens += chunk.tokens.length;

@@ -14,7 +14,7 @@ const VOCAB_SIZE = 4096;
 const long = { ...greedy, maxTokens: 900 };
 
 function openPocket(options: OpenOptions = {}): Promise<ReadMeEngine> {
-  return ReadMeEngine.open(POCKET, { threads: 2, ...options });
+  return ReadMeEngine.open(POCKET, { precision: "fp32", threads: 2, ...options });
 }
 
 function best(logits: Float32Array): number {

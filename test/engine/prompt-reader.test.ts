@@ -96,13 +96,19 @@ async function answersOf(reader: Omit<PromptReader, "info"> & { readonly info: o
 
 /** Facts about a model that both know. */
 function sharedInfo(info: Partial<EngineInfo>) {
-  const own: readonly string[] = ["path", "precision", "maxNumSeqs", "kvCapacityTokens", "kernel", "modelVersion"];
+  const weights = ["weightBytes", "kernel", "modelVersion"];
+  const own: readonly string[] = ["path", "precision", "maxNumSeqs", "kvCapacityTokens", ...weights];
   return Object.fromEntries(Object.entries(info).filter(([name]) => !own.includes(name)));
 }
 
 describe.each(KINDS)("$name", ({ path, withoutWeights, options = {}, experts }) => {
   test("is read without weights as an engine reads it", { timeout: 60_000 }, async () => {
-    await using engine = await ReadMeEngine.open(path(), { isolation: "thread", threads: 1, ...options });
+    await using engine = await ReadMeEngine.open(path(), {
+      precision: "fp32",
+      isolation: "thread",
+      threads: 1,
+      ...options,
+    });
     await using reader = await openPromptReader(await withoutWeights(path()), { isolation: "thread" });
     expect(sharedInfo(reader.info)).toEqual(sharedInfo(engine.info));
     expect(reader.info.experts).toEqual(experts);
@@ -112,7 +118,12 @@ describe.each(KINDS)("$name", ({ path, withoutWeights, options = {}, experts }) 
 });
 
 const versionsOf = async (path: string, options: OpenOptions = {}) => {
-  await using engine = await ReadMeEngine.open(path, { isolation: "thread", threads: 1, ...options });
+  await using engine = await ReadMeEngine.open(path, {
+    precision: "fp32",
+    isolation: "thread",
+    threads: 1,
+    ...options,
+  });
   const { promptVersion, modelVersion } = engine.info;
   return { promptVersion, modelVersion };
 };

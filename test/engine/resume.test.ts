@@ -126,7 +126,7 @@ const SETTINGS: readonly Setting[] = [
 describe.each(SETTINGS)("$name", ({ name, model, first, second }) => {
   test(`${NUM_REQUESTS} random requests go on as if they had never been cut`, { timeout: 300_000 }, async () => {
     const random = seededRandom(name.length);
-    const whole = await ReadMeEngine.open(model(), { isolation: "thread", ...first });
+    const whole = await ReadMeEngine.open(model(), { precision: "fp32", isolation: "thread", ...first });
     const numExperts = whole.info.experts.length;
     const requests = randomRequests(NUM_REQUESTS, name.length, { texts, numExperts }).map(({ request }, index) => {
       if (request.processLogits !== undefined) return request;
@@ -147,7 +147,7 @@ describe.each(SETTINGS)("$name", ({ name, model, first, second }) => {
       }),
     );
 
-    const rest = await ReadMeEngine.open(model(), { isolation: "thread", ...second() });
+    const rest = await ReadMeEngine.open(model(), { precision: "fp32", isolation: "thread", ...second() });
     const resumed = await inTurns(Array.from(requests.entries()), AT_ONCE, ([index, request]) =>
       chunksOf(rest, { ...request, resume: { choices: cuts[index] ?? [] } }),
     );
@@ -171,7 +171,7 @@ describe("a request that goes on", () => {
   let engine: ReadMeEngine;
   let ids: readonly number[];
   beforeAll(async () => {
-    engine = await ReadMeEngine.open(POCKET, { isolation: "thread", threads: 1, contextTokens: 64 });
+    engine = await ReadMeEngine.open(POCKET, { precision: "fp32", isolation: "thread", threads: 1, contextTokens: 64 });
     ids = idsOf((await chunksOf(engine, { prompt, params })).choices[0] ?? []);
   });
   afterAll(() => engine.dispose());
@@ -284,7 +284,9 @@ describe("a drained engine", () => {
 
   test("gives all tokens that it generated, and another engine the rest", async () => {
     const [first, second] = (await Promise.all(
-      [1, 2].map((threads) => ReadMeEngine.open(POCKET, { isolation: "thread", threads, maxNumSeqs: 4 })),
+      [1, 2].map((threads) =>
+        ReadMeEngine.open(POCKET, { precision: "fp32", isolation: "thread", threads, maxNumSeqs: 4 }),
+      ),
     )) as [ReadMeEngine, ReadMeEngine];
     const steps = new Promise<void>((resolve) => {
       first.events.on("batch:completed", ({ step }) => (step === 9 ? resolve() : undefined));

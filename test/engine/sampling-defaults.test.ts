@@ -16,7 +16,7 @@ let folder: string;
 let cacheFolder: string;
 let engine: ReadMeEngine;
 const open = (options: EngineOptions = {}): Promise<ReadMeEngine> =>
-  ReadMeEngine.open(folder, { isolation: "thread", threads: 1, cacheFolder, ...options });
+  ReadMeEngine.open(folder, { precision: "fp32", isolation: "thread", threads: 1, cacheFolder, ...options });
 
 beforeAll(async () => {
   cacheFolder = await persistentFolder();

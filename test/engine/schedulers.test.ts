@@ -81,7 +81,7 @@ test.each<EngineOptions>([
 ])("an engine runs under %o", async (options) => {
   const params = { temperature: 0, maxTokens: 8, ignoreEos: true };
   const prompts = ["One", "Two words", "And three of them"];
-  const inThread = { isolation: "thread", threads: 2 } as const;
+  const inThread = { precision: "fp32", isolation: "thread", threads: 2 } as const;
   const engines = [
     await ReadMeEngine.open(POCKET, inThread),
     await ReadMeEngine.open(POCKET, { ...inThread, ...options }),

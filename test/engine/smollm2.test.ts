@@ -93,11 +93,15 @@ describe.skipIf(path === undefined)("SmolLM2 in fewer bits (skipped where shared
     expect(await lossAboveFloats(path as string, precision)).toBeLessThan(most);
   });
 
-  test("loses at most 0.1 nats when its 4 bits are made here", { timeout: 600_000 }, async () => {
-    const folder = await temporaryFolder();
-    await writeRescaledModel(path as string, folder);
-    expect(await lossAboveFloats(folder, "int4")).toBeLessThan(0.1);
-  });
+  test.runIf(RUNS_LONG_TESTS)(
+    "loses at most 0.1 nats when its 4 bits are made here",
+    { timeout: 600_000 },
+    async () => {
+      const folder = await temporaryFolder();
+      await writeRescaledModel(path as string, folder);
+      expect(await lossAboveFloats(folder, "int4")).toBeLessThan(0.1);
+    },
+  );
 });
 
 /** Losses in float32 by model. */
@@ -109,11 +113,11 @@ async function lossAboveFloats(model: string, precision: Precision): Promise<num
   return (await lossOnSamples(model, precision)) - floats;
 }
 
-/** Mean loss over sequences of three kinds of text. */
+/** Mean loss over sequences of two kinds of text. */
 async function lossOnSamples(model: string, precision: Precision): Promise<number> {
   await using running = await runningModel(model, undefined, precision);
   const { tokenizer } = await running.model.loadText();
-  const domains = ["book", "github", "wikipedia"];
+  const domains = ["book", "github"];
   let sum = 0;
   for (const domain of domains) {
     const documents = evaluationDocuments(domain) ?? ["Once upon a time. ".repeat(300)];

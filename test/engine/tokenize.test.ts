@@ -11,7 +11,7 @@ const LONG = 4_000_000;
 describe.each(["thread", "process"] as const)("in a %s", (isolation) => {
   let engine: ReadMeEngine;
   beforeAll(async () => {
-    engine = await ReadMeEngine.open(POCKET, { threads: 2, isolation });
+    engine = await ReadMeEngine.open(POCKET, { precision: "fp32", threads: 2, isolation });
   });
   afterAll(() => engine.dispose());
 

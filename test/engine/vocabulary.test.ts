@@ -83,7 +83,7 @@ test.each(Object.entries(tokenizers))("of a tokenizer that is %s", (_, open) => 
 
 describe.each(ISOLATIONS)("in a %s", (isolation) => {
   test("an engine computes its vocabulary once, and none after it was disposed", async () => {
-    const engine = await ReadMeEngine.open(POCKET, { threads: 2, isolation });
+    const engine = await ReadMeEngine.open(POCKET, { precision: "fp32", threads: 2, isolation });
     const vocabulary = await engine.vocabulary();
     expect(vocabulary.vocabSize).toBe(engine.info.vocabSize);
     expect(vocabulary.eosTokenIds).toEqual(engine.info.eosTokenIds);

@@ -8,18 +8,22 @@ import { generateText, jsonSchema, Output, streamText, tool } from "ai";
 import express from "express";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { complete } from "../support/complete.ts";
+import { endlessAnswers } from "../support/endless-answers.ts";
 import { listen, openClientsEngine, type RunningServer } from "../support/served-model.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
 
 const folder = await persistentFolder();
 let engine: ReadMeEngine;
+let logitBias: Record<string, number>;
 let server: RunningServer;
 let openai: OpenAIProvider;
 let anthropic: AnthropicProvider;
 
 beforeAll(async () => {
   engine = await openClientsEngine(folder, { config: { max_position_embeddings: 4096 } });
-  server = await listen(express().use(readMe({ models: { tiny: engine }, keys: { ann: "secret" } })));
+  const { onRequest, ...endless } = await endlessAnswers(engine);
+  ({ logitBias } = endless);
+  server = await listen(express().use(readMe({ models: { tiny: engine }, keys: { ann: "secret" }, onRequest })));
   openai = createOpenAI({ apiKey: "secret", baseURL: `${server.url}/v1` });
   anthropic = createAnthropic({ apiKey: "secret", baseURL: `${server.url}/v1` });
 });
@@ -38,7 +42,7 @@ const schemaOfLight = {
 /** Returns the engine's own answer. */
 async function right(): Promise<string> {
   const prompt = { messages: [{ role: "user", content: "Hello there" }] };
-  return (await complete(engine, { prompt, params: { maxTokens: 12, temperature: 0 } })).text;
+  return (await complete(engine, { prompt, params: { maxTokens: 12, temperature: 0, logitBias } })).text;
 }
 
 describe.each([

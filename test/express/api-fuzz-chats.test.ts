@@ -1,25 +1,27 @@
-// Malformed bodies for the Responses API and the Messages API: each is refused in its API's shape, or answered.
+// Malformed bodies for the Responses API, the Messages API and Ollama's: each is refused in its API's shape, or answered.
 
 import type { ReadMeEngine } from "@readme-moe/engine";
 import { readMe } from "@readme-moe/express";
 import express from "express";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import type { z } from "zod";
+import { z } from "zod";
 import { damaged } from "../../bench/fuzz/body-bytes.ts";
 import { Chance } from "../../bench/fuzz/chance.ts";
 import { message, response } from "../../bench/fuzz/chat-bodies.ts";
 import { mutated } from "../../bench/fuzz/json-mutations.ts";
 import { textOf, treeOf } from "../../bench/fuzz/json-tree.ts";
+import { ollamaChat, ollamaGenerate } from "../../bench/fuzz/ollama-bodies.ts";
 import { errorAnswer } from "../../packages/express/src/api/answer-schemas.ts";
 import { messageAnswer, messagesError } from "../../packages/express/src/messages/answer-schemas.ts";
 import { messagesBody } from "../../packages/express/src/messages/request-schemas.ts";
+import { ollamaChatBody, ollamaGenerateBody } from "../../packages/express/src/ollama/request-schemas.ts";
 import { responseAnswer } from "../../packages/express/src/responses/answer-schemas.ts";
 import { responsesBody, withItemTypes } from "../../packages/express/src/responses/request-schemas.ts";
 import { listen, openTinyEngine, type RunningServer } from "../support/served-model.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
 
 // With `README_MOE_FUZZ_RUNS=2000`, thousands of bodies take some minutes.
-const NUM_RUNS = Number(process.env["README_MOE_FUZZ_RUNS"] ?? 300);
+const NUM_RUNS = Number(process.env["README_MOE_FUZZ_RUNS"] ?? 150);
 const SEED = Number(process.env["README_MOE_FUZZ_SEED"] ?? 1);
 const MODEL = { name: "tiny", vocabSize: 4096, experts: [] } as const;
 
@@ -29,7 +31,7 @@ let server: RunningServer;
 
 beforeAll(async () => {
   engine = await openTinyEngine(folder, {}, { config: { max_position_embeddings: 1024 } });
-  server = await listen(express().use(readMe({ models: { tiny: engine } })));
+  server = await listen(express().use(readMe({ models: { tiny: engine }, ollama: true })));
 });
 afterAll(async () => {
   await server[Symbol.asyncDispose]();
@@ -44,7 +46,24 @@ interface FuzzedApi {
   readonly accepts: (body: unknown) => boolean;
 }
 
+const ollamaError = z.strictObject({ error: z.string().min(1) });
+const ollamaAnswer = z.object({ model: z.string(), created_at: z.iso.datetime(), done: z.literal(true) });
+
 const APIS: readonly FuzzedApi[] = [
+  {
+    path: "/api/chat",
+    valid: (chance) => ollamaChat(chance, MODEL),
+    error: ollamaError,
+    answer: ollamaAnswer.extend({ message: z.object({ role: z.literal("assistant"), content: z.string() }) }),
+    accepts: (body) => ollamaChatBody.safeParse(body).success,
+  },
+  {
+    path: "/api/generate",
+    valid: (chance) => ollamaGenerate(chance, MODEL),
+    error: ollamaError,
+    answer: ollamaAnswer.extend({ response: z.string() }),
+    accepts: (body) => ollamaGenerateBody.safeParse(body).success,
+  },
   {
     path: "/v1/responses",
     valid: (chance) => response(chance, MODEL),
@@ -102,8 +121,8 @@ test.each(APIS)(`$path answers or refuses ${NUM_RUNS} malformed bodies`, { timeo
   expect(await engine.stats()).toMatchObject({ numRunning: 0, numWaiting: 0, kvUsedTokens: 0 });
 });
 
-test.each(APIS)("$path answers 200 valid bodies", { timeout: 600_000 }, async (api) => {
-  for (let run = 0; run < 200; run++) {
+test.each(APIS)("$path answers 100 valid bodies", { timeout: 600_000 }, async (api) => {
+  for (let run = 0; run < 100; run++) {
     const body = Buffer.from(JSON.stringify(api.valid(Chance.ofCase(SEED + 1, run))));
     const { status, type, text } = await post(api.path, body);
     expect(status, `${body.toString()}\n${text}`).toBe(200);

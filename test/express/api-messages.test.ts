@@ -13,6 +13,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { messageAnswer, messageEvent, messagesError } from "../../packages/express/src/messages/answer-schemas.ts";
 import { readMe } from "../support/border.ts";
 import { complete } from "../support/complete.ts";
+import { endlessAnswers } from "../support/endless-answers.ts";
 import { postJson } from "../support/post-json.ts";
 import { listen, openClientsEngine, openTinyEngine, type RunningServer } from "../support/served-model.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
@@ -26,11 +27,12 @@ let bias: Record<string, number>;
 
 beforeAll(async () => {
   engine = await openClientsEngine(folder, { config: { max_position_embeddings: 4096 } });
+  const { onRequest, ...endless } = await endlessAnswers(engine);
+  bias = endless.logitBias;
   const app = express();
-  app.use(readMe({ models: { tiny: engine }, keys: { ann: "secret" } }));
+  app.use(readMe({ models: { tiny: engine }, onRequest, keys: { ann: "secret" } }));
   server = await listen(app);
   anthropic = new Anthropic({ apiKey: "secret", baseURL: server.url, maxRetries: 0 });
-  bias = Object.fromEntries((await engine.vocabulary()).eosTokenIds.map((id) => [id, -100]));
 });
 afterAll(async () => {
   await server[Symbol.asyncDispose]();
@@ -47,7 +49,8 @@ const light = {
 };
 
 async function right(messages: readonly { readonly role: string; readonly content: string }[]): Promise<string> {
-  return (await complete(engine, { prompt: { messages }, params: { maxTokens: 12, temperature: 0 } })).text;
+  return (await complete(engine, { prompt: { messages }, params: { maxTokens: 12, temperature: 0, logitBias: bias } }))
+    .text;
 }
 
 function textOf({ content }: Anthropic.Message): string {

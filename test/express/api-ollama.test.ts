@@ -1,11 +1,13 @@
 // Ollama's client from npm: chats, completions, tools, schemas, embeddings, models, errors and aborts.
 
+import type { SamplingParams } from "@readme-moe/core";
 import type { ReadMeEngine } from "@readme-moe/engine";
 import { readMe } from "@readme-moe/express";
 import express from "express";
 import { Ollama } from "ollama";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { complete } from "../support/complete.ts";
+import { endlessAnswers } from "../support/endless-answers.ts";
 import { EMBEDDING_MODEL, openPooling, poolingGolden } from "../support/pooling-models.ts";
 import { postJson } from "../support/post-json.ts";
 import { largestDifference } from "../support/running-model.ts";
@@ -14,6 +16,7 @@ import { persistentFolder } from "../support/temporary-folder.ts";
 
 const folder = await persistentFolder();
 let engine: ReadMeEngine;
+let logitBias: Record<string, number>;
 let embedder: ReadMeEngine;
 let server: RunningServer;
 let ollama: Ollama;
@@ -23,7 +26,9 @@ beforeAll(async () => {
     openClientsEngine(folder, { config: { max_position_embeddings: 4096 } }),
     openPooling(EMBEDDING_MODEL),
   ]);
-  server = await listen(express().use(readMe({ models: { tiny: engine, embedder }, ollama: true })));
+  const { onRequest, ...endless } = await endlessAnswers(engine);
+  ({ logitBias } = endless);
+  server = await listen(express().use(readMe({ models: { tiny: engine, embedder }, ollama: true, onRequest })));
   ollama = new Ollama({ host: server.url });
 });
 afterAll(async () => {
@@ -39,11 +44,11 @@ afterEach(async () => {
 
 const messages = [{ role: "user", content: "Hello there" }];
 const options = { temperature: 0, num_predict: 12, num_ctx: 2048 };
-const params = { temperature: 0, maxTokens: 12 };
+const params = (): SamplingParams => ({ temperature: 0, maxTokens: 12, logitBias });
 
 describe("chats", () => {
   test("have the engine's answer, whole and in pieces", async () => {
-    const right = await complete(engine, { prompt: { messages }, params });
+    const right = await complete(engine, { prompt: { messages }, params: params() });
     const whole = await ollama.chat({ model: "tiny", messages, options });
     expect(whole).toMatchObject({
       model: "tiny",
@@ -97,10 +102,10 @@ describe("chats", () => {
 
 test("completions have the engine's answer, with the template and without", async () => {
   const chat = [{ role: "system", content: "Be brief" }, ...messages];
-  const ofChat = await complete(engine, { prompt: { messages: chat }, params });
+  const ofChat = await complete(engine, { prompt: { messages: chat }, params: params() });
   const answer = await ollama.generate({ model: "tiny", prompt: "Hello there", system: "Be brief", options });
   expect(answer).toMatchObject({ response: ofChat.text, done: true, done_reason: "length" });
-  const ofText = await complete(engine, { prompt: "Hello there", params });
+  const ofText = await complete(engine, { prompt: "Hello there", params: params() });
   let text = "";
   const raw = { model: "tiny", prompt: "Hello there", raw: true, options, stream: true } as const;
   for await (const { response } of await ollama.generate(raw)) text += response;
@@ -116,16 +121,63 @@ test("embeddings are those of sentence-transformers", async () => {
   }
   expect(tokens).toBe(texts.reduce((sum, { input_ids: ids }) => sum + ids.length, 0));
   await expect(ollama.embed({ model: "tiny", input: "a" })).rejects.toThrow("`embedder` gives embeddings");
+  const one = await ollama.embeddings({ model: "embedder", prompt: input[2] ?? "" });
+  expect(one.embedding).toEqual(embeddings[2]);
+});
+
+test("texts that are longer than the context lose their ends, unless the request forbids it", async () => {
+  const input = "word ".repeat(600);
+  const { contextTokens } = embedder.info;
+  const { embeddings: cut, prompt_eval_count: tokens } = await ollama.embed({ model: "embedder", input });
+  expect(tokens).toBe(contextTokens);
+  const whole = await embedder.tokenize(input);
+  const kept = [...whole.subarray(0, contextTokens - 1), whole.at(-1) ?? 0];
+  const { embeddings: right } = await embedder.embed({ inputs: [kept] });
+  expect(cut[0]).toEqual(Array.from(right[0] ?? []));
+  await expect(ollama.embed({ model: "embedder", input, truncate: false })).rejects.toThrow(`${contextTokens}`);
+});
+
+test("requests without options have the model's sampling, else Ollama's", async () => {
+  const seed = 3;
+  const ours = { ...engine.info.samplingDefaults, maxTokens: 12, seed, logitBias };
+  const sampled = await complete(engine, {
+    prompt: { messages },
+    params: { temperature: 0.8, topK: 40, topP: 0.9, ...ours },
+  });
+  const answer = await ollama.chat({ model: "tiny", messages, options: { num_predict: 12, seed } });
+  expect(answer.message.content).toBe(sampled.text);
+  const neutral = { temperature: 1, top_k: 0, top_p: 1, num_predict: 12, seed };
+  const own = await ollama.chat({ model: "tiny", messages, options: neutral });
+  const free = { temperature: 1, topK: 0, topP: 1, maxTokens: 12, seed, logitBias };
+  expect(own.message.content).toBe((await complete(engine, { prompt: { messages }, params: free })).text);
+  const { parameters } = await ollama.show({ model: "tiny" });
+  const { temperature = 0.8 } = engine.info.samplingDefaults ?? {};
+  expect(parameters).toMatch(new RegExp(`^num_ctx +${engine.info.contextTokens}\ntemperature +${temperature}\n`));
 });
 
 test("models are listed and described", async () => {
-  expect((await ollama.list()).models.map(({ name }) => name)).toEqual(["tiny", "embedder"]);
-  expect((await ollama.ps()).models).toHaveLength(2);
+  // Open WebUI adds the tag to each name, and looks for the result in this list.
+  const { models: listed } = await ollama.list();
+  expect(listed.map(({ name, model }) => [name, model])).toEqual([
+    ["tiny:latest", "tiny:latest"],
+    ["embedder:latest", "embedder:latest"],
+  ]);
+  for (const { size, digest, modified_at: time } of listed) {
+    expect(size).toBeGreaterThan(10_000);
+    expect(digest).toMatch(/^[0-9a-f]{64}$/);
+    expect(Date.parse(String(time))).toBeGreaterThan(0);
+  }
+  const running = (await ollama.ps()).models;
+  expect(running).toMatchObject(listed);
+  expect(running[1]).toMatchObject({ context_length: 512, size_vram: 0 });
+  expect(Date.parse(String(running[0]?.expires_at))).toBeGreaterThan(Date.now());
   const { capabilities, model_info: info, details } = await ollama.show({ model: "embedder" });
   expect(capabilities).toEqual(["embedding"]);
   expect(details).toMatchObject({ family: "qwen3", quantization_level: "fp32" });
   expect(info).toMatchObject({ "general.architecture": "qwen3", "qwen3.context_length": 512 });
-  expect((await ollama.show({ model: "tiny" })).capabilities).toEqual(["completion", "tools"]);
+  expect((await ollama.show({ model: "tiny:latest" })).capabilities).toEqual(["completion", "tools"]);
+  // Continue sends the older name of the field.
+  expect(await postJson(`${server.url}/api/show`, { name: "tiny" })).toMatchObject({ status: 200 });
   const version = (await (await fetch(`${server.url}/api/version`)).json()) as object;
   expect(version).toHaveProperty("version", expect.stringMatching(/^\d+\.\d+\.\d+$/));
 });
@@ -138,8 +190,11 @@ test("errors are a text, with the names of this API", async () => {
     ["chat", { model: "embedder", messages }, 400, "`tiny` generates text"],
     ["chat", { messages }, 400, "model"],
     ["generate", { model: "other", prompt: "a" }, 404, "other"],
-    ["embed", { model: "embedder", input: "a", truncate: true }, 400, "truncate"],
+    ["chat", { model: "tiny", messages, options: { mirostat: 2 } }, 400, "options.mirostat"],
+    ["embed", { model: "embedder", input: "a", dimensions: 0 }, 400, "dimensions"],
+    ["embeddings", { model: "embedder", input: "a" }, 400, "prompt"],
     ["show", { model: "other" }, 404, "other"],
+    ["show", {}, 400, "model"],
   ];
   for (const [route, body, status, part] of refusals) {
     const answer = await postJson(`${server.url}/api/${route}`, body);

@@ -1,10 +1,11 @@
 // Embeddings and rankings over HTTP: OpenAI's SDK as it is, the shapes of Cohere, Jina and vLLM, and refusals.
 
+import { ReadMeEmitter } from "@readme-moe/core";
 import type { ReadMeEngine } from "@readme-moe/engine";
-import { readMe } from "@readme-moe/express";
+import { Admission, ApiError, readMe, type Entrant, type RoutedRequest, type Ticket } from "@readme-moe/express";
 import express from "express";
 import OpenAI, { BadRequestError } from "openai";
-import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, afterEach, beforeAll, describe, expect, onTestFinished, test } from "vitest";
 import { embeddingsAnswer, rerankAnswer } from "../../packages/express/src/api/pooling-schemas.ts";
 import { EMBEDDING_MODEL, openPooling, poolingGolden, writeReranker } from "../support/pooling-models.ts";
 import { postJson, type JsonAnswer } from "../support/post-json.ts";
@@ -175,6 +176,118 @@ describe("/v1/rerank", () => {
       expect(answer).toMatchObject({ status: 400, body: { error: { param } } });
       expect(JSON.stringify(answer.body)).toContain(part);
     }
+  });
+});
+
+async function serve(options: Parameters<typeof readMe>[0]): Promise<RunningServer> {
+  const own = await listen(express().use(readMe(options)));
+  onTestFinished(() => own[Symbol.asyncDispose]());
+  return own;
+}
+
+describe("what chats pass, too", () => {
+  const rerank = { model: "ranker", query: "a ship", documents: ["far at sea", "on land", "at home"] };
+  const embed = { model: "embedder", input: ["far at sea", "on land"] };
+
+  test("`onRequest` sees and changes bodies, which are checked again", async () => {
+    const seen: string[] = [];
+    const { url } = await serve({
+      models: engines,
+      ollama: true,
+      onRequest: (body, { endpoint }) => {
+        seen.push(endpoint);
+        const model = "query" in body ? "ranker" : "embedder";
+        return "user" in body ? { ...body, model: 3 as never } : { ...body, model };
+      },
+    });
+    const hidden = { model: "hidden" };
+    expect(await postJson(`${url}/v1/embeddings`, { ...embed, ...hidden })).toMatchObject({ status: 200 });
+    for (const path of ["/v1/rerank", "/v2/rerank", "/rerank"]) {
+      expect(await postJson(url + path, { ...rerank, ...hidden })).toMatchObject({ status: 200 });
+    }
+    expect(await postJson(`${url}/api/embed`, { ...embed, ...hidden })).toMatchObject({ status: 200 });
+    expect(await postJson(`${url}/api/embeddings`, { ...hidden, prompt: "a" })).toMatchObject({ status: 200 });
+    expect(await postJson(`${url}/v1/embeddings`, { ...embed, user: "a" })).toMatchObject({ status: 400 });
+    const ranked = ["/v1/rerank", "/v1/rerank", "/v1/rerank"];
+    expect(seen).toEqual(["/v1/embeddings", ...ranked, "/api/embed", "/api/embeddings", "/v1/embeddings"]);
+  });
+
+  test("admission reserves what the texts can come to, learns what they are, and emits its events", async () => {
+    const entered: Entrant[] = [];
+    const steps: unknown[] = [];
+    class Remembering extends Admission {
+      override enter(entrant: Entrant): Ticket {
+        entered.push(entrant);
+        const ticket = super.enter(entrant);
+        const correct = (tokens: number): void => {
+          steps.push(tokens);
+          ticket.correct(tokens);
+        };
+        return { ...ticket, correct };
+      }
+    }
+    const events = new ReadMeEmitter();
+    for (const name of ["request:admitted", "request:started", "request:released"] as const) {
+      events.on(name, () => steps.push(name));
+    }
+    const { url } = await serve({ models: engines, admission: new Remembering({ events }) });
+    const query = "a ship ".repeat(20);
+    const answer = await postJson(`${url}/v1/rerank`, { ...rerank, query });
+    const { total_tokens: total } = rerankAnswer.parse(answer.body).usage;
+    const [{ maxPromptTokens = 0 }] = entered as [Entrant];
+    // The query is part of each document's prompt.
+    expect(maxPromptTokens).toBeGreaterThan(3 * query.length);
+    const some = expect.any(Number) as number;
+    expect(steps).toEqual(["request:admitted", some, some, total, "request:started", "request:released"]);
+    await postJson(`${url}/v1/embeddings`, embed);
+    expect(entered[1]).toMatchObject({ maxPromptTokens: 17, choices: 1, model: "embedder" });
+  });
+
+  test("a policy sees their tokens, and refuses or orders them", async () => {
+    const seen: RoutedRequest[] = [];
+    const policy = (about: RoutedRequest): { readonly priority: number } => {
+      seen.push(about);
+      if (about.priority === 2) throw new ApiError({ status: 418, type: "policy", message: "no" });
+      return { priority: -1 };
+    };
+    const { url } = await serve({ models: engines, admission: { policy }, maxPriority: 2 });
+    // A prompt may fill the context, as nothing follows it.
+    const full = Array.from({ length: 512 }, () => 5);
+    for (const [path, body] of [
+      ["/v1/embeddings", embed],
+      ["/v1/rerank", rerank],
+      ["/v1/embeddings", { ...embed, input: [texts[2]?.input_ids, full], read_me: { priority: 1 } }],
+    ] as const) {
+      const { status, body: answer } = await postJson(url + path, body);
+      expect(status).toBe(200);
+      const { usage } = answer as { readonly usage: { readonly total_tokens: number } };
+      expect(seen.at(-1)).toMatchObject({ promptTokens: usage.total_tokens, maxCompletionTokens: 0 });
+    }
+    expect(seen.map(({ priority }) => priority)).toEqual([0, 0, 1]);
+    const refused = await postJson(`${url}/v1/rerank`, { ...rerank, read_me: { priority: 2 } });
+    expect(refused).toMatchObject({ status: 418 });
+    const above = await postJson(`${url}/v1/rerank`, { ...rerank, read_me: { priority: 3 } });
+    expect(above).toMatchObject({ status: 400, body: { error: { param: "read_me.priority" } } });
+  });
+
+  test("clients that leave pay for the texts that were accepted", async () => {
+    const spent: number[] = [];
+    const tokensPerMinute = {
+      points: 1e6,
+      get: async () => null,
+      consume: async () => ({ consumedPoints: 0, msBeforeNext: 0 }),
+      penalty: async (_: string, tokens: number) => void spent.push(tokens),
+    };
+    const { url } = await serve({ engine: engines.embedder, tokensPerMinute: tokensPerMinute as never });
+    const leaving = new AbortController();
+    engines.embedder.events.once("batch:completed", () => leaving.abort());
+    const many = Array.from({ length: 500 }, (_, index) => `${input.at(-1)} ${index}`);
+    const body = JSON.stringify({ input: many });
+    const headers = { "content-type": "application/json" };
+    const left = fetch(`${url}/v1/embeddings`, { method: "POST", headers, body, signal: leaving.signal });
+    await expect(left).rejects.toThrow();
+    await expect.poll(() => spent).toHaveLength(1);
+    expect(spent[0]).toBeGreaterThan(0);
   });
 });
 

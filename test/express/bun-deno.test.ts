@@ -20,14 +20,15 @@ describe.each(HOSTS)("$name", ({ name, program, flags }) => {
   const isThere = spawnSync(program, ["--version"]).status === 0 && process.env["README_MOE_TEST_BUILT"] === "1";
   if (!isThere) console.log(`${name} is not installed, or the packages are not built: its test did not run`);
 
-  test.skipIf(!isThere)(
-    "answers, streams, binds, refuses and notices clients that leave",
+  test.skipIf(!isThere).each(["process", "thread"])(
+    "with the engine in a %s answers, streams, binds, refuses, notices clients that leave, and ends",
     { timeout: 120_000 },
-    async () => {
+    async (isolation) => {
       const engine = await openPocket(await persistentFolder());
       const { text } = await complete(engine, { prompt: "The ship", params: { maxTokens: 8, temperature: 0 } });
       await engine.dispose();
-      const { stdout } = await promisify(execFile)(program, [...flags, join(PROGRAMS, "serve-fetch.ts"), POCKET]);
+      const args = [...flags, join(PROGRAMS, "serve-fetch.ts"), POCKET, isolation];
+      const { stdout } = await promisify(execFile)(program, args, { timeout: 100_000, killSignal: "SIGKILL" });
       const result = JSON.parse(stdout.trim().split("\n").at(-1) ?? "") as { readonly streamed: string };
       expect(result).toEqual({
         text,

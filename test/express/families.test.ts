@@ -93,7 +93,12 @@ test.each([
   await using checkpoint = await runningModel(fixture(`families/${family}`), undefined, "fp32", folder);
   const expected = await greedyTokens(checkpoint, ids, 12);
 
-  const engine = await ReadMeEngine.open(path, { isolation: "thread", threads: 1, cacheFolder: folder });
+  const engine = await ReadMeEngine.open(path, {
+    precision: "fp32",
+    isolation: "thread",
+    threads: 1,
+    cacheFolder: folder,
+  });
   const params = { temperature: 0, maxTokens: 12, ignoreEos: true };
   const answer = await complete(engine, { prompt: { messages: MESSAGES }, params });
   expect(answer.ids).toEqual(expected);

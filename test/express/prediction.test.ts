@@ -27,7 +27,7 @@ let right: string;
 beforeAll(async () => {
   const path = join(await persistentFolder(), "pocket");
   await writeChattingPocket(path);
-  engine = await ReadMeEngine.open(path, { threads: 2, isolation: "thread" });
+  engine = await ReadMeEngine.open(path, { precision: "fp32", threads: 2, isolation: "thread" });
   server = await listen(express().use(readMe.api({ engine })));
   const params = { maxTokens: 24, temperature: 0, ignoreEos: true };
   right = (await complete(engine, { prompt: { messages }, params })).text;

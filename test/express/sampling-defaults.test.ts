@@ -23,7 +23,7 @@ beforeAll(async () => {
   await writeReadingModel(path);
   await appendFile(join(path, "chat_template.jinja"), CHAT_TEMPLATE);
   await writeFile(join(path, "generation_config.json"), JSON.stringify({ eos_token_id: 0, ...RECOMMENDED }));
-  engine = await ReadMeEngine.open(path, { isolation: "thread", threads: 1 });
+  engine = await ReadMeEngine.open(path, { precision: "fp32", isolation: "thread", threads: 1 });
   const app = express();
   app.use(readMe.api({ models: { tiny: engine } }));
   server = await listen(app);

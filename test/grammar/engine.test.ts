@@ -16,7 +16,7 @@ let grammars: Grammars;
 beforeAll(async () => {
   const path = join(folder, "model");
   await writeTinyReadMe(path, WITH_TOKENIZER);
-  engine = await ReadMeEngine.open(path, { threads: 2, cacheFolder: join(folder, "cache") });
+  engine = await ReadMeEngine.open(path, { precision: "fp32", threads: 2, cacheFolder: join(folder, "cache") });
   grammars = await Grammars.open(engine);
 });
 afterAll(async () => {

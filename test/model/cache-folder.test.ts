@@ -4,7 +4,7 @@ import { homedir } from "node:os";
 import { join, resolve } from "node:path";
 import { resolveCacheFolder } from "@readme-moe/model";
 import { afterEach, describe, expect, test, vi } from "vitest";
-import { platformCacheFolder } from "../../packages/model/src/cache/cache-folder.ts";
+import { platformCacheFolder, platformStateFolder } from "../../packages/model/src/cache/cache-folder.ts";
 
 afterEach(() => void vi.unstubAllEnvs());
 
@@ -20,6 +20,18 @@ describe("the platform's cache folder", () => {
     ["win32", {}, "C:\\Users\\ada", "C:\\Users\\ada\\AppData\\Local\\readme-moe\\Cache"],
   ])("is below the user's own on %s with %o", (platform, env, home, expected) => {
     expect(platformCacheFolder({ platform, env, home })).toBe(expected);
+  });
+});
+
+describe("the platform's folder of what runs", () => {
+  test.each([
+    ["linux", {}, "/home/ada", "/home/ada/.local/state/readme-moe"],
+    ["linux", { XDG_STATE_HOME: "/run/state" }, "/home/ada", "/run/state/readme-moe"],
+    ["linux", { XDG_STATE_HOME: "relative" }, "/home/ada", "/home/ada/.local/state/readme-moe"],
+    ["darwin", {}, "/Users/ada", "/Users/ada/Library/Application Support/readme-moe"],
+    ["win32", {}, "C:\\Users\\ada", "C:\\Users\\ada\\AppData\\Local\\readme-moe\\State"],
+  ])("is below the user's own on %s with %o", (platform, env, home, expected) => {
+    expect(platformStateFolder({ platform, env, home })).toBe(expected);
   });
 });
 

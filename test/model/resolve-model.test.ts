@@ -120,6 +120,8 @@ describe("a failure says what to do:", () => {
     const server = await serve(NAME, llama);
     const page = `look at ${server.endpoint}/org/nothing`;
     await expectReadMeError(resolved("org/nothing"), "ERR_HUB_NOT_FOUND", "no such file or folder; as a model", page);
+    const near = "no such file or folder (did you mean models/pocket?); as a model";
+    await expectReadMeError(resolved("models/pokcet"), "ERR_HUB_NOT_FOUND", near);
     const known = resolved("qwen3:4b", { precision: "int4" });
     const parts = [
       "qwen3:4b-q4_k_m (Qwen/Qwen3-4B-GGUF:Qwen3-4B-Q4_K_M.gguf)",

@@ -65,7 +65,8 @@ describe("commands", () => {
 
   test.each([
     ["/claer", "/claer: no such command; did you mean /clear?"],
-    ["/se", "/se: no such command; /help shows all commands"],
+    ["/quit", "/quit: no such command; did you mean /exit?"],
+    ["/translate", "/translate: no such command; /help shows all commands"],
     ["/sa", "/sa: no such command; did you mean /save?"],
     ["/save", "/save: expected <file>, such as /save chat.json"],
     ["/exit now", "/exit: expected nothing behind it"],

@@ -11,7 +11,7 @@ const model = join(await persistentFolder(), "chatty");
 await writeChattingPocket(model);
 
 function chatWith(lines: readonly string[], ...more: readonly string[]): Promise<Outcome> {
-  const args = ["chat", model, "--temperature", "0", "--max-new-tokens", "8", ...more];
+  const args = ["chat", model, "--lines", "--temperature", "0", "--max-new-tokens", "8", ...more];
   return runCli(args, `${lines.join("\n")}\n`);
 }
 
@@ -35,6 +35,21 @@ test("a saved chat goes on in another run as in the same one", { timeout: 120_00
   expect(outcome.stdout).toBe(`${messages[2]?.content}\n${messages[4]?.content}\n`);
   await chatWith([`/load ${half}`, "Go on", `/save ${later}`]);
   expect(await messagesIn(later ?? "")).toEqual(messages);
+});
+
+test("a piped text is one message, which is answered once", { timeout: 120_000 }, async () => {
+  const args = ["chat", model, "--temperature", "0", "--max-new-tokens", "8"];
+  const text = "Hello\n/exit\nthere";
+  const outcome = await runCli(args, `${text}\n`);
+  expect(outcome.code).toBe(0);
+  expect(outcome.stderr).toBe("note: the answer was cut at the largest number of tokens (--max-new-tokens)\n");
+  const file = join(await temporaryFolder(), "chat.json");
+  await chatWith(['"""', ...text.split("\n"), '"""', `/save ${file}`]);
+  expect(outcome.stdout).toBe(`${(await messagesIn(file))[1]?.content}\n`);
+  expect(await runCli(args, " \n")).toMatchObject({
+    code: 2,
+    stderr: "error: Expected a message on standard input, got none\n",
+  });
 });
 
 test("lines between marks are one message, and the model can be changed", { timeout: 120_000 }, async () => {

@@ -51,7 +51,17 @@ describe("generate", () => {
   });
 
   test("prints JSON with text, tokens, finish reason and usage", async () => {
-    const args = ["--prompt", first?.text ?? "", "--max-new-tokens", "32", "--temperature", "0", "--json"];
+    const args = [
+      "--prompt",
+      first?.text ?? "",
+      "--max-new-tokens",
+      "32",
+      "--temperature",
+      "0",
+      "--json",
+      "--precision",
+      "fp32",
+    ];
     const { code, stdout } = await readmeMoe("generate", POCKET, ...args);
     expect(code).toBe(0);
     const { text, ...rest } = JSON.parse(stdout) as { text: string };
@@ -68,7 +78,16 @@ describe("generate", () => {
 describe("generate with more options", () => {
   test("prints the same JSON with --speculation on and off", async () => {
     const { cases } = golden("pocket") as { cases: { text: string; greedy_32: number[] }[] };
-    const args = ["--prompt", cases[0]?.text ?? "", "--max-new-tokens", "32", "--json", "--speculation"];
+    const args = [
+      "--prompt",
+      cases[0]?.text ?? "",
+      "--max-new-tokens",
+      "32",
+      "--json",
+      "--precision",
+      "fp32",
+      "--speculation",
+    ];
     const outcomes = await Promise.all(["on", "off"].map((way) => readmeMoe("generate", POCKET, ...args, way)));
     for (const outcome of outcomes) expect(outcome).toEqual({ ...outcomes[0], code: 0, stderr: "" });
     expect(JSON.parse(outcomes[0]?.stdout ?? "")).toMatchObject({ tokens: cases[0]?.greedy_32 });
@@ -130,7 +149,17 @@ describe("chat", () => {
     async () => {
       const question = "What is the capital of France?";
       const lines = [question, "And of Italy?", "/clear", "", question, "/exit", "never read"];
-      const args = ["chat", smollm2 as string, "--temperature", "0", "--max-new-tokens", "30"];
+      const args = [
+        "chat",
+        smollm2 as string,
+        "--lines",
+        "--precision",
+        "fp32",
+        "--temperature",
+        "0",
+        "--max-new-tokens",
+        "30",
+      ];
       const outcome = await readmeMoeWith(`${lines.join("\n")}\n`, ...args);
       const answer = "The capital of France is Paris.";
       expect(outcome).toMatchObject({ code: 0, stderr: "" });
@@ -167,6 +196,8 @@ describe("inspect", () => {
     const { stdout } = await readmeMoe(
       "inspect",
       fixture("official-fused-residual"),
+      "--precision",
+      "fp32",
       "--ids",
       one.input_ids.join(),
       "--json",
@@ -261,7 +292,9 @@ describe("wrong calls", () => {
     [[], /Usage: readme-moe/],
     [["genrate"], /Did you mean generate/],
     [["generate", POCKET, "--promt", "x"], /--promt.*\n?.*Did you mean --prompt/],
-    [["generate", POCKET], /required option '--prompt/],
+    [["generate", POCKET], /required option '--prompt <text...>', or a text on standard input/],
+    [["serve", POCKET, "--port", "65536"], /--port.*Expected a port from 0 to 65535\.\n$/],
+    [["serve", POCKET, "--port", "http"], /--port.*Expected a port from 0 to 65535\.\n$/],
     [["generate", POCKET, "--prompt", ""], /at least one token/],
     [["generate", POCKET, "extra", "--prompt", "x"], /too many arguments/],
     [["generate", POCKET, "--prompt", "x", "--temperature", "warm"], /--temperature.*number/],

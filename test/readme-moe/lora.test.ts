@@ -117,7 +117,7 @@ describe("inspect", () => {
     for (const [index, name] of [...ADAPTERS.entries(), [-1, "none"] as const]) {
       const { cases } = golden(index < 0 ? "families/llama-tied" : `lora/llama-tied/${name}`) as Golden;
       const [{ input_ids: ids, last_logits: expected } = { input_ids: [], last_logits: [] }] = cases.slice(1);
-      const args = [...loras, "--expert", name, "--ids", ids.join(","), "--json"];
+      const args = [...loras, "--precision", "fp32", "--expert", name, "--ids", ids.join(","), "--json"];
       const { stdout } = await runCli(["inspect", fixture("families/llama-tied"), ...args]);
       const { logits, route } = JSON.parse(stdout) as { logits: number[]; route: number[] };
       expect(largestDifference(logits, expected)).toBeLessThan(1e-3);
@@ -136,7 +136,7 @@ describe("inspect", () => {
 const PROMPT = "The ship was lost";
 
 async function generated(...args: readonly string[]): Promise<Outcome> {
-  const sampling = ["--prompt", PROMPT, "--max-new-tokens", "12", "--threads", "1", "--json"];
+  const sampling = ["--precision", "fp32", "--prompt", PROMPT, "--max-new-tokens", "12", "--threads", "1", "--json"];
   return runCli(["generate", at("dense"), ...sampling, ...args]);
 }
 
@@ -177,7 +177,7 @@ describe("generate", () => {
 test("serve completes with the expert that --expert names", async () => {
   const { stdout } = await generated("--lora", at("legal"), "--expert", "legal");
   const { text } = JSON.parse(stdout) as { text: string };
-  const args = ["--lora", at("legal"), "--lora", at("support"), "--expert", "legal"];
+  const args = ["--precision", "fp32", "--lora", at("legal"), "--lora", at("support"), "--expert", "legal"];
   const serving = await startReady(at("dense"), { args });
   const answer = await serving.complete({ prompt: PROMPT, max_tokens: 12, temperature: 0, ignore_eos: false });
   expect(answer.status).toBe(200);

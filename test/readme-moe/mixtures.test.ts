@@ -41,7 +41,7 @@ test("inspect counts the experts of a mixture, and the weights that a token uses
 
 test("inspect, eval and generate run a mixture", async () => {
   const ids = [5, 900, 17, 3000];
-  const inspected = await runCli(["inspect", mixture, "--ids", ids.join(), "--json"]);
+  const inspected = await runCli(["inspect", mixture, "--precision", "fp32", "--ids", ids.join(), "--json"]);
   const { logits, route } = JSON.parse(inspected.stdout) as { logits: number[]; route: number[] };
   const expected = await withModel(mixture, (model) => plainLogits(model, ids, route));
   expect(largestDifference(logits, expected.at(-1) ?? [])).toBeLessThan(1e-3);
@@ -58,7 +58,16 @@ test("inspect, eval and generate run a mixture", async () => {
     return plainLogProbs(model, first, new Uint16Array(31), 1);
   });
   expect(files["text"]?.loss).toBeCloseTo(-plain.reduce((sum, logProb) => sum + logProb, 0) / plain.length, 3);
-  const generated = await runCli(["generate", mixture, "--prompt", "The ship", "--max-new-tokens", "4"]);
+  const generated = await runCli([
+    "generate",
+    mixture,
+    "--precision",
+    "fp32",
+    "--prompt",
+    "The ship",
+    "--max-new-tokens",
+    "4",
+  ]);
   expect(generated).toMatchObject({ code: 0 });
 });
 

@@ -194,14 +194,14 @@ describe("remove", () => {
       pocket[name] = await readFile(join(POCKET, name));
     }
     await serve("Qwen/Qwen3-0.6B", pocket);
-    const generate = ["qwen3:0.6b", "--max-new-tokens", "3"];
+    const generate = ["qwen3:0.6b", "--precision", "fp32", "--max-new-tokens", "3"];
     const generated = await runCli(["generate", ...generate, "--prompt", "The", "--json"]);
     expect(generated).toMatchObject({ code: 0, stderr: "" });
     const { models } = (await json("list")) as { models: readonly { packed: { bytes: number } }[] };
     expect(models).toMatchObject([{ name: "qwen3:0.6b", family: "llama", processes: [] }]);
     expect(models[0]?.packed.bytes).toBeGreaterThan(pocket[WEIGHTS]?.byteLength ?? 0);
 
-    const engine = await ReadMeEngine.open("qwen3:0.6b", { threads: 1 });
+    const engine = await ReadMeEngine.open("qwen3:0.6b", { precision: "fp32", threads: 1 });
     const [refused, listed] = await Promise.all([runCli(["remove", "qwen3:0.6b", "--yes"]), runCli(["list"])]);
     expect(refused).toMatchObject({ code: 1, stdout: "" });
     expect(refused.stderr).toMatch(new RegExp(`process ${process.pid} has it open.*ERR_MODEL_IN_USE`));

@@ -190,7 +190,7 @@ describe("a call that fails", () => {
     await using taken = await listen(express());
     const { code, stderr } = await runCli(["serve", model, "--port", `${taken.port}`, "--threads", "1"]);
     expect(code).toBe(1);
-    expect(stderr).toContain("EADDRINUSE");
+    expect(stderr).toMatch(/^error: Cannot listen on .*EADDRINUSE.*; choose another port with --port.*\n$/);
   });
 
   test.each([

@@ -52,7 +52,7 @@ describe.skipIf(!smollm2 || !existsSync(DATA))("applied to SmolLM2", () => {
     expect(stdout).toContain("Paris");
   });
 
-  test("it is not far above the dense model on a sequence of three kinds", { timeout: 600_000 }, async () => {
+  test("it is not far above the dense model on a sequence of two kinds", { timeout: 600_000 }, async () => {
     const [dense, applied] = [await meanLoss(smollm2!, 1), await meanLoss(experts, 1)];
     expect(applied - dense).toBeGreaterThan(0.3);
     expect(applied - dense).toBeLessThan(0.6);
@@ -66,10 +66,10 @@ describe.skipIf(!smollm2 || !existsSync(DATA))("applied to SmolLM2", () => {
   });
 });
 
-/** Mean over held-out documents: with four sequences of each of the seven kinds as on the page, else of three kinds. */
+/** Mean over held-out documents: with four sequences of each of the seven kinds as on the page, else of two kinds. */
 async function meanLoss(model: string, maxSequences: number): Promise<number> {
   const files = await heldOutFiles([DATA], await persistentFolder());
-  const data = maxSequences >= 4 ? files : files.slice(0, 3);
+  const data = maxSequences >= 4 ? files : files.slice(0, 2);
   const args = [
     "eval",
     model,

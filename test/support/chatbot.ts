@@ -1,11 +1,13 @@
 // The chatbot over tiny models, and pages of it that are watched.
 
 import { join } from "node:path";
-import type { Engine, GenerateChunk } from "@readme-moe/core";
+import type { Engine, EngineInfo, GenerateChunk } from "@readme-moe/core";
 import type { ReadMeEngine } from "@readme-moe/engine";
+import axe from "axe-core";
 import type { Browser, Page } from "playwright-core";
 import { onTestFinished } from "vitest";
 import { buildPage } from "../../examples/chatbot/server/build-page.ts";
+import type { TextStorage } from "../../examples/chatbot/page/state/conversation-store.ts";
 import type { OpenedModel } from "../../examples/chatbot/server/live-model.ts";
 import { generationOf } from "./generation.ts";
 import { postJson } from "./post-json.ts";
@@ -29,7 +31,7 @@ export async function builtPage(folder: string): Promise<string> {
 export async function openStreamedModel(folder: string, name = "tiny"): Promise<OpenedModel> {
   const engine = await openTinyEngine(
     folder,
-    { expertCacheBytes: LEAST_BYTES, maxNumSeqs: 16, maxNumBatchedSeqs: 4 },
+    { precision: "int8", expertCacheBytes: LEAST_BYTES, maxNumSeqs: 16, maxNumBatchedSeqs: 4 },
     { seed: BALANCED_SEED, numExperts: NUM_EXPERTS, expertSizes: LAYERS, sharedSizes: LAYERS.map(() => 16) },
   );
   const stats = await engine.stats();
@@ -39,8 +41,12 @@ export async function openStreamedModel(folder: string, name = "tiny"): Promise<
 /** What an engine is to write, in the place of what its model would. */
 export type Script = (prompt: string, signal: AbortSignal) => AsyncIterable<string>;
 
-/** The engine, but for what it writes: texts of a script, the tokens of each on the next expert. */
-export function scripted(engine: ReadMeEngine, script: Script): ReadMeEngine {
+/**
+ * The engine, but for what it writes: texts of a script, the tokens of each on the next expert.
+ *
+ * @param info - what it says of itself instead
+ */
+export function scripted(engine: ReadMeEngine, script: Script, info: Partial<EngineInfo> = {}): ReadMeEngine {
   const generate: Engine["generate"] = ({ prompt, signal = new AbortController().signal }) => {
     const asked = typeof prompt === "object" && "messages" in prompt ? prompt.messages.at(-1)?.content : prompt;
     return generationOf(chunks(script(typeof asked === "string" ? asked : "", signal)));
@@ -48,6 +54,7 @@ export function scripted(engine: ReadMeEngine, script: Script): ReadMeEngine {
   return new Proxy(engine, {
     get(target, name) {
       if (name === "generate") return generate;
+      if (name === "info") return { ...target.info, ...info };
       const value: unknown = Reflect.get(target, name, target);
       return typeof value === "function" ? value.bind(target) : value;
     },
@@ -74,14 +81,22 @@ export interface WatchedPage {
   readonly complaints: string[];
 }
 
-/** A page of its own, with an empty storage; closed when the test ends. */
+/** Choices of the page's user, by their names in its storage. */
+export type Settings = Readonly<Record<string, string | number | boolean>>;
+
+/**
+ * Opens a page of its own, which is closed when the test ends. Answers are shown by expert and the live view is open,
+ * unless `settings` differ.
+ */
 export async function watchedPage(
   browser: Browser,
   url: string,
   options: Parameters<Browser["newContext"]>[0] = {},
+  settings: Settings = {},
 ): Promise<WatchedPage> {
   const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, ...options });
   onTestFinished(() => context.close());
+  await context.addInitScript(storeSettings, { view: "experts", live: true, ...settings });
   const page = await context.newPage();
   page.setDefaultTimeout(20_000);
   const complaints: string[] = [];
@@ -91,8 +106,25 @@ export async function watchedPage(
   page.on("pageerror", (error) => complaints.push(error.message));
   page.on("dialog", (dialog) => complaints.push(`dialog: ${dialog.message()}`));
   await page.goto(url);
-  await page.locator(".controls").waitFor({ state: "attached" });
+  await page.locator("[data-ready]").waitFor();
   return { page, complaints };
+}
+
+/** Runs in the browser; a page that is loaded again keeps what its user has changed. */
+function storeSettings(settings: Settings): void {
+  const { localStorage: storage } = globalThis as unknown as { localStorage: TextStorage };
+  for (const [name, value] of Object.entries(settings)) {
+    const key = `readme-moe.setting.${name}`;
+    if (storage.getItem(key) === null) storage.setItem(key, JSON.stringify(value));
+  }
+}
+
+/** Changes fields of the page's options, by their names. */
+export async function setOptions(page: Page, fields: Readonly<Record<string, string>>): Promise<void> {
+  await page.getByRole("button", { name: "Options" }).click();
+  const dialog = page.getByRole("dialog", { name: "Options" });
+  for (const [name, value] of Object.entries(fields)) await dialog.getByLabel(name).fill(value);
+  await page.keyboard.press("Escape");
 }
 
 /**
@@ -120,4 +152,11 @@ export async function say(page: Page, text: string): Promise<void> {
 export async function lastAnswer(page: Page): Promise<string> {
   await page.getByRole("button", { name: "Regenerate" }).waitFor();
   return page.locator(".message.assistant").last().locator(".tokens, .markdown").innerText();
+}
+
+/** Returns the violations of accessibility that axe finds. */
+export async function violations(page: Page): Promise<readonly string[]> {
+  await page.evaluate(axe.source);
+  const found = await page.evaluate<axe.AxeResults>("axe.run()");
+  return found.violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(" ")}`);
 }

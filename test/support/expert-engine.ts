@@ -34,5 +34,5 @@ export function openExpertEngine(
   loras: Readonly<Record<string, string>> = {},
   isolation: "thread" | "process" = "thread",
 ): Promise<ReadMeEngine> {
-  return ReadMeEngine.open(path, { isolation, threads: 1, loras });
+  return ReadMeEngine.open(path, { precision: "fp32", isolation, threads: 1, loras });
 }

@@ -7,16 +7,21 @@ import { randomInteger, seededRandom } from "./random.ts";
 import { NODE_ARGUMENTS } from "./run-cli.ts";
 
 /**
- * Runs a program that sends messages to its end, or kills it at message `killAt`.
+ * Runs a program that sends messages to its end, or kills it at a message.
  *
+ * @param isLast - tells which message it is, by its text and its number
  * @returns the number of messages
  */
-async function runUpTo(program: string, args: readonly string[], killAt: number): Promise<number> {
+export async function runUpTo(
+  program: string,
+  args: readonly string[],
+  isLast: (message: unknown, index: number) => boolean,
+): Promise<number> {
   const child = fork(program, args, { execArgv: [...NODE_ARGUMENTS] });
   let messages = 0;
-  child.on("message", () => {
+  child.on("message", (message) => {
     messages++;
-    if (messages === killAt) child.kill("SIGKILL");
+    if (isLast(message, messages)) child.kill("SIGKILL");
   });
   const [code, signal] = (await once(child, "exit")) as [number | null, string | null];
   if (signal === null) expect(code).toBe(0);
@@ -43,7 +48,11 @@ export async function runWholeAndKilled(
   { program, args = [], kills, seed }: ResumableProgram,
 ): Promise<{ readonly whole: string; readonly killed: string }> {
   const run = (out: string, killAt: number): Promise<number> =>
-    runUpTo(program, [...args, out, ...(existsSync(`${out}.unfinished`) ? ["resume"] : [])], killAt);
+    runUpTo(
+      program,
+      [...args, out, ...(existsSync(`${out}.unfinished`) ? ["resume"] : [])],
+      (_, index) => index === killAt,
+    );
   const [whole, killed] = [join(folder, "whole"), join(folder, "killed")];
   const numMessages = await run(whole, Infinity);
   const random = seededRandom(seed);

@@ -14,7 +14,7 @@ type Isolation = (typeof ISOLATIONS)[number];
 export const PROGRAMS: string = join(import.meta.dirname, "programs");
 
 export function openPocket(cacheFolder: string, isolation: Isolation = "thread"): Promise<ReadMeEngine> {
-  return ReadMeEngine.open(POCKET, { cacheFolder, isolation, threads: 2 });
+  return ReadMeEngine.open(POCKET, { precision: "fp32", cacheFolder, isolation, threads: 2 });
 }
 
 export async function answers(engine: ReadMeEngine): Promise<readonly (readonly number[])[]> {

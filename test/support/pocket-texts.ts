@@ -12,6 +12,9 @@ export const LITTLE: RefactorOptions = {
   sequenceTokens: 128,
 };
 
+/** Options of a refactoring in shards that takes seconds. */
+export const SHARDED = { ...LITTLE, baselines: false, routerSteps: 1, shards: 3, threads: 1 } as const;
+
 /** Reads the kinds of text beside the pocket model. */
 export async function pocketTexts(names: readonly string[] = ["arxiv", "book", "github"]): Promise<DomainText[]> {
   const texts: DomainText[] = [];

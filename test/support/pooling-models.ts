@@ -51,6 +51,7 @@ export async function copyWith(source: string, files: Readonly<Record<string, un
 /** Opens a model in a thread, with a cache of its own. */
 export async function openPooling(path: string, options: OpenOptions = {}): Promise<ReadMeEngine> {
   return ReadMeEngine.open(path, {
+    precision: "fp32",
     isolation: "thread",
     threads: 1,
     cacheFolder: await persistentFolder(),

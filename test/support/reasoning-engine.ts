@@ -33,5 +33,5 @@ export async function openReasoningEngine(folder: string): Promise<ReadMeEngine>
   );
   await writeFile(file, JSON.stringify(tokenizer));
   await writeFile(join(path, "chat_template.jinja"), TEMPLATE);
-  return ReadMeEngine.open(path, { isolation: "thread", threads: 1 });
+  return ReadMeEngine.open(path, { precision: "fp32", isolation: "thread", threads: 1 });
 }

@@ -25,13 +25,15 @@ export async function openTinyEngine(
   const path = join(folder, "tiny");
   await writeReadingModel(path, tiny);
   if (template !== "") await writeFile(join(path, "chat_template.jinja"), template);
-  return ReadMeEngine.open(path, { isolation: "thread", threads: 1, ...options });
+  return ReadMeEngine.open(path, { precision: "fp32", isolation: "thread", threads: 1, ...options });
 }
 
-/** What clients' tests ask: the model `EXPRESS_MODEL=<folder>`, as users serve it, or a tiny one. */
+/** What clients' tests ask: the model `EXPRESS_MODEL=<folder>`, with a context as short as the tiny one's, or that. */
 export async function openClientsEngine(folder: string, tiny: TinyOptions): Promise<ReadMeEngine> {
   const path = process.env["EXPRESS_MODEL"];
-  return path === undefined ? openTinyEngine(folder, {}, tiny) : ReadMeEngine.open(resolve(path));
+  return path === undefined
+    ? openTinyEngine(folder, {}, tiny)
+    : ReadMeEngine.open(resolve(path), { precision: "fp32", contextTokens: 4096 });
 }
 
 export interface RunningServer extends AsyncDisposable {

@@ -32,8 +32,8 @@ export class LiveModel {
   constructor(model: OpenedModel, options: ReaderOptions = {}) {
     const { info, events } = model.engine;
     const { name, title } = model;
-    const { precision, experts, hasChatTemplate, contextTokens } = info;
-    this.choice = { name, title, precision, experts, hasChatTemplate, contextTokens };
+    const { precision, experts, expertKind, hasRouter, hasChatTemplate, contextTokens } = info;
+    this.choice = { name, title, precision, experts, expertKind, hasRouter, hasChatTemplate, contextTokens };
     this.#model = model;
     this.readers = new LiveReaders(options);
     this.#state = new LiveState(experts.length, model.layerBytes?.length ?? 0);

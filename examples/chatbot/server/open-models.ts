@@ -1,7 +1,7 @@
 // Opens each model in each wanted precision.
 
 import { basename, resolve } from "node:path";
-import type { ExpertLayout } from "@readme-moe/core";
+import { type ExpertLayout, ReadMeError } from "@readme-moe/core";
 import { expertLayout, ReadMeEngine } from "@readme-moe/engine";
 import { openModel, resolveModel } from "@readme-moe/model";
 import type { OpenedModel } from "./live-model.ts";
@@ -14,6 +14,8 @@ export interface OpenModelsOptions {
   readonly precisions: readonly PrecisionName[];
   /** Memory for each model's experts in int8. @default a third of their size, so that the live view shows evictions */
   readonly memoryBytes?: number | undefined;
+  /** Low-rank experts over the dense ones of these models: folders of adapters or sets, by name. @default none */
+  readonly loras?: Readonly<Record<string, string>> | undefined;
   /** Most sequences in one step. A scheduler has a choice only if others wait. */
   readonly maxNumBatchedSeqs: number;
 }
@@ -23,26 +25,36 @@ export async function openModels({
   paths,
   precisions,
   memoryBytes,
+  loras: given = {},
   maxNumBatchedSeqs,
 }: OpenModelsOptions): Promise<OpenedModel[]> {
   const opened: OpenedModel[] = [];
   try {
     for (const path of paths) {
-      const title = basename(resolve(path)).replace(/\.gguf$/i, "");
+      const title = modelTitle(resolve(path));
       const layout = await layoutOf(await resolveModel(path, { precision: precisions[0] }));
       for (const precision of precisions) {
         const name = precisions.length > 1 ? `${title}-${precision}` : title;
         // Only int8 experts are streamed.
         const { layerBytes, expertCacheBytes } = precision === "int8" && layout ? budget(layout, memoryBytes) : {};
-        const engine = await ReadMeEngine.open(path, { precision, expertCacheBytes, maxNumBatchedSeqs });
+        const loras = layout || Object.keys(given).length === 0 ? undefined : given;
+        const engine = await ReadMeEngine.open(path, { precision, expertCacheBytes, maxNumBatchedSeqs, loras });
         opened.push({ name, title, engine, layerBytes });
       }
     }
     return opened;
   } catch (error) {
     await Promise.all(opened.map(({ engine }) => engine.dispose()));
-    throw error;
+    if (!(error instanceof ReadMeError) || error.code !== "ERR_FILE_CORRUPT") throw error;
+    const advice = "if the file is damaged, delete it, and the next start downloads or makes it again";
+    throw new ReadMeError(error.code, `${error.message}; ${advice}`, { cause: error });
   }
+}
+
+/** Names a model by its file, its folder, or its repository if the folder is a snapshot of the hub's cache. */
+export function modelTitle(path: string): string {
+  const repository = /models--(?:[^/\\]*--)?([^/\\]+)[/\\]snapshots[/\\][^/\\]+$/.exec(path)?.[1];
+  return repository ?? basename(path).replace(/\.gguf$/i, "");
 }
 
 function budget({ numExperts, layerBytes }: ExpertLayout, memoryBytes: number | undefined) {

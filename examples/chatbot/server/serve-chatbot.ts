@@ -7,6 +7,7 @@ import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { buildPage } from "./build-page.ts";
+import { ReadMeError } from "@readme-moe/core";
 import { isLoopback } from "@readme-moe/express";
 import { chatbot } from "./chatbot.ts";
 import { openModels, type OpenModelsOptions } from "./open-models.ts";
@@ -25,7 +26,7 @@ export interface RunningChatbot {
   close(): Promise<void>;
 }
 
-/** @throws {ReadMeError | RangeError} as `openModels`; an error of `listen` when the port is taken */
+/** @throws {ReadMeError | RangeError} as `openModels`; `ERR_RUNTIME` when the port is taken */
 export async function serveChatbot({ port, host, ...options }: ServeChatbotOptions): Promise<RunningChatbot> {
   const models = await openModels(options);
   // Each process has its own, as several may run at the same time.
@@ -54,11 +55,16 @@ export async function serveChatbot({ port, host, ...options }: ServeChatbotOptio
 }
 
 async function listen(server: Server, host: string, port: number | undefined): Promise<void> {
+  const wanted = port ?? DEFAULT_PORT;
   try {
-    await once(server.listen(port ?? DEFAULT_PORT, host), "listening");
+    await once(server.listen(wanted, host), "listening");
   } catch (error) {
     const isTaken = (error as NodeJS.ErrnoException).code === "EADDRINUSE";
-    if (!isTaken || port !== undefined) throw error;
+    if (!isTaken || port !== undefined) {
+      const why = error instanceof Error ? error.message : String(error);
+      const advice = "; --port names another one, and without it any free one is taken";
+      throw new ReadMeError("ERR_RUNTIME", `Cannot listen on ${host}:${wanted}: ${why}${advice}`, { cause: error });
+    }
     await once(server.listen(0, host), "listening");
   }
 }

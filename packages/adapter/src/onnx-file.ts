@@ -33,7 +33,7 @@ export function onnxChoice(
   const found = onnxFileNames(isDtype(dtype) ? dtype : "fp32", graph ?? undefined)
     .map((name) => (folder === "" ? name : `${folder}/${name}`))
     .find((name) => names.has(name));
-  if (found !== undefined) return { file: found, dtype: isDtype(dtype) ? dtype : "fp32" };
+  if (found !== undefined) return { file: found, dtype: isDtype(dtype) ? dtype : undefined };
   const best = asked === undefined && !graph && !subfolder ? chooseOnnxFile(names) : undefined;
   return best === undefined ? undefined : { file: best, dtype: undefined };
 }

@@ -28,7 +28,6 @@ export function checkAdapterOptions(options: AdapterOptions): AdapterOptions {
 }
 
 const PRECISIONS: Readonly<Record<string, EngineOptions["precision"]>> = {
-  auto: "fp32",
   fp32: "fp32",
   fp16: "fp32",
   q8: "int8",
@@ -39,7 +38,10 @@ const PRECISIONS: Readonly<Record<string, EngineOptions["precision"]>> = {
   bnb4: "int4",
 };
 
-/** Translates the host's options into the engine's. @throws {TypeError} on a `dtype` without a matching precision */
+/**
+ * Translates the host's options into the engine's. Without a `dtype` the engine's own default counts, int8.
+ * @throws {TypeError} on a `dtype` without a matching precision
+ */
 export function engineOptionsOf(
   generation: Generation,
   { dtype, quantized = true, session_options: session }: HostLoadOptions,
@@ -47,15 +49,15 @@ export function engineOptionsOf(
 ): EngineOptions {
   const threads = session?.intraOpNumThreads;
   const precision = generation === "xenova" ? (quantized ? "int8" : "fp32") : precisionOf(dtype);
-  return { precision, ...(threads ? { threads } : {}), ...engineOptions };
+  return { ...(precision && { precision }), ...(threads ? { threads } : {}), ...engineOptions };
 }
 
 function precisionOf(dtype: HostLoadOptions["dtype"]): EngineOptions["precision"] {
   const name = typeof dtype === "object" && dtype !== null ? (dtype["model"] ?? Object.values(dtype)[0]) : dtype;
-  if (name === undefined || name === null) return "fp32";
+  if (name === undefined || name === null || name === "auto") return undefined;
   const precision = PRECISIONS[name];
   if (precision !== undefined) return precision;
   throw new TypeError(
-    `Expected \`dtype\` to be one of ${Object.keys(PRECISIONS).join(", ")}, got ${describeValue(name)}`,
+    `Expected \`dtype\` to be one of auto, ${Object.keys(PRECISIONS).join(", ")}, got ${describeValue(name)}`,
   );
 }

@@ -196,6 +196,8 @@ export interface EngineInfo {
   readonly samplingDefaults?: SamplingDefaults | undefined;
   readonly maxNumSeqs: number;
   readonly kvCapacityTokens: number;
+  /** Size of the packed weights, in bytes, whether they are in memory or not. */
+  readonly weightBytes?: number | undefined;
   /** Kernel that runs the steps. */
   readonly kernel?: KernelInfo | undefined;
   /**

@@ -19,6 +19,7 @@ export type {
 export { GenerationStream, onceAborted } from "./generation-stream.ts";
 export type { DraftCounts, DraftsBySource, EngineStats, ExpertCacheStats } from "./engine-stats.ts";
 export type { KernelInfo } from "./kernel-info.ts";
+export type { ArtefactStore, TaskFlow } from "./task-flow.ts";
 export { errorChain, type ErrorLink } from "./error-chain.ts";
 export { ReadMeError, type ReadMeErrorCode, type ReadMeErrorOptions } from "./errors.ts";
 export { checkClient, checkExpert, checkRequestShape } from "./check-request.ts";
@@ -83,7 +84,8 @@ export {
 export { choiceOption, describeValue, integerOption, nearestName, numberOption, rejectUnknownKeys } from "./options.ts";
 export {
   embeddingOf,
-  instructedQuery,
+  embeddingPrefix,
+  rankedDocuments,
   relevanceOf,
   rerankPrompt,
   type EmbeddingInfo,
@@ -91,6 +93,7 @@ export {
   type EmbedRequest,
   type ModelTask,
   type PoolingOptions,
+  type PoolingProgress,
   type PoolingUsage,
   type Ranking,
   type RerankRequest,

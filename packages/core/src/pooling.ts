@@ -1,5 +1,6 @@
 // Embeddings and scores of whole texts: requests, results, and the arithmetic on what a model gives.
 
+import { describeValue } from "./options.ts";
 import type { ChatMessage } from "./chat-message.ts";
 
 /** Task of a model: continuing prompts, embeddings of texts, or scores of documents for a query. */
@@ -17,7 +18,16 @@ export interface EmbeddingInfo {
   readonly isNormalized: boolean;
 }
 
-/** Options that embeddings and scores have in common with `Engine.generate`. */
+/** State of one text of a request. */
+export interface PoolingProgress {
+  /** Index of the text in the request. */
+  readonly index: number;
+  readonly promptTokens: number;
+  /** Whether the text has run; false when the engine has tokenized and queued it. */
+  readonly isDone: boolean;
+}
+
+/** Options of embeddings and scores. */
 export interface PoolingOptions {
   /** Waiting sequences with larger numbers go first. @default 0 */
   readonly priority?: number | undefined;
@@ -26,6 +36,8 @@ export interface PoolingOptions {
   /** Beginning of the ids of its sequences in events. @default an id that the engine makes */
   readonly id?: string | undefined;
   readonly signal?: AbortSignal | undefined;
+  /** Called when a text is queued, and when it has run. An error that it throws ends the request. @default none */
+  readonly onProgress?: ((progress: PoolingProgress) => void) | undefined;
 }
 
 /** A request of `Engine.embed`. */
@@ -72,9 +84,27 @@ export interface Ranking {
   readonly usage: PoolingUsage;
 }
 
-/** Puts the instruction of a query in the form that Qwen3-Embedding was trained on. */
-export function instructedQuery(instruction: string): string {
-  return `Instruct: ${instruction}\nQuery:`;
+/**
+ * Returns the text that goes before each input. An instruction has the form that Qwen3-Embedding was trained on.
+ * @throws {TypeError | RangeError} on an unknown name, or on two texts
+ */
+export function embeddingPrefix(
+  { instruction, promptName }: Pick<EmbedRequest, "instruction" | "promptName">,
+  { prompts, defaultPrompt }: Pick<EmbeddingInfo, "prompts" | "defaultPrompt">,
+): string {
+  if (instruction !== undefined) {
+    if (promptName !== undefined) throw new TypeError("Expected `instruction` or `promptName`, got both");
+    if (typeof instruction === "string") return `Instruct: ${instruction}\nQuery:`;
+    throw new TypeError(`Expected \`instruction\` to be a text, got ${describeValue(instruction)}`);
+  }
+  const name = promptName ?? defaultPrompt;
+  if (name === undefined) return "";
+  const prompt = Object.hasOwn(prompts, name) ? prompts[name] : undefined;
+  if (prompt !== undefined) return prompt;
+  const known = Object.keys(prompts).join(", ") || "none";
+  throw new RangeError(
+    `Expected \`promptName\` to be one of the model's prompts (${known}), got ${describeValue(name)}`,
+  );
 }
 
 /**
@@ -104,9 +134,21 @@ export function relevanceOf(logits: ArrayLike<number>): number {
   return 1 / (1 + Math.exp((logits[1] ?? 0) - (logits[0] ?? 0)));
 }
 
+/**
+ * Lists documents by their scores, the most relevant first. Equal scores keep the order of the request.
+ * @param most - documents of the list. @default all
+ */
+export function rankedDocuments(
+  scores: readonly number[],
+  most: number = scores.length,
+): readonly { readonly index: number; readonly score: number }[] {
+  const ranked = scores.map((score, index) => ({ index, score })).toSorted((a, b) => b.score - a.score);
+  return ranked.slice(0, most);
+}
+
 /** Lists the messages of which a reranker's template makes a prompt. */
 export function rerankPrompt(
-  { query, instruction }: RerankRequest,
+  { query, instruction }: Pick<RerankRequest, "query" | "instruction">,
   document: string,
 ): { readonly messages: readonly ChatMessage[] } {
   const system = instruction === undefined ? [] : [{ role: "system", content: instruction }];

@@ -41,7 +41,7 @@ export interface KernelRunnerOptions
   readonly cacheFolder?: string | undefined;
   /** @default all cores */
   readonly threads?: number | undefined;
-  /** @default "fp32", or "int8" with `expertCacheBytes` */
+  /** An engine's default is int8; a runner alone compares models. @default "fp32", or "int8" with `expertCacheBytes` */
   readonly precision?: Precision | undefined;
   /** Largest number of bytes of experts' weights in memory, reads in progress included. @default all experts */
   readonly expertCacheBytes?: number | undefined;

@@ -27,7 +27,9 @@ import { identify } from "./http/request.ts";
 import { last, type Route, type RouteTable } from "./http/routes.ts";
 import { countTokens, messagesEndpoint } from "./messages/endpoint.ts";
 import { shapeErrors } from "./messages/errors.ts";
-import { ollamaChat, ollamaEmbed, ollamaGenerate, ollamaModels, ollamaShow, ollamaVersion } from "./ollama/routes.ts";
+import { ollamaEmbed, ollamaEmbedOne } from "./ollama/embed.ts";
+import { ollamaModels, ollamaRunning, ollamaShow, ollamaVersion } from "./ollama/models.ts";
+import { ollamaChat, ollamaGenerate } from "./ollama/routes.ts";
 import { responsesEndpoint } from "./responses/endpoint.ts";
 import { cancelResponse, deleteResponse, listInputItems, showResponse } from "./responses/routes.ts";
 import type { ResponseStore } from "./responses/store.ts";
@@ -147,8 +149,10 @@ function ollamaRoutes(serving: Serving, on: (path: string, methods: Methods) => 
     on("/api/chat", { post: (request, response) => ollamaChat({ serving, request, response }) }),
     on("/api/generate", { post: (request, response) => ollamaGenerate({ serving, request, response }) }),
     on("/api/embed", { post: (request, response) => ollamaEmbed({ serving, request, response }) }),
-    on("/api/show", { post: (request, response) => ollamaShow(serving, request, response) }),
-    ...["/api/tags", "/api/ps"].map((path) => on(path, { get: (_, response) => ollamaModels(serving, response) })),
+    on("/api/embeddings", { post: (request, response) => ollamaEmbedOne({ serving, request, response }) }),
+    on("/api/show", { post: (request, response) => ollamaShow({ serving, request, response }) }),
+    on("/api/tags", { get: (_, response) => ollamaModels(serving, response) }),
+    on("/api/ps", { get: (_, response) => ollamaRunning(serving, response) }),
     on("/api/version", { get: (_, response) => ollamaVersion(response) }),
   ];
 }

@@ -5,3 +5,5 @@ export type { LockTimes } from "./queue/job-queues.ts";
 export { readFleetStatus, type FleetStatus, type QueueStatus } from "./status.ts";
 export { FleetWorker, type FleetWorkerOptions } from "./worker/fleet-worker.ts";
 export type { PublishedWorker, WorkerCounters } from "./worker/state.ts";
+export { FlowCoordinator, type FlowCoordinatorOptions } from "./flow/flow-coordinator.ts";
+export { FlowWorker, type FlowWorkerOptions } from "./flow/flow-worker.ts";

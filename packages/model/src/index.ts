@@ -118,4 +118,5 @@ export { exportedText, toJson } from "./export/export-text.ts";
 export { readJsonFile, readTextFile, type JsonObject } from "./files/text-file.ts";
 export { writeFileAtomically, writeFolderAtomically } from "./files/write-file.ts";
 export { cachedData } from "./cache/cached-data.ts";
-export { resolveCacheFolder } from "./cache/cache-folder.ts";
+export { resolveCacheFolder, resolveStateFolder } from "./cache/cache-folder.ts";
+export { hasEnded, OWN_MARK, ownerOf } from "./cache/process-mark.ts";

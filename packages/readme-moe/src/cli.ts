@@ -8,6 +8,7 @@ import { applyCommand } from "./commands/apply.ts";
 import { answerCommand } from "./commands/answer.ts";
 import { cacheCommand } from "./commands/cache.ts";
 import { chatCommand } from "./commands/chat.ts";
+import { embedCommand } from "./commands/embed.ts";
 import { evalCommand } from "./commands/eval.ts";
 import { expertsCommand } from "./commands/experts.ts";
 import { exportCommand } from "./commands/export.ts";
@@ -17,14 +18,20 @@ import { inspectCommand } from "./commands/inspect.ts";
 import { listCommand } from "./commands/list.ts";
 import { packCommand } from "./commands/pack.ts";
 import { planCommand } from "./commands/plan.ts";
+import { psCommand } from "./commands/ps.ts";
 import { pullCommand } from "./commands/pull.ts";
 import { refactorCommand } from "./commands/refactor.ts";
 import { removeCommand } from "./commands/remove.ts";
+import { rerankCommand } from "./commands/rerank.ts";
 import { serveCommand } from "./commands/serve.ts";
 import { simulateCommand } from "./commands/simulate.ts";
 import { tuneCommand } from "./commands/tune.ts";
 import { workerCommand } from "./commands/worker.ts";
 import { examples } from "./options.ts";
+
+/** Messages of the language itself: a mistake of the program, which is printed in full, and not the caller's. */
+const DEFECT =
+  /^Cannot (?:read|set|destructure|convert|mix) | is not (?:a function|a constructor|iterable)\b|^Invalid array length|^Maximum call stack/;
 
 const EXIT = { done: 0, failed: 1, wrongUsage: 2, interrupted: 130 } as const;
 
@@ -43,7 +50,7 @@ export async function runCli(args: readonly string[]): Promise<number> {
     return EXIT.done;
   } catch (error) {
     if (interrupt.signal.aborted) return EXIT.interrupted;
-    return report(error);
+    return reportError(error);
   } finally {
     process.off("SIGINT", onSignal);
   }
@@ -60,6 +67,7 @@ export function commandLine(signal: AbortSignal): Command {
     .addCommand(answerCommand(signal))
     .addCommand(cacheCommand())
     .addCommand(chatCommand(signal))
+    .addCommand(embedCommand(signal))
     .addCommand(evalCommand(signal))
     .addCommand(expertsCommand(signal))
     .addCommand(exportCommand(signal))
@@ -69,20 +77,18 @@ export function commandLine(signal: AbortSignal): Command {
     .addCommand(listCommand())
     .addCommand(packCommand(signal))
     .addCommand(planCommand(signal))
+    .addCommand(psCommand())
     .addCommand(pullCommand(signal))
     .addCommand(refactorCommand(signal))
     .addCommand(removeCommand(signal))
+    .addCommand(rerankCommand(signal))
     .addCommand(serveCommand(signal))
     .addCommand(simulateCommand())
     .addCommand(tuneCommand(signal))
     .addCommand(workerCommand(signal))
     .addHelpText(
       "after",
-      examples(
-        "readme-moe chat smollm2:135m",
-        "readme-moe pull qwen3:0.6b --precision int8",
-        "readme-moe serve Qwen/Qwen3-0.6B --precision int8",
-      ),
+      examples("readme-moe chat smollm2:135m", "readme-moe pull qwen3:0.6b", "readme-moe serve Qwen/Qwen3-0.6B"),
     );
   for (const child of command.commands) passSettings(child);
   return command;
@@ -101,14 +107,15 @@ function passSettings(command: Command): void {
   for (const child of command.commands) passSettings(child);
 }
 
-function report(error: unknown): number {
+/** Prints an error: one line for what a user can meet, else all of it. @returns the exit code */
+export function reportError(error: unknown): number {
   // Commander has written its own message, or the help.
   if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.done : EXIT.wrongUsage;
   if (error instanceof ReadMeError) {
     console.error(`error: ${error.message} (${error.code})`);
     return EXIT.failed;
   }
-  if (error instanceof TypeError || error instanceof RangeError) {
+  if ((error instanceof TypeError || error instanceof RangeError) && !DEFECT.test(error.message)) {
     console.error(`error: ${error.message}`);
     return EXIT.wrongUsage;
   }

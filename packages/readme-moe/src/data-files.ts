@@ -2,6 +2,8 @@
 
 import { readFile, stat } from "node:fs/promises";
 import { basename } from "node:path";
+import { addAbortSignal } from "node:stream";
+import { text as textOf } from "node:stream/consumers";
 import { promisify } from "node:util";
 import { gunzip } from "node:zlib";
 import { ReadMeError } from "@readme-moe/core";
@@ -94,6 +96,24 @@ export async function readTextData(path: string): Promise<string> {
   } catch (cause) {
     throw new ReadMeError("ERR_FILE_CORRUPT", `${path}: is not UTF-8 text`, { cause });
   }
+}
+
+/**
+ * Returns the texts that were given, or else the lines of standard input that are not blank.
+ * @param what - their name in messages
+ * @throws {TypeError} when there are none
+ */
+export async function textsOrLines(
+  what: string,
+  given: readonly string[],
+  signal: AbortSignal,
+): Promise<readonly string[]> {
+  if (given.length > 0) return given;
+  const { stdin } = process;
+  // Ctrl-C shall also end a wait for input.
+  const lines = stdin.isTTY ? [] : linesOf(await textOf(addAbortSignal(signal, stdin)));
+  if (lines.length === 0) throw new TypeError(`Expected ${what} as arguments, or as lines on standard input; got none`);
+  return lines.map(({ line }) => line.replace(/\r$/, ""));
 }
 
 export function isJsonLines(path: string): boolean {

@@ -139,6 +139,21 @@ export interface OpenedEngine {
   readonly close: () => Promise<void>;
 }
 
+/** Checks flags for contradictions, before anything is read. @throws {TypeError} if there is one */
+export function checkEngineFlags(flags: EngineFlags): void {
+  if (flags.expertCachePolicy !== undefined && flags.expertCache === undefined) {
+    throw new TypeError(
+      "Expected --expert-cache-policy with --expert-cache only; all experts are in memory without it",
+    );
+  }
+  if (flags.draft !== undefined && flags.speculation === "off") {
+    throw new TypeError("Expected --draft without --speculation off, which drafts nothing");
+  }
+  if (flags.recordTrace !== undefined && (flags.speculation === "on" || flags.draft !== undefined)) {
+    throw new TypeError("Expected --record-trace without --speculation on and --draft: the simulator knows no drafts");
+  }
+}
+
 /**
  * Opens an engine, with progress on a terminal.
  * @param more - options that only some commands have
@@ -151,17 +166,7 @@ export async function openEngine(
   more: EngineOptions = {},
 ): Promise<OpenedEngine> {
   const { precision, threads, cacheFolder, expert, isolation, controlTokensInMessages } = flags;
-  if (flags.expertCachePolicy !== undefined && flags.expertCache === undefined) {
-    throw new TypeError(
-      "Expected --expert-cache-policy with --expert-cache only; all experts are in memory without it",
-    );
-  }
-  if (flags.draft !== undefined && flags.speculation === "off") {
-    throw new TypeError("Expected --draft without --speculation off, which drafts nothing");
-  }
-  if (flags.recordTrace !== undefined && (flags.speculation === "on" || flags.draft !== undefined)) {
-    throw new TypeError("Expected --record-trace without --speculation on and --draft: the simulator knows no drafts");
-  }
+  checkEngineFlags(flags);
   const path = await modelPath(name, signal, flags);
   const draft = flags.draft === undefined ? undefined : await modelPath(flags.draft, signal, flags);
   const loras = await loraFolders(flags.lora, signal);

@@ -1,8 +1,7 @@
-// Options that several commands share, and parsers of option values for commander.
+// Options that several commands share.
 
 import {
   EVICTION_POLICIES,
-  nearestName,
   withSamplingDefaults,
   type EvictionPolicyName,
   type SamplingDefaults,
@@ -11,6 +10,7 @@ import {
 import type { Precision } from "@readme-moe/model";
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { type LoraArgument, loraOption } from "./low-rank/lora-option.ts";
+import { anyNumber, byteSize, wholeNumber } from "./option-values.ts";
 
 export interface RuntimeFlags {
   readonly precision: Precision;
@@ -64,15 +64,18 @@ export function requireOption(command: Command, name: string): void {
   if (command.getOptionValue(name) === undefined) command.error(`error: required option '--${name}' not specified`);
 }
 
-/** Options of every command that runs a model. */
-export function runtimeOptions(): readonly Option[] {
+/** Options of every command that runs a model. @param precision - the command's default */
+export function runtimeOptions(precision: Precision = "int8"): readonly Option[] {
   return [
-    new Option("--precision <precision>", "precision of weights and products")
-      .choices(["fp32", "int8", "int4"])
-      .default("fp32"),
+    precisionOption("precision of weights and products").default(precision),
     new Option("--threads <n>", "threads that compute (default: all cores)").argParser(wholeNumber(1)),
     cacheFolderOption(),
   ];
+}
+
+/** Option of a precision, without a default. */
+export function precisionOption(explanation: string): Option {
+  return new Option("--precision <precision>", explanation).choices(["fp32", "int8", "int4"]);
 }
 
 export function cacheFolderOption(): Option {
@@ -97,10 +100,8 @@ export function engineOptions(): readonly Option[] {
     ).argParser(wholeNumber(2)),
     new Option(
       "--expert-cache <size>",
-      "memory for experts' weights, such as 150MB; the others are read when needed (in int8 unless --precision is given)",
-    )
-      .argParser(byteSize)
-      .implies({ precision: "int8" }),
+      "memory for experts' weights, such as 150MB; the others are read when needed",
+    ).argParser(byteSize),
     new Option(
       "--expert-cache-policy <name>",
       "policy that chooses which expert's weights are evicted, with --expert-cache (default: belady)",
@@ -155,7 +156,8 @@ type SamplingUse = "generate" | "chat" | "answer";
 /** Parameters of the commands that sample, for models whose files recommend none. */
 const FALLBACKS: Readonly<Record<SamplingUse, SamplingDefaults>> = {
   generate: { temperature: 0, maxTokens: 128 },
-  chat: { temperature: 0.7, maxTokens: 1024 },
+  // Measured: docs/how-to/choose-sampling.md.
+  chat: { temperature: 0.3, minP: 0.05, maxTokens: 1024 },
   answer: { temperature: 0.8, maxTokens: 256 },
 };
 
@@ -174,7 +176,10 @@ export function samplingOptions(use: SamplingUse): readonly Option[] {
     new Option("--top-p <p>", "sample from the most likely tokens that together have this probability").argParser(
       anyNumber,
     ),
-    new Option("--min-p <p>", "drop tokens less likely than p times the most likely one").argParser(anyNumber),
+    new Option(
+      "--min-p <p>",
+      `drop tokens less likely than p times the most likely one (default: the model's, else ${FALLBACKS[use].minP ?? 0})`,
+    ).argParser(anyNumber),
     new Option("--repetition-penalty <x>", "above 1 makes earlier tokens less likely").argParser(anyNumber),
     new Option("--presence-penalty <x>", "subtracted once from the logits of tokens in the completion").argParser(
       anyNumber,
@@ -203,93 +208,14 @@ export function samplingParams(
   const penalties = { repetitionPenalty, presencePenalty, frequencyPenalty };
   const params = { maxTokens, temperature, topK, topP, minP, ...penalties, logitBias: bias, seed, stop };
   params satisfies Record<Exclude<keyof SamplingFlags, "maxNewTokens"> | "maxTokens", unknown>;
-  return withSamplingDefaults<SamplingParams>(params, { ...FALLBACKS[use], ...recommended });
+  // A temperature of the model's is meant for the distribution that its own files describe.
+  const { minP: _, ...own } = FALLBACKS[use];
+  const fallback = recommended?.temperature === undefined ? FALLBACKS[use] : own;
+  return withSamplingDefaults<SamplingParams>(params, { ...fallback, ...recommended });
 }
 
 function logitBias(text: string, before: Readonly<Record<number, number>> = {}): Readonly<Record<number, number>> {
   const [, id, bias] = /^(\d+)=(-?\d+(?:\.\d+)?)$/.exec(text) ?? [];
   if (id === undefined) throw new InvalidArgumentError("Expected id=bias, such as 42=-100.");
   return { ...before, [Number(id)]: Number(bias) };
-}
-
-type Parser<Value> = (text: string) => Value;
-
-/** Makes a parser of numbers that meet a condition. @param expectation - completes "Expected …." */
-export function numberThat(isValid: (value: number) => boolean, expectation: string): Parser<number> {
-  return (text) => {
-    const value = Number(text);
-    if (text.trim() !== "" && Number.isFinite(value) && isValid(value)) return value;
-    throw new InvalidArgumentError(`Expected ${expectation}.`);
-  };
-}
-
-const anyNumber: Parser<number> = numberThat(() => true, "a number");
-export const positiveNumber: Parser<number> = numberThat((value) => value > 0, "a number above 0");
-
-export function numberBetween(least: number, most: number): Parser<number> {
-  return numberThat((value) => value >= least && value <= most, `a number from ${least} to ${most}`);
-}
-
-/** Makes a parser of integers from `least` up, in digits only. */
-export function wholeNumber(least: number): Parser<number> {
-  return (text) => {
-    const value = parseWhole(text, least);
-    if (value !== undefined) return value;
-    throw new InvalidArgumentError(`Expected an integer from ${least} up.`);
-  };
-}
-
-/** Parses an integer from `least` up; `undefined` for anything else. */
-export function parseWhole(text: string, least: number): number | undefined {
-  const value = Number(text);
-  return /^\d+$/.test(text) && value >= least && Number.isSafeInteger(value) ? value : undefined;
-}
-
-/** Makes a parser of values that are separated by commas. @param expectation - completes "Expected …." */
-export function listOf<Value>(parse: (part: string) => Value | undefined, expectation: string): Parser<Value[]> {
-  return (text) =>
-    text.split(",").map((part) => {
-      const value = parse(part.trim());
-      if (value !== undefined) return value;
-      throw new InvalidArgumentError(`Expected ${expectation}.`);
-    });
-}
-
-/** Makes a parser of known names that are separated by commas; each is taken once. */
-export function namesOf<Name extends string>(known: readonly Name[]): Parser<Name[]> {
-  return (text) => {
-    const names = text.split(",").map((part) => {
-      const found = known.find((one) => one === part.trim());
-      if (found !== undefined) return found;
-      const near = nearestName(part.trim(), known);
-      const hint = near === undefined ? "" : ` Did you mean ${near}?`;
-      throw new InvalidArgumentError(`Expected names of ${known.join(", ")}, separated by commas.${hint}`);
-    });
-    return [...new Set(names)];
-  };
-}
-
-const UNITS: Readonly<Record<string, number>> = {
-  "": 1,
-  B: 1,
-  KB: 1e3,
-  MB: 1e6,
-  GB: 1e9,
-  KIB: 2 ** 10,
-  MIB: 2 ** 20,
-  GIB: 2 ** 30,
-};
-
-/** Parses `150MB`, `1.5GiB` or `100000000` into whole bytes; `undefined` for anything else. */
-export function parseBytes(text: string): number | undefined {
-  const [, number = "", unit = ""] = /^(\d+(?:\.\d+)?)\s*([a-z]*)$/i.exec(text) ?? [];
-  const bytes = Math.floor(Number(number) * (UNITS[unit.toUpperCase()] ?? NaN));
-  return number !== "" && Number.isSafeInteger(bytes) ? bytes : undefined;
-}
-
-/** Parses a size in bytes, such as `150MB`, for commander. */
-export function byteSize(text: string): number {
-  const bytes = parseBytes(text.trim());
-  if (bytes !== undefined) return bytes;
-  throw new InvalidArgumentError("Expected a size, such as 150MB, 64MiB or 100000000.");
 }

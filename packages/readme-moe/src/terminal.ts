@@ -10,6 +10,11 @@ export function showStatus(text = ""): void {
   if (process.stderr.isTTY) process.stderr.write(`\r\u001B[K${text}`);
 }
 
+/** Formats a side note for standard error: dim where colours are wanted (`NO_COLOR`, `FORCE_COLOR`, `TERM`). */
+export function dimmed(text: string): string {
+  return process.stderr.isTTY && process.stderr.hasColors() ? `\u001B[2m${text}\u001B[22m` : text;
+}
+
 /** Shows the progress of opening a model; clears the line when called without it. */
 export function showLoading(progress?: LoadProgress): void {
   showStatus(progress && describe(progress));

@@ -2,11 +2,14 @@ export {
   EXPERTS_FROM,
   METHODS,
   type Method,
+  type RefactorFleet,
   type RefactorOptions,
   type RefactorProgress,
   type RefactorRun,
 } from "./options.ts";
 export { refactor } from "./refactor.ts";
+export { openArtefacts } from "./artefacts/open-artefacts.ts";
+export { RefactorWorker, type RefactorWorkerOptions } from "./tasks/refactor-worker.ts";
 export type { DomainText } from "./job/prepare-domain.ts";
 export type {
   BaseReport,

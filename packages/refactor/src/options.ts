@@ -1,4 +1,4 @@
-import { choiceOption, integerOption, rejectUnknownKeys } from "@readme-moe/core";
+import { choiceOption, integerOption, rejectUnknownKeys, type ArtefactStore, type TaskFlow } from "@readme-moe/core";
 import type { ModelConfig } from "@readme-moe/model";
 
 /** Methods, from the paper's own to the one with the least loss; see `Method`. */
@@ -61,6 +61,11 @@ export interface RefactorOptions {
   readonly sequenceTokens?: number | undefined;
   /** Whether the models that the result is compared with are also fitted and measured. @default true */
   readonly baselines?: boolean | undefined;
+  /**
+   * Parts of the calibration text whose statistics are summed on their own, then in their order. Machines take shards
+   * side by side; the number decides the last bits of the result, the machines do not. @default 1
+   */
+  readonly shards?: number | undefined;
   /** @default 1 */
   readonly seed?: number | undefined;
 }
@@ -79,6 +84,16 @@ export interface RefactorRun {
   readonly onProgress?: ((progress: RefactorProgress) => void) | undefined;
   /** Time between two checkpoints, about the work that a killed process loses. @default 30000 */
   readonly checkpointMs?: number | undefined;
+  /** Machines that fit the layers. @default this one */
+  readonly fleet?: RefactorFleet | undefined;
+}
+
+/** Machines that fit the layers of a model, each of which runs a `RefactorWorker`. */
+export interface RefactorFleet {
+  /** Store that the machines share. */
+  readonly artefacts: ArtefactStore;
+  /** Runs tasks side by side and one behind them; rejects when one of them fails. */
+  readonly run: (flow: TaskFlow) => Promise<void>;
 }
 
 /** Progress of a refactoring. */
@@ -107,6 +122,7 @@ const DEFAULTS: ResolvedOptions = {
   evaluationSequences: 2,
   sequenceTokens: 512,
   baselines: true,
+  shards: 1,
   seed: 1,
 };
 
@@ -118,6 +134,7 @@ const RUN_NAMES = [
   "signal",
   "onProgress",
   "checkpointMs",
+  "fleet",
 ] as const satisfies readonly (keyof RefactorRun)[];
 
 /** @throws {TypeError | RangeError} naming the option, the expectation and the value */
@@ -134,6 +151,7 @@ export function resolveOptions(options: RefactorOptions & RefactorRun): Resolved
   integerOption("routerSteps", resolved.routerSteps, 1);
   integerOption("localityTokens", resolved.localityTokens, 1);
   integerOption("evaluationSequences", resolved.evaluationSequences, 1);
+  integerOption("shards", resolved.shards, 1, 4096);
   integerOption("seed", resolved.seed, 0, 2 ** 32 - 1);
   refuseUnusedOptions(resolved);
   return resolved;
@@ -151,6 +169,11 @@ function refuseUnusedOptions({ method, sharedSize, officialCount, expertSize }: 
   if (officialCount && expertSize === 1) {
     throw new RangeError("Expected `expertSize` to be below 1 with `officialCount`, got `1`");
   }
+}
+
+/** Returns the share of the error so far that each layer makes up for; 0 when layers are fitted independently. */
+export function errorShareOf({ method }: Pick<ResolvedOptions, "method">): number {
+  return method === "sequential" ? 0.5 : 0;
 }
 
 /** Numbers of neurons, the same in all layers. */

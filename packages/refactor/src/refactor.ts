@@ -1,13 +1,13 @@
 // Refactors a dense model into a Read-ME model folder: data, layers, router, losses, report.
 
-import { ReadMeError } from "@readme-moe/core";
-import { describeMixture, endOfTextId, resolveCacheFolder, type Model, type Tokenizer } from "@readme-moe/model";
+import { endOfTextId, resolveCacheFolder, type Model, type Tokenizer } from "@readme-moe/model";
 import { fitModel, type FittedModel } from "./job/fit-model.ts";
 import { domainCosts, expertsOfDomains, groupTexts } from "./job/group-texts.ts";
 import { readOnePart } from "./job/layer-file.ts";
 import { makeReport } from "./job/make-report.ts";
 import { prepareDomain, type DomainData, type DomainText } from "./job/prepare-domain.ts";
 import { Stages, type RefactorJob } from "./job/refactor-job.ts";
+import { refuseMixture } from "./job/refuse-mixture.ts";
 import { trainModelRouter, type ModelRouter } from "./job/train-model-router.ts";
 import { finishFolder, refuseOccupied, WorkFolder } from "./job/work-folder.ts";
 import { writeModel } from "./job/write-model.ts";
@@ -51,7 +51,7 @@ export async function refactor(
   const data = await stages.run("data", () => prepareAll(model, tokenizer, texts, resolved));
   const fingerprint = await model.fingerprint(resolveCacheFolder());
   const work = await WorkFolder.open(out, { options: resolved, texts, model: fingerprint }, options.resume);
-  const setting = { model, tokenizer, texts, data, options: resolved, sizes, work, stages, run: options };
+  const setting = { model, tokenizer, texts, data, options: resolved, sizes, work, stages, run: options, fingerprint };
   const job = { ...setting, grouping: await stages.run("clusters", () => groupTexts(setting)) };
 
   const fitted = await stages.run("layers", () => fitAll(job));
@@ -65,6 +65,7 @@ export async function refactor(
   const report = await makeReport(job, results);
   await finishFolder(folder, out, reportDocuments(report));
   await work.remove();
+  await fitted.removeResults();
   return report;
 }
 
@@ -104,13 +105,6 @@ function prepareAll(
   const sequenceTokens = Math.min(options.sequenceTokens, config.contextTokens);
   const shared = { ...options, sequenceTokens, endOfText: endOfTextId(tokenizer, config.eosTokenIds) };
   return texts.map((text) => prepareDomain(text, tokenizer, shared));
-}
-
-function refuseMixture(model: Model): void {
-  if (model.kind === "dense") return;
-  const advice = "only dense models can be refactored: name one, or serve this model as it is";
-  const message = `${model.path}: is already ${describeMixture(model)}; ${advice}`;
-  throw new ReadMeError("ERR_MODEL_UNSUPPORTED", message);
 }
 
 function refuseEqualNames(texts: readonly DomainText[]): void {

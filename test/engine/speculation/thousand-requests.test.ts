@@ -81,7 +81,7 @@ const SETTINGS: readonly Setting[] = [
 
 describe.each(SETTINGS)("$name", ({ name, model, options }) => {
   test(`${NUM_REQUESTS} random requests give the same with and without speculation`, { timeout: 300_000 }, async () => {
-    const shared = { threads: 2, isolation: "thread", ...options() } as const;
+    const shared = { precision: "fp32", threads: 2, isolation: "thread", ...options() } as const;
     const { draft: _, ...plainOptions } = shared as OpenOptions;
     const plain = await ReadMeEngine.open(model(), { ...plainOptions, speculation: false });
     const numExperts = plain.info.experts.length;
@@ -92,7 +92,7 @@ describe.each(SETTINGS)("$name", ({ name, model, options }) => {
 
     const speculating = await ReadMeEngine.open(model(), shared);
     expect(await run(speculating, requests, AT_ONCE)).toEqual(expected);
-    expect(await run(speculating, requests.slice(0, 40), 1)).toEqual(expected.slice(0, 40));
+    expect(await run(speculating, requests.slice(0, 20), 1)).toEqual(expected.slice(0, 20));
     const { draftedTokens, acceptedDraftTokens, preemptions, numRunning, kvUsedTokens } = await speculating.stats();
     // How many tokens are drafted depends on the time that steps take.
     expect(acceptedDraftTokens).toBeGreaterThan(0);

@@ -145,6 +145,11 @@ test("refusals of a busy server are tried again; failures of the engine three ti
 test("clients take turns, and none has more requests under way than there is room for", async () => {
   const order: string[] = [];
   let [running, most] = [0, 0];
+  const ids: string[] = [];
+  const hasBegun = async (): Promise<boolean> => {
+    const facts = await Promise.all(ids.map((id) => service.batches.store.read(id)));
+    return facts.every((one) => (one?.end ?? one?.beat?.total) !== undefined);
+  };
   const service = startService({
     folder: await temporaryFolder(),
     places: 2,
@@ -152,13 +157,15 @@ test("clients take turns, and none has more requests under way than there is roo
     answer: async (customId, response, { ip }) => {
       order.push(`${ip} ${customId}`);
       most = Math.max(most, ++running);
-      await new Promise((resolve) => setImmediate(resolve));
+      // Turns begin when both have been checked.
+      await expect.poll(hasBegun, { interval: 1 }).toBe(true);
       running--;
       response.json({});
     },
   });
   const one = await addBatch(service.batches, TEN, { client: "address:10.0.0.1" });
   const two = await addBatch(service.batches, TEN, { client: "address:10.0.0.2" });
+  ids.push(one, two);
   service.batches.look();
   await Promise.all([endOf(service.batches, one), endOf(service.batches, two)]);
   expect(most).toBeLessThanOrEqual(2);

@@ -14,7 +14,11 @@ let engine: ReadMeEngine;
 let grammars: Grammars;
 beforeAll(async () => {
   await writeTinyReadMe(join(folder, "model"), WITH_TOKENIZER);
-  engine = await ReadMeEngine.open(join(folder, "model"), { threads: 2, cacheFolder: join(folder, "cache") });
+  engine = await ReadMeEngine.open(join(folder, "model"), {
+    precision: "fp32",
+    threads: 2,
+    cacheFolder: join(folder, "cache"),
+  });
   grammars = await Grammars.open(engine);
 });
 afterAll(async () => {

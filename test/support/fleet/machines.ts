@@ -28,7 +28,19 @@ export interface MachineSetup {
 /** Starts a worker, and waits until it takes requests. */
 export async function startMachine({ fleet, model, id, args = [] }: MachineSetup): Promise<Machine> {
   // The engine is a thread, so that what happens to the process happens to it.
-  const flags = ["worker", model, "--worker-id", id, "--threads", "1", "--isolation", "thread", ...args];
+  const flags = [
+    "worker",
+    model,
+    "--precision",
+    "fp32",
+    "--worker-id",
+    id,
+    "--threads",
+    "1",
+    "--isolation",
+    "thread",
+    ...args,
+  ];
   const env = { ...process.env, README_MOE_FLEET: fleet };
   const child = spawn(process.execPath, [...COMMAND_LINE, ...flags], { cwd: ROOT, env });
   let errors = "";

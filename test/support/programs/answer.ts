@@ -15,6 +15,7 @@ if (together !== undefined) {
   for await (const _ of process.stdin);
 }
 const engine = await ReadMeEngine.open(POCKET, {
+  precision: "fp32",
   cacheFolder,
   isolation: isolation as "thread" | "process",
   threads: 2,

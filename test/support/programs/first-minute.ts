@@ -1,7 +1,8 @@
-// `npm start`, with little of everything. Arguments: the folder of the experts, the model that talks, and then those of
-// `npm start`.
+// `npm start`, with little of everything. Arguments: the folder of the experts, the model that talks (with a set of
+// low-rank experts after "+"), and then those of `npm start`.
 
 import { firstMinute } from "../../../examples/first-minute.ts";
+import { runProgram } from "../../../examples/run-program.ts";
 
 const LITTLE = [
   "--method=select",
@@ -11,5 +12,7 @@ const LITTLE = [
   "--router-steps=2",
   "--evaluation-sequences=1",
 ];
-const [folder, name, ...args] = process.argv.slice(2);
-await firstMinute(args, { folder, domains: ["book", "github"], effort: LITTLE, talking: { name } });
+const [folder, talking = "", ...args] = process.argv.slice(2);
+const [name, experts] = talking.split("+");
+const options = { folder, domains: ["book", "github"], effort: LITTLE, talking: { name, experts } };
+await runProgram(() => firstMinute(args, options));

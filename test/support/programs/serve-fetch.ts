@@ -1,4 +1,5 @@
-// A server on Bun or Deno, which asks itself. Argument: the model's folder. Prints one line of JSON.
+// A server on Bun or Deno, which asks itself. Arguments: the model's folder, and where the engine runs. Prints one line
+// of JSON.
 
 import { ReadMeEngine } from "@readme-moe/engine";
 import { fetchHandler } from "@readme-moe/express/fetch";
@@ -9,9 +10,14 @@ interface Hosts {
   readonly Deno?: { serve(options: object, handler: unknown): { readonly addr: { readonly port: number } } };
 }
 
-const [, , model = ""] = process.argv;
+const [, , model = "", isolation] = process.argv;
 // Drafts would end the longest answer before its client leaves.
-const engine = await ReadMeEngine.open(model, { threads: 1, speculation: false });
+const engine = await ReadMeEngine.open(model, {
+  precision: "fp32",
+  threads: 1,
+  speculation: false,
+  isolation: isolation === "thread" ? "thread" : "process",
+});
 const clients = new Set<string>();
 const limiter = {
   points: 100,

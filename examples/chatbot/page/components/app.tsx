@@ -1,47 +1,55 @@
-// The page: three panes side by side, or one at a time on a narrow screen.
+// The page: the chat, with the list of conversations and the live view beside it, or over it on a narrow screen.
 
 import type { JSX } from "preact";
 import { announcement } from "../state/announcer.ts";
+import { connection, live } from "../state/live-connection.ts";
+import { hasConversations, hasLive, isCovered, isNarrow, showChat } from "../state/pane.ts";
 import { Chat } from "./chat.tsx";
 import { ConnectionBanner } from "./connection-banner.tsx";
 import { Conversations } from "./conversations.tsx";
+import { focusSoon } from "./focus.ts";
 import { LivePanel } from "./live-panel.tsx";
-import { pane, type Pane } from "../state/pane.ts";
-
-const PANES: readonly (readonly [Pane, string])[] = [
-  ["conversations", "Conversations"],
-  ["chat", "Chat"],
-  ["live", "Live"],
-];
+import { NoticeBar } from "./notice-bar.tsx";
+import { OptionsDialog } from "./options-dialog.tsx";
 
 export function App(): JSX.Element {
+  const isReady = connection.value === "open" && live.value !== undefined;
   return (
     <>
-      <a class="skip" href="#composer" onClick={() => (pane.value = "chat")}>
-        Skip to the message box
-      </a>
+      <SkipLink to="#composer">Skip to the message box</SkipLink>
+      <SkipLink to="#messages">Skip to the messages</SkipLink>
       <p class="hidden" role="status">
         {announcement.value}
       </p>
       <ConnectionBanner />
-      <nav class="panes" aria-label="Panes">
-        {PANES.map(([name, label]) => (
-          <button
-            key={name}
-            type="button"
-            aria-current={pane.value === name ? "true" : undefined}
-            onClick={() => (pane.value = name)}
-          >
-            {label}
-          </button>
-        ))}
-      </nav>
-      <main class="layout" data-pane={pane.value}>
-        <h1 class="hidden">Read-ME chat</h1>
-        <Conversations />
-        <Chat />
-        <LivePanel />
-      </main>
+      <div class="layout" data-ready={isReady ? "" : undefined} onKeyDown={onKeyDown}>
+        {hasConversations.value && <Conversations />}
+        <Chat isCovered={isCovered.value} />
+        {hasLive.value && <LivePanel />}
+      </div>
+      <NoticeBar />
+      <OptionsDialog />
     </>
   );
+}
+
+function SkipLink({ to, children }: { readonly to: string; readonly children: string }): JSX.Element {
+  const skip = (event: Event): void => {
+    event.preventDefault();
+    showChat();
+    focusSoon(to);
+  };
+  return (
+    <a class="skip" href={to} onClick={skip}>
+      {children}
+    </a>
+  );
+}
+
+/** Escape uncovers the chat on a narrow screen, and returns to the button that covered it. */
+function onKeyDown({ key, defaultPrevented }: KeyboardEvent): void {
+  if (key !== "Escape" || defaultPrevented || !isNarrow.value || !isCovered.value) return;
+  const opener = hasLive.value ? "#open-live" : "#open-conversations";
+  showChat();
+  focusSoon(opener);
 }

@@ -1,51 +1,76 @@
+import { useSignal } from "@preact/signals";
 import type { JSX } from "preact";
-import { isAnswering } from "../state/chat.ts";
-import { mode, view, type View } from "../state/settings.ts";
+import { attach } from "../state/attachments.ts";
 import { model } from "../state/live-connection.ts";
-import type { Mode } from "../state/messages.ts";
-import { Choices } from "./choices.tsx";
+import { hasConversations, hasLive, toggleConversations, toggleLive } from "../state/pane.ts";
 import { Composer } from "./composer.tsx";
+import { isByExpert, writesMarkdown } from "./answer-form.ts";
+import { focusComposer, focusSoon } from "./focus.ts";
+import { Icon } from "./icon.tsx";
 import { Legend } from "./legend.tsx";
 import { MessageList } from "./message-list.tsx";
 import { ModelChooser } from "./model-chooser.tsx";
+import { openOptions } from "./options-dialog.tsx";
 
-const VIEWS: readonly (readonly [View, string])[] = [
-  ["experts", "Experts"],
-  ["text", "Text"],
-];
-const MODES: readonly (readonly [Mode, string])[] = [
-  ["chat", "Chat"],
-  ["continue", "Continue a text"],
-];
-
-export function Chat(): JSX.Element {
-  const chosen = model.value;
-  const hasExperts = (chosen?.experts.length ?? 0) > 1;
+/** @param isCovered - whether something else covers the chat, which then takes no input */
+export function Chat({ isCovered }: { readonly isCovered: boolean }): JSX.Element {
+  const isDropping = useSignal(false);
+  const drag = (event: DragEvent): void => {
+    if (!event.dataTransfer?.types.includes("Files")) return;
+    event.preventDefault();
+    isDropping.value = event.type !== "dragleave" && event.type !== "drop";
+    if (event.type === "drop") void attach(event.dataTransfer.files).then(focusComposer);
+  };
+  const experts = model.value?.experts ?? [];
   return (
-    <section class="chat" aria-label="Chat">
+    <main
+      class={`chat${isDropping.value ? " dropping" : ""}`}
+      inert={isCovered}
+      onDragEnter={drag}
+      onDragOver={drag}
+      onDragLeave={drag}
+      onDrop={drag}
+    >
+      <h1 class="hidden">Read-ME chat</h1>
       <header>
+        <button
+          id="open-conversations"
+          type="button"
+          class="quiet square"
+          aria-label="Conversations"
+          title="Conversations"
+          aria-expanded={hasConversations.value}
+          onClick={() => {
+            toggleConversations();
+            if (hasConversations.value) focusSoon(".conversations .start");
+          }}
+        >
+          <Icon name="menu" />
+        </button>
         <ModelChooser />
-        <Choices
-          label="Mode"
-          name="mode"
-          options={MODES}
-          value={mode.value}
-          isDisabled={isAnswering.value}
-          onChoose={(chosenMode) => (mode.value = chosenMode)}
-        />
-        {hasExperts && (
-          <Choices
-            label="Show answers by"
-            name="view"
-            options={VIEWS}
-            value={view.value}
-            onChoose={(shown) => (view.value = shown)}
-          />
-        )}
+        <button type="button" class="quiet labelled" aria-haspopup="dialog" title="Options" onClick={openOptions}>
+          <Icon name="settings" />
+          <span>Options</span>
+        </button>
+        <button
+          id="open-live"
+          type="button"
+          class="quiet labelled"
+          title="Live view"
+          aria-expanded={hasLive.value}
+          onClick={() => {
+            toggleLive();
+            if (hasLive.value) focusSoon(".live");
+          }}
+        >
+          <Icon name="live" />
+          <span>Live view</span>
+        </button>
       </header>
-      {hasExperts && view.value === "experts" && <Legend experts={chosen?.experts ?? []} />}
+      {isByExpert(experts, writesMarkdown.value) && <Legend experts={experts} />}
       <MessageList />
       <Composer />
-    </section>
+      {isDropping.value && <p class="drop">Drop text files here</p>}
+    </main>
   );
 }

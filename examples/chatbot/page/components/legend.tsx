@@ -1,6 +1,5 @@
 import { signal, type Signal } from "@preact/signals";
 import type { JSX } from "preact";
-import { showsNumbers } from "../state/settings.ts";
 import { ExpertMark } from "./expert-mark.tsx";
 
 /** The expert whose tokens are highlighted; -1 for none. */
@@ -10,6 +9,7 @@ export const highlighted: Signal<number> = signal(-1);
 export function Legend({ experts }: { readonly experts: readonly string[] }): JSX.Element {
   return (
     <section class="legend" aria-label="Experts by colour">
+      <p class="small">Colours: the expert of each token</p>
       <ul>
         {experts.map((name, expert) => (
           <li key={name}>
@@ -24,14 +24,6 @@ export function Legend({ experts }: { readonly experts: readonly string[] }): JS
           </li>
         ))}
       </ul>
-      <label class="check">
-        <input
-          type="checkbox"
-          checked={showsNumbers.value}
-          onChange={({ currentTarget }) => (showsNumbers.value = currentTarget.checked)}
-        />{" "}
-        Numbers
-      </label>
     </section>
   );
 }

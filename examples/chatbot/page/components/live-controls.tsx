@@ -6,24 +6,28 @@ import { Choices } from "./choices.tsx";
 import { bytesInWords } from "./numbers.ts";
 
 const SCHEDULERS: readonly (readonly [SchedulerName, string])[] = [
-  ["cost-aware", "Cost"],
-  ["read-me", "Read-ME"],
-  ["fcfs", "First come"],
+  ["cost-aware", "By cost"],
+  ["read-me", "By expert"],
+  ["fcfs", "By arrival"],
 ];
 const MEANING: Readonly<Record<SchedulerName, string>> = {
-  "cost-aware": "The sequences with the best use of a step's predicted time run first.",
-  "read-me": "The expert with the longest queue runs first.",
-  fcfs: "Sequences run in the order of their arrival.",
+  "cost-aware": "What makes the best use of the next step's time runs first.",
+  "read-me": "The expert that most tokens wait for runs first.",
+  fcfs: "Requests run in the order of their arrival.",
 };
 const LOADS = [4, 8, MAX_SIMULATED_CHATS];
 
-export function LiveControls({ snapshot }: { readonly snapshot: LiveSnapshot }): JSX.Element {
+export interface LiveControlsProps {
+  readonly snapshot: LiveSnapshot;
+  readonly hasExperts: boolean;
+}
+
+export function LiveControls({ snapshot, hasExperts }: LiveControlsProps): JSX.Element {
   const { scheduler, simulatedChats, memory } = snapshot;
   const wanted = useSignal(8);
   return (
-    <div class="controls">
-      <SchedulerChoice scheduler={scheduler} />
-      {memory && <MemorySlider memory={memory} />}
+    <section class="controls" aria-label="Settings of the server">
+      <h3>Try it</h3>
       <div class="load">
         <label>
           <span class="hidden">Number of simulated chats</span>
@@ -41,13 +45,16 @@ export function LiveControls({ snapshot }: { readonly snapshot: LiveSnapshot }):
         </label>
         <button
           type="button"
-          title="Runs simulated chats, so that a scheduler has sequences to choose from"
+          title="Simulated chats compete for the server, so that there is a choice of what runs first"
           onClick={() => void change("load", { chats: simulatedChats > 0 ? 0 : wanted.value })}
         >
-          {simulatedChats > 0 ? `Stop the load (${simulatedChats})` : "Load"}
+          {simulatedChats > 0 ? `Stop ${simulatedChats} chats` : "Simulate"}
         </button>
       </div>
-    </div>
+      {/* Without experts, all orders are nearly the same. */}
+      {hasExperts && <SchedulerChoice scheduler={scheduler} />}
+      {memory && <MemorySlider memory={memory} />}
+    </section>
   );
 }
 
@@ -63,7 +70,7 @@ function SchedulerChoice({ scheduler }: { readonly scheduler: SchedulerName }): 
   return (
     <>
       <Choices
-        label="Scheduler"
+        label="Which requests run first"
         name="scheduler"
         options={SCHEDULERS}
         value={chosen.value ?? scheduler}
@@ -83,7 +90,7 @@ function MemorySlider({ memory }: { readonly memory: LiveMemory }): JSX.Element 
   return (
     <label class="slider">
       <span>
-        Memory for experts <output>{words}</output>
+        Memory for experts <span>{words}</span>
       </span>
       <input
         type="range"

@@ -6,14 +6,14 @@ export function LiveFigures({ snapshot }: { readonly snapshot: LiveSnapshot }): 
   const { tokensPerSecond, numWaiting, pastSteps, memory } = snapshot;
   const stepMs = mean(pastSteps.slice(-16).map(({ durationMs }) => durationMs));
   const figures: readonly (readonly [name: string, value: string])[] = [
-    ["Tokens / s", tokensPerSecond.toFixed(0)],
-    ["Step", stepMs === 0 ? "–" : `${stepMs.toFixed(1)} ms`],
-    ["Waiting", String(numWaiting)],
+    ["tokens per second", tokensPerSecond.toFixed(0)],
+    ["for a step", stepMs === 0 ? "–" : `${stepMs.toFixed(1)} ms`],
+    ["waiting", String(numWaiting)],
     ...(memory
       ? ([
-          ["Hits", percent(memory.hits, memory.uses)],
-          ["Evictions", memory.evictions.toLocaleString("en")],
-          ["Read", bytesInWords(memory.bytesRead)],
+          ["found in memory", percent(memory.hits, memory.uses)],
+          ["experts evicted", memory.evictions.toLocaleString("en")],
+          ["read from disk", bytesInWords(memory.bytesRead)],
         ] as const)
       : []),
   ];

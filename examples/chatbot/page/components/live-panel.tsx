@@ -2,6 +2,9 @@
 
 import type { JSX } from "preact";
 import { connection, live, model, refusal } from "../state/live-connection.ts";
+import { toggleLive } from "../state/pane.ts";
+import { focusSoon } from "./focus.ts";
+import { Icon } from "./icon.tsx";
 import { LiveControls } from "./live-controls.tsx";
 import { LiveFigures } from "./live-figures.tsx";
 import { LiveStep } from "./live-step.tsx";
@@ -11,19 +14,22 @@ import { StepBars } from "./step-bars.tsx";
 export function LivePanel(): JSX.Element {
   const [snapshot, chosen] = [live.value, model.value];
   return (
-    <section class="live" aria-label="Live view" tabIndex={0}>
+    <section class="live" aria-label="Live view" tabIndex={0} onKeyDown={({ key }) => key === "Escape" && close()}>
       <header>
-        <h2>Live</h2>
-        <p class="small">{connection.value === "open" ? chosen?.title : "No connection"}</p>
+        <div>
+          <h2>Live view</h2>
+          <p class="small">
+            {connection.value === "open"
+              ? `What the server does with ${chosen?.title ?? "the model"}`
+              : "No connection"}
+          </p>
+        </div>
+        <button type="button" class="quiet square" aria-label="Close the live view" onClick={close}>
+          <Icon name="close" />
+        </button>
       </header>
       {snapshot && chosen && (
         <>
-          <LiveControls snapshot={snapshot} />
-          {refusal.value !== "" && (
-            <p class="note failed" role="alert">
-              {refusal.value}
-            </p>
-          )}
           <LiveFigures snapshot={snapshot} />
           <LiveStep snapshot={snapshot} experts={chosen.experts} />
           <StepBars steps={snapshot.pastSteps} numExperts={chosen.experts.length} />
@@ -35,8 +41,19 @@ export function LivePanel(): JSX.Element {
                 : "A dense model: all tokens use the same weights."}
             </p>
           )}
+          <LiveControls snapshot={snapshot} hasExperts={chosen.experts.length > 1} />
+          {refusal.value !== "" && (
+            <p class="note failed" role="alert">
+              {refusal.value}
+            </p>
+          )}
         </>
       )}
     </section>
   );
+}
+
+function close(): void {
+  toggleLive();
+  focusSoon("#open-live");
 }

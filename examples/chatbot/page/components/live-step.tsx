@@ -2,7 +2,7 @@
 
 import type { JSX } from "preact";
 import type { LiveSequence, LiveSnapshot } from "../../shared/live.ts";
-import { ownRequestId } from "../state/chat.ts";
+import { nameSequences, ownRequests } from "../state/own-requests.ts";
 import { ExpertMark } from "./expert-mark.tsx";
 
 const MAX_MARKS = 7;
@@ -16,14 +16,14 @@ export function LiveStep({ snapshot, experts }: LiveStepProps): JSX.Element {
   const { step } = snapshot;
   return (
     <section class="step" aria-label="Running step">
-      <h3>{step ? `Step ${step.number}` : "No step"}</h3>
-      {!step && <p class="small">Nothing runs. Send a message, or start a load.</p>}
+      <h3>Being computed {step && <span class="small">step {step.number}</span>}</h3>
       <ul>
-        {step?.sequences.map((sequence) => (
-          <li key={sequence.id}>
-            <span class="name">{nameOf(sequence.id)}</span>
-            <span class="small">{sequence.tokens > 1 ? `prefill ${sequence.tokens}` : "decode"}</span>
-            <Experts sequence={sequence} experts={experts} />
+        {!step && <li class="small">Nothing. Send a message, or start simulated chats.</li>}
+        {nameSequences(step?.sequences ?? [], ownRequests.now).map(({ sequence, name, isOwn }) => (
+          <li key={sequence.id} class={isOwn ? "own" : ""}>
+            <span class="name">{name}</span>
+            <span class="small">{sequence.tokens > 1 ? `reads ${sequence.tokens}` : "writes"}</span>
+            {experts.length > 1 && <Experts sequence={sequence} experts={experts} />}
           </li>
         ))}
       </ul>
@@ -41,12 +41,4 @@ function Experts({ sequence, experts }: { readonly sequence: LiveSequence; reado
       ))}
     </span>
   );
-}
-
-/** Names a sequence by its id, which is the request's id with the number of the choice. */
-function nameOf(sequenceId: string): string {
-  const request = sequenceId.split("/")[0] ?? "";
-  if (request === ownRequestId.value) return "you";
-  const simulated = /^simulated-(\d+)-/.exec(request);
-  return simulated ? `simulated ${simulated[1]}` : "another client";
 }

@@ -16,7 +16,7 @@ export function MemoryGrid({ memory, experts, step }: MemoryGridProps): JSX.Elem
   return (
     <section class="memory" aria-label="Experts in memory">
       <h3>
-        In memory, by layer <span class="small">{bytesInWords(memory.usedBytes)}</span>
+        Experts in memory, by layer <span class="small">{bytesInWords(memory.usedBytes)}</span>
       </h3>
       <ul>
         {experts.map((name, expert) => {

@@ -3,9 +3,12 @@
 import { useSignal } from "@preact/signals";
 import type { JSX } from "preact";
 import { useLayoutEffect, useRef } from "preact/hooks";
-import { conversation, draft } from "../state/chat.ts";
-import { model } from "../state/live-connection.ts";
+import { draft } from "../state/chat.ts";
+import { conversation } from "../state/conversations.ts";
+import { authorOf, authorsOf } from "../state/messages.ts";
 import { MessageView } from "./message-view.tsx";
+import { openOptions } from "./options-dialog.tsx";
+import { Welcome } from "./welcome.tsx";
 
 const WINDOW = 30;
 const STEP = 20;
@@ -13,8 +16,9 @@ const STEP = 20;
 const NEAR_PX = 80;
 
 export function MessageList(): JSX.Element {
-  const { id, messages } = conversation.value;
+  const { id, messages, system = "" } = conversation.value;
   const writing = draft.value;
+  const authors = authorsOf(writing ? [...messages, writing] : messages);
   /** Number of messages after the window; 0 follows the end. */
   const after = useSignal(0);
   const scroller = useRef<HTMLDivElement>(null);
@@ -35,8 +39,21 @@ export function MessageList(): JSX.Element {
     isAtEnd.current = box.scrollHeight - box.scrollTop - box.clientHeight < NEAR_PX;
   };
   return (
-    <div class="messages" ref={scroller} onScroll={onScroll} tabIndex={0} role="region" aria-label="Messages">
+    <div
+      id="messages"
+      class="messages"
+      ref={scroller}
+      onScroll={onScroll}
+      tabIndex={0}
+      role="region"
+      aria-label="Messages"
+    >
       {messages.length === 0 && !writing && <Welcome />}
+      {system.trim() !== "" && (
+        <button type="button" class="quiet system" title="Change the system prompt" onClick={openOptions}>
+          System prompt: {system}
+        </button>
+      )}
       {start > 0 && (
         <button type="button" class="wide" onClick={() => (after.value = messages.length - end + STEP)}>
           {`Earlier messages (${start})`}
@@ -44,37 +61,27 @@ export function MessageList(): JSX.Element {
       )}
       <ol>
         {messages.slice(start, end).map((message, index) => (
-          <MessageView key={message.id} message={message} isLast={start + index === messages.length - 1} />
+          <MessageView
+            key={message.id}
+            message={message}
+            author={authors.indexOf(authorOf(message))}
+            isLast={start + index === messages.length - 1}
+          />
         ))}
         {writing && after.value === 0 && (
-          <MessageView key={writing.id} message={writing} isLast={true} isDraft={true} />
+          <MessageView
+            key={writing.id}
+            message={writing}
+            author={authors.indexOf(authorOf(writing))}
+            isLast={true}
+            isDraft={true}
+          />
         )}
       </ol>
       {end < messages.length && (
         <button type="button" class="wide" onClick={() => (after.value = Math.max(0, messages.length - end - STEP))}>
           {`Later messages (${messages.length - end})`}
         </button>
-      )}
-    </div>
-  );
-}
-
-function Welcome(): JSX.Element {
-  const chosen = model.value;
-  return (
-    <div class="welcome">
-      <h2>Ask something</h2>
-      {chosen && chosen.experts.length > 1 && (
-        <p>
-          A router chooses one expert for each token before it runs. Each token of an answer has the colour of its
-          expert; the pane “Live” shows how the server schedules them.
-        </p>
-      )}
-      {chosen && !chosen.hasChatTemplate && (
-        <p>
-          <strong>{chosen.title}</strong> is a base model without a chat template: it continues texts. A chat is sent to
-          it as plain text.
-        </p>
       )}
     </div>
   );

@@ -1,44 +1,88 @@
 import { memo } from "preact/compat";
-import { useSignal } from "@preact/signals";
 import type { FunctionComponent, JSX } from "preact";
-import { continueAnswer, editing, isAnswering, regenerate } from "../state/chat.ts";
-import { expertShares, type Message } from "../state/messages.ts";
-import { view } from "../state/settings.ts";
-import { focusComposer } from "./composer.tsx";
+import { editing } from "../state/chat.ts";
+import { authorOf, expertShares, type Message } from "../state/messages.ts";
+import { isByExpert } from "./answer-form.ts";
 import { ExpertMark } from "./expert-mark.tsx";
+import { Icon } from "./icon.tsx";
 import { Markdown } from "./markdown.tsx";
+import { Actions } from "./message-actions.tsx";
+import { MessageEditor } from "./message-editor.tsx";
+import { Reasoning } from "./reasoning.tsx";
 import { Tokens } from "./tokens.tsx";
 
 export interface MessageProps {
   readonly message: Message;
+  /** Position of the answer's author among those of the conversation. */
+  readonly author: number;
   /** Whether the answer can be regenerated, which only the last one can. */
   readonly isLast: boolean;
   readonly isDraft?: boolean;
 }
 
-function MessageItem({ message, isLast, isDraft = false }: MessageProps): JSX.Element {
-  const isUser = message.role === "user";
-  return (
-    <li class={`message ${message.role}`} aria-busy={isDraft ? "true" : undefined}>
-      <p class="who">{isUser ? "You" : (message.model ?? "Model")}</p>
-      {isUser ? <p class="plain">{message.text}</p> : <Answer message={message} />}
-      {isDraft && message.text === "" && <p class="small">Waiting for the first token …</p>}
-      {message.note !== undefined && <p class={`note ${message.ending ?? ""}`}>{message.note}</p>}
-      {message.ending === "stopped" && <p class="note">Stopped.</p>}
-      {message.ending === "full" && <p class="note">The answer reached the largest number of tokens.</p>}
-      {!isUser && !isDraft && <Figures message={message} />}
-      {!isDraft && <Actions message={message} isLast={isLast} />}
-    </li>
-  );
+function MessageItem(props: MessageProps): JSX.Element {
+  return props.message.role === "user" ? <Question {...props} /> : <Answer {...props} />;
 }
 
 /** A message that is rendered once, since complete messages do not change. */
 export const MessageView: FunctionComponent<MessageProps> = memo(MessageItem);
 
-function Answer({ message }: { readonly message: Message }): JSX.Element {
-  const { text, spans = [], experts = [] } = message;
-  const isByExpert = view.value === "experts" && experts.length > 1;
-  return isByExpert ? <Tokens text={text} spans={spans} experts={experts} /> : <Markdown text={text} />;
+function Question({ message }: MessageProps): JSX.Element {
+  const { id, text, attachments = [] } = message;
+  if (editing.value === id) return <MessageEditor message={message} />;
+  return (
+    <li class="message user">
+      <h2 class="hidden">You</h2>
+      {attachments.length > 0 && (
+        <ul class="chips" aria-label="Attachments">
+          {attachments.map(({ name, tokens }, index) => (
+            <li key={index}>
+              <Icon name="file" />
+              <span class="name">{name}</span>
+              <span class="small">{tokens.toLocaleString("en")} tokens</span>
+            </li>
+          ))}
+        </ul>
+      )}
+      {text !== "" && <p class="plain">{text}</p>}
+      <Actions message={message} isLast={false} />
+    </li>
+  );
+}
+
+/** Number of colours of authors. */
+const NUM_AUTHORS = 6;
+
+function Answer({ message, author, isLast, isDraft = false }: MessageProps): JSX.Element {
+  const { text, reasoning = "", ending } = message;
+  return (
+    <li class="message assistant" aria-busy={isDraft ? "true" : undefined}>
+      <h2 class={`who author-${author % NUM_AUTHORS}`}>{authorOf(message)}</h2>
+      {reasoning !== "" && <Reasoning message={message} isRunning={isDraft && text === ""} />}
+      <AnswerText message={message} />
+      {isDraft && text === "" && reasoning === "" && (
+        <p class="small waiting">
+          <span>Reading the conversation …</span>
+        </p>
+      )}
+      {message.note !== undefined && <p class={`note ${ending ?? ""}`}>{message.note}</p>}
+      {ending !== undefined && ENDINGS[ending] !== undefined && <p class="note">{ENDINGS[ending]}</p>}
+      {!isDraft && <Actions message={message} isLast={isLast} />}
+      {!isDraft && (message.tokens ?? 0) > 0 && <Figures message={message} />}
+    </li>
+  );
+}
+
+const ENDINGS: Readonly<Partial<Record<NonNullable<Message["ending"]>, string>>> = {
+  stopped: "Stopped.",
+  full: "The answer reached the largest number of tokens.",
+  context: "The answer reached the end of the model's context. “Continue” leaves out the oldest messages.",
+};
+
+function AnswerText({ message }: { readonly message: Message }): JSX.Element {
+  const { text, spans = [], experts = [], isFormatted = true } = message;
+  if (isByExpert(experts, isFormatted)) return <Tokens text={text} spans={spans} experts={experts} />;
+  return isFormatted ? <Markdown text={text} /> : <p class="markdown plain">{text}</p>;
 }
 
 /** Shows tokens, speed and experts as text. */
@@ -48,7 +92,7 @@ function Figures({ message }: { readonly message: Message }): JSX.Element {
   const rate = durationMs > 0 ? `, ${((tokens * 1000) / durationMs).toFixed(0)} per second` : "";
   return (
     <p class="small figures">
-      {tokens} tokens{rate}
+      {tokens.toLocaleString("en")} tokens{rate}
       {shares.map(([expert, count]) => (
         <span key={expert} class="share">
           <ExpertMark expert={expert} /> {experts[expert]} {count}
@@ -56,67 +100,4 @@ function Figures({ message }: { readonly message: Message }): JSX.Element {
       ))}
     </p>
   );
-}
-
-function Actions({ message, isLast }: MessageProps): JSX.Element | null {
-  if (message.role === "user") {
-    const edit = (): void => {
-      editing.value = message;
-      focusComposer(message.text);
-    };
-    return (
-      <p class="actions">
-        <button type="button" class="quiet" disabled={isAnswering.value} onClick={edit}>
-          Edit
-        </button>
-      </p>
-    );
-  }
-  return (
-    <p class="actions">
-      {isLast && CONTINUED.includes(message.ending) && (
-        <button type="button" class="quiet" disabled={isAnswering.value} onClick={goOn}>
-          Continue
-        </button>
-      )}
-      {isLast && (
-        <button type="button" class="quiet" disabled={isAnswering.value} onClick={again}>
-          Regenerate
-        </button>
-      )}
-      <CopyButton text={message.text} />
-    </p>
-  );
-}
-
-/** Ends of answers that can be continued. */
-const CONTINUED: readonly Message["ending"][] = ["full", "stopped", "cut"];
-const COPIED_MS = 2000;
-
-/** Copies a text, and says whether that worked. */
-function CopyButton({ text }: { readonly text: string }): JSX.Element {
-  const state = useSignal<"Copy" | "Copied" | "Not copied">("Copy");
-  const copy = async (): Promise<void> => {
-    const isCopied = await (navigator.clipboard?.writeText(text) ?? Promise.reject(new Error("no clipboard"))).then(
-      () => true,
-      () => false,
-    );
-    state.value = isCopied ? "Copied" : "Not copied";
-    setTimeout(() => (state.value = "Copy"), COPIED_MS);
-  };
-  return (
-    <button type="button" class="quiet" aria-live="polite" onClick={() => void copy()}>
-      {state.value}
-    </button>
-  );
-}
-
-function goOn(): void {
-  continueAnswer();
-  focusComposer();
-}
-
-function again(): void {
-  regenerate();
-  focusComposer();
 }

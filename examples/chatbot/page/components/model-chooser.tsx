@@ -3,44 +3,28 @@
 import type { JSX } from "preact";
 import { isAnswering } from "../state/chat.ts";
 import { chooseModel, model, models } from "../state/live-connection.ts";
+import { Icon } from "./icon.tsx";
 
+/** The whole name wraps, which the text of a `select` cannot: the `select` lies over it, unseen. */
 export function ModelChooser(): JSX.Element {
-  const now = model.value;
-  const titles = [...new Set(models.value.map(({ title }) => title))];
-  const forms = models.value.filter(({ title }) => title === now?.title);
+  const chosen = model.value;
+  const hasChoice = models.value.length > 1;
   return (
     <div class="model">
-      <label>
-        <span class="label">Model</span>
-        <select
-          value={now?.title ?? ""}
-          disabled={isAnswering.value}
-          onChange={({ currentTarget }) => choose(currentTarget.value, now?.precision)}
-        >
-          {titles.map((title) => (
-            <option key={title}>{title}</option>
-          ))}
-        </select>
-      </label>
-      <label>
-        <span class="label">Precision</span>
-        <select
-          value={now?.precision ?? ""}
-          disabled={isAnswering.value || forms.length < 2}
-          onChange={({ currentTarget }) => choose(now?.title ?? "", currentTarget.value)}
-        >
-          {forms.map(({ precision }) => (
-            <option key={precision}>{precision}</option>
-          ))}
-        </select>
-      </label>
+      <span aria-hidden="true">{chosen ? `${chosen.title} · ${chosen.precision}` : ""}</span>
+      {hasChoice && <Icon name="chevron" />}
+      <select
+        aria-label="Model"
+        value={chosen?.name ?? ""}
+        disabled={isAnswering.value || !hasChoice}
+        onChange={({ currentTarget }) => chooseModel(currentTarget.value)}
+      >
+        {models.value.map(({ name, title, precision }) => (
+          <option key={name} value={name}>
+            {title} · {precision}
+          </option>
+        ))}
+      </select>
     </div>
   );
-}
-
-/** @param precision - used if the model is served in it */
-function choose(title: string, precision: string | undefined): void {
-  const ofTitle = models.value.filter((one) => one.title === title);
-  const found = ofTitle.find((one) => one.precision === precision) ?? ofTitle[0];
-  if (found) chooseModel(found.name);
 }

@@ -21,7 +21,7 @@ export function StepBars({
   return (
     <section class="bars" aria-label="Experts per step">
       <h3>
-        Experts per step <span class="small">{words}</span>
+        Experts used per step <span class="small">{words}</span>
       </h3>
       <svg
         viewBox={`0 0 ${COUNT * BAR} ${HEIGHT}`}

@@ -1,36 +1,37 @@
 // Requests one answer from the API and reads its stream.
 
 import type { ModelChoice } from "../../shared/live.ts";
+import { ConnectionLost, countTokens, post, Refused } from "./api.ts";
 import { eventsOf } from "./events-of.ts";
-import type { Message, Mode } from "./messages.ts";
-import { continues, fittingMessages, transcriptOf, TURNS } from "./prompt.ts";
+import type { Ending, Message, Mode } from "./messages.ts";
+import { apiMessages, contentOf, continues, fittingMessages, mostTokens, transcriptOf } from "./prompt.ts";
+import { roomFor, type Room } from "./room.ts";
+import type { Piece } from "./written-answer.ts";
 
 export interface AskOptions {
   readonly model: ModelChoice;
+  /** Expert of all tokens; absent where the model decides. */
+  readonly expert: string | undefined;
   readonly mode: Mode;
+  readonly system: string | undefined;
   /** The conversation so far, newest last. An answer at its end is continued. */
   readonly messages: readonly Message[];
   readonly temperature: number;
+  /** The user's limit; 0 for none. */
   readonly maxTokens: number;
   readonly signal: AbortSignal;
   /** @param id - name of the answer's sequence in events */
   readonly onStarted: (id: string) => void;
-  /** @param expert - expert of the piece's last token; -1 for none */
-  readonly onPiece: (text: string, tokens: number, expert: number) => void;
+  readonly onPiece: (piece: Piece) => void;
 }
-
-/** The server refused the request. */
-class Refused extends Error {}
-
-/** The connection broke, or the server is not reachable. */
-export class ConnectionLost extends Error {}
 
 interface Chunk {
   readonly id?: string;
   readonly error?: { readonly message?: string };
+  readonly usage?: { readonly total_tokens: number } | null;
   readonly choices?: readonly {
     readonly text?: string;
-    readonly delta?: { readonly content?: string };
+    readonly delta?: { readonly content?: string; readonly reasoning_content?: string };
     readonly finish_reason?: string | null;
     readonly read_me?: { readonly routes: readonly (number | null)[] };
   }[];
@@ -40,8 +41,9 @@ interface Chunk {
 export interface Asked {
   /** Number of messages that did not fit into the context. */
   readonly leftOut: number;
-  /** Whether the answer ended at its largest number of tokens. */
-  readonly isFull: boolean;
+  readonly ending: Ending;
+  /** Tokens of the prompt and the answer together. */
+  readonly contextTokens: number;
 }
 
 /**
@@ -49,72 +51,89 @@ export interface Asked {
  * @throws {Refused | ConnectionLost}; the reason of `signal`
  */
 export async function ask(options: AskOptions): Promise<Asked> {
-  const { model, mode, messages, maxTokens, signal } = options;
-  const room = Math.max(16, model.contextTokens - Math.min(maxTokens, Math.floor(model.contextTokens / 2)));
+  const { model, mode, messages, system = "", signal } = options;
+  const room = roomFor({ ...options, ...model });
   const asked = mode === "chat" ? messages : messages.slice(continues(messages) ? -2 : -1);
-  const kept = await fittingMessages(asked, room, (some) => countTokens(options, some));
-  const { path, body } = requestFor(options, kept);
+  const kept = await fittingMessages(
+    asked,
+    room.promptTokens,
+    (some) => promptTokens(options, some),
+    3 * system.length,
+  );
+  await checkFits(options, kept);
+  const { path, body } = requestFor(options, kept, room);
   const response = await post(path, body, signal);
-  if (!response.ok || !response.body) throw new Refused(await messageOf(response));
-  let isFull = false;
+  if (!response.body) throw new Refused("The server sent no answer");
+  let [isFull, contextTokens] = [false, 0];
   for await (const data of guarded(response.body, signal)) {
-    if (data === "[DONE]") return { leftOut: asked.length - kept.length, isFull };
+    if (data === "[DONE]") {
+      const ending = !isFull ? "done" : contextTokens >= model.contextTokens ? "context" : "full";
+      return { leftOut: asked.length - kept.length, ending, contextTokens };
+    }
     const chunk = JSON.parse(data) as Chunk;
     if (chunk.error) throw new Refused(chunk.error.message ?? "The server ended the answer");
     if (chunk.id !== undefined) options.onStarted(chunk.id);
+    contextTokens = chunk.usage?.total_tokens ?? contextTokens;
     for (const { text, delta, finish_reason: reason, read_me: readMe } of chunk.choices ?? []) {
       isFull ||= reason === "length";
       const routes = readMe?.routes ?? [];
-      const piece = text ?? delta?.content ?? "";
-      if (piece !== "" || routes.length > 0) options.onPiece(piece, routes.length, routes.at(-1) ?? -1);
+      const piece = {
+        text: text ?? delta?.content ?? "",
+        reasoning: delta?.reasoning_content ?? "",
+        tokens: routes.length,
+        expert: routes.at(-1) ?? -1,
+      };
+      if (piece.text !== "" || piece.reasoning !== "" || piece.tokens > 0) options.onPiece(piece);
     }
   }
   throw new ConnectionLost("The answer was cut off");
 }
 
+/** @throws {Refused} when even the last message alone leaves no room for an answer */
+async function checkFits(options: AskOptions, kept: readonly Message[]): Promise<void> {
+  const { contextTokens } = options.model;
+  if (kept.length > 1 || mostTokens(kept) + 3 * (options.system?.length ?? 0) < contextTokens) return;
+  const tokens = await promptTokens(options, kept);
+  if (tokens < contextTokens) return;
+  throw new Refused(
+    `This message has ${tokens.toLocaleString("en")} tokens, and the model's context has ` +
+      `${contextTokens.toLocaleString("en")}. Shorten it, or remove an attachment.`,
+  );
+}
+
 function requestFor(
-  { model, mode, temperature, maxTokens }: AskOptions,
+  { model, expert, mode, system, temperature }: AskOptions,
   kept: readonly Message[],
+  { answerTokens }: Room,
 ): { readonly path: string; readonly body: object } {
+  const isAdapter = expert !== undefined && model.expertKind === "low-rank";
   const params = {
-    model: model.name,
+    model: isAdapter ? `${model.name}:${expert}` : model.name,
     stream: true,
-    max_tokens: Math.min(maxTokens, Math.floor(model.contextTokens / 2)),
+    stream_options: { include_usage: true },
+    max_tokens: answerTokens,
     temperature,
-    read_me: { include: ["routes"] },
+    read_me: { include: ["routes"], ...(expert === undefined || isAdapter ? {} : { expert }) },
   };
   if (mode === "continue") {
-    return { path: "/v1/completions", body: { ...params, prompt: kept.map(({ text }) => text).join("") } };
+    return { path: "/v1/completions", body: { ...params, prompt: kept.map(contentOf).join("") } };
   }
-  if (!model.hasChatTemplate) return { path: "/v1/completions", body: { ...params, prompt: transcriptOf(kept) } };
+  if (!model.hasChatTemplate) {
+    return { path: "/v1/completions", body: { ...params, prompt: transcriptOf(kept, system) } };
+  }
   const end = continues(kept) ? { continue_final_message: true } : {};
-  return { path: "/v1/chat/completions", body: { ...params, ...end, messages: plain(kept) } };
+  return { path: "/v1/chat/completions", body: { ...params, ...end, messages: apiMessages(kept, system) } };
 }
 
-async function countTokens({ model, signal }: AskOptions, messages: readonly Message[]): Promise<number> {
-  const prompt = model.hasChatTemplate ? { messages: plain(messages) } : { prompt: transcriptOf(messages) };
-  const response = await post("/tokenize", { model: model.name, ...prompt }, signal);
-  if (!response.ok) throw new Refused(await messageOf(response));
-  return ((await response.json()) as { readonly count: number }).count;
-}
-
-function plain(messages: readonly Message[]): readonly { readonly role: string; readonly content: string }[] {
-  return messages.map(({ role, text }) => ({ role, content: text }));
-}
-
-/** Finds a turn of the user that the model has made up. @returns its position, or -1 */
-export function madeUpTurn(text: string): number {
-  return text.indexOf(TURNS.user.trimEnd());
-}
-
-async function post(path: string, body: object, signal: AbortSignal): Promise<Response> {
-  const headers = { "content-type": "application/json" };
-  try {
-    return await fetch(path, { method: "POST", headers, body: JSON.stringify(body), signal });
-  } catch (error) {
-    if (signal.aborted) throw signal.reason;
-    throw new ConnectionLost("The server does not answer", { cause: error });
-  }
+function promptTokens(options: AskOptions, messages: readonly Message[]): Promise<number> {
+  const { model, mode, system, signal } = options;
+  const prompt =
+    mode === "continue"
+      ? { prompt: messages.map(contentOf).join("") }
+      : model.hasChatTemplate
+        ? { messages: apiMessages(messages, system) }
+        : { prompt: transcriptOf(messages, system) };
+  return countTokens({ model: model.name, ...prompt }, signal);
 }
 
 async function* guarded(
@@ -126,15 +145,5 @@ async function* guarded(
   } catch (error) {
     if (signal.aborted) throw signal.reason;
     throw new ConnectionLost("The answer was cut off", { cause: error });
-  }
-}
-
-async function messageOf(response: Response): Promise<string> {
-  const fallback = `The server answered ${response.status}`;
-  try {
-    const { error } = (await response.json()) as { readonly error?: { readonly message?: string } };
-    return error?.message ?? fallback;
-  } catch {
-    return fallback;
   }
 }

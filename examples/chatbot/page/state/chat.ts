@@ -1,56 +1,63 @@
-// The current conversation and the actions on it.
+// The actions on the open conversation: asking, stopping, editing, continuing.
 
-import { computed, signal, type ReadonlySignal, type Signal } from "@preact/signals";
+import { computed, effect, signal, type ReadonlySignal, type Signal } from "@preact/signals";
 import { announce } from "./announcer.ts";
-import { ask, ConnectionLost, madeUpTurn } from "./ask.ts";
-import {
-  listConversations,
-  loadConversation,
-  removeConversation,
-  saveConversation,
-  type ConversationEntry,
-} from "./conversation-store.ts";
-import { model } from "./live-connection.ts";
-import {
-  newConversation,
-  newId,
-  titleOf,
-  type Conversation,
-  type Ending,
-  type Message,
-  type Span,
-} from "./messages.ts";
+import { ConnectionLost } from "./api.ts";
+import { ask } from "./ask.ts";
+import { attachments, clearAttachments } from "./attachments.ts";
+import { conversation, current, keep } from "./conversations.ts";
+import { expert, model } from "./live-connection.ts";
+import { newId, type Attachment, type Ending, type Message } from "./messages.ts";
+import { notice } from "./notice.ts";
+import { ownRequests } from "./own-requests.ts";
+import { madeUpTurn } from "./prompt.ts";
 import { maxTokens, mode, temperature } from "./settings.ts";
-
-type Timer = ReturnType<typeof setTimeout>;
+import { WrittenAnswer } from "./written-answer.ts";
 
 /** Interval of updates while an answer streams. */
 const FLUSH_MS = 50;
 /** Most messages of a conversation; older ones are dropped. */
 const MAX_MESSAGES = 500;
 
-export const entries: Signal<readonly ConversationEntry[]> = signal(listConversations(localStorage));
-export const conversation: Signal<Conversation> = signal(
-  loadConversation(localStorage, entries.value[0]?.id ?? "") ?? newConversation(mode.value),
-);
 /** The answer that is streaming. */
 export const draft: Signal<Message | undefined> = signal<Message | undefined>(undefined);
-/** Name of the streaming answer's sequence in events. */
-export const ownRequestId: Signal<string> = signal("");
-/** The message that is being edited. */
-export const editing: Signal<Message | undefined> = signal<Message | undefined>(undefined);
+/** The text in the message box. */
+export const composed: Signal<string> = signal("");
+/** Id of the message that is being edited. */
+export const editing: Signal<string> = signal("");
 export const isAnswering: ReadonlySignal<boolean> = computed(() => draft.value !== undefined);
 
 let stopping: AbortController | undefined;
+/** Id of the conversation that is being answered. */
+let answered = "";
 
-/** Sends a message; replaces the message that is being edited, if there is one. */
+// Opening another conversation ends the answer and the edit of this one.
+effect(() => {
+  const { id } = conversation.value;
+  if (answered !== "" && answered !== id) stop();
+  editing.value = "";
+});
+
+/** Sends a message with the chosen attachments. */
 export function send(text: string): void {
-  if (text.trim() === "" || isAnswering.value || !model.value) return;
+  if (isAnswering.value || !model.value) return;
+  const files = attachments.value;
+  if (text.trim() === "" && files.length === 0) return;
+  clearAttachments();
+  void answer([...conversation.value.messages, userMessage(text, files)]);
+}
+
+/** Replaces a message and everything after it. */
+export function resend(id: string, text: string): void {
   const { messages } = conversation.value;
-  const edited = messages.findIndex(({ id }) => id === editing.value?.id);
-  editing.value = undefined;
-  const before = edited < 0 ? messages : messages.slice(0, edited);
-  void answer([...before, { id: newId(), role: "user", text }]);
+  const at = messages.findIndex((message) => message.id === id);
+  if (at < 0 || text.trim() === "" || isAnswering.value) return;
+  editing.value = "";
+  void answer([...messages.slice(0, at), userMessage(text, messages[at]?.attachments ?? [])]);
+}
+
+function userMessage(text: string, files: readonly Attachment[]): Message {
+  return { id: newId(), role: "user", text, ...(files.length > 0 ? { attachments: files } : {}) };
 }
 
 export function stop(): void {
@@ -71,122 +78,105 @@ export function continueAnswer(): void {
   if (begun?.role === "assistant" && !isAnswering.value) void answer(messages.slice(0, -1), begun);
 }
 
-export function startConversation(): void {
-  stop();
-  editing.value = undefined;
-  if (conversation.value.messages.length > 0) conversation.value = newConversation(mode.value);
-}
-
-export function openConversation(id: string): void {
-  const found = loadConversation(localStorage, id);
-  if (!found || found.id === conversation.value.id) return;
-  stop();
-  editing.value = undefined;
-  conversation.value = found;
-  mode.value = found.mode;
-}
-
-export function deleteConversation(id: string): void {
-  removeConversation(localStorage, id);
-  entries.value = listConversations(localStorage);
-  if (conversation.value.id !== id) return;
-  stop();
-  conversation.value = newConversation(mode.value);
-}
-
 /** @param begun - answer that is continued */
 async function answer(messages: readonly Message[], begun?: Message): Promise<void> {
   const chosen = model.value;
   if (!chosen) return;
+  notice.value = undefined;
   const own = (stopping = new AbortController());
-  const { id } = conversation.value;
+  const { id, system } = conversation.value;
+  answered = id;
   keep({ ...conversation.value, mode: mode.value, messages });
-  const startMs = performance.now();
-  const base: Message = {
+  const wanted = expert.value;
+  const written = new WrittenAnswer({
     id: begun?.id ?? newId(),
     role: "assistant",
     text: "",
-    spans: [],
+    ...withoutEnding(begun),
     experts: chosen.experts,
+    isFormatted: mode.value === "chat" && chosen.hasChatTemplate,
     model: `${chosen.title} · ${chosen.precision}`,
-  };
-  let [text, tokens, timer] = [begun?.text ?? "", begun?.tokens ?? 0, undefined as Timer | undefined];
-  const spans: Span[] = [...(begun?.spans ?? [])];
-  const written = (): Message => ({
-    ...base,
-    text,
-    spans: [...spans],
-    tokens,
-    durationMs: (begun?.durationMs ?? 0) + performance.now() - startMs,
+    ...(wanted === undefined ? {} : { expert: wanted }),
   });
-  draft.value = written();
+  const [isChat, endsAtTurn] = [mode.value === "chat", mode.value === "chat" && !chosen.hasChatTemplate];
+  const show = frames(() => {
+    if (draft.value?.id === written.id) draft.value = written.message();
+  });
+  draft.value = written.message();
   announce("Answering");
-  const finish = (ending: Ending, note?: string): void => {
-    clearTimeout(timer);
-    if (draft.value?.id === base.id) draft.value = undefined;
-    ownRequestId.value = "";
-    const message = { ...written(), ending, ...(note === undefined ? {} : { note }) };
-    const current = conversation.value.id === id ? conversation.value : loadConversation(localStorage, id);
+  const finish = (ending: Ending, more: Pick<Message, "note" | "contextTokens"> = {}): void => {
+    show.stop();
+    if (draft.value?.id === written.id) draft.value = undefined;
+    if (stopping === own) answered = "";
+    ownRequests.ended();
+    const message: Message = { ...written.message(), ending, ...more };
+    const now = current(id);
     // The conversation may have been deleted meanwhile.
-    if (current) keep({ ...current, messages: [...current.messages, message].slice(-MAX_MESSAGES) });
-    announce(ENDINGS[ending](text, note));
+    if (now) keep({ ...now, messages: [...now.messages, message].slice(-MAX_MESSAGES) });
+    announce(ENDINGS[ending](message));
   };
+  ownRequests.sent();
   try {
-    const { leftOut, isFull } = await ask({
+    const { leftOut, ending, contextTokens } = await ask({
       model: chosen,
+      expert: wanted,
       mode: mode.value,
+      system: isChat ? system : undefined,
       messages: begun ? [...messages, begun] : messages,
       temperature: temperature.value,
       maxTokens: maxTokens.value,
       signal: own.signal,
-      onStarted: (requestId) => (ownRequestId.value = requestId),
-      onPiece: (piece, numTokens, expert) => {
-        text += piece;
-        tokens += numTokens;
-        if (piece !== "") spans.push([piece.length, expert]);
-        const end = mode.value === "chat" && !chosen.hasChatTemplate ? madeUpTurn(text) : -1;
+      onStarted: ownRequests.started,
+      onPiece: (piece) => {
+        written.add(piece);
+        const end = endsAtTurn ? madeUpTurn(written.text) : -1;
         if (end >= 0) {
-          cutSpans(spans, text.length - end);
-          text = text.slice(0, end);
+          written.cutAt(end);
           own.abort("turn");
         }
-        timer ??= setTimeout(() => {
-          timer = undefined;
-          if (draft.value?.id === base.id) draft.value = written();
-        }, FLUSH_MS);
+        show.soon();
       },
     });
-    const note = leftOut > 0 ? `${leftOut} older messages did not fit into the model's context.` : undefined;
-    finish(isFull ? "full" : "done", note);
+    const note = leftOut > 0 ? { note: leftOutNote(leftOut) } : {};
+    finish(ending, { ...note, contextTokens });
   } catch (error) {
     if (own.signal.reason === "turn") finish("done");
     else if (own.signal.aborted) finish("stopped");
-    else if (error instanceof ConnectionLost) finish("cut", "The connection to the server was lost.");
-    else finish("failed", error instanceof Error ? error.message : String(error));
+    else if (error instanceof ConnectionLost) finish("cut", { note: "The connection to the server was lost." });
+    else finish("failed", { note: error instanceof Error ? error.message : String(error) });
   }
 }
 
-const ENDINGS: Readonly<Record<Ending, (text: string, note?: string) => string>> = {
-  done: (text) => `Answer: ${text.slice(0, 2000)}`,
-  full: (text) => `Answer, cut at its largest number of tokens: ${text.slice(0, 2000)}`,
+function leftOutNote(leftOut: number): string {
+  const words = leftOut === 1 ? "The oldest message" : `The ${leftOut} oldest messages`;
+  return `${words} no longer fit into the model's context: this answer does not know them.`;
+}
+
+/** Drops what a continued answer gets anew. */
+function withoutEnding(begun: Message | undefined): Partial<Message> {
+  const { ending: _ending, note: _note, expert: _expert, ...rest } = begun ?? {};
+  return rest;
+}
+
+/** Calls a function soon, at most once in an interval that people can follow. */
+function frames(show: () => void): { readonly soon: () => void; readonly stop: () => void } {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  return {
+    soon: () => {
+      timer ??= setTimeout(() => {
+        timer = undefined;
+        show();
+      }, FLUSH_MS);
+    },
+    stop: () => clearTimeout(timer),
+  };
+}
+
+const ENDINGS: Readonly<Record<Ending, (answer: Message) => string>> = {
+  done: ({ text }) => `Answer: ${text.slice(0, 2000)}`,
+  full: ({ text }) => `Answer, cut at its largest number of tokens: ${text.slice(0, 2000)}`,
+  context: ({ text }) => `Answer, cut at the end of the model's context: ${text.slice(0, 2000)}`,
   stopped: () => "Stopped",
   cut: () => "The connection to the server was lost; the answer is incomplete",
-  failed: (_, note) => `No answer: ${note}`,
+  failed: ({ note }) => `No answer: ${note}`,
 };
-
-function keep(changed: Conversation): void {
-  const titled = { ...changed, title: titleOf(changed.messages), updatedMs: Date.now() };
-  if (conversation.value.id === titled.id) conversation.value = titled;
-  if (!saveConversation(localStorage, titled)) announce("The browser has no room for this conversation");
-  entries.value = listConversations(localStorage);
-}
-
-/** Removes characters from the end. */
-function cutSpans(spans: Span[], characters: number): void {
-  let rest = characters;
-  while (rest > 0) {
-    const [length, expert] = spans.pop() ?? [rest, -1];
-    if (length > rest) spans.push([length - rest, expert]);
-    rest -= length;
-  }
-}

@@ -1,6 +1,6 @@
 // Stores conversations in the browser, up to a limit; the oldest are removed first.
 
-import type { Conversation } from "./messages.ts";
+import { hasWords, type Conversation } from "./messages.ts";
 
 const PREFIX = "readme-moe.conversation.";
 const MAX_CONVERSATIONS = 40;
@@ -23,6 +23,21 @@ export interface TextStorage {
 export function listConversations(storage: TextStorage): readonly ConversationEntry[] {
   const entries = keysOf(storage).flatMap((key) => headOf(storage.getItem(key)) ?? []);
   return entries.toSorted((a, b) => b.updatedMs - a.updatedMs);
+}
+
+/** Lists the conversations that have all words of a query, newest first. */
+export function findConversations(storage: TextStorage, query: string): readonly ConversationEntry[] {
+  const entries = listConversations(storage);
+  if (query.trim() === "") return entries;
+  return entries.filter(({ id }) => {
+    const found = loadConversation(storage, id);
+    return found !== undefined && hasWords(found, query.trim());
+  });
+}
+
+/** Loads all readable conversations, newest first. */
+export function loadAll(storage: TextStorage): readonly Conversation[] {
+  return listConversations(storage).flatMap(({ id }) => loadConversation(storage, id) ?? []);
 }
 
 export function loadConversation(storage: TextStorage, id: string): Conversation | undefined {

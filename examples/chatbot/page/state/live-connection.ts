@@ -2,7 +2,7 @@
 
 import { computed, signal, type ReadonlySignal, type Signal } from "@preact/signals";
 import type { LiveSnapshot, ModelChoice } from "../../shared/live.ts";
-import { modelName } from "./settings.ts";
+import { expertName, modelName } from "./settings.ts";
 
 export type Connection = "connecting" | "open" | "lost";
 
@@ -18,6 +18,30 @@ export const model: ReadonlySignal<ModelChoice | undefined> = computed(
   () => models.value.find(({ name }) => name === modelName.value) ?? models.value[0],
 );
 
+/** A model or a low-rank expert of it, as the API lists them. */
+interface Served {
+  readonly id: string;
+  readonly parent: string | null;
+}
+
+const served: Signal<readonly Served[]> = signal<readonly Served[]>([]);
+
+/** The experts that the user can choose for a message; none for a dense model. */
+export const experts: ReadonlySignal<readonly string[]> = computed(() => {
+  if (!model.value) return [];
+  const { name, experts: names, expertKind, hasRouter } = model.value;
+  if (expertKind === "ffn") return names.length > 1 ? names : [];
+  const begin = `${name}:`;
+  const own = served.value.filter(({ id, parent }) => parent === name && id.startsWith(begin));
+  // A router chooses unless the request says that no expert is wanted.
+  return [...(hasRouter && own.length > 0 ? ["none"] : []), ...own.map(({ id }) => id.slice(begin.length))];
+});
+
+/** The expert of the next answer; `undefined` where the model decides. */
+export const expert: ReadonlySignal<string | undefined> = computed(() =>
+  experts.value.find((name) => name === expertName.value),
+);
+
 let source: EventSource | undefined;
 /** Number of calls of `connect`. */
 let numCalls = 0;
@@ -30,9 +54,12 @@ export async function connect(): Promise<void> {
   source = undefined;
   const call = ++numCalls;
   try {
-    const response = await fetch("/live/models");
-    if (!response.ok) throw new Error(`The server answered ${response.status}`);
-    models.value = (await response.json()) as readonly ModelChoice[];
+    const [found, listed] = await Promise.all([
+      read<readonly ModelChoice[]>("/live/models"),
+      read<{ readonly data: readonly Served[] }>("/v1/models"),
+    ]);
+    models.value = found;
+    served.value = listed.data;
   } catch {
     if (call === numCalls) lost();
     return;
@@ -47,6 +74,12 @@ export async function connect(): Promise<void> {
   opened.addEventListener("error", () => {
     if (source === opened) lost();
   });
+}
+
+async function read<Answer>(path: string): Promise<Answer> {
+  const response = await fetch(path);
+  if (!response.ok) throw new Error(`The server answered ${response.status}`);
+  return (await response.json()) as Answer;
 }
 
 function lost(): void {

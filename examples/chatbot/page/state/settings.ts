@@ -4,8 +4,8 @@ import { effect, signal, type Signal } from "@preact/signals";
 import type { Mode } from "./messages.ts";
 
 export type Theme = "auto" | "light" | "dark";
-/** The form in which answers are shown: tokens by expert, or formatted text. */
-export type View = "experts" | "text";
+/** The form in which answers are shown: tokens by expert, formatted text, or what suits the model. */
+export type View = "auto" | "experts" | "text";
 
 function kept<Value extends string | number | boolean>(name: string, fallback: Value): Signal<Value> {
   const key = `readme-moe.setting.${name}`;
@@ -30,13 +30,19 @@ function read<Value>(key: string, fallback: Value): Value {
 }
 
 export const theme: Signal<Theme> = kept<Theme>("theme", "auto");
-export const view: Signal<View> = kept<View>("view", "experts");
+export const view: Signal<View> = kept<View>("view", "auto");
 /** Whether the expert's number is shown where the expert changes. */
 export const showsNumbers: Signal<boolean> = kept<boolean>("numbers", false);
 export const mode: Signal<Mode> = kept<Mode>("mode", "chat");
 export const modelName: Signal<string> = kept<string>("model", "");
-export const temperature: Signal<number> = kept<number>("temperature", 0.7);
-export const maxTokens: Signal<number> = kept<number>("maxTokens", 1024);
+/** The expert of all tokens of the next answer; "" where the model decides. */
+export const expertName: Signal<string> = kept<string>("expert", "");
+export const temperature: Signal<number> = kept<number>("temperature", 0.3);
+/** Longest answer; 0 for as long as the context allows. */
+export const maxTokens: Signal<number> = kept<number>("answerTokens", 0);
+/** Whether the list of conversations is shown on a wide screen. */
+export const showsConversations: Signal<boolean> = kept<boolean>("conversations", true);
+export const showsLive: Signal<boolean> = kept<boolean>("live", false);
 
 effect(() => {
   document.documentElement.dataset["theme"] = theme.value;

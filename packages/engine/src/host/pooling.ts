@@ -4,7 +4,7 @@ import {
   checkClient,
   describeValue,
   embeddingOf,
-  instructedQuery,
+  embeddingPrefix,
   integerOption,
   onceAborted,
   rejectUnknownKeys,
@@ -37,7 +37,13 @@ interface PoolingHost {
   readonly newId: () => string;
 }
 
-const SHARED_NAMES = ["priority", "client", "id", "signal"] as const satisfies readonly (keyof PoolingOptions)[];
+const SHARED_NAMES = [
+  "priority",
+  "client",
+  "id",
+  "signal",
+  "onProgress",
+] as const satisfies readonly (keyof PoolingOptions)[];
 
 /** Method and result of each task. */
 const TASKS: Readonly<Record<ModelTask, readonly [method: string, result: string]>> = {
@@ -63,7 +69,7 @@ export async function embedTexts(request: EmbedRequest, host: PoolingHost): Prom
   const { inputs, dimensions = embedding.dimensions } = request;
   integerOption("dimensions", dimensions, 1, embedding.dimensions);
   checkList("inputs", inputs);
-  const before = prefixOf(request, embedding);
+  const before = embeddingPrefix(request, embedding);
   const prompts = inputs.map((input, index): Prompt => {
     if (typeof input === "string") return before + input;
     if (typeof input === "object" && input !== null && "length" in input && input.length > 0) return input;
@@ -71,26 +77,6 @@ export async function embedTexts(request: EmbedRequest, host: PoolingHost): Prom
   });
   const { outputs, usage } = await poolTexts(prompts, request, host);
   return { embeddings: outputs.map((hidden) => embeddingOf(hidden, embedding.isNormalized, dimensions)), usage };
-}
-
-/** Returns the text that goes before inputs. @throws {TypeError | RangeError} on an unknown name, or on two prefixes */
-function prefixOf(
-  { instruction, promptName }: EmbedRequest,
-  { prompts, defaultPrompt }: NonNullable<EngineInfo["embedding"]>,
-): string {
-  if (instruction !== undefined) {
-    checkText("instruction", instruction);
-    if (promptName === undefined) return instructedQuery(instruction);
-    throw new TypeError("Expected `instruction` or `promptName`, got both");
-  }
-  const name = promptName ?? defaultPrompt;
-  if (name === undefined) return "";
-  const prompt = Object.hasOwn(prompts, name) ? prompts[name] : undefined;
-  if (prompt !== undefined) return prompt;
-  const known = Object.keys(prompts).join(", ") || "none";
-  throw new RangeError(
-    `Expected \`promptName\` to be one of the model's prompts (${known}), got ${describeValue(name)}`,
-  );
 }
 
 /** Checks and runs `Engine.rerank`. */
@@ -113,10 +99,13 @@ export async function rerankDocuments(request: RerankRequest, host: PoolingHost)
  */
 async function poolTexts(
   prompts: readonly Prompt[],
-  { priority = 0, client, id, signal }: PoolingOptions,
+  { priority = 0, client, id, signal, onProgress }: PoolingOptions,
   { info, begin, newId }: PoolingHost,
 ): Promise<{ readonly outputs: readonly Float32Array[]; readonly usage: PoolingUsage }> {
   checkClient(priority, client);
+  if (onProgress !== undefined && typeof onProgress !== "function") {
+    throw new TypeError(`Expected \`onProgress\` to be a function, got ${describeValue(onProgress)}`);
+  }
   const params = resolveSamplingParams({}, info);
   const firstId = id ?? newId();
   const requests = prompts.map((prompt, index): WireRequest => ({
@@ -139,12 +128,16 @@ async function poolTexts(
   const work = async (): Promise<void> => {
     // All workers take from one queue.
     for (const [index, request] of queue) {
-      for await (const { pooled, usage: own } of begin(request, ending.signal)) {
+      const stream = begin(request, ending.signal);
+      const { promptTokens } = await stream.accepted;
+      onProgress?.({ index, promptTokens, isDone: false });
+      for await (const { pooled, usage: own } of stream) {
         if (pooled) outputs[index] = pooled;
         usage.promptTokens += own?.promptTokens ?? 0;
         usage.cachedTokens += own?.cachedTokens ?? 0;
         usage.queuedMs = Math.max(usage.queuedMs, own?.queuedMs ?? 0);
       }
+      onProgress?.({ index, promptTokens, isDone: true });
     }
   };
   try {

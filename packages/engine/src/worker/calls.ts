@@ -33,8 +33,10 @@ const READING_ANSWERS: Answers<ReadingEngine, ReadingCall> = {
     throw new ReadMeError("ERR_CHAT_TEMPLATE", `${model.path}: has no chat template; give it a plain prompt`);
   },
   vocabulary: ({ text, model }) => engineVocabulary(text.tokenizer, model.config),
-  route: async (engine, { prompt, expert }, signal) =>
-    routedPrompt(engine, await promptIds(engine, prompt, signal), expert),
+  route: async (engine, { prompt, expert }, signal) => {
+    const isWhole = engine.model.config.pooling !== undefined;
+    return routedPrompt(engine, await promptIds(engine, prompt, signal, isWhole), expert);
+  },
 };
 
 /** An engine with its requests. */

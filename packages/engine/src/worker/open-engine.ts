@@ -18,6 +18,7 @@ import { cachedCost, measureCost } from "../measure-cost.ts";
 import { PrefixCache } from "../prefix-cache.ts";
 import type { LoadProgress } from "../protocol.ts";
 import { schedulerOf } from "../scheduling-options.ts";
+import { weightSizes } from "../weight-sizes.ts";
 import { EngineDrafter } from "../speculation/engine-drafter.ts";
 import type { ModelDrafter } from "../speculation/model-drafter.ts";
 import { openDraftOf } from "../speculation/open-draft-model.ts";
@@ -136,6 +137,7 @@ export async function openEngine(
       samplingDefaults: options.samplingDefaults === "model" ? model.samplingDefaults() : {},
       maxNumSeqs: options.maxNumSeqs,
       kvCapacityTokens: capacityTokens,
+      weightBytes: Object.values(weightSizes(opened, options.precision)).reduce((sum, bytes) => sum + bytes, 0),
       kernel,
       promptVersion,
       modelVersion: await modelVersionOf({ promptVersion, runner, set, contextTokens, options }),

@@ -268,7 +268,8 @@ function serveThread(): void {
   if (!port) throw new Error("Expected a parent to serve");
   const receive = receiver(
     (message) => port.postMessage(message, movable(message)),
-    () => port.close(),
+    // A thread without listeners ends. Deno's ports cannot be closed.
+    () => port.off("message", receive),
   );
   port.on("message", receive);
 }

@@ -69,13 +69,13 @@ export class Exchange<Body extends { readonly model?: string | null | undefined 
    *
    * @throws {ApiError} as `ServedModels.lease`, and as `answer`
    */
-  static async run<Body extends { readonly model?: string | null | undefined }>(
+  static async run<Body extends { readonly model?: string | null | undefined }, Result>(
     parts: ExchangeParts<Body>,
-    answer: (exchange: Exchange<Body>) => Promise<void>,
-  ): Promise<void> {
+    answer: (exchange: Exchange<Body>) => Promise<Result>,
+  ): Promise<Result> {
     const exchange = new Exchange(parts);
     try {
-      await answer(exchange);
+      return await answer(exchange);
     } finally {
       exchange.#ticket?.release();
       exchange.#lease.release();

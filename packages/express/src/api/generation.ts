@@ -21,7 +21,7 @@ export interface GenerationSettings {
   /** Id of the answer. */
   readonly id: string;
   /** Name of the parameter that holds the prompts. */
-  readonly promptParam: "messages" | "prompt";
+  readonly promptParam: "messages" | "prompt" | "input" | "documents";
   readonly numPrompts: number;
   readonly params: SamplingParams & { readonly maxTokens: number };
   readonly expert: string | number | undefined;
@@ -130,7 +130,7 @@ export function checkIds(param: string, ids: readonly number[], { vocabSize }: E
  */
 export async function consultPolicy(
   { ticket, engine }: Exchange,
-  { promptParam, expert, priority }: GenerationSettings,
+  { promptParam, expert, priority }: Pick<GenerationSettings, "promptParam" | "expert" | "priority">,
   input: GenerationInput,
 ): Promise<GenerationInput & { readonly priority: number }> {
   if (!ticket.consult) return { ...input, priority };

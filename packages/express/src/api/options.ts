@@ -3,18 +3,29 @@ import type { Request } from "express";
 import type { BatchLine } from "../http/border.ts";
 import { MAX_TIMER_MS, systemTimers, type Timers } from "../http/timers.ts";
 import { LIMITS } from "../limits.ts";
+import type { EmbeddingsBody, RerankBody } from "./pooling-schemas.ts";
 import type { ChatBody, CompletionBody } from "./request-schemas.ts";
+
+/** A body as `onRequest` sees it: that of a chat, of a completion, of embeddings or of a ranking. */
+export type RequestBody = ChatBody | CompletionBody | EmbeddingsBody | RerankBody;
 
 /** Facts about a request that a hook may need beside its body. */
 export interface RequestContext<Asked = Request> {
-  /** Path of the request. Bodies of other APIs than OpenAI's older ones are given as theirs. */
+  /**
+   * Path of the request; `/v1/rerank` for each path of rankings. Bodies of the Responses API and the Messages API are
+   * given as chats, and those of Ollama's API as the others.
+   */
   readonly endpoint:
     | "/v1/chat/completions"
     | "/v1/completions"
     | "/v1/responses"
     | "/v1/messages"
+    | "/v1/embeddings"
+    | "/v1/rerank"
     | "/api/chat"
-    | "/api/generate";
+    | "/api/generate"
+    | "/api/embed"
+    | "/api/embeddings";
   /** The host's request: Express's, or that of the web. */
   readonly request: Asked;
   readonly requestId: string;
@@ -32,7 +43,7 @@ export interface RequestContext<Asked = Request> {
  * @returns a body that replaces the request's and is checked again, or nothing
  * @throws {ApiError} which becomes the answer; any other error becomes a 500
  */
-export type OnRequest<Asked = Request> = <Body extends ChatBody | CompletionBody>(
+export type OnRequest<Asked = Request> = <Body extends RequestBody>(
   body: Body,
   context: RequestContext<Asked>,
 ) => Body | void | Promise<Body | void>;

@@ -58,18 +58,8 @@ export function showModel(serving: Serving, request: Incoming, response: Reply):
 }
 
 /** Describes all models and experts that exist for the client. */
-function visibleModels({ models, experts }: Serving, response: Reply): readonly ModelAnswer[] {
-  const { key } = localsOf(response);
-  return models.list().flatMap((served) => {
-    const { name: model } = served;
-    const visible = served.experts.filter(({ name: expert }) => experts.permit({ key, model, expert }));
-    return modelAnswers({ ...served, experts: visible });
-  });
-}
-
-/** Describes a model and its experts, each under all of its names. */
-function modelAnswers({ name, aliases, experts, createdMs, engine }: ServedModel): readonly ModelAnswer[] {
-  const answerOf = (id: string, root: string, parent: string | null): ModelAnswer => ({
+function visibleModels(serving: Serving, response: Reply): readonly ModelAnswer[] {
+  return visibleNames(serving, response).map(({ id, root, parent, served: { createdMs, engine } }) => ({
     id,
     object: "model",
     created: Math.floor(createdMs / 1000),
@@ -77,11 +67,30 @@ function modelAnswers({ name, aliases, experts, createdMs, engine }: ServedModel
     root,
     parent,
     max_model_len: engine.info.contextTokens,
+  }));
+}
+
+/** A name of a model, or of one of its experts. */
+export interface VisibleName {
+  readonly id: string;
+  /** First name of the same. */
+  readonly root: string;
+  /** The model of an expert. */
+  readonly parent: string | null;
+  readonly served: ServedModel;
+}
+
+/** Lists the names of all models and experts that exist for the client. */
+export function visibleNames({ models, experts }: Serving, response: Reply): readonly VisibleName[] {
+  const { key } = localsOf(response);
+  return models.list().flatMap((served) => {
+    const { name: model, aliases } = served;
+    const visible = served.experts.filter(({ name: expert }) => experts.permit({ key, model, expert }));
+    return [
+      ...[model, ...aliases].map((id) => ({ id, root: model, parent: null, served })),
+      ...visible.flatMap(({ ids }) => ids.map((id) => ({ id, root: ids[0] ?? id, parent: model, served }))),
+    ];
   });
-  return [
-    ...[name, ...aliases].map((id) => answerOf(id, name, null)),
-    ...experts.flatMap(({ ids: [first = "", ...others] }) => [first, ...others].map((id) => answerOf(id, first, name))),
-  ];
 }
 
 export async function tokenize(serving: Serving, request: Incoming, response: Reply): Promise<void> {

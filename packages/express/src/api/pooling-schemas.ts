@@ -2,7 +2,7 @@
 
 import { z } from "zod";
 import { LIMITS } from "../limits.ts";
-import { inertFields, requestFields, tokenId } from "./request-fields.ts";
+import { inertFields, pooledReadMe, requestFields, tokenId } from "./request-fields.ts";
 
 const { model } = requestFields;
 const instruction = z.string().min(1).max(4096).nullish();
@@ -21,6 +21,7 @@ export const embeddingsBody = z.strictObject({
   dimensions: z.int().min(1).nullish().describe("Keeps the first numbers, as an embedding of length 1"),
   instruction: instruction.describe("Task of a query. Puts `Instruct: …\\nQuery:` before each text"),
   prompt_name: z.string().min(1).max(256).nullish().describe("One of the model's own texts that go before inputs"),
+  read_me: pooledReadMe,
   ...inertFields,
 });
 
@@ -36,6 +37,7 @@ export const rerankBody = z.strictObject({
   top_n: z.int().min(1).nullish().describe("Number of documents in the answer. @default all"),
   return_documents: z.boolean().nullish().describe("Adds the texts to the answer. @default false"),
   instruction: instruction.describe("Task: what makes a document relevant"),
+  read_me: pooledReadMe,
   ...inertFields,
 });
 

@@ -1,7 +1,15 @@
 // Embeddings in the shape of OpenAI's API, and rankings in that of Cohere, Jina and vLLM.
 
 import { randomUUID } from "node:crypto";
-import type { PoolingOptions, PoolingUsage } from "@readme-moe/core";
+import {
+  embeddingPrefix,
+  rankedDocuments,
+  rerankPrompt,
+  type EngineInfo,
+  type PoolingOptions,
+  type PoolingUsage,
+  type Prompt,
+} from "@readme-moe/core";
 import { requireTask } from "../edge/model-task.ts";
 import { callerError, engineError, invalid } from "../http/errors.ts";
 import { clientSignal, stampProcessingTime } from "../http/request.ts";
@@ -9,7 +17,8 @@ import { sendJson } from "../http/send-json.ts";
 import { LIMITS } from "../limits.ts";
 import { checkBody } from "./check-body.ts";
 import { Exchange } from "./exchange.ts";
-import { checkIds } from "./generation.ts";
+import { checkIds, consultPolicy } from "./generation.ts";
+import type { RequestContext } from "./options.ts";
 import {
   embeddingsBody,
   rerankBody,
@@ -18,17 +27,32 @@ import {
   type RerankAnswer,
   type RerankBody,
 } from "./pooling-schemas.ts";
-import type { RequestParts } from "./serve-generation.ts";
+import { changedBody, type RequestParts } from "./serve-generation.ts";
+import { shortenTexts } from "./shorten-texts.ts";
 
-/** Texts that are run in turns, and what is made of their results. */
+/** Most characters of a number in JSON, and of one in base64, with what separates numbers. */
+const [NUMBER_BYTES, BASE64_BYTES] = [24, 6];
+
+/** Results of an engine, in the order of the texts. */
+interface Pooled<Result> {
+  readonly results: readonly Result[];
+  readonly usage: PoolingUsage;
+}
+
+/** Texts that an engine pools, and what is made of their results. */
 interface PooledAnswer<Text, Result> {
+  readonly id: string;
   /** Parameter that holds the texts. */
-  readonly param: string;
+  readonly param: "input" | "documents";
   readonly texts: readonly Text[];
-  readonly run: (
-    texts: readonly Text[],
-    options: PoolingOptions,
-  ) => Promise<{ readonly results: readonly Result[]; readonly usage: PoolingUsage }>;
+  /** Size of what the prompt of each text has beside it. */
+  readonly sharedBytes: number;
+  /** Most bytes of the answer. */
+  readonly answerBytes: number;
+  readonly promptOf: (text: Text) => Prompt;
+  /** Changes the texts before they run. @default they run as they are */
+  readonly prepare?: ((signal: AbortSignal) => Promise<readonly Text[]>) | undefined;
+  readonly run: (texts: readonly Text[], options: PoolingOptions) => Promise<Pooled<Result>>;
   readonly answer: (results: readonly Result[], usage: EmbeddingsAnswer["usage"]) => object;
 }
 
@@ -44,29 +68,38 @@ export async function createEmbeddings(parts: RequestParts): Promise<void> {
   await serveEmbeddings(parts, checkBody(embeddingsBody, sent));
 }
 
-/**
- * Serves embeddings.
- *
- * @param answer - writes the answer. @default in the shape of OpenAI's API
- */
+/** Embeddings in another API than OpenAI's. */
+interface EmbeddingsShape {
+  readonly endpoint: RequestContext["endpoint"];
+  /** Whether the ends of texts that are longer than the context are left out. */
+  readonly shortens: boolean;
+  readonly answer: PooledAnswer<unknown, Float32Array>["answer"];
+}
+
+/** Serves embeddings. @param shape - @default that of OpenAI's API */
 export async function serveEmbeddings(
   { serving, request, response }: RequestParts,
-  body: EmbeddingsBody,
-  answer?: PooledAnswer<unknown, Float32Array>["answer"],
+  sent: EmbeddingsBody,
+  shape?: EmbeddingsShape,
 ): Promise<void> {
-  const parts = { serving, request, response, body, signal: clientSignal(response) };
-  await Exchange.run(parts, async (exchange) => {
+  const signal = clientSignal(response);
+  const parts = { serving, request, response };
+  const about = { endpoint: shape?.endpoint ?? "/v1/embeddings", schema: embeddingsBody, signal };
+  const body = await changedBody(sent, parts, about);
+  await Exchange.run({ ...parts, body, signal }, async (exchange) => {
     requireTask("embed", exchange, serving.models);
-    const own = embeddingAnswer(body, exchange);
-    await answerPooled(exchange, answer ? { ...own, answer } : own);
+    const own = embeddingAnswer(body, exchange, shape?.shortens);
+    await answerPooled(exchange, shape ? { ...own, answer: shape.answer } : own);
   });
 }
 
 /** Answers `POST /v1/rerank`. */
-export async function rerank({ serving, request, response }: RequestParts): Promise<void> {
-  const body = checkBody(rerankBody, request.body);
-  const parts = { serving, request, response, body, signal: clientSignal(response) };
-  await Exchange.run(parts, async (exchange) => {
+export async function rerank(parts: RequestParts): Promise<void> {
+  const { serving, request, response } = parts;
+  const signal = clientSignal(response);
+  const about = { endpoint: "/v1/rerank", schema: rerankBody, signal } as const;
+  const body = await changedBody(checkBody(rerankBody, request.body), parts, about);
+  await Exchange.run({ serving, request, response, body, signal }, async (exchange) => {
     requireTask("rerank", exchange, serving.models);
     await answerPooled(exchange, rankingAnswer(body, exchange));
   });
@@ -75,11 +108,14 @@ export async function rerank({ serving, request, response }: RequestParts): Prom
 function embeddingAnswer(
   body: EmbeddingsBody,
   { engine, model }: Exchange,
+  shortens = false,
 ): PooledAnswer<string | readonly number[], Float32Array> {
   const texts = inputsOf(body);
-  const { prompts = {}, dimensions: most = 0 } = engine.info.embedding ?? {};
-  const { dimensions = most, instruction, prompt_name: promptName, encoding_format: format } = body;
-  if ((dimensions ?? most) > most) throw invalid("dimensions", `expected at most ${most}, got ${dimensions}`);
+  const { embedding = { prompts: {}, dimensions: 0 } } = engine.info;
+  const { prompts, dimensions: most } = embedding;
+  const { instruction, prompt_name: promptName, encoding_format: format } = body;
+  const dimensions = body.dimensions ?? most;
+  if (dimensions > most) throw invalid("dimensions", `expected at most ${most}, got ${dimensions}`);
   if (promptName != null && !Object.hasOwn(prompts, promptName)) {
     throw invalid("prompt_name", `expected one of ${Object.keys(prompts).join(", ") || "no names"}`);
   }
@@ -87,16 +123,18 @@ function embeddingAnswer(
   for (const [index, text] of texts.entries()) {
     if (typeof text !== "string") checkIds(texts.length > 1 ? `input[${index}]` : "input", text, engine.info);
   }
-  const shared = {
-    dimensions: dimensions ?? undefined,
-    instruction: instruction ?? undefined,
-    promptName: promptName ?? undefined,
-  };
+  const before = { instruction: instruction ?? undefined, promptName: promptName ?? undefined };
+  const prefix = embeddingPrefix(before, embedding);
   return {
+    id: `embd-${randomUUID()}`,
     param: "input",
     texts,
+    sharedBytes: Buffer.byteLength(prefix),
+    answerBytes: texts.length * dimensions * (format === "base64" ? BASE64_BYTES : NUMBER_BYTES),
+    promptOf: (text) => (typeof text === "string" ? prefix + text : text),
+    prepare: shortens ? (signal) => shortenTexts(texts, { engine, prefix, signal }) : undefined,
     async run(inputs, options) {
-      const { embeddings: results, usage } = await engine.embed({ inputs, ...shared, ...options });
+      const { embeddings: results, usage } = await engine.embed({ inputs, dimensions, ...before, ...options });
       return { results, usage };
     },
     answer(results, usage): EmbeddingsAnswer {
@@ -129,53 +167,94 @@ function base64Of(values: Float32Array): string {
 function rankingAnswer(body: RerankBody, { engine, model }: Exchange): PooledAnswer<string, number> {
   const { query, instruction, top_n: most, return_documents: returns } = body;
   const texts = body.documents.map((document) => (typeof document === "string" ? document : document.text));
+  const request = { query, instruction: instruction ?? undefined };
+  const id = `rerank-${randomUUID()}`;
   return {
+    id,
     param: "documents",
     texts,
+    sharedBytes: Buffer.byteLength(query) + Buffer.byteLength(instruction ?? ""),
+    // The documents themselves are at most as large as the body.
+    answerBytes: 4 * NUMBER_BYTES * texts.length,
+    promptOf: (document) => rerankPrompt(request, document),
     async run(documents, options) {
-      const request = { query, documents, instruction: instruction ?? undefined, ...options };
-      const { scores: results, usage } = await engine.rerank(request);
+      const { scores: results, usage } = await engine.rerank({ ...request, documents, ...options });
       return { results, usage };
     },
     answer(scores, usage): RerankAnswer {
-      // The sort is stable, so that documents with equal scores keep their order.
-      const ranked = [...scores.entries()].toSorted(([, a], [, b]) => b - a).slice(0, most ?? undefined);
-      const results = ranked.map(([index, score]) => {
+      const results = rankedDocuments(scores, most ?? undefined).map(({ index, score }) => {
         const document = returns ? { document: { text: texts[index] ?? "" } } : {};
         return { index, relevance_score: score, ...document };
       });
-      return { id: `rerank-${randomUUID()}`, model, results, usage };
+      return { id, model, results, usage };
     },
   };
 }
 
-/** Runs texts in turns, so that admission learns early that the first have run, and answers. */
-async function answerPooled<Text, Result>(
-  exchange: Exchange,
-  { param, texts, run, answer }: PooledAnswer<Text, Result>,
+/** Runs texts and answers. Reports each text to admission when it is accepted, and when the first has run. */
+async function answerPooled<Text extends string | readonly number[], Result>(
+  exchange: Exchange<EmbeddingsBody | RerankBody>,
+  pooled: PooledAnswer<Text, Result>,
 ): Promise<void> {
-  const { engine, client, locals, response } = exchange;
-  const { priority = 0 } = locals.batch ?? {};
-  exchange.enter({ maxCompletionTokens: 0, choices: 1, priority });
-  const { ticket, signal } = exchange;
-  const inTurn = 2 * engine.info.maxNumSeqs;
-  const results: Result[] = [];
-  let promptTokens = 0;
-  try {
-    for (let from = 0; from < texts.length; from += inTurn) {
-      // oxlint-disable-next-line no-await-in-loop -- the next turn begins when this one has ended
-      const turn = await run(texts.slice(from, from + inTurn), { client, priority, signal });
-      results.push(...turn.results);
-      promptTokens += turn.usage.promptTokens;
-      if (from === 0) ticket.started();
-    }
-  } catch (error) {
-    throw signal.aborted ? signal.reason : engineError(callerError(error, param), param, engine.info);
-  } finally {
-    // Aborted requests pay for the turns that have run.
-    locals.spendTokens?.(promptTokens);
-  }
-  const usage = { prompt_tokens: promptTokens, total_tokens: promptTokens };
+  const { engine, locals, response, serving, namedExpert, bodyBytes } = exchange;
+  const { param, texts, sharedBytes, answerBytes, answer } = pooled;
+  const priority = priorityOf(exchange);
+  if (namedExpert !== undefined) throw invalid("model", "expected no expert, as embeddings and scores have none");
+  const most = texts.map((text) => mostTokens(text, sharedBytes, engine.info));
+  exchange.enter({
+    // An answer may be much larger than its request.
+    bytes: Math.min(bodyBytes + answerBytes, serving.admission.stats.limits.bytes),
+    maxPromptTokens: most.reduce((sum, tokens) => sum + tokens, 0),
+    maxCompletionTokens: 0,
+    choices: 1,
+    priority,
+  });
+  const { signal } = exchange;
+  const spent = { tokens: 0 };
+  const { results, usage } = await runPooled(exchange, pooled, { most, spent })
+    .catch((error: unknown) => {
+      throw signal.aborted ? signal.reason : engineError(callerError(error, param), param, engine.info);
+    })
+    // Aborted requests pay for the texts that were accepted.
+    .finally(() => locals.spendTokens?.(spent.tokens));
   stampProcessingTime(response);
-  await sendJson(response, answer(results, usage), exchange.serving);
+  const { promptTokens } = usage;
+  await sendJson(response, answer(results, { prompt_tokens: promptTokens, total_tokens: promptTokens }), serving);
+}
+
+/** Runs texts. @param spent - gets the tokens of accepted texts */
+async function runPooled<Text extends string | readonly number[], Result>(
+  exchange: Exchange<EmbeddingsBody | RerankBody>,
+  { id, param, texts, promptOf, prepare, run }: PooledAnswer<Text, Result>,
+  { most, spent }: { readonly most: readonly number[]; readonly spent: { tokens: number } },
+): Promise<Pooled<Result>> {
+  const { client, ticket, signal } = exchange;
+  const ready = (await prepare?.(signal)) ?? texts;
+  const asked = { promptParam: param, expert: undefined, priority: priorityOf(exchange) };
+  const { priority } = await consultPolicy(exchange, asked, { prompts: ticket.consult ? ready.map(promptOf) : [] });
+  signal.throwIfAborted();
+  let left = most.reduce((sum, tokens) => sum + tokens, 0);
+  const onProgress: PoolingOptions["onProgress"] = ({ index, promptTokens, isDone }) => {
+    if (isDone) return ticket.started();
+    spent.tokens += promptTokens;
+    left -= most[index] ?? 0;
+    // A policy has seen the real number.
+    if (!ticket.consult) ticket.correct(spent.tokens + left);
+  };
+  return run(ready, { id, client, priority, signal, onProgress });
+}
+
+/** Returns the priority of a batch's line, else the body's. */
+function priorityOf({ locals, body }: Exchange<EmbeddingsBody | RerankBody>): number {
+  return locals.batch?.priority ?? body.read_me?.priority ?? 0;
+}
+
+/** Computes the most tokens that a text may have, without those of a template: no text has more tokens than bytes. */
+function mostTokens(
+  text: string | readonly number[],
+  sharedBytes: number,
+  { contextTokens }: Pick<EngineInfo, "contextTokens">,
+): number {
+  const own = typeof text === "string" ? Buffer.byteLength(text) + sharedBytes : text.length;
+  return Math.min(own, contextTokens);
 }

@@ -32,6 +32,11 @@ export const samplingFields = {
 /** Name of a body's field that is a sampling parameter. */
 export type SamplingField = keyof typeof samplingFields;
 
+const priority = z.number().min(-1e9).max(1e9).nullish().describe("Requests with larger numbers run first");
+
+/** Fields of `read_me` in requests that generate nothing. */
+export const pooledReadMe = z.strictObject({ priority }).nullish();
+
 export const requestFields = {
   model: z
     .string()
@@ -53,7 +58,7 @@ export const requestFields = {
         .union([z.string().min(1).max(256), z.int().min(0).max(65_535)])
         .nullish()
         .describe("Name or index of one expert for every token, instead of the model's router"),
-      priority: z.number().min(-1e9).max(1e9).nullish().describe("Requests with larger numbers run first"),
+      priority,
       include: z
         .array(z.enum(["routes", "timings"]))
         .max(8)

@@ -1,5 +1,7 @@
 // The way of a generation from its body to the end of its answer, for every API that generates.
 
+import { withSamplingDefaults, type SamplingDefaults } from "@readme-moe/core";
+import type { z } from "zod";
 import { requireTask } from "../edge/model-task.ts";
 import { hostRequest, type Incoming, type Reply } from "../http/border.ts";
 import { invalid } from "../http/errors.ts";
@@ -13,7 +15,7 @@ import { completionApi, type CompletionChoice } from "./completions.ts";
 import { Exchange, type Serving } from "./exchange.ts";
 import { expertName } from "./expert-choice.ts";
 import { consultPolicy, type AnswerShape, type GenerationApi, type GenerationSettings } from "./generation.ts";
-import type { RequestContext } from "./options.ts";
+import type { RequestBody, RequestContext } from "./options.ts";
 import type { ChatBody, CompletionBody } from "./request-schemas.ts";
 
 /** An API as its clients see it: how its bodies become requests, and how answers are sent. */
@@ -39,6 +41,8 @@ interface OpenedRequest<Body extends ChatBody | CompletionBody, Choice extends o
   readonly id?: string;
   /** Aborts when the request shall end although its client waits. */
   readonly signal?: AbortSignal;
+  /** Sampling parameters where neither the request nor the model's files say them. @default the engine's */
+  readonly fallbacks?: SamplingDefaults;
   /** Prepares the answer in place of the generation's own `prepare`. */
   readonly prepare?: GenerationApi<Body, Choice>["prepare"];
   /** Creates the format of the answer. */
@@ -90,25 +94,22 @@ async function serveOpened<Body extends ChatBody | CompletionBody, Choice extend
   opened: OpenedRequest<Body, Choice>,
   { serving, request, response }: RequestParts,
 ): Promise<void> {
-  const { requestId, key, batch } = localsOf(response);
   const gone = clientSignal(response);
   const signal = opened.signal ? AbortSignal.any([gone, opened.signal]) : gone;
-  const sent = opened.body;
-  checkPriority(sent, serving.maxPriority);
-  const changed = await serving.onRequest?.(sent, {
-    endpoint,
-    request: hostRequest(request),
-    requestId,
-    key,
-    batch,
-    signal,
-  });
-  const body = changed === undefined ? sent : checkBody(api.schema, changed);
+  const parts = { serving, request, response };
+  const body = await changedBody(opened.body, parts, { endpoint, schema: api.schema, signal });
   await Exchange.run({ serving, request, response, body, signal }, async (exchange) => {
     requireTask("generate", exchange, serving.models);
     const own = api.settings(body, exchange);
-    const { id = own.id } = opened;
-    const settings = { ...own, id, priority: batch?.priority ?? own.priority };
+    const { id = own.id, fallbacks } = opened;
+    const { batch } = exchange.locals;
+    const defaults = fallbacks && { ...fallbacks, ...exchange.engine.info.samplingDefaults };
+    const settings = {
+      ...own,
+      id,
+      params: withSamplingDefaults(own.params, defaults),
+      priority: batch?.priority ?? own.priority,
+    };
     const { numPrompts, params, priority } = settings;
     const expert = expertName(settings.expert, exchange.engine.info);
     exchange.enter({ maxCompletionTokens: params.maxTokens, choices: numPrompts * (params.n ?? 1), priority, expert });
@@ -121,8 +122,30 @@ async function serveOpened<Body extends ChatBody | CompletionBody, Choice extend
   });
 }
 
+/**
+ * Checks a body's priority, and lets `onRequest` change the body.
+ *
+ * @throws {ApiError} 400, and whatever `onRequest` throws
+ */
+export async function changedBody<Body extends RequestBody>(
+  sent: Body,
+  { serving, request, response }: RequestParts,
+  about: {
+    readonly endpoint: RequestContext["endpoint"];
+    readonly schema: z.ZodType<Body>;
+    readonly signal: AbortSignal;
+  },
+): Promise<Body> {
+  checkPriority(sent, serving.maxPriority);
+  const { requestId, key, batch } = localsOf(response);
+  const { endpoint, schema, signal } = about;
+  const context = { endpoint, request: hostRequest(request), requestId, key, batch, signal };
+  const changed = await serving.onRequest?.(sent, context);
+  return changed === undefined ? sent : checkBody(schema, changed);
+}
+
 /** Refuses a priority above the limit for clients. `onRequest` may set a higher one. */
-function checkPriority({ read_me: fields }: ChatBody | CompletionBody, maxPriority: number): void {
+function checkPriority({ read_me: fields }: RequestBody, maxPriority: number): void {
   const priority = fields?.priority ?? 0;
   if (priority > maxPriority) {
     throw invalid("read_me.priority", `expected at most ${maxPriority}, the limit of this server, got ${priority}`);

@@ -35,7 +35,7 @@ function isMessagesClient(request: Incoming): boolean {
 
 /** Whether the path is one of Ollama's API, whose errors are a text. */
 function isOllamaPath(request: Incoming): boolean {
-  return /\/api\/(chat|generate|embed|tags|ps|show|version)$/.test(`${request.baseUrl}${request.path}`);
+  return /\/api\/(chat|generate|embed|embeddings|tags|ps|show|version)$/.test(`${request.baseUrl}${request.path}`);
 }
 
 /** Versions of the API. Their answers have the same shape here. */

@@ -15,7 +15,7 @@ const options = z
     top_p: z.number().gt(0).max(1).nullish(),
     top_k: z.int().min(-1).nullish(),
     min_p: z.number().min(0).max(1).nullish(),
-    seed: z.int().min(0).nullish(),
+    seed: z.int().min(-1).nullish().describe("-1: another one for each request"),
     stop: z
       .union([z.string().min(1).max(1024), z.array(z.string().min(1).max(1024)).max(LIMITS.stops.value)])
       .nullish(),
@@ -33,6 +33,12 @@ const options = z
     use_mmap: z.boolean().nullish(),
     use_mlock: z.boolean().nullish(),
     low_vram: z.boolean().nullish(),
+    // Samplers that Ollama had before, at the values that turn them off.
+    mirostat: z.literal(0).nullish(),
+    mirostat_eta: z.number().nullish(),
+    mirostat_tau: z.number().nullish(),
+    tfs_z: z.literal(1).nullish(),
+    typical_p: z.literal(1).nullish(),
   })
   .nullish();
 
@@ -85,6 +91,7 @@ const tool = z.strictObject({
 export const ollamaChatBody = z.strictObject({
   ...shared,
   messages: z.array(message).nullish(),
+  template: z.literal("").nullish(),
   tools: z.array(tool).max(LIMITS.tools.value).nullish(),
 });
 
@@ -98,6 +105,7 @@ export const ollamaGenerateBody = z.strictObject({
   raw: z.boolean().nullish().describe("Leaves the chat template out"),
   images: noImages,
   suffix: z.literal("").nullish(),
+  context: z.array(z.never()).max(0).nullish().describe("Tokens of an earlier answer, which this API no longer has"),
   template: z.literal("").nullish(),
 });
 
@@ -111,9 +119,21 @@ export const ollamaEmbedBody = z.strictObject({
   model,
   input: z.union([z.string(), z.array(z.string()).min(1).max(LIMITS.inputs.value)]),
   dimensions: z.int().min(1).nullish(),
-  truncate: z.literal(false).nullish(),
+  truncate: z.boolean().nullish().describe("Whether the end of a long text is left out. @default true"),
   options,
   keep_alive: shared.keep_alive,
 });
 
-export const ollamaShowBody = z.strictObject({ model, verbose: z.boolean().nullish() });
+/** A request to `/api/embeddings`, the older route. */
+export const ollamaEmbedOneBody = z.strictObject({
+  model,
+  prompt: z.string(),
+  options,
+  keep_alive: shared.keep_alive,
+});
+
+export const ollamaShowBody = z.strictObject({
+  model: model.nullish(),
+  name: model.nullish().describe("Older name of `model`"),
+  verbose: z.boolean().nullish(),
+});

@@ -68,7 +68,7 @@ function sharedOf({ model, stream, options }: OllamaShared): SharedFields {
     top_p: options?.top_p,
     top_k: options?.top_k,
     min_p: options?.min_p,
-    seed: options?.seed,
+    seed: options?.seed === -1 ? undefined : options?.seed,
     stop: options?.stop,
     repetition_penalty: options?.repeat_penalty,
     presence_penalty: options?.presence_penalty,

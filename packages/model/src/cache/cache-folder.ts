@@ -35,6 +35,27 @@ export function platformCacheFolder({ platform, env, home }: UserFolders): strin
   return posix.join(posix.isAbsolute(named) ? named : posix.join(home, ".cache"), "readme-moe");
 }
 
+/**
+ * Returns the folder of what is true only while processes run: the environment variable `README_MOE_STATE`, else the
+ * platform's (`$XDG_STATE_HOME/readme-moe` or `~/.local/state/readme-moe` on Linux, `~/Library/Application
+ * Support/readme-moe` on macOS, `%LOCALAPPDATA%\readme-moe\State` on Windows).
+ */
+export function resolveStateFolder(): string {
+  const named = process.env["README_MOE_STATE"];
+  if (named !== undefined && named !== "") return expandHome(named);
+  return resolve(platformStateFolder({ platform: process.platform, env: process.env, home: homedir() }));
+}
+
+/** Follows each system's custom, as `platformCacheFolder` does. */
+export function platformStateFolder({ platform, env, home }: UserFolders): string {
+  if (platform === "win32") {
+    return win32.join(env["LOCALAPPDATA"] || win32.join(home, "AppData", "Local"), "readme-moe", "State");
+  }
+  if (platform === "darwin") return posix.join(home, "Library", "Application Support", "readme-moe");
+  const named = env["XDG_STATE_HOME"] ?? "";
+  return posix.join(posix.isAbsolute(named) ? named : posix.join(home, ".local", "state"), "readme-moe");
+}
+
 /** Makes a path absolute; `~` and `~/…` lead to the user's folder. */
 export function expandHome(path: string): string {
   return resolve(/^~(?:$|[/\\])/.test(path) ? homedir() + path.slice(1) : path);

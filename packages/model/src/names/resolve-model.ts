@@ -1,5 +1,6 @@
-import { existsSync } from "node:fs";
-import { ReadMeError } from "@readme-moe/core";
+import { existsSync, readdirSync } from "node:fs";
+import { basename, dirname, join } from "node:path";
+import { nearestName, ReadMeError } from "@readme-moe/core";
 import { resolveCacheFolder } from "../cache/cache-folder.ts";
 import { holdModel } from "../cache/model-index.ts";
 import { MODEL_TYPES } from "../config/families.ts";
@@ -112,8 +113,21 @@ async function downloaded(name: string, hub: HubName, options: ResolveModelOptio
     const file = quantization === undefined ? hub.file : await fileOf(repository, revision, quantization, options);
     return await held({ repository, revision, file }, options);
   } catch (error) {
-    const subject = `${name}: no such file or folder; as a model of the hub`;
+    const near = nearPath(name);
+    const hint = near === undefined ? "" : ` (did you mean ${near}?)`;
+    const subject = `${name}: no such file or folder${hint}; as a model of the hub`;
     throw advised(error, subject, { name, repository, alternatives: [] });
+  }
+}
+
+/** Finds a file or folder with a similar name beside a path that does not exist. */
+function nearPath(name: string): string | undefined {
+  const folder = dirname(name);
+  try {
+    const near = nearestName(basename(name), readdirSync(folder));
+    return near === undefined ? undefined : join(folder, near);
+  } catch {
+    return undefined;
   }
 }
 

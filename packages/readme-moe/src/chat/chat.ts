@@ -5,7 +5,10 @@ import { ReadMeError, type ChatMessage, type FinishReason, type SamplingParams }
 import type { ReadMeEngine } from "@readme-moe/engine";
 import type { OpenedEngine } from "../models.ts";
 import { loadChat, saveChat } from "./chat-file.ts";
+import { dimmed } from "../terminal.ts";
 import { helpLines, readLine, type ChatInput, type OpenLines } from "./input.ts";
+
+const CUT = "cut at the largest number of tokens (--max-new-tokens)";
 
 /** Options of a chat. */
 export interface ChatOptions {
@@ -27,6 +30,24 @@ interface Answer {
   readonly finishReason: FinishReason | undefined;
 }
 
+/** Answers one message, and prints the answer while it is generated. */
+export async function answerOnce(content: string, options: ChatOptions, signal: AbortSignal): Promise<void> {
+  const { engine, close } = await options.open(options.model);
+  try {
+    const system = options.system === undefined ? [] : [{ role: "system", content: options.system }];
+    const messages = [...system, { role: "user", content }];
+    let finishReason: FinishReason | undefined;
+    for await (const chunk of engine.generate({ prompt: { messages }, params: options.params(engine), signal })) {
+      process.stdout.write(chunk.text);
+      finishReason = chunk.finishReason ?? finishReason;
+    }
+    process.stdout.write("\n");
+    if (finishReason === "length") console.error(`note: the answer was ${CUT}`);
+  } finally {
+    await close();
+  }
+}
+
 /** Runs a chat until the input ends, or the user ends it. */
 export async function runChat(options: ChatOptions): Promise<void> {
   const opened = await options.open(options.model);
@@ -42,6 +63,8 @@ class Chat {
   readonly #options: ChatOptions;
   readonly #lines: Interface;
   readonly #isTerminal = process.stdin.isTTY;
+  /** Terminal that shows prompts and typed text; answers may go to a file meanwhile. */
+  readonly #screen = [process.stdout, process.stderr].find((stream) => stream.isTTY);
   #model: string;
   #opened: OpenedEngine;
   #system: string | undefined;
@@ -54,7 +77,7 @@ class Chat {
     this.#model = options.model;
     this.#system = options.system;
     // A pipe gets no prompt and no echo.
-    const output = this.#isTerminal ? process.stdout : undefined;
+    const output = this.#isTerminal ? this.#screen : undefined;
     this.#lines = createInterface({ input: process.stdin, output, prompt: this.#isTerminal ? "> " : "" });
     // On a terminal readline reads Ctrl-C as a key; elsewhere it comes as a signal.
     this.#lines.on("SIGINT", () => this.#interrupt());
@@ -135,7 +158,7 @@ class Chat {
     await this.#telling(async () => {
       const { text, numTokens, durationMs, finishReason } = await this.#stream(messages);
       this.#history = [...messages, { role: "assistant", content: text }];
-      const cut = finishReason === "length" ? "; cut at the largest number of tokens (--max-new-tokens)" : "";
+      const cut = finishReason === "length" ? `; ${CUT}` : "";
       if (durationMs > 0)
         this.#note(`${numTokens} tokens, ${((1000 * numTokens) / durationMs).toFixed(0)} per second${cut}`);
     });
@@ -176,9 +199,7 @@ class Chat {
 
   /** Tells something beside the chat, on a terminal only. */
   #note(text: string): void {
-    if (!this.#isTerminal) return;
-    const isDim = process.stderr.isTTY && process.env["NO_COLOR"] === undefined;
-    console.error(isDim ? `\u001B[2m${text}\u001B[22m` : text);
+    if (this.#isTerminal && process.stderr.isTTY) console.error(dimmed(text));
   }
 
   #interrupt(): void {

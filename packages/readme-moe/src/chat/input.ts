@@ -1,5 +1,7 @@
 // Input of a user in a chat: messages of one or more lines, and commands. Pure functions.
 
+import { nearestName } from "@readme-moe/core";
+
 /** A command of the chat with its argument, a message, or a command that does not exist. */
 export type ChatInput =
   | { readonly kind: "message"; readonly text: string }
@@ -77,7 +79,8 @@ function messageOf(text: string): { readonly input?: ChatInput } {
 function commandOf(name: string, argument: string): ChatInput {
   if (!isCommand(name)) {
     const near = COMMAND_NAMES.filter((known) => known.startsWith(name.slice(0, 2)));
-    const hint = near.length === 0 ? "/help shows all commands" : `did you mean /${near.join(" or /")}?`;
+    const [first = nearestName(name, COMMAND_NAMES), ...more] = near;
+    const hint = first === undefined ? "/help shows all commands" : `did you mean /${[first, ...more].join(" or /")}?`;
     return { kind: "wrong", why: `/${name}: no such command; ${hint}` };
   }
   const { argument: wanted } = COMMANDS[name];

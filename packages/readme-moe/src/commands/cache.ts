@@ -1,7 +1,8 @@
 import { packedLimitBytes, type PackedUse, packedUses, resolveCacheFolder, trimPacked } from "@readme-moe/model";
 import { Command, Option } from "commander";
 import { sizeText, timeText } from "../library/sizes.ts";
-import { byteSize, cacheFolderOption, examples, jsonOption } from "../options.ts";
+import { byteSize } from "../option-values.ts";
+import { cacheFolderOption, examples, jsonOption } from "../options.ts";
 import { alignedTable, type Column } from "../terminal.ts";
 
 interface CacheFlags {

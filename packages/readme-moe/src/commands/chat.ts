@@ -1,19 +1,22 @@
 import { ReadMeError } from "@readme-moe/core";
 import { Command } from "commander";
-import { runChat } from "../chat/chat.ts";
-import { MODEL_ARGUMENT, openEngine, type OpenedEngine } from "../models.ts";
+import { answerOnce, type ChatOptions, runChat } from "../chat/chat.ts";
+import { checkEngineFlags, MODEL_ARGUMENT, openEngine, type OpenedEngine } from "../models.ts";
 import {
   addOptions,
   controlTokensOption,
   type EngineFlags,
   engineOptions,
+  examples,
   type SamplingFlags,
   samplingOptions,
   samplingParams,
 } from "../options.ts";
+import { pipedText } from "../standard-input.ts";
 
 interface ChatFlags extends EngineFlags, SamplingFlags {
   readonly system?: string;
+  readonly lines?: true;
 }
 
 export function chatCommand(signal: AbortSignal): Command {
@@ -22,23 +25,29 @@ export function chatCommand(signal: AbortSignal): Command {
     .description(
       "Talks to a model that has a chat template. /help shows the commands of a chat: /clear, /system, /model, /save,\n" +
         '/load and /exit. """ begins and ends a message of several lines. Ctrl-C stops an answer, Ctrl-D ends the\n' +
-        "program. Reads lines from a pipe as well.",
+        "program. A text that is piped into standard input is one message, which is answered once.",
     )
     .argument("<model>", MODEL_ARGUMENT)
-    .option("--system <text>", "system message, before all others");
+    .option("--system <text>", "system message, before all others")
+    .option("--lines", "read messages and commands line by line from a pipe, as from a terminal");
   addOptions(command, ...samplingOptions("chat"), ...engineOptions(), controlTokensOption());
-  return command.action((model: string, flags: ChatFlags) => {
+  command.addHelpText(
+    "after",
+    examples("readme-moe chat smollm2:135m", 'echo "What is the capital of France?" | readme-moe chat smollm2:135m'),
+  );
+  return command.action(async (model: string, flags: ChatFlags) => {
+    checkEngineFlags(flags);
     const open = async (name: string): Promise<OpenedEngine> => {
       const opened = await openEngine(name, flags, signal);
       if (opened.engine.info.hasChatTemplate) return opened;
       await opened.close();
       throw new ReadMeError("ERR_CHAT_TEMPLATE", `${name}: has no chat template; use generate`);
     };
-    return runChat({
-      model,
-      system: flags.system,
-      params: ({ info }) => samplingParams(flags, "chat", info.samplingDefaults),
-      open,
-    });
+    const params: ChatOptions["params"] = ({ info }) => samplingParams(flags, "chat", info.samplingDefaults);
+    const options = { model, system: flags.system, params, open };
+    const message = flags.lines ? undefined : await pipedText(signal);
+    if (message === undefined) return runChat(options);
+    if (message.trim() === "") throw new TypeError("Expected a message on standard input, got none");
+    await answerOnce(message.trim(), options, signal);
   });
 }

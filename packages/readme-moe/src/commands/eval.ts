@@ -5,7 +5,8 @@ import { readQuestions } from "../evaluation/choice-requests.ts";
 import { type EvalFlags, evaluateRequests, evaluateText } from "../evaluation/evaluate.ts";
 import { loraOption } from "../low-rank/lora-option.ts";
 import { MODEL_ARGUMENT, withRunningModel } from "../models.ts";
-import { addOptions, expertOption, jsonOption, runtimeOptions, wholeNumber } from "../options.ts";
+import { wholeNumber } from "../option-values.ts";
+import { addOptions, expertOption, jsonOption, runtimeOptions } from "../options.ts";
 import { showStatus } from "../terminal.ts";
 
 export function evalCommand(signal: AbortSignal): Command {
@@ -36,7 +37,8 @@ export function evalCommand(signal: AbortSignal): Command {
         .default(false)
         .conflicts("expert"),
     );
-  addOptions(command, ...runtimeOptions(), jsonOption());
+  // Losses are compared with those of other programs and papers, so the default is what the checkpoint has.
+  addOptions(command, ...runtimeOptions("fp32"), jsonOption());
   return command.action((path: string, flags: EvalFlags) => {
     checkUsage(command, flags);
     return runEval(path, flags, signal);

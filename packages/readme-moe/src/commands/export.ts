@@ -1,7 +1,8 @@
 import { EXPORT_DTYPES, type ExportDtype, exportTransformersJs, type ExportProgress } from "@readme-moe/onnx";
 import { Command, Option } from "commander";
 import { MODEL_ARGUMENT, withModelFiles } from "../models.ts";
-import { jsonOption, namesOf, requireOption } from "../options.ts";
+import { namesOf } from "../option-values.ts";
+import { jsonOption, requireOption } from "../options.ts";
 import { showStatus } from "../terminal.ts";
 
 interface ExportFlags {

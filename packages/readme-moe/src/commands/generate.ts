@@ -2,20 +2,21 @@ import type { GenerateChunk, FinishReason, Usage } from "@readme-moe/core";
 import type { ReadMeEngine } from "@readme-moe/engine";
 import { Command } from "commander";
 import { answerFormat, type FormatFlags, formatOptions } from "../format-options.ts";
-import { MODEL_ARGUMENT, withEngine } from "../models.ts";
+import { checkEngineFlags, MODEL_ARGUMENT, withEngine } from "../models.ts";
 import {
   addOptions,
   type EngineFlags,
   engineOptions,
+  examples,
   jsonOption,
-  requireOption,
   type SamplingFlags,
   samplingOptions,
   samplingParams,
 } from "../options.ts";
+import { pipedText } from "../standard-input.ts";
 
 interface GenerateFlags extends EngineFlags, SamplingFlags, FormatFlags {
-  readonly prompt: readonly string[];
+  readonly prompt?: readonly string[];
   readonly json: boolean;
 }
 
@@ -31,18 +32,42 @@ export function generateCommand(signal: AbortSignal): Command {
     .summary("continue a text")
     .description(
       "Continues prompts. Prints each prompt and its continuation while it is generated, or the continuation as JSON.\n" +
-        "Several prompts run at once and are printed in their order (JSON: as a list).",
+        "Several prompts run at once and are printed in their order (JSON: as a list). Without --prompt, the text that is\n" +
+        "piped into standard input is the prompt, without its last line break.",
     )
     .argument("<model>", MODEL_ARGUMENT)
-    .option("--prompt <text...>", "the text to continue; several run at once");
+    .option(
+      "--prompt <text...>",
+      "the text to continue; several run at once (default: standard input, if it is piped)",
+    );
   addOptions(command, ...samplingOptions("generate"), ...formatOptions(), ...engineOptions(), jsonOption());
-  return command.action((path: string, flags: GenerateFlags) => {
-    requireOption(command, "prompt");
-    return withEngine(path, flags, signal, (engine) => runGenerate(engine, flags, signal));
+  command.addHelpText(
+    "after",
+    examples(
+      'readme-moe generate smollm2:135m --prompt "The ship was"',
+      "cat letter.txt | readme-moe generate smollm2:135m",
+    ),
+  );
+  return command.action(async (path: string, flags: GenerateFlags) => {
+    checkEngineFlags(flags);
+    const prompt = flags.prompt ?? (await pipedPrompt(signal));
+    if (prompt === undefined)
+      return command.error("error: required option '--prompt <text...>', or a text on standard input");
+    return withEngine(path, flags, signal, (engine) => runGenerate(engine, { ...flags, prompt }, signal));
   });
 }
 
-async function runGenerate(engine: ReadMeEngine, flags: GenerateFlags, signal: AbortSignal): Promise<void> {
+/** Reads a prompt from a pipe, without the line break that `echo` adds; `undefined` if there is none. */
+async function pipedPrompt(signal: AbortSignal): Promise<readonly string[] | undefined> {
+  const prompt = (await pipedText(signal))?.replace(/\r?\n$/, "");
+  return prompt === undefined || prompt === "" ? undefined : [prompt];
+}
+
+async function runGenerate(
+  engine: ReadMeEngine,
+  flags: GenerateFlags & { readonly prompt: readonly string[] },
+  signal: AbortSignal,
+): Promise<void> {
   const params = samplingParams(flags, "generate", engine.info.samplingDefaults);
   const format = await answerFormat(flags);
   const streams = flags.prompt.map((prompt) => engine.generate({ prompt, params, format, signal }));

@@ -7,15 +7,8 @@ import { describeExperts, expertLine, type ExpertDescription } from "../low-rank
 import { loraFolders } from "../low-rank/find-adapters.ts";
 import { type LoraArgument, loraOption } from "../low-rank/lora-option.ts";
 import { MODEL_ARGUMENT, type RunningModel, withModelFiles, withRunningModel } from "../models.ts";
-import {
-  addOptions,
-  expertOption,
-  jsonOption,
-  listOf,
-  parseWhole,
-  type RuntimeFlags,
-  runtimeOptions,
-} from "../options.ts";
+import { listOf, parseWhole } from "../option-values.ts";
+import { addOptions, expertOption, jsonOption, type RuntimeFlags, runtimeOptions } from "../options.ts";
 
 interface InspectFlags extends RuntimeFlags {
   readonly ids?: readonly number[];

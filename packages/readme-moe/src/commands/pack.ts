@@ -2,7 +2,8 @@ import { packDelta, type PackProgress, type PackReport } from "@readme-moe/refac
 import { Command, Option } from "commander";
 import { dataArgument, readDomains, type DataArgument } from "../data-files.ts";
 import { MODEL_ARGUMENT, withModelFiles } from "../models.ts";
-import { byteSize, jsonOption, requireOption } from "../options.ts";
+import { byteSize } from "../option-values.ts";
+import { jsonOption, requireOption } from "../options.ts";
 import { showStatus } from "../terminal.ts";
 
 interface PackFlags {

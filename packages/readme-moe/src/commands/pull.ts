@@ -3,15 +3,15 @@ import { readdir, stat } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { ReadMeError } from "@readme-moe/core";
 import { type DownloadPlan, type Precision, resolveModel } from "@readme-moe/model";
-import { Command, Option } from "commander";
+import { Command } from "commander";
 import { shownDownload } from "../library/show-download.ts";
 import { sizeText } from "../library/sizes.ts";
 import { MODEL_ARGUMENT } from "../models.ts";
-import { cacheFolderOption, examples, jsonOption } from "../options.ts";
+import { cacheFolderOption, examples, jsonOption, precisionOption } from "../options.ts";
 import { showStatus } from "../terminal.ts";
 
 interface PullFlags {
-  readonly precision?: Precision;
+  readonly precision: Precision;
   readonly revision?: string;
   readonly cacheFolder?: string;
   readonly json: boolean;
@@ -35,10 +35,7 @@ export function pullCommand(signal: AbortSignal): Command {
     )
     .argument("<models...>", MODEL_ARGUMENT)
     .addOption(
-      new Option(
-        "--precision <precision>",
-        "choose the weights of a short name for this precision, as other commands do with the same option (default: fp32)",
-      ).choices(["fp32", "int8", "int4"]),
+      precisionOption("choose the weights of a short name for this precision, as other commands do").default("int8"),
     )
     .option("--revision <revision>", "branch, tag or commit (default: main, or the one in the name)")
     .addOption(cacheFolderOption())

@@ -1,12 +1,15 @@
 import { EXPERTS_FROM, METHODS, refactor, type Method, type RefactorProgress, type Report } from "@readme-moe/refactor";
 import { Command, Option } from "commander";
 import { dataArgument, readDomains, type DataArgument } from "../data-files.ts";
+import { artefactsOption, fleetOption, type FleetFlags } from "../fleet/options.ts";
+import { openRefactorFleet } from "../fleet/refactor-fleet.ts";
 import { repositoryOf } from "../hub-id.ts";
 import { MODEL_ARGUMENT, withModelFiles } from "../models.ts";
-import { jsonOption, numberThat, requireOption, wholeNumber } from "../options.ts";
+import { numberThat, wholeNumber } from "../option-values.ts";
+import { jsonOption, requireOption } from "../options.ts";
 import { showStatus, signed } from "../terminal.ts";
 
-interface RefactorFlags {
+interface RefactorFlags extends FleetFlags {
   readonly out: string;
   readonly data: readonly DataArgument[];
   readonly method: Method;
@@ -25,7 +28,12 @@ interface RefactorFlags {
   readonly threads?: number;
   readonly resume: boolean;
   readonly json: boolean;
+  readonly shards?: number;
+  readonly artefacts?: string;
 }
+
+/** Default of `--shards` with machines. */
+const FLEET_SHARDS = 8;
 
 const size = numberThat((value) => value >= 0, "a share of the dense size, such as 0.5, or a number of neurons");
 const sharedSize = (text: string): number | "auto" => (text === "auto" ? text : size(text));
@@ -68,22 +76,35 @@ export function refactorCommand(signal: AbortSignal): Command {
     .option("--no-baselines", "leave out the models that the result is compared with")
     .option("--seed <n>", "seed of all random choices", wholeNumber(0), 1)
     .option("--threads <n>", "threads of the inference runtime (default: all cores)", wholeNumber(1))
+    .option(
+      "--shards <n>",
+      `parts of the text that machines take side by side; decides the last bits (default: 1, with --fleet ${FLEET_SHARDS})`,
+      wholeNumber(1),
+    )
+    .addOption(fleetOption("fit layers on the machines of this Valkey or Redis (`worker --refactor`)"))
+    .addOption(artefactsOption())
     .option("--resume", "continue unfinished work for this folder", false)
     .addOption(jsonOption());
   return command.action((path: string, flags: RefactorFlags) => {
     requireOption(command, "out");
     requireOption(command, "data");
+    // A machine that serves a fleet has its URL in the environment, and may still refactor alone.
+    if (command.getOptionValueSource("fleet") === "cli") requireOption(command, "artefacts");
+    if (flags.artefacts !== undefined) requireOption(command, "fleet");
     return runRefactor(path, flags, signal);
   });
 }
 
 async function runRefactor(path: string, flags: RefactorFlags, signal: AbortSignal): Promise<void> {
-  const { out, data, json, resume, threads, ...options } = flags;
+  const { out, data, json, resume, threads, fleet: url, artefacts, shards, ...options } = flags;
   const domains = await readDomains(data);
   await withModelFiles(path, signal, async (model) => {
     const onProgress = json ? undefined : showProgress;
-    const run = { source: path, hubId: repositoryOf(path), resume, threads, signal, onProgress };
-    const report = await refactor(model, domains, out, { ...options, ...run }).finally(() => showStatus());
+    await using fleet =
+      url === undefined || artefacts === undefined ? undefined : await openRefactorFleet(url, artefacts);
+    const run = { source: path, hubId: repositoryOf(path), resume, threads, signal, onProgress, fleet };
+    const decided = { ...options, shards: shards ?? (fleet ? FLEET_SHARDS : 1) };
+    const report = await refactor(model, domains, out, { ...decided, ...run }).finally(() => showStatus());
     console.log(json ? JSON.stringify(report) : summaryOf(report, out));
   });
 }

@@ -11,6 +11,7 @@ import {
   type CorsOptions,
   type RestartOptions,
 } from "@readme-moe/express";
+import { resolveStateFolder } from "@readme-moe/model";
 import { Command } from "commander";
 import express, { type Express } from "express";
 import { readTextData } from "../data-files.ts";
@@ -18,6 +19,7 @@ import { openFront, reportSeldom, type OpenedFront } from "../fleet/open-front.t
 import { fleetOption, type FleetFlags } from "../fleet/options.ts";
 import { MODEL_ARGUMENT, openEngine, type OpenedEngine } from "../models.ts";
 import { addOptions, controlTokensOption, type EngineFlags, engineOptions } from "../options.ts";
+import { noteServer } from "../running/server-notes.ts";
 import { EventLog } from "../serving/event-log.ts";
 import { closeServer, listen, stopSignals, urlOf } from "../serving/http-server.ts";
 import { collectWhenIdle } from "../serving/idle-memory.ts";
@@ -95,8 +97,12 @@ async function serve(name: string, opening: Promise<Opened>, flags: ServeFlags, 
   models.watch((model, served) => log.watch(model, served));
   const server = await listen(appOver(models, events, flags), flags);
   const stopCollecting = collectWhenIdle(() => models.numLeases > 0);
+  let forget: (() => Promise<void>) | undefined;
   try {
-    log.printAddress(urlOf(server), name);
+    const url = urlOf(server);
+    log.printAddress(url, name);
+    const note = { pid: process.pid, url, model: name, sinceMs: Date.now() };
+    forget = await noteServer(resolveStateFolder(), { ...note, hasEngineInside: flags.isolation === "thread" });
     await Promise.race([aborted(stop), engine.then(() => aborted(stop))]);
     const numRequests = models.numLeases;
     log.print("server:draining", `stopping; running requests: ${numRequests}`, { numRequests });
@@ -104,6 +110,7 @@ async function serve(name: string, opening: Promise<Opened>, flags: ServeFlags, 
     const { drainMs: deadlineMs, noticeMs } = flags;
     const numRequests = await models.drain({ deadlineMs, noticeMs: stop.aborted ? noticeMs : 0 });
     await closeServer(server);
+    await forget?.();
     stopCollecting();
     log.close();
     if (numRequests > 0) {

@@ -16,7 +16,6 @@ import { writeFileAtomically } from "@readme-moe/model";
 import { Command, Option } from "commander";
 import { readTextData } from "../data-files.ts";
 import {
-  jsonOption,
   listOf,
   namesOf,
   numberBetween,
@@ -25,7 +24,8 @@ import {
   parseWhole,
   positiveNumber,
   wholeNumber,
-} from "../options.ts";
+} from "../option-values.ts";
+import { jsonOption } from "../options.ts";
 import {
   replayJson,
   replayPicture,

@@ -16,7 +16,8 @@ import {
 import { Command, Option } from "commander";
 import { dataArgument, readDomains, type DataArgument } from "../data-files.ts";
 import { MODEL_ARGUMENT, withModelFiles } from "../models.ts";
-import { jsonOption, numberThat, requireOption, wholeNumber } from "../options.ts";
+import { numberThat, wholeNumber } from "../option-values.ts";
+import { jsonOption, requireOption } from "../options.ts";
 import { showStatus, signed } from "../terminal.ts";
 
 interface TuneFlags extends Omit<TuneOptions, "sharing">, Omit<LowRankOptions, "sharing"> {

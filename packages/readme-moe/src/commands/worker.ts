@@ -2,16 +2,17 @@ import { once } from "node:events";
 import { createServer, type Server } from "node:http";
 import { Command, Option } from "commander";
 import type { FleetWorker, PublishedWorker } from "@readme-moe/fleet";
-import { fleetOption, type FleetFlags } from "../fleet/options.ts";
+import { artefactsOption, fleetOption, type FleetFlags } from "../fleet/options.ts";
 import { reportSeldom } from "../fleet/open-front.ts";
+import { runRefactorWorker } from "../fleet/refactor-fleet.ts";
 import { workerMetrics } from "../fleet/worker-metrics.ts";
 import { MODEL_ARGUMENT, openEngine } from "../models.ts";
+import { portNumber, wholeNumber } from "../option-values.ts";
 import {
   addOptions,
   controlTokensOption,
   examples,
   requireOption,
-  wholeNumber,
   type EngineFlags,
   engineOptions,
 } from "../options.ts";
@@ -22,6 +23,8 @@ interface WorkerFlags extends EngineFlags, FleetFlags {
   readonly maxNumSeqs?: number;
   readonly port?: number;
   readonly host: string;
+  readonly refactor: boolean;
+  readonly artefacts?: string;
 }
 
 export function workerCommand(signal: AbortSignal): Command {
@@ -29,7 +32,8 @@ export function workerCommand(signal: AbortSignal): Command {
     .summary("run a model as a machine of a fleet")
     .description(
       "Runs a model as a machine of a fleet: takes requests of its fronts (`serve --fleet`) while it has room.\n" +
-        "On SIGTERM or Ctrl-C it hands its requests to other machines, which go on with them, and exits.",
+        "On SIGTERM or Ctrl-C it hands its requests to other machines, which go on with them, and exits.\n" +
+        "With --refactor it takes tasks of refactorings of the model instead (`refactor --fleet`).",
     )
     .argument("<model>", MODEL_ARGUMENT);
   addOptions(
@@ -38,16 +42,27 @@ export function workerCommand(signal: AbortSignal): Command {
     new Option("--worker-id <name>", "name in metrics and status (default: a random one)"),
     new Option("--max-num-seqs <n>", "sequences that hold memory at once (default: 32)").argParser(wholeNumber(1)),
     new Option("--port <n>", "port of /livez, /readyz and /metrics; 0 for any free one (default: none)").argParser(
-      wholeNumber(0),
+      portNumber,
     ),
     new Option("--host <address>", "address of this port").default("127.0.0.1"),
+    new Option("--refactor", "take tasks of refactorings instead of requests").default(false),
+    artefactsOption(),
     ...engineOptions(),
     controlTokensOption(),
   );
-  command.addHelpText("after", examples("readme-moe worker smollm2:135m --fleet redis://cache:6379"));
+  command.addHelpText(
+    "after",
+    examples(
+      "readme-moe worker smollm2:135m --fleet redis://cache:6379",
+      "readme-moe worker smollm2:135m --refactor --fleet redis://cache:6379 --artefacts /mnt/shared",
+    ),
+  );
   return command.action(async (path: string, flags: WorkerFlags) => {
     requireOption(command, "fleet");
-    await runWorker(path, { ...flags, fleet: flags.fleet ?? "" }, signal);
+    const { fleet = "", artefacts = "" } = flags;
+    if (!flags.refactor) return runWorker(path, { ...flags, fleet }, signal);
+    requireOption(command, "artefacts");
+    return runRefactorWorker(path, { ...flags, fleet, artefacts }, signal);
   });
 }
 

@@ -14,3 +14,11 @@ export function fleetOption(description: string): Option {
     "README_MOE_FLEET",
   );
 }
+
+/** Creates the option that names what the machines of a refactoring share. */
+export function artefactsOption(): Option {
+  return new Option(
+    "--artefacts <place>",
+    "what the machines share: a folder, or s3://bucket/prefix with AWS_ENDPOINT_URL and keys in the environment",
+  );
+}

@@ -31,9 +31,20 @@ export async function listen(app: Express, { port, host, maxConnections }: Liste
     await once(server, "listening");
   } catch (cause) {
     const why = cause instanceof Error ? cause.message : String(cause);
-    throw new ReadMeError("ERR_RUNTIME", `Cannot listen on ${host}:${port}: ${why}`, { cause });
+    const advice = adviceOnListening(Object(cause) as NodeJS.ErrnoException);
+    throw new ReadMeError("ERR_RUNTIME", `Cannot listen on ${host}:${port}: ${why}${advice}`, { cause });
   }
   return server;
+}
+
+/** Returns what to do about an address that cannot be listened on, or nothing. */
+function adviceOnListening({ code }: Pick<NodeJS.ErrnoException, "code">): string {
+  if (code === "EADDRINUSE") {
+    return "; choose another port with --port, or any free one with --port 0 (`readme-moe ps` lists the servers here)";
+  }
+  if (code === "EACCES") return "; this user may not use the port: choose one from 1024 up with --port";
+  if (code === "EADDRNOTAVAIL" || code === "ENOTFOUND") return "; --host has to be an address of this machine";
+  return "";
 }
 
 /**

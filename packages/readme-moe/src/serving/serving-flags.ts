@@ -1,7 +1,7 @@
 // Options of `serve` for the server; those for the engine are in `options.ts`.
 
 import { Option } from "commander";
-import { byteSize, numberBetween, wholeNumber } from "../options.ts";
+import { byteSize, numberBetween, portNumber, wholeNumber } from "../option-values.ts";
 
 export interface ServingFlags {
   readonly port: number;
@@ -42,7 +42,7 @@ export interface ServingFlags {
 
 export function servingOptions(): readonly Option[] {
   return [
-    number("--port <n>", "port to listen on; 0 for any free one", 0).default(8080),
+    new Option("--port <n>", "port to listen on; 0 for any free one").argParser(portNumber).default(8080),
     new Option("--host <address>", "address to listen on; 0.0.0.0 for all").default("127.0.0.1"),
     new Option("--name <name>", "name of the model for clients (default: its folder, file or hub id)"),
     new Option("--alias <name...>", "other names of the model"),

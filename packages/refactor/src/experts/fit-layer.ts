@@ -4,7 +4,7 @@ import { seededRandom } from "@readme-moe/core";
 import type { Products } from "../linear-algebra/products.ts";
 import { shuffled } from "../random.ts";
 import { eliminate, fitPart, relativeErrorOf, remainder, type FittedPart } from "./fit-part.ts";
-import { densePart, type DenseDown, type LayerExperts } from "./layer-experts.ts";
+import { densePart, type DenseDown, type LayerExperts, type Part } from "./layer-experts.ts";
 import { fitProblem, pooled, type FitProblem, type Moments } from "./moments.ts";
 import { contributions, topNeurons } from "./select.ts";
 
@@ -43,39 +43,67 @@ export interface FittedLayer extends LayerExperts {
 
 /** Fits one expert for each entry of `moments`. */
 export async function fitLayer(moments: readonly Moments[], fit: LayerFit): Promise<FittedLayer> {
-  const { dense, settings, products } = fit;
-  const { usedSize, sharedSize, ownShare } = settings;
   const all = pooled(moments);
-  const everything = Int32Array.from({ length: dense.weight.columns }, (_, neuron) => neuron);
-  const shared = sharedSize > 0 ? await chooseAndFit(fitProblem(all, all, 1), everything, sharedSize, fit) : undefined;
-  const isShared = new Set(shared?.neurons);
-  const candidates = everything.filter((neuron) => !isShared.has(neuron));
+  const shared = await fitShared(all, fit);
   const experts: FittedPart[] = [];
-  for (const own of moments) {
-    const problem = fitProblem(own, all, ownShare);
-    const rest = shared ? await remainder(problem, shared, products) : problem;
-    experts.push(await chooseAndFit(rest, candidates, usedSize - sharedSize, fit));
-  }
+  for (const own of moments) experts.push(await fitExpert({ own, all }, shared, fit));
   return { shared, experts, relativeErrors: experts.map(({ relativeError }) => relativeError) };
 }
 
-/** Fits randomly drawn neurons. */
-export async function fitRandomLayer(
-  moments: readonly Moments[],
+/** Moments that an expert is fitted to: of its own text, and of the text of all experts. */
+export interface ExpertMoments {
+  readonly own: Moments;
+  readonly all: Moments;
+}
+
+/** Fits the part that all experts share; none if they share no neurons. */
+export async function fitShared(all: Moments, fit: LayerFit): Promise<Part | undefined> {
+  const { dense, settings } = fit;
+  if (settings.sharedSize === 0) return undefined;
+  return chooseAndFit(fitProblem(all, all, 1), everyNeuron(dense), settings.sharedSize, fit);
+}
+
+/** Fits one expert beside the shared part. */
+export async function fitExpert(
+  { own, all }: ExpertMoments,
+  shared: Part | undefined,
+  fit: LayerFit,
+): Promise<FittedPart> {
+  const { dense, settings, products } = fit;
+  const { usedSize, sharedSize, ownShare } = settings;
+  const isShared = new Set(shared?.neurons);
+  const candidates = everyNeuron(dense).filter((neuron) => !isShared.has(neuron));
+  const problem = fitProblem(own, all, ownShare);
+  const rest = shared ? await remainder(problem, shared, products) : problem;
+  return chooseAndFit(rest, candidates, usedSize - sharedSize, fit);
+}
+
+/** Fits randomly drawn neurons. @param expert - which of the experts that `seed` draws */
+export async function fitRandomExpert(
+  { own, all }: ExpertMoments,
   { dense, settings, products }: LayerFit,
-  seed: number,
-): Promise<LayerExperts> {
+  { seed, expert }: { readonly seed: number; readonly expert: number },
+): Promise<Part> {
   const { usedSize, ownShare, ridge } = settings;
-  const all = pooled(moments);
-  const everything = Array.from({ length: dense.weight.columns }, (_, neuron) => neuron);
   const random = seededRandom(seed);
-  const experts: FittedPart[] = [];
-  for (const own of moments) {
-    const neurons = Int32Array.from(shuffled(everything, random() * 2 ** 32).slice(0, usedSize)).sort();
-    const problem = fitProblem(own, all, ownShare);
-    experts.push(await fitPart({ problem, dense: dense.weight, ridge, products }, neurons));
-  }
-  return { shared: undefined, experts };
+  for (let earlier = 0; earlier < expert; earlier++) random();
+  const drawn = shuffled(Array.from(everyNeuron(dense)), random() * 2 ** 32).slice(0, usedSize);
+  const problem = fitProblem(own, all, ownShare);
+  return fitPart({ problem, dense: dense.weight, ridge, products }, Int32Array.from(drawn).sort());
+}
+
+/** Computes how far an expert whose weights are the dense ones is from the target on its own text. */
+export async function errorOfExpert(
+  own: Moments,
+  { shared, part }: { readonly shared: Part | undefined; readonly part: Part },
+  products: Products,
+): Promise<number> {
+  const problem = fitProblem(own, own, 1);
+  return relativeErrorOf(shared ? await remainder(problem, shared, products) : problem, part, products);
+}
+
+function everyNeuron({ weight }: DenseDown): Int32Array {
+  return Int32Array.from({ length: weight.columns }, (_, neuron) => neuron);
 }
 
 async function chooseAndFit(

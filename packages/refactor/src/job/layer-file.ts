@@ -53,6 +53,19 @@ export function readSizes(path: string, family: string): Promise<LayerSizes> {
   });
 }
 
+/** Reads all families that a file has of `names`, and the layer's figures. */
+export async function readFamilies(
+  path: string,
+  names: readonly string[],
+): Promise<{ readonly families: Readonly<Record<string, LayerExperts>>; readonly figures: LayerFigures }> {
+  const families: Record<string, LayerExperts> = {};
+  for (const name of names) {
+    const family = await readFamily(path, name);
+    if (family.experts.length > 0) families[name] = family;
+  }
+  return { families, figures: await readFigures(path) };
+}
+
 export function readFigures(path: string): Promise<LayerFigures> {
   return withFile(path, ({ metadata }): LayerFigures => JSON.parse(metadata.get("figures") ?? "{}"));
 }

@@ -15,6 +15,8 @@ export interface RefactorJob {
   readonly work: WorkFolder;
   readonly stages: Stages;
   readonly run: RefactorRun;
+  /** Fingerprint of the model's files. */
+  readonly fingerprint: string;
   readonly grouping: Grouping;
 }
 
@@ -50,9 +52,4 @@ export class Stages {
   report(stage: string, done: number, of: number): void {
     this.#onProgress?.({ stage, done, of });
   }
-}
-
-/** Returns the share of the error so far that each layer makes up for; 0 when layers are fitted independently. */
-export function errorShareOf({ method }: Pick<ResolvedOptions, "method">): number {
-  return method === "sequential" ? 0.5 : 0;
 }

@@ -2,8 +2,9 @@
 
 import { openModel } from "@readme-moe/model";
 import { readFamily } from "../job/layer-file.ts";
-import { errorShareOf, type RefactorJob } from "../job/refactor-job.ts";
+import type { RefactorJob } from "../job/refactor-job.ts";
 import { TokenStream } from "../layers/token-stream.ts";
+import { errorShareOf } from "../options.ts";
 import { withKernelRouter } from "../router-training/routes.ts";
 import {
   cheapestExperts,

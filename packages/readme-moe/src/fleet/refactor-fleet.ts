@@ -1,0 +1,67 @@
+// Refactoring on several machines: the fleet of a coordinator, and a machine of it.
+
+import { once } from "node:events";
+import { openArtefacts, RefactorWorker, type RefactorFleet } from "@readme-moe/refactor";
+import { withModelFiles } from "../models.ts";
+import { stopSignals } from "../serving/http-server.ts";
+import { reportSeldom } from "./open-front.ts";
+
+const NO_MACHINE =
+  "note: no machine takes the tasks; start `readme-moe worker <model> --refactor` with the same model, --fleet and --artefacts";
+
+/** Opens the machines behind a URL, which are found through their queue. */
+export async function openRefactorFleet(fleet: string, place: string): Promise<RefactorFleet & AsyncDisposable> {
+  const { FlowCoordinator } = await import("@readme-moe/fleet");
+  const artefacts = await openArtefacts(place);
+  const coordinator = await FlowCoordinator.open({ fleet, onError: reportSeldom(), onIdle: reportNoMachine });
+  return {
+    artefacts,
+    run: (flow) => coordinator.run(flow),
+    [Symbol.asyncDispose]: () => coordinator.close(),
+  };
+}
+
+function reportNoMachine(): void {
+  console.error(NO_MACHINE);
+}
+
+interface MachineFlags {
+  readonly fleet: string;
+  readonly artefacts: string;
+  readonly threads?: number;
+  readonly cacheFolder?: string;
+}
+
+/** Takes tasks until a signal stops the machine. */
+export async function runRefactorWorker(
+  path: string,
+  { fleet, artefacts: place, threads, cacheFolder }: MachineFlags,
+  interrupted: AbortSignal,
+): Promise<void> {
+  const { FlowWorker, parseFleetUrl } = await import("@readme-moe/fleet");
+  const address = parseFleetUrl(fleet);
+  using stop = stopSignals(interrupted);
+  const abort = new AbortController();
+  const takeTasks = async (machine: RefactorWorker): Promise<void> => {
+    const { machines } = machine;
+    const run = ({ plan, task }: { plan: string; task: string }): Promise<void> => machine.run(plan, task);
+    const worker = FlowWorker.open({ fleet: address, machines, run, abort, onError: reportSeldom() });
+    console.log(`machine ${machines.slice(0, 8)}`);
+    if (!stop.signal.aborted) await once(stop.signal, "abort");
+    await worker.close();
+  };
+  const open = { artefacts: await openArtefacts(place), threads, signal: abort.signal };
+  await withModelFiles(
+    path,
+    stop.signal,
+    async (model) => {
+      const machine = await RefactorWorker.open(model, open);
+      try {
+        await takeTasks(machine);
+      } finally {
+        await machine.dispose();
+      }
+    },
+    cacheFolder === undefined ? {} : { cacheFolder },
+  );
+}

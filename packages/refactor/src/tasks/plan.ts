@@ -1,0 +1,109 @@
+// The plan of a fit as bytes, and which machines give it the same result.
+
+import { createHash } from "node:crypto";
+import type { ModelConfig } from "@readme-moe/model";
+import { seededRandom } from "@readme-moe/core";
+import { GraphBuilder, GraphSession, operators, type GraphTensor } from "@readme-moe/onnx";
+import { resolveOptions } from "../options.ts";
+import { arrayOf, decodeArtefact, encodeArtefact } from "./artefact.ts";
+import type { FitPlan } from "./fit-setting.ts";
+
+/** Version of tasks and their results; a change of either raises it, so that results of other code are not used. */
+const TASK_VERSION = 1;
+
+const OPTIONS = "options";
+const SHAPE = "shape";
+const TOKENS = "tokens";
+
+/** Encodes a plan. @returns its bytes and their hash, which is its id */
+export function encodePlan(
+  { options, groups }: FitPlan,
+  machines: string,
+): { readonly id: string; readonly bytes: Uint8Array } {
+  const [length = 0] = groups.flatMap((group) => group.slice(0, 1).map((sequence) => sequence.length));
+  const bytes = encodeArtefact(
+    new Map<string, Int32Array | Uint8Array>([
+      [OPTIONS, new TextEncoder().encode(JSON.stringify({ machines, options }))],
+      [SHAPE, Int32Array.of(length, ...groups.map((group) => group.length))],
+      [TOKENS, Int32Array.from(groups.flat().flatMap((sequence) => Array.from(sequence)))],
+    ]),
+  );
+  return { id: hashOf(bytes), bytes };
+}
+
+/**
+ * Decodes a plan.
+ *
+ * @param id - its hash
+ * @param machines - those that this one is among
+ * @throws {TypeError | RangeError} when the bytes are others, or the plan is for other machines or another model
+ */
+export function decodePlan(
+  bytes: Uint8Array,
+  { id, machines, config }: { readonly id: string; readonly machines: string; readonly config: ModelConfig },
+): FitPlan {
+  const artefact = hashOf(bytes) === id ? decodeArtefact(bytes) : undefined;
+  if (!artefact) throw new TypeError("Expected a plan with the hash that its task names, got another");
+  const about = JSON.parse(new TextDecoder().decode(arrayOf(artefact, OPTIONS, "u8"))) as Record<string, unknown>;
+  if (about["machines"] !== machines) throw new TypeError("Expected a plan for this model and machine, got another");
+  const options = resolveOptions(about["options"] as FitPlan["options"]);
+  const [length = 0, ...counts] = arrayOf(artefact, SHAPE, "i32");
+  const tokens = arrayOf(artefact, TOKENS, "i32");
+  const isWhole = length > 0 && counts.every((count) => count > 0);
+  const total = counts.reduce((sum, count) => sum + count, 0);
+  if (!isWhole || total * length !== tokens.length || tokens.some((token) => token < 0 || token >= config.vocabSize)) {
+    throw new RangeError("Expected a plan to have whole sequences of the model's tokens, got others");
+  }
+  let at = 0;
+  const next = (): Int32Array => tokens.slice(at, (at += length));
+  return { options, groups: counts.map((count) => Array.from({ length: count }, next)) };
+}
+
+/**
+ * Identifies the machines that give a task the same result to the last bit: those with the same files of the model and
+ * the same arithmetic. Processors with other instructions round sums in other orders.
+ */
+export async function machinesOf(fingerprint: string, threads: number | undefined): Promise<string> {
+  const parts = [TASK_VERSION, fingerprint, await arithmetic(threads)];
+  return hashOf(new TextEncoder().encode(JSON.stringify(parts)));
+}
+
+/** Sizes that no vector length divides. */
+const [ROWS, DEPTH, COLUMNS] = [67, 331, 141] as const;
+
+/** Hashes the results of products, sums and exponentials of the inference runtime on fixed numbers. */
+async function arithmetic(threads: number | undefined): Promise<string> {
+  const hash = createHash("sha256");
+  for (const type of ["float32", "float64"] as const) {
+    const random = seededRandom(1);
+    const numbers = (rows: number, columns: number): GraphTensor => {
+      const values = Array.from({ length: rows * columns }, () => random() - 0.5);
+      return {
+        data: type === "float32" ? Float32Array.from(values) : Float64Array.from(values),
+        dims: [rows, columns],
+      };
+    };
+    const g = new GraphBuilder("arithmetic");
+    const [a, b] = [g.input("a", type, ["m", "k"]), g.input("b", type, ["k", "n"])];
+    const product = operators.Gemm(g, a, b, { transB: false });
+    g.output("product", product, type, ["m", "n"]);
+    if (type === "float32") {
+      g.output("softmax", operators.Softmax(g, product, 1), type, ["m", "n"]);
+      g.output("sums", operators.ReduceSum(g, product, 0), type, ["n"]);
+    }
+    const session = await GraphSession.open(g.build(), { threads });
+    try {
+      const outputs = await session.run({ a: numbers(ROWS, DEPTH), b: numbers(DEPTH, COLUMNS) });
+      for (const [, { data }] of Object.entries(outputs).toSorted(([one], [other]) => (one < other ? -1 : 1))) {
+        hash.update(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
+      }
+    } finally {
+      await session.dispose();
+    }
+  }
+  return hash.digest("hex");
+}
+
+function hashOf(bytes: Uint8Array): string {
+  return createHash("sha256").update(bytes).digest("hex");
+}

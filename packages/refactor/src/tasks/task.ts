@@ -1,0 +1,109 @@
+// Tasks that fit a model's layers. A task's name and the plan decide its results, so any machine can run it.
+
+/** Way in which experts are made that a report compares; the paper's experts need no fit. */
+export type FitFamily = (typeof FIT_FAMILIES)[number];
+
+const FIT_FAMILIES = ["ours", "static", "random"] as const;
+
+export type Task =
+  /** Takes a shard of the text through the end of the layer before and the beginning of this one. */
+  | { readonly kind: "pass"; readonly layer: number; readonly shard: number }
+  /** Adds up the statistics of all shards, and makes what all experts of the layer need. */
+  | { readonly kind: "pool"; readonly layer: number }
+  /** Fits one expert. `size` is an index of the shared sizes to choose among. */
+  | {
+      readonly kind: "fit";
+      readonly layer: number;
+      readonly family: FitFamily;
+      readonly expert: number;
+      readonly size: number;
+    }
+  /** Puts a layer together. */
+  | { readonly kind: "layer"; readonly layer: number }
+  /** Puts the costs of all shards together, after the last layer. */
+  | { readonly kind: "costs" };
+
+/** Numbers that limit those of tasks. */
+export interface TaskBounds {
+  readonly numLayers: number;
+  readonly numShards: number;
+  readonly numExperts: number;
+  /** Number of shared sizes to choose among. */
+  readonly numSizes: number;
+  /** Whether the models that the result is compared with are fitted, too. */
+  readonly baselines: boolean;
+}
+
+/** Returns a task's name: letters, digits and hyphens. */
+export function taskName(task: Task): string {
+  if (task.kind === "pass") return `pass-${task.layer}-${task.shard}`;
+  if (task.kind === "fit") return `fit-${task.layer}-${task.family}-${task.expert}-${task.size}`;
+  return task.kind === "costs" ? task.kind : `${task.kind}-${task.layer}`;
+}
+
+/** Finds the task with a name. @throws {RangeError} when there is none in the plan */
+export function parseTask(name: string, bounds: TaskBounds): Task {
+  const [kind, ...fields] = name.split("-");
+  const [first = NaN, second = NaN] = fields.map(Number);
+  const task = kind === "fit" ? fitOf(fields) : taskOf(kind, first, second);
+  // The name is written again, so that no other spelling of a number is accepted.
+  if (task && taskName(task) === name && isWithin(task, bounds)) return task;
+  throw new RangeError("Expected the name of a task of the plan, got another");
+}
+
+function taskOf(kind: string | undefined, layer: number, shard: number): Task | undefined {
+  if (kind === "pass") return { kind, layer, shard };
+  if (kind === "pool" || kind === "layer") return { kind, layer };
+  return kind === "costs" ? { kind } : undefined;
+}
+
+function fitOf([layer, family, expert, size]: readonly string[]): Task | undefined {
+  const known = FIT_FAMILIES.find((one) => one === family);
+  return known && { kind: "fit", layer: Number(layer), family: known, expert: Number(expert), size: Number(size) };
+}
+
+function isWithin(task: Task, { numLayers, numShards, numExperts, numSizes, baselines }: TaskBounds): boolean {
+  if (task.kind === "costs") return true;
+  // Behind the last layer there are passes, which end it.
+  if (!isBelow(task.layer, task.kind === "pass" ? numLayers + 1 : numLayers)) return false;
+  if (task.kind === "pass") return isBelow(task.shard, numShards);
+  if (task.kind !== "fit") return true;
+  const isOurs = task.family === "ours";
+  const numFits = task.family === "static" ? 1 : numExperts;
+  return (isOurs || baselines) && isBelow(task.expert, numFits) && isBelow(task.size, isOurs ? numSizes : 1);
+}
+
+function isBelow(value: number, end: number): boolean {
+  return Number.isInteger(value) && value >= 0 && value < end;
+}
+
+/** Lists the parts of a task's result. They are stored in this order: who finds the last one finds all. */
+export function partsOf(task: Task, { numLayers, numExperts, baselines }: TaskBounds): readonly string[] {
+  if (task.kind === "pass") return task.layer < numLayers ? ["states", "statistics"] : ["states"];
+  if (task.kind !== "pool") return ["result"];
+  const own = Array.from({ length: numExperts }, (_, expert) => momentsPart(expert));
+  return [...own, ALL_MOMENTS, ...(baselines ? [STATIC_MOMENTS] : []), "parts"];
+}
+
+/** Moments of all text. */
+export const ALL_MOMENTS = "moments-all";
+/** Moments of the text of the baseline without routing. */
+export const STATIC_MOMENTS = "moments-static";
+
+/** Names the moments of one expert's text. */
+export function momentsPart(expert: number): string {
+  return `moments-${expert}`;
+}
+
+export function passesOf(layer: number, { numShards }: TaskBounds): readonly Task[] {
+  return Array.from({ length: numShards }, (_, shard) => ({ kind: "pass", layer, shard }));
+}
+
+export function fitsOf(layer: number, { numExperts, numSizes, baselines }: TaskBounds): readonly Task[] {
+  const fits = (family: FitFamily, count: number, size = 0): readonly Task[] =>
+    Array.from({ length: count }, (_, expert) => ({ kind: "fit", layer, family, expert, size }));
+  return [
+    ...Array.from({ length: numSizes }, (_, size) => fits("ours", numExperts, size)).flat(),
+    ...(baselines ? [...fits("static", 1), ...fits("random", numExperts)] : []),
+  ];
+}

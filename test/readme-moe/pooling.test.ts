@@ -1,0 +1,62 @@
+// `embed` and `rerank` on the command line: the numbers of the engine, from arguments and from standard input.
+
+import { beforeAll, expect, test } from "vitest";
+import { EMBEDDING_MODEL, poolingGolden, writeReranker } from "../support/pooling-models.ts";
+import { runCli } from "../support/run-cli.ts";
+import { largestDifference } from "../support/running-model.ts";
+import { persistentFolder } from "../support/temporary-folder.ts";
+
+const texts = poolingGolden.embeddings.filter(({ prompt, input }) => prompt === undefined && /^\S.*\S$/.test(input));
+const inputs = texts.map(({ input }) => input);
+let cache: readonly string[];
+let reranker: string;
+
+beforeAll(async () => {
+  cache = ["--cache-folder", await persistentFolder(), "--threads", "1", "--precision", "fp32"];
+  reranker = await writeReranker();
+});
+
+test("embed prints embeddings of arguments, or of lines of standard input", async () => {
+  const { code, stdout } = await runCli(["embed", EMBEDDING_MODEL, ...inputs, "--json", ...cache]);
+  expect(code).toBe(0);
+  const { embeddings, usage } = JSON.parse(stdout) as { embeddings: number[][]; usage: object };
+  for (const [index, { embedding }] of texts.entries()) {
+    expect(largestDifference(embeddings[index] ?? [], embedding)).toBeLessThan(1e-5);
+  }
+  const tokens = texts.reduce((sum, { input_ids: ids }) => sum + ids.length, 0);
+  expect(usage).toEqual({ prompt_tokens: tokens, total_tokens: tokens });
+  const lines = await runCli(["embed", EMBEDDING_MODEL, "--dimensions", "3", ...cache], `\n${inputs.join("\r\n")}\n`);
+  const cut = lines.stdout
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line) as number[]);
+  expect(cut).toHaveLength(inputs.length);
+  for (const values of cut) expect(Math.hypot(...values)).toBeCloseTo(1, 6);
+});
+
+test("rerank prints scores and documents, the most relevant first", async () => {
+  const [{ query, documents, scores }] = poolingGolden.rankings as [(typeof poolingGolden.rankings)[number]];
+  const asked = ["rerank", reranker, "--query", query, ...cache];
+  const { code, stdout } = await runCli([...asked, "--top-n", "2", "--json"], documents.join("\n"));
+  expect(code).toBe(0);
+  const order = documents.map((_, index) => index).toSorted((a, b) => scores[b]! - scores[a]!);
+  const best = order.slice(0, 2).map((index) => ({
+    index,
+    relevance_score: expect.closeTo(scores[index]!, 4) as number,
+    document: { text: documents[index] },
+  }));
+  expect(JSON.parse(stdout)).toMatchObject({ results: best });
+  const plain = await runCli([...asked, ...documents]);
+  const lines = order.map((index) => `${scores[index]!.toFixed(4)}  ${documents[index]}`);
+  expect(plain.stdout.trim().split("\n")).toEqual(lines);
+});
+
+test.each([
+  [["embed", EMBEDDING_MODEL], "Expected texts as arguments"],
+  [["rerank", EMBEDDING_MODEL, "a document"], "required option '--query' not specified"],
+  [["rerank", EMBEDDING_MODEL, "a document", "--query", "a"], "gives embeddings: use `embed`"],
+])("%j is refused as a wrong call", async (args, message) => {
+  const { code, stderr } = await runCli([...args, ...cache]);
+  expect(code).toBe(2);
+  expect(stderr).toContain(message);
+});
