@@ -86,7 +86,7 @@ async function receive({ files, client, request, maxFileBytes, silenceMs, timers
   try {
     await Promise.race([feed(parser, request, { silenceMs, timers }), failed]);
     await Promise.race([ended, failed]);
-    if (!stored) throw badRequest({ message: "Missing 'file'", code: "missing_parameter", param: "file" });
+    if (!stored) throw badRequest({ message: "Missing 'file'", code: "missing_required_parameter", param: "file" });
     return await Promise.race([stored, failed]);
   } catch (error) {
     fail?.(error);
