@@ -15,6 +15,7 @@ const HELP = `Usage: npm run chatbot -- [options]
   --lora <name=folder> adapter or set of low-rank experts over dense models; may be given several times
   --memory-mb <number> memory for each model's experts in int8 (default: a third of their size)
   --batch <number>     most sequences in one step, chosen by a scheduler (default: 4)
+  --fleet <url>        let the workers of this fleet run the models: redis://host:port (default: README_MOE_FLEET)
   --port <number>      port to listen on (default: 8484, or any free port if that is taken)
   --host <address>     address to listen on (default: 127.0.0.1)`;
 
@@ -39,6 +40,7 @@ function readFlags() {
       lora: { type: "string", multiple: true, default: [] },
       "memory-mb": { type: "string" },
       batch: { type: "string", default: "4" },
+      fleet: { type: "string" },
       port: { type: "string" },
       host: { type: "string", default: "127.0.0.1" },
       help: { type: "boolean", default: false },
@@ -59,7 +61,8 @@ function readFlags() {
   if (!Number.isInteger(maxNumBatchedSeqs) || maxNumBatchedSeqs < 1 || maxNumBatchedSeqs > 32) {
     throw new RangeError("Expected --batch to be from 1 to 32");
   }
-  return { ...values, precision, port, memoryBytes, maxNumBatchedSeqs, loras: lorasOf(values.lora) };
+  const fleet = values.fleet ?? process.env["README_MOE_FLEET"];
+  return { ...values, fleet, precision, port, memoryBytes, maxNumBatchedSeqs, loras: lorasOf(values.lora) };
 }
 
 /** Reads `NAME=FOLDER` or a folder, whose own name counts then. */

@@ -74,7 +74,7 @@ test("the image has the program that the files start", () => {
   const dockerfile = readFileSync(join(ROOT, "Dockerfile"), "utf8");
   expect(dockerfile).toMatch(/^COPY --from=build \/source \/app$/m);
   const manifest = JSON.parse(readFileSync(join(ROOT, "packages", "readme-moe", "package.json"), "utf8")) as object;
-  expect(manifest).toMatchObject({ bin: { "readme-moe": "./dist/main.js" } });
+  expect(manifest).toMatchObject({ publishConfig: { bin: { "readme-moe": "./dist/main.js" } } });
 });
 
 describe("compose.yaml", () => {

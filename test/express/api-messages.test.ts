@@ -189,7 +189,8 @@ describe("Anthropic's SDK", () => {
   });
 
   test("gets answers under a schema", async () => {
-    const schema = { type: "object", properties: { city: { enum: ["Rome", "Oslo"] } }, required: ["city"] };
+    const properties = { city: { enum: ["Rome", "Oslo"] } };
+    const schema = { type: "object", properties, required: ["city"], additionalProperties: false };
     const answer = await anthropic.messages.create({
       model,
       max_tokens: 60,

@@ -17,7 +17,7 @@ import {
   routesOf,
   textTokens,
   type GenerateAllRequest,
-  type GenerationSettings,
+  type UndatedSettings,
   type Piece,
 } from "../../packages/express/src/api/generation.ts";
 import { completionBody } from "../../packages/express/src/api/request-schemas.ts";
@@ -185,7 +185,7 @@ describe("the settings of a body", () => {
     hasRouter: true,
   } as unknown as EngineInfo;
   const own = { id: "a", promptParam: "prompt", numPrompts: 1, maxTokens: 16, logprobs: undefined } as const;
-  const settingsOf = (body: object, change: Partial<EngineInfo & typeof own> = {}): GenerationSettings =>
+  const settingsOf = (body: object, change: Partial<EngineInfo & typeof own> = {}): UndatedSettings =>
     generationSettings(completionBody.parse({ prompt: "x", ...body }), servedInfo({ ...info, ...change }), {
       ...own,
       ...change,

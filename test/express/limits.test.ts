@@ -116,6 +116,7 @@ function outcomeOfStore(store: ResponseStore, numKept: number, client: string): 
 
 // Each probe exceeds its limit slightly and returns the answer.
 const PROBES: Readonly<Record<Name, (limit: number) => Promise<string>>> = {
+  reconnectMs: (limit) => told(TEXT, `{"prompt":"x","read_me":{"reconnect_ms":${limit + 1}}}`),
   pipelined: async (limit) => {
     const socket = await openSocket(server.port);
     socket.on("error", () => undefined);

@@ -90,10 +90,14 @@ test("finds items of a client's own responses", () => {
 test("ends running responses of the client alone", () => {
   const store = new ResponseStore();
   const { signal } = store.begin("a", "ann");
+  store.begin("a", "bob");
   const reason = new Error("Enough");
   expect([store.cancel("a", "bob", reason), signal.aborted]).toEqual([false, false]);
   expect([store.cancel("a", "ann", reason), signal.reason]).toEqual([true, reason]);
-  store.end("a");
+  // A request that has gone on with the response since keeps it.
+  store.end("a", new AbortController().signal);
+  expect(store.cancel("a", "ann", reason)).toBe(true);
+  store.end("a", signal);
   expect(store.cancel("a", "ann", reason)).toBe(false);
 });
 

@@ -98,7 +98,7 @@ describe.skipIf(noServer !== undefined)("the log of a request", () => {
   test("takes nothing after it was cancelled, and says so to the next owner", async () => {
     const id = newId();
     const { owner } = await claimRequest(redis, id, "a");
-    await cancelRequest(redis, id);
+    await cancelRequest(redis, id, "reader");
     expect(await appendEntries(redis, id, { owner, place: 1, entries: ["x"], isEnd: false })).toEqual({
       kind: "cancelled",
     });

@@ -2,7 +2,6 @@
 
 import { join } from "node:path";
 import type { Engine, EngineInfo, GenerateChunk } from "@readme-moe/core";
-import type { ReadMeEngine } from "@readme-moe/engine";
 import axe from "axe-core";
 import type { Browser, Page } from "playwright-core";
 import { onTestFinished } from "vitest";
@@ -46,7 +45,11 @@ export type Script = (prompt: string, signal: AbortSignal) => AsyncIterable<stri
  *
  * @param info - what it says of itself instead
  */
-export function scripted(engine: ReadMeEngine, script: Script, info: Partial<EngineInfo> = {}): ReadMeEngine {
+export function scripted<Served extends Engine>(
+  engine: Served,
+  script: Script,
+  info: Partial<EngineInfo> = {},
+): Served {
   const generate: Engine["generate"] = ({ prompt, signal = new AbortController().signal }) => {
     const asked = typeof prompt === "object" && "messages" in prompt ? prompt.messages.at(-1)?.content : prompt;
     return generationOf(chunks(script(typeof asked === "string" ? asked : "", signal)));

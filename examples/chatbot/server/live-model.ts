@@ -1,7 +1,9 @@
 // The live view of one model, and its settings.
 
 import type { ReadMeEngine } from "@readme-moe/engine";
+import type { FleetEngine } from "@readme-moe/fleet";
 import type { LiveMemory, LiveSnapshot, ModelChoice, SchedulerName } from "../shared/live.ts";
+import { liveFleet } from "./live-fleet.ts";
 import { LiveReaders, type ReaderOptions } from "./live-readers.ts";
 import { LiveState } from "./live-state.ts";
 import { SimulatedChats } from "./simulated-chats.ts";
@@ -11,12 +13,15 @@ export interface OpenedModel {
   readonly name: string;
   /** Name without the precision. */
   readonly title: string;
-  readonly engine: ReadMeEngine;
+  /** Engine in this process' care, or a front of a fleet. */
+  readonly engine: ReadMeEngine | FleetEngine;
   /** Bytes of one expert by layer; absent when all experts are in memory. */
   readonly layerBytes?: readonly number[] | undefined;
 }
 
 const INTERVAL_MS = 200;
+/** Interval in which machines of a fleet are looked at; they publish once a second. */
+const FLEET_MS = 1000;
 
 export class LiveModel {
   readonly choice: ModelChoice;
@@ -43,25 +48,23 @@ export class LiveModel {
 
   async snapshot(): Promise<LiveSnapshot> {
     const { resident, ...observed } = this.#state.observed();
-    const memory = await this.#memory(resident);
-    return {
-      ...observed,
-      scheduler: this.#scheduler,
-      simulatedChats: this.#chats.count,
-      ...(memory ? { memory } : {}),
-    };
+    const { engine } = this.#model;
+    const shared = { ...observed, simulatedChats: this.#chats.count };
+    if (!isLocal(engine)) return { ...shared, fleet: liveFleet(await engine.status()) };
+    const memory = await this.#memory(engine, resident);
+    return { ...shared, scheduler: this.#scheduler, ...(memory ? { memory } : {}) };
   }
 
-  /** @throws {ReadMeError} */
+  /** @throws {ReadMeError}; {TypeError} for a fleet */
   async setScheduler(scheduler: SchedulerName): Promise<void> {
-    await this.#model.engine.setScheduling({ scheduler });
+    await localEngine(this.#model).setScheduling({ scheduler });
     this.#scheduler = scheduler;
     this.sendSoon();
   }
 
   /** @throws {RangeError | TypeError | ReadMeError} */
   async setMemory(bytes: number): Promise<void> {
-    await this.#model.engine.setExpertCacheBytes(bytes);
+    await localEngine(this.#model).setExpertCacheBytes(bytes);
     this.sendSoon();
   }
 
@@ -73,7 +76,7 @@ export class LiveModel {
   sendSoon(): void {
     this.#hasChanged = true;
     if (this.readers.size === 0 || this.#timer) return;
-    this.#timer = setTimeout(() => void this.#send(), INTERVAL_MS).unref();
+    this.#timer = setTimeout(() => void this.#send(), this.#isFleet ? FLEET_MS : INTERVAL_MS).unref();
   }
 
   async #send(): Promise<void> {
@@ -84,12 +87,16 @@ export class LiveModel {
       // The engine has failed or was closed; a restarted one sends again.
     }
     this.#timer = undefined;
-    // Rates fall to 0 without any event.
-    if (this.#hasChanged || this.#state.isBusy) this.sendSoon();
+    // Rates fall to 0 without any event, and machines of a fleet also work for other fronts.
+    if (this.#hasChanged || this.#state.isBusy || this.#isFleet) this.sendSoon();
   }
 
-  async #memory(resident: readonly string[]): Promise<LiveMemory | undefined> {
-    const { engine, layerBytes } = this.#model;
+  get #isFleet(): boolean {
+    return !isLocal(this.#model.engine);
+  }
+
+  async #memory(engine: ReadMeEngine, resident: readonly string[]): Promise<LiveMemory | undefined> {
+    const { layerBytes } = this.#model;
     if (!layerBytes) return undefined;
     const { expertCache } = await engine.stats();
     if (!expertCache) return undefined;
@@ -100,4 +107,14 @@ export class LiveModel {
     const allBytes = numExperts * layerBytes.reduce((sum, bytes) => sum + bytes, 0);
     return { budgetBytes, usedBytes, leastBytes, allBytes, uses, hits, evictions, bytesRead, resident };
   }
+}
+
+function isLocal(engine: OpenedModel["engine"]): engine is ReadMeEngine {
+  return "setScheduling" in engine;
+}
+
+/** @throws {TypeError} for a fleet, whose machines have settings of their own */
+function localEngine({ engine }: OpenedModel): ReadMeEngine {
+  if (isLocal(engine)) return engine;
+  throw new TypeError("The machines of a fleet have settings of their own");
 }

@@ -2,7 +2,8 @@
 
 import { basename, resolve } from "node:path";
 import { type ExpertLayout, ReadMeError } from "@readme-moe/core";
-import { expertLayout, ReadMeEngine } from "@readme-moe/engine";
+import { expertLayout, openPromptReader, ReadMeEngine } from "@readme-moe/engine";
+import type { FleetEngine } from "@readme-moe/fleet";
 import { openModel, resolveModel } from "@readme-moe/model";
 import type { OpenedModel } from "./live-model.ts";
 
@@ -18,6 +19,8 @@ export interface OpenModelsOptions {
   readonly loras?: Readonly<Record<string, string>> | undefined;
   /** Most sequences in one step. A scheduler has a choice only if others wait. */
   readonly maxNumBatchedSeqs: number;
+  /** URL of a fleet whose workers run the models. @default this machine runs them */
+  readonly fleet?: string | undefined;
 }
 
 /** @throws {ReadMeError | RangeError} when a model cannot be opened, or the budget is too small; closes the others */
@@ -27,11 +30,16 @@ export async function openModels({
   memoryBytes,
   loras: given = {},
   maxNumBatchedSeqs,
+  fleet,
 }: OpenModelsOptions): Promise<OpenedModel[]> {
   const opened: OpenedModel[] = [];
   try {
     for (const path of paths) {
       const title = modelTitle(resolve(path));
+      if (fleet !== undefined) {
+        opened.push({ name: title, title, engine: await openFront(path, fleet) });
+        continue;
+      }
       const layout = await layoutOf(await resolveModel(path, { precision: precisions[0] }));
       for (const precision of precisions) {
         const name = precisions.length > 1 ? `${title}-${precision}` : title;
@@ -55,6 +63,19 @@ export async function openModels({
 export function modelTitle(path: string): string {
   const repository = /models--(?:[^/\\]*--)?([^/\\]+)[/\\]snapshots[/\\][^/\\]+$/.exec(path)?.[1];
   return repository ?? basename(path).replace(/\.gguf$/i, "");
+}
+
+/** Opens a front of a fleet, which reads prompts and holds no weights. */
+async function openFront(path: string, fleet: string): Promise<FleetEngine> {
+  // Without a fleet no client of Valkey is loaded.
+  const { FleetEngine } = await import("@readme-moe/fleet");
+  const reader = await openPromptReader(await resolveModel(path));
+  try {
+    return await FleetEngine.open({ fleet, reader });
+  } catch (error) {
+    await reader.dispose();
+    throw error;
+  }
 }
 
 function budget({ numExperts, layerBytes }: ExpertLayout, memoryBytes: number | undefined) {

@@ -53,8 +53,30 @@ export interface LivePastStep {
   readonly durationMs: number;
 }
 
+/** A worker of a fleet. */
+interface LiveMachine {
+  readonly id: string;
+  /** Version of its model. */
+  readonly version: string;
+  readonly running: number;
+  readonly free: number;
+  /** Mean duration of recent steps; 0 before the first. */
+  readonly stepMs: number;
+  /** Experts that are in memory; absent where all are. */
+  readonly experts?: { readonly inMemory: number; readonly all: number };
+  readonly isDraining: boolean;
+}
+
+/** A fleet of machines behind the server. */
+export interface LiveFleet {
+  readonly machines: readonly LiveMachine[];
+  /** Queues with requests. */
+  readonly queues: readonly { readonly key: string; readonly waiting: number; readonly running: number }[];
+}
+
 export interface LiveSnapshot {
-  readonly scheduler: SchedulerName;
+  /** Absent where other machines run the model. */
+  readonly scheduler?: SchedulerName;
   readonly simulatedChats: number;
   /** The latest scheduled step; absent while nothing runs. */
   readonly step?: { readonly number: number; readonly sequences: readonly LiveSequence[]; readonly more: number };
@@ -66,4 +88,6 @@ export interface LiveSnapshot {
   readonly pastSteps: readonly LivePastStep[];
   /** Absent when all experts are in memory. */
   readonly memory?: LiveMemory;
+  /** Present where other machines run the model. */
+  readonly fleet?: LiveFleet;
 }

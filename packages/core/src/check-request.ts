@@ -3,6 +3,7 @@
 import type { EngineInfo, GenerateRequest } from "./engine.ts";
 import { expertIndex } from "./expert-choice.ts";
 import { describeValue, rejectUnknownKeys } from "./options.ts";
+import { isTraceparent } from "./traceparent.ts";
 
 const NAMES = [
   "prompt",
@@ -14,6 +15,7 @@ const NAMES = [
   "expert",
   "priority",
   "client",
+  "traceparent",
   "id",
   "signal",
 ] as const satisfies readonly (keyof GenerateRequest)[];
@@ -34,6 +36,12 @@ export function checkClient(priority: unknown, client: unknown): void {
   if (client !== undefined && typeof client !== "string") {
     throw new TypeError(`Expected \`client\` to be a text, got ${describeValue(client)}`);
   }
+}
+
+/** @throws {TypeError} naming the option, the expectation and the value */
+export function checkTraceparent(traceparent: unknown): void {
+  if (traceparent === undefined || (typeof traceparent === "string" && isTraceparent(traceparent))) return;
+  throw new TypeError(`Expected \`traceparent\` to be one of W3C's Trace Context, got ${describeValue(traceparent)}`);
 }
 
 /** @throws {RangeError} on an unknown expert; names the known ones */

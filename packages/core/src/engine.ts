@@ -4,9 +4,11 @@ import type { ReadMeEmitter } from "./emitter.ts";
 import type { EngineStats } from "./engine-stats.ts";
 import type { EngineVocabulary } from "./engine-vocabulary.ts";
 import type { ReadMeError } from "./errors.ts";
+import type { FollowRequest } from "./follow-request.ts";
 import type { KernelInfo } from "./kernel-info.ts";
 import type { EmbeddingInfo, Embeddings, EmbedRequest, ModelTask, Ranking, RerankRequest } from "./pooling.ts";
 import type { ProcessLogits } from "./process-logits.ts";
+import type { RoutedPrompt, TokenizeOptions } from "./prompt-tokens.ts";
 import type { SamplingDefaults } from "./sampling/sampling-defaults.ts";
 import type { SamplingParams } from "./sampling/sampling-params.ts";
 
@@ -85,6 +87,13 @@ export interface GenerateRequest {
    * @default no name: requests without a name count as one client's
    */
   readonly client?: string | undefined;
+  /**
+   * Trace and span of the caller, a `traceparent` of W3C's Trace Context. A fleet of machines passes it on, so that the
+   * machine that answers can add its spans to the trace.
+   *
+   * @default none
+   */
+  readonly traceparent?: string | undefined;
   /** Id of the request in events. @default an id that the engine makes */
   readonly id?: string | undefined;
   readonly signal?: AbortSignal | undefined;
@@ -212,23 +221,6 @@ export interface EngineInfo {
   readonly modelVersion?: string | undefined;
 }
 
-/** Options of `Engine.tokenize`. */
-export interface TokenizeOptions {
-  /** Adds the special tokens that the model expects, such as BOS. @default true for a text, false for a chat */
-  readonly addSpecialTokens?: boolean | undefined;
-  /** Refuses a text with more tokens, often by its length alone. @default Infinity */
-  readonly maxTokens?: number | undefined;
-  /** Ends the work when it aborts; the promise rejects with its reason. */
-  readonly signal?: AbortSignal | undefined;
-}
-
-/** Tokens of a prompt and the expert of each, before the model has run. */
-export interface RoutedPrompt {
-  readonly tokenIds: Int32Array;
-  /** `[tokens]` */
-  readonly experts: Uint16Array;
-}
-
 /**
  * Serves a model. Its methods use texts and plain data only, so that an engine can be in this thread, in another
  * process or on another machine.
@@ -257,6 +249,15 @@ export interface Engine extends AsyncDisposable {
    * @throws {ReadMeError} while iterating: `ERR_CONTEXT_LENGTH`, `ERR_ENGINE_FAILED`, `ERR_DISPOSED` …
    */
   generate(request: GenerateRequest): Generation;
+  /**
+   * Follows an answer from its beginning, where the engine keeps answers for others of its kind. The earlier reader
+   * gets `ERR_TAKEN_OVER`. Leaving the iteration, or `signal`, ends the work, as of `generate`. `accepted` has no
+   * experts.
+   *
+   * @returns nothing for an answer that is not kept, was cancelled, or is another client's
+   * @throws {ReadMeError} as `generate`
+   */
+  follow?(request: FollowRequest): Promise<Generation | undefined>;
   /**
    * Computes embeddings. Texts run in the same steps as other requests; which others run changes no bit.
    *

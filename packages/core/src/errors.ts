@@ -46,6 +46,8 @@ export type ReadMeErrorCode =
   | "ERR_FLEET_UNREACHABLE"
   /** The engine ends its work; another one can go on after the tokens that were given. */
   | "ERR_DRAINED"
+  /** Another connection goes on with the answer. */
+  | "ERR_TAKEN_OVER"
   /** The object was disposed. */
   | "ERR_DISPOSED";
 

@@ -200,6 +200,8 @@ export interface ReadMeEvents {
     /** Wait that the client was told. */
     readonly retryAfterMs: number;
   }) => void;
+  /** A server counted a rate limit for itself, since the counts that it shares with others could not be read. */
+  "limit:local": (event: { readonly unit: "requests" | "tokens" }) => void;
   /** The first token of a request's answer was generated; `sinceMs` is the time since the request was admitted. */
   "request:started": (event: { readonly model: string | undefined; readonly sinceMs: number }) => void;
   /** A request released its place. */
@@ -230,6 +232,26 @@ export interface ReadMeEvents {
     readonly status: number;
     /** The error and its causes, outermost first. */
     readonly causes: readonly ErrorLink[];
+  }) => void;
+  /** A worker of a fleet ended its part of a request: it answered, or another worker goes on. */
+  "job:ended": (event: {
+    readonly requestId: string;
+    readonly workerId: string;
+    /** Trace and span of the caller, as its front passed them on. */
+    readonly traceparent: string | undefined;
+    /** "released": handed to another worker. "foreign": taken by another worker, since this one was silent. */
+    readonly end: "answered" | "cancelled" | "released" | "foreign" | "different";
+    /** Whether another worker had begun the answer. */
+    readonly isResumed: boolean;
+    readonly promptTokens: number;
+    /** Tokens that this worker generated. */
+    readonly completionTokens: number;
+    /** Time that the request waited until the first worker took it; `undefined` at later workers. */
+    readonly queuedMs: number | undefined;
+    /** Time from when this worker took it to the first token here; `undefined` without a token. */
+    readonly prefillMs: number | undefined;
+    /** Time from when this worker took it. */
+    readonly durationMs: number;
   }) => void;
   /** A model was opened: the build of the kernel that runs its steps, and its instructions. */
   "kernel:selected": (event: KernelInfo) => void;

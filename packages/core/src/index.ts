@@ -11,8 +11,6 @@ export type {
   Prompt,
   ChatPrompt,
   ResumedGeneration,
-  RoutedPrompt,
-  TokenizeOptions,
   TokenLogprob,
   Usage,
 } from "./engine.ts";
@@ -22,7 +20,10 @@ export type { KernelInfo } from "./kernel-info.ts";
 export type { ArtefactStore, TaskFlow } from "./task-flow.ts";
 export { errorChain, type ErrorLink } from "./error-chain.ts";
 export { ReadMeError, type ReadMeErrorCode, type ReadMeErrorOptions } from "./errors.ts";
-export { checkClient, checkExpert, checkRequestShape } from "./check-request.ts";
+export { checkClient, checkExpert, checkRequestShape, checkTraceparent } from "./check-request.ts";
+export type { FollowRequest } from "./follow-request.ts";
+export type { RoutedPrompt, TokenizeOptions } from "./prompt-tokens.ts";
+export { isTraceparent } from "./traceparent.ts";
 export { expertIndex } from "./expert-choice.ts";
 export { ReadMeEmitter } from "./emitter.ts";
 export type { ExpertRun, ReadMeEvents } from "./events.ts";

@@ -15,6 +15,12 @@ export interface Limit {
 
 /** Limits by name. The value is the default of an option, or fixed where there is no option. */
 export const LIMITS = {
+  reconnectMs: {
+    of: "`read_me.reconnect_ms`, for which a stream without a reader is generated on",
+    value: 60_000,
+    unit: "ms",
+    beyond: "400 `invalid_value`",
+  },
   pipelined: {
     of: "requests of one connection that wait for an earlier answer",
     value: 16,

@@ -1,6 +1,6 @@
 // A job: a request as plain data. What comes out of the queue is checked like a client's body.
 
-import type { EngineInfo, GenerateRequest, SamplingParams } from "@readme-moe/core";
+import { isTraceparent, type EngineInfo, type GenerateRequest, type SamplingParams } from "@readme-moe/core";
 import { z } from "zod";
 
 const count = z.number().int().nonnegative();
@@ -44,6 +44,7 @@ const jobSchema = z.strictObject({
   expert: z.union([z.string().max(256), count]).exactOptional(),
   priority: z.number(),
   client: z.string().max(1024).exactOptional(),
+  traceparent: z.string().max(512).refine(isTraceparent).exactOptional(),
   prediction: z.union([z.string(), tokenIds]).exactOptional(),
   /** Description of a constraint; its kind decides what it has to look like. */
   constraint: z.looseObject({ kind: z.string().max(64) }).exactOptional(),
@@ -66,10 +67,15 @@ export function isRequestId(id: string): boolean {
   return ID.test(id);
 }
 
+/** Returns the id of the request that a job is for: the job's own without its last part. */
+export function requestIdOf(jobId: string): string {
+  return jobId.replace(/\.[^.]*$/, "");
+}
+
 /** Writes a request as a job. Values have been checked before. */
 export function writeJob(request: JobRequest): FleetJob {
   const { id, promptIds, expertTokens, params: given, priority = 0, prediction, ...others } = request;
-  const { expert, client, constraint } = others;
+  const { expert, client, traceparent, constraint } = others;
   const { logitBias, stop, stopTokenIds, maxTokens = 128, n = 1, ...rest } = given;
   const bias = logitBias instanceof Map ? Object.fromEntries(logitBias as ReadonlyMap<number, number>) : logitBias;
   return withoutUndefined({
@@ -88,6 +94,7 @@ export function writeJob(request: JobRequest): FleetJob {
     expert,
     priority,
     client,
+    traceparent,
     prediction: prediction === undefined || typeof prediction === "string" ? prediction : Array.from(prediction),
     constraint,
   }) as FleetJob;

@@ -31,6 +31,11 @@ export function requestKeys(requestId: string): RequestKeys {
   return { log: `${base}:log`, meta: `${base}:meta`, channel: `${base}:new` };
 }
 
+/** Key of the id of the job that gives the answer to a request. */
+export function jobOfKey(requestId: string): string {
+  return `${PREFIX}:{${requestId}}:job`;
+}
+
 export function workerKey(workerId: string): string {
   return `${PREFIX}:worker:${workerId}`;
 }

@@ -6,6 +6,7 @@ import { openConnection } from "./connection/connect.ts";
 import { unreachable } from "./connection/errors.ts";
 import { QUEUE_PREFIX } from "./keys.ts";
 import { withScripts, type ScriptedRedis } from "./log/scripts.ts";
+import { versionsOf, type VersionStatus } from "./versions.ts";
 import { readWorkers, type PublishedWorker } from "./worker/state.ts";
 
 /** Jobs of a queue. */
@@ -18,6 +19,8 @@ export interface QueueStatus extends Pick<QueueState, "modelVersion" | "key" | "
 export interface FleetStatus {
   /** Address of its Valkey or Redis, without secrets. */
   readonly address: string;
+  /** Versions of the model, the one with most places first. */
+  readonly versions: readonly VersionStatus[];
   readonly workers: readonly PublishedWorker[];
   /** Queues with jobs. */
   readonly queues: readonly QueueStatus[];
@@ -33,14 +36,18 @@ export async function readFleetStatus(fleet: string | FleetAddress): Promise<Fle
   const address = typeof fleet === "string" ? parseFleetUrl(fleet) : fleet;
   const { redis, close } = openConnection(address);
   try {
-    const scripted = withScripts(redis);
-    const workers = await readWorkers(scripted);
-    return { address: describeAddress(address), workers, queues: await readQueues(scripted) };
+    return await statusOf(withScripts(redis), address);
   } catch (error) {
     throw unreachable(address, "status", error);
   } finally {
     close();
   }
+}
+
+/** Reads what the fleet behind a connection does now. */
+export async function statusOf(redis: ScriptedRedis, address: FleetAddress): Promise<FleetStatus> {
+  const [workers, queues] = await Promise.all([readWorkers(redis), readQueues(redis)]);
+  return { address: describeAddress(address), versions: versionsOf(workers, queues), workers, queues };
 }
 
 /** Finds the queues with jobs; those of versions without workers, too. */

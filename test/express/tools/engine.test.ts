@@ -31,7 +31,7 @@ test("any model makes a required call, which arrives in pieces and is valid", as
   const tools = [{ type: "function", function: { name: "light", parameters } }] as const;
   const fields = { tools, tool_choice: "required", parallel_tool_calls: false } as const;
   const { constraint, newParser } = await bindCalls(fields, (answers) => grammars.tagged(answers));
-  const parser = newParser?.();
+  const parser = newParser?.(() => "call");
   if (!constraint || !parser) throw new Error("Expected answers to be bound");
   const deltas: ToolCallDelta[] = [];
   const params = { maxTokens: 200, temperature: 1.5, seed: 9 };

@@ -63,7 +63,8 @@ async function calls({ constraint, newParser }: Awaited<ReturnType<typeof bindCa
     patience: 10,
     maxTokens: 400,
   });
-  const parser = newParser();
+  let numCalls = 0;
+  const parser = newParser(() => `call_${String(numCalls++).padStart(24, "0")}`);
   const parts = [...Array.from(text, (character) => parser.push(character)), parser.end()];
   const made = joinToolCalls(parts.flatMap(({ toolCalls }) => toolCalls)) as readonly {
     id: string;
@@ -118,7 +119,7 @@ describe("required calls", () => {
 
 test("a call that the model chooses to make follows free text and is valid", async () => {
   const auto = await plan({ tools, parallel_tool_calls: false });
-  const [constraint, parser] = [auto.constraint, auto.newParser?.()];
+  const [constraint, parser] = [auto.constraint, auto.newParser?.(() => "call")];
   if (!constraint || !parser) throw new Error("Expected answers to be bound");
   const begun = Array.from(Buffer.from("I see. <tool_call>"));
   const { text } = await writeBound(constraint, vocabulary, seededRandom(2), { patience: 20, ids: begun });
@@ -130,7 +131,9 @@ test("a call that the model chooses to make follows free text and is valid", asy
 test("a tool with an unsupported schema is left to the model, unless it is required or strict", async () => {
   const left = await plan({ tools: [odd] });
   expect(left.constraint).toBeUndefined();
-  expect(left.newParser?.().push('<tool_call>{"name": "odd", "arguments": {}}</tool_call>').toolCalls).toHaveLength(1);
+  expect(
+    left.newParser?.(() => "call").push('<tool_call>{"name": "odd", "arguments": {}}</tool_call>').toolCalls,
+  ).toHaveLength(1);
   const strict: ToolDefinition = { ...odd, function: { ...odd.function, strict: true } };
   for (const fields of [{ tools: [odd], tool_choice: "required" }, { tools: [strict] }] as const) {
     await expect(plan(fields)).rejects.toMatchObject({ status: 400, param: "tools" });

@@ -34,13 +34,21 @@ export async function readAnswer(
   request: GenerateRequest,
   onChunk: (chunk: GenerateChunk) => void = () => undefined,
 ): Promise<Answer> {
-  const n = request.params?.n ?? 1;
+  return collectAnswer(engine.generate(request), request.params?.n, onChunk);
+}
+
+/** Joins the chunks of an answer. @param n - choices */
+export async function collectAnswer(
+  chunks: AsyncIterable<GenerateChunk>,
+  n = 1,
+  onChunk: (chunk: GenerateChunk) => void = () => undefined,
+): Promise<Answer> {
   const texts = Array.from({ length: n }, () => "");
   const tokenIds = Array.from({ length: n }, (): number[] => []);
   const finishReasons = Array.from({ length: n }, (): string | undefined => undefined);
   const stops = Array.from({ length: n }, (): string | undefined => undefined);
   let usage: Answer["usage"];
-  for await (const chunk of engine.generate(request)) {
+  for await (const chunk of chunks) {
     const { choice, text, tokens, finishReason, stop } = chunk;
     onChunk(chunk);
     texts[choice] += text;

@@ -52,7 +52,7 @@ export function LiveControls({ snapshot, hasExperts }: LiveControlsProps): JSX.E
         </button>
       </div>
       {/* Without experts, all orders are nearly the same. */}
-      {hasExperts && <SchedulerChoice scheduler={scheduler} />}
+      {hasExperts && scheduler && <SchedulerChoice scheduler={scheduler} />}
       {memory && <MemorySlider memory={memory} />}
     </section>
   );

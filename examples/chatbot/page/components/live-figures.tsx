@@ -3,11 +3,12 @@ import type { LiveSnapshot } from "../../shared/live.ts";
 import { mean, bytesInWords, percent } from "./numbers.ts";
 
 export function LiveFigures({ snapshot }: { readonly snapshot: LiveSnapshot }): JSX.Element {
-  const { tokensPerSecond, numWaiting, pastSteps, memory } = snapshot;
+  const { tokensPerSecond, pastSteps, memory, fleet } = snapshot;
+  const numWaiting = fleet?.queues.reduce((sum, { waiting }) => sum + waiting, 0) ?? snapshot.numWaiting;
   const stepMs = mean(pastSteps.slice(-16).map(({ durationMs }) => durationMs));
   const figures: readonly (readonly [name: string, value: string])[] = [
     ["tokens per second", tokensPerSecond.toFixed(0)],
-    ["for a step", stepMs === 0 ? "–" : `${stepMs.toFixed(1)} ms`],
+    ...(fleet ? [] : ([["for a step", stepMs === 0 ? "–" : `${stepMs.toFixed(1)} ms`]] as const)),
     ["waiting", String(numWaiting)],
     ...(memory
       ? ([

@@ -1,6 +1,7 @@
 // The live view of the server, with its settings.
 
 import type { JSX } from "preact";
+import type { LiveSnapshot } from "../../shared/live.ts";
 import { connection, live, model, refusal } from "../state/live-connection.ts";
 import { toggleLive } from "../state/pane.ts";
 import { focusSoon } from "./focus.ts";
@@ -8,6 +9,7 @@ import { Icon } from "./icon.tsx";
 import { LiveControls } from "./live-controls.tsx";
 import { LiveFigures } from "./live-figures.tsx";
 import { LiveStep } from "./live-step.tsx";
+import { Machines } from "./machines.tsx";
 import { MemoryGrid } from "./memory-grid.tsx";
 import { StepBars } from "./step-bars.tsx";
 
@@ -31,15 +33,10 @@ export function LivePanel(): JSX.Element {
       {snapshot && chosen && (
         <>
           <LiveFigures snapshot={snapshot} />
-          <LiveStep snapshot={snapshot} experts={chosen.experts} />
-          <StepBars steps={snapshot.pastSteps} numExperts={chosen.experts.length} />
-          {snapshot.memory && <MemoryGrid memory={snapshot.memory} experts={chosen.experts} step={snapshot.step} />}
-          {!snapshot.memory && (
-            <p class="small">
-              {chosen.experts.length > 1
-                ? "All experts are in memory."
-                : "A dense model: all tokens use the same weights."}
-            </p>
+          {snapshot.fleet ? (
+            <Machines fleet={snapshot.fleet} />
+          ) : (
+            <LiveEngine snapshot={snapshot} experts={chosen.experts} />
           )}
           <LiveControls snapshot={snapshot} hasExperts={chosen.experts.length > 1} />
           {refusal.value !== "" && (
@@ -56,4 +53,21 @@ export function LivePanel(): JSX.Element {
 function close(): void {
   toggleLive();
   focusSoon("#open-live");
+}
+
+/** The steps and the memory of an engine. */
+function LiveEngine({ snapshot, experts }: { readonly snapshot: LiveSnapshot; readonly experts: readonly string[] }) {
+  const { pastSteps, memory, step } = snapshot;
+  return (
+    <>
+      <LiveStep snapshot={snapshot} experts={experts} />
+      <StepBars steps={pastSteps} numExperts={experts.length} />
+      {memory && <MemoryGrid memory={memory} experts={experts} step={step} />}
+      {!memory && (
+        <p class="small">
+          {experts.length > 1 ? "All experts are in memory." : "A dense model: all tokens use the same weights."}
+        </p>
+      )}
+    </>
+  );
 }

@@ -10,7 +10,10 @@ export async function* eventsOf(body: ReadableStream<Uint8Array>): AsyncGenerato
       rest += decoder.decode(value, { stream: true });
       const events = rest.split("\n\n");
       rest = events.pop() ?? "";
-      for (const event of events) if (event.startsWith("data: ")) yield event.slice("data: ".length);
+      for (const event of events) {
+        const data = /^data: (.*)$/m.exec(event)?.[1];
+        if (data !== undefined) yield data;
+      }
     }
   } finally {
     reader.cancel().catch(() => undefined);

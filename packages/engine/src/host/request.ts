@@ -5,6 +5,7 @@ import {
   checkExpert,
   checkRequestShape,
   checkTemplateValues,
+  checkTraceparent,
   describeValue,
   integerOption,
   rejectUnknownKeys,
@@ -47,6 +48,7 @@ export function wireRequest(
   const { priority = 0, client, expert } = request;
   checkClient(priority, client);
   checkExpert(expert, info);
+  checkTraceparent(request.traceparent);
   const { format, processLogits } = request;
   const functions = callerFunctions(format === undefined ? processLogits : processorOf(format, processLogits));
   const wire: WireRequest = {

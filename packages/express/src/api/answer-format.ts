@@ -47,12 +47,10 @@ export function nowSeconds(): number {
 export function openAiFormat<Choice extends object>(
   shape: AnswerShape<Choice>,
   { model, engine, body }: Pick<Exchange<ChatBody | CompletionBody>, "model" | "engine" | "body">,
-  { id, includes }: Pick<GenerationSettings, "id" | "includes">,
+  { id, created, includes }: Pick<GenerationSettings, "id" | "created" | "includes">,
 ): AnswerFormat<Choice> {
   const kept = new Map<number, Choice[]>();
   let routes: ReadMeAnswer | undefined;
-  // A stream's chunks all have the time of its beginning.
-  const created = nowSeconds();
   const headOf = (object: string, at: number): object => ({
     id,
     object,
@@ -60,6 +58,7 @@ export function openAiFormat<Choice extends object>(
     model,
     system_fingerprint: `readme-moe-${engine.info.precision}`,
   });
+  // A stream's chunks all have the time of its beginning.
   const head = headOf(shape.objects.chunk, created);
   const noUsage = includes.usage ? { usage: null } : {};
   return {

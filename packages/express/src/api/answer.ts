@@ -4,10 +4,11 @@ import type { Usage } from "@readme-moe/core";
 import { asApiError, engineError } from "../http/errors.ts";
 import { ClientGone, stampProcessingTime } from "../http/request.ts";
 import { sendJson } from "../http/send-json.ts";
-import { SseWriter } from "../http/sse-writer.ts";
+import { SseWriter, type SseEvent } from "../http/sse-writer.ts";
 import { timingsOf, usageAnswer } from "./answer-figures.ts";
 import type { AnswerFormat, AnswerPart, Outcome } from "./answer-format.ts";
 import type { ReadMeAnswer } from "./answer-schemas.ts";
+import { streamNotFound, type EventNumbering } from "./event-ids.ts";
 import type { Exchange } from "./exchange.ts";
 import { generateAll, type AnswerShape, type GenerationInput, type GenerationSettings } from "./generation.ts";
 
@@ -18,6 +19,8 @@ export interface Answering<Choice extends object> {
   readonly input: GenerationInput & { readonly priority: number };
   readonly shape: AnswerShape<Choice>;
   readonly format: AnswerFormat<Choice>;
+  /** Gives events their ids, where the engine keeps answers that can be followed. */
+  readonly numbering?: EventNumbering | undefined;
 }
 
 export async function answerWhole<Choice extends object>(answering: Answering<Choice>): Promise<void> {
@@ -31,15 +34,19 @@ export async function answerWhole<Choice extends object>(answering: Answering<Ch
 }
 
 export async function answerStream<Choice extends object>(answering: Answering<Choice>): Promise<void> {
-  const { exchange, shape, format } = answering;
+  const { exchange, shape, format, numbering } = answering;
   const { response, locals } = exchange;
+  const numbered = (events: readonly SseEvent[]): readonly SseEvent[] => numbering?.take(events) ?? events;
   const writer = new SseWriter(response, exchange.serving, format.framing);
   try {
     const outcome = await generate(answering, async (part) => {
       // Events of one token go out in one write, so that clients measure one arrival.
-      writer.send(...format.add({ ...part, choices: await shape.render(part.piece) }));
+      writer.send(...numbered(format.add({ ...part, choices: await shape.render(part.piece) })));
     });
-    writer.end(...format.end({ ...outcome, ...reasoningOf(outcome, shape) }));
+    const last = numbered(format.end({ ...outcome, ...reasoningOf(outcome, shape) }));
+    // The client has events of an answer that was longer.
+    if (numbering?.isReplaying) throw streamNotFound();
+    writer.end(...last);
   } catch (error) {
     writer.abandon();
     if (!response.headersSent || error instanceof ClientGone) throw error;
@@ -71,13 +78,15 @@ function reasoningOf({ usage }: Outcome, shape: AnswerShape<object>): Pick<Outco
  * @param onPart - also gets the prompts' routes with the first piece, if they were asked for
  */
 async function generate(
-  { exchange, settings, input }: Answering<object>,
+  { exchange, settings, input, numbering }: Answering<object>,
   onPart: (part: Omit<AnswerPart<object>, "choices">) => Promise<void>,
 ): Promise<Outcome> {
-  const { engine, client, signal, ticket, locals } = exchange;
+  const { engine, client, traceparent, signal, ticket, locals } = exchange;
   const promptRoutes = routePrompts(exchange, settings, input);
   let firstTokenMs: number | undefined;
   let [promptTokens, completionTokens] = [0, 0];
+  // The server that began the answer has charged for what its client got.
+  const isFollowed = numbering?.isReplaying ?? false;
   const usages: Usage[] = [];
   const onAccepted = (prompt: { readonly promptTokens: number; readonly experts: ArrayLike<number> }): void => {
     ticket.correct((promptTokens += prompt.promptTokens));
@@ -85,11 +94,12 @@ async function generate(
     if (!ticket.consult) ticket.routed(prompt.experts);
   };
   try {
-    for await (const piece of generateAll({ engine, settings, input, client, signal, onAccepted })) {
+    const asked = { engine, settings, input, client, traceparent, signal, isFollowed, onAccepted };
+    for await (const piece of generateAll(asked)) {
       const isFirst = firstTokenMs === undefined;
       firstTokenMs ??= performance.now();
       if (isFirst) ticket.started();
-      completionTokens += piece.tokens.length;
+      if (!numbering?.isReplaying) completionTokens += piece.tokens.length;
       if (piece.usage) usages.push(piece.usage);
       await onPart({ piece, promptRoutes: isFirst ? await promptRoutes : undefined, promptTokens });
     }
@@ -98,7 +108,7 @@ async function generate(
     throw engineError(error, settings.promptParam, engine.info);
   } finally {
     // Aborted requests pay for their tokens, too.
-    locals.spendTokens?.(promptTokens + completionTokens);
+    locals.spendTokens?.((isFollowed ? 0 : promptTokens) + completionTokens);
   }
   const usage = usageAnswer(usages, input);
   if (!settings.includes.timings) return { usage };

@@ -6,6 +6,7 @@ import type { Asker, Grammars } from "@readme-moe/grammar";
 import { engineError, invalid, unsupported } from "../http/errors.ts";
 import { openReasoning } from "../reasoning/open.ts";
 import { reasoningWish } from "../reasoning/wish.ts";
+import type { ToolCallParser } from "../tools/tool-call-parser.ts";
 import { bindCalls, presentTools, templateMessages, usableTools } from "../tools/tools.ts";
 import { chatShape, type ChatChoice } from "./chat-shape.ts";
 import type { Exchange } from "./exchange.ts";
@@ -17,6 +18,7 @@ import {
   type GenerationInput,
   type GenerationSettings,
 } from "./generation.ts";
+import { partIds } from "./part-ids.ts";
 import { chatBody, type ChatBody } from "./request-schemas.ts";
 import { checkBound, compileOutput, openGrammars, structuredOutput } from "./structured-output.ts";
 
@@ -58,14 +60,16 @@ export const chatApi: GenerationApi<ChatBody, ChatChoice> = {
  */
 export async function prepareChat(
   exchange: Exchange<ChatBody>,
-  { includes, params }: GenerationSettings,
+  { id, includes, params }: GenerationSettings,
   sent: ChatBody["messages"],
 ): Promise<GenerationInput & { readonly shape: AnswerShape<ChatChoice> }> {
   const { body, engine, asker } = exchange;
   const grammarsFor = (param: string): Promise<Grammars> => openGrammars(param, () => exchange.grammars());
   try {
     const prompt = chatPrompt(body, sent, { info: engine.info, maxTokens: params.maxTokens });
-    const { constraint, newParser } = await bindAnswer(body, grammarsFor, asker);
+    const { constraint, newParser: newCallParser } = await bindAnswer(body, grammarsFor, asker);
+    const newId = partIds(id);
+    const newParser = newCallParser && ((): ToolCallParser => newCallParser(() => newId("call", 24)));
     const { budgetTokens } = reasoningWish(body, params.maxTokens);
     const { signal } = asker;
     const reasoning = await openReasoning(engine, { prompt, budgetTokens, constraint, signal });

@@ -1,6 +1,6 @@
 // One object for the life of a request: what it holds from its checked body to the end of its answer.
 
-import type { Engine } from "@readme-moe/core";
+import { isTraceparent, type Engine } from "@readme-moe/core";
 import { Grammars, type Asker, type GrammarsOptions } from "@readme-moe/grammar";
 import type { Admission, Entrant, Ticket } from "../edge/admission.ts";
 import type { ResolvedExpertsOptions } from "../edge/experts/options.ts";
@@ -40,6 +40,8 @@ export class Exchange<Body extends { readonly model?: string | null | undefined 
   readonly locals: RequestLocals;
   /** Name of the client, for fair shares. */
   readonly client: string;
+  /** Trace and span that the engine's work belongs to. */
+  readonly traceparent: string | undefined;
   /** Size of the body. */
   readonly bodyBytes: number;
   /** Tells which experts exist for the client. */
@@ -55,6 +57,8 @@ export class Exchange<Body extends { readonly model?: string | null | undefined 
     this.body = body;
     this.locals = localsOf(response);
     this.client = clientName(request, response);
+    const traceparent = serving.traceparent?.(hostRequest(request)) ?? this.locals.traceparent;
+    this.traceparent = traceparent !== undefined && isTraceparent(traceparent) ? traceparent : undefined;
     this.bodyBytes = this.locals.bodyBytes ?? Number(request.get("content-length") ?? 0);
     this.#clientSignal = signal;
     const { key } = this.locals;

@@ -5,6 +5,7 @@ import type {
   Engine,
   EngineInfo,
   GenerateChunk,
+  Generation,
   ProcessLogits,
   Prompt,
   SamplingParams,
@@ -12,7 +13,9 @@ import type {
 import type { z } from "zod";
 import { callerError, engineError, grammarError, invalid } from "../http/errors.ts";
 import type { Exchange } from "./exchange.ts";
+import { streamNotFound } from "./event-ids.ts";
 import { chosenExpert, goneError, type ExpertSource } from "./expert-choice.ts";
+import { merge } from "./merge.ts";
 import type { SamplingField } from "./request-fields.ts";
 import type { ChatBody, CompletionBody } from "./request-schemas.ts";
 
@@ -20,6 +23,8 @@ import type { ChatBody, CompletionBody } from "./request-schemas.ts";
 export interface GenerationSettings {
   /** Id of the answer. */
   readonly id: string;
+  /** Seconds since 1970 that the answer is dated with. */
+  readonly created: number;
   /** Name of the parameter that holds the prompts. */
   readonly promptParam: "messages" | "prompt" | "input" | "documents";
   readonly numPrompts: number;
@@ -28,6 +33,9 @@ export interface GenerationSettings {
   readonly priority: number;
   readonly includes: { readonly routes: boolean; readonly timings: boolean; readonly usage: boolean };
 }
+
+/** Parameters before the answer is dated. */
+export type UndatedSettings = Omit<GenerationSettings, "created">;
 
 /** Contents of a request for its engine. Made after admission, since templates and grammars take time. */
 export interface GenerationInput {
@@ -54,7 +62,7 @@ export function generationSettings(
   body: SharedBody,
   model: ExpertSource,
   { maxTokens, logprobs, ...own }: OwnSettings,
-): GenerationSettings {
+): UndatedSettings {
   const { info } = model.engine;
   const include = new Set(body.read_me?.include);
   return {
@@ -187,7 +195,7 @@ export interface AnswerShape<Choice extends object> {
 export interface GenerationApi<Body extends ChatBody | CompletionBody, Choice extends object> {
   readonly schema: z.ZodType<Body>;
   /** Checks the body against the model, before admission. @throws {ApiError} 400 */
-  settings(body: Body, model: ExpertSource & Pick<Exchange, "model">): GenerationSettings;
+  settings(body: Body, model: ExpertSource & Pick<Exchange, "model">): UndatedSettings;
   /** Does the work that takes time, after admission. @throws {ApiError} 400 */
   prepare(
     exchange: Exchange<Body>,
@@ -201,7 +209,10 @@ export interface GenerateAllRequest {
   readonly settings: Pick<GenerationSettings, "id" | "promptParam" | "params" | "expert">;
   readonly input: GenerationInput & { readonly priority: number };
   readonly client?: string | undefined;
+  readonly traceparent?: string | undefined;
   readonly signal: AbortSignal;
+  /** Whether the answer has begun before, and is followed instead of generated. @default false */
+  readonly isFollowed?: boolean | undefined;
   /** Called once for each prompt. */
   readonly onAccepted: (prompt: AcceptedPrompt) => void;
 }
@@ -214,7 +225,7 @@ export interface GenerateAllRequest {
  * @throws the reason of `signal`
  */
 export async function* generateAll(request: GenerateAllRequest): AsyncGenerator<Piece, void, undefined> {
-  const { engine, settings, input, client, signal, onAccepted } = request;
+  const { engine, settings, input, client, traceparent, signal, isFollowed = false, onAccepted } = request;
   const { id, promptParam, params, expert } = settings;
   const { prompts, newProcessor, prediction, priority } = input;
   const paramOf = (index: number): string => (prompts.length === 1 ? promptParam : `${promptParam}[${index}]`);
@@ -224,8 +235,9 @@ export async function* generateAll(request: GenerateAllRequest): AsyncGenerator<
     try {
       const requestId = prompts.length === 1 ? id : `${id}.${index}`;
       const processLogits = newProcessor?.();
-      const own = { prompt, params, processLogits, prediction, expert, priority, client, id: requestId, signal };
-      const generation = engine.generate(own);
+      const about = { expert, priority, client, traceparent, id: requestId, signal };
+      const own = { prompt, params, processLogits, prediction, ...about };
+      const generation = isFollowed ? await followed({ engine, id, client, signal }) : engine.generate(own);
       open.push(generation);
       onAccepted(await generation.accepted);
       return pieces(generation, index);
@@ -254,41 +266,17 @@ export async function* generateAll(request: GenerateAllRequest): AsyncGenerator<
   }
 }
 
+/** Follows an answer that has begun before. @throws {ApiError} 404 */
+async function followed({
+  engine,
+  ...about
+}: Pick<GenerateAllRequest, "engine" | "client" | "signal"> & { readonly id: string }): Promise<Generation> {
+  const generation = await engine.follow?.(about);
+  if (!generation) throw streamNotFound();
+  return generation;
+}
+
 /** Tells whether an engine refuses the prediction: messages about a caller's mistake begin with its option. */
 function isAboutPrediction(error: unknown): boolean {
   return error instanceof RangeError && error.message.startsWith("Expected `prediction` ");
-}
-
-type Arrival<Item> =
-  | { readonly source: AsyncIterator<Item>; readonly result: IteratorResult<Item> }
-  | { readonly error: unknown };
-
-/** Merges the items of several sources in the order of their arrival. Fails as soon as one source fails. */
-async function* merge<Item>(sources: readonly AsyncIterator<Item>[]): AsyncGenerator<Item, void, undefined> {
-  // `Promise.race` would keep a reference to every item for as long as one source is silent.
-  const arrived: Arrival<Item>[] = [];
-  let wake: (() => void) | undefined;
-  const ask = async (source: AsyncIterator<Item>): Promise<void> => {
-    try {
-      arrived.push({ source, result: await source.next() });
-    } catch (error) {
-      arrived.push({ error });
-    }
-    wake?.();
-  };
-  for (const source of sources) void ask(source);
-  for (let numOpen = sources.length; numOpen > 0;) {
-    const arrival = arrived.shift();
-    if (!arrival) {
-      await new Promise<void>((resolve) => (wake = resolve));
-      continue;
-    }
-    if ("error" in arrival) throw arrival.error;
-    if (arrival.result.done) {
-      numOpen--;
-      continue;
-    }
-    void ask(arrival.source);
-    yield arrival.result.value;
-  }
 }

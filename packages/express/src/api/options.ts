@@ -71,6 +71,11 @@ export interface ApiOptions<Asked = Request> {
    * @default false, since an app often has routes of its own there
    */
   readonly ollama?: boolean | undefined;
+  /**
+   * Returns the `traceparent` that the engine gets, such as that of OpenTelemetry's span of the request.
+   * @default the client's
+   */
+  readonly traceparent?: ((request: Asked) => string | undefined) | undefined;
   /** Source of delays. @default Node's timers */
   readonly timers?: Timers | undefined;
 }
@@ -84,6 +89,7 @@ export interface ResolvedApiOptions {
   readonly slowReaderMs: number;
   readonly maxPriority: number;
   readonly ollama: boolean;
+  readonly traceparent: ((request: never) => string | undefined) | undefined;
   readonly timers: Timers;
 }
 
@@ -96,21 +102,26 @@ export const API_OPTION_NAMES = [
   "slowReaderMs",
   "maxPriority",
   "ollama",
+  "traceparent",
   "timers",
 ] as const satisfies readonly (keyof ApiOptions)[];
 
 /** @throws {TypeError | RangeError} naming the option, the expectation and the value */
 export function resolveApiOptions(options: ApiOptions<never>): ResolvedApiOptions {
-  const { onRequest, ollama = false, timers = systemTimers } = options;
+  const { onRequest, ollama = false, traceparent, timers = systemTimers } = options;
   if (typeof ollama !== "boolean") {
     throw new TypeError(`Expected \`ollama\` to be true or false, got ${describeValue(ollama)}`);
   }
   if (onRequest !== undefined && typeof onRequest !== "function") {
     throw new TypeError("Expected `onRequest` to be a function");
   }
+  if (traceparent !== undefined && typeof traceparent !== "function") {
+    throw new TypeError("Expected `traceparent` to be a function");
+  }
   if (typeof timers?.after !== "function") throw new TypeError("Expected `timers` to have a function `after`");
   return {
     onRequest,
+    traceparent,
     timers,
     ollama,
     maxPriority: numberOption("maxPriority", options.maxPriority ?? LIMITS.priority.value, 0, 1e9),

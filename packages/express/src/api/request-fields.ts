@@ -64,6 +64,12 @@ export const requestFields = {
         .max(8)
         .nullish()
         .describe("Further contents of the answer"),
+      reconnect_ms: z
+        .int()
+        .min(0)
+        .max(LIMITS.reconnectMs.value)
+        .nullish()
+        .describe("Time for which a stream is generated on after its connection has ended, in ms"),
     })
     .nullish(),
 } as const;

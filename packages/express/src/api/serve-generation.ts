@@ -6,12 +6,14 @@ import { requireTask } from "../edge/model-task.ts";
 import { hostRequest, type Incoming, type Reply } from "../http/border.ts";
 import { invalid } from "../http/errors.ts";
 import { clientSignal, localsOf } from "../http/request.ts";
+import { DelayedSignal } from "../http/timers.ts";
 import { answerStream, answerWhole } from "./answer.ts";
-import { openAiFormat, type AnswerFormat } from "./answer-format.ts";
+import { nowSeconds, openAiFormat, type AnswerFormat } from "./answer-format.ts";
 import { chatApi } from "./chat.ts";
 import type { ChatChoice } from "./chat-shape.ts";
 import { checkBody } from "./check-body.ts";
 import { completionApi, type CompletionChoice } from "./completions.ts";
+import { EventNumbering, readEventId, streamNotFound, type StreamPlace } from "./event-ids.ts";
 import { Exchange, type Serving } from "./exchange.ts";
 import { expertName } from "./expert-choice.ts";
 import { consultPolicy, type AnswerShape, type GenerationApi, type GenerationSettings } from "./generation.ts";
@@ -23,7 +25,7 @@ export interface GenerationEndpoint<Body extends ChatBody | CompletionBody, Choi
   readonly endpoint: RequestContext["endpoint"];
   readonly api: GenerationApi<Body, Choice>;
   /** Reads a body. @throws {ApiError} 400, or 404 for what it names */
-  open(sent: unknown, about: RequestParts): OpenedRequest<Body, Choice>;
+  open(sent: unknown, about: OpenParts): OpenedRequest<Body, Choice>;
 }
 
 /** Request and services that a body is read with. */
@@ -31,6 +33,12 @@ export interface RequestParts {
   readonly serving: Serving;
   readonly request: Incoming;
   readonly response: Reply;
+}
+
+/** Parts that a body is read with. */
+interface OpenParts extends RequestParts {
+  /** Id of the answer, if the request goes on with a stream. @default a new one */
+  readonly id: string | undefined;
 }
 
 /** A request whose body was read. */
@@ -79,34 +87,45 @@ export async function serveGeneration<Body extends ChatBody | CompletionBody, Ch
   served: GenerationEndpoint<Body, Choice>,
   parts: RequestParts,
 ): Promise<void> {
-  const opened = served.open(parts.request.body, parts);
+  const place = readEventId(parts.request.get("last-event-id"));
+  const opened = served.open(parts.request.body, { ...parts, id: place?.answerId });
+  const gone = new DelayedSignal(clientSignal(parts.response), parts.serving.timers);
   try {
-    await serveOpened(served, opened, parts);
+    await serveOpened(served, opened, { ...parts, place, gone });
   } catch (error) {
     throw opened.translate?.(error) ?? error;
   } finally {
+    gone.stop();
     opened.close?.();
   }
+}
+
+/** Parts of a request under way. */
+interface ServeParts extends RequestParts {
+  /** Place in a stream that the request goes on with. */
+  readonly place: StreamPlace | undefined;
+  /** Aborts when the client has left, and its time to reconnect is over. */
+  readonly gone: DelayedSignal;
 }
 
 async function serveOpened<Body extends ChatBody | CompletionBody, Choice extends object>(
   { api, endpoint }: GenerationEndpoint<Body, Choice>,
   opened: OpenedRequest<Body, Choice>,
-  { serving, request, response }: RequestParts,
+  { serving, request, response, place, gone }: ServeParts,
 ): Promise<void> {
-  const gone = clientSignal(response);
-  const signal = opened.signal ? AbortSignal.any([gone, opened.signal]) : gone;
+  const signal = opened.signal ? AbortSignal.any([gone.signal, opened.signal]) : gone.signal;
   const parts = { serving, request, response };
   const body = await changedBody(opened.body, parts, { endpoint, schema: api.schema, signal });
   await Exchange.run({ serving, request, response, body, signal }, async (exchange) => {
     requireTask("generate", exchange, serving.models);
     const own = api.settings(body, exchange);
-    const { id = own.id, fallbacks } = opened;
+    const { fallbacks } = opened;
     const { batch } = exchange.locals;
     const defaults = fallbacks && { ...fallbacks, ...exchange.engine.info.samplingDefaults };
     const settings = {
       ...own,
-      id,
+      id: place?.answerId ?? opened.id ?? own.id,
+      created: place?.created ?? nowSeconds(),
       params: withSamplingDefaults(own.params, defaults),
       priority: batch?.priority ?? own.priority,
     };
@@ -118,7 +137,10 @@ async function serveOpened<Body extends ChatBody | CompletionBody, Choice extend
     const input = await consultPolicy(exchange, settings, prepared);
     exchange.signal.throwIfAborted();
     const format = opened.format(exchange, settings, shape);
-    await (body.stream ? answerStream : answerWhole)({ exchange, settings, input, shape, format });
+    const numbering = isFollowable({ exchange, settings, format }) ? newNumbering(settings, place) : undefined;
+    if (place && !numbering) throw streamNotFound();
+    if (numbering) gone.delayMs = body.read_me?.reconnect_ms ?? 0;
+    await (body.stream ? answerStream : answerWhole)({ exchange, settings, input, shape, format, numbering });
   });
 }
 
@@ -142,6 +164,27 @@ export async function changedBody<Body extends RequestBody>(
   const context = { endpoint, request: hostRequest(request), requestId, key, batch, signal };
   const changed = await serving.onRequest?.(sent, context);
   return changed === undefined ? sent : checkBody(schema, changed);
+}
+
+/**
+ * Tells whether another server could send the same events again. Those of several prompts come in an order that is not
+ * kept.
+ */
+function isFollowable({
+  exchange: { body, engine },
+  settings,
+  format,
+}: {
+  readonly exchange: Exchange<ChatBody | CompletionBody>;
+  readonly settings: GenerationSettings;
+  readonly format: AnswerFormat<never>;
+}): boolean {
+  const isStream = body.stream === true && format.framing !== "lines";
+  return isStream && settings.numPrompts === 1 && engine.follow !== undefined;
+}
+
+function newNumbering({ id, created }: GenerationSettings, place: StreamPlace | undefined): EventNumbering {
+  return new EventNumbering({ answerId: id, created }, place);
 }
 
 /** Refuses a priority above the limit for clients. `onRequest` may set a higher one. */

@@ -1,7 +1,7 @@
 // Middleware in front of the API: request ids, API keys and rate limits.
 
 import { createHmac, randomBytes, timingSafeEqual } from "node:crypto";
-import { ReadMeEmitter, rejectUnknownKeys } from "@readme-moe/core";
+import { isTraceparent, ReadMeEmitter, rejectUnknownKeys } from "@readme-moe/core";
 import type { Request } from "express";
 import type { RateLimiterAbstract } from "rate-limiter-flexible";
 import { hostRequest, type Incoming, type Reply, type Step } from "../http/border.ts";
@@ -71,8 +71,9 @@ function identify(events: ReadMeEmitter): Step {
       // A second guard leaves the request to the first.
       if (locals.spendTokens) return next(error);
       locals.spendTokens = () => undefined;
-      const traceparent = validTraceparent(request.get("traceparent"));
-      if (traceparent !== undefined) {
+      const traceparent = request.get("traceparent");
+      // Otherwise the trace begins anew.
+      if (traceparent !== undefined && isTraceparent(traceparent)) {
         locals.traceparent = traceparent;
         response.setHeader("traceparent", traceparent);
       }
@@ -95,16 +96,6 @@ function emitAnswered(events: ReadMeEmitter, request: Incoming, response: Reply)
 function handlerOf(request: Incoming): string {
   const route: { readonly path?: unknown } | undefined = request.route;
   return typeof route?.path === "string" ? `${request.baseUrl}${route.path}` : "none";
-}
-
-// https://www.w3.org/TR/trace-context/#traceparent-header
-const VERSION_0 = /^00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}$/;
-/** Later versions begin like the first, and may be longer. */
-const LATER = /^(?!ff|00)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[\x21-\x7e]{0,200})?$/;
-
-/** Returns the header if it conforms to the standard; otherwise the trace begins anew. */
-function validTraceparent(header: string | undefined): string | undefined {
-  return header !== undefined && (VERSION_0.test(header) || LATER.test(header)) ? header : undefined;
 }
 
 type Decide = Authorize<Incoming>;

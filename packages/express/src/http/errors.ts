@@ -112,6 +112,12 @@ const ENGINE_ERRORS: Partial<Record<ReadMeErrorCode, ToDetails>> = {
   ERR_ENGINE_FAILED: unavailable("engine_failed", "The engine has failed; try again later"),
   ERR_GRAMMAR_FAILED: unavailable("grammar_failed", "The grammar that constrains the answer has failed; try again"),
   ERR_DRAINED: unavailable("engine_drained", "The engine ends its work; send the request again"),
+  ERR_TAKEN_OVER: () => ({
+    status: 409,
+    type: "invalid_request_error",
+    code: "stream_taken_over",
+    message: "Another connection goes on with this answer",
+  }),
   // A disposed engine does not return, so a client must not retry.
   ERR_DISPOSED: unavailable("shutting_down", "The model is being removed", { "x-should-retry": "false" }),
 };

@@ -8,6 +8,8 @@ import type { Timers } from "./timers.ts";
 export interface SseEvent {
   /** Name of the event. @default none */
   readonly event?: string;
+  /** Id, which a client that reconnects names. @default none */
+  readonly id?: string;
   /** Payload, sent as JSON, or a text that is sent as it is. */
   readonly data: object | string;
 }
@@ -55,10 +57,11 @@ export class SseWriter {
     if (events.length > 0) this.#write(events.map((event) => textOf(event)).join(""));
   }
 
-  /** Sends the last events and ends the stream. */
+  /** Sends the last events and ends the stream. A stream without any event has the status 204: no client reconnects. */
   end(...events: readonly SseEvent[]): void {
     this.send(...events);
     this.#stopKeepAlive();
+    if (!this.#response.headersSent) this.#response.statusCode = 204;
     this.#response.end();
   }
 
@@ -110,8 +113,10 @@ export class SseWriter {
   }
 }
 
-function eventText({ event, data }: SseEvent): string {
-  return `${event === undefined ? "" : `event: ${event}\n`}data: ${payloadOf(data)}\n\n`;
+/** Returns an event as it is sent. */
+export function eventText({ event, id, data }: SseEvent): string {
+  const head = `${id === undefined ? "" : `id: ${id}\n`}${event === undefined ? "" : `event: ${event}\n`}`;
+  return `${head}data: ${payloadOf(data)}\n\n`;
 }
 
 function payloadOf(data: SseEvent["data"]): string {

@@ -14,6 +14,33 @@ export const systemTimers: Timers = {
   },
 };
 
+/** A signal that aborts with the reason of another one, a time later. */
+export class DelayedSignal {
+  /** Time between both, in ms. */
+  delayMs = 0;
+  readonly #controller = new AbortController();
+  #stop: () => void = () => undefined;
+
+  constructor(signal: AbortSignal, timers: Timers) {
+    const abort = (): void => this.#controller.abort(signal.reason);
+    const onAbort = (): void => {
+      if (this.delayMs > 0) this.#stop = timers.after(this.delayMs, abort);
+      else abort();
+    };
+    if (signal.aborted) onAbort();
+    else signal.addEventListener("abort", onAbort, { once: true });
+  }
+
+  get signal(): AbortSignal {
+    return this.#controller.signal;
+  }
+
+  /** Stops a delay under way: the signal aborts no more. */
+  stop(): void {
+    this.#stop();
+  }
+}
+
 /** Waits for a promise, but no longer than `ms`. */
 export async function within(ms: number, promise: Promise<unknown>): Promise<void> {
   let timer: NodeJS.Timeout | undefined;

@@ -30,10 +30,10 @@ const PARAMS: Readonly<Record<string, string>> = {
 export const messagesEndpoint: GenerationEndpoint<ChatBody, ChatChoice> = {
   endpoint: "/v1/messages",
   api: chatApi,
-  open(sent, { response }) {
+  open(sent, { response, id: givenId }) {
     const body = checkBody(messagesBody, sent);
     const { requestId } = localsOf(response);
-    const id = `msg_${randomUUID().replaceAll("-", "")}`;
+    const id = givenId ?? `msg_${randomUUID().replaceAll("-", "")}`;
     const { thinking } = body;
     const omitsThinking = thinking != null && "display" in thinking && thinking.display === "omitted";
     return {

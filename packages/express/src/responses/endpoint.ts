@@ -1,6 +1,5 @@
 // `POST /v1/responses`: a chat whose conversation the server may keep.
 
-import { nowSeconds } from "../api/answer-format.ts";
 import { chatApi, chatPrompt, prepareChat } from "../api/chat.ts";
 import type { ChatChoice } from "../api/chat-shape.ts";
 import { checkBody } from "../api/check-body.ts";
@@ -35,12 +34,12 @@ export function responsesEndpoint(store: ResponseStore): GenerationEndpoint<Chat
   return {
     endpoint: "/v1/responses",
     api: chatApi,
-    open(sent, { request, response }) {
+    open(sent, { request, response, id: givenId }) {
       const client = clientName(request, response);
       const body = checkBody(responsesBody, withItemTypes(sent));
       const history = historyOf(body, client, store);
       const input = inputItems(body, client, { store, history });
-      const id = newItemId("resp");
+      const id = givenId ?? newItemId("resp");
       const isKept = body.store !== false;
       const { signal } = store.begin(id, client);
       return {
@@ -62,7 +61,7 @@ export function responsesEndpoint(store: ResponseStore): GenerationEndpoint<Chat
           return format;
         },
         translate: (error) => renameParams(error, PARAMS),
-        close: () => store.end(id),
+        close: () => store.end(id, signal),
       };
     },
   };
@@ -123,7 +122,7 @@ function begunResponse(
   return {
     id,
     object: "response",
-    created_at: nowSeconds(),
+    created_at: settings.created,
     completed_at: null,
     status: "in_progress",
     background: false,

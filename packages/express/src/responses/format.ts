@@ -4,6 +4,7 @@ import { randomUUID } from "node:crypto";
 import { nowSeconds, type AnswerFormat, type AnswerPart, type Outcome } from "../api/answer-format.ts";
 import type { UsageAnswer } from "../api/answer-schemas.ts";
 import type { ChatChoice } from "../api/chat-shape.ts";
+import { partIds } from "../api/part-ids.ts";
 import type { ApiError } from "../http/errors.ts";
 import type { SseEvent } from "../http/sse-writer.ts";
 import type { ToolCallDelta } from "../tools/tool-call-parser.ts";
@@ -21,7 +22,7 @@ type Status = ResponseAnswer["status"];
 type Fields = Readonly<Record<string, unknown>>;
 
 export interface ResponsesFormatOptions {
-  /** The response before it has an answer. */
+  /** The response before it has an answer. The ids of its items follow from its id. */
   readonly begun: ResponseAnswer;
   /** Whether reasoning is given as its summary. */
   readonly summarizes: boolean;
@@ -33,6 +34,7 @@ export interface ResponsesFormatOptions {
 /** Collects the items of a response, and makes the events that they are streamed as. */
 export class ResponsesFormat implements AnswerFormat<ChatChoice> {
   readonly #options: ResponsesFormatOptions;
+  readonly #newItemId: (prefix: string) => string;
   readonly #output: OutputItem[] = [];
   #events: SseEvent[] = [];
   #numEvents = 0;
@@ -44,6 +46,7 @@ export class ResponsesFormat implements AnswerFormat<ChatChoice> {
 
   constructor(options: ResponsesFormatOptions) {
     this.#options = options;
+    this.#newItemId = partIds(options.begun.id);
   }
 
   /** The response as far as it is known. */
@@ -90,7 +93,7 @@ export class ResponsesFormat implements AnswerFormat<ChatChoice> {
 
   #finish({ usage }: Outcome): ResponseAnswer {
     // An answer without any text still is a message.
-    if (this.#output.length === 0) this.#begin({ ...messageHead(), content: [] });
+    if (this.#output.length === 0) this.#begin({ ...this.#messageHead(), content: [] });
     this.#close(this.#isCut ? "incomplete" : "completed");
     const details: Partial<ResponseAnswer> = this.#isCut ? { incomplete_details: { reason: "max_output_tokens" } } : {};
     return this.#ended(this.#isCut ? "incomplete" : "completed", { ...details, usage: usageOf(usage) });
@@ -109,7 +112,7 @@ export class ResponsesFormat implements AnswerFormat<ChatChoice> {
       ? (["reasoning_summary_text", { type: "summary_text", text: "" }] as const)
       : (["reasoning_text", { type: "reasoning_text", text: "" }] as const);
     if (this.#open?.type !== "reasoning") {
-      const head = { id: newItemId("rs"), type: "reasoning", status: "in_progress" } as const;
+      const head = { id: this.#newItemId("rs"), type: "reasoning", status: "in_progress" } as const;
       this.#begin(summarizes ? { ...head, summary: [] } : { ...head, summary: [], content: [] });
       if (summarizes) this.#emitOfItem("response.reasoning_summary_part.added", { summary_index: 0, part });
       else this.#emitOfItem("response.content_part.added", { content_index: 0, part });
@@ -125,7 +128,7 @@ export class ResponsesFormat implements AnswerFormat<ChatChoice> {
 
   #addText(text: string): void {
     if (this.#open?.type !== "message") {
-      this.#begin({ ...messageHead(), content: [] });
+      this.#begin({ ...this.#messageHead(), content: [] });
       const part = { type: "output_text", text: "", annotations: [] };
       this.#emitOfItem("response.content_part.added", { content_index: 0, part });
     }
@@ -145,7 +148,7 @@ export class ResponsesFormat implements AnswerFormat<ChatChoice> {
 
   #addCall({ id, function: { name = "", arguments: args } }: ToolCallDelta): void {
     if (id !== undefined) {
-      const head = { id: newItemId("fc"), type: "function_call", status: "in_progress" } as const;
+      const head = { id: this.#newItemId("fc"), type: "function_call", status: "in_progress" } as const;
       this.#begin({ ...head, call_id: id, name, arguments: "" });
     }
     const item = this.#open;
@@ -200,6 +203,10 @@ export class ResponsesFormat implements AnswerFormat<ChatChoice> {
     this.#open = undefined;
   }
 
+  #messageHead(): Omit<Extract<OutputItem, { type: "message" }>, "content"> {
+    return { id: this.#newItemId("msg"), type: "message", status: "in_progress", role: "assistant" };
+  }
+
   #partIndex(): Fields {
     return this.#options.summarizes ? { summary_index: 0 } : { content_index: 0 };
   }
@@ -217,10 +224,6 @@ export class ResponsesFormat implements AnswerFormat<ChatChoice> {
     this.#events = [];
     return events;
   }
-}
-
-function messageHead(): Omit<Extract<OutputItem, { type: "message" }>, "content"> {
-  return { id: newItemId("msg"), type: "message", status: "in_progress", role: "assistant" };
 }
 
 function usageOf(usage: UsageAnswer): ResponseAnswer["usage"] {

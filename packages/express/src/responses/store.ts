@@ -128,10 +128,10 @@ export class ResponseStore {
     return exists;
   }
 
-  /** Notes that a response is being generated. */
+  /** Notes that a response is being generated. A request that names another client's response is not noted. */
   begin(id: string, client: string): AbortController {
     const controller = new AbortController();
-    this.#running.set(id, { client, controller });
+    if ((this.#running.get(id)?.client ?? client) === client) this.#running.set(id, { client, controller });
     return controller;
   }
 
@@ -147,8 +147,9 @@ export class ResponseStore {
     return running?.client === client ? running.snapshot?.() : undefined;
   }
 
-  end(id: string): void {
-    this.#running.delete(id);
+  /** @param signal - that of `begin`: another request may have gone on with the response since */
+  end(id: string, signal: AbortSignal): void {
+    if (this.#running.get(id)?.controller.signal === signal) this.#running.delete(id);
   }
 
   /** Ends a response of the client that is being generated. @returns whether there is one */

@@ -1,6 +1,5 @@
 // Tools of a chat: which may be called, how the model is shown them, and what constrains its calls.
 
-import { randomUUID } from "node:crypto";
 import type { ChatContentPart, ChatMessage, EngineInfo } from "@readme-moe/core";
 import { checkSchemaSizes, type Constraint, type TaggedAnswers } from "@readme-moe/grammar";
 import { invalid } from "../http/errors.ts";
@@ -68,7 +67,8 @@ export function usableTools({ tools, tool_choice: choice, parallel_tool_calls: p
  * call. If a schema is not supported, calls that are neither required nor strict are left to the model.
  *
  * @param compile - compiles the grammar, such as `Grammars.tagged`
- * @returns no constraint where calls are left to the model, and no parser where nothing can be called
+ * @returns no constraint where calls are left to the model, and no parser where nothing can be called; the parser's
+ * argument creates the ids of calls
  * @throws {ApiError} 400 naming the parameter
  * @throws {ReadMeError} as `compile`
  */
@@ -77,7 +77,7 @@ export async function bindCalls(
   compile: (answers: TaggedAnswers) => Promise<Constraint>,
 ): Promise<{
   readonly constraint: Constraint | undefined;
-  readonly newParser: (() => ToolCallParser) | undefined;
+  readonly newParser: ((newId: () => string) => ToolCallParser) | undefined;
 }> {
   const { callable, isRequired, isSingle } = usableTools(fields);
   if (callable.length === 0) return { constraint: undefined, newParser: undefined };
@@ -94,11 +94,7 @@ export async function bindCalls(
     if (isNeeded) throw invalid("tools", error.message, error);
   }
   const isBound = constraint !== undefined;
-  return { constraint, newParser: () => new ToolCallParser({ isBound, newId }) };
-}
-
-function newId(): string {
-  return `call_${randomUUID().replaceAll("-", "").slice(0, 24)}`;
+  return { constraint, newParser: (newId) => new ToolCallParser({ isBound, newId }) };
 }
 
 /** A message of a request to the chat API. */

@@ -4,6 +4,7 @@ import {
   checkClient,
   checkExpert,
   checkRequestShape,
+  checkTraceparent,
   describeValue,
   resolveSamplingParams,
   type EngineInfo,
@@ -29,10 +30,11 @@ export interface RequestDefaults {
  */
 export function checkRequest(request: GenerateRequest, info: EngineInfo, defaults: RequestDefaults): CheckedRequest {
   checkRequestShape(request);
-  const { params = {}, processLogits, format, prediction, priority = 0, client, expert, resume } = request;
+  const { params = {}, processLogits, format, prediction, priority = 0, client, expert, resume, traceparent } = request;
   resolveSamplingParams(params, info);
   checkClient(priority, client);
   checkExpert(expert, info);
+  checkTraceparent(traceparent);
   if (resume !== undefined) throw new TypeError("Expected no `resume`: a fleet resumes requests itself");
   if (processLogits !== undefined && typeof processLogits !== "function") {
     throw new TypeError(`Expected \`processLogits\` to be a function, got ${describeValue(processLogits)}`);
@@ -51,10 +53,5 @@ export function checkRequest(request: GenerateRequest, info: EngineInfo, default
     throw new TypeError(`Expected \`id\` to be 1 to 128 of a-z A-Z 0-9 _ . -, got ${describeValue(id)}`);
   }
   const seed = params.seed ?? defaults.drawSeed();
-  return { id, params: { ...params, seed }, expert, priority, client, prediction, constraint };
-}
-
-/** Refuses a call that only the machine with the model could answer. */
-export function needsEngine(): Promise<never> {
-  return Promise.reject(new TypeError("Expected an engine without a fleet: a front continues prompts only"));
+  return { id, params: { ...params, seed }, expert, priority, client, traceparent, prediction, constraint };
 }

@@ -10,57 +10,50 @@ import {
   type Engine,
   type EngineInfo,
   type EngineStats,
+  type FollowRequest,
   type GenerateRequest,
   type Generation,
-  type PromptReader,
 } from "@readme-moe/core";
 import { affinitiesOf, affinityOf, countExperts } from "../affinity.ts";
 import { describeAddress, parseFleetUrl, type FleetAddress } from "../connection/address.ts";
-import { openConnection, type Connection, type ConnectionLimits } from "../connection/connect.ts";
+import { openConnection, type Connection } from "../connection/connect.ts";
 import { unreachable } from "../connection/errors.ts";
-import { writeJob, type FleetJob } from "../job.ts";
+import { isRequestId, writeJob, type FleetJob } from "../job.ts";
+import { noteReader, takeOver } from "../log/readers.ts";
 import { withScripts, type ScriptedRedis } from "../log/scripts.ts";
 import { cancelRequest } from "../log/token-log.ts";
+import { statusOf, type FleetStatus } from "../status.ts";
 import { JobAdder, type QueuePlace } from "../queue/job-queues.ts";
-import { checkRequest, needsEngine, type CheckedRequest } from "./check-request.ts";
-import { fleetStats } from "./fleet-stats.ts";
+import { admitRequest } from "./admit.ts";
+import { checkRequest, type CheckedRequest } from "./check-request.ts";
+import { fleetInfo, fleetStats } from "./fleet-stats.ts";
 import { FleetView } from "./fleet-view.ts";
 import { FollowedRequests } from "./followed-requests.ts";
 import { Follower } from "./follower.ts";
+import type { FleetEngineOptions } from "./options.ts";
+import { PromptFront } from "./prompt-front.ts";
 import { SequenceEvents } from "./sequence-events.ts";
 
-/** Options of `FleetEngine.open`. */
-export interface FleetEngineOptions {
-  /** URL of the fleet's Valkey or Redis. */
-  readonly fleet: string | FleetAddress;
-  /** Reads prompts, as `openPromptReader` of @readme-moe/engine opens it. Disposed with this engine. */
-  readonly reader: PromptReader;
-  /** Longest predicted wait with which a request is admitted, in ms. @default 30000 */
-  readonly maxWaitMs?: number | undefined;
-  /** Time without Valkey after which requests fail, in ms. @default 15000 */
-  readonly unreachableMs?: number | undefined;
-  readonly limits?: ConnectionLimits | undefined;
-  /** Called with each failure of the connection. Without secrets. */
-  readonly onError?: ((error: Error) => void) | undefined;
+/** A request whose entries come. */
+interface Opened {
+  readonly follower: Follower;
+  /** Name of this reader of the request. */
+  readonly reader: string;
 }
 
-/** A request that begins. */
-interface Begun {
-  readonly follower: Follower;
-  readonly sequences: SequenceEvents;
+/** Parts that a request is opened with. */
+interface Opening extends Pick<GenerateRequest, "signal"> {
+  readonly id: string;
+  readonly numChoices: number;
+  /** Events of a request that this front adds; another front has emitted those of one that it follows. */
+  readonly sequences?: SequenceEvents;
 }
 
 const [MAX_WAIT_MS, UNREACHABLE_MS, SUBMIT_MS, RETRY_MS] = [30_000, 15_000, 5000, 50] as const;
 
 /** Serves a model that runs on the workers of a fleet. */
-export class FleetEngine implements Engine {
+export class FleetEngine extends PromptFront implements Engine {
   readonly events: ReadMeEmitter = new ReadMeEmitter();
-  readonly tokenize: Engine["tokenize"];
-  readonly detokenize: Engine["detokenize"];
-  readonly applyTemplate: Engine["applyTemplate"];
-  readonly vocabulary: Engine["vocabulary"];
-  readonly route: Engine["route"];
-  readonly #reader: PromptReader;
   readonly #address: FleetAddress;
   readonly #connections: readonly Connection[];
   readonly #redis: ScriptedRedis;
@@ -73,13 +66,8 @@ export class FleetEngine implements Engine {
 
   private constructor(options: FleetEngineOptions) {
     const { fleet, reader, limits, onError } = options;
+    super(reader);
     const { maxWaitMs = MAX_WAIT_MS, unreachableMs = UNREACHABLE_MS } = options;
-    this.#reader = reader;
-    this.tokenize = (prompt, how) => reader.tokenize(prompt, how);
-    this.detokenize = (tokenIds) => reader.detokenize(tokenIds);
-    this.applyTemplate = (messages, template) => reader.applyTemplate(messages, template);
-    this.vocabulary = () => reader.vocabulary();
-    this.route = (prompt, expert) => reader.route(prompt, expert);
     this.#address = typeof fleet === "string" ? parseFleetUrl(fleet) : fleet;
     this.#maxWaitMs = maxWaitMs;
     const open = (): Connection => openConnection(this.#address, onError, limits);
@@ -121,17 +109,7 @@ export class FleetEngine implements Engine {
   }
 
   get info(): EngineInfo {
-    const { workers, modelVersion } = this.#view.snapshot;
-    return {
-      ...this.#reader.info,
-      modelVersion,
-      precision: workers[0]?.precision ?? "unknown",
-      maxNumSeqs: Math.max(
-        1,
-        workers.reduce((sum, { maxNumSeqs }) => sum + maxNumSeqs, 0),
-      ),
-      kvCapacityTokens: workers.reduce((sum, worker) => sum + worker.kvCapacityTokens, 0),
-    };
+    return fleetInfo(this.reader.info, this.#view.snapshot);
   }
 
   /** Address of the fleet's Valkey, without secrets. */
@@ -144,6 +122,13 @@ export class FleetEngine implements Engine {
     return this.#numDifferent;
   }
 
+  /** Reads what the fleet does now. @throws {ReadMeError} `ERR_FLEET_UNREACHABLE` */
+  async status(): Promise<FleetStatus> {
+    return statusOf(this.#redis, this.#address).catch((error: unknown) => {
+      throw unreachable(this.#address, "status", error);
+    });
+  }
+
   generate(request: GenerateRequest): Generation {
     const checked = checkRequest(request, this.info, {
       newId: () => `fleet-${randomUUID()}`,
@@ -151,59 +136,51 @@ export class FleetEngine implements Engine {
     });
     const { id } = checked;
     if (this.#followed.has(id)) throw new TypeError(`Expected \`id\` to be new, got \`${id}\``);
-    const stream = new GenerationStream(() => {
-      sequences.ended("abort", performance.now());
-      follower.leave();
-      this.#cancel(id);
-    });
     const { signal } = request;
     if (signal?.aborted || this.#isDisposed) {
-      stream.fail(signal?.aborted ? signal.reason : new ReadMeError("ERR_DISPOSED", "The engine was disposed"));
+      const stream = new GenerationStream(() => undefined);
+      stream.fail(signal?.aborted ? signal.reason : disposed());
       return stream;
     }
-    const queuedMs = performance.now();
-    const numChoices = checked.params.n ?? 1;
-    const sequences = new SequenceEvents(this.events, id, numChoices, queuedMs);
-    const follower = new Follower({
-      numChoices,
-      stream,
-      nowMs: queuedMs,
-      onChunk: (chunk) => sequences.chunk(chunk, performance.now()),
-      onDifferent: () => this.#numDifferent++,
-      onFailed: () => sequences.ended("error", performance.now()),
-    });
-    const detach = onceAborted(signal, () => {
-      sequences.ended("abort", performance.now());
-      follower.fail(signal?.reason);
-      this.#cancel(id);
-    });
-    this.#followed.add(id, { follower, detach });
-    void this.#begin(request.prompt, checked, { follower, sequences });
-    return stream;
+    const { n: numChoices = 1 } = checked.params;
+    const sequences = new SequenceEvents(this.events, id, numChoices, performance.now());
+    const opened = this.#open({ id, numChoices, signal, sequences });
+    void this.#begin(request.prompt, checked, { ...opened, sequences });
+    return opened.follower.stream;
   }
 
-  readonly embed: Engine["embed"] = needsEngine;
-  readonly rerank: Engine["rerank"] = needsEngine;
-  readonly addExpert: Engine["addExpert"] = needsEngine;
-  readonly removeExpert: Engine["removeExpert"] = needsEngine;
+  async follow({ id, client = "", signal }: FollowRequest): Promise<Generation | undefined> {
+    signal?.throwIfAborted();
+    if (this.#isDisposed) throw disposed();
+    if (!isRequestId(id)) return undefined;
+    const reader = randomUUID();
+    const found = await takeOver(this.#redis, id, { client, reader }).catch((error: unknown) => {
+      throw unreachable(this.#address, "stream to go on with", error);
+    });
+    if (!found) return undefined;
+    if (this.#followed.has(id)) await this.#followed.giveUp(id);
+    if (this.#isDisposed) throw disposed();
+    const { jobId, numChoices, promptTokens, place } = found;
+    const { stream } = this.#open({ id, numChoices, signal }, reader).follower;
+    stream.accept({ promptTokens, experts: new Uint16Array(0) });
+    // What fails here is asked for again.
+    await this.#followed.listen(id, { jobId, place }).catch(() => undefined);
+    void this.#followed.catchUp(id).catch(() => undefined);
+    if (signal?.aborted) await stream.return();
+    return stream;
+  }
 
   async stats(): Promise<EngineStats> {
     await this.#view.refresh();
     return fleetStats(this.#view.snapshot, process.memoryUsage.rss());
   }
 
-  whenFailed(): Promise<ReadMeError> {
-    // Workers and Valkey come back; requests meanwhile fail one by one.
-    return new Promise(() => undefined);
-  }
-
   async dispose(): Promise<void> {
     if (this.#isDisposed) return;
     this.#isDisposed = true;
-    const error = new ReadMeError("ERR_DISPOSED", "The engine was disposed");
-    await Promise.all(this.#followed.ids().map((id) => this.#end(id, error)));
+    await Promise.all(this.#followed.ids().map((id) => this.#end(id, disposed())));
     await this.#close();
-    await this.#reader.dispose();
+    await this.reader.dispose();
     this.events.removeAllListeners();
   }
 
@@ -218,24 +195,48 @@ export class FleetEngine implements Engine {
     for (const { close } of this.#connections) close();
   }
 
+  /** Opens the stream of a request, and ends the work when its reader leaves. */
+  #open({ id, numChoices, signal, sequences }: Opening, reader: string = randomUUID()): Opened {
+    const stream = new GenerationStream(() => {
+      sequences?.ended("abort", performance.now());
+      follower.leave();
+      this.#cancel(id);
+    });
+    const follower = new Follower({
+      numChoices,
+      stream,
+      nowMs: performance.now(),
+      onChunk: (chunk) => sequences?.chunk(chunk, performance.now()),
+      onDifferent: () => this.#numDifferent++,
+      onFailed: () => sequences?.ended("error", performance.now()),
+    });
+    const abort = (): void => {
+      sequences?.ended("abort", performance.now());
+      follower.fail(signal?.reason);
+      this.#cancel(id);
+    };
+    this.#followed.add(id, { follower, reader, detach: onceAborted(signal, abort) });
+    return { follower, reader };
+  }
+
   async #begin(
     prompt: GenerateRequest["prompt"],
     checked: CheckedRequest,
-    { follower, sequences }: Begun,
+    { follower, reader, sequences }: Opened & { readonly sequences: SequenceEvents },
   ): Promise<void> {
     const { id, expert, priority = 0 } = checked;
     try {
       // Workers may have come since.
       if (this.#view.snapshot.modelVersion === undefined) await this.#view.refresh().catch(() => undefined);
-      const modelVersion = this.#admit(priority);
-      const routed = await this.#reader.route(prompt, expert);
-      const { info } = this.#reader;
+      const modelVersion = admitRequest(this.#view, this.#address, { priority, maxWaitMs: this.#maxWaitMs });
+      const routed = await this.reader.route(prompt, expert);
+      const { info } = this.reader;
       const expertTokens = countExperts(routed.experts, info);
       // The log of an answer stays for a while, and a later request may have the same id.
       const jobId = `${id}.${randomUUID().slice(0, 12)}`;
       const job = writeJob({ ...checked, id: jobId, promptIds: routed.tokenIds, expertTokens });
       if (follower.isOver) return;
-      await this.#submit(id, job, { modelVersion, affinity: affinityOf(routed, info) });
+      await this.#submit(id, job, { place: { modelVersion, affinity: affinityOf(routed, info) }, reader });
       if (follower.isOver) return;
       sequences.queued(routed.tokenIds.length, this.#view.numWaiting);
       follower.stream.accept({ promptTokens: routed.tokenIds.length, experts: routed.experts });
@@ -245,29 +246,21 @@ export class FleetEngine implements Engine {
     }
   }
 
-  /**
-   * Refuses a request that would wait for too long.
-   *
-   * @returns the model version that it goes to
-   * @throws {ReadMeError} `ERR_QUEUE_FULL`, with the time to wait; `ERR_FLEET_UNREACHABLE`
-   */
-  #admit(priority: number): string {
-    if (this.#view.ageMs > SUBMIT_MS) throw unreachable(this.#address, "state of the workers");
-    const { isAdmitted, waitMs, retryAfterMs } = this.#view.admit(priority, this.#maxWaitMs);
-    const { modelVersion } = this.#view.snapshot;
-    if (isAdmitted && modelVersion !== undefined) return modelVersion;
-    const why = waitMs === Infinity ? "no worker of the fleet has this model" : "all workers of the fleet are busy";
-    const retry = Number.isFinite(retryAfterMs) ? { retryAfterMs: Math.max(1000, retryAfterMs) } : {};
-    throw new ReadMeError("ERR_QUEUE_FULL", `${why}; try again later`, retry);
-  }
-
   /** Adds a job, again and again for 5 s. */
-  async #submit(id: string, job: FleetJob, place: QueuePlace): Promise<void> {
+  async #submit(
+    id: string,
+    job: FleetJob,
+    { place, reader }: { readonly place: QueuePlace; readonly reader: string },
+  ): Promise<void> {
+    const { id: jobId, client = "", prompt, params } = job;
+    const noted = { jobId, numChoices: params.n, promptTokens: prompt.length, client, reader, place };
     const untilMs = performance.now() + SUBMIT_MS;
     for (;;) {
       try {
         // An entry that comes before the front listens is asked for.
-        await Promise.all([this.#followed.listen(id, { job, place }), this.#adder.add(job, place, this.#maxWaitMs)]);
+        const listening = this.#followed.listen(id, { jobId, place, job });
+        const adding = this.#adder.add(job, place, this.#maxWaitMs);
+        await Promise.all([listening, noteReader(this.#redis, id, noted), adding]);
         this.#view.added();
         return;
       } catch (error) {
@@ -276,7 +269,7 @@ export class FleetEngine implements Engine {
           continue;
         }
         // It may have been added although no answer came.
-        await cancelRequest(this.#redis, job.id).catch(() => undefined);
+        await cancelRequest(this.#redis, jobId, reader).catch(() => undefined);
         throw unreachable(this.#address, "new request", error);
       }
     }
@@ -287,12 +280,15 @@ export class FleetEngine implements Engine {
   }
 
   async #end(id: string, error?: unknown): Promise<void> {
-    const submitted = this.#followed.submittedOf(id);
+    const reading = this.#followed.readingOf(id);
     if (error !== undefined) this.#followed.fail(id, error);
     await this.#followed.forget(id);
-    if (!submitted) return;
-    const { job, place } = submitted;
-    await cancelRequest(this.#redis, job.id);
-    await this.#adder.remove(job.id, place);
+    if (!reading) return;
+    const { jobId, reader, place } = reading;
+    if (await cancelRequest(this.#redis, jobId, reader)) await this.#adder.remove(jobId, place);
   }
+}
+
+function disposed(): ReadMeError {
+  return new ReadMeError("ERR_DISPOSED", "The engine was disposed");
 }

@@ -1,7 +1,19 @@
 // The numbers of an engine, summed over a fleet.
 
-import type { EngineStats } from "@readme-moe/core";
+import type { EngineInfo, EngineStats, PromptReader } from "@readme-moe/core";
 import type { FleetSnapshot } from "./fleet-view.ts";
+
+/** Describes a model by a front's part of it, and by the workers that run it. */
+export function fleetInfo(info: PromptReader["info"], { workers, modelVersion }: FleetSnapshot): EngineInfo {
+  const places = workers.reduce((sum, { maxNumSeqs }) => sum + maxNumSeqs, 0);
+  return {
+    ...info,
+    modelVersion,
+    precision: workers[0]?.precision ?? "unknown",
+    maxNumSeqs: Math.max(1, places),
+    kvCapacityTokens: workers.reduce((sum, worker) => sum + worker.kvCapacityTokens, 0),
+  };
+}
 
 /** Sums what workers have published. What they do not publish is 0. */
 export function fleetStats({ workers, queues }: FleetSnapshot, residentBytes: number): EngineStats {

@@ -1,8 +1,10 @@
 // All requests of a front: entries come as messages, and what does not come is asked for.
 
 import type { Redis } from "ioredis";
+import { ReadMeError } from "@readme-moe/core";
 import type { FleetJob } from "../job.ts";
 import { requestKeys } from "../keys.ts";
+import { namesOtherReader } from "../log/readers.ts";
 import type { ScriptedRedis } from "../log/scripts.ts";
 import { readEntries, readMessage } from "../log/token-log.ts";
 import type { JobAdder, QueuePlace } from "../queue/job-queues.ts";
@@ -22,6 +24,8 @@ export interface FollowSurroundings {
 
 interface Followed {
   readonly follower: Follower;
+  /** Name of this reader of the request. */
+  readonly reader: string;
   /** Stops listening to the caller's signal. */
   readonly detach: () => void;
   /** Time at which the server was last asked about it. */
@@ -29,10 +33,11 @@ interface Followed {
   submitted?: Submitted;
 }
 
-/** A request's job, whose id differs from the request's, and its queue. */
+/** Job of a request: its id and queue, and all of it where this front has added it. */
 interface Submitted {
-  readonly job: FleetJob;
+  readonly jobId: string;
   readonly place: QueuePlace;
+  readonly job?: FleetJob;
 }
 
 const [WATCH_MS, SILENT_MS, LOST_MS, MAX_WAIT_MS] = [250, 1000, 5000, 30_000] as const;
@@ -65,9 +70,10 @@ export class FollowedRequests {
     this.#requests.set(id, followed);
   }
 
-  /** Job of a request; nothing before it is added. */
-  submittedOf(id: string): Submitted | undefined {
-    return this.#requests.get(id)?.submitted;
+  /** Job of a request, and its reader here; nothing before the job is added. */
+  readingOf(id: string): (Submitted & { readonly reader: string }) | undefined {
+    const followed = this.#requests.get(id);
+    return followed?.submitted && { ...followed.submitted, reader: followed.reader };
   }
 
   /** Listens to the entries of a request. */
@@ -75,10 +81,27 @@ export class FollowedRequests {
     const followed = this.#requests.get(id);
     if (!followed) return;
     followed.submitted = submitted;
-    const { channel } = requestKeys(submitted.job.id);
+    const { channel } = requestKeys(submitted.jobId);
     this.#idOfChannel.set(channel, id);
     await this.#around.listening.subscribe(channel);
     this.#answeredMs = performance.now();
+  }
+
+  /** Reads the entries of a request that are there. Those that come meanwhile are heard. */
+  async catchUp(id: string): Promise<void> {
+    for (;;) {
+      const followed = this.#requests.get(id);
+      if (!followed) return;
+      const { place } = followed.follower;
+      await this.#read(id, followed, place);
+      if (followed.follower.place === place) return;
+    }
+  }
+
+  /** Ends a request that another connection goes on with. */
+  async giveUp(id: string): Promise<void> {
+    this.fail(id, new ReadMeError("ERR_TAKEN_OVER", "Another connection goes on with this answer"));
+    await this.forget(id);
   }
 
   fail(id: string, error: unknown): void {
@@ -92,7 +115,7 @@ export class FollowedRequests {
     this.#requests.delete(id);
     followed.detach();
     if (!followed.submitted) return;
-    const { channel } = requestKeys(followed.submitted.job.id);
+    const { channel } = requestKeys(followed.submitted.jobId);
     if (this.#idOfChannel.delete(channel)) await this.#around.listening.unsubscribe(channel).catch(() => undefined);
   }
 
@@ -103,8 +126,10 @@ export class FollowedRequests {
   #hear(channel: string, message: string): void {
     const id = this.#idOfChannel.get(channel);
     const followed = id === undefined ? undefined : this.#requests.get(id);
+    if (id === undefined || !followed) return;
+    if (namesOtherReader(message, followed.reader)) void this.giveUp(id);
     const read = readMessage(message);
-    if (id === undefined || !followed || !read) return;
+    if (!read) return;
     this.#answeredMs = performance.now();
     this.#take(id, followed, read);
   }
@@ -121,7 +146,7 @@ export class FollowedRequests {
     if (follower.isReading || !submitted) return;
     follower.isReading = true;
     try {
-      const entries = await readEntries(this.#around.redis, submitted.job.id, after);
+      const entries = await readEntries(this.#around.redis, submitted.jobId, after);
       this.#answeredMs = performance.now();
       for (const found of entries) this.#take(id, followed, found);
     } finally {
@@ -150,13 +175,16 @@ export class FollowedRequests {
   async #ask(id: string, followed: Followed): Promise<void> {
     const { follower, submitted } = followed;
     if (!submitted) return;
-    const { job, place } = submitted;
+    const { jobId, job, place } = submitted;
     const isLong = performance.now() - follower.heardMs > LOST_MS;
     follower.isReading = true;
     // A job leaves after its answer has ended, so the question about the job comes first.
-    const hasJob = await this.#around.adder.has(job.id, place).finally(() => (follower.isReading = false));
+    const hasJob = await this.#around.adder.has(jobId, place).finally(() => (follower.isReading = false));
     // After a loss other entries may stand at the places that were followed.
     await this.#read(id, followed, isLong ? 0 : follower.place);
-    if (!hasJob && !follower.isOver) await this.#around.adder.add(job, place, MAX_WAIT_MS);
+    if (hasJob || follower.isOver) return;
+    if (job) return this.#around.adder.add(job, place, MAX_WAIT_MS);
+    follower.fail(new ReadMeError("ERR_ENGINE_FAILED", "The fleet has lost a request whose front has ended"));
+    await this.forget(id);
   }
 }

@@ -39,7 +39,7 @@ return {1, place - 1}
 
 /**
  * Makes a worker the owner of a request; earlier owners can write no more.
- * KEYS: log, meta. ARGV: owner, time to live in ms. Returns {epoch, cancelled, entries}.
+ * KEYS: log, meta. ARGV: owner, time to live in ms. Returns {epoch, cancelled, entries, ms since it was queued}.
  */
 const CLAIM = `
 local epoch = redis.call('HINCRBY', KEYS[2], 'epoch', 1)
@@ -48,15 +48,36 @@ redis.call('PEXPIRE', KEYS[2], ARGV[2])
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 local entries = {}
 for index, entry in ipairs(redis.call('XRANGE', KEYS[1], '-', '+')) do entries[index] = entry[2][2] end
-return {epoch, redis.call('HEXISTS', KEYS[2], 'cancelled'), entries}
+local now = redis.call('TIME')
+local nowMs = now[1] * 1000 + math.floor(now[2] / 1000)
+local queuedMs = tonumber(redis.call('HGET', KEYS[2], 'queued') or nowMs)
+return {epoch, redis.call('HEXISTS', KEYS[2], 'cancelled'), entries, nowMs - queuedMs}
 `;
 
-/** Cancels a request. KEYS: meta. ARGV: channel, id of the request, time to live in ms. */
+/**
+ * Cancels a request, unless another reader than the given one follows it.
+ * KEYS: meta. ARGV: channel, id of the request, time to live in ms, reader. Returns 1 if it is cancelled.
+ */
 const CANCEL = `
+local reader = redis.call('HGET', KEYS[1], 'reader')
+if reader and reader ~= ARGV[4] then return 0 end
 redis.call('HSET', KEYS[1], 'cancelled', 1)
 redis.call('PEXPIRE', KEYS[1], ARGV[3])
 redis.call('PUBLISH', ARGV[1], ARGV[2])
 return 1
+`;
+
+/**
+ * Makes a reader the one that follows a request; the one before it hears of that.
+ * KEYS: meta. ARGV: client, reader, channel of the request. Returns {choices, model version, affinity, prompt tokens},
+ * or nothing if the request is not there, was cancelled, or is another client's.
+ */
+const FOLLOW = `
+local held = redis.call('HMGET', KEYS[1], 'cancelled', 'client', 'choices', 'version', 'affinity', 'promptTokens')
+if held[1] or held[2] ~= ARGV[1] then return false end
+redis.call('HSET', KEYS[1], 'reader', ARGV[2])
+redis.call('PUBLISH', ARGV[3], 'reader:' .. ARGV[2])
+return {held[3], held[4], held[5], held[6]}
 `;
 
 /**
@@ -101,7 +122,8 @@ type Reply = Promise<unknown>;
 export interface ScriptedRedis extends Redis {
   fleetAppend(log: string, meta: string, ...args: readonly (string | number)[]): Reply;
   fleetClaim(log: string, meta: string, owner: string, ttlMs: number): Reply;
-  fleetCancel(meta: string, channel: string, requestId: string, ttlMs: number): Reply;
+  fleetCancel(meta: string, ...args: readonly (string | number)[]): Reply;
+  fleetFollow(meta: string, client: string, reader: string, channel: string): Reply;
   fleetRegister(meta: string, ...args: readonly (string | number)[]): Reply;
   fleetPeek(numKeys: number, ...args: readonly string[]): Reply;
 }
@@ -111,6 +133,7 @@ export function withScripts(redis: Redis): ScriptedRedis {
   redis.defineCommand("fleetAppend", { numberOfKeys: 2, lua: APPEND });
   redis.defineCommand("fleetClaim", { numberOfKeys: 2, lua: CLAIM });
   redis.defineCommand("fleetCancel", { numberOfKeys: 1, lua: CANCEL });
+  redis.defineCommand("fleetFollow", { numberOfKeys: 1, lua: FOLLOW });
   redis.defineCommand("fleetRegister", { numberOfKeys: 1, lua: REGISTER });
   redis.defineCommand("fleetPeek", { lua: PEEK });
   return redis as ScriptedRedis;

@@ -15,14 +15,16 @@ export interface Claim {
   readonly isCancelled: boolean;
   /** Entries that are there. */
   readonly entries: readonly string[];
+  /** Time since the request was queued, in ms. */
+  readonly sinceQueuedMs: number;
 }
 
 /** Makes a worker the owner of a request, and reads what its earlier owners have written. */
 export async function claimRequest(redis: ScriptedRedis, requestId: string, workerId: string): Promise<Claim> {
   const { log, meta } = requestKeys(requestId);
-  const reply = (await redis.fleetClaim(log, meta, workerId, RUNNING_TTL_MS)) as [number, number, string[]];
-  const [epoch, cancelled, entries] = reply;
-  return { owner: { workerId, epoch }, isCancelled: cancelled === 1, entries };
+  const reply = (await redis.fleetClaim(log, meta, workerId, RUNNING_TTL_MS)) as [number, number, string[], number];
+  const [epoch, cancelled, entries, sinceQueuedMs] = reply;
+  return { owner: { workerId, epoch }, isCancelled: cancelled === 1, entries, sinceQueuedMs };
 }
 
 /** Entries to append. */
@@ -85,7 +87,13 @@ export function readMessage(message: string): readonly [place: number, entry: st
   return space > 0 && Number.isSafeInteger(place) && place > 0 ? [place, message.slice(space + 1)] : undefined;
 }
 
-/** Cancels a request: its worker ends it within a step, and no other begins it. */
-export async function cancelRequest(redis: ScriptedRedis, requestId: string): Promise<void> {
-  await redis.fleetCancel(requestKeys(requestId).meta, CANCEL_CHANNEL, requestId, ENDED_TTL_MS);
+/**
+ * Cancels a request: its worker ends it within a step, and no other begins it.
+ *
+ * @param reader - reader of the request that leaves
+ * @returns whether it is cancelled; not if another reader follows it
+ */
+export async function cancelRequest(redis: ScriptedRedis, requestId: string, reader: string): Promise<boolean> {
+  const { meta } = requestKeys(requestId);
+  return (await redis.fleetCancel(meta, CANCEL_CHANNEL, requestId, ENDED_TTL_MS, reader)) === 1;
 }

@@ -1,6 +1,8 @@
 // The state of a worker, from what it holds.
 
 import type { EngineInfo } from "@readme-moe/core";
+import { sharesOf } from "../affinity.ts";
+import { completionTokens, type FleetJob } from "../job.ts";
 import type { PublishedWorker, WorkerCounters } from "./state.ts";
 import type { EngineMeasure } from "./engine-measure.ts";
 
@@ -12,6 +14,20 @@ export interface HeldJob {
   readonly expertShares?: readonly number[] | undefined;
   /** Tokens of its prompts and longest completions. */
   readonly kvTokens: number;
+}
+
+/** Returns the places that a job holds. */
+export function placesOf(
+  job: FleetJob,
+  affinity: string,
+  info: Pick<EngineInfo, "contextTokens" | "kvCapacityTokens">,
+): HeldJob {
+  return {
+    affinity,
+    numSeqs: job.params.n,
+    expertShares: sharesOf(job.expertTokens),
+    kvTokens: job.prompt.length + completionTokens(job, info),
+  };
 }
 
 /** Jobs and counters of a worker. */

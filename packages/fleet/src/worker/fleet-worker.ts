@@ -1,37 +1,25 @@
 // A machine of the fleet: takes jobs while it has room, and writes their answers.
 
 import { randomUUID } from "node:crypto";
-import { choosePull, type Engine, type FleetState } from "@readme-moe/core";
-import { affinitiesOf, sharesOf } from "../affinity.ts";
-import { parseFleetUrl, type FleetAddress } from "../connection/address.ts";
-import { openConnection, type Connection, type ConnectionLimits } from "../connection/connect.ts";
-import { completionTokens, readJob } from "../job.ts";
+import { choosePull, ReadMeEmitter, type FleetState } from "@readme-moe/core";
+import { affinitiesOf } from "../affinity.ts";
+import { parseFleetUrl } from "../connection/address.ts";
+import { openConnection, type Connection } from "../connection/connect.ts";
+import { readJob } from "../job.ts";
 import { CANCEL_CHANNEL, JOBS_CHANNEL } from "../keys.ts";
 import { withScripts, type ScriptedRedis } from "../log/scripts.ts";
-import { DEFAULT_LOCK_TIMES, JobTaker, waitingKeysOf, type LockTimes, type TakenJob } from "../queue/job-queues.ts";
-import { peekQueues } from "../queue/peek.ts";
+import { DEFAULT_LOCK_TIMES, JobTaker, waitingKeysOf, type TakenJob } from "../queue/job-queues.ts";
+import { peekQueues, type PeekedQueues } from "../queue/peek.ts";
 import { Constraints } from "./constraints.ts";
 import { RunningJob, type JobEnd } from "./running-job.ts";
-import { describeWorker, type HeldJob } from "./describe-worker.ts";
+import { describeWorker, placesOf, type HeldJob } from "./describe-worker.ts";
 import { newCounters, publishState, readWorkers, withdrawState, type PublishedWorker } from "./state.ts";
+import { endJob } from "./end-job.ts";
 import { EngineMeasure } from "./engine-measure.ts";
 import { HomeKeeper } from "./home-keeper.ts";
-import { insist } from "./insist.ts";
+import { finishVersion } from "./last-of-version.ts";
+import type { FleetWorkerOptions } from "./options.ts";
 import { repeat } from "./repeat.ts";
-
-/** Options of `FleetWorker.open`. */
-export interface FleetWorkerOptions {
-  /** URL of the fleet's Valkey or Redis. */
-  readonly fleet: string | FleetAddress;
-  /** Engine that answers the jobs. The caller disposes it after the worker. */
-  readonly engine: Engine;
-  /** Name in metrics and status. @default a random one */
-  readonly id?: string | undefined;
-  readonly lockTimes?: LockTimes | undefined;
-  readonly limits?: ConnectionLimits | undefined;
-  /** Called with each failure that the worker goes on after. Without secrets. */
-  readonly onError?: ((error: Error) => void) | undefined;
-}
 
 interface Running extends HeldJob {
   readonly taken: TakenJob;
@@ -44,6 +32,8 @@ const [PUBLISH_MS, RENEW_MS, POLL_MS] = [1000, 500, 250] as const;
 /** A worker of a fleet. */
 export class FleetWorker {
   readonly id: string;
+  /** Bus of `job:ended`. */
+  readonly events: ReadMeEmitter = new ReadMeEmitter();
   readonly #options: FleetWorkerOptions;
   readonly #versions: { readonly promptVersion: string; readonly modelVersion: string };
   readonly #constraints: Constraints;
@@ -65,6 +55,8 @@ export class FleetWorker {
   #isPulling = false;
   #mayHaveJobs = false;
   #isDraining = false;
+  /** Whether it takes jobs; also while it drains, if nobody else could. */
+  #takesJobs = true;
   #isClosed = false;
 
   private constructor(options: FleetWorkerOptions) {
@@ -107,8 +99,8 @@ export class FleetWorker {
     return this.#running.size;
   }
 
-  /** State as it is published. */
-  state(): PublishedWorker {
+  /** State as it is published. @param isDraining - false for what a worker that drains could still take */
+  state(isDraining: boolean = this.#isDraining): PublishedWorker {
     const { info } = this.#options.engine;
     return describeWorker({
       id: this.id,
@@ -119,14 +111,29 @@ export class FleetWorker {
       measure: this.#measure,
       pulls: this.#pulls,
       counters: { ...this.#counters },
-      isDraining: this.#isDraining,
+      isDraining,
     });
   }
 
-  /** Takes no more jobs, and hands those that run to other workers, within a step. */
+  /**
+   * Takes no more jobs, and hands those that run to other workers, within a step. The last worker of a model version
+   * that is being replaced answers the requests of its version before.
+   */
   async drain(): Promise<void> {
-    this.#isDraining = true;
+    [this.#isDraining, this.#takesJobs] = [true, false];
     await publishState(this.#redis, this.state()).catch(() => undefined);
+    const around = {
+      workers: () => readWorkers(this.#redis),
+      numLeft: async () => (await this.#peek()).queues.reduce((sum, { waiting }) => sum + waiting, this.#running.size),
+      onLast: () => void (this.#takesJobs = true),
+    };
+    await finishVersion({ id: this.id, ...this.#versions }, around).catch((error: unknown) => this.#report(error));
+    await this.#release();
+  }
+
+  /** Hands all jobs to other workers. */
+  async #release(): Promise<void> {
+    [this.#isDraining, this.#takesJobs] = [true, false];
     for (const { run } of this.#running.values()) run.stop("released");
     await Promise.all(Array.from(this.#running.values(), ({ ended }) => ended));
   }
@@ -157,7 +164,7 @@ export class FleetWorker {
     // Its jobs go to others at once, and it takes no more.
     void this.#options.engine
       .whenFailed()
-      .then(() => this.drain())
+      .then(() => this.#release())
       .catch((error: unknown) => this.#report(error));
     void this.#taker.start(() => this.#wake()).catch((error: unknown) => this.#report(error));
     void this.#publish().catch((error: unknown) => this.#report(error));
@@ -196,8 +203,8 @@ export class FleetWorker {
     try {
       do {
         this.#mayHaveJobs = false;
-        while (!this.#isDraining && (await this.#pullOne()));
-      } while (this.#mayHaveJobs && !this.#isDraining);
+        while (this.#takesJobs && (await this.#pullOne()));
+      } while (this.#mayHaveJobs && this.#takesJobs);
     } finally {
       this.#isPulling = false;
     }
@@ -205,16 +212,15 @@ export class FleetWorker {
 
   /** Takes the next job. @returns whether there may be another one */
   async #pullOne(): Promise<boolean> {
-    const state = this.state();
+    const state = this.state(false);
     if (state.freeSeqs === 0) return false;
-    const { affinities } = this.#taker;
-    const { modelVersion } = this.#versions;
-    const peeked = await peekQueues(this.#redis, { modelVersion, affinities, waitingKeys: this.#waitingKeys });
+    const peeked = await this.#peek();
     this.#clockMs = peeked.nowMs - performance.now();
     const fleet: FleetState = { nowMs: peeked.nowMs, workers: this.#others, homes: this.#homes.homes };
     const { queueId, askAgainMs } = choosePull(state, peeked.queues, fleet);
     if (queueId === undefined) {
-      if (askAgainMs !== undefined) this.#askAgain(askAgainMs - peeked.nowMs);
+      const inMs = (askAgainMs ?? Infinity) - peeked.nowMs;
+      if (inMs < POLL_MS) setTimeout(() => this.#wake(), Math.max(1, inMs)).unref();
       return false;
     }
     const taken = await this.#taker.take(queueId, `${this.id}:${randomUUID()}`);
@@ -222,8 +228,10 @@ export class FleetWorker {
     return true;
   }
 
-  #askAgain(inMs: number): void {
-    if (inMs < POLL_MS) setTimeout(() => this.#wake(), Math.max(1, inMs)).unref();
+  #peek(): Promise<PeekedQueues> {
+    const { affinities } = this.#taker;
+    const { modelVersion } = this.#versions;
+    return peekQueues(this.#redis, { modelVersion, affinities, waitingKeys: this.#waitingKeys });
   }
 
   #begin(taken: TakenJob): void {
@@ -247,6 +255,7 @@ export class FleetWorker {
       engine: this.#options.engine,
       workerId: this.id,
       engineId: `${id}.${this.#pulls}`,
+      events: this.events,
       openConstraint: (source, client) => this.#constraints.open(source, client),
       onChunk: ({ tokens, usage }) => {
         this.#counters.tokens += tokens.length;
@@ -265,24 +274,15 @@ export class FleetWorker {
         return "released";
       })
       .then((end) => this.#finish(taken, end));
-    const held = {
-      affinity,
-      numSeqs: n,
-      expertShares: sharesOf(job.expertTokens),
-      kvTokens: job.prompt.length + completionTokens(job, this.#options.engine.info),
-    };
-    this.#running.set(id, { taken, run, ended, ...held });
+    this.#running.set(id, { taken, run, ended, ...placesOf(job, affinity, this.#options.engine.info) });
   }
 
   async #finish(taken: TakenJob, end: JobEnd): Promise<void> {
     const id = taken.job.id ?? "";
     this.#counters[end]++;
     try {
-      if (end === "answered" || end === "cancelled") await insist(() => this.#taker.complete(taken));
-      if (end === "released") {
-        await insist(() => this.#taker.giveBack(taken));
-        await this.#redis.publish(JOBS_CHANNEL, this.#versions.modelVersion);
-      }
+      await endJob(taken, end, this.#taker);
+      if (end === "released") await this.#redis.publish(JOBS_CHANNEL, this.#versions.modelVersion);
     } catch (error) {
       // The lock ends, and another worker finds the job.
       this.#report(error);

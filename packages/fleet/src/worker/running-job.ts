@@ -6,6 +6,7 @@ import {
   type GenerateChunk,
   type GenerateRequest,
   type ProcessLogits,
+  type ReadMeEmitter,
   type ReadMeErrorCode,
 } from "@readme-moe/core";
 import { endsAnswer, readEntry, writeEntry, type LoggedError } from "../log/entry.ts";
@@ -13,7 +14,7 @@ import { LogWriter, type WriteEnd } from "../log/log-writer.ts";
 import { AnswerProgress } from "../log/progress.ts";
 import type { ScriptedRedis } from "../log/scripts.ts";
 import { claimRequest, type Claim } from "../log/token-log.ts";
-import type { FleetJob } from "../job.ts";
+import { requestIdOf, type FleetJob } from "../job.ts";
 
 /** End of a job on a worker. "released": another worker goes on with it. */
 export type JobEnd = "answered" | "cancelled" | "foreign" | "different" | "released";
@@ -30,6 +31,8 @@ export interface JobSurroundings {
   readonly engineId: string;
   /** Opens what constrains the answer. @throws {TypeError | RangeError} on a source that no front writes */
   readonly openConstraint: (source: object, client: string | undefined) => Promise<ProcessLogits>;
+  /** Bus of `job:ended`. */
+  readonly events: ReadMeEmitter;
   readonly onChunk: (chunk: GenerateChunk) => void;
   /** Called when an answer goes on that another worker has begun. */
   readonly onResumed: () => void;
@@ -52,6 +55,11 @@ export class RunningJob {
   readonly #controller = new AbortController();
   #writer: LogWriter | undefined;
   #end: JobEnd | undefined;
+  #isResumed = false;
+  #completionTokens = 0;
+  /** Time that the request waited before its first claim. */
+  #queuedMs: number | undefined;
+  #firstTokenMs: number | undefined;
 
   constructor(job: FleetJob, around: JobSurroundings) {
     this.#job = job;
@@ -67,10 +75,38 @@ export class RunningJob {
 
   /** Generates the rest of the answer. @returns how it ended; rejects if Valkey cannot be asked */
   async run(): Promise<JobEnd> {
+    const startMs = performance.now();
+    let end: JobEnd = "released";
+    try {
+      return (end = await this.#run());
+    } finally {
+      this.#emitEnded(end, startMs);
+    }
+  }
+
+  #emitEnded(end: JobEnd, startMs: number): void {
+    const { id, traceparent, prompt } = this.#job;
+    const firstMs = this.#firstTokenMs;
+    this.#around.events.emit("job:ended", {
+      requestId: requestIdOf(id),
+      traceparent,
+      workerId: this.#around.workerId,
+      end,
+      isResumed: this.#isResumed,
+      promptTokens: prompt.length,
+      completionTokens: this.#completionTokens,
+      queuedMs: this.#queuedMs,
+      prefillMs: firstMs === undefined ? undefined : firstMs - startMs,
+      durationMs: performance.now() - startMs,
+    });
+  }
+
+  async #run(): Promise<JobEnd> {
     const { redis, workerId } = this.#around;
     const { id, params } = this.#job;
     if (this.#end) return this.#end;
     const claim = await claimRequest(redis, id, workerId);
+    if (claim.owner.epoch === 1) this.#queuedMs = claim.sinceQueuedMs;
     if (claim.isCancelled) return "cancelled";
     const writer = new LogWriter(redis, id, claim, (end) => this.stop(endOf(end)));
     this.#writer = writer;
@@ -80,6 +116,8 @@ export class RunningJob {
       if (claim.owner.epoch > MAX_CLAIMS) throw new TypeError("Expected a request that some worker can answer");
       for await (const chunk of this.#around.engine.generate(await this.#request(progress))) {
         writer.add(writeEntry(progress.place(chunk)), chunk.usage !== undefined);
+        this.#firstTokenMs ??= performance.now();
+        this.#completionTokens += chunk.tokens.length;
         this.#around.onChunk(chunk);
       }
     } catch (error) {
@@ -97,6 +135,7 @@ export class RunningJob {
     const processLogits = constraint && (await this.#around.openConstraint(constraint, client));
     const choices = progress.tokenIds;
     const resume = choices.some((tokenIds) => tokenIds.length > 0) ? { choices } : undefined;
+    this.#isResumed = resume !== undefined;
     if (resume) this.#around.onResumed();
     const { signal } = this.#controller;
     const shared = {

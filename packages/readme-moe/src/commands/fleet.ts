@@ -1,5 +1,5 @@
 import { Command } from "commander";
-import type { FleetStatus, PublishedWorker, QueueStatus } from "@readme-moe/fleet";
+import type { FleetStatus, PublishedWorker, QueueStatus, VersionStatus } from "@readme-moe/fleet";
 import { fleetOption, type FleetFlags } from "../fleet/options.ts";
 import { examples, jsonOption, requireOption } from "../options.ts";
 import { alignedTable, type Column } from "../terminal.ts";
@@ -24,6 +24,15 @@ export function fleetCommand(): Command {
   return new Command("fleet").description("Looks at a fleet of machines that serve one model.").addCommand(status);
 }
 
+const VERSION_COLUMNS: readonly Column<VersionStatus>[] = [
+  ["model", ({ modelVersion }) => modelVersion.slice(0, 8), "left"],
+  ["workers", ({ workers }) => String(workers)],
+  ["draining", ({ draining }) => String(draining)],
+  ["places", ({ places }) => String(places)],
+  ["running", ({ running }) => String(running)],
+  ["waiting", ({ waiting }) => String(waiting)],
+];
+
 const WORKER_COLUMNS: readonly Column<PublishedWorker>[] = [
   ["worker", ({ id }) => id, "left"],
   ["model", ({ modelVersion }) => modelVersion.slice(0, 8), "left"],
@@ -46,8 +55,10 @@ const QUEUE_COLUMNS: readonly Column<QueueStatus>[] = [
 ];
 
 /** Formats a fleet as lines of text. */
-function statusLines({ address, workers, queues }: FleetStatus): readonly string[] {
+function statusLines({ address, versions, workers, queues }: FleetStatus): readonly string[] {
+  // One version is that of every worker below.
+  const versionLines = versions.length > 1 ? [...alignedTable(VERSION_COLUMNS, versions), ""] : [];
   const workerLines = workers.length === 0 ? ["no worker"] : alignedTable(WORKER_COLUMNS, workers);
   const queueLines = queues.length === 0 ? ["no request"] : alignedTable(QUEUE_COLUMNS, queues);
-  return [address, "", ...workerLines, "", ...queueLines];
+  return [address, "", ...versionLines, ...workerLines, "", ...queueLines];
 }

@@ -17,6 +17,7 @@ import express, { type Express } from "express";
 import { readTextData } from "../data-files.ts";
 import { openFront, reportSeldom, type OpenedFront } from "../fleet/open-front.ts";
 import { fleetOption, type FleetFlags } from "../fleet/options.ts";
+import { openLimits, type OpenedLimits } from "../fleet/shared-limits.ts";
 import { MODEL_ARGUMENT, openEngine, type OpenedEngine } from "../models.ts";
 import { addOptions, controlTokensOption, type EngineFlags, engineOptions } from "../options.ts";
 import { noteServer } from "../running/server-notes.ts";
@@ -92,10 +93,11 @@ async function serve(name: string, opening: Promise<Opened>, flags: ServeFlags, 
   // Requests that arrive before it is open are answered that the model is loading.
   const engine = opening.then((opened) => opened.engine);
   engine.catch(() => undefined);
+  using limits = await openLimits(flags, events);
   const models = new ServedModels({ [name]: engine }, { aliases, restart: restartOf(flags), events });
   log.listen(events);
   models.watch((model, served) => log.watch(model, served));
-  const server = await listen(appOver(models, events, flags), flags);
+  const server = await listen(appOver(models, events, { ...flags, limits }), flags);
   const stopCollecting = collectWhenIdle(() => models.numLeases > 0);
   let forget: (() => Promise<void>) | undefined;
   try {
@@ -129,7 +131,11 @@ async function aborted(signal: AbortSignal): Promise<void> {
   if (!signal.aborted) await once(signal, "abort");
 }
 
-function appOver(models: ServedModels, events: ReadMeEmitter, flags: ServeFlags): Express {
+function appOver(
+  models: ServedModels,
+  events: ReadMeEmitter,
+  flags: ServeFlags & { readonly limits: OpenedLimits },
+): Express {
   const { hungMs, maxRequests, maxTokens, maxBytes, maxClientShare, maxQueueMs, maxRequestMs } = flags;
   const app = express().disable("x-powered-by");
   if (flags.trustProxy !== undefined) app.set("trust proxy", flags.trustProxy);
@@ -140,8 +146,8 @@ function appOver(models: ServedModels, events: ReadMeEmitter, flags: ServeFlags)
       events,
       keys: flags.apiKey,
       experts: { operatorKeys: flags.operatorKey, folder: flags.expertsFolder },
-      requestsPerMinute: flags.requestsPerMinute,
-      tokensPerMinute: flags.tokensPerMinute,
+      requestsPerMinute: flags.limits.requestsPerMinute,
+      tokensPerMinute: flags.limits.tokensPerMinute,
       maxPriority: flags.maxPriority,
       cors: corsOf(flags),
       batches: flags.batches === undefined ? undefined : { folder: flags.batches, onError: reportSeldom() },

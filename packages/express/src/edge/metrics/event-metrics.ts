@@ -149,6 +149,11 @@ export function serverMetrics(instruments: Instruments, events: ReadMeEmitter, d
     help: "Requests that the server or its engine failed, by the error's code",
     labelNames: ["model_name", "code"],
   });
+  const localLimits = instruments.counter({
+    name: "rate_limit_local_total",
+    help: "Rate limits counted by this server alone, since the counts shared with others could not be read",
+    labelNames: ["unit"],
+  });
   const answers = instruments.counter({
     name: "http_requests_total",
     help: "Answers, by route, method and status; 499 where the client had disconnected",
@@ -172,6 +177,7 @@ export function serverMetrics(instruments: Instruments, events: ReadMeEmitter, d
       // The code of a caller's error can be any text.
       failures.inc({ ...labelsOf(model), code: /^\w{1,64}$/.test(code) ? code : "other" });
     })
+    .on("limit:local", ({ unit }) => localLimits.inc({ unit }))
     .on("request:answered", ({ handler, method, status }) => answers.inc({ handler, method, status: `${status}` }));
 }
 

@@ -51,6 +51,7 @@ const NO_FAULTS: ReadonlySet<ReadMeErrorCode> = new Set([
   "ERR_QUEUE_FULL",
   "ERR_GRAMMAR_FAILED",
   "ERR_DRAINED",
+  "ERR_TAKEN_OVER",
   "ERR_DISPOSED",
 ]);
 

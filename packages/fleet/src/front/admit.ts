@@ -1,0 +1,29 @@
+// Admission of a front: a request that would wait for too long is refused before any work is done for it.
+
+import { ReadMeError } from "@readme-moe/core";
+import type { FleetAddress } from "../connection/address.ts";
+import { unreachable } from "../connection/errors.ts";
+import type { FleetView } from "./fleet-view.ts";
+
+/** Age of the view of the workers beyond which nothing is admitted, in ms. */
+const MAX_AGE_MS = 5000;
+
+/**
+ * Refuses a request that would wait for too long.
+ *
+ * @returns the model version that it goes to
+ * @throws {ReadMeError} `ERR_QUEUE_FULL`, with the time to wait; `ERR_FLEET_UNREACHABLE`
+ */
+export function admitRequest(
+  view: Pick<FleetView, "ageMs" | "admit" | "snapshot">,
+  address: FleetAddress,
+  { priority, maxWaitMs }: { readonly priority: number; readonly maxWaitMs: number },
+): string {
+  if (view.ageMs > MAX_AGE_MS) throw unreachable(address, "state of the workers");
+  const { isAdmitted, waitMs, retryAfterMs } = view.admit(priority, maxWaitMs);
+  const { modelVersion } = view.snapshot;
+  if (isAdmitted && modelVersion !== undefined) return modelVersion;
+  const why = waitMs === Infinity ? "no worker of the fleet has this model" : "all workers of the fleet are busy";
+  const retry = Number.isFinite(retryAfterMs) ? { retryAfterMs: Math.max(1000, retryAfterMs) } : {};
+  throw new ReadMeError("ERR_QUEUE_FULL", `${why}; try again later`, retry);
+}
