@@ -13,12 +13,12 @@ test("takes its prompt from a pipe, without the line break at its end", async ()
 });
 
 test("a chat samples by measured defaults, unless the call or the model's files say otherwise", () => {
-  const own = { temperature: 0.3, minP: 0.05, maxTokens: 1024 };
+  const own = { temperature: 0.3, minP: 0.05, repetitionPenalty: 1.1, maxTokens: 1024 };
   expect(samplingParams({}, "chat", undefined)).toMatchObject(own);
   expect(samplingParams({ minP: 0, temperature: 1 }, "chat", {})).toMatchObject({ ...own, minP: 0, temperature: 1 });
   const recommended = samplingParams({}, "chat", { temperature: 0.6, topP: 0.95 });
   expect(recommended).toMatchObject({ temperature: 0.6, topP: 0.95, maxTokens: 1024 });
-  expect(recommended.minP).toBeUndefined();
+  expect([recommended.minP, recommended.repetitionPenalty]).toEqual([undefined, undefined]);
   expect(samplingParams({}, "generate", undefined)).toMatchObject({ temperature: 0, maxTokens: 128 });
 });
 

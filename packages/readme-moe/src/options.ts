@@ -157,7 +157,7 @@ type SamplingUse = "generate" | "chat" | "answer";
 const FALLBACKS: Readonly<Record<SamplingUse, SamplingDefaults>> = {
   generate: { temperature: 0, maxTokens: 128 },
   // Measured: docs/how-to/choose-sampling.md.
-  chat: { temperature: 0.3, minP: 0.05, maxTokens: 1024 },
+  chat: { temperature: 0.3, minP: 0.05, repetitionPenalty: 1.1, maxTokens: 1024 },
   answer: { temperature: 0.8, maxTokens: 256 },
 };
 
@@ -180,7 +180,10 @@ export function samplingOptions(use: SamplingUse): readonly Option[] {
       "--min-p <p>",
       `drop tokens less likely than p times the most likely one (default: the model's, else ${FALLBACKS[use].minP ?? 0})`,
     ).argParser(anyNumber),
-    new Option("--repetition-penalty <x>", "above 1 makes earlier tokens less likely").argParser(anyNumber),
+    new Option(
+      "--repetition-penalty <x>",
+      `above 1 makes earlier tokens less likely (default: the model's, else ${FALLBACKS[use].repetitionPenalty ?? 1})`,
+    ).argParser(anyNumber),
     new Option("--presence-penalty <x>", "subtracted once from the logits of tokens in the completion").argParser(
       anyNumber,
     ),

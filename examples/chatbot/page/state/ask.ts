@@ -101,6 +101,9 @@ async function checkFits(options: AskOptions, kept: readonly Message[]): Promise
   );
 }
 
+/** Measured: small models repeat themselves without them (docs/how-to/choose-sampling.md). */
+const AGAINST_LOOPS = { min_p: 0.05, repetition_penalty: 1.1 };
+
 function requestFor(
   { model, expert, mode, system, temperature }: AskOptions,
   kept: readonly Message[],
@@ -113,6 +116,7 @@ function requestFor(
     stream_options: { include_usage: true },
     max_tokens: answerTokens,
     temperature,
+    ...AGAINST_LOOPS,
     read_me: { include: ["routes"], ...(expert === undefined || isAdapter ? {} : { expert }) },
   };
   if (mode === "continue") {
