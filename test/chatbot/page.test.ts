@@ -42,6 +42,9 @@ describe.skipIf(executablePath === undefined)("the page", () => {
     const { body } = await postJson(`${server.url}/v1/chat/completions`, {
       model: "tiny",
       ...request,
+      // As the page, which keeps small models from loops.
+      min_p: 0.05,
+      repetition_penalty: 1.1,
       read_me: { include: ["routes"] },
     });
     const [choice] = (body as { choices: { message: { content: string }; read_me: { routes: (number | null)[] } }[] })

@@ -212,7 +212,7 @@ export function samplingParams(
   const params = { maxTokens, temperature, topK, topP, minP, ...penalties, logitBias: bias, seed, stop };
   params satisfies Record<Exclude<keyof SamplingFlags, "maxNewTokens"> | "maxTokens", unknown>;
   // A temperature of the model's is meant for the distribution that its own files describe.
-  const { minP: _, ...own } = FALLBACKS[use];
+  const { minP: _, repetitionPenalty: __, ...own } = FALLBACKS[use];
   const fallback = recommended?.temperature === undefined ? FALLBACKS[use] : own;
   return withSamplingDefaults<SamplingParams>(params, { ...fallback, ...recommended });
 }

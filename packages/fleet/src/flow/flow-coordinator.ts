@@ -32,6 +32,7 @@ const [ATTEMPTS, RETRY_MS] = [3, 1000] as const;
 /** Failed jobs are kept for their reasons. */
 const FAILED_SECONDS = 86_400;
 
+/** Gives tasks to the machines of a fleet, and waits for their results. */
 export class FlowCoordinator {
   readonly #options: FlowCoordinatorOptions;
   readonly #connection: Connection;

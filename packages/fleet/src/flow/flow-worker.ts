@@ -28,6 +28,7 @@ const LOCK_TIMES: LockTimes = { lockMs: 60_000, stalledMs: 15_000 };
 /** A task goes on elsewhere as often as it takes. */
 const MAX_STALLED = 1_000_000;
 
+/** A machine that takes tasks. */
 export class FlowWorker {
   readonly #worker: Worker<unknown>;
   readonly #connection: Connection;

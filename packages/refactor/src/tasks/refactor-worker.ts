@@ -23,6 +23,7 @@ interface OpenPlan {
   readonly runner: TaskRunner;
 }
 
+/** Runs tasks of refactorings of one model. */
 export class RefactorWorker {
   readonly #model: Model;
   readonly #products: Products;
