@@ -45,7 +45,7 @@ describe.skipIf(noServer !== undefined)("a fleet of three machines and two front
         await FleetEngine.open({ fleet: server.url, reader: await openPromptReader(MODEL, { cacheFolder }) }),
       );
     }
-  });
+  }, 600_000);
 
   afterAll(async () => {
     await Promise.all(fronts.map((front) => front.dispose()));

@@ -45,8 +45,11 @@ const LASTING: ReadonlySet<ReadMeErrorCode> = new Set([
   "ERR_GRAMMAR_FAILED",
 ]);
 
-/** Number of workers that try a job; one that fails on all of them fails. */
-const MAX_CLAIMS = 100;
+/**
+ * Number of workers that try a job, and one whose constraint exceeds limits: those of time depend on how busy a machine
+ * is. A job that fails on all of them fails.
+ */
+const [MAX_CLAIMS, MAX_LIMITED_CLAIMS] = [100, 3] as const;
 
 /** A job that this worker runs. */
 export class RunningJob {
@@ -122,7 +125,9 @@ export class RunningJob {
       }
     } catch (error) {
       if (this.#end) return this.#end;
-      const logged = loggedError(error);
+      const { constraint } = this.#job;
+      const isLimit = constraint !== undefined && error instanceof RangeError;
+      const logged = isLimit && claim.owner.epoch < MAX_LIMITED_CLAIMS ? undefined : loggedError(error);
       if (!logged) return "released";
       writer.add(writeEntry({ error: logged }), true);
     }
