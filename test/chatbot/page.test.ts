@@ -207,6 +207,7 @@ describe.skipIf(executablePath === undefined)("the page", () => {
     // The first stop skips everything before the message box.
     await page.keyboard.press("Tab");
     await page.keyboard.press("Enter");
+    await page.locator("textarea:focus").waitFor();
     await page.keyboard.type("Hello");
     await page.keyboard.press("Enter");
     await lastAnswer(page);
