@@ -189,6 +189,8 @@ export type FromWorker =
       readonly accepted: readonly WireAccepted[];
       readonly chunks: readonly WireChunk[];
       readonly failures: readonly WireFailure[];
+      /** Ids of aborted requests of which nothing follows. */
+      readonly left: readonly string[];
       readonly events: readonly WireEvent[];
     }
   | ({ readonly type: "logits" } & WireLogits)

@@ -13,6 +13,8 @@ interface RunningRequest {
   readonly detach: () => void;
   /** Ends the work for the request on this side. */
   readonly leave: AbortController | undefined;
+  /** Whether the worker has it; false while an earlier request of its id is still being ended there. */
+  isSent: boolean;
 }
 
 /** Parts of a request that stay on this side. */
@@ -34,6 +36,8 @@ interface RequestHost {
 export class RunningRequests {
   readonly #host: RequestHost;
   readonly #requests = new Map<string, RunningRequest>();
+  /** Requests that the worker is ending, by id, and what sends the next one of the same id. */
+  readonly #leaving = new Map<string, (() => void) | undefined>();
 
   constructor(host: RequestHost) {
     this.#host = host;
@@ -57,26 +61,47 @@ export class RunningRequests {
       stream.fail(signal?.reason);
       this.#abandon(requestId);
     });
-    this.#requests.set(requestId, { stream, functions, detach, leave });
+    const request: RunningRequest = { stream, functions, detach, leave, isSent: false };
+    this.#requests.set(requestId, request);
     this.#host.link?.hold();
-    this.#host.link?.post({ type: "generate", ...wire });
+    const send = (): void => {
+      if (this.#requests.get(requestId) !== request) return;
+      request.isSent = true;
+      this.#host.link?.post({ type: "generate", ...wire });
+    };
+    // Tokens of the earlier request are on their way.
+    if (this.#leaving.has(requestId)) this.#leaving.set(requestId, send);
+    else send();
     return stream;
   }
 
   /** Takes the results of a step. */
-  receive({ accepted, chunks, failures }: FromWorker & { type: "step" }): void {
-    for (const { requestId, ...prompt } of accepted) this.#requests.get(requestId)?.stream.accept(prompt);
+  receive({ accepted, chunks, failures, left }: FromWorker & { type: "step" }): void {
+    for (const { requestId, ...prompt } of accepted) this.#sent(requestId)?.stream.accept(prompt);
     for (const { requestId, chunk } of chunks) {
-      this.#requests.get(requestId)?.stream.push(chunk);
-      if (chunk.usage) this.#forget(requestId)?.stream.end();
+      const stream = this.#sent(requestId)?.stream;
+      stream?.push(chunk);
+      if (stream && chunk.usage) this.#forget(requestId)?.stream.end();
     }
-    for (const { requestId, error } of failures) this.#forget(requestId)?.stream.fail(fromWire(error));
+    for (const { requestId, error } of failures) {
+      if (this.#sent(requestId)) this.#forget(requestId)?.stream.fail(fromWire(error));
+    }
+    for (const requestId of left) {
+      const sendNext = this.#leaving.get(requestId);
+      this.#leaving.delete(requestId);
+      sendNext?.();
+    }
+  }
+
+  #sent(requestId: string): RunningRequest | undefined {
+    const request = this.#requests.get(requestId);
+    return request?.isSent ? request : undefined;
   }
 
   /** Calls a request's function and sends its answer. The request fails if the function does. */
   async answer(call: FunctionCall): Promise<void> {
     const { requestId } = call;
-    const request = this.#requests.get(requestId);
+    const request = this.#sent(requestId);
     if (!request) return;
     try {
       const answer = await callFunction(request.functions, call, this.#host.vocabSize);
@@ -91,16 +116,20 @@ export class RunningRequests {
 
   /** Ends all requests with an error; chunks that are not read yet are dropped. */
   failAll(error: Error): void {
+    this.#leaving.clear();
     for (const requestId of Array.from(this.#requests.keys())) this.#forget(requestId)?.stream.fail(error);
   }
 
   /** Ends all requests with an error that comes after the chunks that are not read yet. */
   interruptAll(error: Error): void {
+    this.#leaving.clear();
     for (const requestId of Array.from(this.#requests.keys())) this.#forget(requestId)?.stream.interrupt(error);
   }
 
   #abandon(requestId: string, reason: "abort" | "error" = "abort"): void {
-    if (this.#forget(requestId)) this.#host.link?.post({ type: "abort", requestId, reason });
+    if (!this.#forget(requestId)?.isSent) return;
+    this.#leaving.set(requestId, undefined);
+    this.#host.link?.post({ type: "abort", requestId, reason });
   }
 
   #forget(requestId: string): RunningRequest | undefined {

@@ -45,6 +45,7 @@ class EngineServer {
   #accepted: WireAccepted[] = [];
   #chunks: WireChunk[] = [];
   #failures: WireFailure[] = [];
+  #left: string[] = [];
   #events: WireEvent[] = [];
   #listened: ReadonlySet<WireEvent["name"]> = new Set();
 
@@ -68,9 +69,8 @@ class EngineServer {
         return;
       case "abort":
         this.#requests?.abort(message.requestId, message.reason);
-        this.#flush();
         // The freed memory may let another sequence run.
-        void this.#run();
+        void this.#leave(message.requestId).then(() => this.#run());
         return;
       case "processed":
         this.#engine?.core.answer(message.rowId, message.logits);
@@ -213,12 +213,19 @@ class EngineServer {
     this.#failures.push({ requestId, error: toWire(error) });
   }
 
+  /** Says when nothing follows of an aborted request: a step that runs may still end some of its tokens. */
+  async #leave(requestId: string): Promise<void> {
+    await this.#engine?.core.whenNone((sequence) => sequence.requestId === requestId);
+    this.#left.push(requestId);
+    this.#flush();
+  }
+
   #flush(): void {
-    const [accepted, chunks, failures] = [this.#accepted, this.#chunks, this.#failures];
+    const [accepted, chunks, failures, left] = [this.#accepted, this.#chunks, this.#failures, this.#left];
     const events = this.#events.filter(({ name }) => this.#listened.has(name));
-    [this.#accepted, this.#chunks, this.#failures, this.#events] = [[], [], [], []];
-    if (accepted.length + chunks.length + failures.length + events.length === 0) return;
-    this.#send({ type: "step", accepted, chunks, failures, events });
+    [this.#accepted, this.#chunks, this.#failures, this.#left, this.#events] = [[], [], [], [], []];
+    if (accepted.length + chunks.length + failures.length + left.length + events.length === 0) return;
+    this.#send({ type: "step", accepted, chunks, failures, left, events });
   }
 
   async #close(): Promise<void> {
