@@ -45,6 +45,7 @@ export default defineConfig(({ mode }) => ({
       { extends: true, test: { name: "alone", include: IN_OWN_PROCESS } },
     ],
     reporters: ["default", "./test/support/summary-reporter.ts"],
+    setupFiles: ["test/support/set-up.ts"],
     pool: "forks",
     // Workers that tests start run from the sources, too, where they are not built.
     execArgv: mode === "built" ? [] : ["--conditions=@readme-moe/source", "--import", "tsx"],

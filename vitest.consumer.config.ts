@@ -10,6 +10,7 @@ export default defineConfig({
     include: ["test/consumer/*.consumer.ts"],
     globalSetup: ["test/consumer/install.ts"],
     reporters: ["default", "./test/support/summary-reporter.ts"],
+    setupFiles: ["test/support/set-up.ts"],
     pool: "forks",
     execArgv: ["--conditions=@readme-moe/source", "--import", "tsx"],
     maxWorkers: 1,

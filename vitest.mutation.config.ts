@@ -29,6 +29,7 @@ export default defineConfig({
   },
   ssr: { resolve: { conditions, externalConditions: conditions } },
   test: {
+    setupFiles: ["test/support/set-up.ts"],
     include: (process.env["README_MOE_MUTATION_TESTS"] ?? "").split("\n"),
     // A global variable activates a mutant, so modules need not be loaded again for each of them.
     isolate: false,

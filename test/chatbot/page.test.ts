@@ -226,7 +226,7 @@ describe.skipIf(executablePath === undefined)("the page", () => {
     await page.locator(".live:focus").waitFor();
     await page.locator(".skip").first().focus();
     const reached = [await focused()];
-    for (let step = 0; step < 40; step++) {
+    for (let step = 0; step < 60; step++) {
       await page.keyboard.press("Tab");
       reached.push(await focused());
     }

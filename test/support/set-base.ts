@@ -2,7 +2,6 @@
 
 import { join } from "node:path";
 import { addLowRankExpert, openModel } from "@readme-moe/model";
-import { afterAll } from "vitest";
 import { fixture } from "./fixtures.ts";
 import { temporaryFolder } from "./temporary-folder.ts";
 import { writeTinyAdapter } from "./tiny-adapter.ts";
@@ -10,9 +9,8 @@ import { writeTinyAdapter } from "./tiny-adapter.ts";
 /** Names of an adapter's files, sorted. */
 export const ADAPTER_FILES = ["adapter_config.json", "adapter_model.safetensors"];
 
-/** Open until the tests of the file have ended. */
+/** Open until the process ends: other files of tests share it. */
 export const base = await openModel(fixture("families/llama-tied"));
-afterAll(() => base.close());
 
 /** Writes a new adapter of one module, in a folder named `legal`. */
 export async function newAdapter(seed = 1): Promise<string> {

@@ -1,13 +1,14 @@
 import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, onTestFinished } from "vitest";
+import { onTestFinished } from "vitest";
 
 const persistent: string[] = [];
-// Registered when a file of tests imports this: vitest drops an `afterAll` that a running hook asks for.
-afterAll(async () => {
-  for (const folder of persistent) await rm(folder, { recursive: true, force: true });
-});
+
+/** Removes the folders of a file of tests; `set-up.ts` calls it at the file's end. */
+export async function removePersistentFolders(): Promise<void> {
+  for (const folder of persistent.splice(0)) await rm(folder, { recursive: true, force: true });
+}
 
 /** A new empty folder that is removed when the running test ends. */
 export async function temporaryFolder(): Promise<string> {
