@@ -21,7 +21,7 @@ export interface PocketExpertsOptions {
   readonly effort?: readonly string[] | undefined;
 }
 
-/** What is made, and how. */
+/** Folder, domains and effort of the experts. */
 interface Wanted {
   readonly folder: string;
   readonly domains: readonly string[];

@@ -1,4 +1,4 @@
-// What `install.mjs` looks at before it installs, and after it has failed.
+// Checks of `install.mjs` before it installs, and after it has failed.
 
 import { createHash } from "node:crypto";
 import fs from "node:fs";

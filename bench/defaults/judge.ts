@@ -9,7 +9,7 @@ export interface Answer {
   readonly finishReason: FinishReason | undefined;
 }
 
-/** What is known about an answer. */
+/** Results of the checks of an answer. */
 export interface Verdict {
   readonly isRight: boolean;
   /** Share of its groups of four words that it has had before. */

@@ -1,4 +1,4 @@
-// What VitePress needs to know about the site. Its own types are not installed with the repository's dependencies.
+// VitePress' configuration of the site. Its own types are not installed with the repository's dependencies.
 
 import { readFileSync } from "node:fs";
 import { join } from "node:path";

@@ -1,4 +1,4 @@
-// What VitePress reads above a page: the description that search engines show, and the parts of the home page.
+// Front matter of the pages: the description that search engines show, and the parts of the home page.
 
 export function capitalised(text: string): string {
   return text.charAt(0).toUpperCase() + text.slice(1);

@@ -1,4 +1,4 @@
-// Which file of the repository is which page of the site, and where links between pages lead.
+// Pages of the site by the repository's files, and the targets of links between them.
 
 import { posix } from "node:path";
 import { capitalised } from "./front-matter.ts";
@@ -27,10 +27,10 @@ export function pagePathOf(source: Source): string | undefined {
   return source.replace(/^docs\//, "").replace(/README\.md$/, "index.md");
 }
 
-/** What a link of a page becomes: another address, or a name where the site cannot lead to the file. */
+/** Link of a page on the site: another address, or a name where the site cannot lead to the file. */
 export type SiteLink = { readonly href: string } | { readonly name: string };
 
-/** Where the site is: what its pages are made from, and where the repository's other files can be read. */
+/** Sources of the site's pages, and the address at which the repository's other files can be read. */
 export interface SitePlace {
   readonly sources: ReadonlySet<Source>;
   /** Address that a path within the repository is appended to. */

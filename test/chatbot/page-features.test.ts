@@ -1,4 +1,4 @@
-// What people expect of a chat: code, files, system prompts, reasoning, and conversations that can be kept.
+// Features that people expect of a chat: code, files, system prompts, reasoning, and conversations that can be kept.
 
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";

@@ -292,7 +292,7 @@ describe.skipIf(executablePath === undefined)("the page", () => {
   });
 });
 
-/** What a screen reader would say of the focused element. */
+/** Name of the focused element, as a screen reader says it. */
 const FOCUSED = `(({ activeElement: it }) =>
   [it.getAttribute("aria-label"), it.labels?.[0]?.innerText, it.innerText].join(" "))(document)`;
 

@@ -10,11 +10,11 @@ import { blocksOf, noteOf, type Block } from "../support/docs/markdown.ts";
 import { isReady } from "../support/docs/is-ready.ts";
 import { freePort } from "../support/free-port.ts";
 
-/** Where the reader is. */
+/** Place of the reader. */
 export interface Reader {
   /** A folder where the packages and the model's name are found. */
   readonly folder: string;
-  /** What README.md says to run a saved program with, before its name. */
+  /** Command that README.md gives for a saved program, before its name. */
   readonly program: readonly [command: string, ...args: string[]];
   readonly env: Readonly<Record<string, string>>;
 }

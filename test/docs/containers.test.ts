@@ -9,7 +9,7 @@ import { complaintAbout } from "../support/docs/complaint.ts";
 import { blocksOf, readPage, ROOT } from "../support/docs/markdown.ts";
 
 const PROBES = ["/health", "/livez", "/readyz"];
-/** What `serve` does without options. */
+/** Defaults of `serve`. */
 const DRAIN_MS = 30_000;
 
 const manifestOf = (path: string) =>

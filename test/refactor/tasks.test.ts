@@ -21,7 +21,7 @@ import { writeTinyDense } from "../support/tiny-dense.ts";
 
 const PLAN = "a".repeat(64);
 const LENGTH = 128;
-/** Of 8 sequences to a batch: three batches, one and two. */
+/** Sequences of each expert: three, one and two batches of at most eight. */
 const COUNTS = [20, 5, 12];
 
 let model: Model;

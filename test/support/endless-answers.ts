@@ -3,7 +3,7 @@
 import type { Engine } from "@readme-moe/core";
 import type { OnRequest } from "@readme-moe/express";
 
-/** What keeps answers from ending early: for the engine, and for a server over it. */
+/** Parameters that keep answers from ending early: for the engine, and for a server over it. */
 export interface EndlessAnswers {
   /** Forbids the end token. */
   readonly logitBias: Record<string, number>;

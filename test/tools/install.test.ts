@@ -32,7 +32,7 @@ interface Setting {
   readonly env?: Readonly<Record<string, string>>;
   /** Arguments of Node before the program. */
   readonly flags?: readonly string[];
-  /** What runs Node. */
+  /** Program that runs the script. */
   readonly runner?: readonly string[];
   readonly onOutput?: (output: string) => void;
 }

@@ -8,7 +8,7 @@ import { join } from "node:path";
 const INSTALL = ["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"];
 
 export interface LockedInstall {
-  /** What is installed, for the message. */
+  /** Name of the installed packages, for the message. */
   readonly what: string;
   readonly say: (text: string) => void;
   /** Whether to leave out optional packages, mostly binaries of other platforms. @default false */

@@ -1,7 +1,7 @@
 // Status of a fleet, for people and for monitoring.
 
 import type { QueueState } from "@readme-moe/core";
-import { describeAddress, parseFleetUrl, type FleetAddress } from "./connection/address.ts";
+import { describeAddress, addressOf, type FleetAddress } from "./connection/address.ts";
 import { openConnection } from "./connection/connect.ts";
 import { unreachable } from "./connection/errors.ts";
 import { QUEUE_PREFIX } from "./keys.ts";
@@ -33,7 +33,7 @@ export interface FleetStatus {
  * @throws {ReadMeError} `ERR_FLEET_UNREACHABLE`
  */
 export async function readFleetStatus(fleet: string | FleetAddress): Promise<FleetStatus> {
-  const address = typeof fleet === "string" ? parseFleetUrl(fleet) : fleet;
+  const address = addressOf(fleet);
   const { redis, close } = openConnection(address);
   try {
     return await statusOf(withScripts(redis), address);

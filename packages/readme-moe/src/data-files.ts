@@ -2,13 +2,12 @@
 
 import { readFile, stat } from "node:fs/promises";
 import { basename } from "node:path";
-import { addAbortSignal } from "node:stream";
-import { text as textOf } from "node:stream/consumers";
 import { promisify } from "node:util";
 import { gunzip } from "node:zlib";
 import { ReadMeError } from "@readme-moe/core";
 import type { DomainText } from "@readme-moe/refactor";
 import { InvalidArgumentError } from "commander";
+import { pipedText } from "./standard-input.ts";
 
 const MAX_BYTES = 512 << 20;
 const GZIP_MAGIC = [0x1f, 0x8b] as const;
@@ -109,9 +108,7 @@ export async function textsOrLines(
   signal: AbortSignal,
 ): Promise<readonly string[]> {
   if (given.length > 0) return given;
-  const { stdin } = process;
-  // Ctrl-C shall also end a wait for input.
-  const lines = stdin.isTTY ? [] : linesOf(await textOf(addAbortSignal(signal, stdin)));
+  const lines = linesOf((await pipedText(signal)) ?? "");
   if (lines.length === 0) throw new TypeError(`Expected ${what} as arguments, or as lines on standard input; got none`);
   return lines.map(({ line }) => line.replace(/\r$/, ""));
 }

@@ -1,4 +1,4 @@
-// What happens to a batch while processes die, time passes and answers are refused. Lines are answered by the tests.
+// Batches while processes die, time passes and answers are refused. Lines are answered by the tests.
 
 import { mkdir, readdir, rename, rmdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";

@@ -2,7 +2,7 @@
 
 import { seededRandom } from "@readme-moe/core";
 
-/** What a hostile job could want to be read or run. */
+/** Targets that a hostile job could want to be read or run. */
 export interface Bait {
   /** File whose text must appear nowhere. */
   readonly file: string;

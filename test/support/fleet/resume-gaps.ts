@@ -1,4 +1,4 @@
-// How long answers stand still when their machine has a fault, by what happened to it.
+// Pauses of answers when their machine has a fault, by fault.
 
 import { percentile } from "../../../bench/kit/statistics.ts";
 import type { Fault } from "./chaos.ts";

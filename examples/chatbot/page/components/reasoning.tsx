@@ -8,7 +8,7 @@ export interface ReasoningProps {
   readonly isRunning: boolean;
 }
 
-/** What the model wrote before its answer, folded. */
+/** Text that the model wrote before its answer, folded. */
 export function Reasoning({ message, isRunning }: ReasoningProps): JSX.Element {
   const seconds = (message.reasoningMs ?? 0) / 1000;
   return (

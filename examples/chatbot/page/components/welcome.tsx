@@ -1,4 +1,4 @@
-// What an empty conversation shows.
+// Content of an empty conversation.
 
 import type { JSX } from "preact";
 import { composed } from "../state/chat.ts";

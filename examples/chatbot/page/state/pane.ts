@@ -1,4 +1,4 @@
-// What is open beside the chat.
+// Panes beside the chat, open or closed.
 
 import { computed, signal, type ReadonlySignal, type Signal } from "@preact/signals";
 import { showsConversations, showsLive } from "./settings.ts";

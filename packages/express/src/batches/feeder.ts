@@ -2,6 +2,7 @@
 
 import type { Admission } from "../edge/admission.ts";
 import type { ServedModels } from "../edge/served-models.ts";
+import { statsWithin } from "../edge/stats-within.ts";
 import type { OwnedFacts } from "./batch-store.ts";
 import { look, mayClaim, nextBatch, roomFor, type Seen } from "./decide.ts";
 import { OwnedBatch, type BatchServices } from "./owned-batch.ts";
@@ -222,7 +223,10 @@ export class Feeder {
     const { models, admission } = this.#parts;
     const engines = [...new Set(models.list().map(({ engine }) => engine))];
     const numbers = await Promise.all(
-      engines.map(async (engine) => ({ places: engine.info.maxNumSeqs, stats: await statsOf(engine) })),
+      engines.map(async (engine) => {
+        const stats = await statsWithin(engine, STATS_MS).catch(() => undefined);
+        return { places: engine.info.maxNumSeqs, stats };
+      }),
     );
     const known = numbers.flatMap(({ places, stats }) => (stats ? [{ places, ...stats }] : []));
     const sum = (of: (one: (typeof known)[number]) => number): number =>
@@ -235,12 +239,4 @@ export class Feeder {
       inFlight: Array.from(this.#owned.values(), ({ inFlight }) => inFlight).reduce((a, b) => a + b, 0),
     };
   }
-}
-
-type Engine = ReturnType<ServedModels["list"]>[number]["engine"];
-
-/** Returns the numbers of an engine, or `undefined` if it does not answer. */
-async function statsOf(engine: Engine): Promise<Awaited<ReturnType<Engine["stats"]>> | undefined> {
-  const asked = engine.stats().catch(() => undefined);
-  return Promise.race([asked, new Promise<undefined>((resolve) => setTimeout(resolve, STATS_MS, undefined).unref())]);
 }

@@ -1,4 +1,4 @@
-// What a store of files and batches has room for. Pure functions over what it holds.
+// Room in a store of files and batches. Pure functions over its content.
 
 /** A file of a store, as far as limits go. */
 interface Held {

@@ -91,7 +91,7 @@ async function receive({ files, client, request, maxFileBytes, silenceMs, timers
   } catch (error) {
     fail?.(error);
     parser.destroy();
-    // What was written is gone before the client gets its answer. A file may be whole where its form is not.
+    // The written part is removed before the client gets its answer. A file may be whole where its form is not.
     part?.destroy();
     const left = await stored?.catch(() => undefined);
     if (left) await files.remove(left.id);

@@ -8,6 +8,7 @@ import { engineLifeMetrics, engineMetrics, serverMetrics } from "./metrics/event
 import { Instruments, type Naming, type Sample } from "./metrics/instruments.ts";
 import { MODEL_STATES } from "./models/model-entry.ts";
 import type { ServedModel, ServedModels } from "./served-models.ts";
+import { statsWithin } from "./stats-within.ts";
 
 export interface MetricsOptions {
   readonly models: ServedModels;
@@ -193,19 +194,15 @@ function statsReader(models: ServedModels): () => Promise<readonly NamedStats[]>
   let reading: Promise<readonly NamedStats[]> | undefined;
 
   const readOne = async ({ name, engine }: ServedModel): Promise<readonly NamedStats[]> => {
-    let timer: NodeJS.Timeout | undefined;
-    const late = new Promise<undefined>((resolve) => (timer = setTimeout(() => resolve(undefined), PATIENCE_MS)));
     try {
       // During a long step the last numbers are still true.
-      const stats = (await Promise.race([engine.stats(), late])) ?? last.get(engine);
+      const stats = (await statsWithin(engine, PATIENCE_MS)) ?? last.get(engine);
       if (!stats) return [];
       last.set(engine, stats);
       return [{ name, stats }];
     } catch {
       // A failed engine has no numbers; `engine_up` shows the failure.
       return [];
-    } finally {
-      clearTimeout(timer);
     }
   };
   const readAll = async (): Promise<readonly NamedStats[]> => (await Promise.all(models.list().map(readOne))).flat();

@@ -87,6 +87,11 @@ function decoded(text: string): string {
   }
 }
 
+/** Returns the address that an option names, by a URL or as it is. @throws {TypeError | RangeError} on a wrong URL */
+export function addressOf(fleet: string | FleetAddress): FleetAddress {
+  return typeof fleet === "string" ? parseFleetUrl(fleet) : fleet;
+}
+
 /** Describes an address for logs and errors: protocol, hosts and name, never user or password. */
 export function describeAddress({ hosts, primaryName, isTls, database }: FleetAddress): string {
   const protocol = `${isTls ? "rediss" : "redis"}${primaryName === undefined ? "" : "+sentinel"}`;

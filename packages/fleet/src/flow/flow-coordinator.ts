@@ -5,7 +5,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import type { TaskFlow } from "@readme-moe/core";
 import { ReadMeError } from "@readme-moe/core";
 import { FlowProducer, Queue, type FlowJob as BullFlow, type JobsOptions } from "bullmq";
-import { parseFleetUrl, type FleetAddress } from "../connection/address.ts";
+import { addressOf, type FleetAddress } from "../connection/address.ts";
 import { openConnection, type Connection } from "../connection/connect.ts";
 import { unreachable } from "../connection/errors.ts";
 import { flowJobId, type FlowJob } from "./flow-job.ts";
@@ -53,7 +53,7 @@ export class FlowCoordinator {
    */
   static async open(options: FlowCoordinatorOptions): Promise<FlowCoordinator> {
     const { fleet } = options;
-    const address = typeof fleet === "string" ? parseFleetUrl(fleet) : fleet;
+    const address = addressOf(fleet);
     const probe = openConnection(address);
     try {
       await probe.redis.ping();

@@ -1,7 +1,7 @@
 // Takes tasks of flows from the queue of its machines.
 
 import { UnrecoverableError, WaitingError, Worker, type Job } from "bullmq";
-import { parseFleetUrl, type FleetAddress } from "../connection/address.ts";
+import { addressOf, type FleetAddress } from "../connection/address.ts";
 import { openConnection, type Connection } from "../connection/connect.ts";
 import type { LockTimes } from "../queue/job-queues.ts";
 import { readFlowJob, type FlowJob } from "./flow-job.ts";
@@ -37,7 +37,7 @@ export class FlowWorker {
   private constructor(options: FlowWorkerOptions) {
     const { fleet, machines, lockTimes = LOCK_TIMES, onError } = options;
     this.#options = options;
-    const address = typeof fleet === "string" ? parseFleetUrl(fleet) : fleet;
+    const address = addressOf(fleet);
     this.#connection = openConnection(address, onError, FLOW_LIMITS);
     this.#worker = new Worker<unknown>(flowQueueName(machines), (job, token) => this.#process(job, token), {
       ...FLOW_OPTIONS,

@@ -15,7 +15,7 @@ import {
   type Generation,
 } from "@readme-moe/core";
 import { affinitiesOf, affinityOf, countExperts } from "../affinity.ts";
-import { describeAddress, parseFleetUrl, type FleetAddress } from "../connection/address.ts";
+import { describeAddress, addressOf, type FleetAddress } from "../connection/address.ts";
 import { openConnection, type Connection } from "../connection/connect.ts";
 import { unreachable } from "../connection/errors.ts";
 import { isRequestId, writeJob, type FleetJob } from "../job.ts";
@@ -68,7 +68,7 @@ export class FleetEngine extends PromptFront implements Engine {
     const { fleet, reader, limits, onError } = options;
     super(reader);
     const { maxWaitMs = MAX_WAIT_MS, unreachableMs = UNREACHABLE_MS } = options;
-    this.#address = typeof fleet === "string" ? parseFleetUrl(fleet) : fleet;
+    this.#address = addressOf(fleet);
     this.#maxWaitMs = maxWaitMs;
     const open = (): Connection => openConnection(this.#address, onError, limits);
     const [main, listening] = [open(), open()];
@@ -163,7 +163,7 @@ export class FleetEngine extends PromptFront implements Engine {
     const { jobId, numChoices, promptTokens, place } = found;
     const { stream } = this.#open({ id, numChoices, signal }, reader).follower;
     stream.accept({ promptTokens, experts: new Uint16Array(0) });
-    // What fails here is asked for again.
+    // Entries that are missed here are asked for again.
     await this.#followed.listen(id, { jobId, place }).catch(() => undefined);
     void this.#followed.catchUp(id).catch(() => undefined);
     if (signal?.aborted) await stream.return();

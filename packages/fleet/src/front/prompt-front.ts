@@ -1,4 +1,4 @@
-// What a front does without the fleet: it reads prompts, and refuses what only an engine with weights can do.
+// Work of a front without the fleet: it reads prompts, and refuses calls that need weights.
 
 import type { Engine, PromptReader } from "@readme-moe/core";
 

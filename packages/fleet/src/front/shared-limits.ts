@@ -2,7 +2,7 @@
 
 import { integerOption } from "@readme-moe/core";
 import { RateLimiterMemory, RateLimiterRedis, type RateLimiterAbstract } from "rate-limiter-flexible";
-import { parseFleetUrl, type FleetAddress } from "../connection/address.ts";
+import { addressOf, type FleetAddress } from "../connection/address.ts";
 import { openConnection } from "../connection/connect.ts";
 import { PREFIX } from "../keys.ts";
 
@@ -46,7 +46,7 @@ export function openSharedLimits(options: SharedLimitsOptions): SharedLimits {
     requests: options.requestsPerMinute,
     tokens: options.tokensPerMinute,
   };
-  const address = typeof fleet === "string" ? parseFleetUrl(fleet) : fleet;
+  const address = addressOf(fleet);
   for (const [unit, points] of Object.entries(numbers)) {
     if (points !== undefined) integerOption(`${unit}PerMinute`, points, 1);
   }

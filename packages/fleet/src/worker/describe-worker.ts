@@ -17,11 +17,7 @@ export interface HeldJob {
 }
 
 /** Returns the places that a job holds. */
-export function placesOf(
-  job: FleetJob,
-  affinity: string,
-  info: Pick<EngineInfo, "contextTokens" | "kvCapacityTokens">,
-): HeldJob {
+export function placesOf(job: FleetJob, affinity: string, info: Pick<EngineInfo, "contextTokens">): HeldJob {
   return {
     affinity,
     numSeqs: job.params.n,

@@ -1,4 +1,4 @@
-// What a worker has measured of its engine, for predictions: pace of steps and jobs, costs, experts and prefixes.
+// A worker's measurements of its engine, for predictions: pace of steps and jobs, costs, experts and prefixes.
 
 import { DEFAULT_COST_MODEL, type CostModel, type EngineStats } from "@readme-moe/core";
 import { CachedPrefixes } from "./cached-prefixes.ts";

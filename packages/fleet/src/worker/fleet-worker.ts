@@ -3,7 +3,7 @@
 import { randomUUID } from "node:crypto";
 import { choosePull, ReadMeEmitter, type FleetState } from "@readme-moe/core";
 import { affinitiesOf } from "../affinity.ts";
-import { parseFleetUrl } from "../connection/address.ts";
+import { addressOf } from "../connection/address.ts";
 import { openConnection, type Connection } from "../connection/connect.ts";
 import { readJob } from "../job.ts";
 import { CANCEL_CHANNEL, JOBS_CHANNEL } from "../keys.ts";
@@ -69,7 +69,7 @@ export class FleetWorker {
     this.#constraints = new Constraints(engine);
     this.id = options.id ?? `worker-${randomUUID().slice(0, 8)}`;
     this.#options = options;
-    const address = typeof fleet === "string" ? parseFleetUrl(fleet) : fleet;
+    const address = addressOf(fleet);
     const [main, listening] = [openConnection(address, onError, limits), openConnection(address, onError, limits)];
     const writing = openConnection(address, onError, { ...limits, isBatched: true });
     this.#connections = [main, listening, writing];

@@ -1,4 +1,4 @@
-// Where the tasks of a fit run, and where their results are: here, or on the machines of a fleet.
+// Places where the tasks of a fit run and their results are stored: here, or on the machines of a fleet.
 
 import { existsSync } from "node:fs";
 import { writeLayer, LocalStore } from "./local-store.ts";
