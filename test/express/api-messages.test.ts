@@ -193,7 +193,7 @@ describe("Anthropic's SDK", () => {
     const schema = { type: "object", properties, required: ["city"], additionalProperties: false };
     const answer = await anthropic.messages.create({
       model,
-      max_tokens: 60,
+      max_tokens: 200,
       messages: hello,
       output_config: { format: { type: "json_schema", schema } },
     });
