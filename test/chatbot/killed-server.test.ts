@@ -14,7 +14,7 @@ afterAll(() => browser?.close());
 describe.skipIf(browser === undefined)("a server that is killed while it answers", () => {
   test(
     "is told on the page, which keeps what was written and goes on with the next server",
-    { timeout: 120_000 },
+    { timeout: 300_000 },
     async () => {
       if (!browser) return;
       const first = serve(0);

@@ -158,7 +158,7 @@ describe.skipIf(executablePath === undefined)("the page", () => {
       const stepNow = async (): Promise<number> => Number((await live.locator(".step h3 .small").innerText()).slice(5));
       const start = await stepNow();
       // All bars are of this scheduler's steps then.
-      await expect.poll(stepNow, { timeout: 20_000 }).toBeGreaterThan(start + 60);
+      await expect.poll(stepNow).toBeGreaterThan(start + 60);
       return Number.parseFloat(await live.locator(".bars .small").innerText());
     };
     const byArrival = await experts("By arrival", "Requests run in the order");

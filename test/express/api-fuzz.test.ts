@@ -218,7 +218,7 @@ describe("an incomplete body", () => {
       expect(timers.count(BODY_TIMEOUT_MS)).toBe(1);
       socket.destroy();
       await closed;
-      await expect.poll(() => timers.count(BODY_TIMEOUT_MS), { timeout: 20_000 }).toBe(0);
+      await expect.poll(() => timers.count(BODY_TIMEOUT_MS)).toBe(0);
     }
   });
 

@@ -68,9 +68,11 @@ describe.skipIf(noServer !== undefined)("a refactoring on machines", () => {
     const [other, operated] = [startMachine(0), startCommand(["worker", model, ...flags])];
     onTestFinished(() => void other.kill("SIGKILL"));
     const outcome = outcomeOf(operated);
+    const announced = once(operated.stdout ?? operated, "data");
     await coordinated;
     expect(await readdir(folder)).toContain("together.unfinished");
     await coordinate(undefined, "resume");
+    await announced;
     operated.kill("SIGTERM");
     expect(await outcome).toMatchObject({
       code: 0,

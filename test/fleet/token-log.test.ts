@@ -57,7 +57,7 @@ describe.skipIf(noServer !== undefined)("the log of a request", () => {
       [3, "z z"],
     ]);
     expect(await readEntries(redis, id, 2)).toEqual([[3, "z z"]]);
-    await server.redis.ping();
+    await expect.poll(() => heard).toHaveLength(3);
     expect(heard.map(readMessage)).toEqual([
       [1, "x"],
       [2, "y"],
