@@ -66,11 +66,10 @@ async function startOn(port: number, options: ValkeyOptions): Promise<ValkeyServ
   const redis = new Redis({ port, host: "127.0.0.1", lazyConnect: true, retryStrategy: () => 20, password });
   redis.on("error", () => undefined);
   await redis.connect().catch(() => undefined);
-  let isOver = false;
-  void ended.then(() => (isOver = true));
+  const isOver = (): boolean => child.exitCode !== null || child.signalCode !== null;
   const isOwn = async (): Promise<boolean> =>
     (await redis.info("server").catch(() => "")).includes(`process_id:${child.pid}\r\n`);
-  while (!isOver && !(await isOwn()));
+  while (!isOver() && !(await isOwn()));
   const stop = async (): Promise<void> => {
     redis.disconnect();
     child.kill("SIGKILL");
@@ -78,7 +77,10 @@ async function startOn(port: number, options: ValkeyOptions): Promise<ValkeyServ
     process.off("exit", onExit);
     await rm(folder, { recursive: true, force: true });
   };
-  if (isOver) return void (await stop());
+  if (isOver()) {
+    await stop();
+    return undefined;
+  }
   const login = password === undefined ? "" : `:${encodeURIComponent(password)}@`;
   return { port, url: `redis://${login}127.0.0.1:${port}`, child, redis, stop };
 }
