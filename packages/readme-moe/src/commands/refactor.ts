@@ -42,15 +42,15 @@ export function refactorCommand(signal: AbortSignal): Command {
   const command = new Command("refactor")
     .summary("turn a dense model into a mixture of experts")
     .description(
-      "Cuts a dense model's feed-forward layers into one expert per kind of text, trains the small router that chooses\n" +
+      "Cuts a dense model's feed-forward layers into one expert per kind of text, trains the small router that chooses " +
         "among them from token ids, and writes a Read-ME model folder with a report of the loss in quality.",
     )
     .argument("<model>", MODEL_ARGUMENT)
-    .option("--out <folder>", "a folder that does not exist yet, or is empty")
+    .option("--out <folder>", "a folder that does not exist yet, or is empty (required)")
     .addOption(
       new Option(
         "--data <name=file...>",
-        'text of each kind: .jsonl files of {"text": …}, or text files; every twelfth document is held out for the report',
+        'text of each kind: .jsonl files of {"text": …}, or text files; every twelfth document is held out for the report (required)',
       ).argParser(dataArgument),
     )
     .addOption(new Option("--method <method>", "how experts are made").choices(METHODS).default("sequential"))

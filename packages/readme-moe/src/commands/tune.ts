@@ -42,22 +42,22 @@ export function tuneCommand(signal: AbortSignal): Command {
   const command = new Command("tune")
     .summary("let a refactored model learn from its dense one, or train experts of low rank over a dense one")
     .description(
-      "Distils a dense model into the Read-ME model that was made from it: experts and norms learn to predict what the\n" +
-        "dense model predicts for each next token. Writes a tuned Read-ME model folder with a report.\n" +
-        "With --experts low-rank: trains experts of low rank (LoRA) over a dense model, one for each kind of text, and a\n" +
-        "router. Writes a folder that --lora takes, with a report.\n" +
+      "Distils a dense model into the Read-ME model that was made from it: experts and norms learn to predict what the " +
+        "dense model predicts for each next token. Writes a tuned Read-ME model folder with a report. " +
+        "With --experts low-rank: trains experts of low rank (LoRA) over a dense model, one for each kind of text, and a " +
+        "router. Writes a folder that --lora takes, with a report. " +
         "An interrupted run keeps its work: the same call with --resume continues it.",
     )
     .argument("<model>", "a Read-ME model folder; with --experts low-rank a dense model")
     .addOption(
       new Option("--experts <kind>", "train experts of this kind over a dense model").choices(["low-rank"] as const),
     )
-    .option("--teacher <model>", `the dense model of a Read-ME model: ${MODEL_ARGUMENT}`)
-    .option("--out <folder>", "a folder that does not exist yet, or is empty")
+    .option("--teacher <model>", `the dense model of a Read-ME model, which needs it: ${MODEL_ARGUMENT}`)
+    .option("--out <folder>", "a folder that does not exist yet, or is empty (required)")
     .addOption(
       new Option(
         "--data <name=file...>",
-        'text of each kind: .jsonl files of {"text": …}, or text files; every twelfth document is held out for evaluation',
+        'text of each kind: .jsonl files of {"text": …}, or text files; every twelfth document is held out for evaluation (required)',
       ).argParser(dataArgument),
     )
     .option(

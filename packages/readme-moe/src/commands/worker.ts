@@ -31,8 +31,8 @@ export function workerCommand(signal: AbortSignal): Command {
   const command = new Command("worker")
     .summary("run a model as a machine of a fleet")
     .description(
-      "Runs a model as a machine of a fleet: takes requests of its fronts (`serve --fleet`) while it has room.\n" +
-        "On SIGTERM or Ctrl-C it hands its requests to other machines, which go on with them, and exits.\n" +
+      "Runs a model as a machine of a fleet: takes requests of its fronts (`serve --fleet`) while it has room. " +
+        "On SIGTERM or Ctrl-C it hands its requests to other machines, which go on with them, and exits. " +
         "With --refactor it takes tasks of refactorings of the model instead (`refactor --fleet`).",
     )
     .argument("<model>", MODEL_ARGUMENT);

@@ -50,7 +50,7 @@ export interface LowRankOptions {
   readonly routerSteps?: number | undefined;
   /** Tokens of each kind of text on which all experts are measured for the router. @default 2048 */
   readonly routerTokens?: number | undefined;
-  /** @default 1 */
+  /** Seed of all random choices. @default 1 */
   readonly seed?: number | undefined;
 }
 
