@@ -130,6 +130,7 @@ test("writes an expert set whose experts are in PEFT's layout", async () => {
   expect(set.provenance).toMatchObject({ base: "tiny", options: OPTIONS });
   const router = await SafetensorsFile.open(join(out, "router.safetensors"));
   expect(router.info("proj_out.weight").shape).toEqual([KINDS.length + 1, 128]);
+  expect(router.info("embed.weight")).toMatchObject({ type: "I8", shape: [model.config.vocabSize, 128] });
   await router.close();
   const config = JSON.parse(await readFile(join(out, "experts/book/adapter_config.json"), "utf8"));
   expect(config).toMatchObject({ peft_type: "LORA", r: 4, lora_alpha: 8, use_rslora: false, bias: "none" });

@@ -17,7 +17,7 @@ import { changedProducts } from "./products.ts";
 import { scheduleOf, sequencesOfKind } from "./schedule.ts";
 import { lossesOfTokens, meanLoss } from "./token-losses.ts";
 import { trainExperts } from "./train-experts.ts";
-import { setContent } from "./write-experts.ts";
+import { roundedRouter, setContent } from "./write-experts.ts";
 
 /** Most passes over the text unless the number of tokens is given; short text would be learned by heart. */
 const MAX_PASSES = 3;
@@ -81,13 +81,10 @@ export async function tuneLowRank(
     const denseLosses = dense.map(meanLoss);
     const trained = await trainExperts({ ...shared, names, newChange, validation, denseLosses, schedule });
     const adapters = trained.own;
-    const router = await routerOfExperts({
-      ...shared,
-      config: model.config,
-      embedding: weights.embedding,
-      adapters,
-      sequences: training,
-    });
+    const { config } = model;
+    const { embedding } = weights;
+    const learned = await routerOfExperts({ ...shared, config, embedding, adapters, sequences: training });
+    const router = roundedRouter(learned);
     const measured = await measureExperts({ model: adapted, trained, test, router, threads, signal });
     const report = lowRankReport({
       model: source,
