@@ -8,7 +8,7 @@ import { Grammars } from "@readme-moe/grammar";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { affinityOf } from "../../packages/fleet/src/affinity.ts";
 import { writeJob } from "../../packages/fleet/src/job.ts";
-import { requestKeys } from "../../packages/fleet/src/keys.ts";
+import { readerName, requestKeys } from "../../packages/fleet/src/keys.ts";
 import { withScripts } from "../../packages/fleet/src/log/scripts.ts";
 import { JobAdder, waitingKeysOf } from "../../packages/fleet/src/queue/job-queues.ts";
 import { peekQueues } from "../../packages/fleet/src/queue/peek.ts";
@@ -136,7 +136,10 @@ describe.skipIf(noServer !== undefined)("a fleet", () => {
     const adder = new JobAdder(withScripts(server.redis), { contextTokens: 100 });
     const place = { modelVersion: "other", affinity: "e1" };
     const about = { promptIds: [1, 2, 3, 4], params: { seed: 1, maxTokens: 500, n: 2 } };
-    await adder.add(writeJob({ id: "x", ...about, expertTokens: [1, 3] }), place, 1000);
+    await adder.add(writeJob({ id: "x", ...about, expertTokens: [1, 3] }), place, {
+      reader: readerName("front", "one"),
+      maxWaitMs: 1000,
+    });
     const peek = async (): Promise<readonly QueueState[]> => {
       const waitingKeys = waitingKeysOf("other", ["e0", "e1"]);
       return (
