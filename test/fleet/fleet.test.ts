@@ -127,7 +127,10 @@ describe.skipIf(noServer !== undefined)("a fleet", () => {
     const adder = new JobAdder(withScripts(server.redis), { contextTokens: 100 });
     const place = { modelVersion: "other", affinity: "e1" };
     const about = { promptIds: [1, 2, 3, 4], params: { seed: 1, maxTokens: 500, n: 2 } };
-    await adder.add(writeJob({ id: "x", ...about, expertTokens: [1, 3] }), place, { reader: readerName("front", "one"), maxWaitMs: 1000 });
+    await adder.add(writeJob({ id: "x", ...about, expertTokens: [1, 3] }), place, {
+      reader: readerName("front", "one"),
+      maxWaitMs: 1000,
+    });
     const peek = async (): Promise<readonly QueueState[]> => {
       const waitingKeys = waitingKeysOf("other", ["e0", "e1"]);
       return (
