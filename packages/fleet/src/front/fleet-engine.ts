@@ -231,7 +231,8 @@ export class FleetEngine extends PromptFront implements Engine {
     try {
       // Workers may have come since.
       if (this.#view.snapshot.modelVersion === undefined) await this.#view.refresh().catch(() => undefined);
-      const modelVersion = admitRequest(this.#view, this.#address, { priority, maxWaitMs: this.#maxWaitMs });
+      const asked = { priority, maxWaitMs: this.#maxWaitMs, numOpen: this.#followed.ids().length - 1 };
+      const modelVersion = admitRequest(this.#view, this.#address, asked);
       const routed = await this.reader.route(prompt, expert);
       const { info } = this.reader;
       const expertTokens = countExperts(routed.experts, info);

@@ -13,7 +13,7 @@ import { DEFAULT_LOCK_TIMES, JobTaker, waitingKeysOf, type TakenJob } from "../q
 import { peekQueues, type PeekedQueues } from "../queue/peek.ts";
 import { choosePulls } from "./choose-pulls.ts";
 import { Constraints } from "./constraints.ts";
-import { RunningJob, type JobEnd } from "./running-job.ts";
+import { RunningJob, type JobEnd, type Running } from "./running-job.ts";
 import { describeWorker, placesOf, type HeldJob } from "./describe-worker.ts";
 import { newCounters, publishState, readWorkers, withdrawState, type PublishedWorker } from "./state.ts";
 import { endJob } from "./end-job.ts";
@@ -23,12 +23,6 @@ import { finishVersion } from "./last-of-version.ts";
 import type { FleetWorkerOptions } from "./options.ts";
 import { PullLoop } from "./pull-loop.ts";
 import { repeat } from "./repeat.ts";
-
-interface Running extends HeldJob {
-  readonly taken: TakenJob;
-  readonly run: RunningJob;
-  readonly ended: Promise<void>;
-}
 
 const [PUBLISH_MS, RENEW_MS, POLL_MS] = [1000, 500, 250] as const;
 
@@ -123,6 +117,7 @@ export class FleetWorker {
       jobs: [...this.#running.values(), ...next],
       measure: this.#measure,
       pulls: this.#pulls + next.length,
+      homes: this.#homes.homes.byKey,
       counters: { ...this.#counters },
       isDraining,
     });
@@ -196,7 +191,7 @@ export class FleetWorker {
     await publishState(this.#redis, this.state());
     const workers = await readWorkers(this.#redis);
     this.#others = workers.filter(({ modelVersion }) => modelVersion === this.#versions.modelVersion);
-    this.#homes.observe(this.#others, PUBLISH_MS);
+    this.#homes.observe(this.id, this.#others, PUBLISH_MS);
   }
 
   async #renew(): Promise<void> {
@@ -258,6 +253,7 @@ export class FleetWorker {
       openConstraint: (source, client) => this.#constraints.open(source, client),
       onChunk: ({ tokens, usage }) => {
         this.#counters.tokens += tokens.length;
+        this.#measure.worked(affinity, tokens.length);
         numTokens += tokens.length;
         if (usage) this.#measure.ended({ affinity, steps: numTokens / n, cachedTokens: usage.cachedTokens / n });
       },

@@ -15,9 +15,18 @@ import { LogWriter, type WriteEnd } from "../log/log-writer.ts";
 import { AnswerProgress } from "../log/progress.ts";
 import type { Claim } from "../log/token-log.ts";
 import { requestIdOf, type FleetJob } from "../job.ts";
+import type { TakenJob } from "../queue/job-queues.ts";
+import type { HeldJob } from "./describe-worker.ts";
 
 /** End of a job on a worker. "released": another worker goes on with it. */
 export type JobEnd = "answered" | "cancelled" | "foreign" | "different" | "released";
+
+/** A job that runs, and the places that it holds. */
+export interface Running extends HeldJob {
+  readonly taken: TakenJob;
+  readonly run: RunningJob;
+  readonly ended: Promise<void>;
+}
 
 /** Parts of a worker that a job needs. */
 export interface JobSurroundings {
