@@ -131,15 +131,16 @@ test("a worker's measure follows its engine", () => {
   }
 });
 
+const states = (draining: string, first?: HomeKeeper): HomeMember[] =>
+  ["a", "b", "c"].map((id, index) => ({
+    id,
+    maxNumSeqs: 8,
+    isDraining: id === draining,
+    workByKey: { [`e${index}`]: 100 },
+    homes: id === "a" ? (first?.homes.byKey ?? {}) : {},
+  }));
+
 test("homes spread busy affinities over the workers, leave one that drains, and are those of the first worker", () => {
-  const states = (draining: string, first?: HomeKeeper): HomeMember[] =>
-    ["a", "b", "c"].map((id, index) => ({
-      id,
-      maxNumSeqs: 8,
-      isDraining: id === draining,
-      workByKey: { [`e${index}`]: 100 },
-      homes: id === "a" ? (first?.homes.byKey ?? {}) : {},
-    }));
   const keeper = new HomeKeeper();
   const homesOfAll = (): readonly string[] =>
     Object.values(keeper.homes.byKey).flatMap((homes) => homes.map(({ workerId }) => workerId));

@@ -20,6 +20,7 @@ const worker = (id: string, places: number, jobs: readonly HeldJob[]): Published
     pulls: 1 + jobs.length,
     counters: newCounters(),
     isDraining: false,
+    homes: {},
   });
 
 const job = (queuedMs: number, more: Partial<PeekedJob> = {}): PeekedJob => ({
@@ -34,6 +35,7 @@ function queue(key: string, waiting: number, next: readonly [PeekedJob, ...Peeke
   return { id: key, modelVersion: "m", key, priority: 0, waiting, head: next[0], next };
 }
 
+const shares = (expert: number): readonly number[] => [0, 1].map((one) => (one === expert ? 1 : 0));
 const fleet = { nowMs: 100, workers: [], homes: NO_HOMES };
 const pulls = (places: number, queues: readonly PeekedQueue[]): readonly string[] =>
   choosePulls(queues, fleet, (held) => worker("own", places, held)).queueIds;
@@ -53,7 +55,6 @@ test("takes as many as it has places and memory for, choices counted", () => {
 
 test("counts the experts of those that it takes, and says when to ask again", () => {
   const cost = { ...DEFAULT_COST_MODEL, msPerExpert: 50 };
-  const shares = (expert: number): readonly number[] => [0, 1].map((one) => (one === expert ? 1 : 0));
   const other = {
     ...worker("other", 8, [{ affinity: "e1", numSeqs: 1, expertShares: shares(1), kvTokens: 20 }]),
     cost,

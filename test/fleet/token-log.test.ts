@@ -93,7 +93,7 @@ describe.skipIf(noServer !== undefined)("the log of a request", () => {
     const appended = { status: "fulfilled", value: { kind: "appended" } };
     expect(await all(1)).toEqual(Array.from(claims, () => appended));
     await server.redis.ping();
-    expect(heard.toSorted()).toEqual([
+    expect(heard.toSorted(([a], [b]) => a.localeCompare(b))).toEqual([
       [`${FRONT_PREFIX}a`, `${first} 1 1\n${second} 1 1`],
       [`${FRONT_PREFIX}b`, `${elsewhere} 1 1`],
     ]);
