@@ -13,7 +13,7 @@ import { JobAdder, waitingKeysOf } from "../../packages/fleet/src/queue/job-queu
 import { peekQueues } from "../../packages/fleet/src/queue/peek.ts";
 import { until } from "../support/serving-process.ts";
 import { leftovers } from "../support/fleet/leftovers.ts";
-import { makeRequests, readAnswer } from "../support/fleet/requests.ts";
+import { collectAnswer, makeRequests, readAnswer } from "../support/fleet/requests.ts";
 import { noServer, startValkey, type ValkeyServer } from "../support/fleet/valkey.ts";
 import { POCKET } from "../support/pocket.ts";
 import { openPocket } from "../support/pocket-engine.ts";
@@ -179,6 +179,15 @@ describe.skipIf(noServer !== undefined)("a fleet", () => {
     const aborter = new AbortController();
     const aborted = readAnswer(front, { ...LONG, signal: aborter.signal }, () => aborter.abort(new Error("enough")));
     await expect(aborted).rejects.toThrow("enough");
+    await idle();
+  });
+
+  test("ends its answers as ones to be sent to another front when it is disposed, and their work", async () => {
+    const second = await openFront();
+    const generation = second.generate({ ...LONG, id: "stopped" });
+    await generation.next();
+    await second.dispose();
+    await expect(collectAnswer(generation)).rejects.toMatchObject({ code: "ERR_DRAINED" });
     await idle();
   });
 

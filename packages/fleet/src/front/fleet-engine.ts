@@ -181,7 +181,9 @@ export class FleetEngine extends PromptFront implements Engine {
   async dispose(): Promise<void> {
     if (this.#isDisposed) return;
     this.#isDisposed = true;
-    await Promise.all(this.#followed.ids().map((id) => this.#end(id, disposed())));
+    // Any other front takes the request.
+    const drained = new ReadMeError("ERR_DRAINED", "This front ends; send the request again, to any other");
+    await Promise.all(this.#followed.ids().map((id) => this.#end(id, drained)));
     await this.#close();
     await this.reader.dispose();
     this.events.removeAllListeners();
