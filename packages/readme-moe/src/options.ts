@@ -100,7 +100,7 @@ export function engineOptions(isolation?: "thread" | "process"): readonly Option
     ).argParser(wholeNumber(2)),
     new Option(
       "--expert-cache <size>",
-      "memory for experts' weights, such as 150MB; the others are read when needed",
+      "memory for experts' weights, such as 150MB; the other experts are read when needed",
     ).argParser(byteSize),
     new Option(
       "--expert-cache-policy <name>",
@@ -112,7 +112,10 @@ export function engineOptions(isolation?: "thread" | "process"): readonly Option
       "whether steps also run tokens that are likely to follow, which saves time and changes no token (default: on)",
     ).choices(["on", "off"]),
     samplingDefaultsOption(),
-    new Option("--draft <model>", "a small model with the same vocabulary that drafts such tokens (default: none)"),
+    new Option(
+      "--draft <model>",
+      "a small model with the same vocabulary that drafts tokens for --speculation (default: none)",
+    ),
     new Option(
       "--record-trace <file>",
       "write the experts of all sequences, as JSON lines for `simulate --trace` (without speculation)",
