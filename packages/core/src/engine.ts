@@ -171,6 +171,8 @@ export interface Generation extends AsyncIterableIterator<GenerateChunk> {
 
 /** Description of an engine and its model. Only `experts` changes while the engine is open. */
 export interface EngineInfo {
+  /** Name under which servers offer the model: the one that it was opened by. @default from `path` */
+  readonly name?: string | undefined;
   /** Folder or file of the model. */
   readonly path: string;
   readonly modelType: string;

@@ -21,7 +21,10 @@ export function fleetCommand(): Command {
     const found = await readFleetStatus(fleet ?? "");
     for (const line of json ? [JSON.stringify(found)] : statusLines(found)) console.log(line);
   });
-  return new Command("fleet").description("Looks at a fleet of machines that serve one model.").addCommand(status);
+  return new Command("fleet")
+    .summary("look at a fleet of machines that serve one model")
+    .description("Looks at a fleet of machines that serve one model.")
+    .addCommand(status);
 }
 
 const VERSION_COLUMNS: readonly Column<VersionStatus>[] = [
