@@ -2,7 +2,13 @@
 // where no other can be had.
 
 import { parseArgs } from "node:util";
-import { addressLine, serveChatbot, type ServeChatbotOptions, stopSignal } from "./chatbot/server/serve-chatbot.ts";
+import {
+  addressLine,
+  sayPacking,
+  serveChatbot,
+  type ServeChatbotOptions,
+  stopSignal,
+} from "./chatbot/server/serve-chatbot.ts";
 import { openBrowser } from "./open-browser.ts";
 import { pocketExperts, POCKET, run, type PocketExpertsOptions } from "./pocket-experts.ts";
 import { talkingModel, type TalkingModelOptions } from "./talking-model.ts";
@@ -33,8 +39,7 @@ export async function firstMinute(args: readonly string[], options: FirstMinuteO
   const models = talking ?? { paths: await pocketPaths(options) };
   console.log("Opening a chat …");
   const common = { precisions: ["int8"], maxNumBatchedSeqs: 4, host: "127.0.0.1" } as const;
-  const onPacking = () => console.log("  packing the weights for this processor, once …");
-  const chatbot = await serveChatbot({ ...models, ...common, port, onPacking });
+  const chatbot = await serveChatbot({ ...models, ...common, port, onPacking: sayPacking });
   console.log(`${addressLine(chatbot)}${exit ? "" : " (Ctrl-C stops it)"}`);
   if (!exit) {
     if (talking !== undefined) console.log(NEXT);

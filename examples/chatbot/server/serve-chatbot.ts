@@ -72,6 +72,10 @@ async function listen(server: Server, host: string, port: number | undefined): P
   }
 }
 
+export function sayPacking(): void {
+  console.log("Packing the weights for this processor, once …");
+}
+
 /** Returns the line that names the address of a chat. */
 export function addressLine({ url, isElsewhere }: RunningChatbot): string {
   return `Chat at ${url}${isElsewhere ? `, because port ${DEFAULT_PORT} is taken` : ""}`;
