@@ -20,25 +20,32 @@ function sections(command: Command, name: string): readonly string[] {
 }
 
 function section(command: Command, name: string): string {
-  // Descriptions have line breaks for terminals.
-  const description = command
-    .description()
-    .split("\n\n")
-    .map((paragraph) => paragraph.replaceAll(/\s+/g, " ").trim());
   return [
     `## ${name}`,
     code(`readme-moe ${name} ${command.usage()}`),
-    ...description.map(prose),
+    ...command.description().split("\n\n").map(prose),
     ...(command.options.length > 0 ? [table(["option", "meaning", "default"], command.options.map(row))] : []),
   ].join("\n\n");
 }
 
-function row({ flags, description, argChoices, defaultValue, envVar }: Option): readonly string[] {
-  // A description ends with its default in words if that depends on something else.
-  const [, text = "", words] = /^([\s\S]*?)(?: \(default: ([\s\S]+)\))?$/.exec(description) ?? [];
+function row({
+  flags,
+  description,
+  argChoices,
+  defaultValue,
+  defaultValueDescription,
+  envVar,
+}: Option): readonly string[] {
+  // A description ends with its default in words if that depends on something else, or says that the option is required.
+  const [, text = "", words, required] =
+    /^([\s\S]*?)(?: \((?:default: ([\s\S]+)|(required))\))?$/.exec(description) ?? [];
   const choices = argChoices ? `: ${argChoices.map(code).join(", ")}` : "";
   const environment = envVar === undefined ? "" : `; also ${code(envVar)}`;
-  return [code(flags), text + choices + environment, words ?? fallbackOf(defaultValue)];
+  return [
+    code(flags),
+    text + choices + environment,
+    words ?? required ?? defaultValueDescription ?? fallbackOf(defaultValue),
+  ];
 }
 
 function fallbackOf(value: unknown): string {

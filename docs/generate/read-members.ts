@@ -67,11 +67,11 @@ export function membersIn(body: string): readonly Member[] {
 
 /** @returns nothing for a member that is not a property, such as a method */
 function memberOf(text: string, comment: string): Member | undefined {
-  const match = /^\s*(?:readonly\s+)?"?([\w:]+)"?(\??)\s*:\s*([\s\S]+)$/.exec(text);
+  const match = /^\s*(?:readonly\s+)?(?:"([^"]+)"|(\w+))(\??)\s*:\s*([\s\S]+)$/.exec(text);
   if (!match) return undefined;
-  const [, name = "", optional, type = ""] = match;
+  const [, quoted, bare = "", optional, type = ""] = match;
   return {
-    name,
+    name: quoted ?? bare,
     // Comments within the type stay, because `membersIn` may read its own members.
     type: type
       .replaceAll(/\n\s*\* /g, " ")
@@ -79,7 +79,7 @@ function memberOf(text: string, comment: string): Member | undefined {
       .replace(/^\| /, "")
       .replace(/ \| undefined$/, "")
       .trim(),
-    isOptional: optional === "?",
+    isOptional: optional === "?" || type.trimEnd().endsWith("| undefined"),
     ...readComment(comment),
   };
 }
@@ -92,7 +92,7 @@ export function readComment(comment: string): Pick<Member, "text" | "fallback"> 
     .replaceAll(/^\s*\* ?/gm, "")
     .replaceAll(/\s+/g, " ")
     .trim();
-  const [text = "", ...tags] = words.split(/(?:^| )(?=@(?:default|throws|param|returns|see)\b)/);
+  const [text = "", ...tags] = ` ${words}`.split(/ (?=@(?:default|throws|param|returns|see)\b)/);
   const fallback = tags
     .find((tag) => tag.startsWith("@default"))
     ?.replace("@default", "")

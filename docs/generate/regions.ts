@@ -38,7 +38,11 @@ export const REGIONS: readonly Region[] = [
   { page: "engine.md", name: "chunks", make: () => fieldTable([`${CORE}/engine.ts`, "GenerateChunk"]) },
   { page: "engine.md", name: "tokens", make: () => fieldTable([`${CORE}/engine.ts`, "GeneratedToken"]) },
   { page: "engine.md", name: "info", make: () => fieldTable([`${CORE}/engine.ts`, "EngineInfo"]) },
-  { page: "engine.md", name: "stats", make: () => fieldTable([`${CORE}/engine-stats.ts`, "EngineStats"]) },
+  {
+    page: "engine.md",
+    name: "stats",
+    make: () => fieldTable([`${CORE}/engine-stats.ts`, "EngineStats"], [`${CORE}/engine-stats.ts`, "DraftCounts"]),
+  },
   {
     page: "engine.md",
     name: "expert cache",

@@ -1,9 +1,10 @@
-// The Dockerfile and the files for Compose and Kubernetes, beside the program that they start. Nothing is built or deployed.
+// The Dockerfile, and what the pages on Docker and Kubernetes have for Compose and kubectl, beside the program that they start. Nothing is
+// built or deployed. test/examples/fleet-files.test.ts has the files of the fleet.
 
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
-import { parseAllDocuments } from "yaml";
+import { parse, parseAllDocuments } from "yaml";
 import { commandLines } from "../support/docs/commands.ts";
 import { complaintAbout } from "../support/docs/complaint.ts";
 import { blocksOf, readPage, ROOT } from "../support/docs/markdown.ts";
@@ -82,8 +83,7 @@ interface Probe {
   readonly httpGet: { readonly path: string; readonly port: number };
 }
 interface Container {
-  readonly command?: readonly string[];
-  readonly args?: readonly string[];
+  readonly args: readonly string[];
   readonly ports: readonly { readonly containerPort: number }[];
   readonly startupProbe?: Probe;
   readonly readinessProbe: Probe;
@@ -111,11 +111,8 @@ const yamlOf = (page: string): string =>
     .map(({ lines }) => lines.join("\n"))
     .join("\n---\n");
 
-describe.each([
-  ["docs/how-to/kubernetes.md", yamlOf("docs/how-to/kubernetes.md")],
-  ["examples/fleet/kubernetes.yaml", readFileSync(join(ROOT, "examples/fleet/kubernetes.yaml"), "utf8")],
-])("%s", (_, text) => {
-  const documents = parseAllDocuments(text).map((document) => {
+describe("the page on Kubernetes", () => {
+  const documents = parseAllDocuments(yamlOf("docs/how-to/kubernetes.md")).map((document) => {
     expect(document.errors).toEqual([]);
     return document.toJS() as { readonly kind: string };
   });
@@ -123,7 +120,7 @@ describe.each([
   const containers = deployments.flatMap(({ spec }) =>
     spec.template.spec.containers.map((container) => ({
       container,
-      args: argumentsIn([...(container.command ?? entryPoint), ...(container.args ?? [])]),
+      args: argumentsIn([...entryPoint, ...container.args]),
       graceMs: spec.template.spec.terminationGracePeriodSeconds * 1000,
     })),
   );
@@ -150,7 +147,6 @@ describe.each([
     for (const { container, args, graceMs } of containers) {
       const { limits, requests } = container.resources;
       if (limits) expect(limits).toEqual(requests);
-      if (args[0] !== "serve") continue;
       const stopMs = Number(optionOf(args, "--notice-ms") ?? 0) + Number(optionOf(args, "--drain-ms") ?? DRAIN_MS);
       expect(graceMs).toBeGreaterThan(stopMs);
     }
@@ -159,29 +155,21 @@ describe.each([
   test("the autoscaler follows a metric that exists, of a deployment that exists", () => {
     const [autoscaler] = documents.filter(({ kind }) => kind === "HorizontalPodAutoscaler") as unknown as [Autoscaler];
     expect(deployments.map(({ metadata }) => metadata.name)).toContain(autoscaler.spec.scaleTargetRef.name);
-    const metrics = readPage("docs/reference/metrics.md") + readPage("docs/fleet.md");
+    const metrics = readPage("docs/reference/metrics.md");
     for (const { pods } of autoscaler.spec.metrics) expect(metrics).toContain(`\`${pods.metric.name}\``);
   });
 });
 
 interface Service {
-  readonly build?: string;
-  readonly entrypoint?: readonly string[];
-  readonly command?: readonly string[];
-  readonly stop_grace_period?: string;
+  readonly command: readonly string[];
+  readonly stop_grace_period: string;
 }
 
-test.each([
-  ["docs/how-to/docker.md", yamlOf("docs/how-to/docker.md")],
-  ["examples/fleet/compose.yaml", readFileSync(join(ROOT, "examples/fleet/compose.yaml"), "utf8")],
-])("%s: services start what the command line accepts", async (_, text) => {
-  const [document] = parseAllDocuments(text, { merge: true });
-  const { services = {} } = (document?.toJS() ?? {}) as { readonly services?: Readonly<Record<string, Service>> };
-  const ours = Object.values(services).filter(({ build }) => build !== undefined);
-  expect(ours.length).toBeGreaterThan(0);
-  for (const { entrypoint = entryPoint, command = [], stop_grace_period: grace = "10s" } of ours) {
-    const args = argumentsIn([...entrypoint, ...command]);
-    expect(await complaintAbout(args)).toBeUndefined();
-    if (args[0] === "serve") expect(Number(/^(\d+)s$/.exec(grace)?.[1]) * 1000).toBeGreaterThan(DRAIN_MS);
+test("services of the page on Docker start what the command line accepts, and have time to stop", async () => {
+  const { services } = parse(yamlOf("docs/how-to/docker.md")) as { readonly services: Record<string, Service> };
+  expect(Object.keys(services)).toEqual(["llm"]);
+  for (const { command, stop_grace_period: grace } of Object.values(services)) {
+    expect(await complaintAbout(argumentsIn([...entryPoint, ...command]))).toBeUndefined();
+    expect(Number(/^(\d+)s$/.exec(grace)?.[1]) * 1000).toBeGreaterThan(DRAIN_MS);
   }
 });

@@ -179,6 +179,7 @@ interface Container {
   readonly startupProbe?: Probe;
   readonly readinessProbe: Probe;
   readonly livenessProbe: Probe;
+  readonly resources: { readonly limits?: object; readonly requests?: object };
 }
 interface Deployment {
   readonly selector: { readonly matchLabels: Readonly<Record<string, string>> };
@@ -215,6 +216,9 @@ describe("kubernetes.yaml", () => {
         container.env.map(() => "fleet"),
       );
       expect(container.ports).toEqual([{ containerPort: flags["port"] }]);
+      expect(container.livenessProbe.httpGet.path).toBe("/livez");
+      // Memory of a model does not shrink.
+      if (container.resources.limits) expect(container.resources.limits).toEqual(container.resources.requests);
       for (const probe of [container.startupProbe, container.readinessProbe, container.livenessProbe]) {
         if (probe)
           expect(probe.httpGet).toMatchObject({

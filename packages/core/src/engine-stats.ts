@@ -21,14 +21,21 @@ export interface EngineStats extends DraftCounts {
   readonly numWaiting: number;
   /** Sequences that hold KV memory. */
   readonly numRunning: number;
+  /** Tokens whose keys and values running sequences hold. */
   readonly kvUsedTokens: number;
+  /** Number of tokens whose keys and values fit into KV memory. */
   readonly kvCapacityTokens: number;
+  /** Steps that have run. */
   readonly steps: number;
+  /** Tokens of accepted prompts. */
   readonly promptTokens: number;
+  /** Prompt tokens whose keys and values came from the prefix cache. */
   readonly cachedTokens: number;
+  /** Generated tokens. */
   readonly completionTokens: number;
   /** Draft tokens by their source, if the engine knows it. Sources that have drafted nothing are absent. */
   readonly draftsBySource?: DraftsBySource;
+  /** Times that a running sequence lost its KV memory to others. */
   readonly preemptions: number;
   /** Resident memory of the process that runs the model, which is the caller's for a thread. */
   readonly residentBytes: number;
@@ -44,6 +51,7 @@ export interface EngineStats extends DraftCounts {
 export interface ExpertCacheStats extends ExpertCacheCounters {
   /** Bytes of one expert in each layer; of low-rank experts, those of the largest one as a single layer. */
   readonly layerBytes: readonly number[];
+  /** Limit of the bytes of units in memory. */
   readonly budgetBytes: number;
   /** Bytes of units in memory, reads under way included. */
   readonly usedBytes: number;

@@ -33,6 +33,7 @@ export interface ResumedGeneration {
 
 /** A request of `Engine.generate`: one prompt, and parameters of its completions. */
 export interface GenerateRequest {
+  /** A text, token ids, or a chat `{ messages, template }`. */
   readonly prompt: Prompt;
   /** Sampling parameters. What they leave out is the model's (`EngineInfo.samplingDefaults`), else the default. */
   readonly params?: SamplingParams | undefined;
@@ -96,6 +97,7 @@ export interface GenerateRequest {
   readonly traceparent?: string | undefined;
   /** Id of the request in events. @default an id that the engine makes */
   readonly id?: string | undefined;
+  /** Ends the request and frees its memory before the next step. The iteration throws its reason. @default none */
   readonly signal?: AbortSignal | undefined;
 }
 
@@ -114,10 +116,13 @@ export interface TokenLogprob {
  * One token of a completion: its id, in `[0, vocabSize)`, and the log-probabilities that were asked for, in nats.
  */
 export interface GeneratedToken {
+  /** Id of the token. */
   readonly id: number;
   /** Expert of this token; a completion's last token has none. */
   readonly expert?: number;
+  /** Log-probability of the token, in nats. Present with `logprobs`. */
   readonly logprob?: number;
+  /** The most likely tokens in its place, with their log-probabilities. Present with `logprobs` above 0. */
   readonly topLogprobs?: readonly TokenLogprob[];
 }
 
@@ -175,13 +180,17 @@ export interface EngineInfo {
   readonly name?: string | undefined;
   /** Folder or file of the model. */
   readonly path: string;
+  /** Family of the model: `model_type` of its config. */
   readonly modelType: string;
+  /** Precision of the weights. */
   readonly precision: string;
   /** Task that the model was made for; `generate`, `embed` and `rerank` refuse models of other tasks. */
   readonly task: ModelTask;
   /** Embeddings that the model gives; `undefined` for other models. */
   readonly embedding?: EmbeddingInfo | undefined;
+  /** Number of tokens in the vocabulary. */
   readonly vocabSize: number;
+  /** Largest number of tokens of a sequence, prompt and completion together. */
   readonly contextTokens: number;
   /**
    * Name of each expert. A dense model has one; with low-rank experts it has "none", the model without a change, and
@@ -190,7 +199,9 @@ export interface EngineInfo {
   readonly experts: readonly string[];
   /** Kind of the experts: low-rank changes, which a dense model can have, or cut into the FFNs. */
   readonly expertKind: "low-rank" | "ffn";
+  /** Whether a router chooses experts for requests that name none. */
   readonly hasRouter: boolean;
+  /** Whether prompts may be chats. */
   readonly hasChatTemplate: boolean;
   /** Whether its chat template uses `tools`. */
   readonly chatTemplateKnowsTools: boolean;
@@ -199,13 +210,16 @@ export interface EngineInfo {
    * these marks.
    */
   readonly reasons: boolean;
+  /** Tokens that end a completion. */
   readonly eosTokenIds: readonly number[];
   /**
    * Sampling parameters that the model's files recommend. `generate` uses them where a request leaves a parameter out.
    * @default none
    */
   readonly samplingDefaults?: SamplingDefaults | undefined;
+  /** Largest number of sequences that hold KV memory. */
   readonly maxNumSeqs: number;
+  /** Number of tokens whose keys and values fit into KV memory, without the prefix cache. */
   readonly kvCapacityTokens: number;
   /** Size of the packed weights, in bytes, whether they are in memory or not. */
   readonly weightBytes?: number | undefined;

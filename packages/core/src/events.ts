@@ -23,7 +23,9 @@ export interface ReadMeEvents {
     readonly sequenceId: string;
     /** Position of the first of `experts`. */
     readonly position: number;
+    /** Expert of each token. */
     readonly experts: Uint16Array;
+    /** Time that the router took. */
     readonly durationMs: number;
   }) => void;
   /** The next step was planned. */
@@ -36,7 +38,9 @@ export interface ReadMeEvents {
     readonly positions: readonly number[];
     /** Draft tokens of each sequence, which run behind its own. Absent if no sequence has any. */
     readonly draftTokens?: readonly number[];
+    /** Distinct experts of the step's tokens. */
     readonly distinctExperts: number;
+    /** Sequences that wait for KV memory. */
     readonly numWaiting: number;
     /** Experts that the next step is certain to need, ascending. Only where experts are streamed. */
     readonly plannedExperts?: readonly number[];
@@ -46,8 +50,11 @@ export interface ReadMeEvents {
   /** A step has run. */
   "batch:completed": (event: {
     readonly step: number;
+    /** Tokens that ran, those of prompts included. */
     readonly tokens: number;
+    /** Tokens of prompts that ran. */
     readonly prefillTokens: number;
+    /** Time that the whole step took. */
     readonly durationMs: number;
     /** Duration that was predicted when the step was planned, from the steps before. */
     readonly predictedMs: number;
@@ -65,6 +72,7 @@ export interface ReadMeEvents {
     readonly layer: number;
     readonly expert: number;
     readonly bytes: number;
+    /** Time of the read. */
     readonly durationMs: number;
   }) => void;
   /** A unit was evicted. `nextUse` is in steps; `Infinity` when no known token needs it. */
@@ -72,6 +80,7 @@ export interface ReadMeEvents {
   /** A low-rank expert was added to the model. */
   "expert:added": (event: {
     readonly name: string;
+    /** Its place in `engine.info.experts`. */
     readonly index: number;
     /** Size in memory. */
     readonly bytes: number;
@@ -100,10 +109,15 @@ export interface ReadMeEvents {
     readonly position: number;
     /** Time since the sequence was queued, for its first token; since its previous token, for later ones. */
     readonly sinceMs: number;
+    /** Whether it is the completion's first token. */
     readonly isFirst: boolean;
   }) => void;
   /** A running sequence lost its KV memory to other sequences. It is recomputed when there is room. */
-  "sequence:preempted": (event: { readonly sequenceId: string; readonly tokens: number }) => void;
+  "sequence:preempted": (event: {
+    readonly sequenceId: string;
+    /** Tokens whose keys and values are lost. */
+    readonly tokens: number;
+  }) => void;
   /** A sequence ended. */
   "sequence:finished": (event: {
     readonly sequenceId: string;
@@ -116,6 +130,7 @@ export interface ReadMeEvents {
     readonly acceptedDraftTokens: number;
     /** Drafted tokens that ran and did not. */
     readonly rejectedDraftTokens: number;
+    /** Time from queued to its first step. */
     readonly queuedMs: number;
     /** Time from queued to finished. */
     readonly durationMs: number;
@@ -123,16 +138,23 @@ export interface ReadMeEvents {
   /** New requests for the model `name` go to another engine from now on. Running requests keep their engine. */
   "model:swapped": (event: {
     readonly name: string;
+    /** Path of the new model. */
     readonly path: string;
     /** Path of the previous model, if there was one. */
     readonly previousPath: string | undefined;
   }) => void;
   /** An engine that had failed works again. */
-  "engine:restarted": (event: { readonly name: string; readonly attempts: number }) => void;
+  "engine:restarted": (event: {
+    /** Name of the model. */
+    readonly name: string;
+    /** Attempts to open it again, the last one included. */
+    readonly attempts: number;
+  }) => void;
   /** A low-rank expert could not be loaded again after its engine had failed. Requests cannot name it any more. */
   "expert:lost": (event: {
     /** Name of the model. */
     readonly name: string;
+    /** Name of the expert. */
     readonly expert: string;
     /** The error and its causes, outermost first. */
     readonly causes: readonly ErrorLink[];
@@ -179,15 +201,20 @@ export interface ReadMeEvents {
   "engine:recovered": (event: {
     /** Name of the model. */
     readonly name: string;
+    /** Its state before. */
     readonly from: "failing" | "hung";
   }) => void;
   /** A server admitted a request and reserved a place for it. */
   "request:admitted": (event: {
     /** Name of the model, if it is known. */
     readonly model: string | undefined;
+    /** Name of the client's key, on servers with keys. */
     readonly key: string | undefined;
+    /** Size of its body. */
     readonly bytes: number;
+    /** Completions that it asks for, over all prompts. */
     readonly choices: number;
+    /** Largest number of tokens of each. */
     readonly maxCompletionTokens: number;
     /** Name of the expert that the request asks for, if it names one. */
     readonly expert?: string | undefined;

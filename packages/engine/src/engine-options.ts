@@ -27,7 +27,7 @@ export interface EngineOptions extends SchedulingOptions {
   readonly isolation?: "thread" | "process" | undefined;
   /**
    * Precision of products. "fp32" has PyTorch's numbers; "int8" takes a quarter of the memory, is faster, and loses
-   * about a hundredth of a nat.
+   * some thousandths of a nat.
    * @default "int8"
    */
   readonly precision?: Precision | undefined;

@@ -140,13 +140,13 @@ export function samplingDefaultsOption(): Option {
 }
 
 export function isolationOption(): Option {
-  const explanation = "run the model in a process of its own (default) or in a thread of this one";
+  const explanation = "run the model in a process of its own, or in a thread of this one (default: process)";
   return new Option("--isolation <where>", explanation).choices(["thread", "process"]);
 }
 
 export function controlTokensOption(): Option {
   const explanation =
-    "how messages are read that spell control tokens, such as <|im_end|>: as `text` (default) or as `control` tokens";
+    "how messages are read that spell control tokens, such as <|im_end|>: as text or as control tokens (default: text)";
   return new Option("--control-tokens-in-messages <kind>", explanation).choices(["text", "control"]);
 }
 

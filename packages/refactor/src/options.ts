@@ -19,7 +19,7 @@ export type Method = (typeof METHODS)[number];
 
 /** Options of `refactor` that, beside the model and its texts, decide the result. */
 export interface RefactorOptions {
-  /** @default "sequential" */
+  /** Way in which experts are chosen and fitted. @default "sequential" */
   readonly method?: Method | undefined;
   /**
    * Number of experts, at least 1. Experts are made of clusters when it is not the number of domains.
@@ -66,7 +66,7 @@ export interface RefactorOptions {
    * side by side; the number decides the last bits of the result, the machines do not. @default 1
    */
   readonly shards?: number | undefined;
-  /** @default 1 */
+  /** Seed of all random choices. @default 1 */
   readonly seed?: number | undefined;
 }
 

@@ -36,10 +36,13 @@ export interface ExpertCacheCounters {
   readonly hits: number;
   /** Reads that were begun. */
   readonly loads: number;
+  /** Units that were evicted. */
   readonly evictions: number;
+  /** Bytes of all reads. */
   readonly bytesRead: number;
   /** Reads that failed, and reads whose unit was evicted before any layer ran with it; part of `loads`. */
   readonly wastedLoads: number;
+  /** Bytes of `wastedLoads`. */
   readonly wastedBytes: number;
   /** Counters of estimated uses. Present once there were any: only in mixtures with a router in every layer. */
   readonly forecast?: ForecastCounters | undefined;

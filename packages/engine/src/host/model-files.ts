@@ -22,6 +22,7 @@ export interface OpenedFiles {
 export interface OpenOptions extends EngineOptions {
   /** Called while the model is opened. */
   readonly onProgress?: ((progress: LoadProgress) => void) | undefined;
+  /** Stops the opening; `open` rejects with its reason. */
   readonly signal?: AbortSignal | undefined;
 }
 

@@ -50,6 +50,7 @@ export type OnRequest<Asked = Request> = <Body extends RequestBody>(
 
 /** Options of how the API reads requests and writes answers. Times in ms, sizes in bytes. */
 export interface ApiOptions<Asked = Request> {
+  /** Changes or refuses each request after its body was checked, before a model is chosen. @default none */
   readonly onRequest?: OnRequest<Asked> | undefined;
   /** Largest body. Larger ones are answered with 413. @default 4 MiB */
   readonly maxBodyBytes?: number | undefined;

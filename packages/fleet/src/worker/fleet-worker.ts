@@ -7,6 +7,7 @@ import { addressOf } from "../connection/address.ts";
 import { openConnection, type Connection } from "../connection/connect.ts";
 import { readJob } from "../job.ts";
 import { CANCEL_CHANNEL, JOBS_CHANNEL } from "../keys.ts";
+import { LogAppender } from "../log/log-appender.ts";
 import { withScripts, type ScriptedRedis } from "../log/scripts.ts";
 import { DEFAULT_LOCK_TIMES, JobTaker, waitingKeysOf, type TakenJob } from "../queue/job-queues.ts";
 import { peekQueues, type PeekedQueues } from "../queue/peek.ts";
@@ -41,6 +42,7 @@ export class FleetWorker {
   readonly #redis: ScriptedRedis;
   /** Connection for the logs of requests. */
   readonly #logs: ScriptedRedis;
+  readonly #appender: LogAppender;
   readonly #taker: JobTaker;
   readonly #waitingKeys: readonly string[];
   readonly #running = new Map<string, Running>();
@@ -70,11 +72,12 @@ export class FleetWorker {
     this.id = options.id ?? `worker-${randomUUID().slice(0, 8)}`;
     this.#options = options;
     const address = addressOf(fleet);
-    const [main, listening] = [openConnection(address, onError, limits), openConnection(address, onError, limits)];
-    const writing = openConnection(address, onError, { ...limits, isBatched: true });
+    const open = (): Connection => openConnection(address, onError, limits);
+    const [main, listening, writing] = [open(), open(), open()];
     this.#connections = [main, listening, writing];
     this.#redis = withScripts(main.redis);
     this.#logs = withScripts(writing.redis);
+    this.#appender = new LogAppender(this.#logs);
     const affinities = affinitiesOf(engine.info);
     this.#waitingKeys = waitingKeysOf(modelVersion, affinities);
     this.#taker = new JobTaker(this.#redis, modelVersion, affinities, lockTimes ?? DEFAULT_LOCK_TIMES);
@@ -252,6 +255,7 @@ export class FleetWorker {
     let numTokens = 0;
     const run = new RunningJob(job, {
       redis: this.#logs,
+      appender: this.#appender,
       engine: this.#options.engine,
       workerId: this.id,
       engineId: `${id}.${this.#pulls}`,

@@ -10,6 +10,7 @@ import {
   type ReadMeErrorCode,
 } from "@readme-moe/core";
 import { endsAnswer, readEntry, writeEntry, type LoggedError } from "../log/entry.ts";
+import type { LogAppender } from "../log/log-appender.ts";
 import { LogWriter, type WriteEnd } from "../log/log-writer.ts";
 import { AnswerProgress } from "../log/progress.ts";
 import type { ScriptedRedis } from "../log/scripts.ts";
@@ -22,6 +23,7 @@ export type JobEnd = "answered" | "cancelled" | "foreign" | "different" | "relea
 /** Parts of a worker that a job needs. */
 export interface JobSurroundings {
   readonly redis: ScriptedRedis;
+  readonly appender: LogAppender;
   readonly engine: Engine;
   readonly workerId: string;
   /**
@@ -105,13 +107,13 @@ export class RunningJob {
   }
 
   async #run(): Promise<JobEnd> {
-    const { redis, workerId } = this.#around;
+    const { redis, appender, workerId } = this.#around;
     const { id, params } = this.#job;
     if (this.#end) return this.#end;
     const claim = await claimRequest(redis, id, workerId);
     if (claim.owner.epoch === 1) this.#queuedMs = claim.sinceQueuedMs;
     if (claim.isCancelled) return "cancelled";
-    const writer = new LogWriter(redis, id, claim, (end) => this.stop(endOf(end)));
+    const writer = new LogWriter(appender, id, claim, (end) => this.stop(endOf(end)));
     this.#writer = writer;
     const progress = new AnswerProgress(params.n);
     if (!follow(progress, claim)) return "answered";

@@ -30,12 +30,12 @@ export function answerCommand(signal: AbortSignal): Command {
   const command = new Command("answer")
     .summary("let a model answer prompts, as text to tune with")
     .description(
-      "Answers each prompt of a file and writes the chats as text in the model's own format: data for `tune`. Each answer\n" +
+      "Answers each prompt of a file and writes the chats as text in the model's own format: data for `tune`. Each answer " +
         "has a seed of its own, so the same call writes the same file.",
     )
     .argument("<model>", MODEL_ARGUMENT)
-    .option("--prompts <file>", 'a .jsonl file of {"prompt": …}, or a text file with one prompt per line')
-    .option("--out <file>", "a .jsonl file that does not exist yet");
+    .option("--prompts <file>", 'a .jsonl file of {"prompt": …}, or a text file with one prompt per line (required)')
+    .option("--out <file>", "a .jsonl file that does not exist yet (required)");
   addOptions(command, ...samplingOptions("answer"), ...runtimeOptions(), isolationOption(), samplingDefaultsOption());
   return command.action(async (path: string, flags: AnswerFlags) => {
     for (const name of ["prompts", "out"]) requireOption(command, name);

@@ -14,12 +14,12 @@ export function applyCommand(signal: AbortSignal): Command {
   const command = new Command("apply")
     .summary("make a Read-ME model from a dense one and a delta file")
     .description(
-      "Writes the Read-ME model folder that a delta file (`readme-moe pack`) makes from a dense model. Nothing is\n" +
+      "Writes the Read-ME model folder that a delta file (`readme-moe pack`) makes from a dense model. Nothing is " +
         "trained; it takes seconds. The base model in another precision is accepted with a warning, another model is not.",
     )
     .argument("<file>", "delta file")
-    .option("--base <model>", `the dense model that the file changes: ${MODEL_ARGUMENT}`)
-    .option("--out <folder>", "a folder that does not exist yet, or is empty")
+    .option("--base <model>", `the dense model that the file changes: ${MODEL_ARGUMENT} (required)`)
+    .option("--out <folder>", "a folder that does not exist yet, or is empty (required)")
     .addOption(jsonOption());
   return command.action((path: string, flags: ApplyFlags) => {
     requireOption(command, "base");

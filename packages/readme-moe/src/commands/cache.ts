@@ -18,7 +18,7 @@ export function cacheCommand(): Command {
   return new Command("cache")
     .summary("list or drop the packed weights in the cache")
     .description(
-      "Weights are packed once for each model and precision. The cache keeps at most 50 GB of them, or as many bytes as\n" +
+      "Weights are packed once for each model and precision. The cache keeps at most 50 GB of them, or as many bytes as " +
         "README_MOE_CACHE_BYTES says, and drops those that were not used for longest. `list` and `remove` are for models.",
     )
     .addCommand(listCommand())

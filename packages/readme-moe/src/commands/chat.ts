@@ -23,8 +23,8 @@ export function chatCommand(signal: AbortSignal): Command {
   const command = new Command("chat")
     .summary("talk to a model in the terminal")
     .description(
-      "Talks to a model that has a chat template. /help shows the commands of a chat: /clear, /system, /model, /save,\n" +
-        '/load and /exit. """ begins and ends a message of several lines. Ctrl-C stops an answer, Ctrl-D ends the\n' +
+      "Talks to a model that has a chat template. /help shows the commands of a chat: /clear, /system, /model, /save, " +
+        '/load and /exit. """ begins and ends a message of several lines. Ctrl-C stops an answer, Ctrl-D ends the ' +
         "program. A text that is piped into standard input is one message, which is answered once.",
     )
     .argument("<model>", MODEL_ARGUMENT)

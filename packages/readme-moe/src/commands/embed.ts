@@ -16,7 +16,7 @@ export function embedCommand(signal: AbortSignal): Command {
   const command = new Command("embed")
     .summary("compute embeddings of texts")
     .description(
-      "Computes embeddings, with a model that was made for them. Texts are arguments, or lines of standard input. Prints\n" +
+      "Computes embeddings, with a model that was made for them. Texts are arguments, or lines of standard input. Prints " +
         "one embedding per line, as a list of numbers.",
     )
     .argument("<model>", MODEL_ARGUMENT)

@@ -14,9 +14,9 @@ export function evalCommand(signal: AbortSignal): Command {
     .summary("measure loss and perplexity on text, and accuracy on multiple-choice questions")
     .description(
       "Prints a model's mean loss in nats and perplexity on each data file, and its accuracy on each file of requests.\n\n" +
-        "Documents (the `text` of each line of a .jsonl file, or a whole text file) are each ended by the end-of-text\n" +
-        "token, joined, and cut into sequences; each token is predicted from the tokens before it in its sequence.\n" +
-        'Requests are lines of {"request": {"context", "continuation"}, "doc_id", "idx", "label"}, one for each choice.\n' +
+        "Documents (the `text` of each line of a .jsonl file, or a whole text file) are each ended by the end-of-text " +
+        "token, joined, and cut into sequences; each token is predicted from the tokens before it in its sequence. " +
+        'Requests are lines of {"request": {"context", "continuation"}, "doc_id", "idx", "label"}, one for each choice. ' +
         "Files may be compressed with gzip.",
     )
     .argument("<model>", MODEL_ARGUMENT)

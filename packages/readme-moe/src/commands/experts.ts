@@ -30,7 +30,7 @@ export function expertsCommand(signal: AbortSignal): Command {
   return new Command("experts")
     .summary("keep low-rank experts (LoRA adapters) beside a dense model")
     .description(
-      "Adds adapters in PEFT's layout to the folder of a dense model, lists and removes them. A request then chooses one\n" +
+      "Adds adapters in PEFT's layout to the folder of a dense model, lists and removes them. A request then chooses one " +
         "of them by name, or a router does. `--lora` uses adapters without writing anything.",
     )
     .addCommand(addCommand(signal))
@@ -42,7 +42,7 @@ function addCommand(signal: AbortSignal): Command {
   return new Command("add")
     .summary("add an adapter to a model's folder")
     .description(
-      "Checks an adapter against a dense model, and copies its two files into the model's folder. Of a set, all experts\n" +
+      "Checks an adapter against a dense model, and copies its two files into the model's folder. Of a set, all experts " +
         "are added, and the router if the folder had no experts.",
     )
     .argument("<model>", OWN_FOLDER)

@@ -15,14 +15,14 @@ export function exportCommand(signal: AbortSignal): Command {
   const command = new Command("export")
     .summary("write a model in another program's format")
     .description(
-      "Writes a dense model as a folder that transformers.js loads: ONNX graphs, configs and tokenizer.\n" +
+      "Writes a dense model as a folder that transformers.js loads: ONNX graphs, configs and tokenizer. " +
         "q8 and q4 are quantised as by its own conversion scripts.",
     )
     .argument("<model>", MODEL_ARGUMENT)
     .addOption(
       new Option("--format <format>", "format to write").choices(["transformers.js"]).default("transformers.js"),
     )
-    .option("--out <folder>", "a folder that does not exist yet, or is empty")
+    .option("--out <folder>", "a folder that does not exist yet, or is empty (required)")
     .addOption(
       new Option("--dtype <list>", `any of ${EXPORT_DTYPES.join(",")}`)
         .argParser(namesOf(EXPORT_DTYPES))

@@ -31,8 +31,8 @@ export function generateCommand(signal: AbortSignal): Command {
   const command = new Command("generate")
     .summary("continue a text")
     .description(
-      "Continues prompts. Prints each prompt and its continuation while it is generated, or the continuation as JSON.\n" +
-        "Several prompts run at once and are printed in their order (JSON: as a list). Without --prompt, the text that is\n" +
+      "Continues prompts. Prints each prompt and its continuation while it is generated, or the continuation as JSON. " +
+        "Several prompts run at once and are printed in their order (JSON: as a list). Without --prompt, the text that is " +
         "piped into standard input is the prompt, without its last line break.",
     )
     .argument("<model>", MODEL_ARGUMENT)

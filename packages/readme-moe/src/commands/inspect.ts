@@ -31,8 +31,8 @@ export function inspectCommand(signal: AbortSignal): Command {
   const command = new Command("inspect")
     .summary("show what a model is, and what it computes")
     .description(
-      "Shows a model's config, sizes and experts, low-rank ones included. With token ids, also the logits of the last position, and the router's\n" +
-        "logits and the expert of every position.",
+      "Shows a model's config, sizes and experts, low-rank ones included. With --ids, also the logits of the last position, " +
+        "and the router's logits and the expert of every position.",
     )
     .argument("<model>", MODEL_ARGUMENT)
     .option("--ids <ids>", "token ids to run, such as 3,17,9", tokenIds);

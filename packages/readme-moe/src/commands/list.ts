@@ -25,7 +25,7 @@ export function listCommand(): Command {
   return new Command("list")
     .summary("list the models on this machine, or those with short names")
     .description(
-      "Lists the models on this machine, the last used first: their family, the size of their files, the size of the\n" +
+      "Lists the models on this machine, the last used first: their family, the size of their files, the size of the " +
         "packed weights that were made from them, and whether a process has them open. Makes no request.",
     )
     .option("--available", "list the models with short names instead: size, memory and licence", false)

@@ -19,12 +19,12 @@ export function packCommand(signal: AbortSignal): Command {
   const command = new Command("pack")
     .summary("write a Read-ME model as a small file of changes to public weights")
     .description(
-      "Writes the difference between a Read-ME model and the dense model that it was refactored from: the neurons of each\n" +
+      "Writes the difference between a Read-ME model and the dense model that it was refactored from: the neurons of each " +
         "expert, the changes of its weights in as few bits as fit, and the router. `readme-moe apply` makes the model again.",
     )
     .argument("<model>", "Read-ME model folder, tuned or not")
-    .option("--base <model>", `the dense model that it was made from: ${MODEL_ARGUMENT}`)
-    .option("--out <file>", "the delta file; an existing one is replaced")
+    .option("--base <model>", `the dense model that it was made from: ${MODEL_ARGUMENT} (required)`)
+    .option("--out <file>", "the delta file; an existing one is replaced (required)")
     .addOption(
       new Option(
         "--data <name=file...>",

@@ -33,13 +33,17 @@ export function planCommand(signal: AbortSignal): Command {
   const command = new Command("plan")
     .summary("show what fits into a given memory, before a model is loaded")
     .description(
-      "Computes from a model's shapes how much memory it takes in each precision, with all experts in memory or with\n" +
-        "streamed ones, and beside it the dense model that it was made from. Shows what fits and the expected time of a\n" +
+      "Computes from a model's shapes how much memory it takes in each precision, with all experts in memory or with " +
+        "streamed ones, and beside it the dense model that it was made from. Shows what fits and the expected time of a " +
         "token, and recommends one. The memory is that of the process that runs the model.\n\n" +
         "Exit code 1 when nothing fits, with the least memory that would be enough.",
     )
     .argument("<model>", MODEL_ARGUMENT)
-    .addOption(new Option("--memory <size>", "of the engine's process, such as 300MB or 1.5GiB").argParser(byteSize))
+    .addOption(
+      new Option("--memory <size>", "memory of the engine's process, such as 300MB or 1.5GiB (required)").argParser(
+        byteSize,
+      ),
+    )
     .option("--sequences <n>", "sequences that run at once", wholeNumber(1), 1)
     .option("--context <tokens>", "tokens of each sequence (default: 2048, or the model's context)", wholeNumber(1))
     .option("--trace <file>", "a recorded trace to expect (default: one is drawn)")

@@ -12,7 +12,7 @@ export function psCommand(): Command {
   return new Command("ps")
     .summary("list the servers that run on this machine")
     .description(
-      "Lists the servers of this user that `readme-moe serve` runs on this machine, the oldest first: address, model, state,\n" +
+      "Lists the servers of this user that `readme-moe serve` runs on this machine, the oldest first: address, model, state, " +
         "memory of the server and its engine, start, and requests (running + waiting). Each server is asked.",
     )
     .addOption(jsonOption())

@@ -30,7 +30,7 @@ export function pullCommand(signal: AbortSignal): Command {
   return new Command("pull")
     .summary("download models, and print their paths")
     .description(
-      "Downloads models into the cache that all of Hugging Face's tools share, unless they are there, and prints their\n" +
+      "Downloads models into the cache that all of Hugging Face's tools share, unless they are there, and prints their " +
         "paths. A call after an interrupted one continues it. Every file is checked against its hash.",
     )
     .argument("<models...>", MODEL_ARGUMENT)

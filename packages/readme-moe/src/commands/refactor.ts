@@ -1,7 +1,7 @@
 import { EXPERTS_FROM, METHODS, refactor, type Method, type RefactorProgress, type Report } from "@readme-moe/refactor";
 import { Command, Option } from "commander";
 import { dataArgument, readDomains, type DataArgument } from "../data-files.ts";
-import { artefactsOption, fleetOption, type FleetFlags } from "../fleet/options.ts";
+import { artefactsOption, fleetOption, requireBoth, type FleetFlags } from "../fleet/options.ts";
 import { openRefactorFleet } from "../fleet/refactor-fleet.ts";
 import { repositoryOf } from "../hub-id.ts";
 import { MODEL_ARGUMENT, withModelFiles } from "../models.ts";
@@ -42,15 +42,15 @@ export function refactorCommand(signal: AbortSignal): Command {
   const command = new Command("refactor")
     .summary("turn a dense model into a mixture of experts")
     .description(
-      "Cuts a dense model's feed-forward layers into one expert per kind of text, trains the small router that chooses\n" +
+      "Cuts a dense model's feed-forward layers into one expert per kind of text, trains the small router that chooses " +
         "among them from token ids, and writes a Read-ME model folder with a report of the loss in quality.",
     )
     .argument("<model>", MODEL_ARGUMENT)
-    .option("--out <folder>", "a folder that does not exist yet, or is empty")
+    .option("--out <folder>", "a folder that does not exist yet, or is empty (required)")
     .addOption(
       new Option(
         "--data <name=file...>",
-        'text of each kind: .jsonl files of {"text": …}, or text files; every twelfth document is held out for the report',
+        'text of each kind: .jsonl files of {"text": …}, or text files; every twelfth document is held out for the report (required)',
       ).argParser(dataArgument),
     )
     .addOption(new Option("--method <method>", "how experts are made").choices(METHODS).default("sequential"))
@@ -88,9 +88,7 @@ export function refactorCommand(signal: AbortSignal): Command {
   return command.action((path: string, flags: RefactorFlags) => {
     requireOption(command, "out");
     requireOption(command, "data");
-    // A machine that serves a fleet has its URL in the environment, and may still refactor alone.
-    if (command.getOptionValueSource("fleet") === "cli") requireOption(command, "artefacts");
-    if (flags.artefacts !== undefined) requireOption(command, "fleet");
+    requireBoth(command, flags.artefacts);
     return runRefactor(path, flags, signal);
   });
 }
@@ -100,8 +98,7 @@ async function runRefactor(path: string, flags: RefactorFlags, signal: AbortSign
   const domains = await readDomains(data);
   await withModelFiles(path, signal, async (model) => {
     const onProgress = json ? undefined : showProgress;
-    await using fleet =
-      url === undefined || artefacts === undefined ? undefined : await openRefactorFleet(url, artefacts);
+    await using fleet = await openRefactorFleet({ fleet: url, artefacts });
     const run = { source: path, hubId: repositoryOf(path), resume, threads, signal, onProgress, fleet };
     const decided = { ...options, shards: shards ?? (fleet ? FLEET_SHARDS : 1) };
     const report = await refactor(model, domains, out, { ...decided, ...run }).finally(() => showStatus());

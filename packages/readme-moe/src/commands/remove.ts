@@ -26,8 +26,8 @@ export function removeCommand(signal: AbortSignal): Command {
   return new Command("remove")
     .summary("remove models and their packed weights from this machine")
     .description(
-      "Removes models from the cache, with the packed weights that were made from them, and asks before it does so on a\n" +
-        "terminal. A short name or a repository stands for all its weights and revisions here. Of a folder or file of your\n" +
+      "Removes models from the cache, with the packed weights that were made from them, and asks before it does so on a " +
+        "terminal. A short name or a repository stands for all its weights and revisions here. Of a folder or file of your " +
         "own only the packed weights are removed. A model that a process of readme-moe has open is not removed.",
     )
     .argument("[models...]", "names as `readme-moe list` shows them")

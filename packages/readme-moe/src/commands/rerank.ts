@@ -24,12 +24,12 @@ export function rerankCommand(signal: AbortSignal): Command {
   const command = new Command("rerank")
     .summary("rank documents by their relevance for a query")
     .description(
-      "Scores documents, with a model that was made for it. Documents are arguments, or lines of standard input. Prints\n" +
+      "Scores documents, with a model that was made for it. Documents are arguments, or lines of standard input. Prints " +
         "each score, 0 to 1, and its document, the most relevant first.",
     )
     .argument("<model>", MODEL_ARGUMENT)
     .argument("[documents...]", "texts (default: the lines of standard input that are not blank)")
-    .option("--query <text>", "what the documents are searched for")
+    .option("--query <text>", "what the documents are searched for (required)")
     .option("--instruction <text>", "what makes a document relevant (default: what the model was trained on)")
     .option("--top-n <n>", "documents to print (default: all)", wholeNumber(1));
   addOptions(command, ...runtimeOptions(), isolationOption(), jsonOption());

@@ -32,10 +32,11 @@ type Opened = OpenedEngine | OpenedFront;
 
 export function serveCommand(signal: AbortSignal): Command {
   const command = new Command("serve")
-    .summary("serve a model over HTTP, with the APIs of OpenAI and Anthropic")
+    .summary("serve a model over HTTP, with the APIs of OpenAI, Anthropic and Ollama")
     .description(
-      "Serves a model with the APIs of OpenAI and Anthropic under /v1, and with /health, /livez, /readyz, /metrics and /version.\n" +
-        "On SIGTERM or Ctrl-C it accepts no more requests, completes the running ones, and exits; a second one ends it at once.",
+      "Serves a model with the APIs of OpenAI and Anthropic under /v1, with --ollama that of Ollama under /api, and with " +
+        "/health, /livez, /readyz, /metrics and /version. On SIGTERM or Ctrl-C it accepts no more requests, completes the " +
+        "running ones, and exits; a second one ends it at once.",
     )
     .argument("<model>", MODEL_ARGUMENT);
   const fleet = fleetOption("let the workers of this fleet run the model, and hold no weights: redis://host:port");

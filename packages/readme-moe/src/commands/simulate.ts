@@ -79,12 +79,14 @@ export function simulateCommand(): Command {
   const command = new Command("simulate")
     .summary("run a trace through schedulers and expert caches, without a model")
     .description(
-      "Runs the routes of a trace, recorded or drawn, through a scheduler and expert caches of several sizes and policies,\n" +
+      "Runs the routes of a trace, recorded or drawn, through a scheduler and expert caches of several sizes and policies, " +
         "without a model, and prints hits beside the bounds by Belady, reads and latencies.\n\n" +
-        "Columns: layers that are read ahead; hits of the cache that layers share; hits of Belady on demand that knows one step more, and of one that\n" +
-        "knows everything; hits of one layer alone with its experts in a random order; latency, and latency per output token.\n\n" +
-        "A mixture with a router in every layer runs on demand, with a forecast, and as a pre-gating router of the same shape. Columns: hits of the\n" +
-        "cache; units in memory when their layer could run; reads because of a forecast, and those that were right; share of the time without work.",
+        "Columns: layers that are read ahead; hits of the cache that layers share; hits of Belady on demand that knows one " +
+        "step more, and of one that knows everything; hits of one layer alone with its experts in a random order; latency, and " +
+        "latency per output token.\n\n" +
+        "A mixture with a router in every layer runs on demand, with a forecast, and as a pre-gating router of the same shape. " +
+        "Columns: hits of the cache; units in memory when their layer could run; reads because of a forecast, and those that " +
+        "were right; share of the time without work.",
     )
     .option("--trace <file>", "a trace of JSON lines, plain or compressed with gzip (default: one is drawn)")
     .addOption(drawn("--experts <n>", "experts of the drawn trace", wholeNumber(1), 7))

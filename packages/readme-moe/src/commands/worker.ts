@@ -31,9 +31,10 @@ export function workerCommand(signal: AbortSignal): Command {
   const command = new Command("worker")
     .summary("run a model as a machine of a fleet")
     .description(
-      "Runs a model as a machine of a fleet: takes requests of its fronts (`serve --fleet`) while it has room.\n" +
-        "On SIGTERM or Ctrl-C it hands its requests to other machines, which go on with them, and exits.\n" +
-        "With --refactor it takes tasks of refactorings of the model instead (`refactor --fleet`).",
+      "Runs a model as a machine of a fleet: takes requests of its fronts (`serve --fleet`) while it has room. " +
+        "On SIGTERM or Ctrl-C it hands its requests to other machines, which go on with them, and exits. " +
+        "With --refactor it takes tasks of refactorings of the model instead (`refactor --fleet`), and of trainings " +
+        "of low-rank experts (`tune --experts low-rank --fleet`).",
     )
     .argument("<model>", MODEL_ARGUMENT);
   addOptions(
@@ -45,7 +46,7 @@ export function workerCommand(signal: AbortSignal): Command {
       portNumber,
     ),
     new Option("--host <address>", "address of this port").default("127.0.0.1"),
-    new Option("--refactor", "take tasks of refactorings instead of requests").default(false),
+    new Option("--refactor", "take tasks of refactorings and trainings instead of requests").default(false),
     artefactsOption(),
     ...engineOptions(),
     controlTokensOption(),

@@ -52,7 +52,7 @@ export interface TuneOptions {
   readonly routerSteps?: number | undefined;
   /** Tokens of each kind of text that a new router learns from. @default 4096 */
   readonly routerTokens?: number | undefined;
-  /** @default 1 */
+  /** Seed of all random choices. @default 1 */
   readonly seed?: number | undefined;
 }
 

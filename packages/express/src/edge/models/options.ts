@@ -27,6 +27,7 @@ export interface ServedModelsOptions<Asked = ExpressRequest> {
   readonly aliases?: Readonly<Record<string, string>> | undefined;
   /** Model of requests that name none. @default the only model, where there is only one */
   readonly defaultModel?: string | undefined;
+  /** Chooses the model of a request, such as a share of the traffic or a tenant's. @default the named model */
   readonly share?: ShareTraffic<Asked> | undefined;
   /** Opens failed engines again, if they have a method `restart`. @default no */
   readonly restart?: boolean | RestartOptions | undefined;
