@@ -6,7 +6,6 @@ import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from 
 import { chatbot } from "../../examples/chatbot/server/chatbot.ts";
 import type { OpenedModel } from "../../examples/chatbot/server/live-model.ts";
 import { LiveReaders } from "../../examples/chatbot/server/live-readers.ts";
-import { modelTitle } from "../../examples/chatbot/server/open-models.ts";
 import { LiveState } from "../../examples/chatbot/server/live-state.ts";
 import type { LiveSnapshot } from "../../examples/chatbot/shared/live.ts";
 import express, { type Response } from "express";
@@ -101,15 +100,6 @@ test.each([
 ])("%s with %j is refused with %i", async (path, values, status) => {
   const answer = await change(path, values);
   expect([answer.status, answer.body]).toMatchObject([status, { error: { message: expect.any(String) as unknown } }]);
-});
-
-test.each([
-  ["/models/SmolLM2-135M-Instruct.Q4_1.gguf", "SmolLM2-135M-Instruct.Q4_1"],
-  ["/models/my-model", "my-model"],
-  ["/hub/models--Qwen--Qwen3-0.6B/snapshots/0a1b", "Qwen3-0.6B"],
-  ["/hub/models--Qwen--Qwen3-0.6B-GGUF/snapshots/0a1b/Qwen3-0.6B-Q8_0.gguf", "Qwen3-0.6B-Q8_0"],
-])("%s is shown as %s", (path, title) => {
-  expect(modelTitle(path)).toBe(title);
 });
 
 test("forms of other sites change nothing", async () => {

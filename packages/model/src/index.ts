@@ -45,6 +45,7 @@ export {
   type WeightSource,
 } from "./names/known-model.ts";
 export { KNOWN_MODELS } from "./names/known-models.ts";
+export { modelName } from "./names/model-name.ts";
 export { fullName, type HubName, type ModelName, parseModelName } from "./names/parse-name.ts";
 export { isSupported, resolveModel, type ResolveModelOptions } from "./names/resolve-model.ts";
 export type { CachedModel, CachedModels, PackedEntry } from "./library/cached-model.ts";
