@@ -10,8 +10,8 @@ const TTL_ENTRIES = 32;
 
 /**
  * Appends entries of several requests, of each from a place on, and tells each front about those that it follows.
- * KEYS: log, meta and job of each request. ARGV: prefix of the channels of fronts; of each request: job, epoch, owner, place
- * of the first entry, time to live in ms, 1 if the last entry ends the answer, number of entries, entries.
+ * KEYS: log, meta and job of each request. ARGV: prefix of the channels of fronts; of each request: job, epoch, owner,
+ * place of the first entry, time to live in ms, 1 if the last entry ends the answer, number of entries, entries.
  * Returns {outcome, last place} of each: 1 appended or there already, 0 a gap before the first, -1 another owner,
  * -2 cancelled, -3 another entry is there.
  */
