@@ -5,7 +5,7 @@ import type { MaskAnswer, MaskQuestion, ThreadAnswer, ThreadData } from "./proto
 
 type ThreadLimits = Pick<GrammarLimits, "maxCompileMs" | "maxMaskMs">;
 
-/** Parts in which a limit passes. Time in which this process is suspended, as its threads are, counts as one at most. */
+/** Parts in which a limit passes. Time in which this process is suspended counts as one part at most. */
 const LIMIT_PARTS = 4;
 
 interface Asked {
