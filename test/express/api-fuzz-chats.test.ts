@@ -31,7 +31,9 @@ let server: RunningServer;
 
 beforeAll(async () => {
   engine = await openTinyEngine(folder, {}, { config: { max_position_embeddings: 1024 } });
-  server = await listen(express().use(readMe({ models: { tiny: engine }, ollama: true })));
+  // No valid body is refused because the machine is busy.
+  const [grammars, admission] = [{ maxCompileMs: 300_000, maxMaskMs: 300_000 }, { maxQueueMs: 300_000 }];
+  server = await listen(express().use(readMe({ models: { tiny: engine }, ollama: true, grammars, admission })));
 });
 afterAll(async () => {
   await server[Symbol.asyncDispose]();
