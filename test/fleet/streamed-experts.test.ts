@@ -14,9 +14,9 @@ import { WITH_TOKENIZER, writeTinyReadMe } from "../support/tiny-read-me.ts";
 
 if (noServer !== undefined) console.log(`The tests of a fleet with streamed experts did not run: ${noServer}`);
 
-const [NUM_EXPERTS, NUM_LAYERS, EXPERT_SIZE] = [6, 4, 2048] as const;
-/** Room for three of six experts of 1.1 MB. */
-const BUDGET_BYTES = 3_400_000;
+const [NUM_EXPERTS, NUM_LAYERS, EXPERT_SIZE] = [6, 4, 1024] as const;
+/** Room for three of six experts of 0.6 MB. */
+const BUDGET_BYTES = 1_700_000;
 const NUM_CLIENTS = 6;
 
 function makeRequests(count: number, maxTokens: number): readonly GenerateRequest[] {
@@ -42,11 +42,11 @@ async function answerAll(
   return answers;
 }
 
-/** Lets an engine report reads of 10 MB/s. The test's file is in the system's cache, where experts cost next to nothing. */
+/** Lets an engine report reads of 5 MB/s. The test's file is in the system's cache, where experts cost next to nothing. */
 function onSlowDisk(engine: ReadMeEngine): ReadMeEngine {
   const stats = async (): Promise<EngineStats> => {
     const measured = await engine.stats();
-    return measured.cost ? { ...measured, cost: { ...measured.cost, loadMsPerByte: 1e-4 } } : measured;
+    return measured.cost ? { ...measured, cost: { ...measured.cost, loadMsPerByte: 2e-4 } } : measured;
   };
   return new Proxy(engine, {
     get(target, name) {
@@ -94,8 +94,8 @@ describe.skipIf(noServer !== undefined)("a fleet whose workers stream experts", 
       sharedSizes: [16, 0, 0, 0],
     });
     server = await startValkey();
-    whole = await open();
-    engines = [await open(BUDGET_BYTES), await open(BUDGET_BYTES)];
+    const [resident, ...streaming] = await Promise.all([open(), open(BUDGET_BYTES), open(BUDGET_BYTES)]);
+    [whole, engines] = [resident, streaming];
     front = await FleetEngine.open({ fleet: server.url, reader: await openPromptReader(folder, { cacheFolder }) });
   });
 
