@@ -57,7 +57,9 @@ export default defineConfig(({ mode }) => ({
       ...(mode === "built" ? { README_MOE_TEST_BUILT: "1" } : {}),
     },
     maxWorkers: 2,
-    testTimeout: 60_000,
-    hookTimeout: 120_000,
+    // Against tests that hang: on a busy machine a test may take ten times as long as alone.
+    testTimeout: 300_000,
+    hookTimeout: 300_000,
+    expect: { poll: { timeout: 60_000 } },
   },
 }));

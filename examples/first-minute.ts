@@ -2,7 +2,13 @@
 // where no other can be had.
 
 import { parseArgs } from "node:util";
-import { serveChatbot, type ServeChatbotOptions, stopSignal } from "./chatbot/server/serve-chatbot.ts";
+import {
+  addressLine,
+  sayPacking,
+  serveChatbot,
+  type ServeChatbotOptions,
+  stopSignal,
+} from "./chatbot/server/serve-chatbot.ts";
 import { openBrowser } from "./open-browser.ts";
 import { pocketExperts, POCKET, run, type PocketExpertsOptions } from "./pocket-experts.ts";
 import { talkingModel, type TalkingModelOptions } from "./talking-model.ts";
@@ -12,6 +18,9 @@ const HELP = `Usage: npm start -- [options]
   --pocket         take the embedded pocket model, which shows experts and produces nonsense
   --exit           end when the chat is ready instead of serving it until Ctrl-C (also: README_MOE_START_EXIT=1)
   --port <number>  port of the chat (default: 8484, or any free port if that is taken)`;
+const NEXT = `
+A model of 135 million weights writes fast and is often wrong. \`npm run chatbot -- --model qwen3:0.6b\` takes a larger one (640 MB);
+docs/how-to/models.md says which there are and how much memory they need, and README.md goes on with a server of your own.`;
 const PROMPTS = ["The ship was", "import os\n\ndef main("];
 
 /** Options of `firstMinute`. */
@@ -26,12 +35,14 @@ export async function firstMinute(args: readonly string[], options: FirstMinuteO
     console.log(HELP);
     return;
   }
-  const models = (pocket ? undefined : await talkingModels(options)) ?? { paths: await pocketPaths(options) };
+  const talking = pocket ? undefined : await talkingModels(options);
+  const models = talking ?? { paths: await pocketPaths(options) };
   console.log("Opening a chat …");
   const common = { precisions: ["int8"], maxNumBatchedSeqs: 4, host: "127.0.0.1" } as const;
-  const chatbot = await serveChatbot({ ...models, ...common, port });
-  console.log(`Chat at ${chatbot.url}${exit ? "" : " (Ctrl-C stops it)"}`);
+  const chatbot = await serveChatbot({ ...models, ...common, port, onPacking: sayPacking });
+  console.log(`${addressLine(chatbot)}${exit ? "" : " (Ctrl-C stops it)"}`);
   if (!exit) {
+    if (talking !== undefined) console.log(NEXT);
     openBrowser(chatbot.url);
     await stopSignal();
   }
@@ -44,7 +55,7 @@ type ChatModels = Pick<ServeChatbotOptions, "paths" | "loras">;
 /** Returns the models of a chat that makes sense; `undefined` if none can be had. */
 async function talkingModels({ talking }: FirstMinuteOptions): Promise<ChatModels | undefined> {
   const found = await talkingModel(talking);
-  if ("path" in found) return { paths: [found.path], loras: found.loras };
+  if ("name" in found) return { paths: [found.name], loras: found.loras };
   console.log(`No model that talks: ${found.why}\nTaking the embedded pocket model instead.\n`);
   return undefined;
 }

@@ -16,7 +16,7 @@ export interface TalkingModelOptions {
 
 /** A model that talks, or the reason why there is none. */
 export type TalkingModel =
-  | { readonly path: string; readonly loras: Readonly<Record<string, string>> }
+  | { readonly name: string; readonly loras: Readonly<Record<string, string>> }
   | { readonly why: string };
 
 const LINE_MS = 5000;
@@ -36,7 +36,7 @@ export async function talkingModel({
   const signal = AbortSignal.timeout(withinMs);
   const [startMs, state] = [performance.now(), { plannedBytes: 0, shownMs: performance.now() }];
   try {
-    const path = await resolveModel(name, {
+    await resolveModel(name, {
       precision: "int8",
       signal,
       onPlan: (plan) => {
@@ -50,7 +50,7 @@ export async function talkingModel({
       },
     });
     if (state.plannedBytes > 0) console.log(`  done in ${Math.round((performance.now() - startMs) / 1000)} s`);
-    return { path, loras: experts === undefined ? {} : { kinds: experts } };
+    return { name, loras: experts === undefined ? {} : { kinds: experts } };
   } catch (error) {
     if (signal.aborted) {
       return {
@@ -62,7 +62,7 @@ export async function talkingModel({
 }
 
 function planLine(name: string, { missingBytes, folder, freeBytes }: DownloadPlan): string {
-  const free = freeBytes === undefined ? "" : ` (${megabytes(freeBytes)} MB are free)`;
+  const free = freeBytes === undefined ? "" : ` (${(freeBytes / 1e9).toFixed(1)} GB are free)`;
   return `Downloading ${name}: ${megabytes(missingBytes)} MB to ${folder}${free} …`;
 }
 

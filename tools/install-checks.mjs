@@ -71,6 +71,19 @@ export function lockFile(root) {
   return join(tmpdir(), `readme-moe-install-${createHash("sha256").update(root).digest("hex").slice(0, 16)}`);
 }
 
+/** Hashes what an installation follows, and which packages of the workspace have modules. */
+export function installedState(root) {
+  const hash = createHash("sha256");
+  for (const name of ["pnpm-lock.yaml", "pnpm-workspace.yaml"]) {
+    const file = join(root, name);
+    if (fs.existsSync(file)) hash.update(fs.readFileSync(file));
+  }
+  for (const folder of [...namesIn(join(root, "packages")).map((name) => join("packages", name)), "examples/chatbot"]) {
+    hash.update(`\0${folder} ${fs.existsSync(join(root, folder, "node_modules"))}`);
+  }
+  return hash.digest("hex");
+}
+
 /** Whether a folder can be written, or made. */
 function isWritable(folder) {
   for (let path = resolve(folder); ; path = dirname(path)) {

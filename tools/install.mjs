@@ -8,6 +8,7 @@ import { fileURLToPath } from "node:url";
 import {
   failureOfRegistry,
   foreignModules,
+  installedState,
   isOlder,
   lockFile,
   publicAddress,
@@ -21,6 +22,8 @@ const REGISTRY = process.env["npm_config_registry"] || "https://registry.npmjs.o
 /** Sizes on disk, measured by `npm run measure:install`. */
 const [TO_RUN_BYTES, WHOLE_BYTES] = [0.4e9, 1e9];
 const REPORT_MS = 10_000;
+/** State after the last complete installation. pnpm needs seconds, and a network, to find that nothing has changed. */
+const STAMP = join(MODULES, ".readme-moe-installed");
 
 const { engines, packageManager } = JSON.parse(fs.readFileSync(join(ROOT, "package.json"), "utf8"));
 process.exitCode = await main();
@@ -54,13 +57,18 @@ async function install() {
   const toRun = process.argv.includes("--to-run") && !installed.includes("devDependencies");
   const bytes = toRun ? TO_RUN_BYTES : WHOLE_BYTES;
   const isThere = installed.includes(toRun ? "dependencies" : "devDependencies");
+  if (isThere && stampOf() === installedState(ROOT)) return 0;
+  fs.rmSync(STAMP, { force: true });
   if (!isThere) {
     console.error(
       `Installing dependencies into ${MODULES}: ${gigabytes(bytes)} (${gigabytes(freeBytes())} are free) …`,
     );
   }
   const status = await runPnpm(toRun ? ["--prod"] : []);
-  if (status === 0) return 0;
+  if (status === 0) {
+    fs.writeFileSync(STAMP, installedState(ROOT));
+    return 0;
+  }
   console.error(`\nerror: installing failed with exit code ${status}; the lines above say why. What helps:`);
   for (const line of await advice(bytes)) console.error(`- ${line}`);
   return 1;
@@ -119,6 +127,11 @@ function installedModules() {
   } catch {
     return [];
   }
+}
+
+/** Reads the stamp of the last installation; `undefined` without one. */
+function stampOf() {
+  return fs.existsSync(STAMP) ? fs.readFileSync(STAMP, "utf8") : undefined;
 }
 
 function freeBytes() {

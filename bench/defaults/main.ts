@@ -3,6 +3,7 @@
 //
 //   npm run bench:defaults -- [model] [--seeds 40] [--max-new-tokens 64] [--precision int8] [--only "T 0.7"]
 //
+// With --lora: a set of low-rank experts over the model, whose router chooses for each token.
 // With --long: twelve tasks with at most 400 tokens and four seeds, and the share of answers that run into loops.
 
 import { parseArgs } from "node:util";
@@ -23,6 +24,7 @@ const { values, positionals } = parseArgs({
     precision: { type: "string", default: "int8" },
     threads: { type: "string" },
     only: { type: "string" },
+    lora: { type: "string" },
   },
 });
 const [model = "smollm2:135m"] = positionals;
@@ -30,7 +32,8 @@ const maxTokens = Number(values["max-new-tokens"] ?? (values.long ? 400 : 64));
 const seeds = Array.from({ length: Number(values.seeds ?? (values.long ? 4 : 40)) }, (_, index) => index + 1);
 
 const threads = values.threads === undefined ? undefined : Number(values.threads);
-const engine = await ReadMeEngine.open(model, { precision: values.precision as Precision, threads });
+const loras = values.lora === undefined ? undefined : { set: values.lora };
+const engine = await ReadMeEngine.open(model, { precision: values.precision as Precision, threads, loras });
 try {
   const columns = values.long ? ["loops", "repeated", "ends"] : ["right", "repeated", "ends", "language", "all four"];
   console.log(`| sampling | ${columns.map((name) => `${name}, %`).join(" | ")} |`);

@@ -96,7 +96,8 @@ function contentOf(
 /** Returns the `data` of complete events. Comments may come at any time, also before the first event. */
 function payloadsOf(text: string): readonly string[] {
   const events = text.split("\n\n").slice(0, -1);
-  return events.filter((event) => event.startsWith("data: ")).map((event) => event.slice("data: ".length));
+  // An event of a fleet's stream has an id before its data.
+  return events.flatMap((event) => /^data: (.*)$/m.exec(event)?.[1] ?? []);
 }
 
 function parse(text: string): readonly Content[] {

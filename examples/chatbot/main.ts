@@ -5,7 +5,7 @@ import { parseArgs } from "node:util";
 import { pocketExperts, POCKET } from "../pocket-experts.ts";
 import { runProgram } from "../run-program.ts";
 import type { PrecisionName } from "./server/open-models.ts";
-import { serveChatbot, stopSignal } from "./server/serve-chatbot.ts";
+import { addressLine, sayPacking, serveChatbot, stopSignal } from "./server/serve-chatbot.ts";
 
 const HELP = `Usage: npm run chatbot -- [options]
 
@@ -26,8 +26,8 @@ async function main(): Promise<void> {
     return;
   }
   const paths = flags.model ?? [await pocketExperts(), POCKET];
-  const chatbot = await serveChatbot({ ...flags, paths, precisions: flags.precision });
-  console.log(`Chat at ${chatbot.url} (Ctrl-C stops it)`);
+  const chatbot = await serveChatbot({ ...flags, paths, precisions: flags.precision, onPacking: sayPacking });
+  console.log(`${addressLine(chatbot)} (Ctrl-C stops it)`);
   await stopSignal();
   await chatbot.close();
 }

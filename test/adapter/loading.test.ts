@@ -159,7 +159,7 @@ describe.each(ALL)("%s, by %s", (name, way) => {
 
   test.skipIf(sharedModel("smollm2-135m-instruct") === undefined)(
     "a GGUF file chats (skipped where shared/models is absent)",
-    { timeout: 240_000 },
+    { timeout: 300_000 },
     async () => {
       const path = join(sharedModel("smollm2-135m-instruct") as string, "SmolLM2-135M-Instruct.Q4_1.gguf");
       const generate = await load(name, path, { dtype: "q8", quantized: true });

@@ -280,4 +280,4 @@ test("the command measures, writes a report, and refuses a wrong call", async ()
   const wrong = await run(["--kinds", "talk"]);
   expect(wrong.code).toBe(1);
   expect(wrong.stderr).toMatch(/^error: Expected `--kinds`/m);
-}, 180_000);
+});

@@ -1,11 +1,13 @@
 // The chatbot's real process is killed during an answer and replaced by another one.
 
+import { cp, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
 import { lastAnswer, say, sayOnly, setOptions, watchedPage } from "../support/chatbot.ts";
 import { findChromium, launchChromium } from "../support/chromium.ts";
 import { EXAMPLES, startProgram, type RunningProgram } from "../support/examples.ts";
 import { POCKET } from "../support/pocket.ts";
+import { temporaryFolder } from "../support/temporary-folder.ts";
 
 const executablePath = await findChromium();
 const browser = executablePath === undefined ? undefined : await launchChromium(executablePath);
@@ -14,14 +16,14 @@ afterAll(() => browser?.close());
 describe.skipIf(browser === undefined)("a server that is killed while it answers", () => {
   test(
     "is told on the page, which keeps what was written and goes on with the next server",
-    { timeout: 120_000 },
+    { timeout: 300_000 },
     async () => {
       if (!browser) return;
-      const first = serve(0);
+      const model = await endlessPocket();
+      const first = serve(model, 0);
       const [, url = "", port] = await first.printed(/Chat at (http:\S+:(\d+))/);
-      const { page, complaints } = await watchedPage(browser, url, {}, { answerTokens: 1000 });
+      const { page, complaints } = await watchedPage(browser, url, {}, { answerTokens: 60_000 });
       const answers = page.locator(".message.assistant").locator(".tokens, .markdown");
-      // A thousand tokens take seconds.
       await sayOnly(page, url, " the");
       await say(page, "The ship was three days out of port when the captain");
       await answers.filter({ hasText: /\S{3}/ }).waitFor();
@@ -30,7 +32,7 @@ describe.skipIf(browser === undefined)("a server that is killed while it answers
       await page.getByText("The connection to the server was lost.").first().waitFor();
       const beginning = await lastAnswer(page);
       expect(beginning).toMatch(/^ ?the\b/);
-      const second = serve(Number(port));
+      const second = serve(model, Number(port));
       await second.printed(/Chat at/);
       await page.getByRole("alert").getByText("Connected again.").waitFor();
       expect(await lastAnswer(page)).toBe(beginning);
@@ -46,7 +48,17 @@ describe.skipIf(browser === undefined)("a server that is killed while it answers
   );
 });
 
-function serve(port: number): RunningProgram {
-  const args = ["--model", POCKET, "--port", String(port)];
+/** Copies the pocket model, with a context that no answer fills before its server is killed. */
+async function endlessPocket(): Promise<string> {
+  const path = join(await temporaryFolder(), "pocket");
+  await cp(POCKET, path, { recursive: true });
+  const file = join(path, "config.json");
+  const config = JSON.parse(await readFile(file, "utf8")) as object;
+  await writeFile(file, JSON.stringify({ ...config, max_position_embeddings: 65_536 }));
+  return path;
+}
+
+function serve(model: string, port: number): RunningProgram {
+  const args = ["--model", model, "--port", String(port)];
   return startProgram([join(EXAMPLES, "chatbot", "main.ts"), ...args]);
 }

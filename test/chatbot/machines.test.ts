@@ -47,7 +47,7 @@ describe.skipIf(noServer !== undefined || executablePath === undefined)("the pag
   test("lists its workers, and answers with them; settings are the workers' own", async () => {
     const { page, complaints } = await watchedPage(browser, server.url);
     const rows = page.getByRole("region", { name: "Machines" }).getByRole("row");
-    expect(await rows.count()).toBe(3);
+    await expect.poll(() => rows.count()).toBe(3);
     const { workers: published } = await front.status();
     const shown = await rows.allInnerTexts();
     for (const { id, freeSeqs } of published) {

@@ -124,7 +124,7 @@ describe.skipIf(executablePath === undefined)("the page in trouble", () => {
     expect(complaints).toEqual([]);
   });
 
-  test("is no larger after a hundred messages than after fifty", { timeout: 120_000 }, async () => {
+  test("is no larger after a hundred messages than after fifty", async () => {
     const url = await serve(async function* (prompt) {
       for (let word = 0; word < 40; word++) yield ` ${prompt}-${word}`;
     });

@@ -6,7 +6,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { completeAll } from "../support/complete.ts";
 import { cases, greedy, POCKET, rightAnswers } from "../support/pocket.ts";
 import { expectReadMeError } from "../support/rejection.ts";
-import { openTinyEngine } from "../support/served-model.ts";
+import { ENDLESS, ENDLESS_TOKENS, openTinyEngine } from "../support/served-model.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
 
 const long = { maxTokens: 200, temperature: 0, ignoreEos: true } as const;
@@ -14,7 +14,7 @@ const long = { maxTokens: 200, temperature: 0, ignoreEos: true } as const;
 describe("a generation's `accepted`", () => {
   let engine: ReadMeEngine;
   beforeAll(async () => {
-    engine = await openTinyEngine(await persistentFolder(), { maxNumSeqs: 2 });
+    engine = await openTinyEngine(await persistentFolder(), { maxNumSeqs: 2 }, ENDLESS);
   });
   afterAll(() => engine.dispose());
 
@@ -30,7 +30,9 @@ describe("a generation's `accepted`", () => {
   });
 
   test("resolves before the first chunk is read, also while the request waits for room", async () => {
-    const running = [1, 2].map((seed) => engine.generate({ prompt: [seed, 5], params: long }));
+    const running = [1, 2].map((seed) =>
+      engine.generate({ prompt: [seed, 5], params: { ...long, maxTokens: ENDLESS_TOKENS } }),
+    );
     await Promise.all(running.map((one) => one.next()));
     const waiting = engine.generate({ prompt: [7, 8, 9], params: { ...long, maxTokens: 2 } });
     expect((await waiting.accepted).promptTokens).toBe(3);
@@ -39,7 +41,7 @@ describe("a generation's `accepted`", () => {
   });
 
   test.each<[string, GenerateRequest, string]>([
-    ["a prompt that does not fit", { prompt: Array.from({ length: 400 }, () => 5) }, "ERR_CONTEXT_LENGTH"],
+    ["a prompt that does not fit", { prompt: Array.from({ length: 70_000 }, () => 5) }, "ERR_CONTEXT_LENGTH"],
     ["an empty prompt", { prompt: [] }, "at least one token"],
     ["an aborted signal", { prompt: [5], signal: AbortSignal.abort(new Error("gone before")) }, "gone before"],
   ])("rejects as the iteration does for %s", async (_, request, expected) => {

@@ -120,7 +120,7 @@ describe("when memory is short", () => {
 
 test(
   "random operations in any order keep the accounting right and forget no sequence",
-  { timeout: 120_000 },
+  { timeout: 300_000 },
   async () => {
     for (const seed of [1, 2, 3]) {
       const random = seededRandom(seed);

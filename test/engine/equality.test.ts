@@ -66,7 +66,7 @@ for (const precision of PRECISIONS) {
     ): Promise<Result> => withSmolLm2({ precision, ...options }, use);
     let alone: readonly Completed[] = [];
 
-    test("alone, one after the other", { timeout: 300_000 }, async () => {
+    test("alone, one after the other", async () => {
       alone = await withEngine({}, async (engine) => {
         const completed: Completed[] = [];
         for (const request of REQUESTS) completed.push(await complete(engine, request));
@@ -75,20 +75,20 @@ for (const precision of PRECISIONS) {
       expect(alone.every(({ tokens }) => tokens.every(({ topLogprobs }) => topLogprobs?.length === 4))).toBe(true);
     });
 
-    test("with the other sequences: the same bits", { timeout: 300_000 }, async () => {
+    test("with the other sequences: the same bits", async () => {
       await withEngine({}, async (engine) => {
         if (runsAll) expect(await together(engine, REQUESTS)).toEqual(alone);
         expect((await together(engine, REQUESTS.toReversed())).toReversed()).toEqual(alone);
       });
     });
 
-    test.runIf(runsAll)("with few of the admitted in each step: the same bits", { timeout: 300_000 }, async () => {
+    test.runIf(runsAll)("with few of the admitted in each step: the same bits", async () => {
       await withEngine({ maxNumBatchedSeqs: 5, maxNumBatchedTokens: 128 }, async (engine) => {
         expect(await together(engine, REQUESTS)).toEqual(alone);
       });
     });
 
-    test("with cached prefixes: the same bits", { timeout: 300_000 }, async () => {
+    test("with cached prefixes: the same bits", async () => {
       await withEngine({ prefixCacheBytes: 200e6 }, async (engine) => {
         expect(await together(engine, REQUESTS)).toEqual(alone);
         expect(await together(engine, REQUESTS)).toEqual(alone);
@@ -96,13 +96,13 @@ for (const precision of PRECISIONS) {
       });
     });
 
-    test("in chunks of another size, on one thread: the same bits", { timeout: 300_000 }, async () => {
+    test("in chunks of another size, on one thread: the same bits", async () => {
       await withEngine({ chunkTokens: 64, maxNumBatchedTokens: 192, threads: 1 }, async (engine) => {
         expect(await together(engine, REQUESTS)).toEqual(alone);
       });
     });
 
-    test.runIf(runsAll)("preempted and computed again: the same bits", { timeout: 300_000 }, async () => {
+    test.runIf(runsAll)("preempted and computed again: the same bits", async () => {
       const longer = REQUESTS.slice(-8).map(({ prompt, params }) => ({
         prompt,
         params: { ...params, maxTokens: 160 },
@@ -121,7 +121,7 @@ for (const precision of PRECISIONS) {
     });
 
     // float32 products round once in an addon and twice in WebAssembly.
-    test.skipIf(precision === "fp32")("in WebAssembly: the same bits", { timeout: 300_000 }, async () => {
+    test.skipIf(precision === "fp32")("in WebAssembly: the same bits", async () => {
       await withEngine({ kernel: "wasm" }, async (engine) => {
         expect(engine.info.kernel).toMatchObject({ kind: "wasm", threads: 2 });
         expect(await together(engine, REQUESTS.slice(0, 6))).toEqual(alone.slice(0, 6));

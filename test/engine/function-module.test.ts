@@ -7,6 +7,7 @@ import { ReadMeEngine, type EngineOptions } from "@readme-moe/engine";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { complete } from "../support/complete.ts";
 import { ISOLATIONS } from "../support/pocket-engine.ts";
+import { ENDLESS, ENDLESS_TOKENS } from "../support/served-model.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
 import { WITH_TOKENIZER, writeTinyReadMe } from "../support/tiny-read-me.ts";
 
@@ -24,7 +25,7 @@ beforeAll(async () => {
   const folder = await persistentFolder();
   model = join(folder, "model");
   modules = join(folder, "own.mjs");
-  await writeTinyReadMe(model, { ...WITH_TOKENIZER, numExperts: 3 });
+  await writeTinyReadMe(model, { ...ENDLESS, ...WITH_TOKENIZER, numExperts: 3 });
   await writeFile(
     modules,
     `// One sequence at a time, the last first.
@@ -86,20 +87,23 @@ describe("a scheduler can be changed while the engine works:", () => {
 
   test("from the next step on, with the same answers", async () => {
     const sizes = stepSizes(engine);
-    const first = engine.generate({ prompt: [1, 2, 3], params: { ...params, maxTokens: 40 } });
-    const second = engine.generate({ prompt: [4, 5], params: { ...params, maxTokens: 40 } });
+    const endless = { ...params, maxTokens: ENDLESS_TOKENS };
+    const first = engine.generate({ prompt: [1, 2, 3], params: endless });
+    const second = engine.generate({ prompt: [4, 5], params: endless });
     await first.next();
     await second.next();
     await engine.setScheduling({ scheduler: { module: modules } });
     const changedAt = sizes.length;
-    await Promise.all([drain(first), drain(second)]);
+    while (sizes.length < changedAt + 10) await second.next();
     expect(Math.max(...sizes.slice(0, changedAt))).toBe(2);
     // Events of the running step may arrive after the answer.
     expect(Math.max(...sizes.slice(changedAt + 2))).toBe(1);
+    for (const one of [first, second]) await one.return?.();
+    const changedBack = sizes.length;
     await engine.setScheduling({});
     const answers = await Promise.all(PROMPTS.map((prompt) => complete(engine, { prompt, params })));
     expect(answers.map(({ ids }) => ids)).toEqual(expected);
-    expect(Math.max(...sizes.slice(changedAt))).toBeGreaterThan(1);
+    expect(Math.max(...sizes.slice(changedBack))).toBeGreaterThan(1);
   });
 
   test("one that cannot be imported leaves the previous one", async () => {
@@ -110,10 +114,6 @@ describe("a scheduler can be changed while the engine works:", () => {
     expect((await complete(engine, { prompt: [1, 2, 3], params })).ids).toEqual(expected[0]);
   });
 });
-
-async function drain(chunks: AsyncIterable<unknown>): Promise<void> {
-  for await (const chunk of chunks) void chunk;
-}
 
 describe("is rejected clearly:", () => {
   test("a function, which cannot be sent", async () => {

@@ -242,7 +242,7 @@ describe("an engine", () => {
     const engine = await ReadMeEngine.open(path, options);
     const aborts = Array.from({ length: 6 }, async (_, index) => {
       const abort = new AbortController();
-      const params = { maxTokens: 40, ignoreEos: true };
+      const params = { maxTokens: 400, ignoreEos: true };
       const stream = engine.generate({ prompt: [index + 1, 7], params, signal: abort.signal });
       let left = index + 1;
       for await (const { tokens } of stream) if ((left -= tokens.length) <= 0) abort.abort();

@@ -40,7 +40,7 @@ afterAll(async () => {
 });
 
 async function expectIdle(engine: Engine): Promise<void> {
-  expect(await engine.stats()).toMatchObject({ numRunning: 0, numWaiting: 0, kvUsedTokens: 0 });
+  await expect.poll(() => engine.stats()).toMatchObject({ numRunning: 0, numWaiting: 0, kvUsedTokens: 0 });
 }
 
 describe("embeddings", () => {

@@ -27,7 +27,7 @@ beforeAll(async () => {
   await cp(join(folder, "only-set"), join(folder, "set"), { recursive: true });
   await writeQ8Gguf(model, join(folder, "model.gguf"));
   await model.close();
-}, 60_000);
+});
 
 const isWeights = (name: string): boolean => name.endsWith(".safetensors") && !name.endsWith("router.safetensors");
 
@@ -102,7 +102,7 @@ function sharedInfo(info: Partial<EngineInfo>) {
 }
 
 describe.each(KINDS)("$name", ({ path, withoutWeights, options = {}, experts }) => {
-  test("is read without weights as an engine reads it", { timeout: 60_000 }, async () => {
+  test("is read without weights as an engine reads it", async () => {
     await using engine = await ReadMeEngine.open(path(), {
       precision: "fp32",
       isolation: "thread",
@@ -129,7 +129,7 @@ const versionsOf = async (path: string, options: OpenOptions = {}) => {
 };
 
 describe("versions", () => {
-  test("are the same in another folder and with options that change no number", { timeout: 60_000 }, async () => {
+  test("are the same in another folder and with options that change no number", async () => {
     const original = await versionsOf(POCKET);
     const copy = join(await temporaryFolder(), "copy");
     await cp(POCKET, copy, { recursive: true });
@@ -137,7 +137,7 @@ describe("versions", () => {
     expect(await versionsOf(copy, other)).toEqual(original);
   });
 
-  test("differ with weights, precision, context, experts and texts", { timeout: 60_000 }, async () => {
+  test("differ with weights, precision, context, experts and texts", async () => {
     const [precise, int8] = [await versionsOf(POCKET), await versionsOf(POCKET, { precision: "int8" })];
     const versions = [
       precise,

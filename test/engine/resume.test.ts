@@ -28,7 +28,7 @@ beforeAll(async () => {
   ({ tokenizer } = await model.loadText());
   await model.close();
   texts = (await pocketTexts()).flatMap(({ documents }) => documents);
-}, 120_000);
+});
 
 /** Chunks of each choice, without usage, and the usage that does not depend on the engine. */
 async function chunksOf(engine: Pick<Engine, "generate">, request: GenerateRequest) {
@@ -124,7 +124,7 @@ const SETTINGS: readonly Setting[] = [
 ];
 
 describe.each(SETTINGS)("$name", ({ name, model, first, second }) => {
-  test(`${NUM_REQUESTS} random requests go on as if they had never been cut`, { timeout: 300_000 }, async () => {
+  test(`${NUM_REQUESTS} random requests go on as if they had never been cut`, async () => {
     const random = seededRandom(name.length);
     const whole = await ReadMeEngine.open(model(), { precision: "fp32", isolation: "thread", ...first });
     const numExperts = whole.info.experts.length;

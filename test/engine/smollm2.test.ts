@@ -75,7 +75,7 @@ describe.skipIf(path === undefined)("SmolLM2 (skipped where shared/models is abs
 });
 
 describe.skipIf(path === undefined)("SmolLM2 in fewer bits (skipped where shared/models is absent)", () => {
-  test.each(["int8", "int4"] as const)("answers in %s", { timeout: 120_000 }, async (precision) => {
+  test.each(["int8", "int4"] as const)("answers in %s", async (precision) => {
     await using running = await runningModel(path as string, undefined, precision);
     const { tokenizer, chatTemplate } = await running.model.loadText();
     const messages = [{ role: "user", content: "What is the capital of France?" }] as const;

@@ -28,7 +28,7 @@ async function modelNames(url: string): Promise<readonly string[]> {
   return data.map(({ id }) => id);
 }
 
-test("npm start opens a chat with a model that talks, if it can be had", { timeout: 120_000 }, async () => {
+test("npm start opens a chat with a model that talks, if it can be had", async () => {
   const { printed, output, stop } = start(POCKET, "--port", "0");
   const [, url = ""] = await printed(/Chat at (http:\S+) \(Ctrl-C stops it\)/);
   expect(output()).not.toContain("Making one expert");
@@ -36,7 +36,7 @@ test("npm start opens a chat with a model that talks, if it can be had", { timeo
   expect(await stop("SIGINT")).toBe(0);
 });
 
-test("npm start opens low-rank experts over a model where they are there", { timeout: 120_000 }, async () => {
+test("npm start opens low-rank experts over a model where they are there", async () => {
   const model = await openModel(POCKET);
   const set = join(await persistentFolder(), "kinds");
   await writeExpertSet(set, await tinySet(model.config, { sea: { seed: 1 }, code: { seed: 2 } }, 3));
@@ -48,7 +48,7 @@ test("npm start opens low-rank experts over a model where they are there", { tim
   expect(await stop("SIGINT")).toBe(0);
 });
 
-test("what npm start cannot do ends it with one line", { timeout: 120_000 }, async () => {
+test("what npm start cannot do ends it with one line", async () => {
   const damaged = join(await temporaryFolder(), "damaged");
   await cp(POCKET, damaged, { recursive: true });
   await truncate(join(damaged, "model.safetensors"), 100_000);
@@ -82,7 +82,7 @@ test("a machine without a network or a cache is told what was tried and what to 
 // Making experts takes most of the time, however few they are.
 test(
   "npm start says why it takes the pocket model, makes experts and serves a chat",
-  { timeout: 240_000 },
+  { timeout: 300_000 },
   async () => {
     const { printed, output, stop } = start("no-such-model", "--port", "0");
     const [, url = ""] = await printed(/Chat at (http:\S+) \(Ctrl-C stops it\)/);
@@ -96,7 +96,7 @@ test(
   },
 );
 
-test("npm start -- --exit ends by itself, and does not make the experts again", { timeout: 120_000 }, async () => {
+test("npm start -- --exit ends by itself, and does not make the experts again", async () => {
   const { child, printed, output } = start(POCKET, "--pocket", "--exit", "--port", "0");
   await printed(/Chat at (http:\S+)$/m);
   if (child.exitCode === null) await new Promise((resolve) => child.once("close", resolve));
@@ -106,7 +106,7 @@ test("npm start -- --exit ends by itself, and does not make the experts again", 
 
 test.skipIf(executablePath === undefined)(
   "npm run chatbot then opens a page that chats",
-  { timeout: 120_000 },
+  { timeout: 300_000 },
   async () => {
     const args = ["--model", experts, "--model", POCKET, "--port", "0"];
     const { printed, stop } = startProgram([join(EXAMPLES, "chatbot", "main.ts"), ...args]);
@@ -118,7 +118,7 @@ test.skipIf(executablePath === undefined)(
     await say(page, "The ship was");
     expect(await lastAnswer(page)).toMatch(/^ ?the( the){11}$/);
     // Tokens have the colours of experts.
-    expect(await page.locator(".message.assistant .expert").count()).toBeGreaterThan(0);
+    await expect.poll(() => page.locator(".message.assistant .expert").count()).toBeGreaterThan(0);
     expect(complaints).toEqual([]);
     expect(await stop("SIGTERM")).toBe(0);
   },

@@ -8,7 +8,14 @@ import express from "express";
 import OpenAI, { APIError, APIUserAbortError, BadRequestError, InternalServerError, NotFoundError } from "openai";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { complete, completeAll } from "../support/complete.ts";
-import { listen, openClientsEngine, openTinyEngine, type RunningServer } from "../support/served-model.ts";
+import {
+  ENDLESS,
+  ENDLESS_TOKENS,
+  listen,
+  openClientsEngine,
+  openTinyEngine,
+  type RunningServer,
+} from "../support/served-model.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
 
 const folder = await persistentFolder();
@@ -17,7 +24,7 @@ let server: RunningServer;
 let openai: OpenAI;
 
 beforeAll(async () => {
-  engine = await openClientsEngine(folder, { config: { max_position_embeddings: 4096 } });
+  engine = await openClientsEngine(folder, ENDLESS);
   const app = express();
   app.use(readMe({ models: { tiny: engine }, keys: { ann: "secret" } }));
   server = await listen(app);
@@ -127,7 +134,7 @@ describe("the OpenAI SDK", () => {
     const finished = new Promise<string>((resolve) =>
       engine.events.once("sequence:finished", ({ reason }) => resolve(reason)),
     );
-    const request = { model, messages, max_tokens: 4000, logit_bias: { 0: -100 } } as const;
+    const request = { model, messages, max_tokens: ENDLESS_TOKENS, logit_bias: { 0: -100 } } as const;
     const stream = await openai.chat.completions.create({ ...request, stream: true });
     for await (const _ of stream) stream.controller.abort();
     expect(await finished).toBe("abort");
@@ -154,7 +161,7 @@ describe("the OpenAI SDK", () => {
   });
 
   test("throws while it reads a stream whose engine fails", async () => {
-    const doomed = await openTinyEngine(`${folder}/doomed`, {}, { config: { max_position_embeddings: 4096 } });
+    const doomed = await openTinyEngine(`${folder}/doomed`, {}, ENDLESS);
     const app = express();
     app.use(readMe({ models: { doomed } }));
     await using other = await listen(app);
@@ -162,7 +169,7 @@ describe("the OpenAI SDK", () => {
     const stream = await client.chat.completions.create({
       model: "doomed",
       messages,
-      max_tokens: 4000,
+      max_tokens: ENDLESS_TOKENS,
       stream: true,
       logit_bias: { 0: -100 },
     });

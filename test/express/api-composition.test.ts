@@ -5,7 +5,7 @@ import type { ReadMeEngine } from "@readme-moe/engine";
 import express from "express";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { postJson } from "../support/post-json.ts";
-import { listen, openTinyEngine } from "../support/served-model.ts";
+import { ENDLESS, ENDLESS_TOKENS, listen, openTinyEngine } from "../support/served-model.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
 
 const folder = await persistentFolder();
@@ -13,7 +13,7 @@ let engine: ReadMeEngine;
 
 beforeAll(async () => {
   // One sequence at a time makes a second request wait.
-  engine = await openTinyEngine(folder, { maxNumSeqs: 1 }, { config: { max_position_embeddings: 4096 } });
+  engine = await openTinyEngine(folder, { maxNumSeqs: 1 }, ENDLESS);
 });
 afterAll(() => engine.dispose());
 
@@ -118,7 +118,7 @@ async function occupy(url: string): Promise<() => Promise<void>> {
   const response = await fetch(`${url}/v1/completions`, {
     method: "POST",
     headers: { "content-type": "application/json" },
-    body: JSON.stringify({ ...request, max_tokens: 4000, stream: true }),
+    body: JSON.stringify({ ...request, max_tokens: ENDLESS_TOKENS, stream: true }),
     signal: controller.signal,
   });
   expect(response.status).toBe(200);

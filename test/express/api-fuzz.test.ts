@@ -20,12 +20,13 @@ const MAX_BODY_BYTES = 100_000;
 const folder = await persistentFolder();
 const timers = manualTimers();
 const unhandled: unknown[] = [];
+const onUnhandled = (error: unknown): unknown => unhandled.push(error);
 let engine: ReadMeEngine;
 let server: RunningServer;
 let right: string;
 
 beforeAll(async () => {
-  process.on("unhandledRejection", (error) => unhandled.push(error));
+  process.on("unhandledRejection", onUnhandled);
   engine = await openTinyEngine(folder);
   const app = express();
   app.use(readMe.api({ engine, timers, bodyTimeoutMs: BODY_TIMEOUT_MS, maxBodyBytes: MAX_BODY_BYTES }));
@@ -34,6 +35,7 @@ beforeAll(async () => {
     .text;
 });
 afterAll(async () => {
+  process.off("unhandledRejection", onUnhandled);
   await server[Symbol.asyncDispose]();
   await engine.dispose();
 });
@@ -43,7 +45,7 @@ afterEach(async () => {
   const request = { prompt: "The ship", temperature: 0, max_tokens: 4, ignore_eos: true };
   const { body } = await postJson(`${server.url}/v1/completions`, request);
   expect(body).toMatchObject({ choices: [{ text: right }] });
-  expect(await engine.stats()).toMatchObject({ numRunning: 0, numWaiting: 0, kvUsedTokens: 0 });
+  await expect.poll(() => engine.stats()).toMatchObject({ numRunning: 0, numWaiting: 0, kvUsedTokens: 0 });
   expect(unhandled).toEqual([]);
 });
 
@@ -218,7 +220,7 @@ describe("an incomplete body", () => {
       expect(timers.count(BODY_TIMEOUT_MS)).toBe(1);
       socket.destroy();
       await closed;
-      await expect.poll(() => timers.count(BODY_TIMEOUT_MS), { timeout: 20_000 }).toBe(0);
+      await expect.poll(() => timers.count(BODY_TIMEOUT_MS)).toBe(0);
     }
   });
 

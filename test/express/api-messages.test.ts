@@ -15,7 +15,14 @@ import { readMe } from "../support/border.ts";
 import { complete } from "../support/complete.ts";
 import { endlessAnswers } from "../support/endless-answers.ts";
 import { postJson } from "../support/post-json.ts";
-import { listen, openClientsEngine, openTinyEngine, type RunningServer } from "../support/served-model.ts";
+import {
+  ENDLESS,
+  ENDLESS_TOKENS,
+  listen,
+  openClientsEngine,
+  openTinyEngine,
+  type RunningServer,
+} from "../support/served-model.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
 
 const folder = await persistentFolder();
@@ -26,7 +33,7 @@ let anthropic: Anthropic;
 let bias: Record<string, number>;
 
 beforeAll(async () => {
-  engine = await openClientsEngine(folder, { config: { max_position_embeddings: 4096 } });
+  engine = await openClientsEngine(folder, ENDLESS);
   const { onRequest, ...endless } = await endlessAnswers(engine);
   bias = endless.logitBias;
   const app = express();
@@ -45,7 +52,12 @@ const hello = [{ role: "user" as const, content: "Hello there" }];
 const light = {
   name: "light",
   description: "Switches the light",
-  input_schema: { type: "object" as const, properties: { on: { type: "boolean" } }, required: ["on"] },
+  input_schema: {
+    type: "object" as const,
+    properties: { on: { type: "boolean" } },
+    required: ["on"],
+    additionalProperties: false,
+  },
 };
 
 async function right(messages: readonly { readonly role: string; readonly content: string }[]): Promise<string> {
@@ -135,7 +147,7 @@ describe("Anthropic's SDK", () => {
     ["any", { type: "any", disable_parallel_tool_use: true }],
     ["one by its name", { type: "tool", name: "light" }],
   ] as const)("calls tools, whole and streamed: %s", async (_, toolChoice) => {
-    const request = { model, max_tokens: 200, messages: hello, tools: [light], tool_choice: toolChoice };
+    const request = { model, max_tokens: 1000, messages: hello, tools: [light], tool_choice: toolChoice };
     for (const answer of [
       await anthropic.messages.create(request),
       await anthropic.messages.stream(request).finalMessage(),
@@ -193,7 +205,7 @@ describe("Anthropic's SDK", () => {
     const schema = { type: "object", properties, required: ["city"], additionalProperties: false };
     const answer = await anthropic.messages.create({
       model,
-      max_tokens: 200,
+      max_tokens: 1000,
       messages: hello,
       output_config: { format: { type: "json_schema", schema } },
     });
@@ -201,11 +213,11 @@ describe("Anthropic's SDK", () => {
   });
 
   test("leaves a stream, whose place is freed", async () => {
-    const request = { model, max_tokens: 4000, messages: hello, logit_bias: bias };
+    const request = { model, max_tokens: ENDLESS_TOKENS, messages: hello, logit_bias: bias };
     const stream = anthropic.messages.stream(request);
     stream.once("text", () => stream.abort());
     await expect(stream.finalMessage()).rejects.toThrow(APIUserAbortError);
-    await expect.poll(async () => (await engine.stats()).numRunning, { timeout: 20_000 }).toBe(0);
+    await expect.poll(async () => (await engine.stats()).numRunning).toBe(0);
   });
 
   test("maps errors to its own classes", async () => {
@@ -219,7 +231,7 @@ describe("Anthropic's SDK", () => {
       [anthropic.messages.create({ ...few, model: "other", messages: hello }), NotFoundError, "not_found_error"],
       [anthropic.messages.create({ ...hot, messages: hello }), BadRequestError, "invalid_request_error"],
       [
-        anthropic.messages.create({ ...few, messages: [{ role: "user", content: "word ".repeat(9000) }] }),
+        anthropic.messages.create({ ...few, messages: [{ role: "user", content: "word ".repeat(70_000) }] }),
         BadRequestError,
         "invalid_request_error",
       ],
@@ -242,15 +254,11 @@ describe("Anthropic's SDK", () => {
   });
 
   test("throws while it reads a stream whose engine fails", async () => {
-    const failing = await openTinyEngine(
-      await persistentFolder(),
-      { isolation: "thread" },
-      { config: { max_position_embeddings: 4096 } },
-    );
+    const failing = await openTinyEngine(await persistentFolder(), { isolation: "thread" }, ENDLESS);
     const app = express().use(readMe.api({ models: { tiny: failing } }));
     const own = await listen(app);
     const client = new Anthropic({ apiKey: "any", baseURL: own.url, maxRetries: 0 });
-    const request = { model, max_tokens: 4000, messages: hello, logit_bias: bias };
+    const request = { model, max_tokens: ENDLESS_TOKENS, messages: hello, logit_bias: bias };
     const stream = client.messages.stream(request);
     stream.once("text", () => void failing.dispose());
     const error = await stream.finalMessage().then(

@@ -11,7 +11,7 @@ import { endlessAnswers } from "../support/endless-answers.ts";
 import { EMBEDDING_MODEL, openPooling, poolingGolden } from "../support/pooling-models.ts";
 import { postJson } from "../support/post-json.ts";
 import { largestDifference } from "../support/running-model.ts";
-import { listen, openClientsEngine, type RunningServer } from "../support/served-model.ts";
+import { ENDLESS, listen, openClientsEngine, type RunningServer } from "../support/served-model.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
 
 const folder = await persistentFolder();
@@ -22,10 +22,7 @@ let server: RunningServer;
 let ollama: Ollama;
 
 beforeAll(async () => {
-  [engine, embedder] = await Promise.all([
-    openClientsEngine(folder, { config: { max_position_embeddings: 4096 } }),
-    openPooling(EMBEDDING_MODEL),
-  ]);
+  [engine, embedder] = await Promise.all([openClientsEngine(folder, ENDLESS), openPooling(EMBEDDING_MODEL)]);
   const { onRequest, ...endless } = await endlessAnswers(engine);
   ({ logitBias } = endless);
   server = await listen(express().use(readMe({ models: { tiny: engine, embedder }, ollama: true, onRequest })));

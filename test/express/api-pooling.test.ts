@@ -42,7 +42,7 @@ afterAll(async () => {
 });
 afterEach(async () => {
   for (const engine of Object.values(engines)) {
-    expect(await engine.stats()).toMatchObject({ numRunning: 0, numWaiting: 0, kvUsedTokens: 0 });
+    await expect.poll(() => engine.stats()).toMatchObject({ numRunning: 0, numWaiting: 0, kvUsedTokens: 0 });
   }
 });
 

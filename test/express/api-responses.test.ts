@@ -9,11 +9,11 @@ import { readMe } from "../support/border.ts";
 import { complete } from "../support/complete.ts";
 import { endlessAnswers } from "../support/endless-answers.ts";
 import { postJson } from "../support/post-json.ts";
-import { listen, openClientsEngine, type RunningServer } from "../support/served-model.ts";
+import { ENDLESS, listen, openClientsEngine, openTinyEngine, type RunningServer } from "../support/served-model.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
 
 const folder = await persistentFolder();
-let engine: ReadMeEngine;
+let [engine, endless] = [] as unknown as [ReadMeEngine, ReadMeEngine];
 let server: RunningServer;
 let openai: OpenAI;
 /** Forbids the end token, so that answers have text. */
@@ -21,21 +21,23 @@ let bias: Record<string, number>;
 
 beforeAll(async () => {
   engine = await openClientsEngine(folder, { config: { max_position_embeddings: 4096 } });
-  const { onRequest, ...endless } = await endlessAnswers(engine);
-  bias = endless.logitBias;
+  endless = await openTinyEngine(`${folder}/endless`, {}, ENDLESS);
+  const { onRequest, logitBias } = await endlessAnswers(engine);
+  bias = logitBias;
   // A real model takes its time to read a whole context.
   const [app, admission] = [express(), { maxQueueMs: 120_000 }];
-  app.use(readMe({ models: { tiny: engine }, onRequest, admission, keys: { ann: "secret", bob: "other" } }));
+  app.use(readMe({ models: { tiny: engine, endless }, onRequest, admission, keys: { ann: "secret", bob: "other" } }));
   server = await listen(app);
   openai = new OpenAI({ apiKey: "secret", baseURL: `${server.url}/v1`, maxRetries: 0 });
 });
 afterAll(async () => {
   await server[Symbol.asyncDispose]();
-  await engine.dispose();
+  await Promise.all([engine.dispose(), endless.dispose()]);
 });
 
 const model = "tiny";
 const few = { model, max_output_tokens: 12, temperature: 0 } as const;
+const unending = () => ({ model: "endless", input: "Count", stream: true, logit_bias: bias }) as const;
 
 async function right(messages: readonly { readonly role: string; readonly content: string }[]): Promise<string> {
   return (await complete(engine, { prompt: { messages }, params: { maxTokens: 12, temperature: 0, logitBias: bias } }))
@@ -165,7 +167,7 @@ describe("the OpenAI SDK", () => {
       input: "Light, please",
       tools: [light],
       tool_choice: { type: "function", name: "light" },
-      max_output_tokens: 200,
+      max_output_tokens: 1000,
     });
     let args = "";
     stream.on("response.function_call_arguments.delta", ({ delta }) => (args += delta));
@@ -176,11 +178,16 @@ describe("the OpenAI SDK", () => {
   });
 
   test("gets answers under a schema", async () => {
-    const schema = { type: "object", properties: { city: { enum: ["Rome", "Oslo"] } }, required: ["city"] };
+    const schema = {
+      type: "object",
+      properties: { city: { enum: ["Rome", "Oslo"] } },
+      required: ["city"],
+      additionalProperties: false,
+    };
     const answer = await openai.responses.create({
       model,
       input: "A city",
-      max_output_tokens: 60,
+      max_output_tokens: 1000,
       text: { format: { type: "json_schema", name: "trip", schema } },
     });
     expect(["Rome", "Oslo"]).toContain((JSON.parse(answer.output_text) as { readonly city: string }).city);
@@ -244,8 +251,7 @@ describe("the OpenAI SDK", () => {
   });
 
   test("cancels a response that is being generated", async () => {
-    const request = { model, input: "Count", max_output_tokens: 4000, stream: true, logit_bias: bias } as const;
-    const stream = await openai.responses.create(request);
+    const stream = await openai.responses.create(unending());
     let last;
     let cancelled: OpenAI.Responses.Response | undefined;
     for await (const event of stream) {
@@ -260,22 +266,21 @@ describe("the OpenAI SDK", () => {
     }
     expect(cancelled?.status).toBe("cancelled");
     expect(last).toMatchObject({ type: "response.incomplete", response: { status: "cancelled", id: cancelled?.id } });
-    await expect.poll(async () => (await engine.stats()).numRunning, { timeout: 20_000 }).toBe(0);
+    await expect.poll(async () => (await endless.stats()).numRunning).toBe(0);
     expect((await openai.responses.retrieve(cancelled?.id ?? "")).status).toBe("cancelled");
   });
 
   test("leaves a stream, whose place is freed", async () => {
     const controller = new AbortController();
-    const request = { model, input: "Count", max_output_tokens: 4000, stream: true, logit_bias: bias } as const;
-    const stream = await openai.responses.create(request, { signal: controller.signal });
+    const stream = await openai.responses.create(unending(), { signal: controller.signal });
     const reading = (async () => {
       for await (const _ of stream) controller.abort();
     })();
     await reading.catch((error: unknown) => expect(error).toBeInstanceOf(APIUserAbortError));
-    await expect.poll(async () => (await engine.stats()).numRunning, { timeout: 20_000 }).toBe(0);
+    await expect.poll(async () => (await endless.stats()).numRunning).toBe(0);
   });
 
-  test("has the oldest turns left out if it asks for that", { timeout: 120_000 }, async () => {
+  test("has the oldest turns left out if it asks for that", async () => {
     const { contextTokens } = engine.info;
     const long = Array.from({ length: Math.ceil(contextTokens / 100) }, (_, index) => [
       { role: "user" as const, content: `Question ${index} ${"word ".repeat(100)}` },

@@ -7,17 +7,13 @@ import express from "express";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
 import { postJson } from "../support/post-json.ts";
 import { openSocket, postHead, postRaw } from "../support/raw-http.ts";
-import { listen, openTinyEngine, type RunningServer } from "../support/served-model.ts";
+import { ENDLESS, ENDLESS_TOKENS, listen, openTinyEngine, type RunningServer } from "../support/served-model.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
 
 const PROMPTS = ["The ship was far out at sea", "One, two, three"];
 let engine: ReadMeEngine;
 beforeAll(async () => {
-  engine = await openTinyEngine(
-    await persistentFolder(),
-    { maxNumSeqs: 1 },
-    { config: { max_position_embeddings: 4096 } },
-  );
+  engine = await openTinyEngine(await persistentFolder(), { maxNumSeqs: 1 }, ENDLESS);
 });
 afterAll(() => engine.dispose());
 
@@ -40,7 +36,7 @@ async function occupy(server: RunningServer): Promise<void> {
   const queued = new Promise((resolve) => engine.events.once("sequence:queued", resolve));
   const socket = await openSocket(server.port);
   onTestFinished(() => void socket.destroy());
-  const body = JSON.stringify({ prompt: "x", max_tokens: 4000, ignore_eos: true, stream: true });
+  const body = JSON.stringify({ prompt: "x", max_tokens: ENDLESS_TOKENS, ignore_eos: true, stream: true });
   socket.write(postHead("/v1/completions", body.length) + body);
   await queued;
 }
@@ -118,7 +114,7 @@ describe("a policy", () => {
     const wrong = await serve(withPolicy(() => ({ priority: NaN }) as never));
     const { status, body: answer } = await postJson(`${wrong.url}/v1/completions`, body);
     expect([status, JSON.stringify(answer).includes("policy")]).toEqual([500, false]);
-    const tooLong = { prompt: "x ".repeat(5000), max_tokens: 2 };
+    const tooLong = { prompt: "x ".repeat(70_000), max_tokens: 2 };
     const fine = await serve(new Admission({ policy: () => undefined }));
     expect(await postJson(`${fine.url}/v1/completions`, tooLong)).toMatchObject({
       status: 400,

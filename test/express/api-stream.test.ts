@@ -8,7 +8,7 @@ import { readMe } from "../support/border.ts";
 import { complete, completeAll } from "../support/complete.ts";
 import { manualTimers } from "../support/manual-timers.ts";
 import { openSocket, postHead, postRaw } from "../support/raw-http.ts";
-import { listen, openTinyEngine, type RunningServer } from "../support/served-model.ts";
+import { ENDLESS, ENDLESS_TOKENS, listen, openTinyEngine, type RunningServer } from "../support/served-model.ts";
 import { chunksOf, httpChunks, parseEvents, type Chunk } from "../support/sse.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
 
@@ -19,7 +19,7 @@ let server: RunningServer;
 
 beforeAll(async () => {
   // One sequence at a time makes a second request wait.
-  engine = await openTinyEngine(folder, { maxNumSeqs: 1 }, { config: { max_position_embeddings: 4096 } });
+  engine = await openTinyEngine(folder, { maxNumSeqs: 1 }, ENDLESS);
   const app = express();
   app.use(readMe.api({ engine, keepAliveMs: KEEP_ALIVE_MS, timers }));
   server = await listen(app);
@@ -136,7 +136,7 @@ describe("a stream", () => {
     const controller = new AbortController();
     const busy = await stream(
       "/v1/completions",
-      { prompt: "x", max_tokens: 4000, ignore_eos: true },
+      { prompt: "x", max_tokens: ENDLESS_TOKENS, ignore_eos: true },
       controller.signal,
     );
     // The engine is occupied, so the next request waits.
@@ -158,18 +158,14 @@ describe("a stream", () => {
 
 describe("an engine that fails during a stream", () => {
   test("ends the stream with an error and without the end mark", async () => {
-    const doomed = await openTinyEngine(
-      await persistentFolderOf("doomed"),
-      {},
-      { config: { max_position_embeddings: 4096 } },
-    );
+    const doomed = await openTinyEngine(await persistentFolderOf("doomed"), {}, ENDLESS);
     const app = express();
     app.use(readMe.api({ models: { doomed } }));
     await using other = await listen(app);
     const response = await fetch(`${other.url}/v1/completions`, {
       method: "POST",
       headers: { "content-type": "application/json" },
-      body: JSON.stringify({ prompt: "x", max_tokens: 4000, ignore_eos: true, stream: true }),
+      body: JSON.stringify({ prompt: "x", max_tokens: ENDLESS_TOKENS, ignore_eos: true, stream: true }),
     });
     doomed.kill();
     const { data } = parseEvents(await response.text());
@@ -181,7 +177,7 @@ describe("an engine that fails during a stream", () => {
 });
 
 describe("a client that leaves", () => {
-  const long = { prompt: "x", max_tokens: 4000, ignore_eos: true } as const;
+  const long = { prompt: "x", max_tokens: ENDLESS_TOKENS, ignore_eos: true } as const;
   const idle = { numRunning: 0, numWaiting: 0, kvUsedTokens: 0 } as const;
   test("during a stream frees the engine", async () => {
     const controller = new AbortController();

@@ -22,7 +22,7 @@ describe.each(HOSTS)("$name", ({ name, program, flags }) => {
 
   test.skipIf(!isThere).each(["process", "thread"])(
     "with the engine in a %s answers, streams, binds, refuses, notices clients that leave, and ends",
-    { timeout: 120_000 },
+    { timeout: 300_000 },
     async (isolation) => {
       const engine = await openPocket(await persistentFolder());
       const { text } = await complete(engine, { prompt: "The ship", params: { maxTokens: 8, temperature: 0 } });

@@ -7,11 +7,12 @@ import { ApiError, ServedModels, type Asking, type Lease } from "@readme-moe/exp
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
 import { complete } from "../support/complete.ts";
 import { expectReadMeError } from "../support/rejection.ts";
-import { openTinyEngine } from "../support/served-model.ts";
+import { ENDLESS, ENDLESS_TOKENS, openTinyEngine } from "../support/served-model.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
 
 const ABOUT = { request: { headers: {} }, body: {} } as unknown as Asking;
 const LONG = { prompt: [5, 6, 7], params: { maxTokens: 200, ignoreEos: true, temperature: 0 } } as const;
+const UNENDING = { ...LONG, params: { ...LONG.params, maxTokens: ENDLESS_TOKENS } } as const;
 const SHORT = { prompt: [5, 6, 7], params: { maxTokens: 2, ignoreEos: true, temperature: 0 } } as const;
 
 let folder: string;
@@ -26,7 +27,7 @@ afterAll(() => Promise.all(standing.map((engine) => engine.dispose())));
 
 /** Opens an engine that is disposed when the test ends, if it was not before. */
 async function opened(isolation: "thread" | "process" = "thread"): Promise<ReadMeEngine> {
-  const engine = await openTinyEngine(join(folder, `${++numOpened}`), { isolation });
+  const engine = await openTinyEngine(join(folder, `${++numOpened}`), { isolation }, ENDLESS);
   onTestFinished(() => engine.dispose());
   return engine;
 }
@@ -169,7 +170,7 @@ describe("replacing engines", () => {
     const [before, after] = [await opened(), standing[0]];
     const models = new ServedModels({ a: before });
     const lease = models.lease("a", ABOUT);
-    const stream = lease.engine.generate(LONG);
+    const stream = lease.engine.generate(UNENDING);
     await stream.next();
     await models.set("a", after, { drainMs: 0 });
     await expectReadMeError(drained(stream), "ERR_DISPOSED");
@@ -221,7 +222,7 @@ describe("failing", () => {
     const models = new ServedModels({ a: engine }, { restart: { firstDelayMs: 0 }, events });
     const failed = new Promise((resolve) => engine.events.on("engine:failed", resolve));
     const lease = models.lease("a", ABOUT);
-    const stream = lease.engine.generate(LONG);
+    const stream = lease.engine.generate(UNENDING);
     await stream.next();
     engine.kill();
     await expectReadMeError(drained(stream), "ERR_ENGINE_FAILED");
@@ -270,7 +271,7 @@ describe("draining", () => {
   test("ends requests at the deadline", async () => {
     const models = new ServedModels({ a: await opened() });
     const lease = models.lease("a", ABOUT);
-    const stream = lease.engine.generate(LONG);
+    const stream = lease.engine.generate(UNENDING);
     await stream.next();
     expect(await models.drain({ deadlineMs: 0 })).toBe(1);
     await expectReadMeError(drained(stream), "ERR_DISPOSED");

@@ -9,7 +9,7 @@ import { Registry } from "prom-client";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
 import { Heartbeat } from "../../packages/express/src/edge/heartbeat.ts";
 import { readMe } from "../support/border.ts";
-import { listen, openTinyEngine } from "../support/served-model.ts";
+import { ENDLESS, ENDLESS_TOKENS, listen, openTinyEngine } from "../support/served-model.ts";
 import { scrape, type Scrape } from "../support/prometheus.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
 
@@ -22,7 +22,7 @@ let numOpened = 0;
 beforeAll(async () => {
   folder = await persistentFolder();
   // In a process of its own, so that it does not share this thread's machine time by turns.
-  engine = await openTinyEngine(join(folder, "tiny"), { isolation: "process", maxNumSeqs: 8 });
+  engine = await openTinyEngine(join(folder, "tiny"), { isolation: "process", maxNumSeqs: 8 }, ENDLESS);
 });
 afterAll(() => engine.dispose());
 
@@ -88,7 +88,7 @@ describe("health", () => {
   test("a full server that refuses requests is healthy and ready", async () => {
     const { url, post, admission } = await serve({ admission: { maxRequests: 2 } });
     const client = new AbortController();
-    const running = [1, 2].map(() => post({ max_tokens: 240, stream: true }, client.signal));
+    const running = [1, 2].map(() => post({ max_tokens: ENDLESS_TOKENS, stream: true }, client.signal));
     await Promise.all(running);
     const refused = await post();
     expect(refused.status).toBe(503);

@@ -82,7 +82,7 @@ async function isEnded(grammars: Grammars | undefined): Promise<boolean> {
 }
 
 async function expectEnded(grammars: Grammars | undefined): Promise<void> {
-  await expect.poll(() => isEnded(grammars), { timeout: 20_000 }).toBe(true);
+  await expect.poll(() => isEnded(grammars)).toBe(true);
 }
 
 /** Asks for an answer, and replaces the engine as soon as the answer has begun. */

@@ -8,18 +8,18 @@ import express from "express";
 import { afterAll, afterEach, beforeAll, describe, expect, onTestFinished, test } from "vitest";
 import { postJson } from "../support/post-json.ts";
 import { openSocket, postHead, readAll } from "../support/raw-http.ts";
-import { listen, openTinyEngine, type RunningServer } from "../support/served-model.ts";
+import { ENDLESS, ENDLESS_TOKENS, listen, openTinyEngine, type RunningServer } from "../support/served-model.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
 
 const TEXT = "/v1/completions";
-const STREAM = JSON.stringify({ prompt: "x", max_tokens: 4000, ignore_eos: true, stream: true });
+const STREAM = JSON.stringify({ prompt: "x", max_tokens: ENDLESS_TOKENS, ignore_eos: true, stream: true });
 
 let engine: ReadMeEngine;
 let server: RunningServer;
 const admission = new Admission({ maxRequests: 64, maxBytes: 1 << 20 });
 
 beforeAll(async () => {
-  engine = await openTinyEngine(await persistentFolder(), {}, { config: { max_position_embeddings: 4096 } });
+  engine = await openTinyEngine(await persistentFolder(), {}, ENDLESS);
   server = await listen(express().set("trust proxy", true).use(readMe({ engine, admission })));
   boundConnections(server.server);
 });

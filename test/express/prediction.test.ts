@@ -159,7 +159,7 @@ describe("a prediction", () => {
     expect(message).toMatch(/prediction|Content parts of type 'image_url'/);
     // A stream is refused before it begins.
     expect(await chat({ prediction, stream: true })).toMatchObject({ status: 400, body });
-    expect(await engine.stats()).toMatchObject({ numRunning: 0, numWaiting: 0 });
+    await expect.poll(() => engine.stats()).toMatchObject({ numRunning: 0, numWaiting: 0 });
   });
 
   test("may be as long as the context", async () => {

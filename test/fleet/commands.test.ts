@@ -89,7 +89,11 @@ describe.skipIf(noServer !== undefined)("the commands of a fleet", () => {
     });
     expect(status.code).toBe(0);
     expect(status.stdout).toContain(`redis://127.0.0.1:${server.port}`);
-    const json = JSON.parse((await runCli(["fleet", "status", "--json", "--fleet", server.url])).stdout) as object;
+    const json = await until(async () => {
+      const { stdout } = await runCli(["fleet", "status", "--json", "--fleet", server.url]);
+      const shown = JSON.parse(stdout) as { workers: readonly { counters: { answered: number } }[] };
+      return (shown.workers[0]?.counters.answered ?? 0) > 0 && shown;
+    });
     expect(json).toMatchObject({ workers: [{ id: "one", counters: { answered: 1, different: 0 } }], queues: [] });
     front.child.kill("SIGTERM");
     const outcome = await front.outcome;

@@ -19,6 +19,7 @@ if (noServer !== undefined) console.log(`The tests of Valkey's failover did not 
 const NUM_FAILOVERS = Number(process.env["README_MOE_FLEET_FAILOVERS"] ?? 1);
 /** Streams that are under way all the time. */
 const NUM_AT_ONCE = 4;
+/** Longest outage of the long run, which has the machine to itself. */
 const LONGEST_OUTAGE_MS = 15_000;
 /** Errors that callers may get meanwhile. */
 const TOLD = ["ERR_FLEET_UNREACHABLE", "ERR_QUEUE_FULL"];
@@ -101,14 +102,15 @@ describe.skipIf(noServer !== undefined)("a fleet whose Valkey has a replica and 
             `${what}: ${times.length} times; service after p50 ${middle} ms, p95 ${high} ms, longest ${Math.max(...times).toFixed(0)} ms`,
           );
         }
+        expect(Math.max(...outagesMs)).toBeLessThan(LONGEST_OUTAGE_MS);
       }
-      expect(Math.max(...outagesMs)).toBeLessThan(LONGEST_OUTAGE_MS);
       await until(async () => (await readFleetStatus(cluster.url)).queues.length === 0);
       await until(async () => (await front.stats()).numRunning === 0);
-      expect(await leftovers((await cluster.primary()).redis)).toEqual([]);
+      const { redis } = await cluster.primary();
+      await expect.poll(() => leftovers(redis)).toEqual([]);
       expect(front.numDifferent).toBe(0);
       expect(workers.map((worker) => worker.state().counters.different)).toEqual([0, 0]);
     },
-    60_000 + 60_000 * NUM_FAILOVERS,
+    300_000 + 60_000 * NUM_FAILOVERS,
   );
 });

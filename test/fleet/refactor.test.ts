@@ -64,13 +64,15 @@ describe.skipIf(noServer !== undefined)("a refactoring on machines", () => {
     const mortal = startMachine(TASKS_BEFORE_KILL);
     const coordinated = coordinate("layers 1/2");
     expect(await once(mortal, "exit")).toEqual([null, "SIGKILL"]);
-    const flags = ["--refactor", "--threads", "1", "--fleet", fleet, "--artefacts", place];
+    const flags = ["--refactor", "--threads", "2", "--fleet", fleet, "--artefacts", place];
     const [other, operated] = [startMachine(0), startCommand(["worker", model, ...flags])];
     onTestFinished(() => void other.kill("SIGKILL"));
     const outcome = outcomeOf(operated);
+    const announced = once(operated.stdout ?? operated, "data");
     await coordinated;
     expect(await readdir(folder)).toContain("together.unfinished");
     await coordinate(undefined, "resume");
+    await announced;
     operated.kill("SIGTERM");
     expect(await outcome).toMatchObject({
       code: 0,

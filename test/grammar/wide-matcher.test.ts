@@ -111,7 +111,7 @@ const WORDS = Math.ceil(vocabulary.vocabSize / 32);
 const allowedBy = (mask: Int32Array): readonly number[] =>
   Array.from({ length: vocabulary.vocabSize }, (_, id) => id).filter((id) => ((mask[id >> 5] ?? 0) >> (id & 31)) & 1);
 
-test.each(Object.entries(sources))("%s", { timeout: 120_000 }, async (name, open) => {
+test.each(Object.entries(sources))("%s", async (name, open) => {
   const wide = open();
   expect(wide.wide).toBeDefined();
   const { wide: _, ...exact } = wide;

@@ -51,7 +51,7 @@ describe("the ids of a chat", () => {
       }
     }
     expect(compared).toBeGreaterThan(500);
-  }, 240_000);
+  });
 
   it("have control tokens wherever they are spelled, on request and in plain texts", () => {
     for (const source of sources) {

@@ -37,7 +37,7 @@ describe("ids", () => {
         }
       }
     }
-  }, 240_000);
+  });
 
   it("are those of the library for texts that are longer than a chunk", () => {
     const parts = ["ab ", "e\u0301\u0316", "中文", " \n", "aA", "😀"];
@@ -53,7 +53,7 @@ describe("ids", () => {
         source.name,
       ).toBe(true);
     }
-  }, 240_000);
+  });
 
   it("of interleaved texts are those of each text alone", () => {
     for (const { tokenizer } of tokenizers) {
@@ -114,7 +114,7 @@ describe("hostile texts of 300,000 characters", () => {
         expect(longestMs, `${name} on ${JSON.stringify(unit)}`).toBeLessThan(1500);
       }
     }
-  }, 240_000);
+  });
 
   it("are decoded to the same texts", () => {
     const { tokenizer } = tokenizers[0] ?? {};
@@ -162,7 +162,7 @@ describe("normalizing in chunks", () => {
         expect((before + part).normalize("NFC")).toBe(before.normalize("NFC") + part.normalize("NFC"));
       }
     }
-  }, 240_000);
+  });
 });
 
 describe("a bound from a text's length", () => {
@@ -180,7 +180,7 @@ describe("a bound from a text's length", () => {
         expect(least, name).toBeLessThanOrEqual(tokenizer.encode(text, { addSpecialTokens: false }).length);
       }
     }
-  }, 240_000);
+  });
 
   it("holds for the pocket model's, and for text that normalization makes shorter", () => {
     expect(named("pocket")?.minTokens("a".repeat(1e6))).toBeGreaterThan(1e4);
@@ -211,7 +211,7 @@ describe("a bound from a text's length", () => {
       });
       expect(shrinking).toEqual([]);
     }
-  }, 240_000);
+  });
 
   it("refuses an overlong text before any work, and others as soon as their length is known", () => {
     for (const { tokenizer } of tokenizers) {

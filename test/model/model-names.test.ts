@@ -1,7 +1,7 @@
 // Short names, hub ids and paths: what a name stands for, and that the table of short names is consistent.
 
 import { describe, expect, test } from "vitest";
-import { KNOWN_MODELS, type KnownModel, parametersOf, parseModelName, sourceFor } from "@readme-moe/model";
+import { KNOWN_MODELS, type KnownModel, modelName, parametersOf, parseModelName, sourceFor } from "@readme-moe/model";
 import { repositoryNameProblem } from "../../packages/model/src/files/file-name.ts";
 import { fullName } from "../../packages/model/src/names/parse-name.ts";
 import { PRESETS } from "../../packages/model/src/names/preset.ts";
@@ -166,7 +166,10 @@ describe("a name stands for", () => {
     ["smolm2:135m", ["smollm2:135m"]],
     ["qwen3", ["qwen3:0.6b", "qwen3:1.7b", "qwen3:4b"]],
     ["qwen3:0.6b-q5_k_m", ["qwen3:0.6b-bf16", "qwen3:0.6b-q8_0"]],
+    ["smolm2", ["smollm2:135m", "smollm2:360m", "smollm2:1.7b"]],
+    ["llama", ["llama3.2:1b", "llama3.2:3b"]],
     ["something-else-entirely", []],
+    ["q", []],
     ["", []],
   ])("nothing, with similar names first: %s", (name, near) => {
     const parsed = parseModelName(name, nothing);
@@ -185,4 +188,15 @@ describe("a name stands for", () => {
       }),
     );
   });
+});
+
+test.each([
+  ["/models/SmolLM2-135M-Instruct.Q4_1.gguf", "SmolLM2-135M-Instruct.Q4_1"],
+  ["/models/my-model/", "my-model"],
+  ["smollm2:135m", "smollm2:135m"],
+  ["Qwen/Qwen3-0.6B", "Qwen3-0.6B"],
+  ["/hub/models--Qwen--Qwen3-0.6B/snapshots/0a1b", "Qwen3-0.6B"],
+  ["/hub/models--Qwen--Qwen3-0.6B-GGUF/snapshots/0a1b/Qwen3-0.6B-Q8_0.gguf", "Qwen3-0.6B-Q8_0"],
+])("%s is offered as %s", (given, name) => {
+  expect(modelName(given)).toBe(name);
 });

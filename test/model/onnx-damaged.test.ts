@@ -43,7 +43,7 @@ const open = (path: string): Promise<OnnxTensorStore> => OnnxTensorStore.open(pa
 const readAll = readAllWith(open);
 
 describe("a file", () => {
-  test("is read while it is whole, and refused wherever it is cut", { timeout: 120_000 }, async () => {
+  test("is read while it is whole, and refused wherever it is cut", async () => {
     const whole = await readFile(join(root, "llama-optimum", "onnx", "model_q4_asymmetric.onnx"));
     const path = join(await temporaryFolder(), "model.onnx");
     expect(await readDamaged(path, whole, readAll)).toEqual([]);
@@ -53,7 +53,7 @@ describe("a file", () => {
     }
   });
 
-  test("with other bytes is read or refused, and never more", { timeout: 120_000 }, async () => {
+  test("with other bytes is read or refused, and never more", async () => {
     const whole = await readFile(join(root, "llama-builder-int4", "onnx", "model.onnx"));
     const folder = await temporaryFolder();
     await copyFile(join(root, "llama-builder-int4", "onnx", "model.onnx.data"), join(folder, "model.onnx.data"));

@@ -25,7 +25,7 @@ async function open(model: string, precision: string): Promise<void> {
   expect((await runCli(args)).code).toBe(0);
 }
 
-test("cache lists packed weights, keeps them below the limit, and cleans", { timeout: 120_000 }, async () => {
+test("cache lists packed weights, keeps them below the limit, and cleans", async () => {
   const folder = await temporaryFolder();
   vi.stubEnv("README_MOE_CACHE", folder);
   await open(POCKET, "int8");

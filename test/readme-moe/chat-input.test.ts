@@ -55,6 +55,8 @@ describe("commands", () => {
   test.each([
     ["/clear", "clear", ""],
     ["  /EXIT ", "exit", ""],
+    ["/bye", "exit", ""],
+    ["/quit", "exit", ""],
     ["/system Be brief. ", "system", "Be brief."],
     ["/system", "system", ""],
     ["/model qwen3:0.6b", "model", "qwen3:0.6b"],
@@ -65,7 +67,6 @@ describe("commands", () => {
 
   test.each([
     ["/claer", "/claer: no such command; did you mean /clear?"],
-    ["/quit", "/quit: no such command; did you mean /exit?"],
     ["/translate", "/translate: no such command; /help shows all commands"],
     ["/sa", "/sa: no such command; did you mean /save?"],
     ["/save", "/save: expected <file>, such as /save chat.json"],

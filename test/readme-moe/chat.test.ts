@@ -22,7 +22,7 @@ async function messagesIn(file: string): Promise<readonly { readonly role: strin
   return (chat as { messages: { role: string; content: string }[] }).messages;
 }
 
-test("a saved chat goes on in another run as in the same one", { timeout: 120_000 }, async () => {
+test("a saved chat goes on in another run as in the same one", async () => {
   const folder = await temporaryFolder();
   const [half, whole, later] = ["half", "whole", "later"].map((name) => join(folder, `${name}.json`));
   const lines = ["/system Be kind.", "Hello", `/save ${half}`, "Go on", `/save ${whole}`, "/exit", "never read"];
@@ -37,7 +37,7 @@ test("a saved chat goes on in another run as in the same one", { timeout: 120_00
   expect(await messagesIn(later ?? "")).toEqual(messages);
 });
 
-test("a piped text is one message, which is answered once", { timeout: 120_000 }, async () => {
+test("a piped text is one message, which is answered once", async () => {
   const args = ["chat", model, "--temperature", "0", "--max-new-tokens", "8"];
   const text = "Hello\n/exit\nthere";
   const outcome = await runCli(args, `${text}\n`);
@@ -52,7 +52,7 @@ test("a piped text is one message, which is answered once", { timeout: 120_000 }
   });
 });
 
-test("lines between marks are one message, and the model can be changed", { timeout: 120_000 }, async () => {
+test("lines between marks are one message, and the model can be changed", async () => {
   const folder = await temporaryFolder();
   const [first, second] = ["first", "second"].map((name) => join(folder, `${name}.json`));
   const before = ['"""', "Hello", "there", '"""', `/save ${first}`];
@@ -64,7 +64,7 @@ test("lines between marks are one message, and the model can be changed", { time
   expect(outcome.stderr).toMatch(/chatty in \w+/);
 });
 
-test("mistakes are told, and the chat goes on", { timeout: 120_000 }, async () => {
+test("mistakes are told, and the chat goes on", async () => {
   const broken = join(await temporaryFolder(), "broken.json");
   await writeFile(broken, '{"model": "x", "messages": [{"role": "user"}]}');
   const outcome = await chatWith(["/exti", "/load nowhere.json", `/load ${broken}`, "/model no-such-model", "Hello"]);

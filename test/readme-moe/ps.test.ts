@@ -96,7 +96,7 @@ test("a server that is not ready says why; one whose port is another program's o
   expect(await askServer({ ...NOTE, url })).toBeUndefined();
 });
 
-test("ps lists a running server without its keys, and forgets it when it has ended", { timeout: 120_000 }, async () => {
+test("ps lists a running server without its keys, and forgets it when it has ended", async () => {
   vi.stubEnv("README_MOE_STATE", await temporaryFolder());
   onTestFinished(() => void vi.unstubAllEnvs());
   expect((await runCli(["ps"])).stdout).toMatch(/^no servers run here/);

@@ -12,13 +12,13 @@ import { Scrape } from "../support/prometheus.ts";
 import { openSocket, postHead, readAll } from "../support/raw-http.ts";
 import { writeReadingModel } from "../support/reading-model.ts";
 import { runCli } from "../support/run-cli.ts";
-import { listen } from "../support/served-model.ts";
+import { ENDLESS, ENDLESS_TOKENS, listen } from "../support/served-model.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
 
 let model: string;
 beforeAll(async () => {
   model = join(await persistentFolder(), "tiny");
-  await writeReadingModel(model);
+  await writeReadingModel(model, ENDLESS);
 });
 
 interface Serving {
@@ -94,7 +94,7 @@ describe("a server", () => {
 
   test("ends requests at the deadline, also on Ctrl-C", async () => {
     const { url, child, outcome } = await serveReady(["--drain-ms", "0"]);
-    const streamed = await complete(url, { max_tokens: 240, stream: true });
+    const streamed = await complete(url, { max_tokens: ENDLESS_TOKENS, stream: true });
     child.kill("SIGINT");
     const text = await streamed.text().catch(() => "cut");
     expect(text).not.toContain("[DONE]");

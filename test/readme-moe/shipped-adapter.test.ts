@@ -46,7 +46,7 @@ describe.skipIf(!smollm2 || !existsSync(DATA))("applied to SmolLM2", () => {
   }, 600_000);
   afterAll(() => void vi.unstubAllEnvs());
 
-  test("it generates an answer", { timeout: 120_000 }, async () => {
+  test("it generates an answer", async () => {
     const options = ["--precision", "fp32", "--temperature", "0", "--max-new-tokens", "12"];
     const { stdout } = await runCli(["chat", experts, ...options], "What is the capital of France?\n");
     expect(stdout).toContain("Paris");

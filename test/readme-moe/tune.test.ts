@@ -85,7 +85,7 @@ test.each([
   ["full", "neurons"],
 ])(
   "%s, sharing %s, writes a model with a smaller loss above its teacher",
-  { timeout: 120_000 },
+  { timeout: 300_000 },
   async (method, sharing) => {
     const out = join(folder, `${method}-${sharing}`);
     const result = await runCli(
@@ -123,7 +123,7 @@ test.each([
 
 test(
   "low-rank experts of two kinds of text have a smaller loss than the dense model",
-  { timeout: 120_000 },
+  { timeout: 300_000 },
   async () => {
     const out = join(folder, "experts");
     const github = join(POCKET, "calibration", "github.jsonl");
@@ -150,7 +150,7 @@ test(
   },
 );
 
-test("an interrupted tuning keeps its work, and continues only with --resume", { timeout: 180_000 }, async () => {
+test("an interrupted tuning keeps its work, and continues only with --resume", async () => {
   const out = join(folder, "interrupted");
   const args = call(out, "--tokens", "25600");
   const child = spawn(process.execPath, [...COMMAND_LINE, ...args], { stdio: ["ignore", "ignore", "pipe"] });
@@ -171,7 +171,7 @@ test("an interrupted tuning keeps its work, and continues only with --resume", {
   expect(resumed.stderr).toMatch(/step 200 of 200/);
 });
 
-test("`answer` writes chats as data, the same ones with the same seed", { timeout: 120_000 }, async () => {
+test("`answer` writes chats as data, the same ones with the same seed", async () => {
   const prompts = join(folder, "prompts.txt");
   await writeFile(prompts, "Who are you?\n\nWhat is rain?\n");
   const template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</{{ m.role }}>{% endfor %}";

@@ -118,7 +118,7 @@ describe("a refitted pocket model", () => {
   beforeAll(async () => {
     const options = { ...LITTLE, baselines: false, threads: 1, source: "pocket" } as const;
     await refactor(pocket, texts, at("refitted"), options);
-  }, 300_000);
+  });
 
   test("loses less of its logits in the same bytes when packed with texts", { timeout: 600_000 }, async () => {
     const whole = await logitsOf(at("refitted"));
@@ -127,7 +127,7 @@ describe("a refitted pocket model", () => {
     expect(by).toBeLessThan(without);
   });
 
-  test("is packed into the same file by the command with the same texts", { timeout: 120_000 }, async () => {
+  test("is packed into the same file by the command with the same texts", async () => {
     const data = texts.map(({ name, files }) => `${name}=${files[0]}`);
     const args = ["pack", at("refitted"), "--base", POCKET, "--out", at("cli.adapter"), "--max-size", `${BYTES}`];
     expect((await runCli([...args, "--data", ...data])).code).toBe(0);

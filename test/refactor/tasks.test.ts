@@ -210,7 +210,7 @@ test("an artefact is read back, and not when any of its bytes is wrong or missin
 });
 
 test("a plan is read back by its hash, on the machines and the model that it is for", () => {
-  const plan = planOf({ shards: 2, baselines: false });
+  const plan = { kind: "fit", ...planOf({ shards: 2, baselines: false }) } as const;
   const { id, bytes } = encodePlan(plan, "machines");
   const where = { id, machines: "machines", config: model.config };
   expect(decodePlan(bytes, where)).toEqual(plan);

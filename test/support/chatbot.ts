@@ -101,7 +101,7 @@ export async function watchedPage(
   onTestFinished(() => context.close());
   await context.addInitScript(storeSettings, { view: "experts", live: true, ...settings });
   const page = await context.newPage();
-  page.setDefaultTimeout(20_000);
+  page.setDefaultTimeout(60_000);
   const complaints: string[] = [];
   page.on("console", (message) => {
     if (["error", "warning"].includes(message.type())) complaints.push(message.text());

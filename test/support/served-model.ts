@@ -16,6 +16,11 @@ const TEMPLATE =
 
 export const TINY_CONTEXT_TOKENS = 256;
 
+/** Context of a model whose answers are to last until a test ends them, on a fast machine and on a busy one. */
+export const ENDLESS: TinyOptions = { config: { max_position_embeddings: 65_536 } };
+/** Tokens of such an answer. */
+export const ENDLESS_TOKENS = 60_000;
+
 /** Writes the model and opens it in a thread. @param folder - a new one */
 export async function openTinyEngine(
   folder: string,

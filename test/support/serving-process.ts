@@ -62,16 +62,20 @@ async function startServing(model: string, { args = [], env, limits }: ServeSetu
     await outcome;
   });
   const entries: LogEntry[] = [];
-  let wake: (() => void) | undefined;
+  const waiting = new Set<() => void>();
+  const wake = (): void => {
+    for (const look of waiting) look();
+    waiting.clear();
+  };
   if (!child.stdout) throw new Error("Expected standard output");
   createInterface({ input: child.stdout }).on("line", (line) => {
     entries.push(JSON.parse(line) as LogEntry);
-    wake?.();
+    wake();
   });
   let isOver = false;
   child.once("close", () => {
     isOver = true;
-    wake?.();
+    wake();
   });
   const logged: ServingProcess["logged"] = async (event, fits = () => true) => {
     for (let seen = 0; ;) {
@@ -81,7 +85,7 @@ async function startServing(model: string, { args = [], env, limits }: ServeSetu
       }
       if (isOver)
         throw new Error(`Expected ${event} in the log, got ${JSON.stringify(entries)} ${(await outcome).stderr}`);
-      await new Promise<void>((resolve) => (wake = resolve));
+      await new Promise<void>((resolve) => waiting.add(resolve));
     }
   };
   const url = (await logged("server:listening"))["url"] as string;

@@ -6,6 +6,7 @@ import { copyFile, mkdir, realpath, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { once } from "node:events";
 import { expect, test } from "vitest";
+import { installedState } from "../../tools/install-checks.mjs";
 import { canMount } from "../support/node-process.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 
@@ -91,6 +92,17 @@ test.each([
   const { output } = await install(root);
   expect(output).toContain(`node_modules ${why}`);
   expect(output).toContain("removing it, and installing again\nInstalling dependencies");
+});
+
+test("nothing is asked again while the lock file and the modules are those of the last installation", async () => {
+  const root = await copyOfProgram();
+  await mkdir(join(root, "node_modules"));
+  await writeFile(join(root, "pnpm-lock.yaml"), "packages: one");
+  await writeFile(join(root, "node_modules", ".modules.yaml"), '{ "included": { "dependencies": true } }');
+  await writeFile(join(root, "node_modules", ".readme-moe-installed"), installedState(root));
+  expect(await install(root)).toEqual({ code: 0, output: "" });
+  await writeFile(join(root, "pnpm-lock.yaml"), "packages: two");
+  expect((await install(root)).code).toBe(1);
 });
 
 test("a second installation waits for the first", async () => {

@@ -1,10 +1,9 @@
 // Opens each model in each wanted precision.
 
-import { basename, resolve } from "node:path";
 import { type ExpertLayout, ReadMeError } from "@readme-moe/core";
-import { expertLayout, openPromptReader, ReadMeEngine } from "@readme-moe/engine";
+import { expertLayout, openPromptReader, type OpenOptions, ReadMeEngine } from "@readme-moe/engine";
 import type { FleetEngine } from "@readme-moe/fleet";
-import { openModel, resolveModel } from "@readme-moe/model";
+import { modelName, openModel, resolveModel } from "@readme-moe/model";
 import type { OpenedModel } from "./live-model.ts";
 
 export type PrecisionName = "fp32" | "int8" | "int4";
@@ -19,6 +18,8 @@ export interface OpenModelsOptions {
   readonly loras?: Readonly<Record<string, string>> | undefined;
   /** Most sequences in one step. A scheduler has a choice only if others wait. */
   readonly maxNumBatchedSeqs: number;
+  /** Called once before a model's weights are packed for this processor, which takes seconds for a small one. */
+  readonly onPacking?: (() => void) | undefined;
   /** URL of a fleet whose workers run the models. @default this machine runs them */
   readonly fleet?: string | undefined;
 }
@@ -30,12 +31,13 @@ export async function openModels({
   memoryBytes,
   loras: given = {},
   maxNumBatchedSeqs,
+  onPacking,
   fleet,
 }: OpenModelsOptions): Promise<OpenedModel[]> {
   const opened: OpenedModel[] = [];
   try {
     for (const path of paths) {
-      const title = modelTitle(resolve(path));
+      const title = modelName(path);
       if (fleet !== undefined) {
         opened.push({ name: title, title, engine: await openFront(path, fleet) });
         continue;
@@ -46,7 +48,8 @@ export async function openModels({
         // Only int8 experts are streamed.
         const { layerBytes, expertCacheBytes } = precision === "int8" && layout ? budget(layout, memoryBytes) : {};
         const loras = layout || Object.keys(given).length === 0 ? undefined : given;
-        const engine = await ReadMeEngine.open(path, { precision, expertCacheBytes, maxNumBatchedSeqs, loras });
+        const options = { precision, expertCacheBytes, maxNumBatchedSeqs, loras };
+        const engine = await ReadMeEngine.open(path, { ...options, onProgress: oncePacking(onPacking) });
         opened.push({ name, title, engine, layerBytes });
       }
     }
@@ -59,10 +62,13 @@ export async function openModels({
   }
 }
 
-/** Names a model by its file, its folder, or its repository if the folder is a snapshot of the hub's cache. */
-export function modelTitle(path: string): string {
-  const repository = /models--(?:[^/\\]*--)?([^/\\]+)[/\\]snapshots[/\\][^/\\]+$/.exec(path)?.[1];
-  return repository ?? basename(path).replace(/\.gguf$/i, "");
+/** Listens to the progress of opening, and calls back at the first sign of packing. */
+function oncePacking(onPacking: OpenModelsOptions["onPacking"]): OpenOptions["onProgress"] {
+  let isPacking = false;
+  return ({ stage }) => {
+    if (stage === "building" && !isPacking) onPacking?.();
+    isPacking ||= stage === "building";
+  };
 }
 
 /** Opens a front of a fleet, which reads prompts and holds no weights. */

@@ -22,6 +22,8 @@ export interface ServeChatbotOptions extends OpenModelsOptions {
 
 export interface RunningChatbot {
   readonly url: string;
+  /** Whether another program has the default port. */
+  readonly isElsewhere: boolean;
   /** Waits two seconds for running answers, ends the others, and closes the models. */
   close(): Promise<void>;
 }
@@ -41,6 +43,7 @@ export async function serveChatbot({ port, host, ...options }: ServeChatbotOptio
     const name = family === "IPv6" ? `[${address}]` : address;
     return {
       url: `http://${name}:${taken}`,
+      isElsewhere: port === undefined && taken !== DEFAULT_PORT,
       async close() {
         await served.drain({ deadlineMs: 2000 });
         server.close();
@@ -67,6 +70,15 @@ async function listen(server: Server, host: string, port: number | undefined): P
     }
     await once(server.listen(0, host), "listening");
   }
+}
+
+export function sayPacking(): void {
+  console.log("Packing the weights for this processor, once …");
+}
+
+/** Returns the line that names the address of a chat. */
+export function addressLine({ url, isElsewhere }: RunningChatbot): string {
+  return `Chat at ${url}${isElsewhere ? `, because port ${DEFAULT_PORT} is taken` : ""}`;
 }
 
 /** Resolves on Ctrl-C or SIGTERM. */

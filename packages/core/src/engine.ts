@@ -104,6 +104,8 @@ export interface GenerateRequest {
 
 /** Description of an engine and its model. Only `experts` changes while the engine is open. */
 export interface EngineInfo {
+  /** Name under which servers offer the model: the one that it was opened by. @default from `path` */
+  readonly name?: string | undefined;
   /** Folder or file of the model. */
   readonly path: string;
   /** Family of the model: `model_type` of its config. */

@@ -11,7 +11,7 @@ export interface ArtefactStore {
   readonly remove: (key: string) => Promise<void>;
 }
 
-/** Tasks that run side by side, and one behind them. */
+/** Tasks that run side by side, and perhaps one behind them. */
 export interface TaskFlow {
   /** Hash that names the machines whose results are the same: those of one model and one arithmetic. */
   readonly machines: string;
@@ -19,9 +19,9 @@ export interface TaskFlow {
   readonly plan: string;
   /** Names of tasks. */
   readonly tasks: readonly string[];
-  /** Name of the task behind them. */
-  readonly last: string;
-  /** Tells whether the result of `last` is stored. */
+  /** Name of the task behind them. @default none */
+  readonly last?: string | undefined;
+  /** Tells whether the result of `last` is stored, or those of all tasks. */
   readonly isDone: () => Promise<boolean>;
   readonly signal?: AbortSignal | undefined;
 }

@@ -26,7 +26,7 @@ import { ResponseStore, type ResponsesOptions } from "./responses/store.ts";
 
 /** Models and admission. Routers that are mounted separately must get the same objects here. */
 export interface ServingOptions {
-  /** One engine, served under the name of its folder or file. */
+  /** One engine, served under the name that it was opened by: a short name, or that of its folder or file. */
   readonly engine?: Engine | undefined;
   /** Engines by the names that clients use. A promise of an engine counts as loading until it resolves. */
   readonly models?: ServedModels | Readonly<Record<string, Engine | PromiseLike<Engine>>> | undefined;
@@ -176,10 +176,10 @@ function servicesOf({ engine, models, admission = {}, events }: ServingOptions):
   };
 }
 
-/** Returns the name of a model's folder, or of its file without the extension. */
+/** Returns the name that a model was opened by, else that of its folder, or of its file without the extension. */
 function nameOf(engine: Engine): string {
   if (typeof engine !== "object" || engine === null || !("generate" in engine)) {
     throw new TypeError("Expected `engine` to be an engine");
   }
-  return basename(engine.info.path).replace(/\.gguf$/i, "");
+  return engine.info.name ?? basename(engine.info.path).replace(/\.gguf$/i, "");
 }

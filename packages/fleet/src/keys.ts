@@ -1,5 +1,4 @@
-// Names of everything that a fleet keeps in Valkey. A request's keys share a hash tag, so that a cluster keeps them
-// together.
+// Names of everything that a fleet keeps in Valkey.
 
 /** Prefix of all keys and channels. */
 export const PREFIX = "readme-moe";
@@ -13,6 +12,9 @@ export const JOBS_CHANNEL = `${PREFIX}:jobs`;
 /** Channel that tells workers which requests were cancelled. */
 export const CANCEL_CHANNEL = `${PREFIX}:cancel`;
 
+/** Prefix of the channels of fronts, on which each hears of new entries of the answers that it follows. */
+export const FRONT_PREFIX = `${PREFIX}:front:`;
+
 /** Set of the ids of workers. */
 export const WORKERS_KEY = `${PREFIX}:workers`;
 
@@ -22,18 +24,21 @@ export interface RequestKeys {
   readonly log: string;
   /** Hash: owner, whether it was cancelled, and what a queue's head has to show. */
   readonly meta: string;
-  /** Channel on which each new entry is published. */
-  readonly channel: string;
 }
 
 export function requestKeys(requestId: string): RequestKeys {
   const base = `${PREFIX}:{${requestId}}`;
-  return { log: `${base}:log`, meta: `${base}:meta`, channel: `${base}:new` };
+  return { log: `${base}:log`, meta: `${base}:meta` };
 }
 
 /** Key of the id of the job that gives the answer to a request. */
 export function jobOfKey(requestId: string): string {
   return `${PREFIX}:{${requestId}}:job`;
+}
+
+/** Names a reader of a request. The first part is the front that hears of new entries. */
+export function readerName(frontId: string, readerId: string): string {
+  return `${frontId}/${readerId}`;
 }
 
 export function workerKey(workerId: string): string {

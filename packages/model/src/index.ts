@@ -45,6 +45,7 @@ export {
   type WeightSource,
 } from "./names/known-model.ts";
 export { KNOWN_MODELS } from "./names/known-models.ts";
+export { modelName } from "./names/model-name.ts";
 export { fullName, type HubName, type ModelName, parseModelName } from "./names/parse-name.ts";
 export { isSupported, resolveModel, type ResolveModelOptions } from "./names/resolve-model.ts";
 export type { CachedModel, CachedModels, PackedEntry } from "./library/cached-model.ts";
@@ -106,6 +107,7 @@ export { chooseOnnxFile, ONNX_DTYPES, type OnnxDtype, onnxFileNames } from "./on
 // Weights in other types and in blocks.
 export { decodeFloats, encodeF16, encodeFloats, f16BitsOf, isStoredFloat, type StoredFloat } from "./files/floats.ts";
 export { transpose } from "./files/transpose.ts";
+export { byteRowTensors, fromByteRows, toByteRows, type ByteRows } from "./weights/byte-rows.ts";
 export { eightBitBlocks, fittedBlocks, storedBlocks } from "./quantize/block-source.ts";
 export type { BlockSource, InputStatistics } from "./quantize/block-source.ts";
 export type { BlockWeights } from "./quantize/block-weights.ts";

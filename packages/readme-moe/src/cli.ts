@@ -63,35 +63,39 @@ export function commandLine(signal: AbortSignal): Command {
     .version(ownVersion(), "-v, --version", "print the version")
     .showSuggestionAfterError()
     .exitOverride()
-    .addCommand(applyCommand(signal))
-    .addCommand(answerCommand(signal))
-    .addCommand(cacheCommand())
+    .commandsGroup("Run a model:")
     .addCommand(chatCommand(signal))
-    .addCommand(embedCommand(signal))
-    .addCommand(evalCommand(signal))
-    .addCommand(expertsCommand(signal))
-    .addCommand(exportCommand(signal))
-    .addCommand(fleetCommand())
     .addCommand(generateCommand(signal))
-    .addCommand(inspectCommand(signal))
-    .addCommand(listCommand())
-    .addCommand(packCommand(signal))
-    .addCommand(planCommand(signal))
-    .addCommand(psCommand())
-    .addCommand(pullCommand(signal))
-    .addCommand(refactorCommand(signal))
-    .addCommand(removeCommand(signal))
-    .addCommand(rerankCommand(signal))
     .addCommand(serveCommand(signal))
-    .addCommand(simulateCommand())
+    .addCommand(psCommand())
+    .addCommand(embedCommand(signal))
+    .addCommand(rerankCommand(signal))
+    .commandsGroup("Models on this machine:")
+    .addCommand(pullCommand(signal))
+    .addCommand(listCommand())
+    .addCommand(removeCommand(signal))
+    .addCommand(cacheCommand())
+    .addCommand(inspectCommand(signal))
+    .addCommand(planCommand(signal))
+    .addCommand(evalCommand(signal))
+    .addCommand(exportCommand(signal))
+    .commandsGroup("Experts and tuning:")
+    .addCommand(refactorCommand(signal))
+    .addCommand(answerCommand(signal))
     .addCommand(tuneCommand(signal))
+    .addCommand(expertsCommand(signal))
+    .addCommand(packCommand(signal))
+    .addCommand(applyCommand(signal))
+    .addCommand(simulateCommand())
+    .commandsGroup("Several machines:")
     .addCommand(workerCommand(signal))
+    .addCommand(fleetCommand())
     .addHelpText(
       "after",
       examples("readme-moe chat smollm2:135m", "readme-moe pull qwen3:0.6b", "readme-moe serve Qwen/Qwen3-0.6B"),
     );
-  for (const child of command.commands) passSettings(child);
-  return command;
+  for (const child of command.commands) passSettings(child, command.name());
+  return command.showHelpAfterError("`readme-moe --help` lists the commands");
 }
 
 function ownVersion(): string {
@@ -101,10 +105,12 @@ function ownVersion(): string {
   return manifest.version;
 }
 
-/** Commander does not pass these settings on to commands that were made separately. */
-function passSettings(command: Command): void {
+/** Commander does not pass these settings on to commands that were made separately. @param parent - name before it */
+function passSettings(command: Command, parent: string): void {
+  const name = `${parent} ${command.name()}`;
   command.exitOverride().showSuggestionAfterError().allowExcessArguments(false);
-  for (const child of command.commands) passSettings(child);
+  command.showHelpAfterError(`\`${name} --help\` shows how to call it`);
+  for (const child of command.commands) passSettings(child, name);
 }
 
 /** Prints an error: one line for what a user can meet, else all of it. @returns the exit code */

@@ -23,7 +23,7 @@ beforeAll(async () => {
   await writePocketExperts(join(folder, "experts"));
   await writeFirstLayers(POCKET, join(folder, "first-layers"), 2);
   texts = (await pocketTexts()).flatMap(({ documents }) => documents);
-}, 120_000);
+});
 
 /** Runs requests, some at once. @returns what each gave, without counts of drafts and times */
 async function run(engine: ReadMeEngine, requests: readonly RandomRequest[], atOnce: number) {
@@ -80,7 +80,7 @@ const SETTINGS: readonly Setting[] = [
 ];
 
 describe.each(SETTINGS)("$name", ({ name, model, options }) => {
-  test(`${NUM_REQUESTS} random requests give the same with and without speculation`, { timeout: 300_000 }, async () => {
+  test(`${NUM_REQUESTS} random requests give the same with and without speculation`, async () => {
     const shared = { precision: "fp32", threads: 2, isolation: "thread", ...options() } as const;
     const { draft: _, ...plainOptions } = shared as OpenOptions;
     const plain = await ReadMeEngine.open(model(), { ...plainOptions, speculation: false });

@@ -11,6 +11,7 @@ import {
   nextLine,
   retryAfter,
   roomFor,
+  withoutAbsence,
 } from "../../../packages/express/src/batches/decide.ts";
 import { agedBatches, displacedBatches } from "../../../packages/express/src/batches/limits.ts";
 import { readLines } from "../../../packages/express/src/batches/lines.ts";
@@ -150,6 +151,10 @@ test("a process is taken for dead after a silence, by the clock of who listens",
     true,
     true,
   ]);
+  // Of the 100 ms without a look, a quarter of the lease counts.
+  const resumed = withoutAbsence(first, 100, 80);
+  expect([mayClaim(resumed, false, 259, 80), mayClaim(resumed, false, 260, 80)]).toEqual([false, true]);
+  expect(withoutAbsence(first, 20, 80)).toBe(first);
 });
 
 test("the status follows from what is known", () => {

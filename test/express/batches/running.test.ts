@@ -74,15 +74,19 @@ test("an owner that was taken for dead stops, and its answers are not lost", asy
 
 test("a drained server hands its batches on at once", async () => {
   const folder = await temporaryFolder();
-  let aborted = 0;
+  let [begun, aborted] = [0, 0];
   const first = startService({
     folder,
     times: { ...FAST, leaseMs: 1e9 },
-    answer: (_, response) => void response.once("close", () => aborted++),
+    answer: (_, response) => {
+      begun++;
+      response.once("close", () => aborted++);
+    },
   });
   const id = await addBatch(first.batches, TEN);
   first.batches.look();
   await expect.poll(async () => (await first.batches.store.read(id))?.beat?.total, { interval: 2 }).toBe(10);
+  await expect.poll(() => begun, { interval: 2 }).toBeGreaterThan(0);
   await first.drain();
   const second = startService({
     folder,

@@ -41,9 +41,19 @@ export interface ValkeyOptions {
 
 /** Starts a server that keeps nothing on disk, and waits until it answers. */
 export async function startValkey(options: ValkeyOptions = {}): Promise<ValkeyServer> {
+  for (;;) {
+    const port = options.port ?? (await freePort());
+    const server = await startOn(port, options);
+    if (server) return server;
+    // Another process was faster to take the port.
+    if (options.port !== undefined) throw new Error(`Expected a server on port ${port}`);
+  }
+}
+
+/** @returns nothing where the server has ended, since its port is taken */
+async function startOn(port: number, options: ValkeyOptions): Promise<ValkeyServer | undefined> {
   if (SERVER === undefined) throw new Error(`Expected a server: ${noServer}`);
   const { args = [], config = [], isSentinel = false, password } = options;
-  const port = options.port ?? (await freePort());
   const folder = await mkdtemp(join(tmpdir(), "readme-moe-valkey-"));
   const file = join(folder, "server.conf");
   await writeFile(file, `${[`port ${port}`, "bind 127.0.0.1", `dir ${folder}`, ...config].join("\n")}\n`);
@@ -56,7 +66,10 @@ export async function startValkey(options: ValkeyOptions = {}): Promise<ValkeySe
   const redis = new Redis({ port, host: "127.0.0.1", lazyConnect: true, retryStrategy: () => 20, password });
   redis.on("error", () => undefined);
   await redis.connect().catch(() => undefined);
-  while ((await redis.ping().catch(() => "")) !== "PONG");
+  const isOver = (): boolean => child.exitCode !== null || child.signalCode !== null;
+  const isOwn = async (): Promise<boolean> =>
+    (await redis.info("server").catch(() => "")).includes(`process_id:${child.pid}\r\n`);
+  while (!isOver() && !(await isOwn()));
   const stop = async (): Promise<void> => {
     redis.disconnect();
     child.kill("SIGKILL");
@@ -64,6 +77,10 @@ export async function startValkey(options: ValkeyOptions = {}): Promise<ValkeySe
     process.off("exit", onExit);
     await rm(folder, { recursive: true, force: true });
   };
+  if (isOver()) {
+    await stop();
+    return undefined;
+  }
   const login = password === undefined ? "" : `:${encodeURIComponent(password)}@`;
   return { port, url: `redis://${login}127.0.0.1:${port}`, child, redis, stop };
 }

@@ -1,11 +1,13 @@
 // The files of an engine's models: found by name, and marked as used until the engine is disposed.
 
-import { holdModel, type ModelHold, resolveCacheFolder, resolveModel } from "@readme-moe/model";
+import { holdModel, type ModelHold, modelName, resolveCacheFolder, resolveModel } from "@readme-moe/model";
 import type { EngineOptions, ResolvedEngineOptions } from "../engine-options.ts";
 import type { LoadProgress } from "../protocol.ts";
 
 /** Files that an engine has open, also between a failure and a restart. */
 export interface OpenedFiles {
+  /** Name under which servers offer the model. */
+  readonly name: string;
   /** The model's folder or file. */
   readonly path: string;
   /** Folder or file of the model that drafts; `undefined` without one. */
@@ -62,7 +64,8 @@ export async function openFiles(
   };
   try {
     const path = await open(name);
-    return { path, draft: draftName === undefined ? undefined : await open(draftName), release, giveUp };
+    const draft = draftName === undefined ? undefined : await open(draftName);
+    return { name: modelName(name), path, draft, release, giveUp };
   } catch (error) {
     return giveUp(error);
   }

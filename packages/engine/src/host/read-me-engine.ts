@@ -224,7 +224,8 @@ export class ReadMeEngine implements Engine {
     const stopListening = onceAborted(signal, () => link.kill());
     try {
       const { info, cacheFailure } = await link.open(this.#files.path, this.#options, onProgress);
-      [this.#link, this.#info, this.#cacheFailure] = [link, info, cacheFailure];
+      [this.#link, this.#cacheFailure] = [link, cacheFailure];
+      this.#info = { ...info, name: this.#files.name };
       [this.#failure, this.#drained] = [undefined, undefined];
       link.watchInterest(this.events);
       await this.#experts.repeat();

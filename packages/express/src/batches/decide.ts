@@ -123,6 +123,18 @@ export function look(seen: Seen | undefined, owner: number, beat: number | undef
   return seen?.owner === owner && seen.beat === beat ? seen : { owner, beat, sinceMs: nowMs };
 }
 
+/** Longest time between two looks that counts as listening, as a share of the lease. */
+const LISTENING_SHARE = 0.25;
+
+/**
+ * Leaves out the time in which this process did not look, since it was suspended or had no processor. An owner on the
+ * same machine could show no sign of life either.
+ */
+export function withoutAbsence(seen: Seen, betweenLooksMs: number, leaseMs: number): Seen {
+  const absentMs = betweenLooksMs - leaseMs * LISTENING_SHARE;
+  return absentMs > 0 ? { ...seen, sinceMs: seen.sinceMs + absentMs } : seen;
+}
+
 /** Tells whether a process takes a batch over: it has no owner, or the owner gave no sign of life for long. */
 export function mayClaim(seen: Seen, isReleased: boolean, nowMs: number, leaseMs: number): boolean {
   return seen.owner === 0 || isReleased || nowMs - seen.sinceMs >= leaseMs;

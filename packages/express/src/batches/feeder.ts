@@ -4,7 +4,7 @@ import type { Admission } from "../edge/admission.ts";
 import type { ServedModels } from "../edge/served-models.ts";
 import { statsWithin } from "../edge/stats-within.ts";
 import type { OwnedFacts } from "./batch-store.ts";
-import { look, mayClaim, nextBatch, roomFor, type Seen } from "./decide.ts";
+import { look, mayClaim, nextBatch, roomFor, withoutAbsence, type Seen } from "./decide.ts";
 import { OwnedBatch, type BatchServices } from "./owned-batch.ts";
 
 /** Times of a process that runs batches, in ms. */
@@ -63,6 +63,8 @@ export class Feeder {
   /** Times at which batches that could not go on are tried again, by id, in ms. */
   readonly #failedUntilMs = new Map<string, number>();
   #scannedMs = -Infinity;
+  /** Time of the latest look at what other processes do, in ms. */
+  #lookedMs = performance.now();
   #sweptMs = -Infinity;
   /** Time at which an engine was open last, in ms. */
   #openedMs = performance.now();
@@ -149,7 +151,11 @@ export class Feeder {
       batch.isCancelled = known.cancellingAt !== undefined;
       await batch.beat();
     }
-    for (const id of this.#seen.keys()) if (!byId.has(id)) this.#seen.delete(id);
+    for (const [id, seen] of this.#seen) {
+      if (byId.has(id)) this.#seen.set(id, withoutAbsence(seen, nowMs - this.#lookedMs, this.#times.leaseMs));
+      else this.#seen.delete(id);
+    }
+    this.#lookedMs = nowMs;
     for (const one of facts) if (!this.#owned.has(one.record.id)) await this.#consider(one, nowMs);
   }
 

@@ -12,12 +12,6 @@ export interface ConnectionLimits {
   readonly silentMs?: number | undefined;
 }
 
-/** Options of a connection. */
-export interface ConnectionOptions extends ConnectionLimits {
-  /** Sends the commands of one turn of the event loop together. BullMQ's connection must not. @default false */
-  readonly isBatched?: boolean | undefined;
-}
-
 const [CONNECT_MS, COMMAND_MS, SILENT_MS, PULSE_MS, MAX_RETRY_MS] = [2000, 2000, 3000, 500, 1000] as const;
 
 /** A connection with its watchdog. */
@@ -35,9 +29,9 @@ export interface Connection {
 export function openConnection(
   address: FleetAddress,
   onError: (error: Error) => void = () => undefined,
-  { commandMs = COMMAND_MS, silentMs = SILENT_MS, isBatched = false }: ConnectionOptions = {},
+  { commandMs = COMMAND_MS, silentMs = SILENT_MS }: ConnectionLimits = {},
 ): Connection {
-  const redis = new Redis({ ...redisOptions(address, commandMs), enableAutoPipelining: isBatched });
+  const redis = new Redis(redisOptions(address, commandMs));
   redis.on("error", (error: unknown) => onError(unreachable(address, "connection", error)));
   const stop = watch(redis, silentMs);
   const close = (): void => {

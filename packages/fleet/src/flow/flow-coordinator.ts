@@ -7,16 +7,13 @@ import { ReadMeError } from "@readme-moe/core";
 import { FlowProducer, Queue, type FlowJob as BullFlow, type JobsOptions } from "bullmq";
 import { addressOf, type FleetAddress } from "../connection/address.ts";
 import { openConnection, type Connection } from "../connection/connect.ts";
+import type { FleetPlace } from "../connection/options.ts";
 import { unreachable } from "../connection/errors.ts";
 import { flowJobId, type FlowJob } from "./flow-job.ts";
 import { FLOW_LIMITS, FLOW_OPTIONS, flowQueueName } from "./flow-queue.ts";
 
 /** Options of `FlowCoordinator.open`. */
-export interface FlowCoordinatorOptions {
-  /** URL of the fleet's Valkey or Redis. */
-  readonly fleet: string | FleetAddress;
-  /** Called with each failure that the coordinator goes on after. Without secrets. */
-  readonly onError?: ((error: Error) => void) | undefined;
+export interface FlowCoordinatorOptions extends FleetPlace {
   /** Called when tasks have waited for this long and no machine runs any. */
   readonly onIdle?: (() => void) | undefined;
   /** Time between two looks at a flow. @default 250 */
@@ -58,7 +55,7 @@ export class FlowCoordinator {
     try {
       await probe.redis.ping();
     } catch (error) {
-      throw unreachable(address, "refactoring", error);
+      throw unreachable(address, "tasks", error);
     } finally {
       probe.close();
     }
@@ -78,7 +75,7 @@ export class FlowCoordinator {
         const isFinal = error instanceof ReadMeError || error instanceof TypeError || error instanceof RangeError;
         flow.signal?.throwIfAborted();
         if (isFinal) throw error;
-        this.#options.onError?.(unreachable(this.#address, "refactoring", error));
+        this.#options.onError?.(unreachable(this.#address, "tasks", error));
         await sleep(RETRY_MS, undefined, { signal: flow.signal });
       }
     }
@@ -107,13 +104,10 @@ export class FlowCoordinator {
 
   /** Looks at a flow; adds it when it is not there. */
   async #isOver(queue: Queue, producer: FlowProducer, flow: TaskFlow): Promise<boolean> {
-    const { plan, last } = flow;
     flow.signal?.throwIfAborted();
-    const state = await queue.getJobState(flowJobId(plan, last));
-    if (state === "failed") throw await failureOf(queue, flow);
-    if (state === "unknown" || state === "completed") {
+    if (!(await hasJobs(queue, flow))) {
       if (await flow.isDone()) return true;
-      await producer.add(bullFlow(flow));
+      await producer.addBulk(bullFlows(flow));
     }
     await this.#watchIdle(queue);
     return false;
@@ -132,7 +126,18 @@ export class FlowCoordinator {
   }
 }
 
-function bullFlow({ machines, plan, tasks, last }: TaskFlow): BullFlow {
+/** Tells whether a job that the flow ends with is in the queue. @throws {ReadMeError} when one has failed */
+async function hasJobs(queue: Queue, flow: TaskFlow): Promise<boolean> {
+  const { plan, tasks, last } = flow;
+  for (const task of last === undefined ? tasks : [last]) {
+    const state = await queue.getJobState(flowJobId(plan, task));
+    if (state === "failed") throw await failureOf(queue, flow);
+    if (state !== "unknown" && state !== "completed") return true;
+  }
+  return false;
+}
+
+function bullFlows({ machines, plan, tasks, last }: TaskFlow): BullFlow[] {
   const job = (task: string, more: JobsOptions = {}): Omit<BullFlow, "children"> => ({
     name: "task",
     queueName: flowQueueName(machines),
@@ -146,23 +151,28 @@ function bullFlow({ machines, plan, tasks, last }: TaskFlow): BullFlow {
       ...more,
     },
   });
-  return { ...job(last), children: tasks.map((task) => job(task, { failParentOnFailure: true })) };
+  if (last === undefined) return tasks.map((task) => job(task));
+  return [{ ...job(last), children: tasks.map((task) => job(task, { failParentOnFailure: true })) }];
 }
 
 /** Removes the failures of an earlier coordinator: adding their jobs would do nothing. */
-async function removeFailed(queue: Queue, { plan, tasks, last }: TaskFlow): Promise<void> {
-  for (const task of [...tasks, last]) {
-    const id = flowJobId(plan, task);
+async function removeFailed(queue: Queue, flow: TaskFlow): Promise<void> {
+  for (const task of allTasks(flow)) {
+    const id = flowJobId(flow.plan, task);
     if ((await queue.getJobState(id)) === "failed") await queue.remove(id, { removeChildren: false });
   }
 }
 
-async function failureOf(queue: Queue, { plan, tasks, last }: TaskFlow): Promise<ReadMeError> {
-  for (const task of [...tasks, last]) {
-    const job = await queue.getJob(flowJobId(plan, task));
+async function failureOf(queue: Queue, flow: TaskFlow): Promise<ReadMeError> {
+  for (const task of allTasks(flow)) {
+    const job = await queue.getJob(flowJobId(flow.plan, task));
     if (job?.failedReason && (await job.isFailed())) {
       return new ReadMeError("ERR_ENGINE_FAILED", `A machine failed at the task ${task}: ${job.failedReason}`);
     }
   }
-  return new ReadMeError("ERR_ENGINE_FAILED", `A machine failed at the task ${last}`);
+  return new ReadMeError("ERR_ENGINE_FAILED", "A machine failed at a task");
+}
+
+function allTasks({ tasks, last }: TaskFlow): readonly string[] {
+  return last === undefined ? tasks : [...tasks, last];
 }

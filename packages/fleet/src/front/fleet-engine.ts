@@ -19,7 +19,8 @@ import { describeAddress, addressOf, type FleetAddress } from "../connection/add
 import { openConnection, type Connection } from "../connection/connect.ts";
 import { unreachable } from "../connection/errors.ts";
 import { isRequestId, writeJob, type FleetJob } from "../job.ts";
-import { noteReader, takeOver } from "../log/readers.ts";
+import { readerName } from "../keys.ts";
+import { takeOver } from "../log/readers.ts";
 import { withScripts, type ScriptedRedis } from "../log/scripts.ts";
 import { cancelRequest } from "../log/token-log.ts";
 import { statusOf, type FleetStatus } from "../status.ts";
@@ -55,6 +56,7 @@ const [MAX_WAIT_MS, UNREACHABLE_MS, SUBMIT_MS, RETRY_MS] = [30_000, 15_000, 5000
 export class FleetEngine extends PromptFront implements Engine {
   readonly events: ReadMeEmitter = new ReadMeEmitter();
   readonly #address: FleetAddress;
+  readonly #id: string = randomUUID();
   readonly #connections: readonly Connection[];
   readonly #redis: ScriptedRedis;
   readonly #adder: JobAdder;
@@ -78,6 +80,7 @@ export class FleetEngine extends PromptFront implements Engine {
     this.#view = new FleetView(this.#redis, reader.info.promptVersion, affinitiesOf(reader.info));
     this.#followed = new FollowedRequests({
       redis: this.#redis,
+      frontId: this.#id,
       listening: listening.redis,
       adder: this.#adder,
       unreachableMs,
@@ -153,18 +156,18 @@ export class FleetEngine extends PromptFront implements Engine {
     signal?.throwIfAborted();
     if (this.#isDisposed) throw disposed();
     if (!isRequestId(id)) return undefined;
-    const reader = randomUUID();
+    const reader = readerName(this.#id, randomUUID());
     const found = await takeOver(this.#redis, id, { client, reader }).catch((error: unknown) => {
       throw unreachable(this.#address, "stream to go on with", error);
     });
     if (!found) return undefined;
-    if (this.#followed.has(id)) await this.#followed.giveUp(id);
+    if (this.#followed.has(id)) this.#followed.giveUp(id);
     if (this.#isDisposed) throw disposed();
     const { jobId, numChoices, promptTokens, place } = found;
     const { stream } = this.#open({ id, numChoices, signal }, reader).follower;
     stream.accept({ promptTokens, experts: new Uint16Array(0) });
-    // Entries that are missed here are asked for again.
-    await this.#followed.listen(id, { jobId, place }).catch(() => undefined);
+    // Entries that have come before are asked for.
+    this.#followed.listen(id, { jobId, place });
     void this.#followed.catchUp(id).catch(() => undefined);
     if (signal?.aborted) await stream.return();
     return stream;
@@ -178,7 +181,9 @@ export class FleetEngine extends PromptFront implements Engine {
   async dispose(): Promise<void> {
     if (this.#isDisposed) return;
     this.#isDisposed = true;
-    await Promise.all(this.#followed.ids().map((id) => this.#end(id, disposed())));
+    // Any other front takes the request.
+    const drained = new ReadMeError("ERR_DRAINED", "This front ends; send the request again, to any other");
+    await Promise.all(this.#followed.ids().map((id) => this.#end(id, drained)));
     await this.#close();
     await this.reader.dispose();
     this.events.removeAllListeners();
@@ -196,7 +201,7 @@ export class FleetEngine extends PromptFront implements Engine {
   }
 
   /** Opens the stream of a request, and ends the work when its reader leaves. */
-  #open({ id, numChoices, signal, sequences }: Opening, reader: string = randomUUID()): Opened {
+  #open({ id, numChoices, signal, sequences }: Opening, reader: string = readerName(this.#id, randomUUID())): Opened {
     const stream = new GenerationStream(() => {
       sequences?.ended("abort", performance.now());
       follower.leave();
@@ -228,7 +233,8 @@ export class FleetEngine extends PromptFront implements Engine {
     try {
       // Workers may have come since.
       if (this.#view.snapshot.modelVersion === undefined) await this.#view.refresh().catch(() => undefined);
-      const modelVersion = admitRequest(this.#view, this.#address, { priority, maxWaitMs: this.#maxWaitMs });
+      const asked = { priority, maxWaitMs: this.#maxWaitMs, numOpen: this.#followed.ids().length - 1 };
+      const modelVersion = admitRequest(this.#view, this.#address, asked);
       const routed = await this.reader.route(prompt, expert);
       const { info } = this.reader;
       const expertTokens = countExperts(routed.experts, info);
@@ -242,7 +248,7 @@ export class FleetEngine extends PromptFront implements Engine {
       follower.stream.accept({ promptTokens: routed.tokenIds.length, experts: routed.experts });
     } catch (error) {
       if (!follower.isOver) follower.fail(error);
-      await this.#followed.forget(id);
+      this.#followed.forget(id);
     }
   }
 
@@ -252,15 +258,11 @@ export class FleetEngine extends PromptFront implements Engine {
     job: FleetJob,
     { place, reader }: { readonly place: QueuePlace; readonly reader: string },
   ): Promise<void> {
-    const { id: jobId, client = "", prompt, params } = job;
-    const noted = { jobId, numChoices: params.n, promptTokens: prompt.length, client, reader, place };
     const untilMs = performance.now() + SUBMIT_MS;
     for (;;) {
       try {
-        // An entry that comes before the front listens is asked for.
-        const listening = this.#followed.listen(id, { jobId, place, job });
-        const adding = this.#adder.add(job, place, this.#maxWaitMs);
-        await Promise.all([listening, noteReader(this.#redis, id, noted), adding]);
+        this.#followed.listen(id, { jobId: job.id, place, job });
+        await this.#adder.add(job, place, { reader, maxWaitMs: this.#maxWaitMs });
         this.#view.added();
         return;
       } catch (error) {
@@ -269,7 +271,7 @@ export class FleetEngine extends PromptFront implements Engine {
           continue;
         }
         // It may have been added although no answer came.
-        await cancelRequest(this.#redis, jobId, reader).catch(() => undefined);
+        await cancelRequest(this.#redis, job.id, reader).catch(() => undefined);
         throw unreachable(this.#address, "new request", error);
       }
     }
@@ -282,7 +284,7 @@ export class FleetEngine extends PromptFront implements Engine {
   async #end(id: string, error?: unknown): Promise<void> {
     const reading = this.#followed.readingOf(id);
     if (error !== undefined) this.#followed.fail(id, error);
-    await this.#followed.forget(id);
+    this.#followed.forget(id);
     if (!reading) return;
     const { jobId, reader, place } = reading;
     if (await cancelRequest(this.#redis, jobId, reader)) await this.#adder.remove(jobId, place);

@@ -3,16 +3,16 @@
 import type { Redis } from "ioredis";
 import { ReadMeError } from "@readme-moe/core";
 import type { FleetJob } from "../job.ts";
-import { requestKeys } from "../keys.ts";
-import { namesOtherReader } from "../log/readers.ts";
+import { FRONT_PREFIX } from "../keys.ts";
 import type { ScriptedRedis } from "../log/scripts.ts";
-import { readEntries, readMessage } from "../log/token-log.ts";
+import { readEntries, readNews, type News } from "../log/token-log.ts";
 import type { JobAdder, QueuePlace } from "../queue/job-queues.ts";
 import type { Follower } from "./follower.ts";
 
 /** Parts of a front that its requests share. */
 export interface FollowSurroundings {
   readonly redis: ScriptedRedis;
+  readonly frontId: string;
   /** Connection that receives messages. */
   readonly listening: Redis;
   readonly adder: JobAdder;
@@ -46,14 +46,18 @@ const [WATCH_MS, SILENT_MS, LOST_MS, MAX_WAIT_MS] = [250, 1000, 5000, 30_000] as
 export class FollowedRequests {
   readonly #around: FollowSurroundings;
   readonly #requests = new Map<string, Followed>();
-  readonly #idOfChannel = new Map<string, string>();
+  readonly #idOfJob = new Map<string, string>();
   readonly #timer: NodeJS.Timeout;
   /** Time of the last answer of Valkey. */
   #answeredMs = performance.now();
 
   constructor(around: FollowSurroundings) {
     this.#around = around;
-    around.listening.on("message", (channel: string, message: string) => this.#hear(channel, message));
+    around.listening.on("message", (_: string, message: string) => {
+      for (const news of readNews(message)) this.#hear(news);
+    });
+    // ioredis subscribes again after each reconnection. What was missed is asked for.
+    void around.listening.subscribe(`${FRONT_PREFIX}${around.frontId}`).catch(() => undefined);
     this.#timer = setInterval(() => this.#watch(), WATCH_MS);
     this.#timer.unref();
   }
@@ -77,14 +81,11 @@ export class FollowedRequests {
   }
 
   /** Listens to the entries of a request. */
-  async listen(id: string, submitted: Submitted): Promise<void> {
+  listen(id: string, submitted: Submitted): void {
     const followed = this.#requests.get(id);
     if (!followed) return;
     followed.submitted = submitted;
-    const { channel } = requestKeys(submitted.jobId);
-    this.#idOfChannel.set(channel, id);
-    await this.#around.listening.subscribe(channel);
-    this.#answeredMs = performance.now();
+    this.#idOfJob.set(submitted.jobId, id);
   }
 
   /** Reads the entries of a request that are there. Those that come meanwhile are heard. */
@@ -99,9 +100,9 @@ export class FollowedRequests {
   }
 
   /** Ends a request that another connection goes on with. */
-  async giveUp(id: string): Promise<void> {
+  giveUp(id: string): void {
     this.fail(id, new ReadMeError("ERR_TAKEN_OVER", "Another connection goes on with this answer"));
-    await this.forget(id);
+    this.forget(id);
   }
 
   fail(id: string, error: unknown): void {
@@ -109,35 +110,34 @@ export class FollowedRequests {
   }
 
   /** Forgets a request that has ended. */
-  async forget(id: string): Promise<void> {
+  forget(id: string): void {
     const followed = this.#requests.get(id);
     if (!followed) return;
     this.#requests.delete(id);
     followed.detach();
-    if (!followed.submitted) return;
-    const { channel } = requestKeys(followed.submitted.jobId);
-    if (this.#idOfChannel.delete(channel)) await this.#around.listening.unsubscribe(channel).catch(() => undefined);
+    if (followed.submitted) this.#idOfJob.delete(followed.submitted.jobId);
   }
 
   close(): void {
     clearInterval(this.#timer);
   }
 
-  #hear(channel: string, message: string): void {
-    const id = this.#idOfChannel.get(channel);
+  #hear(news: News): void {
+    const id = this.#idOfJob.get(news.jobId);
     const followed = id === undefined ? undefined : this.#requests.get(id);
     if (id === undefined || !followed) return;
-    if (namesOtherReader(message, followed.reader)) void this.giveUp(id);
-    const read = readMessage(message);
-    if (!read) return;
+    if ("reader" in news) {
+      if (news.reader !== followed.reader) this.giveUp(id);
+      return;
+    }
     this.#answeredMs = performance.now();
-    this.#take(id, followed, read);
+    this.#take(id, followed, [news.place, news.entry]);
   }
 
   #take(id: string, followed: Followed, [place, entry]: readonly [number, string]): void {
     const state = followed.follower.take(place, entry, performance.now());
     if (state === "behind") void this.#read(id, followed, followed.follower.place).catch(() => undefined);
-    if (state === "ended") void this.forget(id);
+    if (state === "ended") this.forget(id);
   }
 
   /** Reads the entries behind a place. */
@@ -166,7 +166,7 @@ export class FollowedRequests {
         const answeredMs = Math.max(this.#answeredMs, follower.heardMs);
         if (performance.now() - answeredMs < this.#around.unreachableMs) return;
         follower.fail(this.#around.unreachable(error));
-        void this.forget(id);
+        this.forget(id);
       });
     }
   }
@@ -176,6 +176,7 @@ export class FollowedRequests {
     const { follower, submitted } = followed;
     if (!submitted) return;
     const { jobId, job, place } = submitted;
+    const { reader } = followed;
     const isLong = performance.now() - follower.heardMs > LOST_MS;
     follower.isReading = true;
     // A job leaves after its answer has ended, so the question about the job comes first.
@@ -183,8 +184,8 @@ export class FollowedRequests {
     // After a loss other entries may stand at the places that were followed.
     await this.#read(id, followed, isLong ? 0 : follower.place);
     if (hasJob || follower.isOver) return;
-    if (job) return this.#around.adder.add(job, place, MAX_WAIT_MS);
+    if (job) return this.#around.adder.add(job, place, { reader, maxWaitMs: MAX_WAIT_MS });
     follower.fail(new ReadMeError("ERR_ENGINE_FAILED", "The fleet has lost a request whose front has ended"));
-    await this.forget(id);
+    this.forget(id);
   }
 }

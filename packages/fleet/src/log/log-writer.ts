@@ -1,8 +1,8 @@
 // Writes a request's entries in order, again and again until they are there, while this worker owns the request.
 
 import { setTimeout as sleep } from "node:timers/promises";
-import type { ScriptedRedis } from "./scripts.ts";
-import { appendEntries, type AppendOutcome, type Claim } from "./token-log.ts";
+import type { WorkerLogs } from "./worker-logs.ts";
+import type { AppendOutcome, Claim } from "./token-log.ts";
 
 /** Why a request is not written further. */
 export type WriteEnd = Exclude<AppendOutcome["kind"], "appended" | "gap">;
@@ -11,7 +11,7 @@ const [BATCH_ENTRIES, RETRY_MS, MAX_FAILURES] = [256, 100, 300] as const;
 
 /** Writes the entries of one request. Keeps all of them, since Valkey may lose its latest when its primary dies. */
 export class LogWriter {
-  readonly #redis: ScriptedRedis;
+  readonly #logs: WorkerLogs;
   readonly #requestId: string;
   readonly #claim: Claim;
   readonly #entries: string[];
@@ -23,8 +23,8 @@ export class LogWriter {
   readonly #onEnd: (end: WriteEnd) => void;
 
   /** @param onEnd - called once if the request belongs to another worker, or was cancelled */
-  constructor(redis: ScriptedRedis, requestId: string, claim: Claim, onEnd: (end: WriteEnd) => void) {
-    this.#redis = redis;
+  constructor(logs: WorkerLogs, requestId: string, claim: Claim, onEnd: (end: WriteEnd) => void) {
+    this.#logs = logs;
     this.#requestId = requestId;
     this.#claim = claim;
     this.#entries = [...claim.entries];
@@ -59,9 +59,15 @@ export class LogWriter {
       const entries = this.#entries.slice(this.#numWritten, this.#numWritten + BATCH_ENTRIES);
       const upTo = this.#numWritten + entries.length;
       const isEnd = this.#hasLast && upTo === this.#entries.length;
-      const append = { owner: this.#claim.owner, place: this.#numWritten + 1, entries, isEnd };
+      const append = {
+        requestId: this.#requestId,
+        owner: this.#claim.owner,
+        place: this.#numWritten + 1,
+        entries,
+        isEnd,
+      };
       try {
-        const outcome = await appendEntries(this.#redis, this.#requestId, append);
+        const outcome = await this.#logs.append(append);
         failures = 0;
         if (outcome.kind === "appended") this.#numWritten = upTo;
         else if (outcome.kind === "gap") this.#numWritten = outcome.last;

@@ -1,6 +1,7 @@
 // A request's log in Valkey, from the sides that write and read it.
 
-import { requestKeys, CANCEL_CHANNEL } from "../keys.ts";
+import { requestIdOf } from "../job.ts";
+import { CANCEL_CHANNEL, FRONT_PREFIX, jobOfKey, requestKeys } from "../keys.ts";
 import { ENDED_TTL_MS, RUNNING_TTL_MS, type ScriptedRedis } from "./scripts.ts";
 
 /** Worker that owns a request. A later owner has a larger epoch. */
@@ -27,8 +28,9 @@ export async function claimRequest(redis: ScriptedRedis, requestId: string, work
   return { owner: { workerId, epoch }, isCancelled: cancelled === 1, entries, sinceQueuedMs };
 }
 
-/** Entries to append. */
+/** Entries to append to the log of one request. */
 export interface Append {
+  readonly requestId: string;
   readonly owner: Owner;
   /** Place of the first entry, from 1. */
   readonly place: number;
@@ -45,16 +47,24 @@ export type AppendOutcome =
   | { readonly kind: "appended" | "foreign" | "cancelled" | "different" }
   | { readonly kind: "gap"; readonly last: number };
 
-/** Appends entries, each at its place. Entries that are there already are compared. */
+/** Appends entries to several logs in one command, each at its place. Entries that are there already are compared. */
 export async function appendEntries(
   redis: ScriptedRedis,
-  requestId: string,
-  { owner, place, entries, isEnd }: Append,
-): Promise<AppendOutcome> {
-  const { log, meta, channel } = requestKeys(requestId);
-  const ttlMs = isEnd ? ENDED_TTL_MS : RUNNING_TTL_MS;
-  const args = [owner.epoch, owner.workerId, place, channel, ttlMs, ...entries];
-  const [outcome, last] = (await redis.fleetAppend(log, meta, ...args)) as [number, number];
+  appends: readonly Append[],
+): Promise<readonly AppendOutcome[]> {
+  const keys: string[] = [];
+  const args: (string | number)[] = [FRONT_PREFIX];
+  for (const { requestId, owner, place, entries, isEnd } of appends) {
+    const { log, meta } = requestKeys(requestId);
+    keys.push(log, meta, jobOfKey(requestIdOf(requestId)));
+    args.push(requestId, owner.epoch, owner.workerId, place, isEnd ? ENDED_TTL_MS : RUNNING_TTL_MS);
+    args.push(isEnd ? 1 : 0, entries.length, ...entries);
+  }
+  const replies = await redis.fleetAppend(keys.length, ...keys, ...args);
+  return (replies as readonly (readonly [number, number])[]).map(outcomeOf);
+}
+
+function outcomeOf([outcome, last]: readonly [number, number]): AppendOutcome {
   switch (outcome) {
     case 1:
       return { kind: "appended" };
@@ -80,11 +90,23 @@ export async function readEntries(
   return found.map(([id, fields]) => [Number.parseInt(id, 10), fields[1] ?? ""]);
 }
 
-/** Splits a published message into place and entry; nothing for what no worker publishes. */
-export function readMessage(message: string): readonly [place: number, entry: string] | undefined {
-  const space = message.indexOf(" ");
-  const place = Number(message.slice(0, space));
-  return space > 0 && Number.isSafeInteger(place) && place > 0 ? [place, message.slice(space + 1)] : undefined;
+/** Message for a front: a new entry of an answer that it follows, or the name of another reader of the answer. */
+export type News = { readonly jobId: string } & (
+  | { readonly place: number; readonly entry: string }
+  | { readonly reader: string }
+);
+
+/** Splits a message for a front. Lines that nobody writes are left out. */
+export function readNews(message: string): readonly News[] {
+  return message.split("\n").flatMap((line): News | readonly [] => {
+    const first = line.indexOf(" ");
+    const second = line.indexOf(" ", first + 1);
+    if (first < 0 || second < 0) return [];
+    const [jobId, what, rest] = [line.slice(0, first), line.slice(first + 1, second), line.slice(second + 1)];
+    if (what === "reader") return { jobId, reader: rest };
+    const place = Number(what);
+    return Number.isSafeInteger(place) && place > 0 ? { jobId, place, entry: rest } : [];
+  });
 }
 
 /**
@@ -95,5 +117,6 @@ export function readMessage(message: string): readonly [place: number, entry: st
  */
 export async function cancelRequest(redis: ScriptedRedis, requestId: string, reader: string): Promise<boolean> {
   const { meta } = requestKeys(requestId);
-  return (await redis.fleetCancel(meta, CANCEL_CHANNEL, requestId, ENDED_TTL_MS, reader)) === 1;
+  const job = jobOfKey(requestIdOf(requestId));
+  return (await redis.fleetCancel(meta, job, CANCEL_CHANNEL, requestId, ENDED_TTL_MS, reader)) === 1;
 }

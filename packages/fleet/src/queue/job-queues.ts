@@ -3,8 +3,8 @@
 import { createRedisBackend, Queue, Worker, type BackendFactory, type Job, type RedisQueueBackend } from "bullmq";
 import type { EngineInfo } from "@readme-moe/core";
 import type { Redis } from "ioredis";
-import { JOBS_CHANNEL, queueName, QUEUE_PREFIX, requestKeys } from "../keys.ts";
-import { completionTokens, type FleetJob } from "../job.ts";
+import { jobOfKey, JOBS_CHANNEL, queueName, QUEUE_PREFIX, requestKeys } from "../keys.ts";
+import { completionTokens, requestIdOf, type FleetJob } from "../job.ts";
 import { RUNNING_TTL_MS, type ScriptedRedis } from "../log/scripts.ts";
 
 /** Times of locks, in ms. A worker that does not renew a lock for `lockMs` loses its job to another. */
@@ -45,6 +45,14 @@ export interface QueuePlace {
   readonly affinity: string;
 }
 
+/** Front that adds a job. */
+export interface Asker {
+  /** Name of the reader of its answer. */
+  readonly reader: string;
+  /** Longest wait that its client was promised. */
+  readonly maxWaitMs: number;
+}
+
 /** Adds and removes jobs. */
 export class JobAdder {
   readonly #redis: ScriptedRedis;
@@ -56,14 +64,26 @@ export class JobAdder {
     this.#model = model;
   }
 
-  /** Adds a job; does nothing if it is there. @param maxWaitMs - longest wait that its client was promised */
-  async add(job: FleetJob, place: QueuePlace, maxWaitMs: number): Promise<void> {
-    const { id, prompt, priority, expertTokens = [] } = job;
+  /** Adds a job; does nothing if it is there. */
+  async add(job: FleetJob, place: QueuePlace, { reader, maxWaitMs }: Asker): Promise<void> {
+    const { id, prompt, priority, expertTokens = [], client = "", params } = job;
     const { meta } = requestKeys(id);
-    const shown = [prompt.length, completionTokens(job, this.#model), JSON.stringify(expertTokens)] as const;
-    const registered = this.#redis.fleetRegister(meta, ...shown, maxWaitMs, RUNNING_TTL_MS);
+    const fields = {
+      prompt: prompt.length,
+      new: completionTokens(job, this.#model),
+      experts: JSON.stringify(expertTokens),
+      choices: params.n,
+      client,
+      version: place.modelVersion,
+      affinity: place.affinity,
+    };
+    const shown = [maxWaitMs, RUNNING_TTL_MS, reader, id, ...Object.entries(fields).flat()];
+    const registered = this.#redis.fleetRegister(meta, jobOfKey(requestIdOf(id)), ...shown);
     const options = { jobId: id, priority: bullPriority(priority), removeOnComplete: true, removeOnFail: true };
+    const isFirst = !this.#queues.has(queueName(place.modelVersion, place.affinity));
     const queue = this.#queue(place);
+    // A queue sends its first command later. The others are sent in this turn, and workers hear of them right behind.
+    if (!isFirst) setImmediate(() => this.#wakeWorkers(place));
     try {
       await Promise.all([registered, queue.add("generate", job, options)]);
     } catch (error) {
@@ -71,8 +91,12 @@ export class JobAdder {
       if (await isBroken(queue)) this.#queues.delete(queue.name);
       throw error;
     }
+    if (isFirst) this.#wakeWorkers(place);
+  }
+
+  #wakeWorkers({ modelVersion }: QueuePlace): void {
     // Workers also look by themselves.
-    void this.#redis.publish(JOBS_CHANNEL, place.modelVersion).catch(() => undefined);
+    void this.#redis.publish(JOBS_CHANNEL, modelVersion).catch(() => undefined);
   }
 
   /** Whether a job waits or runs. */

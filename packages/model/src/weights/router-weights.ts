@@ -2,6 +2,7 @@ import type { Fields } from "../config/fields.ts";
 import type { ModelConfig } from "../config/model-config.ts";
 import type { TensorStore } from "../tensor-store.ts";
 import { linearRefs } from "./backbone.ts";
+import { tableRef } from "./byte-rows.ts";
 import type { LinearRefs } from "./model-weights.ts";
 import { tensorRef, type TensorRef } from "./tensor-ref.ts";
 
@@ -48,7 +49,8 @@ export interface RouterWeights {
 export const ROUTER_RMS_NORM_EPSILON = 1e-6;
 
 /**
- * Finds a router's tensors by their official names.
+ * Finds a router's tensors by their official names. The embedding may be stored as signed bytes with a scale for each
+ * row, in `embed.scales`.
  *
  * @param prefix - `cluster_predictor.` in an official conversion, else empty
  */
@@ -59,7 +61,7 @@ export function locateRouter(store: TensorStore, prefix: string, config: RouterC
     linearRefs(store, `${prefix}${name}`, { outSize, inSize, hasBias: true });
   return {
     config,
-    embedding: tensorRef(store, `${prefix}embed.weight`, [config.vocabSize, embeddingSize]),
+    embedding: tableRef(store, `${prefix}embed.weight`, [config.vocabSize, embeddingSize]),
     layers: Array.from({ length: config.numLayers }, (_, layer) => ({
       inputNorm: norm(`input_layernorm_${layer}`),
       query: linear(`q_proj_${layer}`, innerSize, embeddingSize),

@@ -18,6 +18,8 @@ interface Command {
   readonly help: string;
 }
 
+/** Words that end the chats of other programs, such as Ollama's. */
+const OTHER_EXITS: readonly string[] = ["bye", "quit"];
 const COMMAND_NAMES = ["help", "clear", "system", "model", "save", "load", "exit"] as const;
 
 /** Name of a command. */
@@ -67,9 +69,10 @@ export function readLine(open: OpenLines, line: string): { readonly open: OpenLi
     }
     return { open: rest === "" ? [] : [rest] };
   }
-  const [, name, argument = ""] = /^\s*\/([a-z]+)(?:\s+(.*))?$/i.exec(line) ?? [];
-  if (name === undefined) return { open: undefined, ...messageOf(line) };
-  return { open: undefined, input: commandOf(name.toLowerCase(), argument.trim()) };
+  const [, word, argument = ""] = /^\s*\/([a-z]+)(?:\s+(.*))?$/i.exec(line) ?? [];
+  if (word === undefined) return { open: undefined, ...messageOf(line) };
+  const name = word.toLowerCase();
+  return { open: undefined, input: commandOf(OTHER_EXITS.includes(name) ? "exit" : name, argument.trim()) };
 }
 
 function messageOf(text: string): { readonly input?: ChatInput } {

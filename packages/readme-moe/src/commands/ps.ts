@@ -20,7 +20,10 @@ export function psCommand(): Command {
     .action(async ({ json }: { readonly json: boolean }) => {
       const servers = await runningServers(resolveStateFolder());
       if (json) return console.log(JSON.stringify({ servers: servers.map(serverJson) }));
-      if (servers.length === 0) return console.log("no servers run here; `readme-moe serve <model>` starts one");
+      if (servers.length === 0)
+        return console.log(
+          "no servers run here; `readme-moe serve <model>` starts one (servers of other programs are not listed)",
+        );
       for (const line of alignedTable(COLUMNS, servers)) console.log(line);
     });
 }

@@ -1,7 +1,7 @@
 import { EXPERTS_FROM, METHODS, refactor, type Method, type RefactorProgress, type Report } from "@readme-moe/refactor";
 import { Command, Option } from "commander";
 import { dataArgument, readDomains, type DataArgument } from "../data-files.ts";
-import { artefactsOption, fleetOption, type FleetFlags } from "../fleet/options.ts";
+import { artefactsOption, fleetOption, requireBoth, type FleetFlags } from "../fleet/options.ts";
 import { openRefactorFleet } from "../fleet/refactor-fleet.ts";
 import { repositoryOf } from "../hub-id.ts";
 import { MODEL_ARGUMENT, withModelFiles } from "../models.ts";
@@ -88,9 +88,7 @@ export function refactorCommand(signal: AbortSignal): Command {
   return command.action((path: string, flags: RefactorFlags) => {
     requireOption(command, "out");
     requireOption(command, "data");
-    // A machine that serves a fleet has its URL in the environment, and may still refactor alone.
-    if (command.getOptionValueSource("fleet") === "cli") requireOption(command, "artefacts");
-    if (flags.artefacts !== undefined) requireOption(command, "fleet");
+    requireBoth(command, flags.artefacts);
     return runRefactor(path, flags, signal);
   });
 }
@@ -100,8 +98,7 @@ async function runRefactor(path: string, flags: RefactorFlags, signal: AbortSign
   const domains = await readDomains(data);
   await withModelFiles(path, signal, async (model) => {
     const onProgress = json ? undefined : showProgress;
-    await using fleet =
-      url === undefined || artefacts === undefined ? undefined : await openRefactorFleet(url, artefacts);
+    await using fleet = await openRefactorFleet({ fleet: url, artefacts });
     const run = { source: path, hubId: repositoryOf(path), resume, threads, signal, onProgress, fleet };
     const decided = { ...options, shards: shards ?? (fleet ? FLEET_SHARDS : 1) };
     const report = await refactor(model, domains, out, { ...decided, ...run }).finally(() => showStatus());

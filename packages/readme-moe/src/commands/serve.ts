@@ -1,5 +1,4 @@
 import { once } from "node:events";
-import { basename, resolve } from "node:path";
 import { ReadMeEmitter } from "@readme-moe/core";
 import {
   answerErrors,
@@ -11,7 +10,7 @@ import {
   type CorsOptions,
   type RestartOptions,
 } from "@readme-moe/express";
-import { resolveStateFolder } from "@readme-moe/model";
+import { modelName, resolveStateFolder } from "@readme-moe/model";
 import { Command } from "commander";
 import express, { type Express } from "express";
 import { readTextData } from "../data-files.ts";
@@ -55,7 +54,7 @@ async function runServer(path: string, flags: ServeFlags, interrupted: AbortSign
   const opening: Promise<Opened> =
     fleet === undefined ? openKeeping(path, flags, isUnwanted) : openFront(path, { ...flags, fleet }, isUnwanted);
   try {
-    await serve(flags.name ?? basename(resolve(path)).replace(/\.(gguf|onnx)$/i, ""), opening, flags, stop.signal);
+    await serve(flags.name ?? modelName(path), opening, flags, stop.signal);
   } finally {
     giveUp.abort();
     await opening.then(

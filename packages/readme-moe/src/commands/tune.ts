@@ -6,21 +6,19 @@ import {
   TUNE_SHARINGS,
   type DomainText,
   type LowRankOptions,
-  type LowRankProgress,
-  type LowRankReport,
-  type TuneEstimate,
   type TuneOptions,
-  type TuneProgress,
-  type TuningReport,
 } from "@readme-moe/refactor";
 import { Command, Option } from "commander";
 import { dataArgument, readDomains, type DataArgument } from "../data-files.ts";
+import { artefactsOption, fleetOption, requireBoth, type FleetFlags } from "../fleet/options.ts";
+import { openRefactorFleet } from "../fleet/refactor-fleet.ts";
 import { MODEL_ARGUMENT, withModelFiles } from "../models.ts";
 import { numberThat, wholeNumber } from "../option-values.ts";
 import { jsonOption, requireOption } from "../options.ts";
-import { showStatus, signed } from "../terminal.ts";
+import { lowRankSummary, showEstimate, showLowRankProgress, showProgress, summaryOf } from "../show-tuning.ts";
+import { showStatus } from "../terminal.ts";
 
-interface TuneFlags extends Omit<TuneOptions, "sharing">, Omit<LowRankOptions, "sharing"> {
+interface TuneFlags extends Omit<TuneOptions, "sharing">, Omit<LowRankOptions, "sharing">, FleetFlags {
   readonly sharing?: string | undefined;
   readonly experts?: "low-rank";
   readonly teacher?: string;
@@ -30,11 +28,26 @@ interface TuneFlags extends Omit<TuneOptions, "sharing">, Omit<LowRankOptions, "
   readonly checkpointSeconds: number;
   readonly resume: boolean;
   readonly json: boolean;
+  readonly artefacts?: string;
 }
 
 /** Flags that only one of both kinds of tuning has. */
 const DISTILLATION_FLAGS = ["teacher", "method", "weightDecay", "labelShare", "patience", "rounds"] as const;
-const LOW_RANK_FLAGS = ["alpha", "sharedShare", "constantShare", "teacherShare", "rival"] as const;
+const LOW_RANK_FLAGS = [
+  "alpha",
+  "sharedShare",
+  "constantShare",
+  "teacherShare",
+  "rival",
+  "shards",
+  "fleet",
+  "artefacts",
+] as const;
+
+/** Most shards by default with machines. */
+const FLEET_SHARDS = 8;
+/** Time between two looks at the tasks of a step, which take about a second. */
+const POLL_MS = 20;
 
 const rate = numberThat((value) => value >= 0, "a number from 0 up, such as 0.001");
 
@@ -121,6 +134,12 @@ export function tuneCommand(signal: AbortSignal): Command {
       "sequences of a step that are in memory together (default: 8, or fewer; low-rank experts: 4)",
       wholeNumber(1),
     )
+    .option(
+      "--shards <n>",
+      "low-rank experts: parts of a step's sequences that machines take side by side; decides the last bits (default: 1, " +
+        `with --fleet a part for each sequence, at most ${FLEET_SHARDS})`,
+      wholeNumber(1),
+    )
     .option("--warm-up-steps <n>", "steps over which the rate rises (default: a twentieth of all)", wholeNumber(0))
     .option(
       "--evaluation-sequences <n>",
@@ -148,6 +167,8 @@ export function tuneCommand(signal: AbortSignal): Command {
       wholeNumber(0),
       300,
     )
+    .addOption(fleetOption("low-rank experts: train on the machines of this Valkey or Redis (`worker --refactor`)"))
+    .addOption(artefactsOption())
     .option("--resume", "continue unfinished work for this folder", false)
     .addOption(jsonOption());
   return command.action((path: string, flags: TuneFlags) => {
@@ -159,6 +180,7 @@ export function tuneCommand(signal: AbortSignal): Command {
       const flag = command.options.find((option) => option.attributeName() === name)?.long ?? name;
       command.error(`error: option '${flag}' cannot be used ${kind} --experts low-rank`);
     }
+    requireBoth(command, flags.artefacts);
     const { sharing } = flags;
     return isLowRank
       ? runLowRank(path, { ...flags, sharing: sharingOf(command, SHARINGS, sharing) }, signal)
@@ -183,7 +205,7 @@ async function runTune(
   signal: AbortSignal,
 ): Promise<void> {
   const { teacher: teacherName = "", experts: _, data, out, threads, checkpointSeconds, resume, json, ...rest } = flags;
-  const { rival: __, ...options } = rest;
+  const { rival: __, fleet: ___, ...options } = rest;
   const texts = await readDomains(data);
   await withModelFiles(path, signal, (student) =>
     withModelFiles(teacherName, signal, async (teacher) => {
@@ -201,75 +223,22 @@ async function runLowRank(
   flags: TuneFlags & Pick<LowRankOptions, "sharing">,
   signal: AbortSignal,
 ): Promise<void> {
-  const { experts: _, data, out, threads, checkpointSeconds, resume, json, ...options } = flags;
+  const { experts: _, data, out, threads, checkpointSeconds, resume, json, fleet: url, artefacts, ...options } = flags;
   const texts: readonly DomainText[] = await readDomains(data);
   await withModelFiles(path, signal, async (model) => {
+    await using fleet = await openRefactorFleet({ fleet: url, artefacts }, { pollMs: POLL_MS });
     const shows = json ? {} : { onEstimate: showEstimate, onProgress: showLowRankProgress };
-    const run = { ...shows, source: path, resume, threads, signal, checkpointMs: checkpointSeconds * 1000 };
-    const report = await tuneLowRank(model, texts, out, { ...options, ...run }).finally(() => showStatus());
+    const checkpointMs = checkpointSeconds * 1000;
+    const run = { ...shows, source: path, resume, threads, signal, checkpointMs, fleet };
+    const shards = flags.shards ?? (fleet ? fleetShards(flags.batchSequences) : 1);
+    const report = await tuneLowRank(model, texts, out, { ...options, shards, ...run }).finally(() => showStatus());
     console.log(json ? JSON.stringify(report) : lowRankSummary(report, path, out));
   });
 }
 
-function showEstimate({ trainedParameters, steps, tokensPerS, ms, memoryBytes }: TuneEstimate): void {
-  console.error(
-    `Training ${(trainedParameters / 1e6).toFixed(1)} million parameters in ${steps} steps, at about ` +
-      `${tokensPerS.toFixed(0)} tokens/s in ${duration(ms)} and ${(memoryBytes / 1e9).toFixed(1)} GB of memory.`,
-  );
-}
-
-function showProgress(progress: TuneProgress): void {
-  const { step, steps, divergence, crossEntropy, tokensPerS, etaMs, evaluation } = progress;
-  const line =
-    `step ${step} of ${steps}  divergence ${divergence.toFixed(4)}  loss ${crossEntropy.toFixed(4)}  ` +
-    `${tokensPerS.toFixed(0)} tokens/s  ${duration(etaMs)} left`;
-  showLine(evaluation ? `${line}  held out ${evaluation.mean.toFixed(4)}` : line, evaluation !== undefined);
-}
-
-function showLowRankProgress({ stage, name, step, steps, etaMs, figures }: LowRankProgress): void {
-  const part = stage === "expert" ? `experts of ${name}` : name;
-  const at = `${part}: step ${step} of ${steps}`;
-  if (!figures) return showLine(at, false);
-  const { crossEntropy, tokensPerS, evaluation } = figures;
-  const line = `${at}  loss ${crossEntropy.toFixed(4)}  ${tokensPerS.toFixed(0)} tokens/s  ${duration(etaMs)} left`;
-  showLine(evaluation ? `${line}  held out ${evaluation.mean.toFixed(4)}` : line, evaluation !== undefined);
-}
-
-/** Shows a line in place of the one before on a terminal, unless it is to stay. */
-function showLine(line: string, stays: boolean): void {
-  if (stays) showStatus();
-  if (!stays && process.stderr.isTTY) showStatus(line);
-  else console.error(line);
-}
-
-function lowRankSummary({ dense, rival, label, router, tokens }: LowRankReport, model: string, out: string): string {
-  return [
-    row("dense", dense),
-    ...(rival ? [row("one for all", rival)] : []),
-    row("own expert", label),
-    row("router", router),
-    "",
-    `Trained on ${tokens} tokens. Written to ${out}: try \`readme-moe chat ${model} --lora ${out}\`.`,
-  ].join("\n");
-}
-
-function summaryOf({ dense, before, after, tokens }: TuningReport, out: string): string {
-  return [
-    row("dense", dense),
-    row("before", before),
-    row("tuned", after),
-    "",
-    `Trained on ${tokens} tokens. Written to ${out}: try \`readme-moe chat ${out}\`.`,
-  ].join("\n");
-}
-
-function row(name: string, { mean, above_dense: above }: TuningReport["dense"]): string {
-  return `${name.padEnd(11)} loss ${mean.toFixed(4)}  ${signed(above)}`;
-}
-
-function duration(ms: number): string {
-  const seconds = Math.round(ms / 1000);
-  if (seconds < 120) return `${seconds} s`;
-  const minutes = Math.round(seconds / 60);
-  return minutes < 120 ? `${minutes} min` : `${(minutes / 60).toFixed(1)} h`;
+/** Returns the largest number of equal shards. */
+function fleetShards(batchSequences = 2): number {
+  let shards = Math.min(FLEET_SHARDS, batchSequences);
+  while (batchSequences % shards !== 0) shards--;
+  return shards;
 }

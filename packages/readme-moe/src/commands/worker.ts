@@ -33,7 +33,8 @@ export function workerCommand(signal: AbortSignal): Command {
     .description(
       "Runs a model as a machine of a fleet: takes requests of its fronts (`serve --fleet`) while it has room. " +
         "On SIGTERM or Ctrl-C it hands its requests to other machines, which go on with them, and exits. " +
-        "With --refactor it takes tasks of refactorings of the model instead (`refactor --fleet`).",
+        "With --refactor it takes tasks of refactorings of the model instead (`refactor --fleet`), and of trainings " +
+        "of low-rank experts (`tune --experts low-rank --fleet`).",
     )
     .argument("<model>", MODEL_ARGUMENT);
   addOptions(
@@ -45,9 +46,9 @@ export function workerCommand(signal: AbortSignal): Command {
       portNumber,
     ),
     new Option("--host <address>", "address of this port").default("127.0.0.1"),
-    new Option("--refactor", "take tasks of refactorings instead of requests").default(false),
+    new Option("--refactor", "take tasks of refactorings and trainings instead of requests").default(false),
     artefactsOption(),
-    ...engineOptions(),
+    ...engineOptions("thread"),
     controlTokensOption(),
   );
   command.addHelpText(
@@ -75,7 +76,9 @@ async function runWorker(
   const { FleetWorker, parseFleetUrl } = await import("@readme-moe/fleet");
   const address = parseFleetUrl(flags.fleet);
   using stop = stopSignals(interrupted);
-  const { engine, close } = await openEngine(path, flags, stop.signal, { maxNumSeqs: flags.maxNumSeqs });
+  // Nothing else runs in this process, and its tokens take one way less.
+  const { isolation = "thread", maxNumSeqs } = flags;
+  const { engine, close } = await openEngine(path, { ...flags, isolation }, stop.signal, { maxNumSeqs });
   const worker = FleetWorker.open({ fleet: address, engine, id: flags.workerId, onError: reportSeldom() });
   const server = flags.port === undefined ? undefined : await watchable(worker, flags.port, flags.host);
   if (server) console.log(`${worker.id} at ${urlOf(server)}`);

@@ -1,11 +1,12 @@
 // Options of the commands that belong to a fleet of machines.
 
-import { Option } from "commander";
+import { Option, type Command } from "commander";
+import { requireOption } from "../options.ts";
 
 /** Flags of a front. */
 export interface FleetFlags {
   /** URL of the fleet's Valkey or Redis; may hold a password. */
-  readonly fleet?: string;
+  readonly fleet?: string | undefined;
 }
 
 /** Creates the option that names a fleet. Its value may hold a password, so no message shows it. */
@@ -15,7 +16,14 @@ export function fleetOption(description: string): Option {
   );
 }
 
-/** Creates the option that names what the machines of a refactoring share. */
+/** Refuses a fleet without a place for artefacts, and the other way round. */
+export function requireBoth(command: Command, artefacts: string | undefined): void {
+  // A machine that serves a fleet has its URL in the environment, and may still work alone.
+  if (command.getOptionValueSource("fleet") === "cli") requireOption(command, "artefacts");
+  if (artefacts !== undefined) requireOption(command, "fleet");
+}
+
+/** Creates the option that names what the machines of a refactoring or training share. */
 export function artefactsOption(): Option {
   return new Option(
     "--artefacts <place>",

@@ -1,19 +1,28 @@
-// Refactoring on several machines: the fleet of a coordinator, and a machine of it.
+// Refactoring and training on several machines: the fleet of a coordinator, and a machine of it.
 
 import { once } from "node:events";
 import { openArtefacts, RefactorWorker, type RefactorFleet } from "@readme-moe/refactor";
 import { withModelFiles } from "../models.ts";
 import { stopSignals } from "../serving/http-server.ts";
 import { reportSeldom } from "./open-front.ts";
+import type { FleetFlags } from "./options.ts";
 
 const NO_MACHINE =
   "note: no machine takes the tasks; start `readme-moe worker <model> --refactor` with the same model, --fleet and --artefacts";
 
-/** Opens the machines behind a URL, which are found through their queue. */
-export async function openRefactorFleet(fleet: string, place: string): Promise<RefactorFleet & AsyncDisposable> {
+/**
+ * Opens the machines behind a URL, which are found through their queue.
+ *
+ * @returns nothing without a URL, or without a place that the machines share
+ */
+export async function openRefactorFleet(
+  { fleet, artefacts: place }: FleetFlags & { readonly artefacts?: string | undefined },
+  { pollMs }: { readonly pollMs?: number } = {},
+): Promise<(RefactorFleet & AsyncDisposable) | undefined> {
+  if (fleet === undefined || place === undefined) return undefined;
   const { FlowCoordinator } = await import("@readme-moe/fleet");
   const artefacts = await openArtefacts(place);
-  const coordinator = await FlowCoordinator.open({ fleet, onError: reportSeldom(), onIdle: reportNoMachine });
+  const coordinator = await FlowCoordinator.open({ fleet, pollMs, onError: reportSeldom(), onIdle: reportNoMachine });
   return {
     artefacts,
     run: (flow) => coordinator.run(flow),

@@ -1,13 +1,13 @@
 // Losses over rows of logits: cross-entropy with given targets, and distillation over a whole vocabulary.
 
 import { operators, type GraphBuilder, type Value } from "@readme-moe/onnx";
+import { steadyGemm, type ProductSize } from "../linear-algebra/steady-gemm.ts";
 import type { Tape, Tensor } from "./tape.ts";
 
 const {
   Add,
   Concat,
   Gather,
-  Gemm,
   Log,
   Mul,
   ReduceLogSumExp,
@@ -147,7 +147,8 @@ export function headLosses(
   rowsTogether: number,
 ): { readonly rows: Value; readonly loss: (options: HeadLoss) => Tensor } {
   const g = tape.graph;
-  const [numRows = 0] = x.shape;
+  const [numRows = 0, inner = 0] = x.shape;
+  const [columns = 0] = head.shape;
   const ranges = Array.from({ length: Math.ceil(numRows / rowsTogether) }, (_, place) => ({
     start: place * rowsTogether,
     end: Math.min(numRows, (place + 1) * rowsTogether),
@@ -156,22 +157,24 @@ export function headLosses(
   const pieces = ranges.map((range) => {
     const rows = Slice(g, x.value, range);
     const own = Gather(g, head.value, Slice(g, ids.value, range));
-    const logits = Gemm(g, rows, head.value);
+    const logits = steadyGemm(g, rows, head.value, { size: { rows: range.end - range.start, columns, inner } });
     const predicted = Softmax(g, logits, -1);
     const losses = Sub(g, logSumsOf(g, logits, predicted), ReduceSum(g, Mul(g, rows, own), 1));
     return { range, own, logits, predicted, losses };
   });
   const loss = ({ weights, taught, teacherShare }: HeadLoss): Tensor => {
     const parts = pieces.map(({ range, own, logits, predicted, losses }) => {
+      const back = { rows: range.end - range.start, columns: inner, inner: columns };
       const rowWeights = Slice(g, weights.value, range);
-      const teacher = taught && teachRows(g, { taught: Slice(g, taught.value, range), head, logits, predicted });
+      const size = { rows: range.end - range.start, columns, inner };
+      const teacher = taught && teachRows(g, { taught: Slice(g, taught.value, range), head, logits, predicted, size });
       const sum = teacher ? Add(g, losses, Mul(g, teacher.divergences, g.floats([teacherShare]))) : losses;
       const pulled = teacher
         ? Add(g, predicted, Mul(g, Sub(g, predicted, teacher.wanted), g.floats([teacherShare])))
         : predicted;
       return {
         weighted: Mul(g, sum, Reshape(g, rowWeights, [-1])),
-        slope: () => Mul(g, Sub(g, Gemm(g, pulled, head.value, { transB: false }), own), rowWeights),
+        slope: () => Mul(g, Sub(g, steadyGemm(g, pulled, head.value, { size: back, transB: false }), own), rowWeights),
       };
     });
     const sum = ReduceSum(g, join(parts.map(({ weighted }) => weighted)), 0);
@@ -185,6 +188,7 @@ export function headLosses(
 }
 
 interface TaughtRows {
+  readonly size: ProductSize;
   readonly taught: Value;
   readonly head: Tensor;
   readonly logits: Value;
@@ -194,9 +198,9 @@ interface TaughtRows {
 /** Computes a teacher's distributions and the divergence of each row from its own. */
 function teachRows(
   g: GraphBuilder,
-  { taught, head, logits, predicted }: TaughtRows,
+  { size, taught, head, logits, predicted }: TaughtRows,
 ): { readonly wanted: Value; readonly divergences: Value } {
-  const teacher = Gemm(g, taught, head.value);
+  const teacher = steadyGemm(g, taught, head.value, { size });
   const wanted = Softmax(g, teacher, -1);
   const gap = ReduceSum(g, Mul(g, wanted, Sub(g, teacher, logits)), 1);
   const divergences = Add(g, gap, Sub(g, logSumsOf(g, logits, predicted), logSumsOf(g, teacher, wanted)));

@@ -1,16 +1,19 @@
 import { operators, type Value } from "@readme-moe/onnx";
-import type { Tape, Tensor } from "./tape.ts";
+import { steadyGemm, type ProductSize } from "../linear-algebra/steady-gemm.ts";
+import { ANY_ROWS, type Tape, type Tensor } from "./tape.ts";
 
 const { FusedMatMul, Gemm, Mul, ReduceSum } = operators;
 
 /** Computes `x · wᵀ + bias`; `x` is `[rows, in]`, `w` is `[out, in]` as in checkpoints, `bias` is `[out]`. */
 export function linear(tape: Tape, x: Tensor, w: Tensor, bias?: Tensor): Tensor {
   const g = tape.graph;
+  const [rows, columns, inner] = [sizeOf(x, 0), sizeOf(w, 0), sizeOf(x, 1)];
+  const [size, back] = [productSize(rows, columns, inner), productSize(rows, inner, columns)];
   return tape.record(
-    Gemm(g, x.value, w.value, { bias: bias?.value }),
-    [sizeOf(x, 0), sizeOf(w, 0)],
+    steadyGemm(g, x.value, w.value, { size, bias: bias?.value }),
+    [rows, columns],
     [
-      [x, (gradient) => Gemm(g, gradient, w.value, { transB: false })],
+      [x, (gradient) => steadyGemm(g, gradient, w.value, { size: back, transB: false })],
       [w, (gradient) => Gemm(g, gradient, x.value, { transA: true, transB: false })],
       ...(bias ? [[bias, (gradient: Value) => ReduceSum(g, gradient, 0)] as const] : []),
     ],
@@ -41,9 +44,11 @@ export function linearWithLowRank(tape: Tape, x: Tensor, parts: LowRankWeight): 
   const g = tape.graph;
   const base = linear(tape, x, weight, bias);
   const inner = scaled(tape, linear(tape, x, left), parts);
-  return tape.record(Gemm(g, inner.value, right.value, { bias: base.value }), base.shape, [
+  const [rows, out, rank] = [sizeOf(x, 0), sizeOf(right, 0), sizeOf(right, 1)];
+  const [size, back] = [productSize(rows, out, rank), productSize(rows, rank, out)];
+  return tape.record(steadyGemm(g, inner.value, right.value, { size, bias: base.value }), base.shape, [
     [base, (gradient) => gradient],
-    [inner, (gradient) => Gemm(g, gradient, right.value, { transB: false })],
+    [inner, (gradient) => steadyGemm(g, gradient, right.value, { size: back, transB: false })],
     [right, (gradient) => Gemm(g, gradient, inner.value, { transA: true, transB: false })],
   ]);
 }
@@ -82,6 +87,10 @@ export function matmulTransposed(tape: Tape, a: Tensor, b: Tensor, alpha = 1): T
       [b, (gradient) => FusedMatMul(g, gradient, a.value, { transA: true, alpha })],
     ],
   );
+}
+
+function productSize(rows: number, columns: number, inner: number): ProductSize | undefined {
+  return rows === ANY_ROWS ? undefined : { rows, columns, inner };
 }
 
 /** Returns the size of an axis, counted from the end when negative. @throws {TypeError} when there is no such axis */

@@ -5,9 +5,10 @@ import { decoder, operators, type Value } from "@readme-moe/onnx";
 import { TapeOperations, type TapeWeights } from "../autodiff/layer-operations.ts";
 import { ANY_ROWS, Tape, type Tensor } from "../autodiff/tape.ts";
 import type { Part } from "../experts/layer-experts.ts";
+import { steadyGemm } from "../linear-algebra/steady-gemm.ts";
 import { pickRows, type LayerSource } from "./layer-source.ts";
 
-const { Gemm, Mul, Slice, Sub } = operators;
+const { Mul, Slice, Sub } = operators;
 
 /**
  * Computes which share of the stream stands for `share` of it in what the FFN's last product puts out. Behind an output
@@ -109,7 +110,10 @@ export class LayerGraph {
     const { g, config } = this;
     const end = config.intermediateSize;
     gramStripes(end).forEach(({ from, to }, index) => {
-      const stripe = Gemm(g, Slice(g, turned, { start: from, end: to }), Slice(g, turned, { start: from, end }));
+      const [own, others] = [Slice(g, turned, { start: from, end: to }), Slice(g, turned, { start: from, end })];
+      // Batches have more tokens than a piece of a sum, or their sums are one piece in either way.
+      const size = { rows: to - from, columns: end - from, inner: Infinity };
+      const stripe = steadyGemm(g, own, others, { size });
       g.output(`gram.${index}`, stripe, "float32", [to - from, end - from]);
     });
   }

@@ -181,7 +181,7 @@ export function overlapGraph(source: LayerSource, { experts }: LayerExperts): Gr
     );
     return new Uint8Array(rows.buffer);
   });
-  const scores = Gemm(g, masks, graded, { transB: false });
-  g.output("scores", Transpose(g, scores, [1, 0]), "float32", ["tokens", experts.length]);
+  const scores = Gemm(g, graded, masks, { transA: true });
+  g.output("scores", scores, "float32", ["tokens", experts.length]);
   return g.build();
 }

@@ -1,52 +1,74 @@
-import { GraphBuilder, GraphSession, operators, type GraphTensor } from "@readme-moe/onnx";
+import { GraphBuilder, GraphSession, operators, type Feeds, type Graph, type GraphTensor } from "@readme-moe/onnx";
 import type { Matrix } from "./matrix.ts";
+import { dependsOnThreads, turnedGemm } from "./steady-gemm.ts";
 
-const { Gemm } = operators;
+const { Add, Gemm } = operators;
 
-/** Multiplies float64 matrices in the inference runtime, tens of times as fast as loops in JavaScript. */
+/** Sessions of one operation, for products of all sizes. */
+interface Sessions {
+  readonly plain: GraphSession;
+  /** For products whose bits depend on the number of threads. */
+  readonly turned: GraphSession;
+}
+
+/**
+ * Multiplies float64 matrices in the inference runtime, tens of times as fast as loops in JavaScript. Results are the
+ * same for any number of threads.
+ */
 export class Products {
-  readonly #multiply: GraphSession;
-  readonly #subtract: GraphSession;
+  readonly #multiply: Sessions;
+  readonly #subtract: Sessions;
 
-  private constructor(multiply: GraphSession, subtract: GraphSession) {
+  private constructor(multiply: Sessions, subtract: Sessions) {
     this.#multiply = multiply;
     this.#subtract = subtract;
   }
 
   static async open(threads?: number): Promise<Products> {
-    const g = new GraphBuilder("multiply");
-    const [a, b] = [g.input("a", "float64", ["m", "k"]), g.input("b", "float64", ["k", "n"])];
-    g.output("y", Gemm(g, a, b, { transB: false }), "float64", ["m", "n"]);
-    const h = new GraphBuilder("subtract");
-    const [c, d] = [h.input("a", "float64", ["m", "k"]), h.input("b", "float64", ["k", "n"])];
-    const from = h.input("c", "float64", ["m", "n"]);
-    h.output("y", Gemm(h, c, d, { bias: from, transB: false, alpha: -1 }), "float64", ["m", "n"]);
-    return new Products(
-      await GraphSession.open(g.build(), { threads }),
-      await GraphSession.open(h.build(), { threads }),
-    );
+    const open = async (subtracts: boolean): Promise<Sessions> => ({
+      plain: await GraphSession.open(productGraph(subtracts, false), { threads }),
+      turned: await GraphSession.open(productGraph(subtracts, true), { threads }),
+    });
+    return new Products(await open(false), await open(true));
   }
 
   /** Returns `a · b`. */
   async multiply(a: Matrix, b: Matrix): Promise<Matrix> {
-    return resultOf(await this.#multiply.run({ a: feed(a), b: feed(b) }), a.rows, b.columns);
+    return run(this.#multiply, a, b, {});
   }
 
   /** Returns `c - a · b`. */
   async subtract(c: Matrix, a: Matrix, b: Matrix): Promise<Matrix> {
-    return resultOf(await this.#subtract.run({ a: feed(a), b: feed(b), c: feed(c) }), a.rows, b.columns);
+    return run(this.#subtract, a, b, { c: feed(c) });
   }
 
   async dispose(): Promise<void> {
-    await this.#multiply.dispose();
-    await this.#subtract.dispose();
+    for (const { plain, turned } of [this.#multiply, this.#subtract]) {
+      await plain.dispose();
+      await turned.dispose();
+    }
   }
+}
+
+function productGraph(subtracts: boolean, isTurned: boolean): Graph {
+  const g = new GraphBuilder(subtracts ? "subtract" : "multiply");
+  const [a, b] = [g.input("a", "float64", ["m", "k"]), g.input("b", "float64", ["k", "n"])];
+  const bias = subtracts ? g.input("c", "float64", ["m", "n"]) : undefined;
+  const alpha = subtracts ? -1 : 1;
+  const turned = isTurned ? turnedGemm(g, a, b, { transB: false, alpha }) : undefined;
+  const result = turned ?? Gemm(g, a, b, { bias, transB: false, alpha });
+  g.output("y", turned && bias ? Add(g, bias, turned) : result, "float64", ["m", "n"]);
+  return g.build();
+}
+
+async function run({ plain, turned }: Sessions, a: Matrix, b: Matrix, more: Feeds): Promise<Matrix> {
+  const { rows, columns: inner } = a;
+  const { columns } = b;
+  const session = dependsOnThreads({ rows, columns, inner }) ? turned : plain;
+  const { y } = await session.run({ a: feed(a), b: feed(b), ...more });
+  return { rows, columns, data: y?.data as Float64Array };
 }
 
 function feed({ rows, columns, data }: Matrix): GraphTensor {
   return { data, dims: [rows, columns] };
-}
-
-function resultOf({ y }: Readonly<Record<string, GraphTensor>>, rows: number, columns: number): Matrix {
-  return { rows, columns, data: y?.data as Float64Array };
 }

@@ -1,4 +1,5 @@
 import { choiceOption, integerOption, rejectUnknownKeys } from "@readme-moe/core";
+import type { RefactorFleet } from "../options.ts";
 import { largestDivisor, numberOption, type TuneEstimate, type TuneProgress, type TuneRun } from "../tuning/options.ts";
 
 /** Ways in which experts learn from the text of other kinds; see `LowRankOptions.sharing`. */
@@ -36,8 +37,13 @@ export interface LowRankOptions {
   readonly sequenceTokens?: number | undefined;
   /** Sequences of a step. @default 2 */
   readonly batchSequences?: number | undefined;
-  /** Sequences of a step that are in memory together; divides `batchSequences`. @default 4, or fewer */
+  /** Sequences of a step that are in memory together; divides those of a shard. @default 4, or fewer */
   readonly microSequences?: number | undefined;
+  /**
+   * Parts of a step's sequences whose gradients are summed on their own, then in their order; divides `batchSequences`.
+   * Machines take shards side by side; the number decides the last bits of the result, the machines do not. @default 1
+   */
+  readonly shards?: number | undefined;
   /** Steps over which the learning rate rises. @default 10, or a twentieth of all if that is less */
   readonly warmUpSteps?: number | undefined;
   /** Held-out sequences of each kind: every second one chooses parameters, the others are measured. @default 12 */
@@ -57,6 +63,8 @@ export interface LowRankOptions {
 /** Options of `tuneLowRank` that do not change the experts. */
 export interface LowRankRun extends Omit<TuneRun, "teacherSource" | "onProgress"> {
   readonly onProgress?: ((progress: LowRankProgress) => void) | undefined;
+  /** Machines that compute the gradients of steps. @default this one */
+  readonly fleet?: RefactorFleet | undefined;
 }
 
 /** Part of the work: one expert of all kinds, one of each kind, one for comparison, and the router. */
@@ -83,11 +91,19 @@ export type ResolvedLowRankOptions = { readonly [Name in keyof LowRankOptions]-?
 export function resolveLowRankOptions(options: LowRankOptions & LowRankRun, numKinds: number): ResolvedLowRankOptions {
   const batchSequences = integerOption("batchSequences", options.batchSequences ?? 2, 1, 1 << 16);
   const sequenceTokens = integerOption("sequenceTokens", options.sequenceTokens ?? 256, 8, 1 << 20);
-  const { microSequences: givenMicro = largestDivisor(batchSequences, 4) } = options;
-  const microSequences = integerOption("microSequences", givenMicro, 1);
-  if (batchSequences % microSequences !== 0) {
+  const shards = integerOption("shards", options.shards ?? 1, 1);
+  if (batchSequences % shards !== 0) {
     throw new RangeError(
-      `Expected \`microSequences\` to divide the ${batchSequences} of \`batchSequences\`, got \`${microSequences}\``,
+      `Expected \`shards\` to divide the ${batchSequences} of \`batchSequences\`, got \`${shards}\``,
+    );
+  }
+  const shardSequences = batchSequences / shards;
+  const { microSequences: givenMicro = largestDivisor(shardSequences, 4) } = options;
+  const microSequences = integerOption("microSequences", givenMicro, 1);
+  if (shardSequences % microSequences !== 0) {
+    const of = shards === 1 ? "of `batchSequences`" : "sequences of a shard";
+    throw new RangeError(
+      `Expected \`microSequences\` to divide the ${shardSequences} ${of}, got \`${microSequences}\``,
     );
   }
   const tokens = integerOption("tokens", options.tokens ?? 50_000 * Math.max(1, numKinds), 1);
@@ -110,6 +126,7 @@ export function resolveLowRankOptions(options: LowRankOptions & LowRankRun, numK
     sequenceTokens,
     batchSequences,
     microSequences,
+    shards,
     warmUpSteps: integerOption("warmUpSteps", options.warmUpSteps ?? Math.min(10, Math.ceil(steps / 20)), 0),
     evaluationSequences: integerOption("evaluationSequences", options.evaluationSequences ?? 12, 1),
     evaluations: integerOption("evaluations", options.evaluations ?? 2, 1),
@@ -135,4 +152,5 @@ const RUN_NAMES = [
   "onEstimate",
   "onProgress",
   "checkpointMs",
+  "fleet",
 ] as const satisfies readonly (keyof LowRankRun)[];

@@ -33,6 +33,20 @@ export function scheduleOf(
   return { firstSteps: first * numKinds, restSteps: stepsOfKind - first, numKinds };
 }
 
+/** Lists all courses of a training. */
+export function coursesOf(
+  { sharing, rival }: Pick<ResolvedLowRankOptions, "sharing" | "rival">,
+  { firstSteps, numKinds }: Schedule,
+): readonly Course[] {
+  const isStart = sharing === "start";
+  const own = Array.from({ length: numKinds }, (_, kind): Course => ({ kind, isRest: isStart }));
+  return [
+    ...(sharing === "ranks" ? ["all" as const] : own),
+    ...(firstSteps > 0 && (isStart || rival) ? ["first" as const] : []),
+    ...(rival ? ["rest" as const] : []),
+  ];
+}
+
 /** Returns the number of steps whose tokens all experts learn from together. */
 export function totalSteps({ firstSteps, restSteps, numKinds }: Schedule): number {
   return firstSteps + restSteps * numKinds;

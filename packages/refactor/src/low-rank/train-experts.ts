@@ -4,18 +4,19 @@
 import { evaluationOf, restoreParameters, train, type TuningHistory } from "../tuning/train.ts";
 import type { TextSequence, TuningData } from "../tuning/tuning-data.ts";
 import type { AdaptedModel } from "./adapted-model.ts";
-import { copyAdapter, roundAdapter, type Adapter } from "./adapter.ts";
+import { roundAdapter, type Adapter } from "./adapter.ts";
 import { AdapterTrainer } from "./adapter-trainer.ts";
 import type { LowRankRun, LowRankStage, ResolvedLowRankOptions } from "./options.ts";
 import { planOf, type Course, type Schedule } from "./schedule.ts";
+import type { ComputeStep } from "./step-shards.ts";
+import { changesOf, type TrainingModel } from "./training-model.ts";
 
 /** Everything that the trainings of one job have in common. */
 export interface ExpertTraining {
   readonly model: AdaptedModel;
   /** Names of the kinds of text, and of their experts. */
   readonly names: readonly string[];
-  /** Makes a change of a rank that changes nothing yet, the same for the same place. */
-  readonly newChange: (rank: number, place: number) => Adapter;
+  readonly newChange: TrainingModel["newChange"];
   readonly training: readonly TextSequence[];
   /** Held-out sequences that choose among the parameters of a training. */
   readonly validation: readonly TextSequence[];
@@ -26,6 +27,8 @@ export interface ExpertTraining {
   readonly run: Pick<LowRankRun, "signal" | "onProgress" | "checkpointMs">;
   /** Returns the path of a file of unfinished work. */
   readonly file: (name: string) => string;
+  /** Returns what computes the gradients of a training. */
+  readonly computeOf: (course: Course) => ComputeStep;
 }
 
 /** One training of one expert or more, with its evaluations. */
@@ -96,8 +99,10 @@ interface PartSetting {
 }
 
 async function trainPart(job: ExpertTraining, course: Course, { stage, name, file, from }: PartSetting): Promise<Part> {
-  const { model, schedule, options, run } = job;
-  const trainer = new AdapterTrainer(model, changesOf(job, course), run.signal);
+  const { model, names, schedule, options, run } = job;
+  const changes = changesOf(course, job, { ...options, numKinds: names.length });
+  const { shards } = options;
+  const trainer = new AdapterTrainer(model, changes, { shards, compute: job.computeOf(course), signal: run.signal });
   if (from) trainer.continueFrom(from.trainer);
   const { evaluation, dense } = measuredText(job, course);
   const data: TuningData<TextSequence> = { training: job.training, evaluation };
@@ -111,16 +116,6 @@ async function trainPart(job: ExpertTraining, course: Course, { stage, name, fil
     teacher: evaluationOf(0, evaluation, dense),
   });
   return { stage, name, trainer, history, bestPath };
-}
-
-/** Makes the changes that a course trains; those of several kinds are of other random numbers. */
-function changesOf({ names, newChange, options }: ExpertTraining, course: Course) {
-  const { rank, sharedRank } = options;
-  if (course !== "all") return { shared: copyAdapter(newChange(rank, 0)), own: [] };
-  return {
-    shared: newChange(sharedRank, 0),
-    own: names.map((_, kind) => newChange(rank - sharedRank, kind + 1)),
-  };
 }
 
 /** Selects the held-out text of a course. A single kind is the first one, since evaluations average over kinds. */

@@ -4,25 +4,23 @@ import { ReadMeError } from "@readme-moe/core";
 import { describeMixture, expertNameProblem, resolveCacheFolder, writeExpertSet, type Model } from "@readme-moe/model";
 import type { DomainText } from "../job/prepare-domain.ts";
 import { refuseOccupied, WorkFolder } from "../job/work-folder.ts";
-import { readDecoderWeights } from "../tuning/decoder/decoder-weights.ts";
 import { prepareTexts, type TextSequence } from "../tuning/tuning-data.ts";
-import { AdaptedModel } from "./adapted-model.ts";
-import { newAdapter, type Adapter } from "./adapter.ts";
 import { estimateLowRank } from "./estimate.ts";
 import { routerOfExperts } from "./expert-router.ts";
 import { lowRankDocuments, lowRankReport, type LowRankReport } from "./low-rank-report.ts";
+import { openFleetTraining } from "./machines/fleet-training.ts";
 import { resolveLowRankOptions, type LowRankOptions, type LowRankRun } from "./options.ts";
 import { measureExperts } from "./measure-experts.ts";
 import { changedProducts } from "./products.ts";
 import { scheduleOf, sequencesOfKind } from "./schedule.ts";
+import { computeHere } from "./step-shards.ts";
 import { lossesOfTokens, meanLoss } from "./token-losses.ts";
 import { trainExperts } from "./train-experts.ts";
-import { setContent } from "./write-experts.ts";
+import { openTrainingModel } from "./training-model.ts";
+import { roundedRouter, setContent } from "./write-experts.ts";
 
 /** Most passes over the text unless the number of tokens is given; short text would be learned by heart. */
 const MAX_PASSES = 3;
-/** Distance of the seeds of changes that are trained together. */
-const SEED_STEP = 7919;
 
 /**
  * Trains low-rank experts of a dense model (LoRA), one for each kind of text, and a router that chooses among them.
@@ -30,7 +28,8 @@ const SEED_STEP = 7919;
  * held-out text beside those of the dense model and of one expert that learned from as many tokens of all kinds.
  *
  * Work is kept in `<out>.unfinished` until it is done. The same model, texts and options give the same folder on the
- * same machine with the same number of threads, however often the work was interrupted and resumed.
+ * same machine with the same number of threads, however often the work was interrupted and resumed, and whichever
+ * machines of a fleet took part.
  *
  * @param texts - of each kind, whose names become those of the experts; every twelfth document is held out
  * @param out - a folder that does not exist yet, or is empty
@@ -52,42 +51,37 @@ export async function tuneLowRank(
   }
   await refuseOccupied(out);
   const startMs = performance.now();
-  const { sequenceTokens, microSequences, rank, alpha, teacherShare, seed } = given;
+  const { sequenceTokens, rank, alpha } = given;
   const tokens = sequencesOfKind(scheduleOf(given, texts.length), given) * texts.length * sequenceTokens;
   const { training, evaluation, domains } = await prepareTexts(model, texts, { ...given, tokens });
   const mostTokens = options.tokens ?? MAX_PASSES * training.length * sequenceTokens;
   const resolved = { ...given, tokens: Math.min(given.tokens, mostTokens) };
   const schedule = scheduleOf(resolved, texts.length);
-  const models = [await model.fingerprint(resolveCacheFolder())];
+  const models = [await model.fingerprint(resolveCacheFolder())] as const;
   const work = await WorkFolder.open(out, { options: resolved, texts, models }, options.resume);
 
-  const weights = await readDecoderWeights(model);
-  const products = changedProducts(resolved.attention);
-  const newChange = (ranks: number, place: number): Adapter =>
-    newAdapter(weights, { products, rank: ranks, seed: (seed + place * SEED_STEP) >>> 0 });
-  const { threads, signal, source = model.path } = options;
-  const settings = { sequences: microSequences, sequenceTokens, scale: alpha / rank, teacherShare, threads };
-  const adapted = new AdaptedModel(model.config, weights, settings);
+  const { threads, signal, fleet, source = model.path } = options;
+  const { adapted, weights, newChange } = await openTrainingModel(model, resolved, threads);
   const file = (name: string): string => work.file(name);
   const shared = { model: adapted, training, options: resolved, run: options, file };
   try {
+    const names = texts.map(({ name }) => name);
+    const plan = { options: resolved, numKinds: names.length, training };
+    const machines = fleet && (await openFleetTraining(fleet, plan, { fingerprint: models[0], threads, signal }));
+    const computeOf = machines?.computeOf ?? (() => computeHere);
     const { validation, test } = splitEvaluation(evaluation);
     const start = newChange(rank, 0);
     const trainedParameters = start.reduce((sum, { values }) => sum + values.length, 0);
     const amount = { schedule, options: resolved, trainedParameters, numEvaluated: evaluation.length };
     options.onEstimate?.(await estimateLowRank(adapted, start, training, amount));
     const dense = await lossesOfTokens(adapted, validation, { adapters: [], signal });
-    const names = texts.map(({ name }) => name);
     const denseLosses = dense.map(meanLoss);
-    const trained = await trainExperts({ ...shared, names, newChange, validation, denseLosses, schedule });
+    const trained = await trainExperts({ ...shared, names, newChange, validation, denseLosses, schedule, computeOf });
     const adapters = trained.own;
-    const router = await routerOfExperts({
-      ...shared,
-      config: model.config,
-      embedding: weights.embedding,
-      adapters,
-      sequences: training,
-    });
+    const { config } = model;
+    const { embedding } = weights;
+    const learned = await routerOfExperts({ ...shared, config, embedding, adapters, sequences: training });
+    const router = roundedRouter(learned);
     const measured = await measureExperts({ model: adapted, trained, test, router, threads, signal });
     const report = lowRankReport({
       model: source,
@@ -103,12 +97,13 @@ export async function tuneLowRank(
       ...setContent({
         experts: adapters.map((adapter, kind) => ({ name: names[kind] ?? "", adapter })),
         router,
-        shape: { rank, alpha, products, base: source },
+        shape: { rank, alpha, products: changedProducts(resolved.attention), base: source },
       }),
       provenance: { base: source, fingerprint: models[0], options: resolved, tokens: report.tokens },
       documents: lowRankDocuments(report),
     });
     await work.remove();
+    await machines?.close();
     return report;
   } finally {
     await adapted.dispose();

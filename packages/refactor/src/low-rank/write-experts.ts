@@ -1,7 +1,14 @@
 // Experts as the contents of an expert set: each in PEFT's layout, and the router.
 
-import { encodeF16, type ExpertSetContent, type SafetensorsInput } from "@readme-moe/model";
-import { routerSection, routerTensors } from "../router-training/router-network.ts";
+import {
+  byteRowTensors,
+  encodeF16,
+  fromByteRows,
+  toByteRows,
+  type ExpertSetContent,
+  type SafetensorsInput,
+} from "@readme-moe/model";
+import { EMBEDDING, routerSection, routerTensors } from "../router-training/router-network.ts";
 import { LEFT, RIGHT } from "../tuning/parameters.ts";
 import type { KeptRouter } from "../tuning/tuning-router.ts";
 import type { Adapter } from "./adapter.ts";
@@ -9,7 +16,7 @@ import { graphName, type Product } from "./products.ts";
 
 interface TrainedSet {
   readonly experts: readonly { readonly name: string; readonly adapter: Adapter }[];
-  readonly router: KeptRouter;
+  readonly router: RoundedRouter;
   readonly shape: AdapterShape;
 }
 
@@ -32,8 +39,24 @@ export function setContent({ experts, router, shape }: TrainedSet): Pick<ExpertS
     })),
     router: {
       config: { ...routerSection(router.config) },
-      tensors: routerTensors(router.config, router.parameters),
+      tensors: router.tensors,
     },
+  };
+}
+
+/** A router whose parameters are those of its file. */
+interface RoundedRouter extends KeptRouter {
+  readonly tensors: readonly SafetensorsInput[];
+}
+
+/** Rounds a router's embedding, which is most of it, to a signed byte for each number and a scale for each token. */
+export function roundedRouter({ config, parameters }: KeptRouter): RoundedRouter {
+  const rows = toByteRows(parameters.get(EMBEDDING)!, config.embeddingSize);
+  const others = routerTensors(config, parameters).filter(({ name }) => name !== EMBEDDING);
+  return {
+    config,
+    parameters: new Map([...parameters, [EMBEDDING, fromByteRows(rows)]]),
+    tensors: [...byteRowTensors(EMBEDDING, rows), ...others],
   };
 }
 

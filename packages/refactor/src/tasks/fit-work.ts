@@ -65,7 +65,7 @@ async function localWork({ setting, work, run }: FitPlace): Promise<FitWork> {
 async function fleetWork(place: FitPlace, fleet: RefactorFleet): Promise<FitWork> {
   const { setting, work, run, fingerprint } = place;
   const machines = await machinesOf(fingerprint, run.threads);
-  const { id: plan, bytes } = encodePlan(place.plan, machines);
+  const { id: plan, bytes } = encodePlan({ kind: "fit", ...place.plan }, machines);
   const store = new SharedStore(fleet.artefacts, plan);
   const runner = new TaskRunner(setting, store);
   // Written again in each run, since an earlier one may be damaged.

@@ -1,29 +1,37 @@
-// The plan of a fit as bytes, and which machines give it the same result.
+// The plan of work that machines share as bytes, and which machines give it the same result.
 
 import { createHash } from "node:crypto";
 import type { ModelConfig } from "@readme-moe/model";
 import { seededRandom } from "@readme-moe/core";
 import { GraphBuilder, GraphSession, operators, type GraphTensor } from "@readme-moe/onnx";
-import { resolveOptions } from "../options.ts";
 import { arrayOf, decodeArtefact, encodeArtefact } from "./artefact.ts";
-import type { FitPlan } from "./fit-setting.ts";
 
 /** Version of tasks and their results; a change of either raises it, so that results of other code are not used. */
-const TASK_VERSION = 1;
+const TASK_VERSION = 2;
 
-const OPTIONS = "options";
+/** Inputs of work that decide its result, beside the model. */
+export interface WorkPlan {
+  /** A fit of experts, or a training of experts of low rank. */
+  readonly kind: "fit" | "low-rank";
+  /** Options of this kind of work, as plain data. */
+  readonly options: object;
+  /** Sequences of each kind of text or expert, all of equal length. */
+  readonly groups: readonly (readonly Int32Array[])[];
+}
+
+const ABOUT = "about";
 const SHAPE = "shape";
 const TOKENS = "tokens";
 
 /** Encodes a plan. @returns its bytes and their hash, which is its id */
 export function encodePlan(
-  { options, groups }: FitPlan,
+  { kind, options, groups }: WorkPlan,
   machines: string,
 ): { readonly id: string; readonly bytes: Uint8Array } {
   const [length = 0] = groups.flatMap((group) => group.slice(0, 1).map((sequence) => sequence.length));
   const bytes = encodeArtefact(
     new Map<string, Int32Array | Uint8Array>([
-      [OPTIONS, new TextEncoder().encode(JSON.stringify({ machines, options }))],
+      [ABOUT, new TextEncoder().encode(JSON.stringify({ kind, machines, options }))],
       [SHAPE, Int32Array.of(length, ...groups.map((group) => group.length))],
       [TOKENS, Int32Array.from(groups.flat().flatMap((sequence) => Array.from(sequence)))],
     ]),
@@ -32,7 +40,7 @@ export function encodePlan(
 }
 
 /**
- * Decodes a plan.
+ * Decodes a plan, whose kind and options are not checked yet.
  *
  * @param id - its hash
  * @param machines - those that this one is among
@@ -41,12 +49,13 @@ export function encodePlan(
 export function decodePlan(
   bytes: Uint8Array,
   { id, machines, config }: { readonly id: string; readonly machines: string; readonly config: ModelConfig },
-): FitPlan {
+): WorkPlan {
   const artefact = hashOf(bytes) === id ? decodeArtefact(bytes) : undefined;
   if (!artefact) throw new TypeError("Expected a plan with the hash that its task names, got another");
-  const about = JSON.parse(new TextDecoder().decode(arrayOf(artefact, OPTIONS, "u8"))) as Record<string, unknown>;
-  if (about["machines"] !== machines) throw new TypeError("Expected a plan for this model and machine, got another");
-  const options = resolveOptions(about["options"] as FitPlan["options"]);
+  const about = JSON.parse(new TextDecoder().decode(arrayOf(artefact, ABOUT, "u8"))) as WorkPlan & {
+    readonly machines: unknown;
+  };
+  if (about.machines !== machines) throw new TypeError("Expected a plan for this model and machine, got another");
   const [length = 0, ...counts] = arrayOf(artefact, SHAPE, "i32");
   const tokens = arrayOf(artefact, TOKENS, "i32");
   const isWhole = length > 0 && counts.every((count) => count > 0);
@@ -56,7 +65,8 @@ export function decodePlan(
   }
   let at = 0;
   const next = (): Int32Array => tokens.slice(at, (at += length));
-  return { options, groups: counts.map((count) => Array.from({ length: count }, next)) };
+  const groups = counts.map((count) => Array.from({ length: count }, next));
+  return { kind: about.kind, options: about.options, groups };
 }
 
 /**
@@ -68,8 +78,8 @@ export async function machinesOf(fingerprint: string, threads: number | undefine
   return hashOf(new TextEncoder().encode(JSON.stringify(parts)));
 }
 
-/** Sizes that no vector length divides. */
-const [ROWS, DEPTH, COLUMNS] = [67, 331, 141] as const;
+/** Sizes that no vector length divides. A product that is higher than wide has the same bits for any threads. */
+const [ROWS, DEPTH, COLUMNS] = [141, 331, 67] as const;
 
 /** Hashes the results of products, sums and exponentials of the inference runtime on fixed numbers. */
 async function arithmetic(threads: number | undefined): Promise<string> {

@@ -1,12 +1,14 @@
-// A machine that runs tasks of refactorings of one model.
+// A machine that runs tasks of refactorings and trainings of one model.
 
 import type { ArtefactStore } from "@readme-moe/core";
 import { resolveCacheFolder, type Model } from "@readme-moe/model";
 import { Products } from "../linear-algebra/products.ts";
 import type { PassOptions } from "../layers/run-layer.ts";
 import { refuseMixture } from "../job/refuse-mixture.ts";
-import { fitSetting, type FitSetting } from "./fit-setting.ts";
-import { decodePlan, machinesOf } from "./plan.ts";
+import { LowRankTasks } from "../low-rank/machines/low-rank-tasks.ts";
+import { resolveOptions, type RefactorOptions } from "../options.ts";
+import { fitSetting } from "./fit-setting.ts";
+import { decodePlan, machinesOf, type WorkPlan } from "./plan.ts";
 import { planKey, SharedStore } from "./shared-store.ts";
 import { TaskRunner } from "./task-runner.ts";
 import { parseTask } from "./task.ts";
@@ -17,13 +19,14 @@ export interface RefactorWorkerOptions extends PassOptions {
   readonly artefacts: ArtefactStore;
 }
 
-interface OpenPlan {
-  readonly id: string;
-  readonly setting: FitSetting;
-  readonly runner: TaskRunner;
+/** Tasks of a plan. */
+interface PlanTasks {
+  /** Runs a task and stores its result. @throws {RangeError} when there is none with this name */
+  readonly run: (task: string) => Promise<void>;
+  readonly dispose: () => Promise<void>;
 }
 
-/** Runs tasks of refactorings of one model. */
+/** Runs tasks of refactorings and trainings of one model. */
 export class RefactorWorker {
   readonly #model: Model;
   readonly #products: Products;
@@ -31,7 +34,7 @@ export class RefactorWorker {
   /** Identity of the machines that give the same results as this one: they have a queue of their own. */
   readonly machines: string;
   /** Plan of the last task. */
-  #open: OpenPlan | undefined;
+  #open: { readonly id: string; readonly tasks: PlanTasks } | undefined;
 
   private constructor(model: Model, products: Products, machines: string, options: RefactorWorkerOptions) {
     this.#model = model;
@@ -60,22 +63,34 @@ export class RefactorWorker {
    * @throws {TypeError | RangeError} when there is no such task, or the plan is for other machines
    */
   async run(plan: string, task: string): Promise<void> {
-    const { runner, setting } = await this.#plan(plan);
-    await runner.run(parseTask(task, setting.bounds));
+    const tasks = await this.#tasksOf(plan);
+    await tasks.run(task);
   }
 
   async dispose(): Promise<void> {
+    await this.#open?.tasks.dispose();
     await this.#products.dispose();
   }
 
-  async #plan(id: string): Promise<OpenPlan> {
-    if (this.#open?.id === id) return this.#open;
-    const { artefacts, ...run } = this.#options;
-    const bytes = await artefacts.get(planKey(id));
+  async #tasksOf(id: string): Promise<PlanTasks> {
+    if (this.#open?.id === id) return this.#open.tasks;
+    const bytes = await this.#options.artefacts.get(planKey(id));
     if (!bytes) throw new TypeError("Expected the plan of a task to be in the store, got none");
     const plan = decodePlan(bytes, { id, machines: this.machines, config: this.#model.config });
-    const setting = fitSetting(plan, { model: this.#model, products: this.#products, run });
-    this.#open = { id, setting, runner: new TaskRunner(setting, new SharedStore(artefacts, id)) };
-    return this.#open;
+    await this.#open?.tasks.dispose();
+    this.#open = undefined;
+    const tasks = await this.#openTasks(plan, new SharedStore(this.#options.artefacts, id));
+    this.#open = { id, tasks };
+    return tasks;
+  }
+
+  async #openTasks(plan: WorkPlan, store: SharedStore): Promise<PlanTasks> {
+    const { artefacts: _, ...run } = this.#options;
+    if (plan.kind === "low-rank") return LowRankTasks.open(plan, { model: this.#model, store, run });
+    if (plan.kind !== "fit") throw new TypeError("Expected a plan of a fit or a training, got another");
+    const options = resolveOptions(plan.options as RefactorOptions);
+    const setting = fitSetting({ ...plan, options }, { model: this.#model, products: this.#products, run });
+    const runner = new TaskRunner(setting, store);
+    return { run: (task) => runner.run(parseTask(task, setting.bounds)), dispose: () => Promise.resolve() };
   }
 }

@@ -38,8 +38,8 @@ export function bestOf({ evaluations }: Pick<TuningHistory, "evaluations">): Eva
 /** Model in training, as `train` sees it. */
 export interface Trainable<Sequence> {
   readonly optimizer: Optimizer;
-  /** Learns from the sequences of one step. */
-  step(sequences: readonly Sequence[], rates: Rates): Promise<StepFigures>;
+  /** Learns from the sequences of one step. @param step - from 0 */
+  step(sequences: readonly Sequence[], rates: Rates, step: number): Promise<StepFigures>;
   /** Returns the mean cross-entropy of each sequence's tokens, in nats. */
   losses(sequences: readonly Sequence[], model: "student" | "teacher"): Promise<readonly number[]>;
 }
@@ -134,7 +134,7 @@ export async function train<Sequence extends TextSequence>(
       if (step % roundSteps === 0) await save();
       const { training } = await data(step);
       const startMs = performance.now();
-      const figures = await trainer.step(plan.batch(training, step), plan.rates(step));
+      const figures = await trainer.step(plan.batch(training, step), plan.rates(step), step);
       stepMs += performance.now() - startMs;
       history = { ...history, steps: [...history.steps, figures] };
       const evaluation = await measure();

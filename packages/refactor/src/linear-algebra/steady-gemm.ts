@@ -1,0 +1,52 @@
+// Matrix products with the same bits for any number of threads.
+//
+// The runtime divides a product that is wider than high by columns, and a thread with few of them adds up longer pieces
+// of the inner axis at a time. Products that are divided by rows have fixed pieces.
+
+import { operators, type GraphBuilder, type Value } from "@readme-moe/onnx";
+
+const { Add, Gemm, Transpose } = operators;
+
+/** Size of a product. */
+export interface ProductSize {
+  readonly rows: number;
+  readonly columns: number;
+  /** Length of the sums. */
+  readonly inner: number;
+}
+
+/** Length of the pieces that sums are made of; a shorter sum is one piece for any number of threads. */
+const PIECE = 128;
+/** Columns of a thread from which its pieces are `PIECE` long, rounded to the blocks that columns are dealt in. */
+const THREAD_COLUMNS = 80;
+const MOST_THREADS = 64;
+
+/** Tells whether a product's bits depend on the number of threads, up to `MOST_THREADS`. */
+export function dependsOnThreads({ rows, columns, inner }: ProductSize): boolean {
+  return rows < columns && inner > PIECE && columns < THREAD_COLUMNS * MOST_THREADS;
+}
+
+interface SteadyOptions {
+  /** Size of the product; one of unknown size is left as it is. */
+  readonly size: ProductSize | undefined;
+  readonly bias?: Value | undefined;
+  /** @default true */
+  readonly transB?: boolean;
+}
+
+/** Computes `x · wᵀ + bias`, or `x · w + bias` without `transB`. */
+export function steadyGemm(g: GraphBuilder, x: Value, w: Value, { size, bias, transB = true }: SteadyOptions): Value {
+  if (!size || !dependsOnThreads(size)) return Gemm(g, x, w, { bias, transB });
+  const product = turnedGemm(g, x, w, { transB });
+  return bias ? Add(g, product, bias) : product;
+}
+
+/** Computes `alpha · x · wᵀ`, or `alpha · x · w` without `transB`, as the transpose of a product that is high. */
+export function turnedGemm(
+  g: GraphBuilder,
+  x: Value,
+  w: Value,
+  { transB, alpha = 1 }: { readonly transB: boolean; readonly alpha?: number },
+): Value {
+  return Transpose(g, Gemm(g, w, x, { transA: !transB, alpha }), [1, 0]);
+}

@@ -1,0 +1,2 @@
+/** Hashes what an installation follows, and which packages of the workspace have modules. */
+export function installedState(root: string): string;
