@@ -4,7 +4,7 @@ import { pagePathOf, siteLinkOf, type SitePlace } from "./pages.ts";
 
 /** The parts of markdown-it that are used here; it is not installed with the repository's dependencies. */
 interface Token {
-  readonly type: string;
+  type: string;
   tag: string;
   readonly info: string;
   readonly content: string;
@@ -34,7 +34,11 @@ export function adaptMarkdown(place: SitePlace): (markdown: MarkdownIt) => void 
     core.ruler.push("links-of-the-repository", ({ tokens, env }) => {
       const source = sources.get(env.relativePath ?? "");
       if (source === undefined) return;
-      for (const token of tokens) adaptLinks(token.children ?? [], source, place);
+      for (const token of tokens) {
+        // VitePress makes only fenced code scroll; indented code would widen the page.
+        if (token.type === "code_block") token.type = "fence";
+        adaptLinks(token.children ?? [], source, place);
+      }
     });
     const { fence } = renderer.rules;
     renderer.rules.fence = (tokens, index, ...rest) => {

@@ -152,13 +152,13 @@ test("environment variables are those that the code reads", async () => {
 });
 
 test("the table of JSON has every command that prints it", () => {
-  const { commands } = commandLine(new AbortController().signal);
-  const all = commands.flatMap((one) => [one, ...one.commands]);
+  const program = commandLine(new AbortController().signal);
+  const all = program.commands.flatMap((one) => [one, ...one.commands]);
   const printing = all.filter(({ options }) => options.some(({ long }) => long === "--json"));
   const names = printing.map((one) => (one.parent?.parent ? `${one.parent.name()} ${one.name()}` : one.name()));
   const [, table = ""] = byHand().split("`--json`");
   const listed = [...table.matchAll(/^\| (`.*?) +\|/gm)].flatMap(([, cell = ""]) =>
-    Array.from(cell.matchAll(/`([a-z ]+)`/g), ([, name]) => name),
+    Array.from(cell.matchAll(/`([a-z ]+)`/g), ([, name = ""]) => name),
   );
   expect(listed.toSorted()).toEqual(names.toSorted());
 });

@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { deadLinks } from "../../docs/site/dead-links.ts";
 import { homePage, plainText, withDescription } from "../../docs/site/front-matter.ts";
+import { adaptMarkdown, type MarkdownIt } from "../../docs/site/markdown.ts";
 import { pagePathOf, sidebarOf, siteLinkOf, type SitePlace } from "../../docs/site/pages.ts";
 import { siteSources } from "../../docs/site/sources.ts";
 import { linksOf, pages, proseOf, readPage, ROOT } from "../support/docs/markdown.ts";
@@ -37,6 +38,15 @@ test("files that are no pages are linked in the repository, where it is known", 
     repository: "https://example.org/us/it/blob/main/",
   });
   expect(link).toEqual({ href: "https://example.org/us/it/blob/main/examples/fleet/compose.yaml" });
+});
+
+test("indented code is written as fenced code, which scrolls on a narrow screen", () => {
+  let change: Parameters<MarkdownIt["core"]["ruler"]["push"]>[1] | undefined;
+  adaptMarkdown(place)({ core: { ruler: { push: (_, rule) => (change = rule) } }, renderer: { rules: {} } });
+  const token = { type: "code_block", tag: "code", info: "", content: "npm start\n", children: null, attrs: null };
+  const tokens = [{ ...token, attrGet: () => null, attrSet: () => undefined }];
+  change?.({ tokens, env: { relativePath: "express.md" } });
+  expect(tokens[0]?.type).toBe("fence");
 });
 
 test("every link between pages leads to a page or a picture", () => {
