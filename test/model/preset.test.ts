@@ -158,7 +158,12 @@ describe("a failed search", () => {
   test("names a cache that cannot be written", async () => {
     await useIndex();
     await writeFile(cacheFolder, "a file");
-    await expectReadMeError(presetPath(PRESET, { cacheFolder }), "ERR_WRITE_FAILED", "cannot be written", "README_MOE_CACHE");
+    await expectReadMeError(
+      presetPath(PRESET, { cacheFolder }),
+      "ERR_WRITE_FAILED",
+      "cannot be written",
+      "README_MOE_CACHE",
+    );
   });
 });
 
