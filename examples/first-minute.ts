@@ -5,10 +5,11 @@ import { parseArgs } from "node:util";
 import { serveChatbot, type ServeChatbotOptions, stopSignal } from "./chatbot/server/serve-chatbot.ts";
 import { openBrowser } from "./open-browser.ts";
 import { pocketExperts, POCKET, run, type PocketExpertsOptions } from "./pocket-experts.ts";
-import { talkingModel, type TalkingModelOptions } from "./talking-model.ts";
+import { SHIPPED_EXPERTS, talkingModel, type TalkingModelOptions } from "./talking-model.ts";
 
 const HELP = `Usage: npm start -- [options]
 
+  --experts        open SmolLM2 with low-rank experts, whose colours the chat shows
   --pocket         take the embedded pocket model, which shows experts and produces nonsense
   --exit           end when the chat is ready instead of serving it until Ctrl-C (also: README_MOE_START_EXIT=1)
   --port <number>  port of the chat (default: 8484, or any free port if that is taken)`;
@@ -21,12 +22,13 @@ export interface FirstMinuteOptions extends PocketExpertsOptions {
 
 /** @param args - command line of `npm start` */
 export async function firstMinute(args: readonly string[], options: FirstMinuteOptions = {}): Promise<void> {
-  const { exit, help, pocket, port } = readFlags(args);
+  const { exit, experts, help, pocket, port } = readFlags(args);
   if (help) {
     console.log(HELP);
     return;
   }
-  const models = (pocket ? undefined : await talkingModels(options)) ?? { paths: await pocketPaths(options) };
+  const talking = { ...(experts ? { experts: SHIPPED_EXPERTS } : {}), ...options.talking };
+  const models = (pocket ? undefined : await talkingModels(talking)) ?? { paths: await pocketPaths(options) };
   console.log("Opening a chat …");
   const common = { precisions: ["int8"], maxNumBatchedSeqs: 4, host: "127.0.0.1" } as const;
   const chatbot = await serveChatbot({ ...models, ...common, port });
@@ -42,7 +44,7 @@ export async function firstMinute(args: readonly string[], options: FirstMinuteO
 type ChatModels = Pick<ServeChatbotOptions, "paths" | "loras">;
 
 /** Returns the models of a chat that makes sense; `undefined` if none can be had. */
-async function talkingModels({ talking }: FirstMinuteOptions): Promise<ChatModels | undefined> {
+async function talkingModels(talking: TalkingModelOptions): Promise<ChatModels | undefined> {
   const found = await talkingModel(talking);
   if ("path" in found) return { paths: [found.path], loras: found.loras };
   console.log(`No model that talks: ${found.why}\nTaking the embedded pocket model instead.\n`);
@@ -61,18 +63,17 @@ async function pocketPaths(options: PocketExpertsOptions): Promise<readonly stri
 function readFlags(args: readonly string[]) {
   const options = {
     exit: { type: "boolean" },
+    experts: { type: "boolean" },
     help: { type: "boolean" },
     pocket: { type: "boolean" },
     port: { type: "string" },
   } as const;
   const {
     exit = process.env["README_MOE_START_EXIT"] === "1",
-    help,
-    pocket,
     port,
+    ...flags
   } = parseArgs({ args: [...args], options }).values;
-  if (port === undefined) return { exit, help, pocket, port };
-  if (!/^\d{1,5}$/.test(port) || Number(port) > 65_535)
+  if (port !== undefined && (!/^\d{1,5}$/.test(port) || Number(port) > 65_535))
     throw new RangeError("Expected --port to be a port number, from 0 to 65535");
-  return { exit, help, pocket, port: Number(port) };
+  return { ...flags, exit, port: port === undefined ? undefined : Number(port) };
 }
