@@ -11,10 +11,11 @@ import {
 } from "./chatbot/server/serve-chatbot.ts";
 import { openBrowser } from "./open-browser.ts";
 import { pocketExperts, POCKET, run, type PocketExpertsOptions } from "./pocket-experts.ts";
-import { talkingModel, type TalkingModelOptions } from "./talking-model.ts";
+import { SHIPPED_EXPERTS, talkingModel, type TalkingModelOptions } from "./talking-model.ts";
 
 const HELP = `Usage: npm start -- [options]
 
+  --experts        open SmolLM2 with low-rank experts, whose colours the chat shows
   --pocket         take the embedded pocket model, which shows experts and produces nonsense
   --exit           end when the chat is ready instead of serving it until Ctrl-C (also: README_MOE_START_EXIT=1)
   --port <number>  port of the chat (default: 8484, or any free port if that is taken)`;
@@ -30,12 +31,13 @@ export interface FirstMinuteOptions extends PocketExpertsOptions {
 
 /** @param args - command line of `npm start` */
 export async function firstMinute(args: readonly string[], options: FirstMinuteOptions = {}): Promise<void> {
-  const { exit, help, pocket, port } = readFlags(args);
+  const { exit, experts, help, pocket, port } = readFlags(args);
   if (help) {
     console.log(HELP);
     return;
   }
-  const talking = pocket ? undefined : await talkingModels(options);
+  const wanted = { ...(experts ? { experts: SHIPPED_EXPERTS } : {}), ...options.talking };
+  const talking = pocket ? undefined : await talkingModels(wanted);
   const models = talking ?? { paths: await pocketPaths(options) };
   console.log("Opening a chat …");
   const common = { precisions: ["int8"], maxNumBatchedSeqs: 4, host: "127.0.0.1" } as const;
@@ -53,7 +55,7 @@ export async function firstMinute(args: readonly string[], options: FirstMinuteO
 type ChatModels = Pick<ServeChatbotOptions, "paths" | "loras">;
 
 /** Returns the models of a chat that makes sense; `undefined` if none can be had. */
-async function talkingModels({ talking }: FirstMinuteOptions): Promise<ChatModels | undefined> {
+async function talkingModels(talking: TalkingModelOptions): Promise<ChatModels | undefined> {
   const found = await talkingModel(talking);
   if ("name" in found) return { paths: [found.name], loras: found.loras };
   console.log(`No model that talks: ${found.why}\nTaking the embedded pocket model instead.\n`);
@@ -72,18 +74,17 @@ async function pocketPaths(options: PocketExpertsOptions): Promise<readonly stri
 function readFlags(args: readonly string[]) {
   const options = {
     exit: { type: "boolean" },
+    experts: { type: "boolean" },
     help: { type: "boolean" },
     pocket: { type: "boolean" },
     port: { type: "string" },
   } as const;
   const {
     exit = process.env["README_MOE_START_EXIT"] === "1",
-    help,
-    pocket,
     port,
+    ...flags
   } = parseArgs({ args: [...args], options }).values;
-  if (port === undefined) return { exit, help, pocket, port };
-  if (!/^\d{1,5}$/.test(port) || Number(port) > 65_535)
+  if (port !== undefined && (!/^\d{1,5}$/.test(port) || Number(port) > 65_535))
     throw new RangeError("Expected --port to be a port number, from 0 to 65535");
-  return { exit, help, pocket, port: Number(port) };
+  return { ...flags, exit, port: port === undefined ? undefined : Number(port) };
 }

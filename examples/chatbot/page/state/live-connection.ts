@@ -29,12 +29,11 @@ const served: Signal<readonly Served[]> = signal<readonly Served[]>([]);
 /** The experts that the user can choose for a message; none for a dense model. */
 export const experts: ReadonlySignal<readonly string[]> = computed(() => {
   if (!model.value) return [];
-  const { name, experts: names, expertKind, hasRouter } = model.value;
+  const { name, experts: names, expertKind } = model.value;
   if (expertKind === "ffn") return names.length > 1 ? names : [];
   const begin = `${name}:`;
   const own = served.value.filter(({ id, parent }) => parent === name && id.startsWith(begin));
-  // A router chooses unless the request says that no expert is wanted.
-  return [...(hasRouter && own.length > 0 ? ["none"] : []), ...own.map(({ id }) => id.slice(begin.length))];
+  return own.map(({ id }) => id.slice(begin.length));
 });
 
 /** The expert of the next answer; `undefined` where the model decides. */

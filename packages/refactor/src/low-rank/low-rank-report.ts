@@ -157,7 +157,7 @@ function card(report: LowRankReport, hasPicture: boolean): string {
   const count = experts.length === 1 ? "One expert that changes" : `${experts.length} experts that change`;
   const products = options.attention ? "all products of the layers" : "the feed-forward products";
   const course = {
-    ranks: `${options.sharedRank} of their ranks are the same: all text trained them.`,
+    ranks: `They have ${options.sharedRank} of their ranks in common, which all text trained.`,
     start: `All kinds trained one expert on ${percent(options.sharedShare)} of the tokens, from which each kind's own went on.`,
     none: "Each expert began from zero.",
   }[options.sharing];
