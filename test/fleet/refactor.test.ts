@@ -108,6 +108,7 @@ describe.skipIf(noServer !== undefined)("a refactoring on machines", () => {
     };
     await expect(coordinator.run({ ...flow, tasks: ["good", "bad"] })).rejects.toThrow("task bad: no such task");
     expect(started).not.toContain("end");
+    await expect(coordinator.run({ ...flow, last: undefined, tasks: ["good", "bad"] })).rejects.toThrow("task bad");
     const hostile = "../../etc/passwd";
     await expect(coordinator.run({ ...flow, tasks: [hostile] })).rejects.toThrow("Expected a job of a coordinator");
     expect(started).not.toContain(hostile);

@@ -246,6 +246,8 @@ test.each<readonly [string, LowRankOptions, readonly string[], RegExp]>([
   ["no rank", { rank: 0 }, ["a"], /`rank`/],
   ["no alpha", { alpha: 0 }, ["a"], /`alpha` to be above 0/],
   ["micro-batches that do not fit", { microSequences: 3 }, ["a"], /`microSequences` to divide the 2/],
+  ["shards that do not fit", { shards: 3 }, ["a"], /`shards` to divide the 2/],
+  ["micro-batches larger than shards", { shards: 2, microSequences: 2 }, ["a"], /divide the 1 sequences of a shard/],
 ])("refuses %s", async (_, options, names, message) => {
   const [text] = await pocketTexts(["book"]);
   const texts = names.map((name) => ({ ...text!, name }));

@@ -4,7 +4,8 @@ import { GraphBuilder, GraphSession, operators, type GraphTensor } from "@readme
 import { expect, test } from "vitest";
 import { dependsOnThreads, steadyGemm } from "../../packages/refactor/src/linear-algebra/steady-gemm.ts";
 import { Products } from "../../packages/refactor/src/linear-algebra/products.ts";
-import { matrix } from "../../packages/refactor/src/linear-algebra/matrix.ts";
+import { matrix, type Matrix } from "../../packages/refactor/src/linear-algebra/matrix.ts";
+import { machinesOf } from "../../packages/refactor/src/tasks/plan.ts";
 import { seededRandom } from "../support/random.ts";
 
 const THREADS = [1, 2, 16];
@@ -55,8 +56,6 @@ test.each([
   [60, 300, 61],
   [61, 300, 60],
 ])("float64 products of %i rows, sums of %i and %i columns", async (rows, inner, columns) => {
-  const numbers = (height: number, width: number) =>
-    matrix(height, width, Array.from({ length: height * width }, random));
   const [a, b, c] = [numbers(rows, inner), numbers(inner, columns), numbers(rows, columns)];
   const results = [];
   for (const threads of THREADS) {
@@ -72,6 +71,15 @@ test.each([
   expect(product![at]).toBeCloseTo(sum, 9);
   expect(rest![at]).toBeCloseTo(c.data[at]! - sum, 9);
 });
+
+test("machines with up to 16 threads have the same arithmetic", async () => {
+  const [one, ...others] = await Promise.all([1, 2, 16, 24].map((threads) => machinesOf("model", threads)));
+  expect(others.map((other) => other === one)).toEqual([true, true, false]);
+});
+
+function numbers(rows: number, columns: number): Matrix {
+  return matrix(rows, columns, Array.from({ length: rows * columns }, random));
+}
 
 /** Counts different results, by their bits. */
 function numberOfResults(results: readonly GraphTensor["data"][]): number {

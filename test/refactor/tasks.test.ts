@@ -5,6 +5,7 @@ import { openModel, type Model } from "@readme-moe/model";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { Products } from "../../packages/refactor/src/linear-algebra/products.ts";
 import { resolveOptions, type RefactorOptions } from "../../packages/refactor/src/options.ts";
+import { gradientTaskName, parseGradientTask } from "../../packages/refactor/src/low-rank/machines/gradient-task.ts";
 import { decodeArtefact, encodeArtefact } from "../../packages/refactor/src/tasks/artefact.ts";
 import { fitSetting, type FitPlan, type FitSetting } from "../../packages/refactor/src/tasks/fit-setting.ts";
 import { decodePlan, encodePlan } from "../../packages/refactor/src/tasks/plan.ts";
@@ -187,6 +188,16 @@ test("names of tasks are read back, and no others are", () => {
   for (const name of [...others, ...more]) expect(() => parseTask(name, bounds), name).toThrow(RangeError);
   const bare = settingOf({ baselines: false }).bounds;
   expect(() => parseTask("fit-0-random-0-0", bare)).toThrow(RangeError);
+});
+
+test("names of a training's tasks are read back, and no others are", () => {
+  const bounds = { courses: ["first", { kind: 2, isRest: true }] as const, stepsOf: () => 3, shards: 2 };
+  for (const course of bounds.courses) {
+    const task = { course, step: 2, shard: 1 };
+    expect(parseGradientTask(gradientTaskName(task), bounds)).toEqual(task);
+  }
+  const others = ["rest-0-0", "first-3-0", "first-0-2", "first-00-0", "first-0", "first-0-0-0", "rest1-0-0", ""];
+  for (const name of others) expect(() => parseGradientTask(`gradients-${name}`, bounds), name).toThrow(RangeError);
 });
 
 test("an artefact is read back, and not when any of its bytes is wrong or missing", () => {

@@ -88,7 +88,7 @@ export interface RefactorRun {
   readonly fleet?: RefactorFleet | undefined;
 }
 
-/** Machines that fit the layers of a model, each of which runs a `RefactorWorker`. */
+/** Machines that fit the layers of a model, or compute the gradients of a training. Each runs a `RefactorWorker`. */
 export interface RefactorFleet {
   /** Store that the machines share. */
   readonly artefacts: ArtefactStore;

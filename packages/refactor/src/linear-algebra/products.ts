@@ -7,13 +7,13 @@ const { Add, Gemm } = operators;
 /** Sessions of one operation, for products of all sizes. */
 interface Sessions {
   readonly plain: GraphSession;
-  /** For products whose bits depend on the number of threads. */
+  /** Session for products whose bits depend on the number of threads. */
   readonly turned: GraphSession;
 }
 
 /**
  * Multiplies float64 matrices in the inference runtime, tens of times as fast as loops in JavaScript. Results are the
- * same for any number of threads.
+ * same for any number of threads up to 16.
  */
 export class Products {
   readonly #multiply: Sessions;

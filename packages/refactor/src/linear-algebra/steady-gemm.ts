@@ -1,4 +1,4 @@
-// Matrix products with the same bits for any number of threads.
+// Matrix products with the same bits for any number of threads up to 16.
 //
 // The runtime divides a product that is wider than high by columns, and a thread with few of them adds up longer pieces
 // of the inner axis at a time. Products that are divided by rows have fixed pieces.
@@ -19,11 +19,14 @@ export interface ProductSize {
 const PIECE = 128;
 /** Columns of a thread from which its pieces are `PIECE` long, rounded to the blocks that columns are dealt in. */
 const THREAD_COLUMNS = 80;
-const MOST_THREADS = 64;
+const MOST_THREADS = 16;
+
+/** Columns from which a product needs no care. */
+export const STEADY_COLUMNS: number = THREAD_COLUMNS * MOST_THREADS;
 
 /** Tells whether a product's bits depend on the number of threads, up to `MOST_THREADS`. */
 export function dependsOnThreads({ rows, columns, inner }: ProductSize): boolean {
-  return rows < columns && inner > PIECE && columns < THREAD_COLUMNS * MOST_THREADS;
+  return rows < columns && inner > PIECE && columns < STEADY_COLUMNS;
 }
 
 interface SteadyOptions {

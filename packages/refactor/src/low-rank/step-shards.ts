@@ -6,13 +6,13 @@ import { addInto } from "../experts/moments.ts";
 export interface ShardGradients {
   /** Sum of the weighted cross-entropies of the shard's tokens. */
   readonly crossEntropy: number;
-  /** By the keys of parameters. */
+  /** Gradients by the keys of parameters. */
   readonly gradients: ReadonlyMap<string, Float32Array>;
 }
 
 /** One step, whose gradients are wanted. */
 export interface WantedStep {
-  /** From 0. */
+  /** Number of the step, from 0. */
   readonly step: number;
   /** Lists the parameters that the gradients depend on, by key. */
   readonly values: () => ReadonlyMap<string, Float32Array>;

@@ -4,6 +4,7 @@ import { createHash } from "node:crypto";
 import type { ModelConfig } from "@readme-moe/model";
 import { seededRandom } from "@readme-moe/core";
 import { GraphBuilder, GraphSession, operators, type GraphTensor } from "@readme-moe/onnx";
+import { STEADY_COLUMNS } from "../linear-algebra/steady-gemm.ts";
 import { arrayOf, decodeArtefact, encodeArtefact } from "./artefact.ts";
 
 /** Version of tasks and their results; a change of either raises it, so that results of other code are not used. */
@@ -78,7 +79,7 @@ export async function machinesOf(fingerprint: string, threads: number | undefine
   return hashOf(new TextEncoder().encode(JSON.stringify(parts)));
 }
 
-/** Sizes that no vector length divides. A product that is higher than wide has the same bits for any threads. */
+/** Sizes that no vector length divides, of a product that is higher than wide. */
 const [ROWS, DEPTH, COLUMNS] = [141, 331, 67] as const;
 
 /** Hashes the results of products, sums and exponentials of the inference runtime on fixed numbers. */
@@ -100,10 +101,14 @@ async function arithmetic(threads: number | undefined): Promise<string> {
     if (type === "float32") {
       g.output("softmax", operators.Softmax(g, product, 1), type, ["m", "n"]);
       g.output("sums", operators.ReduceSum(g, product, 0), type, ["n"]);
+      // Its bits are others with more threads than `steadyGemm` is made for.
+      const wide = operators.Gemm(g, a, g.input("wide", type, ["k", "w"]), { transB: false });
+      g.output("wideProduct", wide, type, ["m", "w"]);
     }
     const session = await GraphSession.open(g.build(), { threads });
     try {
-      const outputs = await session.run({ a: numbers(ROWS, DEPTH), b: numbers(DEPTH, COLUMNS) });
+      const wide = type === "float32" ? { wide: numbers(DEPTH, STEADY_COLUMNS) } : {};
+      const outputs = await session.run({ a: numbers(ROWS, DEPTH), b: numbers(DEPTH, COLUMNS), ...wide });
       for (const [, { data }] of Object.entries(outputs).toSorted(([one], [other]) => (one < other ? -1 : 1))) {
         hash.update(new Uint8Array(data.buffer, data.byteOffset, data.byteLength));
       }

@@ -6,7 +6,7 @@ import { Products } from "../linear-algebra/products.ts";
 import type { PassOptions } from "../layers/run-layer.ts";
 import { refuseMixture } from "../job/refuse-mixture.ts";
 import { LowRankTasks } from "../low-rank/machines/low-rank-tasks.ts";
-import { resolveOptions, type RefactorOptions } from "../options.ts";
+import { resolveOptions } from "../options.ts";
 import { fitSetting } from "./fit-setting.ts";
 import { decodePlan, machinesOf, type WorkPlan } from "./plan.ts";
 import { planKey, SharedStore } from "./shared-store.ts";
@@ -88,7 +88,7 @@ export class RefactorWorker {
     const { artefacts: _, ...run } = this.#options;
     if (plan.kind === "low-rank") return LowRankTasks.open(plan, { model: this.#model, store, run });
     if (plan.kind !== "fit") throw new TypeError("Expected a plan of a fit or a training, got another");
-    const options = resolveOptions(plan.options as RefactorOptions);
+    const options = resolveOptions(plan.options);
     const setting = fitSetting({ ...plan, options }, { model: this.#model, products: this.#products, run });
     const runner = new TaskRunner(setting, store);
     return { run: (task) => runner.run(parseTask(task, setting.bounds)), dispose: () => Promise.resolve() };

@@ -78,15 +78,7 @@ export async function openFleetTraining(
     };
   };
   return {
-    computeOf: (course) => {
-      let isFirst = true;
-      return async (wanted) => {
-        // A process that was killed may have left the step that its checkpoint is behind.
-        if (isFirst && wanted.step > 0) await removeStep(course, wanted.step - 1);
-        isFirst = false;
-        return runStep(course, wanted);
-      };
-    },
+    computeOf: (course) => (wanted) => runStep(course, wanted),
     close: () => artefacts.remove(planKey(plan)),
   };
 }

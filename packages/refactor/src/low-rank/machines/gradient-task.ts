@@ -5,7 +5,7 @@ import type { Course } from "../schedule.ts";
 /** Task that computes the gradients of one shard of a step. */
 export interface GradientTask {
   readonly course: Course;
-  /** From 0. */
+  /** Number of the step, from 0. */
   readonly step: number;
   readonly shard: number;
 }

@@ -6,7 +6,7 @@ import type { WorkPlan } from "../../tasks/plan.ts";
 import type { TaskStore } from "../../tasks/task-runner.ts";
 import type { TextSequence } from "../../tuning/tuning-data.ts";
 import { AdapterTrainer } from "../adapter-trainer.ts";
-import { resolveLowRankOptions, type LowRankOptions, type ResolvedLowRankOptions } from "../options.ts";
+import { resolveLowRankOptions, type ResolvedLowRankOptions } from "../options.ts";
 import { coursesOf, planOf, scheduleOf, type Course, type Schedule } from "../schedule.ts";
 import { cutShards } from "../step-shards.ts";
 import { changesOf, openTrainingModel, type TrainingModel } from "../training-model.ts";
@@ -43,7 +43,7 @@ export class LowRankTasks {
    * @throws {TypeError | RangeError} on options that no training has
    */
   static async open(plan: WorkPlan, machine: TaskMachine): Promise<LowRankTasks> {
-    const options = resolveLowRankOptions(plan.options as LowRankOptions, plan.groups.length);
+    const options = resolveLowRankOptions(plan.options, plan.groups.length);
     return new LowRankTasks(
       machine,
       plan,
