@@ -49,7 +49,9 @@ async function measure(ask: Ask, round: number, { first, token, goodput }: Times
 
 const valkey = await startValkey();
 await using alone = await serve(values.model, 512, ["--threads", "1"]);
-const machine = await startMachine({ fleet: valkey.url, model: values.model, id: "one" });
+// `serve` computes in int8, too.
+const args = ["--precision", "int8"];
+const machine = await startMachine({ fleet: valkey.url, model: values.model, id: "one", args });
 const flags = ["--fleet", valkey.url, "--max-queue-ms", values["max-queue-ms"], "--max-requests", "100000"];
 await using front = await serve(values.model, 512, [...flags, "--max-client-share", "1"]);
 const contenders = [

@@ -10,7 +10,7 @@ export type Source = readonly [file: string, name: string];
 const UNIONS: Readonly<Record<string, string>> = {
   ControlTokensInMessages: "packages/model/src/text/encode-chat.ts",
   EvictionPolicyName: "packages/core/src/expert-cache/eviction-policy.ts",
-  FinishReason: "packages/core/src/engine.ts",
+  FinishReason: "packages/core/src/generation.ts",
   KernelKind: "packages/kernel/src/kernel.ts",
   KvPrecision: "packages/kernel/src/kv/kv-shape.ts",
   Precision: "packages/model/src/weights/precision.ts",

@@ -35,8 +35,8 @@ export const REGIONS: readonly Region[] = [
   },
   { page: "engine.md", name: "requests", make: () => optionTable([`${CORE}/engine.ts`, "GenerateRequest"]) },
   { page: "engine.md", name: "parameters", make: () => optionTable([PARAMS, "SamplingParams"]) },
-  { page: "engine.md", name: "chunks", make: () => fieldTable([`${CORE}/engine.ts`, "GenerateChunk"]) },
-  { page: "engine.md", name: "tokens", make: () => fieldTable([`${CORE}/engine.ts`, "GeneratedToken"]) },
+  { page: "engine.md", name: "chunks", make: () => fieldTable([`${CORE}/generation.ts`, "GenerateChunk"]) },
+  { page: "engine.md", name: "tokens", make: () => fieldTable([`${CORE}/generation.ts`, "GeneratedToken"]) },
   { page: "engine.md", name: "info", make: () => fieldTable([`${CORE}/engine.ts`, "EngineInfo"]) },
   {
     page: "engine.md",

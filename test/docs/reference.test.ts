@@ -147,10 +147,26 @@ test("the API's error codes are the ones of express.md", async () => {
 test("environment variables are those that the code reads", async () => {
   const sources = (await sourcesOf("packages")).join("\n");
   const read = new Set([...sources.matchAll(/\bREADME_MOE_[A-Z0-9_]*[A-Z0-9]\b/g)].map(([name]) => name));
-  const page = readPage(join("docs", "reference", "command-line.md"));
-  const documented = new Set([...page.matchAll(/\bREADME_MOE_[A-Z0-9_]*[A-Z0-9]\b/g)].map(([name]) => name));
+  const documented = new Set([...byHand().matchAll(/\bREADME_MOE_[A-Z0-9_]*[A-Z0-9]\b/g)].map(([name]) => name));
   expect([...documented].toSorted()).toEqual([...read].toSorted());
 });
+
+test("the table of JSON has every command that prints it", () => {
+  const { commands } = commandLine(new AbortController().signal);
+  const all = commands.flatMap((one) => [one, ...one.commands]);
+  const printing = all.filter(({ options }) => options.some(({ long }) => long === "--json"));
+  const names = printing.map((one) => (one.parent?.parent ? `${one.parent.name()} ${one.name()}` : one.name()));
+  const [, table = ""] = byHand().split("`--json`");
+  const listed = [...table.matchAll(/^\| (`.*?) +\|/gm)].flatMap(([, cell = ""]) =>
+    Array.from(cell.matchAll(/`([a-z ]+)`/g), ([, name]) => name),
+  );
+  expect(listed.toSorted()).toEqual(names.toSorted());
+});
+
+/** Returns the part of the page on the command line that is not generated. */
+function byHand(): string {
+  return readPage(join("docs", "reference", "command-line.md")).split("<!-- npm run docs")[0] ?? "";
+}
 
 test("the simulated picture is what the command draws", async () => {
   const file = join(await temporaryFolder(), "picture.svg");

@@ -118,7 +118,7 @@ test.skipIf(executablePath === undefined)(
     await say(page, "The ship was");
     expect(await lastAnswer(page)).toMatch(/^ ?the( the){11}$/);
     // Tokens have the colours of experts.
-    expect(await page.locator(".message.assistant .expert").count()).toBeGreaterThan(0);
+    await expect.poll(() => page.locator(".message.assistant .expert").count()).toBeGreaterThan(0);
     expect(complaints).toEqual([]);
     expect(await stop("SIGTERM")).toBe(0);
   },

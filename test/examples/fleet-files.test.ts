@@ -257,6 +257,7 @@ describe("kubernetes.yaml", () => {
       measure: new EngineMeasure(),
       counters: newCounters(),
       isDraining: false,
+      homes: {},
     });
     const [{ pods }] = metrics as [(typeof metrics)[number]];
     expect(workerMetrics(state)).toContain(`# TYPE ${pods.metric.name} gauge`);

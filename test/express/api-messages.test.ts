@@ -52,7 +52,12 @@ const hello = [{ role: "user" as const, content: "Hello there" }];
 const light = {
   name: "light",
   description: "Switches the light",
-  input_schema: { type: "object" as const, properties: { on: { type: "boolean" } }, required: ["on"] },
+  input_schema: {
+    type: "object" as const,
+    properties: { on: { type: "boolean" } },
+    required: ["on"],
+    additionalProperties: false,
+  },
 };
 
 async function right(messages: readonly { readonly role: string; readonly content: string }[]): Promise<string> {

@@ -178,7 +178,12 @@ describe("the OpenAI SDK", () => {
   });
 
   test("gets answers under a schema", async () => {
-    const schema = { type: "object", properties: { city: { enum: ["Rome", "Oslo"] } }, required: ["city"] };
+    const schema = {
+      type: "object",
+      properties: { city: { enum: ["Rome", "Oslo"] } },
+      required: ["city"],
+      additionalProperties: false,
+    };
     const answer = await openai.responses.create({
       model,
       input: "A city",

@@ -6,7 +6,7 @@ import { affinitiesOf, affinityOf, countExperts, sharesOf } from "../../packages
 import { chooseVersion } from "../../packages/fleet/src/front/choose-version.ts";
 import { describeWorker, type HeldJob } from "../../packages/fleet/src/worker/describe-worker.ts";
 import { EngineMeasure } from "../../packages/fleet/src/worker/engine-measure.ts";
-import { HomeKeeper } from "../../packages/fleet/src/worker/home-keeper.ts";
+import { HomeKeeper, type HomeMember } from "../../packages/fleet/src/worker/home-keeper.ts";
 import { newCounters } from "../../packages/fleet/src/worker/state.ts";
 
 type Shape = Pick<EngineInfo, "experts" | "expertKind">;
@@ -75,6 +75,7 @@ test("a worker's state counts what its jobs hold, and a draining one takes no mo
     publishedMs: 5,
     pulls: 3,
     measure: new EngineMeasure(),
+    homes: {},
   };
   const of = (isDraining: boolean, held = jobs): ReturnType<typeof describeWorker> =>
     describeWorker({ ...shared, jobs: held, counters: newCounters(), isDraining });
@@ -85,7 +86,15 @@ test("a worker's state counts what its jobs hold, and a draining one takes no mo
 });
 
 test("a worker's state has the experts of its jobs, weighted by their shares", () => {
-  const shared = { id: "w", promptVersion: "p", modelVersion: "m", publishedMs: 5, pulls: 3, isDraining: false };
+  const shared = {
+    id: "w",
+    promptVersion: "p",
+    modelVersion: "m",
+    publishedMs: 5,
+    pulls: 3,
+    isDraining: false,
+    homes: {},
+  };
   const info = { precision: "int8", maxNumSeqs: 8, kvCapacityTokens: 400 };
   const of = (...jobs: HeldJob[]): ReturnType<typeof describeWorker> =>
     describeWorker({ ...shared, info, jobs, measure: new EngineMeasure(), counters: newCounters() });
@@ -114,35 +123,37 @@ test("a worker's measure follows its engine", () => {
   // What was evicted is found no more.
   for (let count = 0; count < 6; count++) measure.ended({ affinity: "e1", steps: 20, cachedTokens: 0 });
   expect(measure.prefixTokens).toEqual({});
+  measure.worked("e1", 3);
+  measure.worked("e1", 2);
+  for (const workByKey of [{ e1: 5 }, {}]) {
+    measure.observe({ steps: 30, cost }, 1, 3000);
+    expect(measure.workByKey).toEqual(workByKey);
+  }
 });
 
-test("homes spread busy affinities over the workers, and leave one that drains", () => {
-  const info = { precision: "int8", maxNumSeqs: 8, kvCapacityTokens: 400 };
-  const shared = {
-    promptVersion: "p",
-    modelVersion: "m",
-    info,
-    publishedMs: 5,
-    pulls: 3,
-    measure: new EngineMeasure(),
-  };
-  const states = (draining: string): ReturnType<typeof describeWorker>[] =>
-    ["a", "b"].map((id, index) =>
-      describeWorker({
-        ...shared,
-        id,
-        jobs: [{ affinity: `e${index}`, numSeqs: 4, kvTokens: 9 }],
-        counters: newCounters(),
-        isDraining: id === draining,
-      }),
-    );
+const states = (draining: string, first?: HomeKeeper): HomeMember[] =>
+  ["a", "b", "c"].map((id, index) => ({
+    id,
+    maxNumSeqs: 8,
+    isDraining: id === draining,
+    workByKey: { [`e${index}`]: 100 },
+    homes: id === "a" ? (first?.homes.byKey ?? {}) : {},
+  }));
+
+test("homes spread busy affinities over the workers, leave one that drains, and are those of the first worker", () => {
   const keeper = new HomeKeeper();
   const homesOfAll = (): readonly string[] =>
     Object.values(keeper.homes.byKey).flatMap((homes) => homes.map(({ workerId }) => workerId));
-  keeper.observe(states(""), 1000);
-  expect(homesOfAll().toSorted()).toEqual(["a", "b"]);
-  keeper.observe(states("a"), 1000);
-  expect(new Set(homesOfAll())).toEqual(new Set(["b"]));
-  keeper.observe([], 1000);
+  keeper.observe("a", states(""), 1000);
+  expect(homesOfAll().toSorted()).toEqual(["a", "b", "c"]);
+  const other = new HomeKeeper();
+  other.observe("b", states("", keeper), 1000);
+  expect(other.homes).toEqual(keeper.homes);
+  // The next one decides, and moves what it has to.
+  other.observe("b", states("a", keeper), 1000);
+  expect(new Set(Object.values(other.homes.byKey).flatMap((homes) => homes.map(({ workerId }) => workerId)))).toEqual(
+    new Set(["b", "c"]),
+  );
+  keeper.observe("a", [], 1000);
   expect(homesOfAll()).toEqual([]);
 });

@@ -14,7 +14,7 @@ import { JobAdder, waitingKeysOf } from "../../packages/fleet/src/queue/job-queu
 import { peekQueues } from "../../packages/fleet/src/queue/peek.ts";
 import { until } from "../support/serving-process.ts";
 import { leftovers } from "../support/fleet/leftovers.ts";
-import { makeRequests, readAnswer } from "../support/fleet/requests.ts";
+import { collectAnswer, makeRequests, readAnswer } from "../support/fleet/requests.ts";
 import { noServer, startValkey, type ValkeyServer } from "../support/fleet/valkey.ts";
 import { Valve } from "../support/fleet/valve.ts";
 import { POCKET } from "../support/pocket.ts";
@@ -191,6 +191,15 @@ describe.skipIf(noServer !== undefined)("a fleet", () => {
     await expect(aborted).rejects.toThrow("enough");
     await idle();
     valve.open();
+  });
+
+  test("ends its answers as ones to be sent to another front when it is disposed, and their work", async () => {
+    const second = await openFront();
+    const generation = second.generate({ ...LONG, id: "stopped" });
+    await generation.next();
+    await second.dispose();
+    await expect(collectAnswer(generation)).rejects.toMatchObject({ code: "ERR_DRAINED" });
+    await idle();
   });
 
   test("hands a stream from a worker that drains to the next one, token by token the same", async () => {

@@ -114,7 +114,7 @@ describe.skipIf(noServer !== undefined)("a fleet under load", () => {
     expect(wrong).toEqual([]);
     for (const index of PROMPTS.keys()) expect(await ask(index)).toBe(next[index]);
     expect((await readFleetStatus(valkey.url)).versions).toMatchObject([{ workers: 2, draining: 0, waiting: 0 }]);
-  });
+  }, 900_000);
 });
 
 /** The answers of one machine to all prompts, greedily. */

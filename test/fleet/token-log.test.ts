@@ -4,7 +4,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { openConnection, type Connection } from "../../packages/fleet/src/connection/connect.ts";
 import { parseFleetUrl } from "../../packages/fleet/src/connection/address.ts";
 import { withScripts, type ScriptedRedis } from "../../packages/fleet/src/log/scripts.ts";
-import { LogAppender } from "../../packages/fleet/src/log/log-appender.ts";
+import { WorkerLogs } from "../../packages/fleet/src/log/worker-logs.ts";
 import { LogWriter, type WriteEnd } from "../../packages/fleet/src/log/log-writer.ts";
 import {
   cancelRequest,
@@ -26,17 +26,17 @@ describe.skipIf(noServer !== undefined)("the log of a request", () => {
   let server: ValkeyServer;
   let connection: Connection;
   let redis: ScriptedRedis;
-  let appender: LogAppender;
+  let logs: WorkerLogs;
   let numRequests = 0;
   const newId = (): string => `request-${++numRequests}.job`;
   const append = (requestId: string, entries: Omit<Append, "requestId">): Promise<AppendOutcome> =>
-    appender.append({ requestId, ...entries });
+    logs.append({ requestId, ...entries });
 
   beforeAll(async () => {
     server = await startValkey();
     connection = openConnection(parseFleetUrl(server.url));
     redis = withScripts(connection.redis);
-    appender = new LogAppender(redis);
+    logs = new WorkerLogs(redis);
   });
 
   afterAll(async () => {
@@ -97,7 +97,7 @@ describe.skipIf(noServer !== undefined)("the log of a request", () => {
     const appended = { status: "fulfilled", value: { kind: "appended" } };
     expect(await all(1)).toEqual(Array.from(claims, () => appended));
     await server.redis.ping();
-    expect(heard.toSorted()).toEqual([
+    expect(heard.toSorted(([a], [b]) => a.localeCompare(b))).toEqual([
       [`${FRONT_PREFIX}a`, `${first} 1 1\n${second} 1 1`],
       [`${FRONT_PREFIX}b`, `${elsewhere} 1 1`],
     ]);
@@ -153,7 +153,7 @@ describe.skipIf(noServer !== undefined)("the log of a request", () => {
     const id = newId();
     const ends: WriteEnd[] = [];
     const claim = await claimRequest(redis, id, "a");
-    const writer = new LogWriter(appender, id, claim, (end) => ends.push(end));
+    const writer = new LogWriter(logs, id, claim, (end) => ends.push(end));
     for (const entry of ["a", "b", "c"]) writer.add(entry, false);
     await writer.flush();
     // The primary dies before its last two entries, and the owner, reach the replica.
@@ -163,7 +163,7 @@ describe.skipIf(noServer !== undefined)("the log of a request", () => {
     await writer.flush();
     expect((await readEntries(redis, id, 0)).map(([, entry]) => entry)).toEqual(["a", "b", "c", "d"]);
     await server.redis.del(requestKeys(id).log);
-    const next = new LogWriter(appender, id, { ...claim, entries: ["a", "b", "c", "d"] }, (end) => ends.push(end));
+    const next = new LogWriter(logs, id, { ...claim, entries: ["a", "b", "c", "d"] }, (end) => ends.push(end));
     next.add("e", true);
     await next.flush();
     expect((await readEntries(redis, id, 0)).map(([, entry]) => entry)).toEqual(["a", "b", "c", "d", "e"]);
@@ -178,7 +178,7 @@ describe.skipIf(noServer !== undefined)("the log of a request", () => {
       const zombies: LogWriter[] = [];
       for (;;) {
         const claim = await claimRequest(redis, id, `worker-${zombies.length}`);
-        const writer = new LogWriter(appender, id, claim, () => undefined);
+        const writer = new LogWriter(logs, id, claim, () => undefined);
         const upTo = Math.min(answer.length, claim.entries.length + Math.floor(8 * random()));
         for (let place = claim.entries.length; place < upTo; place++)
           writer.add(answer[place]!, place === answer.length - 1);

@@ -99,7 +99,7 @@ test("starts a client's grammar at once beside twelve slow ones of another clien
 
 test("makes slow grammars of many clients share time slices", async () => {
   // A time slice is a fifth of this.
-  const grammars = await open({ maxCompileMs: 2_000 });
+  const grammars = await open({ maxCompileMs: 5_000 });
   const controller = new AbortController();
   const asked = ["x", "y", "z"].map((client, index) =>
     reasonOf(grammars.regex(slow(index), { client, signal: controller.signal })),

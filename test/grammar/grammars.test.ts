@@ -1,6 +1,6 @@
 import type { EngineVocabulary } from "@readme-moe/core";
 import { Grammars, type Constraint } from "@readme-moe/grammar";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from "vitest";
 import { allowedAfter, smallVocabulary, textOf, writeBound } from "../support/bound-text.ts";
 import { seededRandom } from "../support/random.ts";
 import { expectReadMeError } from "../support/rejection.ts";
@@ -171,6 +171,20 @@ describe("limits", () => {
     );
     expect(written.map(({ text }) => text)).toEqual([...words, ...words]);
     await few.dispose();
+  });
+
+  test("leave out the time in which this process was suspended", async () => {
+    const own = await Grammars.open(vocabulary);
+    const constraint = await own.choice(["yes"]);
+    vi.useFakeTimers({ toFake: ["setTimeout", "clearTimeout"] });
+    onTestFinished(() => void vi.useRealTimers());
+    const allowed = allowedAfter(constraint, vocabulary, ascii("y"));
+    for (let turns = 0; turns < 100 && vi.getTimerCount() === 0; turns++) await Promise.resolve();
+    expect(vi.getTimerCount()).toBe(1);
+    // A process that goes on sees first that time is over, and then what its threads had sent.
+    vi.runOnlyPendingTimers();
+    expect(await allowed).toContain("e".charCodeAt(0));
+    await own.dispose();
   });
 
   test("refuse more waiting grammars than allowed", async () => {

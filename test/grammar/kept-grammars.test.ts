@@ -1,15 +1,23 @@
 // The compiled grammars that are kept, observed by the threads that start when one is compiled again.
 
 import { Grammars, type Constraint } from "@readme-moe/grammar";
-import { afterEach, beforeEach, describe, expect, onTestFinished, test } from "vitest";
+import { afterEach, beforeEach, describe, expect, onTestFinished, test, vi } from "vitest";
 import { allowedAfter, smallVocabulary } from "../support/bound-text.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 
 const vocabulary = smallVocabulary();
 let numStarted = 0;
 const onWorker = (): void => void numStarted++;
-beforeEach(() => void process.on("worker", onWorker));
-afterEach(() => void process.off("worker", onWorker));
+beforeEach(() => {
+  process.on("worker", onWorker);
+  // No grammar is unused for long, however busy the machine is.
+  let nowMs = 0;
+  vi.spyOn(performance, "now").mockImplementation(() => nowMs++);
+});
+afterEach(() => {
+  process.off("worker", onWorker);
+  vi.restoreAllMocks();
+});
 
 const WORDS = ["a", "b", "c", "d", "e"] as const;
 type Word = (typeof WORDS)[number];

@@ -3,10 +3,14 @@
  * `RangeError`, thrown at once (`options.ts`).
  */
 export type ReadMeErrorCode =
-  /** A file is missing or unreadable, or its content does not match its name. */
+  /** A file or folder does not exist. */
   | "ERR_FILE_NOT_FOUND"
+  /** A file exists and cannot be read. */
   | "ERR_FILE_UNREADABLE"
-  /** A checkpoint file is truncated, corrupt or hostile. The message names the file and the tensor. */
+  /**
+   * A file is truncated, damaged, hostile, or of another format than its name says. The message names it, and the
+   * tensor or line.
+   */
   | "ERR_FILE_CORRUPT"
   /** A model folder lacks a file or a tensor that its config promises, or they disagree in shape. */
   | "ERR_MODEL_INVALID"

@@ -1,6 +1,6 @@
 // The chunks of a request between the engine that makes them and the one who reads them, and the end of both.
 
-import type { AcceptedPrompt, GenerateChunk, Generation } from "./engine.ts";
+import type { AcceptedPrompt, GenerateChunk, Generation } from "./generation.ts";
 
 /** Buffers the chunks of one request until its only reader takes them. */
 export class GenerationStream<Chunk extends GenerateChunk = GenerateChunk> implements Generation {

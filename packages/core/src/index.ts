@@ -1,19 +1,14 @@
 export type { ChatContentPart, ChatMessage } from "./chat-message.ts";
+export type { Engine, EngineInfo, GenerateRequest, Prompt, ChatPrompt, ResumedGeneration } from "./engine.ts";
 export type {
   AcceptedPrompt,
-  Engine,
-  EngineInfo,
   FinishReason,
   GenerateChunk,
   GeneratedToken,
-  GenerateRequest,
   Generation,
-  Prompt,
-  ChatPrompt,
-  ResumedGeneration,
   TokenLogprob,
   Usage,
-} from "./engine.ts";
+} from "./generation.ts";
 export { GenerationStream, onceAborted } from "./generation-stream.ts";
 export type { DraftCounts, DraftsBySource, EngineStats, ExpertCacheStats } from "./engine-stats.ts";
 export type { KernelInfo } from "./kernel-info.ts";

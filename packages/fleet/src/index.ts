@@ -1,5 +1,6 @@
 export { describeAddress, parseFleetUrl, type FleetAddress, type HostPort } from "./connection/address.ts";
 export type { ConnectionLimits } from "./connection/connect.ts";
+export type { FleetMemberOptions, FleetPlace } from "./connection/options.ts";
 export { FleetEngine } from "./front/fleet-engine.ts";
 export type { FleetEngineOptions } from "./front/options.ts";
 export {

@@ -89,7 +89,7 @@ export function examples(...calls: readonly string[]): string {
 }
 
 /** Options of every command that generates with a router and streamed experts. */
-export function engineOptions(): readonly Option[] {
+export function engineOptions(isolation?: "thread" | "process"): readonly Option[] {
   return [
     expertOption(),
     loraOption(),
@@ -100,19 +100,22 @@ export function engineOptions(): readonly Option[] {
     ).argParser(wholeNumber(2)),
     new Option(
       "--expert-cache <size>",
-      "memory for experts' weights, such as 150MB; the others are read when needed",
+      "memory for experts' weights, such as 150MB; the other experts are read when needed",
     ).argParser(byteSize),
     new Option(
       "--expert-cache-policy <name>",
       "policy that chooses which expert's weights are evicted, with --expert-cache (default: belady)",
     ).choices(EVICTION_POLICIES),
-    isolationOption(),
+    isolationOption(isolation),
     new Option(
       "--speculation <switch>",
       "whether steps also run tokens that are likely to follow, which saves time and changes no token (default: on)",
     ).choices(["on", "off"]),
     samplingDefaultsOption(),
-    new Option("--draft <model>", "a small model with the same vocabulary that drafts such tokens (default: none)"),
+    new Option(
+      "--draft <model>",
+      "a small model with the same vocabulary that drafts tokens for --speculation (default: none)",
+    ),
     new Option(
       "--record-trace <file>",
       "write the experts of all sequences, as JSON lines for `simulate --trace` (without speculation)",
@@ -139,8 +142,8 @@ export function samplingDefaultsOption(): Option {
   return new Option("--sampling-defaults <source>", explanation).choices(["model", "none"]);
 }
 
-export function isolationOption(): Option {
-  const explanation = "run the model in a process of its own, or in a thread of this one (default: process)";
+export function isolationOption(otherwise: "thread" | "process" = "process"): Option {
+  const explanation = `run the model in a process of its own, or in a thread of this one (default: ${otherwise})`;
   return new Option("--isolation <where>", explanation).choices(["thread", "process"]);
 }
 

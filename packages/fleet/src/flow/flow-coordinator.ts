@@ -7,16 +7,13 @@ import { ReadMeError } from "@readme-moe/core";
 import { FlowProducer, Queue, type FlowJob as BullFlow, type JobsOptions } from "bullmq";
 import { addressOf, type FleetAddress } from "../connection/address.ts";
 import { openConnection, type Connection } from "../connection/connect.ts";
+import type { FleetPlace } from "../connection/options.ts";
 import { unreachable } from "../connection/errors.ts";
 import { flowJobId, type FlowJob } from "./flow-job.ts";
 import { FLOW_LIMITS, FLOW_OPTIONS, flowQueueName } from "./flow-queue.ts";
 
 /** Options of `FlowCoordinator.open`. */
-export interface FlowCoordinatorOptions {
-  /** URL of the fleet's Valkey or Redis. */
-  readonly fleet: string | FleetAddress;
-  /** Called with each failure that the coordinator goes on after. Without secrets. */
-  readonly onError?: ((error: Error) => void) | undefined;
+export interface FlowCoordinatorOptions extends FleetPlace {
   /** Called when tasks have waited for this long and no machine runs any. */
   readonly onIdle?: (() => void) | undefined;
   /** Time between two looks at a flow. @default 250 */

@@ -1,16 +1,15 @@
 // Takes tasks of flows from the queue of its machines.
 
 import { UnrecoverableError, WaitingError, Worker, type Job } from "bullmq";
-import { addressOf, type FleetAddress } from "../connection/address.ts";
+import { addressOf } from "../connection/address.ts";
 import { openConnection, type Connection } from "../connection/connect.ts";
+import type { FleetPlace } from "../connection/options.ts";
 import type { LockTimes } from "../queue/job-queues.ts";
 import { readFlowJob, type FlowJob } from "./flow-job.ts";
 import { FLOW_LIMITS, FLOW_OPTIONS, flowQueueName } from "./flow-queue.ts";
 
 /** Options of `FlowWorker.open`. */
-export interface FlowWorkerOptions {
-  /** URL of the fleet's Valkey or Redis. */
-  readonly fleet: string | FleetAddress;
+export interface FlowWorkerOptions extends FleetPlace {
   /** Machines that this one is among, see `TaskFlow`. */
   readonly machines: string;
   /** Runs a task; running it twice does no harm. Rejects with a `TypeError` or `RangeError` if no machine can. */
@@ -18,8 +17,6 @@ export interface FlowWorkerOptions {
   /** Aborted when the worker closes, so that the task goes to another machine. */
   readonly abort: AbortController;
   readonly lockTimes?: LockTimes | undefined;
-  /** Called with each failure that the worker goes on after. Without secrets. */
-  readonly onError?: ((error: Error) => void) | undefined;
 }
 
 /** A machine that is gone is noticed within these times together. They are longer than any product takes. */

@@ -8,6 +8,14 @@ import type { FleetView } from "./fleet-view.ts";
 /** Age of the view of the workers beyond which nothing is admitted, in ms. */
 const MAX_AGE_MS = 5000;
 
+/** Request that asks for room. */
+interface AskedRoom {
+  readonly priority: number;
+  readonly maxWaitMs: number;
+  /** Other requests of this front that have not ended. */
+  readonly numOpen: number;
+}
+
 /**
  * Refuses a request that would wait for too long.
  *
@@ -17,10 +25,10 @@ const MAX_AGE_MS = 5000;
 export function admitRequest(
   view: Pick<FleetView, "ageMs" | "admit" | "snapshot">,
   address: FleetAddress,
-  { priority, maxWaitMs }: { readonly priority: number; readonly maxWaitMs: number },
+  { priority, maxWaitMs, numOpen }: AskedRoom,
 ): string {
   if (view.ageMs > MAX_AGE_MS) throw unreachable(address, "state of the workers");
-  const { isAdmitted, waitMs, retryAfterMs } = view.admit(priority, maxWaitMs);
+  const { isAdmitted, waitMs, retryAfterMs } = view.admit(priority, maxWaitMs, numOpen);
   const { modelVersion } = view.snapshot;
   if (isAdmitted && modelVersion !== undefined) return modelVersion;
   const why = waitMs === Infinity ? "no worker of the fleet has this model" : "all workers of the fleet are busy";

@@ -181,7 +181,9 @@ export class FleetEngine extends PromptFront implements Engine {
   async dispose(): Promise<void> {
     if (this.#isDisposed) return;
     this.#isDisposed = true;
-    await Promise.all(this.#followed.ids().map((id) => this.#end(id, disposed())));
+    // Any other front takes the request.
+    const drained = new ReadMeError("ERR_DRAINED", "This front ends; send the request again, to any other");
+    await Promise.all(this.#followed.ids().map((id) => this.#end(id, drained)));
     await this.#close();
     await this.reader.dispose();
     this.events.removeAllListeners();
@@ -231,7 +233,8 @@ export class FleetEngine extends PromptFront implements Engine {
     try {
       // Workers may have come since.
       if (this.#view.snapshot.modelVersion === undefined) await this.#view.refresh().catch(() => undefined);
-      const modelVersion = admitRequest(this.#view, this.#address, { priority, maxWaitMs: this.#maxWaitMs });
+      const asked = { priority, maxWaitMs: this.#maxWaitMs, numOpen: this.#followed.ids().length - 1 };
+      const modelVersion = admitRequest(this.#view, this.#address, asked);
       const routed = await this.reader.route(prompt, expert);
       const { info } = this.reader;
       const expertTokens = countExperts(routed.experts, info);

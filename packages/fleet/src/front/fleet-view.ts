@@ -62,13 +62,15 @@ export class FleetView {
     this.#numAdded++;
   }
 
-  /** Decides whether a job is admitted, if it may wait for `maxWaitMs`. */
-  admit(priority: number, maxWaitMs: number): Admission {
+  /** Decides whether a job is admitted, if it may wait for `maxWaitMs`. @param numOpen - other jobs of this front */
+  admit(priority: number, maxWaitMs: number, numOpen: number): Admission {
     const { nowMs, queues, workers, modelVersion = "" } = this.#snapshot;
+    // Short answers end before the next snapshot.
+    const waiting = Math.min(this.#numAdded, numOpen);
     const head = { queuedMs: nowMs, promptTokens: 0, maxNewTokens: 0 };
-    const own = { id: "", modelVersion, key: "", priority, waiting: this.#numAdded, head };
+    const own = { id: "", modelVersion, key: "", priority, waiting, head };
     // Queues show no priorities: all their jobs count as before this one.
-    const before = [...queues.map((queue) => ({ ...queue, priority })), ...(this.#numAdded > 0 ? [own] : [])];
+    const before = [...queues.map((queue) => ({ ...queue, priority })), ...(waiting > 0 ? [own] : [])];
     return admitJob({ modelVersion, priority, deadlineMs: nowMs + maxWaitMs }, before, { nowMs, workers });
   }
 

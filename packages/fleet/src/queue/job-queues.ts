@@ -80,7 +80,10 @@ export class JobAdder {
     const shown = [maxWaitMs, RUNNING_TTL_MS, reader, id, ...Object.entries(fields).flat()];
     const registered = this.#redis.fleetRegister(meta, jobOfKey(requestIdOf(id)), ...shown);
     const options = { jobId: id, priority: bullPriority(priority), removeOnComplete: true, removeOnFail: true };
+    const isFirst = !this.#queues.has(queueName(place.modelVersion, place.affinity));
     const queue = this.#queue(place);
+    // A queue sends its first command later. The others are sent in this turn, and workers hear of them right behind.
+    if (!isFirst) setImmediate(() => this.#wakeWorkers(place));
     try {
       await Promise.all([registered, queue.add("generate", job, options)]);
     } catch (error) {
@@ -88,8 +91,12 @@ export class JobAdder {
       if (await isBroken(queue)) this.#queues.delete(queue.name);
       throw error;
     }
+    if (isFirst) this.#wakeWorkers(place);
+  }
+
+  #wakeWorkers({ modelVersion }: QueuePlace): void {
     // Workers also look by themselves.
-    void this.#redis.publish(JOBS_CHANNEL, place.modelVersion).catch(() => undefined);
+    void this.#redis.publish(JOBS_CHANNEL, modelVersion).catch(() => undefined);
   }
 
   /** Whether a job waits or runs. */

@@ -34,10 +34,11 @@ export interface WorkerHoldings {
   readonly info: Pick<EngineInfo, "precision" | "maxNumSeqs" | "kvCapacityTokens">;
   readonly publishedMs: number;
   readonly jobs: readonly HeldJob[];
-  readonly measure: Omit<EngineMeasure, "observe" | "ended">;
+  readonly measure: Omit<EngineMeasure, "observe" | "worked" | "ended">;
   readonly pulls: number;
   readonly counters: WorkerCounters;
   readonly isDraining: boolean;
+  readonly homes: PublishedWorker["homes"];
 }
 
 /** Describes a worker as it is published. */
@@ -47,7 +48,7 @@ export function describeWorker({ info, jobs, measure, ...rest }: WorkerHoldings)
   const heldTokens = jobs.reduce((sum, { kvTokens }) => sum + kvTokens, 0);
   const runningByKey: Record<string, number> = {};
   for (const { affinity, numSeqs } of jobs) runningByKey[affinity] = (runningByKey[affinity] ?? 0) + numSeqs;
-  const { cost, stepMs, stepsPerSeq, missingBytes, expertPlaces, prefixTokens } = measure;
+  const { cost, stepMs, stepsPerSeq, missingBytes, expertPlaces, prefixTokens, workByKey } = measure;
   return {
     ...rest,
     precision,
@@ -62,6 +63,7 @@ export function describeWorker({ info, jobs, measure, ...rest }: WorkerHoldings)
     missingBytes,
     expertPlaces,
     prefixTokens,
+    workByKey,
     cost,
     stepMs,
     stepsPerSeq,

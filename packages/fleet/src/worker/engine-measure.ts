@@ -18,7 +18,10 @@ export class EngineMeasure {
   missingBytes: readonly number[] = [];
   /** Number of experts that fit into memory. */
   expertPlaces = Infinity;
+  /** Tokens generated between the last two observations, by the affinity of their job. */
+  workByKey: Readonly<Record<string, number>> = {};
   readonly #prefixes = new CachedPrefixes();
+  #work: Record<string, number> = {};
   #last: { readonly steps: number; readonly atMs: number; readonly numRunning: number } | undefined;
 
   get prefixTokens(): Readonly<Record<string, number>> {
@@ -28,6 +31,7 @@ export class EngineMeasure {
   /** @param stats - of the engine now. @param numRunning - jobs that run now */
   observe(stats: Observed, numRunning: number, atMs: number): void {
     const { steps, cost, missingBytes = [], expertCache } = stats;
+    [this.workByKey, this.#work] = [this.#work, {}];
     this.cost = cost ?? DEFAULT_COST_MODEL;
     this.missingBytes = missingBytes;
     const expertBytes = expertCache?.layerBytes.reduce((sum, bytes) => sum + bytes, 0) ?? 0;
@@ -37,6 +41,11 @@ export class EngineMeasure {
     if (!last || last.numRunning === 0 || numRunning === 0 || steps <= last.steps) return;
     const stepMs = (atMs - last.atMs) / (steps - last.steps);
     this.stepMs = this.stepMs === 0 ? stepMs : MEMORY * this.stepMs + (1 - MEMORY) * stepMs;
+  }
+
+  /** Takes tokens of a job into account. */
+  worked(affinity: string, numTokens: number): void {
+    this.#work[affinity] = (this.#work[affinity] ?? 0) + numTokens;
   }
 
   /** Takes a job that has ended into account. */

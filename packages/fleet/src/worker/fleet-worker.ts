@@ -1,18 +1,19 @@
 // A machine of the fleet: takes jobs while it has room, and writes their answers.
 
 import { randomUUID } from "node:crypto";
-import { choosePull, ReadMeEmitter, type FleetState } from "@readme-moe/core";
+import { ReadMeEmitter, type FleetState } from "@readme-moe/core";
 import { affinitiesOf } from "../affinity.ts";
 import { addressOf } from "../connection/address.ts";
 import { openConnection, type Connection } from "../connection/connect.ts";
 import { readJob } from "../job.ts";
 import { CANCEL_CHANNEL, JOBS_CHANNEL } from "../keys.ts";
-import { LogAppender } from "../log/log-appender.ts";
+import { WorkerLogs } from "../log/worker-logs.ts";
 import { withScripts, type ScriptedRedis } from "../log/scripts.ts";
 import { DEFAULT_LOCK_TIMES, JobTaker, waitingKeysOf, type TakenJob } from "../queue/job-queues.ts";
 import { peekQueues, type PeekedQueues } from "../queue/peek.ts";
+import { choosePulls } from "./choose-pulls.ts";
 import { Constraints } from "./constraints.ts";
-import { RunningJob, type JobEnd } from "./running-job.ts";
+import { RunningJob, type JobEnd, type Running } from "./running-job.ts";
 import { describeWorker, placesOf, type HeldJob } from "./describe-worker.ts";
 import { newCounters, publishState, readWorkers, withdrawState, type PublishedWorker } from "./state.ts";
 import { endJob } from "./end-job.ts";
@@ -20,15 +21,13 @@ import { EngineMeasure } from "./engine-measure.ts";
 import { HomeKeeper } from "./home-keeper.ts";
 import { finishVersion } from "./last-of-version.ts";
 import type { FleetWorkerOptions } from "./options.ts";
+import { PullLoop } from "./pull-loop.ts";
 import { repeat } from "./repeat.ts";
 
-interface Running extends HeldJob {
-  readonly taken: TakenJob;
-  readonly run: RunningJob;
-  readonly ended: Promise<void>;
-}
-
 const [PUBLISH_MS, RENEW_MS, POLL_MS] = [1000, 500, 250] as const;
+
+/** Jobs that are taken together. */
+const MAX_PULLS = 16;
 
 /** A worker of a fleet. */
 export class FleetWorker {
@@ -40,22 +39,19 @@ export class FleetWorker {
   readonly #constraints: Constraints;
   readonly #connections: readonly Connection[];
   readonly #redis: ScriptedRedis;
-  /** Connection for the logs of requests. */
-  readonly #logs: ScriptedRedis;
-  readonly #appender: LogAppender;
+  readonly #logs: WorkerLogs;
   readonly #taker: JobTaker;
   readonly #waitingKeys: readonly string[];
   readonly #running = new Map<string, Running>();
   readonly #counters = newCounters();
   readonly #measure = new EngineMeasure();
+  readonly #loop: PullLoop;
   readonly #homes = new HomeKeeper();
   readonly #timers: NodeJS.Timeout[] = [];
   #others: readonly PublishedWorker[] = [];
   #pulls = 0;
   /** Difference between the server's clock and this process's. */
   #clockMs = 0;
-  #isPulling = false;
-  #mayHaveJobs = false;
   #isDraining = false;
   /** Whether it takes jobs; also while it drains, if nobody else could. */
   #takesJobs = true;
@@ -69,6 +65,10 @@ export class FleetWorker {
     }
     this.#versions = { promptVersion, modelVersion };
     this.#constraints = new Constraints(engine);
+    this.#loop = new PullLoop(
+      () => this.#pullSome(),
+      (error) => this.#report(error),
+    );
     this.id = options.id ?? `worker-${randomUUID().slice(0, 8)}`;
     this.#options = options;
     const address = addressOf(fleet);
@@ -76,8 +76,7 @@ export class FleetWorker {
     const [main, listening, writing] = [open(), open(), open()];
     this.#connections = [main, listening, writing];
     this.#redis = withScripts(main.redis);
-    this.#logs = withScripts(writing.redis);
-    this.#appender = new LogAppender(this.#logs);
+    this.#logs = new WorkerLogs(withScripts(writing.redis));
     const affinities = affinitiesOf(engine.info);
     this.#waitingKeys = waitingKeysOf(modelVersion, affinities);
     this.#taker = new JobTaker(this.#redis, modelVersion, affinities, lockTimes ?? DEFAULT_LOCK_TIMES);
@@ -102,17 +101,23 @@ export class FleetWorker {
     return this.#running.size;
   }
 
-  /** State as it is published. @param isDraining - false for what a worker that drains could still take */
-  state(isDraining: boolean = this.#isDraining): PublishedWorker {
+  /**
+   * State as it is published.
+   *
+   * @param isDraining - false for what a worker that drains could still take
+   * @param next - jobs that it also holds
+   */
+  state(isDraining: boolean = this.#isDraining, next: readonly HeldJob[] = []): PublishedWorker {
     const { info } = this.#options.engine;
     return describeWorker({
       id: this.id,
       ...this.#versions,
       info,
       publishedMs: performance.now() + this.#clockMs,
-      jobs: [...this.#running.values()],
+      jobs: [...this.#running.values(), ...next],
       measure: this.#measure,
-      pulls: this.#pulls,
+      pulls: this.#pulls + next.length,
+      homes: this.#homes.homes.byKey,
       counters: { ...this.#counters },
       isDraining,
     });
@@ -127,7 +132,7 @@ export class FleetWorker {
     await publishState(this.#redis, this.state()).catch(() => undefined);
     const around = {
       workers: () => readWorkers(this.#redis),
-      numLeft: async () => (await this.#peek()).queues.reduce((sum, { waiting }) => sum + waiting, this.#running.size),
+      numLeft: async () => (await this.#peek(1)).queues.reduce((sum, { waiting }) => sum + waiting, this.#running.size),
       onLast: () => void (this.#takesJobs = true),
     };
     await finishVersion({ id: this.id, ...this.#versions }, around).catch((error: unknown) => this.#report(error));
@@ -163,25 +168,20 @@ export class FleetWorker {
     };
     every(PUBLISH_MS, () => this.#publish());
     every(RENEW_MS, () => this.#renew());
-    every(POLL_MS, () => this.#pull());
+    every(POLL_MS, () => this.#loop.pull());
     // Its jobs go to others at once, and it takes no more.
     void this.#options.engine
       .whenFailed()
       .then(() => this.#release())
       .catch((error: unknown) => this.#report(error));
-    void this.#taker.start(() => this.#wake()).catch((error: unknown) => this.#report(error));
+    void this.#taker.start(() => this.#loop.wake()).catch((error: unknown) => this.#report(error));
     void this.#publish().catch((error: unknown) => this.#report(error));
-    this.#wake();
+    this.#loop.wake();
   }
 
   #hear(channel: string, message: string): void {
-    if (channel === JOBS_CHANNEL && message === this.#versions.modelVersion) this.#wake();
+    if (channel === JOBS_CHANNEL && message === this.#versions.modelVersion) this.#loop.wake();
     if (channel === CANCEL_CHANNEL) this.#running.get(message)?.run.stop("cancelled");
-  }
-
-  #wake(): void {
-    this.#mayHaveJobs = true;
-    void this.#pull().catch((error: unknown) => this.#report(error));
   }
 
   async #publish(): Promise<void> {
@@ -191,7 +191,7 @@ export class FleetWorker {
     await publishState(this.#redis, this.state());
     const workers = await readWorkers(this.#redis);
     this.#others = workers.filter(({ modelVersion }) => modelVersion === this.#versions.modelVersion);
-    this.#homes.observe(this.#others, PUBLISH_MS);
+    this.#homes.observe(this.id, this.#others, PUBLISH_MS);
   }
 
   async #renew(): Promise<void> {
@@ -200,41 +200,32 @@ export class FleetWorker {
     for (const { job } of lost) this.#running.get(job.id ?? "")?.run.stop("foreign");
   }
 
-  async #pull(): Promise<void> {
-    if (this.#isPulling) return;
-    this.#isPulling = true;
-    try {
-      do {
-        this.#mayHaveJobs = false;
-        while (this.#takesJobs && (await this.#pullOne()));
-      } while (this.#mayHaveJobs && this.#takesJobs);
-    } finally {
-      this.#isPulling = false;
-    }
-  }
-
-  /** Takes the next job. @returns whether there may be another one */
-  async #pullOne(): Promise<boolean> {
-    const state = this.state(false);
-    if (state.freeSeqs === 0) return false;
-    const peeked = await this.#peek();
-    this.#clockMs = peeked.nowMs - performance.now();
-    const fleet: FleetState = { nowMs: peeked.nowMs, workers: this.#others, homes: this.#homes.homes };
-    const { queueId, askAgainMs } = choosePull(state, peeked.queues, fleet);
-    if (queueId === undefined) {
-      const inMs = (askAgainMs ?? Infinity) - peeked.nowMs;
-      if (inMs < POLL_MS) setTimeout(() => this.#wake(), Math.max(1, inMs)).unref();
+  /** Takes the next jobs. @returns whether there may be more */
+  async #pullSome(): Promise<boolean> {
+    const { freeSeqs } = this.state(false);
+    if (freeSeqs === 0 || !this.#takesJobs) return false;
+    const { queues, nowMs } = await this.#peek(Math.min(freeSeqs, MAX_PULLS));
+    this.#clockMs = nowMs - performance.now();
+    const fleet: FleetState = { nowMs, workers: this.#others, homes: this.#homes.homes };
+    const { queueIds, askAgainMs } = choosePulls(queues, fleet, (held) => this.state(false, held));
+    if (queueIds.length === 0) {
+      const inMs = (askAgainMs ?? Infinity) - nowMs;
+      if (inMs < POLL_MS) setTimeout(() => this.#loop.wake(), Math.max(1, inMs)).unref();
       return false;
     }
-    const taken = await this.#taker.take(queueId, `${this.id}:${randomUUID()}`);
-    if (taken) this.#begin(taken);
+    const pulls = queueIds.map(async (queueId) => {
+      const taken = await this.#taker.take(queueId, `${this.id}:${randomUUID()}`);
+      if (taken) this.#begin(taken);
+    });
+    // A job that was taken runs, whatever became of the others.
+    for (const pull of await Promise.allSettled(pulls)) if (pull.status === "rejected") throw pull.reason;
     return true;
   }
 
-  #peek(): Promise<PeekedQueues> {
+  #peek(mostJobs: number): Promise<PeekedQueues> {
     const { affinities } = this.#taker;
     const { modelVersion } = this.#versions;
-    return peekQueues(this.#redis, { modelVersion, affinities, waitingKeys: this.#waitingKeys });
+    return peekQueues(this.#redis, { modelVersion, affinities, waitingKeys: this.#waitingKeys, mostJobs });
   }
 
   #begin(taken: TakenJob): void {
@@ -254,8 +245,7 @@ export class FleetWorker {
     const { affinity } = taken;
     let numTokens = 0;
     const run = new RunningJob(job, {
-      redis: this.#logs,
-      appender: this.#appender,
+      logs: this.#logs,
       engine: this.#options.engine,
       workerId: this.id,
       engineId: `${id}.${this.#pulls}`,
@@ -263,11 +253,14 @@ export class FleetWorker {
       openConstraint: (source, client) => this.#constraints.open(source, client),
       onChunk: ({ tokens, usage }) => {
         this.#counters.tokens += tokens.length;
+        this.#measure.worked(affinity, tokens.length);
         numTokens += tokens.length;
         if (usage) this.#measure.ended({ affinity, steps: numTokens / n, cachedTokens: usage.cachedTokens / n });
       },
       onResumed: () => this.#counters.resumed++,
     });
+    // It was taken while the others were handed on.
+    if (!this.#takesJobs) run.stop("released");
     // A job that this worker has lost may come back to it before the engine has ended it.
     const before = this.#running.get(id);
     before?.run.stop("foreign");
@@ -292,7 +285,7 @@ export class FleetWorker {
       this.#report(error);
     } finally {
       if (this.#running.get(id)?.taken === taken) this.#running.delete(id);
-      if (end !== "released") this.#wake();
+      if (end !== "released") this.#loop.wake();
     }
   }
 

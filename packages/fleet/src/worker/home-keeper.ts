@@ -6,7 +6,10 @@ import type { PublishedWorker } from "./state.ts";
 /** Demand of a minute ago counts a quarter. */
 const HALF_LIFE_MS = 30_000;
 
-/** Keeps homes that move slowly. Workers see the same states, so their homes differ only for moments. */
+/** Parts of a published state that homes are made of. */
+export type HomeMember = Pick<PublishedWorker, "id" | "isDraining" | "maxNumSeqs" | "workByKey" | "homes">;
+
+/** Keeps homes that move slowly. The worker with the first id decides, and the others take its homes over. */
 export class HomeKeeper {
   #demand: Readonly<Record<string, number>> = {};
   #homes: Homes = NO_HOMES;
@@ -15,16 +18,25 @@ export class HomeKeeper {
     return this.#homes;
   }
 
-  /** @param workers - all workers of one model version. @param elapsedMs - time since the call before */
-  observe(workers: readonly PublishedWorker[], elapsedMs: number): void {
+  /**
+   * @param ownId - id of this worker
+   * @param workers - all workers of one model version
+   * @param elapsedMs - time since the call before
+   */
+  observe(ownId: string, workers: readonly HomeMember[], elapsedMs: number): void {
     const work: Record<string, number> = {};
-    for (const { runningByKey } of workers) {
-      for (const [key, count] of Object.entries(runningByKey)) work[key] = (work[key] ?? 0) + count * elapsedMs;
+    for (const { workByKey } of workers) {
+      for (const [key, tokens] of Object.entries(workByKey)) work[key] = (work[key] ?? 0) + tokens;
     }
     this.#demand = smoothDemand(this.#demand, work, { elapsedMs, halfLifeMs: HALF_LIFE_MS });
-    const members = workers
-      .filter(({ isDraining, maxNumSeqs }) => !isDraining && maxNumSeqs > 0)
-      .map(({ id, maxNumSeqs }) => ({ id, capacity: maxNumSeqs }));
+    const taking = workers.filter(({ isDraining, maxNumSeqs }) => !isDraining && maxNumSeqs > 0);
+    // Each with homes of its own, workers would wait for each other, or all take the same jobs.
+    const first = taking.toSorted((a, b) => (a.id < b.id ? -1 : 1))[0];
+    if (first && first.id !== ownId) {
+      this.#homes = { byKey: first.homes };
+      return;
+    }
+    const members = taking.map(({ id, maxNumSeqs }) => ({ id, capacity: maxNumSeqs }));
     this.#homes = homesOf({ demand: this.#demand, members, previous: this.#homes });
   }
 }

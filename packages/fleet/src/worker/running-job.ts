@@ -10,20 +10,27 @@ import {
   type ReadMeErrorCode,
 } from "@readme-moe/core";
 import { endsAnswer, readEntry, writeEntry, type LoggedError } from "../log/entry.ts";
-import type { LogAppender } from "../log/log-appender.ts";
+import type { WorkerLogs } from "../log/worker-logs.ts";
 import { LogWriter, type WriteEnd } from "../log/log-writer.ts";
 import { AnswerProgress } from "../log/progress.ts";
-import type { ScriptedRedis } from "../log/scripts.ts";
-import { claimRequest, type Claim } from "../log/token-log.ts";
+import type { Claim } from "../log/token-log.ts";
 import { requestIdOf, type FleetJob } from "../job.ts";
+import type { TakenJob } from "../queue/job-queues.ts";
+import type { HeldJob } from "./describe-worker.ts";
 
 /** End of a job on a worker. "released": another worker goes on with it. */
 export type JobEnd = "answered" | "cancelled" | "foreign" | "different" | "released";
 
+/** A job that runs, and the places that it holds. */
+export interface Running extends HeldJob {
+  readonly taken: TakenJob;
+  readonly run: RunningJob;
+  readonly ended: Promise<void>;
+}
+
 /** Parts of a worker that a job needs. */
 export interface JobSurroundings {
-  readonly redis: ScriptedRedis;
-  readonly appender: LogAppender;
+  readonly logs: WorkerLogs;
   readonly engine: Engine;
   readonly workerId: string;
   /**
@@ -107,13 +114,13 @@ export class RunningJob {
   }
 
   async #run(): Promise<JobEnd> {
-    const { redis, appender, workerId } = this.#around;
+    const { logs, workerId } = this.#around;
     const { id, params } = this.#job;
     if (this.#end) return this.#end;
-    const claim = await claimRequest(redis, id, workerId);
+    const claim = await logs.claim(id, workerId);
     if (claim.owner.epoch === 1) this.#queuedMs = claim.sinceQueuedMs;
     if (claim.isCancelled) return "cancelled";
-    const writer = new LogWriter(appender, id, claim, (end) => this.stop(endOf(end)));
+    const writer = new LogWriter(logs, id, claim, (end) => this.stop(endOf(end)));
     this.#writer = writer;
     const progress = new AnswerProgress(params.n);
     if (!follow(progress, claim)) return "answered";

@@ -1,6 +1,6 @@
 // State that a worker publishes each second, and that others read.
 
-import { coefficientsOf, type WorkerState } from "@readme-moe/core";
+import { coefficientsOf, type AffinityKey, type Homes, type WorkerState } from "@readme-moe/core";
 import { z } from "zod";
 import { workerKey, WORKERS_KEY } from "../keys.ts";
 import type { ScriptedRedis } from "../log/scripts.ts";
@@ -32,6 +32,11 @@ const stateSchema = z.strictObject({
   /** `null` stands for `Infinity`, which JSON does not have. */
   expertPlaces: z.number().min(0).nullable(),
   prefixTokens: z.record(z.string().max(32), count),
+  workByKey: z.record(z.string().max(32), count),
+  homes: z.record(
+    z.string().max(32),
+    z.array(z.strictObject({ workerId: z.string().max(128), share: count })).max(1024),
+  ),
   cost: costSchema,
   stepMs: count,
   stepsPerSeq: count,
@@ -64,6 +69,10 @@ export interface PublishedWorker extends WorkerState {
   readonly kvCapacityTokens: number;
   readonly counters: WorkerCounters;
   readonly isDraining: boolean;
+  /** Tokens that it generated between its last two states, by affinity. */
+  readonly workByKey: Readonly<Record<AffinityKey, number>>;
+  /** Homes as it sees them. */
+  readonly homes: Homes["byKey"];
 }
 
 /** Counters of a worker that begins. */

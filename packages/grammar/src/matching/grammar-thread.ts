@@ -5,6 +5,9 @@ import type { MaskAnswer, MaskQuestion, ThreadAnswer, ThreadData } from "./proto
 
 type ThreadLimits = Pick<GrammarLimits, "maxCompileMs" | "maxMaskMs">;
 
+/** Parts in which a limit passes. Time in which the process is suspended, with its threads, counts as one at most. */
+const LIMIT_PARTS = 4;
+
 interface Asked {
   readonly question: MaskQuestion | undefined;
   readonly limitMs: number;
@@ -119,11 +122,16 @@ export class GrammarThread {
       return;
     }
     this.#thread.ref();
+    this.#limitTime(asked, LIMIT_PARTS);
+    if (asked.question) this.#thread.postMessage(asked.question, []);
+  }
+
+  #limitTime(asked: Asked, partsLeft: number): void {
     this.#timer = setTimeout(() => {
+      if (partsLeft > 1) return this.#limitTime(asked, partsLeft - 1);
       const what = asked.question ? "match a token" : "compile";
       this.close(new RangeError(`Expected the grammar to ${what} within ${asked.limitMs} ms; simplify it`));
-    }, asked.limitMs);
-    if (asked.question) this.#thread.postMessage(asked.question, []);
+    }, asked.limitMs / LIMIT_PARTS);
   }
 
   #receive(answer: ThreadAnswer): void {

@@ -63,7 +63,7 @@ export function refactorCommand(signal: AbortSignal): Command {
     .option("--expert-size <size>", "neurons that a token uses: a share of the dense ones, or a number", size, 0.5)
     .option(
       "--shared-size <size>",
-      "neurons among these that all experts share; auto: the number with the least error",
+      "neurons of --expert-size that all experts share; auto: the number with the least error",
       sharedSize,
       0,
     )

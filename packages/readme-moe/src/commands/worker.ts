@@ -48,7 +48,7 @@ export function workerCommand(signal: AbortSignal): Command {
     new Option("--host <address>", "address of this port").default("127.0.0.1"),
     new Option("--refactor", "take tasks of refactorings and trainings instead of requests").default(false),
     artefactsOption(),
-    ...engineOptions(),
+    ...engineOptions("thread"),
     controlTokensOption(),
   );
   command.addHelpText(
@@ -76,7 +76,9 @@ async function runWorker(
   const { FleetWorker, parseFleetUrl } = await import("@readme-moe/fleet");
   const address = parseFleetUrl(flags.fleet);
   using stop = stopSignals(interrupted);
-  const { engine, close } = await openEngine(path, flags, stop.signal, { maxNumSeqs: flags.maxNumSeqs });
+  // Nothing else runs in this process, and its tokens take one way less.
+  const { isolation = "thread", maxNumSeqs } = flags;
+  const { engine, close } = await openEngine(path, { ...flags, isolation }, stop.signal, { maxNumSeqs });
   const worker = FleetWorker.open({ fleet: address, engine, id: flags.workerId, onError: reportSeldom() });
   const server = flags.port === undefined ? undefined : await watchable(worker, flags.port, flags.host);
   if (server) console.log(`${worker.id} at ${urlOf(server)}`);

@@ -44,7 +44,7 @@ export function servingOptions(): readonly Option[] {
   return [
     new Option("--port <n>", "port to listen on; 0 for any free one").argParser(portNumber).default(8080),
     new Option("--host <address>", "address to listen on; 0.0.0.0 for all").default("127.0.0.1"),
-    new Option("--name <name>", "name of the model for clients (default: its folder, file or hub id)"),
+    new Option("--name <name>", "name of the model for clients (default: the last part of its path or name)"),
     new Option("--alias <name...>", "other names of the model"),
     new Option(
       "--api-key <key...>",
@@ -52,39 +52,55 @@ export function servingOptions(): readonly Option[] {
     )
       .env("README_MOE_API_KEYS")
       .argParser(keyList),
-    new Option("--operator-key <key...>", "keys that may load and unload low-rank experts; needs --experts-folder")
+    new Option(
+      "--operator-key <key...>",
+      "keys that may load and unload low-rank experts, with --experts-folder; better set the environment variable",
+    )
       .env("README_MOE_OPERATOR_KEYS")
       .argParser(keyList),
     new Option("--experts-folder <folder>", "folder below which operators may load experts; needs --operator-key"),
-    number("--max-requests <n>", "most requests at once; further ones get 503 (default: 256)"),
-    number("--max-tokens <n>", "most tokens of these requests together (default: 1048576)"),
-    number("--max-bytes <n>", "most bytes of their bodies together (default: 67108864)"),
+    number("--max-requests <n>", "most requests that are admitted at once; further ones get 503 (default: 256)"),
+    number("--max-tokens <n>", "most tokens of admitted requests together (default: 1048576)"),
+    number("--max-bytes <n>", "most bytes of the bodies of admitted requests together (default: 67108864)"),
     number("--max-connections <n>", "most connections at once; further ones are closed").default(1024),
     new Option(
       "--max-client-share <part>",
-      "share of these limits for one key, or without keys for one address (default: 0.875)",
+      "share of --max-requests, --max-tokens and --max-bytes for one key, or address where there are no keys (default: 0.875)",
     ).argParser(numberBetween(0, 1)),
     new Option("--max-priority <n>", "largest priority in clients' requests (default: 0)").argParser(
       numberBetween(0, 1e9),
     ),
-    number("--max-queue-ms <ms>", "longest wait for the first token of a request (default: 30000)"),
-    number("--max-request-ms <ms>", "longest duration of a request (default: no limit)"),
+    number("--max-queue-ms <ms>", "longest wait for the first token of a request, then 408 (default: 30000)"),
+    number("--max-request-ms <ms>", "longest duration of a request, then 408 (default: no limit)"),
     number("--max-num-seqs <n>", "sequences that hold memory at once (default: 32)"),
     new Option("--batches <folder>", "add /v1/files and /v1/batches, and keep files and batches in this folder"),
     new Option(
       "--keep-prompt <file...>",
       "text files with prompts whose keys and values stay in memory; of models with a chat template, system messages",
     ),
-    new Option("--saved-prompts-folder <dir>", "folder where these are saved, so that the next start reads them"),
-    new Option("--saved-prompts-bytes <size>", "most bytes of these files together (default: 1GiB)").argParser(
+    new Option(
+      "--saved-prompts-folder <dir>",
+      "folder where kept prompts are saved, so that the next start reads them",
+    ),
+    new Option("--saved-prompts-bytes <size>", "most bytes of saved prompts together (default: 1GiB)").argParser(
       byteSize,
     ),
-    number("--requests-per-minute <n>", "most requests of a key, or an address (default: no limit)"),
-    number("--tokens-per-minute <n>", "most tokens of a key, or an address (default: no limit)"),
+    number(
+      "--requests-per-minute <n>",
+      "most requests per minute of a key, or an address where there are no keys (default: no limit)",
+    ),
+    number(
+      "--tokens-per-minute <n>",
+      "most tokens per minute of a key, or an address where there are no keys (default: no limit)",
+    ),
     new Option("--allow-anyone", "serve without keys on an address that other machines can reach"),
     new Option("--cors-origin <origin...>", "origins of web pages that may call the API from a browser; * for all"),
     number("--drain-ms <ms>", "longest time for running requests when the server stops", 0).default(30_000),
-    number("--notice-ms <ms>", "time that /readyz fails before that", 0).default(0),
+    number(
+      "--notice-ms <ms>",
+      "time that /readyz fails before the server refuses requests and --drain-ms begins",
+      0,
+    ).default(0),
     new Option("--trust-proxy <proxies>", "number of proxies in front, or their addresses").argParser(proxies),
     number("--hung-ms <ms>", "time without an expected answer after which an engine counts as hung (default: 60000)"),
     number("--restart-delay-ms <ms>", "wait before a failed engine is opened again, doubled each time (default: 1000)"),

@@ -1,8 +1,8 @@
-// Appends of all requests of a worker: a step gives tokens of many, and they are written together.
+// The logs of a worker's requests: a step gives tokens of many, and they are written together.
 
 import { ReplyError } from "ioredis";
 import type { ScriptedRedis } from "./scripts.ts";
-import { appendEntries, type Append, type AppendOutcome } from "./token-log.ts";
+import { appendEntries, claimRequest, type Append, type AppendOutcome, type Claim } from "./token-log.ts";
 
 interface Waiting {
   readonly append: Append;
@@ -10,13 +10,17 @@ interface Waiting {
   readonly reject: (error: unknown) => void;
 }
 
-/** Sends the appends of one turn of the event loop as one command. */
-export class LogAppender {
+/** Claims requests, and sends the appends of one turn of the event loop as one command. */
+export class WorkerLogs {
   readonly #redis: ScriptedRedis;
   #waiting: Waiting[] = [];
 
   constructor(redis: ScriptedRedis) {
     this.#redis = redis;
+  }
+
+  claim(requestId: string, workerId: string): Promise<Claim> {
+    return claimRequest(this.#redis, requestId, workerId);
   }
 
   /** Appends entries soon. Rejects if it is not known whether they were appended. */

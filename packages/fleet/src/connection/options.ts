@@ -1,0 +1,17 @@
+// Options that all parts of a fleet share.
+
+import type { FleetAddress } from "./address.ts";
+import type { ConnectionLimits } from "./connect.ts";
+
+/** The fleet's Valkey or Redis, and who hears of its failures. */
+export interface FleetPlace {
+  /** URL of the fleet's Valkey or Redis. */
+  readonly fleet: string | FleetAddress;
+  /** Called with each failure that is survived. Without secrets. */
+  readonly onError?: ((error: Error) => void) | undefined;
+}
+
+/** Options of fronts and workers. */
+export interface FleetMemberOptions extends FleetPlace {
+  readonly limits?: ConnectionLimits | undefined;
+}
