@@ -14,6 +14,7 @@ import { messageAnswer, messageEvent, messagesError } from "../../packages/expre
 import { readMe } from "../support/border.ts";
 import { complete } from "../support/complete.ts";
 import { endlessAnswers } from "../support/endless-answers.ts";
+import { CITY, LIGHT, LIGHT_PARAMETERS } from "../support/light-tool.ts";
 import { postJson } from "../support/post-json.ts";
 import {
   ENDLESS,
@@ -49,16 +50,7 @@ afterAll(async () => {
 const model = "tiny";
 const few = { model, max_tokens: 12, temperature: 0 } as const;
 const hello = [{ role: "user" as const, content: "Hello there" }];
-const light = {
-  name: "light",
-  description: "Switches the light",
-  input_schema: {
-    type: "object" as const,
-    properties: { on: { type: "boolean" } },
-    required: ["on"],
-    additionalProperties: false,
-  },
-};
+const light = { ...LIGHT, input_schema: LIGHT_PARAMETERS };
 
 async function right(messages: readonly { readonly role: string; readonly content: string }[]): Promise<string> {
   return (await complete(engine, { prompt: { messages }, params: { maxTokens: 12, temperature: 0, logitBias: bias } }))
@@ -201,13 +193,11 @@ describe("Anthropic's SDK", () => {
   });
 
   test("gets answers under a schema", async () => {
-    const properties = { city: { enum: ["Rome", "Oslo"] } };
-    const schema = { type: "object", properties, required: ["city"], additionalProperties: false };
     const answer = await anthropic.messages.create({
       model,
       max_tokens: 1000,
       messages: hello,
-      output_config: { format: { type: "json_schema", schema } },
+      output_config: { format: { type: "json_schema", schema: CITY } },
     });
     expect(["Rome", "Oslo"]).toContain((JSON.parse(textOf(answer)) as { readonly city: string }).city);
   });

@@ -8,6 +8,7 @@ import { responseAnswer, responseEvent } from "../../packages/express/src/respon
 import { readMe } from "../support/border.ts";
 import { complete } from "../support/complete.ts";
 import { endlessAnswers } from "../support/endless-answers.ts";
+import { CITY, LIGHT, LIGHT_PARAMETERS } from "../support/light-tool.ts";
 import { postJson } from "../support/post-json.ts";
 import { ENDLESS, listen, openClientsEngine, openTinyEngine, type RunningServer } from "../support/served-model.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
@@ -44,18 +45,7 @@ async function right(messages: readonly { readonly role: string; readonly conten
     .text;
 }
 
-const light = {
-  type: "function",
-  name: "light",
-  description: "Switches the light",
-  strict: true,
-  parameters: {
-    type: "object",
-    properties: { on: { type: "boolean" } },
-    required: ["on"],
-    additionalProperties: false,
-  },
-} as const;
+const light = { type: "function", strict: true, ...LIGHT, parameters: LIGHT_PARAMETERS } as const;
 
 describe("the OpenAI SDK", () => {
   test("receives the engine's answer to a text, with its usage", async () => {
@@ -178,17 +168,11 @@ describe("the OpenAI SDK", () => {
   });
 
   test("gets answers under a schema", async () => {
-    const schema = {
-      type: "object",
-      properties: { city: { enum: ["Rome", "Oslo"] } },
-      required: ["city"],
-      additionalProperties: false,
-    };
     const answer = await openai.responses.create({
       model,
       input: "A city",
       max_output_tokens: 1000,
-      text: { format: { type: "json_schema", name: "trip", schema } },
+      text: { format: { type: "json_schema", name: "trip", schema: CITY } },
     });
     expect(["Rome", "Oslo"]).toContain((JSON.parse(answer.output_text) as { readonly city: string }).city);
   });
