@@ -1,7 +1,7 @@
 // Readers of prompts: the answers of an engine, from a copy of its model without weights.
 
 import { cp, open, readdir, rm, stat } from "node:fs/promises";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import type { EngineInfo, PromptReader } from "@readme-moe/core";
 import { openPromptReader, ReadMeEngine, type OpenOptions } from "@readme-moe/engine";
 import { GgufFile, openModel, writeExpertSet } from "@readme-moe/model";
@@ -97,7 +97,7 @@ async function answersOf(reader: Omit<PromptReader, "info"> & { readonly info: o
 /** Facts about a model that both know. */
 function sharedInfo(info: Partial<EngineInfo>) {
   const weights = ["weightBytes", "kernel", "modelVersion"];
-  const own: readonly string[] = ["path", "precision", "maxNumSeqs", "kvCapacityTokens", ...weights];
+  const own: readonly string[] = ["name", "path", "precision", "maxNumSeqs", "kvCapacityTokens", ...weights];
   return Object.fromEntries(Object.entries(info).filter(([name]) => !own.includes(name)));
 }
 
@@ -109,8 +109,11 @@ describe.each(KINDS)("$name", ({ path, withoutWeights, options = {}, experts }) 
       threads: 1,
       ...options,
     });
-    await using reader = await openPromptReader(await withoutWeights(path()), { isolation: "thread" });
+    const copy = await withoutWeights(path());
+    await using reader = await openPromptReader(copy, { isolation: "thread" });
     expect(sharedInfo(reader.info)).toEqual(sharedInfo(engine.info));
+    const names = [path(), copy].map((one) => basename(one, ".gguf"));
+    expect([engine.info.name, reader.info.name]).toEqual(names);
     expect(reader.info.experts).toEqual(experts);
     expect(reader.info.promptVersion).toMatch(/^[0-9a-f]{64}$/);
     expect(await answersOf(reader, experts)).toEqual(await answersOf(engine, experts));

@@ -293,8 +293,14 @@ describe("wrong calls", () => {
     [["genrate"], /Did you mean generate/],
     [["generate", POCKET, "--promt", "x"], /--promt.*\n?.*Did you mean --prompt/],
     [["generate", POCKET], /required option '--prompt <text...>', or a text on standard input/],
-    [["serve", POCKET, "--port", "65536"], /--port.*Expected a port from 0 to 65535\.\n`readme-moe serve --help` shows how to call it\n$/],
-    [["serve", POCKET, "--port", "http"], /--port.*Expected a port from 0 to 65535\.\n`readme-moe serve --help` shows how to call it\n$/],
+    [
+      ["serve", POCKET, "--port", "65536"],
+      /--port.*Expected a port from 0 to 65535\.\n`readme-moe serve --help` shows how to call it\n$/,
+    ],
+    [
+      ["serve", POCKET, "--port", "http"],
+      /--port.*Expected a port from 0 to 65535\.\n`readme-moe serve --help` shows how to call it\n$/,
+    ],
     [["generate", POCKET, "--prompt", ""], /at least one token/],
     [["generate", POCKET, "extra", "--prompt", "x"], /too many arguments/],
     [["generate", POCKET, "--prompt", "x", "--temperature", "warm"], /--temperature.*number/],

@@ -1,6 +1,7 @@
 // A reader of prompts as callers see it: a worker without weights, which is started again if it ends.
 
 import { onceAborted, ReadMeError, type PromptInfo, type PromptReader } from "@readme-moe/core";
+import { modelName } from "@readme-moe/model";
 import { resolveReaderOptions, type PromptReaderOptions, type ResolvedReaderOptions } from "../reader-options.ts";
 import type { CallName, Calls } from "../protocol.ts";
 import { TextCalls } from "./text-calls.ts";
@@ -55,7 +56,7 @@ class WorkerReader implements PromptReader {
   constructor(path: string, options: ResolvedReaderOptions, link: WorkerLink, info: PromptInfo) {
     this.#path = path;
     this.#options = options;
-    this.info = info;
+    this.info = { ...info, name: modelName(path) };
     this.#watch(link);
   }
 
