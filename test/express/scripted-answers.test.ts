@@ -203,13 +203,15 @@ test("admission learns of a request's size, of its prompts one by one, and of it
   const body = { prompt: ["x", "y"], n: 2, max_tokens: 5, read_me: { priority: -2 } };
   expect((await postJson(url, body)).status).toBe(200);
   const bytes = JSON.stringify(body).length;
-  expect(learnt).toEqual([
-    { bytes, choices: 4, maxCompletionTokens: 5, priority: -2, model: "scripted" },
-    10,
-    20,
-    "started",
-    "released",
-  ]);
+  await expect
+    .poll(() => learnt)
+    .toEqual([
+      { bytes, choices: 4, maxCompletionTokens: 5, priority: -2, model: "scripted" },
+      10,
+      20,
+      "started",
+      "released",
+    ]);
 });
 
 test("a stream that fails after it has begun ends with the error, and not with the mark of its end", async () => {
