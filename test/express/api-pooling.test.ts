@@ -237,11 +237,13 @@ describe("what chats pass, too", () => {
     const [{ maxPromptTokens = 0 }] = entered as [Entrant];
     // The query is part of each document's prompt.
     expect(maxPromptTokens).toBeGreaterThan(3 * query.length);
-    const some = expect.any(Number) as number;
     // The place is released behind the answer's last byte.
-    await expect
-      .poll(() => steps)
-      .toEqual(["request:admitted", some, some, total, "request:started", "request:released"]);
+    await expect.poll(() => steps.at(-1)).toBe("request:released");
+    // The first document may be done before the tokens of the last one are known.
+    const learnt = steps.filter((step) => typeof step === "number");
+    expect(learnt).toEqual([expect.any(Number), expect.any(Number), total]);
+    expect(steps.slice(0, 2)).toEqual(["request:admitted", learnt[0]]);
+    expect(steps.filter((step) => typeof step === "string").slice(1)).toEqual(["request:started", "request:released"]);
     await postJson(`${url}/v1/embeddings`, embed);
     expect(entered[1]).toMatchObject({ maxPromptTokens: 17, choices: 1, model: "embedder" });
   });
