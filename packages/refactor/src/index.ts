@@ -38,6 +38,7 @@ export {
 export { tune, type TuneModels } from "./tuning/tune.ts";
 export type { TuningLosses, TuningPoint, TuningReport } from "./tuning/tuning-report.ts";
 export {
+  fleetShards,
   SHARINGS,
   type LowRankEstimate,
   type LowRankOptions,

@@ -1,4 +1,5 @@
 import {
+  fleetShards,
   SHARINGS,
   tune,
   tuneLowRank,
@@ -44,8 +45,6 @@ const LOW_RANK_FLAGS = [
   "artefacts",
 ] as const;
 
-/** Most shards by default with machines. */
-const FLEET_SHARDS = 8;
 /** Time between two looks at the tasks of a step, which take about a second. */
 const POLL_MS = 20;
 
@@ -137,7 +136,7 @@ export function tuneCommand(signal: AbortSignal): Command {
     .option(
       "--shards <n>",
       "low-rank experts: parts of a step's sequences that machines take side by side; decides the last bits (default: 1, " +
-        `with --fleet a part for each sequence, at most ${FLEET_SHARDS})`,
+        "with --fleet a part for each sequence, at most 8)",
       wholeNumber(1),
     )
     .option("--warm-up-steps <n>", "steps over which the rate rises (default: a twentieth of all)", wholeNumber(0))
@@ -234,11 +233,4 @@ async function runLowRank(
     const report = await tuneLowRank(model, texts, out, { ...options, shards, ...run }).finally(() => showStatus());
     console.log(json ? JSON.stringify(report) : lowRankSummary(report, path, out));
   });
-}
-
-/** Returns the largest number of equal shards. */
-function fleetShards(batchSequences = 2): number {
-  let shards = Math.min(FLEET_SHARDS, batchSequences);
-  while (batchSequences % shards !== 0) shards--;
-  return shards;
 }

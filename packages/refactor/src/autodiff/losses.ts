@@ -157,16 +157,16 @@ export function headLosses(
   const pieces = ranges.map((range) => {
     const rows = Slice(g, x.value, range);
     const own = Gather(g, head.value, Slice(g, ids.value, range));
-    const logits = steadyGemm(g, rows, head.value, { size: { rows: range.end - range.start, columns, inner } });
+    const size = { rows: range.end - range.start, columns, inner };
+    const logits = steadyGemm(g, rows, head.value, { size });
     const predicted = Softmax(g, logits, -1);
     const losses = Sub(g, logSumsOf(g, logits, predicted), ReduceSum(g, Mul(g, rows, own), 1));
-    return { range, own, logits, predicted, losses };
+    return { range, size, own, logits, predicted, losses };
   });
   const loss = ({ weights, taught, teacherShare }: HeadLoss): Tensor => {
-    const parts = pieces.map(({ range, own, logits, predicted, losses }) => {
-      const back = { rows: range.end - range.start, columns: inner, inner: columns };
+    const parts = pieces.map(({ range, size, own, logits, predicted, losses }) => {
+      const back = { rows: size.rows, columns: inner, inner: columns };
       const rowWeights = Slice(g, weights.value, range);
-      const size = { rows: range.end - range.start, columns, inner };
       const teacher = taught && teachRows(g, { taught: Slice(g, taught.value, range), head, logits, predicted, size });
       const sum = teacher ? Add(g, losses, Mul(g, teacher.divergences, g.floats([teacherShare]))) : losses;
       const pulled = teacher

@@ -2,7 +2,7 @@ import { GraphBuilder, GraphSession, operators, type Feeds, type Graph, type Gra
 import type { Matrix } from "./matrix.ts";
 import { dependsOnThreads, turnedGemm } from "./steady-gemm.ts";
 
-const { Add, Gemm } = operators;
+const { Gemm } = operators;
 
 /** Sessions of one operation, for products of all sizes. */
 interface Sessions {
@@ -54,10 +54,8 @@ function productGraph(subtracts: boolean, isTurned: boolean): Graph {
   const g = new GraphBuilder(subtracts ? "subtract" : "multiply");
   const [a, b] = [g.input("a", "float64", ["m", "k"]), g.input("b", "float64", ["k", "n"])];
   const bias = subtracts ? g.input("c", "float64", ["m", "n"]) : undefined;
-  const alpha = subtracts ? -1 : 1;
-  const turned = isTurned ? turnedGemm(g, a, b, { transB: false, alpha }) : undefined;
-  const result = turned ?? Gemm(g, a, b, { bias, transB: false, alpha });
-  g.output("y", turned && bias ? Add(g, bias, turned) : result, "float64", ["m", "n"]);
+  const gemm = isTurned ? turnedGemm : Gemm;
+  g.output("y", gemm(g, a, b, { bias, transB: false, alpha: subtracts ? -1 : 1 }), "float64", ["m", "n"]);
   return g.build();
 }
 

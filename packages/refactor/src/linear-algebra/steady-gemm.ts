@@ -29,27 +29,31 @@ export function dependsOnThreads({ rows, columns, inner }: ProductSize): boolean
   return rows < columns && inner > PIECE && columns < STEADY_COLUMNS;
 }
 
-interface SteadyOptions {
-  /** Size of the product; one of unknown size is left as it is. */
-  readonly size: ProductSize | undefined;
+interface GemmOptions {
   readonly bias?: Value | undefined;
   /** @default true */
   readonly transB?: boolean;
+  /** @default 1 */
+  readonly alpha?: number;
 }
 
-/** Computes `x · wᵀ + bias`, or `x · w + bias` without `transB`. */
-export function steadyGemm(g: GraphBuilder, x: Value, w: Value, { size, bias, transB = true }: SteadyOptions): Value {
-  if (!size || !dependsOnThreads(size)) return Gemm(g, x, w, { bias, transB });
-  const product = turnedGemm(g, x, w, { transB });
-  return bias ? Add(g, product, bias) : product;
+interface SteadyOptions extends GemmOptions {
+  /** Size of the product; one of unknown size is left as it is. */
+  readonly size: ProductSize | undefined;
 }
 
-/** Computes `alpha · x · wᵀ`, or `alpha · x · w` without `transB`, as the transpose of a product that is high. */
+/** Computes `alpha · x · wᵀ + bias`, or `alpha · x · w + bias` without `transB`. */
+export function steadyGemm(g: GraphBuilder, x: Value, w: Value, { size, ...options }: SteadyOptions): Value {
+  return size && dependsOnThreads(size) ? turnedGemm(g, x, w, options) : Gemm(g, x, w, options);
+}
+
+/** Computes the same as `Gemm`, as the transpose of a product that is high. */
 export function turnedGemm(
   g: GraphBuilder,
   x: Value,
   w: Value,
-  { transB, alpha = 1 }: { readonly transB: boolean; readonly alpha?: number },
+  { bias, transB = true, alpha = 1 }: GemmOptions,
 ): Value {
-  return Transpose(g, Gemm(g, w, x, { transA: !transB, alpha }), [1, 0]);
+  const product = Transpose(g, Gemm(g, w, x, { transA: !transB, alpha }), [1, 0]);
+  return bias ? Add(g, product, bias) : product;
 }

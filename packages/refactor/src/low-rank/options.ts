@@ -84,12 +84,19 @@ export type LowRankEstimate = TuneEstimate;
 
 export type ResolvedLowRankOptions = { readonly [Name in keyof LowRankOptions]-?: NonNullable<LowRankOptions[Name]> };
 
+const [BATCH_SEQUENCES, MOST_FLEET_SHARDS] = [2, 8] as const;
+
+/** Returns the number of shards that suits machines: one for each sequence of a step, or equal ones, at most 8. */
+export function fleetShards(batchSequences: number = BATCH_SEQUENCES): number {
+  return largestDivisor(batchSequences, MOST_FLEET_SHARDS);
+}
+
 /**
  * @param numKinds - of text
  * @throws {TypeError | RangeError} naming the option, the expectation and the value
  */
 export function resolveLowRankOptions(options: LowRankOptions & LowRankRun, numKinds: number): ResolvedLowRankOptions {
-  const batchSequences = integerOption("batchSequences", options.batchSequences ?? 2, 1, 1 << 16);
+  const batchSequences = integerOption("batchSequences", options.batchSequences ?? BATCH_SEQUENCES, 1, 1 << 16);
   const sequenceTokens = integerOption("sequenceTokens", options.sequenceTokens ?? 256, 8, 1 << 20);
   const shards = integerOption("shards", options.shards ?? 1, 1);
   if (batchSequences % shards !== 0) {
