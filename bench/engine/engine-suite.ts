@@ -100,10 +100,11 @@ function sizesOf(settings: BenchSettings, mostTokens: number): WorkloadSizes {
   const contextTokens = 16;
   const contexts = numbersOf(settings, "contexts", quick ? [64, 256] : [64, 512, 2048, 4096]);
   const fitting = contexts.map((length) => Math.min(length, mostTokens - contextTokens));
+  const [newTokens = 64] = numbersOf(settings, "new-tokens", [quick ? 8 : 64]);
   return {
     concurrency: numbersOf(settings, "concurrency", quick ? [1, 8] : [1, 8, 32, 64]),
     promptTokens: 64,
-    newTokens: quick ? 8 : 32,
+    newTokens,
     contexts: [...new Set(fitting)],
     contextTokens,
   };

@@ -8,6 +8,9 @@ import { post, type Answer } from "./client.ts";
 export type Ask = (index: number) => Promise<Answer>;
 
 const NUM_LENGTHS = 1000;
+/** Prompts of a load differ from those of all others, because speculation learns from earlier answers. */
+const LOAD_STEP = 100_000;
+let numLoads = 0;
 const SUBJECTS = ["sea", "mountain", "engine", "garden", "letter", "city", "number", "river"];
 
 /** Makes a prompt that shares no prefix with other indices, so that no prefix cache applies. */
@@ -17,14 +20,17 @@ export function promptOf(index: number): string {
 }
 
 /**
- * @param maxTokens - of each answer, or a function of the prompt's index
+ * Makes a load of completions with prompts of its own.
+ *
+ * @param maxTokens - of each answer, or a function of its index in the load
  */
 export function completions(url: string, maxTokens: number | ((index: number) => number), stream: boolean): Ask {
   const sampling = { temperature: 0, ignore_eos: true };
   const streamed = stream ? { stream, stream_options: { include_usage: true } } : {};
+  const first = LOAD_STEP * ++numLoads;
   return (index) => {
     const max_tokens = typeof maxTokens === "number" ? maxTokens : maxTokens(index);
-    return post(`${url}/v1/completions`, { prompt: promptOf(index), max_tokens, ...sampling, ...streamed });
+    return post(`${url}/v1/completions`, { prompt: promptOf(first + index), max_tokens, ...sampling, ...streamed });
   };
 }
 

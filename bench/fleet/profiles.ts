@@ -16,15 +16,14 @@ export interface ModelProfile {
 }
 
 /**
- * Half-width experts in int8 on two cores of an AMD EPYC (Zen 5), read at 1 GB/s. `135m` was measured. `1b` has the
- * shape of Llama 3.2 1B and is computed: an expert is read from memory at the speed of `135m`, and the other
- * coefficients relative to it fit the ratios of steps of 4 and 16 sequences with 1 to 7 experts in docs/benchmark.md.
+ * Half-width experts in int8 on two cores of an AMD EPYC (Zen 5), read at 1 GB/s. `135m` was measured. `1b` fits the
+ * steps of 1, 4 and 16 sequences with 1 to 7 experts in docs/benchmark.md, which have random weights.
  */
 export const MODELS = {
   "135m": { cost: DEFAULT_COST_MODEL, expertBytes: 40e6, firstTokenMs: 1000, perTokenMs: 60 },
   "1b": {
-    cost: { fixedMs: 7.7, msPerToken: 0.6, msPerExpert: 7, msPerCachedToken: 0.0011, loadMsPerByte: 1e-6 },
-    expertBytes: 403e6,
+    cost: { fixedMs: 3.7, msPerToken: 1.3, msPerExpert: 8.9, msPerCachedToken: 0.0011, loadMsPerByte: 1e-6 },
+    expertBytes: 381e6,
     firstTokenMs: 3000,
     perTokenMs: 200,
   },

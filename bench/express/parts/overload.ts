@@ -26,7 +26,9 @@ export async function overload(context: SuiteContext): Promise<SuiteReport> {
   const engine = ourEngine(context, batch);
   const asking = (url: string) => completions(url, unequalTokens(tokens), true);
   await using server = lazily(async () => {
-    const started = await startServer("server.ts", { path, engine, admission: { maxRequests: places } });
+    // One address stands for many clients.
+    const admission = { maxRequests: places, maxClientShare: 1 };
+    const started = await startServer("server.ts", { path, engine, admission });
     // The warm-up allocates memory and compiles code; it is not counted.
     await closedLoop(places, asking(started.url), after(seconds));
     return started;
