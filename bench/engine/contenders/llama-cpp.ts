@@ -73,6 +73,8 @@ export async function open({ spec, threads }: OpenContender): Promise<Contender>
 async function complete(sequence: Sequence | undefined, prompt: readonly number[], newTokens: number): Promise<number> {
   if (!sequence) throw new Error("Expected a sequence for this prompt, got none");
   const startMs = performance.now();
+  // A sequence continues behind its last answer otherwise, and shifts its context when that is full.
+  await sequence.clearHistory();
   let [numTokens, firstMs] = [0, NaN];
   for await (const _ of sequence.evaluate(prompt, { temperature: 0, yieldEogToken: true })) {
     if (++numTokens === 1) firstMs = performance.now() - startMs;
