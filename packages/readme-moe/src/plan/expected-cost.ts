@@ -37,10 +37,10 @@ const REFERENCE_BYTES = 97e6;
 /** Time of steps with streamed experts whose budget has room for everything, against steps without (docs/kernel.md). */
 const STREAMED_FACTOR = 1.05;
 /**
- * Time per byte. Four bits are fewer bytes and more arithmetic: SmolLM2 makes 76 tokens per second in int4, 81 in int8
- * (docs/benchmark.md).
+ * Time per byte, from docs/benchmark.md. Four bits are fewer bytes and more arithmetic: 1.3 for one sequence, 1.4 for
+ * four, 1.7 for sixteen. Float32 has more bytes and needs no rounding: 0.7 for one sequence, 0.5 for sixteen.
  */
-const PACE = { int8: 1, int4: 1.33, fp32: 1 } as const;
+const PACE = { int8: 1, int4: 1.4, fp32: 0.6 } as const;
 const LIMITS = { maxNumBatchedTokens: 512, chunkTokens: 128 };
 
 /**
