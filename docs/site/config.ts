@@ -13,6 +13,11 @@ const place: SitePlace = {
 };
 const sidebar = sidebarOf(readFileSync(join(ROOT, "docs", "README.md"), "utf8"), place);
 
+/** Four squares in the colours of the experts, as in the chat page. */
+const ICON =
+  "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 16 16'><path fill='#0072b2' d='M1 1h6v6H1z'/><path fill='#e69f00' d='M9 1h6v6H9z'/>" +
+  "<path fill='#009e73' d='M1 9h6v6H1z'/><path fill='#cc79a7' d='M9 9h6v6H9z'/></svg>";
+
 export const siteConfig = {
   srcDir: ".pages",
   outDir: "dist",
@@ -20,6 +25,7 @@ export const siteConfig = {
   title: "readme-moe",
   description: "Language models inside a Node service, on ordinary CPUs",
   lang: "en",
+  head: [["link", { rel: "icon", href: `data:image/svg+xml,${encodeURIComponent(ICON)}` }]],
   lastUpdated: false,
   // The site is static: nothing of it needs a server that knows its pages.
   cleanUrls: false,
