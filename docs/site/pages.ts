@@ -17,7 +17,7 @@ const AT_THE_ROOT: Readonly<Record<Source, string>> = {
 
 /** Everything in docs, and the pages that other folders begin with. */
 const PAGES = /^docs\/.*\.md$|^(?:bench|examples|models|packages)\/(?:.*\/)?README\.md$/;
-const IMAGES = "docs/images/";
+const PICTURE = /\.(?:png|svg)$/;
 
 /** Returns a file's path within the site, or nothing for a file that is no page. */
 export function pagePathOf(source: Source): string | undefined {
@@ -25,6 +25,11 @@ export function pagePathOf(source: Source): string | undefined {
   if (path !== undefined) return path;
   if (!PAGES.test(source)) return undefined;
   return source.replace(/^docs\//, "").replace(/README\.md$/, "index.md");
+}
+
+/** Returns a picture's path within the site, or nothing for a file that is no picture. */
+export function picturePathOf(file: string): string | undefined {
+  return PICTURE.test(file) ? `images/${file.replace(/^docs\/images\//, "")}` : undefined;
 }
 
 /** Link of a page on the site: another address, or a name where the site cannot lead to the file. */
@@ -42,7 +47,8 @@ export function siteLinkOf(source: Source, href: string, { sources, repository }
   if (/^[a-z][a-z+.-]*:|^#/i.test(href)) return { href };
   const [file = "", anchor] = href.split("#");
   const path = posix.join(posix.dirname(source), decodeURIComponent(file)).replace(/\/$/, "");
-  if (path.startsWith(IMAGES)) return { href: `/images/${path.slice(IMAGES.length)}` };
+  const picture = picturePathOf(path);
+  if (picture !== undefined) return { href: `/${picture}` };
   const page = [path, `${path}/README.md`].find((one) => sources.has(one));
   if (page !== undefined) return { href: `/${pagePathOf(page)}${anchor === undefined ? "" : `#${anchor}`}` };
   return repository === undefined ? { name: path } : { href: `${repository.replace(/\/$/, "")}/${path}` };

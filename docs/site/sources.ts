@@ -3,23 +3,31 @@
 import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { dirname, join, relative, sep } from "node:path";
 import { homePage, withDescription } from "./front-matter.ts";
-import { pagePathOf, type Source } from "./pages.ts";
+import { pagePathOf, picturePathOf, type Source } from "./pages.ts";
 
 export const ROOT: string = join(import.meta.dirname, "..", "..");
 export const SITE: string = join(ROOT, "docs", "site");
 /** Pages under the paths that they have on the site. */
 const PAGES: string = join(SITE, ".pages");
 
-// Dependencies, what is built, and folders that `npm start` and the examples make.
-const SKIPPED = /^(?:node_modules|dist|fixtures|test|site|my-.*|pocket-.*|\..*)$/;
+// Dependencies, what is built or measured, and folders that `npm start` and the examples make.
+const SKIPPED = /^(?:node_modules|dist|fixtures|test|site|bench-results|my-.*|pocket-.*|\..*)$/;
 
 /** Returns all files that become pages. */
-export function siteSources(folder: string = ROOT): readonly Source[] {
+export function siteSources(): readonly Source[] {
+  return filesIn(ROOT).filter((file) => pagePathOf(file) !== undefined);
+}
+
+/** Returns all pictures of the site, by their paths from the root of the repository. */
+export function sitePictures(): readonly string[] {
+  return filesIn(ROOT).filter((file) => picturePathOf(file) !== undefined);
+}
+
+function filesIn(folder: string): readonly string[] {
   return readdirSync(folder, { withFileTypes: true }).flatMap((entry) => {
     const path = join(folder, entry.name);
-    if (entry.isDirectory()) return SKIPPED.test(entry.name) ? [] : siteSources(path);
-    const source = relative(ROOT, path).split(sep).join("/");
-    return pagePathOf(source) === undefined ? [] : [source];
+    if (entry.isDirectory()) return SKIPPED.test(entry.name) ? [] : filesIn(path);
+    return [relative(ROOT, path).split(sep).join("/")];
   });
 }
 
@@ -27,7 +35,9 @@ export function siteSources(folder: string = ROOT): readonly Source[] {
 export function writePages(): void {
   rmSync(PAGES, { recursive: true, force: true });
   for (const source of siteSources()) writePage(source);
-  cpSync(join(ROOT, "docs", "images"), join(PAGES, "public", "images"), { recursive: true });
+  for (const picture of sitePictures()) {
+    cpSync(join(ROOT, picture), join(PAGES, "public", picturePathOf(picture) ?? picture));
+  }
 }
 
 /** Writes the page of one file. */
