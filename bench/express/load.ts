@@ -8,15 +8,21 @@ import { post, type Answer } from "./client.ts";
 export type Ask = (index: number) => Promise<Answer>;
 
 const NUM_LENGTHS = 1000;
-/** Prompts of a load differ from those of all others, because speculation learns from earlier answers. */
 const LOAD_STEP = 100_000;
-let numLoads = 0;
+/** Counts loads from 10, so that the numbers in all prompts have seven digits and prompts are equally long. */
+let numLoads = 10;
 const SUBJECTS = ["sea", "mountain", "engine", "garden", "letter", "city", "number", "river"];
 
 /** Makes a prompt that shares no prefix with other indices, so that no prefix cache applies. */
 export function promptOf(index: number): string {
   const subject = SUBJECTS[index % SUBJECTS.length];
   return `${index} was the number of the chapter on the ${subject}, which was larger than anybody had thought, and so`;
+}
+
+/** Makes prompts that no other load has, because speculation learns from earlier answers. */
+export function promptsOfLoad(): (index: number) => string {
+  const first = LOAD_STEP * numLoads++;
+  return (index) => promptOf(first + index);
 }
 
 /**
@@ -27,10 +33,10 @@ export function promptOf(index: number): string {
 export function completions(url: string, maxTokens: number | ((index: number) => number), stream: boolean): Ask {
   const sampling = { temperature: 0, ignore_eos: true };
   const streamed = stream ? { stream, stream_options: { include_usage: true } } : {};
-  const first = LOAD_STEP * ++numLoads;
+  const prompt = promptsOfLoad();
   return (index) => {
     const max_tokens = typeof maxTokens === "number" ? maxTokens : maxTokens(index);
-    return post(`${url}/v1/completions`, { prompt: promptOf(first + index), max_tokens, ...sampling, ...streamed });
+    return post(`${url}/v1/completions`, { prompt: prompt(index), max_tokens, ...sampling, ...streamed });
   };
 }
 

@@ -4,7 +4,7 @@
 import { ReadMeEngine } from "@readme-moe/engine";
 import type { Figure } from "../kit/samples.ts";
 import type { SuiteContext } from "../kit/suite.ts";
-import { completions, promptOf } from "../express/load.ts";
+import { completions, promptsOfLoad } from "../express/load.ts";
 import { ourEngine, PLACES } from "../express/our-engine.ts";
 import { startServer } from "../express/server-process.ts";
 import { tokensPerSecond } from "./goodput.ts";
@@ -35,10 +35,11 @@ export async function measureEngine(context: SuiteContext, path: string, tokens:
     stepMs += durationMs;
     graphMs += forwardMs;
   });
+  const prompt = promptsOfLoad();
   const ask = async (index: number): Promise<number> => {
     const params = { temperature: 0, maxTokens: tokens, ignoreEos: true };
     let numTokens = 0;
-    for await (const chunk of engine.generate({ prompt: promptOf(index), params })) numTokens += chunk.tokens.length;
+    for await (const chunk of engine.generate({ prompt: prompt(index), params })) numTokens += chunk.tokens.length;
     return numTokens;
   };
   const atOnce = async (first: number): Promise<number> => {
