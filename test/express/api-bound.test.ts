@@ -13,6 +13,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { chatApi } from "../../packages/express/src/api/chat.ts";
 import { EngineGrammars } from "../../packages/express/src/api/exchange.ts";
 import { generateAll } from "../../packages/express/src/api/generation.ts";
+import * as fc from "../support/fast-check.ts";
 import { postJson } from "../support/post-json.ts";
 import { expectReadMeError } from "../support/rejection.ts";
 import { listen, openClientsEngine, type RunningServer } from "../support/served-model.ts";
@@ -180,18 +181,80 @@ test.each(Object.entries(refused))("%s is refused by name", async (_, [more, par
   expect([answer.status, answer.body]).toMatchObject([400, { error: { type: "invalid_request_error", param } }]);
 });
 
+/** Grammars that compile, and in which an answer comes to a place where it cannot go on. */
+const endless: Readonly<Record<string, object>> = {
+  grammar: { grammar: "root ::= []" },
+  guided_grammar: { guided_grammar: 'root ::= "a"{2147483648}' },
+  "structured_outputs.grammar": { structured_outputs: { grammar: 'root ::= "a" []' } },
+  "grammar that begins with itself": { grammar: 'root ::= root "a"' },
+  "grammar of two rules": { grammar: "root ::= b\nb ::= root" },
+};
+
+test.each(Object.entries(endless))("%s without an end is refused by name, whole and streamed", async (named, more) => {
+  const [param] = named.split(" ");
+  const body = { messages, max_tokens: 12, ...more };
+  const { status, body: answer } = await postJson(`${server.url}/v1/chat/completions`, body);
+  expect([status, answer]).toMatchObject([
+    400,
+    { error: { type: "invalid_request_error", code: "invalid_value", param } },
+  ]);
+  const events = await (
+    await fetch(`${server.url}/v1/chat/completions`, {
+      method: "POST",
+      headers: { "content-type": "application/json" },
+      body: JSON.stringify({ ...body, stream: true }),
+    })
+  ).text();
+  expect(events).toContain(`"param":"${param}"`);
+  expect(events).not.toContain("server_error");
+});
+
+test("no grammar that a client writes is an error of the server", async () => {
+  const symbol = fc.constantFrom(
+    '"a"',
+    '""',
+    '"\\xff"',
+    '"é"',
+    "[]",
+    "[^]",
+    "[a-z]",
+    "[^\\x00-\\x7f]",
+    "root",
+    "b",
+    "c",
+    "( b )",
+  );
+  const repeated = fc.constantFrom("", "", "*", "+", "?", "{0}", "{2}", "{0,2}", "{3,}", "{", "|");
+  const rule = fc.array(fc.tuple(symbol, repeated), { maxLength: 4 }).map((parts) => parts.flat().join(" "));
+  const texts = fc.record({ root: rule, b: rule, c: rule });
+  const grammars = fc.sample(texts, 12).map(({ root, b, c }) => `root ::= ${root}\nb ::= ${b}\nc ::= ${c}`);
+  for (const grammar of [...grammars, "root ::= TagDispatch()", "root", "\0", "%", "start: A\nA: /a/"]) {
+    const { status, body } = await postJson(`${server.url}/v1/completions`, { prompt: "a", max_tokens: 4, grammar });
+    const { param } = (body["error"] ?? {}) as { readonly param?: unknown };
+    expect([grammar, status, param]).toStrictEqual([
+      grammar,
+      status === 200 ? 200 : 400,
+      status === 200 ? undefined : "grammar",
+    ]);
+  }
+});
+
 test.each([
-  ["has failed", new ReadMeError("ERR_GRAMMAR_FAILED", "its thread ended"), 503],
-  ["takes too long", new RangeError("Expected the grammar to match a token within 5 ms"), 500],
-])("a grammar that %s is reported as such, and the engine keeps working", async (_, failure, status) => {
+  ["has failed", new ReadMeError("ERR_GRAMMAR_FAILED", "its thread ended"), { status: 503, code: "grammar_failed" }],
+  [
+    "takes too long",
+    new RangeError("Expected the grammar to match a token within 5 ms"),
+    { status: 400, code: "invalid_value", param: "grammar" },
+  ],
+])("a grammar that %s is reported as such, and the engine keeps working", async (_, failure, expected) => {
   const processLogits = (): never => {
     throw failure;
   };
   const settings = chatApi.settings({ messages, max_tokens: 3 }, servedAs(model, engine));
-  const input = { prompts: [{ messages }], newProcessor: () => processLogits, priority: 0 };
+  const input = { prompts: [{ messages }], newProcessor: () => processLogits, boundBy: "grammar", priority: 0 };
   const { signal } = new AbortController();
   const first = generateAll({ engine, settings, input, signal, onAccepted: () => undefined }).next();
-  await expect(first).rejects.toMatchObject({ status, code: "grammar_failed", cause: failure });
+  await expect(first).rejects.toMatchObject({ ...expected, cause: failure });
   const answer = await postJson(`${server.url}/v1/chat/completions`, { messages, max_tokens: 1 });
   expect(answer.status).toBe(200);
 });

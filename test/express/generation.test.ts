@@ -151,9 +151,9 @@ describe("an error", () => {
       { chunks: Array.from({ length: 100 }, () => chunk(0, "b")) },
     ];
     const { engine, ended } = engineOf(scripts);
-    const input = { prompts: ["x", "y"], priority: 0, newProcessor: () => () => undefined };
+    const input = { prompts: ["x", "y"], priority: 0, newProcessor: () => () => undefined, boundBy: "tools" };
     const failed = all(start(engine, 2, { input }).pieces);
-    await expect(failed).rejects.toMatchObject({ status: 500, code: "grammar_failed" });
+    await expect(failed).rejects.toMatchObject({ status: 400, code: "invalid_value", param: "tools" });
     expect(new Set(ended)).toEqual(new Set([0, 1]));
     await expect(all(start(engineOf(scripts).engine, 2).pieces)).rejects.toThrow(RangeError);
   });

@@ -23,6 +23,7 @@ const refused: readonly (readonly [unknown, ...string[]])[] = [
   [{ type: "array", contains: {} }, "`contains`"],
   [{ type: "array", prefixItems: [{}], minItems: 3 }, "`prefixItems`"],
   [{ type: "array", minItems: 3, maxItems: 2 }, "`minItems`"],
+  [{ type: "array", items: false, minItems: 1 }, "no array"],
   [{ type: "number", multipleOf: 0.5 }, "`multipleOf`"],
   [{ type: "number", minimum: 1e-7 }, "`minimum`", "digits"],
   [{ type: "number", minimum: 2, exclusiveMaximum: 2 }, "no number"],

@@ -67,7 +67,7 @@ export async function prepareChat(
   const grammarsFor = (param: string): Promise<Grammars> => openGrammars(param, () => exchange.grammars());
   try {
     const prompt = chatPrompt(body, sent, { info: engine.info, maxTokens: params.maxTokens });
-    const { constraint, newParser: newCallParser } = await bindAnswer(body, grammarsFor, asker);
+    const { constraint, boundBy, newParser: newCallParser } = await bindAnswer(body, grammarsFor, asker);
     const newId = partIds(id);
     const newParser = newCallParser && ((): ToolCallParser => newCallParser(() => newId("call", 24)));
     const { budgetTokens } = reasoningWish(body, params.maxTokens);
@@ -77,6 +77,7 @@ export async function prepareChat(
     return {
       prompts: [prompt],
       newProcessor: reasoning.newProcessor,
+      boundBy,
       prediction: predictionOf(body),
       shape: chatShape({ engine, logprobs, includesRoutes: includes.routes, newParser, reasoning }),
     };
@@ -131,9 +132,13 @@ async function bindAnswer(
   body: ChatBody,
   grammarsFor: (param: string) => Promise<Grammars>,
   asker: Asker,
-): ReturnType<typeof bindCalls> {
+): Promise<Awaited<ReturnType<typeof bindCalls>> & { readonly boundBy?: string }> {
   const output = structuredOutput(body);
-  if (!output) return bindCalls(body, async (answers) => (await grammarsFor("tools")).tagged(answers, asker));
-  const name = output.param.replace(/^(response_format).*/, "$1");
-  return { constraint: await compileOutput(output, await grammarsFor(name), asker), newParser: undefined };
+  if (!output) {
+    const bound = await bindCalls(body, async (answers) => (await grammarsFor("tools")).tagged(answers, asker));
+    return bound.constraint ? { ...bound, boundBy: "tools" } : bound;
+  }
+  const { param } = output;
+  const grammars = await grammarsFor(param.replace(/^(response_format).*/, "$1"));
+  return { constraint: await compileOutput(output, grammars, asker), boundBy: param, newParser: undefined };
 }

@@ -69,6 +69,7 @@ export const completionApi: GenerationApi<CompletionBody, CompletionChoice> = {
     return {
       prompts,
       newProcessor,
+      boundBy: output?.param,
       shape: completionShape({ engine, logprobs, includesRoutes: includes.routes, echoes }),
     };
   },

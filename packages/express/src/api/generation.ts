@@ -42,6 +42,8 @@ export interface GenerationInput {
   readonly prompts: readonly Prompt[];
   /** Creates what binds the answers to one prompt. @default answers are free */
   readonly newProcessor?: (() => ProcessLogits) | undefined;
+  /** Parameter that constrains the answers, if one does. */
+  readonly boundBy?: string | undefined;
   /** Text that the answers are expected to repeat. */
   readonly prediction?: string | undefined;
 }
@@ -227,7 +229,7 @@ export interface GenerateAllRequest {
 export async function* generateAll(request: GenerateAllRequest): AsyncGenerator<Piece, void, undefined> {
   const { engine, settings, input, client, traceparent, signal, isFollowed = false, onAccepted } = request;
   const { id, promptParam, params, expert } = settings;
-  const { prompts, newProcessor, prediction, priority } = input;
+  const { prompts, newProcessor, boundBy, prediction, priority } = input;
   const paramOf = (index: number): string => (prompts.length === 1 ? promptParam : `${promptParam}[${index}]`);
   const open: AsyncIterator<GenerateChunk>[] = [];
 
@@ -252,7 +254,7 @@ export async function* generateAll(request: GenerateAllRequest): AsyncGenerator<
       for await (const chunk of generation) yield { ...chunk, prompt, index: prompt * (params.n ?? 1) + chunk.choice };
     } catch (error) {
       // The prompt was accepted, so an error of the caller's function is one of the grammar.
-      throw engineError(newProcessor ? grammarError(error) : error, paramOf(prompt), engine.info);
+      throw engineError(boundBy === undefined ? error : grammarError(error, boundBy), paramOf(prompt), engine.info);
     }
   }
 

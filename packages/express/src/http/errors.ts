@@ -142,11 +142,16 @@ export function callerError(error: unknown, param: string): unknown {
   return badRequest({ message: error.message, code: "invalid_value", param, cause: error });
 }
 
-/** Translates the error of a grammar that takes too long, or that does not match the text generated so far. */
-export function grammarError(error: unknown): unknown {
+/**
+ * Translates the error of a grammar that takes too much, or that leaves no way to continue, to status 400.
+ *
+ * @param param - the parameter that constrains the answer
+ */
+export function grammarError(error: unknown, param: string): unknown {
   if (!(error instanceof TypeError || error instanceof RangeError)) return error;
-  const message = "The grammar that constrains the answer has failed; simplify it";
-  return new ApiError({ status: 500, type: "server_error", code: "grammar_failed", message, cause: error });
+  // Messages that do not name the grammar are about the option through which it reaches the engine.
+  const { message } = error;
+  return invalid(param, message.includes("grammar") ? message : "nothing can come next in its grammar", error);
 }
 
 /** Turns any error into one for clients. Unexpected errors become a 500 without details. */

@@ -82,6 +82,7 @@ function arraySchema(part: SchemaObject, place: Place, visit: Visit): SchemaObje
     const prefix = prefixItems.map((value, index) => inner(value, "prefixItems", String(index)));
     return { type: "array", prefixItems: prefix, items: false, minItems: prefix.length };
   }
+  if (items === false && (minItems ?? 0) > 0) throw refused(place.path, "allows no array");
   if (items === false) return { type: "array", items: {}, maxItems: 0 };
   return {
     type: "array",
