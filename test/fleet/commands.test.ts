@@ -2,7 +2,12 @@
 
 import { spawnSync } from "node:child_process";
 import { join } from "node:path";
+import type { Engine } from "@readme-moe/core";
+import { openModel } from "@readme-moe/model";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
+import { openFront } from "../../packages/readme-moe/src/fleet/open-front.ts";
+import { openEngine } from "../../packages/readme-moe/src/models.ts";
+import type { EngineFlags } from "../../packages/readme-moe/src/options.ts";
 import { outcomeOf, startCommand } from "../support/node-process.ts";
 import { killMachine, startMachine, type Machine } from "../support/fleet/machines.ts";
 import { noServer, startValkey, type ValkeyServer } from "../support/fleet/valkey.ts";
@@ -11,6 +16,7 @@ import { POCKET, cases } from "../support/pocket.ts";
 import { runCli } from "../support/run-cli.ts";
 import { startReady, until } from "../support/serving-process.ts";
 import { persistentFolder, temporaryFolder } from "../support/temporary-folder.ts";
+import { writeTinyAdapter } from "../support/tiny-adapter.ts";
 
 if (noServer !== undefined) console.log(`The tests of a fleet's commands did not run: ${noServer}`);
 
@@ -68,6 +74,37 @@ describe.skipIf(noServer !== undefined)("the commands of a fleet", () => {
     });
     const other = await outcomeOf(startCommand(ask));
     expect(other).toMatchObject({ code: 1, stderr: expect.stringContaining("ERR_FLEET_UNREACHABLE") as string });
+  });
+
+  test("know the same version of a model with the same flags", async () => {
+    const folder = await temporaryFolder();
+    const model = await openModel(POCKET);
+    for (const [seed, name] of ["legal", "poetry"].entries())
+      await writeTinyAdapter(join(folder, name), model.config, { seed });
+    await model.close();
+    const lora = [
+      { name: undefined, source: join(folder, "legal") },
+      { name: "verse", source: join(folder, "poetry") },
+    ];
+    const own: readonly Partial<EngineFlags>[] = [
+      { lora, expert: "verse" },
+      { controlTokensInMessages: "control", context: 100, samplingDefaults: "none" },
+    ];
+    const { signal } = new AbortController();
+    const versions: (string | undefined)[] = [];
+    for (const flags of own) {
+      const all = { cacheFolder, isolation: "thread", precision: "fp32", threads: 1, ...flags } as EngineFlags;
+      const [ours, front] = [
+        await openEngine(POCKET, all, signal),
+        await openFront(POCKET, { ...all, fleet: server.url }, signal),
+      ];
+      const names = ["promptVersion", "experts", "contextTokens", "samplingDefaults"] as const;
+      const pick = ({ info }: Engine) => Object.fromEntries(names.map((name) => [name, info[name]]));
+      expect(pick(front.engine)).toStrictEqual(pick(ours.engine));
+      versions.push(front.engine.info.promptVersion);
+      await Promise.all([ours.close(), front.close()]);
+    }
+    expect(new Set(versions).size).toBe(2);
   });
 
   test("serve over HTTP what one machine serves, and show what they do", async () => {

@@ -38,6 +38,23 @@ export const MAX_CONFIG_BYTES: number = 16 << 20;
  * @throws {ReadMeError} naming the file, and the tensor or field, that is missing, damaged or not supported
  */
 export async function openModel(path: string): Promise<Model> {
+  const place = await findModel(path);
+  return place.gguf === undefined ? openFolder(place.folder, place.onnx) : openGguf(place.gguf, place.folder);
+}
+
+/** Files that a model is read from. */
+export type ModelPlace =
+  /** A GGUF file, and its folder if that was named. */
+  | { readonly gguf: string; readonly folder: string | undefined }
+  /** A folder with config.json, and its ONNX file if the weights are in one. */
+  | { readonly gguf: undefined; readonly folder: string; readonly onnx: string | undefined };
+
+/**
+ * Finds the files that a path to a model means, whatever is read from them.
+ *
+ * @throws {ReadMeError} `ERR_FILE_NOT_FOUND`; `ERR_MODEL_INVALID` when several files could be meant
+ */
+export async function findModel(path: string): Promise<ModelPlace> {
   if (typeof path !== "string" || path === "") {
     throw new TypeError("Expected `path` to name a folder, a GGUF file or an ONNX file");
   }
@@ -46,19 +63,23 @@ export async function openModel(path: string): Promise<Model> {
     throw fileError(absolute, cause);
   };
   if (!(await stat(absolute).catch(failed)).isDirectory()) {
-    return /\.onnx$/i.test(absolute) ? openFolder(folderOfOnnx(absolute), absolute) : openGguf(absolute);
+    const isOnnx = /\.onnx$/i.test(absolute);
+    return isOnnx ? inFolder(folderOfOnnx(absolute), absolute) : { gguf: absolute, folder: undefined };
   }
   const names = await readdir(absolute).catch(failed);
-  const hasWeights = names.some(isWeights);
-  const ggufs = names.filter((name) => name.toLowerCase().endsWith(".gguf"));
-  const [gguf] = ggufs;
-  if (hasWeights) return openFolder(absolute);
+  if (names.some(isWeights)) return inFolder(absolute);
+  const [gguf, ...others] = names.filter((name) => name.toLowerCase().endsWith(".gguf"));
   if (gguf === undefined) {
     const files = await onnxFilesIn(absolute, names);
-    return openFolder(absolute, files.length > 0 ? chosenOnnx(absolute, files) : undefined);
+    return inFolder(absolute, files.length > 0 ? chosenOnnx(absolute, files) : undefined);
   }
-  if (ggufs.length === 1) return openGguf(join(absolute, gguf), absolute);
-  throw new ReadMeError("ERR_MODEL_INVALID", `${absolute}: holds ${ggufs.length} GGUF files; name one of them`);
+  if (others.length === 0) return { gguf: join(absolute, gguf), folder: absolute };
+  const message = `${absolute}: holds ${others.length + 1} GGUF files; name one of them`;
+  throw new ReadMeError("ERR_MODEL_INVALID", message);
+}
+
+function inFolder(folder: string, onnx?: string): ModelPlace {
+  return { gguf: undefined, folder, onnx };
 }
 
 /** Tells whether a folder's weights are safetensors; a router may also belong to the experts of a GGUF file. */

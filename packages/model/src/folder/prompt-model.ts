@@ -2,8 +2,8 @@
 
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
-import { access, readdir, stat } from "node:fs/promises";
-import { join, resolve } from "node:path";
+import { access, stat } from "node:fs/promises";
+import { join } from "node:path";
 import { pipeline } from "node:stream/promises";
 import type { SamplingDefaults } from "@readme-moe/core";
 import { fingerprintOf } from "../cache/fingerprint.ts";
@@ -12,7 +12,6 @@ import { ggufConfig } from "../config/gguf-config.ts";
 import type { ModelConfig } from "../config/model-config.ts";
 import { parseConfig } from "../config/parse-config.ts";
 import { generationDefaults, ggufDefaults } from "../config/sampling-defaults.ts";
-import { fileError } from "../files/errors.ts";
 import { readJsonFile } from "../files/text-file.ts";
 import { GgufTensorStore } from "../gguf/gguf-tensor-store.ts";
 import { openExpertSet } from "../low-rank/expert-set.ts";
@@ -23,7 +22,7 @@ import { DENSE_NAME } from "../weights/backbone.ts";
 import { MIXTURE_NAME } from "../weights/mixture.ts";
 import { locateRouter } from "../weights/router-weights.ts";
 import { CONFIG_FILE, type Model, ROUTER_FILE, TEXT_FILES } from "./model.ts";
-import { MAX_CONFIG_BYTES, openModel } from "./open-model.ts";
+import { findModel, MAX_CONFIG_BYTES, openModel } from "./open-model.ts";
 import { once } from "./once.ts";
 import { parseReadMe } from "./read-me-folder.ts";
 import { readPooling } from "./read-pooling.ts";
@@ -47,35 +46,26 @@ export interface PromptModel extends Pick<
  * @throws {ReadMeError} as `openModel`
  */
 export async function openPromptModel(path: string): Promise<PromptModel> {
-  if (typeof path !== "string" || path === "") throw new TypeError("Expected `path` to name a folder or a GGUF file");
-  const absolute = resolve(path);
-  const failed = (cause: unknown): never => {
-    throw fileError(absolute, cause);
-  };
-  if (!(await stat(absolute).catch(failed)).isDirectory()) {
-    return /\.gguf$/i.test(absolute) ? openGguf(absolute) : openModel(absolute);
-  }
-  const configPath = join(absolute, CONFIG_FILE);
+  const place = await findModel(path);
+  if (place.gguf !== undefined) return openGguf(place.gguf, place.folder);
+  const { folder } = place;
+  const configPath = join(folder, CONFIG_FILE);
   const json = await readJsonFile(configPath, MAX_CONFIG_BYTES);
-  if (json === undefined) {
-    const [gguf, second] = (await readdir(absolute)).filter((name) => name.toLowerCase().endsWith(".gguf"));
-    // `openModel` says what is wrong with the folder.
-    return gguf === undefined || second !== undefined ? openModel(absolute) : openGguf(join(absolute, gguf), absolute);
-  }
-  const fields = new Fields(configPath, json);
-  if (fields.raw(OFFICIAL_FIELD) !== undefined) return openModel(absolute);
-  const generationPath = join(absolute, "generation_config.json");
+  const fields = json === undefined ? undefined : new Fields(configPath, json);
+  // Without config.json, `openModel` says what is wrong with the folder.
+  if (fields === undefined || fields.raw(OFFICIAL_FIELD) !== undefined) return openModel(path);
+  const generationPath = join(folder, "generation_config.json");
   const generation = await readJsonFile(generationPath, MAX_CONFIG_BYTES);
   const defaults = generation && new Fields(generationPath, generation);
-  const text = once(() => loadFolderText(absolute));
-  const pooling = await readPooling(absolute, fields, text);
+  const text = once(() => loadFolderText(folder));
+  const pooling = await readPooling(folder, fields, text);
   const config = { ...parseConfig(configPath, json, defaults), pooling };
-  const loadText = async (): Promise<ModelText> => poolingText(absolute, config, await text());
-  return openFolder(absolute, fields, { config, loadText, samplingDefaults: () => generationDefaults(defaults) });
+  const loadText = async (): Promise<ModelText> => poolingText(folder, config, await text());
+  return openFolder(folder, fields, { config, loadText, samplingDefaults: () => generationDefaults(defaults) });
 }
 
 /** Field of config.json that conversions by the paper's own code have. */
-const OFFICIAL_FIELD = "embedding_dim";
+const OFFICIAL_FIELD = "N_cluster";
 
 async function openFolder(
   path: string,

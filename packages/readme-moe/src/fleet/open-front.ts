@@ -2,6 +2,7 @@
 
 import type { Engine } from "@readme-moe/core";
 import { openPromptReader } from "@readme-moe/engine";
+import { loraFolders } from "../low-rank/find-adapters.ts";
 import { modelPath } from "../models.ts";
 import type { EngineFlags } from "../options.ts";
 
@@ -35,9 +36,18 @@ export async function openFront(
   const { FleetEngine, parseFleetUrl } = await import("@readme-moe/fleet");
   const address = parseFleetUrl(fleet);
   const path = await modelPath(name, signal, flags);
-  const { threads, cacheFolder, expert, isolation, context: contextTokens, controlTokensInMessages } = flags;
-  const options = { threads, cacheFolder, expert, isolation, contextTokens, controlTokensInMessages, signal };
-  const reader = await openPromptReader(path, options);
+  const { threads, cacheFolder, expert, isolation, controlTokensInMessages, samplingDefaults } = flags;
+  const reader = await openPromptReader(path, {
+    threads,
+    cacheFolder,
+    expert,
+    loras: await loraFolders(flags.lora, signal),
+    isolation,
+    contextTokens: flags.context,
+    controlTokensInMessages,
+    samplingDefaults,
+    signal,
+  });
   try {
     const engine = await FleetEngine.open({ fleet: address, reader, maxWaitMs: maxQueueMs, onError: reportSeldom() });
     return { engine, close: () => engine.dispose() };
