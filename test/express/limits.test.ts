@@ -1,8 +1,9 @@
 // Every limit in the table of the docs: a request just beyond the limit gets the documented answer.
 
 import { once } from "node:events";
+import { join } from "node:path";
 import type { ReadMeEngine } from "@readme-moe/engine";
-import { Admission, boundConnections, LIMITS, readMe, type Limit } from "@readme-moe/express";
+import { Admission, boundConnections, LIMITS, readMe, ServedModels, type Limit } from "@readme-moe/express";
 import express from "express";
 import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
 import { Paces } from "../../packages/express/src/api/read-body.ts";
@@ -21,18 +22,23 @@ const MESSAGE = '{"role":"user","content":"x"}';
 
 let engine: ReadMeEngine;
 let server: RunningServer;
+let models: ServedModels;
 const admission = new Admission({ maxQueueMs: 60_000 });
 const timers = manualTimers();
 const open: { destroy(): void }[] = [];
 
 beforeAll(async () => {
-  engine = await openTinyEngine(await persistentFolder(), {}, { config: { max_position_embeddings: 4096 } });
-  const app = express().set("trust proxy", true).use(readMe({ engine, admission, timers }));
+  const folder = await persistentFolder();
+  engine = await openTinyEngine(folder, {}, { config: { max_position_embeddings: 4096 } });
+  models = new ServedModels({ tiny: engine });
+  const batches = { folder: join(folder, "batches") };
+  const app = express().set("trust proxy", true).use(readMe({ models, admission, timers, batches }));
   server = await listen(app);
   boundConnections(server.server);
 });
 afterEach(async () => {
   for (const one of open.splice(0)) one.destroy();
+  await expect.poll(() => timers.count(LIMITS.uploadMs.value)).toBe(0);
   await expect
     .poll(() => admission.stats)
     .toMatchObject({
@@ -44,7 +50,7 @@ afterEach(async () => {
 });
 afterAll(async () => {
   await server[Symbol.asyncDispose]();
-  await engine.dispose();
+  await models.drain();
 });
 
 /** @returns status and code of the answer, as in the table */
@@ -93,6 +99,23 @@ async function toldTo(client: string, body = '{"prompt":"x","max_tokens":1}'): P
   return outcomeOf(await readAll(socket));
 }
 
+/** Begins to send a file from an address of its own. @returns the answer's outcome, once it comes */
+async function beginUpload(client: string): Promise<{ readonly outcome: Promise<string> }> {
+  const socket = await openSocket(server.port);
+  open.push(socket);
+  const outcome = readAll(socket).then(outcomeOf);
+  const head = postHead("/v1/files", 1e6, [`X-Forwarded-For: ${client}`]);
+  socket.write(`${head.replace("application/json", "multipart/form-data; boundary=b")}--b\r\n`);
+  return { outcome };
+}
+
+/** Begins uploads, and waits until all of them are arriving. */
+async function fillUploads(client: string, count: number): Promise<void> {
+  const before = timers.count(LIMITS.uploadMs.value);
+  for (let index = 0; index < count; index++) await beginUpload(client);
+  await expect.poll(() => timers.count(LIMITS.uploadMs.value)).toBe(before + count);
+}
+
 /** Sends a request, and reads nothing until a timer of the server has fired. */
 async function unread(path: string, body: string): Promise<string> {
   const socket = await openSocket(server.port);
@@ -131,6 +154,28 @@ const PROBES: Readonly<Record<Name, (limit: number) => Promise<string>>> = {
     await timers.waiting(limit);
     timers.fire(limit);
     return outcomeOf(await readAll(socket));
+  },
+  uploads: async (limit) => {
+    for (const [index, count] of [4, 2, 1, limit - 7].entries()) await fillUploads(`10.0.0.${index}`, count);
+    return (await beginUpload("10.0.0.9")).outcome;
+  },
+  uploadShare: async (share) => {
+    await fillUploads("10.0.0.1", LIMITS.uploads.value * share);
+    // Other clients still find a place.
+    await fillUploads("10.0.0.2", 1);
+    return (await beginUpload("10.0.0.1")).outcome;
+  },
+  uploadSliceMs: async (limit) => {
+    const { outcome } = await beginUpload("10.0.0.1");
+    await timers.waiting(limit);
+    timers.fire(limit);
+    return outcome;
+  },
+  uploadMs: async (limit) => {
+    const { outcome } = await beginUpload("10.0.0.1");
+    await timers.waiting(limit);
+    timers.fire(limit);
+    return outcome;
   },
   bodyValues: (limit) => told(CHAT, chat(`"tools":[{"a":${list(limit, '""')}}]`)),
   bodyItems: (limit) => told("/detokenize", `{"tokens":${list(limit + 1, "1")}}`),

@@ -3,6 +3,8 @@ export interface ManualTimers {
   after(delayMs: number, callback: () => void): () => void;
   /** Resolves when something waits for `delayMs`, at once where it does already. */
   waiting(delayMs: number): Promise<void>;
+  /** Which one has waited for `delayMs` longest; the number differs for each. */
+  waitingSince(delayMs: number): number | undefined;
   /** How many wait for `delayMs`. */
   count(delayMs: number): number;
   /** Lets everything go off that waits for `delayMs` now. @returns how many */
@@ -10,12 +12,13 @@ export interface ManualTimers {
 }
 
 export function manualTimers(): ManualTimers {
-  const timers = new Set<{ readonly delayMs: number; readonly callback: () => void }>();
+  const timers = new Set<{ readonly id: number; readonly delayMs: number; readonly callback: () => void }>();
+  let numBegun = 0;
   const watchers = new Map<number, (() => void)[]>();
   const isWaiting = (delayMs: number): boolean => [...timers].some((timer) => timer.delayMs === delayMs);
   return {
     after(delayMs, callback) {
-      const timer = { delayMs, callback };
+      const timer = { id: ++numBegun, delayMs, callback };
       timers.add(timer);
       for (const resolve of watchers.get(delayMs) ?? []) resolve();
       watchers.delete(delayMs);
@@ -25,6 +28,7 @@ export function manualTimers(): ManualTimers {
       if (isWaiting(delayMs)) return;
       await new Promise<void>((resolve) => watchers.set(delayMs, [...(watchers.get(delayMs) ?? []), resolve]));
     },
+    waitingSince: (delayMs) => [...timers].find((timer) => timer.delayMs === delayMs)?.id,
     count: (delayMs) => [...timers].filter((timer) => timer.delayMs === delayMs).length,
     fire(delayMs) {
       const due = [...timers].filter((timer) => timer.delayMs === delayMs);

@@ -41,6 +41,33 @@ export const LIMITS = {
     beyond: "408 `body_timeout`",
     option: "bodyTimeoutMs",
   },
+  uploads: {
+    of: "files that arrive at once (`/v1/files`)",
+    value: 8,
+    unit: "items",
+    beyond: "503 `server_overloaded`",
+  },
+  uploadShare: {
+    of: "share of the places for arriving files that other keys (without keys, addresses) leave free",
+    value: 0.5,
+    unit: "share",
+    beyond: "429 `rate_limit_exceeded`",
+    option: "batches.maxClientShare",
+  },
+  uploadSliceMs: {
+    of: "time in which 64 KiB or the rest of a file arrive",
+    value: 30_000,
+    unit: "ms",
+    beyond: "408 `body_timeout`",
+    option: "bodyTimeoutMs",
+  },
+  uploadMs: {
+    of: "time until a file has arrived",
+    value: 3_600_000,
+    unit: "ms",
+    beyond: "408 `body_timeout`",
+    option: "batches.maxUploadMs",
+  },
   bodyValues: {
     of: "values of a body, and its lists, objects and properties. Numbers in lists are not counted",
     value: 65_536,

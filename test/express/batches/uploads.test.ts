@@ -2,11 +2,19 @@
 
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
-import { fetchHandler, type BatchesOptions, type FetchHandler } from "@readme-moe/express";
-import { afterAll, expect, test } from "vitest";
-import { missingRoom } from "../../../packages/express/src/batches/limits.ts";
-import { seededRandom } from "../../support/random.ts";
+import { fetchHandler, LIMITS, readMe, type BatchesOptions, type FetchHandler } from "@readme-moe/express";
+import express from "express";
+import { afterAll, expect, onTestFinished, test } from "vitest";
+import { missingRoom, uploadOverflow } from "../../../packages/express/src/batches/limits.ts";
+import { receiveUpload } from "../../../packages/express/src/batches/upload.ts";
+import { WebReply } from "../../../packages/express/src/http/web-reply.ts";
+import { WebRequest } from "../../../packages/express/src/http/web-request.ts";
+import { Deferred } from "../../support/deferred.ts";
+import { manualTimers } from "../../support/manual-timers.ts";
+import { randomInteger, seededRandom } from "../../support/random.ts";
+import { openSocket, readAll } from "../../support/raw-http.ts";
 import { chunksInTurns, scriptedEngine } from "../../support/scripted-engine.ts";
+import { listen } from "../../support/served-model.ts";
 import { persistentFolder, temporaryFolder } from "../../support/temporary-folder.ts";
 
 const folder = await persistentFolder();
@@ -88,6 +96,135 @@ test("a client that leaves takes its file along", async () => {
   expect((await post(failing, own)).status).toBe(400);
   expect(await readdir(join(path, "tmp"))).toEqual([]);
   expect(await readdir(join(path, "files"))).toEqual([]);
+});
+
+const HEAD = '--b\r\ncontent-disposition: form-data; name="file"; filename="x"\r\n\r\n';
+
+/** A server with keys on a port, and clients of it that send files byte by byte. */
+async function dripServer(): Promise<{
+  readonly timers: ReturnType<typeof manualTimers>;
+  readonly folder: string;
+  readonly drip: (key: string) => Promise<{ readonly send: (text: string) => void; readonly status: Promise<string> }>;
+}> {
+  const timers = manualTimers();
+  const path = await temporaryFolder();
+  const engine = scriptedEngine(chunksInTurns());
+  const server = await listen(
+    express().use(readMe({ engine, timers, keys: { ann: "a", bob: "b" }, batches: { folder: path } })),
+  );
+  onTestFinished(() => server[Symbol.asyncDispose]());
+  return {
+    timers,
+    folder: path,
+    async drip(key) {
+      const socket = await openSocket(server.port);
+      const status = readAll(socket).then((text) => text.slice(9, 12));
+      const type = "Content-Type: multipart/form-data; boundary=b";
+      const head = [
+        "POST /v1/files HTTP/1.1",
+        "Host: x",
+        `Authorization: Bearer ${key}`,
+        type,
+        "Content-Length: 1000000",
+      ];
+      socket.write(`${head.join("\r\n")}\r\n\r\n${HEAD}`);
+      return { status, send: (text) => void socket.write(text) };
+    },
+  };
+}
+
+test("a client whose files hardly arrive leaves places to others, and its files are cut", async () => {
+  const { timers, drip, folder: path } = await dripServer();
+  const numArriving = (): number => timers.count(LIMITS.uploadMs.value);
+  for (let round = 0; round < 3; round++) {
+    const slow = await Promise.all(Array.from({ length: 8 }, () => drip("a")));
+    await expect.poll(numArriving).toBe(4);
+    const other = await drip("b");
+    await expect.poll(numArriving).toBe(5);
+    // A byte now and then does not begin the time anew.
+    for (const { send } of [...slow, other]) send("x");
+    expect(timers.fire(LIMITS.uploadSliceMs.value)).toBe(5);
+    const statuses = await Promise.all(slow.map(({ status }) => status));
+    expect(statuses.toSorted()).toEqual([...Array<string>(4).fill("408"), ...Array<string>(4).fill("429")]);
+    expect(await other.status).toBe("408");
+    expect(numArriving()).toBe(0);
+  }
+  expect(await readdir(join(path, "tmp"))).toEqual([]);
+});
+
+test("a file may take long while 64 KiB after 64 KiB arrive, but not for ever", async () => {
+  const { timers, drip } = await dripServer();
+  const { send, status } = await drip("a");
+  const { uploadMs, uploadSliceMs } = LIMITS;
+  for (let count = 0; count < 5; count++) {
+    await timers.waiting(uploadSliceMs.value);
+    const begun = timers.waitingSince(uploadSliceMs.value);
+    send("x".repeat(64 << 10));
+    await expect.poll(() => timers.waitingSince(uploadSliceMs.value)).not.toBe(begun);
+  }
+  expect(timers.fire(uploadMs.value)).toBe(1);
+  expect(await status).toBe("408");
+  expect(timers.count(uploadSliceMs.value)).toBe(0);
+});
+
+test("the time in which the server itself holds a file up is not counted", async () => {
+  const timers = manualTimers();
+  const [held, gate] = [new Deferred(), new Deferred()];
+  const stored: number[] = [];
+  const files = {
+    async receive(_client: string, chunks: AsyncIterable<Uint8Array>, describe: () => Promise<object>) {
+      held.resolve();
+      await gate.promise;
+      for await (const chunk of chunks) stored.push(chunk.length);
+      return describe();
+    },
+  };
+  const text = FORM.replace("first", "x".repeat(1 << 20));
+  const headers = { "content-type": "multipart/form-data; boundary=b" };
+  const web = new Request("http://localhost/v1/files", { method: "POST", headers, body: text });
+  const request = new WebRequest(web, { baseUrl: "", address: undefined });
+  const times = { sliceMs: 10, totalMs: 20, timers };
+  const upload = {
+    files: files as never,
+    client: "ann",
+    request,
+    response: new WebReply(request),
+    maxFileBytes: 2 << 20,
+  };
+  const received = receiveUpload({ ...upload, ...times });
+  await held.promise;
+  for (let count = 0; count < 3; count++) {
+    expect([timers.fire(10), timers.count(20)]).toEqual([1, 1]);
+  }
+  gate.resolve();
+  expect(await received).toMatchObject({ client: "ann", filename: "x" });
+  expect(stored.reduce((sum, bytes) => sum + bytes, 0)).toBe((1 << 20) + "\r\nsecond".length);
+  expect([timers.count(10), timers.count(20)]).toEqual([0, 0]);
+});
+
+test("a client has its share of the places for arriving files that others leave free", () => {
+  const random = seededRandom(3);
+  for (let run = 0; run < 200; run++) {
+    const limits = { maxUploads: 1 + randomInteger(random, 12), maxClientShare: Math.max(0.1, random()) };
+    const arriving: string[] = [];
+    for (let step = 0; step < 60; step++) {
+      const client = "abcdef".charAt(randomInteger(random, 6));
+      if (random() < 0.3) arriving.splice(randomInteger(random, arriving.length + 1), 1);
+      const own = arriving.filter((one) => one === client).length;
+      const [numTaken, numLeft] = [arriving.length, limits.maxUploads - (arriving.length - own)];
+      const found = uploadOverflow(arriving, client, limits);
+      if (numTaken === limits.maxUploads) expect(found).toBe("all");
+      else if (own === 0) expect(found).toBeUndefined();
+      else expect(found).toBe(own + 1 > Math.ceil(numLeft * limits.maxClientShare) ? "client" : undefined);
+      if (!found) arriving.push(client);
+    }
+  }
+  // Three clients that take what they can leave a place for a fourth.
+  const arriving: string[] = [];
+  const limits = { maxUploads: LIMITS.uploads.value, maxClientShare: LIMITS.uploadShare.value };
+  for (const client of ["a", "b", "c"]) while (!uploadOverflow(arriving, client, limits)) arriving.push(client);
+  expect(arriving.join("")).toBe("aaaabbc");
+  expect(uploadOverflow(arriving, "d", limits)).toBeUndefined();
 });
 
 test("a full store refuses further files, and a client has its share only", async () => {

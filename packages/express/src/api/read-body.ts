@@ -4,7 +4,7 @@ import { isUtf8 } from "node:buffer";
 import type { Admission } from "../edge/admission.ts";
 import type { ServedModels } from "../edge/served-models.ts";
 import type { Step } from "../http/border.ts";
-import { ApiError, badRequest, bodyTooLarge, sendError } from "../http/errors.ts";
+import { badRequest, bodyTimeout, bodyTooLarge, sendError, type ApiError } from "../http/errors.ts";
 import {
   charsetOf,
   type Charset,
@@ -78,10 +78,9 @@ export function readJson({
     let isOver = false;
     const stopTimer = timers.after(bodyTimeoutMs, () => {
       isOver = true;
-      const message = "The body took too long";
       response.setHeader("Connection", "close");
       response.once("finish", () => request.destroy());
-      sendError(response, new ApiError({ status: 408, type: "invalid_request_error", code: "body_timeout", message }));
+      sendError(response, bodyTimeout());
     });
     const client = clientName(request, response);
     let recordDuration: ReturnType<Paces["begin"]> | undefined;

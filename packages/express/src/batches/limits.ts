@@ -1,4 +1,4 @@
-// Room in a store of files and batches. Pure functions over its content.
+// Room for files and batches. Pure functions over what is there.
 
 /** A file of a store, as far as limits go. */
 interface Held {
@@ -29,6 +29,30 @@ export function missingRoom(
   if (held.length >= maxFiles || own.length >= Math.ceil(maxFiles * maxClientShare)) return "files";
   const total = (files: readonly Held[]): number => files.reduce((sum, file) => sum + file.bytes, bytes);
   return total(held) > maxBytes || total(own) > maxBytes * maxClientShare ? "bytes" : undefined;
+}
+
+/** Most files that arrive at once, and the share of one client. */
+export interface UploadLimits {
+  readonly maxUploads: number;
+  readonly maxClientShare: number;
+}
+
+/**
+ * Tells whether one more file may arrive. A client has at most its share of the places that the others leave free, so
+ * that not even several clients together can take all places.
+ *
+ * @param arriving - the clients of the files that are arriving
+ * @returns whose files are too many, or `undefined` where there is a place
+ */
+export function uploadOverflow(
+  arriving: readonly string[],
+  client: string,
+  { maxUploads, maxClientShare }: UploadLimits,
+): "all" | "client" | undefined {
+  if (arriving.length >= maxUploads) return "all";
+  const numOwn = arriving.filter((one) => one === client).length;
+  const numLeft = maxUploads - (arriving.length - numOwn);
+  return numOwn >= Math.ceil(numLeft * maxClientShare) ? "client" : undefined;
 }
 
 /** A batch of a store, as far as limits go. */

@@ -1,6 +1,8 @@
 // Options of batches, with their limits.
 
 import { integerOption, numberOption, rejectUnknownKeys } from "@readme-moe/core";
+import { MAX_TIMER_MS } from "../http/timers.ts";
+import { LIMITS } from "../limits.ts";
 
 /** Options of `/v1/files` and `/v1/batches`. */
 export interface BatchesOptions {
@@ -8,6 +10,8 @@ export interface BatchesOptions {
   readonly folder: string;
   /** Largest file that a client may upload, in bytes. @default 100 MiB */
   readonly maxFileBytes?: number | undefined;
+  /** Longest time until a file has arrived, in ms. @default 3,600,000 */
+  readonly maxUploadMs?: number | undefined;
   /** Files of all clients, answers of batches included. @default 1,000 */
   readonly maxFiles?: number | undefined;
   /** Bytes of these files. @default 2 GiB */
@@ -16,7 +20,10 @@ export interface BatchesOptions {
   readonly maxRequests?: number | undefined;
   /** Batches of all clients, those that have ended included. @default 1,000 */
   readonly maxBatches?: number | undefined;
-  /** Share of files, their bytes and batches that one client may have, above 0 and at most 1. @default 0.5 */
+  /**
+   * Share of files, their bytes, places for arriving files and batches that one client may have, above 0 and at most 1.
+   * @default 0.5
+   */
   readonly maxClientShare?: number | undefined;
   /** Time for which files and ended batches are kept, in ms. @default 30 days */
   readonly maxAgeMs?: number | undefined;
@@ -36,6 +43,7 @@ export interface BatchesOptions {
 export interface ResolvedBatchesOptions {
   readonly folder: string;
   readonly maxFileBytes: number;
+  readonly maxUploadMs: number;
   readonly maxFiles: number;
   readonly maxBytes: number;
   readonly maxRequests: number;
@@ -49,6 +57,7 @@ export interface ResolvedBatchesOptions {
 const NAMES = [
   "folder",
   "maxFileBytes",
+  "maxUploadMs",
   "maxFiles",
   "maxBytes",
   "maxRequests",
@@ -71,18 +80,25 @@ export function resolveBatchesOptions(options: BatchesOptions): ResolvedBatchesO
   if (typeof onError !== "function") throw new TypeError("Expected `batches.onError` to be a function");
   const whole = (name: keyof BatchesOptions & keyof ResolvedBatchesOptions, value: number): number =>
     integerOption(`batches.${name}`, Number(options[name] ?? value), 1);
-  const share = (name: "maxClientShare" | "maxLoad"): number =>
-    numberOption(`batches.${name}`, options[name] ?? 0.5, Number.MIN_VALUE, 1);
+  const maxUploadMs = integerOption(
+    "batches.maxUploadMs",
+    options.maxUploadMs ?? LIMITS.uploadMs.value,
+    1,
+    MAX_TIMER_MS,
+  );
+  const share = (name: "maxClientShare" | "maxLoad", value: number): number =>
+    numberOption(`batches.${name}`, options[name] ?? value, Number.MIN_VALUE, 1);
   return {
     folder,
     maxFileBytes: whole("maxFileBytes", 100 * 2 ** 20),
+    maxUploadMs,
     maxFiles: whole("maxFiles", 1000),
     maxBytes: whole("maxBytes", 2 * 2 ** 30),
     maxRequests: whole("maxRequests", 50_000),
     maxBatches: whole("maxBatches", 1000),
-    maxClientShare: share("maxClientShare"),
+    maxClientShare: share("maxClientShare", LIMITS.uploadShare.value),
     maxAgeSeconds: Math.ceil(integerOption("batches.maxAgeMs", maxAgeMs, 1) / 1000),
-    maxLoad: share("maxLoad"),
+    maxLoad: share("maxLoad", 0.5),
     onError,
   };
 }

@@ -37,6 +37,9 @@ export function tooManyBatches(): ApiError {
   });
 }
 
+/** Wait before a refused upload is tried again, in ms. */
+export const UPLOAD_RETRY_MS = 1000;
+
 export function tooManyUploads(): ApiError {
   const message = "Too many files are arriving; try again later.";
   return new ApiError({
@@ -44,7 +47,7 @@ export function tooManyUploads(): ApiError {
     type: "server_error",
     code: "server_overloaded",
     message,
-    headers: retryHeaders(1000),
+    headers: retryHeaders(UPLOAD_RETRY_MS),
   });
 }
 

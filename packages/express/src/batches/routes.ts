@@ -25,11 +25,11 @@ export interface BatchesRequest {
 
 /** Answers `POST /v1/files`. */
 export async function uploadFile({ batches, serving, request, response }: BatchesRequest): Promise<void> {
-  const { files, maxFileBytes } = batches;
+  const { files, maxFileBytes, maxUploadMs: totalMs } = batches;
   const client = clientName(request, response);
-  const { bodyTimeoutMs: silenceMs, timers } = serving;
-  const upload = { files, client, request, response, maxFileBytes, silenceMs, timers };
-  response.json(fileAnswerOf(await batches.upload(() => receiveUpload(upload))));
+  const { bodyTimeoutMs: sliceMs, timers } = serving;
+  const upload = { files, client, request, response, maxFileBytes, sliceMs, totalMs, timers };
+  response.json(fileAnswerOf(await batches.upload(client, () => receiveUpload(upload))));
 }
 
 /** Answers `GET /v1/files`. */

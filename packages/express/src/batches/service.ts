@@ -1,12 +1,15 @@
 // Files and batches of one server: the stores, what runs the batches, and limits.
 
 import { nowSeconds as systemSeconds } from "../api/answer-format.ts";
+import { tooMuchOfClient } from "../edge/refusals.ts";
+import { LIMITS } from "../limits.ts";
 import { BatchStore } from "./batch-store.ts";
 import { Feeder, type FeederParts, type FeederTimes } from "./feeder.ts";
 import { FileStore } from "./file-store.ts";
 import { Root } from "./folder.ts";
+import { uploadOverflow } from "./limits.ts";
 import { resolveBatchesOptions, type BatchesOptions } from "./options.ts";
-import { tooManyUploads } from "./refusals.ts";
+import { tooManyUploads, UPLOAD_RETRY_MS } from "./refusals.ts";
 
 /** Services that batches run over. */
 export interface BatchesParts extends Pick<FeederParts, "models" | "admission" | "runner"> {
@@ -20,17 +23,17 @@ export interface BatchesParts extends Pick<FeederParts, "models" | "admission" |
 /** Bytes of a line beside its body. */
 const ENVELOPE_BYTES = 64 << 10;
 
-/** Files that may arrive at once. */
-const MAX_UPLOADS = 8;
-
 /** Keeps files and batches, and runs the batches. */
 export class Batches {
   readonly files: FileStore;
   readonly store: BatchStore;
   readonly maxFileBytes: number;
+  readonly maxUploadMs: number;
   readonly nowSeconds: () => number;
   readonly #feeder: Feeder;
-  #uploads = 0;
+  readonly #maxClientShare: number;
+  /** Clients whose files are arriving, one for each file. */
+  readonly #uploads: string[] = [];
 
   /** @throws {TypeError | RangeError} on wrong options */
   constructor(options: BatchesOptions, { nowSeconds = systemSeconds, maxBodyBytes, ...parts }: BatchesParts) {
@@ -38,6 +41,8 @@ export class Batches {
     const root = new Root(folder, ["files", "batches"]);
     this.nowSeconds = nowSeconds;
     this.maxFileBytes = limits.maxFileBytes;
+    this.maxUploadMs = limits.maxUploadMs;
+    this.#maxClientShare = limits.maxClientShare;
     this.files = new FileStore(root, limits, nowSeconds);
     this.store = new BatchStore(root, limits, nowSeconds);
     const { files, store } = this;
@@ -76,14 +81,17 @@ export class Batches {
     this.#feeder.look();
   }
 
-  /** Runs an upload, if not too many run. @throws {ApiError} 503 */
-  async upload<Result>(receive: () => Promise<Result>): Promise<Result> {
-    if (this.#uploads >= MAX_UPLOADS) throw tooManyUploads();
-    this.#uploads++;
+  /** Runs a client's upload, if not too many run. @throws {ApiError} 503, 429 */
+  async upload<Result>(client: string, receive: () => Promise<Result>): Promise<Result> {
+    const limits = { maxUploads: LIMITS.uploads.value, maxClientShare: this.#maxClientShare };
+    const overflow = uploadOverflow(this.#uploads, client, limits);
+    if (overflow === "all") throw tooManyUploads();
+    if (overflow === "client") throw tooMuchOfClient("uploads", UPLOAD_RETRY_MS);
+    this.#uploads.push(client);
     try {
       return await receive();
     } finally {
-      this.#uploads--;
+      this.#uploads.splice(this.#uploads.indexOf(client), 1);
     }
   }
 

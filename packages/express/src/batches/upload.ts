@@ -2,7 +2,7 @@
 
 import { Busboy, type BusboyFileStream, type BusboyInstance } from "@fastify/busboy";
 import type { Incoming, Reply } from "../http/border.ts";
-import { ApiError, badRequest, bodyTooLarge, invalid, unsupported } from "../http/errors.ts";
+import { badRequest, bodyTimeout, bodyTooLarge, invalid, unsupported, type ApiError } from "../http/errors.ts";
 import { unreadable } from "../http/read-bytes.ts";
 import type { Timers } from "../http/timers.ts";
 import type { FileRecord, FileStore, NewFile } from "./file-store.ts";
@@ -15,8 +15,10 @@ export interface Upload {
   readonly request: Incoming;
   readonly response: Reply;
   readonly maxFileBytes: number;
-  /** Longest time in which nothing arrives, in ms. */
-  readonly silenceMs: number;
+  /** Longest time in which 64 KiB or the rest arrive, in ms. */
+  readonly sliceMs: number;
+  /** Longest time until all has arrived, in ms. */
+  readonly totalMs: number;
   readonly timers: Timers;
 }
 
@@ -44,7 +46,7 @@ export async function receiveUpload(upload: Upload): Promise<FileRecord> {
   }
 }
 
-async function receive({ files, client, request, maxFileBytes, silenceMs, timers }: Upload): Promise<FileRecord> {
+async function receive({ files, client, request, maxFileBytes, ...times }: Upload): Promise<FileRecord> {
   const type = request.get("content-type") ?? "";
   if (!/^multipart\/form-data\s*;/i.test(type)) throw unreadable("Expected the content type multipart/form-data");
   if ((request.get("content-encoding") ?? "identity") !== "identity") throw unreadable();
@@ -83,12 +85,15 @@ async function receive({ files, client, request, maxFileBytes, silenceMs, timers
     }
   });
   failed.catch(() => undefined);
+  const pace = watchPace(times, () => fail?.(bodyTimeout()));
   try {
-    await Promise.race([feed(parser, request, { silenceMs, timers }), failed]);
+    await Promise.race([feed(parser, request, pace), failed]);
+    pace.stop();
     await Promise.race([ended, failed]);
     if (!stored) throw badRequest({ message: "Missing 'file'", code: "missing_required_parameter", param: "file" });
     return await Promise.race([stored, failed]);
   } catch (error) {
+    pace.stop();
     fail?.(error);
     parser.destroy();
     // The written part is removed before the client gets its answer. A file may be whole where its form is not.
@@ -112,33 +117,59 @@ function damaged(cause?: unknown): ApiError {
 }
 
 /** Passes the bytes of a body on, as fast as they are taken. */
-async function feed(
-  parser: BusboyInstance,
-  request: Incoming,
-  { silenceMs, timers }: Pick<Upload, "silenceMs" | "timers">,
-): Promise<void> {
+async function feed(parser: BusboyInstance, request: Incoming, pace: Pace): Promise<void> {
   const reader = request[Symbol.asyncIterator]();
   for (;;) {
-    const { done, value } = await withTimer(reader.next(), silenceMs, timers);
+    const { done, value } = await reader.next().catch((cause: unknown) => Promise.reject(damaged(cause)));
     if (done === true) break;
     if (parser.destroyed) return;
-    if (!parser.write(value)) await new Promise<void>((resolve) => void parser.once("drain", resolve));
+    pace.arrived(value.byteLength);
+    if (parser.write(value)) continue;
+    pace.isHeldUp = true;
+    await new Promise<void>((resolve) => void parser.once("drain", resolve));
+    pace.isHeldUp = false;
   }
   parser.end();
 }
 
-async function withTimer<Result>(work: Promise<Result>, silenceMs: number, timers: Timers): Promise<Result> {
-  let stop: (() => void) | undefined;
-  const silence = new Promise<never>((_, reject) => {
-    const message = "The body took too long";
-    const error = new ApiError({ status: 408, type: "invalid_request_error", code: "body_timeout", message });
-    stop = timers.after(silenceMs, () => reject(error));
-  });
-  try {
-    return await Promise.race([work.catch((cause: unknown) => Promise.reject(damaged(cause))), silence]);
-  } finally {
-    stop?.();
-  }
+/** Bytes that arrive in `sliceMs` at least. */
+const SLICE_BYTES = 64 << 10;
+
+/** Times of a body that arrives. */
+interface Pace {
+  /** Whether the sender waits for the server. */
+  isHeldUp: boolean;
+  arrived(bytes: number): void;
+  stop(): void;
+}
+
+/** Calls `onLate` once a body comes too slowly. */
+function watchPace(
+  { sliceMs, totalMs, timers }: Pick<Upload, "sliceMs" | "totalMs" | "timers">,
+  onLate: () => void,
+): Pace {
+  let left = SLICE_BYTES;
+  const onSliceOver = (): void => (pace.isHeldUp ? begin() : onLate());
+  const begin = (): void => {
+    left = SLICE_BYTES;
+    stopSlice = timers.after(sliceMs, onSliceOver);
+  };
+  const stopTotal = timers.after(totalMs, onLate);
+  let stopSlice = timers.after(sliceMs, onSliceOver);
+  const pace: Pace = {
+    isHeldUp: false,
+    arrived(bytes) {
+      left -= bytes;
+      if (left > 0) return;
+      stopSlice();
+      begin();
+    },
+    stop() {
+      stopSlice();
+      stopTotal();
+    },
+  };
+  return pace;
 }
 
 /** Reads a file to its end. @throws {ApiError} 413 if it was longer than allowed, 400 if its form is damaged */

@@ -168,6 +168,11 @@ export function bodyTooLarge(cause?: unknown): ApiError {
   return new ApiError({ status: 413, type, message: "The body is too large", code, cause });
 }
 
+export function bodyTimeout(): ApiError {
+  const [type, code] = ["invalid_request_error", "body_timeout"];
+  return new ApiError({ status: 408, type, message: "The body took too long", code });
+}
+
 /** Translates errors of body-parser, whose `type` is documented, and of paths that cannot be decoded. */
 function readingError(cause: unknown): ApiError | undefined {
   if (typeof cause !== "object" || cause === null) return undefined;

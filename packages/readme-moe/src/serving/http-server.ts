@@ -1,13 +1,14 @@
 import { once } from "node:events";
 import { createServer, type RequestListener, type Server } from "node:http";
 import { ReadMeError } from "@readme-moe/core";
-import { answerErrors, ApiError, boundConnections, oneAtATime } from "@readme-moe/express";
+import { answerErrors, ApiError, boundConnections, LIMITS, oneAtATime } from "@readme-moe/express";
 import type { Express, Request, Response } from "express";
 
 /** Limits for clients that send slowly and would hold connections for ever. Answers may take any time. */
 const TIMEOUTS = {
   headersTimeout: 15_000,
-  requestTimeout: 60_000,
+  // Bodies have times of their own, of which that of files is the longest.
+  requestTimeout: LIMITS.uploadMs.value + 60_000,
   // Longer than load balancers keep connections (60 s), so that they never use one that is being closed.
   keepAliveTimeout: 75_000,
   // How often Node checks these times; its default is twice the headers' timeout.
