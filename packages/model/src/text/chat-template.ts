@@ -1,6 +1,6 @@
-import { Environment, Interpreter, Template } from "@huggingface/jinja";
 import { checkTemplateValues, describeValue, ReadMeError, type ChatMessage } from "@readme-moe/core";
 import { isJsonObject, isList } from "../files/text-file.ts";
+import { MeteredTemplate } from "./metered-template.ts";
 import { templateGlobals } from "./template-globals.ts";
 import { freeMarks } from "./token-guard.ts";
 import type { Tokenizer } from "./tokenizer.ts";
@@ -33,10 +33,13 @@ export interface ChatOptions {
   readonly [variable: string]: unknown;
 }
 
+// A template chooses the message of its own errors.
+const MAX_REASON_LENGTH = 1000;
+
 type NamedTokens = Pick<Tokenizer, "bosToken" | "eosToken" | "unkToken" | "padToken">;
 
 interface ParsedTemplate {
-  readonly template: Template;
+  readonly template: MeteredTemplate;
   /** Gives a message the form of contents that the template reads: parts, a string, or either. */
   readonly formOf: (message: ChatMessage, index: number) => ChatMessage;
 }
@@ -119,7 +122,7 @@ export class ChatTemplate {
     const source = hasTools ? (this.#sources.toolUse ?? this.#sources.default) : this.#sources.default;
     const { template, formOf } = this.#parse(source);
     try {
-      return run(template, templateGlobals(this.#now), {
+      return template.render(templateGlobals(this.#now), {
         bos_token: this.#tokens.bosToken?.text,
         eos_token: this.#tokens.eosToken?.text,
         unk_token: this.#tokens.unkToken?.text,
@@ -140,7 +143,7 @@ export class ChatTemplate {
     const known = this.#parsed.get(source);
     if (known !== undefined) return known;
     try {
-      const parsed = { template: new Template(source), formOf: this.#formFor(source) };
+      const parsed = { template: new MeteredTemplate(source), formOf: this.#formFor(source) };
       this.#parsed.set(source, parsed);
       return parsed;
     } catch (cause) {
@@ -162,15 +165,6 @@ function continued(messages: readonly ChatMessage[]): readonly [ChatMessage, str
   const content = final?.content;
   if (final?.role === "assistant" && typeof content === "string") return [final, content];
   throw new TypeError("Expected the last message to be the assistant's, with a text, since it is to be continued");
-}
-
-/** Does the same as `Template.render`, but with our own globals, and with variables that may hide a global. */
-function run(template: Template, globals: object, variables: object): string {
-  const outer = new Environment();
-  for (const [name, value] of Object.entries(globals)) outer.set(name, value);
-  const scope = new Environment(outer);
-  for (const [name, value] of Object.entries(variables)) scope.set(name, value);
-  return String(new Interpreter(scope).run(template.parsed).value);
 }
 
 /** Tells whether a template reads contents as parts, and never as a string. */
@@ -206,7 +200,7 @@ function listOption(name: string, value: unknown): readonly unknown[] | null {
 function failed(what: string, cause: unknown): ReadMeError {
   // JavaScript's own errors are about the interpreter, not about the template.
   const isOwn = cause instanceof Error && !(cause instanceof TypeError) && !(cause instanceof RangeError);
-  const reason = isOwn ? cause.message : "it cannot handle what it was given";
+  const reason = isOwn ? cause.message.slice(0, MAX_REASON_LENGTH) : "it cannot handle what it was given";
   return new ReadMeError("ERR_CHAT_TEMPLATE", `${what}: ${reason}`, { cause });
 }
 

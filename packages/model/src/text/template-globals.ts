@@ -1,5 +1,7 @@
 // Functions that chat templates may call, as transformers gives them.
 
+import { describeValue } from "@readme-moe/core";
+
 // A template is a part of a downloaded model, and must not be able to fill the memory with one call.
 const MAX_RANGE_LENGTH = 1e6;
 
@@ -17,17 +19,22 @@ export function templateGlobals(now: () => Date): Readonly<Record<string, unknow
     None: null,
     range,
     raise_exception: (message: unknown): never => {
-      throw new Error(String(message));
+      throw new Error(textOf(message));
     },
-    strftime_now: (format: unknown) => strftime(now(), String(format)),
+    strftime_now: (format: unknown) => strftime(now(), textOf(format)),
   };
+}
+
+/** Formats an argument; a list of the interpreter may be far larger as a text than in memory. */
+function textOf(argument: unknown): string {
+  return typeof argument === "string" || typeof argument === "number" ? `${argument}` : describeValue(argument);
 }
 
 /** Does the same as Python's `range`. */
 function range(...bounds: number[]): number[] {
   const [start = NaN, stop = NaN, step = 1] = bounds.length === 1 ? [0, ...bounds] : bounds;
   if (!Number.isInteger(start) || !Number.isInteger(stop) || !Number.isInteger(step) || step === 0) {
-    throw new Error(`range() of ${bounds.join(", ")}`);
+    throw new Error(`range() of ${bounds.map(textOf).join(", ")}`);
   }
   const length = Math.max(0, Math.ceil((stop - start) / step));
   if (length > MAX_RANGE_LENGTH) throw new Error(`range() of ${length} numbers is too long`);
