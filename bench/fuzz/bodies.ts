@@ -257,6 +257,35 @@ export function detokenize(chance: Chance, model: KnownModel): Fields {
   };
 }
 
+const ODD_EXPERTS = [
+  "",
+  "none",
+  "router",
+  "__proto__",
+  "constructor",
+  "hasOwnProperty",
+  "x".repeat(300),
+  "\u0000",
+  "a:b",
+  "-1",
+];
+
+/** Names an expert that may not exist, in the model's name or beside it. */
+export function oddExpert(chance: Chance, model: KnownModel): Fields {
+  const expert = chance.pick<unknown>([...ODD_EXPERTS, ...model.experts, -1, 0, 1e9, 0.5, null, [], {}]);
+  const include = chance.pick([["routes"], ["routes", "timings"], []]);
+  const named = chance.happens(0.5)
+    ? { model: `${model.name}:${String(expert)}`, read_me: { include } }
+    : { read_me: { expert, include } };
+  return { prompt: text(chance), max_tokens: chance.between(1, 4), ...named };
+}
+
+/** Asks for many choices with log-probabilities. */
+export function wide(chance: Chance): Fields {
+  const fields = { n: chance.between(1, 16), max_tokens: chance.between(1, 24), stream: chance.happens(0.3) };
+  return { prompt: text(chance), logprobs: chance.between(0, 20), ignore_eos: true, ...fields };
+}
+
 /** Names of experts that operators load and unload during a run, with names that cannot be loaded. */
 const LIVE = ["live-1", "live-2", "live-3", "none", "-", "x".repeat(65)];
 /** Folders below the server's folder of experts, with names that lead out of it or nowhere. */

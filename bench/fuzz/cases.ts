@@ -1,6 +1,16 @@
 // Makes a case from a seed and a number: the bytes, their pieces, and how the client ends.
 
-import { chat, completion, detokenize, loadAdapter, tokenize, unloadAdapter, type KnownModel } from "./bodies.ts";
+import {
+  chat,
+  completion,
+  detokenize,
+  loadAdapter,
+  oddExpert,
+  tokenize,
+  unloadAdapter,
+  wide,
+  type KnownModel,
+} from "./bodies.ts";
 import { countTokens, message, response } from "./chat-bodies.ts";
 import { damaged, encoded, typed } from "./body-bytes.ts";
 import { Chance } from "./chance.ts";
@@ -9,6 +19,7 @@ import { odd } from "./head-mutations.ts";
 import { mutated } from "./json-mutations.ts";
 import { textOf, treeOf } from "./json-tree.ts";
 import { CLOSE, HOST, JSON_TYPE, requestBytes, type RequestParts } from "./request-bytes.ts";
+import { storedRequest, STORING_CLIENT, type StoringModel } from "./stored.ts";
 
 interface Route {
   readonly path: string;
@@ -52,10 +63,10 @@ const GETS: readonly (readonly [number, Route])[] = [
   ),
 ];
 
-type Made = Pick<FuzzCase, "kind" | "asks" | "pieces" | "ending" | "isSound">;
+type Made = Pick<FuzzCase, "kind" | "asks" | "pieces" | "ending" | "isSound" | "from">;
 interface Making {
   readonly chance: Chance;
-  readonly model: KnownModel;
+  readonly model: StoringModel;
   /** Prefix of the ids of the case's requests. */
   readonly id: string;
 }
@@ -199,6 +210,26 @@ const leave = (making: Making): Made => {
   return leaving({ kind: "leave", asks: [ask], pieces, ending, isSound: false });
 };
 
+/** Makes a request about what one client has stored. */
+const stored = ({ chance, model, id }: Making): Made => {
+  const { method, path, query = "", body, contentType } = storedRequest(chance, model);
+  const type = contentType === undefined ? JSON_TYPE : `Content-Type: ${contentType}`;
+  const headers = headersOf(id, [...(body ? [type] : []), CLOSE]);
+  const parts = { method, target: path + query, headers, ...(body && { body }) };
+  const ask = { method, path, id, mayBeLong: path === "/v1/responses" };
+  const pieces = whole(requestBytes(parts));
+  return { kind: "stored", asks: [ask], pieces, ending: "wait", isSound: true, from: STORING_CLIENT };
+};
+
+const completed = (kind: string, body: (chance: Chance, model: KnownModel) => object, isRight: boolean) =>
+  function made({ chance, model, id }: Making): Made {
+    const path = "/v1/completions";
+    const headers = headersOf(id, [JSON_TYPE, CLOSE]);
+    const parts = { method: "POST", target: path, headers, body: bufferOf(body(chance, model)) };
+    const ask = { method: "POST", path, id, isRight };
+    return { kind, asks: [ask], pieces: whole(requestBytes(parts)), ending: "wait", isSound: true };
+  };
+
 const KINDS: readonly (readonly [weight: number, make: (making: Making) => Made])[] = [
   [20, valid],
   [38, json],
@@ -210,9 +241,12 @@ const KINDS: readonly (readonly [weight: number, make: (making: Making) => Made]
   [1.5, dribble],
   [1.5, halfClose],
   [3, leave],
+  [12, stored],
+  [2, completed("experts", oddExpert, false)],
+  [1, completed("wide", wide, true)],
 ];
 
-export function caseOf(seed: number, index: number, model: KnownModel): FuzzCase {
+export function caseOf(seed: number, index: number, model: StoringModel): FuzzCase {
   const chance = Chance.ofCase(seed, index);
   return { seed, index, ...chance.weighted(KINDS)({ chance, model, id: `fuzz-${seed}-${index}` }) };
 }

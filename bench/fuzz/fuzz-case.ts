@@ -36,6 +36,8 @@ export interface FuzzCase {
    * reject it without a body, and some requests may stay unanswered.
    */
   readonly isSound: boolean;
+  /** Local address of the client. @default any */
+  readonly from?: string;
 }
 
 /** Describes a case in one line. */

@@ -8,7 +8,7 @@
 
 import { fork } from "node:child_process";
 import { once } from "node:events";
-import { mkdir, readFile, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
@@ -17,7 +17,6 @@ import { slope, verdict, verdictOf } from "../express/figures.ts";
 import { stuckGauges } from "../express/gauges.ts";
 import { serve, type Served } from "../hostile/served.ts";
 import { NO_ADAPTERS, writeAdapters } from "./adapters.ts";
-import type { KnownModel } from "./bodies.ts";
 import { caseOf } from "./cases.ts";
 import { documentedCodes } from "./documented.ts";
 import { described, fromJson, toJson, type FuzzCase } from "./fuzz-case.ts";
@@ -27,6 +26,7 @@ import { plainAnswers } from "./plain-requests.ts";
 import type { ProbeReport } from "./probe.ts";
 import { Tally } from "./run-report.ts";
 import { sendCase } from "./send-case.ts";
+import { storeAll, type StoringModel } from "./stored.ts";
 import { withTemplate } from "./template-model.ts";
 
 const SAMPLE_MS = 2000;
@@ -53,14 +53,17 @@ const { values, positionals } = parseArgs({
 const [seed, numRequests] = [Number(values.seed), Number(values.requests)];
 await using template = await withTemplate(positionals[0] ?? "models/pocket");
 await using adapters = values.experts ? await writeAdapters(template.path) : NO_ADAPTERS;
-await using server = await serve(template.path, Number(values["heap-mb"]), adapters.flags);
+const batches = await mkdtemp(join(tmpdir(), "readme-moe-fuzz-batches-"));
+const flags = [...adapters.flags, "--batches", batches];
+await using server = await serve(template.path, Number(values["heap-mb"]), flags);
 await adapters.loadLasting(server.url);
-const rules = rulesOf(documentedCodes(), [resolve(template.path), ...adapters.secrets]);
+const rules = rulesOf(documentedCodes(), [resolve(template.path), batches, ...adapters.secrets]);
 const tally = new Tally();
 const kept: KeptAnswer[] = [];
 
 if (values.replay !== undefined) await replay(fromJson(await readFile(values.replay, "utf8")));
 else await fuzz();
+await rm(batches, { recursive: true, force: true });
 
 async function replay(one: FuzzCase): Promise<void> {
   const received = await sendCase(server.port, one);
@@ -184,7 +187,7 @@ interface Listed {
   readonly parent: string | null;
 }
 
-async function knownModel(url: Served["url"], path: string): Promise<KnownModel> {
+async function knownModel(url: Served["url"], path: string): Promise<StoringModel> {
   const { data } = (await (await fetch(`${url}/v1/models`)).json()) as { data: readonly Listed[] };
   const config = JSON.parse(await readFile(join(path, "config.json"), "utf8")) as { vocab_size?: number };
   const [first] = data;
@@ -193,5 +196,6 @@ async function knownModel(url: Served["url"], path: string): Promise<KnownModel>
   const { id: name } = first;
   const experts = data.flatMap(({ id, parent }) => (parent === name ? [id.slice(name.length + 1)] : []));
   const { operatorKey } = adapters;
-  return { name, vocabSize: config.vocab_size, experts, ...(operatorKey === undefined ? {} : { operatorKey }) };
+  const stored = await storeAll(server.port);
+  return { name, vocabSize: config.vocab_size, experts, stored, ...(operatorKey === undefined ? {} : { operatorKey }) };
 }

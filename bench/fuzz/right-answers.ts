@@ -13,7 +13,19 @@ import {
   tokenizeAnswer,
 } from "../../packages/express/src/api/answer-schemas.ts";
 import { countTokensAnswer, messageAnswer, messageEvent } from "../../packages/express/src/messages/answer-schemas.ts";
-import { responseAnswer, responseEvent } from "../../packages/express/src/responses/answer-schemas.ts";
+import {
+  batchAnswer,
+  batchesAnswer,
+  deletedFile,
+  fileAnswer,
+  filesAnswer,
+} from "../../packages/express/src/batches/schemas.ts";
+import {
+  deletedResponse,
+  inputItemsAnswer,
+  responseAnswer,
+  responseEvent,
+} from "../../packages/express/src/responses/answer-schemas.ts";
 import { healthAnswer, liveAnswer, readyAnswer, versionAnswer } from "../../packages/express/src/edge/operations.ts";
 import { Scrape } from "../../test/support/prometheus.ts";
 import type { HttpAnswer } from "./http-answers.ts";
@@ -33,6 +45,19 @@ const JSON_ROUTES: Readonly<Record<string, z.ZodType>> = {
   "/version": versionAnswer,
 };
 
+/** Answers of routes whose path has a parameter, by method. */
+const PARAMETRIC: readonly (readonly [route: RegExp, schemas: Readonly<Record<string, z.ZodType>>])[] = [
+  [/^\/v1\/models\/.+$/, { GET: modelAnswer }],
+  [/^\/v1\/responses\/[^/]+$/, { GET: responseAnswer, DELETE: deletedResponse }],
+  [/^\/v1\/responses\/[^/]+\/input_items$/, { GET: inputItemsAnswer }],
+  [/^\/v1\/responses\/[^/]+\/cancel$/, { POST: responseAnswer }],
+  [/^\/v1\/files$/, { GET: filesAnswer, POST: fileAnswer }],
+  [/^\/v1\/files\/[^/]+$/, { GET: fileAnswer, DELETE: deletedFile }],
+  [/^\/v1\/batches$/, { GET: batchesAnswer, POST: batchAnswer }],
+  [/^\/v1\/batches\/[^/]+$/, { GET: batchAnswer }],
+  [/^\/v1\/batches\/[^/]+\/cancel$/, { POST: batchAnswer }],
+];
+
 const STREAMS: Readonly<Record<string, z.ZodType>> = {
   "/v1/chat/completions": chatChunk,
   "/v1/completions": completionChunk,
@@ -48,7 +73,7 @@ const NAMED_STREAMS: Readonly<Record<string, readonly [schema: z.ZodType, last: 
 const CHANGES: ReadonlySet<string> = new Set(["/v1/load_lora_adapter", "/v1/unload_lora_adapter"]);
 
 /** @returns a description of the problem, if any */
-export function wrongIn(answer: HttpAnswer, path: string): string | undefined {
+export function wrongIn(answer: HttpAnswer, path: string, method = "GET"): string | undefined {
   const type = answer.headers.get("content-type") ?? "none";
   const text = answer.body.toString();
   // Node accepts several spaces between target and version.
@@ -61,9 +86,11 @@ export function wrongIn(answer: HttpAnswer, path: string): string | undefined {
   if (route === "/metrics") return problemOf(() => new Scrape(text));
   if (CHANGES.has(route))
     return /^Success: LoRA adapter '.+' (added|removed) successfully\.$/.test(text) ? undefined : text;
+  if (/^\/v1\/files\/[^/]+\/content$/.test(route))
+    return type === "application/jsonl" ? undefined : `content type ${type}`;
   if (!type.startsWith("application/json")) return `content type ${type}`;
   if (route === "/openapi.json") return problemOf(() => JSON.parse(text));
-  const schema = route.startsWith("/v1/models/") ? modelAnswer : JSON_ROUTES[route];
+  const schema = JSON_ROUTES[route] ?? PARAMETRIC.find(([pattern]) => pattern.test(route))?.[1][method];
   return schema ? wrongUnder(schema, text) : `200 for ${path.slice(0, 100)}`;
 }
 

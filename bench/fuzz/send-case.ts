@@ -33,7 +33,8 @@ function nextAddress(): { readonly localAddress?: string } {
 }
 
 export async function sendCase(port: number, sent: FuzzCase): Promise<Received> {
-  const socket = connect({ port, host: "127.0.0.1", allowHalfOpen: true, ...nextAddress() });
+  const from = sent.from === undefined ? nextAddress() : { localAddress: sent.from };
+  const socket = connect({ port, host: "127.0.0.1", allowHalfOpen: true, ...from });
   const received: Buffer[] = [];
   let isEnded = false;
   socket.on("data", (data: Buffer) => void received.push(data));

@@ -32,4 +32,5 @@ async function attack({ target, attacks, seconds, seed }: Order): Promise<void> 
     }
   };
   await Promise.all(Array.from({ length: attacks.length > 1 ? MIXED_AT_ONCE : 1 }, goOn));
+  for (const index of attacks) await ATTACKS[index]?.after?.(target);
 }

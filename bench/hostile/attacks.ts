@@ -2,15 +2,19 @@
 
 import { setMaxListeners } from "node:events";
 import { setTimeout as sleep } from "node:timers/promises";
-import { ask, head, open, post, sendUnread, type Target } from "./hostile-http.ts";
+import { ask, call, head, open, post, sendUnread, type Target } from "./hostile-http.ts";
+import { STORED_ATTACKS } from "./stored-attacks.ts";
 
 export interface Attack {
   readonly name: string;
-  /** Runs one round; rounds are repeated until the time is over. */
+  /** Runs one round; rounds are repeated until the time is over, which ends most of them. */
   readonly round: (target: Target, signal: AbortSignal) => Promise<void>;
+  /** Removes what the rounds have stored, so that only a leak makes the server larger than before. */
+  readonly after?: (target: Target) => Promise<void>;
 }
 
 const BODY_BYTES = 3_900_000;
+const WIDE_MS = 120_000;
 const CHAT = "/v1/chat/completions";
 const TEXT = "/v1/completions";
 
@@ -76,6 +80,25 @@ const WIDE_SCHEMAS: readonly string[] = [
   bound(`{"anyOf":[${Array.from({ length: 3000 }, (_, index) => `{"const":"c${index}"}`).join(",")}]}`),
   bound(`{"type":"string","pattern":"${filled("(a|b)*", 100_000)}"}`),
 ];
+
+/** Grammars that are wrong, endless or huge, each in a small body. */
+const WRONG_GRAMMARS: readonly string[] = [
+  `root ::= []`,
+  `root ::= "a"{2147483648}`,
+  `root ::= root`,
+  `root ::= "a" root`,
+  `root ::= ((("a"*)*)*)*`,
+  `root ::= ("a"?){1000}{1000}`,
+  `root ::= [\\u0000-\\U0010ffff]{100000}`,
+].map((grammar) =>
+  post(CHAT, `{"messages":[${user('"x"')}],"max_tokens":2,"guided_grammar":${JSON.stringify(grammar)}}`),
+);
+
+/** Asks for a whole answer of many choices with log-probabilities, and reads all of it. */
+const wideAnswer = (choices: number) => async (target: Target) => {
+  const body = `{"messages":[${user('"x"')}],"n":${choices},"max_tokens":1000,"ignore_eos":true,"logprobs":true,"top_logprobs":20}`;
+  await call(target, { path: CHAT, body }, AbortSignal.timeout(WIDE_MS));
+};
 
 export const ATTACKS: readonly Attack[] = [
   {
@@ -171,4 +194,12 @@ export const ATTACKS: readonly Attack[] = [
       ]);
     },
   },
+  { name: "a whole answer of 128 choices with 20 log-probabilities a token", round: wideAnswer(128) },
+  { name: "a whole answer of 32 choices with 20 log-probabilities a token", round: wideAnswer(32) },
+  {
+    name: "grammars that are wrong, endless or huge",
+    round: (target, signal) =>
+      together(WRONG_GRAMMARS.length, (index) => ask(target, WRONG_GRAMMARS[index] as string, signal)),
+  },
+  ...STORED_ATTACKS,
 ];

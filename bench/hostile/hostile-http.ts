@@ -3,6 +3,10 @@
 import { once } from "node:events";
 import { connect, type Socket } from "node:net";
 
+/** Keys of the hostile clients, and of the well-behaved one beside them. */
+export const HOSTILE_KEYS = ["hostile-1", "hostile-2", "hostile-3"] as const;
+export const WITNESS_KEY = "witness";
+
 export interface Target {
   readonly port: number;
   /** Address of the client in 127.0.0.0/8. */
@@ -17,13 +21,45 @@ export async function open({ port, from }: Target): Promise<Socket> {
   return socket;
 }
 
-export function head(method: string, path: string, length?: number): string {
+export function head(method: string, path: string, length?: number, key: string = HOSTILE_KEYS[0]): string {
   const body = length === undefined ? "" : `Content-Type: application/json\r\nContent-Length: ${length}\r\n`;
-  return `${method} ${path} HTTP/1.1\r\nHost: localhost\r\n${body}\r\n`;
+  return `${method} ${path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer ${key}\r\n${body}\r\n`;
 }
 
-export function post(path: string, body: string): string {
-  return head("POST", path, Buffer.byteLength(body)) + body;
+export function post(path: string, body: string, key?: string): string {
+  return head("POST", path, Buffer.byteLength(body), key) + body;
+}
+
+/** Sends a request and reads its whole answer. @returns the status and the JSON, 0 where the connection ended */
+export async function call(
+  { port }: Target,
+  { method = "POST", path, body, key = HOSTILE_KEYS[0] }: Call,
+  signal: AbortSignal,
+): Promise<{ readonly status: number; readonly json: Readonly<Record<string, unknown>> }> {
+  const type = typeof body === "string" ? { "content-type": "application/json" } : {};
+  const headers = { authorization: `Bearer ${key}`, ...type };
+  try {
+    const response = await fetch(`http://127.0.0.1:${port}${path}`, { method, headers, body: body ?? null, signal });
+    return { status: response.status, json: (await response.json()) as Readonly<Record<string, unknown>> };
+  } catch {
+    return { status: 0, json: {} };
+  }
+}
+
+interface Call {
+  readonly method?: "GET" | "POST" | "DELETE";
+  readonly path: string;
+  /** JSON as a text, or a form. */
+  readonly body?: string | FormData;
+  readonly key?: string;
+}
+
+/** Makes the form of an input file of batches. */
+export function batchForm(lines: string): FormData {
+  const form = new FormData();
+  form.append("purpose", "batch");
+  form.append("file", new Blob([lines]), "lines.jsonl");
+  return form;
 }
 
 /** Sends a request on its own connection. @returns the status, or 0 without one */

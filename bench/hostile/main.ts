@@ -1,4 +1,4 @@
-// Runs one hostile client beside well-behaved ones against a real server with a small heap. Prints a line for each
+// Runs hostile clients beside well-behaved ones against a real server with keys and a small heap. Prints a line for each
 // attack, then runs all of them mixed.
 //
 //   pnpm bench:hostile [model] [--seconds 15] [--mixed-minutes 0] [--seed 1] [--heap-mb 512] [--only 3,4]
@@ -6,12 +6,16 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { fork } from "node:child_process";
 import { once } from "node:events";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { median, percentile } from "../kit/statistics.ts";
 import { stuckGauges } from "../express/gauges.ts";
 import { ATTACKS } from "./attacks.ts";
 import type { Order } from "./attacker.ts";
+import { withTemplate } from "../fuzz/template-model.ts";
+import { HOSTILE_KEYS, WITNESS_KEY } from "./hostile-http.ts";
 import { serve, type Served } from "./served.ts";
 import { witness, type Testimony } from "./witnesses.ts";
 
@@ -34,7 +38,10 @@ const { values, positionals } = parseArgs({
 const chosen = values.only?.split(",").map(Number);
 const attacks = ATTACKS.map((_, index) => index).filter((index) => chosen === undefined || chosen.includes(index + 1));
 const attacker = fork(join(import.meta.dirname, "attacker.ts"));
-await using server = await serve(positionals[0] ?? "models/pocket", Number(values["heap-mb"]), []);
+await using template = await withTemplate(positionals[0] ?? "models/pocket");
+const keys = ["--api-key", WITNESS_KEY, ...HOSTILE_KEYS];
+const batches = await mkdtemp(join(tmpdir(), "readme-moe-hostile-"));
+await using server = await serve(template.path, Number(values["heap-mb"]), [...keys, "--batches", batches]);
 
 // Attacks are compared with memory and speed of a server full of well-behaved requests.
 await Promise.all(Array.from({ length: 64 }, () => longAnswer()));
@@ -50,6 +57,7 @@ for (const attack of attacks) await report(ATTACKS[attack]?.name ?? "", Number(v
 const mixedSeconds = Number(values["mixed-minutes"]) * 60;
 if (mixedSeconds > 0) await report(`all of them mixed, seed ${values.seed}`, mixedSeconds, attacks);
 attacker.kill();
+await rm(batches, { recursive: true, force: true });
 console.log(numMissed === 0 ? "All held." : `Not held: ${numMissed}.`);
 process.exitCode = numMissed === 0 ? 0 : 1;
 
@@ -59,7 +67,7 @@ async function longAnswer(): Promise<void> {
   await (
     await fetch(`${server.url}/v1/completions`, {
       method: "POST",
-      headers: { "content-type": "application/json" },
+      headers: { "content-type": "application/json", authorization: `Bearer ${WITNESS_KEY}` },
       body,
     })
   ).text();

@@ -1,7 +1,8 @@
-// Well-behaved clients beside an attack: one requests answers, one requests liveness.
+// Well-behaved clients beside an attack: one requests answers, one liveness, one uploads files.
 
 import { Agent, request } from "node:http";
 import { setTimeout as sleep } from "node:timers/promises";
+import { batchForm, call as callOnce, WITNESS_KEY } from "./hostile-http.ts";
 
 export interface Testimony {
   /** Milliseconds of each answer with 32 tokens. */
@@ -35,10 +36,20 @@ export async function witness(port: number, signal: AbortSignal): Promise<Testim
   const probing = async (): Promise<void> => {
     while (!signal.aborted) {
       await timed(livezMs, "GET", "/livez");
-      await sleep(20);
+      await sleep(50);
     }
   };
-  await Promise.all([asking(), probing()]);
+  const uploading = async (): Promise<void> => {
+    const [target, key] = [{ port, from: "127.0.0.1" }, WITNESS_KEY];
+    while (!signal.aborted) {
+      const patience = AbortSignal.timeout(PATIENCE_MS);
+      const { status, json } = await callOnce(target, { path: "/v1/files", body: batchForm("{}"), key }, patience);
+      if (status !== 200) failures.push(`/v1/files ${status}`);
+      else await callOnce(target, { method: "DELETE", path: `/v1/files/${String(json["id"])}`, key }, patience);
+      await sleep(500);
+    }
+  };
+  await Promise.all([asking(), probing(), uploading()]);
   agent.destroy();
   return { answersMs, livezMs, failures };
 }
@@ -52,8 +63,8 @@ interface Question {
 /** @returns the status, or the error */
 function call(agent: Agent, { port, method, path }: Question, body?: object): Promise<number | string> {
   const text = body === undefined ? undefined : JSON.stringify(body);
-  const headers =
-    text === undefined ? {} : { "content-type": "application/json", "content-length": Buffer.byteLength(text) };
+  const length = text === undefined ? {} : { "content-length": Buffer.byteLength(text) };
+  const headers = { authorization: `Bearer ${WITNESS_KEY}`, "content-type": "application/json", ...length };
   return new Promise((resolve) => {
     const asked = request(
       { agent, port, host: "127.0.0.1", method, path, headers, timeout: PATIENCE_MS },

@@ -18,7 +18,8 @@ import { chatBody, completionBody } from "../../packages/express/src/api/request
 import { messagesBody } from "../../packages/express/src/messages/request-schemas.ts";
 import { responsesBody, withItemTypes } from "../../packages/express/src/responses/request-schemas.ts";
 
-const MODEL = { name: "pocket", vocabSize: 4096, experts: ["law", "code"], operatorKey: "op" };
+const STORED = { responses: ["resp_1", "resp_2"], items: ["msg_1"], files: ["file-1"], batches: ["batch_1"] };
+const MODEL = { name: "pocket", vocabSize: 4096, experts: ["law", "code"], operatorKey: "op", stored: STORED };
 const cases = Array.from({ length: 3000 }, (_, index) => caseOf(5, index, MODEL));
 
 test("a case depends on its two numbers only, and can be stored in a file", () => {
@@ -26,7 +27,7 @@ test("a case depends on its two numbers only, and can be stored in a file", () =
     expect(caseOf(5, one.index, MODEL)).toEqual(one);
     expect(fromJson(toJson(one, { problems: [] }))).toEqual({ problems: [], ...one });
   }
-  expect(new Set(cases.map(({ kind }) => kind)).size).toBe(10);
+  expect(new Set(cases.map(({ kind }) => kind)).size).toBe(13);
 });
 
 test("valid requests have bodies that the API's schemas accept", () => {

@@ -3,11 +3,11 @@
 import { ApiError, badRequest, invalid, retryHeaders } from "../http/errors.ts";
 
 export function fileNotFound(id: string): ApiError {
-  return notFound(`No such File object: ${shown(id)}`, "id");
+  return notFound(`No such File object: ${shown(id)}`, "id", "file_not_found");
 }
 
 export function batchNotFound(id: string): ApiError {
-  return notFound(`No batch found with id '${shown(id)}'.`, "batch_id");
+  return notFound(`No batch found with id '${shown(id)}'.`, "batch_id", "batch_not_found");
 }
 
 /** Creates the refusal of a page that begins after an item that the list does not have. */
@@ -55,8 +55,8 @@ export function batchHasEnded(status: string): ApiError {
   return badRequest({ message: `Cannot cancel a batch with status '${status}'.`, code: "invalid_value" });
 }
 
-function notFound(message: string, param: string): ApiError {
-  return new ApiError({ status: 404, type: "invalid_request_error", message, param });
+function notFound(message: string, param: string, code: string): ApiError {
+  return new ApiError({ status: 404, type: "invalid_request_error", message, param, code });
 }
 
 /** Shortens an id, which comes from a client and may have any length. */
