@@ -1,12 +1,12 @@
-// Responses as a store keeps them.
+// Responses that a store is to keep.
 
-import type { KeptItem, KeptResponse } from "../../packages/express/src/responses/store.ts";
+import type { EndedResponse, Item } from "../../packages/express/src/responses/store.ts";
 import type { ResponseAnswer } from "../../packages/express/src/responses/answer-schemas.ts";
 
 /** Makes a response without history. @param text - text of its input */
-export function keptResponse(id: string, text = "Hello"): KeptResponse {
-  const input: KeptItem = { type: "message", id: `in-${id}`, role: "user", content: text };
-  const output: KeptItem = {
+export function keptResponse(id: string, text = "Hello"): EndedResponse {
+  const input: Item = { type: "message", id: `in-${id}`, role: "user", content: text };
+  const output: Item = {
     type: "message",
     id: `out-${id}`,
     role: "assistant",

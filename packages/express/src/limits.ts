@@ -28,7 +28,7 @@ export const LIMITS = {
     beyond: "the connection is closed",
   },
   bodyBytes: {
-    of: "size of a decompressed body",
+    of: "size of a decompressed body, with the kept items that it goes on with",
     value: 4 << 20,
     unit: "bytes",
     beyond: "413 `request_too_large`",
@@ -82,7 +82,7 @@ export const LIMITS = {
   },
   bodyDepth: { of: "nesting of a body", value: 64, unit: "levels", beyond: "400 `invalid_value`" },
   messageItems: {
-    of: "messages of a request with their parts and tool calls, and parts of a `prediction`",
+    of: "messages of a request, kept ones too, with parts and tool calls; parts of a `prediction`",
     value: 8192,
     unit: "items",
     beyond: "400 `invalid_value`",
@@ -185,7 +185,7 @@ export const LIMITS = {
     option: "responses.maxResponses",
   },
   responseBytes: {
-    of: "conversations of kept responses",
+    of: "kept responses and conversations: as JSON, and 256 for each item",
     value: 64 << 20,
     unit: "bytes",
     beyond: "the least recently used are removed",

@@ -124,14 +124,18 @@ function checkMessages(name: string, messages: unknown): void {
   checkLength(name, messages.length, limit);
   let numItems = messages.length;
   for (const message of messages) {
-    if (!isRecord(message)) continue;
-    for (const list of PART_LISTS) if (Array.isArray(message[list])) numItems += message[list].length;
+    if (isRecord(message)) numItems += numPartsOf(message) - 1;
     if (numItems > limit) throw invalid(name, `expected at most ${limit} messages, parts and tool calls together`);
   }
 }
 
 /** Fields of a message or item that are lists. */
 const PART_LISTS = ["content", "tool_calls", "output", "summary"] as const;
+
+/** Counts a message or an item of `input` together with its parts. */
+export function numPartsOf(message: Values): number {
+  return PART_LISTS.reduce((sum, list) => sum + (Array.isArray(message[list]) ? message[list].length : 0), 1);
+}
 
 function checkPrediction(prediction: unknown): void {
   if (!isRecord(prediction) || !Array.isArray(prediction["content"])) return;

@@ -7,7 +7,7 @@ import type { ResolvedExpertsOptions } from "../edge/experts/options.ts";
 import { joinExpertId } from "../edge/experts/model-ids.ts";
 import type { Lease, MayName, ServedModels } from "../edge/served-models.ts";
 import { hostRequest, type Incoming, type Reply, type RequestLocals } from "../http/border.ts";
-import { clientName, localsOf } from "../http/request.ts";
+import { bodyBytesOf, clientName, localsOf } from "../http/request.ts";
 import type { ResolvedApiOptions } from "./options.ts";
 
 /** Options and services that all routes of the API share. */
@@ -59,7 +59,7 @@ export class Exchange<Body extends { readonly model?: string | null | undefined 
     this.client = clientName(request, response);
     const traceparent = serving.traceparent?.(hostRequest(request)) ?? this.locals.traceparent;
     this.traceparent = traceparent !== undefined && isTraceparent(traceparent) ? traceparent : undefined;
-    this.bodyBytes = this.locals.bodyBytes ?? Number(request.get("content-length") ?? 0);
+    this.bodyBytes = bodyBytesOf(request, response);
     this.#clientSignal = signal;
     const { key } = this.locals;
     this.mayName = (model, expert) => serving.experts.permit({ key, model, expert });

@@ -45,6 +45,8 @@ interface OpenParts extends RequestParts {
 interface OpenedRequest<Body extends ChatBody | CompletionBody, Choice extends object> {
   /** Body in the shape that the generation takes. `onRequest` may replace it. */
   readonly body: Body;
+  /** Bytes of earlier items that it has beside those that were sent. @default 0 */
+  readonly keptBytes?: number;
   /** Id of the answer. @default one that the generation makes */
   readonly id?: string;
   /** Aborts when the request shall end although its client waits. */
@@ -131,7 +133,8 @@ async function serveOpened<Body extends ChatBody | CompletionBody, Choice extend
     };
     const { numPrompts, params, priority } = settings;
     const expert = expertName(settings.expert, exchange.engine.info);
-    exchange.enter({ maxCompletionTokens: params.maxTokens, choices: numPrompts * (params.n ?? 1), priority, expert });
+    const [choices, bytes] = [numPrompts * (params.n ?? 1), exchange.bodyBytes + (opened.keptBytes ?? 0)];
+    exchange.enter({ bytes, maxCompletionTokens: params.maxTokens, choices, priority, expert });
     const { shape, ...prepared } = await (opened.prepare?.(exchange, settings) ?? api.prepare(exchange, settings));
     exchange.signal.throwIfAborted();
     const input = await consultPolicy(exchange, settings, prepared);

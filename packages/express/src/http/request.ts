@@ -45,6 +45,11 @@ export function clientName(request: Incoming, response: Reply): string {
   return key === undefined ? `address:${networkOf(request.ip ?? "")}` : `key:${key}`;
 }
 
+/** Returns the size of a request's body in bytes, or what it declares where other middleware has read it. */
+export function bodyBytesOf(request: Incoming, response: Reply): number {
+  return knownLocals(response)?.bodyBytes ?? Number(request.get("content-length") ?? 0);
+}
+
 /** Returns the id in a request's path. */
 export function idOf({ params: { id } }: Incoming): string {
   return typeof id === "string" ? id : "";

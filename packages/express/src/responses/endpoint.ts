@@ -1,5 +1,6 @@
 // `POST /v1/responses`: a chat whose conversation the server may keep.
 
+import { ReadMeError } from "@readme-moe/core";
 import { chatApi, chatPrompt, prepareChat } from "../api/chat.ts";
 import type { ChatChoice } from "../api/chat-shape.ts";
 import { checkBody } from "../api/check-body.ts";
@@ -8,14 +9,15 @@ import type { GenerationSettings } from "../api/generation.ts";
 import type { ChatBody } from "../api/request-schemas.ts";
 import type { GenerationEndpoint } from "../api/serve-generation.ts";
 import { renameParams } from "../http/errors.ts";
-import { clientName } from "../http/request.ts";
+import { bodyBytesOf, clientName } from "../http/request.ts";
+import { LIMITS } from "../limits.ts";
 import type { ResponseAnswer } from "./answer-schemas.ts";
 import { newItemId, ResponsesFormat } from "./format.ts";
-import { fittingMessages } from "./truncation.ts";
-import { itemNotFound, previousNotFound } from "./refusals.ts";
-import { responsesBody, withItemTypes, type ConversationItem, type ResponsesBody } from "./request-schemas.ts";
-import type { KeptItem, ResponseStore } from "./store.ts";
+import { conversationOf } from "./conversation.ts";
+import { responsesBody, withItemTypes, type ResponsesBody } from "./request-schemas.ts";
+import type { ResponseStore } from "./store.ts";
 import { chatBodyOf } from "./to-chat.ts";
+import { fittingMessages } from "./truncation.ts";
 
 /** Parameters of a chat that this API names otherwise. */
 const PARAMS: Readonly<Record<string, string>> = {
@@ -27,25 +29,24 @@ const PARAMS: Readonly<Record<string, string>> = {
   reasoning_effort: "reasoning.effort",
 };
 
-const PREFIXES = { message: "msg", function_call: "fc", function_call_output: "fco", reasoning: "rs" } as const;
-
 /** Creates the endpoint over a store of responses. */
 export function responsesEndpoint(store: ResponseStore): GenerationEndpoint<ChatBody, ChatChoice> {
   return {
     endpoint: "/v1/responses",
     api: chatApi,
-    open(sent, { request, response, id: givenId }) {
+    open(sent, { serving: { maxBodyBytes }, request, response, id: givenId }) {
       const client = clientName(request, response);
       const body = checkBody(responsesBody, withItemTypes(sent));
-      const history = historyOf(body, client, store);
-      const input = inputItems(body, client, { store, history });
+      const sources = { store, client, bodyBytes: bodyBytesOf(request, response), maxBodyBytes };
+      const { history, input, keptBytes } = conversationOf(body, sources);
       const id = givenId ?? newItemId("resp");
       const isKept = body.store !== false;
       const { signal } = store.begin(id, client);
       return {
         id,
         signal,
-        body: chatBodyOf(body, [...history, ...input]),
+        keptBytes,
+        body: chatBodyOf(body, [...history.map(({ item }) => item), ...input]),
         prepare: async (exchange, settings) =>
           prepareChat(exchange, settings, await messagesFor(body, exchange, settings)),
         format(exchange, settings) {
@@ -67,49 +68,26 @@ export function responsesEndpoint(store: ResponseStore): GenerationEndpoint<Chat
   };
 }
 
-/** Items of the response that the request continues, and of those before it. */
-function historyOf(body: ResponsesBody, client: string, store: ResponseStore): readonly KeptItem[] {
-  const { previous_response_id: id } = body;
-  if (id == null) return [];
-  const previous = store.get(id, client);
-  if (!previous) throw previousNotFound(id);
-  return [...previous.history, ...previous.input, ...previous.output];
-}
-
-/** Returns the request's own items with their ids. References to items of the history add nothing. */
-function inputItems(
-  { input }: ResponsesBody,
-  client: string,
-  { store, history }: { readonly store: ResponseStore; readonly history: readonly KeptItem[] },
-): readonly KeptItem[] {
-  if (typeof input === "string") return [withId({ type: "message", role: "user", content: input })];
-  const known = new Set(history.map(({ id }) => id));
-  return input.flatMap((item): readonly KeptItem[] => {
-    if (item.type !== "item_reference") return [withId(item)];
-    if (known.has(item.id)) return [];
-    const found = store.item(item.id, client);
-    if (!found) throw itemNotFound(item.id);
-    return [found];
-  });
-}
-
-function withId(item: ConversationItem): KeptItem {
-  return { ...item, id: item.id ?? newItemId(PREFIXES[item.type]) };
-}
-
 /** Returns the messages of the chat: all, or those that the context has room for. */
 async function messagesFor(
   { truncation, max_output_tokens: maxOutputTokens }: ResponsesBody,
-  { body, engine, signal }: Exchange<ChatBody>,
+  { body, engine, signal, serving }: Exchange<ChatBody>,
   { params }: GenerationSettings,
 ): Promise<ChatBody["messages"]> {
   if (truncation !== "auto") return body.messages;
   const { contextTokens } = engine.info;
   const reserve = Math.min(maxOutputTokens ?? Math.ceil(contextTokens / 4), Math.ceil(contextTokens / 2));
-  return fittingMessages(body.messages, async (messages) => {
+  const fits = async (messages: ChatBody["messages"]): Promise<boolean> => {
     const prompt = chatPrompt(body, messages, { info: engine.info, maxTokens: params.maxTokens });
-    return (await engine.tokenize(prompt, { signal })).length <= contextTokens - reserve;
-  });
+    try {
+      await engine.tokenize(prompt, { maxTokens: contextTokens - reserve, signal });
+      return true;
+    } catch (error) {
+      if (error instanceof ReadMeError && error.code === "ERR_CONTEXT_LENGTH") return false;
+      throw error;
+    }
+  };
+  return fittingMessages(body.messages, fits, Math.max(serving.maxBodyBytes, LIMITS.bodyBytes.value));
 }
 
 function begunResponse(

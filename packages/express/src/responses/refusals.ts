@@ -1,6 +1,6 @@
 // Refusals of requests that name kept responses.
 
-import { ApiError, badRequest } from "../http/errors.ts";
+import { ApiError, badRequest, invalid } from "../http/errors.ts";
 import { CANCELLED } from "./format.ts";
 
 export function responseNotFound(id: string): ApiError {
@@ -14,6 +14,24 @@ export function itemNotFound(id: string): ApiError {
 export function previousNotFound(id: string): ApiError {
   const message = `Previous response with id '${shown(id)}' not found.`;
   return badRequest({ message, code: "previous_response_not_found", param: "previous_response_id" });
+}
+
+export function conversationTooLong(maxItems: number): ApiError {
+  return invalid(
+    "input",
+    `expected at most ${maxItems} items and parts, with those of the responses that it continues`,
+  );
+}
+
+export function conversationTooLarge(maxBytes: number): ApiError {
+  const message = `The request has more than ${maxBytes} bytes with the items of the responses that it continues.`;
+  return new ApiError({
+    status: 413,
+    type: "invalid_request_error",
+    code: "request_too_large",
+    message,
+    param: "input",
+  });
 }
 
 export function notRunning(id: string): ApiError {

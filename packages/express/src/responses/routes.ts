@@ -5,7 +5,7 @@ import { unsupported } from "../http/errors.ts";
 import { listPage, pageOf } from "../http/page.ts";
 import { clientName, idOf } from "../http/request.ts";
 import { cancelled, itemNotFound, notRunning, responseNotFound } from "./refusals.ts";
-import type { KeptResponse, ResponseStore } from "./store.ts";
+import type { Item, KeptResponse, ResponseStore } from "./store.ts";
 
 /** A store, and the request that names one of its responses. */
 export interface StoredRequest {
@@ -17,9 +17,13 @@ export interface StoredRequest {
 export function showResponse({ store, request, response }: StoredRequest): void {
   const { id, client } = named(request, response);
   if (request.query["stream"] === "true") throw unsupported("stream");
-  const found = store.get(id, client)?.response ?? store.running(id, client);
+  const found = store.get(id, client)?.json ?? store.running(id, client);
   if (!found) throw responseNotFound(id);
-  response.json(found);
+  if (Buffer.isBuffer(found)) {
+    response.setHeader("Content-Type", "application/json; charset=utf-8");
+    response.setHeader("Content-Length", found.length);
+    response.end(found);
+  } else response.json(found);
 }
 
 export function deleteResponse({ store, request, response }: StoredRequest): void {
@@ -47,8 +51,8 @@ export function listInputItems({ store, request, response }: StoredRequest): voi
   response.json(listPage(allItems(kept), pageOf(request, { most: 100, usual: 20 }), itemNotFound));
 }
 
-function allItems({ history, input }: KeptResponse): KeptResponse["input"] {
-  return [...history, ...input];
+function allItems({ history, input }: KeptResponse): readonly Item[] {
+  return [...history, ...input].map(({ item }) => item);
 }
 
 function named(request: Incoming, response: Reply): { readonly id: string; readonly client: string } {

@@ -1,6 +1,7 @@
 // Responses that later requests can name: bounded by number, bytes and time, and apart for each client.
 
 import { integerOption, numberOption, rejectUnknownKeys } from "@readme-moe/core";
+import { numPartsOf } from "../api/check-body.ts";
 import { MAX_TIMER_MS } from "../http/timers.ts";
 import { LIMITS } from "../limits.ts";
 import type { ResponseAnswer } from "./answer-schemas.ts";
@@ -10,7 +11,7 @@ import type { ConversationItem } from "./request-schemas.ts";
 export interface ResponsesOptions {
   /** Responses of all clients. 0 keeps none. @default 1,000 */
   readonly maxResponses?: number | undefined;
-  /** Bytes of the kept conversations, as JSON. @default 64 MiB */
+  /** Bytes of the kept responses and their conversations: as JSON, and 256 for each item. @default 64 MiB */
   readonly maxBytes?: number | undefined;
   /** Share of both that one client may have, above 0 and at most 1. @default 0.5 */
   readonly maxClientShare?: number | undefined;
@@ -19,23 +20,55 @@ export interface ResponsesOptions {
 }
 
 /** An item of a conversation with its id. */
-export type KeptItem = ConversationItem & { readonly id: string };
+export type Item = ConversationItem & { readonly id: string };
+
+/** An item as it is kept. */
+export interface KeptItem {
+  readonly item: Item;
+  /** Id of the response that has it. */
+  readonly responseId: string;
+  /** Bytes of its JSON. */
+  readonly bytes: number;
+  /** Number of the item and its parts, which requests have a limit of. */
+  readonly numParts: number;
+}
 
 /** A response with its conversation. */
-export interface KeptResponse {
-  readonly response: ResponseAnswer;
+interface Conversation<Own> {
   /** Items of earlier responses that it continues. */
   readonly history: readonly KeptItem[];
   /** Items of its own request. */
-  readonly input: readonly KeptItem[];
+  readonly input: readonly Own[];
   /** Items of its answer. */
-  readonly output: readonly KeptItem[];
+  readonly output: readonly Own[];
+}
+
+/** A response that has ended. */
+export interface EndedResponse extends Conversation<Item> {
+  readonly response: ResponseAnswer;
+}
+
+/** A response that is kept, as clients read it and go on with it. */
+export interface KeptResponse extends Conversation<KeptItem> {
+  readonly id: string;
+  /** The response as JSON. It is not changed. */
+  readonly json: Buffer;
 }
 
 interface Entry extends KeptResponse {
-  readonly client: string;
+  readonly owner: Owner;
   readonly bytes: number;
   readonly expiresMs: number;
+}
+
+/** A client that has responses. */
+interface Owner {
+  readonly client: string;
+  /** Entries by id, the least recently used first. */
+  readonly entries: Map<string, Entry>;
+  /** Items by id, those of the response that was kept last at the end. Clients may give ids twice. */
+  readonly items: Map<string, KeptItem[]>;
+  bytes: number;
 }
 
 /** A response that is being generated. */
@@ -45,6 +78,9 @@ interface Running {
   /** Returns the response so far. @default nothing is known before its first token */
   snapshot?: () => ResponseAnswer;
 }
+
+/** Memory of an item beside its JSON. */
+const ITEM_BYTES = 256;
 
 const NAMES = ["maxResponses", "maxBytes", "maxClientShare", "maxAgeMs"] as const;
 
@@ -58,8 +94,11 @@ export class ResponseStore {
   readonly #share: number;
   readonly #maxAgeMs: number;
   readonly #nowMs: () => number;
-  /** Entries by id, the least recently used first. */
-  readonly #entries = new Map<string, Entry>();
+  readonly #owners = new Map<string, Owner>();
+  /** Entries, the least recently used first. */
+  readonly #byUse = new Set<Entry>();
+  /** Entries, the oldest first. */
+  readonly #byAge = new Set<Entry>();
   readonly #running = new Map<string, Running>();
   #bytes = 0;
 
@@ -80,52 +119,61 @@ export class ResponseStore {
 
   /** Number of kept responses, and the bytes of their conversations. */
   get stats(): { readonly responses: number; readonly bytes: number } {
-    return { responses: this.#entries.size, bytes: this.#bytes };
+    return { responses: this.#byUse.size, bytes: this.#bytes };
   }
 
   /** Returns a client's response, which counts as a use. */
   get(id: string, client: string): KeptResponse | undefined {
-    const entry = this.#entries.get(id);
-    if (!entry || entry.client !== client) return undefined;
-    this.#entries.delete(id);
-    if (entry.expiresMs <= this.#nowMs()) {
-      this.#bytes -= entry.bytes;
-      return undefined;
-    }
-    this.#entries.set(id, entry);
-    return entry;
+    return this.#use(id, client);
   }
 
-  /** Finds an item of a client's responses. */
+  /**
+   * Finds an item of a client's responses, which counts as a use of its response. Of several items with the id, finds
+   * that of the response that was kept last, and in it the last one.
+   */
   item(id: string, client: string): KeptItem | undefined {
-    for (const [key, { client: owner, output, input }] of this.#entries) {
-      if (owner !== client) continue;
-      const found = output.find((item) => item.id === id) ?? input.find((item) => item.id === id);
-      if (found) return this.get(key, client) && found;
-    }
-    return undefined;
+    const found = this.#owners.get(client)?.items.get(id)?.at(-1);
+    return found && this.get(found.responseId, client) && found;
   }
 
   /** Keeps a response, and removes others as far as limits need it. A response beyond the limits is not kept. */
-  keep(client: string, kept: KeptResponse): void {
-    const bytes = Buffer.byteLength(JSON.stringify(kept));
+  keep(client: string, { response, history, input, output }: EndedResponse): void {
+    const { id } = response;
+    const kept = {
+      id,
+      json: Buffer.from(JSON.stringify(response)),
+      history,
+      input: input.map((item) => keptItem(item, id)),
+      output: output.map((item) => keptItem(item, id)),
+    };
+    const bytes = kept.json.length + bytesOf(history) + bytesOf(kept.input) + bytesOf(kept.output);
     const ofClient = { count: Math.floor(this.#maxResponses * this.#share), bytes: this.#maxBytes * this.#share };
-    const { id } = kept.response;
     if (bytes > ofClient.bytes || ofClient.count < 1) return;
-    this.#remove(id);
     const nowMs = this.#nowMs();
-    for (const [key, { expiresMs }] of this.#entries) if (expiresMs <= nowMs) this.#remove(key);
-    this.#makeRoom((entry) => entry.client === client, ofClient.count - 1, ofClient.bytes - bytes);
-    this.#makeRoom(() => true, this.#maxResponses - 1, this.#maxBytes - bytes);
-    this.#entries.set(id, { ...kept, client, bytes, expiresMs: nowMs + this.#maxAgeMs });
-    this.#bytes += bytes;
+    for (const entry of this.#byAge) {
+      if (entry.expiresMs > nowMs) break;
+      this.#remove(entry);
+    }
+    const before = this.#owners.get(client);
+    const same = before?.entries.get(id);
+    if (same) this.#remove(same);
+    for (const entry of before?.entries.values() ?? []) {
+      if (before && before.entries.size < ofClient.count && before.bytes + bytes <= ofClient.bytes) break;
+      this.#remove(entry);
+    }
+    for (const entry of this.#byUse) {
+      if (this.#byUse.size < this.#maxResponses && this.#bytes + bytes <= this.#maxBytes) break;
+      this.#remove(entry);
+    }
+    const owner = this.#owners.get(client) ?? { client, entries: new Map(), items: new Map(), bytes: 0 };
+    this.#add({ ...kept, owner, bytes, expiresMs: nowMs + this.#maxAgeMs });
   }
 
   /** Removes a client's response. @returns whether it existed */
   delete(id: string, client: string): boolean {
-    const exists = this.get(id, client) !== undefined;
-    if (exists) this.#remove(id);
-    return exists;
+    const entry = this.#use(id, client);
+    if (entry) this.#remove(entry);
+    return entry !== undefined;
   }
 
   /** Notes that a response is being generated. A request that names another client's response is not noted. */
@@ -160,22 +208,55 @@ export class ResponseStore {
     return true;
   }
 
-  #makeRoom(isMeant: (entry: Entry) => boolean, maxCount: number, maxBytes: number): void {
-    const meant = [...this.#entries].filter(([, entry]) => isMeant(entry));
-    let count = meant.length;
-    let bytes = meant.reduce((sum, [, entry]) => sum + entry.bytes, 0);
-    for (const [id, entry] of meant) {
-      if (count <= maxCount && bytes <= maxBytes) return;
-      this.#remove(id);
-      count--;
-      bytes -= entry.bytes;
+  #use(id: string, client: string): Entry | undefined {
+    const entry = this.#owners.get(client)?.entries.get(id);
+    if (!entry) return undefined;
+    if (entry.expiresMs <= this.#nowMs()) {
+      this.#remove(entry);
+      return undefined;
+    }
+    entry.owner.entries.delete(id);
+    entry.owner.entries.set(id, entry);
+    this.#byUse.delete(entry);
+    this.#byUse.add(entry);
+    return entry;
+  }
+
+  #add(entry: Entry): void {
+    const { id, owner, bytes, input, output } = entry;
+    this.#owners.set(owner.client, owner);
+    owner.entries.set(id, entry);
+    this.#byUse.add(entry);
+    this.#byAge.add(entry);
+    owner.bytes += bytes;
+    this.#bytes += bytes;
+    for (const kept of [...input, ...output]) {
+      const others = owner.items.get(kept.item.id);
+      if (others) others.push(kept);
+      else owner.items.set(kept.item.id, [kept]);
     }
   }
 
-  #remove(id: string): void {
-    const entry = this.#entries.get(id);
-    if (!entry) return;
-    this.#entries.delete(id);
-    this.#bytes -= entry.bytes;
+  #remove(entry: Entry): void {
+    const { id, owner, bytes, input, output } = entry;
+    owner.entries.delete(id);
+    this.#byUse.delete(entry);
+    this.#byAge.delete(entry);
+    owner.bytes -= bytes;
+    this.#bytes -= bytes;
+    for (const kept of [...input, ...output]) {
+      const all = owner.items.get(kept.item.id) ?? [];
+      all.splice(all.indexOf(kept), 1);
+      if (all.length === 0) owner.items.delete(kept.item.id);
+    }
+    if (owner.entries.size === 0) this.#owners.delete(owner.client);
   }
+}
+
+function keptItem(item: Item, responseId: string): KeptItem {
+  return { item, responseId, bytes: Buffer.byteLength(JSON.stringify(item)), numParts: numPartsOf(item) };
+}
+
+function bytesOf(items: readonly KeptItem[]): number {
+  return items.reduce((sum, { bytes }) => sum + bytes + ITEM_BYTES, 0);
 }

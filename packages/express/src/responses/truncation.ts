@@ -1,30 +1,71 @@
-// Conversations that are longer than the context: the oldest turns are left out.
+// Conversations that are longer than the context or a request may be: the oldest turns are left out. A turn begins with
+// a message of the user, so that no result of a tool is left without its call. Messages of the system always stay.
 
 import type { ChatBody } from "../api/request-schemas.ts";
+import type { Size } from "./conversation.ts";
+import type { KeptItem } from "./store.ts";
 
 type Messages = ChatBody["messages"];
 
+/** Work to render a message beside its characters, in characters. */
+const MESSAGE_WORK = 512;
+
 /**
- * Leaves out the fewest of the oldest turns so that the rest fits. A turn begins with a message of the user, so that
- * no result of a tool is left without its call. Messages of the system and the last turn always stay.
+ * Leaves out the fewest of the oldest turns so that the rest fits. The last turn always stays. Renders the whole
+ * conversation once. Leaves out more turns than needed where further renderings would exceed `maxWork`.
  *
- * @param fits - whether messages fit; shorter ones fit whenever longer ones do
+ * @param fits - renders messages. Shorter ones fit whenever longer ones do
+ * @param maxWork - characters of all further renderings, and 512 for each message
  */
 export async function fittingMessages(
   messages: Messages,
   fits: (messages: Messages) => Promise<boolean>,
+  maxWork: number,
 ): Promise<Messages> {
-  const starts = messages.flatMap(({ role }, index) => (role === "user" ? [index] : []));
-  const from = (start: number): Messages =>
-    messages.filter(({ role }, index) => index >= start || role === "system" || role === "developer");
-  // The first start stands for the whole conversation.
-  let [low, high] = [0, Math.max(0, starts.length - 1)];
-  const candidates = [0, ...starts.slice(1)];
-  while (low < high) {
-    const middle = Math.floor((low + high) / 2);
-    // oxlint-disable-next-line no-await-in-loop -- a binary search
-    if (await fits(from(candidates[middle] ?? 0))) high = middle;
-    else low = middle + 1;
+  const starts = messages.flatMap(({ role }, index) => (role === "user" ? [index] : [])).slice(1);
+  if (starts.length === 0 || (await fits(messages))) return messages;
+  const works = messages.map((message) => MESSAGE_WORK + JSON.stringify(message).length);
+  const stays = (message: Messages[number], index: number, turn: number): boolean =>
+    index >= (starts[turn] ?? 0) || isOfSystem(message);
+  const from = (turn: number): Messages => messages.filter((message, index) => stays(message, index, turn));
+  const workFrom = (turn: number): number =>
+    messages.reduce((sum, message, index) => sum + (stays(message, index, turn) ? (works[index] ?? 0) : 0), 0);
+  let [low, high, step, left] = [0, starts.length - 1, 1, maxWork];
+  // Goes back in steps that double, so that short ends of long conversations are found by rendering little.
+  for (let isDoubling = true; low < high;) {
+    const turn = isDoubling ? Math.max(low, high - step) : Math.floor((low + high) / 2);
+    const work = workFrom(turn);
+    const isCheap = work <= left;
+    if (isCheap) left -= work;
+    // oxlint-disable-next-line no-await-in-loop -- a search
+    if (isCheap && (await fits(from(turn)))) {
+      high = turn;
+      step *= 2;
+    } else {
+      low = turn + 1;
+      isDoubling = false;
+    }
   }
-  return from(candidates[low] ?? 0);
+  return from(high);
+}
+
+/** Leaves out the fewest of the oldest turns of kept items so that the rest has room. */
+export function fittingHistory(history: readonly KeptItem[], room: Size): readonly KeptItem[] {
+  let { bytes, numParts } = room;
+  const hasRoom = (kept: KeptItem): boolean => {
+    bytes -= kept.bytes;
+    numParts -= kept.numParts;
+    return bytes >= 0 && numParts >= 0;
+  };
+  for (const kept of history) if (isOfSystem(kept.item)) hasRoom(kept);
+  const others = history.filter(({ item }) => !isOfSystem(item)).toReversed();
+  const numFitting = others.findIndex((kept) => !hasRoom(kept));
+  if (numFitting === -1) return history;
+  const first = others.slice(0, numFitting).findLast(({ item }) => item.type === "message" && item.role === "user");
+  const start = first ? history.indexOf(first) : history.length;
+  return history.filter(({ item }, index) => index >= start || isOfSystem(item));
+}
+
+function isOfSystem(message: object): boolean {
+  return "role" in message && (message.role === "system" || message.role === "developer");
 }
