@@ -13,15 +13,20 @@ import {
   roomFor,
   withoutAbsence,
 } from "../../../packages/express/src/batches/decide.ts";
+import { ClientTurns } from "../../../packages/express/src/batches/client-turns.ts";
 import { agedBatches, displacedBatches } from "../../../packages/express/src/batches/limits.ts";
-import { readLines } from "../../../packages/express/src/batches/lines.ts";
+import { checkInput, readLines } from "../../../packages/express/src/batches/lines.ts";
 import { nextAct, statusOf } from "../../../packages/express/src/batches/state.ts";
+import { Deferred } from "../../support/deferred.ts";
 import { randomInteger, seededRandom } from "../../support/random.ts";
 import { temporaryFolder } from "../../support/temporary-folder.ts";
 
 const range = (count: number): readonly number[] => Array.from({ length: count }, (_, index) => index);
 const pick = <Item>(random: () => number, items: readonly Item[]): Item =>
   items[randomInteger(random, items.length)] as Item;
+/** Makes a line of an input. */
+const lineOf = (custom_id: string): string =>
+  JSON.stringify({ custom_id, method: "POST", url: "/v1/completions", body: {} });
 
 describe("lines", () => {
   test("are those between the ends of lines, with their places", async () => {
@@ -50,6 +55,28 @@ describe("lines", () => {
     }
   });
 
+  test("without text are limited, too, and ids are told apart however long and damaged they are", async () => {
+    const path = join(await temporaryFolder(), "lines");
+    const check = async (text: string, maxRequests = 4): Promise<object> => {
+      await writeFile(path, text);
+      const limits = { endpoint: "/v1/completions", maxLineBytes: 4000, maxRequests } as const;
+      const { lines, errors } = await checkInput(path, limits, new AbortController().signal);
+      return { lines: lines.count, errors: errors.map(({ code, line }) => [code, line]) };
+    };
+    const [one, other] = [lineOf("a"), lineOf("b")];
+    expect(await check(`\n\n${one}\n \r\n\n\n\n${other}`)).toEqual({ lines: 2, errors: [] });
+    expect(await check(`\n\n${one}\n \r\n\n\n\n\n${other}`)).toEqual({ lines: 1, errors: [["too_many_lines", 9]] });
+    expect(await check("\n".repeat(100_000))).toEqual({ lines: 0, errors: [["too_many_lines", 9]] });
+    expect(await check(" ".repeat(5000))).toEqual({ lines: 1, errors: [["line_too_long", 1]] });
+    const long = "é".repeat(511);
+    const ids = [`${long}1`, `${long}2`, "\ud800", "\ud801", "\ufffd", "a", "A", "á", "a\u0301"];
+    expect(await check(ids.map(lineOf).join("\n"), 9)).toEqual({ lines: 9, errors: [] });
+    for (const id of ids) {
+      const errors = [["duplicate_custom_id", 10]];
+      expect(await check([...ids, id].map(lineOf).join("\n"), 10)).toEqual({ lines: 10, errors });
+    }
+  });
+
   test("of answers count once, the first of each request, unless they were cut off", async () => {
     const folder = await temporaryFolder();
     const random = seededRandom(4);
@@ -73,7 +100,7 @@ describe("lines", () => {
           await writeFile(path, [...whole.map(({ text }) => text), ...torn].join(""));
         }
       }
-      const answers = await findAnswers(paths);
+      const answers = await findAnswers(paths, 15);
       for (const kind of ["o", "e"] as const) {
         const chunks = [];
         for await (const chunk of answerLines(answers, kind)) chunks.push(chunk);
@@ -126,19 +153,93 @@ describe("the next request", () => {
   });
 
   test("runs again after a refusal that says nothing about it", () => {
-    const reply = { status: 503, code: "server_overloaded", retryAfterMs: 20, attempts: 1e6 };
+    const reply = { status: 503, code: "server_overloaded", retryAfterMs: 20, failures: 1e6 };
     expect(retryAfter(reply)).toBe(20);
     expect(retryAfter({ ...reply, retryAfterMs: undefined })).toBe(1000);
     expect(retryAfter({ ...reply, retryAfterMs: 1e9 })).toBe(60_000);
     expect(retryAfter({ ...reply, status: 200, code: undefined })).toBeUndefined();
     expect(retryAfter({ ...reply, status: 400, code: "invalid_value" })).toBeUndefined();
-    expect(range(4).map((attempts) => retryAfter({ ...reply, code: "engine_failed", attempts }))).toEqual([
+    expect(range(4).map((failures) => retryAfter({ ...reply, code: "engine_failed", failures }))).toEqual([
       20,
       20,
       undefined,
       undefined,
     ]);
   });
+});
+
+test("checks run one at a time, each once unless it is given up, and clients that wait come before another's second", async () => {
+  const random = seededRandom(6);
+  for (let run = 0; run < 40; run++) {
+    const turns = new ClientTurns();
+    interface Work {
+      readonly client: string;
+      readonly end: Deferred;
+      readonly controller: AbortController;
+      state: "waits" | "runs" | "ended" | "given up";
+    }
+    const works: Work[] = [];
+    const ended: Promise<unknown>[] = [];
+    const inState = (state: Work["state"]): readonly Work[] => works.filter((work) => work.state === state);
+    /** Clients that have waited since a client's latest work began, by that client. */
+    const owed = new Map<string, readonly string[]>();
+    const problems: string[] = [];
+    let latest = "";
+    const onBegin = (work: Work): void => {
+      const waiting = inState("waits");
+      if (inState("runs").length > 0) problems.push("two at once");
+      if (waiting.find(({ client }) => client === work.client) !== work) problems.push("not the client's first");
+      if (owed.get(work.client)?.some((one) => waiting.some(({ client }) => client === one))) problems.push("unfair");
+      if (work.client === latest && waiting.some(({ client }) => client !== latest)) problems.push("again");
+      work.state = "runs";
+      latest = work.client;
+      for (const [client, others] of owed)
+        owed.set(
+          client,
+          others.filter((one) => one !== work.client),
+        );
+      owed.set(
+        work.client,
+        waiting.filter(({ client }) => client !== work.client).map(({ client }) => client),
+      );
+    };
+    const add = (client: string, fails: boolean): void => {
+      const work: Work = { client, end: new Deferred(), controller: new AbortController(), state: "waits" };
+      works.push(work);
+      const done = turns.run(client, work.controller.signal, async () => {
+        onBegin(work);
+        await work.end.promise;
+        work.state = "ended";
+        if (fails) throw new Error("failed");
+      });
+      ended.push(done.catch((error: unknown) => error));
+    };
+    for (let step = 0; step < 60; step++) {
+      const [waiting, action] = [inState("waits"), random()];
+      if (action < 0.5) add(pick(random, ["a", "b", "c"]), random() < 0.2);
+      else if (action < 0.85) inState("runs")[0]?.end.resolve();
+      else if (waiting.length > 0) {
+        const given = pick(random, waiting);
+        given.state = "given up";
+        given.controller.abort("gone");
+        const isLast = !inState("waits").some(({ client }) => client === given.client);
+        if (isLast)
+          for (const [client, others] of owed)
+            owed.set(
+              client,
+              others.filter((one) => one !== given.client),
+            );
+      }
+      await new Promise((resolve) => setImmediate(resolve));
+    }
+    for (const { end } of works) end.resolve();
+    const outcomes = await Promise.all(ended);
+    expect(problems).toEqual([]);
+    for (const [index, { state }] of works.entries()) {
+      const outcome = outcomes[index];
+      expect(state === "given up" ? outcome === "gone" : state === "ended" && outcome !== "gone").toBe(true);
+    }
+  }
 });
 
 test("a process is taken for dead after a silence, by the clock of who listens", () => {

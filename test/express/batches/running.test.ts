@@ -6,6 +6,7 @@ import { expect, test } from "vitest";
 import type { Reply } from "../../../packages/express/src/http/border.ts";
 import { ApiError, retryHeaders, sendError } from "../../../packages/express/src/http/errors.ts";
 import { addBatch, batchFile, endOf, startService, storedLines } from "../../support/batches.ts";
+import { outcomeOf, startNode } from "../../support/node-process.ts";
 import { temporaryFolder } from "../../support/temporary-folder.ts";
 
 const FAST = { scanMs: 5, pauseMs: 2, leaseMs: 60, failedMs: 10 };
@@ -144,6 +145,35 @@ test("refusals of a busy server are tried again; failures of the engine three ti
   expect(names(10).map((name) => attempts.get(name))).toEqual([5, 5, 5, 3, 5, 1, 5, 5, 5, 5]);
   const errors = await storedLines(service.batches, end.errorFileId);
   expect(errors.map((line) => line.custom_id)).toEqual(["request-3", "request-5"]);
+});
+
+test("refusals of a busy server are no failures of the engine", async () => {
+  const codes = ["server_overloaded", "rate_limit_exceeded", "queue_timeout", "engine_failed", "engine_failed"];
+  const service = startService({
+    folder: await temporaryFolder(),
+    times: FAST,
+    answer: (_, response) => {
+      const code = codes.shift();
+      if (code === undefined) response.json({});
+      else refuse(response, 503, code);
+    },
+  });
+  const id = await addBatch(service.batches, batchFile({ bodies: [{ prompt: "x" }] }));
+  service.batches.look();
+  expect(await endOf(service.batches, id)).toMatchObject({ status: "completed", completed: 1, failed: 0 });
+});
+
+test("twelve batches of 20,000 lines with long ids are checked with 64 MB", async () => {
+  const program = join(import.meta.dirname, "..", "..", "support", "programs", "check-batches.ts");
+  const memory = { NODE_OPTIONS: "--max-old-space-size=64" };
+  const { code, stdout, stderr } = await outcomeOf(
+    startNode([program, await temporaryFolder(), "20000"], { env: memory }),
+  );
+  expect({ code, stdout, stderr }).toEqual({
+    code: 0,
+    stdout: `${JSON.stringify(Array(12).fill(20_000))}\n`,
+    stderr: "",
+  });
 });
 
 test("clients take turns, and none has more requests under way than there is room for", async () => {

@@ -9,10 +9,47 @@ import type { LineAnswer } from "./run-line.ts";
 /** File that an answer belongs to. */
 export type AnswerKind = "o" | "e";
 
-/** An answer on disk. */
-export interface AnswerPlace extends LinePlace {
-  readonly kind: AnswerKind;
-  readonly path: string;
+/** Answers on disk, by the index of the request: a few bytes for each, since a batch may have many. */
+export class FoundAnswers {
+  readonly #paths: readonly string[];
+  /** Number of the answer's file, from 1; negative for errors, and 0 where there is no answer. */
+  readonly #files: Int32Array;
+  readonly #offsets: Float64Array;
+  readonly #lengths: Uint32Array;
+  #counts = { completed: 0, failed: 0 };
+
+  /** @param total - number of requests */
+  constructor(paths: readonly string[], total: number) {
+    this.#paths = paths;
+    this.#files = new Int32Array(total);
+    this.#offsets = new Float64Array(total);
+    this.#lengths = new Uint32Array(total);
+  }
+
+  get counts(): { readonly completed: number; readonly failed: number } {
+    return { ...this.#counts };
+  }
+
+  has(index: number): boolean {
+    return (this.#files[index] ?? 0) !== 0;
+  }
+
+  /** Adds the answer of a request that has none. @param file - index of its path */
+  add(index: number, kind: AnswerKind, file: number, { offset, length }: LinePlace): void {
+    this.#files[index] = kind === "o" ? file + 1 : -file - 1;
+    this.#offsets[index] = offset;
+    this.#lengths[index] = length;
+    this.#counts[kind === "o" ? "completed" : "failed"]++;
+  }
+
+  /** Returns the places of the answers of one kind, in the order of the requests. */
+  *places(kind: AnswerKind): Generator<LinePlace & { readonly path: string }, void> {
+    for (const [index, file] of this.#files.entries()) {
+      if (kind === "o" ? file <= 0 : file >= 0) continue;
+      const path = this.#paths[Math.abs(file) - 1] ?? "";
+      yield { path, offset: this.#offsets[index] ?? 0, length: this.#lengths[index] ?? 0 };
+    }
+  }
 }
 
 /** Id and name of an answered line. */
@@ -85,24 +122,19 @@ export class AnswerLog {
  * not: its writer was killed.
  *
  * @param paths - in the order of the owners
- * @returns places of the lines of the files that clients get, by index
+ * @param total - number of requests
+ * @returns places of the lines of the files that clients get
  */
-export async function findAnswers(paths: readonly string[]): Promise<ReadonlyMap<number, AnswerPlace>> {
-  const found = new Map<number, AnswerPlace>();
-  for (const path of paths) {
+export async function findAnswers(paths: readonly string[], total: number): Promise<FoundAnswers> {
+  const found = new FoundAnswers(paths, total);
+  for (const [file, path] of paths.entries()) {
     try {
-      for await (const { bytes, offset, length, number, hasEnd } of readLines(path, Infinity)) {
+      for await (const { bytes, offset, length, hasEnd } of readLines(path, Infinity)) {
         const head = /^(\d+) ([oe]) /.exec(bytes?.subarray(0, 32).toString("latin1") ?? "");
         const index = Number(head?.[1]);
-        if (!head || !hasEnd || found.has(index)) continue;
+        if (!head || !hasEnd || index >= total || found.has(index)) continue;
         const [{ length: skipped }, , kind] = head;
-        found.set(index, {
-          path,
-          kind: kind as AnswerKind,
-          number,
-          offset: offset + skipped,
-          length: length - skipped,
-        });
+        found.add(index, kind as AnswerKind, file, { offset: offset + skipped, length: length - skipped });
       }
     } catch (error) {
       // An owner that was killed at once has no file.
@@ -116,16 +148,12 @@ export async function findAnswers(paths: readonly string[]): Promise<ReadonlyMap
 const PIECE_BYTES = 1 << 20;
 
 /** Reads the lines of one of the files that clients get, in the order of the requests. */
-export async function* answerLines(
-  answers: ReadonlyMap<number, AnswerPlace>,
-  kind: AnswerKind,
-): AsyncGenerator<Buffer, void> {
+export async function* answerLines(answers: FoundAnswers, kind: AnswerKind): AsyncGenerator<Buffer, void> {
   const handles = new Map<string, FileHandle>();
   const end = Buffer.from("\n");
   try {
     let [pieces, numBytes] = [[] as Buffer[], 0];
-    for (const [, place] of [...answers].toSorted(([a], [b]) => a - b)) {
-      if (place.kind !== kind) continue;
+    for (const place of answers.places(kind)) {
       const handle = handles.get(place.path) ?? (await open(place.path));
       handles.set(place.path, handle);
       const line = await readLine(handle, place);

@@ -66,7 +66,8 @@ export class BatchStore {
   /** Lists all batches, in the order of their creation. */
   async list(): Promise<readonly OwnedFacts[]> {
     const names = (await namesIn(join(this.#root.path, "batches"))).filter((name) => BATCH_ID.test(name));
-    for (const id of this.#ended.keys()) if (!names.includes(id)) this.#ended.delete(id);
+    const isThere = new Set(names);
+    for (const id of this.#ended.keys()) if (!isThere.has(id)) this.#ended.delete(id);
     const all = await Promise.all(names.map((id) => this.read(id)));
     return all
       .filter((facts) => facts !== undefined)

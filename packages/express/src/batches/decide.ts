@@ -80,8 +80,8 @@ export interface LineReply {
   readonly code: string | undefined;
   /** Wait that its headers ask for, in ms. */
   readonly retryAfterMs: number | undefined;
-  /** Earlier attempts. */
-  readonly attempts: number;
+  /** Earlier failures of the engine at this line. */
+  readonly failures: number;
 }
 
 /** Refusals that say nothing about the request: the server is full, is starting, or is ending. */
@@ -100,13 +100,17 @@ const PASSING = new Set([
 /** Failures that the request itself may have caused, so that they do not repeat for ever. */
 const DOUBTFUL = new Set(["engine_failed", "grammar_failed"]);
 
+/** Tells whether the line itself may have caused a failure. @param code - that of the answer's error */
+export function isDoubtful(code: string | undefined): boolean {
+  return code !== undefined && DOUBTFUL.has(code);
+}
+
 const [MAX_DOUBTFUL, DEFAULT_WAIT_MS, MAX_WAIT_MS] = [3, 1000, 60_000] as const;
 
 /** Decides whether a line runs again. @returns the wait in ms, or `undefined` where the answer counts */
-export function retryAfter({ status, code = "", retryAfterMs, attempts }: LineReply): number | undefined {
-  const isPassing = status >= 400 && PASSING.has(code);
-  const isDoubtful = DOUBTFUL.has(code) && attempts + 1 < MAX_DOUBTFUL;
-  if (!isPassing && !isDoubtful) return undefined;
+export function retryAfter({ status, code, retryAfterMs, failures }: LineReply): number | undefined {
+  const isPassing = status >= 400 && code !== undefined && PASSING.has(code);
+  if (!isPassing && !(isDoubtful(code) && failures + 1 < MAX_DOUBTFUL)) return undefined;
   return Math.min(MAX_WAIT_MS, Math.max(1, retryAfterMs ?? DEFAULT_WAIT_MS));
 }
 

@@ -4,6 +4,7 @@ import type { Admission } from "../edge/admission.ts";
 import type { ServedModels } from "../edge/served-models.ts";
 import { statsWithin } from "../edge/stats-within.ts";
 import type { OwnedFacts } from "./batch-store.ts";
+import { ClientTurns } from "./client-turns.ts";
 import { look, mayClaim, nextBatch, roomFor, withoutAbsence, type Seen } from "./decide.ts";
 import { OwnedBatch, type BatchServices } from "./owned-batch.ts";
 
@@ -33,7 +34,7 @@ const DEFAULT_TIMES: FeederTimes = {
 };
 
 /** Services of a process that runs batches. */
-export interface FeederParts extends Omit<BatchServices, "wake"> {
+export interface FeederParts extends Omit<BatchServices, "wake" | "checks"> {
   readonly models: ServedModels;
   /** Admission of the requests that are not of batches. */
   readonly admission: Pick<Admission, "stats">;
@@ -73,7 +74,7 @@ export class Feeder {
 
   constructor(parts: FeederParts) {
     this.#parts = parts;
-    this.#services = { ...parts, wake: () => this.#wake() };
+    this.#services = { ...parts, checks: new ClientTurns(), wake: () => this.#wake() };
     this.#times = { ...DEFAULT_TIMES, ...parts.times };
     this.stopped = this.#run();
   }

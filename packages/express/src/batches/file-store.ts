@@ -59,7 +59,8 @@ export class FileStore {
   /** Lists all files, in the order of their creation, expired ones included. */
   async list(): Promise<readonly FileRecord[]> {
     const names = (await namesIn(join(this.#root.path, "files"))).filter((name) => FILE_ID.test(name));
-    for (const id of this.#records.keys()) if (!names.includes(id)) this.#records.delete(id);
+    const isThere = new Set(names);
+    for (const id of this.#records.keys()) if (!isThere.has(id)) this.#records.delete(id);
     const records = await Promise.all(names.map(async (id) => this.#records.get(id) ?? this.#read(id)));
     return records
       .filter((record) => record !== undefined)

@@ -1,5 +1,6 @@
 // Lines of input files: where they are, and whether they are requests.
 
+import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
 import type { FileHandle } from "node:fs/promises";
 import { parseJson } from "../api/read-body.ts";
@@ -8,23 +9,60 @@ import type { BatchEndpoint, BatchError } from "./schemas.ts";
 
 /** Place of a line in its file, in bytes, without its end. */
 export interface LinePlace {
-  /** Number of the line, from 1. */
-  readonly number: number;
   readonly offset: number;
   readonly length: number;
 }
 
 /** A line whose bytes are there. They are missing where the line is longer than allowed. */
 export interface Line extends LinePlace {
+  /** Number of the line, from 1. */
+  readonly number: number;
   readonly bytes: Buffer | undefined;
   /** Whether the line has an end. The last line that a killed writer has begun has none. */
   readonly hasEnd: boolean;
 }
 
+/** Places of the lines of a file by index, in 12 bytes each. */
+export class LinePlaces {
+  #offsets = new Float64Array(64);
+  #lengths = new Uint32Array(64);
+  #count = 0;
+
+  get count(): number {
+    return this.#count;
+  }
+
+  at(index: number): LinePlace {
+    const [offset, length] = [this.#offsets[index], this.#lengths[index]];
+    if (index >= this.#count || offset === undefined || length === undefined) throw new RangeError("Expected a line");
+    return { offset, length };
+  }
+
+  /** Adds a place. @returns the number of places */
+  push({ offset, length }: LinePlace): number {
+    if (this.#count === this.#offsets.length) this.#grow();
+    this.#offsets[this.#count] = offset;
+    this.#lengths[this.#count] = length;
+    return ++this.#count;
+  }
+
+  #grow(): void {
+    const [offsets, lengths] = [new Float64Array(2 * this.#count), new Uint32Array(2 * this.#count)];
+    offsets.set(this.#offsets);
+    lengths.set(this.#lengths);
+    [this.#offsets, this.#lengths] = [offsets, lengths];
+  }
+}
+
 const [NEWLINE, MARK] = [0x0a, Buffer.from("\uFEFF")];
 
-/** Reads the lines of a file. Lines without any text are left out. @param maxBytes - most bytes of one line */
-export async function* readLines(path: string, maxBytes: number): AsyncGenerator<Line, void> {
+/**
+ * Reads the lines of a file. Lines without any text are left out.
+ *
+ * @param maxBytes - most bytes of one line
+ * @param maxLines - most lines, those without text included. The line after them is the last one that is returned.
+ */
+export async function* readLines(path: string, maxBytes: number, maxLines = Infinity): AsyncGenerator<Line, void> {
   let [number, offset, kept, isLong] = [1, 0, [] as Buffer[], false];
   let length = 0;
   const take = (chunk: Buffer): void => {
@@ -34,8 +72,9 @@ export async function* readLines(path: string, maxBytes: number): AsyncGenerator
     else kept.push(chunk);
   };
   const line = (hasEnd: boolean): Line | undefined => {
-    const whole = isLong ? undefined : Buffer.concat(kept);
-    if (whole && isBlank(whole)) return undefined;
+    const [first, ...others] = kept;
+    const whole = isLong ? undefined : others.length === 0 ? first : Buffer.concat(kept);
+    if (!isLong && (!whole || isBlank(whole)) && number <= maxLines) return undefined;
     return { number, offset, length, bytes: whole, hasEnd };
   };
   for await (const chunk of createReadStream(path) as AsyncIterable<Buffer>) {
@@ -44,6 +83,7 @@ export async function* readLines(path: string, maxBytes: number): AsyncGenerator
       take(chunk.subarray(start, end));
       const found = line(true);
       if (found) yield found;
+      if (number > maxLines) return;
       [number, offset, kept, isLong, length] = [number + 1, offset + length + 1, [], false, 0];
       start = end + 1;
     }
@@ -116,7 +156,7 @@ class LineError extends Error {
 
 /** Result of the check of an input file. */
 export interface CheckedInput {
-  readonly lines: readonly LinePlace[];
+  readonly lines: LinePlaces;
   /** Errors of the file. If there are any, no line may run. */
   readonly errors: readonly BatchError[];
 }
@@ -134,29 +174,40 @@ const MAX_ERRORS = 100;
 /** Checks an input file. */
 export async function checkInput(path: string, limits: InputLimits, signal: AbortSignal): Promise<CheckedInput> {
   const { endpoint, maxLineBytes, maxRequests } = limits;
-  const [lines, errors, seen]: [LinePlace[], BatchError[], Set<string>] = [[], [], new Set()];
+  const [lines, errors, seen] = [new LinePlaces(), [] as BatchError[], new Set<string>()];
+  const maxLines = 2 * maxRequests;
   const refuse = (code: string, message: string, line: number | null, param: string | null = null): void =>
     void errors.push({ code, message, line, param });
-  for await (const { bytes, number, offset, length } of readLines(path, maxLineBytes)) {
-    const place = { number, offset, length };
+  for await (const { bytes, number, ...place } of readLines(path, maxLineBytes, maxLines)) {
     signal.throwIfAborted();
     if (errors.length >= MAX_ERRORS) break;
+    if (number > maxLines) {
+      refuse("too_many_lines", `Expected at most ${maxLines} lines, those without a request included.`, number);
+      break;
+    }
     if (lines.push(place) > maxRequests) {
-      refuse("too_many_requests", `Expected at most ${maxRequests} requests.`, place.number);
+      refuse("too_many_requests", `Expected at most ${maxRequests} requests.`, number);
       break;
     }
     try {
       const { customId } = parseLine(bytes, endpoint);
-      if (seen.has(customId))
+      const digest = digestOf(customId);
+      if (seen.has(digest)) {
         throw new LineError("duplicate_custom_id", "The id is that of another line.", "custom_id");
-      seen.add(customId);
+      }
+      seen.add(digest);
     } catch (error) {
       if (!(error instanceof LineError)) throw error;
-      refuse(error.code, error.message, place.number, error.param);
+      refuse(error.code, error.message, number, error.param);
     }
   }
-  if (lines.length === 0) refuse("empty_file", "The file has no requests.", null);
+  if (lines.count === 0 && errors.length === 0) refuse("empty_file", "The file has no requests.", null);
   return { lines, errors };
+}
+
+/** Reduces an id to 32 bytes, which differ for all ids. Kept whole, long ids would take hundreds of megabytes. */
+function digestOf(customId: string): string {
+  return createHash("sha256").update(customId, "utf16le").digest("binary");
 }
 
 /** Reads one line again. */

@@ -2,12 +2,13 @@
 
 import { createHash } from "node:crypto";
 import { open, type FileHandle } from "node:fs/promises";
-import { AnswerLog, answerLine, answerLines, expiredLine, findAnswers, type AnswerPlace } from "./answers.ts";
+import { AnswerLog, answerLine, answerLines, expiredLine, findAnswers, type FoundAnswers } from "./answers.ts";
 import type { BatchStore, OwnedFacts } from "./batch-store.ts";
-import { nextLine, retryAfter } from "./decide.ts";
+import type { ClientTurns } from "./client-turns.ts";
+import { isDoubtful, nextLine, retryAfter } from "./decide.ts";
 import { newFileId, type FileStore } from "./file-store.ts";
 import { hasCode } from "./folder.ts";
-import { checkInput, parseLine, readLine, type BatchRequest, type CheckedInput, type LinePlace } from "./lines.ts";
+import { checkInput, LinePlaces, parseLine, readLine, type BatchRequest, type CheckedInput } from "./lines.ts";
 import { errorCode, runLine, type LineRunner } from "./run-line.ts";
 import { nextAct, type BatchEnd, type BatchRecord, type NextAct } from "./state.ts";
 
@@ -18,6 +19,8 @@ export interface BatchServices {
   readonly runner: LineRunner;
   readonly maxLineBytes: number;
   readonly maxRequests: number;
+  /** Checks of input files, of which one runs at a time. */
+  readonly checks: ClientTurns;
   readonly nowSeconds: () => number;
   /** Called when something has happened that may let more lines begin. */
   readonly wake: () => void;
@@ -32,13 +35,14 @@ export class OwnedBatch {
   readonly #services: BatchServices;
   readonly #controller = new AbortController();
   readonly #opened: Promise<void>;
-  #lines: readonly LinePlace[] | undefined;
+  #lines: LinePlaces | undefined;
   #taken = new Uint8Array();
   #from = 0;
   readonly #refused = new Set<number>();
   /** Time at which lines begin again after a refusal, in ms. */
   #refusedUntilMs = 0;
-  readonly #attempts = new Map<number, number>();
+  /** Failures of the engine, by the index of the line. */
+  readonly #failures = new Map<number, number>();
   readonly #running = new Set<Promise<void>>();
   #counts = { completed: 0, failed: 0 };
   #total: number | undefined;
@@ -129,7 +133,7 @@ export class OwnedBatch {
 
   #next(): number | undefined {
     if (!this.#lines || this.#isOver) return undefined;
-    return nextLine({ total: this.#lines.length, taken: this.#taken, refused: this.#refused, from: this.#from });
+    return nextLine({ total: this.#lines.count, taken: this.#taken, refused: this.#refused, from: this.#from });
   }
 
   #act(): NextAct | undefined {
@@ -137,16 +141,18 @@ export class OwnedBatch {
     const { isCancelled } = this;
     const { completed, failed } = this.#counts;
     const { expiresAt } = this.record;
-    const progress = { expiresAt, isCancelled, total: this.#lines.length, answered: completed + failed };
+    const progress = { expiresAt, isCancelled, total: this.#lines.count, answered: completed + failed };
     return nextAct(progress, this.#services.nowSeconds());
   }
 
   async #open(): Promise<void> {
-    const { files, store, maxLineBytes, maxRequests, nowSeconds, wake } = this.#services;
+    const { files, store, maxLineBytes, maxRequests, checks, nowSeconds, wake } = this.#services;
     const { id, inputFileId, endpoint } = this.record;
     const path = files.contentPath(inputFileId);
     const limits = { endpoint, maxLineBytes, maxRequests };
-    const { lines, errors } = await checkInput(path, limits, this.#controller.signal).catch(missingFile);
+    const { signal } = this.#controller;
+    const check = (): Promise<CheckedInput> => checkInput(path, limits, signal).catch(missingFile);
+    const { lines, errors } = await checks.run(this.client, signal, check);
     if (errors.length > 0) {
       await store.end(id, {
         status: "failed",
@@ -159,13 +165,12 @@ export class OwnedBatch {
       this.#isOver = true;
       return wake();
     }
-    const answered = await findAnswers(this.#answerPaths(this.owner - 1));
-    this.#counts = countKinds(answered);
-    this.#taken = new Uint8Array(lines.length);
-    for (const index of answered.keys()) this.#taken[index] = 1;
+    const answered = await findAnswers(this.#answerPaths(this.owner - 1), lines.count);
+    this.#counts = { ...answered.counts };
+    this.#taken = Uint8Array.from({ length: lines.count }, (_, index) => (answered.has(index) ? 1 : 0));
     this.#input = await open(path);
     this.#log = await AnswerLog.create(store.answersPath(id, this.owner));
-    this.#total = lines.length;
+    this.#total = lines.count;
     this.#inProgressAt ??= nowSeconds();
     this.#lines = lines;
     wake();
@@ -178,26 +183,25 @@ export class OwnedBatch {
     const [line, bytes] = await this.#line(index);
     const answer = await runLine(runner, { record, line, bytes, signal });
     if (signal.aborted) return;
-    const attempts = this.#attempts.get(index) ?? 0;
+    const failures = this.#failures.get(index) ?? 0;
     const code = answer.status < 400 ? undefined : errorCode(answer.text);
-    const waitMs = retryAfter({ ...answer, code, attempts });
+    const waitMs = retryAfter({ ...answer, code, failures });
     if (waitMs !== undefined) {
-      this.#attempts.set(index, attempts + 1);
+      if (isDoubtful(code)) this.#failures.set(index, failures + 1);
       this.#refused.add(index);
       // Other lines would most likely be refused, too.
       this.#refusedUntilMs = Math.max(this.#refusedUntilMs, performance.now() + waitMs);
       return;
     }
-    this.#attempts.delete(index);
+    this.#failures.delete(index);
     await this.#log?.append(answerLine({ batchId: record.id, index, customId: line.customId }, answer));
     if (answer.status < 300) this.#counts.completed++;
     else this.#counts.failed++;
   }
 
   async #line(index: number): Promise<readonly [BatchRequest, number]> {
-    const place = this.#lines?.[index];
-    if (!place || !this.#input) throw new TypeError("Expected the input to be open");
-    const bytes = await readLine(this.#input, place);
+    if (!this.#lines || !this.#input) throw new TypeError("Expected the input to be open");
+    const bytes = await readLine(this.#input, this.#lines.at(index));
     return [parseLine(bytes, this.record.endpoint), bytes.length];
   }
 
@@ -208,9 +212,9 @@ export class OwnedBatch {
     this.#controller.abort();
     await Promise.all(this.#running);
     await this.#log?.sync();
-    const answers = await findAnswers(this.#answerPaths(this.owner));
-    const { completed, failed } = countKinds(answers);
     const total = this.#total ?? 0;
+    const answers = await findAnswers(this.#answerPaths(this.owner), total);
+    const { completed, failed } = answers.counts;
     const numExpired = act === "expire" ? total - completed - failed : 0;
     const write = async (name: OutputName, lines: AsyncIterable<Uint8Array>): Promise<string> => {
       const fileId = outputId(id, this.owner, name);
@@ -241,10 +245,10 @@ export class OwnedBatch {
     this.#services.wake();
   }
 
-  async *#errorLines(answers: ReadonlyMap<number, AnswerPlace>, hasExpired: boolean): AsyncGenerator<Buffer, void> {
+  async *#errorLines(answers: FoundAnswers, hasExpired: boolean): AsyncGenerator<Buffer, void> {
     yield* answerLines(answers, "e");
     if (!hasExpired) return;
-    for (const index of (this.#lines ?? []).keys()) {
+    for (let index = 0; index < (this.#lines?.count ?? 0); index++) {
       if (answers.has(index)) continue;
       const [{ customId }] = await this.#line(index);
       yield Buffer.from(expiredLine({ batchId: this.record.id, index, customId }));
@@ -281,10 +285,5 @@ function outputId(batchId: string, owner: number, name: OutputName): string {
 function missingFile(error: unknown): CheckedInput {
   if (!hasCode(error, "ENOENT")) throw error;
   const message = "The input file does not exist.";
-  return { lines: [], errors: [{ code: "file_not_found", message, line: null, param: "input_file_id" }] };
-}
-
-function countKinds(answers: ReadonlyMap<number, AnswerPlace>): { completed: number; failed: number } {
-  const completed = [...answers.values()].filter(({ kind }) => kind === "o").length;
-  return { completed, failed: answers.size - completed };
+  return { lines: new LinePlaces(), errors: [{ code: "file_not_found", message, line: null, param: "input_file_id" }] };
 }
