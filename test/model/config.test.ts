@@ -223,7 +223,6 @@ describe("invalid fields are refused by name", () => {
   test.each([
     [{ hidden_size: undefined }, /`hidden_size`.*positive integer/],
     [{ hidden_size: -64 }, /`hidden_size`.*`-64`/],
-    [{ hidden_size: 1e300 }, /hidden_size/],
     [{ num_hidden_layers: "3" }, /num_hidden_layers/],
     [{ num_key_value_heads: 3 }, /4 attention heads cannot share 3/],
     [{ head_dim: 15 }, /odd/],

@@ -88,7 +88,12 @@ describe("refuses", () => {
     ["qwen3_moe", { mlp_only_layers: ["0"] }, "ERR_MODEL_INVALID", "`mlp_only_layers`"],
     ["mixtral", { num_local_experts: 2, num_experts_per_tok: 3 }, "ERR_MODEL_INVALID", "more than the 2 experts"],
     ["mixtral", { num_local_experts: 0 }, "ERR_MODEL_INVALID", "`num_local_experts`"],
-    ["olmoe", { num_experts: 2000 }, "ERR_MODEL_UNSUPPORTED", "up to 1024 experts"],
+    [
+      "olmoe",
+      { num_experts: 2000 },
+      "ERR_MODEL_UNSUPPORTED",
+      "`num_experts` `2000` (number) is not supported; supported are up to 1024",
+    ],
     ["olmoe", { num_experts: 100, num_experts_per_tok: 65 }, "ERR_MODEL_UNSUPPORTED", "up to 64"],
     ["granitemoeshared", {}, "ERR_MODEL_UNSUPPORTED", "(string), a mixture with experts that all"],
     ["qwen2_moe", {}, "ERR_MODEL_UNSUPPORTED", '`"qwen2_moe"` (string), a mixture with experts that all tokens use'],

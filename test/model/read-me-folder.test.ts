@@ -173,7 +173,7 @@ describe("an error of an incomplete folder names the fault", () => {
     ],
     "a hostile number of experts": [
       (path) => changeConfig(path, (config) => (section(config)["num_experts"] = 1e9)),
-      "ERR_MODEL_INVALID",
+      "ERR_MODEL_UNSUPPORTED",
       ["experts"],
     ],
     "a router whose heads do not divide": [

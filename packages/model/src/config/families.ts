@@ -2,14 +2,15 @@
 
 import { type Family, type Multipliers, NORMS_BEFORE } from "./family.ts";
 import type { Fields } from "./fields.ts";
+import { MOST } from "./bounds.ts";
 
 function optionalWindow(fields: Fields): number | undefined {
-  return fields.boolean("use_sliding_window", false) ? fields.size("sliding_window", 4096) : undefined;
+  return fields.boolean("use_sliding_window", false) ? fields.size("sliding_window", MOST.integer, 4096) : undefined;
 }
 
 /** An absent window is Mistral's default of 4,096; `null` means that there is none. */
 function mistralWindow(fields: Fields): number | undefined {
-  return fields.isNull("sliding_window") ? undefined : fields.size("sliding_window", 4096);
+  return fields.isNull("sliding_window") ? undefined : fields.size("sliding_window", MOST.integer, 4096);
 }
 
 const GRANITE_MULTIPLIERS: Multipliers = {
@@ -107,7 +108,7 @@ const FAMILIES: Readonly<Record<string, Family>> = {
       bos_token_id: 2,
       eos_token_id: 1,
     },
-    slidingWindow: (fields) => fields.size("sliding_window"),
+    slidingWindow: (fields) => fields.size("sliding_window", MOST.integer),
     alternation: { interval: "sliding_window_pattern", theta: "rope_local_base_freq" },
     scalesEmbeddings: true,
     attentionScalar: "query_pre_attn_scalar",
@@ -135,7 +136,7 @@ const FAMILIES: Readonly<Record<string, Family>> = {
     hasQkvBias: false,
     hasOutputBias: false,
     defaults: { rms_norm_eps: 1e-5, rope_theta: 1e6, num_local_experts: 8, num_experts_per_tok: 2 },
-    slidingWindow: (fields) => (fields.has("sliding_window") ? fields.size("sliding_window") : undefined),
+    slidingWindow: (fields) => (fields.has("sliding_window") ? fields.size("sliding_window", MOST.integer) : undefined),
     mixture: { expertSize: "intermediate_size", normalizesWeights: true, ggufNormalizesWeights: true },
   },
   qwen3_moe: {

@@ -1,9 +1,7 @@
 // Reads fields of a JSON object from a file. Errors are ReadMeErrors with the file, the field and the value.
 
 import { describeValue, ReadMeError } from "@readme-moe/core";
-
-// Far above the sizes of real models; products of larger sizes would not be exact.
-const MAX_SIZE = 2 ** 31 - 1;
+import { MOST } from "./bounds.ts";
 
 /** Fields of one JSON object. Absent and `null` are the same: the default, if there is one. */
 export class Fields {
@@ -52,11 +50,13 @@ export class Fields {
     return this.has(name) ? new Fields(this.path, this.raw(name), `${this.#prefix}${name}.`) : undefined;
   }
 
-  /** Reads a positive integer. */
-  size(name: string, fallback?: number): number {
+  /** Reads a positive integer. @param most - of `MOST`; a larger one is refused as not supported */
+  size(name: string, most: number, fallback?: number): number {
     const value = this.raw(name) ?? fallback;
-    if (isInteger(value, 1)) return value;
-    throw this.#unexpected(name, "a positive integer", value);
+    if (typeof value !== "number" || !Number.isInteger(value) || value < 1)
+      throw this.#unexpected(name, "a positive integer", value);
+    if (value <= most) return value;
+    throw this.#unsupported(name, value, `supported are up to ${most}`);
   }
 
   /** Reads an integer from 0, or `undefined`. */
@@ -118,8 +118,8 @@ export class Fields {
     const value = this.raw(name);
     if (value === undefined) return [];
     const ids: readonly unknown[] = Array.isArray(value) ? value : [value];
-    if (ids.every((id) => isInteger(id, 0))) return ids;
-    throw this.#unexpected(name, "a token id or a list of them", value);
+    if (ids.length <= MOST.tokenIds && ids.every((id) => isInteger(id, 0))) return ids;
+    throw this.#unexpected(name, `a token id or a list of at most ${MOST.tokenIds}`, value);
   }
 
   /**
@@ -129,12 +129,16 @@ export class Fields {
    * @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` with the field and its value, always
    */
   unsupported(name: string, supported: string, kind = ""): never {
-    const what = `\`${this.#prefix}${name}\` ${describeValue(this.raw(name))}${kind}`;
-    throw new ReadMeError("ERR_MODEL_UNSUPPORTED", `${this.path}: ${what} is not supported; ${supported}`);
+    throw this.#unsupported(name, this.raw(name), supported, kind);
   }
 
   invalid(message: string): ReadMeError {
     return new ReadMeError("ERR_MODEL_INVALID", `${this.path}: ${message}`);
+  }
+
+  #unsupported(name: string, value: unknown, supported: string, kind = ""): ReadMeError {
+    const what = `\`${this.#prefix}${name}\` ${describeValue(value)}${kind}`;
+    return new ReadMeError("ERR_MODEL_UNSUPPORTED", `${this.path}: ${what} is not supported; ${supported}`);
   }
 
   #unexpected(name: string, expectation: string, value: unknown): ReadMeError {
@@ -151,5 +155,5 @@ function isPositive(value: unknown): value is number {
 }
 
 function isInteger(value: unknown, least: number): value is number {
-  return typeof value === "number" && Number.isInteger(value) && value >= least && value <= MAX_SIZE;
+  return typeof value === "number" && Number.isInteger(value) && value >= least && value <= MOST.integer;
 }

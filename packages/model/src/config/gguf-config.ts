@@ -2,13 +2,16 @@
 // file's field names. A tied head, biases and RoPE factors follow from the tensors.
 
 import { ReadMeError } from "@readme-moe/core";
+import { quoted } from "../files/errors.ts";
 import type { GgufTensorStore } from "../gguf/gguf-tensor-store.ts";
+import { MOST } from "./bounds.ts";
 import { ARCHITECTURES, familyOf, modelTypeOf, unsupportedKind } from "./families.ts";
 import type { Alternation, Family, Multipliers } from "./family.ts";
-import { ggufMixtureFields } from "./gguf-mixture.ts";
+import { ggufMixtureFields, numberOf } from "./gguf-mixture.ts";
 import { ggufPooling } from "./gguf-pooling.ts";
 import type { ModelConfig } from "./model-config.ts";
 import { parseConfig } from "./parse-config.ts";
+import { countValues } from "../tensor-store.ts";
 
 /** Metadata keys, behind the architecture's name, by config.json's field. */
 export const GGUF_KEYS: Readonly<Record<GgufField, string>> = {
@@ -53,10 +56,10 @@ export async function ggufConfig(store: GgufTensorStore): Promise<ModelConfig> {
   const unsupported = (what: string): ReadMeError => new ReadMeError("ERR_MODEL_UNSUPPORTED", `${path}: ${what}`);
   const architecture = metadata.get("general.architecture");
   const get = (key: string): unknown => metadata.get(`${String(architecture)}.${key}`);
-  const isMixture = Number(get("expert_count") ?? 0) > 0;
+  const isMixture = numberOf(get("expert_count")) > 0;
   const modelType = modelTypeOf(architecture, isMixture);
   if (modelType === undefined) {
-    const named = `\`${String(architecture)}\`${unsupportedKind(String(architecture))}`;
+    const named = `\`${quoted(String(architecture)).slice(1, -1)}\`${unsupportedKind(String(architecture))}`;
     throw unsupported(`the architecture ${named} is not supported; supported are ${ARCHITECTURES.join(", ")}`);
   }
   const { mixture, multipliers } = familyOf(modelType);
@@ -68,12 +71,12 @@ export async function ggufConfig(store: GgufTensorStore): Promise<ModelConfig> {
     throw unsupported("Granite without RoPE is not supported");
   }
   const heads = get("attention.head_count");
-  const headSize = get("attention.key_length") ?? Number(get("embedding_length")) / Number(heads);
+  const headSize = get("attention.key_length") ?? numberOf(get("embedding_length")) / numberOf(heads);
   const fields = {
     model_type: modelType,
     ...Object.fromEntries(Object.entries(GGUF_KEYS).map(([field, key]) => [field, get(key)])),
-    ...multiplierFields(multipliers, get, Number(headSize)),
-    ...alternationFields(familyOf(modelType), get, Number(headSize)),
+    ...multiplierFields(multipliers, get, numberOf(headSize)),
+    ...alternationFields(familyOf(modelType), get, numberOf(headSize)),
     ...(mixture && ggufMixtureFields(mixture, path, get)),
     original_max_position_embeddings: get("rope.scaling.original_context_length") ?? get("context_length"),
     vocab_size: store.info("model.embed_tokens.weight").shape[0],
@@ -92,10 +95,10 @@ export async function ggufConfig(store: GgufTensorStore): Promise<ModelConfig> {
   };
   const rotated = get("rope.dimension_count");
   const pooling = ggufPooling(store, get);
-  const parsed = parseConfig(path, fields, undefined, rotated === undefined ? undefined : Number(rotated));
+  const parsed = parseConfig(path, fields, undefined, rotated === undefined ? undefined : numberOf(rotated));
   const config = { ...parsed, pooling };
   if (!store.has(ROPE_FACTORS)) return config;
-  const factors = Array.from(await store.readFloats(ROPE_FACTORS));
+  const factors = await readFactors(store, ROPE_FACTORS);
   const numPairs = config.rotatedSize / 2;
   if (factors.length !== numPairs || !factors.every((factor) => factor > 0 && Number.isFinite(factor))) {
     const message = `${path}: expected tensor ${ROPE_FACTORS} to hold ${numPairs} positive numbers`;
@@ -141,7 +144,7 @@ function alternationFields(
   if (!alternation || attentionScalar === undefined) return {};
   const pattern = get(GGUF_ALTERNATION_KEYS.interval);
   const isList = Array.isArray(pattern);
-  const rowsPerHead = Math.floor(Number(get("embedding_length")) / Number(get("attention.head_count")));
+  const rowsPerHead = Math.floor(numberOf(get("embedding_length")) / numberOf(get("attention.head_count")));
   return {
     [alternation.interval]: get("attention.sliding_window") ? (isList ? undefined : pattern) : 1,
     layer_types: isList ? pattern.map((isSliding) => (isSliding ? "sliding_attention" : "full_attention")) : undefined,
@@ -158,10 +161,18 @@ async function longRope(store: GgufTensorStore, get: (key: string) => unknown): 
   if (!store.has(LONG_FACTORS) || !store.has(SHORT_FACTORS)) return undefined;
   return {
     rope_type: "longrope",
-    long_factor: Array.from(await store.readFloats(LONG_FACTORS)),
-    short_factor: Array.from(await store.readFloats(SHORT_FACTORS)),
+    long_factor: await readFactors(store, LONG_FACTORS),
+    short_factor: await readFactors(store, SHORT_FACTORS),
     attention_factor: get("rope.scaling.attn_factor") ?? 1,
   };
+}
+
+/** Reads one factor per pair of dimensions. @throws {ReadMeError} `ERR_MODEL_INVALID` for more than any head has */
+async function readFactors(store: GgufTensorStore, name: string): Promise<readonly number[]> {
+  const numValues = countValues(store.info(name).shape) ?? Infinity;
+  if (numValues <= MOST.headSize / 2) return Array.from(await store.readFloats(name));
+  const message = `${store.path}: tensor ${name} has ${numValues} factors, more than a head has pairs`;
+  throw new ReadMeError("ERR_MODEL_INVALID", message);
 }
 
 function ropeScaling(get: (key: string) => unknown): object {

@@ -21,6 +21,11 @@ const UNSUPPORTED_KEYS: Readonly<Record<string, readonly number[]>> = {
   leading_dense_block_count: [],
 };
 
+/** Reads a number; NaN for anything else, such as a list, which `Number` would write out. */
+export function numberOf(value: unknown): number {
+  return typeof value === "number" ? value : NaN;
+}
+
 /**
  * Reads a mixture's fields.
  *
@@ -34,7 +39,7 @@ export function ggufMixtureFields(
 ): object {
   for (const [key, harmless] of Object.entries(UNSUPPORTED_KEYS)) {
     const value = get(key);
-    if (value === undefined || value === 0 || harmless.includes(Number(value))) continue;
+    if (value === undefined || value === 0 || harmless.includes(numberOf(value))) continue;
     throw new ReadMeError("ERR_MODEL_UNSUPPORTED", `${path}: \`${key}\` ${describeValue(value)} is not supported`);
   }
   const fields = Object.fromEntries(Object.entries(GGUF_MIXTURE_KEYS).map(([field, key]) => [field, get(key)]));
@@ -42,7 +47,7 @@ export function ggufMixtureFields(
     ...fields,
     // Without the key, llama.cpp's src/models/qwen3moe.cpp divides the dense width among the experts of a token.
     moe_intermediate_size:
-      fields["moe_intermediate_size"] || Number(get("feed_forward_length")) / Number(fields["num_experts_per_tok"]),
+      fields["moe_intermediate_size"] || numberOf(get("feed_forward_length")) / numberOf(fields["num_experts_per_tok"]),
     norm_topk_prob: ggufNormalizesWeights,
   };
 }

@@ -2,7 +2,7 @@
 
 import { describeValue, ReadMeError } from "@readme-moe/core";
 import type { GgufTensorStore } from "../gguf/gguf-tensor-store.ts";
-import { unsupported } from "../files/errors.ts";
+import { quoted, unsupported } from "../files/errors.ts";
 import type { PoolingConfig } from "./pooling.ts";
 
 /** Values of `pooling_type`: `enum llama_pooling_type` in llama.cpp's include/llama.h. */
@@ -40,6 +40,13 @@ export function ggufPooling(store: GgufTensorStore, get: (key: string) => unknow
   if (numRows === 2 && rows.every((row) => row >= 0)) {
     return { kind: "score", head: { tensor: CLASSIFIER, numRows, rows } };
   }
-  const named = Array.isArray(labels) ? labels.slice(0, 10).join(", ") : `${numRows} labels`;
+  const named = Array.isArray(labels)
+    ? quoted(
+        labels
+          .slice(0, 10)
+          .filter((label) => typeof label === "string")
+          .join(", "),
+      )
+    : `${numRows} labels`;
   throw unsupported(store.path, `classifies into ${named}, which is not supported; served are yes and no`);
 }

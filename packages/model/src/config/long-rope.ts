@@ -2,6 +2,7 @@
 
 import type { Fields } from "./fields.ts";
 import type { ModelConfig } from "./model-config.ts";
+import { MOST } from "./bounds.ts";
 import type { RopeConfig } from "./rope.ts";
 
 type LongRope = RopeConfig & { readonly type: "longrope" };
@@ -18,7 +19,8 @@ export function parseLongRope(
   sizes: Pick<ModelConfig, "rotatedSize" | "contextTokens"> & { readonly theta: number },
 ): LongRope {
   const { theta, rotatedSize, contextTokens } = sizes;
-  const originalContextTokens = outer ?? parameters.size("original_max_position_embeddings", contextTokens);
+  const originalContextTokens =
+    outer ?? parameters.size("original_max_position_embeddings", MOST.tokens, contextTokens);
   // The logarithm of 1 would be a divisor.
   if (originalContextTokens < 2)
     throw parameters.invalid("expected `original_max_position_embeddings` to be at least 2");

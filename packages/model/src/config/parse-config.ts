@@ -1,11 +1,12 @@
 // Reads config.json of a Hugging Face checkpoint into a ModelConfig, or refuses it by the name of what is not
 // supported.
 
-import { describeValue } from "@readme-moe/core";
+import { describeValue, ReadMeError } from "@readme-moe/core";
 import { familyOf, MODEL_TYPES, unsupportedKind } from "./families.ts";
 import type { Family } from "./family.ts";
 import { Fields } from "./fields.ts";
 import type { Activation, LayerConfig, ModelConfig } from "./model-config.ts";
+import { MOST } from "./bounds.ts";
 import { isJsonObject, type JsonObject } from "../files/text-file.ts";
 import { parseMixture } from "./parse-mixture.ts";
 import { isPairCount, parseRopes, parseRotatedSize } from "./parse-rope.ts";
@@ -36,12 +37,12 @@ export function parseConfig(path: string, json: unknown, generation?: Fields, ro
   const fields = named.withDefaults(family.defaults ?? {});
   refuseUnsupported(fields, family);
 
-  const hiddenSize = fields.size("hidden_size");
-  const numHeads = fields.size("num_attention_heads");
-  const numKvHeads = fields.size("num_key_value_heads", numHeads);
-  const numLayers = fields.size("num_hidden_layers");
+  const hiddenSize = fields.size("hidden_size", MOST.width);
+  const numHeads = fields.size("num_attention_heads", MOST.heads);
+  const numKvHeads = fields.size("num_key_value_heads", MOST.heads, numHeads);
+  const numLayers = fields.size("num_hidden_layers", MOST.layers);
   const mixture = parseMixture(fields, family.mixture, numLayers);
-  const headSize = fields.size("head_dim", Math.floor(hiddenSize / numHeads));
+  const headSize = fields.size("head_dim", MOST.headSize, Math.floor(hiddenSize / numHeads));
   if (numHeads % numKvHeads !== 0) {
     throw fields.invalid(`${numHeads} attention heads cannot share ${numKvHeads} key/value heads evenly`);
   }
@@ -50,15 +51,21 @@ export function parseConfig(path: string, json: unknown, generation?: Fields, ro
   if (!isPairCount(rotatedSize, headSize)) {
     throw fields.invalid(`RoPE over ${rotatedSize} of ${headSize} dimensions does not rotate pairs`);
   }
-  const contextTokens = fields.size("max_position_embeddings", 2048);
+  const keyValues = numLayers * numKvHeads * headSize;
+  if (keyValues > MOST.keyValues) {
+    const sizes = `${numLayers} layers of ${numKvHeads} key/value heads of size ${headSize}`;
+    const message = `${path}: has ${sizes}, ${keyValues} numbers; supported are up to ${MOST.keyValues}`;
+    throw new ReadMeError("ERR_MODEL_UNSUPPORTED", message);
+  }
+  const contextTokens = fields.size("max_position_embeddings", MOST.tokens, 2048);
 
   const eosTokenIds = generation?.tokenIds("eos_token_id") ?? [];
   const hasAttentionBias = fields.boolean("attention_bias", false);
   return {
     modelType,
-    vocabSize: fields.size("vocab_size"),
+    vocabSize: fields.size("vocab_size", MOST.vocab),
     hiddenSize,
-    intermediateSize: fields.size("intermediate_size"),
+    intermediateSize: fields.size("intermediate_size", MOST.width),
     mixture: mixture?.config,
     numLayers,
     numHeads,
@@ -142,13 +149,14 @@ function parseLayers(
   const { numLayers } = sizes;
   const hasRope = parseRopeLayers(fields, family, numLayers);
   const { full, sliding } = parseRopes(fields, family, sizes);
+  const isSame = JSON.stringify(full) === JSON.stringify(sliding);
   const ropes: RopeConfig[] = [];
   const setOf = (rope: RopeConfig): number => {
-    const known = ropes.findIndex((other) => JSON.stringify(other) === JSON.stringify(rope));
+    const known = ropes.indexOf(rope);
     return known >= 0 ? known : ropes.push(rope) - 1;
   };
   const layers = parseWindows(fields, family, numLayers).map((slidingWindow, layer): LayerConfig => {
-    const rope = slidingWindow === undefined ? full : sliding;
+    const rope = slidingWindow === undefined || isSame ? full : sliding;
     return { slidingWindow, angleSet: hasRope[layer] ? setOf(rope) : undefined, isMixture: isMixture[layer] ?? false };
   });
   return { layers, ropes };
@@ -166,7 +174,7 @@ function parseWindows(
   const window = slidingWindow?.(fields);
   const types = fields.list("layer_types");
   if (types === undefined && alternation) {
-    const interval = fields.size(alternation.interval);
+    const interval = fields.size(alternation.interval, MOST.integer);
     return Array.from({ length: numLayers }, (_, layer) => ((layer + 1) % interval === 0 ? undefined : window));
   }
   if (types === undefined) {
@@ -180,7 +188,7 @@ function parseWindows(
     if (type === "full_attention") return undefined;
     if (type !== "sliding_attention")
       fields.unsupported("layer_types", "supported are full_attention, sliding_attention");
-    return window ?? fields.size("sliding_window");
+    return window ?? fields.size("sliding_window", MOST.integer);
   });
 }
 
@@ -188,7 +196,7 @@ function parseRopeLayers(fields: Fields, { ropeLayers }: Family, numLayers: numb
   if (ropeLayers === undefined) return Array.from({ length: numLayers }, () => true);
   const { list: name, interval: intervalName } = ropeLayers;
   const list = fields.list(name);
-  const interval = fields.size(intervalName);
+  const interval = fields.size(intervalName, MOST.integer);
   const numbers = list ?? Array.from({ length: numLayers }, (_, layer) => ((layer + 1) % interval === 0 ? 0 : 1));
   if (numbers.length !== numLayers) {
     throw fields.invalid(`\`${name}\` has ${numbers.length} entries for ${numLayers} layers`);

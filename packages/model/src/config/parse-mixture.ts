@@ -4,10 +4,7 @@ import { describeValue } from "@readme-moe/core";
 import type { MixtureFields } from "./family.ts";
 import type { Fields } from "./fields.ts";
 import type { MixtureConfig } from "./model-config.ts";
-
-/** Largest mixture that the kernel computes. */
-const MAX_EXPERTS = 1024;
-const MAX_EXPERTS_PER_TOKEN = 64;
+import { MOST } from "./bounds.ts";
 
 /** A mixture, and which layers are one. */
 interface Mixture {
@@ -29,11 +26,10 @@ export function parseMixture(
 ): Mixture | undefined {
   if (family === undefined) return undefined;
   const countField = fields.has("num_experts") ? "num_experts" : "num_local_experts";
-  const numExperts = fields.size(countField);
-  const expertsPerToken = fields.size("num_experts_per_tok");
-  if (numExperts > MAX_EXPERTS) fields.unsupported(countField, `supported are up to ${MAX_EXPERTS} experts`);
-  if (expertsPerToken > MAX_EXPERTS_PER_TOKEN) {
-    fields.unsupported("num_experts_per_tok", `supported are up to ${MAX_EXPERTS_PER_TOKEN}`);
+  const numExperts = fields.size(countField, MOST.experts);
+  const expertsPerToken = fields.size("num_experts_per_tok", MOST.expertsPerToken);
+  if (numLayers * numExperts > MOST.expertsOfLayers) {
+    fields.unsupported(countField, `supported are up to ${MOST.expertsOfLayers} in the ${numLayers} layers together`);
   }
   if (expertsPerToken > numExperts) {
     throw fields.invalid(
@@ -49,7 +45,7 @@ export function parseMixture(
     config: {
       numExperts,
       expertsPerToken,
-      expertSize: fields.size(family.expertSize),
+      expertSize: fields.size(family.expertSize, MOST.width),
       normalizesWeights: normalizesWeights === true || fields.boolean(normalizesWeights, false),
     },
     isMixture,
@@ -59,10 +55,11 @@ export function parseMixture(
 /** Finds the layers with experts: every `decoder_sparse_step`-th one that `mlp_only_layers` does not name. */
 function mixtureLayers(fields: Fields, { hasDenseLayers }: MixtureFields, numLayers: number): readonly boolean[] {
   if (!hasDenseLayers) return Array.from({ length: numLayers }, () => true);
-  const step = fields.size("decoder_sparse_step", 1);
+  const step = fields.size("decoder_sparse_step", MOST.integer, 1);
   const dense = fields.list("mlp_only_layers") ?? [];
   if (!dense.every((layer) => typeof layer === "number" && Number.isInteger(layer) && layer >= 0)) {
     throw fields.invalid(`expected \`mlp_only_layers\` to be a list of layers, got ${describeValue(dense)}`);
   }
-  return Array.from({ length: numLayers }, (_, layer) => (layer + 1) % step === 0 && !dense.includes(layer));
+  const isDense = new Set(dense);
+  return Array.from({ length: numLayers }, (_, layer) => (layer + 1) % step === 0 && !isDense.has(layer));
 }

@@ -4,6 +4,7 @@ import type { Family } from "./family.ts";
 import type { Fields } from "./fields.ts";
 import { parseLongRope } from "./long-rope.ts";
 import type { ModelConfig } from "./model-config.ts";
+import { MOST } from "./bounds.ts";
 import type { RopeConfig } from "./rope.ts";
 
 type Sizes = Pick<ModelConfig, "rotatedSize" | "contextTokens">;
@@ -72,7 +73,7 @@ function parseRope(
         factor: scaling.positive("factor"),
         lowFreqFactor: scaling.positive("low_freq_factor"),
         highFreqFactor: scaling.positive("high_freq_factor"),
-        originalContextTokens: scaling.size("original_max_position_embeddings"),
+        originalContextTokens: scaling.size("original_max_position_embeddings", MOST.tokens),
       };
     case "longrope":
       return parseLongRope(scaling, outer.originalTokens, { ...outer, theta });

@@ -4,6 +4,7 @@ import { ReadMeError, resolveSamplingParams, type SamplingDefaults } from "@read
 import { messageOf } from "../files/errors.ts";
 import type { GgufMetadata } from "../gguf/metadata.ts";
 import type { Fields } from "./fields.ts";
+import { MOST } from "./bounds.ts";
 
 /** Names of the parameters that shape the distribution, in both kinds of file. */
 const NAMES = {
@@ -28,7 +29,7 @@ export function generationDefaults(fields: Fields | undefined): SamplingDefaults
   const shape = shapeOf(({ json }) => (fields.has(json) ? fields.number(json) : undefined));
   const samples = fields.has("do_sample") ? fields.boolean("do_sample", false) : undefined;
   const isGreedy = samples === false || (samples === undefined && isNonEmpty(shape) && shape.temperature === undefined);
-  const maxTokens = fields.has("max_new_tokens") ? fields.size("max_new_tokens") : undefined;
+  const maxTokens = fields.has("max_new_tokens") ? fields.size("max_new_tokens", MOST.integer) : undefined;
   const stop = fields.has("stop_strings") ? stopsOf(fields) : undefined;
   return checked(fields.path, {
     ...(isGreedy ? greedy(shape) : shape),

@@ -3,6 +3,7 @@
 import { join } from "node:path";
 import type { Fields } from "../config/fields.ts";
 import type { ModelConfig } from "../config/model-config.ts";
+import { MOST } from "../config/bounds.ts";
 import { unsupported } from "../files/errors.ts";
 import { SafetensorsFile } from "../safetensors/read-safetensors.ts";
 import { feedForwardRefs, locateWeights } from "../weights/backbone.ts";
@@ -76,9 +77,9 @@ export function parseReadMe(
   readme: Fields,
   config: ModelConfig,
 ): { readonly experts: ExpertLayout; readonly router: RouterConfig | undefined } {
-  if (readme.size("version") !== READ_ME_VERSION) readme.unsupported("version", `supported is ${READ_ME_VERSION}`);
-  const numExperts = readme.size("num_experts");
-  if (numExperts > 65_536) throw readme.invalid(`${numExperts} experts are more than the 65536 that a route can name`);
+  if (readme.size("version", MOST.integer) !== READ_ME_VERSION)
+    readme.unsupported("version", `supported is ${READ_ME_VERSION}`);
+  const numExperts = readme.size("num_experts", MOST.routedExperts);
   const router = readme.object("router");
   return {
     experts: {
@@ -103,9 +104,9 @@ function perLayer(readme: Fields, name: string, numLayers: number, least: number
   const value = readme.raw(name) ?? (least === 0 ? 0 : undefined);
   const sizes: readonly unknown[] = Array.isArray(value) ? value : Array.from({ length: numLayers }, () => value);
   const isSize = (size: unknown): size is number =>
-    typeof size === "number" && Number.isInteger(size) && size >= least && size < 2 ** 31;
+    typeof size === "number" && Number.isInteger(size) && size >= least && size <= MOST.width;
   if (sizes.length === numLayers && sizes.every(isSize)) return sizes;
   throw readme.invalid(
-    `expected \`readme.${name}\` to be an integer from ${least}, or one for each of ${numLayers} layers`,
+    `expected \`readme.${name}\` to be an integer from ${least} to ${MOST.width}, or one for each of ${numLayers} layers`,
   );
 }

@@ -2,6 +2,7 @@
 
 import { join } from "node:path";
 import { describeValue } from "@readme-moe/core";
+import { MOST } from "../config/bounds.ts";
 import { Fields } from "../config/fields.ts";
 import type { EmbeddingConfig, PoolingConfig, ScoreConfig } from "../config/pooling.ts";
 import { corrupt, quoted, unsupported } from "../files/errors.ts";
@@ -106,7 +107,7 @@ function logitScore(fields: Fields): ScoreConfig {
 
 /** Reads a classifier with one class, whose logit is that of "relevant". */
 function classifierScore(config: Fields, className: string): ScoreConfig {
-  const numLabels = config.object("id2label")?.names.length ?? config.size("num_labels", 2);
+  const numLabels = config.object("id2label")?.names.length ?? config.size("num_labels", MOST.integer, 2);
   if (numLabels === 1) return { kind: "score", head: { tensor: "score.weight", numRows: 1, rows: [0] } };
   const advice = "served is one label, the relevance of a document";
   throw unsupported(config.path, `is a ${className} with ${numLabels} labels, which is not supported; ${advice}`);

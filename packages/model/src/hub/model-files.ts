@@ -1,5 +1,6 @@
 import { join } from "node:path";
 import { ReadMeError } from "@readme-moe/core";
+import { MOST } from "../config/bounds.ts";
 import { Fields } from "../config/fields.ts";
 import { unsupported } from "../files/errors.ts";
 import { isJsonObject, type JsonObject, readJsonFile } from "../files/text-file.ts";
@@ -20,7 +21,6 @@ import { chooseOnnxFile, dataFilesOf, ONNX_MODEL_TYPES } from "../onnx/onnx-name
 import type { RepositoryKind } from "./options.ts";
 
 const MAX_JSON_BYTES = 100 << 20;
-const MAX_EXPERTS = 65_536;
 
 /** Place of a model's files: a repository, or a snapshot of the cache. */
 export interface FileSource {
@@ -93,8 +93,7 @@ async function readMeFiles(source: FileSource): Promise<readonly string[]> {
   const [path, json] = await readJson(source, CONFIG_FILE);
   const readme = new Fields(path, json).object("readme");
   if (readme === undefined) return [BACKBONE_FILE];
-  const numExperts = readme.size("num_experts");
-  if (numExperts > MAX_EXPERTS) throw readme.invalid(`${numExperts} experts are more than ${MAX_EXPERTS}`);
+  const numExperts = readme.size("num_experts", MOST.routedExperts);
   // The hub's names have slashes on every system.
   const experts = Array.from({ length: numExperts }, (_, expert) => expertFile(expert).replaceAll("\\", "/"));
   return [BACKBONE_FILE, ...experts, ...(readme.has("router") ? [ROUTER_FILE] : [])];

@@ -2,6 +2,7 @@
 
 import { describeValue, ReadMeError } from "@readme-moe/core";
 import type { Fields } from "../config/fields.ts";
+import { MOST } from "../config/bounds.ts";
 import { quoted } from "../files/errors.ts";
 import { MAX_RANK } from "./low-rank-expert.ts";
 import { Pattern } from "./pattern.ts";
@@ -30,9 +31,9 @@ const CHANGES_BASE = /^(?:pissa|corda|olora|loftq|lora_ga)/i;
 export function parseAdapterConfig(fields: Fields): AdapterConfig {
   if (fields.text("peft_type") !== "LORA") fields.unsupported("peft_type", "supported is LORA");
   refuseOtherKinds(fields);
-  const ranks = patternValues(fields, "rank_pattern", (values, key) => values.size(key));
+  const ranks = patternValues(fields, "rank_pattern", (values, key) => values.size(key, MOST.integer));
   const alphas = patternValues(fields, "alpha_pattern", (values, key) => values.number(key));
-  const defaultRank = fields.size("r", 8);
+  const defaultRank = fields.size("r", MOST.integer, 8);
   const defaultAlpha = fields.number("lora_alpha", 8);
   const isStabilised = fields.boolean("use_rslora", false);
   return {

@@ -2,6 +2,7 @@
 
 import { join } from "node:path";
 import { Fields } from "../config/fields.ts";
+import { MOST } from "../config/bounds.ts";
 import { quoted } from "../files/errors.ts";
 import { type JsonObject, readJsonFile } from "../files/text-file.ts";
 import { expertNameProblem } from "./low-rank-expert.ts";
@@ -41,7 +42,8 @@ export async function readSetFile(folder: string): Promise<SetFile | undefined> 
 /** Checks the contents of a set's file. @throws {ReadMeError} as `readSetFile` */
 export function parseSetFile(path: string, json: JsonObject): SetFile {
   const fields = new Fields(path, json);
-  if (fields.size("version") !== SET_VERSION) fields.unsupported("version", `supported is ${SET_VERSION}`);
+  if (fields.size("version", MOST.integer) !== SET_VERSION)
+    fields.unsupported("version", `supported is ${SET_VERSION}`);
   const list = fields.list("experts");
   if (list === undefined) throw fields.invalid("lacks `experts`, a list of names and folders");
   if (list.length > MAX_EXPERTS) throw fields.invalid(`${list.length} experts are more than ${MAX_EXPERTS}`);

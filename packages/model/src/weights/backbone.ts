@@ -56,7 +56,12 @@ function locateHead(
   { vocabSize, hiddenSize, hasTiedEmbeddings, pooling }: ModelConfig,
   embedding: TensorRef,
 ): TensorRef {
-  if (pooling?.kind === "embedding") return embedding;
+  if (pooling?.kind === "embedding") {
+    if (hiddenSize <= vocabSize) return embedding;
+    // The head is packed as a square of this width, which the file has to outweigh.
+    const sizes = `${hiddenSize} dimensions of ${vocabSize} tokens`;
+    throw new ReadMeError("ERR_MODEL_INVALID", `${store.path}: makes embeddings of ${sizes}, more than tokens`);
+  }
   if (pooling && "tensor" in pooling.head) {
     const { tensor, numRows, rows } = pooling.head;
     return selectRows(tensorRef(store, tensor, [numRows, hiddenSize]), rows);

@@ -2,6 +2,7 @@
 
 import type { Fields } from "../config/fields.ts";
 import type { ModelConfig } from "../config/model-config.ts";
+import { MOST } from "../config/bounds.ts";
 import type { TensorStore } from "../tensor-store.ts";
 import { feedForwardRefs, locateWeights } from "./backbone.ts";
 import type { ExpertLayout, ModelWeights } from "./model-weights.ts";
@@ -24,7 +25,7 @@ export function locateOfficial(
   config: ModelConfig,
   fields: Fields,
 ): { readonly experts: ExpertLayout; readonly weights: ModelWeights; readonly router: RouterWeights | undefined } {
-  const numExperts = fields.size("N_cluster");
+  const numExperts = fields.size("N_cluster", MOST.routedExperts);
   const { hiddenSize } = config;
   const rows = (layer: number, which: string): number =>
     store.info(`model.layers.${layer}.moe.gate_proj_${which}.weight`).shape[0] ?? 0;

@@ -1,5 +1,6 @@
 import type { Fields } from "../config/fields.ts";
 import type { ModelConfig } from "../config/model-config.ts";
+import { MOST } from "../config/bounds.ts";
 import type { TensorStore } from "../tensor-store.ts";
 import { linearRefs } from "./backbone.ts";
 import { tableRef } from "./byte-rows.ts";
@@ -94,13 +95,13 @@ export function parseRouterConfig(fields: Fields, model: RoutedModel, numExperts
   const config = {
     vocabSize: model.vocabSize,
     numExperts,
-    embeddingSize: fields.size("embedding_size"),
-    innerSize: fields.size("inner_size"),
-    numHeads: fields.size("num_heads"),
-    numLayers: fields.size("num_layers"),
+    embeddingSize: fields.size("embedding_size", MOST.width),
+    innerSize: fields.size("inner_size", MOST.width),
+    numHeads: fields.size("num_heads", MOST.heads),
+    numLayers: fields.size("num_layers", MOST.layers),
     normalizer: fields.positive("normalizer", 1),
     ropeTheta: fields.positive("rope_theta", 10000),
-    contextTokens: reach(fields.size("context_tokens", 4096), model),
+    contextTokens: reach(fields.size("context_tokens", MOST.tokens, 4096), model),
   };
   checkHeads(fields, config);
   return config;
@@ -116,13 +117,13 @@ export function parseOfficialRouterConfig(fields: Fields, model: RoutedModel, nu
   const config = {
     vocabSize: model.vocabSize,
     numExperts,
-    embeddingSize: fields.size("embedding_dim"),
-    innerSize: fields.size("inter_dim"),
-    numHeads: fields.size("n_head"),
-    numLayers: fields.size("n_layer"),
+    embeddingSize: fields.size("embedding_dim", MOST.width),
+    innerSize: fields.size("inter_dim", MOST.width),
+    numHeads: fields.size("n_head", MOST.heads),
+    numLayers: fields.size("n_layer", MOST.layers),
     normalizer: fields.positive("normalizer", 1),
     ropeTheta: model.ropes[0]?.theta ?? 10000,
-    contextTokens: reach(fields.size("max_position_embeddings_predictor", 4096), model),
+    contextTokens: reach(fields.size("max_position_embeddings_predictor", MOST.tokens, 4096), model),
   };
   checkHeads(fields, config);
   return config;

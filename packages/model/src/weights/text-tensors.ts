@@ -1,6 +1,6 @@
 // The tensors of the model of text in a checkpoint of more, or without a head, under a language model's names.
 
-import { unsupported } from "../files/errors.ts";
+import { quoted, unsupported } from "../files/errors.ts";
 import type { TensorStore } from "../tensor-store.ts";
 import { TensorParts } from "./tensor-parts.ts";
 
@@ -27,7 +27,7 @@ export function textTensors(store: TensorStore): TensorStore {
   if (ofImages !== undefined) {
     throw unsupported(
       store.path,
-      `tensor ${ofImages} is of an image tower, which is not supported; save the text part`,
+      `tensor ${quoted(ofImages)} is of an image tower, which is not supported; save the text part`,
     );
   }
   const parts = store.names.flatMap((of) => (renamed(of) === of ? [] : [[renamed(of), { of }] as const]));
