@@ -107,7 +107,7 @@ describe("GgufFile metadata", () => {
       Float32Array.of(1.5, -2),
       [true, false],
       ["a", "", "é"],
-      [7, 2n ** 64n - 1n],
+      BigUint64Array.of(7n, 2n ** 64n - 1n),
       [[Uint8Array.of(3)], ["x"]],
       [],
     ]);

@@ -28,7 +28,7 @@ import { chosenOnnx, folderOfOnnx, onnxFilesIn, openOnnx } from "./open-onnx.ts"
 import { openReadMe } from "./read-me-folder.ts";
 import { readPooling } from "./read-pooling.ts";
 
-export const MAX_CONFIG_BYTES: number = 16 << 20;
+export const MAX_CONFIG_BYTES: number = 4 << 20;
 
 /**
  * Opens a model: a Read-ME folder, a Hugging Face folder (dense, a mixture, or converted by the paper's code), a GGUF

@@ -156,7 +156,7 @@ export class GgufTensorStore implements TensorStore {
     const key = part === "attn_k" && metadata.has(keyKey) ? keyKey : queryKey;
     const value = metadata.get(key);
     // Models with different layers list one count per layer.
-    const count = value instanceof Uint32Array || value instanceof Int32Array ? value[layer] : value;
+    const count = ArrayBuffer.isView(value) ? value[layer] : value;
     if (typeof count === "number" && Number.isInteger(count) && count > 0) return count;
     const message = `${this.path}: tensor ${quoted(ggmlName)} needs a positive head count, which metadata ${quoted(key)} lacks`;
     throw new ReadMeError("ERR_MODEL_INVALID", message);

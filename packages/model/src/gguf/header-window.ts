@@ -3,10 +3,11 @@ import { ReadMeError } from "@readme-moe/core";
 import type { ByteSource } from "../files/byte-source.ts";
 
 const FIRST_WINDOW_BYTES = 2 ** 20;
-// Headers with large vocabularies have some 30 MB.
-const MAX_ITEM_BYTES = 2 ** 28;
-// Each value takes up to some 100 bytes of memory, even if it takes fewer in the file.
-const MAX_OBJECTS = 2 ** 23;
+// Headers with the largest vocabularies have some 20 MB.
+const MAX_HEADER_BYTES = 2 ** 26;
+// Each value takes up to some 100 bytes of memory, even if it takes fewer in the file. The largest vocabularies have
+// 262,144 tokens and 514,906 merges.
+const MAX_OBJECTS = 2 ** 21;
 
 /** Signals that an item reaches beyond the bytes read so far. It is only thrown within this file. */
 class WindowEnded extends Error {
@@ -69,18 +70,21 @@ export class HeaderWindow {
 
   /** Reads a 64-bit count, length or offset. */
   size(): number {
-    const value = this.#view.getBigUint64(this.#advance(8), true);
+    const at = this.#advance(8);
+    const high = this.#view.getUint32(at + 4, true);
     // An unsafe integer is beyond any file's end; infinity fails every comparison with it.
-    return value > BigInt(Number.MAX_SAFE_INTEGER) ? Infinity : Number(value);
+    return high < 2 ** 21 ? high * 2 ** 32 + this.#view.getUint32(at, true) : Infinity;
   }
 
   string(): string {
     const length = this.size();
     this.spend(1);
     const from = this.#advance(length);
-    const bytes = this.#bytes.subarray(from, from + length);
-    if (!isUtf8(bytes)) throw this.problem("has a string that is no valid UTF-8");
-    return bytes.toString("utf8");
+    const to = from + length;
+    let at = from;
+    while (at < to && this.#bytes[at]! < 0x80) at++;
+    if (at < to && !isUtf8(this.#bytes.subarray(at, to))) throw this.problem("has a string that is no valid UTF-8");
+    return this.#bytes.toString(at < to ? "utf8" : "latin1", from, to);
   }
 
   /** Copies the next bytes. */
@@ -118,11 +122,14 @@ export class HeaderWindow {
 
   /** Reads the window `[start, …)`, at least to `neededEnd`, and moves the cursor to its beginning. */
   async #grow(start: number, neededEnd: number): Promise<void> {
-    const atLeast = neededEnd - start;
-    if (atLeast > MAX_ITEM_BYTES)
-      throw this.problem(`has more than ${MAX_ITEM_BYTES} bytes, which no model's header has`);
-    const wanted = Math.max(atLeast, FIRST_WINDOW_BYTES, 2 * (this.#start + this.#bytes.byteLength - start));
-    const bytes = await this.#source.read(start, Math.min(wanted, this.#source.size - start), this.subject);
+    if (neededEnd > MAX_HEADER_BYTES)
+      throw this.problem(`has more than ${MAX_HEADER_BYTES} bytes before its end, which no model's header has`);
+    const wanted = Math.max(neededEnd - start, FIRST_WINDOW_BYTES, 2 * (this.#start + this.#bytes.byteLength - start));
+    const end = Math.min(start + wanted, MAX_HEADER_BYTES, this.#source.size);
+    // Two windows are never in memory together.
+    this.#bytes = Buffer.alloc(0);
+    this.#view = new DataView(this.#bytes.buffer, 0, 0);
+    const bytes = await this.#source.read(start, end - start, this.subject);
     this.#bytes = Buffer.from(bytes.buffer);
     this.#view = new DataView(bytes.buffer);
     this.#start = start;

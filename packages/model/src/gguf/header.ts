@@ -12,6 +12,9 @@ const MAX_DIMENSIONS = 4; // ggml's own limit
 // Smallest sizes of a key with its value, and of a tensor, in a file.
 const MIN_ENTRY_BYTES = 13;
 const MIN_TENSOR_BYTES = 24;
+// Files have some 50 entries, and those with a tensor for each expert of a layer some 5,000 tensors.
+const MAX_ENTRIES = 65_536;
+const MAX_TENSORS = 65_536;
 
 export interface GgufHeader {
   readonly version: number;
@@ -33,6 +36,8 @@ export async function readGgufHeader(source: ByteSource): Promise<GgufHeader> {
     const entries = window.size();
     window.expect(entries, MIN_ENTRY_BYTES, "metadata entries");
     window.expect(tensors, MIN_TENSOR_BYTES, "tensors");
+    if (entries > MAX_ENTRIES) throw window.problem(`has ${entries} metadata entries, more than ${MAX_ENTRIES}`);
+    if (tensors > MAX_TENSORS) throw window.problem(`has ${tensors} tensors, more than ${MAX_TENSORS}`);
     return { tensors, entries };
   });
   const metadata = await readMetadata(window, counts.entries);

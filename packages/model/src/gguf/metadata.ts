@@ -2,7 +2,7 @@ import type { HeaderWindow } from "./header-window.ts";
 
 /**
  * Value of a GGUF file's metadata. Integers are numbers if they are safe integers, else bigints. Arrays of numbers are
- * typed arrays (plain arrays for 64-bit integers), other arrays are plain ones.
+ * typed arrays, of floats for 64-bit integers that are all safe; other arrays are plain ones.
  */
 export type GgufValue =
   | number
@@ -17,6 +17,8 @@ export type GgufValue =
   | Int32Array
   | Float32Array
   | Float64Array
+  | BigInt64Array
+  | BigUint64Array
   | readonly GgufValue[];
 
 /** Metadata of a GGUF file by key, such as `llama.block_count` or `tokenizer.ggml.tokens`. */
@@ -30,15 +32,7 @@ const ARRAY = 9;
 const UINT64 = 10;
 const INT64 = 11;
 
-type Numbers =
-  | Uint8Array
-  | Int8Array
-  | Uint16Array
-  | Int16Array
-  | Uint32Array
-  | Int32Array
-  | Float32Array
-  | Float64Array;
+type Numbers = Exclude<GgufValue, number | bigint | boolean | string | readonly GgufValue[]>;
 
 /** Plain number types by their number in a file: bytes of one number, and the constructor of an array. */
 const NUMBERS: ReadonlyMap<number, { readonly bytes: number; readonly arrayOf: (bytes: Uint8Array) => Numbers }> =
@@ -50,8 +44,21 @@ const NUMBERS: ReadonlyMap<number, { readonly bytes: number; readonly arrayOf: (
     [4, { bytes: 4, arrayOf: ({ buffer }: Uint8Array): Numbers => new Uint32Array(buffer) }],
     [5, { bytes: 4, arrayOf: ({ buffer }: Uint8Array): Numbers => new Int32Array(buffer) }],
     [6, { bytes: 4, arrayOf: ({ buffer }: Uint8Array): Numbers => new Float32Array(buffer) }],
+    [UINT64, { bytes: 8, arrayOf: ({ buffer }: Uint8Array): Numbers => integersOf(new BigUint64Array(buffer)) }],
+    [INT64, { bytes: 8, arrayOf: ({ buffer }: Uint8Array): Numbers => integersOf(new BigInt64Array(buffer)) }],
     [12, { bytes: 8, arrayOf: ({ buffer }: Uint8Array): Numbers => new Float64Array(buffer) }],
   ]);
+
+/** Converts integers to floats if all are safe. */
+function integersOf(integers: BigInt64Array | BigUint64Array): Float64Array | BigInt64Array | BigUint64Array {
+  const floats = new Float64Array(integers.length);
+  for (let i = 0; i < floats.length; i++) {
+    const value = Number(integers[i]);
+    if (!Number.isSafeInteger(value)) return integers;
+    floats[i] = value;
+  }
+  return floats;
+}
 
 /** Reads a type number and the value that follows it. */
 export function readTypedValue(window: HeaderWindow): GgufValue {
@@ -68,9 +75,6 @@ function readValue(window: HeaderWindow, type: number): GgufValue {
       return window.string();
     case ARRAY:
       return readArray(window, MAX_NESTING);
-    case UINT64:
-    case INT64:
-      return readInteger64(window, type);
     default:
       throw window.problem(`has a value of the unknown type ${type}`);
   }
@@ -97,10 +101,6 @@ function readArray(window: HeaderWindow, nestingLeft: number): GgufValue {
     case ARRAY:
       window.expect(length, 12, "arrays");
       return readElements(window, length, () => readArray(window, nestingLeft - 1), 4);
-    case UINT64:
-    case INT64:
-      window.expect(length, 8, "integers");
-      return readElements(window, length, () => readInteger64(window, type));
     default:
       throw window.problem(`has an array of the unknown type ${type}`);
   }
@@ -122,10 +122,4 @@ function readBool(window: HeaderWindow): boolean {
   const byte = window.uint8();
   if (byte > 1) throw window.problem(`has a boolean that is ${byte}`);
   return byte === 1;
-}
-
-function readInteger64(window: HeaderWindow, type: number): number | bigint {
-  const { buffer } = window.take(8);
-  const value = (type === INT64 ? new BigInt64Array(buffer) : new BigUint64Array(buffer))[0] ?? 0n;
-  return Number.isSafeInteger(Number(value)) ? Number(value) : value;
 }

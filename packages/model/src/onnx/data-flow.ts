@@ -43,8 +43,9 @@ const NO_ROWS: ReadonlySet<string> = namesIn("Shape Size Range ConstantOfShape C
 const KEEPS_COLUMNS: ReadonlySet<string> = new Set([...namesIn("Cast Identity Add Mul Sub Div Neg"), ...ACTIVATIONS]);
 const ATTENTIONS: ReadonlySet<string> = namesIn("GroupQueryAttention MultiHeadAttention Attention");
 
-// A decomposed graph of 100 layers takes some 10 million.
-const MAX_STEPS = 2 ** 27;
+// A decomposed graph of 100 layers takes some 10 million, with more than 10,000 nodes.
+const MAX_STEPS = 2 ** 24;
+const MAX_STEPS_PER_NODE = 4096;
 const MAX_DEPTH = 4;
 
 export class DataFlow {
@@ -55,7 +56,8 @@ export class DataFlow {
   readonly #config: ModelConfig;
   readonly #live: ReadonlySet<GraphNode>;
   readonly #ends = new Map<string, Product | Table>();
-  #stepsLeft = MAX_STEPS;
+  readonly #byInput = new Map<string, Product[]>();
+  #stepsLeft: number;
   /** Number of `Split` nodes of equal parts that are being resolved. */
   #depth = 0;
 
@@ -69,7 +71,13 @@ export class DataFlow {
     const found = index.nodes.filter((node) => this.isLive(node));
     this.tables = found.flatMap((node) => tableOf(weights, node) ?? []);
     this.products = found.flatMap((node) => productOf(weights, node) ?? []);
+    this.#stepsLeft = Math.min(MAX_STEPS, MAX_STEPS_PER_NODE * index.nodes.length);
     for (const end of [...this.products, ...this.tables]) this.#ends.set(end.output, end);
+    for (const product of this.products) {
+      const known = this.#byInput.get(product.input);
+      if (known === undefined) this.#byInput.set(product.input, [product]);
+      else known.push(product);
+    }
   }
 
   /** Tells whether an output depends on a node; exporters may leave others behind. */
@@ -115,8 +123,6 @@ export class DataFlow {
 
   /** Finds the products that take a value next. */
   takers(value: string): readonly Product[] {
-    const byInput = new Map<string, Product[]>();
-    for (const product of this.products) byInput.set(product.input, [...(byInput.get(product.input) ?? []), product]);
     const found = new Set<Product>();
     const seen = new Set<string>();
     const todo = [value];
@@ -124,7 +130,7 @@ export class DataFlow {
       this.spend();
       if (seen.has(next)) continue;
       seen.add(next);
-      const own = byInput.get(next) ?? [];
+      const own = this.#byInput.get(next) ?? [];
       for (const product of own) found.add(product);
       for (const node of this.index.consumers(next)) {
         if (NO_ROWS.has(node.type) || own.some((product) => product.node === node)) continue;

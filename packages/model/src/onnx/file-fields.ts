@@ -6,8 +6,10 @@ import { fixedBytes, type Message, type ProtoField, readVarint, splitTag, type W
 
 const WINDOW_BYTES = 2 ** 20;
 /** A node or a small tensor; a graph within a node may have several megabytes. */
-const MAX_TAKEN_BYTES = 2 ** 28;
+const MAX_TAKEN_BYTES = 2 ** 26;
 const MAX_HEAD_BYTES = 20;
+// Files of the largest graphs have some 100,000 fields outside of nodes.
+const MAX_HEADS = 2 ** 20;
 const NOTHING = new Uint8Array(0);
 
 /** Beginning of a field: its content is still to be taken or skipped. */
@@ -26,6 +28,7 @@ export class FileFields {
   #window: Uint8Array = NOTHING;
   #start = 0;
   #takenBytes = 0;
+  #numHeads = 0;
   /** Offset from the beginning of the file, in bytes. */
   position = 0;
 
@@ -38,6 +41,7 @@ export class FileFields {
   /** Reads the head of the next field of a message that ends at `end`. @throws {ReadMeError} `ERR_FILE_CORRUPT` */
   async head(end: number): Promise<FieldHead> {
     const start = this.position;
+    if (++this.#numHeads > MAX_HEADS) throw corrupt(this.path, `has more than ${MAX_HEADS} fields, which no graph has`);
     await this.#load(Math.min(MAX_HEAD_BYTES, end - start));
     const { number, wire } = splitTag(this.path, this.#varint(end), start);
     if (wire === 0) return { number, wire, integer: this.#varint(end), byteLength: 0 };

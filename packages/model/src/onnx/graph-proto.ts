@@ -1,8 +1,8 @@
 // Nodes, tensors and graphs of an ONNX file as plain data.
 
 import { corrupt, quoted, unsupported } from "../files/errors.ts";
-import { packedIntegers, protoFields, type Message, type ProtoField, textOf } from "./proto-fields.ts";
-import { storedTensor, type StoredTensor } from "./stored-tensor.ts";
+import { packedIntegers, protoFields, type ProtoField, textOf } from "./proto-fields.ts";
+import { MAX_TENSOR_PARTS, storedTensor, type StoredTensor } from "./stored-tensor.ts";
 
 /** Attribute of a node. One of the fields is set. */
 export interface Attribute {
@@ -54,7 +54,7 @@ export class GraphReader {
   /** Adds a field other than a constant of the outer graph. @throws {ReadMeError} when it is damaged */
   field(field: ProtoField): void {
     if (field.number === 1) this.#nodes.push(this.#node(field));
-    else if (field.number === 5) this.constant(tensorOf(this.#path, field));
+    else if (field.number === 5) this.constant(this.#tensor(field));
     else if (field.number === 11) this.#inputs.push(this.#portName(field));
     else if (field.number === 12) this.#outputs.push(this.#portName(field));
     else if (field.number === 15) throw unsupported(this.#path, "has sparse weights, which are not read");
@@ -87,14 +87,15 @@ export class GraphReader {
     let attribute: Attribute = {};
     const integers: number[] = [];
     for (const part of protoFields({ ...field, path })) {
+      this.#budget.spend(1);
       if (part.number === 1) name = textOf(path, part);
       else if (part.number === 2) attribute = { float: floatOf(part) };
       else if (part.number === 3) attribute = { integer: part.integer };
       else if (part.number === 4) attribute = { text: textOf(path, part) };
-      else if (part.number === 5) attribute = { tensor: tensorOf(path, part) };
+      else if (part.number === 5) attribute = { tensor: this.#tensor(part) };
       else if (part.number === 6) attribute = { graph: this.#inner(part) };
       else if (part.number === 8) {
-        this.#budget.spend(1 + part.bytes.byteLength);
+        this.#budget.spend(part.bytes.byteLength);
         for (const integer of packedIntegers(path, part)) integers.push(integer);
       }
     }
@@ -104,9 +105,23 @@ export class GraphReader {
   #inner(field: ProtoField): GraphProto {
     const inner = new GraphReader(this.#path, this.#budget);
     this.#budget.enter();
-    for (const part of protoFields({ ...field, path: this.#path })) inner.field(part);
+    for (const part of protoFields({ ...field, path: this.#path })) {
+      this.#budget.spend(1);
+      inner.field(part);
+    }
     this.#budget.leave();
     return inner.finish();
+  }
+
+  /** Reads a tensor that is in memory. */
+  #tensor(field: ProtoField): StoredTensor {
+    const path = this.#path;
+    const fields = Array.from(protoFields({ ...field, path }), (part, index) => {
+      if (index > MAX_TENSOR_PARTS) throw corrupt(path, "has a tensor of too many parts");
+      this.#budget.spend(1);
+      return { ...part, byteLength: part.bytes.byteLength };
+    });
+    return storedTensor(path, fields);
   }
 
   #portName(field: ProtoField): string {
@@ -118,7 +133,7 @@ export class GraphReader {
 }
 
 // A decomposed graph of 100 layers has some 500,000 parts.
-const MAX_PARTS = 2 ** 23;
+const MAX_PARTS = 2 ** 21;
 const MAX_DEPTH = 4;
 
 /** Bounds the parts and the depth of a graph. */
@@ -143,13 +158,6 @@ class Budget {
   leave(): void {
     this.#depth--;
   }
-}
-
-/** Reads a tensor that is in memory. */
-function tensorOf(path: string, field: ProtoField): StoredTensor {
-  const message: Message = { ...field, path };
-  const fields = Array.from(protoFields(message), (part) => ({ ...part, byteLength: part.bytes.byteLength }));
-  return storedTensor(path, fields);
 }
 
 function floatOf({ bytes }: ProtoField): number {

@@ -52,12 +52,13 @@ export function nameProducts(flow: DataFlow, config: ModelConfig): NamedProducts
   const head = only(flow, "logits", "the head").product;
   const attentions = Array.from({ length: numLayers }, (_, layer) => attentionOf(flow, layer));
   const named = new Set([head, ...attentions.flatMap((parts) => Object.values(parts).map(({ product }) => product))]);
-  const rest = flow.products.filter((product) => !named.has(product));
   const levels = levelsOf(flow, attentions);
-  const layers = attentions.map((attention, layer) => {
-    const own = rest.filter(({ input }) => levels.get(input) === layer);
-    return { ...attention, ...feedForwardOf(flow, own, layer) };
-  });
+  const rest = attentions.map((): Product[] => []);
+  for (const product of flow.products) if (!named.has(product)) rest[levels.get(product.input) ?? -1]?.push(product);
+  const layers = attentions.map((attention, layer) => ({
+    ...attention,
+    ...feedForwardOf(flow, rest[layer] ?? [], layer),
+  }));
   return { embedding, head, layers };
 }
 
@@ -89,13 +90,14 @@ function feedForwardOf(
   layer: number,
 ): Pick<LayerProducts, "gate" | "up" | "down"> {
   const { path } = flow.index;
-  const downs = own.flatMap((product) => {
+  const isOther = own.length > 3;
+  const downs = (isOther ? [] : own).flatMap((product) => {
     const sources = flow.sources(product.input, 2);
     const isInner = sources.every(({ from }) => isProduct(from) && own.includes(from));
     return isInner ? [{ product, sources }] : [];
   });
   const [down, ...others] = downs;
-  if (down === undefined || others.length > 0 || own.length > 3) {
+  if (down === undefined || others.length > 0) {
     const what = `has ${own.length} products behind attention in layer ${layer}`;
     throw unsupported(path, `${what}; an FFN has gate, up and down, and mixtures of experts are not read`);
   }

@@ -4,7 +4,14 @@ import { corrupt, quoted, unsupported } from "../files/errors.ts";
 import { resolveInside } from "../files/file-name.ts";
 import { FileFields, type FieldHead } from "./file-fields.ts";
 import { type GraphProto, GraphReader } from "./graph-proto.ts";
-import { SMALL_BYTES, storedTensor, type StoredTensor, type TensorField, VALUE_FIELDS } from "./stored-tensor.ts";
+import {
+  MAX_TENSOR_PARTS,
+  SMALL_BYTES,
+  storedTensor,
+  type StoredTensor,
+  type TensorField,
+  VALUE_FIELDS,
+} from "./stored-tensor.ts";
 
 const MAX_DATA_FILES = 1000;
 
@@ -111,7 +118,7 @@ async function readTensor(file: FileFields, { byteLength }: FieldHead): Promise<
     } else {
       fields.push({ ...(await file.field(head)), byteLength: head.byteLength });
     }
-    if (fields.length > SMALL_BYTES) throw corrupt(file.path, "has a tensor of too many parts");
+    if (fields.length > MAX_TENSOR_PARTS) throw corrupt(file.path, "has a tensor of too many parts");
   }
   return storedTensor(file.path, fields);
 }

@@ -18,6 +18,7 @@ export interface ProtoField {
 }
 
 const MAX_VARINT_BYTES = 10;
+const UTF8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 const NOTHING = new Uint8Array(0);
 
 /** Place of a message: its bytes, and where they are in the file. */
@@ -111,7 +112,7 @@ export function packedIntegers(path: string, { wire, integer, bytes, offset }: P
 /** Decodes a text. @throws {ReadMeError} `ERR_FILE_CORRUPT` when it is no UTF-8 */
 export function textOf(path: string, { bytes, offset }: ProtoField): string {
   try {
-    return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
+    return UTF8.decode(bytes);
   } catch (cause) {
     throw corrupt(path, `has a name at byte ${offset} that is no UTF-8`, { cause });
   }

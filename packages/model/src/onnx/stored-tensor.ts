@@ -76,6 +76,8 @@ export const VALUE_FIELDS: ReadonlySet<number> = new Set([4, 5, 7, 9, 10, 11]);
 export const SMALL_BYTES: number = 2 ** 16;
 /** Constants up to this size, such as shapes and factors, are kept in memory. */
 const KEPT_BYTES = 2 ** 10;
+/** Most fields of one tensor: written number by number, it has as many as it has values. */
+export const MAX_TENSOR_PARTS: number = SMALL_BYTES;
 const MAX_DIMENSIONS = 16;
 const MAX_VARINT_BYTES = 10;
 

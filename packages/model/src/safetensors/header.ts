@@ -29,8 +29,9 @@ const UNREAD_TYPES: ReadonlySet<string> = new Set(
 /** Key of the file's metadata among the tensors of the header, which is one JSON object. */
 export const METADATA_KEY = "__metadata__";
 
-/** The format's own limit on the JSON text. */
-export const MAX_HEADER_BYTES = 100_000_000;
+/** Largest JSON text. The format allows 100 MB; 150,000 tensors need 20. */
+export const MAX_HEADER_BYTES = 33_554_432;
+const MAX_DIMENSIONS = 16;
 
 export interface SafetensorsEntry extends TensorInfo {
   readonly type: SafetensorsType;
@@ -84,7 +85,7 @@ async function readHeaderText(source: ByteSource): Promise<{ readonly json: stri
   }
   const byteLength = Number(length);
   if (byteLength > MAX_HEADER_BYTES) {
-    throw corrupt(path, `the header has ${byteLength} bytes, more than the format's ${MAX_HEADER_BYTES}`);
+    throw corrupt(path, `the header has ${byteLength} bytes, more than the ${MAX_HEADER_BYTES} that are read`);
   }
   const bytes = await source.read(8, byteLength, "the header");
   try {
@@ -127,7 +128,10 @@ function readEntry(reader: JsonReader, name: string, dataStart: number, fileSize
 
 function readIntegers(reader: JsonReader): number[] {
   const integers: number[] = [];
-  reader.array(() => integers.push(reader.integer()));
+  reader.array(() => {
+    if (integers.push(reader.integer()) > MAX_DIMENSIONS)
+      throw reader.problem("has a shape or offsets of many numbers");
+  });
   return integers;
 }
 

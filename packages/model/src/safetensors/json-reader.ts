@@ -5,7 +5,12 @@ import { ReadMeError } from "@readme-moe/core";
 import { quoted } from "../files/errors.ts";
 
 const MAX_DEPTH = 32;
+// A header has some 12 keys and values for each tensor, and the largest checkpoints have some 150,000 tensors.
+const MAX_VALUES = 2 ** 21;
+const MAX_KEYS = 2 ** 18;
 const WHITESPACE = /[ \t\n\r]*/y;
+/** A string that stands for itself; longer ones would overflow the stack of the expression. */
+const PLAIN = /^[ !#-[\]-~]{0,500}$/;
 const INTEGER = /(?:0|[1-9]\d*)(?![\d.eE])/y;
 const OTHER_SCALAR = /-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?|true|false|null/y;
 
@@ -16,6 +21,7 @@ export class JsonReader {
   readonly #text: string;
   #at = 0;
   #depth = 0;
+  #valuesLeft = MAX_VALUES;
 
   constructor(text: string, subject: string) {
     this.#text = text;
@@ -28,7 +34,7 @@ export class JsonReader {
     this.#list("{", "}", () => {
       const key = this.string();
       if (keys.has(key)) throw this.problem(`has the key ${quoted(key)} twice`);
-      keys.add(key);
+      if (keys.add(key).size > MAX_KEYS) throw this.problem(`has more than ${MAX_KEYS} keys, which no checkpoint has`);
       if (!this.#take(":")) throw this.#expected("`:`");
       member(key);
     });
@@ -44,9 +50,10 @@ export class JsonReader {
     const end = endOfString(this.#text, start);
     if (end === undefined) throw this.#expected("a string");
     try {
-      const value: unknown = JSON.parse(this.#text.slice(start, end));
+      const text = this.#text.slice(start + 1, end - 1);
+      const value = PLAIN.test(text) ? text : String(JSON.parse(`"${text}"`));
       this.#at = end;
-      return String(value);
+      return value;
     } catch {
       throw this.#expected("a string without unknown escapes and control characters");
     }
@@ -85,8 +92,10 @@ export class JsonReader {
     if (!this.#take(open)) throw this.#expected(`\`${open}\``);
     if (++this.#depth > MAX_DEPTH) throw this.problem(`nests deeper than ${MAX_DEPTH} levels`);
     if (!this.#take(close)) {
-      do item();
-      while (this.#take(","));
+      do {
+        if (--this.#valuesLeft < 0) throw this.problem(`has more than ${MAX_VALUES} values, which no checkpoint has`);
+        item();
+      } while (this.#take(","));
       if (!this.#take(close)) throw this.#expected(`\`,\` or \`${close}\``);
     }
     this.#depth -= 1;

@@ -90,7 +90,6 @@ export class GgufVocabulary {
   }
 }
 
-function isNumberList(value: GgufValue): value is Int32Array | Float32Array | readonly number[] {
-  if (Array.isArray(value)) return value.every((entry: GgufValue) => typeof entry === "number");
-  return ArrayBuffer.isView(value);
+function isNumberList(value: GgufValue): value is Int32Array | Float32Array {
+  return ArrayBuffer.isView(value) && !(value instanceof BigInt64Array) && !(value instanceof BigUint64Array);
 }
