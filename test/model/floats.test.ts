@@ -46,6 +46,17 @@ function unaligned(bytes: Uint8Array): Uint8Array {
   return shifted.subarray(1);
 }
 
+/** Reads values one by one, as their formats define them. */
+function plainValues(bytes: Uint8Array, size: number, valueOf: (view: DataView, at: number) => number): number[] {
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  return Array.from({ length: bytes.byteLength / size }, (_, index) => valueOf(view, index * size));
+}
+
+/** Returns the float32 whose upper half is `high`. */
+function fromHigh(high: number): number {
+  return new Float32Array(Uint32Array.of(high * 65_536).buffer)[0] ?? 0;
+}
+
 function bf16(...values: number[]): number[] {
   return [...new Uint16Array(encodeBf16(Float32Array.from(values)).buffer)];
 }
@@ -127,6 +138,32 @@ describe("decoding", () => {
     expect(decodeF32(unaligned(bytesOf(floats)))).toEqual(floats);
     expect(decodeF64(unaligned(bytesOf(doubles)))).toEqual(Float32Array.of(0.1, Infinity, -2));
     expect(decodeF32(Buffer.from(unaligned(bytesOf(floats))))).toEqual(floats);
+  });
+
+  test.each([
+    ["F16", 2, decodeF16, (view: DataView, at: number) => plainF16(view.getUint16(at, true))],
+    ["BF16", 2, decodeBf16, (view: DataView, at: number) => fromHigh(view.getUint16(at, true))],
+    ["F32", 4, decodeF32, (view: DataView, at: number) => view.getFloat32(at, true)],
+    ["F64", 8, decodeF64, (view: DataView, at: number) => Math.fround(view.getFloat64(at, true))],
+  ] as const)("reads %s from any offset within more bytes", (_, size, decode, valueOf) => {
+    const file = Uint8Array.from({ length: 200 }, (__, at) => (at * 73 + 41) % 256);
+    for (let offset = 0; offset <= 16; offset++) {
+      for (const count of [0, 1, 7, 20]) {
+        const bytes = file.subarray(offset, offset + count * size);
+        const buffer = Buffer.from(file.buffer, offset, count * size);
+        expect([...decode(bytes)]).toStrictEqual(plainValues(bytes, size, valueOf));
+        expect([...decode(buffer)]).toStrictEqual(plainValues(bytes, size, valueOf));
+      }
+    }
+  });
+
+  test.each([
+    ["F16", encodeF16],
+    ["BF16", encodeBf16],
+  ] as const)("encodes a part of an array as %s", (_, encode) => {
+    const values = Float32Array.from({ length: 20 }, (__, at) => at / 3 - 2);
+    for (let from = 0; from < 5; from++)
+      expect(encode(values.subarray(from, from + 7))).toStrictEqual(encode(values.slice(from, from + 7)));
   });
 
   test("shares memory of aligned F32 bytes", () => {

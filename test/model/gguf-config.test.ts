@@ -2,7 +2,7 @@
 
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import type { ModelConfig } from "@readme-moe/model";
+import { openModel, type ModelConfig } from "@readme-moe/model";
 import { describe, expect, test } from "vitest";
 import { ggufConfig } from "../../packages/model/src/config/gguf-config.ts";
 import { GgufTensorStore } from "../../packages/model/src/gguf/gguf-tensor-store.ts";
@@ -37,10 +37,11 @@ function configOf(architecture: string, ...more: readonly Buffer[]): Promise<Mod
 }
 
 async function configWith(
-  { numLayers = 5, further = [] }: { readonly numLayers?: number; readonly further?: readonly HandMadeTensor[] },
+  file: { readonly numLayers?: number; readonly further?: readonly HandMadeTensor[]; readonly without?: string },
   architecture: string,
   ...more: readonly Buffer[]
 ): Promise<ModelConfig> {
+  const { numLayers = 5, further = [], without } = file;
   const path = join(await temporaryFolder(), "model.gguf");
   const sizes = {
     embedding_length: 2 * HEAD_SIZE,
@@ -51,7 +52,9 @@ async function configWith(
   };
   const entries = [
     textEntry("general.architecture", architecture),
-    ...Object.entries(sizes).map(([key, value]) => u32Entry(`${architecture}.${key}`, value)),
+    ...Object.entries(sizes).flatMap(([key, value]) =>
+      key === without ? [] : [u32Entry(`${architecture}.${key}`, value)],
+    ),
     floatEntry(`${architecture}.attention.layer_norm_rms_epsilon`, 1e-5),
     ...more,
   ];
@@ -66,6 +69,51 @@ async function configWith(
     await store.close();
   }
 }
+
+describe("without one of its keys, a file", () => {
+  // A file that says everything, with the values that absent keys stand for.
+  const said: Readonly<Record<string, Buffer>> = {
+    "attention.head_count_kv": u32Entry("llama.attention.head_count_kv", 2),
+    "attention.key_length": u32Entry("llama.attention.key_length", HEAD_SIZE),
+    "rope.freq_base": floatEntry("llama.rope.freq_base", 10_000),
+    "rope.dimension_count": u32Entry("llama.rope.dimension_count", HEAD_SIZE),
+    "rope.scaling.type": textEntry("llama.rope.scaling.type", "none"),
+    expert_count: u32Entry("llama.expert_count", 0),
+    pooling_type: u32Entry("llama.pooling_type", 0),
+    "general.alignment": u32Entry("general.alignment", 32),
+  };
+  const withAllBut = (key: string): readonly Buffer[] =>
+    Object.entries(said).flatMap(([name, bytes]) => (name === key ? [] : [bytes]));
+
+  test.each(Object.keys(said))("is read as before: %s", async (key) => {
+    expect(await configOf("llama", ...withAllBut(key))).toStrictEqual(await configOf("llama", ...withAllBut("")));
+  });
+
+  test.each([
+    ["embedding_length", "hidden_size"],
+    ["feed_forward_length", "intermediate_size"],
+    ["block_count", "num_hidden_layers"],
+    ["attention.head_count", "num_attention_heads"],
+  ] as const)("is refused by name: %s", async (key, field) => {
+    await expectReadMeError(configWith({ without: key }, "llama"), "ERR_MODEL_INVALID", `\`${field}\``, "undefined");
+  });
+
+  test("has the defaults of transformers: context_length", async () => {
+    expect(await configWith({ without: "context_length" }, "llama")).toMatchObject({ contextTokens: 2048 });
+  });
+
+  test("is refused: general.architecture, and the embedding's tensor", async () => {
+    const refusals = [
+      [{ entries: [u32Entry("llama.block_count", 1)] }, "general.architecture"],
+      [{ entries: [textEntry("general.architecture", "llama")] }, '"model.embed_tokens.weight"'],
+    ] as const;
+    for (const [file, part] of refusals) {
+      const path = join(await temporaryFolder(), "model.gguf");
+      await writeFile(path, handMadeGguf(file).bytes);
+      await expectReadMeError(openModel(path), "ERR_MODEL_INVALID", path, part);
+    }
+  });
+});
 
 test("Granite's factors are 1 when absent or 0, except that scores are divided by √headSize", async () => {
   const plain = { embeddingScale: 1, residualScale: 1, attentionScale: 1 / Math.sqrt(HEAD_SIZE), logitScale: 1 };

@@ -171,6 +171,35 @@ describe("a SentencePiece tokenizer of GGUF metadata", () => {
     }
   });
 
+  it("finds the unknown token by its type when the file does not name it, and does without one", () => {
+    // Without tokens for bytes, a character that is no token is the unknown one.
+    const few = ["▁a", "?", "▁", "a"];
+    const own = { tokens: few, scores: new Float32Array(4), bos_token_id: undefined, eos_token_id: undefined };
+    const encode = (more: Parameters<typeof ggufMetadata>[0]): readonly number[] => [
+      ...build({ ...own, ...more }).encode("aé"),
+    ];
+    const typed = Int32Array.of(1, 2, 1, 1);
+    expect(encode({ token_type: typed, unknown_token_id: 1 })).toStrictEqual([0, 1]);
+    expect(encode({ token_type: typed, unknown_token_id: undefined })).toStrictEqual([0, 1]);
+    // The id counts more than the type.
+    expect(encode({ token_type: typed, unknown_token_id: 2 })).toStrictEqual([0, 2]);
+    expect(encode({ token_type: undefined, unknown_token_id: undefined })).toStrictEqual([0]);
+    expect(build({ unknown_token_id: undefined }).unkToken).toBeUndefined();
+    expect(build({ unknown_token_id: 0 }).unkToken).toStrictEqual({ id: 0, text: "<unk>" });
+  });
+
+  // Values that an absent key stands for.
+  const defaults = { add_bos_token: true, add_eos_token: false, add_space_prefix: true };
+  it.each(Object.keys({ ...fields, ...defaults }))("is the same or refused by name without %s", (key) => {
+    const texts = ["ab aba", "é\n", "<s>a</s>"];
+    const answers = (tokenizer: Tokenizer): unknown => texts.map((text) => [...tokenizer.encode(text)]);
+    const without = (): Tokenizer => build({ ...defaults, [key]: undefined });
+    if (["model", "tokens", "scores", "bos_token_id"].includes(key)) {
+      const code = key === "model" ? "ERR_MODEL_UNSUPPORTED" : "ERR_FILE_CORRUPT";
+      expectThrownReadMeError(without, code, key === "bos_token_id" ? "add_bos_token" : `tokenizer.ggml.${key}`);
+    } else expect(answers(without())).toStrictEqual(answers(build(defaults)));
+  });
+
   it("refuses metadata without scores", () => {
     expectThrownReadMeError(() => build({ scores: undefined }), "ERR_FILE_CORRUPT", "tokenizer.ggml.scores");
     expectThrownReadMeError(

@@ -23,6 +23,18 @@ async function valueOf(file: HandMadeGguf, key: string): Promise<unknown> {
   return opened.metadata.get(key);
 }
 
+function integers(type: number, ...values: readonly bigint[]): Promise<unknown> {
+  return valueOf({ entries: [entry("x", 9, array(type, values.length, ...values.map((value) => u64(value))))] }, "x");
+}
+
+function strings(key: string, texts: readonly string[]): Buffer {
+  return entry(key, 9, array(8, texts.length, Buffer.concat(texts.map(text))));
+}
+
+async function readJson(json: string): Promise<unknown> {
+  return readJsonFile(await fileOf("config.json", json), 2 ** 26);
+}
+
 test.each([
   ["uint64", 10, Float64Array],
   ["int64", 11, Float64Array],
@@ -40,19 +52,15 @@ test.each([
 });
 
 test("64-bit integers that floats hold are floats, and others stay integers", async () => {
-  const read = (type: number, ...values: readonly bigint[]): Promise<unknown> =>
-    valueOf({ entries: [entry("x", 9, array(type, values.length, ...values.map((value) => u64(value))))] }, "x");
-  expect(await read(10, 0n, 2n ** 53n - 1n)).toStrictEqual(Float64Array.of(0, 2 ** 53 - 1));
-  expect(await read(10, 0n, 2n ** 53n)).toStrictEqual(BigUint64Array.of(0n, 2n ** 53n));
-  expect(await read(11, 2n ** 64n - 5n)).toStrictEqual(Float64Array.of(-5));
-  expect(await read(11, 2n ** 63n)).toStrictEqual(BigInt64Array.of(-(2n ** 63n)));
+  expect(await integers(10, 0n, 2n ** 53n - 1n)).toStrictEqual(Float64Array.of(0, 2 ** 53 - 1));
+  expect(await integers(10, 0n, 2n ** 53n)).toStrictEqual(BigUint64Array.of(0n, 2n ** 53n));
+  expect(await integers(11, 2n ** 64n - 5n)).toStrictEqual(Float64Array.of(-5));
+  expect(await integers(11, 2n ** 63n)).toStrictEqual(BigInt64Array.of(-(2n ** 63n)));
 });
 
 test("the largest vocabularies in use are read", async () => {
   const tokens = Array.from({ length: 262_144 }, (_, id) => `▁token${id}`);
   const merges = Array.from({ length: 514_906 }, (_, index) => `merge ${index}`);
-  const strings = (key: string, texts: readonly string[]): Buffer =>
-    entry(key, 9, array(8, texts.length, Buffer.concat(texts.map(text))));
   const entries = [
     strings("tokens", tokens),
     entry("scores", 9, array(6, tokens.length, Buffer.alloc(4 * tokens.length))),
@@ -140,15 +148,22 @@ test("an index of 262,145 tensors is refused", async () => {
 });
 
 test("a JSON file is refused before it is parsed when it has too many values or levels", async () => {
-  const read = async (json: string): Promise<unknown> => readJsonFile(await fileOf("config.json", json), 2 ** 26);
   const quoted = `${"[".repeat(1000)}\\"${"{".repeat(1000)}`;
-  expect(await read(JSON.stringify({ a: Array(1000).fill(0), b: quoted }))).toStrictEqual({
+  expect(await readJson(JSON.stringify({ a: Array(1000).fill(0), b: quoted }))).toStrictEqual({
     a: Array(1000).fill(0),
     b: quoted,
   });
-  expect(await read(`{"a":${"[".repeat(99)}${"]".repeat(99)}}`)).toHaveProperty("a");
-  await expectReadMeError(read(`{"a":${"[".repeat(100)}${"]".repeat(100)}}`), "ERR_FILE_CORRUPT", "deeper than 100");
-  await expectReadMeError(read(`{"a":[${"[],".repeat(2 ** 21)}0]}`), "ERR_FILE_CORRUPT", "more than 4194304 values");
+  expect(await readJson(`{"a":${"[".repeat(99)}${"]".repeat(99)}}`)).toHaveProperty("a");
+  await expectReadMeError(
+    readJson(`{"a":${"[".repeat(100)}${"]".repeat(100)}}`),
+    "ERR_FILE_CORRUPT",
+    "deeper than 100",
+  );
+  await expectReadMeError(
+    readJson(`{"a":[${"[],".repeat(2 ** 21)}0]}`),
+    "ERR_FILE_CORRUPT",
+    "more than 4194304 values",
+  );
 });
 
 /** A field of protobuf: tag, length and content. */

@@ -78,6 +78,38 @@ describe("SafetensorsFile", () => {
     await file.close();
   });
 
+  test("reads types of several bytes from an odd offset of the file", async () => {
+    const values = Float32Array.of(1, -2, 0.5);
+    const stored = [
+      ["bf16", "BF16", bytesOf(Uint16Array.of(0x3f80, 0xc000, 0x3f00))],
+      ["f16", "F16", bytesOf(Uint16Array.of(0x3c00, 0xc000, 0x3800))],
+      ["f32", "F32", bytesOf(values)],
+      ["f64", "F64", bytesOf(Float64Array.from(values))],
+      ["i64", "I64", bytesOf(BigInt64Array.of(1n, -2n, 3n))],
+    ] as const;
+    for (const [name, dtype, bytes] of stored) {
+      for (const before of [1, 2, 3]) {
+        const header = {
+          before: { dtype: "U8", shape: [before], data_offsets: [0, before] },
+          [name]: { dtype, shape: [3, 1], data_offsets: [before, before + bytes.byteLength] },
+        };
+        // Spaces behind the header move all data.
+        for (const spaces of [0, 1]) {
+          const json = `${JSON.stringify(header)}${" ".repeat(spaces)}`;
+          const file = await SafetensorsFile.open(
+            await fileOf(json, Buffer.concat([Buffer.alloc(before, 255), bytes])),
+          );
+          expect(await file.readBytes(name)).toStrictEqual(new Uint8Array(bytes));
+          if (name !== "i64") {
+            expect(await file.readFloats(name)).toStrictEqual(values);
+            expect(await file.readFloats(name, { from: 1, to: 3 })).toStrictEqual(values.slice(1));
+          }
+          await file.close();
+        }
+      }
+    }
+  });
+
   test("names file and tensor when one is missing, holds integers, or has too few rows", async () => {
     const path = await fileOf({ ids: { dtype: "I64", shape: [2], data_offsets: [0, 16] } }, new Uint8Array(16));
     const file = await SafetensorsFile.open(path);
