@@ -190,6 +190,11 @@ describe("scores", () => {
     const { usage } = await engine.rerank({ query, documents });
     expect(first.usage.cachedTokens).toBeGreaterThan(0);
     expect(usage.cachedTokens).toBeGreaterThan(first.usage.cachedTokens);
+    const salted = await engine.rerank({ query, documents, cacheSalt: "one" });
+    expect(salted.usage.cachedTokens).toBe(first.usage.cachedTokens);
+    const again = await engine.rerank({ query, documents, cacheSalt: "one" });
+    expect(again.usage.cachedTokens).toBe(usage.cachedTokens);
+    await expect(engine.rerank({ query, documents, cacheSalt: 1 as never })).rejects.toThrow("`cacheSalt`");
     await engine.dispose();
   });
 

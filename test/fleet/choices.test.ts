@@ -51,10 +51,13 @@ describe("the affinity of a prompt", () => {
     expect(affinitiesOf(mixture)).toEqual(["e0", "e1", "e2"]);
   });
 
-  test("of a dense model depends on the prompt's beginning alone", () => {
+  test("of a dense model depends on the prompt's beginning and salt alone", () => {
     const of = (tokenIds: readonly number[]): string => affinityOf({ tokenIds, experts: tokenIds.map(() => 0) }, dense);
     const system = Array.from({ length: 40 }, (_, index) => 7 * index);
     expect(of([...system, 1, 2])).toBe(of([...system, 3]));
+    const salts = Array.from({ length: 200 }, (_, index) => `salt ${index}`);
+    const salted = salts.map((cacheSalt) => affinityOf({ tokenIds: system, experts: [], cacheSalt }, dense));
+    expect([...new Set(salted)].toSorted()).toEqual(affinitiesOf(dense));
     const buckets = new Set(Array.from({ length: 200 }, (_, index) => of([index, 5])));
     expect([...buckets].toSorted()).toEqual(affinitiesOf(dense));
   });

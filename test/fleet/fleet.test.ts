@@ -12,6 +12,7 @@ import { readerName, requestKeys } from "../../packages/fleet/src/keys.ts";
 import { withScripts } from "../../packages/fleet/src/log/scripts.ts";
 import { JobAdder, waitingKeysOf } from "../../packages/fleet/src/queue/job-queues.ts";
 import { peekQueues } from "../../packages/fleet/src/queue/peek.ts";
+import { completeAll } from "../support/complete.ts";
 import { until } from "../support/serving-process.ts";
 import { leftovers } from "../support/fleet/leftovers.ts";
 import { collectAnswer, makeRequests, readAnswer } from "../support/fleet/requests.ts";
@@ -130,6 +131,12 @@ describe.skipIf(noServer !== undefined)("a fleet", () => {
     });
     expect(published).toMatchObject({ missingBytes: [], expertPlaces: Infinity });
     expect(published.stepsPerSeq).toBeGreaterThan(1);
+    const cachedOf = async (cacheSalt?: string): Promise<number | undefined> =>
+      (await completeAll(front, { prompt, params: { maxTokens: 4, seed: 1 }, cacheSalt })).usage?.cachedTokens;
+    expect(await cachedOf()).toBeGreaterThan(0);
+    expect(await cachedOf("one")).toBe(0);
+    expect(await cachedOf("one")).toBeGreaterThan(0);
+    expect(await cachedOf("two")).toBe(0);
   });
 
   test("shows the experts of the jobs at the heads of queues", async () => {

@@ -32,6 +32,27 @@ test("a request means the same after its way through the queue", () => {
   );
 });
 
+test("a job has everything that its request has beside parameters", () => {
+  const others = {
+    expert: "legal",
+    priority: -2,
+    client: "key:a",
+    cacheSalt: "salt",
+    traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    prediction: "text",
+    constraint: { kind: "regex" },
+  };
+  const job = readJob(JSON.parse(JSON.stringify(writeJob({ ...SMALLEST, ...others, expertTokens: [1, 2] }))));
+  expect(job).toStrictEqual({
+    version: 1,
+    id: "r",
+    prompt: [1],
+    expertTokens: [1, 2],
+    params: { maxTokens: 128, n: 1, seed: 1 },
+    ...others,
+  });
+});
+
 test.each([
   ["no object", 5],
   ["no fields", {}],

@@ -15,6 +15,7 @@ const NAMES = [
   "expert",
   "priority",
   "client",
+  "cacheSalt",
   "traceparent",
   "id",
   "signal",
@@ -29,12 +30,16 @@ export function checkRequestShape(request: GenerateRequest): void {
 }
 
 /** @throws {TypeError} naming the option, the expectation and the value */
-export function checkClient(priority: unknown, client: unknown): void {
+export function checkClient({
+  priority = 0,
+  ...names
+}: Pick<GenerateRequest, "priority" | "client" | "cacheSalt">): void {
   if (typeof priority !== "number" || !Number.isFinite(priority)) {
     throw new TypeError(`Expected \`priority\` to be a finite number, got ${describeValue(priority)}`);
   }
-  if (client !== undefined && typeof client !== "string") {
-    throw new TypeError(`Expected \`client\` to be a text, got ${describeValue(client)}`);
+  for (const name of ["client", "cacheSalt"] as const) {
+    if (names[name] === undefined || typeof names[name] === "string") continue;
+    throw new TypeError(`Expected \`${name}\` to be a text, got ${describeValue(names[name])}`);
   }
 }
 

@@ -90,6 +90,14 @@ export interface GenerateRequest {
    */
   readonly client?: string | undefined;
   /**
+   * Any text that keeps what the engine caches apart: a request gets cached prompts, and drafts from earlier answers,
+   * of requests with the same salt only, so that neither times nor counts tell what others' requests contain. Prompts
+   * of `keepPrompt` are for all.
+   *
+   * @default none: requests without a salt share with one another
+   */
+  readonly cacheSalt?: string | undefined;
+  /**
    * Trace and span of the caller, a `traceparent` of W3C's Trace Context. A fleet of machines passes it on, so that the
    * machine that answers can add its spans to the trace.
    *

@@ -33,6 +33,8 @@ export interface PoolingOptions {
   readonly priority?: number | undefined;
   /** Name of the client, for fair shares. @default no name */
   readonly client?: string | undefined;
+  /** Texts get cached beginnings of requests with the same salt only. @default requests without a salt share theirs */
+  readonly cacheSalt?: string | undefined;
   /** Beginning of the ids of its sequences in events. @default an id that the engine makes */
   readonly id?: string | undefined;
   readonly signal?: AbortSignal | undefined;

@@ -1,6 +1,12 @@
 import type { KeptTokens, KvMemory, KvSlot } from "@readme-moe/kernel";
 import { type KeepTokens, type PinnedTail, PinnedTails, type RoutedTokens } from "./pinned-tails.ts";
 
+/** The prompt of a request. */
+export interface CacheablePrompt extends RoutedTokens {
+  /** Requests of one salt share what they cache, and so do those without any. */
+  readonly cacheSalt?: string | undefined;
+}
+
 /** Options of a `PrefixCache`. */
 export interface PrefixCacheOptions {
   /** Number of positions of a chunk, a multiple of 64. */
@@ -12,11 +18,16 @@ export interface PrefixCacheOptions {
 /**
  * Keys and values of chunks that prompts begin with, such as system prompts, which are reused instead of computed.
  *
- * The key of a chunk is everything that its keys and values depend on: the chunk before it, its tokens and their
- * experts. Least recently used chunks are evicted first, and never before the chunks that follow them. The KV memory
- * drops an evicted chunk. Only `add` and `pin` evict, so the result of `match` is valid until then.
+ * The key of a chunk is everything that its keys and values depend on, which is the chunk before it, its tokens and
+ * their experts, and the salt of the requests that may use it.
  *
- * Pinned beginnings stay until `unpin`. They end with a whole page of 16 positions, which may be within a chunk.
+ * Of one salt, the least recently used chunks are evicted first, and never before the chunks that follow them. Among
+ * salts, the one with the largest product of bytes and time since that use is chosen: whoever adds much evicts its own
+ * chunks, and what is used no more goes in the end. The KV memory drops an evicted chunk. Only `add` and `pin` evict,
+ * so the result of `match` is valid until then.
+ *
+ * Pinned beginnings stay until `unpin`, for requests of all salts. They end with a whole page of 16 positions, which
+ * may be within a chunk.
  */
 export class PrefixCache {
   readonly chunkTokens: number;
@@ -29,6 +40,8 @@ export class PrefixCache {
   #chunkBytes = 0;
   #pinnedBytes = 0;
   #nextId = 1;
+  /** Counts the uses of chunks, as their clock. */
+  #uses = 0;
 
   /** @param kv - memory of the slots passed to `add` */
   constructor(kv: KvMemory, { chunkTokens, maxBytes }: PrefixCacheOptions) {
@@ -51,7 +64,7 @@ export class PrefixCache {
    * Finds the longest cached beginning of a prompt, without the prompt's last token: whole chunks, and the pages of a
    * pinned beginning behind them.
    */
-  match(prompt: RoutedTokens): readonly KeptTokens[] {
+  match(prompt: CacheablePrompt): readonly KeptTokens[] {
     const numChunks = Math.max(0, Math.ceil(prompt.tokenIds.length / this.chunkTokens) - 1);
     const found = this.#chain(prompt, numChunks);
     this.#touch(found);
@@ -62,14 +75,14 @@ export class PrefixCache {
    * Caches chunk `index` of a prompt, if the chunks before it are cached and there is room beside them.
    * @param slot - slot in which the chunk's positions are filled
    */
-  add(prompt: RoutedTokens, index: number, slot: KvSlot): void {
+  add(prompt: CacheablePrompt, index: number, slot: KvSlot): void {
     const [from, to] = [index * this.chunkTokens, (index + 1) * this.chunkTokens];
     if ((to - from) * this.#kv.bytesPerToken > this.#maxBytes) return;
     const before = this.#chain(prompt, index);
     if (before.length < index) return;
-    if (this.#chunks.has(this.#key(prompt, index, before.at(-1)?.id ?? ROOT))) return;
+    if (this.#find(prompt, index, before.at(-1)?.id ?? ROOT)) return;
     this.#touch(before);
-    if (!this.#makeRoom((to - from) * this.#kv.bytesPerToken, before.at(-1))) return;
+    if (!this.#makeRoom((to - from) * this.#kv.bytesPerToken, before)) return;
     const chunk = this.#insert(prompt, before, () => this.#kv.keep(slot, from, to));
     this.#touch([...before, chunk]);
   }
@@ -88,7 +101,8 @@ export class PrefixCache {
    * @param keep - called for the positions that are not cached, in order
    * @returns the pin's number; `undefined`, with nothing kept, when there is no room
    */
-  pin(prompt: RoutedTokens, end: number, keep: KeepTokens): number | undefined {
+  pin({ tokenIds, experts }: RoutedTokens, end: number, keep: KeepTokens): number | undefined {
+    const prompt = { tokenIds, experts };
     const numChunks = Math.floor(end / this.chunkTokens);
     const chunks = [...this.#chain(prompt, numChunks)];
     const isWhole = end % this.chunkTokens === 0;
@@ -97,7 +111,7 @@ export class PrefixCache {
     const newTokens = (numChunks - chunks.length) * this.chunkTokens + tailTokens;
     // Pinned chunks are not evicted.
     for (const chunk of chunks) this.#setPins(chunk, chunk.pins + 1);
-    if (!this.#makeRoom(newTokens * this.#kv.bytesPerToken, undefined)) {
+    if (!this.#makeRoom(newTokens * this.#kv.bytesPerToken)) {
       for (const chunk of chunks) this.#setPins(chunk, chunk.pins - 1);
       return undefined;
     }
@@ -136,11 +150,11 @@ export class PrefixCache {
   }
 
   /** Finds the first chunks of a prompt, up to `numChunks`, as far as they are cached. */
-  #chain(prompt: RoutedTokens, numChunks: number): readonly PrefixChunk[] {
+  #chain(prompt: CacheablePrompt, numChunks: number): readonly PrefixChunk[] {
     const chain: PrefixChunk[] = [];
     let parent = ROOT;
     while (chain.length < numChunks) {
-      const chunk = this.#chunks.get(this.#key(prompt, chain.length, parent));
+      const chunk = this.#find(prompt, chain.length, parent);
       if (!chunk) break;
       chain.push(chunk);
       parent = chunk.id;
@@ -148,31 +162,58 @@ export class PrefixCache {
     return chain;
   }
 
+  /** Finds a chunk of a prompt: a pinned one, else one of the prompt's salt. */
+  #find(prompt: CacheablePrompt, index: number, parent: number): PrefixChunk | undefined {
+    const key = this.#key(prompt, index, parent);
+    const shared = this.#chunks.get(key);
+    if (prompt.cacheSalt === undefined || (shared && shared.pins > 0)) return shared;
+    return this.#chunks.get(saltedKey(key, prompt.cacheSalt));
+  }
+
   #behind(chain: readonly PrefixChunk[]): { readonly parent: number; readonly from: number } {
     return { parent: chain.at(-1)?.id ?? ROOT, from: chain.length * this.chunkTokens };
   }
 
   /** Adds the chunk behind `before`. */
-  #insert(prompt: RoutedTokens, before: readonly PrefixChunk[], keep: KeepTokens): PrefixChunk {
+  #insert(prompt: CacheablePrompt, before: readonly PrefixChunk[], keep: KeepTokens): PrefixChunk {
+    const { cacheSalt: salt } = prompt;
     const { parent, from } = this.#behind(before);
     const to = from + this.chunkTokens;
-    const key = this.#key(prompt, before.length, parent);
+    const key = saltedKey(this.#key(prompt, before.length, parent), salt);
     const experts = new Set(prompt.experts.slice(from, to));
-    const chunk: PrefixChunk = { id: this.#nextId++, key, experts, kept: keep(from, to), pins: 0 };
+    const own = { id: this.#nextId++, key, salt, experts, kept: keep(from, to) };
+    const chunk: PrefixChunk = { ...own, pins: 0, lastUse: this.#uses };
     this.#chunks.set(key, chunk);
     this.#chunkBytes += chunk.kept.bytes;
     return chunk;
   }
 
-  /** Evicts chunks until `bytes` fit. @param stop - the first chunk that must stay, with all after it */
-  #makeRoom(bytes: number, stop: PrefixChunk | undefined): boolean {
+  /** Evicts chunks until `bytes` fit. @param needed - chunks that must stay @default none */
+  #makeRoom(bytes: number, needed: readonly PrefixChunk[] = []): boolean {
     if (bytes > this.pinnableBytes) return false;
-    for (const chunk of this.#chunks.values()) {
-      if (this.numBytes + bytes <= this.#maxBytes) return true;
-      if (chunk === stop) return false;
-      if (chunk.pins === 0) this.#drop(chunk);
+    const staying = new Set(needed);
+    while (this.numBytes + bytes > this.#maxBytes) {
+      const chunk = this.#nextEvicted(staying);
+      if (!chunk) return false;
+      this.#drop(chunk);
     }
-    return this.numBytes + bytes <= this.#maxBytes;
+    return true;
+  }
+
+  #nextEvicted(staying: ReadonlySet<PrefixChunk>): PrefixChunk | undefined {
+    const owners = new Map<string | undefined, { readonly oldest: PrefixChunk; bytes: number }>();
+    for (const chunk of this.#chunks.values()) {
+      if (chunk.pins > 0 || staying.has(chunk)) continue;
+      const owner = owners.get(chunk.salt) ?? { oldest: chunk, bytes: 0 };
+      owners.set(chunk.salt, owner);
+      owner.bytes += chunk.kept.bytes;
+    }
+    let [most, chosen]: [number, PrefixChunk | undefined] = [-1, undefined];
+    for (const { oldest, bytes } of owners.values()) {
+      const weight = bytes * (this.#uses - oldest.lastUse);
+      if (weight > most) [most, chosen] = [weight, oldest];
+    }
+    return chosen;
   }
 
   #isLive(chunk: PrefixChunk): boolean {
@@ -194,7 +235,9 @@ export class PrefixCache {
 
   /** Marks a chain as used. Its last chunk becomes its least recent one, so it is evicted before those it needs. */
   #touch(chain: readonly PrefixChunk[]): void {
+    this.#uses++;
     for (const chunk of chain.toReversed()) {
+      chunk.lastUse = this.#uses;
       this.#chunks.delete(chunk.key);
       this.#chunks.set(chunk.key, chunk);
     }
@@ -208,13 +251,21 @@ export class PrefixCache {
 
 const ROOT = 0;
 
+/** Adds the salt of a chunk to its key, which has digits and signs only. */
+function saltedKey(key: string, salt: string | undefined): string {
+  return salt === undefined ? key : `${key}:${salt}`;
+}
+
 interface PrefixChunk {
   readonly id: number;
   readonly key: string;
+  readonly salt: string | undefined;
   readonly experts: ReadonlySet<number>;
   readonly kept: KeptTokens;
   /** Number of pins that need the chunk. */
   pins: number;
+  /** Number of the last use. */
+  lastUse: number;
 }
 
 interface Pin {

@@ -98,6 +98,7 @@ export interface WireRequest {
   readonly expert: string | number | undefined;
   readonly priority: number;
   readonly client?: string | undefined;
+  readonly cacheSalt?: string | undefined;
   readonly seed: number;
   /** A text or token ids that the completion is expected to repeat. */
   readonly prediction?: string | Int32Array | undefined;

@@ -26,6 +26,8 @@ export interface SequenceStart {
   readonly priority: number;
   /** Owner of the sequence, for fair shares. */
   readonly client?: string | undefined;
+  /** Keeps what is cached and learned apart, see `GenerateRequest.cacheSalt`. */
+  readonly cacheSalt?: string | undefined;
   readonly promptIds: ArrayLike<number>;
   readonly params: ResolvedSamplingParams;
   /** Whether the caller changes logits before a token is chosen. */
@@ -57,6 +59,7 @@ export class Sequence implements SchedulableSequence {
   readonly arrivalMs: number;
   readonly priority: number;
   readonly client: string | undefined;
+  readonly cacheSalt: string | undefined;
   readonly params: ResolvedSamplingParams;
   readonly processesLogits: boolean;
   readonly isBound: boolean;
@@ -106,6 +109,7 @@ export class Sequence implements SchedulableSequence {
     this.waitingSinceMs = start.arrivalMs;
     this.priority = start.priority;
     this.client = start.client;
+    this.cacheSalt = start.cacheSalt;
     this.params = start.params;
     this.processesLogits = start.processesLogits;
     this.isBound = start.isBound ?? false;

@@ -4,7 +4,7 @@ export { fetchHandler, type FetchHandler, type FetchInfo, type FetchOptions } fr
 export { ApiError, type ApiErrorDetails } from "./http/errors.ts";
 export { LIMITS, type Limit } from "./limits.ts";
 export { openApiDocument } from "./openapi-document.ts";
-export type { ApiOptions, OnRequest, RequestBody, RequestContext } from "./api/options.ts";
+export type { ApiOptions, CacheSharing, OnRequest, RequestBody, RequestContext } from "./api/options.ts";
 export type { EmbeddingsBody, RerankBody } from "./api/pooling-schemas.ts";
 export type { ChatBody, CompletionBody } from "./api/request-schemas.ts";
 export { Admission } from "./edge/admission.ts";

@@ -26,16 +26,22 @@ export function affinitiesOf(shape: Shape): readonly string[] {
     : Array.from({ length: PREFIX_BUCKETS }, (_, bucket) => prefixKey(bucket));
 }
 
-/** Finds the affinity of a prompt by its tokens and the expert of each. */
-export function affinityOf(
-  { tokenIds, experts }: { readonly tokenIds: ArrayLike<number>; readonly experts: ArrayLike<number> },
-  shape: Shape,
-): string {
+/** A prompt whose affinity is asked for. */
+interface PlacedPrompt {
+  readonly tokenIds: ArrayLike<number>;
+  /** Expert of each token. */
+  readonly experts: ArrayLike<number>;
+  /** Prompts of different salts have no cached beginning in common. */
+  readonly cacheSalt?: string | undefined;
+}
+
+/** Finds the affinity of a prompt. */
+export function affinityOf({ tokenIds, experts, cacheSalt = "" }: PlacedPrompt, shape: Shape): string {
   const affinities = affinitiesOf(shape);
   const counts = countExperts(experts, shape);
   if (counts) return affinities[counts.indexOf(Math.max(...counts)) % affinities.length] ?? "";
   const beginning = Int32Array.from({ length: Math.min(tokenIds.length, PREFIX_TOKENS) }, (_, at) => tokenIds[at] ?? 0);
-  const [byte = 0] = createHash("sha256").update(beginning).digest();
+  const [byte = 0] = createHash("sha256").update(beginning).update(cacheSalt).digest();
   return affinities[byte % affinities.length] ?? "";
 }
 

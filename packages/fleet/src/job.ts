@@ -44,6 +44,7 @@ const jobSchema = z.strictObject({
   expert: z.union([z.string().max(256), count]).exactOptional(),
   priority: z.number(),
   client: z.string().max(1024).exactOptional(),
+  cacheSalt: z.string().max(1024).exactOptional(),
   traceparent: z.string().max(512).refine(isTraceparent).exactOptional(),
   prediction: z.union([z.string(), tokenIds]).exactOptional(),
   /** Description of a constraint; its kind decides what it has to look like. */
@@ -75,7 +76,7 @@ export function requestIdOf(jobId: string): string {
 /** Writes a request as a job. Values have been checked before. */
 export function writeJob(request: JobRequest): FleetJob {
   const { id, promptIds, expertTokens, params: given, priority = 0, prediction, ...others } = request;
-  const { expert, client, traceparent, constraint } = others;
+  const { expert, client, cacheSalt, traceparent, constraint } = others;
   const { logitBias, stop, stopTokenIds, maxTokens = 128, n = 1, ...rest } = given;
   const bias = logitBias instanceof Map ? Object.fromEntries(logitBias as ReadonlyMap<number, number>) : logitBias;
   return withoutUndefined({
@@ -94,6 +95,7 @@ export function writeJob(request: JobRequest): FleetJob {
     expert,
     priority,
     client,
+    cacheSalt,
     traceparent,
     prediction: prediction === undefined || typeof prediction === "string" ? prediction : Array.from(prediction),
     constraint,

@@ -1,8 +1,10 @@
 // Pinned beginnings of prompts, among random prompts, evictions and forgotten experts, against what each position holds.
 
-import type { KvSlot } from "@readme-moe/kernel";
+import { KV_PAGE_TOKENS, type KvSlot } from "@readme-moe/kernel";
 import { expect, test } from "vitest";
-import { PrefixCache } from "../../../packages/engine/src/prefix-cache.ts";
+import { type CacheablePrompt, PrefixCache } from "../../../packages/engine/src/prefix-cache.ts";
+import { PlainPrefixCache } from "../../oracles/plain-prefix-cache.ts";
+import * as fc from "../../support/fast-check.ts";
 import { BYTES_PER_TOKEN, filledPages, type FilledMemory } from "../../support/filled-memory.ts";
 import { randomInteger, seededRandom } from "../../support/random.ts";
 
@@ -134,4 +136,195 @@ test("what a pin keeps can be read in the order of positions", () => {
     [144, 16],
     [160, 16],
   ]);
+});
+
+const SALTS = [undefined, "a", "b"] as const;
+
+/** Lengths around whole pages and chunks. */
+const LENGTHS = [1, 15, 16, 17, 32, 63, 64, 65, 80, 112, 128, 129, 144, 192, 193, 208] as const;
+
+/** Prompts that are often equal, or begin with one another. */
+const prompts = fc
+  .record({
+    length: fc.constantFrom(...LENGTHS),
+    kind: fc.integer({ min: 0, max: 1 }),
+    /** Position from which on the tokens, or the experts, are others. */
+    turn: fc.constantFrom(0, 40, 64, 128, 1000),
+    expert: fc.integer({ min: 0, max: 1 }),
+  })
+  .map(({ length, kind, turn, expert }): Prompt => {
+    const positions = Array.from({ length }, (_, at) => at);
+    return {
+      tokenIds: positions.map((at) => (at < turn ? 1 : 2 + kind)),
+      experts: positions.map((at) => (at < turn ? 0 : expert)),
+    };
+  });
+
+type Step =
+  | { readonly type: "run"; readonly prompt: Prompt; readonly salt: (typeof SALTS)[number] }
+  | { readonly type: "pin"; readonly prompt: Prompt; readonly pages: number }
+  | { readonly type: "unpin"; readonly index: number }
+  | { readonly type: "forget"; readonly expert: number };
+
+const steps: fc.Arbitrary<Step> = fc.oneof(
+  {
+    weight: 20,
+    arbitrary: fc.record({ type: fc.constant("run" as const), prompt: prompts, salt: fc.constantFrom(...SALTS) }),
+  },
+  {
+    weight: 6,
+    arbitrary: fc.record({
+      type: fc.constant("pin" as const),
+      prompt: prompts,
+      pages: fc.integer({ min: 0, max: 20 }),
+    }),
+  },
+  { weight: 3, arbitrary: fc.record({ type: fc.constant("unpin" as const), index: fc.nat() }) },
+  {
+    weight: 1,
+    arbitrary: fc.record({ type: fc.constant("forget" as const), expert: fc.integer({ min: 0, max: 1 }) }),
+  },
+);
+
+/** A cache and a plain one beside it, which always agree. */
+class ComparedCache {
+  readonly #memory: FilledMemory;
+  readonly #cache: PrefixCache;
+  readonly #plain: PlainPrefixCache;
+  readonly #pins: { readonly id: number; readonly plainId: number }[] = [];
+
+  constructor(maxTokens: number) {
+    this.#memory = filledPages(4096, maxTokens * BYTES_PER_TOKEN);
+    const maxBytes = maxTokens * BYTES_PER_TOKEN;
+    this.#cache = new PrefixCache(this.#memory.kv, { chunkTokens: CHUNK, maxBytes });
+    this.#plain = new PlainPrefixCache(CHUNK, maxTokens);
+  }
+
+  /** @returns the cached tokens of a request */
+  apply(step: Step): number | undefined {
+    let cached: number | undefined;
+    if (step.type === "run") cached = this.#run({ ...step.prompt, cacheSalt: step.salt });
+    else if (step.type === "pin") this.#pin(step.prompt, step.pages);
+    else if (step.type === "unpin") this.#unpin(step.index);
+    else for (const cache of [this.#cache, this.#plain]) cache.forget(step.expert);
+    this.#compare();
+    return cached;
+  }
+
+  #run(prompt: CacheablePrompt, end?: number): number {
+    const { kv } = this.#memory;
+    const expected = this.#plain.match(prompt);
+    const slot = kv.admit(prompt.tokenIds.length, this.#cache.match(prompt)) as KvSlot;
+    const cached = slot.numTokens;
+    expect(cached).toBe(expected);
+    expect(cached).toBeLessThan(prompt.tokenIds.length);
+    const values = valuesOf(prompt);
+    expect(this.#memory.values(slot)).toEqual(values.slice(0, cached));
+    for (let at = cached; at < values.length;) {
+      const to = Math.min(values.length, (Math.floor(at / CHUNK) + 1) * CHUNK);
+      this.#memory.fill(slot, values.slice(at, to));
+      if (to % CHUNK === 0) for (const cache of [this.#cache, this.#plain]) cache.add(prompt, to / CHUNK - 1, slot);
+      at = to;
+    }
+    if (end !== undefined) {
+      const id = this.#cache.pin(prompt, end, (from, to) => kv.keep(slot, from, to));
+      const plainId = this.#plain.pin(prompt, end);
+      expect(id === undefined).toBe(plainId === undefined);
+      if (id !== undefined && plainId !== undefined) this.#pins.push({ id, plainId });
+    }
+    kv.release(slot);
+    return cached;
+  }
+
+  #pin(prompt: Prompt, pages: number): void {
+    const end = KV_PAGE_TOKENS * Math.min(pages, Math.floor(prompt.tokenIds.length / KV_PAGE_TOKENS));
+    if (end > 0) this.#run(prompt, end);
+  }
+
+  #unpin(index: number): void {
+    const [pin] = this.#pins.length > 0 ? this.#pins.splice(index % this.#pins.length, 1) : [];
+    if (!pin) return;
+    this.#cache.unpin(pin.id);
+    this.#plain.unpin(pin.plainId);
+  }
+
+  #compare(): void {
+    this.#memory.kv.checkIntegrity();
+    const { numBytes, pinnableBytes } = this.#cache;
+    expect([numBytes, pinnableBytes]).toEqual(
+      [this.#plain.numTokens, this.#plain.pinnableTokens].map((tokens) => tokens * BYTES_PER_TOKEN),
+    );
+    // A page may be part of a chunk and of a pinned beginning.
+    expect(this.#memory.kv.keptTokens * BYTES_PER_TOKEN).toBeLessThanOrEqual(numBytes);
+    for (const { id, plainId } of this.#pins) {
+      expect(this.#cache.pinned(id) !== undefined).toBe(this.#plain.isWhole(plainId));
+    }
+  }
+}
+
+test("finds, keeps and evicts what a plain cache does, for equal prompts, pins, salts and small budgets", () => {
+  fc.assert(
+    fc.property(
+      fc.constantFrom(0, 16, 64, 80, 128, 192, 320, 2048),
+      fc.array(steps, { maxLength: 60 }),
+      (maxTokens, history) => {
+        const compared = new ComparedCache(maxTokens);
+        for (const step of history) compared.apply(step);
+      },
+    ),
+    { numRuns: 300 },
+  );
+});
+
+test("requests of one salt find the same whether or not others run between them", () => {
+  fc.assert(
+    fc.property(fc.array(steps, { maxLength: 40 }), (history) => {
+      const [beside, alone] = [new ComparedCache(4096), new ComparedCache(4096)];
+      const found = { beside: [] as unknown[], alone: [] as unknown[] };
+      for (const step of history) {
+        const isOther = step.type === "run" && step.salt !== "a";
+        const cached = beside.apply(step);
+        if (isOther) continue;
+        found.beside.push(cached);
+        found.alone.push(alone.apply(step));
+      }
+      expect(found.beside).toEqual(found.alone);
+    }),
+    { numRuns: 200 },
+  );
+});
+
+test("a prompt that equals a pinned one of whole pages keeps a token to compute", () => {
+  for (const length of [16, 48, 64, 80, 128]) {
+    const bench = new Bench();
+    const tokenIds = Array<number>(length).fill(1);
+    const prompt = { tokenIds, experts: tokenIds.map(() => 0) };
+    bench.run(prompt, length);
+    for (const salt of SALTS) {
+      const matched = bench.cache.match({ ...prompt, cacheSalt: salt });
+      expect([length, matched.reduce((sum, { numTokens }) => sum + numTokens, 0)]).toEqual([
+        length,
+        // Whole chunks are found as a whole only.
+        length % CHUNK === 0 ? length - CHUNK : length - 16,
+      ]);
+    }
+  }
+});
+
+test("evicts the chunks of a client that adds many, before those of one that uses few now and then", () => {
+  const bench = new Bench();
+  const promptOf = (first: number, cacheSalt: string): Prompt & { readonly cacheSalt: string } => {
+    const tokenIds = [...Array<number>(CHUNK).fill(first), 0];
+    return { tokenIds, experts: tokenIds.map(() => 0), cacheSalt };
+  };
+  const few = promptOf(1, "few");
+  bench.run(few);
+  const numChunks = MAX_TOKENS / CHUNK;
+  for (let round = 1; round <= 20; round++) {
+    for (let one = 0; one < 5 * numChunks; one++) bench.run(promptOf(1000 * round + one, "many"));
+    expect([round, bench.run(few)]).toEqual([round, CHUNK]);
+  }
+  // Unused for long, it makes room.
+  for (let one = 0; one < 40 * numChunks; one++) bench.run(promptOf(10 ** 6 + one, "many"));
+  expect(bench.run(few)).toBe(0);
 });

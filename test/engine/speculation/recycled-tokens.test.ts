@@ -1,6 +1,7 @@
 import { expect, test } from "vitest";
 import {
   RECYCLED_CLASSES,
+  RecycledTables,
   RecycledTokens,
   type RowCandidates,
 } from "../../../packages/engine/src/speculation/recycled-tokens.ts";
@@ -49,11 +50,14 @@ class PlainTable {
   }
 }
 
-test("finds the most likely token of a plain table", () => {
+const SALTS = [undefined, "", "a", "key:b"] as const;
+
+test("finds the most likely token of a plain table of the same salt, and nothing of another salt", () => {
   const random = seededRandom(2);
-  const recycled = new RecycledTokens();
-  const plain = new PlainTable();
-  for (let step = 0; step < 3000; step++) {
+  const tables = new RecycledTables(1 << 16, new Uint8Array(16));
+  const each = SALTS.map((salt) => ({ recycled: new RecycledTokens(tables, salt), plain: new PlainTable() }));
+  for (let step = 0; step < 9000; step++) {
+    const { recycled, plain } = each[randomInteger(random, SALTS.length)] as (typeof each)[number];
     const [before, last] = [randomInteger(random, 6), randomInteger(random, 6)];
     const ids = new Set(Array.from({ length: 1 + randomInteger(random, 6) }, () => randomInteger(random, 9)));
     const weights = Array.from(ids, () => random());
@@ -115,8 +119,27 @@ test("forgets what the model no longer computes", () => {
 
 const nextOf = (before: number, last: number): number => 1000 + 100 * before + last;
 
+test("keeps nothing of one salt for another when the table is too small for both", () => {
+  const tables = new RecycledTables(8, new Uint8Array(16));
+  const [first, second] = [new RecycledTokens(tables, "a"), new RecycledTokens(tables, "b")];
+  const random = seededRandom(5);
+  let numFound = 0;
+  for (let step = 0; step < 5000; step++) {
+    const [before, last] = [randomInteger(random, 5), randomInteger(random, 5)];
+    first.learn(before, last, rowOf([100, 1]));
+    second.learn(before, last, rowOf([200, 1]));
+    const found = [first, second].map((recycled) => recycled.likelyAfter(before, last)?.tokenId);
+    for (const [index, tokenId] of found.entries()) {
+      if (tokenId === undefined) continue;
+      numFound++;
+      expect(tokenId).toBe(100 * (index + 1));
+    }
+  }
+  expect(numFound).toBeGreaterThan(1000);
+});
+
 test("keeps frequent contexts when the table is too small, and never answers for another context", () => {
-  const recycled = new RecycledTokens(8);
+  const recycled = new RecycledTokens(new RecycledTables(8));
   const random = seededRandom(4);
   for (let step = 0; step < 20_000; step++) {
     const isFrequent = step % 2 === 0;

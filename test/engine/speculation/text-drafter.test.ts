@@ -7,6 +7,7 @@ import { TextDrafter } from "../../../packages/engine/src/speculation/text-draft
 
 interface Parts {
   readonly requestId?: string;
+  readonly cacheSalt?: string;
   readonly prompt: readonly number[];
   readonly answer?: readonly number[];
   readonly prediction?: readonly number[];
@@ -14,10 +15,11 @@ interface Parts {
 }
 
 /** Makes the fields of a sequence that a drafter reads. */
-function sequenceOf({ requestId = "a", prompt, answer = [], prediction, allowed }: Parts): Sequence {
+function sequenceOf({ requestId = "a", cacheSalt, prompt, answer = [], prediction, allowed }: Parts): Sequence {
   const tokenIds = [...prompt, ...answer];
   const fields = {
     requestId,
+    cacheSalt,
     tokenIds,
     promptTokens: prompt.length,
     prediction,
@@ -67,7 +69,7 @@ test("continues as another choice of the same request did, and not as other requ
   expect(of("b")).toBeUndefined();
 });
 
-test("proposes candidates of earlier steps after the same tokens", () => {
+test("proposes candidates of earlier steps after the same tokens, of requests with the same salt only", () => {
   const drafter = new TextDrafter();
   const row = {
     candidateIds: Int32Array.of(40, 41),
@@ -75,9 +77,16 @@ test("proposes candidates of earlier steps after the same tokens", () => {
     logSumExp: 5.1,
     fullLogits: undefined,
   };
-  const earlier = sequenceOf({ prompt: [5, 6], answer: [40], requestId: "b" });
-  drafter.observe({ sequence: earlier, numKnown: 2, draftIds: [], rows: [row] });
-  expect(propose(drafter, sequenceOf({ prompt: [5, 6] }))).toMatchObject({ source: "recycled", tokenIds: [40] });
+  for (const salt of [{}, { cacheSalt: "one" }, { cacheSalt: "" }]) {
+    const earlier = sequenceOf({ prompt: [5, 6], answer: [40], requestId: "b", ...salt });
+    expect(propose(drafter, sequenceOf({ prompt: [5, 6], ...salt }))).toBeUndefined();
+    drafter.observe({ sequence: earlier, numKnown: 2, draftIds: [], rows: [row] });
+    expect(propose(drafter, sequenceOf({ prompt: [5, 6], ...salt }))).toMatchObject({
+      source: "recycled",
+      tokenIds: [40],
+    });
+  }
+  expect(propose(drafter, sequenceOf({ prompt: [5, 6], cacheSalt: "two" }))).toBeUndefined();
 });
 
 test("drafts of a bound sequence are those that its caller allows", () => {

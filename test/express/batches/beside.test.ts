@@ -49,9 +49,9 @@ test("a request is admitted whatever batches run, and goes before them", async (
   const id = await begin(client, 6);
   await expect.poll(() => seen.length, { interval: 5 }).toBe(4);
   expect((await client.completions.create(body)).choices[0]?.text).toBe("a");
-  expect(seen.map(({ priority, client: name }) => [priority, name])).toEqual([
-    ...Array.from({ length: 4 }, () => [-10_000, "key:ann"]),
-    [0, "key:ann"],
+  expect(seen.map(({ priority, client: name, cacheSalt }) => [priority, name, cacheSalt])).toEqual([
+    ...Array.from({ length: 4 }, () => [-10_000, "key:ann", "key:ann"]),
+    [0, "key:ann", "key:ann"],
   ]);
   gate.resolve();
   expect(await ended(client, id)).toMatchObject({ status: "completed", request_counts: { completed: 6 } });

@@ -40,6 +40,7 @@ interface PoolingHost {
 const SHARED_NAMES = [
   "priority",
   "client",
+  "cacheSalt",
   "id",
   "signal",
   "onProgress",
@@ -99,10 +100,10 @@ export async function rerankDocuments(request: RerankRequest, host: PoolingHost)
  */
 async function poolTexts(
   prompts: readonly Prompt[],
-  { priority = 0, client, id, signal, onProgress }: PoolingOptions,
+  { priority = 0, client, cacheSalt, id, signal, onProgress }: PoolingOptions,
   { info, begin, newId }: PoolingHost,
 ): Promise<{ readonly outputs: readonly Float32Array[]; readonly usage: PoolingUsage }> {
-  checkClient(priority, client);
+  checkClient({ priority, client, cacheSalt });
   if (onProgress !== undefined && typeof onProgress !== "function") {
     throw new TypeError(`Expected \`onProgress\` to be a function, got ${describeValue(onProgress)}`);
   }
@@ -115,6 +116,7 @@ async function poolTexts(
     expert: undefined,
     priority,
     client,
+    cacheSalt,
     seed: 0,
     processesLogits: false,
     isPooled: true,

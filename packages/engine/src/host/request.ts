@@ -45,8 +45,8 @@ export function wireRequest(
 ): { readonly wire: WireRequest; readonly functions: CallerFunctions } {
   checkRequestShape(request);
   const params = resolveSamplingParams(withSamplingDefaults(request.params ?? {}, info.samplingDefaults), info);
-  const { priority = 0, client, expert } = request;
-  checkClient(priority, client);
+  const { priority = 0, client, cacheSalt, expert } = request;
+  checkClient(request);
   checkExpert(expert, info);
   checkTraceparent(request.traceparent);
   const { format, processLogits } = request;
@@ -58,6 +58,7 @@ export function wireRequest(
     expert,
     priority,
     client,
+    cacheSalt,
     seed: params.seed ?? drawSeed(),
     prediction: wirePrediction(request.prediction, info),
     resume: wireResume(request.resume, params),

@@ -1,5 +1,6 @@
 // Candidates that earlier steps computed, as drafts: a chain, by the idea of Token Recycling (arXiv 2408.08696).
 
+import { createHmac, randomBytes } from "node:crypto";
 import type { Draft, LogitsRow } from "@readme-moe/core";
 
 /** Candidates of a row, as a step returns them. */
@@ -14,7 +15,7 @@ export interface LikelyToken {
   readonly visits: number;
 }
 
-/** Contexts of two tokens, if nothing else is said: 2.5 MB, and 1.2 MB of single tokens. */
+/** Contexts of two tokens, if nothing else is said: 3 MB, and 1.5 MB of single tokens. */
 const DEFAULT_CONTEXTS = 1 << 16;
 /** Candidates that are kept of a context. */
 const WAYS = 4;
@@ -35,26 +36,48 @@ export const RECYCLED_CLASSES: number = 3 * PROBABILITY_BUCKETS;
 const MOST_RESISTANCE = 8;
 const NO_TOKEN = -1;
 
-/**
- * Remembers the likely tokens after one and two tokens, of all sequences of an engine, in some megabytes.
- *
- * The table has token ids and their probabilities, no texts and no names of clients, and a draft never changes which
- * tokens a request gets. Drafts of one client come from steps of others, though, so they change its timing. A client
- * that measures its own steps can learn that some request made the engine compute a certain token after a certain two
- * tokens, not whose request it was, when it came, or what stood before. Where even that is too much, speculation must
- * be off.
- */
-export class RecycledTokens {
-  readonly #pairs: ContextTable;
-  readonly #singles: ContextTable;
-  readonly #merged = new Candidates(2 * WAYS);
+/** The salt of requests in 64 bits; 0 for requests without any. */
+type SaltBits = readonly [high: number, low: number];
+
+/** Memory of an engine for likely tokens, of all salts together. */
+export class RecycledTables {
+  readonly pairs: ContextTable;
+  readonly singles: ContextTable;
+  readonly merged: Candidates = new Candidates(2 * WAYS);
+  readonly #secret: Uint8Array;
 
   /**
    * @param contexts - number of contexts of two tokens that are kept, a power of two from 2; half as many of one token
+   * @param secret - decides the places of contexts of salted requests
    */
-  constructor(contexts: number = DEFAULT_CONTEXTS) {
-    this.#pairs = new ContextTable(contexts);
-    this.#singles = new ContextTable(contexts / 2);
+  constructor(contexts: number = DEFAULT_CONTEXTS, secret: Uint8Array = randomBytes(16)) {
+    this.pairs = new ContextTable(contexts);
+    this.singles = new ContextTable(contexts / 2);
+    this.#secret = secret;
+  }
+
+  bitsOf(cacheSalt: string | undefined): SaltBits {
+    if (cacheSalt === undefined) return [0, 0];
+    const digest = createHmac("sha256", this.#secret).update(cacheSalt).digest();
+    return [digest.readInt32LE(0), digest.readInt32LE(4)];
+  }
+}
+
+/**
+ * Remembers the likely tokens after one and two tokens, of the sequences of one salt.
+ *
+ * A draft never changes which tokens a request gets. It changes times and counts, though, by which a client can learn
+ * that the engine has computed a certain token after a certain two tokens. So salts have only the room in common:
+ * contexts of one displace those of another, at places that follow from a secret.
+ */
+export class RecycledTokens {
+  readonly #tables: RecycledTables;
+  readonly #salt: SaltBits;
+
+  /** @param cacheSalt - of the sequences @default the sequences have none */
+  constructor(tables: RecycledTables = new RecycledTables(), cacheSalt?: string) {
+    this.#tables = tables;
+    this.#salt = tables.bitsOf(cacheSalt);
   }
 
   /**
@@ -65,21 +88,21 @@ export class RecycledTokens {
    */
   learn(before: number, last: number, row: RowCandidates): void {
     if (!Number.isFinite(row.logSumExp)) return;
-    this.#pairs.learn(before, last, row);
-    this.#singles.learn(NO_TOKEN, last, row);
+    this.#tables.pairs.learn([...this.#salt, before, last], row);
+    this.#tables.singles.learn([...this.#salt, NO_TOKEN, last], row);
   }
 
   /** Finds the most likely token after two; `undefined` if nothing is known of the second. */
   likelyAfter(before: number, last: number): LikelyToken | undefined {
-    const pair = this.#pairs.find(before, last);
-    const single = this.#singles.find(NO_TOKEN, last);
-    const visits = this.#pairs.visitsOf(pair);
+    const { pairs, singles, merged } = this.#tables;
+    const pair = pairs.find([...this.#salt, before, last]);
+    const single = singles.find([...this.#salt, NO_TOKEN, last]);
+    const visits = pairs.visitsOf(pair);
     const trust = visits / (visits + PAIR_DOUBT);
-    const singleVisits = this.#singles.visitsOf(single);
-    const merged = this.#merged;
+    const singleVisits = singles.visitsOf(single);
     merged.clear();
-    this.#pairs.addTo(merged, pair, trust);
-    this.#singles.addTo(merged, single, (1 - trust) * (singleVisits / (singleVisits + SINGLE_DOUBT)));
+    pairs.addTo(merged, pair, trust);
+    singles.addTo(merged, single, (1 - trust) * (singleVisits / (singleVisits + SINGLE_DOUBT)));
     const best = merged.best();
     const probability = merged.weights[best] ?? 0;
     return probability > 0 ? { tokenId: merged.ids[best] ?? 0, probability, visits } : undefined;
@@ -144,10 +167,15 @@ class Candidates {
   }
 }
 
+/** The salt of a sequence, and two of its tokens. */
+type Context = readonly [...SaltBits, before: number, last: number];
+
+const CONTEXT_LENGTH = 4;
+
 /** The likely tokens after contexts of at most two tokens, in one place for each hash. */
 class ContextTable {
   readonly #mask: number;
-  /** The two tokens of each slot. */
+  /** The context of each slot. */
   readonly #keys: Int32Array;
   readonly #visits: Uint8Array;
   /** `[slots, WAYS]`; unused ways have probability 0. */
@@ -157,16 +185,16 @@ class ContextTable {
 
   constructor(contexts: number) {
     this.#mask = contexts - 1;
-    this.#keys = new Int32Array(2 * contexts);
+    this.#keys = new Int32Array(CONTEXT_LENGTH * contexts);
     this.#visits = new Uint8Array(contexts);
     this.#ids = new Int32Array(WAYS * contexts);
     this.#probabilities = new Float32Array(WAYS * contexts);
   }
 
   /** Finds the slot of a context, or -1. */
-  find(before: number, last: number): number {
-    const slot = hashOf(before, last) & this.#mask;
-    return this.#visits[slot] !== 0 && this.#isOf(slot, before, last) ? slot : -1;
+  find(context: Context): number {
+    const slot = hashOf(context) & this.#mask;
+    return this.#visits[slot] !== 0 && this.#isOf(slot, context) ? slot : -1;
   }
 
   visitsOf(slot: number): number {
@@ -180,8 +208,8 @@ class ContextTable {
     }
   }
 
-  learn(before: number, last: number, { candidateIds, candidateLogits, logSumExp }: RowCandidates): void {
-    const slot = this.#take(before, last);
+  learn(context: Context, { candidateIds, candidateLogits, logSumExp }: RowCandidates): void {
+    const slot = this.#take(context);
     if (slot < 0) return;
     const visits = Math.min(MOST_VISITS, this.visitsOf(slot) + 1);
     this.#visits[slot] = visits;
@@ -202,24 +230,23 @@ class ContextTable {
   }
 
   /** Takes the slot of a context. @returns -1 if another context with more rows keeps it */
-  #take(before: number, last: number): number {
-    const slot = hashOf(before, last) & this.#mask;
-    if (this.#isOf(slot, before, last)) return slot;
+  #take(context: Context): number {
+    const slot = hashOf(context) & this.#mask;
+    if (this.#isOf(slot, context)) return slot;
     const left = Math.min(MOST_RESISTANCE, this.visitsOf(slot)) - 1;
     this.#visits[slot] = Math.max(0, left);
     if (left > 0) return -1;
-    this.#keys[2 * slot] = before;
-    this.#keys[2 * slot + 1] = last;
+    this.#keys.set(context, CONTEXT_LENGTH * slot);
     this.#probabilities.fill(0, WAYS * slot, WAYS * (slot + 1));
     return slot;
   }
 
-  #isOf(slot: number, before: number, last: number): boolean {
-    return this.#keys[2 * slot] === before && this.#keys[2 * slot + 1] === last;
+  #isOf(slot: number, context: Context): boolean {
+    return context.every((part, at) => this.#keys[CONTEXT_LENGTH * slot + at] === part);
   }
 }
 
-function hashOf(before: number, last: number): number {
-  const mixed = Math.imul(before, 0x9e3779b1) ^ Math.imul(last, 0x85ebca6b);
+function hashOf([high, low, before, last]: Context): number {
+  const mixed = Math.imul(before ^ high, 0x9e3779b1) ^ Math.imul(last ^ low, 0x85ebca6b);
   return Math.imul(mixed ^ (mixed >>> 15), 0xc2b2ae35) >>> 7;
 }

@@ -5,7 +5,7 @@ import { chooseDraft, type Draft } from "@readme-moe/core";
 import type { Sequence } from "../sequence.ts";
 import type { ChancesOf, StepRows } from "./drafter.ts";
 import { PredictedText } from "./predicted-text.ts";
-import { RecycledTokens } from "./recycled-tokens.ts";
+import { RecycledTables, RecycledTokens } from "./recycled-tokens.ts";
 import { proposeTextDrafts, type LastTokens } from "./text-drafts.ts";
 import { TokenIndex } from "./token-index.ts";
 
@@ -37,7 +37,9 @@ const ALLOWED = 1;
 
 /** Drafts the most promising of several proposals. */
 export class TextDrafter {
-  readonly #recycled = new RecycledTokens();
+  readonly #tables = new RecycledTables();
+  /** What earlier steps computed for requests of the sequence's salt. */
+  readonly #recycled = new Map<Sequence, RecycledTokens>();
   readonly #texts = new Map<Sequence, SequenceTexts>();
   readonly #choices = new Map<string, Set<Sequence>>();
 
@@ -63,7 +65,7 @@ export class TextDrafter {
 
   #likeliest(sequence: Sequence, mostTokens: number, chancesOf: ChancesOf): Draft | undefined {
     const { index, prediction } = this.#textsOf(sequence);
-    const texts = { index, recycled: this.#recycled, lastTokens: lastTokensOf(sequence), mostTokens };
+    const texts = { index, recycled: this.#recycledOf(sequence), lastTokens: lastTokensOf(sequence), mostTokens };
     const proposals = [prediction?.propose(mostTokens) ?? [], proposeTextDrafts(texts)].flat();
     return proposals[chooseDraft(proposals.map(chancesOf))];
   }
@@ -72,18 +74,26 @@ export class TextDrafter {
   observe({ sequence, numKnown, draftIds, rows }: StepRows): void {
     const tokenIds = [...sequence.tokenIds.slice(Math.max(0, numKnown - 2), numKnown), ...draftIds];
     const first = tokenIds.length - draftIds.length - 1;
+    const recycled = this.#recycledOf(sequence);
     for (const [place, row] of rows.entries()) {
       if (!Number.isFinite(row.logSumExp)) return;
-      this.#recycled.learn(tokenIds[first + place - 1] ?? -1, tokenIds[first + place] ?? -1, row);
+      recycled.learn(tokenIds[first + place - 1] ?? -1, tokenIds[first + place] ?? -1, row);
     }
   }
 
   /** Drops what is kept of a sequence that has ended. */
   forget(sequence: Sequence): void {
     this.#texts.delete(sequence);
+    this.#recycled.delete(sequence);
     const choices = this.#choices.get(sequence.requestId);
     choices?.delete(sequence);
     if (choices?.size === 0) this.#choices.delete(sequence.requestId);
+  }
+
+  #recycledOf(sequence: Sequence): RecycledTokens {
+    const recycled = this.#recycled.get(sequence) ?? new RecycledTokens(this.#tables, sequence.cacheSalt);
+    this.#recycled.set(sequence, recycled);
+    return recycled;
   }
 
   /** Finds a sequence's texts, with all of their tokens. */

@@ -45,7 +45,8 @@ export class RunningRequests {
 
   /** Adds a request's sequences to the core. Reports errors to `onFailed`. */
   async begin(request: WireRequest): Promise<void> {
-    const { requestId, params, expert, priority, client, seed, processesLogits, isBound, isPooled, keptId } = request;
+    const { requestId, params, expert, priority, client, cacheSalt, seed, keptId } = request;
+    const { processesLogits, isBound, isPooled } = request;
     const entry: RequestEntry = { sequences: [], numFinished: 0, isAccepted: false, leave: new AbortController() };
     this.#requests.set(requestId, entry);
     try {
@@ -63,7 +64,8 @@ export class RunningRequests {
       const onPrefilled: SequenceStart["onPrefilled"] =
         keptId === undefined ? undefined : (sequence, slot) => keptPrompts.computed(keptId, sequence, slot);
       const callers = { processesLogits, isBound, isPooled, onPrefilled };
-      const shared = { requestId, priority, client, params, seed, stops, ...callers, promptIds: ids, prediction };
+      const owner = { requestId, priority, client, cacheSalt };
+      const shared = { ...owner, params, seed, stops, ...callers, promptIds: ids, prediction };
       entry.sequences = Array.from({ length: params.n }, (_, choice) => {
         const id = params.n === 1 ? requestId : `${requestId}/${choice}`;
         const arrival = this.#arrivals++;

@@ -81,7 +81,7 @@ async function generate(
   { exchange, settings, input, numbering }: Answering<object>,
   onPart: (part: Omit<AnswerPart<object>, "choices">) => Promise<void>,
 ): Promise<Outcome> {
-  const { engine, client, traceparent, signal, ticket, locals } = exchange;
+  const { engine, client, cacheSalt, traceparent, signal, ticket, locals } = exchange;
   const promptRoutes = routePrompts(exchange, settings, input);
   let firstTokenMs: number | undefined;
   let [promptTokens, completionTokens] = [0, 0];
@@ -94,7 +94,8 @@ async function generate(
     if (!ticket.consult) ticket.routed(prompt.experts);
   };
   try {
-    const asked = { engine, settings, input, client, traceparent, signal, isFollowed, onAccepted };
+    const owner = { client, cacheSalt, traceparent, signal };
+    const asked = { engine, settings, input, ...owner, isFollowed, onAccepted };
     for await (const piece of generateAll(asked)) {
       const isFirst = firstTokenMs === undefined;
       firstTokenMs ??= performance.now();

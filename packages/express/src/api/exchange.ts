@@ -40,6 +40,8 @@ export class Exchange<Body extends { readonly model?: string | null | undefined 
   readonly locals: RequestLocals;
   /** Name of the client, for fair shares. */
   readonly client: string;
+  /** Keeps apart what the engine caches, see `ApiOptions.cacheSharing`. */
+  readonly cacheSalt: string | undefined;
   /** Trace and span that the engine's work belongs to. */
   readonly traceparent: string | undefined;
   /** Size of the body. */
@@ -57,6 +59,8 @@ export class Exchange<Body extends { readonly model?: string | null | undefined 
     this.body = body;
     this.locals = localsOf(response);
     this.client = clientName(request, response);
+    const { cacheSharing = this.locals.key === undefined ? "all" : "client" } = serving;
+    this.cacheSalt = cacheSharing === "all" ? undefined : this.client;
     const traceparent = serving.traceparent?.(hostRequest(request)) ?? this.locals.traceparent;
     this.traceparent = traceparent !== undefined && isTraceparent(traceparent) ? traceparent : undefined;
     this.bodyBytes = bodyBytesOf(request, response);

@@ -211,6 +211,7 @@ export interface GenerateAllRequest {
   readonly settings: Pick<GenerationSettings, "id" | "promptParam" | "params" | "expert">;
   readonly input: GenerationInput & { readonly priority: number };
   readonly client?: string | undefined;
+  readonly cacheSalt?: string | undefined;
   readonly traceparent?: string | undefined;
   readonly signal: AbortSignal;
   /** Whether the answer has begun before, and is followed instead of generated. @default false */
@@ -227,7 +228,8 @@ export interface GenerateAllRequest {
  * @throws the reason of `signal`
  */
 export async function* generateAll(request: GenerateAllRequest): AsyncGenerator<Piece, void, undefined> {
-  const { engine, settings, input, client, traceparent, signal, isFollowed = false, onAccepted } = request;
+  const { engine, settings, input, signal, isFollowed = false, onAccepted } = request;
+  const { client, cacheSalt, traceparent } = request;
   const { id, promptParam, params, expert } = settings;
   const { prompts, newProcessor, boundBy, prediction, priority } = input;
   const paramOf = (index: number): string => (prompts.length === 1 ? promptParam : `${promptParam}[${index}]`);
@@ -237,7 +239,7 @@ export async function* generateAll(request: GenerateAllRequest): AsyncGenerator<
     try {
       const requestId = prompts.length === 1 ? id : `${id}.${index}`;
       const processLogits = newProcessor?.();
-      const about = { expert, priority, client, traceparent, id: requestId, signal };
+      const about = { expert, priority, client, cacheSalt, traceparent, id: requestId, signal };
       const own = { prompt, params, processLogits, prediction, ...about };
       const generation = isFollowed ? await followed({ engine, id, client, signal }) : engine.generate(own);
       open.push(generation);

@@ -48,6 +48,9 @@ export type OnRequest<Asked = Request> = <Body extends RequestBody>(
   context: RequestContext<Asked>,
 ) => Body | void | Promise<Body | void>;
 
+/** Requests that share what an engine has cached. */
+export type CacheSharing = "client" | "all";
+
 /** Options of how the API reads requests and writes answers. Times in ms, sizes in bytes. */
 export interface ApiOptions<Asked = Request> {
   /** Changes or refuses each request after its body was checked, before a model is chosen. @default none */
@@ -67,6 +70,15 @@ export interface ApiOptions<Asked = Request> {
    * policy may set any priority. @default 0
    */
   readonly maxPriority?: number | undefined;
+  /**
+   * Requests that share the beginnings of prompts that an engine has cached, and drafts that it learned from answers:
+   * "client" for those of one key, or of one address where there are no keys; "all" for all of them. Sharing saves
+   * time where clients send the same beginnings, and lets each of them find out by `cached_tokens` and by time what
+   * others have sent. Prompts that the operator keeps (`keepPrompt`) are shared by all.
+   *
+   * @default "client" for requests with a key, "all" for those without
+   */
+  readonly cacheSharing?: CacheSharing | undefined;
   /**
    * Adds the routes of Ollama's API, below `/api`: chats, completions, embeddings and the list of models.
    * @default false, since an app often has routes of its own there
@@ -89,6 +101,7 @@ export interface ResolvedApiOptions {
   readonly maxBufferedBytes: number;
   readonly slowReaderMs: number;
   readonly maxPriority: number;
+  readonly cacheSharing: CacheSharing | undefined;
   readonly ollama: boolean;
   readonly traceparent: ((request: never) => string | undefined) | undefined;
   readonly timers: Timers;
@@ -102,6 +115,7 @@ export const API_OPTION_NAMES = [
   "maxBufferedBytes",
   "slowReaderMs",
   "maxPriority",
+  "cacheSharing",
   "ollama",
   "traceparent",
   "timers",
@@ -109,9 +123,12 @@ export const API_OPTION_NAMES = [
 
 /** @throws {TypeError | RangeError} naming the option, the expectation and the value */
 export function resolveApiOptions(options: ApiOptions<never>): ResolvedApiOptions {
-  const { onRequest, ollama = false, traceparent, timers = systemTimers } = options;
+  const { onRequest, ollama = false, cacheSharing, traceparent, timers = systemTimers } = options;
   if (typeof ollama !== "boolean") {
     throw new TypeError(`Expected \`ollama\` to be true or false, got ${describeValue(ollama)}`);
+  }
+  if (cacheSharing !== undefined && cacheSharing !== "client" && cacheSharing !== "all") {
+    throw new TypeError(`Expected \`cacheSharing\` to be "client" or "all", got ${describeValue(cacheSharing)}`);
   }
   if (onRequest !== undefined && typeof onRequest !== "function") {
     throw new TypeError("Expected `onRequest` to be a function");
@@ -124,6 +141,7 @@ export function resolveApiOptions(options: ApiOptions<never>): ResolvedApiOption
     onRequest,
     traceparent,
     timers,
+    cacheSharing,
     ollama,
     maxPriority: numberOption("maxPriority", options.maxPriority ?? LIMITS.priority.value, 0, 1e9),
     maxBodyBytes: integerOption("maxBodyBytes", options.maxBodyBytes ?? LIMITS.bodyBytes.value, 1),

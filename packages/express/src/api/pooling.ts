@@ -228,7 +228,7 @@ async function runPooled<Text extends string | readonly number[], Result>(
   { id, param, texts, promptOf, prepare, run }: PooledAnswer<Text, Result>,
   { most, spent }: { readonly most: readonly number[]; readonly spent: { tokens: number } },
 ): Promise<Pooled<Result>> {
-  const { client, ticket, signal } = exchange;
+  const { client, cacheSalt, ticket, signal } = exchange;
   const ready = (await prepare?.(signal)) ?? texts;
   const asked = { promptParam: param, expert: undefined, priority: priorityOf(exchange) };
   const { priority } = await consultPolicy(exchange, asked, { prompts: ticket.consult ? ready.map(promptOf) : [] });
@@ -241,7 +241,7 @@ async function runPooled<Text extends string | readonly number[], Result>(
     // A policy has seen the real number.
     if (!ticket.consult) ticket.correct(spent.tokens + left);
   };
-  return run(ready, { id, client, priority, signal, onProgress });
+  return run(ready, { id, client, cacheSalt, priority, signal, onProgress });
 }
 
 /** Returns the priority of a batch's line, else the body's. */

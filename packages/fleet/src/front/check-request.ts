@@ -30,9 +30,10 @@ export interface RequestDefaults {
  */
 export function checkRequest(request: GenerateRequest, info: EngineInfo, defaults: RequestDefaults): CheckedRequest {
   checkRequestShape(request);
-  const { params = {}, processLogits, format, prediction, priority = 0, client, expert, resume, traceparent } = request;
+  const { params = {}, processLogits, format, prediction, priority = 0, expert, resume, traceparent } = request;
+  const { client, cacheSalt } = request;
   resolveSamplingParams(params, info);
-  checkClient(priority, client);
+  checkClient(request);
   checkExpert(expert, info);
   checkTraceparent(traceparent);
   if (resume !== undefined) throw new TypeError("Expected no `resume`: a fleet resumes requests itself");
@@ -53,5 +54,6 @@ export function checkRequest(request: GenerateRequest, info: EngineInfo, default
     throw new TypeError(`Expected \`id\` to be 1 to 128 of a-z A-Z 0-9 _ . -, got ${describeValue(id)}`);
   }
   const seed = params.seed ?? defaults.drawSeed();
-  return { id, params: { ...params, seed }, expert, priority, client, traceparent, prediction, constraint };
+  const owner = { id, priority, client, cacheSalt };
+  return { ...owner, params: { ...params, seed }, expert, traceparent, prediction, constraint };
 }

@@ -238,11 +238,12 @@ export class FleetEngine extends PromptFront implements Engine {
       const routed = await this.reader.route(prompt, expert);
       const { info } = this.reader;
       const expertTokens = countExperts(routed.experts, info);
+      const affinity = affinityOf({ ...routed, cacheSalt: checked.cacheSalt }, info);
       // The log of an answer stays for a while, and a later request may have the same id.
       const jobId = `${id}.${randomUUID().slice(0, 12)}`;
       const job = writeJob({ ...checked, id: jobId, promptIds: routed.tokenIds, expertTokens });
       if (follower.isOver) return;
-      await this.#submit(id, job, { place: { modelVersion, affinity: affinityOf(routed, info) }, reader });
+      await this.#submit(id, job, { place: { modelVersion, affinity }, reader });
       if (follower.isOver) return;
       sequences.queued(routed.tokenIds.length, this.#view.numWaiting);
       follower.stream.accept({ promptTokens: routed.tokenIds.length, experts: routed.experts });

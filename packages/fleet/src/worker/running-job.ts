@@ -145,7 +145,7 @@ export class RunningJob {
   }
 
   async #request(progress: AnswerProgress): Promise<GenerateRequest> {
-    const { prompt, params, expert, priority, client, prediction, constraint } = this.#job;
+    const { prompt, params, expert, priority, client, cacheSalt, prediction, constraint } = this.#job;
     const processLogits = constraint && (await this.#around.openConstraint(constraint, client));
     const choices = progress.tokenIds;
     const resume = choices.some((tokenIds) => tokenIds.length > 0) ? { choices } : undefined;
@@ -158,6 +158,7 @@ export class RunningJob {
       expert,
       priority,
       client,
+      cacheSalt,
       prediction,
       processLogits,
       id: this.#around.engineId,

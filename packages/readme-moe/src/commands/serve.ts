@@ -149,6 +149,7 @@ function appOver(
       requestsPerMinute: flags.limits.requestsPerMinute,
       tokensPerMinute: flags.limits.tokensPerMinute,
       maxPriority: flags.maxPriority,
+      cacheSharing: flags.cacheSharing,
       cors: corsOf(flags),
       batches: flags.batches === undefined ? undefined : { folder: flags.batches, onError: reportSeldom() },
       ollama: flags.ollama,

@@ -1,5 +1,6 @@
 // Options of `serve` for the server; those for the engine are in `options.ts`.
 
+import type { CacheSharing } from "@readme-moe/express";
 import { Option } from "commander";
 import { byteSize, numberBetween, portNumber, wholeNumber } from "../option-values.ts";
 
@@ -17,6 +18,7 @@ export interface ServingFlags {
   readonly maxConnections: number;
   readonly maxClientShare?: number;
   readonly maxPriority?: number;
+  readonly cacheSharing?: CacheSharing;
   readonly maxQueueMs?: number;
   readonly maxRequestMs?: number;
   readonly maxNumSeqs?: number;
@@ -70,6 +72,10 @@ export function servingOptions(): readonly Option[] {
     new Option("--max-priority <n>", "largest priority in clients' requests (default: 0)").argParser(
       numberBetween(0, 1e9),
     ),
+    new Option(
+      "--cache-sharing <who>",
+      "share cached beginnings of prompts, and drafts from answers, between all clients or not (default: client where there are keys)",
+    ).choices(["client", "all"]),
     number("--max-queue-ms <ms>", "longest wait for the first token of a request, then 408 (default: 30000)"),
     number("--max-request-ms <ms>", "longest duration of a request, then 408 (default: no limit)"),
     number("--max-num-seqs <n>", "sequences that hold memory at once (default: 32)"),
