@@ -57,6 +57,16 @@ describe("the parser", () => {
     );
   });
 
+  test.each(["before", "within"] as const)("takes a million blanks one at a time (%s reasoning)", (start) => {
+    // Reading what is held back again for each of them would take hours.
+    const blanks = Array.from({ length: 1_000_000 }, () => " ");
+    const begun = start === "within" ? ["a"] : ["\n"];
+    const all = [...begun, ...blanks, start === "within" ? "b" : "<think>b", ...blanks, "</think>c"];
+    const expected = start === "within" ? `a${" ".repeat(1_000_000)}b` : "b";
+    const { reasoning, content } = parsed(start, all);
+    expect([reasoning === expected, content]).toStrictEqual([true, "c"]);
+  });
+
   test("passes text on as soon as it cannot be a mark", () => {
     const parser = new ReasoningParser("before");
     expect(parser.push("Hello")).toEqual({ reasoning: "", content: "Hello" });

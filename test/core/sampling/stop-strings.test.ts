@@ -62,6 +62,20 @@ describe("StopMatcher", () => {
     });
   });
 
+  it("takes a long text that nearly is a stop string, one character at a time", () => {
+    // Copying what is held back at each character would take minutes.
+    const half = 500_000;
+    const { texts, stop } = run(
+      [`${"a".repeat(half)}b`],
+      Array.from({ length: 2 * half }, () => "a"),
+    );
+    expect([stop, texts.length, texts.join("") === "a".repeat(2 * half)]).toStrictEqual([
+      undefined,
+      2 * half + 1,
+      true,
+    ]);
+  });
+
   it("returns text at once that cannot be part of a stop string", () => {
     expect(run(["STOP"], ["Hello", " ST", "AR", " STO", "P now", "!"])).toEqual({
       texts: ["Hello", " ", "STAR", " ", "", "", ""],

@@ -111,8 +111,12 @@ export interface StopResult {
 export class StopMatcher {
   readonly #automaton: StopAutomaton;
   #state = 0;
-  #held = "";
-  /** The best stop so far, while an earlier one may still complete; `begin` is an index into `#held`. */
+  /** Text that is held back, in the pieces that it came in: one long text would be copied whenever it grows. */
+  #held: string[] = [];
+  /** Index of the first piece in `#held` that is still held back. */
+  #first = 0;
+  #numHeld = 0;
+  /** The best stop so far, while an earlier one may still complete; `begin` is an index into the held text. */
   #found: { readonly begin: number; readonly stop: string } | undefined;
   #stopped: { readonly stop: string } | undefined;
 
@@ -124,25 +128,24 @@ export class StopMatcher {
   /** Takes the next piece of text. Returns no text after a stop. */
   push(text: string): StopResult {
     if (this.#stopped) return { text: "", stopped: this.#stopped };
-    const from = this.#held.length;
-    this.#held += text;
-    for (let end = from + 1; end <= this.#held.length; end++) {
-      this.#state = this.#automaton.next(this.#state, this.#held.charCodeAt(end - 1));
+    const from = this.#numHeld;
+    this.#held.push(text);
+    this.#numHeld += text.length;
+    for (let end = from + 1; end <= this.#numHeld; end++) {
+      this.#state = this.#automaton.next(this.#state, text.charCodeAt(end - from - 1));
       this.#note(end);
       // Nothing that may still become a stop string begins before the one that was found.
       if (this.#found && end - this.#automaton.depth(this.#state) >= this.#found.begin) return this.#stop(this.#found);
     }
-    return { text: this.#release(this.#held.length - this.#automaton.depth(this.#state)) };
+    return { text: this.#release(this.#numHeld - this.#automaton.depth(this.#state)) };
   }
 
   /** Ends the text: the text held back is certain now. */
   flush(): StopResult {
     if (this.#stopped) return { text: "", stopped: this.#stopped };
     if (this.#found) return this.#stop(this.#found);
-    const text = this.#held;
-    this.#held = "";
     this.#state = 0;
-    return { text };
+    return { text: this.#take(this.#numHeld) };
   }
 
   #note(end: number): void {
@@ -154,16 +157,35 @@ export class StopMatcher {
 
   #stop({ begin, stop }: { readonly begin: number; readonly stop: string }): StopResult {
     this.#stopped = { stop };
-    return { text: this.#held.slice(0, begin), stopped: this.#stopped };
+    return { text: this.#take(begin), stopped: this.#stopped };
   }
 
-  #release(end: number): string {
-    const lead = this.#held.charCodeAt(end - 1);
+  #release(length: number): string {
+    const text = this.#take(length);
+    const lead = text.charCodeAt(text.length - 1);
     const isHalf = lead >= 0xd800 && lead <= 0xdbff;
-    const safe = isHalf ? end - 1 : end;
-    const text = this.#held.slice(0, safe);
-    this.#held = this.#held.slice(safe);
-    if (this.#found) this.#found = { ...this.#found, begin: this.#found.begin - safe };
-    return text;
+    const safe = isHalf ? text.slice(0, -1) : text;
+    if (isHalf) this.#putBack(text.slice(-1));
+    if (this.#found) this.#found = { ...this.#found, begin: this.#found.begin - safe.length };
+    return safe;
+  }
+
+  /** Removes the first `length` units of the held text. */
+  #take(length: number): string {
+    let [end, numUnits] = [this.#first, 0];
+    while (numUnits < length) numUnits += this.#held[end++]?.length ?? 0;
+    const text = this.#held.slice(this.#first, end).join("");
+    this.#first = end;
+    // Each piece is moved once on average.
+    if (this.#first > this.#held.length / 2) [this.#held, this.#first] = [this.#held.slice(this.#first), 0];
+    this.#numHeld -= numUnits;
+    this.#putBack(text.slice(length));
+    return text.slice(0, length);
+  }
+
+  /** Puts the end of what was taken back. */
+  #putBack(text: string): void {
+    this.#held[this.#first] = text + (this.#held[this.#first] ?? "");
+    this.#numHeld += text.length;
   }
 }

@@ -20,12 +20,14 @@ export interface SplitText {
 }
 
 /**
- * Splits an answer into reasoning and content as its text arrives. White space around the reasoning is dropped. How
- * the text is cut into pieces has no influence on the result.
+ * Splits an answer into reasoning and content as its text arrives, in time that is linear in the text. White space
+ * around the reasoning is dropped. How the text is cut into pieces has no influence on the result.
  */
 export class ReasoningParser {
   #at: "start" | "reasoning" | "gap" | "content";
-  /** Text that is not passed on yet. */
+  /** White space that was read and is not passed on yet. */
+  #blank = "";
+  /** Text behind it that may begin a mark. */
   #rest = "";
   #hasBegun = false;
 
@@ -45,39 +47,48 @@ export class ReasoningParser {
     if (this.#at === "reasoning") reasoning = this.#readReasoning();
     if (this.#at === "gap") this.#readGap();
     if (this.#at !== "content") return { reasoning, content: "" };
-    const content = this.#rest;
-    this.#rest = "";
-    return { reasoning, content };
+    return { reasoning, content: this.#take() };
   }
 
   /** Passes on the rest of the text. */
   end(): SplitText {
-    const rest = this.#rest;
     const isReasoning = this.isReasoning;
     const isContent = this.#at === "start";
-    this.#rest = "";
-    return { reasoning: isReasoning ? trimEnd(rest) : "", content: isContent ? rest : "" };
+    if (isReasoning && this.#rest === "") this.#blank = "";
+    const rest = this.#take();
+    return { reasoning: isReasoning ? rest : "", content: isContent ? rest : "" };
+  }
+
+  /** Takes all that is not passed on yet. */
+  #take(): string {
+    const text = this.#blank + this.#rest;
+    [this.#blank, this.#rest] = ["", ""];
+    return text;
   }
 
   #readStart(): void {
     const text = trimStart(this.#rest);
+    this.#blank += this.#rest.slice(0, this.#rest.length - text.length);
+    this.#rest = text;
     if (text.startsWith(THINK_BEGIN)) {
+      this.#blank = "";
       this.#rest = text.slice(THINK_BEGIN.length);
       this.#at = "reasoning";
     } else if (!THINK_BEGIN.startsWith(text)) this.#at = "content";
   }
 
   #readReasoning(): string {
-    if (!this.#hasBegun) this.#rest = trimStart(this.#rest);
     const end = this.#rest.indexOf(THINK_END);
     // White space and a beginning of the end mark are held back, since both may belong to the end.
-    const until = end === -1 ? trimEnd(withoutOverlap(this.#rest)).length : end;
-    const text = this.#rest.slice(0, until);
+    const read = end === -1 ? withoutOverlap(this.#rest) : this.#rest.slice(0, end);
+    this.#rest = this.#rest.slice(end === -1 ? read.length : end + THINK_END.length);
+    const part = this.#hasBegun ? read : trimStart(read);
+    const text = trimEnd(part);
+    const passed = text === "" ? "" : this.#blank + text;
+    this.#blank = (text === "" ? this.#blank : "") + part.slice(text.length);
     this.#hasBegun ||= text !== "";
-    this.#rest = this.#rest.slice(end === -1 ? until : end + THINK_END.length);
-    if (end === -1) return text;
-    this.#at = "gap";
-    return trimEnd(text);
+    if (end !== -1) [this.#at, this.#blank] = ["gap", ""];
+    return passed;
   }
 
   #readGap(): void {

@@ -57,24 +57,34 @@ export interface ToolCallParserOptions {
   readonly newId: () => string;
 }
 
-/** A constrained call from behind its begin mark up to its arguments. */
-const BOUND_HEAD = /^\s*\{"name": ("(?:[^"\\]|\\.)*"), "arguments": /;
+/** A constrained call from behind its begin mark up to its arguments, and what its end is found by. */
+const BOUND_HEAD = /^\s*\{"name": ("(?:[^"\\]|\\.)*"), "arguments": $/;
+const BOUND_HEAD_END = '", "arguments": ';
 
 type State =
   | { readonly at: "text" }
-  | { readonly at: "head" }
-  | { readonly at: "arguments"; readonly scanner: ArgumentScanner }
-  | { readonly at: "tail" };
+  /** Within a constrained call, before its arguments. `recent` is the end of what was searched for their beginning. */
+  | { readonly at: "head"; readonly recent: string }
+  | { readonly at: "arguments"; readonly scanner: ValueScanner }
+  | { readonly at: "tail" }
+  /** Within another call. */
+  | { readonly at: "call"; readonly scanner: ValueScanner }
+  /** Behind the JSON of another call, before its end mark. */
+  | { readonly at: "called"; readonly call: Call }
+  /** Behind a begin mark that no call follows: all further text is content. */
+  | { readonly at: "lost" };
 
 /**
- * Takes tool calls out of a choice's text as it arrives. How the text is split into pieces has no influence on the
- * result.
+ * Takes tool calls out of a choice's text as it arrives, in time that is linear in the text. How the text is split into
+ * pieces has no influence on the result.
  */
 export class ToolCallParser {
   readonly #options: ToolCallParserOptions;
   #state: State = { at: "text" };
-  /** Text that is not passed on yet. */
+  /** Text that is not read yet. */
   #rest = "";
+  /** Text since the last begin mark that was read, and may turn out to be content. */
+  #held = "";
   #numCalls = 0;
   /** Whether only white space has come since the last call. */
   #isAfterCall = false;
@@ -98,8 +108,14 @@ export class ToolCallParser {
 
   /** Passes on the rest of the text. */
   end(): ParsedOutput {
-    if (this.#state.at === "text") this.#addText(this.#rest);
-    else if (this.#state.at === "head" && !this.#options.isBound) this.#endUnbound();
+    const state = this.#state;
+    if (state.at === "text") this.#addText(this.#rest);
+    else if (!this.#options.isBound) {
+      // Models often omit the last end mark.
+      if (state.at === "called" && this.#rest === "") this.#begin(state.call);
+      else if (state.at !== "lost") this.#content += CALL_BEGIN + this.#held + this.#rest;
+      this.#state = { at: "text" };
+    }
     this.#rest = "";
     return this.#take();
   }
@@ -111,11 +127,19 @@ export class ToolCallParser {
       case "text":
         return this.#readText();
       case "head":
-        return this.#options.isBound ? this.#readHead() : this.#readCall();
+        return this.#readHead(state.recent);
       case "arguments":
         return this.#readArguments(state.scanner);
       case "tail":
         return this.#readTail();
+      case "call":
+        return this.#readCall(state.scanner);
+      case "called":
+        return this.#readEnd(state.call);
+      case "lost":
+        if (!this.#options.isBound) this.#content += this.#rest;
+        this.#rest = "";
+        return false;
       default:
         throw new TypeError(`Unknown state: ${String(state satisfies never)}`);
     }
@@ -126,20 +150,30 @@ export class ToolCallParser {
     const end = begin === -1 ? this.#rest.length - overlapLength(this.#rest, CALL_BEGIN) : begin;
     this.#addText(this.#rest.slice(0, end));
     this.#rest = this.#rest.slice(begin === -1 ? end : begin + CALL_BEGIN.length);
-    if (begin !== -1) this.#state = { at: "head" };
-    return begin !== -1;
-  }
-
-  #readHead(): boolean {
-    const [head, name] = BOUND_HEAD.exec(this.#rest) ?? [];
-    if (head === undefined || name === undefined) return false;
-    this.#begin(String(JSON.parse(name)), "");
-    this.#rest = this.#rest.slice(head.length);
-    this.#state = { at: "arguments", scanner: new ArgumentScanner() };
+    if (begin === -1) return false;
+    this.#held = "";
+    this.#state = this.#options.isBound ? { at: "head", recent: "" } : { at: "call", scanner: new ValueScanner() };
     return true;
   }
 
-  #readArguments(scanner: ArgumentScanner): boolean {
+  #readHead(recent: string): boolean {
+    const searched = recent + this.#rest;
+    const at = searched.indexOf(BOUND_HEAD_END);
+    if (at === -1) {
+      this.#state = { at: "head", recent: searched.slice(1 - BOUND_HEAD_END.length) };
+      this.#hold(this.#rest.length);
+      return false;
+    }
+    this.#hold(at + BOUND_HEAD_END.length - recent.length);
+    // The first place counts: no name contains this text.
+    const name = BOUND_HEAD.exec(this.#held)?.[1];
+    if (name === undefined) return this.#lose();
+    this.#begin({ name: String(JSON.parse(name)), args: "" });
+    this.#state = { at: "arguments", scanner: new ValueScanner() };
+    return true;
+  }
+
+  #readArguments(scanner: ValueScanner): boolean {
     const { length, isEnd } = scanner.scan(this.#rest);
     const args = this.#rest.slice(0, length);
     if (args !== "") this.#toolCalls.push({ index: this.#numCalls - 1, function: { arguments: args } });
@@ -150,34 +184,54 @@ export class ToolCallParser {
 
   #readTail(): boolean {
     const end = this.#rest.indexOf(CALL_END);
-    if (end === -1) return false;
-    this.#rest = this.#rest.slice(end + CALL_END.length);
-    this.#state = { at: "text" };
+    this.#rest = this.#rest.slice(end === -1 ? 1 - CALL_END.length : end + CALL_END.length);
+    if (end !== -1) this.#state = { at: "text" };
+    return end !== -1;
+  }
+
+  /** Reads the JSON of a call. Its strings may contain the end mark. */
+  #readCall(scanner: ValueScanner): boolean {
+    if (!scanner.hasBegun) {
+      this.#hold(blankLength(this.#rest));
+      if (this.#rest === "") return false;
+      if (!this.#rest.startsWith("{")) return this.#lose();
+    }
+    const { length, isEnd } = scanner.scan(this.#rest);
+    this.#hold(length);
+    if (!isEnd) return false;
+    const call = parseCall(this.#held);
+    if (!call) return this.#lose();
+    this.#state = { at: "called", call };
     return true;
   }
 
-  /** Reads a complete call. Its strings may contain the end mark, so the text before an end mark must be JSON. */
-  #readCall(): boolean {
-    for (let end = this.#rest.indexOf(CALL_END); end !== -1; end = this.#rest.indexOf(CALL_END, end + 1)) {
-      const call = parseCall(this.#rest.slice(0, end));
-      if (!call) continue;
-      this.#begin(call.name, call.args);
-      this.#rest = this.#rest.slice(end + CALL_END.length);
+  /** Reads the end mark of a call. */
+  #readEnd(call: Call): boolean {
+    this.#hold(blankLength(this.#rest));
+    if (this.#rest.startsWith(CALL_END)) {
+      this.#begin(call);
+      this.#rest = this.#rest.slice(CALL_END.length);
       this.#state = { at: "text" };
       return true;
     }
-    return false;
+    return CALL_END.startsWith(this.#rest) ? false : this.#lose();
   }
 
-  #endUnbound(): void {
-    // Models often omit the last end mark.
-    const call = parseCall(this.#rest);
-    this.#state = { at: "text" };
-    if (call) this.#begin(call.name, call.args);
-    else this.#content += CALL_BEGIN + this.#rest;
+  /** Moves the beginning of the rest to what is held. */
+  #hold(length: number): void {
+    this.#held += this.#rest.slice(0, length);
+    this.#rest = this.#rest.slice(length);
   }
 
-  #begin(name: string, args: string): void {
+  /** Gives a call up. */
+  #lose(): true {
+    if (!this.#options.isBound) this.#content += CALL_BEGIN + this.#held;
+    this.#held = "";
+    this.#state = { at: "lost" };
+    return true;
+  }
+
+  #begin({ name, args }: Call): void {
     const id = this.#options.newId();
     this.#isAfterCall = true;
     this.#toolCalls.push({ index: this.#numCalls++, id, type: "function", function: { name, arguments: args } });
@@ -198,10 +252,15 @@ export class ToolCallParser {
 }
 
 /** Finds the end of a JSON object or array that arrives in pieces. */
-class ArgumentScanner {
+class ValueScanner {
   #depth = 0;
   #isInString = false;
   #isEscaped = false;
+
+  /** Whether the value's first bracket has come. */
+  get hasBegun(): boolean {
+    return this.#depth > 0;
+  }
 
   /** @returns the length of the value's part in `text`, and whether the value is complete */
   scan(text: string): { readonly length: number; readonly isEnd: boolean } {
@@ -231,16 +290,28 @@ function overlapLength(text: string, mark: string): number {
   return 0;
 }
 
-function parseCall(text: string): { readonly name: string; readonly args: string } | undefined {
-  let value: unknown;
+/** Returns the length of the white space of JSON that a text begins with. */
+function blankLength(text: string): number {
+  const end = text.search(/[^ \t\r\n]/);
+  return end === -1 ? text.length : end;
+}
+
+interface Call {
+  readonly name: string;
+  /** Arguments as JSON. */
+  readonly args: string;
+}
+
+function parseCall(text: string): Call | undefined {
   try {
-    value = JSON.parse(text);
+    const value: unknown = JSON.parse(text);
+    if (typeof value !== "object" || value === null) return undefined;
+    const { name, arguments: args, parameters }: Readonly<Record<string, unknown>> = { ...value };
+    const given = args ?? parameters ?? {};
+    if (typeof name !== "string" || typeof given !== "object") return undefined;
+    // Values that are nested too deeply for this are no calls.
+    return { name, args: JSON.stringify(given) };
   } catch {
     return undefined;
   }
-  if (typeof value !== "object" || value === null) return undefined;
-  const { name, arguments: args, parameters }: Readonly<Record<string, unknown>> = { ...value };
-  const given = args ?? parameters ?? {};
-  if (typeof name !== "string" || typeof given !== "object") return undefined;
-  return { name, args: JSON.stringify(given) };
 }
