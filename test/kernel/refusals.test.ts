@@ -1,8 +1,10 @@
 // What a kernel refuses when it is called past `encodeStep`; its memory is whole afterwards.
 
+import { join } from "node:path";
 import * as fc from "../support/fast-check.ts";
 import { openKernel, type Kernel, type KernelKind, type KernelPages } from "@readme-moe/kernel";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { MISUSES, NATIVE_MISUSES } from "../support/kernel/misuse.ts";
 import { packedBytes } from "../support/kernel/packed-bytes.ts";
 import { randomModel } from "../support/kernel/random-model.ts";
 import {
@@ -13,7 +15,9 @@ import {
   SMALL_SHAPE,
   SMALL_SIZES,
 } from "../support/kernel/small-model.ts";
+import { outcomeOf, startNode } from "../support/node-process.ts";
 
+const PROGRAM = join(import.meta.dirname, "..", "support", "programs", "misuse-kernel.ts");
 const SEED = 20_261_127;
 const HEADER_WORDS = 6;
 
@@ -137,4 +141,15 @@ describe.each<KernelKind>(["native", "wasm"])("%s kernels", (kind) => {
     await closed.close();
     left.close();
   });
+});
+
+describe("mistakes of a caller", () => {
+  // A kernel that reads what is not there ends its process, and the list is cut.
+  test("with memory that a step needs leave a native kernel whole", async () => {
+    const outcome = await outcomeOf(startNode([PROGRAM]));
+    const stdout = Object.keys(NATIVE_MISUSES).map((name) => `${name}\n`);
+    expect(outcome).toStrictEqual({ code: 0, signal: null, stdout: stdout.join(""), stderr: "" });
+  });
+
+  test.each(Object.entries(MISUSES))("leave a wasm kernel whole: %s", (_, misuse) => misuse("wasm"));
 });

@@ -3,15 +3,16 @@
 import { expertUnits, openKernel, type Kernel, type KernelKind, type KernelPages } from "@readme-moe/kernel";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { packedBytes, setAllAngles } from "../support/kernel/packed-bytes.ts";
-import { randomModel } from "../support/kernel/random-model.ts";
-import { NUM_SMALL_PAGES, resultsOf, SMALL_REQUEST, SMALL_SHAPE, SMALL_SIZES } from "../support/kernel/small-model.ts";
+import {
+  NUM_SMALL_PAGES,
+  resultsOf,
+  SMALL_EXPERTS,
+  SMALL_REQUEST,
+  SMALL_SHAPE,
+  SMALL_SIZES,
+} from "../support/kernel/small-model.ts";
 
-// One of the seeds whose layers all have experts.
-const { plain, description } = [...Array(100).keys()]
-  .map((seed) => randomModel({ ...SMALL_SHAPE, formats: [1], seed }))
-  .find(({ description: { layers } }) => layers.every(({ experts = [] }) => experts.length > 0)) as ReturnType<
-  typeof randomModel
->;
+const { plain, description } = SMALL_EXPERTS;
 const units = expertUnits(description);
 const { numLayers, numExperts } = SMALL_SHAPE;
 

@@ -2,53 +2,84 @@
 // its memory.
 
 #include <stdlib.h>
+#include "held.h"
 #include "map_file.h"
 #include "memory.h"
 #include "platform.h"
 #include "processor.h"
 #include "request.h"
-#include "values.h"
 
-/** Kind of a handle, at the beginning of its memory. */
-typedef enum { KIND_KERNEL = 0x4b52, KIND_PAGES = 0x5047 } Kind;
+/** Kinds of handles. */
+typedef enum { KIND_KERNEL, KIND_PAGES, KINDS } Kind;
+
+/** Number of arrays of a step's results, the last arguments of `step` and `begin`. */
+enum { RESULT_ARRAYS = 5 };
 
 typedef struct {
-  Kind kind;
+  /** The environment whose functions get the handle. */
+  napi_env env;
   /** NULL when the kernel is closed. */
   Kernel *kernel;
   MappedFile file;
   /** Copy of weights that are not in a file. */
   void *bytes;
+  /** Pages and arrays of results of the step that began last. */
+  napi_ref begun[1 + RESULT_ARRAYS];
+  /** Units of experts by the index of their first tensor, and changes by slot. */
+  HeldArrays units, changes;
 } Opened;
 
-typedef struct {
-  Kind kind;
-  Pages pages;
-} OpenedPages;
+static void end_begun(napi_env env, Opened *opened) {
+  for (int i = 0; i <= RESULT_ARRAYS; i++) let_go(env, &opened->begun[i]);
+}
 
-static void close_opened(Opened *opened) {
+static void close_opened(napi_env env, Opened *opened) {
   if (opened->kernel) kernel_close(opened->kernel);
   unmap_file(&opened->file);
   platform_free(opened->bytes);
-  *opened = (Opened){.kind = KIND_KERNEL};
+  end_begun(env, opened);
+  let_all_go(env, &opened->units);
+  let_all_go(env, &opened->changes);
+  *opened = (Opened){.env = env};
 }
 
 static void finalize(napi_env env, void *data, void *hint) {
-  (void)env, (void)hint;
-  close_opened(data);
+  (void)hint;
+  close_opened(env, data);
   free(data);
 }
 
 static void finalize_pages(napi_env env, void *data, void *hint) {
   (void)env, (void)hint;
-  kernel_close_pages(&((OpenedPages *)data)->pages);
+  kernel_close_pages(data);
   free(data);
+}
+
+/** Returns a tag that no object but this loaded addon's have: another version of it has other handles. */
+static napi_type_tag tag_of(Kind kind) {
+  static const char PLACES[KINDS];
+  return (napi_type_tag){(uint64_t)(uintptr_t)&PLACES[kind], 0x8a3cf1d7405be296u};
+}
+
+/** Makes a handle. @returns NULL when there is none; `data` is the caller's then */
+static napi_value new_handle(napi_env env, Kind kind, void *data, napi_finalize end) {
+  napi_value handle;
+  napi_type_tag tag = tag_of(kind);
+  int isMade = napi_create_object(env, &handle) == napi_ok && napi_type_tag_object(env, handle, &tag) == napi_ok &&
+               napi_wrap(env, handle, data, end, NULL, NULL) == napi_ok;
+  return isMade ? handle : NULL;
 }
 
 /** Returns the memory of a handle of one kind, or NULL. */
 static void *handle_of(napi_env env, napi_value value, Kind kind) {
+  napi_type_tag tag = tag_of(kind);
+  napi_valuetype type;
+  bool isKind = false;
   void *data = NULL;
-  return napi_get_value_external(env, value, &data) == napi_ok && data && *(Kind *)data == kind ? data : NULL;
+  // What is no object would be turned into one, or throw another error.
+  if (napi_typeof(env, value, &type) != napi_ok || type != napi_object) return NULL;
+  if (napi_check_object_type_tag(env, value, &tag, &isKind) != napi_ok || !isKind) return NULL;
+  return napi_unwrap(env, value, &data) == napi_ok ? data : NULL;
 }
 
 static Opened *opened_of(napi_env env, napi_value value) {
@@ -59,8 +90,8 @@ static Opened *opened_of(napi_env env, napi_value value) {
 }
 
 static Pages *pages_of(napi_env env, napi_value value) {
-  OpenedPages *opened = handle_of(env, value, KIND_PAGES);
-  if (opened && opened->pages.memory) return &opened->pages;
+  Pages *pages = handle_of(env, value, KIND_PAGES);
+  if (pages && pages->memory) return pages;
   napi_throw_type_error(env, NULL, "Expected pages that are open");
   return NULL;
 }
@@ -110,9 +141,15 @@ static const Loops *loops_named(const char *name) {
   return NULL;
 }
 
+/** See `Lender`: arrays that were placed. */
+static int is_there(void *context, Lent lent, size_t index) {
+  const Opened *opened = context;
+  return is_still_there(opened->env, lent == LENT_UNIT ? &opened->units : &opened->changes, index);
+}
+
 /** open(path or bytes, instructions, Int32Array of KernelOptions) */
 static napi_value open_kernel(napi_env env, napi_callback_info info) {
-  napi_value values[3], external;
+  napi_value values[3], handle = NULL;
   char instructions[32];
   size_t length, size = 0;
   void *data;
@@ -125,19 +162,20 @@ static napi_value open_kernel(napi_env env, napi_callback_info info) {
   if (!loops) return fail(env, "Expected instructions that this processor has");
   Opened *opened = calloc(1, sizeof *opened);
   if (!opened) return fail(env, "memory");
-  opened->kind = KIND_KERNEL;
+  opened->env = env;
   const void *bytes = NULL;
   const char *error = read_weights(env, values[0], opened, &bytes, &size);
   if (!error) opened->kernel = kernel_open(bytes, size, &options, loops, &error);
-  if (opened->kernel && napi_create_external(env, opened, finalize, NULL, &external) == napi_ok) return external;
-  close_opened(opened);
+  if (opened->kernel) kernel_lend(opened->kernel, (Lender){opened, is_there});
+  if (opened->kernel && (handle = new_handle(env, KIND_KERNEL, opened, finalize))) return handle;
+  close_opened(env, opened);
   free(opened);
   return fail(env, error ? error : "memory");
 }
 
 /** openPages(kernel, numPages, isHalf) */
 static napi_value open_pages(napi_env env, napi_callback_info info) {
-  napi_value values[3], external;
+  napi_value values[3], handle;
   int32_t numPages;
   bool isHalf;
   if (!arguments(env, info, 3, values) || napi_get_value_int32(env, values[1], &numPages) != napi_ok ||
@@ -145,11 +183,10 @@ static napi_value open_pages(napi_env env, napi_callback_info info) {
     return fail(env, "Expected a kernel, a number of pages and their precision");
   Opened *opened = opened_of(env, values[0]);
   if (!opened) return NULL;
-  OpenedPages *pages = calloc(1, sizeof *pages);
-  if (pages && kernel_open_pages(opened->kernel, numPages, isHalf, &pages->pages) == 0) {
-    pages->kind = KIND_PAGES;
-    if (napi_create_external(env, pages, finalize_pages, NULL, &external) == napi_ok) return external;
-    kernel_close_pages(&pages->pages);
+  Pages *pages = calloc(1, sizeof *pages);
+  if (pages && kernel_open_pages(opened->kernel, numPages, isHalf, pages) == 0) {
+    if ((handle = new_handle(env, KIND_PAGES, pages, finalize_pages))) return handle;
+    kernel_close_pages(pages);
   }
   free(pages);
   return fail(env, "memory for pages");
@@ -159,9 +196,9 @@ static napi_value open_pages(napi_env env, napi_callback_info info) {
 static napi_value close_pages(napi_env env, napi_callback_info info) {
   napi_value values[1];
   if (!arguments(env, info, 1, values)) return fail(env, "Expected pages");
-  OpenedPages *opened = handle_of(env, values[0], KIND_PAGES);
-  if (!opened) return fail(env, "Expected pages");
-  kernel_close_pages(&opened->pages);
+  Pages *pages = handle_of(env, values[0], KIND_PAGES);
+  if (!pages) return fail(env, "Expected pages");
+  kernel_close_pages(pages);
   return NULL;
 }
 
@@ -205,37 +242,79 @@ static napi_value set_rotary(napi_env env, napi_callback_info info) {
   return error ? fail(env, error) : NULL;
 }
 
+/** Finds the memory of arrays for results. @returns whether they are such arrays */
+static int results_of(napi_env env, const napi_value *values, Results *results) {
+  void *ids, *logits, *sums, *full, *squares;
+  if (!elements(env, values[0], napi_int32_array, &ids, &results->numCandidateIds) ||
+      !elements(env, values[1], napi_float32_array, &logits, &results->numLogits) ||
+      !elements(env, values[2], napi_float64_array, &sums, &results->numSums) ||
+      !elements(env, values[3], napi_float32_array, &full, &results->numFullLogits) ||
+      !elements(env, values[4], napi_float32_array, &squares, &results->numInputSquares))
+    return 0;
+  results->candidateIds = ids;
+  results->logits = logits;
+  results->sums = sums;
+  results->fullLogits = full;
+  results->inputSquares = squares;
+  return 1;
+}
+
 typedef const char *(*RunStep)(Kernel *kernel, const Pages *pages, const int32_t *request, size_t length, const Results *results);
 
-static napi_value call_step(napi_env env, napi_callback_info info, RunStep run) {
-  napi_value values[8];
-  void *request, *ids, *logits, *sums, *full, *squares;
+/** @returns the kernel if it ran; else an error was thrown */
+static Opened *call_step(napi_env env, const napi_value *values, RunStep run) {
+  void *request;
   size_t length;
   Results results;
-  if (!arguments(env, info, 8, values) || !elements(env, values[2], napi_int32_array, &request, &length) ||
-      !elements(env, values[3], napi_int32_array, &ids, &results.numCandidateIds) ||
-      !elements(env, values[4], napi_float32_array, &logits, &results.numLogits) ||
-      !elements(env, values[5], napi_float64_array, &sums, &results.numSums) ||
-      !elements(env, values[6], napi_float32_array, &full, &results.numFullLogits) ||
-      !elements(env, values[7], napi_float32_array, &squares, &results.numInputSquares))
-    return fail(env, "Expected a kernel, pages, a request and room for its results");
+  if (!elements(env, values[2], napi_int32_array, &request, &length) || !results_of(env, values + 3, &results)) {
+    fail(env, "Expected a kernel, pages, a request and room for its results");
+    return NULL;
+  }
   Opened *opened = opened_of(env, values[0]);
   const Pages *pages = opened ? pages_of(env, values[1]) : NULL;
   if (!pages) return NULL;
-  results.candidateIds = ids;
-  results.logits = logits;
-  results.sums = sums;
-  results.fullLogits = full;
-  results.inputSquares = squares;
+  end_begun(env, opened);
   const char *error = run(opened->kernel, pages, request, length, &results);
-  return error ? fail(env, error) : NULL;
+  if (!error) return opened;
+  fail(env, error);
+  return NULL;
 }
 
 /** step(kernel, pages, request, candidateIds, logits, sums, fullLogits, inputSquares): see `kernel_run`. */
-static napi_value step(napi_env env, napi_callback_info info) { return call_step(env, info, kernel_run); }
+static napi_value step(napi_env env, napi_callback_info info) {
+  napi_value values[3 + RESULT_ARRAYS];
+  if (!arguments(env, info, 3 + RESULT_ARRAYS, values)) return fail(env, "Expected a kernel, pages, a request and room for its results");
+  call_step(env, values, kernel_run);
+  return NULL;
+}
 
-/** begin(…): like `step`; the caller keeps the arrays until `end`. */
-static napi_value begin(napi_env env, napi_callback_info info) { return call_step(env, info, kernel_begin_run); }
+/** begin(…): like `step`. Pages and arrays for results are kept until the step ends. */
+static napi_value begin(napi_env env, napi_callback_info info) {
+  napi_value values[3 + RESULT_ARRAYS];
+  if (!arguments(env, info, 3 + RESULT_ARRAYS, values)) return fail(env, "Expected a kernel, pages, a request and room for its results");
+  Opened *opened = call_step(env, values, kernel_begin_run);
+  if (!opened) return NULL;
+  int isKept = napi_create_reference(env, values[1], 1, &opened->begun[0]) == napi_ok;
+  for (int i = 1; i <= RESULT_ARRAYS; i++) isKept &= napi_create_reference(env, values[2 + i], 1, &opened->begun[i]) == napi_ok;
+  if (isKept) return NULL;
+  kernel_move_results(opened->kernel, &(Results){.numLogits = 0});
+  return fail(env, "memory");
+}
+
+/** Finds what the step that has begun points to, which may have changed. @returns whether it is there; else an error was thrown */
+static int has_begun(napi_env env, Opened *opened) {
+  napi_value values[1 + RESULT_ARRAYS];
+  Results results = {.numLogits = 0};
+  for (int i = 0; i <= RESULT_ARRAYS; i++) {
+    if (opened->begun[i] && napi_get_reference_value(env, opened->begun[i], &values[i]) == napi_ok) continue;
+    fail(env, "a step that has begun");
+    return 0;
+  }
+  if (!pages_of(env, values[0])) return 0;
+  const char *error = results_of(env, values + 1, &results) ? kernel_move_results(opened->kernel, &results) : "room for the results";
+  if (error) fail(env, error);
+  return !error;
+}
 
 /** runLayers(kernel, from, to): see `kernel_run_layers`. */
 static napi_value run_layers(napi_env env, napi_callback_info info) {
@@ -245,18 +324,18 @@ static napi_value run_layers(napi_env env, napi_callback_info info) {
       napi_get_value_int32(env, values[2], &to) != napi_ok)
     return fail(env, "Expected a kernel and layers");
   Opened *opened = opened_of(env, values[0]);
-  const char *error = opened ? kernel_run_layers(opened->kernel, from, to) : NULL;
+  const char *error = opened && has_begun(env, opened) ? kernel_run_layers(opened->kernel, from, to) : NULL;
   return error ? fail(env, error) : NULL;
 }
 
-/** Reads a kernel and a layer. @returns whether a kernel is open; else an error was thrown */
+/** Reads a kernel and a layer of its step. @returns whether the step has begun; else an error was thrown */
 static int kernel_and_layer(napi_env env, napi_callback_info info, Opened **opened, int32_t *layer) {
   napi_value values[2];
   if (!arguments(env, info, 2, values) || napi_get_value_int32(env, values[1], layer) != napi_ok) {
     fail(env, "Expected a kernel and a layer");
     return 0;
   }
-  return (*opened = opened_of(env, values[0])) != NULL;
+  return (*opened = opened_of(env, values[0])) != NULL && has_begun(env, *opened);
 }
 
 /** routeLayer(kernel, layer): see `kernel_route`. @returns an Int32Array of the chosen experts */
@@ -290,14 +369,14 @@ static napi_value end(napi_env env, napi_callback_info info) {
   napi_value values[1];
   if (!arguments(env, info, 1, values)) return fail(env, "Expected a kernel");
   Opened *opened = opened_of(env, values[0]);
-  const char *error = opened ? kernel_end(opened->kernel) : NULL;
-  return error ? fail(env, error) : NULL;
+  if (!opened || !has_begun(env, opened)) return NULL;
+  const char *error = kernel_end(opened->kernel);
+  if (error) return fail(env, error);
+  end_begun(env, opened);
+  return NULL;
 }
 
-/**
- * place(kernel, layer, expert, Uint8Array): see `kernel_place`. The caller keeps the array; an empty one removes the
- * weights.
- */
+/** place(kernel, layer, expert, Uint8Array): see `kernel_place`. An empty array removes the weights. */
 static napi_value place(napi_env env, napi_callback_info info) {
   napi_value values[4];
   int32_t layer, expert;
@@ -307,14 +386,14 @@ static napi_value place(napi_env env, napi_callback_info info) {
       napi_get_value_int32(env, values[2], &expert) != napi_ok || !elements(env, values[3], napi_uint8_array, &unit, &bytes))
     return fail(env, "Expected a kernel, a layer, an expert and its bytes");
   Opened *opened = opened_of(env, values[0]);
-  const char *error = opened ? kernel_place(opened->kernel, layer, expert, bytes > 0 ? unit : NULL, bytes) : NULL;
+  if (!opened) return NULL;
+  const char *error = kernel_place(opened->kernel, layer, expert, bytes > 0 ? unit : NULL, bytes);
+  if (!error && !hold(env, &opened->units, kernel_unit_index(opened->kernel, layer, expert), values[3], unit, bytes))
+    error = "memory";
   return error ? fail(env, error) : NULL;
 }
 
-/**
- * placeChange(kernel, slot, Uint8Array): see `kernel_place_change`. The caller keeps the array; an empty one removes the
- * change.
- */
+/** placeChange(kernel, slot, Uint8Array): see `kernel_place_change`. An empty array removes the change. */
 static napi_value place_change(napi_env env, napi_callback_info info) {
   napi_value values[3];
   int32_t slot;
@@ -324,7 +403,9 @@ static napi_value place_change(napi_env env, napi_callback_info info) {
       !elements(env, values[2], napi_uint8_array, &change, &bytes))
     return fail(env, "Expected a kernel, a slot and a change's bytes");
   Opened *opened = opened_of(env, values[0]);
-  const char *error = opened ? kernel_place_change(opened->kernel, slot, bytes > 0 ? change : NULL, bytes) : NULL;
+  if (!opened) return NULL;
+  const char *error = kernel_place_change(opened->kernel, slot, bytes > 0 ? change : NULL, bytes);
+  if (!error && !hold(env, &opened->changes, (size_t)slot, values[2], change, bytes)) error = "memory";
   return error ? fail(env, error) : NULL;
 }
 
@@ -352,7 +433,7 @@ static napi_value close_kernel(napi_env env, napi_callback_info info) {
   napi_value values[1];
   if (!arguments(env, info, 1, values)) return fail(env, "Expected a kernel");
   Opened *opened = opened_of(env, values[0]);
-  if (opened) close_opened(opened);
+  if (opened) close_opened(env, opened);
   return NULL;
 }
 

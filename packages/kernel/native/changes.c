@@ -97,6 +97,7 @@ const char *kernel_place_change(Kernel *kernel, int32_t slot, const uint8_t *byt
       platform_free(change);
       return error;
     }
+    change->slot = slot;
   } else if (slot >= kernel->numChanges) {
     return NULL;
   }

@@ -2,8 +2,7 @@
 
 #include "phases.h"
 
-/** Checks that pages are open, and of a kernel with the same layers and heads. */
-static int are_pages_of(const Kernel *kernel, const Pages *pages) {
+int are_pages_of(const Kernel *kernel, const Pages *pages) {
   const Layer *layer = &kernel->layers[0];
   size_t headPageBytes = (size_t)layer->paddedHead * PAGE_TOKENS * 2 * (pages->isHalf ? 2 : 4);
   return pages->memory && pages->numLayers == kernel->model.numLayers && pages->headPageBytes == headPageBytes &&

@@ -129,6 +129,16 @@ typedef struct {
 
 typedef struct Kernel Kernel;
 
+/** Memory that a host lends: the unit of an expert, by the index of its first tensor; the change of a slot. */
+typedef enum { LENT_UNIT, LENT_CHANGE } Lent;
+
+/** A host whose memory may go away while it is placed, as a script's may. */
+typedef struct {
+  void *context;
+  /** Checks that memory is still where it was placed. NULL: all memory stays. */
+  int (*isThere)(void *context, Lent lent, size_t index);
+} Lender;
+
 /**
  * Opens a kernel.
  * @param file - packed weights, 64-byte aligned, which keep their address until `kernel_close`
@@ -151,10 +161,13 @@ const char *kernel_read_page(const Pages *pages, int32_t page, uint8_t *bytes, s
 /** Writes what `kernel_read_page` has copied, from any kernel of the same model and precision. @returns as it does */
 const char *kernel_write_page(const Pages *pages, int32_t page, const uint8_t *bytes, size_t length);
 Team *kernel_team(Kernel *kernel);
+/** Names the host that is asked, before each step or part of one, for the memory that it reads. */
+void kernel_lend(Kernel *kernel, Lender lender);
 /** Runs a step. @returns NULL, or the reason why the step cannot run; nothing has run then */
 const char *kernel_step(Kernel *kernel, const Step *step);
 /**
- * Begins a step that runs some layers at a time. Its arrays keep their addresses until the step has ended.
+ * Begins a step that runs some layers at a time. Its arrays and the description of its pages keep their addresses until
+ * the step has ended; the pages' memory may be closed, and then nothing more of the step runs.
  * @returns as `kernel_step`
  */
 const char *kernel_begin(Kernel *kernel, const Step *step);
@@ -179,6 +192,8 @@ const char *kernel_end(Kernel *kernel);
  * @param unit - NULL removes the weights @returns NULL, or the part of the arguments that does not fit
  */
 const char *kernel_place(Kernel *kernel, int32_t layer, int32_t expert, const uint8_t *unit, size_t bytes);
+/** Returns the index of the first tensor of an expert that `kernel_place` takes. */
+size_t kernel_unit_index(const Kernel *kernel, int32_t layer, int32_t expert);
 /**
  * Sets the change of a slot, at a multiple of 64 bytes, which keeps its address until another one is placed.
  *

@@ -3,12 +3,16 @@
 #if defined(_WIN32)
 #define WIN32_LEAN_AND_MEAN
 #include <windows.h>
+#include <stdlib.h>
 
 int map_file(const char *path, MappedFile *file) {
-  enum { MOST = 32768 };
-  static WCHAR wide[MOST];
-  if (MultiByteToWideChar(CP_UTF8, 0, path, -1, wide, MOST) == 0) return -1;
-  HANDLE handle = CreateFileW(wide, GENERIC_READ, FILE_SHARE_READ | FILE_SHARE_DELETE, NULL, OPEN_EXISTING, 0, NULL);
+  // Threads open files at the same time, so each has a buffer of its own.
+  int length = MultiByteToWideChar(CP_UTF8, 0, path, -1, NULL, 0);
+  WCHAR *wide = length > 0 ? malloc((size_t)length * sizeof *wide) : NULL;
+  HANDLE handle = INVALID_HANDLE_VALUE;
+  if (wide && MultiByteToWideChar(CP_UTF8, 0, path, -1, wide, length) == length)
+    handle = CreateFileW(wide, GENERIC_READ, FILE_SHARE_READ | FILE_SHARE_DELETE, NULL, OPEN_EXISTING, 0, NULL);
+  free(wide);
   if (handle == INVALID_HANDLE_VALUE) return -1;
   LARGE_INTEGER size = {.QuadPart = 0};
   HANDLE mapping = GetFileSizeEx(handle, &size) ? CreateFileMappingW(handle, NULL, PAGE_READONLY, 0, 0, NULL) : NULL;

@@ -266,9 +266,12 @@ const char *kernel_set_rotary(Kernel *kernel, int32_t set, int32_t position, con
 
 Team *kernel_team(Kernel *kernel) { return &kernel->team; }
 
+void kernel_lend(Kernel *kernel, Lender lender) { kernel->lender = lender; }
+
 void kernel_close(Kernel *kernel) {
   team_end(&kernel->team);
   close_changes(kernel);
+  platform_free(kernel->request);
   for (int i = 0; i < kernel->numBlocks; i++) platform_free(kernel->blocks[i]);
   platform_free(kernel);
 }

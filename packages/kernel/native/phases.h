@@ -108,3 +108,9 @@ void observe_experts(Kernel *kernel, Member *member, const Feed *feed);
 
 /** @returns NULL, or the part of the step that is invalid */
 const char *check_step(const Kernel *kernel, const Step *step);
+/** Checks that pages are open, and of a kernel with the same layers and heads. */
+int are_pages_of(const Kernel *kernel, const Pages *pages);
+
+static inline int is_lent(const Kernel *kernel, Lent lent, size_t index) {
+  return !kernel->lender.isThere || kernel->lender.isThere(kernel->lender.context, lent, index);
+}

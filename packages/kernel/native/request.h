@@ -22,12 +22,19 @@ typedef struct {
 } Results;
 
 /**
- * Runs a step.
+ * Runs a step. It ends a step that has begun, also when it is refused itself.
  *
  * @param request - numbers of rows, sequences, wanted rows, candidates, entries of page tables and rows of all logits;
- *   then the tokens, experts, changes, sequences, page tables, wanted rows, targets and places of all logits (see `Step`)
+ *   then the tokens, experts, changes, sequences, page tables, wanted rows, targets and places of all logits (see `Step`).
+ *   It is copied first: the host's array may change meanwhile, or share its memory with the results.
  * @returns NULL, or the part of the request that is invalid
  */
 const char *kernel_run(Kernel *kernel, const Pages *pages, const int32_t *request, size_t length, const Results *results);
 /** Begins a step, like `kernel_begin`. */
 const char *kernel_begin_run(Kernel *kernel, const Pages *pages, const int32_t *request, size_t length, const Results *results);
+/**
+ * Sets where the step that has begun writes its results, since a host's arrays may move or shrink.
+ *
+ * @returns NULL, also when no step has begun, or the results without room; the step has ended then
+ */
+const char *kernel_move_results(Kernel *kernel, const Results *results);

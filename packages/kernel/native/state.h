@@ -57,7 +57,7 @@ typedef struct {
 
 /** A low-rank change of the model: `[numLayers][CHANGED_PRODUCTS]`, then the head. */
 typedef struct {
-  int32_t maxRank;
+  int32_t slot, maxRank;
   ChangeFormat format;
   LowRank products[];
 } Change;
@@ -135,6 +135,10 @@ struct Kernel {
   /** The running step, and its layers that run now. */
   const Step *step;
   Step begun;
+  /** Copy of its request, with room for so many numbers. */
+  int32_t *request;
+  size_t requestRoom;
+  Lender lender;
   int32_t fromLayer, toLayer;
   LayerPart part;
   /** Whether the experts of the next layer are chosen. */

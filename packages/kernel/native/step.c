@@ -102,7 +102,10 @@ static void run_part(void *context, Member *member) {
   if (kernel->concludes) run_head(kernel, member);
 }
 
-static int is_expert_there(const Expert *expert) { return expert->gate.weights && expert->up.weights && expert->down.weights; }
+static int is_expert_there(const Kernel *kernel, const Expert *expert) {
+  if (!expert->gate.weights || !expert->up.weights || !expert->down.weights) return 0;
+  return !kernel->filed || is_lent(kernel, LENT_UNIT, (size_t)(&expert->gate - kernel->tensors));
+}
 
 /** Checks that all experts that rows may need in layers `[from, to)` are in memory. */
 static int are_experts_there(const Kernel *kernel, int32_t from, int32_t to) {
@@ -112,9 +115,23 @@ static int are_experts_there(const Kernel *kernel, int32_t from, int32_t to) {
     // The choice of a mixture is not known yet.
     int32_t count = !layer->experts || groups->numRows == 0 ? 0 : layer->router ? layer->numExperts : groups->numExperts;
     for (int32_t i = 0; i < count; i++)
-      if (!is_expert_there(&layer->experts[layer->router ? i : groups->experts[i]])) return 0;
+      if (!is_expert_there(kernel, &layer->experts[layer->router ? i : groups->experts[i]])) return 0;
   }
   return 1;
+}
+
+/** Checks that the changes of the step are in memory. */
+static int are_changes_there(const Kernel *kernel) {
+  for (int32_t i = 0; i < kernel->numUsed; i++)
+    if (!is_lent(kernel, LENT_CHANGE, (size_t)kernel->used[i]->slot)) return 0;
+  return 1;
+}
+
+/** Returns what the step that has begun lacks: its pages may be closed by now, its changes gone. */
+static const char *lacking(const Kernel *kernel) {
+  if (!kernel->step) return "a step that has begun";
+  if (!are_pages_of(kernel, kernel->step->pages)) return "pages of this kernel that are open";
+  return are_changes_there(kernel) ? NULL : "a change's weights";
 }
 
 static void run(Kernel *kernel, int32_t from, int32_t to, LayerPart part) {
@@ -147,11 +164,14 @@ const char *kernel_begin(Kernel *kernel, const Step *step) {
     if (i == 0 || step->wanted[i] != step->wanted[i - 1]) kernel->active[kernel->numActive++] = step->wanted[i];
   group_rows(kernel);
   find_changes(kernel);
-  return NULL;
+  if (are_changes_there(kernel)) return NULL;
+  kernel->step = NULL;
+  return "a change's weights";
 }
 
 const char *kernel_run_layers(Kernel *kernel, int32_t from, int32_t to) {
-  if (!kernel->step) return "a step that has begun";
+  const char *error = lacking(kernel);
+  if (error) return error;
   if (kernel->isRouted || from != kernel->toLayer || to <= from || to > kernel->model.numLayers) return "the layers that come next";
   return run_layers(kernel, from, to, 0);
 }
@@ -166,7 +186,8 @@ static void list_chosen(Kernel *kernel, int32_t layer) {
 }
 
 const char *kernel_route(Kernel *kernel, int32_t layer) {
-  if (!kernel->step) return "a step that has begun";
+  const char *error = lacking(kernel);
+  if (error) return error;
   if (kernel->isRouted || layer != kernel->toLayer || layer >= kernel->model.numLayers) return "the layer that comes next";
   if (!kernel->layers[layer].router) return "a layer with a router";
   kernel->concludes = 0;
@@ -183,17 +204,23 @@ const int32_t *kernel_chosen(const Kernel *kernel, size_t *length) {
 }
 
 const char *kernel_feed(Kernel *kernel, int32_t layer) {
-  if (!kernel->step || !kernel->isRouted || layer != kernel->toLayer) return "the layer whose experts are chosen";
+  const char *error = lacking(kernel);
+  if (error) return error;
+  if (!kernel->isRouted || layer != kernel->toLayer) return "the layer whose experts are chosen";
+  const Layer *own = &kernel->layers[layer];
+  for (int32_t e = 0; e < own->numExperts; e++) kernel->counts[e] = 0;
   for (size_t i = 0; i < kernel->numChosen; i++)
-    if (!is_expert_there(&kernel->layers[layer].experts[kernel->chosen[i]])) return "an expert's weights";
+    if (kernel->counts[kernel->chosen[i]]++ == 0 && !is_expert_there(kernel, &own->experts[kernel->chosen[i]])) return "an expert's weights";
   run(kernel, layer, layer + 1, PART_FEED);
   kernel->isRouted = 0;
   return NULL;
 }
 
 const char *kernel_end(Kernel *kernel) {
-  if (!kernel->step || kernel->toLayer != kernel->model.numLayers) return "a step whose layers have run";
-  const char *error = run_layers(kernel, kernel->toLayer, kernel->toLayer, 1);
+  const char *error = lacking(kernel);
+  if (error) return error;
+  if (kernel->toLayer != kernel->model.numLayers) return "a step whose layers have run";
+  error = run_layers(kernel, kernel->toLayer, kernel->toLayer, 1);
   kernel->step = NULL;
   return error;
 }

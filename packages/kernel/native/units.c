@@ -24,12 +24,16 @@ static const uint8_t *moved(const void *part, const uint8_t *from, const uint8_t
   return part && to ? to + ((const uint8_t *)part - from) : NULL;
 }
 
+size_t kernel_unit_index(const Kernel *kernel, int32_t layer, int32_t expert) {
+  return (size_t)kernel->layers[layer].description.firstExpert + 3 * (size_t)expert;
+}
+
 const char *kernel_place(Kernel *kernel, int32_t layer, int32_t expert, const uint8_t *unit, size_t bytes) {
   if (!kernel->filed) return "a kernel whose experts are streamed";
   if (layer < 0 || layer >= kernel->model.numLayers || !kernel->layers[layer].experts) return "a layer with experts";
   if (expert < 0 || expert >= kernel->layers[layer].numExperts) return "an expert";
   if ((uintptr_t)unit % 64 != 0) return "weights at a multiple of 64 bytes";
-  size_t first = (size_t)kernel->layers[layer].description.firstExpert + 3 * (size_t)expert;
+  size_t first = kernel_unit_index(kernel, layer, expert);
   const uint8_t *start = kernel->filed[first].weights;
   for (size_t i = first; unit && i < first + 3; i++) {
     size_t end = end_of(&kernel->filed[i], start);

@@ -50,7 +50,12 @@ export interface Kernel {
   setAngles(angleSet: number, position: number, angles: Float32Array): void;
   /** Runs a step. @param request - see `encodeStep` @throws {RangeError} on an invalid step; nothing has run then */
   step(pages: KernelPages, request: Int32Array, results: StepResults): void;
-  /** Begins a step that runs some layers at a time. Its arrays must not change until it has ended. @throws as `step` */
+  /**
+   * Begins a step that runs some layers at a time. The request is copied. The parts of the step that follow throw a
+   * `TypeError` once its pages are closed, a `RangeError` once its results have shrunk. Another step ends it.
+   *
+   * @throws as `step`
+   */
   beginStep(pages: KernelPages, request: Int32Array, results: StepResults): void;
   /**
    * Runs the next layers `[from, to)`.
@@ -77,7 +82,7 @@ export interface Kernel {
   endStep(): void;
   /**
    * Sets the weights of one layer of one expert, in a kernel whose experts are streamed: its range of the packed file.
-   * They keep their address until others are placed.
+   * Steps that need them are refused once the array's buffer has shrunk or moved.
    *
    * @param unit - memory of `newUnit`; `undefined` removes the weights
    */

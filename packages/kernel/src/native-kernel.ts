@@ -93,9 +93,6 @@ class NativeKernel implements Kernel {
   readonly #addon: Addon;
   readonly #handle: unknown;
   #isClosed = false;
-  readonly #changes = new Map<number, Uint8Array>();
-  /** Arrays that native code points to until the step ends. */
-  #begun: { readonly request: Int32Array; readonly results: StepResults } | undefined;
 
   constructor(addon: Addon, handle: unknown, info: KernelInfo) {
     this.#addon = addon;
@@ -117,7 +114,6 @@ class NativeKernel implements Kernel {
 
   beginStep(pages: KernelPages, request: Int32Array, results: StepResults): void {
     this.#call("begin", pages, request, results);
-    this.#begun = { request, results };
   }
 
   runLayers(from: number, to: number): void {
@@ -133,9 +129,7 @@ class NativeKernel implements Kernel {
   }
 
   endStep(): void {
-    if (!this.#begun) throw new TypeError("Expected a step that has begun");
     this.#addon.end(this.#handle);
-    this.#begun = undefined;
   }
 
   placeUnit(layer: number, expert: number, unit: Uint8Array = NO_BYTES): void {
@@ -144,9 +138,6 @@ class NativeKernel implements Kernel {
 
   placeChange(slot: number, change: Uint8Array | undefined): void {
     this.#addon.placeChange(this.#handle, slot, change ?? NO_BYTES);
-    // Native code points to the bytes.
-    if (change) this.#changes.set(slot, change);
-    else this.#changes.delete(slot);
   }
 
   #call(name: "step" | "begin", pages: KernelPages, request: Int32Array, results: StepResults): void {

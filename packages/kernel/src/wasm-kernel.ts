@@ -1,6 +1,6 @@
 // The kernel as WebAssembly. Its memory is shared with worker threads, which take part in steps.
 
-import { closeSync, fstatSync, openSync, readFileSync, readSync } from "node:fs";
+import { closeSync, openSync, readFileSync, readSync, statSync } from "node:fs";
 import { Worker } from "node:worker_threads";
 import type { KernelInfo } from "@readme-moe/core";
 import type { Kernel, KernelPages, KernelSizes, StepResults } from "./kernel.ts";
@@ -58,7 +58,7 @@ export function openWasm(weights: string | Uint8Array, instructions: string, siz
   const memory = newMemory(MAX_WASM_PAGES);
   const { exports } = new webAssembly.Instance(module, { env: { memory } });
   const calls = new WasmCalls(exports as unknown as WasmExports, memory);
-  const numBytes = typeof weights === "string" ? sizeOf(weights) : weights.byteLength;
+  const numBytes = typeof weights === "string" ? statSync(weights).size : weights.byteLength;
   const { threads, maxRows, maxPositions, expertsFromByte: bytesInMemory = numBytes } = sizes;
   const file = calls.allocate(bytesInMemory);
   readInto(memory, file, weights, bytesInMemory);
@@ -80,15 +80,6 @@ export function openWasm(weights: string | Uint8Array, instructions: string, siz
 function readModule(instructions: string): Uint8Array<ArrayBuffer> {
   const name = instructions === "wasm-relaxed-simd" ? "kernel-relaxed.wasm" : "kernel.wasm";
   return new Uint8Array(readFileSync(new URL(`../prebuilt/${name}`, import.meta.url)));
-}
-
-function sizeOf(path: string): number {
-  const file = openSync(path, "r");
-  try {
-    return fstatSync(file).size;
-  } finally {
-    closeSync(file);
-  }
 }
 
 function readInto(memory: WasmMemory, at: number, weights: string | Uint8Array, bytes: number): void {
@@ -165,8 +156,8 @@ class WasmKernel implements Kernel {
   readonly #room: StepRoom;
   /** Memory for a length. */
   #lengthAt = 0;
-  /** Results of the step that runs some layers at a time. */
-  #begun: StepResults | undefined;
+  /** The step that runs some layers at a time. */
+  #begun: { readonly pages: WasmPages; readonly results: StepResults } | undefined;
 
   constructor(calls: WasmCalls, handle: number, workers: readonly Worker[], info: KernelInfo) {
     this.#calls = calls;
@@ -197,16 +188,16 @@ class WasmKernel implements Kernel {
 
   beginStep(pages: KernelPages, request: Int32Array, results: StepResults): void {
     this.#begin("begin", pages, request, results);
-    this.#begun = results;
+    this.#begun = { pages: pages as WasmPages, results };
   }
 
   runLayers(from: number, to: number): void {
-    this.#checkOpen();
+    this.#resultsOfBegun();
     this.#calls.check(this.#calls.exports.run_layers(this.#handle, from, to));
   }
 
   routeLayer(layer: number): Int32Array {
-    this.#checkOpen();
+    this.#resultsOfBegun();
     const { exports, memory } = this.#calls;
     this.#calls.check(exports.route_layer(this.#handle, layer));
     this.#lengthAt ||= this.#calls.allocate(4);
@@ -216,14 +207,25 @@ class WasmKernel implements Kernel {
   }
 
   feedLayer(layer: number): void {
-    this.#checkOpen();
+    this.#resultsOfBegun();
     this.#calls.check(this.#calls.exports.feed_layer(this.#handle, layer));
   }
 
   endStep(): void {
-    this.#checkOpen();
+    const results = this.#resultsOfBegun();
     this.#calls.check(this.#calls.exports.end(this.#handle));
-    if (this.#begun) this.#room.read(this.#begun);
+    this.#room.read(results);
+    this.#begun = undefined;
+  }
+
+  /** @throws {TypeError | RangeError} when no step has begun, its pages are closed, or its results have no room now */
+  #resultsOfBegun(): StepResults {
+    this.#checkOpen();
+    if (!this.#begun) throw new RangeError("a step that has begun");
+    const { pages, results } = this.#begun;
+    pages.handleIn(this.#calls);
+    this.#room.check(results);
+    return results;
   }
 
   placeUnit(layer: number, expert: number, unit?: Uint8Array): void {
@@ -263,6 +265,7 @@ class WasmKernel implements Kernel {
   #begin(name: "step" | "begin", pages: KernelPages, request: Int32Array, results: StepResults): void {
     this.#checkOpen();
     const handle = (pages as WasmPages).handleIn(this.#calls);
+    this.#begun = undefined;
     const { requestAt, resultsAt } = this.#room.write(request, results);
     this.#calls.check(this.#calls.exports[name](this.#handle, handle, requestAt, request.length, resultsAt));
   }

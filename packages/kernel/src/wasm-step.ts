@@ -35,7 +35,7 @@ export class StepRoom {
   readonly #ids: Room;
   readonly #logits: Room;
   readonly #calls: WasmCalls;
-  #places = { ids: 0, logits: 0, sums: 0, full: 0, squares: 0, numWanted: 0, numLogits: 0 };
+  #places = { ids: 0, logits: 0, sums: 0, full: 0, squares: 0, numWanted: 0, numLogits: 0, numFull: 0, numSquares: 0 };
 
   constructor(calls: WasmCalls) {
     this.#calls = calls;
@@ -51,13 +51,8 @@ export class StepRoom {
     if (!isHeader) throw new RangeError("the request's header");
     const numWanted = request[2]!;
     const numLogits = numWanted * (request[3]! + 1);
-    const { candidateIds, logits: someLogits, sums: someSums, fullLogits, inputSquares } = results;
-    const [numFull, numSquares] = [fullLogits.length, inputSquares?.length ?? 0];
-    const isRoom =
-      candidateIds.length >= numLogits - numWanted &&
-      someLogits.length >= numLogits &&
-      someSums.length >= 2 * numWanted;
-    if (!isRoom) throw new RangeError("room for the results");
+    const [numFull, numSquares] = [results.fullLogits.length, results.inputSquares?.length ?? 0];
+    checkRoom(results, { numWanted, numLogits, numFull, numSquares });
     // Addresses and lengths of results, then the sums, then the request.
     const resultsAt = this.request.of(64 + 16 * numWanted + request.byteLength);
     const ids = this.#ids.of(4 * numLogits);
@@ -69,19 +64,43 @@ export class StepRoom {
     new Int32Array(memory.buffer, requestAt, request.length).set(request);
     const places = [ids, numLogits, logits, numLogits, sums, 2 * numWanted, full, numFull, squares, numSquares];
     new Uint32Array(memory.buffer, resultsAt, places.length).set(places);
-    this.#places = { ids, logits, sums, full, squares, numWanted, numLogits };
+    this.#places = { ids, logits, sums, full, squares, numWanted, numLogits, numFull, numSquares };
     return { requestAt, resultsAt };
+  }
+
+  /** Checks that there is still room for the last request's results. @throws {RangeError} if not */
+  check(results: StepResults): void {
+    checkRoom(results, this.#places);
   }
 
   /** Copies the results of the last written request. */
   read(results: StepResults): void {
     const { buffer } = this.#calls.memory;
-    const { ids, logits, sums, full, squares, numWanted, numLogits } = this.#places;
-    const { fullLogits, inputSquares } = results;
+    const { ids, logits, sums, full, squares, numWanted, numLogits, numFull, numSquares } = this.#places;
     results.candidateIds.set(new Int32Array(buffer, ids, numLogits - numWanted));
     results.logits.set(new Float32Array(buffer, logits, numLogits));
     results.sums.set(new Float64Array(buffer, sums, 2 * numWanted));
-    if (fullLogits.length > 0) fullLogits.set(new Float32Array(buffer, full, fullLogits.length));
-    inputSquares?.set(new Float32Array(buffer, squares, inputSquares.length));
+    results.fullLogits.set(new Float32Array(buffer, full, numFull));
+    results.inputSquares?.set(new Float32Array(buffer, squares, numSquares));
   }
+}
+
+/** Numbers of results of one step. */
+interface ResultCounts {
+  readonly numWanted: number;
+  readonly numLogits: number;
+  readonly numFull: number;
+  readonly numSquares: number;
+}
+
+/** @throws {RangeError} when the arrays are too short */
+function checkRoom(results: StepResults, { numWanted, numLogits, numFull, numSquares }: ResultCounts): void {
+  const { candidateIds, logits, sums, fullLogits, inputSquares } = results;
+  const isRoom =
+    candidateIds.length >= numLogits - numWanted &&
+    logits.length >= numLogits &&
+    sums.length >= 2 * numWanted &&
+    fullLogits.length >= numFull;
+  if (!isRoom) throw new RangeError("room for the results");
+  if ((inputSquares?.length ?? 0) !== numSquares) throw new RangeError("room for the inputs' squares");
 }

@@ -30,6 +30,16 @@ export const SMALL_SIZES = { threads: 2, maxRows: 32, maxPositions: MAX_POSITION
 
 export const SMALL_MODEL: TestModel = randomModel(SMALL_SHAPE);
 
+/** A model of these sizes whose layers all have experts. */
+export const SMALL_EXPERTS: TestModel = modelWithExperts();
+
+function modelWithExperts(): TestModel {
+  for (let seed = 0; ; seed++) {
+    const model = randomModel({ ...SMALL_SHAPE, formats: [1], seed });
+    if (model.description.layers.every(({ experts = [] }) => experts.length > 0)) return model;
+  }
+}
+
 let packed: Promise<Uint8Array> | undefined;
 
 /** The model's packed file, which the caller owns. */

@@ -44,9 +44,36 @@ static void place_some(Random *random, Kernel *kernel, int32_t layer) {
   }
 }
 
+/** Takes memory away from a step that has begun: its request, its pages, or room for its results. */
+static void take_away(Random *random, const Opened *opened, int32_t *numbers, size_t length, const Results *results) {
+  Kernel *kernel = opened->kernel;
+  Results less = *results;
+  uint8_t *memory = opened->pages.memory;
+  switch (random_in(random, 0, 2)) {
+    case 0:
+      for (size_t i = 0; i < length; i++) numbers[i] = edge_near(random, numbers[i]);
+      break;
+    case 1:
+      ((Opened *)opened)->pages.memory = NULL;
+      if (!kernel_run_layers(kernel, kernel->toLayer, kernel->toLayer + 1) || !kernel_route(kernel, kernel->toLayer) ||
+          !kernel_feed(kernel, kernel->toLayer) || !kernel_end(kernel))
+        wrong("a step went on without its pages");
+      ((Opened *)opened)->pages.memory = memory;
+      break;
+    default:
+      if (results->numSums == 0 || !kernel->step) break;
+      less.numSums = 0;
+      if (!kernel_move_results(kernel, &less) || !kernel_end(kernel)) wrong("a step went on without room for its results");
+      break;
+  }
+}
+
 /** Begins a valid request and runs parts of it in any order, with experts of which some are missing. */
 static void try_parts(Random *random, const Opened *opened, const Request *valid) {
   Kernel *kernel = opened->kernel;
+  int32_t *numbers = malloc(valid->length * 4);
+  if (!numbers) abort();
+  memcpy(numbers, valid->numbers, valid->length * 4);
   Results results = {
       .candidateIds = calloc(valid->numCandidateIds, 4),
       .numCandidateIds = valid->numCandidateIds,
@@ -57,8 +84,9 @@ static void try_parts(Random *random, const Opened *opened, const Request *valid
       .fullLogits = calloc(valid->numFullLogits, 4),
       .numFullLogits = valid->numFullLogits,
   };
-  const char *error = kernel_begin_run(kernel, &opened->pages, valid->numbers, valid->length, &results);
+  const char *error = kernel_begin_run(kernel, &opened->pages, numbers, valid->length, &results);
   for (int i = 0; i < 40 && !error; i++) {
+    if (one_in(random, 20)) take_away(random, opened, numbers, valid->length, &results);
     int32_t layer = one_in(random, 4) ? edge_near(random, kernel->toLayer) : kernel->toLayer;
     switch (random_in(random, 0, kernel->filed ? 4 : 2)) {
       case 0: kernel_route(kernel, layer); break;
@@ -71,6 +99,7 @@ static void try_parts(Random *random, const Opened *opened, const Request *valid
   kernel->step = NULL;
   for (int32_t l = 0; kernel->filed && l < kernel->model.numLayers; l++)
     for (int32_t e = 0; kernel->layers[l].experts && e < kernel->layers[l].numExperts; e++) kernel_place(kernel, l, e, NULL, 0);
+  free(numbers);
   free(results.candidateIds);
   free(results.logits);
   free(results.sums);
