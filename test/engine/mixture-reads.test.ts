@@ -47,6 +47,7 @@ class PlainKernel implements MixtureKernel {
   }
 
   feedLayer(layer: number): void {
+    this.expectWhole();
     for (const expert of this.#chosen ?? []) {
       const unit = this.#placed.get(`${layer} ${expert}`) as Uint8Array;
       expect(Array.from(unit)).toEqual(Array.from(unit, () => 10 * layer + expert + 1));
@@ -61,6 +62,15 @@ class PlainKernel implements MixtureKernel {
 
   placeUnit(layer: number, expert: number, unit: Uint8Array | undefined): void {
     if (unit) this.#placed.set(`${layer} ${expert}`, unit);
+    else this.#placed.delete(`${layer} ${expert}`);
+  }
+
+  /** Every unit that is placed, each of which must be whole: the memory of others is released. */
+  expectWhole(): void {
+    for (const [name, unit] of this.#placed) {
+      const [layer = 0, expert = 0] = name.split(" ").map(Number);
+      expect(Array.from(unit), name).toEqual(Array(LAYER_BYTES[layer] as number).fill(10 * layer + expert + 1));
+    }
   }
 }
 
@@ -206,6 +216,7 @@ describe("a forecast", () => {
           expect(error).toMatchObject({ message: "The disk is gone" });
           numFailed++;
         });
+        kernel.expectWhole();
         stream.memory.cache.checkIntegrity();
         expect(stream.memory.stats.usedBytes).toBeLessThanOrEqual(stream.memory.stats.budgetBytes);
       }

@@ -91,10 +91,7 @@ export class StreamedChanges implements ChangeMemory {
     this.#kernel = kernel;
     this.units = new UnitMemory(this.#reader, {
       ...options,
-      onEvicted: (unit, nextUse) => {
-        this.#unplace(unit.expert);
-        options.onEvicted?.(unit, nextUse);
-      },
+      onReleased: ({ expert }) => this.#unplace(expert),
     });
     this.residency = streamedResidency(this.units, withoutNone);
   }
@@ -117,7 +114,6 @@ export class StreamedChanges implements ChangeMemory {
 
   remove(index: number): void {
     this.units.forget(index);
-    this.#unplace(index);
     this.#reader.set(index, undefined);
   }
 

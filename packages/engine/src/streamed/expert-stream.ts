@@ -4,6 +4,7 @@ import { open, type FileHandle } from "node:fs/promises";
 import { ReadMeError, type Residency } from "@readme-moe/core";
 import type { ExpertUnits, Kernel, KernelPages, StepResults } from "@readme-moe/kernel";
 import { streamedResidency } from "./streamed-residency.ts";
+import { PlacedUnits } from "./unit-places.ts";
 import { UnitMemory, type UnitMemoryOptions, type UnitReader } from "./unit-memory.ts";
 
 /** Reads units of experts from the packed file of the kernel. */
@@ -61,13 +62,18 @@ export class ExpertStream {
   readonly memory: UnitMemory;
   readonly #file: UnitFile;
   readonly #kernel: Kernel;
-  /** Memory of each unit that the kernel was given last, by layer and expert. */
-  readonly #placed: (Uint8Array | undefined)[] = [];
+  readonly #placed: PlacedUnits;
 
-  private constructor(memory: UnitMemory, file: UnitFile, kernel: Kernel) {
-    this.memory = memory;
+  /** @throws {RangeError} if the budget is too small for one layer of all experts */
+  private constructor(file: UnitFile, kernel: Kernel, options: UnitMemoryOptions) {
     this.#file = file;
     this.#kernel = kernel;
+    this.#placed = new PlacedUnits(kernel);
+    this.memory = new UnitMemory(file, {
+      ...options,
+      newMemory: kernel.newUnit?.bind(kernel),
+      onReleased: ({ layer, expert }) => this.#placed.remove(layer, expert),
+    });
   }
 
   /** Opens the packed file. @throws {RangeError} if the budget is too small for one layer of all experts */
@@ -79,8 +85,7 @@ export class ExpertStream {
   ): Promise<ExpertStream> {
     const file = await UnitFile.open(path, units);
     try {
-      const newMemory = kernel.newUnit?.bind(kernel);
-      return new ExpertStream(new UnitMemory(file, { ...options, newMemory }), file, kernel);
+      return new ExpertStream(file, kernel, options);
     } catch (error) {
       await file.close();
       throw error;
@@ -111,12 +116,7 @@ export class ExpertStream {
   }
 
   #place(layer: number, units: ReadonlyMap<number, Uint8Array>): void {
-    for (const [expert, unit] of units) {
-      const index = layer * this.memory.layout.numExperts + expert;
-      if (this.#placed[index] === unit) continue;
-      this.#kernel.placeUnit(layer, expert, unit);
-      this.#placed[index] = unit;
-    }
+    for (const [expert, unit] of units) this.#placed.place(layer, expert, unit);
   }
 
   async close(): Promise<void> {

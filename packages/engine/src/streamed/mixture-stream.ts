@@ -14,6 +14,7 @@ import {
 } from "@readme-moe/core";
 import type { ExpertUnits, Kernel, KernelPages, StepResults } from "@readme-moe/kernel";
 import { UnitFile } from "./expert-stream.ts";
+import { PlacedUnits } from "./unit-places.ts";
 import { UnitStore, type UnitMemoryOptions, type UnitReader } from "./unit-store.ts";
 
 /** Part of a kernel that steps of a mixture need. */
@@ -81,8 +82,7 @@ export class MixtureStream {
   #forecast: RouteForecast | undefined;
   /** Measures whether to read ahead, where the options do not say. */
   #trial: ReadAheadTrial | undefined;
-  /** Memory of each unit that the kernel was given last, by the mixture's layer and expert. */
-  readonly #placed: (Uint8Array | undefined)[] = [];
+  readonly #placed: PlacedUnits;
   /** Limit of bytes for the steps that begin from now on. */
   #budgetBytes: number;
   /** Bytes that a layer of the running step needs at most, and its end. */
@@ -107,11 +107,13 @@ export class MixtureStream {
     this.#readAhead = options.readAhead ?? DEFAULT_READ_AHEAD;
     this.#now = options.now ?? (() => performance.now());
     this.#close = close;
+    this.#placed = new PlacedUnits(kernel);
     // Nothing is certain of later layers, so no certain use is read ahead.
     this.memory = new UnitStore(this.#reader, {
       ...options,
       lookaheadLayers: 0,
       newMemory: kernel.newUnit?.bind(kernel),
+      onReleased: ({ layer, expert }) => this.#placed.remove(this.#reader.layers[layer] ?? 0, expert),
     });
     this.#budgetBytes = options.budgetBytes;
     this.#restart();
@@ -210,7 +212,7 @@ export class MixtureStream {
     memory.enter({ layer: unitLayer, running, estimates: this.#estimates() });
     await memory.run((units) => {
       const fedMs = this.#now();
-      for (const [expert, unit] of units) this.#place(layer, unitLayer, expert, unit);
+      for (const [expert, unit] of units) this.#placed.place(layer, expert, unit);
       this.#kernel.feedLayer(layer);
       this.#layerMs = routedMs + this.#now() - fedMs;
     });
@@ -225,13 +227,6 @@ export class MixtureStream {
     const layerReadBytes = isMeasured ? bytesPerMs * (this.#layerMs ?? 0) : undefined;
     const limits = this.#trial?.readsAhead === false ? { ...readAhead, layersAhead: 0 } : readAhead;
     return { ...limits, chances: this.#forecast.chances, layerReadBytes, pendingBytes };
-  }
-
-  #place(layer: number, unitLayer: number, expert: number, unit: Uint8Array): void {
-    const index = unitLayer * this.memory.layout.numExperts + expert;
-    if (this.#placed[index] === unit) return;
-    this.#kernel.placeUnit(layer, expert, unit);
-    this.#placed[index] = unit;
   }
 
   /**

@@ -2,6 +2,7 @@
 // they are collected, at some time or never. The kernel and the file system accept both.
 
 import { ReadMeError } from "@readme-moe/core";
+import type { Kernel } from "@readme-moe/kernel";
 
 /** A resizable buffer of ECMAScript 2024, which every supported Node has and the type library lacks. */
 interface ResizableBuffer extends ArrayBuffer {
@@ -139,6 +140,27 @@ export class UnitPlaces implements Places {
       buffer.resize(0);
       this.#empty.push(buffer);
     }
+  }
+}
+
+/** Units that a kernel was given last. It must not keep one whose memory is released. */
+export class PlacedUnits {
+  readonly #kernel: Pick<Kernel, "placeUnit">;
+  readonly #layers: Map<number, Uint8Array>[] = [];
+
+  constructor(kernel: Pick<Kernel, "placeUnit">) {
+    this.#kernel = kernel;
+  }
+
+  place(layer: number, expert: number, unit: Uint8Array): void {
+    const experts = (this.#layers[layer] ??= new Map());
+    if (experts.get(expert) === unit) return;
+    this.#kernel.placeUnit(layer, expert, unit);
+    experts.set(expert, unit);
+  }
+
+  remove(layer: number, expert: number): void {
+    if (this.#layers[layer]?.delete(expert)) this.#kernel.placeUnit(layer, expert, undefined);
   }
 }
 

@@ -29,6 +29,8 @@ export interface UnitMemoryOptions extends Pick<ExpertCacheOptions, "budgetBytes
   readonly onLoaded?: ((unit: ExpertUnit, bytes: number, durationMs: number) => void) | undefined;
   /** @param nextUse - in steps, certain or estimated; `Infinity` if no known token needs the unit */
   readonly onEvicted?: ((unit: ExpertUnit, nextUse: number) => void) | undefined;
+  /** Called with each unit that was in memory, before its memory holds another one or is returned. */
+  readonly onReleased?: ((unit: ExpertUnit) => void) | undefined;
   /** Allocates memory that a unit can be read into. @default buffers that return their pages to the system */
   readonly newMemory?: ((bytes: number) => Uint8Array) | undefined;
   /** @default performance.now */
@@ -232,7 +234,10 @@ export class UnitStore {
         holding.isEvicted = true;
         const ended = holding.read.catch(() => undefined).finally(() => this.#leaving.delete(ended));
         this.#leaving.add(ended);
-      } else if (holding?.memory) this.#places.release(holding.memory);
+      } else if (holding?.memory) {
+        this.#options.onReleased?.({ layer, expert });
+        this.#places.release(holding.memory);
+      }
     }
   }
 
