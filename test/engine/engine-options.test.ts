@@ -6,6 +6,7 @@ import { expect, test } from "vitest";
 /** Any engine is opened with these: they do not depend on the model. */
 const DEFAULTS = {
   isolation: "process",
+  hungMs: 60_000,
   precision: "int8",
   threads: undefined,
   kernel: undefined,

@@ -6,10 +6,11 @@ import { Agent, request, type IncomingMessage } from "node:http";
 import type { Socket } from "node:net";
 import { join } from "node:path";
 import { ReadMeError, type Engine } from "@readme-moe/core";
-import type { ReadMeEngine } from "@readme-moe/engine";
+import type { EngineOptions, ReadMeEngine } from "@readme-moe/engine";
 import { readMe, ServedModels } from "@readme-moe/express";
 import express, { type RequestHandler } from "express";
 import { beforeAll, describe, expect, onTestFinished, test } from "vitest";
+import { HANGING_TOKENS, writeHangingScheduler } from "../support/hanging-scheduler.ts";
 import { manualTimers } from "../support/manual-timers.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 import { ENDLESS, ENDLESS_TOKENS, listen, openTinyEngine, type RunningServer } from "../support/served-model.ts";
@@ -27,8 +28,8 @@ beforeAll(async () => {
   folder = await persistentFolder();
 });
 
-async function open(): Promise<ReadMeEngine> {
-  const options = { isolation: "process", maxNumSeqs: 2 } as const;
+async function open(more: EngineOptions = {}): Promise<ReadMeEngine> {
+  const options = { isolation: "process", maxNumSeqs: 2, ...more } as const;
   const engine = await openTinyEngine(join(folder, `${++numOpened}`), options, ENDLESS);
   onTestFinished(() => engine.dispose());
   return engine;
@@ -197,4 +198,27 @@ describe("when an engine's process is killed", () => {
     await exchanged;
     expect(await Promise.all(young)).toEqual(["done", "done"]);
   });
+});
+
+test("an engine that loops for ever is ended and opened again; its requests learn it, and the process stays alive", async () => {
+  const scheduler = await writeHangingScheduler(folder, "for (;;)");
+  const engine = await open({ scheduler, hungMs: 1000, speculation: false });
+  const { models, server } = await serve(engine);
+  const restarted = new Promise((resolve) => models.events.once("engine:restarted", resolve));
+  const send = client(server.port);
+  const short = { ...long, max_tokens: 2 };
+  expect(await send(short)).toBe("done");
+  const hanging = [send({ ...long, max_tokens: 2 * HANGING_TOKENS }), client(server.port)(long)];
+  const lives: number[] = [];
+  const over = new AbortController();
+  const polled = (async () => {
+    while (!over.signal.aborted) lives.push((await fetch(`${server.url}/livez`)).status);
+  })();
+  expect(await Promise.all(hanging)).toEqual(["engine_failed", "engine_failed"]);
+  await restarted;
+  expect((await fetch(`${server.url}/readyz`)).status).toBe(200);
+  expect(await send(short)).toBe("done");
+  over.abort();
+  await polled;
+  expect(new Set(lives)).toEqual(new Set([200]));
 });

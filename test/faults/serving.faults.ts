@@ -3,6 +3,7 @@
 
 import { copyFile, readdir, truncate } from "node:fs/promises";
 import { join } from "node:path";
+import { setTimeout } from "node:timers/promises";
 import { pathToFileURL } from "node:url";
 import { describe, expect, test } from "vitest";
 import {
@@ -23,7 +24,7 @@ import {
 } from "../support/serving-process.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 
-const FROZEN = "the engine's process is frozen";
+const FROZEN = "the engine's process is frozen or loops for ever";
 const MAPPED_CUT = "packed weights are cut, all in memory";
 const MODEL_CUT = "the model's file is cut, and the engine has to be opened again";
 const DISK_FULL = "the disk is full, and packed weights have to be made again";
@@ -62,17 +63,26 @@ async function cutAll(cacheFolder: string): Promise<void> {
 
 test(FROZEN, async () => {
   const { start } = await setUp();
-  const server = await start(["--hung-ms", "1000", "--max-queue-ms", "2000"]);
-  const pid = await server.workerPid();
-  process.kill(pid, "SIGSTOP");
+  const server = await start(["--hung-ms", "1000", ...SLOW_RESTART]);
+  process.kill(await server.workerPid(), "SIGSTOP");
   const asked = statusOf(server);
   const fault = await shownAsDocumented(FROZEN, server);
-  // Nobody waits for ever.
-  expect(await asked).toBe(408);
-  process.kill(pid, "SIGCONT");
+  expect(await asked).toBe(503);
   await loggedAsDocumented(fault, server);
-  await until(async () => (await server.probes()).readyz === 200);
+  expect((await server.logged("engine:failed"))["message"]).toContain("gave no sign of life");
   expect(await statusOf(server)).toBe(200);
+});
+
+test("time in which server and engine are both suspended is no silence of the engine", async () => {
+  const { start } = await setUp();
+  const server = await start(["--hung-ms", "1000"]);
+  const pids = [server.child.pid as number, await server.workerPid()];
+  const asked = statusOf(server, { max_tokens: 200 });
+  for (const pid of pids) process.kill(pid, "SIGSTOP");
+  // Longer than any limit of this engine.
+  await setTimeout(12_000);
+  for (const pid of pids) process.kill(pid, "SIGCONT");
+  expect(await asked).toBe(200);
   expect(server.entries.map(({ event }) => event)).not.toContain("engine:failed");
 });
 

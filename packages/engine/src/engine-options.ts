@@ -26,6 +26,14 @@ export interface EngineOptions extends SchedulingOptions {
    */
   readonly isolation?: "thread" | "process" | undefined;
   /**
+   * Longest time without a sign of life from the engine while an answer is awaited, in ms. The engine answers between
+   * two steps, and ten of its longest steps are always allowed; opening a model is allowed five times as long. An engine
+   * that is silent for longer hangs: it is ended, and its requests end with `ERR_ENGINE_FAILED`. A thread that hangs in
+   * native code cannot be ended. The time in which this process is suspended does not count.
+   * @default 60,000
+   */
+  readonly hungMs?: number | undefined;
+  /**
    * Precision of products. "fp32" has PyTorch's numbers; "int8" takes a quarter of the memory, is faster, and loses
    * some thousandths of a nat.
    * @default "int8"
@@ -143,8 +151,12 @@ export type ResolvedEngineOptions = Pick<EngineOptions, Unresolved> &
     ]-?: Exclude<EngineOptions[Name], undefined>;
   };
 
+/** Longest delay of a timer. */
+export const MAX_TIMER_MS: number = 2 ** 31 - 1;
+
 const NAMES = [
   "isolation",
+  "hungMs",
   "precision",
   "threads",
   "kernel",
@@ -195,6 +207,7 @@ export function resolveEngineOptions(options: EngineOptions): ResolvedEngineOpti
   return {
     ...resolveSchedulingOptions(options),
     isolation: choiceOption("isolation", options.isolation ?? "process", ["process", "thread"] as const),
+    hungMs: integerOption("hungMs", options.hungMs ?? 60_000, 1, MAX_TIMER_MS),
     precision: choiceOption("precision", options.precision ?? "int8", ["fp32", "int8", "int4"] as const),
     threads: optional("threads", 1, 1024),
     kernel: options.kernel && choiceOption("kernel", options.kernel, ["native", "wasm"] as const),

@@ -150,6 +150,8 @@ export type ToWorker =
   | { readonly type: "cancel"; readonly callId: number }
   /** Names the events that have listeners; no others are sent. */
   | { readonly type: "listen"; readonly names: readonly WireEvent["name"][] }
+  /** Asks for a sign of life. */
+  | { readonly type: "ping" }
   | { readonly type: "close" }
   /** Ends the worker between two steps, without an answer and without releasing anything. */
   | { readonly type: "end" };
@@ -182,7 +184,13 @@ export type WireEvent = {
 
 export type FromWorker =
   | { readonly type: "progress"; readonly progress: LoadProgress }
-  | { readonly type: "opened"; readonly info: EngineInfo; readonly cacheFailure: string | undefined }
+  | {
+      readonly type: "opened";
+      readonly info: EngineInfo;
+      readonly cacheFailure: string | undefined;
+      /** Predicted time of a step of as many tokens as one may have. */
+      readonly longestStepMs: number;
+    }
   | { readonly type: "reading"; readonly info: PromptInfo }
   | { readonly type: "failed"; readonly error: WireError }
   | {
@@ -198,6 +206,7 @@ export type FromWorker =
   | ({ readonly type: "ask" } & WireQuestion)
   | { readonly type: "result"; readonly callId: number; readonly value: unknown }
   | { readonly type: "error"; readonly callId: number; readonly error: WireError }
+  | { readonly type: "pong" }
   | { readonly type: "closed" };
 
 /** Lists the memory of a message that can be transferred instead of copied, where both sides are in one process. */

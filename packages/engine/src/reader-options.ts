@@ -8,6 +8,7 @@ export interface PromptReaderOptions extends Pick<EngineOptions, ReaderName> {
 
 type ReaderName =
   | "isolation"
+  | "hungMs"
   | "threads"
   | "kernel"
   | "cacheFolder"
@@ -19,6 +20,7 @@ type ReaderName =
 
 const NAMES: readonly ReaderName[] = [
   "isolation",
+  "hungMs",
   "threads",
   "kernel",
   "cacheFolder",

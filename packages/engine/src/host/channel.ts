@@ -7,8 +7,11 @@ import { movable, type FromWorker, type ToWorker } from "../protocol.ts";
 
 export interface Channel {
   post(message: ToWorker): void;
-  /** Ends the worker. A process ends at once, a thread after its current step; no message comes after this. */
-  kill(): void;
+  /**
+   * Ends the worker. A process ends at once, a thread after its current step; no message comes after this.
+   * @param isHung - also ends a thread within JavaScript; one within native code ends when that returns, or never
+   */
+  kill(options?: { readonly isHung: boolean }): void;
   /** Sets whether the worker keeps the program running by itself. It does at first. */
   hold(isHeld: boolean): void;
   /** Resolves with the reason when the worker has ended or was killed. */
@@ -50,12 +53,13 @@ function openThread(onMessage: OnMessage): Channel {
   return {
     post: (message) => worker.postMessage(message, movable(message)),
     // `terminate` within native code can abort the whole process, so the thread is asked to end. A thread that never
-    // returns from its step is left behind.
-    kill: () => {
+    // returns from its step is left behind, unless it is known to hang.
+    kill: ({ isHung } = { isHung: false }) => {
       worker.off("message", onMessage);
       worker.postMessage({ type: "end" } satisfies ToWorker, []);
       worker.unref();
       killed.abort();
+      if (isHung) void worker.terminate();
     },
     hold: (isHeld) => {
       if (isHeld) worker.ref();

@@ -33,8 +33,8 @@ export async function openPromptReader(path: string, options: PromptReaderOption
   }
 }
 
-function newLink({ isolation }: ResolvedReaderOptions): WorkerLink {
-  return new WorkerLink(isolation, {
+function newLink(options: ResolvedReaderOptions): WorkerLink {
+  return new WorkerLink(options, {
     onStep: () => undefined,
     onFunctionCall: () => undefined,
     onFailed: () => undefined,

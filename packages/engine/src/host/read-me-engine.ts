@@ -216,7 +216,7 @@ export class ReadMeEngine implements Engine {
 
   async #start(onProgress?: (progress: LoadProgress) => void, signal?: AbortSignal): Promise<void> {
     signal?.throwIfAborted();
-    const link = new WorkerLink(this.#options.isolation, {
+    const link = new WorkerLink(this.#options, {
       onStep: (step) => this.#receive(step),
       onFunctionCall: (call) => void this.#requests.answer(call),
       onFailed: (error) => this.#fail(error),

@@ -1,11 +1,12 @@
 // One worker from its start to its end, and the calls that wait for its answers.
 
 import { onceAborted, ReadMeError, type EngineInfo, type PromptInfo, type ReadMeEmitter } from "@readme-moe/core";
-import type { ResolvedEngineOptions } from "../engine-options.ts";
+import { MAX_TIMER_MS, type ResolvedEngineOptions } from "../engine-options.ts";
 import { fromWire, type CallName, type Calls, type FromWorker, type LoadProgress, type ToWorker } from "../protocol.ts";
 import type { ResolvedReaderOptions } from "../reader-options.ts";
 import type { FunctionCall } from "./caller-functions.ts";
 import { openChannel, type Channel } from "./channel.ts";
+import { Watchdog } from "./watchdog.ts";
 
 interface LinkListeners {
   readonly onStep: (step: FromWorker & { type: "step" }) => void;
@@ -21,9 +22,18 @@ interface Pending {
 }
 
 const CLOSE_TIMEOUT_MS = 10_000;
+/** Silence that is allowed while a model is opened, whose files are parsed at once, in limits of a silence later. */
+const OPENING_LIMITS = 5;
+/** Silence that is allowed in any case, in longest steps as predicted: a machine may be that much slower for a while. */
+const LONGEST_STEPS = 10;
+
+/** The worker's place, and how long it may be silent. */
+export type LinkOptions = Pick<ResolvedEngineOptions, "isolation" | "hungMs">;
 
 export class WorkerLink {
   readonly #channel: Channel;
+  readonly #hungMs: number;
+  readonly #watchdog: Watchdog;
   readonly #listeners: LinkListeners;
   readonly #calls = new Map<number, Pending>();
   readonly #exited: Promise<void>;
@@ -35,8 +45,13 @@ export class WorkerLink {
   #numHolds = 0;
   #state: "alive" | "closing" | "ended" = "alive";
 
-  constructor(isolation: "thread" | "process", listeners: LinkListeners) {
+  constructor({ isolation, hungMs }: LinkOptions, listeners: LinkListeners) {
     this.#listeners = listeners;
+    this.#hungMs = hungMs;
+    this.#watchdog = new Watchdog(OPENING_LIMITS * hungMs, {
+      ask: () => this.post({ type: "ping" }),
+      onHung: (limitMs) => this.#endHung(limitMs),
+    });
     const channel = openChannel(isolation, (message) => this.#receive(message));
     this.#channel = channel;
     this.#exited = this.#watch(channel);
@@ -93,11 +108,15 @@ export class WorkerLink {
    * program end, as any library that only computes does.
    */
   hold(): void {
-    if (this.#numHolds++ === 0) this.#channel.hold(true);
+    if (this.#numHolds++ > 0) return;
+    this.#channel.hold(true);
+    if (this.#state === "alive") this.#watchdog.start();
   }
 
   release(): void {
-    if (--this.#numHolds === 0 && this.#state === "alive") this.#channel.hold(false);
+    if (--this.#numHolds > 0) return;
+    this.#watchdog.stop();
+    if (this.#state === "alive") this.#channel.hold(false);
   }
 
   /** Tells the worker which events have listeners, now and after each change. The worker sends no other events. */
@@ -121,6 +140,7 @@ export class WorkerLink {
   async close(): Promise<void> {
     if (this.#state === "alive") {
       this.#state = "closing";
+      this.#watchdog.stop();
       this.hold();
       this.#channel.post({ type: "close" });
       const timer = setTimeout(() => this.#channel.kill(), CLOSE_TIMEOUT_MS);
@@ -136,6 +156,17 @@ export class WorkerLink {
     this.#channel.kill();
   }
 
+  #limitOf(longestStepMs: number): number {
+    const longestMs = Math.ceil(LONGEST_STEPS * longestStepMs);
+    return longestMs > this.#hungMs ? Math.min(longestMs, MAX_TIMER_MS) : this.#hungMs;
+  }
+
+  #endHung(limitMs: number): void {
+    const message = `The engine's worker hung: it gave no sign of life for ${limitMs} ms, and was ended`;
+    this.#end(new ReadMeError("ERR_ENGINE_FAILED", message), false);
+    this.#channel.kill({ isHung: true });
+  }
+
   async #watch(channel: Channel): Promise<void> {
     const reason = await channel.exited;
     const wasClosing = this.#state === "closing";
@@ -145,12 +176,14 @@ export class WorkerLink {
   #receive(message: FromWorker): void {
     // The end of a process may be known before its last messages arrive. Their receivers have failed by then.
     if (this.#state === "ended") return;
+    this.#watchdog.heard();
     switch (message.type) {
       case "progress":
         this.#opening?.onProgress?.(message.progress);
         return;
       case "opened":
       case "reading":
+        this.#watchdog.limitMs = this.#limitOf(message.type === "opened" ? message.longestStepMs : 0);
         this.#opening?.resolve(message);
         this.#opening = undefined;
         this.release();
@@ -173,6 +206,7 @@ export class WorkerLink {
         this.#take(message.callId)?.reject(fromWire(message.error));
         return;
       case "closed":
+      case "pong":
         return;
       default:
         throw new TypeError(`Unknown message: ${String(message satisfies never)}`);
@@ -189,6 +223,7 @@ export class WorkerLink {
   #end(error: Error, wasAsked: boolean): void {
     if (this.#state === "ended") return;
     this.#state = "ended";
+    this.#watchdog.stop();
     const reason = wasAsked ? new ReadMeError("ERR_DISPOSED", "The engine was disposed") : error;
     for (const pending of this.#calls.values()) pending.reject(reason);
     this.#calls.clear();

@@ -1,4 +1,10 @@
-import type { EngineInfo, EvictionPolicy, PreGatingRouter, Residency } from "@readme-moe/core";
+import {
+  predictStepMs,
+  type EngineInfo,
+  type EvictionPolicy,
+  type PreGatingRouter,
+  type Residency,
+} from "@readme-moe/core";
 import { forContext, type Model, type ModelText, openModel, resolveCacheFolder } from "@readme-moe/model";
 import type { ExpertChoice } from "@readme-moe/router";
 import { EngineCore } from "../engine-core.ts";
@@ -39,6 +45,8 @@ export interface OpenedEngine {
   readonly info: EngineInfo;
   /** Reason why packed weights could not be cached. */
   readonly cacheFailure: string | undefined;
+  /** Predicted time of a step of as many tokens as one may have. */
+  readonly longestStepMs: number;
   /**
    * Opens the router of a choice. Returns the same object for the same choice, so that its sequences are routed
    * together.
@@ -142,6 +150,7 @@ export async function openEngine(
       promptVersion,
       modelVersion: await modelVersionOf({ promptVersion, runner, set, contextTokens, options }),
     };
+    const longest = { tokens: maxNumBatchedTokens, distinctExperts: info.experts.length, cachedTokens: capacityTokens };
     const changing = lowRankRouters && { runner, routers: lowRankRouters, core, output };
     return {
       model,
@@ -154,6 +163,7 @@ export async function openEngine(
       residency,
       info,
       cacheFailure,
+      longestStepMs: predictStepMs(cost, { ...longest, missingBytes: 0 }),
       close,
       routerFor: (choice) => routers.routerFor(choice),
       addExpert: (name, folder) => addExpert(model, changing, name, folder),

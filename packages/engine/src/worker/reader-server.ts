@@ -5,6 +5,7 @@ import { toWire, type Calls, type FromWorker, type ToWorker } from "../protocol.
 import { answerReading, isReadingCall, type ReadingCall } from "./calls.ts";
 import { OpenCalls } from "./open-calls.ts";
 import { openReader, type OpenedReader } from "./open-reader.ts";
+import { nextTurn } from "./turns.ts";
 
 /** Receives messages, and reads long texts in time slices between them. */
 export class ReaderServer {
@@ -31,6 +32,9 @@ export class ReaderServer {
         return;
       case "cancel":
         this.#calls.cancel(message.callId);
+        return;
+      case "ping":
+        this.#send({ type: "pong" });
         return;
       case "close":
         void this.#close();
@@ -75,7 +79,7 @@ export class ReaderServer {
     this.#isRunning = true;
     while (this.#reader?.slices.hasWork === true) {
       this.#reader.slices.run();
-      await new Promise((resolve) => setImmediate(resolve));
+      await nextTurn();
     }
     this.#isRunning = false;
   }

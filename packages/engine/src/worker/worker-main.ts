@@ -21,6 +21,7 @@ import { openEngine } from "./open-engine.ts";
 import { OpenCalls } from "./open-calls.ts";
 import { ReaderServer } from "./reader-server.ts";
 import { RunningRequests, TimeSlices, type RunningEngine } from "./requests.ts";
+import { nextTurn, turnsFor } from "./turns.ts";
 
 /**
  * Requests that a program sends together arrive within a tenth of a millisecond of each other. The second limit keeps
@@ -90,6 +91,9 @@ class EngineServer {
       case "listen":
         this.#listened = new Set(message.names);
         return;
+      case "ping":
+        this.#send({ type: "pong" });
+        return;
       case "close":
         this.#isClosing = true;
         if (!this.#isRunning) void this.#close();
@@ -112,7 +116,8 @@ class EngineServer {
       const engine = { ...opened, slices: new TimeSlices() };
       this.#engine = engine;
       this.#requests = new RunningRequests(engine, (id, error) => this.#fail(id, error));
-      this.#send({ type: "opened", info: engine.info, cacheFailure: engine.cacheFailure });
+      const { info, cacheFailure, longestStepMs } = engine;
+      this.#send({ type: "opened", info, cacheFailure, longestStepMs });
       shrinkHeap();
     } catch (error) {
       this.#send({ type: "failed", error: toWire(error) });
@@ -235,18 +240,6 @@ class EngineServer {
     this.#send({ type: "closed" });
     this.#onClosed();
   }
-}
-
-/** Gives the event loop turns for at least `durationMs`. */
-async function turnsFor(durationMs: number): Promise<void> {
-  const endMs = performance.now() + durationMs;
-  // oxlint-disable-next-line no-await-in-loop -- each turn advances other work
-  while (performance.now() < endMs) await nextTurn();
-}
-
-/** Lets arrived messages be received. */
-function nextTurn(): Promise<void> {
-  return new Promise((resolve) => setImmediate(resolve));
 }
 
 /**

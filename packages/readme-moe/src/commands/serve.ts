@@ -66,9 +66,9 @@ async function runServer(path: string, flags: ServeFlags, interrupted: AbortSign
 
 /** Opens an engine that keeps the prompts of `--keep-prompt`. */
 async function openKeeping(path: string, flags: ServeFlags, signal: AbortSignal): Promise<OpenedEngine> {
-  const { maxNumSeqs, savedPromptsFolder, savedPromptsBytes, keepPrompt = [] } = flags;
+  const { maxNumSeqs, savedPromptsFolder, savedPromptsBytes, hungMs, keepPrompt = [] } = flags;
   const prompts = await Promise.all(keepPrompt.map((file) => readTextData(file)));
-  const opened = await openEngine(path, flags, signal, { maxNumSeqs, savedPromptsFolder, savedPromptsBytes });
+  const opened = await openEngine(path, flags, signal, { maxNumSeqs, savedPromptsFolder, savedPromptsBytes, hungMs });
   const { engine, close } = opened;
   engine.events.on("prompt:kept", ({ refusal, saveFailure }) => {
     if (refusal !== undefined) console.error(`note: a saved prompt was not used: ${refusal}`);

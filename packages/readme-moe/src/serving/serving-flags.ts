@@ -108,7 +108,10 @@ export function servingOptions(): readonly Option[] {
       0,
     ).default(0),
     new Option("--trust-proxy <proxies>", "number of proxies in front, or their addresses").argParser(proxies),
-    number("--hung-ms <ms>", "time without an expected answer after which an engine counts as hung (default: 60000)"),
+    number(
+      "--hung-ms <ms>",
+      "time without a sign of life after which an engine counts as hung and is ended (default: 60000)",
+    ),
     number("--restart-delay-ms <ms>", "wait before a failed engine is opened again, doubled each time (default: 1000)"),
     number("--restart-attempts <n>", "most attempts to open a failed engine again (default: 10)"),
     new Option("--no-restart", "do not open a failed engine again; /livez then fails"),

@@ -1,0 +1,13 @@
+// Turns of the event loop between the parts of long work.
+
+/** Lets arrived messages be received. */
+export function nextTurn(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
+}
+
+/** Gives the event loop turns for at least `durationMs`. */
+export async function turnsFor(durationMs: number): Promise<void> {
+  const endMs = performance.now() + durationMs;
+  // oxlint-disable-next-line no-await-in-loop -- each turn advances other work
+  while (performance.now() < endMs) await nextTurn();
+}
