@@ -96,6 +96,19 @@ describe("refinement", () => {
     }
   });
 
+  test("believes one short step after long ones, and not one long step after short ones", () => {
+    const random = seededRandom(6);
+    for (let round = 0; round < 50; round++) {
+      const work = randomWork(random);
+      const usualMs = 10 + 1000 * random();
+      let model: CostModel = DEFAULT_COST_MODEL;
+      for (let step = 0; step < 30; step++) model = refineCostModel(model, { work, durationMs: usualMs });
+      const after = (durationMs: number): number => predictStepMs(refineCostModel(model, { work, durationMs }), work);
+      expect(after(usualMs / 100)).toBeLessThan(usualMs / 10);
+      expect(after(100 * usualMs)).toBeLessThan(1.5 * usualMs);
+    }
+  });
+
   test("follows a machine that becomes twice as slow", () => {
     const slow = scaled(2);
     expect(meanError(observe(observe(DEFAULT_COST_MODEL, TRUE, 1000), slow, 1000), slow)).toBeLessThan(0.1);

@@ -43,6 +43,20 @@ test("allows texts of a grammar", async () => {
   expect((await allowedAfter(sums, vocabulary, ascii("(1+"))).filter((id) => id < 256)).toEqual(ascii("(0123456789"));
 });
 
+test("keeps grammars apart that are one text with different roots", async () => {
+  const text = 'root ::= "yes" | no\nno ::= "no" word\nword ::= [a-c]';
+  const patterns = { root: /^(yes|no[abc])$/, no: /^no[abc]$/, word: /^[abc]$/ };
+  const roots = Object.keys(patterns) as (keyof typeof patterns)[];
+  const bound = await Promise.all(roots.map((root) => grammars.grammar(text, root)));
+  for (const [index, root] of [...roots.entries(), ...roots.entries()]) {
+    // The second time it is cached.
+    const again = await grammars.format({ type: "grammar", grammar: text, root });
+    for (const constraint of [bound[index], again]) {
+      for (const written of await texts(constraint as Constraint, 9)) expect(written).toMatch(patterns[root]);
+    }
+  }
+});
+
 const tag = (name: string) => ({ begin: `<t>${name}:`, schema: { type: "integer", minimum: 1 }, end: "</t>" });
 
 test("allows tags alone, or within free text after a trigger", async () => {

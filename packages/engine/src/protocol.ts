@@ -59,7 +59,7 @@ export interface Calls {
   removeExpert: { readonly args: { readonly name: string }; readonly result: readonly string[] };
   /** Keeps a prompt, or answers "none" as its source; a request with its `keptId` then computes it. */
   keepPrompt: {
-    readonly args: { readonly prompt: WirePrompt; readonly expert: string | number | undefined };
+    readonly args: { readonly keptId: number; readonly prompt: WirePrompt; readonly expert: string | undefined };
     readonly result: WireKept;
   };
   /** Saves a prompt that was computed. The result is why it could not be saved, if it could not. */
@@ -82,7 +82,6 @@ interface WireCall {
 
 /** A prompt that is kept. */
 export interface WireKept {
-  readonly keptId: number;
   readonly tokenIds: Int32Array;
   /** Number of the first tokens that are kept. */
   readonly keptTokens: number;

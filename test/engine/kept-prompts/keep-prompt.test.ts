@@ -9,6 +9,7 @@ import { commonBeginning } from "../../../packages/engine/src/worker/keep-prompt
 import { writeChattingPocket } from "../../support/chatting-pocket.ts";
 import { complete, completeAll } from "../../support/complete.ts";
 import { withByte } from "../../support/damage.ts";
+import { writeAdaptersOf, writeExpertBase } from "../../support/expert-engine.ts";
 import { expectReadMeError } from "../../support/rejection.ts";
 import { persistentFolder, temporaryFolder } from "../../support/temporary-folder.ts";
 
@@ -111,6 +112,48 @@ test("an engine that is opened again after a failure keeps its prompts", async (
   expect(sources).toEqual(["computed", "saved"]);
   expect(await cachedOf(engine, chat("Who?"))).toBe(kept.keptTokens);
   await kept.release();
+});
+
+test.each([true, false])("prompts of experts are kept again with their experts (saved: %j)", async (saves) => {
+  const folder = await temporaryFolder();
+  const base = await writeExpertBase(join(folder, "base"));
+  const adapters = { one: { seed: 1 }, two: { seed: 2 }, three: { seed: 3 } };
+  const folderOf = (name: string): string => join(folder, name);
+  await writeAdaptersOf(base, Object.fromEntries(Object.entries(adapters).map(([name, one]) => [folderOf(name), one])));
+  const saved = saves ? { savedPromptsFolder: join(folder, "saved") } : {};
+  await using engine = await ReadMeEngine.open(base, { precision: "fp32", isolation: "process", threads: 1, ...saved });
+  for (const name of Object.keys(adapters)) await engine.addExpert(name, folderOf(name));
+  const sources: string[] = [];
+  engine.events.on("prompt:kept", ({ source }) => sources.push(source));
+  const text = TEXT.slice(0, 300);
+  const { keptTokens } = await engine.keepPrompt(text, { expert: "two", signal: new AbortController().signal });
+  // Its number is another one's when the engine is opened again, since an expert before it has left.
+  await engine.keepPrompt(text, { expert: engine.info.experts.indexOf("three") });
+  await engine.keepPrompt(text, { expert: "one" });
+  const cached = async (): Promise<readonly number[]> => {
+    const each: number[] = [];
+    for (const expert of ["none", "two", "three"]) {
+      const { usage } = await completeAll(engine, { prompt: `${text} And`, params: PARAMS, expert });
+      each.push(usage?.cachedTokens ?? -1);
+    }
+    return each;
+  };
+  const restart = async (): Promise<readonly string[]> => {
+    sources.length = 0;
+    engine.kill();
+    await engine.whenFailed();
+    await engine.restart();
+    return sources;
+  };
+  expect(await cached()).toEqual([0, keptTokens, keptTokens]);
+  await engine.removeExpert("one");
+  const again = saves ? "saved" : "computed";
+  expect(await restart()).toEqual([again, again]);
+  expect(engine.info.experts).toEqual(["none", "two", "three"]);
+  expect(await cached()).toEqual([0, keptTokens, keptTokens]);
+  // What was left out is not kept later.
+  await engine.addExpert("one", folderOf("one"));
+  expect(await restart()).toEqual([again, again]);
 });
 
 /** Keeps a prompt in an engine of its own. @returns the file that it wrote */

@@ -3,6 +3,7 @@
 import {
   checkExpert,
   describeValue,
+  expertIndex,
   rejectUnknownKeys,
   ReadMeError,
   type Generation,
@@ -34,21 +35,22 @@ export interface KeptPrompt {
 
 /** The engine that keeps prompts. */
 interface KeepingEngine extends CallingEngine {
-  /** Runs a prompt up to its first token. */
-  readonly compute: (kept: WireKept, options: KeepPromptOptions) => Generation;
+  /** Runs a prompt up to its first token, and keeps it. */
+  readonly compute: (prompt: Int32Array, keptId: number, options: KeepPromptOptions) => Generation;
   readonly emit: (event: Parameters<ReadMeEvents["prompt:kept"]>[0]) => void;
 }
 
 interface Entry {
+  /** The same in each worker. */
+  readonly keptId: number;
   readonly prompt: WirePrompt;
-  readonly options: KeepPromptOptions;
-  /** Id in the worker that runs now. */
-  keptId: number;
+  readonly expert: string | undefined;
 }
 
 export class KeptPrompts {
   readonly #engine: KeepingEngine;
   readonly #entries = new Set<Entry>();
+  #numKept = 0;
 
   constructor(engine: KeepingEngine) {
     this.#engine = engine;
@@ -61,14 +63,15 @@ export class KeptPrompts {
     }
     rejectUnknownKeys("`keepPrompt`", options, ["expert", "signal"]);
     const info = this.#engine.getInfo();
+    const { experts } = info;
     checkExpert(options.expert, info);
-    const entry: Entry = { prompt: wirePrompt(prompt, info), options, keptId: 0 };
-    const { kept, source } = await this.#keep(entry);
-    // The signal ends this call, and not the repetition after a failure.
-    const lasting: Entry = { ...entry, options: { expert: options.expert } };
-    this.#entries.add(lasting);
+    // In an engine that is opened again, experts may have other numbers.
+    const expert = typeof options.expert === "number" ? experts[expertIndex(experts, options.expert)] : options.expert;
+    const entry: Entry = { keptId: ++this.#numKept, prompt: wirePrompt(prompt, info), expert };
+    const { kept, source } = await this.#keep(entry, options.signal);
+    this.#entries.add(entry);
     const release = async (): Promise<void> => {
-      if (this.#entries.delete(lasting)) await this.#engine.call("releasePrompt", { keptId: lasting.keptId });
+      if (this.#entries.delete(entry)) await this.#release(entry);
     };
     return { promptTokens: kept.tokenIds.length, keptTokens: kept.keptTokens, source, release };
   }
@@ -82,38 +85,50 @@ export class KeptPrompts {
     for (const entry of this.#entries) {
       try {
         await this.#keep(entry);
+        if (!this.#entries.has(entry)) await this.#release(entry);
       } catch (error) {
-        const code = error instanceof ReadMeError ? error.code : undefined;
-        if (code === "ERR_ENGINE_FAILED" || code === "ERR_DISPOSED") throw error;
+        if (isGone(error)) throw error;
         this.#entries.delete(entry);
       }
     }
   }
 
-  async #keep(entry: Entry): Promise<{ readonly kept: WireKept; readonly source: KeptPrompt["source"] }> {
+  async #keep(
+    { keptId, prompt, expert }: Entry,
+    signal?: AbortSignal,
+  ): Promise<{ readonly kept: WireKept; readonly source: KeptPrompt["source"] }> {
     const { call, emit } = this.#engine;
-    const { prompt, options } = entry;
-    const { expert, signal } = options;
     const startMs = performance.now();
-    const kept = await call("keepPrompt", { prompt, expert }, signal);
-    const { keptId, keptTokens, refusal } = kept;
-    entry.keptId = keptId;
+    const kept = await call("keepPrompt", { keptId, prompt, expert }, signal);
+    const { keptTokens, refusal, tokenIds } = kept;
     const source = kept.source === "none" ? "computed" : kept.source;
-    const saveFailure = kept.source === "none" ? await this.#compute(kept, options) : undefined;
+    const saveFailure = kept.source === "none" ? await this.#compute(tokenIds, keptId, { expert, signal }) : undefined;
     const durationMs = performance.now() - startMs;
-    emit({ promptTokens: kept.tokenIds.length, keptTokens, source, durationMs, refusal, saveFailure });
+    emit({ promptTokens: tokenIds.length, keptTokens, source, durationMs, refusal, saveFailure });
     return { kept, source };
   }
 
   /** @returns why the prompt could not be saved, if it could not */
-  async #compute(kept: WireKept, options: KeepPromptOptions): Promise<string | undefined> {
+  async #compute(...computed: Parameters<KeepingEngine["compute"]>): Promise<string | undefined> {
     const { call, compute } = this.#engine;
+    const [, keptId, { signal }] = computed;
     try {
-      for await (const chunk of compute(kept, options)) void chunk;
-      return await call("savePrompt", { keptId: kept.keptId }, options.signal);
+      for await (const chunk of compute(...computed)) void chunk;
+      return await call("savePrompt", { keptId }, signal);
     } catch (error) {
-      await call("releasePrompt", { keptId: kept.keptId }).catch(() => undefined);
+      await call("releasePrompt", { keptId }).catch(() => undefined);
       throw error;
     }
   }
+
+  /** An engine that has failed keeps nothing. */
+  async #release({ keptId }: Entry): Promise<void> {
+    await this.#engine.call("releasePrompt", { keptId }).catch((error: unknown) => {
+      if (!isGone(error)) throw error;
+    });
+  }
+}
+
+function isGone(error: unknown): boolean {
+  return error instanceof ReadMeError && (error.code === "ERR_ENGINE_FAILED" || error.code === "ERR_DISPOSED");
 }

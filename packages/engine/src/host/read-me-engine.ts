@@ -43,7 +43,7 @@ export class ReadMeEngine implements Engine {
   readonly #experts = new ExpertChanges(this.#self, (experts) => (this.#info = { ...this.info, experts }));
   readonly #kept = new KeptPrompts({
     ...this.#self,
-    compute: ({ keptId, tokenIds: prompt }, options) =>
+    compute: (prompt, keptId, options) =>
       this.#generate({ ...options, prompt, params: { maxTokens: 1, temperature: 0 } }, keptId),
     emit: (event) => this.events.emit("prompt:kept", event),
   });

@@ -28,7 +28,6 @@ interface Kept {
 export class KeptPrompts {
   readonly #parts: KeepingParts;
   readonly #kept = new Map<number, Kept>();
-  #numKept = 0;
 
   constructor(parts: KeepingParts) {
     this.#parts = parts;
@@ -38,14 +37,14 @@ export class KeptPrompts {
    * Keeps a prompt whose keys and values are in memory or saved. If it is neither, `computed` and `save` have to
    * follow.
    *
+   * @param keptId - a new one, for the other methods
    * @throws {RangeError} when there is no room for it
    */
-  async keep(prompt: RoutedTokens): Promise<WireKept> {
+  async keep(keptId: number, prompt: RoutedTokens): Promise<WireKept> {
     const { prefixes, kv } = this.#parts;
     const numTokens = Math.floor(prompt.tokenIds.length / KV_PAGE_TOKENS) * KV_PAGE_TOKENS;
     const kept: Kept = { prompt, numTokens, pin: undefined };
-    const keptId = ++this.#numKept;
-    const answer = { keptId, tokenIds: Int32Array.from(prompt.tokenIds), keptTokens: numTokens };
+    const answer = { tokenIds: Int32Array.from(prompt.tokenIds), keptTokens: numTokens };
     if (numTokens === 0) return { ...answer, source: "memory" };
     const bytes = numTokens * kv.bytesPerToken;
     const isPinned = prefixes.isPinned(prompt, numTokens);

@@ -4,12 +4,14 @@ import { promptIds, routedPrompt, type RunningEngine } from "./requests.ts";
 /** Answers `keepPrompt`, see `Calls`. */
 export async function keepPrompt(
   engine: RunningEngine,
-  { prompt, expert }: Calls["keepPrompt"]["args"],
+  { keptId, prompt, expert }: Calls["keepPrompt"]["args"],
   signal: AbortSignal,
 ): Promise<WireKept> {
   const tokenIds = await beginningIds(engine, prompt, signal);
   const { experts } = await routedPrompt(engine, tokenIds, expert);
-  return engine.keptPrompts.keep({ tokenIds: Array.from(tokenIds), experts: Array.from(experts) });
+  const kept = await engine.keptPrompts.keep(keptId, { tokenIds: Array.from(tokenIds), experts: Array.from(experts) });
+  if (signal.aborted) engine.keptPrompts.release(keptId);
+  return kept;
 }
 
 /**
