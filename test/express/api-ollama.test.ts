@@ -1,5 +1,6 @@
 // Ollama's client from npm: chats, completions, tools, schemas, embeddings, models, errors and aborts.
 
+import { join } from "node:path";
 import type { SamplingParams } from "@readme-moe/core";
 import type { ReadMeEngine } from "@readme-moe/engine";
 import { readMe } from "@readme-moe/express";
@@ -8,6 +9,9 @@ import { Ollama } from "ollama";
 import { afterAll, afterEach, beforeAll, describe, expect, test } from "vitest";
 import { complete } from "../support/complete.ts";
 import { endlessAnswers } from "../support/endless-answers.ts";
+import { exact } from "../support/exact-bodies.ts";
+import { CALL, startExactServer, type ExactServer } from "../support/exact-server.ts";
+import { LIGHT, LIGHT_PARAMETERS } from "../support/light-tool.ts";
 import { EMBEDDING_MODEL, openPooling, poolingGolden } from "../support/pooling-models.ts";
 import { postJson } from "../support/post-json.ts";
 import { largestDifference } from "../support/running-model.ts";
@@ -212,4 +216,77 @@ test("the routes are there on request only", async () => {
   await using plain = await listen(express().use(readMe({ models: { tiny: engine } })));
   expect((await fetch(`${plain.url}/api/tags`)).status).toBe(404);
   expect(() => readMe({ engine, ollama: "yes" as unknown as boolean })).toThrow("`ollama`");
+});
+
+describe("bodies, field by field", () => {
+  let exactServer: ExactServer;
+  beforeAll(async () => {
+    exactServer = await startExactServer(join(folder, "batches"));
+  });
+  afterAll(() => exactServer[Symbol.asyncDispose]());
+  const { name, description } = LIGHT;
+  const tools = [{ type: "function", function: { name, description, parameters: LIGHT_PARAMETERS } }];
+  const head = { model: "scripted", created_at: "now" };
+  const end = {
+    done: true,
+    done_reason: "stop",
+    total_duration: "duration",
+    load_duration: "duration",
+    prompt_eval_count: 10,
+    prompt_eval_duration: "duration",
+    eval_count: 3,
+    eval_duration: "duration",
+  };
+  const role = "assistant";
+  const tool_calls = [{ id: "call_#1", function: { name, arguments: { on: true } } }];
+  const asked = { model: "scripted", messages, tools };
+
+  test("chats, whole and sent back, and streamed", async () => {
+    const answer = await exactServer.whole("/api/chat", { ...asked, stream: false });
+    const message = { role, content: "I do.", thinking: "Hm", tool_calls };
+    expect(exact(answer)).toStrictEqual([{ ...head, message, ...end }]);
+    const said = [...messages, (answer as { message: object }).message, { role: "tool", content: "done" }];
+    expect((await exactServer.ask("/api/chat", { ...asked, stream: false, messages: said })).status).toBe(200);
+    expect(await exactServer.streamed("/api/chat", asked)).toStrictEqual([
+      { ...head, message: { role, content: "", thinking: "Hm" }, done: false },
+      { ...head, message: { role, content: "I do." }, done: false },
+      { ...head, message: { role, content: "", tool_calls }, done: false },
+      { ...head, message: { role, content: "" }, ...end },
+    ]);
+    expect(exact(await exactServer.whole("/api/chat", { model: "scripted", messages: [] }))).toStrictEqual([
+      { ...head, message: { role, content: "" }, done: true, done_reason: "load" },
+    ]);
+  });
+
+  test("completions, whole and streamed", async () => {
+    const prompt = { model: "scripted", prompt: "x" };
+    const response = `I do.${CALL}`;
+    expect(exact(await exactServer.whole("/api/generate", { ...prompt, stream: false }))).toStrictEqual([
+      { ...head, response, thinking: "Hm", ...end },
+    ]);
+    expect(await exactServer.streamed("/api/generate", prompt)).toStrictEqual([
+      { ...head, response: "", thinking: "Hm", done: false },
+      { ...head, response, done: false },
+      { ...head, response: "", ...end },
+    ]);
+  });
+
+  test("embeddings and models", async () => {
+    expect(exact(await exactServer.whole("/api/embed", { model: "embedder", input: ["a", "b"] }))).toStrictEqual([
+      {
+        model: "embedder",
+        embeddings: [
+          [0.5, 0],
+          [0.5, -1],
+        ],
+        total_duration: "duration",
+        load_duration: "duration",
+        prompt_eval_count: 7,
+      },
+    ]);
+    expect(await exactServer.whole("/api/embeddings", { model: "embedder", prompt: "a" })).toStrictEqual({
+      embedding: [0.5, 0],
+    });
+    expect(await exactServer.whole("/api/version")).toStrictEqual({ version: "0.12.6" });
+  });
 });

@@ -2,6 +2,7 @@
 
 import { Admission, ApiError, type Ticket } from "@readme-moe/express";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
+import { retryHeaders } from "../../packages/express/src/http/errors.ts";
 import { entrant } from "../support/admission.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 
@@ -85,6 +86,23 @@ function simulate(seed: number, load: number): Outcome {
     idle: idleSteps / STEPS,
   };
 }
+
+test.each([
+  [-5, "1", "1"],
+  [0, "1", "1"],
+  [0.2, "1", "1"],
+  [400, "1", "400"],
+  [999.5, "1", "1000"],
+  [1000, "1", "1000"],
+  [1000.1, "2", "1001"],
+  [1e9, "60", "60000"],
+])("a wait of %d ms is never told as none, and never too short", (waitMs, seconds, ms) => {
+  expect(retryHeaders(waitMs)).toStrictEqual({
+    "retry-after": seconds,
+    "retry-after-ms": ms,
+    "x-should-retry": "true",
+  });
+});
 
 describe("clients that come back when they are told to", () => {
   test.each([0.7, 0.9, 1.1])("are soon admitted, and leave no seat empty, at %d times the load", (load) => {

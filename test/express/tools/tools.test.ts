@@ -3,6 +3,7 @@ import { ChatTemplate } from "@readme-moe/model";
 import { Ajv2020 } from "ajv/dist/2020.js";
 import type { ChatMessage } from "@readme-moe/core";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { chatOf } from "../../../packages/express/src/ollama/to-chat.ts";
 import { joinToolCalls } from "../../../packages/express/src/tools/tool-call-parser.ts";
 import { ApiError } from "../../../packages/express/src/http/errors.ts";
 import { compileOutput, structuredOutput } from "../../../packages/express/src/api/structured-output.ts";
@@ -257,4 +258,50 @@ describe("a structured output", () => {
     const two = { guided_regex: "a", response_format: { type: "json_object" } } as const;
     expect(() => structuredOutput(two)).toThrow(expect.objectContaining({ status: 400, param: "guided_regex" }));
   });
+});
+
+const ollamaCall = (city: string, id?: string) => ({
+  ...(id === undefined ? {} : { id }),
+  function: { name: "weather", arguments: { city } },
+});
+const ollamaResult = (content: string, tool_call_id?: string) => ({ role: "tool" as const, content, tool_call_id });
+const called = (id: string, city: string) => ({
+  id,
+  type: "function",
+  function: { name: "weather", arguments: JSON.stringify({ city }) },
+});
+const answered = (tool_call_id: string, content: string) => ({
+  role: "tool",
+  content,
+  tool_call_id,
+  name: undefined,
+});
+
+test("results of Ollama's API without ids belong to the calls in their order", () => {
+  const said = [
+    { role: "user" as const, content: "Weather?" },
+    { role: "assistant" as const, tool_calls: [ollamaCall("Rome"), ollamaCall("Oslo", "own"), ollamaCall("Bern")] },
+    ollamaResult("cold", "own"),
+    ollamaResult("hot"),
+    ollamaResult("mild"),
+    { role: "assistant" as const, content: "And", tool_calls: [ollamaCall("Rome"), ollamaCall("Rome")] },
+    ollamaResult("hotter"),
+    ollamaResult("coldest"),
+  ];
+  expect(chatOf({ model: "tiny", messages: said }).messages).toStrictEqual([
+    { role: "user", content: "Weather?" },
+    {
+      role: "assistant",
+      content: null,
+      tool_calls: [called("call_1_0", "Rome"), called("own", "Oslo"), called("call_1_2", "Bern")],
+    },
+    answered("own", "cold"),
+    answered("call_1_0", "hot"),
+    answered("call_1_2", "mild"),
+    { role: "assistant", content: "And", tool_calls: [called("call_5_0", "Rome"), called("call_5_1", "Rome")] },
+    answered("call_5_0", "hotter"),
+    answered("call_5_1", "coldest"),
+  ]);
+  const tooMany = [...said, ollamaResult("one more")];
+  expect(() => chatOf({ model: "tiny", messages: tooMany })).toThrow("messages[8]");
 });
