@@ -1,7 +1,8 @@
 // The log of an answer, cut and written again in any way, gives each reader the same answer once.
 
-import type { GenerateChunk } from "@readme-moe/core";
+import { GenerationStream, type GenerateChunk } from "@readme-moe/core";
 import { expect, test } from "vitest";
+import { Follower } from "../../packages/fleet/src/front/follower.ts";
 import { readEntry, writeEntry, type PlacedChunk } from "../../packages/fleet/src/log/entry.ts";
 import { AnswerProgress } from "../../packages/fleet/src/log/progress.ts";
 import * as fc from "../support/fast-check.ts";
@@ -13,7 +14,7 @@ interface Answer {
 }
 
 const answers = fc.array(
-  fc.array(fc.record({ id: fc.nat(50), text: fc.constantFrom("", "a", "bc", "déf") }), { minLength: 1, maxLength: 12 }),
+  fc.array(fc.record({ id: fc.nat(50), text: fc.constantFrom("", "a", "bc", "déf") }), { maxLength: 12 }),
   { minLength: 1, maxLength: 3 },
 );
 
@@ -23,6 +24,7 @@ function cut(
   tokens: readonly { id: number; text: string }[],
   cuts: readonly boolean[],
 ): GenerateChunk[] {
+  if (tokens.length === 0) return [{ choice, text: "", tokens: [], finishReason: "stop" }];
   const chunks: GenerateChunk[] = [];
   let open: { ids: number[]; text: string } = { ids: [], text: "" };
   for (const [index, { id, text }] of tokens.entries()) {
@@ -94,6 +96,71 @@ test("a reader who has followed lost entries goes on with those that another wor
         expect(kinds).not.toContain("gap");
       },
     ),
+  );
+});
+
+/** What happens between a log and its follower. */
+const happenings = fc.array(
+  fc.oneof(
+    fc.record({ kind: fc.constant("message" as const), at: fc.nat() }),
+    fc.record({ kind: fc.constant("messages in order" as const), at: fc.nat(12) }),
+    fc.record({ kind: fc.constant("read" as const), at: fc.nat(5) }),
+    fc.record({ kind: fc.constant("loss" as const), at: fc.nat() }),
+  ),
+  { maxLength: 30 },
+);
+const cutPlaces = fc.array(fc.boolean(), { minLength: 1, maxLength: 5 });
+
+test("a follower gives an answer once, whichever entries it misses, hears twice, too early, or after the log lost some", () => {
+  fc.assert(
+    fc.property(answers, cutPlaces, cutPlaces, happenings, (made, cuts, others, events) => {
+      const [texts, tokenIds] = [made.map(() => ""), made.map((): number[] => [])];
+      const stream = new GenerationStream(() => undefined);
+      const about = {
+        numChoices: made.length,
+        stream,
+        nowMs: 0,
+        onDifferent: expect.unreachable,
+        onFailed: expect.unreachable,
+      };
+      const onChunk = ({ choice, text, tokens }: GenerateChunk): void => {
+        texts[choice] += text;
+        tokenIds[choice]?.push(...tokens.map(({ id }) => id));
+      };
+      const follower = new Follower({ ...about, onChunk });
+      let log = logOf(made, cuts);
+      let [numWritten, next] = [0, 0];
+      const hear = (place: number): void => {
+        const entry = log[place - 1];
+        if (entry && place <= numWritten) follower.take(place, writeEntry(entry), 0);
+      };
+      const readBehind = (after: number, count = Infinity): void => {
+        for (let place = after + 1; place <= Math.min(numWritten, after + count); place++) hear(place);
+      };
+      for (const { kind, at } of events) {
+        numWritten = Math.min(log.length, numWritten + (at % 3));
+        if (kind === "message") hear(1 + (at % log.length));
+        if (kind === "messages in order") for (let count = 0; count < at; count++) hear(++next);
+        if (kind === "read") readBehind(follower.place, at);
+        if (kind === "loss") {
+          // Another worker goes on behind what is left, and cuts the rest at other places.
+          const kept = log.slice(0, Math.min(numWritten, at % log.length));
+          const progress = new AnswerProgress(made.length);
+          for (const entry of kept) progress.follow(entry);
+          log = [
+            ...kept,
+            ...logOf(made, at % 2 === 0 ? cuts : others).filter((entry) => progress.follow(entry).kind === "new"),
+          ];
+          [numWritten, next] = [kept.length, Math.min(next, kept.length)];
+        }
+      }
+      numWritten = log.length;
+      // A front asks for what did not come, and after a longer silence for all.
+      for (let round = 0; round < 3 && !follower.isOver; round++) readBehind(round === 0 ? follower.place : 0);
+      expect(follower.isOver).toBe(true);
+      expect(made.map((_, choice) => ({ tokenIds: tokenIds[choice], texts: [texts[choice]] }))).toEqual(whole(made));
+    }),
+    { numRuns: 500 },
   );
 });
 

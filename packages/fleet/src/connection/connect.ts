@@ -14,9 +14,14 @@ export interface ConnectionLimits {
 
 const [CONNECT_MS, COMMAND_MS, SILENT_MS, PULSE_MS, MAX_RETRY_MS] = [2000, 2000, 3000, 500, 1000] as const;
 
+/** Receives the messages of channels. */
+export type OnMessage = (channel: string, message: string) => void;
+
 /** A connection with its watchdog. */
 export interface Connection {
   readonly redis: Redis;
+  /** Listens to channels until the connection is closed, also after reconnections. No other command may follow. */
+  readonly listen: (channels: readonly string[], onMessage: OnMessage) => void;
   /** Ends the connection at once; commands under way fail. */
   readonly close: () => void;
 }
@@ -32,13 +37,18 @@ export function openConnection(
   { commandMs = COMMAND_MS, silentMs = SILENT_MS }: ConnectionLimits = {},
 ): Connection {
   const redis = new Redis(redisOptions(address, commandMs));
-  redis.on("error", (error: unknown) => onError(unreachable(address, "connection", error)));
+  const report = (what: string, error: unknown): void => onError(unreachable(address, what, error));
+  redis.on("error", (error: unknown) => report("connection", error));
   const stop = watch(redis, silentMs);
+  const listen: Connection["listen"] = (channels, onMessage) => {
+    redis.on("message", onMessage);
+    subscribe(redis, channels, (error) => report("subscription", error));
+  };
   const close = (): void => {
     stop();
     redis.disconnect();
   };
-  return { redis, close };
+  return { redis, listen, close };
 }
 
 function redisOptions(address: FleetAddress, commandMs: number): RedisOptions {
@@ -50,6 +60,10 @@ function redisOptions(address: FleetAddress, commandMs: number): RedisOptions {
     db: database,
     connectTimeout: CONNECT_MS,
     commandTimeout: commandMs,
+    // Nobody would own the promises with which ioredis subscribes again: one that fails ends the process.
+    autoResubscribe: false,
+    // Its commands are answered before those that a reconnection is for.
+    disableClientInfo: true,
     keepAlive: 5000,
     // BullMQ requires that commands are not dropped after some attempts; their time limit ends them here.
     maxRetriesPerRequest: null,
@@ -71,27 +85,51 @@ function redisOptions(address: FleetAddress, commandMs: number): RedisOptions {
   };
 }
 
+/** Subscribes to channels each time that a connection is ready, again and again until that is confirmed. */
+function subscribe(redis: Redis, channels: readonly string[], onError: (error: unknown) => void): void {
+  let timer: NodeJS.Timeout | undefined;
+  const attempt = (): void => {
+    clearTimeout(timer);
+    // A connection that is made again is ready again.
+    if (redis.status !== "ready") return;
+    redis.subscribe(...channels).catch((error: unknown) => {
+      if (redis.status === "end") return;
+      onError(error);
+      clearTimeout(timer);
+      timer = setTimeout(attempt, PULSE_MS).unref();
+    });
+  };
+  redis.on("ready", attempt);
+}
+
 /**
  * Replaces a connection that has been silent for too long. A server that is frozen, and a network that drops packets,
  * leave the socket open, and no command on it would ever be answered.
  */
 function watch(redis: Redis, silentMs: number): () => void {
-  /** Time at which the oldest ping without an answer was sent. */
+  /** Time at which the oldest ping since the last answer was sent. */
   let askedMs: number | undefined;
+  let isAsking = false;
   const timer = setInterval(() => {
     const nowMs = performance.now();
     if (redis.status !== "ready") {
       askedMs = undefined;
-    } else if (askedMs === undefined) {
-      askedMs = nowMs;
-      // A ping that reaches its time limit leaves the connection unanswered.
-      redis.ping().then(
-        () => (askedMs = undefined),
-        () => undefined,
-      );
-    } else if (nowMs - askedMs > silentMs) {
+      return;
+    }
+    askedMs ??= nowMs;
+    if (nowMs - askedMs > silentMs) {
       askedMs = undefined;
       destroySocket(redis);
+    } else if (!isAsking) {
+      isAsking = true;
+      // The answer to a ping that has reached its time limit is not heard, but that to the next one is.
+      void redis
+        .ping()
+        .then(
+          () => (askedMs = undefined),
+          () => undefined,
+        )
+        .finally(() => (isAsking = false));
     }
   }, PULSE_MS);
   timer.unref();

@@ -81,7 +81,7 @@ export class FleetEngine extends PromptFront implements Engine {
     this.#followed = new FollowedRequests({
       redis: this.#redis,
       frontId: this.#id,
-      listening: listening.redis,
+      listening,
       adder: this.#adder,
       unreachableMs,
       unreachable: (cause) => unreachable(this.#address, "request under way", cause),
@@ -183,7 +183,8 @@ export class FleetEngine extends PromptFront implements Engine {
     this.#isDisposed = true;
     // Any other front takes the request.
     const drained = new ReadMeError("ERR_DRAINED", "This front ends; send the request again, to any other");
-    await Promise.all(this.#followed.ids().map((id) => this.#end(id, drained)));
+    // What Valkey does not hear of ends by its time limits.
+    await Promise.allSettled(this.#followed.ids().map((id) => this.#end(id, drained)));
     await this.#close();
     await this.reader.dispose();
     this.events.removeAllListeners();

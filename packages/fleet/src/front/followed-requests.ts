@@ -1,7 +1,7 @@
 // All requests of a front: entries come as messages, and what does not come is asked for.
 
-import type { Redis } from "ioredis";
 import { ReadMeError } from "@readme-moe/core";
+import type { Connection } from "../connection/connect.ts";
 import type { FleetJob } from "../job.ts";
 import { FRONT_PREFIX } from "../keys.ts";
 import type { ScriptedRedis } from "../log/scripts.ts";
@@ -14,7 +14,7 @@ export interface FollowSurroundings {
   readonly redis: ScriptedRedis;
   readonly frontId: string;
   /** Connection that receives messages. */
-  readonly listening: Redis;
+  readonly listening: Pick<Connection, "listen">;
   readonly adder: JobAdder;
   /** Time without Valkey after which requests fail. */
   readonly unreachableMs: number;
@@ -30,6 +30,8 @@ interface Followed {
   readonly detach: () => void;
   /** Time at which the server was last asked about it. */
   askedMs?: number;
+  /** Whether an entry came before those ahead of it. */
+  hasMissed?: boolean;
   submitted?: Submitted;
 }
 
@@ -53,11 +55,10 @@ export class FollowedRequests {
 
   constructor(around: FollowSurroundings) {
     this.#around = around;
-    around.listening.on("message", (_: string, message: string) => {
+    // What is missed while the connection is made again is asked for.
+    around.listening.listen([`${FRONT_PREFIX}${around.frontId}`], (_, message) => {
       for (const news of readNews(message)) this.#hear(news);
     });
-    // ioredis subscribes again after each reconnection. What was missed is asked for.
-    void around.listening.subscribe(`${FRONT_PREFIX}${around.frontId}`).catch(() => undefined);
     this.#timer = setInterval(() => this.#watch(), WATCH_MS);
     this.#timer.unref();
   }
@@ -136,19 +137,29 @@ export class FollowedRequests {
 
   #take(id: string, followed: Followed, [place, entry]: readonly [number, string]): void {
     const state = followed.follower.take(place, entry, performance.now());
-    if (state === "behind") void this.#read(id, followed, followed.follower.place).catch(() => undefined);
+    if (state === "behind") {
+      followed.hasMissed = true;
+      void this.#read(id, followed, followed.follower.place).catch(() => undefined);
+    }
     if (state === "ended") this.forget(id);
   }
 
-  /** Reads the entries behind a place. */
+  /** Reads the entries behind a place, and those that came too early meanwhile. */
   async #read(id: string, followed: Followed, after: number): Promise<void> {
     const { follower, submitted } = followed;
     if (follower.isReading || !submitted) return;
     follower.isReading = true;
     try {
-      const entries = await readEntries(this.#around.redis, submitted.jobId, after);
-      this.#answeredMs = performance.now();
-      for (const found of entries) this.#take(id, followed, found);
+      let before: number;
+      let from = after;
+      do {
+        before = follower.place;
+        followed.hasMissed = false;
+        const entries = await readEntries(this.#around.redis, submitted.jobId, from);
+        this.#answeredMs = performance.now();
+        for (const found of entries) this.#take(id, followed, found);
+        from = follower.place;
+      } while (followed.hasMissed && follower.place !== before);
     } finally {
       follower.isReading = false;
     }

@@ -10,7 +10,7 @@ export type FollowState = "current" | "behind" | "ended";
 /** Follows the log of one request. */
 export class Follower {
   readonly stream: GenerationStream;
-  /** Place of the last entry that was followed. */
+  /** Place of the last entry that was followed, as were all before it. */
   place = 0;
   /** Time at which something was last heard of the request, in ms of this process. */
   heardMs: number;
@@ -48,23 +48,28 @@ export class Follower {
     if (this.#isOver) return "ended";
     const entry = readEntry(text);
     if (!entry) return this.fail(new ReadMeError("ERR_ENGINE_FAILED", "The fleet's log of a request is not readable"));
+    // The missing ones may be of another choice, and leave no gap in this one.
+    if (place > this.place + 1) return "behind";
     if ("error" in entry) return this.fail(fromLogged(entry.error));
     const novelty = this.#progress.follow(entry);
     switch (novelty.kind) {
       case "gap":
+        // The log has lost entries, and others stand at the places that were followed.
+        this.place = 0;
         return "behind";
       case "different":
         this.#onDifferent();
         return this.fail(new ReadMeError("ERR_ENGINE_FAILED", "Two workers of the fleet gave different tokens"));
       case "old":
+        this.place = Math.max(this.place, place);
         break;
       case "new":
         this.heardMs = nowMs;
+        this.place = place;
         this.#onChunk(novelty.chunk);
         this.stream.push(novelty.chunk);
         break;
     }
-    this.place = Math.max(this.place, place);
     if (!this.#progress.hasEnded) return "current";
     this.#isOver = true;
     this.stream.end();

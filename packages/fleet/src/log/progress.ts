@@ -14,7 +14,7 @@ export type Novelty =
   | { readonly kind: "new"; readonly chunk: GenerateChunk }
   /** Everything is known. */
   | { readonly kind: "old" }
-  /** Entries before it are missing. */
+  /** Entries before it are missing: of its choice, or at the end of the answer of any. */
   | { readonly kind: "gap" }
   /** It has another token than the one that is known at its place. */
   | { readonly kind: "different" };
@@ -54,7 +54,10 @@ export class AnswerProgress {
     if (!choice) return { kind: "different" };
     const known = choice.tokenIds.length - position;
     const knownText = choice.textLength - offset;
-    if (known < 0 || knownText < 0) return { kind: "gap" };
+    const endsOthers = this.#choices.every((one) => one === choice || one.hasEnded);
+    const endsOwn = choice.hasEnded || chunk.finishReason !== undefined;
+    const isEarly = chunk.usage !== undefined && !(endsOthers && endsOwn);
+    if (known < 0 || knownText < 0 || isEarly) return { kind: "gap" };
     const isSame = chunk.tokens.slice(0, known).every(({ id }, index) => id === choice.tokenIds[position + index]);
     if (!isSame) return { kind: "different" };
     const tokens = chunk.tokens.slice(known);

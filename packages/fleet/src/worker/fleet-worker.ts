@@ -80,9 +80,7 @@ export class FleetWorker {
     const affinities = affinitiesOf(engine.info);
     this.#waitingKeys = waitingKeysOf(modelVersion, affinities);
     this.#taker = new JobTaker(this.#redis, modelVersion, affinities, lockTimes ?? DEFAULT_LOCK_TIMES);
-    listening.redis.on("message", (channel: string, message: string) => this.#hear(channel, message));
-    // ioredis subscribes again after each reconnection.
-    void listening.redis.subscribe(JOBS_CHANNEL, CANCEL_CHANNEL).catch((error: unknown) => this.#report(error));
+    listening.listen([JOBS_CHANNEL, CANCEL_CHANNEL], (channel, message) => this.#hear(channel, message));
   }
 
   /**
