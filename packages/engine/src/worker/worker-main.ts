@@ -254,10 +254,11 @@ function shrinkHeap(): void {
   setImmediate(() => globalThis.gc?.());
 }
 
-/** Creates the receiver of messages: the first one says which worker this is. */
+/** Creates the receiver of messages: the first one that is no ping says which worker this is. */
 function receiver(send: (message: FromWorker) => void, onClosed: () => void): (message: ToWorker) => void {
   let server: EngineServer | ReaderServer | undefined;
   return (message) => {
+    if (!server && message.type === "ping") return send({ type: "pong" });
     server ??= message.type === "read" ? new ReaderServer(send, onClosed) : new EngineServer(send, onClosed);
     server.receive(message);
   };
