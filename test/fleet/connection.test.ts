@@ -12,6 +12,21 @@ if (noServer !== undefined) console.log(`The tests of a fleet's connections did 
 const LIMITS: ConnectionLimits = { commandMs: 40, silentMs: 100 };
 const LOGIN = "fleet:top%20secret@";
 
+/** Listens to channels. @returns the messages that come */
+const listen = (connection: Connection, ...channels: readonly string[]): readonly string[] => {
+  const heard: string[] = [];
+  connection.listen(channels, (channel, message) => heard.push(`${channel} ${message}`));
+  return heard;
+};
+const answers = ({ redis }: Connection): Promise<boolean> =>
+  redis.ping().then(
+    () => true,
+    () => false,
+  );
+/** Waits for an error of a cause. */
+const reported = (errors: readonly Error[], cause: RegExp): Promise<void> =>
+  expect.poll(() => errors.some((error) => cause.test(String(error.cause)))).toBe(true);
+
 describe.skipIf(noServer !== undefined)("a connection", () => {
   let server: ValkeyServer;
   let pipe: Pipe;
@@ -40,12 +55,6 @@ describe.skipIf(noServer !== undefined)("a connection", () => {
     onTestFinished(() => connection.close());
     return connection;
   };
-  /** Listens to channels. @returns the messages that come */
-  const listen = (connection: Connection, ...channels: readonly string[]): readonly string[] => {
-    const heard: string[] = [];
-    connection.listen(channels, (channel, message) => heard.push(`${channel} ${message}`));
-    return heard;
-  };
   /** Publishes a message until all have heard it: a subscription may be one of a connection that was just cut. */
   const publish = async (text: string, ...listeners: readonly (readonly string[])[]): Promise<void> => {
     const [channel = "", message = ""] = text.split(" ");
@@ -56,15 +65,6 @@ describe.skipIf(noServer !== undefined)("a connection", () => {
       })
       .toEqual(listeners.map(() => true));
   };
-  const answers = ({ redis }: Connection): Promise<boolean> =>
-    redis.ping().then(
-      () => true,
-      () => false,
-    );
-  /** Waits for an error of a cause. */
-  const reported = (errors: readonly Error[], cause: RegExp): Promise<void> =>
-    expect.poll(() => errors.some((error) => cause.test(String(error.cause)))).toBe(true);
-
   test("subscribes again after its subscription has reached its time limit right after a reconnection", async () => {
     const errors: Error[] = [];
     const heard = listen(open(errors), "a", "b");

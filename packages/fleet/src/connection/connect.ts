@@ -15,7 +15,7 @@ export interface ConnectionLimits {
 const [CONNECT_MS, COMMAND_MS, SILENT_MS, PULSE_MS, MAX_RETRY_MS] = [2000, 2000, 3000, 500, 1000] as const;
 
 /** Receives the messages of channels. */
-export type OnMessage = (channel: string, message: string) => void;
+type OnMessage = (channel: string, message: string) => void;
 
 /** A connection with its watchdog. */
 export interface Connection {

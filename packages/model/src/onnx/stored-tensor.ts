@@ -77,7 +77,7 @@ export const SMALL_BYTES: number = 2 ** 16;
 /** Constants up to this size, such as shapes and factors, are kept in memory. */
 const KEPT_BYTES = 2 ** 10;
 /** Most fields of one tensor: written number by number, it has as many as it has values. */
-export const MAX_TENSOR_PARTS: number = SMALL_BYTES;
+export const MAX_TENSOR_PARTS: number = 2 ** 16;
 const MAX_DIMENSIONS = 16;
 const MAX_VARINT_BYTES = 10;
 
