@@ -110,3 +110,43 @@ describe("damaged files", () => {
     expect(messages.size).toBeGreaterThan(15);
   });
 });
+
+describe("hostile adapters", () => {
+  test("name modules by expressions that would take years elsewhere", async () => {
+    const patterns = Array.from({ length: 1500 }, (_, index) => [`(?:.*.*.*)*${index}`, 4] as const);
+    const folder = await tinyAdapter({ config: { rank_pattern: Object.fromEntries(patterns.slice(0, 200)) } });
+    expect(await message(folder)).toBeUndefined();
+    const many = await tinyAdapter({ config: { alpha_pattern: Object.fromEntries(patterns) } });
+    expect(await message(many)).toContain("matching the expressions takes more than 131072 steps");
+    const target_modules = `${"(?:.*.*.*)*".repeat(900)}!`;
+    expect(await message(await tinyAdapter({ config: { target_modules } }))).toContain("steps");
+  });
+
+  test("are refused before large expressions are kept", async () => {
+    const large = await tinyAdapter({ config: { target_modules: "(?:(?:x{999}){999}){999}" } });
+    expect(await message(large)).toContain("is larger than 65536 parts");
+    const patterns = Array.from({ length: 60 }, (_, index) => [`(?:x{99}){99}|${index}`, 4] as const);
+    const many = await tinyAdapter({ config: { rank_pattern: Object.fromEntries(patterns) } });
+    expect(await message(many)).toContain("takes more than 524288 steps");
+    const long = await tinyAdapter({ config: { note: "x".repeat(1 << 20) } });
+    expect(await message(long)).toContain("expected at most 1048576");
+  });
+
+  test("hold more tensors than the model has modules", async () => {
+    const folder = await tinyAdapter();
+    for (const [count, problem] of [
+      [100, `changes more modules than the ${7 * model.config.numLayers + 1} that the model has`],
+      [300_000, "that are read"],
+    ] as const) {
+      const entries = Array.from({ length: count }, (_, index) => {
+        const data_offsets = [4 * index, 4 * index + 4];
+        return [`base_model.model.m${index}.lora_A.weight`, { dtype: "F32", shape: [1], data_offsets }] as const;
+      });
+      const header = Buffer.from(JSON.stringify(Object.fromEntries(entries)));
+      const length = Buffer.alloc(8);
+      length.writeBigUInt64LE(BigInt(header.byteLength));
+      await writeFile(join(folder, TENSORS), Buffer.concat([length, header, Buffer.alloc(4 * count)]));
+      expect(await message(folder)).toContain(problem);
+    }
+  });
+});

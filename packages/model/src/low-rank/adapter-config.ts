@@ -4,9 +4,9 @@ import { describeValue, ReadMeError } from "@readme-moe/core";
 import type { Fields } from "../config/fields.ts";
 import { MOST } from "../config/bounds.ts";
 import { quoted } from "../files/errors.ts";
+import { PatternError } from "../patterns/javascript-character.ts";
+import { Pattern, StepLimit } from "../patterns/pattern.ts";
 import { MAX_RANK } from "./low-rank-expert.ts";
-import { Pattern } from "./pattern.ts";
-import { PatternError } from "./pattern-syntax.ts";
 
 /** Meaning of an adapter's config, by names of modules such as `model.layers.0.mlp.up_proj`. */
 export interface AdapterConfig {
@@ -17,6 +17,19 @@ export interface AdapterConfig {
 }
 
 type Matches = (module: string) => boolean;
+
+// An adapter that lists each module of 128 layers with its rank and its alpha needs a third of each. The steps are
+// those of one module, since other work is done between two modules.
+const MAX_PATTERN_STEPS = 2 ** 17;
+const MAX_PATTERN_LENGTH = 2 ** 16;
+const MAX_PATTERNS_LENGTH = 2 ** 19;
+
+/** The fields of a config, with what its expressions may still take. */
+interface Source {
+  readonly fields: Fields;
+  readonly sizes: StepLimit;
+  readonly steps: StepLimit;
+}
 
 /** Module of the head, which "all-linear" leaves out. */
 const HEAD = "lm_head";
@@ -31,13 +44,20 @@ const CHANGES_BASE = /^(?:pissa|corda|olora|loftq|lora_ga)/i;
 export function parseAdapterConfig(fields: Fields): AdapterConfig {
   if (fields.text("peft_type") !== "LORA") fields.unsupported("peft_type", "supported is LORA");
   refuseOtherKinds(fields);
-  const ranks = patternValues(fields, "rank_pattern", (values, key) => values.size(key, MOST.integer));
-  const alphas = patternValues(fields, "alpha_pattern", (values, key) => values.number(key));
+  const source: Source = {
+    fields,
+    sizes: new StepLimit(MAX_PATTERNS_LENGTH),
+    steps: new StepLimit(MAX_PATTERN_STEPS, (cause) => problem(fields, "matching the expressions", cause)),
+  };
+  const ranks = patternValues(source, "rank_pattern", (values, key) => values.size(key, MOST.integer));
+  const alphas = patternValues(source, "alpha_pattern", (values, key) => values.number(key));
   const defaultRank = fields.size("r", MOST.integer, 8);
   const defaultAlpha = fields.number("lora_alpha", 8);
   const isStabilised = fields.boolean("use_rslora", false);
+  const isTarget = parseTargets(source);
   return {
     shapeOf: (module) => {
+      source.steps.restart();
       const rank = ranks(module) ?? defaultRank;
       if (rank > MAX_RANK) {
         const message = `${fields.path}: module ${quoted(module)} has rank ${rank}, supported are ranks up to ${MAX_RANK}`;
@@ -46,7 +66,10 @@ export function parseAdapterConfig(fields: Fields): AdapterConfig {
       const alpha = alphas(module) ?? defaultAlpha;
       return { rank, scale: alpha / (isStabilised ? Math.sqrt(rank) : rank) };
     },
-    isTarget: parseTargets(fields),
+    isTarget: (module) => {
+      source.steps.restart();
+      return isTarget(module);
+    },
   };
 }
 
@@ -75,52 +98,58 @@ function isSet(value: unknown): boolean {
 
 /** Reads an object with a value for each expression that names modules. The first expression that matches counts. */
 function patternValues(
-  fields: Fields,
+  source: Source,
   name: string,
   read: (values: Fields, key: string) => number,
 ): (module: string) => number | undefined {
-  const values = fields.object(name);
+  const values = source.fields.object(name);
   const entries = (values?.names ?? []).map((key) => ({
-    pattern: patternOf(fields, name, key),
+    pattern: patternOf(source, name, key),
     value: values && read(values, key),
   }));
-  return (module) => entries.find(({ pattern }) => pattern.matchesSuffix(module))?.value;
+  return (module) => entries.find(({ pattern }) => pattern.matchesSuffix(module, source.steps))?.value;
 }
 
-function parseTargets(fields: Fields): Matches {
-  const isIncluded = parseIncluded(fields);
-  const isExcluded = parseModules(fields, "exclude_modules");
+function parseTargets(source: Source): Matches {
+  const isIncluded = parseIncluded(source);
+  const isExcluded = parseModules(source, "exclude_modules");
   return (module) => isIncluded(module) && !isExcluded?.(module);
 }
 
-function parseIncluded(fields: Fields): Matches {
+function parseIncluded(source: Source): Matches {
+  const { fields } = source;
   const targets = fields.raw("target_modules");
-  const isInLayer = parseLayers(fields);
+  const isInLayer = parseLayers(source);
   if (typeof targets === "string" && isInLayer !== undefined) {
     throw fields.invalid("`layers_to_transform` needs a list as `target_modules`, not a string");
   }
   if (typeof targets === "string" && targets.toLowerCase() === "all-linear") return (module) => module !== HEAD;
   // Without the field, PEFT has modules for each family; all that the adapter has tensors of are among them.
-  const isNamed = parseModules(fields, "target_modules") ?? (() => true);
+  const isNamed = parseModules(source, "target_modules") ?? (() => true);
   // A module's whole name in the list counts in any layer.
   const wholeNames = Array.isArray(targets) ? new Set<unknown>(targets) : undefined;
   return (module) => wholeNames?.has(module) || (isNamed(module) && (isInLayer?.(module) ?? true));
 }
 
 /** Reads names of modules, of which the last parts are enough, or one expression for whole names. */
-function parseModules(fields: Fields, name: string): Matches | undefined {
+function parseModules(source: Source, name: string): Matches | undefined {
+  const { fields, steps } = source;
   const value = fields.raw(name);
   if (value === undefined || value === "") return undefined;
   if (typeof value === "string") {
-    const pattern = patternOf(fields, name, value);
-    return (module) => pattern.matches(module);
+    const pattern = patternOf(source, name, value);
+    return (module) => pattern.matches(module, steps);
   }
   const names = fields.texts(name) ?? [];
-  return (module) => names.some((ending) => module === ending || module.endsWith(`.${ending}`));
+  return (module) => {
+    steps.spend(names.length);
+    return names.some((ending) => module === ending || module.endsWith(`.${ending}`));
+  };
 }
 
 /** Reads the layers that an adapter is restricted to. */
-function parseLayers(fields: Fields): Matches | undefined {
+function parseLayers(source: Source): Matches | undefined {
+  const { fields, steps } = source;
   const value = fields.raw("layers_to_transform");
   const isEmpty = Array.isArray(value) && value.length === 0;
   if (value === undefined || isEmpty) return undefined;
@@ -132,20 +161,26 @@ function parseLayers(fields: Fields): Matches | undefined {
   const list = fields.raw("layers_pattern");
   const names =
     typeof list === "string" ? [list].filter((name) => name !== "") : (fields.texts("layers_pattern") ?? []);
-  const patterns = names.map((name) => patternOf(fields, "layers_pattern", `.*\\.(?:${name})`));
+  const patterns = names.map((name) => patternOf(source, "layers_pattern", `.*\\.(?:${name})`));
+  const numbers = new Set(layers);
   return (module) => {
     const { stack, layer } = /^(?<stack>.*?\.[^.]*)\.(?<layer>\d+)\./.exec(module)?.groups ?? {};
-    if (stack === undefined || !layers.includes(Number(layer))) return false;
-    return patterns.length === 0 || patterns.some((pattern) => pattern.matches(stack));
+    if (stack === undefined || !numbers.has(Number(layer))) return false;
+    return patterns.length === 0 || patterns.some((pattern) => pattern.matches(stack, steps));
   };
 }
 
-function patternOf(fields: Fields, field: string, text: string): Pattern {
+function patternOf({ fields, sizes }: Source, field: string, text: string): Pattern {
   try {
-    return new Pattern(text);
+    const pattern = new Pattern(text, "python", MAX_PATTERN_LENGTH);
+    sizes.spend(pattern.length);
+    return pattern;
   } catch (cause) {
     if (!(cause instanceof PatternError)) throw cause;
-    const message = `${fields.path}: the expression ${quoted(text)} in \`${field}\` ${cause.message}`;
-    throw new ReadMeError("ERR_MODEL_UNSUPPORTED", message, { cause });
+    throw problem(fields, `the expression ${quoted(text)} in \`${field}\``, cause);
   }
+}
+
+function problem({ path }: Fields, what: string, cause: PatternError): ReadMeError {
+  return new ReadMeError("ERR_MODEL_UNSUPPORTED", `${path}: ${what} ${cause.message}`, { cause });
 }

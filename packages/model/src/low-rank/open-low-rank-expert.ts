@@ -1,7 +1,8 @@
 // Opens adapters in PEFT's layout: adapter_config.json and adapter_model.safetensors in one folder.
 
-import { access, stat } from "node:fs/promises";
+import { stat } from "node:fs/promises";
 import { join, resolve } from "node:path";
+import { setImmediate as nextTurn } from "node:timers/promises";
 import { describeValue, ReadMeError } from "@readme-moe/core";
 import { fingerprintOf } from "../cache/fingerprint.ts";
 import { Fields } from "../config/fields.ts";
@@ -10,21 +11,22 @@ import { fileError, quoted, unsupported } from "../files/errors.ts";
 import { isStoredFloat } from "../files/floats.ts";
 import { readJsonFile } from "../files/text-file.ts";
 import type { Model } from "../folder/model.ts";
-import { SafetensorsFile } from "../safetensors/read-safetensors.ts";
+import type { SafetensorsFile } from "../safetensors/read-safetensors.ts";
 import type { RowRange } from "../tensor-store.ts";
 import { fusedModules, TensorParts } from "../weights/tensor-parts.ts";
 import { tensorRef, type TensorRef } from "../weights/tensor-ref.ts";
 import { type AdapterConfig, parseAdapterConfig } from "./adapter-config.ts";
+import { invalid, openTensors, type Pair, pairsOf } from "./adapter-tensors.ts";
 import {
   ADAPTER_CONFIG_FILE,
-  ADAPTER_FILE,
   expertNameProblem,
   type LowRankExpert,
   type LowRankProduct,
   type LowRankRefs,
 } from "./low-rank-expert.ts";
 
-const MAX_CONFIG_BYTES = 4 << 20;
+// Real configs have some kilobytes, and a hundred when they list each module's rank.
+const MAX_CONFIG_BYTES = 1 << 20;
 
 /** Modules of a layer by their names in Hugging Face checkpoints, the same in all families. */
 const LAYER_MODULES: ReadonlyMap<string, LowRankProduct> = new Map([
@@ -37,17 +39,7 @@ const LAYER_MODULES: ReadonlyMap<string, LowRankProduct> = new Map([
   ["mlp.down_proj", "down"],
 ]);
 
-/** PEFT wraps the model twice. An adapter's name between matrix and `weight` is an older layout. */
-const TENSOR = /^base_model\.model\.(?<module>.+)\.lora_(?<matrix>[AB])(?:\.[^.]+)?\.weight$/;
 const LAYER_MODULE = /^model\.layers\.(?<layer>0|[1-9]\d{0,8})\.(?<part>.+)$/;
-
-/** Kinds of tensors that belong to something else than plain LoRA, by a part of their names. */
-const OTHER_TENSORS: readonly (readonly [RegExp, string])[] = [
-  [/\.lora_magnitude_vector(?:\.|$)/, "belongs to DoRA, which is not supported"],
-  [/\.lora_embedding_[AB](?:\.|$)/, "changes the embedding, which is not supported"],
-  [/\.lora_B(?:\.[^.]+)?\.bias$/, "is the bias of an adapter (`lora_bias`), which is not supported"],
-  [/\.token_adapter\.|trainable_tokens/, "trains single tokens, which is not supported"],
-];
 
 /** The place of a product in a model. */
 interface Place {
@@ -60,12 +52,6 @@ interface Place {
   readonly outSize: number;
   /** Rows of `b` that are this product's, in a module of several. @default all */
   readonly rows?: RowRange;
-}
-
-/** Names of a module's tensors. */
-interface Pair {
-  readonly a?: string;
-  readonly b?: string;
 }
 
 /**
@@ -91,9 +77,9 @@ export async function openLowRankExpert(
   const folder = resolve(path);
   refuseExperts(folder, model);
   const config = await readConfig(folder);
-  const store = await openTensors(folder);
+  const store = await openTensors(folder, maxModules(model.config));
   try {
-    const { layers, head } = locate(store, config, model.config);
+    const { layers, head } = await locate(store, config, model.config);
     const all = [...layers.flatMap((layer) => Object.values(layer)), ...(head ? [head] : [])];
     const sizes = store.names.map((tensor) => store.info(tensor).shape.reduce((size, axis) => size * axis, 1));
     const files = [join(folder, ADAPTER_CONFIG_FILE), store.path];
@@ -138,27 +124,21 @@ async function readConfig(folder: string): Promise<AdapterConfig> {
   throw new ReadMeError("ERR_FILE_NOT_FOUND", `${folder}: has no ${ADAPTER_CONFIG_FILE}, so it is no adapter of PEFT`);
 }
 
-async function openTensors(folder: string): Promise<SafetensorsFile> {
-  const exists = (name: string): Promise<boolean> =>
-    access(join(folder, name)).then(
-      () => true,
-      () => false,
-    );
-  if (await exists(ADAPTER_FILE)) return SafetensorsFile.open(join(folder, ADAPTER_FILE));
-  if (await exists("adapter_model.bin")) {
-    throw unsupported(folder, `holds PyTorch's pickled adapter_model.bin, which is not read; save as safetensors`);
-  }
-  throw new ReadMeError("ERR_FILE_NOT_FOUND", `${folder}: has no ${ADAPTER_FILE}`);
+/** Largest number of modules that an adapter can change. */
+function maxModules({ numLayers }: ModelConfig): number {
+  return numLayers * LAYER_MODULES.size + 1;
 }
 
-function locate(
+async function locate(
   store: SafetensorsFile,
   config: AdapterConfig,
   model: ModelConfig,
-): Pick<LowRankExpert, "layers" | "head"> {
+): Promise<Pick<LowRankExpert, "layers" | "head">> {
   const layers = Array.from({ length: model.numLayers }, (): Partial<Record<LowRankProduct, LowRankRefs>> => ({}));
   let head: LowRankRefs | undefined;
-  for (const [module, pair] of pairsOf(store)) {
+  for (const [module, pair] of pairsOf(store, maxModules(model))) {
+    // The requests of an engine that runs go on meanwhile.
+    await nextTurn();
     const places = placesOf(store, module, model);
     if (!config.isTarget(module)) {
       throw invalid(store, `holds a change of ${quoted(module)}, which ${ADAPTER_CONFIG_FILE} does not target`);
@@ -175,28 +155,6 @@ function locate(
     }
   }
   return { layers, head };
-}
-
-/** Groups the file's tensors by module. @throws {ReadMeError} for a tensor that is no matrix of a module */
-function pairsOf(store: SafetensorsFile): ReadonlyMap<string, Pair> {
-  const pairs = new Map<string, Pair>();
-  for (const name of store.names) {
-    const { module, matrix } = TENSOR.exec(name)?.groups ?? {};
-    if (module === undefined) throw unsupported(store.path, `tensor ${quoted(name)} ${otherTensor(name)}`);
-    const pair = pairs.get(module) ?? {};
-    const other = matrix === "A" ? pair.a : pair.b;
-    if (other !== undefined) {
-      throw unsupported(store.path, `tensors ${quoted(other)} and ${quoted(name)} are of two adapters in one file`);
-    }
-    pairs.set(module, { ...pair, [matrix === "A" ? "a" : "b"]: name });
-  }
-  if (pairs.size === 0) throw invalid(store, "holds no tensor");
-  return pairs;
-}
-
-function otherTensor(name: string): string {
-  const known = OTHER_TENSORS.find(([pattern]) => pattern.test(name));
-  return known?.[1] ?? "is none of LoRA's, such as `base_model.model.….lora_A.weight`";
 }
 
 /** Finds a module's products in the model, one or several. @throws {ReadMeError} when it has none of this name */
@@ -283,8 +241,4 @@ function floatRef(store: SafetensorsFile, name: string, shape: readonly number[]
     throw invalid(store, `tensor ${quoted(name)} ${problem}; it may belong to another model`);
   }
   return tensorRef(store, name, shape);
-}
-
-function invalid(store: SafetensorsFile, message: string): ReadMeError {
-  return new ReadMeError("ERR_MODEL_INVALID", `${store.path}: ${message}`);
 }

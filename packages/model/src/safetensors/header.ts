@@ -57,8 +57,11 @@ export function isSafetensorsType(name: string): name is SafetensorsType {
  * overlap or hole.
  * @throws {ReadMeError} `ERR_FILE_CORRUPT`, or `ERR_MODEL_UNSUPPORTED` for an element type that is not read here
  */
-export async function readSafetensorsHeader(source: ByteSource): Promise<SafetensorsHeader> {
-  const text = await readHeaderText(source);
+export async function readSafetensorsHeader(
+  source: ByteSource,
+  maxBytes: number = MAX_HEADER_BYTES,
+): Promise<SafetensorsHeader> {
+  const text = await readHeaderText(source, maxBytes);
   const dataStart = 8 + text.byteLength;
   const entries = new Map<string, SafetensorsEntry>();
   const metadata = new Map<string, string>();
@@ -75,7 +78,10 @@ export async function readSafetensorsHeader(source: ByteSource): Promise<Safeten
   return { entries, metadata };
 }
 
-async function readHeaderText(source: ByteSource): Promise<{ readonly json: string; readonly byteLength: number }> {
+async function readHeaderText(
+  source: ByteSource,
+  maxBytes: number,
+): Promise<{ readonly json: string; readonly byteLength: number }> {
   const { path, size } = source;
   const prefix = await source.read(0, 8, "the header's length");
   const length = new DataView(prefix.buffer).getBigUint64(0, true);
@@ -84,8 +90,8 @@ async function readHeaderText(source: ByteSource): Promise<{ readonly json: stri
     throw corrupt(path, `is no whole safetensors file: ${message}`);
   }
   const byteLength = Number(length);
-  if (byteLength > MAX_HEADER_BYTES) {
-    throw corrupt(path, `the header has ${byteLength} bytes, more than the ${MAX_HEADER_BYTES} that are read`);
+  if (byteLength > maxBytes) {
+    throw corrupt(path, `the header has ${byteLength} bytes, more than the ${maxBytes} that are read`);
   }
   const bytes = await source.read(8, byteLength, "the header");
   try {

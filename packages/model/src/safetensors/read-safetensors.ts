@@ -40,10 +40,10 @@ export class SafetensorsFile implements TensorStore {
   }
 
   /** @throws {ReadMeError} when the file cannot be read, is damaged, or holds an element type that is not read here */
-  static async open(path: string): Promise<SafetensorsFile> {
+  static async open(path: string, maxHeaderBytes: number = MAX_HEADER_BYTES): Promise<SafetensorsFile> {
     const source = await ByteSource.open(path);
     try {
-      return new SafetensorsFile(source, await readSafetensorsHeader(source));
+      return new SafetensorsFile(source, await readSafetensorsHeader(source, maxHeaderBytes));
     } catch (error) {
       await source.close();
       throw error;

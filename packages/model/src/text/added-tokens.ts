@@ -30,10 +30,17 @@ interface TrieNode {
   isEnd: boolean;
 }
 
+// A search takes as many steps for a character as the longest spelling is long. Real spellings have tens of characters;
+// vocabularies for speech have 2 ** 16 added tokens, whose tries have some 200,000 nodes.
+const MAX_SPELLING_LENGTH = 1024;
+const MAX_NODES = 2 ** 19;
+
 /** Finds spellings of tokens in texts. */
 export class SpellingTrie {
   readonly #root: TrieNode = { next: new Map(), isEnd: false };
+  #numNodes = 0;
 
+  /** @throws {Error} when a spelling is too long, or when there are too many */
   constructor(spellings: Iterable<string>) {
     for (const spelling of spellings) this.#insert(spelling);
   }
@@ -57,11 +64,18 @@ export class SpellingTrie {
   }
 
   #insert(spelling: string): void {
+    if (spelling.length > MAX_SPELLING_LENGTH) {
+      throw new Error(`an added token has more than ${MAX_SPELLING_LENGTH} characters`);
+    }
     let node = this.#root;
     for (let at = 0; at < spelling.length; at++) {
       const unit = spelling.charCodeAt(at);
-      const next = node.next.get(unit) ?? { next: new Map(), isEnd: false };
-      node.next.set(unit, next);
+      let next = node.next.get(unit);
+      if (next === undefined) {
+        if (++this.#numNodes > MAX_NODES) throw new Error("the added tokens have too many characters");
+        next = { next: new Map(), isEnd: false };
+        node.next.set(unit, next);
+      }
       node = next;
     }
     if (spelling !== "") node.isEnd = true;

@@ -3,7 +3,7 @@
 import { describeValue } from "@readme-moe/core";
 import { unsupported } from "../files/errors.ts";
 import { isJsonObject, type JsonObject } from "../files/text-file.ts";
-import { flatten } from "./pipeline.ts";
+import { checkGrowth, flatten } from "./pipeline.ts";
 import { BYTE_OF_CHARACTER } from "./pre-tokenizer.ts";
 
 /** The `decoder` of a tokenizer.json: the spelling of bytes, and the decoding of a whole text. */
@@ -49,6 +49,11 @@ export function readSpelling(path: string, decoder: unknown): TokenSpelling {
     else if (step["type"] !== "Fuse") throw refused(path, step["type"]);
   }
   if (steps.length === 0 || (spelling.isByteLevel && steps.length > 1)) throw refused(path, steps[1]?.["type"]);
+  checkGrowth(
+    path,
+    "decoder",
+    replacements.map(({ from, to }) => ({ grows: Math.max(1, to.length / from.length) })),
+  );
   return { ...spelling, replacements };
 }
 

@@ -5,7 +5,16 @@ import { corrupt, unsupported } from "../files/errors.ts";
 import type { JsonObject } from "../files/text-file.ts";
 import type { GgufMetadata } from "../gguf/metadata.ts";
 import { GgufVocabulary, TOKEN_TYPE } from "./gguf-vocabulary.ts";
-import { GPT2_PATTERN, isolate } from "./pipeline.ts";
+import {
+  DEFAULT_PATTERNS,
+  GPT2_PATTERN,
+  GPT4O_PATTERN,
+  LLAMA3_PATTERN,
+  NUMBER_PATTERN,
+  QWEN2_PATTERN,
+  TEKKEN_PATTERN,
+} from "./known-patterns.ts";
+import { isolate } from "./pipeline.ts";
 import { Tokenizer, type TokenizerSource } from "./tokenizer.ts";
 
 // Merges are derived from all splits of a token, so hostile tokens must not be long. Real ones have tens of characters.
@@ -184,39 +193,15 @@ interface GgufPreTokenizer {
   readonly normalizer?: "NFC";
 }
 
-// The patterns are those of the original tokenizer.json files; llama.cpp (src/llama-vocab.cpp, `llm_tokenizer_bpe`) has
-// the same in its own dialect.
-
-/** Pattern of Llama 3 and Qwen 2, which differ in the number of digits in a piece. */
-const withDigits = (digits: string): string => {
-  const words = String.raw`(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+`;
-  return String.raw`${words}|${digits}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`;
-};
-const LLAMA3_PATTERN = withDigits(String.raw`\p{N}{1,3}`);
-const QWEN2_PATTERN = withDigits(String.raw`\p{N}`);
-
-const CASE_UPPER = String.raw`[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]`;
-const CASE_LOWER = String.raw`[\p{Ll}\p{Lm}\p{Lo}\p{M}]`;
-
-/** Pattern of Tekken and of GPT-4o, which differ in what may end a word and in the number of digits in a piece. */
-const withCases = (ending: string, digits: string): string =>
-  [
-    String.raw`[^\r\n\p{L}\p{N}]?${CASE_UPPER}*${CASE_LOWER}+${ending}`,
-    String.raw`[^\r\n\p{L}\p{N}]?${CASE_UPPER}+${CASE_LOWER}*${ending}`,
-    String.raw`${digits}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+`,
-  ].join("|");
-const TEKKEN_PATTERN = withCases("", String.raw`\p{N}`);
-const GPT4O_PATTERN = withCases("(?i:'s|'t|'re|'ve|'m|'ll|'d)?", String.raw`\p{N}{1,3}`);
-
 const GPT2: GgufPreTokenizer = { patterns: [GPT2_PATTERN] };
-const SMOLLM: GgufPreTokenizer = { patterns: [String.raw`\p{N}`, GPT2_PATTERN] };
+const SMOLLM: GgufPreTokenizer = { patterns: [NUMBER_PATTERN, GPT2_PATTERN] };
 const LLAMA3: GgufPreTokenizer = { patterns: [LLAMA3_PATTERN], ignoresMerges: true, addsBos: true };
 const QWEN2: GgufPreTokenizer = { patterns: [QWEN2_PATTERN], normalizer: "NFC" };
 
 /** Pre-tokenizers by the value of `tokenizer.ggml.pre`. */
 export const GGUF_PRE_TOKENIZERS: ReadonlyMap<string, GgufPreTokenizer> = new Map([
   // llama.cpp's choice for files that are older than the key, and for unknown models.
-  ["default", { patterns: [String.raw`[\p{P}\$\+<=>\^~\|]+`, GPT2_PATTERN, String.raw`\p{N}+`, "[0-9][0-9][0-9]"] }],
+  ["default", { patterns: DEFAULT_PATTERNS }],
   ["gpt-2", GPT2],
   ["phi-2", GPT2],
   ["olmo", GPT2],

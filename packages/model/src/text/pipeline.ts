@@ -3,11 +3,14 @@
 
 import { describeValue } from "@readme-moe/core";
 import { Tokenizer as LibraryTokenizer } from "@huggingface/tokenizers";
-import { corrupt, unsupported } from "../files/errors.ts";
+import { corrupt, quoted, unsupported } from "../files/errors.ts";
 import { expectObject, isJsonObject, isList, type JsonObject } from "../files/text-file.ts";
+import { PatternError } from "../patterns/javascript-character.ts";
+import { GPT2_PATTERN, KNOWN_PATTERNS, NUMBER_PATTERN, NUMBERS_PATTERN } from "./known-patterns.ts";
 import { normalizeInChunks } from "./normalizer.ts";
 import { replaceInChunks } from "./pausing.ts";
 import { CHARACTER_OF_BYTE, type PreTokenizerStep, type SplitStep, toByteAlphabet } from "./pre-tokenizer.ts";
+import { FilePattern, growthOf, replaceMatches, type SearchPattern } from "./search-pattern.ts";
 import type { Vocabulary } from "./vocabulary.ts";
 
 /** One step of a normalizer. */
@@ -15,6 +18,8 @@ export interface NormalizerStep {
   readonly apply: (text: string) => string | Generator<void, string>;
   /** Largest factor by which the step shortens a text's UTF-8; `Infinity` when it is not known. */
   readonly shrinks: number;
+  /** Largest factor by which the step lengthens a text. */
+  readonly grows: number;
 }
 
 /** Token ids that a post-processor writes before the text, after it, and between two occurrences of it. */
@@ -25,8 +30,13 @@ export interface Frames {
   readonly plain: Frame;
 }
 
-/** Pattern of GPT-2, which is built into a `ByteLevel` pre-tokenizer. */
-export const GPT2_PATTERN: string = String.raw`'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`;
+// Real tokenizers have at most four steps, and lengthen a text at most 36-fold: U+FDFA becomes 18 characters by NFKC,
+// and a space precedes it.
+const MAX_STEPS = 64;
+const MAX_GROWTH = 64;
+const MAX_PATTERN_LENGTH = 4096;
+const MAX_LITERAL_LENGTH = 256;
+const MAX_FRAME_LENGTH = 256;
 
 /** Makes a `Split` that keeps the matches and the text between them, each as a piece. */
 export function isolate(regex: string): JsonObject {
@@ -38,7 +48,7 @@ export function isolate(regex: string): JsonObject {
  * @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` naming a normalizer that is not supported; `ERR_FILE_CORRUPT`
  */
 export function readNormalizer(path: string, normalizer: unknown): NormalizerStep[] {
-  return flatten(path, normalizer, "normalizers").map((step): NormalizerStep => {
+  const steps = flatten(path, normalizer, "normalizers").map((step): NormalizerStep => {
     const { type, prepend } = step;
     switch (type) {
       case "NFC":
@@ -46,15 +56,28 @@ export function readNormalizer(path: string, normalizer: unknown): NormalizerSte
       case "NFKC":
       case "NFKD":
         // The largest factor: U+1D400 (4 bytes) becomes A; U+1FBE U+0308 U+0301 (7 bytes) become U+0390 (2 bytes).
-        return { apply: (text) => normalizeInChunks(text, type), shrinks: 4 };
+        return { apply: (text) => normalizeInChunks(text, type), shrinks: 4, grows: type.length === 3 ? 4 : 18 };
       case "Prepend":
-        return { apply: (text) => (typeof prepend === "string" ? prepend : "") + text, shrinks: 1 };
+        return prependStep(typeof prepend === "string" ? prepend : "");
       case "Replace":
         return replaceStep(path, step);
       default:
         throw refused(path, "normalizer", step);
     }
   });
+  checkGrowth(path, "normalizer", steps);
+  return steps;
+}
+
+/** @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` when steps together lengthen a text too much */
+export function checkGrowth(path: string, kind: string, steps: readonly { readonly grows: number }[]): void {
+  const growth = steps.reduce((product, { grows }) => product * grows, 1);
+  if (growth <= MAX_GROWTH) return;
+  throw unsupported(path, `the ${kind} can make a text more than ${MAX_GROWTH} times as long`);
+}
+
+function prependStep(prefix: string): NormalizerStep {
+  return { apply: (text) => prefix + text, shrinks: 1, grows: 1 + prefix.length };
 }
 
 function replaceStep(path: string, step: JsonObject): NormalizerStep {
@@ -62,11 +85,11 @@ function replaceStep(path: string, step: JsonObject): NormalizerStep {
   const from = literalPattern(path, step);
   if (from !== undefined && from !== "") {
     const shrinks = to === "" ? Infinity : Buffer.byteLength(from) / Buffer.byteLength(to);
-    return { apply: (text) => replaceInChunks(text, from, to), shrinks: Math.max(1, shrinks) };
+    const grows = Math.max(1, to.length / from.length);
+    return { apply: (text) => replaceInChunks(text, from, to), shrinks: Math.max(1, shrinks), grows };
   }
-  const regex = regexOf(step);
-  // A match may depend on all of the text, so it is not cut into chunks.
-  return { apply: (text) => text.replaceAll(regex, to), shrinks: Infinity };
+  const pattern = patternOf(path, step);
+  return { apply: (text) => replaceMatches(pattern, text, to), shrinks: Infinity, grows: growthOf(pattern, to) };
 }
 
 /**
@@ -81,6 +104,8 @@ export function readPreTokenizer(path: string, tokenizer: JsonObject, vocabulary
   if (given.some((step) => step["type"] === "ByteLevel") && typeof model["unk_token"] !== "string") {
     steps.push(...dropMissingBytes(vocabulary));
   }
+  const grows = steps.map((step) => ({ grows: step.type === "prefix" ? 1 + step.prefix.length : 1 }));
+  checkGrowth(path, "pre-tokenizer", grows);
   const isOneWord = matching.every((step) => step["type"] === "Metaspace" && step["split"] === false);
   if (isOneWord && model["ignore_merges"] !== true) steps.push(...splitAtWords(vocabulary));
   return steps;
@@ -98,11 +123,11 @@ function preTokenizerSteps(path: string, step: JsonObject): PreTokenizerStep[] {
   switch (step["type"]) {
     // The library's `Digits` knows the ten digits of ASCII only, the reference every numeric character of Unicode.
     case "Digits":
-      return [splitAt(isolate(step["individual_digits"] === true ? String.raw`\p{N}` : String.raw`\p{N}+`))];
+      return [splitAt(patternOf(path, isolate(step["individual_digits"] === true ? NUMBER_PATTERN : NUMBERS_PATTERN)))];
     case "ByteLevel":
-      return byteLevelSteps(step);
+      return byteLevelSteps(path, step);
     case "Metaspace":
-      return metaspaceSteps(step);
+      return metaspaceSteps(path, step);
     case "Split":
       return [splitStep(path, step)];
     default:
@@ -111,40 +136,39 @@ function preTokenizerSteps(path: string, step: JsonObject): PreTokenizerStep[] {
 }
 
 /** Replaces the library's own pattern, whose `\s` is JavaScript's and not the reference's (U+FEFF, U+0085). */
-function byteLevelSteps(step: JsonObject): PreTokenizerStep[] {
+function byteLevelSteps(path: string, step: JsonObject): PreTokenizerStep[] {
   return [
     ...(step["add_prefix_space"] === true ? [{ type: "prefix", prefix: " ", isFirstOnly: false } as const] : []),
-    ...(step["use_regex"] === false ? [] : [splitAt(isolate(GPT2_PATTERN))]),
+    ...(step["use_regex"] === false ? [] : [splitAt(patternOf(path, isolate(GPT2_PATTERN)))]),
     { type: "map", map: toByteAlphabet, shrinks: false },
   ];
 }
 
 /** Reads also the `add_prefix_space` of older files; `split` is on by default. */
-function metaspaceSteps(step: JsonObject): PreTokenizerStep[] {
+function metaspaceSteps(path: string, step: JsonObject): PreTokenizerStep[] {
   const replacement = typeof step["replacement"] === "string" ? step["replacement"] : "▁";
+  if (!/^.$/su.test(replacement)) throw corrupt(path, "expected the `replacement` of `Metaspace` to be one character");
   const scheme = step["add_prefix_space"] === false ? "never" : (step["prepend_scheme"] ?? "always");
-  const escaped = `\\u{${replacement.codePointAt(0)?.toString(16) ?? "2581"}}`;
+  const escaped = `\\u{${replacement.codePointAt(0)?.toString(16)}}`;
   const hasPrefix = scheme === "always" || scheme === "first";
   return [
-    { type: "map", map: (text) => text.replaceAll(" ", () => replacement), shrinks: replacement === "" },
+    { type: "map", map: (text) => text.replaceAll(" ", () => replacement), shrinks: false },
     ...(hasPrefix ? [{ type: "prefix", prefix: replacement, isFirstOnly: scheme === "first" } as const] : []),
-    ...(step["split"] === false ? [] : [splitAt(isolate(`${escaped}[^${escaped}]*|[^${escaped}]+`))]),
+    ...(step["split"] === false ? [] : [splitAt(new RegExp(`${escaped}[^${escaped}]*|[^${escaped}]+`, "gu"))]),
   ];
 }
 
 function splitStep(path: string, step: JsonObject): PreTokenizerStep {
-  literalPattern(path, step);
+  const split = splitAt(patternOf(path, step));
   // Isolated pieces are the same with and without `invert`.
-  if (step["behavior"] === "Isolated") return splitAt(step);
-  if (step["behavior"] === "Removed" && step["invert"] === true) return { ...splitAt(step), dropsRest: true };
-  if (step["behavior"] === "MergedWithPrevious" && step["invert"] !== true) {
-    return { ...splitAt(step), endsPieces: true };
-  }
+  if (step["behavior"] === "Isolated") return split;
+  if (step["behavior"] === "Removed" && step["invert"] === true) return { ...split, dropsRest: true };
+  if (step["behavior"] === "MergedWithPrevious" && step["invert"] !== true) return { ...split, endsPieces: true };
   throw refused(path, "pre-tokenizer", step);
 }
 
-function splitAt(step: JsonObject): SplitStep {
-  return { type: "split", pattern: regexOf(step), dropsRest: false, endsPieces: false };
+function splitAt(pattern: SearchPattern): SplitStep {
+  return { type: "split", pattern, dropsRest: false, endsPieces: false };
 }
 
 /**
@@ -170,11 +194,11 @@ function splitAtWords({ merges }: Vocabulary): PreTokenizerStep[] {
     if (text.lastIndexOf("▁") <= 0) continue;
     for (const [, character = ""] of text.matchAll(/([^▁])(?=▁)/gu)) joined.add(character);
   }
-  if (joined.size === 0) return [splitAt(isolate("▁+[^▁]*|[^▁]+"))];
+  if (joined.size === 0) return [splitAt(/▁+[^▁]*|[^▁]+/gu)];
   const escaped = Array.from(joined, (character) => `\\u{${character.codePointAt(0)?.toString(16)}}`).join("");
   const rest = `(?:[^▁]|(?<=[${escaped}])▁+)`;
   const pattern = new RegExp(`▁+${rest}*|${rest}+`, "gu");
-  return [{ type: "split", pattern, dropsRest: false, endsPieces: false }];
+  return [splitAt(pattern)];
 }
 
 // A text that no vocabulary has as a token.
@@ -187,6 +211,10 @@ const TEXT = "\u{10ffff}text";
  * @throws {Error} when the library does not know the post-processor
  */
 export function readFrames(path: string, postProcessor: unknown, idOf: (token: string) => number | undefined): Frames {
+  const lengths = flatten(path, postProcessor, "processors").map(({ single }) => (isList(single) ? single.length : 1));
+  if (lengths.reduce((product, length) => product * Math.max(1, length), 1) > MAX_FRAME_LENGTH) {
+    throw unsupported(path, `\`post_processor\` adds more than ${MAX_FRAME_LENGTH} tokens`);
+  }
   const { post_processor: built } = libraryWith({ post_processor: postProcessor });
   const frame = (addSpecialTokens: boolean): Frame => {
     const parts: number[][] = [[]];
@@ -201,12 +229,28 @@ export function readFrames(path: string, postProcessor: unknown, idOf: (token: s
   return { withSpecial: frame(true), plain: frame(false) };
 }
 
-/** Compiles the pattern of a `Split` or `Replace`, which is in Oniguruma's dialect. */
-function regexOf(step: JsonObject): RegExp {
+/**
+ * Compiles the pattern of a `Split` or `Replace`, which is in Oniguruma's dialect. JavaScript's own search is used only
+ * where it is known to take linear time: for literal texts and for known patterns.
+ * @throws {ReadMeError} naming a pattern that is too long or cannot be read
+ */
+function patternOf(path: string, step: JsonObject): SearchPattern {
+  const literal = literalPattern(path, step);
+  const { Regex: written } = isJsonObject(step["pattern"]) ? step["pattern"] : {};
+  const text = literal ?? String(written);
+  const maxLength = literal === undefined ? MAX_PATTERN_LENGTH : MAX_LITERAL_LENGTH;
+  const named = `the pattern ${quoted(text)}`;
+  if (text.length > maxLength) throw unsupported(path, `${named} has more than ${maxLength} characters`);
   const split = { type: "Split", pattern: step["pattern"], behavior: "Isolated", invert: true };
   const { pattern } = libraryWith({ pre_tokenizer: split }).pre_tokenizer ?? {};
-  if (pattern instanceof RegExp) return pattern;
-  throw new TypeError("Expected the library to compile a pattern");
+  if (!(pattern instanceof RegExp)) throw new TypeError("Expected the library to compile a pattern");
+  if (literal !== undefined || KNOWN_PATTERNS.has(text)) return pattern;
+  const problem = ({ message }: PatternError): Error => unsupported(path, `${named} ${message}`);
+  try {
+    return new FilePattern(pattern.source, problem);
+  } catch (cause) {
+    throw cause instanceof PatternError ? problem(cause) : cause;
+  }
 }
 
 /** The parts of the library that are used here: its reading of patterns, and its post-processors. */
@@ -223,14 +267,20 @@ function libraryWith(parts: JsonObject): LibraryParts {
   return new LibraryTokenizer({ ...empty, model: { type: "BPE", vocab: {}, merges: [] }, ...parts }, {});
 }
 
-/** Lists a step, or all steps of a sequence, in order. */
+/** Lists a step, or all steps of a sequence, in order. @throws {ReadMeError} when there are too many */
 export function flatten(path: string, step: unknown, listName: string): JsonObject[] {
+  const steps = stepsOf(path, step, listName);
+  if (steps.length <= MAX_STEPS) return steps;
+  throw unsupported(path, `\`${listName}\` has ${steps.length} steps, more than ${MAX_STEPS}`);
+}
+
+function stepsOf(path: string, step: unknown, listName: string): JsonObject[] {
   if (step === undefined || step === null) return [];
   const object = expectObject(path, `an entry of \`${listName}\``, step);
   if (object["type"] !== "Sequence") return [object];
   const list = object[listName];
   if (!isList(list)) throw corrupt(path, `expected \`${listName}\` to be a list, got ${describeValue(list)}`);
-  return list.flatMap((inner) => flatten(path, inner, listName));
+  return list.flatMap((inner) => stepsOf(path, inner, listName));
 }
 
 /** Returns a step's pattern when it is a literal text, or `undefined` when it is a regular expression. */

@@ -1,11 +1,12 @@
 // Pre-tokenization, with pauses: cuts a text into the words whose characters are merged.
 
 import { CHUNK_LENGTH, mapChunks } from "./pausing.ts";
+import { finderOf, nextStart, type SearchPattern } from "./search-pattern.ts";
 
 /** Cuts at each match. */
 export interface SplitStep {
   readonly type: "split";
-  readonly pattern: RegExp;
+  readonly pattern: SearchPattern;
   /** Whether the text between the matches is dropped. */
   readonly dropsRest: boolean;
   /** Whether a match ends the piece before it; a match behind another one is a piece of its own. */
@@ -70,7 +71,7 @@ export function* wordsOf(
   }
   if (step.type === "split") {
     for (const piece of step.endsPieces ? endedPiecesOf(step.pattern, text) : piecesOf(step, text)) {
-      if (rest.length === 0) yield piece;
+      if (rest.length === 0 || piece === undefined) yield piece;
       else yield* wordsOf(rest, piece, isFirst);
     }
     return;
@@ -92,34 +93,45 @@ export function* wordsOf(
 }
 
 /** Finds pieces one at a time, since a long text has many. */
-function* piecesOf({ pattern, dropsRest }: SplitStep, text: string): Generator<string, void> {
+function* piecesOf({ pattern, dropsRest }: SplitStep, text: string): Generator<string | undefined, void> {
+  const finder = finderOf(pattern, text);
   let end = 0;
   for (let from = 0; from <= text.length;) {
     // Another text may use the same pattern between two pieces.
-    pattern.lastIndex = from;
-    const match = pattern.exec(text);
+    finder.lastIndex = from;
+    const match = finder.exec(text);
     if (match === null) break;
+    if (match === undefined) {
+      from = finder.lastIndex;
+      yield undefined;
+      continue;
+    }
     const { 0: piece, index } = match;
     if (end < index && !dropsRest) yield text.slice(end, index);
     if (piece !== "") yield piece;
     end = index + piece.length;
-    from = piece === "" ? end + ((text.codePointAt(end) ?? 0) > 0xffff ? 2 : 1) : end;
+    from = nextStart(text, match);
   }
   if (end < text.length && !dropsRest) yield text.slice(end);
 }
 
 /** Finds pieces that matches end. */
-function* endedPiecesOf(pattern: RegExp, text: string): Generator<string, void> {
+function* endedPiecesOf(pattern: SearchPattern, text: string): Generator<string | undefined, void> {
+  const finder = finderOf(pattern, text);
   let start = 0;
   for (let from = 0; from <= text.length;) {
-    pattern.lastIndex = from;
-    const match = pattern.exec(text);
+    finder.lastIndex = from;
+    const match = finder.exec(text);
     if (match === null) break;
-    const { 0: matched, index } = match;
-    const end = index + matched.length;
+    if (match === undefined) {
+      from = finder.lastIndex;
+      yield undefined;
+      continue;
+    }
+    const end = match.index + match[0].length;
     if (end > start) yield text.slice(start, end);
     start = end;
-    from = matched === "" ? end + ((text.codePointAt(end) ?? 0) > 0xffff ? 2 : 1) : end;
+    from = nextStart(text, match);
   }
   if (start < text.length) yield text.slice(start);
 }

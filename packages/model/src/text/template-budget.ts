@@ -12,7 +12,7 @@ const SEARCHED_AT_ONCE = 32;
 
 /** Filters and methods that look at nothing inside their operand. */
 export const FREE: ReadonlySet<string> = new Set<string>(["default", "first", "get", "last", "length", "list", "safe"]);
-/** Those that read lists and objects to the last text in them. */
+/** Filters and tests that read lists and objects to the last text in them. */
 const DEEP = new Set(["dictsort", "join", "lower", "sort", "string", "tojson", "unique", "upper"]);
 const SORTING = new Set(["dictsort", "sort"]);
 

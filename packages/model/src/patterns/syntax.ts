@@ -1,19 +1,37 @@
-// The syntax of Python's regular expressions, in which PEFT's configs name modules. JavaScript's own expressions differ
-// in syntax, and a hostile one would hold up the process: they backtrack.
+// The syntax of regular expressions from files: Python's, in which PEFT's configs name modules, and JavaScript's, to
+// which the library rewrites the patterns of tokenizers.
 
-/** A parsed expression. `id` numbers the nodes of one expression from 0. */
-export type PatternNode = { readonly id: number } & (
-  | { readonly kind: "character"; readonly accepts: (character: string) => boolean }
+import { type Accepts, PatternError, readCharacter } from "./javascript-character.ts";
+
+/** A parsed expression. */
+export type PatternNode =
+  | { readonly kind: "character"; readonly accepts: Accepts }
   | { readonly kind: "sequence"; readonly parts: readonly PatternNode[] }
   | { readonly kind: "choice"; readonly options: readonly PatternNode[] }
-  | { readonly kind: "repeat"; readonly inner: PatternNode; readonly least: number; readonly most: number }
-  | { readonly kind: "place"; readonly place: "start" | "end" | "boundary" | "inside" }
-  | { readonly kind: "look"; readonly inner: PatternNode; readonly isBehind: boolean; readonly isNegated: boolean }
-);
+  | RepeatNode
+  | { readonly kind: "place"; readonly place: Place }
+  | LookNode;
 
-/** A node without its number. */
-type Unnumbered<Node = PatternNode> = Node extends PatternNode ? Omit<Node, "id"> : never;
-type Accepts = (character: string) => boolean;
+export interface RepeatNode {
+  readonly kind: "repeat";
+  readonly inner: PatternNode;
+  readonly least: number;
+  readonly most: number;
+  /** Whether fewer times come first. */
+  readonly isLazy: boolean;
+}
+
+export interface LookNode {
+  readonly kind: "look";
+  readonly inner: PatternNode;
+  readonly isBehind: boolean;
+  readonly isNegated: boolean;
+}
+
+export type Place = "start" | "end" | "boundary" | "inside";
+
+/** `javascript` stands for what the library writes: expressions with the flag `u` and without anchors. */
+export type Dialect = "python" | "javascript";
 
 const MAX_CHARACTERS = 16_384;
 const MAX_DEPTH = 64;
@@ -37,7 +55,7 @@ const CLASSES: ReadonlyMap<string, Accepts> = new Map([
 const CONTROLS: ReadonlyMap<string, string> = new Map(
   Object.entries({ n: "\n", t: "\t", r: "\r", f: "\f", v: "\v", a: "\x07" }),
 );
-const PLACES: ReadonlyMap<string, "start" | "end" | "boundary" | "inside"> = new Map([
+const PLACES: ReadonlyMap<string, Place> = new Map([
   ["A", "start"],
   ["Z", "end"],
   ["b", "boundary"],
@@ -49,26 +67,31 @@ const REPEATS: ReadonlyMap<string, readonly [number, number]> = new Map([
   ["?", [0, 1]],
 ]);
 
-/** An expression that Python would refuse, or one with a part that is not read here. */
-export class PatternError extends Error {}
-
 /** @throws {PatternError} saying what is wrong */
-export function parsePattern(text: string): { readonly root: PatternNode; readonly numNodes: number } {
+export function parsePattern(text: string, dialect: Dialect): PatternNode {
   const characters = Array.from(text);
   if (characters.length > MAX_CHARACTERS) throw new PatternError(`is longer than ${MAX_CHARACTERS} characters`);
-  const parser = new PatternParser(characters);
-  return { root: parser.whole(), numNodes: parser.numNodes };
+  return new PatternParser(characters, dialect).whole();
+}
+
+/** Returns a lower bound of the length of a match, in characters. */
+export function leastLength(node: PatternNode): number {
+  if (node.kind === "character") return 1;
+  if (node.kind === "sequence") return node.parts.reduce((sum, part) => sum + leastLength(part), 0);
+  if (node.kind === "choice") return Math.min(...node.options.map(leastLength));
+  return node.kind === "repeat" ? node.least * leastLength(node.inner) : 0;
 }
 
 class PatternParser {
-  numNodes = 0;
   readonly #text: readonly string[];
+  readonly #isPython: boolean;
   #at = 0;
   #depth = 0;
   #ignoresCase = false;
 
-  constructor(text: readonly string[]) {
+  constructor(text: readonly string[], dialect: Dialect) {
     this.#text = text;
+    this.#isPython = dialect === "python";
   }
 
   whole(): PatternNode {
@@ -84,11 +107,6 @@ class PatternParser {
     if (flags === null) return;
     this.#ignoresCase = flags[1]?.includes("i") ?? false;
     this.#at = flags[0].length;
-  }
-
-  #make(node: Unnumbered): PatternNode {
-    const id = this.numNodes++;
-    return { ...node, id };
   }
 
   #take(wanted: string): boolean {
@@ -109,13 +127,13 @@ class PatternParser {
     while (this.#take("|")) options.push(this.#sequence());
     this.#depth -= 1;
     const [only] = options;
-    return options.length === 1 && only ? only : this.#make({ kind: "choice", options });
+    return options.length === 1 && only ? only : { kind: "choice", options };
   }
 
   #sequence(): PatternNode {
     const parts: PatternNode[] = [];
     while (!this.#isAtEnd()) parts.push(this.#repeated(this.#atom()));
-    return this.#make({ kind: "sequence", parts });
+    return { kind: "sequence", parts };
   }
 
   #isAtEnd(): boolean {
@@ -134,10 +152,10 @@ class PatternParser {
     const [least, most] = counts;
     if (inner.kind === "place") throw new PatternError("repeats a place instead of characters");
     if (least > most) throw new PatternError(`has the counts ${least} and ${most} in the wrong order`);
-    // A lazy repetition matches the same texts as a whole.
-    if (!this.#take("?") && this.#text[this.#at] === "+") throw new PatternError("has a possessive repetition");
+    const isLazy = this.#take("?");
+    if (!isLazy && this.#text[this.#at] === "+") throw new PatternError("has a possessive repetition");
     if (this.#counts() !== undefined) throw new PatternError("repeats a repetition");
-    return this.#make({ kind: "repeat", inner, least, most });
+    return { kind: "repeat", inner, least, most, isLazy };
   }
 
   /** Reads a quantifier; leaves a brace that is none, which stands for itself. */
@@ -163,20 +181,25 @@ class PatternParser {
   #atom(): PatternNode {
     const character = this.#next();
     if (character === "(") return this.#group();
+    if (!this.#isPython) {
+      const { accepts, end } = readCharacter(this.#text, this.#at - 1);
+      this.#at = end;
+      return this.#character(accepts);
+    }
     if (character === "[") return this.#character(this.#set());
     if (character === ".") return this.#character((other) => other !== "\n");
-    if (character === "^") return this.#make({ kind: "place", place: "start" });
-    if (character === "$") return this.#make({ kind: "place", place: "end" });
+    if (character === "^") return { kind: "place", place: "start" };
+    if (character === "$") return { kind: "place", place: "end" };
     if (REPEATS.has(character)) throw new PatternError(`has a \`${character}\` with nothing to repeat`);
     if (character !== "\\") return this.#character(this.#literal(character));
     const place = PLACES.get(this.#text[this.#at] ?? "");
     if (place === undefined) return this.#character(this.#escape());
     this.#at += 1;
-    return this.#make({ kind: "place", place });
+    return { kind: "place", place };
   }
 
   #character(accepts: Accepts): PatternNode {
-    return this.#make({ kind: "character", accepts });
+    return { kind: "character", accepts };
   }
 
   #literal(literal: string): Accepts {
@@ -188,7 +211,7 @@ class PatternParser {
   #group(): PatternNode {
     if (!this.#take("?")) return this.#closed(this.#choice());
     if (this.#take(":")) return this.#closed(this.#choice());
-    if (this.#take("P<")) {
+    if (this.#isPython ? this.#take("P<") : this.#isNamed() && this.#take("<")) {
       let name = "";
       for (let character = this.#next(); character !== ">"; character = this.#next()) name += character;
       if (!/^[\p{L}_][\p{L}\p{N}_]*$/u.test(name)) throw new PatternError("has a group without a proper name");
@@ -197,7 +220,11 @@ class PatternParser {
     const isBehind = this.#take("<");
     const isNegated = this.#take("!");
     if (!isNegated && !this.#take("=")) throw new PatternError("has a group of a kind that is not read");
-    return this.#make({ kind: "look", inner: this.#closed(this.#choice()), isBehind, isNegated });
+    return { kind: "look", inner: this.#closed(this.#choice()), isBehind, isNegated };
+  }
+
+  #isNamed(): boolean {
+    return this.#text[this.#at] === "<" && !["=", "!"].includes(this.#text[this.#at + 1] ?? "");
   }
 
   #closed(inner: PatternNode): PatternNode {
