@@ -7,6 +7,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vite
 import type { ReadMeEngine } from "@readme-moe/engine";
 import { resolveApiOptions } from "../../packages/express/src/api/options.ts";
 import { EngineGrammars, Exchange, type ExchangeParts } from "../../packages/express/src/api/exchange.ts";
+import { Paces } from "../../packages/express/src/api/read-body.ts";
 import { identify, localsOf } from "../../packages/express/src/http/request.ts";
 import { resolveExpertsOptions } from "../../packages/express/src/edge/experts/options.ts";
 import { listen, openTinyEngine } from "../support/served-model.ts";
@@ -31,7 +32,8 @@ async function within(
   const models = new ServedModels({ tiny: engine });
   const admission = new Admission();
   const experts = resolveExpertsOptions();
-  const serving = { ...resolveApiOptions({}), models, admission, experts, grammars: new EngineGrammars(models) };
+  const [grammars, paces] = [new EngineGrammars(models), new Paces()];
+  const serving = { ...resolveApiOptions({}), models, admission, experts, grammars, paces };
   const outcomes: Promise<void>[] = [];
   const app = express().use(identify, (request, response) => {
     const { signal } = new AbortController();

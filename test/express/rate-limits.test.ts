@@ -156,12 +156,30 @@ describe("limits", () => {
     expect(remaining(await ask(), "tokens")).toEqual(["5", "5"]);
   });
 
-  test("what a request has left, and until when, is in headers of both units; reading counts as nothing", async () => {
-    const { ask } = await guarded({ requestsPerMinute: 3, tokensPerMinute: 10 });
-    for (const method of ["GET", "HEAD", "OPTIONS"]) {
-      const read = await ask({}, method);
-      expect([read.status, read.headers.get("x-ratelimit-limit-requests")]).toEqual([200, null]);
+  test("reads have a limit of their own, use up no requests, and need no tokens", async () => {
+    const { ask } = await guarded({ requestsPerMinute: 2, tokensPerMinute: 1 });
+    for (let count = 0; count < 3; count++) {
+      const preflight = await ask({}, "OPTIONS");
+      expect([preflight.status, ...remaining(preflight, "requests")]).toEqual([200, null, null]);
     }
+    expect((await ask({ tokens: "1" })).status).toBe(200);
+    const outcomes = [];
+    for (const method of ["GET", "HEAD", "GET", "HEAD"]) {
+      const read = await ask({}, method);
+      outcomes.push([read.status, ...remaining(read, "requests"), ...remaining(read, "tokens")]);
+    }
+    expect(outcomes).toEqual([
+      [200, "2", "1", null, null],
+      [200, "2", "0", null, null],
+      [429, "2", "0", null, null],
+      [429, "2", "0", null, null],
+    ]);
+    const refused = await ask();
+    expect([refused.status, await errorOf(refused)]).toMatchObject([429, { type: "tokens" }]);
+  });
+
+  test("what a request has left, and until when, is in headers of both units", async () => {
+    const { ask } = await guarded({ requestsPerMinute: 3, tokensPerMinute: 10 });
     const first = await ask({ tokens: "4" });
     expect([...remaining(first, "requests"), ...remaining(first, "tokens")]).toEqual(["3", "2", "10", "10"]);
     expect(first.headers.get("x-ratelimit-reset-requests")).toMatch(/^(5\ds|1m0s)$/);

@@ -2,7 +2,7 @@
 
 import { expect, test } from "vitest";
 import { SseWriter } from "../../packages/express/src/http/sse-writer.ts";
-import { sendJson } from "../../packages/express/src/http/send-json.ts";
+import { JSON_TYPE, sendJson, sendText } from "../../packages/express/src/http/send-json.ts";
 import { identify } from "../../packages/express/src/http/request.ts";
 import { WebReply } from "../../packages/express/src/http/web-reply.ts";
 import { WebRequest } from "../../packages/express/src/http/web-request.ts";
@@ -56,7 +56,7 @@ test("an answer that fits is handed over at once, with its status and headers", 
 
 test("the answer to HEAD, and one without contents, has no body", async () => {
   const head = answered("HEAD");
-  head.reply.json({ a: 1 });
+  sendText(head.reply, '{"a":1}', JSON_TYPE);
   const response = await head.reply.response;
   expect([response.body, response.headers.get("content-length")]).toEqual([null, "7"]);
   const empty = answered();

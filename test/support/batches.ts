@@ -9,6 +9,7 @@ import { BATCH_ENDPOINTS } from "../../packages/express/src/batches/schemas.ts";
 import { Batches, type BatchesParts } from "../../packages/express/src/batches/service.ts";
 import type { BatchEnd } from "../../packages/express/src/batches/state.ts";
 import type { Handler, Incoming, Reply } from "../../packages/express/src/http/border.ts";
+import { JSON_TYPE, sendText } from "../../packages/express/src/http/send-json.ts";
 
 type Endpoint = "/v1/chat/completions" | "/v1/completions" | "/v1/embeddings" | "/v1/responses";
 
@@ -65,6 +66,11 @@ export interface ServiceSetup {
 export interface RunningService {
   readonly batches: Batches;
   drain(): Promise<void>;
+}
+
+/** Answers a line. */
+export function answerJson(response: Reply, body: object): void {
+  sendText(response, JSON.stringify(body), JSON_TYPE);
 }
 
 /** Starts a service. It is drained when the test ends. */

@@ -20,6 +20,7 @@ import { BATCH_ENDPOINTS } from "./batches/schemas.ts";
 import type { LineHandlers } from "./batches/run-line.ts";
 import type { Batches } from "./batches/service.ts";
 import { readJson, refuseEarly, refuseLong } from "./api/read-body.ts";
+import { sendRead } from "./api/reads.ts";
 import { chatEndpoint, completionEndpoint, serveGeneration, type GenerationEndpoint } from "./api/serve-generation.ts";
 import type { ChatBody, CompletionBody } from "./api/request-schemas.ts";
 import type { Handler, Step } from "./http/border.ts";
@@ -72,20 +73,23 @@ export function apiRoutes({ serving, store, batches, document, fronts }: ApiPart
       ...(remove && { delete: [last(remove)] }),
     },
   });
+  const description = Buffer.from(JSON.stringify(document));
   const handlers = batchHandlers(serving, store);
   return {
     routes: [
       ...BATCH_ENDPOINTS.map((path) => on(path, { post: handlers[path] })),
       on("/v1/responses/:id", {
-        get: (request, response) => showResponse({ store, request, response }),
-        delete: (request, response) => deleteResponse({ store, request, response }),
+        get: (request, response) => showResponse({ serving, store, request, response }),
+        delete: (request, response) => deleteResponse({ serving, store, request, response }),
       }),
-      on("/v1/responses/:id/input_items", { get: (request, response) => listInputItems({ store, request, response }) }),
+      on("/v1/responses/:id/input_items", {
+        get: (request, response) => listInputItems({ serving, store, request, response }),
+      }),
       {
         path: "/v1/responses/:id/cancel",
         front,
         // Its body is empty, and is not read.
-        methods: { post: [last((request, response) => cancelResponse({ store, request, response }))] },
+        methods: { post: [last((request, response) => cancelResponse({ serving, store, request, response }))] },
       },
       on(messagesEndpoint.endpoint, { post: generating(serving, messagesEndpoint) }),
       on("/v1/messages/count_tokens", { post: (request, response) => countTokens(serving, request, response) }),
@@ -93,13 +97,13 @@ export function apiRoutes({ serving, store, batches, document, fronts }: ApiPart
       ...["/v1/rerank", "/v2/rerank", "/rerank"].map((path) =>
         on(path, { post: (request, response) => rerank({ serving, request, response }) }),
       ),
-      on("/v1/models", { get: (request, response) => listModels(serving, request, response) }),
-      on("/v1/models/*id", { get: (request, response) => showModel(serving, request, response) }),
+      on("/v1/models", { get: (request, response) => listModels({ serving, request, response }) }),
+      on("/v1/models/*id", { get: (request, response) => showModel({ serving, request, response }) }),
       ...(batches ? batchRoutes({ batches, serving }, { on, front }) : []),
       ...(serving.ollama ? ollamaRoutes(serving, on) : []),
       on("/tokenize", { post: (request, response) => tokenize(serving, request, response) }),
       on("/detokenize", { post: (request, response) => detokenize(serving, request, response) }),
-      on("/openapi.json", { get: (_, response) => void response.json(document) }),
+      on("/openapi.json", { get: (request, response) => sendRead({ serving, request, response }, () => description) }),
       ...(operators ? operatorRoutes(serving, operators) : []),
     ],
     rest: { prefix: "/v1", front },
@@ -151,9 +155,9 @@ function ollamaRoutes(serving: Serving, on: (path: string, methods: Methods) => 
     on("/api/embed", { post: (request, response) => ollamaEmbed({ serving, request, response }) }),
     on("/api/embeddings", { post: (request, response) => ollamaEmbedOne({ serving, request, response }) }),
     on("/api/show", { post: (request, response) => ollamaShow({ serving, request, response }) }),
-    on("/api/tags", { get: (_, response) => ollamaModels(serving, response) }),
-    on("/api/ps", { get: (_, response) => ollamaRunning(serving, response) }),
-    on("/api/version", { get: (_, response) => ollamaVersion(response) }),
+    on("/api/tags", { get: (request, response) => ollamaModels({ serving, request, response }) }),
+    on("/api/ps", { get: (request, response) => ollamaRunning({ serving, request, response }) }),
+    on("/api/version", { get: (request, response) => ollamaVersion({ serving, request, response }) }),
   ];
 }
 

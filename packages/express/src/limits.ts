@@ -148,7 +148,7 @@ export const LIMITS = {
     flag: "--max-tokens",
   },
   bytes: {
-    of: "bodies of admitted requests, and separately bodies that are arriving",
+    of: "bodies of admitted requests, arriving bodies, and answers that are read, each apart",
     value: 64 << 20,
     unit: "bytes",
     beyond: "503 `server_overloaded`",
@@ -164,7 +164,7 @@ export const LIMITS = {
     flag: "--max-client-share",
   },
   loopShare: {
-    of: "share of the event loop's time for reading one client's bodies",
+    of: "share of the event loop's time for reading a client's bodies and writing what it reads",
     value: 0.2,
     unit: "share",
     beyond: "its next bodies are read later",

@@ -9,7 +9,8 @@ import { EngineGrammars, type Serving } from "./api/exchange.ts";
 import type { BatchesOptions } from "./batches/options.ts";
 import { Batches } from "./batches/service.ts";
 import { openApiDocument } from "./openapi-document.ts";
-import { API_OPTION_NAMES, resolveApiOptions, type ApiOptions } from "./api/options.ts";
+import { API_OPTION_NAMES, resolveApiOptions, resolveReaderOptions, type ApiOptions } from "./api/options.ts";
+import { Paces } from "./api/read-body.ts";
 import { cors, type CorsOptions } from "./edge/cors.ts";
 import { Admission } from "./edge/admission.ts";
 import type { AdmissionOptions } from "./edge/admission/options.ts";
@@ -53,7 +54,11 @@ export interface ReadMeApiOptions<Asked = ExpressRequest>
 
 /** Options of health checks and metrics. */
 export interface ReadMeOperationsOptions
-  extends ServingOptions, Pick<OperationsOptions, "version">, Pick<MetricsOptions, "registry" | "vllmAliases"> {
+  extends
+    ServingOptions,
+    Pick<ApiOptions, "slowReaderMs" | "timers">,
+    Pick<OperationsOptions, "version">,
+    Pick<MetricsOptions, "registry" | "vllmAliases"> {
   /**
    * Longest time until an engine answers, in ms. An engine that takes longer counts as hung, and then `/health`,
    * `/readyz` and `/livez` fail. @default 60,000
@@ -72,7 +77,7 @@ interface SharedServices {
 
 const SERVING_NAMES = ["engine", "models", "admission", "events"] as const satisfies readonly (keyof ServingOptions)[];
 const GUARD_NAMES = ["keys", "authorize", "requestsPerMinute", "tokensPerMinute"] as const;
-const OPERATIONS_NAMES = ["hungMs", "version", "registry", "vllmAliases"] as const;
+const OPERATIONS_NAMES = ["slowReaderMs", "timers", "hungMs", "version", "registry", "vllmAliases"] as const;
 const API_NAMES = [
   ...SERVING_NAMES,
   ...GUARD_NAMES,
@@ -123,7 +128,7 @@ function apiTable(services: SharedServices, options: ReadMeApiOptions<never>, is
   const guards = guard({ keys, authorize, requestsPerMinute, tokensPerMinute, events });
   const grammars = new EngineGrammars(models, options.grammars);
   const experts = resolveExpertsOptions(options.experts, keys);
-  const serving = { models, admission, grammars, experts, ...resolveApiOptions(options) };
+  const serving = { models, admission, grammars, experts, paces: new Paces(), ...resolveApiOptions(options) };
   const outcomes = reportOutcomes(models, events);
   const operators = experts.operators && [outcomes, ...guard({ keys: experts.operators.keys, events })];
   const store = new ResponseStore(options.responses);
@@ -157,9 +162,10 @@ function batchesOf(options: BatchesOptions, { services, serving, store, isWeb, .
 function operationsTable(services: SharedServices, options: ReadMeOperationsOptions): RouteTable {
   const { models, admission } = services;
   const { hungMs = 60_000, registry, vllmAliases, version } = options;
+  const reader = resolveReaderOptions(options);
   const heartbeat = new Heartbeat(models, integerOption("hungMs", hungMs, 1), models.events);
   const metrics = collectMetrics({ ...services, heartbeat, registry, vllmAliases });
-  return operations({ models, admission, registry: metrics, heartbeat, version });
+  return operations({ models, admission, registry: metrics, heartbeat, reader, version });
 }
 
 function servicesOf({ engine, models, admission = {}, events }: ServingOptions): SharedServices {

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { expect, test } from "vitest";
 import type { Reply } from "../../../packages/express/src/http/border.ts";
 import { ApiError, retryHeaders, sendError } from "../../../packages/express/src/http/errors.ts";
-import { addBatch, batchFile, endOf, startService, storedLines } from "../../support/batches.ts";
+import { answerJson, addBatch, batchFile, endOf, startService, storedLines } from "../../support/batches.ts";
 import { outcomeOf, startNode } from "../../support/node-process.ts";
 import { temporaryFolder } from "../../support/temporary-folder.ts";
 
@@ -35,7 +35,7 @@ test("what a dead owner has answered stays, and the rest runs once", async () =>
   const ran: string[] = [];
   const answer = (customId: string, response: Reply): void => {
     ran.push(customId);
-    response.json({ customId });
+    answerJson(response, { customId });
   };
   const services = [1, 2, 3].map(() => startService({ folder, answer, times: FAST }));
   const end = await endOf({ store }, id);
@@ -55,8 +55,8 @@ test("an owner that was taken for dead stops, and its answers are not lost", asy
     places: 1,
     times: FAST,
     answer: (customId, response) => {
-      if (customId === "request-0") response.json({ by: "first" });
-      else hold = () => response.json({ by: "first" });
+      if (customId === "request-0") answerJson(response, { by: "first" });
+      else hold = () => answerJson(response, { by: "first" });
     },
   });
   const id = await addBatch(first.batches, TEN);
@@ -65,7 +65,11 @@ test("an owner that was taken for dead stops, and its answers are not lost", asy
   const { store } = first.batches;
   expect(await store.claim(id, 1)).toBe(true);
   await store.beat(id, 2, { beat: 1, isReleased: true, completed: 0, failed: 0 });
-  const second = startService({ folder, times: FAST, answer: (_, response) => void response.json({ by: "second" }) });
+  const second = startService({
+    folder,
+    times: FAST,
+    answer: (_, response) => answerJson(response, { by: "second" }),
+  });
   await first.drain();
   const end = await endOf({ store }, id);
   hold?.();
@@ -92,7 +96,7 @@ test("a drained server hands its batches on at once", async () => {
   const second = startService({
     folder,
     times: { ...FAST, leaseMs: 1e9 },
-    answer: (_, response) => void response.json({}),
+    answer: (_, response) => answerJson(response, {}),
   });
   expect(await endOf(second.batches, id)).toMatchObject({ status: "completed", completed: 10 });
   expect(aborted).toBeGreaterThan(0);
@@ -106,7 +110,7 @@ test("after its time, a batch has the answers so far, and errors for the rest", 
     times: FAST,
     nowSeconds: () => now,
     answer: (customId, response) => {
-      if (["request-0", "request-1"].includes(customId)) response.json({ customId });
+      if (["request-0", "request-1"].includes(customId)) answerJson(response, { customId });
       else now = 2000;
     },
   });
@@ -135,7 +139,7 @@ test("refusals of a busy server are tried again; failures of the engine three ti
       else if (customId === "request-5") refuse(response, 500, "other");
       else if (count < 5)
         refuse(response, count % 2 ? 503 : 429, count % 2 ? "server_overloaded" : "rate_limit_exceeded");
-      else response.json({});
+      else answerJson(response, {});
     },
   });
   const id = await addBatch(service.batches, TEN);
@@ -154,7 +158,7 @@ test("refusals of a busy server are no failures of the engine", async () => {
     times: FAST,
     answer: (_, response) => {
       const code = codes.shift();
-      if (code === undefined) response.json({});
+      if (code === undefined) answerJson(response, {});
       else refuse(response, 503, code);
     },
   });
@@ -194,7 +198,7 @@ test("clients take turns, and none has more requests under way than there is roo
       // Turns begin when both have been checked.
       await expect.poll(hasBegun, { interval: 1 }).toBe(true);
       running--;
-      response.json({});
+      answerJson(response, {});
     },
   });
   const one = await addBatch(service.batches, TEN, { client: "address:10.0.0.1" });
@@ -215,7 +219,7 @@ test("a failure of the disk is reported, and the batch goes on later", async () 
     folder: await temporaryFolder(),
     options: { onError: ({ message }) => void errors.push(message) },
     times: FAST,
-    answer: (_, response) => void response.json({}),
+    answer: (_, response) => answerJson(response, {}),
   });
   const id = await addBatch(service.batches, TEN);
   const { store, files } = service.batches;
@@ -234,7 +238,7 @@ test("a batch without its input fails, and a damaged one does not hold up the ot
   const service = startService({
     folder: await temporaryFolder(),
     times: FAST,
-    answer: (_, response) => void response.json({}),
+    answer: (_, response) => answerJson(response, {}),
   });
   const { store, files } = service.batches;
   const damaged = await addBatch(service.batches, TEN);

@@ -9,6 +9,7 @@ import type { Lease, MayName, ServedModels } from "../edge/served-models.ts";
 import { hostRequest, type Incoming, type Reply, type RequestLocals } from "../http/border.ts";
 import { bodyBytesOf, clientName, localsOf } from "../http/request.ts";
 import type { ResolvedApiOptions } from "./options.ts";
+import type { Paces } from "./read-body.ts";
 
 /** Options and services that all routes of the API share. */
 export interface Serving extends ResolvedApiOptions {
@@ -16,6 +17,7 @@ export interface Serving extends ResolvedApiOptions {
   readonly admission: Admission;
   readonly grammars: EngineGrammars;
   readonly experts: ResolvedExpertsOptions;
+  readonly paces: Paces;
 }
 
 /** Parts that an exchange is opened with. */

@@ -2,6 +2,7 @@ import { describeValue, integerOption, numberOption } from "@readme-moe/core";
 import type { Request } from "express";
 import type { BatchLine } from "../http/border.ts";
 import { MAX_TIMER_MS, systemTimers, type Timers } from "../http/timers.ts";
+import type { ReaderOptions } from "../http/send-json.ts";
 import { LIMITS } from "../limits.ts";
 import type { EmbeddingsBody, RerankBody } from "./pooling-schemas.ts";
 import type { ChatBody, CompletionBody } from "./request-schemas.ts";
@@ -122,8 +123,16 @@ export const API_OPTION_NAMES = [
 ] as const satisfies readonly (keyof ApiOptions)[];
 
 /** @throws {TypeError | RangeError} naming the option, the expectation and the value */
+export function resolveReaderOptions(options: Pick<ApiOptions, "slowReaderMs" | "timers">): ReaderOptions {
+  const { timers = systemTimers } = options;
+  if (typeof timers?.after !== "function") throw new TypeError("Expected `timers` to have a function `after`");
+  const slowReaderMs = options.slowReaderMs ?? LIMITS.slowReaderMs.value;
+  return { timers, slowReaderMs: integerOption("slowReaderMs", slowReaderMs, 1, MAX_TIMER_MS) };
+}
+
+/** @throws {TypeError | RangeError} naming the option, the expectation and the value */
 export function resolveApiOptions(options: ApiOptions<never>): ResolvedApiOptions {
-  const { onRequest, ollama = false, cacheSharing, traceparent, timers = systemTimers } = options;
+  const { onRequest, ollama = false, cacheSharing, traceparent } = options;
   if (typeof ollama !== "boolean") {
     throw new TypeError(`Expected \`ollama\` to be true or false, got ${describeValue(ollama)}`);
   }
@@ -136,11 +145,10 @@ export function resolveApiOptions(options: ApiOptions<never>): ResolvedApiOption
   if (traceparent !== undefined && typeof traceparent !== "function") {
     throw new TypeError("Expected `traceparent` to be a function");
   }
-  if (typeof timers?.after !== "function") throw new TypeError("Expected `timers` to have a function `after`");
   return {
+    ...resolveReaderOptions(options),
     onRequest,
     traceparent,
-    timers,
     cacheSharing,
     ollama,
     maxPriority: numberOption("maxPriority", options.maxPriority ?? LIMITS.priority.value, 0, 1e9),
@@ -148,6 +156,5 @@ export function resolveApiOptions(options: ApiOptions<never>): ResolvedApiOption
     bodyTimeoutMs: integerOption("bodyTimeoutMs", options.bodyTimeoutMs ?? LIMITS.bodyMs.value, 1, MAX_TIMER_MS),
     keepAliveMs: integerOption("keepAliveMs", options.keepAliveMs ?? 15_000, 1, MAX_TIMER_MS),
     maxBufferedBytes: integerOption("maxBufferedBytes", options.maxBufferedBytes ?? LIMITS.bufferedBytes.value, 1),
-    slowReaderMs: integerOption("slowReaderMs", options.slowReaderMs ?? LIMITS.slowReaderMs.value, 1, MAX_TIMER_MS),
   };
 }

@@ -13,16 +13,17 @@ import type { ModelAnswer } from "./answer-schemas.ts";
 import { checkBody } from "./check-body.ts";
 import { Exchange, type Serving } from "./exchange.ts";
 import { checkIds } from "./generation.ts";
+import { sendRead } from "./reads.ts";
 import { detokenizeBody, tokenizeBody, type TokenizeBody } from "./request-schemas.ts";
+import type { RequestParts } from "./serve-generation.ts";
 
-export function listModels(serving: Serving, request: Incoming, response: Reply): void {
-  const data = visibleModels(serving, response);
-  if (!speaksMessages(request)) {
-    response.json({ object: "list", data });
-    return;
-  }
-  const ids = { first_id: data[0]?.id ?? null, last_id: data.at(-1)?.id ?? null };
-  response.json({ data: data.map(messagesModel), has_more: false, ...ids });
+export function listModels(parts: RequestParts): Promise<void> {
+  return sendRead(parts, () => {
+    const data = visibleModels(parts);
+    if (!speaksMessages(parts.request)) return { object: "list", data };
+    const ids = { first_id: data[0]?.id ?? null, last_id: data.at(-1)?.id ?? null };
+    return { data: data.map(messagesModel), has_more: false, ...ids };
+  });
 }
 
 /** Whether the client speaks Anthropic's API, whose paths of models are the same. */
@@ -43,22 +44,24 @@ function messagesModel({ id, created, max_model_len: maxTokens }: ModelAnswer): 
   };
 }
 
-export function showModel(serving: Serving, request: Incoming, response: Reply): void {
+export function showModel(parts: RequestParts): Promise<void> {
   // Names may contain slashes, as on the Hugging Face hub.
-  const wanted = [request.params["id"]].flat().join("/");
-  const visible = visibleModels(serving, response);
-  const found = visible.find(({ id }) => id === wanted);
-  if (!found) {
-    throw unknownModel(
-      wanted,
-      visible.map(({ id }) => id),
-    );
-  }
-  response.json(speaksMessages(request) ? messagesModel(found) : found);
+  const wanted = [parts.request.params["id"]].flat().join("/");
+  return sendRead(parts, () => {
+    const visible = visibleModels(parts);
+    const found = visible.find(({ id }) => id === wanted);
+    if (!found) {
+      throw unknownModel(
+        wanted,
+        visible.map(({ id }) => id),
+      );
+    }
+    return speaksMessages(parts.request) ? messagesModel(found) : found;
+  });
 }
 
 /** Describes all models and experts that exist for the client. */
-function visibleModels(serving: Serving, response: Reply): readonly ModelAnswer[] {
+function visibleModels({ serving, response }: RequestParts): readonly ModelAnswer[] {
   return visibleNames(serving, response).map(({ id, root, parent, served: { createdMs, engine } }) => ({
     id,
     object: "model",

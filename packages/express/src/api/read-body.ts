@@ -63,8 +63,8 @@ export function readJson({
   maxBodyBytes,
   bodyTimeoutMs,
   timers,
-}: Pick<ResolvedApiOptions, "maxBodyBytes" | "bodyTimeoutMs" | "timers">): Step {
-  const paces = new Paces();
+  paces,
+}: Pick<ResolvedApiOptions, "maxBodyBytes" | "bodyTimeoutMs" | "timers"> & { readonly paces: Paces }): Step {
   return (request, response, next) => {
     // Middleware in front of the API has parsed the body.
     if (request.body !== undefined) return next();
@@ -150,8 +150,8 @@ const FREE_MS = 5;
 const MS_PER_BYTE = 12 / 2 ** 20;
 
 /**
- * Shares the event loop's time between clients: a client whose bodies take long to read waits in proportion before its
- * next body is read. Times in ms of any one clock.
+ * Shares the event loop's time between clients: a client whose bodies take long to read, or whose answers take long to
+ * write, waits in proportion before the next one. Times in ms of any one clock.
  */
 export class Paces {
   readonly #share: number;
@@ -177,6 +177,23 @@ export class Paces {
     const expectedMs = bytes * MS_PER_BYTE;
     this.#spend(client, expectedMs, nowMs);
     return (durationMs, endMs) => this.#spend(client, durationMs - expectedMs, endMs);
+  }
+
+  /** Runs work when the client's turn comes, and counts its time. */
+  async run<Result>(client: string, work: () => Result): Promise<Result> {
+    for (;;) {
+      const waitMs = this.waitMs(client, performance.now());
+      if (waitMs === 0) break;
+      // oxlint-disable-next-line no-await-in-loop -- others of the client may go first
+      await new Promise((resolve) => void setTimeout(resolve, waitMs));
+    }
+    const startMs = performance.now();
+    try {
+      return work();
+    } finally {
+      const endMs = performance.now();
+      this.#spend(client, endMs - startMs, endMs);
+    }
   }
 
   #spend(client: string, durationMs: number, nowMs: number): void {

@@ -3,7 +3,7 @@
 
 import { integerOption, type ReadMeEvents } from "@readme-moe/core";
 import type { ApiError } from "../http/errors.ts";
-import { ClientLoads, loadOf, type Load, type Overflow } from "./admission/loads.ts";
+import { ClientLoads, countExperts, loadOf, type Load, type Overflow } from "./admission/loads.ts";
 import {
   decidedPriority,
   resolveAdmissionOptions,
@@ -58,6 +58,8 @@ export class Admission {
   readonly #loads: ClientLoads;
   /** Arriving bodies take memory while only their length and their client are known. */
   readonly #arriving: ClientLoads;
+  /** Answers that are not generated take memory until their reader has taken them. */
+  readonly #sending: ClientLoads;
   #times: ReturnTimes = NO_RETURN_TIMES;
   readonly #timesOfModel = new Map<string | undefined, ReturnTimes>();
 
@@ -67,12 +69,12 @@ export class Admission {
     const { limits, maxClientShare } = this.#options;
     this.#loads = new ClientLoads(limits, maxClientShare);
     this.#arriving = new ClientLoads(limits, maxClientShare);
+    this.#sending = new ClientLoads(limits, maxClientShare);
   }
 
   get stats(): AdmissionStats {
-    const { requests, bytes } = this.#arriving.all;
-    const arriving = { requests, bytes };
-    return { ...this.#loads.all, waiting: this.#waiting.size, arriving, limits: this.#options.limits };
+    const [arriving, sending] = [this.#arriving.size, this.#sending.size];
+    return { ...this.#loads.all, waiting: this.#waiting.size, arriving, sending, limits: this.#options.limits };
   }
 
   /**
@@ -99,12 +101,21 @@ export class Admission {
    * @throws {ApiError} 503 `server_overloaded`, 429 `rate_limit_exceeded`
    */
   arrive(about: Applicant & Pick<Entrant, "bytes">): () => void {
+    return this.#hold(this.#arriving, about);
+  }
+
+  /** Reserves room for an answer that is not generated, as `arrive` does for bodies, but apart from them. */
+  send(about: Applicant & Pick<Entrant, "bytes">): () => void {
+    return this.#hold(this.#sending, about);
+  }
+
+  #hold(loads: ClientLoads, about: Applicant & Pick<Entrant, "bytes">): () => void {
     const { client, bytes } = about;
     const load: Load = { requests: 1, tokens: 0, bytes };
-    this.#refuseShare(about, load, this.#arriving);
-    const overflow = this.#arriving.overflow(load);
+    this.#refuseShare(about, load, loads);
+    const overflow = loads.overflow(load);
     if (overflow) throw this.#overloaded(about, overflow);
-    return this.#arriving.take(client, load);
+    return loads.take(client, load);
   }
 
   /**
@@ -280,13 +291,6 @@ export class Admission {
 
   #ofKey(key: string | undefined): number {
     return this.#requestsOfKey.get(key) ?? 0;
-  }
-}
-
-function countExperts(counts: number[], experts: ArrayLike<number>): void {
-  for (const expert of Array.from(experts)) {
-    while (counts.length <= expert) counts.push(0);
-    counts[expert] = (counts[expert] ?? 0) + 1;
   }
 }
 

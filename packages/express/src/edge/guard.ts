@@ -27,8 +27,9 @@ export interface GuardOptions<Asked = Request> {
   /** Replaces the check of `keys`. */
   readonly authorize?: Authorize<Asked> | undefined;
   /**
-   * Requests per minute of a key, or of an address where there are no keys; or a limiter of `rate-limiter-flexible`,
-   * such as one on Redis that several servers share. @default no limit
+   * Requests per minute of a key, or of an address where there are no keys, and beside them as many reads (`GET` and
+   * `HEAD`); or a limiter of `rate-limiter-flexible`, such as one on Redis that several servers share.
+   * @default no limit
    */
   readonly requestsPerMinute?: number | RateLimiterAbstract | undefined;
   /** Tokens per minute of a key or address, prompts and completions together. @default no limit */

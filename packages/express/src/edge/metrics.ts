@@ -49,6 +49,8 @@ function admissionGauges(instruments: Instruments, admission: Admission): void {
   gauge("admission_bytes", "Bytes of admitted requests", ({ bytes }) => bytes);
   gauge("admission_arriving_requests", "Requests whose body is arriving", ({ arriving }) => arriving.requests);
   gauge("admission_arriving_bytes", "Bytes of arriving bodies", ({ arriving }) => arriving.bytes);
+  gauge("admission_sending_requests", "Answers that are read and not generated", ({ sending }) => sending.requests);
+  gauge("admission_sending_bytes", "Bytes of these answers", ({ sending }) => sending.bytes);
   gauge("admission_max_requests", "Limit of admitted requests", ({ limits }) => limits.requests);
   gauge("admission_max_tokens", "Limit of their tokens", ({ limits }) => limits.tokens);
   gauge("admission_max_bytes", "Limit of their bytes", ({ limits }) => limits.bytes);

@@ -5,8 +5,9 @@ import { rejectUnknownKeys } from "@readme-moe/core";
 import type { Registry } from "prom-client";
 import { z } from "zod";
 import type { Handler, Reply } from "../http/border.ts";
+import { clientName } from "../http/request.ts";
 import { last, type Route, type RouteTable } from "../http/routes.ts";
-import { sendText } from "../http/send-json.ts";
+import { JSON_TYPE, sendBytes, sendText, type ReaderOptions } from "../http/send-json.ts";
 import type { Admission } from "./admission.ts";
 import type { Heartbeat } from "./heartbeat.ts";
 import { MODEL_STATES } from "./models/model-entry.ts";
@@ -14,16 +15,21 @@ import type { ModelCondition, ServedModels } from "./served-models.ts";
 
 export interface OperationsOptions {
   readonly models: ServedModels;
-  /** Admission whose load `/health` and `/readyz` show; it does not change their status. */
+  /**
+   * Admission whose load `/health` and `/readyz` show; it does not change their status. `/metrics` takes room in it for
+   * its answers, and the other routes, whose answers are small, do not.
+   */
   readonly admission?: Admission | undefined;
   /** Registry of `collectMetrics`. @default no `/metrics` */
   readonly registry?: Registry | undefined;
   readonly heartbeat: Heartbeat;
+  /** Limits of readers of `/metrics`. */
+  readonly reader: ReaderOptions;
   /** Version of the service. @default the version of this package */
   readonly version?: string | undefined;
 }
 
-const NAMES = ["models", "admission", "registry", "heartbeat", "version"] as const;
+const NAMES = ["models", "admission", "registry", "heartbeat", "reader", "version"] as const;
 
 // Schemas of the answers, for the OpenAPI document and for tests.
 const load = {
@@ -85,17 +91,19 @@ export function operations(options: OperationsOptions): RouteTable {
       }),
       read("/livez", (_request, response) => answer(response, judged().live, () => ({ status: "alive" }))),
       read("/version", (_request, response) => answer(response, GOOD, () => ({ version }))),
-      ...(registry ? [metricsRoute(registry)] : []),
+      ...(registry ? [metricsRoute(registry, options)] : []),
     ],
   };
 }
 
-function metricsRoute(registry: Registry): Route {
-  const scrape = shared(() => registry.metrics());
-  return read("/metrics", async (_request, response) => {
+/** Makes the route of metrics. Readers of one scrape share its bytes. */
+function metricsRoute(registry: Registry, { admission, reader }: OperationsOptions): Route {
+  const scrape = shared(async () => Buffer.from(await registry.metrics()));
+  return read("/metrics", async (request, response) => {
     const text = await scrape();
     response.setHeader("cache-control", "no-store");
-    sendText(response, text, registry.contentType);
+    const release = admission?.send({ key: undefined, client: clientName(request, response), bytes: text.length });
+    await sendBytes(response, { bytes: text, type: registry.contentType }, reader).finally(release);
   });
 }
 
@@ -165,9 +173,10 @@ function bad(message: string): Verdict {
 function answer(response: Reply, verdict: Verdict, body: () => object): void {
   response.setHeader("cache-control", "no-store");
   if (!verdict.isGood) response.statusCode = 503;
-  response.json(
-    verdict.isGood ? body() : { error: { code: 503, message: verdict.message, type: "unavailable_error" } },
-  );
+  const message = verdict.isGood
+    ? body()
+    : { error: { code: 503, message: verdict.message, type: "unavailable_error" } };
+  sendText(response, JSON.stringify(message), JSON_TYPE);
 }
 
 function loadOf(admission: Admission | undefined): object {

@@ -22,7 +22,7 @@ export function limiterOf(name: string, limit: number | RateLimiterAbstract): Ra
   return new RateLimiterMemory({ points, duration: 60, keyPrefix: name });
 }
 
-/** Counts a request, and refuses requests beyond the limit with 429. Requests that only read are not counted. */
+/** Counts a request, and refuses requests beyond the limit with 429. Reads are counted apart from other requests. */
 export function limitRequests(limiter: RateLimiterAbstract): Step {
   return limiting(limiter, "requests", async (client) => {
     try {
@@ -36,10 +36,10 @@ export function limitRequests(limiter: RateLimiterAbstract): Step {
 
 /**
  * Refuses requests with 429 while the client has used up its tokens. A request's tokens are known and counted only at
- * its end, by `spendTokens`, so requests that run at the same time may exceed the limit.
+ * its end, by `spendTokens`, so requests that run at the same time may exceed the limit. Reads have no tokens.
  */
 export function limitTokens(limiter: RateLimiterAbstract): Step {
-  return limiting(limiter, "tokens", async (client, response) => {
+  const limit = limiting(limiter, "tokens", async (client, response) => {
     localsOf(response).spendTokens = (tokens) => {
       integerOption("tokens", tokens, 0);
       // If the store fails now, the next request is refused.
@@ -49,6 +49,7 @@ export function limitTokens(limiter: RateLimiterAbstract): Step {
     const usage = known && usageOf(limiter, known, known.consumedPoints >= limiter.points);
     return usage ?? { remaining: limiter.points, resetMs: 0, isExceeded: false };
   });
+  return (request, response, next) => (isRead(request) ? next() : limit(request, response, next));
 }
 
 function limiting(
@@ -57,7 +58,8 @@ function limiting(
   look: (client: string, response: Reply) => Promise<Usage>,
 ): Step {
   return async (request, response, next) => {
-    if (["GET", "HEAD", "OPTIONS"].includes(request.method)) return next();
+    // Its answer has headers alone.
+    if (request.method === "OPTIONS") return next();
     let usage: Usage;
     try {
       usage = await look(limitedName(request, response), response);
@@ -73,10 +75,15 @@ function limiting(
   };
 }
 
-/** Names what is limited: a client, and apart from it the client's batches, which must not use up its limit. */
+/** Names what is limited: a client, and apart from it its batches and its reads, which must not use up its limit. */
 function limitedName(request: Incoming, response: Reply): string {
   const client = clientName(request, response);
+  if (isRead(request)) return `read:${client}`;
   return localsOf(response).batch ? `batch:${client}` : client;
+}
+
+function isRead({ method }: Incoming): boolean {
+  return method === "GET" || method === "HEAD";
 }
 
 function usageOf(

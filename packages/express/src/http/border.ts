@@ -94,8 +94,6 @@ export interface Reply {
   /** @returns false if the writer shall wait for `drain` */
   write(chunk: string | Uint8Array): boolean;
   end(chunk?: string | Uint8Array): unknown;
-  /** Sends a small body as JSON. */
-  json(body: object): unknown;
   /** Cuts the answer off. */
   destroy(): unknown;
   /** @param event - `drain`: the reader has caught up; `finish`: it has all; `close`: nothing more is sent */

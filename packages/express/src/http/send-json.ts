@@ -11,14 +11,24 @@ export interface ReaderOptions {
 
 const SLICE_BYTES = 64 << 10;
 
+export const JSON_TYPE = "application/json; charset=utf-8";
+
+/** Sends an object as JSON, as `sendBytes` does. */
+export async function sendJson(response: Reply, body: object, options: ReaderOptions): Promise<void> {
+  await sendBytes(response, { bytes: Buffer.from(JSON.stringify(body)), type: JSON_TYPE }, options);
+}
+
 /**
- * Sends a body as JSON, one slice at a time, to observe the reader's progress.
+ * Sends a body one slice at a time, to observe the reader's progress.
  *
  * @returns a promise that resolves when the reader has taken the body or has left
  */
-export async function sendJson(response: Reply, body: object, options: ReaderOptions): Promise<void> {
-  const bytes = Buffer.from(JSON.stringify(body));
-  response.setHeader("Content-Type", "application/json; charset=utf-8");
+export async function sendBytes(
+  response: Reply,
+  { bytes, type }: { readonly bytes: Buffer; readonly type: string },
+  options: ReaderOptions,
+): Promise<void> {
+  response.setHeader("Content-Type", type);
   response.setHeader("Content-Length", bytes.length);
   for (let start = 0; start < bytes.length - SLICE_BYTES && !response.destroyed; start += SLICE_BYTES) {
     // oxlint-disable-next-line no-await-in-loop -- the next slice waits for the reader
@@ -70,7 +80,7 @@ function eventOrClose(
   });
 }
 
-/** Sends a small text. */
+/** Sends a text of at most a few KiB, which fits into the buffers of a connection. */
 export function sendText(response: Reply, text: string, contentType: string): void {
   response.setHeader("Content-Type", contentType);
   response.setHeader("Content-Length", Buffer.byteLength(text));

@@ -53,13 +53,6 @@ export class WebReply extends EventEmitter implements Reply {
     this.#headers.append("vary", field);
   }
 
-  json(body: object): void {
-    const text = JSON.stringify(body);
-    this.setHeader("Content-Type", "application/json; charset=utf-8");
-    this.setHeader("Content-Length", Buffer.byteLength(text));
-    this.end(text);
-  }
-
   write(chunk: string | Uint8Array): boolean {
     if (this.destroyed || this.writableEnded) return false;
     this.#stream().enqueue(bytesOf(chunk));

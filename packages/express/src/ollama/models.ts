@@ -3,10 +3,9 @@
 import { createHash } from "node:crypto";
 import type { EngineInfo } from "@readme-moe/core";
 import { checkBody } from "../api/check-body.ts";
-import type { Serving } from "../api/exchange.ts";
 import { visibleNames, type VisibleName } from "../api/other-routes.ts";
+import { sendRead } from "../api/reads.ts";
 import type { RequestParts } from "../api/serve-generation.ts";
-import type { Reply } from "../http/border.ts";
 import { invalid } from "../http/errors.ts";
 import { SAMPLING_FALLBACKS } from "./defaults.ts";
 import { infoOf, servedName, taggedName } from "./named-model.ts";
@@ -22,19 +21,20 @@ const NEVER = "2318-01-01T00:00:00Z";
 const NAME_WIDTH = 30;
 
 /** Answers `GET /api/tags`. */
-export function ollamaModels(serving: Serving, response: Reply): void {
-  response.json({ models: visibleNames(serving, response).map(modelOf) });
+export function ollamaModels(parts: RequestParts): Promise<void> {
+  return sendRead(parts, () => ({ models: visibleNames(parts.serving, parts.response).map(modelOf) }));
 }
 
 /** Answers `GET /api/ps`. */
-export function ollamaRunning(serving: Serving, response: Reply): void {
-  const models = visibleNames(serving, response).map((named) => ({
-    ...modelOf(named),
-    expires_at: NEVER,
-    size_vram: 0,
-    context_length: named.served.engine.info.contextTokens,
+export function ollamaRunning(parts: RequestParts): Promise<void> {
+  return sendRead(parts, () => ({
+    models: visibleNames(parts.serving, parts.response).map((named) => ({
+      ...modelOf(named),
+      expires_at: NEVER,
+      size_vram: 0,
+      context_length: named.served.engine.info.contextTokens,
+    })),
   }));
-  response.json({ models });
 }
 
 function modelOf({ id, served: { createdMs, engine } }: VisibleName): object {
@@ -60,7 +60,7 @@ export async function ollamaShow(parts: RequestParts): Promise<void> {
   const name = servedName(model, parts);
   const createdMs = visibleNames(serving, response).find(({ id }) => id === name)?.served.createdMs ?? 0;
   const generates = info.task === "generate";
-  response.json({
+  await sendRead(parts, () => ({
     modelfile: "",
     parameters: generates ? parametersOf(info) : "",
     template: "",
@@ -77,7 +77,7 @@ export async function ollamaShow(parts: RequestParts): Promise<void> {
       ...(generates && info.reasons ? ["thinking"] : []),
       ...(info.task === "embed" ? ["embedding"] : []),
     ],
-  });
+  }));
 }
 
 /** Lists the parameters of requests without `options`, one on a line. */
@@ -104,8 +104,8 @@ function parametersOf({ contextTokens, samplingDefaults }: EngineInfo): string {
 }
 
 /** Answers `GET /api/version`. */
-export function ollamaVersion(response: Reply): void {
-  response.json({ version: VERSION });
+export function ollamaVersion(parts: RequestParts): Promise<void> {
+  return sendRead(parts, () => ({ version: VERSION }));
 }
 
 function detailsOf({ modelType: family, precision }: EngineInfo): object {

@@ -5,6 +5,7 @@ import { chatApi } from "../api/chat.ts";
 import type { ChatChoice } from "../api/chat-shape.ts";
 import { checkBody } from "../api/check-body.ts";
 import { completionApi, type CompletionChoice } from "../api/completions.ts";
+import { sendRead } from "../api/reads.ts";
 import type { ChatBody, CompletionBody } from "../api/request-schemas.ts";
 import { serveGeneration, type GenerationEndpoint, type RequestParts } from "../api/serve-generation.ts";
 import { renameParams } from "../http/errors.ts";
@@ -86,5 +87,5 @@ export async function ollamaGenerate(parts: RequestParts): Promise<void> {
 
 async function answerLoaded(parts: RequestParts, model: string, texts: object): Promise<void> {
   await infoOf(model, parts);
-  parts.response.json({ model, created_at: now().toISOString(), ...texts, done: true, done_reason: "load" });
+  await sendRead(parts, () => ({ model, created_at: now().toISOString(), ...texts, done: true, done_reason: "load" }));
 }

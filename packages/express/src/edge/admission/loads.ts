@@ -90,6 +90,11 @@ export class ClientLoads {
     return this.#all;
   }
 
+  get size(): Pick<Load, "requests" | "bytes"> {
+    const { requests, bytes } = this.#all;
+    return { requests, bytes };
+  }
+
   /** Finds the limit that all clients together would exceed with `load` more. */
   overflow(load: Load): Overflow | undefined {
     return overflowOf(this.#all, load, this.#limits);
@@ -142,5 +147,13 @@ export class ClientLoads {
 
   #of(client: string): Load {
     return this.#byClient.get(client) ?? NO_LOAD;
+  }
+}
+
+/** Adds the experts of tokens to their counts by expert. */
+export function countExperts(counts: number[], experts: ArrayLike<number>): void {
+  for (const expert of Array.from(experts)) {
+    while (counts.length <= expert) counts.push(0);
+    counts[expert] = (counts[expert] ?? 0) + 1;
   }
 }

@@ -128,6 +128,8 @@ export interface AdmissionStats extends Load {
   readonly waiting: number;
   /** Bodies that are still arriving. */
   readonly arriving: Pick<Load, "requests" | "bytes">;
+  /** Answers that are not generated, and that their readers have not taken yet. */
+  readonly sending: Pick<Load, "requests" | "bytes">;
   readonly limits: Load;
 }
 
