@@ -185,15 +185,20 @@ test("looks at no item to find another, and at no item of the history to keep a 
 
 test("ends running responses of the client alone", () => {
   const store = new ResponseStore();
-  const { signal } = store.begin("a", "ann");
-  store.begin("a", "bob");
+  const [anns, bobs] = [store.begin("a", "ann"), store.begin("a", "bob")];
+  anns.watch(() => keptResponse("a", "Ann's").response);
+  expect([store.running("a", "ann")?.id, store.running("a", "bob")]).toEqual(["a", undefined]);
   const reason = new Error("Enough");
-  expect([store.cancel("a", "bob", reason), signal.aborted]).toEqual([false, false]);
-  expect([store.cancel("a", "ann", reason), signal.reason]).toEqual([true, reason]);
-  // A request that has gone on with the response since keeps it.
-  store.end("a", new AbortController().signal);
+  expect(store.cancel("a", "bob", reason)).toBe(true);
+  expect([anns.signal.aborted, bobs.signal.reason]).toEqual([false, reason]);
+  bobs.end();
+  expect([store.cancel("a", "bob", reason), store.cancel("b", "ann", reason)]).toEqual([false, false]);
+  // A request that goes on with the response keeps it when the earlier one ends.
+  const next = store.begin("a", "ann");
+  anns.end();
   expect(store.cancel("a", "ann", reason)).toBe(true);
-  store.end("a", signal);
+  expect([anns.signal.aborted, next.signal.reason]).toEqual([false, reason]);
+  next.end();
   expect(store.cancel("a", "ann", reason)).toBe(false);
 });
 

@@ -27,8 +27,15 @@ export interface Tenants {
   readonly ids: Ids;
   /** Every route of the server. */
   readonly routes: readonly Route[];
-  /** Sends a request. A body makes it a POST. */
-  readonly ask: (client: Client, path: string, init?: RequestInit & { readonly json?: object }) => Promise<Response>;
+  /** Sends a request. A body of JSON makes it a POST. */
+  readonly ask: (client: Client, path: string, sent?: Sent) => Promise<Response>;
+}
+
+interface Sent {
+  readonly method?: string;
+  readonly headers?: Readonly<Record<string, string>>;
+  readonly body?: FormData;
+  readonly json?: object;
 }
 
 /** Tokens of an answer that does not end. */
@@ -82,7 +89,7 @@ export async function serveTenants(options: Partial<ReadMeOptions> = {}, text = 
         ...init.headers,
       },
     });
-  const made = async (path: string, init: Parameters<Tenants["ask"]>[2]): Promise<string> =>
+  const made = async (path: string, init: Sent): Promise<string> =>
     ((await (await ask("ann", path, init)).json()) as { id: string }).id;
   const item = "msg_of_ann";
   const input = [{ role: "user", content: "Hello", id: item }];

@@ -41,10 +41,10 @@ export function responsesEndpoint(store: ResponseStore): GenerationEndpoint<Chat
       const { history, input, keptBytes } = conversationOf(body, sources);
       const id = givenId ?? newItemId("resp");
       const isKept = body.store !== false;
-      const { signal } = store.begin(id, client);
+      const generating = store.begin(id, client);
       return {
         id,
-        signal,
+        signal: generating.signal,
         keptBytes,
         body: chatBodyOf(body, [...history.map(({ item }) => item), ...input]),
         prepare: async (exchange, settings) =>
@@ -58,11 +58,11 @@ export function responsesEndpoint(store: ResponseStore): GenerationEndpoint<Chat
               if (isKept) store.keep(client, { response: ended, history, input, output: ended.output });
             },
           });
-          store.watch(id, () => format.snapshot);
+          generating.watch(() => format.snapshot);
           return format;
         },
         translate: (error) => renameParams(error, PARAMS),
-        close: () => store.end(id, signal),
+        close: generating.end,
       };
     },
   };

@@ -73,10 +73,18 @@ interface Owner {
 
 /** A response that is being generated. */
 interface Running {
-  readonly client: string;
   readonly controller: AbortController;
   /** Returns the response so far. @default nothing is known before its first token */
   snapshot?: () => ResponseAnswer;
+}
+
+/** A response that is being generated, for the request that generates it. */
+interface Generating {
+  /** Aborts when the client cancels the response. */
+  readonly signal: AbortSignal;
+  /** Makes the response so far known. */
+  readonly watch: (snapshot: () => ResponseAnswer) => void;
+  readonly end: () => void;
 }
 
 /** Memory of an item beside its JSON. */
@@ -176,36 +184,29 @@ export class ResponseStore {
     return entry !== undefined;
   }
 
-  /** Notes that a response is being generated. A request that names another client's response is not noted. */
-  begin(id: string, client: string): AbortController {
-    const controller = new AbortController();
-    if ((this.#running.get(id)?.client ?? client) === client) this.#running.set(id, { client, controller });
-    return controller;
-  }
-
-  /** Makes the response so far known while it is being generated. */
-  watch(id: string, snapshot: () => ResponseAnswer): void {
-    const running = this.#running.get(id);
-    if (running) running.snapshot = snapshot;
+  /** Notes that a client's response is being generated. A later request that goes on with it takes its place. */
+  begin(id: string, client: string): Generating {
+    const [key, running]: [string, Running] = [runningKey(id, client), { controller: new AbortController() }];
+    this.#running.set(key, running);
+    return {
+      signal: running.controller.signal,
+      watch: (snapshot) => void (running.snapshot = snapshot),
+      end: () => {
+        if (this.#running.get(key) === running) this.#running.delete(key);
+      },
+    };
   }
 
   /** Returns the response of a client that is being generated, as far as it is known. */
   running(id: string, client: string): ResponseAnswer | undefined {
-    const running = this.#running.get(id);
-    return running?.client === client ? running.snapshot?.() : undefined;
-  }
-
-  /** @param signal - that of `begin`: another request may have gone on with the response since */
-  end(id: string, signal: AbortSignal): void {
-    if (this.#running.get(id)?.controller.signal === signal) this.#running.delete(id);
+    return this.#running.get(runningKey(id, client))?.snapshot?.();
   }
 
   /** Ends a response of the client that is being generated. @returns whether there is one */
   cancel(id: string, client: string, reason: Error): boolean {
-    const running = this.#running.get(id);
-    if (!running || running.client !== client) return false;
-    running.controller.abort(reason);
-    return true;
+    const running = this.#running.get(runningKey(id, client));
+    running?.controller.abort(reason);
+    return running !== undefined;
   }
 
   #use(id: string, client: string): Entry | undefined {
@@ -259,4 +260,9 @@ function keptItem(item: Item, responseId: string): KeptItem {
 
 function bytesOf(items: readonly KeptItem[]): number {
   return items.reduce((sum, { bytes }) => sum + bytes + ITEM_BYTES, 0);
+}
+
+/** Names a running response. Clients choose ids when they go on with a stream. */
+function runningKey(id: string, client: string): string {
+  return JSON.stringify([client, id]);
 }
