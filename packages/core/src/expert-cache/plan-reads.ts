@@ -259,7 +259,9 @@ export function planBudget(
   const missingBytes = usedBytes(state, layout) - budgetBytes;
   if (missingBytes <= 0) return [];
   const next = nextUses(known, layout, certainUses(known));
-  const candidates = candidatesAt(state, known, next, layout).filter(({ nextUse }) => nextUse > 0);
+  // Between two steps, the nearest units are those of a layer that does not run yet.
+  const isBetween = known.layer === layout.layerBytes.length;
+  const candidates = candidatesAt(state, known, next, layout).filter(({ nextUse }) => nextUse > 0 || isBetween);
   const victims = chooseVictims({ candidates, missingBytes, policy, firstDecision: state.numEvictions }) ?? candidates;
   return victims.map((victim) => evictedUnit(victim, known));
 }

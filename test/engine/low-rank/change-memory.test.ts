@@ -1,0 +1,165 @@
+// Memory of low-rank experts under random additions, removals, budgets, steps and restarts, against a plain list.
+
+import { expect, test } from "vitest";
+import { StreamedChanges } from "../../../packages/engine/src/low-rank/change-memory.ts";
+import type { PackedChange } from "../../../packages/engine/src/low-rank/packed-changes.ts";
+import * as fc from "../../support/fast-check.ts";
+
+const [NUM_EXPERTS, SIZES, BUDGETS] = [5, [100, 200, 400], [99, 100, 150, 200, 399, 400, 600, 1000]] as const;
+
+const expert = fc.integer({ min: 1, max: NUM_EXPERTS });
+const experts = fc.uniqueArray(expert, { maxLength: NUM_EXPERTS });
+const add = fc.record({ type: fc.constant("add" as const), expert, bytes: fc.constantFrom(...SIZES) });
+const remove = fc.record({ type: fc.constant("remove" as const), expert });
+const setBudget = fc.record({ type: fc.constant("setBudget" as const), bytes: fc.constantFrom(...BUDGETS) });
+const run = fc.record({ type: fc.constant("run" as const), experts, planned: experts, later: experts });
+const steps = fc.oneof(
+  { weight: 4, arbitrary: add },
+  { weight: 2, arbitrary: remove },
+  { weight: 2, arbitrary: setBudget },
+  { weight: 6, arbitrary: run },
+  { weight: 1, arbitrary: fc.constant({ type: "restart" as const }) },
+);
+
+interface Added {
+  readonly bytes: number;
+  /** Content of its bytes; each addition has another one. */
+  readonly mark: number;
+}
+
+class Machine {
+  readonly #added = new Map<number, Added>();
+  /** Memory of each expert that the kernel has. */
+  readonly #slots = new Map<number, Uint8Array>();
+  #budgetBytes: number;
+  #changes: StreamedChanges;
+  #numAdded = 0;
+
+  constructor(budgetBytes: number) {
+    this.#budgetBytes = budgetBytes;
+    this.#changes = this.#open();
+  }
+
+  get #least(): number {
+    return Math.max(1, ...Array.from(this.#added.values(), ({ bytes }) => bytes));
+  }
+
+  async add(index: number, bytes: number): Promise<void> {
+    if (this.#added.has(index)) return;
+    const added = { bytes, mark: 1 + (this.#numAdded++ % 255) };
+    const adding = this.#changes.add(index, changeOf(added));
+    if (bytes > this.#budgetBytes) await expect(adding).rejects.toThrow(`at least ${bytes} bytes`);
+    else {
+      await adding;
+      this.#added.set(index, added);
+    }
+  }
+
+  remove(index: number): void {
+    if (!this.#added.delete(index)) return;
+    this.#changes.remove(index);
+    expect(this.#slots.has(index)).toBe(false);
+  }
+
+  async setBudget(bytes: number): Promise<void> {
+    const setting = this.#changes.units.setBudget(bytes);
+    if (bytes < this.#least) await expect(setting).rejects.toThrow(`at least ${this.#least} bytes`);
+    else {
+      await setting;
+      this.#budgetBytes = bytes;
+    }
+  }
+
+  async run(wanted: readonly number[], planned: readonly number[], later: readonly number[]): Promise<void> {
+    const known = (some: readonly number[]): number[] =>
+      some.filter((index) => this.#added.has(index)).toSorted((a, b) => a - b);
+    const own = known(wanted);
+    while (!this.#changes.fit(new Set(own))) own.pop();
+    expect(this.#sizeOf(own)).toBeLessThanOrEqual(this.#budgetBytes);
+    const laterSteps = Float64Array.from({ length: 257 }, (_, index) => (later.includes(index) ? 2 : Infinity));
+    this.#changes.residency.streamed?.prepare({ planned: known(planned), laterSteps });
+    this.#changes.expectRuns([own]);
+    let numRuns = 0;
+    await this.#changes.run(own, () => {
+      numRuns++;
+      for (const index of own) expect(this.#slots.get(index)).toEqual(contentOf(this.#added.get(index)));
+    });
+    expect(numRuns).toBe(1);
+  }
+
+  /** Opens the memory again with the experts that are there, as after a failure. */
+  async restart(): Promise<void> {
+    this.#slots.clear();
+    this.#changes = this.#open();
+    for (const [index, added] of this.#added) await this.#changes.add(index, changeOf(added));
+  }
+
+  check(): void {
+    const { cache, takenBytes } = this.#changes.units;
+    cache.checkIntegrity();
+    expect(cache.budgetBytes).toBe(this.#budgetBytes);
+    expect(takenBytes).toBeLessThanOrEqual(this.#budgetBytes);
+    for (const [index, memory] of this.#slots) expect(memory).toEqual(contentOf(this.#added.get(index)));
+    const missing = this.#changes.residency.missingBytes;
+    const inMemory = new Set(cache.state.units.map(({ expert: index }) => index));
+    for (let index = 0; index <= NUM_EXPERTS; index++) {
+      expect(missing[index]).toBe(inMemory.has(index) ? 0 : (this.#added.get(index)?.bytes ?? 0));
+    }
+    for (const index of inMemory) expect(this.#added.has(index)).toBe(true);
+  }
+
+  #open(): StreamedChanges {
+    const kernel = {
+      placeChange: (slot: number, memory: Uint8Array | undefined): void => {
+        if (memory) this.#slots.set(slot + 1, memory);
+        else this.#slots.delete(slot + 1);
+      },
+    };
+    return new StreamedChanges(kernel as never, { budgetBytes: this.#budgetBytes });
+  }
+
+  #sizeOf(some: readonly number[]): number {
+    return some.reduce((sum, index) => sum + (this.#added.get(index)?.bytes ?? 0), 0);
+  }
+}
+
+function contentOf(added: Added | undefined): Uint8Array {
+  return new Uint8Array(added?.bytes ?? 0).fill(added?.mark ?? 0);
+}
+
+function changeOf(added: Added): PackedChange {
+  return { numBytes: added.bytes, read: async (into) => void into.fill(added.mark) };
+}
+
+test("holds what a step needs within its budget, whatever is added, removed and set before", async () => {
+  await fc.assert(
+    fc.asyncProperty(
+      fc.constantFrom(100, 400, 1000),
+      fc.array(steps, { minLength: 20, maxLength: 60 }),
+      async (budget, history) => {
+        const machine = new Machine(budget);
+        for (const step of history) {
+          if (step.type === "add") await machine.add(step.expert, step.bytes);
+          else if (step.type === "remove") machine.remove(step.expert);
+          else if (step.type === "setBudget") await machine.setBudget(step.bytes);
+          else if (step.type === "run") await machine.run(step.experts, step.planned, step.later);
+          else await machine.restart();
+          machine.check();
+        }
+      },
+    ),
+    { numRuns: 150 },
+  );
+});
+
+test("a lower budget between two steps also takes what the next step would need", async () => {
+  const machine = new Machine(200);
+  for (const index of [1, 2]) await machine.add(index, 100);
+  await machine.run([], [1, 2], []);
+  machine.check();
+  await machine.setBudget(100);
+  machine.check();
+  await machine.run([1], [2], []);
+  await machine.run([2], [], []);
+  machine.check();
+});
