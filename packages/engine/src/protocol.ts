@@ -187,7 +187,7 @@ export type FromWorker =
       readonly type: "opened";
       readonly info: EngineInfo;
       readonly cacheFailure: string | undefined;
-      /** Predicted time of a step of as many tokens as one may have. */
+      /** Predicted time of a step of as many tokens as one may have, which reads all weights from the disk. */
       readonly longestStepMs: number;
     }
   | { readonly type: "reading"; readonly info: PromptInfo }

@@ -24,6 +24,8 @@ interface Pending {
 const CLOSE_TIMEOUT_MS = 10_000;
 /** Silence that is allowed while a model is opened, whose files are parsed at once, in limits of a silence later. */
 const OPENING_LIMITS = 5;
+/** Silence that is allowed in any case before the first sign of life: a process starts and loads its modules. */
+const STARTING_MS = 60_000;
 /** Silence that is allowed in any case, in longest steps as predicted: a machine may be that much slower for a while. */
 const LONGEST_STEPS = 10;
 
@@ -48,7 +50,7 @@ export class WorkerLink {
   constructor({ isolation, hungMs }: LinkOptions, listeners: LinkListeners) {
     this.#listeners = listeners;
     this.#hungMs = hungMs;
-    this.#watchdog = new Watchdog(OPENING_LIMITS * hungMs, {
+    this.#watchdog = new Watchdog(Math.max(STARTING_MS, OPENING_LIMITS * hungMs), {
       ask: () => this.post({ type: "ping" }),
       onHung: (limitMs) => this.#endHung(limitMs),
     });
@@ -205,8 +207,10 @@ export class WorkerLink {
       case "error":
         this.#take(message.callId)?.reject(fromWire(message.error));
         return;
-      case "closed":
       case "pong":
+        if (this.#opening) this.#watchdog.limitMs = OPENING_LIMITS * this.#hungMs;
+        return;
+      case "closed":
         return;
       default:
         throw new TypeError(`Unknown message: ${String(message satisfies never)}`);
