@@ -1,9 +1,11 @@
 // What happens to the file of packed weights while an engine has it mapped, and to an engine that is killed while it
 // reads experts.
 
-import { copyFile, open, readFile, rename, writeFile } from "node:fs/promises";
+import { appendFile, copyFile, open, readFile, rename, rm, truncate, utimes, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { ReadMeEngine, type OpenOptions } from "@readme-moe/engine";
+import { KernelRunner, ReadMeEngine, type OpenOptions } from "@readme-moe/engine";
+import { changedPackedFile } from "@readme-moe/kernel";
+import { openModel } from "@readme-moe/model";
 import { beforeAll, describe, expect, test } from "vitest";
 import { onlyEntry } from "../support/cached-entry.ts";
 import { complete } from "../support/complete.ts";
@@ -65,18 +67,88 @@ describe("a file of weights that are mapped", () => {
     },
   );
 
-  test("is cut: the engine's process ends, its caller is told, and a restart makes the file anew", async () => {
+  test.each([
+    ["to nothing", () => 0],
+    ["to its first page", () => 4096],
+    ["by its last byte", (size: number) => size - 1],
+  ])("is cut %s: the engine fails, its caller is told, and a restart makes the file anew", async (_, lengthOf) => {
     const { engine, cacheFolder, file } = await opened({ isolation: "process" });
     const original = await readFile(file);
-    const handle = await open(file, "r+");
-    await handle.truncate(0);
-    await handle.close();
+    const failed = new Promise((resolve) => engine.events.once("engine:failed", resolve));
+    await truncate(file, lengthOf(original.length));
+    // Some answers may come from what is left; then the change of the file is noticed.
+    const settled = await Promise.allSettled(
+      EXPERTS.map((expert) => complete(engine, { prompt: PROMPT, params: PARAMS, expert })),
+    );
+    for (const [expert, outcome] of settled.entries()) {
+      if (outcome.status === "rejected") expect(outcome.reason).toMatchObject({ code: "ERR_ENGINE_FAILED" });
+      else expect(outcome.value.ids).toEqual(expected[expert]);
+    }
+    await failed;
     await expectReadMeError(answers(engine), "ERR_ENGINE_FAILED");
     await engine.restart();
     expect(await answers(engine)).toEqual(expected);
     expect((await readFile(join(await onlyEntry(cacheFolder), "weights.bin"))).equals(original)).toBe(true);
     await engine.dispose();
   });
+
+  test.each([
+    ["cut", (file: string) => truncate(file, 4096)],
+    ["overwritten", (file: string) => overwrite(file, 0x55)],
+  ])("is %s while nobody asks: the engine notices it, and a restart makes the file anew", async (_, change) => {
+    const { engine, cacheFolder, file } = await opened({ isolation: "process" });
+    const original = await readFile(file);
+    const failed = new Promise<string>((resolve) =>
+      engine.events.once("engine:failed", ({ message }) => resolve(message)),
+    );
+    await change(file);
+    expect(await failed).toBe(`The engine cannot go on: ${file}: was cut or overwritten while it was in use`);
+    await engine.restart();
+    expect(await answers(engine)).toEqual(expected);
+    expect((await readFile(join(await onlyEntry(cacheFolder), "weights.bin"))).equals(original)).toBe(true);
+    await engine.dispose();
+  });
+
+  test("may be touched, and its folder may be removed: the engine serves on", async () => {
+    const { engine, cacheFolder, file } = await opened({ isolation: "process" });
+    await utimes(file, new Date(), new Date());
+    expect(await answers(engine)).toEqual(expected);
+    await rm(cacheFolder, { recursive: true });
+    expect(await answers(engine)).toEqual(expected);
+    engine.kill();
+    await expectReadMeError(answers(engine), "ERR_ENGINE_FAILED");
+    await engine.restart();
+    expect(await answers(engine)).toEqual(expected);
+    await engine.dispose();
+  });
+});
+
+/** Writes other bytes into a file, which keeps its length. */
+async function overwrite(file: string, byte: number): Promise<void> {
+  const handle = await open(file, "r+");
+  const { size } = await handle.stat();
+  await handle.write(Buffer.alloc(size, byte), 0, size, 0);
+  await handle.close();
+}
+
+test("packed files that kernels use are known to have changed once their size or content has", async () => {
+  const cacheFolder = await temporaryFolder();
+  const model = await openModel(path);
+  const runner = await KernelRunner.open(model, { ...OPTIONS, cacheFolder });
+  const file = join(await onlyEntry(cacheFolder), "weights.bin");
+  const original = await readFile(file);
+  expect(await changedPackedFile()).toBeUndefined();
+  await utimes(file, 1, 1);
+  expect(await changedPackedFile()).toBeUndefined();
+  await overwrite(file, 0x55);
+  expect(await changedPackedFile()).toBe(file);
+  await writeFile(file, original);
+  expect(await changedPackedFile()).toBeUndefined();
+  await appendFile(file, "x");
+  expect(await changedPackedFile()).toBe(file);
+  await runner.dispose();
+  expect(await changedPackedFile()).toBeUndefined();
+  await model.close();
 });
 
 test.each([1, 20, 60])(

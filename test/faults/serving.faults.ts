@@ -1,7 +1,7 @@
 // Faults that take a while, each provoked on a server that runs: what its log, health and metrics say is what the
 // documentation has. `npm run test:faults`.
 
-import { copyFile, readdir, truncate } from "node:fs/promises";
+import { copyFile, readdir, stat, truncate } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout } from "node:timers/promises";
 import { pathToFileURL } from "node:url";
@@ -16,6 +16,7 @@ import { outcomeOf, startCommand } from "../support/node-process.ts";
 import { writeReadingModel } from "../support/reading-model.ts";
 import {
   canLimit,
+  decoderFile,
   limitProcess,
   packedFiles,
   startReady,
@@ -32,7 +33,9 @@ const NO_DESCRIPTORS = "no file descriptors are left, and the engine has to be o
 const NO_RESTARTS = "the engine's process is killed, with `--no-restart`";
 const CLOCK_BACK = "the clock is set back";
 const SLOW_RESTART = ["--restart-delay-ms", "5000"];
-const BUDGET = ["--expert-cache", "26880"];
+/** A default expert leaves the router out, so that the cache has one packed file. */
+const NO_ROUTER = ["--expert", "0"];
+const BUDGET = ["--expert-cache", "26880", ...NO_ROUTER];
 
 interface Setup {
   readonly model: string;
@@ -55,10 +58,6 @@ async function statusOf(server: ServingProcess, body?: object): Promise<number> 
   const response = await server.complete(body);
   await response.text();
   return response.status;
-}
-
-async function cutAll(cacheFolder: string): Promise<void> {
-  for (const file of await packedFiles(cacheFolder)) await truncate(file, 0);
 }
 
 test(FROZEN, async () => {
@@ -88,13 +87,39 @@ test("time in which server and engine are both suspended is no silence of the en
 
 test(MAPPED_CUT, async () => {
   const { cacheFolder, start } = await setUp();
-  const server = await start(SLOW_RESTART);
-  await cutAll(cacheFolder);
-  expect(await statusOf(server)).toBe(503);
+  const server = await start([...SLOW_RESTART, ...NO_ROUTER]);
+  const file = await decoderFile(cacheFolder);
+  const { size } = await stat(file);
+  await truncate(file, size / 2);
+  // Nobody has to ask: the engine looks at its files.
   const fault = await shownAsDocumented(MAPPED_CUT, server);
+  expect(await statusOf(server)).toBe(503);
   await loggedAsDocumented(fault, server);
   expect(await statusOf(server)).toBe(200);
-  expect((await server.logged("engine:failed"))["message"]).toContain("SIGBUS");
+  expect((await server.logged("engine:failed"))["message"]).toContain("was cut or overwritten while it was in use");
+  expect((await stat(await decoderFile(cacheFolder))).size).toBe(size);
+});
+
+test("a request that meets cut weights first ends the engine's process, which is opened again", async () => {
+  const { cacheFolder, start } = await setUp();
+  const server = await start(["--restart-delay-ms", "200"]);
+  for (const file of await packedFiles(cacheFolder)) await truncate(file, 0);
+  expect(await statusOf(server)).toBe(503);
+  await server.logged("engine:restarted");
+  expect(await statusOf(server)).toBe(200);
+});
+
+test.skipIf(!canLimit)("packed weights that are cut while the disk is full stay in memory", async () => {
+  const { cacheFolder, start } = await setUp();
+  const server = await start(["--restart-delay-ms", "200"]);
+  const choicesOf = async (): Promise<unknown> =>
+    ((await (await server.complete({ temperature: 0 })).json()) as { readonly choices: unknown }).choices;
+  const expected = await choicesOf();
+  // As if the disk had no room: no file may be longer.
+  await limitProcess(server.child.pid as number, "--fsize=4096:");
+  for (const file of await packedFiles(cacheFolder)) await truncate(file, 0);
+  await server.logged("engine:restarted");
+  expect(await choicesOf()).toEqual(expected);
 });
 
 describe("the model's file", () => {
@@ -135,7 +160,7 @@ test.skipIf(!canLimit)(DISK_FULL, async () => {
   expect(await statusOf(server, { read_me: { expert: 0 } })).toBe(200);
   // As if the disk had no room: no file may be longer.
   await limitProcess(server.child.pid as number, "--fsize=4096:");
-  await cutAll(cacheFolder);
+  await truncate(await decoderFile(cacheFolder), 0);
   for (let left = 3; left > 0; left--) expect(await statusOf(server, { read_me: { expert: 1 } })).toBe(500);
   await shownAsDocumented(DISK_FULL, server);
   expect(await server.logged("engine:restart-failed")).toMatchObject({ causes: [{ code: "ERR_WRITE_FAILED" }] });

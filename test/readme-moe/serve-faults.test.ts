@@ -8,13 +8,13 @@ import { expect, test } from "vitest";
 import { documentedFaults, loggedAsDocumented, shownAsDocumented } from "../support/documented-faults.ts";
 import { outcomeOf, startCommand } from "../support/node-process.ts";
 import { writeReadingModel } from "../support/reading-model.ts";
-import { packedFiles, startReady, type ServingProcess } from "../support/serving-process.ts";
+import { decoderFile, startReady, type ServingProcess } from "../support/serving-process.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 
 /** Long enough to be observed on a busy machine. */
 const SLOW_RESTART = ["--restart-delay-ms", "5000"];
 /** One layer of all experts. */
-const BUDGET = ["--expert-cache", "26880"];
+const BUDGET = ["--expert-cache", "26880", "--expert", "0"];
 const KILLED = "the engine's process is killed";
 const CACHE_CUT = "packed weights are cut, experts under a budget";
 const NO_CACHE = "the cache folder cannot be written";
@@ -49,7 +49,7 @@ test(CACHE_CUT, async () => {
   const { model, cacheFolder } = await setUp();
   const server = await startReady(model, { args: ["--cache-folder", cacheFolder, ...BUDGET, ...SLOW_RESTART] });
   expect(await statusOf(server, 0)).toBe(200);
-  for (const file of await packedFiles(cacheFolder)) await truncate(file, 0);
+  await truncate(await decoderFile(cacheFolder), 0);
   const failures = [await statusOf(server, 1), await statusOf(server, 1), await statusOf(server, 1)];
   expect(failures).toEqual([500, 500, 500]);
   const fault = await shownAsDocumented(CACHE_CUT, server);
@@ -121,7 +121,7 @@ test("the log as text has each failure with its reason once", async () => {
     child.stdout?.on("data", (text: Buffer) => resolve(/http:[^/]*\/\/[\d.:]+/.exec(text.toString())?.[0] ?? ""));
   });
   while ((await fetch(`${url}/health`)).status !== 200);
-  for (const file of await packedFiles(cacheFolder)) await truncate(file, 0);
+  await truncate(await decoderFile(cacheFolder), 0);
   const body = JSON.stringify({ prompt: "a secret", max_tokens: 3, read_me: { expert: 1 } });
   const headers = { "content-type": "application/json", "x-request-id": "r-7" };
   for (let left = 3; left > 0; left--) await fetch(`${url}/v1/completions`, { method: "POST", headers, body });

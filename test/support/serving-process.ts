@@ -142,6 +142,13 @@ export async function packedFiles(cacheFolder: string): Promise<readonly string[
   return names.filter((name) => name.endsWith("weights.bin")).map((name) => join(cacheFolder, name));
 }
 
+/** The only one of a kernel, of a server with `--expert`, which has no router. */
+export async function decoderFile(cacheFolder: string): Promise<string> {
+  const files = await packedFiles(join(cacheFolder, "kernels"));
+  if (files.length !== 1 || files[0] === undefined) throw new Error(`Expected one file, got ${files.length}`);
+  return files[0];
+}
+
 /** Changes a limit of a running process, such as `--nofile=20`. */
 export async function limitProcess(pid: number, limit: string): Promise<void> {
   await promisify(execFile)("prlimit", ["--pid", `${pid}`, limit]);

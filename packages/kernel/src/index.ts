@@ -26,7 +26,12 @@ export {
 } from "./kernel.ts";
 export { availableInstructions, kernelInfo, openKernel, type KernelChoice } from "./open-kernel.ts";
 export { expertUnits, type ByteRange, type ExpertUnits } from "./pack/expert-units.ts";
-export { openCachedKernel, type CachedKernel, type CachedKernelOptions } from "./open-cached-kernel.ts";
+export {
+  changedPackedFile,
+  openCachedKernel,
+  type CachedKernel,
+  type CachedKernelOptions,
+} from "./open-cached-kernel.ts";
 export { kernelThreads } from "./kernel-threads.ts";
 export { layOut, packedFile } from "./pack/packed-file.ts";
 export type { PackedTensor, TensorFormat } from "./pack/packed-tensor.ts";

@@ -119,6 +119,6 @@ export { exportedText, toJson } from "./export/export-text.ts";
 // Files: reading with limits, writing whole or not at all, and cached data.
 export { readJsonFile, readTextFile, type JsonObject } from "./files/text-file.ts";
 export { writeFileAtomically, writeFolderAtomically } from "./files/write-file.ts";
-export { cachedData } from "./cache/cached-data.ts";
+export { cachedData, isWholeData } from "./cache/cached-data.ts";
 export { resolveCacheFolder, resolveStateFolder } from "./cache/cache-folder.ts";
 export { hasEnded, OWN_MARK, ownerOf } from "./cache/process-mark.ts";

@@ -1,10 +1,12 @@
 import {
   predictStepMs,
+  ReadMeError,
   type EngineInfo,
   type EvictionPolicy,
   type PreGatingRouter,
   type Residency,
 } from "@readme-moe/core";
+import { changedPackedFile } from "@readme-moe/kernel";
 import { forContext, type Model, type ModelText, openModel, resolveCacheFolder } from "@readme-moe/model";
 import type { ExpertChoice } from "@readme-moe/router";
 import { EngineCore } from "../engine-core.ts";
@@ -32,6 +34,10 @@ import { Speculation, type SpeculationParts } from "../speculation/speculation.t
 import { promptInfo } from "./prompt-info.ts";
 import { modelVersionOf, promptVersionOf } from "./versions.ts";
 
+/** Speed of a common disk: the system may have dropped mapped weights from memory. */
+const DISK_BYTES_PER_MS = 1e6;
+const FILE_CHECK_MS = 1000;
+
 export interface OpenedEngine {
   readonly model: Model;
   readonly text: ModelText;
@@ -45,7 +51,7 @@ export interface OpenedEngine {
   readonly info: EngineInfo;
   /** Reason why packed weights could not be cached. */
   readonly cacheFailure: string | undefined;
-  /** Predicted time of a step of as many tokens as one may have. */
+  /** Predicted time of a step of as many tokens as one may have, which reads all weights from the disk. */
   readonly longestStepMs: number;
   /**
    * Opens the router of a choice. Returns the same object for the same choice, so that its sequences are routed
@@ -135,6 +141,8 @@ export async function openEngine(
       now,
     });
     const promptVersion = await promptVersionOf(opened, lowRank && set, options);
+    const sizesOfWeights = Object.values(weightSizes(opened, options.precision));
+    const weightBytes = sizesOfWeights.reduce((sum, bytes) => sum + bytes, 0);
     const info: EngineInfo = {
       ...promptInfo(model, text),
       precision: options.precision,
@@ -145,7 +153,7 @@ export async function openEngine(
       samplingDefaults: options.samplingDefaults === "model" ? model.samplingDefaults() : {},
       maxNumSeqs: options.maxNumSeqs,
       kvCapacityTokens: capacityTokens,
-      weightBytes: Object.values(weightSizes(opened, options.precision)).reduce((sum, bytes) => sum + bytes, 0),
+      weightBytes,
       kernel,
       promptVersion,
       modelVersion: await modelVersionOf({ promptVersion, runner, set, contextTokens, options }),
@@ -163,7 +171,7 @@ export async function openEngine(
       residency,
       info,
       cacheFailure,
-      longestStepMs: predictStepMs(cost, { ...longest, missingBytes: 0 }),
+      longestStepMs: predictStepMs(cost, { ...longest, missingBytes: 0 }) + weightBytes / DISK_BYTES_PER_MS,
       close,
       routerFor: (choice) => routers.routerFor(choice),
       addExpert: (name, folder) => addExpert(model, changing, name, folder),
@@ -204,4 +212,14 @@ async function openRunner(
 
 function now(): number {
   return performance.now();
+}
+
+/** Looks every second for packed files that were cut or overwritten while they are in use. */
+export function watchFiles(onChanged: (error: ReadMeError) => void): void {
+  const check = async (): Promise<void> => {
+    const path = await changedPackedFile();
+    if (path === undefined) watchFiles(onChanged);
+    else onChanged(new ReadMeError("ERR_FILE_CORRUPT", `${path}: was cut or overwritten while it was in use`));
+  };
+  setTimeout(() => void check(), FILE_CHECK_MS).unref();
 }

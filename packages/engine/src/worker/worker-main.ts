@@ -17,7 +17,7 @@ import {
   type WireFailure,
 } from "../protocol.ts";
 import { answerCall } from "./calls.ts";
-import { openEngine } from "./open-engine.ts";
+import { openEngine, watchFiles } from "./open-engine.ts";
 import { OpenCalls } from "./open-calls.ts";
 import { ReaderServer } from "./reader-server.ts";
 import { RunningRequests, TimeSlices, type RunningEngine } from "./requests.ts";
@@ -118,6 +118,7 @@ class EngineServer {
       this.#requests = new RunningRequests(engine, (id, error) => this.#fail(id, error));
       const { info, cacheFailure, longestStepMs } = engine;
       this.#send({ type: "opened", info, cacheFailure, longestStepMs });
+      watchFiles((error) => this.#send({ type: "failed", error: toWire(error) }));
       shrinkHeap();
     } catch (error) {
       this.#send({ type: "failed", error: toWire(error) });

@@ -4,7 +4,7 @@
 import { createHash, randomUUID } from "node:crypto";
 import { createReadStream } from "node:fs";
 import { mkdir, readFile, rename, rm, stat } from "node:fs/promises";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 import { crc32 } from "node:zlib";
 import { isJsonObject, type JsonObject } from "../files/text-file.ts";
 import { makeFolder, renamePatiently, writeFileAtomically } from "../files/write-file.ts";
@@ -53,6 +53,11 @@ export async function cachedData(cacheFolder: string, data: CachedData): Promise
   if (!(await isWholeEntry(entry))) await buildEntry(entry, folder, note, chunks());
   if (modelPath !== undefined) await noteEntry(cacheFolder, modelPath, { kind, key: name });
   return join(entry, DATA_FILE);
+}
+
+/** Checks that data has its content of old. @param path - result of `cachedData` */
+export function isWholeData(path: string): Promise<boolean> {
+  return isWholeEntry(dirname(path));
 }
 
 /** Checks that both files have their content of old. Reads them whole, since a damaged weight gives a wrong answer. */
