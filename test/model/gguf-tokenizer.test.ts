@@ -213,6 +213,8 @@ describe("a SentencePiece tokenizer of GGUF metadata", () => {
   it("refuses a token that is far too long", () => {
     const long = [...tokens.slice(0, -1), "a".repeat(5000)];
     expectThrownReadMeError(() => build({ tokens: long }), "ERR_FILE_CORRUPT", "tokenizer.ggml.tokens", "5000");
+    const many = tokens.map((_, index) => `${index} `.repeat(1024).slice(0, 1024));
+    expectThrownReadMeError(() => build({ tokens: many }), "ERR_FILE_CORRUPT", "tokenizer.ggml.tokens", "together");
   });
 });
 

@@ -148,6 +148,17 @@ describe("expressions of tokenizers", () => {
     expect(() => pattern.finder(text, limit).exec(text)).toThrow(new RangeError("takes more than 100000 steps"));
   });
 
+  test("end before they fill the memory", () => {
+    const text = "x".repeat(300_000);
+    const ways = new Pattern(`(?:${"y??".repeat(30)}x)*`, "javascript", MAX_LENGTH);
+    expect(() => ways.finder(text, new StepLimit(2 ** 30)).exec(text)).toThrow("has too many ways to match");
+    const places = new Pattern(`(?:x|y${"z?".repeat(2000)})+?q`, "javascript", 2 ** 14);
+    expect(() => places.finder(text, new StepLimit(2 ** 40)).exec(text)).toThrow("fails in too many places");
+    const word = new Pattern(String.raw`\p{L}+`, "javascript", MAX_LENGTH);
+    const long = "x".repeat(4 << 20);
+    expect(word.finder(long, new StepLimit(2 ** 30)).exec(long)?.[0]).toHaveLength(long.length);
+  });
+
   test("are refused when they are too large, or have parts that are not read", () => {
     const problems: readonly (readonly [string, string])[] = [
       ["(?:x{1000}){1000}", "is larger than 4096 parts"],

@@ -8,8 +8,8 @@ import { SafetensorsFile } from "../safetensors/read-safetensors.ts";
 import { ADAPTER_FILE } from "./low-rank-expert.ts";
 
 // The header's share of a tensor, and of metadata such as notes of a training.
-const HEADER_BYTES_PER_TENSOR = 1024;
-const MAX_METADATA_BYTES = 1 << 20;
+const HEADER_BYTES_PER_TENSOR = 512;
+const MAX_METADATA_BYTES = 1 << 18;
 
 /** PEFT wraps the model twice. An adapter's name between matrix and `weight` is an older layout. */
 const TENSOR = /^base_model\.model\.(?<module>.+)\.lora_(?<matrix>[AB])(?:\.[^.]+)?\.weight$/;

@@ -5,6 +5,10 @@ import { PatternError } from "./javascript-character.ts";
 import { compile, type Look, OP, type Program } from "./program.ts";
 import { type Dialect, isWord, leastLength, parsePattern, type Place } from "./syntax.ts";
 
+// A word of letters, one as long as a whole request's text, takes a quarter.
+const MAX_OTHERS = 2 ** 24;
+const MAX_MARK_WORDS = 2 ** 24;
+
 /** Counts steps, also of several patterns together. */
 export class StepLimit {
   left: number;
@@ -26,7 +30,12 @@ export class StepLimit {
   /** @throws {Error} when there are too many */
   spend(count: number): void {
     this.left -= count;
-    if (this.left < 0) throw this.#problem(new PatternError(`takes more than ${this.#max} steps`));
+    if (this.left < 0) throw this.problem(`takes more than ${this.#max} steps`);
+  }
+
+  /** Makes the error for a search that takes too much. */
+  problem(message: string): Error {
+    return this.#problem(new PatternError(message));
   }
 }
 
@@ -92,12 +101,14 @@ const MAX_KNOWN_LOOKS = 2 ** 16;
 
 /** Places in which marks have been. */
 class Marks {
+  readonly #limit: StepLimit;
   readonly #words: number; // of each place
   #bits = new Uint32Array(64);
   #base = 0;
   #last = -1;
 
-  constructor(numMarks: number) {
+  constructor(numMarks: number, limit: StepLimit) {
+    this.#limit = limit;
     this.#words = Math.ceil(numMarks / 32);
   }
 
@@ -132,6 +143,7 @@ class Marks {
   }
 
   #grow(index: number): void {
+    if (index >= MAX_MARK_WORDS) throw this.#limit.problem("fails in too many places");
     const grown = new Uint32Array(Math.max(index + 1, 2 * this.#bits.length));
     grown.set(this.#bits);
     this.#bits = grown;
@@ -151,7 +163,7 @@ class Search implements Finder {
     this.#program = program;
     this.#text = text;
     this.#limit = limit;
-    this.#marks = new Marks(program.numMarks);
+    this.#marks = new Marks(program.numMarks, limit);
   }
 
   exec(): Match | null | undefined {
@@ -189,7 +201,7 @@ class Search implements Finder {
           break;
         }
         case OP.split:
-          others.push(y[next] ?? 0, at);
+          if (others.push(y[next] ?? 0, at) > MAX_OTHERS) throw limit.problem("has too many ways to match");
           next = operand;
           continue;
         case OP.jump:
@@ -241,7 +253,7 @@ class Search implements Finder {
   }
 
   #find({ start, isBehind }: Look, at: number): boolean {
-    const marks = new Marks(this.#program.numMarks);
+    const marks = new Marks(this.#program.numMarks, this.#limit);
     if (!isBehind) return this.run(start, at, -1, marks) >= 0;
     for (let from = at; from >= 0; from -= widthBefore(this.#text, from) || 1) {
       if (this.run(start, from, at, marks) >= 0) return true;

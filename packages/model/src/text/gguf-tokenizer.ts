@@ -19,6 +19,8 @@ import { Tokenizer, type TokenizerSource } from "./tokenizer.ts";
 
 // Merges are derived from all splits of a token, so hostile tokens must not be long. Real ones have tens of characters.
 const MAX_SCORED_TOKEN_LENGTH = 1024;
+// Deriving them takes the squares of lengths, which are some 2 ** 24 together in a vocabulary of 2 ** 18 tokens.
+const MAX_SCORED_SQUARES = 2 ** 28;
 
 const ROLES = [
   ["bos_token", "tokenizer.ggml.bos_token_id"],
@@ -80,6 +82,9 @@ function sentencePieceBpe(vocabulary: GgufVocabulary, roles: Roles): JsonObject 
   const longest = tokens.find((token) => token.length > MAX_SCORED_TOKEN_LENGTH);
   if (longest !== undefined) {
     throw corrupt(path, `metadata \`tokenizer.ggml.tokens\`: a token has ${longest.length} characters`);
+  }
+  if (tokens.reduce((sum, { length }) => sum + length ** 2, 0) > MAX_SCORED_SQUARES) {
+    throw corrupt(path, "metadata `tokenizer.ggml.tokens`: the tokens are too long together");
   }
   const spelled = withEscapedSpaces(vocabulary);
   const addsSpace = vocabulary.boolean("tokenizer.ggml.add_space_prefix", true);
