@@ -84,6 +84,7 @@ describe("a wrong model folder", () => {
     ["no vocabulary", { model: { type: "BPE", merges: [] } }, "model.vocab"],
     ["an id that is none", { model: { type: "BPE", merges: [], vocab: { a: -1 } } }, '"a"'],
     ["an id beyond reason", { model: { type: "BPE", merges: [], vocab: { a: 2 ** 31 } } }, '"a"'],
+    ["an id beyond all vocabularies", { model: { type: "BPE", merges: [], vocab: { a: 2 ** 21 } } }, '"a"'],
     ["two tokens of one id", { model: { type: "BPE", merges: [], vocab: { a: 0, b: 0 } } }, '"b"'],
     ["no merges", { model: { type: "BPE", vocab: { a: 0 } } }, "model.merges"],
     ["a merge of three", { model: bpeModel(["a", "b", "ab"], ["a b c"]) }, "merge 0"],

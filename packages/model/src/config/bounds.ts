@@ -1,5 +1,5 @@
-// Largest sizes that readers accept from a model's files. Memory and time are spent by these numbers before a tensor has
-// been looked at, so each is some times that of the largest published model, and at most what the kernel takes.
+// Largest sizes that readers accept from a model's files. Memory and time are spent by them before a tensor has been
+// looked at, so each is some times that of the largest published model, and at most what the kernel takes.
 
 export const MOST = {
   layers: 4096,

@@ -1,12 +1,10 @@
 // The vocabulary of a tokenizer.json, with the checks that the tokenizer library leaves out.
 
 import { describeValue } from "@readme-moe/core";
+import { MOST } from "../config/bounds.ts";
 import { corrupt, quoted, unsupported } from "../files/errors.ts";
 import { expectObject, isJsonObject, isList, type JsonObject } from "../files/text-file.ts";
 import type { AddedToken } from "./added-tokens.ts";
-
-// Ids index arrays. The largest vocabularies in use have some 2 ** 18 tokens.
-const MAX_TOKEN_ID = 2 ** 24 - 1;
 
 const NAMES = ["bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"] as const;
 const LISTS = ["additional_special_tokens", "extra_special_tokens"] as const;
@@ -109,7 +107,8 @@ function tokenText(value: unknown): string | undefined {
 }
 
 function isTokenId(value: unknown): value is number {
-  return typeof value === "number" && Number.isInteger(value) && value >= 0 && value <= MAX_TOKEN_ID;
+  // Ids index arrays.
+  return typeof value === "number" && Number.isInteger(value) && value >= 0 && value < MOST.vocab;
 }
 
 /** Reads one entry of `added_tokens`, or of `added_tokens_decoder` of a tokenizer_config.json. */
