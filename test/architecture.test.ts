@@ -1,9 +1,12 @@
 // The shape of the code: which package may know which, and how long a file may grow.
 
-import { readdirSync, readFileSync } from "node:fs";
+import { readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join, relative, sep } from "node:path";
 import { expect, test } from "vitest";
-import { countSources, type SourceCounts } from "../tools/house/source-counts.ts";
+import { testsWithoutAssertion } from "../tools/house/assertions.ts";
+import { countSources, sourceFiles, type SourceCounts } from "../tools/house/source-counts.ts";
+import { skipReasons } from "./support/summary-reporter.ts";
+import { temporaryFolder } from "./support/temporary-folder.ts";
 
 const ROOT = join(import.meta.dirname, "..");
 
@@ -150,4 +153,38 @@ test("docstrings begin with a verb or a noun", () => {
 
 test("comments are no wider than the code", () => {
   expect(linesOf(counts.wideComments)).toEqual([]);
+});
+
+test("every test asserts something", () => {
+  const files = sourceFiles(join(ROOT, "test")).filter((path) => path.endsWith(".test.ts"));
+  expect(files.length).toBeGreaterThan(300);
+  expect(testsWithoutAssertion(ROOT, files)).toEqual([]);
+});
+
+test("a test without an assertion is found, whatever its helpers are called", async () => {
+  const path = join(await temporaryFolder(), "some.test.ts");
+  const lines = [
+    'const check = () => expect(1).toBe(1); const run = () => open(); test("a", () => check());',
+    'test("b", () => run());',
+    'test.each([expect])("c", async () => { await open(); });',
+    'describe("d", () => { it("e", async function () { await run(); }, PATIENCE_MS); });',
+    'test("f", () => expectReadMeError(open()));',
+  ];
+  writeFileSync(path, lines.join("\n"));
+  const places = testsWithoutAssertion(join(path, ".."), [path]);
+  expect(places).toEqual([2, 3, 4].map((line) => `some.test.ts:${line}`));
+});
+
+test("a run says why it has skipped tests, the most frequent reason first", () => {
+  const skipped = [
+    { fullName: "a" },
+    { fullName: "a fleet (skipped where valkey-server is absent) > b" },
+    { fullName: "c", note: "shared/data is not beside the repository" },
+    { fullName: "a fleet (skipped where valkey-server is absent) > d" },
+  ];
+  expect(skipReasons(skipped)).toEqual([
+    "2 skipped: where valkey-server is absent",
+    "1 skipped: without a reason: a",
+    "1 skipped: shared/data is not beside the repository",
+  ]);
 });

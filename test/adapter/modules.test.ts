@@ -1,4 +1,4 @@
-// The ways in which programs load hosts and adapter, each in its own process, with the built packages.
+// The ways in which programs load hosts and adapter, each in its own process. In mode `built` it has the built packages.
 
 import { execFile } from "node:child_process";
 import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
@@ -7,13 +7,14 @@ import { promisify } from "node:util";
 import { build } from "vite";
 import { describe, expect, onTestFinished, test } from "vitest";
 import { POCKET } from "../support/pocket.ts";
+import { NODE_FLAGS } from "../support/run-cli.ts";
 
 const ROOT = join(import.meta.dirname, "..", "..");
 const MODEL = JSON.stringify(POCKET);
 
 /** The last line that it prints. */
 async function run(program: string, kind: "module" | "commonjs"): Promise<string> {
-  const flags = [`--input-type=${kind}`, "--disable-warning=ExperimentalWarning", "--eval", program];
+  const flags = [...NODE_FLAGS, `--input-type=${kind}`, "--disable-warning=ExperimentalWarning", "--eval", program];
   const { stdout } = await promisify(execFile)(process.execPath, flags, { cwd: ROOT });
   return stdout.trim();
 }
@@ -112,7 +113,13 @@ test("a server-side bundle of Vite leaves the adapter external, and runs", async
   onTestFinished(() => rm(root, { recursive: true, force: true }));
   const program = `import { pipeline } from "@readme-moe/adapter/huggingface";\n${print("pipeline")}`;
   await writeFile(join(root, "entry.js"), program);
-  await build({ root, logLevel: "silent", build: { ssr: "entry.js", outDir: "out" }, ssr: { external: true } });
-  const { stdout } = await promisify(execFile)(process.execPath, [join(root, "out", "entry.js")]);
+  const conditions = NODE_FLAGS.some((flag) => flag.includes("source")) ? ["@readme-moe/source", "node"] : ["node"];
+  await build({
+    root,
+    logLevel: "silent",
+    build: { ssr: "entry.js", outDir: "out" },
+    ssr: { external: true, resolve: { conditions } },
+  });
+  const { stdout } = await promisify(execFile)(process.execPath, [...NODE_FLAGS, join(root, "out", "entry.js")]);
   expect(stdout.trim()).toBe(TEXT);
 });

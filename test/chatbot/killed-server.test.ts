@@ -13,7 +13,7 @@ const executablePath = await findChromium();
 const browser = executablePath === undefined ? undefined : await launchChromium(executablePath);
 afterAll(() => browser?.close());
 
-describe.skipIf(browser === undefined)("a server that is killed while it answers", () => {
+describe.skipIf(browser === undefined)("a server that is killed while it answers (skipped without Chromium)", () => {
   test(
     "is told on the page, which keeps what was written and goes on with the next server",
     { timeout: 300_000 },

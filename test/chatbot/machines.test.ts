@@ -18,7 +18,8 @@ if (noServer !== undefined) console.log(`The test of the live view of a fleet di
 
 const executablePath = await findChromium();
 
-describe.skipIf(noServer !== undefined || executablePath === undefined)("the page in front of a fleet", () => {
+const isUnable = noServer !== undefined || executablePath === undefined;
+describe.skipIf(isUnable)("the page in front of a fleet (skipped without Valkey or Chromium)", () => {
   let [valkey, local, browser, server] = [] as unknown as [ValkeyServer, ReadMeEngine, Browser, RunningServer];
   let front: FleetEngine;
   const workers: FleetWorker[] = [];

@@ -32,7 +32,7 @@ async function* answers(prompt: string): AsyncGenerator<string, void, undefined>
   else yield `Answer to ${prompt}`;
 }
 
-describe.skipIf(executablePath === undefined)("the page", () => {
+describe.skipIf(executablePath === undefined)("the page (skipped without Chromium)", () => {
   let [browser, server] = [] as unknown as [Browser, RunningServer];
   let models: readonly OpenedModel[] = [];
 

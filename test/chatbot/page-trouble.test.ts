@@ -32,7 +32,7 @@ const HOSTILE = [
 ];
 const executablePath = await findChromium();
 
-describe.skipIf(executablePath === undefined)("the page in trouble", () => {
+describe.skipIf(executablePath === undefined)("the page in trouble (skipped without Chromium)", () => {
   let [browser, model, pageFolder] = [] as unknown as [Browser, OpenedModel, string];
 
   beforeAll(async () => {

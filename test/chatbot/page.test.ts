@@ -12,7 +12,7 @@ import { postJson } from "../support/post-json.ts";
 
 const executablePath = await findChromium();
 
-describe.skipIf(executablePath === undefined)("the page", () => {
+describe.skipIf(executablePath === undefined)("the page (skipped without Chromium)", () => {
   let [browser, server] = [] as unknown as [Browser, RunningServer];
   let models: readonly OpenedModel[] = [];
 

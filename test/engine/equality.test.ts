@@ -82,7 +82,7 @@ for (const precision of PRECISIONS) {
       });
     });
 
-    test.runIf(runsAll)("with few of the admitted in each step: the same bits", async () => {
+    test.runIf(runsAll)("with few of the admitted in each step: the same bits (skipped in short runs)", async () => {
       await withEngine({ maxNumBatchedSeqs: 5, maxNumBatchedTokens: 128 }, async (engine) => {
         expect(await together(engine, REQUESTS)).toEqual(alone);
       });
@@ -102,7 +102,7 @@ for (const precision of PRECISIONS) {
       });
     });
 
-    test.runIf(runsAll)("preempted and computed again: the same bits", async () => {
+    test.runIf(runsAll)("preempted and computed again: the same bits (skipped in short runs)", async () => {
       const longer = REQUESTS.slice(-8).map(({ prompt, params }) => ({
         prompt,
         params: { ...params, maxTokens: 160 },
@@ -121,7 +121,7 @@ for (const precision of PRECISIONS) {
     });
 
     // float32 products round once in an addon and twice in WebAssembly.
-    test.skipIf(precision === "fp32")("in WebAssembly: the same bits", async () => {
+    test.skipIf(precision === "fp32")("in WebAssembly: the same bits (skipped for fp32)", async () => {
       await withEngine({ kernel: "wasm" }, async (engine) => {
         expect(engine.info.kernel).toMatchObject({ kind: "wasm", threads: 2 });
         expect(await together(engine, REQUESTS.slice(0, 6))).toEqual(alone.slice(0, 6));

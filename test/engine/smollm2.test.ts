@@ -94,7 +94,7 @@ describe.skipIf(path === undefined)("SmolLM2 in fewer bits (skipped where shared
   });
 
   test.runIf(RUNS_LONG_TESTS)(
-    "loses at most 0.1 nats when its 4 bits are made here",
+    "loses at most 0.1 nats when its 4 bits are made here (skipped outside test:long)",
     { timeout: 600_000 },
     async () => {
       const folder = await temporaryFolder();

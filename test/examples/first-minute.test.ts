@@ -105,7 +105,7 @@ test("npm start -- --exit ends by itself, and does not make the experts again", 
 });
 
 test.skipIf(executablePath === undefined)(
-  "npm run chatbot then opens a page that chats",
+  "npm run chatbot then opens a page that chats (skipped without Chromium)",
   { timeout: 300_000 },
   async () => {
     const args = ["--model", experts, "--model", POCKET, "--port", "0"];

@@ -126,38 +126,41 @@ describe("compose.yaml", () => {
     }
   });
 
-  test.skipIf(noServer !== undefined)("starts servers and sentinels with settings that they take", async () => {
-    const argumentsOf = (name: string, port: number): string[] =>
-      (services[name]?.command ?? [])
-        .slice(1)
-        .map((word) => (word === "valkey-1" ? "127.0.0.1" : word === "6379" ? String(port) : word));
-    const password = VARIABLES.PASSWORD;
-    const first = await startValkey({ password, args: argumentsOf("valkey-1", 0) });
-    onTestFinished(() => first.stop());
-    const second = await startValkey({ password, args: argumentsOf("valkey-2", first.port) });
-    onTestFinished(() => second.stop());
-    await until(async () => (await second.redis.info("replication")).includes("master_link_status:up"));
-    const folder = await temporaryFolder();
-    const port = await freePort();
-    const [shell = "", flag = "", script = ""] = services["sentinel-1"]?.command ?? [];
-    const here = script.replaceAll("/data/", `${folder}/`).replace("valkey-1 6379", `127.0.0.1 ${first.port}`).trim();
-    if (spawnSync("valkey-sentinel", ["--version"]).status !== 0) return;
-    const sentinel = spawn(shell, [flag, `${here} --port ${port}`], {
-      env: { ...process.env, PASSWORD: password },
-      stdio: "ignore",
-    });
-    const redis = new Redis({ port, host: "127.0.0.1", retryStrategy: () => 20 });
-    redis.on("error", () => undefined);
-    onTestFinished(() => {
-      redis.disconnect();
-      sentinel.kill("SIGKILL");
-    });
-    const replicas = await until(async () => {
-      const found = (await redis.call("SENTINEL", "replicas", "fleet")) as string[][];
-      return found.length > 0 && found;
-    });
-    expect(replicas[0]).toEqual(expect.arrayContaining(["127.0.0.1", String(second.port)]));
-  });
+  test.skipIf(noServer !== undefined)(
+    "starts servers with settings that they take (skipped without Valkey)",
+    async () => {
+      const argumentsOf = (name: string, port: number): string[] =>
+        (services[name]?.command ?? [])
+          .slice(1)
+          .map((word) => (word === "valkey-1" ? "127.0.0.1" : word === "6379" ? String(port) : word));
+      const password = VARIABLES.PASSWORD;
+      const first = await startValkey({ password, args: argumentsOf("valkey-1", 0) });
+      onTestFinished(() => first.stop());
+      const second = await startValkey({ password, args: argumentsOf("valkey-2", first.port) });
+      onTestFinished(() => second.stop());
+      await until(async () => (await second.redis.info("replication")).includes("master_link_status:up"));
+      const folder = await temporaryFolder();
+      const port = await freePort();
+      const [shell = "", flag = "", script = ""] = services["sentinel-1"]?.command ?? [];
+      const here = script.replaceAll("/data/", `${folder}/`).replace("valkey-1 6379", `127.0.0.1 ${first.port}`).trim();
+      if (spawnSync("valkey-sentinel", ["--version"]).status !== 0) return;
+      const sentinel = spawn(shell, [flag, `${here} --port ${port}`], {
+        env: { ...process.env, PASSWORD: password },
+        stdio: "ignore",
+      });
+      const redis = new Redis({ port, host: "127.0.0.1", retryStrategy: () => 20 });
+      redis.on("error", () => undefined);
+      onTestFinished(() => {
+        redis.disconnect();
+        sentinel.kill("SIGKILL");
+      });
+      const replicas = await until(async () => {
+        const found = (await redis.call("SENTINEL", "replicas", "fleet")) as string[][];
+        return found.length > 0 && found;
+      });
+      expect(replicas[0]).toEqual(expect.arrayContaining(["127.0.0.1", String(second.port)]));
+    },
+  );
 });
 
 interface Manifest {

@@ -15,7 +15,7 @@ const TOKENS = 200;
 afterAll(() => void vi.unstubAllEnvs());
 
 test.skipIf(smollm2 === undefined)(
-  "the experts of npm start -- --experts fit SmolLM2, and their router tells texts apart",
+  "the experts of npm start -- --experts fit SmolLM2, and their router tells texts apart (skipped without shared/models)",
   async () => {
     vi.stubEnv("README_MOE_SMOLLM2", smollm2);
     const found = await talkingModel({ experts: SHIPPED_EXPERTS });

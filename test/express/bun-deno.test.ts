@@ -21,7 +21,7 @@ describe.each(HOSTS)("$name", ({ name, program, flags }) => {
   if (!isThere) console.log(`${name} is not installed, or the packages are not built: its test did not run`);
 
   test.skipIf(!isThere).each(["process", "thread"])(
-    "with the engine in a %s answers, streams, binds, refuses, notices clients that leave, and ends",
+    "with the engine in a %s answers, streams, binds, refuses, notices clients that leave, and ends (skipped where it is absent)",
     { timeout: 300_000 },
     async (isolation) => {
       const engine = await openPocket(await persistentFolder());

@@ -23,7 +23,7 @@ const bodies = Array.from({ length: 40 }, (_, index) => ({
   ignore_eos: true,
 }));
 
-describe.skipIf(noServer !== undefined)("a fleet", () => {
+describe.skipIf(noServer !== undefined)("a fleet (skipped without Valkey)", () => {
   test("goes on with a batch at another front when the first one ends", async () => {
     const [cacheFolder, folder] = [await temporaryFolder(), await temporaryFolder()];
     const server = await startValkey();

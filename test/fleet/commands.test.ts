@@ -35,7 +35,7 @@ test("commands of a fleet say which option is missing or wrong, without the URL"
   expect(wrong.stderr).not.toContain(PASSWORD);
 });
 
-describe.skipIf(noServer !== undefined)("the commands of a fleet", () => {
+describe.skipIf(noServer !== undefined)("the commands of a fleet (skipped without Valkey)", () => {
   let server: ValkeyServer;
   let machine: Machine;
   let cacheFolder: string;
@@ -56,25 +56,28 @@ describe.skipIf(noServer !== undefined)("the commands of a fleet", () => {
     await server.stop();
   });
 
-  test.skipIf(!hasOpenSsl)("reach a server with TLS whose certificate they trust, and no other", async () => {
-    const folder = await temporaryFolder();
-    const [key, cert] = [join(folder, "key.pem"), join(folder, "cert.pem")];
-    const about = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-days", "2"];
-    spawnSync("openssl", ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", cert, ...about]);
-    const port = await freePort();
-    const files = ["--tls-cert-file", cert, "--tls-key-file", key, "--tls-ca-cert-file", cert];
-    const args = ["--tls-port", String(port), "--tls-auth-clients", "no", ...files];
-    const secured = await startValkey({ args });
-    onTestFinished(() => secured.stop());
-    const ask = ["fleet", "status", "--fleet", `rediss://localhost:${port}`];
-    const trusting = await outcomeOf(startCommand(ask, { env: { NODE_EXTRA_CA_CERTS: cert } }));
-    expect(trusting).toMatchObject({
-      code: 0,
-      stdout: expect.stringContaining(`rediss://localhost:${port}`) as string,
-    });
-    const other = await outcomeOf(startCommand(ask));
-    expect(other).toMatchObject({ code: 1, stderr: expect.stringContaining("ERR_FLEET_UNREACHABLE") as string });
-  });
+  test.skipIf(!hasOpenSsl)(
+    "reach a server with TLS that they trust, and no other (skipped without openssl)",
+    async () => {
+      const folder = await temporaryFolder();
+      const [key, cert] = [join(folder, "key.pem"), join(folder, "cert.pem")];
+      const about = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-days", "2"];
+      spawnSync("openssl", ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", cert, ...about]);
+      const port = await freePort();
+      const files = ["--tls-cert-file", cert, "--tls-key-file", key, "--tls-ca-cert-file", cert];
+      const args = ["--tls-port", String(port), "--tls-auth-clients", "no", ...files];
+      const secured = await startValkey({ args });
+      onTestFinished(() => secured.stop());
+      const ask = ["fleet", "status", "--fleet", `rediss://localhost:${port}`];
+      const trusting = await outcomeOf(startCommand(ask, { env: { NODE_EXTRA_CA_CERTS: cert } }));
+      expect(trusting).toMatchObject({
+        code: 0,
+        stdout: expect.stringContaining(`rediss://localhost:${port}`) as string,
+      });
+      const other = await outcomeOf(startCommand(ask));
+      expect(other).toMatchObject({ code: 1, stderr: expect.stringContaining("ERR_FLEET_UNREACHABLE") as string });
+    },
+  );
 
   test("know the same version of a model with the same flags", async () => {
     const folder = await temporaryFolder();

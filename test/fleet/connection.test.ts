@@ -27,7 +27,7 @@ const answers = ({ redis }: Connection): Promise<boolean> =>
 const reported = (errors: readonly Error[], cause: RegExp): Promise<void> =>
   expect.poll(() => errors.some((error) => cause.test(String(error.cause)))).toBe(true);
 
-describe.skipIf(noServer !== undefined)("a connection", () => {
+describe.skipIf(noServer !== undefined)("a connection (skipped without Valkey)", () => {
   let server: ValkeyServer;
   let pipe: Pipe;
   const unowned: unknown[] = [];

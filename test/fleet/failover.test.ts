@@ -29,7 +29,7 @@ const requestOf = (seed: number): { prompt: string; params: { maxTokens: number;
   params: { maxTokens: 60, seed, ignoreEos: true },
 });
 
-describe.skipIf(noServer !== undefined)("a fleet whose Valkey has a replica and sentinels", () => {
+describe.skipIf(noServer)("a fleet whose Valkey has a replica and sentinels (skipped without Valkey)", () => {
   let cluster: ValkeyCluster;
   let front: FleetEngine;
   const engines: ReadMeEngine[] = [];

@@ -25,7 +25,7 @@ const NUM_AT_ONCE = 12;
 const LEAST_FAULTS = 3;
 const FROZEN_MS = 3000;
 
-describe.skipIf(noServer !== undefined)("a fleet of three machines and two fronts", () => {
+describe.skipIf(noServer !== undefined)("a fleet of three machines and two fronts (skipped without Valkey)", () => {
   let server: ValkeyServer;
   let chaos: Chaos;
   let local: Engine;

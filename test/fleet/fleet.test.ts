@@ -26,7 +26,7 @@ if (noServer !== undefined) console.log(`The tests of a fleet did not run: ${noS
 
 const LONG = { prompt: "Once upon a time", params: { maxTokens: 200, seed: 1, ignoreEos: true } } as const;
 
-describe.skipIf(noServer !== undefined)("a fleet", () => {
+describe.skipIf(noServer !== undefined)("a fleet (skipped without Valkey)", () => {
   let cacheFolder: string;
   let server: ValkeyServer;
   let url: string;

@@ -54,7 +54,7 @@ function contentOf(text: string): object {
 }
 
 test.skipIf(noServer !== undefined)(
-  "a fleet whose Valkey freezes again and again ends no process, loses no stream, and changes none",
+  "a fleet whose Valkey freezes again and again ends no process, loses no stream, and changes none (skipped without Valkey)",
   async () => {
     const cacheFolder = await persistentFolder();
     const args = ["--cache-folder", cacheFolder];

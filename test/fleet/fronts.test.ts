@@ -39,7 +39,7 @@ const BODIES: readonly (readonly [name: string, path: string, body: object])[] =
   ["a message", "messages", { messages: CHAT.messages, stream: true, max_tokens: 24, seed: 3 }],
 ];
 
-describe.skipIf(noServer !== undefined)("two fronts of a fleet", () => {
+describe.skipIf(noServer !== undefined)("two fronts of a fleet (skipped without Valkey)", () => {
   let valkey: ValkeyServer;
   let local: ReadMeEngine;
   let worker: FleetWorker;

@@ -23,7 +23,7 @@ if (noServer !== undefined) console.log(`The tests of hostile jobs did not run: 
 const NUM_JOBS = Number(process.env["README_MOE_FLEET_HOSTILE_JOBS"] ?? 200);
 const SECRET = "the text of a file";
 
-describe.skipIf(noServer !== undefined)("a worker whose queue anyone can write to", () => {
+describe.skipIf(noServer !== undefined)("a worker whose queue anyone can write to (skipped without Valkey)", () => {
   let server: ValkeyServer;
   let engine: ReadMeEngine;
   let worker: FleetWorker;

@@ -34,7 +34,7 @@ test("the commands say what is missing", async () => {
   expect(coordinator).toMatchObject({ code: 2, stderr: expect.stringContaining("--artefacts") as string });
 });
 
-describe.skipIf(noServer !== undefined)("a refactoring on machines", () => {
+describe.skipIf(noServer !== undefined)("a refactoring on machines (skipped without Valkey)", () => {
   let server: ValkeyServer;
   beforeAll(async () => {
     server = await startValkey();

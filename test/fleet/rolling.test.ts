@@ -38,7 +38,7 @@ async function killFront(first: ServingProcess, second: ServingProcess): Promise
   expect([...kept, ...rest].map(({ text }) => textOf(text))).toEqual(whole.map(({ text }) => textOf(text)));
 }
 
-describe.skipIf(noServer !== undefined)("a fleet under load", () => {
+describe.skipIf(noServer !== undefined)("a fleet under load (skipped without Valkey)", () => {
   let valkey: ValkeyServer;
   let cacheFolder: string;
   const machines = new Map<string, Machine>();

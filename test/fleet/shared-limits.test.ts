@@ -23,7 +23,7 @@ test("shared limits refuse wrong numbers and URLs, without the URL", () => {
 const COMMAND_MS = [30_000, 30_000, 100, 100] as const;
 const [PATIENT, HASTY] = [[0, 1] as const, [2, 3] as const];
 
-describe.skipIf(noServer !== undefined)("two fronts", () => {
+describe.skipIf(noServer !== undefined)("two fronts (skipped without Valkey)", () => {
   let valkey: ValkeyServer;
   const limits: SharedLimits[] = [];
   const servers: RunningServer[] = [];

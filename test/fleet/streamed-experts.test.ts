@@ -57,7 +57,7 @@ function onSlowDisk(engine: ReadMeEngine): ReadMeEngine {
   });
 }
 
-describe.skipIf(noServer !== undefined)("a fleet whose workers stream experts", () => {
+describe.skipIf(noServer !== undefined)("a fleet whose workers stream experts (skipped without Valkey)", () => {
   let folder: string;
   let cacheFolder: string;
   let server: ValkeyServer;

@@ -22,7 +22,7 @@ import { noServer, startValkey, type ValkeyServer } from "../support/fleet/valke
 
 if (noServer !== undefined) console.log(`The tests of the fleet's log did not run: ${noServer}`);
 
-describe.skipIf(noServer !== undefined)("the log of a request", () => {
+describe.skipIf(noServer !== undefined)("the log of a request (skipped without Valkey)", () => {
   let server: ValkeyServer;
   let connection: Connection;
   let redis: ScriptedRedis;

@@ -47,7 +47,7 @@ test("the command says which tuning runs on machines", async () => {
   expect(distilled).toMatchObject({ code: 2, stderr: expect.stringContaining(refusal) as string });
 });
 
-describe.skipIf(noServer !== undefined)("a training on machines", () => {
+describe.skipIf(noServer !== undefined)("a training on machines (skipped without Valkey)", () => {
   test("gives the experts of one machine, though a machine is killed and the coordinator resumed", async () => {
     const server = await startValkey();
     onTestFinished(() => server.stop());

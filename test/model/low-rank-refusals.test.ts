@@ -34,6 +34,17 @@ async function open(folder: string, base: Pick<Model, "config" | "experts"> = mo
   await (await openLowRankExpert(folder, "legal", base)).close();
 }
 
+/** Opens and closes an adapter. @returns what it changes */
+async function changesOf(folder: string, base: Pick<Model, "config" | "experts"> = model): Promise<object> {
+  const expert = await openLowRankExpert(folder, "legal", base);
+  await expert.close();
+  const { layers, head, numParameters, maxRank } = expert;
+  const products = layers.map((layer) =>
+    Object.fromEntries(Object.entries(layer).map(([name, { rank, scale }]) => [name, [rank, scale]])),
+  );
+  return { products, head: head?.scale, numParameters, maxRank };
+}
+
 /** Writes an adapter's tensors anew, with other names or shapes. */
 async function rewrite(
   folder: string,
@@ -112,7 +123,7 @@ test("fields that matter for training alone change nothing", async () => {
     modules_to_save: [],
     unheard_of: { a: 1 },
   };
-  await open(await tinyAdapter({ config }));
+  expect(await changesOf(await tinyAdapter({ config }))).toStrictEqual(await changesOf(await tinyAdapter()));
 });
 
 describe("a folder is refused that", () => {
@@ -259,7 +270,12 @@ const adapterOf = async (base: Model, adapter: TinyAdapter): Promise<string> =>
 describe("over a mixture, an adapter", () => {
   const ATTENTION = ["self_attn.q_proj", "self_attn.o_proj", "lm_head"];
   test("of attention and head is taken", async () => {
-    await withModel(await mixtureFolder(), async (base) => open(await adapterOf(base, { modules: ATTENTION }), base));
+    await withModel(await mixtureFolder(), async (base) => {
+      const changes = await changesOf(await adapterOf(base, { modules: ATTENTION }), base);
+      const products = { attentionOutput: [4, 2], query: [4, 2] };
+      const layers = Array.from({ length: base.config.numLayers }, () => products);
+      expect(changes).toMatchObject({ products: layers, head: 2, maxRank: 4 });
+    });
   });
 
   test("of the FFN is taken in dense layers, and refused in layers with experts", async () => {

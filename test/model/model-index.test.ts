@@ -2,7 +2,7 @@
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { chmod, mkdir, readdir, stat, utimes, writeFile } from "node:fs/promises";
+import { chmod, mkdir, readdir, readFile, stat, utimes, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { describe, expect, onTestFinished, test } from "vitest";
@@ -85,6 +85,7 @@ describe("the index", () => {
     const hold = await holdModel(file, "/a");
     await hold.release();
     await (await reserveRemoval(file, ["/a"])).release();
+    expect(await readFile(file, "utf8")).toBe("");
   });
 
   test("agrees with a plain model of itself after any operations", async () => {

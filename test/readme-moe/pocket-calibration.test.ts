@@ -74,7 +74,7 @@ test("every package whose sources are quoted has its copyright line", () => {
   }
 });
 
-test.skipIf(!existsSync(SHARED))("no document repeats a text that the pocket model is evaluated on", () => {
+test.skipIf(!existsSync(SHARED))("no document repeats an evaluation text (skipped without shared/data)", () => {
   const heldOut = new Set<string>();
   for (const name of readdirSync(SHARED)) {
     for (const [index, { text }] of documentsOf(join(SHARED, name)).entries()) {

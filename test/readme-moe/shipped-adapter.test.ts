@@ -33,7 +33,7 @@ test("is one whole file of at most 40 MB, whose description has no local paths",
   }
 });
 
-describe.skipIf(!smollm2 || !existsSync(DATA))("applied to SmolLM2", () => {
+describe.skipIf(!smollm2 || !existsSync(DATA))("applied to SmolLM2 (skipped without shared/models)", () => {
   let experts: string;
   beforeAll(async () => {
     const folder = await persistentFolder();

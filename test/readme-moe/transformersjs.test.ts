@@ -16,7 +16,7 @@ const ROOT = join(import.meta.dirname, "..", "..");
 const LIBRARY = join(ROOT, "bench/peers/node_modules/@huggingface/transformers/dist/transformers.node.mjs");
 
 test.skipIf(!existsSync(LIBRARY))(
-  "transformers.js continues texts with an exported folder, alone and in batches",
+  "transformers.js continues texts with an exported folder, alone and in batches (skipped without its library)",
   async () => {
     const folder = join(await temporaryFolder(), "pocket");
     const model = await openModel(join(ROOT, "models", "pocket"));
