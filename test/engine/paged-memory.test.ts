@@ -5,6 +5,8 @@ import { PagePool } from "@readme-moe/kernel";
 import type { Tokenizer } from "@readme-moe/model";
 import { afterAll, beforeAll, expect, test, vi } from "vitest";
 import { scorePassages } from "../../packages/engine/src/evaluation/score-passages.ts";
+import type { SequenceStart } from "../../packages/engine/src/sequence.ts";
+import { EngineDrafter } from "../../packages/engine/src/speculation/engine-drafter.ts";
 import { CoreBench, outcomesAlone, randomJobs, type BenchModel, type Limits } from "../support/core-bench.ts";
 import { inChunks } from "../support/in-chunks.ts";
 import { keepingNoRows } from "../support/keeping-no-rows.ts";
@@ -156,6 +158,66 @@ test("random operations keep the accounting right and free all memory (seeds 1 t
     expect(poolOf(bench).keptTokens).toBeGreaterThan(0);
   }
 });
+
+test.each([1, 2, 3, 4])(
+  "equal, kept, salted and drafted prompts give the same as alone, in any order (seed %i)",
+  async (seed) => {
+    const random = seededRandom(seed);
+    const whole = Array.from({ length: 150 }, () => randomInteger(random, 4096));
+    // Whole chunks, whole pages, and neither.
+    const jobs = [128, 112, 16, 64, 65, 150].flatMap((length) =>
+      [0, 0.8].map((temperature) => ({
+        id: `${length} ${temperature}`,
+        promptIds: whole.slice(0, length),
+        params: { maxTokens: 12, temperature, seed: length },
+      })),
+    );
+    const alone = await outcomesAlone(jobs, running, tokenizer);
+    const bench = new CoreBench(paged, tokenizer, {
+      capacityTokens: 1024,
+      maxNumBatchedSeqs: 4,
+      prefixCacheBytes: 60_000,
+      drafter: new EngineDrafter(),
+    });
+    const { core, prefixes, admission } = bench;
+    const pins: number[] = [];
+    let numPinned = 0;
+    const jobOf = new Map<string, (typeof jobs)[number]>();
+    while (jobOf.size < 60 || core.hasWork) {
+      const choice = random();
+      const job = jobs[randomInteger(random, jobs.length)] as (typeof jobs)[number];
+      const id = `${jobOf.size}`;
+      if (choice < 0.25 && jobOf.size < 60) {
+        const cacheSalt = [undefined, "a", "b"][randomInteger(random, 3)];
+        const end = Math.floor(job.promptIds.length / 16) * 16;
+        // As a prompt is kept: when it is computed, for all salts.
+        const keep: SequenceStart["onPrefilled"] = (sequence, slot) => {
+          const pin = prefixes.pin(sequence, end, (from, to) => admission.kv.keep(slot, from, to));
+          if (pin !== undefined) numPinned = Math.max(numPinned, pins.push(pin));
+        };
+        const priority = randomInteger(random, 3);
+        bench.addWith({ ...job, id }, { cacheSalt, priority, onPrefilled: random() < 0.2 ? keep : undefined });
+        jobOf.set(id, job);
+      } else if (choice < 0.28) {
+        core.abort(`${randomInteger(random, jobOf.size + 1)}`);
+      } else if (choice < 0.34 && pins.length > 0) {
+        for (const pin of pins.splice(randomInteger(random, pins.length), 1)) prefixes.unpin(pin);
+      } else {
+        await core.step();
+      }
+      core.checkIntegrity();
+    }
+    const finished = [...bench.outcomes].filter(([, { finishReason }]) => finishReason !== undefined);
+    expect(finished.length).toBeGreaterThan(40);
+    expect(finished).toEqual(finished.map(([id]) => [id, alone.get(jobOf.get(id)?.id ?? "")]));
+    expect(numPinned).toBeGreaterThan(1);
+    const { cachedTokens, acceptedDraftTokens } = core.stats();
+    expect(Math.min(cachedTokens, acceptedDraftTokens)).toBeGreaterThan(0);
+    for (const pin of pins) prefixes.unpin(pin);
+    expect(prefixes.pinnableBytes).toBe(60_000);
+    expect(core.stats()).toMatchObject({ numRunning: 0, numWaiting: 0, kvUsedTokens: 0 });
+  },
+);
 
 test("passages with the same beginning score the same", async () => {
   const random = seededRandom(4);

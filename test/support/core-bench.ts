@@ -51,6 +51,7 @@ export interface BenchModel {
 export class CoreBench {
   readonly core: EngineCore;
   readonly admission: KvAdmission;
+  readonly prefixes: PrefixCache;
   readonly outcomes = new Map<
     string,
     { tokens: number[]; logprobs: number[]; finishReason?: string; error?: unknown }
@@ -89,9 +90,9 @@ export class CoreBench {
     };
     const { capacityTokens, prefixCacheBytes: maxBytes = 0 } = limits;
     const kv = runner.openKv({ capacityTokens, prefixBytes: maxBytes });
-    const prefixes = new PrefixCache(kv, { chunkTokens: CHUNK, maxBytes });
+    this.prefixes = new PrefixCache(kv, { chunkTokens: CHUNK, maxBytes });
     const contextTokens = Math.min(256, capacityTokens);
-    this.admission = new KvAdmission(kv, prefixes, { maxNumSeqs, contextTokens });
+    this.admission = new KvAdmission(kv, this.prefixes, { maxNumSeqs, contextTokens });
     const residency = limits.residency ?? everythingResident;
     const { drafter } = limits;
     const onRouted = (sequence: Sequence, position: number, experts: Uint16Array): void =>
@@ -119,11 +120,16 @@ export class CoreBench {
     this.#add(id, promptIds, params, { priority: 0, processesLogits: false, isBound: true });
   }
 
+  /** Adds a sequence with what a start may have besides. */
+  addWith({ id, promptIds, params }: Job, more: Partial<SequenceStart>): void {
+    this.#add(id, promptIds, params, { priority: 0, processesLogits: false, ...more });
+  }
+
   #add(
     id: string,
     promptIds: readonly number[],
     params: SamplingParams,
-    how: Pick<SequenceStart, "priority" | "processesLogits" | "isBound">,
+    how: Pick<SequenceStart, "priority" | "processesLogits"> & Partial<SequenceStart>,
   ): void {
     const resolved = resolveSamplingParams(
       { logprobs: 3, ignoreEos: true, ...params },
