@@ -13,8 +13,8 @@ const { Template } = requireOfModel("@huggingface/jinja") as {
 };
 
 const NO_TOKENS = { bosToken: undefined, eosToken: undefined, unkToken: undefined, padToken: undefined };
-const STEPS = "it takes more than 4205728 steps";
-const CHARACTERS = "it reads and writes more than 134219008 characters";
+const STEPS = "it takes more than 4216992 steps";
+const CHARACTERS = "it reads and writes more than 67110144 characters";
 const LEVELS = "it nests deeper than 512 levels";
 
 const HELLO = [{ role: "user", content: "Hello" }];
@@ -154,6 +154,26 @@ const HOSTILE: readonly (readonly [string, string, string])[] = [
   ["a list in lists compared with a text", `${WIDE}{{ list == 'a' }}`, STEPS],
   ["a list in lists in a block", `${WIDE}{% set x %}{{ list }}{% endset %}`, STEPS],
   ["a list in lists from a macro", `${WIDE}{% macro m() %}{{ list }}{% endmacro %}{{ m() | length }}`, STEPS],
+  [
+    "a list as a caller's arguments",
+    `${MANY}{% macro m() %}{{ varargs | length }}{% endmacro %}${nested(2, "{% call m(*many) %}{% endcall %}")}`,
+    STEPS,
+  ],
+  [
+    "pairs as a namespace",
+    `{% set ns = namespace(s='aa,') %}{% for i in range(17) %}{% set ns.s = ns.s ~ ns.s %}{% endfor %}{% set pairs = (ns.s ~ 'aa').split(',') %}${nested(2, "{% set x = namespace(pairs) %}")}`,
+    STEPS,
+  ],
+  [
+    "names in many scopes",
+    `{% macro m(x) %}{% if x > 0 %}{{ m(x - 1) }}{% else %}${nested(3, "{{ bos_token }}")}{% endif %}{% endmacro %}{{ m(50) }}`,
+    STEPS,
+  ],
+  [
+    "an object with sorted keys",
+    `${LONG}{% set o = {s ~ 'a': 1, s ~ 'b': 2, s ~ 'c': 3, s ~ 'd': 4} %}{{ o | tojson(sort_keys=true) }}`,
+    CHARACTERS,
+  ],
   ["an object in itself", "{% set ns = namespace() %}{% set ns.ns = ns %}{{ ns }}", STEPS],
   ["sorted lists in lists", `${WIDE}{{ [list, list] | unique | list | length }}`, STEPS],
 ];

@@ -12,12 +12,14 @@ interface Node {
   readonly argument?: Node;
   readonly assignee?: Node;
   readonly body?: readonly Node[] | undefined;
+  readonly call?: Node;
   readonly callee?: Node;
   readonly computed?: boolean;
   readonly defaultBlock?: readonly Node[];
   readonly filter?: Node | undefined;
   readonly iterable?: Node;
   readonly lhs?: Node;
+  readonly name?: Node;
   readonly operand?: Node;
   readonly operator?: { readonly value: string };
   readonly property?: Node;
@@ -38,9 +40,9 @@ const MAX_DEPTH = 512;
 
 // Real templates take some 100 steps for a message, and handle each of its characters some ten times.
 const MAX_STEPS = 2 ** 22;
-const STEPS_PER_VALUE = 2 ** 10;
+const STEPS_PER_VALUE = 2 ** 11;
 const STEPS_PER_CHARACTER = 8;
-const MAX_CHARACTERS = 2 ** 27;
+const MAX_CHARACTERS = 2 ** 26;
 const CHARACTERS_PER_CHARACTER = 64;
 
 /** Steps for a name without a value, and for leaving a loop: the library throws an error. */
@@ -70,6 +72,7 @@ class MeteredInterpreter extends LibraryInterpreter {
   readonly #budget: Budget;
   readonly #printed: WeakSet<object>;
   #use: Use = { node: { type: "Program" }, values: [] };
+  readonly #macros = new WeakSet<Value>();
   #depth = 0;
 
   constructor(environment: Environment, budget: Budget, printed: WeakSet<object>) {
@@ -91,6 +94,8 @@ class MeteredInterpreter extends LibraryInterpreter {
     this.#depth += 1;
     try {
       const value = super.evaluate(node, environment);
+      const name = node.type === "Macro" ? nameOf(node.name) : undefined;
+      if (name !== undefined) this.#macros.add(environment.lookupVariable(name));
       this.#countMade(own, value);
       this.#countUse(outer, own, value);
       return value;
@@ -107,7 +112,8 @@ class MeteredInterpreter extends LibraryInterpreter {
   }
 
   #countMade({ node }: Use, value: Value): void {
-    if (node.type === "Identifier" && value.value === undefined) this.#budget.step(ERROR_STEPS);
+    // A name is looked up in one scope after another.
+    if (node.type === "Identifier") this.#budget.step(value.value === undefined ? ERROR_STEPS : this.#depth >>> 4);
     if (!MAKING.has(node.type)) return;
     if (node.type === "MemberExpression" && node.property?.type !== "SliceExpression") return;
     if (typeof value.value === "string") this.#budget.read(value.value.length);
@@ -126,17 +132,23 @@ class MeteredInterpreter extends LibraryInterpreter {
       if (node === user.iterable || node === user.iterable?.lhs) budget.step(SCOPE_STEPS * sizeOf(value));
     } else if (user.type === "BinaryExpression") {
       if (values.length === 2) budget.operator(user.operator?.value, first, value);
-    } else if (user.type === "TestExpression") budget.call(user.test?.value, value, []);
-    else if (user.type === "FilterExpression") {
+    } else if (user.type === "TestExpression") {
+      const name = user.test?.value;
+      if (name === "lower" || name === "upper") budget.call(name, value, []);
+    } else if (user.type === "FilterExpression") {
       const numParts = 1 + (user.filter?.args?.length ?? 0);
       if (values.length === numParts) budget.call(nameOf(user.filter), first, values.slice(1));
     } else if (user.type === "MemberExpression" && user.property?.type === "SliceExpression") {
       if (values.length === 1 && typeof value.value === "string") budget.step(value.value.length);
     } else if (user.type === "CallExpression" || user.type === "CallStatement") {
+      const { callee, args = [] } = user.call ?? user;
       const [object, property] = parts;
       const name = node.computed ? property?.value : node.property?.value;
-      if (node === user.callee && object) budget.call(name, object, values.slice(0, -1));
-      if (user.args?.some(({ argument }) => argument === node)) budget.step(sizeOf(value));
+      if (node === callee && object) budget.call(name, object, values.slice(0, -1));
+      // A function of the library reads its lists at once.
+      const lists = values.filter((arg) => typeof arg.value !== "string");
+      if (node === callee && !this.#macros.has(value)) for (const list of lists) budget.step(ITEM_STEPS * sizeOf(list));
+      if (args.some(({ argument }) => argument === node)) budget.step(sizeOf(value));
     }
   }
 }

@@ -103,7 +103,8 @@ export class Budget {
     const isDeep = DEEP.has(name) || texts.some((text) => DEEP.has(text));
     const before = this.characters;
     const { numValues, depth } = isDeep ? this.visit(operand) : { numValues: size, depth: 1 };
-    const turns = SORTING.has(name) ? Math.ceil(Math.log2(size + 1)) : 1;
+    const isSorted = SORTING.has(name) || (name === "tojson" && args.length > 0);
+    const turns = isSorted ? Math.ceil(Math.log2(numValues + 1)) : 1;
     this.step(numValues * turns);
     this.read(turns * (numValues * length + this.characters - before));
     if (name === "tojson") {
