@@ -26,10 +26,10 @@ export interface EngineOptions extends SchedulingOptions {
    */
   readonly isolation?: "thread" | "process" | undefined;
   /**
-   * Longest time without a sign of life from the engine while an answer is awaited, in ms. The engine answers between
-   * two steps, and ten of its longest steps are always allowed; opening a model is allowed five times as long. An engine
+   * Longest time without a sign of life from the engine while an answer is awaited, in ms. The engine gives one between
+   * two steps; ten of its longest steps are always allowed, and opening a model may take five times as long. An engine
    * that is silent for longer hangs: it is ended, and its requests end with `ERR_ENGINE_FAILED`. A thread that hangs in
-   * native code cannot be ended. The time in which this process is suspended does not count.
+   * native code cannot be ended. Time in which this process is suspended does not count.
    * @default 60,000
    */
   readonly hungMs?: number | undefined;

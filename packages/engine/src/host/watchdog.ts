@@ -12,12 +12,12 @@ export interface Silence {
 /** State of a worker that has just given a sign of life. */
 export const HEARD: Silence = { isAsked: false, parts: 0 };
 
-/** Returns the silence after one more part of the limit. A worker that was heard is asked again, and silent from then on. */
+/** Returns the silence after one more part of the limit. A worker that was heard is asked again. */
 export function afterPart({ isAsked, parts }: Silence): Silence {
   return { isAsked: true, parts: isAsked ? parts + 1 : 0 };
 }
 
-/** Whether a worker counts as hung. It was silent for the whole limit at most, and for all but one of its parts at least. */
+/** Whether a worker counts as hung: it was silent for nine to ten parts of the limit. */
 export function isHung({ parts }: Silence): boolean {
   return parts >= PARTS - 1;
 }

@@ -26,7 +26,7 @@ const CLOSE_TIMEOUT_MS = 10_000;
 const OPENING_LIMITS = 5;
 /** Silence that is allowed in any case before the first sign of life: a process starts and loads its modules. */
 const STARTING_MS = 60_000;
-/** Silence that is allowed in any case, in longest steps as predicted: a machine may be that much slower for a while. */
+/** Silence that is allowed in any case, in predicted longest steps: a machine may be that much slower for a while. */
 const LONGEST_STEPS = 10;
 
 /** The worker's place, and how long it may be silent. */
