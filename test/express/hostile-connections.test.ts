@@ -3,13 +3,14 @@
 
 import { connect } from "node:net";
 import type { ReadMeEngine } from "@readme-moe/engine";
-import { Admission, boundConnections, localHostsOnly, readMe } from "@readme-moe/express";
+import { Admission, boundConnections, localHostsOnly, oneAtATime, readMe } from "@readme-moe/express";
 import express from "express";
 import { afterAll, afterEach, beforeAll, describe, expect, onTestFinished, test } from "vitest";
 import { postJson } from "../support/post-json.ts";
 import { openSocket, postHead, readAll } from "../support/raw-http.ts";
 import { ENDLESS, ENDLESS_TOKENS, listen, openTinyEngine, type RunningServer } from "../support/served-model.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
+import { countTurns } from "../support/turns.ts";
 
 const TEXT = "/v1/completions";
 const STREAM = JSON.stringify({ prompt: "x", max_tokens: ENDLESS_TOKENS, ignore_eos: true, stream: true });
@@ -62,6 +63,23 @@ describe("requests sent ahead", () => {
     const counts = [...text.matchAll(/"completion_tokens":(\d+)/g)].map(([, count]) => Number(count));
     expect(counts).toEqual(bodies.map((_, index) => index + 1));
     expect(text).toContain('{"version":');
+  });
+
+  test("begin in turns of their own, so that other connections are answered between them", async () => {
+    const turnNow = countTurns();
+    const turns: number[] = [];
+    const app = express().use(oneAtATime, (_request, response) => {
+      turns.push(turnNow());
+      response.end("x");
+    });
+    const quick = await listen(app);
+    onTestFinished(() => quick[Symbol.asyncDispose]());
+    const socket = await quietSocket(quick.port);
+    const head = "GET / HTTP/1.1\r\nHost: localhost\r\n";
+    socket.write(`${`${head}\r\n`.repeat(11)}${head}Connection: close\r\n\r\n`);
+    await readAll(socket);
+    expect(turns).toHaveLength(12);
+    expect(new Set(turns).size).toBe(12);
   });
 
   test("hold one place, which is freed when the client leaves", async () => {

@@ -1,10 +1,14 @@
 // What clients read: it counts in admission and in rate limits, and its slow readers are disconnected.
 
+import { EventEmitter } from "node:events";
 import { Admission } from "@readme-moe/express";
 import { expect, onTestFinished, test } from "vitest";
+import type { Reply } from "../../packages/express/src/http/border.ts";
+import { sendBytes } from "../../packages/express/src/http/send-json.ts";
 import { manualTimers } from "../support/manual-timers.ts";
 import { openSocket } from "../support/raw-http.ts";
 import { serveTenants, type Ids, type Tenants } from "../support/tenants.ts";
+import { countTurns } from "../support/turns.ts";
 
 /** Routes whose answers are small, and that probes ask. */
 const UNCOUNTED = ["/health", "/readyz", "/livez", "/version"];
@@ -57,13 +61,33 @@ test("every route of the API that is read counts towards the client's limit of r
   }
 });
 
+test("a long answer goes out in slices, and other connections have turns between them", async () => {
+  const turnNow = countTurns();
+  const slices: (readonly [bytes: number, turn: number])[] = [];
+  const take = (chunk: Uint8Array): boolean => slices.push([chunk.byteLength, turnNow()]) > 0;
+  // A reader that takes everything at once.
+  const reply = Object.assign(new EventEmitter(), {
+    setHeader: () => undefined,
+    write: take,
+    end(chunk: Uint8Array) {
+      take(chunk);
+      queueMicrotask(() => reply.emit("finish"));
+    },
+  });
+  const options = { slowReaderMs: 1000, timers: manualTimers() };
+  await sendBytes(reply as unknown as Reply, { bytes: Buffer.alloc(300_000), type: "x" }, options);
+  expect(slices.map(([bytes]) => bytes)).toStrictEqual([65_536, 65_536, 65_536, 65_536, 37_856]);
+  expect(new Set(slices.map(([, turn]) => turn)).size).toBe(5);
+});
+
 const SLOW_MS = 777;
-const TEXT_BYTES = 2_000_000;
+/** More than the buffers of a connection take. */
+const TEXT_BYTES = 8_000_000;
 
 test("clients that do not read hold a bounded part of memory, and are disconnected", async () => {
   const timers = manualTimers();
-  const admission = new Admission({ maxBytes: 16 << 20, maxClientShare: 0.5 });
-  const options = { admission, timers, slowReaderMs: SLOW_MS };
+  const admission = new Admission({ maxBytes: 64 << 20, maxClientShare: 0.5 });
+  const options = { admission, timers, slowReaderMs: SLOW_MS, maxBodyBytes: 16 << 20 };
   const { port, ids, ask } = await serveTenants(options, "x".repeat(TEXT_BYTES));
   const head = `GET /v1/responses/${ids.response} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer ann\r\n\r\n`;
   let numClosed = 0;
@@ -73,12 +97,12 @@ test("clients that do not read hold a bounded part of memory, and are disconnect
     socket.on("error", () => undefined).on("close", () => numClosed++);
     socket.pause().write(head.repeat(12));
   }
-  // The connections' buffers take some answers; then four of them fill the client's half.
+  // Four answers fill the client's half.
   await expect.poll(() => timers.count(SLOW_MS), { timeout: 20_000 }).toBe(4);
   await expect.poll(async () => (await ask("ann", `/v1/responses/${ids.response}`)).status).toBe(429);
   expect(admission.stats.sending.requests).toBe(4);
   expect(admission.stats.sending.bytes).toBeGreaterThan(4 * TEXT_BYTES);
-  expect(admission.stats.sending.bytes).toBeLessThanOrEqual(8 << 20);
+  expect(admission.stats.sending.bytes).toBeLessThanOrEqual(32 << 20);
   expect((await ask("bob", "/v1/models")).status).toBe(200);
   expect((await ask("bob", "/livez")).status).toBe(200);
   for (const socket of sockets) socket.resume();

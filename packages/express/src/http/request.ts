@@ -127,9 +127,9 @@ export const oneAtATime: RequestHandler = (request, response, next) => {
   const begin = (): void => {
     pipeline.current = response;
     response.once("close", () => {
-      pipeline.current = undefined;
-      const following = pipeline.waiting.shift();
-      if (!socket.destroyed) following?.();
+      // In a later turn of the event loop: many cheap answers in one turn would delay other connections.
+      if (pipeline.waiting.length > 0) setImmediate(() => !socket.destroyed && pipeline.waiting.shift()?.());
+      else pipeline.current = undefined;
     });
     // No route reads the body of a GET.
     if (request.method !== "POST" && leavesBody(request)) response.setHeader("Connection", "close");

@@ -1,5 +1,6 @@
 // Whole answers to clients that may read slowly or not at all.
 
+import { setImmediate as nextTurn } from "node:timers/promises";
 import type { Reply } from "./border.ts";
 import type { Timers } from "./timers.ts";
 
@@ -33,6 +34,8 @@ export async function sendBytes(
   for (let start = 0; start < bytes.length - SLICE_BYTES && !response.destroyed; start += SLICE_BYTES) {
     // oxlint-disable-next-line no-await-in-loop -- the next slice waits for the reader
     if (!response.write(bytes.subarray(start, start + SLICE_BYTES))) await eventOrClose("drain", response, options);
+    // The system may take megabytes at once; other connections have their turn between slices.
+    await nextTurn();
   }
   if (response.destroyed) return;
   const lastBytes = bytes.length % SLICE_BYTES || Math.min(bytes.length, SLICE_BYTES);
