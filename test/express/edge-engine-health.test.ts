@@ -11,7 +11,7 @@ import {
   type EngineOutcome,
   type OutcomeKind,
 } from "../../packages/express/src/edge/models/engine-health.ts";
-import { MODEL_STATES } from "../../packages/express/src/edge/models/model-entry.ts";
+import { MODEL_STATES } from "../../packages/express/src/edge/models/model-condition.ts";
 import { verdicts, type JudgedModel } from "../../packages/express/src/edge/operations.ts";
 import { ClientGone } from "../../packages/express/src/http/request.ts";
 

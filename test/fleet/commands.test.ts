@@ -125,10 +125,11 @@ describe.skipIf(noServer !== undefined)("the commands of a fleet (skipped withou
     // A worker publishes its state once a second.
     const status = await until(async () => {
       const shown = await runCli(["fleet", "status", "--fleet", server.url]);
-      return /\none +[0-9a-f]{8} +0 +\d+/.test(shown.stdout) && shown;
+      return /\none( +[0-9a-f]{8}){2} +0 +\d+/.test(shown.stdout) && shown;
     });
     expect(status.code).toBe(0);
     expect(status.stdout).toContain(`redis://127.0.0.1:${server.port}`);
+    expect(status.stdout).toMatch(/\nfront +prompts +workers\n[0-9a-f]{8} +[0-9a-f]{8} +1\n/);
     const json = await until(async () => {
       const { stdout } = await runCli(["fleet", "status", "--json", "--fleet", server.url]);
       const shown = JSON.parse(stdout) as { workers: readonly { counters: { answered: number } }[] };

@@ -22,7 +22,7 @@ const NUM_AT_ONCE = 4;
 /** Longest outage of the long run, which has the machine to itself. */
 const LONGEST_OUTAGE_MS = 15_000;
 /** Errors that callers may get meanwhile. */
-const TOLD = ["ERR_FLEET_UNREACHABLE", "ERR_QUEUE_FULL"];
+const TOLD = ["ERR_FLEET_UNREACHABLE", "ERR_QUEUE_FULL", "ERR_NO_WORKER"];
 
 const requestOf = (seed: number): { prompt: string; params: { maxTokens: number; seed: number; ignoreEos: true } } => ({
   prompt: "Once upon a time",

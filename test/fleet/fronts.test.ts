@@ -3,7 +3,7 @@
 import { InMemorySpanExporter, BasicTracerProvider, SimpleSpanProcessor } from "@opentelemetry/sdk-trace-base";
 import { openPromptReader, type ReadMeEngine } from "@readme-moe/engine";
 import { readMe } from "@readme-moe/express";
-import { FleetEngine, FleetWorker } from "@readme-moe/fleet";
+import { FleetEngine, FleetWorker, readFleetStatus } from "@readme-moe/fleet";
 import express from "express";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
@@ -46,6 +46,8 @@ describe.skipIf(noServer !== undefined)("two fronts of a fleet (skipped without 
   let [first, second] = [] as unknown as [FleetEngine, FleetEngine];
   const servers: RunningServer[] = [];
   const valve = new Valve();
+  /** What the first front says. */
+  const errors: string[] = [];
 
   const post = (front: number, path: string, body: object, headers: Record<string, string> = {}): Promise<Response> =>
     fetch(`${servers[front]?.url}/v1/${path}`, {
@@ -63,6 +65,12 @@ describe.skipIf(noServer !== undefined)("two fronts of a fleet (skipped without 
   };
   const read = (path: string, body: object, count: number): Promise<readonly SseBlock[]> =>
     readBlocks(`${servers[0]?.url}/v1/${path}`, { body, headers: { authorization: "Bearer sk-one" }, count });
+  /** Answers of the routes of health, and of a request. */
+  const answers = async (): Promise<readonly (readonly [status: number, body: unknown])[]> => {
+    const paths = ["health", "readyz", "livez"].map((path) => fetch(`${servers[0]?.url}/${path}`));
+    const all = [...paths, post(0, "completions", { prompt: "a", max_tokens: 1 })];
+    return Promise.all((await Promise.all(all)).map(async (one) => [one.status, await one.json()] as const));
+  };
   const isIdle = (): Promise<boolean> =>
     until(async () => {
       await valkey.redis.ping();
@@ -75,7 +83,11 @@ describe.skipIf(noServer !== undefined)("two fronts of a fleet (skipped without 
     local = await openTinyEngine(folder);
     worker = FleetWorker.open({ fleet: valkey.url, engine: valve.of(local), id: "one" });
     const open = async (): Promise<FleetEngine> =>
-      FleetEngine.open({ fleet: valkey.url, reader: await openPromptReader(join(folder, "tiny")) });
+      FleetEngine.open({
+        fleet: valkey.url,
+        reader: await openPromptReader(join(folder, "tiny")),
+        onError: ({ message }) => void errors.push(message),
+      });
     [first, second] = [await open(), await open()];
     for (const engine of [first, second]) {
       await until(async () => {
@@ -192,7 +204,52 @@ describe.skipIf(noServer !== undefined)("two fronts of a fleet (skipped without 
     expect(new Set(spans.map((span) => span.spanContext().traceId))).toEqual(new Set([traceId]));
     await provider.shutdown();
   });
+
+  test("are not ready, and say which versions are there, while no worker has their model", async () => {
+    const own = local.info.promptVersion?.slice(0, 8);
+    const [nobody, others] = ["no worker takes requests", "workers are there for ffffffff"].map(
+      (theirs) => `No worker of the fleet has this model: the version of its prompts is ${own}, and ${theirs}`,
+    );
+    const statuses = (): Promise<readonly number[]> => answers().then((all) => all.map(([status]) => status));
+    expect(await statuses()).toStrictEqual([200, 200, 200, 200]);
+    await worker.close();
+    await expect.poll(answers).toStrictEqual(lacking(nobody));
+    const info = { ...local.info, promptVersion: "f".repeat(64), modelVersion: "other" };
+    const engine = new Proxy(valve.of(local), {
+      get: (target, name) => (name === "info" ? info : (Reflect.get(target, name, target) as unknown)),
+    });
+    const theirs = ["one", "two"].map((id) => FleetWorker.open({ fleet: valkey.url, engine, id }));
+    await expect.poll(answers).toStrictEqual(lacking(others));
+    const { fronts, workers } = await readFleetStatus(valkey.url);
+    const versions = [fronts, workers].map((all) => all.map(({ promptVersion }) => promptVersion));
+    expect(versions).toStrictEqual([
+      [local, local].map((one) => one.info.promptVersion),
+      [info, info].map((one) => one.promptVersion),
+    ]);
+    await Promise.all(theirs.map((one) => one.close()));
+    await expect.poll(answers).toStrictEqual(lacking(nobody));
+    worker = FleetWorker.open({ fleet: valkey.url, engine: valve.of(local), id: "one" });
+    await expect.poll(statuses).toStrictEqual([200, 200, 200, 200]);
+    expect(errors.filter((message) => message.startsWith("No worker")).slice(-3)).toStrictEqual([
+      nobody,
+      others,
+      nobody,
+    ]);
+  });
 });
+
+/** The answers of a front without a worker. */
+function lacking(message = ""): readonly (readonly [status: number, body: unknown])[] {
+  const why = `he model tiny cannot answer (ERR_NO_WORKER): ${message}; try again later`;
+  const [code, type] = [503, "unavailable_error"];
+  const refusal = { message: `${message}; try again later`, type: "server_error", param: null, code: "no_worker" };
+  return [
+    [503, { error: { code, message: `T${why}`, type } }],
+    [503, { error: { code, message: `No model is ready: t${why}`, type } }],
+    [200, { status: "alive" }],
+    [503, { error: refusal }],
+  ];
+}
 
 async function refused(response: Response): Promise<void> {
   expect(response.status).toBe(404);

@@ -180,6 +180,8 @@ export interface EngineInfo {
 export interface Engine extends AsyncDisposable {
   readonly info: EngineInfo;
   readonly events: ReadMeEmitter;
+  /** Error that all requests get at this time although the engine works, such as `ERR_NO_WORKER`. @default none */
+  readonly unavailable?: ReadMeError | undefined;
   /**
    * Tokenizes a text, or a chat as `generate` does. The result of `applyTemplate` may have other tokens, since all
    * spellings of control tokens in a text are control tokens. Long texts are tokenized between steps of the engine.

@@ -48,6 +48,8 @@ export type ReadMeErrorCode =
   | "ERR_QUEUE_FULL"
   /** The Valkey or Redis of a fleet of machines does not answer. */
   | "ERR_FLEET_UNREACHABLE"
+  /** No machine of a fleet takes requests for the model. */
+  | "ERR_NO_WORKER"
   /** The engine ends its work; another one can go on after the tokens that were given. */
   | "ERR_DRAINED"
   /** Another connection goes on with the answer. */

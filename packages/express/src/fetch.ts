@@ -28,15 +28,8 @@ export type {
   ShareTraffic,
   SwapOptions,
 } from "./edge/models/options.ts";
-export type { ModelState } from "./edge/models/model-entry.ts";
-export {
-  ServedModels,
-  type Lease,
-  type MayName,
-  type ModelCondition,
-  type ServedExpert,
-  type ServedModel,
-} from "./edge/served-models.ts";
+export type { ModelCondition, ModelState } from "./edge/models/model-condition.ts";
+export { ServedModels, type Lease, type MayName, type ServedExpert, type ServedModel } from "./edge/served-models.ts";
 export type { BatchesOptions } from "./batches/options.ts";
 export type { ResponsesOptions } from "./responses/store.ts";
 export type { ReadMeApiOptions, ReadMeOperationsOptions, ReadMeOptions, ServingOptions } from "./services.ts";

@@ -10,7 +10,7 @@ export {
   type SharedLimitsOptions,
 } from "./front/shared-limits.ts";
 export type { LockTimes } from "./queue/job-queues.ts";
-export { readFleetStatus, type FleetStatus, type QueueStatus } from "./status.ts";
+export { readFleetStatus, type FleetStatus, type FrontStatus, type QueueStatus } from "./status.ts";
 export type { VersionStatus } from "./versions.ts";
 export { FleetWorker } from "./worker/fleet-worker.ts";
 export type { FleetWorkerOptions } from "./worker/options.ts";

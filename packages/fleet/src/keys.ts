@@ -15,6 +15,11 @@ export const CANCEL_CHANNEL = `${PREFIX}:cancel`;
 /** Prefix of the channels of fronts, on which each hears of new entries of the answers that it follows. */
 export const FRONT_PREFIX = `${PREFIX}:front:`;
 
+/** Names a front: the version of its prompts is a part, so that its channel says which front is there. */
+export function frontName(promptVersion: string, id: string): string {
+  return `${promptVersion}.${id}`;
+}
+
 /** Set of the ids of workers. */
 export const WORKERS_KEY = `${PREFIX}:workers`;
 

@@ -4,7 +4,7 @@ import type { QueueState } from "@readme-moe/core";
 import { describeAddress, addressOf, type FleetAddress } from "./connection/address.ts";
 import { openConnection } from "./connection/connect.ts";
 import { unreachable } from "./connection/errors.ts";
-import { QUEUE_PREFIX } from "./keys.ts";
+import { FRONT_PREFIX, QUEUE_PREFIX } from "./keys.ts";
 import { withScripts, type ScriptedRedis } from "./log/scripts.ts";
 import { versionsOf, type VersionStatus } from "./versions.ts";
 import { readWorkers, type PublishedWorker } from "./worker/state.ts";
@@ -15,6 +15,13 @@ export interface QueueStatus extends Pick<QueueState, "modelVersion" | "key" | "
   readonly running: number;
 }
 
+/** A front that takes requests. */
+export interface FrontStatus {
+  readonly id: string;
+  /** Version of its prompts; requests go to workers with the same one. */
+  readonly promptVersion: string;
+}
+
 /** A fleet at a time. */
 export interface FleetStatus {
   /** Address of its Valkey or Redis, without secrets. */
@@ -22,6 +29,7 @@ export interface FleetStatus {
   /** Versions of the model, the one with most places first. */
   readonly versions: readonly VersionStatus[];
   readonly workers: readonly PublishedWorker[];
+  readonly fronts: readonly FrontStatus[];
   /** Queues with jobs. */
   readonly queues: readonly QueueStatus[];
 }
@@ -46,8 +54,18 @@ export async function readFleetStatus(fleet: string | FleetAddress): Promise<Fle
 
 /** Reads what the fleet behind a connection does now. */
 export async function statusOf(redis: ScriptedRedis, address: FleetAddress): Promise<FleetStatus> {
-  const [workers, queues] = await Promise.all([readWorkers(redis), readQueues(redis)]);
-  return { address: describeAddress(address), versions: versionsOf(workers, queues), workers, queues };
+  const [workers, fronts, queues] = await Promise.all([readWorkers(redis), readFronts(redis), readQueues(redis)]);
+  return { address: describeAddress(address), versions: versionsOf(workers, queues), workers, fronts, queues };
+}
+
+/** Finds the fronts by the channels that they listen to. Names that no front has are left out. */
+async function readFronts(redis: ScriptedRedis): Promise<readonly FrontStatus[]> {
+  const channels = (await redis.pubsub("CHANNELS", `${FRONT_PREFIX}*`)) as readonly string[];
+  const fronts = channels.flatMap((channel): FrontStatus[] => {
+    const [, promptVersion, id] = /^([0-9a-f]{64})\.([0-9a-f-]{36})$/.exec(channel.slice(FRONT_PREFIX.length)) ?? [];
+    return promptVersion === undefined || id === undefined ? [] : [{ id, promptVersion }];
+  });
+  return fronts.toSorted((a, b) => (a.id < b.id ? -1 : 1));
 }
 
 /** Finds the queues with jobs; those of versions without workers, too. */

@@ -93,6 +93,7 @@ const PASSING = new Set([
   "model_loading",
   "model_failed",
   "fleet_unreachable",
+  "no_worker",
   "engine_drained",
   "shutting_down",
 ]);

@@ -6,7 +6,7 @@ import type { Admission, AdmissionStats } from "./admission.ts";
 import type { Heartbeat } from "./heartbeat.ts";
 import { engineLifeMetrics, engineMetrics, serverMetrics } from "./metrics/event-metrics.ts";
 import { Instruments, type Naming, type Sample } from "./metrics/instruments.ts";
-import { MODEL_STATES } from "./models/model-entry.ts";
+import { MODEL_STATES } from "./models/model-condition.ts";
 import type { ServedModel, ServedModels } from "./served-models.ts";
 import { statsWithin } from "./stats-within.ts";
 

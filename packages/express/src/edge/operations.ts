@@ -10,8 +10,8 @@ import { last, type Route, type RouteTable } from "../http/routes.ts";
 import { JSON_TYPE, sendBytes, sendText, type ReaderOptions } from "../http/send-json.ts";
 import type { Admission } from "./admission.ts";
 import type { Heartbeat } from "./heartbeat.ts";
-import { MODEL_STATES } from "./models/model-entry.ts";
-import type { ModelCondition, ServedModels } from "./served-models.ts";
+import { MODEL_STATES, type ModelCondition } from "./models/model-condition.ts";
+import type { ServedModels } from "./served-models.ts";
 
 export interface OperationsOptions {
   readonly models: ServedModels;
@@ -47,6 +47,7 @@ export const readyAnswer = z.strictObject({
       name: z.string(),
       state: z.enum(MODEL_STATES),
       code: z.string().optional().describe("Code of the error that keeps it from being ready"),
+      message: z.string().optional().describe("Message of the error that its requests get at this time"),
     }),
   ),
   ...load,
@@ -147,7 +148,7 @@ function listed(models: readonly JudgedModel[]): string {
   return models.map((model) => `the model ${model.name} ${described(model)}`).join("; ");
 }
 
-function described({ state, code, isHung }: JudgedModel): string {
+function described({ state, code, message, isHung }: JudgedModel): string {
   const because = code === undefined ? "" : ` (${code})`;
   if (isHung && (state === "ready" || state === "failing")) return "does not answer";
   switch (state) {
@@ -155,6 +156,8 @@ function described({ state, code, isHung }: JudgedModel): string {
       return "is loading";
     case "ready":
       return "works";
+    case "waiting":
+      return `cannot answer${because}${message === undefined ? "" : `: ${message}`}`;
     case "failing":
       return `fails its requests${because}`;
     case "restarting":

@@ -12,7 +12,8 @@ import {
   type NamedModel,
 } from "./experts/model-ids.ts";
 import { namesModel, unknownExpert } from "./experts/refusals.ts";
-import { ModelEntry, type Lease, type ModelState, type ServedEngine } from "./models/model-entry.ts";
+import type { ModelCondition } from "./models/model-condition.ts";
+import { ModelEntry, type Lease, type ServedEngine } from "./models/model-entry.ts";
 import {
   resolveServedModelsOptions,
   type Asking,
@@ -47,14 +48,6 @@ export interface ServedExpert {
 
 /** Whether a client may name an expert of a model. */
 export type MayName = (model: string, expert: string) => boolean;
-
-/** State of a model. */
-export interface ModelCondition {
-  readonly name: string;
-  readonly state: ModelState;
-  /** Code of the error that keeps it from being ready. */
-  readonly code?: string;
-}
 
 /** Wait that clients are told while a model loads or restarts, which takes an unknown time. */
 const LOADING_RETRY_MS = 5000;
@@ -107,11 +100,7 @@ export class ServedModels {
 
   /** Returns the state of each model. */
   states(): readonly ModelCondition[] {
-    return [...this.#entries.values()].map(({ name, state, code }) => ({
-      name,
-      state,
-      ...(code === undefined ? {} : { code }),
-    }));
+    return Array.from(this.#entries.values(), ({ condition }) => condition);
   }
 
   /** Returns a request's last lease, also after its release. */

@@ -109,6 +109,7 @@ const ENGINE_ERRORS: Partial<Record<ReadMeErrorCode, ToDetails>> = {
     "fleet_unreachable",
     "The machines of the model cannot be reached; try again later",
   ),
+  ERR_NO_WORKER: (message, param) => unavailable("no_worker", `${message}; try again later`)(message, param),
   ERR_ENGINE_FAILED: unavailable("engine_failed", "The engine has failed; try again later"),
   ERR_GRAMMAR_FAILED: unavailable("grammar_failed", "The grammar that constrains the answer has failed; try again"),
   ERR_DRAINED: unavailable("engine_drained", "The engine ends its work; send the request again"),

@@ -16,22 +16,27 @@ interface AskedRoom {
   readonly numOpen: number;
 }
 
+/** Finds the error that every request gets at this time, since Valkey or the workers are away. */
+export function findLack(view: Pick<FleetView, "ageMs" | "noWorker">, address: FleetAddress): ReadMeError | undefined {
+  return view.ageMs > MAX_AGE_MS ? unreachable(address, "state of the workers") : view.noWorker;
+}
+
 /**
  * Refuses a request that would wait for too long.
  *
  * @returns the model version that it goes to
- * @throws {ReadMeError} `ERR_QUEUE_FULL`, with the time to wait; `ERR_FLEET_UNREACHABLE`
+ * @throws {ReadMeError} `ERR_QUEUE_FULL`, with the time to wait; `ERR_NO_WORKER`; `ERR_FLEET_UNREACHABLE`
  */
 export function admitRequest(
-  view: Pick<FleetView, "ageMs" | "admit" | "snapshot">,
+  view: Pick<FleetView, "ageMs" | "admit" | "noWorker" | "snapshot">,
   address: FleetAddress,
   { priority, maxWaitMs, numOpen }: AskedRoom,
 ): string {
-  if (view.ageMs > MAX_AGE_MS) throw unreachable(address, "state of the workers");
-  const { isAdmitted, waitMs, retryAfterMs } = view.admit(priority, maxWaitMs, numOpen);
+  const lack = findLack(view, address);
+  if (lack) throw lack;
+  const { isAdmitted, retryAfterMs } = view.admit(priority, maxWaitMs, numOpen);
   const { modelVersion } = view.snapshot;
   if (isAdmitted && modelVersion !== undefined) return modelVersion;
-  const why = waitMs === Infinity ? "no worker of the fleet has this model" : "all workers of the fleet are busy";
   const retry = Number.isFinite(retryAfterMs) ? { retryAfterMs: Math.max(1000, retryAfterMs) } : {};
-  throw new ReadMeError("ERR_QUEUE_FULL", `${why}; try again later`, retry);
+  throw new ReadMeError("ERR_QUEUE_FULL", "All workers of the fleet are busy; try again later", retry);
 }

@@ -14,18 +14,18 @@ import {
   type GenerateRequest,
   type Generation,
 } from "@readme-moe/core";
-import { affinitiesOf, affinityOf, countExperts } from "../affinity.ts";
+import { affinityOf, countExperts } from "../affinity.ts";
 import { describeAddress, addressOf, type FleetAddress } from "../connection/address.ts";
 import { openConnection, type Connection } from "../connection/connect.ts";
 import { unreachable } from "../connection/errors.ts";
 import { isRequestId, writeJob, type FleetJob } from "../job.ts";
-import { readerName } from "../keys.ts";
+import { frontName, readerName } from "../keys.ts";
 import { takeOver } from "../log/readers.ts";
 import { withScripts, type ScriptedRedis } from "../log/scripts.ts";
 import { cancelRequest } from "../log/token-log.ts";
 import { statusOf, type FleetStatus } from "../status.ts";
 import { JobAdder, type QueuePlace } from "../queue/job-queues.ts";
-import { admitRequest } from "./admit.ts";
+import { admitRequest, findLack } from "./admit.ts";
 import { checkRequest, type CheckedRequest } from "./check-request.ts";
 import { fleetInfo, fleetStats } from "./fleet-stats.ts";
 import { FleetView } from "./fleet-view.ts";
@@ -56,7 +56,7 @@ const [MAX_WAIT_MS, UNREACHABLE_MS, SUBMIT_MS, RETRY_MS] = [30_000, 15_000, 5000
 export class FleetEngine extends PromptFront implements Engine {
   readonly events: ReadMeEmitter = new ReadMeEmitter();
   readonly #address: FleetAddress;
-  readonly #id: string = randomUUID();
+  readonly #id: string = frontName(this.reader.info.promptVersion, randomUUID());
   readonly #connections: readonly Connection[];
   readonly #redis: ScriptedRedis;
   readonly #adder: JobAdder;
@@ -67,9 +67,8 @@ export class FleetEngine extends PromptFront implements Engine {
   #isDisposed = false;
 
   private constructor(options: FleetEngineOptions) {
-    const { fleet, reader, limits, onError } = options;
+    const { fleet, reader, limits, onError, maxWaitMs = MAX_WAIT_MS, unreachableMs = UNREACHABLE_MS } = options;
     super(reader);
-    const { maxWaitMs = MAX_WAIT_MS, unreachableMs = UNREACHABLE_MS } = options;
     this.#address = addressOf(fleet);
     this.#maxWaitMs = maxWaitMs;
     const open = (): Connection => openConnection(this.#address, onError, limits);
@@ -77,7 +76,7 @@ export class FleetEngine extends PromptFront implements Engine {
     this.#connections = [main, listening];
     this.#redis = withScripts(main.redis);
     this.#adder = new JobAdder(this.#redis, reader.info);
-    this.#view = new FleetView(this.#redis, reader.info.promptVersion, affinitiesOf(reader.info));
+    this.#view = new FleetView(this.#redis, reader.info, (error) => onError?.(error));
     this.#followed = new FollowedRequests({
       redis: this.#redis,
       frontId: this.#id,
@@ -113,6 +112,10 @@ export class FleetEngine extends PromptFront implements Engine {
 
   get info(): EngineInfo {
     return fleetInfo(this.reader.info, this.#view.snapshot);
+  }
+
+  get unavailable(): ReadMeError | undefined {
+    return findLack(this.#view, this.#address);
   }
 
   /** Address of the fleet's Valkey, without secrets. */
@@ -181,9 +184,8 @@ export class FleetEngine extends PromptFront implements Engine {
   async dispose(): Promise<void> {
     if (this.#isDisposed) return;
     this.#isDisposed = true;
-    // Any other front takes the request.
+    // Any other front takes a request. What Valkey does not hear of ends by its time limits.
     const drained = new ReadMeError("ERR_DRAINED", "This front ends; send the request again, to any other");
-    // What Valkey does not hear of ends by its time limits.
     await Promise.allSettled(this.#followed.ids().map((id) => this.#end(id, drained)));
     await this.#close();
     await this.reader.dispose();

@@ -1,6 +1,7 @@
 // View of the fleet from a front: published states of workers, and lengths of queues, read twice a second.
 
-import { admitJob, type Admission } from "@readme-moe/core";
+import { admitJob, ReadMeError, type Admission, type PromptInfo } from "@readme-moe/core";
+import { affinitiesOf } from "../affinity.ts";
 import type { ScriptedRedis } from "../log/scripts.ts";
 import { waitingKeysOf } from "../queue/job-queues.ts";
 import { peekQueues, type PeekedQueues } from "../queue/peek.ts";
@@ -13,10 +14,12 @@ export interface FleetSnapshot extends PeekedQueues {
   readonly workers: readonly PublishedWorker[];
   /** Model version that new requests go to; nothing while no worker takes jobs. */
   readonly modelVersion: string | undefined;
+  /** Versions of the prompts of all workers that take jobs. */
+  readonly promptVersions: readonly string[];
 }
 
 const REFRESH_MS = 500;
-const NOTHING: FleetSnapshot = { nowMs: 0, queues: [], workers: [], modelVersion: undefined };
+const NOTHING: FleetSnapshot = { nowMs: 0, queues: [], workers: [], modelVersion: undefined, promptVersions: [] };
 
 /** Keeps a snapshot of the fleet. */
 export class FleetView {
@@ -29,17 +32,31 @@ export class FleetView {
   /** Jobs that this front has added since the snapshot. */
   #numAdded = 0;
   #reading: Promise<void> | undefined;
+  readonly #onNoWorker: (error: ReadMeError) => void;
+  #toldNoWorker: string | undefined;
 
-  constructor(redis: ScriptedRedis, promptVersion: string, affinities: readonly string[]) {
+  /** @param onNoWorker - called when no worker has the model, and again when others than these have come */
+  constructor(redis: ScriptedRedis, info: PromptInfo, onNoWorker: (error: ReadMeError) => void) {
     this.#redis = redis;
-    this.#promptVersion = promptVersion;
-    this.#affinities = affinities;
+    this.#promptVersion = info.promptVersion;
+    this.#affinities = affinitiesOf(info);
+    this.#onNoWorker = onNoWorker;
     this.#timer = setInterval(() => void this.refresh().catch(() => undefined), REFRESH_MS);
     this.#timer.unref();
   }
 
   get snapshot(): FleetSnapshot {
     return this.#snapshot;
+  }
+
+  /** Error of all requests while no worker has the model; nothing while one has it. */
+  get noWorker(): ReadMeError | undefined {
+    const { modelVersion, promptVersions } = this.#snapshot;
+    if (modelVersion !== undefined) return undefined;
+    const theirs = promptVersions.map((version) => version.slice(0, 8)).join(", ");
+    const others = theirs === "" ? "no worker takes requests" : `workers are there for ${theirs}`;
+    const own = `the version of its prompts is ${this.#promptVersion.slice(0, 8)}`;
+    return new ReadMeError("ERR_NO_WORKER", `No worker of the fleet has this model: ${own}, and ${others}`);
   }
 
   /** Jobs that wait in the queues. */
@@ -86,8 +103,13 @@ export class FleetView {
     const keys = { modelVersion: modelVersion ?? "", affinities: this.#affinities, waitingKeys };
     const peeked = await peekQueues(this.#redis, keys);
     const workers = all.filter((worker) => worker.modelVersion === modelVersion);
-    this.#snapshot = { ...peeked, workers, modelVersion };
+    const taking = all.filter(({ isDraining }) => !isDraining);
+    const promptVersions = [...new Set(taking.map(({ promptVersion }) => promptVersion))].toSorted();
+    this.#snapshot = { ...peeked, workers, modelVersion, promptVersions };
     this.#readMs = performance.now();
     this.#numAdded -= numBefore;
+    const { noWorker } = this;
+    if (noWorker && noWorker.message !== this.#toldNoWorker) this.#onNoWorker(noWorker);
+    this.#toldNoWorker = noWorker?.message;
   }
 }

@@ -1,5 +1,5 @@
 import { Command } from "commander";
-import type { FleetStatus, PublishedWorker, QueueStatus, VersionStatus } from "@readme-moe/fleet";
+import type { FleetStatus, FrontStatus, PublishedWorker, QueueStatus, VersionStatus } from "@readme-moe/fleet";
 import { fleetOption, type FleetFlags } from "../fleet/options.ts";
 import { examples, jsonOption, requireOption } from "../options.ts";
 import { alignedTable, type Column } from "../terminal.ts";
@@ -39,6 +39,7 @@ const VERSION_COLUMNS: readonly Column<VersionStatus>[] = [
 const WORKER_COLUMNS: readonly Column<PublishedWorker>[] = [
   ["worker", ({ id }) => id, "left"],
   ["model", ({ modelVersion }) => modelVersion.slice(0, 8), "left"],
+  ["prompts", ({ promptVersion }) => promptVersion.slice(0, 8), "left"],
   ["running", ({ runningSeqs }) => String(runningSeqs)],
   ["free", ({ freeSeqs }) => String(freeSeqs)],
   ["ms/step", ({ stepMs }) => stepMs.toFixed(1)],
@@ -50,6 +51,12 @@ const WORKER_COLUMNS: readonly Column<PublishedWorker>[] = [
   ["", ({ isDraining }) => (isDraining ? "draining" : ""), "left"],
 ];
 
+const FRONT_COLUMNS: readonly Column<FrontStatus & { readonly workers: number }>[] = [
+  ["front", ({ id }) => id.slice(0, 8), "left"],
+  ["prompts", ({ promptVersion }) => promptVersion.slice(0, 8), "left"],
+  ["workers", ({ workers }) => String(workers)],
+];
+
 const QUEUE_COLUMNS: readonly Column<QueueStatus>[] = [
   ["queue", ({ key }) => key, "left"],
   ["model", ({ modelVersion }) => modelVersion.slice(0, 8), "left"],
@@ -58,10 +65,15 @@ const QUEUE_COLUMNS: readonly Column<QueueStatus>[] = [
 ];
 
 /** Formats a fleet as lines of text. */
-function statusLines({ address, versions, workers, queues }: FleetStatus): readonly string[] {
+function statusLines({ address, versions, workers, fronts, queues }: FleetStatus): readonly string[] {
   // One version is that of every worker below.
   const versionLines = versions.length > 1 ? [...alignedTable(VERSION_COLUMNS, versions), ""] : [];
   const workerLines = workers.length === 0 ? ["no worker"] : alignedTable(WORKER_COLUMNS, workers);
+  const served = fronts.map((front) => ({
+    ...front,
+    workers: workers.filter((one) => one.promptVersion === front.promptVersion && !one.isDraining).length,
+  }));
+  const frontLines = fronts.length === 0 ? ["no front"] : alignedTable(FRONT_COLUMNS, served);
   const queueLines = queues.length === 0 ? ["no request"] : alignedTable(QUEUE_COLUMNS, queues);
-  return [address, "", ...versionLines, ...workerLines, "", ...queueLines];
+  return [address, "", ...versionLines, ...workerLines, "", ...frontLines, "", ...queueLines];
 }

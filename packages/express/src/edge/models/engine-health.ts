@@ -49,6 +49,7 @@ const NO_FAULTS: ReadonlySet<ReadMeErrorCode> = new Set([
   "ERR_CONTEXT_LENGTH",
   "ERR_CHAT_TEMPLATE",
   "ERR_QUEUE_FULL",
+  "ERR_NO_WORKER",
   "ERR_GRAMMAR_FAILED",
   "ERR_DRAINED",
   "ERR_TAKEN_OVER",

@@ -12,16 +12,8 @@ import {
   type EngineOutcome,
   type HealthRecord,
 } from "./engine-health.ts";
+import { conditionOf, type ModelCondition, type ModelState } from "./model-condition.ts";
 import { NO_ATTEMPTS, nextAttempt, type Attempts, type RestartPolicy } from "./options.ts";
-
-/** States of a model, in the order of its life. */
-export const MODEL_STATES = ["loading", "ready", "failing", "restarting", "failed"] as const;
-
-/**
- * State of a model. `loading`: not open yet. `failing`: the engine runs, and has failed several requests in a row.
- * `restarting`: the engine has failed, and is opened again. `failed`: it could not be opened, or has failed for good.
- */
-export type ModelState = (typeof MODEL_STATES)[number];
 
 /** Use of an engine by one request. */
 export interface Lease {
@@ -120,9 +112,8 @@ export class ModelEntry {
     return this.#state;
   }
 
-  /** Code of the error that keeps the model from being ready. */
-  get code(): string | undefined {
-    return this.#code;
+  get condition(): ModelCondition {
+    return conditionOf({ name: this.name, state: this.#state, code: this.#code }, this.#current?.engine);
   }
 
   get current(): ServedEngine | undefined {
