@@ -29,6 +29,11 @@ export class Pipe {
     return (this.#server.address() as AddressInfo).port;
   }
 
+  /** Whether answers are held. */
+  get isHeld(): boolean {
+    return this.#isHeld;
+  }
+
   get numConnections(): number {
     return this.#numConnections;
   }
