@@ -9,5 +9,8 @@ const PACKAGES = ["valkey-server", "valkey-sentinel"] as const;
 const isThere = (): boolean => PROGRAMS.some((name) => spawnSync(name, ["--version"]).status === 0);
 
 if (!isThere() && !((await installPackages(PACKAGES)) && isThere())) {
-  console.log(`Tests of a fleet will not run: install ${PROGRAMS.join(" or ")} (Debian: ${PACKAGES.join(" and ")})`);
+  const why = process.env["CI"] ? "" : ", or set CI, with which it is installed here";
+  console.log(
+    `Tests of a fleet will not run: install ${PROGRAMS.join(" or ")} (Debian: ${PACKAGES.join(" and ")})${why}`,
+  );
 }
