@@ -38,7 +38,7 @@ const ALLOWED = 1;
 /** Drafts the most promising of several proposals. */
 export class TextDrafter {
   readonly #tables = new RecycledTables();
-  /** What earlier steps computed for requests of the sequence's salt. */
+  /** Results of earlier steps for requests of a sequence's salt. */
   readonly #recycled = new Map<Sequence, RecycledTokens>();
   readonly #texts = new Map<Sequence, SequenceTexts>();
   readonly #choices = new Map<string, Set<Sequence>>();
