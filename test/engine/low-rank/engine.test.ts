@@ -164,12 +164,17 @@ test("has its experts again after a failure", async () => {
   await engine.addExpert("sales", adapter("sales"));
   await engine.removeExpert("poetry");
   const expected = await idsOf(engine, "sales");
+  // Another one under the name of one that the options have.
+  await engine.removeExpert("legal");
+  await engine.addExpert("legal", adapter("support"));
+  const support = await idsOf(engine, "legal");
   const failed = engine.whenFailed();
   engine.kill();
   await failed;
   await engine.restart();
   expect(engine.info.experts.filter((name) => name !== "").toSorted()).toEqual(["legal", "none", "sales"]);
   expect(await idsOf(engine, "sales")).toEqual(expected);
+  expect(await idsOf(engine, "legal")).toEqual(support);
 });
 
 test("works after a failure without an added expert whose folder is gone", async () => {

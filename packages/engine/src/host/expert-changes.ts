@@ -11,7 +11,7 @@ interface ChangedEngine extends CallingEngine {
 export class ExpertChanges {
   readonly #engine: ChangedEngine;
   readonly #added = new Map<string, string>();
-  /** Experts that were removed, which the model's folder or the options may have. */
+  /** Experts of the model's folder and the options that were removed, also where another one has the name now. */
   readonly #removed = new Set<string>();
 
   /** @param setNames - sets the names in the engine's info */
@@ -26,7 +26,6 @@ export class ExpertChanges {
     }
     const folder = resolve(path);
     this.#engine.setNames(await this.#engine.call("addExpert", { name, path: folder }));
-    this.#removed.delete(name);
     this.#added.set(name, folder);
   }
 
@@ -51,7 +50,9 @@ export class ExpertChanges {
    */
   async repeat(): Promise<void> {
     const { experts } = this.#engine.getInfo();
-    for (const name of this.#removed) if (experts.includes(name)) await this.remove(name);
+    for (const name of this.#removed) {
+      if (experts.includes(name)) this.#engine.setNames(await this.#engine.call("removeExpert", { name }));
+    }
     for (const [name, path] of this.#added) {
       try {
         this.#engine.setNames(await this.#engine.call("addExpert", { name, path }));
