@@ -139,6 +139,7 @@ export class Exchange<Body extends { readonly model?: string | null | undefined 
     locals.endArrival?.();
     const entrant = { bytes, key: locals.key, client, signal: this.#clientSignal, model, ...demand };
     this.#ticket = this.serving.admission.enter(entrant);
+    locals.runsEngine = demand.isGeneration ?? true;
   }
 
   /** Returns the engine's grammars. @throws as `GrammarUse.grammars` */

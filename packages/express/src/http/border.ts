@@ -36,6 +36,8 @@ export interface RequestLocals {
   bodyBytes?: number;
   /** Time at which the whole body had arrived, on the monotonic clock, in ms. */
   wholeMs?: number;
+  /** Whether an engine computes the answer. */
+  runsEngine?: boolean;
   /** The batch whose line this is. */
   batch?: BatchLine;
   /** Gives errors the shape that the client expects. @default that of the OpenAI API */

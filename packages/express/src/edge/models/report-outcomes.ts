@@ -7,9 +7,6 @@ import { knownLocals } from "../../http/request.ts";
 import type { ServedModels } from "../served-models.ts";
 import { faultChain, outcomeKind } from "./engine-health.ts";
 
-/** Routes whose answers show that an engine can generate. */
-const GENERATING = new Set(["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/messages"]);
-
 /**
  * Middleware in front of the API that reports how requests end: to the models that answered them, and as
  * `request:failed` where the server is to blame.
@@ -26,7 +23,8 @@ function report(models: ServedModels, events: ReadMeEmitter, request: Incoming, 
   const error = readMe?.error;
   const lease = models.leaseOf(hostRequest(request));
   if (error === undefined) {
-    if (isAnswer(request, response)) lease?.ended();
+    // A complete answer that an engine has computed shows that the engine works.
+    if (readMe?.runsEngine && response.statusCode === 200 && response.writableFinished) lease?.ended();
     return;
   }
   const { status } = asApiError(error);
@@ -36,11 +34,4 @@ function report(models: ServedModels, events: ReadMeEmitter, request: Incoming, 
   }
   // After the event: this failure may be the one that makes the engine count as failing.
   lease?.ended(error);
-}
-
-/** Whether the response is a complete generated answer that was sent. */
-function isAnswer(request: Incoming, response: Reply): boolean {
-  const route: { readonly path?: unknown } | undefined = request.route;
-  const isGenerating = typeof route?.path === "string" && GENERATING.has(route.path);
-  return isGenerating && response.statusCode === 200 && response.writableFinished;
 }
