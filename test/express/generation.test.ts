@@ -13,7 +13,6 @@ import { describe, expect, test } from "vitest";
 import {
   generateAll,
   generationSettings,
-  joinRoutes,
   routesOf,
   textTokens,
   type GenerateAllRequest,
@@ -291,9 +290,6 @@ describe("a piece", () => {
     expect(routesOf(piece, true)).toEqual({ read_me: { routes: [4, null] } });
     expect(routesOf(piece, false)).toEqual({});
     expect(routesOf({ ...piece, tokens: [] }, true)).toEqual({});
-    const chunks = [routesOf(piece, true), {}, { read_me: { routes: [7] } }];
-    expect(joinRoutes(chunks, true)).toEqual({ read_me: { routes: [4, null, 7] } });
-    expect(joinRoutes(chunks, false)).toEqual({});
   });
 });
 

@@ -75,7 +75,7 @@ test("a long answer goes out in slices, and other connections have turns between
     },
   });
   const options = { slowReaderMs: 1000, timers: manualTimers() };
-  await sendBytes(reply as unknown as Reply, { bytes: Buffer.alloc(300_000), type: "x" }, options);
+  await sendBytes(reply as unknown as Reply, { parts: [Buffer.alloc(300_000)], type: "x" }, options);
   expect(slices.map(([bytes]) => bytes)).toStrictEqual([65_536, 65_536, 65_536, 65_536, 37_856]);
   expect(new Set(slices.map(([, turn]) => turn)).size).toBe(5);
 });

@@ -38,7 +38,7 @@ describe("a writer", () => {
     const { server: running, socket, response } = await unread();
     const options = { keepAliveMs: 1e6, maxBufferedBytes: 1000, slowReaderMs: 1e6, timers: systemTimers };
     const all = readAll(socket.resume());
-    new SseWriter(response, options).end(big, { data: "[DONE]" });
+    void new SseWriter(response, options).end(big, { data: "[DONE]" });
     expect((await all).includes("data: [DONE]\n\n")).toBe(true);
     await running[Symbol.asyncDispose]();
   });
@@ -57,7 +57,7 @@ describe("a writer", () => {
         socket.resume();
         await drained;
         expect(manual.fire(2)).toBe(0);
-        writer.end({ data: "[DONE]" });
+        void writer.end({ data: "[DONE]" });
         expect((await all).includes("data: [DONE]\n\n")).toBe(true);
       } else {
         expect(manual.fire(2)).toBe(1);
@@ -112,7 +112,7 @@ test("a client that leaves ends all waits", async () => {
   socket.destroy();
   await closed;
   expect([manual.count(1), manual.count(2)]).toEqual([0, 0]);
-  writer.end({ data: "[DONE]" });
+  void writer.end({ data: "[DONE]" });
   writer.send({ data: { text: "too late" } });
   expect([manual.count(1), manual.count(2)]).toEqual([0, 0]);
   await running[Symbol.asyncDispose]();
@@ -132,7 +132,7 @@ test("nothing is sent, headers included, before the first event, and each write 
     writer.send({ data: { a: 1 } }, { event: "b", data: { b: 2 } });
     expect(flushed).toHaveLength(flushes ? 1 : 0);
     expect(manual.fire(1)).toBe(1);
-    writer.end({ data: "[DONE]" });
+    void writer.end({ data: "[DONE]" });
     writer.send({ data: { c: 3 } });
     expect(flushed).toHaveLength(flushes ? 3 : 0);
     expect([manual.count(1), manual.count(2)]).toEqual([0, 0]);
@@ -154,7 +154,7 @@ test("a stream that is abandoned keeps its connection open no longer, and can st
   writer.send({ data: { a: 1 } });
   writer.abandon();
   expect(manual.count(1)).toBe(0);
-  writer.end({ event: "error", data: { message: "Gone" } });
+  void writer.end({ event: "error", data: { message: "Gone" } });
   expect(manual.count(1)).toBe(0);
   const all = readAll(socket);
   socket.resume();

@@ -148,7 +148,7 @@ export const LIMITS = {
     flag: "--max-tokens",
   },
   bytes: {
-    of: "bodies of admitted requests, arriving bodies, and answers that are read, each apart",
+    of: "bodies of admitted requests and log-probabilities kept for them, arriving bodies, and answers that are read, each apart",
     value: 64 << 20,
     unit: "bytes",
     beyond: "503 `server_overloaded`",

@@ -3,9 +3,10 @@ import { expect, test } from "vitest";
 import {
   callText,
   joinToolCalls,
-  ToolCallParser,
+  parsedArguments,
   type ToolCallDelta,
-} from "../../../packages/express/src/tools/tool-call-parser.ts";
+} from "../../../packages/express/src/tools/tool-calls.ts";
+import { ToolCallParser } from "../../../packages/express/src/tools/tool-call-parser.ts";
 
 function parse(pieces: readonly string[], isBound: boolean) {
   let count = 0;
@@ -149,6 +150,12 @@ test.each(
   for (let at = 0; at < text.length; at++) count(parser.push(text.charAt(at)));
   count(parser.end());
   expect(found).toStrictEqual({ content: isBound || numCalls > 0 ? 0 : text.length, calls: numCalls });
+});
+
+test("arguments are parsed only if they are an object that can be written again", () => {
+  expect(parsedArguments('{"a":[1]}')).toStrictEqual({ a: [1] });
+  const deep = `{"a": ${"[".repeat(100_000)}${"]".repeat(100_000)}}`;
+  for (const text of ["[1]", "1", "null", '{"a":', deep]) expect(parsedArguments(text)).toBeUndefined();
 });
 
 test("a call that is nested too deeply to be written is text", () => {

@@ -4,7 +4,7 @@ import type { ApiError } from "../http/errors.ts";
 import type { Framing, SseEvent } from "../http/sse-writer.ts";
 import type { ReadMeAnswer, TimingsAnswer, UsageAnswer } from "./answer-schemas.ts";
 import type { Exchange } from "./exchange.ts";
-import type { AnswerShape, GenerationSettings, Piece } from "./generation.ts";
+import type { AnswerShape, ChoiceCollector, GenerationSettings, Piece } from "./generation.ts";
 import type { ChatBody, CompletionBody } from "./request-schemas.ts";
 
 /** Figures that are known at the end of a generation. */
@@ -28,6 +28,8 @@ export interface AnswerPart<Choice extends object> {
 export interface AnswerFormat<Choice extends object> {
   /** Form in which events are streamed. @default "events", which are server-sent */
   readonly framing?: Framing;
+  /** Bytes of the log-probabilities that it keeps. @default none */
+  readonly keptBytes?: number;
   /** Takes a part. @returns the events that it is streamed as */
   add(part: AnswerPart<Choice>): readonly SseEvent[];
   /** Returns the last events of a stream. */
@@ -49,7 +51,8 @@ export function openAiFormat<Choice extends object>(
   { model, engine, body }: Pick<Exchange<ChatBody | CompletionBody>, "model" | "engine" | "body">,
   { id, created, includes }: Pick<GenerationSettings, "id" | "created" | "includes">,
 ): AnswerFormat<Choice> {
-  const kept = new Map<number, Choice[]>();
+  const kept = new Map<number, ChoiceCollector<Choice>>();
+  let keptBytes = 0;
   let routes: ReadMeAnswer | undefined;
   const headOf = (object: string, at: number): object => ({
     id,
@@ -62,12 +65,17 @@ export function openAiFormat<Choice extends object>(
   const head = headOf(shape.objects.chunk, created);
   const noUsage = includes.usage ? { usage: null } : {};
   return {
+    get keptBytes() {
+      return keptBytes;
+    },
     add({ piece, choices, promptRoutes }) {
       if (!body.stream) {
         routes ??= promptRoutes;
-        const ofChoice = kept.get(piece.index) ?? [];
-        kept.set(piece.index, ofChoice);
-        ofChoice.push(...choices);
+        const collector = kept.get(piece.index) ?? shape.collect(piece.index);
+        kept.set(piece.index, collector);
+        const before = collector.keptBytes;
+        for (const choice of choices) collector.add(choice);
+        keptBytes += collector.keptBytes - before;
         return [];
       }
       return choices.map((choice, index) => ({
@@ -86,7 +94,7 @@ export function openAiFormat<Choice extends object>(
       return [...figures, { data: "[DONE]" }];
     },
     whole(outcome) {
-      const choices = [...kept].toSorted(([a], [b]) => a - b).map(([index, ofChoice]) => shape.join(index, ofChoice));
+      const choices = [...kept].toSorted(([a], [b]) => a - b).map(([, collector]) => collector.whole());
       const whole = headOf(shape.objects.whole, nowSeconds());
       return { ...whole, choices, usage: outcome.usage, ...extrasOf(outcome, routes) };
     },

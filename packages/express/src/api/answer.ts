@@ -27,7 +27,9 @@ export async function answerWhole<Choice extends object>(answering: Answering<Ch
   const { exchange, shape, format } = answering;
   const outcome = await generate(answering, async (part) => {
     format.add({ ...part, choices: await shape.render(part.piece) });
+    exchange.ticket.kept(format.keptBytes ?? 0);
   });
+  exchange.ticket.kept(format.keptBytes ?? 0, true);
   const answer = format.whole({ ...outcome, ...reasoningOf(outcome, shape) });
   stampProcessingTime(exchange.response);
   await sendJson(exchange.response, answer, exchange.serving);
@@ -42,16 +44,17 @@ export async function answerStream<Choice extends object>(answering: Answering<C
     const outcome = await generate(answering, async (part) => {
       // Events of one token go out in one write, so that clients measure one arrival.
       writer.send(...numbered(format.add({ ...part, choices: await shape.render(part.piece) })));
+      exchange.ticket.kept(format.keptBytes ?? 0);
     });
     const last = numbered(format.end({ ...outcome, ...reasoningOf(outcome, shape) }));
     // The client has events of an answer that was longer.
     if (numbering?.isReplaying) throw streamNotFound();
-    writer.end(...last);
+    await writer.end(...last);
   } catch (error) {
     writer.abandon();
     if (!response.headersSent || error instanceof ClientGone) throw error;
     locals.error = error;
-    writer.end(...format.fail(asApiError(error)));
+    await writer.end(...format.fail(asApiError(error)));
   }
 }
 

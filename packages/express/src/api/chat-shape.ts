@@ -1,11 +1,20 @@
 // Pieces of a chat's answer as choices in the shape of chat completions: reasoning, content and tool calls.
 
 import type { Engine, FinishReason } from "@readme-moe/core";
+import { JsonList } from "../http/send-json.ts";
 import type { ChatReasoning } from "../reasoning/open.ts";
 import type { ReasoningParser } from "../reasoning/parser.ts";
-import { joinToolCalls, type ToolCallDelta, type ToolCallParser } from "../tools/tool-call-parser.ts";
+import { joinToolCalls, type ToolCallDelta, type WholeToolCall } from "../tools/tool-calls.ts";
+import { type ToolCallParser } from "../tools/tool-call-parser.ts";
 import type { ChatLogprobs } from "./answer-schemas.ts";
-import { joinRoutes, routesOf, textTokens, type AnswerShape, type ChoiceRoutes, type Piece } from "./generation.ts";
+import {
+  routesOf,
+  textTokens,
+  type AnswerShape,
+  type ChoiceCollector,
+  type ChoiceRoutes,
+  type Piece,
+} from "./generation.ts";
 import { chatLogprobs } from "./logprobs.ts";
 
 interface ChatDelta {
@@ -70,15 +79,7 @@ export function chatShape(options: ChatShapeOptions): AnswerShape<ChatChoice> {
       }
       return choices;
     },
-    join: (index, chunks) => ({
-      ...joinChat(index, chunks),
-      logprobs:
-        logprobs === undefined
-          ? null
-          : { content: chunks.flatMap((chunk) => chunk.logprobs?.content ?? []), refusal: null },
-      finish_reason: chunks.at(-1)?.finish_reason ?? null,
-      ...joinRoutes(chunks, includesRoutes),
-    }),
+    collect: (index) => collectChat(index, options),
     ...(reasoning.newParser ? { reasoningTokens: () => reasoningTokens } : {}),
   };
 }
@@ -104,12 +105,39 @@ function deltasOf({ text, finishReason }: Piece, { calls, reasoning }: ChoicePar
   return [...thoughts, ...deltas];
 }
 
-function joinChat(index: number, chunks: readonly ChatChoice[]): object {
-  const text = chunks.map(({ delta }) => delta.content ?? "").join("");
-  const thought = chunks.map(({ delta }) => delta.reasoning_content ?? "").join("");
-  const toolCalls = joinToolCalls(chunks.flatMap(({ delta }) => delta.tool_calls ?? []));
-  const content = text === "" && toolCalls.length > 0 ? null : text;
-  const calls = toolCalls.length > 0 ? { tool_calls: toolCalls } : {};
-  const reasoning = thought === "" ? {} : { reasoning_content: thought };
-  return { index, message: { role: "assistant", content, ...reasoning, refusal: null, ...calls } };
+function collectChat(
+  index: number,
+  { logprobs, includesRoutes }: Pick<ChatShapeOptions, "logprobs" | "includesRoutes">,
+): ChoiceCollector<ChatChoice> {
+  let [text, thought] = ["", ""];
+  let finishReason: ChatChoice["finish_reason"] = null;
+  const calls: WholeToolCall[] = [];
+  const content = new JsonList<ChatLogprobs["content"][number]>();
+  const routes: (number | null)[] = [];
+  return {
+    get keptBytes() {
+      return content.bytes;
+    },
+    add({ delta, logprobs: own, finish_reason: reason, read_me: fields }) {
+      text += delta.content ?? "";
+      thought += delta.reasoning_content ?? "";
+      joinToolCalls(delta.tool_calls ?? [], calls);
+      content.push(...(own?.content ?? []));
+      routes.push(...(fields?.routes ?? []));
+      finishReason = reason;
+    },
+    whole: () => ({
+      index,
+      message: {
+        role: "assistant",
+        content: text === "" && calls.length > 0 ? null : text,
+        ...(thought === "" ? {} : { reasoning_content: thought }),
+        refusal: null,
+        ...(calls.length > 0 ? { tool_calls: calls } : {}),
+      },
+      logprobs: logprobs === undefined ? null : { content, refusal: null },
+      finish_reason: finishReason,
+      ...(includesRoutes ? { read_me: { routes } } : {}),
+    }),
+  };
 }

@@ -3,19 +3,20 @@
 import { randomUUID } from "node:crypto";
 import { recommendedMaxTokens, type Engine, type FinishReason, type ProcessLogits } from "@readme-moe/core";
 import { invalid, unsupported } from "../http/errors.ts";
+import { JsonList } from "../http/send-json.ts";
 import { LIMITS } from "../limits.ts";
 import type { CompletionLogprobs } from "./answer-schemas.ts";
 import {
   checkIds,
   generationSettings,
-  joinRoutes,
   routesOf,
   textTokens,
   type AnswerShape,
+  type ChoiceCollector,
   type ChoiceRoutes,
   type GenerationApi,
 } from "./generation.ts";
-import { completionLogprobs, joinCompletionLogprobs } from "./logprobs.ts";
+import { completionLogprobs } from "./logprobs.ts";
 import { checkBound, compileOutput, openGrammars, structuredOutput } from "./structured-output.ts";
 import { completionBody, type CompletionBody } from "./request-schemas.ts";
 
@@ -114,12 +115,42 @@ function completionShape(options: CompletionShapeOptions): AnswerShape<Completio
       if (offset !== undefined && text === "" && !ofTokens && !routes.read_me && !finishReason) return [];
       return [{ index, text, logprobs: ofTokens, finish_reason: finishReason ?? null, ...routes }];
     },
-    join: (index, chunks) => ({
+    collect: (index) => collectCompletion(index, options),
+  };
+}
+
+function collectCompletion(
+  index: number,
+  { logprobs, includesRoutes }: Pick<CompletionShapeOptions, "logprobs" | "includesRoutes">,
+): ChoiceCollector<CompletionChoice> {
+  let text = "";
+  let finishReason: FinishReason | null = null;
+  const lists = {
+    tokens: new JsonList<string>(),
+    token_logprobs: new JsonList<number>(),
+    top_logprobs: new JsonList<CompletionLogprobs["top_logprobs"][number]>(),
+    text_offset: new JsonList<number>(),
+  };
+  const routes: (number | null)[] = [];
+  return {
+    get keptBytes() {
+      return Object.values(lists).reduce((sum, { bytes }) => sum + bytes, 0);
+    },
+    add(chunk) {
+      text += chunk.text;
+      lists.tokens.push(...(chunk.logprobs?.tokens ?? []));
+      lists.token_logprobs.push(...(chunk.logprobs?.token_logprobs ?? []));
+      lists.top_logprobs.push(...(chunk.logprobs?.top_logprobs ?? []));
+      lists.text_offset.push(...(chunk.logprobs?.text_offset ?? []));
+      routes.push(...(chunk.read_me?.routes ?? []));
+      finishReason = chunk.finish_reason;
+    },
+    whole: () => ({
       index,
-      text: chunks.map((chunk) => chunk.text).join(""),
-      logprobs: logprobs === undefined ? null : joinCompletionLogprobs(chunks.map((chunk) => chunk.logprobs)),
-      finish_reason: chunks.at(-1)?.finish_reason ?? null,
-      ...joinRoutes(chunks, includesRoutes),
+      text,
+      logprobs: logprobs === undefined ? null : lists,
+      finish_reason: finishReason,
+      ...(includesRoutes ? { read_me: { routes } } : {}),
     }),
   };
 }

@@ -2,7 +2,7 @@
 
 import { createHash } from "node:crypto";
 import { ApiError } from "../http/errors.ts";
-import { eventText, type SseEvent } from "../http/sse-writer.ts";
+import { eventParts, type SseEvent } from "../http/sse-writer.ts";
 
 /** Place in the stream of an answer. */
 export interface StreamPlace {
@@ -63,7 +63,9 @@ export class EventNumbering {
     return events.flatMap((event) => {
       const wasReplaying = this.isReplaying;
       this.#numEvents++;
-      this.#check = createHash("sha256").update(this.#check).update(eventText(event)).digest("hex").slice(0, 16);
+      const hash = createHash("sha256").update(this.#check);
+      for (const part of eventParts(event)) hash.update(part);
+      this.#check = hash.digest("hex").slice(0, 16);
       if (!wasReplaying) return [{ ...event, id: this.#id() }];
       if (!this.isReplaying && this.#check !== this.#known.check) throw streamNotFound();
       return [];

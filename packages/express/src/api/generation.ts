@@ -177,8 +177,12 @@ export function routesOf({ tokens }: Piece, isIncluded: boolean): ChoiceRoutes {
   return { read_me: { routes: tokens.map(({ expert }) => expert ?? null) } };
 }
 
-export function joinRoutes(chunks: readonly ChoiceRoutes[], isIncluded: boolean): ChoiceRoutes {
-  return isIncluded ? { read_me: { routes: chunks.flatMap((chunk) => chunk.read_me?.routes ?? []) } } : {};
+/** Collects the chunks of one choice, and keeps of them what the whole choice has. */
+export interface ChoiceCollector<Choice extends object> {
+  /** Bytes of its log-probabilities. */
+  readonly keptBytes: number;
+  add(chunk: Choice): void;
+  whole(): object;
 }
 
 /** Turns pieces of text into choices in the shape of one of the two APIs. */
@@ -187,8 +191,8 @@ export interface AnswerShape<Choice extends object> {
   readonly objects: { readonly whole: string; readonly chunk: string };
   /** Returns the choices that a piece is sent as, in order. Each goes into a chunk of its own. */
   render(piece: Piece): Promise<readonly Choice[]>;
-  /** Joins the chunks of one choice. */
-  join(index: number, chunks: readonly Choice[]): object;
+  /** Begins to collect the chunks of one choice. */
+  collect(index: number): ChoiceCollector<Choice>;
   /** Returns the tokens of reasoning in all choices so far, if the model reasons. */
   reasoningTokens?(): number | undefined;
 }

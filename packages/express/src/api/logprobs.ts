@@ -1,7 +1,10 @@
 // Log-probabilities of tokens, in the shapes of the two APIs.
 
 import type { Engine, EngineVocabulary, GeneratedToken } from "@readme-moe/core";
+import { invalid } from "../http/errors.ts";
 import type { ChatLogprobs, CompletionLogprobs } from "./answer-schemas.ts";
+import type { GenerationSettings } from "./generation.ts";
+import type { ChatBody, CompletionBody } from "./request-schemas.ts";
 
 /** @param count - number of most likely tokens; engines may give more */
 export async function chatLogprobs(
@@ -51,14 +54,31 @@ export async function completionLogprobs(
   };
 }
 
-export function joinCompletionLogprobs(parts: readonly (CompletionLogprobs | null)[]): CompletionLogprobs {
-  const known = parts.filter((part) => part !== null);
-  return {
-    tokens: known.flatMap((part) => part.tokens),
-    token_logprobs: known.flatMap((part) => part.token_logprobs),
-    top_logprobs: known.flatMap((part) => part.top_logprobs),
-    text_offset: known.flatMap((part) => part.text_offset),
-  };
+/** Bytes of a token's text and log-probability in JSON, mostly: those of a chat also have the text's bytes. */
+const ENTRY_BYTES = { chat: 96, completion: 48 } as const;
+
+/**
+ * Estimates the bytes of an answer's log-probabilities.
+ *
+ * @throws {ApiError} 400 where they exceed `maxBytes` for the number of tokens that the request names
+ */
+export function logprobBytes(
+  body: ChatBody | CompletionBody,
+  { params, promptParam }: Pick<GenerationSettings, "params" | "promptParam">,
+  choices: number,
+  maxBytes: number,
+): number {
+  if (params.logprobs === undefined) return 0;
+  const isChat = promptParam === "messages";
+  const ofToken = (1 + params.logprobs) * (isChat ? ENTRY_BYTES.chat : ENTRY_BYTES.completion);
+  const bytes = choices * params.maxTokens * ofToken;
+  const named = body.max_tokens ?? ("max_completion_tokens" in body ? body.max_completion_tokens : undefined);
+  if (bytes <= maxBytes || named == null) return bytes;
+  const most = `${maxBytes} bytes, the limit of this server, for ${choices} x ${params.maxTokens} tokens`;
+  throw invalid(
+    isChat ? "top_logprobs" : "logprobs",
+    `expected log-probabilities of at most ${most}, got about ${bytes}`,
+  );
 }
 
 const knownTexts = new WeakMap<Engine, Map<number, string>>();

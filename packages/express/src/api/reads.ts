@@ -2,7 +2,7 @@
 
 import type { Incoming, Reply } from "../http/border.ts";
 import { clientName, knownLocals } from "../http/request.ts";
-import { JSON_TYPE, sendBytes } from "../http/send-json.ts";
+import { JSON_TYPE, jsonParts, sendBytes, sumOfBytes } from "../http/send-json.ts";
 import type { Serving } from "./exchange.ts";
 
 /** A request for something that the server has. */
@@ -21,11 +21,11 @@ export interface ReadParts {
  */
 export async function sendRead(parts: ReadParts, make: () => object | Buffer): Promise<void> {
   const { serving, request, response } = parts;
-  const bytes = await serving.paces.run(clientName(request, response), () => {
-    const made = make();
-    return Buffer.isBuffer(made) ? made : Buffer.from(JSON.stringify(made));
+  const made = await serving.paces.run(clientName(request, response), () => {
+    const answer = make();
+    return Buffer.isBuffer(answer) ? [answer] : jsonParts(answer);
   });
-  await holdRoom(parts, bytes.length, () => sendBytes(response, { bytes, type: JSON_TYPE }, serving));
+  await holdRoom(parts, sumOfBytes(made), () => sendBytes(response, { parts: made, type: JSON_TYPE }, serving));
 }
 
 /** Keeps room for as many bytes as an answer takes in memory while it is sent. @throws {ApiError} as `Admission.send` */

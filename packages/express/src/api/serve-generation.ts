@@ -17,6 +17,7 @@ import { EventNumbering, readEventId, streamNotFound, type StreamPlace } from ".
 import { Exchange, type Serving } from "./exchange.ts";
 import { expertName } from "./expert-choice.ts";
 import { consultPolicy, type AnswerShape, type GenerationApi, type GenerationSettings } from "./generation.ts";
+import { logprobBytes } from "./logprobs.ts";
 import type { RequestBody, RequestContext } from "./options.ts";
 import type { ChatBody, CompletionBody } from "./request-schemas.ts";
 
@@ -47,6 +48,8 @@ interface OpenedRequest<Body extends ChatBody | CompletionBody, Choice extends o
   readonly body: Body;
   /** Bytes of earlier items that it has beside those that were sent. @default 0 */
   readonly keptBytes?: number;
+  /** Whether its format keeps the answer also where it is streamed. @default false */
+  readonly keepsStream?: boolean;
   /** Id of the answer. @default one that the generation makes */
   readonly id?: string;
   /** Aborts when the request shall end although its client waits. */
@@ -134,7 +137,11 @@ async function serveOpened<Body extends ChatBody | CompletionBody, Choice extend
     const { numPrompts, params, priority } = settings;
     const expert = expertName(settings.expert, exchange.engine.info);
     const [choices, bytes] = [numPrompts * (params.n ?? 1), exchange.bodyBytes + (opened.keptBytes ?? 0)];
-    exchange.enter({ bytes, maxCompletionTokens: params.maxTokens, choices, priority, expert });
+    // Streams of chunks keep nothing.
+    const isKept = body.stream !== true || opened.keepsStream === true;
+    const maxBytes = serving.admission.stats.limits.bytes;
+    const answerBytes = isKept ? logprobBytes(body, settings, choices, maxBytes) : 0;
+    exchange.enter({ bytes, answerBytes, maxCompletionTokens: params.maxTokens, choices, priority, expert });
     const { shape, ...prepared } = await (opened.prepare?.(exchange, settings) ?? api.prepare(exchange, settings));
     exchange.signal.throwIfAborted();
     const input = await consultPolicy(exchange, settings, prepared);

@@ -126,12 +126,12 @@ export class Admission {
    * way, each with `retry-after` and `retry-after-ms`; 413 on more bytes than the limit
    */
   enter(entrant: Entrant): Ticket {
-    const load = loadOf(entrant);
     const { limits, displaceWaiting } = this.#options;
-    if (load.bytes > limits.bytes) {
+    if (entrant.bytes > limits.bytes) {
       this.#emitRejected(entrant, "bytes", 0);
-      throw tooLarge(load.bytes, limits.bytes);
+      throw tooLarge(entrant.bytes, limits.bytes);
     }
+    const load = this.#loads.withAnswer(loadOf(entrant), entrant.answerBytes);
     this.#refuseKey(entrant);
     const overflow = this.#loads.overflow(load);
     const wanted = { load, priority: entrant.priority };
@@ -194,6 +194,9 @@ export class Admission {
     return {
       signal: controller.signal,
       correct: (promptTokens) => this.#correct(place, promptTokens),
+      kept: (answerBytes, isWhole) => {
+        if (!place.hasLeft) place.load = this.#loads.keep(place, answerBytes, isWhole);
+      },
       routed: (experts) => countExperts(place.expertTokens, experts),
       ...(policy && { consult: (experts) => this.#consult(policy, place, experts) }),
       started: () => this.#start(place, queueTimer),
@@ -205,10 +208,7 @@ export class Admission {
     integerOption("promptTokens", promptTokens, 0);
     if (place.hasLeft) return;
     const tokens = promptTokens + place.maxCompletionTokens * place.choices;
-    const load = { ...place.load, tokens };
-    this.#loads.subtract(place.client, place.load);
-    this.#loads.add(place.client, load);
-    place.load = load;
+    place.load = this.#loads.replace(place.client, place.load, { ...place.load, tokens });
     place.promptTokens = promptTokens;
   }
 

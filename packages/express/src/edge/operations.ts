@@ -104,7 +104,7 @@ function metricsRoute(registry: Registry, { admission, reader }: OperationsOptio
     const text = await scrape();
     response.setHeader("cache-control", "no-store");
     const release = admission?.send({ key: undefined, client: clientName(request, response), bytes: text.length });
-    await sendBytes(response, { bytes: text, type: registry.contentType }, reader).finally(release);
+    await sendBytes(response, { parts: [text], type: registry.contentType }, reader).finally(release);
   });
 }
 

@@ -24,6 +24,11 @@ export function tooLarge(bytes: number, maxBytes: number): ApiError {
   return refusal("invalid_request_error", "request_too_large", { status: 413, message });
 }
 
+export function answerTooLarge(maxBytes: number): ApiError {
+  const message = `The answer exceeds this server's limit of ${maxBytes} bytes; ask for fewer tokens, choices or log-probabilities, or for a stream.`;
+  return refusal("invalid_request_error", "answer_too_large", { status: 413, message });
+}
+
 export function waitedTooLong(maxQueueMs: number, waitMs: number): ApiError {
   const message = `The request did not start within ${maxQueueMs} ms; try again later.`;
   return refusal("timeout_error", "queue_timeout", { status: 408, message, headers: retryHeaders(waitMs) });

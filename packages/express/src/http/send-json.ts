@@ -1,5 +1,6 @@
 // Whole answers to clients that may read slowly or not at all.
 
+import { randomUUID } from "node:crypto";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import type { Reply } from "./border.ts";
 import type { Timers } from "./timers.ts";
@@ -11,12 +12,102 @@ export interface ReaderOptions {
 }
 
 const SLICE_BYTES = 64 << 10;
+/** Characters of a list's pieces. */
+const PIECE_CHARACTERS = 16 << 10;
+
+/** Lists of the body that is being written, and the text that stands for each. */
+let written: { readonly mark: string; readonly lists: JsonList<unknown>[] } | undefined;
+
+/** A list as JSON, which grows in few pieces: as objects it could take many times the memory. */
+export class JsonList<Item> {
+  readonly #pieces: Buffer[] = [];
+  #last = "";
+  #bytes = 0;
+
+  /** Bytes of its JSON. */
+  get bytes(): number {
+    return this.#bytes + 2;
+  }
+
+  push(...items: readonly Item[]): void {
+    for (const item of items) {
+      const text = `${this.#bytes > 0 ? "," : ""}${JSON.stringify(item)}`;
+      this.#bytes += Buffer.byteLength(text);
+      this.#last += text;
+      if (this.#last.length >= PIECE_CHARACTERS) this.#seal();
+    }
+  }
+
+  /** Adds all items of another list. */
+  append(other: JsonList<Item>): void {
+    if (other.#bytes === 0) return;
+    const comma = this.#bytes > 0 ? "," : "";
+    this.#bytes += comma.length + other.#bytes;
+    this.#last += comma;
+    if (other.#pieces.length > 0) this.#seal();
+    this.#pieces.push(...other.#pieces);
+    this.#last += other.#last;
+    if (this.#last.length >= PIECE_CHARACTERS) this.#seal();
+  }
+
+  /** Returns its JSON in pieces. */
+  parts(): readonly Buffer[] {
+    this.#seal();
+    return [Buffer.from("["), ...this.#pieces, Buffer.from("]")];
+  }
+
+  /** Returns itself as the list that it is in JSON, and only there. */
+  asItems(): Item[] {
+    return this as unknown as Item[];
+  }
+
+  toJSON(): unknown {
+    if (!written) return JSON.parse(Buffer.concat(this.parts()).toString());
+    written.lists.push(this);
+    return written.mark;
+  }
+
+  #seal(): void {
+    if (this.#last !== "") this.#pieces.push(Buffer.from(this.#last));
+    this.#last = "";
+  }
+}
+
+/** Returns a value as JSON in pieces. Its lists are not written again. */
+export function jsonParts(value: object): readonly Buffer[] {
+  // No text of a client contains it.
+  const mark = randomUUID();
+  const lists: JsonList<unknown>[] = [];
+  written = { mark, lists };
+  try {
+    const texts = JSON.stringify(value).split(`"${mark}"`);
+    return texts.flatMap((text, index) => [Buffer.from(text), ...(lists[index]?.parts() ?? [])]);
+  } finally {
+    written = undefined;
+  }
+}
 
 export const JSON_TYPE = "application/json; charset=utf-8";
 
 /** Sends an object as JSON, as `sendBytes` does. */
 export async function sendJson(response: Reply, body: object, options: ReaderOptions): Promise<void> {
-  await sendBytes(response, { bytes: Buffer.from(JSON.stringify(body)), type: JSON_TYPE }, options);
+  await sendBytes(response, { parts: jsonParts(body), type: JSON_TYPE }, options);
+}
+
+/** Sends a body as `sendParts` does, with its type and length. */
+export async function sendBytes(
+  response: Reply,
+  { parts, type }: { readonly parts: readonly Uint8Array[]; readonly type: string },
+  options: ReaderOptions,
+): Promise<void> {
+  response.setHeader("Content-Type", type);
+  response.setHeader("Content-Length", sumOfBytes(parts));
+  await sendParts(response, parts, options);
+}
+
+/** Computes the bytes of parts together. */
+export function sumOfBytes(parts: readonly Uint8Array[]): number {
+  return parts.reduce((sum, part) => sum + part.length, 0);
 }
 
 /**
@@ -24,24 +115,43 @@ export async function sendJson(response: Reply, body: object, options: ReaderOpt
  *
  * @returns a promise that resolves when the reader has taken the body or has left
  */
-export async function sendBytes(
-  response: Reply,
-  { bytes, type }: { readonly bytes: Buffer; readonly type: string },
-  options: ReaderOptions,
-): Promise<void> {
-  response.setHeader("Content-Type", type);
-  response.setHeader("Content-Length", bytes.length);
-  for (let start = 0; start < bytes.length - SLICE_BYTES && !response.destroyed; start += SLICE_BYTES) {
+export async function sendParts(response: Reply, parts: readonly Uint8Array[], options: ReaderOptions): Promise<void> {
+  let last: Uint8Array | undefined;
+  for (const slice of slicesOf(parts)) {
+    if (response.destroyed) return;
     // oxlint-disable-next-line no-await-in-loop -- the next slice waits for the reader
-    if (!response.write(bytes.subarray(start, start + SLICE_BYTES))) await eventOrClose("drain", response, options);
+    if (last && !response.write(last)) await eventOrClose("drain", response, options);
     // The system may take megabytes at once; other connections have their turn between slices.
-    await nextTurn();
+    // oxlint-disable-next-line no-await-in-loop -- as above
+    if (last) await nextTurn();
+    last = slice;
   }
   if (response.destroyed) return;
-  const lastBytes = bytes.length % SLICE_BYTES || Math.min(bytes.length, SLICE_BYTES);
   const taken = eventOrClose("finish", response, options);
-  response.end(bytes.subarray(bytes.length - lastBytes));
+  response.end(last);
   await taken;
+}
+
+/** Joins and cuts parts to slices. */
+function* slicesOf(parts: readonly Uint8Array[]): Generator<Uint8Array> {
+  let [held, numHeld]: [Uint8Array[], number] = [[], 0];
+  for (const part of parts) {
+    for (let start = 0; start < part.length; start += SLICE_BYTES) {
+      const piece = part.subarray(start, start + SLICE_BYTES);
+      if (numHeld + piece.length > SLICE_BYTES) {
+        yield joined(held);
+        [held, numHeld] = [[], 0];
+      }
+      held.push(piece);
+      numHeld += piece.length;
+    }
+  }
+  yield joined(held);
+}
+
+function joined(pieces: readonly Uint8Array[]): Uint8Array {
+  const [first] = pieces;
+  return first && pieces.length === 1 ? first : Buffer.concat(pieces);
 }
 
 /**

@@ -2,6 +2,7 @@
 
 import type { Reply } from "./border.ts";
 import { stampProcessingTime } from "./request.ts";
+import { jsonParts, sendParts, sumOfBytes } from "./send-json.ts";
 import type { Timers } from "./timers.ts";
 
 /** An event of a stream. */
@@ -57,12 +58,26 @@ export class SseWriter {
     if (events.length > 0) this.#write(events.map((event) => textOf(event)).join(""));
   }
 
-  /** Sends the last events and ends the stream. A stream without any event has the status 204: no client reconnects. */
-  end(...events: readonly SseEvent[]): void {
-    this.send(...events);
+  /**
+   * Sends the last events and ends the stream. A stream without any event has the status 204: no client reconnects.
+   *
+   * @returns a promise that resolves when the reader has taken long events or has left
+   */
+  async end(...events: readonly SseEvent[]): Promise<void> {
+    const response = this.#response;
+    const parts = events.flatMap((event) => eventParts(event, this.#framing));
     this.#stopKeepAlive();
-    if (!this.#response.headersSent) this.#response.statusCode = 204;
-    this.#response.end();
+    if (response.destroyed || response.writableEnded) return;
+    if (events.length > 0 && !response.headersSent) this.#setHeaders();
+    if (sumOfBytes(parts) > this.#options.maxBufferedBytes) {
+      this.#drained();
+      await sendParts(response, parts, this.#options);
+      return;
+    }
+    if (parts.length > 0) this.#write(Buffer.concat(parts));
+    this.#stopKeepAlive();
+    if (!response.headersSent) response.statusCode = 204;
+    response.end();
   }
 
   /** Stops sending comments that keep the connection open. */
@@ -70,7 +85,7 @@ export class SseWriter {
     this.#stopKeepAlive();
   }
 
-  #write(text: string): void {
+  #write(text: string | Uint8Array): void {
     const response = this.#response;
     if (response.destroyed || response.writableEnded) return;
     if (!response.headersSent) this.#setHeaders();
@@ -114,9 +129,21 @@ export class SseWriter {
 }
 
 /** Returns an event as it is sent. */
-export function eventText({ event, id, data }: SseEvent): string {
-  const head = `${id === undefined ? "" : `id: ${id}\n`}${event === undefined ? "" : `event: ${event}\n`}`;
-  return `${head}data: ${payloadOf(data)}\n\n`;
+function eventText(event: SseEvent): string {
+  return `${headOf(event)}${payloadOf(event.data)}\n\n`;
+}
+
+/** Returns an event as it is sent, in parts: it may have long lists. */
+export function eventParts(event: SseEvent, framing: Framing = "events"): readonly Buffer[] {
+  const { data } = event;
+  const payload = typeof data === "string" ? [Buffer.from(data)] : jsonParts(data);
+  return framing === "lines"
+    ? [...payload, Buffer.from("\n")]
+    : [Buffer.from(headOf(event)), ...payload, Buffer.from("\n\n")];
+}
+
+function headOf({ event, id }: Omit<SseEvent, "data">): string {
+  return `${id === undefined ? "" : `id: ${id}\n`}${event === undefined ? "" : `event: ${event}\n`}data: `;
 }
 
 function payloadOf(data: SseEvent["data"]): string {

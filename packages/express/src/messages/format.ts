@@ -5,7 +5,7 @@ import type { UsageAnswer } from "../api/answer-schemas.ts";
 import type { ChatChoice } from "../api/chat-shape.ts";
 import type { ApiError } from "../http/errors.ts";
 import type { SseEvent } from "../http/sse-writer.ts";
-import type { ToolCallDelta } from "../tools/tool-call-parser.ts";
+import { parsedArguments, type ToolCallDelta } from "../tools/tool-calls.ts";
 import type { MessageAnswer, MessageBlock } from "./answer-schemas.ts";
 
 /** Signature of every thinking block. Clients send blocks back only if they have one. */
@@ -121,7 +121,7 @@ export class MessagesFormat implements AnswerFormat<ChatChoice> {
       block.signature = SIGNATURE;
       this.#emitDelta({ type: "signature_delta", signature: SIGNATURE });
     }
-    if (block.type === "tool_use") block.input = objectOf(block.json);
+    if (block.type === "tool_use") block.input = parsedArguments(block.json ?? "{}") ?? {};
     delete block.json;
     this.#emit("content_block_stop", { index: this.#content.length - 1 });
     this.#open = undefined;
@@ -139,16 +139,6 @@ export class MessagesFormat implements AnswerFormat<ChatChoice> {
     const events = this.#events;
     this.#events = [];
     return events;
-  }
-}
-
-/** Parses the arguments of a call. Those that were cut off are no JSON, and become no input. */
-function objectOf(json: string | undefined): Record<string, unknown> {
-  try {
-    const value: unknown = JSON.parse(json ?? "{}");
-    return typeof value === "object" && value !== null && !Array.isArray(value) ? { ...value } : {};
-  } catch {
-    return {};
   }
 }
 

@@ -5,7 +5,7 @@ import type { ChatChoice } from "../api/chat-shape.ts";
 import type { CompletionChoice } from "../api/completions.ts";
 import type { ApiError } from "../http/errors.ts";
 import type { SseEvent } from "../http/sse-writer.ts";
-import { joinToolCalls, type ToolCallDelta } from "../tools/tool-call-parser.ts";
+import { joinToolCalls, parsedArguments, type WholeToolCall } from "../tools/tool-calls.ts";
 
 /** Texts of a piece, or of a whole answer. */
 interface Texts {
@@ -39,7 +39,7 @@ export class OllamaFormat implements AnswerFormat<ChatChoice | CompletionChoice>
   readonly #model: string;
   readonly #write: WriteTexts;
   readonly #now: () => Date;
-  readonly #calls: ToolCallDelta[] = [];
+  readonly #calls: WholeToolCall[] = [];
   #content = "";
   #thinking = "";
   #reason = "stop";
@@ -57,7 +57,7 @@ export class OllamaFormat implements AnswerFormat<ChatChoice | CompletionChoice>
       const { content = "", reasoning_content: thinking = "", tool_calls: calls = [] } = delta;
       this.#content += content;
       this.#thinking += thinking;
-      this.#calls.push(...calls);
+      joinToolCalls(calls, this.#calls);
       if (choice.finish_reason !== null) this.#reason = choice.finish_reason === "length" ? "length" : "stop";
       return content === "" && thinking === "" ? [] : [this.#line(this.#write({ content, thinking }))];
     });
@@ -103,8 +103,8 @@ export class OllamaFormat implements AnswerFormat<ChatChoice | CompletionChoice>
 
   /** Joins the calls, whose arguments are objects in this API. Those that were cut off are left out. */
   #wholeCalls(): readonly object[] {
-    return joinToolCalls(this.#calls).flatMap(({ id, function: { name, arguments: text } }) => {
-      const args = objectOf(text);
+    return this.#calls.flatMap(({ id, function: { name, arguments: text } }) => {
+      const args = parsedArguments(text);
       return args ? [{ id, function: { name, arguments: args } }] : [];
     });
   }
@@ -112,13 +112,4 @@ export class OllamaFormat implements AnswerFormat<ChatChoice | CompletionChoice>
 
 function nanoseconds(ms: number): number {
   return Math.round(ms * 1e6);
-}
-
-function objectOf(json: string): object | undefined {
-  try {
-    const value: unknown = JSON.parse(json);
-    return typeof value === "object" && value !== null && !Array.isArray(value) ? value : undefined;
-  } catch {
-    return undefined;
-  }
 }

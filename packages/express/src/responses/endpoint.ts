@@ -46,6 +46,7 @@ export function responsesEndpoint(store: ResponseStore): GenerationEndpoint<Chat
         id,
         signal: generating.signal,
         keptBytes,
+        keepsStream: true,
         body: chatBodyOf(body, [...history.map(({ item }) => item), ...input]),
         prepare: async (exchange, settings) =>
           prepareChat(exchange, settings, await messagesFor(body, exchange, settings)),

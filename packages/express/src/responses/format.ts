@@ -6,8 +6,9 @@ import type { UsageAnswer } from "../api/answer-schemas.ts";
 import type { ChatChoice } from "../api/chat-shape.ts";
 import { partIds } from "../api/part-ids.ts";
 import type { ApiError } from "../http/errors.ts";
+import { JsonList } from "../http/send-json.ts";
 import type { SseEvent } from "../http/sse-writer.ts";
-import type { ToolCallDelta } from "../tools/tool-call-parser.ts";
+import type { ToolCallDelta } from "../tools/tool-calls.ts";
 import type { OutputItem, OutputLogprobs, ResponseAnswer } from "./answer-schemas.ts";
 
 /** Creates the id of a response or an item. */
@@ -40,13 +41,20 @@ export class ResponsesFormat implements AnswerFormat<ChatChoice> {
   #numEvents = 0;
   /** Item under way: the last of `#output`. */
   #open: OutputItem | undefined;
-  #logprobs: OutputLogprobs = [];
-  #pendingLogprobs: OutputLogprobs = [];
+  #logprobs = new JsonList<OutputLogprobs[number]>();
+  /** Log-probabilities of tokens whose text is held back. */
+  #pendingLogprobs = new JsonList<OutputLogprobs[number]>();
+  /** Bytes of the log-probabilities of earlier items. */
+  #earlierBytes = 0;
   #isCut = false;
 
   constructor(options: ResponsesFormatOptions) {
     this.#options = options;
     this.#newItemId = partIds(options.begun.id);
+  }
+
+  get keptBytes(): number {
+    return this.#earlierBytes + this.#logprobs.bytes + this.#pendingLogprobs.bytes;
   }
 
   /** The response as far as it is known. */
@@ -135,14 +143,14 @@ export class ResponsesFormat implements AnswerFormat<ChatChoice> {
     const item = this.#open;
     if (item?.type !== "message") return;
     const logprobs = this.#pendingLogprobs;
-    this.#pendingLogprobs = [];
-    this.#logprobs.push(...logprobs);
+    this.#pendingLogprobs = new JsonList();
+    this.#logprobs.append(logprobs);
     item.content = [this.#textPart((item.content[0]?.text ?? "") + text)];
-    this.#emitOfItem("response.output_text.delta", { content_index: 0, delta: text, logprobs });
+    this.#emitOfItem("response.output_text.delta", { content_index: 0, delta: text, logprobs: logprobs.asItems() });
   }
 
   #textPart(text: string): Extract<OutputItem, { type: "message" }>["content"][number] {
-    const logprobs = this.#options.hasLogprobs ? { logprobs: this.#logprobs } : {};
+    const logprobs = this.#options.hasLogprobs ? { logprobs: this.#logprobs.asItems() } : {};
     return { type: "output_text", text, annotations: [], ...logprobs };
   }
 
@@ -161,7 +169,10 @@ export class ResponsesFormat implements AnswerFormat<ChatChoice> {
     this.#close("completed");
     this.#open = item;
     this.#output.push(item);
-    this.#logprobs = [];
+    this.#earlierBytes += this.#logprobs.bytes;
+    this.#logprobs = new JsonList();
+    // Calls have none.
+    if (item.type === "function_call") this.#pendingLogprobs = new JsonList();
     this.#emit("response.output_item.added", { output_index: this.#output.length - 1, item: structuredClone(item) });
   }
 

@@ -2,6 +2,7 @@
 
 import { integerOption, numberOption, rejectUnknownKeys } from "@readme-moe/core";
 import { numPartsOf } from "../api/check-body.ts";
+import { jsonParts, sumOfBytes } from "../http/send-json.ts";
 import { MAX_TIMER_MS } from "../http/timers.ts";
 import { LIMITS } from "../limits.ts";
 import type { ResponseAnswer } from "./answer-schemas.ts";
@@ -149,7 +150,7 @@ export class ResponseStore {
     const { id } = response;
     const kept = {
       id,
-      json: Buffer.from(JSON.stringify(response)),
+      json: Buffer.concat(jsonParts(response)),
       history,
       input: input.map((item) => keptItem(item, id)),
       output: output.map((item) => keptItem(item, id)),
@@ -255,7 +256,7 @@ export class ResponseStore {
 }
 
 function keptItem(item: Item, responseId: string): KeptItem {
-  return { item, responseId, bytes: Buffer.byteLength(JSON.stringify(item)), numParts: numPartsOf(item) };
+  return { item, responseId, bytes: sumOfBytes(jsonParts(item)), numParts: numPartsOf(item) };
 }
 
 function bytesOf(items: readonly KeptItem[]): number {

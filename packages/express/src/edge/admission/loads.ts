@@ -1,6 +1,7 @@
 // What requests take of a server, and whether one more fits. Loads are whole numbers, so sums are exact.
 
 import { integerOption, numberOption } from "@readme-moe/core";
+import { answerTooLarge } from "../refusals.ts";
 
 /** Load of one request, of all requests together, or the most that all may reach. */
 export interface Load {
@@ -95,6 +96,12 @@ export class ClientLoads {
     return { requests, bytes };
   }
 
+  /** Adds the bytes of an answer, as far as one client's share has room for them. */
+  withAnswer(load: Load, answerBytes = 0): Load {
+    const bytes = Math.min(load.bytes + integerOption("answerBytes", answerBytes, 0), this.#clientLimits.bytes);
+    return { ...load, bytes: Math.max(load.bytes, bytes) };
+  }
+
   /** Finds the limit that all clients together would exceed with `load` more. */
   overflow(load: Load): Overflow | undefined {
     return overflowOf(this.#all, load, this.#limits);
@@ -135,6 +142,31 @@ export class ClientLoads {
   add(client: string | undefined, load: Load): void {
     this.#all = addLoad(this.#all, load);
     if (client !== undefined) this.#byClient.set(client, addLoad(this.#of(client), load));
+  }
+
+  /** Counts another load in place of one. @returns the other */
+  replace(client: string | undefined, before: Load, after: Load): Load {
+    this.subtract(client, before);
+    this.add(client, after);
+    return after;
+  }
+
+  /**
+   * Counts the bytes of an answer that is kept, where they are more than its load has, or the answer is whole.
+   *
+   * @param asked - load of a request, and the bytes of its body
+   * @returns the load
+   * @throws {ApiError} 413 when they are more than all may have
+   */
+  keep(
+    asked: { readonly client?: string | undefined; readonly load: Load; readonly bytes: number },
+    answerBytes: number,
+    isWhole = false,
+  ): Load {
+    const { client, load } = asked;
+    const bytes = asked.bytes + integerOption("answerBytes", answerBytes, 0);
+    if (bytes > this.#limits.bytes) throw answerTooLarge(this.#limits.bytes);
+    return bytes > load.bytes || isWhole ? this.replace(client, load, { ...load, bytes }) : load;
   }
 
   subtract(client: string | undefined, load: Load): void {

@@ -84,6 +84,8 @@ export interface Entrant {
   /** Limit of each choice. */
   readonly maxCompletionTokens: number;
   readonly choices: number;
+  /** Most bytes of its answer that are kept. At most the rest of a client's share is reserved for them. @default 0 */
+  readonly answerBytes?: number | undefined;
   /** Name of the API key. */
   readonly key: string | undefined;
   /** Key's name, or address, for fair shares. @default no client: the request counts against no share */
@@ -104,6 +106,13 @@ export interface Entrant {
 export interface Ticket {
   /** Corrects the reserved load once the prompts' real length is known. Has no effect after `release`. */
   correct(promptTokens: number): void;
+  /**
+   * Reports the bytes of the answer that are kept. More than were reserved are reserved, too.
+   *
+   * @param isWhole - whether there will be no more, so that the rest is given back
+   * @throws {ApiError} 413 when they are more than the limit of bytes
+   */
+  kept(answerBytes: number, isWhole?: boolean): void;
   /**
    * Aborts with the reason of the request's own signal, or with an `ApiError`: 408 when the first token or the whole
    * answer was late; 503 when a request of higher priority took the place.
