@@ -28,7 +28,11 @@ export async function sendRead(parts: ReadParts, make: () => object | Buffer): P
   await holdRoom(parts, sumOfBytes(made), () => sendBytes(response, { parts: made, type: JSON_TYPE }, serving));
 }
 
-/** Keeps room for as many bytes as an answer takes in memory while it is sent. @throws {ApiError} as `Admission.send` */
+/**
+ * Keeps room for as many bytes as an answer takes in memory while it is sent.
+ *
+ * @throws {ApiError} as `Admission.send`
+ */
 export async function holdRoom(
   { serving: { admission }, request, response }: ReadParts,
   bytes: number,

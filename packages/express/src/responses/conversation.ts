@@ -5,14 +5,8 @@ import { LIMITS } from "../limits.ts";
 import { newItemId } from "./format.ts";
 import { conversationTooLarge, conversationTooLong, itemNotFound, previousNotFound } from "./refusals.ts";
 import type { ResponsesBody } from "./request-schemas.ts";
-import type { Item, KeptItem, ResponseStore } from "./store.ts";
+import type { Item, KeptItem, ResponseStore, Size } from "./store.ts";
 import { fittingHistory } from "./truncation.ts";
-
-/** Size of items: bytes as JSON, and the number of items and their parts. */
-export interface Size {
-  readonly bytes: number;
-  readonly numParts: number;
-}
 
 interface Conversation {
   /** Items of earlier responses. */
@@ -23,7 +17,7 @@ interface Conversation {
   readonly keptBytes: number;
 }
 
-/** What items are looked up in, and the sizes of bodies. */
+/** Store that items are looked up in, and the sizes of bodies. */
 interface Sources {
   readonly store: ResponseStore;
   readonly client: string;

@@ -23,15 +23,19 @@ export interface ResponsesOptions {
 /** An item of a conversation with its id. */
 export type Item = ConversationItem & { readonly id: string };
 
+/** Size of items. */
+export interface Size {
+  /** Bytes of their JSON. */
+  readonly bytes: number;
+  /** Number of the items and their parts, which requests have a limit of. */
+  readonly numParts: number;
+}
+
 /** An item as it is kept. */
-export interface KeptItem {
+export interface KeptItem extends Size {
   readonly item: Item;
   /** Id of the response that has it. */
   readonly responseId: string;
-  /** Bytes of its JSON. */
-  readonly bytes: number;
-  /** Number of the item and its parts, which requests have a limit of. */
-  readonly numParts: number;
 }
 
 /** A response with its conversation. */

@@ -2,8 +2,7 @@
 // a message of the user, so that no result of a tool is left without its call. Messages of the system always stay.
 
 import type { ChatBody } from "../api/request-schemas.ts";
-import type { Size } from "./conversation.ts";
-import type { KeptItem } from "./store.ts";
+import type { KeptItem, Size } from "./store.ts";
 
 type Messages = ChatBody["messages"];
 
