@@ -44,3 +44,24 @@ test("the first chat with a kept system message finds it, also after a restart a
   expect(cached).toBe(first.cached);
   expect(notes).toContain("note: a saved prompt was not used");
 });
+
+test.each([
+  [[], [0, 0]],
+  [
+    ["--cache-sharing", "all"],
+    [0, 128],
+  ],
+])("keys share the beginnings of prompts with %j only", async (flags, expected) => {
+  const args = ["--precision", "int8", "--api-key", "a", "b", ...flags];
+  const { url, child, outcome } = await startReady(model, { args });
+  const cached: (number | undefined)[] = [];
+  for (const key of ["a", "b"]) {
+    const asked = { prompt: "The rope was long. ".repeat(40), max_tokens: 2 };
+    const { body } = await postJson(`${url}/v1/completions`, asked, { authorization: `Bearer ${key}` });
+    const { usage } = body as unknown as { usage?: { prompt_tokens_details: { cached_tokens: number } } };
+    cached.push(usage?.prompt_tokens_details.cached_tokens);
+  }
+  child.kill("SIGTERM");
+  await outcome;
+  expect(cached).toEqual(expected);
+});
