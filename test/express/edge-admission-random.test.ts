@@ -199,7 +199,15 @@ test("refuses early, and while bodies arrive, by plain counts of all requests an
           });
           expect(isOut).toBe(!isWelcome);
         } else if (name === "arrive") {
-          const [all, ofClient] = fits(arriving, { tokens: 0, bytes });
+          const [all] = fits(arriving, { tokens: 0, bytes });
+          const others = [...arriving.values()].filter((one) => one.client !== client);
+          const own = [...arriving.values()].filter((one) => one.client === client);
+          const left = {
+            ...limits,
+            maxRequests: limits.maxRequests - others.length,
+            maxBytes: limits.maxBytes - others.reduce((sum, one) => sum + one.bytes, 0),
+          };
+          const ofClient = client === undefined || fitsWithin(left, maxClientShare, own, { tokens: 0, bytes });
           const isOut = isRefused(() => arriving.set(admission.arrive(about), { client, tokens: 0, bytes }));
           expect(isOut).toBe(!all || !ofClient);
         } else {

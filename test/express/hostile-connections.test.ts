@@ -127,6 +127,24 @@ describe("incomplete bodies", () => {
     expect(other.status).toBe(200);
     for (const socket of sockets) socket.destroy();
   });
+
+  test("of two clients leave room for a third", async () => {
+    const begin = async (client: string, bytes: number): Promise<{ readonly answer: Promise<string> }> => {
+      const socket = await quietSocket(server.port);
+      const answer = readAll(socket);
+      socket.write(postHead(TEXT, bytes, [`X-Forwarded-For: ${client}`]));
+      return { answer };
+    };
+    for (let count = 0; count < 3; count++) await begin("10.0.0.1", 300_000);
+    for (let count = 0; count < 2; count++) await begin("10.0.0.2", 60_000);
+    await expect.poll(() => admission.stats.arriving.requests).toBe(5);
+    // The last bytes are not for a client that has most of the rest.
+    expect(await (await begin("10.0.0.2", 28_000)).answer).toContain(" 429 ");
+    const prompt = "x".repeat(1000);
+    const url = `${server.url}${TEXT}`;
+    const third = await postJson(url, { prompt, max_tokens: 1 }, { "x-forwarded-for": "10.0.0.3" });
+    expect(third.status).toBe(200);
+  });
 });
 
 test("a declared length above the limit is refused before the body arrives, on every route", async () => {

@@ -156,7 +156,7 @@ export const LIMITS = {
     flag: "--max-bytes",
   },
   clientShare: {
-    of: "share of requests, tokens and bytes of one key (of one address on servers without keys)",
+    of: "share of requests, tokens and bytes of one key or address; of bodies and reads, of what others leave",
     value: 0.875,
     unit: "share",
     beyond: "429 `rate_limit_exceeded`",

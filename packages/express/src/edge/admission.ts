@@ -90,7 +90,7 @@ export class Admission {
     // The request may turn out to have a higher priority than waiting ones.
     const overflow = this.#options.displaceWaiting ? undefined : this.#loads.overflow(load);
     if (overflow) throw this.#overloaded(about, overflow);
-    this.#refuseShare(about, load, this.#loads);
+    this.#refuseShare(about, this.#loads.overflowOfClient(about.client, load));
   }
 
   /**
@@ -112,7 +112,8 @@ export class Admission {
   #hold(loads: ClientLoads, about: Applicant & Pick<Entrant, "bytes">): () => void {
     const { client, bytes } = about;
     const load: Load = { requests: 1, tokens: 0, bytes };
-    this.#refuseShare(about, load, loads);
+    // To send and to read slowly costs a client nothing: not even several can take all the room.
+    this.#refuseShare(about, loads.overflowOfFree(client, load));
     const overflow = loads.overflow(load);
     if (overflow) throw this.#overloaded(about, overflow);
     return loads.take(client, load);
@@ -137,7 +138,7 @@ export class Admission {
     const wanted = { load, priority: entrant.priority };
     const displaced = overflow && displaceWaiting ? this.#loads.displacedBy(wanted, this.#waiting) : [];
     if (overflow && displaced.length === 0) throw this.#overloaded(entrant, overflow);
-    this.#refuseShare(entrant, load, this.#loads);
+    this.#refuseShare(entrant, this.#loads.overflowOfClient(entrant.client, load));
     for (const place of displaced) this.#displace(place);
     return this.#admit(entrant, load);
   }
@@ -148,8 +149,7 @@ export class Admission {
     throw tooManyOfKey(maxRequestsPerKey, this.#reject(about, "key", 1));
   }
 
-  #refuseShare(about: Applicant, load: Load, loads: ClientLoads): void {
-    const overflow = loads.overflowOfClient(about.client, load);
+  #refuseShare(about: Applicant, overflow: Overflow | undefined): void {
     if (overflow) throw tooMuchOfClient(overflow.measure, this.#reject(about, "share", 1));
   }
 

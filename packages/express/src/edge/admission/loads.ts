@@ -75,16 +75,14 @@ function overflowOf(load: Load, wanted: Load, limits: Load): Overflow | undefine
 /** Loads of all clients together and of each client, with their limits. */
 export class ClientLoads {
   readonly #limits: Load;
-  readonly #clientLimits: Load;
+  readonly #maxClientShare: number;
   readonly #byClient = new Map<string, Load>();
   #all: Load = NO_LOAD;
 
   /** @param maxClientShare - share of `limits` that one client may have, above 0 and at most 1 */
   constructor(limits: Load, maxClientShare: number) {
-    const part = (limit: number): number => Math.ceil(limit * maxClientShare);
-    const { requests, tokens, bytes } = limits;
     this.#limits = limits;
-    this.#clientLimits = { requests: part(requests), tokens: part(tokens), bytes: part(bytes) };
+    this.#maxClientShare = maxClientShare;
   }
 
   get all(): Load {
@@ -98,7 +96,10 @@ export class ClientLoads {
 
   /** Adds the bytes of an answer, as far as one client's share has room for them. */
   withAnswer(load: Load, answerBytes = 0): Load {
-    const bytes = Math.min(load.bytes + integerOption("answerBytes", answerBytes, 0), this.#clientLimits.bytes);
+    const bytes = Math.min(
+      load.bytes + integerOption("answerBytes", answerBytes, 0),
+      this.#shareOf(this.#limits).bytes,
+    );
     return { ...load, bytes: Math.max(load.bytes, bytes) };
   }
 
@@ -109,7 +110,15 @@ export class ClientLoads {
 
   /** Finds the share that the client would exceed with `load` more. A request without a client has no share. */
   overflowOfClient(client: string | undefined, load: Load): Overflow | undefined {
-    return client === undefined ? undefined : overflowOf(this.#of(client), load, this.#clientLimits);
+    return client === undefined ? undefined : overflowOf(this.#of(client), load, this.#shareOf(this.#limits));
+  }
+
+  /** Finds the share of what other clients leave free that the client would exceed with `load` more. */
+  overflowOfFree(client: string | undefined, load: Load): Overflow | undefined {
+    if (client === undefined) return undefined;
+    const own = this.#of(client);
+    const others = addLoad(this.#all, own, -1);
+    return overflowOf(own, load, this.#shareOf(addLoad(this.#limits, others, -1)));
   }
 
   /**
@@ -175,6 +184,11 @@ export class ClientLoads {
     const left = addLoad(this.#of(client), load, -1);
     if (left.requests > 0) this.#byClient.set(client, left);
     else this.#byClient.delete(client);
+  }
+
+  #shareOf({ requests, tokens, bytes }: Load): Load {
+    const part = (limit: number): number => Math.ceil(limit * this.#maxClientShare);
+    return { requests: part(requests), tokens: part(tokens), bytes: part(bytes) };
   }
 
   #of(client: string): Load {
