@@ -44,15 +44,18 @@ async function removeStored(target: Target): Promise<void> {
   areItemsStored = false;
 }
 
-/** Refers a thousand times to the oldest item of many responses. */
+/** Refers a thousand times to an item of the last of many responses: the first may have been evicted. */
 async function references(target: Target, signal: AbortSignal): Promise<void> {
   const missing = areItemsStored ? 0 : NUM_RESPONSES;
   for (let index = 0; index < missing && !signal.aborted; index++) {
-    // oxlint-disable-next-line no-await-in-loop -- the first is to be the oldest
+    // oxlint-disable-next-line no-await-in-loop -- in order
     await store(target, signal, { count: NUM_ITEMS, prefix: `old-${index}` });
   }
   areItemsStored = true;
-  const input = Array.from({ length: NUM_REFERENCES }, () => ({ type: "item_reference", id: "old-0-0" }));
+  const input = Array.from({ length: NUM_REFERENCES }, () => ({
+    type: "item_reference",
+    id: `old-${NUM_RESPONSES - 1}-0`,
+  }));
   const body = JSON.stringify({ input, truncation: "auto", max_output_tokens: 16 });
   const { status } = await call(target, { path: RESPONSES, body }, signal);
   // The server may have evicted the response meanwhile.
@@ -157,7 +160,7 @@ const LONG_IDS = linesOf(NUM_LINES, LONG_ID, { prompt: "x", max_tokens: 1 });
 const WIDE_LINES = linesOf(20, 1, { prompt: "x", n: 32, max_tokens: 1000, logprobs: 20, ignore_eos: true });
 
 export const STORED_ATTACKS: readonly Attack[] = [
-  { name: "1,000 references to the oldest of 120,000 kept items", round: references, after: removeStored },
+  { name: "1,000 references to one of 120,000 kept items", round: references, after: removeStored },
   { name: "responses that continue eight of 8,192 items", round: chains, after: removeStored },
   {
     name: "kept responses read by 200 connections, 12 ahead on each, never taken",

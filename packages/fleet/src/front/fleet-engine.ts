@@ -239,9 +239,8 @@ export class FleetEngine extends PromptFront implements Engine {
       const asked = { priority, maxWaitMs: this.#maxWaitMs, numOpen: this.#followed.ids().length - 1 };
       const modelVersion = admitRequest(this.#view, this.#address, asked);
       const routed = await this.reader.route(prompt, expert);
-      const { info } = this.reader;
-      const expertTokens = countExperts(routed.experts, info);
-      const affinity = affinityOf({ ...routed, cacheSalt: checked.cacheSalt }, info);
+      const expertTokens = countExperts(routed.experts, this.reader.info);
+      const affinity = affinityOf({ ...routed, cacheSalt: checked.cacheSalt }, this.reader.info);
       // The log of an answer stays for a while, and a later request may have the same id.
       const jobId = `${id}.${randomUUID().slice(0, 12)}`;
       const job = writeJob({ ...checked, id: jobId, promptIds: routed.tokenIds, expertTokens });
