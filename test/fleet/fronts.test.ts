@@ -213,7 +213,9 @@ describe.skipIf(noServer !== undefined)("two fronts of a fleet (skipped without 
     const statuses = (): Promise<readonly number[]> => answers().then((all) => all.map(([status]) => status));
     expect(await statuses()).toStrictEqual([200, 200, 200, 200]);
     await worker.close();
-    await expect.poll(answers).toStrictEqual(lacking(nobody));
+    // Before that, a request would wait for a worker.
+    await expect.poll(() => first.unavailable?.message).toBe(nobody);
+    expect(await answers()).toStrictEqual(lacking(nobody));
     const info = { ...local.info, promptVersion: "f".repeat(64), modelVersion: "other" };
     const engine = new Proxy(valve.of(local), {
       get: (target, name) => (name === "info" ? info : (Reflect.get(target, name, target) as unknown)),
