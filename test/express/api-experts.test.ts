@@ -6,6 +6,8 @@ import { readMe, ServedModels, type ExpertUse } from "@readme-moe/express";
 import express from "express";
 import OpenAI from "openai";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { seenExperts, withSeenRoutes } from "../../packages/express/src/api/expert-choice.ts";
+import { routesOf } from "../../packages/express/src/api/generation.ts";
 import { complete } from "../support/complete.ts";
 import { openExpertEngine, writeAdaptersOf, writeExpertBase } from "../support/expert-engine.ts";
 import { postJson, type JsonAnswer } from "../support/post-json.ts";
@@ -203,18 +205,96 @@ describe("an expert of somebody else", () => {
   });
 });
 
-test("metrics count requests by expert, and have no names that clients make up as labels", async () => {
-  const count = async (expert: string): Promise<number> =>
-    (await scrape(server.url)).value("readme_expert_requests_total", { model_name: "base", expert }) ?? 0;
-  const before = await count("support");
+/** Asks everything that names experts as one key, and returns all that comes back. */
+async function seenBy(url: string, key: keyof typeof KEYS): Promise<string> {
+  const texts: string[] = [];
+  const get = async (path: string): Promise<void> => {
+    const response = await fetch(`${url}${path}`, { headers: asKey(key) });
+    texts.push(JSON.stringify([...response.headers]), await response.text());
+  };
+  const post = async (path: string, body: object): Promise<void> => {
+    const headers = { "content-type": "application/json", ...asKey(key) };
+    const response = await fetch(`${url}${path}`, { method: "POST", headers, body: JSON.stringify(body) });
+    texts.push(JSON.stringify([...response.headers]), await response.text());
+  };
+  const read_me = { include: ["routes", "timings"] };
+  const messages = [{ role: "user", content: "The ship" }];
+  for (const model of ["base", "base:support"]) {
+    for (const stream of [false, true]) {
+      await post("/v1/completions", { ...REQUEST, model, stream, read_me });
+      await post("/v1/chat/completions", { model, messages, max_tokens: 3, stream, read_me });
+    }
+    await post("/v1/responses", { model, input: "The ship", max_output_tokens: 16 });
+    await post("/v1/messages", { model, messages, max_tokens: 3 });
+    await post("/api/chat", { model, messages, options: { num_predict: 2 } });
+    await post("/api/show", { model });
+    await post("/tokenize", { model, prompt: "x" });
+  }
+  const indices = engine.info.experts.map((_, index) => index);
+  for (const expert of ["nobody", "router", 99, ...indices]) {
+    await post("/v1/completions", { ...REQUEST, model: "base", read_me: { ...read_me, expert } });
+  }
+  for (const model of ["lawyer", "base:nobody", "moe:nobody", "nobody", "lawyer:nobody"]) {
+    await post("/v1/completions", { ...REQUEST, model });
+    await post("/v1/embeddings", { input: "x", model });
+    await get(`/v1/models/${model}`);
+  }
+  await post("/v1/completions", { ...REQUEST, model: "base", read_me: { expert: "support", include: ["routes"] } });
+  await post("/v1/embeddings", { model: "base", input: "x" });
+  for (const path of ["/v1/models", "/api/tags", "/api/ps", "/openapi.json"]) await get(path);
+  for (const path of ["/metrics", "/health", "/readyz", "/livez", "/version"]) await get(path);
+  return texts.join("\n");
+}
+
+const mayName = (_: string, expert: string): boolean => expert === "support";
+
+describe("the name of an expert of somebody else", () => {
+  test("comes out of no route, answer, error, header or metric", async () => {
+    await ask({ model: "base:legal" }, "legal");
+    const models = new ServedModels({ base: engine }, { aliases: { lawyer: "base:legal" }, defaultModel: "base" });
+    const options = { models, keys: KEYS, experts: { permit }, ollama: true };
+    await using one = await listen(express().use(readMe(options)));
+    const headers = { "content-type": "application/json", ...asKey("legal") };
+    const body = JSON.stringify({ ...REQUEST, model: "lawyer" });
+    expect((await fetch(`${one.url}/v1/completions`, { method: "POST", headers, body })).status).toBe(200);
+    const text = await seenBy(one.url, "support");
+    expect(text).toContain("base:support");
+    expect(text).toContain('"experts":');
+    expect(text).not.toContain("legal");
+  });
+
+  test("is missing in routes, and so is its index", () => {
+    const [legal, support] = ["legal", "support"].map((name) => engine.info.experts.indexOf(name));
+    const seen = seenExperts({ engine, servedName: "base", namedExpert: undefined, mayName });
+    expect(seen).toStrictEqual(engine.info.experts.map((name) => (name === "legal" ? "" : name)));
+    const tokens = [0, legal ?? -1, support ?? -1, 99].map((expert) => ({ id: 1, expert }));
+    const piece = withSeenRoutes({ choice: 0, index: 0, prompt: 0, text: "", tokens: [...tokens, { id: 1 }] }, seen);
+    expect(routesOf(piece, true)).toStrictEqual({ read_me: { routes: [0, null, support, null, null] } });
+  });
+});
+
+test("metrics count requests by expert, under numbers where names are private", async () => {
+  const counted = async (): Promise<readonly (readonly [string, number])[]> =>
+    (await scrape(server.url)).samples
+      .filter(({ name }) => name === "readme_expert_requests_total")
+      .map(({ labels, value }) => [labels["expert"] ?? "", value] as const);
+  const before = new Map(await counted());
   await ask({ model: "base:support" });
   await ask({ read_me: { expert: engine.info.experts.indexOf("support") } });
   await ask({ model: "base" });
   await ask({ model: "base:made-up-by-a-client" });
   await ask({ read_me: { expert: "made-up-by-a-client" } });
-  expect(await count("support")).toBe(before + 2);
+  const after = await counted();
+  expect(after.map(([, value]) => value).reduce((sum, value) => sum + value)).toBe(
+    [...before.values()].reduce((sum, value) => sum + value, 0) + 2,
+  );
+  expect(after.filter(([label, value]) => value === (before.get(label) ?? 0) + 2)).toHaveLength(1);
   const { samples } = await scrape(server.url);
   expect(new Set(samples.flatMap(({ labels }) => labels["model_name"] ?? []))).toEqual(new Set(["base", "moe"]));
-  const experts = new Set(samples.flatMap(({ labels }) => labels["expert"] ?? []));
-  expect([...experts].filter((name) => ![...engine.info.experts, "domain-1"].includes(name))).toEqual([]);
+  const labels = new Set(samples.flatMap((sample) => sample.labels["expert"] ?? []));
+  expect([...labels].filter((label) => !/^(private-\d+|none|domain-1)$/.test(label))).toEqual([]);
+  const open = new ServedModels({ base: engine });
+  await using named = await listen(express().use(readMe({ models: open })));
+  expect((await postJson(`${named.url}/v1/completions`, { ...REQUEST, model: "base:support" })).status).toBe(200);
+  expect((await scrape(named.url)).value("readme_expert_requests_total", { expert: "support" })).toBe(1);
 });

@@ -218,6 +218,8 @@ export interface ReadMeEvents {
     readonly maxCompletionTokens: number;
     /** Name of the expert that the request asks for, if it names one. */
     readonly expert?: string | undefined;
+    /** Whether some clients must not see the expert's name. @default false */
+    readonly isExpertPrivate?: boolean | undefined;
   }) => void;
   /** A server rejected a request: no place was free, its key or client has too many, or it waited too long. */
   "request:rejected": (event: {

@@ -18,7 +18,11 @@ const usage = z.strictObject({
     .describe("Present if the request has a `prediction`, if tokens were drafted, or if the model reasons"),
 });
 
-const routes = z.array(z.int().min(0).nullable()).describe("Expert of each token. The last token of a choice has none");
+const routes = z
+  .array(z.int().min(0).nullable())
+  .describe(
+    "Expert of each token. The last token of a choice has none, nor do tokens whose expert is not the client's to name",
+  );
 
 const timings = z
   .strictObject({
@@ -37,7 +41,10 @@ const timings = z
   .describe("In the format of llama-server");
 
 const readMe = z.strictObject({
-  experts: z.array(z.string()).optional(),
+  experts: z
+    .array(z.string())
+    .optional()
+    .describe("Names of experts; empty where an expert was unloaded, or does not exist for the client"),
   prompt_routes: z.array(routes).optional().describe("Routes of each prompt"),
   timings: z.strictObject({ queue_ms: z.number(), prefill_ms: z.number(), decode_ms: z.number() }).optional(),
 });

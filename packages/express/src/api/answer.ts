@@ -10,6 +10,7 @@ import type { AnswerFormat, AnswerPart, Outcome } from "./answer-format.ts";
 import type { ReadMeAnswer } from "./answer-schemas.ts";
 import { streamNotFound, type EventNumbering } from "./event-ids.ts";
 import type { Exchange } from "./exchange.ts";
+import { seenExperts, withSeenRoutes } from "./expert-choice.ts";
 import { generateAll, type AnswerShape, type GenerationInput, type GenerationSettings } from "./generation.ts";
 
 /** A generation that is ready for its engine. */
@@ -85,7 +86,9 @@ async function generate(
   onPart: (part: Omit<AnswerPart<object>, "choices">) => Promise<void>,
 ): Promise<Outcome> {
   const { engine, client, cacheSalt, traceparent, signal, ticket, locals } = exchange;
-  const promptRoutes = routePrompts(exchange, settings, input);
+  // Experts may be unloaded until the answer comes.
+  const seen = settings.includes.routes ? seenExperts(exchange) : undefined;
+  const promptRoutes = seen && routePrompts(exchange, settings, input, seen);
   let firstTokenMs: number | undefined;
   let [promptTokens, completionTokens] = [0, 0];
   // The server that began the answer has charged for what its client got.
@@ -105,7 +108,8 @@ async function generate(
       if (isFirst) ticket.started();
       if (!numbering?.isReplaying) completionTokens += piece.tokens.length;
       if (piece.usage) usages.push(piece.usage);
-      await onPart({ piece, promptRoutes: isFirst ? await promptRoutes : undefined, promptTokens });
+      const part = { piece: seen ? withSeenRoutes(piece, seen) : piece, promptTokens };
+      await onPart({ ...part, promptRoutes: isFirst ? await promptRoutes : undefined });
     }
   } catch (error) {
     // `onPart` and `promptRoutes` ask the engine as well, which may have failed by then.
@@ -122,18 +126,16 @@ async function generate(
   return { usage, ...timingsOf({ arrivalMs, firstTokenMs: firstTokenMs ?? endMs, endMs, queuedMs }, usage) };
 }
 
-/** Returns the expert of each token of the prompts, if the request asks for routes. */
+/** Returns the expert of each token of the prompts. @param seen - names of experts that the client may see */
 function routePrompts(
   { engine }: Exchange,
-  { expert, includes }: GenerationSettings,
+  { expert }: GenerationSettings,
   { prompts }: GenerationInput,
-): Promise<ReadMeAnswer | undefined> {
-  if (!includes.routes) return Promise.resolve(undefined);
-  // Experts may be unloaded until the answer comes.
-  const experts = [...engine.info.experts];
+  seen: readonly string[],
+): Promise<ReadMeAnswer> {
   const routing = Promise.all(prompts.map((prompt) => engine.route(prompt, expert))).then((routes) => ({
-    experts,
-    prompt_routes: routes.map((routed) => Array.from(routed.experts)),
+    experts: [...seen],
+    prompt_routes: routes.map(({ experts }) => Array.from(experts, (one) => (seen[one] ? one : null))),
   }));
   // The engine also refuses to continue a prompt that it cannot route, and reports that error.
   routing.catch(() => undefined);

@@ -1,6 +1,6 @@
 // Expert of a request: by the name of the model, or by `read_me.expert`.
 
-import { describeValue, type Engine, type EngineInfo } from "@readme-moe/core";
+import { describeValue, type Engine, type EngineInfo, type GenerateChunk, type GeneratedToken } from "@readme-moe/core";
 import { hasLowRankExperts, liveExperts } from "../edge/experts/live-experts.ts";
 import { NO_EXPERT } from "../edge/experts/model-ids.ts";
 import { expertGone } from "../edge/experts/refusals.ts";
@@ -64,9 +64,39 @@ export function expertName(expert: string | number | undefined, info: EngineInfo
   return name !== undefined && info.experts.includes(name) ? name : undefined;
 }
 
+/** Whether an expert can be hidden from clients: a change of a dense model can. */
+export function isPrivateExpert(expert: string | undefined, info: EngineInfo): boolean {
+  return expert !== undefined && expert !== NO_EXPERT && hasLowRankExperts(info);
+}
+
+/**
+ * Returns the names of a model's experts by index, as they are when it is called. Low-rank experts that the client may
+ * not name have no name, as those that were unloaded.
+ */
+export function seenExperts({ engine, servedName, mayName }: ExpertSource): readonly string[] {
+  const { info } = engine;
+  if (!hasLowRankExperts(info)) return [...info.experts];
+  return info.experts.map((name, index) => (index === PLAIN || mayName(servedName, name) ? name : ""));
+}
+
+/** Returns a piece without the experts of tokens whose names are not seen. */
+export function withSeenRoutes<Piece extends Pick<GenerateChunk, "tokens">>(
+  piece: Piece,
+  seen: readonly string[],
+): Piece {
+  const tokens = piece.tokens.map((token): GeneratedToken => {
+    if (token.expert === undefined || seen[token.expert]) return token;
+    const { expert: _, ...rest } = token;
+    return rest;
+  });
+  return { ...piece, tokens };
+}
+
 /** Translates an engine's refusal of an expert that was unloaded after the request had arrived. */
 export function goneError(error: unknown, engine: Engine, expert: string | number | undefined): unknown {
   if (typeof expert !== "string" || !(error instanceof TypeError || error instanceof RangeError)) return error;
-  const isGone = hasLowRankExperts(engine.info) && expert !== "router" && !liveExperts(engine).names.includes(expert);
-  return isGone ? expertGone(expert) : error;
+  if (!hasLowRankExperts(engine.info) || expert === "router") return error;
+  // The engine's own message lists all experts.
+  const isAbout = error.message.startsWith("Expected `expert` ");
+  return isAbout || !liveExperts(engine).names.includes(expert) ? expertGone(expert) : error;
 }

@@ -6,6 +6,7 @@ import type { ApiError } from "../http/errors.ts";
 import { ClientLoads, countExperts, loadOf, type Load, type Overflow } from "./admission/loads.ts";
 import {
   decidedPriority,
+  isGeneration,
   resolveAdmissionOptions,
   type AdmissionOptions,
   type AdmissionPolicy,
@@ -188,8 +189,9 @@ export class Admission {
     this.#waiting.add(place);
     this.#loads.add(place.client, load);
     if (place.key !== undefined) this.#requestsOfKey.set(place.key, this.#ofKey(place.key) + 1);
-    const { model, key, bytes, choices, maxCompletionTokens, expert } = entrant;
-    const event = { model, key, bytes, choices, maxCompletionTokens, ...(expert !== undefined && { expert }) };
+    const { model, key, bytes, choices, maxCompletionTokens, expert, isExpertPrivate = false } = entrant;
+    const named = expert === undefined ? {} : { expert, ...(isExpertPrivate && { isExpertPrivate }) };
+    const event = { model, key, bytes, choices, maxCompletionTokens, ...named };
     if (isGeneration(entrant)) events.emit("request:admitted", event);
     return {
       signal: controller.signal,
@@ -292,8 +294,4 @@ export class Admission {
   #ofKey(key: string | undefined): number {
     return this.#requestsOfKey.get(key) ?? 0;
   }
-}
-
-function isGeneration({ isGeneration: generates = true }: Entrant): boolean {
-  return generates;
 }

@@ -6,6 +6,7 @@ import { liveExperts } from "./experts/live-experts.ts";
 import {
   aliasesOf,
   idsOfExpert,
+  joinExpertId,
   namedModel,
   splitExpertId,
   type ModelNames,
@@ -138,13 +139,11 @@ export class ServedModels {
     const { model, expert } = this.#namedBy(name, about);
     const served = this.#open(model);
     if (expert !== undefined) {
-      const { addressable } = liveExperts(served.engine);
-      const exists = addressable.includes(expert) && mayName(model, expert);
-      if (!exists)
-        throw unknownExpert(
-          { model, expert },
-          addressable.filter((one) => mayName(model, one)),
-        );
+      const seen = liveExperts(served.engine).addressable.filter((one) => mayName(model, one));
+      // An alias must not tell which expert it stands for.
+      const isAlias = name !== undefined && this.#options.aliases.get(name) === joinExpertId({ model, expert });
+      const names = [...this.#entries.keys()];
+      if (!seen.includes(expert)) throw isAlias ? unknownModel(name, names) : unknownExpert({ model, expert }, seen);
     }
     const lease = served.lease(expert);
     this.#leases.set(about.request, lease);

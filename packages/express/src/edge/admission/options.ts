@@ -100,6 +100,13 @@ export interface Entrant {
   readonly model?: string | undefined;
   /** Name of an expert of the model, if the request names one. */
   readonly expert?: string | undefined;
+  /** Whether some clients must not see the expert's name. @default false */
+  readonly isExpertPrivate?: boolean | undefined;
+}
+
+/** Whether a request generates tokens. */
+export function isGeneration({ isGeneration: generates = true }: Pick<Entrant, "isGeneration">): boolean {
+  return generates;
 }
 
 /** The place of an admitted request. */

@@ -37,6 +37,8 @@ interface Operators {
 
 export interface ResolvedExpertsOptions {
   readonly permit: (use: ExpertUse) => boolean;
+  /** Whether experts may be hidden from clients. */
+  readonly arePrivate: boolean;
   /** `undefined` where experts cannot be loaded. */
   readonly operators: Operators | undefined;
 }
@@ -51,7 +53,8 @@ export function resolveExpertsOptions(options: ExpertsOptions = {}, clientKeys?:
   rejectUnknownKeys("`experts`", options, NAMES);
   const { operatorKeys, folder } = options;
   const permit = checkedPermit(options.permit);
-  if (operatorKeys === undefined && folder === undefined) return { permit, operators: undefined };
+  const arePrivate = options.permit !== undefined;
+  if (operatorKeys === undefined && folder === undefined) return { permit, arePrivate, operators: undefined };
   if (operatorKeys === undefined || folder === undefined) {
     throw new TypeError("Expected `experts.operatorKeys` and `experts.folder` together");
   }
@@ -59,7 +62,7 @@ export function resolveExpertsOptions(options: ExpertsOptions = {}, clientKeys?:
   if (Object.values(clientKeys ?? {}).some((key) => ring.nameOf(key) !== undefined)) {
     throw new TypeError("Expected `experts.operatorKeys` to differ from `keys`");
   }
-  return { permit, operators: { keys: operatorKeys, folder: new ExpertFolder(folder) } };
+  return { permit, arePrivate, operators: { keys: operatorKeys, folder: new ExpertFolder(folder) } };
 }
 
 function checkedPermit(permit: ExpertsOptions["permit"]): ResolvedExpertsOptions["permit"] {

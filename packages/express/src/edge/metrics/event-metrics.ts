@@ -134,9 +134,17 @@ export function serverMetrics(instruments: Instruments, events: ReadMeEmitter, d
   );
   const choicesOf = histogram("request_params_n", "Completions that a request asks for", SMALL_COUNTS);
   const maxTokensOf = histogram("request_params_max_tokens", "Tokens that a request may generate", TOKEN_COUNTS);
+  /** Labels of private experts in the order of their first use: anybody may read metrics. */
+  const privateLabels = new Map<string, string>();
+  const expertLabel = (model: string | undefined, expert: string): string => {
+    const id = JSON.stringify([model, expert]);
+    const label = privateLabels.get(id) ?? `private-${privateLabels.size + 1}`;
+    privateLabels.set(id, label);
+    return label;
+  };
   const ofExpert = instruments.counter({
     name: "expert_requests_total",
-    help: "Admitted requests that name an expert, by expert",
+    help: "Admitted requests that name an expert, by expert; a number stands for its name where `experts.permit` hides names",
     labelNames: ["model_name", "expert"],
   });
   const rejected = instruments.counter({
@@ -161,9 +169,11 @@ export function serverMetrics(instruments: Instruments, events: ReadMeEmitter, d
   });
 
   events
-    .on("request:admitted", ({ model, choices, maxCompletionTokens, expert }) => {
+    .on("request:admitted", ({ model, choices, maxCompletionTokens, expert, isExpertPrivate }) => {
       // Only names of experts that the model has reach this event.
-      if (expert !== undefined) ofExpert.inc({ ...labelsOf(model), expert });
+      if (expert !== undefined) {
+        ofExpert.inc({ ...labelsOf(model), expert: isExpertPrivate ? expertLabel(model, expert) : expert });
+      }
       choicesOf.observe(labelsOf(model), choices);
       maxTokensOf.observe(labelsOf(model), maxCompletionTokens);
     })
