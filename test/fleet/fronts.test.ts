@@ -46,7 +46,7 @@ describe.skipIf(noServer !== undefined)("two fronts of a fleet (skipped without 
   let [first, second] = [] as unknown as [FleetEngine, FleetEngine];
   const servers: RunningServer[] = [];
   const valve = new Valve();
-  /** What the first front says. */
+  /** What the fronts say. */
   const errors: string[] = [];
 
   const post = (front: number, path: string, body: object, headers: Record<string, string> = {}): Promise<Response> =>
@@ -232,11 +232,7 @@ describe.skipIf(noServer !== undefined)("two fronts of a fleet (skipped without 
     await expect.poll(answers).toStrictEqual(lacking(nobody));
     worker = FleetWorker.open({ fleet: valkey.url, engine: valve.of(local), id: "one" });
     await expect.poll(statuses).toStrictEqual([200, 200, 200, 200]);
-    expect(errors.filter((message) => message.startsWith("No worker")).slice(-3)).toStrictEqual([
-      nobody,
-      others,
-      nobody,
-    ]);
+    expect(new Set(errors)).toStrictEqual(new Set([nobody, others]));
   });
 });
 
