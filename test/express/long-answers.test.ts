@@ -1,14 +1,16 @@
 // Answers with many log-probabilities: kept as text, sent in pieces, and their bytes reserved.
 
 import { join } from "node:path";
+import type { Engine, EngineInfo } from "@readme-moe/core";
 import type { ReadMeEngine } from "@readme-moe/engine";
 import { Admission, readMe, type Entrant } from "@readme-moe/express";
 import express from "express";
-import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
 import { JsonList, jsonParts } from "../../packages/express/src/http/send-json.ts";
 import * as fc from "../support/fast-check.ts";
 import { outcomeOf, startNode } from "../support/node-process.ts";
 import { postJson } from "../support/post-json.ts";
+import { chunksInTurns, scriptedEngine } from "../support/scripted-engine.ts";
 import { listen, openTinyEngine, type RunningServer } from "../support/served-model.ts";
 import { parseEvents } from "../support/sse.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
@@ -70,6 +72,43 @@ test("a server with 64 MB of memory sends answers whose objects would take more,
 });
 
 const opened = (): Admission => new Admission({ maxBytes: 1000, maxClientShare: 0.8 });
+
+test.each([
+  ["/v1/embeddings", { encoding_format: "float" }],
+  ["/api/embed", {}],
+])("embeddings of %s are written one at a time", async (path, more) => {
+  const [numTexts, dimensions] = [64, 512];
+  const values = Array.from({ length: numTexts }, (_, text) =>
+    Float32Array.from({ length: dimensions }, (_item, index) => Math.fround(Math.sin(text + index))),
+  );
+  const embedding = { dimensions, prompts: {} } as EngineInfo["embedding"];
+  const engine: Engine = {
+    ...scriptedEngine({ ...chunksInTurns(), info: { task: "embed", ...(embedding && { embedding }) } }),
+    embed: async () => ({ embeddings: values, usage: { promptTokens: numTexts, cachedTokens: 0, queuedMs: 0 } }),
+  };
+  await using server = await listen(express().use(readMe.api({ models: { vectors: engine }, ollama: true })));
+  const { stringify } = JSON;
+  let longest = 0;
+  onTestFinished(() => void (JSON.stringify = stringify));
+  const body = stringify({ model: "vectors", input: values.map(() => "x"), ...more });
+  JSON.stringify = new Proxy(stringify, {
+    apply(target, self, args) {
+      const text: unknown = Reflect.apply(target, self, args);
+      if (typeof text === "string") longest = Math.max(longest, text.length);
+      return text;
+    },
+  });
+  const headers = { "content-type": "application/json" };
+  const response = await fetch(`${server.url}${path}`, { method: "POST", headers, body });
+  const text = await response.text();
+  const answer = JSON.parse(text) as {
+    readonly data?: readonly { readonly embedding: readonly number[] }[];
+    readonly embeddings?: readonly (readonly number[])[];
+  };
+  const got = answer.embeddings ?? answer.data?.map((one) => one.embedding);
+  expect(got).toStrictEqual(values.map((one) => Array.from(one)));
+  expect(longest * 10).toBeLessThan(text.length);
+});
 
 describe("admission", () => {
   const { signal } = new AbortController();

@@ -1,6 +1,7 @@
 // Embeddings in the shape of OpenAI's API, and rankings in that of Cohere, Jina and vLLM.
 
 import { randomUUID } from "node:crypto";
+import { setImmediate as nextTurn } from "node:timers/promises";
 import {
   embeddingPrefix,
   rankedDocuments,
@@ -13,7 +14,7 @@ import {
 import { requireTask } from "../edge/model-task.ts";
 import { callerError, engineError, invalid } from "../http/errors.ts";
 import { clientSignal, stampProcessingTime } from "../http/request.ts";
-import { sendJson } from "../http/send-json.ts";
+import { JsonList, sendJson } from "../http/send-json.ts";
 import { LIMITS } from "../limits.ts";
 import { checkBody } from "./check-body.ts";
 import { Exchange } from "./exchange.ts";
@@ -53,7 +54,7 @@ interface PooledAnswer<Text, Result> {
   /** Changes the texts before they run. @default they run as they are */
   readonly prepare?: ((signal: AbortSignal) => Promise<readonly Text[]>) | undefined;
   readonly run: (texts: readonly Text[], options: PoolingOptions) => Promise<Pooled<Result>>;
-  readonly answer: (results: readonly Result[], usage: EmbeddingsAnswer["usage"]) => object;
+  readonly answer: (results: readonly Result[], usage: EmbeddingsAnswer["usage"]) => object | Promise<object>;
 }
 
 /** Answers `POST /v1/embeddings`. */
@@ -137,8 +138,8 @@ function embeddingAnswer(
       const { embeddings: results, usage } = await engine.embed({ inputs, dimensions, ...before, ...options });
       return { results, usage };
     },
-    answer(results, usage): EmbeddingsAnswer {
-      const data = results.map((values, index) => ({
+    async answer(results, usage): Promise<EmbeddingsAnswer> {
+      const data = await listed(results, (values, index) => ({
         object: "embedding" as const,
         index,
         embedding: format === "base64" ? base64Of(values) : Array.from(values),
@@ -146,6 +147,20 @@ function embeddingAnswer(
       return { object: "list", data, model, usage };
     },
   };
+}
+
+/** Writes items of an answer as JSON. Numbers take long to write, so others have their turn between items. */
+export async function listed<Result, Item>(
+  results: readonly Result[],
+  itemOf: (result: Result, index: number) => Item,
+): Promise<Item[]> {
+  const list = new JsonList<Item>();
+  for (const [index, result] of results.entries()) {
+    list.push(itemOf(result, index));
+    // oxlint-disable-next-line no-await-in-loop -- as above
+    await nextTurn();
+  }
+  return list.asItems();
 }
 
 function inputsOf({ input }: EmbeddingsBody): readonly (string | readonly number[])[] {
@@ -219,7 +234,8 @@ async function answerPooled<Text extends string | readonly number[], Result>(
     .finally(() => locals.spendTokens?.(spent.tokens));
   stampProcessingTime(response);
   const { promptTokens } = usage;
-  await sendJson(response, answer(results, { prompt_tokens: promptTokens, total_tokens: promptTokens }), serving);
+  const body = await answer(results, { prompt_tokens: promptTokens, total_tokens: promptTokens });
+  await sendJson(response, body, serving);
 }
 
 /** Runs texts. @param spent - gets the tokens of accepted texts */

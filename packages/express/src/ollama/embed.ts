@@ -1,7 +1,7 @@
 // Embeddings in Ollama's API.
 
 import { checkBody } from "../api/check-body.ts";
-import { serveEmbeddings } from "../api/pooling.ts";
+import { listed, serveEmbeddings } from "../api/pooling.ts";
 import type { RequestParts } from "../api/serve-generation.ts";
 import { servedName } from "./named-model.ts";
 import { ollamaEmbedBody, ollamaEmbedOneBody } from "./request-schemas.ts";
@@ -14,9 +14,9 @@ export async function ollamaEmbed(parts: RequestParts): Promise<void> {
   await serveEmbeddings(parts, body, {
     endpoint: "/api/embed",
     shortens: truncate ?? true,
-    answer: (results, usage) => ({
+    answer: async (results, usage) => ({
       model,
-      embeddings: results.map((values) => Array.from(values)),
+      embeddings: await listed(results, (values) => Array.from(values)),
       total_duration: Math.round((performance.now() - startMs) * 1e6),
       load_duration: 0,
       prompt_eval_count: usage.prompt_tokens,
