@@ -39,7 +39,7 @@ export interface Program {
 const KNOWN = 0x3000;
 
 /** A set of characters. */
-export class CharacterSet {
+class CharacterSet {
   readonly #accepts: Accepts;
   readonly #known: (boolean | undefined)[] = [];
 
