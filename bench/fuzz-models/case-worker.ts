@@ -1,8 +1,9 @@
 // Runs cases in a process of its own, and notices when one ends or hangs it.
 
 import { fork, type ChildProcess } from "node:child_process";
+import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import type { CaseReport, FromWorker, Replayed, ToWorker } from "./messages.ts";
+import type { CaseReport, FromWorker, NamedContent, Replayed, ToWorker } from "./messages.ts";
 
 /** Heap of a process; what a case needs besides is judged by the process's memory. */
 const HEAP_MB = 256;
@@ -37,10 +38,17 @@ export class CaseWorker {
     }
   }
 
-  /** Runs one stored case. */
-  async replay(one: Replayed): Promise<readonly string[]> {
+  /** Runs one stored case. @param scratch - folder for its files */
+  async replay({ kind, way, use, files }: Replayed, scratch: string): Promise<readonly string[]> {
+    const copies: NamedContent[] = [];
+    for (const [index, { name, content }] of files.entries()) {
+      const copyOf = join(scratch, `${index}`);
+      if (typeof content === "string") await writeFile(copyOf, Buffer.from(content, "base64"));
+      copies.push([name, typeof content === "string" ? { copyOf } : (content.as as NamedContent[1])]);
+    }
     const problems: string[] = [];
-    const ended = await this.#send({ type: "replay", case: one }, (report) => void problems.push(...report.problems));
+    const message = { type: "replay", case: { kind, way, use }, files: copies } as const;
+    const ended = await this.#send(message, (report) => void problems.push(...report.problems));
     return ended === undefined ? problems : [ended];
   }
 
@@ -76,7 +84,13 @@ export class CaseWorker {
   }
 
   async #start(): Promise<ChildProcess> {
-    const execArgv = [`--max-old-space-size=${HEAP_MB}`, "--conditions=@readme-moe/source", "--import", "tsx"];
+    const execArgv = [
+      `--max-old-space-size=${HEAP_MB}`,
+      "--expose-gc",
+      "--conditions=@readme-moe/source",
+      "--import",
+      "tsx",
+    ];
     const child = fork(join(import.meta.dirname, "worker.ts"), [this.#root, `${this.#maxCaseMs}`], {
       execArgv,
       stdio: ["ignore", "ignore", "pipe", "ipc"],

@@ -10,7 +10,7 @@ import { caseOf, type ModelCase } from "./model-case.ts";
 
 /** Cases that a worker is given at once. */
 const BATCH = 50;
-const MAX_CONFIRMED = 100;
+const MAX_CONFIRMED = 40;
 const MAX_CASE_MS = 2000;
 
 export interface FuzzOptions {
@@ -72,8 +72,8 @@ export async function fuzzModels(options: FuzzOptions): Promise<FuzzResult> {
     const unconfirmed: Failure[] = [];
     for (const { index, problems } of suspects.slice(0, MAX_CONFIRMED)) {
       const one = caseOf(seed, index, bases);
-      const alone = await replayed(storedCase(one), root, maxCaseMs);
-      (alone.length > 0 ? failures : unconfirmed).push({ case: one, problems: alone.length > 0 ? alone : problems });
+      const again = await alone(seed, index, root, maxCaseMs);
+      (again.length > 0 ? failures : unconfirmed).push({ case: one, problems: again.length > 0 ? again : problems });
     }
     return { numCases: done, failures, unconfirmed };
   } finally {
@@ -85,10 +85,13 @@ export function storedCase({ kind, way, use, files }: ModelCase): Replayed {
   return { kind, way, use, files: [...files].map(fileOf) };
 }
 
-async function replayed(one: Replayed, root: string, maxCaseMs: number): Promise<readonly string[]> {
+/** Runs a case in a process of its own. @returns what is wrong */
+async function alone(seed: number, index: number, root: string, maxCaseMs: number): Promise<readonly string[]> {
   const worker = new CaseWorker(root, maxCaseMs);
+  const problems: string[] = [];
   try {
-    return await worker.replay(one);
+    await worker.run(seed, index, 1, (one) => void problems.push(...one.problems));
+    return problems;
   } finally {
     worker.close();
   }
@@ -97,10 +100,12 @@ async function replayed(one: Replayed, root: string, maxCaseMs: number): Promise
 /** Runs a stored case alone. @returns what is wrong */
 export async function replayCase(one: Replayed): Promise<readonly string[]> {
   const root = await mkdtemp(join(tmpdir(), "readme-moe-fuzz-bases-"));
+  const worker = new CaseWorker(root, MAX_CASE_MS);
   try {
     await writeBases(root);
-    return await replayed(one, root, MAX_CASE_MS);
+    return await worker.replay(one, root);
   } finally {
+    worker.close();
     await rm(root, { recursive: true, force: true });
   }
 }

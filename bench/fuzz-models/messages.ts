@@ -6,7 +6,7 @@ import type { Content, ModelCase } from "./model-case.ts";
 export interface StoredFile {
   readonly name: string;
   /** Bytes as base64, or what stands in the place of the file. */
-  readonly content: string | { readonly as: Exclude<Content, Uint8Array> };
+  readonly content: string | { readonly as: Content };
 }
 
 /** A case that can be opened again, whatever the generator has become. */
@@ -14,7 +14,14 @@ export type Replayed = Pick<ModelCase, "kind" | "way" | "use"> & { readonly file
 
 export type ToWorker =
   | { readonly type: "run"; readonly seed: number; readonly from: number; readonly count: number }
-  | { readonly type: "replay"; readonly case: Replayed };
+  /** Large files come as copies, since a message would fill the worker's memory. */
+  | {
+      readonly type: "replay";
+      readonly case: Pick<ModelCase, "kind" | "way" | "use">;
+      readonly files: readonly NamedContent[];
+    };
+
+export type NamedContent = readonly [name: string, content: Exclude<Content, Uint8Array>];
 
 /** The result of a case. */
 export interface CaseReport {

@@ -12,8 +12,8 @@ import { damagedGguf } from "./gguf-parts.ts";
 import { damagedOnnx } from "./proto-parts.ts";
 import { hostileAdapter, hostileTemplate, hostileTokenizer } from "./text-attacks.ts";
 
-/** What stands in the place of a file: bytes, nothing, a folder, or a link to the path. */
-export type Content = Uint8Array | "nothing" | "folder" | { readonly link: string };
+/** What stands in the place of a file: bytes, those of another file, nothing, a folder, or a link to the path. */
+export type Content = Uint8Array | { readonly copyOf: string } | "nothing" | "folder" | { readonly link: string };
 
 export interface ModelCase {
   readonly seed: number;
@@ -22,7 +22,7 @@ export interface ModelCase {
   /** Name of the way in which the files are wrong; `valid` has to be opened. */
   readonly way: string;
   /** The changed files by their names. */
-  readonly files: ReadonlyMap<string, Content>;
+  readonly files: Map<string, Content>;
   /** How thoroughly the model is used if it opens. */
   readonly use: "described" | "verified" | "packed" | "served";
 }

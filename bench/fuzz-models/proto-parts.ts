@@ -95,13 +95,19 @@ export function damagedOnnx(bytes: Buffer, chance: Chance): Buffer {
       ],
       [3, () => void list.splice(index, 1)],
       [2, () => void list.push(copyOf(field))],
-      [1, () => void list.splice(index, 0, ...Array.from({ length: chance.pick([2, 50, 2000]) }, () => copyOf(field)))],
+      [1, () => void list.splice(index, 0, ...Array.from({ length: copiesOf(field, chance) }, () => copyOf(field)))],
       [1, () => void (field.number = chance.pick([1, 2, 3, 5, 7, 8, 11, 12, 14, 15, 25, 500]))],
       [1, () => void Object.assign(field, { wire: 0, value: chance.pick(NUMBERS) })],
       [1, () => void list.push({ number: chance.pick([1, 5, 7, 8]), wire: 0, value: chance.pick(NUMBERS) })],
     ])();
   }
   return encode(tree);
+}
+
+const MAX_COPIED_BYTES = 2_000_000;
+
+function copiesOf(field: Field, chance: Chance): number {
+  return Math.min(chance.pick([2, 50, 2000]), Math.ceil(MAX_COPIED_BYTES / encode([field]).length));
 }
 
 function changed(field: Field, chance: Chance): Buffer {

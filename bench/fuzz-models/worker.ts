@@ -1,6 +1,6 @@
 // A process that opens cases one after the other and reports each. It may die of one, which its parent notices.
 
-import { mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { copyFileSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { cp, mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
@@ -11,10 +11,12 @@ import { Chance } from "../fuzz/chance.ts";
 import { type Files, type Kind, KINDS, readBases } from "./bases.ts";
 import { damagedBytes } from "./byte-damage.ts";
 import { caseOf, type Content, type ModelCase } from "./model-case.ts";
-import type { FromWorker, Replayed, ToWorker } from "./messages.ts";
+import type { FromWorker, ToWorker } from "./messages.ts";
 import { outcomeOf, type Places } from "./use-model.ts";
 
 const MAX_CASE_BYTES = 256e6;
+/** Larger cases leave garbage behind that is collected before they are opened. */
+const COLLECTED_BYTES = 500_000;
 
 const [root = "", maxCaseMs] = process.argv.slice(2);
 const bases = await readBases(root);
@@ -34,8 +36,6 @@ process.on("disconnect", () => process.exit());
 // Loads the code, so that the first case is not charged for it.
 for (const kind of KINDS)
   await outcomeOf({ seed: 0, index: 0, kind, way: "valid", files: new Map(), use: "served" }, placesOf(kind));
-const startBytes = process.memoryUsage.rss();
-let peakBytes = process.resourceUsage().maxRSS * 1024;
 let numOpen = openFiles();
 
 process.on("message", (message: ToWorker) => void answer(message));
@@ -43,7 +43,7 @@ send({ type: "ready" });
 
 async function answer(message: ToWorker): Promise<void> {
   if (message.type === "replay") {
-    await run(replayed(message.case));
+    await run({ ...message.case, seed: 0, index: 0, files: new Map<string, Content>(message.files) });
   } else {
     for (let index = message.from; index < message.from + message.count; index++) {
       send({ type: "begin", index });
@@ -56,7 +56,17 @@ async function answer(message: ToWorker): Promise<void> {
 
 async function run(one: ModelCase): Promise<void> {
   const base = bases.get(one.kind) ?? new Map<string, Buffer>();
-  for (const [name, content] of one.files) put(join(home, one.kind, name), content);
+  const names = [...one.files.keys()];
+  let numBytes = 0;
+  for (const [name, content] of one.files) {
+    put(join(home, one.kind, name), content);
+    if (content instanceof Uint8Array) numBytes += content.byteLength;
+  }
+  one.files.clear();
+  // What it took to make the case is not charged to it.
+  if (numBytes > COLLECTED_BYTES) globalThis.gc?.();
+  resetPeak();
+  const startBytes = process.memoryUsage.rss();
   if (one.way === "cache") damageCache(Chance.ofCase(one.seed, one.index));
   outside = undefined;
   const [startMs, startCpu] = [performance.now(), process.cpuUsage()];
@@ -66,23 +76,40 @@ async function run(one: ModelCase): Promise<void> {
   // Processor time is firm on a busy machine, but counts helping threads as well.
   const ms = Math.min(wallMs, (user + system) / 1000);
   await setImmediate();
-  const problems = [problem, outside, ...judgeCosts(ms)].filter((each) => each !== undefined);
-  for (const name of one.files.keys()) restore(one.kind, name, base);
+  const problems = [problem, outside, ...judgeCosts(ms, startBytes)].filter((each) => each !== undefined);
+  for (const name of names) restore(one.kind, name, base);
   send({ type: "case", index: one.index, kind: one.kind, way: one.way, outcome, ms, problems });
   await rm(cacheFolder, { recursive: true, force: true });
 }
 
-function judgeCosts(ms: number): readonly string[] {
+function judgeCosts(ms: number, startBytes: number): readonly string[] {
   const problems: string[] = [];
   if (ms > Number(maxCaseMs)) problems.push(`took ${ms.toFixed(0)} ms`);
-  const peak = process.resourceUsage().maxRSS * 1024;
-  if (peak > peakBytes && peak - startBytes > MAX_CASE_BYTES)
-    problems.push(`needed ${((peak - startBytes) / 1e6).toFixed(0)} MB`);
-  peakBytes = peak;
+  const needed = peakBytes() - startBytes;
+  if (needed > MAX_CASE_BYTES) problems.push(`needed ${(needed / 1e6).toFixed(0)} MB`);
   const open = openFiles();
   if (open > numOpen) problems.push(`left ${open - numOpen} files open`);
   numOpen = open;
   return problems;
+}
+
+/** Forgets the largest memory that the process had. Linux alone can. */
+function resetPeak(): void {
+  try {
+    writeFileSync("/proc/self/clear_refs", "5");
+  } catch {
+    // The peak of earlier cases counts as well; a case that fails is tried again alone.
+  }
+}
+
+function peakBytes(): number {
+  try {
+    const [, kilobytes] = /VmHWM:\s+(\d+)/.exec(readFileSync("/proc/self/status", "utf8")) ?? [];
+    if (kilobytes !== undefined) return Number(kilobytes) * 1024;
+  } catch {
+    // No Linux.
+  }
+  return process.resourceUsage().maxRSS * 1024;
 }
 
 function placesOf(kind: Kind): Places {
@@ -103,6 +130,7 @@ function put(path: string, content: Content): void {
   if (content === "nothing") return;
   if (content === "folder") mkdirSync(path);
   else if ("link" in content) symlinkSync(content.link, path);
+  else if ("copyOf" in content) copyFileSync(content.copyOf, path);
   else writeFileSync(path, content);
 }
 
@@ -126,13 +154,6 @@ function damageCache(chance: Chance): void {
   writeFileSync(path, chance.happens(0.4) ? chance.pick(attacks) : damagedBytes(readFileSync(path), chance));
   if (chance.happens(0.2))
     writeFileSync(join(parentPath, chance.pick(["open-x", "open-99999999-0-00", "packed-fuzz-..", "removing-"])), "");
-}
-
-function replayed({ kind, way, use, files }: Replayed): ModelCase {
-  const contents = files.map(
-    ({ name, content }) => [name, typeof content === "string" ? Buffer.from(content, "base64") : content.as] as const,
-  );
-  return { seed: 0, index: 0, kind, way, use, files: new Map<string, Content>(contents) };
 }
 
 function send(message: FromWorker): void {
