@@ -117,6 +117,12 @@ test("angles of many layers are compared once, not once a layer", () => {
   expect(parseConfig("x", { ...LLAMA, ...sizes }).ropes).toHaveLength(1);
 });
 
+test("the name of a field that a file has chosen is cut in messages", () => {
+  const name = "x".repeat(10_000);
+  const fields = new Fields("x", { [name]: 1 }, "prompts.");
+  expect(() => fields.text(name)).toThrow(/^x: expected `prompts\.x{192}` to be a string, got `1` \(number\)$/);
+});
+
 test("a list of end tokens is bounded", () => {
   expect(() => config({ ...LLAMA, eos_token_id: Array(1024).fill(1) })).not.toThrow();
   expect(() => config({ ...LLAMA, eos_token_id: Array(1025).fill(1) })).toThrow(/eos_token_id/);

@@ -13,7 +13,7 @@ export class Fields {
   /** @throws {ReadMeError} `ERR_MODEL_INVALID` when `value` is no object */
   constructor(path: string, value: unknown, prefix = "") {
     if (typeof value !== "object" || value === null || Array.isArray(value)) {
-      const where = prefix === "" ? "a JSON object" : `\`${prefix.slice(0, -1)}\` to be an object`;
+      const where = prefix === "" ? "a JSON object" : `\`${prefix.slice(0, -1).slice(0, 200)}\` to be an object`;
       throw new ReadMeError("ERR_MODEL_INVALID", `${path}: expected ${where}, got ${describeValue(value)}`);
     }
     this.path = path;
@@ -137,12 +137,17 @@ export class Fields {
   }
 
   #unsupported(name: string, value: unknown, supported: string, kind = ""): ReadMeError {
-    const what = `\`${this.#prefix}${name}\` ${describeValue(value)}${kind}`;
+    const what = `${this.#named(name)} ${describeValue(value)}${kind}`;
     return new ReadMeError("ERR_MODEL_UNSUPPORTED", `${this.path}: ${what} is not supported; ${supported}`);
   }
 
   #unexpected(name: string, expectation: string, value: unknown): ReadMeError {
-    return this.invalid(`expected \`${this.#prefix}${name}\` to be ${expectation}, got ${describeValue(value)}`);
+    return this.invalid(`expected ${this.#named(name)} to be ${expectation}, got ${describeValue(value)}`);
+  }
+
+  /** Names a field for messages; the names of some are from the file, and may be as long as it. */
+  #named(name: string): string {
+    return `\`${`${this.#prefix}${name}`.slice(0, 200)}\``;
   }
 }
 

@@ -3,8 +3,8 @@ import { ReadMeError } from "@readme-moe/core";
 import type { ByteSource } from "../files/byte-source.ts";
 
 const FIRST_WINDOW_BYTES = 2 ** 20;
-// Headers with the largest vocabularies have some 20 MB.
-const MAX_HEADER_BYTES = 2 ** 26;
+// Headers with the largest vocabularies have some 15 MB. Reading takes up to five times as much memory.
+const MAX_HEADER_BYTES = 2 ** 25;
 // Each value takes up to some 100 bytes of memory, even if it takes fewer in the file. The largest vocabularies have
 // 262,144 tokens and 514,906 merges.
 const MAX_OBJECTS = 2 ** 21;
