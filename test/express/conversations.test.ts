@@ -174,33 +174,45 @@ function plainlyFitting(messages: Messages, maxLength: number): Messages {
 }
 
 describe("messages that do not fit", () => {
-  const conversations = fc.tuple(fc.array(message, { maxLength: 80 }), fc.nat(2000));
+  const conversations = fc.tuple(fc.array(message, { maxLength: 80 }), fc.nat(2000), fc.nat(80));
 
   test("lose as many of the oldest turns as they have to", async () => {
     await fc.assert(
-      fc.asyncProperty(conversations, async ([messages, maxLength]) => {
+      fc.asyncProperty(conversations, async ([messages, maxLength, likelyMessages]) => {
         let numRendered = 0;
         const fits = async (some: Messages): Promise<boolean> => {
           numRendered++;
           return lengthOf(some) <= maxLength;
         };
         const right = plainlyFitting(messages, maxLength);
-        expect(await fittingMessages(messages, fits, Infinity)).toStrictEqual(right);
+        expect(await fittingMessages(messages, fits, { maxWork: Infinity, likelyMessages })).toStrictEqual(right);
         expect(numRendered).toBeLessThanOrEqual(2 * Math.ceil(Math.log2(messages.length + 1)) + 2);
       }),
       { numRuns: 500 },
     );
   });
 
+  test("are not rendered as a whole where that can hardly fit", async () => {
+    const messages = texts(8192) as Messages;
+    const rendered: number[] = [];
+    const fits = (some: Messages): Promise<boolean> => {
+      rendered.push(some.length);
+      return Promise.resolve(some.length <= 100);
+    };
+    const found = await fittingMessages(messages, fits, { maxWork: 2 ** 22, likelyMessages: 512 });
+    expect(found).toHaveLength(100);
+    expect(Math.max(...rendered)).toBeLessThanOrEqual(256);
+  });
+
   test("are rendered within a bound, and lose more turns where that is too little", async () => {
     await fc.assert(
-      fc.asyncProperty(conversations, fc.nat(40_000), async ([messages, maxLength], maxWork) => {
+      fc.asyncProperty(conversations, fc.nat(40_000), async ([messages, maxLength, likelyMessages], maxWork) => {
         let work = 0;
         const fits = async (some: Messages): Promise<boolean> => {
           if (some !== messages) for (const one of some) work += 512 + JSON.stringify(one).length;
           return lengthOf(some) <= maxLength;
         };
-        const found = await fittingMessages(messages, fits, maxWork);
+        const found = await fittingMessages(messages, fits, { maxWork, likelyMessages });
         const right = plainlyFitting(messages, maxLength);
         expect(right).toStrictEqual(expect.arrayContaining([...found]));
         expect(found.at(-1)).toBe(messages.at(-1));

@@ -88,7 +88,9 @@ async function messagesFor(
       throw error;
     }
   };
-  return fittingMessages(body.messages, fits, Math.max(serving.maxBodyBytes, LIMITS.bodyBytes.value));
+  const maxWork = Math.max(serving.maxBodyBytes, LIMITS.bodyBytes.value);
+  // Templates write at least two tokens for a message.
+  return fittingMessages(body.messages, fits, { maxWork, likelyMessages: contextTokens / 2 });
 }
 
 function begunResponse(

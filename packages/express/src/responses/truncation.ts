@@ -9,27 +9,37 @@ type Messages = ChatBody["messages"];
 /** Work to render a message beside its characters, in characters. */
 const MESSAGE_WORK = 512;
 
+/** Limits of a search for the turns that fit. */
+interface SearchLimits {
+  /** Characters of all renderings beside a first one of the whole conversation, and 512 for each message. */
+  readonly maxWork: number;
+  /** Most messages of a conversation that is rendered whole at first: longer ones hardly fit. */
+  readonly likelyMessages: number;
+}
+
 /**
- * Leaves out the fewest of the oldest turns so that the rest fits. The last turn always stays. Renders the whole
- * conversation once. Leaves out more turns than needed where further renderings would exceed `maxWork`.
+ * Leaves out the fewest of the oldest turns so that the rest fits. The last turn always stays. Leaves out more turns
+ * than needed where further renderings would exceed `maxWork`.
  *
  * @param fits - renders messages. Shorter ones fit whenever longer ones do
- * @param maxWork - characters of all further renderings, and 512 for each message
  */
 export async function fittingMessages(
   messages: Messages,
   fits: (messages: Messages) => Promise<boolean>,
-  maxWork: number,
+  { maxWork, likelyMessages }: SearchLimits,
 ): Promise<Messages> {
-  const starts = messages.flatMap(({ role }, index) => (role === "user" ? [index] : [])).slice(1);
-  if (starts.length === 0 || (await fits(messages))) return messages;
+  const ofUser = messages.flatMap(({ role }, index) => (role === "user" ? [index] : []));
+  // The first turn stands for the whole conversation.
+  const starts = [0, ...ofUser.slice(1)];
+  const isLikely = messages.length <= likelyMessages;
+  if (starts.length === 1 || (isLikely && (await fits(messages)))) return messages;
   const works = messages.map((message) => MESSAGE_WORK + JSON.stringify(message).length);
   const stays = (message: Messages[number], index: number, turn: number): boolean =>
     index >= (starts[turn] ?? 0) || isOfSystem(message);
   const from = (turn: number): Messages => messages.filter((message, index) => stays(message, index, turn));
   const workFrom = (turn: number): number =>
     messages.reduce((sum, message, index) => sum + (stays(message, index, turn) ? (works[index] ?? 0) : 0), 0);
-  let [low, high, step, left] = [0, starts.length - 1, 1, maxWork];
+  let [low, high, step, left] = [isLikely ? 1 : 0, starts.length - 1, 1, maxWork];
   // Goes back in steps that double, so that short ends of long conversations are found by rendering little.
   for (let isDoubling = true; low < high;) {
     const turn = isDoubling ? Math.max(low, high - step) : Math.floor((low + high) / 2);
