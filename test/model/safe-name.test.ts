@@ -40,6 +40,12 @@ describe("resolveInside", () => {
     await expectReadMeError(resolveInside(folder, name, NAMED_BY), "ERR_FILE_CORRUPT", NAMED_BY, JSON.stringify(name));
   });
 
+  test("refuses a name that is too long for a path, and quotes its beginning alone", async () => {
+    const refused = resolveInside(await temporaryFolder(), "a/".repeat(5000), NAMED_BY);
+    const { message } = await expectReadMeError(refused, "ERR_FILE_CORRUPT", NAMED_BY, "more than 1024 characters");
+    expect(message.length).toBeLessThan(500);
+  });
+
   test("follows links that stay in the folder, and refuses those that leave it", async () => {
     const outer = await temporaryFolder();
     const folder = join(outer, "model");

@@ -9,6 +9,9 @@ import { corrupt, fileError, quoted } from "./errors.ts";
 // those may be links into `<cache>/blobs`, which all repositories share.
 const HUGGING_FACE_SNAPSHOT = /^(?<repository>.*[/\\]models--[^/\\]+)[/\\]snapshots[/\\][^/\\]+(?:[/\\]|$)/;
 
+// No system opens longer paths, and errors name them whole.
+const MAX_NAME_LENGTH = 1024;
+
 /**
  * Resolves a file name that a model gives against the model's folder.
  *
@@ -36,6 +39,7 @@ export async function resolveInside(folder: string, name: string, namedBy: strin
 /** Returns why a file of this name cannot be in a model's folder, or `undefined` when it can. */
 function nameProblem(name: string): string | undefined {
   if (name === "") return "is empty";
+  if (name.length > MAX_NAME_LENGTH) return `has more than ${MAX_NAME_LENGTH} characters`;
   if (name.includes("\0")) return "contains a NUL character";
   if (name.includes("\\")) return "contains a backslash";
   if (posix.isAbsolute(name) || win32.isAbsolute(name) || /^[A-Za-z]:/.test(name)) return "is absolute";
