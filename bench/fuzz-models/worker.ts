@@ -2,7 +2,6 @@
 
 import { copyFileSync, mkdirSync, readdirSync, readFileSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { cp, mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { performance } from "node:perf_hooks";
 import { setImmediate } from "node:timers/promises";
@@ -20,7 +19,8 @@ const COLLECTED_BYTES = 500_000;
 
 const [root = "", maxCaseMs] = process.argv.slice(2);
 const bases = await readBases(root);
-const home = await mkdtemp(join(tmpdir(), "readme-moe-fuzz-models-"));
+// Removed with the bases, also if this process is killed.
+const home = await mkdtemp(join(root, "worker-"));
 for (const kind of KINDS) await cp(join(root, kind), join(home, kind), { recursive: true });
 const cacheFolder = join(home, "cache-of-models");
 const dense = await openModel(join(root, "dense"));
