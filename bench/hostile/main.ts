@@ -15,7 +15,7 @@ import { stuckGauges } from "../express/gauges.ts";
 import { ATTACKS } from "./attacks.ts";
 import type { Order } from "./attacker.ts";
 import { withTemplate } from "../fuzz/template-model.ts";
-import { HOSTILE_KEYS, WITNESS_KEY } from "./hostile-http.ts";
+import { batchForm, call, HOSTILE_KEYS, WITNESS_KEY } from "./hostile-http.ts";
 import { serve, type Served } from "./served.ts";
 import { witness, type Testimony } from "./witnesses.ts";
 
@@ -43,8 +43,9 @@ const keys = ["--api-key", WITNESS_KEY, ...HOSTILE_KEYS];
 const batches = await mkdtemp(join(tmpdir(), "readme-moe-hostile-"));
 await using server = await serve(template.path, Number(values["heap-mb"]), [...keys, "--batches", batches]);
 
-// Attacks are compared with memory and speed of a server full of well-behaved requests.
+// Attacks are compared with memory and speed of a server that was full of well-behaved requests of each kind.
 await Promise.all(Array.from({ length: 64 }, () => longAnswer()));
+for (let index = 0; index < 4; index++) await largeUse();
 const usual = await attended(5, 3);
 const usualMs = median(usual.answersMs);
 const usualBytes = await server.memory();
@@ -71,6 +72,26 @@ async function longAnswer(): Promise<void> {
       body,
     })
   ).text();
+}
+
+/** Sends the largest requests that a well-behaved client may send, and removes what they have stored. */
+async function largeUse(): Promise<void> {
+  const target = { port: server.port, from: "127.0.0.1" };
+  const patience = AbortSignal.timeout(120_000);
+  const send = (path: string, body: string | FormData): ReturnType<typeof call> =>
+    call(target, { path, body, key: WITNESS_KEY }, patience);
+  const remove = (path: string): ReturnType<typeof call> =>
+    call(target, { method: "DELETE", path, key: WITNESS_KEY }, patience);
+  const input = Array.from({ length: 4000 }, () => ({ role: "user", content: "a" }));
+  const long = { input, truncation: "auto", max_output_tokens: 16 };
+  const wide = { prompt: "x", n: 16, max_tokens: 500, logprobs: 20, ignore_eos: true };
+  const [response, file] = await Promise.all([
+    send("/v1/responses", JSON.stringify(long)),
+    send("/v1/files", batchForm("{}\n".repeat(2_000_000))),
+    send("/v1/completions", JSON.stringify(wide)),
+  ]);
+  await remove(`/v1/responses/${String(response.json["id"])}`);
+  await remove(`/v1/files/${String(file.json["id"])}`);
 }
 
 /** Measures for some seconds, beside attacks if given. @param warmUpAnswers - answers that are not counted */
