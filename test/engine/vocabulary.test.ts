@@ -56,7 +56,7 @@ const tokenizers: Readonly<Record<string, () => Tokenizer>> = {
         model: "gpt2",
         pre: "gpt-2",
         tokens: byteLevelTokens(["h e"], ["<|end|>"]),
-        token_type: [...Array<number>(257).fill(1), 3],
+        token_type: Int32Array.from([...Array<number>(257).fill(1), 3]),
         merges: ["h e"],
         eos_token_id: 257,
       }),
