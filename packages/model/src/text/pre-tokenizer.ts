@@ -1,7 +1,7 @@
 // Pre-tokenization, with pauses: cuts a text into the words whose characters are merged.
 
 import { CHUNK_LENGTH, mapChunks } from "./pausing.ts";
-import { finderOf, nextStart, type SearchPattern } from "./search-pattern.ts";
+import { matchesOf, type SearchPattern } from "./search-pattern.ts";
 
 /** Cuts at each match. */
 export interface SplitStep {
@@ -94,15 +94,9 @@ export function* wordsOf(
 
 /** Finds pieces one at a time, since a long text has many. */
 function* piecesOf({ pattern, dropsRest }: SplitStep, text: string): Generator<string | undefined, void> {
-  const finder = finderOf(pattern, text);
   let end = 0;
-  for (let from = 0; from <= text.length;) {
-    // Another text may use the same pattern between two pieces.
-    finder.lastIndex = from;
-    const match = finder.exec(text);
-    if (match === null) break;
-    if (match === undefined) {
-      from = finder.lastIndex;
+  for (const match of matchesOf(pattern, text)) {
+    if (!match) {
       yield undefined;
       continue;
     }
@@ -110,28 +104,21 @@ function* piecesOf({ pattern, dropsRest }: SplitStep, text: string): Generator<s
     if (end < index && !dropsRest) yield text.slice(end, index);
     if (piece !== "") yield piece;
     end = index + piece.length;
-    from = nextStart(text, match);
   }
   if (end < text.length && !dropsRest) yield text.slice(end);
 }
 
 /** Finds pieces that matches end. */
 function* endedPiecesOf(pattern: SearchPattern, text: string): Generator<string | undefined, void> {
-  const finder = finderOf(pattern, text);
   let start = 0;
-  for (let from = 0; from <= text.length;) {
-    finder.lastIndex = from;
-    const match = finder.exec(text);
-    if (match === null) break;
-    if (match === undefined) {
-      from = finder.lastIndex;
+  for (const match of matchesOf(pattern, text)) {
+    if (!match) {
       yield undefined;
       continue;
     }
     const end = match.index + match[0].length;
     if (end > start) yield text.slice(start, end);
     start = end;
-    from = nextStart(text, match);
   }
   if (start < text.length) yield text.slice(start);
 }

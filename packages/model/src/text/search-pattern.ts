@@ -41,34 +41,34 @@ export function growthOf(pattern: SearchPattern, to: string): number {
   return least === 0 ? 1 + to.length : Math.max(1, to.length / least);
 }
 
-/** Returns a search of one text. */
-export function finderOf(pattern: SearchPattern, text: string): Finder {
-  return pattern instanceof RegExp ? pattern : pattern.finder(text);
+/** Finds all matches, one after another. Yields `undefined` for a pause. */
+export function* matchesOf(pattern: SearchPattern, text: string): Generator<Match | undefined, void> {
+  const finder = pattern instanceof RegExp ? pattern : pattern.finder(text);
+  for (let from = 0; from <= text.length;) {
+    // Another text may use the same pattern between two matches.
+    finder.lastIndex = from;
+    const match = finder.exec(text);
+    if (match === null) return;
+    yield match;
+    from = match ? nextStart(text, match) : finder.lastIndex;
+  }
 }
 
 /** Returns the place where the search behind a match begins. */
-export function nextStart(text: string, { 0: found, index }: Match): number {
+function nextStart(text: string, { 0: found, index }: Match): number {
   const end = index + found.length;
   return found === "" ? end + ((text.codePointAt(end) ?? 0) > 0xffff ? 2 : 1) : end;
 }
 
 /** Replaces every match. A match may depend on all of the text, so it is not cut into chunks. */
 export function* replaceMatches(pattern: SearchPattern, text: string, to: string): Generator<void, string> {
-  const finder = finderOf(pattern, text);
   const parts: string[] = [];
   let end = 0;
-  for (let from = 0; from <= text.length;) {
-    finder.lastIndex = from;
-    const match = finder.exec(text);
-    if (match === null) break;
-    if (match === undefined) {
-      from = finder.lastIndex;
-      yield;
-      continue;
-    }
-    parts.push(text.slice(end, match.index), to);
-    end = match.index + match[0].length;
-    from = nextStart(text, match);
+  for (const match of matchesOf(pattern, text)) {
+    if (match) {
+      parts.push(text.slice(end, match.index), to);
+      end = match.index + match[0].length;
+    } else yield;
   }
   return parts.join("") + text.slice(end);
 }
