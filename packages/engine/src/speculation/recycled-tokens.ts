@@ -88,15 +88,15 @@ export class RecycledTokens {
    */
   learn(before: number, last: number, row: RowCandidates): void {
     if (!Number.isFinite(row.logSumExp)) return;
-    this.#tables.pairs.learn([...this.#salt, before, last], row);
-    this.#tables.singles.learn([...this.#salt, NO_TOKEN, last], row);
+    this.#tables.pairs.learn(this.#salt, before, last, row);
+    this.#tables.singles.learn(this.#salt, NO_TOKEN, last, row);
   }
 
   /** Finds the most likely token after two; `undefined` if nothing is known of the second. */
   likelyAfter(before: number, last: number): LikelyToken | undefined {
     const { pairs, singles, merged } = this.#tables;
-    const pair = pairs.find([...this.#salt, before, last]);
-    const single = singles.find([...this.#salt, NO_TOKEN, last]);
+    const pair = pairs.find(this.#salt, before, last);
+    const single = singles.find(this.#salt, NO_TOKEN, last);
     const visits = pairs.visitsOf(pair);
     const trust = visits / (visits + PAIR_DOUBT);
     const singleVisits = singles.visitsOf(single);
@@ -167,9 +167,7 @@ class Candidates {
   }
 }
 
-/** The salt of a sequence, and two of its tokens. */
-type Context = readonly [...SaltBits, before: number, last: number];
-
+/** Numbers of a context: both parts of the salt of a sequence, and two of its tokens. */
 const CONTEXT_LENGTH = 4;
 
 /** The likely tokens after contexts of at most two tokens, in one place for each hash. */
@@ -192,9 +190,9 @@ class ContextTable {
   }
 
   /** Finds the slot of a context, or -1. */
-  find(context: Context): number {
-    const slot = hashOf(context) & this.#mask;
-    return this.#visits[slot] !== 0 && this.#isOf(slot, context) ? slot : -1;
+  find(salt: SaltBits, before: number, last: number): number {
+    const slot = hashOf(salt, before, last) & this.#mask;
+    return this.#visits[slot] !== 0 && this.#isOf(slot, salt, before, last) ? slot : -1;
   }
 
   visitsOf(slot: number): number {
@@ -208,8 +206,9 @@ class ContextTable {
     }
   }
 
-  learn(context: Context, { candidateIds, candidateLogits, logSumExp }: RowCandidates): void {
-    const slot = this.#take(context);
+  learn(salt: SaltBits, before: number, last: number, row: RowCandidates): void {
+    const { candidateIds, candidateLogits, logSumExp } = row;
+    const slot = this.#take(salt, before, last);
     if (slot < 0) return;
     const visits = Math.min(MOST_VISITS, this.visitsOf(slot) + 1);
     this.#visits[slot] = visits;
@@ -230,23 +229,26 @@ class ContextTable {
   }
 
   /** Takes the slot of a context. @returns -1 if another context with more rows keeps it */
-  #take(context: Context): number {
-    const slot = hashOf(context) & this.#mask;
-    if (this.#isOf(slot, context)) return slot;
+  #take(salt: SaltBits, before: number, last: number): number {
+    const slot = hashOf(salt, before, last) & this.#mask;
+    if (this.#isOf(slot, salt, before, last)) return slot;
     const left = Math.min(MOST_RESISTANCE, this.visitsOf(slot)) - 1;
     this.#visits[slot] = Math.max(0, left);
     if (left > 0) return -1;
-    this.#keys.set(context, CONTEXT_LENGTH * slot);
+    this.#keys.set(salt, CONTEXT_LENGTH * slot);
+    this.#keys[CONTEXT_LENGTH * slot + 2] = before;
+    this.#keys[CONTEXT_LENGTH * slot + 3] = last;
     this.#probabilities.fill(0, WAYS * slot, WAYS * (slot + 1));
     return slot;
   }
 
-  #isOf(slot: number, context: Context): boolean {
-    return context.every((part, at) => this.#keys[CONTEXT_LENGTH * slot + at] === part);
+  #isOf(slot: number, [high, low]: SaltBits, before: number, last: number): boolean {
+    const [keys, at] = [this.#keys, CONTEXT_LENGTH * slot];
+    return keys[at] === high && keys[at + 1] === low && keys[at + 2] === before && keys[at + 3] === last;
   }
 }
 
-function hashOf([high, low, before, last]: Context): number {
+function hashOf([high, low]: SaltBits, before: number, last: number): number {
   const mixed = Math.imul(before ^ high, 0x9e3779b1) ^ Math.imul(last ^ low, 0x85ebca6b);
   return Math.imul(mixed ^ (mixed >>> 15), 0xc2b2ae35) >>> 7;
 }
