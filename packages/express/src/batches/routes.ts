@@ -112,13 +112,12 @@ export async function showBatch(asked: BatchesRequest): Promise<void> {
 
 /** Answers `POST /v1/batches/:id/cancel`. */
 export async function cancelBatch(asked: BatchesRequest): Promise<void> {
-  const { batches } = asked;
+  const { batches, serving, response } = asked;
   const facts = await namedBatch(asked);
   if (facts.end) throw batchHasEnded(statusOf(facts));
   await batches.store.cancel(facts.record.id);
   batches.look();
-  const answer = await answerNow(asked, facts);
-  await sendRead(asked, () => answer);
+  await sendJson(response, await answerNow(asked, facts), serving);
 }
 
 async function answerNow({ batches }: BatchesRequest, { record }: OwnedFacts): Promise<BatchAnswer> {
