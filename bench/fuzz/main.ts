@@ -8,14 +8,14 @@
 
 import { fork } from "node:child_process";
 import { once } from "node:events";
-import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { parseArgs } from "node:util";
 import { percentile } from "../kit/statistics.ts";
 import { slope, verdict, verdictOf } from "../express/figures.ts";
 import { stuckGauges } from "../express/gauges.ts";
-import { serve, type Served } from "../hostile/served.ts";
+import { batchesFolder, serve, type Served } from "../hostile/served.ts";
 import { NO_ADAPTERS, writeAdapters } from "./adapters.ts";
 import { caseOf } from "./cases.ts";
 import { documentedCodes } from "./documented.ts";
@@ -53,17 +53,15 @@ const { values, positionals } = parseArgs({
 const [seed, numRequests] = [Number(values.seed), Number(values.requests)];
 await using template = await withTemplate(positionals[0] ?? "models/pocket");
 await using adapters = values.experts ? await writeAdapters(template.path) : NO_ADAPTERS;
-const batches = await mkdtemp(join(tmpdir(), "readme-moe-fuzz-batches-"));
-const flags = [...adapters.flags, "--batches", batches];
-await using server = await serve(template.path, Number(values["heap-mb"]), flags);
+await using batches = await batchesFolder();
+await using server = await serve(template.path, Number(values["heap-mb"]), [...adapters.flags, ...batches.flags]);
 await adapters.loadLasting(server.url);
-const rules = rulesOf(documentedCodes(), [resolve(template.path), batches, ...adapters.secrets]);
+const rules = rulesOf(documentedCodes(), [resolve(template.path), batches.path, ...adapters.secrets]);
 const tally = new Tally();
 const kept: KeptAnswer[] = [];
 
 if (values.replay !== undefined) await replay(fromJson(await readFile(values.replay, "utf8")));
 else await fuzz();
-await rm(batches, { recursive: true, force: true });
 
 async function replay(one: FuzzCase): Promise<void> {
   const received = await sendCase(server.port, one);

@@ -6,8 +6,6 @@
 import { setTimeout as sleep } from "node:timers/promises";
 import { fork } from "node:child_process";
 import { once } from "node:events";
-import { mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { median, percentile } from "../kit/statistics.ts";
@@ -16,7 +14,7 @@ import { ATTACKS } from "./attacks.ts";
 import type { Order } from "./attacker.ts";
 import { withTemplate } from "../fuzz/template-model.ts";
 import { batchForm, call, HOSTILE_KEYS, WITNESS_KEY } from "./hostile-http.ts";
-import { serve, type Served } from "./served.ts";
+import { batchesFolder, serve, type Served } from "./served.ts";
 import { witness, type Testimony } from "./witnesses.ts";
 
 const MAX_LIVEZ_MS = 100;
@@ -40,8 +38,8 @@ const attacks = ATTACKS.map((_, index) => index).filter((index) => chosen === un
 const attacker = fork(join(import.meta.dirname, "attacker.ts"));
 await using template = await withTemplate(positionals[0] ?? "models/pocket");
 const keys = ["--api-key", WITNESS_KEY, ...HOSTILE_KEYS];
-const batches = await mkdtemp(join(tmpdir(), "readme-moe-hostile-"));
-await using server = await serve(template.path, Number(values["heap-mb"]), [...keys, "--batches", batches]);
+await using batches = await batchesFolder();
+await using server = await serve(template.path, Number(values["heap-mb"]), [...keys, ...batches.flags]);
 
 // Attacks are compared with memory and speed of a server that was full of well-behaved requests of each kind.
 await Promise.all(Array.from({ length: 64 }, () => longAnswer()));
@@ -58,7 +56,6 @@ for (const attack of attacks) await report(ATTACKS[attack]?.name ?? "", Number(v
 const mixedSeconds = Number(values["mixed-minutes"]) * 60;
 if (mixedSeconds > 0) await report(`all of them mixed, seed ${values.seed}`, mixedSeconds, attacks);
 attacker.kill();
-await rm(batches, { recursive: true, force: true });
 console.log(numMissed === 0 ? "All held." : `Not held: ${numMissed}.`);
 process.exitCode = numMissed === 0 ? 0 : 1;
 

@@ -2,7 +2,8 @@
 
 import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
-import { readFile } from "node:fs/promises";
+import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -15,6 +16,19 @@ export interface Served extends AsyncDisposable {
   readonly memory: () => Promise<number>;
   /** Ids of the server's and the engine's processes. */
   readonly processes: () => Promise<readonly number[]>;
+}
+
+/** A folder for a server's files and batches. */
+export interface BatchesFolder extends AsyncDisposable {
+  readonly path: string;
+  readonly flags: readonly string[];
+}
+
+/** Makes a folder that is removed after the server that is started later has ended. */
+export async function batchesFolder(): Promise<BatchesFolder> {
+  const path = await mkdtemp(join(tmpdir(), "readme-moe-batches-"));
+  const remove = (): Promise<void> => rm(path, { recursive: true, force: true });
+  return { path, flags: ["--batches", path], [Symbol.asyncDispose]: remove };
 }
 
 const MAIN = join(import.meta.dirname, "../../packages/readme-moe/dist/main.js");
