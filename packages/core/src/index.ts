@@ -77,7 +77,15 @@ export {
   type UseEstimates,
   type UseForecast,
 } from "./expert-cache/use-forecast.ts";
-export { choiceOption, describeValue, integerOption, nearestName, numberOption, rejectUnknownKeys } from "./options.ts";
+export {
+  choiceOption,
+  describeValue,
+  integerOption,
+  MAX_TIMER_MS,
+  nearestName,
+  numberOption,
+  rejectUnknownKeys,
+} from "./options.ts";
 export {
   embeddingOf,
   embeddingPrefix,

@@ -2,6 +2,9 @@
 
 import { closest, distance } from "fastest-levenshtein";
 
+/** Longest delay of Node's timers, in ms. */
+export const MAX_TIMER_MS: number = 2 ** 31 - 1;
+
 /** Describes a rejected value in a form that the caller recognises, cut to one line. */
 export function describeValue(value: unknown): string {
   if (value === null || value === undefined) return `\`${value}\``;

@@ -5,6 +5,7 @@ import {
   EVICTION_POLICIES,
   type EvictionPolicyName,
   integerOption,
+  MAX_TIMER_MS,
   rejectUnknownKeys,
 } from "@readme-moe/core";
 import { type ChangePrecision, type KernelKind, KV_BLOCK_TOKENS, type KvPrecision } from "@readme-moe/kernel";
@@ -150,9 +151,6 @@ export type ResolvedEngineOptions = Pick<EngineOptions, Unresolved> &
       Name in Exclude<keyof EngineOptions, Unresolved | "expertCachePolicy" | keyof SchedulingOptions>
     ]-?: Exclude<EngineOptions[Name], undefined>;
   };
-
-/** Longest delay of a timer. */
-export const MAX_TIMER_MS: number = 2 ** 31 - 1;
 
 const NAMES = [
   "isolation",

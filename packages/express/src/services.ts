@@ -1,7 +1,7 @@
 // Options of the API and of operations, and the tables of routes that follow from them.
 
 import { basename } from "node:path";
-import { integerOption, ReadMeEmitter, rejectUnknownKeys, type Engine } from "@readme-moe/core";
+import { integerOption, MAX_TIMER_MS, ReadMeEmitter, rejectUnknownKeys, type Engine } from "@readme-moe/core";
 import type { GrammarsOptions } from "@readme-moe/grammar";
 import type { Request as ExpressRequest } from "express";
 import { apiRoutes, batchHandlers } from "./api-routes.ts";
@@ -21,7 +21,6 @@ import { Heartbeat } from "./edge/heartbeat.ts";
 import { resolveExpertsOptions, type ExpertsOptions } from "./edge/experts/options.ts";
 import { reportOutcomes } from "./edge/models/report-outcomes.ts";
 import { ServedModels } from "./edge/served-models.ts";
-import { MAX_TIMER_MS } from "./http/timers.ts";
 import { joinTables, type RouteTable } from "./http/routes.ts";
 import { ResponseStore, type ResponsesOptions } from "./responses/store.ts";
 

@@ -1,4 +1,4 @@
-import { describeValue, integerOption, rejectUnknownKeys } from "@readme-moe/core";
+import { describeValue, integerOption, MAX_TIMER_MS, rejectUnknownKeys } from "@readme-moe/core";
 
 /** Options of `Grammars.open`: limits of compiling grammars in number, time and memory. */
 export interface GrammarsOptions {
@@ -34,8 +34,8 @@ const DEFAULTS: GrammarLimits = {
 const LIMITS: GrammarLimits = {
   maxGrammars: 256,
   maxWaiting: Number.MAX_SAFE_INTEGER,
-  maxCompileMs: 2 ** 31 - 1,
-  maxMaskMs: 2 ** 31 - 1,
+  maxCompileMs: MAX_TIMER_MS,
+  maxMaskMs: MAX_TIMER_MS,
   maxBytes: 2 ** 31,
 };
 

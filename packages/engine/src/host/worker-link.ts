@@ -1,7 +1,14 @@
 // One worker from its start to its end, and the calls that wait for its answers.
 
-import { onceAborted, ReadMeError, type EngineInfo, type PromptInfo, type ReadMeEmitter } from "@readme-moe/core";
-import { MAX_TIMER_MS, type ResolvedEngineOptions } from "../engine-options.ts";
+import {
+  MAX_TIMER_MS,
+  onceAborted,
+  ReadMeError,
+  type EngineInfo,
+  type PromptInfo,
+  type ReadMeEmitter,
+} from "@readme-moe/core";
+import type { ResolvedEngineOptions } from "../engine-options.ts";
 import { fromWire, type CallName, type Calls, type FromWorker, type LoadProgress, type ToWorker } from "../protocol.ts";
 import type { ResolvedReaderOptions } from "../reader-options.ts";
 import type { FunctionCall } from "./caller-functions.ts";

@@ -1,11 +1,11 @@
 // A worker that reads prompts and runs no model.
 
+import { setImmediate as nextTurn } from "node:timers/promises";
 import { ReadMeError } from "@readme-moe/core";
 import { toWire, type Calls, type FromWorker, type ToWorker } from "../protocol.ts";
 import { answerReading, isReadingCall, type ReadingCall } from "./calls.ts";
 import { OpenCalls } from "./open-calls.ts";
 import { openReader, type OpenedReader } from "./open-reader.ts";
-import { nextTurn } from "./turns.ts";
 
 /** Receives messages, and reads long texts in time slices between them. */
 export class ReaderServer {

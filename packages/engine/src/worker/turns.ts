@@ -1,9 +1,6 @@
-// Turns of the event loop between the parts of long work.
+// Turns of the event loop between the parts of long work, in which arrived messages are received.
 
-/** Lets arrived messages be received. */
-export function nextTurn(): Promise<void> {
-  return new Promise((resolve) => setImmediate(resolve));
-}
+import { setImmediate as nextTurn } from "node:timers/promises";
 
 /** Gives the event loop turns for at least `durationMs`. */
 export async function turnsFor(durationMs: number): Promise<void> {

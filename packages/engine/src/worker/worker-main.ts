@@ -1,6 +1,7 @@
 // Entry of the thread or process that runs a model: receives messages, runs steps while there is work, sends the
 // results.
 
+import { setImmediate as nextTurn } from "node:timers/promises";
 import { setFlagsFromString } from "node:v8";
 import { isMainThread, parentPort } from "node:worker_threads";
 import { ReadMeError } from "@readme-moe/core";
@@ -21,7 +22,7 @@ import { openEngine, watchFiles } from "./open-engine.ts";
 import { OpenCalls } from "./open-calls.ts";
 import { ReaderServer } from "./reader-server.ts";
 import { RunningRequests, TimeSlices, type RunningEngine } from "./requests.ts";
-import { nextTurn, turnsFor } from "./turns.ts";
+import { turnsFor } from "./turns.ts";
 
 /**
  * Requests that a program sends together arrive within a tenth of a millisecond of each other. The second limit keeps

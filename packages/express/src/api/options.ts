@@ -1,7 +1,7 @@
-import { describeValue, integerOption, numberOption } from "@readme-moe/core";
+import { describeValue, integerOption, MAX_TIMER_MS, numberOption } from "@readme-moe/core";
 import type { Request } from "express";
 import type { BatchLine } from "../http/border.ts";
-import { MAX_TIMER_MS, systemTimers, type Timers } from "../http/timers.ts";
+import { systemTimers, type Timers } from "../http/timers.ts";
 import type { ReaderOptions } from "../http/send-json.ts";
 import { LIMITS } from "../limits.ts";
 import type { EmbeddingsBody, RerankBody } from "./pooling-schemas.ts";

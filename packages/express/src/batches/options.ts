@@ -1,7 +1,6 @@
 // Options of batches, with their limits.
 
-import { integerOption, numberOption, rejectUnknownKeys } from "@readme-moe/core";
-import { MAX_TIMER_MS } from "../http/timers.ts";
+import { integerOption, MAX_TIMER_MS, numberOption, rejectUnknownKeys } from "@readme-moe/core";
 import { LIMITS } from "../limits.ts";
 
 /** Options of `/v1/files` and `/v1/batches`. */

@@ -1,7 +1,7 @@
 // Which engine answers a request. An engine can be replaced while it serves: new requests go to the new engine, and the
 // old one is disposed when its last request has ended.
 
-import { integerOption, type Engine, type ReadMeEmitter } from "@readme-moe/core";
+import { integerOption, MAX_TIMER_MS, type Engine, type ReadMeEmitter } from "@readme-moe/core";
 import { liveExperts } from "./experts/live-experts.ts";
 import {
   aliasesOf,
@@ -25,7 +25,7 @@ import {
   type SwapOptions,
 } from "./models/options.ts";
 import { badShare, modelFailed, modelLoading, noModelNamed, shuttingDown, unknownModel } from "./refusals.ts";
-import { MAX_TIMER_MS, within } from "../http/timers.ts";
+import { within } from "../http/timers.ts";
 
 export type { Lease } from "./models/model-entry.ts";
 

@@ -1,6 +1,3 @@
-/** Longest delay of Node's timers, in ms. */
-export const MAX_TIMER_MS: number = 2 ** 31 - 1;
-
 /** Source of delays. Tests pass their own. */
 export interface Timers {
   /** Calls `callback` once after `delayMs`. @returns a function that cancels the call */

@@ -1,9 +1,8 @@
 // Responses that later requests can name: bounded by number, bytes and time, and apart for each client.
 
-import { integerOption, numberOption, rejectUnknownKeys } from "@readme-moe/core";
+import { integerOption, MAX_TIMER_MS, numberOption, rejectUnknownKeys } from "@readme-moe/core";
 import { numPartsOf } from "../api/check-body.ts";
 import { jsonParts, sumOfBytes } from "../http/send-json.ts";
-import { MAX_TIMER_MS } from "../http/timers.ts";
 import { LIMITS } from "../limits.ts";
 import type { ResponseAnswer } from "./answer-schemas.ts";
 import type { ConversationItem } from "./request-schemas.ts";

@@ -1,9 +1,15 @@
 // Options, inputs and results of admission.
 
-import { describeValue, integerOption, numberOption, ReadMeEmitter, rejectUnknownKeys } from "@readme-moe/core";
+import {
+  describeValue,
+  integerOption,
+  MAX_TIMER_MS,
+  numberOption,
+  ReadMeEmitter,
+  rejectUnknownKeys,
+} from "@readme-moe/core";
 import { LIMITS } from "../../limits.ts";
 import type { Load } from "./loads.ts";
-import { MAX_TIMER_MS } from "../../http/timers.ts";
 
 /** Limits on the requests that a server holds at once. */
 export interface AdmissionOptions {

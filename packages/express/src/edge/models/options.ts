@@ -1,6 +1,5 @@
-import { integerOption, numberOption, ReadMeEmitter, rejectUnknownKeys, type Engine } from "@readme-moe/core";
+import { integerOption, MAX_TIMER_MS, numberOption, ReadMeEmitter, rejectUnknownKeys, type Engine } from "@readme-moe/core";
 import type { Request as ExpressRequest } from "express";
-import { MAX_TIMER_MS } from "../../http/timers.ts";
 import { namedModel } from "../experts/model-ids.ts";
 
 /** Engines by the names that clients use; a promise of an engine counts as loading. */
