@@ -12,7 +12,7 @@ import { damagedGguf } from "./gguf-parts.ts";
 import { damagedOnnx } from "./proto-parts.ts";
 import { hostileAdapter, hostileTemplate, hostileTokenizer } from "./text-attacks.ts";
 
-/** What stands in the place of a file: bytes, those of another file, nothing, a folder, or a link to the path. */
+/** Content of a place where a file may be: bytes, those of another file, nothing, a folder, or a link to the path. */
 export type Content = Uint8Array | { readonly copyOf: string } | "nothing" | "folder" | { readonly link: string };
 
 export interface ModelCase {

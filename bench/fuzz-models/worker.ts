@@ -63,7 +63,7 @@ async function run(one: ModelCase): Promise<void> {
     if (content instanceof Uint8Array) numBytes += content.byteLength;
   }
   one.files.clear();
-  // What it took to make the case is not charged to it.
+  // The memory that making the case took is not charged to it.
   if (numBytes > COLLECTED_BYTES) globalThis.gc?.();
   resetPeak();
   const startBytes = process.memoryUsage.rss();

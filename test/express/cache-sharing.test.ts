@@ -1,4 +1,4 @@
-// Which clients share the cached beginnings of prompts, over real HTTP.
+// Tests over real HTTP that clients share the cached beginnings of prompts only where they may.
 
 import type { GenerateRequest } from "@readme-moe/core";
 import type { ReadMeEngine } from "@readme-moe/engine";

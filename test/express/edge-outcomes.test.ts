@@ -1,4 +1,4 @@
-// Which answers show that an engine works: asked of every route, so that no new one is forgotten.
+// Tests on every route whether its answer counts as a sign of the engine's health. A new route fails until it is listed.
 
 import { ReadMeError } from "@readme-moe/core";
 import type { ReadMeEngine } from "@readme-moe/engine";

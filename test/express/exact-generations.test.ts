@@ -1,4 +1,4 @@
-// Generations of the APIs of OpenAI and Anthropic, whole and streamed, field by field, and what of them clients send back.
+// Compares generations of the APIs of OpenAI and Anthropic field by field, whole and streamed, and sends answers back.
 
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { exact } from "../support/exact-bodies.ts";

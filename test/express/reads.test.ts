@@ -1,4 +1,4 @@
-// What clients read: it counts in admission and in rate limits, and its slow readers are disconnected.
+// Tests that answers which are read count in admission and in rate limits, and that slow readers are disconnected.
 
 import { EventEmitter } from "node:events";
 import { Admission } from "@readme-moe/express";
@@ -43,7 +43,7 @@ test("every route that is read takes room in admission, except those of probes",
     admission.send({ key: undefined, client: `${index}`, bytes: 0 }),
   );
   expect(await statuses()).toStrictEqual(paths.map((path) => [path, UNCOUNTED.includes(path) ? 200 : 503]));
-  // What changes something says so however many read.
+  // Answers to changes are sent however many clients read.
   const removed = await tenants.ask("ann", `/v1/responses/${tenants.ids.response}`, { method: "DELETE" });
   expect(removed.status).toBe(200);
   for (const release of releases) release();

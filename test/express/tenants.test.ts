@@ -1,5 +1,5 @@
-// What one key has does not exist for another: every route and every field that takes an id answers with another key's
-// id as with one that nobody has.
+// Tests that one key's things do not exist for another: every route and field that takes an id answers with another
+// key's id as with one that nobody has.
 
 import { openApiDocument } from "@readme-moe/express";
 import { expect, test } from "vitest";
@@ -201,7 +201,7 @@ test("the fields that take ids are those that are tried here", () => {
   expect([...names].filter((name) => /(^|_)ids?$/.test(name)).toSorted()).toStrictEqual([
     // Names within a conversation.
     "call_id",
-    // Of items, which references have, too.
+    // Ids of items, also in references.
     "id",
     "input_file_id",
     "previous_response_id",

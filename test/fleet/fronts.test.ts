@@ -46,7 +46,7 @@ describe.skipIf(noServer !== undefined)("two fronts of a fleet (skipped without 
   let [first, second] = [] as unknown as [FleetEngine, FleetEngine];
   const servers: RunningServer[] = [];
   const valve = new Valve();
-  /** What the fronts say. */
+  /** Messages of the fronts. */
   const errors: string[] = [];
 
   const post = (front: number, path: string, body: object, headers: Record<string, string> = {}): Promise<Response> =>

@@ -99,7 +99,7 @@ test("a reader who has followed lost entries goes on with those that another wor
   );
 });
 
-/** What happens between a log and its follower. */
+/** Events between a log and its follower. */
 const happenings = fc.array(
   fc.oneof(
     fc.record({ kind: fc.constant("message" as const), at: fc.nat() }),

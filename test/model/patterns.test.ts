@@ -33,7 +33,7 @@ function expected(source: string, text: string): [number, string][] {
   ]).filter(([index]) => !/^[\udc00-\udfff]/.test(text.slice(index)));
 }
 
-/** Where a repeated part matches nothing, JavaScript and the reference differ themselves. */
+/** Tells whether a repeated part may match nothing: JavaScript and the reference differ there themselves. */
 function matchesNothing(source: string): boolean {
   return !isAccepted(source) || new RegExp(`^(?:${source})$`, "u").test("");
 }

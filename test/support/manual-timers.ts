@@ -3,7 +3,7 @@ export interface ManualTimers {
   after(delayMs: number, callback: () => void): () => void;
   /** Resolves when something waits for `delayMs`, at once where it does already. */
   waiting(delayMs: number): Promise<void>;
-  /** Which one has waited for `delayMs` longest; the number differs for each. */
+  /** Returns the number of the timer that has waited for `delayMs` longest. Each timer has another number. */
   waitingSince(delayMs: number): number | undefined;
   /** How many wait for `delayMs`. */
   count(delayMs: number): number;

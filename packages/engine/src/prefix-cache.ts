@@ -21,10 +21,10 @@ export interface PrefixCacheOptions {
  * The key of a chunk is everything that its keys and values depend on, which is the chunk before it, its tokens and
  * their experts, and the salt of the requests that may use it.
  *
- * Of one salt, the least recently used chunks are evicted first, and never before the chunks that follow them. Among
- * salts, the one with the largest product of bytes and time since that use is chosen: whoever adds much evicts its own
- * chunks, and what is used no more goes in the end. The KV memory drops an evicted chunk. Only `add` and `pin` evict,
- * so the result of `match` is valid until then.
+ * Eviction chooses a salt, and then its least recently used chunk, never before the chunks that follow it. The salt is
+ * the one with the largest product of bytes and time since that use: a client that adds much evicts its own chunks, and
+ * unused chunks are evicted in the end. The KV memory drops an evicted chunk. Only `add` and `pin` evict, so the result
+ * of `match` is valid until then.
  *
  * Pinned beginnings stay until `unpin`, for requests of all salts. They end with a whole page of 16 positions, which
  * may be within a chunk.

@@ -151,7 +151,7 @@ test.each([true, false])("prompts of experts are kept again with their experts (
   expect(await restart()).toEqual([again, again]);
   expect(engine.info.experts).toEqual(["none", "two", "three"]);
   expect(await cached()).toEqual([0, keptTokens, keptTokens]);
-  // What was left out is not kept later.
+  // A prompt that was left out is not kept later.
   await engine.addExpert("one", folderOf("one"));
   expect(await restart()).toEqual([again, again]);
 });

@@ -55,7 +55,7 @@ export class FollowedRequests {
 
   constructor(around: FollowSurroundings) {
     this.#around = around;
-    // What is missed while the connection is made again is asked for.
+    // Entries that are missed during a reconnection are read afterwards.
     around.listening.listen([`${FRONT_PREFIX}${around.frontId}`], (_, message) => {
       for (const news of readNews(message)) this.#hear(news);
     });
