@@ -67,7 +67,8 @@ export async function fuzzModels(options: FuzzOptions): Promise<FuzzResult> {
         worker.close();
       }
     };
-    await Promise.all(Array.from({ length: options.workers }, lane));
+    const ended = await Promise.allSettled(Array.from({ length: options.workers }, lane));
+    for (const lane of ended) if (lane.status === "rejected") throw lane.reason;
     const failures: Failure[] = [];
     const unconfirmed: Failure[] = [];
     for (const { index, problems } of suspects.slice(0, MAX_CONFIRMED)) {

@@ -110,16 +110,18 @@ function anyArray(chance: Chance): Buffer {
   );
 }
 
-/** Writes a list of strings with some of them changed. */
+/** Writes a list of strings with some of them changed. Lists that are damaged already stay as they are. */
 function changedStrings(value: Buffer, chance: Chance): Buffer {
+  if (value.length < 12 || value.readUInt32LE(0) !== STRING) return value;
   const count = Number(value.readBigUInt64LE(4));
-  if (value.readUInt32LE(0) !== STRING || count === 0) return value;
   const texts: string[] = [];
   for (let [index, at] = [0, 12]; index < count; index++) {
+    if (at + 8 > value.length) return value;
     const length = Number(value.readBigUInt64LE(at));
     texts.push(value.toString("utf8", at + 8, at + 8 + length));
     at += 8 + length;
   }
+  if (texts.length === 0) return value;
   for (let left = chance.pick([1, 3, 50]); left > 0; left--) {
     const others = [
       chance.pick(texts),

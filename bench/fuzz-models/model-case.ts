@@ -35,7 +35,7 @@ const WEIGHTS: Readonly<Record<Kind, number>> = {
   pooling: 4,
   gguf: 12,
   "gguf-text": 12,
-  onnx: 6,
+  onnx: 2,
   tokenizer: 14,
   template: 8,
   adapter: 10,

@@ -15,7 +15,7 @@ import { outcomeOf, type Places } from "./use-model.ts";
 
 const MAX_CASE_BYTES = 256e6;
 /** Larger cases leave garbage behind that is collected before they are opened. */
-const COLLECTED_BYTES = 500_000;
+const COLLECTED_BYTES = 4_000_000;
 
 const [root = "", maxCaseMs] = process.argv.slice(2);
 const bases = await readBases(root);
