@@ -68,7 +68,7 @@ export async function fuzzModels(options: FuzzOptions): Promise<FuzzResult> {
       }
     };
     const ended = await Promise.allSettled(Array.from({ length: options.workers }, lane));
-    for (const lane of ended) if (lane.status === "rejected") throw lane.reason;
+    for (const result of ended) if (result.status === "rejected") throw result.reason;
     const failures: Failure[] = [];
     const unconfirmed: Failure[] = [];
     for (const { index, problems } of suspects.slice(0, MAX_CONFIRMED)) {

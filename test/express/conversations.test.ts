@@ -180,13 +180,15 @@ describe("messages that do not fit", () => {
     await fc.assert(
       fc.asyncProperty(conversations, async ([messages, maxLength, likelyMessages]) => {
         let numRendered = 0;
-        const fits = async (some: Messages): Promise<boolean> => {
+        const tokensOf = async (some: Messages): Promise<number> => {
           numRendered++;
-          return lengthOf(some) <= maxLength;
+          const length = lengthOf(some);
+          return length <= maxLength ? length : Infinity;
         };
         const right = plainlyFitting(messages, maxLength);
-        expect(await fittingMessages(messages, fits, { maxWork: Infinity, likelyMessages })).toStrictEqual(right);
-        expect(numRendered).toBeLessThanOrEqual(2 * Math.ceil(Math.log2(messages.length + 1)) + 2);
+        const limits = { maxTokens: maxLength, maxWork: Infinity, likelyMessages };
+        expect(await fittingMessages(messages, tokensOf, limits)).toStrictEqual(right);
+        expect(numRendered).toBeLessThanOrEqual(Math.ceil(Math.log2(messages.length + 1)) + 6);
       }),
       { numRuns: 500 },
     );
@@ -195,24 +197,27 @@ describe("messages that do not fit", () => {
   test("are not rendered as a whole where that can hardly fit", async () => {
     const messages = texts(8192) as Messages;
     const rendered: number[] = [];
-    const fits = (some: Messages): Promise<boolean> => {
+    const tokensOf = (some: Messages): Promise<number> => {
       rendered.push(some.length);
-      return Promise.resolve(some.length <= 100);
+      return Promise.resolve(some.length <= 100 ? 3 + 10 * some.length : Infinity);
     };
-    const found = await fittingMessages(messages, fits, { maxWork: 2 ** 22, likelyMessages: 512 });
-    expect(found).toHaveLength(100);
-    expect(Math.max(...rendered)).toBeLessThanOrEqual(256);
+    const limits = { maxTokens: 1009, maxWork: 2 ** 22, likelyMessages: 512 };
+    expect(await fittingMessages(messages, tokensOf, limits)).toHaveLength(100);
+    // One rendering to learn the tokens of a message, one that fits and one that does not.
+    expect(rendered.length).toBeLessThanOrEqual(4);
+    expect(Math.max(...rendered)).toBeLessThanOrEqual(101);
   });
 
   test("are rendered within a bound, and lose more turns where that is too little", async () => {
     await fc.assert(
       fc.asyncProperty(conversations, fc.nat(40_000), async ([messages, maxLength, likelyMessages], maxWork) => {
         let work = 0;
-        const fits = async (some: Messages): Promise<boolean> => {
+        const tokensOf = async (some: Messages): Promise<number> => {
           if (some !== messages) for (const one of some) work += 512 + JSON.stringify(one).length;
-          return lengthOf(some) <= maxLength;
+          return lengthOf(some);
         };
-        const found = await fittingMessages(messages, fits, { maxWork, likelyMessages });
+        const limits = { maxTokens: maxLength, maxWork, likelyMessages };
+        const found = await fittingMessages(messages, tokensOf, limits);
         const right = plainlyFitting(messages, maxLength);
         expect(right).toStrictEqual(expect.arrayContaining([...found]));
         expect(found.at(-1)).toBe(messages.at(-1));

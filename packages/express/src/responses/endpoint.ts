@@ -78,19 +78,20 @@ async function messagesFor(
   if (truncation !== "auto") return body.messages;
   const { contextTokens } = engine.info;
   const reserve = Math.min(maxOutputTokens ?? Math.ceil(contextTokens / 4), Math.ceil(contextTokens / 2));
-  const fits = async (messages: ChatBody["messages"]): Promise<boolean> => {
+  const maxTokens = contextTokens - reserve;
+  const tokensOf = async (messages: ChatBody["messages"]): Promise<number> => {
     const prompt = chatPrompt(body, messages, { info: engine.info, maxTokens: params.maxTokens });
     try {
-      await engine.tokenize(prompt, { maxTokens: contextTokens - reserve, signal });
-      return true;
+      const { length } = await engine.tokenize(prompt, { maxTokens, signal });
+      return length;
     } catch (error) {
-      if (error instanceof ReadMeError && error.code === "ERR_CONTEXT_LENGTH") return false;
+      if (error instanceof ReadMeError && error.code === "ERR_CONTEXT_LENGTH") return Infinity;
       throw error;
     }
   };
   const maxWork = Math.max(serving.maxBodyBytes, LIMITS.bodyBytes.value);
   // Templates write at least two tokens for a message.
-  return fittingMessages(body.messages, fits, { maxWork, likelyMessages: contextTokens / 2 });
+  return fittingMessages(body.messages, tokensOf, { maxTokens, maxWork, likelyMessages: contextTokens / 2 });
 }
 
 function begunResponse(

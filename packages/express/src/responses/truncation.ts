@@ -8,9 +8,14 @@ type Messages = ChatBody["messages"];
 
 /** Work to render a message beside its characters, in characters. */
 const MESSAGE_WORK = 512;
+/** Tokens for each unit of work, before a rendering has shown them. */
+const LIKELY_RATE = 1 / 4;
+/** Turns that are tried by estimates, before the search halves what is left. */
+const MAX_ESTIMATES = 4;
 
 /** Limits of a search for the turns that fit. */
 interface SearchLimits {
+  readonly maxTokens: number;
   /** Characters of all renderings beside a first one of the whole conversation, and 512 for each message. */
   readonly maxWork: number;
   /** Most messages of a conversation that is rendered whole at first: longer ones hardly fit. */
@@ -19,43 +24,65 @@ interface SearchLimits {
 
 /**
  * Leaves out the fewest of the oldest turns so that the rest fits. The last turn always stays. Leaves out more turns
- * than needed where further renderings would exceed `maxWork`.
+ * than needed where further renderings would exceed `maxWork`. Renderings block the engine, so that turns are tried
+ * where the tokens of earlier renderings let expect the limit.
  *
- * @param fits - renders messages. Shorter ones fit whenever longer ones do
+ * @param tokensOf - renders messages, and counts their tokens: a number above `maxTokens` where they are more. Shorter
+ *   ones have fewer
  */
 export async function fittingMessages(
   messages: Messages,
-  fits: (messages: Messages) => Promise<boolean>,
-  { maxWork, likelyMessages }: SearchLimits,
+  tokensOf: (messages: Messages) => Promise<number>,
+  { maxTokens, maxWork, likelyMessages }: SearchLimits,
 ): Promise<Messages> {
   const ofUser = messages.flatMap(({ role }, index) => (role === "user" ? [index] : []));
   // The first turn stands for the whole conversation.
   const starts = [0, ...ofUser.slice(1)];
   const isLikely = messages.length <= likelyMessages;
-  if (starts.length === 1 || (isLikely && (await fits(messages)))) return messages;
-  const works = messages.map((message) => MESSAGE_WORK + JSON.stringify(message).length);
-  const stays = (message: Messages[number], index: number, turn: number): boolean =>
-    index >= (starts[turn] ?? 0) || isOfSystem(message);
-  const from = (turn: number): Messages => messages.filter((message, index) => stays(message, index, turn));
-  const workFrom = (turn: number): number =>
-    messages.reduce((sum, message, index) => sum + (stays(message, index, turn) ? (works[index] ?? 0) : 0), 0);
-  let [low, high, step, left] = [isLikely ? 1 : 0, starts.length - 1, 1, maxWork];
-  // Goes back in steps that double, so that short ends of long conversations are found by rendering little.
-  for (let isDoubling = true; low < high;) {
-    const turn = isDoubling ? Math.max(low, high - step) : Math.floor((low + high) / 2);
-    const work = workFrom(turn);
+  if (starts.length === 1 || (isLikely && (await tokensOf(messages)) <= maxTokens)) return messages;
+  const works = worksFrom(messages, starts);
+  const from = (turn: number): Messages =>
+    messages.filter((message, index) => index >= (starts[turn] ?? 0) || isOfSystem(message));
+  let [low, high, left] = [isLikely ? 1 : 0, starts.length - 1, maxWork];
+  let known = { work: 0, tokens: 0 };
+  let rate = LIKELY_RATE;
+  for (let attempt = 0; low < high; attempt++) {
+    const room = known.work + (maxTokens - known.tokens) / rate;
+    const estimated = works.findIndex((work, turn) => turn >= low && (work <= room || turn === high - 1));
+    const turn = attempt < MAX_ESTIMATES ? estimated : Math.floor((low + high) / 2);
+    const work = works[turn] ?? 0;
     const isCheap = work <= left;
     if (isCheap) left -= work;
     // oxlint-disable-next-line no-await-in-loop -- a search
-    if (isCheap && (await fits(from(turn)))) {
+    const tokens = isCheap ? await tokensOf(from(turn)) : Infinity;
+    if (tokens <= maxTokens) {
       high = turn;
-      step *= 2;
+      rate = Math.max(tokens - known.tokens, 1) / Math.max(work - known.work, 1);
+      known = { work, tokens };
     } else {
       low = turn + 1;
-      isDoubling = false;
+      if (known.work === 0) rate *= 2;
     }
   }
   return from(high);
+}
+
+/** Computes the work to render the messages that stay from each turn on. */
+function worksFrom(messages: Messages, starts: readonly number[]): readonly number[] {
+  const works: number[] = [];
+  let after = 0;
+  let turn = starts.length - 1;
+  let ofSystem = 0;
+  const own = messages.map((message) => MESSAGE_WORK + JSON.stringify(message).length);
+  for (const [index, message] of messages.entries()) if (isOfSystem(message)) ofSystem += own[index] ?? 0;
+  for (const [index, message] of [...messages.entries()].toReversed()) {
+    if (isOfSystem(message)) ofSystem -= own[index] ?? 0;
+    after += own[index] ?? 0;
+    if (index !== starts[turn]) continue;
+    works[turn] = after + ofSystem;
+    turn--;
+  }
+  return works;
 }
 
 /** Leaves out the fewest of the oldest turns of kept items so that the rest has room. */
