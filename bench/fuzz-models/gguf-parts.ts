@@ -1,5 +1,6 @@
 // The parts of a valid GGUF file, so that one of them can be wrong and all others right.
 
+import { GGML_TYPES } from "../../packages/model/src/gguf/ggml-types.ts";
 import { array, entry, handMadeGguf, type HandMadeTensor, text, u32, u64 } from "../../test/support/gguf-bytes.ts";
 import type { Chance } from "../fuzz/chance.ts";
 import { NUMBERS } from "./byte-damage.ts";
@@ -17,6 +18,8 @@ interface GgufParts {
   readonly tensors: Tensor[];
 }
 
+/** Numbers of all ggml types, and of none. */
+const TYPES = [...GGML_TYPES.keys(), 99];
 const [BOOL, STRING, ARRAY] = [7, 8, 9];
 const NUMBER_BYTES: Readonly<Record<number, number>> = {
   0: 1,
@@ -160,7 +163,7 @@ export function damagedGguf(bytes: Buffer, chance: Chance, tokenizer: boolean): 
           )),
       ],
       [tokenizer ? 0 : 1, () => void (tensor.dimensions = [...tensor.dimensions, 1].slice(chance.below(3)))],
-      [tokenizer ? 0 : 2, () => void (tensor.type = chance.pick([0, 1, 2, 8, 12, 14, 16, 24, 27, 28, 30, 39, 99]))],
+      [tokenizer ? 0 : 2, () => void (tensor.type = chance.pick(TYPES))],
       [tokenizer ? 0 : 1, () => void (tensor.offset = chance.pick(NUMBERS))],
       [tokenizer ? 0 : 2, () => void tensors.splice(tensors.indexOf(tensor), 1)],
       [

@@ -205,16 +205,16 @@ describe("GgufFile tensors", () => {
   test("lists tensors of unsupported types, and names tensor and type in the error", async () => {
     const path = await fileOf({
       tensors: [
-        { name: "iq", dimensions: [256, 2], type: 23, data: new Uint8Array(272) },
+        { name: "iq", dimensions: [256, 2], type: 22, data: new Uint8Array(164) },
         { name: "new", dimensions: [3, 5], type: 99, data: new Uint8Array(7) },
         { name: "f", dimensions: [1], type: F32, data: new Uint8Array(4) },
       ],
     });
     const file = await GgufFile.open(path);
-    expect(file.tensors.get("iq")).toMatchObject({ shape: [2, 256], byteLength: 272, type: { name: "IQ4_XS" } });
+    expect(file.tensors.get("iq")).toMatchObject({ shape: [2, 256], byteLength: 164, type: { name: "IQ2_S" } });
     expect(file.tensors.get("new")).toMatchObject({ shape: [5, 3], ggmlType: 99, byteLength: undefined });
-    await expectReadMeError(file.readFloats("iq"), "ERR_MODEL_UNSUPPORTED", path, '"iq"', "IQ4_XS");
-    await expectReadMeError(file.readBytes("new"), "ERR_MODEL_UNSUPPORTED", path, '"new"', "99");
+    await expectReadMeError(file.readFloats("iq"), "ERR_MODEL_UNSUPPORTED", path, '"iq"', "IQ2_S", "Q2_K");
+    await expectReadMeError(file.readBytes("new"), "ERR_MODEL_UNSUPPORTED", path, '"new"', "99", "Q4_K or Q8_0");
     expect(await file.readFloats("f")).toEqual(Float32Array.of(0));
     await file.close();
   });

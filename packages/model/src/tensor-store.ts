@@ -1,21 +1,8 @@
 import { integerOption } from "@readme-moe/core";
 import type { StoredBlocks } from "./quantize/block-weights.ts";
 
-/**
- * Element types of the tensors in a checkpoint. The `Q` types are GGUF's blocks of 32 values, or of 256 when their
- * names end in `_K`.
- */
-export type StoredType =
-  | "F64"
-  | "F32"
-  | "F16"
-  | "BF16"
-  | "I64"
-  | "I32"
-  | "I16"
-  | "I8"
-  | "U8"
-  | "BOOL"
+/** GGUF's quantised types. `_K` types, IQ4_XS and TQ2_0 have blocks of 256 values along a row, others of 32. */
+export type BlockType =
   | "Q8_0"
   | "Q4_0"
   | "Q4_1"
@@ -25,7 +12,14 @@ export type StoredType =
   | "Q3_K"
   | "Q4_K"
   | "Q5_K"
-  | "Q6_K";
+  | "Q6_K"
+  | "IQ4_NL"
+  | "IQ4_XS"
+  | "MXFP4"
+  | "TQ2_0";
+
+/** Element types of the tensors in a checkpoint. */
+export type StoredType = "F64" | "F32" | "F16" | "BF16" | "I64" | "I32" | "I16" | "I8" | "U8" | "BOOL" | BlockType;
 
 /** A tensor's description in the header of its file. */
 export interface TensorInfo {

@@ -97,7 +97,11 @@ export class GgufFile {
     const stored = tensor.type?.stored;
     if (stored !== undefined && tensor.byteLength !== undefined)
       return { tensor, stored, byteLength: tensor.byteLength };
-    throw this.#unsupported(name, `has the ggml type ${tensor.type?.name ?? tensor.ggmlType}, which is not supported`);
+    const { name: type = tensor.ggmlType, instead = "Q4_K or Q8_0" } = tensor.type ?? {};
+    throw this.#unsupported(
+      name,
+      `has the ggml type ${type}, which is not supported; take a file with ${instead} instead`,
+    );
   }
 
   #hasSplitRows(tensor: GgufTensorInfo): boolean {

@@ -1,6 +1,6 @@
 // The "K" types: quantised blocks of 256 values along a row. A block consists of groups of 16 or 32 values, each with
-// an integer factor of the block's scale, and perhaps one of its minimum, which are F16. Source: block_q*_K in
-// ggml-common.h and dequantize_row_q*_K in ggml-quants.c of llama.cpp.
+// an integer factor of the block's scale, and perhaps one of its minimum, which are F16. TQ2_0 has only the scale.
+// Source: block_q*_K and block_tq2_0 in ggml-common.h, and dequantize_row_* in ggml-quants.c of llama.cpp.
 //
 // Values have the same bits as in llama.cpp: a scale, its group's factor and a quant have at most 24 significant bits
 // together, so all products are exact, and only a subtraction is rounded, once.
@@ -13,6 +13,7 @@ export const Q3_K_BLOCK_BYTES = 110;
 export const Q4_K_BLOCK_BYTES = 144;
 export const Q5_K_BLOCK_BYTES = 176;
 export const Q6_K_BLOCK_BYTES = 210;
+export const TQ2_0_BLOCK_BYTES = 66;
 
 // Group sizes of the types with two-bit fields, and of the others.
 const SMALL_GROUP = 16;
@@ -128,6 +129,21 @@ export function dequantizeQ6K(bytes: Uint8Array): Float32Array {
       const factor = ((bytes[start + 192 + group] ?? 0) << 24) >> 24;
       const groupScale = scale * factor;
       for (let i = 0; i < SMALL_GROUP; i++) values[at++] = groupScale * (q6KQuant(bytes, start, group, i) - 32);
+    }
+  }
+  return values;
+}
+
+/** Converts TQ2_0: 64 bytes of quants, scale; value = scale * (q - 1), where ternary weights have a q of 0 to 2. */
+export function dequantizeTQ2(bytes: Uint8Array): Float32Array {
+  const values = valuesFor(bytes, TQ2_0_BLOCK_BYTES);
+  let at = 0;
+  for (let start = 0; start < bytes.byteLength; start += TQ2_0_BLOCK_BYTES) {
+    const scale = f16At(bytes, start + 64);
+    for (let group = 0; group < K_BLOCK_VALUES / SMALL_GROUP; group++) {
+      const from = start + twoBitOffset(group);
+      const shift = twoBitShift(group);
+      for (let i = from; i < from + SMALL_GROUP; i++) values[at++] = scale * ((((bytes[i] ?? 0) >>> shift) & 3) - 1);
     }
   }
   return values;

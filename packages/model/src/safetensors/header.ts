@@ -1,11 +1,11 @@
 import { ReadMeError } from "@readme-moe/core";
 import type { ByteSource } from "../files/byte-source.ts";
 import { corrupt, quoted } from "../files/errors.ts";
-import { countValues, type StoredType, type TensorInfo } from "../tensor-store.ts";
+import { type BlockType, countValues, type StoredType, type TensorInfo } from "../tensor-store.ts";
 import { JsonReader } from "./json-reader.ts";
 
 /** Element types of safetensors files that this project reads and writes. */
-export type SafetensorsType = Exclude<StoredType, `Q${string}`>;
+export type SafetensorsType = Exclude<StoredType, BlockType>;
 
 /** Bytes per element. */
 export const SAFETENSORS_TYPE_BYTES: ReadonlyMap<string, number> = new Map<SafetensorsType, number>([

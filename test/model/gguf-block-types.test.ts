@@ -1,10 +1,11 @@
-import { readFileSync } from "node:fs";
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { inflateSync } from "node:zlib";
 import { describe, expect, test } from "vitest";
+import { GGML_TYPES } from "../../packages/model/src/gguf/ggml-types.ts";
 import { GgufFile } from "../../packages/model/src/gguf/gguf-file.ts";
 import { GgufTensorStore } from "../../packages/model/src/gguf/gguf-tensor-store.ts";
-import { fixture } from "../support/fixtures.ts";
+import { golden } from "../support/fixtures.ts";
 import { type HandMadeGguf, handMadeGguf, textEntry, u32Entry } from "../support/gguf-bytes.ts";
 import { plainQ4K, plainQ6K, randomBlocks } from "../support/plain-blocks.ts";
 import { expectReadMeError } from "../support/rejection.ts";
@@ -15,27 +16,56 @@ const Q4_K_BYTES = 144;
 
 /** Name, number, values and bytes per block. */
 const TYPES = [
+  ["Q4_0", 2, 32, 18],
+  ["Q4_1", 3, 32, 20],
   ["Q5_0", 6, 32, 22],
   ["Q5_1", 7, 32, 24],
+  ["Q8_0", 8, 32, 34],
   ["Q2_K", 10, 256, 84],
   ["Q3_K", 11, 256, 110],
   ["Q4_K", Q4_K, 256, Q4_K_BYTES],
   ["Q5_K", 13, 256, 176],
   ["Q6_K", 14, 256, 210],
+  ["IQ4_NL", 20, 32, 18],
+  ["IQ4_XS", 23, 256, 136],
+  ["TQ2_0", 35, 256, 66],
+  ["MXFP4", 39, 32, 17],
 ] as const;
+
+/** Name, number, values and bytes per block of types that are refused, and what to take instead. */
+const REFUSED = [
+  ["IQ2_XXS", 16, 256, 66, "Q2_K"],
+  ["IQ2_XS", 17, 256, 74, "Q2_K"],
+  ["IQ3_XXS", 18, 256, 98, "Q3_K"],
+  ["IQ1_S", 19, 256, 50, "Q2_K"],
+  ["IQ3_S", 21, 256, 110, "Q3_K"],
+  ["IQ2_S", 22, 256, 82, "Q2_K"],
+  ["IQ1_M", 29, 256, 56, "Q2_K"],
+  ["Q4_0_4_4", 31, 32, 18, "Q4_0"],
+  ["Q4_0_4_8", 32, 32, 18, "Q4_0"],
+  ["Q4_0_8_8", 33, 32, 18, "Q4_0"],
+  ["TQ1_0", 34, 256, 54, "TQ2_0"],
+  ["NVFP4", 40, 64, 36, "MXFP4 or Q4_K"],
+  ["Q1_0", 41, 128, 18, "Q8_0"],
+] as const;
+
+interface Golden {
+  readonly types: Readonly<Record<string, { readonly blocks: string; readonly values: string }>>;
+}
 
 /** Blocks and the bits of their values, from llama.cpp's Python package. */
 function reference(type: string): { readonly blocks: Uint8Array; readonly bits: Uint32Array } {
-  const text = readFileSync(join(fixture("gguf-types"), `${type}.json`), "utf8");
-  const { blocks, values } = JSON.parse(text) as { readonly blocks: string; readonly values: string };
+  const { blocks, values } = (golden("gguf-types") as Golden).types[type] ?? { blocks: "", values: "" };
   return {
     blocks: new Uint8Array(Buffer.from(blocks, "base64")),
-    bits: new Uint32Array(new Uint8Array(Buffer.from(values, "base64")).buffer),
+    bits: bitsOf(new Float32Array(new Uint8Array(inflateSync(Buffer.from(values, "base64"))).buffer)),
   };
 }
 
+/** The bits of values, the same for all NaN. */
 function bitsOf(values: Float32Array): Uint32Array {
-  return new Uint32Array(values.buffer, values.byteOffset, values.length);
+  const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
+  return bits.map((word) => ((word & 0x7fff_ffff) > 0x7f80_0000 ? 0x7fc0_0000 : word));
 }
 
 async function fileOf(file: HandMadeGguf): Promise<string> {
@@ -52,6 +82,28 @@ function randomBlocksWithScaleLast(numBlocks: number, blockBytes: number, seed: 
 }
 
 describe("GGUF block types", () => {
+  test("are all tested here, those that are read and those that are refused", () => {
+    const types = [...GGML_TYPES].map(([number, type]) => ({ number, ...type }));
+    const read = types.filter(({ stored, blockValues }) => stored !== undefined && blockValues > 1);
+    expect(read.map((one) => [one.stored, one.number, one.blockValues, one.blockBytes])).toStrictEqual(TYPES);
+    const refused = types.filter(({ stored }) => stored === undefined);
+    expect(refused.map((one) => [one.name, one.number, one.blockValues, one.blockBytes, one.instead])).toStrictEqual(
+      REFUSED,
+    );
+  });
+
+  test.each(REFUSED)("%s is refused by name, with what to take instead", async (name, type, size, bytes, instead) => {
+    const data = new Uint8Array(2 * bytes);
+    const path = await fileOf({ tensors: [{ name: "x", dimensions: [size, 2], type, data }] });
+    const file = await GgufFile.open(path);
+    expect(file.tensors.get("x")).toMatchObject({ shape: [2, size], byteLength: data.length, type: { name } });
+    const reason = `has the ggml type ${name}, which is not supported; take a file with ${instead} instead`;
+    await expectReadMeError(file.readFloats("x"), "ERR_MODEL_UNSUPPORTED", `${path}: tensor "x" ${reason}`);
+    await expectReadMeError(file.readBytes("x"), "ERR_MODEL_UNSUPPORTED", reason);
+    expect(() => file.info("x")).toThrow(reason);
+    await file.close();
+  });
+
   test.each(TYPES)("%s has the same bits as in llama.cpp's package", async (name, type, size, bytes) => {
     const { blocks, bits } = reference(name);
     const numBlocks = blocks.length / bytes;
