@@ -102,7 +102,10 @@ function judgeAnswer(answer: HttpAnswer, ask: Ask | undefined, sent: FuzzCase, r
     if (wrong !== undefined) problems.push(`wrong answer: ${wrong}`);
     if (isRefusable(sent)) problems.push("200 for a body that its schema refuses");
   } else if (![200, 204, 304].includes(status) && status < 400) problems.push(`status ${status}`);
-  if (ask?.isRight && status !== 200) problems.push(`status ${status} for a right request: ${text.slice(0, 300)}`);
+  // One client sends all requests, and may not have the whole server.
+  const isBusy = status === 429 || status === 503;
+  if (ask?.isRight && status !== 200 && !isBusy)
+    problems.push(`status ${status} for a right request: ${text.slice(0, 300)}`);
   return problems;
 }
 

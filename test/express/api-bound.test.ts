@@ -60,7 +60,12 @@ describe("a response format", () => {
     for (const chat_template_kwargs of [{ tools: -5 }, { documents: "x" }]) {
       const body = { model, messages, response_format, max_tokens: 5, chat_template_kwargs };
       const answer = await postJson(`${server.url}/v1/chat/completions`, body);
-      expect(answer).toMatchObject({ status: 400, body: { error: { code: "invalid_value", param: "messages" } } });
+      const param = `chat_template_kwargs.${Object.keys(chat_template_kwargs)[0]}`;
+      expect(answer).toMatchObject({ status: 400, body: { error: { code: "invalid_value", param } } });
+      for (const path of ["/v1/messages/count_tokens", "/tokenize"]) {
+        const counted = await postJson(server.url + path, { model, messages, chat_template_kwargs });
+        expect({ path, status: counted.status }).toStrictEqual({ path, status: 400 });
+      }
     }
   });
 

@@ -83,7 +83,8 @@ const toolChoice = z.union([
   z.strictObject({ type: z.literal("function"), function: z.strictObject({ name: functionName }) }),
 ]);
 
-export const templateVariables = z.record(z.string(), z.unknown()).nullish();
+const listOfObjects = z.array(z.looseObject({})).nullish();
+export const templateVariables = z.looseObject({ tools: listOfObjects, documents: listOfObjects }).nullish();
 
 export const chatBody = z.strictObject({
   messages,
