@@ -5,8 +5,9 @@ import { pocketExperts } from "../examples/pocket-experts.ts";
 import { adapterSuite } from "./adapter/adapter-suite.ts";
 import { engineSuite } from "./engine/engine-suite.ts";
 import { ownTexts } from "./engine/own-texts.ts";
-import { enginePeers, peerVersions } from "./engine/peers.ts";
+import { enginePeers, filePeers, peerVersions } from "./engine/peers.ts";
 import { expressSuite } from "./express/express-suite.ts";
+import { fileSuite } from "./file/file-suite.ts";
 import { fidelitySuite } from "./fidelity/suite.ts";
 import { growthSuite } from "./growth/growth-suite.ts";
 import { benchCommand, BenchFailure } from "./kit/bench-command.ts";
@@ -21,6 +22,7 @@ process.once("SIGINT", () => interrupt.abort());
 await benchCommand({
   suites: [
     engineSuite({ peers: enginePeers, data: ownTexts }),
+    fileSuite({ peers: filePeers, data: ownTexts }),
     adapterSuite,
     serverSuite,
     expressSuite,

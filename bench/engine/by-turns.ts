@@ -3,8 +3,9 @@
 
 import { setTimeout as sleep } from "node:timers/promises";
 import { type Interleaved, turnsOf } from "../kit/turns.ts";
-import type { Sample } from "../kit/samples.ts";
+import type { Figure, Sample } from "../kit/samples.ts";
 import { namesOf, type SuiteContext } from "../kit/suite.ts";
+import type { BatchTimes } from "./child.ts";
 import { OpenProcess } from "./contender-process.ts";
 import { type ContenderSpec, nameOf } from "./contender.ts";
 import { METRICS } from "./metrics.ts";
@@ -23,28 +24,49 @@ export interface TurnsOptions {
   readonly specs: readonly ContenderSpec[];
   /** Token ids that prompts are drawn from. */
   readonly tokens: readonly number[];
-  readonly sizes: WorkloadSizes;
 }
 
-/** Measures contenders by turns. Returns no samples if there is only one. */
+/** One batch for all contenders. */
+export interface TurnTask {
+  readonly name: string;
+  readonly numPrompts: number;
+  readonly promptTokens: number;
+  readonly newTokens: number;
+  /** Counted batches of each contender for each round of the run; a quick run has one. @default 4 */
+  readonly batches?: number;
+  readonly figuresOf: (times: BatchTimes) => readonly Figure[];
+  /** Measures the machine beside the contenders, once in each round. */
+  readonly machine?: { readonly name: string; readonly measure: () => Promise<Figure> };
+}
+
+/** Measures the suite's tasks by turns. Returns no samples if there is only one contender. */
 export async function measureTurns(
   context: SuiteContext,
-  { specs, tokens, sizes }: TurnsOptions,
+  { specs, tokens, sizes }: TurnsOptions & { readonly sizes: WorkloadSizes },
 ): Promise<Interleaved> {
-  const { settings, keep, say, signal } = context;
-  const wanted = namesOf(settings, "turns", VARIANTS);
+  const wanted = namesOf(context.settings, "turns", VARIANTS);
   const chosen = specs.filter(
     ({ variant, maxConcurrency }) => wanted.includes(variant) && maxConcurrency === undefined,
   );
+  if (chosen.length < 2) return { samples: [], failures: new Map() };
+  return measureTasks(context, turnTasks(sizes), { specs: chosen, tokens });
+}
+
+/** Measures contenders by turns. A task that fails is left out. */
+export async function measureTasks(
+  context: SuiteContext,
+  tasks: readonly TurnTask[],
+  { specs, tokens }: TurnsOptions,
+): Promise<Interleaved> {
+  const { keep, say, signal } = context;
   const samples: Sample[] = [];
   const failures = new Map<string, string>();
-  if (chosen.length < 2) return { samples, failures };
-  for (const task of turnTasks(sizes)) {
+  for (const task of tasks) {
     try {
       samples.push(
         ...(await keep(`turns | ${task.name}`, () => {
-          say(`by turns: ${chosen.map(nameOf).join(", ")}: ${task.name}`);
-          return turnsOn(context, task, { specs: chosen, tokens });
+          say(`by turns: ${specs.map(nameOf).join(", ")}: ${task.name}`);
+          return turnsOn(context, task, { specs, tokens });
         })),
       );
     } catch (error) {
@@ -55,16 +77,9 @@ export async function measureTurns(
   return { samples, failures };
 }
 
-/** One batch for all contenders. */
-interface TurnTask {
-  readonly name: string;
-  readonly metric: string;
-  readonly at: number;
-  readonly numPrompts: number;
-  readonly promptTokens: number;
-  readonly newTokens: number;
-  /** Tokens that count in the speed. */
-  readonly countedTokens: number;
+/** Computes the speed of a batch from its beginning to its end. @param tokens - that count */
+export function wholeSpeed(metric: string, at: number, tokens: number): TurnTask["figuresOf"] {
+  return ({ elapsedMs }) => [{ metric, at, value: (tokens * 1000) / elapsedMs }];
 }
 
 function turnTasks({ concurrency, contexts, promptTokens, newTokens }: WorkloadSizes): readonly TurnTask[] {
@@ -73,21 +88,17 @@ function turnTasks({ concurrency, contexts, promptTokens, newTokens }: WorkloadS
   return [
     ...batches.map((at) => ({
       name: `${at} at once`,
-      metric: METRICS.byTurns,
-      at,
       numPrompts: at,
       promptTokens,
       newTokens,
-      countedTokens: at * newTokens,
+      figuresOf: wholeSpeed(METRICS.byTurns, at, at * newTokens),
     })),
     ...prompts.map((length) => ({
       name: `prefill of ${length}`,
-      metric: METRICS.prefillByTurns,
-      at: length,
       numPrompts: 1,
       promptTokens: length,
       newTokens: 1,
-      countedTokens: length,
+      figuresOf: wholeSpeed(METRICS.prefillByTurns, length, length),
     })),
   ];
 }
@@ -95,30 +106,33 @@ function turnTasks({ concurrency, contexts, promptTokens, newTokens }: WorkloadS
 async function turnsOn(
   { settings, signal }: SuiteContext,
   task: TurnTask,
-  { specs, tokens }: Omit<TurnsOptions, "sizes">,
+  { specs, tokens }: TurnsOptions,
 ): Promise<readonly Sample[]> {
   const { seed, threads, cacheFolder, quick, rounds } = settings;
-  const { metric, at, numPrompts, promptTokens, newTokens, countedTokens } = task;
+  const { numPrompts, promptTokens, newTokens, figuresOf, machine, batches: counted = 4 } = task;
   const sizes = { concurrency: [numPrompts], promptTokens, newTokens, contexts: [], contextTokens: 0 };
   const open: OpenProcess[] = [];
   const samples: Sample[] = [];
+  const add = (variant: string, figures: readonly Figure[], at: { readonly round: number; readonly turn: number }) =>
+    samples.push(...figures.map((figure) => ({ at: "", ...figure, variant, ...at })));
   try {
     for (const spec of specs) {
       open.push(await OpenProcess.start({ spec, threads, maxSequences: numPrompts, seed, cacheFolder }, sizes));
     }
     // The first round warms up and is not counted.
-    const turns = turnsOf(specs.length, 1 + (quick ? 1 : 4 * rounds));
+    const turns = turnsOf(specs.length, 1 + (quick ? 1 : counted * rounds));
     for (const [turn, { variant, round }] of turns.entries()) {
       signal?.throwIfAborted();
+      const beginsRound = round > 0 && turn % specs.length === 0;
+      if (machine && beginsRound) add(machine.name, [await machine.measure()], { round, turn });
       const { batches } = drawPrompts(tokens, sizes, seed + round);
-      const elapsedMs = await (open[variant] as OpenProcess).generate(batches[0] ?? [], newTokens);
+      const times = await (open[variant] as OpenProcess).generate(batches[0] ?? [], newTokens);
       if (!quick) await sleep(REST_MS);
-      if (round === 0) continue;
-      const value = (countedTokens * 1000) / elapsedMs;
-      samples.push({ metric, at, value, variant: nameOf(specs[variant] as ContenderSpec), round, turn });
+      if (round > 0) add(nameOf(specs[variant] as ContenderSpec), figuresOf(times), { round, turn });
     }
     // Sorted as in tables: a round may have begun with the last contender.
-    return specs.flatMap((spec) => samples.filter(({ variant }) => variant === nameOf(spec)));
+    const names = [...specs.map(nameOf), ...(machine ? [machine.name] : [])];
+    return names.flatMap((name) => samples.filter(({ variant }) => variant === name));
   } finally {
     for (const one of open) await one.close();
   }

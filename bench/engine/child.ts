@@ -11,31 +11,37 @@ export type ChildRequest =
   | { readonly kind: "open"; readonly open: OpenContender; readonly promptTokens: number; readonly newTokens: number }
   | { readonly kind: "generate"; readonly prompts: readonly (readonly number[])[]; readonly newTokens: number };
 
-/** Figures of `measure`, and how long the request took, in ms. */
-export interface ChildAnswer {
-  readonly figures: readonly Figure[];
+/** How long a request took, and when the first new token of each of its prompts came, in ms from its beginning. */
+export interface BatchTimes {
   readonly elapsedMs: number;
+  readonly firstMs: readonly number[];
+}
+
+/** Figures of `measure`, and the times of `generate`. */
+export interface ChildAnswer extends BatchTimes {
+  readonly figures: readonly Figure[];
 }
 
 let contender: Contender | undefined;
 
-async function work(request: ChildRequest): Promise<readonly Figure[]> {
-  if (request.kind === "measure") return measure(() => openContender(request.open), request.workload);
+async function work(request: ChildRequest): Promise<Partial<ChildAnswer>> {
+  if (request.kind === "measure") {
+    return { figures: await measure(() => openContender(request.open), request.workload) };
+  }
   if (request.kind === "generate") {
-    await contender?.generate(request.prompts, request.newTokens);
-    return [];
+    return { firstMs: (await contender?.generate(request.prompts, request.newTokens)) ?? [] };
   }
   const { open, promptTokens, newTokens } = request;
   contender = await openContender(open);
   await contender.reserve?.(open.maxSequences, promptTokens + newTokens);
-  return [];
+  return {};
 }
 
 async function answer(request: ChildRequest): Promise<ChildAnswer | { readonly failure: string }> {
   const startMs = performance.now();
   try {
-    const figures = await work(request);
-    return { figures, elapsedMs: performance.now() - startMs };
+    const done = await work(request);
+    return { figures: [], firstMs: [], ...done, elapsedMs: performance.now() - startMs };
   } catch (error) {
     return { failure: error instanceof Error ? error.message : String(error) };
   }

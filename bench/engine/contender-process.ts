@@ -5,7 +5,7 @@ import { once } from "node:events";
 import { existsSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import type { Figure } from "../kit/samples.ts";
-import type { ChildAnswer, ChildRequest } from "./child.ts";
+import type { BatchTimes, ChildAnswer, ChildRequest } from "./child.ts";
 import type { OpenContender } from "./contender.ts";
 import type { Workload } from "./workload.ts";
 
@@ -90,8 +90,8 @@ export class OpenProcess {
     }
   }
 
-  /** Runs one batch. @returns how long it took, in ms */
-  generate(prompts: readonly (readonly number[])[], newTokens: number): Promise<number> {
+  /** Runs one batch. */
+  generate(prompts: readonly (readonly number[])[], newTokens: number): Promise<BatchTimes> {
     return this.#ask({ kind: "generate", prompts, newTokens });
   }
 
@@ -99,7 +99,7 @@ export class OpenProcess {
     return endChild(this.#child);
   }
 
-  async #ask(request: ChildRequest): Promise<number> {
-    return (await askChild<ChildAnswer>(this.#child, request)).elapsedMs;
+  #ask(request: ChildRequest): Promise<ChildAnswer> {
+    return askChild<ChildAnswer>(this.#child, request);
   }
 }

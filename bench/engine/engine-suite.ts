@@ -1,13 +1,13 @@
 // Our engine beside its peers, on the same weights, token ids and number of threads.
 
 import { openModel } from "@readme-moe/model";
-import { readDocuments } from "../../packages/readme-moe/src/data-files.ts";
-import { dataFiles, type BenchSettings, namesOf, numbersOf, type Suite, type SuiteContext } from "../kit/suite.ts";
+import { type BenchSettings, namesOf, numbersOf, type Suite, type SuiteContext } from "../kit/suite.ts";
 import { interleave } from "../kit/turns.ts";
 import { compiled, measureInProcess } from "./contender-process.ts";
 import { measureTurns } from "./by-turns.ts";
 import { type ContenderSpec, nameOf } from "./contender.ts";
 import { engineReport } from "./engine-report.ts";
+import { documentsOf } from "./own-texts.ts";
 import { drawnSource, drawPrompts, promptSource, textsOf, type Workload, type WorkloadSizes } from "./workload.ts";
 
 /** The engines to compare ours with, and the texts to measure on. */
@@ -80,10 +80,7 @@ async function prepare(settings: BenchSettings, files: readonly string[]): Promi
   try {
     const { tokenizer } = await model.loadText();
     const { contextTokens: most, vocabSize } = model.config;
-    const named = await dataFiles(files);
-    const documents = await Promise.all(
-      named.map(async ({ path }) => (await readDocuments(path)).map(({ text }) => text)),
-    );
+    const documents = await documentsOf(files);
     const tokens =
       documents.length > 0 ? promptSource(tokenizer, documents.flat()) : drawnSource(vocabSize, settings.seed);
     const sizes = sizesOf(settings, most);

@@ -57,12 +57,15 @@ export function turnsTable(
     seed,
     isOurs,
     columnOf = (at) => `${at} at once`,
+    method = "All are open at once, each in its own process, and take turns within seconds.",
   }: {
     readonly title: string;
     readonly seed: number;
     readonly isOurs: (name: string) => boolean;
     /** Formats a column's title. @default "8 at once" */
     readonly columnOf?: (at: number | string) => string;
+    /** Sentences about the measurement. */
+    readonly method?: string;
   },
 ): ReportTable | undefined {
   const variants = distinct(samples.map(({ variant }) => variant));
@@ -87,9 +90,7 @@ export function turnsTable(
         ),
       ]),
     ],
-    notes: [
-      "All are open at once, each in its own process, and take turns within seconds. Ratios of medians over rounds, with 95 % bootstrap intervals.",
-    ],
+    notes: [`${method} Ratios of medians over rounds, with 95 % bootstrap intervals.`],
   };
 }
 

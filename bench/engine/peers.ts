@@ -80,15 +80,22 @@ async function nodePeers(context: SuiteContext, { onnx, gguf }: PeerFiles): Prom
   const dtypes = namesOf(context.settings, "dtypes", ["fp32", "q8", "q4"]);
   return [
     ...dtypes.map(onnxSpec("transformers.js", "transformersjs", LIBRARIES.transformersJs)),
-    ...Object.entries(gguf).map(([variant, model]) => ({
-      engine: "node-llama-cpp",
-      variant,
-      module: compiled("contenders/llama-cpp").href,
-      files: { library: LIBRARIES.llamaCpp, model },
-    })),
+    ...Object.entries(gguf).map(([variant, model]) => llamaCppPeer(variant, model)),
     // It answers one request after the other, so more concurrent ones add nothing.
     ...["q8"].map(onnxSpec("xenova", "xenova", LIBRARIES.xenova)).map((spec) => ({ ...spec, maxConcurrency: 8 })),
   ];
+}
+
+function llamaCppPeer(variant: string, model: string): ContenderSpec {
+  const module = compiled("contenders/llama-cpp").href;
+  return { engine: "node-llama-cpp", variant, module, files: { library: LIBRARIES.llamaCpp, model } };
+}
+
+/** Prepares node-llama-cpp with a GGUF file as it is. `--set peers=` leaves it out. */
+export async function filePeers({ settings, say }: SuiteContext, path: string): Promise<readonly ContenderSpec[]> {
+  if (namesOf(settings, "peers", ["node-llama-cpp"]).length === 0) return [];
+  await installPeers(PEERS, say);
+  return [llamaCppPeer("file", path)];
 }
 
 function openVinoPeer(files: OpenVinoFiles): ContenderSpec {
