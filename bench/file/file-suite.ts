@@ -10,6 +10,7 @@ import { METRICS } from "../engine/metrics.ts";
 import { documentsOf } from "../engine/own-texts.ts";
 import { turnsTable } from "../engine/peer-tables.ts";
 import { promptSource } from "../engine/workload.ts";
+import { summaryTable } from "../kit/report.ts";
 import type { Sample } from "../kit/samples.ts";
 import { median } from "../kit/statistics.ts";
 import { type BenchSettings, namesOf, numbersOf, type Suite, type SuiteContext } from "../kit/suite.ts";
@@ -154,7 +155,10 @@ function tablesOf({ seed, threads }: BenchSettings, samples: readonly Sample[], 
       "Each in a fresh process, by turns: first with an empty cache folder, then again. The file is in the system's cache.",
     ),
     opening(OPENING.peak, "Peak memory, MB", "Peaks of all processes, added up, after opening and 8 tokens."),
-    opening(OPENING.written, "Written to the cache folder, MB", "Sizes of files after the first opening."),
+    summaryTable(
+      samples.filter((one) => one.metric === OPENING.written),
+      { title: "Written to the cache folder by the first opening, MB", seed },
+    ),
     table(TURNS.decode, `Decode, tokens a second by requests at once (behind ${PROMPT_TOKENS} tokens of prompt each)`),
     table(METRICS.byTurns, "New tokens a second, with the time of the prompts"),
     table(TURNS.prefill, "Prefill, tokens a second to the first new token", ofPrompt),

@@ -49,7 +49,7 @@ test("measures a file's opening, memory, decode and prefill by turns, and leaves
   expect(titles).toStrictEqual([
     "Opening, s",
     "Peak memory, MB",
-    "Written to the cache folder, MB",
+    "Written to the cache folder by the first opening, MB",
     "Decode, tokens a second by requests at once (behind 64 tokens of prompt each)",
     "New tokens a second, with the time of the prompts",
     "Prefill, tokens a second to the first new token",
