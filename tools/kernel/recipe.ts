@@ -27,6 +27,7 @@ export const SOURCES = {
     "multiply",
     "observe",
     "open",
+    "pack_blocks",
     "pages",
     "platform",
     "processor",

@@ -25,13 +25,13 @@ const TEXT_TOKENS = 256;
 // Changes when the same tokens give other statistics.
 const VERSION = 1;
 
-/** Chooses the tokens to measure with. @returns `undefined` for float32, which is not rounded */
+/** Chooses the tokens to measure with. @returns `undefined` for precisions that round no weights */
 export async function calibrationOf(
   model: Model,
   precision: Precision,
   options: CalibrationOptions,
 ): Promise<Calibration | undefined> {
-  if (precision === "fp32") return undefined;
+  if (precision === "fp32" || precision === "file") return undefined;
   const isText = precision === "int4";
   const tokens = isText ? await textTokens(model) : scatteredTokens(model);
   const sequences = async () => (isText ? routed(model, tokens, options) : inTurn(tokens, model.experts.names.length));

@@ -206,7 +206,7 @@ export function resolveEngineOptions(options: EngineOptions): ResolvedEngineOpti
     ...resolveSchedulingOptions(options),
     isolation: choiceOption("isolation", options.isolation ?? "process", ["process", "thread"] as const),
     hungMs: integerOption("hungMs", options.hungMs ?? 60_000, 1, MAX_TIMER_MS),
-    precision: choiceOption("precision", options.precision ?? "int8", ["fp32", "int8", "int4"] as const),
+    precision: choiceOption("precision", options.precision ?? "int8", ["fp32", "int8", "int4", "file"] as const),
     threads: optional("threads", 1, 1024),
     kernel: options.kernel && choiceOption("kernel", options.kernel, ["native", "wasm"] as const),
     kvPrecision: options.kvPrecision && choiceOption("kvPrecision", options.kvPrecision, ["fp16", "fp32"] as const),

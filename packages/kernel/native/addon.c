@@ -5,12 +5,13 @@
 #include "held.h"
 #include "map_file.h"
 #include "memory.h"
+#include "pack_blocks.h"
 #include "platform.h"
 #include "processor.h"
 #include "request.h"
 
 /** Kinds of handles. */
-typedef enum { KIND_KERNEL, KIND_PAGES, KINDS } Kind;
+typedef enum { KIND_KERNEL, KIND_PAGES, KIND_WEIGHTS, KINDS } Kind;
 
 /** Number of arrays of a step's results, the last arguments of `step` and `begin`. */
 enum { RESULT_ARRAYS = 5 };
@@ -21,7 +22,7 @@ typedef struct {
   /** NULL when the kernel is closed. */
   Kernel *kernel;
   MappedFile file;
-  /** Copy of weights that are not in a file. */
+  /** Weights that are not in a file. */
   void *bytes;
   /** Pages and arrays of results of the step that began last. */
   napi_ref begun[1 + RESULT_ARRAYS];
@@ -46,6 +47,18 @@ static void close_opened(napi_env env, Opened *opened) {
 static void finalize(napi_env env, void *data, void *hint) {
   (void)hint;
   close_opened(env, data);
+  free(data);
+}
+
+/** Memory that is filled with a packed file, and then belongs to a kernel. */
+typedef struct {
+  uint8_t *bytes;
+  size_t size;
+} Weights;
+
+static void finalize_weights(napi_env env, void *data, void *hint) {
+  (void)env, (void)hint;
+  platform_free(((Weights *)data)->bytes);
   free(data);
 }
 
@@ -76,7 +89,7 @@ static void *handle_of(napi_env env, napi_value value, Kind kind) {
   napi_valuetype type;
   bool isKind = false;
   void *data = NULL;
-  // What is no object would be turned into one, or throw another error.
+  // A value that is no object would be turned into one, or throw another error.
   if (napi_typeof(env, value, &type) != napi_ok || type != napi_object) return NULL;
   if (napi_check_object_type_tag(env, value, &tag, &isKind) != napi_ok || !isKind) return NULL;
   return napi_unwrap(env, value, &data) == napi_ok ? data : NULL;
@@ -110,10 +123,98 @@ static napi_value instruction_sets(napi_env env, napi_callback_info info) {
   return names;
 }
 
-/** Maps a file by its path, or copies bytes from any address. @returns NULL, or the error */
+/** newWeights(bytes): allocates memory for a packed file, of zeros. */
+static napi_value new_weights(napi_env env, napi_callback_info info) {
+  napi_value values[1], handle;
+  double size;
+  if (!arguments(env, info, 1, values) || napi_get_value_double(env, values[0], &size) != napi_ok || !(size >= 1 && size <= 0x1p48))
+    return fail(env, "Expected a number of bytes");
+  Weights *weights = calloc(1, sizeof *weights);
+  if (weights && (weights->bytes = platform_allocate((size_t)size))) {
+    weights->size = (size_t)size;
+    if ((handle = new_handle(env, KIND_WEIGHTS, weights, finalize_weights))) return handle;
+    platform_free(weights->bytes);
+  }
+  free(weights);
+  return fail(env, "memory for weights");
+}
+
+/** Finds `length` bytes from a place on, in an array or in the memory of `newWeights`; NULL if they are not there. */
+static uint8_t *target_of(napi_env env, napi_value target, napi_value place, uint64_t length) {
+  Weights *weights = handle_of(env, target, KIND_WEIGHTS);
+  void *bytes = weights ? weights->bytes : NULL;
+  size_t size = weights ? weights->size : 0;
+  double at;
+  if (!weights && !elements(env, target, napi_uint8_array, &bytes, &size)) return NULL;
+  if (!bytes || napi_get_value_double(env, place, &at) != napi_ok || !(at >= 0 && at <= (double)size) || length > size - (size_t)at) return NULL;
+  return (uint8_t *)bytes + (size_t)at;
+}
+
+/** writeWeights(weights, place, Uint8Array): copies bytes. */
+static napi_value write_weights(napi_env env, napi_callback_info info) {
+  napi_value values[3];
+  void *bytes;
+  size_t length;
+  if (!arguments(env, info, 3, values) || !elements(env, values[2], napi_uint8_array, &bytes, &length))
+    return fail(env, "Expected weights, a place and bytes");
+  uint8_t *target = target_of(env, values[0], values[1], length);
+  if (!target) return fail(env, "Expected bytes that the weights have room for");
+  if (length > 0) memcpy(target, bytes, length);
+  return NULL;
+}
+
+/** Rows of blocks that threads pack together. */
+typedef struct {
+  int32_t format, numIn, numRows;
+  const uint8_t *rows;
+  uint8_t *out;
+} Packing;
+
+static void pack_panels(void *context, Member *member) {
+  const Packing *packing = context;
+  int numPanels = (packing->numRows + PANEL - 1) / PANEL;
+  size_t panelBytes = packed_panel_bytes(packing->format, packing->numIn), rowBytes = packed_row_bytes(packing->format, packing->numIn);
+  EACH_TASK(member, panel, numPanels) {
+    int32_t first = panel * PANEL, numRows = packing->numRows - first < PANEL ? packing->numRows - first : PANEL;
+    pack_panel(packing->format, packing->numIn, packing->rows + (size_t)first * rowBytes, numRows, packing->out + (size_t)panel * panelBytes);
+  }
+}
+
+/** packRows(array or weights, place, format, numIn, Uint8Array of rows, threads): packs blocks of a file. */
+static napi_value pack_rows(napi_env env, napi_callback_info info) {
+  napi_value values[6];
+  Packing packing;
+  void *rows;
+  size_t length;
+  int32_t threads;
+  if (!arguments(env, info, 6, values) || napi_get_value_int32(env, values[2], &packing.format) != napi_ok ||
+      napi_get_value_int32(env, values[3], &packing.numIn) != napi_ok || !elements(env, values[4], napi_uint8_array, &rows, &length) ||
+      napi_get_value_int32(env, values[5], &threads) != napi_ok || threads < 1 || threads > TEAM_MOST_THREADS)
+    return fail(env, "Expected memory, a place, a format, a number of inputs, rows and threads");
+  size_t panelBytes = packed_panel_bytes(packing.format, packing.numIn), rowBytes = panelBytes > 0 ? packed_row_bytes(packing.format, packing.numIn) : 1;
+  if (panelBytes == 0 || length == 0 || length % rowBytes != 0 || length / rowBytes > INT32_MAX / 2) return fail(env, "Expected whole rows of blocks");
+  packing.numRows = (int32_t)(length / rowBytes);
+  packing.rows = rows;
+  packing.out = target_of(env, values[0], values[1], (uint64_t)((packing.numRows + PANEL - 1) / PANEL) * panelBytes);
+  if (!packing.out) return fail(env, "Expected memory that has room for the rows");
+  Team team = {.numThreads = 0};
+  if (team_start(&team, threads) != 0) return fail(env, "memory for threads");
+  team_run(&team, pack_panels, &packing);
+  team_end(&team);
+  return NULL;
+}
+
+/** Maps a file by its path, takes the memory of `newWeights`, or copies bytes from any address. @returns NULL, or the error */
 static const char *read_weights(napi_env env, napi_value value, Opened *opened, const void **bytes, size_t *size) {
   enum { MOST_PATH = 32768 };
   void *data;
+  Weights *weights = handle_of(env, value, KIND_WEIGHTS);
+  if (weights) {
+    *bytes = opened->bytes = weights->bytes;
+    *size = weights->size;
+    *weights = (Weights){NULL, 0};
+    return *bytes ? NULL : "Expected weights that no kernel has";
+  }
   if (elements(env, value, napi_uint8_array, &data, size)) {
     opened->bytes = platform_allocate(*size);
     if (!opened->bytes) return "memory";
@@ -147,7 +248,7 @@ static int is_there(void *context, Lent lent, size_t index) {
   return is_still_there(opened->env, lent == LENT_UNIT ? &opened->units : &opened->changes, index);
 }
 
-/** open(path or bytes, instructions, Int32Array of KernelOptions) */
+/** open(path, weights or bytes, instructions, Int32Array of KernelOptions) */
 static napi_value open_kernel(napi_env env, napi_callback_info info) {
   napi_value values[3], handle = NULL;
   char instructions[32];
@@ -454,7 +555,7 @@ NAPI_MODULE_INIT() {
       {"rotary", set_rotary}, {"step", step}, {"begin", begin}, {"runLayers", run_layers}, {"routeLayer", route_layer},
       {"feedLayer", feed_layer}, {"end", end},
       {"place", place}, {"placeChange", place_change}, {"readLogits", read_logits}, {"close", close_kernel},
-      {"returnFreeMemory", return_free_memory},
+      {"returnFreeMemory", return_free_memory}, {"newWeights", new_weights}, {"writeWeights", write_weights}, {"packRows", pack_rows},
   };
   for (size_t i = 0; i < sizeof functions / sizeof functions[0]; i++) {
     napi_value function;

@@ -7,7 +7,7 @@
 #include "team.h"
 #include "tensor.h"
 
-enum { KERNEL_MAGIC = 0x4b4d5252, KERNEL_VERSION = 3 };
+enum { KERNEL_MAGIC = 0x4b4d5252, KERNEL_VERSION = 4 };
 
 /** Header of the packed file, before layers and tensors. All fields have 32 bits. */
 typedef struct {
@@ -50,7 +50,7 @@ typedef struct {
 
 /** A tensor. Offsets are from the file's beginning, in units of 64 bytes; -1 for none. */
 typedef struct {
-  int32_t format, numOut, numIn, block, hasMinimums, weights, scales, bias;
+  int32_t format, numOut, numIn, weights, scales, bias;
 } TensorDescription;
 
 /**

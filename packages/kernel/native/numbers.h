@@ -1,4 +1,4 @@
-// Half precision by integer operations, for processors and builds without an instruction for it.
+// Number types by integer operations, for processors and builds without an instruction for them.
 
 #pragma once
 #include <stdint.h>
@@ -29,6 +29,14 @@ static inline float float_of(uint16_t half) {
   x *= 0x1p112f;
   memcpy(&bits, &x, 4);
   bits |= sign;
+  memcpy(&x, &bits, 4);
+  return x;
+}
+
+/** Returns `2^(exponent - 128)`. */
+static inline float power_of(uint8_t exponent) {
+  uint32_t bits = exponent < 2 ? 0x200000u << exponent : (uint32_t)(exponent - 1) << 23;
+  float x;
   memcpy(&x, &bits, 4);
   return x;
 }

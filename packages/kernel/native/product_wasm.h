@@ -75,9 +75,7 @@ __attribute__((noinline)) static void one_row_vector(const Tensor *t, const uint
   pairs_int8(t, weights, x, row, 1, 16 / PAIR_OUTPUTS, 16 / PAIR_OUTPUTS, sums);
 }
 
-INLINE void tile_int8(const Tensor *t, const uint8_t *weights, const Rows *x, int row, const int R, const int V, Floats sums[TILE_ROWS][4],
-                      Next next) {
-  (void)next;
+INLINE void tile_int8(const Tensor *t, const uint8_t *weights, const Rows *x, int row, const int R, const int V, Floats sums[TILE_ROWS][4]) {
   float lanes[4][PANEL] = {{0}};
   if (R == 4) four_rows(t, weights, x, row, V, lanes);
   for (int r = 0; r < R % 4; r++) (V == 4 ? one_row_panel : one_row_vector)(t, weights, x, row + r, lanes + r);

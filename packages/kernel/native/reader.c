@@ -1,6 +1,7 @@
 // Tensors of a packed file. Every size and offset is checked before a read depends on it.
 
 #include "reader.h"
+#include "blocks.h"
 
 int fail(Reader *reader, const char *error) {
   if (!reader->error) reader->error = error;
@@ -20,30 +21,24 @@ const uint8_t *bytes_at(Reader *reader, int32_t offset, uint64_t bytes) {
 int read_tensor(Reader *reader, const TensorDescription *from, Tensor *tensor) {
   enum { MOST_SIZE = 1 << 24 };
   if (from->numOut < 1 || from->numOut > MOST_SIZE || from->numIn < 1 || from->numIn > MOST_SIZE) return fail(reader, "a tensor's shape");
-  if (from->format < FORMAT_FLOAT_TABLE || from->format > FORMAT_INT4_BLOCKS) return fail(reader, "a tensor's format");
-  int isBlocks = from->format == FORMAT_INT8_BLOCKS || from->format == FORMAT_INT4_BLOCKS;
-  if (isBlocks && from->block != 16 && from->block != 32) return fail(reader, "a tensor's block");
+  int blocks = from->format - FORMAT_BLOCKS;
+  if ((from->format < FORMAT_FLOAT_TABLE || from->format > FORMAT_INT8) && (blocks < 0 || blocks >= NUM_BLOCK_TYPES)) return fail(reader, "a tensor's format");
   *tensor = (Tensor){
       .format = (Format)from->format,
       .numOut = from->numOut,
       .numIn = from->numIn,
       .numPanels = whole(from->numOut, PANEL) / PANEL,
       .numGroups = whole(from->numIn, GROUP) / GROUP,
-      .block = isBlocks ? from->block : GROUP,
-      .hasMinimums = from->hasMinimums != 0,
   };
-  size_t blockBytes = isBlocks ? (size_t)(GROUP / tensor->block) * PANEL * 4 : 0;
   uint64_t panelBytes = 0, total = 0;
-  switch (tensor->format) {
+  switch (from->format) {
     case FORMAT_FLOAT_TABLE: total = (uint64_t)from->numOut * (uint64_t)from->numIn * 4; break;
     case FORMAT_HALF_TABLE: total = (uint64_t)from->numOut * (uint64_t)from->numIn * 2; break;
     case FORMAT_FLOAT: panelBytes = (uint64_t)from->numIn * PANEL * 4; break;
-    case FORMAT_INT8: tensor->groupBytes = GROUP * PANEL; break;
-    case FORMAT_INT8_BLOCKS: tensor->groupBytes = GROUP * PANEL + blockBytes; break;
-    case FORMAT_ROUTER: break;
-    case FORMAT_INT4_BLOCKS: tensor->groupBytes = GROUP / 2 * PANEL + blockBytes * (tensor->hasMinimums ? 2 : 1); break;
+    case FORMAT_INT8: panelBytes = (uint64_t)tensor->numGroups * GROUP * PANEL; break;
+    default: panelBytes = panel_bytes(BLOCK_TYPES[blocks], from->numIn); break;
   }
-  if (tensor->groupBytes > 0) panelBytes = (uint64_t)tensor->numGroups * tensor->groupBytes;
+  if (from->format > FORMAT_INT8 && panelBytes == 0) return fail(reader, "a tensor's shape");
   if (panelBytes > 0) total = (uint64_t)tensor->numPanels * panelBytes;
   tensor->panelBytes = (size_t)panelBytes;
   tensor->weights = bytes_at(reader, from->weights, total);

@@ -1,35 +1,55 @@
 // The residual stream. Rows begin as embeddings, blocks add to them, norms read them.
 
+#include "blocks.h"
 #include "memory.h"
 #include "numbers.h"
 #include "phases.h"
 
-/** Returns a weight of FORMAT_INT8 or FORMAT_INT8_BLOCKS, from its panel's group. */
-static float byte_weight(const uint8_t *group, int column, int input) {
-  return (float)(group[input / 4 * 4 * PANEL + column * 4 + input % 4] - 128);
+/** Returns a byte of a group's line: inputs are by four. */
+static int byte_at(const uint8_t *group, int line, int column, int input) { return group[4 * PANEL * line + 4 * column + input % 4]; }
+
+/** Returns the scale of a block, or its minimum. */
+static float block_scale(BlockType t, const uint8_t *scales, const uint8_t *factors, int at, int column) {
+  float factor = has_factors(t) ? float_of(((const uint16_t *)factors)[column]) : 1;
+  switch (t.scale) {
+    case SCALE_FLOAT: return ((const float *)scales)[at];
+    case SCALE_HALF: return float_of(((const uint16_t *)scales)[at]);
+    case SCALE_POWER: return power_of(scales[at]);
+    case SCALE_BYTE: return factor * (float)(int8_t)scales[at];
+    case SCALE_NIBBLE: return factor * (float)scales[at];
+    case SCALE_NONE: break;
+  }
+  return factor;
 }
 
-static float nibble_weight(const Tensor *t, const uint8_t *group, int column, int input) {
-  const float *scales = (const float *)(group + GROUP / 2 * PANEL), *minimums = scales + GROUP / t->block * PANEL;
-  int byte = group[input % 16 / 4 * 4 * PANEL + column * 4 + input % 4], nibble = input < 16 ? byte & 15 : byte >> 4;
-  int at = input / t->block * PANEL + column;
-  return t->hasMinimums ? scales[at] * (float)nibble + minimums[at] : scales[at] * (float)(nibble - 8);
+/** Returns a weight in blocks. */
+static float block_weight(BlockType t, const uint8_t *panel, int column, int i) {
+  const uint8_t *factors, *group = group_at(t, panel, i / GROUP, &factors), *more = group + t.bits * 4 * PANEL, *scales = group + plane_bytes(t);
+  int input = i % GROUP, k = input / 4, at = input / t.block * PANEL + column, code = 0;
+  if (t.bits == 8) code = byte_at(group, k, column, input);
+  if (t.bits == 4) code = byte_at(group, k % 4, column, input) >> (k < 4 ? 0 : 4) & 15;
+  if (t.bits == 2) code = byte_at(group, k / 4, column, input) >> 2 * (k % 4) & 3;
+  if (t.moreBits == 1) code |= (byte_at(more, 0, column, input) >> k & 1) << t.bits;
+  if (t.moreBits == 2) code |= (byte_at(more, k / 4, column, input) >> 2 * (k % 4) & 3) << 4;
+  if (t.codes != CODES_PLAIN) code = BLOCK_CODES[t.codes][code];
+  uint8_t nibbles[2] = {scales[at] & 15, scales[at] >> 4};
+  int isNibble = t.scale == SCALE_NIBBLE;
+  float weight = block_scale(t, isNibble ? nibbles : scales, factors, isNibble ? 0 : at, column) * (float)(code - t.zero);
+  if (!t.hasMinimums) return weight;
+  return weight + block_scale(t, isNibble ? nibbles + 1 : scales + scale_bytes(t), factors + 2 * PANEL, isNibble ? 0 : at, column);
 }
 
 /** Returns input `i` of an embedding. */
 static float embedded(const Tensor *t, int32_t token, int i) {
-  int column = token % PANEL, input = i % GROUP;
-  const uint8_t *panel = t->weights + (size_t)(token / PANEL) * t->panelBytes, *group = panel + (size_t)(i / GROUP) * t->groupBytes;
+  int column = token % PANEL;
+  const uint8_t *panel = t->weights + (size_t)(token / PANEL) * t->panelBytes;
   switch (t->format) {
     case FORMAT_FLOAT_TABLE: return ((const float *)t->weights)[(size_t)token * t->numIn + i];
     case FORMAT_HALF_TABLE: return float_of(((const uint16_t *)t->weights)[(size_t)token * t->numIn + i]);
     case FORMAT_FLOAT: return ((const float *)panel)[(size_t)i * PANEL + column];
-    case FORMAT_INT8: return byte_weight(group, column, input) * t->scales[token];
-    case FORMAT_INT8_BLOCKS: return byte_weight(group, column, input) * ((const float *)(group + GROUP * PANEL))[input / t->block * PANEL + column];
-    case FORMAT_INT4_BLOCKS: return nibble_weight(t, group, column, input);
-    case FORMAT_ROUTER: break;
+    case FORMAT_INT8: return (float)(byte_at(panel, i / 4, column, i) - 128) * t->scales[token];
+    default: return block_weight(BLOCK_TYPES[t->format - FORMAT_BLOCKS], panel, column, i);
   }
-  return 0;
 }
 
 void look_up(const Kernel *kernel, int32_t token, float *out) {

@@ -15,26 +15,17 @@ typedef enum {
   FORMAT_FLOAT = 2,
   /** Bytes `weight + 128`, `[panel][group][8][64][4]`, and one float32 scale per output. */
   FORMAT_INT8 = 3,
-  /** A panel's group is 2,048 bytes as in FORMAT_INT8, then its scales `[32 / block][64]`. */
-  FORMAT_INT8_BLOCKS = 4,
-  /**
-   * A panel's group is 1,024 bytes of nibbles `[4][64][4]`, then scales `[32 / block][64]`, then minimums of the same
-   * shape if there are any. Byte i of an output holds input i in its low half and input 16 + i in its high half.
-   * `value = scale * nibble + minimum`; without minimums `scale * (nibble - 8)`.
-   */
-  FORMAT_INT4_BLOCKS = 5,
   /** FORMAT_FLOAT, whose products and sums round separately, which gives the same bits in WebAssembly; not in files. */
-  FORMAT_ROUTER = 6,
+  FORMAT_ROUTER = 4,
+  /** First of the formats of blocks; see `blocks.h`. */
+  FORMAT_BLOCKS = 16,
 } Format;
 
 typedef struct {
   Format format;
   int32_t numOut, numIn;
   int32_t numPanels, numGroups;
-  /** Number of inputs that share a scale, 16 or 32. */
-  int32_t block;
-  int32_t hasMinimums;
-  size_t panelBytes, groupBytes;
+  size_t panelBytes;
   const uint8_t *weights;
   /** One per output, in FORMAT_INT8. */
   const float *scales;

@@ -11,9 +11,12 @@ typedef __m256i Quad;
 #define TILE_VECTORS 1
 #ifdef USE_AVX_VNNI
 #define TILE_ROWS 6
+#define SPAN_ROWS 3
 #else
 #define TILE_ROWS 4
+#define SPAN_ROWS 2
 #endif
+#define SPAN_VECTORS 1
 #define ROW_VECTORS 4
 #define ATTEND_QUERIES 4
 
@@ -72,34 +75,58 @@ INLINE void store_halves(uint16_t *p, Floats x) {
   EACH _mm_storeu_si128((__m128i *)(p + 8 * i), _mm256_cvtps_ph(x.v[i], _MM_FROUND_TO_NEAREST_INT));
 }
 
-INLINE __m256i load_bytes(const uint8_t *p) { return _mm256_loadu_si256((const __m256i *)p); }
-INLINE Quads low_nibbles(const uint8_t *p) {
-  Quads q;
-  EACH q.v[i] = _mm256_and_si256(load_bytes(p + 32 * i), _mm256_set1_epi8(15));
-  return q;
+/** Bytes of 16 outputs by four inputs. */
+typedef Quads Bytes;
+INLINE Bytes load_bytes(const uint8_t *p) {
+  return (Bytes){{_mm256_loadu_si256((const __m256i *)p), _mm256_loadu_si256((const __m256i *)(p + 32))}};
 }
-INLINE Quads high_nibbles(const uint8_t *p) {
-  Quads q;
-  EACH q.v[i] = _mm256_and_si256(_mm256_srli_epi16(load_bytes(p + 32 * i), 4), _mm256_set1_epi8(15));
-  return q;
+INLINE void store_bytes(uint8_t *p, Bytes b) { EACH _mm256_storeu_si256((__m256i *)(p + 32 * i), b.v[i]); }
+INLINE Bytes moved(Bytes b, int by, int mask) {
+  EACH {
+    __m256i x = by < 0 ? _mm256_srli_epi16(b.v[i], -by) : by > 0 ? _mm256_slli_epi16(b.v[i], by) : b.v[i];
+    b.v[i] = _mm256_and_si256(x, _mm256_set1_epi8((char)mask));
+  }
+  return b;
 }
+INLINE Bytes either(Bytes a, Bytes b) { EACH a.v[i] = _mm256_or_si256(a.v[i], b.v[i]); return a; }
+INLINE Bytes looked_up(Bytes b, const uint8_t *table) {
+  EACH b.v[i] = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)table)), b.v[i]);
+  return b;
+}
+INLINE __m256i load_eight(const uint8_t *p) { return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)p)); }
+INLINE Floats load_unsigned(const uint8_t *p, int shift, int mask) {
+  Floats x;
+  EACH x.v[i] = _mm256_cvtepi32_ps(_mm256_and_si256(_mm256_srli_epi32(load_eight(p + 8 * i), shift), _mm256_set1_epi32(mask)));
+  return x;
+}
+INLINE Floats load_signed(const uint8_t *p) {
+  Floats x;
+  EACH x.v[i] = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(p + 8 * i))));
+  return x;
+}
+INLINE Floats load_powers(const uint8_t *p) {
+  Floats powers;
+  EACH {
+    __m256i x = load_eight(p + 8 * i), normal = _mm256_slli_epi32(_mm256_sub_epi32(x, _mm256_set1_epi32(1)), 23);
+    __m256i tiny = _mm256_sllv_epi32(_mm256_set1_epi32(0x200000), x);
+    powers.v[i] = _mm256_castsi256_ps(_mm256_blendv_epi8(tiny, normal, _mm256_cmpgt_epi32(x, _mm256_set1_epi32(1))));
+  }
+  return powers;
+}
+
 INLINE Quad load_quad(const Rows *x, size_t at) { int32_t four; memcpy(&four, x->values + at, 4); return _mm256_set1_epi32(four); }
 
 #ifdef USE_AVX_VNNI
 #define QUADS_ARE_UNSIGNED 1
-INLINE Quads load_quads(const uint8_t *p) { return (Quads){{load_bytes(p), load_bytes(p + 32)}}; }
+INLINE Quads quads_of(Bytes b) { return b; }
 INLINE Ints dot(Ints sum, Quads weights, Quad inputs) {
   EACH sum.v[i] = _mm256_dpbusd_avx_epi32(sum.v[i], weights.v[i], inputs);
   return sum;
 }
-#define dot_nibbles dot
+#define dot_codes dot
 #else
 #define QUADS_ARE_UNSIGNED 0
-INLINE Quads load_quads(const uint8_t *p) {
-  Quads q;
-  EACH q.v[i] = _mm256_xor_si256(load_bytes(p + 32 * i), _mm256_set1_epi8(-128));
-  return q;
-}
+INLINE Quads quads_of(Bytes b) { EACH b.v[i] = _mm256_xor_si256(b.v[i], _mm256_set1_epi8(-128)); return b; }
 INLINE __m256i add_pairs(__m256i sum, __m256i pairs) {
   return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
@@ -111,9 +138,11 @@ INLINE Ints dot(Ints sum, Quads weights, Quad inputs) {
   }
   return sum;
 }
-INLINE Ints dot_nibbles(Ints sum, Quads weights, Quad inputs) {
+INLINE Ints dot_codes(Ints sum, Quads weights, Quad inputs) {
   EACH sum.v[i] = add_pairs(sum.v[i], _mm256_maddubs_epi16(weights.v[i], inputs));
   return sum;
 }
 #endif
+INLINE Quads quads_of_codes(Bytes b) { return b; }
+INLINE Quads load_quads(const uint8_t *p) { return quads_of(load_bytes(p)); }
 #undef EACH

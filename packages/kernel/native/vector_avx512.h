@@ -11,6 +11,8 @@ typedef __m512i Quad;
 #define TILE_VECTORS 4
 #define TILE_ROWS 6
 #define ROW_VECTORS 4
+#define SPAN_ROWS 3
+#define SPAN_VECTORS 4
 #define ATTEND_QUERIES 12
 #define QUADS_ARE_UNSIGNED 1
 
@@ -59,8 +61,34 @@ INLINE Floats load_halves(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loa
 INLINE void store_halves(uint16_t *p, Floats x) { _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT)); }
 
 INLINE Quads load_quads(const uint8_t *p) { return _mm512_loadu_si512(p); }
-INLINE Quads low_nibbles(const uint8_t *p) { return _mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi8(15)); }
-INLINE Quads high_nibbles(const uint8_t *p) { return _mm512_and_si512(_mm512_srli_epi16(_mm512_loadu_si512(p), 4), _mm512_set1_epi8(15)); }
 INLINE Quad load_quad(const Rows *x, size_t at) { int32_t four; memcpy(&four, x->values + at, 4); return _mm512_set1_epi32(four); }
 INLINE Ints dot(Ints sum, Quads weights, Quad inputs) { return _mm512_dpbusd_epi32(sum, weights, inputs); }
-#define dot_nibbles dot
+
+/** Bytes of 16 outputs by four inputs. */
+typedef __m512i Bytes;
+INLINE Bytes load_bytes(const uint8_t *p) { return _mm512_loadu_si512(p); }
+INLINE void store_bytes(uint8_t *p, Bytes b) { _mm512_storeu_si512(p, b); }
+/** Moves each byte's bits up by `by`, or down if it is negative, and keeps those of `mask`, which no other byte reaches. */
+INLINE Bytes moved(Bytes b, int by, int mask) {
+  b = by < 0 ? _mm512_srli_epi16(b, (unsigned)-by) : by > 0 ? _mm512_slli_epi16(b, (unsigned)by) : b;
+  return _mm512_and_si512(b, _mm512_set1_epi8((char)mask));
+}
+INLINE Bytes either(Bytes a, Bytes b) { return _mm512_or_si512(a, b); }
+INLINE Bytes looked_up(Bytes b, const uint8_t *table) {
+  return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)table)), b);
+}
+/** Makes operands of bytes: of any, stored with 128 added, for `dot`; of those below 128 for `dot_codes`. */
+INLINE Quads quads_of(Bytes b) { return b; }
+INLINE Quads quads_of_codes(Bytes b) { return b; }
+#define dot_codes dot
+/** Reads unsigned bytes, of which bits `mask` count after a shift to the right; signed bytes; `2^(byte - 128)`. */
+INLINE Floats load_unsigned(const uint8_t *p, int shift, int mask) {
+  __m512i x = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p));
+  return _mm512_cvtepi32_ps(_mm512_and_si512(_mm512_srli_epi32(x, (unsigned)shift), _mm512_set1_epi32(mask)));
+}
+INLINE Floats load_signed(const uint8_t *p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p))); }
+INLINE Floats load_powers(const uint8_t *p) {
+  __m512i x = _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)p)), tiny = _mm512_sllv_epi32(_mm512_set1_epi32(0x200000), x);
+  __m512i normal = _mm512_slli_epi32(_mm512_sub_epi32(x, _mm512_set1_epi32(1)), 23);
+  return _mm512_castsi512_ps(_mm512_mask_mov_epi32(normal, _mm512_cmplt_epi32_mask(x, _mm512_set1_epi32(2)), tiny));
+}

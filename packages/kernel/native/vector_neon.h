@@ -11,6 +11,8 @@ typedef int8x16_t Quad;
 #define TILE_VECTORS 1
 #define TILE_ROWS 6
 #define ROW_VECTORS 4
+#define SPAN_ROWS 3
+#define SPAN_VECTORS 1
 #define ATTEND_QUERIES 4
 #define QUADS_ARE_UNSIGNED 0
 
@@ -62,20 +64,42 @@ INLINE Floats load_halves(const uint16_t *p) {
 }
 INLINE void store_halves(uint16_t *p, Floats x) { EACH vst1_u16(p + 4 * i, vreinterpret_u16_f16(vcvt_f16_f32(x.v[i]))); }
 
-INLINE Quads load_quads(const uint8_t *p) {
-  Quads q;
-  EACH q.v[i] = vreinterpretq_s8_u8(veorq_u8(vld1q_u8(p + 16 * i), vdupq_n_u8(128)));
-  return q;
+/** Bytes of 16 outputs by four inputs. */
+typedef struct { uint8x16_t v[4]; } Bytes;
+INLINE Bytes load_bytes(const uint8_t *p) { Bytes b; EACH b.v[i] = vld1q_u8(p + 16 * i); return b; }
+INLINE void store_bytes(uint8_t *p, Bytes b) { EACH vst1q_u8(p + 16 * i, b.v[i]); }
+INLINE Bytes moved(Bytes b, int by, int mask) {
+  EACH b.v[i] = vandq_u8(by == 0 ? b.v[i] : vshlq_u8(b.v[i], vdupq_n_s8((int8_t)by)), vdupq_n_u8((uint8_t)mask));
+  return b;
 }
-INLINE Quads low_nibbles(const uint8_t *p) {
-  Quads q;
-  EACH q.v[i] = vreinterpretq_s8_u8(vandq_u8(vld1q_u8(p + 16 * i), vdupq_n_u8(15)));
-  return q;
+INLINE Bytes either(Bytes a, Bytes b) { EACH a.v[i] = vorrq_u8(a.v[i], b.v[i]); return a; }
+INLINE Bytes looked_up(Bytes b, const uint8_t *table) { EACH b.v[i] = vqtbl1q_u8(vld1q_u8(table), b.v[i]); return b; }
+INLINE Quads quads_of(Bytes b) { Quads q; EACH q.v[i] = vreinterpretq_s8_u8(veorq_u8(b.v[i], vdupq_n_u8(128))); return q; }
+INLINE Quads quads_of_codes(Bytes b) { Quads q; EACH q.v[i] = vreinterpretq_s8_u8(b.v[i]); return q; }
+INLINE Quads load_quads(const uint8_t *p) { return quads_of(load_bytes(p)); }
+INLINE uint32x4_t four_of(const uint8_t *p, int i) {
+  uint8x16_t x = vld1q_u8(p);
+  uint16x8_t half = i < 2 ? vmovl_u8(vget_low_u8(x)) : vmovl_u8(vget_high_u8(x));
+  return i % 2 == 0 ? vmovl_u16(vget_low_u16(half)) : vmovl_u16(vget_high_u16(half));
 }
-INLINE Quads high_nibbles(const uint8_t *p) {
-  Quads q;
-  EACH q.v[i] = vreinterpretq_s8_u8(vshrq_n_u8(vld1q_u8(p + 16 * i), 4));
-  return q;
+INLINE Floats load_unsigned(const uint8_t *p, int shift, int mask) {
+  Floats x;
+  EACH x.v[i] = vcvtq_f32_u32(vandq_u32(vshlq_u32(four_of(p, i), vdupq_n_s32(-shift)), vdupq_n_u32((uint32_t)mask)));
+  return x;
+}
+INLINE Floats load_signed(const uint8_t *p) {
+  Floats x;
+  EACH x.v[i] = vcvtq_f32_s32(vshrq_n_s32(vreinterpretq_s32_u32(vshlq_n_u32(four_of(p, i), 24)), 24));
+  return x;
+}
+INLINE Floats load_powers(const uint8_t *p) {
+  Floats powers;
+  EACH {
+    uint32x4_t x = four_of(p, i), normal = vshlq_n_u32(vsubq_u32(x, vdupq_n_u32(1)), 23);
+    uint32x4_t tiny = vshlq_u32(vdupq_n_u32(0x200000), vreinterpretq_s32_u32(x));
+    powers.v[i] = vreinterpretq_f32_u32(vbslq_u32(vcgtq_u32(x, vdupq_n_u32(1)), normal, tiny));
+  }
+  return powers;
 }
 INLINE Quad load_quad(const Rows *x, size_t at) { int32_t four; memcpy(&four, x->values + at, 4); return vreinterpretq_s8_s32(vdupq_n_s32(four)); }
 #ifdef USE_DOT_PRODUCT
@@ -93,5 +117,5 @@ INLINE Ints dot(Ints sum, Quads weights, Quad inputs) {
   return sum;
 }
 #endif
-#define dot_nibbles dot
+#define dot_codes dot
 #undef EACH

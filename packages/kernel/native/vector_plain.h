@@ -16,6 +16,8 @@ typedef struct { int8_t v[4]; } Quad;
 #define TILE_VECTORS 1
 #define TILE_ROWS 1
 #define ROW_VECTORS 1
+#define SPAN_ROWS 1
+#define SPAN_VECTORS 1
 #define ATTEND_QUERIES 1
 #define QUADS_ARE_UNSIGNED 0
 
@@ -55,13 +57,25 @@ INLINE int32_t store_rounded(int8_t *p, int16_t *wide, Floats x) {
 INLINE Floats load_halves(const uint16_t *p) { Floats x; EACH x.v[i] = float_of(p[i]); return x; }
 INLINE void store_halves(uint16_t *p, Floats x) { EACH p[i] = half_of(x.v[i]); }
 
-INLINE Quads load_quads(const uint8_t *p) { Quads q; for (int i = 0; i < 64; i++) q.v[i] = (int8_t)(p[i] ^ 128); return q; }
-INLINE Quads low_nibbles(const uint8_t *p) { Quads q; for (int i = 0; i < 64; i++) q.v[i] = p[i] & 15; return q; }
-INLINE Quads high_nibbles(const uint8_t *p) { Quads q; for (int i = 0; i < 64; i++) q.v[i] = p[i] >> 4; return q; }
+/** Bytes of 16 outputs by four inputs. */
+typedef struct { uint8_t v[64]; } Bytes;
+#define EACH_BYTE for (int i = 0; i < 64; i++)
+INLINE Bytes load_bytes(const uint8_t *p) { Bytes b; memcpy(b.v, p, 64); return b; }
+INLINE void store_bytes(uint8_t *p, Bytes b) { memcpy(p, b.v, 64); }
+INLINE Bytes moved(Bytes b, int by, int mask) { EACH_BYTE b.v[i] = (uint8_t)((by < 0 ? b.v[i] >> -by : b.v[i] << by) & mask); return b; }
+INLINE Bytes either(Bytes a, Bytes b) { EACH_BYTE a.v[i] |= b.v[i]; return a; }
+INLINE Bytes looked_up(Bytes b, const uint8_t *table) { EACH_BYTE b.v[i] = table[b.v[i]]; return b; }
+INLINE Quads quads_of(Bytes b) { Quads q; EACH_BYTE q.v[i] = (int8_t)(b.v[i] ^ 128); return q; }
+INLINE Quads quads_of_codes(Bytes b) { Quads q; EACH_BYTE q.v[i] = (int8_t)b.v[i]; return q; }
+INLINE Quads load_quads(const uint8_t *p) { return quads_of(load_bytes(p)); }
+INLINE Floats load_unsigned(const uint8_t *p, int shift, int mask) { Floats x; EACH x.v[i] = (float)(p[i] >> shift & mask); return x; }
+INLINE Floats load_signed(const uint8_t *p) { Floats x; EACH x.v[i] = (float)(int8_t)p[i]; return x; }
+INLINE Floats load_powers(const uint8_t *p) { Floats x; EACH x.v[i] = power_of(p[i]); return x; }
+#undef EACH_BYTE
 INLINE Quad load_quad(const Rows *x, size_t at) { Quad q; memcpy(q.v, x->values + at, 4); return q; }
 INLINE Ints dot(Ints sum, Quads weights, Quad inputs) {
   EACH for (int j = 0; j < 4; j++) sum.v[i] += weights.v[4 * i + j] * inputs.v[j];
   return sum;
 }
-#define dot_nibbles dot
+#define dot_codes dot
 #undef EACH

@@ -10,6 +10,8 @@ typedef struct { v128_t v[4]; } Ints;
 #define TILE_ROWS 4
 #define ROW_VECTORS 4
 #define HAS_OWN_TILE_INT8
+#define SPAN_ROWS 2
+#define SPAN_VECTORS 1
 #define ATTEND_QUERIES 3
 
 #define EACH for (int i = 0; i < 4; i++)
@@ -97,20 +99,48 @@ INLINE v128_t add_quarter(v128_t sum, Quarter weights, Quad inputs) {
 }
 #endif
 typedef struct { Quarter quarters[4]; } Quads;
-INLINE Quads load_quads(const uint8_t *p) { Quads q; EACH q.quarters[i] = quarter_of(wasm_v128_load(p + 16 * i)); return q; }
-INLINE Quads low_nibbles(const uint8_t *p) {
-  Quads q;
-  EACH q.quarters[i] = quarter_of(wasm_v128_and(wasm_v128_load(p + 16 * i), wasm_i8x16_splat(15)));
-  return q;
+/** Bytes of 16 outputs by four inputs. */
+typedef struct { v128_t v[4]; } Bytes;
+INLINE Bytes load_bytes(const uint8_t *p) { Bytes b; EACH b.v[i] = wasm_v128_load(p + 16 * i); return b; }
+INLINE void store_bytes(uint8_t *p, Bytes b) { EACH wasm_v128_store(p + 16 * i, b.v[i]); }
+INLINE Bytes moved(Bytes b, int by, int mask) {
+  EACH {
+    v128_t x = by < 0 ? wasm_u8x16_shr(b.v[i], (uint32_t)-by) : by > 0 ? wasm_i8x16_shl(b.v[i], (uint32_t)by) : b.v[i];
+    b.v[i] = wasm_v128_and(x, wasm_i8x16_splat((int8_t)mask));
+  }
+  return b;
 }
-INLINE Quads high_nibbles(const uint8_t *p) {
-  Quads q;
-  EACH q.quarters[i] = quarter_of(wasm_u8x16_shr(wasm_v128_load(p + 16 * i), 4));
-  return q;
+INLINE Bytes either(Bytes a, Bytes b) { EACH a.v[i] = wasm_v128_or(a.v[i], b.v[i]); return a; }
+INLINE Bytes looked_up(Bytes b, const uint8_t *table) { EACH b.v[i] = wasm_i8x16_swizzle(wasm_v128_load(table), b.v[i]); return b; }
+INLINE Quads quads_of(Bytes b) { Quads q; EACH q.quarters[i] = quarter_of(b.v[i]); return q; }
+#define quads_of_codes quads_of
+INLINE Quads load_quads(const uint8_t *p) { return quads_of(load_bytes(p)); }
+INLINE v128_t four_of(const uint8_t *p, int i) {
+  return wasm_u32x4_extend_low_u16x8(wasm_u16x8_extend_low_u8x16(wasm_v128_load32_zero(p + 4 * i)));
+}
+INLINE Floats load_unsigned(const uint8_t *p, int shift, int mask) {
+  Floats x;
+  EACH x.v[i] = wasm_f32x4_convert_i32x4(wasm_v128_and(wasm_u32x4_shr(four_of(p, i), (uint32_t)shift), wasm_i32x4_splat(mask)));
+  return x;
+}
+INLINE Floats load_signed(const uint8_t *p) {
+  Floats x;
+  EACH x.v[i] = wasm_f32x4_convert_i32x4(wasm_i32x4_shr(wasm_i32x4_shl(four_of(p, i), 24), 24));
+  return x;
+}
+INLINE Floats load_powers(const uint8_t *p) {
+  Floats powers;
+  EACH {
+    v128_t x = four_of(p, i), normal = wasm_i32x4_shl(wasm_i32x4_sub(x, wasm_i32x4_splat(1)), 23);
+    // The two smallest powers, which are below the normal floats, are 2^21 and 2^22 as integers.
+    v128_t tiny = wasm_i32x4_shl(wasm_i32x4_add(x, wasm_i32x4_splat(1)), 21);
+    powers.v[i] = wasm_v128_bitselect(normal, tiny, wasm_i32x4_gt(x, wasm_i32x4_splat(1)));
+  }
+  return powers;
 }
 INLINE Ints dot(Ints sum, Quads weights, Quad inputs) {
   EACH sum.v[i] = add_quarter(sum.v[i], weights.quarters[i], inputs);
   return sum;
 }
-#define dot_nibbles dot
+#define dot_codes dot
 #undef EACH

@@ -15,7 +15,7 @@ import {
 } from "@readme-moe/model";
 import type { DecoderDescription, ExpertDescription, LayerDescription } from "./description.ts";
 import { withFewTokens } from "./calibrate/few-tokens.ts";
-import { packBlocks } from "./pack/pack-blocks.ts";
+import { packBlocks, packFileBlocks } from "./pack/pack-blocks.ts";
 import { layerFactors, type LayerFactors } from "./change-factors.ts";
 import type { InputFactors } from "./pack/input-factors.ts";
 import { packIdentity } from "./pack/pack-identity.ts";
@@ -38,6 +38,7 @@ interface Packing {
 /**
  * Describes a model in one precision. Nothing is read before the packed file is written.
  *
+ * @param precision - "file" takes the numbers of the file: its blocks, and float32 for what has none
  * @param calibration - without it, int8 rounds weights unchanged, and int4 keeps 8 bits where it would fit weights to 4
  */
 export function describeModel(
@@ -52,7 +53,6 @@ export function describeModel(
       precision === "int8" ? packInt8(refs, factors) : packProduct(name, refs, precision, statistics),
     factorsOf: (layer) => layerFactors(weights, layer, precision, statistics),
   };
-  const tableFormat = precision === "fp32" ? "float-table" : "half-table";
   const head = headOf(model, precision);
   return {
     vocabSize: config.vocabSize,
@@ -64,7 +64,7 @@ export function describeModel(
     logitScale: config.pooling?.kind === "embedding" ? 1 : config.logitScale,
     numExperts: model.experts.names.length,
     // A tied table is packed once: an embedding read from rows of 8 bits costs 0.0001 nats.
-    embedding: weights.head === weights.embedding && !config.pooling ? head : packTable(weights.embedding, tableFormat),
+    embedding: weights.head === weights.embedding && !config.pooling ? head : embeddingOf(weights.embedding, precision),
     layers: weights.layers.map((_, index) => describeLayer(model, index, packing)),
     finalNorm: packNorm(weights.finalNorm, config.normOffset),
     head,
@@ -137,11 +137,25 @@ function packProduct(
   calibration: InputStatistics | undefined,
 ): PackedTensor {
   if (precision === "fp32") return packFloat(refs);
-  const blocks =
-    storedBlocks(refs.weight) ??
-    (calibration && fittedBlocks(refs.weight, calibration, name)) ??
-    eightBitBlocks(refs.weight);
+  const stored = packStored(refs);
+  if (stored) return stored;
+  if (precision === "file") return packFloat(refs);
+  const blocks = (calibration && fittedBlocks(refs.weight, calibration, name)) ?? eightBitBlocks(refs.weight);
   return blocks ? packBlocks(blocks, refs.bias) : packInt8(refs);
+}
+
+/** Packs the blocks that a file has, if it has any. */
+function packStored(refs: LinearRefs): PackedTensor | undefined {
+  const blocks = storedBlocks(refs.weight);
+  return blocks ? packBlocks(blocks, refs.bias) : packFileBlocks(refs);
+}
+
+/** Packs a table of embeddings that is not the head. */
+function embeddingOf(weight: TensorRef, precision: Precision): PackedTensor {
+  const { type } = weight.store.info(weight.name);
+  if (precision === "fp32") return packTable(weight, "float-table");
+  if (precision !== "file") return packTable(weight, "half-table");
+  return packFileBlocks({ weight, bias: undefined }) ?? packTable(weight, type === "F16" ? "half-table" : "float-table");
 }
 
 /** Packs what follows the final norm: of models that do not generate nothing, or a few rows, in float32. */
@@ -154,7 +168,10 @@ function headOf({ config, weights }: DescribedModel, precision: Precision): Pack
 
 /** Packs the head, in 8 bits where layers have 4: it is read once a step, and tokens depend on it directly. */
 function packHead(refs: LinearRefs, precision: Precision): PackedTensor {
-  const blocks = precision === "int4" ? (storedBlocks(refs.weight) ?? eightBitBlocks(refs.weight)) : undefined;
+  const isStored = precision === "int4" || precision === "file";
+  const stored = isStored ? packStored(refs) : undefined;
+  if (stored) return stored;
+  const blocks = precision === "int4" ? eightBitBlocks(refs.weight) : undefined;
   if (blocks) return packBlocks(blocks, undefined);
-  return precision === "fp32" ? packFloat(refs) : packInt8(refs);
+  return precision === "int8" || precision === "int4" ? packInt8(refs) : packFloat(refs);
 }

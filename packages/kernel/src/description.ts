@@ -2,6 +2,7 @@
 // same layout.
 
 import type { Activation } from "@readme-moe/model";
+import { formatNumber, isBlockType } from "./pack/block-types.ts";
 import type { PackedTensor } from "./pack/packed-tensor.ts";
 
 /** One layer: attention, then an FFN. Norms that a family does not have are `undefined`. */
@@ -92,11 +93,11 @@ export interface DecoderDescription {
 
 // "RRMK", and the layout's version, which changes when older files can no longer be read.
 const MAGIC = 0x4b4d5252;
-const VERSION = 3;
+const VERSION = 4;
 const MODEL_WORDS = 16;
 const LAYER_WORDS = 28;
-const TENSOR_WORDS = 8;
-const FORMATS = ["float-table", "half-table", "float", "int8", "int8-blocks", "int4-blocks"] as const;
+const TENSOR_WORDS = 6;
+const FORMATS = ["float-table", "half-table", "float", "int8"] as const;
 const ACTIVATIONS: readonly Activation[] = ["silu", "gelu-tanh"];
 
 /** Offsets of a tensor's parts, in units of 64 bytes from the file's beginning; -1 for a part that does not exist. */
@@ -180,9 +181,9 @@ export function encodeHeader(
     words.integers([indexOf(expertsOf(layer)[0]?.gate), indexOf(mixture?.router), mixture?.experts.length ?? 0]);
     words.integers([mixture?.expertsPerToken ?? 0, mixture?.normalizesWeights ? 1 : 0]);
   }
-  for (const [{ format, numOut, numIn, block, hasMinimums }, place] of places) {
-    words.integers([FORMATS.indexOf(format), numOut, numIn, block, hasMinimums ? 1 : 0]);
-    words.integers([place.weights, place.scales, place.bias]);
+  for (const [{ format, numOut, numIn }, place] of places) {
+    const number = isBlockType(format) ? formatNumber(format) : FORMATS.indexOf(format);
+    words.integers([number, numOut, numIn, place.weights, place.scales, place.bias]);
   }
   return words.bytes;
 }

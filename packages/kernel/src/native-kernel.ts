@@ -4,11 +4,22 @@ import { createRequire } from "node:module";
 import { arch, platform } from "node:process";
 import type { KernelInfo } from "@readme-moe/core";
 import type { Kernel, KernelPages, KernelSizes, StepResults } from "./kernel.ts";
+import type { PackedPiece } from "./pack/packed-tensor.ts";
 
 /** Exports of `native/addon.c`. */
 export interface Addon {
   instructionSets(): string[];
-  open(weights: string | Uint8Array, instructions: string, options: Int32Array): unknown;
+  open(weights: string | Uint8Array | object, instructions: string, options: Int32Array): unknown;
+  newWeights(bytes: number): object;
+  writeWeights(weights: object, place: number, bytes: Uint8Array): void;
+  packRows(
+    target: object | Uint8Array,
+    place: number,
+    format: number,
+    numIn: number,
+    rows: Uint8Array,
+    threads: number,
+  ): void;
   openPages(kernel: unknown, numPages: number, isHalf: boolean): unknown;
   closePages(pages: unknown): void;
   readPage(pages: unknown, page: number, bytes: Uint8Array): void;
@@ -45,20 +56,49 @@ export function loadAddon(): Addon {
 /**
  * Opens a packed file in an addon.
  *
- * @param weights - the file's path, or its bytes
+ * @param weights - the file's path, its bytes, or the memory of `NativeWeights`
  * @param instructions - one of the addon's `instructionSets`
  * @throws {RangeError} when the file is invalid, or there is no memory
  */
 export function openNative(
   addon: Addon,
-  weights: string | Uint8Array,
+  weights: string | Uint8Array | NativeWeights,
   instructions: string,
   sizes: KernelSizes,
 ): Kernel {
   const isStreamed = sizes.expertsFromByte === undefined ? 0 : 1;
   const options = Int32Array.of(sizes.threads, sizes.maxRows, sizes.maxPositions, isStreamed);
-  const handle = addon.open(weights, instructions, options);
+  const handle = addon.open(weights instanceof NativeWeights ? weights.handle : weights, instructions, options);
   return new NativeKernel(addon, handle, { kind: "native", instructions, threads: sizes.threads });
+}
+
+/** Memory outside JavaScript with a packed file, which belongs to the kernel that opens it. */
+export class NativeWeights {
+  readonly handle: object;
+
+  private constructor(handle: object) {
+    this.handle = handle;
+  }
+
+  /**
+   * Allocates memory and fills it.
+   * @throws {RangeError} when there is no memory
+   */
+  static async fill(
+    addon: Addon,
+    numBytes: number,
+    pieces: AsyncIterable<PackedPiece>,
+    threads: number,
+  ): Promise<NativeWeights> {
+    const handle = addon.newWeights(numBytes);
+    let place = 0;
+    for await (const piece of pieces) {
+      if (piece instanceof Uint8Array) addon.writeWeights(handle, place, piece);
+      else addon.packRows(handle, place, piece.format, piece.numIn, piece.rows, threads);
+      place += piece.byteLength;
+    }
+    return new NativeWeights(handle);
+  }
 }
 
 const NO_FLOATS = new Float32Array(0);

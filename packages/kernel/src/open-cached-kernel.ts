@@ -2,17 +2,21 @@ import { open, type FileHandle } from "node:fs/promises";
 import { isWholeData } from "@readme-moe/model";
 import type { DecoderDescription } from "./description.ts";
 import type { Kernel, KernelSizes } from "./kernel.ts";
-import { openKernel, type KernelChoice } from "./open-kernel.ts";
+import { openKernel, packIntoMemory, type KernelChoice } from "./open-kernel.ts";
+import { layOut, packedPieces } from "./pack/packed-file.ts";
 import { packedWeights, type PackOptions } from "./pack/packed-weights.ts";
 
 /** Options of `openCachedKernel`. */
-export interface CachedKernelOptions extends PackOptions, KernelChoice {}
+export interface CachedKernelOptions extends PackOptions, KernelChoice {
+  /** Packs weights into memory, without a file in the cache: for those that are only put into another order. */
+  readonly inMemory?: boolean | undefined;
+}
 
 /** An open kernel, and the source of its weights. */
 export interface CachedKernel {
   readonly kernel: Kernel;
-  /** The packed file's path, or its bytes when the cache cannot be written. */
-  readonly weights: string | Uint8Array;
+  /** The packed file's path; `undefined` when the weights are in memory alone. */
+  readonly path: string | undefined;
 }
 
 /** A packed file that a kernel has mapped. */
@@ -37,6 +41,14 @@ export async function openCachedKernel(
   sizes: KernelSizes,
   options: CachedKernelOptions,
 ): Promise<CachedKernel> {
+  if (options.inMemory === true) {
+    const { numBytes } = layOut(description);
+    const onProgress = (doneBytes: number, ofBytes: number): void =>
+      options.onProgress?.({ stage: "building", doneBytes, ofBytes });
+    const choice = { ...options, threads: sizes.threads };
+    const weights = await packIntoMemory(numBytes, packedPieces(description, onProgress), choice);
+    return { kernel: openKernel(weights, sizes, options), path: undefined };
+  }
   for (let mayRetry = true; ; mayRetry = false) {
     const weights = await packedWeights(description, options);
     options.onProgress?.({ stage: "loading", doneBytes: 0, ofBytes: 0 });
@@ -46,7 +58,8 @@ export async function openCachedKernel(
       // WebAssembly has copied the file; reads of streamed experts report what is missing.
       const isMapped = kernel.info.kind === "native" && sizes.expertsFromByte === undefined;
       if (!isMapped) await leaveFile(file);
-      return { kernel: file && isMapped ? usingFile(kernel, file) : kernel, weights };
+      const path = typeof weights === "string" ? weights : undefined;
+      return { kernel: file && isMapped ? usingFile(kernel, file) : kernel, path };
     } catch (error) {
       await leaveFile(file);
       // A cached file may be removed after it was checked and before it is mapped.

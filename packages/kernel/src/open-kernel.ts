@@ -2,7 +2,9 @@
 
 import { choiceOption, describeValue, type KernelInfo, ReadMeError } from "@readme-moe/core";
 import type { Kernel, KernelKind, KernelSizes } from "./kernel.ts";
-import { loadAddon, openNative, type Addon } from "./native-kernel.ts";
+import { loadAddon, NativeWeights, openNative, type Addon } from "./native-kernel.ts";
+import { fill, packedBytes } from "./pack/packed-file.ts";
+import type { PackedPiece } from "./pack/packed-tensor.ts";
 import { openWasm, wasmInstructions } from "./wasm-kernel.ts";
 
 /** Choice of the build and of the loops. */
@@ -33,14 +35,19 @@ export function kernelInfo(choice: KernelChoice, threads: number): KernelInfo {
 /**
  * Opens a packed file.
  *
- * @param weights - the file's path, or its bytes
+ * @param weights - the file's path, its bytes, or memory of the addon
  * @throws {TypeError} on an unknown kind or unknown instructions
  * @throws {ReadMeError} `ERR_RUNTIME` when a required addon does not load, or the file cannot be opened
  */
-export function openKernel(weights: string | Uint8Array, sizes: KernelSizes, choice: KernelChoice = {}): Kernel {
+export function openKernel(
+  weights: string | Uint8Array | NativeWeights,
+  sizes: KernelSizes,
+  choice: KernelChoice = {},
+): Kernel {
   const { addon, fallbackReason } = choose(choice);
   try {
     if (addon) return openNative(addon, weights, wantedInstructions(choice, addon.instructionSets()), sizes);
+    if (weights instanceof NativeWeights) throw new TypeError("Expected a path or bytes in WebAssembly");
     const kernel = openWasm(weights, wantedInstructions(choice, instructionsOf(undefined)), sizes);
     return fallbackReason === undefined ? kernel : Object.assign(kernel, { info: { ...kernel.info, fallbackReason } });
   } catch (error) {
@@ -48,6 +55,17 @@ export function openKernel(weights: string | Uint8Array, sizes: KernelSizes, cho
     const message = `The model cannot be opened in the kernel: ${error instanceof Error ? error.message : describeValue(error)}`;
     throw new ReadMeError("ERR_RUNTIME", message, { cause: error });
   }
+}
+
+/** Packs a file into memory of the build that runs here: of the addon, or bytes that WebAssembly copies. */
+export async function packIntoMemory(
+  numBytes: number,
+  pieces: AsyncIterable<PackedPiece>,
+  choice: KernelChoice & Pick<KernelSizes, "threads">,
+): Promise<Uint8Array | NativeWeights> {
+  const { addon } = choose(choice);
+  if (addon) return NativeWeights.fill(addon, numBytes, pieces, choice.threads);
+  return fill(new Uint8Array(numBytes), packedBytes(pieces));
 }
 
 interface Chosen {

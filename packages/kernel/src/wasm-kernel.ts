@@ -5,6 +5,7 @@ import { Worker } from "node:worker_threads";
 import type { KernelInfo } from "@readme-moe/core";
 import type { Kernel, KernelPages, KernelSizes, StepResults } from "./kernel.ts";
 import { MAX_WASM_PAGES, WasmCalls, type WasmExports } from "./wasm-calls.ts";
+import type { RowsToPack } from "./pack/packed-tensor.ts";
 import { StepRoom } from "./wasm-step.ts";
 import { webAssembly, type WasmMemory } from "./web-assembly.ts";
 
@@ -75,6 +76,24 @@ export function openWasm(weights: string | Uint8Array, instructions: string, siz
     return worker;
   });
   return new WasmKernel(calls, handle, workers, { kind: "wasm", instructions, threads: sizes.threads });
+}
+
+/** Makes a function that packs rows of a model file's blocks. It throws a `RangeError` when they are no whole blocks. */
+export function wasmPacker(): (rows: RowsToPack) => Uint8Array {
+  const memory = newMemory(MAX_WASM_PAGES);
+  const module = new webAssembly.Module(readModule("wasm-simd"));
+  const { exports } = new webAssembly.Instance(module, { env: { memory } });
+  const calls = new WasmCalls(exports as unknown as WasmExports, memory);
+  return ({ format, numIn, rows, byteLength }) => {
+    const [from, to] = [calls.allocate(rows.byteLength), calls.allocate(byteLength)];
+    new Uint8Array(memory.buffer, from, rows.byteLength).set(rows);
+    const packedBytes = calls.exports.pack_rows(format, numIn, from, rows.byteLength, to);
+    const packed = new Uint8Array(memory.buffer, to, byteLength).slice();
+    calls.exports.release(from);
+    calls.exports.release(to);
+    if (packedBytes !== byteLength) throw new RangeError("Expected whole rows of blocks");
+    return packed;
+  };
 }
 
 function readModule(instructions: string): Uint8Array<ArrayBuffer> {

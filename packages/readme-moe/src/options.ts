@@ -75,7 +75,7 @@ export function runtimeOptions(precision: Precision = "int8"): readonly Option[]
 
 /** Option of a precision, without a default. */
 export function precisionOption(explanation: string): Option {
-  return new Option("--precision <precision>", explanation).choices(["fp32", "int8", "int4"]);
+  return new Option("--precision <precision>", explanation).choices(["file", "fp32", "int8", "int4"]);
 }
 
 export function cacheFolderOption(): Option {

@@ -15,7 +15,7 @@ const factorsOf = async (...squares: number[]): Promise<number[]> =>
 async function partsOf(tensor: PackedTensor) {
   const parts = tensor.parts();
   const pieces: Uint8Array[] = [];
-  for await (const piece of parts.weights()) pieces.push(piece);
+  for await (const piece of parts.weights()) pieces.push(piece as Uint8Array);
   return { weights: Buffer.concat(pieces), scales: floatsOf(await parts.scales()), bias: floatsOf(await parts.bias()) };
 }
 

@@ -64,7 +64,7 @@ test("the router's weights are divided by the factors of its inputs", async () =
     const routerOf = async (precision: Precision): Promise<Float32Array> => {
       const pieces: Uint8Array[] = [];
       const { router } = described(model, precision).layers[1]?.mixture ?? {};
-      for await (const piece of router!.parts().weights()) pieces.push(piece);
+      for await (const piece of router!.parts().weights()) pieces.push(piece as Uint8Array);
       return new Float32Array(new Uint8Array(Buffer.concat(pieces)).buffer);
     };
     const plain = await routerOf("fp32");

@@ -1,22 +1,57 @@
-// Packs weights in blocks along their rows, from a GGUF file or fitted, panel by panel and without rounding again.
+// Packs weights in blocks along their rows, without rounding again: a file's own blocks, and fitted ones.
 
-import type { BlockSource, BlockWeights, TensorRef } from "@readme-moe/model";
-import { GROUP, nothing, PANEL, wholeGroups, wholePanels, type PackedTensor } from "./packed-tensor.ts";
+import type { BlockSource, BlockWeights, LinearRefs, TensorRef } from "@readme-moe/model";
+import { BLOCK_TYPES, blockBytes, formatNumber, isPackable, type BlockTypeName } from "./block-types.ts";
+import { GROUP, nothing, PANEL, wholeGroups, wholePanels, type PackedTensor, type RowsToPack } from "./packed-tensor.ts";
 import { paddedBias, placeOf, sizes } from "./pack-product.ts";
+
+/** Size of rows that are read and packed at once. */
+const CHUNK_BYTES = 4 << 20;
+
+/** Packs the blocks that a file has for a product; `undefined` where it has none that the kernel multiplies. */
+export function packFileBlocks({ weight, bias }: LinearRefs): PackedTensor | undefined {
+  const [numOut = 0, numIn = 0] = weight.shape;
+  const { type } = weight.store.info(weight.name);
+  if (!isPackable(type, numIn)) return undefined;
+  const { values, bytes } = BLOCK_TYPES[type];
+  const rowBytes = (numIn / values) * bytes;
+  const numRows = Math.max(1, Math.floor(CHUNK_BYTES / rowBytes / PANEL)) * PANEL;
+  const read = (from: number): Promise<Uint8Array> =>
+    weight.store.readBytes(weight.name, { from, to: Math.min(from + numRows, numOut) });
+  return {
+    ...sizes(type, numOut, numIn, bias),
+    weightBytes: blockBytes(type, numOut, numIn),
+    scaleBytes: 0,
+    parts: () => ({
+      async *weights(): AsyncGenerator<RowsToPack> {
+        // The next rows are read while the kernel packs the last ones.
+        let next = read(0);
+        for (let from = 0; from < numOut; from += numRows) {
+          const rows = await next;
+          if (from + numRows < numOut) next = read(from + numRows);
+          // A failure is thrown when the rows are needed.
+          next.catch(() => undefined);
+          const byteLength = blockBytes(type, Math.min(numRows, numOut - from), numIn);
+          yield { format: formatNumber(type), numIn, rows, byteLength };
+        }
+      },
+      scales: nothing,
+      bias: () => paddedBias(bias, numOut),
+    }),
+  };
+}
 
 /** @param source - 4 or 8 bits in blocks of 16, or of a multiple of 32 */
 export function packBlocks(source: BlockSource, bias: TensorRef | undefined): PackedTensor {
   const { numOut, numIn, format } = source;
-  const block = format.blockSize === 16 ? 16 : GROUP;
+  const block = format.blockSize === 16 ? 16 : 32;
   const hasMinimums = format.bits === 4 && format.hasOffsets;
   const quantBytes = (GROUP * PANEL * format.bits) / 8;
   const scaleFloats = (GROUP / block) * PANEL;
   const groupBytes = quantBytes + scaleFloats * 4 * (hasMinimums ? 2 : 1);
   const panelBytes = wholeGroups(numIn) * groupBytes;
   return {
-    ...sizes(format.bits === 4 ? "int4-blocks" : "int8-blocks", numOut, numIn, bias),
-    block,
-    hasMinimums,
+    ...sizes(nameOf(format.bits, block, hasMinimums), numOut, numIn, bias),
     weightBytes: wholePanels(numOut) * panelBytes,
     scaleBytes: 0,
     parts: () => ({
@@ -49,6 +84,12 @@ export function packBlocks(source: BlockSource, bias: TensorRef | undefined): Pa
       bias: () => paddedBias(bias, numOut),
     }),
   };
+}
+
+function nameOf(bits: 4 | 8, block: 16 | 32, hasMinimums: boolean): BlockTypeName {
+  if (bits === 8) return block === 16 ? "INT8_16" : "INT8_32";
+  if (hasMinimums) return block === 16 ? "INT4_MINIMUM_16" : "INT4_MINIMUM_32";
+  return block === 16 ? "INT4_16" : "INT4_32";
 }
 
 function blockAt({ blockSize, scales, offsets, hasOffsets }: BlockWeights, index: number) {

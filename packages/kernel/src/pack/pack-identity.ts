@@ -25,8 +25,6 @@ export function packedFloats(
     ...sizes,
     scaleBytes: 0,
     biasBytes: 0,
-    block: 32,
-    hasMinimums: false,
     parts: () => ({ weights, scales: nothing, bias: nothing }),
   };
 }

@@ -1,6 +1,7 @@
 // Packs weights of products panel by panel: a vector of the processor holds the same inputs of neighbouring outputs.
 
 import type { LinearRefs, TensorRef } from "@readme-moe/model";
+import type { BlockTypeName } from "./block-types.ts";
 import type { InputFactors } from "./input-factors.ts";
 import { bytesOf, GROUP, nothing, PANEL, wholeGroups, wholePanels, type PackedTensor } from "./packed-tensor.ts";
 
@@ -129,14 +130,14 @@ async function* panelsOf({ store, name, shape }: TensorRef): AsyncGenerator<{ ro
   }
 }
 
-export function sizes<Format extends "float" | "int8" | "int8-blocks" | "int4-blocks">(
+export function sizes<Format extends "float" | "int8" | BlockTypeName>(
   format: Format,
   numOut: number,
   numIn: number,
   bias: TensorRef | undefined,
-): Pick<PackedTensor, "numOut" | "numIn" | "block" | "hasMinimums" | "biasBytes"> & { readonly format: Format } {
+): Pick<PackedTensor, "numOut" | "numIn" | "biasBytes"> & { readonly format: Format } {
   const biasBytes = bias ? wholePanels(numOut) * PANEL * 4 : 0;
-  return { format, numOut, numIn, block: 32, hasMinimums: false, biasBytes };
+  return { format, numOut, numIn, biasBytes };
 }
 
 export async function paddedBias(

@@ -54,5 +54,5 @@ export function packNorm(ref: TensorRef, offset = 0, factors?: InputFactors): Pa
 }
 
 function plain(format: "float-table" | "half-table", numOut: number, numIn: number) {
-  return { format, numOut, numIn, block: 32, hasMinimums: false, scaleBytes: 0, biasBytes: 0 } as const;
+  return { format, numOut, numIn, scaleBytes: 0, biasBytes: 0 } as const;
 }

@@ -1,7 +1,8 @@
 // The packed file: a description, then tensors, each at a multiple of 64 bytes.
 
 import { encodeHeader, headerBytes, tensorsOf, type DecoderDescription, type TensorPlace } from "../description.ts";
-import type { PackedTensor } from "./packed-tensor.ts";
+import { packRows } from "./pack-rows.ts";
+import type { PackedPiece, PackedTensor } from "./packed-tensor.ts";
 
 /** Alignment of every part of a tensor in the file. */
 export const UNIT_BYTES = 64;
@@ -30,11 +31,24 @@ export function layOut(description: DecoderDescription): PackedLayout {
   return { places, numBytes: end };
 }
 
-/** Yields the file from its beginning to its end. @param onProgress - called with the number of finished bytes */
+/** Yields the file's bytes from its beginning to its end. @param onProgress - called with the number of finished bytes */
 export async function* packedFile(
   description: DecoderDescription,
-  onProgress: (doneBytes: number, ofBytes: number) => void = () => undefined,
+  onProgress?: (doneBytes: number, ofBytes: number) => void,
 ): AsyncGenerator<Uint8Array> {
+  yield* packedBytes(packedPieces(description, onProgress));
+}
+
+/** Packs pieces that are still to be packed. */
+export async function* packedBytes(pieces: AsyncIterable<PackedPiece>): AsyncGenerator<Uint8Array> {
+  for await (const piece of pieces) yield piece instanceof Uint8Array ? piece : packRows(piece);
+}
+
+/** Yields the pieces of the file, of which some are still to be packed. */
+export async function* packedPieces(
+  description: DecoderDescription,
+  onProgress: (doneBytes: number, ofBytes: number) => void = () => undefined,
+): AsyncGenerator<PackedPiece> {
   const { places, numBytes } = layOut(description);
   let done = 0;
   const padding = (): Uint8Array => {
@@ -42,9 +56,9 @@ export async function* packedFile(
     done += bytes.byteLength;
     return bytes;
   };
-  const counted = (bytes: Uint8Array): Uint8Array => {
-    done += bytes.byteLength;
-    return bytes;
+  const counted = <Piece extends PackedPiece>(piece: Piece): Piece => {
+    done += piece.byteLength;
+    return piece;
   };
   yield counted(encodeHeader(description, places));
   yield padding();

@@ -1,20 +1,19 @@
 // One tensor of the packed file. The formats are those of `native/tensor.h`.
 
+import type { BlockTypeName } from "./block-types.ts";
+
 /** Outputs are stored in panels of 64, inputs in groups of 32, both padded with zeros. */
 export const PANEL = 64;
 export const GROUP = 32;
 
-/** Layout of a tensor in the packed file, as described in `native/tensor.h`. */
-export type TensorFormat = "float-table" | "half-table" | "float" | "int8" | "int8-blocks" | "int4-blocks";
+/** Layout of a tensor in the packed file, as described in `native/tensor.h`; `blocks.h` has those of blocks. */
+export type TensorFormat = "float-table" | "half-table" | "float" | "int8" | BlockTypeName;
 
 /** A tensor of the packed file, whose bytes are made when the file is written. */
 export interface PackedTensor {
   readonly format: TensorFormat;
   readonly numOut: number;
   readonly numIn: number;
-  /** Number of inputs that share a scale, 16 or 32. */
-  readonly block: number;
-  readonly hasMinimums: boolean;
   /** Size of the weights. */
   readonly weightBytes: number;
   /** Size of one scale per output, 0 without scales. */
@@ -25,8 +24,22 @@ export interface PackedTensor {
   parts(): PackedParts;
 }
 
+/** Rows of a model file's blocks, which the kernel packs. */
+export interface RowsToPack {
+  /** Number of the format in the packed file. */
+  readonly format: number;
+  readonly numIn: number;
+  /** Whole rows, as the file has them. */
+  readonly rows: Uint8Array;
+  /** Size of the packed rows, in whole panels. */
+  readonly byteLength: number;
+}
+
+/** A piece of the packed file. */
+export type PackedPiece = Uint8Array | RowsToPack;
+
 interface PackedParts {
-  weights(): AsyncIterable<Uint8Array>;
+  weights(): AsyncIterable<PackedPiece>;
   /** Reads one scale per output; called after all weights. */
   scales(): Promise<Uint8Array>;
   bias(): Promise<Uint8Array>;

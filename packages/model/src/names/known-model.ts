@@ -63,6 +63,8 @@ const WEIGHT_BYTES: Readonly<Record<Precision, readonly [layers: number, head: n
   int8: [1, 1, 2],
   // 4 bits and two numbers for each 32 weights; the head keeps 8 bits.
   int4: [0.75, 1.125, 2],
+  // As in Q4_K_M: most layers have 4.6 bits, the others and the head 6.6.
+  file: [0.61, 0.82, 0.82],
 };
 /** Node and the kernel without a model, and the vocabulary of a tokenizer. */
 const [PROCESS_BYTES, TOKEN_BYTES] = [83e6, 220];
@@ -89,6 +91,7 @@ const PREFERRED: Readonly<Record<Precision, readonly SourceWeights[]>> = {
   // Eight bits are taken over as they are; from bfloat16 they are rounded here, at twice the download.
   int8: ["q8_0", "bf16", "q4_k_m"],
   int4: ["q4_k_m", "q8_0", "bf16"],
+  file: ["q4_k_m", "q8_0", "bf16"],
 };
 
 /** Chooses the weights for a precision, among those that need no token if there are any. */

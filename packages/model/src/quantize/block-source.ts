@@ -1,6 +1,5 @@
-// Weights in blocks: the file's own blocks, weights rounded to 8 bits, and weights fitted to 4 bits.
+// Weights in blocks: those of ONNX files, weights rounded to 8 bits, and weights fitted to 4 bits.
 
-import { blockFormat, readBlocks } from "../gguf/block-quants.ts";
 import type { TensorRef } from "../weights/tensor-ref.ts";
 import { type BlockFormat, type BlockWeights, middleOf } from "./block-weights.ts";
 import { fitFourBits } from "./fit-four-bits.ts";
@@ -28,15 +27,10 @@ export interface InputStatistics {
   inputSquares(product: string): Promise<Float32Array>;
 }
 
-/** Returns the file's own blocks, or `undefined` when a product cannot take blocks of its type. */
+/** Returns the blocks of a file whose blocks are no `StoredType`, if the tensor has any. */
 export function storedBlocks(ref: TensorRef): BlockSource | undefined {
-  const { store, name } = ref;
-  const own = store.blocks?.(name);
-  if (own !== undefined) return { ...sizes(ref), ...own };
-  const { type } = store.info(name);
-  const format = blockFormat(type);
-  if (!format) return undefined;
-  return { ...sizes(ref), format, read: async () => readBlocks(type, await store.readBytes(name)) };
+  const own = ref.store.blocks?.(ref.name);
+  return own && { ...sizes(ref), ...own };
 }
 
 /** Rounds weights to 8 bits; `undefined` when rows are no whole number of blocks. */

@@ -107,6 +107,6 @@ function bestOf(candidates: readonly Candidate[], model: Candidate["model"]): Ca
 }
 
 function rankOf({ precision, streamed }: Candidate): number {
-  if (streamed) return 2;
-  return { int8: 0, int4: 1, fp32: 3 }[precision];
+  if (streamed) return 3;
+  return { file: 0, int8: 1, int4: 2, fp32: 4 }[precision];
 }

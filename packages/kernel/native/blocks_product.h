@@ -1,0 +1,223 @@
+// Products of rounded rows with weights of 8 bits and in blocks. Inputs are taken in spans of eight groups, whose
+// weights fit the first-level cache: blocks are unpacked there once for all rows. The shape of a tile changes no bit:
+// each output adds up its own groups, in their order.
+
+#include "blocks.h"
+
+/** A panel's weights of a span: bytes `[group][8][64][4]`, then scales and minimums `[group][block][64]`. */
+typedef struct {
+  _Alignas(64) uint8_t codes[SPAN_GROUPS * GROUP * PANEL];
+  float scales[SPAN_GROUPS * 2 * PANEL], minimums[SPAN_GROUPS * 2 * PANEL];
+} Span;
+
+/** Returns the codes of inputs `[4 * k, 4 * k + 4)` of a group for a vector of outputs. */
+INLINE Bytes codes_of(const BlockType t, const uint8_t *group, const int k, const int vector) {
+  enum { LINE = 4 * PANEL };
+  const uint8_t *first = group + 64 * vector, *more = first + t.bits * LINE;
+  if (t.bits == 8) return load_bytes(first + LINE * k);
+  Bytes codes = t.bits == 4 ? moved(load_bytes(first + LINE * (k % 4)), k < 4 ? 0 : -4, 15) : moved(load_bytes(first + LINE * (k / 4)), -2 * (k % 4), 3);
+  if (t.moreBits == 1) codes = either(codes, moved(load_bytes(more), t.bits - k, 1 << t.bits));
+  if (t.moreBits == 2) codes = either(codes, moved(load_bytes(more + LINE * (k / 4)), 4 - 2 * (k % 4), 0x30));
+  return t.codes == CODES_PLAIN ? codes : looked_up(codes, BLOCK_CODES[t.codes]);
+}
+
+/** Returns the scales of a block of a group, or its minimums, for a vector of outputs. */
+INLINE Floats scales_of(const BlockType t, const uint8_t *group, const uint8_t *factors, const int block, const int vector, const int isMinimum) {
+  const int at = block * PANEL + 16 * vector;
+  const uint8_t *scales = group + plane_bytes(t) + (isMinimum && t.scale != SCALE_NIBBLE ? scale_bytes(t) : 0);
+  const uint16_t *halves = (const uint16_t *)factors + (isMinimum ? PANEL : 0) + 16 * vector;
+  switch (t.scale) {
+    case SCALE_FLOAT: return load((const float *)scales + at);
+    case SCALE_HALF: return load_halves((const uint16_t *)scales + at);
+    case SCALE_POWER: return load_powers(scales + at);
+    case SCALE_BYTE: return mul(load_halves(halves), load_signed(scales + at));
+    case SCALE_NIBBLE: return mul(load_halves(halves), load_unsigned(scales + at, isMinimum ? 4 : 0, 15));
+    default: return load_halves(halves);
+  }
+}
+
+/** Unpacks groups `[0, numGroups)` of a span for vectors `[from, to)` of a panel. */
+INLINE void unpack_span(const BlockType t, const uint8_t *packed, int numGroups, int from, int to, Span *span) {
+  const uint8_t *factors = packed + SPAN_GROUPS * group_bytes(t);
+  for (int g = 0; g < numGroups; g++) {
+    const uint8_t *group = packed + g * group_bytes(t);
+    uint8_t *codes = span->codes + g * GROUP * PANEL;
+    for (int v = from; v < to; v++) {
+#pragma clang loop unroll(full)
+      for (int k = 0; k < 8; k++) store_bytes(codes + 4 * PANEL * k + 64 * v, codes_of(t, group, k, v));
+      for (int b = 0; b < GROUP / t.block; b++) {
+        size_t at = (size_t)(g * GROUP / t.block + b) * PANEL + 16 * (size_t)v;
+        store(span->scales + at, scales_of(t, group, factors, b, v, 0));
+        if (t.hasMinimums) store(span->minimums + at, scales_of(t, group, factors, b, v, 1));
+      }
+    }
+  }
+}
+
+/** Place of a tile in a product. */
+typedef struct {
+  /** Bytes of the span; scales and minimums, if there are any. */
+  const uint8_t *codes;
+  const float *scales, *minimums;
+  const Rows *x;
+  int row, firstGroup, numGroups;
+  int32_t zero;
+  /** First output of the first row. */
+  float *out;
+  int32_t outStride;
+  /** Weights that are read after this span, and lines of 64 bytes that each group prefetches of them. */
+  const uint8_t *next;
+  int nextLines;
+} Tile;
+
+/** Returns the sum of the inputs of a group's block. */
+INLINE int32_t block_sum(const Rows *x, size_t group, int block, const int numBlocks) {
+  if (numBlocks == 1) return x->sums[group];
+  return block == 0 ? x->halfSums[group] : x->sums[group] - x->halfSums[group];
+}
+
+/**
+ * Adds a span's products to R rows by V vectors of outputs.
+ * @param hasBytes - whether codes have 8 bits, with 128 added @param block - 16 or 32; 0 for scales of whole outputs
+ */
+INLINE void tile_span(const Tile *tile, const int R, const int V, const int hasBytes, const int block, const int hasMinimums) {
+  enum { MOST_R = 4 };
+  const int numBlocks = block == 16 ? 2 : 1;
+  const Rows *x = tile->x;
+  const size_t width = (size_t)x->width, groups = width / GROUP;
+  Floats sums[MOST_R][4];
+  for (int r = 0; r < R; r++)
+    for (int v = 0; v < V; v++) sums[r][v] = tile->firstGroup == 0 ? splat(0) : load(tile->out + (size_t)r * tile->outStride + 16 * v);
+  for (int g = 0; g < tile->numGroups; g++) {
+    const uint8_t *codes = tile->codes + g * GROUP * PANEL;
+    const size_t first = (size_t)tile->row * groups + (size_t)(tile->firstGroup + g);
+    for (int line = 0; line < tile->nextLines; line++) __builtin_prefetch(tile->next + (size_t)(g * tile->nextLines + line) * 64, 0, 2);
+    for (int b = 0; b < numBlocks; b++) {
+      Ints dots[MOST_R][4];
+      for (int r = 0; r < R; r++) {
+        int32_t sum = block_sum(x, first + (size_t)r * groups, b, numBlocks);
+        for (int v = 0; v < V; v++) dots[r][v] = splat_int(hasBytes ? offset_of(sum) : -tile->zero * sum);
+      }
+#pragma clang loop unroll(full)
+      for (int k = 8 / numBlocks * b; k < 8 / numBlocks * (b + 1); k++) {
+        Quads quads[4];
+        for (int v = 0; v < V; v++) {
+          Bytes bytes = load_bytes(codes + 4 * PANEL * k + 64 * v);
+          quads[v] = hasBytes ? quads_of(bytes) : quads_of_codes(bytes);
+        }
+        for (int r = 0; r < R; r++) {
+          Quad inputs = load_quad(x, (first + (size_t)r * groups) * GROUP + 4 * (size_t)k);
+          for (int v = 0; v < V; v++) dots[r][v] = hasBytes ? dot(dots[r][v], quads[v], inputs) : dot_codes(dots[r][v], quads[v], inputs);
+        }
+      }
+      const float *scales = tile->scales + (size_t)(g * numBlocks + b) * PANEL, *minimums = tile->minimums + (size_t)(g * numBlocks + b) * PANEL;
+      for (int r = 0; r < R; r++) {
+        const size_t group = first + (size_t)r * groups;
+        Floats scale = splat(x->scales[group]), offset = splat(x->scales[group] * (float)block_sum(x, group, b, numBlocks));
+        for (int v = 0; v < V; v++) {
+          Floats value = to_floats(dots[r][v]);
+          if (block != 0) value = mul(value, load(scales + 16 * v));
+          sums[r][v] = add(sums[r][v], mul(value, scale));
+          if (hasMinimums) sums[r][v] = add(sums[r][v], mul(load(minimums + 16 * v), offset));
+        }
+      }
+    }
+  }
+  for (int r = 0; r < R; r++)
+    for (int v = 0; v < V; v++) store(tile->out + (size_t)r * tile->outStride + 16 * v, sums[r][v]);
+}
+
+/** Runs all rows `[rowFrom, rowTo)` of a span by V vectors of outputs, by the largest tiles that fit. */
+INLINE void span_rows(Tile tile, int rowFrom, int rowTo, const int V, const int hasBytes, const int block, const int hasMinimums) {
+  // The first tile finds the span in the cache or reads it; the others prefetch the next one.
+  int numLines = tile.nextLines, numOthers = (rowTo - rowFrom - 1) / SPAN_ROWS;
+  int lines = numOthers > 0 ? (numLines + numOthers * tile.numGroups - 1) / (numOthers * tile.numGroups) : 0;
+  tile.nextLines = 0;
+  float *out = tile.out;
+  for (tile.row = rowFrom; tile.row < rowTo;) {
+    tile.out = out + (size_t)(tile.row - rowFrom) * tile.outStride;
+    int rows = rowTo - tile.row;
+    if (rows >= SPAN_ROWS) tile_span(&tile, SPAN_ROWS, V, hasBytes, block, hasMinimums);
+    else if (SPAN_ROWS > 2 && rows == 2) tile_span(&tile, 2, V, hasBytes, block, hasMinimums);
+    else tile_span(&tile, 1, V, hasBytes, block, hasMinimums);
+    tile.row += rows >= SPAN_ROWS ? SPAN_ROWS : SPAN_ROWS > 2 && rows == 2 ? 2 : 1;
+    if (tile.nextLines > 0) tile.next += (size_t)(tile.numGroups * tile.nextLines) * 64;
+    tile.nextLines = lines;
+  }
+}
+
+/** Kinds of tiles: types whose spans are the same once they are unpacked. */
+#define SPAN_KIND(name, hasBytes, block, hasMinimums) \
+  __attribute__((noinline)) static void name(const Tile *tile, int rowFrom, int rowTo, int numVectors) { \
+    Tile own = *tile; \
+    int v = 0; \
+    for (; v + SPAN_VECTORS <= numVectors; v += SPAN_VECTORS) { \
+      span_rows(own, rowFrom, rowTo, SPAN_VECTORS, hasBytes, block, hasMinimums); \
+      own.codes += 64 * SPAN_VECTORS, own.scales += 16 * SPAN_VECTORS, own.minimums += 16 * SPAN_VECTORS, own.out += 16 * SPAN_VECTORS; \
+      own.nextLines = 0; \
+    } \
+    for (; SPAN_VECTORS > 1 && v < numVectors; v++) { \
+      span_rows(own, rowFrom, rowTo, 1, hasBytes, block, hasMinimums); \
+      own.codes += 64, own.scales += 16, own.minimums += 16, own.out += 16; \
+      own.nextLines = 0; \
+    } \
+  }
+SPAN_KIND(span_outputs, 1, 0, 0)
+SPAN_KIND(span_bytes_16, 1, 16, 0)
+SPAN_KIND(span_bytes_32, 1, 32, 0)
+SPAN_KIND(span_codes_16, 0, 16, 0)
+SPAN_KIND(span_codes_32, 0, 32, 0)
+SPAN_KIND(span_minimums_16, 0, 16, 1)
+SPAN_KIND(span_minimums_32, 0, 32, 1)
+#undef SPAN_KIND
+
+/** Finishes outputs: their scales and biases. */
+INLINE void finish_outputs(const Tensor *t, size_t column, int numVectors, int numRows, float *out, int32_t outStride) {
+  if (!t->scales && !t->bias) return;
+  for (int r = 0; r < numRows; r++)
+    for (int v = 0; v < numVectors; v++) {
+      float *at = out + (size_t)r * outStride + 16 * v;
+      Floats value = load(at);
+      if (t->scales) value = mul(value, load(t->scales + column + 16 * (size_t)v));
+      if (t->bias) value = add(value, load(t->bias + column + 16 * (size_t)v));
+      store(at, value);
+    }
+}
+
+/** Unpacks a span and runs its tiles. */
+INLINE void block_span(const BlockType t, const uint8_t *packed, const Tile *tile, int rowFrom, int rowTo, int from, int to) {
+  Span span;
+  unpack_span(t, packed, tile->numGroups, from, to, &span);
+  Tile own = *tile;
+  own.codes = span.codes + 64 * from;
+  own.scales = span.scales + 16 * from;
+  own.minimums = span.minimums + 16 * from;
+  own.zero = t.zero;
+  if (has_bytes(t)) (t.block == 16 ? span_bytes_16 : span_bytes_32)(&own, rowFrom, rowTo, to - from);
+  else if (t.hasMinimums) (t.block == 16 ? span_minimums_16 : span_minimums_32)(&own, rowFrom, rowTo, to - from);
+  else (t.block == 16 ? span_codes_16 : span_codes_32)(&own, rowFrom, rowTo, to - from);
+}
+
+/** Computes vectors `[from, to)` of a panel of FORMAT_INT8 or of blocks for rows `[rowFrom, rowTo)`. */
+static void panel_product(const Tensor *t, int panel, int from, int to, const Rows *x, int rowFrom, int rowTo, float *out, int32_t outStride,
+                          const uint8_t *ahead) {
+  const uint8_t *weights = t->weights + (size_t)panel * t->panelBytes;
+  const size_t spanBytes = t->format == FORMAT_INT8 ? SPAN_GROUPS * GROUP * PANEL : (size_t)span_bytes(BLOCK_TYPES[t->format - FORMAT_BLOCKS]);
+  for (int g = 0; g < t->numGroups; g += SPAN_GROUPS) {
+    const uint8_t *packed = weights + (size_t)(g / SPAN_GROUPS) * spanBytes;
+    int isLast = g + SPAN_GROUPS >= t->numGroups;
+    const uint8_t *next = isLast ? ahead : packed + spanBytes;
+    // Weights of 8 bits have neither scales nor minimums here.
+    const float *none = x->scales;
+    Tile tile = {.codes = packed + 64 * from, .scales = none, .minimums = none, .x = x, .firstGroup = g, .numGroups = isLast ? t->numGroups - g : SPAN_GROUPS,
+                 .out = out, .outStride = outStride, .next = next, .nextLines = next ? (int)(spanBytes / 64) : 0};
+    switch ((int)t->format) {
+#define CASE_OF_TYPE(name, ...) \
+  case FORMAT_BLOCKS + BLOCK_##name: block_span((BlockType){__VA_ARGS__}, packed, &tile, rowFrom, rowTo, from, to); break;
+      EACH_BLOCK_TYPE(CASE_OF_TYPE)
+#undef CASE_OF_TYPE
+      default: span_outputs(&tile, rowFrom, rowTo, to - from); break;
+    }
+  }
+  finish_outputs(t, (size_t)panel * PANEL + 16 * (size_t)from, to - from, rowTo - rowFrom, out, outStride);
+}
