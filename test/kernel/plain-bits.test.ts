@@ -10,6 +10,7 @@ import { plainRows } from "../oracles/plain-kernel.ts";
 import { seededRandom } from "../support/random.ts";
 import { packedBytes, setAllAngles } from "../support/kernel/packed-bytes.ts";
 import { modelShape, type ModelShape } from "../support/kernel/model-shape.ts";
+import { FILE_FORMATS } from "../support/kernel/random-weights.ts";
 import { MAX_POSITIONS, randomModel } from "../support/kernel/random-model.ts";
 import { randomSequences, sequencesShape } from "../support/kernel/random-steps.ts";
 import { plainTokens, type ReplayCase, replayInBuilds } from "../support/kernel/replay-case.ts";
@@ -44,6 +45,25 @@ const LARGER: ModelShape = {
   vocabSize: 200,
   formats: [0, 1, 2, 3, 5, 7, 8],
 };
+
+test.each(["native", "wasm"] as const)("all %s kernels give them with the blocks of files", async (kind) => {
+  expect.hasAssertions();
+  const sizes = {
+    hiddenSize: 256,
+    headSize: 64,
+    numKvHeads: 2,
+    ffnSize: 512,
+    numExperts: 1,
+    numLayers: 2,
+    vocabSize: 130,
+  };
+  const sequences = { seed: 5, lengths: [9, 1, 4], sharedPages: 0 };
+  for (const format of FILE_FORMATS) {
+    const model = { ...sizes, seed: 20 + format, formats: [format] };
+    // oxlint-disable-next-line no-await-in-loop -- one model after the other
+    await replayInBuilds({ model, sequences, isHalf: true }, kind, MAX_ROWS);
+  }
+});
 
 test.each(["native", "wasm"] as const)(
   "all %s kernels give them from a file, with threads that have started",

@@ -1,6 +1,6 @@
 // ggml's blocks decoded one value at a time, straight from their description in llama.cpp's ggml-common.h.
 
-function plainF16(bits: number): number {
+export function plainF16(bits: number): number {
   const sign = bits & 0x8000 ? -1 : 1;
   const exponent = (bits >> 10) & 31;
   const fraction = bits & 1023;

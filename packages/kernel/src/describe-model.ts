@@ -155,7 +155,9 @@ function embeddingOf(weight: TensorRef, precision: Precision): PackedTensor {
   const { type } = weight.store.info(weight.name);
   if (precision === "fp32") return packTable(weight, "float-table");
   if (precision !== "file") return packTable(weight, "half-table");
-  return packFileBlocks({ weight, bias: undefined }) ?? packTable(weight, type === "F16" ? "half-table" : "float-table");
+  return (
+    packFileBlocks({ weight, bias: undefined }) ?? packTable(weight, type === "F16" ? "half-table" : "float-table")
+  );
 }
 
 /** Packs what follows the final norm: of models that do not generate nothing, or a few rows, in float32. */

@@ -1,10 +1,11 @@
 // Random weights of a product, once for the plain implementation and once for the packed file.
 
-import type { BlockSource } from "@readme-moe/model";
+import { encodeF16, type BlockSource, type TensorInfo, type TensorRef, type TensorStore } from "@readme-moe/model";
 import type { PackedTensor } from "@readme-moe/kernel";
-import { packBlocks } from "../../../packages/kernel/src/pack/pack-blocks.ts";
+import { packBlocks, packFileBlocks } from "../../../packages/kernel/src/pack/pack-blocks.ts";
 import { packFloat, packInt8 } from "../../../packages/kernel/src/pack/pack-product.ts";
 import { packNorm } from "../../../packages/kernel/src/pack/pack-tables.ts";
+import { PLAIN_TYPES, plainFileBlocks } from "../../oracles/plain-file-blocks.ts";
 import type { PlainWeights } from "../../oracles/plain-kernel-product.ts";
 import { randomInteger, randomNormal } from "../random.ts";
 import { memoryLinear, memoryTensor } from "./memory-store.ts";
@@ -20,9 +21,15 @@ export const WEIGHT_FORMATS = [
   { name: "blocks", bits: 4, blockSize: 32, hasOffsets: false },
   { name: "blocks", bits: 4, blockSize: 16, hasOffsets: true },
   { name: "blocks", bits: 4, blockSize: 32, hasOffsets: true },
+  ...Object.keys(PLAIN_TYPES).map((type) => ({ name: "file", type }) as const),
 ] as const;
 
 export type WeightFormat = (typeof WEIGHT_FORMATS)[number];
+
+/** Indices of the formats of GGUF files. */
+export const FILE_FORMATS: readonly number[] = WEIGHT_FORMATS.flatMap(({ name }, index) =>
+  name === "file" ? index : [],
+);
 
 /** One tensor, in memory and as it is packed. */
 export interface TestTensor<Plain> {
@@ -44,6 +51,7 @@ export interface WeightsShape {
 
 /** Whether rows of `numIn` inputs are whole blocks. */
 export function fits(format: WeightFormat, numIn: number): boolean {
+  if (format.name === "file") return numIn % PLAIN_TYPES[format.type]!.values === 0;
   return format.name !== "blocks" || numIn % format.blockSize === 0;
 }
 
@@ -89,6 +97,7 @@ export function randomWeights(random: () => number, shape: WeightsShape): TestTe
     const floats = Float32Array.from(values, (value, i) => value * (scales[Math.floor(i / numIn)] as number));
     return { plain: { ...sizes, format: "int8", values, scales }, packed: packInt8(memoryLinear(floats, numIn, bias)) };
   }
+  if (format.name === "file") return fileWeights(random, format.type, { ...sizes, size });
   const { bits, blockSize, hasOffsets } = format;
   const numBlocks = (numOut * numIn) / blockSize;
   const scales = paired(randomFloats(random, numBlocks, (bits === 4 ? 0.2 : 0.01) * size));
@@ -110,6 +119,47 @@ export function randomWeights(random: () => number, shape: WeightsShape): TestTe
     minimums: hasOffsets ? offsets.map((offset, block) => offset - 8 * (scales[block] as number)) : undefined,
   };
   return { plain, packed: packBlocks(source, bias && memoryTensor(bias, [numOut])) };
+}
+
+/** Random blocks of a GGUF file's type, whose weights are about as large as `size`. */
+function fileWeights(
+  random: () => number,
+  name: string,
+  shape: {
+    readonly numOut: number;
+    readonly numIn: number;
+    readonly bias: Float32Array | undefined;
+    readonly size: number;
+  },
+): TestTensor<PlainWeights> {
+  const { numOut, numIn, bias, size } = shape;
+  const type = PLAIN_TYPES[name]!;
+  const bytes = Uint8Array.from({ length: ((numOut * numIn) / type.values) * type.bytes }, () =>
+    randomInteger(random, 256),
+  );
+  // Scales of large blocks are multiplied by up to 63, and minimums are not.
+  const factor = size / (type.values === 256 ? 256 : 8);
+  for (let start = 0; start < bytes.length; start += type.bytes) {
+    for (const at of type.halves) bytes.set(encodeF16(Float32Array.of(randomNormal(random) * factor)), start + at);
+    if (name === "MXFP4") bytes[start] = 120 + randomInteger(random, 6);
+  }
+  const rowBytes = bytes.length / numOut;
+  const weight: TensorRef = memoryTensor(new Float32Array(), [numOut, numIn]);
+  const store: TensorStore = {
+    ...weight.store,
+    info: () => ({ name: "tensor", type: name as TensorInfo["type"], shape: [numOut, numIn], byteLength: bytes.length }),
+    readBytes: async (_, { from, to } = { from: 0, to: numOut }) => bytes.slice(from * rowBytes, to * rowBytes),
+  };
+  const packed = packFileBlocks({ weight: { ...weight, store }, bias: bias && memoryTensor(bias, [numOut]) });
+  const plain = {
+    numOut,
+    numIn,
+    bias,
+    format: "blocks",
+    blockSize: type.block,
+    ...plainFileBlocks(type, bytes),
+  } as const;
+  return { plain, packed: packed! };
 }
 
 /** Bytes of whose rows each has a 127 or -127. */

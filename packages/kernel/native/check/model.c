@@ -1,8 +1,13 @@
 #include "model.h"
+#include "blocks.h"
 #include <stdlib.h>
 #include <string.h>
 #include "changes.h"
 #include "tensors.h"
+
+static int32_t random_format(Random *random) {
+  return one_in(random, 3) ? random_in(random, FORMAT_FLOAT, FORMAT_INT8) : random_in(random, FORMAT_BLOCKS, FORMAT_BLOCKS + NUM_BLOCK_TYPES - 1);
+}
 
 /** What tensors of a model have in common. */
 typedef struct {
@@ -14,12 +19,12 @@ typedef struct {
 } Shape;
 
 static int32_t add(Pack *pack, Random *random, const Shape *shape, int32_t numOut, int32_t numIn) {
-  int32_t format = shape->format < 0 ? random_in(random, FORMAT_FLOAT, FORMAT_INT4_BLOCKS) : shape->format;
+  int32_t format = shape->format < 0 ? random_format(random) : shape->format;
   return add_weights(pack, random, (Format)format, numOut, numIn);
 }
 
 static LayerDescription make_layer(Pack *pack, Random *random, const Shape *shape, int32_t perKey, int32_t rotary, int32_t rotarySize) {
-  int32_t hidden = shape->hiddenSize, numHeads = perKey * shape->numKvHeads, ffnSize = random_in(random, 1, 300);
+  int32_t hidden = shape->hiddenSize, numHeads = perKey * shape->numKvHeads, ffnSize = one_in(random, 3) ? 256 : random_in(random, 1, 300);
   int32_t querySize = numHeads * shape->headSize, keySize = shape->numKvHeads * shape->headSize, allHeads = one_in(random, 4);
   int32_t isMixture = one_in(random, shape->hasMixtures ? 2 : 8), numRouted = isMixture ? random_in(random, 1, 16) : 0;
   int32_t hasExperts = isMixture || (shape->numExperts > 1 && !one_in(random, 4)), hasShared = !hasExperts || one_in(random, 2);
@@ -93,14 +98,15 @@ TestModel make_model(Random *random) {
   model->vocabSize = random_in(random, 5, 300);
   // A router's head has as many outputs as there are experts, which is another number.
   model->numLogits = one_in(random, 3) ? random_in(random, 1, 300) : model->vocabSize;
-  model->hiddenSize = random_in(random, 16, 200);
+  // Rows of whole blocks of 256 now and then.
+  model->hiddenSize = one_in(random, 3) ? 256 : random_in(random, 16, 200);
   model->numExperts = one_in(random, 2) ? 1 : random_in(random, 2, 5);
   model->embeddingScale = one_in(random, 2) ? 1.0f : 3.5f;
   model->logitScale = one_in(random, 2) ? 1.0f : 0.25f;
   model->normEpsilon = 1e-5f;
   model->numRotaries = random_in(random, 0, model->numLayers < 2 ? model->numLayers : 2);
   Shape shape = {
-      .format = one_in(random, 3) ? -1 : random_in(random, FORMAT_FLOAT, FORMAT_INT4_BLOCKS),
+      .format = one_in(random, 3) ? -1 : random_format(random),
       .hiddenSize = model->hiddenSize,
       .headSize = 2 * random_in(random, 1, 40),
       .numKvHeads = random_in(random, 1, 3),

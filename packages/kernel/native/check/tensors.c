@@ -1,4 +1,5 @@
 #include "tensors.h"
+#include "blocks.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -24,6 +25,12 @@ static int32_t add_outputs(Pack *pack, Random *random, int32_t numOut, float siz
   return (int32_t)(at / 64);
 }
 
+/** Writes a half of magnitude below 2^-5. */
+static void put_small_half(uint8_t *p, Random *random) {
+  uint16_t half = (uint16_t)((random_bits(random) & 0x83ff) | (uint64_t)random_in(random, 4, 9) << 10);
+  memcpy(p, &half, 2);
+}
+
 static void fill_table(Pack *pack, Random *random, size_t at, int32_t count, Format format) {
   for (int32_t i = 0; i < count; i++) {
     // Halves of magnitude below 1: any sign and fraction, exponents from 2^-8 to 2^-1.
@@ -33,61 +40,53 @@ static void fill_table(Pack *pack, Random *random, size_t at, int32_t count, For
   }
 }
 
-/** Places of an output's input in its panel: of the weight, and of the scale of its block. */
-typedef struct {
-  size_t weight, scale, minimum;
-} Place;
-
-static Place place_of(const TensorDescription *t, size_t at, size_t panelBytes, size_t groupBytes, int32_t out, int32_t in) {
-  size_t panel = at + (size_t)(out / PANEL) * panelBytes, column = (size_t)(out % PANEL), inGroup = (size_t)(in % GROUP);
-  size_t group = panel + (size_t)(in / GROUP) * groupBytes;
-  if (t->format == FORMAT_FLOAT) return (Place){.weight = panel + ((size_t)in * PANEL + column) * 4};
-  int isInt4 = t->format == FORMAT_INT4_BLOCKS;
-  size_t weights = isInt4 ? GROUP / 2 * PANEL : GROUP * PANEL, byte = isInt4 ? inGroup % 16 : inGroup;
-  size_t scale = group + weights + (inGroup / (size_t)t->block * PANEL + column) * 4;
-  return (Place){group + byte / 4 * 256 + column * 4 + byte % 4, scale, scale + (size_t)(GROUP / t->block) * PANEL * 4};
-}
-
-static void fill_weights(Pack *pack, Random *random, const TensorDescription *t, size_t at, size_t panelBytes, size_t groupBytes) {
+static void fill_weights(Pack *pack, Random *random, const TensorDescription *t, size_t at, size_t panelBytes) {
   // About as large as makes outputs as large as inputs.
   float size = 2.0f / __builtin_sqrtf((float)t->numIn);
   int32_t wholeOut = (t->numOut + PANEL - 1) / PANEL * PANEL, wholeIn = (t->numIn + GROUP - 1) / GROUP * GROUP;
   for (int32_t out = 0; out < wholeOut; out++)
     for (int32_t in = 0; in < (t->format == FORMAT_FLOAT ? t->numIn : wholeIn); in++) {
-      Place place = place_of(t, at, panelBytes, groupBytes, out, in);
+      size_t panel = at + (size_t)(out / PANEL) * panelBytes, column = (size_t)(out % PANEL);
       int isReal = out < t->numOut && in < t->numIn;
-      uint8_t *byte = pack->bytes + place.weight;
-      if (t->format == FORMAT_FLOAT) {
-        if (isReal) put_float(pack, place.weight, random_float(random, size));
-        continue;
-      }
-      if (t->format == FORMAT_INT4_BLOCKS) {
-        // With minimums there is no nibble of value 0: what fills up is multiplied by inputs of 0.
-        uint8_t nibble = isReal ? (uint8_t)(random_bits(random) & 15) : t->hasMinimums ? 0 : 8;
-        *byte |= (uint8_t)(in % GROUP < 16 ? nibble : nibble << 4);
-      } else {
-        *byte = isReal ? (uint8_t)random_bits(random) : 128;
-      }
-      if (t->format == FORMAT_INT8 || in % t->block != 0 || out >= t->numOut) continue;
-      put_float(pack, place.scale, random_float(random, size / (t->format == FORMAT_INT4_BLOCKS ? 8 : 128)));
-      if (t->format == FORMAT_INT4_BLOCKS && t->hasMinimums) put_float(pack, place.minimum, random_float(random, size));
+      if (t->format == FORMAT_FLOAT && isReal) put_float(pack, panel + ((size_t)in * PANEL + column) * 4, random_float(random, size));
+      if (t->format == FORMAT_INT8) pack->bytes[panel + (size_t)in / 4 * 256 + column * 4 + (size_t)in % 4] = isReal ? (uint8_t)random_bits(random) : 128;
     }
+}
+
+/** Fills panels of blocks: any codes and scales of bytes, small scales of other types. */
+static void fill_blocks(uint8_t *panel, Random *random, BlockType t, int32_t numIn) {
+  float size = 2.0f / __builtin_sqrtf((float)numIn) / (float)(has_bytes(t) ? 128 : 8);
+  int numGroups = (numIn + GROUP - 1) / GROUP;
+  for (int g = 0; g < numGroups; g++) {
+    const uint8_t *end;
+    uint8_t *group = panel + (group_at(t, panel, g, &end) - panel), *scales = group + plane_bytes(t), *factors = panel + (end - panel);
+    for (uint8_t *byte = group; byte < group + group_bytes(t); byte++) *byte = (uint8_t)random_bits(random);
+    int numScales = scale_bytes(t) * (1 + t.hasMinimums);
+    for (int i = 0; i < numScales / 4 && t.scale == SCALE_FLOAT; i++) {
+      float scale = random_float(random, size);
+      memcpy(scales + 4 * i, &scale, 4);
+    }
+    for (int i = 0; i < numScales && t.scale == SCALE_POWER; i++) scales[i] = (uint8_t)random_in(random, 118, 124);
+    for (int i = 0; i < numScales / 2 && t.scale == SCALE_HALF; i++) put_small_half(scales + 2 * i, random);
+    for (int i = 0; i < PANEL * (1 + t.hasMinimums) && has_factors(t) && g % SPAN_GROUPS == 0; i++) put_small_half(factors + 2 * i, random);
+  }
 }
 
 int32_t add_weights(Pack *pack, Random *random, Format format, int32_t numOut, int32_t numIn) {
   if (pack->numTensors == MOST_TENSORS) abort();
-  TensorDescription t = {.format = format, .numOut = numOut, .numIn = numIn, .block = one_in(random, 2) ? 16 : 32, .scales = -1, .bias = -1};
-  t.hasMinimums = format == FORMAT_INT4_BLOCKS && one_in(random, 2);
+  int type = (int)format - FORMAT_BLOCKS;
+  // Rows of other lengths than whole blocks have no such format.
+  if (type >= 0 && panel_bytes(BLOCK_TYPES[type], numIn) == 0) format = FORMAT_INT8, type = -1;
+  TensorDescription t = {.format = format, .numOut = numOut, .numIn = numIn, .scales = -1, .bias = -1};
   size_t panels = (size_t)(numOut + PANEL - 1) / PANEL, groups = (size_t)(numIn + GROUP - 1) / GROUP;
-  size_t blocks = (size_t)(GROUP / t.block) * PANEL * 4, groupBytes = GROUP * PANEL;
-  if (format == FORMAT_INT8_BLOCKS) groupBytes += blocks;
-  if (format == FORMAT_INT4_BLOCKS) groupBytes = GROUP / 2 * PANEL + blocks * (t.hasMinimums ? 2 : 1);
-  size_t panelBytes = format == FORMAT_FLOAT ? (size_t)numIn * PANEL * 4 : groups * groupBytes, bytes = panels * panelBytes;
+  size_t panelBytes = type >= 0 ? panel_bytes(BLOCK_TYPES[type], numIn) : format == FORMAT_FLOAT ? (size_t)numIn * PANEL * 4 : groups * GROUP * PANEL;
+  size_t bytes = panels * panelBytes;
   if (format < FORMAT_FLOAT) bytes = (size_t)numOut * (size_t)numIn * (format == FORMAT_HALF_TABLE ? 2 : 4);
   size_t at = add_bytes(pack, bytes);
   t.weights = (int32_t)(at / 64);
   if (format < FORMAT_FLOAT) fill_table(pack, random, at, numOut * numIn, format);
-  else fill_weights(pack, random, &t, at, panelBytes, groupBytes);
+  else if (type < 0) fill_weights(pack, random, &t, at, panelBytes);
+  else for (size_t panel = 0; panel < panels; panel++) fill_blocks(pack->bytes + at + panel * panelBytes, random, BLOCK_TYPES[type], numIn);
   if (format == FORMAT_INT8) t.scales = add_outputs(pack, random, numOut, 2.0f / 128 / __builtin_sqrtf((float)numIn));
   if (format >= FORMAT_FLOAT && one_in(random, 3)) t.bias = add_outputs(pack, random, numOut, 0.5f);
   pack->tensors[pack->numTensors] = t;

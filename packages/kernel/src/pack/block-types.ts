@@ -99,6 +99,7 @@ export function formatNumber(name: BlockTypeName): number {
 export function blockBytes(name: BlockTypeName, numOut: number, numIn: number): number {
   const { bits, scaleBytes, factorBytes } = BLOCK_TYPES[name];
   const groupBytes = PANEL * ((GROUP * bits) / 8 + scaleBytes);
-  const panelBytes = wholeGroups(numIn) * groupBytes + Math.floor(wholeGroups(numIn) / SPAN_GROUPS) * PANEL * factorBytes;
+  const panelBytes =
+    wholeGroups(numIn) * groupBytes + Math.floor(wholeGroups(numIn) / SPAN_GROUPS) * PANEL * factorBytes;
   return wholePanels(numOut) * panelBytes;
 }

@@ -2,7 +2,15 @@
 
 import type { BlockSource, BlockWeights, LinearRefs, TensorRef } from "@readme-moe/model";
 import { BLOCK_TYPES, blockBytes, formatNumber, isPackable, type BlockTypeName } from "./block-types.ts";
-import { GROUP, nothing, PANEL, wholeGroups, wholePanels, type PackedTensor, type RowsToPack } from "./packed-tensor.ts";
+import {
+  GROUP,
+  nothing,
+  PANEL,
+  wholeGroups,
+  wholePanels,
+  type PackedTensor,
+  type RowsToPack,
+} from "./packed-tensor.ts";
 import { paddedBias, placeOf, sizes } from "./pack-product.ts";
 
 /** Size of rows that are read and packed at once. */
