@@ -53,8 +53,13 @@ static void fill_weights(Pack *pack, Random *random, const TensorDescription *t,
     }
 }
 
-/** Fills panels of blocks: any codes and scales of bytes, small scales of other types. */
-static void fill_blocks(uint8_t *panel, Random *random, BlockType t, int32_t numIn) {
+/** Zeroes elements of outputs `[from, 64)` in rows of 64. */
+static void clear_outputs(uint8_t *rows, size_t numBytes, size_t elementBytes, size_t from) {
+  for (size_t at = 0; at < numBytes; at += PANEL * elementBytes) memset(rows + at + from * elementBytes, 0, (PANEL - from) * elementBytes);
+}
+
+/** Fills a panel of blocks: any codes and scales of bytes, small scales of other types, zeros for outputs that are none. */
+static void fill_blocks(uint8_t *panel, Random *random, BlockType t, int32_t numIn, size_t numReal) {
   float size = 2.0f / __builtin_sqrtf((float)numIn) / (float)(has_bytes(t) ? 128 : 8);
   int numGroups = (numIn + GROUP - 1) / GROUP;
   for (int g = 0; g < numGroups; g++) {
@@ -69,6 +74,10 @@ static void fill_blocks(uint8_t *panel, Random *random, BlockType t, int32_t num
     for (int i = 0; i < numScales && t.scale == SCALE_POWER; i++) scales[i] = (uint8_t)random_in(random, 118, 124);
     for (int i = 0; i < numScales / 2 && t.scale == SCALE_HALF; i++) put_small_half(scales + 2 * i, random);
     for (int i = 0; i < PANEL * (1 + t.hasMinimums) && has_factors(t) && g % SPAN_GROUPS == 0; i++) put_small_half(factors + 2 * i, random);
+    clear_outputs(group, (size_t)plane_bytes(t), 4, numReal);
+    size_t ofScales = (size_t)(group_bytes(t) - plane_bytes(t));
+    clear_outputs(scales, ofScales, t.scale == SCALE_FLOAT ? 4 : t.scale == SCALE_HALF ? 2 : 1, numReal);
+    if (has_factors(t)) clear_outputs(factors, 2 * PANEL * (size_t)(1 + t.hasMinimums), 2, numReal);
   }
 }
 
@@ -86,7 +95,10 @@ int32_t add_weights(Pack *pack, Random *random, Format format, int32_t numOut, i
   t.weights = (int32_t)(at / 64);
   if (format < FORMAT_FLOAT) fill_table(pack, random, at, numOut * numIn, format);
   else if (type < 0) fill_weights(pack, random, &t, at, panelBytes);
-  else for (size_t panel = 0; panel < panels; panel++) fill_blocks(pack->bytes + at + panel * panelBytes, random, BLOCK_TYPES[type], numIn);
+  else for (size_t panel = 0; panel < panels; panel++) {
+      size_t numLeft = (size_t)numOut - panel * PANEL;
+      fill_blocks(pack->bytes + at + panel * panelBytes, random, BLOCK_TYPES[type], numIn, numLeft < PANEL ? numLeft : PANEL);
+    }
   if (format == FORMAT_INT8) t.scales = add_outputs(pack, random, numOut, 2.0f / 128 / __builtin_sqrtf((float)numIn));
   if (format >= FORMAT_FLOAT && one_in(random, 3)) t.bias = add_outputs(pack, random, numOut, 0.5f);
   pack->tensors[pack->numTensors] = t;
