@@ -1,44 +1,12 @@
-// Weights in blocks: a file's own blocks exactly as they are, and blocks made here.
+// Weights that are rounded to blocks.
 
-import { writeFile } from "node:fs/promises";
-import { join } from "node:path";
-import { eightBitBlocks, GgufTensorStore, storedBlocks, type BlockSource, type TensorStore } from "@readme-moe/model";
+import { eightBitBlocks, type BlockSource, type TensorStore } from "@readme-moe/model";
 import { describe, expect, test } from "vitest";
 import { middleOf, type BlockWeights } from "../../packages/model/src/quantize/block-weights.ts";
 import { fitFourBits } from "../../packages/model/src/quantize/fit-four-bits.ts";
-import { handMadeGguf, textEntry } from "../support/gguf-bytes.ts";
-import { randomBlocks } from "../support/plain-blocks.ts";
 import { randomNormal, seededRandom } from "../support/random.ts";
-import { temporaryFolder } from "../support/temporary-folder.ts";
 
-/** Name, number and bytes of a block, where its F16 fields are, values per block. */
-const TYPES = [
-  ["Q8_0", 8, 34, [0], 32],
-  ["Q4_0", 2, 18, [0], 32],
-  ["Q4_1", 3, 20, [0, 2], 32],
-  ["Q4_K", 12, 144, [0, 2], 256],
-  ["Q6_K", 14, 210, [208], 256],
-] as const;
-const [NUM_OUT, NUM_IN] = [37, 512];
-
-type BlockType = readonly [name: string, type: number, bytes: number, fields: readonly number[], values: number];
-
-/** A file with one tensor of random blocks, whose scales are small numbers. */
-async function storeOf([name, type, bytes, fields, values]: BlockType): Promise<GgufTensorStore> {
-  const numBlocks = (NUM_OUT * NUM_IN) / values;
-  const data = randomBlocks(numBlocks, bytes, 0, 7);
-  const view = new DataView(data.buffer, data.byteOffset, data.byteLength);
-  for (let block = 0; block < numBlocks; block++) {
-    // 0.0078 to 0.0156 in F16, with a sign now and then.
-    fields.forEach((field, i) =>
-      view.setUint16(block * bytes + field, 0x2000 | ((block * 37 + i) % 1024) | ((block + i) % 3 ? 0 : 0x8000), true),
-    );
-  }
-  const path = join(await temporaryFolder(), `${name}.gguf`);
-  const tensors = [{ name: "w", dimensions: [NUM_IN, NUM_OUT], type, data }];
-  await writeFile(path, handMadeGguf({ entries: [textEntry("general.architecture", "llama")], tensors }).bytes);
-  return GgufTensorStore.open(path);
-}
+const NUM_IN = 512;
 
 function valuesOf({ bits, blockSize, quants, scales, offsets }: BlockWeights): Float32Array {
   return Float32Array.from(quants, (quant, i) => {
@@ -66,18 +34,6 @@ function plainRounding(weights: Float32Array): Float32Array {
   }
   return values;
 }
-
-describe("blocks of a file", () => {
-  test.each(TYPES)("of %s have the file's values", async (...type) => {
-    const store = await storeOf(type);
-    const source = storedBlocks({ store, name: "w", shape: [NUM_OUT, NUM_IN] }) as BlockSource;
-    const floats = await store.readFloats("w");
-    const values = valuesOf(await source.read());
-    // An offset is rounded once more than a minimum.
-    floats.forEach((value, i) => expect(Math.abs((values[i] as number) - value)).toBeLessThan(2e-6));
-    await store.close();
-  });
-});
 
 test("blocks of 8 bits keep weights within half a step, and a block of zeros stays zero", async () => {
   const weights = normal(6, 13 * NUM_IN);

@@ -49,7 +49,7 @@ describe.each(["fp32", "int8", "int4"] as const)("in %s", (precision) => {
       expect([router?.format, router?.numOut, router?.numIn]).toEqual(["float", 5, 32]);
       expect([expertsPerToken, normalizesWeights]).toEqual([2, false]);
       // Rows of 24 are no whole blocks.
-      const [wide, narrow] = { fp32: ["float", "float"], int8: ["int8", "int8"], int4: ["int4-blocks", "int8"] }[
+      const [wide, narrow] = { fp32: ["float", "float"], int8: ["int8", "int8"], int4: ["INT4_MINIMUM_32", "int8"] }[
         precision
       ];
       for (const { gate, up, down } of experts ?? []) {

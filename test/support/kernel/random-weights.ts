@@ -147,7 +147,12 @@ function fileWeights(
   const weight: TensorRef = memoryTensor(new Float32Array(), [numOut, numIn]);
   const store: TensorStore = {
     ...weight.store,
-    info: () => ({ name: "tensor", type: name as TensorInfo["type"], shape: [numOut, numIn], byteLength: bytes.length }),
+    info: () => ({
+      name: "tensor",
+      type: name as TensorInfo["type"],
+      shape: [numOut, numIn],
+      byteLength: bytes.length,
+    }),
     readBytes: async (_, { from, to } = { from: 0, to: numOut }) => bytes.slice(from * rowBytes, to * rowBytes),
   };
   const packed = packFileBlocks({ weight: { ...weight, store }, bias: bias && memoryTensor(bias, [numOut]) });

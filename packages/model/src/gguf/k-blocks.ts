@@ -150,7 +150,7 @@ export function dequantizeTQ2(bytes: Uint8Array): Float32Array {
 }
 
 /** Reads quant `i` of a group of a Q6_K block, in `[0, 64)`. */
-export function q6KQuant(bytes: Uint8Array, start: number, group: number, i: number): number {
+function q6KQuant(bytes: Uint8Array, start: number, group: number, i: number): number {
   // In each half of the block the low halves of 64 bytes come first, then their high halves.
   const low = start + 64 * (group >>> 3) + SMALL_GROUP * (group & 3);
   const lower = ((bytes[low + i] ?? 0) >>> (group & 4)) & 15;
@@ -175,11 +175,11 @@ function twoBitShift(group: number): number {
 
 // Nibbles of Q4_K and Q5_K: each 32 bytes are a group of 32 in their low halves and the next in their high ones.
 
-export function nibbleOffset(group: number): number {
+function nibbleOffset(group: number): number {
   return LARGE_GROUP * (group >>> 1);
 }
 
-export function nibbleShift(group: number): number {
+function nibbleShift(group: number): number {
   return 4 * (group & 1);
 }
 
@@ -187,12 +187,12 @@ export function nibbleShift(group: number): number {
 // in the low bits of bytes 0 to 3, the first four minimums' in those of bytes 4 to 7; of the last four, the lower
 // 4 bits are the halves of bytes 8 to 11, and the upper 2 are the upper bits of bytes 0 to 7.
 
-export function scaleFactor(bytes: Uint8Array, factors: number, group: number): number {
+function scaleFactor(bytes: Uint8Array, factors: number, group: number): number {
   if (group < 4) return (bytes[factors + group] ?? 0) & 63;
   return ((bytes[factors + group + 4] ?? 0) & 15) | (((bytes[factors + group - 4] ?? 0) >>> 6) << 4);
 }
 
-export function minimumFactor(bytes: Uint8Array, factors: number, group: number): number {
+function minimumFactor(bytes: Uint8Array, factors: number, group: number): number {
   if (group < 4) return (bytes[factors + group + 4] ?? 0) & 63;
   return ((bytes[factors + group + 4] ?? 0) >>> 4) | (((bytes[factors + group] ?? 0) >>> 6) << 4);
 }
