@@ -1,6 +1,7 @@
 // The functions of the WebAssembly module, and memory for their arguments and results.
 
-import type { WasmMemory } from "./web-assembly.ts";
+import { readFileSync } from "node:fs";
+import { webAssembly, type WasmMemory, type WasmModule } from "./web-assembly.ts";
 
 /** Exports of `native/wasm.c`; pointers and sizes are numbers. */
 export interface WasmExports {
@@ -33,6 +34,26 @@ export const WASM_PAGE_BYTES = 65_536;
 // 4 GiB, the limit of 32-bit addresses; memory is allocated as it grows.
 export const MAX_WASM_PAGES = 65_535;
 const MAX_BYTES = MAX_WASM_PAGES * WASM_PAGE_BYTES;
+
+/** Number of pages of a module's own data and stack. */
+export const FIRST_PAGES = 64;
+
+export function newMemory(maximum: number): WasmMemory {
+  return new webAssembly.Memory({ initial: FIRST_PAGES, maximum, shared: true });
+}
+
+export function readModule(instructions: string): Uint8Array<ArrayBuffer> {
+  const name = instructions === "wasm-relaxed-simd" ? "kernel-relaxed.wasm" : "kernel.wasm";
+  return new Uint8Array(readFileSync(new URL(`../prebuilt/${name}`, import.meta.url)));
+}
+
+/** Opens the module with these instructions, with memory of its own. */
+export function openModule(instructions: string): { readonly module: WasmModule; readonly calls: WasmCalls } {
+  const module = new webAssembly.Module(readModule(instructions));
+  const memory = newMemory(MAX_WASM_PAGES);
+  const { exports } = new webAssembly.Instance(module, { env: { memory } });
+  return { module, calls: new WasmCalls(exports as unknown as WasmExports, memory) };
+}
 
 /** The module's functions, with memory for their arguments and results. */
 export class WasmCalls {

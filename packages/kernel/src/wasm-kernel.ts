@@ -1,11 +1,10 @@
 // The kernel as WebAssembly. Its memory is shared with worker threads, which take part in steps.
 
-import { closeSync, openSync, readFileSync, readSync, statSync } from "node:fs";
+import { closeSync, openSync, readSync, statSync } from "node:fs";
 import { Worker } from "node:worker_threads";
 import type { KernelInfo } from "@readme-moe/core";
 import type { Kernel, KernelPages, KernelSizes, StepResults } from "./kernel.ts";
-import { MAX_WASM_PAGES, WasmCalls, type WasmExports } from "./wasm-calls.ts";
-import type { RowsToPack } from "./pack/packed-tensor.ts";
+import { FIRST_PAGES, newMemory, openModule, readModule, type WasmCalls } from "./wasm-calls.ts";
 import { StepRoom } from "./wasm-step.ts";
 import { webAssembly, type WasmMemory } from "./web-assembly.ts";
 
@@ -14,8 +13,6 @@ interface RelaxedExports {
   has_exact_product(): number;
 }
 
-/** Number of pages of a module's own data and stack. */
-const FIRST_PAGES = 64;
 const STACK_BYTES = 1 << 20;
 const READ_BYTES = 1 << 24;
 
@@ -43,10 +40,6 @@ function isRelaxedExact(): boolean {
   return (exports as unknown as RelaxedExports).has_exact_product() === 1;
 }
 
-function newMemory(maximum: number): WasmMemory {
-  return new webAssembly.Memory({ initial: FIRST_PAGES, maximum, shared: true });
-}
-
 /**
  * Opens a packed file in WebAssembly, and reads it into memory.
  *
@@ -55,10 +48,8 @@ function newMemory(maximum: number): WasmMemory {
  * @throws {RangeError} when the file is invalid, or there is not enough memory
  */
 export function openWasm(weights: string | Uint8Array, instructions: string, sizes: KernelSizes): Kernel {
-  const module = new webAssembly.Module(readModule(instructions));
-  const memory = newMemory(MAX_WASM_PAGES);
-  const { exports } = new webAssembly.Instance(module, { env: { memory } });
-  const calls = new WasmCalls(exports as unknown as WasmExports, memory);
+  const { module, calls } = openModule(instructions);
+  const { memory } = calls;
   const numBytes = typeof weights === "string" ? statSync(weights).size : weights.byteLength;
   const { threads, maxRows, maxPositions, expertsFromByte: bytesInMemory = numBytes } = sizes;
   const file = calls.allocate(bytesInMemory);
@@ -76,29 +67,6 @@ export function openWasm(weights: string | Uint8Array, instructions: string, siz
     return worker;
   });
   return new WasmKernel(calls, handle, workers, { kind: "wasm", instructions, threads: sizes.threads });
-}
-
-/** Makes a function that packs rows of a model file's blocks. It throws a `RangeError` when they are no whole blocks. */
-export function wasmPacker(): (rows: RowsToPack) => Uint8Array {
-  const memory = newMemory(MAX_WASM_PAGES);
-  const module = new webAssembly.Module(readModule("wasm-simd"));
-  const { exports } = new webAssembly.Instance(module, { env: { memory } });
-  const calls = new WasmCalls(exports as unknown as WasmExports, memory);
-  return ({ format, numIn, rows, byteLength }) => {
-    const [from, to] = [calls.allocate(rows.byteLength), calls.allocate(byteLength)];
-    new Uint8Array(memory.buffer, from, rows.byteLength).set(rows);
-    const packedBytes = calls.exports.pack_rows(format, numIn, from, rows.byteLength, to);
-    const packed = new Uint8Array(memory.buffer, to, byteLength).slice();
-    calls.exports.release(from);
-    calls.exports.release(to);
-    if (packedBytes !== byteLength) throw new RangeError("Expected whole rows of blocks");
-    return packed;
-  };
-}
-
-function readModule(instructions: string): Uint8Array<ArrayBuffer> {
-  const name = instructions === "wasm-relaxed-simd" ? "kernel-relaxed.wasm" : "kernel.wasm";
-  return new Uint8Array(readFileSync(new URL(`../prebuilt/${name}`, import.meta.url)));
 }
 
 function readInto(memory: WasmMemory, at: number, weights: string | Uint8Array, bytes: number): void {

@@ -1,7 +1,7 @@
 // The part of WebAssembly's interface that the kernel uses. Node has it, but its types leave it to browsers.
 
 /** A compiled module; a handle. */
-interface WasmModule {
+export interface WasmModule {
   readonly [Symbol.toStringTag]: string;
 }
 

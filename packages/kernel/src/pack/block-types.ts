@@ -1,6 +1,16 @@
-// Types of weights in blocks, as the kernel stores them; `EACH_BLOCK_TYPE` of `native/blocks.h` has the same order.
+// Panels of weights, and types of weights in blocks, as the kernel stores them; `EACH_BLOCK_TYPE` of `native/blocks.h` has the same order.
 
-import { GROUP, PANEL, wholeGroups, wholePanels } from "./packed-tensor.ts";
+/** Outputs are stored in panels of 64, inputs in groups of 32, both padded with zeros. */
+export const PANEL = 64;
+export const GROUP = 32;
+
+export function wholePanels(numOut: number): number {
+  return Math.ceil(numOut / PANEL);
+}
+
+export function wholeGroups(numIn: number): number {
+  return Math.ceil(numIn / GROUP);
+}
 
 /** Sizes of a type. */
 interface BlockSizes {

@@ -1,16 +1,18 @@
 // Packs weights in blocks along their rows, without rounding again: a file's own blocks, and fitted ones.
 
 import type { BlockSource, BlockWeights, LinearRefs, TensorRef } from "@readme-moe/model";
-import { BLOCK_TYPES, blockBytes, formatNumber, isPackable, type BlockTypeName } from "./block-types.ts";
 import {
+  BLOCK_TYPES,
+  blockBytes,
+  formatNumber,
+  isPackable,
+  type BlockTypeName,
   GROUP,
-  nothing,
   PANEL,
   wholeGroups,
   wholePanels,
-  type PackedTensor,
-  type RowsToPack,
-} from "./packed-tensor.ts";
+} from "./block-types.ts";
+import { nothing, type PackedTensor, type RowsToPack } from "./packed-tensor.ts";
 import { paddedBias, placeOf, sizes } from "./pack-product.ts";
 
 /** Size of rows that are read and packed at once. */

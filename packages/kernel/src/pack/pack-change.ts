@@ -11,7 +11,7 @@ import {
 import type { ChangeFactors } from "../change-factors.ts";
 import type { InputFactors } from "./input-factors.ts";
 import { aligned, UNIT_BYTES } from "./packed-file.ts";
-import { GROUP, PANEL, wholeGroups, wholePanels } from "./packed-tensor.ts";
+import { GROUP, PANEL, wholeGroups, wholePanels } from "./block-types.ts";
 
 /** Number type of a change's factors. */
 export type ChangePrecision = "fp32" | "fp16" | "int8";

@@ -1,6 +1,7 @@
 // A product that changes nothing, packed without a file.
 
-import { bytesOf, nothing, PANEL, wholePanels, type PackedTensor } from "./packed-tensor.ts";
+import { PANEL, wholePanels } from "./block-types.ts";
+import { bytesOf, nothing, type PackedTensor } from "./packed-tensor.ts";
 
 /** Makes a product that copies each input to the output of the same number; further outputs are 0. */
 export function packIdentity(numOut: number, numIn: number): PackedTensor {

@@ -3,7 +3,8 @@
 import type { LinearRefs, TensorRef } from "@readme-moe/model";
 import type { BlockTypeName } from "./block-types.ts";
 import type { InputFactors } from "./input-factors.ts";
-import { bytesOf, GROUP, nothing, PANEL, wholeGroups, wholePanels, type PackedTensor } from "./packed-tensor.ts";
+import { GROUP, PANEL, wholeGroups, wholePanels } from "./block-types.ts";
+import { bytesOf, nothing, type PackedTensor } from "./packed-tensor.ts";
 
 const LARGEST = 127;
 // Below this scale, quotients are not exact enough to stay within a byte.

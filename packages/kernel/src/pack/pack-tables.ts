@@ -2,7 +2,8 @@
 
 import { encodeF16, type TensorRef } from "@readme-moe/model";
 import type { InputFactors } from "./input-factors.ts";
-import { bytesOf, nothing, PANEL, type PackedTensor } from "./packed-tensor.ts";
+import { PANEL } from "./block-types.ts";
+import { bytesOf, nothing, type PackedTensor } from "./packed-tensor.ts";
 
 // Rows read at a time: some megabytes of a large embedding.
 const ROWS = 1024;

@@ -31,7 +31,7 @@ export function layOut(description: DecoderDescription): PackedLayout {
   return { places, numBytes: end };
 }
 
-/** Yields the file's bytes from its beginning to its end. @param onProgress - called with the number of finished bytes */
+/** Yields the file's bytes in order. @param onProgress - called with the number of finished bytes */
 export async function* packedFile(
   description: DecoderDescription,
   onProgress?: (doneBytes: number, ofBytes: number) => void,

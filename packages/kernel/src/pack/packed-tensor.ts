@@ -2,10 +2,6 @@
 
 import type { BlockTypeName } from "./block-types.ts";
 
-/** Outputs are stored in panels of 64, inputs in groups of 32, both padded with zeros. */
-export const PANEL = 64;
-export const GROUP = 32;
-
 /** Layout of a tensor in the packed file, as described in `native/tensor.h`; `blocks.h` has those of blocks. */
 export type TensorFormat = "float-table" | "half-table" | "float" | "int8" | BlockTypeName;
 
@@ -43,14 +39,6 @@ interface PackedParts {
   /** Reads one scale per output; called after all weights. */
   scales(): Promise<Uint8Array>;
   bias(): Promise<Uint8Array>;
-}
-
-export function wholePanels(numOut: number): number {
-  return Math.ceil(numOut / PANEL);
-}
-
-export function wholeGroups(numIn: number): number {
-  return Math.ceil(numIn / GROUP);
 }
 
 /** Returns the bytes of typed numbers, without a copy. */
