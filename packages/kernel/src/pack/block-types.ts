@@ -1,4 +1,5 @@
-// Panels of weights, and types of weights in blocks, as the kernel stores them; `EACH_BLOCK_TYPE` of `native/blocks.h` has the same order.
+// Panels of weights, and the types of weights in blocks. `EACH_BLOCK_TYPE` of `native/blocks.h` has the same types, in
+// this order.
 
 /** Outputs are stored in panels of 64, inputs in groups of 32, both padded with zeros. */
 export const PANEL = 64;
