@@ -71,7 +71,7 @@ export function fileSuite({ peers, data }: FileSuiteOptions): Suite {
 
 function oursOf(settings: BenchSettings, model: string): readonly ContenderSpec[] {
   const module = compiled("contenders/ours").href;
-  const precisions = namesOf(settings, "precisions", ["int8", "int4"]);
+  const precisions = namesOf(settings, "precisions", ["file"]);
   return precisions.map((variant) => ({ engine: OURS, variant, module, files: { model } }));
 }
 

@@ -47,6 +47,7 @@ interface Bounds {
 
 const BOUNDS: readonly Bounds[] = [
   { precision: "fp32", logits: 0.02, gap: 0.04, nats: 0.002, freeBytes: { "0.5b": 4e9, "1.5b": 10e9 } },
+  { precision: "file", logits: 0.5, gap: 0.3, nats: 0.01, freeBytes: { "0.5b": 2e9, "1.5b": 3e9 } },
   { precision: "int8", logits: 1.5, gap: 0.3, nats: 0.01, freeBytes: { "0.5b": 2e9, "1.5b": 5e9 } },
   { precision: "int4", logits: 2.5, gap: 0.8, nats: 0.05, freeBytes: { "0.5b": 2e9, "1.5b": 5e9 } },
 ];
