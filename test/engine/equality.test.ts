@@ -55,9 +55,9 @@ function together(engine: ReadMeEngine, order: readonly GenerateRequest[]): Prom
   return Promise.all(order.map((request) => complete(engine, request)));
 }
 
-const PRECISIONS = ["fp32", "int8", "int4"] as const;
+const PRECISIONS = ["fp32", "file", "int8", "int4"] as const;
 for (const precision of PRECISIONS) {
-  // float32 takes as long as the others together, and differs from them in the products only.
+  // float32 takes longest, and differs from them in the products only.
   const runsAll = precision !== "fp32" || RUNS_LONG_TESTS;
   describe.skipIf(path === undefined)(`SmolLM2 in ${precision} (skipped where shared/models is absent)`, () => {
     const withEngine = <Result>(

@@ -75,7 +75,7 @@ describe.skipIf(path === undefined)("SmolLM2 (skipped where shared/models is abs
 });
 
 describe.skipIf(path === undefined)("SmolLM2 in fewer bits (skipped where shared/models is absent)", () => {
-  test.each(["int8", "int4"] as const)("answers in %s", async (precision) => {
+  test.each(["file", "int8", "int4"] as const)("answers in %s", async (precision) => {
     await using running = await runningModel(path as string, undefined, precision);
     const { tokenizer, chatTemplate } = await running.model.loadText();
     const messages = [{ role: "user", content: "What is the capital of France?" }] as const;
@@ -87,6 +87,7 @@ describe.skipIf(path === undefined)("SmolLM2 in fewer bits (skipped where shared
 
   // All documents take minutes: `npm run readme-moe -- eval` does that. A few sequences tell as much.
   test.each([
+    ["file", 0.02],
     ["int8", 0.02],
     ["int4", 0.02],
   ] as const)("loses in %s at most %f nats", { timeout: 600_000 }, async (precision, most) => {
