@@ -34,6 +34,36 @@ test.each(["native", "wasm"] as const)("all %s kernels give the bits of the plai
   );
 });
 
+// Attention joins tiles of 256 positions; threads share the tiles of a long row.
+const longCase: fc.Arbitrary<ReplayCase> = fc.record({
+  model: modelShape.map((shape) => ({
+    ...shape,
+    hiddenSize: 32,
+    headSize: 2 * (1 + (shape.headSize % 4)),
+    numKvHeads: 1 + (shape.numKvHeads % 2),
+    numLayers: 1 + (shape.numLayers % 2),
+    maxPositions: 900,
+  })),
+  sequences: fc.record({
+    seed: fc.nat(2 ** 31 - 1),
+    lengths: fc.tuple(
+      fc.integer({ min: 513, max: 900 }),
+      fc.integer({ min: 200, max: 600 }),
+      fc.integer({ min: 1, max: 60 }),
+    ),
+    sharedPages: fc.nat(40),
+  }),
+  isHalf: fc.boolean(),
+});
+
+test.each(["native", "wasm"] as const)("all %s kernels give them behind many positions", async (kind) => {
+  expect.hasAssertions();
+  await fc.assert(
+    fc.asyncProperty(longCase, async (one) => replayInBuilds(one, kind, MAX_ROWS)),
+    { seed: SEED, numRuns: 3 },
+  );
+});
+
 const LARGER: ModelShape = {
   seed: 11,
   hiddenSize: 96,

@@ -29,6 +29,18 @@ export interface Sight {
   readonly scale: number;
 }
 
+/** Positions whose scores are compared with one largest score before they are added to those before them. */
+const TILE = 256;
+const LANES = 16;
+
+/** What a query takes from some positions: values and weights, of which the largest score alone has weight 1. */
+interface Taken {
+  readonly top: number;
+  /** Sums of weights, by position modulo 16. */
+  readonly sums: readonly number[];
+  readonly values: Float32Array;
+}
+
 /** What one query head takes from the positions that it sees. */
 export function attend(
   query: Float32Array,
@@ -37,19 +49,47 @@ export function attend(
   { position, window, scale }: Sight,
 ): Float32Array {
   const first = Math.max(0, position - window + 1);
-  const scores = keys
-    .slice(0, position + 1)
-    .map((key, at) => (at < first ? -Infinity : multiply(scalar(query, key), scale)));
+  let taken: Taken | undefined;
+  for (let from = first; from <= position; from = (Math.floor(from / TILE) + 1) * TILE) {
+    const to = Math.min(position + 1, (Math.floor(from / TILE) + 1) * TILE);
+    const next = takeFrom(query, keys.slice(from, to), values.slice(from, to), { from, scale });
+    taken = taken ? together(taken, next) : next;
+  }
+  const { sums, values: sum } = taken as Taken;
+  const factor = divide(1, laneSum(sums));
+  return sum.map((value) => multiply(value, factor));
+}
+
+/** What a query takes from neighbouring positions of one tile, the first of which is `from`. */
+function takeFrom(
+  query: Float32Array,
+  keys: Cached,
+  values: Cached,
+  { from, scale }: { readonly from: number; readonly scale: number },
+): Taken {
+  const scores = keys.map((key) => multiply(scalar(query, key), scale));
   const top = Math.max(...scores);
-  const weights = scores.map((score) => (score === -Infinity ? 0 : exponential(subtract(score, top))));
-  const factor = divide(1, laneSum(weights));
-  return query.map((_, d) => {
-    let sum = 0;
-    for (let at = first; at <= position; at++) {
-      sum = add(sum, multiply(weights[at] as number, (values[at] as Float32Array)[d] as number));
-    }
-    return multiply(sum, factor);
-  });
+  const weights = scores.map((score) => exponential(subtract(score, top)));
+  const sums = Array.from({ length: LANES }, () => 0);
+  for (const [i, weight] of weights.entries()) {
+    sums[(from + i) % LANES] = add(sums[(from + i) % LANES] as number, weight);
+  }
+  const taken = query.map((_, d) =>
+    weights.reduce((sum, weight, i) => add(sum, multiply(weight, (values[i] as Float32Array)[d] as number)), 0),
+  );
+  return { top, sums, values: taken };
+}
+
+/** Both parts are multiplied so that the largest score of both has weight 1. */
+function together(before: Taken, after: Taken): Taken {
+  const top = Math.max(before.top, after.top);
+  const [first, second] = [before, after].map((part) => exponential(subtract(part.top, top))) as [number, number];
+  const joined = (a: number, b: number): number => add(multiply(a, first), multiply(b, second));
+  return {
+    top,
+    sums: before.sums.map((sum, lane) => joined(sum, after.sums[lane] as number)),
+    values: before.values.map((value, d) => joined(value, after.values[d] as number)),
+  };
 }
 
 function scalar(query: Float32Array, key: Float32Array): number {

@@ -25,8 +25,8 @@ export async function withCheckProgram<T>(program: CheckProgram, use: (path: str
 }
 
 async function build({ compile, flags, loops }: CheckProgram, folder: string): Promise<string> {
-  // Few pairs run together, so that small steps of mixtures run in several turns.
-  const all = [...C_FLAGS, "-DMOST_PAIRS=24", ...flags, "-I.", "-Icheck"];
+  // Few pairs run together, and tiles are short, so that small steps run in several turns and over several tiles.
+  const all = [...C_FLAGS, "-DMOST_PAIRS=24", "-DATTEND_TILE=32", ...flags, "-I.", "-Icheck"];
   const objects: string[] = [];
   const job = (source: string, name: string, more: readonly string[]) => {
     const object = join(folder, `${name}.o`);

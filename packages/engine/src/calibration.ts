@@ -23,7 +23,7 @@ const NUM_SCATTERED = 4;
 const SCATTERED_TOKENS = 64;
 const TEXT_TOKENS = 256;
 // Changes when the same tokens give other statistics.
-const VERSION = 1;
+const VERSION = 2;
 
 /** Chooses the tokens to measure with. @returns `undefined` for precisions that round no weights */
 export async function calibrationOf(

@@ -1,7 +1,7 @@
 // Attention as phases: a token's key and value are stored in its sequence's pages, then its queries read all pages.
 
 #include "memory.h"
-#include "phases.h"
+#include "pieces.h"
 
 /** Rotates pairs `(i, i + half)` of a head by the angles of its position. */
 static void rotate(const Kernel *kernel, const LayerDescription *d, int32_t position, float *head) {
@@ -44,17 +44,21 @@ static HeadPages head_pages(const Kernel *kernel, const Layer *layer, int kvHead
   };
 }
 
-/** Norms and rotates a row's queries of one key head, and stores its key and value. */
-static void place_head(Kernel *kernel, const Layer *layer, int row, int kvHead, const int32_t *sequence, int32_t position) {
+/** Norms and rotates a row's queries of one key head into `out` `[heads of the key head][paddedHead]`. */
+static void place_queries(const Kernel *kernel, const Layer *layer, int row, int kvHead, int32_t position, float *out) {
   const LayerDescription *d = &layer->description;
-  float *projected = kernel->projected + (size_t)row * kernel->projectedWidth;
-  float *queries = kernel->queries + (size_t)row * (size_t)d->numHeads * layer->paddedHead;
+  const float *projected = kernel->projected + (size_t)row * kernel->projectedWidth;
   int perKey = d->numHeads / d->numKvHeads;
-  for (int head = kvHead * perKey; head < (kvHead + 1) * perKey; head++) {
-    float *query = queries + (size_t)head * layer->paddedHead;
-    norm_head(kernel, layer, projected + (size_t)head * d->headSize, layer->queryNorm, query);
-    rotate(kernel, d, position, query);
+  for (int h = 0; h < perKey; h++, out += layer->paddedHead) {
+    norm_head(kernel, layer, projected + (size_t)(kvHead * perKey + h) * d->headSize, layer->queryNorm, out);
+    rotate(kernel, d, position, out);
   }
+}
+
+/** Norms and rotates a row's key of one key head, and stores it with its value. */
+static void store_head(const Kernel *kernel, const Layer *layer, int row, int kvHead, const int32_t *sequence, int32_t position) {
+  const LayerDescription *d = &layer->description;
+  const float *projected = kernel->projected + (size_t)row * kernel->projectedWidth;
   const float *keys = projected + layer->query->numPanels * PANEL, *values = keys + layer->key->numPanels * PANEL;
   float key[4096 + 16];
   norm_head(kernel, layer, keys + (size_t)kvHead * d->headSize, layer->keyNorm, key);
@@ -62,112 +66,135 @@ static void place_head(Kernel *kernel, const Layer *layer, int row, int kvHead, 
   kernel->loops->store_token(head_pages(kernel, layer, kvHead), kernel->step->pageTable + sequence[2], position, key, values + (size_t)kvHead * d->headSize);
 }
 
-/** Position in the sequences: `*sequence` is the one that has a row, and its rows begin at `firstRow`. Rows rise. */
-typedef struct {
-  const int32_t *sequence;
-  int firstRow;
-} Cursor;
-
-static void move_to(Cursor *cursor, int row) {
-  while (row >= cursor->firstRow + cursor->sequence[0]) {
-    cursor->firstRow += cursor->sequence[0];
-    cursor->sequence += SEQUENCE_FIELDS;
-  }
-}
-
-/** Rows `[row, row + numRows)` of one sequence that attend in one call; their outputs are rows from `out` on. */
-typedef struct {
-  const Cursor *at;
-  int row, numRows, out;
-} Piece;
-
-/** Attends with `numHeads` query heads from `head` on, all of one key head. */
-static void attend_once(Kernel *kernel, const Layer *layer, Member *member, Piece piece, int head, int numHeads) {
-  const LayerDescription *d = &layer->description;
-  const float *queries[ATTEND_MOST];
-  float *outputs[ATTEND_MOST];
-  int32_t positions[ATTEND_MOST];
-  float *room = kernel->outputs + (size_t)member->thread * ATTEND_MOST * (size_t)kernel->maxPaddedHead;
-  int count = 0;
-  for (int r = piece.row; r < piece.row + piece.numRows; r++)
-    for (int h = head; h < head + numHeads; h++, count++) {
-      queries[count] = kernel->queries + ((size_t)r * (size_t)d->numHeads + (size_t)h) * (size_t)layer->paddedHead;
-      outputs[count] = room + (size_t)count * (size_t)layer->paddedHead;
-      positions[count] = piece.at->sequence[1] + r - piece.at->firstRow;
-    }
-  Attention attention = {
-      .pages = head_pages(kernel, layer, head / (d->numHeads / d->numKvHeads)),
-      .pageTable = kernel->step->pageTable + piece.at->sequence[2],
-      .numQueries = count,
-      .queries = queries,
-      .outputs = outputs,
-      .positions = positions,
-      .window = d->window,
-      .scale = d->attentionScale,
-      .scores = kernel->scores + (size_t)member->thread * ATTEND_MOST * (size_t)kernel->scoresStride,
-      .scoresStride = kernel->scoresStride,
-  };
-  kernel->loops->attend(&attention);
-  for (int r = piece.out, i = 0; r < piece.out + piece.numRows; r++)
-    for (int h = head; h < head + numHeads; h++, i++)
-      memcpy(kernel->attended.floats + (size_t)r * kernel->attended.width + (size_t)h * d->headSize, outputs[i], (size_t)d->headSize * 4);
-}
-
-/** Attends with all query heads of one key head, in calls of as many queries as fit. */
-static void attend_key_head(Kernel *kernel, const Layer *layer, Member *member, Piece piece, int kvHead) {
-  const LayerDescription *d = &layer->description;
-  int perKey = d->numHeads / d->numKvHeads, most = kernel->loops->attendQueries;
-  int headsAtOnce = least(perKey, most), rowsAtOnce = headsAtOnce < perKey ? 1 : most / perKey;
-  for (int r = 0; r < piece.numRows; r += rowsAtOnce) {
-    Piece part = {piece.at, piece.row + r, least(rowsAtOnce, piece.numRows - r), piece.out + r};
-    for (int h = 0; h < perKey; h += headsAtOnce) attend_once(kernel, layer, member, part, kvHead * perKey + h, least(headsAtOnce, perKey - h));
-  }
-  if (kernel->rounds && layer->roundsHeads)
-    for (int r = piece.out; r < piece.out + piece.numRows; r++)
-      kernel->loops->round_row(&kernel->attended, r, kvHead * perKey * d->headSize, (kvHead + 1) * perKey * d->headSize);
+/** Queries of a row's first head. */
+static float *row_queries(const Kernel *kernel, const Layer *layer, int row) {
+  return kernel->queries + (size_t)row * (size_t)layer->description.numHeads * (size_t)layer->paddedHead;
 }
 
 void place_rows(Kernel *kernel, Member *member, const Layer *layer) {
+  const LayerDescription *d = &layer->description;
+  size_t queriesOfKey = (size_t)(d->numHeads / d->numKvHeads * layer->paddedHead);
   Cursor at = {kernel->step->sequences, 0};
   EACH_TASK(member, row, kernel->step->numRows) {
     move_to(&at, row);
+    int32_t position = at.sequence[1] + row - at.firstRow;
     norm_all_heads(kernel, layer, kernel->projected + (size_t)row * kernel->projectedWidth);
-    for (int h = 0; h < layer->description.numKvHeads; h++)
-      place_head(kernel, layer, row, h, at.sequence, at.sequence[1] + row - at.firstRow);
-  }
-}
-
-/** Number of rows of a sequence in one task of attention. */
-enum { ATTEND_ROWS = 16 };
-
-/** Runs a phase in which all rows attend. Tasks are pieces of ATTEND_ROWS rows of each sequence, by key head. */
-static void attend_all(Kernel *kernel, Member *member, const Layer *layer, int placesToo) {
-  const Step *step = kernel->step;
-  int numTasks = 0, before = 0, numKvHeads = layer->description.numKvHeads;
-  for (int s = 0; s < step->numSequences; s++)
-    numTasks += (step->sequences[s * SEQUENCE_FIELDS] + ATTEND_ROWS - 1) / ATTEND_ROWS * numKvHeads;
-  Cursor at = {step->sequences, 0};
-  EACH_TASK(member, task, numTasks) {
-    int pieces;
-    while (task >= before + (pieces = (at.sequence[0] + ATTEND_ROWS - 1) / ATTEND_ROWS) * numKvHeads) {
-      before += pieces * numKvHeads;
-      at.firstRow += at.sequence[0];
-      at.sequence += SEQUENCE_FIELDS;
+    for (int h = 0; h < d->numKvHeads; h++) {
+      place_queries(kernel, layer, row, h, position, row_queries(kernel, layer, row) + (size_t)h * queriesOfKey);
+      store_head(kernel, layer, row, h, at.sequence, position);
     }
-    int kvHead = (task - before) % numKvHeads, row = at.firstRow + (task - before) / numKvHeads * ATTEND_ROWS;
-    if (placesToo) place_head(kernel, layer, row, kvHead, at.sequence, at.sequence[1]);
-    attend_key_head(kernel, layer, member, (Piece){&at, row, least(ATTEND_ROWS, at.firstRow + at.sequence[0] - row), row}, kvHead);
   }
 }
 
-/** Runs a phase in which the rows with wanted logits attend. */
-static void attend_active(Kernel *kernel, Member *member, const Layer *layer) {
-  int numKvHeads = layer->description.numKvHeads;
-  Cursor at = {kernel->step->sequences, 0};
-  EACH_TASK(member, task, kernel->numActive * numKvHeads) {
-    int out = task / numKvHeads, row = kernel->active[out];
-    move_to(&at, row);
-    attend_key_head(kernel, layer, member, (Piece){&at, row, 1, out}, task % numKvHeads);
+/** Thread's own memory: numbers of all tiles together, and a row's queries, beside what `attend` needs. */
+typedef struct {
+  float *totals, *rowQueries;
+  AttendRoom room;
+} Own;
+
+static Own own_room(const Kernel *kernel, int thread) {
+  size_t head = (size_t)kernel->maxPaddedHead, most = (size_t)kernel->attendMost;
+  Own own = {.totals = kernel->attendRooms + (size_t)thread * attend_floats(kernel)};
+  own.rowQueries = own.totals + most * (head + TILE_SUMS);
+  own.room.queries = own.rowQueries + most * head;
+  own.room.scores = own.room.queries + most * head;
+  own.room.tile = own.room.scores + ATTEND_TOGETHER * ATTEND_TILE;
+  own.room.pages = own.room.tile + ATTEND_TOGETHER * (head + TILE_SUMS);
+  return own;
+}
+
+size_t attend_floats(const Kernel *kernel) {
+  size_t head = (size_t)kernel->maxPaddedHead, most = (size_t)kernel->attendMost;
+  return most * (3 * head + TILE_SUMS) + ATTEND_TOGETHER * (ATTEND_TILE + head + TILE_SUMS) + 2 * ATTEND_TILE * head;
+}
+
+/** Bounds of the memory for parts of rows; a step that needs more runs in whole pieces. */
+enum { MOST_CUT_ROWS = 16, MOST_TILE_FLOATS = 1 << 24 };
+
+size_t tile_floats(const Kernel *kernel, int numHeads) {
+  uint64_t tiles = ((uint64_t)kernel->options.maxPositions + ATTEND_TILE - 1) / ATTEND_TILE;
+  uint64_t rows = kernel->options.numThreads == 1 ? 0 : (uint64_t)least(2 * kernel->options.numThreads, MOST_CUT_ROWS);
+  uint64_t floats = rows * tiles * (uint64_t)numHeads * (uint64_t)(kernel->maxPaddedHead + TILE_SUMS);
+  return floats < MOST_TILE_FLOATS ? (size_t)floats : MOST_TILE_FLOATS;
+}
+
+/** Joins a row's tiles, and writes the outputs of the query heads of one key head. */
+static void join_row(Kernel *kernel, const Layer *layer, int out, int kvHead, float *results, size_t tileStride, int numTiles) {
+  const LayerDescription *d = &layer->description;
+  int perKey = d->numHeads / d->numKvHeads, from = kvHead * perKey * d->headSize;
+  float *outputs = kernel->attended.floats + (size_t)out * kernel->attended.width + from;
+  for (int h = 0; h < perKey; h++, results += floats_of_tile(layer), outputs += d->headSize) {
+    kernel->loops->join_tiles(results, tileStride, numTiles, layer->paddedHead);
+    memcpy(outputs, results, (size_t)d->headSize * 4);
+  }
+  if (kernel->rounds && layer->roundsHeads) kernel->loops->round_row(&kernel->attended, out, from, from + perKey * d->headSize);
+}
+
+/** Place of the numbers of a piece's first tile in a key head, and the distance to the next tile's. */
+static float *piece_results(const Kernel *kernel, const Layer *layer, const Piece *piece, int kvHead, size_t *tileStride) {
+  const LayerDescription *d = &layer->description;
+  *tileStride = (size_t)(piece->numRows * (d->numHeads / d->numKvHeads)) * floats_of_tile(layer);
+  return kernel->tileResults + piece->results + (size_t)kvHead * (size_t)piece->numTiles * *tileStride;
+}
+
+/** Attends with all query heads of one key head over one part of the tiles. */
+static void attend_part(Kernel *kernel, const Layer *layer, Own own, const Piece *piece, int kvHead, int part, const float *rowQueries) {
+  const LayerDescription *d = &layer->description;
+  int perKey = d->numHeads / d->numKvHeads, rowsAtOnce = kernel->attendMost / perKey, firstTile = piece->firstTile + part * piece->partTiles;
+  size_t tileStride = 0, rowStride = (size_t)d->numHeads * (size_t)layer->paddedHead;
+  float *results = piece->numParts == 1 ? own.totals : piece_results(kernel, layer, piece, kvHead, &tileStride) + (size_t)(part * piece->partTiles) * tileStride;
+  for (int r = 0; r < piece->numRows; r += rowsAtOnce) {
+    size_t place = (size_t)(r * perKey) * floats_of_tile(layer);
+    Attention attention = {
+        .pages = head_pages(kernel, layer, kvHead),
+        .pageTable = kernel->step->pageTable + piece->sequence[2],
+        .numQueries = least(rowsAtOnce, piece->numRows - r) * perKey,
+        .perRow = perKey,
+        .queries = rowQueries + (size_t)r * rowStride,
+        .rowStride = rowStride,
+        .position = piece->position + r,
+        .window = d->window,
+        .scale = d->attentionScale,
+        .firstTile = firstTile,
+        .endTile = least(firstTile + piece->partTiles, piece->firstTile + piece->numTiles),
+        .results = tileStride > 0 ? results + place : results,
+        .tileStride = tileStride,
+        .room = own.room,
+    };
+    kernel->loops->attend(&attention);
+    for (int i = 0; tileStride == 0 && i < attention.numQueries / perKey; i++)
+      join_row(kernel, layer, piece->out + r + i, kvHead, results + (size_t)(i * perKey) * floats_of_tile(layer), 0, 1);
+  }
+}
+
+/** Runs a phase in which rows attend, and one that joins the tiles of rows in several parts. */
+static void attend_pieces(Kernel *kernel, Member *member, const Layer *layer, int isPartial, int placesToo) {
+  const LayerDescription *d = &layer->description;
+  Own own = own_room(kernel, member->thread);
+  int perKey = d->numHeads / d->numKvHeads;
+  Pieces all, first = begin_pieces(kernel, layer, isPartial, &all), pieces = first;
+  EACH_TASK(member, task, all.numTasks * d->numKvHeads) {
+    while (task >= pieces.numTasks * d->numKvHeads) next_piece(&pieces);
+    const Piece *piece = &pieces.piece;
+    int place = task - (pieces.numTasks - piece->numParts) * d->numKvHeads, kvHead = place / piece->numParts, part = place % piece->numParts;
+    const float *queries = row_queries(kernel, layer, piece->row) + (size_t)(kvHead * perKey * layer->paddedHead);
+    if (placesToo) {
+      place_queries(kernel, layer, piece->row, kvHead, piece->position, own.rowQueries);
+      if (part == piece->numParts - 1) store_head(kernel, layer, piece->row, kvHead, piece->sequence, piece->position);
+      queries = own.rowQueries;
+    }
+    attend_part(kernel, layer, own, piece, kvHead, part, queries);
+  }
+  if (all.numJoins == 0) return;
+  team_next_phase(member);
+  pieces = first;
+  EACH_TASK(member, task, all.numJoins * d->numKvHeads) {
+    while (task >= pieces.numJoins * d->numKvHeads) next_piece(&pieces);
+    const Piece *piece = &pieces.piece;
+    int place = task - (pieces.numJoins - piece->numRows) * d->numKvHeads, kvHead = place / piece->numRows, row = place % piece->numRows;
+    size_t tileStride;
+    float *results = piece_results(kernel, layer, piece, kvHead, &tileStride) + (size_t)(row * perKey) * floats_of_tile(layer);
+    join_row(kernel, layer, piece->out + row, kvHead, results, tileStride, piece->numTiles);
   }
 }
 
@@ -180,8 +207,7 @@ void attend_rows(Kernel *kernel, Member *member, const Layer *layer, int numRows
     place_rows(kernel, member, layer);
     team_next_phase(member);
   }
-  if (isPartial) attend_active(kernel, member, layer);
-  else attend_all(kernel, member, layer, placesToo);
+  attend_pieces(kernel, member, layer, isPartial, placesToo);
   if (!kernel->rounds || layer->roundsHeads) return;
   team_next_phase(member);
   int32_t size = layer->attentionOutput->numIn, whole = (size + GROUP - 1) / GROUP * GROUP;

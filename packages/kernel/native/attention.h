@@ -1,57 +1,74 @@
-// Attention of some queries over the pages of one sequence. A query's numbers depend on its own sums alone: scores over
-// d = 0, 1, …, exponentials by 16 lanes of positions, values over positions in their order.
+// Attention of some queries over the pages of one sequence, in tiles of positions. A tile gives a query its largest
+// score, sums of exponentials in 16 lanes, and sums of values in the order of positions; tiles are joined in their
+// order. So a query's numbers depend on what it sees alone, not on the queries beside it or on who computes a tile.
+
+enum { TILE_PAGES = ATTEND_TILE / PAGE_TOKENS };
+
+/** Keeps sums in registers: the compiler would leave large loops over them as they are. */
+#define UNROLL _Pragma("clang loop unroll(full)")
+
+/** Score of positions that a query does not see. */
+#define UNSEEN (-3e38f)
+
+/** One tile: its first position, its pages, those of the next tile that are prefetched, and the end of these. */
+typedef struct {
+  int start;
+  const uint8_t *pages[TILE_PAGES], *ahead[TILE_PAGES];
+  int numAhead;
+} KeyTile;
 
 INLINE Floats load_cached(const uint8_t *p, size_t index, const int isHalf) {
   return isHalf ? load_halves((const uint16_t *)p + index) : load((const float *)p + index);
 }
 
-INLINE const uint8_t *page_of(const Attention *a, int page) { return a->pages.base + (size_t)a->pageTable[page] * a->pages.pageBytes; }
+INLINE int position_of(const Attention *a, int query) { return a->position + query / a->perRow; }
 
 INLINE int first_position(const Attention *a, int query) {
-  int position = a->positions[query];
+  int position = position_of(a, query);
   return a->window > 0 && position >= a->window ? position - a->window + 1 : 0;
 }
 
-/** Computes scores of N queries for P pages from `page` on; prefetches these pages' values and the next pages' keys. */
-INLINE void score_pages(const Attention *a, int query, int page, int endPage, const int N, const int P, const int isHalf) {
+/**
+ * Computes scores of N queries `[headSize][N]` for P pages from `page` on. Prefetches these pages' values and the next
+ * pages' keys when they are read for the first time.
+ */
+INLINE void score_pages(const Attention *a, const KeyTile *tile, const float *queries, int page, int endPage, int isFirst, const int N, const int P,
+                        const int isHalf) {
   Floats sums[ATTEND_QUERIES][4];
   const uint8_t *keys[4], *nextKeys[4];
   const int rowBytes = PAGE_TOKENS * (isHalf ? 2 : 4);
-  for (int p = 0; p < P; p++) {
-    keys[p] = page_of(a, page + p);
-    nextKeys[p] = page_of(a, page + P + p < endPage ? page + P + p : endPage - 1);
+  UNROLL for (int p = 0; p < P; p++) {
+    keys[p] = tile->pages[page + p];
+    nextKeys[p] = tile->pages[page + P + p < endPage ? page + P + p : endPage - 1];
   }
-  for (int n = 0; n < N; n++)
-    for (int p = 0; p < P; p++) sums[n][p] = splat(0);
+  UNROLL for (int n = 0; n < N; n++)
+    UNROLL for (int p = 0; p < P; p++) sums[n][p] = splat(0);
   for (int d = 0; d < a->pages.headSize; d++) {
     Floats key[4];
-    if (d * rowBytes % 64 == 0)
-      for (int p = 0; p < P; p++) {
+    if (isFirst && d * rowBytes % 64 == 0)
+      UNROLL for (int p = 0; p < P; p++) {
         __builtin_prefetch(nextKeys[p] + d * rowBytes);
-        __builtin_prefetch(keys[p] + (a->pages.paddedSize + d) * rowBytes);
+        __builtin_prefetch(keys[p] + (a->pages.paddedSize + d) * rowBytes, 0, 2);
       }
-    for (int p = 0; p < P; p++) key[p] = load_cached(keys[p], (size_t)d * PAGE_TOKENS, isHalf);
-    for (int n = 0; n < N; n++) {
-      Floats input = splat(a->queries[query + n][d]);
-      for (int p = 0; p < P; p++) sums[n][p] = add(sums[n][p], mul(input, key[p]));
+    UNROLL for (int p = 0; p < P; p++) key[p] = load_cached(keys[p], (size_t)d * PAGE_TOKENS, isHalf);
+    UNROLL for (int n = 0; n < N; n++) {
+      Floats input = splat(queries[d * N + n]);
+      UNROLL for (int p = 0; p < P; p++) sums[n][p] = add(sums[n][p], mul(input, key[p]));
     }
   }
-  for (int n = 0; n < N; n++)
-    for (int p = 0; p < P; p++)
-      store(a->scores + (size_t)(query + n) * a->scoresStride + (page + p) * PAGE_TOKENS, mul(sums[n][p], splat(a->scale)));
+  UNROLL for (int n = 0; n < N; n++)
+    UNROLL for (int p = 0; p < P; p++) store(a->room.scores + n * ATTEND_TILE + (page + p) * PAGE_TOKENS, mul(sums[n][p], splat(a->scale)));
 }
 
-/** Turns scores into weights, 0 for positions that the query does not see. @returns the sum of the weights */
-INLINE float weigh(const Attention *a, int query, int firstPage, int endPage) {
-  float *scores = a->scores + (size_t)query * a->scoresStride;
-  const float unseen = -3e38f;
-  int from = first_position(a, query), to = a->positions[query] + 1;
-  Floats largest = splat(unseen);
+/** Turns a query's scores into weights, 0 for positions that it does not see; writes their sums and the largest score. */
+static NOINLINE void weigh(const Attention *a, const KeyTile *tile, int query, float *scores, int firstPage, int endPage, float *sums) {
+  int from = first_position(a, query) - tile->start, to = position_of(a, query) + 1 - tile->start;
+  Floats largest = splat(UNSEEN);
   for (int page = firstPage; page < endPage; page++) {
     int start = page * PAGE_TOKENS;
     Floats score = load(scores + start);
     if (start < from || start + PAGE_TOKENS > to) {
-      score = keep_lanes(score, from - start, to - start, unseen);
+      score = keep_lanes(score, from - start, to - start, UNSEEN);
       store(scores + start, score);
     }
     largest = larger(largest, score);
@@ -59,85 +76,136 @@ INLINE float weigh(const Attention *a, int query, int firstPage, int endPage) {
   Floats top = splat(largest_lane(largest)), sum = splat(0);
   for (int page = firstPage; page < endPage; page++) {
     Floats score = load(scores + page * PAGE_TOKENS);
-    Floats weight = keep_above(score, unseen, exponential(sub(score, top)));
+    Floats weight = keep_above(score, UNSEEN, exponential(sub(score, top)));
     store(scores + page * PAGE_TOKENS, weight);
     sum = add(sum, weight);
   }
-  return sum_lanes(sum);
+  store(sums, sum);
+  store(sums + 16, top);
 }
 
-/** Computes outputs `[16 * vector, 16 * (vector + C))` of N queries. */
-INLINE void add_values(const Attention *a, int query, int vector, int from, int to, const float *factors, const int N, const int C,
+/** Sums values `[16 * vector, 16 * (vector + C))` of positions `[from, to)` of a tile for N queries; prefetches the next tile's keys. */
+INLINE void add_values(const Attention *a, const KeyTile *tile, int vector, int from, int to, float *results, int isFirst, const int N, const int C,
                        const int isHalf) {
+  const int bytes = isHalf ? 2 : 4;
   Floats sums[ATTEND_QUERIES][4];
-  for (int n = 0; n < N; n++)
-    for (int c = 0; c < C; c++) sums[n][c] = splat(0);
+  UNROLL for (int n = 0; n < N; n++)
+    UNROLL for (int c = 0; c < C; c++) sums[n][c] = splat(0);
   for (int page = from / PAGE_TOKENS; page * PAGE_TOKENS < to; page++) {
-    const uint8_t *values = page_of(a, page) + (size_t)a->pages.paddedSize * PAGE_TOKENS * (isHalf ? 2 : 4);
+    const uint8_t *values = tile->pages[page] + (size_t)a->pages.paddedSize * PAGE_TOKENS * bytes;
+    const uint8_t *ahead = isFirst && page < tile->numAhead ? tile->ahead[page] : NULL;
+    const float *weights = a->room.scores + page * PAGE_TOKENS;
     int start = page * PAGE_TOKENS;
     int first = from > start ? from - start : 0, end = to - start < PAGE_TOKENS ? to - start : PAGE_TOKENS;
     for (int t = first; t < end; t++) {
+      size_t index = (size_t)t * a->pages.paddedSize + 16 * vector;
       Floats value[4];
-      for (int c = 0; c < C; c++) value[c] = load_cached(values, (size_t)t * a->pages.paddedSize + 16 * (vector + c), isHalf);
-      for (int n = 0; n < N; n++) {
-        Floats weight = splat(a->scores[(size_t)(query + n) * a->scoresStride + start + t]);
-        for (int c = 0; c < C; c++) sums[n][c] = add(sums[n][c], mul(weight, value[c]));
+      if (ahead)
+        for (int i = 0; i < C * 16 * bytes; i += 64) __builtin_prefetch(ahead + index * bytes + i, 0, 2);
+      UNROLL for (int c = 0; c < C; c++) value[c] = load_cached(values, index + 16 * c, isHalf);
+      UNROLL for (int n = 0; n < N; n++) {
+        Floats weight = splat(weights[n * ATTEND_TILE + t]);
+        UNROLL for (int c = 0; c < C; c++) sums[n][c] = add(sums[n][c], mul(weight, value[c]));
       }
     }
   }
-  for (int n = 0; n < N; n++)
-    for (int c = 0; c < C; c++) store(a->outputs[query + n] + 16 * (vector + c), mul(sums[n][c], splat(factors[query + n])));
+  UNROLL for (int n = 0; n < N; n++)
+    UNROLL for (int c = 0; c < C; c++) store(results + n * (a->pages.paddedSize + TILE_SUMS) + 16 * (vector + c), sums[n][c]);
 }
 
-/** Scores N queries at once, four pages at a time when few queries leave registers free. */
-INLINE void score_queries(const Attention *a, int query, int firstPage, int endPage, const int N, const int isHalf) {
-  int page = firstPage;
-  if (N * 4 <= ATTEND_QUERIES)
-    for (; page + 4 <= endPage; page += 4) score_pages(a, query, page, endPage, N, 4, isHalf);
-  for (; page < endPage; page++) score_pages(a, query, page, endPage, N, 1, isHalf);
-}
-
-INLINE void value_queries(const Attention *a, int query, int from, int to, const float *factors, const int N, const int isHalf) {
-  int numVectors = a->pages.paddedSize / 16, vector = 0;
-  for (; vector + 4 <= numVectors; vector += 4) add_values(a, query, vector, from, to, factors, N, 4, isHalf);
-  for (; vector < numVectors; vector++) add_values(a, query, vector, from, to, factors, N, 1, isHalf);
-}
-
-INLINE void attend_cached(const Attention *a, const int isHalf) {
-  int from = first_position(a, 0), to = a->positions[0] + 1;
-  for (int n = 1; n < a->numQueries; n++) {
-    int first = first_position(a, n);
-    if (first < from) from = first;
-    if (a->positions[n] >= to) to = a->positions[n] + 1;
+/** Attends with N queries from `query` on over one tile, W pages or vectors of values at a time. */
+INLINE void attend_group(const Attention *a, const KeyTile *tile, int query, float *results, int isFirst, const int N, const int W, const int isHalf) {
+  const int size = a->pages.paddedSize, stride = size + TILE_SUMS;
+  int from = first_position(a, query) - tile->start, to = position_of(a, query + N - 1) + 1 - tile->start;
+  if (from < 0) from = 0;
+  if (to > ATTEND_TILE) to = ATTEND_TILE;
+  if (from >= to) {
+    memset(results, 0, (size_t)N * stride * 4);
+    for (int n = 0; n < N; n++) results[n * stride + size + 16] = UNSEEN;
+    return;
   }
-  int firstPage = from / PAGE_TOKENS, endPage = (to + PAGE_TOKENS - 1) / PAGE_TOKENS;
-  float factors[ATTEND_MOST];
-  int query = 0;
-#if ATTEND_QUERIES >= 12
-  for (; query + 12 <= a->numQueries; query += 12) score_queries(a, query, firstPage, endPage, 12, isHalf);
-  for (; query + 6 <= a->numQueries; query += 6) score_queries(a, query, firstPage, endPage, 6, isHalf);
-#endif
-#if ATTEND_QUERIES >= 4
-  for (; query + 4 <= a->numQueries; query += 4) score_queries(a, query, firstPage, endPage, 4, isHalf);
-#endif
-#if ATTEND_QUERIES >= 3
-  for (; query + 3 <= a->numQueries; query += 3) score_queries(a, query, firstPage, endPage, 3, isHalf);
-#endif
-  for (; query < a->numQueries; query++) score_queries(a, query, firstPage, endPage, 1, isHalf);
-  for (int n = 0; n < a->numQueries; n++) factors[n] = 1.0f / weigh(a, n, firstPage, endPage);
-  query = 0;
-#if ATTEND_QUERIES >= 12
-  for (; query + 6 <= a->numQueries; query += 6) value_queries(a, query, from, to, factors, 6, isHalf);
-#endif
-#if ATTEND_QUERIES >= 3
-  for (; query + 3 <= a->numQueries; query += 3) value_queries(a, query, from, to, factors, 3, isHalf);
-#endif
-  for (; query < a->numQueries; query++) value_queries(a, query, from, to, factors, 1, isHalf);
+  const float *queries = a->room.queries + (size_t)query * a->pages.headSize;
+  int firstPage = from / PAGE_TOKENS, endPage = (to + PAGE_TOKENS - 1) / PAGE_TOKENS, page = firstPage, vector = 0;
+  for (; page + W <= endPage; page += W) score_pages(a, tile, queries, page, endPage, isFirst, N, W, isHalf);
+  for (; W > 1 && page < endPage; page++) score_pages(a, tile, queries, page, endPage, isFirst, N, 1, isHalf);
+  for (int n = 0; n < N; n++) weigh(a, tile, query + n, a->room.scores + n * ATTEND_TILE, firstPage, endPage, results + n * stride + size);
+  for (; vector + W <= size / 16; vector += W) add_values(a, tile, vector, from, to, results, isFirst, N, W, isHalf);
+  for (; W > 1 && vector < size / 16; vector++) add_values(a, tile, vector, from, to, results, isFirst, N, 1, isHalf);
 }
+
+/** Adds a later tile's numbers of one query: both parts are scaled to the larger of their largest scores. */
+static NOINLINE void join_tile(float *total, const float *tile, int size) {
+  float top = total[size + 16], other = tile[size + 16];
+  Floats less = exponential(splat(top < other ? top - other : other - top));
+  Floats own = top < other ? less : splat(1), added = other < top ? less : splat(1);
+  for (int i = 0; i < size + 16; i += 16) store(total + i, add(mul(load(total + i), own), mul(load(tile + i), added)));
+  if (top < other) total[size + 16] = other;
+}
+
+static void join_tiles(float *results, size_t tileStride, int32_t numTiles, int32_t size) {
+  for (int i = 1; i < numTiles; i++) join_tile(results, results + (size_t)i * tileStride, size);
+  Floats factor = splat(1.0f / sum_lanes(load(results + size)));
+  for (int i = 0; i < size; i += 16) store(results + i, mul(load(results + i), factor));
+}
+
+/** Copies queries so that those of a group are side by side, `[headSize][N]`. */
+static void pack_queries(const Attention *a) {
+  int query = 0, size = a->pages.headSize;
+#define GROUP(N, W)                                                                                                  \
+  for (; query + N <= a->numQueries; query += N)                                                                     \
+    for (int n = 0; n < N; n++) {                                                                                    \
+      int row = (query + n) / a->perRow, head = (query + n) % a->perRow;                                             \
+      const float *from = a->queries + (size_t)row * a->rowStride + (size_t)head * a->pages.paddedSize;              \
+      for (int d = 0; d < size; d++) a->room.queries[(size_t)query * size + d * N + n] = from[d];                    \
+    }
+  ATTEND_GROUPS
+#undef GROUP
+}
+
+/** Writes a tile's numbers of all queries to `results`, or adds them to those of earlier tiles. */
+INLINE void attend_tile(const Attention *a, const KeyTile *tile, float *results, int isAdded, int isRead, const int isHalf) {
+  const int size = a->pages.paddedSize, stride = size + TILE_SUMS;
+  int query = 0;
+#define GROUP(N, W)                                                                                       \
+  for (; query + N <= a->numQueries; query += N) {                                                        \
+    float *total = results + (size_t)query * stride;                                                      \
+    attend_group(a, tile, query, isAdded ? a->room.tile : total, !isRead && query == 0, N, W, isHalf);    \
+    for (int n = 0; isAdded && n < N; n++) join_tile(total + n * stride, a->room.tile + n * stride, size); \
+  }
+  ATTEND_GROUPS
+#undef GROUP
+}
+
+/** Replaces pages `[from, to)` of a tile by their float32. */
+static void widen_pages(const Attention *a, KeyTile *tile, int from, int to) {
+  const int count = 2 * a->pages.paddedSize * PAGE_TOKENS;
+  for (int page = from; page < to; page++) {
+    float *wide = a->room.pages + (size_t)page * count;
+    for (int i = 0; i < count; i += 16) store(wide + i, load_halves((const uint16_t *)tile->pages[page] + i));
+    tile->pages[page] = (const uint8_t *)wide;
+  }
+}
+
+static const uint8_t *page_of(const Attention *a, int page) { return a->pages.base + (size_t)a->pageTable[page] * a->pages.pageBytes; }
 
 static void attend(const Attention *a) {
-  if (a->pages.isHalf) attend_cached(a, 1);
-  else attend_cached(a, 0);
+  // Halves are converted once when several groups of queries read them.
+  int isHalf = a->pages.isHalf, widens = isHalf && a->numQueries > 2 * ATTEND_QUERIES;
+  int firstSeen = first_position(a, 0) / PAGE_TOKENS, endSeen = position_of(a, a->numQueries - 1) / PAGE_TOKENS + 1;
+  pack_queries(a);
+  for (int index = a->firstTile; index < a->endTile; index++) {
+    int page = index * TILE_PAGES, from = firstSeen > page ? firstSeen - page : 0, end = endSeen - page;
+    int to = end < TILE_PAGES ? end : TILE_PAGES;
+    KeyTile tile = {.start = index * ATTEND_TILE};
+    for (int i = from; i < to; i++) tile.pages[i] = page_of(a, page + i);
+    if (index + 1 < a->endTile) tile.numAhead = end < 2 * TILE_PAGES ? end - TILE_PAGES : TILE_PAGES;
+    for (int i = 0; i < tile.numAhead; i++) tile.ahead[i] = page_of(a, page + TILE_PAGES + i);
+    if (widens) widen_pages(a, &tile, from, to);
+    float *results = a->results + (size_t)(index - a->firstTile) * a->tileStride;
+    int isAdded = a->tileStride == 0 && index > a->firstTile;
+    if (isHalf && !widens) attend_tile(a, &tile, results, isAdded, 0, 1);
+    else attend_tile(a, &tile, results, isAdded, widens, 0);
+  }
 }
 
 /** Clamps values to the range of halves. */

@@ -6,6 +6,7 @@
 #include "numbers.h"
 
 #define INLINE static inline __attribute__((always_inline))
+#define NOINLINE __attribute__((noinline))
 
 #if defined(LOOPS_AVX512)
 #include "vector_avx512.h"
@@ -51,7 +52,6 @@
 
 const Loops LOOPS = {
     .name = NAME,
-    .attendQueries = ATTEND_QUERIES,
     .add_scaled = add_scaled,
     .norm = norm,
     .round_row = round_row,
@@ -61,6 +61,7 @@ const Loops LOOPS = {
     .raise = raise,
     .store_token = store_token,
     .attend = attend,
+    .join_tiles = join_tiles,
     .summarize = summarize,
     .exponentials = exponentials,
 };

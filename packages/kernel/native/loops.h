@@ -25,31 +25,51 @@ typedef struct {
   int32_t paddedSize;
 } HeadPages;
 
+/**
+ * Number of positions of a tile of attention, and of the floats that a query has of a tile behind its outputs: 16 sums,
+ * and its largest score. Bits depend on the first.
+ */
+#ifndef ATTEND_TILE
+enum { ATTEND_TILE = 256 };
+#endif
+enum { TILE_SUMS = 32 };
+
+/** Largest numbers of queries in one call of `attend`, and of those that are computed together. */
+enum { ATTEND_MOST = 128, ATTEND_TOGETHER = 12 };
+
+/** What a thread needs to attend. */
+typedef struct {
+  /** `[ATTEND_MOST][headSize]`; `[ATTEND_TOGETHER][ATTEND_TILE]`; `[ATTEND_TOGETHER][paddedSize + TILE_SUMS]`. */
+  float *queries, *scores, *tile;
+  /** Keys and values of a tile in float32, by page. */
+  float *pages;
+} AttendRoom;
+
 /** Rows of one sequence and query heads of one key head that attend together. */
 typedef struct {
   HeadPages pages;
   /** The sequence's pages, in the order of its positions. */
   const int32_t *pageTable;
-  int32_t numQueries;
-  /** `[numQueries]`: queries and outputs `[paddedSize]`, and each query's position. */
-  const float **queries;
-  float **outputs;
-  const int32_t *positions;
+  /** Number of queries, and of those of each row. */
+  int32_t numQueries, perRow;
+  /** A row's queries `[perRow][paddedSize]`, and the distance to the next row's. */
+  const float *queries;
+  size_t rowStride;
+  /** Position of the first row; the others follow. */
+  int32_t position;
   /** Number of positions that a query sees, including its own; 0 is all. */
   int32_t window;
   float scale;
-  /** `[ATTEND_MOST][scoresStride]`. */
-  float *scores;
-  int32_t scoresStride;
+  /** Tiles that the queries see, or some of these. */
+  int32_t firstTile, endTile;
+  /** `[numQueries][paddedSize + TILE_SUMS]`: numbers of all tiles together or, at this distance, of each tile. */
+  float *results;
+  size_t tileStride;
+  AttendRoom room;
 } Attention;
-
-/** Largest number of queries in one call of `attend`. */
-enum { ATTEND_MOST = 12 };
 
 typedef struct {
   const char *name;
-  /** Number of queries that attend together fastest. */
-  int32_t attendQueries;
   /** `x += scale * y`, whole vectors. */
   void (*add_scaled)(float *x, const float *y, float scale, int32_t size);
   /** `out = x / sqrt(mean(x^2) + epsilon) * weight`; vectors are padded with zeros to `padded`. */
@@ -72,6 +92,8 @@ typedef struct {
   /** Stores a token's key and value, `[headSize]` each, at `position`. */
   void (*store_token)(HeadPages pages, const int32_t *pageTable, int32_t position, const float *key, const float *value);
   void (*attend)(const Attention *attention);
+  /** Joins the numbers of a query's tiles, and turns them into its outputs `[size]`, at the place of the first. */
+  void (*join_tiles)(float *results, size_t tileStride, int32_t numTiles, int32_t size);
   /** Writes the largest logit of each block of 64, and the block's sum of `exp(logit - largest)`. */
   void (*summarize)(const float *logits, int32_t numLogits, float *largest, float *sums);
   /** `out = exp(x - from)`, whole vectors. */

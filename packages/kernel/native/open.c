@@ -142,7 +142,8 @@ static int allocate_buffers(Kernel *kernel) {
   // A row may be wanted several times, so more logits than rows may be computed together.
   uint64_t inputs = rows < LOGIT_ROWS ? LOGIT_ROWS : rows;
   // No memory is empty, also where all experts are those of mixtures.
-  int32_t attendedWidth = 0, gatedWidth = 1, queriesWidth = 0, numExperts = kernel->model.numExperts, hasBoth = 0;
+  int32_t attendedWidth = 0, gatedWidth = 1, queriesWidth = 0, mostHeads = 0, numExperts = kernel->model.numExperts, hasBoth = 0;
+  kernel->attendMost = ATTEND_MOST;
   for (int l = 0; l < kernel->model.numLayers; l++) {
     Layer *layer = &kernel->layers[l];
     const LayerDescription *d = &layer->description;
@@ -155,13 +156,15 @@ static int allocate_buffers(Kernel *kernel) {
     hasBoth |= layer->up && layer->experts;
     if (d->numHeads * layer->paddedHead > queriesWidth) queriesWidth = d->numHeads * layer->paddedHead;
     if (layer->paddedHead > kernel->maxPaddedHead) kernel->maxPaddedHead = layer->paddedHead;
+    if (d->numHeads > mostHeads) mostHeads = d->numHeads;
+    if (d->numHeads / d->numKvHeads > kernel->attendMost) kernel->attendMost = d->numHeads / d->numKvHeads;
   }
   for (int i = 0; i < kernel->model.numRotaries; i++) {
     Rotary *rotary = &kernel->rotaries[i];
     rotary->angles = allocate(kernel, (uint64_t)options->maxPositions * (uint64_t)rotary->size, 4);
     if (!rotary->angles) return 0;
   }
-  kernel->scoresStride = whole(options->maxPositions, PAGE_TOKENS);
+  kernel->tileRoom = tile_floats(kernel, mostHeads);
   return (kernel->stream = allocate(kernel, rows * (size_t)kernel->hiddenWidth, 4)) &&
          (kernel->update = allocate(kernel, rows * (size_t)kernel->hiddenWidth, 4)) &&
          (kernel->routed = allocate(kernel, hasBoth ? rows * (size_t)kernel->hiddenWidth : 1, 4)) &&
@@ -174,8 +177,8 @@ static int allocate_buffers(Kernel *kernel) {
          (!options->streamsExperts || (kernel->filed = allocate(kernel, (size_t)kernel->model.numTensors, sizeof(Tensor)))) &&
          (kernel->counts = allocate(kernel, (uint64_t)numExperts, sizeof(int32_t))) &&
          (kernel->gates = allocate(kernel, threads * 2 * TASK_ROWS * GATE_COLUMNS, 4)) &&
-         (kernel->scores = allocate(kernel, threads * ATTEND_MOST * (size_t)kernel->scoresStride, 4)) &&
-         (kernel->outputs = allocate(kernel, threads * ATTEND_MOST * (size_t)kernel->maxPaddedHead, 4)) &&
+         (kernel->attendRooms = allocate(kernel, threads * attend_floats(kernel), 4)) &&
+         (kernel->tileResults = allocate(kernel, kernel->tileRoom + 1, 4)) &&
          (kernel->logits = allocate(kernel, LOGIT_ROWS * (uint64_t)kernel->logitsWidth, 4)) &&
          (kernel->largest = allocate(kernel, LOGIT_ROWS * (size_t)(kernel->logitsWidth / LOGIT_BLOCK), 4)) &&
          (kernel->sums = allocate(kernel, LOGIT_ROWS * (size_t)(kernel->logitsWidth / LOGIT_BLOCK), 4));

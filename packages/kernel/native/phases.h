@@ -82,6 +82,10 @@ void route_rows(Kernel *kernel, Member *member, const Layer *layer, int numRows)
 void feed_mixture(Kernel *kernel, Member *member, const Feed *feed);
 /** Runs a phase that stores keys and values of all rows, and prepares their queries. */
 void place_rows(Kernel *kernel, Member *member, const Layer *layer);
+/** Number of floats that a thread needs to attend. */
+size_t attend_floats(const Kernel *kernel);
+/** Number of floats of the tiles of long rows that several threads attend to. */
+size_t tile_floats(const Kernel *kernel, int numHeads);
 /** Runs `place_rows`, then attention of all rows, or of those with wanted logits when `numRows` are fewer. */
 void attend_rows(Kernel *kernel, Member *member, const Layer *layer, int numRows);
 /** Runs phases that compute the logits of wanted rows `[from, to)`, and their results. */

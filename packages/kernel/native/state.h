@@ -92,9 +92,13 @@ struct Kernel {
   float *queries;
   /** Inputs of products: normed rows, attention's outputs, gated rows. Rows of an FFN are in its groups' order. */
   Rows normed, attended, gated;
-  /** Per thread: gates and values of a tile of an FFN; scores; outputs of queries. */
-  float *gates, *scores, *outputs;
-  int32_t scoresStride, maxPaddedHead;
+  /** Per thread: gates and values of a tile of an FFN; what it needs to attend, `attend_floats`. */
+  float *gates, *attendRooms;
+  /** Largest padded head, and number of queries that attend in one call. */
+  int32_t maxPaddedHead, attendMost;
+  /** Numbers of the tiles of rows whose positions several threads attend to; room for `tileRoom` floats. */
+  float *tileResults;
+  size_t tileRoom;
   /** `[LOGIT_ROWS][logitsWidth]`, and `[LOGIT_ROWS][logitsWidth / 64]` twice. */
   float *logits, *largest, *sums;
   void *blocks[MOST_BLOCKS];

@@ -18,7 +18,8 @@ typedef __m256i Quad;
 #endif
 #define SPAN_VECTORS 1
 #define ROW_VECTORS 4
-#define ATTEND_QUERIES 4
+#define ATTEND_QUERIES 6
+#define ATTEND_GROUPS GROUP(6, 1) GROUP(4, 1) GROUP(3, 1) GROUP(2, 2) GROUP(1, 4)
 
 #define EACH for (int i = 0; i < 2; i++)
 INLINE Floats load(const float *p) { return (Floats){{_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}}; }

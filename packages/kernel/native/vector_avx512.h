@@ -13,7 +13,9 @@ typedef __m512i Quad;
 #define ROW_VECTORS 4
 #define SPAN_ROWS 3
 #define SPAN_VECTORS 4
+// Attention: groups of N queries with W vectors of sums each; the largest first.
 #define ATTEND_QUERIES 12
+#define ATTEND_GROUPS GROUP(12, 1) GROUP(8, 1) GROUP(7, 1) GROUP(6, 1) GROUP(4, 1) GROUP(3, 1) GROUP(2, 1) GROUP(1, 4)
 #define QUADS_ARE_UNSIGNED 1
 
 INLINE Floats load(const float *p) { return _mm512_loadu_ps(p); }

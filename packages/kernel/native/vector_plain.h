@@ -19,6 +19,7 @@ typedef struct { int8_t v[4]; } Quad;
 #define SPAN_ROWS 1
 #define SPAN_VECTORS 1
 #define ATTEND_QUERIES 1
+#define ATTEND_GROUPS GROUP(1, 1)
 #define QUADS_ARE_UNSIGNED 0
 
 #define EACH for (int i = 0; i < 16; i++)

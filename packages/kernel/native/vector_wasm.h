@@ -13,6 +13,7 @@ typedef struct { v128_t v[4]; } Ints;
 #define SPAN_ROWS 2
 #define SPAN_VECTORS 1
 #define ATTEND_QUERIES 3
+#define ATTEND_GROUPS GROUP(3, 1) GROUP(2, 1) GROUP(1, 2)
 
 #define EACH for (int i = 0; i < 4; i++)
 INLINE Floats load(const float *p) { Floats x; EACH x.v[i] = wasm_v128_load(p + 4 * i); return x; }

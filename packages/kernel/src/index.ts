@@ -2,7 +2,7 @@ export type { KeptTokens, KvMemory, KvMemoryOptions, KvSlot } from "./kv/kv-memo
 export { KV_BLOCK_TOKENS, kvBytesPerToken, wholeBlocks, type KvPrecision, type KvShape } from "./kv/kv-shape.ts";
 export { KernelKv, type KernelKvOptions } from "./kv/kernel-kv.ts";
 export { KV_PAGE_TOKENS, PagePool, type PagePoolOptions, type PageSlot } from "./kv/page-pool.ts";
-export { kernelVersion } from "./kernel-version.ts";
+export { BITS_VERSION, kernelVersion } from "./kernel-version.ts";
 export { calibrateModel, type CalibrateOptions, type CalibrationTokens } from "./calibrate/calibrate-model.ts";
 export { anglesOf, GrowingAngles } from "./angles.ts";
 export type {

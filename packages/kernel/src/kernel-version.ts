@@ -1,6 +1,9 @@
 import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 
+/** Changes when kernels compute other bits from the same weights; a fleet serves these as another model. */
+export const BITS_VERSION = 2;
+
 let version: string | undefined;
 
 /**

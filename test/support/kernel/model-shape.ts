@@ -18,6 +18,8 @@ export interface ModelShape {
   readonly numLogits?: number | undefined;
   /** Experts of layers with routers, and the share of these layers. @default none */
   readonly mixture?: MixtureShape | undefined;
+  /** Positions of sequences, which sliding windows may cover. @default `MAX_POSITIONS` and short windows */
+  readonly maxPositions?: number | undefined;
   /** Formats that products choose from, by index; those that do not fit a product's inputs become int8. */
   readonly formats: readonly number[];
 }

@@ -19,7 +19,7 @@ export interface TestModel {
   readonly hasFloats: boolean;
 }
 
-/** Positions that models have angles of. */
+/** Positions that models have angles of, unless their shape says otherwise. */
 export const MAX_POSITIONS = 128;
 
 // Values that are too large for halves, below the normal ones, and so small that inputs of a product count as zeros.
@@ -104,7 +104,7 @@ class ModelMaker {
       headSize,
       angleSet,
       rotatedSize: angleSet === undefined ? headSize : (this.#rotatedSizes[angleSet] as number),
-      slidingWindow: this.#chance(0.4) ? this.#integer(1, 40) : undefined,
+      slidingWindow: this.#chance(0.4) ? this.#integer(1, this.#shape.maxPositions ?? 40) : undefined,
       attentionScale: (0.5 + this.#random()) / Math.sqrt(headSize),
       residualScale: this.#chance(0.6) ? 1 : 0.2 + this.#random(),
       activation: this.#chance(0.5) ? "silu" : "gelu-tanh",
@@ -214,7 +214,7 @@ class ModelMaker {
   }
 
   #angles(rotatedSize: number): readonly Float32Array[] {
-    return Array.from({ length: MAX_POSITIONS }, () => {
+    return Array.from({ length: this.#shape.maxPositions ?? MAX_POSITIONS }, () => {
       const turns = Array.from({ length: rotatedSize / 2 }, () => 2 * Math.PI * this.#random());
       return Float32Array.from([...turns.map(Math.cos), ...turns.map(Math.sin)]);
     });

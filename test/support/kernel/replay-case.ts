@@ -37,7 +37,8 @@ export async function replayInBuilds(one: ReplayCase, kernel: KernelKind, maxRow
   const random = seededRandom(one.model.seed ^ one.sequences.seed);
   const bytes = await packedBytes(description);
   for (const instructions of availableInstructions(kernel)) {
-    const sizes = { threads: 1 + randomInteger(random, 4), maxRows, maxPositions: MAX_POSITIONS };
+    const { maxPositions = MAX_POSITIONS } = one.model;
+    const sizes = { threads: 1 + randomInteger(random, 4), maxRows, maxPositions };
     const opened = openKernel(bytes, sizes, { kernel, instructions });
     try {
       setAllAngles(opened, plain);

@@ -1,5 +1,6 @@
 // Brings sequences through a kernel again and again, in other batches each time, and checks every row.
 
+import { KV_PAGE_TOKENS } from "@readme-moe/kernel";
 import { randomInteger } from "../random.ts";
 import { randomSteps, shuffled, type TestSequence } from "./random-steps.ts";
 import type { SteppingKernel } from "./routed-steps.ts";
@@ -12,7 +13,8 @@ export interface Replayed {
   readonly isHalf: boolean;
 }
 
-const NUM_PAGES = 24;
+/** Pages of short sequences, of which some stay free. */
+const LEAST_PAGES = 24;
 
 /** Replays `times` times in the same pages, which hold what the replay before left there. */
 export async function replay(
@@ -22,11 +24,13 @@ export async function replay(
   times: number,
 ): Promise<void> {
   const { numLogits, maxRows, numExperts, numChanges } = expected;
-  const pages = kernel.openPages(NUM_PAGES, isHalf);
+  const used = sequences.reduce((sum, { tokenIds }) => sum + Math.ceil(tokenIds.length / KV_PAGE_TOKENS), 0);
+  const numPages = Math.max(LEAST_PAGES, used);
+  const pages = kernel.openPages(numPages, isHalf);
   for (let time = 0; time < times; time++) {
     const free = shuffled(
       random,
-      Array.from({ length: NUM_PAGES }, (_, page) => page),
+      Array.from({ length: numPages }, (_, page) => page),
     );
     for (const step of randomSteps(random, sequences, { pages: free, numLogits, maxRows, numExperts, numChanges })) {
       checkStep({ kernel, pages }, step, expected, 1 + randomInteger(random, numLogits));

@@ -1,6 +1,7 @@
 // Versions of a model: hashes that tell whether two processes, perhaps on two machines, serve the same.
 
 import { createHash } from "node:crypto";
+import { BITS_VERSION } from "@readme-moe/kernel";
 import {
   adaptersFingerprint,
   type LowRankSet,
@@ -47,7 +48,8 @@ export async function modelVersionOf(parts: ModelParts): Promise<string> {
   const adapters = await adaptersFingerprint(set, resolveCacheFolder(options.cacheFolder));
   const { weightsVersion, kvPrecision } = runner;
   const { loraPrecision } = options;
-  return hashOf([promptVersion, { weightsVersion, kvPrecision, contextTokens, adapters, loraPrecision }]);
+  const numbers = { bits: BITS_VERSION, weightsVersion, kvPrecision, loraPrecision };
+  return hashOf([promptVersion, { ...numbers, contextTokens, adapters }]);
 }
 
 function hashOf(values: readonly unknown[]): string {
