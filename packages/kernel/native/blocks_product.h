@@ -101,6 +101,7 @@ INLINE void tile_span(const Tile *tile, const int R, const int V, const int hasB
 #pragma clang loop unroll(full)
       for (int k = 8 / numBlocks * b; k < 8 / numBlocks * (b + 1); k++) {
         Quads quads[4];
+        if (R == 1 && block == 0) read_ahead(codes + 4 * PANEL * k, V);
         for (int v = 0; v < V; v++) {
           Bytes bytes = load_bytes(codes + 4 * PANEL * k + 64 * v);
           quads[v] = hasBytes ? quads_of(bytes) : quads_of_codes(bytes);
@@ -184,11 +185,55 @@ INLINE void finish_outputs(const Tensor *t, size_t column, int numVectors, int n
     }
 }
 
+/** Adds a span's products to V vectors of one row, whose weights are used as they are unpacked. */
+INLINE void row_span(const BlockType t, const uint8_t *packed, const Tile *tile, const int V, const int vector) {
+  const int numBlocks = GROUP / t.block, groupLines = group_bytes(t) / 64;
+  const uint8_t *factors = packed + SPAN_GROUPS * group_bytes(t);
+  const Rows *x = tile->x;
+  Floats sums[4];
+  for (int v = 0; v < V; v++) sums[v] = tile->firstGroup == 0 ? splat(0) : load(tile->out + 16 * v);
+  for (int g = 0; g < tile->numGroups; g++) {
+    const uint8_t *group = packed + g * group_bytes(t);
+    const size_t at = (size_t)tile->row * ((size_t)x->width / GROUP) + (size_t)(tile->firstGroup + g);
+    if (vector == 0) for (int line = 0; line < groupLines; line++) __builtin_prefetch(group + AHEAD_BYTES + 64 * line);
+    Ints dots[2][4];
+    for (int b = 0; b < numBlocks; b++) {
+      int32_t sum = block_sum(x, at, b, numBlocks);
+      for (int v = 0; v < V; v++) dots[b][v] = splat_int(has_bytes(t) ? offset_of(sum) : -t.zero * sum);
+    }
+    // Inputs of one line of nibbles follow each other.
+#pragma clang loop unroll(full)
+    for (int step = 0; step < 8; step++) {
+      const int k = step / 2 + step % 2 * 4, b = numBlocks == 2 ? k / 4 : 0;
+      Quad inputs = load_quad(x, at * GROUP + 4 * (size_t)k);
+      for (int v = 0; v < V; v++) {
+        Bytes codes = codes_of(t, group, k, vector + v);
+        dots[b][v] = has_bytes(t) ? dot(dots[b][v], quads_of(codes), inputs) : dot_codes(dots[b][v], quads_of_codes(codes), inputs);
+      }
+    }
+    for (int b = 0; b < numBlocks; b++) {
+      Floats scale = splat(x->scales[at]), offset = splat(x->scales[at] * (float)block_sum(x, at, b, numBlocks));
+      for (int v = 0; v < V; v++) {
+        sums[v] = add(sums[v], mul(mul(to_floats(dots[b][v]), scales_of(t, group, factors, b, vector + v, 0)), scale));
+        if (t.hasMinimums) sums[v] = add(sums[v], mul(scales_of(t, group, factors, b, vector + v, 1), offset));
+      }
+    }
+  }
+  for (int v = 0; v < V; v++) store(tile->out + 16 * v, sums[v]);
+}
+
 /** Unpacks a span and runs its tiles. */
 INLINE void block_span(const BlockType t, const uint8_t *packed, const Tile *tile, int rowFrom, int rowTo, int from, int to) {
+  Tile own = *tile;
+  if (ROW_VECTORS > 1 && rowTo - rowFrom == 1) {
+    own.row = rowFrom;
+    // Whole panels where registers hold four vectors of sums; other processors read each vector's lines from the cache.
+    if (SPAN_VECTORS == 4 && to - from == 4) row_span(t, packed, &own, SPAN_VECTORS, 0);
+    else for (int v = from; v < to; v++, own.out += 16) row_span(t, packed, &own, 1, v);
+    return;
+  }
   Span span;
   unpack_span(t, packed, tile->numGroups, from, to, &span);
-  Tile own = *tile;
   own.codes = span.codes + 64 * from;
   own.scales = span.scales + 16 * from;
   own.minimums = span.minimums + 16 * from;

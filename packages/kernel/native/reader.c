@@ -21,7 +21,7 @@ const uint8_t *bytes_at(Reader *reader, int32_t offset, uint64_t bytes) {
 int read_tensor(Reader *reader, const TensorDescription *from, Tensor *tensor) {
   enum { MOST_SIZE = 1 << 24 };
   if (from->numOut < 1 || from->numOut > MOST_SIZE || from->numIn < 1 || from->numIn > MOST_SIZE) return fail(reader, "a tensor's shape");
-  int blocks = from->format - FORMAT_BLOCKS;
+  int64_t blocks = (int64_t)from->format - FORMAT_BLOCKS;
   if ((from->format < FORMAT_FLOAT_TABLE || from->format > FORMAT_INT8) && (blocks < 0 || blocks >= NUM_BLOCK_TYPES)) return fail(reader, "a tensor's format");
   *tensor = (Tensor){
       .format = (Format)from->format,

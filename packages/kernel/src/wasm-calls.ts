@@ -32,7 +32,7 @@ export interface WasmExports {
 
 export const WASM_PAGE_BYTES = 65_536;
 // 4 GiB, the limit of 32-bit addresses; memory is allocated as it grows.
-export const MAX_WASM_PAGES = 65_535;
+const MAX_WASM_PAGES = 65_535;
 const MAX_BYTES = MAX_WASM_PAGES * WASM_PAGE_BYTES;
 
 /** Number of pages of a module's own data and stack. */
