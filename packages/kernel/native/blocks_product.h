@@ -78,7 +78,8 @@ INLINE int32_t block_sum(const Rows *x, size_t group, int block, const int numBl
 
 /**
  * Adds a span's products to R rows by V vectors of outputs.
- * @param hasBytes - whether codes have 8 bits, with 128 added @param block - 16 or 32; 0 for scales of whole outputs
+ * @param hasBytes - whether codes have 8 bits, with 128 added @param block - 16 or 32; 0 for scales of whole outputs, -1
+ *   where these weights are read once and prefetched
  */
 INLINE void tile_span(const Tile *tile, const int R, const int V, const int hasBytes, const int block, const int hasMinimums) {
   enum { MOST_R = 4 };
@@ -101,7 +102,7 @@ INLINE void tile_span(const Tile *tile, const int R, const int V, const int hasB
 #pragma clang loop unroll(full)
       for (int k = 8 / numBlocks * b; k < 8 / numBlocks * (b + 1); k++) {
         Quads quads[4];
-        if (R == 1 && block == 0) read_ahead(codes + 4 * PANEL * k, V);
+        if (block < 0) read_ahead(codes + 4 * PANEL * k, V);
         for (int v = 0; v < V; v++) {
           Bytes bytes = load_bytes(codes + 4 * PANEL * k + 64 * v);
           quads[v] = hasBytes ? quads_of(bytes) : quads_of_codes(bytes);
@@ -117,7 +118,7 @@ INLINE void tile_span(const Tile *tile, const int R, const int V, const int hasB
         Floats scale = splat(x->scales[group]), offset = splat(x->scales[group] * (float)block_sum(x, group, b, numBlocks));
         for (int v = 0; v < V; v++) {
           Floats value = to_floats(dots[r][v]);
-          if (block != 0) value = mul(value, load(scales + 16 * v));
+          if (block > 0) value = mul(value, load(scales + 16 * v));
           sums[r][v] = add(sums[r][v], mul(value, scale));
           if (hasMinimums) sums[r][v] = add(sums[r][v], mul(load(minimums + 16 * v), offset));
         }
@@ -138,6 +139,11 @@ INLINE void span_rows(Tile tile, int rowFrom, int rowTo, const int V, const int 
   for (tile.row = rowFrom; tile.row < rowTo;) {
     tile.out = out + (size_t)(tile.row - rowFrom) * tile.outStride;
     int rows = rowTo - tile.row;
+    // Four last rows are one tile where two would read the weights twice.
+    if (SPAN_VECTORS == 4 && V == 4 && rows == 4) {
+      tile_span(&tile, 4, V, hasBytes, block, hasMinimums);
+      break;
+    }
     if (rows >= SPAN_ROWS) tile_span(&tile, SPAN_ROWS, V, hasBytes, block, hasMinimums);
     else if (SPAN_ROWS > 2 && rows == 2) tile_span(&tile, 2, V, hasBytes, block, hasMinimums);
     else tile_span(&tile, 1, V, hasBytes, block, hasMinimums);
@@ -164,6 +170,7 @@ INLINE void span_rows(Tile tile, int rowFrom, int rowTo, const int V, const int 
     } \
   }
 SPAN_KIND(span_outputs, 1, 0, 0)
+SPAN_KIND(panel_outputs, 1, -1, 0)
 SPAN_KIND(span_bytes_16, 1, 16, 0)
 SPAN_KIND(span_bytes_32, 1, 32, 0)
 SPAN_KIND(span_codes_16, 0, 16, 0)
@@ -248,20 +255,22 @@ static void panel_product(const Tensor *t, int panel, int from, int to, const Ro
                           const uint8_t *ahead) {
   const uint8_t *weights = t->weights + (size_t)panel * t->panelBytes;
   const size_t spanBytes = t->format == FORMAT_INT8 ? SPAN_GROUPS * GROUP * PANEL : (size_t)span_bytes(BLOCK_TYPES[t->format - FORMAT_BLOCKS]);
-  for (int g = 0; g < t->numGroups; g += SPAN_GROUPS) {
+  // One tile reads a panel of bytes from its beginning to its end.
+  const int isOnce = t->format == FORMAT_INT8 && rowTo - rowFrom <= SPAN_ROWS + (SPAN_VECTORS == 4), most = isOnce ? t->numGroups : SPAN_GROUPS;
+  for (int g = 0; g < t->numGroups; g += most) {
     const uint8_t *packed = weights + (size_t)(g / SPAN_GROUPS) * spanBytes;
-    int isLast = g + SPAN_GROUPS >= t->numGroups;
+    int isLast = g + most >= t->numGroups;
     const uint8_t *next = isLast ? ahead : packed + spanBytes;
     // Weights of 8 bits have neither scales nor minimums here.
     const float *none = x->scales;
-    Tile tile = {.codes = packed + 64 * from, .scales = none, .minimums = none, .x = x, .firstGroup = g, .numGroups = isLast ? t->numGroups - g : SPAN_GROUPS,
+    Tile tile = {.codes = packed + 64 * from, .scales = none, .minimums = none, .x = x, .firstGroup = g, .numGroups = isLast ? t->numGroups - g : most,
                  .out = out, .outStride = outStride, .next = next, .nextLines = next ? (int)(spanBytes / 64) : 0};
     switch ((int)t->format) {
 #define CASE_OF_TYPE(name, ...) \
   case FORMAT_BLOCKS + BLOCK_##name: block_span((BlockType){__VA_ARGS__}, packed, &tile, rowFrom, rowTo, from, to); break;
       EACH_BLOCK_TYPE(CASE_OF_TYPE)
 #undef CASE_OF_TYPE
-      default: span_outputs(&tile, rowFrom, rowTo, to - from); break;
+      default: (isOnce ? panel_outputs : span_outputs)(&tile, rowFrom, rowTo, to - from); break;
     }
   }
   finish_outputs(t, (size_t)panel * PANEL + 16 * (size_t)from, to - from, rowTo - rowFrom, out, outStride);
