@@ -1,6 +1,6 @@
 // Streamed experts while their file is damaged, removed or replaced, and while their budget changes.
 
-import { copyFile, open, readdir, rename, rm, writeFile } from "node:fs/promises";
+import { copyFile, open, rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { EVICTION_POLICIES, type ProcessLogits } from "@readme-moe/core";
 import { KernelRunner, ReadMeEngine, type OpenOptions } from "@readme-moe/engine";
@@ -12,7 +12,7 @@ import { complete } from "../support/complete.ts";
 import { CoreBench, outcomesAlone, randomJobs } from "../support/core-bench.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 import { expectReadMeError } from "../support/rejection.ts";
-import { persistentFolder, temporaryFolder } from "../support/temporary-folder.ts";
+import { packedExperts, persistentFolder, temporaryFolder } from "../support/temporary-folder.ts";
 import { WITH_TOKENIZER, writeTinyReadMe } from "../support/tiny-read-me.ts";
 
 const [SMALL, LARGE] = [6912, 8960];
@@ -42,8 +42,7 @@ async function opened(options: OpenOptions = {}): Promise<{ readonly engine: Rea
   const cacheFolder = await temporaryFolder();
   const defaults = { threads: 1, isolation: "thread", expertCacheBytes: LEAST } as const;
   const engine = await ReadMeEngine.open(path, { ...defaults, cacheFolder, ...options });
-  const [entry = ""] = await readdir(join(cacheFolder, "kernels"));
-  return { engine, file: join(cacheFolder, "kernels", entry, "weights.bin") };
+  return { engine, file: await packedExperts(cacheFolder) };
 }
 
 function once<Result>(work: () => Promise<Result>): () => Promise<Result> {

@@ -12,7 +12,7 @@ import type { UnitMemory } from "../../packages/engine/src/streamed/unit-memory.
 import type { StepRunner } from "../../packages/engine/src/step-runner.ts";
 import { complete } from "../support/complete.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
-import { persistentFolder, temporaryFolder } from "../support/temporary-folder.ts";
+import { packedExperts, persistentFolder, temporaryFolder } from "../support/temporary-folder.ts";
 import { WITH_TOKENIZER, writeTinyReadMe } from "../support/tiny-read-me.ts";
 
 /** Bytes of the larger layer, with and without biases. */
@@ -215,8 +215,7 @@ describe("an engine", () => {
     const options = { threads: 1, isolation: "thread", expertCacheBytes: 3 * TEXT_UNIT_BYTES, cacheFolder } as const;
     const engine = await ReadMeEngine.open(path, options);
     const expected = await generated(engine, 0);
-    const [entry = ""] = await readdir(join(cacheFolder, "kernels"));
-    const file = await open(join(cacheFolder, "kernels", entry, "weights.bin"), "r+");
+    const file = await open(await packedExperts(cacheFolder), "r+");
     await file.truncate((await file.stat()).size - TEXT_UNIT_BYTES);
     await file.close();
     const [broken, whole] = await Promise.allSettled([generated(engine, 2), generated(engine, 0)]);

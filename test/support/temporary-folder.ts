@@ -1,4 +1,4 @@
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { onTestFinished } from "vitest";
@@ -26,4 +26,14 @@ export async function persistentFolder(): Promise<string> {
 
 function newFolder(): Promise<string> {
   return mkdtemp(join(tmpdir(), "readme-moe-test-"));
+}
+
+/** Finds the packed file of a model with experts, beside that of its router: its header has their number. */
+export async function packedExperts(cacheFolder: string): Promise<string> {
+  const folder = join(cacheFolder, "kernels");
+  for (const entry of await readdir(folder)) {
+    const file = join(folder, entry, "weights.bin");
+    if ((await readFile(file)).readInt32LE(52) > 1) return file;
+  }
+  throw new Error(`Expected packed experts in ${folder}`);
 }
