@@ -152,12 +152,10 @@ function packStored(refs: LinearRefs): PackedTensor | undefined {
 
 /** Packs a table of embeddings that is not the head. */
 function embeddingOf(weight: TensorRef, precision: Precision): PackedTensor {
-  const { type } = weight.store.info(weight.name);
-  if (precision === "fp32") return packTable(weight, "float-table");
-  if (precision !== "file") return packTable(weight, "half-table");
-  return (
-    packFileBlocks({ weight, bias: undefined }) ?? packTable(weight, type === "F16" ? "half-table" : "float-table")
-  );
+  const blocks = precision === "file" ? packFileBlocks({ weight, bias: undefined }) : undefined;
+  if (blocks) return blocks;
+  const isExact = precision === "fp32" || (precision === "file" && weight.store.info(weight.name).type !== "F16");
+  return packTable(weight, isExact ? "float-table" : "half-table");
 }
 
 /** Packs what follows the final norm: of models that do not generate nothing, or a few rows, in float32. */
@@ -168,12 +166,7 @@ function headOf({ config, weights }: DescribedModel, precision: Precision): Pack
   return pooling ? packFloat(refs) : packHead(refs, precision);
 }
 
-/** Packs the head, in 8 bits where layers have 4: it is read once a step, and tokens depend on it directly. */
+/** Packs the head, in 8 bits where layers are fitted to 4: it is read once a step, and tokens depend on it directly. */
 function packHead(refs: LinearRefs, precision: Precision): PackedTensor {
-  const isStored = precision === "int4" || precision === "file";
-  const stored = isStored ? packStored(refs) : undefined;
-  if (stored) return stored;
-  const blocks = precision === "int4" ? eightBitBlocks(refs.weight) : undefined;
-  if (blocks) return packBlocks(blocks, undefined);
-  return precision === "int8" || precision === "int4" ? packInt8(refs) : packFloat(refs);
+  return precision === "int8" ? packInt8(refs) : packProduct("head", refs, precision, undefined);
 }

@@ -1,11 +1,10 @@
 // Packs weights in blocks along their rows, without rounding again: a file's own blocks, and fitted ones.
 
-import type { BlockSource, BlockWeights, LinearRefs, TensorRef } from "@readme-moe/model";
+import { blockLayoutOf, type BlockSource, type BlockWeights, type LinearRefs, type TensorRef } from "@readme-moe/model";
 import {
-  BLOCK_TYPES,
   blockBytes,
   formatNumber,
-  isPackable,
+  isBlockType,
   type BlockTypeName,
   GROUP,
   PANEL,
@@ -22,9 +21,9 @@ const CHUNK_BYTES = 4 << 20;
 export function packFileBlocks({ weight, bias }: LinearRefs): PackedTensor | undefined {
   const [numOut = 0, numIn = 0] = weight.shape;
   const { type } = weight.store.info(weight.name);
-  if (!isPackable(type, numIn)) return undefined;
-  const { values, bytes } = BLOCK_TYPES[type];
-  const rowBytes = (numIn / values) * bytes;
+  const layout = blockLayoutOf(type);
+  if (!layout || !isBlockType(type) || numIn === 0 || numIn % layout.values !== 0) return undefined;
+  const rowBytes = (numIn / layout.values) * layout.bytes;
   const numRows = Math.max(1, Math.floor(CHUNK_BYTES / rowBytes / PANEL)) * PANEL;
   const read = (from: number): Promise<Uint8Array> =>
     weight.store.readBytes(weight.name, { from, to: Math.min(from + numRows, numOut) });

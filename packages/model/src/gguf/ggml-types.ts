@@ -74,3 +74,11 @@ export const GGML_TYPES: ReadonlyMap<number, GgmlType> = new Map<number, GgmlTyp
   [40, refused("NVFP4", 36, "MXFP4 or Q4_K", 64)],
   [41, refused("Q1_0", 18, "Q8_0", 128)],
 ]);
+
+/** Finds the number of values and of bytes in a block of a quantised type; `undefined` for other types. */
+export function blockLayoutOf(type: StoredType): { readonly values: number; readonly bytes: number } | undefined {
+  for (const { stored, blockValues: values, blockBytes: bytes } of GGML_TYPES.values()) {
+    if (stored === type) return values > 1 ? { values, bytes } : undefined;
+  }
+  return undefined;
+}
