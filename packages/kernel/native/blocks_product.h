@@ -138,16 +138,14 @@ INLINE void span_rows(Tile tile, int rowFrom, int rowTo, const int V, const int 
   float *out = tile.out;
   for (tile.row = rowFrom; tile.row < rowTo;) {
     tile.out = out + (size_t)(tile.row - rowFrom) * tile.outStride;
-    int rows = rowTo - tile.row;
     // Four last rows are one tile where two would read the weights twice.
-    if (SPAN_VECTORS == 4 && V == 4 && rows == 4) {
-      tile_span(&tile, 4, V, hasBytes, block, hasMinimums);
-      break;
-    }
-    if (rows >= SPAN_ROWS) tile_span(&tile, SPAN_ROWS, V, hasBytes, block, hasMinimums);
+    int left = rowTo - tile.row, isFour = SPAN_VECTORS == 4 && V == 4 && left == 4;
+    int rows = isFour ? 4 : left >= SPAN_ROWS ? SPAN_ROWS : left;
+    if (isFour) tile_span(&tile, 4, V, hasBytes, block, hasMinimums);
+    else if (rows == SPAN_ROWS) tile_span(&tile, SPAN_ROWS, V, hasBytes, block, hasMinimums);
     else if (SPAN_ROWS > 2 && rows == 2) tile_span(&tile, 2, V, hasBytes, block, hasMinimums);
     else tile_span(&tile, 1, V, hasBytes, block, hasMinimums);
-    tile.row += rows >= SPAN_ROWS ? SPAN_ROWS : SPAN_ROWS > 2 && rows == 2 ? 2 : 1;
+    tile.row += rows;
     if (tile.nextLines > 0) tile.next += (size_t)(tile.numGroups * tile.nextLines) * 64;
     tile.nextLines = lines;
   }

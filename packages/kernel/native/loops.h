@@ -37,7 +37,7 @@ enum { TILE_SUMS = 32 };
 /** Largest numbers of queries in one call of `attend`, and of those that are computed together. */
 enum { ATTEND_MOST = 128, ATTEND_TOGETHER = 12 };
 
-/** What a thread needs to attend. */
+/** Memory of a thread for attention. */
 typedef struct {
   /** `[ATTEND_MOST][headSize]`; `[ATTEND_TOGETHER][ATTEND_TILE]`; `[ATTEND_TOGETHER][paddedSize + TILE_SUMS]`. */
   float *queries, *scores, *tile;

@@ -92,7 +92,7 @@ struct Kernel {
   float *queries;
   /** Inputs of products: normed rows, attention's outputs, gated rows. Rows of an FFN are in its groups' order. */
   Rows normed, attended, gated;
-  /** Per thread: gates and values of a tile of an FFN; what it needs to attend, `attend_floats`. */
+  /** Per thread: gates and values of a tile of an FFN; memory for attention, `attend_floats`. */
   float *gates, *attendRooms;
   /** Largest padded head, and number of queries that attend in one call. */
   int32_t maxPaddedHead, attendMost;
