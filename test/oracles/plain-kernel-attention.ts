@@ -33,7 +33,7 @@ export interface Sight {
 const TILE = 256;
 const LANES = 16;
 
-/** What a query takes from some positions: values and weights, of which the largest score alone has weight 1. */
+/** Sums of a query over some positions: weighted values and weights, where the position of the largest score has weight 1. */
 interface Taken {
   readonly top: number;
   /** Sums of weights, by position modulo 16. */
@@ -60,7 +60,7 @@ export function attend(
   return sum.map((value) => multiply(value, factor));
 }
 
-/** What a query takes from neighbouring positions of one tile, the first of which is `from`. */
+/** Computes the sums of a query over neighbouring positions of one tile, the first of which is `from`. */
 function takeFrom(
   query: Float32Array,
   keys: Cached,

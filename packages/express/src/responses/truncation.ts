@@ -15,6 +15,7 @@ const MAX_ESTIMATES = 4;
 
 /** Limits of a search for the turns that fit. */
 interface SearchLimits {
+  /** Most tokens of the messages that stay. */
   readonly maxTokens: number;
   /** Characters of all renderings beside a first one of the whole conversation, and 512 for each message. */
   readonly maxWork: number;
@@ -24,8 +25,8 @@ interface SearchLimits {
 
 /**
  * Leaves out the fewest of the oldest turns so that the rest fits. The last turn always stays. Leaves out more turns
- * than needed where further renderings would exceed `maxWork`. Renderings block the engine, so that turns are tried
- * where the tokens of earlier renderings let expect the limit.
+ * than needed where further renderings would exceed `maxWork`. Renderings block the engine, so the tokens of earlier
+ * ones predict which turns fit.
  *
  * @param tokensOf - renders messages, and counts their tokens: a number above `maxTokens` where they are more. Shorter
  *   ones have fewer
