@@ -1,9 +1,9 @@
 // Data in the cache folder: made once, found again, and made again when it is damaged.
 
-import { mkdir, readdir, readFile, rm, truncate, utimes, writeFile } from "node:fs/promises";
+import { copyFile, mkdir, open, readdir, readFile, rename, rm, truncate, utimes, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { cachedData } from "@readme-moe/model";
-import { expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 import { ENTRY_DAMAGES, onlyEntry } from "../support/cached-entry.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 
@@ -76,6 +76,96 @@ test.each(Object.entries(DAMAGES))("makes data again when its entry is damaged: 
   await expectContents(await again.path(cache));
   expect([rebuilt.numMade(), again.numMade()]).toEqual([1, 0]);
   await onlyEntry(cache); // and nothing else was left behind
+});
+
+describe("large data that was read whole once", () => {
+  const LARGE = 5 << 20;
+  /** A place that no sample covers. */
+  const BETWEEN = (1 << 16) + 1000;
+  const LONG_AGO = new Date("2020-01-01");
+
+  /** Makes an entry whose file was written long ago, and opens it again. */
+  async function known() {
+    const cache = await temporaryFolder();
+    let numMade = 0;
+    async function* chunks(): AsyncGenerator<Uint8Array> {
+      numMade += 1;
+      for (let done = 0; done < LARGE; done += SIZE) yield new Uint8Array(SIZE).fill(done / SIZE);
+    }
+    const path = () => cachedData(cache, { kind: KIND, key: "large", note: "a note", chunks });
+    const file = await path();
+    await utimes(file, LONG_AGO, LONG_AGO);
+    expect(await path()).toBe(file);
+    const write = async (bytes: string, at: number): Promise<void> => {
+      const handle = await open(file, "r+");
+      await handle.write(bytes, at);
+      await handle.close();
+    };
+    return { file, path, write, numMade: () => numMade, original: await readFile(file) };
+  }
+
+  test("is not read whole again: other bytes of the same time may stay unnoticed", async () => {
+    const { file, path, write, numMade } = await known();
+    expect(numMade()).toBe(1);
+    await write("other", BETWEEN);
+    await utimes(file, LONG_AGO, LONG_AGO);
+    await path();
+    expect(numMade()).toBe(1);
+    expect((await readFile(file)).toString("utf8", BETWEEN, BETWEEN + 5)).toBe("other");
+  });
+
+  test.each([
+    ["its first bytes", 0],
+    ["its last bytes", LARGE - 5],
+    ["a block of the middle", Math.floor(((LARGE - (1 << 16)) * 7) / 15) + 100],
+  ])("is made again when %s are others, whatever its time", async (_, at) => {
+    const { file, path, write, numMade, original } = await known();
+    await write("other", at);
+    await utimes(file, LONG_AGO, LONG_AGO);
+    await path();
+    expect(numMade()).toBe(2);
+    expect((await readFile(file)).equals(original)).toBe(true);
+  });
+
+  test("is made again when any byte was written since", async () => {
+    const { file, path, write, numMade, original } = await known();
+    await write("other", BETWEEN);
+    await path();
+    expect(numMade()).toBe(2);
+    expect((await readFile(file)).equals(original)).toBe(true);
+  });
+
+  test("is made again when it is longer or shorter, whatever its time", async () => {
+    const { file, path, numMade, original } = await known();
+    for (const [made, length] of [LARGE + 1, LARGE - 1].entries()) {
+      await truncate(file, length);
+      await utimes(file, LONG_AGO, LONG_AGO);
+      await path();
+      expect(numMade()).toBe(2 + made);
+      expect((await readFile(file)).equals(original)).toBe(true);
+    }
+  });
+
+  test("is read whole again when it is a copy, and made again if that is damaged", async () => {
+    const { file, path, write, numMade, original } = await known();
+    const copy = async (): Promise<void> => {
+      await copyFile(file, `${file}.copy`);
+      await rename(`${file}.copy`, file);
+      await utimes(file, LONG_AGO, LONG_AGO);
+    };
+    await copy();
+    await path();
+    expect(numMade()).toBe(1);
+    // The copy is known now.
+    await write("other", BETWEEN);
+    await utimes(file, LONG_AGO, LONG_AGO);
+    await path();
+    expect(numMade()).toBe(1);
+    await copy();
+    await path();
+    expect(numMade()).toBe(2);
+    expect((await readFile(file)).equals(original)).toBe(true);
+  });
 });
 
 test("gives whole data to several makers at once, also when they find a damaged entry", async () => {

@@ -1,20 +1,26 @@
 // Files that are made once from a model and read piece by piece while it runs. Each is an entry of the cache folder: a
-// folder with the data, a note on the data, and the length and checksum of both.
+// folder with the data, a note on the data, and the length and checksum of both. Large data is read whole once; as long
+// as the file is the same one, some blocks of it are compared afterwards.
 
 import { createHash, randomUUID } from "node:crypto";
 import { createReadStream } from "node:fs";
-import { mkdir, readFile, rename, rm, stat } from "node:fs/promises";
+import { mkdir, open, readFile, rename, rm, stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { crc32 } from "node:zlib";
 import { isJsonObject, type JsonObject } from "../files/text-file.ts";
 import { makeFolder, renamePatiently, writeFileAtomically } from "../files/write-file.ts";
 import { removeAbandoned } from "./cache-folder.ts";
+import { fileIdentity } from "./fingerprint.ts";
 import { noteEntry } from "./model-index.ts";
 
 const NOTE_FILE = "note.txt";
 const DATA_FILE = "weights.bin";
 const STATES_FILE = "entry.json";
 const CHUNK_BYTES = 1 << 20;
+/** Blocks of a large file that are compared at every opening, from the first to the last at even distances. */
+const [SAMPLES, SAMPLE_BYTES] = [16, 1 << 16];
+/** Time after a write in which another one may leave the file's time as it is. */
+const CLOCK_TICK_MS = 100;
 const MAX_INSTALLS = 3;
 /** Beginning of the names of unfinished entries. */
 const BUILDING = ".building-";
@@ -36,6 +42,12 @@ export interface CachedData {
 interface FileState {
   readonly bytes: number;
   readonly crc32: number;
+}
+
+/** A large file whose content was compared with its checksum. */
+interface KnownFile {
+  readonly identity: string;
+  readonly samplesCrc32: number;
 }
 
 type Chunks = Iterable<Uint8Array> | AsyncIterable<Uint8Array>;
@@ -60,18 +72,51 @@ export function isWholeData(path: string): Promise<boolean> {
   return isWholeEntry(dirname(path));
 }
 
-/** Checks that both files have their content of old. Reads them whole, since a damaged weight gives a wrong answer. */
+/** Checks that both files have their content of old, since a damaged weight gives a wrong answer. */
 async function isWholeEntry(entry: string): Promise<boolean> {
   try {
     const states: unknown = JSON.parse(await readFile(join(entry, STATES_FILE), "utf8"));
-    for (const name of [NOTE_FILE, DATA_FILE]) {
-      const path = join(entry, name);
-      const { bytes, crc32: sum } = stateOf(states, name);
-      if ((await stat(path)).size !== bytes || (await fileCrc32(path)) !== sum) return false;
-    }
+    const [note, data] = [stateOf(states, NOTE_FILE), stateOf(states, DATA_FILE)];
+    if (!(await hasContent(join(entry, NOTE_FILE), note))) return false;
+    const path = join(entry, DATA_FILE);
+    if (data["identity"] === (await fileIdentity(path))) return data["samplesCrc32"] === (await samplesCrc32(path));
+    const known = await knownFile(path);
+    if (!(await hasContent(path, data))) return false;
+    // Only a convenience: in a folder that cannot be written, the file is read whole again next time.
+    const noted = { [NOTE_FILE]: note, [DATA_FILE]: { ...data, ...known } };
+    if (known) await writeFileAtomically(join(entry, STATES_FILE), JSON.stringify(noted)).catch(() => undefined);
     return true;
   } catch {
     return false;
+  }
+}
+
+async function hasContent(path: string, { bytes, crc32: sum }: JsonObject): Promise<boolean> {
+  return (await stat(path)).size === bytes && (await fileCrc32(path)) === sum;
+}
+
+/** Describes a large file, before it is read whole; `undefined` for others, and for one that was written just now. */
+async function knownFile(path: string): Promise<KnownFile | undefined> {
+  const identity = await fileIdentity(path);
+  const { size, mtimeMs } = await stat(path);
+  if (size <= SAMPLES * SAMPLE_BYTES || Date.now() - mtimeMs < CLOCK_TICK_MS) return undefined;
+  return { identity, samplesCrc32: await samplesCrc32(path) };
+}
+
+async function samplesCrc32(path: string): Promise<number> {
+  const handle = await open(path);
+  try {
+    const { size } = await handle.stat();
+    const block = new Uint8Array(SAMPLE_BYTES);
+    let sum = 0;
+    for (let index = 0; index < SAMPLES; index++) {
+      const from = Math.floor(((size - SAMPLE_BYTES) * index) / (SAMPLES - 1));
+      const { bytesRead } = await handle.read(block, 0, SAMPLE_BYTES, from);
+      sum = crc32(block.subarray(0, bytesRead), sum);
+    }
+    return sum;
+  } finally {
+    await handle.close();
   }
 }
 
@@ -80,7 +125,7 @@ function stateOf(states: unknown, name: string): JsonObject {
   return isJsonObject(state) ? state : {};
 }
 
-/** Computes the CRC-32 of a file: fast enough for every open, and it finds all unintended damage. */
+/** Computes the CRC-32 of a file, which finds all unintended damage. */
 async function fileCrc32(path: string): Promise<number> {
   let sum = 0;
   for await (const chunk of createReadStream(path, { highWaterMark: CHUNK_BYTES })) sum = crc32(chunk as Buffer, sum);
@@ -93,8 +138,9 @@ async function buildEntry(entry: string, folder: string, note: string, data: Chu
   const temporary = join(folder, `${BUILDING}${randomUUID()}`);
   try {
     await mkdir(temporary);
+    const path = join(temporary, DATA_FILE);
     const states = {
-      [DATA_FILE]: await writeSummed(join(temporary, DATA_FILE), data),
+      [DATA_FILE]: { ...(await writeSummed(path, data)), ...(await knownFile(path)) },
       [NOTE_FILE]: await writeSummed(join(temporary, NOTE_FILE), [new TextEncoder().encode(note)]),
     };
     await writeFileAtomically(join(temporary, STATES_FILE), JSON.stringify(states));

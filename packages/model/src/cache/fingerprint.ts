@@ -20,7 +20,9 @@ export type Fingerprint = (cacheFolder: string) => Promise<string>;
  * @throws {ReadMeError} when called: `ERR_FILE_CORRUPT`, naming the file
  */
 export async function fingerprintOf(paths: readonly string[]): Promise<Fingerprint> {
-  const files = await Promise.all(paths.map(async (path) => ({ path: resolve(path), opened: await stateOf(path) })));
+  const files = await Promise.all(
+    paths.map(async (path) => ({ path: resolve(path), opened: await fileIdentity(path) })),
+  );
   return async (cacheFolder) => {
     const hash = createHash("sha256");
     for (const { path, opened } of files) hash.update(await rememberedHash(path, opened, cacheFolder));
@@ -28,13 +30,14 @@ export async function fingerprintOf(paths: readonly string[]): Promise<Fingerpri
   };
 }
 
-async function stateOf(path: string): Promise<string> {
+/** Returns a text that changes when a file is replaced or written, and when it is copied. */
+export async function fileIdentity(path: string): Promise<string> {
   const { size, mtimeNs, ino, dev } = await stat(path, { bigint: true });
   return `${size} ${mtimeNs} ${dev} ${ino}`;
 }
 
 async function checkUnchanged(path: string, opened: string): Promise<void> {
-  if ((await stateOf(path)) === opened) return;
+  if ((await fileIdentity(path)) === opened) return;
   throw corrupt(path, "has changed since it was opened; open the model again");
 }
 
