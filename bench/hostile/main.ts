@@ -42,7 +42,7 @@ await using batches = await batchesFolder();
 await using server = await serve(template.path, Number(values["heap-mb"]), [...keys, ...batches.flags]);
 
 // Attacks are compared with memory and speed of a server that was full of well-behaved requests of each kind.
-await Promise.all(Array.from({ length: 64 }, () => longAnswer()));
+await Promise.all(Array.from({ length: 64 }, (_, index) => longAnswer(index)));
 for (let index = 0; index < 4; index++) await largeUse();
 const usual = await attended(5, 3);
 const usualMs = median(usual.answersMs);
@@ -59,9 +59,10 @@ attacker.kill();
 console.log(numMissed === 0 ? "All held." : `Not held: ${numMissed}.`);
 process.exitCode = numMissed === 0 ? 0 : 1;
 
-/** Sends one of the requests that fill the server's places and its memory for keys and values. */
-async function longAnswer(): Promise<void> {
-  const body = JSON.stringify({ prompt: "The ship was", max_tokens: 900, ignore_eos: true });
+/** Sends one of the requests that fill the server's places and its memory for keys and values, kept prefixes included. */
+async function longAnswer(index: number): Promise<void> {
+  const prompt = `${index} ships were there. `.repeat(60);
+  const body = JSON.stringify({ prompt, max_tokens: 300, ignore_eos: true, seed: index });
   await (
     await fetch(`${server.url}/v1/completions`, {
       method: "POST",

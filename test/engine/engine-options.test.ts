@@ -7,7 +7,7 @@ import { expect, test } from "vitest";
 const DEFAULTS = {
   isolation: "process",
   hungMs: 60_000,
-  precision: "int8",
+  precision: undefined,
   threads: undefined,
   kernel: undefined,
   kvPrecision: undefined,
@@ -80,7 +80,7 @@ test.each<EngineOptions>([
 test.each<[object, string]>([
   [{ threadz: 1 }, "Unknown option `threadz` of the engine, did you mean `threads`?"],
   [{ isolation: "vm" }, '`isolation` to be one of "process", "thread", got `"vm"`'],
-  [{ precision: "fp16" }, '`precision` to be one of "fp32", "int8", "int4", got `"fp16"`'],
+  [{ precision: "fp16" }, '`precision` to be one of "fp32", "int8", "int4", "file", got `"fp16"`'],
   [{ threads: 0 }, "`threads`"],
   [{ threads: 1025 }, "`threads`"],
   [{ threads: 1.5 }, "`threads`"],

@@ -39,7 +39,7 @@ const PRECISIONS: Readonly<Record<string, EngineOptions["precision"]>> = {
 };
 
 /**
- * Translates the host's options into the engine's. Without a `dtype` the engine's own default counts, int8.
+ * Translates the host's options into the engine's. Without a `dtype` the engine's own default counts.
  * @throws {TypeError} on a `dtype` without a matching precision
  */
 export function engineOptionsOf(

@@ -35,9 +35,9 @@ export interface EngineOptions extends SchedulingOptions {
    */
   readonly hungMs?: number | undefined;
   /**
-   * Precision of products. "fp32" has PyTorch's numbers; "int8" takes a quarter of the memory, is faster, and loses
-   * some thousandths of a nat.
-   * @default "int8"
+   * Precision of products. "file" takes the blocks of a GGUF file, or MXFP4 of safetensors, as they are; "fp32" has
+   * PyTorch's numbers; "int8" takes a quarter of the memory, is faster, and loses some thousandths of a nat.
+   * @default "file" for a model in blocks, else "int8"
    */
   readonly precision?: Precision | undefined;
   /** Number of computing threads. @default all cores, within the control group's share of time */
@@ -126,6 +126,7 @@ export interface EngineOptions extends SchedulingOptions {
 }
 
 type Unresolved =
+  | "precision"
   | "threads"
   | "kernel"
   | "kvPrecision"
@@ -206,7 +207,8 @@ export function resolveEngineOptions(options: EngineOptions): ResolvedEngineOpti
     ...resolveSchedulingOptions(options),
     isolation: choiceOption("isolation", options.isolation ?? "process", ["process", "thread"] as const),
     hungMs: integerOption("hungMs", options.hungMs ?? 60_000, 1, MAX_TIMER_MS),
-    precision: choiceOption("precision", options.precision ?? "int8", ["fp32", "int8", "int4", "file"] as const),
+    precision:
+      options.precision && choiceOption("precision", options.precision, ["fp32", "int8", "int4", "file"] as const),
     threads: optional("threads", 1, 1024),
     kernel: options.kernel && choiceOption("kernel", options.kernel, ["native", "wasm"] as const),
     kvPrecision: options.kvPrecision && choiceOption("kvPrecision", options.kvPrecision, ["fp16", "fp32"] as const),

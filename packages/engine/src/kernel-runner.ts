@@ -55,7 +55,7 @@ export interface KernelRunnerOptions
 }
 
 // Changes when other weights are packed for the same model.
-const VERSION = 5;
+const VERSION = 6;
 /** Largest number of tokens in one call of the kernel. Steps with more are split, which changes no bit. */
 const MAX_ROWS = 512;
 

@@ -33,6 +33,14 @@ static inline float float_of(uint16_t half) {
   return x;
 }
 
+/** Returns the float32 whose upper bits these are. */
+static inline float bfloat_of(uint16_t upper) {
+  uint32_t bits = (uint32_t)upper << 16;
+  float x;
+  memcpy(&x, &bits, 4);
+  return x;
+}
+
 /** Returns `2^(exponent - 128)`. */
 static inline float power_of(uint8_t exponent) {
   uint32_t bits = exponent < 2 ? 0x200000u << exponent : (uint32_t)(exponent - 1) << 23;

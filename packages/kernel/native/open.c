@@ -36,8 +36,8 @@ static int read_mixture(Reader *reader, const Kernel *kernel, const LayerDescrip
   if (layer->router->format != FORMAT_FLOAT) return fail(reader, "the format of a router");
   for (int32_t e = 0; e < layer->numExperts; e++) {
     const Expert *expert = &layer->experts[e];
-    layer->readsFloats |= expert->gate.format == FORMAT_FLOAT || expert->up.format == FORMAT_FLOAT;
-    layer->readsRounded |= expert->gate.format != FORMAT_FLOAT || expert->up.format != FORMAT_FLOAT;
+    layer->readsFloats |= reads_floats(expert->gate.format) || reads_floats(expert->up.format);
+    layer->readsRounded |= !reads_floats(expert->gate.format) || !reads_floats(expert->up.format);
   }
   return 1;
 }
@@ -250,7 +250,7 @@ Kernel *kernel_open(const void *file, size_t bytes, const KernelOptions *options
   else if (team_start(&kernel->team, options->numThreads) != 0) *error = "threads";
   else {
     for (int i = 0; i < model.numTensors; i++)
-      if (kernel->tensors[i].format > FORMAT_FLOAT) kernel->rounds = 1;
+      if (kernel->tensors[i].format > FORMAT_FLOAT && !reads_floats(kernel->tensors[i].format)) kernel->rounds = 1;
     return kernel;
   }
   kernel->team.numThreads = 1;

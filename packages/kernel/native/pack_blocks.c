@@ -172,23 +172,41 @@ static void put_block(BlockType t, const Block *block, uint8_t *packed, int colu
   if (t.hasMinimums) put_half(factors + 2 * PANEL, block->minimumFactor);
 }
 
+static int is_short(int32_t format) { return format == FORMAT_HALF || format == FORMAT_BFLOAT; }
+
 size_t packed_panel_bytes(int32_t format, int32_t numIn) {
   int32_t type = format - FORMAT_BLOCKS;
-  if (type < 0 || type >= NUM_BLOCK_TYPES || numIn < 1 || numIn > 1 << 24) return 0;
+  if (numIn < 1 || numIn > 1 << 24) return 0;
+  if (is_short(format)) return (size_t)numIn * PANEL * 2;
+  if (type < 0 || type >= NUM_BLOCK_TYPES) return 0;
   BlockType t = BLOCK_TYPES[type];
   return t.values == 0 || numIn % t.values != 0 ? 0 : (size_t)panel_bytes(t, numIn);
 }
 
 size_t packed_row_bytes(int32_t format, int32_t numIn) {
+  if (is_short(format)) return (size_t)numIn * 2;
   BlockType t = BLOCK_TYPES[format - FORMAT_BLOCKS];
   return (size_t)(numIn / t.values) * (size_t)t.bytes;
 }
 
+/** Packs weights of 16 bits. */
+static void pack_short(int32_t numIn, const uint8_t *rows, int32_t numRows, uint8_t *out) {
+  // Rows are read by 32 inputs, whose lines stay in the cache until all outputs are written.
+  for (int32_t from = 0; from < numIn; from += 32)
+    for (int32_t row = 0; row < numRows; row++)
+      for (int32_t i = from; i < numIn && i < from + 32; i++)
+        put_half(out + 2 * ((size_t)i * PANEL + (size_t)row), half_at(rows + 2 * ((size_t)row * (size_t)numIn + (size_t)i)));
+}
+
 void pack_panel(int32_t format, int32_t numIn, const uint8_t *rows, int32_t numRows, uint8_t *out) {
+  if (numRows < PANEL) memset(out, 0, packed_panel_bytes(format, numIn));
+  if (is_short(format)) {
+    pack_short(numIn, rows, numRows, out);
+    return;
+  }
   BlockTypeIndex type = (BlockTypeIndex)(format - FORMAT_BLOCKS);
   BlockType t = BLOCK_TYPES[type];
   size_t rowBytes = packed_row_bytes(format, numIn);
-  if (numRows < PANEL) memset(out, 0, packed_panel_bytes(format, numIn));
   for (int32_t i = 0; i < numIn; i += t.values) {
     const uint8_t *factors;
     uint8_t *packed = out + (group_at(t, out, i / GROUP, &factors) - out);

@@ -16,8 +16,16 @@ INLINE void read_ahead(const uint8_t *weights, const int V) {
 /** Number of inputs that are summed separately before they join the sum, which limits the rounding of long sums. */
 enum { FLOAT_RUN = 128 };
 
-INLINE void tile_float(const Tensor *t, const float *weights, const Rows *x, int row, const int R, const int V, Floats sums[TILE_ROWS][4],
-                       const int isFused) {
+/** Returns 16 weights of a panel in float32. */
+INLINE Floats load_weights(const Format format, const uint8_t *panel, size_t at) {
+  if (format == FORMAT_HALF) return load_halves((const uint16_t *)panel + at);
+  if (format == FORMAT_BFLOAT) return load_bfloats((const uint16_t *)panel + at);
+  return load((const float *)panel + at);
+}
+
+INLINE void tile_float(const Tensor *t, const uint8_t *panel, const int vector, const Rows *x, int row, const int R, const int V,
+                       Floats sums[TILE_ROWS][4], const Format format) {
+  const int isShort = format == FORMAT_HALF || format == FORMAT_BFLOAT;
   for (int from = 0; from < t->numIn; from += FLOAT_RUN) {
     int to = from + FLOAT_RUN < t->numIn ? from + FLOAT_RUN : t->numIn;
     Floats parts[TILE_ROWS][4];
@@ -25,11 +33,13 @@ INLINE void tile_float(const Tensor *t, const float *weights, const Rows *x, int
       for (int v = 0; v < V; v++) parts[r][v] = splat(0);
     for (int k = from; k < to; k++) {
       Floats weight[4];
-      read_ahead((const uint8_t *)(weights + (size_t)k * PANEL), V);
-      for (int v = 0; v < V; v++) weight[v] = load(weights + (size_t)k * PANEL + 16 * v);
+      const size_t at = (size_t)k * PANEL + 16 * (size_t)vector;
+      read_ahead(panel + at * (isShort ? 2 : 4), isShort ? (V + 1) / 2 : V);
+      for (int v = 0; v < V; v++) weight[v] = load_weights(format, panel, at + 16 * (size_t)v);
       for (int r = 0; r < R; r++) {
         Floats input = splat(x->floats[(size_t)(row + r) * x->width + k]);
-        for (int v = 0; v < V; v++) parts[r][v] = isFused ? multiply_add(input, weight[v], parts[r][v]) : add(mul(input, weight[v]), parts[r][v]);
+        for (int v = 0; v < V; v++)
+          parts[r][v] = format == FORMAT_ROUTER ? add(mul(input, weight[v]), parts[r][v]) : multiply_add(input, weight[v], parts[r][v]);
       }
     }
     for (int r = 0; r < R; r++)
@@ -44,7 +54,7 @@ INLINE void tile(const Tensor *t, int panel, const Rows *x, int row, const int R
   for (int r = 0; r < R; r++)
     for (int v = 0; v < V; v++) sums[r][v] = splat(0);
   const uint8_t *weights = t->weights + (size_t)panel * t->panelBytes;
-  if (format != FORMAT_INT8) tile_float(t, (const float *)weights + 16 * vector, x, row, R, V, sums, format == FORMAT_FLOAT);
+  if (format != FORMAT_INT8) tile_float(t, weights, vector, x, row, R, V, sums, format);
 #ifdef HAS_OWN_TILE_INT8
   if (format == FORMAT_INT8) tile_int8(t, weights + 64 * vector, x, row, R, V, sums);
 #endif
@@ -102,6 +112,8 @@ static void product(const Tensor *t, int32_t vectorFrom, int32_t vectorTo, const
                     int32_t outStride, const uint8_t *ahead) {
   switch (t->format) {
     case FORMAT_FLOAT: product_of(t, vectorFrom, vectorTo, x, rowFrom, rowTo, FORMAT_FLOAT, out, outStride); break;
+    case FORMAT_HALF: product_of(t, vectorFrom, vectorTo, x, rowFrom, rowTo, FORMAT_HALF, out, outStride); break;
+    case FORMAT_BFLOAT: product_of(t, vectorFrom, vectorTo, x, rowFrom, rowTo, FORMAT_BFLOAT, out, outStride); break;
     case FORMAT_ROUTER: product_of(t, vectorFrom, vectorTo, x, rowFrom, rowTo, FORMAT_ROUTER, out, outStride); break;
 #ifdef HAS_OWN_TILE_INT8
     case FORMAT_INT8: product_of(t, vectorFrom, vectorTo, x, rowFrom, rowTo, FORMAT_INT8, out, outStride); break;

@@ -22,7 +22,8 @@ int read_tensor(Reader *reader, const TensorDescription *from, Tensor *tensor) {
   enum { MOST_SIZE = 1 << 24 };
   if (from->numOut < 1 || from->numOut > MOST_SIZE || from->numIn < 1 || from->numIn > MOST_SIZE) return fail(reader, "a tensor's shape");
   int64_t blocks = (int64_t)from->format - FORMAT_BLOCKS;
-  if ((from->format < FORMAT_FLOAT_TABLE || from->format > FORMAT_INT8) && (blocks < 0 || blocks >= NUM_BLOCK_TYPES)) return fail(reader, "a tensor's format");
+  int isPlain = from->format >= FORMAT_FLOAT_TABLE && from->format <= FORMAT_BFLOAT && from->format != FORMAT_ROUTER;
+  if (!isPlain && (blocks < 0 || blocks >= NUM_BLOCK_TYPES)) return fail(reader, "a tensor's format");
   *tensor = (Tensor){
       .format = (Format)from->format,
       .numOut = from->numOut,
@@ -35,10 +36,12 @@ int read_tensor(Reader *reader, const TensorDescription *from, Tensor *tensor) {
     case FORMAT_FLOAT_TABLE: total = (uint64_t)from->numOut * (uint64_t)from->numIn * 4; break;
     case FORMAT_HALF_TABLE: total = (uint64_t)from->numOut * (uint64_t)from->numIn * 2; break;
     case FORMAT_FLOAT: panelBytes = (uint64_t)from->numIn * PANEL * 4; break;
+    case FORMAT_HALF:
+    case FORMAT_BFLOAT: panelBytes = (uint64_t)from->numIn * PANEL * 2; break;
     case FORMAT_INT8: panelBytes = (uint64_t)tensor->numGroups * GROUP * PANEL; break;
     default: panelBytes = panel_bytes(BLOCK_TYPES[blocks], from->numIn); break;
   }
-  if (from->format > FORMAT_INT8 && panelBytes == 0) return fail(reader, "a tensor's shape");
+  if (!isPlain && panelBytes == 0) return fail(reader, "a tensor's shape");
   if (panelBytes > 0) total = (uint64_t)tensor->numPanels * panelBytes;
   tensor->panelBytes = (size_t)panelBytes;
   tensor->weights = bytes_at(reader, from->weights, total);

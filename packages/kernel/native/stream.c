@@ -47,6 +47,8 @@ static float embedded(const Tensor *t, int32_t token, int i) {
     case FORMAT_FLOAT_TABLE: return ((const float *)t->weights)[(size_t)token * t->numIn + i];
     case FORMAT_HALF_TABLE: return float_of(((const uint16_t *)t->weights)[(size_t)token * t->numIn + i]);
     case FORMAT_FLOAT: return ((const float *)panel)[(size_t)i * PANEL + column];
+    case FORMAT_HALF: return float_of(((const uint16_t *)panel)[(size_t)i * PANEL + column]);
+    case FORMAT_BFLOAT: return bfloat_of(((const uint16_t *)panel)[(size_t)i * PANEL + column]);
     case FORMAT_INT8: return (float)(byte_at(panel, i / 4, column, i) - 128) * t->scales[token];
     default: return block_weight(BLOCK_TYPES[t->format - FORMAT_BLOCKS], panel, column, i);
   }

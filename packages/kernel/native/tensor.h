@@ -17,9 +17,15 @@ typedef enum {
   FORMAT_INT8 = 3,
   /** FORMAT_FLOAT, whose products and sums round separately, which gives the same bits in WebAssembly; not in files. */
   FORMAT_ROUTER = 4,
+  /** Weights of 16 bits, half precision or the upper bits of float32, `[panel][numIn][64]`, multiplied as float32. */
+  FORMAT_HALF = 5,
+  FORMAT_BFLOAT = 6,
   /** First of the formats of blocks; see `blocks.h`. */
   FORMAT_BLOCKS = 16,
 } Format;
+
+/** Whether a product reads its inputs in float32; others read rounded ones. */
+static inline int reads_floats(Format format) { return format == FORMAT_FLOAT || format == FORMAT_HALF || format == FORMAT_BFLOAT; }
 
 typedef struct {
   Format format;

@@ -72,6 +72,11 @@ INLINE float largest_lane(Floats x) {
 INLINE Floats load_halves(const uint16_t *p) {
   return (Floats){{_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)), _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + 8)))}};
 }
+INLINE Floats load_bfloats(const uint16_t *p) {
+  Floats x;
+  EACH x.v[i] = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(p + 8 * i))), 16));
+  return x;
+}
 INLINE void store_halves(uint16_t *p, Floats x) {
   EACH _mm_storeu_si128((__m128i *)(p + 8 * i), _mm256_cvtps_ph(x.v[i], _MM_FROUND_TO_NEAREST_INT));
 }

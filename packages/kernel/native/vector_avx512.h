@@ -60,6 +60,9 @@ INLINE int32_t store_rounded(int8_t *p, int16_t *wide, Floats x) {
 #define HAS_LARGEST_LANE
 INLINE float largest_lane(Floats x) { return _mm512_reduce_max_ps(x); }
 INLINE Floats load_halves(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
+INLINE Floats load_bfloats(const uint16_t *p) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16));
+}
 INLINE void store_halves(uint16_t *p, Floats x) { _mm256_storeu_si256((__m256i *)p, _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT)); }
 
 INLINE Quads load_quads(const uint8_t *p) { return _mm512_loadu_si512(p); }

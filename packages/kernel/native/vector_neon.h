@@ -63,6 +63,11 @@ INLINE Floats load_halves(const uint16_t *p) {
   EACH x.v[i] = vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p + 4 * i)));
   return x;
 }
+INLINE Floats load_bfloats(const uint16_t *p) {
+  Floats x;
+  EACH x.v[i] = vreinterpretq_f32_u32(vshlq_n_u32(vmovl_u16(vld1_u16(p + 4 * i)), 16));
+  return x;
+}
 INLINE void store_halves(uint16_t *p, Floats x) { EACH vst1_u16(p + 4 * i, vreinterpret_u16_f16(vcvt_f16_f32(x.v[i]))); }
 
 /** Bytes of 16 outputs by four inputs. */

@@ -56,6 +56,7 @@ INLINE int32_t store_rounded(int8_t *p, int16_t *wide, Floats x) {
   return sum;
 }
 INLINE Floats load_halves(const uint16_t *p) { Floats x; EACH x.v[i] = float_of(p[i]); return x; }
+INLINE Floats load_bfloats(const uint16_t *p) { Floats x; EACH x.v[i] = bfloat_of(p[i]); return x; }
 INLINE void store_halves(uint16_t *p, Floats x) { EACH p[i] = half_of(x.v[i]); }
 
 /** Bytes of 16 outputs by four inputs. */

@@ -67,6 +67,7 @@ INLINE Floats load_halves(const uint16_t *p) {
   }
   return x;
 }
+INLINE Floats load_bfloats(const uint16_t *p) { Floats x; EACH x.v[i] = wasm_i32x4_shl(wasm_u32x4_load16x4(p + 4 * i), 16); return x; }
 INLINE void store_halves(uint16_t *p, Floats x) {
   float lanes[16];
   store(lanes, x);

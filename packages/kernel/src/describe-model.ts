@@ -15,7 +15,8 @@ import {
 } from "@readme-moe/model";
 import type { DecoderDescription, ExpertDescription, LayerDescription } from "./description.ts";
 import { withFewTokens } from "./calibrate/few-tokens.ts";
-import { packBlocks, packFileBlocks } from "./pack/pack-blocks.ts";
+import { isBlockType } from "./pack/block-types.ts";
+import { fileTypeOf, packBlocks, packFile } from "./pack/pack-blocks.ts";
 import { layerFactors, type LayerFactors } from "./change-factors.ts";
 import type { InputFactors } from "./pack/input-factors.ts";
 import { packIdentity } from "./pack/pack-identity.ts";
@@ -35,10 +36,28 @@ interface Packing {
   readonly factorsOf: (layer: number) => LayerFactors;
 }
 
+/** Resolves the precision of products: the given one, else "file" where a layer's weights are in blocks, else "int8". */
+export function precisionOf({ weights }: Pick<DescribedModel, "weights">, asked?: Precision): Precision {
+  return asked ?? (weights.layers.some(hasBlocks) ? "file" : "int8");
+}
+
+function hasBlocks({ attention, shared, experts, mixture }: DescribedModel["weights"]["layers"][number]): boolean {
+  const { query, key, value, output } = attention;
+  const ffns = [...(shared ? [shared] : []), ...experts, ...(mixture?.experts ?? [])];
+  const products = [
+    query,
+    key,
+    value,
+    output,
+    ...ffns.flatMap(({ gate, up, down }) => (gate ? [gate, up, down] : [up, down])),
+  ];
+  return products.some(({ weight }) => isBlockType(fileTypeOf(weight) ?? ""));
+}
+
 /**
  * Describes a model in one precision. Nothing is read before the packed file is written.
  *
- * @param precision - "file" takes the numbers of the file: its blocks, and float32 for what has none
+ * @param precision - "file" takes the bits of the file: its blocks, and F16 and BF16; float32 for other types
  * @param calibration - without it, int8 rounds weights unchanged, and int4 keeps 8 bits where it would fit weights to 4
  */
 export function describeModel(
@@ -137,24 +156,20 @@ function packProduct(
   calibration: InputStatistics | undefined,
 ): PackedTensor {
   if (precision === "fp32") return packFloat(refs);
-  const stored = packStored(refs);
-  if (stored) return stored;
+  const stored = storedBlocks(refs.weight);
+  if (stored) return packBlocks(stored, refs.bias);
+  const type = fileTypeOf(refs.weight);
+  if (type !== undefined && (precision === "file" || isBlockType(type))) return packFile(refs, type);
   if (precision === "file") return packFloat(refs);
   const blocks = (calibration && fittedBlocks(refs.weight, calibration, name)) ?? eightBitBlocks(refs.weight);
   return blocks ? packBlocks(blocks, refs.bias) : packInt8(refs);
 }
 
-/** Packs the blocks that a file has, if it has any. */
-function packStored(refs: LinearRefs): PackedTensor | undefined {
-  const blocks = storedBlocks(refs.weight);
-  return blocks ? packBlocks(blocks, refs.bias) : packFileBlocks(refs);
-}
-
 /** Packs a table of embeddings that is not the head. */
 function embeddingOf(weight: TensorRef, precision: Precision): PackedTensor {
-  const blocks = precision === "file" ? packFileBlocks({ weight, bias: undefined }) : undefined;
-  if (blocks) return blocks;
-  const isExact = precision === "fp32" || (precision === "file" && weight.store.info(weight.name).type !== "F16");
+  const type = precision === "file" ? fileTypeOf(weight) : undefined;
+  if (type !== undefined && type !== "F16") return packFile({ weight, bias: undefined }, type);
+  const isExact = precision === "fp32" || (precision === "file" && type !== "F16");
   return packTable(weight, isExact ? "float-table" : "half-table");
 }
 

@@ -2,7 +2,7 @@
 // same layout.
 
 import type { Activation } from "@readme-moe/model";
-import { formatNumber, isBlockType } from "./pack/block-types.ts";
+import { formatNumber, isBlockType, isShortType } from "./pack/block-types.ts";
 import type { PackedTensor } from "./pack/packed-tensor.ts";
 
 /** One layer: attention, then an FFN. Norms that a family does not have are `undefined`. */
@@ -182,7 +182,7 @@ export function encodeHeader(
     words.integers([mixture?.expertsPerToken ?? 0, mixture?.normalizesWeights ? 1 : 0]);
   }
   for (const [{ format, numOut, numIn }, place] of places) {
-    const number = isBlockType(format) ? formatNumber(format) : FORMATS.indexOf(format);
+    const number = isBlockType(format) || isShortType(format) ? formatNumber(format) : FORMATS.indexOf(format);
     words.integers([number, numOut, numIn, place.weights, place.scales, place.bias]);
   }
   return words.bytes;

@@ -15,7 +15,7 @@ export type {
 export { changeFactors, type ChangeFactors } from "./change-factors.ts";
 export { changeBytes, packChange, type ChangePrecision } from "./pack/pack-change.ts";
 export { describeRouter } from "./describe-router.ts";
-export { describeModel, type DescribedModel } from "./describe-model.ts";
+export { describeModel, type DescribedModel, precisionOf } from "./describe-model.ts";
 export {
   KEPT_LOGITS_ROWS,
   type Kernel,

@@ -2,6 +2,7 @@
 
 import { ReadMeError, type PreGatingRouter } from "@readme-moe/core";
 import { KernelRunner, openExperts, ReadMeEngine, type EngineOptions, type StepRunner } from "@readme-moe/engine";
+import { precisionOf } from "@readme-moe/kernel";
 import {
   describeMixture,
   holdModel,
@@ -24,11 +25,15 @@ import { showLoading, showStatus } from "./terminal.ts";
 export const MODEL_ARGUMENT = "model folder, GGUF or ONNX file, short name (qwen3:0.6b), or hub id (organisation/name)";
 
 /** Flags that a model's files depend on. */
-type FileFlags = Partial<Pick<RuntimeFlags, "cacheFolder" | "precision">>;
+type FileFlags = Pick<RuntimeFlags, "cacheFolder" | "precision">;
 
-/** Resolves `<model>` as `resolveModel` does, with progress on a terminal. */
-export async function modelPath(name: string, signal: AbortSignal, flags: FileFlags = {}): Promise<string> {
-  const { cacheFolder, precision } = flags;
+/**
+ * Resolves `<model>` as `resolveModel` does, with progress on a terminal.
+ * @param flags - those of a command that runs the model; others take the most exact weights of a short name
+ */
+export async function modelPath(name: string, signal: AbortSignal, flags?: FileFlags): Promise<string> {
+  const cacheFolder = flags?.cacheFolder;
+  const precision = flags && (flags.precision ?? "int8");
   try {
     return await resolveModel(name, { cacheFolder, precision, signal, ...shownDownload() });
   } finally {
@@ -41,10 +46,10 @@ export async function withModelFiles<Result>(
   name: string,
   signal: AbortSignal,
   use: (model: Model) => Promise<Result>,
-  flags: FileFlags = {},
+  flags?: FileFlags,
 ): Promise<Result> {
   const path = await modelPath(name, signal, flags);
-  const hold = await holdModel(resolveCacheFolder(flags.cacheFolder), path);
+  const hold = await holdModel(resolveCacheFolder(flags?.cacheFolder), path);
   try {
     const model = await openModel(path);
     try {
@@ -81,7 +86,7 @@ export async function withRunningModel<Result>(
   signal: AbortSignal,
   use: (running: RunningModel) => Promise<Result>,
 ): Promise<Result> {
-  const { precision, threads, cacheFolder } = flags;
+  const { threads, cacheFolder } = flags;
   const closers: (() => Promise<void>)[] = [];
   let cacheFailure: string | undefined;
   // Router and decoder fail for the same reason.
@@ -93,6 +98,7 @@ export async function withRunningModel<Result>(
       throw new ReadMeError("ERR_MODEL_UNSUPPORTED", message);
     }
     try {
+      const precision = precisionOf(model, flags.precision);
       const runner = await KernelRunner.open(model, { precision, threads, cacheFolder, onCacheFailure });
       closers.unshift(() => runner.dispose());
       const set = await openExperts(runner, model, loras);

@@ -13,7 +13,8 @@ import { type LoraArgument, loraOption } from "./low-rank/lora-option.ts";
 import { anyNumber, byteSize, wholeNumber } from "./option-values.ts";
 
 export interface RuntimeFlags {
-  readonly precision: Precision;
+  /** Absent: that of the model's file, see `precisionOf`. */
+  readonly precision?: Precision;
   readonly threads?: number;
   readonly cacheFolder?: string;
 }
@@ -64,10 +65,13 @@ export function requireOption(command: Command, name: string): void {
   if (command.getOptionValue(name) === undefined) command.error(`error: required option '--${name}' not specified`);
 }
 
-/** Options of every command that runs a model. @param precision - the command's default */
-export function runtimeOptions(precision: Precision = "int8"): readonly Option[] {
+/** Options of every command that runs a model. @param precision - the command's default @default that of the model */
+export function runtimeOptions(precision?: Precision): readonly Option[] {
+  const explanation = "precision of weights and products";
   return [
-    precisionOption("precision of weights and products").default(precision),
+    precision === undefined
+      ? precisionOption(`${explanation} (default: file for a model in blocks, else int8)`)
+      : precisionOption(explanation).default(precision),
     new Option("--threads <n>", "threads that compute (default: all cores)").argParser(wholeNumber(1)),
     cacheFolderOption(),
   ];

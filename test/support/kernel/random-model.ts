@@ -195,10 +195,10 @@ class ModelMaker {
   ): TestTensor<PlainWeights> {
     const { formats } = this.#shape;
     const chosen = WEIGHT_FORMATS[formats[this.#integer(0, formats.length - 1)] as number] as WeightFormat;
-    // Scales in half precision cannot be as small or large as some models' weights.
-    const isInRange = chosen.name !== "file" || (more.weightScale ?? 1) === 1;
+    // Half precision cannot be as small or large as some models' weights.
+    const isInRange = (chosen.name !== "file" && chosen.name !== "short") || (more.weightScale ?? 1) === 1;
     const format = isInRange && fits(chosen, numIn) ? chosen : WEIGHT_FORMATS[1];
-    if (format.name === "float") this.#hasFloats = true;
+    if (format.name === "float" || format.name === "short") this.#hasFloats = true;
     return randomWeights(this.#random, { format, numOut, numIn, biasScale: 0, ...more });
   }
 

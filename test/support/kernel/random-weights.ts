@@ -2,7 +2,8 @@
 
 import { encodeF16, type BlockSource, type TensorInfo, type TensorRef, type TensorStore } from "@readme-moe/model";
 import type { PackedTensor } from "@readme-moe/kernel";
-import { packBlocks, packFileBlocks } from "../../../packages/kernel/src/pack/pack-blocks.ts";
+import { decodeF16 } from "../../../packages/model/src/files/floats.ts";
+import { packBlocks, packFile, type FileType } from "../../../packages/kernel/src/pack/pack-blocks.ts";
 import { packFloat, packInt8 } from "../../../packages/kernel/src/pack/pack-product.ts";
 import { packNorm } from "../../../packages/kernel/src/pack/pack-tables.ts";
 import { PLAIN_TYPES, plainFileBlocks } from "../../oracles/plain-file-blocks.ts";
@@ -14,6 +15,8 @@ import { memoryLinear, memoryTensor } from "./memory-store.ts";
 export const WEIGHT_FORMATS = [
   { name: "float" },
   { name: "int8" },
+  { name: "short", type: "F16" },
+  { name: "short", type: "BF16" },
   { name: "blocks", bits: 8, blockSize: 16, hasOffsets: false },
   { name: "blocks", bits: 8, blockSize: 32, hasOffsets: false },
   { name: "blocks", bits: 8, blockSize: 64, hasOffsets: false },
@@ -83,6 +86,20 @@ export function randomWeights(random: () => number, shape: WeightsShape): TestTe
     const values = paired(randomFloats(random, numOut * numIn, size));
     return { plain: { ...sizes, format: "float", values }, packed: packFloat(memoryLinear(values, numIn, bias)) };
   }
+  if (format.name === "short") {
+    const values = paired(randomFloats(random, numOut * numIn, size));
+    const halves = encodeF16(values);
+    // BF16 has the upper halves of float32.
+    const upper = new Uint16Array(values.buffer).filter((_, i) => i % 2 === 1);
+    const bytes = format.type === "F16" ? halves : new Uint8Array(upper.buffer);
+    const floats =
+      format.type === "F16" ? decodeF16(bytes) : new Float32Array(Uint32Array.from(upper, (bits) => bits << 16).buffer);
+    const packed = packFile(
+      { weight: fileTensor(format.type, bytes, [numOut, numIn]), bias: biasOf(sizes) },
+      format.type,
+    );
+    return { plain: { ...sizes, format: "float", values: floats }, packed };
+  }
   if (format.name === "int8") {
     // Scales of few bits, so that packing finds these very values again; some outputs are all zeros.
     const scales = paired(
@@ -143,19 +160,8 @@ function fileWeights(
     for (const at of type.halves) bytes.set(encodeF16(Float32Array.of(randomNormal(random) * factor)), start + at);
     if (name === "MXFP4") bytes[start] = 120 + randomInteger(random, 6);
   }
-  const rowBytes = bytes.length / numOut;
-  const weight: TensorRef = memoryTensor(new Float32Array(), [numOut, numIn]);
-  const store: TensorStore = {
-    ...weight.store,
-    info: () => ({
-      name: "tensor",
-      type: name as TensorInfo["type"],
-      shape: [numOut, numIn],
-      byteLength: bytes.length,
-    }),
-    readBytes: async (_, { from, to } = { from: 0, to: numOut }) => bytes.slice(from * rowBytes, to * rowBytes),
-  };
-  const packed = packFileBlocks({ weight: { ...weight, store }, bias: bias && memoryTensor(bias, [numOut]) });
+  const weight = fileTensor(name, bytes, [numOut, numIn]);
+  const packed = packFile({ weight, bias: biasOf(shape) }, name as FileType);
   const plain = {
     numOut,
     numIn,
@@ -164,7 +170,24 @@ function fileWeights(
     blockSize: type.block,
     ...plainFileBlocks(type, bytes),
   } as const;
-  return { plain, packed: packed! };
+  return { plain, packed };
+}
+
+/** A tensor whose rows are read as a file has them. */
+function fileTensor(type: string, bytes: Uint8Array, shape: readonly [numOut: number, numIn: number]): TensorRef {
+  const [numOut] = shape;
+  const rowBytes = bytes.length / numOut;
+  const weight = memoryTensor(new Float32Array(), shape);
+  const store: TensorStore = {
+    ...weight.store,
+    info: () => ({ name: "tensor", type: type as TensorInfo["type"], shape, byteLength: bytes.length }),
+    readBytes: async (_, { from, to } = { from: 0, to: numOut }) => bytes.slice(from * rowBytes, to * rowBytes),
+  };
+  return { ...weight, store };
+}
+
+function biasOf({ numOut, bias }: Pick<PlainWeights, "numOut" | "bias">): TensorRef | undefined {
+  return bias && memoryTensor(bias, [numOut]);
 }
 
 /** Bytes of whose rows each has a 127 or -127. */

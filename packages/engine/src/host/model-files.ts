@@ -54,7 +54,8 @@ export async function openFiles(
   };
   const open = async (each: string): Promise<string> => {
     const path = await resolveModel(each, {
-      precision,
+      // A short name stands for weights that lose nothing.
+      precision: precision ?? "int8",
       cacheFolder,
       signal,
       onProgress: ({ doneBytes, ofBytes }) => onProgress?.({ stage: "downloading", doneBytes, ofBytes }),

@@ -1,6 +1,6 @@
 import { integerOption, numberOption } from "@readme-moe/core";
-import { KV_BLOCK_TOKENS, kvBytesPerToken, type KvPrecision, wholeBlocks } from "@readme-moe/kernel";
-import type { ModelConfig, Precision } from "@readme-moe/model";
+import { KV_BLOCK_TOKENS, kvBytesPerToken, type KvPrecision, precisionOf, wholeBlocks } from "@readme-moe/kernel";
+import type { Model, Precision } from "@readme-moe/model";
 import { type KernelRunnerOptions } from "../kernel-runner.ts";
 import { kvPrecisionOf } from "../kv-precision.ts";
 
@@ -9,7 +9,7 @@ export interface DraftModelOptions extends Pick<
   KernelRunnerOptions,
   "cacheFolder" | "threads" | "kernel" | "kvPrecision" | "onProgress" | "onCacheFailure"
 > {
-  /** The engine's precision; the draft model's is int8 unless this is fp32. @default "fp32" */
+  /** The engine's precision; the draft model's is its own default unless this is fp32. @default "fp32" */
   readonly precision?: Precision | undefined;
   /** Largest number of sequences at a time, which bounds the memory that is of use. @default 32 */
   readonly maxNumSeqs?: number | undefined;
@@ -45,9 +45,13 @@ const DEFAULT_KV_TOKENS = 4096;
  * Checks the options that the kernel does not check, and fills in defaults.
  * @throws {TypeError | RangeError} with the option, expectation and value
  */
-export function resolveDraftModelOptions(options: DraftModelOptions, config: ModelConfig): ResolvedDraftModelOptions {
+export function resolveDraftModelOptions(
+  options: DraftModelOptions,
+  model: Pick<Model, "config" | "weights">,
+): ResolvedDraftModelOptions {
+  const { config } = model;
   const { vocabSize, contextTokens } = config;
-  const precision = (options.precision ?? "fp32") === "fp32" ? "fp32" : "int8";
+  const precision = (options.precision ?? "fp32") === "fp32" ? "fp32" : precisionOf(model);
   const kvPrecision = kvPrecisionOf(precision, options.kvPrecision);
   const bytesPerToken = kvBytesPerToken(config, kvPrecision);
   const fallback = Math.max(DEFAULT_KV_BYTES, bytesPerToken * Math.min(contextTokens, DEFAULT_KV_TOKENS));

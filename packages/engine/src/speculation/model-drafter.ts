@@ -86,7 +86,7 @@ export class ModelDrafter {
   static async open(model: Model, options: DraftModelOptions = {}): Promise<ModelDrafter> {
     const closers: (() => Promise<void>)[] = [() => model.close()];
     try {
-      const resolved = resolveDraftModelOptions(options, model.config);
+      const resolved = resolveDraftModelOptions(options, model);
       const { threads, kernel, cacheFolder, onProgress, onCacheFailure } = options;
       const { precision, kvPrecision, capacityTokens, now } = resolved;
       const building = { threads, kernel, cacheFolder, onProgress, onCacheFailure, precision, kvPrecision };

@@ -6,7 +6,7 @@ import {
   type PreGatingRouter,
   type Residency,
 } from "@readme-moe/core";
-import { changedPackedFile } from "@readme-moe/kernel";
+import { changedPackedFile, precisionOf } from "@readme-moe/kernel";
 import { forContext, type Model, type ModelText, openModel, resolveCacheFolder } from "@readme-moe/model";
 import type { ExpertChoice } from "@readme-moe/router";
 import { EngineCore } from "../engine-core.ts";
@@ -68,7 +68,7 @@ export interface OpenedEngine {
 /** Opens all parts of an engine. If one fails, closes the others. */
 export async function openEngine(
   path: string,
-  options: ResolvedEngineOptions,
+  given: ResolvedEngineOptions,
   output: EngineOutput,
   onProgress: (progress: LoadProgress) => void,
 ): Promise<OpenedEngine> {
@@ -80,6 +80,7 @@ export async function openEngine(
     onProgress({ stage: "opening", doneBytes: 0, ofBytes: 0 });
     const opened = await openModel(path);
     closers.push(() => opened.close());
+    const options = { ...given, precision: precisionOf(opened, given.precision) };
     const scheduler = await schedulerOf(options);
     const sizes = kvSizes(options, opened.config, kvPrecisionOf(options.precision, options.kvPrecision));
     const model = forContext(opened, sizes.contextTokens);

@@ -6,7 +6,8 @@
 #include "tensors.h"
 
 static int32_t random_format(Random *random) {
-  return one_in(random, 3) ? random_in(random, FORMAT_FLOAT, FORMAT_INT8) : random_in(random, FORMAT_BLOCKS, FORMAT_BLOCKS + NUM_BLOCK_TYPES - 1);
+  static const Format PLAIN[] = {FORMAT_FLOAT, FORMAT_INT8, FORMAT_HALF, FORMAT_BFLOAT};
+  return one_in(random, 3) ? (int32_t)PLAIN[random_in(random, 0, 3)] : random_in(random, FORMAT_BLOCKS, FORMAT_BLOCKS + NUM_BLOCK_TYPES - 1);
 }
 
 /** What tensors of a model have in common. */

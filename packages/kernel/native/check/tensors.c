@@ -31,6 +31,12 @@ static void put_small_half(uint8_t *p, Random *random) {
   memcpy(p, &half, 2);
 }
 
+/** Writes the upper bits of a float. */
+static void put_bfloat(uint8_t *p, Random *random, float size) {
+  float value = random_float(random, size);
+  memcpy(p, (uint8_t *)&value + 2, 2);
+}
+
 static void fill_table(Pack *pack, Random *random, size_t at, int32_t count, Format format) {
   for (int32_t i = 0; i < count; i++) {
     // Halves of magnitude below 1: any sign and fraction, exponents from 2^-8 to 2^-1.
@@ -45,10 +51,12 @@ static void fill_weights(Pack *pack, Random *random, const TensorDescription *t,
   float size = 2.0f / __builtin_sqrtf((float)t->numIn);
   int32_t wholeOut = (t->numOut + PANEL - 1) / PANEL * PANEL, wholeIn = (t->numIn + GROUP - 1) / GROUP * GROUP;
   for (int32_t out = 0; out < wholeOut; out++)
-    for (int32_t in = 0; in < (t->format == FORMAT_FLOAT ? t->numIn : wholeIn); in++) {
+    for (int32_t in = 0; in < (t->format == FORMAT_INT8 ? wholeIn : t->numIn); in++) {
       size_t panel = at + (size_t)(out / PANEL) * panelBytes, column = (size_t)(out % PANEL);
       int isReal = out < t->numOut && in < t->numIn;
       if (t->format == FORMAT_FLOAT && isReal) put_float(pack, panel + ((size_t)in * PANEL + column) * 4, random_float(random, size));
+      if (t->format == FORMAT_HALF && isReal) put_small_half(pack->bytes + panel + ((size_t)in * PANEL + column) * 2, random);
+      if (t->format == FORMAT_BFLOAT && isReal) put_bfloat(pack->bytes + panel + ((size_t)in * PANEL + column) * 2, random, size);
       if (t->format == FORMAT_INT8) pack->bytes[panel + (size_t)in / 4 * 256 + column * 4 + (size_t)in % 4] = isReal ? (uint8_t)random_bits(random) : 128;
     }
 }
@@ -88,7 +96,8 @@ int32_t add_weights(Pack *pack, Random *random, Format format, int32_t numOut, i
   if (type >= 0 && panel_bytes(BLOCK_TYPES[type], numIn) == 0) format = FORMAT_INT8, type = -1;
   TensorDescription t = {.format = format, .numOut = numOut, .numIn = numIn, .scales = -1, .bias = -1};
   size_t panels = (size_t)(numOut + PANEL - 1) / PANEL, groups = (size_t)(numIn + GROUP - 1) / GROUP;
-  size_t panelBytes = type >= 0 ? panel_bytes(BLOCK_TYPES[type], numIn) : format == FORMAT_FLOAT ? (size_t)numIn * PANEL * 4 : groups * GROUP * PANEL;
+  size_t panelBytes = type >= 0 ? panel_bytes(BLOCK_TYPES[type], numIn) : groups * GROUP * PANEL;
+  if (reads_floats(format)) panelBytes = (size_t)numIn * PANEL * (format == FORMAT_FLOAT ? 4 : 2);
   size_t bytes = panels * panelBytes;
   if (format < FORMAT_FLOAT) bytes = (size_t)numOut * (size_t)numIn * (format == FORMAT_HALF_TABLE ? 2 : 4);
   size_t at = add_bytes(pack, bytes);

@@ -27,6 +27,10 @@ interface BlockSizes {
 
 const sizes = (bits: number, scaleBytes: number, factorBytes = 0): BlockSizes => ({ bits, scaleBytes, factorBytes });
 
+/** Types of 16 bits, whose weights have no scales, with the numbers of their formats. */
+const SHORT_FORMATS = { F16: 5, BF16: 6 } as const;
+export type ShortType = keyof typeof SHORT_FORMATS;
+
 /** Types of files, and those of fitted weights and of ONNX files, with the number of inputs that share a scale. */
 export type BlockTypeName = BlockType | `${"INT8" | "INT4" | "INT4_MINIMUM"}_${16 | 32}`;
 
@@ -63,13 +67,18 @@ export function isBlockType(name: string): name is BlockTypeName {
   return Object.hasOwn(BLOCK_TYPES, name);
 }
 
+export function isShortType(name: string): name is ShortType {
+  return Object.hasOwn(SHORT_FORMATS, name);
+}
+
 /** Returns the number that the packed file has for a type. */
-export function formatNumber(name: BlockTypeName): number {
-  return FIRST_FORMAT + NAMES.indexOf(name);
+export function formatNumber(name: BlockTypeName | ShortType): number {
+  return isShortType(name) ? SHORT_FORMATS[name] : FIRST_FORMAT + NAMES.indexOf(name);
 }
 
 /** Computes the bytes of packed weights. */
-export function blockBytes(name: BlockTypeName, numOut: number, numIn: number): number {
+export function blockBytes(name: BlockTypeName | ShortType, numOut: number, numIn: number): number {
+  if (isShortType(name)) return wholePanels(numOut) * PANEL * numIn * 2;
   const { bits, scaleBytes, factorBytes } = BLOCK_TYPES[name];
   const groupBytes = PANEL * ((GROUP * bits) / 8 + scaleBytes);
   const panelBytes =

@@ -1,11 +1,13 @@
-// Packs weights in blocks along their rows, without rounding again: a file's own blocks, and fitted ones.
+// Packs weights without rounding again: a file's own blocks and numbers of 16 bits, and fitted blocks.
 
 import { blockLayoutOf, type BlockSource, type BlockWeights, type LinearRefs, type TensorRef } from "@readme-moe/model";
 import {
   blockBytes,
   formatNumber,
   isBlockType,
+  isShortType,
   type BlockTypeName,
+  type ShortType,
   GROUP,
   PANEL,
   wholeGroups,
@@ -17,13 +19,21 @@ import { paddedBias, placeOf, sizes } from "./pack-product.ts";
 /** Size of rows that are read and packed at once. */
 const CHUNK_BYTES = 4 << 20;
 
-/** Packs the blocks that a file has for a product; `undefined` where it has none that the kernel multiplies. */
-export function packFileBlocks({ weight, bias }: LinearRefs): PackedTensor | undefined {
-  const [numOut = 0, numIn = 0] = weight.shape;
-  const { type } = weight.store.info(weight.name);
+/** Types whose bits the kernel multiplies with. */
+export type FileType = BlockTypeName | ShortType;
+
+/** Returns the type of a file's weights, if the kernel multiplies with their bits. */
+export function fileTypeOf({ store, name, shape: [, numIn = 0] }: TensorRef): FileType | undefined {
+  const { type } = store.info(name);
+  if (isShortType(type)) return type;
   const layout = blockLayoutOf(type);
-  if (!layout || !isBlockType(type) || numIn === 0 || numIn % layout.values !== 0) return undefined;
-  const rowBytes = (numIn / layout.values) * layout.bytes;
+  return layout && isBlockType(type) && numIn > 0 && numIn % layout.values === 0 ? type : undefined;
+}
+
+/** Packs a product's weights in the bits of their file. @param type - see `fileTypeOf` */
+export function packFile({ weight, bias }: LinearRefs, type: FileType): PackedTensor {
+  const [numOut = 0, numIn = 0] = weight.shape;
+  const rowBytes = weight.store.info(weight.name).byteLength / numOut;
   const numRows = Math.max(1, Math.floor(CHUNK_BYTES / rowBytes / PANEL)) * PANEL;
   const read = (from: number): Promise<Uint8Array> =>
     weight.store.readBytes(weight.name, { from, to: Math.min(from + numRows, numOut) });

@@ -1,7 +1,7 @@
 // Packs weights of products panel by panel: a vector of the processor holds the same inputs of neighbouring outputs.
 
 import type { LinearRefs, TensorRef } from "@readme-moe/model";
-import type { BlockTypeName } from "./block-types.ts";
+import type { BlockTypeName, ShortType } from "./block-types.ts";
 import type { InputFactors } from "./input-factors.ts";
 import { GROUP, PANEL, wholeGroups, wholePanels } from "./block-types.ts";
 import { bytesOf, nothing, type PackedTensor } from "./packed-tensor.ts";
@@ -131,7 +131,7 @@ async function* panelsOf({ store, name, shape }: TensorRef): AsyncGenerator<{ ro
   }
 }
 
-export function sizes<Format extends "float" | "int8" | BlockTypeName>(
+export function sizes<Format extends "float" | "int8" | BlockTypeName | ShortType>(
   format: Format,
   numOut: number,
   numIn: number,

@@ -1,9 +1,9 @@
 // One tensor of the packed file. The formats are those of `native/tensor.h`.
 
-import type { BlockTypeName } from "./block-types.ts";
+import type { BlockTypeName, ShortType } from "./block-types.ts";
 
 /** Layout of a tensor in the packed file, as described in `native/tensor.h`; `blocks.h` has those of blocks. */
-export type TensorFormat = "float-table" | "half-table" | "float" | "int8" | BlockTypeName;
+export type TensorFormat = "float-table" | "half-table" | "float" | "int8" | BlockTypeName | ShortType;
 
 /** A tensor of the packed file, whose bytes are made when the file is written. */
 export interface PackedTensor {
@@ -20,7 +20,7 @@ export interface PackedTensor {
   parts(): PackedParts;
 }
 
-/** Rows of a model file's blocks, which the kernel packs. */
+/** Rows of a model file, which the kernel packs. */
 export interface RowsToPack {
   /** Number of the format in the packed file. */
   readonly format: number;

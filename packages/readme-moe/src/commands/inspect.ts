@@ -1,5 +1,5 @@
 import { kernelInfo, kernelThreads } from "@readme-moe/engine";
-import { wholeBlocks } from "@readme-moe/kernel";
+import { precisionOf, wholeBlocks } from "@readme-moe/kernel";
 import { gatherExperts, type Model, type RouterConfig } from "@readme-moe/model";
 import { KernelRouter } from "@readme-moe/router";
 import { Command } from "commander";
@@ -91,7 +91,7 @@ function describe(model: Model, { precision, threads }: InspectFlags): Readonly<
     experts: describeFfnExperts(model),
     router: router?.config ?? null,
     sampling_defaults: model.samplingDefaults(),
-    precision,
+    precision: precisionOf(model, precision),
     kernel: kernelInfo({}, kernelThreads(threads)),
   };
 }

@@ -56,12 +56,13 @@ export function planCommand(signal: AbortSignal): Command {
     .addOption(jsonOption());
   return command.action((name: string, flags: PlanFlags) => {
     requireOption(command, "memory");
-    return withModelFiles(name, signal, async (model) => {
+    const print = async (model: Model): Promise<void> => {
       const plan = await planOf(name, model, flags);
       if (flags.json) console.log(JSON.stringify(planJson(plan)));
       else for (const line of planLines(plan)) console.log(line);
       if (!plan.recommendation) throw new ReadMeError("ERR_MEMORY", `${name}: ${refusal(plan)}`);
-    });
+    };
+    return withModelFiles(name, signal, print, {});
   });
 }
 

@@ -9,7 +9,7 @@ import {
   weightSizes,
   type WeightSizes,
 } from "@readme-moe/engine";
-import { kvBytesPerToken, wholeBlocks } from "@readme-moe/kernel";
+import { kvBytesPerToken, precisionOf, wholeBlocks } from "@readme-moe/kernel";
 import type { FeedForwardRefs, LinearRefs, Model, Precision } from "@readme-moe/model";
 import type { Placement } from "./plan-memory.ts";
 
@@ -56,11 +56,16 @@ const SLACK_BYTES_PER_SEQUENCE = 1e6;
 
 const PRECISIONS: readonly Precision[] = ["int8", "int4", "fp32"];
 
+/** Lists the precisions of a model, its default first. */
+function precisionsOf(model: Model): readonly Precision[] {
+  return precisionOf(model) === "file" ? ["file", ...PRECISIONS] : PRECISIONS;
+}
+
 /** Lists the placements of a model, and beside Read-ME's experts those of the dense model that they were made from. */
 export function placementsOf(model: Model, load: Load): readonly DescribedPlacement[] {
   const own = model.config.mixture ? "mixture" : model.experts.names.length > 1 ? "read-me" : "dense";
-  const all = PRECISIONS.map((precision) => placement(own, model, precision, load));
-  if (own === "mixture") return [...all, streamed(model, placement(own, model, "int8", load))];
+  const all = precisionsOf(model).map((precision) => placement(own, model, precision, load));
+  if (own === "mixture") return [...all, streamed(model, placement(own, model, precisionOf(model), load))];
   if (own !== "read-me") return all;
   const dense = denseBase(model);
   return [
