@@ -1,6 +1,8 @@
 // The stores of files and batches beside plain ones, under random operations of two processes that share a folder, and
 // of which one or the other starts again.
 
+import { mkdir, readdir, rm } from "node:fs/promises";
+import { join } from "node:path";
 import { expect, test } from "vitest";
 import { BatchStore } from "../../../packages/express/src/batches/batch-store.ts";
 import { fileAnswerOf, FileStore, newFileId, type NewFile } from "../../../packages/express/src/batches/file-store.ts";
@@ -191,4 +193,28 @@ test("batches are those of a plain store", async () => {
       expect(await store().read("batch_000000000000000000000000")).toBeUndefined();
     }
   }
+});
+
+test("an owner whose batch was removed meanwhile changes nothing, and leaves nothing behind", async () => {
+  const folder = await temporaryFolder();
+  const limits = { maxBatches: 6, maxClientShare: 1, maxAgeSeconds: 30 };
+  const store = new BatchStore(new Root(folder, ["batches"]), limits, () => 1000);
+  const asked = { client: "key:ann", inputFileId: "file-1", endpoint: "/v1/completions", metadata: null } as const;
+  const { id } = await store.add({ ...asked, expiresAt: 9000 });
+  const beat: Beat = { beat: 1, isReleased: false, completed: 0, failed: 0 };
+  const end: BatchEnd = { status: "cancelled", at: 1000, total: 0, completed: 0, failed: 0 };
+  expect(await store.claim(id, 0)).toBe(true);
+  expect(await store.end(id, end)).toBe(true);
+  await store.removeOwners(id);
+  await store.beat(id, 1, beat);
+  expect(await readdir(store.folderOf(id))).toStrictEqual(["batch.json", "end"]);
+  await rm(store.folderOf(id), { recursive: true });
+  await store.beat(id, 1, beat);
+  await store.cancel(id);
+  expect([await store.claim(id, 1), await store.end(id, end)]).toStrictEqual([false, false]);
+  expect([await readdir(join(folder, "batches")), await readdir(join(folder, "tmp"))]).toStrictEqual([[], []]);
+  // A folder that cannot be written is a failure.
+  await rm(join(folder, "tmp"), { recursive: true });
+  await mkdir(join(store.folderOf(id), "owner-1"), { recursive: true });
+  await expect(store.beat(id, 1, beat)).rejects.toMatchObject({ code: "ENOENT" });
 });

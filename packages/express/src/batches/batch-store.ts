@@ -85,7 +85,7 @@ export class BatchStore {
     }
   }
 
-  /** Notes that the client cancels a batch. */
+  /** Notes that the client cancels a batch. Does nothing once it is removed. */
   async cancel(id: string): Promise<void> {
     await this.#fact(id, "cancel", "mark.json", { at: this.#nowSeconds() });
   }
@@ -105,7 +105,7 @@ export class BatchStore {
     }
   }
 
-  /** Shows that an owner lives, and how far it is. */
+  /** Shows that an owner lives, and how far it is. Does nothing once the batch has ended and its owners are removed. */
   async beat(id: string, owner: number, beat: Beat): Promise<void> {
     await this.#root.replace(join("batches", id, `owner-${owner}`, "beat.json"), beat);
   }
@@ -115,7 +115,7 @@ export class BatchStore {
     return join(this.folderOf(id), `owner-${owner}`, "answers");
   }
 
-  /** Ends a batch. @returns false if another owner has ended it, whose end stays */
+  /** Ends a batch. @returns false if another owner has ended it, whose end stays, or if it is removed */
   end(id: string, end: BatchEnd): Promise<boolean> {
     return this.#fact(id, "end", "end.json", end);
   }

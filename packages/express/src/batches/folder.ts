@@ -3,7 +3,7 @@
 import { randomUUID } from "node:crypto";
 import { mkdirSync } from "node:fs";
 import { mkdir, open, readdir, readFile, rename, rm, stat, writeFile } from "node:fs/promises";
-import { join, resolve } from "node:path";
+import { dirname, join, resolve } from "node:path";
 import { z } from "zod";
 
 /** Age of an unfinished write that its writer cannot be busy with any more, in ms. */
@@ -37,19 +37,20 @@ export class Root {
    *
    * @param target - path below the root
    * @param fill - writes at least one file into the folder that it is given
-   * @returns whether this call made it; false if it exists
+   * @returns whether this call made it; false if it exists, or if the folder that it would be in does not
    */
   async publish(target: string, fill: (folder: string) => Promise<void>): Promise<boolean> {
-    const temporary = join(this.#temporary, randomUUID());
+    const [temporary, path] = [join(this.#temporary, randomUUID()), join(this.path, target)];
     await mkdir(temporary, { recursive: true });
     try {
       await fill(temporary);
       // A folder cannot take the place of another that has files in it.
-      await rename(temporary, join(this.path, target));
+      await rename(temporary, path);
       return true;
     } catch (error) {
       await rm(temporary, { recursive: true, force: true });
-      if (hasCode(error, "ENOTEMPTY", "EEXIST", "EPERM") && (await exists(join(this.path, target)))) return false;
+      if (hasCode(error, "ENOTEMPTY", "EEXIST", "EPERM") && (await exists(path))) return false;
+      if (await isGone(path, error)) return false;
       throw error;
     }
   }
@@ -67,14 +68,16 @@ export class Root {
     return true;
   }
 
-  /** Replaces a small file. Readers see the old one or the new one. */
-  async replace(target: string, value: object): Promise<void> {
-    const temporary = join(this.#temporary, randomUUID());
+  /** Replaces a small file. Readers see the old one or the new one. @returns whether the file's folder exists */
+  async replace(target: string, value: object): Promise<boolean> {
+    const [temporary, path] = [join(this.#temporary, randomUUID()), join(this.path, target)];
     try {
       await writeFile(temporary, JSON.stringify(value));
-      await rename(temporary, join(this.path, target));
+      await rename(temporary, path);
+      return true;
     } catch (error) {
       await rm(temporary, { force: true });
+      if (await isGone(path, error)) return false;
       throw error;
     }
   }
@@ -136,6 +139,11 @@ export async function writeChunks(path: string, chunks: AsyncIterable<Uint8Array
   } finally {
     await handle.close();
   }
+}
+
+/** Tells whether a write failed since the folder that it was for was removed. */
+async function isGone(path: string, error: unknown): Promise<boolean> {
+  return hasCode(error, "ENOENT") && !(await exists(dirname(path)));
 }
 
 async function exists(path: string): Promise<boolean> {
