@@ -21,8 +21,11 @@ class OpenedRouters<Key> {
   readonly #routers = new Map<Key, Promise<PreGatingRouter>>();
 
   open(key: Key, open: () => Promise<PreGatingRouter>): Promise<PreGatingRouter> {
-    const router = this.#routers.get(key) ?? open();
+    const known = this.#routers.get(key);
+    if (known) return known;
+    const router = open();
     this.#routers.set(key, router);
+    // Once, since the next request may try again before others of this failure are told.
     router.catch(() => this.#routers.delete(key));
     return router;
   }
