@@ -1,3 +1,7 @@
+// Saved prompts: the format of a file, and the folder beside a plain one.
+
+import { readdir, readFile, rm, stat, truncate, utimes, writeFile } from "node:fs/promises";
+import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import {
   encodeHead,
@@ -7,9 +11,11 @@ import {
   type PromptIdentity,
   type SavedHead,
 } from "../../../packages/engine/src/kept-prompts/saved-format.ts";
-import { surplus, type UsedFile } from "../../../packages/engine/src/kept-prompts/saved-prompts.ts";
+import { SavedPrompts, surplus, type UsedFile } from "../../../packages/engine/src/kept-prompts/saved-prompts.ts";
 import { withByte, wrongValues } from "../../support/damage.ts";
 import * as fc from "../../support/fast-check.ts";
+import { randomInteger, seededRandom } from "../../support/random.ts";
+import { temporaryFolder } from "../../support/temporary-folder.ts";
 
 const HEAD: SavedHead = { key: "ab".repeat(32), numPages: 9, pageBytes: 4096 };
 
@@ -78,4 +84,99 @@ test("the files that were used last stay, as many as fit", () => {
       if (files.reduce((sum, { bytes }) => sum + bytes, 0) <= maxBytes) expect(removed.size).toBe(0);
     }),
   );
+});
+
+/** A file of a plain folder. */
+interface PlainFile {
+  readonly head: SavedHead;
+  readonly pages: Buffer;
+  readonly bytes: number;
+  usedAt: number;
+  isDamaged: boolean;
+}
+
+test.each([1, 2, 3])("two processes save and read the prompts of a plain folder (seed %i)", async (seed) => {
+  const random = seededRandom(seed);
+  const pick = <Item>(items: readonly Item[]): Item => items[randomInteger(random, items.length)] as Item;
+  const folder = join(await temporaryFolder(), "made", "later");
+  const maxBytes = 1300;
+  const open = (): SavedPrompts => new SavedPrompts(folder, maxBytes);
+  const processes = [open(), open()];
+  const files = new Map<string, PlainFile>();
+  const pathOf = ({ key }: SavedHead): string => join(folder, `${key}.kv`);
+  // Prompts of different keys may have equal pages, and the last one is too long to be saved.
+  const heads = [1, 1, 2, 3, 5, 9].map((numPages, index) => ({
+    key: `${index}`.repeat(64),
+    numPages,
+    pageBytes: numPages === 9 ? 256 : 128,
+  }));
+  const seen = { removed: 0, tooLong: 0, refused: 0, failed: 0 };
+  const foreign = ["README", `${"0".repeat(64)}.kv.bak`, "0.kv"];
+  for (let step = 1; step <= 120; step++) {
+    const [saved, head] = [pick(processes), pick(heads)];
+    const [action, known] = [randomInteger(random, 13), files.get(head.key)];
+    // The clock of files that this step does not use is in the past.
+    for (const file of files.values()) await utimes(pathOf(file.head), file.usedAt, file.usedAt);
+    if (action < 5) {
+      const pages = Buffer.alloc(head.numPages * head.pageBytes, pick(["a", "b"]));
+      const cut = randomInteger(random, pages.length);
+      const isFailing = random() < 0.2;
+      const pieces = function* (): Generator<Uint8Array> {
+        yield pages.subarray(0, cut);
+        if (isFailing) throw new Error("released");
+        yield pages.subarray(cut);
+      };
+      const bytes = fileBytes(head);
+      if (bytes > maxBytes || isFailing) {
+        await expect(saved.write(head, pieces())).rejects.toMatchObject({ code: "ERR_WRITE_FAILED" });
+        seen[isFailing ? "failed" : "tooLong"]++;
+      } else {
+        // Both may save the same prompt at once.
+        await Promise.all((random() < 0.3 ? processes : [saved]).map((one) => one.write(head, pieces())));
+        files.set(head.key, { head, pages, bytes, usedAt: step, isDamaged: false });
+        const useOf = (file: PlainFile): number => (file.head === head ? Infinity : file.usedAt);
+        const byUse = (a: PlainFile, b: PlainFile): number => useOf(b) - useOf(a);
+        let total = 0;
+        for (const file of [...files.values()].toSorted(byUse)) {
+          total += file.bytes;
+          if (total > maxBytes && files.delete(file.head.key)) seen.removed++;
+        }
+      }
+    } else if (action < 9) {
+      const asked = random() < 0.2 ? { ...head, numPages: head.numPages + 1 } : head;
+      const { bytes, refusal } = await saved.read(asked);
+      const isRefused = known && (known.isDamaged || asked !== head);
+      expect(refusal?.startsWith(`${pathOf(head)}: `)).toBe(isRefused ? true : undefined);
+      expect(bytes && Buffer.from(bytes)).toStrictEqual(isRefused ? undefined : known?.pages);
+      if (isRefused) seen.refused++;
+      else if (known) {
+        expect((await stat(pathOf(head))).mtimeMs).toBeGreaterThan(1e9);
+        known.usedAt = step;
+      }
+    } else if (action === 9 && known) {
+      const content = await readFile(pathOf(head));
+      if (random() < 0.3) await truncate(pathOf(head), randomInteger(random, content.length));
+      else await writeFile(pathOf(head), withByte(content, randomInteger(random, content.length), 255));
+      Object.assign(known, { isDamaged: true, bytes: (await stat(pathOf(head))).size });
+      known.usedAt = step;
+    } else if (action === 10) {
+      await rm(pathOf(head), { force: true });
+      files.delete(head.key);
+    } else if (known) {
+      // The clock of another machine is ahead.
+      known.usedAt = 4e9 + step;
+      await utimes(pathOf(head), known.usedAt, known.usedAt);
+    } else processes[randomInteger(random, 2)] = open();
+    // What others keep in the folder stays.
+    if (step === 30) for (const name of foreign) await writeFile(join(folder, name), "x".repeat(3000));
+    const names = [...files.keys()].map((key) => `${key}.kv`);
+    const found = new Set(await readdir(folder).catch(() => []));
+    expect(found).toStrictEqual(new Set([...names, ...(step < 30 ? [] : foreign)]));
+    const unused = [...files.values()].filter(({ usedAt: at }) => at !== step);
+    for (const file of unused) expect((await stat(pathOf(file.head))).mtimeMs).toBe(file.usedAt * 1000);
+  }
+  expect(
+    Object.values(seen).every((count) => count > 0),
+    JSON.stringify(seen),
+  ).toBe(true);
 });
