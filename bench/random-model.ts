@@ -1,7 +1,7 @@
 // A model of a given shape with random weights, for measuring speed.
 
 import { crc32 } from "node:zlib";
-import type { Model, ModelConfig, TensorStore } from "@readme-moe/model";
+import { encodeFloats, type Model, type ModelConfig, type TensorStore } from "@readme-moe/model";
 import { parseConfig } from "../packages/model/src/config/parse-config.ts";
 
 export interface Shape {
@@ -54,18 +54,22 @@ export const LLAMA_3B: Shape = {
 export function randomModel(shape: Shape, numExperts: number, expertSize: number): Model {
   const noise = Float32Array.from({ length: 65_521 }, (_, i) => 0.05 * Math.sin(i * i * 12.9898));
   const shapes = new Map<string, readonly number[]>();
+  const readFloats: TensorStore["readFloats"] = async (name, rows) => {
+    const [numRows = 1, ...rest] = shapes.get(name) ?? [];
+    const size = rest.reduce((product, length) => product * length, 1);
+    const { from, to } = rows ?? { from: 0, to: numRows };
+    return filled(noise, crc32(name) + from * size, (to - from) * size);
+  };
   const store: TensorStore = {
     path: "random",
     names: [],
     has: () => true,
-    info: (name) => ({ name, type: "F32", shape: shapes.get(name) ?? [], byteLength: 0 }),
-    readBytes: () => Promise.reject(new Error("Random weights have no stored bytes")),
-    readFloats: async (name, rows) => {
-      const [numRows = 1, ...rest] = shapes.get(name) ?? [];
-      const size = rest.reduce((product, length) => product * length, 1);
-      const { from, to } = rows ?? { from: 0, to: numRows };
-      return filled(noise, crc32(name) + from * size, (to - from) * size);
+    info: (name) => {
+      const sizes = shapes.get(name) ?? [];
+      return { name, type: "F32", shape: sizes, byteLength: sizes.reduce((product, length) => product * length, 4) };
     },
+    readBytes: async (name, rows) => encodeFloats(await readFloats(name, rows), "F32"),
+    readFloats,
     close: async () => undefined,
   };
   const tensor = (name: string, ...sizes: readonly number[]) => {

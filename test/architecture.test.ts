@@ -103,6 +103,7 @@ const WALL_CLOCK: Readonly<Record<string, string>> = {
   "express/src/ollama/routes.ts": "`created_at` of an answer is a date",
   "express/src/edge/models/model-entry.ts": "`created` of a model is a date",
   "model/src/cache/cache-folder.ts": "the age of a file; a clock that is set back makes it wait",
+  "model/src/cache/cached-data.ts": "the age of a file; a clock that is set back makes it be read whole again",
   "model/src/cache/model-index.ts": "a file's time says when a model was last used",
   "model/src/cache/process-mark.ts": "the age of a file; a clock that is set back makes it wait",
   "model/src/hub/hub-client.ts": "`retry-after` may be a date",

@@ -15,6 +15,9 @@ let bytes: Uint8Array;
 let kernel: unknown;
 let pages: unknown;
 
+/** The argument of `packRows` with a format, a source, a number of inputs and of threads. */
+const optionsOf = (...numbers: readonly number[]) => [2, Int32Array.from(numbers)] as const;
+
 /** Calls a function of the addon with whatever arguments. */
 function call(name: keyof typeof addon, ...values: readonly unknown[]): unknown {
   return (addon[name] as (...given: readonly unknown[]) => unknown)(...values);
@@ -96,6 +99,7 @@ test("arrays whose memory was given away are refused", () => {
 test("calls with too few arguments are refused", () => {
   for (const name of [
     "open",
+    "packRows",
     "openPages",
     "closePages",
     "rotary",
@@ -134,5 +138,64 @@ test("kernels are opened from bytes or a path, with known instructions and sizes
     [1, 1, 2 ** 31 - 1],
   ]) {
     expect(() => addon.open(bytes, "plain", Int32Array.from(options)), options.join()).toThrow(RangeError);
+  }
+});
+
+test("rows are packed only if they are whole, into memory that has room for them, with the numbers that their format needs", () => {
+  const [FLOAT, INT8, HALF] = [2, 3, 5];
+  /** Packs two rows of 40 floats in bytes. */
+  const pack = (...changes: readonly (readonly [index: number, value: unknown])[]): unknown => {
+    const values: unknown[] = [
+      new Uint8Array(64 * 64),
+      0,
+      Int32Array.of(INT8, FLOAT, 40, 1),
+      new Uint8Array(2 * 160),
+      new Float32Array(40),
+      new Float32Array(2),
+    ];
+    for (const [index, value] of changes) values[index] = value;
+    return call("packRows", ...values);
+  };
+  const noScales = [5, new Float32Array()] as const;
+  pack();
+  pack([4, new Float32Array()]);
+  pack([0, addon.newWeights(64 * 64)]);
+  pack(optionsOf(FLOAT, HALF, 40, 64), [0, new Uint8Array(4 * 64 * 40)], [3, new Uint8Array(160)], noScales);
+  const refused: Readonly<Record<string, readonly (readonly [number, unknown])[]>> = {
+    "no memory": [[0, undefined]],
+    "too little memory": [[0, new Uint8Array(64 * 64 - 1)]],
+    "too little memory of the addon": [[0, addon.newWeights(64 * 64 - 1)]],
+    "a place too far": [[1, 1]],
+    "a place before": [[1, -1]],
+    "a place that is no number": [[1, NaN]],
+    "three options": [optionsOf(INT8, FLOAT, 40)],
+    "no inputs": [optionsOf(INT8, FLOAT, 0, 1)],
+    "fewer inputs than none": [optionsOf(INT8, FLOAT, -40, 1)],
+    "too many inputs": [optionsOf(INT8, FLOAT, 2 ** 30, 1)],
+    "no threads": [optionsOf(INT8, FLOAT, 40, 0)],
+    "too many threads": [optionsOf(INT8, FLOAT, 40, 65)],
+    "bytes that are rounded again": [optionsOf(INT8, INT8, 40, 1)],
+    "blocks that are rounded": [optionsOf(INT8, 24, 32, 1)],
+    tables: [optionsOf(0, 0, 40, 1)],
+    "a format of routers": [optionsOf(4, FLOAT, 40, 1)],
+    "a format below all": [optionsOf(-1, -1, 40, 1), noScales],
+    "a format between": [optionsOf(7, 7, 40, 1), noScales],
+    "a format above all": [optionsOf(1000, 1000, 32, 1), noScales],
+    "formats of files and of fitted blocks": [optionsOf(16, 16, 32, 1), noScales],
+    "halves that become others": [optionsOf(HALF, 6, 40, 1), noScales],
+    "halves that are divided": [optionsOf(HALF, HALF, 40, 1), noScales],
+    "no rows": [[3, new Uint8Array()]],
+    "part of a row": [[3, new Uint8Array(161)]],
+    "too few factors": [[4, new Float32Array(39)]],
+    "too many factors": [[4, new Float32Array(41)]],
+    "factors of another type": [[4, new Float64Array(40)]],
+    "too little room for scales": [[5, new Float32Array(1)]],
+    "too much room for scales": [[5, new Float32Array(3)]],
+    "scales of floats": [optionsOf(FLOAT, FLOAT, 40, 1), [0, new Uint8Array(64 * 160)]],
+  };
+  for (const [name, changes] of Object.entries(refused)) expect(() => pack(...changes), name).toThrow(RangeError);
+  for (const index of [2, 3, 4, 5]) {
+    for (const value of junk().slice(0, -1))
+      expect(() => pack([index, value]), `argument ${index}`).toThrow(RangeError);
   }
 });

@@ -28,6 +28,7 @@ export const SOURCES = {
     "observe",
     "open",
     "pack_blocks",
+    "pack_rows",
     "pages",
     "platform",
     "processor",

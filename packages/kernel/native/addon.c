@@ -5,7 +5,7 @@
 #include "held.h"
 #include "map_file.h"
 #include "memory.h"
-#include "pack_blocks.h"
+#include "pack_rows.h"
 #include "platform.h"
 #include "processor.h"
 #include "request.h"
@@ -163,43 +163,34 @@ static napi_value write_weights(napi_env env, napi_callback_info info) {
   return NULL;
 }
 
-/** Rows of blocks that threads pack together. */
-typedef struct {
-  int32_t format, numIn, numRows;
-  const uint8_t *rows;
-  uint8_t *out;
-} Packing;
-
 static void pack_panels(void *context, Member *member) {
-  const Packing *packing = context;
-  int numPanels = (packing->numRows + PANEL - 1) / PANEL;
-  size_t panelBytes = packed_panel_bytes(packing->format, packing->numIn), rowBytes = packed_row_bytes(packing->format, packing->numIn);
-  EACH_TASK(member, panel, numPanels) {
-    int32_t first = panel * PANEL, numRows = packing->numRows - first < PANEL ? packing->numRows - first : PANEL;
-    pack_panel(packing->format, packing->numIn, packing->rows + (size_t)first * rowBytes, numRows, packing->out + (size_t)panel * panelBytes);
-  }
+  const RowsToPack *rows = context;
+  EACH_TASK(member, panel, (rows->numRows + PANEL - 1) / PANEL) pack_panel(rows, panel);
 }
 
-/** packRows(array or weights, place, format, numIn, Uint8Array of rows, threads): packs blocks of a file. */
+/**
+ * packRows(array or weights, place, Int32Array of format, source, inputs and threads, Uint8Array of rows, Float32Array of factors of inputs,
+ * Float32Array for scales): packs rows of a file, on all threads.
+ */
 static napi_value pack_rows(napi_env env, napi_callback_info info) {
   napi_value values[6];
-  Packing packing;
-  void *rows;
-  size_t length;
-  int32_t threads;
-  if (!arguments(env, info, 6, values) || napi_get_value_int32(env, values[2], &packing.format) != napi_ok ||
-      napi_get_value_int32(env, values[3], &packing.numIn) != napi_ok || !elements(env, values[4], napi_uint8_array, &rows, &length) ||
-      napi_get_value_int32(env, values[5], &threads) != napi_ok || threads < 1 || threads > TEAM_MOST_THREADS)
-    return fail(env, "Expected memory, a place, a format, a number of inputs, rows and threads");
-  size_t panelBytes = packed_panel_bytes(packing.format, packing.numIn), rowBytes = panelBytes > 0 ? packed_row_bytes(packing.format, packing.numIn) : 1;
-  if (panelBytes == 0 || length == 0 || length % rowBytes != 0 || length / rowBytes > INT32_MAX / 2) return fail(env, "Expected whole rows of blocks");
-  packing.numRows = (int32_t)(length / rowBytes);
-  packing.rows = rows;
-  packing.out = target_of(env, values[0], values[1], (uint64_t)((packing.numRows + PANEL - 1) / PANEL) * panelBytes);
-  if (!packing.out) return fail(env, "Expected memory that has room for the rows");
+  void *options, *bytes, *inputs, *scales;
+  size_t numOptions, length, numInputs, numScales;
+  if (!arguments(env, info, 6, values) || !elements(env, values[2], napi_int32_array, &options, &numOptions) || numOptions != 4 ||
+      !elements(env, values[3], napi_uint8_array, &bytes, &length) || !elements(env, values[4], napi_float32_array, &inputs, &numInputs) ||
+      !elements(env, values[5], napi_float32_array, &scales, &numScales))
+    return fail(env, "Expected memory, a place, four options, rows, factors and room for scales");
+  const int32_t *option = options, threads = option[3];
+  RowsToPack rows = {.format = option[0], .source = option[1], .numIn = option[2], .rows = bytes, .inputs = numInputs > 0 ? inputs : NULL, .scales = scales};
+  if (threads < 1 || threads > TEAM_MOST_THREADS) return fail(env, "Expected a number of threads");
+  if (!count_rows(&rows, length)) return fail(env, "Expected whole rows of a format that they can be packed in");
+  if (numInputs > 0 && numInputs != (size_t)rows.numIn) return fail(env, "Expected a factor for each input");
+  if (numScales != (rows.format == FORMAT_INT8 ? (size_t)rows.numRows : 0)) return fail(env, "Expected room for a scale of each row that is rounded");
+  rows.out = target_of(env, values[0], values[1], (uint64_t)((rows.numRows + PANEL - 1) / PANEL) * packed_panel_bytes(&rows));
+  if (!rows.out) return fail(env, "Expected memory that has room for the rows");
   Team team = {.numThreads = 0};
   if (team_start(&team, threads) != 0) return fail(env, "memory for threads");
-  team_run(&team, pack_panels, &packing);
+  team_run(&team, pack_panels, &rows);
   team_end(&team);
   return NULL;
 }

@@ -172,47 +172,28 @@ static void put_block(BlockType t, const Block *block, uint8_t *packed, int colu
   if (t.hasMinimums) put_half(factors + 2 * PANEL, block->minimumFactor);
 }
 
-static int is_short(int32_t format) { return format == FORMAT_HALF || format == FORMAT_BFLOAT; }
-
-size_t packed_panel_bytes(int32_t format, int32_t numIn) {
+size_t block_panel_bytes(int32_t format, int32_t numIn) {
   int32_t type = format - FORMAT_BLOCKS;
-  if (numIn < 1 || numIn > 1 << 24) return 0;
-  if (is_short(format)) return (size_t)numIn * PANEL * 2;
   if (type < 0 || type >= NUM_BLOCK_TYPES) return 0;
   BlockType t = BLOCK_TYPES[type];
   return t.values == 0 || numIn % t.values != 0 ? 0 : (size_t)panel_bytes(t, numIn);
 }
 
-size_t packed_row_bytes(int32_t format, int32_t numIn) {
-  if (is_short(format)) return (size_t)numIn * 2;
+size_t block_row_bytes(int32_t format, int32_t numIn) {
   BlockType t = BLOCK_TYPES[format - FORMAT_BLOCKS];
   return (size_t)(numIn / t.values) * (size_t)t.bytes;
 }
 
-/** Packs weights of 16 bits. */
-static void pack_short(int32_t numIn, const uint8_t *rows, int32_t numRows, uint8_t *out) {
-  // Rows are read by 32 inputs, whose lines stay in the cache until all outputs are written.
-  for (int32_t from = 0; from < numIn; from += 32)
-    for (int32_t row = 0; row < numRows; row++)
-      for (int32_t i = from; i < numIn && i < from + 32; i++)
-        put_half(out + 2 * ((size_t)i * PANEL + (size_t)row), half_at(rows + 2 * ((size_t)row * (size_t)numIn + (size_t)i)));
-}
-
-void pack_panel(int32_t format, int32_t numIn, const uint8_t *rows, int32_t numRows, uint8_t *out) {
-  if (numRows < PANEL) memset(out, 0, packed_panel_bytes(format, numIn));
-  if (is_short(format)) {
-    pack_short(numIn, rows, numRows, out);
-    return;
-  }
-  BlockTypeIndex type = (BlockTypeIndex)(format - FORMAT_BLOCKS);
+void pack_blocks(const RowsToPack *rows) {
+  BlockTypeIndex type = (BlockTypeIndex)(rows->format - FORMAT_BLOCKS);
   BlockType t = BLOCK_TYPES[type];
-  size_t rowBytes = packed_row_bytes(format, numIn);
-  for (int32_t i = 0; i < numIn; i += t.values) {
+  size_t rowBytes = block_row_bytes(rows->format, rows->numIn);
+  for (int32_t i = 0; i < rows->numIn; i += t.values) {
     const uint8_t *factors;
-    uint8_t *packed = out + (group_at(t, out, i / GROUP, &factors) - out);
-    for (int32_t row = 0; row < numRows; row++) {
+    uint8_t *packed = rows->out + (group_at(t, rows->out, i / GROUP, &factors) - rows->out);
+    for (int32_t row = 0; row < rows->numRows; row++) {
       Block block;
-      read_block(type, rows + (size_t)row * rowBytes + (size_t)(i / t.values) * (size_t)t.bytes, &block);
+      read_block(type, rows->rows + (size_t)row * rowBytes + (size_t)(i / t.values) * (size_t)t.bytes, &block);
       put_block(t, &block, packed, row);
     }
   }

@@ -1,7 +1,7 @@
 // The kernel as a WebAssembly module. Pointers are numbers, and the host's workers are the other threads.
 
 #include "memory.h"
-#include "pack_blocks.h"
+#include "pack_rows.h"
 #include "platform.h"
 #include "processor.h"
 #include "request.h"
@@ -80,13 +80,12 @@ EXPORT(read_logits) const char *read_logits(const Kernel *kernel, int32_t wanted
   return kernel_read_logits(kernel, wanted, logits, length);
 }
 
-/** Packs rows of blocks into whole panels. @returns their bytes, 0 when the rows are no whole blocks */
-EXPORT(pack_rows) size_t pack_rows(int32_t format, int32_t numIn, const uint8_t *rows, size_t length, uint8_t *out) {
-  size_t panelBytes = packed_panel_bytes(format, numIn), rowBytes = panelBytes > 0 ? packed_row_bytes(format, numIn) : 1, done = 0;
-  if (panelBytes == 0 || length % rowBytes != 0) return 0;
-  for (size_t row = 0, numRows = length / rowBytes; row < numRows; row += PANEL, done += panelBytes)
-    pack_panel(format, numIn, rows + row * rowBytes, numRows - row < PANEL ? (int32_t)(numRows - row) : PANEL, out + done);
-  return done;
+/** Packs rows into whole panels. @returns their bytes, 0 when the rows cannot be packed */
+EXPORT(pack_rows) size_t pack_rows(RowsToPack *rows, size_t length) {
+  if (!count_rows(rows, length)) return 0;
+  int32_t numPanels = (rows->numRows + PANEL - 1) / PANEL;
+  for (int32_t panel = 0; panel < numPanels; panel++) pack_panel(rows, panel);
+  return (size_t)numPanels * packed_panel_bytes(rows);
 }
 
 /** Returns the reason why `open` failed, as a text that ends in 0. */

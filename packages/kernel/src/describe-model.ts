@@ -16,11 +16,11 @@ import {
 import type { DecoderDescription, ExpertDescription, LayerDescription } from "./description.ts";
 import { withFewTokens } from "./calibrate/few-tokens.ts";
 import { isBlockType } from "./pack/block-types.ts";
-import { fileTypeOf, packBlocks, packFile } from "./pack/pack-blocks.ts";
+import { packBlocks } from "./pack/pack-blocks.ts";
 import { layerFactors, type LayerFactors } from "./change-factors.ts";
 import type { InputFactors } from "./pack/input-factors.ts";
 import { packIdentity } from "./pack/pack-identity.ts";
-import { packFloat, packInt8, type ProductFactors } from "./pack/pack-product.ts";
+import { fileTypeOf, packFile, packFloat, packInt8, type ProductFactors } from "./pack/pack-product.ts";
 import { packNorm, packTable } from "./pack/pack-tables.ts";
 import type { PackedTensor } from "./pack/packed-tensor.ts";
 
@@ -36,7 +36,7 @@ interface Packing {
   readonly factorsOf: (layer: number) => LayerFactors;
 }
 
-/** Resolves the precision of products: the given one, else "file" where a layer's weights are in blocks, else "int8". */
+/** Resolves the precision of products: the given one, else "file" where a layer has blocks, else "int8". */
 export function precisionOf({ weights }: Pick<DescribedModel, "weights">, asked?: Precision): Precision {
   return asked ?? (weights.layers.some(hasBlocks) ? "file" : "int8");
 }

@@ -2,7 +2,7 @@
 // same layout.
 
 import type { Activation } from "@readme-moe/model";
-import { formatNumber, isBlockType, isShortType } from "./pack/block-types.ts";
+import { formatNumber } from "./pack/block-types.ts";
 import type { PackedTensor } from "./pack/packed-tensor.ts";
 
 /** One layer: attention, then an FFN. Norms that a family does not have are `undefined`. */
@@ -97,7 +97,6 @@ const VERSION = 4;
 const MODEL_WORDS = 16;
 const LAYER_WORDS = 28;
 const TENSOR_WORDS = 6;
-const FORMATS = ["float-table", "half-table", "float", "int8"] as const;
 const ACTIVATIONS: readonly Activation[] = ["silu", "gelu-tanh"];
 
 /** Offsets of a tensor's parts, in units of 64 bytes from the file's beginning; -1 for a part that does not exist. */
@@ -182,8 +181,7 @@ export function encodeHeader(
     words.integers([mixture?.expertsPerToken ?? 0, mixture?.normalizesWeights ? 1 : 0]);
   }
   for (const [{ format, numOut, numIn }, place] of places) {
-    const number = isBlockType(format) || isShortType(format) ? formatNumber(format) : FORMATS.indexOf(format);
-    words.integers([number, numOut, numIn, place.weights, place.scales, place.bias]);
+    words.integers([formatNumber(format), numOut, numIn, place.weights, place.scales, place.bias]);
   }
   return words.bytes;
 }

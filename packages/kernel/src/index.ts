@@ -34,6 +34,7 @@ export {
 } from "./open-cached-kernel.ts";
 export { kernelThreads } from "./kernel-threads.ts";
 export { layOut, packedFile } from "./pack/packed-file.ts";
-export type { PackedTensor, TensorFormat } from "./pack/packed-tensor.ts";
+export type { TensorFormat } from "./pack/block-types.ts";
+export type { PackedTensor } from "./pack/packed-tensor.ts";
 export { returnFreeMemory } from "./return-free-memory.ts";
 export { encodeStep, splitIntoSteps, type StepLimits, type StepPiece, type StepRows } from "./step-request.ts";

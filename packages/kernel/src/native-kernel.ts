@@ -4,7 +4,7 @@ import { createRequire } from "node:module";
 import { arch, platform } from "node:process";
 import type { KernelInfo } from "@readme-moe/core";
 import type { Kernel, KernelPages, KernelSizes, StepResults } from "./kernel.ts";
-import type { PackedPiece } from "./pack/packed-tensor.ts";
+import type { PackedPiece, RowsToPack } from "./pack/packed-tensor.ts";
 
 /** Exports of `native/addon.c`. */
 export interface Addon {
@@ -15,10 +15,10 @@ export interface Addon {
   packRows(
     target: object | Uint8Array,
     place: number,
-    format: number,
-    numIn: number,
+    options: Int32Array,
     rows: Uint8Array,
-    threads: number,
+    inputs: Float32Array,
+    scales: Float32Array,
   ): void;
   openPages(kernel: unknown, numPages: number, isHalf: boolean): unknown;
   closePages(pages: unknown): void;
@@ -72,6 +72,16 @@ export function openNative(
   return new NativeKernel(addon, handle, { kind: "native", instructions, threads: sizes.threads });
 }
 
+/** Packs rows into an array, or into memory of `newWeights`. @throws {RangeError} when they are no whole blocks */
+export function packNatively(
+  addon: Addon,
+  { format, source, numIn, rows, inputs, scales }: RowsToPack,
+  threads: number,
+  { target, place }: { readonly target: object | Uint8Array; readonly place: number },
+): void {
+  addon.packRows(target, place, Int32Array.of(format, source, numIn, threads), rows, inputs, scales);
+}
+
 /** Memory outside JavaScript with a packed file, which belongs to the kernel that opens it. */
 export class NativeWeights {
   readonly handle: object;
@@ -94,7 +104,7 @@ export class NativeWeights {
     let place = 0;
     for await (const piece of pieces) {
       if (piece instanceof Uint8Array) addon.writeWeights(handle, place, piece);
-      else addon.packRows(handle, place, piece.format, piece.numIn, piece.rows, threads);
+      else packNatively(addon, piece, threads, { target: handle, place });
       place += piece.byteLength;
     }
     return new NativeWeights(handle);

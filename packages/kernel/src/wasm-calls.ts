@@ -26,7 +26,7 @@ export interface WasmExports {
   keeps_logits(kernel: number, wanted: number): number;
   read_logits(kernel: number, wanted: number, logits: number, length: number): number;
   reason(): number;
-  pack_rows(format: number, numIn: number, rows: number, length: number, out: number): number;
+  pack_rows(rows: number, length: number): number;
   close(kernel: number): void;
 }
 

@@ -4,24 +4,13 @@ import { describe, expect, test } from "vitest";
 import { inputFactors } from "../../../packages/kernel/src/pack/input-factors.ts";
 import { packInt8 } from "../../../packages/kernel/src/pack/pack-product.ts";
 import { packNorm } from "../../../packages/kernel/src/pack/pack-tables.ts";
-import type { PackedTensor } from "../../../packages/kernel/src/pack/packed-tensor.ts";
 import { memoryLinear, memoryTensor } from "../../support/kernel/memory-store.ts";
+import { packedParts } from "../../support/kernel/packed-bytes.ts";
 import { randomFloats } from "../../support/kernel/random-weights.ts";
 import { seededRandom } from "../../support/random.ts";
 
 const factorsOf = async (...squares: number[]): Promise<number[]> =>
   Array.from(await inputFactors({ inputSquares: async () => Float32Array.from(squares) }, "product")());
-
-async function partsOf(tensor: PackedTensor) {
-  const parts = tensor.parts();
-  const pieces: Uint8Array[] = [];
-  for await (const piece of parts.weights()) pieces.push(piece as Uint8Array);
-  return { weights: Buffer.concat(pieces), scales: floatsOf(await parts.scales()), bias: floatsOf(await parts.bias()) };
-}
-
-function floatsOf(bytes: Uint8Array): Float32Array {
-  return new Float32Array(bytes.slice().buffer);
-}
 
 describe("factors", () => {
   test("are the inverse fourth root of each input's size", async () => {
@@ -52,9 +41,9 @@ test("weights are those of a product with scaled inputs and outputs", async () =
   const inputs = randomFloats(random, numIn, 0.2).map((x) => 1 + Math.abs(x));
   const outputs = randomFloats(random, numOut, 0.2).map((x) => 1 + Math.abs(x));
   const factors = { inputs: async () => inputs, outputs: async () => outputs };
-  const moved = await partsOf(packInt8(memoryLinear(values, numIn, bias), factors));
+  const moved = await packedParts(packInt8(memoryLinear(values, numIn, bias), factors));
   const divided = values.map((value, i) => value / (inputs[i % numIn] as number));
-  const plain = await partsOf(packInt8(memoryLinear(divided, numIn, bias)));
+  const plain = await packedParts(packInt8(memoryLinear(divided, numIn, bias)));
   const times = (x: Float32Array): Float32Array => x.map((value, i) => value * (outputs[i] ?? 1));
   expect(moved).toEqual({ weights: plain.weights, scales: times(plain.scales), bias: times(plain.bias) });
 });
@@ -63,7 +52,7 @@ test("rounds to the nearest of 127 levels on either side of 0, whatever a row's 
   const random = seededRandom(2);
   for (const numIn of [1, 2, 3, 4, 5, 33]) {
     const values = randomFloats(random, 3 * numIn, 0.1);
-    const { weights, scales } = await partsOf(packInt8(memoryLinear(values, numIn, undefined)));
+    const { weights, scales } = await packedParts(packInt8(memoryLinear(values, numIn, undefined)));
     for (let row = 0; row < 3; row++) {
       const own = values.subarray(row * numIn, (row + 1) * numIn);
       const scale = Math.fround(Math.max(...own.map(Math.abs)) / 127);
@@ -76,13 +65,13 @@ test("rounds to the nearest of 127 levels on either side of 0, whatever a row's 
 
 test("rows too small for a scale become zeros, and weights that are not finite make such a scale", async () => {
   const values = Float32Array.of(1e-40, -1e-45, NaN, 1, Infinity, 2);
-  const { scales } = await partsOf(packInt8(memoryLinear(values, 2, undefined)));
+  const { scales } = await packedParts(packInt8(memoryLinear(values, 2, undefined)));
   expect(Array.from(scales.subarray(0, 3))).toEqual([0, NaN, Infinity]);
 });
 
 test("norms multiply their outputs by factors", async () => {
   const factors = Float32Array.of(2, 4, 0.5);
   const norm = packNorm(memoryTensor(Float32Array.of(1, 2, 3), [3]), 1, async () => factors);
-  const { weights } = await partsOf(norm);
+  const { weights } = await packedParts(norm);
   expect(Array.from(new Float32Array(weights.buffer, weights.byteOffset, 4))).toEqual([4, 12, 2, 0]);
 });

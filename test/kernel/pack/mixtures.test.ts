@@ -1,11 +1,11 @@
 // Mixtures in packed files: the same bytes whatever the names in the checkpoint, and rounding of experts with few tokens.
 
 import { describeModel, layOut, type DecoderDescription } from "@readme-moe/kernel";
-import type { InputStatistics, Model, Precision } from "@readme-moe/model";
+import { decodeFloats, type InputStatistics, type Model, type Precision } from "@readme-moe/model";
 import { describe, expect, test } from "vitest";
 import { withFewTokens } from "../../../packages/kernel/src/calibrate/few-tokens.ts";
 import { inputFactors } from "../../../packages/kernel/src/pack/input-factors.ts";
-import { packedBytes } from "../../support/kernel/packed-bytes.ts";
+import { packedBytes, packedParts } from "../../support/kernel/packed-bytes.ts";
 import { mixtureFolder, withModel } from "../../support/mixture-folder.ts";
 import type { ExpertNaming } from "../../support/random-mixture.ts";
 import { seededRandom } from "../../support/random.ts";
@@ -62,10 +62,8 @@ describe.each(["fp32", "int8", "int4"] as const)("in %s", (precision) => {
 test("the router's weights are divided by the factors of its inputs", async () => {
   await withModel(await mixtureFolder(), async (model) => {
     const routerOf = async (precision: Precision): Promise<Float32Array> => {
-      const pieces: Uint8Array[] = [];
       const { router } = described(model, precision).layers[1]?.mixture ?? {};
-      for await (const piece of router!.parts().weights()) pieces.push(piece as Uint8Array);
-      return new Float32Array(new Uint8Array(Buffer.concat(pieces)).buffer);
+      return decodeFloats((await packedParts(router!)).weights, "F32");
     };
     const plain = await routerOf("fp32");
     const factors = await inputFactors(STATISTICS, "layers.1.ffn")();

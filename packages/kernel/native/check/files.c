@@ -4,7 +4,7 @@
 #include <string.h>
 #include "blocks.h"
 #include "check.h"
-#include "pack_blocks.h"
+#include "pack_rows.h"
 #include "hostile.h"
 #include "play.h"
 
@@ -96,17 +96,26 @@ static void change_options(Random *random, const TestModel *model, const Scenari
 
 /** Packs rows of any bytes; sanitizers see what is read or written beside them. */
 static void pack_any(Random *random) {
-  for (int32_t format = FORMAT_HALF; format < FORMAT_BLOCKS + NUM_BLOCK_TYPES; format++) {
-    int32_t numIn = 32 * random_in(random, 1, 24), numRows = random_in(random, 1, PANEL);
-    size_t panelBytes = packed_panel_bytes(format, numIn);
+  static const Format FLOATS[] = {FORMAT_FLOAT, FORMAT_HALF, FORMAT_BFLOAT};
+  for (int32_t format = FORMAT_FLOAT; format < FORMAT_BLOCKS + NUM_BLOCK_TYPES; format++) {
+    int isChanged = format == FORMAT_FLOAT || format == FORMAT_INT8;
+    int32_t numIn = isChanged ? random_in(random, 1, 400) : 32 * random_in(random, 1, 24), numRows = random_in(random, 1, 2 * PANEL);
+    RowsToPack rows = {.format = format, .source = isChanged ? (int32_t)FLOATS[random_in(random, 0, 2)] : format, .numIn = numIn};
+    size_t panelBytes = packed_panel_bytes(&rows);
     if (panelBytes == 0) continue;
-    size_t length = (size_t)numRows * packed_row_bytes(format, numIn);
-    uint8_t *rows = malloc(length), *panel = malloc(panelBytes);
-    if (!rows || !panel) abort();
-    for (size_t i = 0; i < length; i++) rows[i] = (uint8_t)random_bits(random);
-    pack_panel(format, numIn, rows, numRows, panel);
-    free(rows);
-    free(panel);
+    size_t length = (size_t)numRows * packed_row_bytes(&rows), numPanels = (size_t)(numRows + PANEL - 1) / PANEL;
+    uint8_t *bytes = malloc(length), *panels = malloc(numPanels * panelBytes);
+    float *inputs = isChanged && one_in(random, 2) ? malloc((size_t)numIn * 4) : NULL, *scales = malloc((size_t)numRows * 4);
+    if (!bytes || !panels || !scales) abort();
+    for (size_t i = 0; i < length; i++) bytes[i] = (uint8_t)random_bits(random);
+    for (int32_t i = 0; inputs && i < numIn; i++) inputs[i] = random_float(random, 2);
+    rows.rows = bytes, rows.inputs = inputs, rows.out = panels, rows.scales = scales;
+    if (!count_rows(&rows, length) || rows.numRows != numRows || count_rows(&(RowsToPack){.format = format}, length)) abort();
+    for (int32_t panel = 0; panel < (int32_t)numPanels; panel++) pack_panel(&rows, panel);
+    free(bytes);
+    free(panels);
+    free(inputs);
+    free(scales);
   }
 }
 

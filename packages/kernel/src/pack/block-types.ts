@@ -1,5 +1,5 @@
-// Panels of weights, and the types of weights in blocks. `EACH_BLOCK_TYPE` of `native/blocks.h` has the same types, in
-// this order.
+// Panels of weights, and the formats of tensors: those of `native/tensor.h`, and blocks. `EACH_BLOCK_TYPE` of
+// `native/blocks.h` has the same types, in this order.
 
 import type { BlockType } from "@readme-moe/model";
 
@@ -27,9 +27,11 @@ interface BlockSizes {
 
 const sizes = (bits: number, scaleBytes: number, factorBytes = 0): BlockSizes => ({ bits, scaleBytes, factorBytes });
 
-/** Types of 16 bits, whose weights have no scales, with the numbers of their formats. */
-const SHORT_FORMATS = { F16: 5, BF16: 6 } as const;
-export type ShortType = keyof typeof SHORT_FORMATS;
+/** Numbers of the formats without blocks. */
+const PLAIN_FORMATS = { "float-table": 0, "half-table": 1, float: 2, int8: 3, F16: 5, BF16: 6 } as const;
+
+/** Types of 16 bits, whose weights have no scales. */
+export type ShortType = "F16" | "BF16";
 
 /** Types of files, and those of fitted weights and of ONNX files, with the number of inputs that share a scale. */
 export type BlockTypeName = BlockType | `${"INT8" | "INT4" | "INT4_MINIMUM"}_${16 | 32}`;
@@ -68,18 +70,25 @@ export function isBlockType(name: string): name is BlockTypeName {
 }
 
 export function isShortType(name: string): name is ShortType {
-  return Object.hasOwn(SHORT_FORMATS, name);
+  return name === "F16" || name === "BF16";
 }
 
-/** Returns the number that the packed file has for a type. */
-export function formatNumber(name: BlockTypeName | ShortType): number {
-  return isShortType(name) ? SHORT_FORMATS[name] : FIRST_FORMAT + NAMES.indexOf(name);
+/** Layout of a tensor in the packed file. */
+export type TensorFormat = keyof typeof PLAIN_FORMATS | BlockTypeName;
+
+/** Layout of weights that are multiplied. */
+export type ProductFormat = Exclude<TensorFormat, "float-table" | "half-table">;
+
+/** Returns the number that the packed file has for a format. */
+export function formatNumber(format: TensorFormat): number {
+  return isBlockType(format) ? FIRST_FORMAT + NAMES.indexOf(format) : PLAIN_FORMATS[format];
 }
 
-/** Computes the bytes of packed weights. */
-export function blockBytes(name: BlockTypeName | ShortType, numOut: number, numIn: number): number {
-  if (isShortType(name)) return wholePanels(numOut) * PANEL * numIn * 2;
-  const { bits, scaleBytes, factorBytes } = BLOCK_TYPES[name];
+/** Computes the bytes of packed weights, without the scales of int8. */
+export function productBytes(format: ProductFormat, numOut: number, numIn: number): number {
+  if (format === "int8") return wholePanels(numOut) * PANEL * wholeGroups(numIn) * GROUP;
+  if (!isBlockType(format)) return wholePanels(numOut) * PANEL * numIn * (format === "float" ? 4 : 2);
+  const { bits, scaleBytes, factorBytes } = BLOCK_TYPES[format];
   const groupBytes = PANEL * ((GROUP * bits) / 8 + scaleBytes);
   const panelBytes =
     wholeGroups(numIn) * groupBytes + Math.floor(wholeGroups(numIn) / SPAN_GROUPS) * PANEL * factorBytes;

@@ -1,64 +1,9 @@
-// Packs weights without rounding again: a file's own blocks and numbers of 16 bits, and fitted blocks.
+// Packs blocks that are no rows of a file: those of ONNX graphs, and fitted ones.
 
-import { blockLayoutOf, type BlockSource, type BlockWeights, type LinearRefs, type TensorRef } from "@readme-moe/model";
-import {
-  blockBytes,
-  formatNumber,
-  isBlockType,
-  isShortType,
-  type BlockTypeName,
-  type ShortType,
-  GROUP,
-  PANEL,
-  wholeGroups,
-  wholePanels,
-} from "./block-types.ts";
-import { nothing, type PackedTensor, type RowsToPack } from "./packed-tensor.ts";
-import { paddedBias, placeOf, sizes } from "./pack-product.ts";
-
-/** Size of rows that are read and packed at once. */
-const CHUNK_BYTES = 4 << 20;
-
-/** Types whose bits the kernel multiplies with. */
-export type FileType = BlockTypeName | ShortType;
-
-/** Returns the type of a file's weights, if the kernel multiplies with their bits. */
-export function fileTypeOf({ store, name, shape: [, numIn = 0] }: TensorRef): FileType | undefined {
-  const { type } = store.info(name);
-  if (isShortType(type)) return type;
-  const layout = blockLayoutOf(type);
-  return layout && isBlockType(type) && numIn > 0 && numIn % layout.values === 0 ? type : undefined;
-}
-
-/** Packs a product's weights in the bits of their file. @param type - see `fileTypeOf` */
-export function packFile({ weight, bias }: LinearRefs, type: FileType): PackedTensor {
-  const [numOut = 0, numIn = 0] = weight.shape;
-  const rowBytes = weight.store.info(weight.name).byteLength / numOut;
-  const numRows = Math.max(1, Math.floor(CHUNK_BYTES / rowBytes / PANEL)) * PANEL;
-  const read = (from: number): Promise<Uint8Array> =>
-    weight.store.readBytes(weight.name, { from, to: Math.min(from + numRows, numOut) });
-  return {
-    ...sizes(type, numOut, numIn, bias),
-    weightBytes: blockBytes(type, numOut, numIn),
-    scaleBytes: 0,
-    parts: () => ({
-      async *weights(): AsyncGenerator<RowsToPack> {
-        // The next rows are read while the kernel packs the last ones.
-        let next = read(0);
-        for (let from = 0; from < numOut; from += numRows) {
-          const rows = await next;
-          if (from + numRows < numOut) next = read(from + numRows);
-          // A failure is thrown when the rows are needed.
-          next.catch(() => undefined);
-          const byteLength = blockBytes(type, Math.min(numRows, numOut - from), numIn);
-          yield { format: formatNumber(type), numIn, rows, byteLength };
-        }
-      },
-      scales: nothing,
-      bias: () => paddedBias(bias, numOut),
-    }),
-  };
-}
+import type { BlockSource, BlockWeights, TensorRef } from "@readme-moe/model";
+import { GROUP, PANEL, wholeGroups, wholePanels, type BlockTypeName } from "./block-types.ts";
+import { paddedBias, sizes } from "./pack-product.ts";
+import { nothing, type PackedTensor } from "./packed-tensor.ts";
 
 /** @param source - 4 or 8 bits in blocks of 16, or of a multiple of 32 */
 export function packBlocks(source: BlockSource, bias: TensorRef | undefined): PackedTensor {
@@ -71,7 +16,6 @@ export function packBlocks(source: BlockSource, bias: TensorRef | undefined): Pa
   const panelBytes = wholeGroups(numIn) * groupBytes;
   return {
     ...sizes(nameOf(format.bits, block, hasMinimums), numOut, numIn, bias),
-    weightBytes: wholePanels(numOut) * panelBytes,
     scaleBytes: 0,
     parts: () => ({
       async *weights() {
@@ -116,6 +60,11 @@ function blockAt({ blockSize, scales, offsets, hasOffsets }: BlockWeights, index
   const scale = scales[block]!;
   // Offsets are relative to the middle of the integers.
   return { scale, minimum: hasOffsets ? offsets[block]! - 8 * scale : 0 };
+}
+
+/** Returns the offset of input `i` of a panel's output `row`, with inputs in groups of four. */
+function placeOf(i: number, row: number): number {
+  return (i >>> 2) * 4 * PANEL + row * 4 + (i & 3);
 }
 
 /** Puts inputs 0 to 15 of a group into the low halves of bytes, and inputs 16 to 31 into the high ones. */

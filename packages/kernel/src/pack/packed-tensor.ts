@@ -1,9 +1,6 @@
-// One tensor of the packed file. The formats are those of `native/tensor.h`.
+// One tensor of the packed file.
 
-import type { BlockTypeName, ShortType } from "./block-types.ts";
-
-/** Layout of a tensor in the packed file, as described in `native/tensor.h`; `blocks.h` has those of blocks. */
-export type TensorFormat = "float-table" | "half-table" | "float" | "int8" | BlockTypeName | ShortType;
+import type { TensorFormat } from "./block-types.ts";
 
 /** A tensor of the packed file, whose bytes are made when the file is written. */
 export interface PackedTensor {
@@ -22,11 +19,16 @@ export interface PackedTensor {
 
 /** Rows of a model file, which the kernel packs. */
 export interface RowsToPack {
-  /** Number of the format in the packed file. */
+  /** Numbers of the format in the packed file, and of the one that has the numbers of `rows`. */
   readonly format: number;
+  readonly source: number;
   readonly numIn: number;
   /** Whole rows, as the file has them. */
   readonly rows: Uint8Array;
+  /** Factors of inputs, by which floats are divided; empty for none. */
+  readonly inputs: Float32Array;
+  /** Gets a scale for each row in int8, and is empty otherwise. */
+  readonly scales: Float32Array;
   /** Size of the packed rows, in whole panels. */
   readonly byteLength: number;
 }
@@ -36,7 +38,7 @@ export type PackedPiece = Uint8Array | RowsToPack;
 
 interface PackedParts {
   weights(): AsyncIterable<PackedPiece>;
-  /** Reads one scale per output; called after all weights. */
+  /** Reads one scale per output; called after all weights are packed. */
   scales(): Promise<Uint8Array>;
   bias(): Promise<Uint8Array>;
 }
