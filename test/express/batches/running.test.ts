@@ -1,5 +1,6 @@
 // Batches while processes die, time passes and answers are refused. Lines are answered by the tests.
 
+import { mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { mkdir, readdir, rename, rmdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { expect, test } from "vitest";
@@ -233,6 +234,33 @@ test("a failure of the disk is reported, and the batch goes on later", async () 
   await rmdir(input);
   await rename(`${input}.aside`, input);
   expect(await endOf(service.batches, id)).toMatchObject({ status: "completed", completed: 10 });
+});
+
+test("a batch that another owner ends while this one opens it is left without a word", async () => {
+  const errors: string[] = [];
+  const service = startService({
+    folder: await temporaryFolder(),
+    options: { onError: ({ message }) => void errors.push(message) },
+    times: { scanMs: 1e9 },
+    answer: never,
+  });
+  const id = await addBatch(service.batches, TEN);
+  const { store, files } = service.batches;
+  const folder = store.folderOf(id);
+  const end = { status: "completed", at: 1, total: 10, completed: 10, failed: 0 };
+  const pathOf = files.contentPath.bind(files);
+  let hasEnded = false;
+  files.contentPath = (fileId) => {
+    mkdirSync(join(folder, "end"));
+    writeFileSync(join(folder, "end", "end.json"), JSON.stringify(end));
+    rmSync(join(folder, "owner-1"), { recursive: true });
+    hasEnded = true;
+    return pathOf(fileId);
+  };
+  service.batches.look();
+  await expect.poll(() => hasEnded, { interval: 2 }).toBe(true);
+  await service.drain();
+  expect([errors, await readdir(folder), (await store.read(id))?.end]).toStrictEqual([[], ["batch.json", "end"], end]);
 });
 
 test("a batch without its input fails, and a damaged one does not hold up the others", async () => {

@@ -207,6 +207,8 @@ test("an owner whose batch was removed meanwhile changes nothing, and leaves not
   expect(await store.end(id, end)).toBe(true);
   await store.removeOwners(id);
   await store.beat(id, 1, beat);
+  // A process that has read the batch before its end.
+  expect(await store.claim(id, 0)).toBe(false);
   expect(await readdir(store.folderOf(id))).toStrictEqual(["batch.json", "end"]);
   await rm(store.folderOf(id), { recursive: true });
   await store.beat(id, 1, beat);

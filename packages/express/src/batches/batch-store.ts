@@ -27,6 +27,7 @@ import {
 } from "./state.ts";
 
 const BATCH_ID = /^batch_[0-9a-f]{24}$/;
+const END_FILE = "end/end.json";
 const OWNER = /^owner-(\d{1,9})$/;
 
 /** Facts of a batch and the number of its newest owner, 0 before the first. */
@@ -93,12 +94,15 @@ export class BatchStore {
   /**
    * Makes the caller the owner after `owner`.
    *
-   * @returns false if another process was first
+   * @returns false if another process was first, or if the batch has ended
    */
   async claim(id: string, owner: number): Promise<boolean> {
     try {
       await mkdir(join(this.folderOf(id), `owner-${owner + 1}`));
-      return true;
+      // What the caller knows may be older than the end.
+      if (!(await this.#json(id, END_FILE, batchEnd))) return true;
+      await this.removeOwners(id);
+      return false;
     } catch (error) {
       if (hasCode(error, "EEXIST", "ENOENT")) return false;
       throw error;
@@ -140,7 +144,7 @@ export class BatchStore {
     const [record, cancel, end, owner] = await Promise.all([
       this.#json(id, "batch.json", batchRecord),
       this.#json(id, "cancel/mark.json", cancelMark),
-      this.#json(id, "end/end.json", batchEnd),
+      this.#json(id, END_FILE, batchEnd),
       this.#newestOwner(id),
     ]);
     if (!record) return undefined;

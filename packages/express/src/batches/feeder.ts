@@ -6,6 +6,7 @@ import { statsWithin } from "../edge/stats-within.ts";
 import type { OwnedFacts } from "./batch-store.ts";
 import { ClientTurns } from "./client-turns.ts";
 import { look, mayClaim, nextBatch, roomFor, withoutAbsence, type Seen } from "./decide.ts";
+import { hasCode } from "./folder.ts";
 import { OwnedBatch, type BatchServices } from "./owned-batch.ts";
 
 /** Times of a process that runs batches, in ms. */
@@ -181,10 +182,17 @@ export class Feeder {
     const { failure } = batch;
     this.#owned.delete(id);
     this.#failedUntilMs.delete(id);
-    if (failure === undefined) return batch.abandon();
+    if (failure === undefined || (await this.#hasEndedElsewhere(batch))) return batch.abandon();
     this.#failedUntilMs.set(id, nowMs + this.#times.failedMs);
     this.#report(failure);
     await this.#release(batch);
+  }
+
+  /** Whether a batch could not go on since another owner has ended it, and has removed the files of all owners. */
+  async #hasEndedElsewhere({ record, failure }: OwnedBatch): Promise<boolean> {
+    if (!hasCode(failure, "ENOENT")) return false;
+    const facts = await this.#parts.store.read(record.id);
+    return facts === undefined || facts.end !== undefined;
   }
 
   async #release(batch: OwnedBatch): Promise<void> {

@@ -154,15 +154,10 @@ export class OwnedBatch {
     const check = (): Promise<CheckedInput> => checkInput(path, limits, signal).catch(missingFile);
     const { lines, errors } = await checks.run(this.client, signal, check);
     if (errors.length > 0) {
-      await store.end(id, {
-        status: "failed",
-        at: nowSeconds(),
-        total: 0,
-        completed: 0,
-        failed: 0,
-        errors: [...errors],
-      });
+      const end = { total: 0, completed: 0, failed: 0, errors: [...errors] };
+      const isFirst = await store.end(id, { status: "failed", at: nowSeconds(), ...end });
       this.#isOver = true;
+      if (isFirst) await store.removeOwners(id);
       return wake();
     }
     const answered = await findAnswers(this.#answerPaths(this.owner - 1), lines.count);
