@@ -216,7 +216,7 @@ describe("lines", () => {
 
 test("agrees with plain records on any sequence of events", () => {
   const operation = record({ kind: nat(9), who: nat(3), amount: integer({ min: 1, max: 4 }) });
-  const holds = property(array(operation, { maxLength: 60 }), (operations) => {
+  const holds = property(array(operation, { maxLength: 60, size: "max" }), (operations) => {
     const engine = new EventsOfAnEngine();
     const stop = recordTrace(engine.events, LAYOUT);
     const live = new Map<number, { name: string; experts: number[]; ran: number; prompt: number; arrival: number }>();

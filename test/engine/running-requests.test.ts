@@ -74,7 +74,7 @@ const operations = fc.oneof(
 test("every request gets its own chunks from the first to its end, whoever had its id before", async () => {
   const ends = { end: 0, left: 0, failed: 0 };
   await fc.assert(
-    fc.asyncProperty(fc.array(operations, { minLength: 10, maxLength: 60 }), async (history) => {
+    fc.asyncProperty(fc.array(operations, { minLength: 10, maxLength: 60, size: "max" }), async (history) => {
       let worker = new PlainWorker();
       let numHeld = 0;
       const link = {

@@ -72,7 +72,7 @@ test("loads match an independent count, stay within limits, and are zero in the 
     displaceWaiting: fc.boolean(),
   }) as fc.Arbitrary<AdmissionOptions>;
   fc.assert(
-    fc.property(options, fc.array(step, { maxLength: 80 }), (limits, steps) => {
+    fc.property(options, fc.array(step, { maxLength: 80, size: "max" }), (limits, steps) => {
       vi.clearAllTimers();
       const events = new ReadMeEmitter();
       const counted = { admitted: 0, released: 0 };
@@ -153,7 +153,7 @@ test("loads match an independent count, stay within limits, and are zero in the 
       expect(counted.released).toBe(counted.admitted);
       expect(vi.getTimerCount()).toBe(0);
     }),
-    { numRuns: 300 },
+    { numRuns: 100 },
   );
 });
 
@@ -168,7 +168,7 @@ test("refuses early, and while bodies arrive, by plain counts of all requests an
     displaceWaiting: fc.boolean(),
   });
   fc.assert(
-    fc.property(options, fc.array(step, { maxLength: 80 }), (limits, steps) => {
+    fc.property(options, fc.array(step, { maxLength: 80, size: "max" }), (limits, steps) => {
       vi.clearAllTimers();
       const { maxRequestsPerKey, maxClientShare, displaceWaiting } = limits;
       const admission = new Admission(limits);
@@ -225,6 +225,6 @@ test("refuses early, and while bodies arrive, by plain counts of all requests an
       expect(admission.stats).toMatchObject({ ...NOTHING, arriving: { requests: 0, bytes: 0 } });
       expect(vi.getTimerCount()).toBe(0);
     }),
-    { numRuns: 300 },
+    { numRuns: 200 },
   );
 });

@@ -125,7 +125,7 @@ test("two servers of models do what plain lists of them do, whatever fails, is r
   const seen = new Map<string, number>();
   const count = (what: string): void => void seen.set(what, (seen.get(what) ?? 0) + 1);
   await fc.assert(
-    fc.asyncProperty(fc.array(move, { minLength: 60, maxLength: 100 }), async (moves) => {
+    fc.asyncProperty(fc.array(move, { minLength: 60, maxLength: 100, size: "max" }), async (moves) => {
       vi.clearAllTimers();
       const servers = [serve(true), serve(false)];
       await flush();

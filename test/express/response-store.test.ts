@@ -107,7 +107,7 @@ class PlainStore {
 test("keeps, finds and removes as a plain list does, within its limits", () => {
   const seen = { get: 0, item: 0, delete: 0 };
   fc.assert(
-    fc.property(fc.array(step, { minLength: 60, maxLength: 120 }), (steps) => {
+    fc.property(fc.array(step, { minLength: 60, maxLength: 120, size: "max" }), (steps) => {
       let nowMs = 0;
       const options = { maxResponses: MAX_RESPONSES, maxBytes: MAX_BYTES, maxAgeMs: MAX_AGE_MS };
       const store = new ResponseStore(options, () => nowMs);

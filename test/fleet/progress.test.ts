@@ -107,7 +107,7 @@ const happenings = fc.array(
     fc.record({ kind: fc.constant("read" as const), at: fc.nat(5) }),
     fc.record({ kind: fc.constant("loss" as const), at: fc.nat() }),
   ),
-  { maxLength: 30 },
+  { maxLength: 30, size: "max" },
 );
 const cutPlaces = fc.array(fc.boolean(), { minLength: 1, maxLength: 5 });
 

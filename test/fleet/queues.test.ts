@@ -47,7 +47,7 @@ const ops = fc.array(
     fc.record({ kind: fc.constantFrom("renew", "restart the worker"), worker: fc.nat(1) }),
     fc.record({ kind: fc.constant("restart the front" as const) }),
   ),
-  { minLength: 10, maxLength: 60 },
+  { minLength: 10, maxLength: 60, size: "max" },
 );
 
 describe.skipIf(noServer !== undefined)("the queues of a fleet", () => {
@@ -196,7 +196,7 @@ describe.skipIf(noServer !== undefined)("the queues of a fleet", () => {
     });
     const leaving = fc.record({ kind: fc.constant("leave" as const), id: fc.constantFrom("one", "two", "three") });
     const others = fc.record({ kind: fc.constantFrom("add" as const, "restart" as const) });
-    const happenings = fc.array(fc.oneof(states, leaving, others), { minLength: 8, maxLength: 30 });
+    const happenings = fc.array(fc.oneof(states, leaving, others), { minLength: 8, maxLength: 30, size: "max" });
     await fc.assert(
       fc.asyncProperty(happenings, async (all) => {
         await server.redis.flushall();

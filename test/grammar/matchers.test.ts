@@ -29,7 +29,7 @@ test("brings a matcher to exactly the tokens of the question, whatever was asked
     tokenIds: fc.array(fc.nat(3), { maxLength: 6 }),
   });
   await fc.assert(
-    fc.asyncProperty(fc.array(question, { maxLength: 40 }), async (questions) => {
+    fc.asyncProperty(fc.array(question, { maxLength: 40, size: "max" }), async (questions) => {
       const opened: Rising[] = [];
       const book = new Matchers(async () => {
         const matcher = new Rising();

@@ -266,19 +266,19 @@ test("finds, keeps and evicts what a plain cache does, for equal prompts, pins, 
   fc.assert(
     fc.property(
       fc.constantFrom(0, 16, 64, 80, 128, 192, 320, 2048),
-      fc.array(steps, { maxLength: 60 }),
+      fc.array(steps, { maxLength: 60, size: "max" }),
       (maxTokens, history) => {
         const compared = new ComparedCache(maxTokens);
         for (const step of history) compared.apply(step);
       },
     ),
-    { numRuns: 300 },
+    { numRuns: 100 },
   );
 });
 
 test("requests of one salt find the same whether or not others run between them", () => {
   fc.assert(
-    fc.property(fc.array(steps, { maxLength: 40 }), (history) => {
+    fc.property(fc.array(steps, { maxLength: 40, size: "max" }), (history) => {
       const [beside, alone] = [new ComparedCache(4096), new ComparedCache(4096)];
       const found = { beside: [] as unknown[], alone: [] as unknown[] };
       for (const step of history) {
@@ -290,7 +290,7 @@ test("requests of one salt find the same whether or not others run between them"
       }
       expect(found.beside).toEqual(found.alone);
     }),
-    { numRuns: 200 },
+    { numRuns: 80 },
   );
 });
 

@@ -82,7 +82,7 @@ const steps: fc.Arbitrary<Step> = fc.oneof(
 
 test("a worker keeps what is kept and not released, whatever fails, restarts and happens at once", async () => {
   await fc.assert(
-    fc.asyncProperty(fc.scheduler(), fc.array(steps, { maxLength: 30 }), async (scheduler, history) => {
+    fc.asyncProperty(fc.scheduler(), fc.array(steps, { maxLength: 30, size: "max" }), async (scheduler, history) => {
       const turn = (): Promise<void> => scheduler.schedule(Promise.resolve());
       let worker = new PlainWorker(turn);
       const info = { experts: ["none"], hasRouter: false, vocabSize: 9 } as unknown as EngineInfo;

@@ -57,7 +57,7 @@ test("without a limit of experts, rows of one expert are neighbours and nothing 
 test("experts keep their numbers, and the number of a removed one is used again", () => {
   const command = fc.record({ name: fc.constantFrom("a", "b", "c", "d", "e"), isAdded: fc.boolean() });
   fc.assert(
-    fc.property(fc.array(command, { maxLength: 40 }), (commands) => {
+    fc.property(fc.array(command, { maxLength: 40, size: "max" }), (commands) => {
       const names = new ExpertNames();
       const known = new Map<string, number>();
       for (const { name, isAdded } of commands) {

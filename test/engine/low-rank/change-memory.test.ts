@@ -135,7 +135,7 @@ test("holds what a step needs within its budget, whatever is added, removed and 
   await fc.assert(
     fc.asyncProperty(
       fc.constantFrom(100, 400, 1000),
-      fc.array(steps, { minLength: 20, maxLength: 60 }),
+      fc.array(steps, { minLength: 20, maxLength: 60, size: "max" }),
       async (budget, history) => {
         const machine = new Machine(budget);
         for (const step of history) {

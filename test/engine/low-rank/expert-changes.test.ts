@@ -23,7 +23,7 @@ const operations = fc.oneof(
 
 test("an engine that is opened again has the experts that it had, from the folders that they came from", async () => {
   await fc.assert(
-    fc.asyncProperty(fc.array(operations, { maxLength: 25 }), async (history) => {
+    fc.asyncProperty(fc.array(operations, { maxLength: 25, size: "max" }), async (history) => {
       let worker = new Map(GIVEN);
       /** Calls until the worker ends. */
       let callsLeft = Infinity;

@@ -75,7 +75,7 @@ test("a draft model's memory holds what a plain list holds, while sequences grow
   });
   const seen = { evicted: 0, refused: 0, rewound: 0 };
   fc.assert(
-    fc.property(fc.array(move, { maxLength: 40 }), fc.integer({ min: 1, max: 2 }), (moves, blocks) => {
+    fc.property(fc.array(move, { maxLength: 40, size: "max" }), fc.integer({ min: 1, max: 2 }), (moves, blocks) => {
       // Two drafters of two models.
       const drafters = [0, 1].map(() => {
         const kv = new PagePool({ capacityTokens: 64 * blocks, bytesPerToken });
@@ -145,7 +145,7 @@ test("a draft model's memory holds what a plain list holds, while sequences grow
         }
       }
     }),
-    { numRuns: 200 },
+    { numRuns: 60 },
   );
   expect(
     Object.values(seen).every((count) => count > 50),
