@@ -1,6 +1,7 @@
 // The command line as a user calls it: another process, its output, its exit code.
 
-import { execFile } from "node:child_process";
+import { execFile, fork, type ChildProcess } from "node:child_process";
+import { once } from "node:events";
 import { join } from "node:path";
 
 const ROOT = join(import.meta.dirname, "..", "..");
@@ -28,13 +29,72 @@ export interface Outcome {
   readonly stderr: string;
 }
 
-/** @param input - lines on standard input */
+/**
+ * Runs a command in a process that has run others before, unless it reads lines or another command runs there.
+ *
+ * @param input - lines on standard input
+ */
 export function runCli(args: readonly string[], input = ""): Promise<Outcome> {
+  return input === "" && !host.isBusy ? host.run(args) : runCliAlone(args, input);
+}
+
+/** Runs a command in a process of its own. */
+export function runCliAlone(args: readonly string[], input = ""): Promise<Outcome> {
   const node = [...COMMAND_LINE, ...args];
   return new Promise((resolve) => {
     const child = execFile(process.execPath, node, { cwd: ROOT, maxBuffer: 1 << 26 }, (error, stdout, stderr) => {
       resolve({ code: typeof error?.code === "number" ? error.code : error ? -1 : 0, stdout, stderr });
     });
     child.stdin?.end(input);
+  });
+}
+
+type Told = { readonly name: "stdout" | "stderr"; readonly text: string } | { readonly code: number };
+
+/** A process for commands, which is started by the first one, and again after one that ended it. */
+class CommandLineHost {
+  isBusy = false;
+  #child: ChildProcess | undefined;
+
+  async run(args: readonly string[]): Promise<Outcome> {
+    this.isBusy = true;
+    try {
+      this.#child ??= await startHost();
+      return await outcomeIn(this.#child, args);
+    } finally {
+      if (this.#child?.connected !== true) this.#child = undefined;
+      this.isBusy = false;
+    }
+  }
+}
+
+const host = new CommandLineHost();
+
+async function startHost(): Promise<ChildProcess> {
+  const main = COMMAND_LINE.at(-1)?.replace(/main\.(js|ts)$/, "cli.$1") ?? "";
+  const program = join(import.meta.dirname, "programs", "command-line-host.mjs");
+  const child = fork(program, [main], {
+    cwd: ROOT,
+    execArgv: [...NODE_FLAGS],
+    stdio: ["ignore", "pipe", "pipe", "ipc"],
+  });
+  await once(child, "message");
+  return child;
+}
+
+function outcomeIn(child: ChildProcess, args: readonly string[]): Promise<Outcome> {
+  const told = { stdout: "", stderr: "" };
+  return new Promise((resolve) => {
+    const onMessage = (one: Told): unknown => ("code" in one ? end(one.code) : (told[one.name] += one.text));
+    const onClose = (code: number | null): void => end(code ?? -1);
+    const end = (code: number): void => {
+      child.stderr?.removeAllListeners("data");
+      child.off("message", onMessage).off("close", onClose);
+      resolve({ code, ...told });
+    };
+    // Warnings of Node and output of the command's children do not come as messages.
+    child.stderr?.on("data", (text: Buffer) => (told.stderr += text.toString()));
+    child.on("message", onMessage).on("close", onClose);
+    child.send({ args, env: process.env });
   });
 }
