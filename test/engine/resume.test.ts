@@ -6,6 +6,7 @@ import { ReadMeEngine, type OpenOptions } from "@readme-moe/engine";
 import { openModel, type Tokenizer } from "@readme-moe/model";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { writeFirstLayers } from "../support/first-layers.ts";
+import { RUNS_LONG_TESTS } from "../support/long-tests.ts";
 import { writePocketExperts } from "../support/pocket-experts.ts";
 import { pocketTexts } from "../support/pocket-texts.ts";
 import { POCKET } from "../support/pocket.ts";
@@ -14,7 +15,7 @@ import { randomInteger, seededRandom } from "../support/random.ts";
 import { expectReadMeError } from "../support/rejection.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
 
-const NUM_REQUESTS = Number(process.env["README_MOE_RESUMED_REQUESTS"] ?? 40);
+const NUM_REQUESTS = Number(process.env["README_MOE_RESUMED_REQUESTS"] ?? (RUNS_LONG_TESTS ? 40 : 20));
 const AT_ONCE = 12;
 
 let folder: string;

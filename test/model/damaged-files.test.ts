@@ -17,6 +17,7 @@ import {
   u64,
   u8,
 } from "../support/gguf-bytes.ts";
+import { RUNS_LONG_TESTS } from "../support/long-tests.ts";
 import { randomBlocks } from "../support/plain-blocks.ts";
 import { safetensorsBytes } from "../support/safetensors-bytes.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
@@ -35,6 +36,11 @@ const readSharded = readAllWith((path) => ShardedSafetensors.open(path));
 const readGguf = readAllWith((path) => GgufTensorStore.open(path), ggmlNameOf);
 
 const U64_MAX = 2n ** 64n - 1n;
+
+/** Share of the wrong values of each byte of a header that are tried, other ones of the next byte. */
+const EVERY = RUNS_LONG_TESTS ? 1 : 3;
+const triedValues = (value: number, at: number): readonly number[] =>
+  wrongValues(value).filter((_, index) => (index + at) % EVERY === 0);
 
 describe("a damaged safetensors file", () => {
   const header = {
@@ -64,7 +70,7 @@ describe("a damaged safetensors file", () => {
     let numRefused = 0;
     let numHarmless = 0;
     for (let at = 0; at < headerEnd; at++) {
-      for (const wrong of wrongValues(whole[at] ?? 0)) {
+      for (const wrong of triedValues(whole[at] ?? 0, at)) {
         const problems = await readDamaged(path, withByte(whole, at, wrong), readSafetensors);
         if (at < 8) expect(problems).not.toEqual([]);
         if (problems.length === 0) numHarmless += 1;
@@ -72,8 +78,8 @@ describe("a damaged safetensors file", () => {
       }
     }
     // Letters of names can be others; most of a header cannot.
-    expect(numRefused).toBeGreaterThan(1500);
-    expect(numHarmless).toBeGreaterThan(100);
+    expect(numRefused).toBeGreaterThan(1500 / EVERY);
+    expect(numHarmless).toBeGreaterThan(100 / EVERY);
   });
 
   const one = '"dtype":"U8","shape":[1]';
@@ -211,7 +217,7 @@ describe("a damaged GGUF file", () => {
     let numRefused = 0;
     let numHarmless = 0;
     for (let at = 0; at < headerBytes; at++) {
-      for (const wrong of wrongValues(whole[at] ?? 0)) {
+      for (const wrong of triedValues(whole[at] ?? 0, at)) {
         const problems = await readDamaged(path, withByte(whole, at, wrong), readGguf);
         // Version 2 is a good one, and a file may hold more than its counts say.
         if (at < 4) expect(problems).not.toEqual([]);
@@ -219,8 +225,8 @@ describe("a damaged GGUF file", () => {
         else numRefused += 1;
       }
     }
-    expect(numRefused).toBeGreaterThan(2000);
-    expect(numHarmless).toBeGreaterThan(500);
+    expect(numRefused).toBeGreaterThan(2000 / EVERY);
+    expect(numHarmless).toBeGreaterThan(500 / EVERY);
   });
 
   const hostile: readonly [string, HandMadeGguf, string][] = [

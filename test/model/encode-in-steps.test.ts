@@ -5,6 +5,7 @@ import { normalizeInChunks } from "../../packages/model/src/text/normalizer.ts";
 import { Tokenizer } from "../../packages/model/src/text/tokenizer.ts";
 import { libraryEncoder } from "../oracles/library-tokenizer.ts";
 import { HOSTILE_UNITS, hostileTexts, randomTexts, tokenizerSources } from "../support/hostile-texts.ts";
+import { RUNS_LONG_TESTS } from "../support/long-tests.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 import { expectThrownReadMeError, trickyTexts } from "../support/tokenizer-definitions.ts";
 
@@ -28,8 +29,9 @@ describe("ids", () => {
     for (const [index, source] of sources.entries()) {
       const encode = libraryEncoder(source);
       const tokenizer = tokenizers[index]?.tokenizer;
-      for (const text of texts.filter((one) => isFair(source.name, one))) {
-        for (const addSpecialTokens of [true, false]) {
+      for (const [at, text] of texts.entries()) {
+        if (!isFair(source.name, text)) continue;
+        for (const addSpecialTokens of RUNS_LONG_TESTS ? [true, false] : [(at + index) % 2 === 0]) {
           const ids = tokenizer?.encode(text, { addSpecialTokens }) ?? [];
           expect([...ids], `${source.name}: ${JSON.stringify(text.slice(0, 200))}`).toEqual(
             encode(text, addSpecialTokens),
@@ -101,8 +103,10 @@ describe("merging a word", () => {
 describe("hostile texts of 300,000 characters", () => {
   it("are encoded in many short steps, by every kind of tokenizer", () => {
     // The only slow step is a search in a long piece; quadratic work would take minutes.
-    for (const { name, tokenizer } of tokenizers) {
-      for (const unit of HOSTILE_UNITS) {
+    for (const [index, { name, tokenizer }] of tokenizers.entries()) {
+      for (const [at, unit] of HOSTILE_UNITS.entries()) {
+        // Every tokenizer takes a third of the texts, and every text is for a third of the tokenizers.
+        if (!RUNS_LONG_TESTS && (at + index) % 3 !== 0) continue;
         const text = unit.repeat(Math.ceil(3e5 / unit.length));
         const work = tokenizer.encodeInSteps(text);
         let longestMs = 0;
@@ -264,8 +268,10 @@ function plainMerge(pairs: readonly SymbolPair[], symbols: readonly number[]): n
   }
 }
 
+/** All characters that Unicode assigns; no form changes the others. */
 function codePoints(): string[] {
   return Array.from({ length: 0x110000 }, (_, point) => point)
     .filter((point) => point < 0xd800 || point > 0xdfff)
-    .map((point) => String.fromCodePoint(point));
+    .map((point) => String.fromCodePoint(point))
+    .filter((character) => /[^\p{Cn}\p{Co}]/u.test(character));
 }
