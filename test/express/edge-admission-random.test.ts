@@ -188,14 +188,17 @@ test("refuses early, and while bodies arrive, by plain counts of all requests an
         };
         const numOfKey = [...places.values()].filter((one) => client !== undefined && one.client === client).length;
         if (name === "enter") {
-          const [early, earlyOfClient] = fits(places, { tokens: bytes, bytes });
+          // A client's request takes no more tokens than its share, whatever it may need.
+          const most = client === undefined ? Infinity : Math.ceil(limits.maxTokens * maxClientShare);
+          const wanted = { tokens: Math.min(most, bytes + 5), bytes };
+          const [early, earlyOfClient] = fits(places, { tokens: Math.min(most, bytes), bytes });
           const hasPlace = numOfKey < maxRequestsPerKey && earlyOfClient;
           expect(isRefused(() => admission.refuseIfFull(about))).toBe(!hasPlace || !(early || displaceWaiting));
-          const [all, ofClient] = fits(places, { tokens: bytes + 5, bytes });
+          const [all, ofClient] = fits(places, wanted);
           const isWelcome = bytes <= limits.maxBytes && numOfKey < maxRequestsPerKey && all && ofClient;
           const isOut = isRefused(() => {
             const ticket = admission.enter(entrant({ ...about, priority: 0 }));
-            places.set(() => ticket.release(), { client, tokens: bytes + 5, bytes });
+            places.set(() => ticket.release(), { client, ...wanted });
           });
           expect(isOut).toBe(!isWelcome);
         } else if (name === "arrive") {

@@ -100,6 +100,27 @@ test("a client's share is refused by its measure, and leaves room to others", ()
   expect(reasons).toEqual(["share"]);
 });
 
+test.each([
+  [{ bytes: 2_000_000 }, 505],
+  [{ choices: 128, maxCompletionTokens: 100_000 }, 917_504],
+])("a single request that may take all tokens leaves room to other clients: %j", (about, correctedTokens) => {
+  const admission = new Admission();
+  const ticket = admission.enter(entrant({ client: "a", ...about }));
+  const enterOther = (): void => {
+    admission.refuseIfFull({ ...entrant({ client: "b" }) });
+    admission.enter(entrant({ client: "b" })).release();
+  };
+  expect(loads(admission).tokens).toBe(917_504);
+  enterOther();
+  expect(refusal(admission, { client: "a" })).toMatchObject({ status: 429, code: "rate_limit_exceeded" });
+  ticket.correct(2_000_000);
+  enterOther();
+  ticket.correct(500);
+  expect(loads(admission).tokens).toBe(correctedTokens);
+  ticket.release();
+  expect(loads(admission)).toEqual(NOTHING);
+});
+
 test("events carry what entered, waited and left, and count only requests that generate", () => {
   const events = new ReadMeEmitter();
   const seen: unknown[] = [];

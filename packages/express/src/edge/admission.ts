@@ -86,7 +86,7 @@ export class Admission {
    * @throws {ApiError} 503 `server_overloaded`, 429 `rate_limit_exceeded`
    */
   refuseIfFull(about: Applicant & Pick<Entrant, "bytes">): void {
-    const load = { requests: 1, tokens: about.bytes, bytes: about.bytes };
+    const load = this.#loads.withinShare(about.client, { requests: 1, tokens: about.bytes, bytes: about.bytes });
     this.#refuseKey(about);
     // The request may turn out to have a higher priority than waiting ones.
     const overflow = this.#options.displaceWaiting ? undefined : this.#loads.overflow(load);
@@ -133,7 +133,8 @@ export class Admission {
       this.#emitRejected(entrant, "bytes", 0);
       throw tooLarge(entrant.bytes, limits.bytes);
     }
-    const load = this.#loads.withAnswer(loadOf(entrant), entrant.answerBytes);
+    const whole = this.#loads.withAnswer(loadOf(entrant), entrant.answerBytes);
+    const load = this.#loads.withinShare(entrant.client, whole);
     this.#refuseKey(entrant);
     const overflow = this.#loads.overflow(load);
     const wanted = { load, priority: entrant.priority };
@@ -210,7 +211,8 @@ export class Admission {
     integerOption("promptTokens", promptTokens, 0);
     if (place.hasLeft) return;
     const tokens = promptTokens + place.maxCompletionTokens * place.choices;
-    place.load = this.#loads.replace(place.client, place.load, { ...place.load, tokens });
+    const load = this.#loads.withinShare(place.client, { ...place.load, tokens });
+    place.load = this.#loads.replace(place.client, place.load, load);
     place.promptTokens = promptTokens;
   }
 

@@ -103,6 +103,15 @@ export class ClientLoads {
     return { ...load, bytes: Math.max(load.bytes, bytes) };
   }
 
+  /**
+   * Bounds the tokens of a request by the client's share. They are what it may take at most, and a single request that
+   * exceeds the limit would otherwise keep all other clients out.
+   */
+  withinShare(client: string | undefined, load: Load): Load {
+    if (client === undefined) return load;
+    return { ...load, tokens: Math.min(load.tokens, this.#shareOf(this.#limits).tokens) };
+  }
+
   /** Finds the limit that all clients together would exceed with `load` more. */
   overflow(load: Load): Overflow | undefined {
     return overflowOf(this.#all, load, this.#limits);
