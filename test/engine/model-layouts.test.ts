@@ -3,15 +3,17 @@
 import { cp, mkdir, readdir, readFile, rename, rm, stat, symlink, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import type { PromptInfo } from "@readme-moe/core";
+import type { EngineOptions } from "@readme-moe/engine";
+import { precisionOf } from "@readme-moe/kernel";
 import { openModel, SafetensorsFile, writeExpertSet, writeSafetensors } from "@readme-moe/model";
-import { expect, test } from "vitest";
+import { expect, onTestFinished, test } from "vitest";
 import { resolveEngineOptions } from "../../packages/engine/src/engine-options.ts";
 import type { EngineOutput } from "../../packages/engine/src/engine-parts.ts";
 import { resolveReaderOptions } from "../../packages/engine/src/reader-options.ts";
 import { openEngine } from "../../packages/engine/src/worker/open-engine.ts";
 import { openReader } from "../../packages/engine/src/worker/open-reader.ts";
 import { fixture } from "../support/fixtures.ts";
-import { writeQ8Gguf } from "../support/gguf/convert-model.ts";
+import { writeModelGguf, writeQ8Gguf } from "../support/gguf/convert-model.ts";
 import { writeOnnxFixtures } from "../support/onnx-fixtures.ts";
 import { POCKET } from "../support/pocket.ts";
 import { EMBEDDING_MODEL } from "../support/pooling-models.ts";
@@ -156,4 +158,26 @@ test.each(Object.entries(LAYOUTS))("a reader and an engine know the same version
   await Promise.all([engine.close(), reader.close()]);
   const known = Object.keys(reader.info).map((name) => [name, engine.info[name as keyof PromptInfo]]);
   expect(reader.info).toStrictEqual(Object.fromEntries(known));
+});
+
+test("products have the bits of a file's blocks unless options say otherwise, and int8 without blocks", async () => {
+  const home = await temporaryFolder();
+  await writeTinyDense(join(home, "dense"), 1);
+  const blocks = await writeGguf(join(home, "dense"), join(home, "blocks.gguf"));
+  const output = new Proxy({} as EngineOutput, { get: () => () => undefined });
+  const used = async (path: string, asked: EngineOptions): Promise<string> => {
+    const engine = await openEngine(path, resolveEngineOptions({ threads: 1, ...asked }), output, () => undefined);
+    await engine.close();
+    return engine.info.precision;
+  };
+  expect(await used(blocks, {})).toBe("file");
+  expect(await used(blocks, { precision: "int8" })).toBe("int8");
+  expect(await used(join(home, "dense"), {})).toBe("int8");
+  const model = await openModel(join(home, "dense"));
+  onTestFinished(() => model.close());
+  await writeModelGguf(model, join(home, "halves.gguf"), "F16");
+  const halves = await openModel(join(home, "halves.gguf"));
+  onTestFinished(() => halves.close());
+  expect(precisionOf(halves)).toBe("int8");
+  expect(precisionOf(halves, "file")).toBe("file");
 });

@@ -11,7 +11,7 @@ import { cacheFolderOption, examples, jsonOption, precisionOption } from "../opt
 import { showStatus } from "../terminal.ts";
 
 interface PullFlags {
-  readonly precision: Precision;
+  readonly precision?: Precision;
   readonly revision?: string;
   readonly cacheFolder?: string;
   readonly json: boolean;
@@ -35,7 +35,9 @@ export function pullCommand(signal: AbortSignal): Command {
     )
     .argument("<models...>", MODEL_ARGUMENT)
     .addOption(
-      precisionOption("choose the weights of a short name for this precision, as other commands do").default("int8"),
+      precisionOption(
+        "choose the weights of a short name for this precision (default: the smallest that lose nothing)",
+      ),
     )
     .option("--revision <revision>", "branch, tag or commit (default: main, or the one in the name)")
     .addOption(cacheFolderOption())
@@ -60,7 +62,7 @@ export function pullCommand(signal: AbortSignal): Command {
 }
 
 async function pull(name: string, flags: PullFlags, signal: AbortSignal): Promise<Pulled> {
-  const { precision, revision, cacheFolder } = flags;
+  const { precision = "int8", revision, cacheFolder } = flags;
   let plan: DownloadPlan | undefined;
   const download = shownDownload((announced) => {
     plan = announced;
