@@ -59,7 +59,7 @@ describe.each(ISOLATIONS)("an engine in a %s", (isolation) => {
 test("only a whole limit without a sign of life counts, and none before the worker was asked", () => {
   const PARTS_TO_HANG = 9;
   fc.assert(
-    fc.property(fc.array(fc.boolean(), { maxLength: 60 }), (heardBefore) => {
+    fc.property(fc.array(fc.boolean(), { maxLength: 60, size: "max" }), (heardBefore) => {
       let silence = afterPart(HEARD);
       // Parts since the worker was asked last, counted plainly: it is asked in the part after it was heard.
       let quiet = 0;

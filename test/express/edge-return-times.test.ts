@@ -57,14 +57,14 @@ test.each([
 });
 
 test("waits are integers from 1 to 60,000, do not decrease, and forget releases of long ago", () => {
-  const releases = fc.array(fc.integer({ min: 0, max: 100_000 }), { maxLength: 80 });
+  const releases = fc.array(fc.integer({ min: 0, max: 100_000 }), { maxLength: 80, size: "max" });
   const turned = fc.record({
     places: fc.integer({ min: 1, max: 1000 }),
     numWaiting: fc.integer({ min: 0, max: 5000 }),
     maxQueueMs: fc.integer({ min: 1, max: 60_000 }),
   });
   fc.assert(
-    fc.property(releases, fc.array(turned, { minLength: 1, maxLength: 20 }), (releasedMs, all) => {
+    fc.property(releases, fc.array(turned, { minLength: 1, maxLength: 20, size: "max" }), (releasedMs, all) => {
       let times = NO_RETURN_TIMES;
       for (const ms of releasedMs.toSorted((a, b) => a - b)) times = recordRelease(times, ms);
       expect(times.releasesMs.length).toBeLessThanOrEqual(32);

@@ -164,7 +164,7 @@ describe("routes in lines", () => {
 
   test("keep every character, its expert and the width of a line", () => {
     assert(
-      property(array(piece, { maxLength: 40 }), integer({ min: 4, max: 30 }), (pieces, width) => {
+      property(array(piece, { maxLength: 40, size: "max" }), integer({ min: 4, max: 30 }), (pieces, width) => {
         const { lines, isCut } = wrapRoutes(pieces, width, Infinity);
         expect(isCut).toBe(false);
         const all = lines.flat();
@@ -180,7 +180,9 @@ describe("routes in lines", () => {
         }
         for (const expert of [0, 1, 2, 3]) {
           const own = all.filter((run) => run.expert === expert).flatMap((run) => run.texts.map(({ text }) => text));
-          const given = pieces.filter((one) => one.expert === expert).map(({ text }) => text.replaceAll("\n", "↵"));
+          const given = pieces
+            .filter((one) => one.expert === expert)
+            .map(({ text }) => text.replaceAll(/\r\n|[\r\n\u2028\u2029]/g, "↵"));
           expect(own.join("")).toBe(given.join("").replace(/\s/gu, "\u00A0"));
         }
       }),
