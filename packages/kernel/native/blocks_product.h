@@ -36,6 +36,13 @@ INLINE Floats scales_of(const BlockType t, const uint8_t *group, const uint8_t *
   }
 }
 
+/** Makes operands of `dot`, once for all rows, of bytes with 128 added. */
+#if QUADS_ARE_UNSIGNED
+INLINE Bytes unpacked(Bytes b) { return b; }
+#else
+INLINE Bytes unpacked(Bytes b) { return flipped(b); }
+#endif
+
 /** Unpacks groups `[0, numGroups)` of a span for vectors `[from, to)` of a panel. */
 INLINE void unpack_span(const BlockType t, const uint8_t *packed, int numGroups, int from, int to, Span *span) {
   const uint8_t *factors = packed + SPAN_GROUPS * group_bytes(t);
@@ -44,7 +51,10 @@ INLINE void unpack_span(const BlockType t, const uint8_t *packed, int numGroups,
     uint8_t *codes = span->codes + g * GROUP * PANEL;
     for (int v = from; v < to; v++) {
 #pragma clang loop unroll(full)
-      for (int k = 0; k < 8; k++) store_bytes(codes + 4 * PANEL * k + 64 * v, codes_of(t, group, k, v));
+      for (int k = 0; k < 8; k++) {
+        Bytes line = codes_of(t, group, k, v);
+        store_bytes(codes + 4 * PANEL * k + 64 * v, has_bytes(t) ? unpacked(line) : line);
+      }
       for (int b = 0; b < GROUP / t.block; b++) {
         size_t at = (size_t)(g * GROUP / t.block + b) * PANEL + 16 * (size_t)v;
         store(span->scales + at, scales_of(t, group, factors, b, v, 0));
@@ -52,6 +62,14 @@ INLINE void unpack_span(const BlockType t, const uint8_t *packed, int numGroups,
       }
     }
   }
+}
+
+/** Does the same for FORMAT_INT8, where the packed bytes are no operands. @returns the bytes of the first vector */
+INLINE const uint8_t *unpack_bytes(const uint8_t *packed, int numGroups, int from, int to, Span *span) {
+  if (QUADS_ARE_UNSIGNED) return packed + 64 * from;
+  for (int line = 0; line < 8 * numGroups; line++)
+    for (int v = 4 * line + from; v < 4 * line + to; v++) store_bytes(span->codes + 64 * v, unpacked(load_bytes(packed + 64 * v)));
+  return span->codes + 64 * from;
 }
 
 /** Place of a tile in a product. */
@@ -78,55 +96,54 @@ INLINE int32_t block_sum(const Rows *x, size_t group, int block, const int numBl
 
 /**
  * Adds a span's products to R rows by V vectors of outputs.
- * @param hasBytes - whether codes have 8 bits, with 128 added @param block - 16 or 32; 0 for scales of whole outputs, -1
- *   where these weights are read once and prefetched
+ * @param hasBytes - whether codes need all eight bits @param block - 16 or 32; 0 for scales of whole outputs, -1 where
+ *   packed weights are read once and prefetched
  */
 INLINE void tile_span(const Tile *tile, const int R, const int V, const int hasBytes, const int block, const int hasMinimums) {
   enum { MOST_R = 4 };
   const int numBlocks = block == 16 ? 2 : 1;
-  const Rows *x = tile->x;
+  const Rows rows = *tile->x, *x = &rows;
   const size_t width = (size_t)x->width, groups = width / GROUP;
   Floats sums[MOST_R][4];
-  for (int r = 0; r < R; r++)
-    for (int v = 0; v < V; v++) sums[r][v] = tile->firstGroup == 0 ? splat(0) : load(tile->out + (size_t)r * tile->outStride + 16 * v);
+  UNROLLED(r, R) UNROLLED(v, V) sums[r][v] = tile->firstGroup == 0 ? splat(0) : load(tile->out + (size_t)r * tile->outStride + 16 * v);
   for (int g = 0; g < tile->numGroups; g++) {
     const uint8_t *codes = tile->codes + g * GROUP * PANEL;
     const size_t first = (size_t)tile->row * groups + (size_t)(tile->firstGroup + g);
     for (int line = 0; line < tile->nextLines; line++) __builtin_prefetch(tile->next + (size_t)(g * tile->nextLines + line) * 64, 0, 2);
     for (int b = 0; b < numBlocks; b++) {
       Ints dots[MOST_R][4];
-      for (int r = 0; r < R; r++) {
+      UNROLLED(r, R) {
         int32_t sum = block_sum(x, first + (size_t)r * groups, b, numBlocks);
-        for (int v = 0; v < V; v++) dots[r][v] = splat_int(hasBytes ? offset_of(sum) : -tile->zero * sum);
+        UNROLLED(v, V) dots[r][v] = splat_int(block > 0 ? -tile->zero * sum : offset_of(sum));
       }
 #pragma clang loop unroll(full)
-      for (int k = 8 / numBlocks * b; k < 8 / numBlocks * (b + 1); k++) {
-        Quads quads[4];
-        if (block < 0) read_ahead(codes + 4 * PANEL * k, V);
-        for (int v = 0; v < V; v++) {
-          Bytes bytes = load_bytes(codes + 4 * PANEL * k + 64 * v);
-          quads[v] = hasBytes ? quads_of(bytes) : quads_of_codes(bytes);
-        }
-        for (int r = 0; r < R; r++) {
-          Quad inputs = load_quad(x, (first + (size_t)r * groups) * GROUP + 4 * (size_t)k);
-          for (int v = 0; v < V; v++) dots[r][v] = hasBytes ? dot(dots[r][v], quads[v], inputs) : dot_codes(dots[r][v], quads[v], inputs);
+      for (int half = b; half < (numBlocks == 2 ? b + 1 : 2); half++) {
+        Inputs inputs[MOST_R];
+        UNROLLED(r, R) inputs[r] = load_inputs(x, (first + (size_t)r * groups) * GROUP + 16 * (size_t)half);
+        UNROLLED(k, 4) {
+          const uint8_t *line = codes + 4 * PANEL * (4 * half + k);
+          if (block < 0) read_ahead(line, V);
+          Quads quads[4];
+          UNROLLED(v, V) quads[v] = block < 0 ? quads_of(load_bytes(line + 64 * v)) : quads_of_codes(load_bytes(line + 64 * v));
+          UNROLLED(r, R) UNROLLED(v, V) dots[r][v] = (hasBytes ? dot : dot_codes)(dots[r][v], quads[v], quad_of(inputs[r], k));
+          UNROLLED(r, R) UNROLLED(v, V) SETTLE(dots[r][v]);
         }
       }
       const float *scales = tile->scales + (size_t)(g * numBlocks + b) * PANEL, *minimums = tile->minimums + (size_t)(g * numBlocks + b) * PANEL;
-      for (int r = 0; r < R; r++) {
+      UNROLLED(r, R) {
         const size_t group = first + (size_t)r * groups;
         Floats scale = splat(x->scales[group]), offset = splat(x->scales[group] * (float)block_sum(x, group, b, numBlocks));
-        for (int v = 0; v < V; v++) {
+        UNROLLED(v, V) {
           Floats value = to_floats(dots[r][v]);
           if (block > 0) value = mul(value, load(scales + 16 * v));
           sums[r][v] = add(sums[r][v], mul(value, scale));
           if (hasMinimums) sums[r][v] = add(sums[r][v], mul(load(minimums + 16 * v), offset));
+          if (R > 1) SETTLE(sums[r][v]);
         }
       }
     }
   }
-  for (int r = 0; r < R; r++)
-    for (int v = 0; v < V; v++) store(tile->out + (size_t)r * tile->outStride + 16 * v, sums[r][v]);
+  UNROLLED(r, R) UNROLLED(v, V) store(tile->out + (size_t)r * tile->outStride + 16 * v, sums[r][v]);
 }
 
 /** Runs all rows `[rowFrom, rowTo)` of a span by V vectors of outputs, by the largest tiles that fit. */
@@ -169,10 +186,15 @@ INLINE void span_rows(Tile tile, int rowFrom, int rowTo, const int V, const int 
   }
 SPAN_KIND(span_outputs, 1, 0, 0)
 SPAN_KIND(panel_outputs, 1, -1, 0)
-SPAN_KIND(span_bytes_16, 1, 16, 0)
-SPAN_KIND(span_bytes_32, 1, 32, 0)
 SPAN_KIND(span_codes_16, 0, 16, 0)
 SPAN_KIND(span_codes_32, 0, 32, 0)
+#ifdef HAS_OWN_DOT_CODES
+SPAN_KIND(span_bytes_16, 1, 16, 0)
+SPAN_KIND(span_bytes_32, 1, 32, 0)
+#else
+#define span_bytes_16 span_codes_16
+#define span_bytes_32 span_codes_32
+#endif
 SPAN_KIND(span_minimums_16, 0, 16, 1)
 SPAN_KIND(span_minimums_32, 0, 32, 1)
 #undef SPAN_KIND
@@ -206,14 +228,16 @@ INLINE void row_span(const BlockType t, const uint8_t *packed, const Tile *tile,
       int32_t sum = block_sum(x, at, b, numBlocks);
       for (int v = 0; v < V; v++) dots[b][v] = splat_int(has_bytes(t) ? offset_of(sum) : -t.zero * sum);
     }
+    const Inputs low = load_inputs(x, at * GROUP), high = load_inputs(x, at * GROUP + 16);
     // Inputs of one line of nibbles follow each other.
 #pragma clang loop unroll(full)
     for (int step = 0; step < 8; step++) {
       const int k = step / 2 + step % 2 * 4, b = numBlocks == 2 ? k / 4 : 0;
-      Quad inputs = load_quad(x, at * GROUP + 4 * (size_t)k);
+      Quad quad = quad_of(k < 4 ? low : high, k % 4);
       for (int v = 0; v < V; v++) {
         Bytes codes = codes_of(t, group, k, vector + v);
-        dots[b][v] = has_bytes(t) ? dot(dots[b][v], quads_of(codes), inputs) : dot_codes(dots[b][v], quads_of_codes(codes), inputs);
+        dots[b][v] = has_bytes(t) ? dot(dots[b][v], quads_of(codes), quad) : dot_codes(dots[b][v], quads_of_codes(codes), quad);
+        if (V == 1) SETTLE(dots[b][v]);
       }
     }
     for (int b = 0; b < numBlocks; b++) {
@@ -242,10 +266,18 @@ INLINE void block_span(const BlockType t, const uint8_t *packed, const Tile *til
   own.codes = span.codes + 64 * from;
   own.scales = span.scales + 16 * from;
   own.minimums = span.minimums + 16 * from;
-  own.zero = t.zero;
+  own.zero = has_bytes(t) && !QUADS_ARE_UNSIGNED ? 0 : t.zero;
   if (has_bytes(t)) (t.block == 16 ? span_bytes_16 : span_bytes_32)(&own, rowFrom, rowTo, to - from);
   else if (t.hasMinimums) (t.block == 16 ? span_minimums_16 : span_minimums_32)(&own, rowFrom, rowTo, to - from);
   else (t.block == 16 ? span_codes_16 : span_codes_32)(&own, rowFrom, rowTo, to - from);
+}
+
+/** Runs the tiles of a span of FORMAT_INT8. */
+static void byte_span(Tile *tile, const uint8_t *packed, int isOnce, int rowFrom, int rowTo, int from, int to) {
+  if (isOnce) return panel_outputs(tile, rowFrom, rowTo, to - from);
+  Span span;
+  tile->codes = unpack_bytes(packed, tile->numGroups, from, to, &span);
+  span_outputs(tile, rowFrom, rowTo, to - from);
 }
 
 /** Computes vectors `[from, to)` of a panel of FORMAT_INT8 or of blocks for rows `[rowFrom, rowTo)`. */
@@ -268,7 +300,7 @@ static void panel_product(const Tensor *t, int panel, int from, int to, const Ro
   case FORMAT_BLOCKS + BLOCK_##name: block_span((BlockType){__VA_ARGS__}, packed, &tile, rowFrom, rowTo, from, to); break;
       EACH_BLOCK_TYPE(CASE_OF_TYPE)
 #undef CASE_OF_TYPE
-      default: (isOnce ? panel_outputs : span_outputs)(&tile, rowFrom, rowTo, to - from); break;
+      default: byte_span(&tile, packed, isOnce, rowFrom, rowTo, from, to); break;
     }
   }
   finish_outputs(t, (size_t)panel * PANEL + 16 * (size_t)from, to - from, rowTo - rowFrom, out, outStride);

@@ -8,6 +8,19 @@ INLINE void read_ahead(const uint8_t *weights, const int V) {
   for (int v = 0; v < V; v++) __builtin_prefetch(weights + AHEAD_BYTES + 64 * v);
 }
 
+// SETTLE keeps loads that follow behind a sum: a compiler that moves them ahead stores sums in memory for them.
+#ifndef SETTLE
+#define SETTLE(sum) (void)(sum)
+#endif
+#define UNROLLED(i, count) _Pragma("clang loop unroll(full)") for (int i = 0; i < (count); i++)
+
+#ifndef HAS_LANES
+/** Sixteen inputs of a row, of which four are loaded where they are used. */
+typedef struct { const Rows *rows; size_t at; } Inputs;
+INLINE Inputs load_inputs(const Rows *x, size_t at) { return (Inputs){x, at}; }
+INLINE Quad quad_of(Inputs inputs, int quad) { return load_quad(inputs.rows, inputs.at + 4 * (size_t)quad); }
+#endif
+
 #include "blocks_product.h"
 #ifdef HAS_OWN_TILE_INT8
 #include "product_wasm.h"

@@ -120,6 +120,7 @@ INLINE Floats load_powers(const uint8_t *p) {
   return powers;
 }
 
+#define SETTLE(sum) __asm__ volatile("" : "+x"((sum).v[0]), "+x"((sum).v[1])::"memory")
 INLINE Quad load_quad(const Rows *x, size_t at) { int32_t four; memcpy(&four, x->values + at, 4); return _mm256_set1_epi32(four); }
 
 #ifdef USE_AVX_VNNI
@@ -132,7 +133,9 @@ INLINE Ints dot(Ints sum, Quads weights, Quad inputs) {
 #define dot_codes dot
 #else
 #define QUADS_ARE_UNSIGNED 0
-INLINE Quads quads_of(Bytes b) { EACH b.v[i] = _mm256_xor_si256(b.v[i], _mm256_set1_epi8(-128)); return b; }
+#define HAS_OWN_DOT_CODES
+INLINE Bytes flipped(Bytes b) { EACH b.v[i] = _mm256_xor_si256(b.v[i], _mm256_set1_epi8(-128)); return b; }
+INLINE Quads quads_of(Bytes b) { return flipped(b); }
 INLINE __m256i add_pairs(__m256i sum, __m256i pairs) {
   return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }

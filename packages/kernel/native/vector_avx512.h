@@ -67,6 +67,7 @@ INLINE void store_halves(uint16_t *p, Floats x) { _mm256_storeu_si256((__m256i *
 
 INLINE Quads load_quads(const uint8_t *p) { return _mm512_loadu_si512(p); }
 INLINE Quad load_quad(const Rows *x, size_t at) { int32_t four; memcpy(&four, x->values + at, 4); return _mm512_set1_epi32(four); }
+#define SETTLE(sum) __asm__ volatile("" : "+v"(sum)::"memory")
 INLINE Ints dot(Ints sum, Quads weights, Quad inputs) { return _mm512_dpbusd_epi32(sum, weights, inputs); }
 
 /** Bytes of 16 outputs by four inputs. */

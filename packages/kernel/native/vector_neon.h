@@ -5,13 +5,18 @@
 typedef struct { float32x4_t v[4]; } Floats;
 typedef struct { int32x4_t v[4]; } Ints;
 typedef struct { int8x16_t v[4]; } Quads;
-typedef int8x16_t Quad;
+/** Four of sixteen inputs. */
+typedef struct { int8x16_t inputs; int lane; } Quad;
 
 // 6 vectors of sums fill 24 of 32 registers.
 #define TILE_VECTORS 1
 #define TILE_ROWS 6
 #define ROW_VECTORS 4
+#ifdef USE_DOT_PRODUCT
 #define SPAN_ROWS 3
+#else
+#define SPAN_ROWS 2
+#endif
 #define SPAN_VECTORS 1
 #define ATTEND_QUERIES 5
 #define ATTEND_GROUPS GROUP(5, 1) GROUP(4, 1) GROUP(3, 1) GROUP(2, 1) GROUP(1, 4)
@@ -80,8 +85,9 @@ INLINE Bytes moved(Bytes b, int by, int mask) {
 }
 INLINE Bytes either(Bytes a, Bytes b) { EACH a.v[i] = vorrq_u8(a.v[i], b.v[i]); return a; }
 INLINE Bytes looked_up(Bytes b, const uint8_t *table) { EACH b.v[i] = vqtbl1q_u8(vld1q_u8(table), b.v[i]); return b; }
-INLINE Quads quads_of(Bytes b) { Quads q; EACH q.v[i] = vreinterpretq_s8_u8(veorq_u8(b.v[i], vdupq_n_u8(128))); return q; }
+INLINE Bytes flipped(Bytes b) { EACH b.v[i] = veorq_u8(b.v[i], vdupq_n_u8(128)); return b; }
 INLINE Quads quads_of_codes(Bytes b) { Quads q; EACH q.v[i] = vreinterpretq_s8_u8(b.v[i]); return q; }
+INLINE Quads quads_of(Bytes b) { return quads_of_codes(flipped(b)); }
 INLINE Quads load_quads(const uint8_t *p) { return quads_of(load_bytes(p)); }
 INLINE uint32x4_t four_of(const uint8_t *p, int i) {
   uint8x16_t x = vld1q_u8(p);
@@ -107,21 +113,36 @@ INLINE Floats load_powers(const uint8_t *p) {
   }
   return powers;
 }
-INLINE Quad load_quad(const Rows *x, size_t at) { int32_t four; memcpy(&four, x->values + at, 4); return vreinterpretq_s8_s32(vdupq_n_s32(four)); }
+#define SETTLE(sum) __asm__ volatile("" : "+w"((sum).v[0]), "+w"((sum).v[1]), "+w"((sum).v[2]), "+w"((sum).v[3])::"memory")
+#define HAS_LANES
+typedef int8x16_t Inputs;
+INLINE Inputs load_inputs(const Rows *x, size_t at) { return vld1q_s8(x->values + at); }
+INLINE Quad quad_of(Inputs inputs, const int lane) { return (Quad){inputs, lane}; }
+INLINE Quad load_quad(const Rows *x, size_t at) {
+  int32_t four;
+  memcpy(&four, x->values + at, 4);
+  return (Quad){vreinterpretq_s8_s32(vdupq_n_s32(four)), 0};
+}
 #ifdef USE_DOT_PRODUCT
-INLINE Ints dot(Ints sum, Quads weights, Quad inputs) {
-  EACH sum.v[i] = vdotq_s32(sum.v[i], weights.v[i], inputs);
-  return sum;
+INLINE int32x4_t add_products(int32x4_t sum, int8x16_t weights, Quad x) {
+  switch (x.lane) {
+    case 0: return vdotq_laneq_s32(sum, weights, x.inputs, 0);
+    case 1: return vdotq_laneq_s32(sum, weights, x.inputs, 1);
+    case 2: return vdotq_laneq_s32(sum, weights, x.inputs, 2);
+    default: return vdotq_laneq_s32(sum, weights, x.inputs, 3);
+  }
 }
 #else
-INLINE Ints dot(Ints sum, Quads weights, Quad inputs) {
-  EACH {
-    int32x4_t low = vpaddlq_s16(vmull_s8(vget_low_s8(weights.v[i]), vget_low_s8(inputs)));
-    int32x4_t high = vpaddlq_s16(vmull_high_s8(weights.v[i], inputs));
-    sum.v[i] = vaddq_s32(sum.v[i], vpaddq_s32(low, high));
-  }
-  return sum;
+INLINE int32x4_t add_products(int32x4_t sum, int8x16_t weights, Quad x) {
+  int32x4_t four = vreinterpretq_s32_s8(x.inputs);
+  int8x16_t inputs = vreinterpretq_s8_s32(x.lane == 0 ? vdupq_laneq_s32(four, 0) : x.lane == 1 ? vdupq_laneq_s32(four, 1) : x.lane == 2 ? vdupq_laneq_s32(four, 2) : vdupq_laneq_s32(four, 3));
+  int32x4_t low = vpaddlq_s16(vmull_s8(vget_low_s8(weights), vget_low_s8(inputs)));
+  return vaddq_s32(sum, vpaddq_s32(low, vpaddlq_s16(vmull_high_s8(weights, inputs))));
 }
 #endif
+INLINE Ints dot(Ints sum, Quads weights, Quad inputs) {
+  EACH sum.v[i] = add_products(sum.v[i], weights.v[i], inputs);
+  return sum;
+}
 #define dot_codes dot
 #undef EACH

@@ -67,8 +67,9 @@ INLINE void store_bytes(uint8_t *p, Bytes b) { memcpy(p, b.v, 64); }
 INLINE Bytes moved(Bytes b, int by, int mask) { EACH_BYTE b.v[i] = (uint8_t)((by < 0 ? b.v[i] >> -by : b.v[i] << by) & mask); return b; }
 INLINE Bytes either(Bytes a, Bytes b) { EACH_BYTE a.v[i] |= b.v[i]; return a; }
 INLINE Bytes looked_up(Bytes b, const uint8_t *table) { EACH_BYTE b.v[i] = table[b.v[i]]; return b; }
-INLINE Quads quads_of(Bytes b) { Quads q; EACH_BYTE q.v[i] = (int8_t)(b.v[i] ^ 128); return q; }
+INLINE Bytes flipped(Bytes b) { EACH_BYTE b.v[i] ^= 128; return b; }
 INLINE Quads quads_of_codes(Bytes b) { Quads q; EACH_BYTE q.v[i] = (int8_t)b.v[i]; return q; }
+INLINE Quads quads_of(Bytes b) { return quads_of_codes(flipped(b)); }
 INLINE Quads load_quads(const uint8_t *p) { return quads_of(load_bytes(p)); }
 INLINE Floats load_unsigned(const uint8_t *p, int shift, int mask) { Floats x; EACH x.v[i] = (float)(p[i] >> shift & mask); return x; }
 INLINE Floats load_signed(const uint8_t *p) { Floats x; EACH x.v[i] = (float)(int8_t)p[i]; return x; }
