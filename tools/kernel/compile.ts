@@ -1,14 +1,18 @@
 // Compiles and links the binaries of the recipe, with one job for each processor.
 
-import { copyFile, chmod, mkdir, mkdtemp, rm } from "node:fs/promises";
+import { copyFile, chmod, mkdir, mkdtemp, readFile, rm } from "node:fs/promises";
 import { availableParallelism, tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import type { Compiler } from "./compiler.ts";
 import { NATIVE } from "./places.ts";
-import { C_FLAGS, SOURCES, TARGETS, type Target } from "./recipe.ts";
+import { C_FLAGS, SOURCES, TARGETS, type LoopsBuild, type Target } from "./recipe.ts";
+import { checkStores } from "./stores.ts";
 
 const NODE_API = dirname(fileURLToPath(import.meta.resolve("node-api-headers/package.json")));
+
+/** The compiler adds `-c` to `-S`. */
+const UNUSED_FLAGS = "-Wno-unused-command-line-argument";
 
 type Job = () => Promise<unknown>;
 
@@ -55,10 +59,19 @@ function compilations(compiler: Compiler, target: Target, work: string): readonl
   const compile = (source: string, name: string, more: readonly string[]): Job => {
     return () => compiler([...flags, ...more, `${source}.c`, "-o", join(work, `${name}.o`)], NATIVE);
   };
-  return [
-    ...target.loops.map((loops) => compile(SOURCES.loops, loops.name, loops.flags)),
-    ...target.sources.map((name) => compile(name, name, [])),
-  ];
+  // The loops of all systems are the same; those for Linux are checked on the way, as assembly.
+  const compileLoops = (loops: LoopsBuild): Job => {
+    const more = [...loops.flags, "-g0"];
+    if (!target.output.startsWith("linux-")) return compile(SOURCES.loops, loops.name, more);
+    const assembly = join(work, `${loops.name}.s`);
+    const assemble = ["cc", ...target.machine, ...loops.flags, "-c", assembly, "-o", join(work, `${loops.name}.o`)];
+    return async () => {
+      await compiler([...flags, ...more, "-S", `${SOURCES.loops}.c`, "-o", assembly, UNUSED_FLAGS], NATIVE);
+      checkStores(loops, await readFile(assembly, "latin1"));
+      await compiler(assemble, work);
+    };
+  };
+  return [...target.loops.map(compileLoops), ...target.sources.map((name) => compile(name, name, []))];
 }
 
 async function link(compiler: Compiler, target: Target, work: string, folder: string): Promise<void> {

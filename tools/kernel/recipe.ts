@@ -51,6 +51,11 @@ export const C_FLAGS: readonly string[] = ["-std=gnu11", "-ffp-contract=off", "-
 export interface LoopsBuild {
   readonly name: string;
   readonly flags: readonly string[];
+  /**
+   * Vector registers that an inner loop may store for each of its dot products, where the sums of a tile fill all
+   * registers; undefined for loops without an instruction for such products.
+   */
+  readonly mostStores?: number;
 }
 
 const PLAIN: LoopsBuild = { name: "loops-plain", flags: [] };
@@ -59,6 +64,7 @@ const PLAIN: LoopsBuild = { name: "loops-plain", flags: [] };
 export const X64_LOOPS: readonly LoopsBuild[] = [
   {
     name: "loops-avx512",
+    mostStores: 1 / 8,
     flags: [
       "-DLOOPS_AVX512",
       "-mavx512f",
@@ -71,15 +77,19 @@ export const X64_LOOPS: readonly LoopsBuild[] = [
       "-mavx2",
     ],
   },
-  { name: "loops-avx-vnni", flags: ["-DLOOPS_AVX_VNNI", "-mfma", "-mf16c", "-mavx2", "-mavxvnni"] },
-  { name: "loops-avx2", flags: ["-DLOOPS_AVX2", "-mfma", "-mf16c", "-mavx2"] },
+  {
+    name: "loops-avx-vnni",
+    mostStores: 1 / 24,
+    flags: ["-DLOOPS_AVX_VNNI", "-mfma", "-mf16c", "-mavx2", "-mavxvnni"],
+  },
+  { name: "loops-avx2", mostStores: 0, flags: ["-DLOOPS_AVX2", "-mfma", "-mf16c", "-mavx2"] },
   PLAIN,
 ];
 
 /** The instruction sets of arm64, the fastest first. */
 export const ARM64_LOOPS: readonly LoopsBuild[] = [
-  { name: "loops-neon-dot", flags: ["-DLOOPS_NEON_DOT", "-mcpu=generic+dotprod"] },
-  { name: "loops-neon", flags: ["-DLOOPS_NEON"] },
+  { name: "loops-neon-dot", mostStores: 0, flags: ["-DLOOPS_NEON_DOT", "-mcpu=generic+dotprod"] },
+  { name: "loops-neon", mostStores: 1 / 8, flags: ["-DLOOPS_NEON"] },
   PLAIN,
 ];
 

@@ -40,7 +40,7 @@ export interface EngineOptions extends SchedulingOptions {
    * @default "file" for a model in blocks, else "int8"
    */
   readonly precision?: Precision | undefined;
-  /** Number of computing threads. @default all cores, within the control group's share of time */
+  /** Number of computing threads. @default all physical cores, within the control groups' shares of time */
   readonly threads?: number | undefined;
   /**
    * Build of the kernel that runs the model and its router: the addon of this platform, or WebAssembly.

@@ -1,7 +1,9 @@
 // Threads that run the phases of one piece of work together. No thread is created while work runs.
 //
 // A phase ends when its tasks are done, not when all threads have arrived. A thread that the system has suspended
-// delays the others only if it holds a task; afterwards it runs through the phases that it missed.
+// delays the others only if it holds a task. Afterwards it runs through the phases that it missed, or leaves work that
+// has ended. A thread that takes a task wakes two others while more tasks are left than awake threads
+// could take.
 
 #pragma once
 #include <stdatomic.h>
@@ -14,6 +16,10 @@ typedef struct {
   struct Team *team;
   int thread;
   uint32_t phase;
+  /** Generation of the work. */
+  int generation;
+  /** Where a thread goes on that leaves work, a `jmp_buf`. */
+  void *exit;
 } Member;
 
 typedef void (*TeamWork)(void *context, Member *member);
@@ -27,15 +33,18 @@ typedef struct Team {
   /** The phase in the upper half, the number of its taken tasks in the lower half. */
   _Alignas(64) atomic_ullong taken;
   _Alignas(64) atomic_int numDone;
-  /** Counts changes that a thread may wait for. */
-  _Alignas(64) atomic_int signal;
-  atomic_int numSleeping;
+  /** Bits of the threads that sleep. */
+  _Alignas(64) atomic_ullong sleeping;
   /** Counts pieces of work; odd while one runs. */
   _Alignas(64) atomic_int generation;
-  /** Number of threads besides thread 0 that take part. */
-  atomic_int numHelping;
   atomic_int isEnding;
   struct TeamThreads *threads;
+  struct {
+    /** Whether the thread runs code of the work, and does not wait. */
+    _Alignas(64) atomic_int isInside;
+    /** 0 ends the thread's sleep. */
+    atomic_int isAsleep;
+  } states[TEAM_MOST_THREADS];
 } Team;
 
 /**
@@ -43,7 +52,7 @@ typedef struct Team {
  * @returns 0, or -1 when they cannot be started
  */
 int team_start(Team *team, int numThreads);
-/** Runs `work` on all threads, the caller being thread 0, and returns when it is done and all have left it. */
+/** Runs `work` on all threads, the caller being thread 0, and returns when it is done and no thread runs its code. */
 void team_run(Team *team, TeamWork work, void *context);
 /** Runs a thread other than 0 until the team ends. */
 void team_help(Team *team, int thread);

@@ -5,10 +5,10 @@
 #include <stdlib.h>
 
 struct TeamThreads {
-  SRWLOCK lock;
-  CONDITION_VARIABLE changed;
   int numStarted;
   struct Helper {
+    SRWLOCK lock;
+    CONDITION_VARIABLE woken;
     HANDLE thread;
     Team *team;
     int index;
@@ -23,16 +23,18 @@ static int64_t microseconds(int spins) {
   return now.QuadPart / perSecond.QuadPart * 1000000 + now.QuadPart % perSecond.QuadPart * 1000000 / perSecond.QuadPart;
 }
 
-static void sleep_while(Team *team, int seen) {
-  AcquireSRWLockExclusive(&team->threads->lock);
-  while (atomic_load(&team->signal) == seen) SleepConditionVariableSRW(&team->threads->changed, &team->threads->lock, INFINITE, 0);
-  ReleaseSRWLockExclusive(&team->threads->lock);
+static void sleep_until_woken(Team *team, int thread) {
+  struct Helper *helper = &team->threads->helpers[thread];
+  AcquireSRWLockExclusive(&helper->lock);
+  while (atomic_load(&team->states[thread].isAsleep)) SleepConditionVariableSRW(&helper->woken, &helper->lock, INFINITE, 0);
+  ReleaseSRWLockExclusive(&helper->lock);
 }
 
-static void wake_all(Team *team) {
-  AcquireSRWLockExclusive(&team->threads->lock);
-  WakeAllConditionVariable(&team->threads->changed);
-  ReleaseSRWLockExclusive(&team->threads->lock);
+static void notify(Team *team, int thread) {
+  struct Helper *helper = &team->threads->helpers[thread];
+  AcquireSRWLockExclusive(&helper->lock);
+  WakeConditionVariable(&helper->woken);
+  ReleaseSRWLockExclusive(&helper->lock);
 }
 
 static DWORD WINAPI help(void *argument) {
@@ -55,10 +57,12 @@ static int start_threads(Team *team) {
   struct TeamThreads *threads = calloc(1, sizeof *threads);
   if (!threads) return -1;
   team->threads = threads;
-  InitializeSRWLock(&threads->lock);
-  InitializeConditionVariable(&threads->changed);
-  for (int i = 1; i < team->numThreads; i++) {
+  for (int i = 0; i < team->numThreads; i++) {
     threads->helpers[i] = (struct Helper){.team = team, .index = i};
+    InitializeSRWLock(&threads->helpers[i].lock);
+    InitializeConditionVariable(&threads->helpers[i].woken);
+  }
+  for (int i = 1; i < team->numThreads; i++) {
     threads->helpers[i].thread = CreateThread(NULL, 0, help, &threads->helpers[i], 0, NULL);
     if (!threads->helpers[i].thread) break;
     threads->numStarted = i;

@@ -3,40 +3,106 @@ import { availableParallelism } from "node:os";
 import { integerOption } from "@readme-moe/core";
 
 const MOST_THREADS = 64;
+const CONTROL_GROUPS = "/sys/fs/cgroup";
+
+/** Reads a text file of the system; undefined when there is none. */
+export type ReadText = (path: string) => string | undefined;
 
 /**
  * Returns the number of the kernel's threads, at most 64.
  *
- * @param threads - by default the number of cores that this process may use, within its control group's share of time
+ * @param threads - by default one for each core that this process may use, within its control groups' shares of time
  * @throws {TypeError|RangeError} when `threads` is no integer from 1 to 1024
  */
 export function kernelThreads(threads?: number): number {
-  return Math.min(MOST_THREADS, threads === undefined ? allowedCores() : integerOption("threads", threads, 1, 1024));
+  const chosen =
+    threads === undefined
+      ? defaultThreads(availableParallelism(), readSystem)
+      : integerOption("threads", threads, 1, 1024);
+  return Math.min(MOST_THREADS, chosen);
 }
 
-function allowedCores(): number {
-  return Math.max(1, Math.min(availableParallelism(), Math.ceil(controlGroupCores() ?? Infinity)));
+/**
+ * Chooses a number of threads.
+ *
+ * @param numProcessors - number of logical processors that this process may use, by the runtime
+ * @param read - reads Linux's files about processors and control groups
+ */
+export function defaultThreads(numProcessors: number, read: ReadText): number {
+  const limits = [numProcessors, usableCores(read), Math.ceil(controlGroupCores(read))];
+  return Math.max(1, Math.min(...limits));
 }
 
-/** Reads the limit of a control group (cgroup v2, or v1) on the process's time, in cores. */
-function controlGroupCores(): number | undefined {
+function readSystem(path: string): string | undefined {
   try {
-    const [quota, period] = readFileSync("/sys/fs/cgroup/cpu.max", "utf8").trim().split(" ");
-    return quota === "max" ? undefined : coresOf(quota, period);
+    return readFileSync(path, "utf8");
   } catch {
-    try {
-      return coresOf(readFirstGroup("cpu.cfs_quota_us"), readFirstGroup("cpu.cfs_period_us"));
-    } catch {
-      return undefined;
-    }
+    return undefined;
   }
 }
 
-function readFirstGroup(name: string): string {
-  return readFileSync(`/sys/fs/cgroup/cpu/${name}`, "utf8").trim();
+/**
+ * Counts the physical cores of the allowed processors. Two threads of one core compute little more than one; but where
+ * there is one core only, its second thread fills the first one's waits, and there is no third to wait for.
+ */
+function usableCores(read: ReadText): number {
+  const allowed = /^Cpus_allowed_list:\s*(.*)$/m.exec(read("/proc/self/status") ?? "")?.[1];
+  if (allowed === undefined) return Infinity;
+  const online = read("/sys/devices/system/cpu/online");
+  const isOnline = online === undefined ? undefined : new Set(numbersOf(online));
+  const processors = numbersOf(allowed).filter((processor) => isOnline?.has(processor) ?? true);
+  if (processors.length === 0) return Infinity;
+  const cores = new Set(processors.map((processor) => coreOf(processor, read)));
+  return Math.max(cores.size, Math.min(2, processors.length));
 }
 
-function coresOf(quota: string | undefined, period: string | undefined): number | undefined {
+/** Names a processor's core by the list of its threads. */
+function coreOf(processor: number, read: ReadText): string {
+  const topology = `/sys/devices/system/cpu/cpu${processor}/topology`;
+  const threads = read(`${topology}/core_cpus_list`) ?? read(`${topology}/thread_siblings_list`);
+  return threads?.trim() || String(processor);
+}
+
+/** Parses a list such as `0-3,8`. */
+function numbersOf(list: string): readonly number[] {
+  const ranges = list.trim().split(",").filter(Boolean);
+  return ranges.flatMap((range) => {
+    const [first, last = first] = range.split("-").map(Number) as [number, number?];
+    return Array.from({ length: last - first + 1 }, (_, i) => first + i);
+  });
+}
+
+/** Returns the smallest limit of this process's control groups, of both versions, on its time, in cores. */
+function controlGroupCores(read: ReadText): number {
+  const groups = (read("/proc/self/cgroup") ?? "0::/\n0:cpu:/").trim().split("\n");
+  const limits = groups.flatMap((line) => {
+    const [, controllers = "", ...path] = line.split(":");
+    const folders = ancestorsOf(path.join(":"));
+    if (controllers === "") return folders.map((folder) => newLimit(`${CONTROL_GROUPS}${folder}`, read));
+    if (!controllers.split(",").includes("cpu")) return [];
+    return ["cpu", controllers].flatMap((mount) =>
+      folders.map((folder) => oldLimit(`${CONTROL_GROUPS}/${mount}${folder}`, read)),
+    );
+  });
+  return Math.min(Infinity, ...limits);
+}
+
+/** Lists the folders from a control group to the root, which a container may see in the group's place. */
+function ancestorsOf(path: string): readonly string[] {
+  const names = path.split("/").filter((name) => name !== "" && name !== "..");
+  return [...names.map((_, i) => `/${names.slice(0, i + 1).join("/")}`), ""];
+}
+
+function newLimit(folder: string, read: ReadText): number {
+  const [quota, period] = (read(`${folder}/cpu.max`) ?? "").trim().split(" ");
+  return coresOf(quota, period);
+}
+
+function oldLimit(folder: string, read: ReadText): number {
+  return coresOf(read(`${folder}/cpu.cfs_quota_us`), read(`${folder}/cpu.cfs_period_us`));
+}
+
+function coresOf(quota: string | undefined, period: string | undefined): number {
   const cores = Number(quota) / Number(period);
-  return Number.isFinite(cores) && cores > 0 ? cores : undefined;
+  return Number.isFinite(cores) && cores > 0 ? cores : Infinity;
 }

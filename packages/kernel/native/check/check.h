@@ -16,3 +16,5 @@ uint64_t check_bits(uint64_t seed, int32_t numModels, int32_t mostThreads);
 void check_files(uint64_t seed, int32_t numModels);
 /** So are requests that cannot be, and the kernel goes on as if they had not come. */
 void check_requests(uint64_t seed, int32_t numModels);
+/** A team of threads runs each task of random programs once, in the order of phases, also beside a suspended thread. */
+void check_team(uint64_t seed, int32_t numPrograms, int32_t numThreads);

@@ -1,4 +1,4 @@
-// Checks the kernel: `check bits|files|requests SEED MODELS [THREADS]`.
+// Checks the kernel: `check bits|files|requests|team SEED MODELS [THREADS]`.
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -16,13 +16,14 @@ noreturn void wrong(const char *format, ...) {
 }
 
 int main(int count, char **arguments) {
-  if (count < 4) wrong("Expected what to check, a seed and a number of models");
+  if (count < 4) wrong("Expected what to check, a seed and a number of models or programs");
   const char *what = arguments[1];
   uint64_t seed = strtoull(arguments[2], NULL, 10);
   int32_t numModels = (int32_t)strtol(arguments[3], NULL, 10), threads = count > 4 ? (int32_t)strtol(arguments[4], NULL, 10) : 1;
   if (strcmp(what, "bits") == 0) printf("%016llx\n", (unsigned long long)check_bits(seed, numModels, threads));
   else if (strcmp(what, "files") == 0) check_files(seed, numModels);
   else if (strcmp(what, "requests") == 0) check_requests(seed, numModels);
-  else wrong("Expected bits, files or requests, got %s", what);
+  else if (strcmp(what, "team") == 0) check_team(seed, numModels, threads);
+  else wrong("Expected bits, files, requests or team, got %s", what);
   return 0;
 }
