@@ -14,7 +14,7 @@ const COMPILERS = ["clang-19", "clang"];
 interface Sanitizer {
   readonly name: string;
   readonly flags: readonly string[];
-  /** Checked code, first seed, and numbers of models and threads. */
+  /** Checked code, first seed, and numbers of models or programs and of threads. */
   readonly runs: readonly (readonly [what: string, seed: number, numModels: number, numThreads?: number])[];
 }
 
@@ -26,9 +26,17 @@ const SANITIZERS: readonly Sanitizer[] = [
       ["bits", 1, 60, 4],
       ["requests", 2, 40],
       ["files", 3, 16],
+      ["team", 5, 200, 6],
     ],
   },
-  { name: "threads", flags: ["-fsanitize=thread"], runs: [["bits", 4, 20, 4]] },
+  {
+    name: "threads",
+    flags: ["-fsanitize=thread"],
+    runs: [
+      ["bits", 4, 20, 4],
+      ["team", 6, 200, 6],
+    ],
+  },
 ];
 
 /** Finds a Clang that can link its sanitizers. */
@@ -54,7 +62,7 @@ async function check(compiler: string, { name, flags, runs }: Sanitizer): Promis
     await inParallel(runs.map((args) => () => run(path, args.map(String), { cwd: ROOT })));
   });
   for (const [what, seed, numModels] of runs) {
-    console.log(`${name}: nothing found in ${what} of ${numModels} models from seed ${seed}`);
+    console.log(`${name}: nothing found in ${what}, ${numModels} from seed ${seed}`);
   }
 }
 
