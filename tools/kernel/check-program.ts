@@ -6,6 +6,12 @@ import { inParallel } from "./compile.ts";
 import { CACHE, CHECK, NATIVE } from "./places.ts";
 import { C_FLAGS, SOURCES, type LoopsBuild } from "./recipe.ts";
 
+/**
+ * Flags of loops that need not be fast: without a function for each shape of tiles and type of blocks, sanitizers compile
+ * them in a tenth of the time.
+ */
+export const SMALL: readonly string[] = ["-Dalways_inline=unused", "-Wno-pass-failed"];
+
 export interface CheckProgram {
   /** Runs a C compiler in a folder. */
   readonly compile: (args: readonly string[], cwd: string) => Promise<unknown>;

@@ -2,7 +2,7 @@
 // accesses, undefined behaviour or data races.
 
 import { outcomeOf, run } from "../packages/run.ts";
-import { withCheckProgram } from "./check-program.ts";
+import { SMALL, withCheckProgram } from "./check-program.ts";
 import { inParallel } from "./compile.ts";
 import { installPackages } from "./debian.ts";
 import { ROOT } from "./places.ts";
@@ -58,7 +58,7 @@ async function findCompiler(): Promise<string | undefined> {
 async function check(compiler: string, { name, flags, runs }: Sanitizer): Promise<void> {
   const loops = process.arch === "arm64" ? ARM64_LOOPS : X64_LOOPS;
   const compile = (args: readonly string[], cwd: string): Promise<string> => run(compiler, args, { cwd });
-  await withCheckProgram({ compile, flags: ["-O1", "-g", ...flags], loops }, async (path) => {
+  await withCheckProgram({ compile, flags: ["-O1", "-g", ...SMALL, ...flags], loops }, async (path) => {
     await inParallel(runs.map((args) => () => run(path, args.map(String), { cwd: ROOT })));
   });
   for (const [what, seed, numModels] of runs) {
