@@ -39,7 +39,7 @@ export function runCli(args: readonly string[], input = ""): Promise<Outcome> {
 }
 
 /** Runs a command in a process of its own. */
-export function runCliAlone(args: readonly string[], input = ""): Promise<Outcome> {
+function runCliAlone(args: readonly string[], input = ""): Promise<Outcome> {
   const node = [...COMMAND_LINE, ...args];
   return new Promise((resolve) => {
     const child = execFile(process.execPath, node, { cwd: ROOT, maxBuffer: 1 << 26 }, (error, stdout, stderr) => {
