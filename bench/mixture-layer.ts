@@ -151,7 +151,7 @@ const kernels = [
   await open(Array.from({ length: NUM_DENSE }, () => ({ shared: feedForward(CHOSEN * EXPERT) }))),
   await open(Array.from({ length: NUM_DENSE }, () => ({ shared: feedForward(NARROW) }))),
 ] as const;
-const pages = kernels.map((kernel) => kernel.openPages(maxRows, true));
+const pages = kernels.map((kernel) => kernel.openPages(maxRows, "fp16"));
 
 /** Returns milliseconds of one step. */
 function timeMs(variant: number, rows: number, round: number): number {

@@ -31,6 +31,13 @@ describe("float16 holds twice as many tokens as float32 in the same bytes,", () 
   });
 });
 
+test("int8 takes a byte for each number, and four for the scale of each key and value", () => {
+  const { numLayers, numKvHeads, headSize } = config;
+  expect(kvBytesPerToken(config, "int8")).toBe(2 * numLayers * numKvHeads * (headSize + 4));
+  const kvCacheBytes = 128 * kvBytesPerToken(config, "int8");
+  expect(kvSizes(resolveEngineOptions({ kvCacheBytes }), config, "int8").capacityTokens).toBe(128);
+});
+
 test("one sequence of 4,096 tokens fits, however large its tokens are", () => {
   const { fp32, fp16 } = sizes({}, { numLayers: 2000, contextTokens: 8192 });
   expect([fp32.capacityTokens, fp16.capacityTokens]).toEqual([4096, 4096]);

@@ -33,7 +33,7 @@ const step = (...changes: readonly (readonly [index: number, value: unknown])[])
 beforeAll(async () => {
   bytes = await smallBytes();
   kernel = addon.open(bytes, "plain", OPTIONS);
-  pages = addon.openPages(kernel, NUM_SMALL_PAGES, true);
+  pages = addon.openPages(kernel, NUM_SMALL_PAGES, 1);
 });
 
 afterAll(() => {
@@ -43,7 +43,7 @@ afterAll(() => {
 
 test("what is no handle is refused in the place of one", () => {
   for (const value of [...junk(), pages]) {
-    expect(() => call("openPages", value, 1, true)).toThrow(/Expected/);
+    expect(() => call("openPages", value, 1, 1)).toThrow(/Expected/);
     expect(() => call("rotary", value, 0, 0, new Float32Array(16))).toThrow(/Expected/);
     expect(() => call("close", value)).toThrow(/Expected/);
     expect(() => call("runLayers", value, 0, 1)).toThrow(/Expected/);

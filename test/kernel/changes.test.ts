@@ -4,9 +4,11 @@ import {
   changeBytes,
   availableInstructions,
   openKernel,
+  KV_PRECISIONS,
   packChange,
   type Kernel,
   type KernelKind,
+  type KvPrecision,
 } from "@readme-moe/kernel";
 import { expect, test } from "vitest";
 import { plainRows } from "../oracles/plain-kernel.ts";
@@ -56,7 +58,12 @@ async function placeAll(kernel: Kernel, changes: readonly TestChange[]): Promise
   for (const [slot, change] of changes.entries()) kernel.placeChange(slot, await packed(change));
 }
 
-async function checkCase(model: ModelShape, shape: SequencesShape, kind: KernelKind, isHalf: boolean): Promise<void> {
+async function checkCase(
+  model: ModelShape,
+  shape: SequencesShape,
+  kind: KernelKind,
+  kvPrecision: KvPrecision,
+): Promise<void> {
   const { plain, description } = randomModel(model);
   const random = seededRandom(model.seed ^ shape.seed);
   const changes = Array.from({ length: 1 + randomInteger(random, 4) }, () => randomChange(random, plain));
@@ -65,7 +72,7 @@ async function checkCase(model: ModelShape, shape: SequencesShape, kind: KernelK
     const experts = expertsOf(tokenIds, model.numExperts);
     const slots = changesOf(tokenIds, changes.length);
     const tokens = tokenIds.map((id, i) => ({ id, expert: experts[i] ?? 0, change: changes[slots[i] ?? -1]?.plain }));
-    return plainRows(plain, tokens, { isHalf, isFused: kind === "native" });
+    return plainRows(plain, tokens, { kvPrecision, isFused: kind === "native" });
   });
   const bytes = await packedBytes(description);
   for (const instructions of availableInstructions(kind)) {
@@ -83,7 +90,7 @@ async function checkCase(model: ModelShape, shape: SequencesShape, kind: KernelK
         build: `${instructions}, ${sizes.threads} threads`,
         ...sizes,
       };
-      await replay(kernel, { sequences, expected, isHalf }, random, 2);
+      await replay(kernel, { sequences, expected, kvPrecision }, random, 2);
     } finally {
       await kernel.close();
     }
@@ -95,14 +102,20 @@ test.each(["native", "wasm"] as const)(
   async (kind) => {
     expect.hasAssertions();
     await fc.assert(
-      fc.asyncProperty(modelShape, sequencesShape, fc.boolean(), async (model, shape, isHalf) =>
-        checkCase(model, shape, kind, isHalf),
+      fc.asyncProperty(
+        modelShape,
+        sequencesShape,
+        fc.constantFrom(...KV_PRECISIONS),
+        async (model, shape, kvPrecision) => checkCase(model, shape, kind, kvPrecision),
       ),
       { numRuns: 8 },
     );
     await fc.assert(
-      fc.asyncProperty(mixtureModelShape, sequencesShape, fc.boolean(), async (model, shape, isHalf) =>
-        checkCase(model, shape, kind, isHalf),
+      fc.asyncProperty(
+        mixtureModelShape,
+        sequencesShape,
+        fc.constantFrom(...KV_PRECISIONS),
+        async (model, shape, kvPrecision) => checkCase(model, shape, kind, kvPrecision),
       ),
       { numRuns: 4 },
     );
@@ -111,7 +124,7 @@ test.each(["native", "wasm"] as const)(
 
 test.each(["native", "wasm"] as const)("inputs of several parts have them in all %s builds", async (kind) => {
   expect.hasAssertions();
-  await checkCase(SHAPE, { seed: 4, lengths: [21, 9, 3], sharedPages: 0 }, kind, true);
+  await checkCase(SHAPE, { seed: 4, lengths: [21, 9, 3], sharedPages: 0 }, kind, "int8");
 });
 
 test.each(["native", "wasm"] as const)(

@@ -31,7 +31,7 @@ async function opens(bytes: Uint8Array, kind: KernelKind): Promise<boolean> {
     return false;
   }
   try {
-    const pages = kernel.openPages(NUM_SMALL_PAGES, true);
+    const pages = kernel.openPages(NUM_SMALL_PAGES, "fp16");
     kernel.step(pages, SMALL_REQUEST, resultsOf(1));
     pages.close();
   } catch (error) {

@@ -17,7 +17,7 @@ async function checkShape(shape: ModelShape, kernel: KernelKind): Promise<void> 
   const random = seededRandom(shape.seed);
   const tokens = (length: number): number[] => Array.from({ length }, () => randomInteger(random, shape.vocabSize));
   const sequences = [tokens(1 + randomInteger(random, 40)), tokens(1 + randomInteger(random, 20))];
-  const options = { isHalf: true, isFused: kernel === "native" };
+  const options = { kvPrecision: "fp16" as const, isFused: kernel === "native" };
   const experts = sequences.map((tokenIds) => tokenIds.map(() => randomInteger(random, shape.numExperts)));
   const plainTokens = sequences.map((tokenIds, sequence) =>
     tokenIds.map((id, index) => ({ id, expert: experts[sequence]?.[index] as number })),
@@ -45,7 +45,7 @@ async function checkShape(shape: ModelShape, kernel: KernelKind): Promise<void> 
     const threads = 1 + randomInteger(random, 4);
     const opened = openKernel(bytes, { ...sizes, threads }, { kernel, instructions });
     setAllAngles(opened, plain);
-    const pages = opened.openPages(NUM_PAGES, options.isHalf);
+    const pages = opened.openPages(NUM_PAGES, options.kvPrecision);
     const results = {
       candidateIds: new Int32Array(numRows),
       logits: new Float32Array(2 * numRows),
@@ -91,12 +91,12 @@ test.each(["native", "wasm"] as const)("%s kernels report zeros for experts with
   const limits = { vocabSize: 40, maxRows: 40, maxPositions: MAX_POSITIONS, numPages: 3, numFullRows: 0 };
   const opened = openKernel(await packedBytes(description), { ...limits, threads: 2 }, { kernel });
   setAllAngles(opened, plain);
-  const pages = opened.openPages(3, true);
+  const pages = opened.openPages(3, "fp16");
   // The second step's row uses one expert; memory of the first step's results is used again.
   for (const tokenIds of [Array.from({ length: 40 }, (_, id) => id), [7]]) {
     const { length } = tokenIds;
     const expected = plainInputSquares(plain, [tokenIds.map((id) => ({ id, expert: 0 }))], {
-      isHalf: true,
+      kvPrecision: "fp16",
       isFused: kernel === "native",
     });
     const results = {

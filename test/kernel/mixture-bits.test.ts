@@ -1,7 +1,7 @@
 // Mixtures whose layers choose experts: every build gives the bits of the plain implementation, alone, in any batch, with
 // any number of threads, and with experts that are placed after the choice.
 
-import { encodeStep, KV_PAGE_TOKENS, openKernel, type Kernel, type StepRows } from "@readme-moe/kernel";
+import { encodeStep, KV_PAGE_TOKENS, KV_PRECISIONS, openKernel, type Kernel, type StepRows } from "@readme-moe/kernel";
 import { expect, test } from "vitest";
 import { plainChoices } from "../oracles/plain-kernel.ts";
 import * as fc from "../support/fast-check.ts";
@@ -20,7 +20,7 @@ const MAX_ROWS = 90;
 const anyCase: fc.Arbitrary<ReplayCase> = fc.record({
   model: mixtureModelShape,
   sequences: sequencesShape,
-  isHalf: fc.boolean(),
+  kvPrecision: fc.constantFrom(...KV_PRECISIONS),
 });
 
 test.each(["native", "wasm"] as const)("all %s kernels give the bits of the plain implementation", async (kind) => {
@@ -50,7 +50,7 @@ test.each(["native", "wasm"] as const)(
           const build = `routed, ${sizes.threads} threads`;
           await replay(
             opened,
-            { sequences, expected: { ...expected, ...sizes, build }, isHalf: one.isHalf },
+            { sequences, expected: { ...expected, ...sizes, build }, kvPrecision: one.kvPrecision },
             random,
             2,
           );
@@ -111,12 +111,12 @@ test.each(["native", "wasm"] as const)(
     };
     const opened = openRouted(await packedBytes(description), description, { ...limits, threads: 2 }, { kernel });
     setAllAngles(opened.kernel, plain);
-    opened.step(opened.openPages(8, true), encodeStep(rows, 1, limits), roomFor(6));
+    opened.step(opened.openPages(8, "fp16"), encodeStep(rows, 1, limits), roomFor(6));
     const all = rows.map(({ tokenIds }) =>
       plainChoices(
         plain,
         Array.from(tokenIds, (id) => ({ id, expert: 0 })),
-        { isHalf: true, isFused: kernel === "native" },
+        { kvPrecision: "fp16", isFused: kernel === "native" },
       ),
     );
     const choicesOf = (layer: number, sequence: number) => all[sequence]?.get(plain.layers[layer]!) ?? [];
@@ -140,7 +140,7 @@ function summaries(kernel: Kernel, rows: readonly StepRows[], maxRows: number): 
     numPages: 40,
     numFullRows: 0,
   };
-  const pages = kernel.openPages(40, false);
+  const pages = kernel.openPages(40, "fp32");
   const sums: number[] = [];
   for (let first = 0; first < rows.length;) {
     let [end, numRows] = [first, 0];

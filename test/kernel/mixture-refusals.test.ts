@@ -78,12 +78,12 @@ describe.each<KernelKind>(["native", "wasm"])("%s kernels", (kind) => {
     const whole = openKernel(bytes, SIZES, { kernel: kind });
     setAllAngles(whole, plain);
     const results = roomFor(2);
-    whole.step(whole.openPages(2, true), REQUEST, results);
+    whole.step(whole.openPages(2, "fp16"), REQUEST, results);
     expected = results.logits;
     await whole.close();
     kernel = openKernel(bytes, { ...SIZES, expertsFromByte: units.fromByte }, { kernel: kind });
     setAllAngles(kernel, plain);
-    pages = kernel.openPages(2, true);
+    pages = kernel.openPages(2, "fp16");
   });
 
   afterEach(() => kernel.close());

@@ -1,6 +1,14 @@
 // Rows in which something is no number: they show it, and nobody else notices.
 
-import { availableInstructions, encodeStep, type KernelKind, openKernel, type StepRows } from "@readme-moe/kernel";
+import {
+  availableInstructions,
+  encodeStep,
+  KV_PRECISIONS,
+  type KernelKind,
+  type KvPrecision,
+  openKernel,
+  type StepRows,
+} from "@readme-moe/kernel";
 import { expect, test } from "vitest";
 import { packFloat } from "../../packages/kernel/src/pack/pack-product.ts";
 import { packTable } from "../../packages/kernel/src/pack/pack-tables.ts";
@@ -38,17 +46,19 @@ async function brokenBytes({ description }: TestModel): Promise<Uint8Array> {
 
 const builds = (["native", "wasm"] as const).flatMap((kernel) =>
   availableInstructions(kernel).flatMap((instructions) =>
-    Object.keys(MODELS).map((name) => ({ kernel, instructions, name })),
+    Object.keys(MODELS).flatMap((name) =>
+      KV_PRECISIONS.map((kvPrecision) => ({ kernel, instructions, name, kvPrecision })),
+    ),
   ),
 );
 
-test.each<{ kernel: KernelKind; instructions: string; name: string }>(builds)(
-  "rows that are no numbers show it and change no other row ($kernel, $instructions, $name)",
-  async ({ kernel, instructions, name }) => {
+test.each<{ kernel: KernelKind; instructions: string; name: string; kvPrecision: KvPrecision }>(builds)(
+  "rows that are no numbers show it and change no other row ($kernel, $instructions, $name, $kvPrecision)",
+  async ({ kernel, instructions, name, kvPrecision }) => {
     const model = MODELS[name]!;
     const opened = openKernel(await brokenBytes(model), SMALL_SIZES, { kernel, instructions });
     setAllAngles(opened, model.plain);
-    const pages = opened.openPages(NUM_SMALL_PAGES, true);
+    const pages = opened.openPages(NUM_SMALL_PAGES, kvPrecision);
     const run = (sequences: readonly StepRows[]) => {
       const numWanted = sequences.length;
       const results = {
@@ -90,7 +100,7 @@ test.each(["native", "wasm"] as const)("a %s router of no numbers chooses expert
   setAllAngles(opened, plain);
   const results = resultsOf(1);
   const row: StepRows = { tokenIds: [7, 8, 9, 10], position: 0, pages: [0], logitsOf: [3] };
-  opened.beginStep(opened.openPages(1, true), encodeStep([row], 1, { ...SMALL_LIMITS, numPages: 1 }), results);
+  opened.beginStep(opened.openPages(1, "fp16"), encodeStep([row], 1, { ...SMALL_LIMITS, numPages: 1 }), results);
   const chosen = Array.from(opened.routeLayer(0));
   for (let at = 0; at < chosen.length; at += 3) {
     const own = chosen.slice(at, at + 3);

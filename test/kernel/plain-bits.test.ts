@@ -4,7 +4,7 @@ import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout } from "node:timers/promises";
 import * as fc from "../support/fast-check.ts";
-import { availableInstructions, openKernel } from "@readme-moe/kernel";
+import { availableInstructions, KV_PRECISIONS, openKernel } from "@readme-moe/kernel";
 import { expect, test } from "vitest";
 import { plainRows } from "../oracles/plain-kernel.ts";
 import { seededRandom } from "../support/random.ts";
@@ -23,7 +23,7 @@ const MAX_ROWS = 90;
 const anyCase: fc.Arbitrary<ReplayCase> = fc.record({
   model: modelShape,
   sequences: sequencesShape,
-  isHalf: fc.boolean(),
+  kvPrecision: fc.constantFrom(...KV_PRECISIONS),
 });
 
 test.each(["native", "wasm"] as const)("all %s kernels give the bits of the plain implementation", async (kind) => {
@@ -53,7 +53,7 @@ const longCase: fc.Arbitrary<ReplayCase> = fc.record({
     ),
     sharedPages: fc.nat(40),
   }),
-  isHalf: fc.boolean(),
+  kvPrecision: fc.constantFrom(...KV_PRECISIONS),
 });
 
 test.each(["native", "wasm"] as const)("all %s kernels give them behind many positions", async (kind) => {
@@ -91,7 +91,7 @@ test.each(["native", "wasm"] as const)("all %s kernels give them with the blocks
   for (const format of FILE_FORMATS) {
     const model = { ...sizes, seed: format, formats: [format] };
     // oxlint-disable-next-line no-await-in-loop -- one model after the other
-    await replayInBuilds({ model, sequences, isHalf: true }, kind, MAX_ROWS);
+    await replayInBuilds({ model, sequences, kvPrecision: "int8" }, kind, MAX_ROWS);
   }
 });
 
@@ -100,10 +100,10 @@ test.each(["native", "wasm"] as const)(
   async (kernel) => {
     const { plain, description } = randomModel(LARGER);
     const sequences = randomSequences({ seed: 3, lengths: [40, 50, 17], sharedPages: 1 }, LARGER.vocabSize);
-    const isHalf = true;
+    const kvPrecision = "int8";
     const { vocabSize, numExperts } = LARGER;
     const numLogits = vocabSize;
-    const options = { isHalf, isFused: kernel === "native" };
+    const options = { kvPrecision, isFused: kernel === "native" };
     const rows = sequences.map(({ tokenIds }) => plainRows(plain, plainTokens(tokenIds, numExperts), options));
     const path = join(await temporaryFolder(), "packed");
     await writeFile(path, await packedBytes(description));
@@ -114,7 +114,7 @@ test.each(["native", "wasm"] as const)(
       setAllAngles(opened, plain);
       const expected = { rows, vocabSize, numLogits, numExperts, build: instructions, ...sizes };
       for (let time = 0; time < 8; time++) {
-        await replay(opened, { sequences, expected, isHalf }, random, 1);
+        await replay(opened, { sequences, expected, kvPrecision }, random, 1);
         // Threads of WebAssembly take a while to come.
         await setTimeout(10);
       }

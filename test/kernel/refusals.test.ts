@@ -2,7 +2,7 @@
 
 import { join } from "node:path";
 import * as fc from "../support/fast-check.ts";
-import { openKernel, type Kernel, type KernelKind, type KernelPages } from "@readme-moe/kernel";
+import { openKernel, type Kernel, type KernelKind, type KernelPages, type KvPrecision } from "@readme-moe/kernel";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { MISUSES, NATIVE_MISUSES } from "../support/kernel/misuse.ts";
 import { packedBytes } from "../support/kernel/packed-bytes.ts";
@@ -34,7 +34,7 @@ describe.each<KernelKind>(["native", "wasm"])("%s kernels", (kind) => {
 
   beforeAll(async () => {
     kernel = await openSmall({ kernel: kind });
-    pages = kernel.openPages(NUM_SMALL_PAGES, true);
+    pages = kernel.openPages(NUM_SMALL_PAGES, "fp16");
     logits = logitsOfStep();
   });
 
@@ -103,15 +103,19 @@ describe.each<KernelKind>(["native", "wasm"])("%s kernels", (kind) => {
 
   test("refuse more pages than there is memory for, and none", () => {
     for (const count of [0, -1, 2 ** 31 - 1])
-      expect(() => kernel.openPages(count, true), `${count}`).toThrow(RangeError);
+      expect(() => kernel.openPages(count, "fp16"), `${count}`).toThrow(RangeError);
+  });
+
+  test("refuse an unknown precision of pages", () => {
+    expect(() => kernel.openPages(1, "int4" as KvPrecision)).toThrow("memory for pages");
   });
 
   test("refuse pages that are closed; closing them again does nothing", () => {
-    const closed = kernel.openPages(NUM_SMALL_PAGES, true);
+    const closed = kernel.openPages(NUM_SMALL_PAGES, "fp16");
     closed.close();
     expect(() => kernel.step(closed, SMALL_REQUEST, resultsOf(1))).toThrow(/closed|pages/);
     closed.close();
-    const [first, second] = [kernel.openPages(NUM_SMALL_PAGES, true), kernel.openPages(NUM_SMALL_PAGES, true)];
+    const [first, second] = [kernel.openPages(NUM_SMALL_PAGES, "fp16"), kernel.openPages(NUM_SMALL_PAGES, "fp16")];
     closed.close();
     expect(() => kernel.step(closed, SMALL_REQUEST, resultsOf(1))).toThrow(/closed|pages/);
     kernel.step(first, SMALL_REQUEST, resultsOf(1));
@@ -124,7 +128,7 @@ describe.each<KernelKind>(["native", "wasm"])("%s kernels", (kind) => {
     for (const change of [{ numLayers: 1 }, { headSize: 32 }, { numKvHeads: 1 }]) {
       const bytes = await packedBytes(randomModel({ ...SMALL_SHAPE, ...change }).description);
       const other = openKernel(bytes, SMALL_SIZES, { kernel: kind });
-      const others = other.openPages(NUM_SMALL_PAGES, true);
+      const others = other.openPages(NUM_SMALL_PAGES, "fp16");
       expect(() => kernel.step(others, SMALL_REQUEST, resultsOf(1))).toThrow(/pages/);
       others.close();
       await other.close();
@@ -133,10 +137,10 @@ describe.each<KernelKind>(["native", "wasm"])("%s kernels", (kind) => {
 
   test("refuse everything when they are closed; closing again does nothing", async () => {
     const closed = await openSmall({ kernel: kind });
-    const left = closed.openPages(NUM_SMALL_PAGES, true);
+    const left = closed.openPages(NUM_SMALL_PAGES, "fp16");
     await closed.close();
     expect(() => closed.step(left, SMALL_REQUEST, resultsOf(1))).toThrow(/open|closed/);
-    expect(() => closed.openPages(1, true)).toThrow(/open|closed/);
+    expect(() => closed.openPages(1, "fp16")).toThrow(/open|closed/);
     expect(() => closed.setAngles(0, 0, new Float32Array(16))).toThrow(/open|closed/);
     await closed.close();
     left.close();

@@ -4,7 +4,7 @@
 import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout } from "node:timers/promises";
-import type { KernelKind } from "@readme-moe/kernel";
+import { KV_PRECISIONS, type KernelKind } from "@readme-moe/kernel";
 import { describe, expect, test } from "vitest";
 import { defaultThreads } from "../../packages/kernel/src/kernel-threads.ts";
 import { NUM_SMALL_PAGES, openSmall, resultsOf, SMALL_REQUEST } from "../support/kernel/small-model.ts";
@@ -22,7 +22,7 @@ describe.each([
     const before = countThreads();
     for (let i = 0; i < numKernels; i++) {
       const kernel = await openSmall({ kernel: kind }, 4);
-      const pages = kernel.openPages(NUM_SMALL_PAGES, i % 3 === 0);
+      const pages = kernel.openPages(NUM_SMALL_PAGES, KV_PRECISIONS[i % 3]!);
       if (i % 2 === 0) kernel.step(pages, SMALL_REQUEST, resultsOf(1));
       await kernel.close();
     }
@@ -32,7 +32,7 @@ describe.each([
 
   test("take no processor time between steps", async () => {
     const kernel = await openSmall({ kernel: kind }, 4);
-    const pages = kernel.openPages(NUM_SMALL_PAGES, true);
+    const pages = kernel.openPages(NUM_SMALL_PAGES, "fp16");
     // Workers need a while to start; their kernel is idle from the first step on.
     for (let i = 0; i < 20; i++) {
       kernel.step(pages, SMALL_REQUEST, resultsOf(1));

@@ -33,12 +33,12 @@ describe.each<KernelKind>(["native", "wasm"])("%s kernels", (kind) => {
     const whole = openKernel(bytes, SMALL_SIZES, { kernel: kind });
     setAllAngles(whole, plain);
     const results = resultsOf(1);
-    whole.step(whole.openPages(NUM_SMALL_PAGES, true), SMALL_REQUEST, results);
+    whole.step(whole.openPages(NUM_SMALL_PAGES, "fp16"), SMALL_REQUEST, results);
     expected = results.logits;
     await whole.close();
     kernel = openKernel(bytes, { ...SMALL_SIZES, expertsFromByte: units.fromByte }, { kernel: kind });
     setAllAngles(kernel, plain);
-    pages = kernel.openPages(NUM_SMALL_PAGES, true);
+    pages = kernel.openPages(NUM_SMALL_PAGES, "fp16");
   });
 
   afterAll(() => kernel.close());

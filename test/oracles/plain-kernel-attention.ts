@@ -1,9 +1,32 @@
 // Attention of one position of a sequence, head by head.
 
-import { add, divide, exponential, laneSum, multiply, subtract } from "./plain-kernel-numbers.ts";
+import type { KvPrecision } from "@readme-moe/kernel";
+import {
+  add,
+  divide,
+  exponential,
+  laneSum,
+  multiply,
+  roundToEven,
+  roundToHalf,
+  subtract,
+} from "./plain-kernel-numbers.ts";
 
-/** Keys or values of one key head, by position. */
-export type Cached = readonly Float32Array[];
+/** A key or a value: its numbers are multiplied by its scale. */
+export interface Cached {
+  readonly numbers: Float32Array;
+  readonly scale: number;
+}
+
+/** Rounds a key or a value as it is kept. */
+export function cached(head: Float32Array, precision: KvPrecision): Cached {
+  if (precision === "fp32") return { numbers: head, scale: 1 };
+  if (precision === "fp16") return { numbers: head.map(roundToHalf), scale: 1 };
+  const clamped = head.map((x) => Math.min(65_504, Math.max(-65_504, x)));
+  const largest = Math.max(...clamped.map(Math.abs));
+  const factor = largest > 1e-30 ? divide(127, largest) : 0;
+  return { numbers: clamped.map((x) => roundToEven(multiply(x, factor))), scale: divide(largest, 127) };
+}
 
 /**
  * Turns pairs `(i, i + size / 2)` of a head's first dimensions.
@@ -44,8 +67,8 @@ interface Taken {
 /** What one query head takes from the positions that it sees. */
 export function attend(
   query: Float32Array,
-  keys: Cached,
-  values: Cached,
+  keys: readonly Cached[],
+  values: readonly Cached[],
   { position, window, scale }: Sight,
 ): Float32Array {
   const first = Math.max(0, position - window + 1);
@@ -63,19 +86,20 @@ export function attend(
 /** Computes the sums of a query over neighbouring positions of one tile, the first of which is `from`. */
 function takeFrom(
   query: Float32Array,
-  keys: Cached,
-  values: Cached,
+  keys: readonly Cached[],
+  values: readonly Cached[],
   { from, scale }: { readonly from: number; readonly scale: number },
 ): Taken {
-  const scores = keys.map((key) => multiply(scalar(query, key), scale));
+  const scores = keys.map((key) => multiply(scalar(query, key.numbers), multiply(key.scale, scale)));
   const top = Math.max(...scores);
   const weights = scores.map((score) => exponential(subtract(score, top)));
   const sums = Array.from({ length: LANES }, () => 0);
   for (const [i, weight] of weights.entries()) {
     sums[(from + i) % LANES] = add(sums[(from + i) % LANES] as number, weight);
   }
+  const scaled = weights.map((weight, i) => multiply(weight, (values[i] as Cached).scale));
   const taken = query.map((_, d) =>
-    weights.reduce((sum, weight, i) => add(sum, multiply(weight, (values[i] as Float32Array)[d] as number)), 0),
+    scaled.reduce((sum, weight, i) => add(sum, multiply(weight, (values[i] as Cached).numbers[d] as number)), 0),
   );
   return { top, sums, values: taken };
 }

@@ -1,11 +1,11 @@
 // An independent, plain implementation of the inference kernel: one sequence, no pages, no vectors, no threads. Slow
 // on purpose; the kernel has to give the same bits.
 
-import type { DecoderDescription, LayerDescription } from "@readme-moe/kernel";
+import type { DecoderDescription, KvPrecision, LayerDescription } from "@readme-moe/kernel";
 import { changed, type PlainLowRank } from "./plain-change.ts";
-import { attend, rotate } from "./plain-kernel-attention.ts";
+import { attend, cached, rotate, type Cached } from "./plain-kernel-attention.ts";
 import { plainRow, type PlainRow } from "./plain-kernel-logits.ts";
-import { add, divide, exponential, laneSum, multiply, roundToHalf, subtract } from "./plain-kernel-numbers.ts";
+import { add, divide, exponential, laneSum, multiply, subtract } from "./plain-kernel-numbers.ts";
 import { plainChoice, plainMix, type PlainRouter } from "./plain-mixture.ts";
 import { product, weightsOf, type PlainWeights } from "./plain-kernel-product.ts";
 
@@ -57,8 +57,7 @@ export interface PlainModel extends Omit<DecoderDescription, "embedding" | "laye
 }
 
 export interface PlainOptions {
-  /** Whether keys and values are kept in halves. */
-  readonly isHalf: boolean;
+  readonly kvPrecision: KvPrecision;
   /** Whether float32 products have a fused multiply-add, which they have outside WebAssembly. */
   readonly isFused: boolean;
 }
@@ -119,11 +118,11 @@ export function plainChoices(
 
 /** Keys and values of one layer, by key head and position. */
 interface Cache {
-  readonly keys: Float32Array[][];
-  readonly values: Float32Array[][];
+  readonly keys: Cached[][];
+  readonly values: Cached[][];
 }
 
-function noHeads({ numKvHeads }: PlainLayer): Float32Array[][] {
+function noHeads({ numKvHeads }: PlainLayer): Cached[][] {
   return Array.from({ length: numKvHeads }, () => []);
 }
 
@@ -164,7 +163,7 @@ class Run {
     const { keys, values } = this.#caches[index] as Cache;
     const angles = layer.angleSet === undefined ? undefined : this.#model.angles[layer.angleSet]?.[position];
     const turned = (head: Float32Array): Float32Array => (angles ? rotate(head, angles) : head);
-    const kept = (head: Float32Array): Float32Array => (this.#options.isHalf ? head.map(roundToHalf) : head);
+    const kept = (head: Float32Array): Cached => cached(head, this.#options.kvPrecision);
     const queries = this.#normedHeads(this.#product(layer.query, input), layer.queryNorm, layer).map(turned);
     const newKeys = this.#normedHeads(this.#product(layer.key, input), layer.keyNorm, layer).map(turned);
     for (const [head, key] of newKeys.entries()) keys[head]?.push(kept(key));

@@ -7,9 +7,13 @@ import { openRouter } from "@readme-moe/router";
 import type { Contender, OpenContender } from "../contender.ts";
 
 export async function open({ spec, threads, maxSequences, seed, cacheFolder }: OpenContender): Promise<Contender> {
-  const precision = spec.variant as EngineOptions["precision"]; // the engine refuses unknown values
+  // A variant such as "int8+fp32" also names the precision of keys and values; the engine refuses unknown values.
+  const [precision, kvPrecision] = spec.variant.split("+") as [
+    EngineOptions["precision"],
+    EngineOptions["kvPrecision"],
+  ];
   const path = spec.files["model"] ?? "";
-  const options = { precision, threads, cacheFolder, maxNumSeqs: Math.max(32, maxSequences) };
+  const options = { precision, kvPrecision, threads, cacheFolder, maxNumSeqs: Math.max(32, maxSequences) };
   let engine: ReadMeEngine | undefined = await ReadMeEngine.open(path, options);
   let numRequests = 0;
 
@@ -39,7 +43,7 @@ export async function open({ spec, threads, maxSequences, seed, cacheFolder }: O
       // The engine gives log-probabilities of generated tokens only; those of a text come from the same kernel steps.
       const model = await openModel(path);
       const router = await openRouter(model, undefined, { threads, cacheFolder });
-      const runner = await KernelRunner.open(model, { precision, threads, cacheFolder });
+      const runner = await KernelRunner.open(model, { precision, kvPrecision, threads, cacheFolder });
       const sums: number[] = [];
       for (const tokenIds of sequences) {
         const { loss, tokens } = await evaluateSequences({ runner, router }, [Int32Array.from(tokenIds)]);

@@ -8,7 +8,13 @@ import {
   MAX_TIMER_MS,
   rejectUnknownKeys,
 } from "@readme-moe/core";
-import { type ChangePrecision, type KernelKind, KV_BLOCK_TOKENS, type KvPrecision } from "@readme-moe/kernel";
+import {
+  type ChangePrecision,
+  type KernelKind,
+  KV_BLOCK_TOKENS,
+  KV_PRECISIONS,
+  type KvPrecision,
+} from "@readme-moe/kernel";
 import type { ControlTokensInMessages, Precision } from "@readme-moe/model";
 import { functionModuleOption, type FunctionModule, type ResolvedFunctionModule } from "./function-module.ts";
 import {
@@ -47,7 +53,10 @@ export interface EngineOptions extends SchedulingOptions {
    * @default `README_MOE_KERNEL`, else the addon if there is one that loads
    */
   readonly kernel?: KernelKind | undefined;
-  /** Number type of keys and values; fp16 takes half the memory. @default "fp32" with fp32 weights, else "fp16" */
+  /**
+   * Number type of keys and values; fp16 takes half of the memory of fp32, int8 a quarter and a scale for each head.
+   * @default "fp32" with fp32 weights, else "fp16"
+   */
   readonly kvPrecision?: KvPrecision | undefined;
   /** Folder of packed weights. @default `README_MOE_CACHE`, else the platform's cache folder */
   readonly cacheFolder?: string | undefined;
@@ -211,7 +220,7 @@ export function resolveEngineOptions(options: EngineOptions): ResolvedEngineOpti
       options.precision && choiceOption("precision", options.precision, ["fp32", "int8", "int4", "file"] as const),
     threads: optional("threads", 1, 1024),
     kernel: options.kernel && choiceOption("kernel", options.kernel, ["native", "wasm"] as const),
-    kvPrecision: options.kvPrecision && choiceOption("kvPrecision", options.kvPrecision, ["fp16", "fp32"] as const),
+    kvPrecision: options.kvPrecision && choiceOption("kvPrecision", options.kvPrecision, KV_PRECISIONS),
     cacheFolder,
     expert,
     maxNumSeqs,

@@ -12,7 +12,6 @@ import {
   type KernelChoice,
   KernelKv,
   kernelThreads,
-  kvBytesPerToken,
   type KvMemory,
   type KvMemoryOptions,
   type KvPrecision,
@@ -198,9 +197,7 @@ export class KernelRunner implements StepRunner {
   }
 
   openKv(options: KvMemoryOptions): KernelKv {
-    const bytesPerToken = kvBytesPerToken(this.model.config, this.kvPrecision);
-    const { headSize } = this.model.config;
-    return new KernelKv(this.#kernel, { ...options, bytesPerToken, headSize }, this.kvPrecision === "fp16");
+    return new KernelKv(this.#kernel, { ...options, shape: this.model.config, precision: this.kvPrecision });
   }
 
   /** Runs one step, see `StepRunner.forward`. */

@@ -38,7 +38,7 @@ static HeadPages head_pages(const Kernel *kernel, const Layer *layer, int kvHead
   return (HeadPages){
       .base = pages->memory + firstPage * pages->pageBytes + (size_t)kvHead * pages->headPageBytes,
       .pageBytes = pages->pageBytes,
-      .isHalf = pages->isHalf,
+      .type = pages->type,
       .headSize = layer->description.headSize,
       .paddedSize = layer->paddedHead,
   };

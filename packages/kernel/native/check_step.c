@@ -2,13 +2,6 @@
 
 #include "phases.h"
 
-int are_pages_of(const Kernel *kernel, const Pages *pages) {
-  const Layer *layer = &kernel->layers[0];
-  size_t headPageBytes = (size_t)layer->paddedHead * PAGE_TOKENS * 2 * (pages->isHalf ? 2 : 4);
-  return pages->memory && pages->numLayers == kernel->model.numLayers && pages->headPageBytes == headPageBytes &&
-         pages->pageBytes == headPageBytes * (size_t)layer->description.numKvHeads;
-}
-
 const char *check_step(const Kernel *kernel, const Step *step) {
   const KernelOptions *options = &kernel->options;
   if (!are_pages_of(kernel, step->pages)) return "pages of this kernel that are open";

@@ -90,8 +90,7 @@ enum { SEQUENCE_FIELDS = 3, MOST_WANTED = 1 << 20 };
 /** Memory for keys and values of `numPages` pages of 16 tokens, by layer, page, key head. */
 typedef struct {
   int32_t numPages, numLayers;
-  /** Whether keys and values are stored in half precision; else in float32. */
-  int32_t isHalf;
+  KvType type;
   uint8_t *memory;
   /** Bytes of one page of one key head, and of all key heads of a layer. */
   size_t headPageBytes, pageBytes;
@@ -150,8 +149,8 @@ Kernel *kernel_open(const void *file, size_t bytes, const KernelOptions *options
  * @returns NULL, or the part of the arguments that does not fit
  */
 const char *kernel_set_rotary(Kernel *kernel, int32_t rotary, int32_t position, const float *angles, size_t length);
-/** Allocates pages. @returns 0, or -1 when there is no memory */
-int kernel_open_pages(const Kernel *kernel, int32_t numPages, int32_t isHalf, Pages *pages);
+/** Allocates pages. @param type - a `KvType` @returns 0, or -1 when there is no memory, or no such type */
+int kernel_open_pages(const Kernel *kernel, int32_t numPages, int32_t type, Pages *pages);
 void kernel_close_pages(Pages *pages);
 /**
  * Copies a page of all layers, `[numLayers][pageBytes]`. No step may run meanwhile.

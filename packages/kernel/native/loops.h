@@ -13,13 +13,22 @@ enum { LOGIT_BLOCK = 64 };
 
 typedef enum { ACTIVATION_SILU = 0, ACTIVATION_GELU_TANH = 1 } Activation;
 
+/** Number types of keys and values, in the order of `KV_PRECISIONS` in `kernel/src/kv/kv-shape.ts`. */
+typedef enum { KV_FLOAT = 0, KV_HALF = 1, KV_BYTE = 2 } KvType;
+
+/** Returns the size of a key's or value's number, in bytes. */
+static inline int kv_bytes(KvType type) { return type == KV_FLOAT ? 4 : type == KV_HALF ? 2 : 1; }
+
 /** Addresses of the keys and values of one layer and one key head. */
 typedef struct {
-  /** A page's keys, `[headSize][16]`; its values, `[16][paddedSize]`, follow. */
+  /**
+   * A page's keys, `[paddedSize][16]`, and its values, `[16][paddedSize]`. Behind bytes follow float32 scales of the keys,
+   * `[16]`, and of the values, `[16]`.
+   */
   uint8_t *base;
   /** Distance from a page to the next. */
   size_t pageBytes;
-  int32_t isHalf;
+  KvType type;
   int32_t headSize;
   /** `headSize`, rounded up to whole vectors. */
   int32_t paddedSize;

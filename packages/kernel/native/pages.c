@@ -1,14 +1,28 @@
 // Memory of keys and values, and copies of its pages. The order of numbers in a page is the same on all instruction sets.
 
 #include "memory.h"
+#include "phases.h"
 #include "platform.h"
-#include "state.h"
 
-int kernel_open_pages(const Kernel *kernel, int32_t numPages, int32_t isHalf, Pages *pages) {
+/** Sets the sizes of pages of a kernel. */
+static void set_sizes(const Kernel *kernel, Pages *pages) {
   const Layer *layer = &kernel->layers[0];
-  *pages = (Pages){.numPages = numPages, .numLayers = kernel->model.numLayers, .isHalf = isHalf != 0};
-  pages->headPageBytes = (size_t)layer->paddedHead * PAGE_TOKENS * 2 * (isHalf ? 2 : 4);
+  size_t scaleBytes = pages->type == KV_BYTE ? sizeof(float) : 0;
+  pages->headPageBytes = 2 * PAGE_TOKENS * ((size_t)layer->paddedHead * (size_t)kv_bytes(pages->type) + scaleBytes);
   pages->pageBytes = pages->headPageBytes * (size_t)layer->description.numKvHeads;
+}
+
+int are_pages_of(const Kernel *kernel, const Pages *pages) {
+  Pages own = *pages;
+  set_sizes(kernel, &own);
+  return pages->memory && pages->numLayers == kernel->model.numLayers && pages->headPageBytes == own.headPageBytes &&
+         pages->pageBytes == own.pageBytes;
+}
+
+int kernel_open_pages(const Kernel *kernel, int32_t numPages, int32_t type, Pages *pages) {
+  *pages = (Pages){.numPages = numPages, .numLayers = kernel->model.numLayers, .type = (KvType)type};
+  if (type < KV_FLOAT || type > KV_BYTE) return -1;
+  set_sizes(kernel, pages);
   uint64_t layerPages = (uint64_t)kernel->model.numLayers * (uint64_t)numPages;
   if (numPages < 1 || layerPages > SIZE_MAX / pages->pageBytes) return -1;
   pages->memory = platform_allocate((size_t)layerPages * pages->pageBytes);

@@ -1,5 +1,12 @@
 export type { KeptTokens, KvMemory, KvMemoryOptions, KvSlot } from "./kv/kv-memory.ts";
-export { KV_BLOCK_TOKENS, kvBytesPerToken, wholeBlocks, type KvPrecision, type KvShape } from "./kv/kv-shape.ts";
+export {
+  KV_BLOCK_TOKENS,
+  KV_PRECISIONS,
+  kvBytesPerToken,
+  wholeBlocks,
+  type KvPrecision,
+  type KvShape,
+} from "./kv/kv-shape.ts";
 export { KernelKv, type KernelKvOptions } from "./kv/kernel-kv.ts";
 export { KV_PAGE_TOKENS, PagePool, type PagePoolOptions, type PageSlot } from "./kv/page-pool.ts";
 export { BITS_VERSION, kernelVersion } from "./kernel-version.ts";

@@ -1,6 +1,7 @@
 // An open kernel, independent of the build that runs it.
 
 import type { KernelInfo } from "@readme-moe/core";
+import type { KvPrecision } from "./kv/kv-shape.ts";
 
 /** The build that runs: an addon of this platform, or WebAssembly. */
 export type KernelKind = "native" | "wasm";
@@ -45,7 +46,7 @@ export interface StepResults {
 export interface Kernel {
   readonly info: KernelInfo;
   /** Allocates pages. @throws {RangeError} when there is no memory for them */
-  openPages(numPages: number, isHalf: boolean): KernelPages;
+  openPages(numPages: number, precision: KvPrecision): KernelPages;
   /** Sets angles of positions from `position` on, as `anglesOf` lists them. @param angleSet - see `LayerDescription` */
   setAngles(angleSet: number, position: number, angles: Float32Array): void;
   /** Runs a step. @param request - see `encodeStep` @throws {RangeError} on an invalid step; nothing has run then */

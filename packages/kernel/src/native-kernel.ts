@@ -4,6 +4,7 @@ import { createRequire } from "node:module";
 import { arch, platform } from "node:process";
 import type { KernelInfo } from "@readme-moe/core";
 import type { Kernel, KernelPages, KernelSizes, StepResults } from "./kernel.ts";
+import { KV_PRECISIONS, type KvPrecision } from "./kv/kv-shape.ts";
 import type { PackedPiece, RowsToPack } from "./pack/packed-tensor.ts";
 
 /** Exports of `native/addon.c`. */
@@ -20,7 +21,7 @@ export interface Addon {
     inputs: Float32Array,
     scales: Float32Array,
   ): void;
-  openPages(kernel: unknown, numPages: number, isHalf: boolean): unknown;
+  openPages(kernel: unknown, numPages: number, type: number): unknown;
   closePages(pages: unknown): void;
   readPage(pages: unknown, page: number, bytes: Uint8Array): void;
   writePage(pages: unknown, page: number, bytes: Uint8Array): void;
@@ -150,8 +151,9 @@ class NativeKernel implements Kernel {
     this.info = info;
   }
 
-  openPages(numPages: number, isHalf: boolean): KernelPages {
-    return new NativePages(this.#addon, this.#addon.openPages(this.#handle, numPages, isHalf), numPages);
+  openPages(numPages: number, precision: KvPrecision): KernelPages {
+    const handle = this.#addon.openPages(this.#handle, numPages, KV_PRECISIONS.indexOf(precision));
+    return new NativePages(this.#addon, handle, numPages);
   }
 
   setAngles(angleSet: number, position: number, angles: Float32Array): void {

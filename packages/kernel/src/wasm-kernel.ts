@@ -4,6 +4,7 @@ import { closeSync, openSync, readSync, statSync } from "node:fs";
 import { Worker } from "node:worker_threads";
 import type { KernelInfo } from "@readme-moe/core";
 import type { Kernel, KernelPages, KernelSizes, StepResults } from "./kernel.ts";
+import { KV_PRECISIONS, type KvPrecision } from "./kv/kv-shape.ts";
 import { FIRST_PAGES, newMemory, openModule, readModule, type WasmCalls } from "./wasm-calls.ts";
 import { StepRoom } from "./wasm-step.ts";
 import { webAssembly, type WasmMemory } from "./web-assembly.ts";
@@ -154,9 +155,9 @@ class WasmKernel implements Kernel {
     this.#room = new StepRoom(calls);
   }
 
-  openPages(numPages: number, isHalf: boolean): KernelPages {
+  openPages(numPages: number, precision: KvPrecision): KernelPages {
     this.#checkOpen();
-    const handle = this.#calls.exports.open_pages(this.#handle, numPages, isHalf ? 1 : 0);
+    const handle = this.#calls.exports.open_pages(this.#handle, numPages, KV_PRECISIONS.indexOf(precision));
     if (handle === 0) throw new RangeError("memory for pages");
     return new WasmPages(this.#calls, handle, numPages);
   }

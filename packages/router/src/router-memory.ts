@@ -9,6 +9,8 @@ import {
   type KernelPages,
   KV_BLOCK_TOKENS,
   KV_PAGE_TOKENS,
+  kvBytesPerToken,
+  type KvShape,
   type PageSlot,
   splitIntoSteps,
 } from "@readme-moe/kernel";
@@ -44,8 +46,7 @@ export class KernelRouterState implements RouterState {
 export class RouterMemory {
   readonly #kernel: Kernel;
   readonly #calls: RouterCalls;
-  readonly #bytesPerToken: number;
-  readonly #headSize: number;
+  readonly #shape: KvShape;
   readonly #states = new Set<KernelRouterState>();
   #pages: KernelKv;
 
@@ -58,9 +59,8 @@ export class RouterMemory {
     this.#kernel = kernel;
     this.#calls = calls;
     // The kernel pads heads to whole vectors, so small heads take more than this.
-    this.#bytesPerToken = 2 * numLayers * innerSize * 4;
-    this.#headSize = innerSize / numHeads;
-    const firstTokens = Math.floor(firstBytes / this.#bytesPerToken / KV_BLOCK_TOKENS) * KV_BLOCK_TOKENS;
+    this.#shape = { numLayers, numKvHeads: numHeads, headSize: innerSize / numHeads };
+    const firstTokens = Math.floor(firstBytes / kvBytesPerToken(this.#shape) / KV_BLOCK_TOKENS) * KV_BLOCK_TOKENS;
     this.#pages = this.#open(Math.max(KV_BLOCK_TOKENS, firstTokens));
   }
 
@@ -113,11 +113,7 @@ export class RouterMemory {
 
   #open(capacityTokens: number): KernelKv {
     try {
-      return new KernelKv(
-        this.#kernel,
-        { capacityTokens, bytesPerToken: this.#bytesPerToken, headSize: this.#headSize },
-        false,
-      );
+      return new KernelKv(this.#kernel, { capacityTokens, shape: this.#shape, precision: "fp32" });
     } catch (cause) {
       const message = `The router's keys and values of ${capacityTokens} tokens do not fit into memory`;
       throw new ReadMeError("ERR_MEMORY", message, { cause });

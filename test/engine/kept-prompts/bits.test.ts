@@ -66,7 +66,7 @@ const CASES: readonly Case[] = [
   { model: "dense", options: { precision: "int8" } },
   { model: "dense", options: { precision: "int4", kvPrecision: "fp32" } },
   { model: "experts", options: { precision: "fp32" } },
-  { model: "experts", options: { precision: "int4" } },
+  { model: "experts", options: { precision: "int4", kvPrecision: "int8" } },
   { model: "experts", options: { precision: "int8", expertCacheBytes: 40_000 } },
   { model: "low-rank", options: { precision: "int8" }, expert: "short" },
   { model: "mixture", options: { precision: "int8" } },
@@ -115,6 +115,7 @@ test("other models, precisions and experts do not read a saved prompt", async ()
   expect(await sourceOf("low-rank", loras, "none")).toBe("computed");
   expect(await sourceOf("low-rank", { ...loras, precision: "int4" }, "short")).toBe("computed");
   expect(await sourceOf("low-rank", { ...loras, kvPrecision: "fp32" }, "short")).toBe("computed");
+  expect(await sourceOf("low-rank", { ...loras, kvPrecision: "int8" }, "short")).toBe("computed");
   expect(await sourceOf("low-rank", { ...loras, loraPrecision: "fp32" }, "short")).toBe("computed");
   expect(await sourceOf("dense", {})).toBe("computed");
   // Products of float32 are fused in the addon only.
@@ -122,5 +123,5 @@ test("other models, precisions and experts do not read a saved prompt", async ()
   // An expert is what it computes, whatever its name and number are.
   const renamed = { other: join(folder, "formal"), third: join(folder, "short") };
   expect(await sourceOf("low-rank", { loras: { third: renamed.third, other: renamed.other } }, "third")).toBe("saved");
-  expect(await readdir(savedPromptsFolder)).toHaveLength(8);
+  expect(await readdir(savedPromptsFolder)).toHaveLength(9);
 });

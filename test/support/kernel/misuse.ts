@@ -63,7 +63,7 @@ const small = (kind: KernelKind): Promise<Kernel> => openSmall({ kernel: kind },
 
 function wholeStep(kernel: Kernel): StepResults {
   const results = resultsOf(1);
-  kernel.step(kernel.openPages(NUM_SMALL_PAGES, true), SMALL_REQUEST, results);
+  kernel.step(kernel.openPages(NUM_SMALL_PAGES, "fp16"), SMALL_REQUEST, results);
   return results;
 }
 
@@ -110,7 +110,7 @@ async function withoutUnit(takeAway: (unit: Uint8Array) => void): Promise<void> 
   const next = unitOf(numLayers - 1, expert);
   place(next);
   const results = resultsOf(1);
-  kernel.beginStep(kernel.openPages(NUM_SMALL_PAGES, true), SMALL_REQUEST, results);
+  kernel.beginStep(kernel.openPages(NUM_SMALL_PAGES, "fp16"), SMALL_REQUEST, results);
   kernel.runLayers(0, numLayers - 1);
   takeAway(next);
   assert.throws(() => kernel.runLayers(numLayers - 1, numLayers), RangeError);
@@ -135,7 +135,7 @@ async function withoutChange(takeAway: (change: Uint8Array) => void): Promise<vo
   };
   const request = SMALL_REQUEST.slice();
   request.fill(0, HEADER + 2 * 20, HEADER + 3 * 20);
-  const pages = kernel.openPages(NUM_SMALL_PAGES, true);
+  const pages = kernel.openPages(NUM_SMALL_PAGES, "fp16");
   const change = await newChange();
   kernel.placeChange(0, change);
   kernel.step(pages, request, resultsOf(1));
@@ -152,7 +152,7 @@ async function withoutChange(takeAway: (change: Uint8Array) => void): Promise<vo
 /** Begins a step, changes its results, and expects its end to be refused. */
 async function changedResults(kind: KernelKind, results: StepResults, change: () => void): Promise<void> {
   const kernel = await small(kind);
-  const pages = kernel.openPages(NUM_SMALL_PAGES, true);
+  const pages = kernel.openPages(NUM_SMALL_PAGES, "fp16");
   const expected = wholeStep(kernel);
   kernel.beginStep(pages, SMALL_REQUEST, results);
   kernel.runLayers(0, numLayers);
@@ -167,7 +167,7 @@ export const MISUSES: Readonly<Record<string, Misuse>> = {
   "a request that changes after its step began": async (kind) => {
     const kernel = await small(kind);
     const [expected, results, request] = [wholeStep(kernel), resultsOf(1), SMALL_REQUEST.slice()];
-    kernel.beginStep(kernel.openPages(NUM_SMALL_PAGES, true), request, results);
+    kernel.beginStep(kernel.openPages(NUM_SMALL_PAGES, "fp16"), request, results);
     request.fill(2 ** 30);
     endStep(kernel);
     assert.deepEqual(results, expected);
@@ -175,7 +175,7 @@ export const MISUSES: Readonly<Record<string, Misuse>> = {
   "angles that are set after a step began": async (kind) => {
     const kernel = await small(kind);
     const [expected, results] = [wholeStep(kernel), resultsOf(1)];
-    kernel.beginStep(kernel.openPages(NUM_SMALL_PAGES, true), SMALL_REQUEST, results);
+    kernel.beginStep(kernel.openPages(NUM_SMALL_PAGES, "fp16"), SMALL_REQUEST, results);
     setAllAngles(kernel, SMALL_MODEL.plain);
     endStep(kernel);
     assert.deepEqual(results, expected);
@@ -185,7 +185,7 @@ export const MISUSES: Readonly<Record<string, Misuse>> = {
     const shared = new Int32Array(new SharedArrayBuffer(SMALL_REQUEST.byteLength));
     const code = `const shared = require("node:worker_threads").workerData;
       for (let i = 0; ; i++) Atomics.store(shared, i % shared.length, (i * 2654435761) | 0);`;
-    const pages = kernel.openPages(NUM_SMALL_PAGES, true);
+    const pages = kernel.openPages(NUM_SMALL_PAGES, "fp16");
     shared.set(SMALL_REQUEST);
     const worker = new Worker(code, { eval: true, workerData: shared });
     for (let i = 0; i < 3000; i++) {
@@ -205,7 +205,7 @@ export const MISUSES: Readonly<Record<string, Misuse>> = {
     // The results lie over the wanted rows and their targets at the request's end.
     const logits = new Float32Array(request.buffer, request.byteLength - 8);
     const candidateIds = new Int32Array(request.buffer, request.byteLength - 12, 1);
-    kernel.step(kernel.openPages(NUM_SMALL_PAGES, true), request, { ...resultsOf(1), candidateIds, logits });
+    kernel.step(kernel.openPages(NUM_SMALL_PAGES, "fp16"), request, { ...resultsOf(1), candidateIds, logits });
     assert.deepEqual(logits, expected);
   },
   "results whose buffer is given away": (kind) => {
@@ -219,7 +219,7 @@ export const MISUSES: Readonly<Record<string, Misuse>> = {
   "pages that close after a step began": async (kind) => {
     const kernel = await small(kind);
     const expected = wholeStep(kernel);
-    const pages = kernel.openPages(NUM_SMALL_PAGES, true);
+    const pages = kernel.openPages(NUM_SMALL_PAGES, "fp16");
     kernel.beginStep(pages, SMALL_REQUEST, resultsOf(1));
     kernel.runLayers(0, 1);
     pages.close();
@@ -230,7 +230,7 @@ export const MISUSES: Readonly<Record<string, Misuse>> = {
   },
   "pages and results that nobody holds after a step began": async (kind) => {
     const kernel = await small(kind);
-    (() => kernel.beginStep(kernel.openPages(NUM_SMALL_PAGES, true), SMALL_REQUEST.slice(), resultsOf(1)))();
+    (() => kernel.beginStep(kernel.openPages(NUM_SMALL_PAGES, "fp16"), SMALL_REQUEST.slice(), resultsOf(1)))();
     collect();
     await new Promise((resolve) => setImmediate(resolve));
     collect();
@@ -238,7 +238,7 @@ export const MISUSES: Readonly<Record<string, Misuse>> = {
   },
   "a step that is begun after one that is refused": async (kind) => {
     const kernel = await small(kind);
-    const pages = kernel.openPages(NUM_SMALL_PAGES, true);
+    const pages = kernel.openPages(NUM_SMALL_PAGES, "fp16");
     kernel.beginStep(pages, SMALL_REQUEST, resultsOf(1));
     assert.throws(() => kernel.beginStep(pages, SMALL_REQUEST.slice(1), resultsOf(1)), RangeError);
     assert.throws(() => kernel.runLayers(0, 1), RangeError);
@@ -279,11 +279,8 @@ export const NATIVE_MISUSES: Readonly<Record<string, Misuse>> = {
       const [own, other] = [loadAddon(), require(copy) as Addon];
       const options = Int32Array.of(1, SMALL_SIZES.maxRows, SMALL_SIZES.maxPositions, 0);
       const kernel = other.open(await packedBytes(SMALL_MODEL.description), "plain", options);
-      assert.throws(() => own.openPages(kernel, NUM_SMALL_PAGES, true), TypeError);
-      assert.throws(
-        () => own.readPage(other.openPages(kernel, NUM_SMALL_PAGES, true), 0, new Uint8Array(64)),
-        TypeError,
-      );
+      assert.throws(() => own.openPages(kernel, NUM_SMALL_PAGES, 1), TypeError);
+      assert.throws(() => own.readPage(other.openPages(kernel, NUM_SMALL_PAGES, 1), 0, new Uint8Array(64)), TypeError);
       assert.throws(() => own.close(Object.create(kernel as object)), TypeError);
       assert.throws(() => other.close(new Proxy(kernel as object, {})), TypeError);
     } finally {

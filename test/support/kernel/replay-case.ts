@@ -1,6 +1,6 @@
 // Cases of random models and sequences, whose rows every build of the kernel has to give bit for bit.
 
-import { availableInstructions, openKernel, type KernelKind } from "@readme-moe/kernel";
+import { availableInstructions, openKernel, type KernelKind, type KvPrecision } from "@readme-moe/kernel";
 import { plainRows, type PlainToken } from "../../oracles/plain-kernel.ts";
 import { randomInteger, seededRandom } from "../random.ts";
 import type { ModelShape } from "./model-shape.ts";
@@ -12,14 +12,14 @@ import { replay } from "./replay.ts";
 export interface ReplayCase {
   readonly model: ModelShape;
   readonly sequences: SequencesShape;
-  readonly isHalf: boolean;
+  readonly kvPrecision: KvPrecision;
 }
 
 /** Makes the model and the sequences of a case, and the rows that a replay is compared with. */
-export function expectedOf({ model, sequences: shape, isHalf }: ReplayCase, kernel: KernelKind) {
+export function expectedOf({ model, sequences: shape, kvPrecision }: ReplayCase, kernel: KernelKind) {
   const { plain, description } = randomModel(model);
   const sequences = randomSequences(shape, model.vocabSize);
-  const options = { isHalf, isFused: kernel === "native" };
+  const options = { kvPrecision, isFused: kernel === "native" };
   const rows = sequences.map(({ tokenIds }) => plainRows(plain, plainTokens(tokenIds, model.numExperts), options));
   const { vocabSize, numLogits = vocabSize, numExperts } = model;
   return { plain, description, sequences, expected: { rows, vocabSize, numLogits, numExperts } };
@@ -43,7 +43,12 @@ export async function replayInBuilds(one: ReplayCase, kernel: KernelKind, maxRow
     try {
       setAllAngles(opened, plain);
       const build = `${instructions}, ${sizes.threads} threads`;
-      await replay(opened, { sequences, expected: { ...expected, ...sizes, build }, isHalf: one.isHalf }, random, 2);
+      await replay(
+        opened,
+        { sequences, expected: { ...expected, ...sizes, build }, kvPrecision: one.kvPrecision },
+        random,
+        2,
+      );
     } finally {
       await opened.close();
     }

@@ -1,6 +1,6 @@
 // Brings sequences through a kernel again and again, in other batches each time, and checks every row.
 
-import { KV_PAGE_TOKENS } from "@readme-moe/kernel";
+import { KV_PAGE_TOKENS, type KvPrecision } from "@readme-moe/kernel";
 import { randomInteger } from "../random.ts";
 import { randomSteps, shuffled, type TestSequence } from "./random-steps.ts";
 import type { SteppingKernel } from "./routed-steps.ts";
@@ -10,7 +10,7 @@ import { checkStep, type Expected } from "./run-steps.ts";
 export interface Replayed {
   readonly sequences: readonly TestSequence[];
   readonly expected: Expected;
-  readonly isHalf: boolean;
+  readonly kvPrecision: KvPrecision;
 }
 
 /** Pages of short sequences, of which some stay free. */
@@ -19,14 +19,14 @@ const LEAST_PAGES = 24;
 /** Replays `times` times in the same pages, which hold what the replay before left there. */
 export async function replay(
   kernel: SteppingKernel,
-  { sequences, expected, isHalf }: Replayed,
+  { sequences, expected, kvPrecision }: Replayed,
   random: () => number,
   times: number,
 ): Promise<void> {
   const { numLogits, maxRows, numExperts, numChanges } = expected;
   const used = sequences.reduce((sum, { tokenIds }) => sum + Math.ceil(tokenIds.length / KV_PAGE_TOKENS), 0);
   const numPages = Math.max(LEAST_PAGES, used);
-  const pages = kernel.openPages(numPages, isHalf);
+  const pages = kernel.openPages(numPages, kvPrecision);
   for (let time = 0; time < times; time++) {
     const free = shuffled(
       random,

@@ -42,7 +42,7 @@ export function openRouted(
   return {
     kernel,
     chosen,
-    openPages: (numPages, isHalf) => kernel.openPages(numPages, isHalf),
+    openPages: (numPages, kvPrecision) => kernel.openPages(numPages, kvPrecision),
     step(pages, request, results) {
       chosen.length = 0;
       kernel.beginStep(pages, request, results);

@@ -14,7 +14,7 @@ const [kind, end] = process.argv.slice(2) as [KernelKind, string];
 
 if (end === "leave") {
   const kernel = await openSmall({ kernel: kind }, 3);
-  kernel.step(kernel.openPages(NUM_SMALL_PAGES, true), SMALL_REQUEST, resultsOf(1));
+  kernel.step(kernel.openPages(NUM_SMALL_PAGES, "fp16"), SMALL_REQUEST, resultsOf(1));
 } else {
   const program = join(import.meta.dirname, "endless-steps.ts");
   const worker = new Worker(join(import.meta.dirname, "launch.js"), { argv: [program], workerData: kind });

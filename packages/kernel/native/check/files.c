@@ -86,7 +86,7 @@ static void damage_change(Random *random, const TestModel *model, const Scenario
 
 static void change_options(Random *random, const TestModel *model, const Scenario *scenario) {
   TestModel changed = *model;
-  int32_t *fields[] = {&changed.numPages, &changed.isHalf, &changed.options.maxRows, &changed.options.maxPositions};
+  int32_t *fields[] = {&changed.numPages, &changed.type, &changed.options.maxRows, &changed.options.maxPositions};
   int32_t *field = fields[random_in(random, 0, 3)];
   *field = edge_near(random, *field);
   // Angles were made for so many positions.

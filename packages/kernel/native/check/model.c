@@ -132,7 +132,7 @@ TestModel make_model(Random *random) {
   int32_t isTied = model->numLogits == model->vocabSize && one_in(random, 2);
   model->embedding = isTied ? model->head : add_weights(&pack, random, table, model->vocabSize, model->hiddenSize);
   made.numPages = random_in(random, 6, 24);
-  made.isHalf = one_in(random, 2);
+  made.type = random_in(random, KV_FLOAT, KV_BYTE);
   made.options = (KernelOptions){
       .numThreads = 1,
       .maxRows = one_in(random, 4) ? random_in(random, 1, 4) : random_in(random, 5, 80),
@@ -164,7 +164,7 @@ const char *open_model(const TestModel *model, const Loops *loops, int32_t numTh
   options.numThreads = numThreads;
   opened->kernel = kernel_open(model->file, model->bytes, &options, loops, &error);
   if (!opened->kernel) return error ? error : "no reason";
-  if (kernel_open_pages(opened->kernel, model->numPages, model->isHalf, &opened->pages) != 0) {
+  if (kernel_open_pages(opened->kernel, model->numPages, model->type, &opened->pages) != 0) {
     kernel_close(opened->kernel);
     return "pages";
   }

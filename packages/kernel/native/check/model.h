@@ -12,7 +12,7 @@ typedef struct {
   size_t bytes;
   ModelDescription model;
   KernelOptions options;
-  int32_t numPages, isHalf;
+  int32_t numPages, type;
   int32_t rotarySizes[MOST_ROTARIES];
   /** Low-rank changes, in memory of exactly their sizes. */
   int32_t numChanges;

@@ -106,7 +106,7 @@ class LayerWalk {
     for (const [place, set] of angleSetsOf(layers).entries()) {
       kernel.setAngles(place, 0, anglesOf(config.ropes[set]!, config.rotatedSize, 0, maxPositions));
     }
-    const pages = kernel.openPages(numPages, true);
+    const pages = kernel.openPages(numPages, "fp16");
     try {
       let firstRow = 0;
       for (const sequences of stepsOf(stream.sequences)) {

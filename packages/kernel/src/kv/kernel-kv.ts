@@ -1,13 +1,15 @@
 // Pages of keys and values in a kernel's memory.
 
 import type { Kernel, KernelPages } from "../kernel.ts";
-import type { KeptTokens } from "./kv-memory.ts";
-import { KV_PAGE_TOKENS, PagePool, type PagePoolOptions } from "./page-pool.ts";
+import type { KeptTokens, KvMemoryOptions } from "./kv-memory.ts";
+import { kvBytesPerToken, type KvPrecision, type KvShape } from "./kv-shape.ts";
+import { KV_PAGE_TOKENS, PagePool } from "./page-pool.ts";
 
 /** Options of a `KernelKv`. */
-export interface KernelKvOptions extends PagePoolOptions {
-  /** Size of a head, which the kernel pads to a multiple of 16. */
-  readonly headSize: number;
+export interface KernelKvOptions extends KvMemoryOptions {
+  /** Sizes of the kernel's model. */
+  readonly shape: KvShape;
+  readonly precision: KvPrecision;
 }
 
 /** Pages of one kernel, and the accounting of their use. */
@@ -17,16 +19,14 @@ export class KernelKv extends PagePool {
   readonly pageBytes: number;
   readonly #kernel: Kernel;
 
-  /**
-   * @param headSize - of the model, which the kernel pads
-   * @param isHalf - whether keys and values are stored in half precision
-   * @throws {RangeError} when there is no memory for the pages
-   */
-  constructor(kernel: Kernel, { headSize, ...options }: KernelKvOptions, isHalf: boolean) {
-    super(options);
-    this.pageBytes = (options.bytesPerToken / headSize) * Math.ceil(headSize / 16) * 16 * KV_PAGE_TOKENS;
+  /** @throws {RangeError} when there is no memory for the pages */
+  constructor(kernel: Kernel, { shape, precision, ...options }: KernelKvOptions) {
+    super({ ...options, bytesPerToken: kvBytesPerToken(shape, precision) });
+    // The kernel pads heads to whole vectors.
+    const padded = { ...shape, headSize: Math.ceil(shape.headSize / 16) * 16 };
+    this.pageBytes = kvBytesPerToken(padded, precision) * KV_PAGE_TOKENS;
     this.#kernel = kernel;
-    this.pages = kernel.openPages(this.numPages, isHalf);
+    this.pages = kernel.openPages(this.numPages, precision);
   }
 
   /** Copies the pages of kept tokens, in the order of positions: `[pages, pageBytes]`. */

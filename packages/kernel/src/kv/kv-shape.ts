@@ -13,10 +13,14 @@ export function wholeBlocks(tokens: number): number {
   return Math.ceil(tokens / KV_BLOCK_TOKENS) * KV_BLOCK_TOKENS;
 }
 
-/** Number type that keys and values are stored in. */
-export type KvPrecision = "fp16" | "fp32";
+/** Number type that keys and values are stored in; "int8" has a float32 scale for each key and each value of a head. */
+export type KvPrecision = "fp32" | "fp16" | "int8";
+
+/** Number types in the order of `KvType` in `native/loops.h`. */
+export const KV_PRECISIONS: readonly KvPrecision[] = ["fp32", "fp16", "int8"];
 
 /** Returns the size of one token's keys and values in all layers, in bytes. */
 export function kvBytesPerToken({ numLayers, numKvHeads, headSize }: KvShape, precision: KvPrecision = "fp32"): number {
-  return 2 * numLayers * numKvHeads * headSize * (precision === "fp16" ? 2 : 4);
+  const headBytes = { fp32: 4 * headSize, fp16: 2 * headSize, int8: headSize + 4 }[precision];
+  return 2 * numLayers * numKvHeads * headBytes;
 }
