@@ -100,7 +100,7 @@ test.each(["native", "wasm"] as const)(
   async (kernel) => {
     const { plain, description } = randomModel(LARGER);
     const sequences = randomSequences({ seed: 3, lengths: [40, 50, 17], sharedPages: 1 }, LARGER.vocabSize);
-    const kvPrecision = "int8";
+    const kvPrecision = "int8" as const;
     const { vocabSize, numExperts } = LARGER;
     const numLogits = vocabSize;
     const options = { kvPrecision, isFused: kernel === "native" };
