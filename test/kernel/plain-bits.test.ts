@@ -73,7 +73,7 @@ const LARGER: ModelShape = {
   numExperts: 3,
   numLayers: 3,
   vocabSize: 200,
-  formats: [0, 1, 2, 3, 5, 7, 8],
+  formats: [0, 1, 2, 3, 4, 5, 7, 9, 10],
 };
 
 test.each(["native", "wasm"] as const)("all %s kernels give them with the blocks of files", async (kind) => {

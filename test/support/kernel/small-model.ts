@@ -23,7 +23,7 @@ export const SMALL_SHAPE: ModelShape = {
   numExperts: 3,
   numLayers: 2,
   vocabSize: 70,
-  formats: [1, 3, 8],
+  formats: [1, 5, 10],
 };
 
 export const SMALL_SIZES = { threads: 2, maxRows: 32, maxPositions: MAX_POSITIONS } as const;
