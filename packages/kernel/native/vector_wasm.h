@@ -15,41 +15,42 @@ typedef struct { v128_t v[4]; } Ints;
 #define ATTEND_QUERIES 3
 #define ATTEND_GROUPS GROUP(3, 1) GROUP(2, 1) GROUP(1, 2)
 
-#define EACH for (int i = 0; i < 4; i++)
-INLINE Floats load(const float *p) { Floats x; EACH x.v[i] = wasm_v128_load(p + 4 * i); return x; }
-INLINE void store(float *p, Floats x) { EACH wasm_v128_store(p + 4 * i, x.v[i]); }
-INLINE Floats splat(float x) { Floats y; EACH y.v[i] = wasm_f32x4_splat(x); return y; }
-INLINE Floats add(Floats a, Floats b) { EACH a.v[i] = wasm_f32x4_add(a.v[i], b.v[i]); return a; }
-INLINE Floats sub(Floats a, Floats b) { EACH a.v[i] = wasm_f32x4_sub(a.v[i], b.v[i]); return a; }
-INLINE Floats mul(Floats a, Floats b) { EACH a.v[i] = wasm_f32x4_mul(a.v[i], b.v[i]); return a; }
-INLINE Floats quotient(Floats a, Floats b) { EACH a.v[i] = wasm_f32x4_div(a.v[i], b.v[i]); return a; }
+// Copies of a statement: loops in functions that are inlined this often take twice as long to compile.
+#define EACH(...) { enum { i = 0 }; __VA_ARGS__; } { enum { i = 1 }; __VA_ARGS__; } { enum { i = 2 }; __VA_ARGS__; } { enum { i = 3 }; __VA_ARGS__; }
+INLINE Floats load(const float *p) { Floats x; EACH(x.v[i] = wasm_v128_load(p + 4 * i)); return x; }
+INLINE void store(float *p, Floats x) { EACH(wasm_v128_store(p + 4 * i, x.v[i])); }
+INLINE Floats splat(float x) { Floats y; EACH(y.v[i] = wasm_f32x4_splat(x)); return y; }
+INLINE Floats add(Floats a, Floats b) { EACH(a.v[i] = wasm_f32x4_add(a.v[i], b.v[i])); return a; }
+INLINE Floats sub(Floats a, Floats b) { EACH(a.v[i] = wasm_f32x4_sub(a.v[i], b.v[i])); return a; }
+INLINE Floats mul(Floats a, Floats b) { EACH(a.v[i] = wasm_f32x4_mul(a.v[i], b.v[i])); return a; }
+INLINE Floats quotient(Floats a, Floats b) { EACH(a.v[i] = wasm_f32x4_div(a.v[i], b.v[i])); return a; }
 // As on x86, the result is the second operand when one is NaN.
-INLINE Floats larger(Floats a, Floats b) { EACH a.v[i] = wasm_f32x4_pmax(b.v[i], a.v[i]); return a; }
-INLINE Floats smaller(Floats a, Floats b) { EACH a.v[i] = wasm_f32x4_pmin(b.v[i], a.v[i]); return a; }
-INLINE Floats magnitude(Floats a) { EACH a.v[i] = wasm_f32x4_abs(a.v[i]); return a; }
+INLINE Floats larger(Floats a, Floats b) { EACH(a.v[i] = wasm_f32x4_pmax(b.v[i], a.v[i])); return a; }
+INLINE Floats smaller(Floats a, Floats b) { EACH(a.v[i] = wasm_f32x4_pmin(b.v[i], a.v[i])); return a; }
+INLINE Floats magnitude(Floats a) { EACH(a.v[i] = wasm_f32x4_abs(a.v[i])); return a; }
 INLINE Floats multiply_add(Floats a, Floats b, Floats c) { return add(mul(a, b), c); }
 INLINE Floats keep_above(Floats a, float limit, Floats value) {
-  EACH value.v[i] = wasm_v128_and(wasm_f32x4_gt(a.v[i], wasm_f32x4_splat(limit)), value.v[i]);
+  EACH(value.v[i] = wasm_v128_and(wasm_f32x4_gt(a.v[i], wasm_f32x4_splat(limit)), value.v[i]));
   return value;
 }
 INLINE Floats keep_lanes(Floats a, int from, int to, float other) {
-  EACH {
+  EACH({
     v128_t lane = wasm_i32x4_add(wasm_i32x4_const(0, 1, 2, 3), wasm_i32x4_splat(4 * i));
     v128_t inside = wasm_v128_and(wasm_i32x4_ge(lane, wasm_i32x4_splat(from)), wasm_i32x4_lt(lane, wasm_i32x4_splat(to)));
     a.v[i] = wasm_v128_bitselect(a.v[i], wasm_f32x4_splat(other), inside);
-  }
+  });
   return a;
 }
 INLINE Floats power_of_two(Floats n) {
-  EACH n.v[i] = wasm_i32x4_shl(wasm_i32x4_add(wasm_i32x4_trunc_sat_f32x4(n.v[i]), wasm_i32x4_splat(127)), 23);
+  EACH(n.v[i] = wasm_i32x4_shl(wasm_i32x4_add(wasm_i32x4_trunc_sat_f32x4(n.v[i]), wasm_i32x4_splat(127)), 23));
   return n;
 }
-INLINE Floats to_floats(Ints a) { Floats x; EACH x.v[i] = wasm_f32x4_convert_i32x4(a.v[i]); return x; }
-INLINE Ints splat_int(int32_t x) { Ints y; EACH y.v[i] = wasm_i32x4_splat(x); return y; }
-INLINE void store_ints(int32_t *p, Ints a) { EACH wasm_v128_store(p + 4 * i, a.v[i]); }
+INLINE Floats to_floats(Ints a) { Floats x; EACH(x.v[i] = wasm_f32x4_convert_i32x4(a.v[i])); return x; }
+INLINE Ints splat_int(int32_t x) { Ints y; EACH(y.v[i] = wasm_i32x4_splat(x)); return y; }
+INLINE void store_ints(int32_t *p, Ints a) { EACH(wasm_v128_store(p + 4 * i, a.v[i])); }
 INLINE int32_t store_rounded(int8_t *p, int16_t *wide, Floats x) {
   v128_t whole[4];
-  EACH whole[i] = wasm_i32x4_trunc_sat_f32x4(wasm_f32x4_nearest(x.v[i]));
+  EACH(whole[i] = wasm_i32x4_trunc_sat_f32x4(wasm_f32x4_nearest(x.v[i])));
   v128_t low = wasm_i16x8_narrow_i32x4(whole[0], whole[1]), high = wasm_i16x8_narrow_i32x4(whole[2], whole[3]);
   wasm_v128_store(p, wasm_i8x16_narrow_i16x8(low, high));
   wasm_v128_store(wide, low);
@@ -61,13 +62,13 @@ INLINE int32_t store_rounded(int8_t *p, int16_t *wide, Floats x) {
 /** Moves exponent and fraction below the sign, and corrects the exponent by a product, exact for finite halves. */
 INLINE Floats load_halves(const uint16_t *p) {
   Floats x;
-  EACH {
+  EACH({
     v128_t bits = wasm_i32x4_shl(wasm_i32x4_load16x4((const int16_t *)p + 4 * i), 13);
     x.v[i] = wasm_f32x4_mul(wasm_v128_and(bits, wasm_i32x4_splat((int32_t)0x8fffe000)), wasm_f32x4_splat(0x1p112f));
-  }
+  });
   return x;
 }
-INLINE Floats load_bfloats(const uint16_t *p) { Floats x; EACH x.v[i] = wasm_i32x4_shl(wasm_u32x4_load16x4(p + 4 * i), 16); return x; }
+INLINE Floats load_bfloats(const uint16_t *p) { Floats x; EACH(x.v[i] = wasm_i32x4_shl(wasm_u32x4_load16x4(p + 4 * i), 16)); return x; }
 INLINE void store_halves(uint16_t *p, Floats x) {
   float lanes[16];
   store(lanes, x);
@@ -103,18 +104,18 @@ INLINE v128_t add_quarter(v128_t sum, Quarter weights, Quad inputs) {
 typedef struct { Quarter quarters[4]; } Quads;
 /** Bytes of 16 outputs by four inputs. */
 typedef struct { v128_t v[4]; } Bytes;
-INLINE Bytes load_bytes(const uint8_t *p) { Bytes b; EACH b.v[i] = wasm_v128_load(p + 16 * i); return b; }
-INLINE void store_bytes(uint8_t *p, Bytes b) { EACH wasm_v128_store(p + 16 * i, b.v[i]); }
+INLINE Bytes load_bytes(const uint8_t *p) { Bytes b; EACH(b.v[i] = wasm_v128_load(p + 16 * i)); return b; }
+INLINE void store_bytes(uint8_t *p, Bytes b) { EACH(wasm_v128_store(p + 16 * i, b.v[i])); }
 INLINE Bytes moved(Bytes b, int by, int mask) {
-  EACH {
+  EACH({
     v128_t x = by < 0 ? wasm_u8x16_shr(b.v[i], (uint32_t)-by) : by > 0 ? wasm_i8x16_shl(b.v[i], (uint32_t)by) : b.v[i];
     b.v[i] = wasm_v128_and(x, wasm_i8x16_splat((int8_t)mask));
-  }
+  });
   return b;
 }
-INLINE Bytes either(Bytes a, Bytes b) { EACH a.v[i] = wasm_v128_or(a.v[i], b.v[i]); return a; }
-INLINE Bytes looked_up(Bytes b, const uint8_t *table) { EACH b.v[i] = wasm_i8x16_swizzle(wasm_v128_load(table), b.v[i]); return b; }
-INLINE Quads quads_of(Bytes b) { Quads q; EACH q.quarters[i] = quarter_of(b.v[i]); return q; }
+INLINE Bytes either(Bytes a, Bytes b) { EACH(a.v[i] = wasm_v128_or(a.v[i], b.v[i])); return a; }
+INLINE Bytes looked_up(Bytes b, const uint8_t *table) { EACH(b.v[i] = wasm_i8x16_swizzle(wasm_v128_load(table), b.v[i])); return b; }
+INLINE Quads quads_of(Bytes b) { Quads q; EACH(q.quarters[i] = quarter_of(b.v[i])); return q; }
 #define quads_of_codes quads_of
 INLINE Quads load_quads(const uint8_t *p) { return quads_of(load_bytes(p)); }
 INLINE v128_t four_of(const uint8_t *p, int i) {
@@ -122,26 +123,26 @@ INLINE v128_t four_of(const uint8_t *p, int i) {
 }
 INLINE Floats load_unsigned(const uint8_t *p, int shift, int mask) {
   Floats x;
-  EACH x.v[i] = wasm_f32x4_convert_i32x4(wasm_v128_and(wasm_u32x4_shr(four_of(p, i), (uint32_t)shift), wasm_i32x4_splat(mask)));
+  EACH(x.v[i] = wasm_f32x4_convert_i32x4(wasm_v128_and(wasm_u32x4_shr(four_of(p, i), (uint32_t)shift), wasm_i32x4_splat(mask))));
   return x;
 }
 INLINE Floats load_signed(const uint8_t *p) {
   Floats x;
-  EACH x.v[i] = wasm_f32x4_convert_i32x4(wasm_i32x4_shr(wasm_i32x4_shl(four_of(p, i), 24), 24));
+  EACH(x.v[i] = wasm_f32x4_convert_i32x4(wasm_i32x4_shr(wasm_i32x4_shl(four_of(p, i), 24), 24)));
   return x;
 }
 INLINE Floats load_powers(const uint8_t *p) {
   Floats powers;
-  EACH {
+  EACH({
     v128_t x = four_of(p, i), normal = wasm_i32x4_shl(wasm_i32x4_sub(x, wasm_i32x4_splat(1)), 23);
     // The two smallest powers, which are below the normal floats, are 2^21 and 2^22 as integers.
     v128_t tiny = wasm_i32x4_shl(wasm_i32x4_add(x, wasm_i32x4_splat(1)), 21);
     powers.v[i] = wasm_v128_bitselect(normal, tiny, wasm_i32x4_gt(x, wasm_i32x4_splat(1)));
-  }
+  });
   return powers;
 }
 INLINE Ints dot(Ints sum, Quads weights, Quad inputs) {
-  EACH sum.v[i] = add_quarter(sum.v[i], weights.quarters[i], inputs);
+  EACH(sum.v[i] = add_quarter(sum.v[i], weights.quarters[i], inputs));
   return sum;
 }
 #define dot_codes dot
