@@ -1,4 +1,4 @@
-// What a worker answers: each call once, and errors with their causes.
+// Answers of a worker: each call is answered once, and errors have their causes.
 
 import { errorChain, ReadMeError } from "@readme-moe/core";
 import { expect, test } from "vitest";

@@ -104,7 +104,7 @@ function compare({ models, plain, events, fakes, numEnded }: Served): void {
   ]);
   expect(fakes.filter(({ isDisposed }) => isDisposed)).toStrictEqual(fakes.filter((fake) => plain.disposed.has(fake)));
   expect(fakes.filter(({ isUp }) => !isUp)).toStrictEqual(fakes.filter((fake) => plain.down.has(fake)));
-  // What happens to two models at once has no order.
+  // Events of two models have no order among each other.
   for (const { name } of all) expect(eventsOf(events, name)).toStrictEqual(eventsOf(plain.events, name));
 }
 

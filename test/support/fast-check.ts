@@ -1,6 +1,6 @@
 // fast-check with one seed for all properties that name none, so that a run can be repeated: `README_MOE_SEED=7 npx vitest run …` tries
-// another one. A failing property prints its seed and its path. Lists have at most ten items, whatever their `maxLength` is, unless they say
-// `size: "max"`.
+// another one. A failing property prints its seed and its path. Lists have at most ten items, also with a larger `maxLength`, unless they
+// say `size: "max"`.
 
 import * as fastCheck from "fast-check";
 

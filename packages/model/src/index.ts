@@ -40,6 +40,7 @@ export {
   type KnownModel,
   memoryBytesOf,
   parametersOf,
+  RUNNING_PRECISION,
   sourceFor,
   type SourceWeights,
   type WeightSource,

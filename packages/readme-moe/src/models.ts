@@ -12,6 +12,7 @@ import {
   openModel,
   resolveCacheFolder,
   resolveModel,
+  RUNNING_PRECISION,
 } from "@readme-moe/model";
 import { openRouter } from "@readme-moe/router";
 import { shownDownload } from "./library/show-download.ts";
@@ -33,7 +34,7 @@ type FileFlags = Pick<RuntimeFlags, "cacheFolder" | "precision">;
  */
 export async function modelPath(name: string, signal: AbortSignal, flags?: FileFlags): Promise<string> {
   const cacheFolder = flags?.cacheFolder;
-  const precision = flags && (flags.precision ?? "int8");
+  const precision = flags && (flags.precision ?? RUNNING_PRECISION);
   try {
     return await resolveModel(name, { cacheFolder, precision, signal, ...shownDownload() });
   } finally {

@@ -167,7 +167,7 @@ test.each([1, 2, 3])("two processes save and read the prompts of a plain folder 
       known.usedAt = 4e9 + step;
       await utimes(pathOf(head), known.usedAt, known.usedAt);
     } else processes[randomInteger(random, 2)] = open();
-    // What others keep in the folder stays.
+    // Files of other programs stay in the folder.
     if (step === 30) for (const name of foreign) await writeFile(join(folder, name), "x".repeat(3000));
     const names = [...files.keys()].map((key) => `${key}.kv`);
     const found = new Set(await readdir(folder).catch(() => []));

@@ -162,7 +162,7 @@ test("routers follow a plain list of experts, while experts of two engines come,
       given.delete(place);
       places[place] = undefined;
       while (places.at(-1) === undefined) places.pop();
-      // What replaces it is not what the router has learned.
+      // The router has not learned the expert that takes its place.
       for (const [output, target] of targets.entries()) if (target === place) targets[output] = 0;
     } else {
       const choice = pick([undefined, "router", "none", "dense", "d", "nobody", 0, 1, 2, 3, 4, name]);

@@ -249,7 +249,7 @@ test.each([1, 2])("two processes run the batches of a plain list, whatever ends 
       ...of("e").map(([name]) => name),
       ...(end.status === "expired" ? unanswered.map((index) => `request-${index}`) : []),
     ]);
-    // What owners have written goes after the end.
+    // The owners' files are removed after the end.
     await expect
       .poll(async () => (await readdir(store.folderOf(batch.id))).filter((name) => name.startsWith("owner")))
       .toStrictEqual([]);

@@ -1,6 +1,13 @@
 // The files of an engine's models: found by name, and marked as used until the engine is disposed.
 
-import { holdModel, type ModelHold, modelName, resolveCacheFolder, resolveModel } from "@readme-moe/model";
+import {
+  holdModel,
+  type ModelHold,
+  modelName,
+  resolveCacheFolder,
+  resolveModel,
+  RUNNING_PRECISION,
+} from "@readme-moe/model";
 import type { EngineOptions, ResolvedEngineOptions } from "../engine-options.ts";
 import type { LoadProgress } from "../protocol.ts";
 
@@ -54,8 +61,7 @@ export async function openFiles(
   };
   const open = async (each: string): Promise<string> => {
     const path = await resolveModel(each, {
-      // A short name stands for weights that lose nothing.
-      precision: precision ?? "int8",
+      precision: precision ?? RUNNING_PRECISION,
       cacheFolder,
       signal,
       onProgress: ({ doneBytes, ofBytes }) => onProgress?.({ stage: "downloading", doneBytes, ofBytes }),

@@ -99,7 +99,7 @@ export class BatchStore {
   async claim(id: string, owner: number): Promise<boolean> {
     try {
       await mkdir(join(this.folderOf(id), `owner-${owner + 1}`));
-      // What the caller knows may be older than the end.
+      // The batch may have ended since the caller read its facts.
       if (!(await this.#json(id, END_FILE, batchEnd))) return true;
       await this.removeOwners(id);
       return false;

@@ -94,6 +94,9 @@ const PREFERRED: Readonly<Record<Precision, readonly SourceWeights[]>> = {
   file: ["q4_k_m", "q8_0", "bf16"],
 };
 
+/** Precision that chooses the weights of a short name for a program that runs them and names none: nothing is lost. */
+export const RUNNING_PRECISION: Precision = "int8";
+
 /** Chooses the weights for a precision, among those that need no token if there are any. */
 export function sourceFor({ sources }: KnownModel, precision: Precision = "fp32"): WeightSource {
   const open = sources.filter(({ isGated }) => !isGated);

@@ -2,7 +2,7 @@ import { existsSync } from "node:fs";
 import { readdir, stat } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { ReadMeError } from "@readme-moe/core";
-import { type DownloadPlan, type Precision, resolveModel } from "@readme-moe/model";
+import { type DownloadPlan, type Precision, resolveModel, RUNNING_PRECISION } from "@readme-moe/model";
 import { Command } from "commander";
 import { shownDownload } from "../library/show-download.ts";
 import { sizeText } from "../library/sizes.ts";
@@ -62,7 +62,7 @@ export function pullCommand(signal: AbortSignal): Command {
 }
 
 async function pull(name: string, flags: PullFlags, signal: AbortSignal): Promise<Pulled> {
-  const { precision = "int8", revision, cacheFolder } = flags;
+  const { precision = RUNNING_PRECISION, revision, cacheFolder } = flags;
   let plan: DownloadPlan | undefined;
   const download = shownDownload((announced) => {
     plan = announced;
