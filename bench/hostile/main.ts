@@ -43,7 +43,7 @@ await using server = await serve(template.path, Number(values["heap-mb"]), [...k
 
 // Attacks are compared with memory and speed of a server that was full of well-behaved requests of each kind.
 await Promise.all(Array.from({ length: 64 }, (_, index) => longAnswer(index)));
-for (let index = 0; index < 4; index++) await largeUse();
+for (let index = 0; index < 2; index++) await largeUse();
 const usual = await attended(5, 3);
 const usualMs = median(usual.answersMs);
 const usualBytes = await server.memory();
@@ -82,7 +82,7 @@ async function largeUse(): Promise<void> {
     call(target, { method: "DELETE", path, key: WITNESS_KEY }, patience);
   const input = Array.from({ length: 4000 }, () => ({ role: "user", content: "a" }));
   const long = { input, truncation: "auto", max_output_tokens: 16 };
-  const wide = { prompt: "x", n: 16, max_tokens: 500, logprobs: 20, ignore_eos: true };
+  const wide = { prompt: "x", n: 32, max_tokens: 1000, logprobs: 20, ignore_eos: true };
   const [response, file] = await Promise.all([
     send("/v1/responses", JSON.stringify(long)),
     send("/v1/files", batchForm("{}\n".repeat(2_000_000))),

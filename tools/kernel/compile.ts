@@ -25,11 +25,15 @@ export async function inParallel(jobs: readonly Job[], most: number = availableP
   await Promise.all(Array.from({ length: most }, worker));
 }
 
-/** Builds everything into `folder`. */
-export async function buildAll(compiler: Compiler, folder: string): Promise<void> {
+/** Builds binaries into `folder`. */
+export async function buildAll(
+  compiler: Compiler,
+  folder: string,
+  targets: readonly Target[] = TARGETS,
+): Promise<void> {
   const work = await mkdtemp(join(tmpdir(), "readme-moe-kernel-"));
   try {
-    const places = TARGETS.map((target, i) => ({ target, work: join(work, String(i)) }));
+    const places = targets.map((target, i) => ({ target, work: join(work, String(i)) }));
     for (const place of places) await mkdir(place.work);
     await inParallel(places.flatMap((place) => compilations(compiler, place.target, place.work)));
     await inParallel(places.map((place) => () => link(compiler, place.target, place.work, folder)));

@@ -4,7 +4,7 @@ import { createHash } from "node:crypto";
 import { readdirSync, readFileSync } from "node:fs";
 import { join, relative, sep } from "node:path";
 import { NATIVE, PREBUILT, ROOT } from "./places.ts";
-import { TARGETS } from "./recipe.ts";
+import { TARGETS, type Target } from "./recipe.ts";
 
 export const DIGESTS: string = join(PREBUILT, "SOURCES.sha256");
 
@@ -18,9 +18,9 @@ export function nativeFiles(): readonly string[] {
 /**
  * Computes the digests of the sources, the recipe, and the binaries in `folder`, under the paths of the committed ones.
  */
-export function digestsOf(folder: string): string {
+export function digestsOf(folder: string, targets: readonly Target[] = TARGETS): string {
   const inputs = [...nativeFiles().map((name) => join(NATIVE, name)), join(import.meta.dirname, "recipe.ts")];
-  const outputs = TARGETS.map(({ output }) => output);
+  const outputs = targets.map(({ output }) => output);
   const lines = [
     ...inputs.map((path) => line(path, path)),
     ...outputs.map((output) => line(join(folder, output), join(PREBUILT, output))),
@@ -33,9 +33,10 @@ function line(path: string, called: string): string {
   return `${digest}  ${relative(ROOT, called).split(sep).join("/")}\n`;
 }
 
-/** Lists the paths whose digests differ between two lists. */
-export function differences(first: string, second: string): readonly string[] {
+/** Lists the paths whose digests differ between two lists. @param isPart - whether the second list has some paths only */
+export function differences(first: string, second: string, { isPart = false } = {}): readonly string[] {
   const [a, b] = [first.split("\n"), second.split("\n")];
-  const changed = [...a.filter((text) => !b.includes(text)), ...b.filter((text) => !a.includes(text))];
+  const missing = isPart ? [] : a.filter((text) => !b.includes(text));
+  const changed = [...missing, ...b.filter((text) => !a.includes(text))];
   return [...new Set(changed.map((text) => text.split("  ")[1] ?? text))].toSorted();
 }

@@ -21,6 +21,8 @@ const STORE = /^\t(?:v?mov\w+\s+%[xyz]mm\d+, .*\(|(?:str|stur|stp|st1)\s+\{?\s*[
 const PAIR = /^\tstp/;
 /** Other loops have products of a few leftovers. */
 const LEAST_PRODUCTS = 4;
+/** A function for a few rows, which waits for memory: the order of its reads counts more than its stores. */
+const FEW_ROWS = "panel_product ";
 
 /** Lists the innermost loops with dot products. */
 export function storesOf(assembly: string): readonly LoopStores[] {
@@ -50,7 +52,9 @@ export function checkStores({ name, mostStores }: LoopsBuild, assembly: string):
   if (mostStores === undefined) return;
   const loops = storesOf(assembly);
   if (loops.length === 0) throw new Error(`Expected loops with dot products in ${name}, found none`);
-  const wrong = loops.filter(({ numProducts, numStores }) => numStores > numProducts * mostStores);
+  const wrong = loops.filter(
+    ({ loop, numProducts, numStores }) => !loop.startsWith(FEW_ROWS) && numStores > numProducts * mostStores,
+  );
   if (wrong.length === 0) return;
   const lines = wrong.map(
     ({ loop, numProducts, numStores }) => `${loop}: ${numStores} for ${numProducts} dot products`,

@@ -1,5 +1,6 @@
-// Types of weights in blocks. A panel's group, 32 inputs of 64 outputs, has planes of bits `[line][64][4]`, then the
-// scales of its blocks, then their minimums. Types with large blocks have factors of all scales behind eight groups.
+// Types of weights in blocks. A panel's group, 32 inputs of 64 outputs, has planes of bits `[line][64][4]`, the upper
+// bits first, then the scales of its blocks, then their minimums: in the order in which a product reads them. Types with
+// large blocks have factors of all scales behind eight groups.
 
 #pragma once
 #include "tensor.h"
@@ -14,13 +15,15 @@ typedef enum {
   SCALE_BYTE, SCALE_NIBBLE,
   /** The factor alone. */
   SCALE_NONE,
+  /** A scale of each whole output. */
+  SCALE_OUTPUT,
 } Scale;
 
 /** Values that four bits stand for. */
 typedef enum { CODES_PLAIN, CODES_IQ4, CODES_FP4 } Codes;
 
 typedef struct {
-  /** Bits of the planes; a code has those of the first plane lowest. */
+  /** Bits of the planes: lower ones of the codes, and upper ones. */
   int8_t bits, moreBits;
   Codes codes;
   /** Code, or value of the table with this number added, that stands for 0. Bytes and CODES_IQ4 have 128. */
@@ -76,7 +79,7 @@ static const uint8_t BLOCK_CODES[][16] = {
 /** Whether codes need all eight bits. */
 static inline int has_bytes(BlockType t) { return t.zero == 128; }
 /** Whether eight groups share a factor. */
-static inline int has_factors(BlockType t) { return t.scale >= SCALE_BYTE; }
+static inline int has_factors(BlockType t) { return t.scale >= SCALE_BYTE && t.scale <= SCALE_NONE; }
 static inline int plane_bytes(BlockType t) { return (t.bits + t.moreBits) * (GROUP * PANEL / 8); }
 
 static inline int scale_bytes(BlockType t) {
@@ -87,7 +90,8 @@ static inline int scale_bytes(BlockType t) {
     case SCALE_POWER:
     case SCALE_BYTE:
     case SCALE_NIBBLE: return numBlocks;
-    case SCALE_NONE: break;
+    case SCALE_NONE:
+    case SCALE_OUTPUT: break;
   }
   return 0;
 }

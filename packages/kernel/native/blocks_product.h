@@ -1,76 +1,11 @@
-// Products of rounded rows with weights of 8 bits and in blocks. Inputs are taken in spans of eight groups, whose
-// weights fit the first-level cache: blocks are unpacked there once for all rows. The shape of a tile changes no bit:
-// each output adds up its own groups, in their order.
+// Products of rounded rows with weights of 8 bits and in blocks. A few rows use weights as they are unpacked, group by
+// group. More rows take inputs in spans of eight groups, whose weights are unpacked once into the first-level cache.
+// The shape of a tile changes no bit: each output adds up its own groups, in their order.
 
-#include "blocks.h"
+#include "blocks_unpack.h"
 
-/** A panel's weights of a span: bytes `[group][8][64][4]`, then scales and minimums `[group][block][64]`. */
-typedef struct {
-  _Alignas(64) uint8_t codes[SPAN_GROUPS * GROUP * PANEL];
-  float scales[SPAN_GROUPS * 2 * PANEL], minimums[SPAN_GROUPS * 2 * PANEL];
-} Span;
-
-/** Returns the codes of inputs `[4 * k, 4 * k + 4)` of a group for a vector of outputs. */
-INLINE Bytes codes_of(const BlockType t, const uint8_t *group, const int k, const int vector) {
-  enum { LINE = 4 * PANEL };
-  const uint8_t *first = group + 64 * vector, *more = first + t.bits * LINE;
-  if (t.bits == 8) return load_bytes(first + LINE * k);
-  Bytes codes = t.bits == 4 ? moved(load_bytes(first + LINE * (k % 4)), k < 4 ? 0 : -4, 15) : moved(load_bytes(first + LINE * (k / 4)), -2 * (k % 4), 3);
-  if (t.moreBits == 1) codes = either(codes, moved(load_bytes(more), t.bits - k, 1 << t.bits));
-  if (t.moreBits == 2) codes = either(codes, moved(load_bytes(more + LINE * (k / 4)), 4 - 2 * (k % 4), 0x30));
-  return t.codes == CODES_PLAIN ? codes : looked_up(codes, BLOCK_CODES[t.codes]);
-}
-
-/** Returns the scales of a block of a group, or its minimums, for a vector of outputs. */
-INLINE Floats scales_of(const BlockType t, const uint8_t *group, const uint8_t *factors, const int block, const int vector, const int isMinimum) {
-  const int at = block * PANEL + 16 * vector;
-  const uint8_t *scales = group + plane_bytes(t) + (isMinimum && t.scale != SCALE_NIBBLE ? scale_bytes(t) : 0);
-  const uint16_t *halves = (const uint16_t *)factors + (isMinimum ? PANEL : 0) + 16 * vector;
-  switch (t.scale) {
-    case SCALE_FLOAT: return load((const float *)scales + at);
-    case SCALE_HALF: return load_halves((const uint16_t *)scales + at);
-    case SCALE_POWER: return load_powers(scales + at);
-    case SCALE_BYTE: return mul(load_halves(halves), load_signed(scales + at));
-    case SCALE_NIBBLE: return mul(load_halves(halves), load_unsigned(scales + at, isMinimum ? 4 : 0, 15));
-    default: return load_halves(halves);
-  }
-}
-
-/** Makes operands of `dot`, once for all rows, of bytes with 128 added. */
-#if QUADS_ARE_UNSIGNED
-INLINE Bytes unpacked(Bytes b) { return b; }
-#else
-INLINE Bytes unpacked(Bytes b) { return flipped(b); }
-#endif
-
-/** Unpacks groups `[0, numGroups)` of a span for vectors `[from, to)` of a panel. */
-INLINE void unpack_span(const BlockType t, const uint8_t *packed, int numGroups, int from, int to, Span *span) {
-  const uint8_t *factors = packed + SPAN_GROUPS * group_bytes(t);
-  for (int g = 0; g < numGroups; g++) {
-    const uint8_t *group = packed + g * group_bytes(t);
-    uint8_t *codes = span->codes + g * GROUP * PANEL;
-    for (int v = from; v < to; v++) {
-#pragma clang loop unroll(full)
-      for (int k = 0; k < 8; k++) {
-        Bytes line = codes_of(t, group, k, v);
-        store_bytes(codes + 4 * PANEL * k + 64 * v, has_bytes(t) ? unpacked(line) : line);
-      }
-      for (int b = 0; b < GROUP / t.block; b++) {
-        size_t at = (size_t)(g * GROUP / t.block + b) * PANEL + 16 * (size_t)v;
-        store(span->scales + at, scales_of(t, group, factors, b, v, 0));
-        if (t.hasMinimums) store(span->minimums + at, scales_of(t, group, factors, b, v, 1));
-      }
-    }
-  }
-}
-
-/** Does the same for FORMAT_INT8, where the packed bytes are no operands. @returns the bytes of the first vector */
-INLINE const uint8_t *unpack_bytes(const uint8_t *packed, int numGroups, int from, int to, Span *span) {
-  if (QUADS_ARE_UNSIGNED) return packed + 64 * from;
-  for (int line = 0; line < 8 * numGroups; line++)
-    for (int v = 4 * line + from; v < 4 * line + to; v++) store_bytes(span->codes + 64 * v, unpacked(load_bytes(packed + 64 * v)));
-  return span->codes + 64 * from;
-}
+/** Number of rows from which unpacking once is faster than unpacking for each row. */
+enum { FEW_ROWS = 4 };
 
 /** Place of a tile in a product. */
 typedef struct {
@@ -96,8 +31,7 @@ INLINE int32_t block_sum(const Rows *x, size_t group, int block, const int numBl
 
 /**
  * Adds a span's products to R rows by V vectors of outputs.
- * @param hasBytes - whether codes need all eight bits @param block - 16 or 32; 0 for scales of whole outputs, -1 where
- *   packed weights are read once and prefetched
+ * @param hasBytes - whether codes need all eight bits @param block - 16 or 32; 0 for scales of whole outputs
  */
 INLINE void tile_span(const Tile *tile, const int R, const int V, const int hasBytes, const int block, const int hasMinimums) {
   enum { MOST_R = 4 };
@@ -122,9 +56,8 @@ INLINE void tile_span(const Tile *tile, const int R, const int V, const int hasB
         UNROLLED(r, R) inputs[r] = load_inputs(x, (first + (size_t)r * groups) * GROUP + 16 * (size_t)half);
         UNROLLED(k, 4) {
           const uint8_t *line = codes + 4 * PANEL * (4 * half + k);
-          if (block < 0) read_ahead(line, V);
           Quads quads[4];
-          UNROLLED(v, V) quads[v] = block < 0 ? quads_of(load_bytes(line + 64 * v)) : quads_of_codes(load_bytes(line + 64 * v));
+          UNROLLED(v, V) quads[v] = quads_of_codes(load_bytes(line + 64 * v));
           UNROLLED(r, R) UNROLLED(v, V) dots[r][v] = (hasBytes ? dot : dot_codes)(dots[r][v], quads[v], quad_of(inputs[r], k));
           UNROLLED(r, R) UNROLLED(v, V) SETTLE(dots[r][v]);
         }
@@ -185,7 +118,6 @@ INLINE void span_rows(Tile tile, int rowFrom, int rowTo, const int V, const int 
     } \
   }
 SPAN_KIND(span_outputs, 1, 0, 0)
-SPAN_KIND(panel_outputs, 1, -1, 0)
 SPAN_KIND(span_codes_16, 0, 16, 0)
 SPAN_KIND(span_codes_32, 0, 32, 0)
 #ifdef HAS_OWN_DOT_CODES
@@ -199,69 +131,75 @@ SPAN_KIND(span_minimums_16, 0, 16, 1)
 SPAN_KIND(span_minimums_32, 0, 32, 1)
 #undef SPAN_KIND
 
-/** Finishes outputs: their scales and biases. */
-INLINE void finish_outputs(const Tensor *t, size_t column, int numVectors, int numRows, float *out, int32_t outStride) {
-  if (!t->scales && !t->bias) return;
-  for (int r = 0; r < numRows; r++)
-    for (int v = 0; v < numVectors; v++) {
-      float *at = out + (size_t)r * outStride + 16 * v;
-      Floats value = load(at);
-      if (t->scales) value = mul(value, load(t->scales + column + 16 * (size_t)v));
-      if (t->bias) value = add(value, load(t->bias + column + 16 * (size_t)v));
-      store(at, value);
-    }
-}
-
-/** Adds a span's products to V vectors of one row, whose weights are used as they are unpacked. */
-INLINE void row_span(const BlockType t, const uint8_t *packed, const Tile *tile, const int V, const int vector) {
-  const int numBlocks = GROUP / t.block, groupLines = group_bytes(t) / 64;
-  const uint8_t *factors = packed + SPAN_GROUPS * group_bytes(t);
-  const Rows *x = tile->x;
-  Floats sums[4];
-  for (int v = 0; v < V; v++) sums[v] = tile->firstGroup == 0 ? splat(0) : load(tile->out + 16 * v);
-  for (int g = 0; g < tile->numGroups; g++) {
-    const uint8_t *group = packed + g * group_bytes(t);
-    const size_t at = (size_t)tile->row * ((size_t)x->width / GROUP) + (size_t)(tile->firstGroup + g);
-    if (vector == 0) for (int line = 0; line < groupLines; line++) __builtin_prefetch(group + AHEAD_BYTES + 64 * line);
-    Ints dots[2][4];
-    for (int b = 0; b < numBlocks; b++) {
-      int32_t sum = block_sum(x, at, b, numBlocks);
-      for (int v = 0; v < V; v++) dots[b][v] = splat_int(has_bytes(t) ? offset_of(sum) : -t.zero * sum);
-    }
-    const Inputs low = load_inputs(x, at * GROUP), high = load_inputs(x, at * GROUP + 16);
-    // Inputs of one line of nibbles follow each other.
+/** Adds a group's products with a row to V vectors of sums; weights are used as they are unpacked. */
+INLINE void row_group(const BlockType t, const uint8_t *group, const uint8_t *factors, const Rows *x, size_t at, const int V, const int vector,
+                      Floats *sums) {
+  const int numBlocks = GROUP / t.block;
+  Bytes more[4][2];
+  load_more(t, group, V, vector, more);
+  Ints dots[2][4];
+  UNROLLED(b, numBlocks) {
+    int32_t sum = block_sum(x, at, b, numBlocks);
+    UNROLLED(v, V) dots[b][v] = splat_int(has_bytes(t) ? offset_of(sum) : -t.zero * sum);
+  }
+  const Inputs low = load_inputs(x, at * GROUP), high = load_inputs(x, at * GROUP + 16);
 #pragma clang loop unroll(full)
-    for (int step = 0; step < 8; step++) {
-      const int k = step / 2 + step % 2 * 4, b = numBlocks == 2 ? k / 4 : 0;
-      Quad quad = quad_of(k < 4 ? low : high, k % 4);
-      for (int v = 0; v < V; v++) {
-        Bytes codes = codes_of(t, group, k, vector + v);
-        dots[b][v] = has_bytes(t) ? dot(dots[b][v], quads_of(codes), quad) : dot_codes(dots[b][v], quads_of_codes(codes), quad);
-        if (V == 1) SETTLE(dots[b][v]);
-      }
-    }
-    for (int b = 0; b < numBlocks; b++) {
-      Floats scale = splat(x->scales[at]), offset = splat(x->scales[at] * (float)block_sum(x, at, b, numBlocks));
-      for (int v = 0; v < V; v++) {
-        sums[v] = add(sums[v], mul(mul(to_floats(dots[b][v]), scales_of(t, group, factors, b, vector + v, 0)), scale));
-        if (t.hasMinimums) sums[v] = add(sums[v], mul(scales_of(t, group, factors, b, vector + v, 1), offset));
-      }
+  for (int step = 0; step < 8; step++) {
+    const int k = quad_at(t, step), b = numBlocks == 2 ? k / 4 : 0;
+    Quad quad = quad_of(k < 4 ? low : high, k % 4);
+    UNROLLED(v, V) {
+      Bytes codes = codes_of(t, group, more[v], k, vector + v);
+      dots[b][v] = has_bytes(t) ? dot(dots[b][v], quads_of(codes), quad) : dot_codes(dots[b][v], quads_of_codes(codes), quad);
+      // Loads stay in their order.
+      SETTLE(dots[b][v]);
     }
   }
-  for (int v = 0; v < V; v++) store(tile->out + 16 * v, sums[v]);
+  UNROLLED(b, numBlocks) {
+    Floats scale = splat(x->scales[at]), offset = splat(x->scales[at] * (float)block_sum(x, at, b, numBlocks));
+    UNROLLED(v, V) {
+      Floats value = to_floats(dots[b][v]);
+      if (t.scale != SCALE_OUTPUT) value = mul(value, scales_of(t, group, factors, b, vector + v, 0));
+      sums[v] = add(sums[v], mul(value, scale));
+      if (t.hasMinimums) sums[v] = add(sums[v], mul(scales_of(t, group, factors, b, vector + v, 1), offset));
+    }
+  }
+}
+
+/** Adds a group's products with a row to V vectors of outputs. */
+INLINE void row_outputs(const BlockType t, const uint8_t *group, const uint8_t *factors, const Rows *x, size_t at, const int V, int vector,
+                        float *out) {
+  Floats sums[4];
+  UNROLLED(v, V) sums[v] = load(out + 16 * v);
+  row_group(t, group, factors, x, at, V, vector, sums);
+  UNROLLED(v, V) store(out + 16 * v, sums[v]);
+}
+
+/**
+ * Adds a span's products with a few rows to vectors `[from, to)`. Lines are read in their order, from one group to the
+ * next, because processors fetch ahead only then as fast as memory can.
+ */
+INLINE void few_rows_span(const BlockType t, const uint8_t *packed, const Tile *tile, int rowFrom, int rowTo, int from, int to) {
+  const uint8_t *factors = packed + SPAN_GROUPS * group_bytes(t);
+  const Rows rows = *tile->x;
+  for (int g = 0; g < tile->numGroups; g++) {
+    const uint8_t *group = packed + g * group_bytes(t);
+    read_ahead(group, group_bytes(t));
+    for (int row = rowFrom; row < rowTo; row++) {
+      const size_t at = (size_t)row * ((size_t)rows.width / GROUP) + (size_t)(tile->firstGroup + g);
+      float *out = tile->out + (size_t)(row - rowFrom) * tile->outStride;
+      if (tile->firstGroup + g == 0) for (int v = 0; v < to - from; v++) store(out + 16 * v, splat(0));
+      int v = from;
+      if (GROUP_VECTORS == 4 && to - from == 4) row_outputs(t, group, factors, &rows, at, GROUP_VECTORS, 0, out), v = to;
+      for (; v < to; v++) row_outputs(t, group, factors, &rows, at, 1, v, out + 16 * (v - from));
+    }
+  }
 }
 
 /** Unpacks a span and runs its tiles. */
 INLINE void block_span(const BlockType t, const uint8_t *packed, const Tile *tile, int rowFrom, int rowTo, int from, int to) {
-  Tile own = *tile;
-  if (ROW_VECTORS > 1 && rowTo - rowFrom == 1) {
-    own.row = rowFrom;
-    // Whole panels where registers hold four vectors of sums; other processors read each vector's lines from the cache.
-    if (SPAN_VECTORS == 4 && to - from == 4) row_span(t, packed, &own, SPAN_VECTORS, 0);
-    else for (int v = from; v < to; v++, own.out += 16) row_span(t, packed, &own, 1, v);
-    return;
-  }
+  if (rowTo - rowFrom <= FEW_ROWS) return few_rows_span(t, packed, tile, rowFrom, rowTo, from, to);
   Span span;
+  Tile own = *tile;
   unpack_span(t, packed, tile->numGroups, from, to, &span);
   own.codes = span.codes + 64 * from;
   own.scales = span.scales + 16 * from;
@@ -273,8 +211,9 @@ INLINE void block_span(const BlockType t, const uint8_t *packed, const Tile *til
 }
 
 /** Runs the tiles of a span of FORMAT_INT8. */
-static void byte_span(Tile *tile, const uint8_t *packed, int isOnce, int rowFrom, int rowTo, int from, int to) {
-  if (isOnce) return panel_outputs(tile, rowFrom, rowTo, to - from);
+static void byte_span(Tile *tile, const uint8_t *packed, int rowFrom, int rowTo, int from, int to) {
+  const BlockType bytes = {.bits = 8, .zero = 128, .block = GROUP, .scale = SCALE_OUTPUT};
+  if (rowTo - rowFrom <= FEW_ROWS) return few_rows_span(bytes, packed, tile, rowFrom, rowTo, from, to);
   Span span;
   tile->codes = unpack_bytes(packed, tile->numGroups, from, to, &span);
   span_outputs(tile, rowFrom, rowTo, to - from);
@@ -285,22 +224,20 @@ static void panel_product(const Tensor *t, int panel, int from, int to, const Ro
                           const uint8_t *ahead) {
   const uint8_t *weights = t->weights + (size_t)panel * t->panelBytes;
   const size_t spanBytes = t->format == FORMAT_INT8 ? SPAN_GROUPS * GROUP * PANEL : (size_t)span_bytes(BLOCK_TYPES[t->format - FORMAT_BLOCKS]);
-  // One tile reads a panel of bytes from its beginning to its end.
-  const int isOnce = t->format == FORMAT_INT8 && rowTo - rowFrom <= SPAN_ROWS + (SPAN_VECTORS == 4), most = isOnce ? t->numGroups : SPAN_GROUPS;
-  for (int g = 0; g < t->numGroups; g += most) {
+  for (int g = 0; g < t->numGroups; g += SPAN_GROUPS) {
     const uint8_t *packed = weights + (size_t)(g / SPAN_GROUPS) * spanBytes;
-    int isLast = g + most >= t->numGroups;
-    const uint8_t *next = isLast ? ahead : packed + spanBytes;
+    int left = t->numGroups - g, numGroups = left < SPAN_GROUPS ? left : SPAN_GROUPS;
+    const uint8_t *next = g + numGroups == t->numGroups ? ahead : packed + spanBytes;
     // Weights of 8 bits have neither scales nor minimums here.
     const float *none = x->scales;
-    Tile tile = {.codes = packed + 64 * from, .scales = none, .minimums = none, .x = x, .firstGroup = g, .numGroups = isLast ? t->numGroups - g : most,
+    Tile tile = {.codes = packed + 64 * from, .scales = none, .minimums = none, .x = x, .firstGroup = g, .numGroups = numGroups,
                  .out = out, .outStride = outStride, .next = next, .nextLines = next ? (int)(spanBytes / 64) : 0};
     switch ((int)t->format) {
 #define CASE_OF_TYPE(name, ...) \
   case FORMAT_BLOCKS + BLOCK_##name: block_span((BlockType){__VA_ARGS__}, packed, &tile, rowFrom, rowTo, from, to); break;
       EACH_BLOCK_TYPE(CASE_OF_TYPE)
 #undef CASE_OF_TYPE
-      default: byte_span(&tile, packed, isOnce, rowFrom, rowTo, from, to); break;
+      default: byte_span(&tile, packed, rowFrom, rowTo, from, to); break;
     }
   }
   finish_outputs(t, (size_t)panel * PANEL + 16 * (size_t)from, to - from, rowTo - rowFrom, out, outStride);

@@ -5,6 +5,8 @@
 #include "blocks.h"
 #include "memory.h"
 
+#define INLINE static inline __attribute__((always_inline))
+
 enum { MOST_GROUPS = SPAN_GROUPS, QUADS = GROUP / 4 };
 
 /** A block of a file: codes by four inputs, then what their scales are made of. */
@@ -22,7 +24,7 @@ static uint16_t half_at(const uint8_t *p) { uint16_t half; memcpy(&half, p, 2); 
 static uint32_t spread(uint32_t bits) { return (bits & 15) * 0x00204081u & 0x01010101u; }
 
 /** Reads 32 nibbles: input i in the low half of byte i, input 16 + i in the high half. */
-static void read_nibbles(const uint8_t *p, uint32_t *codes) {
+INLINE void read_nibbles(const uint8_t *p, uint32_t *codes) {
   for (int k = 0; k < 4; k++) {
     uint32_t word = word_at(p + 4 * k);
     codes[k] = word & 0x0f0f0f0fu;
@@ -31,7 +33,7 @@ static void read_nibbles(const uint8_t *p, uint32_t *codes) {
 }
 
 /** Reads blocks of 32: a scale, perhaps a minimum, perhaps fifth bits, then nibbles or bytes. */
-static void read_small(BlockType t, const uint8_t *p, Block *block) {
+INLINE void read_small(BlockType t, const uint8_t *p, Block *block) {
   uint32_t *codes = block->codes[0], fifth = 0;
   block->scales[0] = p[0];
   block->factor = t.scale == SCALE_HALF ? half_at(p) : 0;
@@ -46,7 +48,7 @@ static void read_small(BlockType t, const uint8_t *p, Block *block) {
 }
 
 /** Reads the scales and minimums of Q4_K and Q5_K, of six bits each. */
-static void read_six_bits(const uint8_t *p, Block *block) {
+INLINE void read_six_bits(const uint8_t *p, Block *block) {
   for (int j = 0; j < 4; j++) {
     block->scales[j] = p[j] & 63;
     block->minimums[j] = p[4 + j] & 63;
@@ -56,7 +58,7 @@ static void read_six_bits(const uint8_t *p, Block *block) {
 }
 
 /** Reads Q4_K and Q5_K: two groups share 32 bytes of nibbles. */
-static void read_q45(const uint8_t *p, Block *block, int hasFifth) {
+INLINE void read_q45(const uint8_t *p, Block *block, int hasFifth) {
   const uint8_t *fifth = p + 16, *nibbles = p + (hasFifth ? 48 : 16);
   block->factor = half_at(p);
   block->minimumFactor = half_at(p + 2) ^ 0x8000;
@@ -68,7 +70,7 @@ static void read_q45(const uint8_t *p, Block *block, int hasFifth) {
     }
 }
 
-static void read_q6(const uint8_t *p, Block *block) {
+INLINE void read_q6(const uint8_t *p, Block *block) {
   memcpy(block->scales, p + 192, 16);
   block->factor = half_at(p + 208);
   for (int g = 0; g < 8; g++)
@@ -79,19 +81,19 @@ static void read_q6(const uint8_t *p, Block *block) {
 }
 
 /** Reads two bits of each input: four groups share 32 bytes. */
-static void read_pairs(const uint8_t *p, Block *block) {
+INLINE void read_pairs(const uint8_t *p, Block *block) {
   for (int g = 0; g < 8; g++)
     for (int k = 0; k < QUADS; k++) block->codes[g][k] = word_at(p + g / 4 * 32 + 4 * k) >> 2 * (g % 4) & 0x03030303u;
 }
 
-static void read_q2(const uint8_t *p, Block *block) {
+INLINE void read_q2(const uint8_t *p, Block *block) {
   memcpy(block->scales, p, 16);
   read_pairs(p + 16, block);
   block->factor = half_at(p + 80);
   block->minimumFactor = half_at(p + 82) ^ 0x8000;
 }
 
-static void read_q3(const uint8_t *p, Block *block) {
+INLINE void read_q3(const uint8_t *p, Block *block) {
   read_pairs(p + 32, block);
   for (int g = 0; g < 8; g++)
     for (int k = 0; k < QUADS; k++) block->codes[g][k] |= (word_at(p + 4 * k) >> g & 0x01010101u) << 2;
@@ -103,7 +105,7 @@ static void read_q3(const uint8_t *p, Block *block) {
   block->factor = half_at(p + 108);
 }
 
-static void read_iq4(const uint8_t *p, Block *block) {
+INLINE void read_iq4(const uint8_t *p, Block *block) {
   block->factor = half_at(p);
   for (int g = 0; g < 8; g++) {
     int low = p[4 + g / 2] >> 4 * (g % 2) & 15, high = half_at(p + 2) >> 2 * g & 3;
@@ -112,7 +114,7 @@ static void read_iq4(const uint8_t *p, Block *block) {
   }
 }
 
-static void read_block(BlockTypeIndex type, const uint8_t *p, Block *block) {
+INLINE void read_block(BlockTypeIndex type, const uint8_t *p, Block *block) {
   switch (type) {
     case BLOCK_Q4_K: read_q45(p, block, 0); break;
     case BLOCK_Q5_K: read_q45(p, block, 1); break;
@@ -129,9 +131,10 @@ static void put_word(uint8_t *p, uint32_t word) { memcpy(p, &word, 4); }
 static void put_half(uint8_t *p, uint16_t half) { memcpy(p, &half, 2); }
 
 /** Writes a group's planes for one output. */
-static void put_codes(BlockType t, const uint32_t *codes, uint8_t *lines) {
+INLINE void put_codes(BlockType t, const uint32_t *codes, uint8_t *lines) {
   enum { LINE = 4 * PANEL };
-  uint8_t *more = lines + t.bits * LINE;
+  uint8_t *more = lines;
+  lines += t.moreBits * LINE;
   uint32_t ones = 0;
   for (int k = 0; k < QUADS; k++) {
     if (t.bits == 8) put_word(lines + LINE * k, codes[k]);
@@ -151,7 +154,7 @@ static void put_codes(BlockType t, const uint32_t *codes, uint8_t *lines) {
 }
 
 /** Writes a block of one output. */
-static void put_block(BlockType t, const Block *block, uint8_t *packed, int column) {
+INLINE void put_block(BlockType t, const Block *block, uint8_t *packed, int column) {
   int numGroups = t.values / GROUP, numBlocks = GROUP / t.block;
   for (int g = 0; g < numGroups; g++) {
     uint8_t *group = packed + g * group_bytes(t), *scales = group + plane_bytes(t), *minimums = scales + scale_bytes(t);
@@ -184,9 +187,9 @@ size_t block_row_bytes(int32_t format, int32_t numIn) {
   return (size_t)(numIn / t.values) * (size_t)t.bytes;
 }
 
-void pack_blocks(const RowsToPack *rows) {
-  BlockTypeIndex type = (BlockTypeIndex)(rows->format - FORMAT_BLOCKS);
-  BlockType t = BLOCK_TYPES[type];
+/** Packs rows of one type, which the compiler knows. */
+INLINE void pack_type(const BlockTypeIndex type, const BlockType t, const RowsToPack *rows) {
+  if (t.values == 0) return;
   size_t rowBytes = block_row_bytes(rows->format, rows->numIn);
   for (int32_t i = 0; i < rows->numIn; i += t.values) {
     const uint8_t *factors;
@@ -196,5 +199,14 @@ void pack_blocks(const RowsToPack *rows) {
       read_block(type, rows->rows + (size_t)row * rowBytes + (size_t)(i / t.values) * (size_t)t.bytes, &block);
       put_block(t, &block, packed, row);
     }
+  }
+}
+
+void pack_blocks(const RowsToPack *rows) {
+  switch (rows->format - FORMAT_BLOCKS) {
+#define CASE_OF_TYPE(name, ...) \
+  case BLOCK_##name: pack_type(BLOCK_##name, (BlockType){__VA_ARGS__}, rows); break;
+    EACH_BLOCK_TYPE(CASE_OF_TYPE)
+#undef CASE_OF_TYPE
   }
 }

@@ -17,14 +17,15 @@ static float block_scale(BlockType t, const uint8_t *scales, const uint8_t *fact
     case SCALE_POWER: return power_of(scales[at]);
     case SCALE_BYTE: return factor * (float)(int8_t)scales[at];
     case SCALE_NIBBLE: return factor * (float)scales[at];
-    case SCALE_NONE: break;
+    case SCALE_NONE:
+    case SCALE_OUTPUT: break;
   }
   return factor;
 }
 
 /** Returns a weight in blocks. */
 static float block_weight(BlockType t, const uint8_t *panel, int column, int i) {
-  const uint8_t *factors, *group = group_at(t, panel, i / GROUP, &factors), *more = group + t.bits * 4 * PANEL, *scales = group + plane_bytes(t);
+  const uint8_t *factors, *more = group_at(t, panel, i / GROUP, &factors), *group = more + t.moreBits * 4 * PANEL, *scales = more + plane_bytes(t);
   int input = i % GROUP, k = input / 4, at = input / t.block * PANEL + column, code = 0;
   if (t.bits == 8) code = byte_at(group, k, column, input);
   if (t.bits == 4) code = byte_at(group, k % 4, column, input) >> (k < 4 ? 0 : 4) & 15;
