@@ -6,7 +6,7 @@ import { DEFAULT_COST_MODEL, refineCostModel, type CostModel, type Residency } f
 import { cachedData, resolveCacheFolder } from "@readme-moe/model";
 import type { StepRunner } from "./step-runner.ts";
 
-const MOST_MS = 1000;
+const MOST_MS = 500;
 const PAST_TOKENS = 64;
 const SEQUENCES = 8;
 
@@ -14,7 +14,7 @@ export interface MeasureOptions {
   readonly residency: Residency;
   /** Clock in ms. */
   readonly now: () => number;
-  /** Time in ms after which no further step begins. @default 1000 */
+  /** Time in ms after which no further step begins. @default 500 */
   readonly mostMs?: number | undefined;
 }
 
@@ -27,12 +27,11 @@ interface Probe {
 
 /** Lists steps of few and many tokens and of one and several experts, the most informative first. */
 function probes(numExperts: number): readonly Probe[] {
-  const several = Math.min(numExperts, SEQUENCES);
-  const decodes = [1, several].flatMap((experts) => [
-    { sequences: SEQUENCES, tokensEach: 1, experts },
-    { sequences: 1, tokensEach: 1, experts: 1 },
-  ]);
-  return [...decodes, { sequences: 1, tokensEach: PAST_TOKENS, experts: 1 }, ...decodes];
+  const many = { sequences: SEQUENCES, tokensEach: 1, experts: 1 };
+  const one = { ...many, sequences: 1 };
+  const spread = { ...many, experts: Math.min(numExperts, SEQUENCES) };
+  const prefill = { ...one, tokensEach: PAST_TOKENS };
+  return [many, one, prefill, spread, one, many, one, spread, one];
 }
 
 /**
