@@ -4,8 +4,8 @@
 
 #include "blocks_unpack.h"
 
-/** Number of rows from which unpacking once is faster than unpacking for each row. */
-enum { FEW_ROWS = 4 };
+/** Largest number of rows for which unpacking once for all is slower than unpacking for each, or for each two. */
+enum { FEW_ROWS = 4 * GROUP_ROWS };
 
 /** Place of a tile in a product. */
 typedef struct {
@@ -131,47 +131,61 @@ SPAN_KIND(span_minimums_16, 0, 16, 1)
 SPAN_KIND(span_minimums_32, 0, 32, 1)
 #undef SPAN_KIND
 
-/** Adds a group's products with a row to V vectors of sums; weights are used as they are unpacked. */
-INLINE void row_group(const BlockType t, const uint8_t *group, const uint8_t *factors, const Rows *x, size_t at, const int V, const int vector,
-                      Floats *sums) {
+/**
+ * Adds a group's products with R rows to V vectors of outputs; weights are used as they are unpacked.
+ * @param at - the first row's group
+ */
+INLINE void group_outputs(const BlockType t, const uint8_t *group, const uint8_t *factors, const Rows *x, size_t at, const int R, const int V,
+                          int vector, float *out, int32_t outStride) {
   const int numBlocks = GROUP / t.block;
+  const size_t groups = (size_t)x->width / GROUP;
   Bytes more[4][2];
   load_more(t, group, V, vector, more);
-  Ints dots[2][4];
-  UNROLLED(b, numBlocks) {
-    int32_t sum = block_sum(x, at, b, numBlocks);
-    UNROLLED(v, V) dots[b][v] = splat_int(has_bytes(t) ? offset_of(sum) : -t.zero * sum);
+  Ints dots[2][2][4];
+  UNROLLED(r, R) UNROLLED(b, numBlocks) {
+    int32_t sum = block_sum(x, at + (size_t)r * groups, b, numBlocks);
+    UNROLLED(v, V) dots[r][b][v] = splat_int(has_bytes(t) ? offset_of(sum) : -t.zero * sum);
   }
-  const Inputs low = load_inputs(x, at * GROUP), high = load_inputs(x, at * GROUP + 16);
+  Inputs inputs[2][2];
+  UNROLLED(r, R) UNROLLED(half, 2) inputs[r][half] = load_inputs(x, (at + (size_t)r * groups) * GROUP + 16 * (size_t)half);
 #pragma clang loop unroll(full)
   for (int step = 0; step < 8; step++) {
     const int k = quad_at(t, step), b = numBlocks == 2 ? k / 4 : 0;
-    Quad quad = quad_of(k < 4 ? low : high, k % 4);
+    Quad quads[2];
+    UNROLLED(r, R) quads[r] = quad_of(inputs[r][k / 4], k % 4);
     UNROLLED(v, V) {
       Bytes codes = codes_of(t, group, more[v], k, vector + v);
-      dots[b][v] = has_bytes(t) ? dot(dots[b][v], quads_of(codes), quad) : dot_codes(dots[b][v], quads_of_codes(codes), quad);
-      // Loads stay in their order.
-      SETTLE(dots[b][v]);
+      Quads weights = has_bytes(t) ? quads_of(codes) : quads_of_codes(codes);
+      UNROLLED(r, R) {
+        dots[r][b][v] = (has_bytes(t) ? dot : dot_codes)(dots[r][b][v], weights, quads[r]);
+        // Loads stay in their order.
+        SETTLE(dots[r][b][v]);
+      }
     }
   }
-  UNROLLED(b, numBlocks) {
-    Floats scale = splat(x->scales[at]), offset = splat(x->scales[at] * (float)block_sum(x, at, b, numBlocks));
-    UNROLLED(v, V) {
-      Floats value = to_floats(dots[b][v]);
-      if (t.scale != SCALE_OUTPUT) value = mul(value, scales_of(t, group, factors, b, vector + v, 0));
-      sums[v] = add(sums[v], mul(value, scale));
-      if (t.hasMinimums) sums[v] = add(sums[v], mul(scales_of(t, group, factors, b, vector + v, 1), offset));
+  UNROLLED(v, V) {
+    Floats sums[2];
+    UNROLLED(r, R) sums[r] = load(out + (size_t)r * outStride + 16 * v);
+    UNROLLED(b, numBlocks) {
+      Floats scale = t.scale == SCALE_OUTPUT ? splat(1) : scales_of(t, group, factors, b, vector + v, 0);
+      Floats minimum = t.hasMinimums ? scales_of(t, group, factors, b, vector + v, 1) : splat(0);
+      UNROLLED(r, R) {
+        const size_t own = at + (size_t)r * groups;
+        Floats value = to_floats(dots[r][b][v]);
+        if (t.scale != SCALE_OUTPUT) value = mul(value, scale);
+        sums[r] = add(sums[r], mul(value, splat(x->scales[own])));
+        if (t.hasMinimums) sums[r] = add(sums[r], mul(minimum, splat(x->scales[own] * (float)block_sum(x, own, b, numBlocks))));
+      }
     }
+    UNROLLED(r, R) store(out + (size_t)r * outStride + 16 * v, sums[r]);
   }
 }
 
-/** Adds a group's products with a row to V vectors of outputs. */
-INLINE void row_outputs(const BlockType t, const uint8_t *group, const uint8_t *factors, const Rows *x, size_t at, const int V, int vector,
-                        float *out) {
-  Floats sums[4];
-  UNROLLED(v, V) sums[v] = load(out + 16 * v);
-  row_group(t, group, factors, x, at, V, vector, sums);
-  UNROLLED(v, V) store(out + 16 * v, sums[v]);
+/** Adds a group's products with R rows to vectors `[from, to)`. */
+INLINE void group_rows(const BlockType t, const uint8_t *group, const uint8_t *factors, const Rows *x, size_t at, const int R, int from, int to,
+                       float *out, int32_t outStride) {
+  if (GROUP_VECTORS == 4 && to - from == 4) group_outputs(t, group, factors, x, at, R, GROUP_VECTORS, 0, out, outStride);
+  else for (int v = from; v < to; v++) group_outputs(t, group, factors, x, at, R, 1, v, out + 16 * (v - from), outStride);
 }
 
 /**
@@ -181,16 +195,18 @@ INLINE void row_outputs(const BlockType t, const uint8_t *group, const uint8_t *
 INLINE void few_rows_span(const BlockType t, const uint8_t *packed, const Tile *tile, int rowFrom, int rowTo, int from, int to) {
   const uint8_t *factors = packed + SPAN_GROUPS * group_bytes(t);
   const Rows rows = *tile->x;
+  for (int row = rowFrom; tile->firstGroup == 0 && row < rowTo; row++)
+    for (int v = 0; v < to - from; v++) store(tile->out + (size_t)(row - rowFrom) * tile->outStride + 16 * v, splat(0));
   for (int g = 0; g < tile->numGroups; g++) {
     const uint8_t *group = packed + g * group_bytes(t);
     read_ahead(group, group_bytes(t));
-    for (int row = rowFrom; row < rowTo; row++) {
+    for (int row = rowFrom; row < rowTo;) {
       const size_t at = (size_t)row * ((size_t)rows.width / GROUP) + (size_t)(tile->firstGroup + g);
       float *out = tile->out + (size_t)(row - rowFrom) * tile->outStride;
-      if (tile->firstGroup + g == 0) for (int v = 0; v < to - from; v++) store(out + 16 * v, splat(0));
-      int v = from;
-      if (GROUP_VECTORS == 4 && to - from == 4) row_outputs(t, group, factors, &rows, at, GROUP_VECTORS, 0, out), v = to;
-      for (; v < to; v++) row_outputs(t, group, factors, &rows, at, 1, v, out + 16 * (v - from));
+      int isPair = GROUP_ROWS == 2 && row + 2 <= rowTo;
+      if (isPair) group_rows(t, group, factors, &rows, at, 2, from, to, out, tile->outStride);
+      else group_rows(t, group, factors, &rows, at, 1, from, to, out, tile->outStride);
+      row += isPair ? 2 : 1;
     }
   }
 }

@@ -19,6 +19,7 @@ typedef __m256i Quad;
 #define SPAN_VECTORS 1
 #define ROW_VECTORS 4
 #define GROUP_VECTORS 4
+#define GROUP_ROWS 1
 #define ATTEND_QUERIES 6
 #define ATTEND_GROUPS GROUP(6, 1) GROUP(4, 1) GROUP(3, 1) GROUP(2, 2) GROUP(1, 4)
 

@@ -12,6 +12,7 @@ typedef __m512i Quad;
 #define TILE_ROWS 6
 #define ROW_VECTORS 4
 #define GROUP_VECTORS 4
+#define GROUP_ROWS 2
 #define SPAN_ROWS 3
 #define SPAN_VECTORS 4
 // Attention: groups of N queries with W vectors of sums each; the largest first.

@@ -13,6 +13,7 @@ typedef struct { int8x16_t inputs; int lane; } Quad;
 #define TILE_ROWS 6
 #define ROW_VECTORS 4
 #define GROUP_VECTORS 1
+#define GROUP_ROWS 1
 #ifdef USE_DOT_PRODUCT
 #define SPAN_ROWS 3
 #else

@@ -17,6 +17,7 @@ typedef struct { int8_t v[4]; } Quad;
 #define TILE_ROWS 1
 #define ROW_VECTORS 1
 #define GROUP_VECTORS 1
+#define GROUP_ROWS 1
 #define SPAN_ROWS 1
 #define SPAN_VECTORS 1
 #define ATTEND_QUERIES 1

@@ -10,6 +10,7 @@ typedef struct { v128_t v[4]; } Ints;
 #define TILE_ROWS 4
 #define ROW_VECTORS 4
 #define GROUP_VECTORS 1
+#define GROUP_ROWS 1
 #define HAS_OWN_TILE_INT8
 #define SPAN_ROWS 2
 #define SPAN_VECTORS 1
