@@ -1,6 +1,6 @@
 // fast-check with one seed for all properties that name none, so that a run can be repeated: `README_MOE_SEED=7 npx vitest run …` tries
-// another one. A failing property prints its seed and its path. Lists have at most ten items, also with a larger `maxLength`, unless they
-// say `size: "max"`.
+// another one. A failing property prints its seed and its path. A list has at most ten items, even where its `maxLength` is larger;
+// `size: "max"` lifts this limit.
 
 import * as fastCheck from "fast-check";
 

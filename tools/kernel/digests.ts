@@ -16,7 +16,8 @@ export function nativeFiles(): readonly string[] {
 }
 
 /**
- * Computes the digests of the sources, the recipe, and the binaries in `folder`, under the paths of the committed ones.
+ * Computes the digests of the sources, the recipe, and the targets' binaries in `folder`, under the paths of the
+ * committed ones.
  */
 export function digestsOf(folder: string, targets: readonly Target[] = TARGETS): string {
   const inputs = [...nativeFiles().map((name) => join(NATIVE, name)), join(import.meta.dirname, "recipe.ts")];
@@ -33,10 +34,9 @@ function line(path: string, called: string): string {
   return `${digest}  ${relative(ROOT, called).split(sep).join("/")}\n`;
 }
 
-/** Lists the paths whose digests differ between two lists. @param isPart - whether the second list has some paths only */
-export function differences(first: string, second: string, { isPart = false } = {}): readonly string[] {
+/** Lists the paths whose digests differ between two lists. */
+export function differences(first: string, second: string): readonly string[] {
   const [a, b] = [first.split("\n"), second.split("\n")];
-  const missing = isPart ? [] : a.filter((text) => !b.includes(text));
-  const changed = [...missing, ...b.filter((text) => !a.includes(text))];
+  const changed = [...a.filter((text) => !b.includes(text)), ...b.filter((text) => !a.includes(text))];
   return [...new Set(changed.map((text) => text.split("  ")[1] ?? text))].toSorted();
 }
