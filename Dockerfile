@@ -10,7 +10,8 @@ WORKDIR /source
 RUN npm install --global pnpm@10.34.9
 COPY package.json pnpm-lock.yaml pnpm-workspace.yaml tsconfig.base.json ./
 COPY packages packages
-RUN pnpm install --frozen-lockfile && pnpm exec tsc -b packages/readme-moe
+COPY tools/packages/bundle.mjs tools/packages/
+RUN pnpm install --frozen-lockfile && pnpm exec tsc -b packages/readme-moe && node tools/packages/bundle.mjs
 # Again without what only building needs, and without the runtime's libraries for other systems (230 MB). Hoisted, because
 # packages of a workspace get their peers, such as express, as development dependencies.
 RUN rm -rf node_modules packages/*/node_modules \

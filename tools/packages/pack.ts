@@ -15,6 +15,7 @@ export async function packAll(folder: string): Promise<readonly PackedPackage[]>
   const tsc = join(ROOT, "node_modules", "typescript", "bin", "tsc");
   await run(process.execPath, [tsc, "-b", ...packages.map(({ folder: source }) => source)], { cwd: ROOT });
   for (const { folder: source } of packages) removeStale(source);
+  await run(process.execPath, [join(ROOT, "tools", "packages", "bundle.mjs")], { cwd: ROOT });
   const filters = packages.flatMap(({ manifest }) => ["--filter", manifest.name]);
   await run("npx", ["--yes", packageManager(), ...filters, "-r", "pack", "--pack-destination", folder], { cwd: ROOT });
   return packages.map((own) => ({ ...own, tarball: join(folder, tarballName(own)) }));

@@ -20,9 +20,9 @@ export interface Channel {
 
 type OnMessage = (message: FromWorker) => void;
 
-// Development and tests run the sources, a published package its build.
+// Development runs the sources, a published package the one file that its build makes of the worker's modules.
 const IS_SOURCE = import.meta.url.endsWith(".ts");
-const ENTRY = new URL(`../worker/worker-main${IS_SOURCE ? ".ts" : ".js"}`, import.meta.url);
+const ENTRY = new URL(IS_SOURCE ? "../worker/worker-main.ts" : "../worker-main.js", import.meta.url);
 
 // Threads inherit the program's flags. `--input-type` describes a program without a file, and would stop a thread.
 const THREAD_FLAGS = process.execArgv.some((flag) => flag.startsWith("--input-type")) ? { execArgv: [] } : {};
