@@ -1,6 +1,7 @@
 import { ReadMeError } from "@readme-moe/core";
 import { exportedConfig, type ModelConfig } from "@readme-moe/model";
 import { parseConfig } from "../../packages/model/src/config/parse-config.ts";
+import { MXFP4_CONFIG } from "../support/mxfp4.ts";
 import { describe, expect, test } from "vitest";
 
 const LLAMA = {
@@ -194,6 +195,10 @@ test("end tokens of the generation config take precedence", async () => {
   expect(parseConfig("config.json", json, generation).eosTokenIds).toEqual([7, 8]);
 });
 
+test("a config of MXFP4 is the config of the same model", () => {
+  expect(parse({ quantization_config: MXFP4_CONFIG })).toStrictEqual(parse({}));
+});
+
 describe("unsupported fields are refused by name", () => {
   test.each([
     [{ model_type: "gemma2" }, /`model_type`.*gemma2.*llama, mistral, qwen2, qwen3/],
@@ -210,7 +215,20 @@ describe("unsupported fields are refused by name", () => {
     [{ model_type: "smollm3", use_sliding_window: true }, /`use_sliding_window`.*true/],
     [{ model_type: "smollm3", no_rope_layers: [0, 0, 0] }, /`no_rope_layers`/],
     [{ model_type: "smollm3", no_rope_layer_interval: 1 }, /`no_rope_layer_interval`.*1/],
-    [{ quantization_config: { quant_method: "gptq" } }, /quantization_config/],
+    [
+      { quantization_config: { quant_method: "gptq" } },
+      /`quantization_config.quant_method` .*gptq.*mxfp4-pack-quantized/,
+    ],
+    [{ quantization_config: { quant_method: "mxfp4" } }, /`quantization_config.quant_method` .*mxfp4.*GGUF/],
+    [
+      { quantization_config: { ...MXFP4_CONFIG, format: "nvfp4-pack-quantized" } },
+      /`quantization_config.format` .*nvfp4-pack-quantized.*mxfp4-pack-quantized/,
+    ],
+    [
+      { quantization_config: { ...MXFP4_CONFIG, transform_config: { config_groups: { r3: {} } } } },
+      /`quantization_config.transform_config`/,
+    ],
+    [{ model_type: "gpt_oss", quantization_config: { quant_method: "mxfp4" } }, /`model_type`.*attention sinks/],
     [{ layer_types: ["full_attention", "linear_attention", "full_attention"] }, /layer_types/],
   ])("%j", (changes, message) => {
     expect(errorOf(changes)).toMatchObject({ code: "ERR_MODEL_UNSUPPORTED" });

@@ -41,8 +41,8 @@ export interface EngineOptions extends SchedulingOptions {
    */
   readonly hungMs?: number | undefined;
   /**
-   * Precision of products. "file" takes the blocks of a GGUF file as they are; "fp32" has PyTorch's numbers; "int8"
-   * takes a quarter of the memory, is faster, and loses some thousandths of a nat.
+   * Precision of products. "file" takes the blocks of a GGUF file, or of safetensors in MXFP4, as they are; "fp32" has
+   * PyTorch's numbers; "int8" takes a quarter of the memory, is faster, and loses some thousandths of a nat.
    * @default "file" for a model in blocks, else "int8"
    */
   readonly precision?: Precision | undefined;

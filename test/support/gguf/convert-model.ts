@@ -21,7 +21,7 @@ import { type GgufInput, type OutputType, writeGguf } from "./write-gguf.ts";
 export type Metadata = Parameters<typeof writeGguf>[2];
 type Value = Metadata extends ReadonlyMap<string, infer Inner> ? Inner : never;
 
-const Q8_BLOCK = 32;
+const BLOCK = 32;
 const MOSTLY_Q8_0 = 7;
 
 /**
@@ -77,7 +77,8 @@ function tensorsOf({ config, weights }: Model, matrixType: OutputType): readonly
   if (ropeType === undefined) throw new TypeError(`Expected the RoPE type of \`${architecture}\` in ROPE_TYPES`);
   const typeOf = (shape: readonly number[]): OutputType => {
     if (shape.length < 2) return "F32";
-    return matrixType === "Q8_0" && (shape.at(-1) ?? 0) % Q8_BLOCK !== 0 ? "F16" : matrixType;
+    const isWhole = matrixType === "F32" || (shape.at(-1) ?? 0) % BLOCK === 0;
+    return isWhole ? matrixType : "F16";
   };
   const others = fusedRefs(config, tensorRefs(withoutExperts(weights))).map((ref): GgufInput => {
     const { name, shape } = ref;

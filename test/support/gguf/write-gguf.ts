@@ -3,6 +3,8 @@ import { encodeF16, writeFileAtomically } from "@readme-moe/model";
 import { quoted } from "../../../packages/model/src/files/errors.ts";
 import { BLOCK_VALUES, Q8_0_BLOCK_BYTES } from "../../../packages/model/src/gguf/dequantize.ts";
 import { countValues } from "../../../packages/model/src/tensor-store.ts";
+import { MXFP4_BLOCK_BYTES } from "../../../packages/model/src/gguf/level-blocks.ts";
+import { ggufMxfp4, quantizeMxfp4 } from "../mxfp4.ts";
 import { encodeEntry, encodeString, type GgufInputValue, uint32, uint64 } from "./metadata-encoder.ts";
 import { quantizeQ8 } from "./quantize-q8.ts";
 
@@ -10,7 +12,7 @@ const VERSION = 3;
 const DEFAULT_ALIGNMENT = 32;
 const MAX_DIMENSIONS = 4;
 
-export type OutputType = "F32" | "F16" | "Q8_0";
+export type OutputType = "F32" | "F16" | "Q8_0" | "MXFP4";
 
 interface OutputFormat {
   readonly id: number;
@@ -24,13 +26,19 @@ const OUTPUT_TYPES: Readonly<Record<OutputType, OutputFormat>> = {
   F32: { id: 0, blockValues: 1, blockBytes: 4, encode: bytesOf },
   F16: { id: 1, blockValues: 1, blockBytes: 2, encode: encodeF16 },
   Q8_0: { id: 8, blockValues: BLOCK_VALUES, blockBytes: Q8_0_BLOCK_BYTES, encode: quantizeQ8 },
+  MXFP4: {
+    id: 39,
+    blockValues: BLOCK_VALUES,
+    blockBytes: MXFP4_BLOCK_BYTES,
+    encode: (values) => ggufMxfp4(quantizeMxfp4(values)),
+  },
 };
 
 /** Tensor to be written. */
 export interface GgufInput {
   /** ggml's name, such as `blk.0.attn_q.weight`. */
   readonly name: string;
-  /** Type of the stored values; Q8_0 needs rows of whole blocks of 32. */
+  /** Type of the stored values; Q8_0 and MXFP4 need rows of whole blocks of 32. */
   readonly type: OutputType;
   /** Outermost dimension first; `[]` is a scalar. */
   readonly shape: readonly number[];

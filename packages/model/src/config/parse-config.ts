@@ -90,12 +90,19 @@ export function parseConfig(path: string, json: unknown, generation?: Fields, ro
 }
 
 function refuseUnsupported(fields: Fields, { unsupported = [] }: Family): void {
-  if (fields.has("quantization_config")) {
-    fields.unsupported("quantization_config", "use the unquantised checkpoint, or a GGUF file");
-  }
+  const quantization = fields.object("quantization_config");
+  if (quantization) refuseQuantization(quantization);
   for (const name of unsupported) {
     if (fields.raw(name)) fields.unsupported(name, "supported is a config without it");
   }
+}
+
+/** Refuses quantised checkpoints whose weights `mxfp4Tensors` does not read, or whose inputs are rotated. */
+function refuseQuantization(fields: Fields): void {
+  const take = "take one in mxfp4-pack-quantized of compressed-tensors, the unquantised checkpoint, or a GGUF file";
+  if (fields.raw("quant_method") !== "compressed-tensors") fields.unsupported("quant_method", take);
+  if (fields.raw("format") !== "mxfp4-pack-quantized") fields.unsupported("format", take);
+  if (fields.object("transform_config")?.names.length) fields.unsupported("transform_config", take);
 }
 
 /** Multimodal configs whose `text_config` is supported, by `model_type`, and the family of the part. */

@@ -30,6 +30,8 @@ export function exportedConfig(
   const forReader = { ...ownDtype, ...(withDataFile.length > 0 ? { use_external_data_format: dataFiles } : {}) };
   return {
     ...original,
+    // Blocks of MXFP4 are written as other types.
+    quantization_config: undefined,
     architectures: [family.className],
     model_type: config.modelType,
     vocab_size: config.vocabSize,

@@ -20,13 +20,13 @@ export interface BaseFiles {
 }
 
 /**
- * Reads a dense model's files besides its weights: a folder's own files as they are, or those that a Hugging Face
- * folder would have instead of the GGUF file.
+ * Reads a dense model's files besides its weights: a folder's own files, or those that a Hugging Face folder would have
+ * instead of the GGUF file. config.json does not say that weights are quantised, since those that are written are not.
  * @throws {ReadMeError} as `model.loadText`
  */
 export async function baseFiles(model: Model): Promise<BaseFiles> {
   if (!(await stat(model.path)).isDirectory()) return filesOfGguf(model);
-  const config = (await readJsonFile(join(model.path, CONFIG_FILE), MAX_BYTES)) ?? {};
+  const { quantization_config: _, ...config } = (await readJsonFile(join(model.path, CONFIG_FILE), MAX_BYTES)) ?? {};
   const texts: Record<string, string> = {};
   for (const name of TEXT_FILES) {
     const text = await readTextFile(join(model.path, name), MAX_BYTES);

@@ -13,6 +13,7 @@ import { GgufTensorStore } from "../gguf/gguf-tensor-store.ts";
 import { openExpertSet } from "../low-rank/expert-set.ts";
 import { ADAPTER_CONFIG_FILE, ADAPTER_FILE } from "../low-rank/low-rank-expert.ts";
 import { SET_FILE } from "../low-rank/low-rank-set.ts";
+import { mxfp4Tensors } from "../safetensors/mxfp4-tensors.ts";
 import { SafetensorsFile, ShardedSafetensors } from "../safetensors/read-safetensors.ts";
 import { loadFolderText, loadGgufText } from "../text/load-text.ts";
 import { poolingText } from "../text/pooling-text.ts";
@@ -196,7 +197,7 @@ async function openCheckpoint(path: string, config: ModelConfig, fields: Fields)
   const store = await openStore(path);
   try {
     const files = store instanceof ShardedSafetensors ? [store.path, ...store.shardPaths] : [store.path];
-    const ofText = textTensors(store);
+    const ofText = textTensors(mxfp4Tensors(store));
     if (isOfficialConversion(store)) {
       if (config.mixture) throw unsupported(path, "is a mixture, which the paper's code does not convert");
       return { kind: "official", ...locateOfficial(store, config, fields), files, stores: [store] };
