@@ -229,9 +229,9 @@ describe("wrong GGUF metadata", () => {
     ["token_type", Int32Array.of(1, 2)],
     ["token_type", "normal"],
     ["merges", undefined],
-    ["merges", ["ab"]],
-    ["merges", ["a b b"]],
-    ["merges", ["a c"]],
+    ["merges", ["ab"], "merge 0"],
+    ["merges", ["a b b"], "merge 0"],
+    ["merges", ["a c"], "merge 0", '"ac"'],
     ["bos_token_id", 257],
     ["eos_token_id", -1],
     ["padding_token_id", "ab"],
@@ -240,14 +240,10 @@ describe("wrong GGUF metadata", () => {
     ["add_eos_token", true],
     ["pre", 5],
     ["model", 5],
-  ])("is reported as corrupt, naming %s", (key, value) => {
+  ])("is reported as corrupt, naming %s", (key, value, ...named: readonly string[]) => {
     const metadata = ggufMetadata({ ...fields, [key]: value });
-    expectThrownReadMeError(
-      () => ggufTokenizer(metadata, "x.gguf"),
-      "ERR_FILE_CORRUPT",
-      "x.gguf",
-      `tokenizer.ggml.${key}`,
-    );
+    const names = named.length > 0 ? named : [`tokenizer.ggml.${key}`];
+    expectThrownReadMeError(() => ggufTokenizer(metadata, "x.gguf"), "ERR_FILE_CORRUPT", "x.gguf", ...names);
   });
 
   it.each([

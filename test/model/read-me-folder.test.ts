@@ -1,4 +1,5 @@
-import { mkdir, readdir, readFile, rm, utimes, writeFile } from "node:fs/promises";
+import { createHash } from "node:crypto";
+import { mkdir, readdir, readFile, rm, truncate, utimes, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import {
   openModel,
@@ -8,6 +9,7 @@ import {
   type SafetensorsInput,
 } from "@readme-moe/model";
 import { describe, expect, test } from "vitest";
+import { fingerprintOf } from "../../packages/model/src/cache/fingerprint.ts";
 import { fixture } from "../support/fixtures.ts";
 import { expectReadMeError } from "../support/rejection.ts";
 import { sharedModel } from "../support/shared.ts";
@@ -53,6 +55,24 @@ describe("a written folder", () => {
     const again = await openModel(second);
     expect(await again.fingerprint(cache)).not.toBe(fingerprint);
     await Promise.all([a.close(), b.close(), again.close()]);
+  });
+
+  test("has the hash of a large file that a thread computes, once for those who wait together", async () => {
+    const [cache, folder] = [await temporaryFolder(), await temporaryFolder()];
+    const path = join(folder, "large");
+    await writeFile(path, "large");
+    await truncate(path, 64 * 2 ** 20 + 1);
+    const fingerprint = await fingerprintOf([path]);
+    const own = createHash("sha256")
+      .update(await readFile(path))
+      .digest("hex");
+    const expected = createHash("sha256").update(own).digest("hex");
+    expect(await Promise.all([fingerprint(cache), fingerprint(cache)])).toStrictEqual([expected, expected]);
+    const other = await temporaryFolder();
+    const failing = Promise.allSettled([fingerprint(other), fingerprint(other)]);
+    await rm(path);
+    for (const { status } of await failing) expect(status).toBe("rejected");
+    expect(await readdir(other)).toStrictEqual([]);
   });
 
   test("has its fingerprint despite a file that a killed process left", async () => {

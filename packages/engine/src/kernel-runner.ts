@@ -125,16 +125,18 @@ export class KernelRunner implements StepRunner {
     const choice = { kernel: kind, instructions };
     const calibration = await calibrationOf(model, precision, { ...choice, threads, cacheFolder });
     const description = describeModel(model, precision, calibration?.statistics);
-    const fingerprint = await model.fingerprint(cacheFolder);
     const { pooling } = model.config;
     const head = pooling && [pooling.kind === "score" ? JSON.stringify(pooling.head) : pooling.kind];
-    const key = [fingerprint, precision, VERSION, calibration?.fingerprint, ...(head ?? [])].join(" ");
+    const versions = [precision, VERSION, calibration?.fingerprint, ...(head ?? [])];
+    const naming = model.fingerprint(cacheFolder).then((fingerprint) => [fingerprint, ...versions].join(" "));
+    // Its failure matters to those who wait for it, after the weights are packed.
+    naming.catch(() => undefined);
     const units = isStreamed ? expertUnits(description) : undefined;
     const { contextTokens: maxPositions } = model.config;
     const sizes = { threads, maxRows: MAX_ROWS, maxPositions, expertsFromByte: units?.fromByte };
     // The blocks of a file are only put into another order, which takes less time than reading a second file.
     const inMemory = precision === "file" && !isStreamed;
-    const cache = { key, cacheFolder, modelPath: model.path, inMemory, onProgress, onCacheFailure };
+    const cache = { key: naming, cacheFolder, modelPath: model.path, inMemory, onProgress, onCacheFailure };
     const { kernel, path } = await openCachedKernel(description, sizes, { ...choice, ...cache });
     try {
       const experts: { -readonly [Name in "stream" | "mixture"]?: RunnerParts[Name] } = {};
@@ -151,6 +153,7 @@ export class KernelRunner implements StepRunner {
           experts.mixture = await MixtureStream.open(kernel, path, units, streamed);
         }
       }
+      const key = await naming;
       const packing = {
         precision: options.loraPrecision ?? (precision === "fp32" ? "fp32" : "int8"),
         factors: changeFactors(model.weights, precision, calibration?.statistics),

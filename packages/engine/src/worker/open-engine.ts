@@ -84,8 +84,11 @@ export async function openEngine(
     const scheduler = await schedulerOf(options);
     const sizes = kvSizes(options, opened.config, kvPrecisionOf(options.precision, options.kvPrecision));
     const model = forContext(opened, sizes.contextTokens);
-    const text = await model.loadText();
     const { threads, cacheFolder, kernel: kind } = options;
+    // Large files are hashed in a thread, meanwhile. Whoever waits for the hash takes its failure.
+    const fingerprint = model.fingerprint(resolveCacheFolder(cacheFolder));
+    fingerprint.catch(() => undefined);
+    const text = await model.loadText();
     let cacheFailure: string | undefined;
     // The router and the decoder fail for the same reason.
     const onCacheFailure = (reason: string): void => void (cacheFailure ??= reason);
@@ -111,7 +114,7 @@ export async function openEngine(
       savedPromptsFolder === undefined ? undefined : new SavedPrompts(savedPromptsFolder, savedPromptsBytes);
     const keptPrompts = new KeptPrompts({ runner, kv, prefixes, saved });
     const measured = {
-      fingerprint: `${await model.fingerprint(resolveCacheFolder(cacheFolder))} ${options.precision} ${kernel.instructions}`,
+      fingerprint: `${await fingerprint} ${options.precision} ${kernel.instructions}`,
       threads: kernel.threads,
       isStreamed: options.expertCacheBytes !== undefined,
     };

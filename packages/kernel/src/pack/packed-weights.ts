@@ -17,7 +17,7 @@ interface PackProgress {
 /** Options of `packedWeights`. */
 export interface PackOptions {
   /** Text that depends on everything from which the bytes of tensors are made. The description's header is added. */
-  readonly key: string;
+  readonly key: string | Promise<string>;
   readonly cacheFolder: string;
   /** The model that the weights are of, so that the packed file can be found with it. @default not noted */
   readonly modelPath?: string | undefined;
@@ -38,7 +38,7 @@ export async function packedWeights(
 ): Promise<string | Uint8Array> {
   const { cacheFolder, modelPath, onProgress, onCacheFailure } = options;
   const header = encodeHeader(description, layOut(description).places);
-  const key = `${options.key} ${createHash("sha256").update(header).digest("hex")}`;
+  const key = `${await options.key} ${createHash("sha256").update(header).digest("hex")}`;
   let isNew = false;
   const chunks = (): AsyncIterable<Uint8Array> => {
     isNew = true;

@@ -68,7 +68,7 @@ function byteLevelBpe(vocabulary: GgufVocabulary, roles: Roles): JsonObject {
     model: {
       type: "BPE",
       vocab: Object.fromEntries(vocabulary.ids),
-      merges: vocabulary.merges(),
+      merges: vocabulary.texts("tokenizer.ggml.merges"),
       ignore_merges: pre.ignoresMerges ?? false,
     },
   };

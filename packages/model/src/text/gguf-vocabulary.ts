@@ -70,17 +70,6 @@ export class GgufVocabulary {
     throw this.#corrupt(key, `has ${value.length} entries for ${this.tokens.length} tokens`);
   }
 
-  /** Returns `tokenizer.ggml.merges`: pairs of tokens, each of which makes a third. */
-  merges(): [string, string][] {
-    const key = "tokenizer.ggml.merges";
-    return this.texts(key).map((merge, index) => {
-      const [left = "", right = "", ...rest] = merge.split(" ");
-      const areTokens = [left, right, left + right].every((token) => this.ids.has(token));
-      if (rest.length === 0 && areTokens) return [left, right];
-      throw this.#corrupt(key, `entry ${index} is ${quoted(merge)}, expected two tokens that make a third`);
-    });
-  }
-
   #unexpected(key: string, expectation: string, value: unknown): Error {
     return this.#corrupt(key, `expected ${expectation}, got ${describeValue(value)}`);
   }
