@@ -103,7 +103,7 @@ export class BpeModel {
       byteSymbols: model["byte_fallback"] === true ? BYTE_TOKENS.map(symbol) : undefined,
       overrides: new Map([...overrides].map(([text, id]) => [symbol(text), id])),
     };
-    const pairs = merges.map(([left, right]): SymbolPair => [symbol(left), symbol(right), symbol(left + right)]);
+    const pairs = merges.map(([left, right, merged]): SymbolPair => [symbol(left), symbol(right), symbol(merged)]);
     return new BpeModel(tables, new PairTable(pairs), new Set());
   }
 
@@ -115,7 +115,7 @@ export class BpeModel {
   /** Returns the length in UTF-8 bytes of the longest token that a text can become, as the vocabulary spells it. */
   static longestBytes(model: JsonObject, { merges, ids }: Vocabulary, bytesOf: (text: string) => number): number {
     let longest = 4; // one character
-    for (const [left, right] of merges) longest = Math.max(longest, bytesOf(left + right));
+    for (const [, , merged] of merges) longest = Math.max(longest, bytesOf(merged));
     if (model["ignore_merges"] === true) for (const text of ids.keys()) longest = Math.max(longest, bytesOf(text));
     return longest;
   }

@@ -13,7 +13,8 @@ export interface Vocabulary {
   /** Text of each token by id, as the file spells it; holes where no token has the id. */
   readonly texts: readonly (string | undefined)[]; // [vocabSize]
   readonly ids: ReadonlyMap<string, number>;
-  readonly merges: readonly (readonly [string, string])[];
+  /** Two tokens and the one that they make, by rank. */
+  readonly merges: readonly (readonly [left: string, right: string, merged: string])[];
   readonly added: readonly AddedToken[];
 }
 
@@ -127,7 +128,7 @@ function toAddedToken(path: string, id: unknown, value: unknown): AddedToken {
   };
 }
 
-function readMerges(path: string, value: unknown, ids: ReadonlyMap<string, number>): (readonly [string, string])[] {
+function readMerges(path: string, value: unknown, ids: ReadonlyMap<string, number>): Vocabulary["merges"] {
   if (!isList(value)) throw corrupt(path, `expected \`model.merges\` to be a list, got ${describeValue(value)}`);
   return value.map((merge, index) => {
     const pair = typeof merge === "string" ? merge.split(" ") : merge;
@@ -135,11 +136,12 @@ function readMerges(path: string, value: unknown, ids: ReadonlyMap<string, numbe
     if (typeof left !== "string" || typeof right !== "string") {
       throw corrupt(path, `merge ${index} is ${describeValue(merge)}, expected two tokens`);
     }
-    for (const token of [left, right, left + right]) {
+    const names = [left, right, left + right] as const;
+    for (const token of names) {
       if (!ids.has(token))
         throw corrupt(path, `merge ${index} names the token ${quoted(token)}, which is not in the vocabulary`);
     }
-    return [left, right];
+    return names;
   });
 }
 
