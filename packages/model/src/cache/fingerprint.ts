@@ -98,10 +98,10 @@ async function hashOf(path: string): Promise<string> {
 
 /** Hashes a file while the caller's thread goes on. */
 function hashInThread(path: string): Promise<string> {
-  return new Promise((resolve, reject) => {
+  return new Promise((done, failed) => {
     const thread = new Worker(HASH_IN_THREAD, { eval: true, execArgv: [], workerData: path });
-    thread.once("message", resolve);
-    thread.once("error", reject);
-    thread.once("exit", () => reject(new Error(`${path}: the thread that hashes it has ended`)));
+    thread.once("message", done);
+    thread.once("error", failed);
+    thread.once("exit", () => failed(new Error(`${path}: the thread that hashes it has ended`)));
   });
 }
