@@ -57,8 +57,8 @@ function together(engine: ReadMeEngine, order: readonly GenerateRequest[]): Prom
 
 const PRECISIONS = ["fp32", "file", "int8", "int4"] as const;
 for (const precision of PRECISIONS) {
-  // float32 takes longest, and differs from them in the products only.
-  const runsAll = precision !== "fp32" || RUNS_LONG_TESTS;
+  // Precisions differ in the products only.
+  const runsAll = precision === "file" || precision === "int8" || RUNS_LONG_TESTS;
   describe.skipIf(path === undefined)(`SmolLM2 in ${precision} (skipped where shared/models is absent)`, () => {
     const withEngine = <Result>(
       options: OpenOptions,

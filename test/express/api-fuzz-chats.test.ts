@@ -124,8 +124,8 @@ test.each(APIS)(`$path answers or refuses ${NUM_RUNS} malformed bodies`, { timeo
   await expect.poll(() => engine.stats()).toMatchObject({ numRunning: 0, numWaiting: 0, kvUsedTokens: 0 });
 });
 
-test.each(APIS)("$path answers 100 valid bodies", { timeout: 600_000 }, async (api) => {
-  for (let run = 0; run < 100; run++) {
+test.each(APIS)("$path answers valid bodies", { timeout: 600_000 }, async (api) => {
+  for (let run = 0; run < NUM_RUNS / 3; run++) {
     const body = Buffer.from(JSON.stringify(api.valid(Chance.ofCase(SEED + 1, run))));
     const { status, type, text } = await post(api.path, body);
     expect(status, `${body.toString()}\n${text}`).toBe(200);

@@ -1,5 +1,5 @@
-// A thousand random requests through engines with and without speculation: dense and with experts, in memory and
-// streamed, with a draft model, with aborts and preemptions. Tokens, log-probabilities and finish reasons are the same.
+// Random requests, a thousand in the long tests, through engines with and without speculation: dense and with experts, in
+// memory and streamed, with a draft model, with aborts and preemptions. Tokens, log-probabilities and reasons are the same.
 
 import { join } from "node:path";
 import type { GenerateRequest } from "@readme-moe/core";
@@ -8,12 +8,13 @@ import { beforeAll, describe, expect, test } from "vitest";
 import { completeAll } from "../../support/complete.ts";
 import { writeFirstLayers } from "../../support/first-layers.ts";
 import { writePocketExperts } from "../../support/pocket-experts.ts";
+import { RUNS_LONG_TESTS } from "../../support/long-tests.ts";
 import { pocketTexts } from "../../support/pocket-texts.ts";
 import { POCKET } from "../../support/pocket.ts";
 import { type RandomRequest, randomRequests } from "../../support/random-requests.ts";
 import { persistentFolder } from "../../support/temporary-folder.ts";
 
-const NUM_REQUESTS = 200;
+const NUM_REQUESTS = RUNS_LONG_TESTS ? 200 : 80;
 const AT_ONCE = 16;
 
 let folder: string;
