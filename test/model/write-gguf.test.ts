@@ -120,7 +120,7 @@ describe("writeGguf", () => {
     const folder = await temporaryFolder();
     const path = join(folder, "model.gguf");
     await writeFile(path, "old");
-    const write = (floats: GgufInput["floats"]): Promise<void> =>
+    const write = (floats: () => Promise<Float32Array>): Promise<void> =>
       writeGguf(path, [{ name: "x", type: "Q8_0", shape: [32], floats }], new Map());
     await expectReadMeError(write(constant(new Float32Array(32).fill(NaN))), "ERR_WRITE_FAILED", path, '"x"', "finite");
     await expectReadMeError(write(constant(new Float32Array(32).fill(1e9))), "ERR_WRITE_FAILED", path, '"x"');

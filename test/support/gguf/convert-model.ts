@@ -168,7 +168,8 @@ function ropeFactors(config: Model["config"]): Readonly<Record<string, Float32Ar
   return { rope_freqs: plain.map((frequency, pair) => frequency / (stretched[pair] ?? 1)) };
 }
 
-function hyperparameters({ config }: Model, matrixType: OutputType): Metadata {
+/** Describes a model's shape as llama.cpp's converter does. */
+export function hyperparameters({ config }: Pick<Model, "config">, matrixType?: OutputType): Metadata {
   const { architecture, multipliers, alternation } = familyOf(config.modelType);
   const rope = wholeRope(config);
   const own = new Map<string, Value>([
@@ -277,8 +278,8 @@ interface TokenizerJson {
   };
 }
 
-/** Makes a tokenizer with the right ids only: prompts are token ids. */
-async function madeTokenizer({ path, config }: Model): Promise<Metadata> {
+/** Makes a tokenizer with the right ids only: prompts are token ids. Ids without a token of the folder are unused. */
+export async function madeTokenizer({ path, config }: Pick<Model, "path" | "config">): Promise<Metadata> {
   const text = await readFile(join(path, "tokenizer.json"), "utf8");
   const { added_tokens: added = [], model } = JSON.parse(text) as TokenizerJson;
   const tokens = Array.from({ length: config.vocabSize }, (_, id) => `[UNUSED_${id}]`);

@@ -34,16 +34,35 @@ const OUTPUT_TYPES: Readonly<Record<OutputType, OutputFormat>> = {
   },
 };
 
-/** Tensor to be written. */
-export interface GgufInput {
+/** Types that are written as given, in whole blocks, by their number in a file. */
+const BLOCK_TYPES = {
+  Q4_K: { id: 12, blockValues: 256, blockBytes: 144 },
+  Q6_K: { id: 14, blockValues: 256, blockBytes: 210 },
+} as const;
+
+export type BlockType = keyof typeof BLOCK_TYPES;
+
+const TYPES = { ...OUTPUT_TYPES, ...BLOCK_TYPES };
+
+interface NamedShape {
   /** ggml's name, such as `blk.0.attn_q.weight`. */
   readonly name: string;
-  /** Type of the stored values; Q8_0 and MXFP4 need rows of whole blocks of 32. */
-  readonly type: OutputType;
   /** Outermost dimension first; `[]` is a scalar. */
   readonly shape: readonly number[];
-  /** Reads the values, row-major, rows in the file's order. Called once, right before they are written. */
+}
+
+/** Tensor to be written. Contents are read row-major, rows in the file's order, once, right before they are written. */
+export type GgufInput = FloatsInput | BlocksInput;
+
+interface FloatsInput extends NamedShape {
+  /** Type of the stored values; Q8_0 and MXFP4 need rows of whole blocks of 32. */
+  readonly type: OutputType;
   readonly floats: () => Promise<Float32Array>;
+}
+
+interface BlocksInput extends NamedShape {
+  readonly type: BlockType;
+  readonly blocks: (numBlocks: number) => Uint8Array;
 }
 
 /**
@@ -68,7 +87,7 @@ export async function writeGguf(
     const byteLength = byteLengthOf(tensor);
     const dimensions = tensor.shape.toReversed().map(uint64);
     head.push(encodeString(tensor.name), uint32(dimensions.length), ...dimensions);
-    head.push(uint32(OUTPUT_TYPES[tensor.type].id), uint64(offset));
+    head.push(uint32(TYPES[tensor.type].id), uint64(offset));
     offset += byteLength + paddingAfter(byteLength, alignment);
   }
   await writeFileAtomically(path, chunks(Buffer.concat(head), tensors, alignment));
@@ -82,18 +101,23 @@ async function* chunks(
   yield head;
   yield new Uint8Array(paddingAfter(head.byteLength, alignment));
   for (const tensor of tensors) {
-    const values = await tensor.floats();
-    const expected = countValues(tensor.shape);
-    if (values.length !== expected) {
-      throw new RangeError(`Expected tensor ${quoted(tensor.name)} to have ${expected} values, got ${values.length}`);
-    }
-    const bytes = encode(tensor, values);
+    const bytes = await bytesFor(tensor);
     yield bytes;
     yield new Uint8Array(paddingAfter(bytes.byteLength, alignment));
   }
 }
 
-function encode({ name, type }: GgufInput, values: Float32Array): Uint8Array {
+async function bytesFor(tensor: GgufInput): Promise<Uint8Array> {
+  if ("blocks" in tensor) return tensor.blocks(byteLengthOf(tensor) / TYPES[tensor.type].blockBytes);
+  const values = await tensor.floats();
+  const expected = countValues(tensor.shape);
+  if (values.length !== expected) {
+    throw new RangeError(`Expected tensor ${quoted(tensor.name)} to have ${expected} values, got ${values.length}`);
+  }
+  return encode(tensor, values);
+}
+
+function encode({ name, type }: FloatsInput, values: Float32Array): Uint8Array {
   try {
     return OUTPUT_TYPES[type].encode(values);
   } catch (cause) {
@@ -104,12 +128,12 @@ function encode({ name, type }: GgufInput, values: Float32Array): Uint8Array {
 }
 
 function byteLengthOf({ name, type, shape }: GgufInput): number {
-  if (!Object.hasOwn(OUTPUT_TYPES, type)) {
+  if (!Object.hasOwn(TYPES, type)) {
     throw new TypeError(
-      `Expected tensor ${quoted(name)} to be one of ${Object.keys(OUTPUT_TYPES).join(", ")}, got ${describeValue(type)}`,
+      `Expected tensor ${quoted(name)} to be one of ${Object.keys(TYPES).join(", ")}, got ${describeValue(type)}`,
     );
   }
-  const { blockValues, blockBytes } = OUTPUT_TYPES[type];
+  const { blockValues, blockBytes } = TYPES[type];
   const isShape = shape.every((size) => Number.isSafeInteger(size) && size >= 0) && shape.length <= MAX_DIMENSIONS;
   const numValues = isShape ? countValues(shape) : undefined;
   if (numValues === undefined || (shape.at(-1) ?? 1) % blockValues !== 0) {
