@@ -1,23 +1,24 @@
 // Writes a dense model for transformers (Python): float32 in one safetensors file, whatever its stored type.
 
-import { copyFile } from "node:fs/promises";
+import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { type Model, writeSafetensors } from "@readme-moe/model";
+import { baseFiles, type Model, toJson, writeSafetensors } from "@readme-moe/model";
 import { tensorRefs } from "./tensor-refs.ts";
 
 // transformers rejects a file that names no framework.
 const METADATA = { format: "pt" };
-/** Files of the folder. The tokenizer is left out: prompts are token ids. */
-const CONFIGS = ["config.json", "generation_config.json"];
+const GENERATION_CONFIG = "generation_config.json";
 
 /**
- * Writes a model's weights into a folder, beside the configs exported for transformers.js.
+ * Writes a model's weights and configs. The tokenizer is left out: prompts are token ids.
  *
- * @param exported - a folder of `exportTransformersJs`
  * @param folder - an existing folder
  */
-export async function writeDenseFolder(model: Model, exported: string, folder: string): Promise<void> {
-  await Promise.all(CONFIGS.map((name) => copyFile(join(exported, name), join(folder, name))));
+export async function writeDenseFolder(model: Model, folder: string): Promise<void> {
+  const { config, texts } = await baseFiles(model);
+  await writeFile(join(folder, "config.json"), toJson(config));
+  const { [GENERATION_CONFIG]: generation } = texts;
+  if (generation !== undefined) await writeFile(join(folder, GENERATION_CONFIG), generation);
   const tensors = tensorRefs(model.weights).map(({ store, name, shape }) => ({
     name,
     type: "F32" as const,

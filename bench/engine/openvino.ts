@@ -9,12 +9,18 @@ import { exists } from "./exists.ts";
 import { pythonEnvironment } from "./python-environment.ts";
 import { runQuietly } from "./run-quietly.ts";
 
-export interface OpenVinoFiles {
+interface OpenVinoFiles {
   /** Python interpreter of the environment. */
   readonly python: string;
-  /** Folder of the exported model, with 8-bit weights and a scale and a zero point for each row. */
+  /** Folder of the exported model. */
   readonly model: string;
 }
+
+/**
+ * The exporter's own choices: "int8" has a scale and a zero point for each row, "int4" for each 128 inputs of a row,
+ * with embeddings and the head in int8.
+ */
+export type OpenVinoFormat = "int8" | "int4";
 
 export interface OpenVinoPlaces {
   readonly requirements: string;
@@ -22,15 +28,14 @@ export interface OpenVinoPlaces {
   readonly environment: string;
   /** Folder of this model's exports. */
   readonly models: string;
-  /** Configs of the model, as exported for transformers.js. */
-  readonly exported: string;
+  readonly format: OpenVinoFormat;
   /** @default "python3" */
   readonly python?: string;
 }
 
 // No hub is used, and no tokenizer is converted: prompts are token ids.
 const OFFLINE = { HF_HUB_OFFLINE: "1", TRANSFORMERS_OFFLINE: "1" };
-const EXPORT = ["export", "openvino", "--task", "text-generation-with-past", "--weight-format", "int8"];
+const EXPORT = ["export", "openvino", "--task", "text-generation-with-past"];
 
 /** Prepares it, or prints in one line why it is left out: the other peers are measured without it. */
 export async function readyOpenVino(
@@ -42,13 +47,13 @@ export async function readyOpenVino(
     const { requirements, environment: folder } = places;
     const interpreter = places.python === undefined ? {} : { python: places.python };
     const programs = await pythonEnvironment({ requirements, folder, say, signal, ...interpreter });
-    const int8 = join(places.models, "openvino-int8");
-    if (!(await exists(int8))) {
-      say("exporting for OpenVINO, once");
+    const exported = join(places.models, `openvino-${places.format}`);
+    if (!(await exists(exported))) {
+      say("exporting for OpenVINO, once; this takes minutes");
       const exporter = join(programs, "optimum-cli");
-      await exportOpenVino(model, int8, places, (args) => runQuietly(exporter, args, { env: OFFLINE, signal }));
+      await exportOpenVino(model, exported, places, (args) => runQuietly(exporter, args, { env: OFFLINE, signal }));
     }
-    return { python: join(programs, "python"), model: int8 };
+    return { python: join(programs, "python"), model: exported };
   } catch (error) {
     signal?.throwIfAborted();
     say(`OpenVINO is left out: ${error instanceof Error ? error.message : String(error)}`);
@@ -60,15 +65,15 @@ export async function readyOpenVino(
 async function exportOpenVino(
   model: Model,
   folder: string,
-  { models, exported }: OpenVinoPlaces,
+  { models, format }: OpenVinoPlaces,
   runExporter: (args: readonly string[]) => Promise<unknown>,
 ): Promise<void> {
   const work = await mkdtemp(join(models, "openvino-"));
   try {
     const [dense, made] = [join(work, "dense"), join(work, "made")];
     await mkdir(dense);
-    await writeDenseFolder(model, exported, dense);
-    await runExporter([...EXPORT, "--model", dense, made]);
+    await writeDenseFolder(model, dense);
+    await runExporter([...EXPORT, "--weight-format", format, "--model", dense, made]);
     await rename(made, folder);
   } finally {
     await rm(work, { recursive: true, force: true });

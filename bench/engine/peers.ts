@@ -7,8 +7,8 @@ import type { ContenderSpec } from "./contender.ts";
 import { namesOf, type SuiteContext } from "../kit/suite.ts";
 import { compiled } from "./contender-process.ts";
 import { installPeers } from "./install-peers.ts";
-import { type OpenVinoFiles, readyOpenVino } from "./openvino.ts";
-import { type PeerFiles, preparePeerFiles } from "./prepare.ts";
+import { type OpenVinoFormat, readyOpenVino } from "./openvino.ts";
+import { peerFolder, type PeerFiles, preparePeerFiles } from "./prepare.ts";
 import { pinnedPackages } from "./python-environment.ts";
 
 const ROOT = join(import.meta.dirname, "..", "..");
@@ -58,13 +58,11 @@ export async function enginePeers(context: SuiteContext): Promise<readonly Conte
   if (engines.length === 0) return [];
   const specs = await withDense(context, async (model) => {
     const cacheFolder = resolveCacheFolder(context.settings.cacheFolder);
-    const needsExport = engines.some((name) => name !== "node-llama-cpp");
-    const files = await preparePeerFiles(model, cacheFolder, { say: context.say, needsExport });
-    const inNode = engines.some((name) => NODE_PEERS.includes(name)) ? await nodePeers(context, files) : [];
-    const environment = join(cacheFolder, "bench", "openvino");
-    const places = { requirements: OPENVINO_PACKAGES, environment, models: files.folder, exported: files.onnx };
-    const openVino = engines.includes(OPENVINO) ? await readyOpenVino(model, places, context) : undefined;
-    return [...inNode, ...(openVino ? [openVinoPeer(openVino)] : [])];
+    const needsExport = engines.some((name) => ["transformers.js", "xenova"].includes(name));
+    const inNode = engines.some((name) => NODE_PEERS.includes(name))
+      ? await nodePeers(context, await preparePeerFiles(model, cacheFolder, { say: context.say, needsExport }))
+      : [];
+    return [...inNode, ...(engines.includes(OPENVINO) ? await openVinoPeers(context, model, "int8") : [])];
   });
   return (specs ?? []).filter(({ engine }) => engines.includes(engine));
 }
@@ -91,21 +89,30 @@ function llamaCppPeer(variant: string, model: string): ContenderSpec {
   return { engine: "node-llama-cpp", variant, module, files: { library: LIBRARIES.llamaCpp, model } };
 }
 
-/** Prepares node-llama-cpp with a GGUF file as it is. `--set peers=` leaves it out. */
-export async function filePeers({ settings, say }: SuiteContext, path: string): Promise<readonly ContenderSpec[]> {
-  if (namesOf(settings, "peers", ["node-llama-cpp"]).length === 0) return [];
-  await installPeers(PEERS, say);
-  return [llamaCppPeer("file", path)];
+/** Prepares node-llama-cpp with a GGUF file as it is, and OpenVINO if `--set peers=` names it. */
+export async function filePeers(context: SuiteContext, path: string): Promise<readonly ContenderSpec[]> {
+  const engines = namesOf(context.settings, "peers", ["node-llama-cpp"]);
+  const specs: ContenderSpec[] = [];
+  if (engines.includes("node-llama-cpp")) {
+    await installPeers(PEERS, context.say);
+    specs.push(llamaCppPeer("file", path));
+  }
+  if (engines.includes(OPENVINO)) {
+    specs.push(...((await withDense(context, (model) => openVinoPeers(context, model, "int4"))) ?? []));
+  }
+  return specs;
 }
 
-function openVinoPeer(files: OpenVinoFiles): ContenderSpec {
+/** Prepares OpenVINO with the model's weights in float32, which its exporter rounds. Empty when it is not there. */
+async function openVinoPeers(context: SuiteContext, model: Model, format: OpenVinoFormat): Promise<ContenderSpec[]> {
+  const cacheFolder = resolveCacheFolder(context.settings.cacheFolder);
+  const environment = join(cacheFolder, "bench", "openvino");
+  const models = await peerFolder(model, cacheFolder);
+  const places = { requirements: OPENVINO_PACKAGES, environment, models, format };
+  const files = await readyOpenVino(model, places, context);
   const script = join(import.meta.dirname, "contenders", "openvino-process.py");
-  return {
-    engine: OPENVINO,
-    variant: "int8",
-    module: compiled("contenders/openvino").href,
-    files: { ...files, script },
-  };
+  const module = compiled("contenders/openvino").href;
+  return files ? [{ engine: OPENVINO, variant: format, module, files: { ...files, script } }] : [];
 }
 
 /** Lists the pinned versions. */

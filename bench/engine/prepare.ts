@@ -27,14 +27,20 @@ interface PrepareOptions {
   readonly needsExport: boolean;
 }
 
+/** Makes the folder of a model's files for peers. */
+export async function peerFolder(model: Model, cacheFolder: string): Promise<string> {
+  const fingerprint = await model.fingerprint(cacheFolder);
+  const folder = join(cacheFolder, "bench", `${fingerprint.slice(0, 40)}-${VERSION}`);
+  await mkdir(folder, { recursive: true });
+  return folder;
+}
+
 export async function preparePeerFiles(
   model: Model,
   cacheFolder: string,
   { say, needsExport }: PrepareOptions,
 ): Promise<PeerFiles> {
-  const fingerprint = await model.fingerprint(cacheFolder);
-  const folder = join(cacheFolder, "bench", `${fingerprint.slice(0, 40)}-${VERSION}`);
-  await mkdir(folder, { recursive: true });
+  const folder = await peerFolder(model, cacheFolder);
   const onnx = join(folder, "onnx");
   if (needsExport && !(await exists(onnx))) {
     say("exporting for transformers.js, once");

@@ -1,9 +1,8 @@
 // OpenVINO as a peer, without Python: its requests, and a run without it.
 
-import { mkdir, readFile, writeFile } from "node:fs/promises";
+import { copyFile, mkdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { openModel } from "@readme-moe/model";
-import { exportTransformersJs } from "@readme-moe/onnx";
 import type { Contender } from "../../bench/engine/contender.ts";
 import { describe, expect, test } from "vitest";
 import { open } from "../../bench/engine/contenders/openvino.ts";
@@ -70,7 +69,12 @@ test("leaves OpenVINO out with one line when Python is missing", async () => {
   const folder = await temporaryFolder();
   const model = await openModel(POCKET);
   const said: string[] = [];
-  const places = { requirements: REQUIREMENTS, environment: join(folder, "environment"), models: folder, exported: "" };
+  const places = {
+    requirements: REQUIREMENTS,
+    environment: join(folder, "environment"),
+    models: folder,
+    format: "int4" as const,
+  };
   const python = join(folder, "no-such-python");
   const ready = await readyOpenVino(model, { ...places, python }, { say: (text) => said.push(text) });
   await model.close();
@@ -82,7 +86,12 @@ test("leaves OpenVINO out with one line when Python is missing", async () => {
 test("ends an interrupted run while OpenVINO is prepared", async () => {
   const model = await openModel(POCKET);
   const folder = await temporaryFolder();
-  const places = { requirements: REQUIREMENTS, environment: join(folder, "environment"), models: folder, exported: "" };
+  const places = {
+    requirements: REQUIREMENTS,
+    environment: join(folder, "environment"),
+    models: folder,
+    format: "int4" as const,
+  };
   const signal = AbortSignal.abort();
   await expect(readyOpenVino(model, places, { say: () => undefined, signal })).rejects.toThrow("aborted");
   await model.close();
@@ -111,14 +120,12 @@ test("pins packages, and uses an environment with all of them as it is", async (
 
 test("writes the same model in float32 for OpenVINO's exporter", async () => {
   const folder = await temporaryFolder();
-  const [exported, dense] = [join(folder, "exported"), join(folder, "dense")];
+  const dense = join(folder, "dense");
   await mkdir(dense);
   const pocket = await openModel(POCKET);
-  await exportTransformersJs(pocket, exported, { dtypes: ["q4"] });
-  await writeDenseFolder(pocket, exported, dense);
+  await writeDenseFolder(pocket, dense);
   await pocket.close();
-  const tokenizer = await readFile(join(exported, "tokenizer.json"));
-  await writeFile(join(dense, "tokenizer.json"), tokenizer);
+  await copyFile(join(POCKET, "tokenizer.json"), join(dense, "tokenizer.json"));
   const { cases } = golden("pocket") as { cases: { input_ids: number[] }[] };
   const ids = cases[0]?.input_ids ?? [];
   await using ours = await runningModel(POCKET);
