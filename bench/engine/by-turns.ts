@@ -116,9 +116,8 @@ async function turnsOn(
   const add = (variant: string, figures: readonly Figure[], at: { readonly round: number; readonly turn: number }) =>
     samples.push(...figures.map((figure) => ({ at: "", ...figure, variant, ...at })));
   try {
-    for (const spec of specs) {
-      open.push(await OpenProcess.start({ spec, threads, maxSequences: numPrompts, seed, cacheFolder }, sizes));
-    }
+    const common = { threads, maxSequences: numPrompts, tokensEach: promptTokens + newTokens, seed, cacheFolder };
+    for (const spec of specs) open.push(await OpenProcess.start({ spec, ...common }, sizes));
     // The first round warms up and is not counted.
     const turns = turnsOf(specs.length, 1 + (quick ? 1 : counted * rounds));
     for (const [turn, { variant, round }] of turns.entries()) {

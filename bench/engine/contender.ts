@@ -19,6 +19,8 @@ export interface OpenContender {
   readonly threads: number;
   /** Most sequences of one measurement. */
   readonly maxSequences: number;
+  /** Most tokens of a sequence, for engines whose default is less. */
+  readonly tokensEach?: number;
   readonly seed: number;
   readonly cacheFolder: string | undefined;
 }

@@ -1,21 +1,19 @@
 // A GGUF file in our engine and in node-llama-cpp, by turns.
 
 import { stat } from "node:fs/promises";
-import { openModel } from "@readme-moe/model";
 import { measureTasks, type TurnTask, wholeSpeed } from "../engine/by-turns.ts";
 import type { BatchTimes } from "../engine/child.ts";
 import { compiled } from "../engine/contender-process.ts";
 import type { ContenderSpec } from "../engine/contender.ts";
 import { METRICS } from "../engine/metrics.ts";
-import { documentsOf } from "../engine/own-texts.ts";
-import { turnsTable } from "../engine/peer-tables.ts";
-import { promptSource } from "../engine/workload.ts";
-import { summaryTable } from "../kit/report.ts";
-import type { Sample } from "../kit/samples.ts";
 import { median } from "../kit/statistics.ts";
 import { type BenchSettings, namesOf, numbersOf, type Suite, type SuiteContext } from "../kit/suite.ts";
 import { MemoryReaders } from "../limits/memory-readers.ts";
-import { measureOpening, OPENING } from "./opening.ts";
+import { type Reading, readingOf } from "../limits/reading-share.ts";
+import { readFacts } from "./facts.ts";
+import { measureLosses } from "./losses.ts";
+import { measureOpening } from "./opening.ts";
+import { MEMORY, OURS, PROMPT_TOKENS, REQUEST_TOKENS, reportOf, TURNS } from "./tables.ts";
 
 /** The peers of a file, and the texts that prompts are drawn from when `--data` names none. */
 interface FileSuiteOptions {
@@ -23,20 +21,11 @@ interface FileSuiteOptions {
   readonly data: () => Promise<readonly string[]>;
 }
 
-const OURS = "readme-moe";
-const MEMORY = "memory";
-const PROMPT_TOKENS = 64;
-/** Metrics of tasks by turns. */
-const TURNS = {
-  /** After the prompts: the requests' own speeds, added up. */
-  decode: "decode by turns, tok/s",
-  prefill: "prefill to the first token by turns, tok/s",
-  behind: "decode behind a prompt by turns, tok/s",
-  read: "read, GB/s",
-} as const;
 /** Memory that each thread reads; shared caches of virtual machines have up to 300 MB. */
 const READ_BYTES = 256 << 20;
 const READS_IN_ROUND = 9;
+/** The slowest contender reads two sequences of each in a minute or two. */
+const LOSS_FILES = 7;
 
 /** Makes the suite `file`: a GGUF file in our precisions beside its peers. */
 export function fileSuite({ peers, data }: FileSuiteOptions): Suite {
@@ -50,20 +39,31 @@ export function fileSuite({ peers, data }: FileSuiteOptions): Suite {
         return { tables: [], samples: [], notes: [`not measured: ${path} is not a GGUF file`] };
       }
       const specs = [...oursOf(settings, path), ...(await peers(context, path))];
-      const { tokens, contextTokens } = await readPrompts(
-        path,
-        settings.data.length > 0 ? settings.data : await data(),
-      );
-      const opening = await measureOpening(context, specs, tokens.slice(0, PROMPT_TOKENS));
+      const facts = await readFacts(path, {
+        specs,
+        isOurs: ({ engine }) => engine === OURS,
+        data: settings.data.length > 0 ? settings.data : await data(),
+        requestTokens: REQUEST_TOKENS,
+        losses: lossSizes(settings),
+      });
+      const warmUp = facts.tokens.slice(0, PROMPT_TOKENS);
+      const opening = await measureOpening(context, specs, warmUp);
+      const losses = await measureLosses(context, specs, { warmUp, texts: facts.texts });
+      const readings: Reading[] = [];
+      for (const instructions of namesOf(settings, "instructions", [])) {
+        const one = { name: instructions, instructions, past: PROMPT_TOKENS, precision: "file" } as const;
+        readings.push(await readingOf(context, path, one));
+      }
       const readers = new MemoryReaders(settings.threads, READ_BYTES, "search");
-      const tasks = [...decodeTasks(settings, readers), ...prefillTasks(settings, contextTokens)];
-      const turns = await measureTasks(context, tasks, { specs, tokens }).finally(() => readers.dispose());
-      const samples = [...opening.samples, ...turns.samples];
-      const { size } = await stat(path);
+      const tasks = [...decodeTasks(settings, readers), ...prefillTasks(settings, facts.contextTokens)];
+      const turns = await measureTasks(context, tasks, { specs, tokens: facts.tokens }).finally(() =>
+        readers.dispose(),
+      );
+      const all = [opening, losses, turns];
+      const { size: fileBytes } = await stat(path);
       return {
-        tables: tablesOf(settings, samples, size).filter((table) => table !== undefined),
-        samples,
-        notes: Array.from([...opening.failures, ...turns.failures], ([name, why]) => `${name}: not measured: ${why}`),
+        ...reportOf(settings, { samples: all.flatMap(({ samples }) => samples), readings, facts, fileBytes }),
+        notes: all.flatMap(({ failures }) => Array.from(failures, ([name, why]) => `${name}: not measured: ${why}`)),
       };
     },
   };
@@ -75,15 +75,11 @@ function oursOf(settings: BenchSettings, model: string): readonly ContenderSpec[
   return precisions.map((variant) => ({ engine: OURS, variant, module, files: { model } }));
 }
 
-async function readPrompts(path: string, data: readonly string[]) {
-  const model = await openModel(path);
-  try {
-    const { tokenizer } = await model.loadText();
-    const documents = await documentsOf(data);
-    return { tokens: promptSource(tokenizer, documents.flat()), contextTokens: model.config.contextTokens };
-  } finally {
-    await model.close();
-  }
+/** Sizes of the texts whose losses are compared; none in a quick run. */
+function lossSizes(settings: BenchSettings) {
+  const [sequenceLength = NaN] = numbersOf(settings, "loss-tokens", [512]);
+  const [maxSequences = NaN] = numbersOf(settings, "loss-sequences", [settings.quick ? 0 : 2]);
+  return { sequenceLength, maxSequences, maxFiles: maxSequences === 0 ? 0 : LOSS_FILES };
 }
 
 /** Lists batches of short prompts; memory is read beside single ones. */
@@ -131,52 +127,4 @@ function prefillTasks(settings: BenchSettings, contextTokens: number): readonly 
 /** Adds up the speeds of requests, each from its first new token to the end of the batch. */
 export function decodeSpeed({ elapsedMs, firstMs }: BatchTimes, newTokens: number): number {
   return firstMs.reduce((sum, first) => sum + ((newTokens - 1) * 1000) / (elapsedMs - first), 0);
-}
-
-function isOurs(variant: string): boolean {
-  return variant.startsWith(OURS);
-}
-
-function ofPrompt(length: number | string): string {
-  return `prompt of ${length}`;
-}
-
-function tablesOf({ seed, threads }: BenchSettings, samples: readonly Sample[], fileBytes: number) {
-  const table = (metric: string, title: string, columnOf?: (at: number | string) => string, method?: string) =>
-    turnsTable(
-      samples.filter((one) => one.metric === metric),
-      { title, seed, isOurs, ...(columnOf && { columnOf }), ...(method !== undefined && { method }) },
-    );
-  const opening = (metric: string, title: string, method: string) => table(metric, title, (at) => `${at}`, method);
-  return [
-    opening(
-      OPENING.open,
-      "Opening, s",
-      "Each in a fresh process, by turns: first with an empty cache folder, then again. The file is in the system's cache.",
-    ),
-    opening(OPENING.peak, "Peak memory, MB", "Peaks of all processes, added up, after opening and 8 tokens."),
-    summaryTable(
-      samples.filter((one) => one.metric === OPENING.written),
-      { title: "Written to the cache folder by the first opening, MB", seed },
-    ),
-    table(TURNS.decode, `Decode, tokens a second by requests at once (behind ${PROMPT_TOKENS} tokens of prompt each)`),
-    table(METRICS.byTurns, "New tokens a second, with the time of the prompts"),
-    table(TURNS.prefill, "Prefill, tokens a second to the first new token", ofPrompt),
-    table(TURNS.behind, "Decode behind a prompt, tokens a second", ofPrompt),
-    turnsTable(readingOf(samples, fileBytes), {
-      title: `Decode of one request times the file's bytes, beside reading memory on ${threads} threads, GB/s`,
-      seed,
-      isOurs: (variant) => variant !== MEMORY,
-      method: "Engines that hold more or fewer bytes than the file read more or less than this.",
-    }),
-  ];
-}
-
-/** Rates of reading the file's bytes once for each token of one request, and those of reading memory. */
-function readingOf(samples: readonly Sample[], fileBytes: number): readonly Sample[] {
-  return samples.flatMap((one) => {
-    if (one.metric === TURNS.read) return [one];
-    if (one.metric !== TURNS.decode || one.at !== 1) return [];
-    return [{ ...one, metric: TURNS.read, value: (one.value * fileBytes) / 1e9 }];
-  });
 }

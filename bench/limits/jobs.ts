@@ -37,6 +37,8 @@ interface TurnsJob {
 /** Steps of one sequence that take turns with reading memory. */
 interface ReadingJob extends Omit<DecodeJob, "cases"> {
   readonly kind: "reading";
+  /** @default the kernel's fastest */
+  readonly instructions?: string | undefined;
   /** Tokens before each step. */
   readonly past: number;
 }

@@ -4,36 +4,45 @@ import { formatNumber } from "../kit/report.ts";
 import { median, type Pair, ratioInterval, ratioOfMedians } from "../kit/statistics.ts";
 import type { ReportTable, SuiteContext, Target } from "../kit/suite.ts";
 import type { Cases } from "./cases.ts";
-import type { ReadingRound } from "./jobs.ts";
+import type { Job, ReadingRound } from "./jobs.ts";
 import { runJob } from "./run-job.ts";
 
 const WANTED_SHARE = 0.7;
 
+/** Rounds of one row of the table. */
 export interface Reading {
-  readonly past: number;
+  readonly name: string;
   readonly rounds: readonly ReadingRound[];
 }
 
 export async function measureReading(
-  { settings, keep, say }: SuiteContext,
+  context: SuiteContext,
   path: string,
   { dense }: Cases,
 ): Promise<readonly Reading[]> {
-  const { threads, cacheFolder, quick, rounds } = settings;
   const readings: Reading[] = [];
   for (const past of new Set(dense.map((one) => one.past))) {
-    const job = {
-      model: { path },
-      precision: "int8",
-      threads,
-      cacheFolder,
-      past,
-      rounds: quick ? 3 : 10 * rounds,
-    } as const;
-    say(`steps and reading by turns: ${past}`);
-    readings.push({ past, rounds: await keep(`reading | ${past}`, () => runJob({ kind: "reading", ...job })) });
+    const name = past.toLocaleString("en-US");
+    readings.push(await readingOf(context, path, { name, past, precision: "int8" }));
   }
   return readings;
+}
+
+/** What one row measures. */
+type ReadingCase = Pick<Extract<Job, { readonly kind: "reading" }>, "past" | "precision" | "instructions"> & {
+  readonly name: string;
+};
+
+/** Measures steps and reading by turns. @param one - its name is unique in the suite */
+export async function readingOf(
+  { settings, keep, say }: SuiteContext,
+  path: string,
+  { name, ...one }: ReadingCase,
+): Promise<Reading> {
+  const { threads, cacheFolder, quick, rounds } = settings;
+  const job = { model: { path }, threads, cacheFolder, ...one, rounds: quick ? 3 : 10 * rounds };
+  say(`steps and reading by turns: ${name}`);
+  return { name, rounds: await keep(`reading | ${name}`, () => runJob({ kind: "reading", ...job })) };
 }
 
 /** Returns the median read rate of a step relative to memory's median read rate. */
@@ -45,14 +54,18 @@ function pairsOf(rounds: readonly ReadingRound[]): readonly Pair[] {
   return rounds.map(({ stepGBPerS, readGBPerS }) => [stepGBPerS, readGBPerS]);
 }
 
-export function readingTable(readings: readonly Reading[], seed: number): ReportTable {
+export function readingTable(
+  readings: readonly Reading[],
+  seed: number,
+  { title, names } = { title: "One sequence's decode beside reading memory, int8, by turns", names: "context" },
+): ReportTable {
   return {
-    title: "One sequence's decode beside reading memory, int8, by turns",
-    columns: ["context", "step, ms", "read by the step, GB/s", "read at once, GB/s", "share"],
-    rows: readings.map(({ past, rounds }) => {
+    title,
+    columns: [names, "step, ms", "read by the step, GB/s", "read at once, GB/s", "share"],
+    rows: readings.map(({ name, rounds }) => {
       const interval = ratioInterval(pairsOf(rounds), seed);
       return [
-        past.toLocaleString("en-US"),
+        name,
         ...(["stepMs", "stepGBPerS", "readGBPerS"] as const).map((key) =>
           formatNumber(median(rounds.map((one) => one[key]))),
         ),
@@ -67,7 +80,7 @@ export function readingTable(readings: readonly Reading[], seed: number): Report
 
 export function readingTarget([first]: readonly Reading[]): readonly Target[] {
   if (!first) return [];
-  const what = `one sequence's decode, behind ${first.past} tokens`;
+  const what = `one sequence's decode, behind ${first.name} tokens`;
   return [{ what, value: shareOf(first.rounds), unit: "of what memory gives", wanted: "over", limit: WANTED_SHARE }];
 }
 

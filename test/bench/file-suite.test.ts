@@ -16,14 +16,24 @@ const POCKET = join(ROOT, "models", "pocket");
 /** Peer that answers at once, each prompt as far from the beginning as its index. */
 const PEER = `export const open = async () => ({
   generate: async (prompts) => prompts.map((_, index) => index),
+  logProbabilities: async (sequences) => sequences.map(() => -1),
   dispose: async () => undefined,
 });`;
 const spec = { engine: "peer", variant: "file", module: `data:text/javascript,${encodeURIComponent(PEER)}`, files: {} };
 
 function settingsOf(model: string, cacheFolder: string): BenchSettings {
-  const set = { precisions: "int8", concurrency: "1", contexts: "32" };
+  const set = {
+    precisions: "file+int8",
+    concurrency: "1",
+    contexts: "32",
+    "loss-sequences": "1",
+    "loss-tokens": "32",
+    instructions: "plain",
+  };
   return { model, dense: undefined, data: [], quick: true, rounds: 1, seed: 1, threads: 2, cacheFolder, set };
 }
+
+const OURS = "readme-moe file+int8";
 
 const suite = fileSuite({
   peers: () => Promise.resolve([spec]),
@@ -34,7 +44,7 @@ test("adds up the speeds of requests after their first tokens", () => {
   expect(decodeSpeed({ elapsedMs: 1100, firstMs: [100, 600] }, 11)).toBe(10 + 20);
 });
 
-test("measures a file's opening, memory, decode and prefill by turns, and leaves no packed weights", async () => {
+test("measures a file's opening, memory, losses, decode and prefill by turns, and leaves no packed weights", async () => {
   const folder = await temporaryFolder();
   const path = join(folder, "pocket.gguf");
   const pocket = await openModel(POCKET);
@@ -49,16 +59,21 @@ test("measures a file's opening, memory, decode and prefill by turns, and leaves
   expect(titles).toStrictEqual([
     "Opening, s",
     "Peak memory, MB",
+    "Peak memory beside the plan, MB",
     "Written to the cache folder by the first opening, MB",
+    "Loss",
     "Decode, tokens a second by requests at once (behind 64 tokens of prompt each)",
     "New tokens a second, with the time of the prompts",
     "Prefill, tokens a second to the first new token",
     "Decode behind a prompt, tokens a second",
-    "Decode of one request times the file's bytes, beside reading memory on 2 threads, GB/s",
+    "Weights that one request's decode reads, beside reading memory on 2 threads, GB/s",
+    "Steps of one sequence beside reading memory, by turns",
   ]);
-  for (const row of ["readme-moe int8", "peer file", "readme-moe int8 / peer file", "readme-moe int8 / memory"]) {
-    expect(summary).toMatch(new RegExp(`^\\| ${row} +\\|`, "m"));
+  for (const row of ["plain", OURS, "peer file", `${OURS} / peer file`, `${OURS} / memory`]) {
+    expect(summary).toMatch(new RegExp(`^\\| ${row.replace("+", "\\+")} +\\|`, "m"));
   }
+  // One sequence of each of two files: 31 tokens at one nat in all.
+  expect(summary).toMatch(/^\| peer file +\| +0\.0323 \|$/m);
   expect((await readdir(join(out, "file"))).toSorted()).toStrictEqual([
     "measurements.jsonl",
     "report.md",

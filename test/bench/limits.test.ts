@@ -86,10 +86,10 @@ describe("figures", () => {
   test("of a step beside reading are ratios of medians, robust against one slow round", () => {
     const rounds = [round(2, 20), round(3, 25), round(30, 2)];
     expect(shareOf(rounds)).toBe(10 / 20);
-    expect(readingTable([{ past: 1024, rounds }], 1).rows).toEqual([
+    expect(readingTable([{ name: "1,024", rounds }], 1).rows).toEqual([
       ["1,024", "3.00", "10.0", "20.0", "50 % (40 % to 75 %)"],
     ]);
-    expect(readingTarget([{ past: 1024, rounds }])).toMatchObject([{ value: 0.5, wanted: "over", limit: 0.7 }]);
+    expect(readingTarget([{ name: "1,024", rounds }])).toMatchObject([{ value: 0.5, wanted: "over", limit: 0.7 }]);
   });
 
   test("of reading are measured by turns with steps of a real model", async () => {

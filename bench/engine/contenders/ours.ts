@@ -1,19 +1,35 @@
 // Our engine as published: in its own process, with sampling.
 
-import { type EngineOptions, KernelRunner, ReadMeEngine } from "@readme-moe/engine";
+import { type EngineOptions, KernelRunner, kvPrecisionOf, ReadMeEngine } from "@readme-moe/engine";
 import { evaluateSequences } from "@readme-moe/engine/evaluation";
+import { kvBytesPerToken, type KvPrecision } from "@readme-moe/kernel";
 import { openModel } from "@readme-moe/model";
 import { openRouter } from "@readme-moe/router";
 import type { Contender, OpenContender } from "../contender.ts";
 
-export async function open({ spec, threads, maxSequences, seed, cacheFolder }: OpenContender): Promise<Contender> {
+/** Tokens that one sequence gets by default, whatever its keys and values take. */
+const DEFAULT_TOKENS = 4096;
+/** Keys and values are held in whole blocks. */
+const SPARE_TOKENS = 1024;
+
+export async function open(given: OpenContender): Promise<Contender> {
+  const { spec, threads, maxSequences, tokensEach = 0, seed, cacheFolder } = given;
   // A variant such as "int8+fp32" also names the precision of keys and values; the engine refuses unknown values.
   const [precision, kvPrecision] = spec.variant.split("+") as [
     EngineOptions["precision"],
     EngineOptions["kvPrecision"],
   ];
   const path = spec.files["model"] ?? "";
-  const options = { precision, kvPrecision, threads, cacheFolder, maxNumSeqs: Math.max(32, maxSequences) };
+  const options = {
+    precision,
+    kvPrecision,
+    threads,
+    cacheFolder,
+    maxNumSeqs: Math.max(32, maxSequences),
+    ...(tokensEach > DEFAULT_TOKENS
+      ? { kvCacheBytes: await kvBytesOf(path, kvPrecisionOf(precision, kvPrecision), maxSequences * tokensEach) }
+      : {}),
+  };
   let engine: ReadMeEngine | undefined = await ReadMeEngine.open(path, options);
   let numRequests = 0;
 
@@ -56,4 +72,11 @@ export async function open({ spec, threads, maxSequences, seed, cacheFolder }: O
     },
     dispose: closeEngine,
   };
+}
+
+/** Counts the bytes of keys and values. */
+async function kvBytesOf(path: string, precision: KvPrecision, tokens: number): Promise<number> {
+  const model = await openModel(path);
+  await model.close();
+  return kvBytesPerToken(model.config, precision) * (tokens + SPARE_TOKENS);
 }
