@@ -80,7 +80,13 @@ function openingTables({ seed }: BenchSettings, samples: readonly Sample[], peak
     opening(OPENING.peak, "Peak memory, MB", "Peaks of all processes, added up, after opening and 8 tokens."),
     peaks.length > 0 ? peakTable(peaks) : undefined,
     summaryTable(written, { title: "Written to the cache folder by the first opening, MB", seed }),
-    losses.length > 0 ? summaryTable(losses, { title: "Loss", seed }) : undefined,
+    losses.length > 0
+      ? summaryTable(losses, {
+          title: "Loss",
+          seed,
+          columns: [{ title: METRICS.loss, metric: METRICS.loss, digits: 4 }],
+        })
+      : undefined,
   ];
 }
 
