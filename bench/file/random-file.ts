@@ -91,7 +91,7 @@ function vector(name: string, size: number, value: number): GgufInput {
   return { name, type: "F32", shape: [size], floats: async () => new Float32Array(size).fill(value) };
 }
 
-function matrix(product: string, type: BlockType, shape: readonly number[]): GgufInput {
+function matrix(product: string, type: NoiseType, shape: readonly number[]): GgufInput {
   const name = `${product}.weight`;
   return { name, type, shape, blocks: (numBlocks) => repeated(noiseOf(type), crc32(name), numBlocks) };
 }
@@ -100,7 +100,9 @@ function matrix(product: string, type: BlockType, shape: readonly number[]): Ggu
 const HALVES = {
   Q4_K: { blockBytes: 144, halves: [[0, 2 ** -13] as const, [2, 7.5 * 2 ** -13] as const] },
   Q6_K: { blockBytes: 210, halves: [[208, 2 ** -14] as const] },
-} satisfies Record<BlockType, unknown>;
+} satisfies Partial<Record<BlockType, unknown>>;
+
+type NoiseType = keyof typeof HALVES;
 
 interface Noise {
   readonly bytes: Uint8Array;
@@ -108,10 +110,10 @@ interface Noise {
 }
 
 const NOISE_BLOCKS = 8191;
-const noises = new Map<BlockType, Noise>();
+const noises = new Map<NoiseType, Noise>();
 
 /** Draws blocks once for each type: all bytes are random but those of scales in half precision. */
-function noiseOf(type: BlockType): Noise {
+function noiseOf(type: NoiseType): Noise {
   const made = noises.get(type);
   if (made) return made;
   const { blockBytes, halves } = HALVES[type];

@@ -13,6 +13,7 @@ import { complete, type Completed } from "../support/complete.ts";
 import * as fc from "../support/fast-check.ts";
 import { kvFor } from "../support/greedy.ts";
 import { writeModelGguf } from "../support/gguf/convert-model.ts";
+import { inRandomSteps } from "../support/in-random-steps.ts";
 import { mixtureFolder, withModel } from "../support/mixture-folder.ts";
 import { type MixtureShape, TINY_MIXTURE, writeRandomMixture } from "../support/random-mixture.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
@@ -81,60 +82,25 @@ test("a GGUF file in 8 bits runs its own blocks", async () => {
   }
 });
 
-/** Runs sequences in random chunks, several in each step. @returns all their logits */
-async function inRandomSteps(
-  runner: KernelRunner,
-  texts: readonly (readonly number[])[],
-  random: () => number,
-): Promise<readonly (readonly Float32Array[])[]> {
-  const kv = runner.openKv({ capacityTokens: 64 * texts.length });
-  const { vocabSize } = runner.model.config;
-  const rows = texts.map((): Float32Array[] => []);
-  const slots = texts.map(({ length }) => kv.admit(length));
-  while (texts.some(({ length }, index) => rows[index]!.length < length)) {
-    const members = texts.flatMap((ids, index) => {
-      const from = rows[index]!.length;
-      const tokenIds = ids.slice(from, from + randomInteger(random, 9));
-      return tokenIds.length > 0 ? [{ index, tokenIds, slot: slots[index]! }] : [];
-    });
-    const results = await runner.forward(
-      kv,
-      members.map(({ slot, tokenIds }) => ({
-        slot,
-        tokenIds,
-        experts: new Uint16Array(tokenIds.length),
-        logitsOf: tokenIds.map((_, place) => place),
-        wantsFullLogits: true,
-      })),
-    );
-    for (const [place, { index, tokenIds }] of members.entries()) {
-      const { fullLogits } = results[place]!;
-      for (const row of tokenIds.keys()) rows[index]!.push(fullLogits.slice(row * vocabSize, (row + 1) * vocabSize));
-    }
-  }
-  kv.dispose();
-  return rows;
-}
-
 describe.each(["fp32", "int8", "int4"] as const)("in %s", (precision: Precision) => {
   test("a token has the same bits alone, in any batch and chunk, with any threads and in WebAssembly", async () => {
     const path = await mixtureFolder({ hiddenSize: 64, numExperts: 9, expertsPerToken: 3, expertSize: 40 });
     const model = await openModel(path);
     const cacheFolder = await temporaryFolder();
     const random = seededRandom(9);
-    const texts = [1, 23, 40, 9, 31].map((length) =>
-      Array.from({ length }, () => randomInteger(random, model.config.vocabSize)),
-    );
+    const sequences = [1, 23, 40, 9, 31].map((length) => ({
+      ids: Array.from({ length }, () => randomInteger(random, model.config.vocabSize)),
+    }));
     const runnerWith = (options: object): Promise<KernelRunner> =>
       KernelRunner.open(model, { precision, cacheFolder, threads: 1, ...options });
     const first = await runnerWith({});
     const alone: (readonly Float32Array[])[] = [];
-    for (const text of texts) alone.push(...(await inRandomSteps(first, [text], () => 0.999)));
+    for (const one of sequences) alone.push(...(await inRandomSteps(first, [one], () => 0.999)));
     await first.dispose();
     // float32 products round once in an addon and twice in WebAssembly.
     for (const options of [{}, { threads: 3 }, ...(precision === "fp32" ? [] : [{ kernel: "wasm" }])]) {
       const runner = await runnerWith(options);
-      for (let time = 0; time < 3; time++) expect(await inRandomSteps(runner, texts, random)).toEqual(alone);
+      for (let time = 0; time < 3; time++) expect(await inRandomSteps(runner, sequences, random)).toEqual(alone);
       await runner.dispose();
     }
     await model.close();

@@ -1,7 +1,15 @@
 // Mixtures whose layers choose experts: every build gives the bits of the plain implementation, alone, in any batch, with
 // any number of threads, and with experts that are placed after the choice.
 
-import { encodeStep, KV_PAGE_TOKENS, KV_PRECISIONS, openKernel, type Kernel, type StepRows } from "@readme-moe/kernel";
+import {
+  encodeStep,
+  KV_PAGE_TOKENS,
+  KV_PRECISIONS,
+  openKernel,
+  type Kernel,
+  type KernelKind,
+  type StepRows,
+} from "@readme-moe/kernel";
 import { expect, test } from "vitest";
 import { plainChoices } from "../oracles/plain-kernel.ts";
 import * as fc from "../support/fast-check.ts";
@@ -11,7 +19,9 @@ import { MAX_POSITIONS, randomModel } from "../support/kernel/random-model.ts";
 import { sequencesShape } from "../support/kernel/random-steps.ts";
 import { expectedOf, type ReplayCase, replayInBuilds } from "../support/kernel/replay-case.ts";
 import { replay } from "../support/kernel/replay.ts";
+import { FILE_FORMATS, WEIGHT_FORMATS } from "../support/kernel/random-weights.ts";
 import { openRouted } from "../support/kernel/routed-steps.ts";
+import { RUNS_LONG_TESTS } from "../support/long-tests.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 
 const SEED = 20_271_215;
@@ -31,6 +41,22 @@ test.each(["native", "wasm"] as const)("all %s kernels give the bits of the plai
   );
 });
 
+/** Replays a case in a kernel whose experts are placed when they are chosen. */
+async function replayRouted(one: ReplayCase, kernel: KernelKind): Promise<void> {
+  const { plain, description, sequences, expected } = expectedOf(one, kernel);
+  const random = seededRandom(one.model.seed);
+  const sizes = { threads: 1 + randomInteger(random, 4), maxRows: MAX_ROWS, maxPositions: MAX_POSITIONS };
+  const opened = openRouted(await packedBytes(description), description, sizes, { kernel });
+  try {
+    setAllAngles(opened.kernel, plain);
+    const build = `routed, ${sizes.threads} threads`;
+    const { kvPrecision } = one;
+    await replay(opened, { sequences, expected: { ...expected, ...sizes, build }, kvPrecision }, random, 2);
+  } finally {
+    await opened.kernel.close();
+  }
+}
+
 test.each(["native", "wasm"] as const)(
   "%s kernels whose experts are placed when they are chosen do",
   async (kernel) => {
@@ -40,26 +66,34 @@ test.each(["native", "wasm"] as const)(
       .map((one) => ({ ...one, model: { ...one.model, numExperts: 1, formats: one.model.formats.slice(0, 1) } }))
       .filter(({ model }) => randomModel(model).description.layers.some(({ mixture }) => mixture));
     await fc.assert(
-      fc.asyncProperty(routed, async (one) => {
-        const { plain, description, sequences, expected } = expectedOf(one, kernel);
-        const random = seededRandom(one.model.seed);
-        const sizes = { threads: 1 + randomInteger(random, 4), maxRows: MAX_ROWS, maxPositions: MAX_POSITIONS };
-        const opened = openRouted(await packedBytes(description), description, sizes, { kernel });
-        try {
-          setAllAngles(opened.kernel, plain);
-          const build = `routed, ${sizes.threads} threads`;
-          await replay(
-            opened,
-            { sequences, expected: { ...expected, ...sizes, build }, kvPrecision: one.kvPrecision },
-            random,
-            2,
-          );
-        } finally {
-          await opened.kernel.close();
-        }
-      }),
+      fc.asyncProperty(routed, async (one) => replayRouted(one, kernel)),
       { seed: SEED, numRuns: 8 },
     );
+  },
+);
+
+test.each(["native", "wasm"] as const)(
+  "%s kernels do with the blocks of files, beside experts that all tokens use, placed or in memory",
+  async (kernel) => {
+    const sizes = { hiddenSize: 256, headSize: 64, numKvHeads: 1, ffnSize: 256, expertSize: 256, numExperts: 1 };
+    const mixture = { share: 1, numExperts: 5, expertsPerToken: 2 };
+    let numShared = 0;
+    const formats = FILE_FORMATS.filter((_, index) => RUNS_LONG_TESTS || index % 5 === 2);
+    for (const format of formats) {
+      const model = { ...sizes, numLayers: 2, vocabSize: 90, mixture, seed: 100 + format, formats: [format] };
+      const one = { model, sequences: { seed: 5, lengths: [7, 1, 3], sharedPages: 0 }, kvPrecision: "fp16" as const };
+      const { layers } = randomModel(model).description;
+      const expected = WEIGHT_FORMATS[format];
+      for (const { shared, mixture: own } of layers) {
+        numShared += shared ? 1 : 0;
+        const products = own?.experts.flatMap(({ gate, up, down }) => [gate, up, down]);
+        const names = new Set(products?.map((product) => product?.format));
+        expect(names).toStrictEqual(new Set([expected?.name === "file" && expected.type]));
+      }
+      await replayInBuilds(one, kernel, MAX_ROWS);
+      await replayRouted(one, kernel);
+    }
+    expect(numShared).toBeGreaterThanOrEqual(formats.length / 2);
   },
 );
 

@@ -83,13 +83,14 @@ test.each(["native", "wasm"] as const)("all %s kernels give them with the blocks
     headSize: 64,
     numKvHeads: 2,
     ffnSize: 512,
-    numExperts: 1,
+    expertSize: 256,
     numLayers: 2,
     vocabSize: 130,
   };
   const sequences = { seed: 5, lengths: [9, 1, 4], sharedPages: 0 };
   for (const format of FILE_FORMATS) {
-    const model = { ...sizes, seed: format, formats: [format] };
+    // Rows of every fourth model name experts.
+    const model = { ...sizes, seed: format, formats: [format], numExperts: format % 4 === 0 ? 3 : 1 };
     // oxlint-disable-next-line no-await-in-loop -- one model after the other
     await replayInBuilds({ model, sequences, kvPrecision: "int8" }, kind, MAX_ROWS);
   }

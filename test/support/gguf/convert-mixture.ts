@@ -1,13 +1,24 @@
 // Routers and experts of mixtures as llama.cpp's converter writes them: each product of all experts in one tensor.
 
 import type { FeedForwardRefs, ModelWeights } from "@readme-moe/model";
-import type { GgufInput, OutputType } from "./write-gguf.ts";
+import type { BlockType, OutputType } from "./write-gguf.ts";
 
 const PRODUCTS: readonly (readonly [name: string, product: keyof FeedForwardRefs])[] = [
   ["ffn_gate_exps", "gate"],
   ["ffn_up_exps", "up"],
   ["ffn_down_exps", "down"],
 ];
+
+/** Types of tensors. Those without a quantiser here get random blocks. */
+export type MatrixType = OutputType | BlockType;
+
+/** A tensor of a model that is converted. */
+export interface Matrix {
+  readonly name: string;
+  readonly type: MatrixType;
+  readonly shape: readonly number[];
+  readonly floats: () => Promise<Float32Array>;
+}
 
 /** The weights that mixtures and dense models have in common. */
 export function withoutExperts(weights: ModelWeights): ModelWeights {
@@ -21,12 +32,12 @@ export function withoutExperts(weights: ModelWeights): ModelWeights {
  */
 export function expertTensors(
   { layers }: ModelWeights,
-  typeOf: (shape: readonly number[]) => OutputType,
-): readonly GgufInput[] {
+  typeOf: (shape: readonly number[]) => MatrixType,
+): readonly Matrix[] {
   return layers.flatMap(({ mixture }, layer) => {
     if (!mixture) return [];
     const { router, experts } = mixture;
-    const stacks = PRODUCTS.map(([name, product]): GgufInput => {
+    const stacks = PRODUCTS.map(([name, product]): Matrix => {
       const shape = [experts.length, ...(experts[0]?.[product].weight.shape ?? [])];
       return {
         name: `blk.${layer}.${name}.weight`,

@@ -3,6 +3,7 @@
 
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
+import { crc32 } from "node:zlib";
 import { GgufFile, type Model, type RopeConfig, ropeFrequencies, type TensorRef } from "@readme-moe/model";
 import { familyOf } from "../../../packages/model/src/config/families.ts";
 import { fusedModules } from "../../../packages/model/src/weights/tensor-parts.ts";
@@ -15,13 +16,14 @@ import {
 import { type HeadRows, pairedRowOf } from "../../../packages/model/src/gguf/gguf-tensor-store.ts";
 import { ggmlNameOf } from "../../../packages/model/src/gguf/tensor-names.ts";
 import { GGUF_MIXTURE_KEYS } from "../../../packages/model/src/config/gguf-mixture.ts";
-import { expertTensors, withoutExperts } from "./convert-mixture.ts";
-import { type GgufInput, type OutputType, writeGguf } from "./write-gguf.ts";
+import { randomFileBlocks } from "../kernel/random-weights.ts";
+import { seededRandom } from "../random.ts";
+import { expertTensors, type Matrix, type MatrixType, withoutExperts } from "./convert-mixture.ts";
+import { blockValuesOf, type GgufInput, isBlockType, writeGguf } from "./write-gguf.ts";
 
 export type Metadata = Parameters<typeof writeGguf>[2];
 type Value = Metadata extends ReadonlyMap<string, infer Inner> ? Inner : never;
 
-const BLOCK = 32;
 const MOSTLY_Q8_0 = 7;
 
 /**
@@ -52,19 +54,25 @@ export async function writeQ8Gguf(model: Model, path: string): Promise<void> {
   await writeModelGguf(model, path, "Q8_0", tokenizer);
 }
 
-/** Converts a model, with the tokenizer that `tokenizer` describes. @param more - further tensors, in llama.cpp's terms */
+/**
+ * Converts a model, with the tokenizer that `tokenizer` describes.
+ *
+ * @param matrixType - of matrices, in turn; one whose blocks do not fit a matrix is passed over
+ * @param more - further tensors, in llama.cpp's terms
+ */
 export async function writeModelGguf(
   model: Model,
   path: string,
-  matrixType: OutputType,
+  matrixType: MatrixType | readonly MatrixType[],
   tokenizer: Metadata = new Map(),
   more: readonly GgufInput[] = [],
 ): Promise<void> {
-  const tensors = [...tensorsOf(model, matrixType), ...more];
-  await writeGguf(path, tensors, new Map([...hyperparameters(model, matrixType), ...tokenizer]));
+  const types = typeof matrixType === "string" ? [matrixType] : matrixType;
+  const tensors = [...tensorsOf(model, types), ...more];
+  await writeGguf(path, tensors, new Map([...hyperparameters(model, types[0]), ...tokenizer]));
 }
 
-function tensorsOf({ config, weights }: Model, matrixType: OutputType): readonly GgufInput[] {
+function tensorsOf({ config, weights }: Model, types: readonly MatrixType[]): readonly GgufInput[] {
   const { architecture } = familyOf(config.modelType);
   if (
     config.layers.some(
@@ -75,12 +83,14 @@ function tensorsOf({ config, weights }: Model, matrixType: OutputType): readonly
   }
   const ropeType = ROPE_TYPES[architecture];
   if (ropeType === undefined) throw new TypeError(`Expected the RoPE type of \`${architecture}\` in ROPE_TYPES`);
-  const typeOf = (shape: readonly number[]): OutputType => {
+  let turn = 0;
+  const typeOf = (shape: readonly number[]): MatrixType => {
     if (shape.length < 2) return "F32";
-    const isWhole = matrixType === "F32" || (shape.at(-1) ?? 0) % BLOCK === 0;
-    return isWhole ? matrixType : "F16";
+    const inTurn = types.map((_, index) => types[(turn + index) % types.length] as MatrixType);
+    turn++;
+    return inTurn.find((type) => (shape.at(-1) ?? 0) % blockValuesOf(type) === 0) ?? "F16";
   };
-  const others = fusedRefs(config, tensorRefs(withoutExperts(weights))).map((ref): GgufInput => {
+  const others = fusedRefs(config, tensorRefs(withoutExperts(weights))).map((ref): Matrix => {
     const { name, shape } = ref;
     const isPaired = ropeType === "NORM" && /[qk]_proj/.test(name);
     const isNorm = name.endsWith("norm.weight");
@@ -93,11 +103,20 @@ function tensorsOf({ config, weights }: Model, matrixType: OutputType): readonly
     const ggmlName = ggmlNameOf(name, config.norms, familyOf(config.modelType).fused);
     return { name: ggmlName, type: typeOf(shape), shape, floats };
   });
-  const tensors = [...others, ...expertTensors(weights, typeOf)];
+  const tensors = [...others, ...expertTensors(weights, typeOf)].map(inputOf);
   const factors = Object.entries(ropeFactors(config)).map(([name, values]): GgufInput => {
     return { name: `${name}.weight`, type: "F32", shape: [values.length], floats: () => Promise.resolve(values) };
   });
   return [...tensors, ...factors];
+}
+
+/** Gives a tensor of a type without a quantiser random blocks, whose weights are about as large as usual ones. */
+function inputOf({ name, type, shape, floats }: Matrix): GgufInput {
+  if (!isBlockType(type)) return { name, type, shape, floats };
+  const numValues = shape.reduce((product, size) => product * size, 1);
+  const size = 1 / Math.sqrt(shape.at(-1) ?? 1);
+  const blocks = (): Uint8Array => randomFileBlocks(seededRandom(crc32(name)), type, { numValues, size });
+  return { name, type, shape, blocks };
 }
 
 /** A tensor of the file: one of the model, or the rows of several. */
@@ -169,7 +188,7 @@ function ropeFactors(config: Model["config"]): Readonly<Record<string, Float32Ar
 }
 
 /** Describes a model's shape as llama.cpp's converter does. */
-export function hyperparameters({ config }: Pick<Model, "config">, matrixType?: OutputType): Metadata {
+export function hyperparameters({ config }: Pick<Model, "config">, matrixType?: MatrixType): Metadata {
   const { architecture, multipliers, alternation } = familyOf(config.modelType);
   const rope = wholeRope(config);
   const own = new Map<string, Value>([

@@ -2,7 +2,8 @@ import { describeValue } from "@readme-moe/core";
 import { encodeF16, writeFileAtomically } from "@readme-moe/model";
 import { quoted } from "../../../packages/model/src/files/errors.ts";
 import { BLOCK_VALUES, Q8_0_BLOCK_BYTES } from "../../../packages/model/src/gguf/dequantize.ts";
-import { countValues } from "../../../packages/model/src/tensor-store.ts";
+import { GGML_TYPES } from "../../../packages/model/src/gguf/ggml-types.ts";
+import { type BlockType as StoredBlockType, countValues } from "../../../packages/model/src/tensor-store.ts";
 import { MXFP4_BLOCK_BYTES } from "../../../packages/model/src/gguf/level-blocks.ts";
 import { ggufMxfp4, quantizeMxfp4 } from "../mxfp4.ts";
 import { encodeEntry, encodeString, type GgufInputValue, uint32, uint64 } from "./metadata-encoder.ts";
@@ -35,14 +36,23 @@ const OUTPUT_TYPES: Readonly<Record<OutputType, OutputFormat>> = {
 };
 
 /** Types that are written as given, in whole blocks, by their number in a file. */
-const BLOCK_TYPES = {
-  Q4_K: { id: 12, blockValues: 256, blockBytes: 144 },
-  Q6_K: { id: 14, blockValues: 256, blockBytes: 210 },
-} as const;
+const BLOCK_TYPES = Object.fromEntries(
+  Array.from(GGML_TYPES, ([id, type]) => ({ ...type, id })).flatMap(({ stored = "F32", ...type }) =>
+    type.blockValues === 1 || Object.hasOwn(OUTPUT_TYPES, stored) ? [] : [[stored, type]],
+  ),
+) as unknown as Readonly<Record<BlockType, Omit<OutputFormat, "encode">>>;
 
-export type BlockType = keyof typeof BLOCK_TYPES;
+export type BlockType = Exclude<StoredBlockType, OutputType>;
 
 const TYPES = { ...OUTPUT_TYPES, ...BLOCK_TYPES };
+
+export function isBlockType(type: OutputType | BlockType): type is BlockType {
+  return Object.hasOwn(BLOCK_TYPES, type);
+}
+
+export function blockValuesOf(type: OutputType | BlockType): number {
+  return TYPES[type].blockValues;
+}
 
 interface NamedShape {
   /** ggml's name, such as `blk.0.attn_q.weight`. */

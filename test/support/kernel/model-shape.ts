@@ -12,6 +12,8 @@ export interface ModelShape {
   readonly ffnSize: number;
   /** 1 for dense models. */
   readonly numExperts: number;
+  /** Inner size of experts that rows or routers choose. @default a random one below 71 */
+  readonly expertSize?: number | undefined;
   readonly numLayers: number;
   readonly vocabSize: number;
   /** Outputs of the head. @default `vocabSize` */

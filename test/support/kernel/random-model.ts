@@ -129,7 +129,7 @@ class ModelMaker {
       !(hasExperts || mixture) || this.#chance(0.5)
         ? this.#feedForward(ffnSize, { biasScale }, this.#chance(0.7))
         : undefined;
-    const expertSize = this.#integer(8, 70);
+    const expertSize = this.#shape.expertSize ?? this.#integer(8, 70);
     const experts = Array.from({ length: hasExperts ? numExperts : 0 }, () =>
       this.#feedForward(expertSize, { biasScale }, true),
     );
@@ -169,7 +169,7 @@ class ModelMaker {
       biasScale: 0,
       hasTwins: this.#chance(0.4),
     });
-    const expertSize = this.#integer(8, 70);
+    const expertSize = this.#shape.expertSize ?? this.#integer(8, 70);
     const experts = Array.from({ length: numExperts }, () => this.#feedForward(expertSize, { biasScale }, true));
     const choice = { expertsPerToken: Math.min(expertsPerToken, numExperts), normalizesWeights };
     return {

@@ -139,6 +139,23 @@ export function randomWeights(random: () => number, shape: WeightsShape): TestTe
 }
 
 /** Random blocks of a GGUF file's type, whose weights are about as large as `size`. */
+export function randomFileBlocks(
+  random: () => number,
+  name: string,
+  { numValues, size }: { readonly numValues: number; readonly size: number },
+): Uint8Array<ArrayBuffer> {
+  const type = PLAIN_TYPES[name]!;
+  const bytes = Uint8Array.from({ length: (numValues / type.values) * type.bytes }, () => randomInteger(random, 256));
+  // Scales of large blocks are multiplied by up to 63, and minimums are not.
+  const factor = size / (type.values === 256 ? 256 : 8);
+  for (let start = 0; start < bytes.length; start += type.bytes) {
+    for (const at of type.halves) bytes.set(encodeF16(Float32Array.of(randomNormal(random) * factor)), start + at);
+    if (name === "MXFP4") bytes[start] = 120 + randomInteger(random, 6);
+  }
+  return bytes;
+}
+
+/** Random weights of a GGUF file's type. */
 function fileWeights(
   random: () => number,
   name: string,
@@ -151,15 +168,7 @@ function fileWeights(
 ): TestTensor<PlainWeights> {
   const { numOut, numIn, bias, size } = shape;
   const type = PLAIN_TYPES[name]!;
-  const bytes = Uint8Array.from({ length: ((numOut * numIn) / type.values) * type.bytes }, () =>
-    randomInteger(random, 256),
-  );
-  // Scales of large blocks are multiplied by up to 63, and minimums are not.
-  const factor = size / (type.values === 256 ? 256 : 8);
-  for (let start = 0; start < bytes.length; start += type.bytes) {
-    for (const at of type.halves) bytes.set(encodeF16(Float32Array.of(randomNormal(random) * factor)), start + at);
-    if (name === "MXFP4") bytes[start] = 120 + randomInteger(random, 6);
-  }
+  const bytes = randomFileBlocks(random, name, { numValues: numOut * numIn, size });
   const weight = fileTensor(name, bytes, [numOut, numIn]);
   const packed = packFile({ weight, bias: biasOf(shape) }, name as FileType);
   const plain = {
