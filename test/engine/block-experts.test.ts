@@ -1,20 +1,29 @@
 // Experts of every kind over the blocks of files: the same bits alone and in any batch, in memory and streamed.
 
 import { createHash } from "node:crypto";
+import { open, readdir, readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
-import { KernelRunner, openExperts, type KernelRunnerOptions } from "@readme-moe/engine";
+import {
+  KernelRunner,
+  openExperts,
+  ReadMeEngine,
+  type KernelRunnerOptions,
+  type OpenOptions,
+} from "@readme-moe/engine";
 import { describeModel, expertUnits } from "@readme-moe/kernel";
 import { encodeFloats, openModel, type Model, type SafetensorsInput, writeReadMeFolder } from "@readme-moe/model";
 import { expect, onTestFinished, test } from "vitest";
 import { plainLogits } from "../oracles/plain-decoder.ts";
+import { complete } from "../support/complete.ts";
 import { writeFirstLayers } from "../support/first-layers.ts";
-import { writeModelGguf } from "../support/gguf/convert-model.ts";
+import { writeModelGguf, writeQ8Gguf } from "../support/gguf/convert-model.ts";
 import type { MatrixType } from "../support/gguf/convert-mixture.ts";
 import { inRandomSteps } from "../support/in-random-steps.ts";
 import { mixtureFolder, withModel } from "../support/mixture-folder.ts";
 import { POCKET } from "../support/pocket.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 import type { MixtureShape } from "../support/random-mixture.ts";
+import { expectReadMeError } from "../support/rejection.ts";
 import { largestDifference } from "../support/running-model.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 import { writeTinyAdapter } from "../support/tiny-adapter.ts";
@@ -98,7 +107,9 @@ async function compareBits(model: Model, compared: Compared) {
       const { memory } = runner;
       expect(memory !== undefined).toBe("expertCacheBytes" in options);
       memory?.cache.checkIntegrity();
-      if (memory) expect(memory.stats.usedBytes).toBeLessThanOrEqual(memory.stats.budgetBytes);
+      if (!memory) return;
+      expect(memory.stats.usedBytes).toBeLessThanOrEqual(memory.stats.budgetBytes);
+      expect(memory.stats.loads).toBeGreaterThan(0);
     });
   }
   return { sequences, alone, cacheFolder };
@@ -120,7 +131,16 @@ test.each(MIXTURES)("a mixture of $modelType with experts of $expertSize", async
   expect(formats.size).toBeGreaterThan(5);
   const unitBytes = Math.max(...expertUnits(describeModel(model, "file")).layerBytes);
   const streamed = [2, 5, 18].map((count) => ({ expertCacheBytes: count * unitBytes }));
-  const { sequences, alone } = await compareBits(model, { streamed });
+  const { sequences, alone, cacheFolder } = await compareBits(model, { streamed });
+  // Units come from the model's own file: nothing but records of it is in the cache folder.
+  const cached = await readdir(cacheFolder, { recursive: true, withFileTypes: true });
+  const sizes = await Promise.all(
+    cached
+      .filter((entry) => entry.isFile())
+      .map(async ({ parentPath, name }) => (await stat(join(parentPath, name))).size),
+  );
+  expect(sizes.reduce((sum, size) => sum + size, 0)).toBeLessThan(4096);
+  expect(cached.map(({ name }) => name)).not.toContain("kernels");
   // Inputs of products are rounded to 8 bits, after which some routers choose another expert.
   const { ids } = sequences[3]!;
   const expected = await plainLogits(model, ids, new Uint16Array(ids.length));
@@ -156,6 +176,80 @@ test("low-rank experts of a dense model, beside rows without one", async () => {
   expect(without.map(digestOf)).not.toContain(digestOf(alone[2]!));
 });
 
+test.each(["native", "wasm"] as const)(
+  "a file that is cut or changed while a %s kernel streams from it fails what needs it, naming the unit",
+  async (kernel) => {
+    const model = await blocksOf(await mixtureFolder({ modelType: "olmoe", hiddenSize: 256, expertSize: 64 }));
+    const unitBytes = Math.max(...expertUnits(describeModel(model, "file")).layerBytes);
+    const options = { precision: "file", threads: 1, kernel, expertCacheBytes: 2 * unitBytes } as const;
+    const runner = await KernelRunner.open(model, {
+      ...options,
+      readAhead: false,
+      cacheFolder: await temporaryFolder(),
+    });
+    onTestFinished(() => runner.dispose());
+    const ids = [5, 61, 33, 8, 90, 2];
+    const run = () => inRandomSteps(runner, [{ ids }], () => 0.999);
+    const expected = (await run()).map(digestOf);
+    const file = await open(model.path, "r+");
+    onTestFinished(() => file.close());
+    const { size, atime, mtime } = await file.stat();
+    const whole = await readFile(model.path);
+    await file.truncate(size - unitBytes);
+    await file.utimes(atime, mtime);
+    await expectReadMeError(run(), "ERR_FILE_UNREADABLE", "was changed since it was opened");
+    // A write of the same length.
+    await file.write(whole, 0, size, 0);
+    await file.utimes(atime, new Date(mtime.getTime() + 1000));
+    const message = /layer \d of expert \d cannot be read: .* was changed since it was opened/;
+    await expect(run()).rejects.toThrow(message);
+    expect((await withModel(model.path, (again) => logitsOf(again, ids))).map(digestOf)).toStrictEqual(expected);
+    runner.memory?.cache.checkIntegrity();
+    expect(runner.memory?.stats.failedReads).toBeGreaterThan(0);
+  },
+);
+
+const request = (id: number) => ({
+  prompt: [id, 7, 900 + id],
+  params: { maxTokens: 20, temperature: 0, ignoreEos: true },
+});
+
+function answers(engine: ReadMeEngine): Promise<readonly (readonly number[])[]> {
+  return Promise.all([1, 2, 3, 4].map(async (id) => (await complete(engine, request(id))).ids));
+}
+
+test.each(["thread", "process"] as const)(
+  "an engine in a %s streams a mixture from its file where the cache folder cannot be written, also when it ends meanwhile",
+  async (isolation) => {
+    const folder = await mixtureFolder({ modelType: "olmoe", vocabSize: 4096, expertSize: 32 }, { hasTokenizer: true });
+    const path = join(await temporaryFolder(), "model.gguf");
+    await withModel(folder, (model) => writeQ8Gguf(model, path));
+    const unitBytes = await withModel(path, async (model) => expertUnits(describeModel(model, "file")).layerBytes[0]!);
+    const notFolder = join(path, "cache");
+    const openEngine = (options: OpenOptions) =>
+      ReadMeEngine.open(path, { isolation, threads: 1, cacheFolder: notFolder, prefixCacheBytes: 0, ...options });
+    const whole = await openEngine({});
+    const expected = await answers(whole);
+    await whole.dispose();
+    const engine = await openEngine({ expertCacheBytes: 3 * unitBytes });
+    expect(engine.info.precision).toBe("file");
+    expect(await answers(engine)).toStrictEqual(expected);
+    expect((await engine.stats()).expertCache?.loads).toBeGreaterThan(0);
+    const started = new Promise<void>((resolve) => void engine.events.on("token:generated", () => resolve()));
+    const running = Promise.allSettled([1, 2].map((id) => complete(engine, { ...request(id), expert: 0 })));
+    await started;
+    await engine.dispose();
+    for (const { status } of await running) expect(status).toBe("rejected");
+  },
+);
+
+async function logitsOf(model: Model, ids: readonly number[]) {
+  const runner = await KernelRunner.open(model, { precision: "file", threads: 1 });
+  const logits = await inRandomSteps(runner, [{ ids }], () => 0.999);
+  await runner.dispose();
+  return logits;
+}
+
 async function largestExpert(model: Model, loras: Readonly<Record<string, string>>): Promise<number> {
   const runner = await KernelRunner.open(model, { precision: "file", threads: 1 });
   let bytes = 0;
@@ -165,7 +259,7 @@ async function largestExpert(model: Model, loras: Readonly<Record<string, string
   return bytes;
 }
 
-// Read-ME folders have safetensors files, which have no blocks: "file" keeps 16 bits of each weight, "int4" fits blocks.
+// Read-ME folders have safetensors files, which have no blocks: "file" keeps 16 bits of a weight, "int4" fits blocks.
 test.each(["file", "int4"] as const)("Read-ME experts with shared rows in %s", async (precision) => {
   const path = join(await temporaryFolder(), "model");
   const content = tinyContent({ numExperts: 4, expertSizes: [32, 64], sharedSizes: [32, 0], hasBias: true });

@@ -1,8 +1,12 @@
 // The addon's functions with arguments that its wrapper never passes.
 
-import { afterAll, beforeAll, expect, test } from "vitest";
-import { loadAddon } from "../../packages/kernel/src/native-kernel.ts";
+import { open, writeFile, type FileHandle } from "node:fs/promises";
+import { join } from "node:path";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { loadAddon, packNatively } from "../../packages/kernel/src/native-kernel.ts";
+import { formatNumber, productBytes } from "../../packages/kernel/src/pack/block-types.ts";
 import { NUM_SMALL_PAGES, resultsOf, smallBytes, SMALL_REQUEST, SMALL_SIZES } from "../support/kernel/small-model.ts";
+import { persistentFolder } from "../support/temporary-folder.ts";
 
 const addon = loadAddon();
 const OPTIONS = Int32Array.of(1, SMALL_SIZES.maxRows, SMALL_SIZES.maxPositions, 0);
@@ -17,6 +21,9 @@ let pages: unknown;
 
 /** The argument of `packRows` with a format, a source, a number of inputs and of threads. */
 const optionsOf = (...numbers: readonly number[]) => [2, Int32Array.from(numbers)] as const;
+
+/** The argument of `readRows` with a format, and numbers of inputs and of rows. */
+const numbers = (...values: readonly number[]) => [4, Int32Array.from(values)] as const;
 
 /** Calls a function of the addon with whatever arguments. */
 function call(name: keyof typeof addon, ...values: readonly unknown[]): unknown {
@@ -198,4 +205,73 @@ test("rows are packed only if they are whole, into memory that has room for them
     for (const value of junk().slice(0, -1))
       expect(() => pack([index, value]), `argument ${index}`).toThrow(RangeError);
   }
+});
+
+describe.skipIf(addon.readRows === undefined)("rows of a file (skipped on Windows)", () => {
+  const [NUM_IN, NUM_ROWS, ROW_BYTES] = [64, 70, 68];
+  const format = formatNumber("Q8_0");
+  const numBytes = productBytes("Q8_0", NUM_ROWS, NUM_IN);
+  const OFFSET = 33;
+  const stored = new Uint8Array(NUM_ROWS * ROW_BYTES).map((_, i) => (i * 31) % 251);
+  let file: FileHandle;
+  beforeAll(async () => {
+    const path = join(await persistentFolder(), "rows");
+    await writeFile(path, new Uint8Array([...new Uint8Array(OFFSET), ...stored]));
+    file = await open(path);
+  });
+  afterAll(() => file.close());
+
+  /** Reads all rows behind the first 64 bytes of an array of 64 more than they take. */
+  const read = (...changes: readonly (readonly [index: number, value: unknown])[]) => {
+    const target = new Uint8Array(numBytes + 128).fill(9);
+    const values: unknown[] = [file.fd, OFFSET, target, 64, Int32Array.of(format, NUM_IN, NUM_ROWS)];
+    for (const [index, value] of changes) values[index] = value;
+    return { target, done: call("readRows", ...values) as Promise<void> };
+  };
+
+  test("are packed as rows in memory are, and nothing beside them is written", async () => {
+    const expected = new Uint8Array(numBytes + 128).fill(9);
+    const rows = { format, source: format, numIn: NUM_IN, inputs: new Float32Array(), scales: new Float32Array() };
+    const place = { target: expected, place: 64 };
+    packNatively(addon, { ...rows, rows: stored, byteLength: numBytes }, 1, place);
+    const reads = Array.from({ length: 20 }, () => read());
+    await Promise.all(reads.map(({ done }) => done));
+    for (const { target } of reads) expect(target).toStrictEqual(expected);
+  });
+
+  test("that are not all there, or whose file cannot be read, are refused without writing beside them", async () => {
+    const { target, done } = read([1, OFFSET + 1]);
+    await expect(done).rejects.toThrow(`the file ends at byte ${OFFSET + stored.length}`);
+    expect([...target.subarray(0, 64), ...target.subarray(64 + numBytes)]).toStrictEqual(Array(128).fill(9));
+    await expect(read([1, 2 ** 40]).done).rejects.toThrow("the file ends at byte");
+    await expect(read([0, 1_000_000]).done).rejects.toThrow("error 9 of the system");
+    await expect(read([0, -1]).done).rejects.toThrow("error 9 of the system");
+  });
+
+  test("need whole blocks of a format that rows have, and room", () => {
+    const refused: Readonly<Record<string, readonly [number, unknown]>> = {
+      "no file": [0, undefined],
+      "an offset before": [1, -1],
+      "no memory": [2, undefined],
+      "too little memory": [2, new Uint8Array(numBytes + 63)],
+      "memory of the addon": [2, addon.newWeights(numBytes + 64)],
+      "a place too far": [3, 129],
+      "a place before": [3, -1],
+      "two numbers": numbers(format, NUM_IN),
+      "part of a block": numbers(format, NUM_IN + 1, NUM_ROWS),
+      "no inputs": numbers(format, 0, NUM_ROWS),
+      "too many inputs": numbers(format, 2 ** 30, NUM_ROWS),
+      "no rows": numbers(format, NUM_IN, 0),
+      "fewer rows than none": numbers(format, NUM_IN, -NUM_ROWS),
+      "too many rows": numbers(format, NUM_IN, 2 ** 31 - 1),
+      "rounded bytes": numbers(3, NUM_IN, NUM_ROWS),
+      tables: numbers(0, NUM_IN, 1),
+      "a format below all": numbers(-1, NUM_IN, 1),
+      "a format above all": numbers(1000, NUM_IN, 1),
+      "fitted blocks": numbers(16, NUM_IN, 1),
+    };
+    for (const [name, change] of Object.entries(refused)) expect(() => read(change), name).toThrow(RangeError);
+    for (const index of [0, 2, 4])
+      for (const value of junk().slice(-3)) expect(() => read([index, value]), `argument ${index}`).toThrow(RangeError);
+  });
 });

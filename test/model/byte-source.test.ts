@@ -1,8 +1,10 @@
 import { execFileSync } from "node:child_process";
-import { mkdir, truncate, writeFile } from "node:fs/promises";
+import { readSync } from "node:fs";
+import { mkdir, truncate, utimes, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { ByteSource } from "../../packages/model/src/files/byte-source.ts";
+import { Deferred } from "../support/deferred.ts";
 import { expectReadMeError } from "../support/rejection.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 
@@ -87,5 +89,44 @@ describe("ByteSource", () => {
     await source.close();
     await source.close();
     await expectReadMeError(source.read(0, 1), "ERR_DISPOSED", source.path);
+  });
+
+  test("lends the open file, and closes it when the last use of it has settled", async () => {
+    const source = await ByteSource.open(await fileOf(new Uint8Array(10).fill(7)));
+    const [first, second] = [new Deferred<string>(), new Deferred<string>()];
+    const failing = second.promise.then(() => Promise.reject(new Error("second")));
+    const numbers: number[] = [];
+    const uses = [first.promise, failing].map((promise) =>
+      source.lend((descriptor) => {
+        numbers.push(descriptor);
+        return promise;
+      }),
+    );
+    const closed = source.close();
+    await expectReadMeError(
+      source.lend(async () => "late"),
+      "ERR_DISPOSED",
+    );
+    first.resolve("first");
+    expect(await uses[0]).toBe("first");
+    // Its number still names the file.
+    expect(readSync(numbers[0]!, new Uint8Array(10), 0, 10, 0)).toBe(10);
+    second.resolve("");
+    await expect(uses[1]).rejects.toThrow("second");
+    await closed;
+    expect(() => readSync(numbers[1]!, new Uint8Array(10), 0, 10, 0)).toThrow("EBADF");
+  });
+
+  test.each([
+    ["of another length", (path: string) => truncate(path, 9)],
+    ["of another time", (path: string) => utimes(path, 1, 1)],
+  ])("lends no file %s than it had when it was opened", async (_, change) => {
+    const path = await fileOf(new Uint8Array(10));
+    const source = await ByteSource.open(path);
+    expect(await source.lend(async () => "used")).toBe("used");
+    await change(path);
+    const used = source.lend(async () => "used");
+    await expectReadMeError(used, "ERR_FILE_CORRUPT", path, "was changed since it was opened");
+    await source.close();
   });
 });

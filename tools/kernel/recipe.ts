@@ -39,7 +39,7 @@ export const SOURCES = {
     "team",
     "units",
   ],
-  addon: ["addon", "map_file"],
+  addon: ["addon", "map_file", "read_rows"],
   wasm: ["wasm"],
   loops: "loops",
 } as const;

@@ -1,6 +1,6 @@
 // Steps of a model in the kernel: one call per step, or one per layer if experts are streamed.
 
-import { everythingResident, integerOption, ReadMeError, type KernelInfo, type Residency } from "@readme-moe/core";
+import { everythingResident, integerOption, type KernelInfo, type Residency } from "@readme-moe/core";
 import {
   changeFactors,
   type ChangePrecision,
@@ -16,6 +16,7 @@ import {
   type KvMemoryOptions,
   type KvPrecision,
   openCachedKernel,
+  StoredUnits,
 } from "@readme-moe/kernel";
 import { type Model, numOutputsOf, type Precision, resolveCacheFolder } from "@readme-moe/model";
 import { calibrationOf } from "./calibration.ts";
@@ -24,7 +25,7 @@ import type { StreamedChanges } from "./low-rank/change-memory.ts";
 import { LowRankExperts } from "./low-rank/low-rank-experts.ts";
 import type { LoadProgress } from "./protocol.ts";
 import type { StepLogits, StepRunner, StepSequence } from "./step-runner.ts";
-import { ExpertStream } from "./streamed/expert-stream.ts";
+import { ExpertStream, UnitFile } from "./streamed/expert-stream.ts";
 import { kvPrecisionOf } from "./kv-precision.ts";
 import { MixtureSequences } from "./streamed/mixture-rows.ts";
 import { MixtureStream, type MixtureStreamOptions } from "./streamed/mixture-stream.ts";
@@ -135,23 +136,18 @@ export class KernelRunner implements StepRunner {
     const { contextTokens: maxPositions } = model.config;
     const sizes = { threads, maxRows: MAX_ROWS, maxPositions, expertsFromByte: units?.fromByte };
     // The blocks of a file are only put into another order, which takes less time than reading a second file.
-    const inMemory = precision === "file" && !isStreamed;
+    const stored = units && precision === "file" ? StoredUnits.of(description, choice) : undefined;
+    const inMemory = precision === "file" && (!isStreamed || stored !== undefined);
     const cache = { key: naming, cacheFolder, modelPath: model.path, inMemory, onProgress, onCacheFailure };
     const { kernel, path } = await openCachedKernel(description, sizes, { ...choice, ...cache });
+    let file: UnitFile | undefined;
     try {
       const experts: { -readonly [Name in "stream" | "mixture"]?: RunnerParts[Name] } = {};
       if (units && isStreamed) {
-        if (path === undefined) {
-          const message = "Streamed experts are read from the cache folder, which cannot be written";
-          throw new ReadMeError("ERR_WRITE_FAILED", message);
-        }
-        const { expertsPerToken } = mixtureConfig ?? {};
-        if (expertsPerToken === undefined) {
-          experts.stream = await ExpertStream.open(kernel, path, units, { ...options, budgetBytes });
-        } else {
-          const streamed = { ...options, budgetBytes, expertsPerToken };
-          experts.mixture = await MixtureStream.open(kernel, path, units, streamed);
-        }
+        const opened = (file = await UnitFile.open(stored ?? path, units));
+        const streamed = { ...options, budgetBytes, expertsPerToken: mixtureConfig?.expertsPerToken ?? 0 };
+        if (mixtureConfig) experts.mixture = new MixtureStream(kernel, opened, streamed, () => opened.close());
+        else experts.stream = new ExpertStream(kernel, opened, streamed);
       }
       const key = await naming;
       const packing = {
@@ -166,6 +162,7 @@ export class KernelRunner implements StepRunner {
       const numbers = { kvPrecision: kvPrecisionOf(precision, options.kvPrecision), weightsVersion: key };
       return new KernelRunner(model, kernel, { ...numbers, ...experts, lowRank });
     } catch (error) {
+      await file?.close();
       await kernel.close();
       throw error;
     }

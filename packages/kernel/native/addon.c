@@ -8,6 +8,7 @@
 #include "pack_rows.h"
 #include "platform.h"
 #include "processor.h"
+#include "read_rows.h"
 #include "request.h"
 
 /** Kinds of handles. */
@@ -546,6 +547,10 @@ NAPI_MODULE_INIT() {
       {"feedLayer", feed_layer}, {"end", end},
       {"place", place}, {"placeChange", place_change}, {"readLogits", read_logits}, {"close", close_kernel},
       {"returnFreeMemory", return_free_memory}, {"newWeights", new_weights}, {"writeWeights", write_weights}, {"packRows", pack_rows},
+#ifndef _WIN32
+      // Numbers of open files belong to Node's own library there.
+      {"readRows", read_rows},
+#endif
   };
   for (size_t i = 0; i < sizeof functions / sizeof functions[0]; i++) {
     napi_value function;

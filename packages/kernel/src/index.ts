@@ -32,6 +32,7 @@ export {
   type StepResults,
 } from "./kernel.ts";
 export { availableInstructions, kernelInfo, openKernel, type KernelChoice } from "./open-kernel.ts";
+export { StoredUnits } from "./pack/stored-units.ts";
 export { expertUnits, type ByteRange, type ExpertUnits } from "./pack/expert-units.ts";
 export {
   changedPackedFile,

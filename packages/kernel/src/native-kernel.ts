@@ -21,6 +21,8 @@ export interface Addon {
     inputs: Float32Array,
     scales: Float32Array,
   ): void;
+  /** Absent on Windows. */
+  readRows?(descriptor: number, offset: number, target: Uint8Array, place: number, options: Int32Array): Promise<void>;
   openPages(kernel: unknown, numPages: number, type: number): unknown;
   closePages(pages: unknown): void;
   readPage(pages: unknown, page: number, bytes: Uint8Array): void;

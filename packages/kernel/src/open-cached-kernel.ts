@@ -8,7 +8,10 @@ import { packedWeights, type PackOptions } from "./pack/packed-weights.ts";
 
 /** Options of `openCachedKernel`. */
 export interface CachedKernelOptions extends PackOptions, KernelChoice {
-  /** Packs weights into memory, without a file in the cache: for those that are only put into another order. */
+  /**
+   * Packs weights into memory, without a file in the cache: for those that are only put into another order. With
+   * `expertsFromByte`, units of experts are left out.
+   */
   readonly inMemory?: boolean | undefined;
 }
 
@@ -42,11 +45,11 @@ export async function openCachedKernel(
   options: CachedKernelOptions,
 ): Promise<CachedKernel> {
   if (options.inMemory === true) {
-    const { numBytes } = layOut(description);
+    const layout = layOut(description, sizes.expertsFromByte === undefined);
     const onProgress = (doneBytes: number, ofBytes: number): void =>
       options.onProgress?.({ stage: "building", doneBytes, ofBytes });
     const choice = { ...options, threads: sizes.threads };
-    const weights = await packIntoMemory(numBytes, packedPieces(description, onProgress), choice);
+    const weights = await packIntoMemory(layout.numBytes, packedPieces(description, onProgress, layout), choice);
     return { kernel: openKernel(weights, sizes, options), path: undefined };
   }
   for (let mayRetry = true; ; mayRetry = false) {

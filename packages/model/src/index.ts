@@ -98,7 +98,7 @@ export { endOfTextId, Tokenizer, type EncodeOptions } from "./text/tokenizer.ts"
 
 // Tensors in safetensors, GGUF and ONNX files.
 export { blockLayoutOf } from "./gguf/ggml-types.ts";
-export type { BlockType, RowRange, TensorInfo, TensorStore } from "./tensor-store.ts";
+export type { BlockType, FilePlace, RowRange, TensorInfo, TensorStore } from "./tensor-store.ts";
 export { SafetensorsFile } from "./safetensors/read-safetensors.ts";
 export { writeSafetensors, type SafetensorsInput } from "./safetensors/write-safetensors.ts";
 export { GgufFile } from "./gguf/gguf-file.ts";

@@ -1,4 +1,5 @@
 import { integerOption } from "@readme-moe/core";
+import type { ByteSource } from "./files/byte-source.ts";
 import type { StoredBlocks } from "./quantize/block-weights.ts";
 
 /** GGUF's quantised types. `_K` types, IQ4_XS and TQ2_0 have blocks of 256 values along a row, others of 32. */
@@ -80,7 +81,16 @@ export interface TensorStore {
    * @throws {ReadMeError} as `info`
    */
   blocks?(name: string): StoredBlocks | undefined;
+  /** Finds where a tensor's bytes lie in a file, as `readBytes` gives them; `undefined` where they lie otherwise. */
+  placeOf?(name: string): FilePlace | undefined;
   close(): Promise<void>;
+}
+
+/** Successive bytes of a file. */
+export interface FilePlace {
+  readonly file: ByteSource;
+  readonly offset: number;
+  readonly byteLength: number;
 }
 
 /** Returns the product of `shape`, or `undefined` when it is no safe integer. An empty dimension makes it 0. */

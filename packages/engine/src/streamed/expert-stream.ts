@@ -1,27 +1,46 @@
-// Steps with streamed experts: the kernel runs a layer while units of later layers are read from the packed file.
+// Steps with streamed experts: the kernel runs a layer while units of later layers are read.
 
 import { open, type FileHandle } from "node:fs/promises";
 import { ReadMeError, type Residency } from "@readme-moe/core";
-import type { ExpertUnits, Kernel, KernelPages, StepResults } from "@readme-moe/kernel";
+import type { ExpertUnits, Kernel, KernelPages, StepResults, StoredUnits } from "@readme-moe/kernel";
 import { streamedResidency } from "./streamed-residency.ts";
 import { PlacedUnits } from "./unit-places.ts";
 import { UnitMemory, type UnitMemoryOptions, type UnitReader } from "./unit-memory.ts";
 
-/** Reads units of experts from the packed file of the kernel. */
+/** Reads units of experts from a file. */
 export class UnitFile implements UnitReader {
   readonly #path: string;
-  readonly #handle: FileHandle;
   readonly #units: ExpertUnits;
+  readonly #readOnce: UnitReader["read"];
+  readonly #handle: FileHandle | undefined;
 
-  private constructor(path: string, handle: FileHandle, units: ExpertUnits) {
+  private constructor(path: string, units: ExpertUnits, readOnce: UnitReader["read"], handle?: FileHandle) {
     this.#path = path;
-    this.#handle = handle;
     this.#units = units;
+    this.#readOnce = readOnce;
+    this.#handle = handle;
   }
 
-  /** Opens a file. Reads continue to work after the file is removed or replaced. */
-  static async open(path: string, units: ExpertUnits): Promise<UnitFile> {
-    return new UnitFile(path, await open(path), units);
+  /**
+   * Opens a packed file of the kernel, or takes the model's own file, which the model closes. Reads continue to work
+   * after the file is removed or replaced.
+   *
+   * @param from - absent when there is no packed file
+   * @throws {ReadMeError} `ERR_WRITE_FAILED` then
+   */
+  static async open(from: string | StoredUnits | undefined, units: ExpertUnits): Promise<UnitFile> {
+    if (from === undefined) {
+      const message = "Streamed experts are read from the cache folder, which cannot be written";
+      throw new ReadMeError("ERR_WRITE_FAILED", message);
+    }
+    if (typeof from !== "string") return new UnitFile(from.path, units, from.read.bind(from));
+    const handle = await open(from);
+    const readOnce = async (layer: number, expert: number, into: Uint8Array): Promise<void> => {
+      const { start, bytes } = units.rangeOf(layer, expert);
+      const { bytesRead } = await handle.read(into, 0, bytes, start);
+      if (bytesRead !== bytes) throw new Error(`${bytesRead} of ${bytes} bytes are there`);
+    };
+    return new UnitFile(from, units, readOnce, handle);
   }
 
   get numExperts(): number {
@@ -37,12 +56,9 @@ export class UnitFile implements UnitReader {
    * @throws {ReadMeError} `ERR_FILE_UNREADABLE`, naming the file, layer and expert
    */
   async read(layer: number, expert: number, into: Uint8Array): Promise<void> {
-    const { start, bytes } = this.#units.rangeOf(layer, expert);
     for (let isLast = false; ; isLast = true) {
       try {
-        const { bytesRead } = await this.#handle.read(into, 0, bytes, start);
-        if (bytesRead === bytes) return;
-        if (isLast) throw new Error(`${bytesRead} of ${bytes} bytes are there`);
+        return await this.#readOnce(layer, expert, into);
       } catch (cause) {
         if (!isLast) continue;
         const reason = cause instanceof Error ? cause.message : String(cause);
@@ -53,7 +69,7 @@ export class UnitFile implements UnitReader {
   }
 
   async close(): Promise<void> {
-    await this.#handle.close();
+    await this.#handle?.close();
   }
 }
 
@@ -65,7 +81,7 @@ export class ExpertStream {
   readonly #placed: PlacedUnits;
 
   /** @throws {RangeError} if the budget is too small for one layer of all experts */
-  private constructor(file: UnitFile, kernel: Kernel, options: UnitMemoryOptions) {
+  constructor(kernel: Kernel, file: UnitFile, options: UnitMemoryOptions) {
     this.#file = file;
     this.#kernel = kernel;
     this.#placed = new PlacedUnits(kernel);
@@ -74,22 +90,6 @@ export class ExpertStream {
       newMemory: kernel.newUnit?.bind(kernel),
       onReleased: ({ layer, expert }) => this.#placed.remove(layer, expert),
     });
-  }
-
-  /** Opens the packed file. @throws {RangeError} if the budget is too small for one layer of all experts */
-  static async open(
-    kernel: Kernel,
-    path: string,
-    units: ExpertUnits,
-    options: UnitMemoryOptions,
-  ): Promise<ExpertStream> {
-    const file = await UnitFile.open(path, units);
-    try {
-      return new ExpertStream(file, kernel, options);
-    } catch (error) {
-      await file.close();
-      throw error;
-    }
   }
 
   get residency(): Residency {

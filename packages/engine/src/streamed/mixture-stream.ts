@@ -12,8 +12,7 @@ import {
   type RouteShape,
   type UseEstimates,
 } from "@readme-moe/core";
-import type { ExpertUnits, Kernel, KernelPages, StepResults } from "@readme-moe/kernel";
-import { UnitFile } from "./expert-stream.ts";
+import type { Kernel, KernelPages, StepResults } from "@readme-moe/kernel";
 import { PlacedUnits } from "./unit-places.ts";
 import { UnitStore, type UnitMemoryOptions, type UnitReader } from "./unit-store.ts";
 
@@ -117,22 +116,6 @@ export class MixtureStream {
     });
     this.#budgetBytes = options.budgetBytes;
     this.#restart();
-  }
-
-  /** Opens the packed file. @throws {RangeError} if the budget is too small for a token in one layer */
-  static async open(
-    kernel: MixtureKernel,
-    path: string,
-    units: ExpertUnits,
-    options: MixtureStreamOptions,
-  ): Promise<MixtureStream> {
-    const file = await UnitFile.open(path, units);
-    try {
-      return new MixtureStream(kernel, file, options, () => file.close());
-    } catch (error) {
-      await file.close();
-      throw error;
-    }
   }
 
   /** Largest number of rows of a call whose experts of one layer fit in memory, whatever is chosen. */

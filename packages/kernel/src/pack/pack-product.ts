@@ -45,6 +45,7 @@ function packUnscaled({ weight, bias }: LinearRefs, format: FileType | "float", 
   return {
     ...sizes(format, numOut, numIn, bias),
     scaleBytes: 0,
+    stored: format === "float" || bias ? undefined : weight,
     parts: () => ({
       weights: () => rowsToPack(weight, format, { inputs, scales: NONE }),
       scales: nothing,

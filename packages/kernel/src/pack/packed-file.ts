@@ -1,6 +1,13 @@
 // The packed file: a description, then tensors, each at a multiple of 64 bytes.
 
-import { encodeHeader, headerBytes, tensorsOf, type DecoderDescription, type TensorPlace } from "../description.ts";
+import {
+  encodeHeader,
+  expertsOf,
+  headerBytes,
+  tensorsOf,
+  type DecoderDescription,
+  type TensorPlace,
+} from "../description.ts";
 import { packRows } from "./pack-rows.ts";
 import type { PackedPiece, PackedTensor } from "./packed-tensor.ts";
 
@@ -11,12 +18,20 @@ export const UNIT_BYTES = 64;
 export interface PackedLayout {
   readonly places: ReadonlyMap<PackedTensor, TensorPlace>;
   readonly numBytes: number;
+  /** End of the bytes that are packed; behind them is room for units, which are packed elsewhere. */
+  readonly endOfPacked: number;
 }
 
-/** Assigns a place to every tensor of a packed file, without reading it. */
-export function layOut(description: DecoderDescription): PackedLayout {
+/**
+ * Assigns a place to every tensor of a packed file, without reading it.
+ *
+ * @param hasUnits - whether the file has the units of experts; without them, all units have the same place at its end
+ */
+export function layOut(description: DecoderDescription, hasUnits = true): PackedLayout {
   const tensors = tensorsOf(description);
+  const firsts = new Set(hasUnits ? [] : description.layers.flatMap(expertsOf).map(({ gate }) => gate));
   let end = aligned(headerBytes(description, tensors.length));
+  let [endOfPacked, numBytes] = [Infinity, 0];
   const place = (bytes: number): number => {
     if (bytes === 0) return -1;
     const at = end / UNIT_BYTES;
@@ -25,10 +40,12 @@ export function layOut(description: DecoderDescription): PackedLayout {
   };
   const places = new Map<PackedTensor, TensorPlace>();
   for (const tensor of tensors) {
+    if (firsts.has(tensor)) end = endOfPacked = Math.min(end, endOfPacked);
     const { weightBytes, scaleBytes, biasBytes } = tensor;
     places.set(tensor, { weights: place(weightBytes), scales: place(scaleBytes), bias: place(biasBytes) });
+    numBytes = Math.max(numBytes, end);
   }
-  return { places, numBytes: end };
+  return { places, numBytes, endOfPacked: Math.min(numBytes, endOfPacked) };
 }
 
 /** Yields the file's bytes in order. @param onProgress - called with the number of finished bytes */
@@ -48,8 +65,8 @@ export async function* packedBytes(pieces: AsyncIterable<PackedPiece>): AsyncGen
 export async function* packedPieces(
   description: DecoderDescription,
   onProgress: (doneBytes: number, ofBytes: number) => void = () => undefined,
+  { places, endOfPacked }: PackedLayout = layOut(description),
 ): AsyncGenerator<PackedPiece> {
-  const { places, numBytes } = layOut(description);
   let done = 0;
   const padding = (): Uint8Array => {
     const bytes = new Uint8Array(aligned(done) - done);
@@ -63,6 +80,7 @@ export async function* packedPieces(
   yield counted(encodeHeader(description, places));
   yield padding();
   for (const tensor of places.keys()) {
+    if (done === endOfPacked) return;
     const parts = tensor.parts();
     for await (const piece of parts.weights()) yield counted(piece);
     yield padding();
@@ -70,7 +88,7 @@ export async function* packedPieces(
     yield padding();
     yield counted(await parts.bias());
     yield padding();
-    onProgress(done, numBytes);
+    onProgress(done, endOfPacked);
   }
 }
 

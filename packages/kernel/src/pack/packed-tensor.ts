@@ -1,5 +1,6 @@
 // One tensor of the packed file.
 
+import type { TensorRef } from "@readme-moe/model";
 import type { TensorFormat } from "./block-types.ts";
 
 /** A tensor of the packed file, whose bytes are made when the file is written. */
@@ -13,6 +14,8 @@ export interface PackedTensor {
   readonly scaleBytes: number;
   /** Size of one bias per output, 0 without bias. */
   readonly biasBytes: number;
+  /** Rows of a file in the tensor's format, which are all that is packed. @default the tensor is made otherwise */
+  readonly stored?: TensorRef | undefined;
   /** Yields weights in pieces, together `weightBytes`; then scales; then the bias. */
   parts(): PackedParts;
 }

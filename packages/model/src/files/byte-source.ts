@@ -1,4 +1,4 @@
-import { constants, type Stats } from "node:fs";
+import { constants, fstatSync, type Stats } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
 import { ReadMeError } from "@readme-moe/core";
 import { allocateFor, fileError } from "./errors.ts";
@@ -12,11 +12,15 @@ export class ByteSource {
   /** Length in bytes when the file was opened. */
   readonly size: number;
   readonly #maxPieceBytes: number;
+  readonly #changedMs: number;
+  /** Uses of the file by native code. */
+  readonly #lent = new Set<Promise<void>>();
   #handle: FileHandle | undefined;
 
-  private constructor(path: string, handle: FileHandle, size: number, maxPieceBytes: number) {
+  private constructor(path: string, handle: FileHandle, { size, mtimeMs }: Stats, maxPieceBytes: number) {
     this.path = path;
     this.size = size;
+    this.#changedMs = mtimeMs;
     this.#handle = handle;
     this.#maxPieceBytes = maxPieceBytes;
   }
@@ -38,7 +42,7 @@ export class ByteSource {
       const stats = await handle.stat();
       if (!stats.isFile())
         throw new ReadMeError("ERR_FILE_UNREADABLE", `${path}: is ${kindOf(stats)}, not a regular file`);
-      return new ByteSource(path, handle, stats.size, maxPieceBytes);
+      return new ByteSource(path, handle, stats, maxPieceBytes);
     } catch (error) {
       await handle.close();
       throw error instanceof ReadMeError ? error : fileError(path, error);
@@ -70,13 +74,34 @@ export class ByteSource {
     return bytes;
   }
 
+  /**
+   * Lends the file to native code, and keeps it open until `use` settles.
+   *
+   * @param use - gets the number of the open file
+   * @throws {ReadMeError} `ERR_FILE_CORRUPT` when the file has changed; `ERR_DISPOSED` after `close`
+   */
+  async lend<Result>(use: (descriptor: number) => Promise<Result>): Promise<Result> {
+    const handle = this.#handle;
+    if (handle === undefined) throw new ReadMeError("ERR_DISPOSED", `${this.path} was read after the file was closed`);
+    const { size, mtimeMs } = fstatSync(handle.fd);
+    if (size !== this.size || mtimeMs !== this.#changedMs)
+      throw new ReadMeError("ERR_FILE_CORRUPT", `${this.path} was changed since it was opened`);
+    const result = use(handle.fd);
+    const ended = result.then(nothing, nothing).finally(() => this.#lent.delete(ended));
+    this.#lent.add(ended);
+    return result;
+  }
+
   /** Closes the file; further calls do nothing. Running reads may fail. */
   async close(): Promise<void> {
     const handle = this.#handle;
     this.#handle = undefined;
+    await Promise.all(this.#lent);
     await handle?.close();
   }
 }
+
+function nothing(): void {}
 
 function endsEarly(where: string, offset: number, byteLength: number, size: number): ReadMeError {
   const message = `${where} needs bytes ${offset} to ${offset + byteLength}, but the file ends at byte ${size}`;

@@ -1,7 +1,14 @@
 import { ReadMeError } from "@readme-moe/core";
 import { allocateFor, quoted } from "../files/errors.ts";
 import { ByteSource } from "../files/byte-source.ts";
-import { checkRows, rowBytes, type RowRange, type StoredType, type TensorInfo } from "../tensor-store.ts";
+import {
+  checkRows,
+  type FilePlace,
+  rowBytes,
+  type RowRange,
+  type StoredType,
+  type TensorInfo,
+} from "../tensor-store.ts";
 import { type GgufHeader, type GgufTensorInfo, readGgufHeader } from "./header.ts";
 import type { GgufMetadata } from "./metadata.ts";
 
@@ -59,6 +66,12 @@ export class GgufFile {
       throw this.#unsupported(name, "is a quantised vector, whose rows share blocks");
     const range = rowBytes({ shape: tensor.shape, byteLength }, rows);
     return this.#source.read(tensor.offset + range.offset, range.byteLength, `tensor ${quoted(name)}`);
+  }
+
+  /** Finds where a tensor's blocks lie. @throws {ReadMeError} as `info` */
+  placeOf(name: string): FilePlace {
+    const { tensor, byteLength } = this.#readable(name);
+    return { file: this.#source, offset: tensor.offset, byteLength };
   }
 
   /**

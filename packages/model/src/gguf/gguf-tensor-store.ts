@@ -2,7 +2,14 @@ import { ReadMeError } from "@readme-moe/core";
 import { familyOf, modelTypeOf } from "../config/families.ts";
 import { allocateFor, quoted } from "../files/errors.ts";
 import { encodeFloats } from "../files/floats.ts";
-import { checkRows, countValues, type RowRange, type TensorInfo, type TensorStore } from "../tensor-store.ts";
+import {
+  checkRows,
+  countValues,
+  type FilePlace,
+  type RowRange,
+  type TensorInfo,
+  type TensorStore,
+} from "../tensor-store.ts";
 import { GgufFile } from "./gguf-file.ts";
 import { hfNameOf, rotaryPartOf } from "./tensor-names.ts";
 
@@ -107,6 +114,12 @@ export class GgufTensorStore implements TensorStore {
     }
     if (this.#pairedHeadSize(ggmlName) === undefined) return this.file.readFloats(ggmlName, rows);
     return this.file.decode(ggmlName, await this.readBytes(name, rows));
+  }
+
+  placeOf(name: string): FilePlace | undefined {
+    const ggmlName = this.#ggmlName(name);
+    const isChanged = this.#isShifted(ggmlName) || this.#pairedHeadSize(ggmlName) !== undefined;
+    return isChanged ? undefined : this.file.placeOf(ggmlName);
   }
 
   async close(): Promise<void> {

@@ -2,7 +2,14 @@
 
 import { ReadMeError } from "@readme-moe/core";
 import { quoted } from "../files/errors.ts";
-import { checkRows, countValues, type RowRange, type TensorInfo, type TensorStore } from "../tensor-store.ts";
+import {
+  checkRows,
+  countValues,
+  type FilePlace,
+  type RowRange,
+  type TensorInfo,
+  type TensorStore,
+} from "../tensor-store.ts";
 import type { TensorRef } from "./tensor-ref.ts";
 
 /** A matrix within a tensor of three dimensions. */
@@ -66,6 +73,14 @@ export class TensorSlices implements TensorStore {
   async readFloats(name: string, rows?: RowRange): Promise<Float32Array> {
     const { source } = this.#slice(name);
     return source.store.readFloats(source.name, this.#rowsOf(name, rows));
+  }
+
+  placeOf(name: string): FilePlace | undefined {
+    const { source, firstRow } = this.#slice(name);
+    const whole = source.store.placeOf?.(source.name);
+    const { shape, byteLength } = this.info(name);
+    const offset = (whole?.offset ?? 0) + (firstRow * byteLength) / (shape[0] ?? 1);
+    return whole && { ...whole, offset, byteLength };
   }
 
   async close(): Promise<void> {}
