@@ -87,6 +87,19 @@ export class HeaderWindow {
     return this.#bytes.toString(at < to ? "utf8" : "latin1", from, to);
   }
 
+  /** Reads more of the file unless it has `count` strings here: reading more repeats the item, and they take long. */
+  holdStrings(count: number): void {
+    const [view, length] = [this.#view, this.#bytes.byteLength];
+    let at = this.#at;
+    for (let left = count; left > 0; left--) {
+      if (at + 8 <= length) at += 8 + view.getUint32(at, true) + 2 ** 32 * view.getUint32(at + 4, true);
+      else at += 8;
+      // Strings beyond the file's end are refused when they are read.
+      if (this.#start + at > this.#source.size) return;
+      if (at > length) throw new WindowEnded(this.#start + at);
+    }
+  }
+
   /** Copies the next bytes. */
   take(byteLength: number): Uint8Array {
     const from = this.#advance(byteLength);

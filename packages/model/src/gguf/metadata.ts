@@ -97,6 +97,7 @@ function readArray(window: HeaderWindow, nestingLeft: number): GgufValue {
     case STRING:
       // Each string counts itself.
       window.expect(length, 8, "strings");
+      window.holdStrings(length);
       return readElements(window, length, () => window.string(), 0);
     case ARRAY:
       window.expect(length, 12, "arrays");

@@ -19,6 +19,8 @@ export interface TokenizerSource {
   readonly config?: JsonObject;
   /** Path of `config` that messages name. @default path */
   readonly configPath?: string;
+  /** Ids of `model.vocab` by spelling. @default read from there */
+  readonly ids?: ReadonlyMap<string, number>;
 }
 
 /** Options of encoding: the tokens around a text, and limits. */
@@ -62,8 +64,8 @@ export class Tokenizer {
 
   /** @throws {ReadMeError} `ERR_FILE_CORRUPT`; `ERR_MODEL_UNSUPPORTED` naming what this project does not have */
   constructor(source: TokenizerSource) {
-    const { path, tokenizer, config = {}, configPath = path } = source;
-    const vocabulary = withConfigTokens(configPath, readVocabulary(path, tokenizer), config);
+    const { path, tokenizer, config = {}, configPath = path, ids } = source;
+    const vocabulary = withConfigTokens(configPath, readVocabulary(path, tokenizer, ids), config);
     [this.#encoder, this.#frames] = build(path, () => {
       const encoder = new TokenEncoder(path, tokenizer, vocabulary);
       const idOf = (token: string): number | undefined => encoder.idOf(token, vocabulary.ids);

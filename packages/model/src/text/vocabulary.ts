@@ -24,8 +24,13 @@ export interface NamedToken {
   readonly text: string;
 }
 
-/** @throws {ReadMeError} `ERR_FILE_CORRUPT`, or `ERR_MODEL_UNSUPPORTED` for any model but BPE */
-export function readVocabulary(path: string, tokenizer: JsonObject): Vocabulary {
+/**
+ * Reads the vocabulary of a tokenizer.json.
+ *
+ * @param known - ids by spelling, in place of `model.vocab`
+ * @throws {ReadMeError} `ERR_FILE_CORRUPT`, or `ERR_MODEL_UNSUPPORTED` for any model but BPE
+ */
+export function readVocabulary(path: string, tokenizer: JsonObject, known?: ReadonlyMap<string, number>): Vocabulary {
   const model = expectObject(path, "`model`", tokenizer["model"]);
   // Files of early versions of the format give no type.
   const type = model["type"] ?? ("merges" in model ? "BPE" : undefined);
@@ -35,7 +40,9 @@ export function readVocabulary(path: string, tokenizer: JsonObject): Vocabulary 
   }
   const texts: (string | undefined)[] = [];
   const ids = new Map<string, number>();
-  for (const [text, id] of Object.entries(expectObject(path, "`model.vocab`", model["vocab"]))) {
+  const vocab: Iterable<readonly [string, unknown]> =
+    known ?? Object.entries(expectObject(path, "`model.vocab`", model["vocab"]));
+  for (const [text, id] of vocab) {
     if (!isTokenId(id)) throw corrupt(path, `token ${quoted(text)} has the id ${describeValue(id)}`);
     if (texts[id] !== undefined)
       throw corrupt(path, `tokens ${quoted(texts[id])} and ${quoted(text)} have the same id ${id}`);
