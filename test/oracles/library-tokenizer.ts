@@ -31,7 +31,11 @@ export function libraryEncoder({ path, tokenizer, config = {} }: TokenizerSource
       pre_tokenizer: rewritten(tokenizer, vocabulary),
       post_processor: tokenizer["post_processor"] ?? null,
       decoder: null,
-      model: { ...(tokenizer["model"] as JsonObject), type: "BPE", merges: [...vocabulary.merges] },
+      model: {
+        ...(tokenizer["model"] as JsonObject),
+        type: "BPE",
+        merges: vocabulary.merges.map(([left, right]) => [left, right]),
+      },
     },
     {},
   );
