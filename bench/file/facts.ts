@@ -1,4 +1,4 @@
-// What is known of a file and its contenders before they are measured.
+// Facts about a file and its contenders that need no measurement.
 
 import { stat } from "node:fs/promises";
 import { kvPrecisionOf } from "@readme-moe/engine";

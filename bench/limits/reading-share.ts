@@ -28,7 +28,7 @@ export async function measureReading(
   return readings;
 }
 
-/** What one row measures. */
+/** Options of one row's measurement. */
 type ReadingCase = Pick<Extract<Job, { readonly kind: "reading" }>, "past" | "precision" | "instructions"> & {
   readonly name: string;
 };

@@ -56,7 +56,7 @@ export function packedMxfp4(
   ];
 }
 
-/** What llm-compressor writes for its scheme MXFP4A16. */
+/** The `quantization_config` that llm-compressor writes for its scheme MXFP4A16. */
 export const MXFP4_CONFIG = {
   quant_method: "compressed-tensors",
   format: "mxfp4-pack-quantized",

@@ -21,12 +21,7 @@ const perPackage = {
     onLoad({ filter: OUR_FILE }, ({ path }) => {
       const text = readFileSync(path, "utf8");
       const own = nameOf(path);
-      return {
-        contents: text.replaceAll(
-          "import.meta.url",
-          own === "@readme-moe/engine" ? "import.meta.url" : `urlOf("${own}")`,
-        ),
-      };
+      return { contents: own === "@readme-moe/engine" ? text : text.replaceAll("import.meta.url", `urlOf("${own}")`) };
     });
     onResolve({ filter: /.*/ }, ({ path, importer }) =>
       OTHERS.test(path) ? { path, namespace: "other", pluginData: nameOf(importer) } : undefined,

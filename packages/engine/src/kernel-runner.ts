@@ -135,8 +135,8 @@ export class KernelRunner implements StepRunner {
     const units = isStreamed ? expertUnits(description) : undefined;
     const { contextTokens: maxPositions } = model.config;
     const sizes = { threads, maxRows: MAX_ROWS, maxPositions, expertsFromByte: units?.fromByte };
-    // The blocks of a file are only put into another order, which takes less time than reading a second file.
     const stored = units && precision === "file" ? StoredUnits.of(description, choice) : undefined;
+    // The blocks of a file are only put into another order, which takes less time than reading a second file.
     const inMemory = precision === "file" && (!isStreamed || stored !== undefined);
     const cache = { key: naming, cacheFolder, modelPath: model.path, inMemory, onProgress, onCacheFailure };
     const { kernel, path } = await openCachedKernel(description, sizes, { ...choice, ...cache });

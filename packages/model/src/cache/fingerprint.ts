@@ -92,7 +92,7 @@ async function hashAndRemember(path: string, state: string, memo: string): Promi
 
 async function hashOf(path: string): Promise<string> {
   const sum = createHash("sha256");
-  await pipeline(createReadStream(path), sum);
+  await pipeline(createReadStream(path, { highWaterMark: 1 << 20 }), sum);
   return sum.digest("hex");
 }
 
