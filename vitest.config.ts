@@ -30,6 +30,17 @@ export const builtWorkers: Plugin = {
 /** Tests that change what modules keep, or import other tests. */
 const IN_OWN_PROCESS = ["test/express/over-fetch.test.ts"];
 
+/** Tests of whole programs, machines, pages and real models: `npm run test:system` runs them, and `npm test` all others. */
+const SYSTEM = [
+  "test/bench/{bench-command,file-suite,fuzz-models,speculation}.test.ts",
+  "test/chatbot/{killed-server,live,page,page-features,page-trouble}.test.ts",
+  "test/docs/code-blocks.test.ts",
+  "test/engine/{equality,smollm2}.test.ts",
+  "test/examples/*.test.ts",
+  "test/fleet/{batches,commands,failover,failures,fleet,freezes,refactor,rolling,streamed-experts,tune}.test.ts",
+  "test/readme-moe/shipped-adapter.test.ts",
+];
+
 // `--mode built`: commands, programs and workers run as they were just built.
 export default defineConfig(({ mode }) => ({
   plugins: mode === "built" ? [builtWorkers] : [],
@@ -40,8 +51,14 @@ export default defineConfig(({ mode }) => ({
     projects: [
       {
         extends: true,
-        test: { name: "shared", isolate: false, include: ["test/**/*.test.ts"], exclude: IN_OWN_PROCESS },
+        test: {
+          name: "shared",
+          isolate: false,
+          include: ["test/**/*.test.ts"],
+          exclude: [...IN_OWN_PROCESS, ...SYSTEM],
+        },
       },
+      { extends: true, test: { name: "system", isolate: false, include: SYSTEM } },
       { extends: true, test: { name: "alone", include: IN_OWN_PROCESS } },
     ],
     reporters: ["default", "./test/support/summary-reporter.ts"],

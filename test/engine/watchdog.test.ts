@@ -10,7 +10,6 @@ import * as fc from "../support/fast-check.ts";
 import { HANGING_TOKENS, writeHangingScheduler } from "../support/hanging-scheduler.ts";
 import { ISOLATIONS } from "../support/pocket-engine.ts";
 import { expectReadMeError } from "../support/rejection.ts";
-import { ENDLESS } from "../support/served-model.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
 import { WITH_TOKENIZER, writeTinyReadMe } from "../support/tiny-read-me.ts";
 
@@ -23,11 +22,12 @@ let model: string;
 beforeAll(async () => {
   folder = await persistentFolder();
   model = join(folder, "model");
-  await writeTinyReadMe(model, { ...ENDLESS, ...WITH_TOKENIZER, numExperts: 3 });
+  // A short context: the limit is at least ten of the longest steps that are predicted.
+  await writeTinyReadMe(model, { config: { max_position_embeddings: 64 }, ...WITH_TOKENIZER, numExperts: 3 });
 });
 
 const open = (options: EngineOptions): Promise<ReadMeEngine> =>
-  ReadMeEngine.open(model, { threads: 1, precision: "int8", hungMs: 2000, speculation: false, ...options });
+  ReadMeEngine.open(model, { threads: 1, precision: "int8", hungMs: 1500, speculation: false, ...options });
 
 describe.each(ISOLATIONS)("an engine in a %s", (isolation) => {
   test.each([

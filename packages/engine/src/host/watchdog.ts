@@ -31,20 +31,26 @@ interface WatchdogHooks {
 
 /** Watches a worker while answers are awaited. */
 export class Watchdog {
-  /** Longest silence, in ms. A change counts from the next part on. */
-  limitMs: number;
   readonly #hooks: WatchdogHooks;
   #silence: Silence = HEARD;
+  #limitMs: number;
   #timer: NodeJS.Timeout | undefined;
 
   constructor(limitMs: number, hooks: WatchdogHooks) {
-    this.limitMs = limitMs;
+    this.#limitMs = limitMs;
     this.#hooks = hooks;
   }
 
   /** Notes a sign of life. */
   heard(): void {
     this.#silence = HEARD;
+  }
+
+  /** Sets the longest silence, in ms. The part that runs begins again. */
+  set limitMs(limitMs: number) {
+    if (limitMs === this.#limitMs) return;
+    this.#limitMs = limitMs;
+    if (this.#timer) this.#schedule();
   }
 
   start(): void {
@@ -55,13 +61,19 @@ export class Watchdog {
 
   stop(): void {
     clearTimeout(this.#timer);
+    this.#timer = undefined;
   }
 
   #pass(): void {
     if (!this.#silence.isAsked) this.#hooks.ask();
     this.#silence = afterPart(this.#silence);
-    if (isHung(this.#silence)) this.#hooks.onHung(this.limitMs);
-    // Each part has a timer of its own, so that messages are received between two parts that are late.
-    else this.#timer = setTimeout(() => this.#pass(), this.limitMs / PARTS).unref();
+    if (isHung(this.#silence)) this.#hooks.onHung(this.#limitMs);
+    else this.#schedule();
+  }
+
+  /** Gives each part a timer of its own, so that messages are received between two parts that are late. */
+  #schedule(): void {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.#pass(), this.#limitMs / PARTS).unref();
   }
 }
