@@ -71,7 +71,7 @@ export const REGIONS: readonly Region[] = [
   {
     page: "express.md",
     name: "admission",
-    make: () => optionTable([`${EDGE}/admission/options.ts`, "AdmissionOptions"]),
+    make: () => optionTable([`${EDGE}/admission/limits.ts`, "AdmissionOptions"]),
   },
   { page: "express.md", name: "operations", make: () => optionTable([`${EDGE}/operations.ts`, "OperationsOptions"]) },
   { page: "express.md", name: "metrics", make: () => optionTable([`${EDGE}/metrics.ts`, "MetricsOptions"]) },

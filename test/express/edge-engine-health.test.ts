@@ -5,13 +5,13 @@ import { ApiError } from "@readme-moe/express";
 import { describe, expect, test } from "vitest";
 import {
   afterOutcome,
+  type EngineOutcome,
   freshRecord,
   isFailing,
+  MODEL_STATES,
   outcomeKind,
-  type EngineOutcome,
   type OutcomeKind,
-} from "../../packages/express/src/edge/models/engine-health.ts";
-import { MODEL_STATES } from "../../packages/express/src/edge/models/model-condition.ts";
+} from "../../packages/express/src/edge/models/model-entry.ts";
 import { verdicts, type JudgedModel } from "../../packages/express/src/edge/operations.ts";
 import { ClientGone } from "../../packages/express/src/http/request.ts";
 

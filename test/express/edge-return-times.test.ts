@@ -7,7 +7,7 @@ import {
   NO_RETURN_TIMES,
   promiseReturn,
   recordRelease,
-} from "../../packages/express/src/edge/admission/return-times.ts";
+} from "../../packages/express/src/edge/admission.ts";
 
 test("one place takes a second while no release is known", () => {
   expect(msPerRelease(NO_RETURN_TIMES, 123)).toBeUndefined();

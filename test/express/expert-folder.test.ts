@@ -5,7 +5,7 @@ import { execFileSync } from "node:child_process";
 import { join } from "node:path";
 import { ApiError } from "@readme-moe/express";
 import { beforeAll, describe, expect, test } from "vitest";
-import { ExpertFolder, isPlainName } from "../../packages/express/src/edge/experts/expert-folder.ts";
+import { ExpertFolder, isPlainName } from "../../packages/express/src/edge/experts/options.ts";
 import * as fc from "../support/fast-check.ts";
 import { persistentFolder, temporaryFolder } from "../support/temporary-folder.ts";
 

@@ -8,7 +8,7 @@ import {
   namedModel,
   splitExpertId,
   type ModelNames,
-} from "../../packages/express/src/edge/experts/model-ids.ts";
+} from "../../packages/express/src/edge/experts/live-experts.ts";
 import * as fc from "../support/fast-check.ts";
 
 const PARTS = ["a", "b", "a:b", "b:a", "a:b:a"] as const;

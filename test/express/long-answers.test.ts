@@ -6,7 +6,7 @@ import type { ReadMeEngine } from "@readme-moe/engine";
 import { Admission, readMe, type Entrant } from "@readme-moe/express";
 import express from "express";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
-import { JsonList, jsonParts } from "../../packages/express/src/http/send-json.ts";
+import { JsonList, jsonParts } from "../../packages/express/src/http/reply.ts";
 import * as fc from "../support/fast-check.ts";
 import { outcomeOf, startNode } from "../support/node-process.ts";
 import { postJson } from "../support/post-json.ts";

@@ -1,10 +1,9 @@
 // Limits of several servers in a time that tests set, beside plain counts of minutes.
 
 import { expect, onTestFinished, test, vi } from "vitest";
-import { durationText, limiterOf, limitRequests, limitTokens } from "../../packages/express/src/edge/rate-limits.ts";
+import { durationText, limiterOf, limitRequests, limitTokens } from "../../packages/express/src/edge/guard.ts";
 import { runSteps } from "../../packages/express/src/http/routes.ts";
-import { WebReply } from "../../packages/express/src/http/web-reply.ts";
-import { WebRequest } from "../../packages/express/src/http/web-request.ts";
+import { WebReply, WebRequest } from "../../packages/express/src/http/web.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 
 type Limiter = ReturnType<typeof limiterOf>;

@@ -2,8 +2,7 @@
 
 import express from "express";
 import { describe, expect, onTestFinished, test } from "vitest";
-import { guard, type GuardOptions } from "../../packages/express/src/edge/guard.ts";
-import { durationText, limiterOf } from "../../packages/express/src/edge/rate-limits.ts";
+import { durationText, guard, type GuardOptions, limiterOf } from "../../packages/express/src/edge/guard.ts";
 import { localsOf } from "../../packages/express/src/http/request.ts";
 import { errorOf, guarded } from "../support/guarded-server.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";

@@ -3,8 +3,8 @@
 import { EventEmitter } from "node:events";
 import { Admission } from "@readme-moe/express";
 import { expect, onTestFinished, test } from "vitest";
-import type { Reply } from "../../packages/express/src/http/border.ts";
-import { sendBytes } from "../../packages/express/src/http/send-json.ts";
+import type { Reply } from "../../packages/express/src/http/types.ts";
+import { sendBytes } from "../../packages/express/src/http/reply.ts";
 import { manualTimers } from "../support/manual-timers.ts";
 import { openSocket } from "../support/raw-http.ts";
 import { serveTenants, type Ids, type Tenants } from "../support/tenants.ts";

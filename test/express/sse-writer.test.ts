@@ -3,7 +3,7 @@
 import { once } from "node:events";
 import express, { type Response } from "express";
 import { describe, expect, test } from "vitest";
-import { SseWriter } from "../../packages/express/src/http/sse-writer.ts";
+import { SseWriter } from "../../packages/express/src/http/reply.ts";
 import { systemTimers } from "../../packages/express/src/http/timers.ts";
 import { identify } from "../../packages/express/src/http/request.ts";
 import { manualTimers } from "../support/manual-timers.ts";

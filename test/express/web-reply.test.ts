@@ -1,11 +1,9 @@
 // The answer of the web as a writable stream: what its reader gets, and what its writer is told.
 
 import { expect, test } from "vitest";
-import { SseWriter } from "../../packages/express/src/http/sse-writer.ts";
-import { JSON_TYPE, sendJson, sendText } from "../../packages/express/src/http/send-json.ts";
+import { JSON_TYPE, sendJson, sendText, SseWriter } from "../../packages/express/src/http/reply.ts";
 import { identify } from "../../packages/express/src/http/request.ts";
-import { WebReply } from "../../packages/express/src/http/web-reply.ts";
-import { WebRequest } from "../../packages/express/src/http/web-request.ts";
+import { WebReply, WebRequest } from "../../packages/express/src/http/web.ts";
 import * as fc from "../support/fast-check.ts";
 import { manualTimers, type ManualTimers } from "../support/manual-timers.ts";
 import { nextTurn } from "../support/scripted-engine.ts";

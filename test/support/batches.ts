@@ -8,8 +8,8 @@ import type { LineHandlers } from "../../packages/express/src/batches/run-line.t
 import { BATCH_ENDPOINTS } from "../../packages/express/src/batches/schemas.ts";
 import { Batches, type BatchesParts } from "../../packages/express/src/batches/service.ts";
 import type { BatchEnd } from "../../packages/express/src/batches/state.ts";
-import type { Handler, Incoming, Reply } from "../../packages/express/src/http/border.ts";
-import { JSON_TYPE, sendText } from "../../packages/express/src/http/send-json.ts";
+import type { Handler, Incoming, Reply } from "../../packages/express/src/http/types.ts";
+import { JSON_TYPE, sendText } from "../../packages/express/src/http/reply.ts";
 
 type Endpoint = "/v1/chat/completions" | "/v1/completions" | "/v1/embeddings" | "/v1/responses";
 

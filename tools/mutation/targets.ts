@@ -33,7 +33,7 @@ export const MUTATION_TARGETS: readonly MutationTarget[] = [
   },
   {
     name: "guard",
-    sources: ["express/src/edge/guard.ts", "express/src/edge/rate-limits.ts"],
+    sources: ["express/src/edge/guard.ts"],
     tests: ["test/express/{edge-guard,rate-limits}.test.ts"],
   },
   {

@@ -23,7 +23,7 @@ import { readJson, refuseEarly, refuseLong } from "./api/read-body.ts";
 import { sendRead } from "./api/reads.ts";
 import { chatEndpoint, completionEndpoint, serveGeneration, type GenerationEndpoint } from "./api/serve-generation.ts";
 import type { ChatBody, CompletionBody } from "./api/request-schemas.ts";
-import type { Handler, Step } from "./http/border.ts";
+import type { Handler, Step } from "./http/types.ts";
 import { identify } from "./http/request.ts";
 import { last, type Route, type RouteTable } from "./http/routes.ts";
 import { countTokens, messagesEndpoint } from "./messages/endpoint.ts";

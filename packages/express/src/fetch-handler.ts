@@ -5,8 +5,7 @@ import type { DrainOptions } from "./edge/models/options.ts";
 import { sendError } from "./http/errors.ts";
 import { answerUnknown, wayFinder } from "./http/routes.ts";
 import { foreignHost } from "./http/server.ts";
-import { WebReply } from "./http/web-reply.ts";
-import { WebRequest } from "./http/web-request.ts";
+import { WebReply, WebRequest } from "./http/web.ts";
 import { allServices, type ReadMeOptions } from "./services.ts";
 
 /** Options of `fetchHandler`: those of `readMe`, whose hooks get web requests. */

@@ -16,7 +16,7 @@ export type {
   PolicyDecision,
   RoutedRequest,
   Ticket,
-} from "./edge/admission/options.ts";
+} from "./edge/admission/limits.ts";
 export type { CorsOptions } from "./edge/cors.ts";
 export type { Authorize } from "./edge/guard.ts";
 export type { ExpertsOptions, ExpertUse } from "./edge/experts/options.ts";
@@ -28,8 +28,8 @@ export type {
   ShareTraffic,
   SwapOptions,
 } from "./edge/models/options.ts";
-export type { ModelCondition, ModelState } from "./edge/models/model-condition.ts";
-export { ServedModels, type Lease, type MayName, type ServedExpert, type ServedModel } from "./edge/served-models.ts";
+export type { Lease, ModelCondition, ModelState } from "./edge/models/model-entry.ts";
+export { ServedModels, type MayName, type ServedExpert, type ServedModel } from "./edge/served-models.ts";
 export type { BatchesOptions } from "./batches/options.ts";
 export type { ResponsesOptions } from "./responses/store.ts";
 export type { ReadMeApiOptions, ReadMeOperationsOptions, ReadMeOptions, ServingOptions } from "./services.ts";

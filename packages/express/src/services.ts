@@ -13,14 +13,13 @@ import { API_OPTION_NAMES, resolveApiOptions, resolveReaderOptions, type ApiOpti
 import { Paces } from "./api/read-body.ts";
 import { cors, type CorsOptions } from "./edge/cors.ts";
 import { Admission } from "./edge/admission.ts";
-import type { AdmissionOptions } from "./edge/admission/options.ts";
+import type { AdmissionOptions } from "./edge/admission/limits.ts";
 import { guard, type GuardOptions } from "./edge/guard.ts";
 import { collectMetrics, type MetricsOptions } from "./edge/metrics.ts";
 import { operations, type OperationsOptions } from "./edge/operations.ts";
 import { Heartbeat } from "./edge/heartbeat.ts";
 import { resolveExpertsOptions, type ExpertsOptions } from "./edge/experts/options.ts";
-import { reportOutcomes } from "./edge/models/report-outcomes.ts";
-import { ServedModels } from "./edge/served-models.ts";
+import { reportOutcomes, ServedModels } from "./edge/served-models.ts";
 import { joinTables, type RouteTable } from "./http/routes.ts";
 import { ResponseStore, type ResponsesOptions } from "./responses/store.ts";
 

@@ -4,7 +4,7 @@ import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { isDeepStrictEqual } from "node:util";
 import { expect, test } from "vitest";
-import type { Reply } from "../../../packages/express/src/http/border.ts";
+import type { Reply } from "../../../packages/express/src/http/types.ts";
 import { ApiError, retryHeaders, sendError } from "../../../packages/express/src/http/errors.ts";
 import { addBatch, answerJson, batchFile, startService, storedLines } from "../../support/batches.ts";
 import { randomInteger, seededRandom } from "../../support/random.ts";

@@ -4,7 +4,7 @@ import { mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { mkdir, readdir, rename, rmdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { expect, test } from "vitest";
-import type { Reply } from "../../../packages/express/src/http/border.ts";
+import type { Reply } from "../../../packages/express/src/http/types.ts";
 import { ApiError, retryHeaders, sendError } from "../../../packages/express/src/http/errors.ts";
 import { answerJson, addBatch, batchFile, endOf, startService, storedLines } from "../../support/batches.ts";
 import { outcomeOf, startNode } from "../../support/node-process.ts";

@@ -1,7 +1,7 @@
 // Formats in which answers are sent: the interface that each API has one of, and the format of OpenAI's two older APIs.
 
 import type { ApiError } from "../http/errors.ts";
-import type { Framing, SseEvent } from "../http/sse-writer.ts";
+import type { Framing, SseEvent } from "../http/reply.ts";
 import type { ReadMeAnswer, TimingsAnswer, UsageAnswer } from "./answer-schemas.ts";
 import type { Exchange } from "./exchange.ts";
 import type { AnswerShape, ChoiceCollector, GenerationSettings, Piece } from "./generation.ts";

@@ -3,8 +3,7 @@
 import type { Usage } from "@readme-moe/core";
 import { asApiError, engineError } from "../http/errors.ts";
 import { ClientGone, stampProcessingTime } from "../http/request.ts";
-import { sendJson } from "../http/send-json.ts";
-import { SseWriter, type SseEvent } from "../http/sse-writer.ts";
+import { sendJson, type SseEvent, SseWriter } from "../http/reply.ts";
 import { timingsOf, usageAnswer } from "./answer-figures.ts";
 import type { AnswerFormat, AnswerPart, Outcome } from "./answer-format.ts";
 import type { ReadMeAnswer } from "./answer-schemas.ts";

@@ -1,7 +1,7 @@
 // Pieces of a chat's answer as choices in the shape of chat completions: reasoning, content and tool calls.
 
 import type { Engine, FinishReason } from "@readme-moe/core";
-import { JsonList } from "../http/send-json.ts";
+import { JsonList } from "../http/reply.ts";
 import type { ChatReasoning } from "../reasoning/open.ts";
 import type { ReasoningParser } from "../reasoning/parser.ts";
 import { joinToolCalls, type ToolCallDelta, type WholeToolCall } from "../tools/tool-calls.ts";

@@ -3,7 +3,7 @@
 import { randomUUID } from "node:crypto";
 import { recommendedMaxTokens, type Engine, type FinishReason, type ProcessLogits } from "@readme-moe/core";
 import { invalid, unsupported } from "../http/errors.ts";
-import { JsonList } from "../http/send-json.ts";
+import { JsonList } from "../http/reply.ts";
 import { LIMITS } from "../limits.ts";
 import type { CompletionLogprobs } from "./answer-schemas.ts";
 import {

@@ -2,7 +2,7 @@
 
 import { createHash } from "node:crypto";
 import { ApiError } from "../http/errors.ts";
-import { eventParts, type SseEvent } from "../http/sse-writer.ts";
+import { eventParts, type SseEvent } from "../http/reply.ts";
 
 /** Place in the stream of an answer. */
 export interface StreamPlace {

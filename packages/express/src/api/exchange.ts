@@ -2,11 +2,13 @@
 
 import { isTraceparent, type Engine } from "@readme-moe/core";
 import { Grammars, type Asker, type GrammarsOptions } from "@readme-moe/grammar";
-import type { Admission, Entrant, Ticket } from "../edge/admission.ts";
+import type { Admission } from "../edge/admission.ts";
+import type { Entrant, Ticket } from "../edge/admission/limits.ts";
 import type { ResolvedExpertsOptions } from "../edge/experts/options.ts";
-import { joinExpertId } from "../edge/experts/model-ids.ts";
-import type { Lease, MayName, ServedModels } from "../edge/served-models.ts";
-import { hostRequest, type Incoming, type Reply, type RequestLocals } from "../http/border.ts";
+import { joinExpertId } from "../edge/experts/live-experts.ts";
+import type { Lease } from "../edge/models/model-entry.ts";
+import type { MayName, ServedModels } from "../edge/served-models.ts";
+import { hostRequest, type Incoming, type Reply, type RequestLocals } from "../http/types.ts";
 import { bodyBytesOf, clientName, localsOf } from "../http/request.ts";
 import type { ResolvedApiOptions } from "./options.ts";
 import type { Paces } from "./read-body.ts";

@@ -1,9 +1,7 @@
 // Expert of a request: by the name of the model, or by `read_me.expert`.
 
 import { describeValue, type Engine, type EngineInfo, type GenerateChunk, type GeneratedToken } from "@readme-moe/core";
-import { hasLowRankExperts, liveExperts } from "../edge/experts/live-experts.ts";
-import { NO_EXPERT } from "../edge/experts/model-ids.ts";
-import { expertGone } from "../edge/experts/refusals.ts";
+import { expertGone, hasLowRankExperts, liveExperts, NO_EXPERT } from "../edge/experts/live-experts.ts";
 import { invalid, type ApiError } from "../http/errors.ts";
 import type { Exchange } from "./exchange.ts";
 

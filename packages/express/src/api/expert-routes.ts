@@ -1,15 +1,14 @@
 // Operators' routes that load and unload low-rank experts while requests run, in the shapes of vLLM.
 
 import { ReadMeError, type Engine } from "@readme-moe/core";
-import type { ExpertFolder } from "../edge/experts/expert-folder.ts";
-import { liveExperts } from "../edge/experts/live-experts.ts";
-import { isExpertName } from "../edge/experts/model-ids.ts";
+import type { ExpertFolder } from "../edge/experts/options.ts";
+import { isExpertName, liveExperts } from "../edge/experts/live-experts.ts";
 import { modelReplaced } from "../edge/refusals.ts";
 import type { ServedModels } from "../edge/served-models.ts";
 import { badRequest, engineError, invalid } from "../http/errors.ts";
-import type { Incoming, Reply } from "../http/border.ts";
+import type { Incoming, Reply } from "../http/types.ts";
 import { clientSignal } from "../http/request.ts";
-import { sendText } from "../http/send-json.ts";
+import { sendText } from "../http/reply.ts";
 import { checkBody } from "./check-body.ts";
 import { loadAdapterBody, unloadAdapterBody } from "./request-schemas.ts";
 

@@ -1,8 +1,8 @@
 import { describeValue, integerOption, MAX_TIMER_MS, numberOption } from "@readme-moe/core";
 import type { Request } from "express";
-import type { BatchLine } from "../http/border.ts";
+import type { BatchLine } from "../http/types.ts";
 import { systemTimers, type Timers } from "../http/timers.ts";
-import type { ReaderOptions } from "../http/send-json.ts";
+import type { ReaderOptions } from "../http/reply.ts";
 import { LIMITS } from "../limits.ts";
 import type { EmbeddingsBody, RerankBody } from "./pooling-schemas.ts";
 import type { ChatBody, CompletionBody } from "./request-schemas.ts";

@@ -3,10 +3,10 @@
 import type { Engine } from "@readme-moe/core";
 import { unknownModel } from "../edge/refusals.ts";
 import type { ServedModel } from "../edge/served-models.ts";
-import type { Incoming, Reply } from "../http/border.ts";
+import type { Incoming, Reply } from "../http/types.ts";
 import { callerError, engineError } from "../http/errors.ts";
 import { clientSignal, localsOf } from "../http/request.ts";
-import { sendJson } from "../http/send-json.ts";
+import { sendJson } from "../http/reply.ts";
 import { LIMITS } from "../limits.ts";
 import { presentTools, templateMessages } from "../tools/tools.ts";
 import type { ModelAnswer } from "./answer-schemas.ts";

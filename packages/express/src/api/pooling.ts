@@ -11,10 +11,10 @@ import {
   type PoolingUsage,
   type Prompt,
 } from "@readme-moe/core";
-import { requireTask } from "../edge/model-task.ts";
+import { requireTask } from "../edge/served-models.ts";
 import { callerError, engineError, invalid } from "../http/errors.ts";
 import { clientSignal, stampProcessingTime } from "../http/request.ts";
-import { JsonList, sendJson } from "../http/send-json.ts";
+import { JsonList, sendJson } from "../http/reply.ts";
 import { LIMITS } from "../limits.ts";
 import { checkBody } from "./check-body.ts";
 import { Exchange } from "./exchange.ts";

@@ -1,8 +1,8 @@
 // Answers that are not generated. Each takes room in admission until its reader has taken it or is disconnected.
 
-import type { Incoming, Reply } from "../http/border.ts";
+import type { Incoming, Reply } from "../http/types.ts";
 import { clientName, knownLocals } from "../http/request.ts";
-import { JSON_TYPE, jsonParts, sendBytes, sumOfBytes } from "../http/send-json.ts";
+import { JSON_TYPE, jsonParts, sendBytes, sumOfBytes } from "../http/reply.ts";
 import type { Serving } from "./exchange.ts";
 
 /** A request for something that the server has. */

@@ -2,8 +2,8 @@
 
 import { withSamplingDefaults, type SamplingDefaults } from "@readme-moe/core";
 import type { z } from "zod";
-import { requireTask } from "../edge/model-task.ts";
-import { hostRequest, type Incoming, type Reply } from "../http/border.ts";
+import { requireTask } from "../edge/served-models.ts";
+import { hostRequest, type Incoming, type Reply } from "../http/types.ts";
 import { invalid } from "../http/errors.ts";
 import { clientSignal, localsOf } from "../http/request.ts";
 import { DelayedSignal } from "../http/timers.ts";

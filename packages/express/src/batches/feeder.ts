@@ -2,7 +2,7 @@
 
 import type { Admission } from "../edge/admission.ts";
 import type { ServedModels } from "../edge/served-models.ts";
-import { statsWithin } from "../edge/stats-within.ts";
+import { statsWithin } from "../edge/heartbeat.ts";
 import type { OwnedFacts } from "./batch-store.ts";
 import { ClientTurns } from "./client-turns.ts";
 import { look, mayClaim, nextBatch, roomFor, withoutAbsence, type Seen } from "./decide.ts";

@@ -6,7 +6,7 @@ import { holdRoom, sendRead, type ReadParts } from "../api/reads.ts";
 import { invalid } from "../http/errors.ts";
 import { listPage, pageOf } from "../http/page.ts";
 import { clientName, idOf, localsOf } from "../http/request.ts";
-import { sendChunks, sendJson } from "../http/send-json.ts";
+import { sendChunks, sendJson } from "../http/reply.ts";
 import { fileAnswerOf, type FileRecord } from "./file-store.ts";
 import { batchHasEnded, batchNotFound, fileInUse, fileNotFound, unknownPlace } from "./refusals.ts";
 import { batchBody, WINDOW_SECONDS, type BatchAnswer } from "./schemas.ts";

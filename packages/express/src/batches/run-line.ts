@@ -2,11 +2,10 @@
 
 import { randomUUID } from "node:crypto";
 import { onceAborted } from "@readme-moe/core";
-import type { Handler, Step } from "../http/border.ts";
+import type { Handler, Step } from "../http/types.ts";
 import { unsupported } from "../http/errors.ts";
 import { last, runSteps } from "../http/routes.ts";
-import { WebReply } from "../http/web-reply.ts";
-import { WebRequest } from "../http/web-request.ts";
+import { WebReply, WebRequest } from "../http/web.ts";
 import type { BatchRequest } from "./lines.ts";
 import type { BatchRecord } from "./state.ts";
 

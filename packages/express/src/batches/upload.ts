@@ -1,9 +1,9 @@
 // Uploads: multipart bodies whose file goes to the store as it arrives.
 
 import { Busboy, type BusboyFileStream, type BusboyInstance } from "@fastify/busboy";
-import type { Incoming, Reply } from "../http/border.ts";
+import type { Incoming, Reply } from "../http/types.ts";
 import { badRequest, bodyTimeout, bodyTooLarge, invalid, unsupported, type ApiError } from "../http/errors.ts";
-import { unreadable } from "../http/read-bytes.ts";
+import { unreadable } from "../api/read-body.ts";
 import type { Timers } from "../http/timers.ts";
 import type { FileRecord, FileStore, NewFile } from "./file-store.ts";
 import { MAX_KEPT_SECONDS, MIN_KEPT_SECONDS } from "./schemas.ts";

@@ -1,7 +1,7 @@
 // Cross-origin requests of web pages (CORS). Off unless an option names the origins that may send them.
 
 import { describeValue, integerOption, rejectUnknownKeys } from "@readme-moe/core";
-import type { Step } from "../http/border.ts";
+import type { Step } from "../http/types.ts";
 
 /** Web pages that may call the API from a browser. */
 export interface CorsOptions {

@@ -1,7 +1,7 @@
 // Whether engines still answer. An engine answers late during a long step, so what counts is how long an answer is
 // overdue.
 
-import type { Engine, ReadMeEmitter } from "@readme-moe/core";
+import type { Engine, EngineStats, ReadMeEmitter } from "@readme-moe/core";
 
 interface Served {
   list(): readonly { readonly name: string; readonly engine: Engine }[];
@@ -65,4 +65,11 @@ export class Heartbeat {
     );
     return 0;
   }
+}
+
+/** Asks an engine for its numbers. @returns nothing if it does not answer in time; rejects if it has failed */
+export async function statsWithin(engine: Pick<Engine, "stats">, timeoutMs: number): Promise<EngineStats | undefined> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<undefined>((resolve) => (timer = setTimeout(resolve, timeoutMs, undefined)));
+  return Promise.race([engine.stats(), late]).finally(() => clearTimeout(timer));
 }

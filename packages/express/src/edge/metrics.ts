@@ -2,13 +2,19 @@
 
 import { rejectUnknownKeys, type DraftCounts, type EngineStats, type ReadMeEmitter } from "@readme-moe/core";
 import { collectDefaultMetrics, Registry } from "prom-client";
-import type { Admission, AdmissionStats } from "./admission.ts";
-import type { Heartbeat } from "./heartbeat.ts";
-import { engineLifeMetrics, engineMetrics, serverMetrics } from "./metrics/event-metrics.ts";
-import { Instruments, type Naming, type Sample } from "./metrics/instruments.ts";
-import { MODEL_STATES } from "./models/model-condition.ts";
+import type { Admission } from "./admission.ts";
+import type { AdmissionStats } from "./admission/limits.ts";
+import { type Heartbeat, statsWithin } from "./heartbeat.ts";
+import {
+  engineLifeMetrics,
+  engineMetrics,
+  Instruments,
+  type Naming,
+  type Sample,
+  serverMetrics,
+} from "./metrics/event-metrics.ts";
+import { MODEL_STATES } from "./models/model-entry.ts";
 import type { ServedModel, ServedModels } from "./served-models.ts";
-import { statsWithin } from "./stats-within.ts";
 
 export interface MetricsOptions {
   readonly models: ServedModels;

@@ -4,13 +4,13 @@ import { readFileSync } from "node:fs";
 import { rejectUnknownKeys } from "@readme-moe/core";
 import type { Registry } from "prom-client";
 import { z } from "zod";
-import type { Handler, Reply } from "../http/border.ts";
+import type { Handler, Reply } from "../http/types.ts";
 import { clientName } from "../http/request.ts";
 import { last, type Route, type RouteTable } from "../http/routes.ts";
-import { JSON_TYPE, sendBytes, sendText, type ReaderOptions } from "../http/send-json.ts";
+import { JSON_TYPE, sendBytes, sendText, type ReaderOptions } from "../http/reply.ts";
 import type { Admission } from "./admission.ts";
 import type { Heartbeat } from "./heartbeat.ts";
-import { MODEL_STATES, type ModelCondition } from "./models/model-condition.ts";
+import { MODEL_STATES, type ModelCondition } from "./models/model-entry.ts";
 import type { ServedModels } from "./served-models.ts";
 
 export interface OperationsOptions {

@@ -1,33 +1,41 @@
-// Which engine answers a request. An engine can be replaced while it serves: new requests go to the new engine, and the
-// old one is disposed when its last request has ended.
+// Which engine answers a request, and how requests end for it. An engine can be replaced while it serves: new requests
+// go to the new engine, and the old one is disposed when its last request has ended.
 
-import { integerOption, MAX_TIMER_MS, type Engine, type ReadMeEmitter } from "@readme-moe/core";
-import { liveExperts } from "./experts/live-experts.ts";
+import { type Engine, integerOption, MAX_TIMER_MS, type ModelTask, type ReadMeEmitter } from "@readme-moe/core";
+import { within } from "../http/timers.ts";
+import { ApiError, asApiError } from "../http/errors.ts";
+import { hostRequest, type Incoming, type Reply, type Step } from "../http/types.ts";
+import { knownLocals } from "../http/request.ts";
 import {
   aliasesOf,
   idsOfExpert,
   joinExpertId,
-  namedModel,
-  splitExpertId,
+  liveExperts,
   type ModelNames,
+  namedModel,
   type NamedModel,
-} from "./experts/model-ids.ts";
-import { namesModel, unknownExpert } from "./experts/refusals.ts";
-import type { ModelCondition } from "./models/model-condition.ts";
-import { ModelEntry, type Lease, type ServedEngine } from "./models/model-entry.ts";
+  namesModel,
+  splitExpertId,
+  unknownExpert,
+} from "./experts/live-experts.ts";
 import {
-  resolveServedModelsOptions,
+  faultChain,
+  type Lease,
+  type ModelCondition,
+  ModelEntry,
+  outcomeKind,
+  type ServedEngine,
+} from "./models/model-entry.ts";
+import {
   type Asking,
   type DrainOptions,
   type EnginesByName,
   type ResolvedServedModelsOptions,
+  resolveServedModelsOptions,
   type ServedModelsOptions,
   type SwapOptions,
 } from "./models/options.ts";
 import { badShare, modelFailed, modelLoading, noModelNamed, shuttingDown, unknownModel } from "./refusals.ts";
-import { within } from "../http/timers.ts";
-
-export type { Lease } from "./models/model-entry.ts";
 
 /** A model that requests can name. */
 export interface ServedModel {
@@ -280,4 +288,69 @@ export class ServedModels {
 
 function isEngine(source: Engine | PromiseLike<Engine>): source is Engine {
   return typeof source === "object" && source !== null && "generate" in source;
+}
+
+/** Names of models that a message lists. */
+const MAX_NAMES = 20;
+
+const DOES: Readonly<Record<ModelTask, string>> = {
+  generate: "generates text",
+  embed: "gives embeddings",
+  rerank: "scores documents",
+};
+
+/**
+ * Checks that a model was made for a request.
+ *
+ * @param served - all models, of which the message names those that can
+ * @throws {ApiError} 400 `model_not_capable`
+ */
+export function requireTask(
+  task: ModelTask,
+  { engine, model }: { readonly engine: Engine; readonly model: string },
+  served: Pick<ServedModels, "list">,
+): void {
+  const { task: own } = engine.info;
+  if (own === task) return;
+  const capable = served.list().flatMap(({ name, engine: { info } }) => (info.task === task ? [`\`${name}\``] : []));
+  const more = capable.length > MAX_NAMES ? ` and ${capable.length - MAX_NAMES} more` : "";
+  const which =
+    capable.length === 0 ? "no served model" : `of the served models ${capable.slice(0, MAX_NAMES).join(", ")}${more}`;
+  const message = `The model \`${model.slice(0, 200)}\` ${DOES[own]}; ${which} ${DOES[task]}.`;
+  throw new ApiError({
+    status: 400,
+    type: "invalid_request_error",
+    code: "model_not_capable",
+    param: "model",
+    message,
+  });
+}
+
+/**
+ * Middleware in front of the API that reports how requests end: to the models that answered them, and as
+ * `request:failed` where the server is to blame.
+ */
+export function reportOutcomes(models: ServedModels, events: ReadMeEmitter): Step {
+  return (request, response, next) => {
+    response.once("close", () => report(models, events, request, response));
+    next();
+  };
+}
+
+function report(models: ServedModels, events: ReadMeEmitter, request: Incoming, response: Reply): void {
+  const readMe = knownLocals(response);
+  const error = readMe?.error;
+  const lease = models.leaseOf(hostRequest(request));
+  if (error === undefined) {
+    // A complete answer that an engine has computed shows that the engine works.
+    if (readMe?.runsEngine && response.statusCode === 200 && response.writableFinished) lease?.ended();
+    return;
+  }
+  const { status } = asApiError(error);
+  if (outcomeKind(error) === "fault" || status === 500) {
+    const { requestId = "" } = readMe ?? {};
+    events.emit("request:failed", { requestId, model: lease?.name, status, causes: faultChain(error) });
+  }
+  // After the event: this failure may be the one that makes the engine count as failing.
+  lease?.ended(error);
 }

@@ -2,7 +2,7 @@
 
 import { ReadMeError, type EngineInfo, type ReadMeErrorCode } from "@readme-moe/core";
 import type { ErrorRequestHandler, RequestHandler } from "express";
-import type { Incoming, Reply } from "./border.ts";
+import type { Incoming, Reply } from "./types.ts";
 import { ClientGone, knownLocals, leavesBody, stampProcessingTime } from "./request.ts";
 
 /** Contents of an error answer, in the shape of the OpenAI API. */

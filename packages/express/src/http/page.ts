@@ -1,6 +1,6 @@
 // Lists that clients read page by page.
 
-import type { Incoming } from "./border.ts";
+import type { Incoming } from "./types.ts";
 import { invalid, type ApiError } from "./errors.ts";
 
 /** Part of a list that a client asks for. */

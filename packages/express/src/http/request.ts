@@ -4,7 +4,7 @@ import { randomUUID } from "node:crypto";
 import { isIPv6, type Socket } from "node:net";
 import type { RequestHandler } from "express";
 import { LIMITS } from "../limits.ts";
-import type { Incoming, Reply, RequestLocals, Step } from "./border.ts";
+import type { Incoming, Reply, RequestLocals, Step } from "./types.ts";
 
 /** Returns the request's state, or `undefined` where `identify` has not run. */
 export function knownLocals(response: Reply): RequestLocals | undefined {

@@ -1,6 +1,6 @@
 // Routes as a table, and the way of a request through the steps of its route. Every host uses the same table.
 
-import type { Handler, Incoming, Next, Reply, Step } from "./border.ts";
+import type { Handler, Incoming, Next, Reply, Step } from "./types.ts";
 import { ApiError, badRequest, notFound, sendError } from "./errors.ts";
 
 type Method = "get" | "post" | "delete";

@@ -9,7 +9,7 @@ import { Exchange, type Serving } from "../api/exchange.ts";
 import { answerLight } from "../api/other-routes.ts";
 import type { ChatBody } from "../api/request-schemas.ts";
 import type { GenerationEndpoint } from "../api/serve-generation.ts";
-import type { Incoming, Reply } from "../http/border.ts";
+import type { Incoming, Reply } from "../http/types.ts";
 import { renameParams, unsupported } from "../http/errors.ts";
 import { clientSignal, localsOf } from "../http/request.ts";
 import { LIMITS } from "../limits.ts";

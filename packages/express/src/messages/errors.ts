@@ -1,6 +1,6 @@
 // Errors in the shape of Anthropic's API, and what marks a request as one of its clients.
 
-import type { Incoming, Step } from "../http/border.ts";
+import type { Incoming, Step } from "../http/types.ts";
 import { invalid, type ApiError } from "../http/errors.ts";
 import { identify, localsOf } from "../http/request.ts";
 

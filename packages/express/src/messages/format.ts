@@ -4,7 +4,7 @@ import type { AnswerFormat, AnswerPart, Outcome } from "../api/answer-format.ts"
 import type { UsageAnswer } from "../api/answer-schemas.ts";
 import type { ChatChoice } from "../api/chat-shape.ts";
 import type { ApiError } from "../http/errors.ts";
-import type { SseEvent } from "../http/sse-writer.ts";
+import type { SseEvent } from "../http/reply.ts";
 import { parsedArguments, type ToolCallDelta } from "../tools/tool-calls.ts";
 import type { MessageAnswer, MessageBlock } from "./answer-schemas.ts";
 

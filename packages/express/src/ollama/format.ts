@@ -4,7 +4,7 @@ import type { AnswerFormat, AnswerPart, Outcome } from "../api/answer-format.ts"
 import type { ChatChoice } from "../api/chat-shape.ts";
 import type { CompletionChoice } from "../api/completions.ts";
 import type { ApiError } from "../http/errors.ts";
-import type { SseEvent } from "../http/sse-writer.ts";
+import type { SseEvent } from "../http/reply.ts";
 import { joinToolCalls, parsedArguments, type WholeToolCall } from "../tools/tool-calls.ts";
 
 /** Texts of a piece, or of a whole answer. */

@@ -6,8 +6,7 @@ import type { UsageAnswer } from "../api/answer-schemas.ts";
 import type { ChatChoice } from "../api/chat-shape.ts";
 import { partIds } from "../api/part-ids.ts";
 import type { ApiError } from "../http/errors.ts";
-import { JsonList } from "../http/send-json.ts";
-import type { SseEvent } from "../http/sse-writer.ts";
+import { JsonList, type SseEvent } from "../http/reply.ts";
 import type { ToolCallDelta } from "../tools/tool-calls.ts";
 import type { OutputItem, OutputLogprobs, ResponseAnswer } from "./answer-schemas.ts";
 

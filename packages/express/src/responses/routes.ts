@@ -4,7 +4,7 @@ import { sendRead, type ReadParts } from "../api/reads.ts";
 import { unsupported } from "../http/errors.ts";
 import { listPage, pageOf } from "../http/page.ts";
 import { clientName, idOf } from "../http/request.ts";
-import { sendJson } from "../http/send-json.ts";
+import { sendJson } from "../http/reply.ts";
 import { cancelled, itemNotFound, notRunning, responseNotFound } from "./refusals.ts";
 import type { ResponseStore } from "./store.ts";
 

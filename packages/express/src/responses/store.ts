@@ -2,7 +2,7 @@
 
 import { integerOption, MAX_TIMER_MS, numberOption, rejectUnknownKeys } from "@readme-moe/core";
 import { numPartsOf } from "../api/check-body.ts";
-import { jsonParts, sumOfBytes } from "../http/send-json.ts";
+import { jsonParts, sumOfBytes } from "../http/reply.ts";
 import { LIMITS } from "../limits.ts";
 import type { ResponseAnswer } from "./answer-schemas.ts";
 import type { ConversationItem } from "./request-schemas.ts";

@@ -1,8 +1,126 @@
-// Low-rank experts of a running engine: which ones requests may use now, and changes of the set while requests run.
+// Low-rank experts of a served model: their ids, the refusal of unknown ones, and which ones are loaded.
 
-import { errorChain, ReadMeError, type Engine, type EngineInfo, type ErrorLink } from "@readme-moe/core";
-import { adapterExists, adapterNotFound, noAdapters } from "./refusals.ts";
-import { NO_EXPERT } from "./model-ids.ts";
+import { type Engine, type EngineInfo, errorChain, type ErrorLink, ReadMeError } from "@readme-moe/core";
+import { ApiError, badRequest } from "../../http/errors.ts";
+
+/** Expert "none" of a model with low-rank experts: the model itself, without any change. */
+export const NO_EXPERT = "none";
+
+/** A model's name and an expert's. */
+interface ExpertId {
+  readonly model: string;
+  readonly expert: string;
+}
+
+export function joinExpertId({ model, expert }: ExpertId): string {
+  return `${model}:${expert}`;
+}
+
+/** Splits a name at its last colon, since names of models may contain colons. @returns `undefined` if it has none */
+export function splitExpertId(id: string): ExpertId | undefined {
+  const colon = id.lastIndexOf(":");
+  if (colon <= 0 || colon === id.length - 1) return undefined;
+  return { model: id.slice(0, colon), expert: id.slice(colon + 1) };
+}
+
+/** Names that requests can use for models. */
+export interface ModelNames {
+  /** Other names of models, and of experts as `<model>:<expert>`. */
+  readonly aliases: ReadonlyMap<string, string>;
+  readonly isServed: (name: string) => boolean;
+}
+
+/** A model, or one of its experts. */
+export interface NamedModel {
+  readonly model: string;
+  readonly expert: string | undefined;
+}
+
+/**
+ * Finds what a client's name stands for: a model or its alias, or either with an expert. Whole names go first.
+ *
+ * @returns `undefined` where no model has that name; the expert need not exist
+ */
+export function namedModel(id: string, { aliases, isServed }: ModelNames): NamedModel | undefined {
+  const name = aliases.get(id) ?? id;
+  if (isServed(name)) return { model: name, expert: undefined };
+  const split = splitExpertId(name);
+  if (!split) return undefined;
+  const model = aliases.get(split.model) ?? split.model;
+  return isServed(model) ? { model, expert: split.expert } : undefined;
+}
+
+/** Lists all names of an expert: its model's name with the expert's first, then those with aliases. */
+export function idsOfExpert({ model, expert }: ExpertId, names: ModelNames): readonly string[] {
+  const ofModels = [model, ...aliasesOf(model, names)].map((name) => joinExpertId({ model: name, expert }));
+  return [...new Set([...ofModels, ...names.aliases.keys()])].filter((id) => {
+    const found = namedModel(id, names);
+    return found?.model === model && found.expert === expert;
+  });
+}
+
+export function aliasesOf(id: string, { aliases }: Pick<ModelNames, "aliases">): readonly string[] {
+  return [...aliases].filter(([, of]) => of === id).map(([alias]) => alias);
+}
+
+/** Names that stand for something else wherever an expert is named. */
+const RESERVED: ReadonlySet<string> = new Set([NO_EXPERT, "router"]);
+
+/** Whether a new expert may have this name. */
+export function isExpertName(name: string): boolean {
+  return /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/.test(name) && !RESERVED.has(name);
+}
+
+/** Names that a message lists. */
+const MAX_NAMES = 20;
+
+/** @param names - experts that the client may name */
+export function unknownExpert({ model, expert }: ExpertId, names: readonly string[]): ApiError {
+  const id = joinExpertId({ model, expert: expert.slice(0, 200) });
+  const listed = names.slice(0, MAX_NAMES).map((name) => `\`${joinExpertId({ model, expert: name })}\``);
+  const more = names.length > MAX_NAMES ? ` and ${names.length - MAX_NAMES} more` : "";
+  const known = names.length === 0 ? "it has no experts that can be named" : `known are ${listed.join(", ")}${more}`;
+  return modelNotFound(`The model \`${id}\` does not exist or you do not have access to it; ${known}.`);
+}
+
+/** Creates the error of a request whose expert was unloaded after the request had arrived. */
+export function expertGone(expert: string): ApiError {
+  return modelNotFound(`The expert \`${expert}\` was unloaded.`);
+}
+
+function modelNotFound(message: string): ApiError {
+  return new ApiError({ status: 404, type: "invalid_request_error", code: "model_not_found", param: "model", message });
+}
+
+function adapterExists(name: string): ApiError {
+  const message = `The lora adapter '${name}' has already been loaded.`;
+  return new ApiError({ status: 400, type: "InvalidUserInput", code: "adapter_exists", param: "lora_name", message });
+}
+
+function adapterNotFound(name: string): ApiError {
+  const message = `The lora adapter '${name}' cannot be found.`;
+  return new ApiError({ status: 404, type: "NotFoundError", code: "adapter_not_found", param: "lora_name", message });
+}
+
+export function folderNotFound(path: string): ApiError {
+  const message = `No adapter found for '${path}'.`;
+  return new ApiError({ status: 404, type: "NotFoundError", code: "adapter_not_found", param: "lora_path", message });
+}
+
+export function forbiddenPath(): ApiError {
+  const message = "Expected 'lora_path' to be a name below the server's folder of experts.";
+  const details = { type: "invalid_request_error", code: "forbidden_path", param: "lora_path", message } as const;
+  return new ApiError({ status: 403, ...details });
+}
+
+function noAdapters(): ApiError {
+  return badRequest({ message: "This model takes no LoRA adapters.", code: "invalid_value", param: "lora_name" });
+}
+
+export function namesModel(id: string): ApiError {
+  const message = `Expected the name of an expert, but '${id.slice(0, 200)}' is the name of a model.`;
+  return badRequest({ message, code: "invalid_value", param: "lora_name" });
+}
 
 /** Whether a model's experts are changes of one dense model. */
 export function hasLowRankExperts(info: EngineInfo): boolean {

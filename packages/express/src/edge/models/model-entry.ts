@@ -1,19 +1,116 @@
-// One name of a model: the engine that serves it now, the engine's state, and the requests that use the engine.
+// One name of a model: the engine that serves it now, its health and state, and the requests that use it.
 
-import { errorChain, type Engine, type ErrorLink, type ReadMeEmitter } from "@readme-moe/core";
+import { type Engine, errorChain, type ErrorLink, type ReadMeEmitter, ReadMeError, type ReadMeErrorCode } from "@readme-moe/core";
+import { ApiError, engineError } from "../../http/errors.ts";
+import { ClientGone } from "../../http/request.ts";
 import { liveExperts, type LostExpert } from "../experts/live-experts.ts";
-import {
-  afterOutcome,
-  faultChain,
-  freshRecord,
-  isFailing,
-  outcomeKind,
-  readMeErrorOf,
-  type EngineOutcome,
-  type HealthRecord,
-} from "./engine-health.ts";
-import { conditionOf, type ModelCondition, type ModelState } from "./model-condition.ts";
-import { NO_ATTEMPTS, nextAttempt, type Attempts, type RestartPolicy } from "./options.ts";
+import { type Attempts, nextAttempt, NO_ATTEMPTS, type RestartPolicy } from "./options.ts";
+
+/**
+ * End of a request as far as the engine is to blame. A client's mistake or disconnect says nothing about the engine.
+ */
+export type OutcomeKind = "answer" | "fault" | "neither";
+
+/** End of one request. Times are monotonic, in ms. */
+export interface EngineOutcome {
+  readonly kind: OutcomeKind;
+  /** Time at which the request got the engine. */
+  readonly startedMs: number;
+  readonly endedMs: number;
+}
+
+/** Record of an engine's requests. */
+interface HealthRecord {
+  /** Faults in a row without an answer in between. Faults of requests that ran at the same time count once. */
+  readonly failures: number;
+  /** Faults of requests that began before this time do not count: they repeat a known fault. */
+  readonly countsFromMs: number;
+  /** Time of the first of `failures`. */
+  readonly failingSinceMs: number | undefined;
+}
+
+/** Creates the record of an engine that was opened at `nowMs`. */
+export function freshRecord(nowMs: number): HealthRecord {
+  return { failures: 0, countsFromMs: nowMs, failingSinceMs: undefined };
+}
+
+export function afterOutcome(record: HealthRecord, { kind, startedMs, endedMs }: EngineOutcome): HealthRecord {
+  if (kind === "answer") return { ...record, failures: 0, failingSinceMs: undefined };
+  if (kind === "neither" || startedMs < record.countsFromMs) return record;
+  const { failures, failingSinceMs = endedMs } = record;
+  return { failures: failures + 1, countsFromMs: endedMs, failingSinceMs };
+}
+
+/** @param maxFailures - number of failures from which an engine counts as failing all requests */
+export function isFailing({ failures }: HealthRecord, maxFailures: number): boolean {
+  return failures >= maxFailures;
+}
+
+/** Codes that a working engine reports: the request is impossible, the engine has no room, or it is being disposed. */
+const NO_FAULTS: ReadonlySet<ReadMeErrorCode> = new Set([
+  "ERR_CONTEXT_LENGTH",
+  "ERR_CHAT_TEMPLATE",
+  "ERR_QUEUE_FULL",
+  "ERR_NO_WORKER",
+  "ERR_GRAMMAR_FAILED",
+  "ERR_DRAINED",
+  "ERR_TAKEN_OVER",
+  "ERR_DISPOSED",
+]);
+
+/** @param error - the error that a request ended with; `undefined` for a complete answer */
+export function outcomeKind(error: unknown): OutcomeKind {
+  if (error === undefined) return "answer";
+  if (error instanceof ClientGone) return "neither";
+  const readMe = readMeErrorOf(error);
+  if (readMe) return NO_FAULTS.has(readMe.code) ? "neither" : "fault";
+  // A refusal, such as of an overloaded server, is no fault; an unexpected error is.
+  return error instanceof ApiError ? "neither" : "fault";
+}
+
+/** Finds the first `ReadMeError` of the error and its causes. A caller's function may have thrown any other error. */
+function readMeErrorOf(error: unknown): ReadMeError | undefined {
+  for (let [next, depth] = [error, 0]; next instanceof Error && depth < 8; [next, depth] = [next.cause, depth + 1]) {
+    if (next instanceof ReadMeError) return next;
+  }
+  return undefined;
+}
+
+/** Describes the fault and its causes, without the message that the client got instead. */
+export function faultChain(error: unknown): readonly ErrorLink[] {
+  return errorChain(readMeErrorOf(error) ?? error);
+}
+
+/** States of a model, in the order of its life. */
+export const MODEL_STATES = ["loading", "ready", "waiting", "failing", "restarting", "failed"] as const;
+
+/**
+ * State of a model. `loading`: not open yet. `waiting`: the engine works, and lacks what it would answer with, such as
+ * a machine of its fleet. `failing`: the engine runs, and has failed several requests in a row.
+ * `restarting`: the engine has failed, and is opened again. `failed`: it could not be opened, or has failed for good.
+ */
+export type ModelState = (typeof MODEL_STATES)[number];
+
+/** State of a model. */
+export interface ModelCondition {
+  readonly name: string;
+  readonly state: ModelState;
+  /** Code of the error that keeps it from being ready. */
+  readonly code?: string;
+  /** Message of the error that its requests get at this time. */
+  readonly message?: string;
+}
+
+/** Describes a model by the state of its engine, and by what a working engine lacks. */
+function conditionOf(
+  { name, state, code }: { readonly name: string; readonly state: ModelState; readonly code: string | undefined },
+  engine: Engine | undefined,
+): ModelCondition {
+  const lack = state === "ready" ? engine?.unavailable : undefined;
+  if (!engine || !lack) return { name, state, ...(code !== undefined && { code }) };
+  const shown = engineError(lack, "prompt", engine.info);
+  return { name, state: "waiting", code: lack.code, ...(shown instanceof ApiError && { message: shown.message }) };
+}
 
 /** Use of an engine by one request. */
 export interface Lease {

@@ -1,5 +1,5 @@
-// The border to an HTTP server: a request and its answer, as far as the API uses them. Express' own pair conforms to
-// both interfaces; `web-request.ts` and `web-reply.ts` implement them over `Request` and `Response` of the web.
+// A request and its answer, as far as the API uses them. Express' own pair conforms to both interfaces; `web.ts`
+// implements them over `Request` and `Response` of the web.
 
 /** Contents of an error for clients. */
 interface ErrorContents {
