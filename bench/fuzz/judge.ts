@@ -2,7 +2,7 @@
 
 import { homedir } from "node:os";
 import { errorAnswer } from "../../packages/express/src/api/answer-schemas.ts";
-import { messagesError } from "../../packages/express/src/messages/answer-schemas.ts";
+import { messagesError } from "../../packages/express/src/messages/schemas.ts";
 import type { Ask, FuzzCase } from "./fuzz-case.ts";
 import { readAnswers, type HttpAnswer } from "./http-answers.ts";
 import { isRefusable } from "./refusable.ts";

@@ -4,8 +4,8 @@ import {
   loadAdapterBody,
   unloadAdapterBody,
 } from "../../packages/express/src/api/request-schemas.ts";
-import { countTokensBody, messagesBody } from "../../packages/express/src/messages/request-schemas.ts";
-import { responsesBody, withItemTypes } from "../../packages/express/src/responses/request-schemas.ts";
+import { countTokensBody, messagesBody } from "../../packages/express/src/messages/schemas.ts";
+import { responsesBody, withItemTypes } from "../../packages/express/src/responses/schemas.ts";
 import type { FuzzCase } from "./fuzz-case.ts";
 
 const SCHEMAS = {

@@ -12,7 +12,7 @@ import {
   modelsAnswer,
   tokenizeAnswer,
 } from "../../packages/express/src/api/answer-schemas.ts";
-import { countTokensAnswer, messageAnswer, messageEvent } from "../../packages/express/src/messages/answer-schemas.ts";
+import { countTokensAnswer, messageAnswer, messageEvent } from "../../packages/express/src/messages/schemas.ts";
 import {
   batchAnswer,
   batchesAnswer,
@@ -25,7 +25,7 @@ import {
   inputItemsAnswer,
   responseAnswer,
   responseEvent,
-} from "../../packages/express/src/responses/answer-schemas.ts";
+} from "../../packages/express/src/responses/schemas.ts";
 import { healthAnswer, liveAnswer, readyAnswer, versionAnswer } from "../../packages/express/src/edge/operations.ts";
 import { Scrape } from "../../test/support/prometheus.ts";
 import type { HttpAnswer } from "./http-answers.ts";

@@ -15,8 +15,8 @@ import { judge, rulesOf } from "../../bench/fuzz/judge.ts";
 import { Chance } from "../../bench/fuzz/chance.ts";
 import { openSocket, readAll } from "../support/raw-http.ts";
 import { chatBody, completionBody } from "../../packages/express/src/api/request-schemas.ts";
-import { messagesBody } from "../../packages/express/src/messages/request-schemas.ts";
-import { responsesBody, withItemTypes } from "../../packages/express/src/responses/request-schemas.ts";
+import { messagesBody } from "../../packages/express/src/messages/schemas.ts";
+import { responsesBody, withItemTypes } from "../../packages/express/src/responses/schemas.ts";
 
 const STORED = { responses: ["resp_1", "resp_2"], items: ["msg_1"], files: ["file-1"], batches: ["batch_1"] };
 const MODEL = { name: "pocket", vocabSize: 4096, experts: ["law", "code"], operatorKey: "op", stored: STORED };

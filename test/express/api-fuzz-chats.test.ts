@@ -12,11 +12,9 @@ import { mutated } from "../../bench/fuzz/json-mutations.ts";
 import { textOf, treeOf } from "../../bench/fuzz/json-tree.ts";
 import { ollamaChat, ollamaGenerate } from "../../bench/fuzz/ollama-bodies.ts";
 import { errorAnswer } from "../../packages/express/src/api/answer-schemas.ts";
-import { messageAnswer, messagesError } from "../../packages/express/src/messages/answer-schemas.ts";
-import { messagesBody } from "../../packages/express/src/messages/request-schemas.ts";
+import { messageAnswer, messagesBody, messagesError } from "../../packages/express/src/messages/schemas.ts";
 import { ollamaChatBody, ollamaGenerateBody } from "../../packages/express/src/ollama/request-schemas.ts";
-import { responseAnswer } from "../../packages/express/src/responses/answer-schemas.ts";
-import { responsesBody, withItemTypes } from "../../packages/express/src/responses/request-schemas.ts";
+import { responseAnswer, responsesBody, withItemTypes } from "../../packages/express/src/responses/schemas.ts";
 import { listen, openTinyEngine, type RunningServer } from "../support/served-model.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
 

@@ -10,7 +10,7 @@ import Anthropic, {
 import type { ReadMeEngine } from "@readme-moe/engine";
 import express from "express";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { messageAnswer, messageEvent, messagesError } from "../../packages/express/src/messages/answer-schemas.ts";
+import { messageAnswer, messageEvent, messagesError } from "../../packages/express/src/messages/schemas.ts";
 import { readMe } from "../support/border.ts";
 import { complete } from "../support/complete.ts";
 import { endlessAnswers } from "../support/endless-answers.ts";

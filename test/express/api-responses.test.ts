@@ -4,7 +4,7 @@ import type { ReadMeEngine } from "@readme-moe/engine";
 import express from "express";
 import OpenAI, { APIUserAbortError, BadRequestError, NotFoundError } from "openai";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { responseAnswer, responseEvent } from "../../packages/express/src/responses/answer-schemas.ts";
+import { responseAnswer, responseEvent } from "../../packages/express/src/responses/schemas.ts";
 import { readMe } from "../support/border.ts";
 import { complete } from "../support/complete.ts";
 import { endlessAnswers } from "../support/endless-answers.ts";

@@ -5,7 +5,7 @@ import { ReadMeError, type ChatPrompt, type Engine } from "@readme-moe/core";
 import { Admission, readMe, type ReadMeOptions } from "@readme-moe/express";
 import express from "express";
 import { describe, expect, onTestFinished, test } from "vitest";
-import { fittingMessages } from "../../packages/express/src/responses/truncation.ts";
+import { fittingMessages } from "../../packages/express/src/responses/conversation.ts";
 import * as fc from "../support/fast-check.ts";
 import { postJson, type JsonAnswer } from "../support/post-json.ts";
 import { chunkOf, scriptedEngine, USAGE } from "../support/scripted-engine.ts";

@@ -2,8 +2,8 @@
 
 import { createHash } from "node:crypto";
 import { expect, test } from "vitest";
-import { EventNumbering, readEventId } from "../../packages/express/src/api/event-ids.ts";
-import { partIds } from "../../packages/express/src/api/part-ids.ts";
+import { EventNumbering, readEventId } from "../../packages/express/src/http/reply.ts";
+import { partIds } from "../../packages/express/src/api/chat.ts";
 import { ApiError } from "../../packages/express/src/http/errors.ts";
 import * as fc from "../support/fast-check.ts";
 

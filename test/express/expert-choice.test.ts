@@ -3,7 +3,7 @@
 import type { EngineInfo } from "@readme-moe/core";
 import { ApiError, ServedModels, type Asking, type Lease } from "@readme-moe/express";
 import { describe, expect, test } from "vitest";
-import { chosenExpert, expertName } from "../../packages/express/src/api/expert-choice.ts";
+import { chosenExpert, expertName } from "../../packages/express/src/api/experts.ts";
 import { unknownExpert } from "../../packages/express/src/edge/experts/live-experts.ts";
 import { GatedExperts } from "../support/gated-experts.ts";
 import { servedAs, servedInfo } from "../support/served-source.ts";

@@ -3,8 +3,12 @@
 import type { AllowContext, AllowedTokens, ProcessLogits } from "@readme-moe/core";
 import { describe, expect, test } from "vitest";
 import { limitReasoning, reasoningPlace, type ReasoningRule } from "../../packages/grammar/src/reasoning-limit.ts";
-import { ReasoningParser, reasoningStart, type ReasoningStart } from "../../packages/express/src/reasoning/parser.ts";
-import { reasoningWish } from "../../packages/express/src/reasoning/wish.ts";
+import {
+  ReasoningParser,
+  reasoningStart,
+  type ReasoningStart,
+  reasoningWish,
+} from "../../packages/express/src/reasoning/reasoning.ts";
 import * as fc from "../support/fast-check.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 

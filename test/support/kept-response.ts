@@ -1,7 +1,7 @@
 // Responses that a store is to keep.
 
 import type { EndedResponse, Item } from "../../packages/express/src/responses/store.ts";
-import type { ResponseAnswer } from "../../packages/express/src/responses/answer-schemas.ts";
+import type { ResponseAnswer } from "../../packages/express/src/responses/schemas.ts";
 
 /** Makes a response without history. @param text - text of its input */
 export function keptResponse(id: string, text = "Hello"): EndedResponse {

@@ -38,7 +38,7 @@ export const MUTATION_TARGETS: readonly MutationTarget[] = [
   },
   {
     name: "answers",
-    sources: ["express/src/api/answer.ts", "express/src/api/generation.ts", "express/src/api/exchange.ts"],
+    sources: ["express/src/api/serve-generation.ts", "express/src/api/generation.ts", "express/src/api/exchange.ts"],
     tests: [
       "test/express/{api-stream,api-composition,api-refusals,api-routes,api-routed-admission}.test.ts",
       "test/express/{answer-timings,exchange,generation,grammar-exchange,scripted-answers,sse-writer}.test.ts",

@@ -1,8 +1,8 @@
 // The routes of the API.
 
 import type { Serving } from "./api/exchange.ts";
-import { loadAdapter, OPERATOR_BODY_BYTES, unloadAdapter } from "./api/expert-routes.ts";
-import { detokenize, listModels, showModel, tokenize } from "./api/other-routes.ts";
+import { loadAdapter, OPERATOR_BODY_BYTES, unloadAdapter } from "./api/experts.ts";
+import { detokenize, listModels, sendRead, showModel, tokenize } from "./api/other-routes.ts";
 import { createEmbeddings, rerank } from "./api/pooling.ts";
 import {
   cancelBatch,
@@ -20,7 +20,6 @@ import { BATCH_ENDPOINTS } from "./batches/schemas.ts";
 import type { LineHandlers } from "./batches/run-line.ts";
 import type { Batches } from "./batches/service.ts";
 import { readJson, refuseEarly, refuseLong } from "./api/read-body.ts";
-import { sendRead } from "./api/reads.ts";
 import { chatEndpoint, completionEndpoint, serveGeneration, type GenerationEndpoint } from "./api/serve-generation.ts";
 import type { ChatBody, CompletionBody } from "./api/request-schemas.ts";
 import type { Handler, Step } from "./http/types.ts";
@@ -28,11 +27,23 @@ import { identify } from "./http/request.ts";
 import { last, type Route, type RouteTable } from "./http/routes.ts";
 import { countTokens, messagesEndpoint } from "./messages/endpoint.ts";
 import { shapeErrors } from "./messages/errors.ts";
-import { ollamaEmbed, ollamaEmbedOne } from "./ollama/embed.ts";
-import { ollamaModels, ollamaRunning, ollamaShow, ollamaVersion } from "./ollama/models.ts";
-import { ollamaChat, ollamaGenerate } from "./ollama/routes.ts";
-import { responsesEndpoint } from "./responses/endpoint.ts";
-import { cancelResponse, deleteResponse, listInputItems, showResponse } from "./responses/routes.ts";
+import {
+  ollamaChat,
+  ollamaEmbed,
+  ollamaEmbedOne,
+  ollamaGenerate,
+  ollamaModels,
+  ollamaRunning,
+  ollamaShow,
+  ollamaVersion,
+} from "./ollama/routes.ts";
+import {
+  cancelResponse,
+  deleteResponse,
+  listInputItems,
+  responsesEndpoint,
+  showResponse,
+} from "./responses/endpoint.ts";
 import type { ResponseStore } from "./responses/store.ts";
 
 /** Steps in front of routes. */

@@ -15,10 +15,21 @@ import {
 } from "./api/answer-schemas.ts";
 import { batchAnswer, batchBody, batchesAnswer, deletedFile, fileAnswer, filesAnswer } from "./batches/schemas.ts";
 import { embeddingsAnswer, embeddingsBody, rerankAnswer, rerankBody } from "./api/pooling-schemas.ts";
-import { countTokensAnswer, messageAnswer, messageEvent, messagesError } from "./messages/answer-schemas.ts";
-import { countTokensBody, messagesBody } from "./messages/request-schemas.ts";
-import { deletedResponse, inputItemsAnswer, responseAnswer, responseEvent } from "./responses/answer-schemas.ts";
-import { responsesBody } from "./responses/request-schemas.ts";
+import {
+  countTokensAnswer,
+  countTokensBody,
+  messageAnswer,
+  messageEvent,
+  messagesBody,
+  messagesError,
+} from "./messages/schemas.ts";
+import {
+  deletedResponse,
+  inputItemsAnswer,
+  responseAnswer,
+  responseEvent,
+  responsesBody,
+} from "./responses/schemas.ts";
 import {
   chatBody,
   completionBody,

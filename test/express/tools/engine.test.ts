@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { ReadMeEngine } from "@readme-moe/engine";
 import { Grammars } from "@readme-moe/grammar";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { joinToolCalls, type ToolCallDelta } from "../../../packages/express/src/tools/tool-calls.ts";
+import { joinToolCalls, type ToolCallDelta } from "../../../packages/express/src/tools/tool-call-parser.ts";
 import { bindCalls } from "../../../packages/express/src/tools/tools.ts";
 import { persistentFolder } from "../../support/temporary-folder.ts";
 import { WITH_TOKENIZER, writeTinyReadMe } from "../../support/tiny-read-me.ts";

@@ -5,8 +5,8 @@ import {
   joinToolCalls,
   parsedArguments,
   type ToolCallDelta,
-} from "../../../packages/express/src/tools/tool-calls.ts";
-import { ToolCallParser } from "../../../packages/express/src/tools/tool-call-parser.ts";
+  ToolCallParser,
+} from "../../../packages/express/src/tools/tool-call-parser.ts";
 
 function parse(pieces: readonly string[], isBound: boolean) {
   let count = 0;

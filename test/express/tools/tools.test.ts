@@ -3,8 +3,8 @@ import { ChatTemplate } from "@readme-moe/model";
 import { Ajv2020 } from "ajv/dist/2020.js";
 import type { ChatMessage } from "@readme-moe/core";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { chatOf } from "../../../packages/express/src/ollama/to-chat.ts";
-import { joinToolCalls } from "../../../packages/express/src/tools/tool-calls.ts";
+import { chatOf } from "../../../packages/express/src/ollama/translate.ts";
+import { joinToolCalls } from "../../../packages/express/src/tools/tool-call-parser.ts";
 import { ApiError } from "../../../packages/express/src/http/errors.ts";
 import { compileOutput, structuredOutput } from "../../../packages/express/src/api/structured-output.ts";
 import {

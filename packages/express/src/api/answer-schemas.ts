@@ -1,7 +1,7 @@
 // Schemas of answers, for the OpenAPI document and for tests that check answers against it.
 
 import { z } from "zod";
-import { MAX_TOKEN_ID } from "./request-fields.ts";
+import { MAX_TOKEN_ID } from "./request-schemas.ts";
 
 const usage = z.strictObject({
   prompt_tokens: z.int().min(0),

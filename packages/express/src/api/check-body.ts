@@ -4,7 +4,7 @@ import { describeValue, nearestName } from "@readme-moe/core";
 import type { z } from "zod";
 import { badRequest, invalid, unsupported, type ApiError } from "../http/errors.ts";
 import { LIMITS } from "../limits.ts";
-import { MAX_TOKEN_ID, NEUTRAL_NAMES } from "./request-fields.ts";
+import { MAX_TOKEN_ID, NEUTRAL_NAMES } from "./request-schemas.ts";
 
 const [QUOTE, BACKSLASH, COLON, COMMA] = [0x22, 0x5c, 0x3a, 0x2c];
 const [OPEN_LIST, CLOSE_LIST, OPEN_OBJECT, CLOSE_OBJECT] = [0x5b, 0x5d, 0x7b, 0x7d];

@@ -12,12 +12,10 @@ import type {
 } from "@readme-moe/core";
 import type { z } from "zod";
 import { callerError, engineError, grammarError, invalid } from "../http/errors.ts";
+import { streamNotFound } from "../http/reply.ts";
 import type { Exchange } from "./exchange.ts";
-import { streamNotFound } from "./event-ids.ts";
-import { chosenExpert, goneError, type ExpertSource } from "./expert-choice.ts";
-import { merge } from "./merge.ts";
-import type { SamplingField } from "./request-fields.ts";
-import type { ChatBody, CompletionBody } from "./request-schemas.ts";
+import { chosenExpert, type ExpertSource, goneError } from "./experts.ts";
+import type { ChatBody, CompletionBody, SamplingField } from "./request-schemas.ts";
 
 /** Parameters of a request, checked against its model before admission. */
 export interface GenerationSettings {
@@ -287,4 +285,38 @@ async function followed({
 /** Tells whether an engine refuses the prediction: messages about a caller's mistake begin with its option. */
 function isAboutPrediction(error: unknown): boolean {
   return error instanceof RangeError && error.message.startsWith("Expected `prediction` ");
+}
+
+type Arrival<Item> =
+  | { readonly source: AsyncIterator<Item>; readonly result: IteratorResult<Item> }
+  | { readonly error: unknown };
+
+/** Merges the items of several sources in the order of their arrival. Fails as soon as one source fails. */
+async function* merge<Item>(sources: readonly AsyncIterator<Item>[]): AsyncGenerator<Item, void, undefined> {
+  // `Promise.race` would keep a reference to every item for as long as one source is silent.
+  const arrived: Arrival<Item>[] = [];
+  let wake: (() => void) | undefined;
+  const ask = async (source: AsyncIterator<Item>): Promise<void> => {
+    try {
+      arrived.push({ source, result: await source.next() });
+    } catch (error) {
+      arrived.push({ error });
+    }
+    wake?.();
+  };
+  for (const source of sources) void ask(source);
+  for (let numOpen = sources.length; numOpen > 0;) {
+    const arrival = arrived.shift();
+    if (!arrival) {
+      await new Promise<void>((resolve) => (wake = resolve));
+      continue;
+    }
+    if ("error" in arrival) throw arrival.error;
+    if (arrival.result.done) {
+      numOpen--;
+      continue;
+    }
+    void ask(arrival.source);
+    yield arrival.result.value;
+  }
 }

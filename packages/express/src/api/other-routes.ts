@@ -1,19 +1,19 @@
-// Routes that generate nothing: models, and texts to tokens and back in the shapes of vLLM.
+// Routes that generate nothing: models, and texts to tokens and back in the shapes of vLLM. Each answer takes room in
+// admission until its reader has taken it or is disconnected.
 
 import type { Engine } from "@readme-moe/core";
 import { unknownModel } from "../edge/refusals.ts";
 import type { ServedModel } from "../edge/served-models.ts";
 import type { Incoming, Reply } from "../http/types.ts";
 import { callerError, engineError } from "../http/errors.ts";
-import { clientSignal, localsOf } from "../http/request.ts";
-import { sendJson } from "../http/reply.ts";
+import { clientName, clientSignal, knownLocals, localsOf } from "../http/request.ts";
+import { JSON_TYPE, jsonParts, sendBytes, sendJson, sumOfBytes } from "../http/reply.ts";
 import { LIMITS } from "../limits.ts";
 import { presentTools, templateMessages } from "../tools/tools.ts";
 import type { ModelAnswer } from "./answer-schemas.ts";
 import { checkBody } from "./check-body.ts";
 import { Exchange, type Serving } from "./exchange.ts";
 import { checkIds } from "./generation.ts";
-import { sendRead } from "./reads.ts";
 import { detokenizeBody, tokenizeBody, type TokenizeBody } from "./request-schemas.ts";
 import type { RequestParts } from "./serve-generation.ts";
 
@@ -160,5 +160,46 @@ export async function answerLight(
     await sendJson(exchange.response, result, exchange.serving);
   } catch (error) {
     throw engineError(error, param, exchange.engine.info);
+  }
+}
+
+/** A request for something that the server has. */
+export interface ReadParts {
+  readonly serving: Pick<Serving, "admission" | "paces" | "slowReaderMs" | "timers">;
+  readonly request: Incoming;
+  readonly response: Reply;
+}
+
+/**
+ * Sends JSON. Clients take turns where it takes long to make. Not for an answer that says what the request has changed,
+ * since a refusal would hide the change.
+ *
+ * @param make - returns an object, or the bytes of JSON. What it throws is the answer
+ * @throws {ApiError} as `Admission.send`
+ */
+export async function sendRead(parts: ReadParts, make: () => object | Buffer): Promise<void> {
+  const { serving, request, response } = parts;
+  const made = await serving.paces.run(clientName(request, response), () => {
+    const answer = make();
+    return Buffer.isBuffer(answer) ? [answer] : jsonParts(answer);
+  });
+  await holdRoom(parts, sumOfBytes(made), () => sendBytes(response, { parts: made, type: JSON_TYPE }, serving));
+}
+
+/**
+ * Keeps room for as many bytes as an answer takes in memory while it is sent.
+ *
+ * @throws {ApiError} as `Admission.send`
+ */
+export async function holdRoom(
+  { serving: { admission }, request, response }: ReadParts,
+  bytes: number,
+  send: () => Promise<void>,
+): Promise<void> {
+  const release = admission.send({ key: knownLocals(response)?.key, client: clientName(request, response), bytes });
+  try {
+    await send();
+  } finally {
+    release();
   }
 }

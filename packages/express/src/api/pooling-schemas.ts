@@ -2,7 +2,7 @@
 
 import { z } from "zod";
 import { LIMITS } from "../limits.ts";
-import { inertFields, pooledReadMe, requestFields, tokenId } from "./request-fields.ts";
+import { inertFields, pooledReadMe, requestFields, tokenId } from "./request-schemas.ts";
 
 const { model } = requestFields;
 const instruction = z.string().min(1).max(4096).nullish();

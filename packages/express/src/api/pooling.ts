@@ -4,12 +4,13 @@ import { randomUUID } from "node:crypto";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import {
   embeddingPrefix,
-  rankedDocuments,
-  rerankPrompt,
+  type Engine,
   type EngineInfo,
   type PoolingOptions,
   type PoolingUsage,
   type Prompt,
+  rankedDocuments,
+  rerankPrompt,
 } from "@readme-moe/core";
 import { requireTask } from "../edge/served-models.ts";
 import { callerError, engineError, invalid } from "../http/errors.ts";
@@ -21,15 +22,14 @@ import { Exchange } from "./exchange.ts";
 import { checkIds, consultPolicy } from "./generation.ts";
 import type { RequestContext } from "./options.ts";
 import {
-  embeddingsBody,
-  rerankBody,
   type EmbeddingsAnswer,
+  embeddingsBody,
   type EmbeddingsBody,
   type RerankAnswer,
+  rerankBody,
   type RerankBody,
 } from "./pooling-schemas.ts";
 import { changedBody, type RequestParts } from "./serve-generation.ts";
-import { shortenTexts } from "./shorten-texts.ts";
 
 /** Most characters of a number in JSON, and of one in base64, with what separates numbers. */
 const [NUMBER_BYTES, BASE64_BYTES] = [24, 6];
@@ -273,4 +273,40 @@ function mostTokens(
 ): number {
   const own = typeof text === "string" ? Buffer.byteLength(text) + sharedBytes : text.length;
   return Math.min(own, contextTokens);
+}
+
+/** Engine of the texts, and what goes with them. */
+interface ShortenOptions {
+  readonly engine: Pick<Engine, "info" | "tokenize">;
+  /** Text before each of them. */
+  readonly prefix: string;
+  readonly signal: AbortSignal;
+}
+
+/**
+ * Leaves out the ends of texts that are longer than the context, but not the end token that the model expects.
+ *
+ * @returns the texts; token ids, prefix included, where a text was shortened
+ * @throws {ReadMeError} `ERR_CONTEXT_LENGTH` on a text that takes too long to shorten
+ */
+async function shortenTexts(
+  texts: readonly (string | readonly number[])[],
+  { engine, prefix, signal }: ShortenOptions,
+): Promise<readonly (string | readonly number[])[]> {
+  const { contextTokens, eosTokenIds } = engine.info;
+  const shortened: (string | readonly number[])[] = [];
+  for (const text of texts) {
+    // No text has more tokens than bytes.
+    if (typeof text !== "string" || Buffer.byteLength(text) + Buffer.byteLength(prefix) <= contextTokens) {
+      shortened.push(text);
+      continue;
+    }
+    // oxlint-disable-next-line no-await-in-loop -- long texts take memory, one after the other
+    const ids = await engine.tokenize(prefix + text, { maxTokens: LIMITS.tokenIds.value, signal });
+    const last = ids.at(-1) ?? 0;
+    const numKept = eosTokenIds.includes(last) ? contextTokens - 1 : contextTokens;
+    const isLong = ids.length > contextTokens;
+    shortened.push(isLong ? [...ids.subarray(0, numKept), last].slice(0, contextTokens) : text);
+  }
+  return shortened;
 }

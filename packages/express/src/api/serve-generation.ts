@@ -1,25 +1,39 @@
-// The way of a generation from its body to the end of its answer, for every API that generates.
+// Serves a generation from its body to the end of its answer, whole or streamed, for every API that generates.
 
-import { withSamplingDefaults, type SamplingDefaults } from "@readme-moe/core";
+import { type SamplingDefaults, type Usage, withSamplingDefaults } from "@readme-moe/core";
 import type { z } from "zod";
 import { requireTask } from "../edge/served-models.ts";
 import { hostRequest, type Incoming, type Reply } from "../http/types.ts";
-import { invalid } from "../http/errors.ts";
-import { clientSignal, localsOf } from "../http/request.ts";
+import { asApiError, engineError, invalid } from "../http/errors.ts";
+import { ClientGone, clientSignal, localsOf, stampProcessingTime } from "../http/request.ts";
 import { DelayedSignal } from "../http/timers.ts";
-import { answerStream, answerWhole } from "./answer.ts";
-import { nowSeconds, openAiFormat, type AnswerFormat } from "./answer-format.ts";
-import { chatApi } from "./chat.ts";
-import type { ChatChoice } from "./chat-shape.ts";
+import {
+  EventNumbering,
+  readEventId,
+  sendJson,
+  type SseEvent,
+  SseWriter,
+  streamNotFound,
+  type StreamPlace,
+} from "../http/reply.ts";
+import { type AnswerFormat, type AnswerPart, nowSeconds, openAiFormat, type Outcome } from "./answer-format.ts";
+import { chatApi, type ChatChoice } from "./chat.ts";
 import { checkBody } from "./check-body.ts";
 import { completionApi, type CompletionChoice } from "./completions.ts";
-import { EventNumbering, readEventId, streamNotFound, type StreamPlace } from "./event-ids.ts";
 import { Exchange, type Serving } from "./exchange.ts";
-import { expertName, isPrivateExpert } from "./expert-choice.ts";
-import { consultPolicy, type AnswerShape, type GenerationApi, type GenerationSettings } from "./generation.ts";
+import { expertName, isPrivateExpert, seenExperts, withSeenRoutes } from "./experts.ts";
+import {
+  type AnswerShape,
+  consultPolicy,
+  generateAll,
+  type GenerationApi,
+  type GenerationInput,
+  type GenerationSettings,
+} from "./generation.ts";
 import { logprobBytes } from "./logprobs.ts";
 import type { RequestBody, RequestContext } from "./options.ts";
 import type { ChatBody, CompletionBody } from "./request-schemas.ts";
+import type { ReadMeAnswer, TimingsAnswer, UsageAnswer } from "./answer-schemas.ts";
 
 /** An API as its clients see it: how its bodies become requests, and how answers are sent. */
 export interface GenerationEndpoint<Body extends ChatBody | CompletionBody, Choice extends object> {
@@ -206,3 +220,205 @@ function checkPriority({ read_me: fields }: RequestBody, maxPriority: number): v
     throw invalid("read_me.priority", `expected at most ${maxPriority}, the limit of this server, got ${priority}`);
   }
 }
+
+/** A generation that is ready for its engine. */
+interface Answering<Choice extends object> {
+  readonly exchange: Exchange;
+  readonly settings: GenerationSettings;
+  readonly input: GenerationInput & { readonly priority: number };
+  readonly shape: AnswerShape<Choice>;
+  readonly format: AnswerFormat<Choice>;
+  /** Gives events their ids, where the engine keeps answers that can be followed. */
+  readonly numbering?: EventNumbering | undefined;
+}
+
+async function answerWhole<Choice extends object>(answering: Answering<Choice>): Promise<void> {
+  const { exchange, shape, format } = answering;
+  const outcome = await generate(answering, async (part) => {
+    format.add({ ...part, choices: await shape.render(part.piece) });
+    exchange.ticket.kept(format.keptBytes ?? 0);
+  });
+  exchange.ticket.kept(format.keptBytes ?? 0, true);
+  const answer = format.whole({ ...outcome, ...reasoningOf(outcome, shape) });
+  stampProcessingTime(exchange.response);
+  await sendJson(exchange.response, answer, exchange.serving);
+}
+
+async function answerStream<Choice extends object>(answering: Answering<Choice>): Promise<void> {
+  const { exchange, shape, format, numbering } = answering;
+  const { response, locals } = exchange;
+  const numbered = (events: readonly SseEvent[]): readonly SseEvent[] => numbering?.take(events) ?? events;
+  const writer = new SseWriter(response, exchange.serving, format.framing);
+  try {
+    const outcome = await generate(answering, async (part) => {
+      // Events of one token go out in one write, so that clients measure one arrival.
+      writer.send(...numbered(format.add({ ...part, choices: await shape.render(part.piece) })));
+      exchange.ticket.kept(format.keptBytes ?? 0);
+    });
+    const last = numbered(format.end({ ...outcome, ...reasoningOf(outcome, shape) }));
+    // The client has events of an answer that was longer.
+    if (numbering?.isReplaying) throw streamNotFound();
+    await writer.end(...last);
+  } catch (error) {
+    writer.abandon();
+    if (!response.headersSent || error instanceof ClientGone) throw error;
+    locals.error = error;
+    await writer.end(...format.fail(asApiError(error)));
+  }
+}
+
+/** Adds the tokens of reasoning to an answer's usage, where the model reasons. */
+function reasoningOf({ usage }: Outcome, shape: AnswerShape<object>): Pick<Outcome, "usage"> {
+  const tokens = shape.reasoningTokens?.();
+  if (tokens === undefined) return { usage };
+  return {
+    usage: {
+      ...usage,
+      completion_tokens_details: {
+        accepted_prediction_tokens: 0,
+        rejected_prediction_tokens: 0,
+        ...usage.completion_tokens_details,
+        reasoning_tokens: tokens,
+      },
+    },
+  };
+}
+
+/**
+ * Generates, passes each piece to `onPart` in order, reports progress to admission, and counts tokens and times.
+ *
+ * @param onPart - also gets the prompts' routes with the first piece, if they were asked for
+ */
+async function generate(
+  { exchange, settings, input, numbering }: Answering<object>,
+  onPart: (part: Omit<AnswerPart<object>, "choices">) => Promise<void>,
+): Promise<Outcome> {
+  const { engine, client, cacheSalt, traceparent, signal, ticket, locals } = exchange;
+  // Experts may be unloaded until the answer comes.
+  const seen = settings.includes.routes ? seenExperts(exchange) : undefined;
+  const promptRoutes = seen && routePrompts(exchange, settings, input, seen);
+  let firstTokenMs: number | undefined;
+  let [promptTokens, completionTokens] = [0, 0];
+  // The server that began the answer has charged for what its client got.
+  const isFollowed = numbering?.isReplaying ?? false;
+  const usages: Usage[] = [];
+  const onAccepted = (prompt: { readonly promptTokens: number; readonly experts: ArrayLike<number> }): void => {
+    ticket.correct((promptTokens += prompt.promptTokens));
+    // With a policy, `consultPolicy` has reported the routes.
+    if (!ticket.consult) ticket.routed(prompt.experts);
+  };
+  try {
+    const owner = { client, cacheSalt, traceparent, signal };
+    const asked = { engine, settings, input, ...owner, isFollowed, onAccepted };
+    for await (const piece of generateAll(asked)) {
+      const isFirst = firstTokenMs === undefined;
+      firstTokenMs ??= performance.now();
+      if (isFirst) ticket.started();
+      if (!numbering?.isReplaying) completionTokens += piece.tokens.length;
+      if (piece.usage) usages.push(piece.usage);
+      const part = { piece: seen ? withSeenRoutes(piece, seen) : piece, promptTokens };
+      await onPart({ ...part, promptRoutes: isFirst ? await promptRoutes : undefined });
+    }
+  } catch (error) {
+    // `onPart` and `promptRoutes` ask the engine as well, which may have failed by then.
+    throw engineError(error, settings.promptParam, engine.info);
+  } finally {
+    // Aborted requests pay for their tokens, too.
+    locals.spendTokens?.((isFollowed ? 0 : promptTokens) + completionTokens);
+  }
+  const usage = usageAnswer(usages, input);
+  if (!settings.includes.timings) return { usage };
+  const endMs = performance.now();
+  const queuedMs = Math.max(0, ...usages.map((one) => one.queuedMs));
+  const { arrivalMs } = locals;
+  return { usage, ...timingsOf({ arrivalMs, firstTokenMs: firstTokenMs ?? endMs, endMs, queuedMs }, usage) };
+}
+
+/** Returns the expert of each token of the prompts. @param seen - names of experts that the client may see */
+function routePrompts(
+  { engine }: Exchange,
+  { expert }: GenerationSettings,
+  { prompts }: GenerationInput,
+  seen: readonly string[],
+): Promise<ReadMeAnswer> {
+  const routing = Promise.all(prompts.map((prompt) => engine.route(prompt, expert))).then((routes) => ({
+    experts: [...seen],
+    prompt_routes: routes.map(({ experts }) => Array.from(experts, (one) => (seen[one] ? one : null))),
+  }));
+  // The engine also refuses to continue a prompt that it cannot route, and reports that error.
+  routing.catch(() => undefined);
+  return routing;
+}
+
+/**
+ * Counts the tokens of an answer.
+ * @param usages - one for each prompt
+ */
+function usageAnswer(usages: readonly Usage[], { prediction }: Pick<GenerationInput, "prediction">): UsageAnswer {
+  const sum = (count: (usage: Usage) => number): number => usages.reduce((total, usage) => total + count(usage), 0);
+  const [promptTokens, completionTokens] = [sum((usage) => usage.promptTokens), sum((usage) => usage.completionTokens)];
+  const accepted = sum((usage) => usage.acceptedDraftTokens);
+  const rejected = sum((usage) => usage.rejectedDraftTokens);
+  const drafts = { accepted_prediction_tokens: accepted, rejected_prediction_tokens: rejected };
+  const hasDrafts = prediction !== undefined || accepted + rejected > 0;
+  return {
+    prompt_tokens: promptTokens,
+    completion_tokens: completionTokens,
+    total_tokens: promptTokens + completionTokens,
+    // The engine sums the cached tokens of all choices, which may exceed the tokens of the prompt.
+    prompt_tokens_details: { cached_tokens: sum((usage) => Math.min(usage.cachedTokens, usage.promptTokens)) },
+    ...(hasDrafts ? { completion_tokens_details: drafts } : {}),
+  };
+}
+
+/** Timings in both formats. */
+interface AnswerTimings {
+  readonly timings: TimingsAnswer;
+  readonly readMe: ReadMeAnswer;
+}
+
+/** Moments of a request on the monotonic clock, and its time in the engine's queue, in ms. */
+interface Moments {
+  readonly arrivalMs: number;
+  readonly firstTokenMs: number;
+  readonly endMs: number;
+  readonly queuedMs: number;
+}
+
+/** Returns timings in the format of llama-server, and separately the time in the queue. */
+function timingsOf({ arrivalMs, firstTokenMs, endMs, queuedMs }: Moments, usage: UsageAnswer): AnswerTimings {
+  const beforeMs = firstTokenMs - arrivalMs;
+  const queueMs = Math.min(queuedMs, beforeMs);
+  const [promptMs, predictedMs] = [beforeMs - queueMs, endMs - firstTokenMs];
+  const cached = usage.prompt_tokens_details.cached_tokens;
+  const promptTokens = usage.prompt_tokens - cached;
+  const completionTokens = usage.completion_tokens;
+  return {
+    timings: {
+      cache_n: cached,
+      prompt_n: promptTokens,
+      prompt_ms: promptMs,
+      prompt_per_token_ms: perToken(promptMs, promptTokens),
+      prompt_per_second: perSecond(promptTokens, promptMs),
+      predicted_n: completionTokens,
+      predicted_ms: predictedMs,
+      predicted_per_token_ms: perToken(predictedMs, completionTokens),
+      predicted_per_second: perSecond(completionTokens, predictedMs),
+      ...draftTimings(usage),
+    },
+    readMe: { timings: { queue_ms: queueMs, prefill_ms: promptMs, decode_ms: predictedMs } },
+  };
+}
+
+/** Returns the drafts as llama-server counts them. */
+function draftTimings({
+  completion_tokens_details: details,
+}: UsageAnswer): Pick<TimingsAnswer, "draft_n" | "draft_n_accepted"> {
+  if (!details) return {};
+  const accepted = details.accepted_prediction_tokens;
+  const drafted = accepted + details.rejected_prediction_tokens;
+  return drafted === 0 ? {} : { draft_n: drafted, draft_n_accepted: accepted };
+}
+
+const perToken = (ms: number, tokens: number): number | null => (tokens > 0 ? ms / tokens : null);
+const perSecond = (tokens: number, ms: number): number | null => (ms > 0 ? (tokens * 1000) / ms : null);

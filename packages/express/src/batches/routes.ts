@@ -2,7 +2,7 @@
 
 import { checkBody } from "../api/check-body.ts";
 import type { ResolvedApiOptions } from "../api/options.ts";
-import { holdRoom, sendRead, type ReadParts } from "../api/reads.ts";
+import { holdRoom, sendRead, type ReadParts } from "../api/other-routes.ts";
 import { invalid } from "../http/errors.ts";
 import { listPage, pageOf } from "../http/page.ts";
 import { clientName, idOf, localsOf } from "../http/request.ts";

@@ -2,11 +2,11 @@
 
 import type { AnswerFormat, AnswerPart, Outcome } from "../api/answer-format.ts";
 import type { UsageAnswer } from "../api/answer-schemas.ts";
-import type { ChatChoice } from "../api/chat-shape.ts";
+import type { ChatChoice } from "../api/chat.ts";
 import type { ApiError } from "../http/errors.ts";
 import type { SseEvent } from "../http/reply.ts";
-import { parsedArguments, type ToolCallDelta } from "../tools/tool-calls.ts";
-import type { MessageAnswer, MessageBlock } from "./answer-schemas.ts";
+import { parsedArguments, type ToolCallDelta } from "../tools/tool-call-parser.ts";
+import type { MessageAnswer, MessageBlock } from "./schemas.ts";
 
 /** Signature of every thinking block. Clients send blocks back only if they have one. */
 const SIGNATURE = "unsigned";

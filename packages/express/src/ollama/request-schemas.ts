@@ -1,8 +1,7 @@
 // Bodies of Ollama's API. A field that is `null` counts as absent.
 
 import { z } from "zod";
-import { jsonSchema } from "../api/request-fields.ts";
-import { functionName } from "../api/request-schemas.ts";
+import { functionName, jsonSchema } from "../api/request-schemas.ts";
 import { LIMITS } from "../limits.ts";
 
 const model = z.string().min(1).max(512).describe("A served name; `:latest` behind it is ignored");

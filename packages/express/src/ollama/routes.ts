@@ -1,19 +1,26 @@
-// Generation in Ollama's API: its chats and completions become requests of the other APIs.
+// Routes of Ollama's API: its chats, completions and embeddings become requests of the other APIs. Names of its models
+// end with a tag.
 
-import { randomUUID } from "node:crypto";
-import { chatApi } from "../api/chat.ts";
-import type { ChatChoice } from "../api/chat-shape.ts";
+import { createHash, randomUUID } from "node:crypto";
+import type { EngineInfo, SamplingDefaults } from "@readme-moe/core";
+import { chatApi, type ChatChoice } from "../api/chat.ts";
 import { checkBody } from "../api/check-body.ts";
 import { completionApi, type CompletionChoice } from "../api/completions.ts";
-import { sendRead } from "../api/reads.ts";
+import { sendRead, type VisibleName, visibleNames } from "../api/other-routes.ts";
 import type { ChatBody, CompletionBody } from "../api/request-schemas.ts";
-import { serveGeneration, type GenerationEndpoint, type RequestParts } from "../api/serve-generation.ts";
-import { renameParams } from "../http/errors.ts";
-import { SAMPLING_FALLBACKS } from "./defaults.ts";
-import { asMessage, asResponse, OllamaFormat } from "./format.ts";
-import { infoOf, servedName } from "./named-model.ts";
-import { ollamaChatBody, ollamaGenerateBody } from "./request-schemas.ts";
-import { chatOf, chatOfPrompt, completionOf } from "./to-chat.ts";
+import { type GenerationEndpoint, type RequestParts, serveGeneration } from "../api/serve-generation.ts";
+import { invalid, renameParams } from "../http/errors.ts";
+import { listed, serveEmbeddings } from "../api/pooling.ts";
+import { Exchange } from "../api/exchange.ts";
+import { clientSignal } from "../http/request.ts";
+import { asMessage, asResponse, chatOf, chatOfPrompt, completionOf, OllamaFormat } from "./translate.ts";
+import {
+  ollamaChatBody,
+  ollamaEmbedBody,
+  ollamaEmbedOneBody,
+  ollamaGenerateBody,
+  ollamaShowBody,
+} from "./request-schemas.ts";
 
 /** Parameters of the other APIs under the names of this one. */
 const PARAMS: Readonly<Record<string, string>> = {
@@ -89,3 +96,166 @@ async function answerLoaded(parts: RequestParts, model: string, texts: object): 
   await infoOf(model, parts);
   await sendRead(parts, () => ({ model, created_at: now().toISOString(), ...texts, done: true, done_reason: "load" }));
 }
+
+/** Answers `POST /api/embed`. */
+export async function ollamaEmbed(parts: RequestParts): Promise<void> {
+  const { model, input, dimensions, truncate } = checkBody(ollamaEmbedBody, parts.request.body);
+  const startMs = performance.now();
+  const body = { model: servedName(model, parts), input, dimensions };
+  await serveEmbeddings(parts, body, {
+    endpoint: "/api/embed",
+    shortens: truncate ?? true,
+    answer: async (results, usage) => ({
+      model,
+      embeddings: await listed(results, (values) => Array.from(values)),
+      total_duration: Math.round((performance.now() - startMs) * 1e6),
+      load_duration: 0,
+      prompt_eval_count: usage.prompt_tokens,
+    }),
+  });
+}
+
+/** Answers `POST /api/embeddings`, the older route for one text. */
+export async function ollamaEmbedOne(parts: RequestParts): Promise<void> {
+  const { model, prompt } = checkBody(ollamaEmbedOneBody, parts.request.body);
+  const body = { model: servedName(model, parts), input: prompt };
+  await serveEmbeddings(parts, body, {
+    endpoint: "/api/embeddings",
+    shortens: true,
+    answer: ([values = new Float32Array()]) => ({ embedding: Array.from(values) }),
+  });
+}
+
+/** Version of Ollama's API that these routes follow; clients refuse older ones. */
+const VERSION = "0.12.6";
+
+/** Models stay loaded: Ollama writes a time as far away as this where `keep_alive` is negative. */
+const NEVER = "2318-01-01T00:00:00Z";
+
+/** Width of the names in `parameters`, as Ollama writes them. */
+const NAME_WIDTH = 30;
+
+/** Answers `GET /api/tags`. */
+export function ollamaModels(parts: RequestParts): Promise<void> {
+  return sendRead(parts, () => ({ models: visibleNames(parts.serving, parts.response).map(modelOf) }));
+}
+
+/** Answers `GET /api/ps`. */
+export function ollamaRunning(parts: RequestParts): Promise<void> {
+  return sendRead(parts, () => ({
+    models: visibleNames(parts.serving, parts.response).map((named) => ({
+      ...modelOf(named),
+      expires_at: NEVER,
+      size_vram: 0,
+      context_length: named.served.engine.info.contextTokens,
+    })),
+  }));
+}
+
+function modelOf({ id, served: { createdMs, engine } }: VisibleName): object {
+  const { info } = engine;
+  const name = taggedName(id);
+  return {
+    name,
+    model: name,
+    modified_at: new Date(createdMs).toISOString(),
+    size: info.weightBytes ?? 0,
+    digest: info.modelVersion ?? createHash("sha256").update(info.path).digest("hex"),
+    details: detailsOf(info),
+  };
+}
+
+/** Answers `POST /api/show`. */
+export async function ollamaShow(parts: RequestParts): Promise<void> {
+  const { serving, request, response } = parts;
+  const body = checkBody(ollamaShowBody, request.body);
+  const model = body.model ?? body.name;
+  if (model == null) throw invalid("model", "is missing");
+  const info = await infoOf(model, parts);
+  const name = servedName(model, parts);
+  const createdMs = visibleNames(serving, response).find(({ id }) => id === name)?.served.createdMs ?? 0;
+  const generates = info.task === "generate";
+  await sendRead(parts, () => ({
+    modelfile: "",
+    parameters: generates ? parametersOf(info) : "",
+    template: "",
+    modified_at: new Date(createdMs).toISOString(),
+    details: detailsOf(info),
+    model_info: {
+      "general.architecture": info.modelType,
+      [`${info.modelType}.context_length`]: info.contextTokens,
+      ...(info.embedding ? { [`${info.modelType}.embedding_length`]: info.embedding.dimensions } : {}),
+    },
+    capabilities: [
+      ...(generates ? ["completion"] : []),
+      ...(generates && info.hasChatTemplate ? ["tools"] : []),
+      ...(generates && info.reasons ? ["thinking"] : []),
+      ...(info.task === "embed" ? ["embedding"] : []),
+    ],
+  }));
+}
+
+/** Lists the parameters of requests without `options`, one on a line. */
+function parametersOf({ contextTokens, samplingDefaults }: EngineInfo): string {
+  const {
+    temperature,
+    topK,
+    topP,
+    minP,
+    repetitionPenalty,
+    stop = [],
+  } = { ...SAMPLING_FALLBACKS, ...samplingDefaults };
+  const named = {
+    num_ctx: contextTokens,
+    temperature,
+    top_k: topK,
+    top_p: topP,
+    min_p: minP,
+    repeat_penalty: repetitionPenalty,
+  };
+  const numbers = Object.entries(named).filter(([, value]) => value !== undefined);
+  const texts = [stop].flat().map((text) => ["stop", JSON.stringify(text)] as const);
+  return [...numbers, ...texts].map(([name, value]) => `${name.padEnd(NAME_WIDTH)} ${value}`).join("\n");
+}
+
+/** Answers `GET /api/version`. */
+export function ollamaVersion(parts: RequestParts): Promise<void> {
+  return sendRead(parts, () => ({ version: VERSION }));
+}
+
+function detailsOf({ modelType: family, precision }: EngineInfo): object {
+  return {
+    parent_model: "",
+    format: "",
+    family,
+    families: [family],
+    parameter_size: "",
+    quantization_level: precision,
+  };
+}
+
+const TAG = ":latest";
+
+/** Adds the tag that names without one have in lists: some clients add it to every name, and look for the result. */
+function taggedName(id: string): string {
+  return id.includes(":") ? id : `${id}${TAG}`;
+}
+
+/** Returns the served name of a model: clients add the tag to names without one. */
+function servedName(model: string, { serving, response }: Pick<RequestParts, "serving" | "response">): string {
+  const isServed = visibleNames(serving, response).some(({ id }) => id === model);
+  return isServed || !model.endsWith(TAG) ? model : model.slice(0, -TAG.length);
+}
+
+/** Describes the engine that would answer a request. @throws {ApiError} as `ServedModels.lease` */
+async function infoOf(model: string, parts: RequestParts): Promise<EngineInfo> {
+  const body = { model: servedName(model, parts) };
+  const asked = { ...parts, body, signal: clientSignal(parts.response) };
+  return Exchange.run(asked, async ({ engine: { info } }) => info);
+}
+
+/**
+ * Ollama's own sampling parameters, for models whose files recommend none. Its penalty of repeated tokens is left out:
+ * it looks at 64 tokens, and ours at the whole prompt.
+ */
+const SAMPLING_FALLBACKS: SamplingDefaults = { temperature: 0.8, topK: 40, topP: 0.9 };

@@ -1,12 +1,14 @@
-// The conversation of a request: items of kept responses that it continues, and its own.
+// The conversation of a request: items of kept responses that it continues, and its own. Where it is longer than the
+// context or a request may be, the oldest turns are left out. A turn begins with a message of the user, so that no
+// result of a tool is left without its call. Messages of the system always stay.
 
 import { numPartsOf } from "../api/check-body.ts";
 import { LIMITS } from "../limits.ts";
-import { newItemId } from "./format.ts";
-import { conversationTooLarge, conversationTooLong, itemNotFound, previousNotFound } from "./refusals.ts";
-import type { ResponsesBody } from "./request-schemas.ts";
+import type { ChatBody } from "../api/request-schemas.ts";
+import { ApiError, badRequest, invalid } from "../http/errors.ts";
+import { CANCELLED, newItemId } from "./format.ts";
+import type { ResponsesBody } from "./schemas.ts";
 import type { Item, KeptItem, ResponseStore, Size } from "./store.ts";
-import { fittingHistory } from "./truncation.ts";
 
 interface Conversation {
   /** Items of earlier responses. */
@@ -71,4 +73,158 @@ function historyOf({ previous_response_id: id }: ResponsesBody, { store, client 
 
 function itemsOf({ input }: ResponsesBody): Exclude<ResponsesBody["input"], string> {
   return typeof input === "string" ? [{ type: "message", role: "user", content: input }] : input;
+}
+
+type Messages = ChatBody["messages"];
+
+/** Work to render a message beside its characters, in characters. */
+const MESSAGE_WORK = 512;
+/** Tokens for each unit of work, before a rendering has shown them. */
+const LIKELY_RATE = 1 / 4;
+/** Turns that are tried by estimates, before the search halves what is left. */
+const MAX_ESTIMATES = 4;
+
+/** Limits of a search for the turns that fit. */
+interface SearchLimits {
+  /** Most tokens of the messages that stay. */
+  readonly maxTokens: number;
+  /** Characters of all renderings beside a first one of the whole conversation, and 512 for each message. */
+  readonly maxWork: number;
+  /** Most messages of a conversation that is rendered whole at first: longer ones hardly fit. */
+  readonly likelyMessages: number;
+}
+
+/**
+ * Leaves out the fewest of the oldest turns so that the rest fits. The last turn always stays. Leaves out more turns
+ * than needed where further renderings would exceed `maxWork`. Renderings block the engine, so the tokens of earlier
+ * ones predict which turns fit.
+ *
+ * @param tokensOf - renders messages, and counts their tokens: a number above `maxTokens` where they are more. Shorter
+ *   ones have fewer
+ */
+export async function fittingMessages(
+  messages: Messages,
+  tokensOf: (messages: Messages) => Promise<number>,
+  { maxTokens, maxWork, likelyMessages }: SearchLimits,
+): Promise<Messages> {
+  const ofUser = messages.flatMap(({ role }, index) => (role === "user" ? [index] : []));
+  // The first turn stands for the whole conversation.
+  const starts = [0, ...ofUser.slice(1)];
+  const isLikely = messages.length <= likelyMessages;
+  if (starts.length === 1 || (isLikely && (await tokensOf(messages)) <= maxTokens)) return messages;
+  const works = worksFrom(messages, starts);
+  const from = (turn: number): Messages =>
+    messages.filter((message, index) => index >= (starts[turn] ?? 0) || isOfSystem(message));
+  let [low, high, left] = [isLikely ? 1 : 0, starts.length - 1, maxWork];
+  let known = { work: 0, tokens: 0 };
+  let rate = LIKELY_RATE;
+  for (let attempt = 0; low < high; attempt++) {
+    const room = known.work + (maxTokens - known.tokens) / rate;
+    const estimated = works.findIndex((work, turn) => turn >= low && (work <= room || turn === high - 1));
+    const turn = attempt < MAX_ESTIMATES ? estimated : Math.floor((low + high) / 2);
+    const work = works[turn] ?? 0;
+    const isCheap = work <= left;
+    if (isCheap) left -= work;
+    // oxlint-disable-next-line no-await-in-loop -- a search
+    const tokens = isCheap ? await tokensOf(from(turn)) : Infinity;
+    if (tokens <= maxTokens) {
+      high = turn;
+      rate = Math.max(tokens - known.tokens, 1) / Math.max(work - known.work, 1);
+      known = { work, tokens };
+    } else {
+      low = turn + 1;
+      if (known.work === 0) rate *= 2;
+    }
+  }
+  return from(high);
+}
+
+/** Computes the work to render the messages that stay from each turn on. */
+function worksFrom(messages: Messages, starts: readonly number[]): readonly number[] {
+  const works: number[] = [];
+  let after = 0;
+  let turn = starts.length - 1;
+  let ofSystem = 0;
+  const own = messages.map((message) => MESSAGE_WORK + JSON.stringify(message).length);
+  for (const [index, message] of messages.entries()) if (isOfSystem(message)) ofSystem += own[index] ?? 0;
+  for (const [index, message] of [...messages.entries()].toReversed()) {
+    if (isOfSystem(message)) ofSystem -= own[index] ?? 0;
+    after += own[index] ?? 0;
+    if (index !== starts[turn]) continue;
+    works[turn] = after + ofSystem;
+    turn--;
+  }
+  return works;
+}
+
+/** Leaves out the fewest of the oldest turns of kept items so that the rest has room. */
+function fittingHistory(history: readonly KeptItem[], room: Size): readonly KeptItem[] {
+  let { bytes, numParts } = room;
+  const hasRoom = (kept: KeptItem): boolean => {
+    bytes -= kept.bytes;
+    numParts -= kept.numParts;
+    return bytes >= 0 && numParts >= 0;
+  };
+  for (const kept of history) if (isOfSystem(kept.item)) hasRoom(kept);
+  const others = history.filter(({ item }) => !isOfSystem(item)).toReversed();
+  const numFitting = others.findIndex((kept) => !hasRoom(kept));
+  if (numFitting === -1) return history;
+  const first = others.slice(0, numFitting).findLast(({ item }) => item.type === "message" && item.role === "user");
+  const start = first ? history.indexOf(first) : history.length;
+  return history.filter(({ item }, index) => index >= start || isOfSystem(item));
+}
+
+function isOfSystem(message: object): boolean {
+  return "role" in message && (message.role === "system" || message.role === "developer");
+}
+
+export function responseNotFound(id: string): ApiError {
+  return notFound(`Response with id '${shown(id)}' not found.`, "response_not_found");
+}
+
+export function itemNotFound(id: string): ApiError {
+  return notFound(`Item with id '${shown(id)}' not found.`, "item_not_found", "input");
+}
+
+function previousNotFound(id: string): ApiError {
+  const message = `Previous response with id '${shown(id)}' not found.`;
+  return badRequest({ message, code: "previous_response_not_found", param: "previous_response_id" });
+}
+
+function conversationTooLong(maxItems: number): ApiError {
+  return invalid(
+    "input",
+    `expected at most ${maxItems} items and parts, with those of the responses that it continues`,
+  );
+}
+
+function conversationTooLarge(maxBytes: number): ApiError {
+  const message = `The request has more than ${maxBytes} bytes with the items of the responses that it continues.`;
+  return new ApiError({
+    status: 413,
+    type: "invalid_request_error",
+    code: "request_too_large",
+    message,
+    param: "input",
+  });
+}
+
+export function notRunning(id: string): ApiError {
+  const message = `Response with id '${shown(id)}' has ended, and cannot be cancelled.`;
+  return badRequest({ message, code: "invalid_value", param: "response_id" });
+}
+
+/** Creates the reason that ends a response whose client cancels it. */
+export function cancelled(): ApiError {
+  const message = "The response was cancelled.";
+  return new ApiError({ status: 409, type: "invalid_request_error", code: CANCELLED, message });
+}
+
+function notFound(message: string, code: string, param?: string): ApiError {
+  return new ApiError({ status: 404, type: "invalid_request_error", message, code, param });
+}
+
+/** Shortens an id, which comes from a client and may have any length. */
+function shown(id: string): string {
+  return id.slice(0, 200);
 }

@@ -1,23 +1,36 @@
-// `POST /v1/responses`: a chat whose conversation the server may keep.
+// `POST /v1/responses`, a chat whose conversation the server may keep, and the routes that read, remove and cancel kept
+// responses.
 
 import { ReadMeError } from "@readme-moe/core";
-import { chatApi, chatPrompt, prepareChat } from "../api/chat.ts";
-import type { ChatChoice } from "../api/chat-shape.ts";
+import { chatApi, type ChatChoice, chatPrompt, prepareChat } from "../api/chat.ts";
 import { checkBody } from "../api/check-body.ts";
 import type { Exchange } from "../api/exchange.ts";
 import type { GenerationSettings } from "../api/generation.ts";
-import type { ChatBody } from "../api/request-schemas.ts";
+import { type ChatBody, without } from "../api/request-schemas.ts";
 import type { GenerationEndpoint } from "../api/serve-generation.ts";
-import { renameParams } from "../http/errors.ts";
-import { bodyBytesOf, clientName } from "../http/request.ts";
+import { renameParams, unsupported } from "../http/errors.ts";
+import { bodyBytesOf, clientName, idOf } from "../http/request.ts";
 import { LIMITS } from "../limits.ts";
-import type { ResponseAnswer } from "./answer-schemas.ts";
+import { type ReadParts, sendRead } from "../api/other-routes.ts";
+import { listPage, pageOf } from "../http/page.ts";
+import { sendJson } from "../http/reply.ts";
+import {
+  type ConversationItem,
+  type ResponseAnswer,
+  responsesBody,
+  type ResponsesBody,
+  withItemTypes,
+} from "./schemas.ts";
 import { newItemId, ResponsesFormat } from "./format.ts";
-import { conversationOf } from "./conversation.ts";
-import { responsesBody, withItemTypes, type ResponsesBody } from "./request-schemas.ts";
+import {
+  cancelled,
+  conversationOf,
+  fittingMessages,
+  itemNotFound,
+  notRunning,
+  responseNotFound,
+} from "./conversation.ts";
 import type { ResponseStore } from "./store.ts";
-import { chatBodyOf } from "./to-chat.ts";
-import { fittingMessages } from "./truncation.ts";
 
 /** Parameters of a chat that this API names otherwise. */
 const PARAMS: Readonly<Record<string, string>> = {
@@ -133,4 +146,165 @@ function begunResponse(
     user: body.user ?? null,
     metadata: body.metadata ?? {},
   };
+}
+
+type ChatMessages = ChatBody["messages"];
+type AssistantMessage = Extract<ChatMessages[number], { role: "assistant" }>;
+type ToolCalls = NonNullable<AssistantMessage["tool_calls"]>;
+
+/** Fields that a chat has under another name, or not at all. */
+const OWN_FIELDS = [
+  "input",
+  "instructions",
+  "max_output_tokens",
+  "include",
+  "tools",
+  "tool_choice",
+  "max_tool_calls",
+  "text",
+  "reasoning",
+  "previous_response_id",
+  "truncation",
+  "stream_options",
+  "background",
+  "conversation",
+  "prompt",
+  "context_management",
+  "top_logprobs",
+] as const satisfies readonly (keyof ResponsesBody)[];
+
+/** Returns the body of the chat. @param items - the whole conversation, earlier responses included */
+function chatBodyOf(body: ResponsesBody, items: readonly ConversationItem[]): ChatBody {
+  const { text, tools, tool_choice: choice, reasoning, top_logprobs: topLogprobs } = body;
+  const hasLogprobs = body.include?.includes("message.output_text.logprobs") ?? false;
+  return {
+    ...without(body, OWN_FIELDS),
+    messages: [...instructionsOf(body), ...messagesOf(items)],
+    max_completion_tokens: body.max_output_tokens,
+    logprobs: hasLogprobs || (topLogprobs ?? 0) > 0,
+    top_logprobs: topLogprobs,
+    tools: tools?.map(({ type, ...definition }) => ({ type, function: definition })),
+    tool_choice: typeof choice === "object" && choice ? { type: choice.type, function: { name: choice.name } } : choice,
+    response_format: formatOf(text),
+    reasoning_effort: reasoning?.effort,
+  };
+}
+
+function instructionsOf({ instructions }: ResponsesBody): ChatMessages {
+  return instructions == null ? [] : [{ role: "system", content: instructions }];
+}
+
+function formatOf(text: ResponsesBody["text"]): ChatBody["response_format"] {
+  const format = text?.format;
+  if (format?.type !== "json_schema") return format;
+  const { type, ...schema } = format;
+  return { type, json_schema: schema };
+}
+
+/**
+ * Returns the items as messages. Reasoning, text and calls that follow one another are one message of the assistant.
+ */
+function messagesOf(items: readonly ConversationItem[]): ChatMessages {
+  const messages: ChatMessages = [];
+  /** Message of the assistant that further items belong to. */
+  let open: AssistantMessage | undefined;
+  const assistant = (): AssistantMessage => {
+    if (!open) messages.push((open = { role: "assistant" }));
+    return open;
+  };
+  for (const item of items) {
+    switch (item.type) {
+      case "reasoning":
+        // Reasoning begins a turn.
+        if (open?.content != null || open?.tool_calls) open = undefined;
+        assistant().reasoning_content = joined(open?.reasoning_content, reasoningText(item));
+        break;
+      case "function_call": {
+        const calls: ToolCalls = (assistant().tool_calls ??= []);
+        calls.push({ id: item.call_id, type: "function", function: { name: item.name, arguments: item.arguments } });
+        break;
+      }
+      case "function_call_output":
+        open = undefined;
+        messages.push({ role: "tool", tool_call_id: item.call_id, content: textOf(item.output) });
+        break;
+      case "message": {
+        const { role } = item;
+        if (role === "assistant") {
+          if (open?.content != null || open?.tool_calls) open = undefined;
+          assistant().content = textOf(item.content);
+        } else {
+          open = undefined;
+          messages.push({ role, content: textOf(item.content) });
+        }
+        break;
+      }
+      default:
+        throw new TypeError(`Unknown item: ${JSON.stringify(item satisfies never)}`);
+    }
+  }
+  // Reasoning alone, whose answer was cut off, is a turn without text.
+  for (const message of messages) {
+    if (message.role === "assistant" && message.content == null && !message.tool_calls) message.content = "";
+  }
+  return messages;
+}
+
+function reasoningText({ content, summary }: Extract<ConversationItem, { type: "reasoning" }>): string {
+  const parts = content && content.length > 0 ? content : summary;
+  return parts.map(({ text }) => text).join("\n");
+}
+
+function joined(before: string | null | undefined, text: string): string {
+  return before == null || before === "" ? text : `${before}\n${text}`;
+}
+
+function textOf(content: string | readonly { readonly text: string }[]): string {
+  return typeof content === "string" ? content : content.map(({ text }) => text).join("\n");
+}
+
+/** A store, and the request that names one of its responses. */
+interface StoredRequest extends ReadParts {
+  readonly store: ResponseStore;
+}
+
+export function showResponse({ store, ...parts }: StoredRequest): Promise<void> {
+  const { id, client } = named(parts);
+  if (parts.request.query["stream"] === "true") throw unsupported("stream");
+  return sendRead(parts, () => {
+    const found = store.get(id, client)?.json ?? store.running(id, client);
+    if (!found) throw responseNotFound(id);
+    return found;
+  });
+}
+
+export function deleteResponse({ store, ...parts }: StoredRequest): Promise<void> {
+  const { id, client } = named(parts);
+  if (!store.delete(id, client)) throw responseNotFound(id);
+  return sendJson(parts.response, { id, object: "response", deleted: true }, parts.serving);
+}
+
+/** Ends a response that is being generated, and answers with what it has so far. */
+export function cancelResponse({ store, ...parts }: StoredRequest): Promise<void> {
+  const { id, client } = named(parts);
+  const running = store.running(id, client);
+  if (running && store.cancel(id, client, cancelled())) {
+    return sendJson(parts.response, { ...running, status: "cancelled" }, parts.serving);
+  }
+  throw store.get(id, client) ? notRunning(id) : responseNotFound(id);
+}
+
+/** Lists the items of a response's request, the last one first unless `order` is `asc`. */
+export function listInputItems({ store, ...parts }: StoredRequest): Promise<void> {
+  const { id, client } = named(parts);
+  return sendRead(parts, () => {
+    const kept = store.get(id, client);
+    if (!kept) throw responseNotFound(id);
+    const items = [...kept.history, ...kept.input].map(({ item }) => item);
+    return listPage(items, pageOf(parts.request, { most: 100, usual: 20 }), itemNotFound);
+  });
+}
+
+function named({ request, response }: ReadParts): { readonly id: string; readonly client: string } {
+  return { id: idOf(request), client: clientName(request, response) };
 }

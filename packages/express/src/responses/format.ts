@@ -3,12 +3,11 @@
 import { randomUUID } from "node:crypto";
 import { nowSeconds, type AnswerFormat, type AnswerPart, type Outcome } from "../api/answer-format.ts";
 import type { UsageAnswer } from "../api/answer-schemas.ts";
-import type { ChatChoice } from "../api/chat-shape.ts";
-import { partIds } from "../api/part-ids.ts";
+import { type ChatChoice, partIds } from "../api/chat.ts";
 import type { ApiError } from "../http/errors.ts";
 import { JsonList, type SseEvent } from "../http/reply.ts";
-import type { ToolCallDelta } from "../tools/tool-calls.ts";
-import type { OutputItem, OutputLogprobs, ResponseAnswer } from "./answer-schemas.ts";
+import type { ToolCallDelta } from "../tools/tool-call-parser.ts";
+import type { OutputItem, OutputLogprobs, ResponseAnswer } from "./schemas.ts";
 
 /** Creates the id of a response or an item. */
 export function newItemId(prefix: string): string {

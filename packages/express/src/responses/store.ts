@@ -4,8 +4,7 @@ import { integerOption, MAX_TIMER_MS, numberOption, rejectUnknownKeys } from "@r
 import { numPartsOf } from "../api/check-body.ts";
 import { jsonParts, sumOfBytes } from "../http/reply.ts";
 import { LIMITS } from "../limits.ts";
-import type { ResponseAnswer } from "./answer-schemas.ts";
-import type { ConversationItem } from "./request-schemas.ts";
+import type { ConversationItem, ResponseAnswer } from "./schemas.ts";
 
 /** Limits of the responses that a server keeps in memory. */
 export interface ResponsesOptions {

@@ -3,8 +3,7 @@
 import type { ChatContentPart, ChatMessage, EngineInfo } from "@readme-moe/core";
 import { checkSchemaSizes, type Constraint, type TaggedAnswers } from "@readme-moe/grammar";
 import { invalid } from "../http/errors.ts";
-import { CALL_BEGIN, CALL_END, callHead, callText } from "./tool-calls.ts";
-import { ToolCallParser } from "./tool-call-parser.ts";
+import { CALL_BEGIN, CALL_END, callHead, callText, ToolCallParser } from "./tool-call-parser.ts";
 
 /** A function that the model may call, in the shape of the OpenAI API. */
 export interface ToolDefinition {
