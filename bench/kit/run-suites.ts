@@ -83,7 +83,7 @@ async function writeReport(folder: string, suite: Suite, report: SuiteReport): P
   // Drawing brings in more than a process that only measures should hold.
   const { linePicture, stackedPicture } = await import("@readme-moe/refactor");
   for (const { name, picture } of report.pictures) {
-    const svg = "bars" in picture ? stackedPicture(picture) : linePicture(picture);
+    const svg = await ("bars" in picture ? stackedPicture(picture) : linePicture(picture));
     await writeFileAtomically(join(folder, `${name}.svg`), svg);
   }
 }

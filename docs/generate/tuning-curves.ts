@@ -21,7 +21,7 @@ export async function drawTuningCurves(from: string, to: string): Promise<void> 
     colour: COLOURS[place % COLOURS.length] as string,
     points: own,
   }));
-  const svg = linePicture({
+  const svg = await linePicture({
     title: "Loss recovered by tuning",
     description: "Loss on held-out text above the dense model's, by tokens learned from: lower is better.",
     xTitle: "thousand tokens",

@@ -1,7 +1,6 @@
 // Parts of `npm run bench -- limits` whose errors would not be noticed in its results.
 
 import { stackedPicture } from "@readme-moe/refactor";
-import { DOMParser } from "@xmldom/xmldom";
 import { describe, expect, test } from "vitest";
 import { randomModel } from "../../bench/random-model.ts";
 import { caseName, casesOf } from "../../bench/limits/cases.ts";
@@ -13,6 +12,7 @@ import { runJob } from "../../bench/limits/run-job.ts";
 import { allLayersMs, MEASURED_LAYERS } from "../../bench/limits/shapes.ts";
 import { leastMs, stepCost } from "../../bench/limits/step-cost.ts";
 import { partsPicture } from "../../bench/limits/tables.ts";
+import { marksOf, parseSvg, textsOf } from "../support/svg.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 import { TINY_SHAPE } from "../support/tiny-shape.ts";
 
@@ -140,11 +140,11 @@ describe("the picture", () => {
   const parts = { "forward pass": 6, router: 1, scheduling: 1, "sampling, events": 2 };
   const step = { name: "dense", engine: { step: 10, parts } };
 
-  test("draws parts end to end, each as wide as its share", () => {
-    const document = new DOMParser().parseFromString(stackedPicture(partsPicture([step])), "image/svg+xml");
-    const rects = Array.from(document.getElementsByTagName("rect"))
-      .filter((rect) => rect.getAttribute("height") === "20")
-      .map((rect) => ({ x: Number(rect.getAttribute("x")), width: Number(rect.getAttribute("width")) }));
+  test("draws parts end to end, each as wide as its share", async () => {
+    const document = parseSvg(await stackedPicture(partsPicture([step])));
+    const rects = marksOf(document, "rect").map(({ path: [x = 0, , width = 0] }) => ({ x, width }));
+    expect(marksOf(document, "rect").map(({ label }) => label)).toContain("forward pass: 6.00");
+    expect(textsOf(document).map(({ text }) => text)).toEqual(expect.arrayContaining(["dense", "10.00", "scheduling"]));
     expect(rects).toHaveLength(4);
     const all = rects.reduce((sum, { width }) => sum + width, 0);
     expect((rects[0]?.width ?? 0) / all).toBeCloseTo(0.6, 3);

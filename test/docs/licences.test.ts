@@ -7,7 +7,17 @@ import { licencePage, productionDependencies } from "../../tools/packages/licenc
 import { ROOT, workspacePackages } from "../../tools/packages/workspace.ts";
 
 /** Those that ask for no more than to be named. */
-const PERMISSIVE = ["MIT", "ISC", "Apache-2.0", "BSD-2-Clause", "BSD-3-Clause", "0BSD", "BlueOak-1.0.0", "CC0-1.0"];
+const PERMISSIVE = [
+  "MIT",
+  "ISC",
+  "Apache-2.0",
+  "BSD-2-Clause",
+  "BSD-3-Clause",
+  "0BSD",
+  "BlueOak-1.0.0",
+  "CC0-1.0",
+  "Unlicense",
+];
 
 const dependencies = productionDependencies();
 

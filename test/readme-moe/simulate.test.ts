@@ -4,6 +4,7 @@ import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { runCli, type Outcome } from "../support/run-cli.ts";
+import { marksOf, parseSvg } from "../support/svg.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 
 const SMALL = ["--sequences", "20", "--output-tokens", "8"];
@@ -133,7 +134,10 @@ describe("--svg", () => {
     for (const name of ["belady", "lru", "horizon (bound)", "Belady knowing all (bound)"])
       expect(times(`>${name}<`)).toBe(1);
     // Two policies and two bounds in one panel, two policies in the other.
-    expect(times("<path ")).toBe(2 * (4 + 2));
+    const document = parseSvg(svg);
+    expect(marksOf(document, "line")).toHaveLength(2 * (4 + 2));
+    // Bounds have no points.
+    expect(marksOf(document, "symbol")).toHaveLength(2 * (2 + 2) * 2);
   });
 
   test("draws a replay", async () => {

@@ -63,7 +63,7 @@ export async function refactor(
   const measured = await stages.run("losses", () => measureModel(job, folder, expertOf));
   const results = { fitted, routerParameters: router.parameters, measured, expertOf, fingerprint };
   const report = await makeReport(job, results);
-  await finishFolder(folder, out, reportDocuments(report));
+  await finishFolder(folder, out, await reportDocuments(report));
   await work.remove();
   await fitted.removeResults();
   return report;

@@ -181,7 +181,7 @@ async function runSimulate(command: Command, flags: SimulateFlags): Promise<void
     await writeFileAtomically(flags.writeTrace, text);
   }
   const summary = `${trace.sequences.length} sequences, ${modelOf(trace)}; ${flags.scheduler.join(", ")}`;
-  await writePicture(flags, simulationPicture(runs, summary));
+  if (flags.svg !== undefined) await writePicture(flags.svg, simulationPicture(runs, summary));
   const of = { sequences: trace.sequences.length, ...modelJson(trace) };
   print(flags, summary, simulationTable(runs), { ...of, runs: runs.map(simulationJson) });
 }
@@ -199,7 +199,7 @@ async function runReplay(trace: ExpertTrace, flags: SimulateFlags): Promise<void
   if (trace.steps.length === 0) throw new ReadMeError("ERR_FILE_CORRUPT", `${flags.trace}: has no steps to replay`);
   const replays = runReplays(trace, flags);
   const summary = `${trace.steps.length} recorded steps, ${modelOf(trace)}`;
-  await writePicture(flags, replayPicture(replays, summary));
+  if (flags.svg !== undefined) await writePicture(flags.svg, replayPicture(replays, summary));
   const of = { steps: trace.steps.length, ...modelJson(trace) };
   print(flags, summary, replayTable(replays), { ...of, replays: replays.map(replayJson) });
 }
@@ -209,8 +209,8 @@ function print({ json }: SimulateFlags, summary: string, table: readonly string[
   for (const line of [summary, ...table]) console.log(line);
 }
 
-async function writePicture({ svg }: SimulateFlags, picture: string | undefined): Promise<void> {
-  if (svg !== undefined && picture !== undefined) await writeFileAtomically(svg, picture);
+async function writePicture(path: string, svg: Promise<string> | undefined): Promise<void> {
+  if (svg !== undefined) await writeFileAtomically(path, await svg);
 }
 
 function modelOf({ layout }: ExpertTrace): string {

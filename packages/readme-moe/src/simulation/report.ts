@@ -126,7 +126,7 @@ interface Measured extends CacheBudget {
 }
 
 /** Draws hit ratios and latency, a row for each scheduler; `undefined` without runs. */
-export function simulationPicture(runs: readonly SimulationRun[], of: string): string | undefined {
+export function simulationPicture(runs: readonly SimulationRun[], of: string): Promise<string> | undefined {
   const [first] = runs;
   if (!first) return undefined;
   const mostMs = Math.max(...runs.map(({ result }) => result.normalizedLatencyMs.mean));
@@ -146,7 +146,7 @@ export function simulationPicture(runs: readonly SimulationRun[], of: string): s
 }
 
 /** Draws hit ratios; `undefined` without replays. */
-export function replayPicture(replays: readonly Replay[], of: string): string | undefined {
+export function replayPicture(replays: readonly Replay[], of: string): Promise<string> | undefined {
   const [first] = replays;
   if (!first) return undefined;
   const title = "Expert caches by size, on recorded steps";

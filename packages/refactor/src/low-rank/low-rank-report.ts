@@ -110,8 +110,8 @@ export function lowRankReport({ options, schedule, domains, trained, losses, ...
 }
 
 /** Writes report.json, README.md and a picture, by name. */
-export function lowRankDocuments(report: LowRankReport): Readonly<Record<string, string>> {
-  const picture = pictureOf(report);
+export async function lowRankDocuments(report: LowRankReport): Promise<Readonly<Record<string, string>>> {
+  const picture = await pictureOf(report);
   return {
     "report.json": reportJson(report),
     "README.md": card(report, picture !== undefined),
@@ -180,7 +180,7 @@ function card(report: LowRankReport, hasPicture: boolean): string {
   return `${sections.join("\n\n")}\n`;
 }
 
-function pictureOf(report: LowRankReport): string | undefined {
+function pictureOf(report: LowRankReport): Promise<string> | undefined {
   const losses = rowsOf(report).map(({ id, row }) => ({
     id: PICTURE_IDS[id],
     label: LABELS[id],

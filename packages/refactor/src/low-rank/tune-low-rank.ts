@@ -100,7 +100,7 @@ export async function tuneLowRank(
         shape: { rank, alpha, products: changedProducts(resolved.attention), base: source },
       }),
       provenance: { base: source, fingerprint: models[0], options: resolved, tokens: report.tokens },
-      documents: lowRankDocuments(report),
+      documents: await lowRankDocuments(report),
     });
     await work.remove();
     await machines?.close();

@@ -9,9 +9,9 @@ import type { Report } from "./report.ts";
  *
  * @throws {RangeError} naming a figure that is not a finite number
  */
-export function reportDocuments(report: Report): Readonly<Record<string, string>> {
+export async function reportDocuments(report: Report): Promise<Readonly<Record<string, string>>> {
   const json = reportJson(report);
-  const pictures = reportPictures(report);
+  const pictures = await reportPictures(report);
   return {
     "report.json": json,
     "README.md": modelCard(report, pictures),

@@ -110,7 +110,7 @@ export async function tuningDocuments(model: Model, report: TuningReport): Promi
   const [, head = "", body = ""] = /^(---\r?\n.*?\r?\n---\r?\n)?(.*)$/s.exec(card ?? "") ?? [];
   return {
     ...(await picturesOf(model)),
-    [CURVE]: tuningPicture(report),
+    [CURVE]: await tuningPicture(report),
     "report.json": `${JSON.stringify({ ...asObject(before), tuning: report }, undefined, 1)}\n`,
     "README.md": `${head}\n${tuningSection(report)}\n${body.replace(/^\s+/, "")}`.trimStart(),
   };
@@ -153,7 +153,7 @@ function tuningSection(report: TuningReport): string {
   ].join("\n");
 }
 
-function tuningPicture({ curve, data }: TuningReport): string {
+function tuningPicture({ curve, data }: TuningReport): Promise<string> {
   const points = curve.map(({ tokens, above_dense: above }) => [tokens / 1000, Math.max(0, above)] as const);
   return linePicture({
     title: "Loss won back by tuning",

@@ -1,26 +1,6 @@
 // Curves over a common axis, in panels that share their legend.
 
-import { scaleLinear, scaleLog } from "d3-scale";
-import { area, line } from "d3-shape";
-import {
-  AXIS_TITLE,
-  dot,
-  element,
-  gridLines,
-  label,
-  legend,
-  MARGIN,
-  NUMBERS,
-  picture,
-  stroke,
-  textWidth,
-  together,
-  TOP,
-  type Box,
-  type NumberScale,
-  type PictureText,
-  type Svg,
-} from "./drawing.ts";
+import { draw, FAINT_INK, GROUND, legendColumns, WIDTH, type PictureText } from "./drawing.ts";
 
 /** One line of a panel. */
 export interface Curve {
@@ -53,105 +33,95 @@ export interface LinePicture extends PictureText {
   readonly rows: readonly { readonly title?: string | undefined; readonly panels: readonly LinePanel[] }[];
 }
 
-const WIDTH = 860;
-const PLOT_HEIGHT = 240;
-const [NUMBERS_WIDTH, PANEL_GAP] = [46, 28];
-// Space of a panel for its title above, and for numbers and their title below.
-const [PANEL_HEAD, PANEL_FOOT] = [30, 54];
-const ROW_HEAD = 30;
+const NUMBERS_WIDTH = 46;
+const PANEL_GAP = 28;
+const PANEL_TITLE = {
+  anchor: "start",
+  frame: "bounds",
+  fontSize: 12,
+  fontWeight: "normal",
+  color: FAINT_INK,
+  offset: 8,
+};
 
 /** Draws an SVG document. There is at least one panel, and a point in each. */
-export function linePicture({ rows, xTitle, isLogarithmic, ...text }: LinePicture): string {
+export function linePicture({ rows, xTitle, isLogarithmic, ...text }: LinePicture): Promise<string> {
   const curves = rows.flatMap(({ panels }) => panels.flatMap((panel) => panel.curves));
-  const xs = [...new Set(curves.flatMap(({ points }) => points.map(([x]) => x)))].toSorted((a, b) => a - b);
   const named = [...new Map(curves.map((curve) => [curve.name, curve])).values()];
-  const entries = named.map((curve) => ({ name: curve.name, colour: curve.colour, line: lineOf(curve) }));
-  const key = legend(entries, WIDTH);
-  let y = TOP - 4 + key.height;
-  const drawn: Svg[] = [key.svg];
-  for (const { title, panels } of rows) {
-    if (title !== undefined) {
-      drawn.push(label(title, [MARGIN, y + 18], { "font-size": 13, "font-weight": 600 }, WIDTH - 2 * MARGIN));
-      y += ROW_HEAD;
-    }
-    const room = (WIDTH - 2 * MARGIN - PANEL_GAP * (panels.length - 1)) / panels.length;
-    const [top, bottom] = [y + PANEL_HEAD, y + PANEL_HEAD + PLOT_HEIGHT];
-    for (const [index, panel] of panels.entries()) {
-      const left = MARGIN + index * (room + PANEL_GAP) + NUMBERS_WIDTH;
-      const box = { left, right: left + room - NUMBERS_WIDTH, top, bottom };
-      drawn.push(drawPanel(panel, xs, { xTitle, isLogarithmic }, box));
-    }
-    y = bottom + PANEL_FOOT;
-  }
-  return picture(text, WIDTH, y + MARGIN / 2, ...drawn);
-}
-
-function lineOf({ isBound }: Curve): "solid" | "dashed" {
-  return isBound ? "dashed" : "solid";
-}
-
-function drawPanel(
-  { title, curves, most }: LinePanel,
-  xs: readonly number[],
-  { xTitle, isLogarithmic }: Pick<LinePicture, "xTitle" | "isLogarithmic">,
-  box: Box,
-): Svg {
-  const { left, right, top, bottom } = box;
+  const names = named.map(({ name }) => name);
+  const xs = [...new Set(curves.flatMap(({ points }) => points.map(([x]) => x)))].toSorted((a, b) => a - b);
   const [first = 0, last = 0] = [xs[0], xs.at(-1)];
   const around = isLogarithmic ? [first / 2, last * 2] : [first - 1, last + 1];
-  const x = (isLogarithmic ? scaleLog() : scaleLinear())
-    .domain(first === last ? around : [first, last])
-    .range([left + 12, right - 12]);
-  const ys = curves.flatMap(({ points, band = [] }) => [...points.map(([, at]) => at), ...band.map(([, , at]) => at)]);
-  const largest = most ?? Math.max(...ys);
-  const isLogY = isLogarithmic === "both";
-  const domain = isLogY ? [Math.min(...ys), largest] : [0, largest > 0 ? largest : 1];
-  const y = (isLogY ? scaleLog() : scaleLinear()).domain(domain).nice(5).range([bottom, top]);
-  return together(
-    label(title, [left - NUMBERS_WIDTH, top - 14], AXIS_TITLE, right - left + NUMBERS_WIDTH),
-    // On a logarithmic axis some numbers are left out where they would touch.
-    gridLines(y, box, "left", isLogY ? y.tickFormat(5, "~g") : undefined),
-    ...ticksThatFit(xs, x).map((tick) =>
-      label(short(tick), [x(tick), bottom + 17], { ...NUMBERS, "text-anchor": "middle" }),
-    ),
-    label(xTitle, [(left + right) / 2, bottom + 36], { ...AXIS_TITLE, "text-anchor": "middle" }),
-    // Bounds lie above what they bound, so they are drawn first: where lines meet, the others show.
-    ...curves
-      .toSorted((a, b) => Number(b.isBound ?? false) - Number(a.isBound ?? false))
-      .map((curve) => drawCurve(curve, x, y)),
-  );
-}
-
-/** Keeps numbers at measured places that do not touch the one before. */
-function ticksThatFit(xs: readonly number[], x: NumberScale): readonly number[] {
-  let end = -Infinity;
-  return xs.filter((tick) => {
-    const half = textWidth(short(tick), 11) / 2 + 4;
-    if (x(tick) - half < end) return false;
-    end = x(tick) + half;
-    return true;
+  const x = {
+    field: "x",
+    type: "quantitative",
+    title: xTitle,
+    scale: {
+      type: isLogarithmic ? "log" : "linear",
+      domain: first === last ? around : [first, last],
+      nice: false,
+      ...(isLogarithmic ? {} : { zero: false }),
+      padding: 12,
+    },
+    axis: { grid: false, values: xs, labelOverlap: "greedy", labelExpr: X_LABEL, titlePadding: 8 },
+  };
+  const legend = { columns: legendColumns(names), symbolType: "stroke", symbolStrokeWidth: 2, symbolSize: 400 };
+  const series = {
+    stroke: { field: "name", scale: { domain: names, range: named.map(({ colour }) => colour) }, legend },
+    strokeDash: {
+      field: "name",
+      scale: { domain: names, range: named.map(({ isBound }) => (isBound ? [5, 4] : [1, 0])) },
+      legend,
+    },
+  };
+  return draw(text, {
+    vconcat: rows.map(({ title, panels }) => ({
+      ...(title === undefined ? {} : { title: { text: title, fontSize: 13 } }),
+      spacing: PANEL_GAP,
+      hconcat: panels.map((panel) => ({
+        title: { ...PANEL_TITLE, text: panel.title },
+        width: (WIDTH - PANEL_GAP * (panels.length - 1)) / panels.length - NUMBERS_WIDTH,
+        height: 240,
+        layer: layersOf(panel, x, series, isLogarithmic === "both"),
+      })),
+    })),
+    resolve: { legend: { stroke: "shared", strokeDash: "shared" } },
   });
 }
 
-function drawCurve(curve: Curve, x: NumberScale, y: NumberScale): Svg {
-  const { colour, isBound, points, band } = curve;
-  const pathOf = line<readonly [number, number]>(
-    ([at]) => x(at),
-    ([, value]) => y(value),
-  ).digits(2);
-  const areaOf = area<readonly [number, number, number]>(
-    ([at]) => x(at),
-    ([, least]) => y(least),
-    ([, , most]) => y(most),
-  ).digits(2);
-  return together(
-    ...(band ? [element("path", { d: areaOf([...band]) ?? "", fill: colour, "fill-opacity": 0.15 })] : []),
-    element("path", { d: pathOf([...points]) ?? "", fill: "none", ...stroke(colour, lineOf(curve)) }),
-    ...(isBound ? [] : points.map(([at, value]) => dot(x(at), y(value), colour))),
+const X_LABEL = "datum.value >= 1e7 ? format(datum.value / 1e6, ',.3r') + 'M' : format(datum.value, '.2~f')";
+/** The curve's own colour, which needs no legend. */
+const OWN_COLOUR = { field: "colour", type: "nominal", scale: null };
+
+function layersOf({ curves, most }: LinePanel, x: object, series: object, isLogarithmic: boolean): readonly object[] {
+  // Bounds lie above what they bound, so they are drawn first: where lines meet, the others show.
+  const drawn = curves.toSorted((a, b) => Number(b.isBound ?? false) - Number(a.isBound ?? false));
+  const points = drawn.flatMap((curve) => curve.points.map(([at, value]) => ({ ...partOf(curve), x: at, y: value })));
+  const bands = drawn.flatMap((curve) =>
+    (curve.band ?? []).map(([at, least, largest]) => ({ ...partOf(curve), x: at, y: least, largest })),
   );
+  const ys = [...points.map((point) => point.y), ...bands.map(({ largest }) => largest)];
+  const largest = most ?? Math.max(...ys);
+  const y = {
+    field: "y",
+    type: "quantitative",
+    scale: isLogarithmic
+      ? { type: "log", domain: [Math.min(...ys), largest], nice: true }
+      : { domain: [0, largest > 0 ? largest : 1], nice: 5 },
+    axis: { title: null, tickCount: 5, ...(isLogarithmic ? { format: "~g", labelOverlap: "greedy" } : {}) },
+  };
+  const area = { x, y, y2: { field: "largest" }, fill: OWN_COLOUR };
+  return [
+    ...(bands.length > 0 ? [{ data: { values: bands }, mark: { type: "area", opacity: 0.15 }, encoding: area }] : []),
+    { data: { values: points }, mark: { type: "line", strokeWidth: 2 }, encoding: { x, y, ...series } },
+    {
+      data: { values: points.filter(({ isBound }) => !isBound) },
+      mark: { type: "point", filled: true, opacity: 1, size: 40, stroke: GROUND, strokeWidth: 1 },
+      encoding: { x, y, fill: OWN_COLOUR },
+    },
+  ];
 }
 
-function short(value: number): string {
-  if (value >= 1e7) return `${Number((value / 1e6).toPrecision(3)).toLocaleString("en-US")}M`;
-  return `${Math.round(value * 100) / 100}`;
+function partOf({ name, colour, isBound = false }: Curve): Pick<Curve, "name" | "colour"> & { isBound: boolean } {
+  return { name, colour, isBound };
 }

@@ -18,7 +18,7 @@ export interface ReportPicture {
 }
 
 /** Draws everything that a report has figures for. */
-export function reportPictures(report: Report): readonly ReportPicture[] {
+export async function reportPictures(report: Report): Promise<readonly ReportPicture[]> {
   const pictures = [
     { file: "losses", alt: "Loss above the dense model, by domain and method", svg: lossesPicture(report) },
     { file: "expert-losses", alt: "Loss of each expert on each domain", svg: expertLossesPicture(report) },
@@ -26,13 +26,14 @@ export function reportPictures(report: Report): readonly ReportPicture[] {
     { file: "overlap", alt: "Share of neurons that experts have in common", svg: overlapPicture(report) },
     { file: "layer-errors", alt: "Relative error of each layer, by method", svg: layerErrorsPicture(report) },
   ];
-  return pictures.flatMap(({ file, alt, svg }) =>
-    svg === undefined ? [] : [{ file: `pictures/${file}.svg`, alt, svg }],
+  const drawn = await Promise.all(
+    pictures.map(async ({ file, alt, svg }) => ({ file: `pictures/${file}.svg`, alt, svg: await svg })),
   );
+  return drawn.filter((one): one is ReportPicture => one.svg !== undefined);
 }
 
 /** Draws the error of each layer by method, with a band from the best to the worst expert. */
-function layerErrorsPicture({ layers }: Pick<Report, "layers">): string | undefined {
+function layerErrorsPicture({ layers }: Pick<Report, "layers">): Promise<string> | undefined {
   const methods = [...new Set(layers.flatMap((layer) => Object.keys(layer.relative_errors)))];
   const curves = methods.map((id, place): Curve => {
     const measured = layers.flatMap(({ relative_errors: errors }, layer) => {
