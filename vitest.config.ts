@@ -30,15 +30,21 @@ export const builtWorkers: Plugin = {
 /** Tests that change what modules keep, or import other tests. */
 const IN_OWN_PROCESS = ["test/express/over-fetch.test.ts"];
 
-/** Tests of whole programs, machines, pages and real models: `npm run test:system` runs them, and `npm test` all others. */
+/**
+ * Tests of whole programs, hosts, machines, pages and real models, and of what is killed, cut or full while it works.
+ * `npm run test:system` runs them, and `npm test` all others.
+ */
 const SYSTEM = [
+  "test/adapter/{loading,names,onnx}.test.ts",
   "test/bench/{bench-command,file-suite,fuzz-models,speculation}.test.ts",
   "test/chatbot/{killed-server,live,page,page-features,page-trouble}.test.ts",
   "test/docs/code-blocks.test.ts",
-  "test/engine/{equality,smollm2}.test.ts",
+  "test/engine/{cache-faults,equality,mapped-file-faults,smollm2,streamed-faults}.test.ts",
   "test/examples/*.test.ts",
+  "test/express/api-engine-killed.test.ts",
   "test/fleet/{batches,commands,failover,failures,fleet,freezes,refactor,rolling,streamed-experts,tune}.test.ts",
-  "test/readme-moe/shipped-adapter.test.ts",
+  "test/readme-moe/{apply,chat,models-by-name,serve*,shipped-adapter,tune}.test.ts",
+  "test/refactor/{delta-scales,low-rank-resume,resume,tuning-resume}.test.ts",
 ];
 
 // `--mode built`: commands, programs and workers run as they were just built.

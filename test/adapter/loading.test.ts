@@ -7,6 +7,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { writeFirstLayers } from "../support/first-layers.ts";
 import { FP32, HOSTS, findAnywhere, writeTwins, type Generator, type HostName } from "../support/hosts.ts";
 import { HubServer } from "../support/hub-server.ts";
+import { RUNS_LONG_TESTS } from "../support/long-tests.ts";
 import { POCKET } from "../support/pocket.ts";
 import { sharedModel } from "../support/shared.ts";
 import { persistentFolder, temporaryFolder } from "../support/temporary-folder.ts";
@@ -64,6 +65,9 @@ const ALL = (["huggingface", "xenova"] as const).flatMap((name) =>
   (["pipeline", "register"] as const).map((way) => [name, way] as const),
 );
 
+/** Each host and each way once; the long tests take all pairs. */
+const ONE_OF_EACH = ALL.filter(([name, way]) => RUNS_LONG_TESTS || (name === "huggingface") === (way === "pipeline"));
+
 async function isOurs(generate: Generator): Promise<boolean> {
   try {
     const [one] = (await generate(ONE, { max_new_tokens: 3 })) as [{ generated_text: string }];
@@ -94,6 +98,24 @@ describe.each(ALL)("%s, by %s", (name, way) => {
     await mkdir(join(twin, "onnx"));
     expect(await isOurs(await load(name, twin))).toBe(true);
   });
+
+  test("a missing model gives the host's own error", async () => {
+    const missing = join(await temporaryFolder(), "missing");
+    const own = HOSTS[name].pipeline as (...args: unknown[]) => Promise<unknown>;
+    const expected = await own("text-generation", missing).catch((error: Error) => error.message);
+    await expect(load(name, missing)).rejects.toThrow(String(expected).slice(0, 40));
+  });
+
+  test("damaged weights are refused by name", async () => {
+    const folder = join(await temporaryFolder(), "damaged");
+    await cp(dense, folder, { recursive: true });
+    await writeFile(join(folder, "model.safetensors"), "nothing of the kind");
+    await expect(load(name, folder)).rejects.toThrow(/model\.safetensors/);
+  });
+});
+
+describe.each(ONE_OF_EACH)("%s, by %s", (name, way) => {
+  const load = WAYS[way];
 
   test("a model of the hub is downloaded by the host's settings, and works offline later", async () => {
     const { env } = HOSTS[name];
@@ -144,20 +166,6 @@ describe.each(ALL)("%s, by %s", (name, way) => {
     } finally {
       Object.assign(env, before);
     }
-  });
-
-  test("a missing model gives the host's own error", async () => {
-    const missing = join(await temporaryFolder(), "missing");
-    const own = HOSTS[name].pipeline as (...args: unknown[]) => Promise<unknown>;
-    const expected = await own("text-generation", missing).catch((error: Error) => error.message);
-    await expect(load(name, missing)).rejects.toThrow(String(expected).slice(0, 40));
-  });
-
-  test("damaged weights are refused by name", async () => {
-    const folder = join(await temporaryFolder(), "damaged");
-    await cp(dense, folder, { recursive: true });
-    await writeFile(join(folder, "model.safetensors"), "nothing of the kind");
-    await expect(load(name, folder)).rejects.toThrow(/model\.safetensors/);
   });
 
   test.skipIf(sharedModel("smollm2-135m-instruct") === undefined)(

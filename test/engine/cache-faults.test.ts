@@ -5,6 +5,7 @@ import { chmod, cp, mkdir, readdir, readFile, rm, stat, utimes, writeFile } from
 import { join } from "node:path";
 import { beforeAll, describe, expect, test } from "vitest";
 import { ENTRY_DAMAGES, onlyEntry } from "../support/cached-entry.ts";
+import { RUNS_LONG_TESTS } from "../support/long-tests.ts";
 import {
   canMount,
   ordinaryUser,
@@ -158,22 +159,25 @@ describe("a damaged entry is built again", () => {
   });
 });
 
-test.each([0, 1, 2, 3])("two processes that build one entry at the same time both answer: round %i", async (round) => {
-  const cache = round % 2 === 0 ? await temporaryFolder() : await filledCache();
-  if (round % 2 === 1) await ENTRY_DAMAGES["a byte of the weights changed"]?.(await onlyEntry(cache));
-  const args = [join(PROGRAMS, "answer.ts"), cache, ISOLATIONS[round % 2] as string, "together"];
-  const children = [startNode(args), startNode(args)];
-  const outcomes = Promise.all(children.map(outcomeOf));
-  await Promise.all(children.map((child) => new Promise((resolve) => child.stdout?.once("data", resolve))));
-  for (const child of children) child.stdin?.end();
-  for (const { stdout, ...rest } of await outcomes) {
-    expect(rest).toEqual({ code: 0, signal: null, stderr: "" });
-    const report = JSON.parse(stdout.slice("ready\n".length)) as Report;
-    expect(report.cacheFailure).toBeUndefined();
-    expect(report.ids).toEqual(rightAnswers);
-  }
-  await onlyEntry(cache);
-});
+test.each(RUNS_LONG_TESTS ? [0, 1, 2, 3] : [0, 1])(
+  "two processes that build one entry at the same time both answer: round %i",
+  async (round) => {
+    const cache = round % 2 === 0 ? await temporaryFolder() : await filledCache();
+    if (round % 2 === 1) await ENTRY_DAMAGES["a byte of the weights changed"]?.(await onlyEntry(cache));
+    const args = [join(PROGRAMS, "answer.ts"), cache, ISOLATIONS[round % 2] as string, "together"];
+    const children = [startNode(args), startNode(args)];
+    const outcomes = Promise.all(children.map(outcomeOf));
+    await Promise.all(children.map((child) => new Promise((resolve) => child.stdout?.once("data", resolve))));
+    for (const child of children) child.stdin?.end();
+    for (const { stdout, ...rest } of await outcomes) {
+      expect(rest).toEqual({ code: 0, signal: null, stderr: "" });
+      const report = JSON.parse(stdout.slice("ready\n".length)) as Report;
+      expect(report.cacheFailure).toBeUndefined();
+      expect(report.ids).toEqual(rightAnswers);
+    }
+    await onlyEntry(cache);
+  },
+);
 
 test.each(ISOLATIONS)("in a %s, an engine whose entry is removed continues", async (isolation) => {
   const cache = await temporaryFolder();
@@ -188,7 +192,7 @@ test.each(ISOLATIONS)("in a %s, an engine whose entry is removed continues", asy
   await engine.dispose();
 });
 
-test.each([0, 0.5, 1])(
+test.each(RUNS_LONG_TESTS ? [0, 0.5, 1] : [0.5, 1])(
   "files of a builder that is killed when %f of its weights are written are removed later",
   async (share) => {
     const cache = await temporaryFolder();

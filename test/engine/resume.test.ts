@@ -15,7 +15,7 @@ import { randomInteger, seededRandom } from "../support/random.ts";
 import { expectReadMeError } from "../support/rejection.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
 
-const NUM_REQUESTS = Number(process.env["README_MOE_RESUMED_REQUESTS"] ?? (RUNS_LONG_TESTS ? 40 : 20));
+const NUM_REQUESTS = Number(process.env["README_MOE_RESUMED_REQUESTS"] ?? (RUNS_LONG_TESTS ? 40 : 10));
 const AT_ONCE = 12;
 
 let folder: string;

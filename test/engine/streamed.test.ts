@@ -13,6 +13,7 @@ import type { StepRunner } from "../../packages/engine/src/step-runner.ts";
 import { complete } from "../support/complete.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 import { packedExperts, persistentFolder, temporaryFolder } from "../support/temporary-folder.ts";
+import { RUNS_LONG_TESTS } from "../support/long-tests.ts";
 import { WITH_TOKENIZER, writeTinyReadMe } from "../support/tiny-read-me.ts";
 
 /** Bytes of the larger layer, with and without biases. */
@@ -182,13 +183,15 @@ describe("an engine", () => {
     return Promise.all(PROMPTS.map(async (prompt) => (await complete(engine, { prompt, params, ...choice })).ids));
   }
 
-  test.each(["fcfs", "read-me", "cost-aware"] as const)(
-    "gives the same answers with a small budget as with all experts in memory, %s",
-    async (scheduler) => {
+  test.each([...(["fcfs", "read-me", "cost-aware"] as const).entries()])(
+    "gives the same answers with a small budget as with all experts in memory (%i), %s",
+    async (index, scheduler) => {
       const whole = await ReadMeEngine.open(path, { precision: "int8", threads: 1, isolation: "thread" });
       const expected = await generated(whole);
       await whole.dispose();
-      for (const expertCachePolicy of EVICTION_POLICIES) {
+      // Each policy with one of the schedulers; the long tests take all of both.
+      const policies = EVICTION_POLICIES.filter((_, policy) => RUNS_LONG_TESTS || policy % 3 === index);
+      for (const expertCachePolicy of policies) {
         const engine = await ReadMeEngine.open(path, {
           threads: 1,
           isolation: "thread",

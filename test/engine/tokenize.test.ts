@@ -3,6 +3,7 @@
 import { ReadMeEngine } from "@readme-moe/engine";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { complete } from "../support/complete.ts";
+import { RUNS_LONG_TESTS } from "../support/long-tests.ts";
 import { cases, greedy, POCKET, rightAnswers } from "../support/pocket.ts";
 import { expectReadMeError } from "../support/rejection.ts";
 
@@ -20,7 +21,9 @@ describe.each(["thread", "process"] as const)("in a %s", (isolation) => {
     expect(await engine.stats()).toMatchObject({ numRunning: 0, numWaiting: 0, kvUsedTokens: 0 });
   };
 
-  test.each([" ", "a"])(
+  // Each isolation takes one of the texts; the long tests take both.
+  const [own, other] = isolation === "thread" ? [" ", "a"] : ["a", " "];
+  test.each(RUNS_LONG_TESTS ? [own, other] : [own])(
     "a stream goes on while four million of %j are tokenized",
     async (unit) => {
       const stream = engine.generate({

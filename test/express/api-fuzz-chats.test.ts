@@ -15,11 +15,12 @@ import { errorAnswer } from "../../packages/express/src/api/answer-schemas.ts";
 import { messageAnswer, messagesBody, messagesError } from "../../packages/express/src/messages/schemas.ts";
 import { ollamaChatBody, ollamaGenerateBody } from "../../packages/express/src/ollama/request-schemas.ts";
 import { responseAnswer, responsesBody, withItemTypes } from "../../packages/express/src/responses/schemas.ts";
+import { RUNS_LONG_TESTS } from "../support/long-tests.ts";
 import { listen, openTinyEngine, type RunningServer } from "../support/served-model.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
 
 // With `README_MOE_FUZZ_RUNS=2000`, thousands of bodies take some minutes.
-const NUM_RUNS = Number(process.env["README_MOE_FUZZ_RUNS"] ?? 150);
+const NUM_RUNS = Number(process.env["README_MOE_FUZZ_RUNS"] ?? (RUNS_LONG_TESTS ? 150 : 60));
 const SEED = Number(process.env["README_MOE_FUZZ_SEED"] ?? 1);
 const MODEL = { name: "tiny", vocabSize: 4096, experts: [] } as const;
 

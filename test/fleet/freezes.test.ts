@@ -15,7 +15,7 @@ import { persistentFolder } from "../support/temporary-folder.ts";
 if (noServer !== undefined) console.log(`The tests of Valkey's freezes did not run: ${noServer}`);
 
 /** The twenty minutes of `npm run test:fleet`, and a shorter time in the suite. */
-const SECONDS = Number(process.env["README_MOE_FLEET_FREEZE_SECONDS"] ?? 20);
+const SECONDS = Number(process.env["README_MOE_FLEET_FREEZE_SECONDS"] ?? 10);
 const SEED = Number(process.env["README_MOE_SEED"] ?? 1);
 const NUM_AT_ONCE = 4;
 /** Shortest and longest freeze, and time between two, in ms. */

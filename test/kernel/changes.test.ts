@@ -28,6 +28,7 @@ import { replay } from "../support/kernel/replay.ts";
 import { pageMemory } from "../support/page-memory.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 import * as fc from "../support/fast-check.ts";
+import { RUNS_LONG_TESTS } from "../support/long-tests.ts";
 
 const MAX_ROWS = 90;
 const SHAPE: ModelShape = {
@@ -108,7 +109,7 @@ test.each(["native", "wasm"] as const)(
         fc.constantFrom(...KV_PRECISIONS),
         async (model, shape, kvPrecision) => checkCase(model, shape, kind, kvPrecision),
       ),
-      { numRuns: 8 },
+      { numRuns: RUNS_LONG_TESTS ? 8 : 4 },
     );
     await fc.assert(
       fc.asyncProperty(
@@ -117,7 +118,7 @@ test.each(["native", "wasm"] as const)(
         fc.constantFrom(...KV_PRECISIONS),
         async (model, shape, kvPrecision) => checkCase(model, shape, kind, kvPrecision),
       ),
-      { numRuns: 4 },
+      { numRuns: RUNS_LONG_TESTS ? 4 : 2 },
     );
   },
 );

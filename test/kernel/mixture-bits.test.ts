@@ -78,7 +78,7 @@ test.each(["native", "wasm"] as const)(
     const sizes = { hiddenSize: 256, headSize: 64, numKvHeads: 1, ffnSize: 256, expertSize: 256, numExperts: 1 };
     const mixture = { share: 1, numExperts: 5, expertsPerToken: 2 };
     let numShared = 0;
-    const formats = FILE_FORMATS.filter((_, index) => RUNS_LONG_TESTS || index % 5 === 2);
+    const formats = FILE_FORMATS.filter((_, index) => RUNS_LONG_TESTS || index % 10 === 2);
     for (const format of formats) {
       const model = { ...sizes, numLayers: 2, vocabSize: 90, mixture, seed: 100 + format, formats: [format] };
       const one = { model, sequences: { seed: 5, lengths: [7, 1, 3], sharedPages: 0 }, kvPrecision: "fp16" as const };

@@ -1,7 +1,6 @@
 import { spawn, type ChildProcess } from "node:child_process";
 import { open, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { pathToFileURL } from "node:url";
 import { describe, expect, onTestFinished, test, vi } from "vitest";
 import { openModel } from "@readme-moe/model";
 import type { DownloadProgress } from "../../packages/model/src/hub/options.ts";
@@ -21,9 +20,8 @@ import {
   WEIGHTS,
 } from "../support/hub-setup.ts";
 import { expectReadMeError } from "../support/rejection.ts";
+import { moduleUrl, NODE_FLAGS } from "../support/run-cli.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
-
-const SOURCE = join(import.meta.dirname, "..", "..", "packages", "model", "src", "hub", "download-model.ts");
 
 isolateEnvironment();
 
@@ -34,11 +32,11 @@ function otherProcess({ options }: Setup): {
 } {
   const { endpoint, cacheFolder } = options;
   const script = `
-    import { downloadModel } from ${JSON.stringify(pathToFileURL(SOURCE).href)};
+    import { downloadModel } from ${JSON.stringify(moduleUrl("model/src/hub/download-model.ts"))};
     const onProgress = ({ file, doneBytes }) => console.log(file, doneBytes + ";");
     const path = await downloadModel(${JSON.stringify(NAME)}, ${JSON.stringify({ endpoint, cacheFolder }).slice(0, -1)}, onProgress });
     console.log("at " + path + ";");`;
-  const flags = ["--conditions=@readme-moe/source", "--import", "tsx", "--input-type=module", "--eval", script];
+  const flags = [...NODE_FLAGS, "--input-type=module", "--eval", script];
   const child = spawn(process.execPath, flags, { stdio: ["ignore", "pipe", "inherit"] });
   onTestFinished(() => void child.kill("SIGKILL"));
   let output = "";

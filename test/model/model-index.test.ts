@@ -4,7 +4,6 @@ import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { chmod, mkdir, readdir, readFile, stat, utimes, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { pathToFileURL } from "node:url";
 import { describe, expect, onTestFinished, test } from "vitest";
 import {
   forgetModels,
@@ -16,11 +15,11 @@ import {
 import { hasEnded, isOnThisMachine, OWN_MARK, ownerOf } from "../../packages/model/src/cache/process-mark.ts";
 import * as fc from "../support/fast-check.ts";
 import { expectReadMeError } from "../support/rejection.ts";
+import { moduleUrl, NODE_FLAGS } from "../support/run-cli.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 
 const KEY = "0123456789abcdef";
 const LONG_AGO = new Date(Date.now() - 7_200_000);
-const SOURCE = join(import.meta.dirname, "..", "..", "packages", "model", "src", "cache", "model-index.ts");
 
 /** Lists the marks of the only model in the cache. */
 async function marksIn(cache: string): Promise<readonly string[]> {
@@ -165,11 +164,11 @@ describe("a model that a process has open", () => {
   test("is free again when its process was killed", async () => {
     const cache = await temporaryFolder();
     const script = `
-      import { holdModel } from ${JSON.stringify(pathToFileURL(SOURCE).href)};
+      import { holdModel } from ${JSON.stringify(moduleUrl("model/src/cache/model-index.ts"))};
       await holdModel(${JSON.stringify(cache)}, "/a");
       console.log("held");
       setInterval(() => undefined, 1000);`;
-    const flags = ["--conditions=@readme-moe/source", "--import", "tsx", "--input-type=module", "--eval", script];
+    const flags = [...NODE_FLAGS, "--input-type=module", "--eval", script];
     const child = spawn(process.execPath, flags, { stdio: ["ignore", "pipe", "inherit"] });
     onTestFinished(() => void child.kill("SIGKILL"));
     await once(child.stdout, "data");

@@ -1,5 +1,6 @@
 // What refactoring, tuning and exports rely on in the pinned inference runtime.
 
+import { readFile, writeFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { GraphBuilder, GraphSession, operators, type GraphTensor } from "@readme-moe/onnx";
 import { expect, test } from "vitest";
@@ -9,29 +10,30 @@ test("the runtime is the version that was measured", () => {
   expect((require("onnxruntime-node/package.json") as { version: string }).version).toBe("1.30.0");
 });
 
-test("inputs are read in place: passing 512 MB is much faster than copying them", async () => {
-  const numFloats = 1 << 27;
-  const g = new GraphBuilder("first");
-  const x = g.input("x", "float32", ["n"]);
-  g.output("first", operators.Gather(g, x, g.integers([0])), "float32", [1]);
-  const session = await GraphSession.open(g.build(), { threads: 1 });
-  const data = new Float32Array(numFloats).fill(1);
-  const feeds = { x: { data, dims: [numFloats] } };
-  await session.run(feeds);
-  const before = process.memoryUsage().rss;
-  const copying = timeMs(() => data.slice());
-  let fastest = Infinity;
-  for (let round = 0; round < 5; round++) {
-    const start = performance.now();
-    data[0] = round;
-    const { first } = await session.run(feeds);
-    fastest = Math.min(fastest, performance.now() - start);
-    expect(first?.data[0]).toBe(round);
-  }
-  expect(fastest).toBeLessThan(copying / 5);
-  expect(process.memoryUsage().rss - before).toBeLessThan(2 * data.byteLength);
-  await session.dispose();
-});
+const isLinux = process.platform === "linux";
+
+test.skipIf(!isLinux)(
+  "inputs of 512 MB are read in place, without a copy (skipped elsewhere than on Linux)",
+  async () => {
+    const numFloats = 1 << 27;
+    const g = new GraphBuilder("first");
+    const x = g.input("x", "float32", ["n"]);
+    g.output("first", operators.Gather(g, x, g.integers([0])), "float32", [1]);
+    const session = await GraphSession.open(g.build(), { threads: 1 });
+    const data = new Float32Array(numFloats).fill(1);
+    const feeds = { x: { data, dims: [numFloats] } };
+    const before = await peakAfter(async () => {});
+    const peak = await peakAfter(async () => {
+      for (let round = 0; round < 2; round++) {
+        data[0] = round;
+        const { first } = await session.run(feeds);
+        expect(first?.data[0]).toBe(round);
+      }
+    });
+    expect(peak - before).toBeLessThan(data.byteLength / 2);
+    await session.dispose();
+  },
+);
 
 test("concurrent runs do not share inputs or outputs", async () => {
   const g = new GraphBuilder("sum");
@@ -66,10 +68,13 @@ function tensor(value: number): GraphTensor {
   return { data: Float32Array.of(value), dims: [1] };
 }
 
-function timeMs(work: () => unknown): number {
-  const start = performance.now();
-  work();
-  return performance.now() - start;
+/** Returns the largest memory of this process during some work, in bytes. */
+async function peakAfter(work: () => Promise<void>): Promise<number> {
+  // Sets the peak to what is in use now.
+  await writeFile("/proc/self/clear_refs", "5");
+  await work();
+  const [, kilobytes] = /^VmHWM:\s+(\d+) kB/m.exec(await readFile("/proc/self/status", "utf8")) ?? [];
+  return 1024 * Number(kilobytes);
 }
 
 test("the runtime's refusal of a graph contains the graph's name", async () => {

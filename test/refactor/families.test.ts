@@ -18,6 +18,9 @@ import { temporaryFolder } from "../support/temporary-folder.ts";
 import { TINY_LOW_RANK } from "../support/tiny-tuning.ts";
 import { bpeModel, byteLevelDefinition } from "../support/tokenizer-definitions.ts";
 
+/** Numbers of tokens, which are those of characters here. */
+const TOKENS = { calibrationTokens: 256, routerTokens: 256, evaluationSequences: 1, sequenceTokens: 64 } as const;
+
 /** One step. */
 const ONE_STEP: TuneOptions = {
   tokens: 64,
@@ -50,7 +53,7 @@ async function servedLosses(path: string): Promise<readonly number[]> {
   await using running = await runningModel(path);
   const { tokenizer } = await running.model.loadText();
   const endOfText = endOfTextId(tokenizer, running.model.config.eosTokenIds);
-  const shared = { calibrationTokens: 512, routerTokens: 512, evaluationSequences: 1, sequenceTokens: 128, seed: 1 };
+  const shared = { ...TOKENS, seed: 1 };
   const losses: number[] = [];
   for (const text of texts) {
     const { evaluation } = prepareDomain(text, tokenizer, { ...shared, endOfText });
@@ -76,7 +79,7 @@ describe.each(FAMILIES)("%s", (name) => {
     const [path, folder] = [await withTokenizer(name), await temporaryFolder()];
     const dense = await openModel(path);
     const out = join(folder, "whole");
-    await refactor(dense, texts, out, { ...LITTLE, baselines: false, expertSize: 1, threads: 1 });
+    await refactor(dense, texts, out, { ...LITTLE, ...TOKENS, baselines: false, expertSize: 1, threads: 1 });
     await dense.close();
     await using expected = await runningModel(path);
     await using actual = await runningModel(out);
@@ -90,7 +93,13 @@ describe.each(FAMILIES)("%s", (name) => {
     const [path, folder] = [await withTokenizer(name), await temporaryFolder()];
     const dense = await openModel(path);
     const out = join(folder, "refactored");
-    const report = await refactor(dense, texts, out, { ...LITTLE, expertSize: 0.75, threads: 1, source: name });
+    const report = await refactor(dense, texts, out, {
+      ...LITTLE,
+      ...TOKENS,
+      expertSize: 0.75,
+      threads: 1,
+      source: name,
+    });
     const lossesOf = (id: string): readonly number[] =>
       texts.map((text) => report.losses.find((row) => row.id === id)?.losses[text.name] ?? NaN);
     const served = await servedLosses(out);

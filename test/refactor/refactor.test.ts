@@ -86,7 +86,8 @@ describe("the written model", () => {
 });
 
 async function refactorTo(folder: string, options: RefactorOptions): Promise<Report> {
-  return refactor(small, texts, folder, { ...LITTLE, baselines: false, ...options, threads: 1 });
+  const least = { calibrationTokens: 256, routerTokens: 128, routerSteps: 3, sequenceTokens: 64, baselines: false };
+  return refactor(small, texts, folder, { ...LITTLE, ...least, ...options, threads: 1 });
 }
 
 test("has the dense model's loss when every expert has all neurons", async () => {

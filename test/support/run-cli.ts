@@ -3,6 +3,7 @@
 import { execFile, fork, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import { join } from "node:path";
+import { pathToFileURL } from "node:url";
 
 const ROOT = join(import.meta.dirname, "..", "..");
 const PACKAGE = join(ROOT, "packages", "readme-moe");
@@ -12,6 +13,12 @@ const IS_BUILT = process.env["README_MOE_TEST_BUILT"] === "1";
 
 /** What Node needs for packages to be found: nothing for those that are built, else their sources. */
 export const NODE_FLAGS: readonly string[] = IS_BUILT ? [] : ["--conditions=@readme-moe/source", "--import", "tsx"];
+
+/** Returns the URL of a module in `packages`, such as `model/src/files.ts`, that such a process imports. */
+export function moduleUrl(path: string): string {
+  const built = path.replace("/src/", "/dist/").replace(/\.ts$/, ".js");
+  return pathToFileURL(join(ROOT, "packages", IS_BUILT ? built : path)).href;
+}
 
 /** What comes before a program of TypeScript. */
 export const NODE_ARGUMENTS: readonly string[] = IS_BUILT

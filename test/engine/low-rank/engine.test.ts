@@ -133,7 +133,7 @@ test("prefixes are not shared between experts, also when one takes the number of
 
 test("holds a budget of one expert, with the same tokens as with all in memory", async () => {
   await using resident = await open({ loras });
-  const requests = Array.from({ length: 12 }, (_, index) => ["none", ...NAMES][(index * 3) % 5]);
+  const requests = Array.from({ length: 7 }, (_, index) => ["none", ...NAMES][(index * 3) % 5]);
   const expected: (readonly number[])[] = [];
   for (const expert of requests) expected.push(await idsOf(resident, expert));
   // The largest of the four is the last one.

@@ -14,7 +14,7 @@ import { POCKET } from "../../support/pocket.ts";
 import { type RandomRequest, randomRequests } from "../../support/random-requests.ts";
 import { persistentFolder } from "../../support/temporary-folder.ts";
 
-const NUM_REQUESTS = RUNS_LONG_TESTS ? 200 : 80;
+const NUM_REQUESTS = RUNS_LONG_TESTS ? 200 : 32;
 const AT_ONCE = 16;
 
 let folder: string;
@@ -93,7 +93,7 @@ describe.each(SETTINGS)("$name", ({ name, model, options }) => {
 
     const speculating = await ReadMeEngine.open(model(), shared);
     expect(await run(speculating, requests, AT_ONCE)).toEqual(expected);
-    expect(await run(speculating, requests.slice(0, 20), 1)).toEqual(expected.slice(0, 20));
+    expect(await run(speculating, requests.slice(0, 8), 1)).toEqual(expected.slice(0, 8));
     const { draftedTokens, acceptedDraftTokens, preemptions, numRunning, kvUsedTokens } = await speculating.stats();
     // How many tokens are drafted depends on the time that steps take.
     expect(acceptedDraftTokens).toBeGreaterThan(0);
