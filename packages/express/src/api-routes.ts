@@ -20,13 +20,11 @@ import { BATCH_ENDPOINTS } from "./batches/schemas.ts";
 import type { LineHandlers } from "./batches/run-line.ts";
 import type { Batches } from "./batches/service.ts";
 import { readJson, refuseEarly, refuseLong } from "./api/read-body.ts";
-import { chatEndpoint, completionEndpoint, serveGeneration, type GenerationEndpoint } from "./api/serve-generation.ts";
+import { openChat, openCompletion, serveGeneration, type OpenGeneration } from "./api/serve-generation.ts";
 import type { ChatBody, CompletionBody } from "./api/request-schemas.ts";
 import type { Handler, Step } from "./http/types.ts";
-import { identify } from "./http/request.ts";
 import { last, type Route, type RouteTable } from "./http/routes.ts";
-import { countTokens, messagesEndpoint } from "./messages/endpoint.ts";
-import { shapeErrors } from "./messages/errors.ts";
+import { checkVersion, countTokens, openMessage } from "./messages/endpoint.ts";
 import {
   ollamaChat,
   ollamaEmbed,
@@ -37,13 +35,7 @@ import {
   ollamaShow,
   ollamaVersion,
 } from "./ollama/routes.ts";
-import {
-  cancelResponse,
-  deleteResponse,
-  listInputItems,
-  responsesEndpoint,
-  showResponse,
-} from "./responses/endpoint.ts";
+import { cancelResponse, deleteResponse, listInputItems, openResponse, showResponse } from "./responses/endpoint.ts";
 import type { ResponseStore } from "./responses/store.ts";
 
 /** Steps in front of routes. */
@@ -73,7 +65,7 @@ type Methods = Readonly<Partial<Record<"get" | "post" | "delete", Handler>>>;
 /** Makes the table of all routes of the API. */
 export function apiRoutes({ serving, store, batches, document, fronts }: ApiParts): RouteTable {
   const { clients, operators, cors } = fronts;
-  const front: readonly Step[] = [...cors, shapeErrors, ...clients, identify];
+  const front: readonly Step[] = [...cors, ...clients, checkVersion];
   const readBody = [refuseEarly(serving), readJson(serving)];
   const on = (path: string, { get, post, delete: remove }: Methods): Route => ({
     path,
@@ -102,7 +94,7 @@ export function apiRoutes({ serving, store, batches, document, fronts }: ApiPart
         // Its body is empty, and is not read.
         methods: { post: [last((request, response) => cancelResponse({ serving, store, request, response }))] },
       },
-      on(messagesEndpoint.endpoint, { post: generating(serving, messagesEndpoint) }),
+      on("/v1/messages", { post: generating(serving, openMessage) }),
       on("/v1/messages/count_tokens", { post: (request, response) => countTokens(serving, request, response) }),
       // Cohere's second API has the path of its version, and vLLM answers without one.
       ...["/v1/rerank", "/v2/rerank", "/rerank"].map((path) =>
@@ -124,18 +116,18 @@ export function apiRoutes({ serving, store, batches, document, fronts }: ApiPart
 /** Makes the handlers of the endpoints that batches can have, too. */
 export function batchHandlers(serving: Serving, store: ResponseStore): LineHandlers {
   return {
-    "/v1/chat/completions": generating(serving, chatEndpoint),
-    "/v1/completions": generating(serving, completionEndpoint),
-    "/v1/responses": generating(serving, responsesEndpoint(store)),
+    "/v1/chat/completions": generating(serving, openChat),
+    "/v1/completions": generating(serving, openCompletion),
+    "/v1/responses": generating(serving, openResponse(store)),
     "/v1/embeddings": (request, response) => createEmbeddings({ serving, request, response }),
   };
 }
 
 function generating<Body extends ChatBody | CompletionBody, Choice extends object>(
   serving: Serving,
-  endpoint: GenerationEndpoint<Body, Choice>,
+  open: OpenGeneration<Body, Choice>,
 ): Handler {
-  return (request, response) => serveGeneration(endpoint, { serving, request, response });
+  return (request, response) => serveGeneration(open, { serving, request, response });
 }
 
 /** Makes the routes of files and batches. */
@@ -178,11 +170,10 @@ function operatorRoutes(serving: Serving, operators: readonly Step[]): readonly 
   const { folder } = serving.experts.operators ?? {};
   if (!folder) return [];
   // Without admission, since a full server has to obey its operator, too.
-  const front = [...operators, identify];
   const read = [refuseLong(OPERATOR_BODY_BYTES), readJson({ ...serving, maxBodyBytes: OPERATOR_BODY_BYTES })];
   const operate = (path: string, handler: Handler): Route => ({
     path,
-    front,
+    front: operators,
     methods: { post: [...read, last(handler)] },
   });
   return [

@@ -6,7 +6,7 @@ import { unknownModel } from "../edge/refusals.ts";
 import type { ServedModel } from "../edge/served-models.ts";
 import type { Incoming, Reply } from "../http/types.ts";
 import { callerError, engineError } from "../http/errors.ts";
-import { clientName, clientSignal, knownLocals, localsOf } from "../http/request.ts";
+import { clientName, clientSignal, knownLocals, localsOf, speaksMessages } from "../http/request.ts";
 import { JSON_TYPE, jsonParts, sendBytes, sendJson, sumOfBytes } from "../http/reply.ts";
 import { LIMITS } from "../limits.ts";
 import { presentTools, templateMessages } from "../tools/tools.ts";
@@ -24,11 +24,6 @@ export function listModels(parts: RequestParts): Promise<void> {
     const ids = { first_id: data[0]?.id ?? null, last_id: data.at(-1)?.id ?? null };
     return { data: data.map(messagesModel), has_more: false, ...ids };
   });
-}
-
-/** Whether the client speaks Anthropic's API, whose paths of models are the same. */
-function speaksMessages(request: Incoming): boolean {
-  return request.get("anthropic-version") !== undefined;
 }
 
 /** Describes a model in the shape of Anthropic's API. */

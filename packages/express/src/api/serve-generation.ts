@@ -35,13 +35,15 @@ import type { RequestBody, RequestContext } from "./options.ts";
 import type { ChatBody, CompletionBody } from "./request-schemas.ts";
 import type { ReadMeAnswer, TimingsAnswer, UsageAnswer } from "./answer-schemas.ts";
 
-/** An API as its clients see it: how its bodies become requests, and how answers are sent. */
-export interface GenerationEndpoint<Body extends ChatBody | CompletionBody, Choice extends object> {
-  readonly endpoint: RequestContext["endpoint"];
-  readonly api: GenerationApi<Body, Choice>;
-  /** Reads a body. @throws {ApiError} 400, or 404 for what it names */
-  open(sent: unknown, about: OpenParts): OpenedRequest<Body, Choice>;
-}
+/**
+ * Reads a body of one API.
+ *
+ * @throws {ApiError} 400, or 404 for what it names
+ */
+export type OpenGeneration<Body extends ChatBody | CompletionBody, Choice extends object> = (
+  sent: unknown,
+  about: OpenParts,
+) => OpenedGeneration<Body, Choice>;
 
 /** Request and services that a body is read with. */
 export interface RequestParts {
@@ -56,8 +58,12 @@ interface OpenParts extends RequestParts {
   readonly id: string | undefined;
 }
 
-/** A request whose body was read. */
-interface OpenedRequest<Body extends ChatBody | CompletionBody, Choice extends object> {
+/** A generation whose body was read: how its parameters are checked and prepared, and how its answer is sent. */
+interface OpenedGeneration<Body extends ChatBody | CompletionBody, Choice extends object> extends GenerationApi<
+  Body,
+  Choice
+> {
+  readonly endpoint: RequestContext["endpoint"];
   /** Body in the shape that the generation takes. `onRequest` may replace it. */
   readonly body: Body;
   /** Bytes of earlier items that it has beside those that were sent. @default 0 */
@@ -70,8 +76,6 @@ interface OpenedRequest<Body extends ChatBody | CompletionBody, Choice extends o
   readonly signal?: AbortSignal;
   /** Sampling parameters where neither the request nor the model's files say them. @default the engine's */
   readonly fallbacks?: SamplingDefaults;
-  /** Prepares the answer in place of the generation's own `prepare`. */
-  readonly prepare?: GenerationApi<Body, Choice>["prepare"];
   /** Creates the format of the answer. */
   format(exchange: Exchange<Body>, settings: GenerationSettings, shape: AnswerShape<Choice>): AnswerFormat<Choice>;
   /** Gives an error the names of this API's parameters. */
@@ -80,37 +84,35 @@ interface OpenedRequest<Body extends ChatBody | CompletionBody, Choice extends o
   close?(): void;
 }
 
-export const chatEndpoint: GenerationEndpoint<ChatBody, ChatChoice> = ownShape("/v1/chat/completions", chatApi);
-export const completionEndpoint: GenerationEndpoint<CompletionBody, CompletionChoice> = ownShape(
+export const openChat: OpenGeneration<ChatBody, ChatChoice> = ownShape("/v1/chat/completions", chatApi);
+export const openCompletion: OpenGeneration<CompletionBody, CompletionChoice> = ownShape(
   "/v1/completions",
   completionApi,
 );
 
-/** Creates the endpoint whose bodies are the generation's own. */
+/** Reads bodies that are the generation's own. */
 function ownShape<Body extends ChatBody | CompletionBody, Choice extends object>(
   endpoint: RequestContext["endpoint"],
   api: GenerationApi<Body, Choice>,
-): GenerationEndpoint<Body, Choice> {
-  return {
+): OpenGeneration<Body, Choice> {
+  return (sent) => ({
+    ...api,
     endpoint,
-    api,
-    open: (sent) => ({
-      body: checkBody(api.schema, sent),
-      format: (exchange, settings, shape) => openAiFormat(shape, exchange, settings),
-    }),
-  };
+    body: checkBody(api.schema, sent),
+    format: (exchange, settings, shape) => openAiFormat(shape, exchange, settings),
+  });
 }
 
 /** Serves a generation: checks the body, leases an engine, enters admission, generates and answers. */
 export async function serveGeneration<Body extends ChatBody | CompletionBody, Choice extends object>(
-  served: GenerationEndpoint<Body, Choice>,
+  open: OpenGeneration<Body, Choice>,
   parts: RequestParts,
 ): Promise<void> {
   const place = readEventId(parts.request.get("last-event-id"));
-  const opened = served.open(parts.request.body, { ...parts, id: place?.answerId });
+  const opened = open(parts.request.body, { ...parts, id: place?.answerId });
   const gone = new DelayedSignal(clientSignal(parts.response), parts.serving.timers);
   try {
-    await serveOpened(served, opened, { ...parts, place, gone });
+    await serveOpened(opened, { ...parts, place, gone });
   } catch (error) {
     throw opened.translate?.(error) ?? error;
   } finally {
@@ -128,16 +130,15 @@ interface ServeParts extends RequestParts {
 }
 
 async function serveOpened<Body extends ChatBody | CompletionBody, Choice extends object>(
-  { api, endpoint }: GenerationEndpoint<Body, Choice>,
-  opened: OpenedRequest<Body, Choice>,
+  opened: OpenedGeneration<Body, Choice>,
   { serving, request, response, place, gone }: ServeParts,
 ): Promise<void> {
   const signal = opened.signal ? AbortSignal.any([gone.signal, opened.signal]) : gone.signal;
   const parts = { serving, request, response };
-  const body = await changedBody(opened.body, parts, { endpoint, schema: api.schema, signal });
+  const body = await changedBody(opened.body, parts, { ...opened, signal });
   await Exchange.run({ serving, request, response, body, signal }, async (exchange) => {
     requireTask("generate", exchange, serving.models);
-    const own = api.settings(body, exchange);
+    const own = opened.settings(body, exchange);
     const { fallbacks } = opened;
     const { batch } = exchange.locals;
     const defaults = fallbacks && { ...fallbacks, ...exchange.engine.info.samplingDefaults };
@@ -158,7 +159,7 @@ async function serveOpened<Body extends ChatBody | CompletionBody, Choice extend
     const isExpertPrivate = serving.experts.arePrivate && isPrivateExpert(expert, exchange.engine.info);
     const demand = { bytes, answerBytes, maxCompletionTokens: params.maxTokens, choices, priority };
     exchange.enter({ ...demand, expert, isExpertPrivate });
-    const { shape, ...prepared } = await (opened.prepare?.(exchange, settings) ?? api.prepare(exchange, settings));
+    const { shape, ...prepared } = await opened.prepare(exchange, settings);
     exchange.signal.throwIfAborted();
     const input = await consultPolicy(exchange, settings, prepared);
     exchange.signal.throwIfAborted();

@@ -3,7 +3,7 @@
 import { ReadMeError, type EngineInfo, type ReadMeErrorCode } from "@readme-moe/core";
 import type { ErrorRequestHandler, RequestHandler } from "express";
 import type { Incoming, Reply } from "./types.ts";
-import { ClientGone, knownLocals, leavesBody, stampProcessingTime } from "./request.ts";
+import { ClientGone, knownLocals, leavesBody, speaksMessages, stampProcessingTime } from "./request.ts";
 
 /** Contents of an error answer, in the shape of the OpenAI API. */
 export interface ApiErrorDetails {
@@ -202,6 +202,36 @@ function readingError(cause: unknown): ApiError | undefined {
   }
 }
 
+/** Types of errors in Anthropic's API, by status. */
+const MESSAGES_TYPES: Readonly<Record<number, string>> = {
+  401: "authentication_error",
+  403: "permission_error",
+  404: "not_found_error",
+  408: "timeout_error",
+  413: "request_too_large",
+  429: "rate_limit_error",
+  500: "api_error",
+  503: "overloaded_error",
+};
+
+/** Returns the body of an error in the shape of Anthropic's API. */
+export function messagesErrorBody({ status, message, param, code }: ApiError, requestId: string): object {
+  const type = MESSAGES_TYPES[status] ?? (status >= 500 ? "api_error" : "invalid_request_error");
+  return {
+    type: "error",
+    error: { type, message, param: param ?? null, code: code ?? null },
+    request_id: requestId,
+  };
+}
+
+const OLLAMA_PATH = /\/api\/(chat|generate|embed|embeddings|tags|ps|show|version)$/;
+
+/** Returns the body of an error in the shape of the client's API. Ollama's errors are a text. */
+function errorBody(error: ApiError, request: Incoming, requestId: string): object {
+  if (OLLAMA_PATH.test(`${request.baseUrl}${request.path}`)) return { error: error.message };
+  return speaksMessages(request) ? messagesErrorBody(error, requestId) : error.toJSON();
+}
+
 /** Answers with an error, or closes the connection if the client has left or an answer has begun. */
 export function sendError(response: Reply, error: unknown): void {
   const locals = knownLocals(response);
@@ -212,7 +242,7 @@ export function sendError(response: Reply, error: unknown): void {
   }
   const answer = asApiError(error);
   if (locals) stampProcessingTime(response);
-  const body = JSON.stringify(locals?.errorBody?.(answer) ?? answer);
+  const body = JSON.stringify(locals ? errorBody(answer, response.req, locals.requestId) : answer);
   if (leavesBody(response.req)) response.setHeader("Connection", "close");
   // `response.json` would compute an ETag for every refusal, which has to be cheap.
   response.statusCode = answer.status;

@@ -25,9 +25,16 @@ export const identify: Step = (request, response, next) => {
     const locals: RequestLocals = { requestId, arrivalMs: performance.now() };
     response.locals.readMe = locals;
     response.setHeader("x-request-id", requestId);
+    if (speaksMessages(request)) response.setHeader("request-id", requestId);
   }
   next();
 };
+
+/** Whether the client speaks Anthropic's API, on a path of its own or on one that several APIs have. */
+export function speaksMessages(request: Incoming): boolean {
+  const path = `${request.baseUrl}${request.path}`;
+  return request.get("anthropic-version") !== undefined || /\/v1\/messages(\/|$)/.test(path);
+}
 
 /** Returns a client's own id if it is safe in a header and in a log line. */
 function printableId(id: string | undefined): string | undefined {

@@ -1,14 +1,6 @@
 // A request and its answer, as far as the API uses them. Express' own pair conforms to both interfaces; `web.ts`
 // implements them over `Request` and `Response` of the web.
 
-/** Contents of an error for clients. */
-interface ErrorContents {
-  readonly status: number;
-  readonly message: string;
-  readonly param: string | undefined;
-  readonly code: string | undefined;
-}
-
 /** A line of a batch that runs as a request. */
 export interface BatchLine {
   /** Id of the batch. */
@@ -40,8 +32,6 @@ export interface RequestLocals {
   runsEngine?: boolean;
   /** The batch whose line this is. */
   batch?: BatchLine;
-  /** Gives errors the shape that the client expects. @default that of the OpenAI API */
-  errorBody?: (error: ErrorContents) => object;
   /** Error that the request ended with, for middleware that logs. */
   error?: unknown;
 }

@@ -7,12 +7,11 @@ import { checkBody } from "../api/check-body.ts";
 import { Exchange, type Serving } from "../api/exchange.ts";
 import { answerLight } from "../api/other-routes.ts";
 import { type ChatBody, without } from "../api/request-schemas.ts";
-import type { GenerationEndpoint } from "../api/serve-generation.ts";
-import type { Incoming, Reply } from "../http/types.ts";
+import type { OpenGeneration } from "../api/serve-generation.ts";
+import type { Incoming, Reply, Step } from "../http/types.ts";
 import { invalid, renameParams, unsupported } from "../http/errors.ts";
 import { clientSignal, localsOf } from "../http/request.ts";
 import { LIMITS } from "../limits.ts";
-import { messagesErrorBody } from "./errors.ts";
 import { MessagesFormat } from "./format.ts";
 import { countTokensBody, type CountTokensBody, messagesBody, type MessagesBody } from "./schemas.ts";
 
@@ -25,28 +24,30 @@ const PARAMS: Readonly<Record<string, string>> = {
   continue_final_message: "messages",
 };
 
-export const messagesEndpoint: GenerationEndpoint<ChatBody, ChatChoice> = {
-  endpoint: "/v1/messages",
-  api: chatApi,
-  open(sent, { response, id: givenId }) {
-    const body = checkBody(messagesBody, sent);
-    const { requestId } = localsOf(response);
-    const id = givenId ?? `msg_${randomUUID().replaceAll("-", "")}`;
-    const { thinking } = body;
-    const omitsThinking = thinking != null && "display" in thinking && thinking.display === "omitted";
-    return {
-      id,
-      body: chatBodyOf(body),
-      format: ({ model }) =>
-        new MessagesFormat({
-          id,
-          model,
-          omitsThinking,
-          errorBody: (error) => messagesErrorBody(error, requestId),
-        }),
-      translate: (error) => renameParams(error, PARAMS),
-    };
-  },
+export const openMessage: OpenGeneration<ChatBody, ChatChoice> = (sent, { response, id: givenId }) => {
+  const body = checkBody(messagesBody, sent);
+  const { requestId } = localsOf(response);
+  const id = givenId ?? `msg_${randomUUID().replaceAll("-", "")}`;
+  const { thinking } = body;
+  const omitsThinking = thinking != null && "display" in thinking && thinking.display === "omitted";
+  return {
+    ...chatApi,
+    endpoint: "/v1/messages",
+    id,
+    body: chatBodyOf(body),
+    format: ({ model }) => new MessagesFormat({ id, requestId, model, omitsThinking }),
+    translate: (error) => renameParams(error, PARAMS),
+  };
+};
+
+/** Versions of the API. Their answers have the same shape here. */
+const VERSIONS = ["2023-06-01", "2026-10-21"] as const;
+
+/** Refuses clients of unknown versions of Anthropic's API, on any of its paths. */
+export const checkVersion: Step = (request, _response, next) => {
+  const version = request.get("anthropic-version");
+  const isKnown = version === undefined || VERSIONS.some((known) => known === version);
+  next(isKnown ? undefined : invalid("anthropic-version", `expected ${VERSIONS.join(" or ")}`));
 };
 
 /** Counts the tokens of the prompt that a request to `/v1/messages` would have. */

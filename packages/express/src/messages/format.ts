@@ -3,7 +3,7 @@
 import type { AnswerFormat, AnswerPart, Outcome } from "../api/answer-format.ts";
 import type { UsageAnswer } from "../api/answer-schemas.ts";
 import type { ChatChoice } from "../api/chat.ts";
-import type { ApiError } from "../http/errors.ts";
+import { messagesErrorBody, type ApiError } from "../http/errors.ts";
 import type { SseEvent } from "../http/reply.ts";
 import { parsedArguments, type ToolCallDelta } from "../tools/tool-call-parser.ts";
 import type { MessageAnswer, MessageBlock } from "./schemas.ts";
@@ -21,8 +21,7 @@ export interface MessagesFormatOptions {
   readonly model: string;
   /** Whether the text of thinking is left out. */
   readonly omitsThinking: boolean;
-  /** Returns the body of an error. */
-  readonly errorBody: (error: ApiError) => object;
+  readonly requestId: string;
 }
 
 /** Collects the blocks of a message, and makes the events that they are streamed as. */
@@ -70,7 +69,7 @@ export class MessagesFormat implements AnswerFormat<ChatChoice> {
   }
 
   fail(error: ApiError): readonly SseEvent[] {
-    return [{ event: "error", data: this.#options.errorBody(error) }];
+    return [{ event: "error", data: messagesErrorBody(error, this.#options.requestId) }];
   }
 
   #head(): Pick<MessageAnswer, "id" | "type" | "role" | "model" | "container"> {

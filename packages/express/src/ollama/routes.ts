@@ -8,7 +8,7 @@ import { checkBody } from "../api/check-body.ts";
 import { completionApi, type CompletionChoice } from "../api/completions.ts";
 import { sendRead, type VisibleName, visibleNames } from "../api/other-routes.ts";
 import type { ChatBody, CompletionBody } from "../api/request-schemas.ts";
-import { type GenerationEndpoint, type RequestParts, serveGeneration } from "../api/serve-generation.ts";
+import { type OpenGeneration, type RequestParts, serveGeneration } from "../api/serve-generation.ts";
 import { invalid, renameParams } from "../http/errors.ts";
 import { listed, serveEmbeddings } from "../api/pooling.ts";
 import { Exchange } from "../api/exchange.ts";
@@ -40,37 +40,29 @@ const PARAMS: Readonly<Record<string, string>> = {
 
 const now = (): Date => new Date();
 
-const chatEndpoint: GenerationEndpoint<ChatBody, ChatChoice> = {
-  endpoint: "/api/chat",
-  api: chatApi,
-  open(sent, parts) {
-    const body = checkBody(ollamaChatBody, sent);
-    return opened(body.model, { ...chatOf(body), model: servedName(body.model, parts) }, asMessage);
-  },
+const openChat: OpenGeneration<ChatBody, ChatChoice> = (sent, parts) => {
+  const body = checkBody(ollamaChatBody, sent);
+  const chat = { ...chatOf(body), model: servedName(body.model, parts) };
+  return { ...chatApi, ...translated("/api/chat", body.model, asMessage), body: chat };
 };
 
-const generateChatEndpoint: GenerationEndpoint<ChatBody, ChatChoice> = {
-  endpoint: "/api/generate",
-  api: chatApi,
-  open(sent, parts) {
-    const body = checkBody(ollamaGenerateBody, sent);
-    return opened(body.model, { ...chatOfPrompt(body), model: servedName(body.model, parts) }, asResponse);
-  },
+const openChatOfPrompt: OpenGeneration<ChatBody, ChatChoice> = (sent, parts) => {
+  const body = checkBody(ollamaGenerateBody, sent);
+  const chat = { ...chatOfPrompt(body), model: servedName(body.model, parts) };
+  return { ...chatApi, ...translated("/api/generate", body.model, asResponse), body: chat };
 };
 
-const generateTextEndpoint: GenerationEndpoint<CompletionBody, CompletionChoice> = {
-  endpoint: "/api/generate",
-  api: completionApi,
-  open(sent, parts) {
-    const body = checkBody(ollamaGenerateBody, sent);
-    return opened(body.model, { ...completionOf(body), model: servedName(body.model, parts) }, asResponse);
-  },
+const openText: OpenGeneration<CompletionBody, CompletionChoice> = (sent, parts) => {
+  const body = checkBody(ollamaGenerateBody, sent);
+  const completion = { ...completionOf(body), model: servedName(body.model, parts) };
+  return { ...completionApi, ...translated("/api/generate", body.model, asResponse), body: completion };
 };
 
-function opened<Body>(model: string, body: Body, write: typeof asMessage) {
+/** Returns what all generations of this API have. */
+function translated(endpoint: "/api/chat" | "/api/generate", model: string, write: typeof asMessage) {
   return {
+    endpoint,
     id: `ollama-${randomUUID()}`,
-    body,
     fallbacks: SAMPLING_FALLBACKS,
     format: () => new OllamaFormat(model, write, now),
     translate: (error: unknown) => renameParams(error, PARAMS),
@@ -80,7 +72,7 @@ function opened<Body>(model: string, body: Body, write: typeof asMessage) {
 /** Answers `POST /api/chat`. Without messages it says that the model is there, as clients ask before a chat. */
 export async function ollamaChat(parts: RequestParts): Promise<void> {
   const body = checkBody(ollamaChatBody, parts.request.body);
-  if (body.messages && body.messages.length > 0) return serveGeneration(chatEndpoint, parts);
+  if (body.messages && body.messages.length > 0) return serveGeneration(openChat, parts);
   return answerLoaded(parts, body.model, asMessage({ content: "" }));
 }
 
@@ -89,7 +81,7 @@ export async function ollamaGenerate(parts: RequestParts): Promise<void> {
   const body = checkBody(ollamaGenerateBody, parts.request.body);
   if (!body.prompt) return answerLoaded(parts, body.model, asResponse({ content: "" }));
   const isText = body.raw || !(await infoOf(body.model, parts)).hasChatTemplate;
-  return isText ? serveGeneration(generateTextEndpoint, parts) : serveGeneration(generateChatEndpoint, parts);
+  return isText ? serveGeneration(openText, parts) : serveGeneration(openChatOfPrompt, parts);
 }
 
 async function answerLoaded(parts: RequestParts, model: string, texts: object): Promise<void> {

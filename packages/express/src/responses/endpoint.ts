@@ -7,7 +7,7 @@ import { checkBody } from "../api/check-body.ts";
 import type { Exchange } from "../api/exchange.ts";
 import type { GenerationSettings } from "../api/generation.ts";
 import { type ChatBody, without } from "../api/request-schemas.ts";
-import type { GenerationEndpoint } from "../api/serve-generation.ts";
+import type { OpenGeneration } from "../api/serve-generation.ts";
 import { renameParams, unsupported } from "../http/errors.ts";
 import { bodyBytesOf, clientName, idOf } from "../http/request.ts";
 import { LIMITS } from "../limits.ts";
@@ -42,43 +42,41 @@ const PARAMS: Readonly<Record<string, string>> = {
   reasoning_effort: "reasoning.effort",
 };
 
-/** Creates the endpoint over a store of responses. */
-export function responsesEndpoint(store: ResponseStore): GenerationEndpoint<ChatBody, ChatChoice> {
-  return {
-    endpoint: "/v1/responses",
-    api: chatApi,
-    open(sent, { serving: { maxBodyBytes }, request, response, id: givenId }) {
-      const client = clientName(request, response);
-      const body = checkBody(responsesBody, withItemTypes(sent));
-      const sources = { store, client, bodyBytes: bodyBytesOf(request, response), maxBodyBytes };
-      const { history, input, keptBytes } = conversationOf(body, sources);
-      const id = givenId ?? newItemId("resp");
-      const isKept = body.store !== false;
-      const generating = store.begin(id, client);
-      return {
-        id,
-        signal: generating.signal,
-        keptBytes,
-        keepsStream: true,
-        body: chatBodyOf(body, [...history.map(({ item }) => item), ...input]),
-        prepare: async (exchange, settings) =>
-          prepareChat(exchange, settings, await messagesFor(body, exchange, settings)),
-        format(exchange, settings) {
-          const format = new ResponsesFormat({
-            begun: begunResponse(body, id, { exchange, settings }),
-            summarizes: (body.reasoning?.summary ?? body.reasoning?.generate_summary) != null,
-            hasLogprobs: exchange.body.logprobs ?? false,
-            onEnd: (ended) => {
-              if (isKept) store.keep(client, { response: ended, history, input, output: ended.output });
-            },
-          });
-          generating.watch(() => format.snapshot);
-          return format;
-        },
-        translate: (error) => renameParams(error, PARAMS),
-        close: generating.end,
-      };
-    },
+/** Creates the reader of bodies, whose responses a store keeps. */
+export function openResponse(store: ResponseStore): OpenGeneration<ChatBody, ChatChoice> {
+  return (sent, { serving: { maxBodyBytes }, request, response, id: givenId }) => {
+    const client = clientName(request, response);
+    const body = checkBody(responsesBody, withItemTypes(sent));
+    const sources = { store, client, bodyBytes: bodyBytesOf(request, response), maxBodyBytes };
+    const { history, input, keptBytes } = conversationOf(body, sources);
+    const id = givenId ?? newItemId("resp");
+    const isKept = body.store !== false;
+    const generating = store.begin(id, client);
+    return {
+      ...chatApi,
+      endpoint: "/v1/responses",
+      id,
+      signal: generating.signal,
+      keptBytes,
+      keepsStream: true,
+      body: chatBodyOf(body, [...history.map(({ item }) => item), ...input]),
+      prepare: async (exchange, settings) =>
+        prepareChat(exchange, settings, await messagesFor(body, exchange, settings)),
+      format(exchange, settings) {
+        const format = new ResponsesFormat({
+          begun: begunResponse(body, id, { exchange, settings }),
+          summarizes: (body.reasoning?.summary ?? body.reasoning?.generate_summary) != null,
+          hasLogprobs: exchange.body.logprobs ?? false,
+          onEnd: (ended) => {
+            if (isKept) store.keep(client, { response: ended, history, input, output: ended.output });
+          },
+        });
+        generating.watch(() => format.snapshot);
+        return format;
+      },
+      translate: (error) => renameParams(error, PARAMS),
+      close: generating.end,
+    };
   };
 }
 
