@@ -3,6 +3,8 @@
 // large blocks have factors of all scales behind eight groups.
 
 #pragma once
+#include "memory.h"
+#include "numbers.h"
 #include "tensor.h"
 
 /** Number types of a block's scale. */
@@ -35,6 +37,9 @@ typedef struct {
   /** Blocks of a file: values and bytes; 0 for types that no file has. */
   int16_t values, bytes;
 } BlockType;
+
+/** Bytes of a line of a panel: four inputs, or some of their bits, of 64 outputs. */
+enum { LINE_BYTES = 4 * PANEL };
 
 /** Number of inputs whose scales share a factor, in groups. */
 enum { SPAN_GROUPS = 8 };
@@ -103,6 +108,25 @@ static inline int group_bytes(BlockType t) {
 
 /** Returns the bytes of eight groups with their factors. */
 static inline int span_bytes(BlockType t) { return SPAN_GROUPS * group_bytes(t) + (has_factors(t) ? 2 * PANEL * (1 + t.hasMinimums) : 0); }
+
+/** Returns a block's scale or minimum, which stands in `scale` by itself, or as a nibble of a byte. */
+static inline float scale_value(BlockType t, const uint8_t *scale, float factor, int isUpper) {
+  uint16_t half;
+  float value;
+  switch (t.scale) {
+    case SCALE_FLOAT: memcpy(&value, scale, 4); return value;
+    case SCALE_HALF: memcpy(&half, scale, 2); return float_of(half);
+    case SCALE_POWER: return power_of(*scale);
+    case SCALE_BYTE: return factor * (float)(int8_t)*scale;
+    case SCALE_NIBBLE: return factor * (float)(isUpper ? *scale >> 4 : *scale & 15);
+    case SCALE_NONE:
+    case SCALE_OUTPUT: break;
+  }
+  return factor;
+}
+
+/** Returns the bytes of a scale; 0 for types whose blocks have none. */
+static inline int scale_size(BlockType t) { return scale_bytes(t) * t.block / (GROUP * PANEL); }
 
 /** Returns a group of a panel, and where the factors of its scales are. */
 static inline const uint8_t *group_at(BlockType t, const uint8_t *panel, int group, const uint8_t **factors) {

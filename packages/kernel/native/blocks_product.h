@@ -1,11 +1,12 @@
 // Products of rounded rows with weights of 8 bits and in blocks. A few rows use weights as they are unpacked, group by
-// group. More rows take inputs in spans of eight groups, whose weights are unpacked once into the first-level cache.
-// The shape of a tile changes no bit: each output adds up its own groups, in their order.
+// group. Several rows do so in tiles that keep their sums in registers for a span of eight groups. Many rows have a span's
+// weights unpacked once into the first-level cache. The way and the shape of a tile change no bit: each output adds up
+// its own groups, in their order.
 
 #include "blocks_unpack.h"
 
-/** Largest number of rows for which unpacking once for all is slower than unpacking for each, or for each two. */
-enum { FEW_ROWS = 4 * GROUP_ROWS };
+/** Largest numbers of rows: for the way of a few, for which unpacking for each is faster, and for the way of several. */
+enum { FEW_ROWS = 4 * GROUP_ROWS, SEVERAL_ROWS = 20 };
 
 /** Place of a tile in a product. */
 typedef struct {
@@ -23,10 +24,23 @@ typedef struct {
   int nextLines;
 } Tile;
 
+/** Prefetches a group's part of the weights that are read after this span. */
+INLINE void prefetch_next(const Tile *tile, int group) {
+  for (int line = 0; line < tile->nextLines; line++) __builtin_prefetch(tile->next + (size_t)(group * tile->nextLines + line) * 64, 0, 2);
+}
+
 /** Returns the sum of the inputs of a group's block. */
 INLINE int32_t block_sum(const Rows *x, size_t group, int block, const int numBlocks) {
   if (numBlocks == 1) return x->sums[group];
   return block == 0 ? x->halfSums[group] : x->sums[group] - x->halfSums[group];
+}
+
+/** Adds a group's product to an output's sum, with the weights' scale and minimum if they have any. */
+INLINE Floats add_group(Floats sum, Ints product, Floats inputScale, const int hasScale, Floats scale, const int hasMinimum, Floats minimum, Floats offset) {
+  Floats value = to_floats(product);
+  if (hasScale) value = mul(value, scale);
+  sum = add(sum, mul(value, inputScale));
+  return hasMinimum ? add(sum, mul(minimum, offset)) : sum;
 }
 
 /**
@@ -43,7 +57,7 @@ INLINE void tile_span(const Tile *tile, const int R, const int V, const int hasB
   for (int g = 0; g < tile->numGroups; g++) {
     const uint8_t *codes = tile->codes + g * GROUP * PANEL;
     const size_t first = (size_t)tile->row * groups + (size_t)(tile->firstGroup + g);
-    for (int line = 0; line < tile->nextLines; line++) __builtin_prefetch(tile->next + (size_t)(g * tile->nextLines + line) * 64, 0, 2);
+    prefetch_next(tile, g);
     for (int b = 0; b < numBlocks; b++) {
       Ints dots[MOST_R][4];
       UNROLLED(r, R) {
@@ -55,7 +69,7 @@ INLINE void tile_span(const Tile *tile, const int R, const int V, const int hasB
         Inputs inputs[MOST_R];
         UNROLLED(r, R) inputs[r] = load_inputs(x, (first + (size_t)r * groups) * GROUP + 16 * (size_t)half);
         UNROLLED(k, 4) {
-          const uint8_t *line = codes + 4 * PANEL * (4 * half + k);
+          const uint8_t *line = codes + LINE_BYTES * (4 * half + k);
           Quads quads[4];
           UNROLLED(v, V) quads[v] = quads_of_codes(load_bytes(line + 64 * v));
           UNROLLED(r, R) UNROLLED(v, V) dots[r][v] = (hasBytes ? dot : dot_codes)(dots[r][v], quads[v], quad_of(inputs[r], k));
@@ -67,10 +81,8 @@ INLINE void tile_span(const Tile *tile, const int R, const int V, const int hasB
         const size_t group = first + (size_t)r * groups;
         Floats scale = splat(x->scales[group]), offset = splat(x->scales[group] * (float)block_sum(x, group, b, numBlocks));
         UNROLLED(v, V) {
-          Floats value = to_floats(dots[r][v]);
-          if (block > 0) value = mul(value, load(scales + 16 * v));
-          sums[r][v] = add(sums[r][v], mul(value, scale));
-          if (hasMinimums) sums[r][v] = add(sums[r][v], mul(load(minimums + 16 * v), offset));
+          Floats weightScale = block > 0 ? load(scales + 16 * v) : splat(1), minimum = hasMinimums ? load(minimums + 16 * v) : splat(0);
+          sums[r][v] = add_group(sums[r][v], dots[r][v], scale, block > 0, weightScale, hasMinimums, minimum, offset);
           if (R > 1) SETTLE(sums[r][v]);
         }
       }
@@ -79,6 +91,10 @@ INLINE void tile_span(const Tile *tile, const int R, const int V, const int hasB
   UNROLLED(r, R) UNROLLED(v, V) store(tile->out + (size_t)r * tile->outStride + 16 * v, sums[r][v]);
 }
 
+#ifdef USE_I8MM
+#include "product_i8mm.h"
+#else
+#define join_lines(codes, numLines, numVectors) (void)0
 /** Runs all rows `[rowFrom, rowTo)` of a span by V vectors of outputs, by the largest tiles that fit. */
 INLINE void span_rows(Tile tile, int rowFrom, int rowTo, const int V, const int hasBytes, const int block, const int hasMinimums) {
   // The first tile finds the span in the cache or reads it; the others prefetch the next one.
@@ -100,6 +116,7 @@ INLINE void span_rows(Tile tile, int rowFrom, int rowTo, const int V, const int 
     tile.nextLines = lines;
   }
 }
+#endif
 
 /** Kinds of tiles: types whose spans are the same once they are unpacked. */
 #define SPAN_KIND(name, hasBytes, block, hasMinimums) \
@@ -171,10 +188,8 @@ INLINE void group_outputs(const BlockType t, const uint8_t *group, const uint8_t
       Floats minimum = t.hasMinimums ? scales_of(t, group, factors, b, vector + v, 1) : splat(0);
       UNROLLED(r, R) {
         const size_t own = at + (size_t)r * groups;
-        Floats value = to_floats(dots[r][b][v]);
-        if (t.scale != SCALE_OUTPUT) value = mul(value, scale);
-        sums[r] = add(sums[r], mul(value, splat(x->scales[own])));
-        if (t.hasMinimums) sums[r] = add(sums[r], mul(minimum, splat(x->scales[own] * (float)block_sum(x, own, b, numBlocks))));
+        Floats offset = splat(x->scales[own] * (float)block_sum(x, own, b, numBlocks));
+        sums[r] = add_group(sums[r], dots[r][b][v], splat(x->scales[own]), t.scale != SCALE_OUTPUT, scale, t.hasMinimums, minimum, offset);
       }
     }
     UNROLLED(r, R) store(out + (size_t)r * outStride + 16 * v, sums[r]);
@@ -211,12 +226,96 @@ INLINE void few_rows_span(const BlockType t, const uint8_t *packed, const Tile *
   }
 }
 
+#ifdef HAS_PACKED_TILES
+/** Adds a span's products to R rows of a panel's outputs; weights are used as they are unpacked, and sums stay in registers. */
+INLINE void tile_packed(const BlockType t, const uint8_t *packed, const Tile *tile, const int R) {
+  enum { V = 4 };
+  const int numBlocks = GROUP / t.block;
+  const uint8_t *factors = packed + SPAN_GROUPS * group_bytes(t);
+  const Rows rows = *tile->x, *x = &rows;
+  const size_t groups = (size_t)x->width / GROUP;
+  Floats sums[3][V];
+  UNROLLED(r, R) UNROLLED(v, V) sums[r][v] = tile->firstGroup == 0 ? splat(0) : load(tile->out + (size_t)r * tile->outStride + 16 * v);
+  for (int g = 0; g < tile->numGroups; g++) {
+    const uint8_t *group = packed + g * group_bytes(t);
+    const size_t first = (size_t)tile->row * groups + (size_t)(tile->firstGroup + g);
+    prefetch_next(tile, g);
+    UNROLLED(b, numBlocks) {
+      Ints dots[3][V];
+      UNROLLED(r, R) {
+        int32_t sum = block_sum(x, first + (size_t)r * groups, b, numBlocks);
+        UNROLLED(v, V) dots[r][v] = splat_int(has_bytes(t) ? offset_of(sum) : -t.zero * sum);
+      }
+      UNROLLED(step, 8 / numBlocks) {
+        const int k = numBlocks == 2 ? 4 * b + step : quad_at(t, step);
+        Quads weights[V];
+        UNROLLED(v, V) {
+          // Lines of upper bits are loaded again for each step: registers are for sums.
+          Bytes more[1][2];
+          load_more(t, group, 1, v, more);
+          Bytes codes = codes_of(t, group, more[0], k, v);
+          weights[v] = has_bytes(t) ? quads_of(codes) : quads_of_codes(codes);
+        }
+        UNROLLED(r, R) {
+          Quad quad = quad_of(load_inputs(x, (first + (size_t)r * groups) * GROUP + 16 * (size_t)(k / 4)), k % 4);
+          UNROLLED(v, V) dots[r][v] = (has_bytes(t) ? dot : dot_codes)(dots[r][v], weights[v], quad);
+        }
+        UNROLLED(r, R) UNROLLED(v, V) SETTLE(dots[r][v]);
+      }
+      Floats scales[V], minimums[V];
+      UNROLLED(v, V) {
+        scales[v] = scales_of(t, group, factors, b, v, 0);
+        minimums[v] = t.hasMinimums ? scales_of(t, group, factors, b, v, 1) : splat(0);
+      }
+      UNROLLED(r, R) {
+        const size_t own = first + (size_t)r * groups;
+        Floats scale = splat(x->scales[own]), offset = splat(x->scales[own] * (float)block_sum(x, own, b, numBlocks));
+        UNROLLED(v, V) {
+          sums[r][v] = add_group(sums[r][v], dots[r][v], scale, 1, scales[v], t.hasMinimums, minimums[v], offset);
+          SETTLE(sums[r][v]);
+        }
+      }
+    }
+  }
+  UNROLLED(r, R) UNROLLED(v, V) store(tile->out + (size_t)r * tile->outStride + 16 * v, sums[r][v]);
+}
+
+/** Adds a span's products with several rows, three by three or two by two, to a panel's outputs. */
+INLINE void several_rows_span(const BlockType t, const uint8_t *packed, const Tile *span, int rowFrom, int rowTo) {
+  Tile tile = *span;
+  const int numTiles = (rowTo - rowFrom + 2) / 3;
+  tile.nextLines = (tile.nextLines + numTiles * tile.numGroups - 1) / (numTiles * tile.numGroups);
+  for (tile.row = rowFrom; tile.row < rowTo;) {
+    int left = rowTo - tile.row, rows = left == 2 || left == 4 ? 2 : 3;
+    tile.out = span->out + (size_t)(tile.row - rowFrom) * tile.outStride;
+    if (rows == 3) tile_packed(t, packed, &tile, 3);
+    else tile_packed(t, packed, &tile, 2);
+    tile.row += rows;
+    tile.next += (size_t)(tile.numGroups * tile.nextLines) * 64;
+  }
+}
+
+/** Whether this way is the fastest. Tiles read lines out of order, which costs more than they gain while memory is the limit. */
+INLINE int are_several(const BlockType t, int numRows) {
+  int few = t.bits == 8 ? FEW_ROWS : t.bits == 4 && !t.moreBits && t.block == GROUP ? GROUP_ROWS : 2 * GROUP_ROWS;
+  return numRows > few && numRows <= SEVERAL_ROWS;
+}
+
+#define SEVERAL_OF_TYPE(name, ...) \
+  NOINLINE static void several_rows_##name(const uint8_t *packed, const Tile *tile, int rowFrom, int rowTo) { \
+    several_rows_span((BlockType){__VA_ARGS__}, packed, tile, rowFrom, rowTo); \
+  }
+EACH_BLOCK_TYPE(SEVERAL_OF_TYPE)
+#undef SEVERAL_OF_TYPE
+#endif
+
 /** Unpacks a span and runs its tiles. */
 INLINE void block_span(const BlockType t, const uint8_t *packed, const Tile *tile, int rowFrom, int rowTo, int from, int to) {
   if (rowTo - rowFrom <= FEW_ROWS) return few_rows_span(t, packed, tile, rowFrom, rowTo, from, to);
   Span span;
   Tile own = *tile;
   unpack_span(t, packed, tile->numGroups, from, to, &span);
+  join_lines(span.codes + 64 * from, 8 * tile->numGroups, to - from);
   own.codes = span.codes + 64 * from;
   own.scales = span.scales + 16 * from;
   own.minimums = span.minimums + 16 * from;
@@ -232,6 +331,7 @@ static void byte_span(Tile *tile, const uint8_t *packed, int rowFrom, int rowTo,
   if (rowTo - rowFrom <= FEW_ROWS) return few_rows_span(bytes, packed, tile, rowFrom, rowTo, from, to);
   Span span;
   tile->codes = unpack_bytes(packed, tile->numGroups, from, to, &span);
+  join_lines(span.codes + 64 * from, 8 * tile->numGroups, to - from);
   span_outputs(tile, rowFrom, rowTo, to - from);
 }
 
@@ -249,8 +349,16 @@ static void panel_product(const Tensor *t, int panel, int from, int to, const Ro
     Tile tile = {.codes = packed + 64 * from, .scales = none, .minimums = none, .x = x, .firstGroup = g, .numGroups = numGroups,
                  .out = out, .outStride = outStride, .next = next, .nextLines = next ? (int)(spanBytes / 64) : 0};
     switch ((int)t->format) {
+#ifdef HAS_PACKED_TILES
+#define CASE_OF_TYPE(name, ...) \
+  case FORMAT_BLOCKS + BLOCK_##name: \
+    if (to - from == 4 && are_several((BlockType){__VA_ARGS__}, rowTo - rowFrom)) several_rows_##name(packed, &tile, rowFrom, rowTo); \
+    else block_span((BlockType){__VA_ARGS__}, packed, &tile, rowFrom, rowTo, from, to); \
+    break;
+#else
 #define CASE_OF_TYPE(name, ...) \
   case FORMAT_BLOCKS + BLOCK_##name: block_span((BlockType){__VA_ARGS__}, packed, &tile, rowFrom, rowTo, from, to); break;
+#endif
       EACH_BLOCK_TYPE(CASE_OF_TYPE)
 #undef CASE_OF_TYPE
       default: byte_span(&tile, packed, rowFrom, rowTo, from, to); break;

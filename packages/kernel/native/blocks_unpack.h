@@ -8,9 +8,6 @@ typedef struct {
   float scales[SPAN_GROUPS * 2 * PANEL], minimums[SPAN_GROUPS * 2 * PANEL];
 } Span;
 
-/** Bytes of a line of a panel: four inputs, or some of their bits, of 64 outputs. */
-enum { LINE_BYTES = 4 * PANEL };
-
 /**
  * Returns the codes of inputs `[4 * k, 4 * k + 4)` of a group for a vector of outputs.
  * @param more - the vector's lines of upper bits

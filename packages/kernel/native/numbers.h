@@ -28,6 +28,8 @@ static inline float float_of(uint16_t half) {
   memcpy(&x, &bits, 4);
   x *= 0x1p112f;
   memcpy(&bits, &x, 4);
+  // The largest exponent is that of infinity and of NaN.
+  if ((half & 0x7c00) == 0x7c00) bits |= 0x7f800000;
   bits |= sign;
   memcpy(&x, &bits, 4);
   return x;

@@ -132,13 +132,12 @@ static void put_half(uint8_t *p, uint16_t half) { memcpy(p, &half, 2); }
 
 /** Writes a group's planes for one output. */
 INLINE void put_codes(BlockType t, const uint32_t *codes, uint8_t *lines) {
-  enum { LINE = 4 * PANEL };
   uint8_t *more = lines;
-  lines += t.moreBits * LINE;
+  lines += t.moreBits * LINE_BYTES;
   uint32_t ones = 0;
   for (int k = 0; k < QUADS; k++) {
-    if (t.bits == 8) put_word(lines + LINE * k, codes[k]);
-    if (t.bits == 4 && k < 4) put_word(lines + LINE * k, (codes[k] & 0x0f0f0f0fu) | (codes[4 + k] & 0x0f0f0f0fu) << 4);
+    if (t.bits == 8) put_word(lines + LINE_BYTES * k, codes[k]);
+    if (t.bits == 4 && k < 4) put_word(lines + LINE_BYTES * k, (codes[k] & 0x0f0f0f0fu) | (codes[4 + k] & 0x0f0f0f0fu) << 4);
     ones |= (codes[k] >> t.bits & 0x01010101u) << k;
   }
   for (int half = 0; half < 2; half++) {
@@ -147,8 +146,8 @@ INLINE void put_codes(BlockType t, const uint32_t *codes, uint8_t *lines) {
       low |= (codes[4 * half + j] & 0x03030303u) << 2 * j;
       high |= (codes[4 * half + j] >> 4 & 0x03030303u) << 2 * j;
     }
-    if (t.bits == 2) put_word(lines + LINE * half, low);
-    if (t.moreBits == 2) put_word(more + LINE * half, high);
+    if (t.bits == 2) put_word(lines + LINE_BYTES * half, low);
+    if (t.moreBits == 2) put_word(more + LINE_BYTES * half, high);
   }
   if (t.moreBits == 1) put_word(more, ones);
 }
@@ -173,6 +172,43 @@ INLINE void put_block(BlockType t, const Block *block, uint8_t *packed, int colu
   uint8_t *factors = packed + SPAN_GROUPS * group_bytes(t) + 2 * column;
   put_half(factors, block->factor);
   if (t.hasMinimums) put_half(factors + 2 * PANEL, block->minimumFactor);
+}
+
+/** Writes the numbers of a block. */
+INLINE void put_values(BlockType t, const Block *block, float *values) {
+  const int numBlocks = GROUP / t.block;
+  float factor = float_of(block->factor), minimumFactor = float_of(block->minimumFactor);
+  for (int at = 0; at < t.values / t.block; at++) {
+    const uint8_t *codes = (const uint8_t *)block->codes[at / numBlocks] + at % numBlocks * t.block;
+    const uint8_t *scale = t.scale == SCALE_HALF ? (const uint8_t *)&block->factor : block->scales + at;
+    const uint8_t *minimum = t.scale == SCALE_HALF ? (const uint8_t *)&block->minimumFactor : t.scale == SCALE_NIBBLE ? scale : block->minimums + at;
+    float times = scale_value(t, scale, factor, 0), plus = t.hasMinimums ? scale_value(t, minimum, minimumFactor, 1) : 0;
+    for (int i = 0; i < t.block; i++) {
+      int code = t.codes == CODES_PLAIN ? codes[i] : BLOCK_CODES[t.codes][codes[i]];
+      float value = times * (float)(code - t.zero);
+      *values++ = t.hasMinimums ? value + plus : value;
+    }
+  }
+}
+
+INLINE void read_type(const BlockTypeIndex type, const BlockType t, const uint8_t *row, int32_t from, int32_t count, float *values) {
+  if (t.values == 0) return;
+  const uint8_t *p = row + (size_t)(from / t.values) * (size_t)t.bytes;
+  for (int32_t i = 0; i < count; i += t.values, p += t.bytes) {
+    Block block;
+    memset(&block, 0, sizeof block);
+    read_block(type, p, &block);
+    put_values(t, &block, values + i);
+  }
+}
+
+void read_values(int32_t format, const uint8_t *row, int32_t from, int32_t count, float *values) {
+  switch (format - FORMAT_BLOCKS) {
+#define CASE_OF_TYPE(name, ...) \
+  case BLOCK_##name: read_type(BLOCK_##name, (BlockType){__VA_ARGS__}, row, from, count, values); break;
+    EACH_BLOCK_TYPE(CASE_OF_TYPE)
+#undef CASE_OF_TYPE
+  }
 }
 
 size_t block_panel_bytes(int32_t format, int32_t numIn) {

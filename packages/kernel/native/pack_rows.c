@@ -1,4 +1,4 @@
-// Packs rows of model files into panels: blocks, and floats, which may be divided by factors and rounded to bytes.
+// Packs rows of model files into panels: blocks, and numbers, which may be divided by factors and rounded to bytes.
 
 #include "pack_rows.h"
 #include "memory.h"
@@ -7,8 +7,8 @@
 #include "tensor.h"
 
 enum {
-  /** Number of inputs that all outputs of a panel are packed of in turn, so that their lines stay in the cache. */
-  PIECE = 128,
+  /** Number of inputs that all outputs of a panel are packed of in turn, so that their lines stay in the cache: whole blocks. */
+  PIECE = 256,
   /** Magnitude of the largest byte. */
   LARGEST = 127,
 };
@@ -19,8 +19,9 @@ size_t packed_panel_bytes(const RowsToPack *rows) {
   enum { MOST_INPUTS = 1 << 24 };
   int32_t format = rows->format, numIn = rows->numIn;
   if (numIn < 1 || numIn > MOST_INPUTS) return 0;
-  int changesFloats = format == FORMAT_INT8 || format == FORMAT_FLOAT;
-  if (changesFloats ? float_bytes(rows->source) == 0 : format != rows->source || rows->inputs != NULL) return 0;
+  int changesNumbers = format == FORMAT_INT8 || format == FORMAT_FLOAT;
+  if (changesNumbers ? float_bytes(rows->source) == 0 && block_panel_bytes(rows->source, numIn) == 0 : format != rows->source || rows->inputs != NULL)
+    return 0;
   if (format == FORMAT_INT8) return (size_t)(numIn + GROUP - 1) / GROUP * GROUP * PANEL;
   return format >= FORMAT_BLOCKS ? block_panel_bytes(format, numIn) : float_bytes(format) * (size_t)numIn * PANEL;
 }
@@ -36,16 +37,6 @@ int count_rows(RowsToPack *rows, size_t length) {
   return 1;
 }
 
-/** Returns any half, also one that is not finite. */
-static float any_half(uint16_t half) {
-  float x = float_of(half);
-  uint32_t bits;
-  memcpy(&bits, &x, 4);
-  if ((half & 0x7c00) == 0x7c00) bits |= 0x7f800000;
-  memcpy(&x, &bits, 4);
-  return x;
-}
-
 static uint16_t short_at(const uint8_t *p) { uint16_t value; memcpy(&value, p, 2); return value; }
 
 /** Reads inputs of a row, divided by their factors, and zeros behind the last one. @returns their number */
@@ -53,9 +44,10 @@ static int32_t read_piece(const RowsToPack *rows, int32_t row, int32_t from, flo
   int32_t count = rows->numIn - from < PIECE ? rows->numIn - from : PIECE;
   const uint8_t *p = rows->rows + ((size_t)row * (size_t)rows->numIn + (size_t)from) * float_bytes(rows->source);
   if (count < PIECE) memset(values, 0, PIECE * sizeof *values);
+  if (rows->source >= FORMAT_BLOCKS) read_values(rows->source, rows->rows + (size_t)row * packed_row_bytes(rows), from, count, values);
   if (rows->source == FORMAT_FLOAT) memcpy(values, p, (size_t)count * 4);
   if (rows->source == FORMAT_HALF)
-    for (int32_t i = 0; i < count; i++) values[i] = any_half(short_at(p + 2 * i));
+    for (int32_t i = 0; i < count; i++) values[i] = float_of(short_at(p + 2 * i));
   if (rows->source == FORMAT_BFLOAT)
     for (int32_t i = 0; i < count; i++) values[i] = bfloat_of(short_at(p + 2 * i));
   if (rows->inputs)

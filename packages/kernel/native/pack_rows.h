@@ -6,11 +6,11 @@
 
 /** Rows of a product's weights as a file has them, and where their panels go. */
 typedef struct {
-  /** Format of the panels, and the format whose numbers the rows have; floats may become other floats, or bytes. */
+  /** Format of the panels, and the format whose numbers the rows have; floats and blocks may become floats, or bytes. */
   int32_t format, source;
   int32_t numIn, numRows;
   const uint8_t *rows;
-  /** Factors of inputs, by which floats are divided; NULL for none. */
+  /** Factors of inputs, by which numbers are divided; NULL for none. */
   const float *inputs;
   /** Whole panels; outputs that are missing become 0. */
   uint8_t *out;

@@ -6,26 +6,11 @@
 #include "phases.h"
 
 /** Returns a byte of a group's line: inputs are by four. */
-static int byte_at(const uint8_t *group, int line, int column, int input) { return group[4 * PANEL * line + 4 * column + input % 4]; }
-
-/** Returns the scale of a block, or its minimum. */
-static float block_scale(BlockType t, const uint8_t *scales, const uint8_t *factors, int at, int column) {
-  float factor = has_factors(t) ? float_of(((const uint16_t *)factors)[column]) : 1;
-  switch (t.scale) {
-    case SCALE_FLOAT: return ((const float *)scales)[at];
-    case SCALE_HALF: return float_of(((const uint16_t *)scales)[at]);
-    case SCALE_POWER: return power_of(scales[at]);
-    case SCALE_BYTE: return factor * (float)(int8_t)scales[at];
-    case SCALE_NIBBLE: return factor * (float)scales[at];
-    case SCALE_NONE:
-    case SCALE_OUTPUT: break;
-  }
-  return factor;
-}
+static int byte_at(const uint8_t *group, int line, int column, int input) { return group[LINE_BYTES * line + 4 * column + input % 4]; }
 
 /** Returns a weight in blocks. */
 static float block_weight(BlockType t, const uint8_t *panel, int column, int i) {
-  const uint8_t *factors, *more = group_at(t, panel, i / GROUP, &factors), *group = more + t.moreBits * 4 * PANEL, *scales = more + plane_bytes(t);
+  const uint8_t *factors, *more = group_at(t, panel, i / GROUP, &factors), *group = more + t.moreBits * LINE_BYTES, *scales = more + plane_bytes(t);
   int input = i % GROUP, k = input / 4, at = input / t.block * PANEL + column, code = 0;
   if (t.bits == 8) code = byte_at(group, k, column, input);
   if (t.bits == 4) code = byte_at(group, k % 4, column, input) >> (k < 4 ? 0 : 4) & 15;
@@ -33,11 +18,12 @@ static float block_weight(BlockType t, const uint8_t *panel, int column, int i) 
   if (t.moreBits == 1) code |= (byte_at(more, 0, column, input) >> k & 1) << t.bits;
   if (t.moreBits == 2) code |= (byte_at(more, k / 4, column, input) >> 2 * (k % 4) & 3) << 4;
   if (t.codes != CODES_PLAIN) code = BLOCK_CODES[t.codes][code];
-  uint8_t nibbles[2] = {scales[at] & 15, scales[at] >> 4};
-  int isNibble = t.scale == SCALE_NIBBLE;
-  float weight = block_scale(t, isNibble ? nibbles : scales, factors, isNibble ? 0 : at, column) * (float)(code - t.zero);
+  const uint16_t *factor = (const uint16_t *)factors + column;
+  scales += at * scale_size(t);
+  float weight = scale_value(t, scales, has_factors(t) ? float_of(*factor) : 1, 0) * (float)(code - t.zero);
   if (!t.hasMinimums) return weight;
-  return weight + block_scale(t, isNibble ? nibbles + 1 : scales + scale_bytes(t), factors + 2 * PANEL, isNibble ? 0 : at, column);
+  const uint8_t *minimums = t.scale == SCALE_NIBBLE ? scales : scales + scale_bytes(t);
+  return weight + scale_value(t, minimums, has_factors(t) ? float_of(factor[PANEL]) : 1, 1);
 }
 
 /** Returns input `i` of an embedding. */

@@ -13,6 +13,8 @@ typedef __m512i Quad;
 #define ROW_VECTORS 4
 #define GROUP_VECTORS 4
 #define GROUP_ROWS 2
+// Unpacking takes ports that products leave free, and 3 x 4 sums and products fit the registers.
+#define HAS_PACKED_TILES
 #define SPAN_ROWS 3
 #define SPAN_VECTORS 4
 // Attention: groups of N queries with W vectors of sums each; the largest first.

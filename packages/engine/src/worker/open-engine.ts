@@ -89,6 +89,8 @@ export async function openEngine(
     const fingerprint = model.fingerprint(resolveCacheFolder(cacheFolder));
     fingerprint.catch(() => undefined);
     const text = await model.loadText();
+    // Weights would come on top of what the parsed file left. Only a process of the engine's own exposes the collector.
+    globalThis.gc?.();
     let cacheFailure: string | undefined;
     // The router and the decoder fail for the same reason.
     const onCacheFailure = (reason: string): void => void (cacheFailure ??= reason);

@@ -79,14 +79,15 @@ export function packInt8({ weight, bias }: LinearRefs, { inputs, outputs }: Prod
   };
 }
 
-/** Yields rows that the kernel packs: as the file has them, and in float32 if it cannot read their type. */
+/** Yields rows that the kernel packs: as the file has them, or in float32 if it cannot read their type. */
 async function* rowsToPack(
-  { store, name, shape: [numOut = 0, numIn = 0] }: TensorRef,
+  weight: TensorRef,
   format: ProductFormat,
   { inputs, scales }: { readonly inputs: InputFactors | undefined; readonly scales: Float32Array },
 ): AsyncGenerator<RowsToPack> {
+  const { store, name, shape: [numOut = 0, numIn = 0] } = weight;
   const { type, byteLength } = store.info(name);
-  const source = type === format || isShortType(type) ? type : "float";
+  const source = fileTypeOf(weight) ?? "float";
   const isDecoded = source !== type && type !== "F32";
   const rowBytes = isDecoded ? 4 * numIn : byteLength / numOut;
   const numRows = Math.max(1, Math.floor(CHUNK_BYTES / rowBytes / PANEL)) * PANEL;
