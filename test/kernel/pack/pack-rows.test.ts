@@ -6,9 +6,11 @@ import { loadAddon } from "../../../packages/kernel/src/native-kernel.ts";
 import { packFile, packFloat, packInt8 } from "../../../packages/kernel/src/pack/pack-product.ts";
 import { nativePacker, wasmPacker } from "../../../packages/kernel/src/pack/pack-rows.ts";
 import { roundRows } from "../../oracles/plain-rounding.ts";
+import { PLAIN_TYPES, plainFileBlocks } from "../../oracles/plain-file-blocks.ts";
 import * as fc from "../../support/fast-check.ts";
 import { memoryLinear } from "../../support/kernel/memory-store.ts";
 import { packedParts } from "../../support/kernel/packed-bytes.ts";
+import { fileTensor, randomFileBlocks } from "../../support/kernel/random-weights.ts";
 import { randomInteger, randomNormal, seededRandom } from "../../support/random.ts";
 
 const PANEL = 64;
@@ -34,7 +36,7 @@ interface Weights {
 const anyWeights: fc.Arbitrary<Weights> = fc.record({
   type: fc.constantFrom("F32", "F16", "BF16"),
   numOut: fc.integer({ min: 1, max: 200 }),
-  numIn: fc.oneof(fc.integer({ min: 1, max: 300 }), fc.constantFrom(31, 32, 127, 128, 129, 256)),
+  numIn: fc.oneof(fc.integer({ min: 1, max: 300 }), fc.constantFrom(31, 32, 127, 128, 129, 255, 256, 257)),
   hasFactors: fc.boolean(),
   hasBias: fc.boolean(),
   specialShare: fc.constantFrom(0, 0.001, 0.1),
@@ -126,6 +128,26 @@ describe.each(PACKERS)("rows that are packed by %s", (_, packer) => {
       }),
       { numRuns: 60 },
     );
+  });
+
+  test.each(Object.entries(PLAIN_TYPES))("are rounded from %s as decoded blocks are", async (name, type) => {
+    const [numOut, numIn] = [70, 768];
+    const inputs = Float32Array.from({ length: numIn }, (_, i) => 1 + (i % 7));
+    const bytes = randomFileBlocks(seededRandom(numIn), name, { numValues: numOut * numIn, size: 1 });
+    const { values, scales, minimums } = plainFileBlocks(type, bytes);
+    const floats = Float32Array.from(values, (value, i) => {
+      const block = Math.floor(i / type.block);
+      return Math.fround((scales[block] as number) * value + (minimums?.[block] ?? 0)) / (inputs[i % numIn] as number);
+    });
+    const weight = fileTensor(name, bytes, [numOut, numIn]);
+    const packed = packInt8({ weight, bias: undefined }, { inputs: async () => inputs });
+    const rounded = roundRows(floats, numIn);
+    const room = new Uint8Array(packed.weightBytes).fill(128);
+    const place = (i: number, column: number): number => (i >> 2) * 4 * PANEL + column * 4 + (i & 3);
+    const expected = panelsOf(rounded.bytes, { numIn }, room, place);
+    const { weights, scales: packedScales } = await packedParts(packed, packer);
+    expect(firstDifference(weights, expected)).toBe(-1);
+    expect(packedScales).toStrictEqual(padded(rounded.scales));
   });
 
   test("are divided by factors in float32", async () => {
