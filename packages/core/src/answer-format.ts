@@ -1,6 +1,6 @@
 // The form that answers are bound to, as plain data.
 
-import { describeValue, rejectUnknownKeys } from "./options.ts";
+import { describeValue, rejectUnknownKeys, isRecord } from "./options.ts";
 
 /** Form of an answer: JSON, JSON that is valid under a schema, or a text of a pattern, a list or a grammar. */
 export type AnswerFormat =
@@ -57,7 +57,7 @@ export function checkAnswerFormat(format: unknown): asserts format is AnswerForm
 }
 
 function isSchema(value: unknown): boolean {
-  return typeof value === "boolean" || (typeof value === "object" && value !== null && !Array.isArray(value));
+  return typeof value === "boolean" || isRecord(value);
 }
 
 function isText(value: unknown): boolean {

@@ -80,6 +80,8 @@ export {
 export {
   choiceOption,
   describeValue,
+  isRecord,
+  megabytes,
   integerOption,
   MAX_TIMER_MS,
   nearestName,

@@ -5,6 +5,16 @@ import { closest, distance } from "fastest-levenshtein";
 /** Longest delay of Node's timers, in ms. */
 export const MAX_TIMER_MS: number = 2 ** 31 - 1;
 
+/** Tells whether a value is an object with named values. */
+export function isRecord(value: unknown): value is Readonly<Record<string, unknown>> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+/** Writes a size: `39.7 MB`. */
+export function megabytes(bytes: number): string {
+  return `${(bytes / 1e6).toFixed(1)} MB`;
+}
+
 /** Describes a rejected value in a form that the caller recognises, cut to one line. */
 export function describeValue(value: unknown): string {
   if (value === null || value === undefined) return `\`${value}\``;

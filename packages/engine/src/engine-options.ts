@@ -7,6 +7,7 @@ import {
   integerOption,
   MAX_TIMER_MS,
   rejectUnknownKeys,
+  isRecord,
 } from "@readme-moe/core";
 import {
   type ChangePrecision,
@@ -264,8 +265,8 @@ function savedPromptsOf({
 
 function lorasOf({ loras }: EngineOptions): Readonly<Record<string, string>> | undefined {
   if (loras === undefined) return undefined;
-  const isRecord = typeof loras === "object" && loras !== null && !Array.isArray(loras);
-  if (isRecord && Object.values(loras).every((path) => typeof path === "string" && path !== "")) return { ...loras };
+  if (isRecord(loras) && Object.values(loras).every((path) => typeof path === "string" && path !== ""))
+    return { ...loras };
   throw new TypeError("Expected `loras` to be an object with folders by name");
 }
 

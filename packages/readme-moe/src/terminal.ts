@@ -30,6 +30,11 @@ function describe({ stage, doneBytes, ofBytes }: LoadProgress): string {
   return `packing the weights (first start only) ${bar} ${Math.round(share * 100)} %`;
 }
 
+/** Writes a share in per cent, without the sign, as columns have it. */
+export function percent(share: number): string {
+  return (100 * share).toFixed(1);
+}
+
 /** A column of a table: its title, the text of a row in it, and its side. */
 export type Column<Row> = readonly [title: string, of: (row: Row) => string, side?: "left" | "right"];
 

@@ -1,6 +1,6 @@
 // Parameters of sampling: their names, ranges and defaults.
 
-import { describeValue, integerOption, rejectUnknownKeys } from "../options.ts";
+import { describeValue, integerOption, rejectUnknownKeys, isRecord } from "../options.ts";
 
 /** Parameters of one completion. Names and meanings are vLLM's; all are optional, and `undefined` equals absent. */
 export interface SamplingParams {
@@ -187,7 +187,7 @@ function flagOption(name: string, value: unknown): boolean {
 
 /** Checks an object of named values. @throws {TypeError} if `value` is none */
 function recordOption(name: string, value: unknown): asserts value is object {
-  if (typeof value === "object" && value !== null && !Array.isArray(value)) return;
+  if (isRecord(value)) return;
   throw new TypeError(`Expected \`${name}\` to be an object, got ${describeValue(value)}`);
 }
 

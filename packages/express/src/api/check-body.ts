@@ -1,6 +1,6 @@
 // Checks bodies: their size as bytes and as values, then their fields. The first error names the wrong parameter.
 
-import { describeValue, nearestName } from "@readme-moe/core";
+import { describeValue, nearestName, isRecord } from "@readme-moe/core";
 import type { z } from "zod";
 import { badRequest, invalid, unsupported, type ApiError } from "../http/errors.ts";
 import { LIMITS } from "../limits.ts";
@@ -55,10 +55,6 @@ export function checkBody<Schema extends z.ZodType>(schema: Schema, body: unknow
 }
 
 type Values = Readonly<Record<string, unknown>>;
-
-function isRecord(value: unknown): value is Values {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
-}
 
 /** Largest number of items of fields that hold lists or maps. */
 const LENGTHS: Readonly<Record<string, number>> = {

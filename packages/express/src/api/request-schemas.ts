@@ -1,5 +1,6 @@
 // Schemas of request bodies, and the fields that several have. A field that is `null` counts as absent.
 
+import { isRecord } from "@readme-moe/core";
 import { z } from "zod";
 import { LIMITS } from "../limits.ts";
 import { REASONING_EFFORTS } from "../reasoning/reasoning.ts";
@@ -77,10 +78,7 @@ export const requestFields = {
 
 /** An object whose contents are neither checked nor copied here: the grammars bound what they cost. */
 export const jsonSchema = z
-  .custom<Record<string, unknown>>(
-    (value) => typeof value === "object" && value !== null && !Array.isArray(value),
-    "expected an object",
-  )
+  .custom<Record<string, unknown>>(isRecord, "expected an object")
   .meta({ type: "object", propertyNames: { type: "string" }, additionalProperties: {} });
 
 const label = z.string().max(1024).nullish();

@@ -1,6 +1,7 @@
 // What an answer is bound to: the constraints on its text under the names of OpenAI, vLLM and llama.cpp, with their
 // grammars, and the last message that it goes on with.
 
+import { isRecord } from "@readme-moe/core";
 import type { Asker, Constraint, Grammars, JsonSchema } from "@readme-moe/grammar";
 import { invalid, unsupported } from "../http/errors.ts";
 import { usableTools } from "../tools/tools.ts";
@@ -78,10 +79,6 @@ function schemaOf(param: string, schema: Schema): JsonSchema {
   }
   if (typeof value === "boolean" || isRecord(value)) return value;
   throw invalid(param, "expected a JSON schema, got another JSON text");
-}
-
-function isRecord(value: unknown): value is Readonly<Record<string, unknown>> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 /**

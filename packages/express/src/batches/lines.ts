@@ -1,5 +1,6 @@
 // Lines of input files: where they are, and whether they are requests.
 
+import { isRecord } from "@readme-moe/core";
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
 import type { FileHandle } from "node:fs/promises";
@@ -135,10 +136,6 @@ function parsedLine(bytes: Buffer): Readonly<Record<string, unknown>> {
   }
   if (!isRecord(line)) throw new LineError("invalid_json_line", "Expected an object.");
   return line;
-}
-
-function isRecord(value: unknown): value is Readonly<Record<string, unknown>> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 /** A line that is no request. */

@@ -1,5 +1,6 @@
 // Bodies and answers of `/v1/responses`. A field that is `null` counts as absent.
 
+import { isRecord } from "@readme-moe/core";
 import { z } from "zod";
 import {
   functionName,
@@ -144,10 +145,6 @@ export function withItemTypes(body: unknown): unknown {
     isRecord(item) && item["type"] === undefined && "role" in item ? { type: "message", ...item } : item,
   );
   return { ...body, input: typed };
-}
-
-function isRecord(value: unknown): value is Readonly<Record<string, unknown>> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 const itemStatus = z.enum(["in_progress", "completed", "incomplete"]);

@@ -1,6 +1,7 @@
 // Tool calls as a model writes them, in the format of Hermes that many models were trained on: their parser for a text
 // that arrives in pieces, and their form in an answer.
 
+import { isRecord } from "@readme-moe/core";
 export const CALL_BEGIN = "<tool_call>";
 export const CALL_END = "</tool_call>";
 
@@ -38,7 +39,7 @@ export function parsedArguments(json: string): Record<string, unknown> | undefin
   try {
     const value: unknown = JSON.parse(json);
     JSON.stringify(value);
-    return typeof value === "object" && value !== null && !Array.isArray(value) ? { ...value } : undefined;
+    return isRecord(value) ? { ...value } : undefined;
   } catch {
     return undefined;
   }

@@ -1,5 +1,5 @@
-import { describeValue } from "@readme-moe/core";
-import { isObject, refused, type SchemaObject } from "./keywords.ts";
+import { describeValue, isRecord } from "@readme-moe/core";
+import { refused, type SchemaObject } from "./keywords.ts";
 import type { Place, Visit } from "./types.ts";
 
 const PREFIX = "#/$defs/";
@@ -60,7 +60,7 @@ export class Definitions {
     let found: unknown = this.#root;
     for (const raw of pointer.split("/").slice(1)) {
       const key = decodeKey(raw);
-      const inner = isObject(found) || Array.isArray(found) ? Object.getOwnPropertyDescriptor(found, key) : undefined;
+      const inner = isRecord(found) || Array.isArray(found) ? Object.getOwnPropertyDescriptor(found, key) : undefined;
       if (inner === undefined) throw refused(path, `has \`$ref\` ${describeValue(pointer)}, where there is nothing`);
       found = inner.value;
     }

@@ -1,5 +1,6 @@
+import { isRecord } from "@readme-moe/core";
 import type { Budget } from "../grammar-source.ts";
-import { isObject, type SchemaObject } from "./keywords.ts";
+import type { SchemaObject } from "./keywords.ts";
 
 /** Knowledge about the visited parts of a schema. */
 export interface Known {
@@ -113,13 +114,13 @@ export class Exclusion {
   }
 
   #valuesOf(part: unknown): Values | undefined {
-    if (!isObject(part) || !Array.isArray(part["enum"])) return undefined;
+    if (!isRecord(part) || !Array.isArray(part["enum"])) return undefined;
     this.#budget.spend(part["enum"].length);
     return new Set(part["enum"]);
   }
 
   #marksOf({ properties, required }: SchemaObject): ReadonlyMap<string, Values> | undefined {
-    if (!isObject(properties) || !Array.isArray(required)) return undefined;
+    if (!isRecord(properties) || !Array.isArray(required)) return undefined;
     const marks = new Map<string, Values>();
     for (const name of required.map(String)) {
       this.#budget.spend(1);

@@ -1,7 +1,7 @@
 // Schemas come from outside, and the library ignores keywords that it does not know. So each keyword is either
 // honoured or refused by name.
 
-import { describeValue } from "@readme-moe/core";
+import { describeValue, isRecord } from "@readme-moe/core";
 import type { Budget } from "../grammar-source.ts";
 import { Exclusion } from "./disjoint.ts";
 import { jsonCharacter } from "./ebnf/code-points.ts";
@@ -11,7 +11,6 @@ import { CONTAINERS, SCALARS, type Visit } from "./types.ts";
 import {
   ANNOTATIONS,
   below,
-  isObject,
   onlyKeywords,
   refused,
   TYPE_KEYWORDS,
@@ -49,7 +48,7 @@ export function honouredSchema(schema: JsonSchema, budget: Budget): SchemaObject
     if (++numParts > MAX_PARTS) throw new RangeError(`Expected a schema of at most ${MAX_PARTS} parts`);
     budget.spend(PART_STEPS);
     if (part === true) return {};
-    if (!isObject(part)) throw refused(place.path, `is ${describeValue(part)}; expected an object, or \`true\``);
+    if (!isRecord(part)) throw refused(place.path, `is ${describeValue(part)}; expected an object, or \`true\``);
     budget.spend(sizeOf(part));
     const keywords = Object.keys(part).filter((name) => !ANNOTATIONS.has(name) && !name.startsWith("x-"));
     if (keywords.length === 0) return {};
@@ -144,13 +143,13 @@ function checkFinite(schema: SchemaObject, definitions: ReadonlyMap<string, Sche
   const finite = new Set<string>();
   const ends = (part: unknown): boolean => {
     budget.spend(1);
-    if (!isObject(part)) return true;
+    if (!isRecord(part)) return true;
     const { $ref, anyOf, properties, required, items, minItems, prefixItems } = part;
     if (typeof $ref === "string") return finite.has($ref.slice("#/$defs/".length));
     if (Array.isArray(anyOf)) return anyOf.some(ends);
     if (Array.isArray(prefixItems)) return prefixItems.every(ends);
     if (typeof minItems === "number" && minItems > 0) return ends(items);
-    return !(isObject(properties) && Array.isArray(required)) || required.every((name) => ends(properties[name]));
+    return !(isRecord(properties) && Array.isArray(required)) || required.every((name) => ends(properties[name]));
   };
   // Each round can find another definition to be finite.
   for (let size = -1; size < finite.size;) {

@@ -107,7 +107,3 @@ function written(path: SchemaPath): string {
 }
 
 export type SchemaObject = Readonly<Record<string, unknown>>;
-
-export function isObject(value: unknown): value is SchemaObject {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
-}

@@ -1,5 +1,5 @@
+import { isRecord } from "@readme-moe/core";
 import type { JsonSchema } from "./honoured-schema.ts";
-import { isObject } from "./keywords.ts";
 
 const MAX_DEPTH = 128;
 const MAX_VALUES = 50_000;
@@ -40,7 +40,7 @@ export function checkSchemaSizes(schemas: readonly JsonSchema[]): void {
       if (Array.isArray(value)) {
         count(value.length);
         for (const item of value) visit(item);
-      } else if (isObject(value)) {
+      } else if (isRecord(value)) {
         const names = Object.keys(value);
         count(names.length);
         for (const name of names) {

@@ -1,7 +1,7 @@
-import { describeValue } from "@readme-moe/core";
+import { describeValue, isRecord } from "@readme-moe/core";
 import { PatternError, type PatternWriter } from "./ebnf/pattern-parser.ts";
 import { FORMATS } from "./ebnf/schema-grammar.ts";
-import { below, brief, isObject, refused, type SchemaObject, type SchemaPath, type TypeName } from "./keywords.ts";
+import { below, brief, refused, type SchemaObject, type SchemaPath, type TypeName } from "./keywords.ts";
 
 /** Place of a part of a schema. */
 export interface Place {
@@ -34,7 +34,7 @@ const MAX_LENGTH = 512;
 
 function objectSchema(part: SchemaObject, place: Place, visit: Visit): SchemaObject {
   const { properties = {}, required = [], additionalProperties: additional = true } = part;
-  if (!isObject(properties)) throw refused(place.path, `has \`properties\` ${describeValue(properties)}`);
+  if (!isRecord(properties)) throw refused(place.path, `has \`properties\` ${describeValue(properties)}`);
   if (!Array.isArray(required) || !required.every((name) => typeof name === "string")) {
     throw refused(place.path, `has \`required\` ${describeValue(required)}; expected a list of names`);
   }

@@ -1,6 +1,7 @@
 // Schemas without bounds on the lengths of strings, whose grammars find masks faster.
 
-import { isObject, type SchemaObject } from "./keywords.ts";
+import { isRecord } from "@readme-moe/core";
+import type { SchemaObject } from "./keywords.ts";
 
 /** A character that is free: schemas with it keep their bounds. */
 export const UNUSED_CHARACTER = "\uE5F7";
@@ -25,7 +26,7 @@ export function withoutLengths(schema: SchemaObject): WideSchema | undefined {
   const visit = (part: unknown): unknown => {
     if (typeof part === "string" && part.includes(UNUSED_CHARACTER)) facts.add("unused");
     if (Array.isArray(part)) return part.map(visit);
-    if (!isObject(part)) return part;
+    if (!isRecord(part)) return part;
     const { anyOf, enum: values, pattern, format } = part;
     if (Array.isArray(anyOf) && anyOf.filter(mayBeText).length > 1) facts.add("choices");
     if (Array.isArray(values) && values.some((value) => typeof value === "string")) facts.add("listed");
@@ -48,7 +49,7 @@ export function withoutLengths(schema: SchemaObject): WideSchema | undefined {
 
 /** Whether an alternative's values may have texts in them. */
 function mayBeText(part: unknown): boolean {
-  if (!isObject(part)) return true;
+  if (!isRecord(part)) return true;
   if (Array.isArray(part["enum"])) return part["enum"].some((value) => typeof value === "string");
   return !["integer", "number", "boolean", "null"].includes(String(part["type"]));
 }

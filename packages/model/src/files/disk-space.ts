@@ -1,6 +1,6 @@
 import { statfs } from "node:fs/promises";
 import { dirname } from "node:path";
-import { ReadMeError } from "@readme-moe/core";
+import { ReadMeError, megabytes } from "@readme-moe/core";
 
 /**
  * Returns the bytes that may be written into a folder, or into the nearest one above it that exists; `undefined` where
@@ -19,8 +19,4 @@ export function refuseFullDisk(folder: string, neededBytes: number, free: number
   if (free === undefined || neededBytes <= free) return;
   const message = `${folder}: has ${megabytes(free)} of free space, and ${megabytes(neededBytes)} are needed`;
   throw new ReadMeError("ERR_WRITE_FAILED", message);
-}
-
-function megabytes(bytes: number): string {
-  return `${(bytes / 1e6).toFixed(1)} MB`;
 }

@@ -1,3 +1,4 @@
+import { megabytes } from "@readme-moe/core";
 import { EXPORT_DTYPES, type ExportDtype, exportTransformersJs, type ExportProgress } from "@readme-moe/onnx";
 import { Command, Option } from "commander";
 import { MODEL_ARGUMENT, withModelFiles } from "../models.ts";
@@ -40,7 +41,7 @@ async function runExport(path: string, { out, dtype, json }: ExportFlags, signal
     const options = { dtypes: dtype, signal, onProgress: showProgress };
     const files = await exportTransformersJs(model, out, options).finally(() => showStatus());
     if (json) return console.log(JSON.stringify({ out, files }));
-    for (const { name, bytes } of files) console.log(`${name}  ${(bytes / 1e6).toFixed(1)} MB`);
+    for (const { name, bytes } of files) console.log(`${name}  ${megabytes(bytes)}`);
   });
 }
 

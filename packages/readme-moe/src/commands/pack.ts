@@ -1,10 +1,11 @@
+import { megabytes } from "@readme-moe/core";
 import { packDelta, type PackProgress, type PackReport } from "@readme-moe/refactor";
 import { Command, Option } from "commander";
 import { dataArgument, readDomains, type DataArgument } from "../data-files.ts";
 import { MODEL_ARGUMENT, withModelFiles } from "../models.ts";
 import { byteSize } from "../option-values.ts";
 import { jsonOption, requireOption } from "../options.ts";
-import { showStatus } from "../terminal.ts";
+import { showStatus, percent } from "../terminal.ts";
 
 interface PackFlags {
   readonly base: string;
@@ -57,14 +58,8 @@ function showProgress({ stage, done, of }: PackProgress): void {
 }
 
 function summaryOf({ bytes, base, changed_values: changed, relative_errors: errors }: PackReport, out: string): string {
-  const kinds = Object.entries(errors).map(
-    ([kind, error]) => `  ${kind}: changes differ by ${(100 * error).toFixed(1)} %`,
-  );
+  const kinds = Object.entries(errors).map(([kind, error]) => `  ${kind}: changes differ by ${percent(error)} %`);
   // Weights that are stored exactly do not count as changed.
   const cost = changed === 0 ? "nothing is lost" : `${((8 * bytes) / changed).toFixed(2)} bits per changed weight`;
-  return [
-    `${out}  ${(bytes / 1e6).toFixed(1)} MB, ${cost}`,
-    ...kinds,
-    `Base: ${base.name}, sha256 ${base.sha256}`,
-  ].join("\n");
+  return [`${out}  ${megabytes(bytes)}, ${cost}`, ...kinds, `Base: ${base.name}, sha256 ${base.sha256}`].join("\n");
 }

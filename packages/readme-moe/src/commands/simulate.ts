@@ -11,6 +11,7 @@ import {
   writeTrace,
   type ExpertTrace,
   type MixtureTrace,
+  megabytes,
 } from "@readme-moe/core";
 import { writeFileAtomically } from "@readme-moe/model";
 import { Command, Option } from "commander";
@@ -214,8 +215,8 @@ async function writePicture(path: string, svg: Promise<string> | undefined): Pro
 }
 
 function modelOf({ layout }: ExpertTrace): string {
-  const megabytes = ((layout.numExperts * expertBytes(layout)) / 1e6).toFixed(1);
-  return `${layout.numExperts} experts in ${layout.layerBytes.length} layers, ${megabytes} MB`;
+  const bytes = layout.numExperts * expertBytes(layout);
+  return `${layout.numExperts} experts in ${layout.layerBytes.length} layers, ${megabytes(bytes)}`;
 }
 
 function modelJson({ layout }: ExpertTrace): object {

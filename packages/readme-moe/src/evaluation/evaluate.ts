@@ -15,7 +15,7 @@ import type { Tokenizer } from "@readme-moe/model";
 import type { LoraArgument } from "../low-rank/lora-option.ts";
 import type { RunningModel } from "../models.ts";
 import type { RuntimeFlags } from "../options.ts";
-import { showStatus, signed } from "../terminal.ts";
+import { showStatus, signed, percent } from "../terminal.ts";
 
 export interface EvalFlags extends RuntimeFlags {
   readonly data?: readonly string[];
@@ -169,13 +169,13 @@ function expertRows(
     row("  router", [
       `loss ${routed.loss.toFixed(4)}`,
       `${signed(routed.cost)} to the best expert`,
-      `keeps the expert ${percent(routed.locality)}`,
+      `keeps the expert ${percent(routed.locality)} %`,
     ]);
   return [
     `${name}  ${fixed[0]?.tokens ?? 0} tokens`,
     ...(routerRow === undefined ? [] : [routerRow]),
     ...fixed.map(({ loss }, expert) => {
-      const share = routed ? [`share ${percent(routed.shares[expert] ?? 0)}`] : [];
+      const share = routed ? [`share ${percent(routed.shares[expert] ?? 0)} %`] : [];
       return row(`${expert === bestExpert ? "*" : " "} ${names[expert]}`, [`loss ${loss.toFixed(4)}`, ...share]);
     }),
   ];
@@ -183,10 +183,6 @@ function expertRows(
 
 function withError({ value, standardError }: Accuracy): string {
   return value.toFixed(4) + (standardError === undefined ? "" : ` ± ${standardError.toFixed(4)}`);
-}
-
-function percent(share: number): string {
-  return `${(100 * share).toFixed(1)} %`;
 }
 
 function bestLoss({ fixed, bestExpert }: ExpertEvaluation): number {

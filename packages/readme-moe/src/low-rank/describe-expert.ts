@@ -1,3 +1,4 @@
+import { megabytes } from "@readme-moe/core";
 import { openLowRankExpert, type ListedExpert, type LowRankExpert, type Model } from "@readme-moe/model";
 
 /** An expert as commands show it; fields are spelled as in JSON. */
@@ -61,5 +62,5 @@ function describeExpert({ name, path, layers, head, numParameters }: LowRankExpe
 export function expertLine({ name, ranks, modules, layers, parameters, bytes }: ExpertDescription): string {
   const rank = ranks.length > 1 ? `ranks ${ranks.join(", ")}` : `rank ${ranks[0]}`;
   const where = layers === 0 ? modules.join(", ") : `${modules.join(", ")} in ${layers} layers`;
-  return `${name.padEnd(20)}  ${rank}  ${where}  ${parameters} parameters  ${(bytes / 1e6).toFixed(1)} MB`;
+  return `${name.padEnd(20)}  ${rank}  ${where}  ${parameters} parameters  ${megabytes(bytes)}`;
 }

@@ -1,6 +1,6 @@
 // Formats a plan as text and as JSON.
 
-import { alignedTable, type Column } from "../terminal.ts";
+import { alignedTable, type Column, percent } from "../terminal.ts";
 import type { ExpectedCost } from "./expected-cost.ts";
 import type { ReportFigures } from "./model-figures.ts";
 import type { DescribedPlacement } from "./placements.ts";
@@ -38,7 +38,7 @@ const COLUMNS: readonly Column<PlanRow>[] = [
   ["rest", ({ other }) => megabytes(other.process + other.tokenizer + other.step + other.slack)],
   ["total MB", ({ totalBytes }) => megabytes(totalBytes)],
   ["fits", ({ fits }) => (fits ? "yes" : "no")],
-  ["hits %", ({ hitRatio }) => (hitRatio === undefined ? "" : (100 * hitRatio).toFixed(1))],
+  ["hits %", ({ hitRatio }) => (hitRatio === undefined ? "" : percent(hitRatio))],
   ["MB read/token", ({ streamed, bytesReadPerToken: bytes }) => (streamed ? (bytes / 1e6).toFixed(1) : "")],
   ["ms/token", ({ msPerToken }) => msPerToken.toFixed(1)],
 ];

@@ -7,8 +7,9 @@ import {
   type MixtureSimulationResult,
   type MixtureTrace,
   type RouteKnowledge,
+  megabytes,
 } from "@readme-moe/core";
-import { alignedTable, type Column } from "../terminal.ts";
+import { alignedTable, type Column, percent } from "../terminal.ts";
 import { budgetsOf, serverOf, type CacheBudget, type SchedulerName, type SimulateFlags } from "./run.ts";
 
 /** The result of one cache size, one scheduler, and one kind of routing. */
@@ -107,19 +108,11 @@ export function mixtureJson({ capacity, budgetBytes, scheduler, knowledge, polic
 
 /** Describes a trace's mixture in one line. */
 export function describeMixture({ layout, expertsPerToken }: MixtureTrace): string {
-  const bytes = (layout.numExperts * expertBytes(layout)) / 1e6;
+  const bytes = layout.numExperts * expertBytes(layout);
   const { numExperts, layerBytes } = layout;
-  return `${expertsPerToken} of ${numExperts} experts in each of ${layerBytes.length} layers, ${bytes.toFixed(1)} MB`;
-}
-
-function percent(share: number): string {
-  return (100 * share).toFixed(1);
+  return `${expertsPerToken} of ${numExperts} experts in each of ${layerBytes.length} layers, ${megabytes(bytes)}`;
 }
 
 function count(value: number | undefined): string {
   return value === undefined ? "" : `${value}`;
-}
-
-function megabytes(bytes: number): string {
-  return `${(bytes / 1e6).toFixed(1)} MB`;
 }

@@ -1,8 +1,9 @@
 // Results of `simulate`: as a table, as JSON, and as curves over the size of the cache.
 
+import { megabytes } from "@readme-moe/core";
 import type { CacheBounds, EvictionPolicyName, ExpertCacheCounters } from "@readme-moe/core";
 import { linePicture, type Curve, type LinePanel } from "@readme-moe/refactor";
-import { alignedTable, type Column } from "../terminal.ts";
+import { alignedTable, type Column, percent } from "../terminal.ts";
 import type { CacheBudget, Replay, SimulationRun } from "./run.ts";
 
 const SCHEDULER: Column<SimulationRun> = ["scheduler", ({ scheduler }) => scheduler];
@@ -99,14 +100,6 @@ function cacheJson(
 
 function cacheSize({ capacity, budgetBytes }: CacheBudget): string {
   return capacity === undefined ? megabytes(budgetBytes) : `${capacity}`;
-}
-
-function megabytes(bytes: number): string {
-  return `${(bytes / 1e6).toFixed(1)} MB`;
-}
-
-function percent(share: number): string {
-  return (100 * share).toFixed(1);
 }
 
 /** Colours by Okabe and Ito, which people with colour blindness can distinguish. */

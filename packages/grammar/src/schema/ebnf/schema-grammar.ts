@@ -2,8 +2,9 @@
 // allows decimals outside their bounds, quotes that end a string with a pattern and February 30, and aborts on
 // names with quotes.
 
+import { isRecord } from "@readme-moe/core";
 import { Budget, MAX_SOURCE_CHARACTERS } from "../../grammar-source.ts";
-import { isObject, type SchemaObject } from "../keywords.ts";
+import type { SchemaObject } from "../keywords.ts";
 import { withoutLengths, type WideSchema } from "../without-lengths.ts";
 import { literal, leastLiteralLength } from "./code-points.ts";
 import { decimalRange, integerRange } from "./number-range.ts";
@@ -121,9 +122,9 @@ function schemaGrammar(schema: SchemaObject, maxWhitespace: number, budget: Budg
   };
 
   const writeObject = ({ properties, required, additionalProperties: additional }: SchemaObject): string => {
-    if (!isObject(properties)) {
+    if (!isRecord(properties)) {
       if (additional === true) return "object";
-      if (!isObject(additional)) return '("{" ws "}")';
+      if (!isRecord(additional)) return '("{" ws "}")';
       const member = rule(`string ws ":" ws ${write(additional)}`);
       return rule(`"{" ws "}" | "{" ws ${member} (ws "," ws ${member})* ws "}"`);
     }
