@@ -88,7 +88,6 @@ export const X64_LOOPS: readonly LoopsBuild[] = [
 
 /** The instruction sets of arm64, the fastest first. */
 export const ARM64_LOOPS: readonly LoopsBuild[] = [
-  { name: "loops-neon-i8mm", mostStores: 0, flags: ["-DLOOPS_NEON_I8MM", "-mcpu=generic+dotprod+i8mm"] },
   { name: "loops-neon-dot", mostStores: 0, flags: ["-DLOOPS_NEON_DOT", "-mcpu=generic+dotprod"] },
   { name: "loops-neon", mostStores: 1 / 8, flags: ["-DLOOPS_NEON"] },
   PLAIN,

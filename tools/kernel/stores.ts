@@ -16,7 +16,7 @@ const BLOCK = /^(?:\.?L(?<block>BB\d+_\d+):|(?:#|\/\/) %bb)/;
 const OWN_LOOP = /Inner Loop Header: Depth|=>.*Loop Header: Depth/;
 const OUTER_LOOP = /in Loop: Header=(?<block>BB\d+_\d+) /;
 const INSTRUCTION = /^\t[a-z{]/;
-const PRODUCT = /\b(?:vpdpbusd|vpmaddubsw|sdot|smmla|smull2)\b/;
+const PRODUCT = /\b(?:vpdpbusd|vpmaddubsw|sdot|smull2)\b/;
 const STORE = /^\t(?:v?mov\w+\s+%[xyz]mm\d+, .*\(|(?:str|stur|stp|st1)\s+\{?\s*[qv]\d)/;
 const PAIR = /^\tstp/;
 /** Other loops have products of a few leftovers. */

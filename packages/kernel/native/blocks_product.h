@@ -91,10 +91,6 @@ INLINE void tile_span(const Tile *tile, const int R, const int V, const int hasB
   UNROLLED(r, R) UNROLLED(v, V) store(tile->out + (size_t)r * tile->outStride + 16 * v, sums[r][v]);
 }
 
-#ifdef USE_I8MM
-#include "product_i8mm.h"
-#else
-#define join_lines(codes, numLines, numVectors) (void)0
 /** Runs all rows `[rowFrom, rowTo)` of a span by V vectors of outputs, by the largest tiles that fit. */
 INLINE void span_rows(Tile tile, int rowFrom, int rowTo, const int V, const int hasBytes, const int block, const int hasMinimums) {
   // The first tile finds the span in the cache or reads it; the others prefetch the next one.
@@ -116,7 +112,6 @@ INLINE void span_rows(Tile tile, int rowFrom, int rowTo, const int V, const int 
     tile.nextLines = lines;
   }
 }
-#endif
 
 /** Kinds of tiles: types whose spans are the same once they are unpacked. */
 #define SPAN_KIND(name, hasBytes, block, hasMinimums) \
@@ -291,7 +286,7 @@ INLINE void several_rows_span(const BlockType t, const uint8_t *packed, const Ti
     if (rows == 3) tile_packed(t, packed, &tile, 3);
     else tile_packed(t, packed, &tile, 2);
     tile.row += rows;
-    tile.next += (size_t)(tile.numGroups * tile.nextLines) * 64;
+    if (tile.nextLines > 0) tile.next += (size_t)(tile.numGroups * tile.nextLines) * 64;
   }
 }
 
@@ -315,7 +310,6 @@ INLINE void block_span(const BlockType t, const uint8_t *packed, const Tile *til
   Span span;
   Tile own = *tile;
   unpack_span(t, packed, tile->numGroups, from, to, &span);
-  join_lines(span.codes + 64 * from, 8 * tile->numGroups, to - from);
   own.codes = span.codes + 64 * from;
   own.scales = span.scales + 16 * from;
   own.minimums = span.minimums + 16 * from;
@@ -331,7 +325,6 @@ static void byte_span(Tile *tile, const uint8_t *packed, int rowFrom, int rowTo,
   if (rowTo - rowFrom <= FEW_ROWS) return few_rows_span(bytes, packed, tile, rowFrom, rowTo, from, to);
   Span span;
   tile->codes = unpack_bytes(packed, tile->numGroups, from, to, &span);
-  join_lines(span.codes + 64 * from, 8 * tile->numGroups, to - from);
   span_outputs(tile, rowFrom, rowTo, to - from);
 }
 

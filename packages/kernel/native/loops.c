@@ -21,12 +21,6 @@
 #include "vector_avx2.h"
 #define LOOPS loops_avx2
 #define NAME "avx2"
-#elif defined(LOOPS_NEON_I8MM)
-#define USE_DOT_PRODUCT
-#define USE_I8MM
-#include "vector_neon.h"
-#define LOOPS loops_neon_i8mm
-#define NAME "neon-i8mm"
 #elif defined(LOOPS_NEON_DOT)
 #define USE_DOT_PRODUCT
 #include "vector_neon.h"

@@ -113,7 +113,7 @@ extern const Loops loops_plain;
 #if defined(__x86_64__)
 extern const Loops loops_avx512, loops_avx_vnni, loops_avx2;
 #elif defined(__aarch64__)
-extern const Loops loops_neon_i8mm, loops_neon_dot, loops_neon;
+extern const Loops loops_neon_dot, loops_neon;
 #elif defined(__wasm__)
 extern const Loops loops_wasm;
 #endif

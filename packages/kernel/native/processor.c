@@ -30,21 +30,13 @@ int available_loops(const Loops *available[4]) {
 #if defined(__linux__)
 #include <sys/auxv.h>
 static int has_dot_product(void) { return (getauxval(AT_HWCAP) & (1ul << 20)) != 0; }
-static int has_matrix_product(void) { return (getauxval(AT_HWCAP2) & (1ul << 13)) != 0; }
 #else
-#include <sys/sysctl.h>
-// All of Apple's own processors have the dot product; the matrix product came with the second of the M series.
+// All of Apple's own processors have the dot product.
 static int has_dot_product(void) { return 1; }
-static int has_matrix_product(void) {
-  int has = 0;
-  size_t size = sizeof(has);
-  return sysctlbyname("hw.optional.arm.FEAT_I8MM", &has, &size, NULL, 0) == 0 && has;
-}
 #endif
 
 int available_loops(const Loops *available[4]) {
   int count = 0;
-  if (has_matrix_product()) available[count++] = &loops_neon_i8mm;
   if (has_dot_product()) available[count++] = &loops_neon_dot;
   available[count++] = &loops_neon;
   available[count++] = &loops_plain;
