@@ -126,7 +126,7 @@ function tagOf(expert: number): string {
 }
 
 /** A token, or its part on one line. */
-export interface RoutedToken {
+interface RoutedToken {
   readonly expert: number;
   readonly line: number;
   /** First column, in characters. */
