@@ -3,6 +3,7 @@
 import { costAware, fcfs, nextChunkTokens, readMe, type SchedulableSequence, type Scheduler } from "@readme-moe/core";
 import * as fc from "../support/fast-check.ts";
 import { describe, expect, test } from "vitest";
+import { RUNS_LONG_TESTS } from "../support/long-tests.ts";
 import { seededRandom } from "../support/random.ts";
 import { idsOf, randomCost, randomRequests, randomState, serve } from "../support/scheduling.ts";
 
@@ -61,7 +62,7 @@ describe.each(Object.entries(SCHEDULERS))("%s", (_, scheduler) => {
           expect(one.numTokens).toBe(nextChunkTokens(chosen, state.limits.chunkTokens));
         }
       }),
-      { numRuns: 300 },
+      { numRuns: RUNS_LONG_TESTS ? 300 : 100 },
     );
   });
 

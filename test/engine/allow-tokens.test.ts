@@ -6,6 +6,7 @@ import { ReadMeEngine, type OpenOptions } from "@readme-moe/engine";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { boundCaller, randomGuess, randomRule, rightGuess } from "../support/bound-tokens.ts";
 import { complete, completeAll } from "../support/complete.ts";
+import { RUNS_LONG_TESTS } from "../support/long-tests.ts";
 import { cases, greedy, POCKET, rightAnswers } from "../support/pocket.ts";
 import { ISOLATIONS } from "../support/pocket-engine.ts";
 import { expectReadMeError } from "../support/rejection.ts";
@@ -58,7 +59,9 @@ describe.each(ISOLATIONS)("in a %s", (isolation) => {
   });
   afterAll(() => engine.dispose());
 
-  test.each(various)("gives the tokens of rows that travel: %j", async (params) => {
+  // Each way of sampling in one of the isolations; the long tests take both.
+  const own = various.filter((_, index) => RUNS_LONG_TESTS || index % 2 === ISOLATIONS.indexOf(isolation));
+  test.each(own)("gives the tokens of rows that travel: %j", async (params) => {
     const rule = randomRule(VOCAB_SIZE, 11);
     const rows = await completeAll(engine, { prompt, params, processLogits: boundCaller(rule).plain });
     for (const guess of [() => [], randomGuess(1), randomGuess(2, 32), rightGuess(rows.choices[0]?.ids ?? [])]) {

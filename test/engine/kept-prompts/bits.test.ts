@@ -7,6 +7,7 @@ import { type EngineOptions, ReadMeEngine } from "@readme-moe/engine";
 import { beforeAll, describe, expect, test } from "vitest";
 import { completeAll } from "../../support/complete.ts";
 import { writeAdaptersOf, writeExpertBase } from "../../support/expert-engine.ts";
+import { RUNS_LONG_TESTS } from "../../support/long-tests.ts";
 import { POCKET } from "../../support/pocket.ts";
 import { randomInteger, seededRandom } from "../../support/random.ts";
 import { TINY_MIXTURE, writeRandomMixture } from "../../support/random-mixture.ts";
@@ -57,20 +58,23 @@ interface Case {
   readonly model: keyof typeof paths;
   readonly options: EngineOptions;
   readonly expert?: string;
+  /** Whether only the long tests try it. @default false */
+  readonly isLong?: boolean;
 }
 
 const lorasOf = (): EngineOptions => ({ loras: { formal: join(folder, "formal"), short: join(folder, "short") } });
 
-const CASES: readonly Case[] = [
+const ALL_CASES: readonly Case[] = [
+  { model: "dense", options: { precision: "int8" }, isLong: true },
+  { model: "dense", options: { precision: "int4", kvPrecision: "fp32" }, isLong: true },
+  { model: "experts", options: { precision: "fp32" }, isLong: true },
   { model: "dense", options: { precision: "fp32" } },
-  { model: "dense", options: { precision: "int8" } },
-  { model: "dense", options: { precision: "int4", kvPrecision: "fp32" } },
-  { model: "experts", options: { precision: "fp32" } },
   { model: "experts", options: { precision: "int4", kvPrecision: "int8" } },
   { model: "experts", options: { precision: "int8", expertCacheBytes: 40_000 } },
   { model: "low-rank", options: { precision: "int8" }, expert: "short" },
   { model: "mixture", options: { precision: "int8" } },
 ];
+const CASES = ALL_CASES.filter(({ isLong = false }) => RUNS_LONG_TESTS || !isLong);
 
 describe.each(CASES)("$model $options $expert", ({ model, options, expert }) => {
   test("the answers are those without", async () => {
