@@ -7,7 +7,7 @@ import { defineConfig } from "vitest/config";
 const conditions = ["@readme-moe/source"];
 
 /** Modules that start a worker from a file beside their own. */
-const STARTERS = ["packages/engine/src/host/channel.ts", "packages/grammar/src/matching/grammar-thread.ts"];
+const STARTERS = ["packages/engine/src/host/worker-link.ts", "packages/grammar/src/matching/grammar-thread.ts"];
 for (const name of STARTERS) {
   if (!existsSync(join(import.meta.dirname, name))) throw new Error(`${name}, which starts workers, has moved`);
 }

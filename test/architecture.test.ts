@@ -97,8 +97,8 @@ test("only one file touches the inference runtime", () => {
 
 /** Where the wall clock is right, since what is asked for is a date, or the age of a file. */
 const WALL_CLOCK: Readonly<Record<string, string>> = {
-  "engine/src/calibration-texts.ts": "is part of a text",
-  "engine/src/kept-prompts/saved-prompts.ts": "a file's time says when a prompt was last used",
+  "engine/src/calibration.ts": "is part of a text",
+  "engine/src/kept-prompts.ts": "a file's time says when a prompt was last used",
   "express/src/api/answer-format.ts": "`created` of an answer is a date",
   "express/src/ollama/routes.ts": "`created_at` of an answer is a date",
   "express/src/edge/models/model-entry.ts": "`created` of a model is a date",

@@ -17,7 +17,7 @@ import {
   type StepWork,
 } from "@readme-moe/core";
 import { RecycledTokens } from "../../packages/engine/src/speculation/recycled-tokens.ts";
-import { proposeTextDrafts } from "../../packages/engine/src/speculation/text-drafts.ts";
+import { proposeTextDrafts } from "../../packages/engine/src/speculation/text-drafter.ts";
 import { TokenIndex } from "../../packages/engine/src/speculation/token-index.ts";
 import type { RecordedAnswer } from "./record.ts";
 

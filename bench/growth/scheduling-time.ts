@@ -19,7 +19,7 @@ import { median } from "../kit/statistics.ts";
 import { KvAdmission } from "../../packages/engine/src/kv-admission.ts";
 import { PrefixCache } from "../../packages/engine/src/prefix-cache.ts";
 import { Sequence } from "../../packages/engine/src/sequence.ts";
-import { StepPlanner } from "../../packages/engine/src/step-planner.ts";
+import { StepPlanner } from "../../packages/engine/src/batch.ts";
 
 export const SCHEDULERS: Readonly<Record<string, () => Scheduler>> = {
   "cost-aware": () => costAware(),

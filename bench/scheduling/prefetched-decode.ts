@@ -7,7 +7,7 @@ import { expertLayout, KernelRunner } from "@readme-moe/engine";
 import { type KvSlot, wholeBlocks } from "@readme-moe/kernel";
 import type { Model } from "@readme-moe/model";
 import { UnitFile } from "../../packages/engine/src/streamed/expert-stream.ts";
-import type { UnitMemory } from "../../packages/engine/src/streamed/unit-memory.ts";
+import type { UnitMemory } from "../../packages/engine/src/streamed/unit-store.ts";
 
 const NUM_SEQS = 16;
 

@@ -29,7 +29,7 @@ export const REGIONS: readonly Region[] = [
     make: () =>
       optionTable(
         [`${ENGINE}/engine-options.ts`, "EngineOptions"],
-        [`${ENGINE}/scheduling-options.ts`, "SchedulingOptions"],
+        [`${ENGINE}/engine-options.ts`, "SchedulingOptions"],
         [`${ENGINE}/host/model-files.ts`, "OpenOptions"],
       ),
   },

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { expect, test } from "vitest";
 import { functionModuleOption, importFunction } from "../../packages/engine/src/function-module.ts";
-import { resolveSchedulingOptions, schedulerOf } from "../../packages/engine/src/scheduling-options.ts";
+import { resolveSchedulingOptions, schedulerOf } from "../../packages/engine/src/engine-options.ts";
 import { idsOf, schedulable, stateOf } from "../support/scheduling.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
 

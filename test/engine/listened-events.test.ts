@@ -3,7 +3,7 @@
 import { resolveSamplingParams } from "@readme-moe/core";
 import { expect, test } from "vitest";
 import { resolveEngineOptions } from "../../packages/engine/src/engine-options.ts";
-import { openChannel } from "../../packages/engine/src/host/channel.ts";
+import { openChannel } from "../../packages/engine/src/host/worker-link.ts";
 import type { FromWorker } from "../../packages/engine/src/protocol.ts";
 import { POCKET } from "../support/pocket.ts";
 

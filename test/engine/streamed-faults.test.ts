@@ -7,7 +7,7 @@ import { KernelRunner, ReadMeEngine, type OpenOptions } from "@readme-moe/engine
 import { openModel } from "@readme-moe/model";
 import { openRouter } from "@readme-moe/router";
 import { beforeAll, describe, expect, test } from "vitest";
-import type { UnitMemory } from "../../packages/engine/src/streamed/unit-memory.ts";
+import type { UnitMemory } from "../../packages/engine/src/streamed/unit-store.ts";
 import { complete } from "../support/complete.ts";
 import { CoreBench, outcomesAlone, randomJobs } from "../support/core-bench.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";

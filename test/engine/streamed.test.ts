@@ -8,7 +8,7 @@ import { KernelRunner, ReadMeEngine, type KernelRunnerOptions } from "@readme-mo
 import { type KvSlot, wholeBlocks } from "@readme-moe/kernel";
 import { openModel, type Model } from "@readme-moe/model";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import type { UnitMemory } from "../../packages/engine/src/streamed/unit-memory.ts";
+import type { UnitMemory } from "../../packages/engine/src/streamed/unit-store.ts";
 import type { StepRunner } from "../../packages/engine/src/step-runner.ts";
 import { complete } from "../support/complete.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";

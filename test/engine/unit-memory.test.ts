@@ -4,7 +4,7 @@
 import { readFile } from "node:fs/promises";
 import { EVICTION_POLICIES, type ExpertCacheCounters } from "@readme-moe/core";
 import { describe, expect, test } from "vitest";
-import { UnitMemory, type UnitMemoryOptions, type UnitReader } from "../../packages/engine/src/streamed/unit-memory.ts";
+import { UnitMemory, type UnitMemoryOptions, type UnitReader } from "../../packages/engine/src/streamed/unit-store.ts";
 import { UnitPlaces } from "../../packages/engine/src/streamed/unit-places.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 

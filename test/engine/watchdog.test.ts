@@ -4,7 +4,7 @@ import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { ReadMeEngine, type EngineOptions } from "@readme-moe/engine";
 import { beforeAll, describe, expect, test } from "vitest";
-import { afterPart, HEARD, isHung } from "../../packages/engine/src/host/watchdog.ts";
+import { afterPart, HEARD, isHung } from "../../packages/engine/src/host/worker-link.ts";
 import { complete } from "../support/complete.ts";
 import * as fc from "../support/fast-check.ts";
 import { HANGING_TOKENS, writeHangingScheduler } from "../support/hanging-scheduler.ts";

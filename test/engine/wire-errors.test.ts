@@ -3,7 +3,7 @@
 import { errorChain, ReadMeError } from "@readme-moe/core";
 import { expect, test } from "vitest";
 import { fromWire, toWire, type FromWorker, type ToWorker } from "../../packages/engine/src/protocol.ts";
-import { OpenCalls } from "../../packages/engine/src/worker/open-calls.ts";
+import { OpenCalls } from "../../packages/engine/src/worker/calls.ts";
 import * as fc from "../support/fast-check.ts";
 
 test.each([

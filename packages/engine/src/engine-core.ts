@@ -1,22 +1,30 @@
 // The engine on the thread that runs the model: takes sequences, runs one step at a time, returns tokens.
 
 import {
-  coefficientsOf,
-  everythingResident,
   type AllowedTokens,
+  coefficientsOf,
   type EngineStats,
+  everythingResident,
+  type GeneratedToken,
   type PreGatingRouter,
+  type ReadMeEvents,
   type Residency,
   type Scheduler,
 } from "@readme-moe/core";
 import type { CompletionPiece } from "@readme-moe/model";
-import { forwardAgain, forwardBatch, type BatchItem, type ItemLogits } from "./batch.ts";
+import {
+  type BatchItem,
+  draftCounts,
+  expertsOf,
+  type ForecastUses,
+  forwardAgain,
+  forwardBatch,
+  type ItemLogits,
+  StepPlanner,
+} from "./batch.ts";
 import type { EngineParts } from "./engine-parts.ts";
-import { Sampler, type AcceptedToken } from "./sampler.ts";
-import { routeSequences, Sequence, type SequenceStart } from "./sequence.ts";
-import { addDrafts, NO_DRAFTS } from "./speculation/draft-counts.ts";
-import { finishedEvent, scheduledEvent, tokenEvent } from "./step-events.ts";
-import { StepPlanner } from "./step-planner.ts";
+import { type AcceptedToken, Sampler } from "./sampler.ts";
+import { addDrafts, draftUsage, NO_DRAFTS, routeSequences, Sequence, type SequenceStart } from "./sequence.ts";
 
 export class EngineCore {
   readonly #parts: EngineParts;
@@ -295,4 +303,52 @@ export class EngineCore {
     for (const resolve of this.#onEnd.splice(0)) resolve();
     output.event("sequence:finished", finishedEvent(sequence, reason, now()));
   }
+}
+
+type Payload<Name extends keyof ReadMeEvents> = Parameters<ReadMeEvents[Name]>[0];
+
+/** Describes a step before it runs. @param numWaiting - number of sequences that wait for KV memory */
+function scheduledEvent(
+  step: number,
+  batch: readonly BatchItem[],
+  numWaiting: number,
+  forecast: ForecastUses,
+): Payload<"batch:scheduled"> {
+  return {
+    step,
+    sequenceIds: batch.map(({ sequence }) => sequence.id),
+    numTokens: batch.map(({ numTokens }) => numTokens),
+    positions: batch.map(({ sequence }) => sequence.numComputedTokens),
+    ...draftCounts(batch),
+    distinctExperts: expertsOf(batch).size,
+    numWaiting,
+    ...forecast,
+  };
+}
+
+/** Describes a new token, before it is the sequence's last one. */
+function tokenEvent(
+  sequence: Sequence,
+  { id: tokenId }: GeneratedToken,
+  position: number,
+  nowMs: number,
+): Payload<"token:generated"> {
+  const isFirst = position === sequence.promptTokens;
+  return { sequenceId: sequence.id, tokenId, position, sinceMs: nowMs - sequence.lastTokenMs, isFirst };
+}
+
+type FinishedEvent = Payload<"sequence:finished">;
+
+/** Describes the end of a sequence. */
+function finishedEvent(sequence: Sequence, reason: FinishedEvent["reason"], nowMs: number): FinishedEvent {
+  return {
+    sequenceId: sequence.id,
+    reason,
+    promptTokens: sequence.promptTokens,
+    completionTokens: sequence.completionTokens,
+    cachedTokens: sequence.cachedTokens,
+    ...draftUsage(sequence.drafts),
+    queuedMs: (sequence.startedMs ?? nowMs) - sequence.arrivalMs,
+    durationMs: nowMs - sequence.arrivalMs,
+  };
 }

@@ -1,16 +1,25 @@
-export { resolveEngineOptions, type EngineOptions } from "./engine-options.ts";
-export { kvSizes, type KvSizes } from "./kv-sizes.ts";
+export {
+  resolveEngineOptions,
+  type EngineOptions,
+  type PromptReaderOptions,
+  type SchedulingOptions,
+} from "./engine-options.ts";
+export {
+  kvSizes,
+  type KvSizes,
+  kvPrecisionOf,
+  expertLayout,
+  mixtureLayout,
+  weightSizes,
+  type WeightSizes,
+} from "./memory-sizes.ts";
 export type { FunctionModule } from "./function-module.ts";
 export type { KeepPromptOptions, KeptPrompt } from "./host/kept-prompts.ts";
 export type { OpenOptions } from "./host/model-files.ts";
 export { openPromptReader } from "./host/prompt-reader.ts";
 export { ReadMeEngine } from "./host/read-me-engine.ts";
 export { KernelRunner, type KernelRunnerOptions } from "./kernel-runner.ts";
-export { kvPrecisionOf } from "./kv-precision.ts";
-export { openExperts, type OnExpertAdded } from "./low-rank/open-experts.ts";
+export { openExperts, type OnExpertAdded } from "./low-rank/change-experts.ts";
 export type { LoadProgress } from "./protocol.ts";
-export type { PromptReaderOptions } from "./reader-options.ts";
-export type { SchedulingOptions } from "./scheduling-options.ts";
 export type { StepLogits, StepRunner, StepSequence } from "./step-runner.ts";
-export { expertLayout, mixtureLayout, weightSizes, type WeightSizes } from "./weight-sizes.ts";
 export { kernelInfo, kernelThreads } from "@readme-moe/kernel";

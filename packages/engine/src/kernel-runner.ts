@@ -21,14 +21,12 @@ import {
 import { type Model, numOutputsOf, type Precision, resolveCacheFolder } from "@readme-moe/model";
 import { calibrationOf } from "./calibration.ts";
 import { callsOf, type CallSizes, checkSequence, KernelResults, type KernelCall } from "./kernel-calls.ts";
-import type { StreamedChanges } from "./low-rank/change-memory.ts";
-import { LowRankExperts } from "./low-rank/low-rank-experts.ts";
+import { LowRankExperts, type StreamedChanges } from "./low-rank/low-rank-experts.ts";
 import type { LoadProgress } from "./protocol.ts";
 import type { StepLogits, StepRunner, StepSequence } from "./step-runner.ts";
 import { ExpertStream, UnitFile } from "./streamed/expert-stream.ts";
-import { kvPrecisionOf } from "./kv-precision.ts";
-import { MixtureSequences } from "./streamed/mixture-rows.ts";
-import { MixtureStream, type MixtureStreamOptions } from "./streamed/mixture-stream.ts";
+import { kvPrecisionOf } from "./memory-sizes.ts";
+import { MixtureSequences, MixtureStream, type MixtureStreamOptions } from "./streamed/mixture-stream.ts";
 import type { UnitMemoryOptions, UnitStore } from "./streamed/unit-store.ts";
 
 /** Options of `KernelRunner.open`. */

@@ -19,10 +19,8 @@ import {
   type RoutedPrompt,
 } from "@readme-moe/core";
 import type { WireAllowance } from "./allowed-tokens.ts";
-import type { ResolvedEngineOptions } from "./engine-options.ts";
-import type { ResolvedReaderOptions } from "./reader-options.ts";
+import type { ResolvedEngineOptions, ResolvedReaderOptions, ResolvedSchedulingOptions } from "./engine-options.ts";
 import type { EngineChunk } from "./engine-parts.ts";
-import type { ResolvedSchedulingOptions } from "./scheduling-options.ts";
 
 /** A chat in a message. */
 export interface WireChat {

@@ -7,26 +7,68 @@
 // 4. If the token is the next one of the sequence's draft, the same happens with the row after it.
 
 import {
+  type AllowedTokens,
   checkRow,
+  type GenerateChunk,
+  type GeneratedToken,
+  type LogitsRow,
   sampleAllowed,
   sampleProcessed,
   sampleToken,
   tokenLogprobs,
   uniformAt,
-  type AllowedTokens,
-  type GenerateChunk,
-  type GeneratedToken,
-  type LogitsRow,
 } from "@readme-moe/core";
 import type { Tokenizer } from "@readme-moe/model";
-import { AllowedQuestions } from "./allowed-questions.ts";
+import { allowanceAfter } from "./allowed-tokens.ts";
+import { type CompletionEnds, endingOf, type Sequence } from "./sequence.ts";
 import type { ItemLogits } from "./batch.ts";
 import type { EngineChunk } from "./engine-parts.ts";
-import { endingOf, type CompletionEnds } from "./resume.ts";
-import type { Sequence } from "./sequence.ts";
+
+/** Sends a question about the tokens that may follow a sequence's. */
+type OnQuestion = (sequence: Sequence, questionId: number) => void;
+
+/**
+ * Open questions to callers about the tokens that are allowed, one for each sequence. A preempted sequence keeps its
+ * question, since the answer depends on its tokens alone.
+ */
+class AllowedQuestions {
+  readonly #onQuestion: OnQuestion;
+  readonly #open = new Map<number, Sequence>();
+  #numAsked = 0;
+
+  constructor(onQuestion: OnQuestion) {
+    this.#onQuestion = onQuestion;
+  }
+
+  /** Whether the sequence cannot run because it is not known which tokens are allowed. */
+  isAwaiting({ isBound, allowed }: Sequence): boolean {
+    return isBound && allowed === undefined;
+  }
+
+  /** Finds the tokens that may follow the sequence's: what is left of its last answer, or else by a question. */
+  ask(sequence: Sequence): void {
+    if (!sequence.isBound) return;
+    sequence.allowed = sequence.allowed && allowanceAfter(sequence.allowed, sequence.tokenIds);
+    if (sequence.allowed) return;
+    const questionId = ++this.#numAsked;
+    this.#open.set(questionId, sequence);
+    this.#onQuestion(sequence, questionId);
+  }
+
+  /** Takes an answer. Ignores it if the sequence has ended meanwhile. */
+  answer(questionId: number, allowed: AllowedTokens): void {
+    const sequence = this.#open.get(questionId);
+    this.#open.delete(questionId);
+    if (sequence) sequence.allowed = { ...allowed, position: sequence.numTokens };
+  }
+
+  forget(sequence: Sequence): void {
+    for (const [questionId, asking] of this.#open) if (asking === sequence) this.#open.delete(questionId);
+  }
+}
 
 /** A token that was chosen and is not part of its sequence yet. */
-export interface ChosenToken {
+interface ChosenToken {
   readonly sequence: Sequence;
   readonly token: GeneratedToken;
 }
@@ -39,7 +81,7 @@ export interface AcceptedToken {
 }
 
 /** Tokens that sequences got from their rows. */
-export interface Sampled {
+interface Sampled {
   /** Tokens, in the order of each sequence's positions. */
   readonly accepted: readonly AcceptedToken[];
   /** Sequences whose next token needs all logits of their last known token, which the runner has not kept. */
@@ -47,7 +89,7 @@ export interface Sampled {
 }
 
 /** Receives rows and questions for the callers of sequences, and errors. */
-export interface SamplerListeners {
+interface SamplerListeners {
   /** Receives a row. The processed row comes back under `rowId`. */
   readonly onRow: (sequence: Sequence, rowId: number, logits: Float32Array<ArrayBuffer>) => void;
   /** Receives a question about the tokens that are allowed. The answer comes back under `questionId`. */

@@ -1,19 +1,21 @@
 // A sequence: one completion of a request, from its prompt to its last token.
 
 import {
-  TokenCounts,
+  type DraftCounts,
+  type DraftsBySource,
+  type DraftSource,
   type FinishReason,
   type PreGatingRouter,
   type ResolvedSamplingParams,
   type RouterState,
   type SchedulableSequence,
   type StopAutomaton,
+  TokenCounts,
+  type Usage,
 } from "@readme-moe/core";
 import type { KvSlot } from "@readme-moe/kernel";
-import { CompletionText, type CompletionPiece, type Tokenizer } from "@readme-moe/model";
+import { type CompletionPiece, CompletionText, type Tokenizer } from "@readme-moe/model";
 import type { PlacedAllowance } from "./allowed-tokens.ts";
-import type { ResumedCompletion } from "./resume.ts";
-import { NO_DRAFTS, type DraftTotals } from "./speculation/draft-counts.ts";
 
 /** Input from which a sequence is created. */
 export interface SequenceStart {
@@ -170,7 +172,7 @@ export class Sequence implements SchedulableSequence {
 }
 
 /** Options of `routeSequences`. */
-export interface RoutingOptions {
+interface RoutingOptions {
   /**
    * Whether a call routes at most a router's `chunkTokens`, earlier sequences first; the rest waits for the next call.
    */
@@ -221,4 +223,117 @@ function nextUnrouted(sequences: readonly Sequence[], most = Infinity) {
     parts.push({ sequence, tokenIds });
   }
   return parts;
+}
+
+/** Facts that end a completion, besides its own text. */
+export interface CompletionEnds {
+  readonly eosTokenIds: readonly number[];
+  /** Largest number of tokens of one sequence, prompt included. */
+  readonly contextTokens: number;
+}
+
+/** A completion after a token. */
+interface CompletionLength {
+  readonly params: Pick<ResolvedSamplingParams, "maxTokens" | "ignoreEos" | "stopTokenIds">;
+  readonly promptTokens: number;
+  /** Tokens of the completion, the last one included. */
+  readonly completionTokens: number;
+}
+
+/** Finds why a completion ends with its last token, unless a stop string ends it. */
+export function endingOf(
+  tokenId: number,
+  { params, promptTokens, completionTokens }: CompletionLength,
+  { eosTokenIds, contextTokens }: CompletionEnds,
+): FinishReason | undefined {
+  if ((!params.ignoreEos && eosTokenIds.includes(tokenId)) || params.stopTokenIds.has(tokenId)) return "stop";
+  const isFull = completionTokens >= params.maxTokens || promptTokens + completionTokens >= contextTokens;
+  return isFull ? "length" : undefined;
+}
+
+/** Beginning of a completion: its tokens, and the text behind them. */
+export interface ResumedCompletion {
+  readonly tokenIds: ArrayLike<number>;
+  /** Text after the tokens; it holds back what the tokens do not decide. */
+  readonly text: CompletionText;
+  /** The last piece, if the tokens end the completion. */
+  readonly ended: CompletionPiece | undefined;
+}
+
+/** Pause after this many tokens, some tenths of a millisecond. */
+const PAUSE_TOKENS = 512;
+
+/**
+ * Takes the tokens of a completion that were generated before. Pauses often, since there may be many.
+ *
+ * @throws {RangeError} on tokens behind the completion's end
+ */
+export function* resumeCompletion(
+  tokenIds: ArrayLike<number>,
+  text: CompletionText,
+  completion: Omit<CompletionLength, "completionTokens"> & { readonly choice: number },
+  ends: CompletionEnds,
+): Generator<void, ResumedCompletion> {
+  let ended: CompletionPiece | undefined;
+  for (let index = 0; index < tokenIds.length; index++) {
+    if (ended) {
+      const expected = `Expected \`resume.choices[${completion.choice}]\` to end with its first ${index} tokens`;
+      const why = ended.stop === undefined ? `(${ended.finishReason})` : `(a stop string)`;
+      throw new RangeError(`${expected} ${why}, got ${tokenIds.length} tokens`);
+    }
+    const tokenId = tokenIds[index] ?? 0;
+    const piece = text.push(tokenId, endingOf(tokenId, { ...completion, completionTokens: index + 1 }, ends));
+    if (piece.finishReason) ended = piece;
+    if (index % PAUSE_TOKENS === PAUSE_TOKENS - 1) yield;
+  }
+  return { tokenIds, text, ended };
+}
+
+/** Counts of drafts, in total and by source. Plain data. */
+interface DraftTotals extends DraftCounts {
+  readonly draftsBySource: DraftsBySource;
+}
+
+const SOURCES = ["prediction", "grammar", "context", "recycled", "model"] as const satisfies readonly DraftSource[];
+
+export const NO_DRAFTS: DraftTotals = { draftedTokens: 0, acceptedDraftTokens: 0, draftsBySource: {} };
+
+/** Counts a draft that has run. */
+export function countDraft(totals: DraftTotals, source: DraftSource, counts: DraftCounts): DraftTotals {
+  const draftsBySource = { ...totals.draftsBySource, [source]: sum(totals.draftsBySource[source], counts) };
+  return { ...sum(totals, counts), draftsBySource };
+}
+
+/** Adds the drafts of sequences to totals, which may have other fields as well. */
+export function addDrafts<Totals extends DraftTotals>(
+  totals: Totals,
+  sequences: Iterable<{ readonly drafts: DraftTotals }>,
+): Totals {
+  let all: DraftTotals = totals;
+  for (const { drafts } of sequences) {
+    if (drafts.draftedTokens === 0) continue;
+    const draftsBySource = sumBySource(all.draftsBySource, drafts.draftsBySource);
+    all = { ...sum(all, drafts), draftsBySource };
+  }
+  const { draftedTokens, acceptedDraftTokens, draftsBySource } = all;
+  return { ...totals, draftedTokens, acceptedDraftTokens, draftsBySource };
+}
+
+/** Returns counts as usage and events give them. */
+export function draftUsage(counts: DraftCounts): Pick<Usage, "acceptedDraftTokens" | "rejectedDraftTokens"> {
+  const { draftedTokens, acceptedDraftTokens: accepted } = counts;
+  return { acceptedDraftTokens: accepted, rejectedDraftTokens: draftedTokens - accepted };
+}
+
+function sum(a: DraftCounts = NO_DRAFTS, b: DraftCounts = NO_DRAFTS): DraftCounts {
+  return {
+    draftedTokens: a.draftedTokens + b.draftedTokens,
+    acceptedDraftTokens: a.acceptedDraftTokens + b.acceptedDraftTokens,
+  };
+}
+
+function sumBySource(a: DraftsBySource, b: DraftsBySource): DraftsBySource {
+  const all: Partial<Record<DraftSource, DraftCounts>> = { ...a };
+  for (const source of SOURCES) if (b[source]) all[source] = sum(a[source], b[source]);
+  return all;
 }

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import type { ChatMessage } from "@readme-moe/core";
 import { type EngineOptions, ReadMeEngine } from "@readme-moe/engine";
 import { beforeAll, describe, expect, test } from "vitest";
-import { commonBeginning } from "../../../packages/engine/src/worker/keep-prompt.ts";
+import { commonBeginning } from "../../../packages/engine/src/worker/calls.ts";
 import { writeChattingPocket } from "../../support/chatting-pocket.ts";
 import { complete, completeAll } from "../../support/complete.ts";
 import { withByte } from "../../support/damage.ts";

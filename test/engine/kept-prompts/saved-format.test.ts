@@ -10,8 +10,10 @@ import {
   keyOf,
   type PromptIdentity,
   type SavedHead,
-} from "../../../packages/engine/src/kept-prompts/saved-format.ts";
-import { SavedPrompts, surplus, type UsedFile } from "../../../packages/engine/src/kept-prompts/saved-prompts.ts";
+  SavedPrompts,
+  surplus,
+  type UsedFile,
+} from "../../../packages/engine/src/kept-prompts.ts";
 import { withByte, wrongValues } from "../../support/damage.ts";
 import * as fc from "../../support/fast-check.ts";
 import { randomInteger, seededRandom } from "../../support/random.ts";

@@ -1,8 +1,7 @@
 // Memory of low-rank experts under random additions, removals, budgets, steps and restarts, against a plain list.
 
 import { expect, test } from "vitest";
-import { StreamedChanges } from "../../../packages/engine/src/low-rank/change-memory.ts";
-import type { PackedChange } from "../../../packages/engine/src/low-rank/packed-changes.ts";
+import { type PackedChange, StreamedChanges } from "../../../packages/engine/src/low-rank/low-rank-experts.ts";
 import * as fc from "../../support/fast-check.ts";
 
 const [NUM_EXPERTS, SIZES, BUDGETS] = [5, [100, 200, 400], [99, 100, 150, 200, 399, 400, 600, 1000]] as const;

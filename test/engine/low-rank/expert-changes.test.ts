@@ -3,7 +3,7 @@
 import { isAbsolute, resolve } from "node:path";
 import { ReadMeError, type EngineInfo } from "@readme-moe/core";
 import { expect, test } from "vitest";
-import { ExpertChanges } from "../../../packages/engine/src/host/expert-changes.ts";
+import { ExpertChanges } from "../../../packages/engine/src/host/read-me-engine.ts";
 import type { CallName, Calls } from "../../../packages/engine/src/protocol.ts";
 import * as fc from "../../support/fast-check.ts";
 

@@ -7,7 +7,7 @@ import { resolveEngineOptions } from "@readme-moe/engine";
 import { kvBytesPerToken } from "@readme-moe/kernel";
 import { openModel } from "@readme-moe/model";
 import { describe, expect, test } from "vitest";
-import type { DraftModelOptions } from "../../../packages/engine/src/speculation/draft-model-options.ts";
+import type { DraftModelOptions } from "../../../packages/engine/src/speculation/model-drafter.ts";
 import { openDraftModel } from "../../../packages/engine/src/speculation/open-draft-model.ts";
 import { openEngine } from "../../../packages/engine/src/worker/open-engine.ts";
 import { writeFirstLayers } from "../../support/first-layers.ts";

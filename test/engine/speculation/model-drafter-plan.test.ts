@@ -2,11 +2,11 @@
 
 import { draftChances, newAcceptance } from "@readme-moe/core";
 import { describe, expect, test } from "vitest";
-import { DraftChain } from "../../../packages/engine/src/speculation/draft-model-chain.ts";
 import {
   averageChance,
   catchUpRows,
   continuedDrafts,
+  DraftChain,
   evidenceOf,
   FEW_TOKENS,
   FIRST_CHANCE,

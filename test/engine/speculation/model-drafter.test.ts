@@ -7,8 +7,11 @@ import { KernelRunner } from "@readme-moe/engine";
 import { openModel } from "@readme-moe/model";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { evidenceOf } from "../../../packages/engine/src/speculation/draft-model-plan.ts";
-import type { DraftModelOptions } from "../../../packages/engine/src/speculation/draft-model-options.ts";
-import { ModelDrafter, type VerifyingStep } from "../../../packages/engine/src/speculation/model-drafter.ts";
+import {
+  type DraftModelOptions,
+  ModelDrafter,
+  type VerifyingStep,
+} from "../../../packages/engine/src/speculation/model-drafter.ts";
 import { writeFirstLayers } from "../../support/first-layers.ts";
 import { PlainDrafts } from "../../support/plain-drafts.ts";
 import { cases, POCKET } from "../../support/pocket.ts";

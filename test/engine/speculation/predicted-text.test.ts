@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { PredictedText } from "../../../packages/engine/src/speculation/predicted-text.ts";
+import { PredictedText } from "../../../packages/engine/src/speculation/text-drafter.ts";
 import { randomInteger, seededRandom } from "../../support/random.ts";
 
 function after(text: readonly number[], answer: readonly number[]): PredictedText {

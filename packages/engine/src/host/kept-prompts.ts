@@ -11,8 +11,7 @@ import {
   type ReadMeEvents,
 } from "@readme-moe/core";
 import type { WireKept, WirePrompt } from "../protocol.ts";
-import type { CallingEngine } from "./calling-engine.ts";
-import { wirePrompt } from "./request.ts";
+import { type CallingEngine, wirePrompt } from "./request.ts";
 
 /** Options of `ReadMeEngine.keepPrompt`. */
 export interface KeepPromptOptions {

@@ -2,9 +2,9 @@
 
 import { onceAborted, ReadMeError, type PromptInfo, type PromptReader } from "@readme-moe/core";
 import { modelName } from "@readme-moe/model";
-import { resolveReaderOptions, type PromptReaderOptions, type ResolvedReaderOptions } from "../reader-options.ts";
+import { resolveReaderOptions, type PromptReaderOptions, type ResolvedReaderOptions } from "../engine-options.ts";
 import type { CallName, Calls } from "../protocol.ts";
-import { TextCalls } from "./text-calls.ts";
+import { TextCalls } from "./request.ts";
 import { WorkerLink } from "./worker-link.ts";
 
 /**

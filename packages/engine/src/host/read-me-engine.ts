@@ -1,31 +1,39 @@
 // The engine as callers see it. This side only passes messages, so the event loop stays free.
 
 import { randomInt } from "node:crypto";
+import { resolve } from "node:path";
 import {
-  errorChain,
-  integerOption,
-  onceAborted,
-  rejectUnknownKeys,
-  ReadMeEmitter,
-  ReadMeError,
+  type AnswerFormat,
+  checkAnswerFormat,
+  describeValue,
   type Engine,
   type EngineInfo,
+  type EngineVocabulary,
+  errorChain,
+  expertIndex,
   type GenerateRequest,
   type Generation,
+  integerOption,
+  onceAborted,
+  type ProcessLogits,
   type Prompt,
+  ReadMeEmitter,
+  ReadMeError,
+  rejectUnknownKeys,
 } from "@readme-moe/core";
-import { resolveEngineOptions, type ResolvedEngineOptions } from "../engine-options.ts";
+import { type Asker, Grammars } from "@readme-moe/grammar";
+import {
+  type ResolvedEngineOptions,
+  resolveEngineOptions,
+  resolveSchedulingOptions,
+  type SchedulingOptions,
+} from "../engine-options.ts";
 import type { CallName, Calls, FromWorker, LoadProgress } from "../protocol.ts";
-import { resolveSchedulingOptions, type SchedulingOptions } from "../scheduling-options.ts";
-import { AnswerFormats } from "./answer-formats.ts";
-import type { CallingEngine } from "./calling-engine.ts";
-import { ExpertChanges } from "./expert-changes.ts";
+import { type CallingEngine, TextCalls, wireRequest } from "./request.ts";
 import { type KeepPromptOptions, type KeptPrompt, KeptPrompts } from "./kept-prompts.ts";
 import { type OpenedFiles, openFiles, type OpenOptions } from "./model-files.ts";
 import { checkTask, embedTexts, rerankDocuments } from "./pooling.ts";
-import { wireRequest } from "./request.ts";
 import { RunningRequests } from "./running-requests.ts";
-import { TextCalls } from "./text-calls.ts";
 import { WorkerLink } from "./worker-link.ts";
 
 /** Serves one model from a thread or a process of its own. */
@@ -274,5 +282,130 @@ export class ReadMeEngine implements Engine {
   ): Promise<Calls[Name]["result"]> {
     if (this.#failure || !this.#link) throw this.#failure ?? new ReadMeError("ERR_DISPOSED", "The engine is not open");
     return this.#link.call(name, args, signal);
+  }
+}
+
+/** The engine whose experts change. */
+interface ChangedEngine extends CallingEngine {
+  readonly setNames: (experts: readonly string[]) => void;
+}
+
+/** Adds and removes low-rank experts, and remembers them for an engine that is opened again after a failure. */
+export class ExpertChanges {
+  readonly #engine: ChangedEngine;
+  readonly #added = new Map<string, string>();
+  /** Experts of the model's folder and the options that were removed, also where another one has the name now. */
+  readonly #removed = new Set<string>();
+
+  /** @param setNames - sets the names in the engine's info */
+  constructor(engine: CallingEngine, setNames: ChangedEngine["setNames"]) {
+    this.#engine = { ...engine, setNames };
+  }
+
+  async add(name: string, path: string): Promise<void> {
+    checkName(name);
+    if (typeof path !== "string" || path === "") {
+      throw new TypeError(`Expected \`path\` to name the folder of an adapter, got ${describeValue(path)}`);
+    }
+    const folder = resolve(path);
+    this.#engine.setNames(await this.#engine.call("addExpert", { name, path: folder }));
+    this.#added.set(name, folder);
+  }
+
+  async remove(name: string): Promise<void> {
+    checkName(name);
+    const { experts, expertKind, path } = this.#engine.getInfo();
+    const index = expertIndex(experts, name);
+    if (expertKind !== "low-rank" || index === 0 || experts[index] !== name) {
+      throw new RangeError(`Expected \`name\` to be a low-rank expert of ${path}, got \`${name}\``);
+    }
+    // New requests are refused at once.
+    this.#engine.setNames(experts.map((known) => (known === name ? "" : known)));
+    if (!this.#added.delete(name)) this.#removed.add(name);
+    this.#engine.setNames(await this.#engine.call("removeExpert", { name }));
+  }
+
+  /**
+   * Makes the changes again in an engine that was opened again. Experts that cannot be added any more are left out, so
+   * that the model and the other experts work.
+   *
+   * @throws {ReadMeError} `ERR_ENGINE_FAILED`, `ERR_DISPOSED`
+   */
+  async repeat(): Promise<void> {
+    const { experts } = this.#engine.getInfo();
+    for (const name of this.#removed) {
+      if (experts.includes(name)) this.#engine.setNames(await this.#engine.call("removeExpert", { name }));
+    }
+    for (const [name, path] of this.#added) {
+      try {
+        this.#engine.setNames(await this.#engine.call("addExpert", { name, path }));
+      } catch (error) {
+        const code = error instanceof ReadMeError ? error.code : undefined;
+        if (code === "ERR_ENGINE_FAILED" || code === "ERR_DISPOSED") throw error;
+        this.#added.delete(name);
+      }
+    }
+  }
+}
+
+function checkName(name: unknown): void {
+  if (typeof name === "string" && name !== "") return;
+  throw new TypeError(`Expected \`name\` to be the name of an expert, got ${describeValue(name)}`);
+}
+
+/** The grammars of one engine. */
+class AnswerFormats {
+  readonly #readVocabulary: () => Promise<EngineVocabulary>;
+  #grammars: Promise<Grammars> | undefined;
+  #isDisposed = false;
+
+  /** @param readVocabulary - reads the vocabulary of the engine */
+  constructor(readVocabulary: () => Promise<EngineVocabulary>) {
+    this.#readVocabulary = readVocabulary;
+  }
+
+  /**
+   * Makes the `processLogits` of a request. Its grammar is compiled while the prompt runs, so an error of the grammar
+   * is thrown by the first call.
+   *
+   * @throws {TypeError} on a wrong shape, and on `processLogits` beside the format
+   */
+  processorOf(format: AnswerFormat, beside: ProcessLogits | undefined, asker: Asker): ProcessLogits {
+    checkAnswerFormat(format);
+    if (beside !== undefined) throw new TypeError("Expected `format` or `processLogits`, got both");
+    let bound: Promise<ProcessLogits> | undefined;
+    const processor = (): Promise<ProcessLogits> => (bound ??= this.#bind(format, asker));
+    const process: ProcessLogits = async (logits, context) => (await processor())(logits, context);
+    return Object.assign(process, {
+      allowTokens: async (context) => {
+        const { allowTokens } = await processor();
+        if (allowTokens === undefined) throw new TypeError("Expected a constraint that names allowed tokens");
+        return allowTokens(context);
+      },
+    } satisfies Pick<ProcessLogits, "allowTokens">);
+  }
+
+  /** Ends the grammars. */
+  async dispose(): Promise<void> {
+    this.#isDisposed = true;
+    await (await this.#grammars?.catch(() => undefined))?.dispose();
+  }
+
+  async #bind(format: AnswerFormat, asker: Asker): Promise<ProcessLogits> {
+    const grammars = await (this.#grammars ??= this.#open());
+    const constraint = await grammars.format(format, asker);
+    return constraint.processor({ signal: asker.signal });
+  }
+
+  async #open(): Promise<Grammars> {
+    try {
+      const grammars = await Grammars.open(await this.#readVocabulary());
+      if (this.#isDisposed) await grammars.dispose();
+      return grammars;
+    } catch (error) {
+      // The next request tries again.
+      this.#grammars = undefined;
+      throw error;
+    }
   }
 }

@@ -1,31 +1,51 @@
-// A request on the caller's side: its checks, and the message that it becomes.
+// Requests on the caller's side, and calls that need only the model's texts: their checks, and the messages that they
+// become.
 
 import {
+  type AnswerFormat,
+  type ChatMessage,
+  type ChatPrompt,
   checkClient,
   checkExpert,
   checkRequestShape,
   checkTemplateValues,
   checkTraceparent,
   describeValue,
-  integerOption,
-  rejectUnknownKeys,
-  resolveSamplingParams,
-  withSamplingDefaults,
-  type AnswerFormat,
-  type ChatMessage,
-  type ChatPrompt,
+  type Engine,
   type EngineInfo,
+  type EngineVocabulary,
   type GenerateRequest,
+  integerOption,
   type ProcessLogits,
   type Prompt,
+  rejectUnknownKeys,
+  type ResolvedSamplingParams,
+  resolveSamplingParams,
   type TokenizeOptions,
+  withSamplingDefaults,
 } from "@readme-moe/core";
-import { tooManyPredicted, type Calls, type WireChat, type WirePrompt, type WireRequest } from "../protocol.ts";
+import {
+  type CallName,
+  type Calls,
+  tooManyPredicted,
+  type WireChat,
+  type WirePrompt,
+  type WireRequest,
+} from "../protocol.ts";
 import { callerFunctions, type CallerFunctions } from "./caller-functions.ts";
-import { wireResume } from "./resume.ts";
+
+/** Description of an engine and calls to its worker, which the parts of its host need. */
+export interface CallingEngine<Info = EngineInfo> {
+  readonly getInfo: () => Info;
+  readonly call: <Name extends CallName>(
+    name: Name,
+    args: Calls[Name]["args"],
+    signal?: AbortSignal,
+  ) => Promise<Calls[Name]["result"]>;
+}
 
 /** Context that a request is checked and converted in. */
-export interface RequestContext {
+interface RequestContext {
   readonly info: EngineInfo;
   /** Draws the seed of a request that names none. */
   readonly drawSeed: () => number;
@@ -69,7 +89,7 @@ export function wireRequest(
 }
 
 /** @throws {TypeError | RangeError} naming the option, the expectation and the value */
-export function wireTokenize(prompt: string | ChatPrompt, options: TokenizeOptions): Calls["tokenize"]["args"] {
+function wireTokenize(prompt: string | ChatPrompt, options: TokenizeOptions): Calls["tokenize"]["args"] {
   if (typeof prompt !== "string" && (typeof prompt !== "object" || prompt === null || !("messages" in prompt))) {
     throw new TypeError(`Expected a text or { messages } to tokenize, got ${describeValue(prompt)}`);
   }
@@ -116,7 +136,92 @@ function chatPrompt(prompt: ChatPrompt): WireChat {
 }
 
 /** @throws {ReadMeError} `ERR_CHAT_TEMPLATE` on values that are nested too deep to be sent */
-export function wireChat(messages: readonly ChatMessage[], template: Readonly<Record<string, unknown>> = {}): WireChat {
+function wireChat(messages: readonly ChatMessage[], template: Readonly<Record<string, unknown>> = {}): WireChat {
   checkTemplateValues(messages, template);
   return { messages, template };
+}
+
+/**
+ * Checks the tokens of each choice, and copies them. Stop strings and the context are known where the text is.
+ *
+ * @returns `[n]` lists; `undefined` if the request begins at its beginning
+ * @throws {TypeError | RangeError} naming the option, the expectation and the value
+ */
+function wireResume(
+  resume: GenerateRequest["resume"],
+  params: ResolvedSamplingParams,
+): readonly Int32Array[] | undefined {
+  if (resume === undefined) return undefined;
+  if (typeof resume !== "object" || resume === null) throw wrongType("resume", "{ choices }", resume);
+  rejectUnknownKeys("`resume`", resume, ["choices"]);
+  const { choices } = resume;
+  if (!Array.isArray(choices)) throw wrongType("resume.choices", "a list of lists of token ids", choices);
+  if (choices.length !== params.n) {
+    throw new RangeError(
+      `Expected \`resume.choices\` to have ${params.n} lists, one for each choice, got ${choices.length}`,
+    );
+  }
+  if (params.temperature > 0 && params.seed === undefined) {
+    throw new TypeError("Expected `seed` beside `resume`, since `temperature` is above 0, got undefined");
+  }
+  return choices.map((tokenIds: unknown, choice) => checkedChoice(`resume.choices[${choice}]`, tokenIds, params));
+}
+
+function checkedChoice(name: string, value: unknown, params: ResolvedSamplingParams): Int32Array {
+  const { vocabSize, maxTokens, minTokens, maskedUntilMinTokens: endIds } = params;
+  const tokenIds = value as ArrayLike<unknown>;
+  if (typeof value !== "object" || value === null || typeof tokenIds.length !== "number") {
+    throw wrongType(name, "a list of token ids", value);
+  }
+  const { length } = tokenIds;
+  if (length > maxTokens)
+    throw new RangeError(`Expected \`${name}\` to have at most ${maxTokens} tokens, got ${length}`);
+  return Int32Array.from({ length }, (_, index) => {
+    const id = integerOption(`${name}[${index}]`, tokenIds[index], 0, vocabSize - 1);
+    if (!endIds.has(id) || (index === length - 1 && index >= minTokens)) return id;
+    const place = index < minTokens ? `before ${minTokens} tokens` : `before its last token`;
+    throw new RangeError(`Expected \`${name}\` to have no end token ${place}, got ${id} at ${index}`);
+  });
+}
+
+function wrongType(name: string, expected: string, value: unknown): TypeError {
+  return new TypeError(`Expected \`${name}\` to be ${expected}, got ${describeValue(value)}`);
+}
+
+/** Facts about a model that texts are checked against. */
+type TextInfo = Pick<EngineInfo, "vocabSize" | "experts" | "hasRouter">;
+
+/** Calls of an engine, or of a reader of prompts, about texts. */
+export class TextCalls implements Pick<Engine, "tokenize" | "detokenize" | "applyTemplate" | "vocabulary" | "route"> {
+  readonly #engine: CallingEngine<TextInfo>;
+  #vocabulary: Promise<EngineVocabulary> | undefined;
+
+  constructor(engine: CallingEngine<TextInfo>) {
+    this.#engine = engine;
+  }
+
+  tokenize: Engine["tokenize"] = async (prompt, options = {}) =>
+    this.#engine.call("tokenize", wireTokenize(prompt, options), options.signal);
+
+  detokenize: Engine["detokenize"] = async (tokenIds) => {
+    const { vocabSize } = this.#engine.getInfo();
+    const ids = Int32Array.from(tokenIds, (id) => integerOption("tokenIds", id, 0, vocabSize - 1));
+    return this.#engine.call("detokenize", { tokenIds: ids });
+  };
+
+  applyTemplate: Engine["applyTemplate"] = async (messages, template = {}) =>
+    this.#engine.call("applyTemplate", wireChat(messages, template));
+
+  vocabulary: Engine["vocabulary"] = () =>
+    (this.#vocabulary ??= this.#engine.call("vocabulary", {}).catch((error: unknown) => {
+      // The next call tries again.
+      this.#vocabulary = undefined;
+      throw error;
+    }));
+
+  route: Engine["route"] = async (prompt, expert) => {
+    const info = this.#engine.getInfo();
+    checkExpert(expert, info);
+    return this.#engine.call("route", { prompt: wirePrompt(prompt, info), expert });
+  };
 }

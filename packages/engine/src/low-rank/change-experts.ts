@@ -1,15 +1,46 @@
-// Adds and removes low-rank experts of an engine that runs.
+// Opens the low-rank experts of an engine, and adds and removes them while it runs.
 
 import { setImmediate as nextTurn } from "node:timers/promises";
-import type { Model } from "@readme-moe/model";
+import { gatherExperts, type LowRankSet, type Model } from "@readme-moe/model";
+import type { KernelRunner } from "../kernel-runner.ts";
 import type { EngineCore } from "../engine-core.ts";
 import type { EngineOutput } from "../engine-parts.ts";
-import type { KernelRunner } from "../kernel-runner.ts";
-import { type LowRankExperts, notDense } from "./low-rank-experts.ts";
+import { type AddedExpert, type LowRankExperts, notDense } from "./low-rank-experts.ts";
 import type { LowRankRouters } from "./routers.ts";
 
+/** Receives the events of experts. */
+export type OnExpertAdded = (event: AddedExpert) => void;
+
+/**
+ * Adds a dense model's low-rank experts to its runner: those of its folder, then further ones.
+ *
+ * @param loras - folders of adapters or expert sets, by name
+ * @returns the set of all, which the caller closes
+ * @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` if the model is not dense; as `gatherExperts` and `LowRankExperts.add`
+ */
+export async function openExperts(
+  runner: KernelRunner,
+  model: Model,
+  loras: Readonly<Record<string, string>> = {},
+  onAdded?: OnExpertAdded,
+): Promise<LowRankSet> {
+  const { lowRank } = runner;
+  if (!lowRank && Object.keys(loras).length > 0) throw notDense(model);
+  const set = await gatherExperts(model, loras);
+  try {
+    for (const { name, path } of set.experts) {
+      const added = await lowRank?.add(name, path);
+      if (added) onAdded?.(added);
+    }
+    return set;
+  } catch (error) {
+    await set.close();
+    throw error;
+  }
+}
+
 /** Parts of an engine with a dense model. */
-export interface ChangingExperts {
+interface ChangingExperts {
   readonly runner: KernelRunner;
   readonly routers: LowRankRouters;
   readonly core: EngineCore;

@@ -1,23 +1,31 @@
 // Drafts of a small model with the same vocabulary, which runs in the engine's process between the engine's steps.
 
-import { type Draft, everythingResident, integerOption } from "@readme-moe/core";
-import type { KvMemory } from "@readme-moe/kernel";
-import { type Model, resolveCacheFolder } from "@readme-moe/model";
-import { KernelRunner } from "../kernel-runner.ts";
-import { cachedCost, measureCost } from "../measure-cost.ts";
-import { DraftChain } from "./draft-model-chain.ts";
-import { SequenceChances } from "./draft-model-chances.ts";
-import { type CachedSequence, DraftModelMemory } from "./draft-model-memory.ts";
+import { type Draft, everythingResident, integerOption, numberOption } from "@readme-moe/core";
 import {
-  type DraftModelOptions,
-  resolveDraftModelOptions,
-  type ResolvedDraftModelOptions,
-} from "./draft-model-options.ts";
-import { catchUpRows, continuedDrafts, type DraftCosts, startingDrafts, type StepSoFar } from "./draft-model-plan.ts";
-import { DraftModelRuns } from "./draft-model-runs.ts";
+  KV_BLOCK_TOKENS,
+  kvBytesPerToken,
+  type KvMemory,
+  type KvPrecision,
+  precisionOf,
+  wholeBlocks,
+} from "@readme-moe/kernel";
+import { type Model, type Precision, resolveCacheFolder } from "@readme-moe/model";
+import { KernelRunner, type KernelRunnerOptions } from "../kernel-runner.ts";
+import { cachedCost, measureCost } from "../measure-cost.ts";
+import { kvPrecisionOf } from "../memory-sizes.ts";
+import {
+  catchUpRows,
+  continuedDrafts,
+  DraftChain,
+  type DraftCosts,
+  SequenceChances,
+  startingDrafts,
+  type StepSoFar,
+} from "./draft-model-plan.ts";
+import { type CachedSequence, DraftModelMemory, DraftModelRuns } from "./draft-model-runs.ts";
 
 /** A sequence that a draft is asked for. */
-export interface DraftedSequence {
+interface DraftedSequence {
   readonly id: string;
   /** The sequence's tokens; the draft follows the last one. */
   readonly tokenIds: readonly number[];
@@ -290,4 +298,68 @@ function checkSequences(sequences: readonly DraftedSequence[]): void {
     if (ids.has(id)) throw new TypeError(`Expected \`sequences\` to have different ids, got \`${id}\` twice`);
     ids.add(id);
   }
+}
+
+/** Options of a draft model. Those that engines have, too, have the same names. */
+export interface DraftModelOptions extends Pick<
+  KernelRunnerOptions,
+  "cacheFolder" | "threads" | "kernel" | "kvPrecision" | "onProgress" | "onCacheFailure"
+> {
+  /** The engine's precision; the draft model's is its own default unless this is fp32. @default "fp32" */
+  readonly precision?: Precision | undefined;
+  /** Largest number of sequences at a time, which bounds the memory that is of use. @default 32 */
+  readonly maxNumSeqs?: number | undefined;
+  /** Largest number of tokens of a sequence in the engine. @default the draft model's own */
+  readonly contextTokens?: number | undefined;
+  /** Memory for keys and values. @default 512 MiB, or what one sequence of 4,096 tokens needs */
+  readonly kvBytes?: number | undefined;
+  /** Number of prompt tokens that one call reads at most, of all sequences together. @default 128 */
+  readonly chunkTokens?: number | undefined;
+  /** Chance that a token is reached and accepted, below which a draft ends before it. @default 0.1 */
+  readonly leastChance?: number | undefined;
+  /** Number of tokens of the model that verifies; others are not drafted. @default the draft model's own */
+  readonly vocabSize?: number | undefined;
+  /** Clock in ms. @default performance.now */
+  readonly now?: (() => number) | undefined;
+}
+
+/** Options with all defaults, for one model. */
+interface ResolvedDraftModelOptions {
+  readonly precision: Precision;
+  readonly kvPrecision: KvPrecision;
+  readonly capacityTokens: number;
+  readonly chunkTokens: number;
+  readonly leastChance: number;
+  readonly vocabSize: number;
+  readonly now: () => number;
+}
+
+const DEFAULT_KV_BYTES = 512 << 20;
+const DEFAULT_KV_TOKENS = 4096;
+
+/**
+ * Checks the options that the kernel does not check, and fills in defaults.
+ * @throws {TypeError | RangeError} with the option, expectation and value
+ */
+function resolveDraftModelOptions(
+  options: DraftModelOptions,
+  model: Pick<Model, "config" | "weights">,
+): ResolvedDraftModelOptions {
+  const { config } = model;
+  const { vocabSize, contextTokens } = config;
+  const precision = (options.precision ?? "fp32") === "fp32" ? "fp32" : precisionOf(model);
+  const kvPrecision = kvPrecisionOf(precision, options.kvPrecision);
+  const bytesPerToken = kvBytesPerToken(config, kvPrecision);
+  const fallback = Math.max(DEFAULT_KV_BYTES, bytesPerToken * Math.min(contextTokens, DEFAULT_KV_TOKENS));
+  const kvBytes = integerOption("kvBytes", options.kvBytes ?? fallback, bytesPerToken * KV_BLOCK_TOKENS);
+  const most = integerOption("maxNumSeqs", options.maxNumSeqs ?? 32, 1) * wholeBlocks(contextTokens);
+  return {
+    precision,
+    kvPrecision,
+    capacityTokens: Math.floor(Math.min(most, kvBytes / bytesPerToken) / KV_BLOCK_TOKENS) * KV_BLOCK_TOKENS,
+    chunkTokens: integerOption("chunkTokens", options.chunkTokens ?? 128, 1),
+    leastChance: numberOption("leastChance", options.leastChance ?? 0.1, 0, 1),
+    vocabSize: Math.min(options.vocabSize ?? Infinity, vocabSize),
+    now: options.now ?? (() => performance.now()),
+  };
 }

@@ -2,8 +2,7 @@
 
 import { describeValue } from "@readme-moe/core";
 import { forContext, isPublished, type Model, openModel, type Tokenizer } from "@readme-moe/model";
-import type { DraftModelOptions } from "./draft-model-options.ts";
-import { ModelDrafter } from "./model-drafter.ts";
+import { type DraftModelOptions, ModelDrafter } from "./model-drafter.ts";
 
 /** Parts of the model that verifies drafts. */
 export type DraftTarget = Pick<Model, "path" | "config" | "loadText">;

@@ -4,10 +4,8 @@
 import { chooseDraft, type Draft } from "@readme-moe/core";
 import type { Sequence } from "../sequence.ts";
 import type { ChancesOf, StepRows } from "./drafter.ts";
-import { PredictedText } from "./predicted-text.ts";
-import { RecycledTables, RecycledTokens } from "./recycled-tokens.ts";
-import { proposeTextDrafts, type LastTokens } from "./text-drafts.ts";
-import { TokenIndex } from "./token-index.ts";
+import { RECYCLED_CLASSES, RecycledTables, RecycledTokens } from "./recycled-tokens.ts";
+import { CONTEXT_CLASSES, levelOf, TokenIndex } from "./token-index.ts";
 
 /** Texts of a sequence. */
 interface SequenceTexts {
@@ -151,4 +149,131 @@ function partOfSuggestion(
 
 function lastTokensOf({ tokenIds }: Sequence): LastTokens {
   return [tokenIds[tokenIds.length - 2] ?? -1, tokenIds[tokenIds.length - 1] ?? -1];
+}
+
+/** The last two tokens of a sequence; the first is -1 if there is only one. */
+type LastTokens = readonly [before: number, last: number];
+
+export interface TextDraftsInput {
+  /** Texts of the request. */
+  readonly index: TokenIndex;
+  readonly recycled: RecycledTokens;
+  readonly lastTokens: LastTokens;
+  /** Largest number of tokens of a draft. */
+  readonly mostTokens: number;
+}
+
+// From here on a recycled probability makes other tokens unlikely.
+const LIKELY = 0.5;
+
+/** Proposes at most one draft of each of the two sources, "context" first. */
+export function proposeTextDrafts({ index, recycled, lastTokens, mostTokens }: TextDraftsInput): readonly Draft[] {
+  const context = index.propose(mostTokens);
+  const chain = recycled.propose(...lastTokens, mostTokens);
+  const drafts: Draft[] = [];
+  if (context) drafts.push(besideRecycled(context, recycled, lastTokens));
+  if (chain) drafts.push(besideContext(chain, context));
+  return drafts;
+}
+
+/** Adds to each class what the recycled candidates say about the token. */
+function besideRecycled(context: Draft, recycled: RecycledTokens, lastTokens: LastTokens): Draft {
+  let [before, last] = lastTokens;
+  const classes = context.classes.map((evidence, at) => {
+    const tokenId = context.tokenIds[at] ?? 0;
+    const opinion = opinionOf(recycled, [before, last], tokenId);
+    [before, last] = [last, tokenId];
+    return evidence + CONTEXT_CLASSES * opinion;
+  });
+  return { ...context, classes };
+}
+
+/** Numbers what recycled candidates say about a token: nothing, the same or another, from weak to strong evidence. */
+function opinionOf(recycled: RecycledTokens, lastTokens: LastTokens, tokenId: number): number {
+  const next = recycled.likelyAfter(...lastTokens);
+  if (!next) return 0;
+  const strength = next.visits === 0 ? 0 : next.probability < LIKELY ? 1 : 2;
+  return (next.tokenId === tokenId ? 1 : 4) + strength;
+}
+
+/** Adds to the class of the first token what the request's texts say about it. The others follow other texts. */
+function besideContext(chain: Draft, context: Draft | undefined): Draft {
+  if (!context) return chain;
+  const [first = 0, ...others] = chain.classes;
+  const isSame = chain.tokenIds[0] === context.tokenIds[0];
+  const opinion = isSame ? 1 : 2 + levelOf(context.classes[0] ?? 0);
+  return { ...chain, classes: [first + RECYCLED_CLASSES * opinion, ...others] };
+}
+
+/** Number of equal tokens from which on it does not matter how many they are. */
+const LONGEST = 9;
+/** Classes of evidence besides the number of equal tokens, which is from 1 to `LONGEST`. */
+const BEGINNING = 0;
+const REPLACED = LONGEST + 1;
+
+/**
+ * Follows a predicted text while an answer is generated, from its beginning. Where the answer differs, the place is
+ * found again by the longest run of the answer's last tokens, of equal ones by the next after the last place. If there
+ * is none, the answer is taken to have replaced one token.
+ *
+ * A token takes constant time while the answer follows the text, and one pass over the text while it does not.
+ */
+export class PredictedText {
+  readonly #text: Int32Array;
+  /** The answer's last tokens, the newest last. */
+  readonly #recent: number[] = [];
+  /** Position in the text of the token that is expected next. */
+  #next = 0;
+  #evidence = BEGINNING;
+
+  constructor(tokenIds: ArrayLike<number>) {
+    this.#text = Int32Array.from(tokenIds);
+  }
+
+  /** Adds a token of the answer. */
+  push(tokenId: number): void {
+    this.#recent.push(tokenId);
+    if (this.#recent.length > LONGEST) this.#recent.shift();
+    if (this.#text[this.#next] === tokenId) {
+      this.#next++;
+      this.#evidence = this.#evidence === REPLACED ? 1 : Math.min(LONGEST, this.#evidence + 1);
+      return;
+    }
+    this.#findAgain();
+  }
+
+  /** Proposes the rest of the text. @returns `undefined` at its end */
+  propose(mostTokens: number): Draft | undefined {
+    const tokenIds = Array.from(this.#text.subarray(this.#next, this.#next + mostTokens));
+    if (tokenIds.length === 0) return undefined;
+    const first = this.#evidence === REPLACED ? 0 : this.#evidence;
+    const classes = tokenIds.map((_, at) => (at === 0 ? this.#evidence : Math.min(LONGEST, first + at)));
+    return { source: "prediction", tokenIds, classes };
+  }
+
+  #findAgain(): void {
+    const last = this.#recent[this.#recent.length - 1];
+    const from = this.#next;
+    let [best, bestLength, bestDistance] = [from, 0, Infinity];
+    for (let at = 0; at < this.#text.length; at++) {
+      if (this.#text[at] !== last) continue;
+      const length = this.#lengthAt(at);
+      // Places behind the last one are as good as places after the end.
+      const distance = at >= from ? at - from : this.#text.length + from - at;
+      if (length < bestLength || (length === bestLength && distance >= bestDistance)) continue;
+      [best, bestLength, bestDistance] = [at, length, distance];
+    }
+    this.#next = best + 1;
+    this.#evidence = bestLength === 0 ? REPLACED : bestLength;
+  }
+
+  /** Counts the answer's last tokens that equal those of the text up to `end`. */
+  #lengthAt(end: number): number {
+    let length = 0;
+    while (length <= end && length < this.#recent.length) {
+      if (this.#text[end - length] !== this.#recent[this.#recent.length - 1 - length]) break;
+      length++;
+    }
+    return length;
+  }
 }

@@ -3,9 +3,8 @@
 import { open, type FileHandle } from "node:fs/promises";
 import { ReadMeError, type Residency } from "@readme-moe/core";
 import type { ExpertUnits, Kernel, KernelPages, StepResults, StoredUnits } from "@readme-moe/kernel";
-import { streamedResidency } from "./streamed-residency.ts";
+import { streamedResidency, UnitMemory, type UnitMemoryOptions, type UnitReader } from "./unit-store.ts";
 import { PlacedUnits } from "./unit-places.ts";
-import { UnitMemory, type UnitMemoryOptions, type UnitReader } from "./unit-memory.ts";
 
 /** Reads units of experts from a file. */
 export class UnitFile implements UnitReader {

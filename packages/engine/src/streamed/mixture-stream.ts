@@ -5,16 +5,17 @@ import {
   DEFAULT_READ_AHEAD,
   newReadAheadTrial,
   observeTrialStep,
-  RouteForecast,
   type ReadAheadOptions,
   type ReadAheadTrial,
   type Residency,
+  RouteForecast,
   type RouteShape,
   type UseEstimates,
 } from "@readme-moe/core";
-import type { Kernel, KernelPages, StepResults } from "@readme-moe/kernel";
+import type { Kernel, KernelPages, KvSlot, StepResults } from "@readme-moe/kernel";
+import type { KernelCall } from "../kernel-calls.ts";
 import { PlacedUnits } from "./unit-places.ts";
-import { UnitStore, type UnitMemoryOptions, type UnitReader } from "./unit-store.ts";
+import { type UnitMemoryOptions, type UnitReader, UnitStore } from "./unit-store.ts";
 
 /** Part of a kernel that steps of a mixture need. */
 export type MixtureKernel = Pick<
@@ -34,7 +35,7 @@ export interface MixtureStreamOptions extends UnitMemoryOptions {
 }
 
 /** The rows of a call of the kernel. */
-export interface MixtureRows {
+interface MixtureRows {
   /** Number of each row's sequence; rows of one sequence are adjacent, in the order of their tokens. */
   readonly sequences: readonly number[];
   /** Rows with wanted logits, distinct, ascending: all that the last layer routes. */
@@ -252,5 +253,29 @@ export class MixtureStream {
 
   async close(): Promise<void> {
     await this.#close();
+  }
+}
+
+/** Numbers the sequences of calls, so that a forecast recognises them in later steps. */
+export class MixtureSequences {
+  readonly #numbers = new WeakMap<KvSlot, number>();
+  #count = 0;
+
+  /** Describes the rows of a call. */
+  rowsOf({ parts }: KernelCall): MixtureRows {
+    const sequences: number[] = [];
+    const wanted = new Set<number>();
+    for (const { sequence, from, to, wanted: own } of parts) {
+      for (const { token } of own) wanted.add(sequences.length + token - from);
+      const number = this.#numberOf(sequence.slot);
+      for (let token = from; token < to; token++) sequences.push(number);
+    }
+    return { sequences, wanted: Array.from(wanted).sort((a, b) => a - b) };
+  }
+
+  #numberOf(slot: KvSlot): number {
+    let number = this.#numbers.get(slot);
+    if (number === undefined) this.#numbers.set(slot, (number = this.#count++));
+    return number;
   }
 }

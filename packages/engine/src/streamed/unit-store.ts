@@ -1,21 +1,25 @@
 // Units of experts in memory, within a hard limit of bytes. Core's `ExpertCache` decides, once before each layer, what
-// is evicted and read; this class holds the bytes and performs the reads.
+// is evicted and read; this file holds the bytes, performs the reads and measures
+// them. Slow reads delay a layer and change nothing else.
 
 import {
-  ExpertCache,
-  integerOption,
   type EvictedUnit,
+  ExpertCache,
   type ExpertCacheOptions,
   type ExpertCacheStats,
   type ExpertLayout,
+  type ExpertRun,
   type ExpertUnit,
-  type UseForecast,
+  inEveryLayer,
+  integerOption,
+  type Residency,
   unitBytes,
   unitIndex,
+  type UpcomingUses,
   usedBytes,
+  type UseForecast,
 } from "@readme-moe/core";
-import { ReadMeter } from "./read-meter.ts";
-import { type Holding, LastingPlaces, UnitPlaces, weightsOf, type Places } from "./unit-places.ts";
+import { type Holding, LastingPlaces, type Places, UnitPlaces, weightsOf } from "./unit-places.ts";
 
 /** Reads units from where they are stored. */
 export interface UnitReader extends ExpertLayout {
@@ -260,4 +264,150 @@ export class UnitStore {
 /** Returns the experts of the layer that runs, none between two steps. */
 function expertsAt({ layer, running }: UseForecast): readonly number[] {
   return running[layer] ?? [];
+}
+
+/** Bytes of the measurements from which older ones weigh half. */
+const MEMORY_BYTES = 1 << 28;
+
+/** Counts reads in progress, and estimates the speed of reading. */
+class ReadMeter {
+  #pendingBytes = 0;
+  #bytes = 0;
+  #ms = 0;
+
+  /** Bytes of reads in progress. */
+  get pendingBytes(): number {
+    return this.#pendingBytes;
+  }
+
+  /** Bytes that are read in a ms; `undefined` before the first measurement. */
+  get bytesPerMs(): number | undefined {
+    return this.#ms > 0 ? this.#bytes / this.#ms : undefined;
+  }
+
+  begin(bytes: number): void {
+    this.#pendingBytes += bytes;
+  }
+
+  end(bytes: number): void {
+    this.#pendingBytes -= bytes;
+  }
+
+  /** Adds reads that took a step's whole time, from the begin of the first one to the end of the last one. */
+  measure(bytes: number, durationMs: number): void {
+    this.#bytes += bytes;
+    this.#ms += durationMs;
+    if (this.#bytes < MEMORY_BYTES) return;
+    this.#bytes /= 2;
+    this.#ms /= 2;
+  }
+}
+
+/** Units of such experts. A call of the kernel is a run through all layers. */
+export class UnitMemory extends UnitStore {
+  #upcoming: UpcomingUses | undefined;
+  /** Experts of the remaining runs of this step. */
+  #nextRuns: readonly (readonly number[])[] = [];
+  #runs: ExpertRun[] = [];
+  #run: ExpertRun = { experts: [], planned: [] };
+
+  /** Announces the uses that follow the step that begins. */
+  prepare(upcoming: UpcomingUses): void {
+    this.#upcoming = upcoming;
+  }
+
+  /** Announces the distinct experts of the runs of this step, in order. */
+  expectRuns(runs: readonly (readonly number[])[]): void {
+    this.#nextRuns = runs;
+  }
+
+  /** Returns the runs that have ended since the last call. */
+  takeRuns(): readonly ExpertRun[] {
+    return this.#runs.splice(0);
+  }
+
+  /**
+   * Runs all layers at once, if all units that this run and the next one need are in memory.
+   *
+   * @param run - receives the weights of each expert, by layer
+   * @returns whether it ran; otherwise nothing has changed
+   */
+  runWholeStep(experts: readonly number[], run: (layers: readonly ReadonlyMap<number, Uint8Array>[]) => void): boolean {
+    const nextRuns = this.#nextRuns.slice(1);
+    const planned = nextRuns[0] ?? this.#upcoming?.planned ?? [];
+    const layers: ReadonlyMap<number, Uint8Array>[] = [];
+    for (const layer of this.layout.layerBytes.keys()) {
+      const units = this.weights(layer, experts);
+      if (!units) return false;
+      layers.push(units);
+    }
+    if (!this.cache.ranWholeStep(experts, planned)) return false;
+    this.#nextRuns = nextRuns;
+    run(layers);
+    this.passed(this.#usesAt(this.layout.layerBytes.length, { experts, planned }));
+    this.#ended({ experts, planned });
+    return true;
+  }
+
+  /**
+   * Decides what is evicted and read for this layer, and for later ones as far as there is room, and begins the reads.
+   * @param experts - experts of the run, distinct, ascending, the same in all layers
+   */
+  enterLayer(layer: number, experts: readonly number[]): void {
+    if (layer === 0) this.#nextRuns = this.#nextRuns.slice(1);
+    const planned = this.#nextRuns[0] ?? this.#upcoming?.planned ?? [];
+    this.#run = { experts, planned };
+    this.enter(this.#usesAt(layer, this.#run));
+  }
+
+  /**
+   * Runs the layer that was entered as soon as its units are in memory. Reads for later layers continue meanwhile.
+   *
+   * @param run - receives the weights of each of the layer's experts, which stay in memory until it settles
+   * @throws the error of reading a unit of this layer, or of `run`
+   */
+  async runLayer(run: (units: ReadonlyMap<number, Uint8Array>) => Promise<void>): Promise<void> {
+    const nextLayer = await this.run(run);
+    if (nextLayer === this.layout.layerBytes.length) this.#ended(this.#run);
+  }
+
+  #ended(run: ExpertRun): void {
+    // If nothing announces uses, nothing takes the runs either.
+    if (this.#upcoming) this.#runs.push(run);
+  }
+
+  #usesAt(layer: number, { experts, planned }: ExpertRun): UseForecast {
+    const { layout } = this;
+    const laterSteps = this.#upcoming?.laterSteps;
+    return { layer, running: inEveryLayer(layout, experts), planned: inEveryLayer(layout, planned), laterSteps };
+  }
+}
+
+/**
+ * The residency of streamed units, as the planner sees it.
+ * @param withUnits - leaves out the experts that have no units
+ */
+export function streamedResidency(
+  memory: UnitMemory,
+  withUnits: (experts: readonly number[]) => readonly number[] = (experts) => experts,
+): Residency {
+  const { numExperts } = memory.layout;
+  return {
+    get missingBytes() {
+      return memory.cache.missingBytes();
+    },
+    streamed: {
+      numExperts,
+      get stats() {
+        return memory.stats;
+      },
+      get prefetchedExperts() {
+        return memory.cache.prefetchedExperts();
+      },
+      prepare: (upcoming) => memory.prepare({ ...upcoming, planned: withUnits(upcoming.planned) }),
+      rehearse: (work) => memory.rehearse(work),
+      takeRuns: () => memory.takeRuns(),
+      setBudget: (bytes) => memory.setBudget(bytes),
+    },
+  };
 }

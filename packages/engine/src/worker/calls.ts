@@ -1,15 +1,22 @@
-// The calls of `Calls`, answered on the worker's side.
+// The calls of `Calls`, answered on the worker's side: each once, and callers may cancel them.
 
-import { ReadMeError, type EngineVocabulary } from "@readme-moe/core";
+import { type EngineVocabulary, ReadMeError } from "@readme-moe/core";
 import type { ModelConfig, Tokenizer } from "@readme-moe/model";
-import type { CallName, Calls } from "../protocol.ts";
-import { schedulerOf } from "../scheduling-options.ts";
-import { keepPrompt } from "./keep-prompt.ts";
+import {
+  type CallName,
+  type Calls,
+  type FromWorker,
+  toWire,
+  type ToWorker,
+  type WireKept,
+  type WirePrompt,
+} from "../protocol.ts";
+import { schedulerOf } from "../engine-options.ts";
 import {
   encoding,
   promptIds,
-  routedPrompt,
   type ReadingEngine,
+  routedPrompt,
   type RunningEngine,
   type RunningRequests,
 } from "./requests.ts";
@@ -103,4 +110,66 @@ export function engineVocabulary(
   const bytes = new Uint8Array(numBytes);
   for (const [id, piece] of pieces.entries()) bytes.set(piece, offsets[id]);
   return { vocabSize, bytes, offsets, eosTokenIds };
+}
+
+/** Answers `keepPrompt`, see `Calls`. */
+async function keepPrompt(
+  engine: RunningEngine,
+  { keptId, prompt, expert }: Calls["keepPrompt"]["args"],
+  signal: AbortSignal,
+): Promise<WireKept> {
+  const tokenIds = await beginningIds(engine, prompt, signal);
+  const { experts } = await routedPrompt(engine, tokenIds, expert);
+  const kept = await engine.keptPrompts.keep(keptId, { tokenIds: Array.from(tokenIds), experts: Array.from(experts) });
+  if (signal.aborted) engine.keptPrompts.release(keptId);
+  return kept;
+}
+
+/**
+ * Tokenizes what a prompt begins with. A chat that waits for its user begins every chat with these messages: templates
+ * may put a system message anywhere, so two chats are compared.
+ */
+async function beginningIds(engine: RunningEngine, prompt: WirePrompt, signal: AbortSignal): Promise<Int32Array> {
+  if (typeof prompt === "string" || prompt instanceof Int32Array || prompt.messages.at(-1)?.role === "user") {
+    return promptIds(engine, prompt, signal);
+  }
+  const { messages, template } = prompt;
+  const chats = ["1", "What?"].map((content) => ({ messages: [...messages, { role: "user", content }], template }));
+  const [first, second] = await Promise.all(chats.map((chat) => promptIds(engine, chat, signal)));
+  return commonBeginning(first ?? new Int32Array(), second ?? new Int32Array());
+}
+
+/** Returns the tokens that two lists begin with. */
+export function commonBeginning(first: Int32Array, second: Int32Array): Int32Array {
+  const differs = first.findIndex((id, at) => second[at] !== id);
+  return first.slice(0, differs < 0 ? first.length : differs);
+}
+
+type Call = ToWorker & { type: "call" };
+
+/** Calls without an answer yet. */
+export class OpenCalls {
+  readonly #send: (message: FromWorker) => void;
+  readonly #cancels = new Map<number, AbortController>();
+
+  constructor(send: (message: FromWorker) => void) {
+    this.#send = send;
+  }
+
+  /** Answers a call with what `work` returns or throws. @param work - its signal aborts when the caller cancels */
+  async answer({ callId }: Call, work: (signal: AbortSignal) => Promise<unknown>): Promise<void> {
+    const cancel = new AbortController();
+    this.#cancels.set(callId, cancel);
+    try {
+      this.#send({ type: "result", callId, value: await work(cancel.signal) });
+    } catch (error) {
+      this.#send({ type: "error", callId, error: toWire(error) });
+    } finally {
+      this.#cancels.delete(callId);
+    }
+  }
+
+  cancel(callId: number): void {
+    this.#cancels.get(callId)?.abort();
+  }
 }

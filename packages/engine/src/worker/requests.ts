@@ -4,11 +4,17 @@ import { ReadMeError, StopAutomaton, type RoutedPrompt } from "@readme-moe/core"
 import { CompletionText, encodeChat, type EncodeOptions, type PromptModel } from "@readme-moe/model";
 import type { ResolvedEngineOptions } from "../engine-options.ts";
 import type { EngineChunk } from "../engine-parts.ts";
-import type { KvSizes } from "../kv-sizes.ts";
+import type { KvSizes } from "../memory-sizes.ts";
 import { tooManyPredicted, type WireAccepted, type WirePrompt, type WireRequest } from "../protocol.ts";
-import { resumeCompletion, type ResumedCompletion } from "../resume.ts";
-import type { Sequence, SequenceStart } from "../sequence.ts";
-import { addDrafts, draftUsage, NO_DRAFTS } from "../speculation/draft-counts.ts";
+import {
+  addDrafts,
+  draftUsage,
+  NO_DRAFTS,
+  resumeCompletion,
+  type ResumedCompletion,
+  type Sequence,
+  type SequenceStart,
+} from "../sequence.ts";
 import type { OpenedEngine } from "./open-engine.ts";
 
 /** An opened engine, and the long work that runs between its steps. */

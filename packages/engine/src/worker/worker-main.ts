@@ -8,21 +8,26 @@ import { ReadMeError } from "@readme-moe/core";
 import { fromWireAllowance } from "../allowed-tokens.ts";
 import type { EngineOutput } from "../engine-parts.ts";
 import {
+  type FromWorker,
   movable,
   toWire,
-  type FromWorker,
   type ToWorker,
   type WireAccepted,
   type WireChunk,
   type WireEvent,
   type WireFailure,
 } from "../protocol.ts";
-import { answerCall } from "./calls.ts";
+import { answerCall, OpenCalls } from "./calls.ts";
 import { openEngine, watchFiles } from "./open-engine.ts";
-import { OpenCalls } from "./open-calls.ts";
 import { ReaderServer } from "./reader-server.ts";
-import { RunningRequests, TimeSlices, type RunningEngine } from "./requests.ts";
-import { turnsFor } from "./turns.ts";
+import { type RunningEngine, RunningRequests, TimeSlices } from "./requests.ts";
+
+/** Gives the event loop turns for at least `durationMs`. */
+async function turnsFor(durationMs: number): Promise<void> {
+  const endMs = performance.now() + durationMs;
+  // oxlint-disable-next-line no-await-in-loop -- each turn advances other work
+  while (performance.now() < endMs) await nextTurn();
+}
 
 /**
  * Requests that a program sends together arrive within a tenth of a millisecond of each other. The second limit keeps

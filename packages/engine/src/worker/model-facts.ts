@@ -1,14 +1,18 @@
-// Versions of a model: hashes that tell whether two processes, perhaps on two machines, serve the same.
+// Facts about an opened model: what its prompts may be, and hashes that tell whether two processes, perhaps on two
+// machines, serve the same version.
 
 import { createHash } from "node:crypto";
 import { BITS_VERSION } from "@readme-moe/kernel";
 import {
   adaptersFingerprint,
   type LowRankSet,
+  type ModelConfig,
+  type ModelText,
   promptFingerprint,
   type PromptModel,
   resolveCacheFolder,
 } from "@readme-moe/model";
+import type { PromptInfo } from "@readme-moe/core";
 import type { ResolvedEngineOptions } from "../engine-options.ts";
 import type { KernelRunner } from "../kernel-runner.ts";
 
@@ -54,4 +58,32 @@ export async function modelVersionOf(parts: ModelParts): Promise<string> {
 
 function hashOf(values: readonly unknown[]): string {
   return createHash("sha256").update(JSON.stringify(values)).digest("hex");
+}
+
+/** Facts about a model that its config and its texts say. */
+type TextInfo = Omit<PromptInfo, "contextTokens" | "experts" | "expertKind" | "hasRouter" | "promptVersion">;
+
+/** Describes the texts of a model. */
+export function promptInfo(
+  { path, config }: Pick<PromptModel, "path" | "config">,
+  { tokenizer, chatTemplate }: ModelText,
+): TextInfo {
+  return {
+    ...taskOf(config),
+    path,
+    modelType: config.modelType,
+    vocabSize: config.vocabSize,
+    hasChatTemplate: chatTemplate !== undefined,
+    chatTemplateKnowsTools: chatTemplate?.knowsTools ?? false,
+    reasons: chatTemplate?.reasons(tokenizer) ?? false,
+    eosTokenIds: config.eosTokenIds,
+  };
+}
+
+/** Describes what a model was made for. */
+function taskOf({ pooling, hiddenSize }: ModelConfig): Pick<PromptInfo, "task" | "embedding"> {
+  if (!pooling) return { task: "generate" };
+  if (pooling.kind === "score") return { task: "rerank" };
+  const { prompts, defaultPrompt, isNormalized } = pooling;
+  return { task: "embed", embedding: { dimensions: hiddenSize, isNormalized, prompts, defaultPrompt } };
 }
