@@ -72,6 +72,11 @@ function panelsOf<Numbers extends Float32Array | Uint8Array>(
   return into;
 }
 
+/** Returns the place of a byte in a panel. */
+function place(i: number, column: number): number {
+  return (i >> 2) * 4 * PANEL + column * 4 + (i & 3);
+}
+
 /** Finds the first number that is another one, or an end; -1 if there is none. Far faster than `toStrictEqual`. */
 function firstDifference(numbers: Float32Array | Uint8Array, expected: Float32Array | Uint8Array): number {
   const length = Math.max(numbers.length, expected.length);
@@ -110,7 +115,6 @@ describe.each(PACKERS)("rows that are packed by %s", (_, packer) => {
         const divided = inputs ? values.map((value, i) => value / (inputs[i % numIn] as number)) : values;
         const { bytes, scales } = roundRows(divided, numIn);
         const room = new Uint8Array(packed.weightBytes).fill(128);
-        const place = (i: number, column: number): number => (i >> 2) * 4 * PANEL + column * 4 + (i & 3);
         const expected = panelsOf(bytes, weights, room, place);
         // Inputs that fill up four are 0 times a scale that is no number.
         const panelLength = expected.length / Math.ceil(numOut / PANEL);
@@ -143,7 +147,6 @@ describe.each(PACKERS)("rows that are packed by %s", (_, packer) => {
     const packed = packInt8({ weight, bias: undefined }, { inputs: async () => inputs });
     const rounded = roundRows(floats, numIn);
     const room = new Uint8Array(packed.weightBytes).fill(128);
-    const place = (i: number, column: number): number => (i >> 2) * 4 * PANEL + column * 4 + (i & 3);
     const expected = panelsOf(rounded.bytes, { numIn }, room, place);
     const { weights, scales: packedScales } = await packedParts(packed, packer);
     expect(firstDifference(weights, expected)).toBe(-1);
