@@ -136,7 +136,7 @@ describe.each(PACKERS)("rows that are packed by %s", (_, packer) => {
 
   test.each(Object.entries(PLAIN_TYPES))("are rounded from %s as decoded blocks are", async (name, type) => {
     const [numOut, numIn] = [70, 768];
-    const inputs = Float32Array.from({ length: numIn }, (_, i) => 1 + (i % 7));
+    const inputs = new Float32Array(numIn).map((zero, i) => zero + 1 + (i % 7));
     const bytes = randomFileBlocks(seededRandom(numIn), name, { numValues: numOut * numIn, size: 1 });
     const { values, scales, minimums } = plainFileBlocks(type, bytes);
     const floats = Float32Array.from(values, (value, i) => {
