@@ -105,7 +105,7 @@ for (const precision of PRECISIONS) {
     test.runIf(runsAll)("preempted and computed again: the same bits (skipped in short runs)", async () => {
       const longer = REQUESTS.slice(-8).map(({ prompt, params }) => ({
         prompt,
-        params: { ...params, maxTokens: RUNS_LONG_TESTS ? 160 : 48 },
+        params: { ...params, maxTokens: 160 },
       }));
       const expected = await withEngine({}, async (engine) => {
         const completed = await together(engine, longer);
