@@ -183,7 +183,11 @@ function fileWeights(
 }
 
 /** A tensor whose rows are read as a file has them. */
-export function fileTensor(type: string, bytes: Uint8Array, shape: readonly [numOut: number, numIn: number]): TensorRef {
+export function fileTensor(
+  type: string,
+  bytes: Uint8Array,
+  shape: readonly [numOut: number, numIn: number],
+): TensorRef {
   const [numOut] = shape;
   const rowBytes = bytes.length / numOut;
   const weight = memoryTensor(new Float32Array(), shape);

@@ -85,7 +85,11 @@ async function* rowsToPack(
   format: ProductFormat,
   { inputs, scales }: { readonly inputs: InputFactors | undefined; readonly scales: Float32Array },
 ): AsyncGenerator<RowsToPack> {
-  const { store, name, shape: [numOut = 0, numIn = 0] } = weight;
+  const {
+    store,
+    name,
+    shape: [numOut = 0, numIn = 0],
+  } = weight;
   const { type, byteLength } = store.info(name);
   const source = fileTypeOf(weight) ?? "float";
   const isDecoded = source !== type && type !== "F32";
