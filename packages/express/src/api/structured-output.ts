@@ -1,5 +1,5 @@
-// What an answer is bound to: the constraints on its text under the names of OpenAI, vLLM and llama.cpp, with their
-// grammars, and the last message that it goes on with.
+// Constraints on an answer's text under the names of OpenAI, vLLM and llama.cpp, with their grammars, and the last
+// message that the answer goes on with.
 
 import { isRecord } from "@readme-moe/core";
 import type { Asker, Constraint, Grammars, JsonSchema } from "@readme-moe/grammar";

@@ -1,5 +1,5 @@
-// Which engine answers a request, and how requests end for it. An engine can be replaced while it serves: new requests
-// go to the new engine, and the old one is disposed when its last request has ended.
+// Finds the engine that answers a request, and counts how requests end for it. An engine can be replaced while it
+// serves: new requests go to the new engine, and the old one is disposed when its last request has ended.
 
 import { type Engine, integerOption, MAX_TIMER_MS, type ModelTask, type ReadMeEmitter } from "@readme-moe/core";
 import { within } from "../http/timers.ts";

@@ -1,4 +1,4 @@
-// Who may name which low-rank expert, and the folder that operators load them from.
+// Permissions to name low-rank experts, and the folder that operators load them from.
 
 import { statSync } from "node:fs";
 import { realpath, stat } from "node:fs/promises";

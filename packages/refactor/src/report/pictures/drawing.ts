@@ -1,4 +1,4 @@
-// What all pictures share: Vega-Lite draws their specifications, in one look.
+// Draws the specifications of all pictures with Vega-Lite, in one look.
 
 import stringWidth from "string-width";
 import type { Config, TopLevelSpec } from "vega-lite";
