@@ -7,7 +7,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { wireRequest } from "../../packages/engine/src/host/request.ts";
 import { countDraft, type Sequence } from "../../packages/engine/src/sequence.ts";
 import { openEngine } from "../../packages/engine/src/worker/open-engine.ts";
-import { RunningRequests, TimeSlices } from "../../packages/engine/src/worker/requests.ts";
+import { WorkerRequests, TimeSlices } from "../../packages/engine/src/worker/requests.ts";
 import { completeAll } from "../support/complete.ts";
 import { writeReadingModel } from "../support/reading-model.ts";
 import { TINY_CONTEXT_TOKENS } from "../support/served-model.ts";
@@ -110,7 +110,7 @@ async function run(request: GenerateRequest, change: (sequence: Sequence) => voi
     event: (name: string, payload: object): void => void events.push({ name, payload }),
   };
   const opened = await openEngine(path, options, output, () => undefined);
-  const requests = new RunningRequests({ ...opened, slices: new TimeSlices() }, (_, error) => {
+  const requests = new WorkerRequests({ ...opened, slices: new TimeSlices() }, (_, error) => {
     throw error;
   });
   try {

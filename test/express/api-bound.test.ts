@@ -11,7 +11,7 @@ import express from "express";
 import OpenAI from "openai";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { chatApi } from "../../packages/express/src/api/chat.ts";
-import { EngineGrammars } from "../../packages/express/src/api/exchange.ts";
+import { EngineGrammars } from "../../packages/express/src/api/request-scope.ts";
 import { generateAll } from "../../packages/express/src/api/generation.ts";
 import * as fc from "../support/fast-check.ts";
 import { RUNS_LONG_TESTS } from "../support/long-tests.ts";
@@ -259,7 +259,7 @@ test.each([
     throw failure;
   };
   const settings = chatApi.settings({ messages, max_tokens: 3 }, servedAs(model, engine));
-  const input = { prompts: [{ messages }], newProcessor: () => processLogits, boundBy: "grammar", priority: 0 };
+  const input = { prompts: [{ messages }], newProcessor: () => processLogits, constrainedBy: "grammar", priority: 0 };
   const { signal } = new AbortController();
   const first = generateAll({ engine, settings, input, signal, onAccepted: () => undefined }).next();
   await expect(first).rejects.toMatchObject({ ...expected, cause: failure });

@@ -150,7 +150,7 @@ describe("an error", () => {
       { chunks: Array.from({ length: 100 }, () => chunk(0, "b")) },
     ];
     const { engine, ended } = engineOf(scripts);
-    const input = { prompts: ["x", "y"], priority: 0, newProcessor: () => () => undefined, boundBy: "tools" };
+    const input = { prompts: ["x", "y"], priority: 0, newProcessor: () => () => undefined, constrainedBy: "tools" };
     const failed = all(start(engine, 2, { input }).pieces);
     await expect(failed).rejects.toMatchObject({ status: 400, code: "invalid_value", param: "tools" });
     expect(new Set(ended)).toEqual(new Set([0, 1]));

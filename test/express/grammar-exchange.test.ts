@@ -86,7 +86,7 @@ async function expectEnded(grammars: Grammars | undefined): Promise<void> {
 }
 
 /** Asks for an answer, and replaces the engine as soon as the answer has begun. */
-async function exchangeUnder(more: object = {}, signal?: AbortSignal): Promise<{ readonly answer: Promise<Response> }> {
+async function answerUnder(more: object = {}, signal?: AbortSignal): Promise<{ readonly answer: Promise<Response> }> {
   const [before, after] = engines;
   const begun = new Promise((resolve) => before.events.once("token:generated", resolve));
   const answer = ask(more, signal);
@@ -98,7 +98,7 @@ async function exchangeUnder(more: object = {}, signal?: AbortSignal): Promise<{
 test.each([{}, { stream: true }])(
   "an answer with %j stays constrained to its end, and then its engine's grammars are disposed",
   async (more) => {
-    const { answer } = await exchangeUnder(more);
+    const { answer } = await answerUnder(more);
     // The end of this request must not dispose the grammars of the answer under way.
     expect((await ask(unbound)).status).toBe(200);
     expect(await coinsOf(await answer)).toHaveLength(NUM_COINS);
@@ -111,7 +111,7 @@ test.each([{}, { stream: true }])(
 
 test("grammars are disposed when the client of their last answer leaves", async () => {
   const client = new AbortController();
-  const { answer } = await exchangeUnder({ stream: true }, client.signal);
+  const { answer } = await answerUnder({ stream: true }, client.signal);
   client.abort();
   await expect(answer.then((response) => response.text())).rejects.toThrow("abort");
   await expectEnded(opened[0]);
@@ -125,7 +125,7 @@ test("refused requests release their grammars", async () => {
     { chat_template_kwargs: { tools: -5 } },
   ];
   for (const more of refused) expect((await ask(more)).status, JSON.stringify(more)).toBe(400);
-  const { answer } = await exchangeUnder();
+  const { answer } = await answerUnder();
   expect((await answer).status).toBe(200);
   await expectEnded(opened[0]);
 });

@@ -1,4 +1,4 @@
-// Reasoning in answers: parsing, wishes and bounds, against plain implementations and by exhaustive walks.
+// Reasoning in answers: parsing, budgets and bounds, against plain implementations and by exhaustive walks.
 
 import type { AllowContext, AllowedTokens, ProcessLogits } from "@readme-moe/core";
 import { describe, expect, test } from "vitest";
@@ -7,7 +7,7 @@ import {
   ReasoningParser,
   reasoningStart,
   type ReasoningStart,
-  reasoningWish,
+  reasoningBudget,
 } from "../../packages/express/src/reasoning/reasoning.ts";
 import * as fc from "../support/fast-check.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
@@ -90,8 +90,8 @@ describe("the parser", () => {
   });
 });
 
-describe("a wish", () => {
-  test.each<[Parameters<typeof reasoningWish>[0], number | undefined, boolean | undefined]>([
+describe("a budget", () => {
+  test.each<[Parameters<typeof reasoningBudget>[0], number | undefined, boolean | undefined]>([
     [{}, undefined, undefined],
     [{ reasoning_effort: null, thinking_token_budget: null }, undefined, undefined],
     [{ reasoning_effort: "none" }, 0, false],
@@ -107,13 +107,13 @@ describe("a wish", () => {
     [{ chat_template_kwargs: { enable_thinking: false } }, 0, false],
     [{ chat_template_kwargs: { enable_thinking: true } }, undefined, true],
   ])("of %j has a budget of %s, and sets the template's switch to %s", (fields, budget, isOn) => {
-    const { budgetTokens, template } = reasoningWish(fields, 100);
+    const { budgetTokens, template } = reasoningBudget(fields, 100);
     expect([budgetTokens, template["enable_thinking"]]).toEqual([budget, isOn]);
   });
 
   test("leaves the template's variables that the request gives", () => {
     const own = { enable_thinking: false, style: "x" };
-    expect(reasoningWish({ chat_template_kwargs: own, reasoning_effort: "high" }, 100).template).toMatchObject(own);
+    expect(reasoningBudget({ chat_template_kwargs: own, reasoning_effort: "high" }, 100).template).toMatchObject(own);
   });
 });
 

@@ -38,10 +38,14 @@ export const MUTATION_TARGETS: readonly MutationTarget[] = [
   },
   {
     name: "answers",
-    sources: ["express/src/api/serve-generation.ts", "express/src/api/generation.ts", "express/src/api/exchange.ts"],
+    sources: [
+      "express/src/api/serve-generation.ts",
+      "express/src/api/generation.ts",
+      "express/src/api/request-scope.ts",
+    ],
     tests: [
       "test/express/{api-stream,api-composition,api-refusals,api-routes,api-routed-admission}.test.ts",
-      "test/express/{answer-timings,exchange,generation,grammar-exchange,scripted-answers,sse-writer}.test.ts",
+      "test/express/{answer-timings,request-scope,generation,grammar-exchange,scripted-answers,sse-writer}.test.ts",
     ],
   },
   { name: "grammar", sources: ["grammar/src/schema"], tests: ["test/grammar/*.test.ts"] },

@@ -1,6 +1,6 @@
 // The routes of the API.
 
-import type { Serving } from "./api/exchange.ts";
+import type { Serving } from "./api/request-scope.ts";
 import { loadAdapter, OPERATOR_BODY_BYTES, unloadAdapter } from "./api/experts.ts";
 import { detokenize, listModels, sendRead, showModel, tokenize } from "./api/other-routes.ts";
 import { createEmbeddings, rerank } from "./api/pooling.ts";
@@ -23,7 +23,7 @@ import { readJson, refuseEarly, refuseLong } from "./api/read-body.ts";
 import { openChat, openCompletion, serveGeneration, type OpenGeneration } from "./api/serve-generation.ts";
 import type { ChatBody, CompletionBody } from "./api/request-schemas.ts";
 import type { Handler, Step } from "./http/types.ts";
-import { last, type Route, type RouteTable } from "./http/routes.ts";
+import { asStep, type Route, type RouteTable } from "./http/routes.ts";
 import { checkVersion, countTokens, openMessage } from "./messages/endpoint.ts";
 import {
   ollamaChat,
@@ -71,9 +71,9 @@ export function apiRoutes({ serving, store, batches, document, fronts }: ApiPart
     path,
     front,
     methods: {
-      ...(get && { get: [last(get)] }),
-      ...(post && { post: [...readBody, last(post)] }),
-      ...(remove && { delete: [last(remove)] }),
+      ...(get && { get: [asStep(get)] }),
+      ...(post && { post: [...readBody, asStep(post)] }),
+      ...(remove && { delete: [asStep(remove)] }),
     },
   });
   const description = Buffer.from(JSON.stringify(document));
@@ -92,7 +92,7 @@ export function apiRoutes({ serving, store, batches, document, fronts }: ApiPart
         path: "/v1/responses/:id/cancel",
         front,
         // Its body is empty, and is not read.
-        methods: { post: [last((request, response) => cancelResponse({ serving, store, request, response }))] },
+        methods: { post: [asStep((request, response) => cancelResponse({ serving, store, request, response }))] },
       },
       on("/v1/messages", { post: generating(serving, openMessage) }),
       on("/v1/messages/count_tokens", { post: (request, response) => countTokens(serving, request, response) }),
@@ -141,12 +141,12 @@ function batchRoutes(
       handle({ ...parts, request, response });
   return [
     // Its body is no JSON, and goes to the disk.
-    { path: "/v1/files", front, methods: { get: [last(to(listFiles))], post: [last(to(uploadFile))] } },
+    { path: "/v1/files", front, methods: { get: [asStep(to(listFiles))], post: [asStep(to(uploadFile))] } },
     on("/v1/files/:id", { get: to(showFile), delete: to(deleteFile) }),
     on("/v1/files/:id/content", { get: to(sendFile) }),
     on("/v1/batches", { get: to(listBatches), post: to(createBatch) }),
     on("/v1/batches/:id", { get: to(showBatch) }),
-    { path: "/v1/batches/:id/cancel", front, methods: { post: [last(to(cancelBatch))] } },
+    { path: "/v1/batches/:id/cancel", front, methods: { post: [asStep(to(cancelBatch))] } },
   ];
 }
 
@@ -174,7 +174,7 @@ function operatorRoutes(serving: Serving, operators: readonly Step[]): readonly 
   const operate = (path: string, handler: Handler): Route => ({
     path,
     front: operators,
-    methods: { post: [...read, last(handler)] },
+    methods: { post: [...read, asStep(handler)] },
   });
   return [
     operate("/v1/load_lora_adapter", (request, response) => loadAdapter({ models, folder }, request, response)),

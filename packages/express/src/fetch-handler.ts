@@ -3,7 +3,7 @@
 import { describeValue } from "@readme-moe/core";
 import type { DrainOptions } from "./edge/models/options.ts";
 import { sendError } from "./http/errors.ts";
-import { answerUnknown, wayFinder } from "./http/routes.ts";
+import { answerUnknown, routeMatcher } from "./http/routes.ts";
 import { foreignHost } from "./http/server.ts";
 import { WebReply, WebRequest } from "./http/web.ts";
 import { allServices, type ReadMeOptions } from "./services.ts";
@@ -64,7 +64,7 @@ export function fetchHandler(options: FetchOptions): FetchHandler {
     throw new TypeError(`Expected \`localHostsOnly\` to be true or false, got ${describeValue(localHostsOnly)}`);
   }
   const { models, table } = allServices("fetchHandler", others, true);
-  const find = wayFinder(table);
+  const find = routeMatcher(table);
   const dispose = (drainOptions?: DrainOptions): Promise<number> => models.drain(drainOptions);
   return {
     dispose,

@@ -3,7 +3,7 @@
 import { Router } from "express";
 import { fetchHandler, type FetchHandler, type FetchOptions } from "./fetch-handler.ts";
 import { oneAtATime } from "./http/request.ts";
-import { wayFinder, type RouteTable } from "./http/routes.ts";
+import { routeMatcher, type RouteTable } from "./http/routes.ts";
 import {
   allServices,
   apiServices,
@@ -49,7 +49,7 @@ readMe.fetch = (options: FetchOptions): FetchHandler => fetchHandler(options);
 
 /** Mounts a table of routes. Requests for other paths belong to the rest of the app. */
 function routerOf(table: RouteTable): Router {
-  const find = wayFinder(table);
+  const find = routeMatcher(table);
   const router = Router();
   router.use((request, response, next) => {
     const way = find(request);

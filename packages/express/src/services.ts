@@ -5,7 +5,7 @@ import { integerOption, MAX_TIMER_MS, ReadMeEmitter, rejectUnknownKeys, type Eng
 import type { GrammarsOptions } from "@readme-moe/grammar";
 import type { Request as ExpressRequest } from "express";
 import { apiRoutes, batchHandlers } from "./api-routes.ts";
-import { EngineGrammars, type Serving } from "./api/exchange.ts";
+import { EngineGrammars, type Serving } from "./api/request-scope.ts";
 import type { BatchesOptions } from "./batches/options.ts";
 import { Batches } from "./batches/service.ts";
 import { openApiDocument } from "./openapi-document.ts";
@@ -35,9 +35,9 @@ export interface ServingOptions {
   readonly events?: ReadMeEmitter | undefined;
 }
 
-/** Options of the API and of the guard in front of it. Hooks get requests of the type `Asked`. */
-export interface ReadMeApiOptions<Asked = ExpressRequest>
-  extends ServingOptions, ApiOptions<Asked>, Omit<GuardOptions<Asked>, "events"> {
+/** Options of the API and of the guard in front of it. Hooks get requests of the type `HostRequest`. */
+export interface ReadMeApiOptions<HostRequest = ExpressRequest>
+  extends ServingOptions, ApiOptions<HostRequest>, Omit<GuardOptions<HostRequest>, "events"> {
   /** Limits of the grammars that constrain answers. */
   readonly grammars?: GrammarsOptions | undefined;
   /** Low-rank experts: which client may name which, and who may load them while the server runs. */
@@ -65,7 +65,8 @@ export interface ReadMeOperationsOptions
 }
 
 /** Options of `readMe`: those of the API and of operations. */
-export interface ReadMeOptions<Asked = ExpressRequest> extends ReadMeApiOptions<Asked>, ReadMeOperationsOptions {}
+export interface ReadMeOptions<HostRequest = ExpressRequest>
+  extends ReadMeApiOptions<HostRequest>, ReadMeOperationsOptions {}
 
 interface SharedServices {
   readonly models: ServedModels;

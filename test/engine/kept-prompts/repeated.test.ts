@@ -4,7 +4,7 @@
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { ReadMeError, type EngineInfo, type Generation } from "@readme-moe/core";
 import { expect, test } from "vitest";
-import { type KeptPrompt, KeptPrompts } from "../../../packages/engine/src/host/kept-prompts.ts";
+import { type KeptPrompt, PromptKeeper } from "../../../packages/engine/src/host/kept-prompts.ts";
 import type { CallName, Calls } from "../../../packages/engine/src/protocol.ts";
 import * as fc from "../../support/fast-check.ts";
 import { generationOf } from "../../support/generation.ts";
@@ -86,7 +86,7 @@ test("a worker keeps what is kept and not released, whatever fails, restarts and
       const turn = (): Promise<void> => scheduler.schedule(Promise.resolve());
       let worker = new PlainWorker(turn);
       const info = { experts: ["none"], hasRouter: false, vocabSize: 9 } as unknown as EngineInfo;
-      const prompts = new KeptPrompts({
+      const prompts = new PromptKeeper({
         getInfo: () => info,
         call: (async (name: CallName, ...rest: [Calls[CallName]["args"], AbortSignal?]) =>
           worker.call(name, ...rest)) as never,

@@ -5,7 +5,7 @@ import { ReadMeEngine } from "@readme-moe/engine";
 import { Grammars } from "@readme-moe/grammar";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { joinToolCalls, type ToolCallDelta } from "../../../packages/express/src/tools/tool-call-parser.ts";
-import { bindCalls } from "../../../packages/express/src/tools/tools.ts";
+import { constrainCalls } from "../../../packages/express/src/tools/tools.ts";
 import { persistentFolder } from "../../support/temporary-folder.ts";
 import { WITH_TOKENIZER, writeTinyReadMe } from "../../support/tiny-read-me.ts";
 
@@ -30,7 +30,7 @@ test("any model makes a required call, which arrives in pieces and is valid", as
   const parameters = { type: "object", properties: { on: { type: "boolean" } }, required: ["on"] };
   const tools = [{ type: "function", function: { name: "light", parameters } }] as const;
   const fields = { tools, tool_choice: "required", parallel_tool_calls: false } as const;
-  const { constraint, newParser } = await bindCalls(fields, (answers) => grammars.tagged(answers));
+  const { constraint, newParser } = await constrainCalls(fields, (answers) => grammars.tagged(answers));
   const parser = newParser?.(() => "call");
   if (!constraint || !parser) throw new Error("Expected answers to be bound");
   const deltas: ToolCallDelta[] = [];

@@ -8,9 +8,9 @@ import {
   ToolCallParser,
 } from "../../../packages/express/src/tools/tool-call-parser.ts";
 
-function parse(pieces: readonly string[], isBound: boolean) {
+function parse(pieces: readonly string[], isConstrained: boolean) {
   let count = 0;
-  const parser = new ToolCallParser({ isBound, newId: () => `call_${count++}` });
+  const parser = new ToolCallParser({ isConstrained, newId: () => `call_${count++}` });
   const parts = [...pieces.map((piece) => parser.push(piece)), parser.end()];
   const deltas: readonly ToolCallDelta[] = parts.flatMap(({ toolCalls }) => toolCalls);
   return {
@@ -32,7 +32,7 @@ function callOf(json: string): readonly [name: string, args: string] | undefined
 }
 
 /** Reads a whole text, and tries every end of a call. */
-function plainParse(text: string, isBound: boolean) {
+function plainParse(text: string, isConstrained: boolean) {
   const calls: (readonly [name: string, args: string])[] = [];
   let content = "";
   let isAfterCall = false;
@@ -45,7 +45,7 @@ function plainParse(text: string, isBound: boolean) {
     addText(text.slice(at, begin === -1 ? undefined : begin));
     if (begin === -1) return { content, calls, calledTools: calls.length > 0 };
     const inside = text.slice(begin + 11);
-    if (isBound) {
+    if (isConstrained) {
       const [head, name] = /^\s*\{"name": ("(?:[^"\\]|\\.)*"), "arguments": /.exec(inside) ?? [];
       if (head === undefined || name === undefined) return { content, calls, calledTools: false };
       const args = inside.slice(head.length);
@@ -103,17 +103,17 @@ const pieces = fc.constantFrom(
   callText("g", '{"x": [1, {}]}'),
 );
 
-test.each([true, false])("the split of a text into pieces does not change the result (bound: %s)", (isBound) => {
+test.each([true, false])("the split of a text into pieces does not change the result (bound: %s)", (isConstrained) => {
   fc.assert(
     fc.property(fc.array(pieces, { maxLength: 8 }), fc.array(fc.nat(), { maxLength: 12 }), (parts, cuts) => {
       const text = parts.join("");
       const ends = [...new Set(cuts.map((cut) => cut % (text.length + 1)))].toSorted((a, b) => a - b);
       const split = [...ends, text.length].map((end, index) => text.slice(ends[index - 1] ?? 0, end));
-      const { deltas: _, ...whole } = parse([text], isBound);
-      const { calls, ...plain } = plainParse(text, isBound);
+      const { deltas: _, ...whole } = parse([text], isConstrained);
+      const { calls, ...plain } = plainParse(text, isConstrained);
       expect(whole).toStrictEqual({ ...plain, calls: calls.map(([name, args], index) => call(index, name, args)) });
-      expect(parse(split, isBound)).toMatchObject(whole);
-      expect(parse(Array.from(text), isBound)).toMatchObject(whole);
+      expect(parse(split, isConstrained)).toMatchObject(whole);
+      expect(parse(Array.from(text), isConstrained)).toMatchObject(whole);
     }),
     { seed: 5, numRuns: 2000 },
   );
@@ -135,22 +135,25 @@ const repeated: Readonly<Record<string, readonly [head: string, part: string, fr
 
 test.each(
   Object.entries(repeated).flatMap(([name, [head, part, free = 0, bound = 0]]) => [
-    { name, isBound: false, head, part, numCalls: free },
-    { name, isBound: true, head, part, numCalls: bound },
+    { name, isConstrained: false, head, part, numCalls: free },
+    { name, isConstrained: true, head, part, numCalls: bound },
   ]),
-)("a million characters of $name are read one at a time (bound: $isBound)", ({ isBound, head, part, numCalls }) => {
-  const text = head + part.repeat(Math.ceil(1_000_000 / part.length));
-  const parser = new ToolCallParser({ isBound, newId: () => "" });
-  const found = { content: 0, calls: 0 };
-  const count = ({ content, toolCalls }: ReturnType<ToolCallParser["push"]>): void => {
-    found.content += content.length;
-    found.calls += toolCalls.filter(({ id }) => id !== undefined).length;
-  };
-  // A parser that reads what it holds back again for each character would take hours.
-  for (let at = 0; at < text.length; at++) count(parser.push(text.charAt(at)));
-  count(parser.end());
-  expect(found).toStrictEqual({ content: isBound || numCalls > 0 ? 0 : text.length, calls: numCalls });
-});
+)(
+  "a million characters of $name are read one at a time (bound: $isConstrained)",
+  ({ isConstrained, head, part, numCalls }) => {
+    const text = head + part.repeat(Math.ceil(1_000_000 / part.length));
+    const parser = new ToolCallParser({ isConstrained, newId: () => "" });
+    const found = { content: 0, calls: 0 };
+    const count = ({ content, toolCalls }: ReturnType<ToolCallParser["push"]>): void => {
+      found.content += content.length;
+      found.calls += toolCalls.filter(({ id }) => id !== undefined).length;
+    };
+    // A parser that reads what it holds back again for each character would take hours.
+    for (let at = 0; at < text.length; at++) count(parser.push(text.charAt(at)));
+    count(parser.end());
+    expect(found).toStrictEqual({ content: isConstrained || numCalls > 0 ? 0 : text.length, calls: numCalls });
+  },
+);
 
 test("arguments are parsed only if they are an object that can be written again", () => {
   expect(parsedArguments('{"a":[1]}')).toStrictEqual({ a: [1] });
@@ -164,24 +167,27 @@ test("a call that is nested too deeply to be written is text", () => {
 });
 
 const argumentsText = fc.json().filter((text) => text.startsWith("{"));
-test.each([true, false])("calls and the text before them are parsed as they were written (bound: %s)", (isBound) => {
-  const text = fc.string().filter((one) => !one.includes("<tool_call>"));
-  fc.assert(
-    fc.property(
-      text,
-      fc.array(fc.tuple(fc.stringMatching(/^[\w-]{1,9}$/), argumentsText), { minLength: 1, maxLength: 3 }),
-      (before, calls) => {
-        const written = calls.map(([name, args]) => callText(name, args)).join("\n");
-        const parsed = parse(Array.from(before + written), isBound);
-        expect(parsed.content).toBe(before);
-        expect(parsed.calledTools).toBe(true);
-        const same = (args: string): string => (isBound ? args : JSON.stringify(JSON.parse(args)));
-        expect(parsed.calls).toEqual(calls.map(([name, args], index) => call(index, name, same(args))));
-      },
-    ),
-    { seed: 6 },
-  );
-});
+test.each([true, false])(
+  "calls and the text before them are parsed as they were written (bound: %s)",
+  (isConstrained) => {
+    const text = fc.string().filter((one) => !one.includes("<tool_call>"));
+    fc.assert(
+      fc.property(
+        text,
+        fc.array(fc.tuple(fc.stringMatching(/^[\w-]{1,9}$/), argumentsText), { minLength: 1, maxLength: 3 }),
+        (before, calls) => {
+          const written = calls.map(([name, args]) => callText(name, args)).join("\n");
+          const parsed = parse(Array.from(before + written), isConstrained);
+          expect(parsed.content).toBe(before);
+          expect(parsed.calledTools).toBe(true);
+          const same = (args: string): string => (isConstrained ? args : JSON.stringify(JSON.parse(args)));
+          expect(parsed.calls).toEqual(calls.map(([name, args], index) => call(index, name, same(args))));
+        },
+      ),
+      { seed: 6 },
+    );
+  },
+);
 
 test("arguments of a bound call are passed on as they arrive; id, type and name only once", () => {
   const { deltas } = parse(['<tool_call>\n{"name": "f", "argu', 'ments": {"a"', ": 1}", "}\n</tool_call>"], true);

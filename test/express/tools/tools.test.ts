@@ -8,7 +8,7 @@ import { joinToolCalls } from "../../../packages/express/src/tools/tool-call-par
 import { ApiError } from "../../../packages/express/src/http/errors.ts";
 import { compileOutput, structuredOutput } from "../../../packages/express/src/api/structured-output.ts";
 import {
-  bindCalls,
+  constrainCalls,
   presentTools,
   type ToolDefinition,
   type ToolFields,
@@ -55,10 +55,10 @@ const history: readonly ChatMessage[] = [
 
 async function plan(fields: ToolFields, knowsTools = false, messages: readonly ChatMessage[] = [user]) {
   const presented = presentTools(fields, messages, { chatTemplateKnowsTools: knowsTools });
-  return { ...presented, ...(await bindCalls(fields, (answers) => grammars.tagged(answers))) };
+  return { ...presented, ...(await constrainCalls(fields, (answers) => grammars.tagged(answers))) };
 }
 
-async function calls({ constraint, newParser }: Awaited<ReturnType<typeof bindCalls>>, seed: number) {
+async function calls({ constraint, newParser }: Awaited<ReturnType<typeof constrainCalls>>, seed: number) {
   if (!constraint || !newParser) throw new Error("Expected answers to be bound");
   const { text, isWhole } = await writeBound(constraint, vocabulary, seededRandom(seed), {
     patience: 10,

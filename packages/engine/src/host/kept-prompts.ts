@@ -46,7 +46,7 @@ interface Entry {
   readonly expert: string | undefined;
 }
 
-export class KeptPrompts {
+export class PromptKeeper {
   readonly #engine: KeepingEngine;
   readonly #entries = new Set<Entry>();
   #numKept = 0;

@@ -30,7 +30,7 @@ import {
 } from "../engine-options.ts";
 import type { CallName, Calls, FromWorker, LoadProgress } from "../protocol.ts";
 import { type CallingEngine, TextCalls, wireRequest } from "./request.ts";
-import { type KeepPromptOptions, type KeptPrompt, KeptPrompts } from "./kept-prompts.ts";
+import { type KeepPromptOptions, type KeptPrompt, PromptKeeper } from "./kept-prompts.ts";
 import { type OpenedFiles, openFiles, type OpenOptions } from "./model-files.ts";
 import { checkTask, embedTexts, rerankDocuments } from "./pooling.ts";
 import { RunningRequests } from "./running-requests.ts";
@@ -49,7 +49,7 @@ export class ReadMeEngine implements Engine {
     call: (name, args, signal) => this.#call(name, args, signal),
   };
   readonly #experts = new ExpertChanges(this.#self, (experts) => (this.#info = { ...this.info, experts }));
-  readonly #kept = new KeptPrompts({
+  readonly #kept = new PromptKeeper({
     ...this.#self,
     compute: (prompt, keptId, options) =>
       this.#generate({ ...options, prompt, params: { maxTokens: 1, temperature: 0 } }, keptId),

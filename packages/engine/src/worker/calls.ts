@@ -18,7 +18,7 @@ import {
   type ReadingEngine,
   routedPrompt,
   type RunningEngine,
-  type RunningRequests,
+  type WorkerRequests,
 } from "./requests.ts";
 
 type Answers<Engine, Name extends CallName> = {
@@ -48,7 +48,7 @@ const READING_ANSWERS: Answers<ReadingEngine, ReadingCall> = {
 
 /** An engine with its requests. */
 interface ServingEngine extends RunningEngine {
-  readonly requests: RunningRequests;
+  readonly requests: WorkerRequests;
 }
 
 const ANSWERS: Answers<ServingEngine, CallName> = {

@@ -38,7 +38,7 @@ interface RequestEntry {
 }
 
 /** The running requests: the sequences of each, and their usage together. */
-export class RunningRequests {
+export class WorkerRequests {
   readonly #engine: RunningEngine;
   readonly #onFailed: (requestId: string, error: unknown) => void;
   readonly #requests = new Map<string, RequestEntry>();

@@ -20,7 +20,7 @@ import {
 import { answerCall, OpenCalls } from "./calls.ts";
 import { openEngine, watchFiles } from "./open-engine.ts";
 import { ReaderServer } from "./reader-server.ts";
-import { type RunningEngine, RunningRequests, TimeSlices } from "./requests.ts";
+import { type RunningEngine, WorkerRequests, TimeSlices } from "./requests.ts";
 
 /** Gives the event loop turns for at least `durationMs`. */
 async function turnsFor(durationMs: number): Promise<void> {
@@ -42,7 +42,7 @@ class EngineServer {
   readonly #send: (message: FromWorker) => void;
   readonly #onClosed: () => void;
   #engine: RunningEngine | undefined;
-  #requests: RunningRequests | undefined;
+  #requests: WorkerRequests | undefined;
   readonly #calls: OpenCalls;
   /** Calls under way that take many short turns of the event loop. */
   #numLongCalls = 0;
@@ -70,7 +70,7 @@ class EngineServer {
         void this.#open(message);
         return;
       case "generate":
-        void this.#requests?.begin(message).then(() => this.#run({ mayHaveCompany: true }));
+        void this.#requests?.begin(message).then(() => this.#run({ coalesce: true }));
         // Continues a prompt that takes more than one slice.
         void this.#run();
         return;
@@ -121,7 +121,7 @@ class EngineServer {
       const opened = await openEngine(path, options, this.#output(), onProgress);
       const engine = { ...opened, slices: new TimeSlices() };
       this.#engine = engine;
-      this.#requests = new RunningRequests(engine, (id, error) => this.#fail(id, error));
+      this.#requests = new WorkerRequests(engine, (id, error) => this.#fail(id, error));
       const { info, cacheFailure, longestStepMs } = engine;
       this.#send({ type: "opened", info, cacheFailure, longestStepMs });
       watchFiles((error) => this.#send({ type: "failed", error: toWire(error) }));
@@ -161,12 +161,12 @@ class EngineServer {
    * Runs steps while they are of use. Receives messages between steps, and first waits for further requests if asked
    * to.
    */
-  async #run({ mayHaveCompany = false } = {}): Promise<void> {
+  async #run({ coalesce = false } = {}): Promise<void> {
     const { core, slices } = this.#engine ?? {};
     if (this.#isRunning || !core || !slices) return;
     this.#isRunning = true;
     try {
-      if (mayHaveCompany) await this.#settled();
+      if (coalesce) await this.#settled();
       let stepMs = Infinity;
       while ((core.hasWork || slices.hasWork) && !this.#isClosing) {
         // Long texts get a quarter of the time of the steps between, so they slow a stream by a quarter.

@@ -3,7 +3,7 @@
 import type { ApiError } from "../http/errors.ts";
 import type { Framing, SseEvent } from "../http/reply.ts";
 import type { ReadMeAnswer, TimingsAnswer, UsageAnswer } from "./answer-schemas.ts";
-import type { Exchange } from "./exchange.ts";
+import type { RequestScope } from "./request-scope.ts";
 import type { AnswerShape, ChoiceCollector, GenerationSettings, Piece } from "./generation.ts";
 import type { ChatBody, CompletionBody } from "./request-schemas.ts";
 
@@ -48,7 +48,7 @@ export function nowSeconds(): number {
 /** Creates the format of `/v1/chat/completions` and `/v1/completions`. */
 export function openAiFormat<Choice extends object>(
   shape: AnswerShape<Choice>,
-  { model, engine, body }: Pick<Exchange<ChatBody | CompletionBody>, "model" | "engine" | "body">,
+  { model, engine, body }: Pick<RequestScope<ChatBody | CompletionBody>, "model" | "engine" | "body">,
   { id, created, includes }: Pick<GenerationSettings, "id" | "created" | "includes">,
 ): AnswerFormat<Choice> {
   const kept = new Map<number, ChoiceCollector<Choice>>();

@@ -11,18 +11,18 @@ import {
 } from "@readme-moe/core";
 import type { Asker, Grammars } from "@readme-moe/grammar";
 import { engineError, invalid, unsupported } from "../http/errors.ts";
-import { type ChatReasoning, openReasoning, type ReasoningParser, reasoningWish } from "../reasoning/reasoning.ts";
+import { type ChatReasoning, openReasoning, type ReasoningParser, reasoningBudget } from "../reasoning/reasoning.ts";
 import {
   joinToolCalls,
   type ToolCallDelta,
   type ToolCallParser,
   type WholeToolCall,
 } from "../tools/tool-call-parser.ts";
-import { bindCalls, presentTools, templateMessages, usableTools } from "../tools/tools.ts";
+import { constrainCalls, presentTools, templateMessages, usableTools } from "../tools/tools.ts";
 import { JsonList } from "../http/reply.ts";
-import type { Exchange } from "./exchange.ts";
+import type { RequestScope } from "./request-scope.ts";
 import {
-  checkBound,
+  checkConstrained,
   checkContinued,
   compileOutput,
   joinedText,
@@ -73,7 +73,7 @@ export const chatApi: GenerationApi<ChatBody, ChatChoice> = {
       logprobs: topLogprobsOf(body),
     });
   },
-  prepare: (exchange, settings) => prepareChat(exchange, settings, exchange.body.messages),
+  prepare: (scope, settings) => prepareChat(scope, settings, scope.body.messages),
 };
 
 /**
@@ -83,25 +83,29 @@ export const chatApi: GenerationApi<ChatBody, ChatChoice> = {
  * @throws {ApiError} 400
  */
 export async function prepareChat(
-  exchange: Exchange<ChatBody>,
+  scope: RequestScope<ChatBody>,
   { id, includes, params }: GenerationSettings,
   sent: ChatBody["messages"],
 ): Promise<GenerationInput & { readonly shape: AnswerShape<ChatChoice> }> {
-  const { body, engine, asker } = exchange;
-  const grammarsFor = (param: string): Promise<Grammars> => openGrammars(param, () => exchange.grammars());
+  const { body, engine, grammarClient } = scope;
+  const grammarsFor = (param: string): Promise<Grammars> => openGrammars(param, () => scope.grammars());
   try {
     const prompt = chatPrompt(body, sent, { info: engine.info, maxTokens: params.maxTokens });
-    const { constraint, boundBy, newParser: newCallParser } = await bindAnswer(body, grammarsFor, asker);
+    const {
+      constraint,
+      constrainedBy,
+      newParser: newCallParser,
+    } = await constrainAnswer(body, grammarsFor, grammarClient);
     const newId = partIds(id);
     const newParser = newCallParser && ((): ToolCallParser => newCallParser(() => newId("call", 24)));
-    const { budgetTokens } = reasoningWish(body, params.maxTokens);
-    const { signal } = asker;
+    const { budgetTokens } = reasoningBudget(body, params.maxTokens);
+    const { signal } = grammarClient;
     const reasoning = await openReasoning(engine, { prompt, budgetTokens, constraint, signal });
     const logprobs = topLogprobsOf(body);
     return {
       prompts: [prompt],
       newProcessor: reasoning.newProcessor,
-      boundBy,
+      constrainedBy,
       prediction: predictionOf(body),
       shape: chatShape({ engine, logprobs, includesRoutes: includes.routes, newParser, reasoning }),
     };
@@ -118,7 +122,7 @@ export function chatPrompt(
 ): ChatPrompt {
   const { messages, template } = presentTools(body, templateMessages(withFinalText(body, sent)), info);
   // Templates of other models may give variables of these names another meaning.
-  const variables = info.reasons ? reasoningWish(body, maxTokens).template : body.chat_template_kwargs;
+  const variables = info.reasons ? reasoningBudget(body, maxTokens).template : body.chat_template_kwargs;
   return { messages, template: { ...variables, ...template, ...endOf(body) } };
 }
 
@@ -148,23 +152,29 @@ function checkCombinations(body: ChatBody): void {
     throw unsupported(name, `'${name}' is not supported beside \`tools\` that may be called`);
   }
   const constraining = callable.length > 0 ? "tools" : output?.param.replace(/^(response_format).*/, "$1");
-  if (constraining !== undefined) checkBound(body, constraining);
+  if (constraining !== undefined) checkConstrained(body, constraining);
 }
 
 /** Constrains the answer to the format that was asked for, or to calls of the tools. */
-async function bindAnswer(
+async function constrainAnswer(
   body: ChatBody,
   grammarsFor: (param: string) => Promise<Grammars>,
-  asker: Asker,
-): Promise<Awaited<ReturnType<typeof bindCalls>> & { readonly boundBy?: string }> {
+  grammarClient: Asker,
+): Promise<Awaited<ReturnType<typeof constrainCalls>> & { readonly constrainedBy?: string }> {
   const output = structuredOutput(body);
   if (!output) {
-    const bound = await bindCalls(body, async (answers) => (await grammarsFor("tools")).tagged(answers, asker));
-    return bound.constraint ? { ...bound, boundBy: "tools" } : bound;
+    const bound = await constrainCalls(body, async (answers) =>
+      (await grammarsFor("tools")).tagged(answers, grammarClient),
+    );
+    return bound.constraint ? { ...bound, constrainedBy: "tools" } : bound;
   }
   const { param } = output;
   const grammars = await grammarsFor(param.replace(/^(response_format).*/, "$1"));
-  return { constraint: await compileOutput(output, grammars, asker), boundBy: param, newParser: undefined };
+  return {
+    constraint: await compileOutput(output, grammars, grammarClient),
+    constrainedBy: param,
+    newParser: undefined,
+  };
 }
 
 interface ChatDelta {

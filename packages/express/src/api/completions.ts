@@ -17,7 +17,7 @@ import {
   type GenerationApi,
 } from "./generation.ts";
 import { completionLogprobs } from "./logprobs.ts";
-import { checkBound, compileOutput, openGrammars, structuredOutput } from "./structured-output.ts";
+import { checkConstrained, compileOutput, openGrammars, structuredOutput } from "./structured-output.ts";
 import { completionBody, type CompletionBody } from "./request-schemas.ts";
 
 export interface CompletionChoice extends ChoiceRoutes {
@@ -39,7 +39,7 @@ export const completionApi: GenerationApi<CompletionBody, CompletionChoice> = {
       throw unsupported("echo", "'echo' is not supported together with 'logprobs'");
     }
     const output = structuredOutput(body);
-    if (output) checkBound(body, output.param);
+    if (output) checkConstrained(body, output.param);
     const prompts = promptsOf(body);
     const numChoices = prompts.length * (body.n ?? 1);
     if (numChoices > LIMITS.choices.value) {
@@ -56,8 +56,8 @@ export const completionApi: GenerationApi<CompletionBody, CompletionChoice> = {
       logprobs: logprobs ?? undefined,
     });
   },
-  async prepare(exchange, { includes }) {
-    const { body, engine, asker } = exchange;
+  async prepare(scope, { includes }) {
+    const { body, engine, grammarClient } = scope;
     const prompts = promptsOf(body);
     const textOf = async (prompt: string | readonly number[]): Promise<string> =>
       typeof prompt === "string" ? prompt : engine.detokenize(prompt);
@@ -65,12 +65,12 @@ export const completionApi: GenerationApi<CompletionBody, CompletionChoice> = {
     const logprobs = body.logprobs ?? undefined;
     const output = structuredOutput(body);
     const constraint =
-      output && (await compileOutput(output, await openGrammars(output.param, () => exchange.grammars()), asker));
-    const newProcessor = constraint && ((): ProcessLogits => constraint.processor({ signal: asker.signal }));
+      output && (await compileOutput(output, await openGrammars(output.param, () => scope.grammars()), grammarClient));
+    const newProcessor = constraint && ((): ProcessLogits => constraint.processor({ signal: grammarClient.signal }));
     return {
       prompts,
       newProcessor,
-      boundBy: output?.param,
+      constrainedBy: output?.param,
       shape: completionShape({ engine, logprobs, includesRoutes: includes.routes, echoes }),
     };
   },

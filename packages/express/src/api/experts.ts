@@ -17,12 +17,12 @@ import type { ServedModels } from "../edge/served-models.ts";
 import type { Incoming, Reply } from "../http/types.ts";
 import { clientSignal } from "../http/request.ts";
 import { sendText } from "../http/reply.ts";
-import type { Exchange } from "./exchange.ts";
+import type { RequestScope } from "./request-scope.ts";
 import { checkBody } from "./check-body.ts";
 import { loadAdapterBody, unloadAdapterBody } from "./request-schemas.ts";
 
-/** Parts of an exchange that decide on the expert. */
-export type ExpertSource = Pick<Exchange, "engine" | "servedName" | "namedExpert" | "mayName">;
+/** Parts of a request that decide on the expert. */
+export type ExpertSource = Pick<RequestScope, "engine" | "servedName" | "namedExpert" | "mayName">;
 
 /** Names that a message lists. */
 const MAX_NAMES = 50;

@@ -13,7 +13,7 @@ import type {
 import type { z } from "zod";
 import { callerError, engineError, grammarError, invalid } from "../http/errors.ts";
 import { streamNotFound } from "../http/reply.ts";
-import type { Exchange } from "./exchange.ts";
+import type { RequestScope } from "./request-scope.ts";
 import { chosenExpert, type ExpertSource, goneError } from "./experts.ts";
 import type { ChatBody, CompletionBody, SamplingField } from "./request-schemas.ts";
 
@@ -41,7 +41,7 @@ export interface GenerationInput {
   /** Creates what binds the answers to one prompt. @default answers are free */
   readonly newProcessor?: (() => ProcessLogits) | undefined;
   /** Parameter that constrains the answers, if one does. */
-  readonly boundBy?: string | undefined;
+  readonly constrainedBy?: string | undefined;
   /** Text that the answers are expected to repeat. */
   readonly prediction?: string | undefined;
 }
@@ -137,7 +137,7 @@ export function checkIds(param: string, ids: readonly number[], { vocabSize }: E
  * @throws {ApiError} when the engine refuses a prompt, or the policy the request
  */
 export async function consultPolicy(
-  { ticket, engine }: Exchange,
+  { ticket, engine }: RequestScope,
   { promptParam, expert, priority }: Pick<GenerationSettings, "promptParam" | "expert" | "priority">,
   input: GenerationInput,
 ): Promise<GenerationInput & { readonly priority: number }> {
@@ -199,10 +199,10 @@ export interface AnswerShape<Choice extends object> {
 export interface GenerationApi<Body extends ChatBody | CompletionBody, Choice extends object> {
   readonly schema: z.ZodType<Body>;
   /** Checks the body against the model, before admission. @throws {ApiError} 400 */
-  settings(body: Body, model: ExpertSource & Pick<Exchange, "model">): UndatedSettings;
+  settings(body: Body, model: ExpertSource & Pick<RequestScope, "model">): UndatedSettings;
   /** Does the work that takes time, after admission. @throws {ApiError} 400 */
   prepare(
-    exchange: Exchange<Body>,
+    scope: RequestScope<Body>,
     settings: GenerationSettings,
   ): Promise<GenerationInput & { readonly shape: AnswerShape<Choice> }>;
 }
@@ -233,7 +233,7 @@ export async function* generateAll(request: GenerateAllRequest): AsyncGenerator<
   const { engine, settings, input, signal, isFollowed = false, onAccepted } = request;
   const { client, cacheSalt, traceparent } = request;
   const { id, promptParam, params, expert } = settings;
-  const { prompts, newProcessor, boundBy, prediction, priority } = input;
+  const { prompts, newProcessor, constrainedBy, prediction, priority } = input;
   const paramOf = (index: number): string => (prompts.length === 1 ? promptParam : `${promptParam}[${index}]`);
   const open: AsyncIterator<GenerateChunk>[] = [];
 
@@ -258,7 +258,11 @@ export async function* generateAll(request: GenerateAllRequest): AsyncGenerator<
       for await (const chunk of generation) yield { ...chunk, prompt, index: prompt * (params.n ?? 1) + chunk.choice };
     } catch (error) {
       // The prompt was accepted, so an error of the caller's function is one of the grammar.
-      throw engineError(boundBy === undefined ? error : grammarError(error, boundBy), paramOf(prompt), engine.info);
+      throw engineError(
+        constrainedBy === undefined ? error : grammarError(error, constrainedBy),
+        paramOf(prompt),
+        engine.info,
+      );
     }
   }
 

@@ -11,7 +11,7 @@ import type { ChatBody, CompletionBody } from "./request-schemas.ts";
 export type RequestBody = ChatBody | CompletionBody | EmbeddingsBody | RerankBody;
 
 /** Facts about a request that a hook may need beside its body. */
-export interface RequestContext<Asked = Request> {
+export interface RequestContext<HostRequest = Request> {
   /**
    * Path of the request; `/v1/rerank` for each path of rankings. Bodies of the Responses API and the Messages API are
    * given as chats, and those of Ollama's API as the others.
@@ -28,7 +28,7 @@ export interface RequestContext<Asked = Request> {
     | "/api/embed"
     | "/api/embeddings";
   /** The host's request: Express's, or that of the web. */
-  readonly request: Asked;
+  readonly request: HostRequest;
   readonly requestId: string;
   /** Name of the client's API key, on servers that ask for keys. */
   readonly key: string | undefined;
@@ -44,18 +44,18 @@ export interface RequestContext<Asked = Request> {
  * @returns a body that replaces the request's and is checked again, or nothing
  * @throws {ApiError} which becomes the answer; any other error becomes a 500
  */
-export type OnRequest<Asked = Request> = <Body extends RequestBody>(
+export type OnRequest<HostRequest = Request> = <Body extends RequestBody>(
   body: Body,
-  context: RequestContext<Asked>,
+  context: RequestContext<HostRequest>,
 ) => Body | void | Promise<Body | void>;
 
 /** Requests that share what an engine has cached. */
 export type CacheSharing = "client" | "all";
 
 /** Options of how the API reads requests and writes answers. Times in ms, sizes in bytes. */
-export interface ApiOptions<Asked = Request> {
+export interface ApiOptions<HostRequest = Request> {
   /** Changes or refuses each request after its body was checked, before a model is chosen. @default none */
-  readonly onRequest?: OnRequest<Asked> | undefined;
+  readonly onRequest?: OnRequest<HostRequest> | undefined;
   /** Largest body. Larger ones are answered with 413. @default 4 MiB */
   readonly maxBodyBytes?: number | undefined;
   /** Longest time until a body has arrived completely. Slower ones are answered with 408. @default 30,000 */
@@ -89,7 +89,7 @@ export interface ApiOptions<Asked = Request> {
    * Returns the `traceparent` that the engine gets, such as that of OpenTelemetry's span of the request.
    * @default the client's
    */
-  readonly traceparent?: ((request: Asked) => string | undefined) | undefined;
+  readonly traceparent?: ((request: HostRequest) => string | undefined) | undefined;
   /** Source of delays. @default Node's timers */
   readonly timers?: Timers | undefined;
 }

@@ -12,7 +12,7 @@ import { LIMITS } from "../limits.ts";
 import { presentTools, templateMessages } from "../tools/tools.ts";
 import type { ModelAnswer } from "./answer-schemas.ts";
 import { checkBody } from "./check-body.ts";
-import { Exchange, type Serving } from "./exchange.ts";
+import { RequestScope, type Serving } from "./request-scope.ts";
 import { checkIds } from "./generation.ts";
 import { detokenizeBody, tokenizeBody, type TokenizeBody } from "./request-schemas.ts";
 import type { RequestParts } from "./serve-generation.ts";
@@ -94,8 +94,8 @@ export function visibleNames({ models, experts }: Serving, response: Reply): rea
 export async function tokenize(serving: Serving, request: Incoming, response: Reply): Promise<void> {
   const body = checkBody(tokenizeBody, request.body);
   const parts = { serving, request, response, body, signal: clientSignal(response) };
-  await Exchange.run(parts, (exchange) =>
-    answerLight(exchange, "prompt" in body ? "prompt" : "messages", async ({ engine, signal }) => {
+  await RequestScope.run(parts, (scope) =>
+    answerLight(scope, "prompt" in body ? "prompt" : "messages", async ({ engine, signal }) => {
       const tokens = Array.from(await tokensOf(engine, body, signal));
       return { count: tokens.length, max_model_len: engine.info.contextTokens, tokens };
     }),
@@ -105,8 +105,8 @@ export async function tokenize(serving: Serving, request: Incoming, response: Re
 export async function detokenize(serving: Serving, request: Incoming, response: Reply): Promise<void> {
   const body = checkBody(detokenizeBody, request.body);
   const parts = { serving, request, response, body, signal: clientSignal(response) };
-  await Exchange.run(parts, (exchange) =>
-    answerLight(exchange, "tokens", async ({ engine }) => {
+  await RequestScope.run(parts, (scope) =>
+    answerLight(scope, "tokens", async ({ engine }) => {
       checkIds("tokens", body.tokens, engine.info);
       return { prompt: await engine.detokenize(body.tokens) };
     }),
@@ -135,13 +135,13 @@ const ANSWER_BYTES_PER_BYTE = 16;
 
 /** Answers without a generation. Keeps a place in admission until the reader has taken the answer. */
 export async function answerLight(
-  exchange: Exchange,
+  scope: RequestScope,
   param: string,
-  answerOf: (exchange: Exchange) => Promise<object>,
+  answerOf: (scope: RequestScope) => Promise<object>,
 ): Promise<void> {
-  const bytes = exchange.bodyBytes * ANSWER_BYTES_PER_BYTE;
+  const bytes = scope.bodyBytes * ANSWER_BYTES_PER_BYTE;
   try {
-    exchange.enter({
+    scope.enter({
       bytes,
       maxPromptTokens: 0,
       maxCompletionTokens: 0,
@@ -149,12 +149,12 @@ export async function answerLight(
       priority: 0,
       isGeneration: false,
     });
-    const result = await answerOf(exchange);
-    exchange.signal.throwIfAborted();
-    exchange.ticket.started();
-    await sendJson(exchange.response, result, exchange.serving);
+    const result = await answerOf(scope);
+    scope.signal.throwIfAborted();
+    scope.ticket.started();
+    await sendJson(scope.response, result, scope.serving);
   } catch (error) {
-    throw engineError(error, param, exchange.engine.info);
+    throw engineError(error, param, scope.engine.info);
   }
 }
 

@@ -18,7 +18,7 @@ import { clientSignal, stampProcessingTime } from "../http/request.ts";
 import { JsonList, sendJson } from "../http/reply.ts";
 import { LIMITS } from "../limits.ts";
 import { checkBody } from "./check-body.ts";
-import { Exchange } from "./exchange.ts";
+import { RequestScope } from "./request-scope.ts";
 import { checkIds, consultPolicy } from "./generation.ts";
 import type { RequestContext } from "./options.ts";
 import {
@@ -87,10 +87,10 @@ export async function serveEmbeddings(
   const parts = { serving, request, response };
   const about = { endpoint: shape?.endpoint ?? "/v1/embeddings", schema: embeddingsBody, signal };
   const body = await changedBody(sent, parts, about);
-  await Exchange.run({ ...parts, body, signal }, async (exchange) => {
-    requireTask("embed", exchange, serving.models);
-    const own = embeddingAnswer(body, exchange, shape?.shortens);
-    await answerPooled(exchange, shape ? { ...own, answer: shape.answer } : own);
+  await RequestScope.run({ ...parts, body, signal }, async (scope) => {
+    requireTask("embed", scope, serving.models);
+    const own = embeddingAnswer(body, scope, shape?.shortens);
+    await answerPooled(scope, shape ? { ...own, answer: shape.answer } : own);
   });
 }
 
@@ -100,15 +100,15 @@ export async function rerank(parts: RequestParts): Promise<void> {
   const signal = clientSignal(response);
   const about = { endpoint: "/v1/rerank", schema: rerankBody, signal } as const;
   const body = await changedBody(checkBody(rerankBody, request.body), parts, about);
-  await Exchange.run({ serving, request, response, body, signal }, async (exchange) => {
-    requireTask("rerank", exchange, serving.models);
-    await answerPooled(exchange, rankingAnswer(body, exchange));
+  await RequestScope.run({ serving, request, response, body, signal }, async (scope) => {
+    requireTask("rerank", scope, serving.models);
+    await answerPooled(scope, rankingAnswer(body, scope));
   });
 }
 
 function embeddingAnswer(
   body: EmbeddingsBody,
-  { engine, model }: Exchange,
+  { engine, model }: RequestScope,
   shortens = false,
 ): PooledAnswer<string | readonly number[], Float32Array> {
   const texts = inputsOf(body);
@@ -179,7 +179,7 @@ function base64Of(values: Float32Array): string {
   return bytes.toString("base64");
 }
 
-function rankingAnswer(body: RerankBody, { engine, model }: Exchange): PooledAnswer<string, number> {
+function rankingAnswer(body: RerankBody, { engine, model }: RequestScope): PooledAnswer<string, number> {
   const { query, instruction, top_n: most, return_documents: returns } = body;
   const texts = body.documents.map((document) => (typeof document === "string" ? document : document.text));
   const request = { query, instruction: instruction ?? undefined };
@@ -208,15 +208,15 @@ function rankingAnswer(body: RerankBody, { engine, model }: Exchange): PooledAns
 
 /** Runs texts and answers. Reports each text to admission when it is accepted, and when the first has run. */
 async function answerPooled<Text extends string | readonly number[], Result>(
-  exchange: Exchange<EmbeddingsBody | RerankBody>,
+  scope: RequestScope<EmbeddingsBody | RerankBody>,
   pooled: PooledAnswer<Text, Result>,
 ): Promise<void> {
-  const { engine, locals, response, serving, namedExpert, bodyBytes } = exchange;
+  const { engine, locals, response, serving, namedExpert, bodyBytes } = scope;
   const { param, texts, sharedBytes, answerBytes, answer } = pooled;
-  const priority = priorityOf(exchange);
+  const priority = priorityOf(scope);
   if (namedExpert !== undefined) throw invalid("model", "expected no expert, as embeddings and scores have none");
   const most = texts.map((text) => mostTokens(text, sharedBytes, engine.info));
-  exchange.enter({
+  scope.enter({
     // An answer may be much larger than its request.
     bytes: Math.min(bodyBytes + answerBytes, serving.admission.stats.limits.bytes),
     maxPromptTokens: most.reduce((sum, tokens) => sum + tokens, 0),
@@ -224,9 +224,9 @@ async function answerPooled<Text extends string | readonly number[], Result>(
     choices: 1,
     priority,
   });
-  const { signal } = exchange;
+  const { signal } = scope;
   const spent = { tokens: 0 };
-  const { results, usage } = await runPooled(exchange, pooled, { most, spent })
+  const { results, usage } = await runPooled(scope, pooled, { most, spent })
     .catch((error: unknown) => {
       throw signal.aborted ? signal.reason : engineError(callerError(error, param), param, engine.info);
     })
@@ -240,14 +240,14 @@ async function answerPooled<Text extends string | readonly number[], Result>(
 
 /** Runs texts. @param spent - gets the tokens of accepted texts */
 async function runPooled<Text extends string | readonly number[], Result>(
-  exchange: Exchange<EmbeddingsBody | RerankBody>,
+  scope: RequestScope<EmbeddingsBody | RerankBody>,
   { id, param, texts, promptOf, prepare, run }: PooledAnswer<Text, Result>,
   { most, spent }: { readonly most: readonly number[]; readonly spent: { tokens: number } },
 ): Promise<Pooled<Result>> {
-  const { client, cacheSalt, ticket, signal } = exchange;
+  const { client, cacheSalt, ticket, signal } = scope;
   const ready = (await prepare?.(signal)) ?? texts;
-  const asked = { promptParam: param, expert: undefined, priority: priorityOf(exchange) };
-  const { priority } = await consultPolicy(exchange, asked, { prompts: ticket.consult ? ready.map(promptOf) : [] });
+  const asked = { promptParam: param, expert: undefined, priority: priorityOf(scope) };
+  const { priority } = await consultPolicy(scope, asked, { prompts: ticket.consult ? ready.map(promptOf) : [] });
   signal.throwIfAborted();
   let left = most.reduce((sum, tokens) => sum + tokens, 0);
   const onProgress: PoolingOptions["onProgress"] = ({ index, promptTokens, isDone }) => {
@@ -261,7 +261,7 @@ async function runPooled<Text extends string | readonly number[], Result>(
 }
 
 /** Returns the priority of a batch's line, else the body's. */
-function priorityOf({ locals, body }: Exchange<EmbeddingsBody | RerankBody>): number {
+function priorityOf({ locals, body }: RequestScope<EmbeddingsBody | RerankBody>): number {
   return locals.batch?.priority ?? body.read_me?.priority ?? 0;
 }
 

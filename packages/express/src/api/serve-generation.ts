@@ -20,7 +20,7 @@ import { type AnswerFormat, type AnswerPart, nowSeconds, openAiFormat, type Outc
 import { chatApi, type ChatChoice } from "./chat.ts";
 import { checkBody } from "./check-body.ts";
 import { completionApi, type CompletionChoice } from "./completions.ts";
-import { Exchange, type Serving } from "./exchange.ts";
+import { RequestScope, type Serving } from "./request-scope.ts";
 import { expertName, isPrivateExpert, seenExperts, withSeenRoutes } from "./experts.ts";
 import {
   type AnswerShape,
@@ -77,7 +77,7 @@ interface OpenedGeneration<Body extends ChatBody | CompletionBody, Choice extend
   /** Sampling parameters where neither the request nor the model's files say them. @default the engine's */
   readonly fallbacks?: SamplingDefaults;
   /** Creates the format of the answer. */
-  format(exchange: Exchange<Body>, settings: GenerationSettings, shape: AnswerShape<Choice>): AnswerFormat<Choice>;
+  format(scope: RequestScope<Body>, settings: GenerationSettings, shape: AnswerShape<Choice>): AnswerFormat<Choice>;
   /** Gives an error the names of this API's parameters. */
   translate?(error: unknown): unknown;
   /** Called when the request has ended. */
@@ -99,7 +99,7 @@ function ownShape<Body extends ChatBody | CompletionBody, Choice extends object>
     ...api,
     endpoint,
     body: checkBody(api.schema, sent),
-    format: (exchange, settings, shape) => openAiFormat(shape, exchange, settings),
+    format: (scope, settings, shape) => openAiFormat(shape, scope, settings),
   });
 }
 
@@ -136,12 +136,12 @@ async function serveOpened<Body extends ChatBody | CompletionBody, Choice extend
   const signal = opened.signal ? AbortSignal.any([gone.signal, opened.signal]) : gone.signal;
   const parts = { serving, request, response };
   const body = await changedBody(opened.body, parts, { ...opened, signal });
-  await Exchange.run({ serving, request, response, body, signal }, async (exchange) => {
-    requireTask("generate", exchange, serving.models);
-    const own = opened.settings(body, exchange);
+  await RequestScope.run({ serving, request, response, body, signal }, async (scope) => {
+    requireTask("generate", scope, serving.models);
+    const own = opened.settings(body, scope);
     const { fallbacks } = opened;
-    const { batch } = exchange.locals;
-    const defaults = fallbacks && { ...fallbacks, ...exchange.engine.info.samplingDefaults };
+    const { batch } = scope.locals;
+    const defaults = fallbacks && { ...fallbacks, ...scope.engine.info.samplingDefaults };
     const settings = {
       ...own,
       id: place?.answerId ?? opened.id ?? own.id,
@@ -150,24 +150,24 @@ async function serveOpened<Body extends ChatBody | CompletionBody, Choice extend
       priority: batch?.priority ?? own.priority,
     };
     const { numPrompts, params, priority } = settings;
-    const expert = expertName(settings.expert, exchange.engine.info);
-    const [choices, bytes] = [numPrompts * (params.n ?? 1), exchange.bodyBytes + (opened.keptBytes ?? 0)];
+    const expert = expertName(settings.expert, scope.engine.info);
+    const [choices, bytes] = [numPrompts * (params.n ?? 1), scope.bodyBytes + (opened.keptBytes ?? 0)];
     // Streams of chunks keep nothing.
     const isKept = body.stream !== true || opened.keepsStream === true;
     const maxBytes = serving.admission.stats.limits.bytes;
     const answerBytes = isKept ? logprobBytes(body, settings, choices, maxBytes) : 0;
-    const isExpertPrivate = serving.experts.arePrivate && isPrivateExpert(expert, exchange.engine.info);
+    const isExpertPrivate = serving.experts.arePrivate && isPrivateExpert(expert, scope.engine.info);
     const demand = { bytes, answerBytes, maxCompletionTokens: params.maxTokens, choices, priority };
-    exchange.enter({ ...demand, expert, isExpertPrivate });
-    const { shape, ...prepared } = await opened.prepare(exchange, settings);
-    exchange.signal.throwIfAborted();
-    const input = await consultPolicy(exchange, settings, prepared);
-    exchange.signal.throwIfAborted();
-    const format = opened.format(exchange, settings, shape);
-    const numbering = isFollowable({ exchange, settings, format }) ? newNumbering(settings, place) : undefined;
+    scope.enter({ ...demand, expert, isExpertPrivate });
+    const { shape, ...prepared } = await opened.prepare(scope, settings);
+    scope.signal.throwIfAborted();
+    const input = await consultPolicy(scope, settings, prepared);
+    scope.signal.throwIfAborted();
+    const format = opened.format(scope, settings, shape);
+    const numbering = isFollowable({ scope, settings, format }) ? newNumbering(settings, place) : undefined;
     if (place && !numbering) throw streamNotFound();
     if (numbering) gone.delayMs = body.read_me?.reconnect_ms ?? 0;
-    await (body.stream ? answerStream : answerWhole)({ exchange, settings, input, shape, format, numbering });
+    await (body.stream ? answerStream : answerWhole)({ scope, settings, input, shape, format, numbering });
   });
 }
 
@@ -198,11 +198,11 @@ export async function changedBody<Body extends RequestBody>(
  * kept.
  */
 function isFollowable({
-  exchange: { body, engine },
+  scope: { body, engine },
   settings,
   format,
 }: {
-  readonly exchange: Exchange<ChatBody | CompletionBody>;
+  readonly scope: RequestScope<ChatBody | CompletionBody>;
   readonly settings: GenerationSettings;
   readonly format: AnswerFormat<never>;
 }): boolean {
@@ -224,7 +224,7 @@ function checkPriority({ read_me: fields }: RequestBody, maxPriority: number): v
 
 /** A generation that is ready for its engine. */
 interface Answering<Choice extends object> {
-  readonly exchange: Exchange;
+  readonly scope: RequestScope;
   readonly settings: GenerationSettings;
   readonly input: GenerationInput & { readonly priority: number };
   readonly shape: AnswerShape<Choice>;
@@ -234,27 +234,27 @@ interface Answering<Choice extends object> {
 }
 
 async function answerWhole<Choice extends object>(answering: Answering<Choice>): Promise<void> {
-  const { exchange, shape, format } = answering;
+  const { scope, shape, format } = answering;
   const outcome = await generate(answering, async (part) => {
     format.add({ ...part, choices: await shape.render(part.piece) });
-    exchange.ticket.kept(format.keptBytes ?? 0);
+    scope.ticket.kept(format.keptBytes ?? 0);
   });
-  exchange.ticket.kept(format.keptBytes ?? 0, true);
+  scope.ticket.kept(format.keptBytes ?? 0, true);
   const answer = format.whole({ ...outcome, ...reasoningOf(outcome, shape) });
-  stampProcessingTime(exchange.response);
-  await sendJson(exchange.response, answer, exchange.serving);
+  stampProcessingTime(scope.response);
+  await sendJson(scope.response, answer, scope.serving);
 }
 
 async function answerStream<Choice extends object>(answering: Answering<Choice>): Promise<void> {
-  const { exchange, shape, format, numbering } = answering;
-  const { response, locals } = exchange;
+  const { scope, shape, format, numbering } = answering;
+  const { response, locals } = scope;
   const numbered = (events: readonly SseEvent[]): readonly SseEvent[] => numbering?.take(events) ?? events;
-  const writer = new SseWriter(response, exchange.serving, format.framing);
+  const writer = new SseWriter(response, scope.serving, format.framing);
   try {
     const outcome = await generate(answering, async (part) => {
       // Events of one token go out in one write, so that clients measure one arrival.
       writer.send(...numbered(format.add({ ...part, choices: await shape.render(part.piece) })));
-      exchange.ticket.kept(format.keptBytes ?? 0);
+      scope.ticket.kept(format.keptBytes ?? 0);
     });
     const last = numbered(format.end({ ...outcome, ...reasoningOf(outcome, shape) }));
     // The client has events of an answer that was longer.
@@ -291,13 +291,13 @@ function reasoningOf({ usage }: Outcome, shape: AnswerShape<object>): Pick<Outco
  * @param onPart - also gets the prompts' routes with the first piece, if they were asked for
  */
 async function generate(
-  { exchange, settings, input, numbering }: Answering<object>,
+  { scope, settings, input, numbering }: Answering<object>,
   onPart: (part: Omit<AnswerPart<object>, "choices">) => Promise<void>,
 ): Promise<Outcome> {
-  const { engine, client, cacheSalt, traceparent, signal, ticket, locals } = exchange;
+  const { engine, client, cacheSalt, traceparent, signal, ticket, locals } = scope;
   // Experts may be unloaded until the answer comes.
-  const seen = settings.includes.routes ? seenExperts(exchange) : undefined;
-  const promptRoutes = seen && routePrompts(exchange, settings, input, seen);
+  const seen = settings.includes.routes ? seenExperts(scope) : undefined;
+  const promptRoutes = seen && routePrompts(scope, settings, input, seen);
   let firstTokenMs: number | undefined;
   let [promptTokens, completionTokens] = [0, 0];
   // The server that began the answer has charged for what its client got.
@@ -337,7 +337,7 @@ async function generate(
 
 /** Returns the expert of each token of the prompts. @param seen - names of experts that the client may see */
 function routePrompts(
-  { engine }: Exchange,
+  { engine }: RequestScope,
   { expert }: GenerationSettings,
   { prompts }: GenerationInput,
   seen: readonly string[],

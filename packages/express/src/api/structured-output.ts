@@ -13,7 +13,7 @@ type Compilers = Pick<Grammars, "jsonSchema" | "regex" | "choice" | "grammar">;
 interface StructuredOutput {
   /** Parameter that asks for it. */
   readonly param: string;
-  readonly compile: (grammars: Compilers, asker: Asker) => Promise<Constraint>;
+  readonly compile: (grammars: Compilers, grammarClient: Asker) => Promise<Constraint>;
 }
 
 type Fields = StructuredFields & Pick<ChatBody, "response_format">;
@@ -53,19 +53,23 @@ function formatted(format: Fields["response_format"]): readonly StructuredOutput
 
 function json(param: string, schema: Schema | null | undefined): readonly StructuredOutput[] {
   if (schema == null) return [];
-  return [{ param, compile: (grammars, asker) => grammars.jsonSchema(schemaOf(param, schema), asker) }];
+  return [{ param, compile: (grammars, grammarClient) => grammars.jsonSchema(schemaOf(param, schema), grammarClient) }];
 }
 
 function regex(param: string, pattern: string | null | undefined): readonly StructuredOutput[] {
-  return pattern == null ? [] : [{ param, compile: (grammars, asker) => grammars.regex(pattern, asker) }];
+  return pattern == null
+    ? []
+    : [{ param, compile: (grammars, grammarClient) => grammars.regex(pattern, grammarClient) }];
 }
 
 function choice(param: string, texts: readonly string[] | null | undefined): readonly StructuredOutput[] {
-  return texts == null ? [] : [{ param, compile: (grammars, asker) => grammars.choice(texts, asker) }];
+  return texts == null ? [] : [{ param, compile: (grammars, grammarClient) => grammars.choice(texts, grammarClient) }];
 }
 
 function grammar(param: string, text: string | null | undefined): readonly StructuredOutput[] {
-  return text == null ? [] : [{ param, compile: (grammars, asker) => grammars.grammar(text, undefined, asker) }];
+  return text == null
+    ? []
+    : [{ param, compile: (grammars, grammarClient) => grammars.grammar(text, undefined, grammarClient) }];
 }
 
 /** Returns a schema; vLLM takes it as a text, too. */
@@ -90,10 +94,10 @@ function schemaOf(param: string, schema: Schema): JsonSchema {
 export async function compileOutput(
   { param, compile }: StructuredOutput,
   grammars: Compilers,
-  asker: Asker = {},
+  grammarClient: Asker = {},
 ): Promise<Constraint> {
   try {
-    return await compile(grammars, asker);
+    return await compile(grammars, grammarClient);
   } catch (error) {
     if (!(error instanceof TypeError || error instanceof RangeError)) throw error;
     throw invalid(param, error.message, error);
@@ -101,7 +105,10 @@ export async function compileOutput(
 }
 
 /** Parameters that a constrained answer excludes: it ends where its grammar ends. */
-export function checkBound(fields: { readonly ignore_eos?: unknown; readonly min_tokens?: unknown }, by: string): void {
+export function checkConstrained(
+  fields: { readonly ignore_eos?: unknown; readonly min_tokens?: unknown },
+  by: string,
+): void {
   for (const param of ["ignore_eos", "min_tokens"] as const) {
     if (fields[param]) throw unsupported(param, `'${param}' is not supported beside '${by}'`);
   }

@@ -4,7 +4,7 @@ import { randomUUID } from "node:crypto";
 import { onceAborted } from "@readme-moe/core";
 import type { Handler, Step } from "../http/types.ts";
 import { unsupported } from "../http/errors.ts";
-import { last, runSteps } from "../http/routes.ts";
+import { asStep, runSteps } from "../http/routes.ts";
 import { WebReply, WebRequest } from "../http/web.ts";
 import type { BatchRequest } from "./lines.ts";
 import type { BatchRecord } from "./state.ts";
@@ -77,7 +77,7 @@ export async function runLine(
     bodyBytes: bytes,
     batch: { id, customId: line.customId, priority: BATCH_PRIORITY },
   };
-  runSteps([...front, last(handlers[endpoint])], request, reply);
+  runSteps([...front, asStep(handlers[endpoint])], request, reply);
   try {
     const response = await reply.response;
     const text = await response.text().catch(() => "");

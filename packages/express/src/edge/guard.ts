@@ -9,22 +9,22 @@ import { ApiError, retryHeaders, sendError } from "../http/errors.ts";
 import { clientName, identify as identifyRequest, localsOf } from "../http/request.ts";
 
 /**
- * Decides whether a request may be answered. `Asked` is the request of the host: by default Express's.
+ * Decides whether a request may be answered. `HostRequest` is the request of the host: by default Express's.
  *
  * @returns a name for limits, logs and metrics, or `true` for a request without a name; anything else refuses with 401.
  * A thrown `ApiError` is the answer.
  */
-export type Authorize<Asked = Request> = (request: Asked) => Authorization | Promise<Authorization>;
+export type Authorize<HostRequest = Request> = (request: HostRequest) => Authorization | Promise<Authorization>;
 type Authorization = string | boolean | undefined;
 
 /** API keys: a list, or keys by the names that limits, logs and metrics use. */
 export type Keys = readonly string[] | Readonly<Record<string, string>>;
 
-export interface GuardOptions<Asked = Request> {
+export interface GuardOptions<HostRequest = Request> {
   /** API keys, by name where limits, logs and metrics shall name them. @default no key is needed */
   readonly keys?: Keys | undefined;
   /** Replaces the check of `keys`. */
-  readonly authorize?: Authorize<Asked> | undefined;
+  readonly authorize?: Authorize<HostRequest> | undefined;
   /**
    * Requests per minute of a key, or of an address where there are no keys, and beside them as many reads (`GET` and
    * `HEAD`); or a limiter of `rate-limiter-flexible`, such as one on Redis that several servers share.

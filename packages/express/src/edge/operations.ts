@@ -6,7 +6,7 @@ import type { Registry } from "prom-client";
 import { z } from "zod";
 import type { Handler, Reply } from "../http/types.ts";
 import { clientName } from "../http/request.ts";
-import { last, type Route, type RouteTable } from "../http/routes.ts";
+import { asStep, type Route, type RouteTable } from "../http/routes.ts";
 import { JSON_TYPE, sendBytes, sendText, type ReaderOptions } from "../http/reply.ts";
 import type { Admission } from "./admission.ts";
 import type { Heartbeat } from "./heartbeat.ts";
@@ -110,7 +110,7 @@ function metricsRoute(registry: Registry, { admission, reader }: OperationsOptio
 
 /** Makes a route that is only read. */
 function read(path: string, handler: Handler): Route {
-  return { path, front: [], methods: { get: [last(handler)] } };
+  return { path, front: [], methods: { get: [asStep(handler)] } };
 }
 
 /** Answer of one route of health: 200, or 503 with a message. */

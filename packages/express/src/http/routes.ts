@@ -22,7 +22,7 @@ export interface RouteTable {
 }
 
 /** Makes a step of the last one of a way. */
-export function last(handler: Handler): Step {
+export function asStep(handler: Handler): Step {
   return (request, response) => handler(request, response);
 }
 
@@ -33,14 +33,14 @@ export function joinTables(...tables: readonly RouteTable[]): RouteTable {
 }
 
 /** The way of one request. */
-type Way = (request: Incoming, response: Reply) => void;
+type Chain = (request: Incoming, response: Reply) => void;
 
 /**
  * Creates the function that finds the way of a request.
  *
  * @returns a function that returns `undefined` if the table does not have the path
  */
-export function wayFinder({ routes, rest }: RouteTable): (request: Incoming) => Way | undefined {
+export function routeMatcher({ routes, rest }: RouteTable): (request: Incoming) => Chain | undefined {
   const compiled = routes.map((route) => ({ route, ...compilePath(route.path) }));
   return ({ path, method }) => {
     for (const { route, pattern, names } of compiled) {
@@ -55,11 +55,11 @@ export function wayFinder({ routes, rest }: RouteTable): (request: Incoming) => 
       };
     }
     if (rest === undefined || !isBelow(path, rest.prefix)) return undefined;
-    return (request, response) => runSteps([...rest.front, last(answerUnknown)], request, response);
+    return (request, response) => runSteps([...rest.front, asStep(answerUnknown)], request, response);
   };
 }
 
-const answerUndecodable: Way = (_request, response) =>
+const answerUndecodable: Chain = (_request, response) =>
   sendError(response, badRequest({ message: "The request could not be read", code: "invalid_request" }));
 
 /** Answers 404 in the API's shape. */
@@ -80,7 +80,7 @@ function stepsOf({ front, methods }: Route, method: string): readonly Step[] {
     DELETE: remove,
   };
   const known = Object.keys(byMethod).filter((name) => byMethod[name] !== undefined);
-  return [...front, ...((known.includes(method) && byMethod[method]) || [last(allowOnly(known))])];
+  return [...front, ...((known.includes(method) && byMethod[method]) || [asStep(allowOnly(known))])];
 }
 
 function allowOnly(known: readonly string[]): Handler {

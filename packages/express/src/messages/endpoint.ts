@@ -4,7 +4,7 @@ import { randomUUID } from "node:crypto";
 import { chatApi, type ChatChoice, chatPrompt } from "../api/chat.ts";
 import { checkContinued } from "../api/structured-output.ts";
 import { checkBody } from "../api/check-body.ts";
-import { Exchange, type Serving } from "../api/exchange.ts";
+import { RequestScope, type Serving } from "../api/request-scope.ts";
 import { answerLight } from "../api/other-routes.ts";
 import { type ChatBody, without } from "../api/request-schemas.ts";
 import type { OpenGeneration } from "../api/serve-generation.ts";
@@ -56,8 +56,8 @@ export async function countTokens(serving: Serving, request: Incoming, response:
   const chat: ChatBody = { model: body.model, ...promptFieldsOf(body) };
   checkContinued(chat);
   const parts = { serving, request, response, body: chat, signal: clientSignal(response) };
-  await Exchange.run(parts, (exchange) =>
-    answerLight(exchange, "messages", async ({ engine, signal, model }) => {
+  await RequestScope.run(parts, (scope) =>
+    answerLight(scope, "messages", async ({ engine, signal, model }) => {
       if (!engine.info.hasChatTemplate) {
         throw unsupported("messages", `The model '${model}' has no chat template; send a text to /tokenize`);
       }

@@ -11,7 +11,7 @@ import type { ChatBody, CompletionBody } from "../api/request-schemas.ts";
 import { type OpenGeneration, type RequestParts, serveGeneration } from "../api/serve-generation.ts";
 import { invalid, renameParams } from "../http/errors.ts";
 import { listed, serveEmbeddings } from "../api/pooling.ts";
-import { Exchange } from "../api/exchange.ts";
+import { RequestScope } from "../api/request-scope.ts";
 import { clientSignal } from "../http/request.ts";
 import { asMessage, asResponse, chatOf, chatOfPrompt, completionOf, OllamaFormat } from "./translate.ts";
 import {
@@ -243,7 +243,7 @@ function servedName(model: string, { serving, response }: Pick<RequestParts, "se
 async function infoOf(model: string, parts: RequestParts): Promise<EngineInfo> {
   const body = { model: servedName(model, parts) };
   const asked = { ...parts, body, signal: clientSignal(parts.response) };
-  return Exchange.run(asked, async ({ engine: { info } }) => info);
+  return RequestScope.run(asked, async ({ engine: { info } }) => info);
 }
 
 /**

@@ -20,8 +20,8 @@ interface ReasoningFields {
   readonly chat_template_kwargs?: Readonly<Record<string, unknown>> | null | undefined;
 }
 
-/** Wish of a request. */
-interface ReasoningWish {
+/** Reasoning that a request allows, and how its template is told. */
+interface ReasoningBudget {
   /** Largest number of tokens of reasoning. @default no limit of its own */
   readonly budgetTokens: number | undefined;
   /** Variables of the chat template. */
@@ -29,12 +29,12 @@ interface ReasoningWish {
 }
 
 /**
- * Returns a request's wish. Templates have no common name for the switch, so both usual ones are set; variables that
- * the request gives itself go first.
+ * Returns the reasoning that a request allows. Templates have no common name for the switch, so both usual ones are
+ * set; variables that the request gives itself go first.
  *
  * @param maxTokens - limit of the completion's tokens
  */
-export function reasoningWish(fields: ReasoningFields, maxTokens: number): ReasoningWish {
+export function reasoningBudget(fields: ReasoningFields, maxTokens: number): ReasoningBudget {
   const { reasoning_effort: effort, thinking_token_budget: budget, chat_template_kwargs: own } = fields;
   const isOff = effort === "none" || budget === 0 || own?.["enable_thinking"] === false || own?.["thinking"] === false;
   const isNamed = isOff || effort != null || budget != null;

@@ -4,7 +4,7 @@
 import { ReadMeError } from "@readme-moe/core";
 import { chatApi, type ChatChoice, chatPrompt, prepareChat } from "../api/chat.ts";
 import { checkBody } from "../api/check-body.ts";
-import type { Exchange } from "../api/exchange.ts";
+import type { RequestScope } from "../api/request-scope.ts";
 import type { GenerationSettings } from "../api/generation.ts";
 import { type ChatBody, without } from "../api/request-schemas.ts";
 import type { OpenGeneration } from "../api/serve-generation.ts";
@@ -60,13 +60,12 @@ export function openResponse(store: ResponseStore): OpenGeneration<ChatBody, Cha
       keptBytes,
       keepsStream: true,
       body: chatBodyOf(body, [...history.map(({ item }) => item), ...input]),
-      prepare: async (exchange, settings) =>
-        prepareChat(exchange, settings, await messagesFor(body, exchange, settings)),
-      format(exchange, settings) {
+      prepare: async (scope, settings) => prepareChat(scope, settings, await messagesFor(body, scope, settings)),
+      format(scope, settings) {
         const format = new ResponsesFormat({
-          begun: begunResponse(body, id, { exchange, settings }),
+          begun: begunResponse(body, id, { scope, settings }),
           summarizes: (body.reasoning?.summary ?? body.reasoning?.generate_summary) != null,
-          hasLogprobs: exchange.body.logprobs ?? false,
+          hasLogprobs: scope.body.logprobs ?? false,
           onEnd: (ended) => {
             if (isKept) store.keep(client, { response: ended, history, input, output: ended.output });
           },
@@ -83,7 +82,7 @@ export function openResponse(store: ResponseStore): OpenGeneration<ChatBody, Cha
 /** Returns the messages of the chat: all, or those that the context has room for. */
 async function messagesFor(
   { truncation, max_output_tokens: maxOutputTokens }: ResponsesBody,
-  { body, engine, signal, serving }: Exchange<ChatBody>,
+  { body, engine, signal, serving }: RequestScope<ChatBody>,
   { params }: GenerationSettings,
 ): Promise<ChatBody["messages"]> {
   if (truncation !== "auto") return body.messages;
@@ -108,9 +107,9 @@ async function messagesFor(
 function begunResponse(
   body: ResponsesBody,
   id: string,
-  { exchange, settings }: { readonly exchange: Exchange<ChatBody>; readonly settings: GenerationSettings },
+  { scope, settings }: { readonly scope: RequestScope<ChatBody>; readonly settings: GenerationSettings },
 ): ResponseAnswer {
-  const { body: chat, model } = exchange;
+  const { body: chat, model } = scope;
   const format = body.text?.format ?? { type: "text" };
   return {
     id,

@@ -64,14 +64,14 @@ interface ToolCallParserOptions {
    * Whether a grammar constrains calls. Arguments of constrained calls are passed on as they arrive. Other calls are
    * passed on when they are complete, and text that only looks like a call stays content.
    */
-  readonly isBound: boolean;
+  readonly isConstrained: boolean;
   /** Creates the id of a call. */
   readonly newId: () => string;
 }
 
 /** A constrained call from behind its begin mark up to its arguments, and what its end is found by. */
-const BOUND_HEAD = /^\s*\{"name": ("(?:[^"\\]|\\.)*"), "arguments": $/;
-const BOUND_HEAD_END = '", "arguments": ';
+const CONSTRAINED_HEAD = /^\s*\{"name": ("(?:[^"\\]|\\.)*"), "arguments": $/;
+const CONSTRAINED_HEAD_END = '", "arguments": ';
 
 type State =
   | { readonly at: "text" }
@@ -122,7 +122,7 @@ export class ToolCallParser {
   end(): ParsedOutput {
     const state = this.#state;
     if (state.at === "text") this.#addText(this.#rest);
-    else if (!this.#options.isBound) {
+    else if (!this.#options.isConstrained) {
       // Models often omit the last end mark.
       if (state.at === "called" && this.#rest === "") this.#begin(state.call);
       else if (state.at !== "lost") this.#content += CALL_BEGIN + this.#held + this.#rest;
@@ -149,7 +149,7 @@ export class ToolCallParser {
       case "called":
         return this.#readEnd(state.call);
       case "lost":
-        if (!this.#options.isBound) this.#content += this.#rest;
+        if (!this.#options.isConstrained) this.#content += this.#rest;
         this.#rest = "";
         return false;
       default:
@@ -164,21 +164,23 @@ export class ToolCallParser {
     this.#rest = this.#rest.slice(begin === -1 ? end : begin + CALL_BEGIN.length);
     if (begin === -1) return false;
     this.#held = "";
-    this.#state = this.#options.isBound ? { at: "head", recent: "" } : { at: "call", scanner: new ValueScanner() };
+    this.#state = this.#options.isConstrained
+      ? { at: "head", recent: "" }
+      : { at: "call", scanner: new ValueScanner() };
     return true;
   }
 
   #readHead(recent: string): boolean {
     const searched = recent + this.#rest;
-    const at = searched.indexOf(BOUND_HEAD_END);
+    const at = searched.indexOf(CONSTRAINED_HEAD_END);
     if (at === -1) {
-      this.#state = { at: "head", recent: searched.slice(1 - BOUND_HEAD_END.length) };
+      this.#state = { at: "head", recent: searched.slice(1 - CONSTRAINED_HEAD_END.length) };
       this.#hold(this.#rest.length);
       return false;
     }
-    this.#hold(at + BOUND_HEAD_END.length - recent.length);
+    this.#hold(at + CONSTRAINED_HEAD_END.length - recent.length);
     // The first place counts: no name contains this text.
-    const name = BOUND_HEAD.exec(this.#held)?.[1];
+    const name = CONSTRAINED_HEAD.exec(this.#held)?.[1];
     if (name === undefined) return this.#lose();
     this.#begin({ name: String(JSON.parse(name)), args: "" });
     this.#state = { at: "arguments", scanner: new ValueScanner() };
@@ -237,7 +239,7 @@ export class ToolCallParser {
 
   /** Gives a call up. */
   #lose(): true {
-    if (!this.#options.isBound) this.#content += CALL_BEGIN + this.#held;
+    if (!this.#options.isConstrained) this.#content += CALL_BEGIN + this.#held;
     this.#held = "";
     this.#state = { at: "lost" };
     return true;

@@ -72,7 +72,7 @@ export function usableTools({ tools, tool_choice: choice, parallel_tool_calls: p
  * @throws {ApiError} 400 naming the parameter
  * @throws {ReadMeError} as `compile`
  */
-export async function bindCalls(
+export async function constrainCalls(
   fields: ToolFields,
   compile: (answers: TaggedAnswers) => Promise<Constraint>,
 ): Promise<{
@@ -93,8 +93,8 @@ export async function bindCalls(
     const isNeeded = isRequired || callable.some((tool) => tool.function.strict === true);
     if (isNeeded) throw invalid("tools", error.message, error);
   }
-  const isBound = constraint !== undefined;
-  return { constraint, newParser: (newId) => new ToolCallParser({ isBound, newId }) };
+  const isConstrained = constraint !== undefined;
+  return { constraint, newParser: (newId) => new ToolCallParser({ isConstrained, newId }) };
 }
 
 /** A message of a request to the chat API. */

@@ -6,9 +6,9 @@ import { namedModel } from "../experts/live-experts.ts";
 export type EnginesByName = Readonly<Record<string, Engine | PromiseLike<Engine>>>;
 
 /** The request that a model is chosen for. */
-export interface Asking<Asked = ExpressRequest> {
+export interface Asking<HostRequest = ExpressRequest> {
   /** The host's request: Express's, or that of the web. */
-  readonly request: Asked;
+  readonly request: HostRequest;
   readonly body: unknown;
 }
 
@@ -18,16 +18,16 @@ export interface Asking<Asked = ExpressRequest> {
  *
  * @returns the name of a served model, or `<model>:<expert>`, or `undefined` for the one that the client named
  */
-export type ShareTraffic<Asked = ExpressRequest> = (name: string | undefined, about: Asking<Asked>) => string | undefined;
+export type ShareTraffic<HostRequest = ExpressRequest> = (name: string | undefined, about: Asking<HostRequest>) => string | undefined;
 
 /** Options of `ServedModels`: names of models, and what happens when an engine fails. */
-export interface ServedModelsOptions<Asked = ExpressRequest> {
+export interface ServedModelsOptions<HostRequest = ExpressRequest> {
   /** Other names of models, `{ alias: name }`, and of their low-rank experts, `{ alias: "<name>:<expert>" }`. */
   readonly aliases?: Readonly<Record<string, string>> | undefined;
   /** Model of requests that name none. @default the only model, where there is only one */
   readonly defaultModel?: string | undefined;
   /** Chooses the model of a request, such as a share of the traffic or a tenant's. @default the named model */
-  readonly share?: ShareTraffic<Asked> | undefined;
+  readonly share?: ShareTraffic<HostRequest> | undefined;
   /** Opens failed engines again, if they have a method `restart`. @default no */
   readonly restart?: boolean | RestartOptions | undefined;
   /**

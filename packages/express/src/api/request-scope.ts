@@ -22,8 +22,8 @@ export interface Serving extends ResolvedApiOptions {
   readonly paces: Paces;
 }
 
-/** Parts that an exchange is opened with. */
-export interface ExchangeParts<Body> {
+/** Parts that a scope is opened with. */
+export interface ScopeParts<Body> {
   readonly serving: Serving;
   readonly request: Incoming;
   readonly response: Reply;
@@ -35,9 +35,9 @@ export interface ExchangeParts<Body> {
 
 /**
  * A request under way. It holds the leased engine, the place in admission and the use of the engine's grammars, and
- * `Exchange.run` releases them together.
+ * `RequestScope.run` releases them together.
  */
-export class Exchange<Body extends { readonly model?: string | null | undefined } = object> {
+export class RequestScope<Body extends { readonly model?: string | null | undefined } = object> {
   readonly serving: Serving;
   readonly response: Reply;
   readonly body: Body;
@@ -57,7 +57,7 @@ export class Exchange<Body extends { readonly model?: string | null | undefined 
   readonly #clientSignal: AbortSignal;
   #ticket: Ticket | undefined;
 
-  private constructor({ serving, request, response, body, signal }: ExchangeParts<Body>) {
+  private constructor({ serving, request, response, body, signal }: ScopeParts<Body>) {
     this.serving = serving;
     this.response = response;
     this.body = body;
@@ -77,21 +77,21 @@ export class Exchange<Body extends { readonly model?: string | null | undefined 
   }
 
   /**
-   * Leases the engine that the body names, runs `answer`, and releases everything that the exchange holds.
+   * Leases the engine that the body names, runs `answer`, and releases everything that the scope holds.
    *
    * @throws {ApiError} as `ServedModels.lease`, and as `answer`
    */
   static async run<Body extends { readonly model?: string | null | undefined }, Result>(
-    parts: ExchangeParts<Body>,
-    answer: (exchange: Exchange<Body>) => Promise<Result>,
+    parts: ScopeParts<Body>,
+    answer: (scope: RequestScope<Body>) => Promise<Result>,
   ): Promise<Result> {
-    const exchange = new Exchange(parts);
+    const scope = new RequestScope(parts);
     try {
-      return await answer(exchange);
+      return await answer(scope);
     } finally {
-      exchange.#ticket?.release();
-      exchange.#lease.release();
-      exchange.#grammarUse.release();
+      scope.#ticket?.release();
+      scope.#lease.release();
+      scope.#grammarUse.release();
     }
   }
 
@@ -122,12 +122,12 @@ export class Exchange<Body extends { readonly model?: string | null | undefined 
 
   /** The place in admission. @throws {TypeError} before `enter` */
   get ticket(): Ticket {
-    if (!this.#ticket) throw new TypeError("Expected the exchange to have entered admission");
+    if (!this.#ticket) throw new TypeError("Expected the scope to have entered admission");
     return this.#ticket;
   }
 
   /** Client and signal that grammars are compiled for. */
-  get asker(): Asker {
+  get grammarClient(): Asker {
     return { client: this.client, signal: this.signal };
   }
 

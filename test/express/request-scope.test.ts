@@ -6,7 +6,7 @@ import express from "express";
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vitest";
 import type { ReadMeEngine } from "@readme-moe/engine";
 import { resolveApiOptions } from "../../packages/express/src/api/options.ts";
-import { EngineGrammars, Exchange, type ExchangeParts } from "../../packages/express/src/api/exchange.ts";
+import { EngineGrammars, RequestScope, type ScopeParts } from "../../packages/express/src/api/request-scope.ts";
 import { Paces } from "../../packages/express/src/api/read-body.ts";
 import { identify, localsOf } from "../../packages/express/src/http/request.ts";
 import { resolveExpertsOptions } from "../../packages/express/src/edge/experts/options.ts";
@@ -27,7 +27,7 @@ const DEMAND = { maxCompletionTokens: 5, choices: 1, priority: 0 };
 
 /** Runs `work` within a real request, with the models and the admission that serve it. */
 async function within(
-  work: (parts: ExchangeParts<object>, serving: { models: ServedModels; admission: Admission }) => Promise<void>,
+  work: (parts: ScopeParts<object>, serving: { models: ServedModels; admission: Admission }) => Promise<void>,
 ): Promise<void> {
   const models = new ServedModels({ tiny: engine });
   const admission = new Admission();
@@ -46,18 +46,18 @@ async function within(
   await outcomes[0];
 }
 
-test("an exchange holds the engine and, once it has entered, a place in admission; its end releases both", async () => {
+test("a scope holds the engine and, once it has entered, a place in admission; its end releases both", async () => {
   await within(async (parts, { models, admission }) => {
-    await Exchange.run(parts, async (exchange) => {
-      expect([exchange.engine, exchange.model, exchange.bodyBytes]).toEqual([engine, "tiny", 7]);
-      expect(exchange.client).toBe("address:127.0.0.1");
-      expect(exchange.signal).toBe(parts.signal);
-      expect(() => exchange.ticket).toThrow(new TypeError("Expected the exchange to have entered admission"));
+    await RequestScope.run(parts, async (scope) => {
+      expect([scope.engine, scope.model, scope.bodyBytes]).toEqual([engine, "tiny", 7]);
+      expect(scope.client).toBe("address:127.0.0.1");
+      expect(scope.signal).toBe(parts.signal);
+      expect(() => scope.ticket).toThrow(new TypeError("Expected the scope to have entered admission"));
       expect([models.numLeases, admission.stats.requests]).toEqual([1, 0]);
-      exchange.enter(DEMAND);
-      expect(exchange.signal).toBe(exchange.ticket.signal);
-      expect(exchange.signal).not.toBe(parts.signal);
-      expect(exchange.asker).toEqual({ client: exchange.client, signal: exchange.signal });
+      scope.enter(DEMAND);
+      expect(scope.signal).toBe(scope.ticket.signal);
+      expect(scope.signal).not.toBe(parts.signal);
+      expect(scope.grammarClient).toEqual({ client: scope.client, signal: scope.signal });
       expect([models.numLeases, admission.stats.requests, admission.stats.bytes]).toEqual([1, 1, 7]);
     });
     expect([models.numLeases, admission.stats.requests]).toEqual([0, 0]);
@@ -69,23 +69,26 @@ const unused = async (): Promise<void> => expect.fail("No engine can be leased")
 test("the body names the model; null names none", async () => {
   await within(async (parts) => {
     const models = new ServedModels({ tiny: engine, other });
-    const named = (model: string | null): ExchangeParts<{ model: string | null }> => ({
+    const named = (model: string | null): ScopeParts<{ model: string | null }> => ({
       ...parts,
       serving: { ...parts.serving, models },
       body: { model },
     });
-    await Exchange.run(named("other"), async (exchange) => {
-      expect([exchange.model, exchange.engine]).toEqual(["other", other]);
+    await RequestScope.run(named("other"), async (scope) => {
+      expect([scope.model, scope.engine]).toEqual(["other", other]);
     });
-    await expect(Exchange.run(named("third"), unused)).rejects.toMatchObject({ status: 404, code: "model_not_found" });
-    await expect(Exchange.run(named(null), unused)).rejects.toMatchObject({ status: 400, param: "model" });
+    await expect(RequestScope.run(named("third"), unused)).rejects.toMatchObject({
+      status: 404,
+      code: "model_not_found",
+    });
+    await expect(RequestScope.run(named(null), unused)).rejects.toMatchObject({ status: 400, param: "model" });
   });
 });
 
 test("an answer that fails releases everything, and its error is passed on", async () => {
   await within(async (parts, { models, admission }) => {
-    const failed = Exchange.run(parts, async (exchange) => {
-      exchange.enter(DEMAND);
+    const failed = RequestScope.run(parts, async (scope) => {
+      scope.enter(DEMAND);
       throw new Error("broken");
     });
     await expect(failed).rejects.toThrow("broken");
@@ -93,13 +96,13 @@ test("an answer that fails releases everything, and its error is passed on", asy
   });
 });
 
-test("an exchange that enters gives back the room of its arriving body", async () => {
+test("a scope that enters gives back the room of its arriving body", async () => {
   await within(async (parts) => {
     const ended: string[] = [];
     localsOf(parts.response).endArrival = () => ended.push("arrival");
-    await Exchange.run(parts, async (exchange) => {
+    await RequestScope.run(parts, async (scope) => {
       expect(ended).toEqual([]);
-      exchange.enter(DEMAND);
+      scope.enter(DEMAND);
       expect(ended).toEqual(["arrival"]);
     });
   });
