@@ -43,7 +43,7 @@ const SYSTEM = [
   "test/examples/*.test.ts",
   "test/express/api-engine-killed.test.ts",
   "test/fleet/{batches,commands,failover,failures,fleet,freezes,refactor,rolling,streamed-experts,tune}.test.ts",
-  "test/onnx/load-failure.test.ts",
+  "test/refactor/load-failure.test.ts",
   "test/readme-moe/{apply,chat,models-by-name,serve*,shipped-adapter,tune}.test.ts",
   "test/refactor/{delta-scales,families,low-rank-resume,resume,tuning-resume}.test.ts",
 ];

@@ -5,7 +5,7 @@
 
 import { parseArgs } from "node:util";
 import { parseConfig } from "../packages/model/src/config/parse-config.ts";
-import { GraphBuilder, GraphSession, operators } from "@readme-moe/onnx";
+import { GraphBuilder, GraphSession, operators } from "@readme-moe/refactor/graphs";
 import { median } from "./kit/statistics.ts";
 import type { DecoderWeights, Weight, WeightGroup } from "../packages/refactor/src/tuning/decoder/decoder-weights.ts";
 import { chooseParameters } from "../packages/refactor/src/tuning/choose-parameters.ts";

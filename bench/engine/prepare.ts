@@ -3,7 +3,7 @@
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
 import { GgufFile, type Model } from "@readme-moe/model";
-import { exportTransformersJs } from "@readme-moe/onnx";
+import { exportTransformersJs } from "@readme-moe/refactor";
 import { exists } from "./exists.ts";
 import { writeQ8Gguf } from "../../test/support/gguf/convert-model.ts";
 

@@ -68,11 +68,11 @@ function cpuFlags(): readonly string[] {
   }
 }
 
-/** Returns the version of the inference runtime that `@readme-moe/onnx` pins. */
+/** Returns the version of the inference runtime that `@readme-moe/refactor` pins. */
 function runtimeVersion(): string | undefined {
   try {
-    const onnx = createRequire(import.meta.url).resolve("@readme-moe/onnx");
-    const { dependencies = {} } = JSON.parse(readFileSync(join(dirname(onnx), "..", "package.json"), "utf8")) as {
+    const refactor = createRequire(import.meta.url).resolve("@readme-moe/refactor");
+    const { dependencies = {} } = JSON.parse(readFileSync(join(dirname(refactor), "..", "package.json"), "utf8")) as {
       readonly dependencies?: Readonly<Record<string, string>>;
     };
     return Object.entries(dependencies).find(([name]) => name.startsWith("onnxruntime"))?.[1];

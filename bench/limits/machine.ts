@@ -1,6 +1,6 @@
 // Measures the limits of this machine: the rates of reading memory and of multiplying bytes.
 
-import { GraphBuilder, GraphSession, operators } from "@readme-moe/onnx";
+import { GraphBuilder, GraphSession, operators } from "@readme-moe/refactor/graphs";
 import { MemoryReaders } from "./memory-readers.ts";
 
 const NUM_ROWS = 512;

@@ -6,7 +6,7 @@ import { join } from "node:path";
 import * as huggingface from "@huggingface/transformers";
 import { createAutoClasses, createPipeline, readMeModel, register, type HostLike } from "@readme-moe/adapter";
 import { openModel } from "@readme-moe/model";
-import { exportTransformersJs } from "@readme-moe/onnx";
+import { exportTransformersJs } from "@readme-moe/refactor";
 import { beforeAll, describe, expect, onTestFinished, test } from "vitest";
 import { findAnywhere, HOSTS, writeTwins, type Generator, type HostName } from "../support/hosts.ts";
 import { HubServer } from "../support/hub-server.ts";

@@ -3,7 +3,7 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { openModel, Tokenizer } from "@readme-moe/model";
-import { exportTransformersJs } from "@readme-moe/onnx";
+import { exportTransformersJs } from "@readme-moe/refactor";
 import { describe, expect, test } from "vitest";
 import { peakMemoryBytes } from "../../bench/engine/process-memory.ts";
 import type { Sample } from "../../bench/kit/samples.ts";

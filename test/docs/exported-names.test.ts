@@ -1,11 +1,11 @@
 // Every name that a package exports says what it is, in a comment of its own.
 
-import { readdirSync, readFileSync } from "node:fs";
-import { join, relative } from "node:path";
+import { readFileSync } from "node:fs";
+import { basename, join, relative } from "node:path";
 import ts from "typescript-api";
 import { describe, expect, test } from "vitest";
+import { ROOT, workspacePackages } from "../../tools/packages/workspace.ts";
 
-const ROOT = join(import.meta.dirname, "..", "..");
 const CONDITION = "@readme-moe/source";
 
 interface Manifest {
@@ -22,7 +22,10 @@ function entriesOf(name: string): readonly string[] {
   });
 }
 
-const packages = readdirSync(join(ROOT, "packages")).map((name) => ({ name, entries: entriesOf(name) }));
+const packages = workspacePackages().map(({ folder }) => ({
+  name: basename(folder),
+  entries: entriesOf(basename(folder)),
+}));
 
 const program = ts.createProgram({
   rootNames: packages.flatMap(({ entries }) => entries),

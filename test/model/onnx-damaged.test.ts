@@ -4,8 +4,8 @@ import { copyFile, mkdir, readFile, symlink, writeFile } from "node:fs/promises"
 import { join } from "node:path";
 import { openModel, OnnxTensorStore, type ModelConfig } from "@readme-moe/model";
 import { beforeAll, describe, expect, test } from "vitest";
-import { encodeGraph } from "../../packages/onnx/src/graph/encode.ts";
-import type { Constant, Graph, Node, Value } from "../../packages/onnx/src/graph/graph-builder.ts";
+import { encodeGraph } from "../../packages/refactor/src/graphs/encode.ts";
+import type { Constant, Graph, Node, Value } from "../../packages/refactor/src/graphs/graph-builder.ts";
 import { checkReading, readAllWith, readDamaged } from "../support/damage.ts";
 import { writeOnnxFixtures } from "../support/onnx-fixtures.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";

@@ -4,7 +4,7 @@
 import { copyFile, mkdir, readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { OnnxTensorStore, openModel, storedBlocks, type TensorStore, verifyModel } from "@readme-moe/model";
-import { exportTransformersJs } from "@readme-moe/onnx";
+import { exportTransformersJs } from "@readme-moe/refactor";
 import { beforeAll, describe, expect, test } from "vitest";
 import { fixture, fixtureNames } from "../support/fixtures.ts";
 import { runtimeLogits, writeOnnxFixtures } from "../support/onnx-fixtures.ts";

@@ -3,9 +3,9 @@
 import { existsSync, readdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { expect, test } from "vitest";
+import { ROOT, workspacePackages } from "../../tools/packages/workspace.ts";
 import { readDocuments } from "../../packages/readme-moe/src/data-files.ts";
 
-const ROOT = join(import.meta.dirname, "..", "..");
 const FOLDER = join(ROOT, "models", "pocket", "calibration");
 const DOMAINS = ["arxiv", "book", "c4", "common_crawl", "github", "stackexchange", "wikipedia"];
 const LICENCES = new Set([
@@ -96,12 +96,12 @@ test.skipIf(!existsSync(SHARED))("no document repeats an evaluation text (skippe
 });
 
 test("published packages contain what they build, not this text", () => {
-  for (const name of readdirSync(join(ROOT, "packages"))) {
-    const manifest = JSON.parse(readFileSync(join(ROOT, "packages", name, "package.json"), "utf8")) as {
-      readonly files?: readonly string[];
-    };
-    expect(manifest.files, name).toContain("dist");
-    const contents = readdirSync(join(ROOT, "packages", name), { recursive: true, encoding: "utf8" });
+  for (const {
+    folder,
+    manifest: { name, files },
+  } of workspacePackages()) {
+    expect(files, name).toContain("dist");
+    const contents = readdirSync(folder, { recursive: true, encoding: "utf8" });
     const text = contents.filter((path) => DOMAINS.some((domain) => path.endsWith(`${domain}.jsonl`)));
     expect(text, name).toEqual([]);
   }

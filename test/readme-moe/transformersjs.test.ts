@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { promisify } from "node:util";
 import { openModel } from "@readme-moe/model";
-import { exportTransformersJs } from "@readme-moe/onnx";
+import { exportTransformersJs } from "@readme-moe/refactor";
 import { expect, test } from "vitest";
 import { golden } from "../support/fixtures.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";

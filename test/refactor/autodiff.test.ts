@@ -1,5 +1,5 @@
 import { ropeTables } from "@readme-moe/model";
-import { GraphSession, operators, type GraphTensor, type Value } from "@readme-moe/onnx";
+import { GraphSession, operators, type GraphTensor, type Value } from "@readme-moe/refactor/graphs";
 import { afterAll, describe, expect, test } from "vitest";
 import { add, geglu, scale, shift, silu, swiglu } from "../../packages/refactor/src/autodiff/arithmetic.ts";
 import { causalAttention } from "../../packages/refactor/src/autodiff/attention.ts";

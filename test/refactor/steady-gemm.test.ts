@@ -1,6 +1,6 @@
 // Products have the same bits for any number of threads, and those of the plain product where it is divided by rows.
 
-import { GraphBuilder, GraphSession, operators, type GraphTensor } from "@readme-moe/onnx";
+import { GraphBuilder, GraphSession, operators, type GraphTensor } from "@readme-moe/refactor/graphs";
 import { expect, test } from "vitest";
 import { dependsOnThreads, steadyGemm } from "../../packages/refactor/src/linear-algebra/steady-gemm.ts";
 import { Products } from "../../packages/refactor/src/linear-algebra/products.ts";

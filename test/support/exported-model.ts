@@ -1,7 +1,7 @@
 // Runs an exported graph as transformers.js does: prompts of unlike length padded on the left, the past fed back.
 
 import type { ModelConfig } from "@readme-moe/model";
-import { GraphSession, type GraphTensor } from "@readme-moe/onnx";
+import { GraphSession, type GraphTensor } from "@readme-moe/refactor/graphs";
 
 /** Logits of one row's last token, or of all of its tokens. */
 export type Rows = readonly Float32Array[];

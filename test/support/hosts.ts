@@ -5,7 +5,7 @@ import { join } from "node:path";
 import * as huggingface from "@huggingface/transformers";
 import { createPipeline, type AdapterOptions, type HostLike } from "@readme-moe/adapter";
 import { openModel } from "@readme-moe/model";
-import { exportTransformersJs } from "@readme-moe/onnx";
+import { exportTransformersJs } from "@readme-moe/refactor";
 import * as xenova from "@xenova/transformers";
 import { POCKET } from "./pocket.ts";
 

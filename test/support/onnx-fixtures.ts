@@ -4,7 +4,7 @@ import { mkdir, readFile, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { brotliDecompressSync } from "node:zlib";
 import type { ModelConfig } from "@readme-moe/model";
-import { GraphSession, type GraphTensor } from "@readme-moe/onnx";
+import { GraphSession, type GraphTensor } from "@readme-moe/refactor/graphs";
 import { fixture } from "./fixtures.ts";
 import { POCKET } from "./pocket.ts";
 

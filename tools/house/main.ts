@@ -1,11 +1,10 @@
 // Prints the counts of each package's sources. With names of lists, such as `casts`, prints the places as well:
 // npm run counts -- casts packages/core
 
-import { readdirSync } from "node:fs";
-import { join } from "node:path";
+import { join, relative } from "node:path";
 import { countSources, sourceFiles, type SourceCounts } from "./source-counts.ts";
+import { ROOT, workspacePackages } from "../packages/workspace.ts";
 
-const ROOT = join(import.meta.dirname, "..", "..");
 const LISTS = ["manyParameters", "casts", "nonNull", "danglingComments", "wideComments"] as const;
 
 const asked = process.argv.slice(2);
@@ -25,7 +24,8 @@ const rowOf = (name: string, counts: SourceCounts): object => ({
   circles: counts.circles.length,
 });
 
-const names = folders.length > 0 ? folders : readdirSync(join(ROOT, "packages")).map((name) => `packages/${name}/src`);
+const names =
+  folders.length > 0 ? folders : workspacePackages().map(({ folder }) => join(relative(ROOT, folder), "src"));
 const all = names.map((name) => [name, countSources(ROOT, sourceFiles(join(ROOT, name)))] as const);
 console.table([
   ...all.map(([name, counts]) => rowOf(name, counts)),

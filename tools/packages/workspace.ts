@@ -1,6 +1,6 @@
 // Published packages of the workspace.
 
-import { readdirSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 
 export const ROOT: string = join(import.meta.dirname, "..", "..");
@@ -9,6 +9,7 @@ export interface Manifest {
   readonly name: string;
   readonly version: string;
   readonly license?: string;
+  readonly files?: readonly string[];
   readonly bin?: Readonly<Record<string, string>>;
   readonly exports: Readonly<Record<string, Readonly<Record<string, string>>>>;
   readonly dependencies?: Readonly<Record<string, string>>;
@@ -23,9 +24,13 @@ export interface WorkspacePackage {
 /** Published packages: all below packages/, in the order of their folders. */
 export function workspacePackages(): readonly WorkspacePackage[] {
   const parent = join(ROOT, "packages");
-  return readdirSync(parent)
-    .toSorted()
-    .map((name) => ({ folder: join(parent, name), manifest: readManifest(join(parent, name)) }));
+  return (
+    readdirSync(parent)
+      // Builds of a package that was removed may still be there.
+      .filter((name) => existsSync(join(parent, name, "package.json")))
+      .toSorted()
+      .map((name) => ({ folder: join(parent, name), manifest: readManifest(join(parent, name)) }))
+  );
 }
 
 export function readManifest(folder: string): Manifest {

@@ -48,5 +48,13 @@ export {
 } from "./low-rank/options.ts";
 export type { ExpertReport, LowRankReport, TrainingReport } from "./low-rank/low-rank-report.ts";
 export { tuneLowRank } from "./low-rank/tune-low-rank.ts";
+export {
+  EXPORT_DTYPES,
+  exportTransformersJs,
+  type ExportedFile,
+  type ExportOptions,
+  type ExportProgress,
+} from "./export/export-transformersjs.ts";
+export type { ExportDtype } from "./export/export-weights.ts";
 export { applyDelta, type ApplyOptions, type ApplyReport } from "./delta/apply.ts";
 export { packDelta, type PackOptions, type PackProgress, type PackReport } from "./delta/pack.ts";

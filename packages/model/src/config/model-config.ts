@@ -2,7 +2,7 @@ import type { NormNames, QkNorm } from "./family.ts";
 import type { PoolingConfig } from "./pooling.ts";
 import type { RopeConfig } from "./rope.ts";
 
-/** Function of an FFN's gate. A further one needs code in the graphs of @readme-moe/onnx and @readme-moe/refactor. */
+/** Function of an FFN's gate. A further one needs code in the graphs of @readme-moe/refactor. */
 export type Activation = "silu" | "gelu-tanh";
 
 /**

@@ -1,5 +1,5 @@
 import { megabytes } from "@readme-moe/core";
-import { EXPORT_DTYPES, type ExportDtype, exportTransformersJs, type ExportProgress } from "@readme-moe/onnx";
+import { EXPORT_DTYPES, type ExportDtype, exportTransformersJs, type ExportProgress } from "@readme-moe/refactor";
 import { Command, Option } from "commander";
 import { MODEL_ARGUMENT, withModelFiles } from "../models.ts";
 import { namesOf } from "../option-values.ts";

@@ -1,4 +1,5 @@
-import { operators, type GraphBuilder, type Value } from "@readme-moe/onnx";
+import * as operators from "../graphs/operators.ts";
+import type { GraphBuilder, Value } from "../graphs/graph-builder.ts";
 import { countOf, type Tape, type Tensor } from "./tape.ts";
 
 const { Add, Mul, QuickGelu, ReduceSum, Reshape, Sigmoid, Sub, Tanh } = operators;

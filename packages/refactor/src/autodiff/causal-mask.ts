@@ -1,4 +1,4 @@
-import type { GraphBuilder, Value } from "@readme-moe/onnx";
+import type { GraphBuilder, Value } from "../graphs/graph-builder.ts";
 
 // Far below any score, and finite, so that products with zero stay numbers.
 const HIDDEN = -1e30;

@@ -1,7 +1,7 @@
-// A decoder's layer on a tape: the operations of `decoder` in @readme-moe/onnx, with gradients.
+// A decoder's layer on a tape: the operations of `decoder` in `graphs`, with gradients.
 
 import type { Activation, LayerConfig, ModelConfig } from "@readme-moe/model";
-import type { decoder } from "@readme-moe/onnx";
+import type * as decoder from "../graphs/decoder-layer.ts";
 import { add, geglu, scale, swiglu } from "./arithmetic.ts";
 import { causalAttention } from "./attention.ts";
 import { rmsNorm } from "./normalization.ts";

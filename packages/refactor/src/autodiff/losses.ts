@@ -1,6 +1,7 @@
 // Losses over rows of logits: cross-entropy with given targets, and distillation over a whole vocabulary.
 
-import { operators, type GraphBuilder, type Value } from "@readme-moe/onnx";
+import * as operators from "../graphs/operators.ts";
+import type { GraphBuilder, Value } from "../graphs/graph-builder.ts";
 import { steadyGemm, type ProductSize } from "../linear-algebra/steady-gemm.ts";
 import type { Tape, Tensor } from "./tape.ts";
 

@@ -1,4 +1,5 @@
-import { operators, type Value } from "@readme-moe/onnx";
+import * as operators from "../graphs/operators.ts";
+import type { Value } from "../graphs/graph-builder.ts";
 import { steadyGemm, type ProductSize } from "../linear-algebra/steady-gemm.ts";
 import { ANY_ROWS, type Tape, type Tensor } from "./tape.ts";
 

@@ -1,5 +1,5 @@
 import { ropeTables, type RopeConfig } from "@readme-moe/model";
-import { operators } from "@readme-moe/onnx";
+import * as operators from "../graphs/operators.ts";
 import type { Tape, Tensor } from "./tape.ts";
 
 const { Neg, RotaryEmbedding } = operators;

@@ -1,4 +1,4 @@
-import { operators } from "@readme-moe/onnx";
+import * as operators from "../graphs/operators.ts";
 import type { Tape, Tensor } from "./tape.ts";
 
 const { Reshape, Transpose } = operators;

@@ -1,6 +1,7 @@
 // Reverse-mode differentiation that appends to an ONNX graph: one graph computes a loss and its gradients.
 
-import { GraphBuilder, operators, type Graph, type Value } from "@readme-moe/onnx";
+import * as operators from "../graphs/operators.ts";
+import { GraphBuilder, type Graph, type Value } from "../graphs/graph-builder.ts";
 
 /** Size of a first axis that differs from run to run. Operations that depend on sizes refuse it. */
 export const ANY_ROWS = -1;

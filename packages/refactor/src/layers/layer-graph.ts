@@ -1,7 +1,9 @@
 // A graph of one dense layer under construction: the layer's operations, with its weights as constants.
 
 import { layerConfig } from "@readme-moe/model";
-import { decoder, operators, type Value } from "@readme-moe/onnx";
+import * as decoder from "../graphs/decoder-layer.ts";
+import * as operators from "../graphs/operators.ts";
+import type { Value } from "../graphs/graph-builder.ts";
 import { TapeOperations, type TapeWeights } from "../autodiff/layer-operations.ts";
 import { ANY_ROWS, Tape, type Tensor } from "../autodiff/tape.ts";
 import type { Part } from "../experts/layer-experts.ts";

@@ -1,7 +1,9 @@
 // Graphs of one dense layer in float32. Each takes a flat list of tokens; graphs with attention take whole sequences of
 // equal length, laid end to end.
 
-import { decoder, operators, type Graph, type Value } from "@readme-moe/onnx";
+import * as decoder from "../graphs/decoder-layer.ts";
+import * as operators from "../graphs/operators.ts";
+import type { Graph, Value } from "../graphs/graph-builder.ts";
 import type { Tensor } from "../autodiff/tape.ts";
 import type { LayerExperts, Part } from "../experts/layer-experts.ts";
 import { LayerGraph, partWeights, streamShare } from "./layer-graph.ts";

@@ -1,6 +1,7 @@
 // Runs token streams through the graphs of one layer, batch by batch. A session lives as long as its pass.
 
-import { floatOutput, GraphSession, type Feeds, type Graph, type GraphTensor } from "@readme-moe/onnx";
+import { floatOutput, GraphSession, type Feeds, type GraphTensor } from "../graphs/session.ts";
+import type { Graph } from "../graphs/graph-builder.ts";
 import type { LayerExperts } from "../experts/layer-experts.ts";
 import { addInto, addMoments, emptyMoments, rowStart, type Moments } from "../experts/moments.ts";
 import { columnSquares } from "../experts/select.ts";

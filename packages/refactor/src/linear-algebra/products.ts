@@ -1,4 +1,6 @@
-import { GraphBuilder, GraphSession, operators, type Feeds, type Graph, type GraphTensor } from "@readme-moe/onnx";
+import * as operators from "../graphs/operators.ts";
+import { GraphBuilder, type Graph } from "../graphs/graph-builder.ts";
+import { GraphSession, type Feeds, type GraphTensor } from "../graphs/session.ts";
 import type { Matrix } from "./matrix.ts";
 import { dependsOnThreads, turnedGemm } from "./steady-gemm.ts";
 

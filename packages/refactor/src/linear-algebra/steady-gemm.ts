@@ -3,7 +3,8 @@
 // The runtime divides a product that is wider than high by columns, and a thread with few of them adds up longer pieces
 // of the inner axis at a time. Products that are divided by rows have fixed pieces.
 
-import { operators, type GraphBuilder, type Value } from "@readme-moe/onnx";
+import * as operators from "../graphs/operators.ts";
+import type { GraphBuilder, Value } from "../graphs/graph-builder.ts";
 
 const { Add, Gemm, Transpose } = operators;
 

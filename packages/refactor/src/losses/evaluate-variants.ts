@@ -2,7 +2,9 @@
 // ways. All of them run layer by layer together, so that one layer at a time is in memory.
 
 import type { Model } from "@readme-moe/model";
-import { GraphSession, operators, type Graph, type GraphTensor } from "@readme-moe/onnx";
+import * as operators from "../graphs/operators.ts";
+import { GraphSession, type GraphTensor } from "../graphs/session.ts";
+import type { Graph } from "../graphs/graph-builder.ts";
 import { rmsNorm } from "../autodiff/normalization.ts";
 import { linear } from "../autodiff/products.ts";
 import { ANY_ROWS, Tape, type Tensor } from "../autodiff/tape.ts";

@@ -1,7 +1,7 @@
 // Runs a dense model with experts of low rank: losses of every token, and gradients of one expert.
 
 import type { ModelConfig } from "@readme-moe/model";
-import { floatOutput, GraphSession, type Feeds, type GraphTensor } from "@readme-moe/onnx";
+import { floatOutput, GraphSession, type Feeds, type GraphTensor } from "../graphs/session.ts";
 import { gradientName } from "../autodiff/tape.ts";
 import type { DecoderWeights } from "../tuning/decoder/decoder-weights.ts";
 import { LEFT } from "../tuning/parameters.ts";

@@ -2,7 +2,8 @@
 // Weights are inputs. Nothing below the first change has a gradient, and frozen weights have none.
 
 import { layerConfig, type ModelConfig } from "@readme-moe/model";
-import { decoder, type Graph } from "@readme-moe/onnx";
+import * as decoder from "../graphs/decoder-layer.ts";
+import type { Graph } from "../graphs/graph-builder.ts";
 import { TapeOperations, type TapeWeights } from "../autodiff/layer-operations.ts";
 import { headLosses } from "../autodiff/losses.ts";
 import type { LowRankFactor } from "../autodiff/products.ts";

@@ -7,7 +7,7 @@ import {
   type RouterConfig,
   type SafetensorsInput,
 } from "@readme-moe/model";
-import type { Graph } from "@readme-moe/onnx";
+import type { Graph } from "../graphs/graph-builder.ts";
 import { add, silu } from "../autodiff/arithmetic.ts";
 import { crossEntropy } from "../autodiff/losses.ts";
 import { causalSoftmax, rmsNorm } from "../autodiff/normalization.ts";

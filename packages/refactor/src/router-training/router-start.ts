@@ -3,7 +3,9 @@
 
 import { seededRandom } from "@readme-moe/core";
 import type { RouterConfig } from "@readme-moe/model";
-import { GraphBuilder, GraphSession, operators } from "@readme-moe/onnx";
+import * as operators from "../graphs/operators.ts";
+import { GraphBuilder } from "../graphs/graph-builder.ts";
+import { GraphSession } from "../graphs/session.ts";
 import { normals } from "../random.ts";
 import { routerShapes, type RouterParameters } from "./router-network.ts";
 import type { RouterExample } from "./router-targets.ts";

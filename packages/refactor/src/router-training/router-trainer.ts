@@ -1,7 +1,7 @@
 // A router in training: its parameters, the optimizer's state, and the graphs that run them.
 
 import type { RouterConfig } from "@readme-moe/model";
-import { GraphSession, type GraphTensor } from "@readme-moe/onnx";
+import { GraphSession, type GraphTensor } from "../graphs/session.ts";
 import { argmaxRoute } from "@readme-moe/router";
 import { ADAM, adamRows, adamStep, clipGradients, zeroMoments, type RowGradients } from "../autodiff/adam.ts";
 import { gradientName } from "../autodiff/tape.ts";

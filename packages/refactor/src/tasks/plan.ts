@@ -3,7 +3,9 @@
 import { createHash } from "node:crypto";
 import type { ModelConfig } from "@readme-moe/model";
 import { seededRandom } from "@readme-moe/core";
-import { GraphBuilder, GraphSession, operators, type GraphTensor } from "@readme-moe/onnx";
+import * as operators from "../graphs/operators.ts";
+import { GraphBuilder } from "../graphs/graph-builder.ts";
+import { GraphSession, type GraphTensor } from "../graphs/session.ts";
 import { STEADY_COLUMNS } from "../linear-algebra/steady-gemm.ts";
 import { arrayOf, decodeArtefact, encodeArtefact } from "./artefact.ts";
 

@@ -1,7 +1,8 @@
-// All weights of a model in memory as float32, by the names of `decoder` in @readme-moe/onnx.
+// All weights of a model in memory as float32, by the names of `decoder` in `graphs`.
 
 import type { LayerRefs, Model, TensorRef } from "@readme-moe/model";
-import { decoder, type GraphTensor } from "@readme-moe/onnx";
+import * as decoder from "../../graphs/decoder-layer.ts";
+import type { GraphTensor } from "../../graphs/session.ts";
 
 /** One weight of a model. */
 export interface Weight {

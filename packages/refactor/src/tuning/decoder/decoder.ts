@@ -1,7 +1,7 @@
 // Runs a whole model forwards and backwards, layer by layer. Only the layers' inputs are kept; the inside of a layer is
 // computed again on the way back.
 
-import { floatOutput, type Feeds } from "@readme-moe/onnx";
+import { floatOutput, type Feeds } from "../../graphs/session.ts";
 import { gradientName } from "../../autodiff/tape.ts";
 import { HIDDEN, OUTPUT_GRADIENT, type WeightShapes } from "../graphs/half-graphs.ts";
 import { dealRows, putRows, takeRows, type Share } from "./deal.ts";

@@ -1,7 +1,8 @@
 // Sessions of a decoder's graphs. Layers whose weights have the same shapes share them, and so do all of their experts.
 
 import { layerConfig, type ModelConfig } from "@readme-moe/model";
-import { GraphSession, type Graph } from "@readme-moe/onnx";
+import { GraphSession } from "../../graphs/session.ts";
+import type { Graph } from "../../graphs/graph-builder.ts";
 import { attentionGraph, feedForwardGraph, keyOf, type WeightShapes } from "../graphs/half-graphs.ts";
 import { crossEntropyGraph, distillationGraph } from "../graphs/loss-graph.ts";
 

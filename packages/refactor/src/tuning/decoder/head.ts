@@ -1,6 +1,6 @@
 // Losses of a decoder's last states and their gradients, some rows at a time.
 
-import { floatOutput, type GraphTensor } from "@readme-moe/onnx";
+import { floatOutput, type GraphTensor } from "../../graphs/session.ts";
 import { gradientName } from "../../autodiff/tape.ts";
 import { addInto } from "../../experts/moments.ts";
 import { HIDDEN } from "../graphs/half-graphs.ts";

@@ -2,7 +2,8 @@
 // expert's tokens. Weights are inputs, so that layers whose weights have the same shapes share their graphs.
 
 import type { ModelConfig } from "@readme-moe/model";
-import { decoder, type Graph } from "@readme-moe/onnx";
+import * as decoder from "../../graphs/decoder-layer.ts";
+import type { Graph } from "../../graphs/graph-builder.ts";
 import { type AttentionSetting, TapeOperations, type TapeWeights } from "../../autodiff/layer-operations.ts";
 import { ANY_ROWS, Tape, type Tensor } from "../../autodiff/tape.ts";
 

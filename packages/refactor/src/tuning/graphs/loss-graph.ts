@@ -2,7 +2,8 @@
 // vocabulary.
 
 import type { ModelConfig } from "@readme-moe/model";
-import { operators, type Graph } from "@readme-moe/onnx";
+import * as operators from "../../graphs/operators.ts";
+import type { Graph } from "../../graphs/graph-builder.ts";
 import { add, scale } from "../../autodiff/arithmetic.ts";
 import { distill, pickedLogits, weightedSum } from "../../autodiff/losses.ts";
 import { rmsNorm } from "../../autodiff/normalization.ts";

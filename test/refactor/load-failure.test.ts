@@ -2,7 +2,7 @@
 
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
-import { explainLoadFailure, runtimeHost } from "../../packages/onnx/src/run/load-failure.ts";
+import { explainLoadFailure, runtimeHost } from "../../packages/refactor/src/graphs/session.ts";
 import { outcomeOf, startCommand } from "../support/node-process.ts";
 import { writePocketExperts } from "../support/pocket-experts.ts";
 import { POCKET } from "../support/pocket.ts";

@@ -2,7 +2,7 @@
 
 import { readFile, writeFile } from "node:fs/promises";
 import { createRequire } from "node:module";
-import { GraphBuilder, GraphSession, operators, type GraphTensor } from "@readme-moe/onnx";
+import { GraphBuilder, GraphSession, operators, type GraphTensor } from "@readme-moe/refactor/graphs";
 import { expect, test } from "vitest";
 
 test("the runtime is the version that was measured", () => {

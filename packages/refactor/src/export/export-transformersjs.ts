@@ -16,10 +16,8 @@ import {
   writeFileAtomically,
   writeFolderAtomically,
 } from "@readme-moe/model";
-import { dataChunks } from "../graph/data-file.ts";
-import { encodeGraph } from "../graph/encode.ts";
-import { encodeWhole } from "../graph/encode-whole.ts";
-import type { OnnxVersion } from "../graph/model-proto.ts";
+import { dataChunks, encodeGraph, encodeWhole } from "../graphs/encode.ts";
+import type { OnnxVersion } from "../graphs/model-proto.ts";
 import { exportGraph } from "./export-graph.ts";
 import type { ExportDtype } from "./export-weights.ts";
 

@@ -3,7 +3,7 @@
 import { copyFile, mkdir, readdir, readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { openModel, type Model } from "@readme-moe/model";
-import { exportTransformersJs, type ExportDtype, type ExportOptions } from "@readme-moe/onnx";
+import { exportTransformersJs, type ExportDtype, type ExportOptions } from "@readme-moe/refactor";
 import { describe, expect, test } from "vitest";
 import { ExportedModel, lastOf, meanLoss, mostLikely } from "../support/exported-model.ts";
 import { fixture, fixtureNames, golden } from "../support/fixtures.ts";

@@ -6,7 +6,7 @@ import {
   quantizeBlocks4,
   symmetricGrid,
   toGrid,
-} from "../../packages/onnx/src/export/export-quantize.ts";
+} from "../../packages/refactor/src/export/export-weights.ts";
 import { transpose } from "@readme-moe/model";
 
 const [ROWS, COLUMNS] = [2, 40];
