@@ -106,8 +106,7 @@ const WALL_CLOCK: Readonly<Record<string, string>> = {
   "express/src/edge/models/model-entry.ts": "`created` of a model is a date",
   "model/src/cache/cache-folder.ts": "the age of a file; a clock that is set back makes it wait",
   "model/src/cache/cached-data.ts": "the age of a file; a clock that is set back makes it be read whole again",
-  "model/src/cache/model-index.ts": "a file's time says when a model was last used",
-  "model/src/cache/process-mark.ts": "the age of a file; a clock that is set back makes it wait",
+  "model/src/cache/model-index.ts": "a file's time says when a model was last used, and whether its writer runs",
   "model/src/hub/hub-client.ts": "`retry-after` may be a date",
   "model/src/text/chat-template.ts": "templates ask for the date",
   "readme-moe/src/commands/serve.ts": "the start of a server is a date",
@@ -135,7 +134,7 @@ const counts = countSources(
 );
 
 /** Most files and lines of all packages. Raising a limit is a decision: its commit says what the growth is worth. */
-const SIZE_LIMITS = { files: 737, lines: 95_000 };
+const SIZE_LIMITS = { files: 653, lines: 95_000 };
 
 test("packages grow in files and lines by decision only", () => {
   expect(counts.files).toBeLessThanOrEqual(SIZE_LIMITS.files);

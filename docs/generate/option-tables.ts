@@ -8,12 +8,12 @@ export type Source = readonly [file: string, name: string];
 
 /** Files of types that are unions of strings. Tables show their values in place of their names. */
 const UNIONS: Readonly<Record<string, string>> = {
-  ControlTokensInMessages: "packages/model/src/text/encode-chat.ts",
+  ControlTokensInMessages: "packages/model/src/text/chat-template.ts",
   EvictionPolicyName: "packages/core/src/expert-cache/eviction-policy.ts",
   FinishReason: "packages/core/src/generation.ts",
   KernelKind: "packages/kernel/src/kernel.ts",
   KvPrecision: "packages/kernel/src/kv/kv-shape.ts",
-  Precision: "packages/model/src/weights/precision.ts",
+  Precision: "packages/model/src/weights/model-weights.ts",
 };
 
 /** Makes a table of options with their defaults. */

@@ -8,7 +8,7 @@ import { openModel } from "@readme-moe/model";
 import express from "express";
 import { expect, test } from "vitest";
 import { CHARACTER_OF_BYTE } from "../../packages/model/src/text/pre-tokenizer.ts";
-import { TOKEN_TYPE } from "../../packages/model/src/text/gguf-vocabulary.ts";
+import { TOKEN_TYPE } from "../../packages/model/src/text/gguf-tokenizer.ts";
 import { complete } from "../support/complete.ts";
 import { fixture } from "../support/fixtures.ts";
 import { type Metadata, writeModelGguf } from "../support/gguf/convert-model.ts";

@@ -2,8 +2,8 @@
 
 import { eightBitBlocks, type BlockSource, type TensorStore } from "@readme-moe/model";
 import { describe, expect, test } from "vitest";
-import { middleOf, type BlockWeights } from "../../packages/model/src/quantize/block-weights.ts";
-import { fitFourBits } from "../../packages/model/src/quantize/fit-four-bits.ts";
+import { middleOf, type BlockWeights } from "../../packages/model/src/tensor-store.ts";
+import { fitFourBits } from "../../packages/model/src/quantize.ts";
 import { randomNormal, seededRandom } from "../support/random.ts";
 
 const NUM_IN = 512;

@@ -3,7 +3,7 @@ import { readSync } from "node:fs";
 import { mkdir, truncate, utimes, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
-import { ByteSource } from "../../packages/model/src/files/byte-source.ts";
+import { ByteSource } from "../../packages/model/src/files/read-file.ts";
 import { Deferred } from "../support/deferred.ts";
 import { expectReadMeError } from "../support/rejection.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";

@@ -1,10 +1,9 @@
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { GgufFile } from "../../packages/model/src/gguf/gguf-file.ts";
+import { GgufFile } from "../../packages/model/src/gguf/gguf-tensor-store.ts";
 import type { ChatMessage } from "@readme-moe/core";
-import { ChatTemplate } from "../../packages/model/src/text/chat-template.ts";
-import { applyChatTemplate } from "../../packages/model/src/text/encode-chat.ts";
+import { applyChatTemplate, ChatTemplate } from "../../packages/model/src/text/chat-template.ts";
 import { ggufChatTemplate, loadChatTemplate, loadTokenizer } from "../../packages/model/src/text/load-text.ts";
 import { Tokenizer } from "../../packages/model/src/text/tokenizer.ts";
 import { expectReadMeError } from "../support/rejection.ts";

@@ -2,12 +2,11 @@
 
 import type { ChatMessage } from "@readme-moe/core";
 import { beforeAll, describe, expect, it } from "vitest";
-import { ChatTemplate } from "../../packages/model/src/text/chat-template.ts";
-import { type Chat, encodeChat } from "../../packages/model/src/text/encode-chat.ts";
+import { type Chat, ChatTemplate, encodeChat } from "../../packages/model/src/text/chat-template.ts";
 import { finish } from "../../packages/model/src/text/pausing.ts";
-import { TokenGuard } from "../../packages/model/src/text/token-guard.ts";
+import { TokenGuard } from "../../packages/model/src/text/token-encoder.ts";
 import { Tokenizer, type TokenizerSource } from "../../packages/model/src/text/tokenizer.ts";
-import { isJsonObject, type JsonObject } from "../../packages/model/src/files/text-file.ts";
+import { isJsonObject, type JsonObject } from "../../packages/model/src/files/read-file.ts";
 import { chatTemplates, chatTokenizers } from "../support/chat-templates.ts";
 import { tokenizerSources } from "../support/hostile-texts.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";

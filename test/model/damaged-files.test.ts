@@ -1,9 +1,8 @@
 import { truncate, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
-import { GgufTensorStore } from "../../packages/model/src/gguf/gguf-tensor-store.ts";
-import { ggmlNameOf } from "../../packages/model/src/gguf/tensor-names.ts";
-import { SafetensorsFile, ShardedSafetensors } from "../../packages/model/src/safetensors/read-safetensors.ts";
+import { ggmlNameOf, GgufTensorStore } from "../../packages/model/src/gguf/gguf-tensor-store.ts";
+import { SafetensorsFile, ShardedSafetensors } from "../../packages/model/src/safetensors/safetensors-file.ts";
 import { checkReading, readAllWith, readDamaged, withByte, wrongValues } from "../support/damage.ts";
 import {
   array,

@@ -1,7 +1,6 @@
 import { beforeAll, describe, expect, it } from "vitest";
-import { mergeMemory, PairTable, type SymbolPair, WordMerge } from "../../packages/model/src/text/word-merge.ts";
-import { CHUNK_LENGTH, finish } from "../../packages/model/src/text/pausing.ts";
-import { normalizeInChunks } from "../../packages/model/src/text/normalizer.ts";
+import { mergeMemory, PairTable, type SymbolPair, WordMerge } from "../../packages/model/src/text/bpe-model.ts";
+import { CHUNK_LENGTH, finish, normalizeInChunks } from "../../packages/model/src/text/pausing.ts";
 import { Tokenizer } from "../../packages/model/src/text/tokenizer.ts";
 import { libraryEncoder } from "../oracles/library-tokenizer.ts";
 import { HOSTILE_UNITS, hostileTexts, randomTexts, tokenizerSources } from "../support/hostile-texts.ts";

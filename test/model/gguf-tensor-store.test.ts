@@ -1,9 +1,8 @@
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
-import { GgufTensorStore, pairedRowOf } from "../../packages/model/src/gguf/gguf-tensor-store.ts";
-import { ggmlNameOf, hfNameOf } from "../../packages/model/src/gguf/tensor-names.ts";
-import { SafetensorsFile } from "../../packages/model/src/safetensors/read-safetensors.ts";
+import { ggmlNameOf, GgufTensorStore, hfNameOf, pairedRowOf } from "../../packages/model/src/gguf/gguf-tensor-store.ts";
+import { SafetensorsFile } from "../../packages/model/src/safetensors/safetensors-file.ts";
 import type { TensorStore } from "../../packages/model/src/tensor-store.ts";
 import { entry, handMadeGguf, type HandMadeTensor, textEntry, u32, u32Entry, u64 } from "../support/gguf-bytes.ts";
 import { readPairedRows } from "../support/gguf/convert-model.ts";

@@ -1,6 +1,6 @@
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { GgufFile } from "../../packages/model/src/gguf/gguf-file.ts";
+import { GgufFile } from "../../packages/model/src/gguf/gguf-tensor-store.ts";
 import { CHARACTER_OF_BYTE } from "../../packages/model/src/text/pre-tokenizer.ts";
 import { GGUF_PRE_TOKENIZERS, ggufTokenizer } from "../../packages/model/src/text/gguf-tokenizer.ts";
 import { loadTokenizer } from "../../packages/model/src/text/load-text.ts";

@@ -1,7 +1,7 @@
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
-import { GgufFile } from "../../packages/model/src/gguf/gguf-file.ts";
+import { GgufFile } from "../../packages/model/src/gguf/gguf-tensor-store.ts";
 import {
   array,
   entry,

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { GgufFile, readJsonFile, SafetensorsFile } from "@readme-moe/model";
 import { expect, test } from "vitest";
 import { OnnxFile } from "../../packages/model/src/onnx/onnx-file.ts";
-import { ShardedSafetensors } from "../../packages/model/src/safetensors/read-safetensors.ts";
+import { ShardedSafetensors } from "../../packages/model/src/safetensors/safetensors-file.ts";
 import { array, entry, handMadeGguf, type HandMadeGguf, text, textEntry, u64 } from "../support/gguf-bytes.ts";
 import { expectReadMeError } from "../support/rejection.ts";
 import { safetensorsBytes } from "../support/safetensors-bytes.ts";

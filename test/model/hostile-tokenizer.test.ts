@@ -1,7 +1,7 @@
 // Definitions of tokenizers that would hold up the process or fill its memory.
 
 import { describe, expect, it } from "vitest";
-import type { JsonObject } from "../../packages/model/src/files/text-file.ts";
+import type { JsonObject } from "../../packages/model/src/files/read-file.ts";
 import { Tokenizer } from "../../packages/model/src/text/tokenizer.ts";
 import { byteLevelDefinition, expectThrownReadMeError } from "../support/tokenizer-definitions.ts";
 

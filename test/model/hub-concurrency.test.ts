@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { describe, expect, onTestFinished, test, vi } from "vitest";
 import { openModel } from "@readme-moe/model";
 import type { DownloadProgress } from "../../packages/model/src/hub/options.ts";
-import { exclusively } from "../../packages/model/src/hub/fetch-blob.ts";
+import { exclusively } from "../../packages/model/src/hub/hub-cache.ts";
 import { downloadModel } from "../../packages/model/src/hub/download-model.ts";
 import { cutAfter } from "../support/hub-server.ts";
 import {

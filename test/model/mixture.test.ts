@@ -4,7 +4,7 @@ import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { openModel, type ModelWeights, writeSafetensors } from "@readme-moe/model";
 import { describe, expect, test } from "vitest";
-import { SafetensorsFile } from "../../packages/model/src/safetensors/read-safetensors.ts";
+import { SafetensorsFile } from "../../packages/model/src/safetensors/safetensors-file.ts";
 import { plainLogits } from "../oracles/plain-decoder.ts";
 import * as fc from "../support/fast-check.ts";
 import { fixture, fixtureNames, golden } from "../support/fixtures.ts";

@@ -7,12 +7,15 @@ import { join } from "node:path";
 import { describe, expect, onTestFinished, test } from "vitest";
 import {
   forgetModels,
+  hasEnded,
   holdModel,
+  isOnThisMachine,
   noteEntry,
+  OWN_MARK,
+  ownerOf,
   readModelIndex,
   reserveRemoval,
 } from "../../packages/model/src/cache/model-index.ts";
-import { hasEnded, isOnThisMachine, OWN_MARK, ownerOf } from "../../packages/model/src/cache/process-mark.ts";
 import * as fc from "../support/fast-check.ts";
 import { expectReadMeError } from "../support/rejection.ts";
 import { moduleUrl, NODE_FLAGS } from "../support/run-cli.ts";

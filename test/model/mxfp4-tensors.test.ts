@@ -16,10 +16,10 @@ import {
   writeSafetensors,
 } from "@readme-moe/model";
 import { describe, expect, onTestFinished, test } from "vitest";
-import { mxfp4Tensors } from "../../packages/model/src/safetensors/mxfp4-tensors.ts";
-import { ShardedSafetensors } from "../../packages/model/src/safetensors/read-safetensors.ts";
+import { mxfp4Tensors } from "../../packages/model/src/weights/tensor-parts.ts";
+import { ShardedSafetensors } from "../../packages/model/src/safetensors/safetensors-file.ts";
 import type { TensorStore } from "../../packages/model/src/tensor-store.ts";
-import type { JsonObject } from "../../packages/model/src/files/text-file.ts";
+import type { JsonObject } from "../../packages/model/src/files/read-file.ts";
 import { readAllWith, readDamaged, withByte, wrongValues } from "../support/damage.ts";
 import * as fc from "../support/fast-check.ts";
 import { fixture } from "../support/fixtures.ts";

@@ -9,7 +9,7 @@ import {
   type SafetensorsInput,
 } from "@readme-moe/model";
 import { describe, expect, test } from "vitest";
-import { fingerprintOf } from "../../packages/model/src/cache/fingerprint.ts";
+import { fingerprintOf } from "../../packages/model/src/cache/cached-data.ts";
 import { fixture } from "../support/fixtures.ts";
 import { expectReadMeError } from "../support/rejection.ts";
 import { sharedModel } from "../support/shared.ts";

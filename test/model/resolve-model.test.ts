@@ -5,8 +5,8 @@ import { mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { beforeEach, describe, expect, test, vi } from "vitest";
 import { type DownloadPlan, downloadModel, resolveModel } from "@readme-moe/model";
-import { refuseFullDisk } from "../../packages/model/src/files/disk-space.ts";
-import { adviceOn } from "../../packages/model/src/names/advice.ts";
+import { refuseFullDisk } from "../../packages/model/src/files/write-file.ts";
+import { adviceOn } from "../../packages/model/src/names/parse-name.ts";
 import { body, cutAfter, type Fault, HubServer, instead } from "../support/hub-server.ts";
 import {
   filesBelow,

@@ -2,7 +2,7 @@
 
 import { exportedConfig, type ModelConfig, ropeFrequencies, ropeTables } from "@readme-moe/model";
 import { describe, expect, test } from "vitest";
-import { ropeForContext } from "../../packages/model/src/config/long-rope.ts";
+import { ropeForContext } from "../../packages/model/src/config/model-config.ts";
 import { parseConfig } from "../../packages/model/src/config/parse-config.ts";
 
 const LLAMA = {

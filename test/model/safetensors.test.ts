@@ -1,8 +1,11 @@
 import { readdir, readFile, truncate, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
-import { SafetensorsFile } from "../../packages/model/src/safetensors/read-safetensors.ts";
-import { type SafetensorsInput, writeSafetensors } from "../../packages/model/src/safetensors/write-safetensors.ts";
+import {
+  SafetensorsFile,
+  type SafetensorsInput,
+  writeSafetensors,
+} from "../../packages/model/src/safetensors/safetensors-file.ts";
 import { expectReadMeError } from "../support/rejection.ts";
 import { safetensorsBytes } from "../support/safetensors-bytes.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";

@@ -1,7 +1,7 @@
 import { mkdir, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
-import { ShardedSafetensors } from "../../packages/model/src/safetensors/read-safetensors.ts";
+import { ShardedSafetensors } from "../../packages/model/src/safetensors/safetensors-file.ts";
 import { expectReadMeError } from "../support/rejection.ts";
 import { safetensorsBytes } from "../support/safetensors-bytes.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";

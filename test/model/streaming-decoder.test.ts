@@ -3,9 +3,7 @@ import * as fc from "../support/fast-check.ts";
 import { describe, expect, it } from "vitest";
 import { ggufTokenizer } from "../../packages/model/src/text/gguf-tokenizer.ts";
 import { loadTokenizer } from "../../packages/model/src/text/load-text.ts";
-import { StreamingDecoder } from "../../packages/model/src/text/decoding.ts";
-import { Tokenizer } from "../../packages/model/src/text/tokenizer.ts";
-import { type DecodeOptions } from "../../packages/model/src/text/decoding.ts";
+import { type DecodeOptions, StreamingDecoder, Tokenizer } from "../../packages/model/src/text/tokenizer.ts";
 import { byteLevelDefinition, byteLevelTokens, ggufMetadata } from "../support/tokenizer-definitions.ts";
 
 const pocket = await loadTokenizer(join(import.meta.dirname, "../../models/pocket"));

@@ -1,7 +1,7 @@
 import { readdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
-import { GgufFile } from "../../packages/model/src/gguf/gguf-file.ts";
+import { GgufFile } from "../../packages/model/src/gguf/gguf-tensor-store.ts";
 import { type GgufInput, writeGguf } from "../support/gguf/write-gguf.ts";
 import { plainQ8 } from "../support/plain-blocks.ts";
 import { expectReadMeError } from "../support/rejection.ts";

@@ -3,7 +3,7 @@
 
 import { createRequire } from "node:module";
 import { CHARACTER_OF_BYTE } from "../../packages/model/src/text/pre-tokenizer.ts";
-import { isJsonObject, type JsonObject } from "../../packages/model/src/files/text-file.ts";
+import { isJsonObject, type JsonObject } from "../../packages/model/src/files/read-file.ts";
 import { GPT2_PATTERN } from "../../packages/model/src/text/known-patterns.ts";
 import { isolate } from "../../packages/model/src/text/pipeline.ts";
 import { readVocabulary, type Vocabulary, withConfigTokens } from "../../packages/model/src/text/vocabulary.ts";

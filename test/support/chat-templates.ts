@@ -1,6 +1,6 @@
 // Chat templates in the styles of several models, and tokenizers with control tokens.
 
-import type { JsonObject } from "../../packages/model/src/files/text-file.ts";
+import type { JsonObject } from "../../packages/model/src/files/read-file.ts";
 import type { TokenizerSource } from "../../packages/model/src/text/tokenizer.ts";
 import { bpeModel, byteLevelDefinition, byteLevelTokens } from "./tokenizer-definitions.ts";
 

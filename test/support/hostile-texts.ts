@@ -3,7 +3,7 @@
 import { join } from "node:path";
 import { GGUF_PRE_TOKENIZERS, ggufTokenizerSource } from "../../packages/model/src/text/gguf-tokenizer.ts";
 import type { TokenizerSource } from "../../packages/model/src/text/tokenizer.ts";
-import { type JsonObject, readJsonFile } from "../../packages/model/src/files/text-file.ts";
+import { type JsonObject, readJsonFile } from "../../packages/model/src/files/read-file.ts";
 import { CHARACTER_OF_BYTE } from "../../packages/model/src/text/pre-tokenizer.ts";
 import { randomInteger, seededRandom } from "./random.ts";
 import { sharedModel } from "./shared.ts";

@@ -1,7 +1,6 @@
 // A preset whose weights are in Python packages.
 
-import type { WheelFile } from "../../packages/model/src/names/package-index.ts";
-import type { Preset } from "../../packages/model/src/names/preset.ts";
+import type { Preset, WheelFile } from "../../packages/model/src/names/preset.ts";
 import { sha256 } from "./hub-server.ts";
 import { NAME } from "./hub-setup.ts";
 import { zipBytes } from "./zip-bytes.ts";

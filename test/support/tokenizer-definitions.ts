@@ -4,9 +4,9 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { ReadMeError, type ReadMeErrorCode } from "@readme-moe/core";
 import { expect, type TestContext } from "vitest";
-import type { GgufMetadata, GgufValue } from "../../packages/model/src/gguf/metadata.ts";
+import type { GgufMetadata, GgufValue } from "../../packages/model/src/gguf/header.ts";
 import { CHARACTER_OF_BYTE } from "../../packages/model/src/text/pre-tokenizer.ts";
-import type { JsonObject } from "../../packages/model/src/files/text-file.ts";
+import type { JsonObject } from "../../packages/model/src/files/read-file.ts";
 import { sharedModel } from "./shared.ts";
 
 /** Lists the 256 bytes of the byte-level alphabet, then one token per merge. */

@@ -3,7 +3,7 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { expandHome } from "../../packages/model/src/cache/cache-folder.ts";
-import type { PackagedFile } from "../../packages/model/src/names/packaged-file.ts";
+import type { PackagedFile } from "../../packages/model/src/names/preset.ts";
 
 export type RealModelSize = "0.5b" | "1.5b";
 

@@ -1,13 +1,22 @@
 // Opened models, and folders of models.
 export { openModel } from "./folder/open-model.ts";
 export { openPromptModel, promptFingerprint, type PromptModel } from "./folder/prompt-model.ts";
-export { forContext } from "./folder/for-context.ts";
-export { verifyModel } from "./folder/verify-model.ts";
-export type { Model } from "./folder/model.ts";
-export { describeMixture, isPublished } from "./folder/model-kind.ts";
-export { baseFiles, modelLicense } from "./folder/base-files.ts";
-export type { ReadMeSection } from "./folder/read-me-folder.ts";
-export { readMeTensors, writeReadMeFolder, type ReadMeContent, type ReadMeTensors } from "./folder/write-read-me.ts";
+export { describeMixture, forContext, isPublished, type Model, verifyModel } from "./folder/model.ts";
+export {
+  baseFiles,
+  exportedConfig,
+  exportedGenerationConfig,
+  exportedText,
+  modelLicense,
+  toJson,
+} from "./folder/base-files.ts";
+export {
+  type ReadMeContent,
+  type ReadMeSection,
+  readMeTensors,
+  type ReadMeTensors,
+  writeReadMeFolder,
+} from "./folder/read-me-folder.ts";
 
 // Low-rank experts: adapters over a dense model.
 export {
@@ -37,6 +46,7 @@ export type { DownloadModelOptions, DownloadPlan, DownloadProgress, HubSettings,
 // Models by name, and those on this machine.
 export {
   type DecoderShape,
+  KNOWN_MODELS,
   type KnownModel,
   memoryBytesOf,
   parametersOf,
@@ -44,83 +54,104 @@ export {
   sourceFor,
   type SourceWeights,
   type WeightSource,
-} from "./names/known-model.ts";
-export { KNOWN_MODELS } from "./names/known-models.ts";
-export { modelName } from "./names/model-name.ts";
-export { fullName, type HubName, type ModelName, parseModelName } from "./names/parse-name.ts";
+} from "./names/known-models.ts";
+export { fullName, type HubName, modelName, type ModelName, parseModelName } from "./names/parse-name.ts";
 export { isSupported, resolveModel, type ResolveModelOptions } from "./names/resolve-model.ts";
-export type { CachedModel, CachedModels, PackedEntry } from "./library/cached-model.ts";
-export { type LibraryOptions, listModels } from "./library/list-models.ts";
-export { type Removal, removeModels, removeUnclaimed } from "./library/remove-models.ts";
+export {
+  type CachedModel,
+  type CachedModels,
+  type LibraryOptions,
+  listModels,
+  type PackedEntry,
+} from "./library/find-models.ts";
 export {
   DEFAULT_PACKED_BYTES,
   packedLimitBytes,
   packedToDrop,
   type PackedUse,
   packedUses,
+  type Removal,
+  removeModels,
+  removeUnclaimed,
+  type Selection,
+  selectModels,
   trimPacked,
-} from "./library/trim-packed.ts";
-export { selectModels, type Selection } from "./library/select-models.ts";
-export { holdModel, type ModelHold, type ModelUser } from "./cache/model-index.ts";
+} from "./library/remove-models.ts";
+export { hasEnded, holdModel, type ModelHold, type ModelUser, OWN_MARK, ownerOf } from "./cache/model-index.ts";
 
 // Configs, weights and routers.
 export {
-  layerConfig,
   type Activation,
+  type EmbeddingConfig,
+  layerConfig,
   type LayerConfig,
   type MixtureConfig,
   type ModelConfig,
+  numOutputsOf,
+  type PoolingConfig,
+  type RopeConfig,
+  ropeFrequencies,
+  ropeScale,
+  ropeTables,
+  type ScoreConfig,
 } from "./config/model-config.ts";
 export { textConfig } from "./config/parse-config.ts";
-export { numOutputsOf, type EmbeddingConfig, type PoolingConfig, type ScoreConfig } from "./config/pooling.ts";
-export { ropeFrequencies, ropeScale, ropeTables, type RopeConfig } from "./config/rope.ts";
 export type {
   AttentionRefs,
   ExpertLayout,
   FeedForwardRefs,
   LayerRefs,
-  MixtureRefs,
   LinearRefs,
+  MixtureRefs,
   ModelWeights,
+  Precision,
+  TensorRef,
 } from "./weights/model-weights.ts";
-export type { Precision } from "./weights/precision.ts";
-export { ROUTER_RMS_NORM_EPSILON, type RouterConfig, type RouterWeights } from "./weights/router-weights.ts";
-export type { TensorRef } from "./weights/tensor-ref.ts";
+export { ROUTER_RMS_NORM_EPSILON, type RouterConfig, type RouterWeights } from "./weights/locate-weights.ts";
 
 // Text: tokenizers and chat templates.
-export { ChatTemplate, type ChatOptions } from "./text/chat-template.ts";
-export { CompletionText, type CompletionPiece } from "./text/completion-text.ts";
-export { StreamingDecoder } from "./text/decoding.ts";
-export { applyChatTemplate, encodeChat, type ControlTokensInMessages } from "./text/encode-chat.ts";
+export {
+  applyChatTemplate,
+  type ChatOptions,
+  ChatTemplate,
+  type CompletionPiece,
+  CompletionText,
+  type ControlTokensInMessages,
+  encodeChat,
+} from "./text/chat-template.ts";
+export { cutSequences, type EncodeOptions, endOfTextId, StreamingDecoder, Tokenizer } from "./text/tokenizer.ts";
 export type { ModelText } from "./text/load-text.ts";
-export { cutSequences } from "./text/sequences.ts";
-export { endOfTextId, Tokenizer, type EncodeOptions } from "./text/tokenizer.ts";
 
 // Tensors in safetensors, GGUF and ONNX files.
 export { blockLayoutOf } from "./gguf/ggml-types.ts";
-export type { BlockType, FilePlace, RowRange, TensorInfo, TensorStore } from "./tensor-store.ts";
-export { SafetensorsFile } from "./safetensors/read-safetensors.ts";
-export { writeSafetensors, type SafetensorsInput } from "./safetensors/write-safetensors.ts";
-export { GgufFile } from "./gguf/gguf-file.ts";
-export { GgufTensorStore } from "./gguf/gguf-tensor-store.ts";
-export { OnnxTensorStore } from "./onnx/onnx-tensor-store.ts";
-export { chooseOnnxFile, ONNX_DTYPES, type OnnxDtype, onnxFileNames } from "./onnx/onnx-names.ts";
+export type { BlockType, BlockWeights, FilePlace, RowRange, TensorInfo, TensorStore } from "./tensor-store.ts";
+export { SafetensorsFile, type SafetensorsInput, writeSafetensors } from "./safetensors/safetensors-file.ts";
+export { GgufFile, GgufTensorStore } from "./gguf/gguf-tensor-store.ts";
+export {
+  chooseOnnxFile,
+  ONNX_DTYPES,
+  type OnnxDtype,
+  onnxFileNames,
+  OnnxTensorStore,
+} from "./onnx/onnx-tensor-store.ts";
 
 // Weights in other types and in blocks.
-export { decodeFloats, encodeF16, encodeFloats, f16BitsOf, isStoredFloat, type StoredFloat } from "./files/floats.ts";
-export { transpose } from "./files/transpose.ts";
-export { byteRowTensors, fromByteRows, toByteRows, type ByteRows } from "./weights/byte-rows.ts";
-export { eightBitBlocks, fittedBlocks, storedBlocks } from "./quantize/block-source.ts";
-export type { BlockSource, InputStatistics } from "./quantize/block-source.ts";
-export type { BlockWeights } from "./quantize/block-weights.ts";
+export {
+  decodeFloats,
+  encodeF16,
+  encodeFloats,
+  f16BitsOf,
+  isStoredFloat,
+  type StoredFloat,
+  transpose,
+} from "./files/floats.ts";
+export { byteRowTensors, fromByteRows, toByteRows, type ByteRows } from "./weights/tensor-slices.ts";
+export { type BlockSource, eightBitBlocks, fittedBlocks, type InputStatistics, storedBlocks } from "./quantize.ts";
 
 // The text parts of exports.
-export { exportedConfig, exportedGenerationConfig } from "./export/export-config.ts";
-export { exportedText, toJson } from "./export/export-text.ts";
 
 // Files: reading with limits, writing whole or not at all, and cached data.
-export { readJsonFile, readTextFile, type JsonObject } from "./files/text-file.ts";
+export { readJsonFile, readTextFile, type JsonObject } from "./files/read-file.ts";
 export { writeFileAtomically, writeFolderAtomically } from "./files/write-file.ts";
 export { cachedData, isWholeData } from "./cache/cached-data.ts";
 export { resolveCacheFolder, resolveStateFolder } from "./cache/cache-folder.ts";
-export { hasEnded, OWN_MARK, ownerOf } from "./cache/process-mark.ts";

@@ -11,11 +11,10 @@ import { tensorRefs } from "../../../bench/engine/tensor-refs.ts";
 import {
   GGUF_ALTERNATION_KEYS,
   GGUF_KEYS,
+  GGUF_MIXTURE_KEYS,
   GGUF_MULTIPLIER_KEYS,
 } from "../../../packages/model/src/config/gguf-config.ts";
-import { type HeadRows, pairedRowOf } from "../../../packages/model/src/gguf/gguf-tensor-store.ts";
-import { ggmlNameOf } from "../../../packages/model/src/gguf/tensor-names.ts";
-import { GGUF_MIXTURE_KEYS } from "../../../packages/model/src/config/gguf-mixture.ts";
+import { ggmlNameOf, type HeadRows, pairedRowOf } from "../../../packages/model/src/gguf/gguf-tensor-store.ts";
 import { randomFileBlocks } from "../kernel/random-weights.ts";
 import { seededRandom } from "../random.ts";
 import { expertTensors, type Matrix, type MatrixType, withoutExperts } from "./convert-mixture.ts";

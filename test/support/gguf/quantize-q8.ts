@@ -1,5 +1,5 @@
 import { f16BitsOf } from "../../../packages/model/src/files/floats.ts";
-import { BLOCK_VALUES, Q8_0_BLOCK_BYTES } from "../../../packages/model/src/gguf/dequantize.ts";
+import { BLOCK_VALUES, Q8_0_BLOCK_BYTES } from "../../../packages/model/src/gguf/ggml-types.ts";
 
 const MAX_Q8 = 127;
 const MAX_F16 = 65504;

@@ -1,10 +1,13 @@
 import { describeValue } from "@readme-moe/core";
 import { encodeF16, writeFileAtomically } from "@readme-moe/model";
 import { quoted } from "../../../packages/model/src/files/errors.ts";
-import { BLOCK_VALUES, Q8_0_BLOCK_BYTES } from "../../../packages/model/src/gguf/dequantize.ts";
-import { GGML_TYPES } from "../../../packages/model/src/gguf/ggml-types.ts";
+import {
+  BLOCK_VALUES,
+  GGML_TYPES,
+  MXFP4_BLOCK_BYTES,
+  Q8_0_BLOCK_BYTES,
+} from "../../../packages/model/src/gguf/ggml-types.ts";
 import { type BlockType as StoredBlockType, countValues } from "../../../packages/model/src/tensor-store.ts";
-import { MXFP4_BLOCK_BYTES } from "../../../packages/model/src/gguf/level-blocks.ts";
 import { ggufMxfp4, quantizeMxfp4 } from "../mxfp4.ts";
 import { encodeEntry, encodeString, type GgufInputValue, uint32, uint64 } from "./metadata-encoder.ts";
 import { quantizeQ8 } from "./quantize-q8.ts";

@@ -1,17 +1,23 @@
 // Reads a GGUF file's metadata into a ModelConfig. Its values are passed to the reader of config.json under that
 // file's field names. A tied head, biases and RoPE factors follow from the tensors.
 
-import { ReadMeError } from "@readme-moe/core";
-import { quoted } from "../files/errors.ts";
+import { describeValue, ReadMeError } from "@readme-moe/core";
+import { quoted, unsupported } from "../files/errors.ts";
 import type { GgufTensorStore } from "../gguf/gguf-tensor-store.ts";
-import { MOST } from "./bounds.ts";
-import { ARCHITECTURES, familyOf, modelTypeOf, unsupportedKind } from "./families.ts";
-import type { Alternation, Family, Multipliers } from "./family.ts";
-import { ggufMixtureFields, numberOf } from "./gguf-mixture.ts";
-import { ggufPooling } from "./gguf-pooling.ts";
-import type { ModelConfig } from "./model-config.ts";
-import { parseConfig } from "./parse-config.ts";
 import { countValues } from "../tensor-store.ts";
+import {
+  type Alternation,
+  ARCHITECTURES,
+  type Family,
+  familyOf,
+  type MixtureFields,
+  modelTypeOf,
+  type Multipliers,
+  unsupportedKind,
+} from "./families.ts";
+import { MOST } from "./fields.ts";
+import type { ModelConfig, PoolingConfig } from "./model-config.ts";
+import { parseConfig } from "./parse-config.ts";
 
 /** Metadata keys, behind the architecture's name, by config.json's field. */
 export const GGUF_KEYS: Readonly<Record<GgufField, string>> = {
@@ -53,22 +59,22 @@ const SHORT_FACTORS = "rope_factors_short.weight";
  */
 export async function ggufConfig(store: GgufTensorStore): Promise<ModelConfig> {
   const { metadata, path } = store.file;
-  const unsupported = (what: string): ReadMeError => new ReadMeError("ERR_MODEL_UNSUPPORTED", `${path}: ${what}`);
+  const refused = (what: string): ReadMeError => new ReadMeError("ERR_MODEL_UNSUPPORTED", `${path}: ${what}`);
   const architecture = metadata.get("general.architecture");
   const get = (key: string): unknown => metadata.get(`${String(architecture)}.${key}`);
   const isMixture = numberOf(get("expert_count")) > 0;
   const modelType = modelTypeOf(architecture, isMixture);
   if (modelType === undefined) {
     const named = `\`${quoted(String(architecture)).slice(1, -1)}\`${unsupportedKind(String(architecture))}`;
-    throw unsupported(`the architecture ${named} is not supported; supported are ${ARCHITECTURES.join(", ")}`);
+    throw refused(`the architecture ${named} is not supported; supported are ${ARCHITECTURES.join(", ")}`);
   }
   const { mixture, multipliers } = familyOf(modelType);
   if (isMixture && !mixture) {
-    throw unsupported(`mixtures of experts of the architecture \`${String(architecture)}\` are not supported`);
+    throw refused(`mixtures of experts of the architecture \`${String(architecture)}\` are not supported`);
   }
   // llama.cpp's models/granite.cpp: "Granite uses rope_finetuned as a switch for rope".
   if (multipliers !== undefined && get("rope.scaling.finetuned") === false) {
-    throw unsupported("Granite without RoPE is not supported");
+    throw refused("Granite without RoPE is not supported");
   }
   const heads = get("attention.head_count");
   const headSize = get("attention.key_length") ?? numberOf(get("embedding_length")) / numberOf(heads);
@@ -181,4 +187,103 @@ function ropeScaling(get: (key: string) => unknown): object {
   const factor = get("rope.scaling.factor") ?? get("rope.scale_linear");
   if (type === undefined || type === "none") return factor === undefined ? {} : { rope_type: "linear", factor };
   return { rope_type: type, factor };
+}
+
+// Reads the metadata of a GGUF file that describes a mixture of experts, under the field names of config.json.
+
+/** Metadata keys of mixtures, behind the architecture's name, by config.json's field. */
+export const GGUF_MIXTURE_KEYS = {
+  num_local_experts: "expert_count",
+  num_experts_per_tok: "expert_used_count",
+  moe_intermediate_size: "expert_feed_forward_length",
+} as const;
+
+/** Keys of computations that are not supported, with the values that leave them out besides an absent key and 0. */
+const UNSUPPORTED_KEYS: Readonly<Record<string, readonly number[]>> = {
+  // Number 1 is the softmax of `llama_expert_gating_func_type` in llama.cpp's src/llama-hparams.h.
+  expert_gating_func: [1],
+  expert_weights_scale: [1],
+  expert_group_count: [1],
+  expert_shared_count: [],
+  expert_shared_feed_forward_length: [],
+  leading_dense_block_count: [],
+};
+
+/** Reads a number; NaN for anything else, such as a list, which `Number` would write out. */
+function numberOf(value: unknown): number {
+  return typeof value === "number" ? value : NaN;
+}
+
+/**
+ * Reads a mixture's fields.
+ *
+ * @param get - reads the value of a key behind the architecture's name
+ * @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` naming a key of a computation that is not supported
+ */
+function ggufMixtureFields(
+  { ggufNormalizesWeights }: MixtureFields,
+  path: string,
+  get: (key: string) => unknown,
+): object {
+  for (const [key, harmless] of Object.entries(UNSUPPORTED_KEYS)) {
+    const value = get(key);
+    if (value === undefined || value === 0 || harmless.includes(numberOf(value))) continue;
+    throw new ReadMeError("ERR_MODEL_UNSUPPORTED", `${path}: \`${key}\` ${describeValue(value)} is not supported`);
+  }
+  const fields = Object.fromEntries(Object.entries(GGUF_MIXTURE_KEYS).map(([field, key]) => [field, get(key)]));
+  return {
+    ...fields,
+    // Without the key, llama.cpp's src/models/qwen3moe.cpp divides the dense width among the experts of a token.
+    moe_intermediate_size:
+      fields["moe_intermediate_size"] || numberOf(get("feed_forward_length")) / numberOf(fields["num_experts_per_tok"]),
+    norm_topk_prob: ggufNormalizesWeights,
+  };
+}
+
+// Pooling as a GGUF file states it, in the metadata that llama.cpp's converter writes.
+
+/** Values of `pooling_type`: `enum llama_pooling_type` in llama.cpp's include/llama.h. */
+const [NONE, MEAN, CLS, LAST, RANK] = [0, 1, 2, 3, 4];
+const MODES = new Map<unknown, string>([
+  [MEAN, "the mean of all tokens"],
+  [CLS, "the first token"],
+]);
+/** Tensor with one row for each label of a classifier. */
+const CLASSIFIER = "cls.output.weight";
+
+/**
+ * Reads what a file's model gives for a whole text.
+ *
+ * @param get - reads metadata behind the architecture's name
+ * @returns `undefined` for a model that generates
+ * @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` naming the mode or the labels; `ERR_MODEL_INVALID`
+ */
+function ggufPooling(store: GgufTensorStore, get: (key: string) => unknown): PoolingConfig | undefined {
+  const type = get("pooling_type");
+  if (type === undefined || type === NONE) return undefined;
+  // llama.cpp's server normalises embeddings unless a request says otherwise.
+  if (type === LAST) return { kind: "embedding", isNormalized: true, prompts: {} };
+  if (type !== RANK) {
+    const mode = MODES.get(type) ?? `type ${describeValue(type)}`;
+    throw unsupported(store.path, `pools by ${mode}, which is not supported; served are the last token and ranking`);
+  }
+  if (!store.has(CLASSIFIER)) {
+    throw new ReadMeError("ERR_MODEL_INVALID", `${store.path}: ranks documents, but has no tensor ${CLASSIFIER}`);
+  }
+  const [numRows = 0] = store.info(CLASSIFIER).shape;
+  const labels = get("classifier.output_labels");
+  if (numRows === 1) return { kind: "score", head: { tensor: CLASSIFIER, numRows, rows: [0] } };
+  const rows = ["yes", "no"].map((label) => (Array.isArray(labels) ? labels.indexOf(label) : -1));
+  if (numRows === 2 && rows.every((row) => row >= 0)) {
+    return { kind: "score", head: { tensor: CLASSIFIER, numRows, rows } };
+  }
+  const named = Array.isArray(labels)
+    ? quoted(
+        labels
+          .slice(0, 10)
+          .filter((label) => typeof label === "string")
+          .join(", "),
+      )
+    : `${numRows} labels`;
+  throw unsupported(store.path, `classifies into ${named}, which is not supported; served are yes and no`);
 }

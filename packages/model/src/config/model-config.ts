@@ -1,6 +1,5 @@
-import type { NormNames, QkNorm } from "./family.ts";
-import type { PoolingConfig } from "./pooling.ts";
-import type { RopeConfig } from "./rope.ts";
+import type { NormNames, QkNorm } from "./families.ts";
+import { type Fields, MOST } from "./fields.ts";
 
 /** Function of an FFN's gate. A further one needs code in the graphs of @readme-moe/refactor. */
 export type Activation = "silu" | "gelu-tanh";
@@ -91,4 +90,190 @@ export function layerConfig({ layers }: ModelConfig, index: number): LayerConfig
   const layer = layers[index];
   if (layer === undefined) throw new RangeError(`Expected the index of one of ${layers.length} layers, got ${index}`);
   return layer;
+}
+
+// Results of a model for a whole text, in place of next tokens: an embedding, or a score.
+
+/** Result that a model gives for a whole text, from the hidden state of its last token behind the final norm. */
+export type PoolingConfig = EmbeddingConfig | ScoreConfig;
+
+/** The hidden state itself is the result, `[hiddenSize]`. */
+export interface EmbeddingConfig {
+  readonly kind: "embedding";
+  /** Whether embeddings have length 1. */
+  readonly isNormalized: boolean;
+  /** Texts that go before an input, by name, such as `query`. */
+  readonly prompts: Readonly<Record<string, string>>;
+  /** Prompt of inputs for which none is chosen. @default none */
+  readonly defaultPrompt?: string | undefined;
+}
+
+/** Products with one or two rows are the result: the logit of "relevant", and that of "not relevant". */
+export interface ScoreConfig {
+  readonly kind: "score";
+  readonly head: ScoreHead;
+}
+
+/** Place of the rows of a score: rows of the language model's head, or of a tensor of their own. */
+type ScoreHead =
+  | { readonly tokenIds: readonly number[] }
+  | { readonly tensor: string; readonly numRows: number; readonly rows: readonly number[] };
+
+/** Counts the outputs of a model's head: tokens, dimensions of an embedding, or logits of a score. */
+export function numOutputsOf(config: {
+  readonly vocabSize: number;
+  readonly hiddenSize: number;
+  readonly pooling?: PoolingConfig | undefined;
+}): number {
+  const { pooling } = config;
+  if (pooling === undefined) return config.vocabSize;
+  if (pooling.kind === "embedding") return config.hiddenSize;
+  return "tokenIds" in pooling.head ? pooling.head.tokenIds.length : pooling.head.rows.length;
+}
+
+// Rotary position embedding: the angle of each pair of dimensions at each position.
+
+/** Base frequencies, and how they are stretched for a longer context. */
+export type RopeConfig =
+  | { readonly type: "default"; readonly theta: number }
+  | { readonly type: "linear"; readonly theta: number; readonly factor: number }
+  | {
+      readonly type: "llama3";
+      readonly theta: number;
+      readonly factor: number;
+      readonly lowFreqFactor: number;
+      readonly highFreqFactor: number;
+      readonly originalContextTokens: number;
+    }
+  | {
+      readonly type: "longrope";
+      readonly theta: number;
+      /** Divisors of the frequencies, `[rotatedSize / 2]`, for contexts of up to `originalContextTokens`. */
+      readonly shortFactors: readonly number[];
+      /** Divisors for longer contexts. */
+      readonly longFactors: readonly number[];
+      readonly originalContextTokens: number;
+      /** Factor of cosines and sines. */
+      readonly attentionFactor: number;
+      /** Whether `longFactors` count. */
+      readonly isLong: boolean;
+    }
+  /** GGUF files of Llama 3 have the divisor of each frequency, `[rotatedSize / 2]`, instead of the parameters. */
+  | { readonly type: "factors"; readonly theta: number; readonly factors: readonly number[] };
+
+/** Cosines and sines, each `[to - from, rotatedSize / 2]`. */
+interface RopeTables {
+  readonly cos: Float32Array;
+  readonly sin: Float32Array;
+}
+
+/**
+ * Computes the tables of positions `[from, to)`. Frequencies and angles are rounded to float32 where PyTorch
+ * rounds them, so that far positions have the angles that the model was trained with.
+ */
+export function ropeTables(rope: RopeConfig, rotatedSize: number, from: number, to: number): RopeTables {
+  const frequencies = ropeFrequencies(rope, rotatedSize);
+  const scale = ropeScale(rope);
+  const half = frequencies.length;
+  const cos = new Float32Array((to - from) * half);
+  const sin = new Float32Array((to - from) * half);
+  for (let position = from; position < to; position++) {
+    const start = (position - from) * half;
+    for (const [pair, frequency] of frequencies.entries()) {
+      const angle = Math.fround(position * frequency);
+      cos[start + pair] = scale * Math.cos(angle);
+      sin[start + pair] = scale * Math.sin(angle);
+    }
+  }
+  return { cos, sin };
+}
+
+/** Finds the factor of cosines and sines. */
+export function ropeScale(rope: RopeConfig): number {
+  return rope.type === "longrope" ? rope.attentionFactor : 1;
+}
+
+/** Computes the radians per position of each pair, `[rotatedSize / 2]`. */
+export function ropeFrequencies(rope: RopeConfig, rotatedSize: number): Float32Array {
+  const waves = Float32Array.from(
+    { length: rotatedSize / 2 },
+    (_, pair) => rope.theta ** Math.fround((2 * pair) / rotatedSize),
+  );
+  const frequencies = waves.map((wave) => 1 / wave);
+  switch (rope.type) {
+    case "default":
+      return frequencies;
+    case "linear":
+      return frequencies.map((frequency) => frequency / rope.factor);
+    case "factors":
+      return frequencies.map((frequency, pair) => frequency / (rope.factors[pair] ?? 1));
+    case "longrope":
+      return stretched(waves, rope.isLong ? rope.longFactors : rope.shortFactors);
+    case "llama3":
+      return frequencies.map((frequency) => stretchLlama3(frequency, rope));
+    default:
+      throw new TypeError(`Unknown RoPE type: ${String(rope satisfies never)}`);
+  }
+}
+
+function stretched(waves: Float32Array, factors: readonly number[]): Float32Array {
+  return waves.map((wave, pair) => wave * Math.fround(factors[pair] ?? 1)).map((wave) => 1 / wave);
+}
+
+/** Stretches long waves by `factor`, keeps short ones, and mixes those between (Llama 3.1). */
+function stretchLlama3(frequency: number, rope: RopeConfig & { type: "llama3" }): number {
+  const wavelength = (2 * Math.PI) / frequency;
+  if (wavelength > rope.originalContextTokens / rope.lowFreqFactor) return frequency / rope.factor;
+  if (wavelength < rope.originalContextTokens / rope.highFreqFactor) return frequency;
+  const smooth =
+    (rope.originalContextTokens / wavelength - rope.lowFreqFactor) / (rope.highFreqFactor - rope.lowFreqFactor);
+  return ((1 - smooth) * frequency) / rope.factor + smooth * frequency;
+}
+
+// LongRoPE: frequencies have other divisors in long contexts than in short ones (Phi-3).
+
+type LongRope = RopeConfig & { readonly type: "longrope" };
+
+/**
+ * Reads the parameters of LongRoPE as transformers does (`_compute_longrope_parameters`).
+ *
+ * @param outer - `original_max_position_embeddings` beside the parameters, which takes precedence over the one in them
+ * @throws {ReadMeError} `ERR_MODEL_INVALID` naming the field
+ */
+export function parseLongRope(
+  parameters: Fields,
+  outer: number | undefined,
+  sizes: Pick<ModelConfig, "rotatedSize" | "contextTokens"> & { readonly theta: number },
+): LongRope {
+  const { theta, rotatedSize, contextTokens } = sizes;
+  const originalContextTokens =
+    outer ?? parameters.size("original_max_position_embeddings", MOST.tokens, contextTokens);
+  // The logarithm of 1 would be a divisor.
+  if (originalContextTokens < 2)
+    throw parameters.invalid("expected `original_max_position_embeddings` to be at least 2");
+  const stretch = parameters.positive("factor", contextTokens / originalContextTokens);
+  return {
+    type: "longrope",
+    theta,
+    shortFactors: parameters.positives("short_factor", rotatedSize / 2),
+    longFactors: parameters.positives("long_factor", rotatedSize / 2),
+    originalContextTokens,
+    attentionFactor: parameters.positive("attention_factor", attentionFactorOf(stretch, originalContextTokens)),
+    isLong: contextTokens > originalContextTokens,
+  };
+}
+
+/** Computes LongRoPE's factor of cosines and sines for a context that is `stretch` times the original one. */
+export function attentionFactorOf(stretch: number, originalContextTokens: number): number {
+  return stretch <= 1 ? 1 : Math.sqrt(1 + Math.log(stretch) / Math.log(originalContextTokens));
+}
+
+/**
+ * Chooses the divisors for a context. They are chosen once for all tokens: a choice by the length of a sequence would
+ * make a token's logits depend on later tokens.
+ *
+ * @param contextTokens - largest number of tokens that a sequence will have
+ */
+export function ropeForContext(rope: RopeConfig, contextTokens: number): RopeConfig {
+  return rope.type === "longrope" ? { ...rope, isLong: contextTokens > rope.originalContextTokens } : rope;
 }

@@ -2,15 +2,17 @@
 // supported.
 
 import { describeValue, ReadMeError } from "@readme-moe/core";
-import { familyOf, MODEL_TYPES, unsupportedKind } from "./families.ts";
-import type { Family } from "./family.ts";
-import { Fields } from "./fields.ts";
-import type { Activation, LayerConfig, ModelConfig } from "./model-config.ts";
-import { MOST } from "./bounds.ts";
-import { isJsonObject, type JsonObject } from "../files/text-file.ts";
-import { parseMixture } from "./parse-mixture.ts";
-import { isPairCount, parseRopes, parseRotatedSize } from "./parse-rope.ts";
-import type { RopeConfig } from "./rope.ts";
+import { isJsonObject, type JsonObject } from "../files/read-file.ts";
+import { type Family, familyOf, type MixtureFields, MODEL_TYPES, unsupportedKind } from "./families.ts";
+import { Fields, MOST } from "./fields.ts";
+import {
+  type Activation,
+  type LayerConfig,
+  type MixtureConfig,
+  type ModelConfig,
+  parseLongRope,
+  type RopeConfig,
+} from "./model-config.ts";
 
 const ACTIVATIONS: ReadonlyMap<string, Activation> = new Map([
   ["silu", "silu"],
@@ -214,4 +216,137 @@ function parseRopeLayers(fields: Fields, { ropeLayers }: Family, numLayers: numb
   // The kernel refuses angles that no layer uses.
   if (!numbers.includes(1)) fields.unsupported(list ? name : intervalName, "supported are models with RoPE in a layer");
   return numbers.map((number) => number === 1);
+}
+
+// Reads the fields of config.json that describe a mixture of experts with a router in each of its layers.
+
+/** A mixture, and which layers are one. */
+interface Mixture {
+  readonly config: MixtureConfig;
+  /** One per layer. */
+  readonly isMixture: readonly boolean[];
+}
+
+/**
+ * Reads a config's mixture. The number of experts has two spellings, which transformers takes for the same.
+ *
+ * @param family - how the family spells its fields; `undefined` for families without mixtures
+ * @throws {ReadMeError} `ERR_MODEL_INVALID` naming the field; `ERR_MODEL_UNSUPPORTED` when no layer is a mixture
+ */
+function parseMixture(fields: Fields, family: MixtureFields | undefined, numLayers: number): Mixture | undefined {
+  if (family === undefined) return undefined;
+  const countField = fields.has("num_experts") ? "num_experts" : "num_local_experts";
+  const numExperts = fields.size(countField, MOST.experts);
+  const expertsPerToken = fields.size("num_experts_per_tok", MOST.expertsPerToken);
+  if (numLayers * numExperts > MOST.expertsOfLayers) {
+    fields.unsupported(countField, `supported are up to ${MOST.expertsOfLayers} in the ${numLayers} layers together`);
+  }
+  if (expertsPerToken > numExperts) {
+    throw fields.invalid(
+      `\`num_experts_per_tok\` ${expertsPerToken} is more than the ${numExperts} experts of a layer`,
+    );
+  }
+  const { normalizesWeights } = family;
+  const isMixture = mixtureLayers(fields, family, numLayers);
+  if (!isMixture.includes(true)) {
+    fields.unsupported("decoder_sparse_step", "supported are models in which a layer has experts");
+  }
+  return {
+    config: {
+      numExperts,
+      expertsPerToken,
+      expertSize: fields.size(family.expertSize, MOST.width),
+      normalizesWeights: normalizesWeights === true || fields.boolean(normalizesWeights, false),
+    },
+    isMixture,
+  };
+}
+
+/** Finds the layers with experts: every `decoder_sparse_step`-th one that `mlp_only_layers` does not name. */
+function mixtureLayers(fields: Fields, { hasDenseLayers }: MixtureFields, numLayers: number): readonly boolean[] {
+  if (!hasDenseLayers) return Array.from({ length: numLayers }, () => true);
+  const step = fields.size("decoder_sparse_step", MOST.integer, 1);
+  const dense = fields.list("mlp_only_layers") ?? [];
+  if (!dense.every((layer) => typeof layer === "number" && Number.isInteger(layer) && layer >= 0)) {
+    throw fields.invalid(`expected \`mlp_only_layers\` to be a list of layers, got ${describeValue(dense)}`);
+  }
+  const isDense = new Set(dense);
+  return Array.from({ length: numLayers }, (_, layer) => (layer + 1) % step === 0 && !isDense.has(layer));
+}
+
+// Reads the rotary angles of a config.
+
+type Sizes = Pick<ModelConfig, "rotatedSize" | "contextTokens">;
+
+/** Reads the share of a head that RoPE rotates: with the RoPE parameters, or beside them. Rounds down, as PyTorch. */
+function parseRotatedSize(fields: Fields, { hasPartialRotary = false }: Family, headSize: number): number {
+  const parameters = fields.object("rope_parameters") ?? fields.object("rope_scaling");
+  const place = parameters?.has("partial_rotary_factor") ? parameters : fields;
+  const share = place.positive("partial_rotary_factor", 1);
+  if (share !== 1 && !hasPartialRotary) place.unsupported("partial_rotary_factor", "supported is 1");
+  return Math.floor(headSize * share);
+}
+
+/** Whether so many of a head's dimensions are pairs that RoPE can rotate. */
+function isPairCount(rotatedSize: number, headSize: number): boolean {
+  return Number.isInteger(rotatedSize) && rotatedSize % 2 === 0 && rotatedSize >= 2 && rotatedSize <= headSize;
+}
+
+/**
+ * Reads both spellings: `rope_parameters` (transformers 5), and `rope_theta` with `rope_scaling` (before). In a config
+ * with both, `rope_parameters` takes precedence, as in transformers. Families whose layers alternate may have one
+ * object in it for each type of layer; the older spelling scales the layers without a window alone.
+ *
+ * @returns the angles of layers without a window, and of those with one
+ */
+function parseRopes(
+  fields: Fields,
+  family: Family,
+  sizes: Sizes,
+): { readonly full: RopeConfig; readonly sliding: RopeConfig } {
+  const { alternation } = family;
+  const parameters = fields.object("rope_parameters");
+  const [ofFull, ofSliding] = ["full_attention", "sliding_attention"].map((type) => parameters?.object(type));
+  const isByType = ofFull !== undefined || ofSliding !== undefined;
+  if (isByType && !alternation) {
+    fields.unsupported("rope_parameters", "supported is RoPE that is the same in all layers");
+  }
+  const theta = fields.positive("rope_theta", 10000);
+  const originalTokens = fields.count("original_max_position_embeddings");
+  const ropeOf = (scaling: Fields | undefined, plainTheta: number): RopeConfig =>
+    parseRope(scaling, family, { ...sizes, plainTheta, originalTokens });
+  const full = ropeOf(isByType ? ofFull : (parameters ?? fields.object("rope_scaling")), theta);
+  if (!alternation) return { full, sliding: full };
+  return { full, sliding: ropeOf(ofSliding, fields.positive(alternation.theta)) };
+}
+
+function parseRope(
+  scaling: Fields | undefined,
+  { ropeTypeNames = {} }: Family,
+  outer: Sizes & { readonly plainTheta: number; readonly originalTokens: number | undefined },
+): RopeConfig {
+  if (scaling === undefined) return { type: "default", theta: outer.plainTheta };
+  const theta = scaling.positive("rope_theta", outer.plainTheta);
+  const typeField = scaling.has("rope_type") ? "rope_type" : "type";
+  const name = scaling.text(typeField, "default");
+  const type = (Object.hasOwn(ropeTypeNames, name) && ropeTypeNames[name]) || name;
+  switch (type) {
+    case "default":
+      return { type: "default", theta };
+    case "linear":
+      return { type: "linear", theta, factor: scaling.positive("factor") };
+    case "llama3":
+      return {
+        type: "llama3",
+        theta,
+        factor: scaling.positive("factor"),
+        lowFreqFactor: scaling.positive("low_freq_factor"),
+        highFreqFactor: scaling.positive("high_freq_factor"),
+        originalContextTokens: scaling.size("original_max_position_embeddings", MOST.tokens),
+      };
+    case "longrope":
+      return parseLongRope(scaling, outer.originalTokens, { ...outer, theta });
+    default:
+      return scaling.unsupported(typeField, "supported are default, linear, llama3, longrope");
+  }
 }

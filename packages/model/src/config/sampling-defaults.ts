@@ -2,9 +2,8 @@
 
 import { ReadMeError, resolveSamplingParams, type SamplingDefaults } from "@readme-moe/core";
 import { messageOf } from "../files/errors.ts";
-import type { GgufMetadata } from "../gguf/metadata.ts";
-import type { Fields } from "./fields.ts";
-import { MOST } from "./bounds.ts";
+import type { GgufMetadata } from "../gguf/header.ts";
+import { type Fields, MOST } from "./fields.ts";
 
 /** Names of the parameters that shape the distribution, in both kinds of file. */
 const NAMES = {

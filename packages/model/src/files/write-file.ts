@@ -1,10 +1,10 @@
 // Writes files and folders whole or not at all: under a temporary name, which is renamed when everything is written.
 
 import { randomUUID } from "node:crypto";
-import { type FileHandle, mkdir, open, readdir, rename, rm } from "node:fs/promises";
+import { type FileHandle, mkdir, open, readdir, rename, rm, statfs } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 import { setTimeout } from "node:timers/promises";
-import { ReadMeError } from "@readme-moe/core";
+import { megabytes, ReadMeError } from "@readme-moe/core";
 import { isSystemError, writeError } from "./errors.ts";
 
 /** One write of the system takes at most 2 GiB - 4 KiB, and libuv refuses more than an int32. */
@@ -135,4 +135,23 @@ export async function renamePatiently(from: string, to: string, system: RenameSy
     await system.wait(waitMs);
   }
   return system.rename(from, to);
+}
+
+/**
+ * Returns the bytes that may be written into a folder, or into the nearest one above it that exists; `undefined` where
+ * the system does not tell.
+ */
+export async function freeBytes(folder: string): Promise<number | undefined> {
+  const state = await statfs(folder).catch(() => undefined);
+  // Some network file systems have no sizes at all.
+  if (state !== undefined) return state.blocks > 0 ? state.bavail * state.bsize : undefined;
+  const above = dirname(folder);
+  return above === folder ? undefined : freeBytes(above);
+}
+
+/** @throws {ReadMeError} `ERR_WRITE_FAILED` when a folder has less free space than will be written */
+export function refuseFullDisk(folder: string, neededBytes: number, free: number | undefined): void {
+  if (free === undefined || neededBytes <= free) return;
+  const message = `${folder}: has ${megabytes(free)} of free space, and ${megabytes(neededBytes)} are needed`;
+  throw new ReadMeError("ERR_WRITE_FAILED", message);
 }

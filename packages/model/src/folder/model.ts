@@ -1,11 +1,13 @@
+import { createHash } from "node:crypto";
 import { join } from "node:path";
-import type { SamplingDefaults } from "@readme-moe/core";
-import type { ModelConfig } from "../config/model-config.ts";
+import { integerOption, ReadMeError, type SamplingDefaults } from "@readme-moe/core";
+import { type ModelConfig, ropeForContext } from "../config/model-config.ts";
 import type { LowRankSet } from "../low-rank/low-rank-set.ts";
+import { SafetensorsFile } from "../safetensors/safetensors-file.ts";
 import type { TensorStore } from "../tensor-store.ts";
 import type { ModelText } from "../text/load-text.ts";
-import type { ExpertLayout, ModelWeights } from "../weights/model-weights.ts";
-import type { RouterWeights } from "../weights/router-weights.ts";
+import type { RouterWeights } from "../weights/locate-weights.ts";
+import type { ExpertLayout, ModelWeights, TensorRef } from "../weights/model-weights.ts";
 
 /** Layout of the weights of a model. */
 type ModelKind =
@@ -80,3 +82,113 @@ export const TEXT_FILES: readonly string[] = [
   "chat_template.jinja",
   ...POOLING_FILES,
 ];
+
+// Properties that follow from the kind of a model.
+
+/**
+ * Tells whether a model is a checkpoint as its authors published it. All its tokens have the same
+ * expert, and low-rank experts can be used over it.
+ */
+export function isPublished({ kind }: Pick<Model, "kind">): boolean {
+  return kind === "dense" || kind === "mixture" || kind === "pooling";
+}
+
+/** Describes a model that is not dense, for messages: "a mixture of 8 experts in each layer (mixtral)". */
+export function describeMixture({ kind, config, experts }: Pick<Model, "kind" | "config" | "experts">): string {
+  const { mixture, modelType, pooling } = config;
+  if (pooling) return `a model that gives ${pooling.kind === "score" ? "scores" : "embeddings"} (${modelType})`;
+  if (mixture) return `a mixture of ${mixture.numExperts} experts in each layer (${modelType})`;
+  return `a mixture of ${experts.names.length} experts (${kind})`;
+}
+
+/**
+ * Chooses what depends on the context that a model is used with: the divisors of LongRoPE's frequencies, which are
+ * others in contexts longer than the original one. Other models stay as they are. `openModel` chooses for the largest
+ * context.
+ *
+ * @param contextTokens - largest number of tokens that a sequence will have, 1 to the model's `contextTokens`
+ * @returns the model or one that shares its files, so that closing either closes both
+ * @throws {RangeError} for another `contextTokens`
+ */
+export function forContext(model: Model, contextTokens: number): Model {
+  const { config } = model;
+  integerOption("contextTokens", contextTokens, 1, config.contextTokens);
+  const ropes = config.ropes.map((rope) => ropeForContext(rope, contextTokens));
+  if (JSON.stringify(ropes) === JSON.stringify(config.ropes)) return model;
+  // Weights may be packed by what the model computes, and then differ.
+  const fingerprint = async (cacheFolder: string): Promise<string> =>
+    createHash("sha256")
+      .update(`${await model.fingerprint(cacheFolder)} ${JSON.stringify(ropes)}`)
+      .digest("hex");
+  return { ...model, config: { ...config, ropes }, fingerprint };
+}
+
+/** Returns the same result for every call; a failed call may be repeated. */
+export function once<Result>(make: () => Promise<Result>): () => Promise<Result> {
+  let made: Promise<Result> | undefined;
+  return () => {
+    made ??= make().catch((error: unknown) => {
+      made = undefined;
+      throw error;
+    });
+    return made;
+  };
+}
+
+/**
+ * Reads a whole model and checks what opening it does not: that every weight is a finite number, and that an expert's
+ * file holds each layer as one range of bytes.
+ *
+ * @throws {ReadMeError} `ERR_MODEL_INVALID` naming file and tensor
+ */
+export async function verifyModel(model: Model): Promise<void> {
+  await verifyTensors([model.weights, model.router]);
+  if (model.kind !== "read-me") return;
+  const expertStores = new Set(model.weights.layers.flatMap((layer) => layer.experts.map((e) => e.gate.weight.store)));
+  for (const store of expertStores) if (store instanceof SafetensorsFile) checkContiguousLayers(store);
+}
+
+/**
+ * Reads all tensors of a tree of references.
+ * @throws {ReadMeError} `ERR_MODEL_INVALID` naming the first one with a number that is not finite
+ */
+export async function verifyTensors(refs: unknown): Promise<void> {
+  const seen = new Set<TensorRef>();
+  for (const ref of tensorRefs(refs)) {
+    if (seen.has(ref)) continue; // a tied head
+    seen.add(ref);
+    const values = await ref.store.readFloats(ref.name);
+    const bad = values.findIndex((value) => !Number.isFinite(value));
+    if (bad < 0) continue;
+    const message = `${ref.store.path}: tensor ${ref.name} holds ${values[bad]} at element ${bad}`;
+    throw new ReadMeError("ERR_MODEL_INVALID", message);
+  }
+}
+
+function* tensorRefs(refs: unknown): Generator<TensorRef> {
+  if (typeof refs !== "object" || refs === null) return;
+  if (isTensorRef(refs)) yield refs;
+  else for (const inner of Object.values(refs)) yield* tensorRefs(inner);
+}
+
+function isTensorRef(value: object): value is TensorRef {
+  return "store" in value && "shape" in value;
+}
+
+/** @throws {ReadMeError} `ERR_MODEL_INVALID` when a layer's tensors are not one contiguous range of the file */
+function checkContiguousLayers(store: SafetensorsFile): void {
+  const { path } = store;
+  const byOffset = store.names.toSorted((a, b) => store.info(a).offset - store.info(b).offset);
+  const finished = new Set<string>();
+  let current: string | undefined;
+  for (const name of byOffset) {
+    const layer = /^model\.layers\.(\d+)\./.exec(name)?.[1];
+    if (layer === undefined) throw new ReadMeError("ERR_MODEL_INVALID", `${path}: ${name} is no tensor of an expert`);
+    if (layer === current) continue;
+    if (current !== undefined) finished.add(current);
+    if (finished.has(layer)) {
+      throw new ReadMeError("ERR_MODEL_INVALID", `${path}: the tensors of layer ${layer} are not together in the file`);
+    }
+    current = layer;
+  }
+}

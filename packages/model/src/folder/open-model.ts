@@ -1,31 +1,34 @@
 import { access, readdir, stat } from "node:fs/promises";
-import { join, resolve } from "node:path";
+import { basename, dirname, join, resolve } from "node:path";
 import { ReadMeError } from "@readme-moe/core";
-import { fingerprintOf } from "../cache/fingerprint.ts";
+import { fingerprintOf } from "../cache/cached-data.ts";
 import { Fields } from "../config/fields.ts";
 import { ggufConfig } from "../config/gguf-config.ts";
 import type { ModelConfig } from "../config/model-config.ts";
 import { parseConfig } from "../config/parse-config.ts";
 import { generationDefaults, ggufDefaults } from "../config/sampling-defaults.ts";
 import { fileError, unsupported } from "../files/errors.ts";
-import { readJsonFile } from "../files/text-file.ts";
+import { readJsonFile } from "../files/read-file.ts";
 import { GgufTensorStore } from "../gguf/gguf-tensor-store.ts";
 import { openExpertSet } from "../low-rank/expert-set.ts";
 import { ADAPTER_CONFIG_FILE, ADAPTER_FILE } from "../low-rank/low-rank-expert.ts";
 import { SET_FILE } from "../low-rank/low-rank-set.ts";
-import { mxfp4Tensors } from "../safetensors/mxfp4-tensors.ts";
-import { SafetensorsFile, ShardedSafetensors } from "../safetensors/read-safetensors.ts";
-import { loadFolderText, loadGgufText } from "../text/load-text.ts";
-import { poolingText } from "../text/pooling-text.ts";
+import { chooseOnnxFile, onnxFilesAmong, OnnxTensorStore } from "../onnx/onnx-tensor-store.ts";
+import { SafetensorsFile, ShardedSafetensors } from "../safetensors/safetensors-file.ts";
 import type { TensorStore } from "../tensor-store.ts";
-import { locateDense } from "../weights/backbone.ts";
-import { textTensors } from "../weights/text-tensors.ts";
-import { locateMixture } from "../weights/mixture.ts";
-import { isOfficialConversion, locateOfficial } from "../weights/official.ts";
-import { CONFIG_FILE, INDEX_FILE, type Located, type Model, ROUTER_FILE, SINGLE_FILE } from "./model.ts";
-import { once } from "./once.ts";
-import { isPublished } from "./model-kind.ts";
-import { chosenOnnx, folderOfOnnx, onnxFilesIn, openOnnx } from "./open-onnx.ts";
+import { loadFolderText, loadGgufText, poolingText } from "../text/load-text.ts";
+import { isOfficialConversion, locateDense, locateMixture, locateOfficial } from "../weights/locate-weights.ts";
+import { mxfp4Tensors, textTensors } from "../weights/tensor-parts.ts";
+import {
+  CONFIG_FILE,
+  INDEX_FILE,
+  isPublished,
+  type Located,
+  type Model,
+  once,
+  ROUTER_FILE,
+  SINGLE_FILE,
+} from "./model.ts";
 import { openReadMe } from "./read-me-folder.ts";
 import { readPooling } from "./read-pooling.ts";
 
@@ -44,7 +47,7 @@ export async function openModel(path: string): Promise<Model> {
 }
 
 /** Files that a model is read from. */
-export type ModelPlace =
+type ModelPlace =
   /** A GGUF file, and its folder if that was named. */
   | { readonly gguf: string; readonly folder: string | undefined }
   /** A folder with config.json, and its ONNX file if the weights are in one. */
@@ -231,4 +234,56 @@ async function openStore(path: string): Promise<SafetensorsFile | ShardedSafeten
     );
   }
   throw new ReadMeError("ERR_FILE_NOT_FOUND", `${path}: holds neither ${SINGLE_FILE} nor ${INDEX_FILE}`);
+}
+
+// Models whose weights are in an ONNX file: a folder with config.json, and the file in it or in its folder `onnx`.
+
+/** Lists the ONNX files of a folder, with slashes. */
+async function onnxFilesIn(folder: string, names: readonly string[]): Promise<readonly string[]> {
+  const inner = names.includes("onnx") ? await readdir(join(folder, "onnx")).catch((): string[] => []) : [];
+  return onnxFilesAmong([...names, ...inner.map((name) => `onnx/${name}`)]);
+}
+
+/** Finds the folder of the model that an ONNX file belongs to. */
+function folderOfOnnx(file: string): string {
+  const folder = dirname(file);
+  return basename(folder) === "onnx" ? dirname(folder) : folder;
+}
+
+/** @throws {ReadMeError} `ERR_MODEL_INVALID` when there are several files, none with a usual name */
+function chosenOnnx(folder: string, files: readonly string[]): string {
+  const chosen = chooseOnnxFile(files);
+  if (chosen !== undefined) return join(folder, chosen);
+  throw new ReadMeError("ERR_MODEL_INVALID", `${folder}: holds ${files.length} ONNX files; name one of them`);
+}
+
+/**
+ * Opens the weights of a dense model. The head is separate if the file has one: quantised heads differ from the table.
+ * @throws {ReadMeError} as `OnnxTensorStore.open`
+ */
+async function openOnnx(
+  file: string,
+  config: ModelConfig,
+): Promise<{ readonly located: Located; readonly config: ModelConfig }> {
+  if (/_bnb4\.onnx$/i.test(file)) {
+    throw unsupported(file, "has 4 bits in the format of bitsandbytes, which are not read; use q4");
+  }
+  if (config.pooling) {
+    throw unsupported(
+      file,
+      "is of a model that does not generate, which is not read from ONNX; use safetensors or GGUF",
+    );
+  }
+  const store = await OnnxTensorStore.open(file, config);
+  try {
+    const own: ModelConfig = { ...config, hasTiedEmbeddings: store.isTied };
+    const dense = locateDense(store, own);
+    return {
+      config: own,
+      located: { kind: "dense", ...dense, router: undefined, files: store.files, stores: [store] },
+    };
+  } catch (error) {
+    await store.close();
+    throw error;
+  }
 }

@@ -2,11 +2,10 @@
 
 import { join } from "node:path";
 import { describeValue } from "@readme-moe/core";
-import { MOST } from "../config/bounds.ts";
-import { Fields } from "../config/fields.ts";
-import type { EmbeddingConfig, PoolingConfig, ScoreConfig } from "../config/pooling.ts";
+import { Fields, MOST } from "../config/fields.ts";
+import type { EmbeddingConfig, PoolingConfig, ScoreConfig } from "../config/model-config.ts";
 import { corrupt, quoted, unsupported } from "../files/errors.ts";
-import { isList, readJsonFile, readJsonValue, readTextFile } from "../files/text-file.ts";
+import { isList, readJsonFile, readJsonValue, readTextFile } from "../files/read-file.ts";
 import type { ModelText } from "../text/load-text.ts";
 import { MODULES_FILE, PROMPTS_FILE } from "./model.ts";
 

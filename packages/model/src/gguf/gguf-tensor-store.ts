@@ -1,17 +1,19 @@
 import { ReadMeError } from "@readme-moe/core";
-import { familyOf, modelTypeOf } from "../config/families.ts";
+import { familyOf, type FusedNames, modelTypeOf, type NormNames, NORMS_BEFORE } from "../config/families.ts";
 import { allocateFor, quoted } from "../files/errors.ts";
 import { encodeFloats } from "../files/floats.ts";
+import { ByteSource } from "../files/read-file.ts";
 import {
   checkRows,
   countValues,
   type FilePlace,
+  rowBytes,
   type RowRange,
+  type StoredType,
   type TensorInfo,
   type TensorStore,
 } from "../tensor-store.ts";
-import { GgufFile } from "./gguf-file.ts";
-import { hfNameOf, rotaryPartOf } from "./tensor-names.ts";
+import { type GgufHeader, type GgufMetadata, type GgufTensorInfo, readGgufHeader } from "./header.ts";
 
 /**
  * GGUF file as a Hugging Face checkpoint, with that format's names and row order. Tensors without a name there, such as
@@ -209,4 +211,224 @@ function pickHfRows(fileRows: Uint8Array, held: RowRange, head: HeadRows, wanted
     picked.set(fileRows.subarray(at, at + bytesPerRow), (row - wanted.from) * bytesPerRow);
   }
   return picked;
+}
+
+/** GGUF file under its own tensor names and in its own order of rows. `GgufTensorStore` has those of Hugging Face. */
+export class GgufFile {
+  readonly path: string;
+  readonly version: number;
+  readonly metadata: GgufMetadata;
+  /** Tensors by name, in the file's order, including those of a type that cannot be read. */
+  readonly tensors: ReadonlyMap<string, GgufTensorInfo>;
+  readonly #source: ByteSource;
+
+  private constructor(source: ByteSource, { version, metadata, tensors }: GgufHeader) {
+    this.path = source.path;
+    this.version = version;
+    this.metadata = metadata;
+    this.tensors = tensors;
+    this.#source = source;
+  }
+
+  /**
+   * Opens a file.
+   *
+   * @throws {ReadMeError} when the file cannot be read or is damaged, big-endian, or not of version 2 or 3
+   */
+  static async open(path: string): Promise<GgufFile> {
+    const source = await ByteSource.open(path);
+    try {
+      return new GgufFile(source, await readGgufHeader(source));
+    } catch (error) {
+      await source.close();
+      throw error;
+    }
+  }
+
+  /**
+   * Describes a tensor.
+   *
+   * @throws {ReadMeError} `ERR_MODEL_INVALID` when there is no such tensor; `ERR_MODEL_UNSUPPORTED` when
+   *   its type cannot be read
+   */
+  info(name: string): TensorInfo {
+    const { tensor, stored, byteLength } = this.#readable(name);
+    return { name, type: stored, shape: tensor.shape, byteLength };
+  }
+
+  /**
+   * Reads a tensor's blocks, or those of some rows.
+   *
+   * @throws {ReadMeError} as `info`; also for `rows` of a quantised vector, which are no whole blocks
+   */
+  async readBytes(name: string, rows?: RowRange): Promise<Uint8Array> {
+    const { tensor, byteLength } = this.#readable(name);
+    if (rows !== undefined && this.#hasSplitRows(tensor))
+      throw this.#unsupported(name, "is a quantised vector, whose rows share blocks");
+    const range = rowBytes({ shape: tensor.shape, byteLength }, rows);
+    return this.#source.read(tensor.offset + range.offset, range.byteLength, `tensor ${quoted(name)}`);
+  }
+
+  /** Finds where a tensor's blocks lie. @throws {ReadMeError} as `info` */
+  placeOf(name: string): FilePlace {
+    const { tensor, byteLength } = this.#readable(name);
+    return { file: this.#source, offset: tensor.offset, byteLength };
+  }
+
+  /**
+   * Reads a tensor as float32, row-major, or some of its rows.
+   * @throws {ReadMeError} as `info`; `ERR_MODEL_INVALID` when it holds integers
+   */
+  async readFloats(name: string, rows?: RowRange): Promise<Float32Array> {
+    const { tensor } = this.#readable(name);
+    if (rows !== undefined && this.#hasSplitRows(tensor)) {
+      checkRows(tensor.shape, rows);
+      return (await this.readFloats(name)).slice(rows.from, rows.to);
+    }
+    return this.decode(name, await this.readBytes(name, rows));
+  }
+
+  /** Converts blocks of the tensor `name` to float32, perhaps in the same memory. */
+  decode(name: string, bytes: Uint8Array): Float32Array {
+    const { tensor, stored } = this.#readable(name);
+    const dequantize = tensor.type?.dequantize;
+    const subject = this.#subject(name);
+    if (dequantize === undefined) throw new ReadMeError("ERR_MODEL_INVALID", `${subject} holds ${stored}, not floats`);
+    return allocateFor(subject, () => dequantize(bytes));
+  }
+
+  async close(): Promise<void> {
+    await this.#source.close();
+  }
+
+  #readable(name: string): {
+    readonly tensor: GgufTensorInfo;
+    readonly stored: StoredType;
+    readonly byteLength: number;
+  } {
+    const tensor = this.tensors.get(name);
+    if (tensor === undefined) throw new ReadMeError("ERR_MODEL_INVALID", `${this.path}: has no tensor ${quoted(name)}`);
+    const stored = tensor.type?.stored;
+    if (stored !== undefined && tensor.byteLength !== undefined)
+      return { tensor, stored, byteLength: tensor.byteLength };
+    const { name: type = tensor.ggmlType, instead = "Q4_K or Q8_0" } = tensor.type ?? {};
+    throw this.#unsupported(
+      name,
+      `has the ggml type ${type}, which is not supported; take a file with ${instead} instead`,
+    );
+  }
+
+  #hasSplitRows(tensor: GgufTensorInfo): boolean {
+    return tensor.shape.length < 2 && tensor.type?.blockValues !== 1;
+  }
+
+  #unsupported(name: string, problem: string): ReadMeError {
+    return new ReadMeError("ERR_MODEL_UNSUPPORTED", `${this.#subject(name)} ${problem}`);
+  }
+
+  #subject(name: string): string {
+    return `${this.path}: tensor ${quoted(name)}`;
+  }
+}
+
+// Names of the same tensors in llama.cpp and in Hugging Face checkpoints.
+
+type Names = ReadonlyMap<string, string>;
+
+/** Names without `.weight` or `.bias`: llama.cpp's by Hugging Face's. */
+const MODEL_PARTS: Names = new Map([
+  ["model.embed_tokens", "token_embd"],
+  ["lm_head", "output"],
+  ["model.norm", "output_norm"],
+]);
+
+/** Names within a layer, behind `model.layers.N.` and `blk.N.`. */
+const LAYER_PARTS: Names = new Map([
+  ["self_attn.q_proj", "attn_q"],
+  ["self_attn.k_proj", "attn_k"],
+  ["self_attn.v_proj", "attn_v"],
+  ["self_attn.o_proj", "attn_output"],
+  ["self_attn.q_norm", "attn_q_norm"],
+  ["self_attn.k_norm", "attn_k_norm"],
+  ["mlp.gate_proj", "ffn_gate"],
+  ["mlp.up_proj", "ffn_up"],
+  ["mlp.down_proj", "ffn_down"],
+  ["mlp.gate", "ffn_gate_inp"],
+  ["mlp.experts.gate_proj", "ffn_gate_exps"],
+  ["mlp.experts.up_proj", "ffn_up_exps"],
+  ["mlp.experts.down_proj", "ffn_down_exps"],
+  ["mlp.experts.gate_up_proj", "ffn_gate_up_exps"],
+]);
+
+/** Names of one expert's products in files of early mixtures, in front of its index. */
+const EXPERT_PARTS: Names = new Map([
+  ["gate_proj", "ffn_gate"],
+  ["up_proj", "ffn_up"],
+  ["down_proj", "ffn_down"],
+]);
+
+/** llama.cpp's names of a layer's norms, the same in all families. */
+const NORM_PARTS: ReadonlyMap<keyof NormNames, string> = new Map([
+  ["attention", "attn_norm"],
+  ["attentionOutput", "post_attention_norm"],
+  ["ffn", "ffn_norm"],
+  ["ffnOutput", "post_ffw_norm"],
+]);
+
+const GGML_NAME = /^(?:blk\.(?<layer>0|[1-9]\d*)\.)?(?<part>[^.]+)\.(?<kind>weight|bias)$/;
+const GGML_EXPERT = /^blk\.(?<layer>0|[1-9]\d*)\.(?<part>[^.]+)\.(?<expert>0|[1-9]\d*)\.weight$/;
+const HF_NAME = /^(?:model\.layers\.(?<layer>0|[1-9]\d*)\.)?(?<part>.+)\.(?<kind>weight|bias)$/;
+
+/**
+ * Translates a name of a GGUF file, such as `blk.3.attn_q.weight` to `model.layers.3.self_attn.q_proj.weight`. An
+ * unknown name stays as it is.
+ *
+ * @param norms - Hugging Face's names of norms in the file's family
+ * @param fused - Hugging Face's names of tensors with several products, if the family has them
+ */
+export function hfNameOf(ggmlName: string, norms: NormNames = NORMS_BEFORE, fused?: FusedNames): string {
+  const { layer, part = "", kind } = GGML_NAME.exec(ggmlName)?.groups ?? {};
+  if (kind === undefined) return hfNameOfExpert(ggmlName);
+  const hfPart = inverse(layer === undefined ? MODEL_PARTS : layerParts(norms, fused)).get(part);
+  if (hfPart === undefined) return ggmlName;
+  return layer === undefined ? `${hfPart}.${kind}` : `model.layers.${layer}.${hfPart}.${kind}`;
+}
+
+/** Translates a name such as `blk.3.ffn_gate.5.weight`. */
+function hfNameOfExpert(ggmlName: string): string {
+  const { layer, part = "", expert } = GGML_EXPERT.exec(ggmlName)?.groups ?? {};
+  const hfPart = inverse(EXPERT_PARTS).get(part);
+  return hfPart === undefined ? ggmlName : `model.layers.${layer}.mlp.experts.${expert}.${hfPart}.weight`;
+}
+
+/** Translates a name in the other direction. */
+export function ggmlNameOf(hfName: string, norms: NormNames = NORMS_BEFORE, fused?: FusedNames): string {
+  const { layer, part = "", kind } = HF_NAME.exec(hfName)?.groups ?? {};
+  const ggmlPart = (layer === undefined ? MODEL_PARTS : layerParts(norms, fused)).get(part);
+  if (ggmlPart === undefined) return hfName;
+  return layer === undefined ? `${ggmlPart}.${kind}` : `blk.${layer}.${ggmlPart}.${kind}`;
+}
+
+/** Tells whether a tensor's rows are those of queries or keys, which some architectures order by rotary pairs. */
+function rotaryPartOf(ggmlName: string): { readonly layer: number; readonly part: "attn_q" | "attn_k" } | undefined {
+  const { layer, part } = GGML_NAME.exec(ggmlName)?.groups ?? {};
+  return layer !== undefined && (part === "attn_q" || part === "attn_k") ? { layer: Number(layer), part } : undefined;
+}
+
+function layerParts(norms: NormNames, fused: FusedNames | undefined): Names {
+  const parts = new Map(LAYER_PARTS);
+  if (fused !== undefined) {
+    parts.set(fused.qkv, "attn_qkv").set(fused.gateUp, "ffn_up");
+    // Both fused rows and those of the up product have llama.cpp's name `ffn_up`.
+    parts.delete("mlp.up_proj");
+  }
+  for (const [role, part] of NORM_PARTS) {
+    const name = norms[role];
+    if (name !== undefined) parts.set(name, part);
+  }
+  return parts;
+}
+
+function inverse(names: Names): Names {
+  return new Map([...names].map(([hf, ggml]) => [ggml, hf]));
 }

@@ -6,7 +6,7 @@ import { setTimeout } from "node:timers/promises";
 import { describeValue, rejectUnknownKeys } from "@readme-moe/core";
 import { expandHome } from "../cache/cache-folder.ts";
 import { repositoryNameProblem } from "../files/file-name.ts";
-import { readTextFile } from "../files/text-file.ts";
+import { readTextFile } from "../files/read-file.ts";
 
 const DEFAULT_REVISION = "main";
 const MAX_NAME_LENGTH = 96;

@@ -2,23 +2,25 @@
 
 import { readdir, stat } from "node:fs/promises";
 import { basename, dirname, join, resolve, sep } from "node:path";
-import { readJsonFile } from "../files/text-file.ts";
+import { resolveCacheFolder } from "../cache/cache-folder.ts";
+import { type EntryName, type IndexedModel, type ModelUser, readModelIndex } from "../cache/model-index.ts";
+import { isWithin } from "../files/file-name.ts";
+import { readJsonFile } from "../files/read-file.ts";
 import { BACKBONE_FILE, CONFIG_FILE, INDEX_FILE, SINGLE_FILE } from "../folder/model.ts";
-import { GgufFile } from "../gguf/gguf-file.ts";
+import { GgufFile } from "../gguf/gguf-tensor-store.ts";
+import { modelFiles, modelPath } from "../hub/download-model.ts";
 import { fileSize, HubCache } from "../hub/hub-cache.ts";
-import { modelFiles, modelPath } from "../hub/model-files.ts";
+import { hubCacheFolder } from "../hub/options.ts";
 import { ADAPTER_FILE } from "../low-rank/low-rank-expert.ts";
-import { sourceFor } from "../names/known-model.ts";
-import { KNOWN_MODELS } from "../names/known-models.ts";
+import { KNOWN_MODELS, sourceFor } from "../names/known-models.ts";
 import { fullName } from "../names/parse-name.ts";
 import { packagedPath, PRESET_FOLDER, PRESETS } from "../names/preset.ts";
-import type { FoundModel } from "./cached-model.ts";
 
 const MAX_CONFIG_BYTES = 16 << 20;
 const WEIGHT_FILES = [BACKBONE_FILE, SINGLE_FILE, INDEX_FILE];
 
 /** Finds the models and adapters in the hub's cache. */
-export async function hubModels(cacheFolder: string): Promise<readonly FoundModel[]> {
+async function hubModels(cacheFolder: string): Promise<readonly FoundModel[]> {
   const names = await readdir(cacheFolder).catch(() => []);
   const repositories = names.flatMap((name) => {
     const repository = /^models--(.+)$/.exec(name)?.[1]?.replace("--", "/");
@@ -127,7 +129,7 @@ function nameOf({ repository = "", commit, revisions }: Snapshot, file: string |
 }
 
 /** Finds files of packages in our cache. */
-export async function packageModels(cacheFolder: string): Promise<readonly FoundModel[]> {
+async function packageModels(cacheFolder: string): Promise<readonly FoundModel[]> {
   const found: FoundModel[] = [];
   for (const preset of PRESETS) {
     const path = packagedPath(preset, cacheFolder);
@@ -156,7 +158,7 @@ export async function packageModels(cacheFolder: string): Promise<readonly Found
 }
 
 /** Describes a model outside of the caches, of which the cache has packed weights. */
-export async function localModel(path: string, lastUsedMs: number): Promise<FoundModel> {
+async function localModel(path: string, lastUsedMs: number): Promise<FoundModel> {
   const isThere = (await stat(path).catch(() => undefined)) !== undefined;
   return {
     name: path,
@@ -176,7 +178,7 @@ export async function localModel(path: string, lastUsedMs: number): Promise<Foun
 }
 
 /** Whether a path is in one of the caches. */
-export function isInCaches(path: string, hubCache: string, ownCache: string): boolean {
+function isInCaches(path: string, hubCache: string, ownCache: string): boolean {
   const folders = [resolve(hubCache), join(resolve(ownCache), PRESET_FOLDER)];
   return folders.some((folder) => path.startsWith(folder + sep));
 }
@@ -211,4 +213,137 @@ async function sizeOf(paths: readonly string[]): Promise<Pick<FoundModel, "bytes
     bytes: states.reduce((sum, state) => sum + (state?.size ?? 0), 0),
     lastUsedMs: Math.max(0, ...states.map((state) => state?.mtimeMs ?? 0)),
   };
+}
+
+/** Options of `listModels` and `removeModels`. */
+export interface LibraryOptions {
+  /** Our cache folder, with packed weights. @default `README_MOE_CACHE`, else the platform's */
+  readonly cacheFolder?: string | undefined;
+}
+
+/**
+ * Lists the models on this machine, with the packed weights that were made from them: those in the hub's cache and in
+ * ours, and those elsewhere of which our cache has packed weights. Makes no request.
+ */
+export async function listModels(options: LibraryOptions = {}): Promise<CachedModels> {
+  const [ownCache, hubCache] = [resolveCacheFolder(options.cacheFolder), resolve(hubCacheFolder())];
+  const index = await readModelIndex(ownCache);
+  const inCaches = [...(await packageModels(ownCache)), ...(await hubModels(hubCache))];
+  const isOfCaches = ({ path }: IndexedModel): boolean => isInCaches(path, hubCache, ownCache);
+  const elsewhere = index.filter((model) => !isOfCaches(model) && model.entries.length > 0);
+  // A model that was removed by another tool has left its packed weights here.
+  const gone = index.filter((model) => isOfCaches(model) && ownerOf(inCaches, model) === undefined);
+  const others = [...elsewhere, ...gone.filter(({ entries }) => entries.length > 0)];
+  const found = [...inCaches, ...(await Promise.all(others.map((each) => localModel(each.path, each.lastUsedMs))))];
+  const sizes = await packedSizes(ownCache);
+  const models = found.map((model) => described(model, recordsOf(found, model, index), sizes));
+  const claimed = new Set(models.flatMap(({ packed }) => packed.map(entryName)));
+  return {
+    models: models.toSorted((a, b) => b.lastUsedMs - a.lastUsedMs || (a.name < b.name ? -1 : 1)),
+    unclaimed: [...sizes.values()].filter((entry) => !claimed.has(entryName(entry))),
+  };
+}
+
+/** Selects what the cache knows about a model: records of its own path, and of paths that lead to no other model. */
+function recordsOf(
+  found: readonly FoundModel[],
+  model: FoundModel,
+  index: readonly IndexedModel[],
+): readonly IndexedModel[] {
+  return index.filter((record) => ownerOf(found, record) === model);
+}
+
+/** Finds the model that a path belongs to: the GGUF file, else the folder that it is in. */
+function ownerOf(found: readonly FoundModel[], { path }: Pick<IndexedModel, "path">): FoundModel | undefined {
+  const owners = found.filter((model) => model.path === path || isWithin(model.path, path));
+  return owners.toSorted((a, b) => b.path.length - a.path.length)[0];
+}
+
+function described(
+  model: FoundModel,
+  records: readonly IndexedModel[],
+  sizes: ReadonlyMap<string, PackedEntry>,
+): CachedModel {
+  const entries = new Map(records.flatMap((record) => record.entries.map((entry) => [entryName(entry), entry])));
+  return {
+    ...model,
+    lastUsedMs: Math.max(model.lastUsedMs, ...records.map(({ lastUsedMs }) => lastUsedMs)),
+    packed: [...entries.keys()].flatMap((name) => sizes.get(name) ?? []),
+    users: records.flatMap(({ users }) => users),
+    indexedPaths: records.map(({ path }) => path),
+  };
+}
+
+/** Data that was made from a model: its packed weights, or those of a router or of a low-rank expert. */
+export interface PackedEntry {
+  readonly kind: string;
+  readonly key: string;
+  readonly bytes: number;
+}
+
+/** A model that is on this machine. */
+export interface CachedModel {
+  /** Name for commands and `ReadMeEngine.open`: a short name, else a repository of the hub, else a path. */
+  readonly name: string;
+  /** Place of its files: the hub's cache, ours (weights of a package), or anywhere else. */
+  readonly place: "hub" | "package" | "local";
+  readonly kind: "model" | "adapter";
+  /** `organisation/name`; `undefined` outside of the hub's cache. */
+  readonly repository: string | undefined;
+  /** Branches and tags that stand for this commit. */
+  readonly revisions: readonly string[];
+  readonly commit: string | undefined;
+  /** GGUF file in the repository; `undefined` for safetensors. */
+  readonly file: string | undefined;
+  /** `model_type` of the config, or architecture of the GGUF file; `undefined` when neither can be read. */
+  readonly family: string | undefined;
+  /** The folder or the GGUF file, as it is opened. */
+  readonly path: string;
+  /** The model's files, relative to its snapshot; empty outside of caches. */
+  readonly files: readonly string[];
+  /** Size of the files; 0 outside of caches, where they are not counted. */
+  readonly bytes: number;
+  /** Whether all files are there; false for interrupted downloads, and for paths that do not exist any more. */
+  readonly isComplete: boolean;
+  /** Time of the last use that the cache knows of, else of the download, in ms since 1970. */
+  readonly lastUsedMs: number;
+  readonly packed: readonly PackedEntry[];
+  readonly users: readonly ModelUser[];
+  /** Paths under which the cache knows the model. */
+  readonly indexedPaths: readonly string[];
+}
+
+/** Everything on this machine that models take. */
+export interface CachedModels {
+  /** The last used first. */
+  readonly models: readonly CachedModel[];
+  /** Packed data of models that the cache does not know, such as those of earlier versions. */
+  readonly unclaimed: readonly PackedEntry[];
+}
+
+/** A model in a folder of a cache, before the cache's own notes are added. */
+type FoundModel = Omit<CachedModel, "packed" | "users" | "indexedPaths">;
+
+/** Folders of the cache whose entries are made from models. */
+const PACKED_KINDS = ["kernels", "experts"];
+
+/** Names an entry as no other is. */
+export function entryName({ kind, key }: EntryName): string {
+  return `${kind}/${key}`;
+}
+
+/** Measures the entries of packed data, by their names. */
+export async function packedSizes(cacheFolder: string): Promise<ReadonlyMap<string, PackedEntry>> {
+  const sizes = new Map<string, PackedEntry>();
+  for (const kind of PACKED_KINDS) {
+    for (const key of await readdir(join(cacheFolder, kind)).catch(() => [])) {
+      if (!/^[0-9a-f]+$/.test(key)) continue;
+      const folder = join(cacheFolder, kind, key);
+      const names = await readdir(folder).catch(() => []);
+      const files = await Promise.all(names.map((name) => stat(join(folder, name)).catch(() => undefined)));
+      const bytes = files.reduce((sum, file) => sum + (file?.size ?? 0), 0);
+      sizes.set(entryName({ kind, key }), { kind, key, bytes });
+    }
+  }
+  return sizes;
 }

@@ -1,15 +1,22 @@
 import { randomUUID } from "node:crypto";
 import { lstat, readdir, readlink, rename, rm, rmdir, stat } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
-import { ReadMeError } from "@readme-moe/core";
+import { nearestName, ReadMeError } from "@readme-moe/core";
 import { removeAbandoned, resolveCacheFolder } from "../cache/cache-folder.ts";
-import { memoOf } from "../cache/fingerprint.ts";
-import { forgetModels, reserveRemoval } from "../cache/model-index.ts";
+import { memoOf } from "../cache/cached-data.ts";
+import { forgetModels, readModelIndex, reserveRemoval } from "../cache/model-index.ts";
 import { isSystemError } from "../files/errors.ts";
 import { HubCache } from "../hub/hub-cache.ts";
 import { hubCacheFolder } from "../hub/options.ts";
-import type { CachedModel, CachedModels, PackedEntry } from "./cached-model.ts";
-import type { LibraryOptions } from "./list-models.ts";
+import { type ModelName, parseModelName } from "../names/parse-name.ts";
+import {
+  type CachedModel,
+  type CachedModels,
+  entryName,
+  type LibraryOptions,
+  type PackedEntry,
+  packedSizes,
+} from "./find-models.ts";
 
 /** Beginning of the names of folders that are being removed. */
 const REMOVED = ".building-removed-";
@@ -183,4 +190,160 @@ async function removeMemos(models: readonly CachedModel[], cacheFolder: string):
     const names = place === "local" ? [] : files.map((name) => (file === undefined ? join(root, name) : path));
     for (const name of names) await rm(memoOf(cacheFolder, name), { force: true });
   }
+}
+
+/** The models that a name stands for among those on this machine. */
+export interface Selection {
+  readonly models: readonly CachedModel[];
+  /** A similar name of a model that is here, when there is none of this name. */
+  readonly near: string | undefined;
+}
+
+/**
+ * Selects models by a name that commands take. A short name or a repository without more selects all its weights and
+ * revisions. Pure: whether a path exists is passed in.
+ */
+export function selectModels(
+  models: readonly CachedModel[],
+  name: string,
+  exists: (path: string) => boolean,
+): Selection {
+  const parsed = parseModelName(name, exists);
+  const found = models.filter((model) => model.name === name || isMeant(model, parsed));
+  if (found.length > 0) return { models: found, near: undefined };
+  return { models: [], near: nearestName(name, [...new Set(models.map((model) => model.name))]) };
+}
+
+function isMeant(model: CachedModel, name: ModelName): boolean {
+  switch (name.kind) {
+    case "path":
+      return resolve(name.path) === model.path;
+    case "known": {
+      const sources = name.source === undefined ? name.model.sources : [name.source];
+      const isFromHub = sources.some(({ repository, file }) => isOf(model, repository) && sameFile(model, file));
+      return isFromHub || (model.place === "package" && name.source === undefined && model.name === name.model.name);
+    }
+    case "hub": {
+      const { repository, revision, file, quantization } = name;
+      const isFile = file === undefined || sameFile(model, file);
+      const isType =
+        quantization === undefined || model.file?.toLowerCase().includes(quantization.toLowerCase()) === true;
+      return isOf(model, repository) && isRevision(model, revision) && isFile && isType;
+    }
+    case "unknown":
+      return false;
+    default:
+      throw new TypeError(`Unknown kind of name: ${String(name satisfies never)}`);
+  }
+}
+
+function isOf(model: CachedModel, repository: string): boolean {
+  return model.repository?.toLowerCase() === repository.toLowerCase();
+}
+
+/** Compares files; an interrupted download is of any file. */
+function sameFile(model: CachedModel, file: string | undefined): boolean {
+  return model.file === file || model.commit === undefined;
+}
+
+function isRevision({ revisions, commit }: CachedModel, revision: string | undefined): boolean {
+  if (revision === undefined || revisions.includes(revision)) return true;
+  return /^[0-9a-f]{7,40}$/.test(revision) && commit?.startsWith(revision) === true;
+}
+
+// Keeps the packed weights in the cache below a size: what was not used for longest is dropped, and packed again when
+// its model is opened.
+
+/** Packed data and its use. */
+export interface PackedUse extends PackedEntry {
+  /** Time of the last use, in ms since 1970. */
+  readonly lastUsedMs: number;
+  /** Whether a process has a model open that the data was made from. */
+  readonly isInUse: boolean;
+  /** Models that the data was made from; none for data of earlier versions. */
+  readonly modelPaths: readonly string[];
+}
+
+/** Largest size of the packed weights in the cache, unless `README_MOE_CACHE_BYTES` says otherwise. */
+export const DEFAULT_PACKED_BYTES = 50e9;
+
+/**
+ * Returns the limit of the packed weights: `README_MOE_CACHE_BYTES`, else 50 GB.
+ *
+ * @throws {RangeError} when the variable is no whole number from 0 up
+ */
+export function packedLimitBytes(): number {
+  const text = process.env["README_MOE_CACHE_BYTES"] ?? "";
+  if (text === "") return DEFAULT_PACKED_BYTES;
+  if (/^\d{1,15}$/.test(text)) return Number(text);
+  throw new RangeError(`Expected README_MOE_CACHE_BYTES to be a number of bytes, got \`${text}\``);
+}
+
+/** Chooses the data to drop: the least recently used first, until the rest fits. Data in use stays. */
+export function packedToDrop(entries: readonly PackedUse[], maxBytes: number): readonly PackedUse[] {
+  let excessBytes = entries.reduce((sum, { bytes }) => sum + bytes, 0) - maxBytes;
+  const dropped: PackedUse[] = [];
+  for (const entry of entries.toSorted(
+    (a, b) => a.lastUsedMs - b.lastUsedMs || (entryName(a) < entryName(b) ? -1 : 1),
+  )) {
+    if (excessBytes <= 0) break;
+    if (entry.isInUse) continue;
+    dropped.push(entry);
+    excessBytes -= entry.bytes;
+  }
+  return dropped;
+}
+
+/** Lists the packed data with its last use. */
+export async function packedUses({ cacheFolder }: LibraryOptions = {}): Promise<readonly PackedUse[]> {
+  const cache = resolveCacheFolder(cacheFolder);
+  const [index, sizes] = [await readModelIndex(cache), await packedSizes(cache)];
+  return Promise.all(
+    [...sizes].map(async ([name, entry]): Promise<PackedUse> => {
+      const models = index.filter(({ entries }) => entries.some((each) => entryName(each) === name));
+      const madeMs = await stat(join(cache, entry.kind, entry.key)).then(
+        ({ mtimeMs }) => mtimeMs,
+        () => 0,
+      );
+      return {
+        ...entry,
+        lastUsedMs: Math.max(models.length === 0 ? madeMs : 0, ...models.map(({ lastUsedMs }) => lastUsedMs)),
+        isInUse: models.some(({ users }) => users.length > 0),
+        modelPaths: models.map(({ path }) => path),
+      };
+    }),
+  );
+}
+
+/** Options of `trimPacked`. */
+interface TrimOptions extends LibraryOptions {
+  /** Key of data that stays, because it is about to be opened. */
+  readonly keptKey?: string | undefined;
+}
+
+/**
+ * Drops the least recently used packed weights until the rest takes at most `maxBytes`. Those of models that a process
+ * has open stay, also if a process opens one meanwhile.
+ *
+ * @returns what was dropped
+ */
+export async function trimPacked(maxBytes: number, options: TrimOptions = {}): Promise<readonly PackedUse[]> {
+  const dropped: PackedUse[] = [];
+  const uses = (await packedUses(options)).map((use) => ({
+    ...use,
+    isInUse: use.isInUse || use.key === options.keptKey,
+  }));
+  for (const entry of packedToDrop(uses, maxBytes)) {
+    const reservation = await reserveRemoval(resolveCacheFolder(options.cacheFolder), entry.modelPaths).catch(
+      () => undefined,
+    );
+    if (reservation === undefined) continue;
+    try {
+      await removeUnclaimed([entry], options);
+      dropped.push(entry);
+    } finally {
+      await reservation.release();
+    }
+  }
+  return dropped;
 }

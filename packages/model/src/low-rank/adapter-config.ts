@@ -1,8 +1,7 @@
 // Reads adapter_config.json as PEFT does. Fields that only matter for training, such as dropout, are not looked at.
 
 import { describeValue, ReadMeError } from "@readme-moe/core";
-import type { Fields } from "../config/fields.ts";
-import { MOST } from "../config/bounds.ts";
+import { type Fields, MOST } from "../config/fields.ts";
 import { quoted } from "../files/errors.ts";
 import { PatternError } from "../patterns/javascript-character.ts";
 import { Pattern, StepLimit } from "../patterns/pattern.ts";

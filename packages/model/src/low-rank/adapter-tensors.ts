@@ -4,7 +4,7 @@ import { access } from "node:fs/promises";
 import { join } from "node:path";
 import { ReadMeError } from "@readme-moe/core";
 import { quoted, unsupported } from "../files/errors.ts";
-import { SafetensorsFile } from "../safetensors/read-safetensors.ts";
+import { SafetensorsFile } from "../safetensors/safetensors-file.ts";
 import { ADAPTER_FILE } from "./low-rank-expert.ts";
 
 // The header's share of a tensor, and of metadata such as notes of a training.

@@ -1,5 +1,5 @@
 import { join } from "node:path";
-import { fingerprintOf } from "../cache/fingerprint.ts";
+import { fingerprintOf } from "../cache/cached-data.ts";
 import { ADAPTER_CONFIG_FILE, ADAPTER_FILE } from "./low-rank-expert.ts";
 import type { LowRankSet } from "./low-rank-set.ts";
 

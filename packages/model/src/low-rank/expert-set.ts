@@ -1,12 +1,12 @@
 import { createHash } from "node:crypto";
 import { join, resolve } from "node:path";
 import { ReadMeError } from "@readme-moe/core";
-import { fingerprintOf } from "../cache/fingerprint.ts";
+import { fingerprintOf } from "../cache/cached-data.ts";
 import type { ModelConfig } from "../config/model-config.ts";
 import { resolveInside } from "../files/file-name.ts";
 import { ROUTER_FILE } from "../folder/model.ts";
-import { SafetensorsFile } from "../safetensors/read-safetensors.ts";
-import { locateRouter, parseRouterConfig } from "../weights/router-weights.ts";
+import { SafetensorsFile } from "../safetensors/safetensors-file.ts";
+import { locateRouter, parseRouterConfig } from "../weights/locate-weights.ts";
 import type { ListedExpert, LowRankSet } from "./low-rank-set.ts";
 import { readSetFile, type SetFile } from "./set-file.ts";
 

@@ -1,4 +1,4 @@
-import type { TensorRef } from "../weights/tensor-ref.ts";
+import type { TensorRef } from "../weights/model-weights.ts";
 
 /** A product of a layer that a low-rank expert can change. */
 export type LowRankProduct = "query" | "key" | "value" | "attentionOutput" | "gate" | "up" | "down";

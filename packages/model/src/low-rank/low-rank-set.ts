@@ -1,4 +1,4 @@
-import type { RouterWeights } from "../weights/router-weights.ts";
+import type { RouterWeights } from "../weights/locate-weights.ts";
 
 /** An expert of a set, not opened yet. */
 export interface ListedExpert {

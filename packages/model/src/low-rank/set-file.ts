@@ -1,10 +1,9 @@
 // The file read-me-experts.json: names and folders of low-rank experts, and the config of their router.
 
 import { join } from "node:path";
-import { Fields } from "../config/fields.ts";
-import { MOST } from "../config/bounds.ts";
+import { Fields, MOST } from "../config/fields.ts";
 import { quoted } from "../files/errors.ts";
-import { type JsonObject, readJsonFile } from "../files/text-file.ts";
+import { type JsonObject, readJsonFile } from "../files/read-file.ts";
 import { expertNameProblem } from "./low-rank-expert.ts";
 import { MAX_EXPERTS, SET_FILE } from "./low-rank-set.ts";
 

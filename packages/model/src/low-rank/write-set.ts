@@ -1,9 +1,9 @@
 import { mkdir } from "node:fs/promises";
 import { dirname, join } from "node:path";
-import type { JsonObject } from "../files/text-file.ts";
+import type { JsonObject } from "../files/read-file.ts";
 import { writeFileAtomically, writeFolderAtomically } from "../files/write-file.ts";
 import { ROUTER_FILE } from "../folder/model.ts";
-import { type SafetensorsInput, writeSafetensors } from "../safetensors/write-safetensors.ts";
+import { type SafetensorsInput, writeSafetensors } from "../safetensors/safetensors-file.ts";
 import { ADAPTER_CONFIG_FILE, ADAPTER_FILE } from "./low-rank-expert.ts";
 import { ADAPTERS_FOLDER, SET_FILE } from "./low-rank-set.ts";
 import { parseSetFile, SET_VERSION, setText } from "./set-file.ts";

@@ -1,9 +1,9 @@
 // The table of short names. A new entry needs nothing else: commands, help and docs follow the table.
 
-import type { DecoderShape, KnownModel, SourceWeights, WeightSource } from "./known-model.ts";
+import type { Precision } from "../weights/model-weights.ts";
 
 /** Describes a decoder whose head is its embedding table, unless `isTied` is false. */
-function shape(
+function decoder(
   [hiddenSize, numLayers, ffnSize]: readonly [hiddenSize: number, numLayers: number, ffnSize: number],
   [numHeads, numKvHeads, headSize]: readonly [numHeads: number, numKvHeads: number, headSize: number],
   vocabSize: number,
@@ -28,7 +28,7 @@ export const KNOWN_MODELS: readonly KnownModel[] = [
     title: "SmolLM2-135M-Instruct",
     modelType: "llama",
     license: "Apache-2.0",
-    shape: shape([576, 30, 1536], [9, 3, 64], 49_152),
+    shape: decoder([576, 30, 1536], [9, 3, 64], 49_152),
     sources: [bf16("HuggingFaceTB/SmolLM2-135M-Instruct", 269_060_552)],
   },
   {
@@ -36,7 +36,7 @@ export const KNOWN_MODELS: readonly KnownModel[] = [
     title: "SmolLM2-360M-Instruct",
     modelType: "llama",
     license: "Apache-2.0",
-    shape: shape([960, 32, 2560], [15, 5, 64], 49_152),
+    shape: decoder([960, 32, 2560], [15, 5, 64], 49_152),
     sources: [
       bf16("HuggingFaceTB/SmolLM2-360M-Instruct", 723_674_912),
       q8("HuggingFaceTB/SmolLM2-360M-Instruct-GGUF", "smollm2-360m-instruct-q8_0.gguf", 386_404_992),
@@ -47,7 +47,7 @@ export const KNOWN_MODELS: readonly KnownModel[] = [
     title: "SmolLM2-1.7B-Instruct",
     modelType: "llama",
     license: "Apache-2.0",
-    shape: shape([2048, 24, 8192], [32, 32, 64], 49_152),
+    shape: decoder([2048, 24, 8192], [32, 32, 64], 49_152),
     sources: [
       bf16("HuggingFaceTB/SmolLM2-1.7B-Instruct", 3_422_777_952),
       q8("bartowski/SmolLM2-1.7B-Instruct-GGUF", "SmolLM2-1.7B-Instruct-Q8_0.gguf", 1_820_414_944),
@@ -59,7 +59,7 @@ export const KNOWN_MODELS: readonly KnownModel[] = [
     title: "SmolLM3-3B",
     modelType: "smollm3",
     license: "Apache-2.0",
-    shape: shape([2048, 36, 11_008], [16, 4, 128], 128_256),
+    shape: decoder([2048, 36, 11_008], [16, 4, 128], 128_256),
     sources: [
       bf16("HuggingFaceTB/SmolLM3-3B", 6_150_234_000),
       q8("ggml-org/SmolLM3-3B-GGUF", "SmolLM3-Q8_0.gguf", 3_275_574_624),
@@ -71,7 +71,7 @@ export const KNOWN_MODELS: readonly KnownModel[] = [
     title: "Qwen3-0.6B",
     modelType: "qwen3",
     license: "Apache-2.0",
-    shape: shape([1024, 28, 3072], [16, 8, 128], 151_936),
+    shape: decoder([1024, 28, 3072], [16, 8, 128], 151_936),
     sources: [bf16("Qwen/Qwen3-0.6B", 1_503_300_328), q8("Qwen/Qwen3-0.6B-GGUF", "Qwen3-0.6B-Q8_0.gguf", 639_446_688)],
   },
   {
@@ -79,7 +79,7 @@ export const KNOWN_MODELS: readonly KnownModel[] = [
     title: "Qwen3-1.7B",
     modelType: "qwen3",
     license: "Apache-2.0",
-    shape: shape([2048, 28, 6144], [16, 8, 128], 151_936),
+    shape: decoder([2048, 28, 6144], [16, 8, 128], 151_936),
     sources: [
       bf16("Qwen/Qwen3-1.7B", 4_063_600_000),
       q8("Qwen/Qwen3-1.7B-GGUF", "Qwen3-1.7B-Q8_0.gguf", 1_834_426_016),
@@ -90,7 +90,7 @@ export const KNOWN_MODELS: readonly KnownModel[] = [
     title: "Qwen3-4B",
     modelType: "qwen3",
     license: "Apache-2.0",
-    shape: shape([2560, 36, 9728], [32, 8, 128], 151_936),
+    shape: decoder([2560, 36, 9728], [32, 8, 128], 151_936),
     sources: [
       bf16("Qwen/Qwen3-4B", 8_044_982_000),
       q8("Qwen/Qwen3-4B-GGUF", "Qwen3-4B-Q8_0.gguf", 4_280_404_704),
@@ -102,7 +102,7 @@ export const KNOWN_MODELS: readonly KnownModel[] = [
     title: "Qwen3-Embedding-0.6B",
     modelType: "qwen3",
     license: "Apache-2.0",
-    shape: shape([1024, 28, 3072], [16, 8, 128], 151_669),
+    shape: decoder([1024, 28, 3072], [16, 8, 128], 151_669),
     sources: [
       bf16("Qwen/Qwen3-Embedding-0.6B", 1_191_586_416),
       q8("Qwen/Qwen3-Embedding-0.6B-GGUF", "Qwen3-Embedding-0.6B-Q8_0.gguf", 639_150_592),
@@ -113,7 +113,7 @@ export const KNOWN_MODELS: readonly KnownModel[] = [
     title: "Qwen3-Reranker-0.6B",
     modelType: "qwen3",
     license: "Apache-2.0",
-    shape: shape([1024, 28, 3072], [16, 8, 128], 151_669),
+    shape: decoder([1024, 28, 3072], [16, 8, 128], 151_669),
     sources: [
       bf16("Qwen/Qwen3-Reranker-0.6B", 1_191_588_280),
       q8("ggml-org/Qwen3-Reranker-0.6B-Q8_0-GGUF", "qwen3-reranker-0.6b-q8_0.gguf", 639_153_184),
@@ -124,7 +124,7 @@ export const KNOWN_MODELS: readonly KnownModel[] = [
     title: "Qwen2.5-0.5B-Instruct",
     modelType: "qwen2",
     license: "Apache-2.0",
-    shape: shape([896, 24, 4864], [14, 2, 64], 151_936),
+    shape: decoder([896, 24, 4864], [14, 2, 64], 151_936),
     sources: [
       bf16("Qwen/Qwen2.5-0.5B-Instruct", 988_097_824),
       q8("Qwen/Qwen2.5-0.5B-Instruct-GGUF", "qwen2.5-0.5b-instruct-q8_0.gguf", 675_710_816),
@@ -136,7 +136,7 @@ export const KNOWN_MODELS: readonly KnownModel[] = [
     title: "Qwen2.5-1.5B-Instruct",
     modelType: "qwen2",
     license: "Apache-2.0",
-    shape: shape([1536, 28, 8960], [12, 2, 128], 151_936),
+    shape: decoder([1536, 28, 8960], [12, 2, 128], 151_936),
     sources: [
       bf16("Qwen/Qwen2.5-1.5B-Instruct", 3_087_467_144),
       q8("Qwen/Qwen2.5-1.5B-Instruct-GGUF", "qwen2.5-1.5b-instruct-q8_0.gguf", 1_894_532_128),
@@ -148,7 +148,7 @@ export const KNOWN_MODELS: readonly KnownModel[] = [
     title: "Llama-3.2-1B-Instruct",
     modelType: "llama",
     license: "Llama 3.2 Community License",
-    shape: shape([2048, 16, 8192], [32, 8, 64], 128_256),
+    shape: decoder([2048, 16, 8192], [32, 8, 64], 128_256),
     sources: [
       gated("meta-llama/Llama-3.2-1B-Instruct", 2_471_645_608),
       q8("bartowski/Llama-3.2-1B-Instruct-GGUF", "Llama-3.2-1B-Instruct-Q8_0.gguf", 1_321_083_008),
@@ -160,7 +160,7 @@ export const KNOWN_MODELS: readonly KnownModel[] = [
     title: "Llama-3.2-3B-Instruct",
     modelType: "llama",
     license: "Llama 3.2 Community License",
-    shape: shape([3072, 28, 8192], [24, 8, 128], 128_256),
+    shape: decoder([3072, 28, 8192], [24, 8, 128], 128_256),
     sources: [
       gated("meta-llama/Llama-3.2-3B-Instruct", 6_425_528_000),
       q8("bartowski/Llama-3.2-3B-Instruct-GGUF", "Llama-3.2-3B-Instruct-Q8_0.gguf", 3_421_899_296),
@@ -172,7 +172,7 @@ export const KNOWN_MODELS: readonly KnownModel[] = [
     title: "gemma-3-270m-it",
     modelType: "gemma3_text",
     license: "Gemma Terms of Use",
-    shape: shape([640, 18, 2048], [4, 1, 256], 262_144),
+    shape: decoder([640, 18, 2048], [4, 1, 256], 262_144),
     sources: [
       gated("google/gemma-3-270m-it", 536_223_000),
       q8("ggml-org/gemma-3-270m-it-GGUF", "gemma-3-270m-it-Q8_0.gguf", 291_545_600),
@@ -183,7 +183,7 @@ export const KNOWN_MODELS: readonly KnownModel[] = [
     title: "gemma-3-270m",
     modelType: "gemma3_text",
     license: "Gemma Terms of Use",
-    shape: shape([640, 18, 2048], [4, 1, 256], 262_144),
+    shape: decoder([640, 18, 2048], [4, 1, 256], 262_144),
     sources: [gated("google/gemma-3-270m", 536_223_000)],
   },
   {
@@ -191,7 +191,7 @@ export const KNOWN_MODELS: readonly KnownModel[] = [
     title: "gemma-3-1b-it",
     modelType: "gemma3_text",
     license: "Gemma Terms of Use",
-    shape: shape([1152, 26, 6912], [4, 1, 256], 262_144),
+    shape: decoder([1152, 26, 6912], [4, 1, 256], 262_144),
     sources: [
       gated("google/gemma-3-1b-it", 1_999_811_000),
       q8("ggml-org/gemma-3-1b-it-GGUF", "gemma-3-1b-it-Q8_0.gguf", 1_069_306_000),
@@ -203,7 +203,7 @@ export const KNOWN_MODELS: readonly KnownModel[] = [
     title: "granite-3.3-2b-instruct",
     modelType: "granite",
     license: "Apache-2.0",
-    shape: shape([2048, 40, 8192], [32, 8, 64], 49_159),
+    shape: decoder([2048, 40, 8192], [32, 8, 64], 49_159),
     sources: [
       bf16("ibm-granite/granite-3.3-2b-instruct", 5_067_122_000),
       q8("ibm-granite/granite-3.3-2b-instruct-GGUF", "granite-3.3-2b-instruct-Q8_0.gguf", 2_694_000_000),
@@ -215,7 +215,7 @@ export const KNOWN_MODELS: readonly KnownModel[] = [
     title: "OLMo-2-0425-1B-Instruct",
     modelType: "olmo2",
     license: "Apache-2.0",
-    shape: shape([2048, 16, 8192], [16, 16, 128], 100_352, false),
+    shape: decoder([2048, 16, 8192], [16, 16, 128], 100_352, false),
     sources: [
       bf16("allenai/OLMo-2-0425-1B-Instruct", 2_969_851_000),
       q8("allenai/OLMo-2-0425-1B-Instruct-GGUF", "OLMo-2-0425-1B-Instruct-Q8_0.gguf", 1_580_000_000),
@@ -227,7 +227,7 @@ export const KNOWN_MODELS: readonly KnownModel[] = [
     title: "Phi-4-mini-instruct",
     modelType: "phi3",
     license: "MIT",
-    shape: shape([3072, 32, 8192], [24, 8, 128], 200_064),
+    shape: decoder([3072, 32, 8192], [24, 8, 128], 200_064),
     sources: [
       bf16("microsoft/Phi-4-mini-instruct", 7_672_066_000),
       q8("unsloth/Phi-4-mini-instruct-GGUF", "Phi-4-mini-instruct-Q8_0.gguf", 4_084_611_000),
@@ -239,7 +239,7 @@ export const KNOWN_MODELS: readonly KnownModel[] = [
     title: "TinyLlama-1.1B-Chat-v1.0",
     modelType: "llama",
     license: "Apache-2.0",
-    shape: shape([2048, 22, 5632], [32, 4, 64], 32_000, false),
+    shape: decoder([2048, 22, 5632], [32, 4, 64], 32_000, false),
     sources: [
       bf16("TinyLlama/TinyLlama-1.1B-Chat-v1.0", 2_200_119_864),
       q8("TheBloke/TinyLlama-1.1B-Chat-v1.0-GGUF", "tinyllama-1.1b-chat-v1.0.Q8_0.gguf", 1_170_781_568),
@@ -251,7 +251,7 @@ export const KNOWN_MODELS: readonly KnownModel[] = [
     title: "Mistral-7B-Instruct-v0.3",
     modelType: "mistral",
     license: "Apache-2.0",
-    shape: shape([4096, 32, 14_336], [32, 8, 128], 32_768, false),
+    shape: decoder([4096, 32, 14_336], [32, 8, 128], 32_768, false),
     sources: [
       gated("mistralai/Mistral-7B-Instruct-v0.3", 14_496_078_000),
       q8("bartowski/Mistral-7B-Instruct-v0.3-GGUF", "Mistral-7B-Instruct-v0.3-Q8_0.gguf", 7_702_565_000),
@@ -259,3 +259,110 @@ export const KNOWN_MODELS: readonly KnownModel[] = [
     ],
   },
 ];
+
+// A model with a short name, such as `qwen3:0.6b`: where its weights are, and what it needs.
+
+/** Number type of published weights: a safetensors checkpoint in bfloat16, or a type of GGUF files. */
+export type SourceWeights = "bf16" | "q8_0" | "q4_k_m";
+
+/** Published weights of a model. */
+export interface WeightSource {
+  readonly weights: SourceWeights;
+  /** `organisation/name` on the hub. */
+  readonly repository: string;
+  /** GGUF file of the repository; absent for safetensors. */
+  readonly file?: string;
+  /** Size of the weights, in bytes, as the hub had it; another revision may have another. */
+  readonly bytes: number;
+  /** Whether the hub wants a token of an account that has accepted the terms. @default false */
+  readonly isGated?: boolean;
+}
+
+/** Sizes that determine how much memory a decoder needs. */
+export interface DecoderShape {
+  readonly hiddenSize: number;
+  readonly numLayers: number;
+  readonly ffnSize: number;
+  readonly numHeads: number;
+  readonly numKvHeads: number;
+  readonly headSize: number;
+  readonly vocabSize: number;
+  /** Whether the head is the embedding table. */
+  readonly isTied: boolean;
+}
+
+/** A model with a short name. */
+export interface KnownModel {
+  /** `family:size` in small letters. */
+  readonly name: string;
+  /** Name of the model as its authors write it. */
+  readonly title: string;
+  /** `model_type` of its config, a supported family. */
+  readonly modelType: string;
+  /** SPDX identifier, or the name of the authors' own licence. */
+  readonly license: string;
+  readonly shape: DecoderShape;
+  /** Sources, from the most exact weights to the smallest. The first that is not gated stands for the plain name. */
+  readonly sources: readonly WeightSource[];
+}
+
+/** Number of parameters. Biases and norms of queries and keys, less than a five-thousandth, are not counted. */
+export function parametersOf({ shape }: KnownModel): number {
+  const { vocabSize, hiddenSize, numLayers, isTied } = shape;
+  return vocabSize * hiddenSize * (isTied ? 1 : 2) + layerWeights(shape) + hiddenSize * (2 * numLayers + 1);
+}
+
+/** Weights of all layers: attention and a gated feed-forward layer. */
+function layerWeights({ hiddenSize, numLayers, ffnSize, numHeads, numKvHeads, headSize }: DecoderShape): number {
+  return numLayers * hiddenSize * (2 * headSize * (numHeads + numKvHeads) + 3 * ffnSize);
+}
+
+/** Bytes per weight of layers, of the head, and of an embedding table that is not the head. */
+const WEIGHT_BYTES: Readonly<Record<Precision, readonly [layers: number, head: number, embedding: number]>> = {
+  fp32: [4, 4, 4],
+  int8: [1, 1, 2],
+  // 4 bits and two numbers for each 32 weights; the head keeps 8 bits.
+  int4: [0.75, 1.125, 2],
+  // As in Q4_K_M: most layers have 4.6 bits, the others and the head 6.6.
+  file: [0.61, 0.82, 0.82],
+};
+/** Node and the kernel without a model, and the vocabulary of a tokenizer. */
+const [PROCESS_BYTES, TOKEN_BYTES] = [83e6, 220];
+const CONTEXT_TOKENS = 2048;
+
+/**
+ * Estimates the memory of a process that runs a model with one sequence of 2,048 tokens, in bytes. `readme-moe plan`
+ * counts exactly, but needs the model's files.
+ */
+export function memoryBytesOf({ shape }: KnownModel, precision: Precision): number {
+  const { vocabSize, hiddenSize, isTied, numLayers, numKvHeads, headSize } = shape;
+  const [layers, head, embedding] = WEIGHT_BYTES[precision];
+  const table = vocabSize * hiddenSize;
+  const weights = layerWeights(shape) * layers + table * (head + (isTied ? 0 : embedding));
+  const keyBytes = precision === "fp32" ? 4 : 2;
+  // A quarter more for the prefix cache.
+  const keysAndValues = 1.25 * CONTEXT_TOKENS * 2 * numLayers * numKvHeads * headSize * keyBytes;
+  return Math.ceil(weights + keysAndValues + PROCESS_BYTES + vocabSize * TOKEN_BYTES);
+}
+
+/** Weights that a precision takes, from the best to the last choice. Other ones are read as well, and converted. */
+const PREFERRED: Readonly<Record<Precision, readonly SourceWeights[]>> = {
+  fp32: ["bf16", "q8_0", "q4_k_m"],
+  // Eight bits are taken over as they are; from bfloat16 they are rounded here, at twice the download.
+  int8: ["q8_0", "bf16", "q4_k_m"],
+  int4: ["q4_k_m", "q8_0", "bf16"],
+  file: ["q4_k_m", "q8_0", "bf16"],
+};
+
+/** Precision that chooses the weights of a short name for a program that runs them and names none: nothing is lost. */
+export const RUNNING_PRECISION: Precision = "int8";
+
+/** Chooses the weights for a precision, among those that need no token if there are any. */
+export function sourceFor({ sources }: KnownModel, precision: Precision = "fp32"): WeightSource {
+  const open = sources.filter(({ isGated }) => !isGated);
+  const choice = open.length > 0 ? open : sources;
+  const preferred = PREFERRED[precision].map((weights) => choice.find((source) => source.weights === weights));
+  const source = preferred.find((one) => one !== undefined) ?? choice[0];
+  if (source === undefined) throw new TypeError("Expected a model with sources");
+  return source;
+}

@@ -1,8 +1,10 @@
 // Reads the name that a user gives for a model. Pure: whether a path exists is passed in.
 
-import { nearestName } from "@readme-moe/core";
-import type { KnownModel, WeightSource } from "./known-model.ts";
-import { KNOWN_MODELS } from "./known-models.ts";
+import { basename, resolve } from "node:path";
+import { nearestName, ReadMeError, type ReadMeErrorCode } from "@readme-moe/core";
+import { downloadModel } from "../hub/download-model.ts";
+import type { DownloadModelOptions } from "../hub/options.ts";
+import { KNOWN_MODELS, type KnownModel, type WeightSource } from "./known-models.ts";
 
 /** A model that somebody names. */
 export type ModelName =
@@ -116,4 +118,97 @@ function similarFamily(wanted: string): readonly string[] {
   const families = [...new Set(KNOWN_MODELS.map(familyName))];
   const family = families.find((one) => one.startsWith(wanted)) ?? nearestName(wanted, families);
   return KNOWN_MODELS.filter((one) => familyName(one) === family).map(({ name }) => name);
+}
+
+/** Repository of a folder in the hub's cache. */
+const SNAPSHOT = /models--(?:[^/\\]*--)?([^/\\]+)[/\\]snapshots[/\\][^/\\]+$/;
+
+/**
+ * Returns the name under which servers offer a model: the short name that it was opened by, or the last part of its
+ * path without the extension; the repository of a folder in the hub's cache.
+ */
+export function modelName(given: string): string {
+  const path = resolve(given);
+  return SNAPSHOT.exec(path)?.[1] ?? basename(path).replace(/\.(?:gguf|onnx)$/i, "");
+}
+
+/** Longer than the hub takes to answer over any connection that could carry the weights. */
+const FIRST_ANSWER_MS = 10_000;
+
+/**
+ * Downloads a model of the hub. If the hub does not answer the first request, it is not asked again, since there is
+ * another source.
+ */
+export async function downloadPromptly(id: string, options: DownloadModelOptions = {}): Promise<string> {
+  const silence = new AbortController();
+  let hasAnswered = false;
+  const request = options.fetch ?? fetch;
+  const promptly: typeof fetch = async (input, init) => {
+    if (hasAnswered) return request(input, init);
+    const giveUp = (reason: string, cause?: ErrorOptions): void => {
+      const { origin } = new URL(input instanceof Request ? input.url : input);
+      silence.abort(new ReadMeError("ERR_HUB_UNREACHABLE", `${origin}: does not answer (${reason})`, cause));
+    };
+    const timer = setTimeout(() => giveUp(`within ${FIRST_ANSWER_MS / 1000} s`), FIRST_ANSWER_MS);
+    try {
+      const answer = await request(input, init);
+      hasAnswered = true;
+      return answer;
+    } catch (cause) {
+      giveUp(fetchFailure(cause), { cause });
+      throw cause;
+    } finally {
+      clearTimeout(timer);
+    }
+  };
+  const signals = [silence.signal, ...(options.signal ? [options.signal] : [])];
+  return downloadModel(id, { ...options, signal: AbortSignal.any(signals), fetch: promptly });
+}
+
+/** Reads the reason of a failed `fetch`: its message is "fetch failed", and the reason is in its cause. */
+export function fetchFailure(error: unknown): string {
+  const { cause, message } = error instanceof Error ? error : new Error(String(error));
+  return cause instanceof Error && cause.message !== "" ? cause.message : message;
+}
+
+/** A failed download. */
+interface FailedDownload {
+  /** Name that the user gave. */
+  readonly name: string;
+  /** `organisation/name` on the hub. */
+  readonly repository: string;
+  readonly endpoint: string;
+  /** Other names of the same model that need no token. */
+  readonly alternatives: readonly string[];
+}
+
+type Advice = (failed: FailedDownload) => string;
+
+const ADVICE: Readonly<Partial<Record<ReadMeErrorCode, Advice>>> = {
+  ERR_HUB_NOT_FOUND: (failed) =>
+    `look at ${pageOf(failed)}, and name repository and file, such as organisation/name:file.gguf${others(failed)}`,
+  ERR_HUB_UNAUTHORIZED: (failed) =>
+    `accept the terms at ${pageOf(failed)}, and set HF_TOKEN to a token of that account${others(failed)}`,
+  ERR_HUB_UNREACHABLE: () =>
+    "check the connection, or set HF_ENDPOINT to a mirror; the next call continues where this one stopped",
+  ERR_HUB_RATE_LIMITED: () =>
+    "wait, or set HF_TOKEN, which raises the limit; the next call continues where this one stopped",
+  ERR_OFFLINE: ({ name }) =>
+    `unset HF_HUB_OFFLINE once for \`readme-moe pull ${name}\`, or copy the cache of another machine`,
+  ERR_FILE_CORRUPT: () => "try again; if it fails again, a proxy or the mirror of HF_ENDPOINT changes files",
+  ERR_WRITE_FAILED: () =>
+    "free some space (`readme-moe list` shows what models take), or set HF_HOME to a folder on another disk",
+};
+
+/** Returns what a user can do after a download has failed; `undefined` when the error itself says everything. */
+export function adviceOn(code: ReadMeErrorCode, failed: FailedDownload): string | undefined {
+  return ADVICE[code]?.(failed);
+}
+
+function pageOf({ endpoint, repository }: FailedDownload): string {
+  return `${endpoint}/${repository}`;
+}
+
+function others({ alternatives }: FailedDownload): string {
+  return alternatives.length === 0 ? "" : `; other weights of the model: ${alternatives.join(", ")}`;
 }

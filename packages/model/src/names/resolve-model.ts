@@ -4,14 +4,12 @@ import { nearestName, ReadMeError } from "@readme-moe/core";
 import { resolveCacheFolder } from "../cache/cache-folder.ts";
 import { holdModel } from "../cache/model-index.ts";
 import { MODEL_TYPES } from "../config/families.ts";
-import { downloadModel, hubFileNames } from "../hub/download-model.ts";
+import { downloadModel, hubFileNames, listed } from "../hub/download-model.ts";
 import { HubCache } from "../hub/hub-cache.ts";
-import { listed } from "../hub/model-files.ts";
 import { type DownloadModelOptions, hubCacheFolder, hubEndpoint, type HubSettings } from "../hub/options.ts";
-import type { Precision } from "../weights/precision.ts";
-import { adviceOn } from "./advice.ts";
-import { type KnownModel, sourceFor, type WeightSource } from "./known-model.ts";
-import { fullName, type HubName, type ModelName, parseModelName } from "./parse-name.ts";
+import type { Precision } from "../weights/model-weights.ts";
+import { adviceOn, fullName, type HubName, type ModelName, parseModelName } from "./parse-name.ts";
+import { type KnownModel, sourceFor, type WeightSource } from "./known-models.ts";
 import { presetNamed, presetPath } from "./preset.ts";
 
 /** Options of `resolveModel`. */

@@ -1,9 +1,17 @@
-import { checkTemplateValues, describeValue, ReadMeError, type ChatMessage } from "@readme-moe/core";
-import { isJsonObject, isList } from "../files/text-file.ts";
-import { MeteredTemplate } from "./metered-template.ts";
-import { templateGlobals } from "./template-globals.ts";
-import { freeMarks } from "./token-guard.ts";
-import type { Tokenizer } from "./tokenizer.ts";
+import {
+  type ChatMessage,
+  checkTemplateValues,
+  describeValue,
+  type FinishReason,
+  ReadMeError,
+  type StopAutomaton,
+  StopMatcher,
+} from "@readme-moe/core";
+import { isJsonObject, isList } from "../files/read-file.ts";
+import { MeteredTemplate, templateGlobals } from "./metered-template.ts";
+import { finish } from "./pausing.ts";
+import { freeMarks } from "./token-encoder.ts";
+import { type EncodeOptions, StreamingDecoder, type Tokenizer, type TokenReader } from "./tokenizer.ts";
 
 /** Sources of a model's templates. Most models have one, some a second for chats with tools. */
 export interface ChatTemplateSources {
@@ -231,4 +239,108 @@ function checkMessage(name: string, message: unknown): void {
 
 function unexpected(name: string, expectation: string, value: unknown): TypeError {
   return new TypeError(`Expected \`${name}\` to be ${expectation}, got ${describeValue(value)}`);
+}
+
+/** Messages, and the variables of the template that turns them into a text. */
+export interface Chat {
+  readonly messages: readonly ChatMessage[];
+  readonly template: ChatOptions;
+}
+
+/**
+ * Meaning of a control token's spelling, such as `<|im_end|>`, in the strings of messages, tools and the template's
+ * other variables: text like any other, or the control token.
+ */
+export type ControlTokensInMessages = "text" | "control";
+
+interface EncodeChatOptions extends Pick<EncodeOptions, "maxTokens" | "tooMany" | "addSpecialTokens"> {
+  /** @default "text" */
+  readonly controlTokensInMessages?: ControlTokensInMessages;
+}
+
+/**
+ * Encodes a chat in steps like those of `Tokenizer.encodeInSteps`, of which an early one renders the template.
+ * Templates write the BOS token themselves, so none is added by default.
+ *
+ * @param template - `undefined` when the model has none
+ * @throws as `ChatTemplate.render`; {ReadMeError} `ERR_CHAT_TEMPLATE` when there is no template, `ERR_CONTEXT_LENGTH`
+ */
+export function* encodeChat(
+  tokenizer: Tokenizer,
+  template: ChatTemplate | undefined,
+  chat: Chat,
+  options: EncodeChatOptions = {},
+): Generator<void, Int32Array> {
+  if (template === undefined) {
+    throw new ReadMeError("ERR_CHAT_TEMPLATE", "This model has no chat template; give it a plain prompt");
+  }
+  const { controlTokensInMessages = "text", addSpecialTokens = false, maxTokens = Infinity, tooMany } = options;
+  // Each message has at least one token, and rendering it takes some 20 µs.
+  if (Array.isArray(chat.messages) && chat.messages.length > maxTokens && tooMany) throw tooMany(chat.messages.length);
+  const limits = { addSpecialTokens, maxTokens, ...(tooMany && { tooMany }) };
+  checkTemplateValues(chat.messages, chat.template);
+  if (controlTokensInMessages === "control") {
+    return yield* tokenizer.encodeInSteps(template.render(chat.messages, chat.template), limits);
+  }
+  const guard = tokenizer.guard(template.freeMarks);
+  const { value, isMarked } = yield* guard.guard([chat.messages, ...Object.values(chat.template)] as const);
+  const [messages, ...values] = value;
+  const variables = Object.fromEntries(Object.keys(chat.template).map((name, index) => [name, values[index]]));
+  return yield* tokenizer.encodeInSteps(template.render(messages, variables), isMarked ? { ...limits, guard } : limits);
+}
+
+/** Encodes a chat without pauses. */
+export function applyChatTemplate(
+  tokenizer: Tokenizer,
+  template: ChatTemplate | undefined,
+  messages: readonly ChatMessage[],
+  options: ChatOptions = {},
+): Int32Array {
+  return finish(encodeChat(tokenizer, template, { messages, template: options }));
+}
+
+// The text of one completion as its tokens arrive, up to a stop string.
+
+/** Text that a token made certain, and why the completion ends with the token, if it does. */
+export interface CompletionPiece {
+  /** Whole characters, without any part of a stop string. May be empty until more tokens decide. */
+  readonly text: string;
+  /** Present if the completion ends: a stop string was found, or the token ends it. */
+  readonly finishReason?: FinishReason;
+  /** Stop string that ended the completion. */
+  readonly stop?: string;
+}
+
+/**
+ * Turns the tokens of one completion into pieces of text. Bytes of an incomplete character, and text that may be the
+ * beginning of a stop string, are held back until more tokens decide. The pieces depend on the tokens alone.
+ */
+export class CompletionText {
+  readonly #decoder: StreamingDecoder;
+  readonly #stops: StopMatcher;
+
+  /** @param stops - stop strings, or an automaton of them that completions share */
+  constructor(tokenizer: TokenReader, stops: readonly string[] | StopAutomaton) {
+    this.#decoder = new StreamingDecoder(tokenizer, { skipSpecialTokens: true });
+    this.#stops = new StopMatcher(stops);
+  }
+
+  /**
+   * Takes the next token. No token may follow one that ends the completion.
+   *
+   * @param ending - why the completion ends with this token, unless a stop string ends it: "stop" for an end token,
+   *   which is not part of the text even if it has a spelling; "length" if there is no room for more tokens
+   */
+  push(tokenId: number, ending?: FinishReason): CompletionPiece {
+    const isEnd = ending === "stop";
+    const { text, stopped } = this.#stops.push(isEnd ? this.#decoder.flush() : this.#decoder.push(tokenId));
+    if (stopped) return { text, finishReason: "stop", stop: stopped.stop };
+    if (ending === undefined) return { text };
+    // Text that was held back as the possible beginning of a stop string is certain now, up to a stop string in it.
+    const held = this.#stops.push(isEnd ? "" : this.#decoder.flush());
+    const last = held.stopped ? undefined : this.#stops.flush();
+    const stop = (held.stopped ?? last?.stopped)?.stop;
+    const rest = text + held.text + (last?.text ?? "");
+    return stop === undefined ? { text: rest, finishReason: ending } : { text: rest, finishReason: "stop", stop };
+  }
 }

@@ -4,11 +4,10 @@
 import { describeValue } from "@readme-moe/core";
 import { Tokenizer as LibraryTokenizer } from "@huggingface/tokenizers";
 import { corrupt, quoted, unsupported } from "../files/errors.ts";
-import { expectObject, isJsonObject, isList, type JsonObject } from "../files/text-file.ts";
+import { expectObject, isJsonObject, isList, type JsonObject } from "../files/read-file.ts";
 import { PatternError } from "../patterns/javascript-character.ts";
 import { GPT2_PATTERN, KNOWN_PATTERNS, NUMBER_PATTERN, NUMBERS_PATTERN } from "./known-patterns.ts";
-import { normalizeInChunks } from "./normalizer.ts";
-import { replaceInChunks } from "./pausing.ts";
+import { normalizeInChunks, replaceInChunks } from "./pausing.ts";
 import { CHARACTER_OF_BYTE, type PreTokenizerStep, type SplitStep, toByteAlphabet } from "./pre-tokenizer.ts";
 import { FilePattern, growthOf, replaceMatches, type SearchPattern } from "./search-pattern.ts";
 import type { Vocabulary } from "./vocabulary.ts";

@@ -1,0 +1,460 @@
+// The parts that all layouts have in common: embeddings, attention, norms and head under Hugging Face names. A dense
+// checkpoint is the simplest layout.
+
+import { ReadMeError } from "@readme-moe/core";
+import { type Fields, MOST } from "../config/fields.ts";
+import type { MixtureConfig, ModelConfig } from "../config/model-config.ts";
+import type { TensorStore } from "../tensor-store.ts";
+import {
+  type AttentionRefs,
+  type ExpertLayout,
+  type FeedForwardRefs,
+  type LayerRefs,
+  type LinearRefs,
+  type MixtureRefs,
+  type ModelWeights,
+  tensorRef,
+  type TensorRef,
+} from "./model-weights.ts";
+import { splitFused } from "./tensor-parts.ts";
+import { selectRows, tableRef, TensorSlices } from "./tensor-slices.ts";
+
+/** Name of the only expert of a dense model. */
+export const DENSE_NAME = "dense";
+
+/** Finds a layer's FFN rows, the only part in which layouts differ. */
+type LocateFeedForward = (layer: number) => Pick<LayerRefs, "shared" | "experts" | "mixture">;
+
+/**
+ * Finds all tensors of a model.
+ *
+ * @throws {ReadMeError} `ERR_MODEL_INVALID` naming the first tensor that is missing or has another shape
+ */
+export function locateWeights(
+  store: TensorStore,
+  config: ModelConfig,
+  locateFeedForward: LocateFeedForward,
+): ModelWeights {
+  const { vocabSize, hiddenSize, norms } = config;
+  const embedding = tensorRef(store, "model.embed_tokens.weight", [vocabSize, hiddenSize]);
+  const norm = (layer: number, name: string | undefined): TensorRef | undefined =>
+    name === undefined ? undefined : tensorRef(store, `model.layers.${layer}.${name}.weight`, [hiddenSize]);
+  return {
+    embedding,
+    layers: Array.from({ length: config.numLayers }, (_, layer) => ({
+      attentionNorm: norm(layer, norms.attention),
+      attention: locateAttention(store, config, `model.layers.${layer}.self_attn`),
+      attentionOutputNorm: norm(layer, norms.attentionOutput),
+      ffnNorm: norm(layer, norms.ffn),
+      ...locateFeedForward(layer),
+      ffnOutputNorm: norm(layer, norms.ffnOutput),
+    })),
+    finalNorm: tensorRef(store, "model.norm.weight", [hiddenSize]),
+    head: locateHead(store, config, embedding),
+  };
+}
+
+function locateHead(
+  store: TensorStore,
+  { vocabSize, hiddenSize, hasTiedEmbeddings, pooling }: ModelConfig,
+  embedding: TensorRef,
+): TensorRef {
+  if (pooling?.kind === "embedding") {
+    if (hiddenSize <= vocabSize) return embedding;
+    // The head is packed as a square of this width, which the file has to outweigh.
+    const sizes = `${hiddenSize} dimensions of ${vocabSize} tokens`;
+    throw new ReadMeError("ERR_MODEL_INVALID", `${store.path}: makes embeddings of ${sizes}, more than tokens`);
+  }
+  if (pooling && "tensor" in pooling.head) {
+    const { tensor, numRows, rows } = pooling.head;
+    return selectRows(tensorRef(store, tensor, [numRows, hiddenSize]), rows);
+  }
+  const head = hasTiedEmbeddings ? embedding : tensorRef(store, "lm_head.weight", [vocabSize, hiddenSize]);
+  if (!pooling || !("tokenIds" in pooling.head)) return head;
+  const { tokenIds } = pooling.head;
+  const unknown = tokenIds.find((id) => id >= vocabSize);
+  if (unknown === undefined) return selectRows(head, tokenIds);
+  const message = `${store.path}: the score is of token ${unknown}, the model has ${vocabSize} tokens`;
+  throw new ReadMeError("ERR_MODEL_INVALID", message);
+}
+
+/** Finds the tensors of a dense checkpoint, which is one expert without a router. */
+export function locateDense(
+  checkpoint: TensorStore,
+  config: ModelConfig,
+): { readonly experts: ExpertLayout; readonly weights: ModelWeights } {
+  const { intermediateSize, hiddenSize, hasMlpBias: hasBias, numLayers } = config;
+  const store = splitFused(checkpoint, config);
+  return {
+    experts: {
+      names: [DENSE_NAME],
+      expertSizes: Array.from({ length: numLayers }, () => intermediateSize),
+      sharedSizes: Array.from({ length: numLayers }, () => 0),
+    },
+    weights: locateWeights(store, config, (layer) => {
+      const place = { prefix: `model.layers.${layer}.mlp.` };
+      const ffn = feedForwardRefs(store, place, { size: intermediateSize, hiddenSize, hasBias });
+      return { shared: undefined, experts: [ffn] };
+    }),
+  };
+}
+
+function locateAttention(store: TensorStore, config: ModelConfig, prefix: string): AttentionRefs {
+  const { hiddenSize, headSize, hasQkvBias, hasOutputBias, qkNorm } = config;
+  const querySize = config.numHeads * headSize;
+  const keySize = config.numKvHeads * headSize;
+  const linear = (name: string, outSize: number, inSize: number, hasBias: boolean): LinearRefs =>
+    linearRefs(store, `${prefix}.${name}`, { outSize, inSize, hasBias });
+  const norm = (name: string, allHeads: number): TensorRef | undefined =>
+    qkNorm && tensorRef(store, `${prefix}.${name}.weight`, [qkNorm === "head" ? headSize : allHeads]);
+  return {
+    query: linear("q_proj", querySize, hiddenSize, hasQkvBias),
+    key: linear("k_proj", keySize, hiddenSize, hasQkvBias),
+    value: linear("v_proj", keySize, hiddenSize, hasQkvBias),
+    output: linear("o_proj", hiddenSize, querySize, hasOutputBias),
+    queryNorm: norm("q_norm", querySize),
+    keyNorm: norm("k_norm", keySize),
+  };
+}
+
+/** Whether a product has a bias; `"if present"` leaves it to the checkpoint. */
+type HasBias = boolean | "if present";
+
+interface LinearShape {
+  readonly outSize: number;
+  readonly inSize: number;
+  readonly hasBias: HasBias;
+}
+
+/** Finds `prefix` with `.weight` `[outSize, inSize]` and, if it has one, `.bias` `[outSize]`. */
+function linearRefs(store: TensorStore, prefix: string, { outSize, inSize, hasBias }: LinearShape): LinearRefs {
+  const withBias = hasBias === "if present" ? store.has(`${prefix}.bias`) : hasBias;
+  return {
+    weight: tensorRef(store, `${prefix}.weight`, [outSize, inSize]),
+    bias: withBias ? tensorRef(store, `${prefix}.bias`, [outSize]) : undefined,
+  };
+}
+
+/** Finds an FFN of `size` rows; `prefix` and `suffix` surround `gate_proj`, `up_proj` and `down_proj`. */
+export function feedForwardRefs(
+  store: TensorStore,
+  { prefix, suffix = "" }: { readonly prefix: string; readonly suffix?: string },
+  { size, hiddenSize, hasBias }: { readonly size: number; readonly hiddenSize: number; readonly hasBias: HasBias },
+): FeedForwardRefs {
+  const inner = { outSize: size, inSize: hiddenSize, hasBias };
+  return {
+    gate: linearRefs(store, `${prefix}gate_proj${suffix}`, inner),
+    up: linearRefs(store, `${prefix}up_proj${suffix}`, inner),
+    down: linearRefs(store, `${prefix}down_proj${suffix}`, { outSize: hiddenSize, inSize: size, hasBias }),
+  };
+}
+
+// Finds routers and experts of mixtures: experts one by one or stacked in one tensor, under all their names.
+
+/** Name of the only expert that a request can name: tokens choose within layers. */
+export const MIXTURE_NAME = "mixture";
+
+/** Names of a layer's router, behind `model.layers.N.`; the experts are in the same module. */
+const ROUTERS = [
+  { module: "mlp", router: "mlp.gate.weight" },
+  { module: "block_sparse_moe", router: "block_sparse_moe.gate.weight" },
+  { module: "block_sparse_moe", router: "block_sparse_moe.router.layer.weight" },
+] as const;
+
+/** Names of one expert's products, behind `experts.N.`: gate, up, down. */
+const SEPARATE = [
+  ["gate_proj", "up_proj", "down_proj"],
+  ["w1", "w3", "w2"],
+] as const;
+
+/**
+ * Names of tensors of all experts. Gate and up are `[numExperts, expertSize, hiddenSize]`, or one tensor with the rows
+ * of gate before those of up; down is `[numExperts, hiddenSize, expertSize]`.
+ */
+const STACKED: readonly StackedNames[] = [
+  // GGUF files.
+  { gate: "experts.gate_proj.weight", up: "experts.up_proj.weight", down: "experts.down_proj.weight" },
+  { gateUp: "experts.gate_up_proj.weight", down: "experts.down_proj.weight" },
+  // transformers 5.
+  { gateUp: "experts.gate_up_proj", down: "experts.down_proj" },
+  // Granite.
+  { gateUp: "input_linear.weight", down: "output_linear.weight" },
+];
+
+type StackedNames =
+  | { readonly gate: string; readonly up: string; readonly down: string }
+  | { readonly gateUp: string; readonly down: string };
+
+/** A layer of a checkpoint. */
+interface LayerPlace {
+  readonly store: TensorStore;
+  /** Module with the experts, such as `model.layers.3.mlp.`. */
+  readonly prefix: string;
+  readonly hiddenSize: number;
+  readonly mixture: MixtureConfig;
+}
+
+/**
+ * Finds the tensors of a mixture. Layers that are none are as in a dense checkpoint.
+ *
+ * @throws {ReadMeError} `ERR_MODEL_INVALID` naming the first tensor that is missing or has another shape
+ */
+export function locateMixture(
+  store: TensorStore,
+  config: ModelConfig,
+  mixture: MixtureConfig,
+): { readonly experts: ExpertLayout; readonly weights: ModelWeights } {
+  const { intermediateSize, hiddenSize, hasMlpBias: hasBias, layers } = config;
+  const { expertSize, expertsPerToken } = mixture;
+  return {
+    experts: {
+      names: [MIXTURE_NAME],
+      expertSizes: layers.map(({ isMixture }) => (isMixture ? expertsPerToken * expertSize : intermediateSize)),
+      sharedSizes: layers.map(() => 0),
+    },
+    weights: locateWeights(store, config, (layer) => {
+      const prefix = `model.layers.${layer}.`;
+      if (layers[layer]?.isMixture) {
+        return { shared: undefined, experts: [], mixture: locateLayer(store, prefix, hiddenSize, mixture) };
+      }
+      const size = { size: intermediateSize, hiddenSize, hasBias };
+      return { shared: undefined, experts: [feedForwardRefs(store, { prefix: `${prefix}mlp.` }, size)] };
+    }),
+  };
+}
+
+function locateLayer(store: TensorStore, prefix: string, hiddenSize: number, mixture: MixtureConfig): MixtureRefs {
+  const names = ROUTERS.find(({ router }) => store.has(prefix + router));
+  if (names === undefined) {
+    const known = ROUTERS.map(({ router }) => router).join(", ");
+    throw new ReadMeError("ERR_MODEL_INVALID", `${store.path}: has no router ${prefix}… of the names ${known}`);
+  }
+  const place = { store, prefix: `${prefix}${names.module}.`, hiddenSize, mixture };
+  const stacked = STACKED.find((one) => Object.values(one).every((name: string) => store.has(place.prefix + name)));
+  return {
+    router: tensorRef(store, prefix + names.router, [mixture.numExperts, hiddenSize]),
+    experts: stacked ? stackedExperts(place, stacked) : separateExperts(place),
+  };
+}
+
+function separateExperts({ store, prefix, hiddenSize, mixture }: LayerPlace): readonly FeedForwardRefs[] {
+  const { numExperts, expertSize } = mixture;
+  const isNamed = ([gate]: (typeof SEPARATE)[number]): boolean => store.has(`${prefix}experts.0.${gate}.weight`);
+  const [gate, up, down] = SEPARATE.find(isNamed) ?? SEPARATE[0];
+  return Array.from({ length: numExperts }, (_, expert) => {
+    const linear = (name: string, shape: readonly number[]): LinearRefs =>
+      withoutBias(tensorRef(store, `${prefix}experts.${expert}.${name}.weight`, shape));
+    return {
+      gate: linear(gate, [expertSize, hiddenSize]),
+      up: linear(up, [expertSize, hiddenSize]),
+      down: linear(down, [hiddenSize, expertSize]),
+    };
+  });
+}
+
+function stackedExperts(place: LayerPlace, names: StackedNames): readonly FeedForwardRefs[] {
+  const { store, prefix, hiddenSize, mixture } = place;
+  const { numExperts, expertSize } = mixture;
+  const slices = new TensorSlices(store.path);
+  const stack = (name: string, rows: number, columns: number): TensorRef =>
+    tensorRef(store, prefix + name, [numExperts, rows, columns]);
+  const isFused = "gateUp" in names;
+  const gate = isFused ? stack(names.gateUp, 2 * expertSize, hiddenSize) : stack(names.gate, expertSize, hiddenSize);
+  const up = isFused ? gate : stack(names.up, expertSize, hiddenSize);
+  const down = stack(names.down, hiddenSize, expertSize);
+  const firstUp = isFused ? expertSize : 0;
+  return Array.from({ length: numExperts }, (_, matrix) => {
+    const slice = (name: string, source: TensorRef, from: number, to: number): LinearRefs =>
+      withoutBias(slices.add(`${prefix}experts.${matrix}.${name}.weight`, source, { matrix, rows: { from, to } }));
+    return {
+      gate: slice("gate_proj", gate, 0, expertSize),
+      up: slice("up_proj", up, firstUp, firstUp + expertSize),
+      down: slice("down_proj", down, 0, hiddenSize),
+    };
+  });
+}
+
+function withoutBias(weight: TensorRef): LinearRefs {
+  return { weight, bias: undefined };
+}
+
+// Checkpoints that the paper's own code wrote: experts under `model.layers.{l}.moe.*`, one file for all.
+
+/** The seven RedPajama domains, in the order of the paper's code. */
+const PAPER_DOMAINS = ["arxiv", "book", "c4", "common_crawl", "github", "stackexchange", "wikipedia"] as const;
+
+/** Tells whether a checkpoint was converted by the paper's code. */
+export function isOfficialConversion(store: TensorStore): boolean {
+  return store.has("model.layers.0.moe.gate_proj_0.weight");
+}
+
+/**
+ * Finds the tensors of an official conversion. The experts' widths are those of the tensors: the conversion keeps one
+ * row fewer than the config says. Residual rows that the checkpoint has as separate tensors become the shared rows.
+ */
+export function locateOfficial(
+  store: TensorStore,
+  config: ModelConfig,
+  fields: Fields,
+): { readonly experts: ExpertLayout; readonly weights: ModelWeights; readonly router: RouterWeights | undefined } {
+  const numExperts = fields.size("N_cluster", MOST.routedExperts);
+  const { hiddenSize } = config;
+  const rows = (layer: number, which: string): number =>
+    store.info(`model.layers.${layer}.moe.gate_proj_${which}.weight`).shape[0] ?? 0;
+  const layers = Array.from({ length: config.numLayers }, (_, layer) => layer);
+  const expertSizes = layers.map((layer) => rows(layer, "0"));
+  const sharedSizes = layers.map((layer) =>
+    store.has(`model.layers.${layer}.moe.gate_proj_residual.weight`) ? rows(layer, "residual") : 0,
+  );
+  const hasRouter = store.has("cluster_predictor.embed.weight");
+  return {
+    experts: {
+      names: numExperts === PAPER_DOMAINS.length ? PAPER_DOMAINS : Array.from({ length: numExperts }, (_, e) => `${e}`),
+      expertSizes,
+      sharedSizes,
+    },
+    weights: locateWeights(store, config, (layer) => {
+      const part = (which: string, size: number) =>
+        feedForwardRefs(
+          store,
+          { prefix: `model.layers.${layer}.moe.`, suffix: `_${which}` },
+          { size, hiddenSize, hasBias: "if present" },
+        );
+      const sharedSize = sharedSizes[layer] ?? 0;
+      return {
+        shared: sharedSize > 0 ? part("residual", sharedSize) : undefined,
+        experts: Array.from({ length: numExperts }, (_, expert) => part(`${expert}`, expertSizes[layer] ?? 0)),
+      };
+    }),
+    router: hasRouter
+      ? locateRouter(store, "cluster_predictor.", parseOfficialRouterConfig(fields, config, numExperts))
+      : undefined,
+  };
+}
+
+/**
+ * The pre-gating router's shape: a small causal transformer over token ids with one output per expert (Read-ME,
+ * table 1). Unlike Llama it has biases in all products, two FFN matrices instead of three, and attention scores
+ * divided by `normalizer`, which the authors set to 1.
+ */
+export interface RouterConfig {
+  readonly vocabSize: number;
+  readonly numExperts: number;
+  /** Width of the embedding and of the residual stream; the same as `innerSize` in the official architecture. */
+  readonly embeddingSize: number;
+  /** Width of queries, keys, values and of the FFN. */
+  readonly innerSize: number;
+  readonly numHeads: number;
+  readonly numLayers: number;
+  readonly normalizer: number;
+  readonly ropeTheta: number;
+  readonly contextTokens: number;
+}
+
+interface RouterLayerRefs {
+  readonly inputNorm: TensorRef; // [embeddingSize]
+  readonly query: LinearRefs; // [innerSize, embeddingSize]
+  readonly key: LinearRefs;
+  readonly value: LinearRefs;
+  readonly output: LinearRefs; // [embeddingSize, innerSize]
+  readonly postAttentionNorm: TensorRef; // [embeddingSize]
+  readonly expand: LinearRefs; // [innerSize, embeddingSize]
+  readonly contract: LinearRefs; // [embeddingSize, innerSize]
+}
+
+/** Location of a pre-gating router's tensors. Shapes are those of the checkpoint: rows are outputs. */
+export interface RouterWeights {
+  readonly config: RouterConfig;
+  readonly embedding: TensorRef; // [vocabSize, embeddingSize]
+  readonly layers: readonly RouterLayerRefs[];
+  readonly finalNorm: TensorRef; // [embeddingSize]
+  readonly head: LinearRefs; // [numExperts, embeddingSize]
+}
+
+/** Epsilon of the router's RMS norms, independent of the model's. */
+export const ROUTER_RMS_NORM_EPSILON = 1e-6;
+
+/**
+ * Finds a router's tensors by their official names. The embedding may be stored as signed bytes with a scale for each
+ * row, in `embed.scales`.
+ *
+ * @param prefix - `cluster_predictor.` in an official conversion, else empty
+ */
+export function locateRouter(store: TensorStore, prefix: string, config: RouterConfig): RouterWeights {
+  const { embeddingSize, innerSize } = config;
+  const norm = (name: string): TensorRef => tensorRef(store, `${prefix}${name}.weight`, [embeddingSize]);
+  const linear = (name: string, outSize: number, inSize: number): LinearRefs =>
+    linearRefs(store, `${prefix}${name}`, { outSize, inSize, hasBias: true });
+  return {
+    config,
+    embedding: tableRef(store, `${prefix}embed.weight`, [config.vocabSize, embeddingSize]),
+    layers: Array.from({ length: config.numLayers }, (_, layer) => ({
+      inputNorm: norm(`input_layernorm_${layer}`),
+      query: linear(`q_proj_${layer}`, innerSize, embeddingSize),
+      key: linear(`k_proj_${layer}`, innerSize, embeddingSize),
+      value: linear(`v_proj_${layer}`, innerSize, embeddingSize),
+      output: linear(`o_proj_${layer}`, embeddingSize, innerSize),
+      postAttentionNorm: norm(`post_attention_layernorm_${layer}`),
+      expand: linear(`proj_1_${layer}`, innerSize, embeddingSize),
+      contract: linear(`proj_2_${layer}`, embeddingSize, innerSize),
+    })),
+    finalNorm: norm("out_layernorm"),
+    head: linear("proj_out", config.numExperts, embeddingSize),
+  };
+}
+
+/** Parts of a model's config that also hold for its router. */
+type RoutedModel = Pick<ModelConfig, "vocabSize" | "contextTokens" | "ropes">;
+
+/**
+ * Extends a router's context to its model's: RoPE has no end, and the model can use no position beyond the router's.
+ */
+function reach(contextTokens: number, model: RoutedModel): number {
+  return Math.max(contextTokens, model.contextTokens);
+}
+
+/** Reads the router of a Read-ME folder: the section `readme.router` of config.json. */
+export function parseRouterConfig(fields: Fields, model: RoutedModel, numExperts: number): RouterConfig {
+  const activation = fields.text("activation", "silu");
+  if (activation !== "silu") fields.unsupported("activation", "supported is silu");
+  const config = {
+    vocabSize: model.vocabSize,
+    numExperts,
+    embeddingSize: fields.size("embedding_size", MOST.width),
+    innerSize: fields.size("inner_size", MOST.width),
+    numHeads: fields.size("num_heads", MOST.heads),
+    numLayers: fields.size("num_layers", MOST.layers),
+    normalizer: fields.positive("normalizer", 1),
+    ropeTheta: fields.positive("rope_theta", 10000),
+    contextTokens: reach(fields.size("context_tokens", MOST.tokens, 4096), model),
+  };
+  checkHeads(fields, config);
+  return config;
+}
+
+/** Reads the router of an official conversion from fields of the model's own config.json. */
+export function parseOfficialRouterConfig(fields: Fields, model: RoutedModel, numExperts: number): RouterConfig {
+  const activation = fields.text("hidden_act_predictor", "silu");
+  if (activation !== "silu") fields.unsupported("hidden_act_predictor", "supported is silu");
+  if (fields.boolean("nonautoregressive", false)) {
+    fields.unsupported("nonautoregressive", "supported is the router with attention");
+  }
+  const config = {
+    vocabSize: model.vocabSize,
+    numExperts,
+    embeddingSize: fields.size("embedding_dim", MOST.width),
+    innerSize: fields.size("inter_dim", MOST.width),
+    numHeads: fields.size("n_head", MOST.heads),
+    numLayers: fields.size("n_layer", MOST.layers),
+    normalizer: fields.positive("normalizer", 1),
+    ropeTheta: model.ropes[0]?.theta ?? 10000,
+    contextTokens: reach(fields.size("max_position_embeddings_predictor", MOST.tokens, 4096), model),
+  };
+  checkHeads(fields, config);
+  return config;
+}
+
+function checkHeads(fields: Fields, { innerSize, numHeads }: RouterConfig): void {
+  if (innerSize % numHeads === 0 && (innerSize / numHeads) % 2 === 0) return;
+  throw fields.invalid(`the router's width ${innerSize} does not divide into ${numHeads} heads of even size`);
+}
