@@ -214,6 +214,16 @@ test("refuses another model as the base of packing and applying", async () => {
   );
 });
 
+test("refuses a file of an older version, saying what to do", async () => {
+  await pack(at("cut"), at("cut.adapter"));
+  const source = await SafetensorsFile.open(at("cut.adapter"));
+  const inputs = source.names.map((name) => ({ ...source.info(name), bytes: () => source.readBytes(name) }));
+  await writeSafetensors(at("old.adapter"), inputs, { ...Object.fromEntries(source.metadata), version: "1" });
+  await source.close();
+  const reason = 'is a delta file of version "1", and this release reads version 2; pack its model again';
+  await expectReadMeError(apply(at("old.adapter"), at("from-old")), "ERR_MODEL_UNSUPPORTED", at("old.adapter"), reason);
+});
+
 test("leaves a folder with content unchanged", async () => {
   await pack(at("cut"), at("cut.adapter"));
   await mkdir(at("occupied"));

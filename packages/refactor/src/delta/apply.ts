@@ -4,12 +4,30 @@ import { randomUUID } from "node:crypto";
 import { rm } from "node:fs/promises";
 import { basename, dirname, join, resolve, sep } from "node:path";
 import { ReadMeError } from "@readme-moe/core";
-import { baseFiles, openModel, writeReadMeFolder, type Model, type SafetensorsInput } from "@readme-moe/model";
+import {
+  baseFiles,
+  encodeFloats,
+  isStoredFloat,
+  openModel,
+  writeReadMeFolder,
+  type Model,
+  type SafetensorsInput,
+} from "@readme-moe/model";
 import { finishFolder, refuseOccupied } from "../job/work-folder.ts";
 import { basePrint, BaseWeights, compareBases, ffnLayerOf, type BaseMatch } from "./base-model.ts";
-import { decodeTensor } from "./decode-tensor.ts";
-import { DeltaFile } from "./delta-file.ts";
-import { FORMAT, payloadName, type BaseNote, type Documents, type Entry } from "./delta-format.ts";
+import {
+  countOf,
+  DeltaFile,
+  FORMAT,
+  payloadName,
+  sizesName,
+  type BaseNote,
+  type Documents,
+  type Entry,
+  type IntegerCoding,
+} from "./delta-file.ts";
+import { scaledColumns, scalesOf, type InputScales } from "./input-scales.ts";
+import { unpackIntegers } from "./integers.ts";
 import type { PartId } from "./neurons.ts";
 
 /** Options of `applyDelta`. */
@@ -151,7 +169,7 @@ async function tensorsOf(
   const expert = (layer: number): number => sizeIn(readme.expert_size, layer);
   const shared = (layer: number): number => sizeIn(readme.shared_size, layer);
   const neurons = await delta.neurons({ numLayers, denseSize, expert, shared });
-  const context = { delta, base, tables: await delta.tables(), scales: await delta.scales(base.model.config) };
+  const context = { delta, base, scales: await delta.scales(base.model.config) };
   const of = backbone.length + experts.flat().length + (router?.length ?? 0);
   let done = 0;
   const inputs = (file: string, part: PartId, entries: readonly Entry[]): readonly SafetensorsInput[] =>
@@ -176,4 +194,81 @@ async function tensorsOf(
 function sizeIn(sizes: unknown, layer: number): number {
   const size: unknown = Array.isArray(sizes) ? sizes[layer] : (sizes ?? 0);
   return typeof size === "number" ? size : -1;
+}
+
+// A file of a few bytes could ask for any size; no router's table is larger than this.
+const MAX_VALUES = 2 ** 28;
+
+/** Data for decoding, besides the entry. */
+interface DecodeContext {
+  readonly delta: DeltaFile;
+  readonly scales: InputScales | undefined;
+  readonly base: BaseWeights;
+}
+
+/** Decodes the bytes of a tensor. `neurons` are those of the tensor's part, for tensors of an FFN. */
+async function decodeTensor(
+  { delta, scales, base }: DecodeContext,
+  file: string,
+  entry: Entry,
+  neurons: Int32Array | undefined,
+): Promise<Uint8Array> {
+  const { name, type, shape } = entry;
+  const payload = payloadName(file, name);
+  if (entry.coding === "whole") return delta.read(payload);
+  if (!isStoredFloat(type)) throw delta.problem(payload, `cannot be coded as ${type}`);
+  const inBase = file === "router" ? undefined : await base.inPlaceOf(name, neurons);
+  const count = countOf(shape);
+  if (count > MAX_VALUES) throw delta.problem(payload, `has ${count} values, more than ${MAX_VALUES}`);
+  if (inBase && inBase.length !== count) throw delta.problem(payload, "has another size in the base model");
+  if (entry.coding === "base") {
+    if (!inBase) throw delta.problem(payload, "is not in the base model");
+    return encodeFloats(inBase, type);
+  }
+  const bytes = await delta.read(payload);
+  const sizes = entry.coding === "low-rank" ? await delta.floats(sizesName(file, name)) : undefined;
+  if (entry.coding === "low-rank" && sizes?.length !== entry.rank) {
+    throw delta.problem(sizesName(file, name), `does not hold ${entry.rank} sizes`);
+  }
+  const codes = unpackIntegers(bytes, codedCount(shape, entry));
+  if (!codes) throw delta.problem(payload, "does not decode");
+  const own = scalesOf(scales, { file, name, neurons });
+  if (own && own.length !== shape.at(-1)) throw delta.problem(payload, "has another size than its scales");
+  const change = scaledColumns(changeOf(shape, entry, codes, sizes), own, "over");
+  if (inBase) for (let at = 0; at < count; at++) change[at] = change[at]! + inBase[at]!;
+  return encodeFloats(change, type);
+}
+
+function codedCount([rows = 1, columns = 1]: readonly number[], how: IntegerCoding): number {
+  return how.coding === "steps" ? rows * columns : how.rank * (rows + columns);
+}
+
+/** Turns integers into the scaled change `[rows, columns]`. `sizes` are the singular values of `low-rank`. */
+export function changeOf(
+  [rows = 1, columns = 1]: readonly number[],
+  how: IntegerCoding,
+  codes: Int16Array,
+  sizes: Float32Array = new Float32Array(),
+): Float32Array {
+  // Indices, since iterators take twice as long over millions of numbers.
+  const { step } = how;
+  const result = new Float32Array(rows * columns);
+  if (how.coding === "steps") {
+    for (let at = 0; at < result.length; at++) result[at] = codes[at]! * step;
+    return result;
+  }
+  for (const [k, size] of sizes.entries()) {
+    const leftFrom = k * (rows + columns);
+    const rightFrom = leftFrom + rows;
+    // Both factors are coded times the direction's size.
+    const scale = (step * step) / size;
+    for (let row = 0; row < rows; row++) {
+      const left = codes[leftFrom + row]! * scale;
+      const rowFrom = row * columns;
+      for (let column = 0; column < columns; column++) {
+        result[rowFrom + column] = result[rowFrom + column]! + left * codes[rightFrom + column]!;
+      }
+    }
+  }
+  return result;
 }

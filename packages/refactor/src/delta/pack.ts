@@ -2,19 +2,38 @@
 
 import { readdir } from "node:fs/promises";
 import { basename, join } from "node:path";
-import { gzipSync } from "node:zlib";
+import { crc32, gzipSync } from "node:zlib";
 import { ReadMeError } from "@readme-moe/core";
-import { modelLicense, readTextFile, writeSafetensors, type Model, type ReadMeSection } from "@readme-moe/model";
+import {
+  modelLicense,
+  readTextFile,
+  writeSafetensors,
+  type Model,
+  type ReadMeSection,
+  type SafetensorsInput,
+} from "@readme-moe/model";
 import type { DomainText } from "../job/prepare-domain.ts";
 import { Products } from "../linear-algebra/products.ts";
-import { choose } from "./allocate.ts";
+import { changeOf } from "./apply.ts";
 import { basePrint, BaseWeights, type BasePrint } from "./base-model.ts";
-import * as format from "./delta-format.ts";
-import { encodeTensors, entriesOf, figuresOf, payloadOf, type Encoded, type Payload } from "./encode-tensors.ts";
-import { measureScales, scaleShape, type InputScales } from "./input-scales.ts";
-import { NUM_CONTEXTS, NUM_SYMBOLS } from "./integer-codes.ts";
+import * as format from "./delta-file.ts";
+import { measureScales, scaledColumns, scaleShape, scalesOf, type InputScales } from "./input-scales.ts";
+import { packIntegers, quantize } from "./integers.ts";
 import { findNeurons, maskBytes, maskOf, type LayerParts } from "./neurons.ts";
-import { planTensors, targetsOf } from "./plan-tensors.ts";
+import {
+  allocate,
+  difference,
+  factorsOf,
+  kindOf,
+  planTensors,
+  readTarget,
+  readTargetBytes,
+  scaledFactors,
+  squareOf,
+  targetsOf,
+  type PlanContext,
+  type Target,
+} from "./plan-tensors.ts";
 
 /** 40 MB. */
 const DEFAULT_MAX_BYTES = 40e6;
@@ -45,7 +64,7 @@ export interface PackReport extends format.PackFigures {
   readonly base: format.BaseNote;
 }
 
-// Sizes are computed before tensors are encoded, except for a few bytes of each.
+// Sizes are known before tensors are encoded, except for a few bytes of each in the header.
 const MARGIN = 0.001;
 const MOST_ROUNDS = 4;
 
@@ -111,14 +130,18 @@ async function packWith(
     readme: await readSection(model),
   };
   const fixed = await fixedPayloads(model, base, { parts, print, scales });
-  const rest = [...fixed, frequencyPayload(new Uint16Array(NUM_CONTEXTS * NUM_SYMBOLS))];
-  let budget = maxBytes * (1 - MARGIN) - packedOf(about, [], rest).report.bytes;
+  let budget = maxBytes * (1 - MARGIN) - packedOf(about, [], fixed).report.bytes;
   const choices = plans.map((plan) => plan.choices);
   for (let round = 0; round < MOST_ROUNDS; round++) {
-    const chosen = choose(choices, budget);
+    const chosen = allocate(choices, budget);
     if (!chosen) break;
-    const encoded = await encodeTensors(targets, chosen, context, note("packing", targets.length));
-    const packed = packedOf(about, encoded, [...fixed, frequencyPayload(chosen.tables.frequencies)]);
+    const onTensor = note("packing", targets.length);
+    const encoded: Encoded[] = [];
+    for (const [index, target] of targets.entries()) {
+      onTensor(index);
+      encoded.push(await encodeTensor(target, chosen[index]?.how ?? { coding: "whole" }, context));
+    }
+    const packed = packedOf(about, encoded, fixed);
     if (packed.report.bytes <= maxBytes) return packed;
     budget -= packed.report.bytes - maxBytes * (1 - MARGIN);
   }
@@ -126,6 +149,91 @@ async function packWith(
   throw new RangeError(
     `Expected \`maxBytes\` to be at least about ${Math.ceil(least)} for this model, got ${maxBytes}`,
   );
+}
+
+/** A tensor of the container. */
+type Payload = Pick<SafetensorsInput, "name" | "type" | "shape"> & {
+  readonly bytes: Uint8Array;
+  readonly checksum: number;
+};
+
+/** An encoded tensor. */
+interface Encoded {
+  readonly target: Target;
+  readonly how: format.Coding;
+  readonly payloads: readonly Payload[];
+  /** Sum of squared differences from the base model. */
+  readonly change: number;
+  /** Sum of squares of what is lost of the difference. */
+  readonly error: number;
+}
+
+async function encodeTensor(
+  target: Target,
+  how: format.Coding,
+  { base, products, scales }: PlanContext,
+): Promise<Encoded> {
+  const { file, input, part } = target;
+  const { name, type, shape } = input;
+  if (how.coding === "whole") {
+    const bytes = await readTargetBytes(target);
+    const payloads = [payloadOf({ name: format.payloadName(file, name), type, shape }, bytes)];
+    return { target, how, payloads, change: 0, error: 0 };
+  }
+  const neurons = part?.neurons;
+  const inBase = file === "router" ? undefined : await base.inPlaceOf(name, neurons);
+  const change = difference(await readTarget(target), inBase);
+  const square = squareOf(change);
+  if (how.coding === "base") {
+    // Half precision is off by less than a thousandth of each number, which does not count as a change.
+    const isRounding = inBase !== undefined && square <= 1e-6 * squareOf(inBase);
+    return { target, how, payloads: [], change: isRounding ? 0 : square, error: square };
+  }
+  const own = scalesOf(scales, { file, name, neurons });
+  const scaled = scaledColumns(change, own, "times");
+  const factors = how.coding === "low-rank" ? await factorsOf(products, scaled, shape) : undefined;
+  const sizes = how.coding === "low-rank" ? factors?.sizes.slice(0, how.rank) : undefined;
+  const codes = quantize(factors && sizes ? scaledFactors(factors, sizes.length) : scaled, how.step);
+  const decoded = scaledColumns(changeOf(shape, how, codes, sizes), own, "over");
+  const bytes = packIntegers(codes);
+  const payloads = [payloadOf({ name: format.payloadName(file, name), type: "U8", shape: [bytes.length] }, bytes)];
+  if (sizes) {
+    const place = { name: format.sizesName(file, name), type: "F32", shape: [sizes.length] } as const;
+    payloads.push(payloadOf(place, new Uint8Array(sizes.buffer)));
+  }
+  return { target, how, payloads, change: square, error: squareOf(difference(change, decoded)) };
+}
+
+function payloadOf(place: Pick<SafetensorsInput, "name" | "type" | "shape">, bytes: Uint8Array): Payload {
+  return { ...place, bytes, checksum: crc32(bytes) };
+}
+
+/** Lists the entries of each file: `backbone`, `experts/<i>` and `router`. */
+function entriesOf(encoded: readonly Encoded[]): ReadonlyMap<string, readonly format.Entry[]> {
+  const entries = new Map<string, format.Entry[]>();
+  for (const { target, how } of encoded) {
+    const { name, type, shape } = target.input;
+    const own = entries.get(target.file) ?? [];
+    own.push({ name, type, shape, ...how });
+    entries.set(target.file, own);
+  }
+  return entries;
+}
+
+/** Sums up what is changed and what is lost. */
+function figuresOf(encoded: readonly Encoded[]): format.PackFigures {
+  const squares = new Map<string, { change: number; error: number }>();
+  const codings: Record<string, number> = {};
+  let changedValues = 0;
+  for (const { target, how, change, error } of encoded) {
+    codings[how.coding] = (codings[how.coding] ?? 0) + 1;
+    if (change === 0) continue;
+    changedValues += format.countOf(target.input.shape);
+    const sums = squares.get(kindOf(target)) ?? { change: 0, error: 0 };
+    squares.set(kindOf(target), { change: sums.change + change, error: sums.error + error });
+  }
+  const errors = [...squares].map(([kind, { change, error }]) => [kind, Math.sqrt(error / change)] as const);
+  return { changed_values: changedValues, relative_errors: Object.fromEntries(errors), codings };
 }
 
 function packedOf(
@@ -204,11 +312,6 @@ async function fixedPayloads(
     payloadOf({ name: format.DOCUMENTS, type: "U8", shape: [documents.length] }, documents),
     ...(scales ? [payloadOf({ name: format.SCALES, type: "U8", shape: scaleShape(scales.sizes) }, scales.codes)] : []),
   ];
-}
-
-function frequencyPayload({ buffer, byteOffset, byteLength }: Uint16Array): Payload {
-  const place = { name: format.FREQUENCIES, type: "I16", shape: [NUM_CONTEXTS, NUM_SYMBOLS] } as const;
-  return payloadOf(place, new Uint8Array(buffer, byteOffset, byteLength));
 }
 
 /** Reads the report, the card and the pictures of a Read-ME model. */

@@ -1,13 +1,13 @@
-// Lists the ways in which each tensor of a Read-ME model can be stored, and what each costs.
+// Lists the ways in which each tensor of a Read-ME model can be stored and what each costs, and chooses among them so
+// that all tensors together err least in a number of bytes.
 
 import { encodeFloats, isStoredFloat, readMeTensors, type Model, type SafetensorsInput } from "@readme-moe/model";
 import { matrix } from "../linear-algebra/matrix.ts";
 import type { Products } from "../linear-algebra/products.ts";
-import type { CodingChoice } from "./allocate.ts";
-import { entryRow, payloadName, sizesName, type Coding } from "./delta-format.ts";
 import { ffnLayerOf, floatsOf, pickNeurons, type BaseWeights } from "./base-model.ts";
+import { entryRow, payloadName, sizesName, type Coding, type IntegerCoding } from "./delta-file.ts";
 import { scaledColumns, scalesOf, type InputScales } from "./input-scales.ts";
-import { codeCost } from "./integer-codes.ts";
+import { packIntegers, quantize } from "./integers.ts";
 import { lowRank, type LowRank } from "./low-rank.ts";
 import type { LayerParts, PartId, PartNeurons } from "./neurons.ts";
 
@@ -18,6 +18,18 @@ export interface Target {
   readonly input: SafetensorsInput;
   /** Absent for tensors outside of FFNs. */
   readonly part: PartNeurons | undefined;
+}
+
+/** One way to store a tensor. */
+export interface Choice {
+  /** Bytes in the file, with the entry in its description. */
+  readonly bytes: number;
+  /** Squared; 0 where nothing is lost. */
+  readonly error: number;
+}
+
+interface CodingChoice extends Choice {
+  readonly how: Coding;
 }
 
 /** A target with the ways to store it. */
@@ -110,11 +122,10 @@ async function planTensor(target: Target, { base, products, scales }: PlanContex
   const { file, part } = target;
   const { name, type, shape } = target.input;
   const bytes = await readTargetBytes(target);
-  const choiceOf = (how: Coding, error: number, size: number, counts?: Uint32Array): CodingChoice => ({
+  const choiceOf = (how: Coding, error: number, size: number): CodingChoice => ({
     bytes: size + headerBytes(target, how),
     error,
     how,
-    counts,
   });
   const whole = choiceOf({ coding: "whole" }, 0, bytes.byteLength);
   const asInBase = (error: number): CodingChoice => choiceOf({ coding: "base" }, error, 0);
@@ -136,8 +147,8 @@ async function planTensor(target: Target, { base, products, scales }: PlanContex
   const rms = Math.sqrt(square / change.length);
   const steps = Array.from({ length: count }, (_, index) => rms * coarsest * 2 ** (-index / 2));
   const rounded = steps.map((step) => {
-    const cost = codeCost(change, step);
-    return choiceOf({ coding: "steps", step }, cost.squaredError, cost.bytes, cost.counts);
+    const { error, size } = roundingCost(change, step);
+    return choiceOf({ coding: "steps", step }, error, size);
   });
   if (isRouter) return { target, change: square, choices: [...rounded, whole] };
   const factors = await lowRank(products, matrix(rows, columns, change), MAX_RANK, WORTHWHILE_SHARE);
@@ -155,17 +166,24 @@ function lowRankChoice(
   factors: LowRank,
   square: number,
   step: number,
-  choiceOf: (how: Coding, error: number, size: number, counts: Uint32Array) => CodingChoice,
+  choiceOf: (how: IntegerCoding, error: number, size: number) => CodingChoice,
 ): readonly CodingChoice[] {
   const { sizes, left, right } = factors;
   // Directions have to be larger than what rounding does to them.
   const least = 0.7 * step * Math.sqrt(Math.max(left.length, right.length) / sizes.length);
   const rank = sizes.filter((size) => size >= least).length;
   if (rank === 0) return [];
-  const { bytes, squaredError, counts } = codeCost(scaledFactors(factors, rank), step);
+  const { error, size } = roundingCost(scaledFactors(factors, rank), step);
   const missing = Math.max(0, square - squareOf(sizes.subarray(0, rank)));
-  const how = { coding: "low-rank", step, rank } as const;
-  return [choiceOf(how, missing + squaredError, bytes + SIZE_BYTES * rank, counts)];
+  return [choiceOf({ coding: "low-rank", step, rank }, missing + error, size + SIZE_BYTES * rank)];
+}
+
+/** Rounds values to multiples of a step, and packs them. */
+function roundingCost(values: Float32Array, step: number): { readonly error: number; readonly size: number } {
+  const codes = quantize(values, step);
+  let error = 0;
+  for (let at = 0; at < values.length; at++) error += (values[at]! - codes[at]! * step) ** 2;
+  return { error, size: packIntegers(codes).length };
 }
 
 // Bytes in the container's header of a payload: its type, shape, place and checksum, without its name, which is
@@ -178,6 +196,44 @@ function headerBytes({ file, input: { name, type, shape } }: Target, how: Coding
   const names = how.coding === "base" ? [] : [payloadName(file, name)];
   if (how.coding === "low-rank") names.push(sizesName(file, name));
   return names.reduce((sum, own) => sum + 2 * own.length + PAYLOAD_HEADER_BYTES, row);
+}
+
+// Prices of a byte between 2^-120 and 2^40 errors, to 40 digits of their logarithm.
+const [LEAST_PRICE, MOST_PRICE] = [-120, 40];
+const HALVINGS = 48;
+
+/**
+ * Picks one choice for each tensor: the one that errs least when a byte costs as much error as a price, which is
+ * the lowest price whose picks fit. No other picks of the same size err less.
+ *
+ * @param choices - by tensor, at least one each
+ * @returns the picked choices; `undefined` where even the smallest do not fit
+ */
+export function allocate<Way extends Choice>(
+  choices: readonly (readonly Way[])[],
+  maxBytes: number,
+): readonly Way[] | undefined {
+  const sizeOf = (picks: readonly Way[]): number => picks.reduce((sum, { bytes }) => sum + bytes, 0);
+  const pickAt = (price: number): readonly Way[] =>
+    choices.map((ways) => ways.reduce((a, b) => (isCheaper(b, a, price) ? b : a)));
+  let fitting = pickAt(Infinity);
+  if (sizeOf(fitting) > maxBytes) return undefined;
+  const best = pickAt(0);
+  if (sizeOf(best) <= maxBytes) return best;
+  let [low, high] = [LEAST_PRICE, MOST_PRICE];
+  for (let round = 0; round < HALVINGS; round++) {
+    const middle = (low + high) / 2;
+    const picks = pickAt(2 ** middle);
+    if (sizeOf(picks) > maxBytes) low = middle;
+    else [high, fitting] = [middle, picks];
+  }
+  return fitting;
+}
+
+function isCheaper(one: Choice, other: Choice, price: number): boolean {
+  if (price === Infinity) return one.bytes < other.bytes || (one.bytes === other.bytes && one.error < other.error);
+  const gain = other.error - one.error - price * (one.bytes - other.bytes);
+  return gain > 0 || (gain === 0 && one.bytes < other.bytes);
 }
 
 /** Finds the factors that the choices of a change `[rows, columns]` were made with. */
