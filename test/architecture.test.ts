@@ -134,7 +134,7 @@ const counts = countSources(
 );
 
 /** Most files and lines of all packages. Raising a limit is a decision: its commit says what the growth is worth. */
-const SIZE_LIMITS = { files: 653, lines: 95_000 };
+const SIZE_LIMITS = { files: 571, lines: 95_000 };
 
 test("packages grow in files and lines by decision only", () => {
   expect(counts.files).toBeLessThanOrEqual(SIZE_LIMITS.files);

@@ -1,7 +1,6 @@
 // Drafts over recorded answers: which tokens would have been accepted, and what the steps would have cost.
 
 import {
-  allowanceMs,
   chooseDraft,
   chargeDraft,
   draftChances,
@@ -17,8 +16,7 @@ import {
   type StepWork,
 } from "@readme-moe/core";
 import { RecycledTokens } from "../../packages/engine/src/speculation/recycled-tokens.ts";
-import { proposeTextDrafts } from "../../packages/engine/src/speculation/text-drafter.ts";
-import { TokenIndex } from "../../packages/engine/src/speculation/token-index.ts";
+import { proposeTextDrafts, TokenIndex } from "../../packages/engine/src/speculation/text-drafter.ts";
 import type { RecordedAnswer } from "./record.ts";
 
 export interface ReplayOptions {
@@ -105,7 +103,7 @@ export function replay(answers: readonly RecordedAnswer[], options: ReplayOption
     const chosen = all.map((one, at) => bestOf(engine, one.acceptance, proposals[at] ?? []));
     const drafts = all.map((one, at) => {
       const { chances = [] } = chosen[at] ?? {};
-      return { chances, experts: chances.map(() => 0), allowanceMs: allowanceMs(one.account) };
+      return { chances, experts: chances.map(() => 0), allowanceMs: one.account.balanceMs };
     });
     const lengths = planDrafts({ step, experts: new Set([0]), tokensLeft: 64, cost, drafts });
     const rows = lengths.reduce((sum, length) => sum + length, 0);

@@ -4,7 +4,7 @@ import { code, table } from "./markdown.ts";
 import { membersIn, membersOf, type Member } from "./read-members.ts";
 
 /** Files of payloads that are named interfaces. */
-const PAYLOADS: Readonly<Record<string, string>> = { KernelInfo: "packages/core/src/kernel-info.ts" };
+const PAYLOADS: Readonly<Record<string, string>> = { KernelInfo: "packages/core/src/events.ts" };
 
 export async function eventSections(): Promise<string> {
   const events = await membersOf("packages/core/src/events.ts", "ReadMeEvents");

@@ -41,14 +41,14 @@ export const REGIONS: readonly Region[] = [
   {
     page: "engine.md",
     name: "stats",
-    make: () => fieldTable([`${CORE}/engine-stats.ts`, "EngineStats"], [`${CORE}/engine-stats.ts`, "DraftCounts"]),
+    make: () => fieldTable([`${CORE}/engine.ts`, "EngineStats"], [`${CORE}/engine.ts`, "DraftCounts"]),
   },
   {
     page: "engine.md",
     name: "expert cache",
     make: () =>
       fieldTable(
-        [`${CORE}/engine-stats.ts`, "ExpertCacheStats"],
+        [`${CORE}/engine.ts`, "ExpertCacheStats"],
         [`${CORE}/expert-cache/expert-cache.ts`, "ExpertCacheCounters"],
       ),
   },

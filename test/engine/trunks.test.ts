@@ -1,7 +1,7 @@
 // Which passages share a run of their common beginning.
 
 import { expect, test } from "vitest";
-import { treesOf } from "../../packages/engine/src/evaluation/trunks.ts";
+import { treesOf } from "../../packages/engine/src/evaluation/score-passages.ts";
 import type { Passage } from "../../packages/engine/src/evaluation/passages.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 

@@ -1,6 +1,6 @@
 import { describeAddress, parseFleetUrl } from "@readme-moe/fleet";
 import { describe, expect, test } from "vitest";
-import { unreachable } from "../../packages/fleet/src/connection/errors.ts";
+import { unreachable } from "../../packages/fleet/src/connect.ts";
 
 describe("the URL of a fleet", () => {
   test("names one server, with and without login, port and database", () => {

@@ -3,10 +3,14 @@
 import type { EngineInfo, ExpertCacheStats } from "@readme-moe/core";
 import { describe, expect, test } from "vitest";
 import { affinitiesOf, affinityOf, countExperts, sharesOf } from "../../packages/fleet/src/affinity.ts";
-import { chooseVersion } from "../../packages/fleet/src/front/choose-version.ts";
-import { describeWorker, type HeldJob } from "../../packages/fleet/src/worker/describe-worker.ts";
-import { EngineMeasure } from "../../packages/fleet/src/worker/engine-measure.ts";
-import { HomeKeeper, type HomeMember } from "../../packages/fleet/src/worker/home-keeper.ts";
+import { chooseVersion } from "../../packages/fleet/src/front/fleet-view.ts";
+import {
+  describeWorker,
+  EngineMeasure,
+  type HeldJob,
+  HomeKeeper,
+  type HomeMember,
+} from "../../packages/fleet/src/worker/describe-worker.ts";
 import { newCounters } from "../../packages/fleet/src/worker/state.ts";
 
 type Shape = Pick<EngineInfo, "experts" | "expertKind">;

@@ -2,10 +2,9 @@
 
 import { DEFAULT_COST_MODEL, NO_HOMES } from "@readme-moe/core";
 import { expect, test } from "vitest";
-import type { PeekedJob, PeekedQueue } from "../../packages/fleet/src/queue/peek.ts";
-import { choosePulls } from "../../packages/fleet/src/worker/choose-pulls.ts";
-import { describeWorker, type HeldJob } from "../../packages/fleet/src/worker/describe-worker.ts";
-import { EngineMeasure } from "../../packages/fleet/src/worker/engine-measure.ts";
+import type { PeekedJob, PeekedQueue } from "../../packages/fleet/src/job-queues.ts";
+import { choosePulls } from "../../packages/fleet/src/worker/fleet-worker.ts";
+import { describeWorker, EngineMeasure, type HeldJob } from "../../packages/fleet/src/worker/describe-worker.ts";
 import { newCounters, type PublishedWorker } from "../../packages/fleet/src/worker/state.ts";
 
 const worker = (id: string, places: number, jobs: readonly HeldJob[]): PublishedWorker =>

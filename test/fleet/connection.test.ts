@@ -1,7 +1,7 @@
 // Connections of a fleet over a network that is cut, and that holds answers: nothing is left without an owner.
 
 import { afterAll, beforeAll, beforeEach, describe, expect, onTestFinished, test } from "vitest";
-import { openConnection, type Connection, type ConnectionLimits } from "../../packages/fleet/src/connection/connect.ts";
+import { openConnection, type Connection, type ConnectionLimits } from "../../packages/fleet/src/connect.ts";
 import * as fc from "../support/fast-check.ts";
 import { Pipe } from "../support/fleet/pipe.ts";
 import { noServer, startValkey, type ValkeyServer } from "../support/fleet/valkey.ts";

@@ -1,7 +1,7 @@
 import { resolveSamplingParams } from "@readme-moe/core";
 import { expect, test } from "vitest";
 import { readJob, writeJob, type FleetJob } from "../../packages/fleet/src/job.ts";
-import { bullPriority } from "../../packages/fleet/src/queue/job-queues.ts";
+import { bullPriority } from "../../packages/fleet/src/job-queues.ts";
 import * as fc from "../support/fast-check.ts";
 import { hostileJobs } from "../support/fleet/hostile-jobs.ts";
 

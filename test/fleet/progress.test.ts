@@ -2,9 +2,8 @@
 
 import { GenerationStream, type GenerateChunk } from "@readme-moe/core";
 import { expect, test } from "vitest";
-import { Follower } from "../../packages/fleet/src/front/follower.ts";
-import { readEntry, writeEntry, type PlacedChunk } from "../../packages/fleet/src/log/entry.ts";
-import { AnswerProgress } from "../../packages/fleet/src/log/progress.ts";
+import { Follower } from "../../packages/fleet/src/front/followed-requests.ts";
+import { AnswerProgress, type PlacedChunk, readEntry, writeEntry } from "../../packages/fleet/src/log/token-log.ts";
 import * as fc from "../support/fast-check.ts";
 import { USAGE } from "../support/scripted-engine.ts";
 

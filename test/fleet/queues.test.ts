@@ -2,15 +2,12 @@
 
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { affinitiesOf } from "../../packages/fleet/src/affinity.ts";
-import { parseFleetUrl } from "../../packages/fleet/src/connection/address.ts";
-import { openConnection, type Connection } from "../../packages/fleet/src/connection/connect.ts";
+import { type Connection, openConnection, parseFleetUrl } from "../../packages/fleet/src/connect.ts";
 import { FleetView } from "../../packages/fleet/src/front/fleet-view.ts";
 import { writeJob } from "../../packages/fleet/src/job.ts";
 import { withScripts } from "../../packages/fleet/src/log/scripts.ts";
-import { JobAdder, JobTaker, waitingKeysOf, type TakenJob } from "../../packages/fleet/src/queue/job-queues.ts";
-import { peekQueues } from "../../packages/fleet/src/queue/peek.ts";
-import { describeWorker } from "../../packages/fleet/src/worker/describe-worker.ts";
-import { EngineMeasure } from "../../packages/fleet/src/worker/engine-measure.ts";
+import { JobAdder, JobTaker, peekQueues, type TakenJob, waitingKeysOf } from "../../packages/fleet/src/job-queues.ts";
+import { describeWorker, EngineMeasure } from "../../packages/fleet/src/worker/describe-worker.ts";
 import { newCounters, publishState, withdrawState } from "../../packages/fleet/src/worker/state.ts";
 import * as fc from "../support/fast-check.ts";
 import { noServer, startValkey, type ValkeyServer } from "../support/fleet/valkey.ts";

@@ -1,11 +1,9 @@
 // The log of a request in a real server: one owner writes, each entry once, and nothing is written over.
 
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { openConnection, type Connection } from "../../packages/fleet/src/connection/connect.ts";
-import { parseFleetUrl } from "../../packages/fleet/src/connection/address.ts";
+import { type Connection, openConnection, parseFleetUrl } from "../../packages/fleet/src/connect.ts";
 import { withScripts, type ScriptedRedis } from "../../packages/fleet/src/log/scripts.ts";
-import { WorkerLogs } from "../../packages/fleet/src/log/worker-logs.ts";
-import { LogWriter, type WriteEnd } from "../../packages/fleet/src/log/log-writer.ts";
+import { LogWriter, WorkerLogs, type WriteEnd } from "../../packages/fleet/src/log/log-writer.ts";
 import {
   cancelRequest,
   claimRequest,

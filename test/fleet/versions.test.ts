@@ -1,8 +1,8 @@
 // Model versions of a fleet, while workers change from one to another.
 
 import { expect, test } from "vitest";
-import { versionsOf } from "../../packages/fleet/src/versions.ts";
-import { isLastOfVersion } from "../../packages/fleet/src/worker/last-of-version.ts";
+import { versionsOf } from "../../packages/fleet/src/status.ts";
+import { isLastOfVersion } from "../../packages/fleet/src/worker/fleet-worker.ts";
 
 const worker = (id: string, modelVersion: string, change: object = {}) => ({
   id,

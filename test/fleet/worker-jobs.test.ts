@@ -6,14 +6,20 @@ import type { ReadMeEngine } from "@readme-moe/engine";
 import { FleetWorker, parseFleetUrl, type FleetWorkerOptions } from "@readme-moe/fleet";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
 import { affinityOf, countExperts } from "../../packages/fleet/src/affinity.ts";
-import { openConnection } from "../../packages/fleet/src/connection/connect.ts";
+import { openConnection } from "../../packages/fleet/src/connect.ts";
 import { writeJob } from "../../packages/fleet/src/job.ts";
 import { workerKey } from "../../packages/fleet/src/keys.ts";
-import { endsAnswer, readEntry, writeEntry } from "../../packages/fleet/src/log/entry.ts";
-import { AnswerProgress } from "../../packages/fleet/src/log/progress.ts";
+import {
+  AnswerProgress,
+  appendEntries,
+  claimRequest,
+  endsAnswer,
+  readEntries,
+  readEntry,
+  writeEntry,
+} from "../../packages/fleet/src/log/token-log.ts";
 import { withScripts, type ScriptedRedis } from "../../packages/fleet/src/log/scripts.ts";
-import { appendEntries, claimRequest, readEntries } from "../../packages/fleet/src/log/token-log.ts";
-import { JobAdder, type QueuePlace } from "../../packages/fleet/src/queue/job-queues.ts";
+import { JobAdder, type QueuePlace } from "../../packages/fleet/src/job-queues.ts";
 import { Deferred } from "../support/deferred.ts";
 import * as fc from "../support/fast-check.ts";
 import { Pipe } from "../support/fleet/pipe.ts";

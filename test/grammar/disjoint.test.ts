@@ -2,7 +2,7 @@
 
 import { expect, test } from "vitest";
 import { Budget } from "../../packages/grammar/src/grammar-source.ts";
-import { Exclusion } from "../../packages/grammar/src/schema/disjoint.ts";
+import { Exclusion } from "../../packages/grammar/src/schema/types.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 
 type Part = Readonly<Record<string, unknown>>;

@@ -3,8 +3,8 @@
 import { allowsToken, forbidOthers, type EngineVocabulary } from "@readme-moe/core";
 import { Grammars, type Constraint } from "@readme-moe/grammar";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { JsonLayout } from "../../packages/grammar/src/matching/json-layout.ts";
-import { TokenTable } from "../../packages/grammar/src/matching/token-table.ts";
+import { JsonLayout } from "../../packages/grammar/src/matching/compile-plan.ts";
+import { TokenTable } from "../../packages/grammar/src/matching/matchers.ts";
 import { smallVocabulary, textOf, writeBound } from "../support/bound-text.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 

@@ -4,9 +4,9 @@
 import { Grammars, type JsonSchema } from "@readme-moe/grammar";
 import * as fc from "../support/fast-check.ts";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { checkGrammar } from "../../packages/grammar/src/text-grammars.ts";
+import { checkGrammar } from "../../packages/grammar/src/grammars.ts";
 import { Budget } from "../../packages/grammar/src/grammar-source.ts";
-import { Exclusion } from "../../packages/grammar/src/schema/disjoint.ts";
+import { Exclusion } from "../../packages/grammar/src/schema/types.ts";
 import { smallVocabulary } from "../support/bound-text.ts";
 import { HOSTILE_SCHEMAS } from "../support/hostile-schemas.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";

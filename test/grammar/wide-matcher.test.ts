@@ -8,8 +8,8 @@ import { resolveGrammarsOptions } from "../../packages/grammar/src/grammars-opti
 import { GrammarCache } from "../../packages/grammar/src/matching/grammar-cache.ts";
 import { schemaGrammars } from "../../packages/grammar/src/schema/ebnf/schema-grammar.ts";
 import { honouredSchema } from "../../packages/grammar/src/schema/honoured-schema.ts";
-import { UNUSED_CHARACTER, withoutLengths } from "../../packages/grammar/src/schema/without-lengths.ts";
-import { taggedSource, type TaggedAnswers } from "../../packages/grammar/src/tagged-answers.ts";
+import { UNUSED_CHARACTER, withoutLengths } from "../../packages/grammar/src/schema/keywords.ts";
+import { taggedSource, type TaggedAnswers } from "../../packages/grammar/src/constraint.ts";
 import { smallVocabulary } from "../support/bound-text.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 

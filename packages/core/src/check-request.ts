@@ -1,9 +1,8 @@
 // Checks of a request that every engine makes at once, wherever the model runs.
 
 import type { EngineInfo, GenerateRequest } from "./engine.ts";
-import { expertIndex } from "./expert-choice.ts";
+import { expertIndex, isTraceparent } from "./generation.ts";
 import { describeValue, rejectUnknownKeys } from "./options.ts";
-import { isTraceparent } from "./traceparent.ts";
 
 const NAMES = [
   "prompt",

@@ -1,17 +1,15 @@
 import type { AnswerFormat } from "./answer-format.ts";
-import type { ChatMessage } from "./chat-message.ts";
-import type { ReadMeEmitter } from "./emitter.ts";
-import type { EngineStats } from "./engine-stats.ts";
-import type { EngineVocabulary } from "./engine-vocabulary.ts";
 import type { ReadMeError } from "./errors.ts";
-import type { FollowRequest } from "./follow-request.ts";
-import type { Generation } from "./generation.ts";
-import type { KernelInfo } from "./kernel-info.ts";
+import type { ExpertRun, KernelInfo, ReadMeEmitter } from "./events.ts";
+import type { ExpertCacheCounters } from "./expert-cache/expert-cache.ts";
+import type { UpcomingUses } from "./expert-cache/next-step.ts";
+import type { ChatMessage, FollowRequest, Generation, RoutedPrompt, TokenizeOptions } from "./generation.ts";
 import type { EmbeddingInfo, Embeddings, EmbedRequest, ModelTask, Ranking, RerankRequest } from "./pooling.ts";
 import type { ProcessLogits } from "./process-logits.ts";
-import type { RoutedPrompt, TokenizeOptions } from "./prompt-tokens.ts";
 import type { SamplingDefaults } from "./sampling/sampling-defaults.ts";
 import type { SamplingParams } from "./sampling/sampling-params.ts";
+import type { CostModel } from "./scheduling/cost-model.ts";
+import type { DraftSource } from "./speculation/plan-drafts.ts";
 
 /** A chat, which the model's template converts to a text. */
 export interface ChatPrompt {
@@ -246,5 +244,129 @@ export interface Engine extends AsyncDisposable {
    */
   whenFailed(): Promise<ReadMeError>;
   /** Ends all work; requests and calls under way fail with `ERR_DISPOSED`. */
+  dispose(): Promise<void>;
+}
+
+// Numbers that an engine keeps of itself.
+
+/** Numbers of draft tokens. */
+export interface DraftCounts {
+  /** Draft tokens that ran through the model. */
+  readonly draftedTokens: number;
+  /** Draft tokens that became part of a completion. */
+  readonly acceptedDraftTokens: number;
+}
+
+/** Numbers of draft tokens of each source that has drafted any. */
+export type DraftsBySource = Readonly<Partial<Record<DraftSource, DraftCounts>>>;
+
+/** Counters since the engine was opened, and its current load. */
+export interface EngineStats extends DraftCounts {
+  /** Sequences that wait for KV memory. */
+  readonly numWaiting: number;
+  /** Sequences that hold KV memory. */
+  readonly numRunning: number;
+  /** Tokens whose keys and values running sequences hold. */
+  readonly kvUsedTokens: number;
+  /** Number of tokens whose keys and values fit into KV memory. */
+  readonly kvCapacityTokens: number;
+  /** Steps that have run. */
+  readonly steps: number;
+  /** Tokens of accepted prompts. */
+  readonly promptTokens: number;
+  /** Prompt tokens whose keys and values came from the prefix cache. */
+  readonly cachedTokens: number;
+  /** Generated tokens. */
+  readonly completionTokens: number;
+  /** Draft tokens by their source, if the engine knows it. Sources that have drafted nothing are absent. */
+  readonly draftsBySource?: DraftsBySource;
+  /** Times that a running sequence lost its KV memory to others. */
+  readonly preemptions: number;
+  /** Resident memory of the process that runs the model, which is the caller's for a thread. */
+  readonly residentBytes: number;
+  /** Coefficients of a step's predicted time, as far as they are learned. Absent if the engine runs no steps itself. */
+  readonly cost?: CostModel;
+  /** Absent when all experts are in memory. */
+  readonly expertCache?: ExpertCacheStats;
+  /** Bytes of each expert that are not in memory. Absent when all are, and for a router in every layer. */
+  readonly missingBytes?: readonly number[];
+}
+
+/** Statistics of streamed experts. A unit is one layer of one expert. */
+export interface ExpertCacheStats extends ExpertCacheCounters {
+  /** Bytes of one expert in each layer; of low-rank experts, those of the largest one as a single layer. */
+  readonly layerBytes: readonly number[];
+  /** Limit of the bytes of units in memory. */
+  readonly budgetBytes: number;
+  /** Bytes of units in memory, reads under way included. */
+  readonly usedBytes: number;
+  /** Reads that failed, retries included. */
+  readonly failedReads: number;
+  /** Time that steps waited for reads. */
+  readonly stallMs: number;
+}
+
+/** Bytes of a model's tokens, for binding answers to a grammar. */
+export interface EngineVocabulary {
+  /** Number of logits. */
+  readonly vocabSize: number;
+  /** Bytes of all tokens, one after the other; often parts of UTF-8 characters. */
+  readonly bytes: Uint8Array;
+  /**
+   * `[vocabSize + 1]`: token `id` has the bytes from `offsets[id]` up to `offsets[id + 1]`. Control tokens, and ids
+   * without a token, have no bytes.
+   */
+  readonly offsets: Uint32Array;
+  /** Tokens that end a completion. */
+  readonly eosTokenIds: readonly number[];
+}
+
+// Which experts' weights are in memory.
+
+/** Experts that are in memory. The engine reads this once per step, before the step is scheduled. */
+export interface Residency {
+  /** Bytes of each expert that are not in memory, by expert; experts beyond the end are in memory. */
+  readonly missingBytes: ArrayLike<number>;
+  /** Present if experts are streamed: read from a file when they are needed. */
+  readonly streamed?: StreamedResidency | undefined;
+}
+
+/** The streamed experts of a runner. */
+export interface StreamedResidency {
+  readonly numExperts: number;
+  /** Statistics since the runner opened. */
+  readonly stats: ExpertCacheStats;
+  /** Experts with units that were read ahead and have not run yet. */
+  readonly prefetchedExperts: Iterable<number>;
+  /** Announces the uses that follow the step that runs now. */
+  prepare(upcoming: UpcomingUses): void;
+  /** Runs steps that are not counted, reported or remembered. Must not overlap with other steps. */
+  rehearse<Result>(work: () => Promise<Result>): Promise<Result>;
+  /** Returns the runs that have ended since the last call. */
+  takeRuns(): readonly ExpertRun[];
+  /**
+   * Changes the limit at once, or after the layer that runs. Resolves when the limit holds.
+   * @throws {RangeError} if one layer of all experts does not fit
+   */
+  setBudget(budgetBytes: number): Promise<void>;
+}
+
+/** All experts are in memory. */
+export const everythingResident: Residency = { missingBytes: [] };
+
+/** Facts about a model that are known without its weights. */
+export type PromptInfo = Omit<
+  EngineInfo,
+  "precision" | "maxNumSeqs" | "kvCapacityTokens" | "kernel" | "promptVersion" | "modelVersion"
+> & { readonly promptVersion: string };
+
+/**
+ * Turns prompts of a model into tokens and experts, and tokens into text, without the model's weights. Its methods are
+ * those of `Engine`.
+ */
+export interface PromptReader
+  extends Pick<Engine, "tokenize" | "detokenize" | "applyTemplate" | "vocabulary" | "route">, AsyncDisposable {
+  readonly info: PromptInfo;
+  /** Ends all work; calls under way fail with `ERR_DISPOSED`. */
   dispose(): Promise<void>;
 }

@@ -1,27 +1,44 @@
-export type { ChatContentPart, ChatMessage } from "./chat-message.ts";
-export type { Engine, EngineInfo, GenerateRequest, Prompt, ChatPrompt, ResumedGeneration } from "./engine.ts";
-export type {
-  AcceptedPrompt,
-  FinishReason,
-  GenerateChunk,
-  GeneratedToken,
-  Generation,
-  TokenLogprob,
-  Usage,
+export {
+  type AcceptedPrompt,
+  type ChatContentPart,
+  type ChatMessage,
+  checkTemplateValues,
+  expertIndex,
+  type FinishReason,
+  type FollowRequest,
+  type GenerateChunk,
+  type GeneratedToken,
+  type Generation,
+  GenerationStream,
+  isTraceparent,
+  onceAborted,
+  type RoutedPrompt,
+  type TokenizeOptions,
+  type TokenLogprob,
+  type Usage,
 } from "./generation.ts";
-export { GenerationStream, onceAborted } from "./generation-stream.ts";
-export type { DraftCounts, DraftsBySource, EngineStats, ExpertCacheStats } from "./engine-stats.ts";
-export type { KernelInfo } from "./kernel-info.ts";
+export {
+  type ChatPrompt,
+  type DraftCounts,
+  type DraftsBySource,
+  type Engine,
+  type EngineInfo,
+  type EngineStats,
+  type EngineVocabulary,
+  everythingResident,
+  type ExpertCacheStats,
+  type GenerateRequest,
+  type Prompt,
+  type PromptInfo,
+  type PromptReader,
+  type Residency,
+  type ResumedGeneration,
+  type StreamedResidency,
+} from "./engine.ts";
+export { type ExpertRun, type KernelInfo, ReadMeEmitter, type ReadMeEvents } from "./events.ts";
 export type { ArtefactStore, TaskFlow } from "./task-flow.ts";
-export { errorChain, type ErrorLink } from "./error-chain.ts";
-export { ReadMeError, type ReadMeErrorCode, type ReadMeErrorOptions } from "./errors.ts";
+export { errorChain, type ErrorLink, ReadMeError, type ReadMeErrorCode, type ReadMeErrorOptions } from "./errors.ts";
 export { checkClient, checkExpert, checkRequestShape, checkTraceparent } from "./check-request.ts";
-export type { FollowRequest } from "./follow-request.ts";
-export type { RoutedPrompt, TokenizeOptions } from "./prompt-tokens.ts";
-export { isTraceparent } from "./traceparent.ts";
-export { expertIndex } from "./expert-choice.ts";
-export { ReadMeEmitter } from "./emitter.ts";
-export type { ExpertRun, ReadMeEvents } from "./events.ts";
 export {
   expertBytes,
   inEveryLayer,
@@ -105,7 +122,6 @@ export {
   type RerankRequest,
 } from "./pooling.ts";
 export { seededRandom, uniformAt } from "./random.ts";
-export { everythingResident, type Residency, type StreamedResidency } from "./residency.ts";
 export type {
   AllowContext,
   AllowedTokens,
@@ -163,10 +179,10 @@ export {
   type ClientTimes,
   type Owned,
 } from "./scheduling/fair-shares.ts";
-export { fcfs, type FcfsOptions } from "./scheduling/fcfs.ts";
-export { readMe, type ReadMeSchedulerOptions } from "./scheduling/read-me.ts";
 export {
   byPriorityThenArrival,
+  fcfs,
+  type FcfsOptions,
   nextChunkTokens,
   type SchedulableSequence,
   type ScheduledSequence,
@@ -174,6 +190,7 @@ export {
   type SchedulerLimits,
   type SchedulerState,
 } from "./scheduling/scheduler.ts";
+export { readMe, type ReadMeSchedulerOptions } from "./scheduling/read-me.ts";
 export { generateTrace, type GeneratedTraceOptions } from "./simulation/generate-trace.ts";
 export { generateMixtureTrace, type GeneratedMixtureOptions } from "./simulation/generate-mixture-trace.ts";
 export {
@@ -253,29 +270,25 @@ export {
   type SourceOutcomes,
 } from "./speculation/acceptance.ts";
 export {
-  allowanceMs,
+  calibrate,
+  calibrationFactor,
   chargeDraft,
-  newDraftAccount,
-  type DraftAccount,
-  type DraftCharge,
-} from "./speculation/draft-account.ts";
-export { calibrate, calibrationFactor, NO_CALIBRATION, type DraftCalibration } from "./speculation/calibration.ts";
-export type { Draft, DraftSource } from "./speculation/draft.ts";
-export {
   chooseDraft,
-  expectedTokens,
-  planDrafts,
+  type Draft,
+  type DraftAccount,
+  type DraftCalibration,
+  type DraftCharge,
   type DraftPlanInput,
-  type PlannedDraft,
-} from "./speculation/plan-drafts.ts";
-export {
+  type DraftSource,
+  expectedTokens,
+  type MeasuredDrafts,
+  newDraftAccount,
+  NO_CALIBRATION,
   NO_ROW_COSTS,
+  planDrafts,
+  type PlannedDraft,
   refineRowCosts,
+  type RowCosts,
   rowMsOf,
   withRowMs,
-  type MeasuredDrafts,
-  type RowCosts,
-} from "./speculation/row-cost.ts";
-export { checkTemplateValues } from "./template-values.ts";
-export type { PromptInfo, PromptReader } from "./prompt-reader.ts";
-export type { EngineVocabulary } from "./engine-vocabulary.ts";
+} from "./speculation/plan-drafts.ts";

@@ -1,7 +1,7 @@
 // Embeddings and scores of whole texts: requests, results, and the arithmetic on what a model gives.
 
 import { describeValue } from "./options.ts";
-import type { ChatMessage } from "./chat-message.ts";
+import type { ChatMessage } from "./generation.ts";
 
 /** Task of a model: continuing prompts, embeddings of texts, or scores of documents for a query. */
 export type ModelTask = "generate" | "embed" | "rerank";

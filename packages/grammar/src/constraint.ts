@@ -1,7 +1,17 @@
 import { setMaxListeners } from "node:events";
-import { forbidOthers, type AllowTokens, type LogitsContext, type ProcessLogits } from "@readme-moe/core";
-import type { AnswerSource } from "./constraint-source.ts";
+import {
+  type AllowTokens,
+  type AnswerFormat,
+  checkAnswerFormat,
+  describeValue,
+  forbidOthers,
+  type LogitsContext,
+  type ProcessLogits,
+} from "@readme-moe/core";
+import { Budget, type GrammarSource, type GrammarText } from "./grammar-source.ts";
 import type { MaskAnswer, MaskQuestion } from "./matching/protocol.ts";
+import { schemaGrammars } from "./schema/ebnf/schema-grammar.ts";
+import { checkSchemaSizes, honouredSchema, type JsonSchema } from "./schema/honoured-schema.ts";
 
 /** Constraint that answers are bound to. It serves any number of concurrent requests. */
 export interface Constraint {
@@ -47,4 +57,115 @@ export function constraintOf(ask: AskMask, source: AnswerSource): Constraint {
       return Object.assign(process, { allowTokens, source });
     },
   };
+}
+
+// Constraints as plain JSON data, from which another process makes the same ones.
+
+/** Source of what `Grammars` binds answers to: the method's arguments. */
+export type AnswerSource =
+  | { readonly kind: "json"; readonly schema: JsonSchema; readonly maxWhitespace: number }
+  | { readonly kind: "grammar"; readonly ebnf: string; readonly root: string }
+  | { readonly kind: "regex"; readonly pattern: string }
+  | { readonly kind: "choice"; readonly texts: readonly string[] }
+  | { readonly kind: "tagged"; readonly answers: TaggedAnswers };
+
+/** Copies a source as JSON does, so that later changes of a caller's objects do not reach it. */
+export function plainCopy(source: AnswerSource): AnswerSource {
+  return JSON.parse(JSON.stringify(source)) as AnswerSource;
+}
+
+/** Most blanks in a row between two parts of JSON, where nothing else is asked for. */
+export const DEFAULT_MAX_WHITESPACE = 16;
+
+/**
+ * Describes a format as the source of the constraint that `Grammars.format` makes.
+ * @throws {TypeError} on a wrong shape
+ */
+export function formatSource(format: AnswerFormat): AnswerSource {
+  checkAnswerFormat(format);
+  switch (format.type) {
+    case "json_object":
+      return { kind: "json", schema: { type: "object" }, maxWhitespace: DEFAULT_MAX_WHITESPACE };
+    case "json_schema":
+      return { kind: "json", schema: format.schema, maxWhitespace: DEFAULT_MAX_WHITESPACE };
+    case "regex":
+      return { kind: "regex", pattern: format.pattern };
+    case "choice":
+      return { kind: "choice", texts: format.choices };
+    case "grammar":
+      return { kind: "grammar", ebnf: format.grammar, root: format.root ?? "root" };
+    default:
+      throw new TypeError(`Unknown format: ${String(format satisfies never)}`);
+  }
+}
+
+const MAX_WHITESPACE = 16;
+
+/** JSON that is valid under a schema, between two fixed texts. */
+export interface TaggedJson {
+  readonly begin: string;
+  readonly schema: JsonSchema;
+  readonly end: string;
+}
+
+/** Answers with JSON between fixed texts, such as tool calls, with or without free text around them. */
+export interface TaggedAnswers {
+  readonly tags: readonly TaggedJson[];
+  /** Allows free text before, between and after tags. Once `trigger` appears in it, a tag has to follow. */
+  readonly trigger?: string | undefined;
+  /** Text between two tags where there is no free text. @default "\n" */
+  readonly separator?: string | undefined;
+  /** Ends the answer after the first tag. @default false */
+  readonly isSingle?: boolean | undefined;
+}
+
+/** Describes the answers by structural tags of the library. @throws as `honouredSchema` */
+export function taggedSource(answers: TaggedAnswers): GrammarSource {
+  const { tags, trigger, separator = "\n" } = answers;
+  if (!isList(tags)) throw new TypeError(`Expected \`tags\` to be a list, got ${describeValue(tags)}`);
+  const budget = new Budget();
+  const fixed: readonly unknown[] = [trigger ?? "", separator, ...tags.flatMap(({ begin, end }) => [begin, end])];
+  for (const text of fixed) {
+    if (typeof text !== "string") throw new TypeError(`Expected texts around schemas, got ${describeValue(text)}`);
+    budget.write(text.length);
+  }
+  checkSchemaSizes(tags.map(({ schema }) => schema));
+  const grammars = tags.map(({ schema }) => schemaGrammars(honouredSchema(schema, budget), MAX_WHITESPACE, budget));
+  const exact = tagsGrammar(
+    answers,
+    grammars.map(({ text }) => text),
+  );
+  const wide = grammars.flatMap((one) => one.wide ?? []);
+  const areWide = wide.length === grammars.length && wide.some(({ hadBounds }) => hadBounds);
+  if (!areWide || mayMix(answers)) return exact;
+  const grammar = tagsGrammar(
+    answers,
+    wide.map(({ text }) => text),
+  );
+  return { ...exact, wide: { grammar, hasPatterns: wide.some(({ hasPatterns }) => hasPatterns) } };
+}
+
+/** Whether the text may be in two tags at once. */
+function mayMix({ tags }: TaggedAnswers): boolean {
+  return tags.some(({ begin }, index) => tags.some((other, at) => at !== index && other.begin.startsWith(begin)));
+}
+
+/** Writes tags with these grammars as a structural tag. */
+function tagsGrammar(answers: TaggedAnswers, grammars: readonly string[]): GrammarText {
+  const { tags, trigger, separator = "\n", isSingle = false } = answers;
+  const formats = tags.map(({ begin, end }, index) => ({
+    type: "tag",
+    begin,
+    content: { type: "grammar", grammar: grammars[index] },
+    end,
+  }));
+  const format =
+    trigger === undefined
+      ? { type: "tags_with_separator", tags: formats, separator, at_least_one: true, stop_after_first: isSingle }
+      : { type: "triggered_tags", triggers: [trigger], tags: formats, stop_after_first: isSingle };
+  return { kind: "tags", format: JSON.stringify({ type: "structural_tag", format }) };
+}
+
+function isList(value: unknown): boolean {
+  return Array.isArray(value);
 }

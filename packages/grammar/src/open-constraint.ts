@@ -8,13 +8,11 @@ import {
   type EngineInfo,
   type ProcessLogits,
 } from "@readme-moe/core";
-import type { AnswerSource } from "./constraint-source.ts";
-import type { Constraint } from "./constraint.ts";
+import type { AnswerSource, Constraint, TaggedAnswers, TaggedJson } from "./constraint.ts";
 import type { Grammars } from "./grammars.ts";
 import { resolveAsker, type Asker } from "./grammars-options.ts";
 import { limitReasoning, type ReasoningSource } from "./reasoning-limit.ts";
 import type { JsonSchema } from "./schema/honoured-schema.ts";
-import type { TaggedAnswers, TaggedJson } from "./tagged-answers.ts";
 
 /** Surroundings in which a constraint is opened. */
 export interface ConstraintSurroundings extends Asker {

@@ -1,7 +1,7 @@
 // Factors of inputs and outputs that packed products have, which low-rank changes of them must have too.
 
 import type { InputStatistics, LowRankProduct, ModelWeights, Precision } from "@readme-moe/model";
-import { inputFactors, type InputFactors } from "./pack/input-factors.ts";
+import { inputFactors, type InputFactors } from "./pack/pack-product.ts";
 
 /** Factors of the inputs of one layer's products; `undefined` where inputs are as the model has them. */
 export interface LayerFactors {

@@ -2,27 +2,32 @@
 
 import {
   eightBitBlocks,
-  fittedBlocks,
-  layerConfig,
-  numOutputsOf,
-  storedBlocks,
   type FeedForwardRefs,
+  fittedBlocks,
   type InputStatistics,
+  layerConfig,
   type LinearRefs,
   type Model,
+  numOutputsOf,
   type Precision,
+  ROUTER_RMS_NORM_EPSILON,
+  type RouterWeights,
+  storedBlocks,
   type TensorRef,
 } from "@readme-moe/model";
-import type { DecoderDescription, ExpertDescription, LayerDescription } from "./description.ts";
-import { withFewTokens } from "./calibrate/few-tokens.ts";
-import { isBlockType } from "./pack/block-types.ts";
-import { packBlocks } from "./pack/pack-blocks.ts";
 import { layerFactors, type LayerFactors } from "./change-factors.ts";
-import type { InputFactors } from "./pack/input-factors.ts";
-import { packIdentity } from "./pack/pack-identity.ts";
-import { fileTypeOf, packFile, packFloat, packInt8, type ProductFactors } from "./pack/pack-product.ts";
-import { packNorm, packTable } from "./pack/pack-tables.ts";
-import type { PackedTensor } from "./pack/packed-tensor.ts";
+import type { DecoderDescription, ExpertDescription, LayerDescription } from "./description.ts";
+import {
+  fileTypeOf,
+  type InputFactors,
+  packBlocks,
+  packFile,
+  packFloat,
+  packInt8,
+  type ProductFactors,
+} from "./pack/pack-product.ts";
+import { packIdentity, packNorm, packTable } from "./pack/pack-tables.ts";
+import { isBlockType, type PackedTensor } from "./pack/block-types.ts";
 
 /** Parts of a model that a description is made from. */
 export type DescribedModel = Pick<Model, "config" | "experts" | "weights">;
@@ -184,4 +189,87 @@ function headOf({ config, weights }: DescribedModel, precision: Precision): Pack
 /** Packs the head, in 8 bits where layers are fitted to 4: it is read once a step, and tokens depend on it directly. */
 function packHead(refs: LinearRefs, precision: Precision): PackedTensor {
   return precision === "int8" ? packInt8(refs) : packProduct("head", refs, precision, undefined);
+}
+
+/**
+ * Describes a pre-gating router in float32: a decoder with biases and without gates, with one logit per expert. Nothing
+ * is read before the packed file is written.
+ */
+export function describeRouter({ config, embedding, layers, finalNorm, head }: RouterWeights): DecoderDescription {
+  return {
+    vocabSize: config.vocabSize,
+    numLogits: config.numExperts,
+    hiddenSize: config.embeddingSize,
+    normEpsilon: ROUTER_RMS_NORM_EPSILON,
+    embeddingScale: 1,
+    logitScale: 1,
+    embedding: packTable(embedding, "float-table"),
+    layers: layers.map((layer) => describeRouterLayer(config, layer)),
+    finalNorm: packNorm(finalNorm),
+    head: packFloat(head),
+  };
+}
+
+function describeRouterLayer(
+  { innerSize, numHeads, normalizer }: RouterWeights["config"],
+  refs: RouterWeights["layers"][number],
+): LayerDescription {
+  const headSize = innerSize / numHeads;
+  return {
+    numHeads,
+    numKvHeads: numHeads,
+    headSize,
+    angleSet: 0,
+    rotatedSize: headSize,
+    slidingWindow: undefined,
+    attentionScale: 1 / normalizer,
+    residualScale: 1,
+    activation: "silu",
+    attentionNorm: packNorm(refs.inputNorm),
+    query: packFloat(refs.query),
+    key: packFloat(refs.key),
+    value: packFloat(refs.value),
+    queryNorm: undefined,
+    keyNorm: undefined,
+    attentionOutput: packFloat(refs.output),
+    attentionOutputNorm: undefined,
+    ffnNorm: packNorm(refs.postAttentionNorm),
+    shared: { gate: undefined, up: packFloat(refs.expand), down: packFloat(refs.contract) },
+    ffnOutputNorm: undefined,
+  };
+}
+
+// Statistics of a mixture's experts, many of which few tokens of a calibration choose.
+
+const OF_EXPERT = /^(?<ffn>layers\.\d+\.ffn)\.(?<expert>\d+)(?<down>\.down)?$/;
+
+/** Weight of what is assumed before an expert's tokens are seen, as a share of all tokens: 8 of 256. */
+const PRIOR = 1 / 32;
+
+/**
+ * Completes the statistics of experts by what holds for all. Of 256 tokens, one of 128 experts sees 16 on average and
+ * often none; channels that are small in a few rows by chance would then be rounded badly in all others.
+ *
+ * - The inputs of gate and up are the layer's: a share of all tokens' squares is added to those of the expert's.
+ * - The neurons of an expert have nothing in common with those of others: their squares are evened out, the more the
+ *   fewer tokens the expert has. Tokens are estimated by the inputs, whose norms are about equal.
+ */
+export function withFewTokens(calibration: InputStatistics): InputStatistics {
+  return {
+    inputSquares: async (product) => {
+      const own = await calibration.inputSquares(product);
+      const { ffn, expert, down } = OF_EXPERT.exec(product)?.groups ?? {};
+      if (ffn === undefined) return own;
+      const ofAll = await calibration.inputSquares(ffn);
+      if (down === undefined) return own.map((square, i) => square + PRIOR * ofAll[i]!);
+      const tokenShare = sumOf(await calibration.inputSquares(`${ffn}.${expert}`)) / sumOf(ofAll);
+      if (!(tokenShare > 0)) return own;
+      const even = (sumOf(own) / own.length) * (PRIOR / tokenShare);
+      return own.map((square) => square + even);
+    },
+  };
+}
+
+function sumOf(values: Float32Array): number {
+  return values.reduce((sum, value) => sum + value, 0);
 }

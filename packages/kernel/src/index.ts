@@ -1,28 +1,37 @@
-export type { KeptTokens, KvMemory, KvMemoryOptions, KvSlot } from "./kv/kv-memory.ts";
 export {
+  type KeptTokens,
   KV_BLOCK_TOKENS,
   KV_PRECISIONS,
   kvBytesPerToken,
-  wholeBlocks,
+  type KvMemory,
+  type KvMemoryOptions,
   type KvPrecision,
   type KvShape,
+  type KvSlot,
+  wholeBlocks,
 } from "./kv/kv-shape.ts";
-export { KernelKv, type KernelKvOptions } from "./kv/kernel-kv.ts";
-export { KV_PAGE_TOKENS, PagePool, type PagePoolOptions, type PageSlot } from "./kv/page-pool.ts";
-export { BITS_VERSION, kernelVersion } from "./kernel-version.ts";
-export { calibrateModel, type CalibrateOptions, type CalibrationTokens } from "./calibrate/calibrate-model.ts";
-export { anglesOf, GrowingAngles } from "./angles.ts";
-export type {
-  DecoderDescription,
-  ExpertDescription,
-  FeedForwardDescription,
-  LayerDescription,
-  MixtureDescription,
+export {
+  KernelKv,
+  type KernelKvOptions,
+  KV_PAGE_TOKENS,
+  PagePool,
+  type PagePoolOptions,
+  type PageSlot,
+} from "./kv/page-pool.ts";
+export { BITS_VERSION, kernelVersion } from "./native-kernel.ts";
+export { calibrateModel, type CalibrateOptions, type CalibrationTokens } from "./calibrate-model.ts";
+export {
+  anglesOf,
+  type DecoderDescription,
+  type ExpertDescription,
+  type FeedForwardDescription,
+  GrowingAngles,
+  type LayerDescription,
+  type MixtureDescription,
 } from "./description.ts";
 export { changeFactors, type ChangeFactors } from "./change-factors.ts";
 export { changeBytes, packChange, type ChangePrecision } from "./pack/pack-change.ts";
-export { describeRouter } from "./describe-router.ts";
-export { describeModel, type DescribedModel, precisionOf } from "./describe-model.ts";
+export { type DescribedModel, describeModel, describeRouter, precisionOf } from "./describe-model.ts";
 export {
   KEPT_LOGITS_ROWS,
   type Kernel,
@@ -31,18 +40,19 @@ export {
   type KernelSizes,
   type StepResults,
 } from "./kernel.ts";
-export { availableInstructions, kernelInfo, openKernel, type KernelChoice } from "./open-kernel.ts";
-export { StoredUnits } from "./pack/stored-units.ts";
-export { expertUnits, type ByteRange, type ExpertUnits } from "./pack/expert-units.ts";
 export {
-  changedPackedFile,
-  openCachedKernel,
+  availableInstructions,
   type CachedKernel,
   type CachedKernelOptions,
-} from "./open-cached-kernel.ts";
-export { kernelThreads } from "./kernel-threads.ts";
+  changedPackedFile,
+  type KernelChoice,
+  kernelInfo,
+  openCachedKernel,
+  openKernel,
+} from "./open-kernel.ts";
+export { StoredUnits } from "./pack/stored-units.ts";
+export { expertUnits, type ByteRange, type ExpertUnits } from "./pack/expert-units.ts";
+export { kernelThreads, returnFreeMemory } from "./kernel-threads.ts";
 export { layOut, packedFile } from "./pack/packed-file.ts";
-export type { TensorFormat } from "./pack/block-types.ts";
-export type { PackedTensor } from "./pack/packed-tensor.ts";
-export { returnFreeMemory } from "./return-free-memory.ts";
+export type { PackedTensor, TensorFormat } from "./pack/block-types.ts";
 export { encodeStep, splitIntoSteps, type StepLimits, type StepPiece, type StepRows } from "./step-request.ts";

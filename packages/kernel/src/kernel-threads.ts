@@ -1,12 +1,13 @@
 import { readFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { integerOption } from "@readme-moe/core";
+import { type Addon, loadAddon } from "./native-kernel.ts";
 
 const MOST_THREADS = 64;
 const CONTROL_GROUPS = "/sys/fs/cgroup";
 
 /** Reads a text file of the system; undefined when there is none. */
-export type ReadText = (path: string) => string | undefined;
+type ReadText = (path: string) => string | undefined;
 
 /**
  * Returns the number of the kernel's threads, at most 64.
@@ -105,4 +106,20 @@ function oldLimit(folder: string, read: ReadText): number {
 function coresOf(quota: string | undefined, period: string | undefined): number {
   const cores = Number(quota) / Number(period);
   return Number.isFinite(cores) && cores > 0 ? cores : Infinity;
+}
+
+/** `undefined` before the first call, `null` on a platform without addon. */
+let addon: Addon | null | undefined;
+
+/**
+ * Returns memory that this process has freed to the system, since C libraries keep it after a burst. Does nothing
+ * without an addon, and when the library returns memory by itself.
+ */
+export function returnFreeMemory(): void {
+  try {
+    addon ??= loadAddon();
+  } catch {
+    addon = null;
+  }
+  addon?.returnFreeMemory();
 }

@@ -1,11 +1,13 @@
 // The kernel as an addon of this platform.
 
+import { createHash } from "node:crypto";
+import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { arch, platform } from "node:process";
 import type { KernelInfo } from "@readme-moe/core";
 import type { Kernel, KernelPages, KernelSizes, StepResults } from "./kernel.ts";
 import { KV_PRECISIONS, type KvPrecision } from "./kv/kv-shape.ts";
-import type { PackedPiece, RowsToPack } from "./pack/packed-tensor.ts";
+import type { PackedPiece, RowsToPack } from "./pack/block-types.ts";
 
 /** Exports of `native/addon.c`. */
 export interface Addon {
@@ -209,4 +211,20 @@ class NativeKernel implements Kernel {
     this.#isClosed = true;
     this.#addon.close(this.#handle);
   }
+}
+
+/** Changes when kernels compute other bits from the same weights; a fleet serves these as another model. */
+export const BITS_VERSION = 2;
+
+let version: string | undefined;
+
+/**
+ * Returns a hash, in hex, of the kernel's sources and binaries. Kernels of one version compute the same bits on every
+ * platform.
+ */
+export function kernelVersion(): string {
+  version ??= createHash("sha256")
+    .update(readFileSync(new URL("../prebuilt/SOURCES.sha256", import.meta.url)))
+    .digest("hex");
+  return version;
 }

@@ -1,10 +1,9 @@
 // The functions of the WebAssembly module, and memory for their arguments and results.
 
 import { readFileSync } from "node:fs";
-import { webAssembly, type WasmMemory, type WasmModule } from "./web-assembly.ts";
 
 /** Exports of `native/wasm.c`; pointers and sizes are numbers. */
-export interface WasmExports {
+interface WasmExports {
   use_stack(stack: number): void;
   allocate(bytes: number): number;
   open(file: number, bytes: number, options: number, isPlain: number): number;
@@ -84,3 +83,36 @@ export class WasmCalls {
     if (reason !== 0) throw new RangeError(this.textAt(reason));
   }
 }
+
+// The part of WebAssembly's interface that the kernel uses. Node has it, but its types leave it to browsers.
+
+/** A compiled module; a handle. */
+interface WasmModule {
+  readonly [Symbol.toStringTag]: string;
+}
+
+export interface WasmMemory {
+  /** A new object each time that memory has grown. */
+  readonly buffer: SharedArrayBuffer;
+}
+
+interface WasmInstance {
+  readonly exports: Readonly<Record<string, unknown>>;
+}
+
+interface WebAssemblyInterface {
+  readonly Module: new (bytes: Uint8Array) => WasmModule;
+  readonly Memory: new (size: {
+    readonly initial: number;
+    readonly maximum: number;
+    readonly shared: boolean;
+  }) => WasmMemory;
+  readonly Instance: new (
+    module: WasmModule,
+    imports: { readonly env: { readonly memory: WasmMemory } },
+  ) => WasmInstance;
+  validate(bytes: Uint8Array): boolean;
+}
+
+export const webAssembly: WebAssemblyInterface = (globalThis as unknown as { WebAssembly: WebAssemblyInterface })
+  .WebAssembly;

@@ -1,5 +1,4 @@
 import {
-  allowanceMs,
   chargeDraft,
   draftChances,
   newAcceptance,
@@ -42,7 +41,7 @@ function run(adversary: Adversary, { numSequences = 1, steps = 2000 } = {}): Run
       experts: new Set([0]),
       tokensLeft: 64,
       cost: COST,
-      drafts: [{ chances, experts: Array(12).fill(0), allowanceMs: allowanceMs(account) }],
+      drafts: [{ chances, experts: Array(12).fill(0), allowanceMs: account.balanceMs }],
     });
     const numRight = adversary(length, chances[0] ?? 0, at);
     const verified = Math.min(length + 1, 12);

@@ -6,7 +6,7 @@ import {
   DraftModelMemory,
   type CachedSequence,
   type WantedSequence,
-} from "../../../packages/engine/src/speculation/draft-model-runs.ts";
+} from "../../../packages/engine/src/speculation/draft-model-plan.ts";
 import * as fc from "../../support/fast-check.ts";
 
 /** A sequence of a plain memory: its tokens, and the pages of 16 positions that it has. */

@@ -1,7 +1,11 @@
 import { describe, expect, test } from "vitest";
 import { RECYCLED_CLASSES, RecycledTokens } from "../../../packages/engine/src/speculation/recycled-tokens.ts";
-import { proposeTextDrafts, type TextDraftsInput } from "../../../packages/engine/src/speculation/text-drafter.ts";
-import { CONTEXT_CLASSES, TokenIndex } from "../../../packages/engine/src/speculation/token-index.ts";
+import {
+  CONTEXT_CLASSES,
+  proposeTextDrafts,
+  type TextDraftsInput,
+  TokenIndex,
+} from "../../../packages/engine/src/speculation/text-drafter.ts";
 
 /** Makes a sequence with this text, and a table that was taught `[before, last, next, probability]`. */
 function given(

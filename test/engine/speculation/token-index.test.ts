@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { MATCH_LENGTHS, TokenIndex } from "../../../packages/engine/src/speculation/token-index.ts";
+import { MATCH_LENGTHS, TokenIndex } from "../../../packages/engine/src/speculation/text-drafter.ts";
 import { randomInteger, seededRandom } from "../../support/random.ts";
 
 /** A token of a text, in the order in which tokens were added over all texts. */

@@ -1,8 +1,7 @@
 // Factors between a product and what comes before it change how weights are rounded, and nothing else.
 
 import { describe, expect, test } from "vitest";
-import { inputFactors } from "../../../packages/kernel/src/pack/input-factors.ts";
-import { packInt8 } from "../../../packages/kernel/src/pack/pack-product.ts";
+import { inputFactors, packInt8 } from "../../../packages/kernel/src/pack/pack-product.ts";
 import { packNorm } from "../../../packages/kernel/src/pack/pack-tables.ts";
 import { memoryLinear, memoryTensor } from "../../support/kernel/memory-store.ts";
 import { packedParts } from "../../support/kernel/packed-bytes.ts";

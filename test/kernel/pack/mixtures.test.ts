@@ -3,8 +3,8 @@
 import { describeModel, layOut, type DecoderDescription } from "@readme-moe/kernel";
 import { decodeFloats, type InputStatistics, type Model, type Precision } from "@readme-moe/model";
 import { describe, expect, test } from "vitest";
-import { withFewTokens } from "../../../packages/kernel/src/calibrate/few-tokens.ts";
-import { inputFactors } from "../../../packages/kernel/src/pack/input-factors.ts";
+import { withFewTokens } from "../../../packages/kernel/src/describe-model.ts";
+import { inputFactors } from "../../../packages/kernel/src/pack/pack-product.ts";
 import { packedBytes, packedParts } from "../../support/kernel/packed-bytes.ts";
 import { mixtureFolder, withModel } from "../../support/mixture-folder.ts";
 import type { ExpertNaming } from "../../support/random-mixture.ts";

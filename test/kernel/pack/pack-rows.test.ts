@@ -4,7 +4,7 @@ import { decodeFloats, encodeFloats, type StoredFloat } from "@readme-moe/model"
 import { describe, expect, test } from "vitest";
 import { loadAddon } from "../../../packages/kernel/src/native-kernel.ts";
 import { packFile, packFloat, packInt8 } from "../../../packages/kernel/src/pack/pack-product.ts";
-import { nativePacker, wasmPacker } from "../../../packages/kernel/src/pack/pack-rows.ts";
+import { nativePacker, wasmPacker } from "../../../packages/kernel/src/pack/packed-file.ts";
 import { roundRows } from "../../oracles/plain-rounding.ts";
 import { PLAIN_TYPES, plainFileBlocks } from "../../oracles/plain-file-blocks.ts";
 import * as fc from "../../support/fast-check.ts";

@@ -1,7 +1,7 @@
 import { describeModel } from "@readme-moe/kernel";
 import { openModel, type ModelConfig } from "@readme-moe/model";
 import { expect, test } from "vitest";
-import { packedWeights } from "../../../packages/kernel/src/pack/packed-weights.ts";
+import { packedWeights } from "../../../packages/kernel/src/pack/packed-file.ts";
 import { fixture } from "../../support/fixtures.ts";
 import { temporaryFolder } from "../../support/temporary-folder.ts";
 

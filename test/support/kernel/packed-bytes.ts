@@ -1,7 +1,7 @@
 // What a kernel is opened from: bytes of a packed file, and angles.
 
 import { packedFile, type DecoderDescription, type Kernel, type PackedTensor } from "@readme-moe/kernel";
-import { packRows, type Packer } from "../../../packages/kernel/src/pack/pack-rows.ts";
+import { packRows, type Packer } from "../../../packages/kernel/src/pack/packed-file.ts";
 import type { PlainModel } from "../../oracles/plain-kernel.ts";
 
 /** The packed file's bytes. */

@@ -8,8 +8,16 @@ import { roundToHalf } from "../../oracles/plain-kernel-numbers.ts";
 import { randomInteger, seededRandom } from "../random.ts";
 import { memoryTensor } from "./memory-store.ts";
 import type { ModelShape } from "./model-shape.ts";
-import { fits, randomFloats, randomNorm, randomWeights, WEIGHT_FORMATS } from "./random-weights.ts";
-import type { TestTensor, WeightFormat, WeightsShape } from "./random-weights.ts";
+import {
+  fits,
+  randomFloats,
+  randomNorm,
+  randomWeights,
+  type TestTensor,
+  WEIGHT_FORMATS,
+  type WeightFormat,
+  type WeightsShape,
+} from "./random-weights.ts";
 
 /** A model in memory, and as the kernel is told of it. */
 export interface TestModel {

@@ -3,8 +3,13 @@
 import { encodeF16, type BlockSource, type TensorInfo, type TensorRef, type TensorStore } from "@readme-moe/model";
 import type { PackedTensor } from "@readme-moe/kernel";
 import { decodeF16 } from "../../../packages/model/src/files/floats.ts";
-import { packBlocks } from "../../../packages/kernel/src/pack/pack-blocks.ts";
-import { packFile, packFloat, packInt8, type FileType } from "../../../packages/kernel/src/pack/pack-product.ts";
+import {
+  type FileType,
+  packBlocks,
+  packFile,
+  packFloat,
+  packInt8,
+} from "../../../packages/kernel/src/pack/pack-product.ts";
 import { packNorm } from "../../../packages/kernel/src/pack/pack-tables.ts";
 import { PLAIN_TYPES, plainFileBlocks } from "../../oracles/plain-file-blocks.ts";
 import type { PlainWeights } from "../../oracles/plain-kernel-product.ts";

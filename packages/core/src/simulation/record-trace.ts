@@ -1,7 +1,6 @@
 // Records a trace of a running engine from its events: the experts of its sequences and of its steps.
 
-import type { ReadMeEmitter } from "../emitter.ts";
-import type { ReadMeEvents } from "../events.ts";
+import type { ReadMeEmitter, ReadMeEvents } from "../events.ts";
 import type { ExpertLayout } from "../expert-cache/cached-units.ts";
 import { layoutLine, sequenceLine, stepLine, type ExpertTrace, type TraceSequence, type TraceStep } from "./trace.ts";
 

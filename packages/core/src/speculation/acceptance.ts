@@ -1,6 +1,6 @@
 // How often drafts were right, by source and class of evidence. An engine and each of its sequences keep such counts.
 
-import type { Draft, DraftSource } from "./draft.ts";
+import type { Draft, DraftSource } from "./plan-drafts.ts";
 
 /** Outcomes of drafts, by source and class. Plain data. */
 export interface Acceptance {

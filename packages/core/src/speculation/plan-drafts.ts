@@ -1,6 +1,6 @@
 // How many tokens of each sequence's draft a step runs.
 
-import { predictStepMs, type CostModel, type StepWork } from "../scheduling/cost-model.ts";
+import { type CostModel, predictStepMs, type StepWork } from "../scheduling/cost-model.ts";
 
 /** A draft as the plan sees it. */
 export interface PlannedDraft {
@@ -124,4 +124,191 @@ function mostLikely(next: readonly (NextToken | undefined)[]): NextToken | undef
   let best: NextToken | undefined;
   for (const token of next) if (token && (!best || token.chance > best.chance)) best = token;
   return best;
+}
+
+/**
+ * Source of a draft: a text that the caller expects ("prediction"), tokens that a grammar forces ("grammar"), an
+ * earlier occurrence of the last tokens ("context"), candidates that earlier steps computed ("recycled"), or a small
+ * model ("model").
+ */
+export type DraftSource = "prediction" | "grammar" | "context" | "recycled" | "model";
+
+/** Tokens that may follow a sequence's last token. A step runs them as further rows and keeps those that are right. */
+export interface Draft {
+  readonly source: DraftSource;
+  readonly tokenIds: readonly number[];
+  /**
+   * Class of evidence of each token, a small integer from 0. Tokens of one source with equal classes have similar
+   * chances of being accepted once all tokens before them are.
+   */
+  readonly classes: readonly number[];
+}
+
+// What a drafted token adds to a step, measured. The cost model has one time per token, mostly that of prompts, whose
+// tokens need no logits; and the first rows of a small step cost less than those of a large one.
+
+/** Decayed sums over steps of similar size: of drafted tokens, and of times beyond what the cost model predicts. */
+interface StepSums {
+  readonly steps: number;
+  readonly rows: number;
+  readonly ms: number;
+  readonly rowsRows: number;
+  readonly rowsMs: number;
+}
+
+/** Measured steps, by the binary logarithm of their tokens without drafts. Plain data. */
+export interface RowCosts {
+  readonly sums: readonly StepSums[];
+}
+
+/** Costs before any step. */
+export const NO_ROW_COSTS: RowCosts = { sums: [] };
+
+/** A step that has run, without prompts. */
+export interface MeasuredDrafts {
+  /** Number of tokens without drafts. */
+  readonly tokens: number;
+  readonly draftTokens: number;
+  readonly durationMs: number;
+  /** Prediction for the step without drafts. */
+  readonly predictedMs: number;
+}
+
+const NO_SUMS: StepSums = { steps: 0, rows: 0, ms: 0, rowsRows: 0, rowsMs: 0 };
+// A load that changes shows within some tens of steps.
+const KEEP = 0.98;
+// The weight of the assumption before any measurement, in squares of drafted tokens.
+const PRIOR_WEIGHT = 40;
+// Rows with logits cost about twice as much as those of a prompt.
+const PRIOR_COST = 2;
+const [LEAST_COST, MOST_COST] = [0.3, 6];
+// A step that takes this many times as long was disturbed: a garbage collection, another process.
+const MOST_RATIO = 3;
+
+/** Adds a step. Ignores those that were disturbed. */
+export function refineRowCosts(costs: RowCosts, step: MeasuredDrafts): RowCosts {
+  const { tokens, draftTokens, durationMs, predictedMs } = step;
+  if (tokens < 1 || !(durationMs > 0) || durationMs > MOST_RATIO * (predictedMs + draftTokens)) return costs;
+  const place = sizeOf(tokens);
+  const before = costs.sums[place] ?? NO_SUMS;
+  const ms = durationMs - predictedMs;
+  const after: StepSums = {
+    steps: before.steps * KEEP + 1,
+    rows: before.rows * KEEP + draftTokens,
+    ms: before.ms * KEEP + ms,
+    rowsRows: before.rowsRows * KEEP + draftTokens ** 2,
+    rowsMs: before.rowsMs * KEEP + draftTokens * ms,
+  };
+  const sums = Array.from(
+    { length: Math.max(place + 1, costs.sums.length) },
+    (_, index) => costs.sums[index] ?? NO_SUMS,
+  );
+  return { sums: sums.with(place, after) };
+}
+
+/**
+ * Computes the time that each drafted token adds to a step: the slope of the measured times over the number of drafted
+ * tokens, which shrinks towards twice the cost model's time per token.
+ *
+ * @param tokens - number of the step's tokens without drafts
+ */
+export function rowMsOf(costs: RowCosts, tokens: number, { msPerToken }: CostModel): number {
+  const { steps, rows, ms, rowsRows, rowsMs } = costs.sums[sizeOf(tokens)] ?? NO_SUMS;
+  const prior = PRIOR_COST * msPerToken;
+  const mean = steps > 0 ? rows / steps : 0;
+  const slope = (rowsMs - mean * ms + PRIOR_WEIGHT * prior) / (rowsRows - mean * rows + PRIOR_WEIGHT);
+  return Math.min(MOST_COST * msPerToken, Math.max(LEAST_COST * msPerToken, slope));
+}
+
+/** Changes a cost model's time per token to that of drafted tokens, and keeps its prediction for a step without any. */
+export function withRowMs(cost: CostModel, rowMs: number, { tokens }: StepWork): CostModel {
+  return { ...cost, msPerToken: rowMs, fixedMs: cost.fixedMs + (cost.msPerToken - rowMs) * tokens };
+}
+
+function sizeOf(tokens: number): number {
+  return Math.floor(Math.log2(Math.max(1, tokens)));
+}
+
+// How far chances can be trusted. Of several proposals the one with the best chances runs, so that the chances of those
+// that run are too high on average.
+
+/** Drafted tokens that ran: how many were expected to be accepted, and how many were. Older ones count less. */
+export interface DraftCalibration {
+  readonly expected: number;
+  readonly accepted: number;
+}
+
+const PRIOR_TOKENS = 10;
+const PRIOR_FACTOR = 0.95;
+const MEMORY_TOKENS = 400;
+const [LEAST_FACTOR, MOST_FACTOR] = [0.3, 1.1];
+
+/** Calibration before any draft. */
+export const NO_CALIBRATION: DraftCalibration = { expected: 0, accepted: 0 };
+
+/** Adds a draft that ran. @param expected - sum of the chances of its tokens to be accepted */
+export function calibrate(calibration: DraftCalibration, expected: number, accepted: number): DraftCalibration {
+  const keep = Math.exp(-expected / MEMORY_TOKENS);
+  return { expected: calibration.expected * keep + expected, accepted: calibration.accepted * keep + accepted };
+}
+
+/** Computes by which factor the chance of a draft's first token is changed. */
+export function calibrationFactor({ expected, accepted }: DraftCalibration): number {
+  const factor = (accepted + PRIOR_FACTOR * PRIOR_TOKENS) / (expected + PRIOR_TOKENS);
+  return Math.min(MOST_FACTOR, Math.max(LEAST_FACTOR, factor));
+}
+
+// What drafts of a sequence may cost. The idea of a bounded loss is that of Cascade (arXiv 2506.20675).
+
+/** Budget of a sequence's drafts. Plain data. */
+export interface DraftAccount {
+  /**
+   * Time that a draft may add to the next step, at most `mostMs`; below 0 after one that took longer than predicted.
+   * If no draft adds more, the drafts of a sequence lose less than 1.5 % of its decode time plus the time of four
+   * rows, and from any moment on less than 1.5 % plus the time of 32 rows, however much they saved before.
+   */
+  readonly balanceMs: number;
+  readonly mostMs: number;
+}
+
+/** A step of a sequence with its draft. */
+export interface DraftCharge {
+  /** The step without drafts. */
+  readonly step: StepWork;
+  readonly cost: CostModel;
+  /** Number of draft tokens of the sequence that ran. */
+  readonly draftTokens: number;
+  /** Number of them that were right. */
+  readonly accepted: number;
+  /** Time that the drafter took for the sequence. @default 0 */
+  readonly drafterMs?: number | undefined;
+}
+
+/** Share of a sequence's decode time that its drafts may lose. */
+const LOSS_SHARE = 0.015;
+/** Rows that may be lost before the first success. */
+const FIRST_ROWS = 4;
+/** Rows that may be lost after many successes. */
+const MOST_ROWS = 32;
+
+/** Opens the account of a sequence. */
+export function newDraftAccount({ msPerToken }: CostModel): DraftAccount {
+  return { balanceMs: FIRST_ROWS * msPerToken, mostMs: MOST_ROWS * msPerToken };
+}
+
+/**
+ * Charges the predicted time that a step's draft added, and credits what its accepted tokens save. An accepted token
+ * saves the sequence's share of a step: the step's time divided by its tokens.
+ *
+ * @returns the new account
+ */
+export function chargeDraft(
+  account: DraftAccount,
+  { step, cost, draftTokens, accepted, drafterMs = 0 }: DraftCharge,
+): DraftAccount {
+  const shareMs = predictStepMs(cost, { ...step, missingBytes: 0 }) / Math.max(1, step.tokens);
+  const changeMs = (LOSS_SHARE + accepted) * shareMs - draftTokens * cost.msPerToken - drafterMs;
+  // A drafter may take longer than predicted, and other processes may change the cost between the plan and the charge.
+  const balanceMs = Math.max(-account.mostMs, account.balanceMs + changeMs);
+  return { ...account, balanceMs: Math.min(account.mostMs, balanceMs) };
 }

@@ -3,7 +3,6 @@
 
 import {
   type Acceptance,
-  allowanceMs,
   calibrate,
   calibrationFactor,
   chargeDraft,
@@ -367,7 +366,7 @@ class DraftLearning {
 
   /** Computes how long a draft of the sequence may take. */
   allowanceMs(sequence: Sequence, cost: CostModel): number {
-    return allowanceMs(this.#recordOf(sequence, cost).account);
+    return this.#recordOf(sequence, cost).account.balanceMs;
   }
 
   /** Estimates the chance of each token of a draft, if those before it are accepted. */

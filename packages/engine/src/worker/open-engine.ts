@@ -1,32 +1,43 @@
+import { createHash } from "node:crypto";
 import {
-  predictStepMs,
-  ReadMeError,
   type EngineInfo,
   type EvictionPolicy,
+  predictStepMs,
   type PreGatingRouter,
+  type PromptInfo,
+  ReadMeError,
   type Residency,
 } from "@readme-moe/core";
-import { changedPackedFile, precisionOf } from "@readme-moe/kernel";
-import { forContext, type Model, type ModelText, openModel, resolveCacheFolder } from "@readme-moe/model";
+import { BITS_VERSION, changedPackedFile, precisionOf } from "@readme-moe/kernel";
+import {
+  adaptersFingerprint,
+  forContext,
+  type LowRankSet,
+  type Model,
+  type ModelConfig,
+  type ModelText,
+  openModel,
+  promptFingerprint,
+  type PromptModel,
+  resolveCacheFolder,
+} from "@readme-moe/model";
 import type { ExpertChoice } from "@readme-moe/router";
 import { EngineCore } from "../engine-core.ts";
 import { type ResolvedEngineOptions, schedulerOf } from "../engine-options.ts";
 import type { EngineOutput } from "../engine-parts.ts";
 import { importFunction } from "../function-module.ts";
-import { KernelRunner, type KernelRunnerOptions } from "../kernel-runner.ts";
-import { kvPrecisionOf, type KvSizes, kvSizes, weightSizes } from "../memory-sizes.ts";
 import { KeptPrompts, SavedPrompts } from "../kept-prompts.ts";
+import { KernelRunner, type KernelRunnerOptions } from "../kernel-runner.ts";
+import { KvAdmission } from "../kv-admission.ts";
 import { addExpert, openExperts, removeExpert } from "../low-rank/change-experts.ts";
 import { LowRankRouters, modelRouters } from "../low-rank/routers.ts";
-import { KvAdmission } from "../kv-admission.ts";
 import { cachedCost, measureCost } from "../measure-cost.ts";
+import { kvPrecisionOf, type KvSizes, kvSizes, weightSizes } from "../memory-sizes.ts";
 import { PrefixCache } from "../prefix-cache.ts";
 import type { LoadProgress } from "../protocol.ts";
 import { EngineDrafter } from "../speculation/engine-drafter.ts";
-import type { ModelDrafter } from "../speculation/model-drafter.ts";
-import { openDraftOf } from "../speculation/open-draft-model.ts";
+import { type ModelDrafter, openDraftOf } from "../speculation/model-drafter.ts";
 import { Speculation, type SpeculationParts } from "../speculation/speculation.ts";
-import { modelVersionOf, promptInfo, promptVersionOf } from "./model-facts.ts";
 
 /** Speed of a common disk: the system may have dropped mapped weights from memory. */
 const DISK_BYTES_PER_MS = 1e6;
@@ -222,4 +233,79 @@ export function watchFiles(onChanged: (error: ReadMeError) => void): void {
     else onChanged(new ReadMeError("ERR_FILE_CORRUPT", `${path}: was cut or overwritten while it was in use`));
   };
   setTimeout(() => void check(), FILE_CHECK_MS).unref();
+}
+
+// Facts about an opened model: what its prompts may be, and hashes that tell whether two processes, perhaps on two
+// machines, serve the same version.
+
+/** Options that the tokens and experts of a prompt depend on. */
+type PromptOptions = Pick<ResolvedEngineOptions, "cacheFolder" | "controlTokensInMessages" | "expert">;
+
+/**
+ * Computes `EngineInfo.promptVersion`.
+ * @param set - low-rank experts of a dense model
+ */
+export async function promptVersionOf(
+  model: PromptModel,
+  set: LowRankSet | undefined,
+  { cacheFolder, controlTokensInMessages, expert }: PromptOptions,
+): Promise<string> {
+  const folder = resolveCacheFolder(cacheFolder);
+  const experts = set?.experts.map(({ name }) => name);
+  return hashOf([
+    await promptFingerprint(model, folder),
+    { experts, router: await set?.fingerprint(folder), controlTokensInMessages, expert },
+  ]);
+}
+
+/** Parts of an engine that a token's logits depend on, besides its prompt. */
+interface ModelParts {
+  readonly promptVersion: string;
+  readonly runner: Pick<KernelRunner, "weightsVersion" | "kvPrecision">;
+  readonly set: LowRankSet;
+  /** Largest number of tokens of a sequence: it ends answers, and chooses frequencies of some models. */
+  readonly contextTokens: number;
+  readonly options: Pick<ResolvedEngineOptions, "cacheFolder" | "loraPrecision">;
+}
+
+/** Computes `EngineInfo.modelVersion`. Low-rank experts that are added later are no part of it. */
+async function modelVersionOf(parts: ModelParts): Promise<string> {
+  const { promptVersion, runner, set, contextTokens, options } = parts;
+  const adapters = await adaptersFingerprint(set, resolveCacheFolder(options.cacheFolder));
+  const { weightsVersion, kvPrecision } = runner;
+  const { loraPrecision } = options;
+  const numbers = { bits: BITS_VERSION, weightsVersion, kvPrecision, loraPrecision };
+  return hashOf([promptVersion, { ...numbers, contextTokens, adapters }]);
+}
+
+function hashOf(values: readonly unknown[]): string {
+  return createHash("sha256").update(JSON.stringify(values)).digest("hex");
+}
+
+/** Facts about a model that its config and its texts say. */
+type TextInfo = Omit<PromptInfo, "contextTokens" | "experts" | "expertKind" | "hasRouter" | "promptVersion">;
+
+/** Describes the texts of a model. */
+export function promptInfo(
+  { path, config }: Pick<PromptModel, "path" | "config">,
+  { tokenizer, chatTemplate }: ModelText,
+): TextInfo {
+  return {
+    ...taskOf(config),
+    path,
+    modelType: config.modelType,
+    vocabSize: config.vocabSize,
+    hasChatTemplate: chatTemplate !== undefined,
+    chatTemplateKnowsTools: chatTemplate?.knowsTools ?? false,
+    reasons: chatTemplate?.reasons(tokenizer) ?? false,
+    eosTokenIds: config.eosTokenIds,
+  };
+}
+
+/** Describes what a model was made for. */
+function taskOf({ pooling, hiddenSize }: ModelConfig): Pick<PromptInfo, "task" | "embedding"> {
+  if (!pooling) return { task: "generate" };
+  if (pooling.kind === "score") return { task: "rerank" };
+  const { prompts, defaultPrompt, isNormalized } = pooling;
+  return { task: "embed", embedding: { dimensions: hiddenSize, isNormalized, prompts, defaultPrompt } };
 }

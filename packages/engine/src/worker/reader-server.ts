@@ -7,7 +7,7 @@ import { type Calls, type FromWorker, toWire, type ToWorker } from "../protocol.
 import { ExpertNames, LowRankRouters, modelRouters } from "../low-rank/routers.ts";
 import type { ResolvedReaderOptions } from "../engine-options.ts";
 import { answerReading, isReadingCall, OpenCalls, type ReadingCall } from "./calls.ts";
-import { promptInfo, promptVersionOf } from "./model-facts.ts";
+import { promptInfo, promptVersionOf } from "./open-engine.ts";
 import { type ReadingEngine, TimeSlices } from "./requests.ts";
 
 /** Receives messages, and reads long texts in time slices between them. */

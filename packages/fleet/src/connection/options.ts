@@ -1,7 +1,6 @@
 // Options that all parts of a fleet share.
 
-import type { FleetAddress } from "./address.ts";
-import type { ConnectionLimits } from "./connect.ts";
+import type { ConnectionLimits, FleetAddress } from "../connect.ts";
 
 /** The fleet's Valkey or Redis, and who hears of its failures. */
 export interface FleetPlace {

@@ -3,37 +3,44 @@
 import { randomInt, randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import {
-  GenerationStream,
-  onceAborted,
-  ReadMeEmitter,
-  ReadMeError,
+  checkClient,
+  checkExpert,
+  checkRequestShape,
+  checkTraceparent,
+  describeValue,
   type Engine,
   type EngineInfo,
   type EngineStats,
   type FollowRequest,
   type GenerateRequest,
   type Generation,
+  GenerationStream,
+  onceAborted,
+  type PromptReader,
+  ReadMeEmitter,
+  ReadMeError,
+  resolveSamplingParams,
 } from "@readme-moe/core";
+import { formatSource } from "@readme-moe/grammar";
 import { affinityOf, countExperts } from "../affinity.ts";
-import { describeAddress, addressOf, type FleetAddress } from "../connection/address.ts";
-import { openConnection, type Connection } from "../connection/connect.ts";
-import { unreachable } from "../connection/errors.ts";
-import { isRequestId, writeJob, type FleetJob } from "../job.ts";
+import {
+  addressOf,
+  type Connection,
+  describeAddress,
+  type FleetAddress,
+  openConnection,
+  unreachable,
+} from "../connect.ts";
+import { JobAdder, type QueuePlace } from "../job-queues.ts";
+import { type FleetJob, isRequestId, type JobRequest, writeJob } from "../job.ts";
 import { frontName, readerName } from "../keys.ts";
-import { takeOver } from "../log/readers.ts";
-import { withScripts, type ScriptedRedis } from "../log/scripts.ts";
+import { takeOver } from "../log/log-writer.ts";
+import { type ScriptedRedis, withScripts } from "../log/scripts.ts";
 import { cancelRequest } from "../log/token-log.ts";
-import { statusOf, type FleetStatus } from "../status.ts";
-import { JobAdder, type QueuePlace } from "../queue/job-queues.ts";
-import { admitRequest, findLack } from "./admit.ts";
-import { checkRequest, type CheckedRequest } from "./check-request.ts";
-import { fleetInfo, fleetStats } from "./fleet-stats.ts";
-import { FleetView } from "./fleet-view.ts";
-import { FollowedRequests } from "./followed-requests.ts";
-import { Follower } from "./follower.ts";
+import { type FleetStatus, statusOf } from "../status.ts";
+import { fleetInfo, fleetStats, FleetView } from "./fleet-view.ts";
+import { FollowedRequests, Follower, SequenceEvents } from "./followed-requests.ts";
 import type { FleetEngineOptions } from "./options.ts";
-import { PromptFront } from "./prompt-front.ts";
-import { SequenceEvents } from "./sequence-events.ts";
 
 /** A request whose entries come. */
 interface Opened {
@@ -51,6 +58,27 @@ interface Opening extends Pick<GenerateRequest, "signal"> {
 }
 
 const [MAX_WAIT_MS, UNREACHABLE_MS, SUBMIT_MS, RETRY_MS] = [30_000, 15_000, 5000, 50] as const;
+
+/** The part of an engine that needs a tokenizer and a router only. */
+class PromptFront {
+  protected readonly reader: PromptReader;
+  readonly tokenize: Engine["tokenize"] = (prompt, how) => this.reader.tokenize(prompt, how);
+  readonly detokenize: Engine["detokenize"] = (tokenIds) => this.reader.detokenize(tokenIds);
+  readonly applyTemplate: Engine["applyTemplate"] = (messages, template) =>
+    this.reader.applyTemplate(messages, template);
+  readonly vocabulary: Engine["vocabulary"] = () => this.reader.vocabulary();
+  readonly route: Engine["route"] = (prompt, expert) => this.reader.route(prompt, expert);
+  readonly embed: Engine["embed"] = () => refuse("Expected an engine without a fleet, which continues prompts");
+  readonly rerank: Engine["rerank"] = () => refuse("Expected an engine without a fleet, which continues prompts");
+  readonly addExpert: Engine["addExpert"] = () => refuse("Expected an engine without a fleet");
+  readonly removeExpert: Engine["removeExpert"] = () => refuse("Expected an engine without a fleet");
+  // Workers and Valkey come back; requests meanwhile fail one by one.
+  readonly whenFailed: Engine["whenFailed"] = () => new Promise(() => undefined);
+
+  constructor(reader: PromptReader) {
+    this.reader = reader;
+  }
+}
 
 /** Serves a model that runs on the workers of a fleet. */
 export class FleetEngine extends PromptFront implements Engine {
@@ -296,4 +324,95 @@ export class FleetEngine extends PromptFront implements Engine {
 
 function disposed(): ReadMeError {
   return new ReadMeError("ERR_DISPOSED", "The engine was disposed");
+}
+
+// Admission of a front: a request that would wait for too long is refused before any work is done for it.
+
+/** Age of the view of the workers beyond which nothing is admitted, in ms. */
+const MAX_AGE_MS = 5000;
+
+/** Request that asks for room. */
+interface AskedRoom {
+  readonly priority: number;
+  readonly maxWaitMs: number;
+  /** Other requests of this front that have not ended. */
+  readonly numOpen: number;
+}
+
+/** Finds the error that every request gets at this time, since Valkey or the workers are away. */
+function findLack(view: Pick<FleetView, "ageMs" | "noWorker">, address: FleetAddress): ReadMeError | undefined {
+  return view.ageMs > MAX_AGE_MS ? unreachable(address, "state of the workers") : view.noWorker;
+}
+
+/**
+ * Refuses a request that would wait for too long.
+ *
+ * @returns the model version that it goes to
+ * @throws {ReadMeError} `ERR_QUEUE_FULL`, with the time to wait; `ERR_NO_WORKER`; `ERR_FLEET_UNREACHABLE`
+ */
+function admitRequest(
+  view: Pick<FleetView, "ageMs" | "admit" | "noWorker" | "snapshot">,
+  address: FleetAddress,
+  { priority, maxWaitMs, numOpen }: AskedRoom,
+): string {
+  const lack = findLack(view, address);
+  if (lack) throw lack;
+  const { isAdmitted, retryAfterMs } = view.admit(priority, maxWaitMs, numOpen);
+  const { modelVersion } = view.snapshot;
+  if (isAdmitted && modelVersion !== undefined) return modelVersion;
+  const retry = Number.isFinite(retryAfterMs) ? { retryAfterMs: Math.max(1000, retryAfterMs) } : {};
+  throw new ReadMeError("ERR_QUEUE_FULL", "All workers of the fleet are busy; try again later", retry);
+}
+
+// Checks that a front makes of a request at once, before anything is sent.
+
+/** A checked request, without its prompt. */
+type CheckedRequest = Omit<JobRequest, "promptIds" | "expertTokens">;
+
+/** Additions of a front to requests. */
+interface RequestDefaults {
+  readonly newId: () => string;
+  /** Draws the seed of a request that names none. */
+  readonly drawSeed: () => number;
+}
+
+/**
+ * Checks a request, and fills in its id and seed.
+ *
+ * @throws {TypeError | RangeError} naming the option, the expectation and the value
+ */
+function checkRequest(request: GenerateRequest, info: EngineInfo, defaults: RequestDefaults): CheckedRequest {
+  checkRequestShape(request);
+  const { params = {}, processLogits, format, prediction, priority = 0, expert, resume, traceparent } = request;
+  const { client, cacheSalt } = request;
+  resolveSamplingParams(params, info);
+  checkClient(request);
+  checkExpert(expert, info);
+  checkTraceparent(traceparent);
+  if (resume !== undefined) throw new TypeError("Expected no `resume`: a fleet resumes requests itself");
+  if (processLogits !== undefined && typeof processLogits !== "function") {
+    throw new TypeError(`Expected \`processLogits\` to be a function, got ${describeValue(processLogits)}`);
+  }
+  if (format !== undefined && processLogits !== undefined) {
+    throw new TypeError("Expected `format` or `processLogits`, got both");
+  }
+  const constraint = format === undefined ? processLogits?.source : formatSource(format);
+  if (processLogits && !constraint) {
+    throw new TypeError(
+      "Expected `processLogits` to be a constraint of @readme-moe/grammar: a function stays in its process",
+    );
+  }
+  const id = request.id ?? defaults.newId();
+  if (typeof id !== "string" || !isRequestId(id)) {
+    throw new TypeError(`Expected \`id\` to be 1 to 128 of a-z A-Z 0-9 _ . -, got ${describeValue(id)}`);
+  }
+  const seed = params.seed ?? defaults.drawSeed();
+  const owner = { id, priority, client, cacheSalt };
+  return { ...owner, params: { ...params, seed }, expert, traceparent, prediction, constraint };
+}
+
+// Work of a front without the fleet: it reads prompts, and refuses calls that need weights.
+
+function refuse(message: string): Promise<never> {
+  return Promise.reject(new TypeError(message));
 }

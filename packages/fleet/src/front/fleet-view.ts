@@ -1,15 +1,21 @@
 // View of the fleet from a front: published states of workers, and lengths of queues, read twice a second.
 
-import { admitJob, ReadMeError, type Admission, type PromptInfo } from "@readme-moe/core";
+import {
+  type Admission,
+  admitJob,
+  type EngineInfo,
+  type EngineStats,
+  type PromptInfo,
+  type PromptReader,
+  ReadMeError,
+} from "@readme-moe/core";
 import { affinitiesOf } from "../affinity.ts";
+import { type PeekedQueues, peekQueues, waitingKeysOf } from "../job-queues.ts";
 import type { ScriptedRedis } from "../log/scripts.ts";
-import { waitingKeysOf } from "../queue/job-queues.ts";
-import { peekQueues, type PeekedQueues } from "../queue/peek.ts";
-import { readWorkers, type PublishedWorker } from "../worker/state.ts";
-import { chooseVersion } from "./choose-version.ts";
+import { type PublishedWorker, readWorkers } from "../worker/state.ts";
 
 /** Fleet at a time. */
-export interface FleetSnapshot extends PeekedQueues {
+interface FleetSnapshot extends PeekedQueues {
   /** Workers of the version that new requests go to. */
   readonly workers: readonly PublishedWorker[];
   /** Model version that new requests go to; nothing while no worker takes jobs. */
@@ -112,4 +118,59 @@ export class FleetView {
     if (noWorker && noWorker.message !== this.#toldNoWorker) this.#onNoWorker(noWorker);
     this.#toldNoWorker = noWorker?.message;
   }
+}
+
+// The numbers of an engine, summed over a fleet.
+
+/** Describes a model by a front's part of it, and by the workers that run it. */
+export function fleetInfo(info: PromptReader["info"], { workers, modelVersion }: FleetSnapshot): EngineInfo {
+  const places = workers.reduce((sum, { maxNumSeqs }) => sum + maxNumSeqs, 0);
+  return {
+    ...info,
+    modelVersion,
+    precision: workers[0]?.precision ?? "unknown",
+    maxNumSeqs: Math.max(1, places),
+    kvCapacityTokens: workers.reduce((sum, worker) => sum + worker.kvCapacityTokens, 0),
+  };
+}
+
+/** Sums what workers have published. What they do not publish is 0. */
+export function fleetStats({ workers, queues }: FleetSnapshot, residentBytes: number): EngineStats {
+  return {
+    numWaiting: queues.reduce((sum, { waiting }) => sum + waiting, 0),
+    numRunning: workers.reduce((sum, { runningSeqs }) => sum + runningSeqs, 0),
+    kvUsedTokens: 0,
+    kvCapacityTokens: workers.reduce((sum, { kvCapacityTokens }) => sum + kvCapacityTokens, 0),
+    steps: 0,
+    promptTokens: 0,
+    cachedTokens: 0,
+    completionTokens: workers.reduce((sum, { counters }) => sum + counters.tokens, 0),
+    draftedTokens: 0,
+    acceptedDraftTokens: 0,
+    preemptions: 0,
+    residentBytes,
+  };
+}
+
+// Choice of the model version that new requests go to, while workers change from one to another.
+
+/**
+ * Chooses the model version of new requests: of those with the front's prompts, the one with the most places. The
+ * current one stays until another has more. A request stays with its version.
+ *
+ * @returns nothing while no worker takes jobs
+ */
+export function chooseVersion(
+  workers: readonly Pick<PublishedWorker, "promptVersion" | "modelVersion" | "maxNumSeqs" | "isDraining">[],
+  promptVersion: string,
+  current: string | undefined,
+): string | undefined {
+  const places = new Map<string, number>();
+  for (const worker of workers) {
+    if (worker.isDraining || worker.promptVersion !== promptVersion) continue;
+    places.set(worker.modelVersion, (places.get(worker.modelVersion) ?? 0) + worker.maxNumSeqs);
+  }
+  const rank = ([version, count]: readonly [string, number]): number => count + (version === current ? 0.5 : 0);
+  const [best] = [...places].toSorted((a, b) => rank(b) - rank(a) || (a[0] < b[0] ? -1 : 1));
+  return best?.[0];
 }

@@ -1,16 +1,15 @@
 // All requests of a front: entries come as messages, and what does not come is asked for.
 
-import { ReadMeError } from "@readme-moe/core";
-import type { Connection } from "../connection/connect.ts";
+import { type GenerateChunk, GenerationStream, type ReadMeEmitter, ReadMeError } from "@readme-moe/core";
+import type { Connection } from "../connect.ts";
+import type { JobAdder, QueuePlace } from "../job-queues.ts";
 import type { FleetJob } from "../job.ts";
 import { FRONT_PREFIX } from "../keys.ts";
 import type { ScriptedRedis } from "../log/scripts.ts";
-import { readEntries, readNews, type News } from "../log/token-log.ts";
-import type { JobAdder, QueuePlace } from "../queue/job-queues.ts";
-import type { Follower } from "./follower.ts";
+import { AnswerProgress, type LoggedError, type News, readEntries, readEntry, readNews } from "../log/token-log.ts";
 
 /** Parts of a front that its requests share. */
-export interface FollowSurroundings {
+interface FollowSurroundings {
   readonly redis: ScriptedRedis;
   readonly frontId: string;
   /** Connection that receives messages. */
@@ -198,5 +197,166 @@ export class FollowedRequests {
     if (job) return this.#around.adder.add(job, place, { reader, maxWaitMs: MAX_WAIT_MS });
     follower.fail(new ReadMeError("ERR_ENGINE_FAILED", "The fleet has lost a request whose front has ended"));
     this.forget(id);
+  }
+}
+
+// A request on a front: its answer as it grows in the log, and the stream that gives it to the caller.
+
+/** State of a follower after an entry. "behind": entries before it are missing, and have to be read. */
+type FollowState = "current" | "behind" | "ended";
+
+/** Follows the log of one request. */
+export class Follower {
+  readonly stream: GenerationStream;
+  /** Place of the last entry that was followed, as were all before it. */
+  place = 0;
+  /** Time at which something was last heard of the request, in ms of this process. */
+  heardMs: number;
+  /** Whether entries are being read. */
+  isReading = false;
+  #isOver = false;
+  readonly #progress: AnswerProgress;
+  readonly #onChunk: (chunk: GenerateChunk) => void;
+  readonly #onDifferent: () => void;
+  readonly #onFailed: () => void;
+
+  constructor(about: {
+    readonly numChoices: number;
+    readonly stream: GenerationStream;
+    readonly nowMs: number;
+    readonly onChunk: (chunk: GenerateChunk) => void;
+    /** Called when the log has another token than it had before. */
+    readonly onDifferent: () => void;
+    readonly onFailed: () => void;
+  }) {
+    this.stream = about.stream;
+    this.heardMs = about.nowMs;
+    this.#progress = new AnswerProgress(about.numChoices);
+    this.#onChunk = about.onChunk;
+    this.#onDifferent = about.onDifferent;
+    this.#onFailed = about.onFailed;
+  }
+
+  get isOver(): boolean {
+    return this.#isOver;
+  }
+
+  /** Takes an entry of the log, which may have been taken before. */
+  take(place: number, text: string, nowMs: number): FollowState {
+    if (this.#isOver) return "ended";
+    const entry = readEntry(text);
+    if (!entry) return this.fail(new ReadMeError("ERR_ENGINE_FAILED", "The fleet's log of a request is not readable"));
+    // The missing ones may be of another choice, and leave no gap in this one.
+    if (place > this.place + 1) return "behind";
+    if ("error" in entry) return this.fail(fromLogged(entry.error));
+    const novelty = this.#progress.follow(entry);
+    switch (novelty.kind) {
+      case "gap":
+        // The log has lost entries, and others stand at the places that were followed.
+        this.place = 0;
+        return "behind";
+      case "different":
+        this.#onDifferent();
+        return this.fail(new ReadMeError("ERR_ENGINE_FAILED", "Two workers of the fleet gave different tokens"));
+      case "old":
+        this.place = Math.max(this.place, place);
+        break;
+      case "new":
+        this.heardMs = nowMs;
+        this.place = place;
+        this.#onChunk(novelty.chunk);
+        this.stream.push(novelty.chunk);
+        break;
+    }
+    if (!this.#progress.hasEnded) return "current";
+    this.#isOver = true;
+    this.stream.end();
+    return "ended";
+  }
+
+  /** Ends the request after its reader has left. */
+  leave(): void {
+    this.#isOver = true;
+  }
+
+  /** Ends the request with an error. */
+  fail(error: unknown): "ended" {
+    if (this.#isOver) return "ended";
+    this.#isOver = true;
+    this.#onFailed();
+    this.stream.fail(error);
+    return "ended";
+  }
+}
+
+function fromLogged({ kind, code, message }: LoggedError): Error {
+  if (kind === "TypeError") return new TypeError(message);
+  if (kind === "RangeError") return new RangeError(message);
+  return new ReadMeError(code ?? "ERR_ENGINE_FAILED", message);
+}
+
+// The events of a front's requests, as an engine in this process would emit them.
+
+/** Emits the events of one request. */
+export class SequenceEvents {
+  readonly #events: ReadMeEmitter;
+  readonly #requestId: string;
+  readonly #numChoices: number;
+  readonly #queuedMs: number;
+  #promptTokens = 0;
+  readonly #choices: { numTokens: number; lastMs: number; isOver: boolean }[];
+
+  constructor(events: ReadMeEmitter, requestId: string, numChoices: number, nowMs: number) {
+    this.#events = events;
+    this.#requestId = requestId;
+    this.#numChoices = numChoices;
+    this.#queuedMs = nowMs;
+    this.#choices = Array.from({ length: numChoices }, () => ({ numTokens: 0, lastMs: nowMs, isOver: false }));
+  }
+
+  queued(promptTokens: number, numWaiting: number): void {
+    this.#promptTokens = promptTokens;
+    for (let choice = 0; choice < this.#numChoices; choice++) {
+      this.#events.emit("sequence:queued", { sequenceId: this.#idOf(choice), promptTokens, numWaiting });
+    }
+  }
+
+  chunk({ choice, tokens, finishReason }: GenerateChunk, nowMs: number): void {
+    const state = this.#choices[choice];
+    if (!state) return;
+    for (const { id: tokenId } of tokens) {
+      const position = this.#promptTokens + state.numTokens;
+      const about = { tokenId, position, sinceMs: nowMs - state.lastMs, isFirst: state.numTokens === 0 };
+      this.#events.emit("token:generated", { sequenceId: this.#idOf(choice), ...about });
+      state.numTokens++;
+      state.lastMs = nowMs;
+    }
+    if (finishReason !== undefined) this.#finish(choice, finishReason, nowMs);
+  }
+
+  /** Ends the choices that have not ended. */
+  ended(reason: "abort" | "error", nowMs: number): void {
+    for (let choice = 0; choice < this.#numChoices; choice++) this.#finish(choice, reason, nowMs);
+  }
+
+  #finish(choice: number, reason: "stop" | "length" | "abort" | "error", nowMs: number): void {
+    const state = this.#choices[choice];
+    if (!state || state.isOver) return;
+    state.isOver = true;
+    this.#events.emit("sequence:finished", {
+      sequenceId: this.#idOf(choice),
+      reason,
+      promptTokens: this.#promptTokens,
+      completionTokens: state.numTokens,
+      cachedTokens: 0,
+      acceptedDraftTokens: 0,
+      rejectedDraftTokens: 0,
+      queuedMs: 0,
+      durationMs: nowMs - this.#queuedMs,
+    });
+  }
+
+  #idOf(choice: number): string {
+    return this.#numChoices === 1 ? this.#requestId : `${this.#requestId}/${choice}`;
   }
 }

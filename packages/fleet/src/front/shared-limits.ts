@@ -2,8 +2,7 @@
 
 import { integerOption } from "@readme-moe/core";
 import { RateLimiterMemory, RateLimiterRedis, type RateLimiterAbstract } from "rate-limiter-flexible";
-import { addressOf } from "../connection/address.ts";
-import { openConnection } from "../connection/connect.ts";
+import { addressOf, openConnection } from "../connect.ts";
 import type { FleetPlace } from "../connection/options.ts";
 import { PREFIX } from "../keys.ts";
 

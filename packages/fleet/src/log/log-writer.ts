@@ -1,8 +1,12 @@
 // Writes a request's entries in order, again and again until they are there, while this worker owns the request.
 
 import { setTimeout as sleep } from "node:timers/promises";
-import type { WorkerLogs } from "./worker-logs.ts";
-import type { AppendOutcome, Claim } from "./token-log.ts";
+import { ReplyError } from "ioredis";
+import { z } from "zod";
+import type { QueuePlace } from "../job-queues.ts";
+import { FRONT_PREFIX, jobOfKey, requestKeys } from "../keys.ts";
+import type { ScriptedRedis } from "./scripts.ts";
+import { type Append, appendEntries, type AppendOutcome, type Claim, claimRequest } from "./token-log.ts";
 
 /** Why a request is not written further. */
 export type WriteEnd = Exclude<AppendOutcome["kind"], "appended" | "gap">;
@@ -85,4 +89,96 @@ export class LogWriter {
     this.#isStopped = true;
     this.#onEnd(kind);
   }
+}
+
+// The logs of a worker's requests: a step gives tokens of many, and they are written together.
+
+interface Waiting {
+  readonly append: Append;
+  readonly resolve: (outcome: AppendOutcome) => void;
+  readonly reject: (error: unknown) => void;
+}
+
+/** Claims requests, and sends the appends of one turn of the event loop as one command. */
+export class WorkerLogs {
+  readonly #redis: ScriptedRedis;
+  #waiting: Waiting[] = [];
+
+  constructor(redis: ScriptedRedis) {
+    this.#redis = redis;
+  }
+
+  claim(requestId: string, workerId: string): Promise<Claim> {
+    return claimRequest(this.#redis, requestId, workerId);
+  }
+
+  /** Appends entries soon. Rejects if it is not known whether they were appended. */
+  append(append: Append): Promise<AppendOutcome> {
+    return new Promise((resolve, reject) => {
+      if (this.#waiting.length === 0) setImmediate(() => void this.#sendAll());
+      this.#waiting.push({ append, resolve, reject });
+    });
+  }
+
+  async #sendAll(): Promise<void> {
+    const waiting = this.#waiting;
+    this.#waiting = [];
+    const error = await this.#send(waiting);
+    if (error === undefined) return;
+    // A log that another program has damaged stops the command, and must stop its own request only.
+    if (error instanceof ReplyError && waiting.length > 1) {
+      for (const one of waiting) void this.#send([one]).then((own) => own !== undefined && one.reject(own));
+      return;
+    }
+    for (const { reject } of waiting) reject(error);
+  }
+
+  /** @returns the error of a command that failed */
+  async #send(waiting: readonly Waiting[]): Promise<unknown> {
+    try {
+      const outcomes = await appendEntries(
+        this.#redis,
+        waiting.map(({ append }) => append),
+      );
+      for (const [index, outcome] of outcomes.entries()) waiting[index]?.resolve(outcome);
+      return undefined;
+    } catch (error) {
+      return error;
+    }
+  }
+}
+
+// Readers of a request's log: one front at a time, the one that its client was last connected to.
+
+/** A request as another front needs it to follow its answer. */
+interface FollowableRequest {
+  readonly jobId: string;
+  readonly numChoices: number;
+  readonly promptTokens: number;
+  readonly place: QueuePlace;
+}
+
+const count = z
+  .string()
+  .regex(/^\d{1,9}$/)
+  .transform(Number);
+const replySchema = z.tuple([count.pipe(z.number().min(1).max(128)), z.string(), z.string(), count]);
+
+/**
+ * Makes a reader the one that follows a request.
+ *
+ * @returns nothing for a request that is not there, was cancelled, or is another client's
+ */
+export async function takeOver(
+  redis: ScriptedRedis,
+  requestId: string,
+  { client, reader }: { readonly client: string; readonly reader: string },
+): Promise<FollowableRequest | undefined> {
+  const jobId = await redis.get(jobOfKey(requestId));
+  if (jobId === null) return undefined;
+  const { meta } = requestKeys(jobId);
+  const parsed = replySchema.safeParse(await redis.fleetFollow(meta, client, reader, FRONT_PREFIX, jobId));
+  if (!parsed.success) return undefined;
+  const [numChoices, modelVersion, affinity, promptTokens] = parsed.data;
+  return { jobId, numChoices, promptTokens, place: { modelVersion, affinity } };
 }

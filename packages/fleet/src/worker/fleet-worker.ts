@@ -1,28 +1,27 @@
 // A machine of the fleet: takes jobs while it has room, and writes their answers.
 
 import { randomUUID } from "node:crypto";
-import { ReadMeEmitter, type FleetState } from "@readme-moe/core";
+import { setTimeout as sleep } from "node:timers/promises";
+import { choosePull, type FleetState, type PullDecision, ReadMeEmitter, type WorkerState } from "@readme-moe/core";
 import { affinitiesOf } from "../affinity.ts";
-import { addressOf } from "../connection/address.ts";
-import { openConnection, type Connection } from "../connection/connect.ts";
+import { addressOf, type Connection, openConnection } from "../connect.ts";
+import {
+  DEFAULT_LOCK_TIMES,
+  JobTaker,
+  type PeekedQueue,
+  type PeekedQueues,
+  peekQueues,
+  type TakenJob,
+  waitingKeysOf,
+} from "../job-queues.ts";
 import { readJob } from "../job.ts";
 import { CANCEL_CHANNEL, JOBS_CHANNEL } from "../keys.ts";
-import { WorkerLogs } from "../log/worker-logs.ts";
-import { withScripts, type ScriptedRedis } from "../log/scripts.ts";
-import { DEFAULT_LOCK_TIMES, JobTaker, waitingKeysOf, type TakenJob } from "../queue/job-queues.ts";
-import { peekQueues, type PeekedQueues } from "../queue/peek.ts";
-import { choosePulls } from "./choose-pulls.ts";
-import { Constraints } from "./constraints.ts";
-import { RunningJob, type JobEnd, type Running } from "./running-job.ts";
-import { describeWorker, placesOf, type HeldJob } from "./describe-worker.ts";
-import { newCounters, publishState, readWorkers, withdrawState, type PublishedWorker } from "./state.ts";
-import { endJob } from "./end-job.ts";
-import { EngineMeasure } from "./engine-measure.ts";
-import { HomeKeeper } from "./home-keeper.ts";
-import { finishVersion } from "./last-of-version.ts";
+import { WorkerLogs } from "../log/log-writer.ts";
+import { type ScriptedRedis, withScripts } from "../log/scripts.ts";
+import { describeWorker, EngineMeasure, type HeldJob, HomeKeeper, placesOf } from "./describe-worker.ts";
 import type { FleetWorkerOptions } from "./options.ts";
-import { PullLoop } from "./pull-loop.ts";
-import { repeat } from "./repeat.ts";
+import { Constraints, endJob, type JobEnd, type Running, RunningJob } from "./running-job.ts";
+import { newCounters, type PublishedWorker, publishState, readWorkers, withdrawState } from "./state.ts";
 
 const [PUBLISH_MS, RENEW_MS, POLL_MS] = [1000, 500, 250] as const;
 
@@ -290,5 +289,129 @@ export class FleetWorker {
   #report(error: unknown): void {
     if (this.#isClosed) return;
     this.#options.onError?.(error instanceof Error ? error : new Error(String(error)));
+  }
+}
+
+/** Takes jobs whenever there may be some, one round at a time. */
+class PullLoop {
+  readonly #pullSome: () => Promise<boolean>;
+  readonly #onError: (error: unknown) => void;
+  #isPulling = false;
+  #mayHaveJobs = false;
+
+  /** @param pullSome - takes jobs, and tells whether there may be more */
+  constructor(pullSome: () => Promise<boolean>, onError: (error: unknown) => void) {
+    this.#pullSome = pullSome;
+    this.#onError = onError;
+  }
+
+  /** Looks for jobs now, or after the look that goes on. */
+  wake(): void {
+    this.#mayHaveJobs = true;
+    void this.pull().catch(this.#onError);
+  }
+
+  /** Looks for jobs, unless a look goes on. */
+  async pull(): Promise<void> {
+    if (this.#isPulling) return;
+    this.#isPulling = true;
+    try {
+      do {
+        this.#mayHaveJobs = false;
+        while (await this.#pullSome());
+      } while (this.#mayHaveJobs);
+    } finally {
+      this.#isPulling = false;
+    }
+  }
+}
+
+/**
+ * Repeats an action, never twice at the same time: a slow server must not be asked faster than it answers.
+ *
+ * @returns the timer, which keeps the process running
+ */
+function repeat(everyMs: number, act: () => Promise<void>, onError: (error: unknown) => void): NodeJS.Timeout {
+  let isActing = false;
+  return setInterval(() => {
+    if (isActing) return;
+    isActing = true;
+    act()
+      .catch(onError)
+      .finally(() => (isActing = false));
+  }, everyMs);
+}
+
+// The jobs that a worker takes together: each as if those before it ran already.
+
+/** Decision about several jobs. */
+interface PullDecisions extends Pick<PullDecision, "askAgainMs"> {
+  /** Queues to take a job from, one after the other; a queue may occur several times. */
+  readonly queueIds: readonly string[];
+}
+
+/**
+ * Chooses the queues of the next jobs, by `choosePull`. Jobs behind those that were looked at are left for the next
+ * look.
+ *
+ * @param stateOf - state of the worker once it also holds these jobs
+ */
+export function choosePulls(
+  queues: readonly PeekedQueue[],
+  fleet: FleetState,
+  stateOf: (held: readonly HeldJob[]) => WorkerState,
+): PullDecisions {
+  const held: HeldJob[] = [];
+  const queueIds: string[] = [];
+  let left = queues;
+  for (;;) {
+    const { queueId, askAgainMs } = choosePull(stateOf(held), left, fleet);
+    const queue = left.find(({ id }) => id === queueId);
+    const [job, ...next] = queue?.next ?? [];
+    if (!queue || !job) return { queueIds, askAgainMs };
+    queueIds.push(queue.id);
+    const { numSeqs, expertShares, promptTokens, maxNewTokens } = job;
+    const shares = expertShares && Array.from(expertShares);
+    held.push({ affinity: queue.key, numSeqs, expertShares: shares, kvTokens: promptTokens + maxNewTokens });
+    const [head] = next;
+    const rest = head ? [{ ...queue, waiting: queue.waiting - 1, head, next }] : [];
+    left = left.flatMap((one) => (one === queue ? rest : [one]));
+  }
+}
+
+// The end of a worker that drains while workers of another model version take its place.
+
+type Known = Pick<PublishedWorker, "id" | "promptVersion" | "modelVersion" | "isDraining">;
+
+/**
+ * Tells whether nobody else could go on with a worker's requests, because its model version is being replaced. Without
+ * a worker of another version it is a restart, after which the same version goes on.
+ */
+export function isLastOfVersion(own: Omit<Known, "isDraining">, workers: readonly Known[]): boolean {
+  const taking = workers.filter(({ id, isDraining }) => id !== own.id && !isDraining);
+  if (taking.some(({ modelVersion }) => modelVersion === own.modelVersion)) return false;
+  return taking.some(({ promptVersion }) => promptVersion === own.promptVersion);
+}
+
+/** Time after which no front adds requests of a version whose last worker drains, in ms. */
+const SEEN_MS = 2000;
+const LOOK_MS = 250;
+
+/** Waits until the requests of a worker's version have ended, for as long as it is the last of its version. */
+async function finishVersion(
+  own: Omit<Known, "isDraining">,
+  fleet: {
+    readonly workers: () => Promise<readonly Known[]>;
+    /** Counts the requests of the version that run here, or wait. */
+    readonly numLeft: () => Promise<number>;
+    /** Called each time that this worker turns out to be the last. */
+    readonly onLast: () => void;
+  },
+): Promise<void> {
+  const seenMs = performance.now() + SEEN_MS;
+  while (isLastOfVersion(own, await fleet.workers())) {
+    fleet.onLast();
+    if (performance.now() > seenMs && (await fleet.numLeft()) === 0) return;
+    await sleep(LOOK_MS);
   }
 }

@@ -2,7 +2,7 @@
 
 import type { Engine } from "@readme-moe/core";
 import type { FleetMemberOptions } from "../connection/options.ts";
-import type { LockTimes } from "../queue/job-queues.ts";
+import type { LockTimes } from "../job-queues.ts";
 
 /** Options of `FleetWorker.open`. */
 export interface FleetWorkerOptions extends FleetMemberOptions {

@@ -1,21 +1,20 @@
 // A job on a worker, from its claim to the last entry of its log.
 
+import { setTimeout as sleep } from "node:timers/promises";
 import {
-  ReadMeError,
   type Engine,
   type GenerateChunk,
   type GenerateRequest,
   type ProcessLogits,
   type ReadMeEmitter,
+  ReadMeError,
   type ReadMeErrorCode,
 } from "@readme-moe/core";
-import { endsAnswer, readEntry, writeEntry, type LoggedError } from "../log/entry.ts";
-import type { WorkerLogs } from "../log/worker-logs.ts";
-import { LogWriter, type WriteEnd } from "../log/log-writer.ts";
-import { AnswerProgress } from "../log/progress.ts";
-import type { Claim } from "../log/token-log.ts";
-import { requestIdOf, type FleetJob } from "../job.ts";
-import type { TakenJob } from "../queue/job-queues.ts";
+import { Grammars, openConstraint } from "@readme-moe/grammar";
+import type { JobTaker, TakenJob } from "../job-queues.ts";
+import { type FleetJob, requestIdOf } from "../job.ts";
+import { LogWriter, type WorkerLogs, type WriteEnd } from "../log/log-writer.ts";
+import { AnswerProgress, type Claim, endsAnswer, type LoggedError, readEntry, writeEntry } from "../log/token-log.ts";
 import type { HeldJob } from "./describe-worker.ts";
 
 /** End of a job on a worker. "released": another worker goes on with it. */
@@ -29,7 +28,7 @@ export interface Running extends HeldJob {
 }
 
 /** Parts of a worker that a job needs. */
-export interface JobSurroundings {
+interface JobSurroundings {
   readonly logs: WorkerLogs;
   readonly engine: Engine;
   readonly workerId: string;
@@ -192,4 +191,65 @@ function loggedError(error: unknown): LoggedError | undefined {
   if (error instanceof TypeError) return { kind: "TypeError", message: error.message };
   if (error instanceof RangeError) return { kind: "RangeError", message: error.message };
   return undefined;
+}
+
+// The end of a job in its queue.
+
+const RETRY_MS = 200;
+
+/** Removes a job that has ended, or gives it back. One that another worker has taken is not touched. */
+export async function endJob(
+  taken: TakenJob,
+  end: JobEnd,
+  taker: Pick<JobTaker, "complete" | "giveBack">,
+): Promise<void> {
+  if (end === "answered" || end === "cancelled") await insist(() => taker.complete(taken));
+  if (end === "released") await insist(() => taker.giveBack(taken));
+}
+
+/** Changes a job in its queue. Tries twice, since an answer may be lost; a job that is gone needs nothing. */
+async function insist(change: () => Promise<void>): Promise<void> {
+  try {
+    await change();
+  } catch {
+    await sleep(RETRY_MS, undefined, { ref: false });
+    await change().catch((error: unknown) => {
+      if (!isGone(error)) throw error;
+    });
+  }
+}
+
+/** Tells whether BullMQ says that a job, or this worker's lock of it, is not there. */
+function isGone(error: unknown): boolean {
+  return error instanceof Error && /^Missing (key|lock) for job/.test(error.message);
+}
+
+// Constraints of answers on a worker, made from the sources in jobs.
+
+/** Opens constraints; the grammars of an engine are opened with the first. */
+export class Constraints {
+  readonly #engine: Engine;
+  #grammars: Promise<Grammars> | undefined;
+
+  constructor(engine: Engine) {
+    this.#engine = engine;
+  }
+
+  /** @throws {TypeError | RangeError} on a source that is wrong */
+  open(source: object, client: string | undefined): Promise<ProcessLogits> {
+    return openConstraint(source, { engine: this.#engine, grammars: () => this.#open(), client });
+  }
+
+  #open(): Promise<Grammars> {
+    this.#grammars ??= Grammars.open(this.#engine).catch((error: unknown) => {
+      // The next job tries again.
+      this.#grammars = undefined;
+      throw error;
+    });
+    return this.#grammars;
+  }
+
+  async close(): Promise<void> {
+    await (await this.#grammars?.catch(() => undefined))?.dispose();
+  }
 }

@@ -1,8 +1,7 @@
-import { ReadMeError, type EngineVocabulary } from "@readme-moe/core";
-import type { Asker, GrammarLimits } from "../grammars-options.ts";
+import { type EngineVocabulary, ReadMeError } from "@readme-moe/core";
 import type { KeyedSource } from "../grammar-source.ts";
-import { nextMove, Turns, type CompileState } from "./compile-plan.ts";
-import { clientsOf, Refusals, type Run, type Waiter, type Wanted } from "./compilations.ts";
+import type { Asker, GrammarLimits } from "../grammars-options.ts";
+import { type CompileState, nextMove, Turns } from "./compile-plan.ts";
 import { Evicted, GrammarThread } from "./grammar-thread.ts";
 import type { MaskAnswer, MaskQuestion } from "./protocol.ts";
 
@@ -281,4 +280,59 @@ function full(count: number, whose: string): ReadMeError {
 
 function disposed(): ReadMeError {
   return new ReadMeError("ERR_DISPOSED", "The grammars were disposed");
+}
+
+// Compilations that clients wait for, and refused grammars.
+
+/** A call that waits for a compilation. */
+interface Waiter {
+  readonly client: string;
+  readonly succeed: (thread: GrammarThread) => void;
+  readonly fail: (error: unknown) => void;
+}
+
+/** A compilation that calls wait for. */
+interface Wanted extends KeyedSource {
+  readonly waiters: Set<Waiter>;
+  isLong: boolean;
+  run: Run | undefined;
+}
+
+/** A thread that compiles. */
+interface Run {
+  readonly key: string;
+  readonly thread: GrammarThread;
+  readonly startedMs: number;
+  isLong: boolean;
+  /** `undefined` once the compilation was abandoned and its thread is ending. */
+  wanted: Wanted | undefined;
+}
+
+/** Lists the clients that wait for a compilation, each once. */
+function clientsOf({ waiters }: Wanted): readonly string[] {
+  return [...new Set([...waiters].map(({ client }) => client))];
+}
+
+const MAX_REFUSALS = 64;
+const RETRY_MS = 60_000;
+
+/** Remembers grammars that could not be compiled, so that they are not compiled again at once. */
+class Refusals {
+  readonly #refusals = new Map<string, { readonly error: Error; readonly untilMs: number }>();
+
+  get(key: string): Error | undefined {
+    const refusal = this.#refusals.get(key);
+    return refusal && performance.now() < refusal.untilMs ? refusal.error : undefined;
+  }
+
+  add(key: string, error: TypeError | RangeError): void {
+    // A grammar that took too long may have met a busy machine.
+    const untilMs = error instanceof RangeError ? performance.now() + RETRY_MS : Infinity;
+    this.#refusals.delete(key);
+    this.#refusals.set(key, { error, untilMs });
+    for (const oldest of this.#refusals.keys()) {
+      if (this.#refusals.size <= MAX_REFUSALS) return;
+      this.#refusals.delete(oldest);
+    }
+  }
 }

@@ -5,11 +5,8 @@ import { parentPort, workerData } from "node:worker_threads";
 import type * as Library from "@mlc-ai/web-xgrammar";
 import type { EngineVocabulary } from "@readme-moe/core";
 import type { GrammarText } from "../grammar-source.ts";
-import { draftAllowed, type DraftMatcher } from "./drafts.ts";
-import { Matchers } from "./matchers.ts";
+import { draftAllowed, type DraftMatcher, Matchers, TokenLengths, TokenTable, WideMatcher } from "./matchers.ts";
 import type { MaskQuestion, ThreadAnswer, ThreadData, ThreadFailure } from "./protocol.ts";
-import { TokenTable } from "./token-table.ts";
-import { TokenLengths, WideMatcher } from "./wide-matcher.ts";
 
 // An evicted completion costs as much as reading its tokens again.
 const MAX_MATCHERS = 64;

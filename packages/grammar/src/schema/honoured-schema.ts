@@ -3,21 +3,19 @@
 
 import { describeValue, isRecord } from "@readme-moe/core";
 import type { Budget } from "../grammar-source.ts";
-import { Exclusion } from "./disjoint.ts";
 import { jsonCharacter } from "./ebnf/code-points.ts";
 import { PatternWriter } from "./ebnf/pattern-parser.ts";
-import { Definitions } from "./definitions.ts";
-import { CONTAINERS, SCALARS, type Visit } from "./types.ts";
 import {
   ANNOTATIONS,
   below,
   onlyKeywords,
   refused,
-  TYPE_KEYWORDS,
-  typesOf,
   type SchemaObject,
   type SchemaPath,
+  TYPE_KEYWORDS,
+  typesOf,
 } from "./keywords.ts";
+import { CONTAINERS, Exclusion, type Place, SCALARS, type Visit } from "./types.ts";
 
 /** A JSON Schema, as a plain object; `true` allows everything. */
 export type JsonSchema = boolean | Readonly<Record<string, unknown>>;
@@ -157,4 +155,137 @@ function checkFinite(schema: SchemaObject, definitions: ReadonlyMap<string, Sche
     for (const [name, part] of definitions) if (ends(part)) finite.add(name);
   }
   if (!ends(schema)) throw new TypeError("The schema allows no answer that comes to an end");
+}
+
+const PREFIX = "#/$defs/";
+
+/** Parts of a schema that `$ref` names. Each is visited once and gets a new name. */
+class Definitions {
+  readonly #root: unknown;
+  readonly #names = new Map<string, string>(); // by pointer
+  readonly #honoured = new Map<string, SchemaObject>(); // by name
+  readonly #resolved = new Map<string, SchemaObject>(); // by name; no references
+
+  constructor(root: unknown) {
+    this.#root = root;
+  }
+
+  get all(): ReadonlyMap<string, SchemaObject> {
+    return this.#honoured;
+  }
+
+  /**
+   * Refers to a part. @throws {TypeError} when it does not exist, or refers to itself without an object or array
+   * between
+   */
+  refer(pointer: unknown, place: Place, visit: Visit): SchemaObject {
+    if (typeof pointer !== "string" || !/^#(\/|$)/.test(pointer)) {
+      throw refused(place.path, `has \`$ref\` ${describeValue(pointer)}; expected a place in the same schema`);
+    }
+    if (place.entered.has(pointer)) throw refused(place.path, `has \`$ref\` that refers to itself`);
+    const known = this.#names.get(pointer);
+    const name = known ?? `d${this.#names.size}`;
+    if (known === undefined) {
+      this.#names.set(pointer, name);
+      const target = this.#find(pointer, place);
+      const entered = new Set([...place.entered, pointer]);
+      this.#honoured.set(name, visit(target, { path: pointer, depth: place.depth + 1, entered }));
+    }
+    return { $ref: `${PREFIX}${name}` };
+  }
+
+  /** Follows a part that only refers to another; `undefined` while that one is being read. */
+  resolve(part: SchemaObject): SchemaObject | undefined {
+    const names: string[] = [];
+    let found: SchemaObject | undefined = part;
+    for (let name = nameOf(found); found && name !== undefined; name = found && nameOf(found)) {
+      names.push(name);
+      found = this.#resolved.get(name) ?? this.#honoured.get(name);
+    }
+    // Chains of references are followed once.
+    if (found) for (const name of names) this.#resolved.set(name, found);
+    return found;
+  }
+
+  toSchema(): SchemaObject {
+    return this.#honoured.size === 0 ? {} : { $defs: Object.fromEntries(this.#honoured) };
+  }
+
+  #find(pointer: string, { path }: Place): unknown {
+    let found: unknown = this.#root;
+    for (const raw of pointer.split("/").slice(1)) {
+      const key = decodeKey(raw);
+      const inner = isRecord(found) || Array.isArray(found) ? Object.getOwnPropertyDescriptor(found, key) : undefined;
+      if (inner === undefined) throw refused(path, `has \`$ref\` ${describeValue(pointer)}, where there is nothing`);
+      found = inner.value;
+    }
+    return found;
+  }
+}
+
+/** Reads the name that a part refers to. */
+function nameOf({ $ref }: SchemaObject): string | undefined {
+  return typeof $ref === "string" ? $ref.slice(PREFIX.length) : undefined;
+}
+
+function decodeKey(raw: string): string {
+  let key = raw;
+  try {
+    key = decodeURIComponent(raw);
+  } catch {
+    // A percent sign that stands for itself.
+  }
+  return key.replaceAll("~1", "/").replaceAll("~0", "~");
+}
+
+const MAX_LEVELS = 128;
+const MAX_VALUES = 50_000;
+const MAX_CHARACTERS = 262_144;
+/** Keywords whose texts are for people and do not count. */
+const PROSE: ReadonlySet<string> = new Set(["title", "description", "$comment"]);
+
+/**
+ * Measures schemas before anything else is done with them. It stops as soon as a limit is passed, so that it costs
+ * no more than the largest allowed schema.
+ *
+ * @param schemas - all schemas of one request, which count together
+ * @throws {RangeError} naming the limit: 128 levels of objects and arrays, 50,000 values, or 262,144 characters of
+ *   names and texts without titles and descriptions
+ */
+export function checkSchemaSizes(schemas: readonly JsonSchema[]): void {
+  let [numValues, numCharacters] = [0, 0];
+  const count = (values: number): void => {
+    numValues += values;
+    if (numValues <= MAX_VALUES) return;
+    throw new RangeError(`Expected schemas of at most ${MAX_VALUES} values; enumerate less, or leave parts out`);
+  };
+  const read = (text: string): void => {
+    numCharacters += text.length;
+    if (numCharacters <= MAX_CHARACTERS) return;
+    throw new RangeError(`Expected schemas of at most ${MAX_CHARACTERS} characters in their names and texts`);
+  };
+  // Level by level, so that no depth can overflow the stack.
+  let level: readonly unknown[] = schemas;
+  for (let depth = 0; level.length > 0; depth++) {
+    if (depth > MAX_LEVELS) throw new RangeError(`Expected schemas nested at most ${MAX_LEVELS} levels deep`);
+    const next: unknown[] = [];
+    const visit = (value: unknown, name?: string): void => {
+      if (typeof value === "object" && value !== null) next.push(value);
+      else if (typeof value === "string" && !(name !== undefined && PROSE.has(name))) read(value);
+    };
+    for (const value of level) {
+      if (Array.isArray(value)) {
+        count(value.length);
+        for (const item of value) visit(item);
+      } else if (isRecord(value)) {
+        const names = Object.keys(value);
+        count(names.length);
+        for (const name of names) {
+          read(name);
+          visit(value[name], name);
+        }
+      } else count(1);
+    }
+    level = next;
+  }
 }

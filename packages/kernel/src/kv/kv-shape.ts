@@ -1,3 +1,76 @@
+/**
+ * A sequence's place in the KV memory that admitted it. The handle stays the same object for the sequence's whole life.
+ *
+ * Only the memory and the runner that opened it change a slot.
+ */
+export interface KvSlot {
+  /** Number of filled positions: `[0, numTokens)`. */
+  readonly numTokens: number;
+  /** Number of positions with room: `[0, reservedTokens)`, whatever happens to other sequences. */
+  readonly reservedTokens: number;
+}
+
+/** Keys and values of some positions, kept beyond the sequence that computed them. Only their memory can read them. */
+export interface KeptTokens {
+  /** First of the positions, at which other sequences must use them. */
+  readonly from: number;
+  /** Number of positions. */
+  readonly numTokens: number;
+  /** Size of their keys and values in all layers. */
+  readonly bytes: number;
+}
+
+/** Options of `StepRunner.openKv`. */
+export interface KvMemoryOptions {
+  /** Number of positions of all running sequences together; a multiple of 64. */
+  readonly capacityTokens: number;
+  /** Size of the tokens that may be kept beyond running sequences, in bytes. @default 0 */
+  readonly prefixBytes?: number | undefined;
+}
+
+/**
+ * Keys and values of all running sequences of one model.
+ *
+ * Methods throw a `TypeError` on a slot or kept tokens that this memory does not hold.
+ */
+export interface KvMemory {
+  readonly capacityTokens: number;
+  /** Number of positions of all slots, including padding. */
+  readonly usedTokens: number;
+  /** Size of one position's keys and values in all layers. */
+  readonly bytesPerToken: number;
+
+  /**
+   * Admits a sequence that begins with `prefix`.
+   *
+   * @param numTokens - number of positions to reserve, including those of `prefix`
+   * @param prefix - kept tokens of positions 0 and up, without a gap
+   * @returns a slot with the prefix filled in, or `undefined`, with nothing changed, when there is no room
+   */
+  admit(numTokens: number, prefix?: readonly KeptTokens[]): KvSlot | undefined;
+
+  /** Reserves positions `[0, numTokens)`. @returns whether there is room; nothing has changed when there is none */
+  reserve(slot: KvSlot, numTokens: number): boolean;
+
+  /** Ends a slot and frees its memory. */
+  release(slot: KvSlot): void;
+
+  /** Drops the positions from `numTokens` on. Their room may be freed, so the next step needs `reserve` again. */
+  truncate(slot: KvSlot, numTokens: number): void;
+
+  /** Keeps filled positions `[from, to)` of a slot for other sequences, until `drop`. */
+  keep(slot: KvSlot, from: number, to: number): KeptTokens;
+
+  /** Frees kept tokens; slots that were admitted with them are not affected. */
+  drop(kept: KeptTokens): void;
+
+  /** Frees all memory; slots cannot be used afterwards. */
+  dispose(): void;
+
+  /** Checks the accounting. @throws {Error} with the numbers that do not agree */
+  checkIntegrity(): void;
+}
+
 /** Number of positions in a block; the size of KV memory is a number of blocks. */
 export const KV_BLOCK_TOKENS = 64;
 

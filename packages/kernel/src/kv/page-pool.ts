@@ -1,9 +1,17 @@
 // Assigns pages of the kernel's memory to sequences. The keys and values themselves are in the kernel.
 
 import { integerOption } from "@readme-moe/core";
-import type { KeptTokens, KvMemory, KvSlot } from "./kv-memory.ts";
-import { KV_BLOCK_TOKENS } from "./kv-shape.ts";
-import { PageCounts } from "./page-counts.ts";
+import type { Kernel, KernelPages } from "../kernel.ts";
+import {
+  type KeptTokens,
+  KV_BLOCK_TOKENS,
+  kvBytesPerToken,
+  type KvMemory,
+  type KvMemoryOptions,
+  type KvPrecision,
+  type KvShape,
+  type KvSlot,
+} from "./kv-shape.ts";
 
 /** Number of positions in a page, which holds their keys and values in all layers. */
 export const KV_PAGE_TOKENS = 16;
@@ -270,4 +278,183 @@ function prefixTokens(numTokens: number, prefix: readonly KeptTokens[]): number 
     end += kept.numTokens;
   }
   return integerOption("prefix tokens", end, 0, numTokens);
+}
+
+// Accounting of pages by number.
+
+/** Counts how many slots and how many kept chunks refer to each page; a page without references is free. */
+class PageCounts {
+  readonly numPages: number;
+  readonly #slots: Uint32Array;
+  readonly #kept: Uint32Array;
+  /** Stack of free pages: the page that was freed last is used first, since its memory was touched already. */
+  readonly #free: number[];
+  #usedPages = 0;
+  #keptPages = 0;
+
+  constructor(numPages: number) {
+    this.numPages = numPages;
+    this.#slots = new Uint32Array(numPages);
+    this.#kept = new Uint32Array(numPages);
+    this.#free = Array.from({ length: numPages }, (_, index) => numPages - 1 - index);
+  }
+
+  /** Number of pages that at least one slot refers to. */
+  get usedPages(): number {
+    return this.#usedPages;
+  }
+
+  /** Number of pages that at least one kept chunk refers to. */
+  get keptPages(): number {
+    return this.#keptPages;
+  }
+
+  get freePages(): number {
+    return this.#free.length;
+  }
+
+  isUsed(page: number): boolean {
+    return this.#slots[page] !== 0;
+  }
+
+  isKept(page: number): boolean {
+    return this.#kept[page] !== 0;
+  }
+
+  /** Checks that a slot's page has any reference besides the slot; such a page must not be written to. */
+  isShared(page: number): boolean {
+    return this.#slotsOf(page) > 1 || this.isKept(page);
+  }
+
+  /** Takes a free page for a slot. */
+  take(): number {
+    const page = this.#free.pop();
+    if (page === undefined) throw new Error(`None of ${this.numPages} pages is free`);
+    this.addSlot(page);
+    return page;
+  }
+
+  /** Takes a free page for a kept chunk. */
+  takeKept(): number {
+    const page = this.#free.pop();
+    if (page === undefined) throw new Error(`None of ${this.numPages} pages is free`);
+    this.addKept(page);
+    return page;
+  }
+
+  addSlot(page: number): void {
+    if (this.#slots[page] === 0) this.#usedPages++;
+    this.#slots[page] = this.#slotsOf(page) + 1;
+  }
+
+  removeSlot(page: number): void {
+    this.#slots[page] = this.#slotsOf(page) - 1;
+    if (this.isUsed(page)) return;
+    this.#usedPages--;
+    if (!this.isKept(page)) this.#free.push(page);
+  }
+
+  addKept(page: number): void {
+    if (this.#kept[page] === 0) this.#keptPages++;
+    this.#kept[page] = this.#kept[page]! + 1;
+  }
+
+  removeKept(page: number): void {
+    this.#kept[page] = this.#kept[page]! - 1;
+    if (this.isKept(page)) return;
+    this.#keptPages--;
+    if (!this.isUsed(page)) this.#free.push(page);
+  }
+
+  /**
+   * Compares all counts with the page tables of slots and of kept chunks.
+   * @throws {Error} with the numbers that do not agree
+   */
+  check(slots: Iterable<readonly number[]>, kept: Iterable<readonly number[]>): void {
+    const [bySlots, byKept] = [countsOf(slots), countsOf(kept)];
+    const free = new Set(this.#free);
+    if (free.size !== this.#free.length) fail(`${this.#free.length} free pages are ${free.size} different ones`);
+    for (let page = 0; page < this.numPages; page++) {
+      const [numSlots, numKept] = [bySlots.get(page) ?? 0, byKept.get(page) ?? 0];
+      const found = `page ${page} is in ${numSlots} slots and ${numKept} kept chunks`;
+      if (this.#slots[page] !== numSlots) fail(`${found}, counted as ${this.#slots[page]} slots`);
+      if (this.#kept[page] !== numKept) fail(`${found}, counted as ${this.#kept[page]} chunks`);
+      if (free.has(page) !== (numSlots + numKept === 0)) fail(`${found}, free: ${free.has(page)}`);
+    }
+    if (this.#usedPages !== bySlots.size) fail(`${bySlots.size} pages are used, counted as ${this.#usedPages}`);
+    if (this.#keptPages !== byKept.size) fail(`${byKept.size} pages are kept, counted as ${this.#keptPages}`);
+  }
+
+  #slotsOf(page: number): number {
+    return this.#slots[page]!;
+  }
+}
+
+function countsOf(tables: Iterable<readonly number[]>): ReadonlyMap<number, number> {
+  const counts = new Map<number, number>();
+  for (const table of tables) for (const page of table) counts.set(page, (counts.get(page) ?? 0) + 1);
+  return counts;
+}
+
+// Pages of keys and values in a kernel's memory.
+
+/** Options of a `KernelKv`. */
+export interface KernelKvOptions extends KvMemoryOptions {
+  /** Sizes of the kernel's model. */
+  readonly shape: KvShape;
+  readonly precision: KvPrecision;
+}
+
+/** Pages of one kernel, and the accounting of their use. */
+export class KernelKv extends PagePool {
+  readonly pages: KernelPages;
+  /** Size of a page in `readKept`, padding included, in bytes. */
+  readonly pageBytes: number;
+  readonly #kernel: Kernel;
+
+  /** @throws {RangeError} when there is no memory for the pages */
+  constructor(kernel: Kernel, { shape, precision, ...options }: KernelKvOptions) {
+    super({ ...options, bytesPerToken: kvBytesPerToken(shape, precision) });
+    // The kernel pads heads to whole vectors.
+    const padded = { ...shape, headSize: Math.ceil(shape.headSize / 16) * 16 };
+    this.pageBytes = kvBytesPerToken(padded, precision) * KV_PAGE_TOKENS;
+    this.#kernel = kernel;
+    this.pages = kernel.openPages(this.numPages, precision);
+  }
+
+  /** Copies the pages of kept tokens, in the order of positions: `[pages, pageBytes]`. */
+  readKept(kept: KeptTokens): Uint8Array {
+    const pages = this.keptPages(kept);
+    const bytes = new Uint8Array(pages.length * this.pageBytes);
+    for (const [index, page] of pages.entries()) this.pages.read(page, this.#pageOf(bytes, index));
+    return bytes;
+  }
+
+  /**
+   * Keeps tokens that `readKept` has copied, in this memory or in another one of the same model and precision.
+   *
+   * @param from - first of their positions
+   * @throws {RangeError} when they are no whole pages, or kept pages would exceed `prefixBytes`
+   */
+  writeKept(from: number, bytes: Uint8Array): KeptTokens {
+    if (bytes.length % this.pageBytes !== 0) {
+      throw new RangeError(`Expected whole pages of ${this.pageBytes} bytes, got ${bytes.length} bytes`);
+    }
+    const kept = this.keepFresh(from, bytes.length / this.pageBytes);
+    for (const [index, page] of this.keptPages(kept).entries()) this.pages.write(page, this.#pageOf(bytes, index));
+    return kept;
+  }
+
+  #pageOf(bytes: Uint8Array, index: number): Uint8Array {
+    return bytes.subarray(index * this.pageBytes, (index + 1) * this.pageBytes);
+  }
+
+  override dispose(): void {
+    this.pages.close();
+  }
+
+  /** Checks that these are pages of a kernel. */
+  isOf(kernel: Kernel): boolean {
+    return this.#kernel === kernel;
+  }
 }

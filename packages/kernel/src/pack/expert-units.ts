@@ -2,7 +2,7 @@
 
 import { expertsOf, type DecoderDescription, type ExpertDescription } from "../description.ts";
 import { aligned, layOut, UNIT_BYTES } from "./packed-file.ts";
-import type { PackedTensor } from "./packed-tensor.ts";
+import type { PackedTensor } from "./block-types.ts";
 
 /** A range of the packed file. */
 export interface ByteRange {

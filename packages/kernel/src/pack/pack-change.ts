@@ -9,7 +9,7 @@ import {
   type TensorRef,
 } from "@readme-moe/model";
 import type { ChangeFactors } from "../change-factors.ts";
-import type { InputFactors } from "./input-factors.ts";
+import type { InputFactors } from "./pack-product.ts";
 import { aligned, UNIT_BYTES } from "./packed-file.ts";
 import { GROUP, PANEL, wholeGroups, wholePanels } from "./block-types.ts";
 

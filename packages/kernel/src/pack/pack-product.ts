@@ -1,19 +1,30 @@
 // Packs weights of products panel by panel: a vector of the processor holds the same inputs of neighbouring outputs.
 
-import { blockLayoutOf, type LinearRefs, type TensorRef } from "@readme-moe/model";
 import {
+  blockLayoutOf,
+  type BlockSource,
+  type BlockWeights,
+  type InputStatistics,
+  type LinearRefs,
+  type TensorRef,
+} from "@readme-moe/model";
+import {
+  type BlockTypeName,
+  bytesOf,
   formatNumber,
+  GROUP,
   isBlockType,
   isShortType,
-  productBytes,
+  nothing,
+  type PackedTensor,
   PANEL,
-  wholePanels,
-  type BlockTypeName,
+  productBytes,
   type ProductFormat,
+  type RowsToPack,
   type ShortType,
+  wholeGroups,
+  wholePanels,
 } from "./block-types.ts";
-import type { InputFactors } from "./input-factors.ts";
-import { bytesOf, nothing, type PackedTensor, type RowsToPack } from "./packed-tensor.ts";
 
 /** Size of rows that are read and packed at once. */
 const CHUNK_BYTES = 4 << 20;
@@ -114,7 +125,7 @@ async function* rowsToPack(
   }
 }
 
-export function sizes<Format extends ProductFormat>(
+function sizes<Format extends ProductFormat>(
   format: Format,
   numOut: number,
   numIn: number,
@@ -124,11 +135,7 @@ export function sizes<Format extends ProductFormat>(
   return { format, numOut, numIn, weightBytes: productBytes(format, numOut, numIn), biasBytes };
 }
 
-export async function paddedBias(
-  bias: TensorRef | undefined,
-  numOut: number,
-  factors?: InputFactors,
-): Promise<Uint8Array> {
+async function paddedBias(bias: TensorRef | undefined, numOut: number, factors?: InputFactors): Promise<Uint8Array> {
   if (!bias) return nothing();
   const padded = new Float32Array(wholePanels(numOut) * PANEL);
   padded.set(await bias.store.readFloats(bias.name));
@@ -139,4 +146,98 @@ export async function paddedBias(
 async function multiplied(outputs: Float32Array, factors: InputFactors | undefined): Promise<Uint8Array> {
   const each = await factors?.();
   return bytesOf(each ? outputs.map((output, i) => output * (each[i] ?? 1)) : outputs);
+}
+
+// Packs blocks that are no rows of a file: those of ONNX graphs, and fitted ones.
+
+/** @param source - 4 or 8 bits in blocks of 16, or of a multiple of 32 */
+export function packBlocks(source: BlockSource, bias: TensorRef | undefined): PackedTensor {
+  const { numOut, numIn, format } = source;
+  const block = format.blockSize === 16 ? 16 : 32;
+  const hasMinimums = format.bits === 4 && format.hasOffsets;
+  const quantBytes = (GROUP * PANEL * format.bits) / 8;
+  const scaleFloats = (GROUP / block) * PANEL;
+  const groupBytes = quantBytes + scaleFloats * 4 * (hasMinimums ? 2 : 1);
+  const panelBytes = wholeGroups(numIn) * groupBytes;
+  return {
+    ...sizes(nameOf(format.bits, block, hasMinimums), numOut, numIn, bias),
+    scaleBytes: 0,
+    parts: () => ({
+      async *weights() {
+        const weights = await source.read();
+        for (let panel = 0; panel < wholePanels(numOut); panel++) {
+          const packed = new Uint8Array(panelBytes);
+          const floats = new Float32Array(packed.buffer);
+          if (format.bits === 8) fillMiddle(packed, groupBytes, quantBytes);
+          for (let row = 0; row < Math.min(PANEL, numOut - panel * PANEL); row++) {
+            const first = (panel * PANEL + row) * numIn;
+            for (let i = 0; i < numIn; i++) {
+              const start = Math.floor(i / GROUP) * groupBytes;
+              const quant = weights.quants[first + i]!;
+              if (format.bits === 4) packNibble(packed, start + placeOf(i & 15, row), quant, i & 16);
+              else packed[start + placeOf(i % GROUP, row)] = quant;
+            }
+            for (let from = 0; from < numIn; from += block) {
+              const at = (Math.floor(from / GROUP) * groupBytes + quantBytes) / 4;
+              const place = at + ((from % GROUP) / block) * PANEL + row;
+              const { scale, minimum } = blockAt(weights, first + from);
+              floats[place] = scale;
+              if (hasMinimums) floats[place + scaleFloats] = minimum;
+            }
+          }
+          yield packed;
+        }
+      },
+      scales: nothing,
+      bias: () => paddedBias(bias, numOut),
+    }),
+  };
+}
+
+function nameOf(bits: 4 | 8, block: 16 | 32, hasMinimums: boolean): BlockTypeName {
+  if (bits === 8) return block === 16 ? "INT8_16" : "INT8_32";
+  if (hasMinimums) return block === 16 ? "INT4_MINIMUM_16" : "INT4_MINIMUM_32";
+  return block === 16 ? "INT4_16" : "INT4_32";
+}
+
+function blockAt({ blockSize, scales, offsets, hasOffsets }: BlockWeights, index: number) {
+  const block = Math.floor(index / blockSize);
+  const scale = scales[block]!;
+  // Offsets are relative to the middle of the integers.
+  return { scale, minimum: hasOffsets ? offsets[block]! - 8 * scale : 0 };
+}
+
+/** Returns the offset of input `i` of a panel's output `row`, with inputs in groups of four. */
+function placeOf(i: number, row: number): number {
+  return (i >>> 2) * 4 * PANEL + row * 4 + (i & 3);
+}
+
+/** Puts inputs 0 to 15 of a group into the low halves of bytes, and inputs 16 to 31 into the high ones. */
+function packNibble(packed: Uint8Array, place: number, quant: number, isHigh: number): void {
+  packed[place] = packed[place]! | (isHigh ? quant << 4 : quant);
+}
+
+function fillMiddle(packed: Uint8Array, groupBytes: number, quantBytes: number): void {
+  for (let start = 0; start < packed.length; start += groupBytes) packed.fill(128, start, start + quantBytes);
+}
+
+// Rounding to 8 bits loses most when some inputs are far larger than others of their group. The operation before a
+// product can make them smaller, and the product's weights as much larger, with no other change (SmoothQuant, arXiv
+// 2211.10438, equation 3).
+
+/** Factors of the inputs of a product, `[in]`, by which its weights are divided. */
+export type InputFactors = () => Promise<Float32Array>;
+
+// Limits the factors of inputs that the tokens never used.
+const LEAST = 1e-4;
+
+/** Computes the factors of `product`: the inverse fourth root of each input's size relative to the others. */
+export function inputFactors(calibration: InputStatistics, product: string): InputFactors {
+  return async () => {
+    const squares = await calibration.inputSquares(product);
+    const mean = squares.reduce((sum, square) => sum + square, 0) / squares.length;
+    if (!(mean > 0 && mean < Infinity)) return squares.map(() => 1);
+    // Square roots are exact to the last bit on every platform, powers are not.
+    return squares.map((square) => 1 / Math.sqrt(Math.sqrt(Math.sqrt(Math.max(square / mean, LEAST)))));
+  };
 }

@@ -1,9 +1,8 @@
 // Tables whose rows are looked up: embeddings and the scales of norms.
 
 import { encodeF16, type TensorRef } from "@readme-moe/model";
-import type { InputFactors } from "./input-factors.ts";
-import { PANEL } from "./block-types.ts";
-import { bytesOf, nothing, type PackedTensor } from "./packed-tensor.ts";
+import type { InputFactors } from "./pack-product.ts";
+import { bytesOf, nothing, type PackedTensor, PANEL, wholePanels } from "./block-types.ts";
 
 // Rows read at a time: some megabytes of a large embedding.
 const ROWS = 1024;
@@ -56,4 +55,33 @@ export function packNorm(ref: TensorRef, offset = 0, factors?: InputFactors): Pa
 
 function plain(format: "float-table" | "half-table", numOut: number, numIn: number) {
   return { format, numOut, numIn, scaleBytes: 0, biasBytes: 0 } as const;
+}
+
+// A product that changes nothing, packed without a file.
+
+/** Makes a product that copies each input to the output of the same number; further outputs are 0. */
+export function packIdentity(numOut: number, numIn: number): PackedTensor {
+  const weightBytes = wholePanels(numOut) * PANEL * numIn * 4;
+  return packedFloats("float", { numOut, numIn, weightBytes }, async function* () {
+    for (let panel = 0; panel < wholePanels(numOut); panel++) {
+      const packed = new Float32Array(numIn * PANEL);
+      for (let i = panel * PANEL; i < Math.min(numIn, (panel + 1) * PANEL); i++) packed[i * PANEL + (i % PANEL)] = 1;
+      yield bytesOf(packed);
+    }
+  });
+}
+
+/** Describes a tensor of floats that is made, not read. */
+export function packedFloats(
+  format: "float-table" | "float",
+  sizes: Pick<PackedTensor, "numOut" | "numIn" | "weightBytes">,
+  weights: () => AsyncIterable<Uint8Array>,
+): PackedTensor {
+  return {
+    format,
+    ...sizes,
+    scaleBytes: 0,
+    biasBytes: 0,
+    parts: () => ({ weights, scales: nothing, bias: nothing }),
+  };
 }

@@ -5,10 +5,8 @@ import { expertsOf, type DecoderDescription } from "../description.ts";
 import type { KernelKind } from "../kernel.ts";
 import { loadAddon, type Addon } from "../native-kernel.ts";
 import { kernelInfo, type KernelChoice } from "../open-kernel.ts";
-import { formatNumber } from "./block-types.ts";
-import { packRows } from "./pack-rows.ts";
-import { aligned } from "./packed-file.ts";
-import type { PackedTensor } from "./packed-tensor.ts";
+import { formatNumber, type PackedTensor } from "./block-types.ts";
+import { aligned, packRows } from "./packed-file.ts";
 
 /** Rows of a file. */
 interface UnitPart {

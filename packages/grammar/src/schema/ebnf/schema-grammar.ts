@@ -4,8 +4,7 @@
 
 import { isRecord } from "@readme-moe/core";
 import { Budget, MAX_SOURCE_CHARACTERS } from "../../grammar-source.ts";
-import type { SchemaObject } from "../keywords.ts";
-import { withoutLengths, type WideSchema } from "../without-lengths.ts";
+import { type SchemaObject, type WideSchema, withoutLengths } from "../keywords.ts";
 import { literal, leastLiteralLength } from "./code-points.ts";
 import { decimalRange, integerRange } from "./number-range.ts";
 

@@ -2,15 +2,29 @@
 // queue, and the results of those that have ended in the store.
 
 import { setTimeout as sleep } from "node:timers/promises";
-import type { TaskFlow } from "@readme-moe/core";
-import { ReadMeError } from "@readme-moe/core";
-import { FlowProducer, Queue, type FlowJob as BullFlow, type JobsOptions } from "bullmq";
-import { addressOf, type FleetAddress } from "../connection/address.ts";
-import { openConnection, type Connection } from "../connection/connect.ts";
-import type { FleetPlace } from "../connection/options.ts";
-import { unreachable } from "../connection/errors.ts";
-import { flowJobId, type FlowJob } from "./flow-job.ts";
-import { FLOW_LIMITS, FLOW_OPTIONS, flowQueueName } from "./flow-queue.ts";
+import {
+  type FlowJob as BullFlow,
+  FlowProducer,
+  type Job,
+  type JobsOptions,
+  Queue,
+  UnrecoverableError,
+  WaitingError,
+  Worker,
+} from "bullmq";
+import { z } from "zod";
+import { ReadMeError, type TaskFlow } from "@readme-moe/core";
+import {
+  addressOf,
+  type Connection,
+  type ConnectionLimits,
+  type FleetAddress,
+  openConnection,
+  unreachable,
+} from "./connect.ts";
+import type { FleetPlace } from "./connection/options.ts";
+import type { LockTimes } from "./job-queues.ts";
+import { QUEUE_PREFIX, queueName } from "./keys.ts";
 
 /** Options of `FlowCoordinator.open`. */
 export interface FlowCoordinatorOptions extends FleetPlace {
@@ -175,4 +189,125 @@ async function failureOf(queue: Queue, flow: TaskFlow): Promise<ReadMeError> {
 
 function allTasks({ tasks, last }: TaskFlow): readonly string[] {
   return last === undefined ? tasks : [...tasks, last];
+}
+
+// A job of a flow: a task as plain data. It names a hash and a task, never a file or a module.
+
+const HASH = /^[0-9a-f]{64}$/;
+const TASK = /^[a-z0-9-]{1,64}$/;
+
+const flowJobSchema = z.strictObject({
+  version: z.literal(1),
+  /** Hash of the plan that the task belongs to. */
+  plan: z.string().regex(HASH),
+  /** Name of the task. */
+  task: z.string().regex(TASK),
+});
+
+type FlowJob = z.infer<typeof flowJobSchema>;
+
+/** Reads a job of the queue. @throws {TypeError} on what no coordinator writes; the message quotes nothing of it */
+function readFlowJob(data: unknown): FlowJob {
+  const parsed = flowJobSchema.safeParse(data);
+  if (parsed.success) return parsed.data;
+  throw new TypeError("Expected a job of a coordinator, got another");
+}
+
+/** Returns the id of a task's job: who adds it again finds the job that is there. */
+function flowJobId(plan: string, task: string): string {
+  return `${plan}-${task}`;
+}
+
+// The queue of tasks of machines whose results are the same, and its times.
+
+/** Name behind the machines' hash, where the queues of requests have an expert. */
+const TASKS = "tasks";
+
+/** Returns the name of a queue. @param machines - see `TaskFlow` */
+function flowQueueName(machines: string): string {
+  return queueName(machines, TASKS);
+}
+
+/** Options that queue, producer and worker share. */
+const FLOW_OPTIONS = { prefix: QUEUE_PREFIX, skipVersionCheck: true } as const;
+
+/**
+ * Limits of connections. A product of large matrices blocks the thread for many seconds, in which answers wait to be
+ * read; and a worker's connection waits for jobs for ten seconds.
+ */
+const FLOW_LIMITS: ConnectionLimits = { commandMs: 60_000, silentMs: 60_000 };
+
+// Takes tasks of flows from the queue of its machines.
+
+/** Options of `FlowWorker.open`. */
+export interface FlowWorkerOptions extends FleetPlace {
+  /** Machines that this one is among, see `TaskFlow`. */
+  readonly machines: string;
+  /** Runs a task; running it twice does no harm. Rejects with a `TypeError` or `RangeError` if no machine can. */
+  readonly run: (job: Pick<FlowJob, "plan" | "task">) => Promise<void>;
+  /** Aborted when the worker closes, so that the task goes to another machine. */
+  readonly abort: AbortController;
+  readonly lockTimes?: LockTimes | undefined;
+}
+
+/** A machine that is gone is noticed within these times together. They are longer than any product takes. */
+const LOCK_TIMES: LockTimes = { lockMs: 60_000, stalledMs: 15_000 };
+
+/** A task goes on elsewhere as often as it takes. */
+const MAX_STALLED = 1_000_000;
+
+/** A machine that takes tasks. */
+export class FlowWorker {
+  readonly #worker: Worker<unknown>;
+  readonly #connection: Connection;
+  readonly #options: FlowWorkerOptions;
+
+  private constructor(options: FlowWorkerOptions) {
+    const { fleet, machines, lockTimes = LOCK_TIMES, onError } = options;
+    this.#options = options;
+    const address = addressOf(fleet);
+    this.#connection = openConnection(address, onError, FLOW_LIMITS);
+    this.#worker = new Worker<unknown>(flowQueueName(machines), (job, token) => this.#process(job, token), {
+      ...FLOW_OPTIONS,
+      connection: this.#connection.redis,
+      concurrency: 1,
+      lockDuration: lockTimes.lockMs,
+      stalledInterval: lockTimes.stalledMs,
+      maxStalledCount: MAX_STALLED,
+      runRetryDelay: 1000,
+    });
+    this.#worker.on("error", (error) => onError?.(error));
+    this.#worker.on("failed", (_, error) => onError?.(error));
+  }
+
+  /**
+   * Starts to take tasks. Goes on after any failure of the connection.
+   *
+   * @throws {TypeError | RangeError} on a wrong URL
+   */
+  static open(options: FlowWorkerOptions): FlowWorker {
+    return new FlowWorker(options);
+  }
+
+  /** Gives its task back, and closes the connections. */
+  async close(): Promise<void> {
+    this.#options.abort.abort();
+    await this.#worker.close().catch(() => undefined);
+    this.#connection.close();
+  }
+
+  async #process(job: Job<unknown>, token: string | undefined): Promise<void> {
+    const { run, abort } = this.#options;
+    try {
+      const { plan, task } = readFlowJob(job.data);
+      await run({ plan, task });
+    } catch (error) {
+      if (abort.signal.aborted) {
+        await job.moveToWait(token);
+        throw new WaitingError();
+      }
+      const isHopeless = error instanceof TypeError || error instanceof RangeError;
+      throw isHopeless ? new UnrecoverableError(error.message) : error;
+    }
+  }
 }

@@ -1,15 +1,15 @@
 // Runs tokens through a model's layers, a few layers at a time, so that memory holds only those.
 
 import type { InputStatistics } from "@readme-moe/model";
-import { anglesOf } from "../angles.ts";
-import { describeModel, type DescribedModel } from "../describe-model.ts";
-import { type DecoderDescription, expertsOf, type LayerDescription } from "../description.ts";
-import type { Kernel } from "../kernel.ts";
-import { KV_PAGE_TOKENS } from "../kv/page-pool.ts";
-import { openKernel, type KernelChoice } from "../open-kernel.ts";
-import { fill, layOut, packedFile } from "../pack/packed-file.ts";
-import { encodeStep, type StepRows } from "../step-request.ts";
-import { angleSetsOf, describePiece } from "./layer-piece.ts";
+import { type DescribedModel, describeModel } from "./describe-model.ts";
+import { anglesOf, type DecoderDescription, expertsOf, type LayerDescription } from "./description.ts";
+import type { Kernel } from "./kernel.ts";
+import { KV_PAGE_TOKENS } from "./kv/page-pool.ts";
+import { type KernelChoice, openKernel } from "./open-kernel.ts";
+import { packedFloats, packIdentity } from "./pack/pack-tables.ts";
+import { fill, layOut, packedFile } from "./pack/packed-file.ts";
+import { bytesOf, type PackedTensor } from "./pack/block-types.ts";
+import { encodeStep, type StepRows } from "./step-request.ts";
 
 /** Options of `calibrateModel`. */
 export interface CalibrateOptions extends KernelChoice {
@@ -245,4 +245,49 @@ async function embed({ weights, config }: DescribedModel, sequences: readonly Ca
     );
   }
   return { sequences, rows, maxPositions: Math.max(...sequences.map(({ tokenIds }) => tokenIds.length)) };
+}
+
+// A few layers as a separate model, whose "tokens" are rows of the residual stream and whose "logits" are its outputs.
+
+/** Lists the sets of angles that layers use. A piece numbers them anew, by their place in this list. */
+function angleSetsOf(layers: readonly LayerDescription[]): readonly number[] {
+  const sets = layers.map(({ angleSet }) => angleSet).filter((set) => set !== undefined);
+  return Array.from(new Set(sets)).sort((a, b) => a - b);
+}
+
+/**
+ * Describes layers that map rows of the stream to rows of the stream.
+ *
+ * @param whole - the model of the layers
+ * @param stream - `[numRows, hiddenSize]`: row i is looked up as token i
+ * @returns a model whose first `hiddenSize` logits are the stream after its last layer
+ */
+function describePiece(
+  whole: DecoderDescription,
+  layers: readonly LayerDescription[],
+  stream: Float32Array,
+): DecoderDescription {
+  const { hiddenSize } = whole;
+  const angleSets = angleSetsOf(layers);
+  const numbered = (set: number | undefined): number | undefined =>
+    set === undefined ? undefined : angleSets.indexOf(set);
+  const vocabSize = Math.max(stream.length / hiddenSize, hiddenSize);
+  return {
+    ...whole,
+    vocabSize,
+    numLogits: undefined,
+    embeddingScale: 1,
+    logitScale: 1,
+    embedding: streamTable(stream, vocabSize, hiddenSize),
+    layers: layers.map((layer) => ({ ...layer, angleSet: numbered(layer.angleSet) })),
+    finalNorm: undefined,
+    head: packIdentity(vocabSize, hiddenSize),
+  };
+}
+
+function streamTable(stream: Float32Array, numOut: number, numIn: number): PackedTensor {
+  return packedFloats("float-table", { numOut, numIn, weightBytes: numOut * numIn * 4 }, async function* () {
+    yield bytesOf(stream);
+    yield new Uint8Array((numOut * numIn - stream.length) * 4);
+  });
 }
