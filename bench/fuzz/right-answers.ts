@@ -1,76 +1,22 @@
 // Checks that an answer with status 200 matches the documentation of its route.
 
 import type { z } from "zod";
-import {
-  chatAnswer,
-  chatChunk,
-  completionAnswer,
-  completionChunk,
-  detokenizeAnswer,
-  errorAnswer,
-  modelAnswer,
-  modelsAnswer,
-  tokenizeAnswer,
-} from "../../packages/express/src/api/answer-schemas.ts";
-import { countTokensAnswer, messageAnswer, messageEvent } from "../../packages/express/src/messages/schemas.ts";
-import {
-  batchAnswer,
-  batchesAnswer,
-  deletedFile,
-  fileAnswer,
-  filesAnswer,
-} from "../../packages/express/src/batches/schemas.ts";
-import {
-  deletedResponse,
-  inputItemsAnswer,
-  responseAnswer,
-  responseEvent,
-} from "../../packages/express/src/responses/schemas.ts";
-import { healthAnswer, liveAnswer, readyAnswer, versionAnswer } from "../../packages/express/src/edge/operations.ts";
+import { errorAnswer } from "../../packages/express/src/api/answer-schemas.ts";
+import { compilePath, isMedia, schemaOf } from "../../packages/express/src/http/routes.ts";
+import { API_ROUTES, OPERATIONS_ROUTES } from "../../packages/express/src/routes.ts";
 import { Scrape } from "../../test/support/prometheus.ts";
 import type { HttpAnswer } from "./http-answers.ts";
 
-const JSON_ROUTES: Readonly<Record<string, z.ZodType>> = {
-  "/v1/chat/completions": chatAnswer,
-  "/v1/completions": completionAnswer,
-  "/v1/responses": responseAnswer,
-  "/v1/messages": messageAnswer,
-  "/v1/messages/count_tokens": countTokensAnswer,
-  "/v1/models": modelsAnswer,
-  "/tokenize": tokenizeAnswer,
-  "/detokenize": detokenizeAnswer,
-  "/health": healthAnswer,
-  "/readyz": readyAnswer,
-  "/livez": liveAnswer,
-  "/version": versionAnswer,
+const ROUTES = [...API_ROUTES, ...OPERATIONS_ROUTES].map((route) => ({ ...route, ...compilePath(route.path) }));
+
+/** Names that end a stream whose events have names, by route. */
+const LAST_EVENTS: Readonly<Record<string, RegExp>> = {
+  "/v1/responses": /^response\.(completed|incomplete|failed)$/,
+  "/v1/messages": /^(message_stop|error)$/,
 };
 
-/** Answers of routes whose path has a parameter, by method. */
-const PARAMETRIC: readonly (readonly [route: RegExp, schemas: Readonly<Record<string, z.ZodType>>])[] = [
-  [/^\/v1\/models\/.+$/, { GET: modelAnswer }],
-  [/^\/v1\/responses\/[^/]+$/, { GET: responseAnswer, DELETE: deletedResponse }],
-  [/^\/v1\/responses\/[^/]+\/input_items$/, { GET: inputItemsAnswer }],
-  [/^\/v1\/responses\/[^/]+\/cancel$/, { POST: responseAnswer }],
-  [/^\/v1\/files$/, { GET: filesAnswer, POST: fileAnswer }],
-  [/^\/v1\/files\/[^/]+$/, { GET: fileAnswer, DELETE: deletedFile }],
-  [/^\/v1\/batches$/, { GET: batchesAnswer, POST: batchAnswer }],
-  [/^\/v1\/batches\/[^/]+$/, { GET: batchAnswer }],
-  [/^\/v1\/batches\/[^/]+\/cancel$/, { POST: batchAnswer }],
-];
-
-const STREAMS: Readonly<Record<string, z.ZodType>> = {
-  "/v1/chat/completions": chatChunk,
-  "/v1/completions": completionChunk,
-};
-
-/** Events of streams that name their events, and the names that end them. */
-const NAMED_STREAMS: Readonly<Record<string, readonly [schema: z.ZodType, last: RegExp]>> = {
-  "/v1/responses": [responseEvent, /^response\.(completed|incomplete|failed)$/],
-  "/v1/messages": [messageEvent, /^(message_stop|error)$/],
-};
-
-/** Operators' routes, which answer with a text. */
-const CHANGES: ReadonlySet<string> = new Set(["/v1/load_lora_adapter", "/v1/unload_lora_adapter"]);
+/** Texts that operators' routes answer with. */
+const CHANGED = /^Success: LoRA adapter '.+' (added|removed) successfully\.$/;
 
 /** @returns a description of the problem, if any */
 export function wrongIn(answer: HttpAnswer, path: string, method = "GET"): string | undefined {
@@ -78,20 +24,22 @@ export function wrongIn(answer: HttpAnswer, path: string, method = "GET"): strin
   const text = answer.body.toString();
   // Node accepts several spaces between target and version.
   const target = path.trimEnd();
-  const route = target.length > 1 ? target.toLowerCase().replace(/\/$/, "") : target;
+  const route = ROUTES.find((one) => one.method === method.toLowerCase() && one.pattern.test(target));
+  if (!route) return `200 for ${path.slice(0, 100)}`;
   if (type === "text/event-stream" || type.startsWith("text/event-stream;")) {
-    const named = NAMED_STREAMS[route];
-    return named ? wrongInNamedStream(text, ...named) : wrongInStream(text, STREAMS[route]);
+    const chunk = schemaOf(route.chunk);
+    const last = LAST_EVENTS[route.path];
+    return chunk && last ? wrongInNamedStream(text, chunk, last) : wrongInStream(text, chunk);
   }
-  if (route === "/metrics") return problemOf(() => new Scrape(text));
-  if (CHANGES.has(route))
-    return /^Success: LoRA adapter '.+' (added|removed) successfully\.$/.test(text) ? undefined : text;
-  if (/^\/v1\/files\/[^/]+\/content$/.test(route))
-    return type === "application/jsonl" ? undefined : `content type ${type}`;
+  if (route.path === "/metrics") return problemOf(() => new Scrape(text));
+  if (isMedia(route.answer)) {
+    if (route.answer.type === "text/plain") return CHANGED.test(text) ? undefined : text;
+    if (!type.startsWith(route.answer.type)) return `content type ${type}`;
+    return type.startsWith("application/json") ? problemOf(() => JSON.parse(text)) : undefined;
+  }
+  const schema = schemaOf(route.answer);
   if (!type.startsWith("application/json")) return `content type ${type}`;
-  if (route === "/openapi.json") return problemOf(() => JSON.parse(text));
-  const schema = JSON_ROUTES[route] ?? PARAMETRIC.find(([pattern]) => pattern.test(route))?.[1][method];
-  return schema ? wrongUnder(schema, text) : `200 for ${path.slice(0, 100)}`;
+  return schema && wrongUnder(schema, text);
 }
 
 function wrongInStream(text: string, chunk: z.ZodType | undefined): string | undefined {

@@ -6,6 +6,7 @@ import { eventSections } from "./events.ts";
 import { limitsTable } from "./limits.ts";
 import { metricTable } from "./metrics.ts";
 import { fieldTable, optionTable } from "./option-tables.ts";
+import { routeTable } from "./routes.ts";
 import { shortNameTable } from "./short-names.ts";
 
 export interface Region {
@@ -52,6 +53,7 @@ export const REGIONS: readonly Region[] = [
         [`${CORE}/expert-cache/expert-cache.ts`, "ExpertCacheCounters"],
       ),
   },
+  { page: "express.md", name: "routes", make: routeTable },
   {
     page: "express.md",
     name: "serving",

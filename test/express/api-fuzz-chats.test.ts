@@ -13,7 +13,7 @@ import { textOf, treeOf } from "../../bench/fuzz/json-tree.ts";
 import { ollamaChat, ollamaGenerate } from "../../bench/fuzz/ollama-bodies.ts";
 import { errorAnswer } from "../../packages/express/src/api/answer-schemas.ts";
 import { messageAnswer, messagesBody, messagesError } from "../../packages/express/src/messages/schemas.ts";
-import { ollamaChatBody, ollamaGenerateBody } from "../../packages/express/src/ollama/request-schemas.ts";
+import { ollamaChatBody, ollamaGenerateBody } from "../../packages/express/src/ollama/schemas.ts";
 import { responseAnswer, responsesBody, withItemTypes } from "../../packages/express/src/responses/schemas.ts";
 import { RUNS_LONG_TESTS } from "../support/long-tests.ts";
 import { listen, openTinyEngine, type RunningServer } from "../support/served-model.ts";

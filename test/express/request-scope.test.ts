@@ -37,7 +37,10 @@ async function within(
   const outcomes: Promise<void>[] = [];
   const app = express().use(identify, (request, response) => {
     const { signal } = new AbortController();
-    const outcome = work({ serving, request, response, body: {}, signal }, { models, admission });
+    const outcome = work(
+      { serving, request, response, route: { cost: "engine" }, body: {}, signal },
+      { models, admission },
+    );
     outcomes.push(outcome.finally(() => response.end()));
   });
   await using server = await listen(app);

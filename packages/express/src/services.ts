@@ -4,13 +4,16 @@ import { basename } from "node:path";
 import { integerOption, MAX_TIMER_MS, ReadMeEmitter, rejectUnknownKeys, type Engine } from "@readme-moe/core";
 import type { GrammarsOptions } from "@readme-moe/grammar";
 import type { Request as ExpressRequest } from "express";
-import { apiRoutes, batchHandlers } from "./api-routes.ts";
 import { EngineGrammars, type Serving } from "./api/request-scope.ts";
+import { checkBody } from "./api/check-body.ts";
+import { OPERATOR_BODY_BYTES } from "./api/experts.ts";
 import type { BatchesOptions } from "./batches/options.ts";
+import type { LineHandlers } from "./batches/run-line.ts";
+import { BATCH_ENDPOINTS } from "./batches/schemas.ts";
 import { Batches } from "./batches/service.ts";
 import { openApiDocument } from "./openapi-document.ts";
 import { API_OPTION_NAMES, resolveApiOptions, resolveReaderOptions, type ApiOptions } from "./api/options.ts";
-import { Paces } from "./api/read-body.ts";
+import { Paces, readJson, refuseEarly, refuseLong } from "./api/read-body.ts";
 import { cors, type CorsOptions } from "./edge/cors.ts";
 import { Admission } from "./edge/admission.ts";
 import type { AdmissionOptions } from "./edge/admission/limits.ts";
@@ -20,7 +23,10 @@ import { operations, type OperationsOptions } from "./edge/operations.ts";
 import { Heartbeat } from "./edge/heartbeat.ts";
 import { resolveExpertsOptions, type ExpertsOptions } from "./edge/experts/options.ts";
 import { reportOutcomes, ServedModels } from "./edge/served-models.ts";
-import { joinTables, type RouteTable } from "./http/routes.ts";
+import { asStep, joinTables, type Route, routesByPath, type RouteTable, schemaOf } from "./http/routes.ts";
+import type { Handler, Step } from "./http/types.ts";
+import { checkVersion } from "./messages/endpoint.ts";
+import { API_ROUTES, type ApiRoute, OPERATIONS_ROUTES, type RoutePart, type RouteServices } from "./routes.ts";
 import { ResponseStore, type ResponsesOptions } from "./responses/store.ts";
 
 /** Models and admission. Routers that are mounted separately must get the same objects here. */
@@ -132,10 +138,59 @@ function apiTable(services: SharedServices, options: ReadMeApiOptions<never>, is
   const operators = experts.operators && [outcomes, ...guard({ keys: experts.operators.keys, events })];
   const store = new ResponseStore(options.responses);
   const batches = options.batches && batchesOf(options.batches, { services, serving, store, options, isWeb });
-  const document = openApiDocument({ hasOperators: operators !== undefined, hasBatches: batches !== undefined });
+  const has = { hasOperators: operators !== undefined, hasBatches: batches !== undefined, hasOllama: serving.ollama };
+  const document = Buffer.from(JSON.stringify(openApiDocument(has)));
   const pages = options.cors === undefined ? [] : [cors(options.cors)];
-  const fronts = { cors: pages, clients: [outcomes, ...guards], operators };
-  return apiRoutes({ serving, store, batches, document, fronts });
+  // Permissions of web pages come before keys, which preflight requests do not have.
+  const front = [...pages, outcomes, ...guards, checkVersion];
+  const routes = apiRoutes({ serving, store, batches, document }, { front, operators });
+  return { routes, rest: { prefix: "/v1", front } };
+}
+
+/** Makes the routes that this server has. @param operators - steps before those of operators, where there are any */
+function apiRoutes(
+  services: RouteServices,
+  { front, operators }: { readonly front: readonly Step[]; readonly operators: readonly Step[] | undefined },
+): readonly Route[] {
+  const { serving } = services;
+  const readBody = [refuseEarly(serving), readJson(serving)];
+  // Without admission, since a full server has to obey its operator, too.
+  const maxBodyBytes = OPERATOR_BODY_BYTES;
+  const readOperators = [refuseLong(maxBodyBytes), readJson({ ...serving, maxBodyBytes })];
+  const has: Readonly<Record<RoutePart, boolean>> = {
+    batches: services.batches !== undefined,
+    ollama: serving.ollama,
+    operators: operators !== undefined,
+  };
+  const own = API_ROUTES.filter(({ part }) => part === undefined || has[part]);
+  return routesByPath(
+    own.map((route) => {
+      const [before, read] = route.part === "operators" ? [operators ?? [], readOperators] : [front, readBody];
+      const steps = [...(schemaOf(route.body) ? read : []), asStep(handlerOf(route, services))];
+      return { ...route, front: before, steps };
+    }),
+  );
+}
+
+/** Makes the handler of a route, which gets the checked body. */
+function handlerOf(route: ApiRoute, services: RouteServices): Handler {
+  const schema = schemaOf(route.body);
+  const { adapt = (sent: unknown) => sent } = route;
+  return (request, response) => {
+    const body = schema && checkBody(schema, adapt(request.body));
+    // The route's own schema has given the body.
+    return route.handle({ ...services, request, response, route }, body as never);
+  };
+}
+
+/** Makes the handlers of the endpoints that batches can have, too. */
+function batchHandlers(services: RouteServices): LineHandlers {
+  const handlers = BATCH_ENDPOINTS.map((endpoint) => {
+    const route = API_ROUTES.find(({ path }) => path === endpoint);
+    if (!route) throw new TypeError(`Expected a route ${endpoint}`);
+    return [endpoint, handlerOf(route, services)];
+  });
+  return Object.fromEntries(handlers) as LineHandlers;
 }
 
 /** Services and options that the requests of batches share with those of clients. */
@@ -152,7 +207,7 @@ function batchesOf(options: BatchesOptions, { services, serving, store, isWeb, .
   const { models, events, admission } = services;
   const { tokensPerMinute } = shared.options;
   const own = new Admission({ events, maxQueueMs: MAX_TIMER_MS, maxClientShare: 1 });
-  const handlers = batchHandlers({ ...serving, admission: own }, store);
+  const handlers = batchHandlers({ serving: { ...serving, admission: own }, store, document: Buffer.alloc(0) });
   const front = [reportOutcomes(models, events), ...guard({ tokensPerMinute, events })];
   const { maxBodyBytes } = serving;
   return new Batches(options, { models, admission, runner: { front, handlers, isWeb }, maxBodyBytes });
@@ -164,7 +219,9 @@ function operationsTable(services: SharedServices, options: ReadMeOperationsOpti
   const reader = resolveReaderOptions(options);
   const heartbeat = new Heartbeat(models, integerOption("hungMs", hungMs, 1), models.events);
   const metrics = collectMetrics({ ...services, heartbeat, registry, vllmAliases });
-  return operations({ models, admission, registry: metrics, heartbeat, reader, version });
+  const handlers = operations({ models, admission, registry: metrics, heartbeat, reader, version });
+  const routes = OPERATIONS_ROUTES.map((route) => ({ ...route, front: [], steps: [asStep(handlers[route.handler])] }));
+  return { routes: routesByPath(routes) };
 }
 
 function servicesOf({ engine, models, admission = {}, events }: ServingOptions): SharedServices {

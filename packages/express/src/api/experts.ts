@@ -11,15 +11,14 @@ import {
 } from "@readme-moe/core";
 import { expertGone, hasLowRankExperts, isExpertName, liveExperts, NO_EXPERT } from "../edge/experts/live-experts.ts";
 import { type ApiError, badRequest, engineError, invalid } from "../http/errors.ts";
-import type { ExpertFolder } from "../edge/experts/options.ts";
+import type { ExpertFolder, ResolvedExpertsOptions } from "../edge/experts/options.ts";
 import { modelReplaced } from "../edge/refusals.ts";
 import type { ServedModels } from "../edge/served-models.ts";
-import type { Incoming, Reply } from "../http/types.ts";
+import type { Reply } from "../http/types.ts";
 import { clientSignal } from "../http/request.ts";
 import { sendText } from "../http/reply.ts";
-import type { RequestScope } from "./request-scope.ts";
-import { checkBody } from "./check-body.ts";
-import { loadAdapterBody, unloadAdapterBody } from "./request-schemas.ts";
+import type { RequestParts, RequestScope } from "./request-scope.ts";
+import type { LoadAdapterBody, UnloadAdapterBody } from "./request-schemas.ts";
 
 /** Parts of a request that decide on the expert. */
 export type ExpertSource = Pick<RequestScope, "engine" | "servedName" | "namedExpert" | "mayName">;
@@ -121,20 +120,13 @@ export const OPERATOR_BODY_BYTES: number = 16 << 10;
 const NAME_RULE =
   "expected a name of up to 64 letters, digits, dots, hyphens and underscores, other than none and router";
 
-/** Models whose experts are changed, and the folder of new ones. */
-interface ExpertChanges {
-  readonly models: ServedModels;
-  readonly folder: ExpertFolder;
-}
-
 export async function loadAdapter(
-  { models, folder }: ExpertChanges,
-  request: Incoming,
-  response: Reply,
+  { serving: { models, experts }, response }: RequestParts,
+  { lora_name: name, lora_path: path }: LoadAdapterBody,
 ): Promise<void> {
-  const { lora_name: name, lora_path: path } = checkBody(loadAdapterBody, request.body);
   await change(models, name, async (engine, expert) => {
     if (!isExpertName(expert)) throw invalid("lora_name", NAME_RULE);
+    const folder = folderOf(experts);
     const found = await folder.find(path);
     try {
       await liveExperts(engine).load(expert, found, clientSignal(response));
@@ -145,10 +137,17 @@ export async function loadAdapter(
   succeed(response, `LoRA adapter '${name}' added successfully.`);
 }
 
-export async function unloadAdapter(models: ServedModels, request: Incoming, response: Reply): Promise<void> {
-  const { lora_name: name } = checkBody(unloadAdapterBody, request.body);
+export async function unloadAdapter(
+  { serving: { models }, response }: RequestParts,
+  { lora_name: name }: UnloadAdapterBody,
+): Promise<void> {
   await change(models, name, (engine, expert) => liveExperts(engine).unload(expert, clientSignal(response)));
   succeed(response, `LoRA adapter '${name}' removed successfully.`);
+}
+
+function folderOf({ operators }: ResolvedExpertsOptions): ExpertFolder {
+  if (!operators?.folder) throw new TypeError("Expected the server to have a folder of experts");
+  return operators.folder;
 }
 
 /** Changes an engine's experts, and keeps the engine from being disposed meanwhile. */

@@ -11,11 +11,9 @@ import { JSON_TYPE, jsonParts, sendBytes, sendJson, sumOfBytes } from "../http/r
 import { LIMITS } from "../limits.ts";
 import { presentTools, templateMessages } from "../tools/tools.ts";
 import type { ModelAnswer } from "./answer-schemas.ts";
-import { checkBody } from "./check-body.ts";
-import { RequestScope, type Serving } from "./request-scope.ts";
+import { type RequestParts, RequestScope, type Serving } from "./request-scope.ts";
 import { checkIds } from "./generation.ts";
-import { detokenizeBody, tokenizeBody, type TokenizeBody } from "./request-schemas.ts";
-import type { RequestParts } from "./serve-generation.ts";
+import type { DetokenizeBody, TokenizeBody } from "./request-schemas.ts";
 
 export function listModels(parts: RequestParts): Promise<void> {
   return sendRead(parts, () => {
@@ -91,26 +89,18 @@ export function visibleNames({ models, experts }: Serving, response: Reply): rea
   });
 }
 
-export async function tokenize(serving: Serving, request: Incoming, response: Reply): Promise<void> {
-  const body = checkBody(tokenizeBody, request.body);
-  const parts = { serving, request, response, body, signal: clientSignal(response) };
-  await RequestScope.run(parts, (scope) =>
-    answerLight(scope, "prompt" in body ? "prompt" : "messages", async ({ engine, signal }) => {
-      const tokens = Array.from(await tokensOf(engine, body, signal));
-      return { count: tokens.length, max_model_len: engine.info.contextTokens, tokens };
-    }),
-  );
+export function tokenize(parts: RequestParts, body: TokenizeBody): Promise<void> {
+  return answerLight(parts, "prompt" in body ? "prompt" : "messages", body, async ({ engine, signal }) => {
+    const tokens = Array.from(await tokensOf(engine, body, signal));
+    return { count: tokens.length, max_model_len: engine.info.contextTokens, tokens };
+  });
 }
 
-export async function detokenize(serving: Serving, request: Incoming, response: Reply): Promise<void> {
-  const body = checkBody(detokenizeBody, request.body);
-  const parts = { serving, request, response, body, signal: clientSignal(response) };
-  await RequestScope.run(parts, (scope) =>
-    answerLight(scope, "tokens", async ({ engine }) => {
-      checkIds("tokens", body.tokens, engine.info);
-      return { prompt: await engine.detokenize(body.tokens) };
-    }),
-  );
+export function detokenize(parts: RequestParts, body: DetokenizeBody): Promise<void> {
+  return answerLight(parts, "tokens", body, async ({ engine }) => {
+    checkIds("tokens", body.tokens, engine.info);
+    return { prompt: await engine.detokenize(body.tokens) };
+  });
 }
 
 async function tokensOf(engine: Engine, body: TokenizeBody, signal: AbortSignal): Promise<Int32Array> {
@@ -133,29 +123,29 @@ async function tokensOf(engine: Engine, body: TokenizeBody, signal: AbortSignal)
 /** Largest ratio of answer to body: an id and its comma per byte of text, or the text of a long token per id. */
 const ANSWER_BYTES_PER_BYTE = 16;
 
-/** Answers without a generation. Keeps a place in admission until the reader has taken the answer. */
-export async function answerLight(
-  scope: RequestScope,
+/**
+ * Answers without a generation. Keeps a place in admission until the reader has taken the answer.
+ *
+ * @param param - parameter that holds the texts
+ */
+export function answerLight<Body extends { readonly model?: string | null | undefined }>(
+  parts: RequestParts,
   param: string,
-  answerOf: (scope: RequestScope) => Promise<object>,
+  body: Body,
+  answerOf: (scope: RequestScope<Body>) => Promise<object>,
 ): Promise<void> {
-  const bytes = scope.bodyBytes * ANSWER_BYTES_PER_BYTE;
-  try {
-    scope.enter({
-      bytes,
-      maxPromptTokens: 0,
-      maxCompletionTokens: 0,
-      choices: 1,
-      priority: 0,
-      isGeneration: false,
-    });
-    const result = await answerOf(scope);
-    scope.signal.throwIfAborted();
-    scope.ticket.started();
-    await sendJson(scope.response, result, scope.serving);
-  } catch (error) {
-    throw engineError(error, param, scope.engine.info);
-  }
+  return RequestScope.run({ ...parts, body, signal: clientSignal(parts.response) }, async (scope) => {
+    const bytes = scope.bodyBytes * ANSWER_BYTES_PER_BYTE;
+    try {
+      scope.enter({ bytes, maxPromptTokens: 0, maxCompletionTokens: 0, choices: 1, priority: 0 });
+      const result = await answerOf(scope);
+      scope.signal.throwIfAborted();
+      scope.ticket.started();
+      await sendJson(scope.response, result, scope.serving);
+    } catch (error) {
+      throw engineError(error, param, scope.engine.info);
+    }
+  });
 }
 
 /** A request for something that the server has. */

@@ -6,21 +6,19 @@ import {
   embeddingPrefix,
   type Engine,
   type EngineInfo,
+  isRecord,
   type PoolingOptions,
   type PoolingUsage,
   type Prompt,
   rankedDocuments,
   rerankPrompt,
 } from "@readme-moe/core";
-import { requireTask } from "../edge/served-models.ts";
 import { callerError, engineError, invalid } from "../http/errors.ts";
 import { clientSignal, stampProcessingTime } from "../http/request.ts";
 import { JsonList, sendJson } from "../http/reply.ts";
 import { LIMITS } from "../limits.ts";
-import { checkBody } from "./check-body.ts";
-import { RequestScope } from "./request-scope.ts";
+import { type EngineRouteFacts, type RequestParts, RequestScope } from "./request-scope.ts";
 import { checkIds, consultPolicy } from "./generation.ts";
-import type { RequestContext } from "./options.ts";
 import {
   type EmbeddingsAnswer,
   embeddingsBody,
@@ -29,10 +27,12 @@ import {
   rerankBody,
   type RerankBody,
 } from "./pooling-schemas.ts";
-import { changedBody, type RequestParts } from "./serve-generation.ts";
+import { changedBody } from "./serve-generation.ts";
 
 /** Most characters of a number in JSON, and of one in base64, with what separates numbers. */
 const [NUMBER_BYTES, BASE64_BYTES] = [24, 6];
+
+type EngineParts = RequestParts<EngineRouteFacts>;
 
 /** Results of an engine, in the order of the texts. */
 interface Pooled<Result> {
@@ -57,21 +57,23 @@ interface PooledAnswer<Text, Result> {
   readonly answer: (results: readonly Result[], usage: EmbeddingsAnswer["usage"]) => object | Promise<object>;
 }
 
-/** Answers `POST /v1/embeddings`. */
-export async function createEmbeddings(parts: RequestParts): Promise<void> {
-  const sent: unknown = parts.request.body;
-  // The schema would report that the first text is no token id.
-  const inputs: unknown = typeof sent === "object" && sent !== null && "input" in sent ? sent.input : undefined;
+/** Checks the number of texts. The schema would report that the first text is no token id. */
+export function checkInputs(sent: unknown): unknown {
+  const inputs: unknown = isRecord(sent) ? sent["input"] : undefined;
   const most = LIMITS.inputs.value;
   if (Array.isArray(inputs) && typeof inputs[0] !== "number" && inputs.length > most) {
     throw invalid("input", `expected at most ${most} items`);
   }
-  await serveEmbeddings(parts, checkBody(embeddingsBody, sent));
+  return sent;
+}
+
+/** Answers `POST /v1/embeddings`. */
+export function createEmbeddings(parts: EngineParts, body: EmbeddingsBody): Promise<void> {
+  return serveEmbeddings(parts, body);
 }
 
 /** Embeddings in another API than OpenAI's. */
 interface EmbeddingsShape {
-  readonly endpoint: RequestContext["endpoint"];
   /** Whether the ends of texts that are longer than the context are left out. */
   readonly shortens: boolean;
   readonly answer: PooledAnswer<unknown, Float32Array>["answer"];
@@ -79,31 +81,23 @@ interface EmbeddingsShape {
 
 /** Serves embeddings. @param shape - @default that of OpenAI's API */
 export async function serveEmbeddings(
-  { serving, request, response }: RequestParts,
+  parts: EngineParts,
   sent: EmbeddingsBody,
   shape?: EmbeddingsShape,
 ): Promise<void> {
-  const signal = clientSignal(response);
-  const parts = { serving, request, response };
-  const about = { endpoint: shape?.endpoint ?? "/v1/embeddings", schema: embeddingsBody, signal };
-  const body = await changedBody(sent, parts, about);
+  const signal = clientSignal(parts.response);
+  const body = await changedBody(sent, parts, { schema: embeddingsBody, signal });
   await RequestScope.run({ ...parts, body, signal }, async (scope) => {
-    requireTask("embed", scope, serving.models);
     const own = embeddingAnswer(body, scope, shape?.shortens);
     await answerPooled(scope, shape ? { ...own, answer: shape.answer } : own);
   });
 }
 
 /** Answers `POST /v1/rerank`. */
-export async function rerank(parts: RequestParts): Promise<void> {
-  const { serving, request, response } = parts;
-  const signal = clientSignal(response);
-  const about = { endpoint: "/v1/rerank", schema: rerankBody, signal } as const;
-  const body = await changedBody(checkBody(rerankBody, request.body), parts, about);
-  await RequestScope.run({ serving, request, response, body, signal }, async (scope) => {
-    requireTask("rerank", scope, serving.models);
-    await answerPooled(scope, rankingAnswer(body, scope));
-  });
+export async function rerank(parts: EngineParts, sent: RerankBody): Promise<void> {
+  const signal = clientSignal(parts.response);
+  const body = await changedBody(sent, parts, { schema: rerankBody, signal });
+  await RequestScope.run({ ...parts, body, signal }, (scope) => answerPooled(scope, rankingAnswer(body, scope)));
 }
 
 function embeddingAnswer(

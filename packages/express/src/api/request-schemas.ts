@@ -323,6 +323,10 @@ export const loadAdapterBody = z.strictObject({
   load_inplace: z.literal(false).nullish(),
 });
 
+export type LoadAdapterBody = z.infer<typeof loadAdapterBody>;
+
 export const unloadAdapterBody = z.strictObject({ lora_name: loraName });
+export type UnloadAdapterBody = z.infer<typeof unloadAdapterBody>;
 
 export const detokenizeBody = z.strictObject({ model, tokens: z.array(tokenId) });
+export type DetokenizeBody = z.infer<typeof detokenizeBody>;

@@ -1,16 +1,16 @@
 // One object for the life of a request: what it holds from its checked body to the end of its answer.
 
-import { isTraceparent, type Engine } from "@readme-moe/core";
+import { isTraceparent, type Engine, type ModelTask } from "@readme-moe/core";
 import { Grammars, type Asker, type GrammarsOptions } from "@readme-moe/grammar";
 import type { Admission } from "../edge/admission.ts";
 import type { Entrant, Ticket } from "../edge/admission/limits.ts";
 import type { ResolvedExpertsOptions } from "../edge/experts/options.ts";
 import { joinExpertId } from "../edge/experts/live-experts.ts";
 import type { Lease } from "../edge/models/model-entry.ts";
-import type { MayName, ServedModels } from "../edge/served-models.ts";
+import { type MayName, requireTask, type ServedModels } from "../edge/served-models.ts";
 import { hostRequest, type Incoming, type Reply, type RequestLocals } from "../http/types.ts";
 import { bodyBytesOf, clientName, localsOf } from "../http/request.ts";
-import type { ResolvedApiOptions } from "./options.ts";
+import type { RequestContext, ResolvedApiOptions } from "./options.ts";
 import type { Paces } from "./read-body.ts";
 
 /** Options and services that all routes of the API share. */
@@ -22,11 +22,40 @@ export interface Serving extends ResolvedApiOptions {
   readonly paces: Paces;
 }
 
-/** Parts that a scope is opened with. */
-export interface ScopeParts<Body> {
+/**
+ * Cost of a request for the server.
+ * - `engine`: a place in admission, with the tokens of its prompts and of its answer; the answer shows that the engine
+ *   works
+ * - `texts`: a place in admission without tokens
+ * - `answer`: room for its answer while it is sent
+ * - `none`
+ */
+type Cost = "engine" | "texts" | "answer" | "none";
+
+/** Facts of a route that its requests are treated by. */
+export interface RouteFacts {
+  readonly cost: Cost;
+  /** Task that a model has to be made for. @default any */
+  readonly task?: ModelTask | undefined;
+}
+
+/** Facts of a route whose requests `onRequest` sees. */
+export interface EngineRouteFacts extends RouteFacts {
+  readonly path: RequestContext["endpoint"];
+  readonly cost: "engine";
+  readonly task: ModelTask;
+}
+
+/** Request and services that a route's handler gets. */
+export interface RequestParts<Facts extends RouteFacts = RouteFacts> {
   readonly serving: Serving;
   readonly request: Incoming;
   readonly response: Reply;
+  readonly route: Facts;
+}
+
+/** Parts that a scope is opened with. */
+export interface ScopeParts<Body> extends RequestParts {
   /** The checked body. */
   readonly body: Body;
   /** Aborts when the client has left. */
@@ -52,13 +81,15 @@ export class RequestScope<Body extends { readonly model?: string | null | undefi
   readonly bodyBytes: number;
   /** Tells which experts exist for the client. */
   readonly mayName: MayName;
+  readonly #route: RouteFacts;
   readonly #lease: Lease;
   readonly #grammarUse: GrammarUse;
   readonly #clientSignal: AbortSignal;
   #ticket: Ticket | undefined;
 
-  private constructor({ serving, request, response, body, signal }: ScopeParts<Body>) {
+  private constructor({ serving, request, response, route, body, signal }: ScopeParts<Body>) {
     this.serving = serving;
+    this.#route = route;
     this.response = response;
     this.body = body;
     this.locals = localsOf(response);
@@ -79,7 +110,7 @@ export class RequestScope<Body extends { readonly model?: string | null | undefi
   /**
    * Leases the engine that the body names, runs `answer`, and releases everything that the scope holds.
    *
-   * @throws {ApiError} as `ServedModels.lease`, and as `answer`
+   * @throws {ApiError} as `ServedModels.lease`, for a model that was not made for the route's task, and as `answer`
    */
   static async run<Body extends { readonly model?: string | null | undefined }, Result>(
     parts: ScopeParts<Body>,
@@ -87,6 +118,7 @@ export class RequestScope<Body extends { readonly model?: string | null | undefi
   ): Promise<Result> {
     const scope = new RequestScope(parts);
     try {
+      if (parts.route.task) requireTask(parts.route.task, scope, parts.serving.models);
       return await answer(scope);
     } finally {
       scope.#ticket?.release();
@@ -137,11 +169,12 @@ export class RequestScope<Body extends { readonly model?: string | null | undefi
    * @throws {ApiError} as `Admission.enter`
    */
   enter(demand: Pick<Entrant, "maxCompletionTokens" | "choices" | "priority"> & Partial<Entrant>): void {
+    const isGeneration = this.#route.cost === "engine";
     const { locals, client, bodyBytes: bytes, servedName: model } = this;
     locals.endArrival?.();
-    const entrant = { bytes, key: locals.key, client, signal: this.#clientSignal, model, ...demand };
+    const entrant = { bytes, key: locals.key, client, signal: this.#clientSignal, model, isGeneration, ...demand };
     this.#ticket = this.serving.admission.enter(entrant);
-    locals.runsEngine = demand.isGeneration ?? true;
+    locals.runsEngine = isGeneration;
   }
 
   /** Returns the engine's grammars. @throws as `GrammarUse.grammars` */

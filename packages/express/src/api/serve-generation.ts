@@ -2,8 +2,7 @@
 
 import { type SamplingDefaults, type Usage, withSamplingDefaults } from "@readme-moe/core";
 import type { z } from "zod";
-import { requireTask } from "../edge/served-models.ts";
-import { hostRequest, type Incoming, type Reply } from "../http/types.ts";
+import { hostRequest } from "../http/types.ts";
 import { asApiError, engineError, invalid } from "../http/errors.ts";
 import { ClientGone, clientSignal, localsOf, stampProcessingTime } from "../http/request.ts";
 import { DelayedSignal } from "../http/timers.ts";
@@ -20,7 +19,7 @@ import { type AnswerFormat, type AnswerPart, nowSeconds, openAiFormat, type Outc
 import { chatApi, type ChatChoice } from "./chat.ts";
 import { checkBody } from "./check-body.ts";
 import { completionApi, type CompletionChoice } from "./completions.ts";
-import { RequestScope, type Serving } from "./request-scope.ts";
+import { type EngineRouteFacts, type RequestParts, RequestScope } from "./request-scope.ts";
 import { expertName, isPrivateExpert, seenExperts, withSeenRoutes } from "./experts.ts";
 import {
   type AnswerShape,
@@ -31,29 +30,22 @@ import {
   type GenerationSettings,
 } from "./generation.ts";
 import { logprobBytes } from "./logprobs.ts";
-import type { RequestBody, RequestContext } from "./options.ts";
+import type { RequestBody } from "./options.ts";
 import type { ChatBody, CompletionBody } from "./request-schemas.ts";
 import type { ReadMeAnswer, TimingsAnswer, UsageAnswer } from "./answer-schemas.ts";
 
 /**
- * Reads a body of one API.
+ * Reads a checked body of one API.
  *
  * @throws {ApiError} 400, or 404 for what it names
  */
-export type OpenGeneration<Body extends ChatBody | CompletionBody, Choice extends object> = (
-  sent: unknown,
-  about: OpenParts,
+export type OpenGeneration<Sent, Body extends ChatBody | CompletionBody, Choice extends object, More = object> = (
+  sent: Sent,
+  parts: OpenParts & More,
 ) => OpenedGeneration<Body, Choice>;
 
-/** Request and services that a body is read with. */
-export interface RequestParts {
-  readonly serving: Serving;
-  readonly request: Incoming;
-  readonly response: Reply;
-}
-
 /** Parts that a body is read with. */
-interface OpenParts extends RequestParts {
+interface OpenParts extends RequestParts<EngineRouteFacts> {
   /** Id of the answer, if the request goes on with a stream. @default a new one */
   readonly id: string | undefined;
 }
@@ -63,7 +55,6 @@ interface OpenedGeneration<Body extends ChatBody | CompletionBody, Choice extend
   Body,
   Choice
 > {
-  readonly endpoint: RequestContext["endpoint"];
   /** Body in the shape that the generation takes. `onRequest` may replace it. */
   readonly body: Body;
   /** Bytes of earlier items that it has beside those that were sent. @default 0 */
@@ -84,35 +75,36 @@ interface OpenedGeneration<Body extends ChatBody | CompletionBody, Choice extend
   close?(): void;
 }
 
-export const openChat: OpenGeneration<ChatBody, ChatChoice> = ownShape("/v1/chat/completions", chatApi);
-export const openCompletion: OpenGeneration<CompletionBody, CompletionChoice> = ownShape(
-  "/v1/completions",
-  completionApi,
-);
+export const openChat: OpenGeneration<ChatBody, ChatBody, ChatChoice> = (body) => ({
+  ...chatApi,
+  body,
+  format: (scope, settings, shape) => openAiFormat(shape, scope, settings),
+});
 
-/** Reads bodies that are the generation's own. */
-function ownShape<Body extends ChatBody | CompletionBody, Choice extends object>(
-  endpoint: RequestContext["endpoint"],
-  api: GenerationApi<Body, Choice>,
-): OpenGeneration<Body, Choice> {
-  return (sent) => ({
-    ...api,
-    endpoint,
-    body: checkBody(api.schema, sent),
-    format: (scope, settings, shape) => openAiFormat(shape, scope, settings),
-  });
+export const openCompletion: OpenGeneration<CompletionBody, CompletionBody, CompletionChoice> = (body) => ({
+  ...completionApi,
+  body,
+  format: (scope, settings, shape) => openAiFormat(shape, scope, settings),
+});
+
+/** Makes the handler of a route that generates. */
+export function generating<Sent, Body extends ChatBody | CompletionBody, Choice extends object, More = object>(
+  open: OpenGeneration<Sent, Body, Choice, More>,
+): (parts: RequestParts<EngineRouteFacts> & More, sent: Sent) => Promise<void> {
+  return (parts, sent) => {
+    const place = readEventId(parts.request.get("last-event-id"));
+    return serveGeneration(open(sent, { ...parts, id: place?.answerId }), { ...parts, place });
+  };
 }
 
-/** Serves a generation: checks the body, leases an engine, enters admission, generates and answers. */
-export async function serveGeneration<Body extends ChatBody | CompletionBody, Choice extends object>(
-  open: OpenGeneration<Body, Choice>,
-  parts: RequestParts,
+/** Serves a generation: leases an engine, enters admission, generates and answers. */
+async function serveGeneration<Body extends ChatBody | CompletionBody, Choice extends object>(
+  opened: OpenedGeneration<Body, Choice>,
+  parts: RequestParts<EngineRouteFacts> & Pick<ServeParts, "place">,
 ): Promise<void> {
-  const place = readEventId(parts.request.get("last-event-id"));
-  const opened = open(parts.request.body, { ...parts, id: place?.answerId });
   const gone = new DelayedSignal(clientSignal(parts.response), parts.serving.timers);
   try {
-    await serveOpened(opened, { ...parts, place, gone });
+    await serveOpened(opened, { ...parts, gone });
   } catch (error) {
     throw opened.translate?.(error) ?? error;
   } finally {
@@ -122,7 +114,7 @@ export async function serveGeneration<Body extends ChatBody | CompletionBody, Ch
 }
 
 /** Parts of a request under way. */
-interface ServeParts extends RequestParts {
+interface ServeParts extends RequestParts<EngineRouteFacts> {
   /** Place in a stream that the request goes on with. */
   readonly place: StreamPlace | undefined;
   /** Aborts when the client has left, and its time to reconnect is over. */
@@ -131,13 +123,12 @@ interface ServeParts extends RequestParts {
 
 async function serveOpened<Body extends ChatBody | CompletionBody, Choice extends object>(
   opened: OpenedGeneration<Body, Choice>,
-  { serving, request, response, place, gone }: ServeParts,
+  { place, gone, ...parts }: ServeParts,
 ): Promise<void> {
+  const { serving } = parts;
   const signal = opened.signal ? AbortSignal.any([gone.signal, opened.signal]) : gone.signal;
-  const parts = { serving, request, response };
-  const body = await changedBody(opened.body, parts, { ...opened, signal });
-  await RequestScope.run({ serving, request, response, body, signal }, async (scope) => {
-    requireTask("generate", scope, serving.models);
+  const body = await changedBody(opened.body, parts, { schema: opened.schema, signal });
+  await RequestScope.run({ ...parts, body, signal }, async (scope) => {
     const own = opened.settings(body, scope);
     const { fallbacks } = opened;
     const { batch } = scope.locals;
@@ -178,16 +169,11 @@ async function serveOpened<Body extends ChatBody | CompletionBody, Choice extend
  */
 export async function changedBody<Body extends RequestBody>(
   sent: Body,
-  { serving, request, response }: RequestParts,
-  about: {
-    readonly endpoint: RequestContext["endpoint"];
-    readonly schema: z.ZodType<Body>;
-    readonly signal: AbortSignal;
-  },
+  { serving, request, response, route: { path: endpoint } }: RequestParts<EngineRouteFacts>,
+  { schema, signal }: { readonly schema: z.ZodType<Body>; readonly signal: AbortSignal },
 ): Promise<Body> {
   checkPriority(sent, serving.maxPriority);
   const { requestId, key, batch } = localsOf(response);
-  const { endpoint, schema, signal } = about;
   const context = { endpoint, request: hostRequest(request), requestId, key, batch, signal };
   const changed = await serving.onRequest?.(sent, context);
   return changed === undefined ? sent : checkBody(schema, changed);

@@ -6,7 +6,6 @@ import type { Registry } from "prom-client";
 import { z } from "zod";
 import type { Handler, Reply } from "../http/types.ts";
 import { clientName } from "../http/request.ts";
-import { asStep, type Route, type RouteTable } from "../http/routes.ts";
 import { JSON_TYPE, sendBytes, sendText, type ReaderOptions } from "../http/reply.ts";
 import type { Admission } from "./admission.ts";
 import type { Heartbeat } from "./heartbeat.ts";
@@ -20,8 +19,8 @@ export interface OperationsOptions {
    * its answers, and the other routes, whose answers are small, do not.
    */
   readonly admission?: Admission | undefined;
-  /** Registry of `collectMetrics`. @default no `/metrics` */
-  readonly registry?: Registry | undefined;
+  /** Registry of `collectMetrics`. */
+  readonly registry: Registry;
   readonly heartbeat: Heartbeat;
   /** Limits of readers of `/metrics`. */
   readonly reader: ReaderOptions;
@@ -61,18 +60,20 @@ export const unavailableAnswer = z.strictObject({
   error: z.strictObject({ code: z.literal(503), message: z.string(), type: z.literal("unavailable_error") }),
 });
 
+/** Handlers of the routes, by what they tell. */
+export type Operations = Readonly<Record<"health" | "ready" | "live" | "version" | "metrics", Handler>>;
+
 /**
- * Creates the routes.
- * - `/health`: 200 while every model works; 503 while one loads, fails its requests, hangs or has failed. Load does not
+ * Creates the handlers.
+ * - `health`: 200 while every model works; 503 while one loads, fails its requests, hangs or has failed. Load does not
  *   change it.
- * - `/readyz`: 200 while some model works, so that requests may be sent here; 503 also while the server shuts down.
- * - `/livez`: 503 while an engine hangs, fails its requests without being opened again, or has failed for good, so that
+ * - `ready`: 200 while some model works, so that requests may be sent here; 503 also while the server shuts down.
+ * - `live`: 503 while an engine hangs, fails its requests without being opened again, or has failed for good, so that
  *   the process should be restarted; else 200.
- * - `/metrics`, `/version`.
  *
  * @throws {TypeError | RangeError} on wrong options
  */
-export function operations(options: OperationsOptions): RouteTable {
+export function operations(options: OperationsOptions): Operations {
   rejectUnknownKeys("operations", options, NAMES);
   const { models, admission, registry, heartbeat, version = ownVersion() } = options;
   const judged = (): Verdicts => {
@@ -81,36 +82,27 @@ export function operations(options: OperationsOptions): RouteTable {
     return verdicts(conditions, models.isDraining);
   };
   return {
-    routes: [
-      read("/health", (_request, response) =>
-        answer(response, judged().health, () => ({ status: "ok", ...loadOf(admission) })),
-      ),
-      read("/readyz", (_request, response) => {
-        // This process does not come back.
-        if (models.isDraining) response.setHeader("x-should-retry", "false");
-        answer(response, judged().ready, () => ({ status: "ready", models: models.states(), ...loadOf(admission) }));
-      }),
-      read("/livez", (_request, response) => answer(response, judged().live, () => ({ status: "alive" }))),
-      read("/version", (_request, response) => answer(response, GOOD, () => ({ version }))),
-      ...(registry ? [metricsRoute(registry, options)] : []),
-    ],
+    health: (_request, response) => answer(response, judged().health, () => ({ status: "ok", ...loadOf(admission) })),
+    ready(_request, response) {
+      // This process does not come back.
+      if (models.isDraining) response.setHeader("x-should-retry", "false");
+      answer(response, judged().ready, () => ({ status: "ready", models: models.states(), ...loadOf(admission) }));
+    },
+    live: (_request, response) => answer(response, judged().live, () => ({ status: "alive" })),
+    version: (_request, response) => answer(response, GOOD, () => ({ version })),
+    metrics: sendMetrics(registry, options),
   };
 }
 
-/** Makes the route of metrics. Readers of one scrape share its bytes. */
-function metricsRoute(registry: Registry, { admission, reader }: OperationsOptions): Route {
+/** Makes the handler of metrics. Readers of one scrape share its bytes. */
+function sendMetrics(registry: Registry, { admission, reader }: OperationsOptions): Handler {
   const scrape = shared(async () => Buffer.from(await registry.metrics()));
-  return read("/metrics", async (request, response) => {
+  return async (request, response) => {
     const text = await scrape();
     response.setHeader("cache-control", "no-store");
     const release = admission?.send({ key: undefined, client: clientName(request, response), bytes: text.length });
     await sendBytes(response, { parts: [text], type: registry.contentType }, reader).finally(release);
-  });
-}
-
-/** Makes a route that is only read. */
-function read(path: string, handler: Handler): Route {
-  return { path, front: [], methods: { get: [asStep(handler)] } };
+  };
 }
 
 /** Answer of one route of health: 200, or 503 with a message. */

@@ -224,11 +224,9 @@ export function messagesErrorBody({ status, message, param, code }: ApiError, re
   };
 }
 
-const OLLAMA_PATH = /\/api\/(chat|generate|embed|embeddings|tags|ps|show|version)$/;
-
 /** Returns the body of an error in the shape of the client's API. Ollama's errors are a text. */
 function errorBody(error: ApiError, request: Incoming, requestId: string): object {
-  if (OLLAMA_PATH.test(`${request.baseUrl}${request.path}`)) return { error: error.message };
+  if (request.api === "ollama") return { error: error.message };
   return speaksMessages(request) ? messagesErrorBody(error, requestId) : error.toJSON();
 }
 

@@ -31,9 +31,8 @@ export const identify: Step = (request, response, next) => {
 };
 
 /** Whether the client speaks Anthropic's API, on a path of its own or on one that several APIs have. */
-export function speaksMessages(request: Incoming): boolean {
-  const path = `${request.baseUrl}${request.path}`;
-  return request.get("anthropic-version") !== undefined || /\/v1\/messages(\/|$)/.test(path);
+export function speaksMessages({ api, headers }: Pick<Incoming, "api" | "headers">): boolean {
+  return api === "messages" || headers["anthropic-version"] !== undefined;
 }
 
 /** Returns a client's own id if it is safe in a header and in a log line. */

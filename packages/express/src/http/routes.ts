@@ -1,14 +1,45 @@
-// Routes as a table, and the way of a request through the steps of its route. Every host uses the same table.
+// Routes as a table, and the chain of steps that a request takes. Every host uses the same table.
 
-import type { Handler, Incoming, Next, Reply, Step } from "./types.ts";
+import type { z } from "zod";
+import type { ApiName, Handler, Incoming, Next, Reply, Step } from "./types.ts";
 import { ApiError, badRequest, notFound, sendError } from "./errors.ts";
 
+/** Method of a route. `get` also answers `HEAD`. */
 type Method = "get" | "post" | "delete";
+
+/** A schema under its name in the OpenAPI document. */
+export type Named<Value = unknown> = Readonly<Record<string, z.ZodType<Value>>>;
+
+/** A body or an answer that is no JSON object of one schema. */
+export interface Media {
+  readonly type: string;
+  readonly description: string;
+}
+
+/** One route, as its documentation needs it. */
+export interface RouteDescription {
+  readonly method: Method;
+  /** Segments of the path: `:name` stands for any one, `*name` for one or more. */
+  readonly path: string;
+  /** Further paths of the same. */
+  readonly aliases?: readonly string[];
+  /** The API whose errors it answers with. @default "openai" */
+  readonly api?: ApiName;
+  /** JSON that is checked before the handler, or a body that the handler reads. @default none is read */
+  readonly body?: Named | Media;
+  readonly answer: Named | Media;
+  /** A part of a streamed answer. @default answers are not streamed */
+  readonly chunk?: Named;
+  /** Answer of status 503 of a route of health. */
+  readonly unavailable?: Named;
+}
 
 /** A path, and the steps of its methods. */
 export interface Route {
   /** Segments of the path: `:name` stands for any one, `*name` for one or more. */
   readonly path: string;
+  /** The API whose errors it answers with. @default "openai" */
+  readonly api?: ApiName | undefined;
   /** Steps before those of any method. */
   readonly front: readonly Step[];
   readonly methods: Readonly<Partial<Record<Method, readonly Step[]>>>;
@@ -21,7 +52,33 @@ export interface RouteTable {
   readonly rest?: { readonly prefix: string; readonly front: readonly Step[] };
 }
 
-/** Makes a step of the last one of a way. */
+/** Whether a body or an answer is no JSON object of a schema. */
+export function isMedia(content: Named | Media): content is Media {
+  return typeof content["type"] === "string";
+}
+
+/** Returns the schema of a JSON body or answer; `undefined` for other media, and for none. */
+export function schemaOf(content: Named | Media | undefined): z.ZodType | undefined {
+  return content === undefined || isMedia(content) ? undefined : Object.values<z.ZodType>(content)[0];
+}
+
+/** Joins the methods of each path. @param routes - each with the steps of its method, and those before any method's */
+export function routesByPath(
+  routes: readonly (Pick<RouteDescription, "path" | "aliases" | "api" | "method"> & {
+    readonly front: readonly Step[];
+    readonly steps: readonly Step[];
+  })[],
+): readonly Route[] {
+  const table = new Map<string, Route>();
+  for (const { path, aliases = [], api, front, method, steps } of routes) {
+    for (const one of [path, ...aliases]) {
+      table.set(one, { path: one, api, front, methods: { ...table.get(one)?.methods, [method]: steps } });
+    }
+  }
+  return [...table.values()];
+}
+
+/** Makes the last step of a chain of a handler. */
 export function asStep(handler: Handler): Step {
   return (request, response) => handler(request, response);
 }
@@ -32,14 +89,10 @@ export function joinTables(...tables: readonly RouteTable[]): RouteTable {
   return { routes: tables.flatMap(({ routes }) => routes), ...(rest && { rest }) };
 }
 
-/** The way of one request. */
+/** The steps of one request. */
 type Chain = (request: Incoming, response: Reply) => void;
 
-/**
- * Creates the function that finds the way of a request.
- *
- * @returns a function that returns `undefined` if the table does not have the path
- */
+/** @returns a function that finds the chain of a request; `undefined` if the table does not have the path */
 export function routeMatcher({ routes, rest }: RouteTable): (request: Incoming) => Chain | undefined {
   const compiled = routes.map((route) => ({ route, ...compilePath(route.path) }));
   return ({ path, method }) => {
@@ -51,11 +104,15 @@ export function routeMatcher({ routes, rest }: RouteTable): (request: Incoming) 
       return (request, response) => {
         request.params = Object.fromEntries(names.map((name, index) => [name, values[index] ?? ""]));
         request.route = { path: route.path };
+        request.api = route.api;
         runSteps(stepsOf(route, method), request, response);
       };
     }
     if (rest === undefined || !isBelow(path, rest.prefix)) return undefined;
-    return (request, response) => runSteps([...rest.front, asStep(answerUnknown)], request, response);
+    return (request, response) => {
+      request.api = routes.find((route) => isBelow(path, route.path))?.api;
+      runSteps([...rest.front, asStep(answerUnknown)], request, response);
+    };
   };
 }
 
@@ -113,7 +170,7 @@ export function runSteps(steps: readonly Step[], request: Incoming, response: Re
 }
 
 /** Compiles a path as Express does: in any case, and with or without a slash at its end. */
-function compilePath(path: string): { readonly pattern: RegExp; readonly names: readonly string[] } {
+export function compilePath(path: string): { readonly pattern: RegExp; readonly names: readonly string[] } {
   const segments = path.split("/").slice(1);
   const names = segments.filter((segment) => /^[:*]/.test(segment)).map((segment) => segment.slice(1));
   const source = segments.map((segment) => {

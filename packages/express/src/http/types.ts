@@ -36,6 +36,9 @@ export interface RequestLocals {
   error?: unknown;
 }
 
+/** An API that clients speak. Its errors have a shape of their own. */
+export type ApiName = "openai" | "messages" | "ollama";
+
 /** A request. Iterating over it reads the bytes of its body. */
 export interface Incoming extends AsyncIterable<Uint8Array> {
   readonly method: string;
@@ -56,6 +59,8 @@ export interface Incoming extends AsyncIterable<Uint8Array> {
   params: Record<string, string | string[]>;
   /** The route, once one is found. */
   route?: { readonly path: string };
+  /** The API whose route it is. @default "openai" */
+  api?: ApiName | undefined;
   /** The parsed body, once it was read. */
   body?: unknown;
   /** The host's own request, where it is another object than this. */
@@ -99,10 +104,10 @@ type ReplyEvent = "drain" | "finish" | "close";
 /** Passes a request on to the next step, or its error to the answer. */
 export type Next = (error?: unknown) => void;
 
-/** A step on a request's way: answers the request, or passes it on. A thrown error becomes the answer. */
+/** A step of a chain: answers the request, or passes it on. A thrown error becomes the answer. */
 export type Step = (request: Incoming, response: Reply, next: Next) => void | Promise<void>;
 
-/** The last step of a way, which answers. */
+/** The last step of a chain, which answers. */
 export type Handler = (request: Incoming, response: Reply) => void | Promise<void>;
 
 /** Returns the request as hooks see it: that of the host. Its type is `never`, since the hook's type names it. */

@@ -1,7 +1,7 @@
 // A request of the web as the API reads it, and its answer as a writable stream of Node.
 
 import { EventEmitter } from "node:events";
-import type { Incoming, Reply, RequestLocals } from "./types.ts";
+import type { ApiName, Incoming, Reply, RequestLocals } from "./types.ts";
 
 /** Facts about a request that are not in it. */
 interface RequestFacts {
@@ -25,6 +25,7 @@ export class WebRequest implements Incoming {
   readonly ip: string | undefined;
   params: Record<string, string | string[]> = {};
   route?: { readonly path: string };
+  api?: ApiName | undefined;
   body?: unknown;
   readonly #web: Request;
   #isRead: boolean;

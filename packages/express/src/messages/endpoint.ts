@@ -3,17 +3,16 @@
 import { randomUUID } from "node:crypto";
 import { chatApi, type ChatChoice, chatPrompt } from "../api/chat.ts";
 import { checkContinued } from "../api/structured-output.ts";
-import { checkBody } from "../api/check-body.ts";
-import { RequestScope, type Serving } from "../api/request-scope.ts";
+import type { RequestParts } from "../api/request-scope.ts";
 import { answerLight } from "../api/other-routes.ts";
 import { type ChatBody, without } from "../api/request-schemas.ts";
 import type { OpenGeneration } from "../api/serve-generation.ts";
-import type { Incoming, Reply, Step } from "../http/types.ts";
+import type { Step } from "../http/types.ts";
 import { invalid, renameParams, unsupported } from "../http/errors.ts";
-import { clientSignal, localsOf } from "../http/request.ts";
+import { localsOf } from "../http/request.ts";
 import { LIMITS } from "../limits.ts";
 import { MessagesFormat } from "./format.ts";
-import { countTokensBody, type CountTokensBody, messagesBody, type MessagesBody } from "./schemas.ts";
+import type { CountTokensBody, MessagesBody } from "./schemas.ts";
 
 /** Parameters of a chat that this API names otherwise. */
 const PARAMS: Readonly<Record<string, string>> = {
@@ -24,15 +23,13 @@ const PARAMS: Readonly<Record<string, string>> = {
   continue_final_message: "messages",
 };
 
-export const openMessage: OpenGeneration<ChatBody, ChatChoice> = (sent, { response, id: givenId }) => {
-  const body = checkBody(messagesBody, sent);
+export const openMessage: OpenGeneration<MessagesBody, ChatBody, ChatChoice> = (body, { response, id: givenId }) => {
   const { requestId } = localsOf(response);
   const id = givenId ?? `msg_${randomUUID().replaceAll("-", "")}`;
   const { thinking } = body;
   const omitsThinking = thinking != null && "display" in thinking && thinking.display === "omitted";
   return {
     ...chatApi,
-    endpoint: "/v1/messages",
     id,
     body: chatBodyOf(body),
     format: ({ model }) => new MessagesFormat({ id, requestId, model, omitsThinking }),
@@ -51,22 +48,18 @@ export const checkVersion: Step = (request, _response, next) => {
 };
 
 /** Counts the tokens of the prompt that a request to `/v1/messages` would have. */
-export async function countTokens(serving: Serving, request: Incoming, response: Reply): Promise<void> {
-  const body = checkBody(countTokensBody, request.body);
+export async function countTokens(parts: RequestParts, body: CountTokensBody): Promise<void> {
   const chat: ChatBody = { model: body.model, ...promptFieldsOf(body) };
   checkContinued(chat);
-  const parts = { serving, request, response, body: chat, signal: clientSignal(response) };
-  await RequestScope.run(parts, (scope) =>
-    answerLight(scope, "messages", async ({ engine, signal, model }) => {
-      if (!engine.info.hasChatTemplate) {
-        throw unsupported("messages", `The model '${model}' has no chat template; send a text to /tokenize`);
-      }
-      const { contextTokens } = engine.info;
-      const prompt = chatPrompt(chat, chat.messages, { info: engine.info, maxTokens: contextTokens });
-      const maxTokens = Math.max(LIMITS.tokenIds.value, contextTokens);
-      return { input_tokens: (await engine.tokenize(prompt, { maxTokens, signal })).length };
-    }),
-  );
+  await answerLight(parts, "messages", chat, async ({ engine, signal, model }) => {
+    if (!engine.info.hasChatTemplate) {
+      throw unsupported("messages", `The model '${model}' has no chat template; send a text to /tokenize`);
+    }
+    const { contextTokens } = engine.info;
+    const prompt = chatPrompt(chat, chat.messages, { info: engine.info, maxTokens: contextTokens });
+    const maxTokens = Math.max(LIMITS.tokenIds.value, contextTokens);
+    return { input_tokens: (await engine.tokenize(prompt, { maxTokens, signal })).length };
+  });
 }
 
 type ChatMessages = ChatBody["messages"];

@@ -4,23 +4,24 @@
 import { createHash, randomUUID } from "node:crypto";
 import type { EngineInfo, SamplingDefaults } from "@readme-moe/core";
 import { chatApi, type ChatChoice } from "../api/chat.ts";
-import { checkBody } from "../api/check-body.ts";
 import { completionApi, type CompletionChoice } from "../api/completions.ts";
 import { sendRead, type VisibleName, visibleNames } from "../api/other-routes.ts";
 import type { ChatBody, CompletionBody } from "../api/request-schemas.ts";
-import { type OpenGeneration, type RequestParts, serveGeneration } from "../api/serve-generation.ts";
+import { generating } from "../api/serve-generation.ts";
 import { invalid, renameParams } from "../http/errors.ts";
 import { listed, serveEmbeddings } from "../api/pooling.ts";
-import { RequestScope } from "../api/request-scope.ts";
+import { type EngineRouteFacts, type RequestParts, RequestScope } from "../api/request-scope.ts";
 import { clientSignal } from "../http/request.ts";
 import { asMessage, asResponse, chatOf, chatOfPrompt, completionOf, OllamaFormat } from "./translate.ts";
-import {
-  ollamaChatBody,
-  ollamaEmbedBody,
-  ollamaEmbedOneBody,
-  ollamaGenerateBody,
-  ollamaShowBody,
-} from "./request-schemas.ts";
+import type {
+  OllamaChatBody,
+  OllamaEmbedBody,
+  OllamaEmbedOneBody,
+  OllamaGenerateBody,
+  OllamaShowBody,
+} from "./schemas.ts";
+
+type EngineParts = RequestParts<EngineRouteFacts>;
 
 /** Parameters of the other APIs under the names of this one. */
 const PARAMS: Readonly<Record<string, string>> = {
@@ -40,28 +41,27 @@ const PARAMS: Readonly<Record<string, string>> = {
 
 const now = (): Date => new Date();
 
-const openChat: OpenGeneration<ChatBody, ChatChoice> = (sent, parts) => {
-  const body = checkBody(ollamaChatBody, sent);
-  const chat = { ...chatOf(body), model: servedName(body.model, parts) };
-  return { ...chatApi, ...translated("/api/chat", body.model, asMessage), body: chat };
-};
+const generateChat = generating<OllamaChatBody, ChatBody, ChatChoice>((body, parts) => ({
+  ...chatApi,
+  ...translated(body.model, asMessage),
+  body: { ...chatOf(body), model: servedName(body.model, parts) },
+}));
 
-const openChatOfPrompt: OpenGeneration<ChatBody, ChatChoice> = (sent, parts) => {
-  const body = checkBody(ollamaGenerateBody, sent);
-  const chat = { ...chatOfPrompt(body), model: servedName(body.model, parts) };
-  return { ...chatApi, ...translated("/api/generate", body.model, asResponse), body: chat };
-};
+const generateChatOfPrompt = generating<OllamaGenerateBody, ChatBody, ChatChoice>((body, parts) => ({
+  ...chatApi,
+  ...translated(body.model, asResponse),
+  body: { ...chatOfPrompt(body), model: servedName(body.model, parts) },
+}));
 
-const openText: OpenGeneration<CompletionBody, CompletionChoice> = (sent, parts) => {
-  const body = checkBody(ollamaGenerateBody, sent);
-  const completion = { ...completionOf(body), model: servedName(body.model, parts) };
-  return { ...completionApi, ...translated("/api/generate", body.model, asResponse), body: completion };
-};
+const generateText = generating<OllamaGenerateBody, CompletionBody, CompletionChoice>((body, parts) => ({
+  ...completionApi,
+  ...translated(body.model, asResponse),
+  body: { ...completionOf(body), model: servedName(body.model, parts) },
+}));
 
 /** Returns what all generations of this API have. */
-function translated(endpoint: "/api/chat" | "/api/generate", model: string, write: typeof asMessage) {
+function translated(model: string, write: typeof asMessage) {
   return {
-    endpoint,
     id: `ollama-${randomUUID()}`,
     fallbacks: SAMPLING_FALLBACKS,
     format: () => new OllamaFormat(model, write, now),
@@ -70,18 +70,16 @@ function translated(endpoint: "/api/chat" | "/api/generate", model: string, writ
 }
 
 /** Answers `POST /api/chat`. Without messages it says that the model is there, as clients ask before a chat. */
-export async function ollamaChat(parts: RequestParts): Promise<void> {
-  const body = checkBody(ollamaChatBody, parts.request.body);
-  if (body.messages && body.messages.length > 0) return serveGeneration(openChat, parts);
+export async function ollamaChat(parts: EngineParts, body: OllamaChatBody): Promise<void> {
+  if (body.messages && body.messages.length > 0) return generateChat(parts, body);
   return answerLoaded(parts, body.model, asMessage({ content: "" }));
 }
 
 /** Answers `POST /api/generate`. A prompt becomes a chat, unless the request or the model leaves the template out. */
-export async function ollamaGenerate(parts: RequestParts): Promise<void> {
-  const body = checkBody(ollamaGenerateBody, parts.request.body);
+export async function ollamaGenerate(parts: EngineParts, body: OllamaGenerateBody): Promise<void> {
   if (!body.prompt) return answerLoaded(parts, body.model, asResponse({ content: "" }));
   const isText = body.raw || !(await infoOf(body.model, parts)).hasChatTemplate;
-  return isText ? serveGeneration(openText, parts) : serveGeneration(openChatOfPrompt, parts);
+  return isText ? generateText(parts, body) : generateChatOfPrompt(parts, body);
 }
 
 async function answerLoaded(parts: RequestParts, model: string, texts: object): Promise<void> {
@@ -90,12 +88,13 @@ async function answerLoaded(parts: RequestParts, model: string, texts: object): 
 }
 
 /** Answers `POST /api/embed`. */
-export async function ollamaEmbed(parts: RequestParts): Promise<void> {
-  const { model, input, dimensions, truncate } = checkBody(ollamaEmbedBody, parts.request.body);
+export async function ollamaEmbed(
+  parts: EngineParts,
+  { model, input, dimensions, truncate }: OllamaEmbedBody,
+): Promise<void> {
   const startMs = performance.now();
   const body = { model: servedName(model, parts), input, dimensions };
   await serveEmbeddings(parts, body, {
-    endpoint: "/api/embed",
     shortens: truncate ?? true,
     answer: async (results, usage) => ({
       model,
@@ -108,11 +107,9 @@ export async function ollamaEmbed(parts: RequestParts): Promise<void> {
 }
 
 /** Answers `POST /api/embeddings`, the older route for one text. */
-export async function ollamaEmbedOne(parts: RequestParts): Promise<void> {
-  const { model, prompt } = checkBody(ollamaEmbedOneBody, parts.request.body);
+export async function ollamaEmbedOne(parts: EngineParts, { model, prompt }: OllamaEmbedOneBody): Promise<void> {
   const body = { model: servedName(model, parts), input: prompt };
   await serveEmbeddings(parts, body, {
-    endpoint: "/api/embeddings",
     shortens: true,
     answer: ([values = new Float32Array()]) => ({ embedding: Array.from(values) }),
   });
@@ -158,9 +155,8 @@ function modelOf({ id, served: { createdMs, engine } }: VisibleName): object {
 }
 
 /** Answers `POST /api/show`. */
-export async function ollamaShow(parts: RequestParts): Promise<void> {
-  const { serving, request, response } = parts;
-  const body = checkBody(ollamaShowBody, request.body);
+export async function ollamaShow(parts: RequestParts, body: OllamaShowBody): Promise<void> {
+  const { serving, response } = parts;
   const model = body.model ?? body.name;
   if (model == null) throw invalid("model", "is missing");
   const info = await infoOf(model, parts);
@@ -242,7 +238,7 @@ function servedName(model: string, { serving, response }: Pick<RequestParts, "se
 /** Describes the engine that would answer a request. @throws {ApiError} as `ServedModels.lease` */
 async function infoOf(model: string, parts: RequestParts): Promise<EngineInfo> {
   const body = { model: servedName(model, parts) };
-  const asked = { ...parts, body, signal: clientSignal(parts.response) };
+  const asked = { ...parts, route: { cost: "none" } as const, body, signal: clientSignal(parts.response) };
   return RequestScope.run(asked, async ({ engine: { info } }) => info);
 }
 

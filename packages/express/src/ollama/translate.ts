@@ -8,7 +8,7 @@ import type { ChatChoice } from "../api/chat.ts";
 import type { CompletionChoice } from "../api/completions.ts";
 import type { SseEvent } from "../http/reply.ts";
 import { joinToolCalls, parsedArguments, type WholeToolCall } from "../tools/tool-call-parser.ts";
-import type { OllamaChatBody, OllamaGenerateBody, OllamaShared } from "./request-schemas.ts";
+import type { OllamaChatBody, OllamaGenerateBody, OllamaShared } from "./schemas.ts";
 
 type ChatMessage = ChatBody["messages"][number];
 type Message = NonNullable<OllamaChatBody["messages"]>[number];

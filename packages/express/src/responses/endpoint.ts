@@ -3,7 +3,6 @@
 
 import { ReadMeError } from "@readme-moe/core";
 import { chatApi, type ChatChoice, chatPrompt, prepareChat } from "../api/chat.ts";
-import { checkBody } from "../api/check-body.ts";
 import type { RequestScope } from "../api/request-scope.ts";
 import type { GenerationSettings } from "../api/generation.ts";
 import { type ChatBody, without } from "../api/request-schemas.ts";
@@ -14,13 +13,7 @@ import { LIMITS } from "../limits.ts";
 import { type ReadParts, sendRead } from "../api/other-routes.ts";
 import { listPage, pageOf } from "../http/page.ts";
 import { sendJson } from "../http/reply.ts";
-import {
-  type ConversationItem,
-  type ResponseAnswer,
-  responsesBody,
-  type ResponsesBody,
-  withItemTypes,
-} from "./schemas.ts";
+import type { ConversationItem, ResponseAnswer, ResponsesBody } from "./schemas.ts";
 import { newItemId, ResponsesFormat } from "./format.ts";
 import {
   cancelled,
@@ -42,42 +35,43 @@ const PARAMS: Readonly<Record<string, string>> = {
   reasoning_effort: "reasoning.effort",
 };
 
-/** Creates the reader of bodies, whose responses a store keeps. */
-export function openResponse(store: ResponseStore): OpenGeneration<ChatBody, ChatChoice> {
-  return (sent, { serving: { maxBodyBytes }, request, response, id: givenId }) => {
-    const client = clientName(request, response);
-    const body = checkBody(responsesBody, withItemTypes(sent));
-    const sources = { store, client, bodyBytes: bodyBytesOf(request, response), maxBodyBytes };
-    const { history, input, keptBytes } = conversationOf(body, sources);
-    const id = givenId ?? newItemId("resp");
-    const isKept = body.store !== false;
-    const generating = store.begin(id, client);
-    return {
-      ...chatApi,
-      endpoint: "/v1/responses",
-      id,
-      signal: generating.signal,
-      keptBytes,
-      keepsStream: true,
-      body: chatBodyOf(body, [...history.map(({ item }) => item), ...input]),
-      prepare: async (scope, settings) => prepareChat(scope, settings, await messagesFor(body, scope, settings)),
-      format(scope, settings) {
-        const format = new ResponsesFormat({
-          begun: begunResponse(body, id, { scope, settings }),
-          summarizes: (body.reasoning?.summary ?? body.reasoning?.generate_summary) != null,
-          hasLogprobs: scope.body.logprobs ?? false,
-          onEnd: (ended) => {
-            if (isKept) store.keep(client, { response: ended, history, input, output: ended.output });
-          },
-        });
-        generating.watch(() => format.snapshot);
-        return format;
-      },
-      translate: (error) => renameParams(error, PARAMS),
-      close: generating.end,
-    };
-  };
+/** The store of responses. */
+interface Stored {
+  readonly store: ResponseStore;
 }
+
+export const openResponse: OpenGeneration<ResponsesBody, ChatBody, ChatChoice, Stored> = (body, parts) => {
+  const { serving, store, request, response, id: givenId } = parts;
+  const client = clientName(request, response);
+  const sources = { store, client, bodyBytes: bodyBytesOf(request, response), maxBodyBytes: serving.maxBodyBytes };
+  const { history, input, keptBytes } = conversationOf(body, sources);
+  const id = givenId ?? newItemId("resp");
+  const isKept = body.store !== false;
+  const generating = store.begin(id, client);
+  return {
+    ...chatApi,
+    id,
+    signal: generating.signal,
+    keptBytes,
+    keepsStream: true,
+    body: chatBodyOf(body, [...history.map(({ item }) => item), ...input]),
+    prepare: async (scope, settings) => prepareChat(scope, settings, await messagesFor(body, scope, settings)),
+    format(scope, settings) {
+      const format = new ResponsesFormat({
+        begun: begunResponse(body, id, { scope, settings }),
+        summarizes: (body.reasoning?.summary ?? body.reasoning?.generate_summary) != null,
+        hasLogprobs: scope.body.logprobs ?? false,
+        onEnd: (ended) => {
+          if (isKept) store.keep(client, { response: ended, history, input, output: ended.output });
+        },
+      });
+      generating.watch(() => format.snapshot);
+      return format;
+    },
+    translate: (error) => renameParams(error, PARAMS),
+    close: generating.end,
+  };
+};
 
 /** Returns the messages of the chat: all, or those that the context has room for. */
 async function messagesFor(
@@ -261,9 +255,7 @@ function textOf(content: string | readonly { readonly text: string }[]): string 
 }
 
 /** A store, and the request that names one of its responses. */
-interface StoredRequest extends ReadParts {
-  readonly store: ResponseStore;
-}
+type StoredRequest = ReadParts & Stored;
 
 export function showResponse({ store, ...parts }: StoredRequest): Promise<void> {
   const { id, client } = named(parts);

@@ -1,4 +1,4 @@
-// Bodies of Ollama's API. A field that is `null` counts as absent.
+// Bodies and answers of Ollama's API. A field that is `null` counts as absent.
 
 import { z } from "zod";
 import { functionName, jsonSchema } from "../api/request-schemas.ts";
@@ -123,7 +123,9 @@ export const ollamaEmbedBody = z.strictObject({
   keep_alive: shared.keep_alive,
 });
 
-/** A request to `/api/embeddings`, the older route. */
+/** A request to `/api/embed`. */
+export type OllamaEmbedBody = z.infer<typeof ollamaEmbedBody>;
+
 export const ollamaEmbedOneBody = z.strictObject({
   model,
   prompt: z.string(),
@@ -131,8 +133,94 @@ export const ollamaEmbedOneBody = z.strictObject({
   keep_alive: shared.keep_alive,
 });
 
+/** A request to `/api/embeddings`, the older route. */
+export type OllamaEmbedOneBody = z.infer<typeof ollamaEmbedOneBody>;
+
 export const ollamaShowBody = z.strictObject({
   model: model.nullish(),
   name: model.nullish().describe("Older name of `model`"),
   verbose: z.boolean().nullish(),
 });
+
+/** A request to `/api/show`. */
+export type OllamaShowBody = z.infer<typeof ollamaShowBody>;
+
+const count = z.int().min(0);
+const answered = {
+  model: z.string(),
+  created_at: z.string(),
+  done: z.boolean().describe("Whether this is the last object"),
+  done_reason: z.string().optional(),
+  total_duration: count.optional().describe("In ns, like each duration"),
+  load_duration: count.optional(),
+  prompt_eval_count: count.optional(),
+  prompt_eval_duration: count.optional(),
+  eval_count: count.optional(),
+  eval_duration: count.optional(),
+};
+
+export const ollamaChatAnswer = z.strictObject({
+  ...answered,
+  message: z.strictObject({
+    role: z.literal("assistant"),
+    content: z.string(),
+    thinking: z.string().optional(),
+    tool_calls: z.array(toolCall).optional(),
+  }),
+});
+
+export const ollamaGenerateAnswer = z.strictObject({
+  ...answered,
+  response: z.string(),
+  thinking: z.string().optional(),
+});
+
+export const ollamaEmbedAnswer = z.strictObject({
+  model: z.string(),
+  embeddings: z.array(z.array(z.number())),
+  total_duration: count,
+  load_duration: count,
+  prompt_eval_count: count,
+});
+
+export const ollamaEmbedOneAnswer = z.strictObject({ embedding: z.array(z.number()) });
+
+const details = z.strictObject({
+  parent_model: z.string(),
+  format: z.string(),
+  family: z.string(),
+  families: z.array(z.string()),
+  parameter_size: z.string(),
+  quantization_level: z.string(),
+});
+
+const listedModel = {
+  name: z.string(),
+  model: z.string(),
+  modified_at: z.string(),
+  size: count,
+  digest: z.string(),
+  details,
+};
+
+export const ollamaModelsAnswer = z.strictObject({ models: z.array(z.strictObject(listedModel)) });
+
+export const ollamaRunningAnswer = z.strictObject({
+  models: z.array(
+    z.strictObject({ ...listedModel, expires_at: z.string(), size_vram: count, context_length: z.int().min(1) }),
+  ),
+});
+
+export const ollamaShowAnswer = z.strictObject({
+  modelfile: z.string(),
+  parameters: z.string(),
+  template: z.string(),
+  modified_at: z.string(),
+  details,
+  model_info: z.record(z.string(), z.union([z.string(), z.number()])),
+  capabilities: z.array(z.enum(["completion", "tools", "thinking", "embedding"])),
+});
+
+export const ollamaVersionAnswer = z.strictObject({ version: z.string() });
+
+export const ollamaError = z.strictObject({ error: z.string() });
