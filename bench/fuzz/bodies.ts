@@ -1,5 +1,12 @@
 // Bodies that the API must accept: every field, with values that its documentation allows.
 
+import {
+  SAMPLING_PARAMETERS,
+  samplingParametersWith,
+  wireName,
+  type SamplingName,
+  type SamplingParameter,
+} from "@readme-moe/core";
 import type { Chance } from "./chance.ts";
 import { tools, responseFormat } from "./schemas.ts";
 
@@ -108,22 +115,39 @@ function structured(chance: Chance): Fields {
   return chance.happens(0.5) ? { [`guided_${kind}`]: value } : { structured_outputs: { [kind]: value } };
 }
 
-export function samplingFields(chance: Chance, { vocabSize }: KnownModel): Fields {
+/** Draws a value of a parameter's range, with its ends; the few that a request can afford where all would be many. */
+function samplingValue(chance: Chance, name: SamplingName, { vocabSize }: KnownModel): unknown {
+  const entry: SamplingParameter = SAMPLING_PARAMETERS[name];
+  const { kind, min, above = 0, max = Number.MAX_SAFE_INTEGER }: SamplingParameter = { ...entry, ...entry.http };
   const token = (): number => chance.below(vocabSize);
-  return some(chance, {
-    temperature: () => chance.pick([0, 0.5, 1, 2, 1e-9]),
-    top_p: () => chance.pick([1, 0.5, 1e-9]),
-    frequency_penalty: () => chance.number(-2, 2),
-    presence_penalty: () => chance.pick([-2, 0, 2]),
-    logit_bias: () => Object.fromEntries(chance.list(0, 5, () => [String(token()), chance.number(-100, 100)])),
-    seed: () => chance.pick([0, 1, 2 ** 31, 2 ** 32 + 1, Number.MAX_SAFE_INTEGER]),
-    stop: () => chance.pick([".", [" the", "\n"], [], text(chance, 3), "🙂"]),
-    n: () => chance.between(1, 3),
-    top_k: () => chance.pick([-1, 0, 1, 40, 1e9]),
-    min_p: () => chance.pick([0, 0.1, 1]),
-    repetition_penalty: () => chance.pick([1, 1.3, 0.5, 1000]),
-    stop_token_ids: () => chance.list(0, 4, token),
-  });
+  const least = min ?? above + 1e-9;
+  return {
+    number: () => chance.pick([least, max, chance.number(least, max), entry.default]),
+    integer: () =>
+      name === "n" ? chance.between(1, 3) : chance.pick([least, least + 1, chance.between(least, 40), max]),
+    flag: () => chance.happens(0.7),
+    texts: () => chance.pick<unknown>([".", [" the", "\n"], [], text(chance, 3), "🙂"]),
+    tokenIds: () => chance.list(0, 4, token),
+    biases: () => Object.fromEntries(chance.list(0, 5, () => [String(token()), chance.number(least, max)])),
+  }[kind]();
+}
+
+/** Makes the sampling parameters of a body, without those that `lengthFields` makes. */
+export function samplingFields(chance: Chance, model: KnownModel): Fields {
+  const free = samplingParametersWith("http").filter(([name]) => name !== "minTokens" && name !== "ignoreEos");
+  return some(
+    chance,
+    Object.fromEntries(free.map(([name]) => [wireName(name), () => samplingValue(chance, name, model)])),
+  );
+}
+
+/** Makes the sampling parameters among the options of Ollama's API. */
+export function ollamaSampling(chance: Chance, model: KnownModel): Fields {
+  const names = samplingParametersWith("ollama").map(([name, { ollama }]) => [ollama.name, name] as const);
+  return some(
+    chance,
+    Object.fromEntries(names.map(([field, name]) => [field, () => samplingValue(chance, name, model)])),
+  );
 }
 
 /** Fields that cannot be combined with bound answers. */

@@ -1,6 +1,6 @@
 // Bodies that Ollama's API must accept.
 
-import { samplingFields, some, text, type KnownModel } from "./bodies.ts";
+import { ollamaSampling, some, text, type KnownModel } from "./bodies.ts";
 import type { Chance } from "./chance.ts";
 import { object, schema, tools as chatTools } from "./schemas.ts";
 
@@ -8,18 +8,11 @@ type Fields = Record<string, unknown>;
 
 /** Makes the options of a request: those that change an answer, and those of loading a model. */
 function options(chance: Chance, model: KnownModel): Fields {
-  const fields = samplingFields(chance, model);
-  const { temperature, top_p: topP, top_k: topK, min_p: minP, seed, stop } = fields;
-  const sampling = { temperature, top_p: topP, top_k: topK, min_p: minP, seed, stop };
-  const given = Object.entries(sampling).filter(([, value]) => value !== undefined);
   return {
     num_predict: chance.between(1, 4),
-    ...Object.fromEntries(given),
+    ...ollamaSampling(chance, model),
     ...some(chance, {
-      repeat_penalty: () => chance.pick([1, 1.1, 0.5]),
       repeat_last_n: () => chance.pick([-1, 0, 64]),
-      presence_penalty: () => chance.number(-2, 2),
-      frequency_penalty: () => chance.pick([-2, 0, 2]),
       num_ctx: () => 2048,
       num_gpu: () => chance.pick([-1, 0, 99]),
       num_thread: () => 4,

@@ -1,5 +1,12 @@
 // Generates tables of options, parameters and numbers from the interfaces of the code.
 
+import {
+  SAMPLING_PARAMETERS,
+  samplingParametersWith,
+  wireName,
+  type SamplingName,
+  type SamplingParameter,
+} from "@readme-moe/core";
 import { code, table } from "./markdown.ts";
 import { membersOf, unionOf, type Member } from "./read-members.ts";
 
@@ -28,6 +35,58 @@ export async function optionTable(...sources: readonly Source[]): Promise<string
       fallback === undefined ? (isOptional ? "" : "required") : shown(fallback),
     ]),
   );
+}
+
+const PARAMETERS = "packages/core/src/sampling/sampling-params.ts";
+
+/** Makes the table of sampling parameters: a row for each entry, whose comment says what it means. */
+export async function parameterTable(): Promise<string> {
+  const types = new Map((await membersOf(PARAMETERS, "SamplingValues")).map(({ name, type }) => [name, type]));
+  const comments = await membersOf(PARAMETERS, "SAMPLING_PARAMETERS");
+  return table(
+    ["option", "type", "meaning", "default"],
+    comments.map(({ name, text, fallback = "" }) => {
+      const { kind } = SAMPLING_PARAMETERS[name as SamplingName];
+      return [code(name), code(types.get(kind) ?? kind), text, shown(fallback)];
+    }),
+  );
+}
+
+/** Makes the table of the names that sampling parameters have in Ollama's API, files and flags. */
+export function parameterNameTable(): string {
+  const rows = samplingParametersWith("kind").map(([name, entry]) => {
+    const { ollama, flag, file }: SamplingParameter = entry;
+    const names = [name, ollama && `options.${ollama.name}`, flag?.syntax.split(" ")[0], file?.json];
+    return [...names, file?.gguf && `general.sampling.${file.gguf}`].map((cell) =>
+      cell === undefined ? "" : code(cell),
+    );
+  });
+  return table(["engine", "Ollama's body", "command line", "`generation_config.json`", "GGUF"], rows);
+}
+
+/** Makes the table of sampling parameters in bodies of OpenAI's APIs. */
+export async function parameterFieldTable(): Promise<string> {
+  const comments = new Map((await membersOf(PARAMETERS, "SAMPLING_PARAMETERS")).map(({ name, text }) => [name, text]));
+  const rows = samplingParametersWith("http").map(([name, entry]) => {
+    const { about }: NonNullable<SamplingParameter["http"]> = entry.http;
+    const values = [valuesOf({ ...entry, ...entry.http }), about && `${about}.`].filter((text) => text !== undefined);
+    const meaning = comments.get(name)?.replaceAll(/`(\w+)`/g, (_, other: string) => code(wireName(other))) ?? "";
+    return [code(wireName(name)), values.join(". "), meaning];
+  });
+  return table(["parameter", "values", "meaning"], rows);
+}
+
+function valuesOf({ kind, min, above, max, maxItems }: SamplingParameter): string {
+  const low = above === undefined ? `${min}` : `above ${above}`;
+  const range = max === undefined ? `from ${low}` : `${low} to ${max}`;
+  return {
+    number: range,
+    integer: `integer, ${range}`,
+    flag: "true or false",
+    texts: `up to ${maxItems} texts`,
+    tokenIds: `up to ${maxItems} token ids`,
+    biases: `up to ${maxItems} token ids, ${range}`,
+  }[kind];
 }
 
 /** Makes a table of read-only fields. */

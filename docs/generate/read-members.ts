@@ -18,12 +18,15 @@ export interface Member {
   readonly fallback: string | undefined;
 }
 
-/** @throws {Error} if the file has no such interface, or one without members */
+/**
+ * Reads the members of an interface, or of a table that is an exported constant.
+ * @throws {Error} if the file has none of this name, or one without members
+ */
 export async function membersOf(file: string, name: string): Promise<readonly Member[]> {
   const source = await readFile(join(ROOT, file), "utf8");
-  const start = new RegExp(`(interface|type) ${name}\\b[^{]*\\{`).exec(source);
+  const start = new RegExp(`(interface|type|const) ${name}\\b[^{]*\\{`).exec(source);
   if (!start) throw new Error(`${file}: has no interface ${name}`);
-  const members = membersIn(source.slice(start.index + start[0].length));
+  const members = membersIn(source.slice(start.index + start[0].length), start[1] === "const" ? "," : ";");
   if (members.length === 0) throw new Error(`${file}: nothing was found in ${name}`);
   return members;
 }
@@ -36,8 +39,11 @@ export async function unionOf(file: string, name: string): Promise<string> {
   return (values.match(/"[^"]*"/g) ?? []).join(" | ");
 }
 
-/** @param body - an object type from after its opening brace, at least up to the closing one */
-export function membersIn(body: string): readonly Member[] {
+/**
+ * @param body - an object, or its type, from after its opening brace, at least up to the closing one
+ * @param separator - of members
+ */
+export function membersIn(body: string, separator: ";" | "," = ";"): readonly Member[] {
   const members: Member[] = [];
   let depth = 0;
   let comment = "";
@@ -54,7 +60,7 @@ export function membersIn(body: string): readonly Member[] {
     } else if ("{([".includes(body.charAt(at))) depth++;
     else if ("})]".includes(body.charAt(at))) depth--;
     // The last member of a type on one line has no semicolon.
-    if (depth < 0 || (depth === 0 && body[at] === ";")) {
+    if (depth < 0 || (depth === 0 && body[at] === separator)) {
       const member = memberOf(body.slice(from, at), comment);
       if (member) members.push(member);
       if (depth < 0) break;

@@ -5,8 +5,8 @@ import { errorTable } from "./errors.ts";
 import { eventSections } from "./events.ts";
 import { limitsTable } from "./limits.ts";
 import { metricTable } from "./metrics.ts";
-import { fieldTable, optionTable } from "./option-tables.ts";
 import { routeTable } from "./routes.ts";
+import { fieldTable, optionTable, parameterFieldTable, parameterNameTable, parameterTable } from "./option-tables.ts";
 import { shortNameTable } from "./short-names.ts";
 
 export interface Region {
@@ -19,7 +19,6 @@ export interface Region {
 const ENGINE = "packages/engine/src";
 const CORE = "packages/core/src";
 const EDGE = "packages/express/src/edge";
-const PARAMS = `${CORE}/sampling/sampling-params.ts`;
 const API = "packages/express/src/services.ts";
 
 export const REGIONS: readonly Region[] = [
@@ -35,7 +34,8 @@ export const REGIONS: readonly Region[] = [
       ),
   },
   { page: "engine.md", name: "requests", make: () => optionTable([`${CORE}/engine.ts`, "GenerateRequest"]) },
-  { page: "engine.md", name: "parameters", make: () => optionTable([PARAMS, "SamplingParams"]) },
+  { page: "engine.md", name: "parameters", make: parameterTable },
+  { page: "engine.md", name: "parameter names", make: parameterNameTable },
   { page: "engine.md", name: "chunks", make: () => fieldTable([`${CORE}/generation.ts`, "GenerateChunk"]) },
   { page: "engine.md", name: "tokens", make: () => fieldTable([`${CORE}/generation.ts`, "GeneratedToken"]) },
   { page: "engine.md", name: "info", make: () => fieldTable([`${CORE}/engine.ts`, "EngineInfo"]) },
@@ -54,6 +54,7 @@ export const REGIONS: readonly Region[] = [
       ),
   },
   { page: "express.md", name: "routes", make: routeTable },
+  { page: "../express.md", name: "sampling parameters", make: parameterFieldTable },
   {
     page: "express.md",
     name: "serving",

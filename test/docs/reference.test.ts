@@ -51,7 +51,7 @@ test("the last member of a type on one line is read, too", () => {
 
 test("sampling parameters have the defaults that their docstrings name", async () => {
   const resolved: object = resolveSamplingParams({}, { vocabSize: 10 });
-  const members = await membersOf("packages/core/src/sampling/sampling-params.ts", "SamplingParams");
+  const members = await membersOf("packages/core/src/sampling/sampling-params.ts", "SAMPLING_PARAMETERS");
   expect(members.length).toBeGreaterThan(10);
   for (const { name, fallback = "" } of members) {
     const value: unknown = Reflect.get(resolved, name);

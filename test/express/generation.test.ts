@@ -2,6 +2,9 @@
 
 import {
   resolveSamplingParams,
+  samplingParametersWith,
+  wireName,
+  type SamplingParameter,
   type AcceptedPrompt,
   type Engine,
   type EngineInfo,
@@ -319,4 +322,21 @@ test.each([
   expect(resolveSamplingParams(params, INFO)).not.toEqual(
     field === "top_k" && value === -1 ? {} : resolveSamplingParams(absent, INFO),
   );
+});
+
+test.each(samplingParametersWith("http"))("a body has %s as the table of parameters says", (name, entry) => {
+  const { kind, min, above = 0, max, maxItems = 0 }: SamplingParameter = { ...entry, ...entry.http };
+  const field = wireName(name);
+  const valid = (value: unknown): boolean => completionBody.safeParse({ prompt: "a", [field]: value }).success;
+  expect([undefined, null].map(valid)).toEqual([true, true]);
+  expect(valid({ other: "type" })).toBe(false);
+  if (kind !== "number" && kind !== "integer") {
+    expect(kind === "flag" || valid(Array.from({ length: maxItems + 1 }, () => 1))).toBe(kind === "flag");
+    return;
+  }
+  const least = min ?? above + 1e-9;
+  const { params } = generationSettings(completionBody.parse({ prompt: "a", [field]: least }), servedInfo(INFO), OWN);
+  expect(params[name]).toBe(least < (entry.min ?? least) ? entry.default : least);
+  expect([least - 1e-6, least - 1].map(valid)).toEqual([false, false]);
+  if (max !== undefined) expect([max, max + 1].map(valid)).toEqual([true, false]);
 });

@@ -1,4 +1,9 @@
-import { resolveSamplingParams } from "@readme-moe/core";
+import {
+  resolveSamplingParams,
+  samplingParametersWith,
+  type SamplingParameter,
+  type SamplingParams,
+} from "@readme-moe/core";
 import { expect, test } from "vitest";
 import { readJob, writeJob, type FleetJob } from "../../packages/fleet/src/job.ts";
 import { bullPriority } from "../../packages/fleet/src/job-queues.ts";
@@ -8,17 +13,28 @@ import { hostileJobs } from "../support/fleet/hostile-jobs.ts";
 const limits = { vocabSize: 100, eosTokenIds: [0] };
 const SMALLEST = { id: "r", promptIds: [1], params: { seed: 1 } };
 
-const params = fc.record(
+/** Draws a value of any parameter. */
+function valueOf({ kind, min = 0, above = 0, max = 50, maxItems = 0 }: SamplingParameter): fc.Arbitrary<unknown> {
+  const ids = fc.nat(99);
+  // JSON has no -0.
+  const number = fc.double({ min: Math.max(min, above + 1e-6), max, noNaN: true }).map((value) => value + 0);
+  return {
+    number,
+    integer: fc.integer({ min, max }),
+    flag: fc.boolean(),
+    texts: fc.oneof(fc.constant("end"), fc.array(fc.stringMatching(/^[a-z]{1,3}$/), { maxLength: maxItems })),
+    tokenIds: fc.uniqueArray(ids),
+    biases: fc.oneof(
+      fc.uniqueArray(fc.tuple(ids, number), { selector: ([id]) => id }).map((entries) => new Map(entries)),
+      fc.dictionary(ids.map(String), number),
+    ),
+  }[kind];
+}
+
+const params: fc.Arbitrary<SamplingParams> = fc.record(
   {
+    ...Object.fromEntries(samplingParametersWith("kind").map(([name, entry]) => [name, valueOf(entry)])),
     maxTokens: fc.integer({ min: 50, max: 90 }),
-    minTokens: fc.integer({ min: 0, max: 50 }),
-    temperature: fc.double({ min: 0, max: 2, noNaN: true }),
-    topK: fc.nat(50),
-    logitBias: fc.oneof(fc.constant({ 5: 1.5 }), fc.constant(new Map([[7, -3]]))),
-    stop: fc.oneof(fc.constant("end"), fc.constant(["a", "b"])),
-    stopTokenIds: fc.uniqueArray(fc.nat(99)),
-    n: fc.integer({ min: 1, max: 4 }),
-    frequencyPenalty: fc.double({ min: -2, max: 2, noNaN: true }),
   },
   { requiredKeys: [] },
 );

@@ -6,8 +6,7 @@ import type { UpcomingUses } from "./expert-cache/next-step.ts";
 import type { ChatMessage, FollowRequest, Generation, RoutedPrompt, TokenizeOptions } from "./generation.ts";
 import type { EmbeddingInfo, Embeddings, EmbedRequest, ModelTask, Ranking, RerankRequest } from "./pooling.ts";
 import type { ProcessLogits } from "./process-logits.ts";
-import type { SamplingDefaults } from "./sampling/sampling-defaults.ts";
-import type { SamplingParams } from "./sampling/sampling-params.ts";
+import type { SamplingDefaults, SamplingParams } from "./sampling/sampling-params.ts";
 import type { CostModel } from "./scheduling/cost-model.ts";
 import type { DraftSource } from "./speculation/plan-drafts.ts";
 

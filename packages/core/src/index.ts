@@ -253,12 +253,21 @@ export {
   type TokenLogprobs,
 } from "./sampling/sample.ts";
 export { checkAnswerFormat, type AnswerFormat } from "./answer-format.ts";
-export { recommendedMaxTokens, type SamplingDefaults, withSamplingDefaults } from "./sampling/sampling-defaults.ts";
 export {
+  recommendedMaxTokens,
   resolveSamplingParams,
+  SAMPLING_PARAMETERS,
+  samplingParametersWith,
+  wireName,
+  withSamplingDefaults,
   type ResolvedSamplingParams,
+  type SamplingDefaults,
   type SamplingLimits,
+  type SamplingName,
+  type SamplingNameWith,
+  type SamplingParameter,
   type SamplingParams,
+  type WireName,
 } from "./sampling/sampling-params.ts";
 export { StopAutomaton, StopMatcher, type StopResult } from "./sampling/stop-strings.ts";
 export {

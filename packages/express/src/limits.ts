@@ -1,5 +1,7 @@
 // All limits of what one client can use. Options take their defaults from here, and the docs their table.
 
+import { SAMPLING_PARAMETERS } from "@readme-moe/core";
+
 /** A limit, as the docs show it. */
 export interface Limit {
   /** Description of the limited quantity. */
@@ -105,9 +107,19 @@ export const LIMITS = {
     unit: "items",
     beyond: "400 `invalid_value`",
   },
-  logitBiases: { of: "`logit_bias`", value: 1024, unit: "items", beyond: "400 `invalid_value`" },
-  stopTokens: { of: "`stop_token_ids`", value: 1024, unit: "items", beyond: "400 `invalid_value`" },
-  stops: { of: "`stop`", value: 64, unit: "items", beyond: "400 `invalid_value`" },
+  logitBiases: {
+    of: "`logit_bias`",
+    value: SAMPLING_PARAMETERS.logitBias.maxItems,
+    unit: "items",
+    beyond: "400 `invalid_value`",
+  },
+  stopTokens: {
+    of: "`stop_token_ids`",
+    value: SAMPLING_PARAMETERS.stopTokenIds.maxItems,
+    unit: "items",
+    beyond: "400 `invalid_value`",
+  },
+  stops: { of: "`stop`", value: SAMPLING_PARAMETERS.stop.maxItems, unit: "items", beyond: "400 `invalid_value`" },
   guidedChoices: {
     of: "`guided_choice` and `structured_outputs.choice`",
     value: 1024,
@@ -119,7 +131,7 @@ export const LIMITS = {
   templateVariables: { of: "`chat_template_kwargs`", value: 64, unit: "items", beyond: "400 `invalid_value`" },
   choices: {
     of: "choices of all prompts of a request",
-    value: 128,
+    value: SAMPLING_PARAMETERS.n.max,
     unit: "choices",
     beyond: "400 `invalid_value`",
   },

@@ -1,6 +1,14 @@
 // A job: a request as plain data. What comes out of the queue is checked like a client's body.
 
-import { isTraceparent, type EngineInfo, type GenerateRequest, type SamplingParams } from "@readme-moe/core";
+import {
+  isTraceparent,
+  SAMPLING_PARAMETERS,
+  type EngineInfo,
+  type GenerateRequest,
+  type SamplingName,
+  type SamplingParameter,
+  type SamplingParams,
+} from "@readme-moe/core";
 import { z } from "zod";
 
 const count = z.number().int().nonnegative();
@@ -9,26 +17,27 @@ const tokenIds = z.array(count).max(1 << 22);
 /** Numbers of tokens by expert. */
 export const expertTokensSchema: z.ZodType<number[]> = z.array(count).max(65_536);
 
-// The engine checks values and their ranges; here only shapes count, so that nothing else can be in a job.
-const number = z.number();
-const params = z.strictObject({
-  maxTokens: number,
-  minTokens: number.exactOptional(),
-  temperature: number.exactOptional(),
-  topK: number.exactOptional(),
-  topP: number.exactOptional(),
-  minP: number.exactOptional(),
-  repetitionPenalty: number.exactOptional(),
-  presencePenalty: number.exactOptional(),
-  frequencyPenalty: number.exactOptional(),
-  logitBias: z.record(z.string().regex(/^\d{1,10}$/), number).exactOptional(),
-  seed: number,
-  stop: z.array(z.string()).max(64).exactOptional(),
-  stopTokenIds: tokenIds.exactOptional(),
-  ignoreEos: z.boolean().exactOptional(),
-  logprobs: number.exactOptional(),
-  n: number.int().min(1).max(128),
-});
+/** Values of sampling parameters in a job, by kind. The engine checks them; here only shapes count. */
+const KINDS = {
+  number: z.number(),
+  integer: z.number(),
+  flag: z.boolean(),
+  texts: z.array(z.string()).max(64),
+  tokenIds,
+  biases: z.record(z.string().regex(/^\d{1,10}$/), z.number()),
+} as const satisfies Readonly<Record<SamplingParameter["kind"], z.ZodType>>;
+
+type JobParam<Name extends SamplingName> = z.ZodExactOptional<
+  (typeof KINDS)[(typeof SAMPLING_PARAMETERS)[Name]["kind"]]
+>;
+
+const paramFields = Object.entries<SamplingParameter>(SAMPLING_PARAMETERS).map(
+  ([name, { kind }]) => [name, KINDS[kind].exactOptional()] as const,
+);
+
+const params = z
+  .strictObject(Object.fromEntries(paramFields) as { readonly [Name in SamplingName]: JobParam<Name> })
+  .extend({ maxTokens: z.number(), seed: z.number(), n: z.int().min(1).max(SAMPLING_PARAMETERS.n.max) });
 
 /** Ids of requests are parts of keys. Those of jobs have an addition. */
 const ID = /^[\w.-]{1,128}$/;
@@ -77,18 +86,17 @@ export function requestIdOf(jobId: string): string {
 export function writeJob(request: JobRequest): FleetJob {
   const { id, promptIds, expertTokens, params: given, priority = 0, prediction, ...others } = request;
   const { expert, client, cacheSalt, traceparent, constraint } = others;
-  const { logitBias, stop, stopTokenIds, maxTokens = 128, n = 1, ...rest } = given;
-  const bias = logitBias instanceof Map ? Object.fromEntries(logitBias as ReadonlyMap<number, number>) : logitBias;
+  const { logitBias, stop, stopTokenIds, maxTokens = SAMPLING_PARAMETERS.maxTokens.default, n = 1, ...rest } = given;
   return withoutUndefined({
-    version: 1,
+    version: 1 as const,
     id,
     prompt: Array.from(promptIds),
-    expertTokens,
+    expertTokens: expertTokens && [...expertTokens],
     params: withoutUndefined({
       ...rest,
       maxTokens,
       n,
-      logitBias: bias,
+      logitBias: logitBias instanceof Map ? Object.fromEntries(logitBias) : logitBias,
       stop: typeof stop === "string" ? [stop] : stop && [...stop],
       stopTokenIds: stopTokenIds && [...stopTokenIds],
     }),
@@ -99,7 +107,7 @@ export function writeJob(request: JobRequest): FleetJob {
     traceparent,
     prediction: prediction === undefined || typeof prediction === "string" ? prediction : Array.from(prediction),
     constraint,
-  }) as FleetJob;
+  });
 }
 
 /** Returns how many tokens the choices of a job have at most, within the model's context. */
@@ -111,9 +119,13 @@ export function completionTokens(
   return n * Math.max(0, Math.min(maxTokens, contextTokens - job.prompt.length));
 }
 
+type Present<Fields> = {
+  [Name in keyof Fields as undefined extends Fields[Name] ? never : Name]: Fields[Name];
+} & { [Name in keyof Fields as undefined extends Fields[Name] ? Name : never]?: Exclude<Fields[Name], undefined> };
+
 /** Leaves out absent fields, as JSON does. */
-function withoutUndefined<Fields extends object>(fields: Fields): Fields {
-  return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)) as Fields;
+function withoutUndefined<Fields extends object>(fields: Fields): Present<Fields> {
+  return Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)) as Present<Fields>;
 }
 
 /** Reads a job of the queue. @throws {TypeError} on what no front writes; the message quotes nothing of it */

@@ -2,9 +2,12 @@
 
 import {
   EVICTION_POLICIES,
+  samplingParametersWith,
   withSamplingDefaults,
   type EvictionPolicyName,
   type SamplingDefaults,
+  type SamplingNameWith,
+  type SamplingParameter,
   type SamplingParams,
 } from "@readme-moe/core";
 import type { Precision } from "@readme-moe/model";
@@ -38,19 +41,10 @@ export interface EngineFlags extends RuntimeFlags {
   readonly recordTrace?: string;
 }
 
-export interface SamplingFlags {
-  readonly maxNewTokens?: number;
-  readonly temperature?: number;
-  readonly topK?: number;
-  readonly topP?: number;
-  readonly minP?: number;
-  readonly repetitionPenalty?: number;
-  readonly presencePenalty?: number;
-  readonly frequencyPenalty?: number;
-  readonly logitBias?: Readonly<Record<number, number>>;
-  readonly seed?: number;
-  readonly stop?: readonly string[];
-}
+type FlagName = SamplingNameWith<"flag">;
+
+/** Flags of the commands that sample. The one of `maxTokens` has another name, that of transformers. */
+export type SamplingFlags = Omit<Pick<SamplingParams, FlagName>, "maxTokens"> & { readonly maxNewTokens?: number };
 
 export function addOptions(command: Command, ...options: readonly Option[]): Command {
   for (const option of options) command.addOption(option);
@@ -170,41 +164,25 @@ const FALLBACKS: Readonly<Record<SamplingUse, SamplingDefaults>> = {
 
 /** Options of `generate`, `chat` and `answer`, named as in the APIs of OpenAI and transformers. */
 export function samplingOptions(use: SamplingUse): readonly Option[] {
-  return [
-    new Option(
-      "--max-new-tokens <n>",
-      `most tokens to add (default: the model's, else ${FALLBACKS[use].maxTokens})`,
-    ).argParser(wholeNumber(1)),
-    new Option(
-      "--temperature <t>",
-      `randomness; 0 always takes the most likely token (default: the model's, else ${FALLBACKS[use].temperature})`,
-    ).argParser(anyNumber),
-    new Option("--top-k <n>", "sample from the n most likely tokens; 0 for all").argParser(wholeNumber(0)),
-    new Option("--top-p <p>", "sample from the most likely tokens that together have this probability").argParser(
-      anyNumber,
-    ),
-    new Option(
-      "--min-p <p>",
-      `drop tokens less likely than p times the most likely one (default: the model's, else ${FALLBACKS[use].minP ?? 0})`,
-    ).argParser(anyNumber),
-    new Option(
-      "--repetition-penalty <x>",
-      `above 1 makes earlier tokens less likely (default: the model's, else ${FALLBACKS[use].repetitionPenalty ?? 1})`,
-    ).argParser(anyNumber),
-    new Option("--presence-penalty <x>", "subtracted once from the logits of tokens in the completion").argParser(
-      anyNumber,
-    ),
-    new Option("--frequency-penalty <x>", "subtracted for each time that a token is in the completion").argParser(
-      anyNumber,
-    ),
-    new Option("--logit-bias <id=bias...>", "added to the logits of tokens, such as 42=-100").argParser(logitBias),
-    new Option("--seed <n>", "makes sampling repeatable").argParser(wholeNumber(0)),
-    new Option("--stop <text...>", "end before any of these texts"),
-  ];
+  return samplingParametersWith("flag").map(([name, entry]) => {
+    const isRecommended = Object.values(FALLBACKS).some((fallback) => name in fallback);
+    const own = FALLBACKS[use][name as keyof SamplingDefaults] ?? entry.default;
+    const { syntax, about } = entry.flag;
+    return withParser(
+      new Option(syntax, about + (isRecommended ? ` (default: the model's, else ${JSON.stringify(own)})` : "")),
+      entry,
+    );
+  });
+}
+
+function withParser(option: Option, { kind, min = 0 }: SamplingParameter): Option {
+  if (kind === "number") return option.argParser(anyNumber);
+  if (kind === "integer") return option.argParser(wholeNumber(min));
+  return kind === "biases" ? option.argParser(logitBias) : option;
 }
 
 /**
- * Turns flags into parameters; the compiler checks that none is missing. The engine checks their values.
+ * Turns flags into parameters. The engine checks their values.
  *
  * @param recommended - by the model's files; the command's own defaults come after them
  */
@@ -213,11 +191,8 @@ export function samplingParams(
   use: SamplingUse,
   recommended: SamplingDefaults | undefined,
 ): SamplingParams {
-  const { maxNewTokens: maxTokens, temperature, topK, topP, minP, repetitionPenalty } = flags;
-  const { presencePenalty, frequencyPenalty, logitBias: bias, seed, stop } = flags;
-  const penalties = { repetitionPenalty, presencePenalty, frequencyPenalty };
-  const params = { maxTokens, temperature, topK, topP, minP, ...penalties, logitBias: bias, seed, stop };
-  params satisfies Record<Exclude<keyof SamplingFlags, "maxNewTokens"> | "maxTokens", unknown>;
+  const given = { ...flags, maxTokens: flags.maxNewTokens };
+  const params = Object.fromEntries(samplingParametersWith("flag").map(([name]) => [name, given[name]]));
   // A temperature of the model's is meant for the distribution that its own files describe.
   const { minP: _, repetitionPenalty: __, ...own } = FALLBACKS[use];
   const fallback = recommended?.temperature === undefined ? FALLBACKS[use] : own;

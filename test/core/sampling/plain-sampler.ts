@@ -3,6 +3,16 @@
 
 import { logSumExpBlock, type LogitsRow, type SamplingParams } from "@readme-moe/core";
 
+/** Values of the parameters that change no logits; the oracle's tests draw from them. */
+export const TRUNCATIONS: { readonly [Name in keyof SamplingParams]: readonly SamplingParams[Name][] } = {
+  temperature: [0, 0.01, 0.3, 0.7, 1.3, 2, 50],
+  topK: [1, 2, 10, 50, 300, 10_000],
+  topP: [1e-9, 0.1, 0.5, 0.9, 0.95, 0.999],
+  minP: [0, 0.01, 0.1, 0.5, 1],
+  minTokens: [0, 3],
+  ignoreEos: [true],
+};
+
 export interface PlainCase {
   readonly logits: Float32Array;
   readonly params: SamplingParams;

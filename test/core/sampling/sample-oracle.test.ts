@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { randomInteger, randomNormal, seededRandom } from "../../support/random.ts";
-import { plainDistribution, plainSample, rowOf, type PlainCase } from "./plain-sampler.ts";
+import { plainDistribution, plainSample, rowOf, TRUNCATIONS, type PlainCase } from "./plain-sampler.ts";
 import {
   candidatesNeeded,
   needsFullLogits,
@@ -34,16 +34,10 @@ function randomLogits(random: Random): Float32Array {
   }).fill(offset + 1, 2, 3); // one that is finite and never masked
 }
 
-/** Removes the parameters that change logits, so that candidates may decide. */
+/** Draws parameters that change no logits, so that candidates may decide. */
 function randomTruncation(random: Random): SamplingParams {
-  return {
-    ...maybe(random, "temperature", [0, 0.01, 0.3, 0.7, 1.3, 2, 50]),
-    ...maybe(random, "topK", [1, 2, 10, 50, 300, 10_000]),
-    ...maybe(random, "topP", [1e-9, 0.1, 0.5, 0.9, 0.95, 0.999]),
-    ...maybe(random, "minP", [0, 0.01, 0.1, 0.5, 1]),
-    ...maybe(random, "minTokens", [0, 3]),
-    ...maybe(random, "ignoreEos", [true]),
-  };
+  const drawn = Object.entries(TRUNCATIONS).filter(() => random() < 0.5);
+  return Object.fromEntries(drawn.map(([name, values]) => [name, pick<unknown>(random, values)]));
 }
 
 function randomPenalties(random: Random): SamplingParams {

@@ -1,8 +1,27 @@
 import { describe, expect, expectTypeOf, it } from "vitest";
-import { resolveSamplingParams, type SamplingParams } from "@readme-moe/core";
+import { resolveSamplingParams, SAMPLING_PARAMETERS, type SamplingParams } from "@readme-moe/core";
 
 const limits = { vocabSize: 100, eosTokenIds: [2, 3] };
 const resolve = (params: unknown): unknown => resolveSamplingParams(params as SamplingParams, limits);
+
+const DEFAULTS = {
+  maxTokens: 128,
+  minTokens: 0,
+  temperature: 1,
+  topK: 0,
+  topP: 1,
+  minP: 0,
+  repetitionPenalty: 1,
+  presencePenalty: 0,
+  frequencyPenalty: 0,
+  logitBias: new Map(),
+  seed: undefined,
+  stop: [],
+  stopTokenIds: new Set(),
+  ignoreEos: false,
+  logprobs: undefined,
+  n: 1,
+};
 
 type Case = readonly [params: unknown, message: string];
 const messageFirst = (cases: readonly Case[]): readonly (readonly [string, unknown])[] =>
@@ -10,26 +29,19 @@ const messageFirst = (cases: readonly Case[]): readonly (readonly [string, unkno
 
 describe("resolveSamplingParams", () => {
   it("fills every default", () => {
+    const others = Object.entries(SAMPLING_PARAMETERS).filter(([name]) => !(name in DEFAULTS));
     expect(resolve({})).toEqual({
+      ...Object.fromEntries(others.map(([name, entry]) => [name, entry.default])),
+      ...DEFAULTS,
       vocabSize: 100,
-      maxTokens: 128,
-      minTokens: 0,
-      temperature: 1,
-      topK: 0,
-      topP: 1,
-      minP: 0,
-      repetitionPenalty: 1,
-      presencePenalty: 0,
-      frequencyPenalty: 0,
-      logitBias: new Map(),
-      seed: undefined,
-      stop: [],
-      stopTokenIds: new Set(),
-      ignoreEos: false,
-      logprobs: undefined,
-      n: 1,
       maskedUntilMinTokens: new Set([2, 3]),
     });
+  });
+
+  it("takes each parameter's default as that parameter", () => {
+    for (const [name, { default: value }] of Object.entries(SAMPLING_PARAMETERS)) {
+      expect(resolve({ [name]: value }), name).toEqual(resolve({}));
+    }
   });
 
   it("treats undefined as absent", () => {

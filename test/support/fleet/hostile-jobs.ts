@@ -1,6 +1,6 @@
 // Jobs that no front writes: valid ones with seeded damage, in every field, that aim at files, modules, memory and keys.
 
-import { seededRandom } from "@readme-moe/core";
+import { SAMPLING_PARAMETERS, seededRandom } from "@readme-moe/core";
 
 /** Targets that a hostile job could want to be read or run. */
 export interface Bait {
@@ -13,8 +13,7 @@ export interface Bait {
 type Json = null | boolean | number | string | readonly Json[] | { readonly [name: string]: Json };
 
 const FIELDS = ["version", "id", "prompt", "expertTokens", "expert", "priority", "client", "prediction", "constraint"];
-const PARAMS = ["maxTokens", "minTokens", "temperature", "topK", "topP", "minP", "repetitionPenalty", "seed", "n"];
-const MORE_PARAMS = ["stop", "stopTokenIds", "logitBias", "logprobs", "ignoreEos", "frequencyPenalty"];
+const PARAMS = Object.keys(SAMPLING_PARAMETERS);
 const KINDS = [
   "json",
   "grammar",
@@ -86,7 +85,7 @@ export function hostileJobs(
     for (let left = 1 + Math.floor(random() * 3); left > 0; left--) {
       const kind = random();
       if (kind < 0.4) job[pick(FIELDS)] = values();
-      else if (kind < 0.6) params[pick([...PARAMS, ...MORE_PARAMS])] = values();
+      else if (kind < 0.6) params[pick(PARAMS)] = values();
       else if (kind < 0.7) job["constraint"] = constraint();
       else if (kind < 0.8) job[pick(["module", "path", "model", "processLogits", "signal", "resume"])] = values();
       else if (kind < 0.9) delete job[pick(FIELDS)];

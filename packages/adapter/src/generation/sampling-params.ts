@@ -1,13 +1,22 @@
 // Translates the host's generation options into the engine's sampling parameters.
 
-import type { GenerateRequest, SamplingParams } from "@readme-moe/core";
+import {
+  type GenerateRequest,
+  type SAMPLING_PARAMETERS,
+  type SamplingNameWith,
+  type SamplingParams,
+  samplingParametersWith,
+} from "@readme-moe/core";
 import type { Generation, HostGenerationConfig } from "../host.ts";
 
+/** Names of the parameters that leave tokens out. */
+type TruncationName = (typeof SAMPLING_PARAMETERS)[SamplingNameWith<"transformers">]["transformers"];
+type Truncation = Readonly<Partial<Record<TruncationName, number | null>>>;
+
 /** Options that the hosts do not have, or have and ignore. */
-export interface ExtraOptions {
+export interface ExtraOptions extends Truncation {
   /** Texts that end the generation; the result includes them, as in Python's transformers. */
   readonly stop_strings?: string | readonly string[] | null | undefined;
-  readonly min_p?: number | null | undefined;
   /** Makes sampling repeatable, whatever else runs. */
   readonly seed?: number | undefined;
   /** One expert for every token, by name or index, instead of the model's router. */
@@ -36,7 +45,7 @@ export function samplingOf(
     maxTokens,
     temperature: isDivided ? 1 : temperature,
     // Every parameter is given: the host has applied the model's own defaults, and its processors the penalty.
-    ...candidates(config.do_sample ? config : NO_LIMITS, config.do_sample ? extra : {}),
+    ...truncation(config, extra),
     ...(isProcessed ? { repetitionPenalty: 1 } : penalties(config, maxTokens)),
     // The host's end tokens may differ from the model's.
     ignoreEos: true,
@@ -45,13 +54,14 @@ export function samplingOf(
   };
 }
 
-const NO_LIMITS = { top_k: null, top_p: null };
-
-function candidates(
-  { top_k: topK, top_p: topP }: Pick<HostGenerationConfig, "top_k" | "top_p">,
-  { min_p: minP }: ExtraOptions,
-): SamplingParams {
-  return { topK: topK ?? 0, topP: topP ?? 1, minP: minP ?? 0 };
+/** Returns the parameters that leave tokens out, of those that the host resolves and of those that it ignores. */
+function truncation({ do_sample: isSampled, ...config }: Truncation & HostGenerationConfig, extra: Truncation) {
+  return Object.fromEntries(
+    samplingParametersWith("transformers").map(([name, { transformers, default: neutral }]) => [
+      name,
+      isSampled ? (config[transformers] ?? extra[transformers] ?? neutral) : neutral,
+    ]),
+  ) satisfies SamplingParams;
 }
 
 function penalties(config: HostGenerationConfig, maxTokens: number): SamplingParams {

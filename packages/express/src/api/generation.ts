@@ -15,7 +15,7 @@ import { callerError, engineError, grammarError, invalid } from "../http/errors.
 import { streamNotFound } from "../http/reply.ts";
 import type { RequestScope } from "./request-scope.ts";
 import { chosenExpert, type ExpertSource, goneError } from "./experts.ts";
-import type { ChatBody, CompletionBody, SamplingField } from "./request-schemas.ts";
+import { type ChatBody, type CompletionBody, samplingOf } from "./request-schemas.ts";
 
 /** Parameters of a request, checked against its model before admission. */
 export interface GenerationSettings {
@@ -83,15 +83,6 @@ export function generationSettings(
   };
 }
 
-/** A field's name in the engine's spelling: `top_p` becomes `topP`. */
-type CamelCase<Name extends string> = Name extends `${infer First}_${infer Rest}`
-  ? `${First}${Capitalize<CamelCase<Rest>>}`
-  : Name;
-
-/**
- * Translates sampling parameters. Absent ones keep the model's and the engine's defaults. The compiler checks that
- * every sampling field of the body is translated.
- */
 function samplingParams(body: SharedBody, info: EngineInfo): SamplingParams {
   checkIds("stop_token_ids", body.stop_token_ids ?? [], info);
   checkIds("logit_bias", Object.keys(body.logit_bias ?? {}).map(Number), info);
@@ -99,22 +90,7 @@ function samplingParams(body: SharedBody, info: EngineInfo): SamplingParams {
     // Decoded text consists of whole characters, so this stop would never match.
     if (/\p{Surrogate}/u.test(stop)) throw invalid("stop", "expected whole characters, got a lone surrogate");
   }
-  return {
-    temperature: body.temperature ?? undefined,
-    topP: body.top_p ?? undefined,
-    topK: body.top_k == null ? undefined : Math.max(0, body.top_k),
-    minP: body.min_p ?? undefined,
-    repetitionPenalty: body.repetition_penalty ?? undefined,
-    presencePenalty: body.presence_penalty ?? undefined,
-    frequencyPenalty: body.frequency_penalty ?? undefined,
-    logitBias: body.logit_bias ?? undefined,
-    seed: body.seed ?? undefined,
-    stop: body.stop ?? undefined,
-    stopTokenIds: body.stop_token_ids ?? undefined,
-    minTokens: body.min_tokens ?? undefined,
-    ignoreEos: body.ignore_eos ?? undefined,
-    n: body.n ?? undefined,
-  } satisfies Record<CamelCase<SamplingField>, unknown>;
+  return samplingOf(body);
 }
 
 function completionLimit(wanted: number, minTokens: number, { contextTokens }: EngineInfo): number {

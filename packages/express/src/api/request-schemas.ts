@@ -1,6 +1,16 @@
 // Schemas of request bodies, and the fields that several have. A field that is `null` counts as absent.
 
-import { isRecord } from "@readme-moe/core";
+import {
+  isRecord,
+  samplingParametersWith,
+  wireName,
+  type SAMPLING_PARAMETERS,
+  type SamplingName,
+  type SamplingNameWith,
+  type SamplingParameter,
+  type SamplingParams,
+  type WireName,
+} from "@readme-moe/core";
 import { z } from "zod";
 import { LIMITS } from "../limits.ts";
 import { REASONING_EFFORTS } from "../reasoning/reasoning.ts";
@@ -10,29 +20,68 @@ export const MAX_TOKEN_ID = 0x7fffffff;
 
 export const tokenId: z.ZodInt = z.int().min(0).max(MAX_TOKEN_ID);
 
-/** Sampling parameters with the names of OpenAI, then those of vLLM. */
-export const samplingFields = {
-  temperature: z.number().min(0).max(2).nullish(),
-  top_p: z.number().gt(0).max(1).nullish(),
-  frequency_penalty: z.number().min(-2).max(2).nullish(),
-  presence_penalty: z.number().min(-2).max(2).nullish(),
-  logit_bias: z
-    .record(z.string().regex(/^(0|[1-9]\d{0,9})$/), z.number().min(-100).max(100))
-    .nullish()
-    .describe(`Values that are added to logits, by token id, at most ${LIMITS.logitBiases.value}`),
-  seed: z.int().min(0).nullish(),
-  stop: z.union([z.string().min(1).max(1024), z.array(z.string().min(1).max(1024)).max(LIMITS.stops.value)]).nullish(),
-  n: z.int().min(1).max(LIMITS.choices.value).nullish(),
-  top_k: z.int().min(-1).nullish().describe("-1 and 0 keep all tokens"),
-  min_p: z.number().min(0).max(1).nullish(),
-  repetition_penalty: z.number().gt(0).max(1000).nullish(),
-  min_tokens: z.int().min(0).nullish(),
-  stop_token_ids: z.array(tokenId).max(LIMITS.stopTokens.value).nullish(),
-  ignore_eos: z.boolean().nullish(),
-} as const;
+/** Values of sampling parameters in JSON, by kind. */
+interface JsonValues {
+  readonly number: number;
+  readonly integer: number;
+  readonly flag: boolean;
+  readonly texts: string | string[];
+  readonly tokenIds: number[];
+  readonly biases: Record<string, number>;
+}
 
-/** Name of a body's field that is a sampling parameter. */
-export type SamplingField = keyof typeof samplingFields;
+/** A sampling parameter as the field of a body. */
+export type SamplingField<Name extends SamplingName> = z.ZodOptional<
+  z.ZodNullable<z.ZodType<JsonValues[(typeof SAMPLING_PARAMETERS)[Name]["kind"]]>>
+>;
+
+const FIELDS: { readonly [Kind in keyof JsonValues]: (entry: SamplingParameter) => z.ZodType<JsonValues[Kind]> } = {
+  number: (entry) => within(z.number(), entry),
+  integer: (entry) => within(z.int(), entry),
+  flag: () => z.boolean(),
+  texts({ maxItems = Infinity, maxChars = Infinity }) {
+    const text = z.string().min(1).max(maxChars);
+    return z.union([text, z.array(text).max(maxItems)]);
+  },
+  tokenIds: ({ maxItems = Infinity }) => z.array(tokenId).max(maxItems),
+  biases: (entry) => z.record(z.string().regex(/^(0|[1-9]\d{0,9})$/), within(z.number(), entry)),
+};
+
+function within(number: z.ZodNumber, { min, above, max }: SamplingParameter): z.ZodNumber {
+  let field = number;
+  if (min !== undefined) field = field.min(min);
+  if (above !== undefined) field = field.gt(above);
+  return max === undefined ? field : field.max(max);
+}
+
+/** Makes the field of a sampling parameter. @param api - what differs in the API */
+export function samplingField(
+  entry: SamplingParameter,
+  api: NonNullable<SamplingParameter["http"]>,
+): z.ZodOptional<z.ZodNullable<z.ZodType>> {
+  const field = FIELDS[entry.kind]({ ...entry, ...api }).nullish();
+  return api.about === undefined ? field : field.describe(api.about);
+}
+
+/** Sampling parameters of OpenAI's APIs. */
+const HTTP_PARAMETERS = samplingParametersWith("http");
+
+/** Sampling parameters with the names of OpenAI and vLLM. */
+export const samplingFields = Object.fromEntries(
+  HTTP_PARAMETERS.map(([name, entry]) => [wireName(name), samplingField(entry, entry.http)]),
+) as { readonly [Name in SamplingNameWith<"http"> as WireName<Name>]: SamplingField<Name> };
+
+/** Reads the sampling parameters of a body. Absent ones keep the model's and the engine's defaults. */
+export function samplingOf(
+  body: Readonly<Partial<Record<keyof typeof samplingFields, unknown>>>,
+): Pick<SamplingParams, SamplingNameWith<"http">> {
+  return Object.fromEntries(HTTP_PARAMETERS.map(([name, entry]) => [name, samplingValue(entry, body[wireName(name)])]));
+}
+
+/** Returns a field's value for the engine. A number below the parameter's range, such as -1, stands for its default. */
+export function samplingValue({ min = -Infinity, ...entry }: SamplingParameter, value: unknown): unknown {
+  return typeof value === "number" && value < min ? entry.default : (value ?? undefined);
+}
 
 const priority = z.number().min(-1e9).max(1e9).nullish().describe("Requests with larger numbers run first");
 

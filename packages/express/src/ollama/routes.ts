@@ -2,7 +2,7 @@
 // end with a tag.
 
 import { createHash, randomUUID } from "node:crypto";
-import type { EngineInfo, SamplingDefaults } from "@readme-moe/core";
+import { type EngineInfo, type SamplingDefaults, type SamplingParams, wireName } from "@readme-moe/core";
 import { chatApi, type ChatChoice } from "../api/chat.ts";
 import { completionApi, type CompletionChoice } from "../api/completions.ts";
 import { sendRead, type VisibleName, visibleNames } from "../api/other-routes.ts";
@@ -13,12 +13,13 @@ import { listed, serveEmbeddings } from "../api/pooling.ts";
 import { type EngineRouteFacts, type RequestParts, RequestScope } from "../api/request-scope.ts";
 import { clientSignal } from "../http/request.ts";
 import { asMessage, asResponse, chatOf, chatOfPrompt, completionOf, OllamaFormat } from "./translate.ts";
-import type {
-  OllamaChatBody,
-  OllamaEmbedBody,
-  OllamaEmbedOneBody,
-  OllamaGenerateBody,
-  OllamaShowBody,
+import {
+  OLLAMA_PARAMETERS,
+  type OllamaChatBody,
+  type OllamaEmbedBody,
+  type OllamaEmbedOneBody,
+  type OllamaGenerateBody,
+  type OllamaShowBody,
 } from "./schemas.ts";
 
 type EngineParts = RequestParts<EngineRouteFacts>;
@@ -30,13 +31,7 @@ const PARAMS: Readonly<Record<string, string>> = {
   "response_format.json_schema.schema": "format",
   response_format: "format",
   structured_outputs: "format",
-  repetition_penalty: "options.repeat_penalty",
-  temperature: "options.temperature",
-  top_p: "options.top_p",
-  top_k: "options.top_k",
-  min_p: "options.min_p",
-  seed: "options.seed",
-  stop: "options.stop",
+  ...Object.fromEntries(OLLAMA_PARAMETERS.map(([name, { ollama }]) => [wireName(name), `options.${ollama.name}`])),
 };
 
 const now = (): Date => new Date();
@@ -185,25 +180,13 @@ export async function ollamaShow(parts: RequestParts, body: OllamaShowBody): Pro
 
 /** Lists the parameters of requests without `options`, one on a line. */
 function parametersOf({ contextTokens, samplingDefaults }: EngineInfo): string {
-  const {
-    temperature,
-    topK,
-    topP,
-    minP,
-    repetitionPenalty,
-    stop = [],
-  } = { ...SAMPLING_FALLBACKS, ...samplingDefaults };
-  const named = {
-    num_ctx: contextTokens,
-    temperature,
-    top_k: topK,
-    top_p: topP,
-    min_p: minP,
-    repeat_penalty: repetitionPenalty,
-  };
-  const numbers = Object.entries(named).filter(([, value]) => value !== undefined);
-  const texts = [stop].flat().map((text) => ["stop", JSON.stringify(text)] as const);
-  return [...numbers, ...texts].map(([name, value]) => `${name.padEnd(NAME_WIDTH)} ${value}`).join("\n");
+  const defaults: SamplingParams = { ...SAMPLING_FALLBACKS, ...samplingDefaults };
+  const lines = OLLAMA_PARAMETERS.flatMap(([name, { ollama }]) =>
+    [defaults[name] ?? []].flat().map((value: unknown) => [ollama.name, JSON.stringify(value)] as const),
+  );
+  return [["num_ctx", `${contextTokens}`] as const, ...lines]
+    .map(([name, value]) => `${name.padEnd(NAME_WIDTH)} ${value}`)
+    .join("\n");
 }
 
 /** Answers `GET /api/version`. */

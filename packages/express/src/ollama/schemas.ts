@@ -1,26 +1,28 @@
 // Bodies and answers of Ollama's API. A field that is `null` counts as absent.
 
 import { z } from "zod";
-import { functionName, jsonSchema } from "../api/request-schemas.ts";
+import { type SAMPLING_PARAMETERS, type SamplingNameWith, samplingParametersWith } from "@readme-moe/core";
+import { functionName, jsonSchema, samplingField, type SamplingField } from "../api/request-schemas.ts";
 import { LIMITS } from "../limits.ts";
 
 const model = z.string().min(1).max(512).describe("A served name; `:latest` behind it is ignored");
+
+/** Sampling parameters that this API has, under names of its own. */
+export const OLLAMA_PARAMETERS = samplingParametersWith("ollama");
+
+const samplingOptions = Object.fromEntries(
+  OLLAMA_PARAMETERS.map(([, entry]) => [entry.ollama.name, samplingField(entry, { ...entry.http, ...entry.ollama })]),
+) as {
+  readonly [
+    Name in SamplingNameWith<"ollama"> as (typeof SAMPLING_PARAMETERS)[Name]["ollama"]["name"]
+  ]: SamplingField<Name>;
+};
 
 /** Options that change an answer, and those of loading a model, which have no effect here. */
 const options = z
   .strictObject({
     num_predict: z.int().min(-2).nullish().describe("Below 0: up to the end of the context"),
-    temperature: z.number().min(0).max(2).nullish(),
-    top_p: z.number().gt(0).max(1).nullish(),
-    top_k: z.int().min(-1).nullish(),
-    min_p: z.number().min(0).max(1).nullish(),
-    seed: z.int().min(-1).nullish().describe("-1: another one for each request"),
-    stop: z
-      .union([z.string().min(1).max(1024), z.array(z.string().min(1).max(1024)).max(LIMITS.stops.value)])
-      .nullish(),
-    repeat_penalty: z.number().gt(0).max(1000).nullish(),
-    presence_penalty: z.number().min(-2).max(2).nullish(),
-    frequency_penalty: z.number().min(-2).max(2).nullish(),
+    ...samplingOptions,
     repeat_last_n: z.int().nullish(),
     num_ctx: z.int().nullish(),
     num_keep: z.int().nullish(),

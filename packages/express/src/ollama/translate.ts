@@ -1,14 +1,15 @@
 // Translates requests of Ollama's API to chats or texts to continue, and answers back: one object, or one for each
 // piece, each on a line of its own.
 
-import type { ChatBody, CompletionBody } from "../api/request-schemas.ts";
+import { wireName } from "@readme-moe/core";
+import { type ChatBody, type CompletionBody, type samplingFields, samplingValue } from "../api/request-schemas.ts";
 import { type ApiError, invalid } from "../http/errors.ts";
 import type { AnswerFormat, AnswerPart, Outcome } from "../api/answer-format.ts";
 import type { ChatChoice } from "../api/chat.ts";
 import type { CompletionChoice } from "../api/completions.ts";
 import type { SseEvent } from "../http/reply.ts";
 import { joinToolCalls, parsedArguments, type WholeToolCall } from "../tools/tool-call-parser.ts";
-import type { OllamaChatBody, OllamaGenerateBody, OllamaShared } from "./schemas.ts";
+import { OLLAMA_PARAMETERS, type OllamaChatBody, type OllamaGenerateBody, type OllamaShared } from "./schemas.ts";
 
 type ChatMessage = ChatBody["messages"][number];
 type Message = NonNullable<OllamaChatBody["messages"]>[number];
@@ -50,35 +51,16 @@ function structureOf(format: NonNullable<OllamaShared["format"]>): CompletionBod
   return format === "json" ? { json_object: true } : { json: format };
 }
 
-type SharedFields = Pick<
-  ChatBody & CompletionBody,
-  | "model"
-  | "stream"
-  | "temperature"
-  | "top_p"
-  | "top_k"
-  | "min_p"
-  | "seed"
-  | "stop"
-  | "repetition_penalty"
-  | "presence_penalty"
-  | "frequency_penalty"
-  | "read_me"
->;
+type SharedFields = Pick<ChatBody & CompletionBody, "model" | "stream" | "read_me" | keyof typeof samplingFields>;
 
 function sharedOf({ model, stream, options }: OllamaShared): SharedFields {
+  const sampling = OLLAMA_PARAMETERS.map(
+    ([name, entry]) => [wireName(name), samplingValue(entry, options?.[entry.ollama.name])] as const,
+  );
   return {
     model,
     stream: stream ?? true,
-    temperature: options?.temperature,
-    top_p: options?.top_p,
-    top_k: options?.top_k,
-    min_p: options?.min_p,
-    seed: options?.seed === -1 ? undefined : options?.seed,
-    stop: options?.stop,
-    repetition_penalty: options?.repeat_penalty,
-    presence_penalty: options?.presence_penalty,
-    frequency_penalty: options?.frequency_penalty,
+    ...Object.fromEntries(sampling),
     read_me: { include: ["timings"] },
   };
 }

@@ -1,21 +1,16 @@
 // Sampling parameters that a model's files recommend: generation_config.json, or the metadata of a GGUF file.
 
-import { ReadMeError, resolveSamplingParams, type SamplingDefaults } from "@readme-moe/core";
+import { ReadMeError, resolveSamplingParams, samplingParametersWith, type SamplingDefaults } from "@readme-moe/core";
 import { messageOf } from "../files/errors.ts";
 import type { GgufMetadata } from "../gguf/header.ts";
 import { type Fields, MOST } from "./fields.ts";
 
-/** Names of the parameters that shape the distribution, in both kinds of file. */
-const NAMES = {
-  temperature: { json: "temperature", gguf: "temp" },
-  topK: { json: "top_k", gguf: "top_k" },
-  topP: { json: "top_p", gguf: "top_p" },
-  minP: { json: "min_p", gguf: "min_p" },
-  repetitionPenalty: { json: "repetition_penalty", gguf: "penalty_repeat" },
-} as const;
+/** Parameters that shape the distribution, with their names in both kinds of file. */
+const SHAPING = samplingParametersWith("file").flatMap(([name, { file }]) =>
+  "gguf" in file ? [[name, file] as const] : [],
+);
 
-type Shaping = keyof typeof NAMES;
-type Read = (name: (typeof NAMES)[Shaping]) => number | undefined;
+type Names = (typeof SHAPING)[number][1];
 
 /**
  * Reads generation_config.json as transformers does: `do_sample: false` is greedy, and so is a file that has sampling
@@ -52,8 +47,8 @@ export function ggufDefaults(path: string, metadata: GgufMetadata): SamplingDefa
   return checked(path, shape);
 }
 
-function shapeOf(read: Read): SamplingDefaults {
-  const found = Object.entries(NAMES).flatMap(([name, names]) => {
+function shapeOf(read: (names: Names) => number | undefined): SamplingDefaults {
+  const found = SHAPING.flatMap(([name, names]) => {
     const value = read(names);
     return value === undefined ? [] : [[name, value] as const];
   });
