@@ -12,11 +12,11 @@ COPY package.json pnpm-lock.yaml pnpm-workspace.yaml tsconfig.base.json ./
 COPY packages packages
 COPY tools/packages/bundle.mjs tools/packages/
 RUN pnpm install --frozen-lockfile && pnpm exec tsc -b packages/readme-moe && node tools/packages/bundle.mjs
-# Again without what only building needs, and without the runtime's libraries for other systems (230 MB). Hoisted, because
-# packages of a workspace get their peers, such as express, as development dependencies.
-RUN rm -rf node_modules packages/*/node_modules \
+# Again without what only building needs. Hoisted, because packages of a workspace get their peers, such as express, as
+# development dependencies; this installs for all packages, so that the lab's libraries (350 MB) are removed.
+RUN rm -rf node_modules packages/*/node_modules packages/refactor/* \
  && pnpm install --frozen-lockfile --prod --filter "readme-moe..." --config.node-linker=hoisted \
- && rm -rf node_modules/onnxruntime-node/bin/napi-v6/darwin node_modules/onnxruntime-node/bin/napi-v6/win32
+ && rm -rf node_modules/onnxruntime-* node_modules/vega*
 
 FROM node:20-slim
 ENV NODE_ENV=production README_MOE_CACHE=/cache

@@ -18,12 +18,12 @@ const ALLOWED: Readonly<Record<string, readonly string[]>> = {
   kernel: ["core", "model"],
   router: ["core", "model", "kernel"],
   engine: ["core", "model", "kernel", "router", "grammar"],
-  refactor: ["core", "model", "router"],
   adapter: ["core", "model", "engine"],
   grammar: ["core"],
   express: ["core", "grammar"],
   fleet: ["core", "grammar"],
-  "readme-moe": ["core", "model", "kernel", "router", "engine", "refactor", "express", "fleet"],
+  "readme-moe": ["core", "model", "kernel", "router", "engine", "express", "fleet"],
+  refactor: ["core", "model", "router", "fleet", "readme-moe"],
 };
 
 const sourcesOf = (folder: string): readonly string[] =>
@@ -41,7 +41,7 @@ test.each(packages)("%s imports only packages below it, and through their public
   for (const path of sourcesOf(join(ROOT, "packages", name, "src"))) {
     for (const [, specifier] of readFileSync(path, "utf8").matchAll(/from\s+"([^"]+)"/g)) {
       const where = `${relative(ROOT, path)} imports ${specifier}`;
-      const own = /^@readme-moe\/([^/]*)/.exec(specifier ?? "")?.[1];
+      const own = /^(?:@readme-moe\/)?(readme-moe|(?<=@readme-moe\/)[^/]*)/.exec(specifier ?? "")?.[1];
       if (own !== undefined) expect(ALLOWED[name], where).toContain(own);
       if (specifier?.startsWith(".")) expect(specifier, where).not.toContain("packages");
     }
@@ -53,6 +53,22 @@ test.each(packages)("%s imports only packages below it, and through their public
   expect(ALLOWED[name]).toEqual(
     expect.arrayContaining(own.map((dependency) => dependency.slice("@readme-moe/".length))),
   );
+});
+
+/** Packages that make and study models. The others are the runtime, which works without them. */
+const LAB = ["refactor"];
+
+test("no package of the runtime loads one of the lab, or depends on it", () => {
+  for (const name of packages.filter((one) => !LAB.includes(one))) {
+    for (const path of sourcesOf(join(ROOT, "packages", name, "src"))) {
+      const imported = /(?:from|import\()\s*"@readme-moe\/refactor/.exec(readFileSync(path, "utf8"));
+      expect(imported, relative(ROOT, path)).toBeNull();
+    }
+  }
+  const needing = workspacePackages().filter(({ manifest: { dependencies, peerDependencies } }) =>
+    Object.keys({ ...dependencies, ...peerDependencies }).some((one) => one === "@readme-moe/refactor"),
+  );
+  expect(needing).toEqual([]);
 });
 
 test("examples use packages as their users do, by their public names", () => {

@@ -1,13 +1,13 @@
 // Generates the reference of the command line from the program that parses it.
 
-import { commandLine } from "readme-moe";
+import { commandLine, openLab } from "readme-moe";
 import { code, prose, table } from "./markdown.ts";
 
 type Command = ReturnType<typeof commandLine>;
 type Option = Command["options"][number];
 
-export function commandSections(): string {
-  const { commands } = commandLine(new AbortController().signal);
+export async function commandSections(): Promise<string> {
+  const { commands } = commandLine(new AbortController().signal, await openLab());
   return commands
     .toSorted((a, b) => (a.name() < b.name() ? -1 : 1))
     .flatMap((command) => sections(command, command.name()))

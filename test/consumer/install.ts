@@ -1,4 +1,5 @@
-// Packs all packages, and has npm install them in an empty folder outside of the repository.
+// Packs all packages, and has npm install them in an empty folder outside of the repository, and the command line alone in
+// another one.
 
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -6,12 +7,14 @@ import { join } from "node:path";
 import type { TestProject } from "vitest/node";
 import { packAll } from "../../tools/packages/pack.ts";
 import { run } from "../../tools/packages/run.ts";
-import { ROOT } from "../../tools/packages/workspace.ts";
+import { closureOf, ROOT } from "../../tools/packages/workspace.ts";
 
 declare module "vitest" {
   interface ProvidedContext {
     /** The folder that the packages are installed in. */
     readonly consumer: string;
+    /** The folder that the command line is installed in, without the lab. */
+    readonly runtime: string;
   }
 }
 
@@ -21,9 +24,13 @@ const BESIDE = ["@huggingface/transformers", "express", "@types/node", "typescri
 /** @returns removes it */
 export default async function install(project: TestProject): Promise<() => Promise<void>> {
   const folder = await mkdtemp(join(tmpdir(), "readme-moe-consumer-"));
-  const remove = (): Promise<void> => rm(folder, { recursive: true, force: true });
+  const runtime = await mkdtemp(join(tmpdir(), "readme-moe-runtime-"));
+  const remove = async (): Promise<void> => {
+    for (const path of [folder, runtime]) await rm(path, { recursive: true, force: true });
+  };
   try {
-    const tarballs = (await packAll(folder)).map(({ tarball }) => tarball);
+    const packed = await packAll(folder);
+    const tarballs = packed.map(({ tarball }) => tarball);
     const { dependencies, devDependencies } = JSON.parse(await readFile(join(ROOT, "package.json"), "utf8")) as {
       readonly dependencies: Readonly<Record<string, string>>;
       readonly devDependencies: Readonly<Record<string, string>>;
@@ -33,10 +40,15 @@ export default async function install(project: TestProject): Promise<() => Promi
     // The runtime's GPU libraries, which it would fetch from elsewhere.
     const env = { ONNXRUNTIME_NODE_INSTALL: "skip" };
     await run("npm", ["install", "--no-audit", "--no-fund", ...tarballs], { cwd: folder, env });
+    const names = closureOf("readme-moe", packed);
+    const own = packed.filter(({ manifest }) => names.includes(manifest.name)).map(({ tarball }) => tarball);
+    await writeFile(join(runtime, "package.json"), JSON.stringify({ private: true }));
+    await run("npm", ["install", "--no-audit", "--no-fund", ...own], { cwd: runtime });
   } catch (error) {
     await remove();
     throw error;
   }
   project.provide("consumer", folder);
+  project.provide("runtime", runtime);
   return remove;
 }

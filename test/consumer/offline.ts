@@ -8,6 +8,8 @@ import { inject } from "vitest";
 import { outcomeOf, type Outcome } from "../../tools/packages/run.ts";
 
 export const FOLDER: string = inject("consumer");
+/** Where the command line is installed without the lab. */
+export const RUNTIME_FOLDER: string = inject("runtime");
 const REACHED = join(FOLDER, "reached.txt");
 /** Nothing that tests leave behind runs for longer. */
 const TIMEOUT_MS = 580_000;
@@ -44,8 +46,8 @@ export function startNode(args: readonly string[], cwd: string): ChildProcess {
   return spawn(process.execPath, args, { cwd, env: { ...process.env, ...OFFLINE }, stdio: ["ignore", "pipe", "pipe"] });
 }
 
-export function npx(args: readonly string[]): Promise<Outcome> {
-  return outcomeOf("npx", ["--no-install", ...args], { cwd: FOLDER, env: OFFLINE, timeoutMs: TIMEOUT_MS });
+export function npx(args: readonly string[], cwd: string = FOLDER): Promise<Outcome> {
+  return outcomeOf("npx", ["--no-install", ...args], { cwd, env: OFFLINE, timeoutMs: TIMEOUT_MS });
 }
 
 /** Machines that programs have tried to reach so far. */

@@ -2,7 +2,7 @@
 
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { commandLine } from "readme-moe";
+import { commandLine, openLab } from "readme-moe";
 import { resolveSamplingParams } from "@readme-moe/core";
 import { expect, test } from "vitest";
 import { errorCodes } from "../../docs/generate/errors.ts";
@@ -83,7 +83,8 @@ test("pages name error codes that exist", async () => {
   }
 });
 
-const { commands: topCommands } = commandLine(new AbortController().signal);
+const lab = await openLab();
+const { commands: topCommands } = commandLine(new AbortController().signal, lab);
 /** Commands, and those that they consist of, by their whole names. */
 const commands = topCommands.flatMap((command) => [
   { name: command.name(), options: command.options },
@@ -115,7 +116,7 @@ test("pages name options that exist", () => {
 /** Options of other programs in pages: of all of them, our chatbot and benchmarks, `npm run docs`, Docker. */
 const OTHERS = [
   ..."--help --model --memory-mb --batch --dense --shape --pictures --quick --rounds --set --show".split(" "),
-  ..."--dev --repository --stop-timeout --cpus --cpuset-cpus --cpu-shares".split(" "),
+  ..."--ignore-scripts --dev --repository --stop-timeout --cpus --cpuset-cpus --cpu-shares".split(" "),
 ];
 
 test("pages name events that exist", async () => {
@@ -152,7 +153,7 @@ test("environment variables are those that the code reads", async () => {
 });
 
 test("the table of JSON has every command that prints it", () => {
-  const program = commandLine(new AbortController().signal);
+  const program = commandLine(new AbortController().signal, lab);
   const all = program.commands.flatMap((one) => [one, ...one.commands]);
   const printing = all.filter(({ options }) => options.some(({ long }) => long === "--json"));
   const names = printing.map((one) => (one.parent?.parent ? `${one.parent.name()} ${one.name()}` : one.name()));

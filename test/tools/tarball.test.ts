@@ -17,7 +17,6 @@ const GOOD: Readonly<Record<string, string>> = {
   "README.md": "# x",
   "package.json": JSON.stringify(MANIFEST),
   "dist/index.js": 'export { one } from "./parts/one.js";',
-  "dist/index.js.map": "{}",
   "dist/index.d.ts": 'export { one } from "./parts/one.ts";\nexport type { Two } from "y";',
   "dist/main.js": 'await import("./index.js");',
   "dist/parts/one.js": "export const one = 1;",

@@ -1,12 +1,12 @@
 // `npm run measure:install`: measures the installation of each package in an empty folder, with a warm cache of npm.
 
-import { lstatSync, readdirSync } from "node:fs";
+import { readdirSync } from "node:fs";
 import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { packAll, type PackedPackage } from "./pack.ts";
 import { run } from "./run.ts";
-import { closureOf } from "./workspace.ts";
+import { closureOf, folderBytes } from "./workspace.ts";
 
 const RUNTIME = "onnxruntime-node";
 
@@ -55,16 +55,8 @@ async function install(
   await run("npm", ["install", "--no-audit", "--no-fund", "--prefer-offline", ...tarballs], { cwd, env });
   const seconds = (performance.now() - start) / 1000;
   const modules = join(cwd, "node_modules");
-  const runtimeBytes = sizeOf(join(modules, RUNTIME));
-  return { name, packages: numPackages(modules), bytes: sizeOf(modules) - runtimeBytes, runtimeBytes, seconds };
-}
-
-/** Sums the bytes of all files below a folder; 0 when it does not exist. */
-function sizeOf(path: string): number {
-  const state = lstatSync(path, { throwIfNoEntry: false });
-  if (!state) return 0;
-  if (!state.isDirectory()) return state.size;
-  return readdirSync(path).reduce((sum, name) => sum + sizeOf(join(path, name)), 0);
+  const runtimeBytes = folderBytes(join(modules, RUNTIME));
+  return { name, packages: numPackages(modules), bytes: folderBytes(modules) - runtimeBytes, runtimeBytes, seconds };
 }
 
 function numPackages(modules: string): number {

@@ -32,7 +32,7 @@ export function contentProblems(files: ReadonlyMap<string, Buffer>): readonly st
   const manifest = JSON.parse(files.get("package.json")?.toString() ?? "{}") as Manifest;
   const missing = ["LICENSE", "README.md", ...entryFiles(manifest)].filter((path) => !files.has(path));
   const surplus = [...files.keys()].filter(
-    (path) => !/^dist\/.*\.(?:js|d\.ts|js\.map)$|^prebuilt\/.*\.(?:node|wasm|sha256)$|^[^/]+$/.test(path),
+    (path) => !/^dist\/.*\.(?:js|d\.ts)$|^prebuilt\/.*\.(?:node|wasm|sha256)$|^[^/]+$/.test(path),
   );
   return [
     ...missing.map((path) => `${path}: is missing`),

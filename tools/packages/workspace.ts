@@ -1,6 +1,6 @@
 // Published packages of the workspace.
 
-import { existsSync, readdirSync, readFileSync } from "node:fs";
+import { existsSync, lstatSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 
 export const ROOT: string = join(import.meta.dirname, "..", "..");
@@ -48,4 +48,12 @@ export function closureOf(name: string, packages: readonly WorkspacePackage[]): 
   };
   visit(name);
   return [...found];
+}
+
+/** Sums the bytes of all files below a folder; 0 when it does not exist. */
+export function folderBytes(path: string): number {
+  const state = lstatSync(path, { throwIfNoEntry: false });
+  if (!state) return 0;
+  if (!state.isDirectory()) return state.size;
+  return readdirSync(path).reduce((sum, name) => sum + folderBytes(join(path, name)), 0);
 }

@@ -2,31 +2,26 @@
 // Exit codes: 0 success, 1 failure, 2 wrong call, 130 interrupted.
 
 import { readFileSync } from "node:fs";
-import { ReadMeError } from "@readme-moe/core";
-import { Command, CommanderError } from "commander";
-import { applyCommand } from "./commands/apply.ts";
+import type { ReadMeError } from "@readme-moe/core";
+import { Command, type CommanderError } from "commander";
 import { answerCommand } from "./commands/answer.ts";
 import { cacheCommand } from "./commands/cache.ts";
 import { chatCommand } from "./commands/chat.ts";
 import { embedCommand } from "./commands/embed.ts";
 import { evalCommand } from "./commands/eval.ts";
 import { expertsCommand } from "./commands/experts.ts";
-import { exportCommand } from "./commands/export.ts";
 import { fleetCommand } from "./commands/fleet.ts";
 import { generateCommand } from "./commands/generate.ts";
 import { inspectCommand } from "./commands/inspect.ts";
 import { listCommand } from "./commands/list.ts";
-import { packCommand } from "./commands/pack.ts";
 import { planCommand } from "./commands/plan.ts";
 import { psCommand } from "./commands/ps.ts";
 import { pullCommand } from "./commands/pull.ts";
-import { refactorCommand } from "./commands/refactor.ts";
 import { removeCommand } from "./commands/remove.ts";
 import { rerankCommand } from "./commands/rerank.ts";
 import { serveCommand } from "./commands/serve.ts";
-import { simulateCommand } from "./commands/simulate.ts";
-import { tuneCommand } from "./commands/tune.ts";
 import { workerCommand } from "./commands/worker.ts";
+import { absentCommands, type Lab, labNote, openLab } from "./optional-modules.ts";
 import { examples } from "./options.ts";
 
 /** Messages of the language itself: a mistake of the program, which is printed in full, and not the caller's. */
@@ -34,6 +29,8 @@ const DEFECT =
   /^Cannot (?:read|set|destructure|convert|mix) | is not (?:a function|a constructor|iterable)\b|^Invalid array length|^Maximum call stack/;
 
 const EXIT = { done: 0, failed: 1, wrongUsage: 2, interrupted: 130 } as const;
+
+export { type Lab, openLab } from "./optional-modules.ts";
 
 /** Runs one command and reports its errors. @returns the exit code */
 export async function runCli(args: readonly string[]): Promise<number> {
@@ -46,7 +43,10 @@ export async function runCli(args: readonly string[]): Promise<number> {
     throw error;
   });
   try {
-    await commandLine(interrupt.signal).parseAsync(args, { from: "user" });
+    const isOwn = commandLine(interrupt.signal).commands.some((one) => one.name() === args[0]);
+    // Loading the lab takes longer than many a command.
+    const lab = isOwn ? undefined : await openLab();
+    await commandLine(interrupt.signal, lab).parseAsync(args, { from: "user" });
     return EXIT.done;
   } catch (error) {
     if (interrupt.signal.aborted) return EXIT.interrupted;
@@ -56,10 +56,15 @@ export async function runCli(args: readonly string[]): Promise<number> {
   }
 }
 
-/** Makes the parser of all commands. @param signal - aborts their work */
-export function commandLine(signal: AbortSignal): Command {
+/**
+ * Makes the parser of all commands.
+ *
+ * @param signal - aborts their work
+ * @param lab - where commands come from that make and study models @default none
+ */
+export function commandLine(signal: AbortSignal, lab?: Lab): Command {
   const command = new Command("readme-moe")
-    .description("Runs and serves language models on ordinary CPUs, and refactors them into mixtures of experts.")
+    .description("Runs and serves language models on ordinary CPUs.")
     .version(ownVersion(), "-v, --version", "print the version")
     .showSuggestionAfterError()
     .exitOverride()
@@ -70,6 +75,7 @@ export function commandLine(signal: AbortSignal): Command {
     .addCommand(psCommand())
     .addCommand(embedCommand(signal))
     .addCommand(rerankCommand(signal))
+    .addCommand(answerCommand(signal))
     .commandsGroup("Models on this machine:")
     .addCommand(pullCommand(signal))
     .addCommand(listCommand())
@@ -78,23 +84,21 @@ export function commandLine(signal: AbortSignal): Command {
     .addCommand(inspectCommand(signal))
     .addCommand(planCommand(signal))
     .addCommand(evalCommand(signal))
-    .addCommand(exportCommand(signal))
-    .commandsGroup("Experts and tuning:")
-    .addCommand(refactorCommand(signal))
-    .addCommand(answerCommand(signal))
-    .addCommand(tuneCommand(signal))
     .addCommand(expertsCommand(signal))
-    .addCommand(packCommand(signal))
-    .addCommand(applyCommand(signal))
-    .addCommand(simulateCommand())
     .commandsGroup("Several machines:")
     .addCommand(workerCommand(signal))
     .addCommand(fleetCommand())
-    .addHelpText(
-      "after",
-      examples("readme-moe chat smollm2:135m", "readme-moe pull qwen3:0.6b", "readme-moe serve Qwen/Qwen3-0.6B"),
-    );
+    .commandsGroup("Make and study models:");
+  if (lab && "module" in lab) for (const child of lab.module.labCommands(signal)) command.addCommand(child);
   for (const child of command.commands) passSettings(child, command.name());
+  if (lab && !("module" in lab)) {
+    for (const child of absentCommands(lab)) command.addCommand(child.exitOverride(), { hidden: true });
+    command.addHelpText("after", labNote(lab));
+  }
+  command.addHelpText(
+    "after",
+    examples("readme-moe chat smollm2:135m", "readme-moe pull qwen3:0.6b", "readme-moe serve Qwen/Qwen3-0.6B"),
+  );
   return command.showHelpAfterError("`readme-moe --help` lists the commands");
 }
 
@@ -116,8 +120,8 @@ function passSettings(command: Command, parent: string): void {
 /** Prints an error: one line for what a user can meet, else all of it. @returns the exit code */
 export function reportError(error: unknown): number {
   // Commander has written its own message, or the help.
-  if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.done : EXIT.wrongUsage;
-  if (error instanceof ReadMeError) {
+  if (isNamed(error, "CommanderError")) return error.exitCode === 0 ? EXIT.done : EXIT.wrongUsage;
+  if (isNamed(error, "ReadMeError")) {
     console.error(`error: ${error.message} (${error.code})`);
     return EXIT.failed;
   }
@@ -127,4 +131,14 @@ export function reportError(error: unknown): number {
   }
   console.error(error);
   return EXIT.failed;
+}
+
+interface NamedErrors {
+  readonly CommanderError: CommanderError;
+  readonly ReadMeError: ReadMeError;
+}
+
+/** Tells errors of a class by its name: a lab that is installed elsewhere has classes of its own. */
+function isNamed<Name extends keyof NamedErrors>(error: unknown, name: Name): error is NamedErrors[Name] {
+  return error instanceof Error && error.name === name;
 }

@@ -5,8 +5,6 @@ import { basename } from "node:path";
 import { promisify } from "node:util";
 import { gunzip } from "node:zlib";
 import { ReadMeError } from "@readme-moe/core";
-import type { DomainText } from "@readme-moe/refactor";
-import { InvalidArgumentError } from "commander";
 import { pipedText } from "./standard-input.ts";
 
 const MAX_BYTES = 512 << 20;
@@ -40,46 +38,11 @@ export async function readDocuments(path: string): Promise<readonly TextDocument
   });
 }
 
-/** One `NAME=FILE` of the command line. */
-export interface DataArgument {
-  readonly name: string;
-  readonly file: string;
-}
-
-/** Parses `NAME=FILE`, or a file whose name without extensions is the domain's, for commander's variadic options. */
-export function dataArgument(text: string, previous: readonly DataArgument[] = []): readonly DataArgument[] {
-  const [, name = shortName(text), file = text] = /^([^=/\\]+)=(.+)$/s.exec(text) ?? [];
-  if (name.trim() === "") throw new InvalidArgumentError("Expected NAME=FILE, such as code=code.jsonl.");
-  return [...previous, { name, file }];
-}
-
 /** Returns a file's name without folder and extensions. */
 export function shortName(file: string): string {
   return basename(file)
     .replace(/\.gz$/, "")
     .replace(/\.[^.]+$/, "");
-}
-
-/** Reads domains. Files with the same name are one domain. @throws {ReadMeError} naming the wrong file */
-export async function readDomains(data: readonly DataArgument[]): Promise<readonly DomainText[]> {
-  const domains = new Map<
-    string,
-    { readonly files: string[]; readonly documents: string[]; readonly licenses: Set<string> }
-  >();
-  for (const { name, file } of data) {
-    const domain = domains.get(name) ?? { files: [], documents: [], licenses: new Set<string>() };
-    domains.set(name, domain);
-    domain.files.push(file);
-    for (const { text, license } of await readDocuments(file)) {
-      domain.documents.push(text);
-      if (license !== undefined) domain.licenses.add(license);
-    }
-  }
-  return Array.from(domains, ([name, { licenses, ...domain }]) => ({
-    name,
-    ...domain,
-    licenses: [...licenses].sort(),
-  }));
 }
 
 /**

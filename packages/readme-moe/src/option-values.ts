@@ -15,8 +15,10 @@ export function numberThat(isValid: (value: number) => boolean, expectation: str
 }
 
 export const anyNumber: Parser<number> = numberThat(() => true, "a number");
+/** Parses a number above 0. */
 export const positiveNumber: Parser<number> = numberThat((value) => value > 0, "a number above 0");
 
+/** Makes a parser of numbers from `least` to `most`. */
 export function numberBetween(least: number, most: number): Parser<number> {
   return numberThat((value) => value >= least && value <= most, `a number from ${least} to ${most}`);
 }

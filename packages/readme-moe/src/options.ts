@@ -121,6 +121,7 @@ export function engineOptions(isolation?: "thread" | "process"): readonly Option
   ];
 }
 
+/** Makes the option of commands that can print JSON. */
 export function jsonOption(): Option {
   return new Option("--json", "print JSON").default(false);
 }

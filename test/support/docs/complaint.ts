@@ -1,8 +1,8 @@
-import { commandLine } from "readme-moe";
+import { commandLine, openLab } from "readme-moe";
 
 /** Returns what the command line says against these arguments. Nothing is done. */
 export async function complaintAbout(args: readonly string[]): Promise<string | undefined> {
-  const program = commandLine(new AbortController().signal);
+  const program = commandLine(new AbortController().signal, await openLab());
   let complaint = "";
   for (const command of [program, ...program.commands.flatMap((child) => [child, ...child.commands])]) {
     command.configureOutput({ writeErr: (text) => (complaint += text), writeOut: () => undefined });

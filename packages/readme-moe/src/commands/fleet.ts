@@ -1,6 +1,7 @@
 import { Command } from "commander";
 import type { FleetStatus, FrontStatus, PublishedWorker, QueueStatus, VersionStatus } from "@readme-moe/fleet";
 import { fleetOption, type FleetFlags } from "../fleet/options.ts";
+import { fleetModule } from "../optional-modules.ts";
 import { examples, jsonOption, requireOption } from "../options.ts";
 import { alignedTable, type Column } from "../terminal.ts";
 
@@ -17,7 +18,7 @@ export function fleetCommand(): Command {
     .addHelpText("after", examples("readme-moe fleet status --fleet redis://cache:6379"));
   status.action(async ({ fleet, json }: StatusFlags) => {
     requireOption(status, "fleet");
-    const { readFleetStatus } = await import("@readme-moe/fleet");
+    const { readFleetStatus } = await fleetModule("`readme-moe fleet`");
     const found = await readFleetStatus(fleet ?? "");
     for (const line of json ? [JSON.stringify(found)] : statusLines(found)) console.log(line);
   });

@@ -4,10 +4,10 @@ import { Command, Option } from "commander";
 import type { FleetWorker, PublishedWorker } from "@readme-moe/fleet";
 import { artefactsOption, fleetOption, type FleetFlags } from "../fleet/options.ts";
 import { reportSeldom } from "../fleet/open-front.ts";
-import { runRefactorWorker } from "../fleet/refactor-fleet.ts";
 import { workerMetrics } from "../fleet/worker-metrics.ts";
 import { MODEL_ARGUMENT, openEngine } from "../models.ts";
 import { portNumber, wholeNumber } from "../option-values.ts";
+import { fleetModule, moduleOf, openLab } from "../optional-modules.ts";
 import {
   addOptions,
   controlTokensOption,
@@ -63,6 +63,7 @@ export function workerCommand(signal: AbortSignal): Command {
     const { fleet = "", artefacts = "" } = flags;
     if (!flags.refactor) return runWorker(path, { ...flags, fleet }, signal);
     requireOption(command, "artefacts");
+    const { runRefactorWorker } = moduleOf(await openLab(), "`readme-moe worker --refactor`");
     return runRefactorWorker(path, { ...flags, fleet, artefacts }, signal);
   });
 }
@@ -73,7 +74,7 @@ async function runWorker(
   flags: WorkerFlags & { readonly fleet: string },
   interrupted: AbortSignal,
 ): Promise<void> {
-  const { FleetWorker, parseFleetUrl } = await import("@readme-moe/fleet");
+  const { FleetWorker, parseFleetUrl } = await fleetModule("`readme-moe worker`");
   const address = parseFleetUrl(flags.fleet);
   using stop = stopSignals(interrupted);
   // Nothing else runs in this process, and its tokens take one way less.

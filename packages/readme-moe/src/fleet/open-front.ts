@@ -4,6 +4,7 @@ import type { Engine } from "@readme-moe/core";
 import { openPromptReader } from "@readme-moe/engine";
 import { loraFolders } from "../low-rank/find-adapters.ts";
 import { modelPath } from "../models.ts";
+import { fleetModule } from "../optional-modules.ts";
 import type { EngineFlags } from "../options.ts";
 
 /** An engine and what ends it. */
@@ -32,8 +33,7 @@ export async function openFront(
   { fleet, maxQueueMs, ...flags }: FrontFlags,
   signal: AbortSignal,
 ): Promise<OpenedFront> {
-  // Loaded only where it is used: a server without a fleet needs no client of Valkey.
-  const { FleetEngine, parseFleetUrl } = await import("@readme-moe/fleet");
+  const { FleetEngine, parseFleetUrl } = await fleetModule("`--fleet`");
   const address = parseFleetUrl(fleet);
   const path = await modelPath(name, signal, flags);
   const { threads, cacheFolder, expert, isolation, controlTokensInMessages, samplingDefaults } = flags;

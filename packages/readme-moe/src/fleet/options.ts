@@ -1,7 +1,6 @@
 // Options of the commands that belong to a fleet of machines.
 
-import { Option, type Command } from "commander";
-import { requireOption } from "../options.ts";
+import { Option } from "commander";
 
 /** Flags of a front. */
 export interface FleetFlags {
@@ -14,13 +13,6 @@ export function fleetOption(description: string): Option {
   return new Option("--fleet <url>", `${description}; better set the environment variable, others can see it here`).env(
     "README_MOE_FLEET",
   );
-}
-
-/** Refuses a fleet without a place for artefacts, and the other way round. */
-export function requireBoth(command: Command, artefacts: string | undefined): void {
-  // A machine that serves a fleet has its URL in the environment, and may still work alone.
-  if (command.getOptionValueSource("fleet") === "cli") requireOption(command, "artefacts");
-  if (artefacts !== undefined) requireOption(command, "fleet");
 }
 
 /** Creates the option that names what the machines of a refactoring or training share. */

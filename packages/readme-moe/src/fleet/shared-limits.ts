@@ -2,6 +2,7 @@
 
 import type { ReadMeEmitter } from "@readme-moe/core";
 import type { SharedLimits } from "@readme-moe/fleet";
+import { fleetModule } from "../optional-modules.ts";
 import type { ServingFlags } from "../serving/serving-flags.ts";
 import { reportSeldom } from "./open-front.ts";
 import type { FleetFlags } from "./options.ts";
@@ -20,7 +21,7 @@ export async function openLimits(
   const limits = { requestsPerMinute, tokensPerMinute };
   const hasLimit = requestsPerMinute !== undefined || tokensPerMinute !== undefined;
   if (fleet === undefined || !hasLimit) return { ...limits, [Symbol.dispose]: () => undefined };
-  const { openSharedLimits } = await import("@readme-moe/fleet");
+  const { openSharedLimits } = await fleetModule("`--fleet`");
   const note = reportSeldom();
   const shared = openSharedLimits({
     ...limits,

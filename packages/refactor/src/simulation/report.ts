@@ -1,9 +1,8 @@
 // Results of `simulate`: as a table, as JSON, and as curves over the size of the cache.
 
-import { megabytes } from "@readme-moe/core";
-import type { CacheBounds, EvictionPolicyName, ExpertCacheCounters } from "@readme-moe/core";
-import { linePicture, type Curve, type LinePanel } from "@readme-moe/refactor";
-import { alignedTable, type Column, percent } from "../terminal.ts";
+import { megabytes, type CacheBounds, type EvictionPolicyName, type ExpertCacheCounters } from "@readme-moe/core";
+import { linePicture, type Curve, type LinePanel } from "../report/pictures/line-picture.ts";
+import { alignedTable, type Column, percent } from "readme-moe/command-parts";
 import type { CacheBudget, Replay, SimulationRun } from "./run.ts";
 
 const SCHEDULER: Column<SimulationRun> = ["scheduler", ({ scheduler }) => scheduler];

@@ -1,10 +1,15 @@
 import { megabytes } from "@readme-moe/core";
-import { EXPORT_DTYPES, type ExportDtype, exportTransformersJs, type ExportProgress } from "@readme-moe/refactor";
+import { EXPORT_DTYPES, exportTransformersJs, type ExportProgress } from "../export/export-transformersjs.ts";
+import type { ExportDtype } from "../export/export-weights.ts";
 import { Command, Option } from "commander";
-import { MODEL_ARGUMENT, withModelFiles } from "../models.ts";
-import { namesOf } from "../option-values.ts";
-import { jsonOption, requireOption } from "../options.ts";
-import { showStatus } from "../terminal.ts";
+import {
+  MODEL_ARGUMENT,
+  withModelFiles,
+  namesOf,
+  jsonOption,
+  requireOption,
+  showStatus,
+} from "readme-moe/command-parts";
 
 interface ExportFlags {
   readonly out: string;

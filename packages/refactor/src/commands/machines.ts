@@ -1,11 +1,11 @@
 // Refactoring and training on several machines: the fleet of a coordinator, and a machine of it.
 
 import { once } from "node:events";
-import { openArtefacts, RefactorWorker, type RefactorFleet } from "@readme-moe/refactor";
-import { withModelFiles } from "../models.ts";
-import { stopSignals } from "../serving/http-server.ts";
-import { reportSeldom } from "./open-front.ts";
-import type { FleetFlags } from "./options.ts";
+import { openArtefacts } from "../artefacts/open-artefacts.ts";
+import { RefactorWorker } from "../tasks/refactor-worker.ts";
+import type { RefactorFleet } from "../options.ts";
+import type { Command } from "commander";
+import { withModelFiles, requireOption, stopSignals, reportSeldom, type FleetFlags } from "readme-moe/command-parts";
 
 const NO_MACHINE =
   "note: no machine takes the tasks; start `readme-moe worker <model> --refactor` with the same model, --fleet and --artefacts";
@@ -73,4 +73,11 @@ export async function runRefactorWorker(
     },
     cacheFolder === undefined ? {} : { cacheFolder },
   );
+}
+
+/** Refuses a fleet without a place for artefacts, and the other way round. */
+export function requireBoth(command: Command, artefacts: string | undefined): void {
+  // A machine that serves a fleet has its URL in the environment, and may still work alone.
+  if (command.getOptionValueSource("fleet") === "cli") requireOption(command, "artefacts");
+  if (artefacts !== undefined) requireOption(command, "fleet");
 }

@@ -1,11 +1,19 @@
+// `pack` and `apply`: a model as a small file of changes to public weights, and back.
+
 import { megabytes } from "@readme-moe/core";
-import { packDelta, type PackProgress, type PackReport } from "@readme-moe/refactor";
+import { packDelta, type PackProgress, type PackReport } from "../delta/pack.ts";
+import { applyDelta } from "../delta/apply.ts";
 import { Command, Option } from "commander";
-import { dataArgument, readDomains, type DataArgument } from "../data-files.ts";
-import { MODEL_ARGUMENT, withModelFiles } from "../models.ts";
-import { byteSize } from "../option-values.ts";
-import { jsonOption, requireOption } from "../options.ts";
-import { showStatus, percent } from "../terminal.ts";
+import {
+  MODEL_ARGUMENT,
+  withModelFiles,
+  byteSize,
+  jsonOption,
+  requireOption,
+  showStatus,
+  percent,
+} from "readme-moe/command-parts";
+import { dataArgument, readDomains, type DataArgument } from "./domains.ts";
 
 interface PackFlags {
   readonly base: string;
@@ -62,4 +70,42 @@ function summaryOf({ bytes, base, changed_values: changed, relative_errors: erro
   // Weights that are stored exactly do not count as changed.
   const cost = changed === 0 ? "nothing is lost" : `${((8 * bytes) / changed).toFixed(2)} bits per changed weight`;
   return [`${out}  ${megabytes(bytes)}, ${cost}`, ...kinds, `Base: ${base.name}, sha256 ${base.sha256}`].join("\n");
+}
+
+interface ApplyFlags {
+  readonly base: string;
+  readonly out: string;
+  readonly json: boolean;
+}
+
+export function applyCommand(signal: AbortSignal): Command {
+  const command = new Command("apply")
+    .summary("make a Read-ME model from a dense one and a delta file")
+    .description(
+      "Writes the Read-ME model folder that a delta file (`readme-moe pack`) makes from a dense model. Nothing is " +
+        "trained; it takes seconds. The base model in another precision is accepted with a warning, another model is not.",
+    )
+    .argument("<file>", "delta file")
+    .option("--base <model>", `the dense model that the file changes: ${MODEL_ARGUMENT} (required)`)
+    .option("--out <folder>", "a folder that does not exist yet, or is empty (required)")
+    .addOption(jsonOption());
+  return command.action((path: string, flags: ApplyFlags) => {
+    requireOption(command, "base");
+    requireOption(command, "out");
+    return runApply(path, flags, signal);
+  });
+}
+
+async function runApply(path: string, { base: baseName, out, json }: ApplyFlags, signal: AbortSignal): Promise<void> {
+  await withModelFiles(baseName, signal, async (base) => {
+    const startMs = performance.now();
+    const report = await applyDelta(path, base, out, {
+      signal,
+      onWarning: (message) => console.error(`warning: ${message}`),
+      onProgress: json ? undefined : ({ done, of }) => showStatus(`tensor ${done} of ${of}`),
+    }).finally(() => showStatus());
+    const seconds = (performance.now() - startMs) / 1e3;
+    if (json) console.log(JSON.stringify({ out, seconds, ...report }));
+    else console.log(`Written to ${out} in ${seconds.toFixed(1)} s: try \`readme-moe chat ${out}\`.`);
+  });
 }

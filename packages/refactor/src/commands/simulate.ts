@@ -15,8 +15,8 @@ import {
 } from "@readme-moe/core";
 import { writeFileAtomically } from "@readme-moe/model";
 import { Command, Option } from "commander";
-import { readTextData } from "../data-files.ts";
 import {
+  readTextData,
   listOf,
   namesOf,
   numberBetween,
@@ -25,8 +25,9 @@ import {
   parseWhole,
   positiveNumber,
   wholeNumber,
-} from "../option-values.ts";
-import { jsonOption } from "../options.ts";
+  jsonOption,
+} from "readme-moe/command-parts";
+import { describeMixture, mixtureJson, mixtureTable, runMixtures } from "../simulation/mixture.ts";
 import {
   replayJson,
   replayPicture,
@@ -35,7 +36,6 @@ import {
   simulationPicture,
   simulationTable,
 } from "../simulation/report.ts";
-import { describeMixture, mixtureJson, mixtureTable, runMixtures } from "../simulation/mixture.ts";
 import { runReplays, runSimulations, SCHEDULER_NAMES, type SimulateFlags } from "../simulation/run.ts";
 
 /** Options of a drawn trace, which contradict a trace that is read. */

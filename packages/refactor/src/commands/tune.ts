@@ -1,23 +1,32 @@
+import { fleetShards, SHARINGS, type LowRankOptions, type LowRankProgress } from "../low-rank/options.ts";
+import { tune } from "../tuning/tune.ts";
+import { tuneLowRank } from "../low-rank/tune-low-rank.ts";
 import {
-  fleetShards,
-  SHARINGS,
-  tune,
-  tuneLowRank,
   TUNE_METHODS,
   TUNE_SHARINGS,
-  type DomainText,
-  type LowRankOptions,
   type TuneOptions,
-} from "@readme-moe/refactor";
+  type TuneEstimate,
+  type TuneProgress,
+} from "../tuning/options.ts";
+import type { DomainText } from "../job/prepare-domain.ts";
+import type { LowRankReport } from "../low-rank/low-rank-report.ts";
+import type { TuningReport } from "../tuning/tuning-report.ts";
 import { Command, Option } from "commander";
-import { dataArgument, readDomains, type DataArgument } from "../data-files.ts";
-import { artefactsOption, fleetOption, requireBoth, type FleetFlags } from "../fleet/options.ts";
-import { openRefactorFleet } from "../fleet/refactor-fleet.ts";
-import { MODEL_ARGUMENT, withModelFiles } from "../models.ts";
-import { numberThat, wholeNumber } from "../option-values.ts";
-import { jsonOption, requireOption } from "../options.ts";
-import { lowRankSummary, showEstimate, showLowRankProgress, showProgress, summaryOf } from "../show-tuning.ts";
-import { showStatus } from "../terminal.ts";
+import {
+  artefactsOption,
+  fleetOption,
+  type FleetFlags,
+  MODEL_ARGUMENT,
+  withModelFiles,
+  numberThat,
+  wholeNumber,
+  jsonOption,
+  requireOption,
+  showStatus,
+  signed,
+} from "readme-moe/command-parts";
+import { dataArgument, readDomains, type DataArgument } from "./domains.ts";
+import { openRefactorFleet, requireBoth } from "./machines.ts";
 
 interface TuneFlags extends Omit<TuneOptions, "sharing">, Omit<LowRankOptions, "sharing">, FleetFlags {
   readonly sharing?: string | undefined;
@@ -233,4 +242,72 @@ async function runLowRank(
     const report = await tuneLowRank(model, texts, out, { ...options, shards, ...run }).finally(() => showStatus());
     console.log(json ? JSON.stringify(report) : lowRankSummary(report, path, out));
   });
+}
+
+/** Shows the time and memory that a tuning will take. */
+function showEstimate({ trainedParameters, steps, tokensPerS, ms, memoryBytes }: TuneEstimate): void {
+  console.error(
+    `Training ${(trainedParameters / 1e6).toFixed(1)} million parameters in ${steps} steps, at about ` +
+      `${tokensPerS.toFixed(0)} tokens/s in ${duration(ms)} and ${(memoryBytes / 1e9).toFixed(1)} GB of memory.`,
+  );
+}
+
+/** Shows a step of a tuning. */
+function showProgress(progress: TuneProgress): void {
+  const { step, steps, divergence, crossEntropy, tokensPerS, etaMs, evaluation } = progress;
+  const line =
+    `step ${step} of ${steps}  divergence ${divergence.toFixed(4)}  loss ${crossEntropy.toFixed(4)}  ` +
+    `${tokensPerS.toFixed(0)} tokens/s  ${duration(etaMs)} left`;
+  showLine(evaluation ? `${line}  held out ${evaluation.mean.toFixed(4)}` : line, evaluation !== undefined);
+}
+
+/** Shows a step of a training of low-rank experts. */
+function showLowRankProgress({ stage, name, step, steps, etaMs, figures }: LowRankProgress): void {
+  const part = stage === "expert" ? `experts of ${name}` : name;
+  const at = `${part}: step ${step} of ${steps}`;
+  if (!figures) return showLine(at, false);
+  const { crossEntropy, tokensPerS, evaluation } = figures;
+  const line = `${at}  loss ${crossEntropy.toFixed(4)}  ${tokensPerS.toFixed(0)} tokens/s  ${duration(etaMs)} left`;
+  showLine(evaluation ? `${line}  held out ${evaluation.mean.toFixed(4)}` : line, evaluation !== undefined);
+}
+
+/** Shows a line in place of the one before on a terminal, unless it is to stay. */
+function showLine(line: string, stays: boolean): void {
+  if (stays) showStatus();
+  if (!stays && process.stderr.isTTY) showStatus(line);
+  else console.error(line);
+}
+
+/** Describes low-rank experts that were trained. */
+function lowRankSummary({ dense, rival, label, router, tokens }: LowRankReport, model: string, out: string): string {
+  return [
+    row("dense", dense),
+    ...(rival ? [row("one for all", rival)] : []),
+    row("own expert", label),
+    row("router", router),
+    "",
+    `Trained on ${tokens} tokens. Written to ${out}: try \`readme-moe chat ${model} --lora ${out}\`.`,
+  ].join("\n");
+}
+
+/** Describes a model that was tuned. */
+function summaryOf({ dense, before, after, tokens }: TuningReport, out: string): string {
+  return [
+    row("dense", dense),
+    row("before", before),
+    row("tuned", after),
+    "",
+    `Trained on ${tokens} tokens. Written to ${out}: try \`readme-moe chat ${out}\`.`,
+  ].join("\n");
+}
+
+function row(name: string, { mean, above_dense: above }: TuningReport["dense"]): string {
+  return `${name.padEnd(11)} loss ${mean.toFixed(4)}  ${signed(above)}`;
+}
+
+function duration(ms: number): string {
+  const seconds = Math.round(ms / 1000);
+  if (seconds < 120) return `${seconds} s`;
+  const minutes = Math.round(seconds / 60);
+  return minutes < 120 ? `${minutes} min` : `${(minutes / 60).toFixed(1)} h`;
 }

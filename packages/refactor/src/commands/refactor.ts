@@ -1,13 +1,24 @@
-import { EXPERTS_FROM, METHODS, refactor, type Method, type RefactorProgress, type Report } from "@readme-moe/refactor";
+import { existsSync } from "node:fs";
+import { parseModelName, sourceFor } from "@readme-moe/model";
+import { EXPERTS_FROM, METHODS, type Method, type RefactorProgress } from "../options.ts";
+import { refactor } from "../refactor.ts";
+import type { Report } from "../report/report.ts";
 import { Command, Option } from "commander";
-import { dataArgument, readDomains, type DataArgument } from "../data-files.ts";
-import { artefactsOption, fleetOption, requireBoth, type FleetFlags } from "../fleet/options.ts";
-import { openRefactorFleet } from "../fleet/refactor-fleet.ts";
-import { repositoryOf } from "../hub-id.ts";
-import { MODEL_ARGUMENT, withModelFiles } from "../models.ts";
-import { numberThat, wholeNumber } from "../option-values.ts";
-import { jsonOption, requireOption } from "../options.ts";
-import { showStatus, signed } from "../terminal.ts";
+import {
+  artefactsOption,
+  fleetOption,
+  type FleetFlags,
+  MODEL_ARGUMENT,
+  withModelFiles,
+  numberThat,
+  wholeNumber,
+  jsonOption,
+  requireOption,
+  showStatus,
+  signed,
+} from "readme-moe/command-parts";
+import { dataArgument, readDomains, type DataArgument } from "./domains.ts";
+import { openRefactorFleet, requireBoth } from "./machines.ts";
 
 interface RefactorFlags extends FleetFlags {
   readonly out: string;
@@ -116,4 +127,11 @@ function summaryOf(report: Report, out: string): string {
     ({ label, mean, above_dense: above }) => `${label.padEnd(width)}  loss ${mean.toFixed(4)}  ${signed(above)}`,
   );
   return [...rows, "", ...report.verdict, "", `Written to ${out}: try \`readme-moe chat ${out}\`.`].join("\n");
+}
+
+/** Returns the repository that a name stands for, `organisation/name`; `undefined` for files and folders. */
+function repositoryOf(name: string): string | undefined {
+  const parsed = parseModelName(name, existsSync);
+  if (parsed.kind === "hub") return parsed.repository;
+  return parsed.kind === "known" ? (parsed.source ?? sourceFor(parsed.model)).repository : undefined;
 }

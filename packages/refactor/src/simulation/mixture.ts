@@ -9,11 +9,11 @@ import {
   type RouteKnowledge,
   megabytes,
 } from "@readme-moe/core";
-import { alignedTable, type Column, percent } from "../terminal.ts";
+import { alignedTable, type Column, percent } from "readme-moe/command-parts";
 import { budgetsOf, serverOf, type CacheBudget, type SchedulerName, type SimulateFlags } from "./run.ts";
 
 /** The result of one cache size, one scheduler, and one kind of routing. */
-export interface MixtureRun extends CacheBudget {
+interface MixtureRun extends CacheBudget {
   readonly scheduler: SchedulerName;
   readonly knowledge: RouteKnowledge;
   readonly policy: EvictionPolicyName;
