@@ -7,7 +7,7 @@ import { expertLayout, KernelRunner } from "@readme-moe/engine";
 import { type KvSlot, wholeBlocks } from "@readme-moe/kernel";
 import type { Model } from "@readme-moe/model";
 import { UnitFile } from "../../packages/engine/src/streamed/expert-stream.ts";
-import type { UnitMemory } from "../../packages/engine/src/streamed/unit-store.ts";
+import type { ExpertStore } from "../../packages/engine/src/experts/expert-store.ts";
 
 const NUM_SEQS = 16;
 
@@ -78,7 +78,7 @@ async function decode(runner: KernelRunner, numExperts: number, rounds: number):
     );
   };
   await step(0, 32);
-  const memory = runner.memory as UnitMemory;
+  const memory = runner.memory as ExpertStore;
   const before = memory.stats;
   const times: number[] = [];
   for (let round = 0; round < rounds; round++) {

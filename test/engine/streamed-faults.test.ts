@@ -7,7 +7,7 @@ import { KernelRunner, ReadMeEngine, type OpenOptions } from "@readme-moe/engine
 import { openModel } from "@readme-moe/model";
 import { openRouter } from "@readme-moe/router";
 import { beforeAll, describe, expect, test } from "vitest";
-import type { UnitMemory } from "../../packages/engine/src/streamed/unit-store.ts";
+import type { ExpertStore } from "../../packages/engine/src/experts/expert-store.ts";
 import { complete } from "../support/complete.ts";
 import { CoreBench, outcomesAlone, randomJobs } from "../support/core-bench.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
@@ -168,7 +168,7 @@ describe("a budget that changes while requests run", () => {
       const policy = EVICTION_POLICIES[seed % EVICTION_POLICIES.length];
       const runner = await KernelRunner.open(model, { expertCacheBytes: LEAST, policy, threads: 1 });
       const { residency } = runner;
-      const memory = runner.memory as UnitMemory;
+      const memory = runner.memory as ExpertStore;
       const bench = new CoreBench({ runner, router }, tokenizer, { capacityTokens: 4096, residency });
       for (const { id, promptIds, params } of jobs) bench.add(id, promptIds, params);
       while (bench.core.hasWork) {

@@ -8,7 +8,7 @@ import { KernelRunner, ReadMeEngine, type KernelRunnerOptions } from "@readme-mo
 import { type KvSlot, wholeBlocks } from "@readme-moe/kernel";
 import { openModel, type Model } from "@readme-moe/model";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import type { UnitMemory } from "../../packages/engine/src/streamed/unit-store.ts";
+import type { ExpertStore } from "../../packages/engine/src/experts/expert-store.ts";
 import type { StepRunner } from "../../packages/engine/src/step-runner.ts";
 import { complete } from "../support/complete.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
@@ -99,7 +99,7 @@ describe("memory", () => {
     for (const capacity of [3, 5, 6]) {
       const runner = await streamed({ expertCacheBytes: capacity * UNIT_BYTES });
       await someSteps(runner);
-      counts.push((runner.memory as UnitMemory).cache.counters);
+      counts.push((runner.memory as ExpertStore).cache.counters);
       runner.memory?.cache.checkIntegrity();
       expect(runner.memory?.cache.counters.wastedLoads).toBe(0);
       await runner.dispose();
@@ -135,7 +135,7 @@ describe("memory", () => {
       },
     });
     await someSteps(runner);
-    const { evictions } = (runner.memory as UnitMemory).cache.counters;
+    const { evictions } = (runner.memory as ExpertStore).cache.counters;
     expect(numEvicted).toBe(evictions);
     expect(numEvicted).toBeGreaterThan(0);
     expect(most).toBeLessThanOrEqual(3 * UNIT_BYTES);

@@ -1,7 +1,7 @@
 // Memory of streamed units, against a plain account of what is in use and what is free.
 
 import { describe, expect, test } from "vitest";
-import { LastingPlaces, UnitPlaces } from "../../packages/engine/src/streamed/unit-places.ts";
+import { LastingPlaces, UnitPlaces } from "../../packages/engine/src/experts/unit-places.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 
 const SIZES = [100, 250, 400] as const;

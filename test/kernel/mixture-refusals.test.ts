@@ -1,11 +1,11 @@
-// Kernels of mixtures refuse descriptions that do not fit, calls in another order, missing experts, and changes of
+// Kernels of mixtures refuse descriptions that do not fit, calls in another order, missing experts, and loras of
 // experts. A refused call has run nothing.
 
 import {
   encodeStep,
   expertUnits,
   openKernel,
-  packChange,
+  packLora,
   type DecoderDescription,
   type Kernel,
   type KernelKind,
@@ -196,7 +196,7 @@ describe.each<KernelKind>(["native", "wasm"])("%s kernels", (kind) => {
     }
   });
 
-  test("refuse changes of a mixture's experts", async () => {
+  test("refuse loras of a mixture's experts", async () => {
     const { hiddenSize } = SHAPE;
     const numOut = plain.layers[0]!.mixture!.experts[0]!.up.numOut;
     const refs = {
@@ -207,10 +207,10 @@ describe.each<KernelKind>(["native", "wasm"])("%s kernels", (kind) => {
     };
     const pieces: Uint8Array[] = [];
     const layers = plain.layers.map((_, index) => (index === 0 ? { up: refs } : {}));
-    for await (const piece of packChange({ layers, head: undefined }, "fp32", () => ({}))) pieces.push(piece);
-    const change = pageMemory(pieces.reduce((sum, { length }) => sum + length, 0));
-    change.set(Buffer.concat(pieces));
-    expect(() => kernel.placeChange(0, change)).toThrow("a change of a product that the model does not have");
+    for await (const piece of packLora({ layers, head: undefined }, "fp32", () => ({}))) pieces.push(piece);
+    const lora = pageMemory(pieces.reduce((sum, { length }) => sum + length, 0));
+    lora.set(Buffer.concat(pieces));
+    expect(() => kernel.placeLora(0, lora)).toThrow("a lora of a product that the model does not have");
   });
 });
 

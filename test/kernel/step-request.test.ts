@@ -8,15 +8,15 @@ const LIMITS: StepLimits = {
   numPages: 8,
   numFullRows: 2,
   numExperts: 3,
-  numChanges: 2,
+  numLoras: 2,
 };
 const ROWS: StepRows = { tokenIds: [3, 49], position: 15, pages: [7, 0], logitsOf: [0, 1, 1] };
 
-test("a step is a header, tokens, experts, changes, sequences, pages, wanted rows, their targets and places", () => {
+test("a step is a header, tokens, experts, loras, sequences, pages, wanted rows, their targets and places", () => {
   const second: StepRows = {
     tokenIds: [1],
     experts: [2],
-    changes: [1],
+    loras: [1],
     position: 0,
     pages: [2, 5],
     logitsOf: [0],

@@ -2,7 +2,7 @@
 // on purpose; the kernel has to give the same bits.
 
 import type { DecoderDescription, KvPrecision, LayerDescription } from "@readme-moe/kernel";
-import { changed, type PlainLowRank } from "./plain-change.ts";
+import { addedBy, type PlainLoraFactors } from "./plain-lora.ts";
 import { attend, cached, rotate, type Cached } from "./plain-kernel-attention.ts";
 import { plainRow, type PlainRow } from "./plain-kernel-logits.ts";
 import { add, divide, exponential, laneSum, multiply, subtract } from "./plain-kernel-numbers.ts";
@@ -37,13 +37,13 @@ interface PlainMixture extends PlainRouter {
 export interface PlainToken {
   readonly id: number;
   readonly expert: number;
-  readonly change?: PlainChange | undefined;
+  readonly lora?: PlainLora | undefined;
 }
 
-/** A low-rank change of a model: of some products, by their weights. */
-export interface PlainChange {
+/** A lora of a model: changes of some products, by their weights. */
+export interface PlainLora {
   readonly precision: "fp32" | "fp16" | "int8";
-  readonly products: ReadonlyMap<PlainWeights, PlainLowRank>;
+  readonly products: ReadonlyMap<PlainWeights, PlainLoraFactors>;
 }
 
 /** A model with its weights in memory. */
@@ -130,7 +130,7 @@ class Run {
   readonly #model: PlainModel;
   readonly #options: PlainOptions;
   readonly #caches: readonly Cache[];
-  #change: PlainChange | undefined;
+  #lora: PlainLora | undefined;
   readonly #observe: (of: PlainWeights | PlainLayer, input: Float32Array) => void;
 
   constructor(
@@ -144,8 +144,8 @@ class Run {
     this.#caches = model.layers.map((layer) => ({ keys: noHeads(layer), values: noHeads(layer) }));
   }
 
-  next({ id, expert, change }: PlainToken, position: number): PlainRow {
-    this.#change = change;
+  next({ id, expert, lora }: PlainToken, position: number): PlainRow {
+    this.#lora = lora;
     const { embedding, embeddingScale, layers, finalNorm, head, logitScale } = this.#model;
     let stream: Float32Array = weightsOf(embedding, id).map((x) => multiply(x, Math.fround(embeddingScale)));
     for (const [index, layer] of layers.entries()) {
@@ -232,9 +232,9 @@ class Run {
   #product(weights: PlainWeights, input: Float32Array): Float32Array {
     this.#observe(weights, input);
     const outputs = product(weights, input, this.#options.isFused);
-    const low = this.#change?.products.get(weights);
-    if (!this.#change || !low) return outputs;
-    const more = changed(low, this.#change.precision, input);
+    const low = this.#lora?.products.get(weights);
+    if (!this.#lora || !low) return outputs;
+    const more = addedBy(low, this.#lora.precision, input);
     return outputs.map((output, i) => add(output, more[i] as number));
   }
 }

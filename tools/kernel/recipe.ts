@@ -18,9 +18,9 @@ export const SOURCES = {
   common: [
     "attend",
     "candidates",
-    "changes",
+    "loras",
     "check_step",
-    "conclude",
+    "results",
     "feed_forward",
     "group",
     "mixture",

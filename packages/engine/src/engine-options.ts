@@ -17,7 +17,7 @@ import {
   type Scheduler,
 } from "@readme-moe/core";
 import {
-  type ChangePrecision,
+  type LoraPrecision,
   type KernelKind,
   KV_BLOCK_TOKENS,
   KV_PRECISIONS,
@@ -190,7 +190,7 @@ export interface EngineOptions extends SchedulingOptions {
    */
   readonly loras?: Readonly<Record<string, string>> | undefined;
   /** Number type of low-rank experts in memory. @default "fp32" with fp32 weights, else "int8" */
-  readonly loraPrecision?: ChangePrecision | undefined;
+  readonly loraPrecision?: LoraPrecision | undefined;
   /**
    * Meaning of spellings of control tokens, such as `<|im_end|>`, in the messages of a chat and in the other values of
    * its template. "text": they are plain text. "control": they are the control tokens, with which a user can end a

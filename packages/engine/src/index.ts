@@ -19,7 +19,7 @@ export type { OpenOptions } from "./host/model-files.ts";
 export { openPromptReader } from "./host/prompt-reader.ts";
 export { ReadMeEngine } from "./host/read-me-engine.ts";
 export { KernelRunner, type KernelRunnerOptions } from "./kernel-runner.ts";
-export { openExperts, type OnExpertAdded } from "./low-rank/change-experts.ts";
+export { openExperts, type OnExpertAdded } from "./experts/loras.ts";
 export type { LoadProgress } from "./protocol.ts";
 export type { StepLogits, StepRunner, StepSequence } from "./step-runner.ts";
 export { kernelInfo, kernelThreads } from "@readme-moe/kernel";

@@ -20,7 +20,7 @@ import type { WireKept } from "./protocol.ts";
 
 /** Parts of an engine that keeps prompts. */
 interface KeepingParts {
-  readonly runner: Pick<KernelRunner, "info" | "weightsVersion" | "kvPrecision" | "lowRank">;
+  readonly runner: Pick<KernelRunner, "info" | "weightsVersion" | "kvPrecision" | "loras">;
   readonly kv: KernelKv;
   readonly prefixes: PrefixCache;
   /** @default prompts are not saved */
@@ -138,7 +138,7 @@ export class KeptPrompts {
     const routes = prompt.experts.slice(0, numTokens);
     const experts = new Map<number, string>();
     for (const expert of new Set(routes)) {
-      const identity = runner.lowRank ? await runner.lowRank.identityOf(expert) : `expert ${expert}`;
+      const identity = runner.loras ? await runner.loras.identityOf(expert) : `expert ${expert}`;
       if (identity === undefined) return undefined;
       experts.set(expert, identity);
     }

@@ -134,7 +134,7 @@ function sliceOf(numbers: ArrayLike<number>, from: number, to: number): readonly
   return Array.from({ length: to - from }, (_, index) => numbers[from + index] ?? 0);
 }
 
-/** Sizes of a kernel's calls; a model has FFN experts or changes. */
+/** Sizes of a kernel's calls; a model has FFN experts or loras. */
 export type CallSizes = Omit<StepLimits, "numPages" | "numFullRows">;
 
 /** Results of the calls of a step. */
@@ -194,7 +194,7 @@ export class KernelResults {
     kv: KernelKv,
     limits: CallSizes,
   ): { readonly request: Int32Array; readonly room: StepResults } {
-    const { numExperts = 1, numChanges = 0 } = limits;
+    const { numExperts = 1, numLoras = 0 } = limits;
     const rows = parts.map(({ sequence, index, from, to, wanted }): StepRows => {
       const { slot, tokenIds, experts, wantsFullLogits } = sequence;
       const { numTokens: position, pages } = kv.pageSlot(slot);
@@ -202,8 +202,8 @@ export class KernelResults {
       return {
         tokenIds: sliceOf(tokenIds, from, to),
         experts: numExperts > 1 ? sliceOf(experts, from, to) : undefined,
-        // Expert 0 is the model without a change.
-        changes: numChanges > 0 ? sliceOf(experts, from, to).map((expert) => expert - 1) : undefined,
+        // Expert 0 is the model without a lora.
+        loras: numLoras > 0 ? sliceOf(experts, from, to).map((expert) => expert - 1) : undefined,
         position,
         pages,
         logitsOf: wanted.map(({ token }) => token - from),

@@ -2,8 +2,8 @@
 
 import { everythingResident, integerOption, type KernelInfo, type Residency } from "@readme-moe/core";
 import {
-  changeFactors,
-  type ChangePrecision,
+  loraFactors,
+  type LoraPrecision,
   describeModel,
   expertUnits,
   GrowingAngles,
@@ -21,20 +21,21 @@ import {
 import { type Model, numOutputsOf, type Precision, resolveCacheFolder } from "@readme-moe/model";
 import { calibrationOf } from "./calibration.ts";
 import { callsOf, type CallSizes, checkSequence, KernelResults, type KernelCall } from "./kernel-calls.ts";
-import { LowRankExperts, type StreamedChanges } from "./low-rank/low-rank-experts.ts";
+import type { ExpertStore, ExpertStoreOptions } from "./experts/expert-store.ts";
+import { Loras } from "./experts/loras.ts";
+import { NamedExperts } from "./experts/named-experts.ts";
+import { MixtureSequences, RoutedExperts, type RoutedExpertsOptions } from "./experts/routed-experts.ts";
+import { UnitFile } from "./experts/unit-file.ts";
 import type { LoadProgress } from "./protocol.ts";
 import type { StepLogits, StepRunner, StepSequence } from "./step-runner.ts";
-import { ExpertStream, UnitFile } from "./streamed/expert-stream.ts";
 import { kvPrecisionOf } from "./memory-sizes.ts";
-import { MixtureSequences, MixtureStream, type MixtureStreamOptions } from "./streamed/mixture-stream.ts";
-import type { UnitMemoryOptions, UnitStore } from "./streamed/unit-store.ts";
 
 /** Options of `KernelRunner.open`. */
 export interface KernelRunnerOptions
   extends
     KernelChoice,
-    Pick<UnitMemoryOptions, "policy" | "lookaheadLayers" | "now" | "onLoaded" | "onEvicted">,
-    Pick<MixtureStreamOptions, "readAhead"> {
+    Pick<ExpertStoreOptions, "policy" | "lookaheadLayers" | "now" | "onLoaded" | "onEvicted">,
+    Pick<RoutedExpertsOptions, "readAhead"> {
   /** Folder of packed weights. @default `README_MOE_CACHE`, else the platform's cache folder */
   readonly cacheFolder?: string | undefined;
   /** @default all cores */
@@ -44,7 +45,7 @@ export interface KernelRunnerOptions
   /** Largest number of bytes of experts' weights in memory, reads in progress included. @default all experts */
   readonly expertCacheBytes?: number | undefined;
   /** Number type of low-rank experts. @default "fp32" with fp32 weights, else "int8" */
-  readonly loraPrecision?: ChangePrecision | undefined;
+  readonly loraPrecision?: LoraPrecision | undefined;
   /** Number type of keys and values. @default "fp32" with fp32 weights, else "fp16" */
   readonly kvPrecision?: KvPrecision | undefined;
   readonly onProgress?: ((progress: LoadProgress) => void) | undefined;
@@ -61,9 +62,10 @@ const MAX_ROWS = 512;
 interface RunnerParts {
   readonly kvPrecision: KvPrecision;
   readonly weightsVersion: string;
-  readonly stream?: ExpertStream | undefined;
-  readonly mixture?: MixtureStream | undefined;
-  readonly lowRank: LowRankExperts | undefined;
+  /** File of streamed experts. */
+  readonly file: UnitFile | undefined;
+  readonly streamed: NamedExperts | RoutedExperts | undefined;
+  readonly loras: Loras | undefined;
 }
 
 /** A step of the runner. */
@@ -83,12 +85,11 @@ export class KernelRunner implements StepRunner {
   readonly #kernel: Kernel;
   readonly #results: KernelResults;
   readonly #limits: CallSizes;
-  readonly #stream: ExpertStream | undefined;
-  /** Streamed experts of a mixture with a router in every layer. */
-  readonly #mixture: MixtureStream | undefined;
+  readonly #file: UnitFile | undefined;
+  readonly #streamed: NamedExperts | RoutedExperts | undefined;
   readonly #mixtureSequences = new MixtureSequences();
-  /** Low-rank experts; `undefined` for models with experts in their FFNs. */
-  readonly #lowRank: LowRankExperts | undefined;
+  /** Loras; `undefined` for models with experts in their FFNs. */
+  readonly loras: Loras | undefined;
   readonly #angles: GrowingAngles;
   #lastStep: Promise<unknown> = Promise.resolve();
 
@@ -98,9 +99,9 @@ export class KernelRunner implements StepRunner {
     this.kvPrecision = parts.kvPrecision;
     this.weightsVersion = parts.weightsVersion;
     this.#kernel = kernel;
-    this.#stream = parts.stream;
-    this.#mixture = parts.mixture;
-    this.#lowRank = parts.lowRank;
+    this.#file = parts.file;
+    this.#streamed = parts.streamed;
+    this.loras = parts.loras;
     const numLogits = numOutputsOf(model.config);
     const numExperts = model.experts.names.length;
     this.#limits = { vocabSize, numLogits, maxRows: MAX_ROWS, maxPositions, numExperts };
@@ -140,25 +141,24 @@ export class KernelRunner implements StepRunner {
     const { kernel, path } = await openCachedKernel(description, sizes, { ...choice, ...cache });
     let file: UnitFile | undefined;
     try {
-      const experts: { -readonly [Name in "stream" | "mixture"]?: RunnerParts[Name] } = {};
+      let streamed: RunnerParts["streamed"];
       if (units && isStreamed) {
-        const opened = (file = await UnitFile.open(stored ?? path, units));
-        const streamed = { ...options, budgetBytes, expertsPerToken: mixtureConfig?.expertsPerToken ?? 0 };
-        if (mixtureConfig) experts.mixture = new MixtureStream(kernel, opened, streamed, () => opened.close());
-        else experts.stream = new ExpertStream(kernel, opened, streamed);
+        file = await UnitFile.open(kernel, units, stored ?? path);
+        const own = { ...options, budgetBytes, expertsPerToken: mixtureConfig?.expertsPerToken ?? 0 };
+        streamed = mixtureConfig ? new RoutedExperts(kernel, file, own) : new NamedExperts(kernel, file, own);
       }
       const key = await naming;
       const packing = {
         precision: options.loraPrecision ?? (precision === "fp32" ? "fp32" : "int8"),
-        factors: changeFactors(model.weights, precision, calibration?.statistics),
+        factors: loraFactors(model.weights, precision, calibration?.statistics),
         key,
         cacheFolder,
       };
       // The budget of a mixture is for its own experts.
-      const lowRankOptions = experts.mixture ? { ...options, expertCacheBytes: undefined } : options;
-      const lowRank = isDense ? LowRankExperts.open(kernel, model, packing, lowRankOptions) : undefined;
+      const loraOptions = { ...options, budgetBytes: streamed ? undefined : budgetBytes };
+      const loras = isDense ? new Loras(kernel, model, packing, loraOptions) : undefined;
       const numbers = { kvPrecision: kvPrecisionOf(precision, options.kvPrecision), weightsVersion: key };
-      return new KernelRunner(model, kernel, { ...numbers, ...experts, lowRank });
+      return new KernelRunner(model, kernel, { ...numbers, file, streamed: streamed ?? loras?.streamed, loras });
     } catch (error) {
       await file?.close();
       await kernel.close();
@@ -173,24 +173,17 @@ export class KernelRunner implements StepRunner {
 
   /** Experts that are in memory. */
   get residency(): Residency {
-    return (
-      this.#stream?.residency ?? this.#mixture?.residency ?? this.#lowRank?.streamed?.residency ?? everythingResident
-    );
+    return this.#streamed?.residency ?? everythingResident;
   }
 
   /** Memory of streamed experts; `undefined` if all experts are in memory. */
-  get memory(): UnitStore | undefined {
-    return this.#stream?.memory ?? this.#mixture?.memory ?? this.#lowRank?.streamed?.units;
-  }
-
-  /** Low-rank experts; `undefined` for models with experts in their FFNs. */
-  get lowRank(): LowRankExperts | undefined {
-    return this.#lowRank;
+  get memory(): ExpertStore | undefined {
+    return this.#streamed?.store;
   }
 
   /** Names of the experts by index; empty where one was removed. */
   get expertNames(): readonly string[] {
-    const names = this.#lowRank?.names;
+    const names = this.loras?.names;
     return names && names.size > 1 ? names.list : this.model.experts.names;
   }
 
@@ -205,80 +198,68 @@ export class KernelRunner implements StepRunner {
       throw new TypeError("Expected `kv` to be memory that this runner opened");
     }
     if (sequences.length === 0) return [];
-    const numExperts = this.#lowRank?.names.size ?? this.model.experts.names.length;
+    const numExperts = this.loras?.names.size ?? this.model.experts.names.length;
     for (const sequence of sequences) checkSequence(sequence, this.model.config, numExperts);
     this.#angles.reach(Math.max(...sequences.map(({ slot, tokenIds }) => slot.numTokens + tokenIds.length)));
-    const streamed = this.#lowRank?.streamed;
-    const fit = streamed && ((experts: ReadonlySet<number>) => streamed.fit(experts));
-    const step = { kv, sequences, numCandidates, calls: callsOf(sequences, { maxRows: MAX_ROWS, fit }) };
-    if (this.#stream) return this.#forwardStreamed(this.#stream, step);
-    if (this.#mixture) return this.#forwardMixture(this.#mixture, step);
-    return streamed ? this.#forwardChanged(streamed, step) : this.#forwardResident(step);
+    if (this.#streamed instanceof RoutedExperts) {
+      return this.#forwardRouted(this.#streamed, { kv, sequences, numCandidates });
+    }
+    const calls = callsOf(sequences, { maxRows: MAX_ROWS, fit: this.#streamed?.fit });
+    const step = { kv, sequences, numCandidates, calls };
+    return this.#streamed ? this.#forwardNamed(this.#streamed, step) : this.#forwardResident(step);
   }
 
   /** See `StepRunner.keepsLogits`. The kernel keeps the logits of the last rows of its last call. */
   keepsLogits(numTokens: number, numRows: number): boolean {
-    return numTokens <= Math.min(MAX_ROWS, this.#mixture?.maxRows ?? MAX_ROWS) && numRows <= KEPT_LOGITS_ROWS;
+    const maxRows = this.#streamed instanceof RoutedExperts ? this.#streamed.maxRows : MAX_ROWS;
+    return numTokens <= Math.min(MAX_ROWS, maxRows) && numRows <= KEPT_LOGITS_ROWS;
   }
 
   async dispose(): Promise<void> {
-    await this.#stream?.close();
-    await this.#mixture?.close();
+    await this.#file?.close();
     await this.#kernel.close();
   }
 
   /** Runs a step with all experts in memory. It awaits nothing, so that steps of several callers do not mix. */
   #forwardResident({ kv, sequences, numCandidates, calls }: RunnerStep): readonly StepLogits[] {
     this.#results.begin(sequences, numCandidates);
-    for (const call of calls) this.#call(call, kv);
+    for (const call of calls) {
+      const { request, room } = this.#results.request(call, kv, this.#sizes);
+      this.#kernel.step(kv.pages, request, room);
+      this.#results.take(call, kv);
+    }
     return this.#results.end();
   }
 
-  #call(call: KernelCall, kv: KernelKv): void {
-    const { request, room } = this.#results.request(call, kv, this.#sizes);
-    this.#kernel.step(kv.pages, request, room);
-    this.#results.take(call, kv);
-  }
-
   get #sizes(): CallSizes {
-    return { ...this.#limits, numChanges: this.#lowRank ? this.#lowRank.names.size - 1 : 0 };
+    return { ...this.#limits, numLoras: this.loras ? this.loras.names.size - 1 : 0 };
   }
 
-  /** Runs a step with streamed low-rank experts, after the steps that were begun before it. */
-  #forwardChanged(changes: StreamedChanges, { kv, sequences, numCandidates, calls }: RunnerStep) {
+  /** Runs a step with streamed experts that its rows name, after the steps that were begun before it. */
+  #forwardNamed(experts: NamedExperts, { kv, sequences, numCandidates, calls }: RunnerStep) {
     return this.#afterOthers(async () => {
       this.#results.begin(sequences, numCandidates);
-      changes.expectRuns(calls.map(({ experts }) => experts));
-      for (const call of calls) await changes.run(call.experts, () => this.#call(call, kv));
-      return this.#results.end();
-    });
-  }
-
-  /** Runs a step with streamed experts, after the steps that were begun before it. */
-  #forwardStreamed(stream: ExpertStream, { kv, sequences, numCandidates, calls }: RunnerStep) {
-    return this.#afterOthers(async () => {
-      this.#results.begin(sequences, numCandidates);
-      stream.memory.expectRuns(calls.map(({ experts }) => experts));
+      experts.expectCalls(calls.map((call) => call.experts));
       for (const call of calls) {
-        const { request, room } = this.#results.request(call, kv, this.#limits);
-        await stream.step(kv.pages, request, room, call.experts);
+        const { request, room } = this.#results.request(call, kv, this.#sizes);
+        await experts.step(kv.pages, request, room, call.experts);
         this.#results.take(call, kv);
       }
       return this.#results.end();
     });
   }
 
-  /** Runs a step of a mixture with streamed experts, after the steps that were begun before it. */
-  #forwardMixture(mixture: MixtureStream, { kv, sequences, numCandidates }: Omit<RunnerStep, "calls">) {
+  /** Runs a step with streamed experts that layers choose, after the steps that were begun before it. */
+  #forwardRouted(experts: RoutedExperts, { kv, sequences, numCandidates }: Omit<RunnerStep, "calls">) {
     return this.#afterOthers(() => {
       // The budget may have changed since the step was asked for.
-      const calls = callsOf(sequences, { maxRows: Math.min(MAX_ROWS, mixture.maxRows) });
+      const calls = callsOf(sequences, { maxRows: Math.min(MAX_ROWS, experts.maxRows) });
       const rows = calls.map((call) => this.#mixtureSequences.rowsOf(call));
       this.#results.begin(sequences, numCandidates);
-      return mixture.runStep(Math.max(...rows.map((own) => own.sequences.length)), async () => {
+      return experts.runStep(Math.max(...rows.map((own) => own.sequences.length)), async () => {
         for (const [index, call] of calls.entries()) {
-          const { request, room } = this.#results.request(call, kv, this.#limits);
-          await mixture.step(kv.pages, request, room, rows[index] ?? { sequences: [], wanted: [] });
+          const { request, room } = this.#results.request(call, kv, this.#sizes);
+          await experts.step(kv.pages, request, room, rows[index] ?? { sequences: [], wanted: [] });
           this.#results.take(call, kv);
         }
         return this.#results.end();

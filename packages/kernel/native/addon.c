@@ -27,8 +27,8 @@ typedef struct {
   void *bytes;
   /** Pages and arrays of results of the step that began last. */
   napi_ref begun[1 + RESULT_ARRAYS];
-  /** Units of experts by the index of their first tensor, and changes by slot. */
-  HeldArrays units, changes;
+  /** Units of experts by the index of their first tensor, and loras by slot. */
+  HeldArrays units, loras;
 } Opened;
 
 static void end_begun(napi_env env, Opened *opened) {
@@ -41,7 +41,7 @@ static void close_opened(napi_env env, Opened *opened) {
   platform_free(opened->bytes);
   end_begun(env, opened);
   let_all_go(env, &opened->units);
-  let_all_go(env, &opened->changes);
+  let_all_go(env, &opened->loras);
   *opened = (Opened){.env = env};
 }
 
@@ -129,7 +129,7 @@ static napi_value new_weights(napi_env env, napi_callback_info info) {
   napi_value values[1], handle;
   double size;
   if (!arguments(env, info, 1, values) || napi_get_value_double(env, values[0], &size) != napi_ok || !(size >= 1 && size <= 0x1p48))
-    return fail(env, "Expected a number of bytes");
+    return throw_range(env, "Expected a number of bytes");
   Weights *weights = calloc(1, sizeof *weights);
   if (weights && (weights->bytes = platform_allocate((size_t)size))) {
     weights->size = (size_t)size;
@@ -137,7 +137,7 @@ static napi_value new_weights(napi_env env, napi_callback_info info) {
     platform_free(weights->bytes);
   }
   free(weights);
-  return fail(env, "memory for weights");
+  return throw_range(env, "memory for weights");
 }
 
 /** Finds `length` bytes from a place on, in an array or in the memory of `newWeights`; NULL if they are not there. */
@@ -157,9 +157,9 @@ static napi_value write_weights(napi_env env, napi_callback_info info) {
   void *bytes;
   size_t length;
   if (!arguments(env, info, 3, values) || !elements(env, values[2], napi_uint8_array, &bytes, &length))
-    return fail(env, "Expected weights, a place and bytes");
+    return throw_range(env, "Expected weights, a place and bytes");
   uint8_t *target = target_of(env, values[0], values[1], length);
-  if (!target) return fail(env, "Expected bytes that the weights have room for");
+  if (!target) return throw_range(env, "Expected bytes that the weights have room for");
   if (length > 0) memcpy(target, bytes, length);
   return NULL;
 }
@@ -180,17 +180,17 @@ static napi_value pack_rows(napi_env env, napi_callback_info info) {
   if (!arguments(env, info, 6, values) || !elements(env, values[2], napi_int32_array, &options, &numOptions) || numOptions != 4 ||
       !elements(env, values[3], napi_uint8_array, &bytes, &length) || !elements(env, values[4], napi_float32_array, &inputs, &numInputs) ||
       !elements(env, values[5], napi_float32_array, &scales, &numScales))
-    return fail(env, "Expected memory, a place, four options, rows, factors and room for scales");
+    return throw_range(env, "Expected memory, a place, four options, rows, factors and room for scales");
   const int32_t *option = options, threads = option[3];
   RowsToPack rows = {.format = option[0], .source = option[1], .numIn = option[2], .rows = bytes, .inputs = numInputs > 0 ? inputs : NULL, .scales = scales};
-  if (threads < 1 || threads > TEAM_MOST_THREADS) return fail(env, "Expected a number of threads");
-  if (!count_rows(&rows, length)) return fail(env, "Expected whole rows of a format that they can be packed in");
-  if (numInputs > 0 && numInputs != (size_t)rows.numIn) return fail(env, "Expected a factor for each input");
-  if (numScales != (rows.format == FORMAT_INT8 ? (size_t)rows.numRows : 0)) return fail(env, "Expected room for a scale of each row that is rounded");
+  if (threads < 1 || threads > TEAM_MOST_THREADS) return throw_range(env, "Expected a number of threads");
+  if (!count_rows(&rows, length)) return throw_range(env, "Expected whole rows of a format that they can be packed in");
+  if (numInputs > 0 && numInputs != (size_t)rows.numIn) return throw_range(env, "Expected a factor for each input");
+  if (numScales != (rows.format == FORMAT_INT8 ? (size_t)rows.numRows : 0)) return throw_range(env, "Expected room for a scale of each row that is rounded");
   rows.out = target_of(env, values[0], values[1], (uint64_t)((rows.numRows + PANEL - 1) / PANEL) * packed_panel_bytes(&rows));
-  if (!rows.out) return fail(env, "Expected memory that has room for the rows");
+  if (!rows.out) return throw_range(env, "Expected memory that has room for the rows");
   Team team = {.numThreads = 0};
-  if (team_start(&team, threads) != 0) return fail(env, "memory for threads");
+  if (team_start(&team, threads) != 0) return throw_range(env, "memory for threads");
   team_run(&team, pack_panels, &rows);
   team_end(&team);
   return NULL;
@@ -237,7 +237,7 @@ static const Loops *loops_named(const char *name) {
 /** See `Lender`: arrays that were placed. */
 static int is_there(void *context, Lent lent, size_t index) {
   const Opened *opened = context;
-  return is_still_there(opened->env, lent == LENT_UNIT ? &opened->units : &opened->changes, index);
+  return is_still_there(opened->env, lent == LENT_UNIT ? &opened->units : &opened->loras, index);
 }
 
 /** open(path, weights or bytes, instructions, Int32Array of KernelOptions) */
@@ -249,12 +249,12 @@ static napi_value open_kernel(napi_env env, napi_callback_info info) {
   KernelOptions options;
   if (!arguments(env, info, 3, values) || napi_get_value_string_utf8(env, values[1], instructions, sizeof instructions, &length) != napi_ok ||
       !elements(env, values[2], napi_int32_array, &data, &length) || length * sizeof(int32_t) != sizeof options)
-    return fail(env, "Expected weights, a name and options");
+    return throw_range(env, "Expected weights, a name and options");
   memcpy(&options, data, sizeof options);
   const Loops *loops = loops_named(instructions);
-  if (!loops) return fail(env, "Expected instructions that this processor has");
+  if (!loops) return throw_range(env, "Expected instructions that this processor has");
   Opened *opened = calloc(1, sizeof *opened);
-  if (!opened) return fail(env, "memory");
+  if (!opened) return throw_range(env, "memory");
   opened->env = env;
   const void *bytes = NULL;
   const char *error = read_weights(env, values[0], opened, &bytes, &size);
@@ -263,7 +263,7 @@ static napi_value open_kernel(napi_env env, napi_callback_info info) {
   if (opened->kernel && (handle = new_handle(env, KIND_KERNEL, opened, finalize))) return handle;
   close_opened(env, opened);
   free(opened);
-  return fail(env, error ? error : "memory");
+  return throw_range(env, error ? error : "memory");
 }
 
 /** openPages(kernel, numPages, type): see `KvType`. */
@@ -272,7 +272,7 @@ static napi_value open_pages(napi_env env, napi_callback_info info) {
   int32_t numPages, type;
   if (!arguments(env, info, 3, values) || napi_get_value_int32(env, values[1], &numPages) != napi_ok ||
       napi_get_value_int32(env, values[2], &type) != napi_ok)
-    return fail(env, "Expected a kernel, a number of pages and their precision");
+    return throw_range(env, "Expected a kernel, a number of pages and their precision");
   Opened *opened = opened_of(env, values[0]);
   if (!opened) return NULL;
   Pages *pages = calloc(1, sizeof *pages);
@@ -281,15 +281,15 @@ static napi_value open_pages(napi_env env, napi_callback_info info) {
     kernel_close_pages(pages);
   }
   free(pages);
-  return fail(env, "memory for pages");
+  return throw_range(env, "memory for pages");
 }
 
 /** closePages(pages): frees their memory now. */
 static napi_value close_pages(napi_env env, napi_callback_info info) {
   napi_value values[1];
-  if (!arguments(env, info, 1, values)) return fail(env, "Expected pages");
+  if (!arguments(env, info, 1, values)) return throw_range(env, "Expected pages");
   Pages *pages = handle_of(env, values[0], KIND_PAGES);
-  if (!pages) return fail(env, "Expected pages");
+  if (!pages) return throw_range(env, "Expected pages");
   kernel_close_pages(pages);
   return NULL;
 }
@@ -307,10 +307,10 @@ static napi_value copy_page(napi_env env, napi_callback_info info, CopyPage copy
   size_t length;
   if (!arguments(env, info, 3, values) || napi_get_value_int32(env, values[1], &page) != napi_ok ||
       !elements(env, values[2], napi_uint8_array, &bytes, &length))
-    return fail(env, "Expected pages, a page and its bytes");
+    return throw_range(env, "Expected pages, a page and its bytes");
   const Pages *pages = pages_of(env, values[0]);
   const char *error = pages ? copy(pages, page, bytes, length) : NULL;
-  return error ? fail(env, error) : NULL;
+  return error ? throw_range(env, error) : NULL;
 }
 
 /** readPage(pages, page, Uint8Array): see `kernel_read_page`. */
@@ -327,11 +327,11 @@ static napi_value set_rotary(napi_env env, napi_callback_info info) {
   size_t length;
   if (!arguments(env, info, 4, values) || napi_get_value_int32(env, values[1], &set) != napi_ok ||
       napi_get_value_int32(env, values[2], &position) != napi_ok || !elements(env, values[3], napi_float32_array, &data, &length))
-    return fail(env, "Expected a kernel, a set, a position and angles");
+    return throw_range(env, "Expected a kernel, a set, a position and angles");
   Opened *opened = opened_of(env, values[0]);
   if (!opened) return NULL;
   const char *error = kernel_set_rotary(opened->kernel, set, position, data, length);
-  return error ? fail(env, error) : NULL;
+  return error ? throw_range(env, error) : NULL;
 }
 
 /** Finds the memory of arrays for results. @returns whether they are such arrays */
@@ -359,7 +359,7 @@ static Opened *call_step(napi_env env, const napi_value *values, RunStep run) {
   size_t length;
   Results results;
   if (!elements(env, values[2], napi_int32_array, &request, &length) || !results_of(env, values + 3, &results)) {
-    fail(env, "Expected a kernel, pages, a request and room for its results");
+    throw_range(env, "Expected a kernel, pages, a request and room for its results");
     return NULL;
   }
   Opened *opened = opened_of(env, values[0]);
@@ -368,14 +368,14 @@ static Opened *call_step(napi_env env, const napi_value *values, RunStep run) {
   end_begun(env, opened);
   const char *error = run(opened->kernel, pages, request, length, &results);
   if (!error) return opened;
-  fail(env, error);
+  throw_range(env, error);
   return NULL;
 }
 
 /** step(kernel, pages, request, candidateIds, logits, sums, fullLogits, inputSquares): see `kernel_run`. */
 static napi_value step(napi_env env, napi_callback_info info) {
   napi_value values[3 + RESULT_ARRAYS];
-  if (!arguments(env, info, 3 + RESULT_ARRAYS, values)) return fail(env, "Expected a kernel, pages, a request and room for its results");
+  if (!arguments(env, info, 3 + RESULT_ARRAYS, values)) return throw_range(env, "Expected a kernel, pages, a request and room for its results");
   call_step(env, values, kernel_run);
   return NULL;
 }
@@ -383,14 +383,14 @@ static napi_value step(napi_env env, napi_callback_info info) {
 /** begin(…): like `step`. Pages and arrays for results are kept until the step ends. */
 static napi_value begin(napi_env env, napi_callback_info info) {
   napi_value values[3 + RESULT_ARRAYS];
-  if (!arguments(env, info, 3 + RESULT_ARRAYS, values)) return fail(env, "Expected a kernel, pages, a request and room for its results");
+  if (!arguments(env, info, 3 + RESULT_ARRAYS, values)) return throw_range(env, "Expected a kernel, pages, a request and room for its results");
   Opened *opened = call_step(env, values, kernel_begin_run);
   if (!opened) return NULL;
   int isKept = napi_create_reference(env, values[1], 1, &opened->begun[0]) == napi_ok;
   for (int i = 1; i <= RESULT_ARRAYS; i++) isKept &= napi_create_reference(env, values[2 + i], 1, &opened->begun[i]) == napi_ok;
   if (isKept) return NULL;
   kernel_move_results(opened->kernel, &(Results){.numLogits = 0});
-  return fail(env, "memory");
+  return throw_range(env, "memory");
 }
 
 /** Finds what the step that has begun points to, which may have changed. @returns whether it is there; else an error was thrown */
@@ -399,12 +399,12 @@ static int has_begun(napi_env env, Opened *opened) {
   Results results = {.numLogits = 0};
   for (int i = 0; i <= RESULT_ARRAYS; i++) {
     if (opened->begun[i] && napi_get_reference_value(env, opened->begun[i], &values[i]) == napi_ok) continue;
-    fail(env, "a step that has begun");
+    throw_range(env, "a step that has begun");
     return 0;
   }
   if (!pages_of(env, values[0])) return 0;
   const char *error = results_of(env, values + 1, &results) ? kernel_move_results(opened->kernel, &results) : "room for the results";
-  if (error) fail(env, error);
+  if (error) throw_range(env, error);
   return !error;
 }
 
@@ -414,17 +414,17 @@ static napi_value run_layers(napi_env env, napi_callback_info info) {
   int32_t from, to;
   if (!arguments(env, info, 3, values) || napi_get_value_int32(env, values[1], &from) != napi_ok ||
       napi_get_value_int32(env, values[2], &to) != napi_ok)
-    return fail(env, "Expected a kernel and layers");
+    return throw_range(env, "Expected a kernel and layers");
   Opened *opened = opened_of(env, values[0]);
   const char *error = opened && has_begun(env, opened) ? kernel_run_layers(opened->kernel, from, to) : NULL;
-  return error ? fail(env, error) : NULL;
+  return error ? throw_range(env, error) : NULL;
 }
 
 /** Reads a kernel and a layer of its step. @returns whether the step has begun; else an error was thrown */
 static int kernel_and_layer(napi_env env, napi_callback_info info, Opened **opened, int32_t *layer) {
   napi_value values[2];
   if (!arguments(env, info, 2, values) || napi_get_value_int32(env, values[1], layer) != napi_ok) {
-    fail(env, "Expected a kernel and a layer");
+    throw_range(env, "Expected a kernel and a layer");
     return 0;
   }
   return (*opened = opened_of(env, values[0])) != NULL && has_begun(env, *opened);
@@ -436,14 +436,14 @@ static napi_value route_layer(napi_env env, napi_callback_info info) {
   int32_t layer;
   if (!kernel_and_layer(env, info, &opened, &layer)) return NULL;
   const char *error = kernel_route(opened->kernel, layer);
-  if (error) return fail(env, error);
+  if (error) return throw_range(env, error);
   size_t length;
   const int32_t *chosen = kernel_chosen(opened->kernel, &length);
   void *data;
   napi_value buffer, result;
   if (napi_create_arraybuffer(env, length * sizeof *chosen, &data, &buffer) != napi_ok ||
       napi_create_typedarray(env, napi_int32_array, length, buffer, 0, &result) != napi_ok)
-    return fail(env, "memory");
+    return throw_range(env, "memory");
   if (length > 0) memcpy(data, chosen, length * sizeof *chosen);
   return result;
 }
@@ -453,17 +453,17 @@ static napi_value feed_layer(napi_env env, napi_callback_info info) {
   Opened *opened;
   int32_t layer;
   const char *error = kernel_and_layer(env, info, &opened, &layer) ? kernel_feed(opened->kernel, layer) : NULL;
-  return error ? fail(env, error) : NULL;
+  return error ? throw_range(env, error) : NULL;
 }
 
 /** end(kernel): see `kernel_end`. */
 static napi_value end(napi_env env, napi_callback_info info) {
   napi_value values[1];
-  if (!arguments(env, info, 1, values)) return fail(env, "Expected a kernel");
+  if (!arguments(env, info, 1, values)) return throw_range(env, "Expected a kernel");
   Opened *opened = opened_of(env, values[0]);
   if (!opened || !has_begun(env, opened)) return NULL;
   const char *error = kernel_end(opened->kernel);
-  if (error) return fail(env, error);
+  if (error) return throw_range(env, error);
   end_begun(env, opened);
   return NULL;
 }
@@ -476,29 +476,29 @@ static napi_value place(napi_env env, napi_callback_info info) {
   size_t bytes;
   if (!arguments(env, info, 4, values) || napi_get_value_int32(env, values[1], &layer) != napi_ok ||
       napi_get_value_int32(env, values[2], &expert) != napi_ok || !elements(env, values[3], napi_uint8_array, &unit, &bytes))
-    return fail(env, "Expected a kernel, a layer, an expert and its bytes");
+    return throw_range(env, "Expected a kernel, a layer, an expert and its bytes");
   Opened *opened = opened_of(env, values[0]);
   if (!opened) return NULL;
   const char *error = kernel_place(opened->kernel, layer, expert, bytes > 0 ? unit : NULL, bytes);
   if (!error && !hold(env, &opened->units, kernel_unit_index(opened->kernel, layer, expert), values[3], unit, bytes))
     error = "memory";
-  return error ? fail(env, error) : NULL;
+  return error ? throw_range(env, error) : NULL;
 }
 
-/** placeChange(kernel, slot, Uint8Array): see `kernel_place_change`. An empty array removes the change. */
-static napi_value place_change(napi_env env, napi_callback_info info) {
+/** placeLora(kernel, slot, Uint8Array): see `kernel_place_lora`. An empty array removes the lora. */
+static napi_value place_lora(napi_env env, napi_callback_info info) {
   napi_value values[3];
   int32_t slot;
-  void *change;
+  void *lora;
   size_t bytes;
   if (!arguments(env, info, 3, values) || napi_get_value_int32(env, values[1], &slot) != napi_ok ||
-      !elements(env, values[2], napi_uint8_array, &change, &bytes))
-    return fail(env, "Expected a kernel, a slot and a change's bytes");
+      !elements(env, values[2], napi_uint8_array, &lora, &bytes))
+    return throw_range(env, "Expected a kernel, a slot and a lora's bytes");
   Opened *opened = opened_of(env, values[0]);
   if (!opened) return NULL;
-  const char *error = kernel_place_change(opened->kernel, slot, bytes > 0 ? change : NULL, bytes);
-  if (!error && !hold(env, &opened->changes, (size_t)slot, values[2], change, bytes)) error = "memory";
-  return error ? fail(env, error) : NULL;
+  const char *error = kernel_place_lora(opened->kernel, slot, bytes > 0 ? lora : NULL, bytes);
+  if (!error && !hold(env, &opened->loras, (size_t)slot, values[2], lora, bytes)) error = "memory";
+  return error ? throw_range(env, error) : NULL;
 }
 
 /** readLogits(kernel, wanted, Float32Array): see `kernel_read_logits`. @returns whether the logits are kept */
@@ -509,12 +509,12 @@ static napi_value read_logits(napi_env env, napi_callback_info info) {
   size_t length;
   if (!arguments(env, info, 3, values) || napi_get_value_int32(env, values[1], &wanted) != napi_ok ||
       !elements(env, values[2], napi_float32_array, &logits, &length))
-    return fail(env, "Expected a kernel, a row and room for its logits");
+    return throw_range(env, "Expected a kernel, a row and room for its logits");
   Opened *opened = opened_of(env, values[0]);
   if (!opened) return NULL;
   int isKept = kernel_keeps_logits(opened->kernel, wanted);
   const char *error = isKept ? kernel_read_logits(opened->kernel, wanted, logits, length) : NULL;
-  if (error) return fail(env, error);
+  if (error) return throw_range(env, error);
   napi_value result;
   napi_get_boolean(env, isKept, &result);
   return result;
@@ -523,7 +523,7 @@ static napi_value read_logits(napi_env env, napi_callback_info info) {
 /** close(kernel): ends its threads and frees its memory. */
 static napi_value close_kernel(napi_env env, napi_callback_info info) {
   napi_value values[1];
-  if (!arguments(env, info, 1, values)) return fail(env, "Expected a kernel");
+  if (!arguments(env, info, 1, values)) return throw_range(env, "Expected a kernel");
   Opened *opened = opened_of(env, values[0]);
   if (opened) close_opened(env, opened);
   return NULL;
@@ -545,7 +545,7 @@ NAPI_MODULE_INIT() {
       {"readPage", read_page}, {"writePage", write_page},
       {"rotary", set_rotary}, {"step", step}, {"begin", begin}, {"runLayers", run_layers}, {"routeLayer", route_layer},
       {"feedLayer", feed_layer}, {"end", end},
-      {"place", place}, {"placeChange", place_change}, {"readLogits", read_logits}, {"close", close_kernel},
+      {"place", place}, {"placeLora", place_lora}, {"readLogits", read_logits}, {"close", close_kernel},
       {"returnFreeMemory", return_free_memory}, {"newWeights", new_weights}, {"writeWeights", write_weights}, {"packRows", pack_rows},
 #ifndef _WIN32
       // Numbers of open files belong to Node's own library there.

@@ -5,8 +5,10 @@
 
 #include "blocks_unpack.h"
 
-/** Largest numbers of rows: for the way of a few, for which unpacking for each is faster, and for the way of several. */
-enum { FEW_ROWS = 4 * GROUP_ROWS, SEVERAL_ROWS = 20 };
+/** Largest number of rows for which weights are used as they are unpacked. */
+enum { FEW_ROWS = 4 * GROUP_ROWS };
+/** Largest number of rows that run in tiles over weights as they are packed. */
+enum { SEVERAL_ROWS = 20 };
 
 /** Place of a tile in a product. */
 typedef struct {
@@ -290,7 +292,10 @@ INLINE void several_rows_span(const BlockType t, const uint8_t *packed, const Ti
   }
 }
 
-/** Whether this way is the fastest. Tiles read lines out of order, which costs more than they gain while memory is the limit. */
+/**
+ * Checks that tiles over packed weights are the fastest way. They read lines out of order, which costs more than they gain
+ * while memory is the limit.
+ */
 INLINE int are_several(const BlockType t, int numRows) {
   int few = t.bits == 8 ? FEW_ROWS : t.bits == 4 && !t.moreBits && t.block == GROUP ? GROUP_ROWS : 2 * GROUP_ROWS;
   return numRows > few && numRows <= SEVERAL_ROWS;

@@ -13,9 +13,9 @@ const char *check_step(const Kernel *kernel, const Step *step) {
   for (int i = 0; i < step->numRows; i++)
     if (step->experts[i] < 0 || step->experts[i] >= kernel->model.numExperts) return "an expert";
   for (int i = 0; i < step->numRows; i++) {
-    int32_t change = step->changes[i];
-    if (change < -1 || change >= kernel->numChanges) return "a change";
-    if (change >= 0 && !kernel->changes[change]) return "a change's weights";
+    int32_t lora = step->loras[i];
+    if (lora < -1 || lora >= kernel->numLoras) return "a lora";
+    if (lora >= 0 && !kernel->loras[lora]) return "a lora's weights";
   }
   int64_t rows = 0, entries = 0;
   for (int s = 0; s < step->numSequences; s++) {

@@ -4,7 +4,7 @@
 #include "phases.h"
 
 typedef struct {
-  /** Whether all rows use the part, so that changes apply to it. */
+  /** Whether all rows use the part, so that loras apply to it. */
   int isShared;
   const Tensor *gate, *up, *down;
   int rowFrom, rowTo;
@@ -32,7 +32,7 @@ static Part expert_part(const Feed *feed, int group) {
 typedef struct {
   Part part;
   int rowFrom, rowTo, from, to;
-} Piece;
+} FeedTask;
 
 /** Tasks of a phase over all parts of an FFN: those of the shared part come first, then those of experts. */
 typedef struct {
@@ -72,13 +72,13 @@ static int group_with(const Groups *groups, int rowTask) {
   return from;
 }
 
-static Piece piece_of(const Kernel *kernel, const Feed *feed, const Plan *plan, int task) {
+static FeedTask feed_task(const Kernel *kernel, const Feed *feed, const Plan *plan, int task) {
   int isShared = task < plan->numShared, own = isShared ? task : task - plan->numShared;
   int numColumns = isShared ? plan->sharedColumns : plan->expertColumns, numVectors = isShared ? plan->sharedVectors : plan->expertVectors;
   int rowTask = own / numColumns, from = own % numColumns * plan->vectors, group = isShared ? 0 : group_with(feed->groups, rowTask);
   Part part = isShared ? shared_part(kernel, feed) : expert_part(feed, group);
   int rowFrom = part.rowFrom + (rowTask - (isShared ? 0 : feed->groups->tasks[group])) * TASK_ROWS;
-  return (Piece){part, rowFrom, least(rowFrom + TASK_ROWS, part.rowTo), from, least(from + plan->vectors, numVectors)};
+  return (FeedTask){part, rowFrom, least(rowFrom + TASK_ROWS, part.rowTo), from, least(from + plan->vectors, numVectors)};
 }
 
 Rows rows_at(const Rows *rows, int column) {
@@ -96,63 +96,63 @@ Rows rows_at(const Rows *rows, int column) {
 /** Returns the panel that begins with a vector. */
 static const uint8_t *panel_at(const Tensor *tensor, int vector) { return tensor->weights + (size_t)(vector / 4) * tensor->panelBytes; }
 
-static void gate_piece(Kernel *kernel, int thread, Activation activation, const Piece *piece, const Changed *changed) {
+static void gate_task(Kernel *kernel, int thread, Activation activation, const FeedTask *task, const LoraRows *loraRows) {
   float *gates = kernel->gates + (size_t)thread * 2 * TASK_ROWS * GATE_COLUMNS, *values = gates + TASK_ROWS * GATE_COLUMNS;
   const Loops *loops = kernel->loops;
-  const Part *part = &piece->part;
+  const Part *part = &task->part;
   Rows gated = rows_at(part->gated, part->column);
-  for (int from = piece->from, to; from < piece->to; from = to) {
-    to = least(from + GATE_COLUMNS / 16, piece->to);
+  for (int from = task->from, to; from < task->to; from = to) {
+    to = least(from + GATE_COLUMNS / 16, task->to);
     int columns = 16 * (to - from);
-    const uint8_t *up = panel_at(part->up, from), *next = to < piece->to ? panel_at(part->gate ? part->gate : part->up, to) : NULL;
+    const uint8_t *up = panel_at(part->up, from), *next = to < task->to ? panel_at(part->gate ? part->gate : part->up, to) : NULL;
     if (part->isShared) {
-      if (part->gate) prefetch_raise(changed, 0, piece->rowFrom, piece->rowTo, from, to);
-      prefetch_raise(changed, 1, piece->rowFrom, piece->rowTo, from, to);
+      if (part->gate) prefetch_raise(loraRows, 0, task->rowFrom, task->rowTo, from, to);
+      prefetch_raise(loraRows, 1, task->rowFrom, task->rowTo, from, to);
     }
-    if (part->gate) loops->product(part->gate, from, to, part->inputs, piece->rowFrom, piece->rowTo, gates, GATE_COLUMNS, up);
-    loops->product(part->up, from, to, part->inputs, piece->rowFrom, piece->rowTo, values, GATE_COLUMNS, next);
+    if (part->gate) loops->product(part->gate, from, to, part->inputs, task->rowFrom, task->rowTo, gates, GATE_COLUMNS, up);
+    loops->product(part->up, from, to, part->inputs, task->rowFrom, task->rowTo, values, GATE_COLUMNS, next);
     if (part->isShared) {
-      if (part->gate) raise_rows(kernel, changed, 0, piece->rowFrom, piece->rowTo, from, to, gates, GATE_COLUMNS);
-      raise_rows(kernel, changed, 1, piece->rowFrom, piece->rowTo, from, to, values, GATE_COLUMNS);
+      if (part->gate) raise_rows(kernel, loraRows, 0, task->rowFrom, task->rowTo, from, to, gates, GATE_COLUMNS);
+      raise_rows(kernel, loraRows, 1, task->rowFrom, task->rowTo, from, to, values, GATE_COLUMNS);
     }
-    for (int row = piece->rowFrom; row < piece->rowTo; row++) {
-      size_t at = (size_t)(row - piece->rowFrom) * GATE_COLUMNS;
+    for (int row = task->rowFrom; row < task->rowTo; row++) {
+      size_t at = (size_t)(row - task->rowFrom) * GATE_COLUMNS;
       loops->gate(part->gate ? gates + at : NULL, values + at, gated.floats + (size_t)row * gated.width + 16 * from, columns, activation);
       if (kernel->rounds) loops->round_row(&gated, row, 16 * from, 16 * to);
     }
   }
 }
 
-static void gate_rows(Kernel *kernel, Member *member, const Feed *feed, const Changed *changed) {
+static void gate_rows(Kernel *kernel, Member *member, const Feed *feed, const LoraRows *loraRows) {
   Plan plan = plan_parts(kernel, feed, 0);
   EACH_TASK(member, task, plan.numTasks) {
-    Piece piece = piece_of(kernel, feed, &plan, task);
-    gate_piece(kernel, member->thread, (Activation)feed->layer->description.activation, &piece, changed);
+    FeedTask own = feed_task(kernel, feed, &plan, task);
+    gate_task(kernel, member->thread, (Activation)feed->layer->description.activation, &own, loraRows);
   }
 }
 
-static void contract_rows(Kernel *kernel, Member *member, const Feed *feed, const Changed *changed) {
+static void contract_rows(Kernel *kernel, Member *member, const Feed *feed, const LoraRows *loraRows) {
   Plan plan = plan_parts(kernel, feed, 1);
   EACH_TASK(member, task, plan.numTasks) {
-    Piece piece = piece_of(kernel, feed, &plan, task);
-    Rows gated = rows_at(piece.part.gated, piece.part.column);
-    float *out = piece.part.out + (size_t)piece.rowFrom * kernel->hiddenWidth + 16 * piece.from;
-    if (piece.part.isShared) prefetch_raise(changed, 0, piece.rowFrom, piece.rowTo, piece.from, piece.to);
-    kernel->loops->product(piece.part.down, piece.from, piece.to, &gated, piece.rowFrom, piece.rowTo, out, kernel->hiddenWidth, NULL);
-    if (piece.part.isShared) raise_rows(kernel, changed, 0, piece.rowFrom, piece.rowTo, piece.from, piece.to, out, kernel->hiddenWidth);
+    FeedTask own = feed_task(kernel, feed, &plan, task);
+    Rows gated = rows_at(own.part.gated, own.part.column);
+    float *out = own.part.out + (size_t)own.rowFrom * kernel->hiddenWidth + 16 * own.from;
+    if (own.part.isShared) prefetch_raise(loraRows, 0, own.rowFrom, own.rowTo, own.from, own.to);
+    kernel->loops->product(own.part.down, own.from, own.to, &gated, own.rowFrom, own.rowTo, out, kernel->hiddenWidth, NULL);
+    if (own.part.isShared) raise_rows(kernel, loraRows, 0, own.rowFrom, own.rowTo, own.from, own.to, out, kernel->hiddenWidth);
   }
 }
 
 void feed_parts(Kernel *kernel, Member *member, const Feed *feed) {
   const Tensor *down = feed->hasShared ? feed->layer->down : NULL;
-  Changed changed = {feed->numRows, feed->changes, feed->firstProduct + CHANGE_GATE, 2, 0};
-  if (down) changed = lower_rows(kernel, member, changed, &kernel->normed, kernel->model.hiddenSize);
-  gate_rows(kernel, member, feed, &changed);
+  LoraRows loraRows = {feed->numRows, feed->loras, feed->firstProduct + LORA_GATE, 2, 0};
+  if (down) loraRows = lower_rows(kernel, member, loraRows, &kernel->normed, kernel->model.hiddenSize);
+  gate_rows(kernel, member, feed, &loraRows);
   team_next_phase(member);
   if (down) observe(kernel, member, &kernel->gated, 0, feed->numRows, down->numIn, feed->layer->gatedSquares);
   observe_experts(kernel, member, feed);
-  changed = (Changed){feed->numRows, feed->changes, feed->firstProduct + CHANGE_DOWN, 1, 0};
-  if (down) changed = lower_rows(kernel, member, changed, &kernel->gated, down->numIn);
-  contract_rows(kernel, member, feed, &changed);
+  loraRows = (LoraRows){feed->numRows, feed->loras, feed->firstProduct + LORA_DOWN, 1, 0};
+  if (down) loraRows = lower_rows(kernel, member, loraRows, &kernel->gated, down->numIn);
+  contract_rows(kernel, member, feed, &loraRows);
   team_next_phase(member);
 }

@@ -54,23 +54,23 @@ typedef struct {
 } TensorDescription;
 
 /**
- * Header of a low-rank change. `ChangeEntry [numLayers * CHANGED_PRODUCTS + 1]` follows: the products of each layer, then
+ * Header of a lora, a low-rank expert. `LoraEntry [numLayers * LORA_PRODUCTS + 1]` follows: the products of each layer, then
  * the head.
  */
 typedef struct {
   int32_t magic, version, numLayers, format;
-} ChangeDescription;
+} LoraDescription;
 
-/** A product of a change. Offsets are from the change's beginning, in units of 64 bytes. */
+/** A product that a lora changes. Offsets are from the lora's beginning, in units of 64 bytes. */
 typedef struct {
   /** Rank in whole vectors of 16; 0 when the product does not change. */
   int32_t rank, lower, raise, scales;
-} ChangeEntry;
+} LoraEntry;
 
-enum { CHANGE_MAGIC = 0x4352524d, CHANGE_VERSION = 1, MOST_CHANGES = 1 << 16 };
+enum { LORA_MAGIC = 0x4352524d, LORA_VERSION = 1, MOST_LORAS = 1 << 16 };
 
-/** Products of a layer, in the order of a change's entries. */
-enum { CHANGE_QUERY, CHANGE_KEY, CHANGE_VALUE, CHANGE_ATTENTION_OUTPUT, CHANGE_GATE, CHANGE_UP, CHANGE_DOWN, CHANGED_PRODUCTS };
+/** Products of a layer, in the order of a lora's entries. */
+enum { LORA_QUERY, LORA_KEY, LORA_VALUE, LORA_ATTENTION_OUTPUT, LORA_GATE, LORA_UP, LORA_DOWN, LORA_PRODUCTS };
 
 typedef struct {
   int32_t numThreads;
@@ -100,8 +100,8 @@ typedef struct {
 typedef struct {
   const Pages *pages;
   int32_t numRows, numSequences, numWanted, numCandidates, numTableEntries, numFullRows;
-  /** Token and expert of each row, and the slot of its change, -1 for none. */
-  const int32_t *tokens, *experts, *changes;
+  /** Token and expert of each row, and the slot of its lora, -1 for none. */
+  const int32_t *tokens, *experts, *loras;
   /**
    * Number of rows, position of the first row, and first entry in `pageTable` of each sequence. Rows and entries are in
    * the order of the sequences.
@@ -128,8 +128,8 @@ typedef struct {
 
 typedef struct Kernel Kernel;
 
-/** Memory that a host lends: the unit of an expert, by the index of its first tensor; the change of a slot. */
-typedef enum { LENT_UNIT, LENT_CHANGE } Lent;
+/** Memory that a host lends: the unit of an expert, by the index of its first tensor; the lora of a slot. */
+typedef enum { LENT_UNIT, LENT_LORA } Lent;
 
 /** A host whose memory may go away while it is placed, as a script's may. */
 typedef struct {
@@ -194,11 +194,11 @@ const char *kernel_place(Kernel *kernel, int32_t layer, int32_t expert, const ui
 /** Returns the index of the first tensor of an expert that `kernel_place` takes. */
 size_t kernel_unit_index(const Kernel *kernel, int32_t layer, int32_t expert);
 /**
- * Sets the change of a slot, at a multiple of 64 bytes, which keeps its address until another one is placed.
+ * Sets the lora of a slot, at a multiple of 64 bytes, which keeps its address until another one is placed.
  *
- * @param bytes - NULL removes the change @returns NULL, or the part of the arguments that does not fit
+ * @param bytes - NULL removes the lora @returns NULL, or the part of the arguments that does not fit
  */
-const char *kernel_place_change(Kernel *kernel, int32_t slot, const uint8_t *bytes, size_t length);
+const char *kernel_place_lora(Kernel *kernel, int32_t slot, const uint8_t *bytes, size_t length);
 /** Checks that all logits of a wanted row of the last step are kept: those of up to LOGIT_ROWS of its last rows are. */
 int kernel_keeps_logits(const Kernel *kernel, int32_t wanted);
 /** Copies all logits of a wanted row of the last step. @returns NULL, or the reason why it cannot */

@@ -5,7 +5,6 @@
 #include "loops.h"
 #include "numbers.h"
 
-#define INLINE static inline __attribute__((always_inline))
 #define NOINLINE __attribute__((noinline))
 
 #if defined(LOOPS_AVX512)
@@ -47,7 +46,7 @@
 #include "exponential.h"
 #include "rows.h"
 #include "product.h"
-#include "low_rank.h"
+#include "lora.h"
 #include "attention.h"
 
 const Loops LOOPS = {

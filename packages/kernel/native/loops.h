@@ -93,10 +93,10 @@ typedef struct {
    */
   void (*product)(const Tensor *tensor, int32_t vectorFrom, int32_t vectorTo, const Rows *rows, int32_t rowFrom, int32_t rowTo,
                   float *out, int32_t outStride, const uint8_t *ahead);
-  /** Writes the products of rows' inputs `[from, to)` with a change's first factor, `[numRows][rank]`. */
-  void (*lower)(const LowRank *low, const Rows *rows, int32_t row, int32_t numRows, int32_t from, int32_t to, float *out, int32_t outStride);
-  /** Adds the products of lowered inputs with a change's second factor to outputs `[16 * vectorFrom, 16 * vectorTo)`. */
-  void (*raise)(const LowRank *low, int32_t vectorFrom, int32_t vectorTo, const float *parts, Lowered shape, int32_t numRows, float *out,
+  /** Writes the products of rows' inputs `[from, to)` with a lora's first factor, `[numRows][rank]`. */
+  void (*lower)(const LoraFactors *low, const Rows *rows, int32_t row, int32_t numRows, int32_t from, int32_t to, float *out, int32_t outStride);
+  /** Adds the products of lowered inputs with a lora's second factor to outputs `[16 * vectorFrom, 16 * vectorTo)`. */
+  void (*raise)(const LoraFactors *low, int32_t vectorFrom, int32_t vectorTo, const float *parts, Lowered shape, int32_t numRows, float *out,
                 int32_t outStride);
   /** Stores a token's key and value, `[headSize]` each, at `position`. */
   void (*store_token)(HeadPages pages, const int32_t *pageTable, int32_t position, const float *key, const float *value);

@@ -42,7 +42,7 @@ void route_rows(Kernel *kernel, Member *member, const Layer *layer, int numRows)
   // Rows are multiplied as they are, not rounded.
   Tensor router = *layer->router;
   router.format = FORMAT_ROUTER;
-  multiply(kernel, member, &(Changed){.numRows = numRows}, (const Tensor *const[]){&router}, 1, &kernel->normed, kernel->routerLogits,
+  multiply(kernel, member, &(LoraRows){.numRows = numRows}, (const Tensor *const[]){&router}, 1, &kernel->normed, kernel->routerLogits,
            kernel->routerWidth);
   team_next_phase(member);
   EACH_TASK(member, row, numRows) choose(kernel, layer, row);

@@ -18,9 +18,9 @@ static Split split_product(int numVectors, int numRows, int vectors) {
   return (Split){vectors, numColumns, numColumns * row_tasks(numRows)};
 }
 
-void multiply(Kernel *kernel, Member *member, const Changed *changed, const Tensor *const tensors[], int numTensors, const Rows *rows, float *out,
+void multiply(Kernel *kernel, Member *member, const LoraRows *loraRows, const Tensor *const tensors[], int numTensors, const Rows *rows, float *out,
               int outStride) {
-  int numVectors = 0, numRows = changed->numRows;
+  int numVectors = 0, numRows = loraRows->numRows;
   for (int i = 0; i < numTensors; i++) numVectors += tensors[i]->numPanels * 4;
   Split split = split_product(numVectors, numRows, vectors_of_task(kernel, numVectors * row_tasks(numRows), 1));
   EACH_TASK(member, task, split.numTasks) {
@@ -30,9 +30,9 @@ void multiply(Kernel *kernel, Member *member, const Changed *changed, const Tens
       int own = from > first ? from : first, end = least(to, first + tensors[i]->numPanels * 4);
       if (own >= end) continue;
       float *at = out + (size_t)rowFrom * outStride + 16 * own;
-      prefetch_raise(changed, i, rowFrom, rowTo, own - first, end - first);
+      prefetch_raise(loraRows, i, rowFrom, rowTo, own - first, end - first);
       kernel->loops->product(tensors[i], own - first, end - first, rows, rowFrom, rowTo, at, outStride, NULL);
-      raise_rows(kernel, changed, i, rowFrom, rowTo, own - first, end - first, at, outStride);
+      raise_rows(kernel, loraRows, i, rowFrom, rowTo, own - first, end - first, at, outStride);
     }
   }
 }

@@ -5,7 +5,8 @@
 #include "platform.h"
 #include "reader.h"
 
-static void *allocate(Kernel *kernel, uint64_t count, size_t bytes) {
+/** Allocates memory that the kernel frees when it is closed; NULL on failure. */
+static void *allocate_block(Kernel *kernel, uint64_t count, size_t bytes) {
   if (kernel->numBlocks == MOST_BLOCKS || (bytes > 0 && count > SIZE_MAX / bytes)) return NULL;
   void *block = platform_allocate((size_t)count * bytes);
   if (block) kernel->blocks[kernel->numBlocks++] = block;
@@ -91,19 +92,19 @@ static int read_layer(Reader *reader, Kernel *kernel, const LayerDescription *d,
 
 static int allocate_rows(Kernel *kernel, Rows *rows, uint64_t count, int32_t width) {
   rows->width = whole(width, PANEL);
-  rows->floats = allocate(kernel, count * (size_t)rows->width, 4);
-  rows->values = allocate(kernel, count * (size_t)rows->width, 1);
-  rows->wide = allocate(kernel, count * (size_t)rows->width, 2);
-  rows->scales = allocate(kernel, count * (size_t)(rows->width / GROUP), 4);
-  rows->sums = allocate(kernel, count * (size_t)(rows->width / GROUP), 4);
-  rows->offsets = allocate(kernel, count * (size_t)(rows->width / GROUP), 4);
-  rows->halfSums = allocate(kernel, count * (size_t)(rows->width / GROUP), 4);
+  rows->floats = allocate_block(kernel, count * (size_t)rows->width, 4);
+  rows->values = allocate_block(kernel, count * (size_t)rows->width, 1);
+  rows->wide = allocate_block(kernel, count * (size_t)rows->width, 2);
+  rows->scales = allocate_block(kernel, count * (size_t)(rows->width / GROUP), 4);
+  rows->sums = allocate_block(kernel, count * (size_t)(rows->width / GROUP), 4);
+  rows->offsets = allocate_block(kernel, count * (size_t)(rows->width / GROUP), 4);
+  rows->halfSums = allocate_block(kernel, count * (size_t)(rows->width / GROUP), 4);
   return rows->floats && rows->values && rows->wide && rows->scales && rows->sums && rows->offsets && rows->halfSums;
 }
 
 static int allocate_groups(Kernel *kernel, Groups *groups, uint64_t rows) {
-  return (groups->rows = allocate(kernel, rows, sizeof(int32_t))) && (groups->experts = allocate(kernel, rows, sizeof(int32_t))) &&
-         (groups->starts = allocate(kernel, rows + 1, sizeof(int32_t))) && (groups->tasks = allocate(kernel, rows + 1, sizeof(int32_t)));
+  return (groups->rows = allocate_block(kernel, rows, sizeof(int32_t))) && (groups->experts = allocate_block(kernel, rows, sizeof(int32_t))) &&
+         (groups->starts = allocate_block(kernel, rows + 1, sizeof(int32_t))) && (groups->tasks = allocate_block(kernel, rows + 1, sizeof(int32_t)));
 }
 
 /** Allocates what layers with routers need. */
@@ -120,20 +121,21 @@ static int allocate_mixtures(Kernel *kernel) {
     if (layer->router->numPanels * PANEL > kernel->routerWidth) kernel->routerWidth = layer->router->numPanels * PANEL;
   }
   if (pairs == 0) return 1;
-  return (kernel->routerLogits = allocate(kernel, rows * (size_t)kernel->routerWidth, 4)) &&
-         (kernel->choices = allocate(kernel, rows * chosen, sizeof(int32_t))) && (kernel->chosen = allocate(kernel, rows * chosen, sizeof(int32_t))) &&
-         (kernel->choiceWeights = allocate(kernel, rows * chosen, 4)) && allocate_groups(kernel, &kernel->pairs, pairs) &&
-         (kernel->pairPlaces = allocate(kernel, pairs, sizeof(int32_t))) &&
+  return (kernel->routerLogits = allocate_block(kernel, rows * (size_t)kernel->routerWidth, 4)) &&
+         (kernel->choices = allocate_block(kernel, rows * chosen, sizeof(int32_t))) &&
+         (kernel->chosen = allocate_block(kernel, rows * chosen, sizeof(int32_t))) &&
+         (kernel->choiceWeights = allocate_block(kernel, rows * chosen, 4)) && allocate_groups(kernel, &kernel->pairs, pairs) &&
+         (kernel->pairPlaces = allocate_block(kernel, pairs, sizeof(int32_t))) &&
          allocate_rows(kernel, &kernel->pairInputs, pairs, kernel->model.hiddenSize) &&
          allocate_rows(kernel, &kernel->pairGated, pairs, gatedWidth) &&
-         (kernel->pairOutputs = allocate(kernel, pairs * (size_t)kernel->hiddenWidth, 4));
+         (kernel->pairOutputs = allocate_block(kernel, pairs * (size_t)kernel->hiddenWidth, 4));
 }
 
-static int allocate_changes(Kernel *kernel) {
+static int allocate_loras(Kernel *kernel) {
   uint64_t rows = (uint64_t)kernel->options.maxRows;
-  return (kernel->rowChanges = allocate(kernel, rows, sizeof(Change *))) && (kernel->activeChanges = allocate(kernel, rows, sizeof(Change *))) &&
-         (kernel->placeChanges = allocate(kernel, rows, sizeof(Change *))) && (kernel->wantedChanges = allocate(kernel, rows, sizeof(Change *))) &&
-         (kernel->used = allocate(kernel, rows, sizeof(Change *)));
+  return (kernel->rowLoras = allocate_block(kernel, rows, sizeof(Lora *))) && (kernel->activeLoras = allocate_block(kernel, rows, sizeof(Lora *))) &&
+         (kernel->placeLoras = allocate_block(kernel, rows, sizeof(Lora *))) && (kernel->wantedLoras = allocate_block(kernel, rows, sizeof(Lora *))) &&
+         (kernel->used = allocate_block(kernel, rows, sizeof(Lora *)));
 }
 
 static int allocate_buffers(Kernel *kernel) {
@@ -161,35 +163,35 @@ static int allocate_buffers(Kernel *kernel) {
   }
   for (int i = 0; i < kernel->model.numRotaries; i++) {
     Rotary *rotary = &kernel->rotaries[i];
-    rotary->angles = allocate(kernel, (uint64_t)options->maxPositions * (uint64_t)rotary->size, 4);
+    rotary->angles = allocate_block(kernel, (uint64_t)options->maxPositions * (uint64_t)rotary->size, 4);
     if (!rotary->angles) return 0;
   }
   kernel->tileRoom = tile_floats(kernel, mostHeads);
-  return (kernel->stream = allocate(kernel, rows * (size_t)kernel->hiddenWidth, 4)) &&
-         (kernel->update = allocate(kernel, rows * (size_t)kernel->hiddenWidth, 4)) &&
-         (kernel->routed = allocate(kernel, hasBoth ? rows * (size_t)kernel->hiddenWidth : 1, 4)) &&
-         (kernel->projected = allocate(kernel, rows * (size_t)kernel->projectedWidth, 4)) &&
-         (kernel->queries = allocate(kernel, rows * (size_t)queriesWidth, 4)) &&
+  return (kernel->stream = allocate_block(kernel, rows * (size_t)kernel->hiddenWidth, 4)) &&
+         (kernel->update = allocate_block(kernel, rows * (size_t)kernel->hiddenWidth, 4)) &&
+         (kernel->routed = allocate_block(kernel, hasBoth ? rows * (size_t)kernel->hiddenWidth : 1, 4)) &&
+         (kernel->projected = allocate_block(kernel, rows * (size_t)kernel->projectedWidth, 4)) &&
+         (kernel->queries = allocate_block(kernel, rows * (size_t)queriesWidth, 4)) &&
          allocate_rows(kernel, &kernel->normed, inputs, kernel->model.hiddenSize) &&
          allocate_rows(kernel, &kernel->attended, inputs, attendedWidth) && allocate_rows(kernel, &kernel->gated, inputs, gatedWidth) &&
-         (kernel->active = allocate(kernel, rows, sizeof(int32_t))) && allocate_groups(kernel, &kernel->all, rows) &&
-         allocate_groups(kernel, &kernel->wanted, rows) && allocate_changes(kernel) && allocate_mixtures(kernel) &&
-         (!options->streamsExperts || (kernel->filed = allocate(kernel, (size_t)kernel->model.numTensors, sizeof(Tensor)))) &&
-         (kernel->counts = allocate(kernel, (uint64_t)numExperts, sizeof(int32_t))) &&
-         (kernel->gates = allocate(kernel, threads * 2 * TASK_ROWS * GATE_COLUMNS, 4)) &&
-         (kernel->attendRooms = allocate(kernel, threads * attend_floats(kernel), 4)) &&
-         (kernel->tileResults = allocate(kernel, kernel->tileRoom + 1, 4)) &&
-         (kernel->logits = allocate(kernel, LOGIT_ROWS * (uint64_t)kernel->logitsWidth, 4)) &&
-         (kernel->largest = allocate(kernel, LOGIT_ROWS * (size_t)(kernel->logitsWidth / LOGIT_BLOCK), 4)) &&
-         (kernel->sums = allocate(kernel, LOGIT_ROWS * (size_t)(kernel->logitsWidth / LOGIT_BLOCK), 4));
+         (kernel->active = allocate_block(kernel, rows, sizeof(int32_t))) && allocate_groups(kernel, &kernel->all, rows) &&
+         allocate_groups(kernel, &kernel->wanted, rows) && allocate_loras(kernel) && allocate_mixtures(kernel) &&
+         (!options->streamsExperts || (kernel->filed = allocate_block(kernel, (size_t)kernel->model.numTensors, sizeof(Tensor)))) &&
+         (kernel->counts = allocate_block(kernel, (uint64_t)numExperts, sizeof(int32_t))) &&
+         (kernel->gates = allocate_block(kernel, threads * 2 * TASK_ROWS * GATE_COLUMNS, 4)) &&
+         (kernel->attendRooms = allocate_block(kernel, threads * attend_floats(kernel), 4)) &&
+         (kernel->tileResults = allocate_block(kernel, kernel->tileRoom + 1, 4)) &&
+         (kernel->logits = allocate_block(kernel, LOGIT_ROWS * (uint64_t)kernel->logitsWidth, 4)) &&
+         (kernel->largest = allocate_block(kernel, LOGIT_ROWS * (size_t)(kernel->logitsWidth / LOGIT_BLOCK), 4)) &&
+         (kernel->sums = allocate_block(kernel, LOGIT_ROWS * (size_t)(kernel->logitsWidth / LOGIT_BLOCK), 4));
 }
 
 static int read_model(Reader *reader, Kernel *kernel) {
   const ModelDescription *model = &kernel->model;
   size_t layersAt = sizeof(ModelDescription), tensorsAt = layersAt + (size_t)model->numLayers * sizeof(LayerDescription);
   if (tensorsAt + (size_t)model->numTensors * sizeof(TensorDescription) > reader->bytes) return fail(reader, "the file's length");
-  kernel->tensors = allocate(kernel, (size_t)model->numTensors, sizeof(Tensor));
-  kernel->layers = allocate(kernel, (size_t)model->numLayers, sizeof(Layer));
+  kernel->tensors = allocate_block(kernel, (size_t)model->numTensors, sizeof(Tensor));
+  kernel->layers = allocate_block(kernel, (size_t)model->numLayers, sizeof(Layer));
   if (!kernel->tensors || !kernel->layers) return fail(reader, "memory");
   for (int i = 0; i < model->numTensors; i++) {
     TensorDescription tensor;
@@ -273,7 +275,7 @@ void kernel_lend(Kernel *kernel, Lender lender) { kernel->lender = lender; }
 
 void kernel_close(Kernel *kernel) {
   team_end(&kernel->team);
-  close_changes(kernel);
+  close_loras(kernel);
   platform_free(kernel->request);
   for (int i = 0; i < kernel->numBlocks; i++) platform_free(kernel->blocks[i]);
   platform_free(kernel);

@@ -5,8 +5,6 @@
 #include "blocks.h"
 #include "memory.h"
 
-#define INLINE static inline __attribute__((always_inline))
-
 enum { MOST_GROUPS = SPAN_GROUPS, QUADS = GROUP / 4 };
 
 /** A block of a file: codes by four inputs, then what their scales are made of. */

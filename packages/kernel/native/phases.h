@@ -27,39 +27,39 @@ static inline int row_tasks(int numRows) { return (numRows + TASK_ROWS - 1) / TA
  */
 int vectors_of_task(const Kernel *kernel, int allVectors, int unit);
 
-/** Products with the same inputs, and the changes of these inputs' rows. */
+/** Products with the same inputs, and the loras of these inputs' rows. */
 typedef struct {
   int numRows;
-  const Change *const *changes;
-  /** First of the products in `Change.products`, and their number. */
+  const Lora *const *loras;
+  /** First of the products in `Lora.products`, and their number. */
   int first, numProducts;
   /** Number of parts in which inputs were lowered; 0 when no row changes these products. */
   int numParts;
-} Changed;
+} LoraRows;
 
-/** Finds the changes of a step's rows. */
-void find_changes(Kernel *kernel);
-/** Runs a phase, if rows change products, that multiplies their inputs with the changes' first factors. */
-Changed lower_rows(Kernel *kernel, Member *member, Changed changed, const Rows *inputs, int numIn);
+/** Finds the loras of a step's rows. */
+void find_loras(Kernel *kernel);
+/** Runs a phase, if rows have loras of these products, that multiplies their inputs with the loras' first factors. */
+LoraRows lower_rows(Kernel *kernel, Member *member, LoraRows loraRows, const Rows *inputs, int numIn);
 /**
- * Adds the changes of rows `[rowFrom, rowTo)` to outputs `[16 * from, 16 * to)` of the product with this index; `out` is
+ * Adds the loras of rows `[rowFrom, rowTo)` to outputs `[16 * from, 16 * to)` of the product with this index; `out` is
  * the first row's first output.
  */
-void raise_rows(const Kernel *kernel, const Changed *changed, int product, int rowFrom, int rowTo, int from, int to, float *out, int outStride);
+void raise_rows(const Kernel *kernel, const LoraRows *loraRows, int product, int rowFrom, int rowTo, int from, int to, float *out, int outStride);
 /** Prefetches the factors that `raise_rows` reads with these arguments. */
-void prefetch_raise(const Changed *changed, int product, int rowFrom, int rowTo, int from, int to);
-/** Frees all changes. */
-void close_changes(Kernel *kernel);
+void prefetch_raise(const LoraRows *loraRows, int product, int rowFrom, int rowTo, int from, int to);
+/** Frees all loras. */
+void close_loras(Kernel *kernel);
 
-/** Runs a phase that computes the outputs of tensors side by side, `[row][…]` in `out`, with their changes. */
-void multiply(Kernel *kernel, Member *member, const Changed *changed, const Tensor *const tensors[], int numTensors, const Rows *rows, float *out,
+/** Runs a phase that computes the outputs of tensors side by side, `[row][…]` in `out`, with their loras. */
+void multiply(Kernel *kernel, Member *member, const LoraRows *loraRows, const Tensor *const tensors[], int numTensors, const Rows *rows, float *out,
               int outStride);
 /** Parts of an FFN that run together: the shared weights for all rows, and experts for their rows. */
 typedef struct {
   const Layer *layer;
-  /** Number of rows of the FFN, their changes, and the layer's first product of a change. */
+  /** Number of rows of the FFN, their loras, and the layer's first product of a lora. */
   int numRows;
-  const Change *const *changes;
+  const Lora *const *loras;
   int firstProduct;
   /** Whether the shared weights are among the parts. */
   int hasShared;
@@ -89,7 +89,7 @@ size_t tile_floats(const Kernel *kernel, int numHeads);
 /** Runs `place_rows`, then attention of all rows, or of those with wanted logits when `numRows` are fewer. */
 void attend_rows(Kernel *kernel, Member *member, const Layer *layer, int numRows);
 /** Runs phases that compute the logits of wanted rows `[from, to)`, and their results. */
-void conclude_rows(Kernel *kernel, Member *member, int from, int to);
+void compute_results(Kernel *kernel, Member *member, int from, int to);
 
 /** Returns inputs `[column, …)` of rows. */
 Rows rows_at(const Rows *rows, int column);

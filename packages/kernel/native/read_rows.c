@@ -101,20 +101,20 @@ napi_value read_rows(napi_env env, napi_callback_info info) {
   if (!arguments(env, info, 5, values) || napi_get_value_int32(env, values[0], &descriptor) != napi_ok ||
       napi_get_value_int64(env, values[1], &offset) != napi_ok || !elements(env, values[2], napi_uint8_array, &target, &size) ||
       napi_get_value_int64(env, values[3], &place) != napi_ok || !elements(env, values[4], napi_int32_array, &options, &numOptions) || numOptions != 3)
-    return fail(env, "Expected a file, an offset, memory, a place and three options");
+    return throw_range(env, "Expected a file, an offset, memory, a place and three options");
   const int32_t *option = options;
   RowsToPack rows = {.format = option[0], .source = option[0], .numIn = option[1], .numRows = option[2]};
   size_t panelBytes = rows.format == FORMAT_INT8 ? 0 : packed_panel_bytes(&rows);
-  if (panelBytes == 0 || rows.numRows < 1 || rows.numRows > INT32_MAX / 2 || offset < 0) return fail(env, "Expected rows that can be packed as they are");
+  if (panelBytes == 0 || rows.numRows < 1 || rows.numRows > INT32_MAX / 2 || offset < 0) return throw_range(env, "Expected rows that can be packed as they are");
   uint64_t bytes = (uint64_t)((rows.numRows + PANEL - 1) / PANEL) * panelBytes;
-  if (place < 0 || (uint64_t)place > size || bytes > size - (uint64_t)place) return fail(env, "Expected memory that has room for the rows");
+  if (place < 0 || (uint64_t)place > size || bytes > size - (uint64_t)place) return throw_range(env, "Expected memory that has room for the rows");
   rows.out = (uint8_t *)target + place;
   Reading *reading = calloc(1, sizeof *reading);
-  if (!reading) return fail(env, "memory");
+  if (!reading) return throw_range(env, "memory");
   reading->rows = rows, reading->descriptor = descriptor, reading->offset = (off_t)offset;
   napi_value promise = begin_reading(env, reading, values[2]);
   if (promise) return promise;
   free(reading);
-  return fail(env, "memory");
+  return throw_range(env, "memory");
 }
 #endif

@@ -59,8 +59,8 @@ static const char *read_step(Kernel *kernel, const Pages *pages, const int32_t *
   if (!copy) return "memory";
   step.tokens = copy + REQUEST_HEADER;
   step.experts = step.tokens + rows;
-  step.changes = step.experts + rows;
-  step.sequences = step.changes + rows;
+  step.loras = step.experts + rows;
+  step.sequences = step.loras + rows;
   step.pageTable = step.sequences + sequences;
   step.wanted = step.pageTable + step.numTableEntries;
   step.targets = step.wanted + wanted;

@@ -25,7 +25,7 @@ typedef struct {
  * Runs a step. It ends a step that has begun, also when it is refused itself.
  *
  * @param request - numbers of rows, sequences, wanted rows, candidates, entries of page tables and rows of all logits;
- *   then the tokens, experts, changes, sequences, page tables, wanted rows, targets and places of all logits (see `Step`).
+ *   then the tokens, experts, loras, sequences, page tables, wanted rows, targets and places of all logits (see `Step`).
  *   It is copied first: the host's array may change meanwhile, or share its memory with the results.
  * @returns NULL, or the part of the request that is invalid
  */

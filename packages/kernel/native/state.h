@@ -55,12 +55,12 @@ typedef struct {
   atomic_int numTasks;
 } Groups;
 
-/** A low-rank change of the model: `[numLayers][CHANGED_PRODUCTS]`, then the head. */
+/** A lora, a low-rank change of the model: `[numLayers][LORA_PRODUCTS]`, then the head. */
 typedef struct {
   int32_t slot, maxRank;
-  ChangeFormat format;
-  LowRank products[];
-} Change;
+  LoraFormat format;
+  LoraFactors products[];
+} Lora;
 
 enum { MOST_BLOCKS = 128, MOST_ROTARIES = 4 };
 
@@ -123,15 +123,15 @@ struct Kernel {
   /** By place: inputs and gated rows of pairs, and outputs `[hiddenWidth]`. */
   Rows pairInputs, pairGated;
   float *pairOutputs;
-  /** Changes by slot, NULL for none. */
-  Change **changes;
-  int32_t numChanges;
-  /** Change of each row, NULL for none: by row, by place in `active`, and by place in `all` and in `wanted`. */
-  const Change **rowChanges, **activeChanges, **placeChanges, **wantedChanges;
-  /** Distinct changes of the step. */
-  const Change **used;
+  /** Loras by slot, NULL for none. */
+  Lora **loras;
+  int32_t numLoras;
+  /** Lora of each row, NULL for none: by row, by place in `active`, and by place in `all` and in `wanted`. */
+  const Lora **rowLoras, **activeLoras, **placeLoras, **wantedLoras;
+  /** Distinct loras of the step. */
+  const Lora **used;
   int32_t numUsed;
-  /** Lowered inputs of a phase's rows, with room for changes of rank `loweredRank`. */
+  /** Lowered inputs of a phase's rows, with room for loras of rank `loweredRank`. */
   float *lowered;
   int32_t loweredRank;
   /** Range of the last step's wanted rows whose logits are in `logits`. */
@@ -148,7 +148,7 @@ struct Kernel {
   /** Whether the experts of the next layer are chosen. */
   int32_t isRouted;
   /** Whether the step's results are computed after these layers. */
-  int32_t concludes;
+  int32_t computesResults;
 };
 
 /** Number of rows that a product computes together, and of columns of an FFN that one task gates. */

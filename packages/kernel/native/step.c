@@ -18,7 +18,7 @@ static void attend_layer(Kernel *kernel, int index, Member *member) {
   const Layer *layer = &kernel->layers[index], *before = index > 0 ? layer - 1 : NULL;
   int isLast = index == kernel->model.numLayers - 1;
   const Groups *groups = rows_fed(kernel, index);
-  int numRows = groups->numRows, firstProduct = index * CHANGED_PRODUCTS;
+  int numRows = groups->numRows, firstProduct = index * LORA_PRODUCTS;
   EACH_TASK(member, place, kernel->step->numRows) {
     int row = kernel->all.rows[place];
     if (before) end_layer(kernel, before, row, place);
@@ -27,9 +27,9 @@ static void attend_layer(Kernel *kernel, int index, Member *member) {
   }
   team_next_phase(member);
   observe(kernel, member, &kernel->normed, 0, kernel->step->numRows, kernel->model.hiddenSize, layer->attentionSquares);
-  Changed changed = {kernel->step->numRows, kernel->rowChanges, firstProduct + CHANGE_QUERY, 3, 0};
-  changed = lower_rows(kernel, member, changed, &kernel->normed, kernel->model.hiddenSize);
-  multiply(kernel, member, &changed, (const Tensor *const[]){layer->query, layer->key, layer->value}, 3, &kernel->normed, kernel->projected,
+  LoraRows loraRows = {kernel->step->numRows, kernel->rowLoras, firstProduct + LORA_QUERY, 3, 0};
+  loraRows = lower_rows(kernel, member, loraRows, &kernel->normed, kernel->model.hiddenSize);
+  multiply(kernel, member, &loraRows, (const Tensor *const[]){layer->query, layer->key, layer->value}, 3, &kernel->normed, kernel->projected,
            kernel->projectedWidth);
   team_next_phase(member);
   if (numRows == 0) {
@@ -39,9 +39,9 @@ static void attend_layer(Kernel *kernel, int index, Member *member) {
   attend_rows(kernel, member, layer, numRows);
   team_next_phase(member);
   observe(kernel, member, &kernel->attended, 0, numRows, layer->attentionOutput->numIn, layer->attendedSquares);
-  changed = (Changed){numRows, isLast ? kernel->activeChanges : kernel->rowChanges, firstProduct + CHANGE_ATTENTION_OUTPUT, 1, 0};
-  changed = lower_rows(kernel, member, changed, &kernel->attended, layer->attentionOutput->numIn);
-  multiply(kernel, member, &changed, &layer->attentionOutput, 1, &kernel->attended, kernel->update, kernel->hiddenWidth);
+  loraRows = (LoraRows){numRows, isLast ? kernel->activeLoras : kernel->rowLoras, firstProduct + LORA_ATTENTION_OUTPUT, 1, 0};
+  loraRows = lower_rows(kernel, member, loraRows, &kernel->attended, layer->attentionOutput->numIn);
+  multiply(kernel, member, &loraRows, &layer->attentionOutput, 1, &kernel->attended, kernel->update, kernel->hiddenWidth);
   team_next_phase(member);
   EACH_TASK(member, place, numRows) {
     int row = groups->rows[place], streamRow = isLast ? kernel->active[row] : row;
@@ -59,8 +59,8 @@ static void feed_layer(Kernel *kernel, int index, Member *member) {
   Feed feed = {
       .layer = layer,
       .numRows = groups->numRows,
-      .changes = index == kernel->model.numLayers - 1 ? kernel->wantedChanges : kernel->placeChanges,
-      .firstProduct = index * CHANGED_PRODUCTS,
+      .loras = index == kernel->model.numLayers - 1 ? kernel->wantedLoras : kernel->placeLoras,
+      .firstProduct = index * LORA_PRODUCTS,
       .hasShared = layer->up != NULL,
       .groups = groups,
       .inputs = &kernel->normed,
@@ -92,14 +92,14 @@ static void run_head(Kernel *kernel, Member *member) {
     int to = least(from + LOGIT_ROWS, step->numWanted);
     EACH_TASK(member, row, to - from) norm_row(kernel, step->wanted[from + row], row, kernel->finalNorm);
     team_next_phase(member);
-    conclude_rows(kernel, member, from, to);
+    compute_results(kernel, member, from, to);
   }
 }
 
 static void run_part(void *context, Member *member) {
   Kernel *kernel = context;
   for (int l = kernel->fromLayer; l < kernel->toLayer; l++) run_layer(kernel, l, member);
-  if (kernel->concludes) run_head(kernel, member);
+  if (kernel->computesResults) run_head(kernel, member);
 }
 
 static int is_expert_there(const Kernel *kernel, const Expert *expert) {
@@ -120,18 +120,18 @@ static int are_experts_there(const Kernel *kernel, int32_t from, int32_t to) {
   return 1;
 }
 
-/** Checks that the changes of the step are in memory. */
-static int are_changes_there(const Kernel *kernel) {
+/** Checks that the loras of the step are in memory. */
+static int are_loras_there(const Kernel *kernel) {
   for (int32_t i = 0; i < kernel->numUsed; i++)
-    if (!is_lent(kernel, LENT_CHANGE, (size_t)kernel->used[i]->slot)) return 0;
+    if (!is_lent(kernel, LENT_LORA, (size_t)kernel->used[i]->slot)) return 0;
   return 1;
 }
 
-/** Returns what the step that has begun lacks: its pages may be closed by now, its changes gone. */
+/** Returns what the step that has begun lacks: its pages may be closed by now, its loras gone. */
 static const char *lacking(const Kernel *kernel) {
   if (!kernel->step) return "a step that has begun";
   if (!are_pages_of(kernel, kernel->step->pages)) return "pages of this kernel that are open";
-  return are_changes_there(kernel) ? NULL : "a change's weights";
+  return are_loras_there(kernel) ? NULL : "a lora's weights";
 }
 
 static void run(Kernel *kernel, int32_t from, int32_t to, LayerPart part) {
@@ -141,10 +141,10 @@ static void run(Kernel *kernel, int32_t from, int32_t to, LayerPart part) {
   team_run(&kernel->team, run_part, kernel);
 }
 
-/** Runs whole layers, and computes the results of the step if `concludes`. */
-static const char *run_layers(Kernel *kernel, int32_t from, int32_t to, int32_t concludes) {
+/** Runs whole layers, and computes the results of the step if `computesResults`. */
+static const char *run_layers(Kernel *kernel, int32_t from, int32_t to, int32_t computesResults) {
   if (!are_experts_there(kernel, from, to)) return "an expert's weights";
-  kernel->concludes = concludes;
+  kernel->computesResults = computesResults;
   run(kernel, from, to, PART_WHOLE);
   return NULL;
 }
@@ -163,10 +163,10 @@ const char *kernel_begin(Kernel *kernel, const Step *step) {
   for (int i = 0; i < step->numWanted; i++)
     if (i == 0 || step->wanted[i] != step->wanted[i - 1]) kernel->active[kernel->numActive++] = step->wanted[i];
   group_rows(kernel);
-  find_changes(kernel);
-  if (are_changes_there(kernel)) return NULL;
+  find_loras(kernel);
+  if (are_loras_there(kernel)) return NULL;
   kernel->step = NULL;
-  return "a change's weights";
+  return "a lora's weights";
 }
 
 const char *kernel_run_layers(Kernel *kernel, int32_t from, int32_t to) {
@@ -190,7 +190,7 @@ const char *kernel_route(Kernel *kernel, int32_t layer) {
   if (error) return error;
   if (kernel->isRouted || layer != kernel->toLayer || layer >= kernel->model.numLayers) return "the layer that comes next";
   if (!kernel->layers[layer].router) return "a layer with a router";
-  kernel->concludes = 0;
+  kernel->computesResults = 0;
   run(kernel, layer, layer + 1, PART_ROUTE);
   kernel->toLayer = layer;
   kernel->isRouted = 1;

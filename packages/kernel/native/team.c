@@ -83,13 +83,13 @@ static void leave(const Member *member) {
   if (atomic_load(&team->generation) % 2 == 0) wake(team, 0);
 }
 
-static uint32_t phase_of(unsigned long long taken) { return (uint32_t)(taken >> 32); }
+static uint32_t phase_of(unsigned long long phaseAndTask) { return (uint32_t)(phaseAndTask >> 32); }
 
 int team_take(Member *member, int numTasks) {
   Team *team = member->team;
-  unsigned long long now = atomic_load(&team->taken);
+  unsigned long long now = atomic_load(&team->phaseAndTask);
   while (phase_of(now) == member->phase && (uint32_t)now < (uint32_t)numTasks)
-    if (atomic_compare_exchange_weak(&team->taken, &now, now + 1)) {
+    if (atomic_compare_exchange_weak(&team->phaseAndTask, &now, now + 1)) {
       call_helpers(team, (int)(uint32_t)now + 1, numTasks);
       return (int)(uint32_t)now;
     }
@@ -100,14 +100,14 @@ void team_done(Member *member, int numTasks) {
   Team *team = member->team;
   if (atomic_fetch_add(&team->numDone, 1) + 1 < numTasks) return;
   atomic_store(&team->numDone, 0);
-  atomic_store(&team->taken, (unsigned long long)(member->phase + 1) << 32);
+  atomic_store(&team->phaseAndTask, (unsigned long long)(member->phase + 1) << 32);
   // Others are woken by tasks, or not at all.
   wake(team, 0);
 }
 
 void team_next_phase(Member *member) {
   Team *team = member->team;
-#define HAS_ENDED (phase_of(atomic_load(&team->taken)) != member->phase)
+#define HAS_ENDED (phase_of(atomic_load(&team->phaseAndTask)) != member->phase)
   int mayLeave = CAN_LEAVE && member->thread != 0;
   if (mayLeave && !HAS_ENDED) leave(member);
   WAIT_UNTIL(team, member->thread, HAS_ENDED);
@@ -119,7 +119,7 @@ void team_next_phase(Member *member) {
 void team_run(Team *team, TeamWork work, void *context) {
   team->work = work;
   team->context = context;
-  team->firstPhase = phase_of(atomic_load(&team->taken));
+  team->firstPhase = phase_of(atomic_load(&team->phaseAndTask));
   atomic_fetch_add(&team->generation, 1);
   work(context, &(Member){.team = team, .phase = team->firstPhase});
   atomic_fetch_add(&team->generation, 1);

@@ -30,8 +30,8 @@ typedef struct Team {
   void *context;
   /** First phase of the running work. */
   uint32_t firstPhase;
-  /** The phase in the upper half, the number of its taken tasks in the lower half. */
-  _Alignas(64) atomic_ullong taken;
+  /** The running phase in the upper half, its next task in the lower half. */
+  _Alignas(64) atomic_ullong phaseAndTask;
   _Alignas(64) atomic_int numDone;
   /** Bits of the threads that sleep. */
   _Alignas(64) atomic_ullong sleeping;

@@ -39,17 +39,17 @@ typedef struct {
   const float *bias;
 } Tensor;
 
-/** Number types of a change's factors. */
-typedef enum { CHANGE_FLOAT = 0, CHANGE_HALF = 1, CHANGE_INT8 = 2 } ChangeFormat;
+/** Number types of a lora's factors. */
+typedef enum { LORA_FLOAT = 0, LORA_HALF = 1, LORA_INT8 = 2 } LoraFormat;
 
-/** Largest rank of a change. */
+/** Largest rank of a lora. */
 enum { MOST_RANK = 256 };
 
-/** A change of one product: `out += raise * (scales * (lower * inputs))`. */
+/** What a lora adds to one product: `out += raise * (scales * (lower * inputs))`. */
 typedef struct {
   /** Rank, in whole vectors of 16; 0 when the product does not change. */
   int32_t rank;
-  ChangeFormat format;
+  LoraFormat format;
   /**
    * Factors: `[numIn][rank]`, and `[panels * 4][rank][16]` with outputs in vectors of 16. Bytes are `factor + 128`,
    * `[groups * 8][rank][4]` and `[panels * 4][rank / 4][16][4]`. Factors of no input and of no output are zero.
@@ -57,7 +57,7 @@ typedef struct {
   const uint8_t *lower, *raise;
   /** `[rank]` */
   const float *scales;
-} LowRank;
+} LoraFactors;
 
 /** Places of the lowered inputs of rows: inputs are lowered in parts, whose sum is the row's. */
 typedef struct {

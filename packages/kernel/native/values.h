@@ -4,7 +4,8 @@
 #define NAPI_VERSION 8
 #include <node_api.h>
 
-static inline napi_value fail(napi_env env, const char *what) {
+/** Throws a RangeError. @returns no value */
+static inline napi_value throw_range(napi_env env, const char *what) {
   napi_throw_range_error(env, NULL, what);
   return NULL;
 }

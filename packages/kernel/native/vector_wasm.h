@@ -61,12 +61,14 @@ INLINE int32_t store_rounded(int8_t *p, int16_t *wide, Floats x) {
   sum = wasm_i32x4_add(sum, wasm_i32x4_shuffle(sum, sum, 2, 3, 0, 1));
   return wasm_i32x4_extract_lane(sum, 0) + wasm_i32x4_extract_lane(sum, 1);
 }
-/** Moves exponent and fraction below the sign, and corrects the exponent by a product, exact for finite halves. */
+/** Moves exponent and fraction below the sign, and corrects the exponent by a product. Infinity and NaN get the largest one. */
 INLINE Floats load_halves(const uint16_t *p) {
   Floats x;
   EACH({
     v128_t bits = wasm_i32x4_shl(wasm_i32x4_load16x4((const int16_t *)p + 4 * i), 13);
-    x.v[i] = wasm_f32x4_mul(wasm_v128_and(bits, wasm_i32x4_splat((int32_t)0x8fffe000)), wasm_f32x4_splat(0x1p112f));
+    v128_t largest = wasm_i32x4_splat(0x0f800000), isLargest = wasm_i32x4_eq(wasm_v128_and(bits, largest), largest);
+    v128_t finite = wasm_f32x4_mul(wasm_v128_and(bits, wasm_i32x4_splat((int32_t)0x8fffe000)), wasm_f32x4_splat(0x1p112f));
+    x.v[i] = wasm_v128_or(finite, wasm_v128_and(isLargest, wasm_i32x4_splat(0x7f800000)));
   });
   return x;
 }

@@ -70,8 +70,8 @@ EXPORT(place) const char *place(Kernel *kernel, int32_t layer, int32_t expert, c
   return kernel_place(kernel, layer, expert, unit, bytes);
 }
 
-EXPORT(place_change) const char *place_change(Kernel *kernel, int32_t slot, const uint8_t *bytes, size_t length) {
-  return kernel_place_change(kernel, slot, bytes, length);
+EXPORT(place_lora) const char *place_lora(Kernel *kernel, int32_t slot, const uint8_t *bytes, size_t length) {
+  return kernel_place_lora(kernel, slot, bytes, length);
 }
 
 EXPORT(keeps_logits) int keeps_logits(const Kernel *kernel, int32_t wanted) { return kernel_keeps_logits(kernel, wanted); }

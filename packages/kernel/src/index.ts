@@ -29,8 +29,8 @@ export {
   type LayerDescription,
   type MixtureDescription,
 } from "./description.ts";
-export { changeFactors, type ChangeFactors } from "./change-factors.ts";
-export { changeBytes, packChange, type ChangePrecision } from "./pack/pack-change.ts";
+export { loraFactors, type LoraFactors } from "./lora-factors.ts";
+export { loraBytes, packLora, type LoraPrecision } from "./pack/pack-lora.ts";
 export { type DescribedModel, describeModel, describeRouter, precisionOf } from "./describe-model.ts";
 export {
   KEPT_LOGITS_ROWS,

@@ -94,13 +94,13 @@ export interface Kernel {
    */
   newUnit?(bytes: number): Uint8Array;
   /**
-   * Sets the low-rank change of a slot, for rows of later steps (`StepRows.changes`).
+   * Sets the lora of a slot, for rows of later steps (`StepRows.loras`). Steps that need it are refused once it is removed.
    *
    * @param slot - in [0, 65536)
-   * @param change - result of `packChange`, which must not be written to while it is placed; `undefined` removes it
-   * @throws {RangeError} when the change does not fit the model
+   * @param lora - result of `packLora`, which must not be written to while it is placed; `undefined` removes it
+   * @throws {RangeError} when the lora does not fit the model
    */
-  placeChange(slot: number, change: Uint8Array | undefined): void;
+  placeLora(slot: number, lora: Uint8Array | undefined): void;
   /**
    * Copies all logits of a wanted row of the last step. The kernel keeps those of the step's last rows.
    *

@@ -46,7 +46,7 @@ export interface Addon {
   feedLayer(kernel: unknown, layer: number): void;
   end(kernel: unknown): void;
   place(kernel: unknown, layer: number, expert: number, unit: Uint8Array): void;
-  placeChange(kernel: unknown, slot: number, change: Uint8Array): void;
+  placeLora(kernel: unknown, slot: number, lora: Uint8Array): void;
   readLogits(kernel: unknown, wanted: number, logits: Float32Array): boolean;
   close(kernel: unknown): void;
   returnFreeMemory(): void;
@@ -192,8 +192,8 @@ class NativeKernel implements Kernel {
     this.#addon.place(this.#handle, layer, expert, unit);
   }
 
-  placeChange(slot: number, change: Uint8Array | undefined): void {
-    this.#addon.placeChange(this.#handle, slot, change ?? NO_BYTES);
+  placeLora(slot: number, lora: Uint8Array | undefined): void {
+    this.#addon.placeLora(this.#handle, slot, lora ?? NO_BYTES);
   }
 
   #call(name: "step" | "begin", pages: KernelPages, request: Int32Array, results: StepResults): void {

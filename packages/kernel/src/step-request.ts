@@ -9,8 +9,8 @@ export interface StepRows {
   readonly tokenIds: ArrayLike<number>;
   /** Expert of each token. @default 0, the only one of a dense model */
   readonly experts?: ArrayLike<number> | undefined;
-  /** Slot of the low-rank change of each token, -1 for none. @default none */
-  readonly changes?: ArrayLike<number> | undefined;
+  /** Slot of the lora of each token, -1 for none. @default none */
+  readonly loras?: ArrayLike<number> | undefined;
   /** Position of the first token. */
   readonly position: number;
   /** Pages of positions 0 and up; may be more than these rows need. */
@@ -33,8 +33,8 @@ export interface StepLimits {
   readonly numPages: number;
   /** @default 1 */
   readonly numExperts?: number | undefined;
-  /** Number of slots of low-rank changes. @default 0 */
-  readonly numChanges?: number | undefined;
+  /** Number of slots of loras. @default 0 */
+  readonly numLoras?: number | undefined;
   /** Number of rows of the results' full logits. */
   readonly numFullRows: number;
 }
@@ -46,7 +46,7 @@ export interface StepPiece {
   readonly to: number;
 }
 
-/** Splits sequences into steps of at most `maxRows` tokens, in order. Where a sequence is split changes no bit. */
+/** Splits sequences into steps of at most `maxRows` tokens, in order. Where a sequence is split loras no bit. */
 export function splitIntoSteps(lengths: readonly number[], maxRows: number): readonly (readonly StepPiece[])[] {
   const steps: StepPiece[][] = [];
   let room = 0;
@@ -88,14 +88,14 @@ export function encodeStep(sequences: readonly StepRows[], numCandidates: number
   let wanted = page + numPages;
   let firstRow = 0;
   for (const sequence of sequences) {
-    const { tokenIds, experts, changes, position, pages, logitsOf, targets, fullPlaces } = sequence;
+    const { tokenIds, experts, loras, position, pages, logitsOf, targets, fullPlaces } = sequence;
     request[sequenceAt++] = tokenIds.length;
     request[sequenceAt++] = position;
     request[sequenceAt++] = page - firstPage;
     for (let i = 0; i < tokenIds.length; i++, token++) {
       request[token] = tokenIds[i]!;
       request[token + numRows] = experts?.[i] ?? 0;
-      request[token + 2 * numRows] = changes?.[i] ?? -1;
+      request[token + 2 * numRows] = loras?.[i] ?? -1;
     }
     for (let i = 0; i < pagesOf(sequence); i++) request[page++] = pages[i]!;
     for (const [index, row] of logitsOf.entries()) {
@@ -121,14 +121,14 @@ function checkRows(sequence: StepRows, limits: StepLimits): void {
     numPages,
     numFullRows,
     numExperts = 1,
-    numChanges = 0,
+    numLoras = 0,
   } = limits;
-  const { tokenIds, experts, changes, position, pages, logitsOf, targets, fullPlaces } = sequence;
+  const { tokenIds, experts, loras, position, pages, logitsOf, targets, fullPlaces } = sequence;
   integerOption("tokens of a sequence", tokenIds.length, 1, maxPositions);
   integerOption("position", position, 0, maxPositions - tokenIds.length);
   for (let i = 0; i < tokenIds.length; i++) integerOption(`tokenIds[${i}]`, tokenIds[i], 0, vocabSize - 1);
   checkEntries("experts", experts, tokenIds.length, numExperts);
-  checkEntries("changes", changes, tokenIds.length, numChanges);
+  checkEntries("loras", loras, tokenIds.length, numLoras);
   const needed = pagesOf(sequence);
   if (pages.length < needed) throw new RangeError(`Expected \`pages\` to hold ${needed} pages, got ${pages.length}`);
   for (let i = 0; i < needed; i++) integerOption(`pages[${i}]`, pages[i], 0, numPages - 1);
@@ -138,12 +138,12 @@ function checkRows(sequence: StepRows, limits: StepLimits): void {
   checkEntries("fullPlaces", fullPlaces, logitsOf.length, numFullRows);
 }
 
-/** Checks a list with one entry for each of `count` rows, below `end` and from 0, or from -1 in `changes`. */
+/** Checks a list with one entry for each of `count` rows, below `end` and from 0, or from -1 in `loras`. */
 function checkEntries(name: string, entries: ArrayLike<number> | undefined, count: number, end: number): void {
   if (!entries) return;
   if (entries.length !== count) {
     throw new RangeError(`Expected \`${name}\` to have one entry for each of ${count} rows`);
   }
-  const least = name === "changes" ? -1 : 0;
+  const least = name === "loras" ? -1 : 0;
   for (let i = 0; i < count; i++) integerOption(`${name}[${i}]`, entries[i], least, end - 1);
 }

@@ -20,7 +20,7 @@ interface WasmExports {
   feed_layer(kernel: number, layer: number): number;
   end(kernel: number): number;
   place(kernel: number, layer: number, expert: number, unit: number, bytes: number): number;
-  place_change(kernel: number, slot: number, bytes: number, length: number): number;
+  place_lora(kernel: number, slot: number, bytes: number, length: number): number;
   release(memory: number): void;
   keeps_logits(kernel: number, wanted: number): number;
   read_logits(kernel: number, wanted: number, logits: number, length: number): number;

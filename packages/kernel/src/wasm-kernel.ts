@@ -146,8 +146,8 @@ class WasmKernel implements Kernel {
   readonly #handle: number;
   readonly #workers: readonly Worker[];
   #isClosed = false;
-  /** Addresses of the changes that are placed, by slot. */
-  readonly #changes = new Map<number, number>();
+  /** Addresses of the loras that are placed, by slot. */
+  readonly #loras = new Map<number, number>();
   readonly #room: StepRoom;
   /** Memory for a length. */
   #lengthAt = 0;
@@ -234,20 +234,20 @@ class WasmKernel implements Kernel {
     this.#calls.check(this.#calls.exports.place(this.#handle, layer, expert, byteOffset, byteLength));
   }
 
-  placeChange(slot: number, change: Uint8Array | undefined): void {
+  placeLora(slot: number, lora: Uint8Array | undefined): void {
     this.#checkOpen();
     const { exports, memory } = this.#calls;
-    const at = change ? this.#calls.allocate(change.length) : 0;
-    if (change) new Uint8Array(memory.buffer, at, change.length).set(change);
+    const at = lora ? this.#calls.allocate(lora.length) : 0;
+    if (lora) new Uint8Array(memory.buffer, at, lora.length).set(lora);
     try {
-      this.#calls.check(exports.place_change(this.#handle, slot, at, change?.length ?? 0));
+      this.#calls.check(exports.place_lora(this.#handle, slot, at, lora?.length ?? 0));
     } catch (error) {
       exports.release(at);
       throw error;
     }
-    exports.release(this.#changes.get(slot) ?? 0);
-    if (change) this.#changes.set(slot, at);
-    else this.#changes.delete(slot);
+    exports.release(this.#loras.get(slot) ?? 0);
+    if (lora) this.#loras.set(slot, at);
+    else this.#loras.delete(slot);
   }
 
   newUnit(bytes: number): Uint8Array {

@@ -10,10 +10,10 @@ import { setFlagsFromString } from "node:v8";
 import { runInNewContext } from "node:vm";
 import { Worker } from "node:worker_threads";
 import {
-  changeBytes,
+  loraBytes,
   expertUnits,
   openKernel,
-  packChange,
+  packLora,
   type Kernel,
   type KernelKind,
   type StepResults,
@@ -22,7 +22,7 @@ import { loadAddon, type Addon } from "../../../packages/kernel/src/native-kerne
 import { pageMemory } from "../page-memory.ts";
 import { seededRandom } from "../random.ts";
 import { packedBytes, setAllAngles } from "./packed-bytes.ts";
-import { randomChange } from "./random-change.ts";
+import { randomLora } from "./random-lora.ts";
 import {
   NUM_SMALL_PAGES,
   openSmall,
@@ -120,14 +120,14 @@ async function withoutUnit(takeAway: (unit: Uint8Array) => void): Promise<void> 
   assert.deepEqual(results, expected);
 }
 
-/** Takes the memory of a change away, which the rows of a step have. */
-async function withoutChange(takeAway: (change: Uint8Array) => void): Promise<void> {
+/** Takes the memory of a lora away, which the rows of a step have. */
+async function withoutLora(takeAway: (lora: Uint8Array) => void): Promise<void> {
   const kernel = await small("native");
-  const { packed, plain } = randomChange(seededRandom(3), SMALL_MODEL.plain);
-  const newChange = async (): Promise<Uint8Array> => {
-    const bytes = new Uint8Array(shrinking(changeBytes(packed, plain.precision)));
+  const { packed, plain } = randomLora(seededRandom(3), SMALL_MODEL.plain);
+  const newLora = async (): Promise<Uint8Array> => {
+    const bytes = new Uint8Array(shrinking(loraBytes(packed, plain.precision)));
     let end = 0;
-    for await (const piece of packChange(packed, plain.precision, () => ({}))) {
+    for await (const piece of packLora(packed, plain.precision, () => ({}))) {
       bytes.set(piece, end);
       end += piece.length;
     }
@@ -136,13 +136,13 @@ async function withoutChange(takeAway: (change: Uint8Array) => void): Promise<vo
   const request = SMALL_REQUEST.slice();
   request.fill(0, HEADER + 2 * 20, HEADER + 3 * 20);
   const pages = kernel.openPages(NUM_SMALL_PAGES, "fp16");
-  const change = await newChange();
-  kernel.placeChange(0, change);
+  const lora = await newLora();
+  kernel.placeLora(0, lora);
   kernel.step(pages, request, resultsOf(1));
-  takeAway(change);
+  takeAway(lora);
   assert.throws(() => kernel.step(pages, request, resultsOf(1)), RangeError);
-  const next = await newChange();
-  kernel.placeChange(0, next);
+  const next = await newLora();
+  kernel.placeLora(0, next);
   kernel.beginStep(pages, request, resultsOf(1));
   takeAway(next);
   assert.throws(() => kernel.runLayers(0, 1), RangeError);
@@ -266,8 +266,8 @@ export const NATIVE_MISUSES: Readonly<Record<string, Misuse>> = {
     collect();
     assert.deepEqual(wholeStep(kernel), expected);
   },
-  "a change whose buffer shrinks": () => withoutChange(({ buffer }) => (buffer as Shrinking).resize(0)),
-  "a change whose buffer is given away": () => withoutChange(({ buffer }) => giveAway(buffer)),
+  "a lora whose buffer shrinks": () => withoutLora(({ buffer }) => (buffer as Shrinking).resize(0)),
+  "a lora whose buffer is given away": () => withoutLora(({ buffer }) => giveAway(buffer)),
   "handles of another copy of the addon": async () => {
     const folder = mkdtempSync(join(tmpdir(), "readme-moe-addon-"));
     try {

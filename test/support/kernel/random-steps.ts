@@ -52,10 +52,10 @@ export function expertsOf(tokenIds: readonly number[], numExperts: number, posit
   return tokenIds.map((id, index) => Math.floor((7 * id + position + index) / 3) % numExperts);
 }
 
-/** Slots of changes, -1 for none, that seldom differ between neighbours; the same for shared pages. */
-export function changesOf(tokenIds: readonly number[], numChanges: number, position = 0): readonly number[] {
+/** Slots of loras, -1 for none, that seldom differ between neighbours; the same for shared pages. */
+export function lorasOf(tokenIds: readonly number[], numLoras: number, position = 0): readonly number[] {
   return tokenIds.map(
-    (id, index) => ((Math.floor((position + index) / 5) + (id % 7 === 0 ? 1 : 0)) % (numChanges + 1)) - 1,
+    (id, index) => ((Math.floor((position + index) / 5) + (id % 7 === 0 ? 1 : 0)) % (numLoras + 1)) - 1,
   );
 }
 
@@ -80,14 +80,14 @@ interface StepSizes {
   readonly numLogits: number;
   readonly numExperts: number;
   /** @default 0 */
-  readonly numChanges?: number | undefined;
+  readonly numLoras?: number | undefined;
 }
 
 /** Chooses steps that compute every token once. */
 export function randomSteps(
   random: () => number,
   sequences: readonly TestSequence[],
-  { pages, maxRows, numLogits, numExperts, numChanges = 0 }: StepSizes,
+  { pages, maxRows, numLogits, numExperts, numLoras = 0 }: StepSizes,
 ): readonly TestStep[] {
   const done = sequences.map(({ sharedPages }) => sharedPages * KV_PAGE_TOKENS);
   const tables: number[][] = sequences.map(() => []);
@@ -120,7 +120,7 @@ export function randomSteps(
       rows.push({
         tokenIds: taken,
         experts: expertsOf(taken, numExperts, position),
-        changes: changesOf(taken, numChanges, position),
+        loras: lorasOf(taken, numLoras, position),
         position,
         pages: table.slice(),
         logitsOf,

@@ -23,7 +23,7 @@ export async function replay(
   random: () => number,
   times: number,
 ): Promise<void> {
-  const { numLogits, maxRows, numExperts, numChanges } = expected;
+  const { numLogits, maxRows, numExperts, numLoras } = expected;
   const used = sequences.reduce((sum, { tokenIds }) => sum + Math.ceil(tokenIds.length / KV_PAGE_TOKENS), 0);
   const numPages = Math.max(LEAST_PAGES, used);
   const pages = kernel.openPages(numPages, kvPrecision);
@@ -32,7 +32,7 @@ export async function replay(
       random,
       Array.from({ length: numPages }, (_, page) => page),
     );
-    for (const step of randomSteps(random, sequences, { pages: free, numLogits, maxRows, numExperts, numChanges })) {
+    for (const step of randomSteps(random, sequences, { pages: free, numLogits, maxRows, numExperts, numLoras })) {
       checkStep({ kernel, pages }, step, expected, 1 + randomInteger(random, numLogits));
     }
   }

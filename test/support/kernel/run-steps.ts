@@ -15,7 +15,7 @@ export interface Expected {
   readonly numLogits: number;
   readonly numExperts: number;
   /** @default 0 */
-  readonly numChanges?: number | undefined;
+  readonly numLoras?: number | undefined;
   readonly maxRows: number;
   readonly maxPositions: number;
   /** For messages. */

@@ -27,10 +27,10 @@ import { type ResolvedEngineOptions, schedulerOf } from "../engine-options.ts";
 import type { EngineOutput } from "../engine-parts.ts";
 import { importFunction } from "../function-module.ts";
 import { KeptPrompts, SavedPrompts } from "../kept-prompts.ts";
+import { addExpert, openExperts, removeExpert } from "../experts/loras.ts";
+import { LowRankRouters, modelRouters } from "../experts/routers.ts";
 import { KernelRunner, type KernelRunnerOptions } from "../kernel-runner.ts";
 import { KvAdmission } from "../kv-admission.ts";
-import { addExpert, openExperts, removeExpert } from "../low-rank/change-experts.ts";
-import { LowRankRouters, modelRouters } from "../low-rank/routers.ts";
 import { cachedCost, measureCost } from "../measure-cost.ts";
 import { kvPrecisionOf, type KvSizes, kvSizes, weightSizes } from "../memory-sizes.ts";
 import { PrefixCache } from "../prefix-cache.ts";
@@ -101,12 +101,11 @@ export async function openEngine(
     const onCacheFailure = (reason: string): void => void (cacheFailure ??= reason);
     const runner = await openRunner(model, options, output, { onProgress, onCacheFailure });
     closers.push(() => runner.dispose());
-    const { lowRank } = runner;
+    const { loras } = runner;
     const set = await openExperts(runner, model, options.loras, (event) => output.event("expert:added", event));
     closers.push(() => set.close());
     const routerOptions = { threads, cacheFolder, kernel: kind, onCacheFailure };
-    const lowRankRouters =
-      lowRank && new LowRankRouters(model, { experts: lowRank, set }, options.expert, routerOptions);
+    const lowRankRouters = loras && new LowRankRouters(model, { experts: loras, set }, options.expert, routerOptions);
     const routers = lowRankRouters ?? modelRouters(model, options.expert, routerOptions);
     closers.push(() => routers.close());
     // The default router is opened now, routers of named experts when a request needs them.
@@ -151,7 +150,7 @@ export async function openEngine(
       output,
       now,
     });
-    const promptVersion = await promptVersionOf(opened, lowRank && set, options);
+    const promptVersion = await promptVersionOf(opened, loras && set, options);
     const sizesOfWeights = Object.values(weightSizes(opened, options.precision));
     const weightBytes = sizesOfWeights.reduce((sum, bytes) => sum + bytes, 0);
     const info: EngineInfo = {
@@ -159,7 +158,7 @@ export async function openEngine(
       precision: options.precision,
       contextTokens,
       experts: runner.expertNames,
-      expertKind: lowRank ? "low-rank" : "ffn",
+      expertKind: loras ? "low-rank" : "ffn",
       hasRouter: lowRankRouters?.hasRouter ?? model.router !== undefined,
       samplingDefaults: options.samplingDefaults === "model" ? model.samplingDefaults() : {},
       maxNumSeqs: options.maxNumSeqs,
@@ -170,7 +169,7 @@ export async function openEngine(
       modelVersion: await modelVersionOf({ promptVersion, runner, set, contextTokens, options }),
     };
     const longest = { tokens: maxNumBatchedTokens, distinctExperts: info.experts.length, cachedTokens: capacityTokens };
-    const changing = lowRankRouters && { runner, routers: lowRankRouters, core, output };
+    const changing = loras && lowRankRouters && { loras, routers: lowRankRouters, core, output };
     return {
       model,
       text,
@@ -185,8 +184,8 @@ export async function openEngine(
       longestStepMs: predictStepMs(cost, { ...longest, missingBytes: 0 }) + weightBytes / DISK_BYTES_PER_MS,
       close,
       routerFor: (choice) => routers.routerFor(choice),
-      addExpert: (name, folder) => addExpert(model, changing, name, folder),
-      removeExpert: (name) => removeExpert(model, changing, name),
+      addExpert: (name, folder) => addExpert(model, changing, name, folder).then(() => runner.expertNames),
+      removeExpert: (name) => removeExpert(model, changing, name).then(() => runner.expertNames),
     };
   } catch (error) {
     await close();

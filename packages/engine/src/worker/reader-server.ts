@@ -4,7 +4,7 @@ import { setImmediate as nextTurn } from "node:timers/promises";
 import { integerOption, type PromptInfo, ReadMeError } from "@readme-moe/core";
 import { gatherExperts, openPromptModel } from "@readme-moe/model";
 import { type Calls, type FromWorker, toWire, type ToWorker } from "../protocol.ts";
-import { ExpertNames, LowRankRouters, modelRouters } from "../low-rank/routers.ts";
+import { ExpertNames, LowRankRouters, modelRouters } from "../experts/routers.ts";
 import type { ResolvedReaderOptions } from "../engine-options.ts";
 import { answerReading, isReadingCall, OpenCalls, type ReadingCall } from "./calls.ts";
 import { promptInfo, promptVersionOf } from "./open-engine.ts";

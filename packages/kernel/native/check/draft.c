@@ -3,9 +3,9 @@
 #include <string.h>
 #include "request.h"
 
-/** Changes the change seldom, so that rows often share one. */
-static int32_t change_of(const TestModel *model, int32_t token, int32_t position) {
-  return model->numChanges == 0 ? -1 : (token / 64 + position / 8) % (model->numChanges + 1) - 1;
+/** Changes the lora seldom, so that rows often share one. */
+static int32_t lora_of(const TestModel *model, int32_t token, int32_t position) {
+  return model->numLoras == 0 ? -1 : (token / 64 + position / 8) % (model->numLoras + 1) - 1;
 }
 
 void draft_rows(Draft *draft, const TestModel *model, const int32_t *tokens, int32_t numRows, int32_t position, const int32_t *pages) {
@@ -13,7 +13,7 @@ void draft_rows(Draft *draft, const TestModel *model, const int32_t *tokens, int
   if (draft->numRows + numRows > DRAFT_ROWS || draft->numSequences == DRAFT_SEQUENCES || draft->numEntries + numPages > DRAFT_ENTRIES) abort();
   memcpy(draft->tokens + draft->numRows, tokens, (size_t)numRows * 4);
   for (int32_t i = 0; i < numRows; i++) draft->experts[draft->numRows + i] = (tokens[i] * 7 + position + i) / 3 % model->model.numExperts;
-  for (int32_t i = 0; i < numRows; i++) draft->changes[draft->numRows + i] = change_of(model, tokens[i], position + i);
+  for (int32_t i = 0; i < numRows; i++) draft->loras[draft->numRows + i] = lora_of(model, tokens[i], position + i);
   int32_t *sequence = draft->sequences + SEQUENCE_FIELDS * draft->numSequences++;
   sequence[0] = numRows, sequence[1] = position, sequence[2] = draft->numEntries;
   memcpy(draft->pageTable + draft->numEntries, pages, (size_t)numPages * 4);
@@ -54,7 +54,7 @@ void add_request(Scenario *scenario, const Draft *draft, int32_t numLogits) {
   int32_t *to = append(request.numbers, header, REQUEST_HEADER);
   to = append(to, draft->tokens, draft->numRows);
   to = append(to, draft->experts, draft->numRows);
-  to = append(to, draft->changes, draft->numRows);
+  to = append(to, draft->loras, draft->numRows);
   to = append(to, draft->sequences, draft->numSequences * SEQUENCE_FIELDS);
   to = append(to, draft->pageTable, draft->numEntries);
   to = append(to, draft->wanted, draft->numWanted);

@@ -64,17 +64,17 @@ static void cut(Random *random, const TestModel *model, const Scenario *scenario
   free(shorter.file);
 }
 
-/** Damaged or shorter changes: every number of their table becomes some edge. */
-static void damage_change(Random *random, const TestModel *model, const Scenario *scenario) {
-  if (model->numChanges == 0) return;
+/** Damaged or shorter loras: every number of their table becomes some edge. */
+static void damage_lora(Random *random, const TestModel *model, const Scenario *scenario) {
+  if (model->numLoras == 0) return;
   TestModel damaged = *model;
-  int32_t slot = random_in(random, 0, model->numChanges - 1), count = random_in(random, 0, 3);
-  size_t table = sizeof(ChangeDescription) + ((size_t)model->model.numLayers * CHANGED_PRODUCTS + 1) * sizeof(ChangeEntry);
-  if (one_in(random, 4)) damaged.changeBytes[slot] = (size_t)random_in(random, 0, (int32_t)model->changeBytes[slot] - 1);
-  uint8_t *bytes = damaged.changes[slot] = aligned_copy(model->changes[slot], damaged.changeBytes[slot]);
+  int32_t slot = random_in(random, 0, model->numLoras - 1), count = random_in(random, 0, 3);
+  size_t table = sizeof(LoraDescription) + ((size_t)model->model.numLayers * LORA_PRODUCTS + 1) * sizeof(LoraEntry);
+  if (one_in(random, 4)) damaged.loraBytes[slot] = (size_t)random_in(random, 0, (int32_t)model->loraBytes[slot] - 1);
+  uint8_t *bytes = damaged.loras[slot] = aligned_copy(model->loras[slot], damaged.loraBytes[slot]);
   for (int32_t i = 0; i < count; i++) {
     size_t at = (size_t)random_in(random, 0, (int32_t)(table / 4) - 1) * 4;
-    if (at + 4 > damaged.changeBytes[slot]) continue;
+    if (at + 4 > damaged.loraBytes[slot]) continue;
     int32_t value;
     memcpy(&value, bytes + at, 4);
     value = edge_near(random, value);
@@ -129,7 +129,7 @@ void check_files(uint64_t seed, int32_t numModels) {
     if (isSmall && !isDone++) damage_descriptions(&random, &model, &scenario);
     for (int i = 0; i < 100; i++) damage_words(&random, &model, &scenario);
     for (int i = 0; i < 60; i++) cut(&random, &model, &scenario);
-    for (int i = 0; i < 100; i++) damage_change(&random, &model, &scenario);
+    for (int i = 0; i < 100; i++) damage_lora(&random, &model, &scenario);
     for (int i = 0; i < 40; i++) change_options(&random, &model, &scenario);
     for (int i = 0; i < 20; i++) pack_any(&random);
     free_scenario(&scenario);

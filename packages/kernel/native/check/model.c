@@ -2,7 +2,7 @@
 #include "blocks.h"
 #include <stdlib.h>
 #include <string.h>
-#include "changes.h"
+#include "loras.h"
 #include "tensors.h"
 
 static int32_t random_format(Random *random) {
@@ -145,8 +145,8 @@ TestModel make_model(Random *random) {
     if (!made.angles[i]) abort();
     for (int32_t j = 0; j < count; j++) made.angles[i][j] = random_float(random, 1);
   }
-  made.numChanges = one_in(random, 2) ? 0 : random_in(random, 1, TEST_CHANGES);
-  for (int32_t i = 0; i < made.numChanges; i++) made.changes[i] = make_change(random, &made.model, layers, pack.tensors, &made.changeBytes[i]);
+  made.numLoras = one_in(random, 2) ? 0 : random_in(random, 1, TEST_LORAS);
+  for (int32_t i = 0; i < made.numLoras; i++) made.loras[i] = make_lora(random, &made.model, layers, pack.tensors, &made.loraBytes[i]);
   return made;
 }
 
@@ -170,7 +170,7 @@ const char *open_model(const TestModel *model, const Loops *loops, int32_t numTh
   }
   for (int32_t i = 0; i < model->model.numRotaries && !error; i++)
     error = kernel_set_rotary(opened->kernel, i, 0, model->angles[i], (size_t)model->rotarySizes[i] * (size_t)options.maxPositions);
-  for (int32_t i = 0; i < model->numChanges && !error; i++) error = kernel_place_change(opened->kernel, i, model->changes[i], model->changeBytes[i]);
+  for (int32_t i = 0; i < model->numLoras && !error; i++) error = kernel_place_lora(opened->kernel, i, model->loras[i], model->loraBytes[i]);
   if (error) close_opened(opened);
   return error;
 }
@@ -183,5 +183,5 @@ void close_opened(Opened *opened) {
 void free_model(TestModel *model) {
   free(model->file);
   for (int i = 0; i < MOST_ROTARIES; i++) free(model->angles[i]);
-  for (int i = 0; i < model->numChanges; i++) free(model->changes[i]);
+  for (int i = 0; i < model->numLoras; i++) free(model->loras[i]);
 }

@@ -4,7 +4,7 @@
 #include "random.h"
 #include "state.h"
 
-enum { TEST_CHANGES = 3 };
+enum { TEST_LORAS = 3 };
 
 typedef struct {
   /** The packed file, in memory of exactly its size. */
@@ -14,10 +14,10 @@ typedef struct {
   KernelOptions options;
   int32_t numPages, type;
   int32_t rotarySizes[MOST_ROTARIES];
-  /** Low-rank changes, in memory of exactly their sizes. */
-  int32_t numChanges;
-  uint8_t *changes[TEST_CHANGES];
-  size_t changeBytes[TEST_CHANGES];
+  /** Loras, in memory of exactly their sizes. */
+  int32_t numLoras;
+  uint8_t *loras[TEST_LORAS];
+  size_t loraBytes[TEST_LORAS];
   /** By set: angles of all positions. */
   float *angles[MOST_ROTARIES];
 } TestModel;

@@ -5,6 +5,7 @@
 #include "check.h"
 #include "hostile.h"
 #include "play.h"
+#include "request.h"
 #include "streamed.h"
 
 /** A request of which something is changed: numbers, its length or the room for results. */
@@ -68,8 +69,20 @@ static void take_away(Random *random, const Opened *opened, int32_t *numbers, si
   }
 }
 
+/** Removes a lora and places it again, or one that no row has: a step that has begun goes on. */
+static void move_lora(Random *random, Kernel *kernel, const TestModel *model) {
+  if (model->numLoras == 0) return;
+  const Step *step = kernel->step;
+  if (kernel_place_lora(kernel, TEST_LORAS, model->loras[0], model->loraBytes[0])) wrong("a lora was refused in another slot");
+  if (kernel_place_lora(kernel, TEST_LORAS, NULL, 0) || kernel->step != step) wrong("a step ended with a lora that no row has");
+  int32_t slot = random_in(random, 0, model->numLoras - 1);
+  if (one_in(random, 2)) return;
+  kernel_place_lora(kernel, slot, NULL, 0);
+  kernel_place_lora(kernel, slot, model->loras[slot], model->loraBytes[slot]);
+}
+
 /** Begins a valid request and runs parts of it in any order, with experts of which some are missing. */
-static void try_parts(Random *random, const Opened *opened, const Request *valid) {
+static void try_parts(Random *random, const Opened *opened, const TestModel *model, const Request *valid) {
   Kernel *kernel = opened->kernel;
   int32_t *numbers = malloc(valid->length * 4);
   if (!numbers) abort();
@@ -86,6 +99,7 @@ static void try_parts(Random *random, const Opened *opened, const Request *valid
   };
   const char *error = kernel_begin_run(kernel, &opened->pages, numbers, valid->length, &results);
   for (int i = 0; i < 40 && !error; i++) {
+    if (one_in(random, 10)) move_lora(random, kernel, model);
     if (one_in(random, 20)) take_away(random, opened, numbers, valid->length, &results);
     int32_t layer = one_in(random, 4) ? edge_near(random, kernel->toLayer) : kernel->toLayer;
     switch (random_in(random, 0, kernel->filed ? 4 : 2)) {
@@ -104,6 +118,21 @@ static void try_parts(Random *random, const Opened *opened, const Request *valid
   free(results.logits);
   free(results.sums);
   free(results.fullLogits);
+}
+
+/** Places a lora elsewhere and takes it away: a request with it is refused, and does not read memory that is free. */
+static void try_lora(Random *random, const Opened *opened, const TestModel *model, const Request *valid) {
+  if (model->numLoras == 0) return;
+  int32_t slot = random_in(random, 0, model->numLoras - 1), numRows = valid->numbers[0], isUsed = 0;
+  for (int32_t i = 0; i < numRows; i++) isUsed |= valid->numbers[REQUEST_HEADER + 2 * numRows + i] == slot;
+  uint8_t *copy = aligned_copy(model->loras[slot], model->loraBytes[slot]);
+  if (kernel_place_lora(opened->kernel, slot, copy, model->loraBytes[slot])) wrong("a lora was refused the second time");
+  if (kernel_place_lora(opened->kernel, slot, NULL, 0)) wrong("a lora could not be taken away");
+  free(copy);
+  uint64_t digest;
+  const char *error = play_request(opened, valid, &digest, NULL);
+  if (isUsed != (error != NULL)) wrong("a request ran without its lora, or was refused without need");
+  if (kernel_place_lora(opened->kernel, slot, model->loras[slot], model->loraBytes[slot])) wrong("a lora could not be placed again");
 }
 
 /** Angles that do not fit. */
@@ -138,7 +167,8 @@ void check_requests(uint64_t seed, int32_t numModels) {
       for (int j = 0; j < 60; j++) {
         try_request(&random, &opened, &scenario.requests[i]);
         try_logits(&random, &opened);
-        if (j % 6 == 0) try_parts(&random, &opened, &scenario.requests[i]);
+        if (j % 12 == 0) try_lora(&random, &opened, &model, &scenario.requests[i]);
+        if (j % 6 == 0) try_parts(&random, &opened, &model, &scenario.requests[i]);
       }
     // Pages hold other things now, but every position is written before it is read.
     Played after = play(&opened, &scenario);

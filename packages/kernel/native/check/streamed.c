@@ -30,6 +30,9 @@ static const char *run_layer_streamed(Kernel *kernel, int32_t layer, int isRoute
   const char *error = isRouted ? kernel_route(kernel, layer) : NULL;
   if (isRouted && !error) kernel_chosen(kernel, &numChosen);
   if (numChosen > 0 && !kernel_feed(kernel, layer)) error = "a mixture ran without its experts";
+  // Memory of the units that ran last is free by now.
+  int32_t numRows = (layer == kernel->model.numLayers - 1 ? &kernel->wanted : &kernel->all)->numRows;
+  if (!isRouted && numExperts > 0 && numRows > 0 && !kernel_run_layers(kernel, layer, layer + 1)) error = "a layer ran without its experts";
   for (int32_t e = 0; e < numExperts && !error; e++) {
     if (isRouted && !is_chosen(kernel, e)) continue;
     const Tensor *filed = &kernel->filed[kernel->layers[layer].description.firstExpert + 3 * e];

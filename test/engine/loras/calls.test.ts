@@ -4,7 +4,7 @@ import type { PreGatingRouter, RouterState } from "@readme-moe/core";
 import { openRouter } from "@readme-moe/router";
 import { expect, test } from "vitest";
 import { callsOf } from "../../../packages/engine/src/kernel-calls.ts";
-import { ExpertNames, LowRankRouters, modelRouters } from "../../../packages/engine/src/low-rank/routers.ts";
+import { ExpertNames, LowRankRouters, modelRouters } from "../../../packages/engine/src/experts/routers.ts";
 import type { StepSequence } from "../../../packages/engine/src/step-runner.ts";
 import * as fc from "../../support/fast-check.ts";
 import { randomInteger, seededRandom } from "../../support/random.ts";

@@ -2,10 +2,10 @@
 
 import { describe, expect, test } from "vitest";
 import {
-  MixtureStream,
-  type MixtureKernel,
-  type MixtureStreamOptions,
-} from "../../packages/engine/src/streamed/mixture-stream.ts";
+  RoutedExperts,
+  type RoutedExpertsOptions,
+  type RoutedKernel,
+} from "../../packages/engine/src/experts/routed-experts.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 
 const NUM_EXPERTS = 6;
@@ -17,7 +17,7 @@ const LEAST = PER_TOKEN * 96;
 type Route = (layer: number, sequence: number) => readonly number[];
 
 /** A kernel that routes by a function and checks each unit's bytes. */
-class PlainKernel implements MixtureKernel {
+class PlainKernel implements RoutedKernel {
   readonly calls: string[] = [];
   readonly #route: Route;
   readonly #placed = new Map<string, Uint8Array>();
@@ -116,14 +116,15 @@ async function whileReading<Result>(
   }
 }
 
-function streamOf(kernel: MixtureKernel, held: HeldReads, options: Partial<MixtureStreamOptions> = {}): MixtureStream {
-  const source = { numExperts: NUM_EXPERTS, layerBytes: LAYER_BYTES, read: held.read };
-  return new MixtureStream(kernel, source, { budgetBytes: LEAST, expertsPerToken: PER_TOKEN, ...options });
+function streamOf(kernel: PlainKernel, held: HeldReads, options: Partial<RoutedExpertsOptions> = {}): RoutedExperts {
+  const place = kernel.placeUnit.bind(kernel);
+  const source = { numExperts: NUM_EXPERTS, layerBytes: LAYER_BYTES, read: held.read, place };
+  return new RoutedExperts(kernel, source, { budgetBytes: LEAST, expertsPerToken: PER_TOKEN, ...options });
 }
 
 /** Runs a call of the kernel as a step. */
 function step(
-  stream: MixtureStream,
+  stream: RoutedExperts,
   kernel: PlainKernel,
   sequences: readonly number[],
   wanted = [sequences.length - 1],
@@ -192,7 +193,7 @@ describe("a forecast", () => {
     expect(held.started.slice(0, 2).toSorted()).toEqual(["1 1", "1 5"]);
     expect(held.started.slice(2, 4).toSorted()).toEqual(["2 2", "2 5"]);
     await whileReading(held, random, back);
-    const { forecast } = stream.memory.stats;
+    const { forecast } = stream.store.stats;
     expect(forecast?.hits).toBeGreaterThan(0);
   });
 
@@ -217,8 +218,8 @@ describe("a forecast", () => {
           numFailed++;
         });
         kernel.expectWhole();
-        stream.memory.cache.checkIntegrity();
-        expect(stream.memory.stats.usedBytes).toBeLessThanOrEqual(stream.memory.stats.budgetBytes);
+        stream.store.cache.checkIntegrity();
+        expect(stream.store.stats.usedBytes).toBeLessThanOrEqual(stream.store.stats.budgetBytes);
       }
       await whileReading(held, random, Promise.all(changes));
       while (held.numWaiting > 0) {
@@ -226,8 +227,8 @@ describe("a forecast", () => {
         await turn();
       }
       await turn();
-      expect(stream.memory.takenBytes).toBeLessThanOrEqual(stream.memory.stats.budgetBytes);
-      expect(stream.memory.meter.pendingBytes).toBe(0);
+      expect(stream.store.takenBytes).toBeLessThanOrEqual(stream.store.stats.budgetBytes);
+      expect(stream.store.meter.pendingBytes).toBe(0);
     }
     expect(numFailed).toBeGreaterThan(10);
   });
@@ -244,11 +245,11 @@ describe("a smaller budget", () => {
     let isSet = false;
     const set = stream.setBudget(LEAST).then(() => (isSet = true));
     await turn();
-    expect([isSet, stream.memory.stats.budgetBytes, stream.maxRows]).toEqual([false, 6 * 96, 1]);
+    expect([isSet, stream.store.stats.budgetBytes, stream.maxRows]).toEqual([false, 6 * 96, 1]);
     await whileReading(held, seededRandom(5), running);
     await whileReading(held, seededRandom(5), set);
-    expect(stream.memory.stats.budgetBytes).toBe(LEAST);
-    expect(stream.memory.takenBytes).toBeLessThanOrEqual(LEAST);
+    expect(stream.store.stats.budgetBytes).toBe(LEAST);
+    expect(stream.store.takenBytes).toBeLessThanOrEqual(LEAST);
   });
 
   test("limits the rows of a call to those whose experts fit in one layer, whatever they choose", () => {

@@ -1,4 +1,4 @@
-// Packs low-rank changes of a model, in the layout of `ChangeDescription` in `native/kernel.h`.
+// Packs loras, low-rank experts of a model, in the layout of `LoraDescription` in `native/kernel.h`.
 
 import { ReadMeError } from "@readme-moe/core";
 import {
@@ -8,26 +8,26 @@ import {
   type LowRankRefs,
   type TensorRef,
 } from "@readme-moe/model";
-import type { ChangeFactors } from "../change-factors.ts";
+import type { LoraFactors } from "../lora-factors.ts";
 import type { InputFactors } from "./pack-product.ts";
 import { aligned, UNIT_BYTES } from "./packed-file.ts";
 import { GROUP, PANEL, wholeGroups, wholePanels } from "./block-types.ts";
 
-/** Number type of a change's factors. */
-export type ChangePrecision = "fp32" | "fp16" | "int8";
+/** Number type of a lora's factors. */
+export type LoraPrecision = "fp32" | "fp16" | "int8";
 
 /** Products of a layer, in the order of the kernel. */
 const PRODUCTS: readonly LowRankProduct[] = ["query", "key", "value", "attentionOutput", "gate", "up", "down"];
 const [MAGIC, VERSION] = [0x4352524d, 1];
-const FORMATS: readonly ChangePrecision[] = ["fp32", "fp16", "int8"];
-const ELEMENT_BYTES: Readonly<Record<ChangePrecision, number>> = { fp32: 4, fp16: 2, int8: 1 };
+const FORMATS: readonly LoraPrecision[] = ["fp32", "fp16", "int8"];
+const ELEMENT_BYTES: Readonly<Record<LoraPrecision, number>> = { fp32: 4, fp16: 2, int8: 1 };
 const [HEADER_WORDS, ENTRY_WORDS] = [4, 4];
 /** Number of products whose factors are read at once. */
 const READ_TOGETHER = 32;
 /** Ranks are stored in whole vectors. */
 const VECTOR = 16;
 
-/** One product's change in the packed bytes. */
+/** One product's factors in the packed bytes. */
 interface Place {
   readonly refs: LowRankRefs;
   readonly index: number;
@@ -40,7 +40,7 @@ interface Place {
 }
 
 /** Assigns a place to each of an expert's products. */
-function layOutChange(expert: Pick<LowRankExpert, "layers" | "head">, precision: ChangePrecision, by: ChangeFactors) {
+function layOutLora(expert: Pick<LowRankExpert, "layers" | "head">, precision: LoraPrecision, by: LoraFactors) {
   const numEntries = expert.layers.length * PRODUCTS.length + 1;
   let end = aligned(4 * (HEADER_WORDS + numEntries * ENTRY_WORDS));
   const take = (bytes: number): number => {
@@ -60,33 +60,33 @@ function layOutChange(expert: Pick<LowRankExpert, "layers" | "head">, precision:
     const raise = take(wholePanels(numOut) * PANEL * each);
     places.push({ refs, index, rank, lower, raise, scales: take(rank * 4), factors });
   };
-  for (const [layer, changes] of expert.layers.entries()) {
+  for (const [layer, products] of expert.layers.entries()) {
     for (const [at, product] of PRODUCTS.entries()) {
-      add(layer * PRODUCTS.length + at, changes[product], by(layer, product));
+      add(layer * PRODUCTS.length + at, products[product], by(layer, product));
     }
   }
   add(numEntries - 1, expert.head, {});
   return { places, numBytes: end, numLayers: expert.layers.length };
 }
 
-/** Computes the size of a packed change, without reading it. */
-export function changeBytes(expert: Pick<LowRankExpert, "layers" | "head">, precision: ChangePrecision): number {
-  return layOutChange(expert, precision, () => ({})).numBytes;
+/** Computes the size of a packed lora, without reading it. */
+export function loraBytes(expert: Pick<LowRankExpert, "layers" | "head">, precision: LoraPrecision): number {
+  return layOutLora(expert, precision, () => ({})).numBytes;
 }
 
 /**
- * Packs a low-rank expert. Yields its bytes in pieces, one product each, so that a thread can do other work in between.
+ * Packs a lora. Yields its bytes in pieces, one product each, so that a thread can do other work in between.
  *
  * @param precision - in "int8" each row of `a` and each column of `b` has a scale
- * @param factors - factors of inputs and outputs that the packed model's products have; see `changeFactors`
+ * @param factors - factors of inputs and outputs that the packed model's products have; see `loraFactors`
  * @throws {ReadMeError} `ERR_MODEL_INVALID` naming a tensor with a number that is not finite
  */
-export async function* packChange(
+export async function* packLora(
   expert: Pick<LowRankExpert, "layers" | "head">,
-  precision: ChangePrecision,
-  factors: ChangeFactors,
+  precision: LoraPrecision,
+  factors: LoraFactors,
 ): AsyncGenerator<Uint8Array> {
-  const { places, numBytes, numLayers } = layOutChange(expert, precision, factors);
+  const { places, numBytes, numLayers } = layOutLora(expert, precision, factors);
   const first = places[0]?.lower ?? numBytes;
   const header = new Int32Array(first / 4);
   header.set([MAGIC, VERSION, numLayers, FORMATS.indexOf(precision)]);
@@ -126,8 +126,8 @@ async function readFactors(place: Place): Promise<ReadFactors> {
   return { place, a, b };
 }
 
-/** Packs one product's factors and scales, up to byte `end` of the change. */
-function packProduct({ place, a, b }: ReadFactors, precision: ChangePrecision, end: number): Uint8Array {
+/** Packs one product's factors and scales, up to byte `end` of the lora. */
+function packProduct({ place, a, b }: ReadFactors, precision: LoraPrecision, end: number): Uint8Array {
   const { refs, rank, lower, raise, scales } = place;
   const [numOut = 0] = refs.b.shape;
   const [, numIn = 0] = refs.a.shape;
@@ -183,7 +183,7 @@ function scatterOutputs(
 }
 
 /** Divides by a scale, in place, and rounds to elements of the precision: halves as their bits. */
-function rounded(values: Float32Array, scale: number, precision: ChangePrecision): Float32Array {
+function rounded(values: Float32Array, scale: number, precision: LoraPrecision): Float32Array {
   if (precision === "fp32") return values;
   if (precision === "int8") {
     for (let i = 0; i < values.length; i++) values[i] = Math.round(values[i]! / scale);
@@ -196,7 +196,7 @@ function rounded(values: Float32Array, scale: number, precision: ChangePrecision
 type Elements = Float32Array | Uint16Array | Uint8Array;
 
 function elementsOf(
-  precision: ChangePrecision,
+  precision: LoraPrecision,
   packed: Uint8Array,
   raise: number,
 ): { readonly lowered: Elements; readonly raised: Elements } {
@@ -210,7 +210,7 @@ function elementsOf(
  * Returns the scale of one rank's elements, by which they fit the precision; 1 if all of them are 0, and for fp32.
  * @throws {ReadMeError} `ERR_MODEL_INVALID` when one is not finite
  */
-function scaleOf(values: Float32Array, { store, name }: TensorRef, precision: ChangePrecision): number {
+function scaleOf(values: Float32Array, { store, name }: TensorRef, precision: LoraPrecision): number {
   let largest = 0;
   // A NaN stays the largest.
   for (let i = 0; i < values.length; i++) largest = Math.max(largest, Math.abs(values[i]!));

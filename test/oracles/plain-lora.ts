@@ -1,10 +1,10 @@
-// Low-rank changes of products, one output after the other.
+// What loras add to products, one output after the other.
 
 import { add, multiply, roundToHalf } from "./plain-kernel-numbers.ts";
 import { GROUP, roundInput, type RoundedGroup } from "./plain-kernel-product.ts";
 
-/** The factors of one product's change: `a` `[rank, numIn]`, `b` `[numOut, rank]`. */
-export interface PlainLowRank {
+/** The factors of one product: `a` `[rank, numIn]`, `b` `[numOut, rank]`. */
+export interface PlainLoraFactors {
   readonly rank: number;
   readonly numIn: number;
   readonly numOut: number;
@@ -18,8 +18,8 @@ const PART = 256;
 /** Number of ranks in a vector. */
 const VECTOR = 16;
 
-/** Computes the numbers that a change adds to each output of its product. */
-export function changed(low: PlainLowRank, precision: "fp32" | "fp16" | "int8", input: Float32Array): Float32Array {
+/** Computes the numbers that a lora adds to each output of its product. */
+export function addedBy(low: PlainLoraFactors, precision: "fp32" | "fp16" | "int8", input: Float32Array): Float32Array {
   const { rank, numIn, numOut, a, b, scale } = low;
   const groups = precision === "int8" ? roundInput(input) : [];
   const scales: number[] = [];

@@ -1,8 +1,8 @@
-// Random low-rank changes of a random model, once for the plain implementation and once as an expert.
+// Random loras of a random model, once for the plain implementation and once as an expert.
 
 import type { LowRankExpert, LowRankProduct, LowRankRefs } from "@readme-moe/model";
-import type { PlainLowRank } from "../../oracles/plain-change.ts";
-import type { PlainChange, PlainModel } from "../../oracles/plain-kernel.ts";
+import type { PlainLoraFactors } from "../../oracles/plain-lora.ts";
+import type { PlainLora, PlainModel } from "../../oracles/plain-kernel.ts";
 import type { PlainWeights } from "../../oracles/plain-kernel-product.ts";
 import { randomInteger, randomNormal } from "../random.ts";
 import { memoryTensor } from "./memory-store.ts";
@@ -10,15 +10,15 @@ import { memoryTensor } from "./memory-store.ts";
 const PRODUCTS: readonly LowRankProduct[] = ["query", "key", "value", "attentionOutput", "gate", "up", "down"];
 const PRECISIONS = ["fp32", "fp16", "int8"] as const;
 
-/** A change in both forms. */
-export interface TestChange {
-  readonly plain: PlainChange;
+/** A lora in both forms. */
+export interface TestLora {
+  readonly plain: PlainLora;
   readonly packed: Pick<LowRankExpert, "layers" | "head">;
 }
 
-/** Makes a change of about every second product, with ranks of 1 to 40. */
-export function randomChange(random: () => number, model: PlainModel): TestChange {
-  const products = new Map<PlainWeights, PlainLowRank>();
+/** Makes a lora of about every second product, with ranks of 1 to 40. */
+export function randomLora(random: () => number, model: PlainModel): TestLora {
+  const products = new Map<PlainWeights, PlainLoraFactors>();
   const precision = PRECISIONS[randomInteger(random, PRECISIONS.length)] ?? "fp32";
   const refsOf = (weights: PlainWeights | undefined): LowRankRefs | undefined => {
     if (!weights || random() < 0.5) return undefined;
@@ -41,7 +41,7 @@ export function randomChange(random: () => number, model: PlainModel): TestChang
   return { plain: { precision, products }, packed: { layers, head } };
 }
 
-function randomLowRank(random: () => number, { numIn, numOut }: PlainWeights): PlainLowRank {
+function randomLowRank(random: () => number, { numIn, numOut }: PlainWeights): PlainLoraFactors {
   const rank = random() < 0.2 ? 16 : 1 + randomInteger(random, 40);
   const floats = (length: number, size: number): Float32Array =>
     Float32Array.from({ length }, () => size * randomNormal(random));

@@ -1,4 +1,4 @@
-// Factors of inputs and outputs that packed products have, which low-rank changes of them must have too.
+// Factors of inputs and outputs that packed products have, which loras of them must have too.
 
 import type { InputStatistics, LowRankProduct, ModelWeights, Precision } from "@readme-moe/model";
 import { inputFactors, type InputFactors } from "./pack/pack-product.ts";
@@ -31,18 +31,18 @@ export function layerFactors(
   };
 }
 
-/** Finds the factors of one product of a layer, for `packChange`. */
-export type ChangeFactors = (
+/** Finds the factors of one product of a layer, for `packLora`. */
+export type LoraFactors = (
   layer: number,
   product: LowRankProduct,
 ) => { readonly inputs?: InputFactors | undefined; readonly outputs?: InputFactors | undefined };
 
 /** Finds the factors of a dense model's products; arguments as for `describeModel`. */
-export function changeFactors(
+export function loraFactors(
   weights: Pick<ModelWeights, "layers">,
   precision: Precision,
   calibration?: InputStatistics,
-): ChangeFactors {
+): LoraFactors {
   return (layer, product) => {
     const { attends, feeds, gated } = layerFactors(weights, layer, precision, calibration);
     const own = gated(`layers.${layer}.ffn`);

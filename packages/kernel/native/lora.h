@@ -1,4 +1,4 @@
-// Products with the two factors of a low-rank change. Floats and halves are multiplied by floats, without fused
+// Products with the two factors of a lora. Floats and halves are multiplied by floats, without fused
 // multiply-add; bytes by rounded inputs. All builds give the same bits.
 
 /** Number of rows that share the factors that are read, which changes no bit. */
@@ -8,13 +8,13 @@ enum { LOW_RANK_ROWS = 4 };
 enum { LOW_RANK_ROWS = 1 };
 #endif
 
-INLINE Floats load_elements(const uint8_t *factor, size_t at, const ChangeFormat format) {
-  return format == CHANGE_FLOAT ? load((const float *)factor + at) : load_halves((const uint16_t *)factor + at);
+INLINE Floats load_elements(const uint8_t *factor, size_t at, const LoraFormat format) {
+  return format == LORA_FLOAT ? load((const float *)factor + at) : load_halves((const uint16_t *)factor + at);
 }
 
 /** Adds the products of inputs `[from, to)` up in four sums, one of every fourth input. */
-INLINE void lower_floats(const LowRank *low, const Rows *x, int32_t row, int32_t from, int32_t to, float *out, int32_t outStride, const int R,
-                         const ChangeFormat format) {
+INLINE void lower_floats(const LoraFactors *low, const Rows *x, int32_t row, int32_t from, int32_t to, float *out, int32_t outStride, const int R,
+                         const LoraFormat format) {
   const float *inputs = x->floats + (size_t)row * (size_t)x->width;
   for (int32_t column = 0; column < low->rank; column += 16) {
     Floats sums[LOW_RANK_ROWS][4];
@@ -36,7 +36,7 @@ INLINE void lower_floats(const LowRank *low, const Rows *x, int32_t row, int32_t
 }
 
 /** Adds the integer sums of each group of rounded inputs, times the inputs' scale, to float sums. */
-INLINE void lower_bytes(const LowRank *low, const Rows *x, int32_t row, int32_t from, int32_t to, float *out, int32_t outStride, const int R) {
+INLINE void lower_bytes(const LoraFactors *low, const Rows *x, int32_t row, int32_t from, int32_t to, float *out, int32_t outStride, const int R) {
   const size_t width = (size_t)x->width;
   for (int32_t column = 0; column < low->rank; column += 16) {
     Floats sums[LOW_RANK_ROWS];
@@ -67,13 +67,13 @@ typedef struct {
 } LoweredRows;
 
 /** Sums the parts of a row's lowered inputs, scales them, and rounds them for factors of bytes. */
-INLINE void join_parts(const LowRank *low, const float *parts, Lowered shape, LoweredRows *rows, int r, const ChangeFormat format) {
+INLINE void join_parts(const LoraFactors *low, const float *parts, Lowered shape, LoweredRows *rows, int r, const LoraFormat format) {
   for (int32_t column = 0; column < low->rank; column += 16) {
     Floats sum = load(parts + column);
     for (int32_t part = 1; part < shape.numParts; part++) sum = add(sum, load(parts + (size_t)part * (size_t)shape.partStride + column));
     Floats scaled = mul(sum, load(low->scales + column));
     store(rows->floats[r] + column, scaled);
-    if (format != CHANGE_INT8) continue;
+    if (format != LORA_INT8) continue;
     // As in `round_row`.
     float largest = largest_lane(smaller(magnitude(scaled), splat(__builtin_inff())));
     Floats factor = splat(largest > 1e-30f ? 127.0f / largest : 0.0f);
@@ -83,8 +83,8 @@ INLINE void join_parts(const LowRank *low, const float *parts, Lowered shape, Lo
 }
 
 /** Adds the products of one vector of outputs up in two sums, one of even and one of odd ranks. */
-INLINE void raise_floats(const LowRank *low, int32_t vector, const LoweredRows *rows, float *out, int32_t outStride, const int R,
-                         const ChangeFormat format) {
+INLINE void raise_floats(const LoraFactors *low, int32_t vector, const LoweredRows *rows, float *out, int32_t outStride, const int R,
+                         const LoraFormat format) {
   Floats sums[LOW_RANK_ROWS][2];
   for (int r = 0; r < R; r++) sums[r][0] = sums[r][1] = splat(0);
   for (int32_t k = 0; k < low->rank; k += 2)
@@ -99,7 +99,7 @@ INLINE void raise_floats(const LowRank *low, int32_t vector, const LoweredRows *
 }
 
 /** Adds the integer sums of each 16 ranks, times their scale, to one vector of outputs. */
-INLINE void raise_bytes(const LowRank *low, int32_t vector, const LoweredRows *rows, float *out, int32_t outStride, const int R) {
+INLINE void raise_bytes(const LoraFactors *low, int32_t vector, const LoweredRows *rows, float *out, int32_t outStride, const int R) {
   Rows lowered = {.values = (int8_t *)rows->values, .wide = (int16_t *)rows->wide};
   Floats sums[LOW_RANK_ROWS];
   for (int r = 0; r < R; r++) sums[r] = splat(0);
@@ -118,11 +118,11 @@ INLINE void raise_bytes(const LowRank *low, int32_t vector, const LoweredRows *r
   }
 }
 
-INLINE void lower_as(const LowRank *low, const Rows *x, int32_t row, int32_t numRows, int32_t from, int32_t to, float *out, int32_t outStride,
-                     const ChangeFormat format) {
+INLINE void lower_as(const LoraFactors *low, const Rows *x, int32_t row, int32_t numRows, int32_t from, int32_t to, float *out, int32_t outStride,
+                     const LoraFormat format) {
 #define TILE(R) \
   do { \
-    if (format == CHANGE_INT8) lower_bytes(low, x, row, from, to, out, outStride, R); \
+    if (format == LORA_INT8) lower_bytes(low, x, row, from, to, out, outStride, R); \
     else lower_floats(low, x, row, from, to, out, outStride, R, format); \
     row += R; \
     out += (size_t)R * (size_t)outStride; \
@@ -133,15 +133,15 @@ INLINE void lower_as(const LowRank *low, const Rows *x, int32_t row, int32_t num
 #undef TILE
 }
 
-INLINE void raise_as(const LowRank *low, int32_t vectorFrom, int32_t vectorTo, const float *parts, Lowered shape, int32_t numRows, float *out,
-                     int32_t outStride, const ChangeFormat format) {
+INLINE void raise_as(const LoraFactors *low, int32_t vectorFrom, int32_t vectorTo, const float *parts, Lowered shape, int32_t numRows, float *out,
+                     int32_t outStride, const LoraFormat format) {
   LoweredRows rows;
   for (int32_t row = 0; row < numRows;) {
     const int32_t count = row + LOW_RANK_ROWS <= numRows ? LOW_RANK_ROWS : 1;
     for (int32_t r = 0; r < count; r++) join_parts(low, parts + (size_t)(row + r) * (size_t)shape.rowStride, shape, &rows, r, format);
     for (int32_t vector = vectorFrom; vector < vectorTo; vector++) {
       float *at = out + (size_t)row * (size_t)outStride + 16 * (vector - vectorFrom);
-#define TILE(R) (format == CHANGE_INT8 ? raise_bytes(low, vector, &rows, at, outStride, R) : raise_floats(low, vector, &rows, at, outStride, R, format))
+#define TILE(R) (format == LORA_INT8 ? raise_bytes(low, vector, &rows, at, outStride, R) : raise_floats(low, vector, &rows, at, outStride, R, format))
       if (count == 1) TILE(1);
       else TILE(LOW_RANK_ROWS);
 #undef TILE
@@ -150,19 +150,19 @@ INLINE void raise_as(const LowRank *low, int32_t vectorFrom, int32_t vectorTo, c
   }
 }
 
-static void lower(const LowRank *low, const Rows *x, int32_t row, int32_t numRows, int32_t from, int32_t to, float *out, int32_t outStride) {
+static void lower(const LoraFactors *low, const Rows *x, int32_t row, int32_t numRows, int32_t from, int32_t to, float *out, int32_t outStride) {
   switch (low->format) {
-    case CHANGE_FLOAT: lower_as(low, x, row, numRows, from, to, out, outStride, CHANGE_FLOAT); break;
-    case CHANGE_HALF: lower_as(low, x, row, numRows, from, to, out, outStride, CHANGE_HALF); break;
-    case CHANGE_INT8: lower_as(low, x, row, numRows, from, to, out, outStride, CHANGE_INT8); break;
+    case LORA_FLOAT: lower_as(low, x, row, numRows, from, to, out, outStride, LORA_FLOAT); break;
+    case LORA_HALF: lower_as(low, x, row, numRows, from, to, out, outStride, LORA_HALF); break;
+    case LORA_INT8: lower_as(low, x, row, numRows, from, to, out, outStride, LORA_INT8); break;
   }
 }
 
-static void raise(const LowRank *low, int32_t vectorFrom, int32_t vectorTo, const float *parts, Lowered shape, int32_t numRows, float *out,
+static void raise(const LoraFactors *low, int32_t vectorFrom, int32_t vectorTo, const float *parts, Lowered shape, int32_t numRows, float *out,
                   int32_t outStride) {
   switch (low->format) {
-    case CHANGE_FLOAT: raise_as(low, vectorFrom, vectorTo, parts, shape, numRows, out, outStride, CHANGE_FLOAT); break;
-    case CHANGE_HALF: raise_as(low, vectorFrom, vectorTo, parts, shape, numRows, out, outStride, CHANGE_HALF); break;
-    case CHANGE_INT8: raise_as(low, vectorFrom, vectorTo, parts, shape, numRows, out, outStride, CHANGE_INT8); break;
+    case LORA_FLOAT: raise_as(low, vectorFrom, vectorTo, parts, shape, numRows, out, outStride, LORA_FLOAT); break;
+    case LORA_HALF: raise_as(low, vectorFrom, vectorTo, parts, shape, numRows, out, outStride, LORA_HALF); break;
+    case LORA_INT8: raise_as(low, vectorFrom, vectorTo, parts, shape, numRows, out, outStride, LORA_INT8); break;
   }
 }

@@ -2,7 +2,6 @@
 // they are collected, at some time or never. The kernel and the file system accept both.
 
 import { ReadMeError } from "@readme-moe/core";
-import type { Kernel } from "@readme-moe/kernel";
 
 /** A resizable buffer of ECMAScript 2024, which every supported Node has and the type library lacks. */
 interface ResizableBuffer extends ArrayBuffer {
@@ -141,48 +140,4 @@ export class UnitPlaces implements Places {
       this.#empty.push(buffer);
     }
   }
-}
-
-/** Units that a kernel was given last. It must not keep one whose memory is released. */
-export class PlacedUnits {
-  readonly #kernel: Pick<Kernel, "placeUnit">;
-  readonly #layers: Map<number, Uint8Array>[] = [];
-
-  constructor(kernel: Pick<Kernel, "placeUnit">) {
-    this.#kernel = kernel;
-  }
-
-  place(layer: number, expert: number, unit: Uint8Array): void {
-    const experts = (this.#layers[layer] ??= new Map());
-    if (experts.get(expert) === unit) return;
-    this.#kernel.placeUnit(layer, expert, unit);
-    experts.set(expert, unit);
-  }
-
-  remove(layer: number, expert: number): void {
-    if (this.#layers[layer]?.delete(expert)) this.#kernel.placeUnit(layer, expert, undefined);
-  }
-}
-
-/** A unit in the cache, and its read. */
-export interface Holding {
-  /** Absent until the read has begun. */
-  memory?: Uint8Array | undefined;
-  /** Present until the read is complete; remains if it fails. */
-  read?: Promise<void> | undefined;
-  /** Whether the unit was evicted during its read. */
-  isEvicted: boolean;
-}
-
-/** Collects the weights of units whose reads are complete, by expert. */
-export function weightsOf(
-  experts: readonly number[],
-  own: readonly (Holding | undefined)[],
-): ReadonlyMap<number, Uint8Array> {
-  const weights = new Map<number, Uint8Array>();
-  for (const [index, expert] of experts.entries()) {
-    const memory = own[index]?.memory;
-    if (memory) weights.set(expert, memory);
-  }
-  return weights;
 }

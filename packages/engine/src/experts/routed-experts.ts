@@ -14,17 +14,13 @@ import {
 } from "@readme-moe/core";
 import type { Kernel, KernelPages, KvSlot, StepResults } from "@readme-moe/kernel";
 import type { KernelCall } from "../kernel-calls.ts";
-import { PlacedUnits } from "./unit-places.ts";
-import { type UnitMemoryOptions, type UnitReader, UnitStore } from "./unit-store.ts";
+import { ExpertStore, type ExpertStoreOptions, type UnitSource } from "./expert-store.ts";
 
 /** Part of a kernel that steps of a mixture need. */
-export type MixtureKernel = Pick<
-  Kernel,
-  "beginStep" | "runLayers" | "routeLayer" | "feedLayer" | "endStep" | "placeUnit" | "newUnit"
->;
+export type RoutedKernel = Pick<Kernel, "beginStep" | "runLayers" | "routeLayer" | "feedLayer" | "endStep">;
 
-/** Options of a `MixtureStream`. */
-export interface MixtureStreamOptions extends UnitMemoryOptions {
+/** Options of `RoutedExperts`. */
+export interface RoutedExpertsOptions extends ExpertStoreOptions {
   /** Number of experts that a layer chooses for a token. */
   readonly expertsPerToken: number;
   /**
@@ -42,47 +38,38 @@ interface MixtureRows {
   readonly wanted: readonly number[];
 }
 
-/** Reads units by number of the mixture's layer, without the dense layers of the model. */
-class MixtureReader implements UnitReader {
-  readonly numExperts: number;
-  readonly layerBytes: readonly number[];
-  /** The model's layers that are mixtures. */
-  readonly layers: readonly number[];
-  readonly #source: UnitReader;
-  readonly #expertsPerToken: number;
-
-  constructor(source: UnitReader, expertsPerToken: number) {
-    this.#source = source;
-    this.#expertsPerToken = expertsPerToken;
-    this.numExperts = source.numExperts;
-    this.layers = Array.from(source.layerBytes.keys()).filter((layer) => (source.layerBytes[layer] ?? 0) > 0);
-    this.layerBytes = this.layers.map((layer) => source.layerBytes[layer] ?? 0);
-  }
-
-  leastBudget(): { readonly bytes: number; readonly reason: string } {
-    const bytes = this.#expertsPerToken * Math.max(...this.layerBytes);
-    return { bytes, reason: `which a token needs for ${this.#expertsPerToken} experts of one layer` };
-  }
-
-  read(layer: number, expert: number, into: Uint8Array): Promise<void> {
-    return this.#source.read(this.layers[layer] ?? 0, expert, into);
-  }
+/** Finds the units of a mixture by number of the layers that have any. */
+function mixtureUnits(
+  source: UnitSource,
+  expertsPerToken: number,
+): UnitSource & { readonly layers: readonly number[] } {
+  const layers = Array.from(source.layerBytes.keys()).filter((layer) => (source.layerBytes[layer] ?? 0) > 0);
+  const layerBytes = layers.map((layer) => source.layerBytes[layer] ?? 0);
+  const bytes = expertsPerToken * Math.max(...layerBytes);
+  return {
+    layers,
+    layerBytes,
+    numExperts: source.numExperts,
+    newMemory: source.newMemory,
+    leastBudget: () => ({ bytes, reason: `which a token needs for ${expertsPerToken} experts of one layer` }),
+    read: (layer, expert, into) => source.read(layers[layer] ?? 0, expert, into),
+    place: (layer, expert, unit) => source.place(layers[layer] ?? 0, expert, unit),
+  };
 }
 
 /** Streamed experts of one kernel of a mixture, within a hard limit of bytes. */
-export class MixtureStream {
-  readonly memory: UnitStore;
-  readonly #kernel: MixtureKernel;
-  readonly #reader: MixtureReader;
+export class RoutedExperts {
+  readonly store: ExpertStore;
+  readonly #kernel: RoutedKernel;
+  /** The model's layers that are mixtures. */
+  readonly #layers: readonly number[];
   readonly #numLayers: number;
-  readonly #options: MixtureStreamOptions;
+  readonly #options: RoutedExpertsOptions;
   readonly #readAhead: ReadAheadOptions | false;
   readonly #now: () => number;
-  readonly #close: () => Promise<void>;
   #forecast: RouteForecast | undefined;
   /** Measures whether to read ahead, where the options do not say. */
   #trial: ReadAheadTrial | undefined;
-  readonly #placed: PlacedUnits;
   /** Limit of bytes for the steps that begin from now on. */
   #budgetBytes: number;
   /** Bytes that a layer of the running step needs at most, and its end. */
@@ -94,46 +81,35 @@ export class MixtureStream {
    * @param source - units by layer of the model; layers of 0 bytes are dense
    * @throws {RangeError} if the budget is too small for a token in one layer
    */
-  constructor(
-    kernel: MixtureKernel,
-    source: UnitReader,
-    options: MixtureStreamOptions,
-    close: () => Promise<void> = async () => undefined,
-  ) {
+  constructor(kernel: RoutedKernel, source: UnitSource, options: RoutedExpertsOptions) {
     this.#kernel = kernel;
-    this.#reader = new MixtureReader(source, options.expertsPerToken);
+    const units = mixtureUnits(source, options.expertsPerToken);
+    this.#layers = units.layers;
     this.#numLayers = source.layerBytes.length;
     this.#options = options;
     this.#readAhead = options.readAhead ?? DEFAULT_READ_AHEAD;
     this.#now = options.now ?? (() => performance.now());
-    this.#close = close;
-    this.#placed = new PlacedUnits(kernel);
     // Nothing is certain of later layers, so no certain use is read ahead.
-    this.memory = new UnitStore(this.#reader, {
-      ...options,
-      lookaheadLayers: 0,
-      newMemory: kernel.newUnit?.bind(kernel),
-      onReleased: ({ layer, expert }) => this.#placed.remove(this.#reader.layers[layer] ?? 0, expert),
-    });
+    this.store = new ExpertStore(units, { ...options, lookaheadLayers: 0 });
     this.#budgetBytes = options.budgetBytes;
     this.#restart();
   }
 
   /** Largest number of rows of a call whose experts of one layer fit in memory, whatever is chosen. */
   get maxRows(): number {
-    const capacity = Math.floor(this.#budgetBytes / Math.max(...this.memory.layout.layerBytes));
-    return capacity >= this.memory.layout.numExperts ? Infinity : Math.floor(capacity / this.#options.expertsPerToken);
+    const capacity = Math.floor(this.#budgetBytes / Math.max(...this.store.layout.layerBytes));
+    return capacity >= this.store.layout.numExperts ? Infinity : Math.floor(capacity / this.#options.expertsPerToken);
   }
 
   get residency(): Residency {
-    const { memory } = this;
+    const { store } = this;
     return {
       missingBytes: [],
       streamed: {
         // Requests cannot name a mixture's experts, and nothing is known of them before a step.
         numExperts: 1,
         get stats() {
-          return memory.stats;
+          return store.stats;
         },
         prefetchedExperts: [],
         prepare: () => undefined,
@@ -146,7 +122,7 @@ export class MixtureStream {
 
   /** Runs the calls of a step. @param numRows - largest number of rows of a call, at most `maxRows` */
   async runStep<Result>(numRows: number, run: () => Promise<Result>): Promise<Result> {
-    const { numExperts, layerBytes } = this.memory.layout;
+    const { numExperts, layerBytes } = this.store.layout;
     const units = Math.min(numExperts, numRows * this.#options.expertsPerToken);
     const result = run();
     this.#running = { bytes: units * Math.max(...layerBytes), ended: result.catch(() => undefined) };
@@ -156,7 +132,7 @@ export class MixtureStream {
       this.#running = undefined;
       // A step that failed needs nothing more.
       const running = layerBytes.map(() => []);
-      this.memory.passed({ layer: layerBytes.length, running, estimates: this.#estimates() });
+      this.store.passed({ layer: layerBytes.length, running, estimates: this.#estimates() });
     }
   }
 
@@ -169,7 +145,7 @@ export class MixtureStream {
     kernel.beginStep(pages, request, results);
     let [unitLayer, units] = [0, 0];
     for (let layer = 0; layer < this.#numLayers; layer++) {
-      if (this.#reader.layers[unitLayer] !== layer) {
+      if (this.#layers[unitLayer] !== layer) {
         kernel.runLayers(layer, layer + 1);
         continue;
       }
@@ -181,7 +157,7 @@ export class MixtureStream {
 
   /** @param rows - rows that the layer routes @returns number of units that they use */
   async #runLayer(layer: number, unitLayer: number, rows: readonly number[]): Promise<number> {
-    const { memory } = this;
+    const { store } = this;
     const startMs = this.#now();
     const routes = this.#kernel.routeLayer(layer);
     if (routes.length !== rows.length * this.#options.expertsPerToken) {
@@ -189,14 +165,13 @@ export class MixtureStream {
     }
     const routedMs = this.#now() - startMs;
     // Reads that ended while the kernel ran are noticed in the next turn of the event loop.
-    if (memory.meter.pendingBytes > 0) await new Promise<void>((resolve) => void setImmediate(resolve));
+    if (store.meter.pendingBytes > 0) await new Promise<void>((resolve) => void setImmediate(resolve));
     this.#forecast?.observe(unitLayer, routes, rows);
     const experts = Array.from(new Set(routes)).sort((a, b) => a - b);
-    const running = memory.layout.layerBytes.map((_, at) => (at === unitLayer ? experts : []));
-    memory.enter({ layer: unitLayer, running, estimates: this.#estimates() });
-    await memory.run((units) => {
+    const running = store.layout.layerBytes.map((_, at) => (at === unitLayer ? experts : []));
+    store.enter({ layer: unitLayer, running, estimates: this.#estimates() });
+    await store.run(() => {
       const fedMs = this.#now();
-      for (const [expert, unit] of units) this.#placed.place(layer, expert, unit);
       this.#kernel.feedLayer(layer);
       this.#layerMs = routedMs + this.#now() - fedMs;
     });
@@ -206,7 +181,7 @@ export class MixtureStream {
   #estimates(): UseEstimates | undefined {
     const readAhead = this.#readAhead;
     if (!this.#forecast || !readAhead) return undefined;
-    const { bytesPerMs, pendingBytes } = this.memory.meter;
+    const { bytesPerMs, pendingBytes } = this.store.meter;
     const isMeasured = bytesPerMs !== undefined && this.#layerMs !== undefined;
     const layerReadBytes = isMeasured ? bytesPerMs * (this.#layerMs ?? 0) : undefined;
     const limits = this.#trial?.readsAhead === false ? { ...readAhead, layersAhead: 0 } : readAhead;
@@ -220,14 +195,14 @@ export class MixtureStream {
    * @throws {RangeError} if it is too small for a token in one layer; the old limit stays
    */
   async setBudget(budgetBytes: number): Promise<void> {
-    this.#budgetBytes = this.memory.checkBudget(budgetBytes);
+    this.#budgetBytes = this.store.checkBudget(budgetBytes);
     while (this.#running && this.#running.bytes > this.#budgetBytes) await this.#running.ended;
-    await this.memory.setBudget(this.#budgetBytes);
+    await this.store.setBudget(this.#budgetBytes);
   }
 
   async #rehearse<Result>(work: () => Promise<Result>): Promise<Result> {
     try {
-      return await this.memory.rehearse(work);
+      return await this.store.rehearse(work);
     } finally {
       this.#restart();
     }
@@ -243,16 +218,12 @@ export class MixtureStream {
     const readAhead = this.#readAhead;
     if (!readAhead) return undefined;
     const { expertsPerToken } = this.#options;
-    const { numExperts, layerBytes } = this.memory.layout;
+    const { numExperts, layerBytes } = this.store.layout;
     const shape: RouteShape = { numLayers: layerBytes.length, numExperts, expertsPerToken };
     return new RouteForecast({
       ...shape,
       layersAhead: Math.min(Math.max(1, readAhead.layersAhead), shape.numLayers - 1),
     });
-  }
-
-  async close(): Promise<void> {
-    await this.#close();
   }
 }
 

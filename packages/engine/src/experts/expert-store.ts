@@ -1,6 +1,7 @@
-// Units of experts in memory, within a hard limit of bytes. Core's `ExpertCache` decides, once before each layer, what
-// is evicted and read; this file holds the bytes, performs the reads and measures
-// them. Slow reads delay a layer and change nothing else.
+// Experts in memory, within a hard limit of bytes. A unit is what is read and evicted at once: one layer of one expert,
+// or a whole lora, which is smaller than that. Core's `ExpertCache` decides, once before each layer, what is evicted and
+// read; this file holds the bytes, performs the reads, gives the kernel what is in memory, and measures. Slow reads delay
+// a layer and change nothing else.
 
 import {
   type EvictedUnit,
@@ -8,56 +9,65 @@ import {
   type ExpertCacheOptions,
   type ExpertCacheStats,
   type ExpertLayout,
-  type ExpertRun,
   type ExpertUnit,
-  inEveryLayer,
   integerOption,
-  type Residency,
   unitBytes,
   unitIndex,
-  type UpcomingUses,
   usedBytes,
   type UseForecast,
 } from "@readme-moe/core";
-import { type Holding, LastingPlaces, type Places, UnitPlaces, weightsOf } from "./unit-places.ts";
+import { LastingPlaces, type Places, UnitPlaces } from "./unit-places.ts";
 
-/** Reads units from where they are stored. */
-export interface UnitReader extends ExpertLayout {
+/** Where the units of a kernel's experts are stored, and how it gets them. */
+export interface UnitSource extends ExpertLayout {
   /** Returns the smallest budget that steps can run with, and what it holds. @default one layer of all experts */
   leastBudget?(): { readonly bytes: number; readonly reason: string };
   /** Reads a unit to the beginning of `into`. */
   read(layer: number, expert: number, into: Uint8Array): Promise<void>;
+  /** Gives the kernel a unit; `undefined` takes it away, before its memory holds another one or is returned. */
+  place(layer: number, expert: number, unit: Uint8Array | undefined): void;
+  /** Allocates memory that a unit can be read into. @default buffers that return their pages to the system */
+  newMemory?: ((bytes: number) => Uint8Array) | undefined;
 }
 
-export interface UnitMemoryOptions extends Pick<ExpertCacheOptions, "budgetBytes" | "policy" | "lookaheadLayers"> {
+/** Budget of experts that all stay in memory. */
+export const UNLIMITED_BYTES: number = Number.MAX_SAFE_INTEGER;
+
+export interface ExpertStoreOptions extends Pick<ExpertCacheOptions, "budgetBytes" | "policy" | "lookaheadLayers"> {
   readonly onLoaded?: ((unit: ExpertUnit, bytes: number, durationMs: number) => void) | undefined;
   /** @param nextUse - in steps, certain or estimated; `Infinity` if no known token needs the unit */
   readonly onEvicted?: ((unit: ExpertUnit, nextUse: number) => void) | undefined;
-  /** Called with each unit that was in memory, before its memory holds another one or is returned. */
-  readonly onReleased?: ((unit: ExpertUnit) => void) | undefined;
-  /** Allocates memory that a unit can be read into. @default buffers that return their pages to the system */
-  readonly newMemory?: ((bytes: number) => Uint8Array) | undefined;
   /** @default performance.now */
   readonly now?: (() => number) | undefined;
+}
+
+/** A unit in the cache, and its read. */
+interface Holding {
+  /** Absent until the read has begun. */
+  memory?: Uint8Array | undefined;
+  /** Present until the unit is placed; remains if the read fails. */
+  read?: Promise<void> | undefined;
+  /** Whether the unit was evicted during its read. */
+  isEvicted: boolean;
 }
 
 /** A layer that was entered. */
 interface Entered {
   /** Its uses; after it has run, those of the next layer. */
   readonly uses: UseForecast;
-  /** Units of the layer, in the order of their experts; none after it has run. */
+  /** Units of the layer; none after it has run. */
   readonly own: readonly Holding[];
   /** Bytes of reads for this layer that measure the speed of reading; 0 if others were in progress. */
   readonly measuredBytes: number;
 }
 
-/** Units within a limit of bytes. For each layer call `enter`, then `run`. */
-export class UnitStore {
+/** Units within a limit of bytes. For each layer call `enter`, then `run`. The kernel has every unit that is in memory. */
+export class ExpertStore {
   readonly layout: ExpertLayout;
   readonly meter: ReadMeter = new ReadMeter();
   #cache: ExpertCache;
-  readonly #reader: UnitReader;
-  readonly #options: UnitMemoryOptions;
+  readonly #source: UnitSource;
+  readonly #options: ExpertStoreOptions;
   readonly #now: () => number;
   readonly #places: Places;
   readonly #holdings = new Map<number, Holding>();
@@ -68,17 +78,18 @@ export class UnitStore {
   #failedReads = 0;
   #stallMs = 0;
 
-  /** @throws {RangeError} if the budget is below the reader's least one */
-  constructor(reader: UnitReader, options: UnitMemoryOptions) {
-    const { newMemory, now = () => performance.now() } = options;
-    const { numExperts, layerBytes, unitBytes: bytesOfUnits } = reader;
+  /** @throws {RangeError} if the budget is below the source's least one */
+  constructor(source: UnitSource, options: ExpertStoreOptions) {
+    const { numExperts, layerBytes, unitBytes: bytesOfUnits, newMemory } = source;
     this.layout = { numExperts, layerBytes, unitBytes: bytesOfUnits };
-    this.#reader = reader;
+    this.#source = source;
     const budgetBytes = this.checkBudget(options.budgetBytes);
     this.#options = options;
-    this.#now = now;
-    const largest = Math.max(...this.layout.layerBytes);
-    this.#places = newMemory ? new LastingPlaces(largest, newMemory) : new UnitPlaces(budgetBytes, largest);
+    this.#now = options.now ?? (() => performance.now());
+    const largest = Math.max(...layerBytes);
+    // Memory of a unit that is removed is not kept for another where there is no limit.
+    const keptBytes = budgetBytes === UNLIMITED_BYTES ? 0 : budgetBytes;
+    this.#places = newMemory ? new LastingPlaces(largest, newMemory) : new UnitPlaces(keptBytes, largest);
     this.#cache = this.#newCache(budgetBytes);
   }
 
@@ -102,10 +113,14 @@ export class UnitStore {
     };
   }
 
-  /** Returns the weights of experts in a layer; `undefined` if one of them is missing or being read. */
-  weights(layer: number, experts: readonly number[]): ReadonlyMap<number, Uint8Array> | undefined {
-    const own = experts.map((expert) => this.#holdings.get(this.#indexOf({ layer, expert })));
-    return own.some((holding) => !holding || holding.read) ? undefined : weightsOf(experts, own);
+  /** Whether the kernel has these experts in all layers. */
+  has(experts: readonly number[]): boolean {
+    return Array.from(this.layout.layerBytes.keys()).every((layer) =>
+      experts.every((expert) => {
+        const holding = this.#holdings.get(this.#indexOf({ layer, expert }));
+        return holding !== undefined && !holding.read;
+      }),
+    );
   }
 
   /** Evicts and begins to read what is decided for a layer and what follows, as far as there is room. */
@@ -122,20 +137,18 @@ export class UnitStore {
   }
 
   /**
-   * Runs the layer that was entered as soon as its units are in memory. Reads for later layers continue meanwhile.
+   * Runs the layer that was entered as soon as the kernel has its units, which stay until `run` returns. Reads for later
+   * layers continue meanwhile.
    *
-   * @param run - receives the weights of each of the layer's experts, which stay in memory until it settles
-   * @returns the next layer
    * @throws the error of reading a unit of this layer, or of `run`
    */
-  async run(run: (units: ReadonlyMap<number, Uint8Array>) => Promise<void> | void): Promise<number> {
+  async run(run: () => void): Promise<void> {
     if (!this.#entered) throw new Error("No layer was entered");
     const { uses, own, measuredBytes } = this.#entered;
     await this.#arrivalOf(own, measuredBytes);
-    await run(weightsOf(expertsAt(uses), own));
+    run();
     this.cache.ran(uses.layer, expertsAt(uses));
     this.passed({ ...uses, layer: uses.layer + 1 });
-    return uses.layer + 1;
   }
 
   /** Notes the position between two layers, from which a change of the budget is decided. */
@@ -177,6 +190,17 @@ export class UnitStore {
     }
   }
 
+  /** Checks a budget, and returns it. @throws {RangeError} if it is below the source's least one */
+  checkBudget(budgetBytes: number): number {
+    const { numExperts, layerBytes } = this.layout;
+    const allBytes = numExperts * Math.max(...layerBytes);
+    const all = { bytes: allBytes, reason: "which a step of all experts needs at once" };
+    const { bytes: least, reason } = this.#source.leastBudget?.() ?? all;
+    if (integerOption("expertCacheBytes", budgetBytes, 0) >= least) return budgetBytes;
+    const expected = `at least ${least} bytes, ${reason}`;
+    throw new RangeError(`Expected \`expertCacheBytes\` to be ${expected}, got \`${budgetBytes}\``);
+  }
+
   #newCache(budgetBytes: number): ExpertCache {
     const { policy, lookaheadLayers } = this.#options;
     return new ExpertCache({ layout: this.layout, budgetBytes, policy, lookaheadLayers });
@@ -205,6 +229,7 @@ export class UnitStore {
   }
 
   async #read(unit: ExpertUnit, holding: Holding): Promise<void> {
+    const { layer, expert } = unit;
     const bytes = unitBytes(unit, this.layout);
     const startMs = this.#now();
     let memory: Uint8Array | undefined;
@@ -213,7 +238,8 @@ export class UnitStore {
       if (holding.isEvicted) return;
       memory = this.#places.take(bytes);
       holding.memory = memory;
-      await this.#reader.read(unit.layer, unit.expert, memory);
+      await this.#source.read(layer, expert, memory);
+      if (!holding.isEvicted) this.#source.place(layer, expert, memory);
     } catch (error) {
       this.#failedReads++;
       if (memory) this.#places.release(memory);
@@ -239,21 +265,10 @@ export class UnitStore {
         const ended = holding.read.catch(() => undefined).finally(() => this.#leaving.delete(ended));
         this.#leaving.add(ended);
       } else if (holding?.memory) {
-        this.#options.onReleased?.({ layer, expert });
+        this.#source.place(layer, expert, undefined);
         this.#places.release(holding.memory);
       }
     }
-  }
-
-  /** Checks a budget, and returns it. @throws {RangeError} if it is below the reader's least one */
-  checkBudget(budgetBytes: number): number {
-    const { numExperts, layerBytes } = this.layout;
-    const allBytes = numExperts * Math.max(...layerBytes);
-    const all = { bytes: allBytes, reason: "which a step of all experts needs at once" };
-    const { bytes: least, reason } = this.#reader.leastBudget?.() ?? all;
-    if (integerOption("expertCacheBytes", budgetBytes, 0) >= least) return budgetBytes;
-    const expected = `at least ${least} bytes, ${reason}`;
-    throw new RangeError(`Expected \`expertCacheBytes\` to be ${expected}, got \`${budgetBytes}\``);
   }
 
   #indexOf(unit: ExpertUnit): number {
@@ -301,113 +316,4 @@ class ReadMeter {
     this.#bytes /= 2;
     this.#ms /= 2;
   }
-}
-
-/** Units of such experts. A call of the kernel is a run through all layers. */
-export class UnitMemory extends UnitStore {
-  #upcoming: UpcomingUses | undefined;
-  /** Experts of the remaining runs of this step. */
-  #nextRuns: readonly (readonly number[])[] = [];
-  #runs: ExpertRun[] = [];
-  #run: ExpertRun = { experts: [], planned: [] };
-
-  /** Announces the uses that follow the step that begins. */
-  prepare(upcoming: UpcomingUses): void {
-    this.#upcoming = upcoming;
-  }
-
-  /** Announces the distinct experts of the runs of this step, in order. */
-  expectRuns(runs: readonly (readonly number[])[]): void {
-    this.#nextRuns = runs;
-  }
-
-  /** Returns the runs that have ended since the last call. */
-  takeRuns(): readonly ExpertRun[] {
-    return this.#runs.splice(0);
-  }
-
-  /**
-   * Runs all layers at once, if all units that this run and the next one need are in memory.
-   *
-   * @param run - receives the weights of each expert, by layer
-   * @returns whether it ran; otherwise nothing has changed
-   */
-  runWholeStep(experts: readonly number[], run: (layers: readonly ReadonlyMap<number, Uint8Array>[]) => void): boolean {
-    const nextRuns = this.#nextRuns.slice(1);
-    const planned = nextRuns[0] ?? this.#upcoming?.planned ?? [];
-    const layers: ReadonlyMap<number, Uint8Array>[] = [];
-    for (const layer of this.layout.layerBytes.keys()) {
-      const units = this.weights(layer, experts);
-      if (!units) return false;
-      layers.push(units);
-    }
-    if (!this.cache.ranWholeStep(experts, planned)) return false;
-    this.#nextRuns = nextRuns;
-    run(layers);
-    this.passed(this.#usesAt(this.layout.layerBytes.length, { experts, planned }));
-    this.#ended({ experts, planned });
-    return true;
-  }
-
-  /**
-   * Decides what is evicted and read for this layer, and for later ones as far as there is room, and begins the reads.
-   * @param experts - experts of the run, distinct, ascending, the same in all layers
-   */
-  enterLayer(layer: number, experts: readonly number[]): void {
-    if (layer === 0) this.#nextRuns = this.#nextRuns.slice(1);
-    const planned = this.#nextRuns[0] ?? this.#upcoming?.planned ?? [];
-    this.#run = { experts, planned };
-    this.enter(this.#usesAt(layer, this.#run));
-  }
-
-  /**
-   * Runs the layer that was entered as soon as its units are in memory. Reads for later layers continue meanwhile.
-   *
-   * @param run - receives the weights of each of the layer's experts, which stay in memory until it settles
-   * @throws the error of reading a unit of this layer, or of `run`
-   */
-  async runLayer(run: (units: ReadonlyMap<number, Uint8Array>) => Promise<void>): Promise<void> {
-    const nextLayer = await this.run(run);
-    if (nextLayer === this.layout.layerBytes.length) this.#ended(this.#run);
-  }
-
-  #ended(run: ExpertRun): void {
-    // If nothing announces uses, nothing takes the runs either.
-    if (this.#upcoming) this.#runs.push(run);
-  }
-
-  #usesAt(layer: number, { experts, planned }: ExpertRun): UseForecast {
-    const { layout } = this;
-    const laterSteps = this.#upcoming?.laterSteps;
-    return { layer, running: inEveryLayer(layout, experts), planned: inEveryLayer(layout, planned), laterSteps };
-  }
-}
-
-/**
- * The residency of streamed units, as the planner sees it.
- * @param withUnits - leaves out the experts that have no units
- */
-export function streamedResidency(
-  memory: UnitMemory,
-  withUnits: (experts: readonly number[]) => readonly number[] = (experts) => experts,
-): Residency {
-  const { numExperts } = memory.layout;
-  return {
-    get missingBytes() {
-      return memory.cache.missingBytes();
-    },
-    streamed: {
-      numExperts,
-      get stats() {
-        return memory.stats;
-      },
-      get prefetchedExperts() {
-        return memory.cache.prefetchedExperts();
-      },
-      prepare: (upcoming) => memory.prepare({ ...upcoming, planned: withUnits(upcoming.planned) }),
-      rehearse: (work) => memory.rehearse(work),
-      takeRuns: () => memory.takeRuns(),
-      setBudget: (bytes) => memory.setBudget(bytes),
-    },
-  };
 }

@@ -5,7 +5,7 @@
 #include "phases.h"
 
 /** Writes the results of one wanted row, from its logits and the largest and sum of each block of them. */
-static void conclude(Kernel *kernel, int wanted, int place) {
+static void write_results(Kernel *kernel, int wanted, int place) {
   const Step *step = kernel->step;
   int numLogits = kernel->model.numLogits, numBlocks = kernel->logitsWidth / LOGIT_BLOCK;
   const float *logits = kernel->logits + (size_t)place * kernel->logitsWidth;
@@ -33,21 +33,21 @@ static void conclude(Kernel *kernel, int wanted, int place) {
     memcpy(step->fullLogits + (size_t)step->fullPlaces[wanted] * (size_t)numLogits, logits, (size_t)numLogits * 4);
 }
 
-void conclude_rows(Kernel *kernel, Member *member, int from, int to) {
+void compute_results(Kernel *kernel, Member *member, int from, int to) {
   const Loops *loops = kernel->loops;
   int numRows = to - from, numBlocks = kernel->logitsWidth / LOGIT_BLOCK, perTask = 4;
   float scale = kernel->model.logitScale;
   // Rows whose logits are wanted several times are several rows here.
-  const Change *changes[LOGIT_ROWS];
-  for (int row = 0; row < numRows; row++) changes[row] = kernel->rowChanges[kernel->step->wanted[from + row]];
-  Changed changed = {numRows, changes, kernel->model.numLayers * CHANGED_PRODUCTS, 1, 0};
-  changed = lower_rows(kernel, member, changed, &kernel->normed, kernel->model.hiddenSize);
+  const Lora *loras[LOGIT_ROWS];
+  for (int row = 0; row < numRows; row++) loras[row] = kernel->rowLoras[kernel->step->wanted[from + row]];
+  LoraRows loraRows = {numRows, loras, kernel->model.numLayers * LORA_PRODUCTS, 1, 0};
+  loraRows = lower_rows(kernel, member, loraRows, &kernel->normed, kernel->model.hiddenSize);
   EACH_TASK(member, task, (numBlocks + perTask - 1) / perTask) {
     for (int block = task * perTask; block < least(numBlocks, (task + 1) * perTask); block++) {
       float *logits = kernel->logits + (size_t)block * LOGIT_BLOCK;
-      prefetch_raise(&changed, 0, 0, numRows, block * 4, block * 4 + 4);
+      prefetch_raise(&loraRows, 0, 0, numRows, block * 4, block * 4 + 4);
       loops->product(kernel->head, block * 4, block * 4 + 4, &kernel->normed, 0, numRows, logits, kernel->logitsWidth, NULL);
-      raise_rows(kernel, &changed, 0, 0, numRows, block * 4, block * 4 + 4, logits, kernel->logitsWidth);
+      raise_rows(kernel, &loraRows, 0, 0, numRows, block * 4, block * 4 + 4, logits, kernel->logitsWidth);
       for (int row = 0; row < numRows; row++) {
         float *own = logits + (size_t)row * kernel->logitsWidth;
         if (scale != 1.0f)
@@ -58,7 +58,7 @@ void conclude_rows(Kernel *kernel, Member *member, int from, int to) {
     }
   }
   team_next_phase(member);
-  EACH_TASK(member, row, numRows) conclude(kernel, from + row, row);
+  EACH_TASK(member, row, numRows) write_results(kernel, from + row, row);
   team_next_phase(member);
 }
 

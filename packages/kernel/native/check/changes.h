@@ -1,8 +1,0 @@
-// Random low-rank changes of a packed model.
-
-#pragma once
-#include "kernel.h"
-#include "random.h"
-
-/** Makes a change in memory of exactly its size, which the caller frees. */
-uint8_t *make_change(Random *random, const ModelDescription *model, const LayerDescription *layers, const TensorDescription *tensors, size_t *bytes);
