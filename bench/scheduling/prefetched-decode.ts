@@ -6,8 +6,8 @@ import { expertBytes } from "@readme-moe/core";
 import { expertLayout, KernelRunner } from "@readme-moe/engine";
 import { type KvSlot, wholeBlocks } from "@readme-moe/kernel";
 import type { Model } from "@readme-moe/model";
-import { UnitFile } from "../../packages/engine/src/streamed/expert-stream.ts";
 import type { ExpertStore } from "../../packages/engine/src/experts/expert-store.ts";
+import { UnitFile } from "../../packages/engine/src/experts/unit-file.ts";
 
 const NUM_SEQS = 16;
 

@@ -13,6 +13,7 @@ import { complete } from "../support/complete.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 import { TINY_MIXTURE, writeRandomMixture, type MixtureShape } from "../support/random-mixture.ts";
 import { persistentFolder, temporaryFolder } from "../support/temporary-folder.ts";
+import { writeTinyAdapter } from "../support/tiny-adapter.ts";
 
 /** Layer 1 is dense, and a token needs 3 of 8 experts. */
 const SHAPE: MixtureShape = {
@@ -45,10 +46,14 @@ function streamed(capacity: number, options: Partial<KernelRunnerOptions> = {}):
   return KernelRunner.open(model, { precision: "int8", threads: 1, expertCacheBytes, ...options });
 }
 
-/** Computes logits of prompts in chunks, of single tokens, of both, and after tokens were taken back. */
+/**
+ * Computes logits of prompts in chunks, of single tokens, of both, and after tokens were taken back.
+ * @param lora - index of the lora of all rows, 0 for none
+ */
 async function someSteps(
   runner: StepRunner,
   between = async (): Promise<void> => undefined,
+  lora = 0,
 ): Promise<readonly number[]> {
   const random = seededRandom(5);
   const kv = runner.openKv({ capacityTokens: wholeBlocks(4 * 64) });
@@ -60,7 +65,7 @@ async function someSteps(
       const length = step[index] as number;
       if (length === 0) return [];
       const tokenIds = Array.from({ length }, () => randomInteger(random, VOCAB));
-      const experts = Array.from({ length }, () => 0);
+      const experts = Array.from({ length }, () => lora);
       // The last row twice, and in some steps the first one.
       const logitsOf = random() < 0.5 ? [length - 1, 0] : [length - 1, length - 1];
       return [{ slot, tokenIds, experts, logitsOf, wantsFullLogits: true }];
@@ -111,6 +116,43 @@ describe("numbers", () => {
     const runner = await streamed(6, { policy });
     expect(await someSteps(runner)).toEqual(await residentBits());
     expect(runner.memory?.cache.counters.evictions).toBeGreaterThan(0);
+    await runner.dispose();
+  });
+
+  test("have the lora that rows name, also while others are added and removed between two layers", async () => {
+    const adapters = await temporaryFolder();
+    const modules = ["self_attn.q_proj", "self_attn.v_proj", "lm_head"];
+    for (const [seed, name] of ["own", "other"].entries()) {
+      await writeTinyAdapter(join(adapters, name), model.config, { modules, seed, size: 0.3 });
+    }
+    const resident = await KernelRunner.open(model, { precision: "int8", threads: 1 });
+    await resident.loras?.add("own", join(adapters, "own"));
+    const expected = await someSteps(resident, undefined, 1);
+    expect(expected).not.toEqual(await residentBits());
+    await resident.dispose();
+    const runner = await streamed(5);
+    await runner.loras?.add("own", join(adapters, "own"));
+    let change = Promise.resolve();
+    let [numAdded, numSteps] = [0, 0];
+    const addAndRemove = async (): Promise<void> => {
+      const added = await runner.loras?.add("other", join(adapters, "other"));
+      numAdded++;
+      // A turn later the step runs another layer.
+      await new Promise((resolve) => void setImmediate(resolve));
+      if (added) runner.loras?.remove(added.index);
+    };
+    const bits = await someSteps(
+      runner,
+      async () => {
+        numSteps++;
+        await change;
+        change = new Promise((resolve, reject) => void setImmediate(() => addAndRemove().then(resolve, reject)));
+      },
+      1,
+    );
+    await change;
+    expect(bits).toEqual(expected);
+    expect(numAdded).toBe(numSteps);
     await runner.dispose();
   });
 

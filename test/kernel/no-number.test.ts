@@ -10,7 +10,7 @@ import {
   type StepRows,
 } from "@readme-moe/kernel";
 import { expect, test } from "vitest";
-import { packFloat } from "../../packages/kernel/src/pack/pack-product.ts";
+import { packFile, packFloat } from "../../packages/kernel/src/pack/pack-product.ts";
 import { packTable } from "../../packages/kernel/src/pack/pack-tables.ts";
 import { memoryLinear, memoryTensor } from "../support/kernel/memory-store.ts";
 import { packedBytes, setAllAngles } from "../support/kernel/packed-bytes.ts";
@@ -85,6 +85,36 @@ test.each<{ kernel: KernelKind; instructions: string; name: string; kvPrecision:
     await opened.close();
   },
 );
+
+test.each(["native", "wasm"] as const)("halves that are no numbers show it alike in all %s builds", async (kernel) => {
+  const { description, plain } = SMALL_MODEL;
+  const values = randomFloats(seededRandom(5), vocabSize * hiddenSize, 1);
+  const special = [Infinity, -Infinity, NaN, 65_504, 2 ** -24, -0];
+  for (const [token, value] of special.entries()) values[(10 + token) * hiddenSize + 7] = value;
+  const head = packFile(memoryLinear(values, hiddenSize, undefined, "F16"), "F16");
+  const bytes = await packedBytes({ ...description, head });
+  const row: StepRows = { tokenIds: [7, 8, 9], position: 0, pages: [0], logitsOf: [2], fullPlaces: [0] };
+  const request = encodeStep([row], 1, { ...SMALL_LIMITS, numFullRows: 1 });
+  const all: Float32Array[] = [];
+  for (const instructions of availableInstructions(kernel)) {
+    const opened = openKernel(bytes, SMALL_SIZES, { kernel, instructions });
+    setAllAngles(opened, plain);
+    const results = { ...resultsOf(1), fullLogits: new Float32Array(vocabSize) };
+    opened.step(opened.openPages(NUM_SMALL_PAGES, "fp16"), request, results);
+    all.push(results.fullLogits);
+    await opened.close();
+  }
+  const [first] = all;
+  expect(special.map((_, token) => Number.isFinite(first?.[10 + token]))).toEqual([
+    false,
+    false,
+    false,
+    true,
+    true,
+    true,
+  ]);
+  for (const logits of all) expect(logits).toEqual(first);
+});
 
 test.each(["native", "wasm"] as const)("a %s router of no numbers chooses experts that are there", async (kernel) => {
   const { description, plain } = MODELS["mixtures"]!;
