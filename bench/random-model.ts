@@ -114,7 +114,7 @@ export function randomModel(shape: Shape, numExperts: number, expertSize: number
     },
     weights: { embedding, layers, finalNorm: tensor("norm", hiddenSize), head: embedding },
     router: undefined,
-    lowRank: undefined,
+    loraSet: undefined,
     files: [],
     fingerprint: async () => `random ${JSON.stringify({ ...shape, numExperts, expertSize })}`,
     samplingDefaults: () => ({}),

@@ -7,7 +7,7 @@ import {
   cachedData,
   listModels,
   type Model,
-  openLowRankExpert,
+  openLora,
   openModel,
   openPromptModel,
   verifyModel,
@@ -102,7 +102,7 @@ function useText({ tokenizer, chatTemplate }: ModelText): void {
 }
 
 async function useAdapter({ folder, dense }: Use): Promise<void> {
-  const expert = await openLowRankExpert(folder, "one", dense);
+  const expert = await openLora(folder, "one", dense);
   await expert.close();
 }
 
@@ -110,14 +110,14 @@ async function useSet(use: Use): Promise<void> {
   await useModel(use);
   const model = await openModel(use.folder);
   try {
-    for (const { name, path } of (model.lowRank?.experts ?? []).slice(0, 4)) await useAdapterOf(model, name, path);
+    for (const { name, path } of (model.loraSet?.experts ?? []).slice(0, 4)) await useAdapterOf(model, name, path);
   } finally {
     await model.close();
   }
 }
 
 async function useAdapterOf(model: Model, name: string, path: string): Promise<void> {
-  const expert = await openLowRankExpert(path, name, model);
+  const expert = await openLora(path, name, model);
   await expert.close();
 }
 

@@ -151,7 +151,7 @@ test.each(MIXTURES)("a mixture of $modelType with experts of $expertSize", async
   expect(errors.toSorted((a, b) => a - b)[errors.length >> 1]).toBeLessThan(0.2);
 });
 
-test("low-rank experts of a dense model, beside rows without one", async () => {
+test("loras of a dense model, beside rows without one", async () => {
   const dense = join(await temporaryFolder(), "dense");
   await writeFirstLayers(POCKET, dense, 2, { vocab_size: 4096 });
   const model = await blocksOf(dense);

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import type { GenerateRequest } from "@readme-moe/core";
 import { KernelRunner, openExperts, ReadMeEngine, type OpenOptions } from "@readme-moe/engine";
 import { describeModel } from "@readme-moe/kernel";
-import { openLowRankExpert, openModel, type Precision } from "@readme-moe/model";
+import { openLora, openModel, type Precision } from "@readme-moe/model";
 import { beforeAll, describe, expect, test } from "vitest";
 import { mergedModel } from "../oracles/merged-model.ts";
 import { plainLogits } from "../oracles/plain-decoder.ts";
@@ -127,7 +127,7 @@ test("an adapter of attention and head has the logits of the merged model, besid
     })),
   );
   const [changed, plain, again] = results.map(({ fullLogits }) => fullLogits.slice());
-  const expert = await openLowRankExpert(folder, "legal", model);
+  const expert = await openLora(folder, "legal", model);
   const logitsOf = async (base: typeof model): Promise<Float64Array> =>
     (await plainLogits(base, ids, new Uint16Array(ids.length))).at(-1)!;
   expect(largestDifference(changed!, await logitsOf(await mergedModel(model, expert)))).toBeLessThan(1e-3);

@@ -36,7 +36,7 @@ test("npm start opens a chat with a model that talks, if it can be had", async (
   expect(await stop("SIGINT")).toBe(0);
 });
 
-test("npm start opens the low-rank experts that are named over a model", async () => {
+test("npm start opens the loras that are named over a model", async () => {
   const model = await openModel(POCKET);
   const set = join(await persistentFolder(), "kinds");
   await writeExpertSet(set, await tinySet(model.config, { sea: { seed: 1 }, code: { seed: 2 } }, 3));

@@ -1,8 +1,8 @@
-// The low-rank experts in the repository, with which `npm start -- --experts` opens SmolLM2.
+// The loras in the repository, with which `npm start -- --experts` opens SmolLM2.
 
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { gatherExperts, openLowRankExpert, openModel, resolveModel } from "@readme-moe/model";
+import { gatherExperts, openLora, openModel, resolveModel } from "@readme-moe/model";
 import { KernelRouter } from "@readme-moe/router";
 import { afterAll, expect, test, vi } from "vitest";
 import { SHIPPED_EXPERTS, talkingModel } from "../../examples/talking-model.ts";
@@ -25,7 +25,7 @@ test.skipIf(smollm2 === undefined)(
     const set = await gatherExperts(model, found.loras);
     const names = set.experts.map(({ name }) => name);
     expect(names).toEqual(["arxiv", "book", "chat", "github", "stackexchange", "web", "wikipedia"]);
-    for (const one of set.experts) await (await openLowRankExpert(one.path, one.name, model)).close();
+    for (const one of set.experts) await (await openLora(one.path, one.name, model)).close();
 
     const { tokenizer } = await model.loadText();
     const router = await KernelRouter.open({ ...set, path }, { threads: 1 });

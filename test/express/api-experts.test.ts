@@ -1,4 +1,4 @@
-// Low-rank experts in requests: by the name of the model, by `read_me.expert`, and only those that a client may name.
+// Loras in requests: by the name of the model, by `read_me.expert`, and only those that a client may name.
 
 import { join } from "node:path";
 import type { ReadMeEngine } from "@readme-moe/engine";

@@ -20,7 +20,7 @@ function refusal(ask: () => unknown): ApiError {
   throw new Error("Expected a refusal");
 }
 
-describe("low-rank experts", () => {
+describe("loras", () => {
   const { engine } = new GatedExperts(["law", "sea"], { hasRouter: true });
   const choose = (
     wanted: string | number | undefined,
@@ -60,7 +60,7 @@ describe("low-rank experts", () => {
   });
 
   test("of a model that has none yet are the model itself, by either of its names", () => {
-    const info = { experts: ["dense"], expertKind: "low-rank", hasRouter: false } as unknown as EngineInfo;
+    const info = { experts: ["dense"], expertKind: "lora", hasRouter: false } as unknown as EngineInfo;
     const source = servedInfo(info);
     for (const wanted of ["none", "dense", 0]) expect(chosenExpert(wanted, source)).toBe(0);
     expect(refusal(() => chosenExpert("router", source)).message).toContain("one of none, got");

@@ -112,7 +112,7 @@ test.each([
   ["is none", 0, ["none"], { status: 400, param: "prompt" }],
 ])("a refusal of the engine while the expert %s is answered accordingly", async (_, expert, experts, answer) => {
   const { engine } = engineOf([]);
-  Object.assign(engine.info, { experts, expertKind: "low-rank", hasRouter: true });
+  Object.assign(engine.info, { experts, expertKind: "lora", hasRouter: true });
   const settings = { id: "a", promptParam: "prompt", params: { maxTokens: 3 }, expert } as const;
   await expect(all(start(engine, 1, { settings }).pieces)).rejects.toMatchObject(answer);
 });

@@ -1,10 +1,10 @@
-// Sets of low-rank experts, changed expert by expert.
+// Sets of loras, changed expert by expert.
 
 import { spawn } from "node:child_process";
 import { mkdir, readdir, readFile, symlink, writeFile } from "node:fs/promises";
 import { hostname } from "node:os";
 import { join } from "node:path";
-import { addExpertSet, openExpertSet, openModel, removeLowRankExpert, writeExpertSet } from "@readme-moe/model";
+import { addExpertSet, openExpertSet, openModel, removeLora, writeExpertSet } from "@readme-moe/model";
 import { describe, expect, test } from "vitest";
 import { fixture } from "../support/fixtures.ts";
 import { writeModelGguf } from "../support/gguf/convert-model.ts";
@@ -35,10 +35,10 @@ describe("adding and removing", () => {
         { name: "support", folder: "experts/support" },
       ],
     });
-    await removeLowRankExpert(folder, "legal");
+    await removeLora(folder, "legal");
     expect(await namesIn(folder)).toEqual(["support"]);
     expect(await readdir(join(folder, "experts"))).toEqual(["support"]);
-    await removeLowRankExpert(folder, "support");
+    await removeLora(folder, "support");
     expect(await namesIn(folder)).toBeUndefined();
     expect(await readdir(folder)).toEqual(await readdir(fixture("families/llama-tied")).then((all) => all.sort()));
   });
@@ -58,7 +58,7 @@ describe("adding and removing", () => {
     await writeJson(folder, { version: 1, experts: [], provenance: { by: "hand" }, note: [1] });
     await add(folder, "legal");
     expect(await setJson(folder)).toMatchObject({ provenance: { by: "hand" }, note: [1] });
-    await removeLowRankExpert(folder, "legal");
+    await removeLora(folder, "legal");
     expect(await setJson(folder)).toEqual({ version: 1, experts: [], provenance: { by: "hand" }, note: [1] });
   });
 
@@ -68,7 +68,7 @@ describe("adding and removing", () => {
     await expectReadMeError(add(folder, "legal"), "ERR_WRITE_FAILED", folder, '"legal"', "already");
     await expectReadMeError(add(folder, "LEGAL"), "ERR_WRITE_FAILED", '"legal"', "already");
     for (const name of ["none", "../up", "a/b", ""]) await expect(add(folder, name)).rejects.toThrow(TypeError);
-    await expectReadMeError(removeLowRankExpert(folder, "none"), "ERR_FILE_NOT_FOUND", '"none"', "it has legal");
+    await expectReadMeError(removeLora(folder, "none"), "ERR_FILE_NOT_FOUND", '"none"', "it has legal");
     expect(await namesIn(folder)).toEqual(["legal"]);
   });
 
@@ -108,7 +108,7 @@ describe("adding and removing", () => {
     // Killed after the set's file was written, before the adapter was removed.
     await writeJson(folder, listed);
     await add(folder, "support");
-    await removeLowRankExpert(folder, "support");
+    await removeLora(folder, "support");
     expect(await namesIn(folder)).toEqual(["legal"]);
   });
 
@@ -119,7 +119,7 @@ describe("adding and removing", () => {
     await expectReadMeError(add(folder, "legal"), "ERR_WRITE_FAILED", "not empty");
     await add(folder, "support");
     await writeFile(join(folder, "experts", "support", "notes.txt"), "mine");
-    await removeLowRankExpert(folder, "support");
+    await removeLora(folder, "support");
     expect(await readdir(join(folder, "experts", "support"))).toEqual(["notes.txt"]);
     expect(await readdir(join(folder, "experts", "legal"))).toEqual(["notes.txt"]);
   });
@@ -135,9 +135,9 @@ describe("adding and removing", () => {
     ];
     await writeJson(folder, { version: 1, experts: [...(experts as object[]), ...odd] });
     await expectReadMeError(openModel(folder), "ERR_FILE_NOT_FOUND", "experts/gone");
-    await removeLowRankExpert(folder, "gone");
+    await removeLora(folder, "gone");
     await expectReadMeError(openModel(folder), "ERR_FILE_CORRUPT", '"link"', "leads out");
-    await removeLowRankExpert(folder, "out");
+    await removeLora(folder, "out");
     expect(await namesIn(folder)).toEqual(["legal"]);
     expect((await readdir(elsewhere)).toSorted()).toEqual(ADAPTER_FILES);
   });
@@ -153,9 +153,9 @@ describe("adding and removing", () => {
         { name: "law", ...listed },
       ],
     });
-    await removeLowRankExpert(folder, "legal");
+    await removeLora(folder, "legal");
     expect(await namesIn(folder)).toEqual(["law"]);
-    await removeLowRankExpert(folder, "law");
+    await removeLora(folder, "law");
     expect(await readdir(folder)).not.toContain("experts");
   });
 
@@ -170,7 +170,7 @@ describe("adding and removing", () => {
         if (expected.includes(name)) await expectReadMeError(done, "ERR_WRITE_FAILED");
         else expected = await done.then(() => [...expected, name]);
       } else {
-        const done = removeLowRankExpert(folder, name);
+        const done = removeLora(folder, name);
         if (!expected.includes(name)) await expectReadMeError(done, "ERR_FILE_NOT_FOUND");
         else expected = await done.then(() => expected.filter((one) => one !== name));
       }
@@ -183,7 +183,7 @@ test("a set is changed only when its router may go", async () => {
   const set = join(await temporaryFolder(), "set");
   await writeExpertSet(set, await tinySet(base.config, { legal: {}, support: {} }, 3));
   await expectReadMeError(add(set, "more"), "ERR_WRITE_FAILED", "router", "legal, support");
-  await expectReadMeError(removeLowRankExpert(set, "legal"), "ERR_WRITE_FAILED", "router");
+  await expectReadMeError(removeLora(set, "legal"), "ERR_WRITE_FAILED", "router");
   await add(set, "more", undefined, true);
   expect((await readdir(set)).toSorted()).toEqual(["experts", SET_FILE]);
   const opened = await openExpertSet(set, base.config);
@@ -199,7 +199,7 @@ describe("several changes at once", () => {
     const names = Array.from({ length: 12 }, (_, index) => `e${index}`);
     await Promise.all(names.map((name) => add(folder, name, source)));
     expect((await namesIn(folder))?.toSorted()).toEqual(names.toSorted());
-    const removed = names.slice(0, 6).map((name) => removeLowRankExpert(folder, name));
+    const removed = names.slice(0, 6).map((name) => removeLora(folder, name));
     await Promise.all([...removed, add(folder, "last", source)]);
     expect((await namesIn(folder))?.toSorted()).toEqual([...names.slice(6), "last"].toSorted());
     expect(await readdir(folder)).not.toContain(LOCK);
@@ -238,10 +238,10 @@ describe("a set added to a folder", () => {
     await addExpertSet(folder, { path: set, model: base });
     expect(await setJson(folder)).toEqual(await setJson(set));
     const [model, opened] = [await openModel(folder), await openExpertSet(set, base.config)];
-    expect(await model.lowRank?.router?.head.weight.store.readBytes("proj_out.weight")).toEqual(
+    expect(await model.loraSet?.router?.head.weight.store.readBytes("proj_out.weight")).toEqual(
       await opened?.router?.head.weight.store.readBytes("proj_out.weight"),
     );
-    expect(await model.lowRank?.fingerprint(cache)).toBe(await opened?.fingerprint(cache));
+    expect(await model.loraSet?.fingerprint(cache)).toBe(await opened?.fingerprint(cache));
     await Promise.all([model.close(), opened?.close()]);
     const again = addExpertSet(folder, { path: set, model: base });
     await expectReadMeError(again, "ERR_WRITE_FAILED", "router", "--drop-router");
@@ -271,6 +271,6 @@ test("a GGUF file holds no set, but a folder with one does", async () => {
   await add(folder, "legal");
   expect(await namesIn(folder)).toEqual(["legal"]);
   const alone = await openModel(file);
-  expect(alone.lowRank).toBeUndefined();
+  expect(alone.loraSet).toBeUndefined();
   await alone.close();
 });

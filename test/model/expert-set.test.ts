@@ -1,4 +1,4 @@
-// Sets of low-rank experts: written whole, opened with their model, gathered from several folders.
+// Sets of loras: written whole, opened with their model, gathered from several folders.
 
 import { copyFile, cp, readdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -7,13 +7,13 @@ import {
   expertNameOf,
   gatherExperts,
   openExpertSet,
-  openLowRankExpert,
+  openLora,
   openModel,
-  removeLowRankExpert,
+  removeLora,
   writeExpertSet,
 } from "@readme-moe/model";
 import { describe, expect, test } from "vitest";
-import { parseSetFile } from "../../packages/model/src/low-rank/set-file.ts";
+import { parseSetFile } from "../../packages/model/src/lora/lora-set.ts";
 import { writeModelGguf } from "../support/gguf/convert-model.ts";
 import { expectReadMeError } from "../support/rejection.ts";
 import { add, ADAPTER_FILES, base, newAdapter } from "../support/set-base.ts";
@@ -80,7 +80,7 @@ test("a set with a router lies beside a GGUF file", async () => {
   await writeExpertSet(set, await tinySet(base.config, { legal: {}, support: { seed: 2 } }, 9));
   await cp(set, folder, { recursive: true });
   const model = await openModel(folder);
-  expect(model.lowRank?.router?.config.numExperts).toBe(3);
+  expect(model.loraSet?.router?.config.numExperts).toBe(3);
   await model.close();
 });
 
@@ -125,7 +125,7 @@ describe("a set's file is refused that", () => {
     await add(folder, "legal");
     await writeFile(join(folder, SET_FILE), '{"version": 1,');
     await expectReadMeError(openModel(folder), "ERR_FILE_CORRUPT", SET_FILE);
-    await expectReadMeError(removeLowRankExpert(folder, "legal"), "ERR_FILE_CORRUPT", SET_FILE);
+    await expectReadMeError(removeLora(folder, "legal"), "ERR_FILE_CORRUPT", SET_FILE);
   });
 
   test("has a router with another number of outputs", async () => {
@@ -164,7 +164,7 @@ describe("gathered experts", () => {
     expect(all.path).toBe(model.path);
     await all.close();
     const own = await gatherExperts(model);
-    expect(own.experts).toEqual(model.lowRank?.experts);
+    expect(own.experts).toEqual(model.loraSet?.experts);
     await own.close();
     expect((await gatherExperts(base)).experts).toEqual([]);
     await model.close();
@@ -197,7 +197,7 @@ test("an adapter's fingerprint is that of its contents", async () => {
   for (const name of ADAPTER_FILES) await copyFile(join(source, name), join(copy, name));
   const fingerprints = [];
   for (const path of [source, copy, other]) {
-    const expert = await openLowRankExpert(path, "legal", base);
+    const expert = await openLora(path, "legal", base);
     fingerprints.push(await expert.fingerprint(cache));
     await expert.close();
   }

@@ -2,7 +2,7 @@
 
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { openLowRankExpert, openModel } from "@readme-moe/model";
+import { openLora, openModel } from "@readme-moe/model";
 import { describe, expect, test } from "vitest";
 import { downloadAdapter, downloadModel } from "../../packages/model/src/hub/download-model.ts";
 import { fixture } from "../support/fixtures.ts";
@@ -35,7 +35,7 @@ describe("an adapter", () => {
     expect(path).toBe(join(folder, "snapshots", commit));
     expect((await filesBelow(path)).toSorted()).toEqual([CONFIG, TENSORS]);
     const model = await openModel(fixture("families/llama-tied"));
-    const expert = await openLowRankExpert(path, "legal", model);
+    const expert = await openLora(path, "legal", model);
     expect(expert.maxRank).toBe(4);
     await Promise.all([expert.close(), model.close()]);
     const before = server.requests.length;
@@ -62,8 +62,8 @@ describe("a model with experts", () => {
     const path = await downloadModel(NAME, options);
     expect(await downloadModel(NAME, { ...options, offline: true })).toBe(path);
     const model = await openModel(path);
-    expect(model.lowRank?.experts.map(({ name }) => name)).toEqual(["legal"]);
-    await (await openLowRankExpert(model.lowRank?.experts[0]?.path ?? "", "legal", model)).close();
+    expect(model.loraSet?.experts.map(({ name }) => name)).toEqual(["legal"]);
+    await (await openLora(model.loraSet?.experts[0]?.path ?? "", "legal", model)).close();
     await model.close();
     expect(await filesBelow(path)).not.toContain("experts/other.safetensors");
   });

@@ -3,7 +3,7 @@
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { ReadMeError } from "@readme-moe/core";
-import { type Model, openLowRankExpert, openModel } from "@readme-moe/model";
+import { type Model, openLora, openModel } from "@readme-moe/model";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { wrongValues, withByte } from "../support/damage.ts";
 import { fixture } from "../support/fixtures.ts";
@@ -27,7 +27,7 @@ async function tinyAdapter(adapter: TinyAdapter = {}): Promise<string> {
 /** Opens what may be damaged; returns the error's message, and fails on any error but a `ReadMeError`. */
 async function message(folder: string): Promise<string | undefined> {
   try {
-    await (await openLowRankExpert(folder, "legal", model)).close();
+    await (await openLora(folder, "legal", model)).close();
     return undefined;
   } catch (error) {
     if (!(error instanceof ReadMeError)) throw new Error("Expected a ReadMeError", { cause: error });

@@ -1,7 +1,7 @@
 // Adapters as PEFT reads them: PyTorch's logits of test/fixtures/lora, by the plain decoder over merged weights.
 
 import { basename, dirname, join } from "node:path";
-import { openLowRankExpert, openModel } from "@readme-moe/model";
+import { openLora, openModel } from "@readme-moe/model";
 import { describe, expect, test } from "vitest";
 import { mergedModel } from "../oracles/merged-model.ts";
 import { plainLogits } from "../oracles/plain-decoder.ts";
@@ -23,7 +23,7 @@ const ADAPTERS = [...fixtureNames("lora/llama-tied"), ...fixtureNames("lora/qwen
 describe.each(ADAPTERS)("%s", (name) => {
   test("means what PEFT computes with it", async () => {
     const model = await openModel(fixture(`families/${basename(dirname(name))}`));
-    const expert = await openLowRankExpert(fixture(name), basename(name), model);
+    const expert = await openLora(fixture(name), basename(name), model);
     const merged = await mergedModel(model, expert);
     const { cases } = golden(name) as Golden;
     expect(cases.map((one) => one.input_ids.length)).toEqual([1, 7, 40]);
@@ -40,7 +40,7 @@ describe.each(ADAPTERS)("%s", (name) => {
 
 test("says what an adapter holds", async () => {
   const model = await openModel(fixture("families/qwen3"));
-  const expert = await openLowRankExpert(fixture("lora/qwen3/pattern-r2-r6"), "legal", model);
+  const expert = await openLora(fixture("lora/qwen3/pattern-r2-r6"), "legal", model);
   expect(expert).toMatchObject({ name: "legal", maxRank: 6, head: undefined });
   expect(expert.layers.map((layer) => Object.keys(layer).toSorted())).toEqual(
     Array.from({ length: 3 }, () => ["attentionOutput", "down", "query"]),
@@ -75,7 +75,7 @@ describe.each(fixtureNames("families"))("over %s", (family) => {
         type,
         ...(adapterName && { adapterName }),
       });
-      const expert = await openLowRankExpert(folder, type, base);
+      const expert = await openLora(folder, type, base);
       const refs = [...expert.layers.flatMap((layer) => Object.values(layer)), ...(expert.head ? [expert.head] : [])];
       expect(refs.length).toBe(modules.length);
       expect(expert.maxRank).toBe(Math.max(...modules.map(rankOf)));

@@ -3,7 +3,7 @@
 
 import { describe, expect, test } from "vitest";
 import { Fields } from "../../packages/model/src/config/fields.ts";
-import { parseAdapterConfig } from "../../packages/model/src/low-rank/adapter-config.ts";
+import { parsePeftConfig } from "../../packages/model/src/lora/peft-config.ts";
 import { PatternError } from "../../packages/model/src/patterns/javascript-character.ts";
 import { Pattern, StepLimit } from "../../packages/model/src/patterns/pattern.ts";
 import { golden } from "../support/fixtures.ts";
@@ -82,7 +82,7 @@ describe("expressions", () => {
 test("all-linear targets every module but the head, in any spelling", () => {
   for (const targets of ["all-linear", "All-Linear"]) {
     const fields = { peft_type: "LORA", target_modules: targets, exclude_modules: ["v_proj"] };
-    const config = parseAdapterConfig(new Fields("adapter_config.json", fields));
+    const config = parsePeftConfig(new Fields("adapter_config.json", fields));
     expect(["model.layers.0.mlp.up_proj", "lm_head", "model.layers.0.self_attn.v_proj"].map(config.isTarget)).toEqual([
       true,
       false,
@@ -94,13 +94,13 @@ test("all-linear targets every module but the head, in any spelling", () => {
 test("a config targets the modules that it targets in PEFT", () => {
   expect(configs.length).toBe(300);
   for (const [fields, targeted] of configs) {
-    const config = parseAdapterConfig(new Fields("adapter_config.json", { peft_type: "LORA", ...fields }));
+    const config = parsePeftConfig(new Fields("adapter_config.json", { peft_type: "LORA", ...fields }));
     expect([fields, bits((name) => config.isTarget(name))]).toEqual([fields, targeted]);
   }
 });
 
 function shapeOf(fields: Record<string, unknown>, module: string): { readonly rank: number; readonly scale: number } {
-  return parseAdapterConfig(new Fields("adapter_config.json", { peft_type: "LORA", ...fields })).shapeOf(module);
+  return parsePeftConfig(new Fields("adapter_config.json", { peft_type: "LORA", ...fields })).shapeOf(module);
 }
 
 describe("ranks and scales", () => {

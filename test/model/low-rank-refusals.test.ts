@@ -3,7 +3,7 @@
 import { mkdir, rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { ReadMeErrorCode } from "@readme-moe/core";
-import { type Model, openLowRankExpert, openModel, SafetensorsFile, writeSafetensors } from "@readme-moe/model";
+import { type Model, openLora, openModel, SafetensorsFile, writeSafetensors } from "@readme-moe/model";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { fixture } from "../support/fixtures.ts";
 import { mixtureFolder, withModel } from "../support/mixture-folder.ts";
@@ -31,12 +31,12 @@ async function tinyAdapter(adapter: TinyAdapter = {}): Promise<string> {
 
 /** Opens and closes an adapter. */
 async function open(folder: string, base: Pick<Model, "config" | "experts"> = model): Promise<void> {
-  await (await openLowRankExpert(folder, "legal", base)).close();
+  await (await openLora(folder, "legal", base)).close();
 }
 
 /** Opens and closes an adapter. @returns what it changes */
 async function changesOf(folder: string, base: Pick<Model, "config" | "experts"> = model): Promise<object> {
-  const expert = await openLowRankExpert(folder, "legal", base);
+  const expert = await openLora(folder, "legal", base);
   await expert.close();
   const { layers, head, numParameters, maxRank } = expert;
   const products = layers.map((layer) =>
@@ -258,10 +258,10 @@ describe("tensors are refused that", () => {
 test("a wrong name or path is the caller's mistake", async () => {
   const folder = await tinyAdapter();
   for (const name of ["", "none", "router", ".hidden", "a/b", "a b", "x".repeat(65), "ü"]) {
-    await expect(openLowRankExpert(folder, name, model)).rejects.toThrow(TypeError);
+    await expect(openLora(folder, name, model)).rejects.toThrow(TypeError);
   }
-  await expect(openLowRankExpert("", "legal", model)).rejects.toThrow(/Expected `path`/);
-  await (await openLowRankExpert(folder, `a${"._-9".repeat(15)}xyz`, model)).close();
+  await expect(openLora("", "legal", model)).rejects.toThrow(/Expected `path`/);
+  await (await openLora(folder, `a${"._-9".repeat(15)}xyz`, model)).close();
 });
 
 const adapterOf = async (base: Model, adapter: TinyAdapter): Promise<string> =>

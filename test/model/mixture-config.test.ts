@@ -1,7 +1,6 @@
 // Configs of mixtures: fields, defaults of transformers, and refusals.
 
-import type { MixtureConfig, ModelConfig } from "@readme-moe/model";
-import { exportedConfig } from "@readme-moe/model";
+import { exportedConfig, type MixtureConfig, type ModelConfig } from "@readme-moe/model";
 import { describe, expect, test } from "vitest";
 import { parseConfig } from "../../packages/model/src/config/parse-config.ts";
 

@@ -6,7 +6,7 @@ import {
   encodeFloats,
   forContext,
   type LinearRefs,
-  openLowRankExpert,
+  openLora,
   openModel,
   SafetensorsFile,
   type SafetensorsInput,
@@ -132,7 +132,7 @@ describe("an adapter of fused products", () => {
   test("changes each product by its rows of B, and by the same A", async () => {
     const model = await openModel(PHI3);
     const folder = await writeAdapter({ [QKV]: [64, 128], "model.layers.1.mlp.gate_up_proj": [64, 320] });
-    const expert = await openLowRankExpert(folder, "fused", model);
+    const expert = await openLora(folder, "fused", model);
     expect(Object.keys(expert.layers[1] ?? {}).toSorted()).toEqual(["gate", "key", "query", "up", "value"]);
     expect(expert.numParameters).toBe(2 * (64 + 128) + 2 * (64 + 320));
     const { query, key, value } = expert.layers[1] ?? expect.fail();
@@ -152,12 +152,12 @@ describe("an adapter of fused products", () => {
   test("is refused when it changes a product twice, or the family has no such module", async () => {
     const model = await openModel(PHI3);
     const twice = await writeAdapter({ [QKV]: [64, 128], "model.layers.1.self_attn.k_proj": [64, 32] });
-    await expectReadMeError(openLowRankExpert(twice, "twice", model), "ERR_MODEL_INVALID", "k_proj", "twice");
+    await expectReadMeError(openLora(twice, "twice", model), "ERR_MODEL_INVALID", "k_proj", "twice");
     const short = await writeAdapter({ [QKV]: [64, 126] });
-    await expectReadMeError(openLowRankExpert(short, "short", model), "ERR_MODEL_INVALID", "[126, 2]", "[128, 2]");
+    await expectReadMeError(openLora(short, "short", model), "ERR_MODEL_INVALID", "[126, 2]", "[128, 2]");
     const llama = await openModel(fixture("families/llama-tied"));
     const fused = await writeAdapter({ [QKV]: [64, 128] });
-    await expectReadMeError(openLowRankExpert(fused, "fused", llama), "ERR_MODEL_UNSUPPORTED", "qkv_proj");
+    await expectReadMeError(openLora(fused, "fused", llama), "ERR_MODEL_UNSUPPORTED", "qkv_proj");
     await Promise.all([model.close(), llama.close()]);
   });
 });

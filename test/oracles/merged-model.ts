@@ -1,12 +1,12 @@
-// A low-rank expert merged into its dense model in float64: what the plain decoder then computes is what the expert
+// A lora merged into its dense model in float64: what the plain decoder then computes is what the expert
 // means.
 
-import type { LinearRefs, LowRankExpert, LowRankRefs, Model, TensorRef, TensorStore } from "@readme-moe/model";
+import type { LinearRefs, Lora, LoraRefs, Model, TensorRef, TensorStore } from "@readme-moe/model";
 
 /** Makes the model with `weight + scale · b · a` in place of each weight that the expert changes. */
-export async function mergedModel(model: Model, { layers, head }: LowRankExpert): Promise<Model> {
+export async function mergedModel(model: Model, { layers, head }: Lora): Promise<Model> {
   const { weights } = model;
-  const linear = async (refs: LinearRefs, change: LowRankRefs | undefined): Promise<LinearRefs> => ({
+  const linear = async (refs: LinearRefs, change: LoraRefs | undefined): Promise<LinearRefs> => ({
     weight: await merged(refs.weight, change),
     bias: refs.bias,
   });
@@ -45,7 +45,7 @@ export async function mergedModel(model: Model, { layers, head }: LowRankExpert)
   };
 }
 
-async function merged(weight: TensorRef, change: LowRankRefs | undefined): Promise<TensorRef> {
+async function merged(weight: TensorRef, change: LoraRefs | undefined): Promise<TensorRef> {
   if (change === undefined) return weight;
   const [outSize, inSize] = weight.shape as readonly [number, number];
   const { rank, scale } = change;

@@ -1,4 +1,4 @@
-// `readme-moe experts` as a user calls it, and `inspect` of models with low-rank experts.
+// `readme-moe experts` as a user calls it, and `inspect` of models with loras.
 
 import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -20,7 +20,7 @@ function experts(...args: readonly string[]): Promise<Outcome> {
 
 test("experts are added, listed and removed", async () => {
   const folder = await modelFolder();
-  expect(await experts("list", folder)).toMatchObject({ code: 0, stdout: "no low-rank experts\n", stderr: "" });
+  expect(await experts("list", folder)).toMatchObject({ code: 0, stdout: "no loras\n", stderr: "" });
   const added = await experts("add", folder, ADAPTER, "--name", "legal");
   expect(added).toMatchObject({ code: 0, stderr: "" });
   expect(added.stdout).toMatch(/^added legal +rank 4 {2}q_proj, v_proj in 3 layers {2}2688 parameters/);
@@ -34,7 +34,7 @@ test("experts are added, listed and removed", async () => {
     parameters: 32_256,
     bytes: 129_024,
   });
-  expect((await experts("list", folder)).stdout.split("\n").slice(2)).toEqual(["2 low-rank experts", ""]);
+  expect((await experts("list", folder)).stdout.split("\n").slice(2)).toEqual(["2 loras", ""]);
   expect(await experts("remove", folder, "legal")).toMatchObject({ code: 0, stdout: "removed legal\n" });
   const { stdout } = await experts("list", folder, "--json");
   expect(JSON.parse(stdout)).toMatchObject({ experts: [{ name: "rslora-r16" }], router: null });
@@ -48,7 +48,7 @@ test("all experts of a set are added, with their router where there were none", 
   const { code, stdout } = await experts("add", folder, set);
   expect(code).toBe(0);
   expect(stdout).toMatch(/^added legal .*\nadded support +rank 4 {2}lm_head .*\n$/);
-  expect((await experts("list", folder)).stdout).toMatch(/2 low-rank experts; the router chooses\n$/);
+  expect((await experts("list", folder)).stdout).toMatch(/2 loras; the router chooses\n$/);
   await experts("add", other, ADAPTER, "--name", "own");
   const refused = await experts("add", other, set);
   expect(refused).toMatchObject({ code: 1, stdout: "" });

@@ -2,7 +2,7 @@
 
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { openLowRankExpert, openModel, writeExpertSet } from "@readme-moe/model";
+import { openLora, openModel, writeExpertSet } from "@readme-moe/model";
 import { beforeAll, describe, expect, test } from "vitest";
 import { mergedModel } from "../oracles/merged-model.ts";
 import { plainLogits } from "../oracles/plain-decoder.ts";
@@ -40,7 +40,7 @@ beforeAll(async () => {
 /** Mean loss of the text's first two sequences of 32 tokens, by the plain decoder. */
 async function plainLoss(adapter?: string): Promise<number> {
   const model = await openModel(at("dense"));
-  const expert = adapter === undefined ? undefined : await openLowRankExpert(at(adapter), adapter, model);
+  const expert = adapter === undefined ? undefined : await openLora(at(adapter), adapter, model);
   const merged = expert ? await mergedModel(model, expert) : model;
   const { tokenizer } = await model.loadText();
   const ids = Array.from(tokenizer.encode(TEXT, { addSpecialTokens: false }));
@@ -146,7 +146,7 @@ describe("generate", () => {
     expect(stderr).toBe("");
     const { tokens } = JSON.parse(stdout) as { tokens: number[] };
     const model = await openModel(at("dense"));
-    const expert = await openLowRankExpert(at("legal"), "legal", model);
+    const expert = await openLora(at("legal"), "legal", model);
     const merged = await mergedModel(model, expert);
     const prompt = Array.from((await model.loadText()).tokenizer.encode(PROMPT));
     const ids = [...prompt, ...tokens];

@@ -15,7 +15,7 @@ import { fixture, fixtureNames } from "../support/fixtures.ts";
 import { LITTLE, pocketTexts } from "../support/pocket-texts.ts";
 import { largestDifference, promptLogits, runningModel } from "../support/running-model.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
-import { TINY_LOW_RANK } from "../support/tiny-tuning.ts";
+import { TINY_LORA } from "../support/tiny-tuning.ts";
 import { bpeModel, byteLevelDefinition } from "../support/tokenizer-definitions.ts";
 
 /** Numbers of tokens, which are those of characters here. */
@@ -123,7 +123,7 @@ describe.each(FAMILIES)("%s", (name) => {
     const [path, folder] = [await withTokenizer(name), await temporaryFolder()];
     const model = await openModel(path);
     const out = join(folder, "experts");
-    const report = await tuneLowRank(model, texts, out, { ...TINY_LOW_RANK, source: name, threads: 1 });
+    const report = await tuneLowRank(model, texts, out, { ...TINY_LORA, source: name, threads: 1 });
     const { tokenizer } = await model.loadText();
     const endOfText = endOfTextId(tokenizer, model.config.eosTokenIds);
     const shared = { calibrationTokens: 32, routerTokens: 0, evaluationSequences: 4, sequenceTokens: 32, seed: 1 };

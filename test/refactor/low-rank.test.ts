@@ -26,10 +26,10 @@ import { runningModel } from "../support/running-model.ts";
 import { persistentFolder, temporaryFolder } from "../support/temporary-folder.ts";
 import { writeTinyDense } from "../support/tiny-dense.ts";
 import { WITH_TOKENIZER, writeTinyReadMe } from "../support/tiny-read-me.ts";
-import { TINY_LOW_RANK } from "../support/tiny-tuning.ts";
+import { TINY_LORA } from "../support/tiny-tuning.ts";
 
 const KINDS = ["book", "github"];
-const OPTIONS: LowRankOptions = { ...TINY_LOW_RANK, tokens: 6144 };
+const OPTIONS: LowRankOptions = { ...TINY_LORA, tokens: 6144 };
 const folder = await persistentFolder();
 const [dense, out] = [join(folder, "dense"), join(folder, "out")];
 let model: Model;

@@ -1,4 +1,4 @@
-// A tiny dense model that reads texts and chats, with low-rank experts of random numbers.
+// A tiny dense model that reads texts and chats, with loras of random numbers.
 
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";

@@ -25,7 +25,7 @@ export class GatedExperts {
     const self = this;
     const parts = {
       get info() {
-        return { path: "/models/base", expertKind: "low-rank", experts: self.#experts, hasRouter };
+        return { path: "/models/base", expertKind: "lora", experts: self.#experts, hasRouter };
       },
       addExpert: async (name: string, path: string) => {
         await this.#change("add", name);

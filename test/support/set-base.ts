@@ -1,7 +1,7 @@
-// The dense model that a test file's sets of low-rank experts belong to, and adapters of it.
+// The dense model that a test file's sets of loras belong to, and adapters of it.
 
 import { join } from "node:path";
-import { addLowRankExpert, openModel } from "@readme-moe/model";
+import { addLora, openModel } from "@readme-moe/model";
 import { fixture } from "./fixtures.ts";
 import { temporaryFolder } from "./temporary-folder.ts";
 import { writeTinyAdapter } from "./tiny-adapter.ts";
@@ -20,5 +20,5 @@ export async function newAdapter(seed = 1): Promise<string> {
 
 /** Adds an adapter, or a new one, to a set. */
 export async function add(folder: string, name: string, path?: string, dropRouter = false): Promise<void> {
-  await addLowRankExpert(folder, { name, path: path ?? (await newAdapter()), model: base }, { dropRouter });
+  await addLora(folder, { name, path: path ?? (await newAdapter()), model: base }, { dropRouter });
 }

@@ -1,8 +1,8 @@
-// Folders of a fixture's model with sets of low-rank experts.
+// Folders of a fixture's model with sets of loras.
 
 import { cp, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { openLowRankExpert, openModel } from "@readme-moe/model";
+import { openLora, openModel } from "@readme-moe/model";
 import { fixture } from "./fixtures.ts";
 import { temporaryFolder } from "./temporary-folder.ts";
 
@@ -18,9 +18,9 @@ export async function modelFolder(family = "llama-tied"): Promise<string> {
 /** Names of the experts in a model's folder, each of which can be opened. */
 export async function namesIn(folder: string): Promise<readonly string[] | undefined> {
   const model = await openModel(folder);
-  const names = model.lowRank?.experts.map(({ name }) => name);
-  for (const { name, path } of model.lowRank?.experts ?? []) {
-    await (await openLowRankExpert(path, name, model)).close();
+  const names = model.loraSet?.experts.map(({ name }) => name);
+  for (const { name, path } of model.loraSet?.experts ?? []) {
+    await (await openLora(path, name, model)).close();
   }
   await model.close();
   return names;

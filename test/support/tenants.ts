@@ -47,9 +47,9 @@ const OPTIONS: ReadMeOptions = {
   ollama: true,
 };
 
-/** Makes an engine with two low-rank experts, which answers one letter, or never ends. */
+/** Makes an engine with two loras, which answers one letter, or never ends. */
 function engineOfTenants(): NonNullable<ReadMeOptions["engine"]> {
-  const info = { expertKind: "low-rank", experts: ["none", "law", "code"], hasRouter: false } as const;
+  const info = { expertKind: "lora", experts: ["none", "law", "code"], hasRouter: false } as const;
   const engine = scriptedEngine({
     info,
     async *answer({ params, signal }) {

@@ -20,7 +20,7 @@ export const TINY_TUNING: TuneOptions = {
 };
 
 /** Options of a short training of two experts of low rank. */
-export const TINY_LOW_RANK: LowRankOptions = {
+export const TINY_LORA: LowRankOptions = {
   tokens: 1536,
   rank: 4,
   alpha: 8,

@@ -16,7 +16,7 @@ export interface ModelChoice {
   /** One name per expert; a dense model has one. */
   readonly experts: readonly string[];
   /** Kind of the experts: low-rank changes, which the API lists as models, or parts of the layers. */
-  readonly expertKind: "low-rank" | "ffn";
+  readonly expertKind: "lora" | "ffn";
   readonly hasRouter: boolean;
   readonly hasChatTemplate: boolean;
   readonly contextTokens: number;

@@ -126,12 +126,12 @@ export interface EngineInfo {
   /** Largest number of tokens of a sequence, prompt and completion together. */
   readonly contextTokens: number;
   /**
-   * Name of each expert. A dense model has one; with low-rank experts it has "none", the model without a change, and
+   * Name of each expert. A dense model has one; with loras it has "none", the model without a change, and
    * theirs. The name of a removed one is empty.
    */
   readonly experts: readonly string[];
-  /** Kind of the experts: low-rank changes, which a dense model can have, or cut into the FFNs. */
-  readonly expertKind: "low-rank" | "ffn";
+  /** Kind of the experts: loras, which a dense model can have, or cut into the FFNs. */
+  readonly expertKind: "lora" | "ffn";
   /** Whether a router chooses experts for requests that name none. */
   readonly hasRouter: boolean;
   /** Whether prompts may be chats. */
@@ -223,7 +223,7 @@ export interface Engine extends AsyncDisposable {
    */
   rerank(request: RerankRequest): Promise<Ranking>;
   /**
-   * Adds a low-rank expert, a LoRA adapter in PEFT's layout, to a dense model while it runs. Running requests go on.
+   * Adds a lora, a LoRA adapter in PEFT's layout, to a dense model while it runs. Running requests go on.
    *
    * @param path - folder of the adapter, where the engine runs
    * @throws {TypeError | RangeError} on a wrong name, a name that is taken, or if `expertCacheBytes` is too small
@@ -231,7 +231,7 @@ export interface Engine extends AsyncDisposable {
    */
   addExpert(name: string, path: string): Promise<void>;
   /**
-   * Removes a low-rank expert. New requests are refused at once; resolves when the last running request with it has
+   * Removes a lora. New requests are refused at once; resolves when the last running request with it has
    * ended.
    * @throws {RangeError} on an unknown expert
    */
@@ -293,7 +293,7 @@ export interface EngineStats extends DraftCounts {
 
 /** Statistics of streamed experts. A unit is one layer of one expert. */
 export interface ExpertCacheStats extends ExpertCacheCounters {
-  /** Bytes of one expert in each layer; of low-rank experts, those of the largest one as a single layer. */
+  /** Bytes of one expert in each layer; of loras, those of the largest one as a single layer. */
   readonly layerBytes: readonly number[];
   /** Limit of the bytes of units in memory. */
   readonly budgetBytes: number;

@@ -67,7 +67,7 @@ export interface ReadMeEvents {
     /** Runs through all layers that the step took, nearly always one. Only where experts are streamed. */
     readonly expertRuns?: readonly ExpertRun[];
   }) => void;
-  /** A unit was read: one layer of one expert, or a whole low-rank expert as layer 0. */
+  /** A unit was read: one layer of one expert, or a whole lora as layer 0. */
   "expert:loaded": (event: {
     readonly layer: number;
     readonly expert: number;
@@ -77,7 +77,7 @@ export interface ReadMeEvents {
   }) => void;
   /** A unit was evicted. `nextUse` is in steps; `Infinity` when no known token needs it. */
   "expert:evicted": (event: { readonly layer: number; readonly expert: number; readonly nextUse: number }) => void;
-  /** A low-rank expert was added to the model. */
+  /** A lora was added to the model. */
   "expert:added": (event: {
     readonly name: string;
     /** Its place in `engine.info.experts`. */
@@ -86,7 +86,7 @@ export interface ReadMeEvents {
     readonly bytes: number;
     readonly durationMs: number;
   }) => void;
-  /** A low-rank expert was removed from the model, after the last sequence with it had ended. */
+  /** A lora was removed from the model, after the last sequence with it had ended. */
   "expert:removed": (event: { readonly name: string; readonly index: number }) => void;
   /** A prompt is kept from now on, see `ReadMeEngine.keepPrompt`. */
   "prompt:kept": (event: {
@@ -150,7 +150,7 @@ export interface ReadMeEvents {
     /** Attempts to open it again, the last one included. */
     readonly attempts: number;
   }) => void;
-  /** A low-rank expert could not be loaded again after its engine had failed. Requests cannot name it any more. */
+  /** A lora could not be loaded again after its engine had failed. Requests cannot name it any more. */
   "expert:lost": (event: {
     /** Name of the model. */
     readonly name: string;

@@ -185,11 +185,11 @@ export interface EngineOptions extends SchedulingOptions {
    */
   readonly expertCachePolicy?: EvictionPolicyName | FunctionModule | undefined;
   /**
-   * Low-rank experts (LoRA adapters in PEFT's layout) of a dense model, beside those of its folder: folders by name. A
+   * Loras (LoRA adapters in PEFT's layout) of a dense model, beside those of its folder: folders by name. A
    * folder is an adapter, or an expert set, whose experts have names of their own. @default none
    */
   readonly loras?: Readonly<Record<string, string>> | undefined;
-  /** Number type of low-rank experts in memory. @default "fp32" with fp32 weights, else "int8" */
+  /** Number type of loras in memory. @default "fp32" with fp32 weights, else "int8" */
   readonly loraPrecision?: LoraPrecision | undefined;
   /**
    * Meaning of spellings of control tokens, such as `<|im_end|>`, in the messages of a chat and in the other values of

@@ -85,7 +85,7 @@ export function callsOf(sequences: readonly StepSequence[], { maxRows, fit }: Ca
   );
   const lengths = sequences.map(({ tokenIds }) => tokenIds.length);
   const firstExpert = ({ sequence, from }: StepPiece): number => sequences[sequence]?.experts[from] ?? 0;
-  // Neighbouring rows of one low-rank expert share what is read of it.
+  // Neighbouring rows of one lora share what is read of it.
   const steps = splitIntoSteps(lengths, maxRows).map((pieces) =>
     pieces.toSorted((a, b) => firstExpert(a) - firstExpert(b)),
   );

@@ -44,7 +44,7 @@ export interface KernelRunnerOptions
   readonly precision?: Precision | undefined;
   /** Largest number of bytes of experts' weights in memory, reads in progress included. @default all experts */
   readonly expertCacheBytes?: number | undefined;
-  /** Number type of low-rank experts. @default "fp32" with fp32 weights, else "int8" */
+  /** Number type of loras. @default "fp32" with fp32 weights, else "int8" */
   readonly loraPrecision?: LoraPrecision | undefined;
   /** Number type of keys and values. @default "fp32" with fp32 weights, else "fp16" */
   readonly kvPrecision?: KvPrecision | undefined;

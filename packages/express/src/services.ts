@@ -46,7 +46,7 @@ export interface ReadMeApiOptions<HostRequest = ExpressRequest>
   extends ServingOptions, ApiOptions<HostRequest>, Omit<GuardOptions<HostRequest>, "events"> {
   /** Limits of the grammars that constrain answers. */
   readonly grammars?: GrammarsOptions | undefined;
-  /** Low-rank experts: which client may name which, and who may load them while the server runs. */
+  /** Loras: which client may name which, and who may load them while the server runs. */
   readonly experts?: ExpertsOptions | undefined;
   /** Limits of the responses that the server keeps for `previous_response_id`. */
   readonly responses?: ResponsesOptions | undefined;

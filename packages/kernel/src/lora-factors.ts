@@ -1,6 +1,6 @@
 // Factors of inputs and outputs that packed products have, which loras of them must have too.
 
-import type { InputStatistics, LowRankProduct, ModelWeights, Precision } from "@readme-moe/model";
+import type { InputStatistics, LoraProduct, ModelWeights, Precision } from "@readme-moe/model";
 import { inputFactors, type InputFactors } from "./pack/pack-product.ts";
 
 /** Factors of the inputs of one layer's products; `undefined` where inputs are as the model has them. */
@@ -34,7 +34,7 @@ export function layerFactors(
 /** Finds the factors of one product of a layer, for `packLora`. */
 export type LoraFactors = (
   layer: number,
-  product: LowRankProduct,
+  product: LoraProduct,
 ) => { readonly inputs?: InputFactors | undefined; readonly outputs?: InputFactors | undefined };
 
 /** Finds the factors of a dense model's products; arguments as for `describeModel`. */

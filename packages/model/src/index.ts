@@ -18,26 +18,25 @@ export {
   writeReadMeFolder,
 } from "./folder/read-me-folder.ts";
 
-// Low-rank experts: adapters over a dense model.
+// Loras: adapters over a dense model.
 export {
   expertNameProblem,
-  type LowRankExpert,
-  type LowRankProduct,
-  type LowRankRefs,
-} from "./low-rank/low-rank-expert.ts";
-export type { ListedExpert, LowRankSet } from "./low-rank/low-rank-set.ts";
-export { adaptersFingerprint } from "./low-rank/adapters-fingerprint.ts";
-export { openExpertSet } from "./low-rank/expert-set.ts";
+  type ListedExpert,
+  type Lora,
+  type LoraProduct,
+  type LoraRefs,
+  type LoraSet,
+} from "./lora/lora.ts";
 export {
-  addExpertSet,
-  addLowRankExpert,
-  type ChangeSetOptions,
-  type ExpertAddition,
-  removeLowRankExpert,
-} from "./low-rank/change-set.ts";
-export { type ExpertSetContent, writeExpertSet } from "./low-rank/write-set.ts";
-export { expertNameOf, gatherExperts } from "./low-rank/gather-experts.ts";
-export { openLowRankExpert } from "./low-rank/open-low-rank-expert.ts";
+  expertNameOf,
+  type ExpertSetContent,
+  gatherExperts,
+  lorasFingerprint,
+  openExpertSet,
+  writeExpertSet,
+} from "./lora/lora-set.ts";
+export { addExpertSet, addLora, type ChangeSetOptions, type ExpertAddition, removeLora } from "./lora/change-set.ts";
+export { openLora } from "./lora/open-lora.ts";
 
 // Models of the Hugging Face hub.
 export { downloadAdapter, downloadModel, hubFileNames } from "./hub/download-model.ts";

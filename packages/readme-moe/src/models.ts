@@ -7,7 +7,7 @@ import {
   describeMixture,
   holdModel,
   isPublished,
-  type LowRankSet,
+  type LoraSet,
   type Model,
   openModel,
   resolveCacheFolder,
@@ -133,7 +133,7 @@ function choiceOf(
 }
 
 /** Returns what `openRouter` needs of a model: its own router and experts, or those of its low-rank experts. */
-function routedModel(model: Model, set: LowRankSet, names: readonly string[]): Parameters<typeof openRouter>[0] {
+function routedModel(model: Model, set: LoraSet, names: readonly string[]): Parameters<typeof openRouter>[0] {
   if (!isPublished(model)) return model;
   const { path, router } = set;
   return { path, router, experts: { ...model.experts, names }, fingerprint: (folder) => set.fingerprint(folder) };

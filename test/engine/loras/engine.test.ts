@@ -1,4 +1,4 @@
-// Low-rank experts of a running engine: named by requests, added, removed and streamed, with the pocket model.
+// Loras of a running engine: named by requests, added, removed and streamed, with the pocket model.
 
 import { cp, rm } from "node:fs/promises";
 import { join } from "node:path";
@@ -58,8 +58,8 @@ describe.each(["thread", "process"] as const)("in a %s", (isolation) => {
   afterAll(() => Promise.all([engine.dispose(), plain.dispose()]));
 
   test("names its experts, and answers with the one that a request names", async () => {
-    expect(engine.info).toMatchObject({ experts: ["none", ...NAMES], expertKind: "low-rank", hasRouter: false });
-    expect(plain.info).toMatchObject({ experts: ["dense"], expertKind: "low-rank" });
+    expect(engine.info).toMatchObject({ experts: ["none", ...NAMES], expertKind: "lora", hasRouter: false });
+    expect(plain.info).toMatchObject({ experts: ["dense"], expertKind: "lora" });
     const expected = await idsOf(plain, undefined);
     expect(await idsOf(engine, undefined)).toEqual(expected);
     expect(await idsOf(engine, "none")).toEqual(expected);
@@ -202,7 +202,7 @@ test("refuses experts that cannot be added, and keeps those it has", async () =>
   await expect(engine.addExpert("none", adapter("sales"))).rejects.toThrow("`none`");
   await expectReadMeError(engine.addExpert("sales", await temporaryFolder()), "ERR_FILE_NOT_FOUND");
   await expect(engine.removeExpert("sales")).rejects.toThrow("Expected `expert` to be one of none, legal");
-  await expect(engine.removeExpert("none")).rejects.toThrow("to be a low-rank expert");
+  await expect(engine.removeExpert("none")).rejects.toThrow("to be a lora");
   expect(engine.info.experts).toEqual(["none", "legal"]);
   await engine.addExpert("sales", adapter("sales"));
   expect(engine.info.experts).toEqual(["none", "legal", "sales"]);

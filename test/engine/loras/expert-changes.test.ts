@@ -30,7 +30,7 @@ test("an engine that is opened again has the experts that it had, from the folde
       const lost = new Set<string>();
       let info = {
         experts: ["none", ...worker.keys()],
-        expertKind: "low-rank",
+        expertKind: "lora",
         path: "/base",
       } as unknown as EngineInfo;
       const call = async (called: CallName, args: Calls[CallName]["args"]): Promise<unknown> => {

@@ -1,4 +1,4 @@
-// Low-rank experts in the engine's steps: PEFT's logits of test/fixtures/lora, alone and among others, with all experts
+// Loras in the engine's steps: PEFT's logits of test/fixtures/lora, alone and among others, with all experts
 // in memory and with one at a time.
 
 import { basename, dirname } from "node:path";
@@ -143,7 +143,7 @@ async function largestExpert(runner: KernelRunner): Promise<{ readonly numBytes:
   const family = basename(dirname(runner.model.path)) === "families" ? basename(runner.model.path) : "llama-tied";
   let numBytes = 0;
   for (const [index, name] of fixtureNames(`lora/${family}`).entries()) {
-    const added = await runner.lowRank?.add(`size-${index}`, fixture(name));
+    const added = await runner.loras?.add(`size-${index}`, fixture(name));
     numBytes = Math.max(numBytes, added?.bytes ?? 0);
   }
   return { numBytes };

@@ -1,26 +1,26 @@
 // Random loras of a random model, once for the plain implementation and once as an expert.
 
-import type { LowRankExpert, LowRankProduct, LowRankRefs } from "@readme-moe/model";
+import type { Lora, LoraProduct, LoraRefs } from "@readme-moe/model";
 import type { PlainLoraFactors } from "../../oracles/plain-lora.ts";
 import type { PlainLora, PlainModel } from "../../oracles/plain-kernel.ts";
 import type { PlainWeights } from "../../oracles/plain-kernel-product.ts";
 import { randomInteger, randomNormal } from "../random.ts";
 import { memoryTensor } from "./memory-store.ts";
 
-const PRODUCTS: readonly LowRankProduct[] = ["query", "key", "value", "attentionOutput", "gate", "up", "down"];
+const PRODUCTS: readonly LoraProduct[] = ["query", "key", "value", "attentionOutput", "gate", "up", "down"];
 const PRECISIONS = ["fp32", "fp16", "int8"] as const;
 
 /** A lora in both forms. */
 export interface TestLora {
   readonly plain: PlainLora;
-  readonly packed: Pick<LowRankExpert, "layers" | "head">;
+  readonly packed: Pick<Lora, "layers" | "head">;
 }
 
 /** Makes a lora of about every second product, with ranks of 1 to 40. */
 export function randomLora(random: () => number, model: PlainModel): TestLora {
   const products = new Map<PlainWeights, PlainLoraFactors>();
   const precision = PRECISIONS[randomInteger(random, PRECISIONS.length)] ?? "fp32";
-  const refsOf = (weights: PlainWeights | undefined): LowRankRefs | undefined => {
+  const refsOf = (weights: PlainWeights | undefined): LoraRefs | undefined => {
     if (!weights || random() < 0.5) return undefined;
     const low = randomLowRank(random, weights);
     products.set(weights, low);
@@ -33,7 +33,7 @@ export function randomLora(random: () => number, model: PlainModel): TestLora {
     return Object.fromEntries(
       all.flatMap((one, index) => {
         const refs = refsOf(one);
-        return refs ? [[PRODUCTS[index] as LowRankProduct, refs]] : [];
+        return refs ? [[PRODUCTS[index] as LoraProduct, refs]] : [];
       }),
     );
   });

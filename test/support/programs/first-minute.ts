@@ -1,5 +1,5 @@
 // `npm start`, with little of everything. Arguments: the folder of the experts, the model that talks (with a set of
-// low-rank experts after "+"), and then those of `npm start`.
+// loras after "+"), and then those of `npm start`.
 
 import { firstMinute } from "../../../examples/first-minute.ts";
 import { runProgram } from "../../../examples/run-program.ts";

@@ -4,12 +4,12 @@
 import { openModel } from "@readme-moe/model";
 import { tuneLowRank } from "@readme-moe/refactor";
 import { pocketTexts } from "../pocket-texts.ts";
-import { TINY_LOW_RANK } from "../tiny-tuning.ts";
+import { TINY_LORA } from "../tiny-tuning.ts";
 
 const [modelPath = "", out = "", resume] = process.argv.slice(2);
 const model = await openModel(modelPath);
 await tuneLowRank(model, await pocketTexts(["book", "github"]), out, {
-  ...TINY_LOW_RANK,
+  ...TINY_LORA,
   source: "model",
   threads: 1,
   checkpointMs: 0,

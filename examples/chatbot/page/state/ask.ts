@@ -109,7 +109,7 @@ function requestFor(
   kept: readonly Message[],
   { answerTokens }: Room,
 ): { readonly path: string; readonly body: object } {
-  const isAdapter = expert !== undefined && model.expertKind === "low-rank";
+  const isAdapter = expert !== undefined && model.expertKind === "lora";
   const params = {
     model: isAdapter ? `${model.name}:${expert}` : model.name,
     stream: true,

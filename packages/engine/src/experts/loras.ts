@@ -5,20 +5,13 @@ import { open } from "node:fs/promises";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { ReadMeError, type ReadMeEvents } from "@readme-moe/core";
 import { type Kernel, loraBytes, type LoraFactors, type LoraPrecision, packLora } from "@readme-moe/kernel";
-import {
-  cachedData,
-  gatherExperts,
-  type LowRankExpert,
-  type LowRankSet,
-  type Model,
-  openLowRankExpert,
-} from "@readme-moe/model";
+import { cachedData, gatherExperts, type Lora, type LoraSet, type Model, openLora } from "@readme-moe/model";
 import type { EngineCore } from "../engine-core.ts";
 import type { EngineOutput } from "../engine-parts.ts";
 import type { KernelRunner } from "../kernel-runner.ts";
 import { type ExpertStoreOptions, UNLIMITED_BYTES, type UnitSource } from "./expert-store.ts";
 import { NamedExperts } from "./named-experts.ts";
-import { ExpertNames, type LowRankRouters, MAX_LOW_RANK_EXPERTS, NO_EXPERT } from "./routers.ts";
+import { ExpertNames, type LoraRouters, MAX_LORAS, NO_EXPERT } from "./routers.ts";
 import { readAt, unreadable } from "./unit-file.ts";
 
 /** An expert that was added; payload of its event. */
@@ -70,13 +63,13 @@ export class Loras {
    *
    * @param path - folder of an adapter
    * @throws {RangeError} if the name is taken, there are too many experts, or `expertCacheBytes` is below its size
-   * @throws {TypeError | ReadMeError} as `openLowRankExpert`; if a tensor cannot be read, or holds NaN
+   * @throws {TypeError | ReadMeError} as `openLora`; if a tensor cannot be read, or holds NaN
    */
   async add(name: string, path: string): Promise<AddedExpert> {
     const startMs = performance.now();
     const index = this.names.reserve(name);
     try {
-      const lora = await openLowRankExpert(path, name, this.#model);
+      const lora = await openLora(path, name, this.#model);
       try {
         const packed = this.streamed ? await cachedLora(lora, this.#packing) : freshLora(lora, this.#packing);
         this.#units.set(index, packed, this.#experts.store.cache.budgetBytes);
@@ -115,7 +108,7 @@ export class Loras {
 
 /** Packed loras by index. Expert 0, the model itself, has no bytes. */
 export class LoraUnits implements UnitSource {
-  readonly numExperts: number = MAX_LOW_RANK_EXPERTS + 1;
+  readonly numExperts: number = MAX_LORAS + 1;
   readonly unitBytes: Float64Array = new Float64Array(this.numExperts);
   /** Bytes of the largest lora. The cache's layout shares this array, which changes with the experts. */
   readonly layerBytes: [number] = [1];
@@ -129,7 +122,7 @@ export class LoraUnits implements UnitSource {
   /** Sets a lora. @throws {RangeError} if it is larger than `mostBytes` */
   set(index: number, packed: PackedLora, mostBytes: number): void {
     if (packed.numBytes > mostBytes) {
-      const expected = `at least ${packed.numBytes} bytes, the size of this low-rank expert`;
+      const expected = `at least ${packed.numBytes} bytes, the size of this lora`;
       throw new RangeError(`Expected \`expertCacheBytes\` to be ${expected}, got \`${mostBytes}\``);
     }
     this.#packed.set(index, packed);
@@ -145,7 +138,7 @@ export class LoraUnits implements UnitSource {
   }
 
   leastBudget(): { readonly bytes: number; readonly reason: string } {
-    return { bytes: this.layerBytes[0], reason: "the size of the largest low-rank expert" };
+    return { bytes: this.layerBytes[0], reason: "the size of the largest lora" };
   }
 
   async read(_layer: number, expert: number, into: Uint8Array): Promise<void> {
@@ -170,7 +163,7 @@ const VERSION = 2;
 const PIECE_BYTES = 1 << 19;
 
 /** Packs a lora whenever it is read, which must be before it is closed. */
-function freshLora(lora: LowRankExpert, { precision, factors }: LoraPacking): PackedLora {
+function freshLora(lora: Lora, { precision, factors }: LoraPacking): PackedLora {
   return {
     numBytes: loraBytes(lora, precision),
     read: async (into) => {
@@ -187,12 +180,12 @@ function freshLora(lora: LowRankExpert, { precision, factors }: LoraPacking): Pa
  * Packs a lora into the cache folder, or finds it there. It stays readable after it is closed.
  * @throws {ReadMeError} when a tensor cannot be read, or holds a number that is not finite; `ERR_WRITE_FAILED`
  */
-async function cachedLora(lora: LowRankExpert, packing: LoraPacking): Promise<PackedLora> {
+async function cachedLora(lora: Lora, packing: LoraPacking): Promise<PackedLora> {
   const { precision, factors, cacheFolder } = packing;
   const numBytes = loraBytes(lora, precision);
   const key = await keyOf(lora, packing);
   const chunks = (): AsyncIterable<Uint8Array> => inTurns(packLora(lora, precision, factors));
-  const note = "a packed low-rank expert";
+  const note = "a packed lora";
   const path = await cachedData(cacheFolder, { kind: "experts", key, note, modelPath: lora.path, chunks });
   return {
     numBytes,
@@ -201,14 +194,14 @@ async function cachedLora(lora: LowRankExpert, packing: LoraPacking): Promise<Pa
         const file = await open(path);
         await readAt(file, into.subarray(0, numBytes), 0).finally(() => file.close());
       } catch (cause) {
-        throw unreadable(path, "a low-rank expert", cause);
+        throw unreadable(path, "a lora", cause);
       }
     },
   };
 }
 
 /** Returns a text that depends on everything that a packed lora depends on, also after the lora is closed. */
-async function keyOf(lora: LowRankExpert, { precision, key, cacheFolder }: LoraPacking): Promise<string> {
+async function keyOf(lora: Lora, { precision, key, cacheFolder }: LoraPacking): Promise<string> {
   return [await lora.fingerprint(cacheFolder), precision, VERSION, key].join(" ");
 }
 
@@ -239,7 +232,7 @@ export async function openExperts(
   model: Model,
   loras: Readonly<Record<string, string>> = {},
   onAdded?: OnExpertAdded,
-): Promise<LowRankSet> {
+): Promise<LoraSet> {
   if (!runner.loras && Object.keys(loras).length > 0) throw notDense(model);
   const set = await gatherExperts(model, loras);
   try {
@@ -257,7 +250,7 @@ export async function openExperts(
 /** Parts of an engine whose loras change while it runs. */
 export interface LoraParts {
   readonly loras: Loras;
-  readonly routers: LowRankRouters;
+  readonly routers: LoraRouters;
   readonly core: EngineCore;
   readonly output: EngineOutput;
 }
@@ -285,6 +278,6 @@ export async function removeExpert(model: Model, parts: LoraParts | undefined, n
 }
 
 function notDense({ path }: Pick<Model, "path">): ReadMeError {
-  const message = `${path}: low-rank experts need a dense model, and this one has experts in its FFNs`;
+  const message = `${path}: loras need a dense model, and this one has experts in its FFNs`;
   return new ReadMeError("ERR_MODEL_UNSUPPORTED", message);
 }

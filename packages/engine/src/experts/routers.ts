@@ -2,13 +2,13 @@
 // choice gives the same object, so that its sequences are routed together.
 
 import { expertIndex, type PreGatingRouter } from "@readme-moe/core";
-import type { LowRankSet, PromptModel } from "@readme-moe/model";
+import type { LoraSet, PromptModel } from "@readme-moe/model";
 import { type ExpertChoice, fixedRouter, openRouter, type RouterOptions } from "@readme-moe/router";
 
-/** Largest number of low-rank experts of an engine at once. */
-export const MAX_LOW_RANK_EXPERTS = 1024;
+/** Largest number of loras of an engine at once. */
+export const MAX_LORAS = 1024;
 
-/** Name of expert 0 of a dense model with low-rank experts: the model without a change. */
+/** Name of expert 0 of a dense model with loras: the model without a change. */
 export const NO_EXPERT = "none";
 
 interface Entry {
@@ -46,8 +46,8 @@ export class ExpertNames {
     }
     const free = this.#entries.indexOf(undefined);
     const index = free < 0 ? this.#entries.length : free;
-    if (index > MAX_LOW_RANK_EXPERTS) {
-      throw new RangeError(`Expected at most ${MAX_LOW_RANK_EXPERTS} low-rank experts at once, got one more`);
+    if (index > MAX_LORAS) {
+      throw new RangeError(`Expected at most ${MAX_LORAS} loras at once, got one more`);
     }
     this.#entries[index] = { name, isUsable: false };
     return index;
@@ -108,10 +108,10 @@ export function modelRouters(model: PromptModel, fallback: ExpertChoice | undefi
 }
 
 /** Routers of a dense model, whose experts are added and removed while it runs. */
-export class LowRankRouters implements Routers {
+export class LoraRouters implements Routers {
   readonly #model: Pick<PromptModel, "experts">;
   readonly #experts: { readonly names: ExpertNames };
-  readonly #set: LowRankSet;
+  readonly #set: LoraSet;
   readonly #fallback: ExpertChoice | undefined;
   readonly #options: RouterOptions;
   readonly #opened = new OpenedRouters<ExpertChoice>();
@@ -121,7 +121,7 @@ export class LowRankRouters implements Routers {
 
   constructor(
     model: Pick<PromptModel, "experts">,
-    { experts, set }: { readonly experts: { readonly names: ExpertNames }; readonly set: LowRankSet },
+    { experts, set }: { readonly experts: { readonly names: ExpertNames }; readonly set: LoraSet },
     fallback: ExpertChoice | undefined,
     options: RouterOptions,
   ) {
@@ -152,7 +152,7 @@ export class LowRankRouters implements Routers {
       );
     }
     const index = choice === undefined || this.#isPlain(choice) ? 0 : this.#experts.names.indexOf(choice);
-    const fixed = this.#fixed.get(index) ?? fixedRouter(MAX_LOW_RANK_EXPERTS + 1, index);
+    const fixed = this.#fixed.get(index) ?? fixedRouter(MAX_LORAS + 1, index);
     this.#fixed.set(index, fixed);
     return fixed;
   }

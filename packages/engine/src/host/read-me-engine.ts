@@ -290,7 +290,7 @@ interface ChangedEngine extends CallingEngine {
   readonly setNames: (experts: readonly string[]) => void;
 }
 
-/** Adds and removes low-rank experts, and remembers them for an engine that is opened again after a failure. */
+/** Adds and removes loras, and remembers them for an engine that is opened again after a failure. */
 export class ExpertChanges {
   readonly #engine: ChangedEngine;
   readonly #added = new Map<string, string>();
@@ -316,8 +316,8 @@ export class ExpertChanges {
     checkName(name);
     const { experts, expertKind, path } = this.#engine.getInfo();
     const index = expertIndex(experts, name);
-    if (expertKind !== "low-rank" || index === 0 || experts[index] !== name) {
-      throw new RangeError(`Expected \`name\` to be a low-rank expert of ${path}, got \`${name}\``);
+    if (expertKind !== "lora" || index === 0 || experts[index] !== name) {
+      throw new RangeError(`Expected \`name\` to be a lora of ${path}, got \`${name}\``);
     }
     // New requests are refused at once.
     this.#engine.setNames(experts.map((known) => (known === name ? "" : known)));

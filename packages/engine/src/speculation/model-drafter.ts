@@ -427,7 +427,7 @@ export async function openDraftOf(
 
 /** Finds the first reason why a model cannot draft for another one. */
 async function misfit(model: Model, target: DraftTarget): Promise<string | undefined> {
-  const numExperts = Math.max(model.experts.names.length, 1 + (model.lowRank?.experts.length ?? 0));
+  const numExperts = Math.max(model.experts.names.length, 1 + (model.loraSet?.experts.length ?? 0));
   if (model.config.pooling) return "a model that generates";
   if (numExperts > 1 || !isPublished(model)) return `a dense model, not one of ${numExperts} experts`;
   const [own, other] = [(await model.loadText()).tokenizer, (await target.loadText()).tokenizer];

@@ -10,9 +10,9 @@ import {
 } from "@readme-moe/core";
 import { BITS_VERSION, changedPackedFile, precisionOf } from "@readme-moe/kernel";
 import {
-  adaptersFingerprint,
+  lorasFingerprint,
   forContext,
-  type LowRankSet,
+  type LoraSet,
   type Model,
   type ModelConfig,
   type ModelText,
@@ -28,7 +28,7 @@ import type { EngineOutput } from "../engine-parts.ts";
 import { importFunction } from "../function-module.ts";
 import { KeptPrompts, SavedPrompts } from "../kept-prompts.ts";
 import { addExpert, openExperts, removeExpert } from "../experts/loras.ts";
-import { LowRankRouters, modelRouters } from "../experts/routers.ts";
+import { LoraRouters, modelRouters } from "../experts/routers.ts";
 import { KernelRunner, type KernelRunnerOptions } from "../kernel-runner.ts";
 import { KvAdmission } from "../kv-admission.ts";
 import { cachedCost, measureCost } from "../measure-cost.ts";
@@ -105,8 +105,8 @@ export async function openEngine(
     const set = await openExperts(runner, model, options.loras, (event) => output.event("expert:added", event));
     closers.push(() => set.close());
     const routerOptions = { threads, cacheFolder, kernel: kind, onCacheFailure };
-    const lowRankRouters = loras && new LowRankRouters(model, { experts: loras, set }, options.expert, routerOptions);
-    const routers = lowRankRouters ?? modelRouters(model, options.expert, routerOptions);
+    const loraRouters = loras && new LoraRouters(model, { experts: loras, set }, options.expert, routerOptions);
+    const routers = loraRouters ?? modelRouters(model, options.expert, routerOptions);
     closers.push(() => routers.close());
     // The default router is opened now, routers of named experts when a request needs them.
     await routers.routerFor(undefined);
@@ -158,8 +158,8 @@ export async function openEngine(
       precision: options.precision,
       contextTokens,
       experts: runner.expertNames,
-      expertKind: loras ? "low-rank" : "ffn",
-      hasRouter: lowRankRouters?.hasRouter ?? model.router !== undefined,
+      expertKind: loras ? "lora" : "ffn",
+      hasRouter: loraRouters?.hasRouter ?? model.router !== undefined,
       samplingDefaults: options.samplingDefaults === "model" ? model.samplingDefaults() : {},
       maxNumSeqs: options.maxNumSeqs,
       kvCapacityTokens: capacityTokens,
@@ -169,7 +169,7 @@ export async function openEngine(
       modelVersion: await modelVersionOf({ promptVersion, runner, set, contextTokens, options }),
     };
     const longest = { tokens: maxNumBatchedTokens, distinctExperts: info.experts.length, cachedTokens: capacityTokens };
-    const changing = loras && lowRankRouters && { loras, routers: lowRankRouters, core, output };
+    const changing = loras && loraRouters && { loras, routers: loraRouters, core, output };
     return {
       model,
       text,
@@ -242,11 +242,11 @@ type PromptOptions = Pick<ResolvedEngineOptions, "cacheFolder" | "controlTokensI
 
 /**
  * Computes `EngineInfo.promptVersion`.
- * @param set - low-rank experts of a dense model
+ * @param set - loras of a dense model
  */
 export async function promptVersionOf(
   model: PromptModel,
-  set: LowRankSet | undefined,
+  set: LoraSet | undefined,
   { cacheFolder, controlTokensInMessages, expert }: PromptOptions,
 ): Promise<string> {
   const folder = resolveCacheFolder(cacheFolder);
@@ -261,16 +261,16 @@ export async function promptVersionOf(
 interface ModelParts {
   readonly promptVersion: string;
   readonly runner: Pick<KernelRunner, "weightsVersion" | "kvPrecision">;
-  readonly set: LowRankSet;
+  readonly set: LoraSet;
   /** Largest number of tokens of a sequence: it ends answers, and chooses frequencies of some models. */
   readonly contextTokens: number;
   readonly options: Pick<ResolvedEngineOptions, "cacheFolder" | "loraPrecision">;
 }
 
-/** Computes `EngineInfo.modelVersion`. Low-rank experts that are added later are no part of it. */
+/** Computes `EngineInfo.modelVersion`. Loras that are added later are no part of it. */
 async function modelVersionOf(parts: ModelParts): Promise<string> {
   const { promptVersion, runner, set, contextTokens, options } = parts;
-  const adapters = await adaptersFingerprint(set, resolveCacheFolder(options.cacheFolder));
+  const adapters = await lorasFingerprint(set, resolveCacheFolder(options.cacheFolder));
   const { weightsVersion, kvPrecision } = runner;
   const { loraPrecision } = options;
   const numbers = { bits: BITS_VERSION, weightsVersion, kvPrecision, loraPrecision };

@@ -1,4 +1,4 @@
-// Low-rank experts over HTTP: which one a request gets, by the name of the model or by `read_me.expert`, and operators'
+// Loras over HTTP: which one a request gets, by the name of the model or by `read_me.expert`, and operators'
 // routes in the shapes of vLLM that load and unload them while requests run.
 
 import {
@@ -9,7 +9,7 @@ import {
   type GeneratedToken,
   ReadMeError,
 } from "@readme-moe/core";
-import { expertGone, hasLowRankExperts, isExpertName, liveExperts, NO_EXPERT } from "../edge/experts/live-experts.ts";
+import { expertGone, hasLoras, isExpertName, liveExperts, NO_EXPERT } from "../edge/experts/live-experts.ts";
 import { type ApiError, badRequest, engineError, invalid } from "../http/errors.ts";
 import type { ExpertFolder, ResolvedExpertsOptions } from "../edge/experts/options.ts";
 import { modelReplaced } from "../edge/refusals.ts";
@@ -26,11 +26,11 @@ export type ExpertSource = Pick<RequestScope, "engine" | "servedName" | "namedEx
 /** Names that a message lists. */
 const MAX_NAMES = 50;
 
-/** Index of the model without a change among low-rank experts. Its name changes when the first expert is loaded. */
+/** Index of the model without a change among loras. Its name changes when the first expert is loaded. */
 const PLAIN = 0;
 
 /**
- * Returns the expert of a request's tokens, or `undefined` for the engine's own choice. Low-rank experts are returned
+ * Returns the expert of a request's tokens, or `undefined` for the engine's own choice. Loras are returned
  * by name, since the index of an unloaded one is used again.
  *
  * @param wanted - `read_me.expert` of the body
@@ -38,8 +38,8 @@ const PLAIN = 0;
  */
 export function chosenExpert(wanted: string | number | undefined, source: ExpertSource): string | number | undefined {
   const { engine, namedExpert } = source;
-  if (!hasLowRankExperts(engine.info)) return wanted === undefined ? undefined : checkedExpert(wanted, engine.info);
-  const expert = wanted === undefined ? namedExpert : lowRankExpert(wanted, source);
+  if (!hasLoras(engine.info)) return wanted === undefined ? undefined : checkedExpert(wanted, engine.info);
+  const expert = wanted === undefined ? namedExpert : loraExpert(wanted, source);
   if (namedExpert !== undefined && expert !== namedExpert) {
     const got = describeValue(wanted);
     throw invalid("read_me.expert", `expected ${namedExpert}, which \`model\` names, got ${got}`);
@@ -53,8 +53,8 @@ function checkedExpert(wanted: string | number, { experts, hasRouter }: EngineIn
   throw unknown(wanted, experts);
 }
 
-/** Returns the name of a low-rank expert that the client may name, "none", or "router". */
-function lowRankExpert(wanted: string | number, { engine, servedName, mayName }: ExpertSource): string {
+/** Returns the name of a lora that the client may name, "none", or "router". */
+function loraExpert(wanted: string | number, { engine, servedName, mayName }: ExpertSource): string {
   const { experts, hasRouter } = engine.info;
   if (wanted === "router" && hasRouter) return wanted;
   const name = typeof wanted === "number" ? experts[wanted] : wanted;
@@ -72,23 +72,23 @@ function unknown(wanted: string | number, known: readonly string[]): ApiError {
 
 /** Returns the name of a request's checked expert, or `undefined` where the router or the engine's options decide. */
 export function expertName(expert: string | number | undefined, info: EngineInfo): string | undefined {
-  if (expert === PLAIN && hasLowRankExperts(info)) return NO_EXPERT;
+  if (expert === PLAIN && hasLoras(info)) return NO_EXPERT;
   const name = typeof expert === "number" ? info.experts[expert] : expert;
   return name !== undefined && info.experts.includes(name) ? name : undefined;
 }
 
 /** Whether an expert can be hidden from clients: a change of a dense model can. */
 export function isPrivateExpert(expert: string | undefined, info: EngineInfo): boolean {
-  return expert !== undefined && expert !== NO_EXPERT && hasLowRankExperts(info);
+  return expert !== undefined && expert !== NO_EXPERT && hasLoras(info);
 }
 
 /**
- * Returns the names of a model's experts by index, as they are when it is called. Low-rank experts that the client may
+ * Returns the names of a model's experts by index, as they are when it is called. Loras that the client may
  * not name have no name, as those that were unloaded.
  */
 export function seenExperts({ engine, servedName, mayName }: ExpertSource): readonly string[] {
   const { info } = engine;
-  if (!hasLowRankExperts(info)) return [...info.experts];
+  if (!hasLoras(info)) return [...info.experts];
   return info.experts.map((name, index) => (index === PLAIN || mayName(servedName, name) ? name : ""));
 }
 
@@ -108,7 +108,7 @@ export function withSeenRoutes<Piece extends Pick<GenerateChunk, "tokens">>(
 /** Translates an engine's refusal of an expert that was unloaded after the request had arrived. */
 export function goneError(error: unknown, engine: Engine, expert: string | number | undefined): unknown {
   if (typeof expert !== "string" || !(error instanceof TypeError || error instanceof RangeError)) return error;
-  if (!hasLowRankExperts(engine.info) || expert === "router") return error;
+  if (!hasLoras(engine.info) || expert === "router") return error;
   // The engine's own message lists all experts.
   const isAbout = error.message.startsWith("Expected `expert` ");
   return isAbout || !liveExperts(engine).names.includes(expert) ? expertGone(expert) : error;

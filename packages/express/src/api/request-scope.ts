@@ -136,7 +136,7 @@ export class RequestScope<Body extends { readonly model?: string | null | undefi
     return this.#lease.name;
   }
 
-  /** Low-rank expert that the name of the model includes. */
+  /** Lora that the name of the model includes. */
   get namedExpert(): string | undefined {
     return this.#lease.expert;
   }

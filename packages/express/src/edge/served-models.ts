@@ -44,11 +44,11 @@ export interface ServedModel {
   /** Time at which this engine took over the name, in ms since 1970. */
   readonly createdMs: number;
   readonly aliases: readonly string[];
-  /** Its low-rank experts, as far as requests can name them beside the model. */
+  /** Its loras, as far as requests can name them beside the model. */
   readonly experts: readonly ServedExpert[];
 }
 
-/** A low-rank expert that requests can name. */
+/** A lora that requests can name. */
 export interface ServedExpert {
   readonly name: string;
   /** Names of models that mean this expert: `<model>:<expert>` first. */

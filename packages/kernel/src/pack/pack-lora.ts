@@ -3,9 +3,9 @@
 import { ReadMeError } from "@readme-moe/core";
 import {
   f16BitsOf,
-  type LowRankExpert,
-  type LowRankProduct,
-  type LowRankRefs,
+  type Lora,
+  type LoraProduct,
+  type LoraRefs,
   type TensorRef,
 } from "@readme-moe/model";
 import type { LoraFactors } from "../lora-factors.ts";
@@ -17,7 +17,7 @@ import { GROUP, PANEL, wholeGroups, wholePanels } from "./block-types.ts";
 export type LoraPrecision = "fp32" | "fp16" | "int8";
 
 /** Products of a layer, in the order of the kernel. */
-const PRODUCTS: readonly LowRankProduct[] = ["query", "key", "value", "attentionOutput", "gate", "up", "down"];
+const PRODUCTS: readonly LoraProduct[] = ["query", "key", "value", "attentionOutput", "gate", "up", "down"];
 const [MAGIC, VERSION] = [0x4352524d, 1];
 const FORMATS: readonly LoraPrecision[] = ["fp32", "fp16", "int8"];
 const ELEMENT_BYTES: Readonly<Record<LoraPrecision, number>> = { fp32: 4, fp16: 2, int8: 1 };
@@ -29,7 +29,7 @@ const VECTOR = 16;
 
 /** One product's factors in the packed bytes. */
 interface Place {
-  readonly refs: LowRankRefs;
+  readonly refs: LoraRefs;
   readonly index: number;
   readonly rank: number;
   /** Offsets in bytes. */
@@ -40,7 +40,7 @@ interface Place {
 }
 
 /** Assigns a place to each of an expert's products. */
-function layOutLora(expert: Pick<LowRankExpert, "layers" | "head">, precision: LoraPrecision, by: LoraFactors) {
+function layOutLora(expert: Pick<Lora, "layers" | "head">, precision: LoraPrecision, by: LoraFactors) {
   const numEntries = expert.layers.length * PRODUCTS.length + 1;
   let end = aligned(4 * (HEADER_WORDS + numEntries * ENTRY_WORDS));
   const take = (bytes: number): number => {
@@ -49,7 +49,7 @@ function layOutLora(expert: Pick<LowRankExpert, "layers" | "head">, precision: L
     return at;
   };
   const places: Place[] = [];
-  const add = (index: number, refs: LowRankRefs | undefined, factors: Place["factors"]): void => {
+  const add = (index: number, refs: LoraRefs | undefined, factors: Place["factors"]): void => {
     if (!refs) return;
     const [numOut = 0] = refs.b.shape;
     const [, numIn = 0] = refs.a.shape;
@@ -70,7 +70,7 @@ function layOutLora(expert: Pick<LowRankExpert, "layers" | "head">, precision: L
 }
 
 /** Computes the size of a packed lora, without reading it. */
-export function loraBytes(expert: Pick<LowRankExpert, "layers" | "head">, precision: LoraPrecision): number {
+export function loraBytes(expert: Pick<Lora, "layers" | "head">, precision: LoraPrecision): number {
   return layOutLora(expert, precision, () => ({})).numBytes;
 }
 
@@ -82,7 +82,7 @@ export function loraBytes(expert: Pick<LowRankExpert, "layers" | "head">, precis
  * @throws {ReadMeError} `ERR_MODEL_INVALID` naming a tensor with a number that is not finite
  */
 export async function* packLora(
-  expert: Pick<LowRankExpert, "layers" | "head">,
+  expert: Pick<Lora, "layers" | "head">,
   precision: LoraPrecision,
   factors: LoraFactors,
 ): AsyncGenerator<Uint8Array> {

@@ -2,7 +2,7 @@ import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { integerOption, ReadMeError, type SamplingDefaults } from "@readme-moe/core";
 import { type ModelConfig, ropeForContext } from "../config/model-config.ts";
-import type { LowRankSet } from "../low-rank/low-rank-set.ts";
+import type { LoraSet } from "../lora/lora.ts";
 import { SafetensorsFile } from "../safetensors/safetensors-file.ts";
 import type { TensorStore } from "../tensor-store.ts";
 import type { ModelText } from "../text/load-text.ts";
@@ -33,8 +33,8 @@ export interface Model {
   /** `undefined` for dense models, and for conversions without a router. */
   readonly router: RouterWeights | undefined;
   /** The experts in the folder of a dense model; `undefined` when it has no read-me-experts.json. */
-  readonly lowRank: LowRankSet | undefined;
-  /** Files that determine weights and shapes, those of `lowRank` not included. */
+  readonly loraSet: LoraSet | undefined;
+  /** Files that determine weights and shapes, those of `loraSet` not included. */
   readonly files: readonly string[];
   /** Returns a hash in hex of the contents of `files`, which `cacheFolder` remembers. */
   fingerprint(cacheFolder: string): Promise<string>;
@@ -87,7 +87,7 @@ export const TEXT_FILES: readonly string[] = [
 
 /**
  * Tells whether a model is a checkpoint as its authors published it. All its tokens have the same
- * expert, and low-rank experts can be used over it.
+ * expert, and loras can be used over it.
  */
 export function isPublished({ kind }: Pick<Model, "kind">): boolean {
   return kind === "dense" || kind === "mixture" || kind === "pooling";

@@ -10,9 +10,8 @@ import { generationDefaults, ggufDefaults } from "../config/sampling-defaults.ts
 import { fileError, unsupported } from "../files/errors.ts";
 import { readJsonFile } from "../files/read-file.ts";
 import { GgufTensorStore } from "../gguf/gguf-tensor-store.ts";
-import { openExpertSet } from "../low-rank/expert-set.ts";
-import { ADAPTER_CONFIG_FILE, ADAPTER_FILE } from "../low-rank/low-rank-expert.ts";
-import { SET_FILE } from "../low-rank/low-rank-set.ts";
+import { openExpertSet } from "../lora/lora-set.ts";
+import { ADAPTER_CONFIG_FILE, ADAPTER_FILE, SET_FILE } from "../lora/lora.ts";
 import { chooseOnnxFile, onnxFilesAmong, OnnxTensorStore } from "../onnx/onnx-tensor-store.ts";
 import { SafetensorsFile, ShardedSafetensors } from "../safetensors/safetensors-file.ts";
 import type { TensorStore } from "../tensor-store.ts";
@@ -105,19 +104,19 @@ async function openGguf(path: string, folder?: string): Promise<Model> {
     const config = await ggufConfig(store);
     const located = locatePlain(store, config);
     const fingerprint = await fingerprintOf([path]);
-    const lowRank = folder === undefined ? undefined : await openExpertSet(folder, config);
+    const loraSet = folder === undefined ? undefined : await openExpertSet(folder, config);
     return {
       path,
       config,
       ...located,
       router: undefined,
-      lowRank,
+      loraSet,
       files: [path],
       fingerprint,
       samplingDefaults: () => ggufDefaults(path, store.file.metadata),
       loadText: once(async () => poolingText(path, config, loadGgufText(path, store.file.metadata))),
       close: async () => {
-        await Promise.all([store.close(), lowRank?.close()]);
+        await Promise.all([store.close(), loraSet?.close()]);
       },
     };
   } catch (error) {
@@ -153,11 +152,11 @@ async function openFolder(path: string, onnx?: string): Promise<Model> {
   };
   try {
     const fingerprint = await fingerprintOf(files);
-    const lowRank = await openExpertSet(path, config);
-    if (lowRank !== undefined && !isPublished(located)) {
-      await lowRank.close();
+    const loraSet = await openExpertSet(path, config);
+    if (loraSet !== undefined && !isPublished(located)) {
+      await loraSet.close();
       throw unsupported(
-        lowRank.path,
+        loraSet.path,
         `has ${SET_FILE}, whose experts change a dense model; this one has experts already`,
       );
     }
@@ -165,13 +164,13 @@ async function openFolder(path: string, onnx?: string): Promise<Model> {
       path,
       config,
       ...located,
-      lowRank,
+      loraSet,
       files,
       fingerprint,
       samplingDefaults: () => generationDefaults(generationFields),
       loadText: once(async () => poolingText(path, config, await text())),
       close: async () => {
-        await Promise.all([closeAll(), lowRank?.close()]);
+        await Promise.all([closeAll(), loraSet?.close()]);
       },
     };
   } catch (error) {
@@ -184,7 +183,7 @@ async function openFolder(path: string, onnx?: string): Promise<Model> {
 async function hint(path: string): Promise<string> {
   const names = await readdir(path).catch((): string[] => []);
   if (!names.includes(ADAPTER_CONFIG_FILE) && !names.includes(SET_FILE)) return "";
-  return "; it holds low-rank experts, which need the dense model that they change";
+  return "; it holds loras, which need the dense model that they change";
 }
 
 async function openSafetensors(

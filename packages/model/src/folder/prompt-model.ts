@@ -14,7 +14,7 @@ import { parseConfig } from "../config/parse-config.ts";
 import { generationDefaults, ggufDefaults } from "../config/sampling-defaults.ts";
 import { readJsonFile } from "../files/read-file.ts";
 import { GgufTensorStore } from "../gguf/gguf-tensor-store.ts";
-import { openExpertSet } from "../low-rank/expert-set.ts";
+import { openExpertSet } from "../lora/lora-set.ts";
 import { SafetensorsFile } from "../safetensors/safetensors-file.ts";
 import { loadFolderText, loadGgufText, type ModelText, poolingText } from "../text/load-text.ts";
 import { DENSE_NAME, locateRouter, MIXTURE_NAME } from "../weights/locate-weights.ts";
@@ -26,7 +26,7 @@ import { readPooling } from "./read-pooling.ts";
 /** The parts of a model that its prompts need. */
 export interface PromptModel extends Pick<
   Model,
-  "path" | "config" | "router" | "lowRank" | "samplingDefaults" | "loadText" | "close"
+  "path" | "config" | "router" | "loraSet" | "samplingDefaults" | "loadText" | "close"
 > {
   /** Names of the experts in its FFNs; one for a dense model. */
   readonly experts: { readonly names: readonly string[] };
@@ -71,12 +71,12 @@ async function openFolder(
   const { config } = settings;
   const readMe = fields.object("readme");
   if (!readMe) {
-    const lowRank = await openExpertSet(path, config);
-    const close = async (): Promise<void> => lowRank?.close();
-    return { path, ...settings, ...plainParts(config), lowRank, close };
+    const loraSet = await openExpertSet(path, config);
+    const close = async (): Promise<void> => loraSet?.close();
+    return { path, ...settings, ...plainParts(config), loraSet, close };
   }
   const { experts, router: routerConfig } = parseReadMe(readMe, config);
-  const rest = { path, ...settings, experts, lowRank: undefined };
+  const rest = { path, ...settings, experts, loraSet: undefined };
   if (!routerConfig) return { ...rest, router: undefined, fingerprint: noFingerprint, close: async () => undefined };
   const store = await SafetensorsFile.open(join(path, ROUTER_FILE));
   try {
@@ -95,11 +95,11 @@ async function openGguf(path: string, folder?: string): Promise<PromptModel> {
   const store = await GgufTensorStore.open(path);
   try {
     const config = await ggufConfig(store);
-    const lowRank = folder === undefined ? undefined : await openExpertSet(folder, config);
-    const close = async (): Promise<void> => void (await Promise.all([store.close(), lowRank?.close()]));
+    const loraSet = folder === undefined ? undefined : await openExpertSet(folder, config);
+    const close = async (): Promise<void> => void (await Promise.all([store.close(), loraSet?.close()]));
     const loadText: Model["loadText"] = async () => poolingText(path, config, loadGgufText(path, store.file.metadata));
     const samplingDefaults = (): SamplingDefaults => ggufDefaults(path, store.file.metadata);
-    return { path, config, samplingDefaults, ...plainParts(config), lowRank, loadText, close };
+    return { path, config, samplingDefaults, ...plainParts(config), loraSet, loadText, close };
   } catch (error) {
     await store.close();
     throw error;

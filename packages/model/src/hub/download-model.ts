@@ -14,9 +14,8 @@ import {
   SINGLE_FILE,
   TEXT_FILES,
 } from "../folder/model.ts";
-import { ADAPTER_CONFIG_FILE, ADAPTER_FILE } from "../low-rank/low-rank-expert.ts";
-import { SET_FILE } from "../low-rank/low-rank-set.ts";
-import { parseSetFile } from "../low-rank/set-file.ts";
+import { ADAPTER_CONFIG_FILE, ADAPTER_FILE, SET_FILE } from "../lora/lora.ts";
+import { parseSetFile } from "../lora/lora-set.ts";
 import { chooseOnnxFile, dataFilesOf, ONNX_MODEL_TYPES } from "../onnx/onnx-tensor-store.ts";
 import { fetchBlob, fileSize, HubCache, leftBytes } from "./hub-cache.ts";
 import { HubClient, HubRepository, type RemoteFile } from "./hub-client.ts";
@@ -56,7 +55,7 @@ export async function downloadModel(id: string, options: DownloadModelOptions = 
  * Downloads an adapter of the Hugging Face hub, in PEFT's layout: adapter_config.json and adapter_model.safetensors.
  * Works as `downloadModel` does otherwise.
  *
- * @returns the path for `openLowRankExpert`
+ * @returns the path for `openLora`
  * @throws {TypeError | ReadMeError} as `downloadModel`
  */
 export async function downloadAdapter(id: string, options: Omit<DownloadModelOptions, "file"> = {}): Promise<string> {
@@ -321,7 +320,7 @@ function adapterFiles({ names, title }: FileSource): ModelFiles {
   return { required: [ADAPTER_CONFIG_FILE, ADAPTER_FILE], optional: [] };
 }
 
-/** Lists the files of a set of low-rank experts. */
+/** Lists the files of a set of loras. */
 async function expertFiles(source: FileSource): Promise<readonly string[]> {
   const [path, json] = await readJson(source, SET_FILE);
   const { entries, router } = parseSetFile(path, json);

@@ -11,7 +11,7 @@ import { GgufFile } from "../gguf/gguf-tensor-store.ts";
 import { modelFiles, modelPath } from "../hub/download-model.ts";
 import { fileSize, HubCache } from "../hub/hub-cache.ts";
 import { hubCacheFolder } from "../hub/options.ts";
-import { ADAPTER_FILE } from "../low-rank/low-rank-expert.ts";
+import { ADAPTER_FILE } from "../lora/lora.ts";
 import { KNOWN_MODELS, sourceFor } from "../names/known-models.ts";
 import { fullName } from "../names/parse-name.ts";
 import { packagedPath, PRESET_FOLDER, PRESETS } from "../names/preset.ts";
@@ -274,7 +274,7 @@ function described(
   };
 }
 
-/** Data that was made from a model: its packed weights, or those of a router or of a low-rank expert. */
+/** Data that was made from a model: its packed weights, or those of a router or of a lora. */
 export interface PackedEntry {
   readonly kind: string;
   readonly key: string;

@@ -1,12 +1,6 @@
 import { stat } from "node:fs/promises";
 import { ReadMeError } from "@readme-moe/core";
-import {
-  addExpertSet,
-  addLowRankExpert,
-  type ChangeSetOptions,
-  type LowRankSet,
-  removeLowRankExpert,
-} from "@readme-moe/model";
+import { addExpertSet, addLora, type ChangeSetOptions, type LoraSet, removeLora } from "@readme-moe/model";
 import { Command, Option } from "commander";
 import { describeExperts, expertLine } from "../low-rank/describe-expert.ts";
 import { adapterName, adapterPath, isSet } from "../low-rank/find-adapters.ts";
@@ -61,10 +55,10 @@ function listCommand(signal: AbortSignal): Command {
     .addOption(jsonOption())
     .action((name: string, { json }: OutputFlags) =>
       withModelFiles(name, signal, async (model) => {
-        const experts = await describeExperts(model.lowRank?.experts ?? [], model);
-        if (json) return console.log(JSON.stringify({ experts, router: model.lowRank?.router?.config ?? null }));
+        const experts = await describeExperts(model.loraSet?.experts ?? [], model);
+        if (json) return console.log(JSON.stringify({ experts, router: model.loraSet?.router?.config ?? null }));
         for (const expert of experts) console.log(expertLine(expert));
-        console.log(summary(model.lowRank));
+        console.log(summary(model.loraSet));
       }),
     );
 }
@@ -79,7 +73,7 @@ function removeCommand(): Command {
     .addOption(jsonOption())
     .action(async (folder: string, name: string, flags: RemoveFlags) => {
       await expectOwnFolder(folder);
-      await removeLowRankExpert(folder, name, flags);
+      await removeLora(folder, name, flags);
       console.log(flags.json ? JSON.stringify({ removed: name }) : `removed ${name}`);
     });
 }
@@ -93,13 +87,13 @@ async function runAdd(folder: string, adapter: string, flags: AddFlags, signal: 
   }
   const name = isWholeSet ? undefined : (flags.name ?? adapterName(adapter));
   const { before, model } = await withModelFiles(folder, signal, async (opened) => ({
-    before: new Set(opened.lowRank?.experts.map((expert) => expert.name)),
+    before: new Set(opened.loraSet?.experts.map((expert) => expert.name)),
     model: { config: opened.config, experts: opened.experts },
   }));
   if (name === undefined) await addExpertSet(folder, { path, model }, flags);
-  else await addLowRankExpert(folder, { name, path, model }, flags);
+  else await addLora(folder, { name, path, model }, flags);
   await withModelFiles(folder, signal, async (changed) => {
-    const added = changed.lowRank?.experts.filter((expert) => !before.has(expert.name)) ?? [];
+    const added = changed.loraSet?.experts.filter((expert) => !before.has(expert.name)) ?? [];
     const experts = await describeExperts(added, changed);
     if (flags.json) return console.log(JSON.stringify(isWholeSet ? { experts } : experts[0]));
     for (const expert of experts) console.log(`added ${expertLine(expert)}`);
@@ -122,7 +116,7 @@ async function expectOwnFolder(path: string): Promise<void> {
   );
 }
 
-function summary(set: LowRankSet | undefined): string {
+function summary(set: LoraSet | undefined): string {
   const count = set?.experts.length ?? 0;
   const router = set?.router ? "; the router chooses" : "";
   return count === 0 ? "no low-rank experts" : `${count} low-rank ${count === 1 ? "expert" : "experts"}${router}`;

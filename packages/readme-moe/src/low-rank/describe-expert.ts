@@ -1,5 +1,5 @@
 import { megabytes } from "@readme-moe/core";
-import { openLowRankExpert, type ListedExpert, type LowRankExpert, type Model } from "@readme-moe/model";
+import { openLora, type ListedExpert, type Lora, type Model } from "@readme-moe/model";
 
 /** An expert as commands show it; fields are spelled as in JSON. */
 export interface ExpertDescription {
@@ -34,14 +34,14 @@ export async function describeExperts(
 ): Promise<readonly ExpertDescription[]> {
   const descriptions: ExpertDescription[] = [];
   for (const { name, path } of experts) {
-    const expert = await openLowRankExpert(path, name, model);
+    const expert = await openLora(path, name, model);
     descriptions.push(describeExpert(expert));
     await expert.close();
   }
   return descriptions;
 }
 
-function describeExpert({ name, path, layers, head, numParameters }: LowRankExpert): ExpertDescription {
+function describeExpert({ name, path, layers, head, numParameters }: Lora): ExpertDescription {
   const changes = [...layers.flatMap((layer) => Object.values(layer)), ...(head ? [head] : [])];
   const products = new Set(layers.flatMap((layer) => Object.keys(layer)));
   const modules = Object.entries(MODULES).flatMap(([product, module]) => (products.has(product) ? [module] : []));

@@ -1,9 +1,9 @@
-// Low-rank experts of a served model: their ids, the refusal of unknown ones, and which ones are loaded.
+// Loras of a served model: their ids, the refusal of unknown ones, and which ones are loaded.
 
 import { type Engine, type EngineInfo, errorChain, type ErrorLink, ReadMeError } from "@readme-moe/core";
 import { ApiError, badRequest } from "../../http/errors.ts";
 
-/** Expert "none" of a model with low-rank experts: the model itself, without any change. */
+/** Expert "none" of a model with loras: the model itself, without any change. */
 export const NO_EXPERT = "none";
 
 /** A model's name and an expert's. */
@@ -123,8 +123,8 @@ export function namesModel(id: string): ApiError {
 }
 
 /** Whether a model's experts are changes of one dense model. */
-export function hasLowRankExperts(info: EngineInfo): boolean {
-  return info.expertKind === "low-rank";
+export function hasLoras(info: EngineInfo): boolean {
+  return info.expertKind === "lora";
 }
 
 /** An expert that could not be loaded again after the engine had failed. */
@@ -151,10 +151,10 @@ class LiveExperts {
     this.#engine = engine;
   }
 
-  /** Names of the low-rank experts that a new request may use. */
+  /** Names of the loras that a new request may use. */
   get names(): readonly string[] {
     const { info } = this.#engine;
-    if (!hasLowRankExperts(info)) return [];
+    if (!hasLoras(info)) return [];
     // The first is the model itself, and names of unloaded experts are empty.
     return info.experts.slice(1).filter((name) => name !== "" && !this.#unloaded.has(name));
   }
@@ -218,7 +218,7 @@ class LiveExperts {
    */
   async restore(): Promise<readonly LostExpert[]> {
     const engine = this.#engine;
-    if (!hasLowRankExperts(engine.info)) return [];
+    if (!hasLoras(engine.info)) return [];
     const has = (name: string): boolean => engine.info.experts.includes(name);
     // One after the other, so that their order is the same as before.
     for (const name of this.#unloaded) {
@@ -244,7 +244,7 @@ class LiveExperts {
 
   /** Returns the engine. @throws {ApiError} 400 where it takes no experts */
   #changeable(): Engine {
-    if (!hasLowRankExperts(this.#engine.info)) throw noAdapters();
+    if (!hasLoras(this.#engine.info)) throw noAdapters();
     return this.#engine;
   }
 

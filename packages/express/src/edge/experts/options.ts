@@ -1,4 +1,4 @@
-// Permissions to name low-rank experts, and the folder that operators load them from.
+// Permissions to name loras, and the folder that operators load them from.
 
 import { statSync } from "node:fs";
 import { realpath, stat } from "node:fs/promises";
@@ -16,7 +16,7 @@ export interface ExpertUse {
   readonly expert: string;
 }
 
-/** Options of the low-rank experts of served models. */
+/** Options of the loras of served models. */
 export interface ExpertsOptions {
   /**
    * Decides whether a client may name an expert. For other clients the expert does not exist. The router chooses among

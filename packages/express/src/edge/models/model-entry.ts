@@ -116,7 +116,7 @@ function conditionOf(
 export interface Lease {
   /** Name of the model that answers. */
   readonly name: string;
-  /** Low-rank expert that the request's name of the model includes. */
+  /** Lora that the request's name of the model includes. */
   readonly expert?: string | undefined;
   readonly engine: Engine;
   /** Lets the engine be disposed, as far as this request is concerned. Further calls have no effect. */

@@ -22,7 +22,7 @@ export type ShareTraffic<HostRequest = ExpressRequest> = (name: string | undefin
 
 /** Options of `ServedModels`: names of models, and what happens when an engine fails. */
 export interface ServedModelsOptions<HostRequest = ExpressRequest> {
-  /** Other names of models, `{ alias: name }`, and of their low-rank experts, `{ alias: "<name>:<expert>" }`. */
+  /** Other names of models, `{ alias: name }`, and of their loras, `{ alias: "<name>:<expert>" }`. */
   readonly aliases?: Readonly<Record<string, string>> | undefined;
   /** Model of requests that name none. @default the only model, where there is only one */
   readonly defaultModel?: string | undefined;

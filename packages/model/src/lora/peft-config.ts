@@ -5,10 +5,10 @@ import { type Fields, MOST } from "../config/fields.ts";
 import { quoted } from "../files/errors.ts";
 import { PatternError } from "../patterns/javascript-character.ts";
 import { Pattern, StepLimit } from "../patterns/pattern.ts";
-import { MAX_RANK } from "./low-rank-expert.ts";
+import { MAX_RANK } from "./lora.ts";
 
 /** Meaning of an adapter's config, by names of modules such as `model.layers.0.mlp.up_proj`. */
-export interface AdapterConfig {
+export interface PeftConfig {
   /** Rank and scale of a module's change, if it has one. @throws {ReadMeError} when the rank is too large */
   readonly shapeOf: (module: string) => { readonly rank: number; readonly scale: number };
   /** Tells whether the adapter changes a module. */
@@ -40,7 +40,7 @@ const VARIANTS = ["use_dora", "use_qalora", "use_bdlora", "arrow_config", "kasa_
 const CHANGES_BASE = /^(?:pissa|corda|olora|loftq|lora_ga)/i;
 
 /** @throws {ReadMeError} naming the field that is wrong or not supported */
-export function parseAdapterConfig(fields: Fields): AdapterConfig {
+export function parsePeftConfig(fields: Fields): PeftConfig {
   if (fields.text("peft_type") !== "LORA") fields.unsupported("peft_type", "supported is LORA");
   refuseOtherKinds(fields);
   const source: Source = {

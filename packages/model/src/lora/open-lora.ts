@@ -1,6 +1,6 @@
 // Opens adapters in PEFT's layout: adapter_config.json and adapter_model.safetensors in one folder.
 
-import { stat } from "node:fs/promises";
+import { access, stat } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { describeValue, ReadMeError } from "@readme-moe/core";
@@ -11,25 +11,25 @@ import { fileError, quoted, unsupported } from "../files/errors.ts";
 import { isStoredFloat } from "../files/floats.ts";
 import { readJsonFile } from "../files/read-file.ts";
 import type { Model } from "../folder/model.ts";
-import type { SafetensorsFile } from "../safetensors/safetensors-file.ts";
-import type { RowRange } from "../tensor-store.ts";
-import { fusedModules, TensorParts } from "../weights/tensor-parts.ts";
-import { tensorRef, type TensorRef } from "../weights/model-weights.ts";
-import { type AdapterConfig, parseAdapterConfig } from "./adapter-config.ts";
-import { invalid, openTensors, type Pair, pairsOf } from "./adapter-tensors.ts";
+import { type PeftConfig, parsePeftConfig } from "./peft-config.ts";
 import {
   ADAPTER_CONFIG_FILE,
+  ADAPTER_FILE,
   expertNameProblem,
-  type LowRankExpert,
-  type LowRankProduct,
-  type LowRankRefs,
-} from "./low-rank-expert.ts";
+  type Lora,
+  type LoraProduct,
+  type LoraRefs,
+} from "./lora.ts";
+import { SafetensorsFile } from "../safetensors/safetensors-file.ts";
+import type { RowRange } from "../tensor-store.ts";
+import { tensorRef, type TensorRef } from "../weights/model-weights.ts";
+import { fusedModules, TensorParts } from "../weights/tensor-parts.ts";
 
 // Real configs have some kilobytes, and a hundred when they list each module's rank.
 const MAX_CONFIG_BYTES = 1 << 20;
 
 /** Modules of a layer by their names in Hugging Face checkpoints, the same in all families. */
-const LAYER_MODULES: ReadonlyMap<string, LowRankProduct> = new Map([
+const LAYER_MODULES: ReadonlyMap<string, LoraProduct> = new Map([
   ["self_attn.q_proj", "query"],
   ["self_attn.k_proj", "key"],
   ["self_attn.v_proj", "value"],
@@ -45,7 +45,7 @@ const LAYER_MODULE = /^model\.layers\.(?<layer>0|[1-9]\d{0,8})\.(?<part>.+)$/;
 interface Place {
   /** `undefined` for the head. */
   readonly layer: number | undefined;
-  readonly product: LowRankProduct | undefined;
+  readonly product: LoraProduct | undefined;
   /** Name of the product's own module. */
   readonly module: string;
   readonly inSize: number;
@@ -64,11 +64,7 @@ interface Place {
  * @throws {ReadMeError} naming the file, and the field or tensor, that is missing, damaged or not supported
  * @throws {TypeError} for another `name`
  */
-export async function openLowRankExpert(
-  path: string,
-  name: string,
-  model: Pick<Model, "config" | "experts">,
-): Promise<LowRankExpert> {
+export async function openLora(path: string, name: string, model: Pick<Model, "config" | "experts">): Promise<Lora> {
   const problem = expertNameProblem(name);
   if (problem !== undefined) throw new TypeError(`Expected \`name\` to be ${problem}, got ${describeValue(name)}`);
   if (typeof path !== "string" || path === "") {
@@ -108,7 +104,7 @@ function refuseExperts(folder: string, { config, experts }: Pick<Model, "config"
   throw unsupported(folder, `changes a dense model, but this model has ${experts.names.length} experts in its FFNs`);
 }
 
-async function readConfig(folder: string): Promise<AdapterConfig> {
+async function readConfig(folder: string): Promise<PeftConfig> {
   const path = join(folder, ADAPTER_CONFIG_FILE);
   const stats = await stat(folder).catch((cause: unknown) => {
     throw fileError(folder, cause);
@@ -120,7 +116,7 @@ async function readConfig(folder: string): Promise<AdapterConfig> {
     );
   }
   const json = await readJsonFile(path, MAX_CONFIG_BYTES);
-  if (json !== undefined) return parseAdapterConfig(new Fields(path, json));
+  if (json !== undefined) return parsePeftConfig(new Fields(path, json));
   throw new ReadMeError("ERR_FILE_NOT_FOUND", `${folder}: has no ${ADAPTER_CONFIG_FILE}, so it is no adapter of PEFT`);
 }
 
@@ -131,11 +127,11 @@ function maxModules({ numLayers }: ModelConfig): number {
 
 async function locate(
   store: SafetensorsFile,
-  config: AdapterConfig,
+  config: PeftConfig,
   model: ModelConfig,
-): Promise<Pick<LowRankExpert, "layers" | "head">> {
-  const layers = Array.from({ length: model.numLayers }, (): Partial<Record<LowRankProduct, LowRankRefs>> => ({}));
-  let head: LowRankRefs | undefined;
+): Promise<Pick<Lora, "layers" | "head">> {
+  const layers = Array.from({ length: model.numLayers }, (): Partial<Record<LoraProduct, LoraRefs>> => ({}));
+  let head: LoraRefs | undefined;
   for (const [module, pair] of pairsOf(store, maxModules(model))) {
     // The requests of an engine that runs go on meanwhile.
     await nextTurn();
@@ -187,7 +183,7 @@ function placesOf(store: SafetensorsFile, module: string, model: ModelConfig): r
   });
 }
 
-function sizesOf(model: ModelConfig): Readonly<Record<LowRankProduct, readonly [inSize: number, outSize: number]>> {
+function sizesOf(model: ModelConfig): Readonly<Record<LoraProduct, readonly [inSize: number, outSize: number]>> {
   const { hiddenSize, intermediateSize } = model;
   const querySize = model.numHeads * model.headSize;
   const keySize = model.numKvHeads * model.headSize;
@@ -211,7 +207,7 @@ function refsOf(
     readonly places: readonly Place[];
     readonly shape: { readonly rank: number; readonly scale: number };
   },
-): readonly LowRankRefs[] {
+): readonly LoraRefs[] {
   const { pair, places, shape } = found;
   if (pair.a === undefined || pair.b === undefined) {
     const [held, missing] = pair.a === undefined ? ["lora_B", "lora_A"] : ["lora_A", "lora_B"];
@@ -241,4 +237,70 @@ function floatRef(store: SafetensorsFile, name: string, shape: readonly number[]
     throw invalid(store, `tensor ${quoted(name)} ${problem}; it may belong to another model`);
   }
   return tensorRef(store, name, shape);
+}
+
+// The header's share of a tensor, and of metadata such as notes of a training.
+const HEADER_BYTES_PER_TENSOR = 512;
+const MAX_METADATA_BYTES = 1 << 18;
+
+/** PEFT wraps the model twice. An adapter's name between matrix and `weight` is an older layout. */
+const TENSOR = /^base_model\.model\.(?<module>.+)\.lora_(?<matrix>[AB])(?:\.[^.]+)?\.weight$/;
+
+/** Kinds of tensors that belong to something else than plain LoRA, by a part of their names. */
+const OTHER_TENSORS: readonly (readonly [RegExp, string])[] = [
+  [/\.lora_magnitude_vector(?:\.|$)/, "belongs to DoRA, which is not supported"],
+  [/\.lora_embedding_[AB](?:\.|$)/, "changes the embedding, which is not supported"],
+  [/\.lora_B(?:\.[^.]+)?\.bias$/, "is the bias of an adapter (`lora_bias`), which is not supported"],
+  [/\.token_adapter\.|trainable_tokens/, "trains single tokens, which is not supported"],
+];
+
+/** Names of a module's tensors. */
+interface Pair {
+  readonly a?: string;
+  readonly b?: string;
+}
+
+/**
+ * Opens the file of an adapter.
+ * @param most - largest number of modules that it can change, which bounds its header
+ */
+async function openTensors(folder: string, most: number): Promise<SafetensorsFile> {
+  const maxHeaderBytes = MAX_METADATA_BYTES + 2 * most * HEADER_BYTES_PER_TENSOR;
+  const exists = (name: string): Promise<boolean> =>
+    access(join(folder, name)).then(
+      () => true,
+      () => false,
+    );
+  if (await exists(ADAPTER_FILE)) return SafetensorsFile.open(join(folder, ADAPTER_FILE), maxHeaderBytes);
+  if (await exists("adapter_model.bin")) {
+    throw unsupported(folder, `holds PyTorch's pickled adapter_model.bin, which is not read; save as safetensors`);
+  }
+  throw new ReadMeError("ERR_FILE_NOT_FOUND", `${folder}: has no ${ADAPTER_FILE}`);
+}
+
+/** Groups the file's tensors by module. @throws {ReadMeError} for a tensor that is no matrix of a module */
+function pairsOf(store: SafetensorsFile, most: number): ReadonlyMap<string, Pair> {
+  const pairs = new Map<string, Pair>();
+  for (const name of store.names) {
+    const { module, matrix } = TENSOR.exec(name)?.groups ?? {};
+    if (module === undefined) throw unsupported(store.path, `tensor ${quoted(name)} ${otherTensor(name)}`);
+    const pair = pairs.get(module) ?? {};
+    const other = matrix === "A" ? pair.a : pair.b;
+    if (other !== undefined) {
+      throw unsupported(store.path, `tensors ${quoted(other)} and ${quoted(name)} are of two adapters in one file`);
+    }
+    pairs.set(module, { ...pair, [matrix === "A" ? "a" : "b"]: name });
+    if (pairs.size > most) throw invalid(store, `changes more modules than the ${most} that the model has`);
+  }
+  if (pairs.size === 0) throw invalid(store, "holds no tensor");
+  return pairs;
+}
+
+function otherTensor(name: string): string {
+  const known = OTHER_TENSORS.find(([pattern]) => pattern.test(name));
+  return known?.[1] ?? "is none of LoRA's, such as `base_model.model.….lora_A.weight`";
+}
+
+function invalid(store: SafetensorsFile, message: string): ReadMeError {
+  return new ReadMeError("ERR_MODEL_INVALID", `${store.path}: ${message}`);
 }

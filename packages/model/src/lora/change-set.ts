@@ -1,21 +1,30 @@
-// Adds experts to a set and removes them. The set's file is written last when some are added and first when one is
-// removed, so a killed process leaves at most files that are not listed.
+// Adds loras to a set and removes them, one change at a time, also by several processes of one machine. The set's file is
+// written last when some are added and first when one is removed, so a killed process leaves at most files that are not
+// listed.
 
+import { randomUUID } from "node:crypto";
 import { createReadStream } from "node:fs";
-import { copyFile, readdir, rm, rmdir, stat } from "node:fs/promises";
+import { copyFile, readdir, readFile, rename, rm, rmdir, stat, writeFile } from "node:fs/promises";
+import { hostname } from "node:os";
 import { join, resolve } from "node:path";
+import { setTimeout } from "node:timers/promises";
 import { describeValue, ReadMeError } from "@readme-moe/core";
-import { fileError, quoted } from "../files/errors.ts";
+import { fileError, isSystemError, quoted, writeError } from "../files/errors.ts";
 import { resolveInside } from "../files/file-name.ts";
 import type { JsonObject } from "../files/read-file.ts";
-import { writeFileAtomically, writeFolderAtomically } from "../files/write-file.ts";
+import { TEMPORARY_PREFIX, writeFileAtomically, writeFolderAtomically } from "../files/write-file.ts";
 import { type Model, ROUTER_FILE, verifyTensors } from "../folder/model.ts";
-import { openExpertSet } from "./expert-set.ts";
-import { ADAPTER_CONFIG_FILE, ADAPTER_FILE, expertNameProblem } from "./low-rank-expert.ts";
-import { ADAPTERS_FOLDER, type ListedExpert, type LowRankSet, SET_FILE } from "./low-rank-set.ts";
-import { openLowRankExpert } from "./open-low-rank-expert.ts";
-import { changing } from "./set-lock.ts";
-import { readSetFile, SET_VERSION, type SetEntry, type SetFile, setText } from "./set-file.ts";
+import { openExpertSet, readSetFile, SET_VERSION, type SetEntry, type SetFile, setText } from "./lora-set.ts";
+import {
+  ADAPTER_CONFIG_FILE,
+  ADAPTER_FILE,
+  ADAPTERS_FOLDER,
+  expertNameProblem,
+  type ListedExpert,
+  type LoraSet,
+  SET_FILE,
+} from "./lora.ts";
+import { openLora } from "./open-lora.ts";
 
 /** Options of changes that a set's router would not survive. */
 export interface ChangeSetOptions {
@@ -40,7 +49,7 @@ export interface ExpertAddition extends ListedExpert {
  *   a router that was not made for this expert; nothing has changed then
  * @throws {TypeError} for a wrong name
  */
-export async function addLowRankExpert(
+export async function addLora(
   folder: string,
   { name, path, model }: ExpertAddition,
   { dropRouter = false }: ChangeSetOptions = {},
@@ -62,7 +71,7 @@ export async function addLowRankExpert(
  *
  * @param folder - the dense model's folder, or the folder of a set
  * @param from - the folder of the set that is copied
- * @throws {ReadMeError} as `openExpertSet` and `addLowRankExpert`; `ERR_WRITE_FAILED` also when a router would have to
+ * @throws {ReadMeError} as `openExpertSet` and `addLora`; `ERR_WRITE_FAILED` also when a router would have to
  *   choose among the experts of both
  */
 export async function addExpertSet(
@@ -85,7 +94,7 @@ export async function addExpertSet(
 interface Joined {
   /** The file of the set that is added. */
   readonly source: SetFile;
-  readonly opened: LowRankSet;
+  readonly opened: LoraSet;
   readonly model: Base;
   readonly dropRouter: boolean;
 }
@@ -131,7 +140,7 @@ async function addAdapters(set: string, { file, added, model, beforeListing, fie
     if (other !== undefined)
       throw cannotChange(set, `has an expert ${quoted(other.name)} already; choose another name`);
     entries.push({ name, folder: `${ADAPTERS_FOLDER}/${name}` });
-    await (await openLowRankExpert(path, name, model)).close();
+    await (await openLora(path, name, model)).close();
   }
   const copies: string[] = [];
   try {
@@ -158,7 +167,7 @@ async function addAdapters(set: string, { file, added, model, beforeListing, fie
  *
  * @throws {ReadMeError} `ERR_FILE_NOT_FOUND` when there is no such expert; `ERR_WRITE_FAILED` when the set has a router
  */
-export async function removeLowRankExpert(
+export async function removeLora(
   folder: string,
   name: string,
   { dropRouter = false }: ChangeSetOptions = {},
@@ -215,7 +224,7 @@ async function copyInto(folder: string, source: string, name: string): Promise<v
 /** Checks a copy. Messages name the original. */
 async function checkAdapter(copy: string, original: string, name: string, model: Base): Promise<void> {
   try {
-    const expert = await openLowRankExpert(copy, name, model);
+    const expert = await openLora(copy, name, model);
     await verifyTensors([expert.layers, expert.head]).finally(() => expert.close());
   } catch (error) {
     if (!(error instanceof ReadMeError)) throw error;
@@ -256,4 +265,74 @@ function cannotChange(set: string, message: string): ReadMeError {
 
 function notFound(set: string): ReadMeError {
   return new ReadMeError("ERR_FILE_NOT_FOUND", `${set}: has no ${SET_FILE}, so no experts`);
+}
+
+const LOCK_FILE = ".read-me-experts.lock";
+/** Far longer than copying an adapter takes. */
+const MAX_WAIT_MS = 60_000;
+const POLL_MS = 25;
+/** Longest time between the creation of a lock and its content. */
+const MAX_EMPTY_MS = 5_000;
+
+type Owner = "running" | "gone" | "unknown";
+
+/**
+ * Runs a change of a set while no other runs, and waits for one that does. The lock of a process that was killed is
+ * taken over.
+ *
+ * @throws {ReadMeError} `ERR_WRITE_FAILED` when another change takes longer than a minute, or the folder is read-only
+ */
+async function changing<Result>(set: string, change: () => Promise<Result>): Promise<Result> {
+  const path = join(set, LOCK_FILE);
+  await acquire(path);
+  try {
+    return await change();
+  } finally {
+    await rm(path, { force: true });
+  }
+}
+
+async function acquire(path: string): Promise<void> {
+  const own = `${process.pid} ${hostname()}`;
+  let unknownMs = 0;
+  for (let waitedMs = 0; waitedMs < MAX_WAIT_MS; waitedMs += POLL_MS) {
+    try {
+      return await writeFile(path, own, { flag: "wx" });
+    } catch (cause) {
+      if (!isSystemError(cause, "EEXIST")) throw writeError(path, cause);
+    }
+    const owner = await ownerOf(path);
+    unknownMs = owner === "unknown" ? unknownMs + POLL_MS : 0;
+    if (owner === "gone" || unknownMs > MAX_EMPTY_MS) await takeAway(path);
+    else await setTimeout(POLL_MS);
+  }
+  throw new ReadMeError(
+    "ERR_WRITE_FAILED",
+    `${path}: another process changes this set; if none does, remove this file`,
+  );
+}
+
+/** Finds whether the process that made a lock still runs. A lock without content was made a moment ago. */
+async function ownerOf(path: string): Promise<Owner> {
+  const text = await readFile(path, "utf8").catch(() => "");
+  const [, pid, host] = /^(\d+) (.+)$/.exec(text) ?? [];
+  if (pid === undefined) return "unknown";
+  return host !== hostname() || isRunning(Number(pid)) ? "running" : "gone";
+}
+
+function isRunning(pid: number): boolean {
+  try {
+    process.kill(pid, 0);
+    return true;
+  } catch (error) {
+    // A process of another user may not be asked.
+    return !isSystemError(error, "ESRCH");
+  }
+}
+
+/** Removes a lock by a rename, which only one of several processes can do. */
+async function takeAway(path: string): Promise<void> {
+  const aside = join(path, "..", `${TEMPORARY_PREFIX}${randomUUID()}.tmp`);
+  await rename(path, aside).catch(() => undefined);
+  await rm(aside, { force: true });
 }
