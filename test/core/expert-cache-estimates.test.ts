@@ -11,7 +11,7 @@ import {
   type UseForecast,
 } from "@readme-moe/core";
 import { describe, expect, test } from "vitest";
-import { certainUses, estimatedUses, nextUses } from "../../packages/core/src/expert-cache/use-forecast.ts";
+import { certainUses, estimatedUses, nextUses } from "../../packages/core/src/expert-cache/plan-reads.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 
 const LAYOUT: ExpertLayout = { numExperts: 4, layerBytes: [10, 10, 10] };

@@ -2,7 +2,7 @@
 
 import { ExpertCache, type ExpertLayout, type ExpertUnit, type StepUses, type UseForecast } from "@readme-moe/core";
 import { expect, test } from "vitest";
-import { certainUses, nextUses } from "../../packages/core/src/expert-cache/use-forecast.ts";
+import { certainUses, nextUses } from "../../packages/core/src/expert-cache/plan-reads.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 
 /** Last step of estimates. */

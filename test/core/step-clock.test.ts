@@ -2,7 +2,7 @@
 
 import { ExpertCache, type CostModel, type ExpertLayout, type ExpertUnit } from "@readme-moe/core";
 import { describe, expect, test } from "vitest";
-import type { StepUses } from "../../packages/core/src/expert-cache/use-forecast.ts";
+import type { StepUses } from "../../packages/core/src/expert-cache/plan-reads.ts";
 import { StepClock } from "../../packages/core/src/simulation/step-clock.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 

@@ -73,12 +73,17 @@ export {
   type UpcomingUses,
 } from "./expert-cache/next-step.ts";
 export {
-  planBudget,
-  planReads,
+  DEFAULT_READ_AHEAD,
   type EvictedUnit,
+  planBudget,
   type PlannedRead,
   type PlanOptions,
+  planReads,
+  type ReadAheadOptions,
   type ReadPlan,
+  type StepUses,
+  type UseEstimates,
+  type UseForecast,
 } from "./expert-cache/plan-reads.ts";
 export {
   newReadAheadTrial,
@@ -87,13 +92,6 @@ export {
   type TrialStep,
 } from "./expert-cache/read-ahead-trial.ts";
 export { RouteForecast, type RouteForecastOptions, type RouteShape } from "./expert-cache/route-forecast.ts";
-export {
-  DEFAULT_READ_AHEAD,
-  type ReadAheadOptions,
-  type StepUses,
-  type UseEstimates,
-  type UseForecast,
-} from "./expert-cache/use-forecast.ts";
 export {
   choiceOption,
   describeValue,
@@ -146,18 +144,32 @@ export {
   type QueueState,
   type WorkerState,
 } from "./placement/fleet-state.ts";
-export { addedMs, type PlacedJob, type WorkerRole } from "./placement/added-ms.ts";
-export { choosePull, DEFAULT_TTL_MS, type PullOptions } from "./placement/choose-pull.ts";
-export { homesOf, movedHomes, smoothDemand, type HomesInput, type HomesOptions } from "./placement/homes.ts";
-export { admitJob, predictedWaitMs, type Admission, type ArrivingJob } from "./placement/predicted-wait.ts";
 export {
+  addedMs,
+  type Admission,
+  admitJob,
+  type ArrivingJob,
+  choosePull,
+  DEFAULT_TTL_MS,
+  type PlacedJob,
+  predictedWaitMs,
+  type PullOptions,
+  type WorkerRole,
+} from "./placement/choose-pull.ts";
+export {
+  type HomesInput,
+  homesOf,
+  type HomesOptions,
+  type Member,
+  movedHomes,
   PUSH_PLACEMENTS,
   type PushedJob,
   type PushPlacement,
   type PushPlacementName,
   type PushTarget,
-} from "./placement/push-placements.ts";
-export { rendezvousOrder, type Member } from "./placement/rendezvous.ts";
+  rendezvousOrder,
+  smoothDemand,
+} from "./placement/homes.ts";
 export type { PreGatingRouter, Route, RouteInput, RouterState } from "./routing.ts";
 export { costAware, type CostAwareOptions } from "./scheduling/cost-aware.ts";
 export {

@@ -15,7 +15,7 @@ import {
   storedBlocks,
   type TensorRef,
 } from "@readme-moe/model";
-import { layerFactors, type LayerFactors } from "./lora-factors.ts";
+import { layerFactors, type LayerFactors } from "./pack/pack-lora.ts";
 import type { DecoderDescription, ExpertDescription, LayerDescription } from "./description.ts";
 import {
   fileTypeOf,

@@ -29,8 +29,7 @@ export {
   type LayerDescription,
   type MixtureDescription,
 } from "./description.ts";
-export { loraFactors, type LoraFactors } from "./lora-factors.ts";
-export { loraBytes, packLora, type LoraPrecision } from "./pack/pack-lora.ts";
+export { loraBytes, loraFactors, type LoraFactors, type LoraPrecision, packLora } from "./pack/pack-lora.ts";
 export { type DescribedModel, describeModel, describeRouter, precisionOf } from "./describe-model.ts";
 export {
   KEPT_LOGITS_ROWS,
@@ -50,8 +49,7 @@ export {
   openCachedKernel,
   openKernel,
 } from "./open-kernel.ts";
-export { StoredUnits } from "./pack/stored-units.ts";
-export { expertUnits, type ByteRange, type ExpertUnits } from "./pack/expert-units.ts";
+export { type ByteRange, expertUnits, type ExpertUnits, StoredUnits } from "./pack/expert-units.ts";
 export { kernelThreads, returnFreeMemory } from "./kernel-threads.ts";
 export { layOut, packedFile } from "./pack/packed-file.ts";
 export type { PackedTensor, TensorFormat } from "./pack/block-types.ts";

@@ -94,7 +94,8 @@ export interface Kernel {
    */
   newUnit?(bytes: number): Uint8Array;
   /**
-   * Sets the lora of a slot, for rows of later steps (`StepRows.loras`). Steps that need it are refused once it is removed.
+   * Sets the lora of a slot, for rows of later steps (`StepRows.loras`). Steps that need it are refused once it is
+   * removed.
    *
    * @param slot - in [0, 65536)
    * @param lora - result of `packLora`, which must not be written to while it is placed; `undefined` removes it

@@ -12,8 +12,14 @@ import {
   type ExpertUnit,
 } from "./cached-units.ts";
 import { resolveEvictionPolicy, type EvictionPolicy, type EvictionPolicyName } from "./eviction-policy.ts";
-import { planBudget, planReads, type EvictedUnit, type PlanOptions, type ReadPlan } from "./plan-reads.ts";
-import type { UseForecast } from "./use-forecast.ts";
+import {
+  type EvictedUnit,
+  planBudget,
+  type PlanOptions,
+  planReads,
+  type ReadPlan,
+  type UseForecast,
+} from "./plan-reads.ts";
 
 /** Options of `ExpertCache`. */
 export interface ExpertCacheOptions {

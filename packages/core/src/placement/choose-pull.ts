@@ -1,9 +1,19 @@
-// Workers pull jobs. What a worker takes is decided when it has room, so a job waits in no worker's own queue, and a
-// worker that dies takes none with it.
+// Which worker of a fleet takes a job, what that costs, and how long a job would wait. Workers pull jobs. What a
+// worker takes is decided when it has room, so a job waits in no worker's own queue, and a worker that dies takes
+// none with it.
 
 import { integerOption, numberOption, rejectUnknownKeys } from "../options.ts";
-import { addedMs, msUntilRoom } from "./added-ms.ts";
-import type { FleetState, PullDecision, QueueState, WorkerState } from "./fleet-state.ts";
+import { predictStepMs } from "../scheduling/cost-model.ts";
+import {
+  type AffinityKey,
+  expertKey,
+  expertOfKey,
+  type FleetState,
+  type PullDecision,
+  type QueueHead,
+  type QueueState,
+  type WorkerState,
+} from "./fleet-state.ts";
 
 /** Options of `choosePull`. */
 export interface PullOptions {
@@ -139,4 +149,171 @@ function withDefaults(options: PullOptions): ResolvedOptions {
   numberOption("patience", patience, 0);
   numberOption("ttlMs", ttlMs, Number.MIN_VALUE);
   return { maxDelayMs, deadlineMarginMs, overdueEvery, patience, ttlMs };
+}
+
+/** Number of steps of an answer on a worker that has not ended one yet. */
+const FIRST_STEPS_PER_SEQ = 32;
+
+/** A job whose cost is predicted. */
+export interface PlacedJob {
+  readonly key: AffinityKey;
+  readonly head: Pick<QueueHead, "promptTokens" | "expertShares">;
+}
+
+/** Properties of a worker that count beside its state. */
+export interface WorkerRole {
+  /** Whether the worker runs the main expert of the job anyway, because it is a home of it. */
+  readonly isHome: boolean;
+}
+
+/**
+ * Predicts what a job costs on a worker, in ms summed over sequences: its own time from the pull to the last token, and
+ * what it adds to the time of each running sequence. It counts reads of experts, experts in steps that would not have
+ * them without the job, prefill without the cached prefix, and the load of the worker, but not the wait for a place.
+ *
+ * If the worker's sequences need more experts than fit into its memory, an expert is read in every step that has it.
+ */
+export function addedMs(worker: WorkerState, job: PlacedJob, role: WorkerRole): number {
+  const { cost, runningSeqs, prefixTokens } = worker;
+  const { promptTokens } = job.head;
+  const steps = stepsPerSeq(worker);
+  const prefillMs = cost.msPerToken * Math.max(0, promptTokens - (prefixTokens[job.key] ?? 0));
+  const experts = addedExpertMs(worker, job, role);
+  const perStepMs = cost.msPerToken + cost.msPerCachedToken * promptTokens + experts.perStepMs;
+  const allMs = experts.onceMs + prefillMs + steps * perStepMs;
+  return steps * baseStepMs(worker) + (runningSeqs + 1) * allMs;
+}
+
+/** Number of steps that a sequence holds its place on a worker. */
+function stepsPerSeq(worker: Pick<WorkerState, "stepsPerSeq">): number {
+  return worker.stepsPerSeq > 0 ? worker.stepsPerSeq : FIRST_STEPS_PER_SEQ;
+}
+
+/**
+ * Predicts the time until a worker has room for another sequence: 0 if it has, else the mean time between ends of its
+ * sequences; `Infinity` if it has neither room nor sequences.
+ */
+function msUntilRoom(worker: WorkerState): number {
+  return worker.freeSeqs > 0 ? 0 : 1 / endsPerMs(worker);
+}
+
+/** Predicts how many sequences of a worker end per ms. */
+function endsPerMs(worker: WorkerState): number {
+  const stepMs = worker.stepMs > 0 ? worker.stepMs : baseStepMs(worker);
+  return worker.runningSeqs / (stepMs * stepsPerSeq(worker));
+}
+
+/** Predicts what a job's experts add to each step of a worker, and once. */
+function addedExpertMs(
+  worker: WorkerState,
+  { key, head: { promptTokens, expertShares } }: PlacedJob,
+  { isHome }: WorkerRole,
+): { readonly perStepMs: number; readonly onceMs: number } {
+  const { cost, missingBytes } = worker;
+  const main = expertOfKey(key);
+  if (main === undefined) return { perStepMs: 0, onceMs: 0 };
+  const load = expertLoad(worker);
+  const isCrowded = usedExperts(worker) + (load(main) > 0 ? 0 : 1) > worker.expertPlaces;
+  let perStepMs = 0;
+  let onceMs = 0;
+  const add = (expert: number, share: number): void => {
+    if (share === 0 || (expert === main && isHome)) return;
+    // Sequences end at random times, the last of those with the expert after all but this part of the steps.
+    const stepShare = share / (1 + load(expert));
+    const readMs = cost.loadMsPerByte * (missingBytes[expert] ?? 0);
+    perStepMs += stepShare * (cost.msPerExpert + (isCrowded ? readMs : 0));
+    if (!isCrowded) onceMs += readMs * (1 - (1 - share) ** promptTokens);
+  };
+  if (expertShares === undefined) add(main, 1);
+  else for (let expert = 0; expert < expertShares.length; expert++) add(expert, expertShares[expert] ?? 0);
+  return { perStepMs, onceMs };
+}
+
+/** Returns the number of running sequences of each expert. */
+function expertLoad({ runningByExpert, runningByKey }: WorkerState): (expert: number) => number {
+  if (runningByExpert) return (expert) => runningByExpert[expert] ?? 0;
+  return (expert) => runningByKey[expertKey(expert)] ?? 0;
+}
+
+/** Estimates the number of distinct experts that the running sequences need. */
+function usedExperts({ runningByExpert, runningByKey }: WorkerState): number {
+  let used = 0;
+  if (runningByExpert) {
+    for (let expert = 0; expert < runningByExpert.length; expert++) used += Math.min(1, runningByExpert[expert] ?? 0);
+    return used;
+  }
+  for (const [key, count] of Object.entries(runningByKey)) if (expertOfKey(key) !== undefined && count > 0) used++;
+  return used;
+}
+
+/** Predicts the time of a step of the running sequences, each with one token. */
+function baseStepMs(worker: WorkerState): number {
+  const tokens = worker.runningSeqs;
+  return predictStepMs(worker.cost, {
+    tokens,
+    distinctExperts: usedExperts(worker),
+    cachedTokens: 0,
+    missingBytes: 0,
+  });
+}
+
+/** A job that asks for admission. */
+export interface ArrivingJob {
+  readonly modelVersion: string;
+  readonly priority: number;
+  /** Time by which it should have its first token; absent if it may wait for any time. */
+  readonly deadlineMs?: number | undefined;
+}
+
+/** Whether a job is admitted, and else when it is worth asking again. */
+export interface Admission {
+  readonly isAdmitted: boolean;
+  /** Predicted time from now until a worker takes the job. */
+  readonly waitMs: number;
+  /** Predicted time until such a job would be admitted; 0 if it is. `Infinity` if there is no worker. */
+  readonly retryAfterMs: number;
+}
+
+/**
+ * Predicts the time until a worker takes a job that is added now: 0 if there are more free places than waiting jobs
+ * before it, else the time in which as many sequences end as are before it. Jobs of the same or a higher priority are
+ * before it.
+ *
+ * @param ttlMs - age from which published states do not count
+ * @returns ms, at least 0; `Infinity` if no worker of the job's model version is alive, or none will have room
+ */
+export function predictedWaitMs(
+  job: ArrivingJob,
+  queues: readonly QueueState[],
+  fleet: Pick<FleetState, "nowMs" | "workers">,
+  ttlMs: number = DEFAULT_TTL_MS,
+): number {
+  const workers = fleet.workers.filter(
+    ({ modelVersion, publishedMs }) => modelVersion === job.modelVersion && fleet.nowMs - publishedMs <= ttlMs,
+  );
+  if (workers.length === 0) return Infinity;
+  const before = queues
+    .filter(({ modelVersion, priority }) => modelVersion === job.modelVersion && priority >= job.priority)
+    .reduce((jobs, { waiting }) => jobs + waiting, 0);
+  const free = sum(workers, ({ freeSeqs }) => Math.max(0, freeSeqs));
+  if (before < free) return 0;
+  return (before + 1 - free) / sum(workers, endsPerMs);
+}
+
+/** Decides whether a job is admitted: it is if its predicted wait ends before its deadline. */
+export function admitJob(
+  job: ArrivingJob,
+  queues: readonly QueueState[],
+  fleet: Pick<FleetState, "nowMs" | "workers">,
+  ttlMs: number = DEFAULT_TTL_MS,
+): Admission {
+  const waitMs = predictedWaitMs(job, queues, fleet, ttlMs);
+  const mostMs = (job.deadlineMs ?? Infinity) - fleet.nowMs;
+  const isAdmitted = waitMs < Infinity && waitMs <= mostMs;
+  if (isAdmitted) return { isAdmitted, waitMs, retryAfterMs: 0 };
+  return { isAdmitted, waitMs, retryAfterMs: waitMs === Infinity ? Infinity : waitMs - Math.max(0, mostMs) };
+}
+
+function sum(workers: readonly WorkerState[], valueOf: (worker: WorkerState) => number): number {
+  return workers.reduce((total, worker) => total + valueOf(worker), 0);
 }

@@ -7,7 +7,7 @@ import {
   type ReadAheadOptions,
   type StepUses,
   type UseForecast,
-} from "../expert-cache/use-forecast.ts";
+} from "../expert-cache/plan-reads.ts";
 import { choiceOption } from "../options.ts";
 import { DEFAULT_COST_MODEL, type CostModel } from "../scheduling/cost-model.ts";
 import { preGatedTrace, routeSize, type MixtureSequence, type MixtureTrace } from "./mixture-trace.ts";

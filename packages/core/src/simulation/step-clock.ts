@@ -2,7 +2,7 @@
 
 import type { ExpertCache } from "../expert-cache/expert-cache.ts";
 import { unitBytes, type ExpertLayout, type ExpertUnit } from "../expert-cache/cached-units.ts";
-import type { StepUses, UseEstimates, UseForecast } from "../expert-cache/use-forecast.ts";
+import type { StepUses, UseEstimates, UseForecast } from "../expert-cache/plan-reads.ts";
 import { predictStepMs, type CostModel, type StepWork } from "../scheduling/cost-model.ts";
 
 export interface StepClockOptions {

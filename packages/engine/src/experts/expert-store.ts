@@ -1,7 +1,7 @@
-// Experts in memory, within a hard limit of bytes. A unit is what is read and evicted at once: one layer of one expert,
-// or a whole lora, which is smaller than that. Core's `ExpertCache` decides, once before each layer, what is evicted and
-// read; this file holds the bytes, performs the reads, gives the kernel what is in memory, and measures. Slow reads delay
-// a layer and change nothing else.
+// Experts in memory, within a hard limit of bytes. A unit is what is read and evicted at once: one layer of one
+// expert, or a whole lora, which is smaller than that. Core's `ExpertCache` decides, once before each layer, what
+// is evicted and read; this file holds the bytes, performs the reads, gives the kernel what is in memory, and
+// measures. Slow reads delay a layer and change nothing else.
 
 import {
   type EvictedUnit,
@@ -18,7 +18,7 @@ import {
 } from "@readme-moe/core";
 import { LastingPlaces, type Places, UnitPlaces } from "./unit-places.ts";
 
-/** Where the units of a kernel's experts are stored, and how it gets them. */
+/** Storage of the units of a kernel's experts, and their places in the kernel. */
 export interface UnitSource extends ExpertLayout {
   /** Returns the smallest budget that steps can run with, and what it holds. @default one layer of all experts */
   leastBudget?(): { readonly bytes: number; readonly reason: string };
@@ -61,7 +61,10 @@ interface Entered {
   readonly measuredBytes: number;
 }
 
-/** Units within a limit of bytes. For each layer call `enter`, then `run`. The kernel has every unit that is in memory. */
+/**
+ * Units within a limit of bytes, of which the kernel has every one that is in memory. For each layer call `enter`, then
+ * `run`.
+ */
 export class ExpertStore {
   readonly layout: ExpertLayout;
   readonly meter: ReadMeter = new ReadMeter();
@@ -137,8 +140,8 @@ export class ExpertStore {
   }
 
   /**
-   * Runs the layer that was entered as soon as the kernel has its units, which stay until `run` returns. Reads for later
-   * layers continue meanwhile.
+   * Runs the layer that was entered as soon as the kernel has its units, which stay until `run` returns. Reads for
+   * later layers continue meanwhile.
    *
    * @throws the error of reading a unit of this layer, or of `run`
    */

@@ -1,5 +1,5 @@
-// Loras of a dense model that runs: their names, and their packed bytes in the kernel, all of them or as many as a budget
-// holds. A unit is a whole lora: it is smaller than one layer of other experts.
+// Loras of a dense model that runs: their names, and their packed bytes in the kernel, all of them or as many as a
+// budget holds. A unit is a whole lora: it is smaller than one layer of other experts.
 
 import { open } from "node:fs/promises";
 import { setImmediate as nextTurn } from "node:timers/promises";
@@ -8,7 +8,6 @@ import { type Kernel, loraBytes, type LoraFactors, type LoraPrecision, packLora 
 import { cachedData, gatherExperts, type Lora, type LoraSet, type Model, openLora } from "@readme-moe/model";
 import type { EngineCore } from "../engine-core.ts";
 import type { EngineOutput } from "../engine-parts.ts";
-import type { KernelRunner } from "../kernel-runner.ts";
 import { type ExpertStoreOptions, UNLIMITED_BYTES, type UnitSource } from "./expert-store.ts";
 import { NamedExperts } from "./named-experts.ts";
 import { ExpertNames, type LoraRouters, MAX_LORAS, NO_EXPERT } from "./routers.ts";
@@ -20,7 +19,7 @@ type AddedExpert = Parameters<ReadMeEvents["expert:added"]>[0];
 /** Receives the events of experts. */
 export type OnExpertAdded = (event: AddedExpert) => void;
 
-/** How a model's loras are packed. */
+/** Numbers that a model's loras are packed with. */
 interface LoraPacking {
   readonly precision: LoraPrecision;
   /** Factors of the packed model's products. */
@@ -228,7 +227,7 @@ async function* inTurns(pieces: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8
  * @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` if the model is not dense; as `gatherExperts` and `Loras.add`
  */
 export async function openExperts(
-  runner: KernelRunner,
+  runner: { readonly loras: Loras | undefined },
   model: Model,
   loras: Readonly<Record<string, string>> = {},
   onAdded?: OnExpertAdded,

@@ -1,5 +1,5 @@
-// Steps whose rows name their experts: Read-ME's experts and loras. Where a unit is missing, the kernel runs a layer while
-// units of later layers are read.
+// Steps whose rows name their experts: Read-ME's experts and loras. Where a unit is missing, the kernel runs a
+// layer while units of later layers are read.
 
 import {
   type ExpertRun,

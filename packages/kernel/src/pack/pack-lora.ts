@@ -3,15 +3,17 @@
 import { ReadMeError } from "@readme-moe/core";
 import {
   f16BitsOf,
+  type InputStatistics,
   type Lora,
   type LoraProduct,
   type LoraRefs,
+  type ModelWeights,
+  type Precision,
   type TensorRef,
 } from "@readme-moe/model";
-import type { LoraFactors } from "../lora-factors.ts";
-import type { InputFactors } from "./pack-product.ts";
-import { aligned, UNIT_BYTES } from "./packed-file.ts";
 import { GROUP, PANEL, wholeGroups, wholePanels } from "./block-types.ts";
+import { inputFactors, type InputFactors } from "./pack-product.ts";
+import { aligned, UNIT_BYTES } from "./packed-file.ts";
 
 /** Number type of a lora's factors. */
 export type LoraPrecision = "fp32" | "fp16" | "int8";
@@ -230,4 +232,66 @@ const bits = new Int32Array(word.buffer);
 function halfOf(value: number): number {
   word[0] = value;
   return f16BitsOf(bits[0]!);
+}
+
+/** Factors of the inputs of one layer's products; `undefined` where inputs are as the model has them. */
+export interface LayerFactors {
+  /** Inputs of query, key and value. */
+  readonly attends: InputFactors | undefined;
+  /** Inputs of gate and up of each part of the FFN. */
+  readonly feeds: InputFactors | undefined;
+  /** Inputs of `down` of one part of the FFN, by which the outputs of `up` are multiplied. */
+  readonly gated: (part: string) => InputFactors | undefined;
+}
+
+/** Finds the factors with which `describeModel` packs a layer. */
+export function layerFactors(
+  { layers }: Pick<ModelWeights, "layers">,
+  index: number,
+  precision: Precision,
+  calibration: InputStatistics | undefined,
+): LayerFactors {
+  const factorsOf = (name: string): InputFactors | undefined =>
+    precision === "int8" && calibration ? inputFactors(calibration, name) : undefined;
+  const { attentionNorm, ffnNorm } = layers[index]!;
+  // Factors of inputs are folded into the norm in front of the products, if there is one.
+  return {
+    attends: attentionNorm && factorsOf(`layers.${index}.attention.qkv`),
+    feeds: ffnNorm && factorsOf(`layers.${index}.ffn`),
+    gated: (part) => factorsOf(`${part}.down`),
+  };
+}
+
+/** Finds the factors of one product of a layer, for `packLora`. */
+export type LoraFactors = (
+  layer: number,
+  product: LoraProduct,
+) => { readonly inputs?: InputFactors | undefined; readonly outputs?: InputFactors | undefined };
+
+/** Finds the factors of a dense model's products; arguments as for `describeModel`. */
+export function loraFactors(
+  weights: Pick<ModelWeights, "layers">,
+  precision: Precision,
+  calibration?: InputStatistics,
+): LoraFactors {
+  return (layer, product) => {
+    const { attends, feeds, gated } = layerFactors(weights, layer, precision, calibration);
+    const own = gated(`layers.${layer}.ffn`);
+    switch (product) {
+      case "query":
+      case "key":
+      case "value":
+        return { inputs: attends };
+      case "attentionOutput":
+        return {};
+      case "gate":
+        return { inputs: feeds };
+      case "up":
+        return { inputs: feeds, outputs: own };
+      case "down":
+        return { inputs: own };
+      default:
+        throw new TypeError(`Unknown product: ${String(product satisfies never)}`);
+    }
+  };
 }

@@ -1,6 +1,6 @@
-// Adds loras to a set and removes them, one change at a time, also by several processes of one machine. The set's file is
-// written last when some are added and first when one is removed, so a killed process leaves at most files that are not
-// listed.
+// Adds loras to a set and removes them, one change at a time, also by several processes of one machine. The set's
+// file is written last when some are added and first when one is removed, so a killed process leaves at most files
+// that are not listed.
 
 import { randomUUID } from "node:crypto";
 import { createReadStream } from "node:fs";

@@ -1,4 +1,5 @@
-// Sets of loras: folders with read-me-experts.json, which lists their names and folders and has the config of their router.
+// Sets of loras: folders with read-me-experts.json, which lists their names and folders and has the config of their
+// router.
 
 import { createHash } from "node:crypto";
 import { mkdir } from "node:fs/promises";

@@ -1,8 +1,7 @@
 // Options of a simulated fleet.
 
 import type { PullOptions } from "../../placement/choose-pull.ts";
-import type { HomesOptions } from "../../placement/homes.ts";
-import type { PushPlacementName } from "../../placement/push-placements.ts";
+import type { HomesOptions, PushPlacementName } from "../../placement/homes.ts";
 import type { FleetWorkerOptions } from "./fleet-worker.ts";
 
 /** Rule that decides where a job runs. */

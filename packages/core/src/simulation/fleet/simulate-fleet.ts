@@ -1,11 +1,9 @@
 // Several simulated workers, their queues and their published states, event by event.
 
 import { integerOption, numberOption } from "../../options.ts";
-import { choosePull, DEFAULT_TTL_MS } from "../../placement/choose-pull.ts";
+import { admitJob, choosePull, DEFAULT_TTL_MS, predictedWaitMs } from "../../placement/choose-pull.ts";
 import { NO_HOMES, type FleetState, type Homes, type WorkerState } from "../../placement/fleet-state.ts";
-import { homesOf, movedHomes, smoothDemand } from "../../placement/homes.ts";
-import { admitJob, predictedWaitMs } from "../../placement/predicted-wait.ts";
-import { PUSH_PLACEMENTS } from "../../placement/push-placements.ts";
+import { homesOf, movedHomes, PUSH_PLACEMENTS, smoothDemand } from "../../placement/homes.ts";
 import { seededRandom } from "../../random.ts";
 import { EventQueue } from "./event-queue.ts";
 import type { FleetJob } from "./fleet-load.ts";
