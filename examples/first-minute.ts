@@ -15,7 +15,7 @@ import { SHIPPED_EXPERTS, talkingModel, type TalkingModelOptions } from "./talki
 
 const HELP = `Usage: npm start -- [options]
 
-  --experts        open SmolLM2 with low-rank experts, whose colours the chat shows
+  --experts        open SmolLM2 with loras, whose colours the chat shows
   --pocket         take the embedded pocket model, which shows experts and produces nonsense
   --exit           end when the chat is ready instead of serving it until Ctrl-C (also: README_MOE_START_EXIT=1)
   --port <number>  port of the chat (default: 8484, or any free port if that is taken)`;

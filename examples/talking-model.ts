@@ -7,7 +7,7 @@ import { resolveModel, type DownloadPlan } from "@readme-moe/model";
 export interface TalkingModelOptions {
   /** Model by name, as `resolveModel` takes it. @default "smollm2:135m" */
   readonly name?: string | undefined;
-  /** Set of low-rank experts over it. @default none */
+  /** Set of loras over it. @default none */
   readonly experts?: string | undefined;
   /** Longest time until its files are there, in ms. @default 60,000 */
   readonly withinMs?: number | undefined;
@@ -20,7 +20,7 @@ export type TalkingModel =
 
 const LINE_MS = 5000;
 const DEFAULT_NAME = "smollm2:135m";
-/** Low-rank experts of the default model, one for each kind of text. */
+/** Loras of the default model, one for each kind of text. */
 export const SHIPPED_EXPERTS: string = join(import.meta.dirname, "..", "models", "smollm2-135m", "low-rank");
 
 /**

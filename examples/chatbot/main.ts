@@ -12,7 +12,7 @@ const HELP = `Usage: npm run chatbot -- [options]
   --model <model>      folder, GGUF file or name, such as qwen3:0.6b; may be given several times
                        (default: the pocket model, refactored and dense)
   --precision <name>   fp32, int8 or int4; may be given several times (default: int8)
-  --lora <name=folder> adapter or set of low-rank experts over dense models; may be given several times
+  --lora <name=folder> adapter or set of loras over dense models; may be given several times
   --memory-mb <number> memory for each model's experts in int8 (default: a third of their size)
   --batch <number>     most sequences in one step, chosen by a scheduler (default: 4)
   --fleet <url>        let the workers of this fleet run the models: redis://host:port (default: README_MOE_FLEET)

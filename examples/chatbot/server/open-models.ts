@@ -14,7 +14,7 @@ export interface OpenModelsOptions {
   readonly precisions: readonly PrecisionName[];
   /** Memory for each model's experts in int8. @default a third of their size, so that the live view shows evictions */
   readonly memoryBytes?: number | undefined;
-  /** Low-rank experts over the dense ones of these models: folders of adapters or sets, by name. @default none */
+  /** Loras over the dense ones of these models: folders of adapters or sets, by name. @default none */
   readonly loras?: Readonly<Record<string, string>> | undefined;
   /** Most sequences in one step. A scheduler has a choice only if others wait. */
   readonly maxNumBatchedSeqs: number;

@@ -68,9 +68,9 @@ export interface RunningModel {
   readonly model: Model;
   readonly runner: StepRunner;
   readonly router: PreGatingRouter;
-  /** Names of the experts; of a dense model with low-rank experts, "none" first. */
+  /** Names of the experts; of a dense model with loras, "none" first. */
   readonly experts: readonly string[];
-  /** Whether `router` is the model's own, or that of its low-rank experts. */
+  /** Whether `router` is the model's own, or that of its loras. */
   readonly hasOwnRouter: boolean;
 }
 
@@ -132,7 +132,7 @@ function choiceOf(
   return expert ?? ((perExpert || isPublished(model)) && !hasRouter ? 0 : undefined);
 }
 
-/** Returns what `openRouter` needs of a model: its own router and experts, or those of its low-rank experts. */
+/** Returns what `openRouter` needs of a model: its own router and experts, or those of its loras. */
 function routedModel(model: Model, set: LoraSet, names: readonly string[]): Parameters<typeof openRouter>[0] {
   if (!isPublished(model)) return model;
   const { path, router } = set;

@@ -129,7 +129,7 @@ export function jsonOption(): Option {
 export function expertOption(): Option {
   return new Option(
     "--expert <expert>",
-    "`router`, or one expert for all tokens, by name or index; `none` is a dense model without a low-rank expert " +
+    "`router`, or one expert for all tokens, by name or index; `none` is a dense model without a lora " +
       "(default: the router, if the model has one)",
   );
 }

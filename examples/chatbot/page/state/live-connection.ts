@@ -18,7 +18,7 @@ export const model: ReadonlySignal<ModelChoice | undefined> = computed(
   () => models.value.find(({ name }) => name === modelName.value) ?? models.value[0],
 );
 
-/** A model or a low-rank expert of it, as the API lists them. */
+/** A model or a lora of it, as the API lists them. */
 interface Served {
   readonly id: string;
   readonly parent: string | null;

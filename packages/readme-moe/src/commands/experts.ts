@@ -22,7 +22,7 @@ const OWN_FOLDER = "folder of a dense model: with safetensors, or with one GGUF 
 
 export function expertsCommand(signal: AbortSignal): Command {
   return new Command("experts")
-    .summary("keep low-rank experts (LoRA adapters) beside a dense model")
+    .summary("keep loras (LoRA adapters) beside a dense model")
     .description(
       "Adds adapters in PEFT's layout to the folder of a dense model, lists and removes them. A request then chooses one " +
         "of them by name, or a router does. `--lora` uses adapters without writing anything.",
@@ -50,7 +50,7 @@ function addCommand(signal: AbortSignal): Command {
 function listCommand(signal: AbortSignal): Command {
   return new Command("list")
     .summary("list the experts in a model's folder")
-    .description("Lists the low-rank experts in a model's folder, with their ranks, modules and sizes.")
+    .description("Lists the loras in a model's folder, with their ranks, modules and sizes.")
     .argument("<model>", MODEL_ARGUMENT)
     .addOption(jsonOption())
     .action((name: string, { json }: OutputFlags) =>
@@ -66,7 +66,7 @@ function listCommand(signal: AbortSignal): Command {
 function removeCommand(): Command {
   return new Command("remove")
     .summary("remove an expert from a model's folder")
-    .description("Removes a low-rank expert and its two files from a model's folder.")
+    .description("Removes a lora and its two files from a model's folder.")
     .argument("<model>", OWN_FOLDER)
     .argument("<name>", "name of the expert")
     .addOption(dropRouterOption())
@@ -119,5 +119,5 @@ async function expectOwnFolder(path: string): Promise<void> {
 function summary(set: LoraSet | undefined): string {
   const count = set?.experts.length ?? 0;
   const router = set?.router ? "; the router chooses" : "";
-  return count === 0 ? "no low-rank experts" : `${count} low-rank ${count === 1 ? "expert" : "experts"}${router}`;
+  return count === 0 ? "no loras" : `${count} ${count === 1 ? "lora" : "loras"}${router}`;
 }

@@ -20,7 +20,7 @@ interface InspectFlags extends RuntimeFlags {
 interface Description {
   /** Sections and values, by name. */
   readonly parts: Readonly<Record<string, unknown>>;
-  /** Low-rank experts; `undefined` when there are none. */
+  /** Loras; `undefined` when there are none. */
   readonly lowRank:
     | { readonly experts: readonly ExpertDescription[]; readonly router: RouterConfig | null }
     | undefined;
@@ -115,7 +115,7 @@ function describeFfnExperts({ experts, config: { mixture } }: Model): object {
   };
 }
 
-/** Describes the low-rank experts of a model and of `--lora`, if there are any. */
+/** Describes the loras of a model and of `--lora`, if there are any. */
 async function describeLowRank(
   model: Model,
   loras: Readonly<Record<string, string>> = {},

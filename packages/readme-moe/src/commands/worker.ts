@@ -34,7 +34,7 @@ export function workerCommand(signal: AbortSignal): Command {
       "Runs a model as a machine of a fleet: takes requests of its fronts (`serve --fleet`) while it has room. " +
         "On SIGTERM or Ctrl-C it hands its requests to other machines, which go on with them, and exits. " +
         "With --refactor it takes tasks of refactorings of the model instead (`refactor --fleet`), and of trainings " +
-        "of low-rank experts (`tune --experts low-rank --fleet`).",
+        "of loras (`tune --experts low-rank --fleet`).",
     )
     .argument("<model>", MODEL_ARGUMENT);
   addOptions(

@@ -56,7 +56,7 @@ export function servingOptions(): readonly Option[] {
       .argParser(keyList),
     new Option(
       "--operator-key <key...>",
-      "keys that may load and unload low-rank experts, with --experts-folder; better set the environment variable",
+      "keys that may load and unload loras, with --experts-folder; better set the environment variable",
     )
       .env("README_MOE_OPERATOR_KEYS")
       .argParser(keyList),
