@@ -29,7 +29,7 @@ test("a killed server's batch goes on: no line is lost, none is answered twice, 
   const input = await client.files.create({ file, purpose: "batch" });
   const asked = { input_file_id: input.id, endpoint: "/v1/completions", completion_window: "24h" } as const;
   const { id } = await client.batches.create(asked);
-  const answers = join(folder, "batches", id, "owner-1", "answers");
+  const answers = join(folder, "batches", id, "answers-1");
   expect((await first.complete()).status).toBe(200);
   const before = await until(async () => {
     const text = await readFile(answers, "utf8").catch(() => "");

@@ -3,11 +3,10 @@
 import type { BatchesOptions } from "@readme-moe/express";
 import type OpenAI from "openai";
 import { onTestFinished } from "vitest";
-import type { FeederTimes } from "../../packages/express/src/batches/feeder.ts";
-import type { LineHandlers } from "../../packages/express/src/batches/run-line.ts";
+import { Batches, type BatchesParts, type BatchTimes } from "../../packages/express/src/batches/batches.ts";
+import type { LineHandlers } from "../../packages/express/src/batches/run-batch.ts";
 import { BATCH_ENDPOINTS } from "../../packages/express/src/batches/schemas.ts";
-import { Batches, type BatchesParts } from "../../packages/express/src/batches/service.ts";
-import type { BatchEnd } from "../../packages/express/src/batches/state.ts";
+import type { BatchEnd } from "../../packages/express/src/batches/store.ts";
 import type { Handler, Incoming, Reply } from "../../packages/express/src/http/types.ts";
 import { JSON_TYPE, sendText } from "../../packages/express/src/http/reply.ts";
 
@@ -58,7 +57,7 @@ export interface ServiceSetup {
   readonly answer: (customId: string, response: Reply, request: Incoming) => void | Promise<void>;
   readonly options?: Partial<BatchesOptions>;
   readonly nowSeconds?: () => number;
-  readonly times?: Partial<FeederTimes>;
+  readonly times?: Partial<BatchTimes>;
   readonly places?: number;
 }
 
@@ -100,18 +99,29 @@ function idleEngine(maxNumSeqs: number): object {
   return { info: { maxNumSeqs }, stats: async () => ({ numRunning: 0, numWaiting: 0 }) };
 }
 
+/** A batch that a test adds. */
+interface AddedBatch {
+  readonly client?: string;
+  readonly expiresAt?: number;
+  /** Whether it begins at once. */
+  readonly begins?: boolean;
+}
+
 /** Adds a batch of completions of a client. @returns its id */
 export async function addBatch(
-  { files, store }: Batches,
+  batches: Batches,
   text: string,
-  { client = "key:ann", expiresAt = 1e10 }: { readonly client?: string; readonly expiresAt?: number } = {},
+  { client = "key:ann", expiresAt = 1e10, begins = true }: AddedBatch = {},
 ): Promise<string> {
+  const { files, store } = batches;
   const chunks = (async function* () {
     yield Buffer.from(text);
   })();
   const input = await files.receive(client, chunks, async () => ({ client, filename: "in", purpose: "batch" }));
   const record = { client, inputFileId: input.id, endpoint: "/v1/completions", expiresAt, metadata: null } as const;
-  return (await store.add(record)).id;
+  const added = await store.add(record);
+  if (begins) batches.begin(added);
+  return added.id;
 }
 
 /** Waits until a batch of a store has ended. */

@@ -30,6 +30,6 @@ export type {
 } from "./edge/models/options.ts";
 export type { Lease, ModelCondition, ModelState } from "./edge/models/model-entry.ts";
 export { ServedModels, type MayName, type ServedExpert, type ServedModel } from "./edge/served-models.ts";
-export type { BatchesOptions } from "./batches/options.ts";
+export type { BatchesOptions, BatchQueue } from "./batches/options.ts";
 export type { ResponsesOptions } from "./responses/store.ts";
 export type { ReadMeApiOptions, ReadMeOperationsOptions, ReadMeOptions, ServingOptions } from "./services.ts";

@@ -37,7 +37,7 @@ import {
   uploadFile,
 } from "./batches/routes.ts";
 import { batchAnswer, batchBody, batchesAnswer, deletedFile, fileAnswer, filesAnswer } from "./batches/schemas.ts";
-import type { Batches } from "./batches/service.ts";
+import type { Batches } from "./batches/batches.ts";
 import {
   healthAnswer,
   liveAnswer,

@@ -1,5 +1,6 @@
 export { type ConnectionLimits, describeAddress, type FleetAddress, type HostPort, parseFleetUrl } from "./connect.ts";
 export type { FleetMemberOptions, FleetPlace } from "./connection/options.ts";
+export { openBatchQueue, type BatchQueue, type BatchQueueOptions } from "./front/batch-queue.ts";
 export { FleetEngine } from "./front/fleet-engine.ts";
 export type { FleetEngineOptions } from "./front/options.ts";
 export {

@@ -3,21 +3,11 @@
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
-import { answerLines, findAnswers } from "../../../packages/express/src/batches/answers.ts";
-import {
-  look,
-  mayClaim,
-  nextBatch,
-  nextLine,
-  retryAfter,
-  roomFor,
-  withoutAbsence,
-} from "../../../packages/express/src/batches/decide.ts";
-import { ClientTurns } from "../../../packages/express/src/batches/client-turns.ts";
-import { agedBatches, displacedBatches } from "../../../packages/express/src/batches/limits.ts";
-import { checkInput, readLines } from "../../../packages/express/src/batches/lines.ts";
-import { nextAct, statusOf } from "../../../packages/express/src/batches/state.ts";
-import { Deferred } from "../../support/deferred.ts";
+import { fewestOf, roomFor } from "../../../packages/express/src/batches/batches.ts";
+import { answerLines, checkInput, findAnswers, readLines } from "../../../packages/express/src/batches/lines.ts";
+import { agedBatches, displacedBatches } from "../../../packages/express/src/batches/options.ts";
+import { nextLine, retryAfter } from "../../../packages/express/src/batches/run-batch.ts";
+import { nextAct, statusOf } from "../../../packages/express/src/batches/store.ts";
 import { randomInteger, seededRandom } from "../../support/random.ts";
 import { temporaryFolder } from "../../support/temporary-folder.ts";
 
@@ -115,20 +105,13 @@ describe("lines", () => {
 });
 
 describe("the next request", () => {
-  test("is of the client with the fewest under way", () => {
+  test("is the first of those with the fewest under way", () => {
     const random = seededRandom(5);
     for (let run = 0; run < 200; run++) {
-      const batches = range(randomInteger(random, 7)).map((index) => ({
-        index,
-        client: pick(random, ["a", "b", "c"]),
-        inFlight: randomInteger(random, 4),
-        hasNext: random() < 0.6,
-      }));
-      const load = (client: string): number =>
-        batches.filter((one) => one.client === client).reduce((sum, one) => sum + one.inFlight, 0);
-      const ready = batches.filter(({ hasNext }) => hasNext);
-      const [best] = ready.toSorted((a, b) => load(a.client) - load(b.client) || a.index - b.index);
-      expect(nextBatch(batches)).toBe(best);
+      const counts = range(randomInteger(random, 7)).map(() => randomInteger(random, 4));
+      const least = Math.min(...counts);
+      const best = counts.length === 0 ? undefined : counts.indexOf(least);
+      expect(fewestOf([...counts.keys()], (index) => counts[index]!)).toBe(best);
     }
   });
 
@@ -168,104 +151,14 @@ describe("the next request", () => {
   });
 });
 
-test("checks run one at a time, each once unless it is given up, and clients that wait come before another's second", async () => {
-  const random = seededRandom(6);
-  for (let run = 0; run < 40; run++) {
-    const turns = new ClientTurns();
-    interface Work {
-      readonly client: string;
-      readonly end: Deferred;
-      readonly controller: AbortController;
-      state: "waits" | "runs" | "ended" | "given up";
-    }
-    const works: Work[] = [];
-    const ended: Promise<unknown>[] = [];
-    const inState = (state: Work["state"]): readonly Work[] => works.filter((work) => work.state === state);
-    /** Clients that have waited since a client's latest work began, by that client. */
-    const owed = new Map<string, readonly string[]>();
-    const problems: string[] = [];
-    let latest = "";
-    const onBegin = (work: Work): void => {
-      const waiting = inState("waits");
-      if (inState("runs").length > 0) problems.push("two at once");
-      if (waiting.find(({ client }) => client === work.client) !== work) problems.push("not the client's first");
-      if (owed.get(work.client)?.some((one) => waiting.some(({ client }) => client === one))) problems.push("unfair");
-      if (work.client === latest && waiting.some(({ client }) => client !== latest)) problems.push("again");
-      work.state = "runs";
-      latest = work.client;
-      for (const [client, others] of owed)
-        owed.set(
-          client,
-          others.filter((one) => one !== work.client),
-        );
-      owed.set(
-        work.client,
-        waiting.filter(({ client }) => client !== work.client).map(({ client }) => client),
-      );
-    };
-    const add = (client: string, fails: boolean): void => {
-      const work: Work = { client, end: new Deferred(), controller: new AbortController(), state: "waits" };
-      works.push(work);
-      const done = turns.run(client, work.controller.signal, async () => {
-        onBegin(work);
-        await work.end.promise;
-        work.state = "ended";
-        if (fails) throw new Error("failed");
-      });
-      ended.push(done.catch((error: unknown) => error));
-    };
-    for (let step = 0; step < 60; step++) {
-      const [waiting, action] = [inState("waits"), random()];
-      if (action < 0.5) add(pick(random, ["a", "b", "c"]), random() < 0.2);
-      else if (action < 0.85) inState("runs")[0]?.end.resolve();
-      else if (waiting.length > 0) {
-        const given = pick(random, waiting);
-        given.state = "given up";
-        given.controller.abort("gone");
-        const isLast = !inState("waits").some(({ client }) => client === given.client);
-        if (isLast)
-          for (const [client, others] of owed)
-            owed.set(
-              client,
-              others.filter((one) => one !== given.client),
-            );
-      }
-      await new Promise((resolve) => setImmediate(resolve));
-    }
-    for (const { end } of works) end.resolve();
-    const outcomes = await Promise.all(ended);
-    expect(problems).toEqual([]);
-    for (const [index, { state }] of works.entries()) {
-      const outcome = outcomes[index];
-      expect(state === "given up" ? outcome === "gone" : state === "ended" && outcome !== "gone").toBe(true);
-    }
-  }
-});
-
-test("a process is taken for dead after a silence, by the clock of who listens", () => {
-  const first = look(undefined, 1, 7, 100);
-  expect(look(first, 1, 7, 200)).toBe(first);
-  expect(look(first, 1, 8, 200).sinceMs).toBe(200);
-  expect(look(first, 2, 7, 200).sinceMs).toBe(200);
-  expect([mayClaim(first, false, 149, 50), mayClaim(first, false, 150, 50)]).toEqual([false, true]);
-  expect([mayClaim(first, true, 100, 50), mayClaim(look(undefined, 0, undefined, 0), false, 0, 50)]).toEqual([
-    true,
-    true,
-  ]);
-  // Of the 100 ms without a look, a quarter of the lease counts.
-  const resumed = withoutAbsence(first, 100, 80);
-  expect([mayClaim(resumed, false, 259, 80), mayClaim(resumed, false, 260, 80)]).toEqual([false, true]);
-  expect(withoutAbsence(first, 20, 80)).toBe(first);
-});
-
 test("the status follows from what is known", () => {
-  const counts = { beat: 1, isReleased: false, completed: 0, failed: 0 };
+  const counts = { completed: 0, failed: 0 };
   const end = { status: "expired", at: 1, total: 1, completed: 0, failed: 1 } as const;
   expect(statusOf({})).toBe("validating");
-  expect(statusOf({ beat: counts })).toBe("validating");
-  expect(statusOf({ beat: { ...counts, total: 2 } })).toBe("in_progress");
-  expect(statusOf({ beat: { ...counts, total: 2, finalizingAt: 3 } })).toBe("finalizing");
-  expect(statusOf({ beat: { ...counts, total: 2 }, cancellingAt: 3 })).toBe("cancelling");
+  expect(statusOf({ progress: counts })).toBe("validating");
+  expect(statusOf({ progress: { ...counts, total: 2 } })).toBe("in_progress");
+  expect(statusOf({ progress: { ...counts, total: 2, finalizingAt: 3 } })).toBe("finalizing");
+  expect(statusOf({ progress: { ...counts, total: 2 }, cancellingAt: 3 })).toBe("cancelling");
   expect(statusOf({ cancellingAt: 3, end })).toBe("expired");
   const progress = { expiresAt: 9, isCancelled: false, total: 2, answered: 1 };
   expect([nextAct(progress, 8), nextAct(progress, 9)]).toEqual(["run", "expire"]);

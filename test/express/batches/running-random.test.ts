@@ -1,9 +1,11 @@
-// Batches of two clients and two processes beside a plain list of them: who runs which line, and what comes back.
+// Batches of two clients and two processes that share a queue, beside a plain list of them: who runs which line, and what
+// comes back.
 
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { isDeepStrictEqual } from "node:util";
 import { expect, test } from "vitest";
+import type { BatchQueue } from "../../../packages/express/src/batches/options.ts";
 import type { Reply } from "../../../packages/express/src/http/types.ts";
 import { ApiError, retryHeaders, sendError } from "../../../packages/express/src/http/errors.ts";
 import { addBatch, answerJson, batchFile, startService, storedLines } from "../../support/batches.ts";
@@ -11,7 +13,7 @@ import { randomInteger, seededRandom } from "../../support/random.ts";
 import { temporaryFolder } from "../../support/temporary-folder.ts";
 
 /** Processes look at the folder when the test says so, and wait for nothing else. */
-const TIMES = { scanMs: 1e9, leaseMs: 1e9, pauseMs: 1, failedMs: 0 };
+const TIMES = { scanMs: 1e9, pauseMs: 1, failedMs: 0 };
 const CLIENTS = ["key:ann", "address:10.0.0.1"] as const;
 
 interface PlainBatch {
@@ -21,9 +23,7 @@ interface PlainBatch {
   readonly expiresAt: number;
   readonly hasInput: boolean;
   /** Process that runs it. */
-  process?: number;
-  /** Owners so far. */
-  numOwners: number;
+  process: number;
   isCancelled: boolean;
   /** Attempts of each line, and the answers that count, by the line's index. */
   readonly attempts: number[];
@@ -64,6 +64,61 @@ function goOn(batch: PlainBatch, nowSeconds: number, running: ReadonlySet<number
   }
 }
 
+/** A queue in memory, which gives each batch to one of two processes. */
+class PlainQueue {
+  readonly #owners = new Map<string, { readonly process: number; readonly controller: AbortController }>();
+  readonly #runs = new Map<number, Parameters<BatchQueue["start"]>[2]>();
+  readonly #choose: () => number;
+  readonly #names = new Set<string>();
+
+  constructor(choose: () => number) {
+    this.#choose = choose;
+  }
+
+  /** Names of the folder that processes have given. */
+  get names(): ReadonlySet<string> {
+    return this.#names;
+  }
+
+  ownerOf(id: string): number {
+    return this.#owners.get(id)?.process ?? -1;
+  }
+
+  /** Returns the queue as one process has it. */
+  of(process: number): BatchQueue {
+    const own: string[] = [];
+    return {
+      start: (name, _most, run) => {
+        this.#names.add(name);
+        this.#runs.set(process, run);
+        for (const [id, { process: owner }] of this.#owners) if (owner < 0) this.give(id);
+      },
+      add: async (id) => {
+        if (!this.#owners.has(id)) this.give(id);
+        own.push(id);
+      },
+      close: async () => {
+        this.#runs.delete(process);
+      },
+    };
+  }
+
+  /** Gives a batch to a process, and takes it from the one that has it. */
+  give(id: string): void {
+    this.#owners.get(id)?.controller.abort();
+    const running = [...this.#runs.keys()];
+    const process = running[this.#choose() % Math.max(1, running.length)] ?? -1;
+    const owner = { process, controller: new AbortController() };
+    this.#owners.set(id, owner);
+    void this.#run(id, owner);
+  }
+
+  async #run(id: string, owner: { readonly process: number; readonly controller: AbortController }): Promise<void> {
+    const isEnded = await this.#runs.get(owner.process)?.(id, owner.controller.signal);
+    if (isEnded === false && this.#owners.get(id) === owner) this.give(id);
+  }
+}
+
 interface Seen {
   readonly running: readonly string[];
   readonly batches: readonly { readonly id: string }[];
@@ -82,13 +137,14 @@ test.each([1, 2])("two processes run the batches of a plain list, whatever ends 
   const lines = new Set<RunningLine>();
   const errors: string[] = [];
   const numBegun = new Map<string, number>();
+  const queue = new PlainQueue(() => randomInteger(random, 2));
   const start = (process: number) =>
     startService({
       folder,
       places: 64,
       times: TIMES,
       nowSeconds: () => nowSeconds,
-      options: { onError: ({ message }) => void errors.push(message) },
+      options: { queue: queue.of(process), onError: ({ message }) => void errors.push(message) },
       answer: (customId, response) => {
         const { id } = response.locals.readMe?.batch ?? { id: "" };
         const index = Number(customId.replace("request-", ""));
@@ -102,46 +158,50 @@ test.each([1, 2])("two processes run the batches of a plain list, whatever ends 
   const services = [start(0), start(1)];
   const batches: PlainBatch[] = [];
   const { store, files } = (services[0] as (typeof services)[number]).batches;
-  const take = (process: number): void => {
+  /** Follows the batches to the processes that the queue has given them to. */
+  const follow = (): void => {
     for (const batch of batches) {
-      if (batch.end || (batch.process ?? process) !== process) continue;
-      const isNew = batch.process === undefined;
-      if (isNew) Object.assign(batch, { process, numOwners: batch.numOwners + 1 });
-      if (isNew || batch.isCancelled) goOn(batch, nowSeconds, new Set());
+      const process = queue.ownerOf(batch.id);
+      if (batch.end || process === batch.process) continue;
+      batch.process = process;
+      if (process >= 0) goOn(batch, nowSeconds, new Set());
     }
   };
   const look = async () => ({
     running: Array.from(lines, nameOf),
-    batches: (await store.list()).map(({ record: { id, client }, owner, cancellingAt, end }) => ({
+    batches: (await store.list()).map(({ record: { id, client }, cancellingAt, end }) => ({
       id,
       client,
       isCancelled: cancellingAt !== undefined,
       end: end && { status: end.status, total: end.total, completed: end.completed, failed: end.failed },
-      ...(!end && { numOwners: owner }),
     })),
   });
   /** Waits until all that can be seen is as expected; the test's time limit is the patience. */
   const settle = async (): Promise<void> => {
-    const expected = {
-      running: batches.flatMap(({ id, process = -1, attempts, answers, end }) =>
-        end || process < 0
-          ? []
-          : attempts.flatMap((attempt, index) => (answers.has(index) ? [] : [nameOf({ process, id, index, attempt })])),
-      ),
-      batches: batches.map(({ id, client, numOwners, isCancelled, end }) => ({
-        id,
-        client,
-        isCancelled,
-        end,
-        ...(!end && { numOwners }),
-      })),
+    const expected = (): Seen => {
+      follow();
+      return order({
+        running: batches.flatMap(({ id, process, attempts, answers, end }) =>
+          end || process < 0
+            ? []
+            : attempts.flatMap((attempt, index) =>
+                answers.has(index) ? [] : [nameOf({ process, id, index, attempt })],
+              ),
+        ),
+        batches: batches.map(({ id, client, isCancelled, end }) => ({
+          id,
+          client,
+          isCancelled,
+          end,
+        })),
+      });
     };
     let seen = order(await look());
-    for (let turn = 0; turn < 3000 && !isDeepStrictEqual(seen, order(expected)); turn++) {
+    for (let turn = 0; turn < 3000 && !isDeepStrictEqual(seen, expected()); turn++) {
       await new Promise((resolve) => setImmediate(resolve));
       seen = order(await look());
     }
-    expect(seen).toStrictEqual(order(expected));
+    expect(seen).toStrictEqual(expected());
     expect(errors).toStrictEqual([]);
   };
   for (let step = 0; step < 50; step++) {
@@ -154,31 +214,16 @@ test.each([1, 2])("two processes run the batches of a plain list, whatever ends 
       if (open.filter((one) => one.client === client).length === 4) continue;
       const numLines = 2 + randomInteger(random, 4);
       const expiresAt = nowSeconds + pick([8, 1000]);
-      const id = await addBatch(
-        services[process]!.batches,
-        batchFile({ bodies: Array.from({ length: numLines }, () => ({ prompt: "x" })) }),
-        { client, expiresAt },
-      );
+      const text = batchFile({ bodies: Array.from({ length: numLines }, () => ({ prompt: "x" })) });
       const hasInput = random() < 0.95;
-      if (!hasInput) await files.remove((await store.read(id))?.record.inputFileId ?? "");
-      batches.push({
-        id,
-        client,
-        numLines,
-        expiresAt,
-        hasInput,
-        numOwners: 0,
-        isCancelled: false,
-        attempts: [],
-        answers: new Map(),
-      });
-      if (random() < 0.5) {
-        services[process]?.batches.look();
-        take(process);
-      }
-    } else if (action < 0.16) {
-      services[process]?.batches.look();
-      take(process);
+      const { batches: own } = services[process]!;
+      const id = await addBatch(own, text, { client, expiresAt, begins: false });
+      const { record } = (await store.read(id))!;
+      if (!hasInput) await files.remove(record.inputFileId);
+      own.begin(record);
+      const plain = { id, client, numLines, expiresAt, hasInput, process: -1, isCancelled: false, attempts: [] };
+      batches.push({ ...plain, answers: new Map() });
+      follow();
     } else if (action < 0.66 && line) {
       const { id, index, attempt, response } = line;
       const batch = batches.find((one) => one.id === id);
@@ -203,33 +248,26 @@ test.each([1, 2])("two processes run the batches of a plain list, whatever ends 
       await store.cancel(batch.id);
       batch.isCancelled = true;
       // The process that runs it notices when it looks.
-      if (batch.process !== undefined) {
-        services[batch.process]?.batches.look();
-        take(batch.process);
-      }
+      services[batch.process]?.batches.look();
+      goOn(batch, nowSeconds, new Set(batch.attempts.keys()));
     } else if (action < 0.78) {
       nowSeconds += 3;
-      for (const batch of open)
-        if (batch.process !== undefined) goOn(batch, nowSeconds, new Set(batch.attempts.keys()));
+      for (const batch of open) goOn(batch, nowSeconds, new Set(batch.attempts.keys()));
     } else if (action < 0.88 && open.length > 0) {
-      // Another process takes a batch, and gives it up.
+      // The queue takes a process for dead.
       const batch = pick(open);
-      await store.claim(batch.id, batch.numOwners);
-      await store.beat(batch.id, batch.numOwners + 1, { beat: 1, isReleased: true, completed: 0, failed: 0 });
-      batch.numOwners++;
-      const looking = batch.process ?? process;
-      delete batch.process;
-      services[looking]?.batches.look();
-      take(looking);
+      queue.give(batch.id);
+      batch.process = -1;
+      for (const service of services) service.batches.look();
+      follow();
     } else if (action >= 0.88) {
       await services[process]?.drain();
-      for (const batch of open) if (batch.process === process) delete batch.process;
       services[process] = start(process);
-      take(process);
+      follow();
     }
     await settle();
   }
-  for (const service of services) service.batches.look();
+  expect(queue.names.size).toBe(1);
   for (const batch of batches) {
     const end = (await store.read(batch.id))?.end;
     if (!end) continue;
@@ -249,11 +287,12 @@ test.each([1, 2])("two processes run the batches of a plain list, whatever ends 
       ...of("e").map(([name]) => name),
       ...(end.status === "expired" ? unanswered.map((index) => `request-${index}`) : []),
     ]);
-    // The owners' files are removed after the end.
-    await expect
-      .poll(async () => (await readdir(store.folderOf(batch.id))).filter((name) => name.startsWith("owner")))
-      .toStrictEqual([]);
+    // The answers of all runs are removed after the end.
+    await expect.poll(() => store.runsOf(batch.id)).toStrictEqual([]);
   }
   await Promise.all(services.map((service) => service.drain()));
-  expect([errors, await readdir(join(folder, "tmp"))]).toStrictEqual([[], []]);
+  expect(errors).toStrictEqual([]);
+  for (const part of ["", "files", ...batches.map(({ id }) => join("batches", id))]) {
+    expect((await readdir(join(folder, part))).filter((name) => name.endsWith(".tmp"))).toStrictEqual([]);
+  }
 });

@@ -1,7 +1,7 @@
 // Batches while processes die, time passes and answers are refused. Lines are answered by the tests.
 
-import { mkdirSync, rmSync, writeFileSync } from "node:fs";
-import { mkdir, readdir, rename, rmdir, writeFile } from "node:fs/promises";
+import { rmSync, writeFileSync } from "node:fs";
+import { mkdir, readdir, rename, rm, rmdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { expect, test } from "vitest";
 import type { Reply } from "../../../packages/express/src/http/types.ts";
@@ -10,7 +10,7 @@ import { answerJson, addBatch, batchFile, endOf, startService, storedLines } fro
 import { outcomeOf, startNode } from "../../support/node-process.ts";
 import { temporaryFolder } from "../../support/temporary-folder.ts";
 
-const FAST = { scanMs: 5, pauseMs: 2, leaseMs: 60, failedMs: 10 };
+const FAST = { scanMs: 5, pauseMs: 2, failedMs: 10 };
 const TEN = batchFile({ bodies: Array.from({ length: 10 }, (_, index) => ({ prompt: `${index}` })) });
 const names = (count: number): readonly string[] => Array.from({ length: count }, (_, index) => `request-${index}`);
 const never = (): void => undefined;
@@ -22,34 +22,30 @@ const refuse = (response: Reply, status: number, code: string): void =>
 const answerOf = (index: number): string =>
   `${index} o ${JSON.stringify({ id: "x", custom_id: `request-${index}`, response: { status_code: 200 }, error: null })}\n`;
 
-test("what a dead owner has answered stays, and the rest runs once", async () => {
+test("what a killed process has answered stays, and the rest runs once", async () => {
   const folder = await temporaryFolder();
-  const first = startService({ folder, answer: never, times: { scanMs: 1e9 } });
+  const first = startService({ folder, answer: never, places: 0, times: { scanMs: 1e9 } });
   const id = await addBatch(first.batches, TEN);
   await first.drain();
-  // An owner that was killed while it wrote its third answer.
   const { store } = first.batches;
-  expect(await store.claim(id, 0)).toBe(true);
-  expect(await store.claim(id, 0)).toBe(false);
-  await store.beat(id, 1, { beat: 1, isReleased: false, total: 10, completed: 2, failed: 0, inProgressAt: 7 });
+  for (const run of await store.runsOf(id)) await rm(store.answersPath(id, run));
+  // A process that was killed while it wrote its third answer.
+  await store.note(id, { total: 10, completed: 2, failed: 0, inProgressAt: 7 });
   await writeFile(store.answersPath(id, 1), answerOf(4) + answerOf(1) + answerOf(8).slice(0, -9));
   const ran: string[] = [];
   const answer = (customId: string, response: Reply): void => {
     ran.push(customId);
     answerJson(response, { customId });
   };
-  const services = [1, 2, 3].map(() => startService({ folder, answer, times: FAST }));
+  const second = startService({ folder, answer, times: FAST });
   const end = await endOf({ store }, id);
   expect(end).toMatchObject({ status: "completed", total: 10, completed: 10, failed: 0, inProgressAt: 7 });
   expect(ran.toSorted()).toEqual(names(10).filter((name) => !["request-1", "request-4"].includes(name)));
-  const lines = await storedLines(first.batches, end.outputFileId);
+  const lines = await storedLines(second.batches, end.outputFileId);
   expect(lines.map((one) => one.custom_id)).toEqual(names(10));
-  expect(services).toHaveLength(3);
-  // The files of an owner that came second go after the end.
-  await expect.poll(async () => (await readdir(join(folder, "files"))).length).toBe(2);
 });
 
-test("an owner that was taken for dead stops, and its answers are not lost", async () => {
+test("a process whose batch another one has taken stops, and its answers are not lost", async () => {
   const folder = await temporaryFolder();
   let hold: (() => void) | undefined;
   const first = startService({
@@ -62,21 +58,42 @@ test("an owner that was taken for dead stops, and its answers are not lost", asy
     },
   });
   const id = await addBatch(first.batches, TEN);
-  first.batches.look();
   await expect.poll(() => hold, { interval: 2 }).toBeDefined();
-  const { store } = first.batches;
-  expect(await store.claim(id, 1)).toBe(true);
-  await store.beat(id, 2, { beat: 1, isReleased: true, completed: 0, failed: 0 });
   const second = startService({
     folder,
     times: FAST,
     answer: (_, response) => answerJson(response, { by: "second" }),
   });
-  await first.drain();
-  const end = await endOf({ store }, id);
+  const end = await endOf(second.batches, id);
   hold?.();
+  await first.drain();
   const bodies = (await storedLines(second.batches, end.outputFileId)).map(({ response }) => response?.body);
   expect(bodies).toEqual([{ by: "first" }, ...names(9).map(() => ({ by: "second" }))]);
+  await expect.poll(async () => (await readdir(join(folder, "files"))).length).toBe(4);
+  await expect
+    .poll(() => readdir(second.batches.store.folderOf(id)))
+    .toEqual(["batch.json", "end.json", "progress.json"]);
+});
+
+test("inputs are checked one at a time, and clients take turns", async () => {
+  const folder = await temporaryFolder();
+  const first = startService({ folder, answer: never, places: 0, times: { scanMs: 1e9 } });
+  await first.drain();
+  const clients = ["a", "a", "a", "a", "a", "b", "b", "c"].map((name) => `key:${name}`);
+  for (const client of clients) await addBatch(first.batches, TEN, { client });
+  const second = startService({ folder, answer: never, places: 0, times: FAST });
+  const { store } = second.batches;
+  const order: string[] = [];
+  const note = store.note.bind(store);
+  const clientOf = new Map((await store.list()).map(({ record }) => [record.id, record.client.replace("key:", "")]));
+  store.note = async (id, progress) => {
+    order.push(clientOf.get(id) ?? "");
+    await note(id, progress);
+  };
+  await expect.poll(() => order.length, { interval: 2 }).toBe(7);
+  // A client's fifth batch waits until one of its others has ended.
+  expect(order.slice(0, 3).toSorted()).toEqual(["a", "b", "c"]);
+  expect(order.slice(3).toSorted()).toEqual(["a", "a", "a", "b"]);
 });
 
 test("a drained server hands its batches on at once", async () => {
@@ -84,7 +101,7 @@ test("a drained server hands its batches on at once", async () => {
   let [begun, aborted] = [0, 0];
   const first = startService({
     folder,
-    times: { ...FAST, leaseMs: 1e9 },
+    times: FAST,
     answer: (_, response) => {
       begun++;
       response.once("close", () => aborted++);
@@ -92,12 +109,12 @@ test("a drained server hands its batches on at once", async () => {
   });
   const id = await addBatch(first.batches, TEN);
   first.batches.look();
-  await expect.poll(async () => (await first.batches.store.read(id))?.beat?.total, { interval: 2 }).toBe(10);
+  await expect.poll(async () => (await first.batches.store.read(id))?.progress?.total, { interval: 2 }).toBe(10);
   await expect.poll(() => begun, { interval: 2 }).toBeGreaterThan(0);
   await first.drain();
   const second = startService({
     folder,
-    times: { ...FAST, leaseMs: 1e9 },
+    times: FAST,
     answer: (_, response) => answerJson(response, {}),
   });
   expect(await endOf(second.batches, id)).toMatchObject({ status: "completed", completed: 10 });
@@ -188,7 +205,7 @@ test("clients take turns, and none has more requests under way than there is roo
   const ids: string[] = [];
   const hasBegun = async (): Promise<boolean> => {
     const facts = await Promise.all(ids.map((id) => service.batches.store.read(id)));
-    return facts.length === 2 && facts.every((one) => (one?.end ?? one?.beat?.total) !== undefined);
+    return facts.length === 2 && facts.every((one) => (one?.end ?? one?.progress?.total) !== undefined);
   };
   const service = startService({
     folder: await temporaryFolder(),
@@ -223,12 +240,13 @@ test("a failure of the disk is reported, and the batch goes on later", async () 
     times: FAST,
     answer: (_, response) => answerJson(response, {}),
   });
-  const id = await addBatch(service.batches, TEN);
+  const id = await addBatch(service.batches, TEN, { begins: false });
   const { store, files } = service.batches;
-  const input = files.contentPath((await store.read(id))?.record.inputFileId ?? "");
+  const { record } = (await store.read(id))!;
+  const input = files.contentPath(record.inputFileId);
   await rename(input, `${input}.aside`);
   await mkdir(input);
-  service.batches.look();
+  service.batches.begin(record);
   await expect.poll(() => errors.length, { interval: 2 }).toBeGreaterThan(1);
   expect(errors[0]).toMatch(/EISDIR/);
   await rmdir(input);
@@ -236,31 +254,32 @@ test("a failure of the disk is reported, and the batch goes on later", async () 
   expect(await endOf(service.batches, id)).toMatchObject({ status: "completed", completed: 10 });
 });
 
-test("a batch that another owner ends while this one opens it is left without a word", async () => {
+test("a batch that another process ends while this one opens it is left without a word", async () => {
   const errors: string[] = [];
   const service = startService({
     folder: await temporaryFolder(),
     options: { onError: ({ message }) => void errors.push(message) },
-    times: { scanMs: 1e9 },
+    times: FAST,
     answer: never,
   });
-  const id = await addBatch(service.batches, TEN);
   const { store, files } = service.batches;
-  const folder = store.folderOf(id);
   const end = { status: "completed", at: 1, total: 10, completed: 10, failed: 0 };
   const pathOf = files.contentPath.bind(files);
-  let hasEnded = false;
+  let ended = "";
   files.contentPath = (fileId) => {
-    mkdirSync(join(folder, "end"));
-    writeFileSync(join(folder, "end", "end.json"), JSON.stringify(end));
-    rmSync(join(folder, "owner-1"), { recursive: true });
-    hasEnded = true;
-    return pathOf(fileId);
+    const path = pathOf(fileId);
+    if (ended === "" && id !== "") {
+      ended = id;
+      writeFileSync(join(store.folderOf(id), "end.json"), JSON.stringify(end));
+      rmSync(path);
+    }
+    return path;
   };
-  service.batches.look();
-  await expect.poll(() => hasEnded, { interval: 2 }).toBe(true);
+  let id = "";
+  id = await addBatch(service.batches, TEN);
+  await expect.poll(() => ended, { interval: 2 }).toBe(id);
   await service.drain();
-  expect([errors, await readdir(folder), (await store.read(id))?.end]).toStrictEqual([[], ["batch.json", "end"], end]);
+  expect([errors, (await store.read(id))?.end]).toStrictEqual([[], end]);
 });
 
 test("a batch without its input fails, and a damaged one does not hold up the others", async () => {
@@ -270,11 +289,14 @@ test("a batch without its input fails, and a damaged one does not hold up the ot
     answer: (_, response) => answerJson(response, {}),
   });
   const { store, files } = service.batches;
-  const damaged = await addBatch(service.batches, TEN);
+  const damaged = await addBatch(service.batches, TEN, { begins: false });
+  const { record: unread } = (await store.read(damaged))!;
   await writeFile(join(store.folderOf(damaged), "batch.json"), "{");
-  const id = await addBatch(service.batches, TEN);
-  await files.remove((await store.read(id))?.record.inputFileId ?? "");
-  service.batches.look();
+  service.batches.begin(unread);
+  const id = await addBatch(service.batches, TEN, { begins: false });
+  const { record } = (await store.read(id))!;
+  await files.remove(record.inputFileId);
+  service.batches.begin(record);
   const end = await endOf(service.batches, id);
   expect([end.status, end.errors?.[0]?.code]).toEqual(["failed", "file_not_found"]);
   expect(await store.read(damaged)).toBeUndefined();

@@ -1,13 +1,16 @@
 // The stores of files and batches beside plain ones, under random operations of two processes that share a folder, and
 // of which one or the other starts again.
 
-import { mkdir, readdir, rm } from "node:fs/promises";
+import { mkdir, readdir, utimes, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { expect, test } from "vitest";
-import { BatchStore } from "../../../packages/express/src/batches/batch-store.ts";
-import { fileAnswerOf, FileStore, newFileId, type NewFile } from "../../../packages/express/src/batches/file-store.ts";
-import { Root } from "../../../packages/express/src/batches/folder.ts";
-import { batchAnswerOf, type BatchEnd, type Beat } from "../../../packages/express/src/batches/state.ts";
+import { fileAnswerOf, FileStore, newFileId, type NewFile } from "../../../packages/express/src/batches/files.ts";
+import {
+  batchAnswerOf,
+  BatchStore,
+  type BatchEnd,
+  type Progress,
+} from "../../../packages/express/src/batches/store.ts";
 import { randomInteger, seededRandom } from "../../support/random.ts";
 import { temporaryFolder } from "../../support/temporary-folder.ts";
 
@@ -47,7 +50,7 @@ test("files are those of a plain store", async () => {
     let now = 1000;
     const limits = { maxFiles: 7, maxBytes: 60, maxClientShare: 0.5, maxAgeSeconds: 50 };
     const folder = await temporaryFolder();
-    const { store, restart } = two(() => new FileStore(new Root(folder, ["files"]), limits, () => now), random);
+    const { store, restart } = two(() => new FileStore(folder, limits, () => now), random);
     let kept: { id: string; client: string; text: string; createdAt: number; expiresAt: number; filename: string }[] =
       [];
     const purpose = "batch" as const;
@@ -69,9 +72,9 @@ test("files are those of a plain store", async () => {
         if (isFull) expect(stored).toBe("storage_full");
         else kept.push({ id: (stored as { readonly id: string }).id, ...added });
       } else if (action === 3) {
-        const id = random() < 0.5 ? idOf() : newFileId();
+        const id = newFileId();
         await store().put(id, file, once(text));
-        if (!kept.some((one) => one.id === id)) kept.push({ id, ...added });
+        kept.push({ id, ...added });
       } else if (action === 4) {
         const id = idOf();
         await store().remove(id);
@@ -108,8 +111,7 @@ interface PlainBatch {
   readonly id: string;
   readonly client: string;
   readonly createdAt: number;
-  owner: number;
-  beat?: Beat;
+  progress?: Progress;
   cancelledAt?: number;
   end?: BatchEnd;
 }
@@ -121,7 +123,7 @@ test("batches are those of a plain store", async () => {
     let now = 1000;
     const limits = { maxBatches: 6, maxClientShare: 0.5, maxAgeSeconds: 30 };
     const folder = await temporaryFolder();
-    const { store, restart } = two(() => new BatchStore(new Root(folder, ["batches"]), limits, () => now), random);
+    const { store, restart } = two(() => new BatchStore(folder, limits, () => now), random);
     let kept: PlainBatch[] = [];
     const order = (a: PlainBatch, b: PlainBatch): number => a.createdAt - b.createdAt || (a.id < b.id ? -1 : 1);
     /** Makes room as the docs say. @returns `undefined` where too many have not ended */
@@ -151,7 +153,7 @@ test("batches are those of a plain store", async () => {
         if (!left) expect(added).toBe("too_many_batches");
         else {
           const { id } = added as { readonly id: string };
-          kept = [...left, { id, client, createdAt: now, owner: 0 }];
+          kept = [...left, { id, client, createdAt: now }];
         }
       } else if (action === 3) {
         await store().sweep();
@@ -160,13 +162,8 @@ test("batches are those of a plain store", async () => {
       else if (action === 5) now += randomInteger(random, 10);
       else if (batch && !batch.end) {
         if (action === 6) {
-          const from = pick([batch.owner, 0]);
-          expect(await store().claim(batch.id, from)).toBe(from === batch.owner);
-          if (from === batch.owner) [batch.owner, batch.beat] = [from + 1, undefined as never];
-          if (from + 1 === batch.owner) {
-            batch.beat = { beat: step, isReleased: false, total: 9, completed: step % 5, failed: 1, inProgressAt: now };
-            await store().beat(batch.id, batch.owner, batch.beat);
-          }
+          batch.progress = { total: 9, completed: step % 5, failed: 1, inProgressAt: now };
+          await store().note(batch.id, batch.progress);
         } else if (action === 7) {
           await store().cancel(batch.id);
           batch.cancelledAt ??= now;
@@ -181,13 +178,12 @@ test("batches are those of a plain store", async () => {
           expect(await store().end(batch.id, end)).toBe(true);
           expect(await store().end(batch.id, { ...end, status: "failed", at: now + 1 })).toBe(false);
           batch.end = end;
-          if (random() < 0.5) await store().removeOwners(batch.id);
         }
       }
       const expected = kept
         .toSorted(order)
-        .map(({ id, client: of, createdAt, beat, cancelledAt, end }) =>
-          batchAnswerOf({ record: { id, createdAt, client: of, ...asked }, beat, cancellingAt: cancelledAt, end }),
+        .map(({ id, client: of, createdAt, progress, cancelledAt, end }) =>
+          batchAnswerOf({ record: { id, createdAt, client: of, ...asked }, progress, cancellingAt: cancelledAt, end }),
         );
       expect((await store().list()).map(batchAnswerOf)).toStrictEqual(expected);
       expect(await store().read("batch_000000000000000000000000")).toBeUndefined();
@@ -195,28 +191,24 @@ test("batches are those of a plain store", async () => {
   }
 });
 
-test("an owner whose batch was removed meanwhile changes nothing, and leaves nothing behind", async () => {
-  const folder = await temporaryFolder();
-  const limits = { maxBatches: 6, maxClientShare: 1, maxAgeSeconds: 30 };
-  const store = new BatchStore(new Root(folder, ["batches"]), limits, () => 1000);
-  const asked = { client: "key:ann", inputFileId: "file-1", endpoint: "/v1/completions", metadata: null } as const;
-  const { id } = await store.add({ ...asked, expiresAt: 9000 });
-  const beat: Beat = { beat: 1, isReleased: false, completed: 0, failed: 0 };
-  const end: BatchEnd = { status: "cancelled", at: 1000, total: 0, completed: 0, failed: 0 };
-  expect(await store.claim(id, 0)).toBe(true);
-  expect(await store.end(id, end)).toBe(true);
-  await store.removeOwners(id);
-  await store.beat(id, 1, beat);
-  // A process that has read the batch before its end.
-  expect(await store.claim(id, 0)).toBe(false);
-  expect(await readdir(store.folderOf(id))).toStrictEqual(["batch.json", "end"]);
-  await rm(store.folderOf(id), { recursive: true });
-  await store.beat(id, 1, beat);
-  await store.cancel(id);
-  expect([await store.claim(id, 1), await store.end(id, end)]).toStrictEqual([false, false]);
-  expect([await readdir(join(folder, "batches")), await readdir(join(folder, "tmp"))]).toStrictEqual([[], []]);
-  // A folder that cannot be written is a failure.
-  await rm(join(folder, "tmp"), { recursive: true });
-  await mkdir(join(store.folderOf(id), "owner-1"), { recursive: true });
-  await expect(store.beat(id, 1, beat)).rejects.toMatchObject({ code: "ENOENT" });
+test("what killed processes have left is removed after a day, and nothing else", async () => {
+  const [filesFolder, batchesFolder] = [await temporaryFolder(), await temporaryFolder()];
+  const limits = { maxFiles: 9, maxBytes: 99, maxBatches: 6, maxClientShare: 1, maxAgeSeconds: 1e6 };
+  const files = new FileStore(filesFolder, limits, () => 1e6);
+  const batches = new BatchStore(batchesFolder, limits, () => 1e6);
+  const file = await files.receive("a", once("x"), async () => ({ client: "a", filename: "in", purpose: "batch" }));
+  const asked = { client: "a", inputFileId: file.id, endpoint: "/v1/completions", metadata: null } as const;
+  const { id } = await batches.add({ ...asked, expiresAt: 2e6 });
+  const [old, recent] = [newFileId(), newFileId()];
+  for (const name of [old, `${old}.json.1.tmp`, recent]) await writeFile(join(filesFolder, name), "x");
+  await mkdir(join(batchesFolder, "old"));
+  const longAgo = 1e6 - 24 * 3600 - 1;
+  for (const path of [file.id, old, `${old}.json.1.tmp`]) await utimes(join(filesFolder, path), longAgo, longAgo);
+  await utimes(join(batchesFolder, "old"), longAgo, longAgo);
+  await utimes(join(batchesFolder, id), longAgo, longAgo);
+  await utimes(join(filesFolder, recent), 1e6, 1e6);
+  await files.sweep(new Set());
+  await batches.sweep();
+  expect((await readdir(filesFolder)).toSorted()).toEqual([file.id, `${file.id}.json`, recent].toSorted());
+  expect(await readdir(batchesFolder)).toEqual([id]);
 });

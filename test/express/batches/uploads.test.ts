@@ -5,8 +5,8 @@ import { join } from "node:path";
 import { fetchHandler, LIMITS, readMe, type BatchesOptions, type FetchHandler } from "@readme-moe/express";
 import express from "express";
 import { afterAll, expect, onTestFinished, test } from "vitest";
-import { missingRoom, uploadOverflow } from "../../../packages/express/src/batches/limits.ts";
-import { receiveUpload } from "../../../packages/express/src/batches/upload.ts";
+import { missingRoom, uploadOverflow } from "../../../packages/express/src/batches/options.ts";
+import { receiveUpload } from "../../../packages/express/src/batches/routes.ts";
 import { WebReply, WebRequest } from "../../../packages/express/src/http/web.ts";
 import { Deferred } from "../../support/deferred.ts";
 import { manualTimers } from "../../support/manual-timers.ts";
@@ -81,8 +81,10 @@ test("forms that are cut off or damaged are refused or are files, and leave noth
     statuses.add((await post(inPieces(damaged, random))).status);
   }
   expect([...statuses].toSorted((a, b) => a - b)).toEqual([200, 400]);
-  expect(await readdir(join(folder, "tmp"))).toEqual([]);
-  expect((await readdir(folder)).toSorted()).toEqual(["batches", "files", "tmp"]);
+  expect((await readdir(folder)).toSorted()).toEqual(["batches", "files"]);
+  const names = (await readdir(join(folder, "files"))).toSorted();
+  const ids = names.filter((name) => !name.includes("."));
+  expect(names).toEqual(ids.flatMap((id) => [id, `${id}.json`]));
 });
 
 test("a client that leaves takes its file along", async () => {
@@ -93,7 +95,6 @@ test("a client that leaves takes its file along", async () => {
     pull: (controller) => controller.error(new Error("gone")),
   });
   expect((await post(failing, own)).status).toBe(400);
-  expect(await readdir(join(path, "tmp"))).toEqual([]);
   expect(await readdir(join(path, "files"))).toEqual([]);
 });
 
@@ -148,7 +149,7 @@ test("a client whose files hardly arrive leaves places to others, and its files 
     expect(await other.status).toBe("408");
     expect(numArriving()).toBe(0);
   }
-  expect(await readdir(join(path, "tmp"))).toEqual([]);
+  expect(await readdir(join(path, "files"))).toEqual([]);
 });
 
 test("a file may take long while 64 KiB after 64 KiB arrive, but not for ever", async () => {

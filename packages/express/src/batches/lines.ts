@@ -1,11 +1,12 @@
-// Lines of input files: where they are, and whether they are requests.
+// Lines of input files: where they are, and whether they are requests. Lines of answers, and the files made of them.
 
 import { isRecord } from "@readme-moe/core";
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
-import type { FileHandle } from "node:fs/promises";
+import { open, type FileHandle } from "node:fs/promises";
 import { parseJson } from "../api/read-body.ts";
 import { ApiError } from "../http/errors.ts";
+import { hasCode } from "./files.ts";
 import type { BatchEndpoint, BatchError } from "./schemas.ts";
 
 /** Place of a line in its file, in bytes, without its end. */
@@ -23,35 +24,23 @@ export interface Line extends LinePlace {
   readonly hasEnd: boolean;
 }
 
-/** Places of the lines of a file by index, in 12 bytes each. */
+/** Places of the lines of a file by index, in 16 bytes each. */
 export class LinePlaces {
-  #offsets = new Float64Array(64);
-  #lengths = new Uint32Array(64);
-  #count = 0;
+  readonly #numbers: number[] = [];
 
   get count(): number {
-    return this.#count;
+    return this.#numbers.length / 2;
   }
 
   at(index: number): LinePlace {
-    const [offset, length] = [this.#offsets[index], this.#lengths[index]];
-    if (index >= this.#count || offset === undefined || length === undefined) throw new RangeError("Expected a line");
+    const [offset, length] = this.#numbers.slice(2 * index, 2 * index + 2);
+    if (offset === undefined || length === undefined) throw new RangeError("Expected a line");
     return { offset, length };
   }
 
   /** Adds a place. @returns the number of places */
   push({ offset, length }: LinePlace): number {
-    if (this.#count === this.#offsets.length) this.#grow();
-    this.#offsets[this.#count] = offset;
-    this.#lengths[this.#count] = length;
-    return ++this.#count;
-  }
-
-  #grow(): void {
-    const [offsets, lengths] = [new Float64Array(2 * this.#count), new Uint32Array(2 * this.#count)];
-    offsets.set(this.#offsets);
-    lengths.set(this.#lengths);
-    [this.#offsets, this.#lengths] = [offsets, lengths];
+    return this.#numbers.push(offset, length) / 2;
   }
 }
 
@@ -217,4 +206,149 @@ export async function readLine(handle: FileHandle, { offset, length }: LinePlace
     done += bytesRead;
   }
   return bytes;
+}
+
+/** An answer of a line. */
+export interface LineAnswer {
+  readonly requestId: string;
+  readonly status: number;
+  readonly retryAfterMs: number | undefined;
+  /** The body, which is JSON. */
+  readonly text: string;
+}
+
+/** File that an answer belongs to: `o` for the output, `e` for errors. */
+type AnswerKind = "o" | "e";
+
+/** An answer on disk, without its index and kind. */
+interface FoundAnswer extends LinePlace {
+  readonly kind: AnswerKind;
+  readonly path: string;
+}
+
+/** Answers on disk, by the index of the request. */
+export type FoundAnswers = ReadonlyMap<number, FoundAnswer>;
+
+/** Counts answers by the file that they belong to. */
+export function countsOf(answers: FoundAnswers): { readonly completed: number; readonly failed: number } {
+  let completed = 0;
+  for (const { kind } of answers.values()) if (kind === "o") completed++;
+  return { completed, failed: answers.size - completed };
+}
+
+/** Id and name of an answered line. */
+interface Answered {
+  readonly batchId: string;
+  readonly index: number;
+  readonly customId: string;
+}
+
+/** Writes the line of an answer. @param json - the answer's body, which is JSON */
+export function answerLine({ batchId, index, customId }: Answered, answer: LineAnswer): string {
+  const { status, requestId, text } = answer;
+  const body = isJson(text) ? text : JSON.stringify(text);
+  const response = `{"status_code":${status},"request_id":${JSON.stringify(requestId)},"body":${body}}`;
+  const head = `"id":${JSON.stringify(lineId(batchId, index))},"custom_id":${JSON.stringify(customId)}`;
+  const kind: AnswerKind = status < 300 ? "o" : "e";
+  return `${index} ${kind} {${head},"response":${response},"error":null}\n`;
+}
+
+/** Writes the line of a request that was not answered in time. */
+export function expiredLine({ batchId, index, customId }: Answered): string {
+  const message = "This request could not be executed before the completion window expired.";
+  const error = { code: "batch_expired", message };
+  return `${JSON.stringify({ id: lineId(batchId, index), custom_id: customId, response: null, error })}\n`;
+}
+
+function lineId(batchId: string, index: number): string {
+  return `${batchId.replace("batch_", "batch_req_")}_${index}`;
+}
+
+/** Tells whether a text is JSON on one line. Answers are: the server has written them. */
+function isJson(text: string): boolean {
+  return /^[{[]/.test(text) && !text.includes("\n");
+}
+
+/** File of answers that grows line by line. */
+export class AnswerLog {
+  readonly #handle: FileHandle;
+  #last: Promise<void> = Promise.resolve();
+
+  private constructor(handle: FileHandle) {
+    this.#handle = handle;
+  }
+
+  /** Makes the file, which must not exist. */
+  static async create(path: string): Promise<AnswerLog> {
+    return new AnswerLog(await open(path, "ax"));
+  }
+
+  /** Adds a line. After a failure, all further ones fail, since the file may end within a line. */
+  append(line: string): Promise<void> {
+    // A long line takes several writes, between which no other line may come.
+    this.#last = this.#last.then(() => this.#handle.appendFile(line));
+    return this.#last;
+  }
+
+  async sync(): Promise<void> {
+    await this.#last;
+    await this.#handle.sync();
+  }
+
+  async close(): Promise<void> {
+    await this.#last.catch(() => undefined);
+    await this.#handle.close();
+  }
+}
+
+/**
+ * Finds the answers in the files of all runs. The first one of each request counts, and a line without an end does not:
+ * its writer was killed.
+ *
+ * @param paths - in the order of the runs
+ * @param total - number of requests
+ */
+export async function findAnswers(paths: readonly string[], total: number): Promise<FoundAnswers> {
+  const found = new Map<number, FoundAnswer>();
+  for (const path of paths) {
+    try {
+      for await (const { bytes, offset, length, hasEnd } of readLines(path, Infinity)) {
+        const head = /^(\d+) ([oe]) /.exec(bytes?.subarray(0, 32).toString("latin1") ?? "");
+        const index = Number(head?.[1]);
+        if (!head || !hasEnd || index >= total || found.has(index)) continue;
+        const [{ length: skipped }, , kind] = head;
+        found.set(index, { kind: kind as AnswerKind, path, offset: offset + skipped, length: length - skipped });
+      }
+    } catch (error) {
+      // The batch may have ended elsewhere, and its answers are removed.
+      if (!hasCode(error, "ENOENT")) throw error;
+    }
+  }
+  return found;
+}
+
+/** Bytes that are gathered before they are written. */
+const PIECE_BYTES = 1 << 20;
+
+/** Reads the lines of one of the files that clients get, in the order of the requests. */
+export async function* answerLines(answers: FoundAnswers, kind: AnswerKind): AsyncGenerator<Buffer, void> {
+  const handles = new Map<string, FileHandle>();
+  const end = Buffer.from("\n");
+  try {
+    let [pieces, numBytes] = [[] as Buffer[], 0];
+    const places = [...answers].filter(([, place]) => place.kind === kind).toSorted(([one], [other]) => one - other);
+    for (const [, place] of places) {
+      const handle = handles.get(place.path) ?? (await open(place.path));
+      handles.set(place.path, handle);
+      const line = await readLine(handle, place);
+      pieces.push(line, end);
+      numBytes += line.length + 1;
+      if (numBytes < PIECE_BYTES) continue;
+      yield Buffer.concat(pieces);
+      [pieces, numBytes] = [[], 0];
+    }
+    if (numBytes > 0) yield Buffer.concat(pieces);
+  } finally {
+    for (const handle of handles.values()) await handle.close();
+  }
 }

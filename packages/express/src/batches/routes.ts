@@ -1,19 +1,21 @@
-// Routes of files and batches.
+// Routes of files and batches. The file of an upload goes to the store as it arrives.
 
+import { Busboy, type BusboyFileStream, type BusboyInstance } from "@fastify/busboy";
 import { checkBody } from "../api/check-body.ts";
 import type { ResolvedApiOptions } from "../api/options.ts";
 import { holdRoom, sendRead, type ReadParts } from "../api/other-routes.ts";
-import { invalid } from "../http/errors.ts";
+import { unreadable } from "../api/read-body.ts";
+import { badRequest, bodyTimeout, bodyTooLarge, invalid, unsupported, type ApiError } from "../http/errors.ts";
 import { listPage, pageOf } from "../http/page.ts";
 import { clientName, idOf, localsOf } from "../http/request.ts";
 import { sendChunks, sendJson } from "../http/reply.ts";
-import { fileAnswerOf, type FileRecord } from "./file-store.ts";
-import { batchHasEnded, batchNotFound, fileInUse, fileNotFound, unknownPlace } from "./refusals.ts";
-import { batchBody, WINDOW_SECONDS, type BatchAnswer } from "./schemas.ts";
-import type { Batches } from "./service.ts";
-import { batchAnswerOf, statusOf } from "./state.ts";
-import { receiveUpload } from "./upload.ts";
-import type { OwnedFacts } from "./batch-store.ts";
+import type { Timers } from "../http/timers.ts";
+import type { Incoming, Reply } from "../http/types.ts";
+import type { Batches } from "./batches.ts";
+import { fileAnswerOf, type FileRecord, type FileStore, type NewFile } from "./files.ts";
+import { batchHasEnded, batchNotFound, fileInUse, fileNotFound, unknownPlace } from "./options.ts";
+import { batchBody, MAX_KEPT_SECONDS, MIN_KEPT_SECONDS, WINDOW_SECONDS, type BatchAnswer } from "./schemas.ts";
+import { batchAnswerOf, statusOf, type BatchFacts } from "./store.ts";
 
 /** A request about files or batches. */
 export interface BatchesRequest extends ReadParts {
@@ -91,7 +93,7 @@ export async function createBatch(asked: BatchesRequest): Promise<void> {
     expiresAt: batches.nowSeconds() + WINDOW_SECONDS,
     ...(kept && { outputSeconds: kept.seconds }),
   });
-  batches.look();
+  batches.begin(record);
   await sendJson(response, batchAnswerOf({ record }), serving);
 }
 
@@ -120,7 +122,7 @@ export async function cancelBatch(asked: BatchesRequest): Promise<void> {
   await sendJson(response, await answerNow(asked, facts), serving);
 }
 
-async function answerNow({ batches }: BatchesRequest, { record }: OwnedFacts): Promise<BatchAnswer> {
+async function answerNow({ batches }: BatchesRequest, { record }: BatchFacts): Promise<BatchAnswer> {
   const facts = await batches.store.read(record.id);
   if (!facts) throw batchNotFound(record.id);
   return batchAnswerOf(facts);
@@ -133,9 +135,205 @@ async function namedFile({ batches, request, response }: BatchesRequest): Promis
   return file;
 }
 
-async function namedBatch({ batches, request, response }: BatchesRequest): Promise<OwnedFacts> {
+async function namedBatch({ batches, request, response }: BatchesRequest): Promise<BatchFacts> {
   const id = idOf(request);
   const facts = await batches.store.read(id);
   if (facts?.record.client !== clientName(request, response)) throw batchNotFound(id);
   return facts;
+}
+
+/** A request with a file, and what it is read with. */
+export interface Upload {
+  readonly files: FileStore;
+  readonly client: string;
+  readonly request: Incoming;
+  readonly response: Reply;
+  readonly maxFileBytes: number;
+  /** Longest time in which 64 KiB or the rest arrive, in ms. */
+  readonly sliceMs: number;
+  /** Longest time until all has arrived, in ms. */
+  readonly totalMs: number;
+  readonly timers: Timers;
+}
+
+const LIMITS = {
+  files: 1,
+  fields: 8,
+  fieldSize: 1024,
+  fieldNameSize: 128,
+  parts: 10,
+  headerPairs: 16,
+  headerSize: 8192,
+};
+
+const MAX_NAME = 255;
+
+/** Receives a file. @throws {ApiError} 400, 408, 413, 415 */
+export async function receiveUpload(upload: Upload): Promise<FileRecord> {
+  const { request, response } = upload;
+  try {
+    return await receive(upload);
+  } catch (error) {
+    // Close rather than receive the rest of a refused body.
+    if (!request.complete) response.setHeader("Connection", "close");
+    throw error;
+  }
+}
+
+async function receive({ files, client, request, maxFileBytes, ...times }: Upload): Promise<FileRecord> {
+  const type = request.get("content-type") ?? "";
+  if (!/^multipart\/form-data\s*;/i.test(type)) throw unreadable("Expected the content type multipart/form-data");
+  if ((request.get("content-encoding") ?? "identity") !== "identity") throw unreadable();
+  const parser = openParser(type, maxFileBytes);
+  const fields = new Map<string, string>();
+  let stored: Promise<FileRecord> | undefined;
+  let part: BusboyFileStream | undefined;
+  const ended = new Promise<void>((resolve) => void parser.on("finish", resolve));
+  let fail: ((error: unknown) => void) | undefined;
+  const failed = new Promise<never>((_, reject) => {
+    fail = reject;
+    parser.on("error", (cause) => reject(damaged(cause)));
+    parser.on("field", (name: string | undefined, value, ...cut) => {
+      if (name === undefined) return reject(damaged());
+      if (cut[0] || cut[1]) reject(invalid(name.slice(0, 64), "expected a short text"));
+      fields.set(name, value);
+    });
+    parser.on("file", (name: string | undefined, stream, sentName) => {
+      part = stream;
+      // The end of a form that was cut off is an error of its file, too, also when nobody reads it any more.
+      stream.on("error", (cause) => reject(damaged(cause)));
+      if (name !== "file") {
+        stream.resume();
+        return reject(invalid(`${name}`.slice(0, 64), "expected the file to be called `file`"));
+      }
+      const describe = async (): Promise<NewFile> => {
+        // Fields may follow the file.
+        await Promise.race([ended, failed]);
+        return { client, filename: nameOf(sentName), ...meaningOf(fields) };
+      };
+      stored = files.receive(client, whole(stream), describe);
+      stored.catch(reject);
+    });
+    for (const limit of ["filesLimit", "fieldsLimit", "partsLimit"] as const) {
+      parser.on(limit, () => reject(badRequest({ message: "The form has too many parts", code: "invalid_value" })));
+    }
+  });
+  failed.catch(() => undefined);
+  const pace = watchPace(times, () => fail?.(bodyTimeout()));
+  try {
+    await Promise.race([feed(parser, request, pace), failed]);
+    pace.stop();
+    await Promise.race([ended, failed]);
+    if (!stored) throw badRequest({ message: "Missing 'file'", code: "missing_required_parameter", param: "file" });
+    return await Promise.race([stored, failed]);
+  } catch (error) {
+    pace.stop();
+    fail?.(error);
+    parser.destroy();
+    // The written part is removed before the client gets its answer. A file may be whole where its form is not.
+    part?.destroy();
+    const left = await stored?.catch(() => undefined);
+    if (left) await files.remove(left.id);
+    throw error;
+  }
+}
+
+function openParser(type: string, maxFileBytes: number): BusboyInstance {
+  try {
+    return new Busboy({ headers: { "content-type": type }, limits: { ...LIMITS, fileSize: maxFileBytes } });
+  } catch (cause) {
+    throw damaged(cause);
+  }
+}
+
+function damaged(cause?: unknown): ApiError {
+  return badRequest({ message: "The form is damaged", code: "invalid_body", cause });
+}
+
+/** Passes the bytes of a body on, as fast as they are taken. */
+async function feed(parser: BusboyInstance, request: Incoming, pace: Pace): Promise<void> {
+  const reader = request[Symbol.asyncIterator]();
+  for (;;) {
+    const { done, value } = await reader.next().catch((cause: unknown) => Promise.reject(damaged(cause)));
+    if (done === true) break;
+    if (parser.destroyed) return;
+    pace.arrived(value.byteLength);
+    if (parser.write(value)) continue;
+    pace.isHeldUp = true;
+    await new Promise<void>((resolve) => void parser.once("drain", resolve));
+    pace.isHeldUp = false;
+  }
+  parser.end();
+}
+
+/** Bytes that arrive in `sliceMs` at least. */
+const SLICE_BYTES = 64 << 10;
+
+/** Times of a body that arrives. */
+interface Pace {
+  /** Whether the sender waits for the server. */
+  isHeldUp: boolean;
+  arrived(bytes: number): void;
+  stop(): void;
+}
+
+/** Calls `onLate` once a body comes too slowly. */
+function watchPace(
+  { sliceMs, totalMs, timers }: Pick<Upload, "sliceMs" | "totalMs" | "timers">,
+  onLate: () => void,
+): Pace {
+  let left = SLICE_BYTES;
+  const onSliceOver = (): void => (pace.isHeldUp ? begin() : onLate());
+  const begin = (): void => {
+    left = SLICE_BYTES;
+    stopSlice = timers.after(sliceMs, onSliceOver);
+  };
+  const stopTotal = timers.after(totalMs, onLate);
+  let stopSlice = timers.after(sliceMs, onSliceOver);
+  const pace: Pace = {
+    isHeldUp: false,
+    arrived(bytes) {
+      left -= bytes;
+      if (left > 0) return;
+      stopSlice();
+      begin();
+    },
+    stop() {
+      stopSlice();
+      stopTotal();
+    },
+  };
+  return pace;
+}
+
+/** Reads a file to its end. @throws {ApiError} 413 if it was longer than allowed, 400 if its form is damaged */
+async function* whole(stream: BusboyFileStream): AsyncGenerator<Uint8Array, void> {
+  try {
+    for await (const chunk of stream as AsyncIterable<Buffer>) yield chunk;
+  } catch (cause) {
+    throw damaged(cause);
+  }
+  if (stream.truncated) throw bodyTooLarge();
+}
+
+/** Returns a name for lists. It is no path. */
+function nameOf(sent: string | undefined): string {
+  return (sent ?? "").slice(0, MAX_NAME) || "file.jsonl";
+}
+
+const [AGE, ANCHOR] = ["expires_after[seconds]", "expires_after[anchor]"];
+
+/** Reads what a file is for, and for how long. */
+function meaningOf(fields: ReadonlyMap<string, string>): Pick<NewFile, "purpose" | "keptSeconds"> {
+  const unknown = [...fields.keys()].find((name) => !["purpose", AGE, ANCHOR].includes(name));
+  if (unknown !== undefined) throw unsupported(unknown.slice(0, 64));
+  if (fields.get("purpose") !== "batch") throw invalid("purpose", "expected batch");
+  const [age, anchor] = [fields.get(AGE), fields.get(ANCHOR)];
+  if (anchor !== undefined && anchor !== "created_at") throw invalid(ANCHOR, "expected created_at");
+  if (age === undefined) return { purpose: "batch" };
+  const keptSeconds = /^\d{1,9}$/.test(age) ? Number(age) : 0;
+  if (keptSeconds < MIN_KEPT_SECONDS || keptSeconds > MAX_KEPT_SECONDS) {
+    throw invalid(AGE, `expected an integer from ${MIN_KEPT_SECONDS} to ${MAX_KEPT_SECONDS}`);
+  }
+  return { purpose: "batch", keptSeconds };
 }

@@ -9,6 +9,7 @@ import {
   ServedModels,
   type CorsOptions,
   type RestartOptions,
+  type BatchesOptions,
 } from "@readme-moe/express";
 import { modelName, resolveStateFolder } from "@readme-moe/model";
 import { Command } from "commander";
@@ -94,10 +95,11 @@ async function serve(name: string, opening: Promise<Opened>, flags: ServeFlags, 
   const engine = opening.then((opened) => opened.engine);
   engine.catch(() => undefined);
   using limits = await openLimits(flags, events);
+  const batches = await batchesOf(flags);
   const models = new ServedModels({ [name]: engine }, { aliases, restart: restartOf(flags), events });
   log.listen(events);
   models.watch((model, served) => log.watch(model, served));
-  const server = await listen(appOver(models, events, { ...flags, limits }), flags);
+  const server = await listen(appOver(models, { events, limits, batches, flags }), flags);
   const stopCollecting = collectWhenIdle(() => models.numLeases > 0);
   let forget: (() => Promise<void>) | undefined;
   try {
@@ -131,11 +133,15 @@ async function aborted(signal: AbortSignal): Promise<void> {
   if (!signal.aborted) await once(signal, "abort");
 }
 
-function appOver(
-  models: ServedModels,
-  events: ReadMeEmitter,
-  flags: ServeFlags & { readonly limits: OpenedLimits },
-): Express {
+/** Services beside the models, and flags. */
+interface AppParts {
+  readonly events: ReadMeEmitter;
+  readonly limits: OpenedLimits;
+  readonly batches: BatchesOptions | undefined;
+  readonly flags: ServeFlags;
+}
+
+function appOver(models: ServedModels, { events, limits, batches, flags }: AppParts): Express {
   const { hungMs, maxRequests, maxTokens, maxBytes, maxClientShare, maxQueueMs, maxRequestMs } = flags;
   const app = express().disable("x-powered-by");
   if (flags.trustProxy !== undefined) app.set("trust proxy", flags.trustProxy);
@@ -146,12 +152,12 @@ function appOver(
       events,
       keys: flags.apiKey,
       experts: { operatorKeys: flags.operatorKey, folder: flags.expertsFolder },
-      requestsPerMinute: flags.limits.requestsPerMinute,
-      tokensPerMinute: flags.limits.tokensPerMinute,
+      requestsPerMinute: limits.requestsPerMinute,
+      tokensPerMinute: limits.tokensPerMinute,
       maxPriority: flags.maxPriority,
       cacheSharing: flags.cacheSharing,
       cors: corsOf(flags),
-      batches: flags.batches === undefined ? undefined : { folder: flags.batches, onError: reportSeldom() },
+      batches,
       ollama: flags.ollama,
       admission: { maxRequests, maxTokens, maxBytes, maxClientShare, maxQueueMs, maxRequestMs },
       hungMs,
@@ -159,6 +165,16 @@ function appOver(
     }),
   );
   return app.use(answerNotFound, answerErrors);
+}
+
+/** Batches, which the fronts of a fleet share. */
+async function batchesOf({ batches: folder, fleet }: ServeFlags): Promise<BatchesOptions | undefined> {
+  if (folder === undefined) return undefined;
+  const onError = reportSeldom();
+  if (fleet === undefined) return { folder, onError };
+  const { openBatchQueue } = await import("@readme-moe/fleet");
+  // The front's own connections report the failures of Valkey.
+  return { folder, onError, queue: openBatchQueue({ fleet, onError: () => undefined }) };
 }
 
 function corsOf({ corsOrigin: origins }: ServeFlags): CorsOptions | undefined {
