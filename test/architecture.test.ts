@@ -117,7 +117,7 @@ test("only one file touches the inference runtime", () => {
 const WALL_CLOCK: Readonly<Record<string, string>> = {
   "engine/src/calibration.ts": "is part of a text",
   "engine/src/kept-prompts.ts": "a file's time says when a prompt was last used",
-  "express/src/api/answer-format.ts": "`created` of an answer is a date",
+  "express/src/api/generation.ts": "`created` of an answer is a date",
   "express/src/ollama/routes.ts": "`created_at` of an answer is a date",
   "express/src/edge/models/model-entry.ts": "`created` of a model is a date",
   "model/src/cache/cache-folder.ts": "the age of a file; a clock that is set back makes it wait",

@@ -95,7 +95,7 @@ export const REGIONS: readonly Region[] = [
     make: () =>
       optionTable([`${EDGE}/models/options.ts`, "SwapOptions"], [`${EDGE}/models/options.ts`, "DrainOptions"]),
   },
-  { page: "express.md", name: "experts", make: () => optionTable([`${EDGE}/experts/options.ts`, "ExpertsOptions"]) },
+  { page: "express.md", name: "experts", make: () => optionTable([`${EDGE}/experts.ts`, "ExpertsOptions"]) },
   {
     page: "express.md",
     name: "grammars",

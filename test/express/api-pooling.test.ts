@@ -1,14 +1,14 @@
 // Embeddings and rankings over HTTP: OpenAI's SDK as it is, the shapes of Cohere, Jina and vLLM, and refusals.
 
-import { ReadMeEmitter } from "@readme-moe/core";
-import type { ReadMeEngine } from "@readme-moe/engine";
-import { Admission, ApiError, readMe, type Entrant, type RoutedRequest, type Ticket } from "@readme-moe/express";
 import express from "express";
 import OpenAI, { BadRequestError } from "openai";
+import { ReadMeEmitter } from "@readme-moe/core";
+import type { ReadMeEngine } from "@readme-moe/engine";
+import { Admission, ApiError, type Entrant, readMe, type RoutedRequest, type Ticket } from "@readme-moe/express";
 import { afterAll, afterEach, beforeAll, describe, expect, onTestFinished, test } from "vitest";
-import { embeddingsAnswer, rerankAnswer } from "../../packages/express/src/api/pooling-schemas.ts";
+import { embeddingsAnswer, rerankAnswer } from "../../packages/express/src/api/answer-schemas.ts";
 import { EMBEDDING_MODEL, openPooling, poolingGolden, writeReranker } from "../support/pooling-models.ts";
-import { postJson, type JsonAnswer } from "../support/post-json.ts";
+import { type JsonAnswer, postJson } from "../support/post-json.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 import { largestDifference } from "../support/running-model.ts";
 import { listen, openTinyEngine, type RunningServer } from "../support/served-model.ts";

@@ -1,14 +1,14 @@
 // Refusals of the API, and answers to errors of the server.
 
-import { mkdir } from "node:fs/promises";
-import { ApiError } from "@readme-moe/express";
-import type { ReadMeEngine } from "@readme-moe/engine";
 import express from "express";
+import { mkdir } from "node:fs/promises";
+import type { ReadMeEngine } from "@readme-moe/engine";
+import { ApiError } from "@readme-moe/express";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { checkBody } from "../../packages/express/src/api/check-body.ts";
+import { checkBody } from "../../packages/express/src/api/body.ts";
 import { completionBody } from "../../packages/express/src/api/request-schemas.ts";
 import { readMe } from "../support/border.ts";
-import { postJson, type JsonAnswer } from "../support/post-json.ts";
+import { type JsonAnswer, postJson } from "../support/post-json.ts";
 import { listen, openTinyEngine, type RunningServer } from "../support/served-model.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
 

@@ -1,9 +1,9 @@
 // Requests of web pages from other origins.
 
-import { type CorsOptions } from "@readme-moe/express";
 import express from "express";
+import type { CorsOptions } from "@readme-moe/express";
 import { expect, onTestFinished, test } from "vitest";
-import { cors } from "../../packages/express/src/edge/cors.ts";
+import { cors } from "../../packages/express/src/edge/guard.ts";
 import { readMe } from "../support/border.ts";
 import { chunkOf, chunksInTurns, scriptedEngine, USAGE } from "../support/scripted-engine.ts";
 import { listen } from "../support/served-model.ts";

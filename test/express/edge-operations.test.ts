@@ -1,16 +1,16 @@
 // Health, metrics and overload of the whole middleware, with a tiny engine and real connections.
 
-import { join } from "node:path";
-import { ReadMeEmitter, type Engine } from "@readme-moe/core";
-import type { ReadMeEngine } from "@readme-moe/engine";
-import { Admission, ServedModels, type ReadMeOptions } from "@readme-moe/express";
 import express from "express";
+import { join } from "node:path";
+import { type Engine, ReadMeEmitter } from "@readme-moe/core";
+import type { ReadMeEngine } from "@readme-moe/engine";
+import { Admission, type ReadMeOptions, ServedModels } from "@readme-moe/express";
 import { Registry } from "prom-client";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
-import { Heartbeat } from "../../packages/express/src/edge/heartbeat.ts";
+import { Heartbeat } from "../../packages/express/src/edge/operations.ts";
 import { readMe } from "../support/border.ts";
-import { ENDLESS, ENDLESS_TOKENS, listen, openTinyEngine } from "../support/served-model.ts";
 import { scrape, type Scrape } from "../support/prometheus.ts";
+import { ENDLESS, ENDLESS_TOKENS, listen, openTinyEngine } from "../support/served-model.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
 
 const NUM_CANCELLED = Number(process.env["README_MOE_CANCELLED"] ?? 500);

@@ -1,10 +1,10 @@
 // Which expert a request gets, and what it is told where there is none, without a server.
 
 import type { EngineInfo } from "@readme-moe/core";
-import { ApiError, ServedModels, type Asking, type Lease } from "@readme-moe/express";
+import { ApiError, type Asking, type Lease, ServedModels } from "@readme-moe/express";
 import { describe, expect, test } from "vitest";
 import { chosenExpert, expertName } from "../../packages/express/src/api/experts.ts";
-import { unknownExpert } from "../../packages/express/src/edge/experts/live-experts.ts";
+import { unknownExpert } from "../../packages/express/src/edge/experts.ts";
 import { GatedExperts } from "../support/gated-experts.ts";
 import { servedAs, servedInfo } from "../support/served-source.ts";
 

@@ -1,12 +1,12 @@
 // Folders of experts that operators name: none outside the server's folder is found, whatever the name and the links.
 
-import { mkdir, mkdtemp, realpath, rm, symlink, writeFile } from "node:fs/promises";
+import * as fc from "../support/fast-check.ts";
 import { execFileSync } from "node:child_process";
+import { mkdir, mkdtemp, realpath, rm, symlink, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { ApiError } from "@readme-moe/express";
 import { beforeAll, describe, expect, test } from "vitest";
-import { ExpertFolder, isPlainName } from "../../packages/express/src/edge/experts/options.ts";
-import * as fc from "../support/fast-check.ts";
+import { ExpertFolder, isPlainName } from "../../packages/express/src/edge/experts.ts";
 import { persistentFolder, temporaryFolder } from "../support/temporary-folder.ts";
 
 const CONFIG = "adapter_config.json";

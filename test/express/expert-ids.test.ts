@@ -1,15 +1,15 @@
 // Names of models with an expert, against an exhaustive search over small sets of names.
 
+import * as fc from "../support/fast-check.ts";
 import { describe, expect, test } from "vitest";
 import {
   idsOfExpert,
   isExpertName,
   joinExpertId,
+  type ModelNames,
   namedModel,
   splitExpertId,
-  type ModelNames,
-} from "../../packages/express/src/edge/experts/live-experts.ts";
-import * as fc from "../support/fast-check.ts";
+} from "../../packages/express/src/edge/experts.ts";
 
 const PARTS = ["a", "b", "a:b", "b:a", "a:b:a"] as const;
 const EXPERTS = ["a", "b", "x"] as const;

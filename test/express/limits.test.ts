@@ -1,16 +1,16 @@
 // Every limit in the table of the docs: a request just beyond the limit gets the documented answer.
 
+import express from "express";
 import { once } from "node:events";
 import { join } from "node:path";
 import type { ReadMeEngine } from "@readme-moe/engine";
-import { Admission, boundConnections, LIMITS, readMe, ServedModels, type Limit } from "@readme-moe/express";
-import express from "express";
+import { Admission, boundConnections, type Limit, LIMITS, readMe, ServedModels } from "@readme-moe/express";
 import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
-import { Paces } from "../../packages/express/src/api/read-body.ts";
-import { manualTimers } from "../support/manual-timers.ts";
-import { openSocket, postHead, postRaw, readAll } from "../support/raw-http.ts";
+import { Paces } from "../../packages/express/src/http/timers.ts";
 import { ResponseStore } from "../../packages/express/src/responses/store.ts";
 import { keptResponse } from "../support/kept-response.ts";
+import { manualTimers } from "../support/manual-timers.ts";
+import { openSocket, postHead, postRaw, readAll } from "../support/raw-http.ts";
 import { listen, openTinyEngine, type RunningServer } from "../support/served-model.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
 

@@ -1,10 +1,10 @@
 // Loads and unloads of experts at the same time, with failures of the engine, against a plain model of them.
 
-import { ApiError } from "@readme-moe/express";
-import { ReadMeError } from "@readme-moe/core";
-import { describe, expect, test } from "vitest";
-import { liveExperts } from "../../packages/express/src/edge/experts/live-experts.ts";
 import * as fc from "../support/fast-check.ts";
+import { ReadMeError } from "@readme-moe/core";
+import { ApiError } from "@readme-moe/express";
+import { describe, expect, test } from "vitest";
+import { liveExperts } from "../../packages/express/src/edge/experts.ts";
 import { GatedExperts } from "../support/gated-experts.ts";
 
 const SIGNAL = new AbortController().signal;

@@ -3,11 +3,11 @@
 import { EventEmitter } from "node:events";
 import { Admission } from "@readme-moe/express";
 import { expect, onTestFinished, test } from "vitest";
-import type { Reply } from "../../packages/express/src/http/types.ts";
 import { sendBytes } from "../../packages/express/src/http/reply.ts";
+import type { Reply } from "../../packages/express/src/http/request.ts";
 import { manualTimers } from "../support/manual-timers.ts";
 import { openSocket } from "../support/raw-http.ts";
-import { serveTenants, type Ids, type Tenants } from "../support/tenants.ts";
+import { type Ids, serveTenants, type Tenants } from "../support/tenants.ts";
 import { countTurns } from "../support/turns.ts";
 
 /** Routes whose answers are small, and that probes ask. */

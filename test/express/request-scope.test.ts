@@ -1,15 +1,15 @@
 // What a request holds from its checked body to the end of its answer.
 
+import express from "express";
+import type { ReadMeEngine } from "@readme-moe/engine";
 import { Admission, ServedModels } from "@readme-moe/express";
 import { Grammars } from "@readme-moe/grammar";
-import express from "express";
 import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vitest";
-import type { ReadMeEngine } from "@readme-moe/engine";
 import { resolveApiOptions } from "../../packages/express/src/api/options.ts";
 import { EngineGrammars, RequestScope, type ScopeParts } from "../../packages/express/src/api/request-scope.ts";
-import { Paces } from "../../packages/express/src/api/read-body.ts";
+import { resolveExpertsOptions } from "../../packages/express/src/edge/experts.ts";
 import { identify, localsOf } from "../../packages/express/src/http/request.ts";
-import { resolveExpertsOptions } from "../../packages/express/src/edge/experts/options.ts";
+import { Paces } from "../../packages/express/src/http/timers.ts";
 import { listen, openTinyEngine } from "../support/served-model.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
 

@@ -1,14 +1,14 @@
 // Batches as clients see them: input files, the wait for the end, and the lines of the files that come back.
 
-import type { BatchesOptions } from "@readme-moe/express";
 import type OpenAI from "openai";
+import type { BatchesOptions } from "@readme-moe/express";
 import { onTestFinished } from "vitest";
 import { Batches, type BatchesParts, type BatchTimes } from "../../packages/express/src/batches/batches.ts";
 import type { LineHandlers } from "../../packages/express/src/batches/run-batch.ts";
 import { BATCH_ENDPOINTS } from "../../packages/express/src/batches/schemas.ts";
 import type { BatchEnd } from "../../packages/express/src/batches/store.ts";
-import type { Handler, Incoming, Reply } from "../../packages/express/src/http/types.ts";
 import { JSON_TYPE, sendText } from "../../packages/express/src/http/reply.ts";
+import type { Handler, Incoming, Reply } from "../../packages/express/src/http/request.ts";
 
 type Endpoint = "/v1/chat/completions" | "/v1/completions" | "/v1/embeddings" | "/v1/responses";
 

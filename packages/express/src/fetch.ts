@@ -5,8 +5,7 @@ export { ApiError, type ApiErrorDetails } from "./http/errors.ts";
 export { LIMITS, type Limit } from "./limits.ts";
 export { openApiDocument } from "./openapi-document.ts";
 export type { ApiOptions, CacheSharing, OnRequest, RequestBody, RequestContext } from "./api/options.ts";
-export type { EmbeddingsBody, RerankBody } from "./api/pooling-schemas.ts";
-export type { ChatBody, CompletionBody } from "./api/request-schemas.ts";
+export type { ChatBody, CompletionBody, EmbeddingsBody, RerankBody } from "./api/request-schemas.ts";
 export { Admission } from "./edge/admission.ts";
 export type {
   AdmissionOptions,
@@ -17,9 +16,9 @@ export type {
   RoutedRequest,
   Ticket,
 } from "./edge/admission/limits.ts";
-export type { CorsOptions } from "./edge/cors.ts";
+export type { CorsOptions } from "./edge/guard.ts";
 export type { Authorize } from "./edge/guard.ts";
-export type { ExpertsOptions, ExpertUse } from "./edge/experts/options.ts";
+export type { ExpertsOptions, ExpertUse } from "./edge/experts.ts";
 export type {
   Asking,
   DrainOptions,

@@ -2,8 +2,8 @@
 
 import { z } from "zod";
 import { errorAnswer } from "./api/answer-schemas.ts";
+import type { ApiName } from "./http/request.ts";
 import { isMedia, type Media, type Named, type RouteDescription } from "./http/routes.ts";
-import type { ApiName } from "./http/types.ts";
 import { messagesError } from "./messages/schemas.ts";
 import { ollamaError } from "./ollama/schemas.ts";
 import { API_ROUTES, OPERATIONS_ROUTES } from "./routes.ts";

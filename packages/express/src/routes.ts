@@ -6,23 +6,26 @@ import {
   completionAnswer,
   completionChunk,
   detokenizeAnswer,
+  embeddingsAnswer,
   modelAnswer,
   modelsAnswer,
+  rerankAnswer,
   tokenizeAnswer,
 } from "./api/answer-schemas.ts";
 import { loadAdapter, unloadAdapter } from "./api/experts.ts";
 import { detokenize, listModels, sendRead, showModel, tokenize } from "./api/other-routes.ts";
 import { checkInputs, createEmbeddings, rerank } from "./api/pooling.ts";
-import { embeddingsAnswer, embeddingsBody, rerankAnswer, rerankBody } from "./api/pooling-schemas.ts";
-import type { EngineRouteFacts, RequestParts, RouteFacts, Serving } from "./api/request-scope.ts";
 import {
   chatBody,
   completionBody,
   detokenizeBody,
+  embeddingsBody,
   loadAdapterBody,
+  rerankBody,
   tokenizeBody,
   unloadAdapterBody,
 } from "./api/request-schemas.ts";
+import type { EngineRouteFacts, RequestParts, RouteFacts, Serving } from "./api/request-scope.ts";
 import { generating, openChat, openCompletion } from "./api/serve-generation.ts";
 import {
   type BatchesRequest,

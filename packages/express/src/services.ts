@@ -1,33 +1,30 @@
 // Options of the API and of operations, and the tables of routes that follow from them.
 
 import { basename } from "node:path";
-import { integerOption, MAX_TIMER_MS, ReadMeEmitter, rejectUnknownKeys, type Engine } from "@readme-moe/core";
+import { type Engine, integerOption, MAX_TIMER_MS, ReadMeEmitter, rejectUnknownKeys } from "@readme-moe/core";
 import type { GrammarsOptions } from "@readme-moe/grammar";
 import type { Request as ExpressRequest } from "express";
-import { EngineGrammars, type Serving } from "./api/request-scope.ts";
-import { checkBody } from "./api/check-body.ts";
+import { checkBody, readJson, refuseEarly, refuseLong } from "./api/body.ts";
 import { OPERATOR_BODY_BYTES } from "./api/experts.ts";
-import type { BatchesOptions } from "./batches/options.ts";
+import { API_OPTION_NAMES, type ApiOptions, resolveApiOptions, resolveReaderOptions } from "./api/options.ts";
+import { EngineGrammars, type Serving } from "./api/request-scope.ts";
 import { Batches } from "./batches/batches.ts";
+import type { BatchesOptions } from "./batches/options.ts";
 import type { LineHandlers } from "./batches/run-batch.ts";
 import { BATCH_ENDPOINTS } from "./batches/schemas.ts";
-import { openApiDocument } from "./openapi-document.ts";
-import { API_OPTION_NAMES, resolveApiOptions, resolveReaderOptions, type ApiOptions } from "./api/options.ts";
-import { Paces, readJson, refuseEarly, refuseLong } from "./api/read-body.ts";
-import { cors, type CorsOptions } from "./edge/cors.ts";
 import { Admission } from "./edge/admission.ts";
 import type { AdmissionOptions } from "./edge/admission/limits.ts";
-import { guard, type GuardOptions } from "./edge/guard.ts";
+import { type ExpertsOptions, resolveExpertsOptions } from "./edge/experts.ts";
+import { checkVersion, cors, type CorsOptions, guard, type GuardOptions } from "./edge/guard.ts";
 import { collectMetrics, type MetricsOptions } from "./edge/metrics.ts";
-import { operations, type OperationsOptions } from "./edge/operations.ts";
-import { Heartbeat } from "./edge/heartbeat.ts";
-import { resolveExpertsOptions, type ExpertsOptions } from "./edge/experts/options.ts";
+import { Heartbeat, operations, type OperationsOptions } from "./edge/operations.ts";
 import { reportOutcomes, ServedModels } from "./edge/served-models.ts";
+import type { Handler, Step } from "./http/request.ts";
 import { asStep, joinTables, type Route, routesByPath, type RouteTable, schemaOf } from "./http/routes.ts";
-import type { Handler, Step } from "./http/types.ts";
-import { checkVersion } from "./messages/endpoint.ts";
+import { Paces } from "./http/timers.ts";
+import { openApiDocument } from "./openapi-document.ts";
+import { type ResponsesOptions, ResponseStore } from "./responses/store.ts";
 import { API_ROUTES, type ApiRoute, OPERATIONS_ROUTES, type RoutePart, type RouteServices } from "./routes.ts";
-import { ResponseStore, type ResponsesOptions } from "./responses/store.ts";
 
 /** Models and admission. Routers that are mounted separately must get the same objects here. */
 export interface ServingOptions {

@@ -4,9 +4,9 @@ import { rmSync, writeFileSync } from "node:fs";
 import { mkdir, readdir, rename, rm, rmdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { expect, test } from "vitest";
-import type { Reply } from "../../../packages/express/src/http/types.ts";
 import { ApiError, retryHeaders, sendError } from "../../../packages/express/src/http/errors.ts";
-import { answerJson, addBatch, batchFile, endOf, startService, storedLines } from "../../support/batches.ts";
+import type { Reply } from "../../../packages/express/src/http/request.ts";
+import { addBatch, answerJson, batchFile, endOf, startService, storedLines } from "../../support/batches.ts";
 import { outcomeOf, startNode } from "../../support/node-process.ts";
 import { temporaryFolder } from "../../support/temporary-folder.ts";
 

@@ -174,3 +174,37 @@ export type ReadMeAnswer = z.infer<typeof readMe>;
 export type ChatLogprobs = NonNullable<z.infer<typeof chatLogprobs>>;
 export type CompletionLogprobs = NonNullable<z.infer<typeof completionLogprobs>>;
 export type ModelAnswer = z.infer<typeof modelAnswer>;
+
+const pooledUsage = z.strictObject({ prompt_tokens: z.int().min(0), total_tokens: z.int().min(0) });
+
+export const embeddingsAnswer = z.strictObject({
+  object: z.literal("list"),
+  data: z.array(
+    z.strictObject({
+      object: z.literal("embedding"),
+      index: z.int().min(0),
+      embedding: z.union([z.array(z.number()), z.string()]),
+    }),
+  ),
+  model: z.string(),
+  usage: pooledUsage,
+});
+
+export type EmbeddingsAnswer = z.infer<typeof embeddingsAnswer>;
+
+export const rerankAnswer = z.strictObject({
+  id: z.string(),
+  model: z.string(),
+  results: z
+    .array(
+      z.strictObject({
+        index: z.int().min(0).describe("Place in `documents`"),
+        relevance_score: z.number().min(0).max(1),
+        document: z.strictObject({ text: z.string() }).optional(),
+      }),
+    )
+    .describe("The most relevant first"),
+  usage: pooledUsage,
+});
+
+export type RerankAnswer = z.infer<typeof rerankAnswer>;

@@ -9,16 +9,21 @@ import {
   type GeneratedToken,
   ReadMeError,
 } from "@readme-moe/core";
-import { expertGone, hasLoras, isExpertName, liveExperts, NO_EXPERT } from "../edge/experts/live-experts.ts";
-import { type ApiError, badRequest, engineError, invalid } from "../http/errors.ts";
-import type { ExpertFolder, ResolvedExpertsOptions } from "../edge/experts/options.ts";
-import { modelReplaced } from "../edge/refusals.ts";
+import {
+  type ExpertFolder,
+  expertGone,
+  hasLoras,
+  isExpertName,
+  liveExperts,
+  NO_EXPERT,
+  type ResolvedExpertsOptions,
+} from "../edge/experts.ts";
 import type { ServedModels } from "../edge/served-models.ts";
-import type { Reply } from "../http/types.ts";
-import { clientSignal } from "../http/request.ts";
+import { type ApiError, badRequest, engineError, invalid, modelReplaced } from "../http/errors.ts";
 import { sendText } from "../http/reply.ts";
-import type { RequestParts, RequestScope } from "./request-scope.ts";
+import { clientSignal, type Reply } from "../http/request.ts";
 import type { LoadAdapterBody, UnloadAdapterBody } from "./request-schemas.ts";
+import type { RequestParts, RequestScope } from "./request-scope.ts";
 
 /** Parts of a request that decide on the expert. */
 export type ExpertSource = Pick<RequestScope, "engine" | "servedName" | "namedExpert" | "mayName">;

@@ -1,11 +1,10 @@
 import { describeValue, integerOption, MAX_TIMER_MS, numberOption } from "@readme-moe/core";
 import type { Request } from "express";
-import type { BatchLine } from "../http/types.ts";
-import { systemTimers, type Timers } from "../http/timers.ts";
 import type { ReaderOptions } from "../http/reply.ts";
+import type { BatchLine } from "../http/request.ts";
+import { systemTimers, type Timers } from "../http/timers.ts";
 import { LIMITS } from "../limits.ts";
-import type { EmbeddingsBody, RerankBody } from "./pooling-schemas.ts";
-import type { ChatBody, CompletionBody } from "./request-schemas.ts";
+import type { ChatBody, CompletionBody, EmbeddingsBody, RerankBody } from "./request-schemas.ts";
 
 /** A body as `onRequest` sees it: that of a chat, of a completion, of embeddings or of a ranking. */
 export type RequestBody = ChatBody | CompletionBody | EmbeddingsBody | RerankBody;

@@ -2,18 +2,24 @@
 // admission until its reader has taken it or is disconnected.
 
 import type { Engine } from "@readme-moe/core";
-import { unknownModel } from "../edge/refusals.ts";
 import type { ServedModel } from "../edge/served-models.ts";
-import type { Incoming, Reply } from "../http/types.ts";
-import { callerError, engineError } from "../http/errors.ts";
-import { clientName, clientSignal, knownLocals, localsOf, speaksMessages } from "../http/request.ts";
+import { callerError, engineError, unknownModel } from "../http/errors.ts";
 import { JSON_TYPE, jsonParts, sendBytes, sendJson, sumOfBytes } from "../http/reply.ts";
+import {
+  clientName,
+  clientSignal,
+  type Incoming,
+  knownLocals,
+  localsOf,
+  type Reply,
+  speaksMessages,
+} from "../http/request.ts";
 import { LIMITS } from "../limits.ts";
 import { presentTools, templateMessages } from "../tools/tools.ts";
 import type { ModelAnswer } from "./answer-schemas.ts";
-import { type RequestParts, RequestScope, type Serving } from "./request-scope.ts";
 import { checkIds } from "./generation.ts";
 import type { DetokenizeBody, TokenizeBody } from "./request-schemas.ts";
+import { type RequestParts, RequestScope, type Serving } from "./request-scope.ts";
 
 export function listModels(parts: RequestParts): Promise<void> {
   return sendRead(parts, () => {

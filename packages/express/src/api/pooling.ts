@@ -14,19 +14,13 @@ import {
   rerankPrompt,
 } from "@readme-moe/core";
 import { callerError, engineError, invalid } from "../http/errors.ts";
-import { clientSignal, stampProcessingTime } from "../http/request.ts";
 import { JsonList, sendJson } from "../http/reply.ts";
+import { clientSignal, stampProcessingTime } from "../http/request.ts";
 import { LIMITS } from "../limits.ts";
-import { type EngineRouteFacts, type RequestParts, RequestScope } from "./request-scope.ts";
+import type { EmbeddingsAnswer, RerankAnswer } from "./answer-schemas.ts";
 import { checkIds, consultPolicy } from "./generation.ts";
-import {
-  type EmbeddingsAnswer,
-  embeddingsBody,
-  type EmbeddingsBody,
-  type RerankAnswer,
-  rerankBody,
-  type RerankBody,
-} from "./pooling-schemas.ts";
+import { embeddingsBody, type EmbeddingsBody, rerankBody, type RerankBody } from "./request-schemas.ts";
+import { type EngineRouteFacts, type RequestParts, RequestScope } from "./request-scope.ts";
 import { changedBody } from "./serve-generation.ts";
 
 /** Most characters of a number in JSON, and of one in base64, with what separates numbers. */

@@ -18,7 +18,7 @@ import { REASONING_EFFORTS } from "../reasoning/reasoning.ts";
 /** Largest id that a token of any vocabulary can have. */
 export const MAX_TOKEN_ID = 0x7fffffff;
 
-export const tokenId: z.ZodInt = z.int().min(0).max(MAX_TOKEN_ID);
+const tokenId: z.ZodInt = z.int().min(0).max(MAX_TOKEN_ID);
 
 /** Values of sampling parameters in JSON, by kind. */
 interface JsonValues {
@@ -86,7 +86,7 @@ export function samplingValue({ min = -Infinity, ...entry }: SamplingParameter, 
 const priority = z.number().min(-1e9).max(1e9).nullish().describe("Requests with larger numbers run first");
 
 /** Fields of `read_me` in requests that generate nothing. */
-export const pooledReadMe = z.strictObject({ priority }).nullish();
+const pooledReadMe = z.strictObject({ priority }).nullish();
 
 export const requestFields = {
   model: z
@@ -379,3 +379,42 @@ export type UnloadAdapterBody = z.infer<typeof unloadAdapterBody>;
 
 export const detokenizeBody = z.strictObject({ model, tokens: z.array(tokenId) });
 export type DetokenizeBody = z.infer<typeof detokenizeBody>;
+
+const instruction = z.string().min(1).max(4096).nullish();
+
+export const embeddingsBody = z.strictObject({
+  model,
+  input: z
+    .union([
+      z.string(),
+      z.array(z.string()).min(1).max(LIMITS.inputs.value),
+      z.array(tokenId).min(1),
+      z.array(z.array(tokenId).min(1)).min(1).max(LIMITS.inputs.value),
+    ])
+    .describe("A text, token ids, or a list of either"),
+  encoding_format: z.enum(["float", "base64"]).nullish().describe("base64 is of float32, little-endian"),
+  dimensions: z.int().min(1).nullish().describe("Keeps the first numbers, as an embedding of length 1"),
+  instruction: instruction.describe("Task of a query. Puts `Instruct: …\\nQuery:` before each text"),
+  prompt_name: z.string().min(1).max(256).nullish().describe("One of the model's own texts that go before inputs"),
+  read_me: pooledReadMe,
+  ...inertFields,
+});
+
+/** A request to `/v1/embeddings`. */
+export type EmbeddingsBody = z.infer<typeof embeddingsBody>;
+
+const documentText = z.union([z.string(), z.strictObject({ text: z.string() })]);
+
+export const rerankBody = z.strictObject({
+  model,
+  query: z.string(),
+  documents: z.array(documentText).min(1).max(LIMITS.inputs.value),
+  top_n: z.int().min(1).nullish().describe("Number of documents in the answer. @default all"),
+  return_documents: z.boolean().nullish().describe("Adds the texts to the answer. @default false"),
+  instruction: instruction.describe("Task: what makes a document relevant"),
+  read_me: pooledReadMe,
+  ...inertFields,
+});
+
+/** A request to `/v1/rerank`. */
+export type RerankBody = z.infer<typeof rerankBody>;

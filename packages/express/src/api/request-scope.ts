@@ -1,17 +1,23 @@
 // One object for the life of a request: what it holds from its checked body to the end of its answer.
 
-import { isTraceparent, type Engine, type ModelTask } from "@readme-moe/core";
-import { Grammars, type Asker, type GrammarsOptions } from "@readme-moe/grammar";
+import { type Engine, isTraceparent, type ModelTask } from "@readme-moe/core";
+import { type Asker, Grammars, type GrammarsOptions } from "@readme-moe/grammar";
 import type { Admission } from "../edge/admission.ts";
 import type { Entrant, Ticket } from "../edge/admission/limits.ts";
-import type { ResolvedExpertsOptions } from "../edge/experts/options.ts";
-import { joinExpertId } from "../edge/experts/live-experts.ts";
+import { joinExpertId, type ResolvedExpertsOptions } from "../edge/experts.ts";
 import type { Lease } from "../edge/models/model-entry.ts";
 import { type MayName, requireTask, type ServedModels } from "../edge/served-models.ts";
-import { hostRequest, type Incoming, type Reply, type RequestLocals } from "../http/types.ts";
-import { bodyBytesOf, clientName, localsOf } from "../http/request.ts";
+import {
+  bodyBytesOf,
+  clientName,
+  hostRequest,
+  type Incoming,
+  localsOf,
+  type Reply,
+  type RequestLocals,
+} from "../http/request.ts";
+import type { Paces } from "../http/timers.ts";
 import type { RequestContext, ResolvedApiOptions } from "./options.ts";
-import type { Paces } from "./read-body.ts";
 
 /** Options and services that all routes of the API share. */
 export interface Serving extends ResolvedApiOptions {

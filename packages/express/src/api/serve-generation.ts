@@ -2,10 +2,7 @@
 
 import { type SamplingDefaults, type Usage, withSamplingDefaults } from "@readme-moe/core";
 import type { z } from "zod";
-import { hostRequest } from "../http/types.ts";
 import { asApiError, engineError, invalid } from "../http/errors.ts";
-import { ClientGone, clientSignal, localsOf, stampProcessingTime } from "../http/request.ts";
-import { DelayedSignal } from "../http/timers.ts";
 import {
   EventNumbering,
   readEventId,
@@ -15,24 +12,30 @@ import {
   streamNotFound,
   type StreamPlace,
 } from "../http/reply.ts";
-import { type AnswerFormat, type AnswerPart, nowSeconds, openAiFormat, type Outcome } from "./answer-format.ts";
+import { ClientGone, clientSignal, hostRequest, localsOf, stampProcessingTime } from "../http/request.ts";
+import { DelayedSignal } from "../http/timers.ts";
+import type { ReadMeAnswer, TimingsAnswer, UsageAnswer } from "./answer-schemas.ts";
+import { checkBody } from "./body.ts";
 import { chatApi, type ChatChoice } from "./chat.ts";
-import { checkBody } from "./check-body.ts";
 import { completionApi, type CompletionChoice } from "./completions.ts";
-import { type EngineRouteFacts, type RequestParts, RequestScope } from "./request-scope.ts";
 import { expertName, isPrivateExpert, seenExperts, withSeenRoutes } from "./experts.ts";
 import {
+  type AnswerFormat,
+  type AnswerPart,
   type AnswerShape,
   consultPolicy,
   generateAll,
   type GenerationApi,
   type GenerationInput,
   type GenerationSettings,
+  nowSeconds,
+  openAiFormat,
+  type Outcome,
 } from "./generation.ts";
 import { logprobBytes } from "./logprobs.ts";
 import type { RequestBody } from "./options.ts";
 import type { ChatBody, CompletionBody } from "./request-schemas.ts";
-import type { ReadMeAnswer, TimingsAnswer, UsageAnswer } from "./answer-schemas.ts";
+import { type EngineRouteFacts, type RequestParts, RequestScope } from "./request-scope.ts";
 
 /**
  * Reads a checked body of one API.

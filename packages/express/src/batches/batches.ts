@@ -1,27 +1,27 @@
 // Files and batches of one server. Begins the lines of the batches while the engines have room.
 
+import { randomUUID } from "node:crypto";
 import { mkdirSync } from "node:fs";
 import { join, resolve } from "node:path";
-import { randomUUID } from "node:crypto";
 import { z } from "zod";
-import { nowSeconds as systemSeconds } from "../api/answer-format.ts";
+import { nowSeconds as systemSeconds } from "../api/generation.ts";
 import type { Admission } from "../edge/admission.ts";
-import { statsWithin } from "../edge/heartbeat.ts";
-import { tooMuchOfClient } from "../edge/refusals.ts";
+import { statsWithin } from "../edge/operations.ts";
 import type { ServedModels } from "../edge/served-models.ts";
+import { tooMuchOfClient } from "../http/errors.ts";
 import { LIMITS } from "../limits.ts";
 import { createJson, FileStore, hasCode, readJson } from "./files.ts";
 import {
+  type BatchesOptions,
+  type BatchQueue,
   resolveBatchesOptions,
+  type ResolvedBatchesOptions,
   tooManyUploads,
   UPLOAD_RETRY_MS,
   uploadOverflow,
-  type BatchesOptions,
-  type BatchQueue,
-  type ResolvedBatchesOptions,
 } from "./options.ts";
-import { RunningBatch, type BatchServices, type LineRunner } from "./run-batch.ts";
-import { BatchStore, type BatchRecord } from "./store.ts";
+import { type BatchServices, type LineRunner, RunningBatch } from "./run-batch.ts";
+import { type BatchRecord, BatchStore } from "./store.ts";
 
 /** Times of a process that runs batches, in ms. */
 export interface BatchTimes {

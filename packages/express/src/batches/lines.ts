@@ -1,10 +1,10 @@
 // Lines of input files: where they are, and whether they are requests. Lines of answers, and the files made of them.
 
-import { isRecord } from "@readme-moe/core";
 import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
-import { open, type FileHandle } from "node:fs/promises";
-import { parseJson } from "../api/read-body.ts";
+import { type FileHandle, open } from "node:fs/promises";
+import { isRecord } from "@readme-moe/core";
+import { parseJson } from "../api/body.ts";
 import { ApiError } from "../http/errors.ts";
 import { hasCode } from "./files.ts";
 import type { BatchEndpoint, BatchError } from "./schemas.ts";

@@ -1,21 +1,18 @@
 // Routes of files and batches. The file of an upload goes to the store as it arrives.
 
 import { Busboy, type BusboyFileStream, type BusboyInstance } from "@fastify/busboy";
-import { checkBody } from "../api/check-body.ts";
+import { checkBody, unreadable } from "../api/body.ts";
 import type { ResolvedApiOptions } from "../api/options.ts";
-import { holdRoom, sendRead, type ReadParts } from "../api/other-routes.ts";
-import { unreadable } from "../api/read-body.ts";
-import { badRequest, bodyTimeout, bodyTooLarge, invalid, unsupported, type ApiError } from "../http/errors.ts";
-import { listPage, pageOf } from "../http/page.ts";
-import { clientName, idOf, localsOf } from "../http/request.ts";
-import { sendChunks, sendJson } from "../http/reply.ts";
+import { holdRoom, type ReadParts, sendRead } from "../api/other-routes.ts";
+import { type ApiError, badRequest, bodyTimeout, bodyTooLarge, invalid, unsupported } from "../http/errors.ts";
+import { listPage, pageOf, sendChunks, sendJson } from "../http/reply.ts";
+import { clientName, idOf, type Incoming, localsOf, type Reply } from "../http/request.ts";
 import type { Timers } from "../http/timers.ts";
-import type { Incoming, Reply } from "../http/types.ts";
 import type { Batches } from "./batches.ts";
 import { fileAnswerOf, type FileRecord, type FileStore, type NewFile } from "./files.ts";
 import { batchHasEnded, batchNotFound, fileInUse, fileNotFound, unknownPlace } from "./options.ts";
-import { batchBody, MAX_KEPT_SECONDS, MIN_KEPT_SECONDS, WINDOW_SECONDS, type BatchAnswer } from "./schemas.ts";
-import { batchAnswerOf, statusOf, type BatchFacts } from "./store.ts";
+import { type BatchAnswer, batchBody, MAX_KEPT_SECONDS, MIN_KEPT_SECONDS, WINDOW_SECONDS } from "./schemas.ts";
+import { batchAnswerOf, type BatchFacts, statusOf } from "./store.ts";
 
 /** A request about files or batches. */
 export interface BatchesRequest extends ReadParts {

@@ -2,30 +2,30 @@
 // answers are kept, and it ends.
 
 import { createHash, randomUUID } from "node:crypto";
-import { open, type FileHandle } from "node:fs/promises";
+import { type FileHandle, open } from "node:fs/promises";
 import { onceAborted } from "@readme-moe/core";
 import { unsupported } from "../http/errors.ts";
+import type { Handler, Step } from "../http/request.ts";
 import { asStep, runSteps } from "../http/routes.ts";
-import type { Handler, Step } from "../http/types.ts";
 import { WebReply, WebRequest } from "../http/web.ts";
-import { hasCode, newFileId, type FileStore } from "./files.ts";
+import { type FileStore, hasCode, newFileId } from "./files.ts";
 import {
-  AnswerLog,
   answerLine,
   answerLines,
+  AnswerLog,
+  type BatchRequest,
+  type CheckedInput,
   checkInput,
   countsOf,
   expiredLine,
   findAnswers,
+  type FoundAnswers,
+  type LineAnswer,
   LinePlaces,
   parseLine,
   readLine,
-  type BatchRequest,
-  type CheckedInput,
-  type FoundAnswers,
-  type LineAnswer,
 } from "./lines.ts";
-import { nextAct, type BatchEnd, type BatchFacts, type BatchRecord, type BatchStore, type NextAct } from "./store.ts";
+import { type BatchEnd, type BatchFacts, type BatchRecord, type BatchStore, nextAct, type NextAct } from "./store.ts";
 
 /** Services and limits that all batches share. */
 export interface BatchServices {

@@ -3,7 +3,15 @@
 // released lately, so that a crowd does not return all at once.
 
 import { integerOption, type ReadMeEvents } from "@readme-moe/core";
-import type { ApiError } from "../http/errors.ts";
+import {
+  type ApiError,
+  overloaded,
+  tookTooLong,
+  tooLarge,
+  tooManyOfKey,
+  tooMuchOfClient,
+  waitedTooLong,
+} from "../http/errors.ts";
 import {
   type AdmissionOptions,
   type AdmissionPolicy,
@@ -20,7 +28,6 @@ import {
   type ResolvedAdmissionOptions,
   type Ticket,
 } from "./admission/limits.ts";
-import { overloaded, tookTooLong, tooLarge, tooManyOfKey, tooMuchOfClient, waitedTooLong } from "./refusals.ts";
 
 /** Releases of places, and the returns that were promised. */
 interface ReturnTimes {

@@ -1,10 +1,9 @@
 // Prometheus metrics of a server: counts of events, and gauges that are read at every scrape.
 
-import { rejectUnknownKeys, type DraftCounts, type EngineStats, type ReadMeEmitter } from "@readme-moe/core";
+import { type DraftCounts, type EngineStats, type ReadMeEmitter, rejectUnknownKeys } from "@readme-moe/core";
 import { collectDefaultMetrics, Registry } from "prom-client";
 import type { Admission } from "./admission.ts";
 import type { AdmissionStats } from "./admission/limits.ts";
-import { type Heartbeat, statsWithin } from "./heartbeat.ts";
 import {
   engineLifeMetrics,
   engineMetrics,
@@ -14,6 +13,7 @@ import {
   serverMetrics,
 } from "./metrics/event-metrics.ts";
 import { MODEL_STATES } from "./models/model-entry.ts";
+import { type Heartbeat, statsWithin } from "./operations.ts";
 import type { ServedModel, ServedModels } from "./served-models.ts";
 
 export interface MetricsOptions {

@@ -1,14 +1,12 @@
-// Routes for operators: health, readiness, liveness, metrics and version.
+// Routes for operators: health, readiness, liveness, metrics and version; and the heartbeat of engines.
 
 import { readFileSync } from "node:fs";
-import { rejectUnknownKeys } from "@readme-moe/core";
+import { type Engine, type EngineStats, type ReadMeEmitter, rejectUnknownKeys } from "@readme-moe/core";
 import type { Registry } from "prom-client";
 import { z } from "zod";
-import type { Handler, Reply } from "../http/types.ts";
-import { clientName } from "../http/request.ts";
-import { JSON_TYPE, sendBytes, sendText, type ReaderOptions } from "../http/reply.ts";
+import { JSON_TYPE, type ReaderOptions, sendBytes, sendText } from "../http/reply.ts";
+import { clientName, type Handler, type Reply } from "../http/request.ts";
 import type { Admission } from "./admission.ts";
-import type { Heartbeat } from "./heartbeat.ts";
 import { MODEL_STATES, type ModelCondition } from "./models/model-entry.ts";
 import type { ServedModels } from "./served-models.ts";
 
@@ -190,4 +188,75 @@ function ownVersion(): string {
   const path = new URL("../../package.json", import.meta.url);
   const manifest: { readonly version: string } = JSON.parse(readFileSync(path, "utf8"));
   return manifest.version;
+}
+
+interface Served {
+  list(): readonly { readonly name: string; readonly engine: Engine }[];
+}
+
+interface Overdue {
+  readonly name: string;
+  readonly overdueMs: number;
+}
+
+/**
+ * Asks each engine for an answer whenever its own state is asked for, unless the engine still owes an earlier answer.
+ */
+export class Heartbeat {
+  readonly #models: Served;
+  readonly #hungMs: number;
+  readonly #events: Pick<ReadMeEmitter, "emit">;
+  readonly #askedMs = new WeakMap<Engine, number>();
+  /** Hung engines by name, as far as they were reported. */
+  readonly #reported = new Map<string, Engine>();
+
+  /** @param events - bus of `engine:hung` and `engine:recovered` */
+  constructor(models: Served, hungMs: number, events: Pick<ReadMeEmitter, "emit">) {
+    this.#models = models;
+    this.#hungMs = hungMs;
+    this.#events = events;
+  }
+
+  /** Names the models whose engine has not answered for `hungMs`. */
+  hungNames(nowMs: number): readonly string[] {
+    return this.overdue(nowMs).flatMap(({ name, overdueMs }) => (overdueMs >= this.#hungMs ? [name] : []));
+  }
+
+  /** Returns how long each engine's answer is overdue; 0 where no answer is. */
+  overdue(nowMs: number): readonly Overdue[] {
+    const all = this.#models.list().map(({ name, engine }) => ({ name, engine, overdueMs: this.#ask(engine, nowMs) }));
+    for (const { name, engine, overdueMs } of all) {
+      if (overdueMs < this.#hungMs || this.#reported.get(name) === engine) continue;
+      this.#reported.set(name, engine);
+      this.#events.emit("engine:hung", { name, overdueMs });
+    }
+    return all;
+  }
+
+  #ask(engine: Engine, nowMs: number): number {
+    const sinceMs = this.#askedMs.get(engine);
+    if (sinceMs !== undefined) return nowMs - sinceMs;
+    this.#askedMs.set(engine, nowMs);
+    const settle = (isAnswer: boolean): void => {
+      this.#askedMs.delete(engine);
+      for (const [name, reported] of this.#reported) {
+        if (reported !== engine) continue;
+        this.#reported.delete(name);
+        if (isAnswer) this.#events.emit("engine:recovered", { name, from: "hung" });
+      }
+    };
+    // A failed engine rejects at once, and has not recovered.
+    engine.stats().then(
+      () => settle(true),
+      () => settle(false),
+    );
+    return 0;
+  }
+}
+
+/** Asks an engine for its numbers. @returns nothing if it does not answer in time; rejects if it has failed */
+export async function statsWithin(engine: Pick<Engine, "stats">, timeoutMs: number): Promise<EngineStats | undefined> {
+  let timer: NodeJS.Timeout | undefined;
+  const late = new Promise<undefined>((resolve) => (timer = setTimeout(resolve, timeoutMs, undefined)));
+  return Promise.race([engine.stats(), late]).finally(() => clearTimeout(timer));
 }

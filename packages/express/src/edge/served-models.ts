@@ -2,10 +2,18 @@
 // serves: new requests go to the new engine, and the old one is disposed when its last request has ended.
 
 import { type Engine, integerOption, MAX_TIMER_MS, type ModelTask, type ReadMeEmitter } from "@readme-moe/core";
+import {
+  ApiError,
+  asApiError,
+  badShare,
+  modelFailed,
+  modelLoading,
+  noModelNamed,
+  shuttingDown,
+  unknownModel,
+} from "../http/errors.ts";
+import { hostRequest, type Incoming, knownLocals, type Reply, type Step } from "../http/request.ts";
 import { within } from "../http/timers.ts";
-import { ApiError, asApiError } from "../http/errors.ts";
-import { hostRequest, type Incoming, type Reply, type Step } from "../http/types.ts";
-import { knownLocals } from "../http/request.ts";
 import {
   aliasesOf,
   idsOfExpert,
@@ -17,7 +25,7 @@ import {
   namesModel,
   splitExpertId,
   unknownExpert,
-} from "./experts/live-experts.ts";
+} from "./experts.ts";
 import {
   faultChain,
   type Lease,
@@ -35,7 +43,6 @@ import {
   type ServedModelsOptions,
   type SwapOptions,
 } from "./models/options.ts";
-import { badShare, modelFailed, modelLoading, noModelNamed, shuttingDown, unknownModel } from "./refusals.ts";
 
 /** A model that requests can name. */
 export interface ServedModel {

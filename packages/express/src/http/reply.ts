@@ -1,12 +1,11 @@
-// Answers on their way to the client: JSON in parts, and streams of events with the ids that a client goes on from.
-// Slow readers are disconnected.
+// Answers on their way to the client: JSON in parts, pages of lists, and streams of events with the ids that a client
+// goes on from. Slow readers are disconnected.
 
 import { createHash, randomUUID } from "node:crypto";
 import { setImmediate as nextTurn } from "node:timers/promises";
-import type { Reply } from "./types.ts";
+import { ApiError, invalid } from "./errors.ts";
+import { type Incoming, type Reply, stampProcessingTime } from "./request.ts";
 import type { Timers } from "./timers.ts";
-import { stampProcessingTime } from "./request.ts";
-import { ApiError } from "./errors.ts";
 
 export interface ReaderOptions {
   /** Time in which a reader has to take a slice of the answer, in ms. Slower readers are disconnected. */
@@ -420,4 +419,48 @@ export class EventNumbering {
     const { answerId, created } = this.#about;
     return `${answerId}:${created}:${this.#numEvents}:${this.#check}`;
   }
+}
+
+/** Part of a list that a client asks for. */
+export interface Page {
+  readonly limit: number;
+  /** Whether the oldest item comes first. */
+  readonly isAscending: boolean;
+  /** Id of the item before the first one. */
+  readonly after: string | undefined;
+}
+
+/** Items of a page: the most, and the number without `limit`. */
+interface PageLimits {
+  readonly most: number;
+  readonly usual: number;
+}
+
+/** Reads `limit`, `order` and `after`. @throws {ApiError} 400 */
+export function pageOf({ query }: Incoming, { most, usual }: PageLimits): Page {
+  const { limit = String(usual), order = "desc", after } = query;
+  const count = typeof limit === "string" && /^\d{1,5}$/.test(limit) ? Number(limit) : 0;
+  if (count < 1 || count > most) throw invalid("limit", `expected an integer from 1 to ${most}`);
+  if (order !== "asc" && order !== "desc") throw invalid("order", "expected asc or desc");
+  if (after !== undefined && typeof after !== "string") throw invalid("after", "expected the id of an item");
+  return { limit: count, isAscending: order === "asc", after };
+}
+
+/**
+ * Returns a page of a list.
+ *
+ * @param items - the oldest first
+ * @param unknown - creates the error of an `after` that the list does not have
+ */
+export function listPage(
+  items: readonly { readonly id: string }[],
+  { limit, isAscending, after }: Page,
+  unknown: (id: string) => ApiError,
+): object {
+  const ordered = isAscending ? items : items.toReversed();
+  const start = after === undefined ? 0 : ordered.findIndex(({ id }) => id === after) + 1;
+  if (after !== undefined && start === 0) throw unknown(after);
+  const data = ordered.slice(start, start + limit);
+  const ids = { first_id: data[0]?.id ?? null, last_id: data.at(-1)?.id ?? null };
+  return { object: "list", data, ...ids, has_more: start + limit < ordered.length };
 }

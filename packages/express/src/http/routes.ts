@@ -1,8 +1,8 @@
 // Routes as a table, and the chain of steps that a request takes. Every host uses the same table.
 
 import type { z } from "zod";
-import type { ApiName, Handler, Incoming, Next, Reply, Step } from "./types.ts";
 import { ApiError, badRequest, notFound, sendError } from "./errors.ts";
+import type { ApiName, Handler, Incoming, Next, Reply, Step } from "./request.ts";
 
 /** Method of a route. `get` also answers `HEAD`. */
 type Method = "get" | "post" | "delete";

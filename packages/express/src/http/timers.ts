@@ -1,3 +1,7 @@
+// Times: delays and signals that wait, and the shares of the event loop that clients get.
+
+import { LIMITS } from "../limits.ts";
+
 /** Source of delays. Tests pass their own. */
 export interface Timers {
   /** Calls `callback` once after `delayMs`. @returns a function that cancels the call */
@@ -43,4 +47,64 @@ export async function within(ms: number, promise: Promise<unknown>): Promise<voi
   let timer: NodeJS.Timeout | undefined;
   const timeout = new Promise<void>((resolve) => (timer = setTimeout(resolve, ms)));
   await Promise.race([promise, timeout]).finally(() => clearTimeout(timer));
+}
+
+/** Duration that is not counted, in ms. */
+const FREE_MS = 5;
+/** Estimated time to parse and check a body. */
+const MS_PER_BYTE = 12 / 2 ** 20;
+
+/**
+ * Shares the event loop's time between clients: a client whose bodies take long to read, or whose answers take long to
+ * write, waits in proportion before the next one. Times in ms of any one clock.
+ */
+export class Paces {
+  readonly #share: number;
+  /** End of each waiting client's wait, by client. */
+  readonly #readyMs = new Map<string, number>();
+
+  /** @param share - the share of the time that one client may take, above 0 and at most 1 */
+  constructor(share: number = LIMITS.loopShare.value) {
+    this.#share = share;
+  }
+
+  /** Returns how long a client's next body has to wait: 0 for most clients. */
+  waitMs(client: string, nowMs: number): number {
+    return Math.max(0, (this.#readyMs.get(client) ?? 0) - nowMs);
+  }
+
+  /**
+   * Counts a body's estimated time before it is read, so that bodies that arrive together take turns.
+   *
+   * @returns a function that corrects the estimate by the measured duration
+   */
+  begin(client: string, bytes: number, nowMs: number): (durationMs: number, nowMs: number) => void {
+    const expectedMs = bytes * MS_PER_BYTE;
+    this.#spend(client, expectedMs, nowMs);
+    return (durationMs, endMs) => this.#spend(client, durationMs - expectedMs, endMs);
+  }
+
+  /** Runs work when the client's turn comes, and counts its time. */
+  async run<Result>(client: string, work: () => Result): Promise<Result> {
+    for (;;) {
+      const waitMs = this.waitMs(client, performance.now());
+      if (waitMs === 0) break;
+      // oxlint-disable-next-line no-await-in-loop -- others of the client may go first
+      await new Promise((resolve) => void setTimeout(resolve, waitMs));
+    }
+    const startMs = performance.now();
+    try {
+      return work();
+    } finally {
+      const endMs = performance.now();
+      this.#spend(client, endMs - startMs, endMs);
+    }
+  }
+
+  #spend(client: string, durationMs: number, nowMs: number): void {
+    if (durationMs <= FREE_MS) return;
+    const startMs = Math.max(nowMs, this.#readyMs.get(client) ?? 0);
+    this.#readyMs.set(client, startMs + durationMs * (1 / this.#share - 1));
+    for (const [other, readyMs] of this.#readyMs) if (readyMs <= nowMs) this.#readyMs.delete(other);
+  }
 }

@@ -1,7 +1,7 @@
 // A request of the web as the API reads it, and its answer as a writable stream of Node.
 
 import { EventEmitter } from "node:events";
-import type { ApiName, Incoming, Reply, RequestLocals } from "./types.ts";
+import type { ApiName, Incoming, Reply, RequestLocals } from "./request.ts";
 
 /** Facts about a request that are not in it. */
 interface RequestFacts {

@@ -2,11 +2,11 @@
 // piece, each on a line of its own.
 
 import { wireName } from "@readme-moe/core";
-import { type ChatBody, type CompletionBody, type samplingFields, samplingValue } from "../api/request-schemas.ts";
-import { type ApiError, invalid } from "../http/errors.ts";
-import type { AnswerFormat, AnswerPart, Outcome } from "../api/answer-format.ts";
 import type { ChatChoice } from "../api/chat.ts";
 import type { CompletionChoice } from "../api/completions.ts";
+import type { AnswerFormat, AnswerPart, Outcome } from "../api/generation.ts";
+import { type ChatBody, type CompletionBody, type samplingFields, samplingValue } from "../api/request-schemas.ts";
+import { type ApiError, invalid } from "../http/errors.ts";
 import type { SseEvent } from "../http/reply.ts";
 import { joinToolCalls, parsedArguments, type WholeToolCall } from "../tools/tool-call-parser.ts";
 import { OLLAMA_PARAMETERS, type OllamaChatBody, type OllamaGenerateBody, type OllamaShared } from "./schemas.ts";

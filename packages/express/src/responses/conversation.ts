@@ -2,10 +2,10 @@
 // context or a request may be, the oldest turns are left out. A turn begins with a message of the user, so that no
 // result of a tool is left without its call. Messages of the system always stay.
 
-import { numPartsOf } from "../api/check-body.ts";
-import { LIMITS } from "../limits.ts";
+import { numPartsOf } from "../api/body.ts";
 import type { ChatBody } from "../api/request-schemas.ts";
 import { ApiError, badRequest, invalid } from "../http/errors.ts";
+import { LIMITS } from "../limits.ts";
 import { CANCELLED, newItemId } from "./format.ts";
 import type { ResponsesBody } from "./schemas.ts";
 import type { Item, KeptItem, ResponseStore, Size } from "./store.ts";

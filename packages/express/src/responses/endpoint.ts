@@ -3,18 +3,15 @@
 
 import { ReadMeError } from "@readme-moe/core";
 import { chatApi, type ChatChoice, chatPrompt, prepareChat } from "../api/chat.ts";
-import type { RequestScope } from "../api/request-scope.ts";
 import type { GenerationSettings } from "../api/generation.ts";
+import { type ReadParts, sendRead } from "../api/other-routes.ts";
 import { type ChatBody, without } from "../api/request-schemas.ts";
+import type { RequestScope } from "../api/request-scope.ts";
 import type { OpenGeneration } from "../api/serve-generation.ts";
 import { renameParams, unsupported } from "../http/errors.ts";
+import { listPage, pageOf, sendJson } from "../http/reply.ts";
 import { bodyBytesOf, clientName, idOf } from "../http/request.ts";
 import { LIMITS } from "../limits.ts";
-import { type ReadParts, sendRead } from "../api/other-routes.ts";
-import { listPage, pageOf } from "../http/page.ts";
-import { sendJson } from "../http/reply.ts";
-import type { ConversationItem, ResponseAnswer, ResponsesBody } from "./schemas.ts";
-import { newItemId, ResponsesFormat } from "./format.ts";
 import {
   cancelled,
   conversationOf,
@@ -23,6 +20,8 @@ import {
   notRunning,
   responseNotFound,
 } from "./conversation.ts";
+import { newItemId, ResponsesFormat } from "./format.ts";
+import type { ConversationItem, ResponseAnswer, ResponsesBody } from "./schemas.ts";
 import type { ResponseStore } from "./store.ts";
 
 /** Parameters of a chat that this API names otherwise. */

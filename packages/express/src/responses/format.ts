@@ -1,9 +1,9 @@
 // The answer of `/v1/responses`: a list of items, whole or as events.
 
 import { randomUUID } from "node:crypto";
-import { nowSeconds, type AnswerFormat, type AnswerPart, type Outcome } from "../api/answer-format.ts";
 import type { UsageAnswer } from "../api/answer-schemas.ts";
 import { type ChatChoice, partIds } from "../api/chat.ts";
+import { type AnswerFormat, type AnswerPart, nowSeconds, type Outcome } from "../api/generation.ts";
 import type { ApiError } from "../http/errors.ts";
 import { JsonList, type SseEvent } from "../http/reply.ts";
 import type { ToolCallDelta } from "../tools/tool-call-parser.ts";

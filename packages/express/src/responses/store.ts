@@ -1,7 +1,7 @@
 // Responses that later requests can name: bounded by number, bytes and time, and apart for each client.
 
 import { integerOption, MAX_TIMER_MS, numberOption, rejectUnknownKeys } from "@readme-moe/core";
-import { numPartsOf } from "../api/check-body.ts";
+import { numPartsOf } from "../api/body.ts";
 import { jsonParts, sumOfBytes } from "../http/reply.ts";
 import { LIMITS } from "../limits.ts";
 import type { ConversationItem, ResponseAnswer } from "./schemas.ts";

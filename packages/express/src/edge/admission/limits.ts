@@ -9,8 +9,8 @@ import {
   ReadMeEmitter,
   rejectUnknownKeys,
 } from "@readme-moe/core";
+import { answerTooLarge } from "../../http/errors.ts";
 import { LIMITS } from "../../limits.ts";
-import { answerTooLarge } from "../refusals.ts";
 
 /** Limits on the requests that a server holds at once. */
 export interface AdmissionOptions {

@@ -3,7 +3,7 @@
 import { type Engine, errorChain, type ErrorLink, type ReadMeEmitter, ReadMeError, type ReadMeErrorCode } from "@readme-moe/core";
 import { ApiError, engineError } from "../../http/errors.ts";
 import { ClientGone } from "../../http/request.ts";
-import { liveExperts, type LostExpert } from "../experts/live-experts.ts";
+import { liveExperts, type LostExpert } from "../experts.ts";
 import { type Attempts, nextAttempt, NO_ATTEMPTS, type RestartPolicy } from "./options.ts";
 
 /**

@@ -1,6 +1,6 @@
-import { integerOption, MAX_TIMER_MS, numberOption, ReadMeEmitter, rejectUnknownKeys, type Engine } from "@readme-moe/core";
+import { type Engine, integerOption, MAX_TIMER_MS, numberOption, ReadMeEmitter, rejectUnknownKeys } from "@readme-moe/core";
 import type { Request as ExpressRequest } from "express";
-import { namedModel } from "../experts/live-experts.ts";
+import { namedModel } from "../experts.ts";
 
 /** Engines by the names that clients use; a promise of an engine counts as loading. */
 export type EnginesByName = Readonly<Record<string, Engine | PromiseLike<Engine>>>;
