@@ -106,7 +106,6 @@ export interface ItemLogits {
   readonly readAll?: ((row: number) => Float32Array | undefined) | undefined;
 }
 
-/** Result of a batch. */
 interface ForwardResult {
   /** One for each item whose known tokens have all run. */
   readonly logits: readonly ItemLogits[];

@@ -339,7 +339,6 @@ function tokenEvent(
 
 type FinishedEvent = Payload<"sequence:finished">;
 
-/** Describes the end of a sequence. */
 function finishedEvent(sequence: Sequence, reason: FinishedEvent["reason"], nowMs: number): FinishedEvent {
   return {
     sequenceId: sequence.id,

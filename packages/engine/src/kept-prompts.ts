@@ -18,7 +18,6 @@ import type { KernelRunner } from "./kernel-runner.ts";
 import type { KeepTokens, PrefixCache, RoutedTokens } from "./prefix-cache.ts";
 import type { WireKept } from "./protocol.ts";
 
-/** Parts of an engine that keeps prompts. */
 interface KeepingParts {
   readonly runner: Pick<KernelRunner, "info" | "weightsVersion" | "kvPrecision" | "loras">;
   readonly kv: KernelKv;
@@ -206,7 +205,7 @@ export class SavedPrompts {
         await file.close();
       }
     } catch (error) {
-      if (codeOf(error) === "ENOENT") return {};
+      if (error instanceof Error && "code" in error && error.code === "ENOENT") return {};
       return { refusal: `${path}: cannot be read: ${messageOf(error)}` };
     }
   }
@@ -276,10 +275,6 @@ async function* withChecksum(head: Uint8Array, pages: Iterable<Uint8Array>): Asy
     await nextTurn();
   }
   yield hash.digest();
-}
-
-function codeOf(error: unknown): unknown {
-  return error instanceof Error && "code" in error ? error.code : undefined;
 }
 
 function messageOf(error: unknown): string {

@@ -42,7 +42,6 @@ export function checkSequence(
   for (const target of Array.from(targets ?? [])) integerOption("targets", target, 0, vocabSize - 1);
 }
 
-/** A wanted row of logits. */
 interface WantedRow {
   /** Index into the sequence's `tokenIds`. */
   readonly token: number;
@@ -162,7 +161,6 @@ export class KernelResults {
     this.#numLogits = numLogits;
   }
 
-  /** Begins a step. */
   begin(sequences: readonly StepSequence[], numCandidates: number): void {
     this.#numCandidates = numCandidates;
     this.#numRead = 0;

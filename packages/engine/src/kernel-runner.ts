@@ -68,7 +68,6 @@ interface RunnerParts {
   readonly loras: Loras | undefined;
 }
 
-/** A step of the runner. */
 interface RunnerStep {
   readonly kv: KernelKv;
   readonly sequences: readonly StepSequence[];

@@ -105,7 +105,7 @@ export function weightSizes(model: Source, precision: Precision): WeightSizes {
     small: sizeOf(finalNorm) + sumOf((layer) => sizeOf(...smallOf(layer))),
     shared: sumOf(({ shared }) => sizesOf(shared)),
     experts: sumOf(({ experts = [], mixture }) => sizesOf(...(mixture?.experts ?? experts))),
-    router: routerSize(model),
+    router: model.router ? sizeOf(...layOut(describeRouter(model.router)).places.keys()) : 0,
   };
 }
 
@@ -132,11 +132,6 @@ export function expertLayout(model: Source, precision: Precision = "int8"): Expe
 export function mixtureLayout(model: Source, precision: Precision = "int8"): ExpertLayout {
   const { numExperts, layerBytes } = expertUnits(describeModel(model, precision, NOT_READ));
   return { numExperts, layerBytes: layerBytes.filter((bytes) => bytes > 0) };
-}
-
-/** Sums the sizes of the router's packed tensors, with padding to whole panels. */
-function routerSize({ router }: Source): number {
-  return router ? sizeOf(...layOut(describeRouter(router)).places.keys()) : 0;
 }
 
 // Statistics are needed only to write weights, which does not happen here.

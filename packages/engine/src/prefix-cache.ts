@@ -8,7 +8,6 @@ export interface CacheablePrompt extends RoutedTokens {
   readonly cacheSalt?: string | undefined;
 }
 
-/** Options of a `PrefixCache`. */
 interface PrefixCacheOptions {
   /** Number of positions of a chunk, a multiple of 64. */
   readonly chunkTokens: number;
@@ -175,7 +174,6 @@ export class PrefixCache {
     return { parent: chain.at(-1)?.id ?? ROOT, from: chain.length * this.chunkTokens };
   }
 
-  /** Adds the chunk behind `before`. */
   #insert(prompt: CacheablePrompt, before: readonly PrefixChunk[], keep: KeepTokens): PrefixChunk {
     const { cacheSalt: salt } = prompt;
     const { parent, from } = this.#behind(before);

@@ -254,7 +254,6 @@ export function fromWire({ kind, code, message, stack, causes }: WireError): Err
   }
 }
 
-/** Recreates a cause with its name, message and code. */
 function namedError({ name, code, message }: ErrorLink, cause: Error | undefined): Error {
   const error = new Error(message, cause && { cause });
   return Object.assign(error, { name, ...(code === undefined ? {} : { code }) });

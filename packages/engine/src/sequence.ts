@@ -171,7 +171,6 @@ export class Sequence implements SchedulableSequence {
   }
 }
 
-/** Options of `routeSequences`. */
 interface RoutingOptions {
   /**
    * Whether a call routes at most a router's `chunkTokens`, earlier sequences first; the rest waits for the next call.
@@ -232,7 +231,6 @@ export interface CompletionEnds {
   readonly contextTokens: number;
 }
 
-/** A completion after a token. */
 interface CompletionLength {
   readonly params: Pick<ResolvedSamplingParams, "maxTokens" | "ignoreEos" | "stopTokenIds">;
   readonly promptTokens: number;

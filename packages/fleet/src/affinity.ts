@@ -35,7 +35,6 @@ interface PlacedPrompt {
   readonly cacheSalt?: string | undefined;
 }
 
-/** Finds the affinity of a prompt. */
 export function affinityOf({ tokenIds, experts, cacheSalt = "" }: PlacedPrompt, shape: Shape): string {
   const affinities = affinitiesOf(shape);
   const counts = countExperts(experts, shape);

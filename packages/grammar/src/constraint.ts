@@ -122,7 +122,7 @@ export interface TaggedAnswers {
 /** Describes the answers by structural tags of the library. @throws as `honouredSchema` */
 export function taggedSource(answers: TaggedAnswers): GrammarSource {
   const { tags, trigger, separator = "\n" } = answers;
-  if (!isList(tags)) throw new TypeError(`Expected \`tags\` to be a list, got ${describeValue(tags)}`);
+  if (!Array.isArray(tags)) throw new TypeError(`Expected \`tags\` to be a list, got ${describeValue(tags)}`);
   const budget = new Budget();
   const fixed: readonly unknown[] = [trigger ?? "", separator, ...tags.flatMap(({ begin, end }) => [begin, end])];
   for (const text of fixed) {
@@ -164,8 +164,4 @@ function tagsGrammar(answers: TaggedAnswers, grammars: readonly string[]): Gramm
       ? { type: "tags_with_separator", tags: formats, separator, at_least_one: true, stop_after_first: isSingle }
       : { type: "triggered_tags", triggers: [trigger], tags: formats, stop_after_first: isSingle };
   return { kind: "tags", format: JSON.stringify({ type: "structural_tag", format }) };
-}
-
-function isList(value: unknown): boolean {
-  return Array.isArray(value);
 }

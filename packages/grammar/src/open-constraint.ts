@@ -25,7 +25,6 @@ export interface ConstraintSurroundings extends Asker {
 /** Largest number of tokens that are forced behind reasoning. */
 const MAX_FORCED_TOKENS = 64;
 
-/** Fields of each kind of source. */
 const FIELDS = {
   json: ["schema", "maxWhitespace"],
   grammar: ["ebnf", "root"],

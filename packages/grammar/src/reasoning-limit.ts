@@ -87,7 +87,7 @@ export function limitReasoning(rule: ReasoningRule): ProcessLogits {
       case "content":
         return behind(context, place.from);
       case "forced":
-        return { draft: new Int32Array(), numForced: 0, masks: [only(place.id, numWords)] };
+        return { draft: new Int32Array(), numForced: 0, masks: [withToken(new Int32Array(numWords), place.id)] };
       case "reasoning": {
         const room = Math.max(0, budgetTokens - place.used - 1);
         const length = lengthBefore(draft, [rule.endId, ...eosTokenIds], room);
@@ -135,10 +135,6 @@ const MAX_DRAFT = 32;
 function lengthBefore(draft: Int32Array, ends: readonly number[], room: number): number {
   const end = draft.findIndex((id) => ends.includes(id));
   return Math.min(end === -1 ? draft.length : end, room);
-}
-
-function only(id: number, numWords: number): Int32Array {
-  return withToken(new Int32Array(numWords), id);
 }
 
 function withToken(mask: Int32Array, id: number): Int32Array {

@@ -128,7 +128,6 @@ class LayerWalk {
     }
   }
 
-  /** Adds up squares by product. */
   #add(inputSquares: Float32Array, layers: readonly LayerDescription[]): void {
     let place = 0;
     for (const [index, layer] of layers.entries()) {
@@ -186,7 +185,6 @@ function numTokensOf(sequences: readonly CalibrationTokens[]): number {
   return sequences.reduce((sum, { tokenIds }) => sum + tokenIds.length, 0);
 }
 
-/** Distributes sequences over steps. */
 function stepsOf(sequences: readonly CalibrationTokens[]): CalibrationTokens[][] {
   const steps: CalibrationTokens[][] = [];
   let numRows = Infinity;

@@ -34,7 +34,6 @@ export type DescribedModel = Pick<Model, "config" | "experts" | "weights">;
 
 type PackProduct = (name: string, refs: LinearRefs, factors: ProductFactors) => PackedTensor;
 
-/** Packing of a model's products. */
 interface Packing {
   readonly product: PackProduct;
   /** Finds the factors that the inputs of a layer's products come multiplied by. */
@@ -183,11 +182,8 @@ function headOf({ config, weights }: DescribedModel, precision: Precision): Pack
   const { pooling, hiddenSize } = config;
   if (pooling?.kind === "embedding") return packIdentity(hiddenSize, hiddenSize);
   const refs = { weight: weights.head, bias: undefined };
-  return pooling ? packFloat(refs) : packHead(refs, precision);
-}
-
-/** Packs the head, in 8 bits where layers are fitted to 4: it is read once a step, and tokens depend on it directly. */
-function packHead(refs: LinearRefs, precision: Precision): PackedTensor {
+  if (pooling) return packFloat(refs);
+  // In 8 bits where layers are fitted to 4: it is read once a step, and tokens depend on it directly.
   return precision === "int8" ? packInt8(refs) : packProduct("head", refs, precision, undefined);
 }
 

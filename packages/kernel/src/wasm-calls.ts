@@ -86,7 +86,6 @@ export class WasmCalls {
 
 // The part of WebAssembly's interface that the kernel uses. Node has it, but its types leave it to browsers.
 
-/** A compiled module; a handle. */
 interface WasmModule {
   readonly [Symbol.toStringTag]: string;
 }

@@ -371,7 +371,6 @@ class StepRoom {
   }
 }
 
-/** Numbers of results of one step. */
 interface ResultCounts {
   readonly numWanted: number;
   readonly numLogits: number;

@@ -182,7 +182,6 @@ class BlockFitter {
     }
   }
 
-  /** Rounds to the trial's levels. */
   #round(scale: number, minimum: number): void {
     const [weights, importance, trial] = [this.#weights, this.#importance, this.#trial];
     const perScale = 1 / scale;

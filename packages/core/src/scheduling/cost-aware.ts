@@ -50,7 +50,6 @@ interface Group {
   readonly addedMs: number;
 }
 
-/** Room in a step for a group. */
 interface Room {
   /** Longest time the step may take once the group is added, in ms. */
   readonly maxMs: number;
@@ -261,7 +260,6 @@ class PricedStep extends StepDraft {
     this.ms += addedMs;
   }
 
-  /** Finds the distinct experts of a candidate's chunk. */
   #allExpertsOf(candidate: Candidate): ReadonlySet<number> {
     const known = this.#expertsOf.get(candidate);
     if (known) return known;

@@ -17,11 +17,6 @@ export const NO_TIMES: ClientTimes = new Map();
 /** Share of the engine's places that one named client may hold. */
 const PLACE_SHARE = 7 / 8;
 
-/** Computes how many sequences of one client may hold memory; those without a client may hold all places. */
-function placesOf(client: string | undefined, maxNumSeqs: number): number {
-  return client === undefined ? maxNumSeqs : Math.ceil(maxNumSeqs * PLACE_SHARE);
-}
-
 /**
  * Chooses the sequence that is admitted next: of the highest waiting priority, the first sequence of the client that
  * holds the fewest places, without clients that hold as many as they may.
@@ -41,7 +36,7 @@ export function nextAdmitted(
     const chosen = waiting[best];
     if (chosen && priority < chosen.priority) break;
     const own = places.get(client) ?? 0;
-    if (own >= placesOf(client, maxNumSeqs)) continue;
+    if (own >= (client === undefined ? maxNumSeqs : Math.ceil(maxNumSeqs * PLACE_SHARE))) continue;
     if (!chosen || own < (places.get(chosen.client) ?? 0)) best = index;
   }
   return best;

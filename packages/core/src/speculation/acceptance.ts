@@ -135,13 +135,11 @@ export function observeDraft(
     if (at < accepted) block[place + 1] = (block[place + 1] ?? 0) + weight;
     blocks[number] = block;
   }
-  const after = weight > MOST_WEIGHT ? scaled(blocks, weight) : { weight, blocks };
+  const after =
+    weight > MOST_WEIGHT
+      ? { weight: 1, blocks: blocks.map((block) => block.map((count) => count / weight)) }
+      : { weight, blocks };
   return { ...acceptance, outcomes: { ...acceptance.outcomes, [source]: after } };
-}
-
-/** Expresses counts in units of the latest outcome. */
-function scaled(blocks: readonly (readonly number[])[], weight: number): SourceOutcomes {
-  return { weight: 1, blocks: blocks.map((block) => block.map((count) => count / weight)) };
 }
 
 /**

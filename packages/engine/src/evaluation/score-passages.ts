@@ -1,5 +1,6 @@
 // Log-probabilities of passages. Short passages run together, long ones in pieces, and a common beginning runs once.
 
+import { setImmediate as nextTurn } from "node:timers/promises";
 import type { PreGatingRouter } from "@readme-moe/core";
 import { type KvMemory, type KvSlot, wholeBlocks } from "@readme-moe/kernel";
 import { rewind, type StepRunner } from "../step-runner.ts";
@@ -60,7 +61,7 @@ export async function scorePassages(
       await runWave({ runner, kv, scores }, wave);
       options.onProgress?.({ sequences: scores.length, of: passages.length });
       // Runs block their thread: without a break, neither signals nor timers would be processed.
-      await new Promise((resolve) => setImmediate(resolve));
+      await nextTurn();
     }
     return scores;
   } finally {
@@ -217,7 +218,6 @@ function runsOf(passages: readonly Passage[], runTokens: number): readonly (read
 // Passages with a common beginning, such as a question with each of its answers, form a tree: a trunk that runs once
 // and branches that continue from it.
 
-/** A row of logits that is wanted. */
 interface WantedRow {
   /** Position of the token that the logits belong to, in its passage. */
   readonly position: number;

@@ -32,7 +32,6 @@ export interface KeptPrompt {
   release(): Promise<void>;
 }
 
-/** The engine that keeps prompts. */
 interface KeepingEngine extends CallingEngine {
   /** Runs a prompt up to its first token, and keeps it. */
   readonly compute: (prompt: Int32Array, keptId: number, options: KeepPromptOptions) => Generation;

@@ -29,7 +29,6 @@ import { wirePrompt } from "./request.ts";
 /** Begins a sequence that ends after its prompt. */
 type BeginPooled = (request: WireRequest, signal: AbortSignal) => GenerationStream<EngineChunk>;
 
-/** Engine that pools. */
 interface PoolingHost {
   readonly info: EngineInfo;
   readonly begin: BeginPooled;

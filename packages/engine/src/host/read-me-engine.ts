@@ -285,7 +285,6 @@ export class ReadMeEngine implements Engine {
   }
 }
 
-/** The engine whose experts change. */
 interface ChangedEngine extends CallingEngine {
   readonly setNames: (experts: readonly string[]) => void;
 }

@@ -44,7 +44,6 @@ export interface CallingEngine<Info = EngineInfo> {
   ) => Promise<Calls[Name]["result"]>;
 }
 
-/** Context that a request is checked and converted in. */
 interface RequestContext {
   readonly info: EngineInfo;
   /** Draws the seed of a request that names none. */

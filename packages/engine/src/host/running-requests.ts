@@ -24,7 +24,6 @@ interface OwnParts {
   readonly leave?: AbortController | undefined;
 }
 
-/** Engine of the requests. */
 interface RequestHost {
   readonly link: WorkerLink | undefined;
   readonly vocabSize: number;

@@ -212,7 +212,13 @@ export class DraftChain {
 
   /** Adds a token with the draft model's probability of it, unless the draft ends before it. */
   add(tokenId: number, probability: number): void {
-    const { mostTokens, leastChance, vocabSize, eosTokenIds, chances = typicalChances } = this.#limits;
+    const {
+      mostTokens,
+      leastChance,
+      vocabSize,
+      eosTokenIds,
+      chances = ({ classes }: Draft) => classes.map((evidence) => typicalChance(evidence)),
+    } = this.#limits;
     // Logits that are not finite give no probability.
     if (this.#isOver || tokenId >= vocabSize || !(probability >= 0)) return this.end();
     const longer: Draft = {
@@ -232,10 +238,6 @@ export class DraftChain {
   end(): void {
     this.#isOver = true;
   }
-}
-
-function typicalChances({ classes }: Draft): readonly number[] {
-  return classes.map((evidence) => typicalChance(evidence));
 }
 
 /** Average chance of the drafted tokens of each sequence. */

@@ -34,7 +34,6 @@ import {
   type StepSoFar,
 } from "./draft-model-plan.ts";
 
-/** A sequence that a draft is asked for. */
 interface DraftedSequence {
   readonly id: string;
   /** The sequence's tokens; the draft follows the last one. */
@@ -61,7 +60,6 @@ interface Drafting {
   readonly chain: DraftChain;
 }
 
-/** Parts that a drafter owns. */
 interface DrafterParts {
   readonly runner: KernelRunner;
   readonly kv: KvMemory;
@@ -333,7 +331,6 @@ export interface DraftModelOptions extends Pick<
   readonly now?: (() => number) | undefined;
 }
 
-/** Options with all defaults, for one model. */
 interface ResolvedDraftModelOptions {
   readonly precision: Precision;
   readonly kvPrecision: KvPrecision;

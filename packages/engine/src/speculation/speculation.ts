@@ -53,7 +53,6 @@ interface Proposal {
   readonly allowanceMs: number;
 }
 
-/** The draft of a sequence in the step that runs. */
 interface StepDraft {
   /** All tokens that were proposed; those that do not run are compared with the sequence's tokens, too. */
   readonly draft: Draft;
@@ -235,7 +234,9 @@ export class Speculation {
     });
     return proposals.flatMap((proposal, index) => {
       const length = lengths[index] ?? 0;
-      return length === 0 ? [] : { ...proposal, draft: firstTokens(proposal.draft, length) };
+      const { source, tokenIds, classes } = proposal.draft;
+      const draft = { source, tokenIds: tokenIds.slice(0, length), classes: classes.slice(0, length) };
+      return length === 0 ? [] : { ...proposal, draft };
     });
   }
 
@@ -293,11 +294,6 @@ function runningPart({ draft, experts }: StepDraft): RoutedDraft {
   return { tokenIds: draft.tokenIds.slice(0, experts.length), experts };
 }
 
-function firstTokens({ source, tokenIds, classes }: Draft, length: number): Draft {
-  return { source, tokenIds: tokenIds.slice(0, length), classes: classes.slice(0, length) };
-}
-
-/** Result of a proposal. */
 interface ProposalOutcome {
   readonly draft: Draft;
   /** Estimated chance of its first token. */
@@ -313,7 +309,6 @@ interface ProposalOutcome {
   readonly numRight: number;
 }
 
-/** Experience with a sequence's drafts. */
 interface DraftRecord {
   acceptance: Acceptance;
   account: DraftAccount;
@@ -377,7 +372,6 @@ class DraftLearning {
     return [Math.min(1, first * calibrationFactor(calibration)), ...others];
   }
 
-  /** Learns from a step of a sequence. */
   learn(sequence: Sequence, step: StepBeforeDrafts, outcome: ProposalOutcome): void {
     const { cost, work } = step;
     const record = this.#recordOf(sequence, cost);

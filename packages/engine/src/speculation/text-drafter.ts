@@ -6,7 +6,6 @@ import type { Sequence } from "../sequence.ts";
 import type { ChancesOf, StepRows } from "./drafter.ts";
 import { RECYCLED_CLASSES, RecycledTables, RecycledTokens } from "./recycled-tokens.ts";
 
-/** Texts of a sequence. */
 interface SequenceTexts {
   readonly index: TokenIndex;
   readonly prediction: PredictedText | undefined;
@@ -93,7 +92,6 @@ export class TextDrafter {
     return recycled;
   }
 
-  /** Finds a sequence's texts, with all of their tokens. */
   #textsOf(sequence: Sequence): SequenceTexts {
     const { requestId, tokenIds, promptTokens, prediction } = sequence;
     const choices = this.#choices.get(requestId) ?? new Set();
@@ -200,7 +198,7 @@ function besideContext(chain: Draft, context: Draft | undefined): Draft {
   if (!context) return chain;
   const [first = 0, ...others] = chain.classes;
   const isSame = chain.tokenIds[0] === context.tokenIds[0];
-  const opinion = isSame ? 1 : 2 + levelOf(context.classes[0] ?? 0);
+  const opinion = isSame ? 1 : 2 + Math.floor((context.classes[0] ?? 0) / AGREEMENTS);
   return { ...chain, classes: [first + RECYCLED_CLASSES * opinion, ...others] };
 }
 
@@ -476,11 +474,6 @@ function evidenceClass(length: number, agreement: number): number {
   let level = 0;
   while (level + 1 < MATCH_LENGTHS.length && length >= (MATCH_LENGTHS[level + 1] ?? Infinity)) level++;
   return level * AGREEMENTS + agreement;
-}
-
-/** Reads the index in `MATCH_LENGTHS` from a class of evidence. */
-function levelOf(evidence: number): number {
-  return Math.floor(evidence / AGREEMENTS);
 }
 
 function mix(hash: number, tokenId: number): number {

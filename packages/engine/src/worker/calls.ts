@@ -46,7 +46,6 @@ const READING_ANSWERS: Answers<ReadingEngine, ReadingCall> = {
   },
 };
 
-/** An engine with its requests. */
 interface ServingEngine extends RunningEngine {
   readonly requests: WorkerRequests;
 }
@@ -112,7 +111,6 @@ export function engineVocabulary(
   return { vocabSize, bytes, offsets, eosTokenIds };
 }
 
-/** Answers `keepPrompt`, see `Calls`. */
 async function keepPrompt(
   engine: RunningEngine,
   { keptId, prompt, expert }: Calls["keepPrompt"]["args"],

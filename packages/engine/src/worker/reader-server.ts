@@ -96,7 +96,6 @@ export class ReaderServer {
   }
 }
 
-/** An opened reader of prompts. */
 interface OpenedReader extends ReadingEngine {
   readonly info: PromptInfo;
   close(): Promise<void>;

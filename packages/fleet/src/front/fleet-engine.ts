@@ -331,7 +331,6 @@ function disposed(): ReadMeError {
 /** Age of the view of the workers beyond which nothing is admitted, in ms. */
 const MAX_AGE_MS = 5000;
 
-/** Request that asks for room. */
 interface AskedRoom {
   readonly priority: number;
   readonly maxWaitMs: number;
@@ -369,7 +368,6 @@ function admitRequest(
 /** A checked request, without its prompt. */
 type CheckedRequest = Omit<JobRequest, "promptIds" | "expertTokens">;
 
-/** Additions of a front to requests. */
 interface RequestDefaults {
   readonly newId: () => string;
   /** Draws the seed of a request that names none. */

@@ -183,10 +183,8 @@ export interface LoggedError {
   readonly message: string;
 }
 
-/** Contents of an entry. */
 type LogEntry = PlacedChunk | { readonly error: LoggedError };
 
-/** Writes an entry. */
 export function writeEntry(entry: LogEntry): string {
   if ("error" in entry) return JSON.stringify({ error: entry.error });
   const { chunk, position, offset } = entry;

@@ -34,7 +34,6 @@ export function placesOf(job: FleetJob, affinity: string, info: Pick<EngineInfo,
   };
 }
 
-/** Jobs and counters of a worker. */
 interface WorkerHoldings {
   readonly id: string;
   readonly promptVersion: string;
@@ -141,7 +140,6 @@ export class EngineMeasure {
   }
 }
 
-/** A job that has ended on a worker. */
 interface EndedJob {
   readonly affinity: string;
   /** Steps that it took: tokens of a choice here, on average. */

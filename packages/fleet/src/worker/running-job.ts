@@ -13,7 +13,7 @@ import {
 import { Grammars, openConstraint } from "@readme-moe/grammar";
 import type { JobTaker, TakenJob } from "../job-queues.ts";
 import { type FleetJob, requestIdOf } from "../job.ts";
-import { LogWriter, type WorkerLogs, type WriteEnd } from "../log/log-writer.ts";
+import { LogWriter, type WorkerLogs } from "../log/log-writer.ts";
 import { AnswerProgress, type Claim, endsAnswer, type LoggedError, readEntry, writeEntry } from "../log/token-log.ts";
 import type { HeldJob } from "./describe-worker.ts";
 
@@ -119,7 +119,7 @@ export class RunningJob {
     const claim = await logs.claim(id, workerId);
     if (claim.owner.epoch === 1) this.#queuedMs = claim.sinceQueuedMs;
     if (claim.isCancelled) return "cancelled";
-    const writer = new LogWriter(logs, id, claim, (end) => this.stop(endOf(end)));
+    const writer = new LogWriter(logs, id, claim, (end) => this.stop(end));
     this.#writer = writer;
     const progress = new AnswerProgress(params.n);
     if (!follow(progress, claim)) return "answered";
@@ -176,10 +176,6 @@ function follow(progress: AnswerProgress, { entries }: Claim): boolean {
     if ("chunk" in entry) progress.follow(entry);
   }
   return true;
-}
-
-function endOf(end: WriteEnd): Exclude<JobEnd, "answered"> {
-  return end;
 }
 
 /** Describes an error that ends the answer; nothing for one of this worker alone. */

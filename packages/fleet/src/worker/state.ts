@@ -83,7 +83,6 @@ export function newCounters(): { -readonly [Name in keyof WorkerCounters]: numbe
 /** Time that a state lives without a new one. */
 const STATE_TTL_MS = 3000;
 
-/** Publishes a worker's state. */
 export async function publishState(redis: ScriptedRedis, state: PublishedWorker): Promise<void> {
   const { missingBytes, cost, ...others } = state;
   const text = JSON.stringify({ ...others, missingBytes: Array.from(missingBytes), cost: coefficientsOf(cost) });

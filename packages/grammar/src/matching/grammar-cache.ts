@@ -284,7 +284,6 @@ function disposed(): ReadMeError {
 
 // Compilations that clients wait for, and refused grammars.
 
-/** A call that waits for a compilation. */
 interface Waiter {
   readonly client: string;
   readonly succeed: (thread: GrammarThread) => void;
@@ -298,7 +297,6 @@ interface Wanted extends KeyedSource {
   run: Run | undefined;
 }
 
-/** A thread that compiles. */
 interface Run {
   readonly key: string;
   readonly thread: GrammarThread;
@@ -308,7 +306,6 @@ interface Run {
   wanted: Wanted | undefined;
 }
 
-/** Lists the clients that wait for a compilation, each once. */
 function clientsOf({ waiters }: Wanted): readonly string[] {
   return [...new Set([...waiters].map(({ client }) => client))];
 }

@@ -153,7 +153,6 @@ interface DraftTools {
   readonly now: () => number;
 }
 
-/** The draft that an asker wants. */
 interface WantedDraft {
   /** Tokens that the asker would draft. */
   readonly asked: Int32Array;
@@ -261,7 +260,6 @@ function onlyCharacter(matcher: DraftMatcher): string | undefined {
   return only;
 }
 
-/** Finds the token of a mask that allows one only. */
 function onlyToken(mask: Int32Array): number | undefined {
   let only: number | undefined;
   for (let word = 0; word < mask.length; word++) {

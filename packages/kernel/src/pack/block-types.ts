@@ -70,7 +70,6 @@ export function wholeGroups(numIn: number): number {
   return Math.ceil(numIn / GROUP);
 }
 
-/** Sizes of a packed type. */
 interface BlockSizes {
   /** Bits of a weight, without its scales. */
   readonly bits: number;

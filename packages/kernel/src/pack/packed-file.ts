@@ -115,7 +115,6 @@ export function aligned(bytes: number): number {
 
 // Packed weights of a model, from the cache folder or in memory.
 
-/** Progress of a packed file. */
 interface PackProgress {
   readonly stage: "building" | "loading";
   readonly doneBytes: number;

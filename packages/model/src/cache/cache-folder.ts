@@ -26,13 +26,8 @@ export function resolveCacheFolder(option?: string): string {
 }
 
 /** Follows each system's custom. A relative `$XDG_CACHE_HOME` counts as absent, as its specification demands. */
-export function platformCacheFolder({ platform, env, home }: UserFolders): string {
-  if (platform === "win32") {
-    return win32.join(env["LOCALAPPDATA"] || win32.join(home, "AppData", "Local"), "readme-moe", "Cache");
-  }
-  if (platform === "darwin") return posix.join(home, "Library", "Caches", "readme-moe");
-  const named = env["XDG_CACHE_HOME"] ?? "";
-  return posix.join(posix.isAbsolute(named) ? named : posix.join(home, ".cache"), "readme-moe");
+export function platformCacheFolder(folders: UserFolders): string {
+  return platformFolder(folders, { xdg: "XDG_CACHE_HOME", linux: ".cache", mac: "Caches", windows: "Cache" });
 }
 
 /**
@@ -47,13 +42,21 @@ export function resolveStateFolder(): string {
 }
 
 /** Follows each system's custom, as `platformCacheFolder` does. */
-export function platformStateFolder({ platform, env, home }: UserFolders): string {
+export function platformStateFolder(folders: UserFolders): string {
+  const names = { xdg: "XDG_STATE_HOME", linux: ".local/state", mac: "Application Support", windows: "State" };
+  return platformFolder(folders, names);
+}
+
+function platformFolder(
+  { platform, env, home }: UserFolders,
+  names: Readonly<Record<"xdg" | "linux" | "mac" | "windows", string>>,
+): string {
   if (platform === "win32") {
-    return win32.join(env["LOCALAPPDATA"] || win32.join(home, "AppData", "Local"), "readme-moe", "State");
+    return win32.join(env["LOCALAPPDATA"] || win32.join(home, "AppData", "Local"), "readme-moe", names.windows);
   }
-  if (platform === "darwin") return posix.join(home, "Library", "Application Support", "readme-moe");
-  const named = env["XDG_STATE_HOME"] ?? "";
-  return posix.join(posix.isAbsolute(named) ? named : posix.join(home, ".local", "state"), "readme-moe");
+  if (platform === "darwin") return posix.join(home, "Library", names.mac, "readme-moe");
+  const named = env[names.xdg] ?? "";
+  return posix.join(posix.isAbsolute(named) ? named : posix.join(home, names.linux), "readme-moe");
 }
 
 /** Makes a path absolute; `~` and `~/…` lead to the user's folder. */

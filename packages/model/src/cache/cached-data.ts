@@ -27,7 +27,6 @@ const MAX_INSTALLS = 3;
 /** Beginning of the names of unfinished entries. */
 const BUILDING = ".building-";
 
-/** The description of cached data. */
 interface CachedData {
   /** Name of the folder in the cache. */
   readonly kind: string;

@@ -220,7 +220,6 @@ function parseRopeLayers(fields: Fields, { ropeLayers }: Family, numLayers: numb
 
 // Reads the fields of config.json that describe a mixture of experts with a router in each of its layers.
 
-/** A mixture, and which layers are one. */
 interface Mixture {
   readonly config: MixtureConfig;
   /** One per layer. */

@@ -22,7 +22,8 @@ export function generationDefaults(fields: Fields | undefined): SamplingDefaults
   if (fields === undefined) return {};
   const shape = shapeOf(({ json }) => (fields.has(json) ? fields.number(json) : undefined));
   const samples = fields.has("do_sample") ? fields.boolean("do_sample", false) : undefined;
-  const isGreedy = samples === false || (samples === undefined && isNonEmpty(shape) && shape.temperature === undefined);
+  const isGreedy =
+    samples === false || (samples === undefined && Object.keys(shape).length > 0 && shape.temperature === undefined);
   const maxTokens = fields.has("max_new_tokens") ? fields.size("max_new_tokens", MOST.integer) : undefined;
   const stop = fields.has("stop_strings") ? stopsOf(fields) : undefined;
   return checked(fields.path, {
@@ -65,10 +66,6 @@ function greedy({ repetitionPenalty }: SamplingDefaults): SamplingDefaults {
 function stopsOf(fields: Fields): readonly string[] {
   const value = fields.raw("stop_strings");
   return typeof value === "string" ? [value] : (fields.texts("stop_strings") ?? []);
-}
-
-function isNonEmpty(defaults: SamplingDefaults): boolean {
-  return Object.keys(defaults).length > 0;
 }
 
 /** Checks the values as those of a request are. */

@@ -340,12 +340,13 @@ function defaultTemplate(chatTemplate: unknown): string | undefined {
 function withPlainMerges(tokenizer: JsonObject): JsonObject {
   const model = tokenizer["model"];
   const merges: readonly unknown[] = isJsonObject(model) && Array.isArray(model["merges"]) ? model["merges"] : [];
-  if (!merges.every((merge) => Array.isArray(merge) && merge.every(hasNoSpace))) return tokenizer;
+  if (
+    !merges.every(
+      (merge) => Array.isArray(merge) && merge.every((part) => typeof part === "string" && !part.includes(" ")),
+    )
+  )
+    return tokenizer;
   return { ...tokenizer, model: { ...(model as JsonObject), merges: merges.map((m) => (m as string[]).join(" ")) } };
-}
-
-function hasNoSpace(part: unknown): boolean {
-  return typeof part === "string" && !part.includes(" ");
 }
 
 /** Spells tokens with a role as texts: older versions do not read objects. */

@@ -131,7 +131,6 @@ interface LevelBlock {
   readonly blockBytes: number;
   readonly numGroups: number;
   readonly levels: Float64Array;
-  /** Reads the scale of a group of the block at `start`. */
   readonly scaleOf: (bytes: Uint8Array, start: number, group: number) => number;
 }
 

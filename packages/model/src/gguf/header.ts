@@ -69,7 +69,7 @@ async function readMetadata(window: HeaderWindow, count: number): Promise<GgufMe
     const { key, value } = await window.item(`metadata entry ${i} of ${count}`, () => {
       const name = window.string();
       window.subject = `metadata ${quoted(name)}`;
-      return { key: name, value: readTypedValue(window) };
+      return { key: name, value: readValue(window, window.uint32()) };
     });
     if (metadata.has(key)) throw window.problem("is there twice");
     metadata.set(key, value);
@@ -229,11 +229,6 @@ function integersOf(integers: BigInt64Array | BigUint64Array): Float64Array | Bi
     floats[i] = value;
   }
   return floats;
-}
-
-/** Reads a type number and the value that follows it. */
-function readTypedValue(window: HeaderWindow): GgufValue {
-  return readValue(window, window.uint32());
 }
 
 function readValue(window: HeaderWindow, type: number): GgufValue {

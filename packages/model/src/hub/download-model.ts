@@ -271,7 +271,6 @@ interface FileSource {
   path(name: string): Promise<string>;
 }
 
-/** The files that make a model. */
 interface ModelFiles {
   /** Files without which the model cannot be opened; the source may lack some of them. */
   readonly required: readonly string[];

@@ -137,7 +137,12 @@ export function resolveDownload(
   const { revision, file, cacheFolder, endpoint, token, offline, signal, onProgress, onPlan, delay } = options;
   const fetchOption = options.fetch;
   expect(file === undefined || isModelFile(file), "file", "the name of a .gguf or .onnx file in the repository", file);
-  expect(cacheFolder === undefined || isText(cacheFolder), "cacheFolder", "the path of a folder", cacheFolder);
+  expect(
+    cacheFolder === undefined || (typeof cacheFolder === "string" && cacheFolder !== ""),
+    "cacheFolder",
+    "the path of a folder",
+    cacheFolder,
+  );
   expect(offline === undefined || typeof offline === "boolean", "offline", "a boolean", offline);
   expect(signal === undefined || signal instanceof AbortSignal, "signal", "an AbortSignal", signal);
   expectFunction("onProgress", onProgress);
@@ -175,10 +180,6 @@ function expectFunction(name: string, value: unknown): void {
 export function checkToken(name: string, token: unknown): void {
   if (typeof token === "string" && /^[\x21-\x7e]+$/.test(token)) return;
   throw new TypeError(`Expected \`${name}\` to be an access token of printable characters without spaces`);
-}
-
-function isText(value: unknown): boolean {
-  return typeof value === "string" && value !== "";
 }
 
 function isModelFile(value: unknown): boolean {

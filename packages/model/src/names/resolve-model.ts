@@ -9,7 +9,7 @@ import { HubCache } from "../hub/hub-cache.ts";
 import { type DownloadModelOptions, hubCacheFolder, hubEndpoint, type HubSettings } from "../hub/options.ts";
 import type { Precision } from "../weights/model-weights.ts";
 import { adviceOn, fullName, type HubName, type ModelName, parseModelName } from "./parse-name.ts";
-import { type KnownModel, sourceFor, type WeightSource } from "./known-models.ts";
+import { type KnownModel, sourceFor } from "./known-models.ts";
 import { presetNamed, presetPath } from "./preset.ts";
 
 /** Options of `resolveModel`. */
@@ -92,13 +92,11 @@ async function resolveKnown(
     throw advised(error, `${title} (${repository}${file === undefined ? "" : `:${file}`})`, {
       name: title,
       repository,
-      alternatives: model.sources.filter((other) => isAlternative(other, source)).map((one) => fullName(model, one)),
+      alternatives: model.sources
+        .filter((other) => other.repository !== source.repository && other.isGated !== true)
+        .map((one) => fullName(model, one)),
     });
   }
-}
-
-function isAlternative(other: WeightSource, failed: WeightSource): boolean {
-  return other.repository !== failed.repository && other.isGated !== true;
 }
 
 async function downloaded(name: string, hub: HubName, options: ResolveModelOptions): Promise<string> {
@@ -152,20 +150,12 @@ async function fileOf(
     /\.gguf$/i.test(name),
   );
   const wanted = quantization.toLowerCase();
-  const found = names.filter((name) => wordsOf(name).some((word) => word === wanted));
+  const found = names.filter((name) => wordsOf(name).includes(wanted));
   const [only] = found;
   if (only !== undefined && found.length === 1) return only;
   const has = names.length === 0 ? "no GGUF file" : listed(names, 20);
   const problem = found.length > 1 ? `several files are ${quantization}: ${listed(found, 20)}` : `it has ${has}`;
   throw new ReadMeError("ERR_HUB_NOT_FOUND", `${repository}: has not one file of type ${quantization}; ${problem}`);
-}
-
-/** Splits a file's name where types of weights begin and end: `Model-1B.Q4_K_M.gguf` has `q4_k_m`. */
-function wordsOf(name: string): readonly string[] {
-  return name
-    .toLowerCase()
-    .replace(/\.gguf$/, "")
-    .split(/[./-]/);
 }
 
 interface Subject {
@@ -179,4 +169,12 @@ function advised(error: unknown, title: string, subject: Subject): unknown {
   const advice = adviceOn(error.code, { ...subject, endpoint: hubEndpoint() });
   const message = `${title}: ${error.message}${advice === undefined ? "" : `; ${advice}`}`;
   return new ReadMeError(error.code, message, { cause: error });
+}
+
+/** Splits a file's name where types of weights begin and end: `Model-1B.Q4_K_M.gguf` has `q4_k_m`. */
+function wordsOf(name: string): readonly string[] {
+  return name
+    .toLowerCase()
+    .replace(/\.gguf$/, "")
+    .split(/[./-]/);
 }

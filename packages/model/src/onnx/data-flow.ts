@@ -30,7 +30,6 @@ function namesIn(text: string): ReadonlySet<string> {
   return new Set(text.split(/\s+/));
 }
 
-/** Activations of gates. */
 const ACTIVATIONS: ReadonlySet<string> = namesIn(`Sigmoid QuickGelu Swish Silu Gelu FastGelu BiasGelu Erf Tanh
   Relu Elu Softplus HardSwish HardSigmoid LeakyRelu Mish Selu ThresholdedRelu`);
 

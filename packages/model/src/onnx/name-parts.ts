@@ -14,7 +14,6 @@ export interface Part {
   readonly rows: RowRange;
 }
 
-/** The products of a layer. */
 interface LayerProducts {
   readonly query: Part;
   readonly key: Part;

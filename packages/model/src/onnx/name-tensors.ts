@@ -106,14 +106,11 @@ function checkNorm(flow: DataFlow, { rmsNormEpsilon }: ModelConfig, norm: Norm):
   const { path } = flow.index;
   const skipBias = norm.node.type.startsWith("Skip") ? (norm.node.inputs[3] ?? "") : "";
   if (skipBias !== "") throw unsupported(path, `${describeNode(norm.node)} adds a bias of its own`);
-  const epsilon = norm.node.type === "Mul" ? decomposedEpsilon(flow, norm) : ownEpsilon(norm.node);
+  const epsilon =
+    norm.node.type === "Mul" ? decomposedEpsilon(flow, norm) : (norm.node.attributes.get("epsilon")?.float ?? 1e-5);
   if (epsilon !== undefined && Math.abs(epsilon - rmsNormEpsilon) <= EPSILON_TOLERANCE * rmsNormEpsilon) return;
   const found = epsilon === undefined ? "is no RMS norm" : `has the epsilon ${epsilon}`;
   throw unsupported(path, `${describeNode(norm.node)} ${found}, config.json says ${rmsNormEpsilon}`);
-}
-
-function ownEpsilon({ attributes }: GraphNode): number {
-  return attributes.get("epsilon")?.float ?? 1e-5;
 }
 
 /** Finds the constant that is added to the mean of squares; `undefined` for other norms than RMS norms. */

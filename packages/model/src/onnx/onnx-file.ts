@@ -80,7 +80,6 @@ async function closeAll(sources: readonly ByteSource[]): Promise<void> {
   await Promise.all(sources.map((source) => source.close()));
 }
 
-/** Reads a ModelProto. */
 async function readModel(source: ByteSource): Promise<GraphProto> {
   const file = new FileFields(source);
   let graph: GraphProto | undefined;
@@ -102,14 +101,10 @@ async function readGraph(file: FileFields, end: number): Promise<GraphProto> {
   while (file.position < end) {
     const head = await file.head(end);
     if (head.number === 5 && head.wire === 2) reader.constant(await readTensor(file, head));
-    else if (isUsed(head)) reader.field(await file.field(head));
+    else if (head.wire === 2 && [1, 11, 12, 15].includes(head.number)) reader.field(await file.field(head));
     else file.skip(head);
   }
   return reader.finish();
-}
-
-function isUsed({ number, wire }: FieldHead): boolean {
-  return wire === 2 && [1, 11, 12, 15].includes(number);
 }
 
 /** Reads a tensor of the outer graph, all but its values if these are large. */
@@ -148,7 +143,6 @@ async function openBeside(path: string, graph: GraphProto, opened: Map<string, B
   }
 }
 
-/** Lists the tensors of a graph and of the graphs in it. */
 function* tensorsOf({ constants, nodes }: GraphProto): Generator<StoredTensor> {
   yield* constants;
   for (const { attributes } of nodes) {

@@ -168,7 +168,6 @@ export function floatsOf(type: OnnxType | undefined, bytes: Uint8Array): Float32
   return type === "F64" ? decodeF64(bytes) : undefined;
 }
 
-/** Place of a tensor's values. */
 type TensorData =
   /** Bytes in the file `location` beside the graph, or in the graph's own file. */
   | { readonly location: string | undefined; readonly offset: number; readonly byteLength: number }
@@ -249,13 +248,11 @@ function ownData(path: string, { name, type, values, byteLength }: OwnData): Ten
   if (byteLength > SMALL_BYTES || numBytes > MAX_VARINT_BYTES * SMALL_BYTES) {
     throw unsupported(path, `tensor ${quoted(name)} has its values one by one; save the model with raw data`);
   }
-  const bytes = isRaw ? joined(values) : integerBytes(path, type, values);
+  const bytes = isRaw
+    ? new Uint8Array(Buffer.concat(values.map((field) => whole(field).bytes)))
+    : integerBytes(path, type, values);
   if (bytes.byteLength !== byteLength) throw problem(`${bytes.byteLength}`);
   return { bytes };
-}
-
-function joined(values: readonly TensorField[]): Uint8Array {
-  return new Uint8Array(Buffer.concat(values.map(({ bytes }) => bytes ?? new Uint8Array(0))));
 }
 
 /** Encodes integers of int32_data and the like in the type's own size. */
@@ -430,7 +427,6 @@ export class GraphReader {
     return inner.finish();
   }
 
-  /** Reads a tensor that is in memory. */
   #tensor(field: ProtoField): StoredTensor {
     const path = this.#path;
     const fields = Array.from(protoFields({ ...field, path }), (part, index) => {

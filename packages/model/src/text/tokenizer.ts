@@ -102,7 +102,8 @@ export class Tokenizer {
     const {
       addSpecialTokens = true,
       maxTokens = Infinity,
-      tooMany = (atLeast) => tooManyTokens(atLeast, maxTokens),
+      tooMany = (atLeast) =>
+        new ReadMeError("ERR_CONTEXT_LENGTH", `The text has at least ${atLeast} tokens, more than ${maxTokens}`),
     } = options;
     const frame = addSpecialTokens ? this.#frames.withSpecial : this.#frames.plain;
     const numAdded = frame.reduce((sum, { length }) => sum + length, 0);
@@ -114,7 +115,9 @@ export class Tokenizer {
       check(this.minTokens(options.guard?.restore(text) ?? text, maxTokens));
     }
     const ids = new TokenIds();
-    for (const work = this.#encoder.encode(wellFormed(text), ids, options.guard); work.next().done !== true;) {
+    // Node 20 has this method, the types of ES2023 do not.
+    const wellFormed = (text as string & { toWellFormed(): string }).toWellFormed();
+    for (const work = this.#encoder.encode(wellFormed, ids, options.guard); work.next().done !== true;) {
       check(ids.length);
       yield;
     }
@@ -225,11 +228,6 @@ function keptBytes(text: string, lost: RegExp, enough: number): number {
   return bytes;
 }
 
-function wellFormed(text: string): string {
-  // Node 20 has this method, the types of ES2023 do not.
-  return (text as string & { toWellFormed(): string }).toWellFormed();
-}
-
 function framed(frame: Frame, ids: TokenIds): Int32Array {
   const body = ids.toArray();
   if (frame.length === 2 && frame.every(({ length }) => length === 0)) return body;
@@ -241,10 +239,6 @@ function framed(frame: Frame, ids: TokenIds): Int32Array {
     at += part.length;
   }
   return all;
-}
-
-function tooManyTokens(atLeast: number, maxTokens: number): ReadMeError {
-  return new ReadMeError("ERR_CONTEXT_LENGTH", `The text has at least ${atLeast} tokens, more than ${maxTokens}`);
 }
 
 // From token ids to text: the bytes of each token, the clean-up of spaces, and decoding one token at a time.
@@ -288,7 +282,8 @@ function readSpelling(path: string, decoder: unknown): TokenSpelling {
       const { replacement, prepend_scheme: scheme, add_prefix_space: hasPrefix } = step;
       replacements.push({ from: typeof replacement === "string" ? replacement : "▁", to: " " });
       if (scheme !== "never" && hasPrefix !== false) spelling.stripsLeadingSpace = true;
-    } else if (step["type"] === "Strip" && isLeadingSpaceStrip(step)) spelling.stripsLeadingSpace = true;
+    } else if (step["type"] === "Strip" && step["content"] === " " && step["start"] === 1 && (step["stop"] ?? 0) === 0)
+      spelling.stripsLeadingSpace = true;
     else if (step["type"] !== "Fuse") throw refused(path, step["type"]);
   }
   if (steps.length === 0 || (spelling.isByteLevel && steps.length > 1)) throw refused(path, steps[1]?.["type"]);
@@ -328,10 +323,6 @@ function readReplacement(path: string, step: JsonObject): { from: string; to: st
   const to = step["content"];
   if (typeof from === "string" && from !== "" && typeof to === "string") return { from, to };
   throw unsupported(path, `decoder "Replace" of the pattern ${describeValue(from)} is not supported`);
-}
-
-function isLeadingSpaceStrip(step: JsonObject): boolean {
-  return step["content"] === " " && step["start"] === 1 && (step["stop"] ?? 0) === 0;
 }
 
 function refused(path: string, type: unknown): Error {

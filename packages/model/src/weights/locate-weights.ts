@@ -185,7 +185,6 @@ type StackedNames =
   | { readonly gate: string; readonly up: string; readonly down: string }
   | { readonly gateUp: string; readonly down: string };
 
-/** A layer of a checkpoint. */
 interface LayerPlace {
   readonly store: TensorStore;
   /** Module with the experts, such as `model.layers.3.mlp.`. */

@@ -237,7 +237,6 @@ class Mxfp4Tensors implements TensorStore {
   }
 }
 
-/** Checks the tensors of a weight, and describes the weight. */
 function weightOf(store: TensorStore, name: string): TensorInfo {
   const { path } = store;
   const further = FURTHER.map((ending) => name + ending).find((other) => store.has(other));

@@ -101,51 +101,26 @@ export class TensorSlices implements TensorStore {
   }
 }
 
-// Rows of a tensor, in any order, as a tensor of their own.
-
-/** A store with one tensor: some rows of a stored matrix, as float32. */
-class SelectedRows implements TensorStore {
-  readonly path: string;
-  readonly names: readonly string[];
-  readonly #matrix: TensorRef;
-  readonly #rows: readonly number[];
-
-  constructor(matrix: TensorRef, rows: readonly number[]) {
-    this.path = matrix.store.path;
-    this.names = [matrix.name];
-    this.#matrix = matrix;
-    this.#rows = rows;
-  }
-
-  has(name: string): boolean {
-    return name === this.#matrix.name;
-  }
-
-  info(name: string): TensorInfo {
-    const shape = [this.#rows.length, ...this.#matrix.shape.slice(1)];
-    return { name, type: "F32", shape, byteLength: 4 * shape.reduce((product, size) => product * size, 1) };
-  }
-
-  async readBytes(name: string, rows?: RowRange): Promise<Uint8Array> {
-    const { buffer, byteOffset, byteLength } = await this.readFloats(name, rows);
-    return new Uint8Array(buffer, byteOffset, byteLength);
-  }
-
-  async readFloats(name: string, rows?: RowRange): Promise<Float32Array> {
-    const { shape } = this.info(name);
-    const { from, to } = rows ?? { from: 0, to: this.#rows.length };
-    checkRows(shape, { from, to });
-    const { store, name: matrix } = this.#matrix;
-    const read = this.#rows.slice(from, to).map((row) => store.readFloats(matrix, { from: row, to: row + 1 }));
-    const parts = await Promise.all(read);
-    const width = shape[1] ?? 1;
-    const values = new Float32Array(parts.length * width);
-    for (const [index, part] of parts.entries()) values.set(part, index * width);
-    return values;
-  }
-
-  /** Leaves the store of the matrix open, which others use. */
-  async close(): Promise<void> {}
+/** Refers to a float32 tensor whose rows are computed from tensors of a store, which stays open. */
+function computedTensor(
+  { store, name }: TensorRef,
+  shape: readonly number[],
+  readRows: (rows: RowRange) => Promise<Float32Array>,
+): TensorRef {
+  const readFloats = async (_name: string, rows: RowRange = { from: 0, to: shape[0] ?? 0 }): Promise<Float32Array> => {
+    checkRows(shape, rows);
+    return readRows(rows);
+  };
+  const computed: TensorStore = {
+    path: store.path,
+    names: [name],
+    has: (other) => other === name,
+    info: () => ({ name, type: "F32", shape, byteLength: 4 * (countValues(shape) ?? 0) }),
+    readBytes: async (_name, rows) => encodeFloats(await readFloats(name, rows), "F32"),
+    readFloats,
+    close: async () => undefined,
+  };
+  return { store: computed, name, shape };
 }
 
 /**
@@ -158,8 +133,14 @@ class SelectedRows implements TensorStore {
  */
 export function selectRows(matrix: TensorRef, rows: readonly number[]): TensorRef {
   for (const row of rows) checkRows(matrix.shape, { from: row, to: row + 1 });
-  const store = new SelectedRows(matrix, rows);
-  return { store, name: matrix.name, shape: store.info(matrix.name).shape };
+  const { store, name, shape } = matrix;
+  const width = shape[1] ?? 1;
+  return computedTensor(matrix, [rows.length, ...shape.slice(1)], async ({ from, to }) => {
+    const read = rows.slice(from, to).map((row) => store.readFloats(name, { from: row, to: row + 1 }));
+    const values = new Float32Array(read.length * width);
+    for (const [index, row] of (await Promise.all(read)).entries()) values.set(row, index * width);
+    return values;
+  });
 }
 
 // Tables whose rows are stored as signed bytes with a scale each, and read as float32.
@@ -223,49 +204,11 @@ export function byteRowTensors(name: string, { codes, scales }: ByteRows): reado
 export function tableRef(store: TensorStore, name: string, shape: readonly [rows: number, width: number]): TensorRef {
   const stored = tensorRef(store, name, shape);
   if (store.info(name).type !== "I8") return stored;
-  return { store: new ByteRowStore(stored, tensorRef(store, scalesName(name), [shape[0]])), name, shape };
-}
-
-/** A store with one table, as float32. */
-class ByteRowStore implements TensorStore {
-  readonly path: string;
-  readonly names: readonly string[];
-  readonly #codes: TensorRef;
-  readonly #scales: TensorRef;
-
-  constructor(codes: TensorRef, scales: TensorRef) {
-    this.path = codes.store.path;
-    this.names = [codes.name];
-    this.#codes = codes;
-    this.#scales = scales;
-  }
-
-  has(name: string): boolean {
-    return name === this.#codes.name;
-  }
-
-  info(name: string): TensorInfo {
-    const { store, name: stored, shape } = this.#codes;
-    return { name, type: "F32", shape, byteLength: 4 * store.info(stored).byteLength };
-  }
-
-  async readBytes(name: string, rows?: RowRange): Promise<Uint8Array> {
-    return encodeFloats(await this.readFloats(name, rows), "F32");
-  }
-
-  async readFloats(_name: string, rows?: RowRange): Promise<Float32Array> {
-    const { store, name, shape } = this.#codes;
-    const { from, to } = rows ?? { from: 0, to: shape[0] ?? 0 };
-    checkRows(shape, { from, to });
-    const [codes, scales] = await Promise.all([
-      store.readBytes(name, { from, to }),
-      this.#scales.store.readFloats(this.#scales.name, { from, to }),
-    ]);
-    return fromByteRows({ codes: new Int8Array(codes.buffer, codes.byteOffset, codes.byteLength), scales });
-  }
-
-  /** Leaves the store of the table open, which others use. */
-  async close(): Promise<void> {}
+  const scales = tensorRef(store, scalesName(name), [shape[0]]);
+  return computedTensor(stored, shape, async (rows) => {
+    const [codes, factors] = await Promise.all([store.readBytes(name, rows), store.readFloats(scales.name, rows)]);
+    return fromByteRows({ codes: new Int8Array(codes.buffer, codes.byteOffset, codes.byteLength), scales: factors });
+  });
 }
 
 function scalesName(name: string): string {
