@@ -7,7 +7,7 @@ import {
   RouterMemory,
   type SlotPages,
   type SlotTokens,
-} from "../../packages/router/src/router-memory.ts";
+} from "../../packages/router/src/kernel-router.ts";
 import { packedBytes } from "../support/kernel/packed-bytes.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 import { randomRouter } from "../support/random-router.ts";

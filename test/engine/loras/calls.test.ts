@@ -4,7 +4,7 @@ import type { PreGatingRouter, RouterState } from "@readme-moe/core";
 import { openRouter } from "@readme-moe/router";
 import { expect, test } from "vitest";
 import { callsOf } from "../../../packages/engine/src/kernel-calls.ts";
-import { ExpertNames, LoraRouters, modelRouters } from "../../../packages/engine/src/experts/routers.ts";
+import { ExpertNames, Routers } from "../../../packages/engine/src/experts/routers.ts";
 import type { StepSequence } from "../../../packages/engine/src/step-runner.ts";
 import * as fc from "../../support/fast-check.ts";
 import { randomInteger, seededRandom } from "../../support/random.ts";
@@ -85,11 +85,11 @@ test("experts keep their numbers, and the number of a removed one is used again"
 });
 
 const ROUTER_SIZES = { vocabSize: 20, numExperts: 4, embeddingSize: 8, innerSize: 8, numHeads: 1, numLayers: 1 };
-const MODEL = { experts: { names: ["dense"] } } as unknown as ConstructorParameters<typeof LoraRouters>[0];
+const MODEL = { experts: { names: ["dense"] } } as unknown as ConstructorParameters<typeof Routers>[0];
 
 /** Routers of an engine as one would write them down: a name has a place, and each place a router until it is freed. */
 interface PlainRouters {
-  readonly routers: LoraRouters;
+  readonly routers: Routers;
   readonly names: ExpertNames;
   readonly hasRouter: boolean;
   readonly fallback: string | undefined;
@@ -123,7 +123,7 @@ test("routers follow a plain list of experts, while experts of two engines come,
     for (const name of listed) names.setUsable(names.reserve(name), true);
     const fallback = pick([undefined, undefined, "b"]);
     return {
-      routers: new LoraRouters(MODEL, { experts: { names }, set: set(hasRouter) }, fallback, options),
+      routers: new Routers(MODEL, { names, set: set(hasRouter) }, fallback, options),
       names,
       hasRouter,
       fallback,
@@ -222,7 +222,7 @@ test("a request that opens a router again after a failure shares it with those t
   };
   const options = { threads: 1, cacheFolder: await temporaryFolder() };
   const model = { path: "model", experts: { names: ["a", "b", "c", "d"] }, router, fingerprint };
-  const routers = modelRouters(model as unknown as Parameters<typeof modelRouters>[0], undefined, options);
+  const routers = new Routers(model as unknown as typeof MODEL, undefined, undefined, options);
   const again = routers.routerFor("router").catch(() => routers.routerFor("router"));
   const failing = routers.routerFor("router");
   await expect(failing).rejects.toThrow("The disk is busy");

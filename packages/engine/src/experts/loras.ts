@@ -10,7 +10,7 @@ import type { EngineCore } from "../engine-core.ts";
 import type { EngineOutput } from "../engine-parts.ts";
 import { type ExpertStoreOptions, UNLIMITED_BYTES, type UnitSource } from "./expert-store.ts";
 import { NamedExperts } from "./named-experts.ts";
-import { ExpertNames, type LoraRouters, MAX_LORAS, NO_EXPERT } from "./routers.ts";
+import { ExpertNames, MAX_LORAS, NO_EXPERT, type Routers } from "./routers.ts";
 import { readAt, unreadable } from "./unit-file.ts";
 
 /** An expert that was added; payload of its event. */
@@ -249,7 +249,7 @@ export async function openExperts(
 /** Parts of an engine whose loras change while it runs. */
 export interface LoraParts {
   readonly loras: Loras;
-  readonly routers: LoraRouters;
+  readonly routers: Routers;
   readonly core: EngineCore;
   readonly output: EngineOutput;
 }

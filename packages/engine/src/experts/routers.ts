@@ -66,104 +66,58 @@ export class ExpertNames {
   }
 }
 
-/** Routers that requests choose from. */
-interface Routers {
-  /**
-   * Opens the router of a choice.
-   * @throws {RangeError} if there is no such expert; {ReadMeError} if the model has no router, or it cannot be opened
-   */
-  routerFor(choice: ExpertChoice | undefined): Promise<PreGatingRouter>;
-  close(): Promise<void>;
+/** Loras that requests can name, and the set whose router may choose among them. */
+interface NamedLoras {
+  readonly names: ExpertNames;
+  readonly set: LoraSet;
 }
 
-/** Opens each router once. A later request tries again to open a router that failed. */
-class OpenedRouters<Key> {
-  readonly #routers = new Map<Key, Promise<PreGatingRouter>>();
-
-  open(key: Key, open: () => Promise<PreGatingRouter>): Promise<PreGatingRouter> {
-    const known = this.#routers.get(key);
-    if (known) return known;
-    const router = open();
-    this.#routers.set(key, router);
-    // Once, since the next request may try again before others of this failure are told.
-    router.catch(() => this.#routers.delete(key));
-    return router;
-  }
-
-  async close(): Promise<void> {
-    for (const opening of this.#routers.values()) {
-      const router = await opening.catch(() => undefined);
-      await router?.dispose();
-    }
-  }
-}
-
-/** Routers of a model with experts in its FFNs. */
-export function modelRouters(model: PromptModel, fallback: ExpertChoice | undefined, options: RouterOptions): Routers {
-  const opened = new OpenedRouters<ExpertChoice | undefined>();
-  return {
-    routerFor: (choice = fallback) => opened.open(choice, () => openRouter(model, choice, options)),
-    close: () => opened.close(),
-  };
-}
-
-/** Routers of a dense model, whose experts are added and removed while it runs. */
-export class LoraRouters implements Routers {
-  readonly #model: Pick<PromptModel, "experts">;
-  readonly #experts: { readonly names: ExpertNames };
-  readonly #set: LoraSet;
+/** Routers that an engine's requests choose from: one that chooses experts, or one expert for every token. */
+export class Routers {
+  readonly #model: PromptModel;
+  readonly #loras: NamedLoras | undefined;
   readonly #fallback: ExpertChoice | undefined;
   readonly #options: RouterOptions;
-  readonly #opened = new OpenedRouters<ExpertChoice>();
   readonly #fixed = new Map<number, PreGatingRouter>();
-  /** Expert of each output of the set's router; removed ones become 0, the model without a change. */
+  #choosing: Promise<PreGatingRouter> | undefined;
+  /** Lora of each output of the set's router; removed ones become 0, the model without a change. */
   readonly #targets: Uint16Array;
 
+  /** @param loras - of a dense model, which are added and removed while it runs */
   constructor(
-    model: Pick<PromptModel, "experts">,
-    { experts, set }: { readonly experts: { readonly names: ExpertNames }; readonly set: LoraSet },
+    model: PromptModel,
+    loras: NamedLoras | undefined,
     fallback: ExpertChoice | undefined,
     options: RouterOptions,
   ) {
     this.#model = model;
-    this.#experts = experts;
-    this.#set = set;
+    this.#loras = loras;
     this.#fallback = fallback;
     this.#options = options;
-    this.#targets = Uint16Array.from({ length: set.router?.config.numExperts ?? 1 }, (_, output) => output);
+    this.#targets = Uint16Array.from({ length: loras?.set.router?.config.numExperts ?? 0 }, (_, output) => output);
   }
 
+  /** Whether a router chooses experts for requests that name none. */
   get hasRouter(): boolean {
-    return this.#set.router !== undefined;
+    return (this.#loras?.set ?? this.#model).router !== undefined;
   }
 
+  /**
+   * Opens the router of a choice.
+   * @throws {RangeError} if there is no such expert; {ReadMeError} if the model has no router, or it cannot be opened
+   */
   async routerFor(choice: ExpertChoice | undefined = this.#fallback): Promise<PreGatingRouter> {
-    const { router } = this.#set;
-    if (choice === "router" || (choice === undefined && router)) {
-      const { path } = this.#set;
-      const routed = {
-        path,
-        router,
-        experts: this.#model.experts,
-        fingerprint: (folder: string) => this.#set.fingerprint(folder),
-      };
-      return this.#opened.open("router", async () =>
-        this.#retargeted(await openRouter(routed, "router", this.#options)),
-      );
-    }
-    const index = choice === undefined || this.#isPlain(choice) ? 0 : this.#experts.names.indexOf(choice);
-    const fixed = this.#fixed.get(index) ?? fixedRouter(MAX_LORAS + 1, index);
+    const isPlain = this.#loras !== undefined && this.#isPlain(choice, this.#loras);
+    if (!isPlain && (choice === undefined || choice === "router")) return this.#openChoosing(choice);
+    const { names } = this.#model.experts;
+    const index =
+      isPlain || choice === undefined ? 0 : (this.#loras?.names.indexOf(choice) ?? expertIndex(names, choice));
+    const fixed = this.#fixed.get(index) ?? fixedRouter(this.#loras ? MAX_LORAS + 1 : names.length, index);
     this.#fixed.set(index, fixed);
     return fixed;
   }
 
-  /** Whether a choice is the model itself: "none", or its only expert's name while it has no others. */
-  #isPlain(choice: ExpertChoice): boolean {
-    const { names } = this.#experts;
-    return choice === NO_EXPERT || (names.size === 1 && choice === this.#model.experts.names[0]);
-  }
-
-  /** Makes no later choice of an expert. @returns its router, which running sequences may have */
+  /** Makes no later choice of a lora. @returns its router, which running sequences may have */
   forget(index: number): PreGatingRouter | undefined {
     const fixed = this.#fixed.get(index);
     this.#fixed.delete(index);
@@ -171,8 +125,32 @@ export class LoraRouters implements Routers {
     return fixed;
   }
 
-  close(): Promise<void> {
-    return this.#opened.close();
+  async close(): Promise<void> {
+    const router = await this.#choosing?.catch(() => undefined);
+    await router?.dispose();
+  }
+
+  /** Whether a choice is the model without a lora: "none", or its only expert's name while it has no others. */
+  #isPlain(choice: ExpertChoice | undefined, { names }: NamedLoras): boolean {
+    if (choice === undefined) return !this.hasRouter;
+    return choice === NO_EXPERT || (names.size === 1 && choice === this.#model.experts.names[0]);
+  }
+
+  /** Opens the router that chooses experts, once. A later request tries again if that failed. */
+  #openChoosing(choice: ExpertChoice | undefined): Promise<PreGatingRouter> {
+    if (this.#choosing) return this.#choosing;
+    const { experts } = this.#model;
+    const set = this.#loras?.set;
+    const source = set
+      ? { path: set.path, router: set.router, experts, fingerprint: (folder: string) => set.fingerprint(folder) }
+      : this.#model;
+    const opened = openRouter(source, choice, this.#options).then((router) =>
+      set ? this.#retargeted(router) : router,
+    );
+    this.#choosing = opened;
+    // Once, since the next request may try again before others of this failure are told.
+    opened.catch(() => (this.#choosing = undefined));
+    return opened;
   }
 
   #retargeted(router: PreGatingRouter): PreGatingRouter {

@@ -28,7 +28,7 @@ import type { EngineOutput } from "../engine-parts.ts";
 import { importFunction } from "../function-module.ts";
 import { KeptPrompts, SavedPrompts } from "../kept-prompts.ts";
 import { addExpert, openExperts, removeExpert } from "../experts/loras.ts";
-import { LoraRouters, modelRouters } from "../experts/routers.ts";
+import { Routers } from "../experts/routers.ts";
 import { KernelRunner, type KernelRunnerOptions } from "../kernel-runner.ts";
 import { KvAdmission } from "../kv-admission.ts";
 import { cachedCost, measureCost } from "../measure-cost.ts";
@@ -105,8 +105,8 @@ export async function openEngine(
     const set = await openExperts(runner, model, options.loras, (event) => output.event("expert:added", event));
     closers.push(() => set.close());
     const routerOptions = { threads, cacheFolder, kernel: kind, onCacheFailure };
-    const loraRouters = loras && new LoraRouters(model, { experts: loras, set }, options.expert, routerOptions);
-    const routers = loraRouters ?? modelRouters(model, options.expert, routerOptions);
+    const named = loras && { names: loras.names, set };
+    const routers = new Routers(model, named, options.expert, routerOptions);
     closers.push(() => routers.close());
     // The default router is opened now, routers of named experts when a request needs them.
     await routers.routerFor(undefined);
@@ -159,7 +159,7 @@ export async function openEngine(
       contextTokens,
       experts: runner.expertNames,
       expertKind: loras ? "lora" : "ffn",
-      hasRouter: loraRouters?.hasRouter ?? model.router !== undefined,
+      hasRouter: routers.hasRouter,
       samplingDefaults: options.samplingDefaults === "model" ? model.samplingDefaults() : {},
       maxNumSeqs: options.maxNumSeqs,
       kvCapacityTokens: capacityTokens,
@@ -169,7 +169,7 @@ export async function openEngine(
       modelVersion: await modelVersionOf({ promptVersion, runner, set, contextTokens, options }),
     };
     const longest = { tokens: maxNumBatchedTokens, distinctExperts: info.experts.length, cachedTokens: capacityTokens };
-    const changing = loras && loraRouters && { loras, routers: loraRouters, core, output };
+    const changing = loras && { loras, routers, core, output };
     return {
       model,
       text,

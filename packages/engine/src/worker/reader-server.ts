@@ -4,7 +4,7 @@ import { setImmediate as nextTurn } from "node:timers/promises";
 import { integerOption, type PromptInfo, ReadMeError } from "@readme-moe/core";
 import { gatherExperts, openPromptModel } from "@readme-moe/model";
 import { type Calls, type FromWorker, toWire, type ToWorker } from "../protocol.ts";
-import { ExpertNames, LoraRouters, modelRouters } from "../experts/routers.ts";
+import { ExpertNames, Routers } from "../experts/routers.ts";
 import type { ResolvedReaderOptions } from "../engine-options.ts";
 import { answerReading, isReadingCall, OpenCalls, type ReadingCall } from "./calls.ts";
 import { promptInfo, promptVersionOf } from "./open-engine.ts";
@@ -121,8 +121,7 @@ export async function openReader(path: string, options: ResolvedReaderOptions): 
     closers.push(async () => set?.close());
     const names = new ExpertNames();
     for (const { name } of set?.experts ?? []) names.setUsable(names.reserve(name), true);
-    const loraRouters = set && new LoraRouters(model, { experts: { names }, set }, options.expert, routerOptions);
-    const routers = loraRouters ?? modelRouters(model, options.expert, routerOptions);
+    const routers = new Routers(model, set && { names, set }, options.expert, routerOptions);
     closers.push(() => routers.close());
     await routers.routerFor(undefined);
     const info: PromptInfo = {
@@ -130,7 +129,7 @@ export async function openReader(path: string, options: ResolvedReaderOptions): 
       contextTokens,
       experts: names.size > 1 ? names.list : experts.names,
       expertKind: isDense ? "lora" : "ffn",
-      hasRouter: loraRouters?.hasRouter ?? model.router !== undefined,
+      hasRouter: routers.hasRouter,
       samplingDefaults: options.samplingDefaults === "model" ? model.samplingDefaults() : {},
       promptVersion: await promptVersionOf(model, set, options),
     };
