@@ -154,8 +154,8 @@ export class KernelRunner implements StepRunner {
         cacheFolder,
       };
       // The budget of a mixture is for its own experts.
-      const loraOptions = { ...options, budgetBytes: streamed ? undefined : budgetBytes };
-      const loras = isDense ? new Loras(kernel, model, packing, loraOptions) : undefined;
+      const streaming = streamed || budgetBytes === undefined ? undefined : { ...options, budgetBytes };
+      const loras = isDense ? new Loras(kernel, model, packing, streaming) : undefined;
       const numbers = { kvPrecision: kvPrecisionOf(precision, options.kvPrecision), weightsVersion: key };
       return new KernelRunner(model, kernel, { ...numbers, file, streamed: streamed ?? loras?.streamed, loras });
     } catch (error) {

@@ -140,8 +140,12 @@ test("holds a budget of one expert, with the same tokens as with all in memory",
   await using engine = await open();
   let bytes = 0;
   engine.events.on("expert:added", (event) => (bytes = event.bytes));
+  let numLoaded = 0;
+  engine.events.on("expert:loaded", () => numLoaded++);
   await engine.addExpert("poetry", adapter("poetry"));
   await expect.poll(() => bytes).toBeGreaterThan(0);
+  // Units are reported where they are streamed alone.
+  expect(numLoaded).toBe(0);
   for (const [expertCacheBytes, kernel] of [
     [bytes, "native"],
     [3 * bytes, "native"],

@@ -40,21 +40,13 @@ export class Loras {
   /** Functions that compute the identity of each expert; expert 0 changes nothing. */
   readonly #identities = new Map<number, () => Promise<string>>([[0, async () => NO_EXPERT]]);
 
-  /** @param budgetBytes - limit of the loras in memory; absent if all stay there */
-  constructor(
-    kernel: Kernel,
-    model: Model,
-    packing: LoraPacking,
-    {
-      budgetBytes = UNLIMITED_BYTES,
-      ...options
-    }: Omit<ExpertStoreOptions, "budgetBytes"> & { readonly budgetBytes: number | undefined },
-  ) {
+  /** @param streaming - budget of the loras in memory, and what else reads need; absent if all stay there */
+  constructor(kernel: Kernel, model: Model, packing: LoraPacking, streaming: ExpertStoreOptions | undefined) {
     this.#model = model;
     this.#packing = packing;
     this.#units = new LoraUnits(kernel);
-    this.#experts = new NamedExperts(kernel, this.#units, { ...options, budgetBytes });
-    this.streamed = budgetBytes === UNLIMITED_BYTES ? undefined : this.#experts;
+    this.#experts = new NamedExperts(kernel, this.#units, streaming ?? { budgetBytes: UNLIMITED_BYTES });
+    this.streamed = streaming && this.#experts;
   }
 
   /**
