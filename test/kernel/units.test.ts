@@ -18,8 +18,7 @@ const { numLayers, numExperts } = SMALL_SHAPE;
 
 /** Memory of whole pages: what can be resized begins at one. */
 function newMemory(length: number): Uint8Array {
-  const Resizable = ArrayBuffer as unknown as new (length: number, options: { maxByteLength: number }) => ArrayBuffer;
-  return new Uint8Array(new Resizable(length, { maxByteLength: length }), 0, length);
+  return new Uint8Array(new ArrayBuffer(length, { maxByteLength: length }), 0, length);
 }
 
 describe.each<KernelKind>(["native", "wasm"])("%s kernels", (kind) => {

@@ -1,7 +1,4 @@
-/** A resizable buffer, which begins on a page of the system; the type library lacks it. */
-type PageBufferConstructor = new (byteLength: number, options: { readonly maxByteLength: number }) => ArrayBuffer;
-
-/** Allocates zeroed memory that begins on a page. */
+/** Allocates zeroed memory that begins on a page of the system, as resizable buffers do. */
 export function pageMemory(bytes: number): Uint8Array {
-  return new Uint8Array(new (ArrayBuffer as PageBufferConstructor)(bytes, { maxByteLength: bytes }));
+  return new Uint8Array(new ArrayBuffer(bytes, { maxByteLength: bytes }));
 }

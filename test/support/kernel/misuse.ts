@@ -41,10 +41,9 @@ const { numLayers, numExperts } = SMALL_SHAPE;
 const HEADER = 6;
 
 /** A buffer that can shrink. */
-type Shrinking = ArrayBuffer & { resize(byteLength: number): void };
 
-function shrinking(byteLength: number): Shrinking {
-  return pageMemory(byteLength).buffer as Shrinking;
+function shrinking(byteLength: number): ArrayBuffer {
+  return pageMemory(byteLength).buffer as ArrayBuffer;
 }
 
 function giveAway(buffer: ArrayBufferLike): void {
@@ -251,7 +250,7 @@ export const MISUSES: Readonly<Record<string, Misuse>> = {
 /** Mistakes with memory that only the addon's callers lend it: that of WebAssembly never shrinks. */
 export const NATIVE_MISUSES: Readonly<Record<string, Misuse>> = {
   ...MISUSES,
-  "a unit whose buffer shrinks": () => withoutUnit(({ buffer }) => (buffer as Shrinking).resize(0)),
+  "a unit whose buffer shrinks": () => withoutUnit(({ buffer }) => (buffer as ArrayBuffer).resize(0)),
   "a unit whose buffer is given away": () =>
     withoutUnit(({ buffer }) => {
       giveAway(buffer);
@@ -266,7 +265,7 @@ export const NATIVE_MISUSES: Readonly<Record<string, Misuse>> = {
     collect();
     assert.deepEqual(wholeStep(kernel), expected);
   },
-  "a lora whose buffer shrinks": () => withoutLora(({ buffer }) => (buffer as Shrinking).resize(0)),
+  "a lora whose buffer shrinks": () => withoutLora(({ buffer }) => (buffer as ArrayBuffer).resize(0)),
   "a lora whose buffer is given away": () => withoutLora(({ buffer }) => giveAway(buffer)),
   "handles of another copy of the addon": async () => {
     const folder = mkdtempSync(join(tmpdir(), "readme-moe-addon-"));

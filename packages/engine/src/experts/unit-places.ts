@@ -3,21 +3,6 @@
 
 import { ReadMeError } from "@readme-moe/core";
 
-/** A resizable buffer of ECMAScript 2024, which every supported Node has and the type library lacks. */
-interface ResizableBuffer extends ArrayBuffer {
-  readonly maxByteLength: number;
-  resize(byteLength: number): void;
-}
-
-type ResizableBufferConstructor = new (
-  byteLength: number,
-  options: { readonly maxByteLength: number },
-) => ResizableBuffer;
-
-function newBuffer(maxByteLength: number): ResizableBuffer {
-  return new (ArrayBuffer as unknown as ResizableBufferConstructor)(0, { maxByteLength });
-}
-
 /** Allocates memory for units. */
 export interface Places {
   /** Bytes that are allocated. */
@@ -77,10 +62,10 @@ export class UnitPlaces implements Places {
   /** Bytes of places in use and of free places. */
   #bytes = 0;
   /** The buffer of each place in use. */
-  readonly #inUse = new Map<ArrayBufferLike, ResizableBuffer>();
-  readonly #free: ResizableBuffer[] = [];
+  readonly #inUse = new Map<ArrayBufferLike, ArrayBuffer>();
+  readonly #free: ArrayBuffer[] = [];
   /** Buffers of size 0. */
-  readonly #empty: ResizableBuffer[] = [];
+  readonly #empty: ArrayBuffer[] = [];
 
   /**
    * @param limitBytes - free places are given up before there are more bytes than this
@@ -116,12 +101,12 @@ export class UnitPlaces implements Places {
     this.#giveUp(limitBytes);
   }
 
-  #allocate(bytes: number): ResizableBuffer {
+  #allocate(bytes: number): ArrayBuffer {
     this.#giveUp(this.#limitBytes - bytes);
     try {
       const fitting = this.#empty.findIndex(({ maxByteLength }) => maxByteLength >= bytes);
       const [empty] = fitting >= 0 ? this.#empty.splice(fitting, 1) : [];
-      const buffer = empty ?? newBuffer(Math.max(bytes, this.#largest));
+      const buffer = empty ?? new ArrayBuffer(0, { maxByteLength: Math.max(bytes, this.#largest) });
       buffer.resize(bytes);
       this.#bytes += bytes;
       return buffer;
