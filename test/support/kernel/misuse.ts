@@ -40,8 +40,7 @@ const { numLayers, numExperts } = SMALL_SHAPE;
 /** Words of a request before its tokens. */
 const HEADER = 6;
 
-/** A buffer that can shrink. */
-
+/** Allocates a buffer that can shrink. */
 function shrinking(byteLength: number): ArrayBuffer {
   return pageMemory(byteLength).buffer as ArrayBuffer;
 }
