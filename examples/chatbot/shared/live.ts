@@ -15,7 +15,7 @@ export interface ModelChoice {
   readonly precision: string;
   /** One name per expert; a dense model has one. */
   readonly experts: readonly string[];
-  /** Kind of the experts: low-rank changes, which the API lists as models, or parts of the layers. */
+  /** Kind of the experts: loras, which the API lists as models, or parts of the layers. */
   readonly expertKind: "lora" | "ffn";
   readonly hasRouter: boolean;
   readonly hasChatTemplate: boolean;
