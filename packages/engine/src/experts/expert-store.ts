@@ -1,7 +1,7 @@
-// Experts in memory, within a hard limit of bytes. A unit is what is read and evicted at once: one layer of one
-// expert, or a whole lora, which is smaller than that. Core's `ExpertCache` decides, once before each layer, what
-// is evicted and read; this file holds the bytes, performs the reads, gives the kernel what is in memory, and
-// measures. Slow reads delay a layer and change nothing else.
+// Experts in memory, within a hard limit of bytes. A unit is what is read and evicted at once: one layer of one expert,
+// or a whole lora, whose layers are too small for reads of their own. Core's `ExpertCache` decides, once before each
+// layer, what is evicted and read; this file holds the bytes, performs the reads, gives the kernel what is in memory,
+// and measures. Slow reads delay a layer and change nothing else.
 
 import {
   type EvictedUnit,

@@ -1,5 +1,5 @@
 // Loras of a dense model that runs: their names, and their packed bytes in the kernel, all of them or as many as a
-// budget holds. A unit is a whole lora: it is smaller than one layer of other experts.
+// budget holds. A unit is a whole lora: its layers are too small for reads of their own.
 
 import { open } from "node:fs/promises";
 import { setImmediate as nextTurn } from "node:timers/promises";
