@@ -17,10 +17,10 @@ export const MUTATION_TARGETS: readonly MutationTarget[] = [
     name: "engine",
     sources: ["engine/src"],
     // The worker runs in a process or thread of its own. A mutant of the host makes requests hang, for minutes each.
-    except: ["engine/src/worker", "engine/src/host", "engine/src/low-rank"],
+    except: ["engine/src/worker", "engine/src/host", "engine/src/experts/loras.ts"],
     tests: [
       "test/engine/{core-accounting,engine-core,kv-admission,kv-sizes,prefix-cache,step-runner,schedulers,time-slices}.test.ts",
-      "test/engine/{router-states,rows-away,unit-memory,chunked-routes,paged-memory,measure-cost}.test.ts",
+      "test/engine/{router-states,rows-away,expert-store,routed-experts,chunked-routes,paged-memory,measure-cost}.test.ts",
       "test/engine/{abort-listeners,generation-stream,listened-events,wire-errors,kernel-runner}.test.ts",
       "test/engine/{calibration,evaluation,multiple-choice,trunks}.test.ts",
       "test/engine/{accept-token,batch,engine-options,import-function,runner-options,streamed,unit-places,weight-sizes}.test.ts",
