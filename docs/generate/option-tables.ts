@@ -7,6 +7,7 @@ import {
   type SamplingName,
   type SamplingParameter,
 } from "@readme-moe/core";
+import { ENGINE_OPTIONS, type EngineOption, type EngineOptionName } from "@readme-moe/engine";
 import { code, table } from "./markdown.ts";
 import { membersOf, unionOf, type Member } from "./read-members.ts";
 
@@ -25,7 +26,10 @@ const UNIONS: Readonly<Record<string, string>> = {
 
 /** Makes a table of options with their defaults. */
 export async function optionTable(...sources: readonly Source[]): Promise<string> {
-  const members = await allMembers(sources);
+  return membersTable(await allMembers(sources));
+}
+
+function membersTable(members: readonly Member[]): string {
   return table(
     ["option", "type", "meaning", "default"],
     members.map(({ name, type, text, fallback, isOptional }) => [
@@ -87,6 +91,20 @@ function valuesOf({ kind, min, above, max, maxItems }: SamplingParameter): strin
     tokenIds: `up to ${maxItems} token ids`,
     biases: `up to ${maxItems} token ids, ${range}`,
   }[kind];
+}
+
+const OPTIONS = "packages/engine/src/engine-options.ts";
+
+/** Makes the table of the engine's options. @param others - options of opening it */
+export async function engineOptionTable(...others: readonly Source[]): Promise<string> {
+  const types = new Map((await membersOf(OPTIONS, "OptionValues")).map(({ name, type }) => [name, type]));
+  const comments = await membersOf(OPTIONS, "ENGINE_OPTIONS");
+  const options = comments.map((member) => {
+    const { kind, choices, orModule }: EngineOption = ENGINE_OPTIONS[member.name as EngineOptionName];
+    const values = choices?.map((choice) => `"${choice}"`) ?? [types.get(kind) ?? kind];
+    return { ...member, isOptional: true, type: [...values, ...(orModule ? ["FunctionModule"] : [])].join(" | ") };
+  });
+  return membersTable([...options, ...(await allMembers(others))]);
 }
 
 /** Makes a table of read-only fields. */

@@ -6,7 +6,14 @@ import { eventSections } from "./events.ts";
 import { limitsTable } from "./limits.ts";
 import { metricTable } from "./metrics.ts";
 import { routeTable } from "./routes.ts";
-import { fieldTable, optionTable, parameterFieldTable, parameterNameTable, parameterTable } from "./option-tables.ts";
+import {
+  engineOptionTable,
+  fieldTable,
+  optionTable,
+  parameterFieldTable,
+  parameterNameTable,
+  parameterTable,
+} from "./option-tables.ts";
 import { shortNameTable } from "./short-names.ts";
 
 export interface Region {
@@ -26,12 +33,7 @@ export const REGIONS: readonly Region[] = [
   {
     page: "engine.md",
     name: "engine options",
-    make: () =>
-      optionTable(
-        [`${ENGINE}/engine-options.ts`, "EngineOptions"],
-        [`${ENGINE}/engine-options.ts`, "SchedulingOptions"],
-        [`${ENGINE}/host/model-files.ts`, "OpenOptions"],
-      ),
+    make: () => engineOptionTable([`${ENGINE}/host/model-files.ts`, "OpenOptions"]),
   },
   { page: "engine.md", name: "requests", make: () => optionTable([`${CORE}/engine.ts`, "GenerateRequest"]) },
   { page: "engine.md", name: "parameters", make: parameterTable },

@@ -87,7 +87,7 @@ test.each<[object, string]>([
   [{ threads: 1.5 }, "`threads`"],
   [{ kernel: "gpu" }, '`kernel` to be one of "native", "wasm", got `"gpu"`'],
   [{ kvPrecision: "int4" }, '`kvPrecision` to be one of "fp32", "fp16", "int8", got `"int4"`'],
-  [{ cacheFolder: 3 }, "`cacheFolder` to be a string"],
+  [{ cacheFolder: 3 }, "`cacheFolder` to name a folder, got `3`"],
   [{ speculation: "on" }, '`speculation` to be true or false, got `"on"`'],
   [{ speculation: null }, "`speculation` to be true or false, got `null`"],
   [{ draft: "" }, '`draft` to name a folder or a GGUF file, got `""`'],

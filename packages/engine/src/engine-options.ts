@@ -1,4 +1,5 @@
-// Options of an engine, of its scheduling, and of a reader of prompts: their types and checks.
+// The table of an engine's options. Their types, checks, flags and docs follow from it, and the options of a reader of
+// prompts. What two options have to do with each other is checked below.
 
 import { resolve } from "node:path";
 import {
@@ -6,7 +7,6 @@ import {
   costAware,
   describeValue,
   EVICTION_POLICIES,
-  type EvictionPolicyName,
   fcfs,
   integerOption,
   MAX_TIMER_MS,
@@ -16,14 +16,7 @@ import {
   isRecord,
   type Scheduler,
 } from "@readme-moe/core";
-import {
-  type LoraPrecision,
-  type KernelKind,
-  KV_BLOCK_TOKENS,
-  KV_PRECISIONS,
-  type KvPrecision,
-} from "@readme-moe/kernel";
-import type { ControlTokensInMessages, Precision } from "@readme-moe/model";
+import { KV_BLOCK_TOKENS, KV_PRECISIONS } from "@readme-moe/kernel";
 import {
   type FunctionModule,
   functionModuleOption,
@@ -31,66 +24,443 @@ import {
   type ResolvedFunctionModule,
 } from "./function-module.ts";
 
-/** Options of the scheduler. */
-export interface SchedulingOptions {
+/** An option of the engine: its values, and its flag on the command line. */
+export interface EngineOption {
+  readonly kind: "choice" | keyof OptionValues;
+  readonly choices?: readonly string[];
+  /** Whether the value may also be a function that a module exports. */
+  readonly orModule?: true;
+  readonly min?: number;
+  readonly max?: number;
+  /** Kind of file that a path names. */
+  readonly names?: string;
+  /** Value of an absent option, unless it depends on the model or on other options. */
+  readonly default?: unknown;
+  /** Whether a reader of prompts has the option, too. */
+  readonly reader?: true;
+  /** Flag of the commands that run a model; its default in words. */
+  readonly flag?: { readonly syntax: string; readonly about: string; readonly default?: string };
+}
+
+interface OptionValues {
+  readonly integer: number;
+  readonly number: number;
+  readonly switch: boolean;
+  readonly path: string;
+  readonly expert: string | number;
+  readonly folders: Readonly<Record<string, string>>;
+  readonly share: number | "by-arrival";
+}
+
+/** The table of the engine's options. The defaults of sizes depend on the model. */
+export const ENGINE_OPTIONS = {
+  /**
+   * Whether the model runs in a process of its own or in a thread of this one. A crash of native code ends its
+   * process, and all memory returns to the system only when the process ends: after twenty models were opened and
+   * disposed in threads, their process held six times as much memory as after the first.
+   * @default "process"
+   */
+  isolation: {
+    kind: "choice",
+    choices: ["process", "thread"],
+    default: "process",
+    reader: true,
+    flag: {
+      syntax: "--isolation <where>",
+      about: "run the model in a process of its own, or in a thread of this one",
+      default: "process",
+    },
+  },
+  /**
+   * Longest time without a sign of life from the engine while an answer is awaited, in ms. The engine gives one between
+   * two steps; ten of its longest steps are always allowed, and opening a model may take five times as long. An engine
+   * that is silent for longer hangs: it is ended, and its requests end with `ERR_ENGINE_FAILED`. A thread that hangs in
+   * native code cannot be ended. Time in which this process is suspended does not count.
+   * @default 60,000
+   */
+  hungMs: {
+    kind: "integer",
+    min: 1,
+    max: MAX_TIMER_MS,
+    default: 60_000,
+    reader: true,
+    flag: {
+      syntax: "--hung-ms <ms>",
+      about: "time without a sign of life after which an engine counts as hung and is ended",
+      default: "60000",
+    },
+  },
+  /**
+   * Precision of products. "file" takes the blocks of a GGUF file, or of safetensors in MXFP4, as they are; "fp32" has
+   * PyTorch's numbers; "int8" takes a quarter of the memory, is faster, and loses some thousandths of a nat.
+   * @default "file" for a model in blocks, else "int8"
+   */
+  precision: {
+    kind: "choice",
+    choices: ["fp32", "int8", "int4", "file"],
+    flag: {
+      syntax: "--precision <precision>",
+      about: "precision of weights and products",
+      default: "file for a model in blocks, else int8",
+    },
+  },
+  /** Number of computing threads. @default all physical cores, within the control groups' shares of time */
+  threads: {
+    kind: "integer",
+    min: 1,
+    max: 1024,
+    reader: true,
+    flag: { syntax: "--threads <n>", about: "threads that compute", default: "all cores" },
+  },
+  /**
+   * Build of the kernel that runs the model and its router: the addon of this platform, or WebAssembly.
+   * @default `README_MOE_KERNEL`, else the addon if there is one that loads
+   */
+  kernel: { kind: "choice", choices: ["native", "wasm"], reader: true },
+  /**
+   * Number type of keys and values; fp16 takes half of the memory of fp32, int8 a quarter and a scale for each head.
+   * @default "fp32" with fp32 weights, else "fp16"
+   */
+  kvPrecision: { kind: "choice", choices: KV_PRECISIONS },
+  /** Folder of packed weights. @default `README_MOE_CACHE`, else the platform's cache folder */
+  cacheFolder: {
+    kind: "path",
+    names: "a folder",
+    reader: true,
+    flag: {
+      syntax: "--cache-folder <dir>",
+      about: "folder of packed weights",
+      default: "$README_MOE_CACHE, else the user's cache",
+    },
+  },
+  /** Expert for requests that name none, by name or index. @default the model's router chooses, if it has one */
+  expert: {
+    kind: "expert",
+    reader: true,
+    flag: {
+      syntax: "--expert <expert>",
+      about: "`router`, or one expert for all tokens, by name or index; `none` is a dense model without a lora",
+      default: "the router, if the model has one",
+    },
+  },
+  /** Largest number of sequences that hold KV memory, 1 to 1,024. @default 32 */
+  maxNumSeqs: {
+    kind: "integer",
+    min: 1,
+    max: 1024,
+    default: 32,
+    flag: { syntax: "--max-num-seqs <n>", about: "sequences that hold memory at once", default: "32" },
+  },
+  /** Largest number of sequences in one step, up to `maxNumSeqs`. @default `maxNumSeqs` */
+  maxNumBatchedSeqs: { kind: "integer", min: 1 },
+  /** Largest number of tokens in one step, from `chunkTokens`. @default 512 */
+  maxNumBatchedTokens: { kind: "integer", min: 1, max: 65_536, default: 512 },
+  /**
+   * Number of prompt tokens that run at once, a multiple of 64; it bounds the wait of other sequences.
+   * @default 128
+   */
+  chunkTokens: { kind: "integer", min: KV_BLOCK_TOKENS, max: 4096, default: 128 },
+  /**
+   * Largest number of tokens of a sequence, prompt and completion together. Models with LongRoPE (Phi-3) have other
+   * numbers in contexts longer than their original one.
+   * @default the model's, or what fits into `kvCacheBytes` if that is less
+   */
+  contextTokens: {
+    kind: "integer",
+    min: 2,
+    reader: true,
+    flag: {
+      syntax: "--context <tokens>",
+      about: "most tokens of a prompt and its completion",
+      default: "the model's, or what fits into memory",
+    },
+  },
+  /** Memory for keys and values of running sequences. @default 512 MiB, or what one sequence of 4,096 tokens needs */
+  kvCacheBytes: { kind: "integer", min: 1 },
+  /** Memory for keys and values of prompt prefixes, which are reused. @default a quarter of `kvCacheBytes` */
+  prefixCacheBytes: { kind: "integer", min: 0 },
+  /**
+   * Folder for the keys and values of prompts that are kept (`ReadMeEngine.keepPrompt`): the next engine with the same
+   * model reads them instead of computing them, also on another machine. @default kept prompts are not saved
+   */
+  savedPromptsFolder: {
+    kind: "path",
+    names: "a folder",
+    flag: {
+      syntax: "--saved-prompts-folder <dir>",
+      about: "folder where kept prompts are saved, so that the next start reads them",
+    },
+  },
+  /** Largest size of these files together; those that were not used for longest are removed. @default 1 GiB */
+  savedPromptsBytes: {
+    kind: "integer",
+    min: 1,
+    default: 2 ** 30,
+    flag: {
+      syntax: "--saved-prompts-bytes <size>",
+      about: "most bytes of saved prompts together",
+      default: "1GiB",
+    },
+  },
+  /**
+   * Largest number of bytes of experts' weights in memory, reads in progress included. The other experts are read when
+   * they are needed. At least one layer of all experts; of a mixture with a router in every layer, a token's experts in
+   * one layer. @default all experts are in memory
+   */
+  expertCacheBytes: {
+    kind: "integer",
+    min: 1,
+    flag: {
+      syntax: "--expert-cache <size>",
+      about: "memory for experts' weights, such as 150MB; the other experts are read when needed",
+    },
+  },
+  /**
+   * Policy that chooses which expert's weights are evicted, or a function of your own, core's `EvictionPolicy`, that a
+   * module exports. Only with `expertCacheBytes`. @default "belady"
+   */
+  expertCachePolicy: {
+    kind: "choice",
+    choices: EVICTION_POLICIES,
+    orModule: true,
+    default: "belady",
+    flag: {
+      syntax: "--expert-cache-policy <name>",
+      about: "policy that chooses which expert's weights are evicted, with --expert-cache",
+      default: "belady",
+    },
+  },
+  /**
+   * Loras (LoRA adapters in PEFT's layout) of a dense model, beside those of its folder: folders by name. A
+   * folder is an adapter, or an expert set, whose experts have names of their own. @default none
+   */
+  loras: { kind: "folders", reader: true },
+  /** Number type of loras in memory. @default "fp32" with fp32 weights, else "int8" */
+  loraPrecision: { kind: "choice", choices: ["fp32", "fp16", "int8"] },
+  /**
+   * Meaning of spellings of control tokens, such as `<|im_end|>`, in the messages of a chat and in the other values of
+   * its template. "text": they are plain text. "control": they are the control tokens, with which a user can end a
+   * turn or write a system message. In prompts that are plain texts they are always control tokens. @default "text"
+   */
+  controlTokensInMessages: {
+    kind: "choice",
+    choices: ["text", "control"],
+    default: "text",
+    reader: true,
+    flag: {
+      syntax: "--control-tokens-in-messages <kind>",
+      about: "how messages are read that spell control tokens, such as <|im_end|>: as text or as control tokens",
+      default: "text",
+    },
+  },
+  /**
+   * Whether steps also run tokens that are likely to follow, drafted from the prompt, the answer so far, predictions
+   * and grammars. Right drafts save steps; wrong ones are dropped. Tokens and log-probabilities stay the same.
+   * @default true
+   */
+  speculation: {
+    kind: "switch",
+    default: true,
+    flag: {
+      syntax: "--speculation <switch>",
+      about: "whether steps also run tokens that are likely to follow, which saves time and changes no token",
+      default: "on",
+    },
+  },
+  /**
+   * A second, small model that drafts tokens as well: a folder or a GGUF file whose vocabulary is the same. Not without
+   * `speculation`. @default none
+   */
+  draft: {
+    kind: "path",
+    names: "a folder or a GGUF file",
+    flag: {
+      syntax: "--draft <model>",
+      about: "a small model with the same vocabulary that drafts tokens for --speculation",
+      default: "none",
+    },
+  },
+  /**
+   * Whether requests take what they leave out from the model's files: the sampling parameters of
+   * generation_config.json, or `general.sampling` of a GGUF file. @default "model"
+   */
+  samplingDefaults: {
+    kind: "choice",
+    choices: ["model", "none"],
+    default: "model",
+    reader: true,
+    flag: {
+      syntax: "--sampling-defaults <source>",
+      about:
+        "whether sampling parameters that are not given come from the model's files, such as generation_config.json",
+      default: "model",
+    },
+  },
+  /** Largest number of requests in progress; more are rejected with `ERR_QUEUE_FULL`. @default 1,024 */
+  maxNumRequests: { kind: "integer", min: 1, default: 1024 },
   /**
    * Scheduler: "cost-aware" makes the most of the predicted time of a step; "read-me" runs whole expert queues, the
    * longest first (Read-ME, Algorithm 1); "fcfs" is first come, first served. Or a function of your own, core's
    * `Scheduler`, that a module exports.
    * @default "cost-aware", or "fcfs" with `prefillShare`
    */
-  readonly scheduler?: "cost-aware" | "read-me" | "fcfs" | FunctionModule | undefined;
+  scheduler: { kind: "choice", choices: ["fcfs", "read-me", "cost-aware"], orModule: true },
   /**
    * Share of a step that prefill may take while other sequences decode, from 0 (decode first) to 1 (prefill first), or
    * "by-arrival" for no preference. Only for `"fcfs"`. @default "by-arrival"
    */
-  readonly prefillShare?: number | "by-arrival" | undefined;
+  prefillShare: { kind: "share" },
   /**
    * Longest time in ms that a sequence may be left out of steps before it goes first, from 0. No wait exceeds this by
    * more than one step for each sequence that holds KV memory. @default 500, with `"fcfs"` Infinity
    */
-  readonly maxDelayMs?: number | undefined;
+  maxDelayMs: { kind: "number", min: 0 },
   /**
    * Longest predicted time in ms of a step with prefill while other sequences decode, from 1. Only for `"cost-aware"`.
    * @default 250
    */
-  readonly maxStepMs?: number | undefined;
-}
+  maxStepMs: { kind: "number", min: 1 },
+} as const;
 
-type SchedulerName = Extract<SchedulingOptions["scheduler"], string>;
+type Table = typeof ENGINE_OPTIONS;
 
-/** Checked options; missing ones have the defaults of the scheduler. */
-export type ResolvedSchedulingOptions = Omit<SchedulingOptions, "scheduler"> & {
-  readonly scheduler: SchedulerName | ResolvedFunctionModule;
+/** Name of an option of the engine. */
+export type EngineOptionName = keyof Table;
+
+type Value<Option, Module> = Option extends { readonly choices: readonly (infer Choice)[] }
+  ? Choice | (Option extends { readonly orModule: true } ? Module : never)
+  : Option extends { readonly kind: keyof OptionValues }
+    ? OptionValues[Option["kind"]]
+    : never;
+
+/** Options of an engine. The defaults of sizes depend on the model. */
+export type EngineOptions = { readonly [Name in EngineOptionName]?: Value<Table[Name], FunctionModule> | undefined };
+
+type CheckedOptions = {
+  readonly [Name in EngineOptionName]:
+    | Value<Table[Name], ResolvedFunctionModule>
+    | (Table[Name] extends { readonly default: unknown } ? never : undefined);
 };
 
+type Given<Name extends EngineOptionName> = Exclude<CheckedOptions[Name], undefined>;
+
+/** Options with all defaults that do not depend on the model. */
+export interface ResolvedEngineOptions extends CheckedOptions {
+  readonly maxNumBatchedSeqs: number;
+  readonly scheduler: Given<"scheduler">;
+}
+
+const CHECKS: {
+  readonly [Kind in EngineOption["kind"]]: (name: string, value: unknown, entry: EngineOption) => unknown;
+} = {
+  choice: (name, value, { choices = [], orModule }) =>
+    (orModule && functionModuleOption(name, value)) ?? choiceOption(name, value, choices),
+  integer: (name, value, { min = 0, max }) => integerOption(name, value, min, max),
+  number: (name, value, { min = 0, max }) => numberOption(name, value, min, max),
+  switch(name, value) {
+    if (typeof value === "boolean") return value;
+    throw new TypeError(`Expected \`${name}\` to be true or false, got ${describeValue(value)}`);
+  },
+  path(name, value, { names }) {
+    if (typeof value === "string" && value !== "") return value;
+    throw new TypeError(`Expected \`${name}\` to name ${names}, got ${describeValue(value)}`);
+  },
+  // The model's experts are known later.
+  expert: (_, value) => value,
+  folders(name, value) {
+    const isValid = isRecord(value) && Object.values(value).every((path) => typeof path === "string" && path !== "");
+    if (isValid) return { ...value };
+    throw new TypeError(`Expected \`${name}\` to be an object with folders by name`);
+  },
+  share(name, value) {
+    if (typeof value === "number") return numberOption(name, value, 0, 1);
+    if (value === "by-arrival") return value;
+    throw new TypeError(`Expected \`${name}\` to be a number or "by-arrival", got ${describeValue(value)}`);
+  },
+};
+
+/** Checks options one by one, and fills in the defaults of the table. @throws {TypeError | RangeError} */
+function checkedOptions<Name extends EngineOptionName>(
+  options: EngineOptions,
+  names: readonly Name[],
+): Pick<CheckedOptions, Name> {
+  const checked = names.map((name) => {
+    const entry: EngineOption = ENGINE_OPTIONS[name];
+    const value: unknown = options[name] === undefined ? entry.default : options[name];
+    return [name, value === undefined ? undefined : CHECKS[entry.kind](name, value, entry)] as const;
+  });
+  return Object.fromEntries(checked) as unknown as Pick<CheckedOptions, Name>;
+}
+
+const NAMES = Object.keys(ENGINE_OPTIONS) as readonly EngineOptionName[];
+
+/** Checks options and fills in defaults. @throws {TypeError | RangeError} with the option, expectation and value */
+export function resolveEngineOptions(options: EngineOptions): ResolvedEngineOptions {
+  rejectUnknownKeys("the engine", options, NAMES);
+  const checked = checkedOptions(options, NAMES);
+  const { maxNumSeqs, maxNumBatchedSeqs = maxNumSeqs, maxNumBatchedTokens, chunkTokens, savedPromptsFolder } = checked;
+  if (chunkTokens % KV_BLOCK_TOKENS !== 0) {
+    throw new RangeError(`Expected \`chunkTokens\` to be a multiple of ${KV_BLOCK_TOKENS}, got \`${chunkTokens}\``);
+  }
+  checkTogether(options);
+  return {
+    ...checked,
+    ...resolveSchedulingOptions(options),
+    maxNumBatchedSeqs: integerOption("maxNumBatchedSeqs", maxNumBatchedSeqs, 1, maxNumSeqs),
+    maxNumBatchedTokens: integerOption(
+      "maxNumBatchedTokens",
+      maxNumBatchedTokens,
+      chunkTokens,
+      ENGINE_OPTIONS.maxNumBatchedTokens.max,
+    ),
+    savedPromptsFolder: savedPromptsFolder === undefined ? undefined : resolve(savedPromptsFolder),
+  };
+}
+
+/** Refuses options that have no effect without another one. @throws {TypeError} */
+function checkTogether(options: EngineOptions): void {
+  const { savedPromptsFolder, savedPromptsBytes, draft, speculation, expertCachePolicy, expertCacheBytes } = options;
+  if (savedPromptsBytes !== undefined && savedPromptsFolder === undefined) {
+    throw new TypeError("Expected `savedPromptsBytes` with `savedPromptsFolder` only");
+  }
+  if (draft !== undefined && speculation === false) {
+    throw new TypeError("Expected `draft` with `speculation` only, got it with `speculation: false`");
+  }
+  if (expertCachePolicy !== undefined && expertCacheBytes === undefined) {
+    throw new TypeError(
+      "Expected `expertCachePolicy` with `expertCacheBytes` only; all experts are in memory without it",
+    );
+  }
+}
+
+type SchedulingName = "scheduler" | "prefillShare" | "maxDelayMs" | "maxStepMs";
+type SchedulerName = Extract<EngineOptions["scheduler"], string>;
+
+/** Options of the scheduler. */
+export type SchedulingOptions = Pick<EngineOptions, SchedulingName>;
+
+/** Checked options; missing ones have the defaults of the scheduler. */
+export type ResolvedSchedulingOptions = Pick<ResolvedEngineOptions, SchedulingName>;
+
 /** The schedulers that take each option. */
-const SCHEDULERS_OF: readonly (readonly ["prefillShare" | "maxDelayMs" | "maxStepMs", readonly SchedulerName[]])[] = [
-  ["prefillShare", ["fcfs"]],
-  ["maxDelayMs", ["cost-aware", "read-me", "fcfs"]],
-  ["maxStepMs", ["cost-aware"]],
-];
+const SCHEDULERS_OF = {
+  prefillShare: ["fcfs"],
+  maxDelayMs: ["cost-aware", "read-me", "fcfs"],
+  maxStepMs: ["cost-aware"],
+} as const satisfies Partial<Record<SchedulingName, readonly SchedulerName[]>>;
 
 /** Checks options. @throws {TypeError | RangeError} with the option, expectation and value */
 export function resolveSchedulingOptions(options: SchedulingOptions): ResolvedSchedulingOptions {
-  const { prefillShare, maxDelayMs, maxStepMs } = options;
-  const { scheduler = prefillShare === undefined ? "cost-aware" : "fcfs" } = options;
-  const resolved = {
-    scheduler:
-      functionModuleOption("scheduler", scheduler) ??
-      choiceOption("scheduler", scheduler, ["fcfs", "read-me", "cost-aware"] as const),
-    prefillShare: prefillShare === undefined ? undefined : shareOption(prefillShare),
-    maxDelayMs: maxDelayMs === undefined ? undefined : numberOption("maxDelayMs", maxDelayMs, 0),
-    maxStepMs: maxStepMs === undefined ? undefined : numberOption("maxStepMs", maxStepMs, 1),
-  };
-  for (const [name, schedulers] of SCHEDULERS_OF) {
-    const value = resolved[name];
-    if (value === undefined || schedulers.some((one) => one === resolved.scheduler)) continue;
+  const checked = checkedOptions(options, ["scheduler", "prefillShare", "maxDelayMs", "maxStepMs"]);
+  const { scheduler = checked.prefillShare === undefined ? "cost-aware" : "fcfs" } = checked;
+  for (const [name, schedulers] of Object.entries(SCHEDULERS_OF)) {
+    const value = checked[name as SchedulingName];
+    if (value === undefined || schedulers.some((one) => one === scheduler)) continue;
     const known = schedulers.map((one) => `"${one}"`).join(", ");
-    const got = typeof resolved.scheduler === "string" ? `"${resolved.scheduler}"` : "a function of your own";
+    const got = typeof scheduler === "string" ? `"${scheduler}"` : "a function of your own";
     throw new TypeError(`Expected \`${name}\` with the scheduler ${known} only, got it with ${got}`);
   }
-  return resolved;
+  return { ...checked, scheduler };
 }
 
 /** Creates the scheduler. @throws {ReadMeError} `ERR_MODULE` if it is a module's function and cannot be imported */
@@ -100,312 +470,21 @@ export async function schedulerOf(options: ResolvedSchedulingOptions): Promise<S
   return { fcfs, "read-me": readMe, "cost-aware": costAware }[scheduler](options);
 }
 
-function shareOption(value: unknown): number | "by-arrival" {
-  if (typeof value === "number") return numberOption("prefillShare", value, 0, 1);
-  if (value === "by-arrival") return value;
-  throw new TypeError(`Expected \`prefillShare\` to be a number or "by-arrival", got ${describeValue(value)}`);
-}
-
-/** Options of an engine. The defaults of sizes depend on the model. */
-export interface EngineOptions extends SchedulingOptions {
-  /**
-   * Whether the model runs in a process of its own or in a thread of this one. A crash of native code ends its
-   * process, and all memory returns to the system only when the process ends: after twenty models were opened and
-   * disposed in threads, their process held six times as much memory as after the first.
-   * @default "process"
-   */
-  readonly isolation?: "thread" | "process" | undefined;
-  /**
-   * Longest time without a sign of life from the engine while an answer is awaited, in ms. The engine gives one between
-   * two steps; ten of its longest steps are always allowed, and opening a model may take five times as long. An engine
-   * that is silent for longer hangs: it is ended, and its requests end with `ERR_ENGINE_FAILED`. A thread that hangs in
-   * native code cannot be ended. Time in which this process is suspended does not count.
-   * @default 60,000
-   */
-  readonly hungMs?: number | undefined;
-  /**
-   * Precision of products. "file" takes the blocks of a GGUF file, or of safetensors in MXFP4, as they are; "fp32" has
-   * PyTorch's numbers; "int8" takes a quarter of the memory, is faster, and loses some thousandths of a nat.
-   * @default "file" for a model in blocks, else "int8"
-   */
-  readonly precision?: Precision | undefined;
-  /** Number of computing threads. @default all physical cores, within the control groups' shares of time */
-  readonly threads?: number | undefined;
-  /**
-   * Build of the kernel that runs the model and its router: the addon of this platform, or WebAssembly.
-   * @default `README_MOE_KERNEL`, else the addon if there is one that loads
-   */
-  readonly kernel?: KernelKind | undefined;
-  /**
-   * Number type of keys and values; fp16 takes half of the memory of fp32, int8 a quarter and a scale for each head.
-   * @default "fp32" with fp32 weights, else "fp16"
-   */
-  readonly kvPrecision?: KvPrecision | undefined;
-  /** Folder of packed weights. @default `README_MOE_CACHE`, else the platform's cache folder */
-  readonly cacheFolder?: string | undefined;
-  /** Expert for requests that name none, by name or index. @default the model's router chooses, if it has one */
-  readonly expert?: string | number | undefined;
-  /** Largest number of sequences that hold KV memory, 1 to 1,024. @default 32 */
-  readonly maxNumSeqs?: number | undefined;
-  /** Largest number of sequences in one step, up to `maxNumSeqs`. @default `maxNumSeqs` */
-  readonly maxNumBatchedSeqs?: number | undefined;
-  /** Largest number of tokens in one step, from `chunkTokens`. @default 512 */
-  readonly maxNumBatchedTokens?: number | undefined;
-  /**
-   * Number of prompt tokens that run at once, a multiple of 64; it bounds the wait of other sequences.
-   * @default 128
-   */
-  readonly chunkTokens?: number | undefined;
-  /**
-   * Largest number of tokens of a sequence, prompt and completion together. Models with LongRoPE (Phi-3) have other
-   * numbers in contexts longer than their original one.
-   * @default the model's, or what fits into `kvCacheBytes` if that is less
-   */
-  readonly contextTokens?: number | undefined;
-  /** Memory for keys and values of running sequences. @default 512 MiB, or what one sequence of 4,096 tokens needs */
-  readonly kvCacheBytes?: number | undefined;
-  /** Memory for keys and values of prompt prefixes, which are reused. @default a quarter of `kvCacheBytes` */
-  readonly prefixCacheBytes?: number | undefined;
-  /**
-   * Folder for the keys and values of prompts that are kept (`ReadMeEngine.keepPrompt`): the next engine with the same
-   * model reads them instead of computing them, also on another machine. @default kept prompts are not saved
-   */
-  readonly savedPromptsFolder?: string | undefined;
-  /** Largest size of these files together; those that were not used for longest are removed. @default 1 GiB */
-  readonly savedPromptsBytes?: number | undefined;
-  /**
-   * Largest number of bytes of experts' weights in memory, reads in progress included. The other experts are read when
-   * they are needed. At least one layer of all experts; of a mixture with a router in every layer, a token's experts in
-   * one layer. @default all experts are in memory
-   */
-  readonly expertCacheBytes?: number | undefined;
-  /**
-   * Policy that chooses which expert's weights are evicted, or a function of your own, core's `EvictionPolicy`, that a
-   * module exports. Only with `expertCacheBytes`. @default "belady"
-   */
-  readonly expertCachePolicy?: EvictionPolicyName | FunctionModule | undefined;
-  /**
-   * Loras (LoRA adapters in PEFT's layout) of a dense model, beside those of its folder: folders by name. A
-   * folder is an adapter, or an expert set, whose experts have names of their own. @default none
-   */
-  readonly loras?: Readonly<Record<string, string>> | undefined;
-  /** Number type of loras in memory. @default "fp32" with fp32 weights, else "int8" */
-  readonly loraPrecision?: LoraPrecision | undefined;
-  /**
-   * Meaning of spellings of control tokens, such as `<|im_end|>`, in the messages of a chat and in the other values of
-   * its template. "text": they are plain text. "control": they are the control tokens, with which a user can end a
-   * turn or write a system message. In prompts that are plain texts they are always control tokens. @default "text"
-   */
-  readonly controlTokensInMessages?: ControlTokensInMessages | undefined;
-  /**
-   * Whether steps also run tokens that are likely to follow, drafted from the prompt, the answer so far, predictions
-   * and grammars. Right drafts save steps; wrong ones are dropped. Tokens and log-probabilities stay the same.
-   * @default true
-   */
-  readonly speculation?: boolean | undefined;
-  /**
-   * A second, small model that drafts tokens as well: a folder or a GGUF file whose vocabulary is the same. Not without
-   * `speculation`. @default none
-   */
-  readonly draft?: string | undefined;
-  /**
-   * Whether requests take what they leave out from the model's files: the sampling parameters of
-   * generation_config.json, or `general.sampling` of a GGUF file. @default "model"
-   */
-  readonly samplingDefaults?: "model" | "none" | undefined;
-  /** Largest number of requests in progress; more are rejected with `ERR_QUEUE_FULL`. @default 1,024 */
-  readonly maxNumRequests?: number | undefined;
-}
-
-type Unresolved =
-  | "precision"
-  | "threads"
-  | "kernel"
-  | "kvPrecision"
-  | "cacheFolder"
-  | "expert"
-  | "contextTokens"
-  | "kvCacheBytes"
-  | "prefixCacheBytes"
-  | "savedPromptsFolder"
-  | "expertCacheBytes"
-  | "loras"
-  | "loraPrecision"
-  | "draft";
-
-type ResolvedPolicy = EvictionPolicyName | ResolvedFunctionModule;
-
-/** Options with all defaults that do not depend on the model. */
-export type ResolvedEngineOptions = Pick<EngineOptions, Unresolved> &
-  ResolvedSchedulingOptions & {
-    readonly expertCachePolicy: ResolvedPolicy;
-  } & {
-    readonly [
-      Name in Exclude<keyof EngineOptions, Unresolved | "expertCachePolicy" | keyof SchedulingOptions>
-    ]-?: Exclude<EngineOptions[Name], undefined>;
-  };
-
-const NAMES = [
-  "isolation",
-  "hungMs",
-  "precision",
-  "threads",
-  "kernel",
-  "kvPrecision",
-  "cacheFolder",
-  "expert",
-  "maxNumSeqs",
-  "maxNumBatchedSeqs",
-  "maxNumBatchedTokens",
-  "chunkTokens",
-  "contextTokens",
-  "kvCacheBytes",
-  "prefixCacheBytes",
-  "savedPromptsFolder",
-  "savedPromptsBytes",
-  "expertCacheBytes",
-  "expertCachePolicy",
-  "loras",
-  "loraPrecision",
-  "controlTokensInMessages",
-  "speculation",
-  "draft",
-  "samplingDefaults",
-  "maxNumRequests",
-  "scheduler",
-  "prefillShare",
-  "maxDelayMs",
-  "maxStepMs",
-] as const satisfies readonly (keyof EngineOptions)[];
-
-/** Checks options and fills in defaults. @throws {TypeError | RangeError} with the option, expectation and value */
-export function resolveEngineOptions(options: EngineOptions): ResolvedEngineOptions {
-  rejectUnknownKeys("the engine", options, NAMES);
-  const maxNumSeqs = integerOption("maxNumSeqs", options.maxNumSeqs ?? 32, 1, 1024);
-  const chunkTokens = integerOption("chunkTokens", options.chunkTokens ?? 128, KV_BLOCK_TOKENS, 4096);
-  if (chunkTokens % KV_BLOCK_TOKENS !== 0) {
-    throw new RangeError(`Expected \`chunkTokens\` to be a multiple of ${KV_BLOCK_TOKENS}, got \`${chunkTokens}\``);
-  }
-  const optional = (
-    name: "threads" | "contextTokens" | "kvCacheBytes" | "prefixCacheBytes" | "expertCacheBytes",
-    min: number,
-    max?: number,
-  ): number | undefined => (options[name] === undefined ? undefined : integerOption(name, options[name], min, max));
-  const { cacheFolder, expert } = options;
-  if (cacheFolder !== undefined && typeof cacheFolder !== "string") {
-    throw new TypeError("Expected `cacheFolder` to be a string");
-  }
-  return {
-    ...resolveSchedulingOptions(options),
-    isolation: choiceOption("isolation", options.isolation ?? "process", ["process", "thread"] as const),
-    hungMs: integerOption("hungMs", options.hungMs ?? 60_000, 1, MAX_TIMER_MS),
-    precision:
-      options.precision && choiceOption("precision", options.precision, ["fp32", "int8", "int4", "file"] as const),
-    threads: optional("threads", 1, 1024),
-    kernel: options.kernel && choiceOption("kernel", options.kernel, ["native", "wasm"] as const),
-    kvPrecision: options.kvPrecision && choiceOption("kvPrecision", options.kvPrecision, KV_PRECISIONS),
-    cacheFolder,
-    expert,
-    maxNumSeqs,
-    maxNumBatchedSeqs: integerOption("maxNumBatchedSeqs", options.maxNumBatchedSeqs ?? maxNumSeqs, 1, maxNumSeqs),
-    maxNumBatchedTokens: integerOption("maxNumBatchedTokens", options.maxNumBatchedTokens ?? 512, chunkTokens, 65_536),
-    chunkTokens,
-    contextTokens: optional("contextTokens", 2),
-    kvCacheBytes: optional("kvCacheBytes", 1),
-    prefixCacheBytes: optional("prefixCacheBytes", 0),
-    ...savedPromptsOf(options),
-    expertCacheBytes: optional("expertCacheBytes", 1),
-    expertCachePolicy: policyOf(options),
-    loras: lorasOf(options),
-    loraPrecision:
-      options.loraPrecision && choiceOption("loraPrecision", options.loraPrecision, ["fp32", "fp16", "int8"] as const),
-    controlTokensInMessages: choiceOption("controlTokensInMessages", options.controlTokensInMessages ?? "text", [
-      "text",
-      "control",
-    ] as const),
-    ...speculationOf(options),
-    samplingDefaults: choiceOption("samplingDefaults", options.samplingDefaults ?? "model", ["model", "none"] as const),
-    maxNumRequests: integerOption("maxNumRequests", options.maxNumRequests ?? 1024, 1),
-  };
-}
-
-function savedPromptsOf({
-  savedPromptsFolder,
-  savedPromptsBytes,
-}: EngineOptions): Pick<ResolvedEngineOptions, "savedPromptsFolder" | "savedPromptsBytes"> {
-  if (savedPromptsFolder !== undefined && (typeof savedPromptsFolder !== "string" || savedPromptsFolder === "")) {
-    throw new TypeError(`Expected \`savedPromptsFolder\` to name a folder, got ${describeValue(savedPromptsFolder)}`);
-  }
-  if (savedPromptsBytes !== undefined && savedPromptsFolder === undefined) {
-    throw new TypeError("Expected `savedPromptsBytes` with `savedPromptsFolder` only");
-  }
-  return {
-    savedPromptsFolder: savedPromptsFolder === undefined ? undefined : resolve(savedPromptsFolder),
-    savedPromptsBytes: integerOption("savedPromptsBytes", savedPromptsBytes ?? 2 ** 30, 1),
-  };
-}
-
-function lorasOf({ loras }: EngineOptions): Readonly<Record<string, string>> | undefined {
-  if (loras === undefined) return undefined;
-  if (isRecord(loras) && Object.values(loras).every((path) => typeof path === "string" && path !== ""))
-    return { ...loras };
-  throw new TypeError("Expected `loras` to be an object with folders by name");
-}
-
-function speculationOf({
-  speculation = true,
-  draft,
-}: EngineOptions): Pick<ResolvedEngineOptions, "speculation" | "draft"> {
-  if (typeof speculation !== "boolean") {
-    throw new TypeError(`Expected \`speculation\` to be true or false, got ${describeValue(speculation)}`);
-  }
-  if (draft === undefined) return { speculation, draft };
-  if (typeof draft !== "string" || draft === "") {
-    throw new TypeError(`Expected \`draft\` to name a folder or a GGUF file, got ${describeValue(draft)}`);
-  }
-  if (speculation) return { speculation, draft };
-  throw new TypeError("Expected `draft` with `speculation` only, got it with `speculation: false`");
-}
-
-function policyOf({ expertCachePolicy: policy, expertCacheBytes }: EngineOptions): ResolvedPolicy {
-  if (policy === undefined) return "belady";
-  const resolved =
-    functionModuleOption("expertCachePolicy", policy) ?? choiceOption("expertCachePolicy", policy, EVICTION_POLICIES);
-  if (expertCacheBytes !== undefined) return resolved;
-  throw new TypeError(
-    "Expected `expertCachePolicy` with `expertCacheBytes` only; all experts are in memory without it",
-  );
-}
+type ReaderName = {
+  [Name in EngineOptionName]: Table[Name] extends { readonly reader: true } ? Name : never;
+}[EngineOptionName];
 
 /** Options of `openPromptReader`; those of the engine that have to do with prompts mean the same. */
 export interface PromptReaderOptions extends Pick<EngineOptions, ReaderName> {
   readonly signal?: AbortSignal | undefined;
 }
 
-type ReaderName =
-  | "isolation"
-  | "hungMs"
-  | "threads"
-  | "kernel"
-  | "cacheFolder"
-  | "expert"
-  | "contextTokens"
-  | "loras"
-  | "controlTokensInMessages"
-  | "samplingDefaults";
+const READER_NAMES = NAMES.filter((name) => "reader" in ENGINE_OPTIONS[name]) as readonly ReaderName[];
 
-const READER_NAMES: readonly ReaderName[] = [
-  "isolation",
-  "hungMs",
-  "threads",
-  "kernel",
-  "cacheFolder",
-  "expert",
-  "contextTokens",
-  "loras",
-  "controlTokensInMessages",
-  "samplingDefaults",
-];
+/** Returns the options of an engine that a reader of prompts has, too. */
+export function readerOptionsOf(options: EngineOptions): Pick<EngineOptions, ReaderName> {
+  return Object.fromEntries(READER_NAMES.map((name) => [name, options[name]]));
+}
 
 /** Options of a reader of prompts, with defaults. */
 export type ResolvedReaderOptions = Pick<ResolvedEngineOptions, ReaderName>;
@@ -413,6 +492,5 @@ export type ResolvedReaderOptions = Pick<ResolvedEngineOptions, ReaderName>;
 /** Checks options and fills in defaults. @throws {TypeError | RangeError} with the option, expectation and value */
 export function resolveReaderOptions(options: Pick<EngineOptions, ReaderName>): ResolvedReaderOptions {
   rejectUnknownKeys("the reader of prompts", options, READER_NAMES);
-  const resolved = resolveEngineOptions(options);
-  return Object.fromEntries(READER_NAMES.map((name) => [name, resolved[name]])) as unknown as ResolvedReaderOptions;
+  return checkedOptions(options, READER_NAMES);
 }

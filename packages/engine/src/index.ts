@@ -1,5 +1,9 @@
 export {
+  ENGINE_OPTIONS,
+  readerOptionsOf,
   resolveEngineOptions,
+  type EngineOption,
+  type EngineOptionName,
   type EngineOptions,
   type PromptReaderOptions,
   type SchedulingOptions,

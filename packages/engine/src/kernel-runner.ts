@@ -3,7 +3,6 @@
 import { everythingResident, integerOption, type KernelInfo, type Residency } from "@readme-moe/core";
 import {
   loraFactors,
-  type LoraPrecision,
   describeModel,
   expertUnits,
   GrowingAngles,
@@ -20,6 +19,7 @@ import {
 } from "@readme-moe/kernel";
 import { type Model, numOutputsOf, type Precision, resolveCacheFolder } from "@readme-moe/model";
 import { calibrationOf } from "./calibration.ts";
+import type { EngineOptions } from "./engine-options.ts";
 import { callsOf, type CallSizes, checkSequence, KernelResults, type KernelCall } from "./kernel-calls.ts";
 import type { ExpertStore, ExpertStoreOptions } from "./experts/expert-store.ts";
 import { Loras } from "./experts/loras.ts";
@@ -35,19 +35,10 @@ export interface KernelRunnerOptions
   extends
     KernelChoice,
     Pick<ExpertStoreOptions, "policy" | "lookaheadLayers" | "now" | "onLoaded" | "onEvicted">,
-    Pick<RoutedExpertsOptions, "readAhead"> {
-  /** Folder of packed weights. @default `README_MOE_CACHE`, else the platform's cache folder */
-  readonly cacheFolder?: string | undefined;
-  /** @default all cores */
-  readonly threads?: number | undefined;
+    Pick<RoutedExpertsOptions, "readAhead">,
+    Pick<EngineOptions, "cacheFolder" | "threads" | "expertCacheBytes" | "loraPrecision" | "kvPrecision"> {
   /** An engine's default is int8; a runner alone compares models. @default "fp32", or "int8" with `expertCacheBytes` */
   readonly precision?: Precision | undefined;
-  /** Largest number of bytes of experts' weights in memory, reads in progress included. @default all experts */
-  readonly expertCacheBytes?: number | undefined;
-  /** Number type of loras. @default "fp32" with fp32 weights, else "int8" */
-  readonly loraPrecision?: LoraPrecision | undefined;
-  /** Number type of keys and values. @default "fp32" with fp32 weights, else "fp16" */
-  readonly kvPrecision?: KvPrecision | undefined;
   readonly onProgress?: ((progress: LoadProgress) => void) | undefined;
   /** Called once, with the reason, if weights cannot be cached and stay in memory. */
   readonly onCacheFailure?: ((reason: string) => void) | undefined;

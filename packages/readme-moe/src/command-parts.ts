@@ -15,6 +15,6 @@ export {
   positiveNumber,
   wholeNumber,
 } from "./option-values.ts";
-export { jsonOption, requireOption } from "./options.ts";
+export { jsonOption, requireOption, type RuntimeFlags } from "./options.ts";
 export { stopSignals } from "./serving/http-server.ts";
 export { alignedTable, type Column, percent, showStatus, signed } from "./terminal.ts";

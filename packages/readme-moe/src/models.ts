@@ -1,7 +1,7 @@
 // Opens what `<model>` names: as a path, a model with its router and runner, or an engine.
 
 import { ReadMeError, type PreGatingRouter } from "@readme-moe/core";
-import { KernelRunner, openExperts, ReadMeEngine, type EngineOptions, type StepRunner } from "@readme-moe/engine";
+import { KernelRunner, openExperts, ReadMeEngine, type StepRunner } from "@readme-moe/engine";
 import { precisionOf } from "@readme-moe/kernel";
 import {
   describeMixture,
@@ -18,7 +18,7 @@ import { openRouter } from "@readme-moe/router";
 import { shownDownload } from "./library/show-download.ts";
 import { loraFolders } from "./low-rank/find-adapters.ts";
 import type { LoraArgument } from "./low-rank/lora-option.ts";
-import type { EngineFlags, RuntimeFlags } from "./options.ts";
+import { type EngineFlags, engineOptionsOf, type RuntimeFlags } from "./options.ts";
 import { openTraceFile, type TraceFile } from "./simulation/trace-file.ts";
 import { showLoading, showStatus } from "./terminal.ts";
 
@@ -163,34 +163,16 @@ export function checkEngineFlags(flags: EngineFlags): void {
 
 /**
  * Opens an engine, with progress on a terminal.
- * @param more - options that only some commands have
  * @throws {TypeError} if flags contradict each other
  */
-export async function openEngine(
-  name: string,
-  flags: EngineFlags,
-  signal: AbortSignal,
-  more: EngineOptions = {},
-): Promise<OpenedEngine> {
-  const { precision, threads, cacheFolder, expert, isolation, controlTokensInMessages } = flags;
+export async function openEngine(name: string, flags: EngineFlags, signal: AbortSignal): Promise<OpenedEngine> {
   checkEngineFlags(flags);
   const path = await modelPath(name, signal, flags);
   const draft = flags.draft === undefined ? undefined : await modelPath(flags.draft, signal, flags);
   const loras = await loraFolders(flags.lora, signal);
   const engine = await ReadMeEngine.open(path, {
-    ...more,
-    precision,
-    threads,
-    cacheFolder,
-    expert,
+    ...engineOptionsOf(flags),
     loras,
-    isolation,
-    contextTokens: flags.context,
-    expertCacheBytes: flags.expertCache,
-    expertCachePolicy: flags.expertCachePolicy,
-    controlTokensInMessages,
-    samplingDefaults: flags.samplingDefaults,
-    speculation: speculates(flags),
     draft,
     signal,
     onProgress: showLoading,
@@ -229,10 +211,4 @@ export async function withEngine<Result>(
 
 function noteCacheFailure(reason: string | undefined): void {
   if (reason !== undefined) console.error(`note: the model is not cached: ${reason}`);
-}
-
-/** Whether the engine drafts tokens; `undefined` for its default. Traces are recorded without. */
-function speculates({ speculation, recordTrace }: EngineFlags): boolean | undefined {
-  if (recordTrace !== undefined) return false;
-  return speculation === undefined ? undefined : speculation === "on";
 }

@@ -6,6 +6,7 @@ import { dirname, join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { ReadMeError } from "@readme-moe/core";
 import { Command } from "commander";
+import type { RuntimeFlags } from "./options.ts";
 
 /** Exports of a package, or the reason why it is not there or cannot be loaded. */
 type Optional<Module> = { readonly module: Module } | { readonly missing: string } | { readonly failure: ReadMeError };
@@ -17,11 +18,9 @@ interface LabModule {
 }
 
 /** Flags of a machine that takes tasks of refactorings and trainings. */
-interface LabWorkerFlags {
+interface LabWorkerFlags extends Pick<RuntimeFlags, "threads" | "cacheFolder"> {
   readonly fleet: string;
   readonly artefacts: string;
-  readonly threads?: number;
-  readonly cacheFolder?: string;
 }
 
 /** The lab, where it is installed. */

@@ -1,45 +1,40 @@
 // Options that several commands share.
 
 import {
-  EVICTION_POLICIES,
   samplingParametersWith,
   withSamplingDefaults,
-  type EvictionPolicyName,
   type SamplingDefaults,
   type SamplingNameWith,
   type SamplingParameter,
   type SamplingParams,
 } from "@readme-moe/core";
+import { ENGINE_OPTIONS, type EngineOption, type EngineOptionName, type EngineOptions } from "@readme-moe/engine";
 import type { Precision } from "@readme-moe/model";
 import { type Command, InvalidArgumentError, Option } from "commander";
 import { type LoraArgument, loraOption } from "./low-rank/lora-option.ts";
 import { anyNumber, byteSize, wholeNumber } from "./option-values.ts";
 
-export interface RuntimeFlags {
-  /** Absent: that of the model's file, see `precisionOf`. */
-  readonly precision?: Precision;
-  readonly threads?: number;
-  readonly cacheFolder?: string;
-}
+type RuntimeName = "precision" | "threads" | "cacheFolder";
+
+/** Flags of the commands that run a model. */
+export type RuntimeFlags = Pick<EngineOptions, RuntimeName>;
 
 /** Flags of the commands that open an engine. */
-export interface EngineFlags extends RuntimeFlags {
-  readonly expert?: string;
+export interface EngineFlags extends Omit<
+  Pick<EngineOptions, FlaggedName>,
+  "contextTokens" | "expertCacheBytes" | "speculation"
+> {
   readonly lora?: readonly LoraArgument[];
-  readonly isolation?: "thread" | "process";
-  /** Largest number of tokens of a sequence. */
-  readonly context?: number;
-  /** Memory for streamed experts, in bytes. */
-  readonly expertCache?: number;
-  readonly expertCachePolicy?: EvictionPolicyName;
-  readonly controlTokensInMessages?: "text" | "control";
+  readonly context?: EngineOptions["contextTokens"];
+  readonly expertCache?: EngineOptions["expertCacheBytes"];
   readonly speculation?: "on" | "off";
-  readonly samplingDefaults?: "model" | "none";
-  /** Name of the model that drafts tokens. */
-  readonly draft?: string;
   /** Path of the trace. */
   readonly recordTrace?: string;
 }
+
+type FlaggedName = {
+  [Name in EngineOptionName]: (typeof ENGINE_OPTIONS)[Name] extends { readonly flag: object } ? Name : never;
+}[EngineOptionName];
 
 type FlagName = SamplingNameWith<"flag">;
 
@@ -59,61 +54,63 @@ export function requireOption(command: Command, name: string): void {
   if (command.getOptionValue(name) === undefined) command.error(`error: required option '--${name}' not specified`);
 }
 
+/** Makes the flag of an option of the engine. @param change - what a command says otherwise */
+export function engineFlag(
+  name: FlaggedName,
+  change: { readonly about?: string; readonly default?: string | undefined } = {},
+): Option {
+  const { flag, ...entry }: EngineOption = ENGINE_OPTIONS[name];
+  const { syntax, about, default: otherwise } = { ...flag, ...change };
+  const option = new Option(syntax, otherwise === undefined ? about : `${about} (default: ${otherwise})`);
+  if (entry.kind === "choice") return option.choices(entry.choices ?? []);
+  if (entry.kind === "switch") return option.choices(["on", "off"]);
+  if (entry.kind !== "integer") return option;
+  return option.argParser(syntax.endsWith("<size>") ? byteSize : wholeNumber(entry.min ?? 0));
+}
+
 /** Options of every command that runs a model. @param precision - the command's default @default that of the model */
 export function runtimeOptions(precision?: Precision): readonly Option[] {
-  const explanation = "precision of weights and products";
   return [
     precision === undefined
-      ? precisionOption(`${explanation} (default: file for a model in blocks, else int8)`)
-      : precisionOption(explanation).default(precision),
-    new Option("--threads <n>", "threads that compute (default: all cores)").argParser(wholeNumber(1)),
-    cacheFolderOption(),
+      ? engineFlag("precision")
+      : engineFlag("precision", { default: undefined }).default(precision),
+    engineFlag("threads"),
+    engineFlag("cacheFolder"),
   ];
 }
 
-/** Option of a precision, without a default. */
-export function precisionOption(explanation: string): Option {
-  return new Option("--precision <precision>", explanation).choices(["file", "fp32", "int8", "int4"]);
+/** Returns the options of the engine that a command's flags have. @param names - of the wanted ones @default all */
+export function engineOptionsOf(flags: EngineFlags): EngineOptions {
+  const { recordTrace, speculation } = flags;
+  const given: Readonly<Record<string, unknown>> = { ...flags };
+  const options = FLAGGED.map((name) => [name, given[engineFlag(name).attributeName()]]);
+  // Traces are recorded without drafts.
+  const speculates = recordTrace !== undefined ? false : speculation === undefined ? undefined : speculation === "on";
+  return { ...Object.fromEntries(options), speculation: speculates };
 }
 
-export function cacheFolderOption(): Option {
-  const explanation = "folder of packed weights (default: $README_MOE_CACHE, else the user's cache)";
-  return new Option("--cache-folder <dir>", explanation);
-}
+const FLAGGED = (Object.keys(ENGINE_OPTIONS) as readonly EngineOptionName[]).filter(
+  (name) => "flag" in ENGINE_OPTIONS[name],
+) as readonly FlaggedName[];
 
 /** Formats example calls for the end of a help text. */
 export function examples(...calls: readonly string[]): string {
   return ["", "Examples:", ...calls.map((call) => `  ${call}`)].join("\n");
 }
 
-/** Options of every command that generates with a router and streamed experts. */
+/** Options of every command that generates with a router and streamed experts. @param isolation - its default */
 export function engineOptions(isolation?: "thread" | "process"): readonly Option[] {
   return [
-    expertOption(),
+    engineFlag("expert"),
     loraOption(),
     ...runtimeOptions(),
-    new Option(
-      "--context <tokens>",
-      "most tokens of a prompt and its completion (default: the model's, or what fits into memory)",
-    ).argParser(wholeNumber(2)),
-    new Option(
-      "--expert-cache <size>",
-      "memory for experts' weights, such as 150MB; the other experts are read when needed",
-    ).argParser(byteSize),
-    new Option(
-      "--expert-cache-policy <name>",
-      "policy that chooses which expert's weights are evicted, with --expert-cache (default: belady)",
-    ).choices(EVICTION_POLICIES),
-    isolationOption(isolation),
-    new Option(
-      "--speculation <switch>",
-      "whether steps also run tokens that are likely to follow, which saves time and changes no token (default: on)",
-    ).choices(["on", "off"]),
-    samplingDefaultsOption(),
-    new Option(
-      "--draft <model>",
-      "a small model with the same vocabulary that drafts tokens for --speculation (default: none)",
-    ),
+    engineFlag("contextTokens"),
+    engineFlag("expertCacheBytes"),
+    engineFlag("expertCachePolicy"),
+    engineFlag("isolation", isolation && { default: isolation }),
+    engineFlag("speculation"),
+    engineFlag("samplingDefaults"),
+    engineFlag("draft"),
     new Option(
       "--record-trace <file>",
       "write the experts of all sequences, as JSON lines for `simulate --trace` (without speculation)",
@@ -124,32 +121,6 @@ export function engineOptions(isolation?: "thread" | "process"): readonly Option
 /** Makes the option of commands that can print JSON. */
 export function jsonOption(): Option {
   return new Option("--json", "print JSON").default(false);
-}
-
-export function expertOption(): Option {
-  return new Option(
-    "--expert <expert>",
-    "`router`, or one expert for all tokens, by name or index; `none` is a dense model without a lora " +
-      "(default: the router, if the model has one)",
-  );
-}
-
-export function samplingDefaultsOption(): Option {
-  const explanation =
-    "whether sampling parameters that are not given come from the model's files, such as generation_config.json " +
-    "(default: model)";
-  return new Option("--sampling-defaults <source>", explanation).choices(["model", "none"]);
-}
-
-export function isolationOption(otherwise: "thread" | "process" = "process"): Option {
-  const explanation = `run the model in a process of its own, or in a thread of this one (default: ${otherwise})`;
-  return new Option("--isolation <where>", explanation).choices(["thread", "process"]);
-}
-
-export function controlTokensOption(): Option {
-  const explanation =
-    "how messages are read that spell control tokens, such as <|im_end|>: as text or as control tokens (default: text)";
-  return new Option("--control-tokens-in-messages <kind>", explanation).choices(["text", "control"]);
 }
 
 /** Commands that sample. */

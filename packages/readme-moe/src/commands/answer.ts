@@ -8,11 +8,10 @@ import { MODEL_ARGUMENT, withEngine } from "../models.ts";
 import {
   addOptions,
   type EngineFlags,
-  isolationOption,
+  engineFlag,
   requireOption,
   runtimeOptions,
   type SamplingFlags,
-  samplingDefaultsOption,
   samplingOptions,
   samplingParams,
 } from "../options.ts";
@@ -36,7 +35,13 @@ export function answerCommand(signal: AbortSignal): Command {
     .argument("<model>", MODEL_ARGUMENT)
     .option("--prompts <file>", 'a .jsonl file of {"prompt": …}, or a text file with one prompt per line (required)')
     .option("--out <file>", "a .jsonl file that does not exist yet (required)");
-  addOptions(command, ...samplingOptions("answer"), ...runtimeOptions(), isolationOption(), samplingDefaultsOption());
+  addOptions(
+    command,
+    ...samplingOptions("answer"),
+    ...runtimeOptions(),
+    engineFlag("isolation"),
+    engineFlag("samplingDefaults"),
+  );
   return command.action(async (path: string, flags: AnswerFlags) => {
     for (const name of ["prompts", "out"]) requireOption(command, name);
     if (existsSync(flags.out)) {

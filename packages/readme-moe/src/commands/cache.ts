@@ -2,7 +2,7 @@ import { packedLimitBytes, type PackedUse, packedUses, resolveCacheFolder, trimP
 import { Command, Option } from "commander";
 import { sizeText, timeText } from "../library/sizes.ts";
 import { byteSize } from "../option-values.ts";
-import { cacheFolderOption, examples, jsonOption } from "../options.ts";
+import { engineFlag, examples, jsonOption } from "../options.ts";
 import { alignedTable, type Column } from "../terminal.ts";
 
 interface CacheFlags {
@@ -29,7 +29,7 @@ function listCommand(): Command {
   return new Command("list")
     .summary("list the packed weights, the last used first")
     .description("Lists the packed weights with their models and sizes, the last used first.")
-    .addOption(cacheFolderOption())
+    .addOption(engineFlag("cacheFolder"))
     .addOption(jsonOption())
     .action(async ({ cacheFolder, json }: CacheFlags) => {
       const uses = (await packedUses({ cacheFolder })).toSorted((a, b) => b.lastUsedMs - a.lastUsedMs);
@@ -48,7 +48,7 @@ function cleanCommand(): Command {
     .summary("drop packed weights, the least recently used first")
     .description("Drops packed weights until the rest fits. They are packed again when their model is opened.")
     .addOption(new Option("--max-size <size>", "size to leave, such as 5GB (default: nothing)").argParser(byteSize))
-    .addOption(cacheFolderOption())
+    .addOption(engineFlag("cacheFolder"))
     .addOption(jsonOption())
     .addHelpText("after", examples("readme-moe cache clean", "readme-moe cache clean --max-size 5GB"))
     .action(async ({ maxSize = 0, cacheFolder, json }: CleanFlags) => {

@@ -4,7 +4,7 @@ import { answerOnce, type ChatOptions, runChat } from "../chat/chat.ts";
 import { checkEngineFlags, MODEL_ARGUMENT, openEngine, type OpenedEngine } from "../models.ts";
 import {
   addOptions,
-  controlTokensOption,
+  engineFlag,
   type EngineFlags,
   engineOptions,
   examples,
@@ -30,7 +30,7 @@ export function chatCommand(signal: AbortSignal): Command {
     .argument("<model>", MODEL_ARGUMENT)
     .option("--system <text>", "system message, before all others")
     .option("--lines", "read messages and commands line by line from a pipe, as from a terminal");
-  addOptions(command, ...samplingOptions("chat"), ...engineOptions(), controlTokensOption());
+  addOptions(command, ...samplingOptions("chat"), ...engineOptions(), engineFlag("controlTokensInMessages"));
   command.addHelpText(
     "after",
     examples("readme-moe chat smollm2:135m", 'echo "What is the capital of France?" | readme-moe chat smollm2:135m'),

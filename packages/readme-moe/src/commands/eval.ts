@@ -6,7 +6,7 @@ import { type EvalFlags, evaluateRequests, evaluateText } from "../evaluation/ev
 import { loraOption } from "../low-rank/lora-option.ts";
 import { MODEL_ARGUMENT, withRunningModel } from "../models.ts";
 import { wholeNumber } from "../option-values.ts";
-import { addOptions, expertOption, jsonOption, runtimeOptions } from "../options.ts";
+import { addOptions, engineFlag, jsonOption, runtimeOptions } from "../options.ts";
 import { showStatus } from "../terminal.ts";
 
 export function evalCommand(signal: AbortSignal): Command {
@@ -30,7 +30,7 @@ export function evalCommand(signal: AbortSignal): Command {
     .option("--stride <tokens>", "use windows that advance by so many tokens instead of sequences", wholeNumber(1))
     .option("--requests <file...>", "files of multiple-choice requests")
     .option("--limit <n>", "documents per file of requests (default: all)", wholeNumber(1))
-    .addOption(expertOption())
+    .addOption(engineFlag("expert"))
     .addOption(loraOption())
     .addOption(
       new Option("--per-expert", "losses on each data file with the router and with each expert alone, `none` included")

@@ -8,7 +8,7 @@ import { loraFolders } from "../low-rank/find-adapters.ts";
 import { type LoraArgument, loraOption } from "../low-rank/lora-option.ts";
 import { MODEL_ARGUMENT, type RunningModel, withModelFiles, withRunningModel } from "../models.ts";
 import { listOf, parseWhole } from "../option-values.ts";
-import { addOptions, expertOption, jsonOption, type RuntimeFlags, runtimeOptions } from "../options.ts";
+import { addOptions, engineFlag, jsonOption, type RuntimeFlags, runtimeOptions } from "../options.ts";
 
 interface InspectFlags extends RuntimeFlags {
   readonly ids?: readonly number[];
@@ -36,7 +36,7 @@ export function inspectCommand(signal: AbortSignal): Command {
     )
     .argument("<model>", MODEL_ARGUMENT)
     .option("--ids <ids>", "token ids to run, such as 3,17,9", tokenIds);
-  addOptions(command, expertOption(), loraOption(), ...runtimeOptions(), jsonOption());
+  addOptions(command, engineFlag("expert"), loraOption(), ...runtimeOptions(), jsonOption());
   return command.action((path: string, flags: InspectFlags) => runInspect(path, flags, signal));
 }
 

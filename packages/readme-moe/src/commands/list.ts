@@ -12,7 +12,7 @@ import {
 } from "@readme-moe/model";
 import { Command } from "commander";
 import { countText, sizeText, timeText } from "../library/sizes.ts";
-import { cacheFolderOption, examples, jsonOption } from "../options.ts";
+import { engineFlag, examples, jsonOption } from "../options.ts";
 import { alignedTable, type Column } from "../terminal.ts";
 
 interface ListFlags {
@@ -29,7 +29,7 @@ export function listCommand(): Command {
         "packed weights that were made from them, and whether a process has them open. Makes no request.",
     )
     .option("--available", "list the models with short names instead: size, memory and licence", false)
-    .addOption(cacheFolderOption())
+    .addOption(engineFlag("cacheFolder"))
     .addOption(jsonOption())
     .addHelpText("after", examples("readme-moe list", "readme-moe list --available", "readme-moe list --json"))
     .action((flags: ListFlags) => (flags.available ? printAvailable(flags) : printCached(flags)));

@@ -7,7 +7,7 @@ import { Command } from "commander";
 import { shownDownload } from "../library/show-download.ts";
 import { sizeText } from "../library/sizes.ts";
 import { MODEL_ARGUMENT } from "../models.ts";
-import { cacheFolderOption, examples, jsonOption, precisionOption } from "../options.ts";
+import { engineFlag, examples, jsonOption } from "../options.ts";
 import { showStatus } from "../terminal.ts";
 
 interface PullFlags {
@@ -35,12 +35,13 @@ export function pullCommand(signal: AbortSignal): Command {
     )
     .argument("<models...>", MODEL_ARGUMENT)
     .addOption(
-      precisionOption(
-        "choose the weights of a short name for this precision (default: the smallest that lose nothing)",
-      ),
+      engineFlag("precision", {
+        about: "choose the weights of a short name for this precision",
+        default: "the smallest that lose nothing",
+      }),
     )
     .option("--revision <revision>", "branch, tag or commit (default: main, or the one in the name)")
-    .addOption(cacheFolderOption())
+    .addOption(engineFlag("cacheFolder"))
     .addOption(jsonOption())
     .addHelpText(
       "after",

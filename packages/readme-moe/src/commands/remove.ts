@@ -13,7 +13,7 @@ import {
 } from "@readme-moe/model";
 import { Command } from "commander";
 import { sizeText } from "../library/sizes.ts";
-import { cacheFolderOption, examples, jsonOption } from "../options.ts";
+import { engineFlag, examples, jsonOption } from "../options.ts";
 
 interface RemoveFlags {
   readonly unused: boolean;
@@ -33,7 +33,7 @@ export function removeCommand(signal: AbortSignal): Command {
     .argument("[models...]", "names as `readme-moe list` shows them")
     .option("--unused", "remove packed weights whose model is gone or unknown", false)
     .option("--yes", "do not ask", false)
-    .addOption(cacheFolderOption())
+    .addOption(engineFlag("cacheFolder"))
     .addOption(jsonOption())
     .addHelpText(
       "after",

@@ -4,14 +4,7 @@ import { Command } from "commander";
 import { textsOrLines } from "../data-files.ts";
 import { MODEL_ARGUMENT, withEngine } from "../models.ts";
 import { wholeNumber } from "../option-values.ts";
-import {
-  addOptions,
-  type EngineFlags,
-  isolationOption,
-  jsonOption,
-  runtimeOptions,
-  requireOption,
-} from "../options.ts";
+import { addOptions, type EngineFlags, engineFlag, jsonOption, runtimeOptions, requireOption } from "../options.ts";
 
 interface RerankFlags extends EngineFlags {
   readonly query: string;
@@ -32,7 +25,7 @@ export function rerankCommand(signal: AbortSignal): Command {
     .option("--query <text>", "what the documents are searched for (required)")
     .option("--instruction <text>", "what makes a document relevant (default: what the model was trained on)")
     .option("--top-n <n>", "documents to print (default: all)", wholeNumber(1));
-  addOptions(command, ...runtimeOptions(), isolationOption(), jsonOption());
+  addOptions(command, ...runtimeOptions(), engineFlag("isolation"), jsonOption());
   return command.action(async (path: string, given: readonly string[], flags: RerankFlags) => {
     requireOption(command, "query");
     const documents = await textsOrLines("documents", given, signal);

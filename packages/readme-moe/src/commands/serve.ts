@@ -19,7 +19,7 @@ import { openFront, reportSeldom, type OpenedFront } from "../fleet/open-front.t
 import { fleetOption, type FleetFlags } from "../fleet/options.ts";
 import { openLimits, type OpenedLimits } from "../fleet/shared-limits.ts";
 import { MODEL_ARGUMENT, openEngine, type OpenedEngine } from "../models.ts";
-import { addOptions, controlTokensOption, type EngineFlags, engineOptions } from "../options.ts";
+import { addOptions, engineFlag, type EngineFlags, engineOptions } from "../options.ts";
 import { noteServer } from "../running/server-notes.ts";
 import { EventLog } from "../serving/event-log.ts";
 import { closeServer, listen, stopSignals, urlOf } from "../serving/http-server.ts";
@@ -41,7 +41,7 @@ export function serveCommand(signal: AbortSignal): Command {
     )
     .argument("<model>", MODEL_ARGUMENT);
   const fleet = fleetOption("let the workers of this fleet run the model, and hold no weights: redis://host:port");
-  addOptions(command, ...servingOptions(), ...engineOptions(), controlTokensOption(), fleet);
+  addOptions(command, ...servingOptions(), ...engineOptions(), engineFlag("controlTokensInMessages"), fleet);
   return command.action((path: string, flags: ServeFlags) => runServer(path, flags, signal));
 }
 
@@ -67,9 +67,9 @@ async function runServer(path: string, flags: ServeFlags, interrupted: AbortSign
 
 /** Opens an engine that keeps the prompts of `--keep-prompt`. */
 async function openKeeping(path: string, flags: ServeFlags, signal: AbortSignal): Promise<OpenedEngine> {
-  const { maxNumSeqs, savedPromptsFolder, savedPromptsBytes, hungMs, keepPrompt = [] } = flags;
+  const { keepPrompt = [] } = flags;
   const prompts = await Promise.all(keepPrompt.map((file) => readTextData(file)));
-  const opened = await openEngine(path, flags, signal, { maxNumSeqs, savedPromptsFolder, savedPromptsBytes, hungMs });
+  const opened = await openEngine(path, flags, signal);
   const { engine, close } = opened;
   engine.events.on("prompt:kept", ({ refusal, saveFailure }) => {
     if (refusal !== undefined) console.error(`note: a saved prompt was not used: ${refusal}`);

@@ -6,21 +6,13 @@ import { artefactsOption, fleetOption, type FleetFlags } from "../fleet/options.
 import { reportSeldom } from "../fleet/open-front.ts";
 import { workerMetrics } from "../fleet/worker-metrics.ts";
 import { MODEL_ARGUMENT, openEngine } from "../models.ts";
-import { portNumber, wholeNumber } from "../option-values.ts";
+import { portNumber } from "../option-values.ts";
 import { fleetModule, moduleOf, openLab } from "../optional-modules.ts";
-import {
-  addOptions,
-  controlTokensOption,
-  examples,
-  requireOption,
-  type EngineFlags,
-  engineOptions,
-} from "../options.ts";
+import { addOptions, engineFlag, examples, requireOption, type EngineFlags, engineOptions } from "../options.ts";
 import { stopSignals, urlOf } from "../serving/http-server.ts";
 
 interface WorkerFlags extends EngineFlags, FleetFlags {
   readonly workerId?: string;
-  readonly maxNumSeqs?: number;
   readonly port?: number;
   readonly host: string;
   readonly refactor: boolean;
@@ -41,7 +33,7 @@ export function workerCommand(signal: AbortSignal): Command {
     command,
     fleetOption("Valkey or Redis of the fleet: redis://host:port, or redis+sentinel://host:port,host:port/name"),
     new Option("--worker-id <name>", "name in metrics and status (default: a random one)"),
-    new Option("--max-num-seqs <n>", "sequences that hold memory at once (default: 32)").argParser(wholeNumber(1)),
+    engineFlag("maxNumSeqs"),
     new Option("--port <n>", "port of /livez, /readyz and /metrics; 0 for any free one (default: none)").argParser(
       portNumber,
     ),
@@ -49,7 +41,7 @@ export function workerCommand(signal: AbortSignal): Command {
     new Option("--refactor", "take tasks of refactorings and trainings instead of requests").default(false),
     artefactsOption(),
     ...engineOptions("thread"),
-    controlTokensOption(),
+    engineFlag("controlTokensInMessages"),
   );
   command.addHelpText(
     "after",
@@ -78,8 +70,8 @@ async function runWorker(
   const address = parseFleetUrl(flags.fleet);
   using stop = stopSignals(interrupted);
   // Nothing else runs in this process, and its tokens take one way less.
-  const { isolation = "thread", maxNumSeqs } = flags;
-  const { engine, close } = await openEngine(path, { ...flags, isolation }, stop.signal, { maxNumSeqs });
+  const { isolation = "thread" } = flags;
+  const { engine, close } = await openEngine(path, { ...flags, isolation }, stop.signal);
   const worker = FleetWorker.open({ fleet: address, engine, id: flags.workerId, onError: reportSeldom() });
   const server = flags.port === undefined ? undefined : await watchable(worker, flags.port, flags.host);
   if (server) console.log(`${worker.id} at ${urlOf(server)}`);

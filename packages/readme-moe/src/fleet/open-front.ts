@@ -1,11 +1,11 @@
 // A front of a fleet: it reads prompts, and other machines run the model.
 
 import type { Engine } from "@readme-moe/core";
-import { openPromptReader } from "@readme-moe/engine";
+import { openPromptReader, readerOptionsOf } from "@readme-moe/engine";
 import { loraFolders } from "../low-rank/find-adapters.ts";
 import { modelPath } from "../models.ts";
 import { fleetModule } from "../optional-modules.ts";
-import type { EngineFlags } from "../options.ts";
+import { type EngineFlags, engineOptionsOf } from "../options.ts";
 
 /** An engine and what ends it. */
 export interface OpenedFront {
@@ -36,18 +36,8 @@ export async function openFront(
   const { FleetEngine, parseFleetUrl } = await fleetModule("`--fleet`");
   const address = parseFleetUrl(fleet);
   const path = await modelPath(name, signal, flags);
-  const { threads, cacheFolder, expert, isolation, controlTokensInMessages, samplingDefaults } = flags;
-  const reader = await openPromptReader(path, {
-    threads,
-    cacheFolder,
-    expert,
-    loras: await loraFolders(flags.lora, signal),
-    isolation,
-    contextTokens: flags.context,
-    controlTokensInMessages,
-    samplingDefaults,
-    signal,
-  });
+  const loras = await loraFolders(flags.lora, signal);
+  const reader = await openPromptReader(path, { ...readerOptionsOf(engineOptionsOf(flags)), loras, signal });
   try {
     const engine = await FleetEngine.open({ fleet: address, reader, maxWaitMs: maxQueueMs, onError: reportSeldom() });
     return { engine, close: () => engine.dispose() };

@@ -2,7 +2,8 @@
 
 import type { CacheSharing } from "@readme-moe/express";
 import { Option } from "commander";
-import { byteSize, numberBetween, portNumber, wholeNumber } from "../option-values.ts";
+import { numberBetween, portNumber, wholeNumber } from "../option-values.ts";
+import { engineFlag } from "../options.ts";
 
 export interface ServingFlags {
   readonly port: number;
@@ -21,11 +22,8 @@ export interface ServingFlags {
   readonly cacheSharing?: CacheSharing;
   readonly maxQueueMs?: number;
   readonly maxRequestMs?: number;
-  readonly maxNumSeqs?: number;
   readonly batches?: string;
   readonly keepPrompt?: readonly string[];
-  readonly savedPromptsFolder?: string;
-  readonly savedPromptsBytes?: number;
   readonly requestsPerMinute?: number;
   readonly tokensPerMinute?: number;
   readonly allowAnyone?: true;
@@ -33,7 +31,6 @@ export interface ServingFlags {
   readonly drainMs: number;
   readonly noticeMs: number;
   readonly trustProxy?: number | string;
-  readonly hungMs?: number;
   readonly restart: boolean;
   readonly restartAttempts?: number;
   readonly restartDelayMs?: number;
@@ -78,19 +75,14 @@ export function servingOptions(): readonly Option[] {
     ).choices(["client", "all"]),
     number("--max-queue-ms <ms>", "longest wait for the first token of a request, then 408 (default: 30000)"),
     number("--max-request-ms <ms>", "longest duration of a request, then 408 (default: no limit)"),
-    number("--max-num-seqs <n>", "sequences that hold memory at once (default: 32)"),
+    engineFlag("maxNumSeqs"),
     new Option("--batches <folder>", "add /v1/files and /v1/batches, and keep files and batches in this folder"),
     new Option(
       "--keep-prompt <file...>",
       "text files with prompts whose keys and values stay in memory; of models with a chat template, system messages",
     ),
-    new Option(
-      "--saved-prompts-folder <dir>",
-      "folder where kept prompts are saved, so that the next start reads them",
-    ),
-    new Option("--saved-prompts-bytes <size>", "most bytes of saved prompts together (default: 1GiB)").argParser(
-      byteSize,
-    ),
+    engineFlag("savedPromptsFolder"),
+    engineFlag("savedPromptsBytes"),
     number(
       "--requests-per-minute <n>",
       "most requests per minute of a key, or an address where there are no keys (default: no limit)",
@@ -108,10 +100,7 @@ export function servingOptions(): readonly Option[] {
       0,
     ).default(0),
     new Option("--trust-proxy <proxies>", "number of proxies in front, or their addresses").argParser(proxies),
-    number(
-      "--hung-ms <ms>",
-      "time without a sign of life after which an engine counts as hung and is ended (default: 60000)",
-    ),
+    engineFlag("hungMs"),
     number("--restart-delay-ms <ms>", "wait before a failed engine is opened again, doubled each time (default: 1000)"),
     number("--restart-attempts <n>", "most attempts to open a failed engine again (default: 10)"),
     new Option("--no-restart", "do not open a failed engine again; /livez then fails"),

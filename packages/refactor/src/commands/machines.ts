@@ -5,7 +5,14 @@ import { openArtefacts } from "../artefacts/open-artefacts.ts";
 import { RefactorWorker } from "../tasks/refactor-worker.ts";
 import type { RefactorFleet } from "../options.ts";
 import type { Command } from "commander";
-import { withModelFiles, requireOption, stopSignals, reportSeldom, type FleetFlags } from "readme-moe/command-parts";
+import {
+  withModelFiles,
+  requireOption,
+  stopSignals,
+  reportSeldom,
+  type FleetFlags,
+  type RuntimeFlags,
+} from "readme-moe/command-parts";
 
 const NO_MACHINE =
   "note: no machine takes the tasks; start `readme-moe worker <model> --refactor` with the same model, --fleet and --artefacts";
@@ -34,11 +41,9 @@ function reportNoMachine(): void {
   console.error(NO_MACHINE);
 }
 
-interface MachineFlags {
+interface MachineFlags extends Pick<RuntimeFlags, "threads" | "cacheFolder"> {
   readonly fleet: string;
   readonly artefacts: string;
-  readonly threads?: number;
-  readonly cacheFolder?: string;
 }
 
 /** Takes tasks until a signal stops the machine. */
