@@ -4,7 +4,8 @@
 import { readFileSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs } from "node:util";
-import { costAware, seededRandom, simulateFleet, type CostModel, type GenerateRequest } from "@readme-moe/core";
+import { costAware, seededRandom, type CostModel, type GenerateRequest } from "@readme-moe/core";
+import { simulateFleet } from "@readme-moe/refactor/simulation";
 import { openPromptReader } from "@readme-moe/engine";
 import { FleetEngine, readFleetStatus } from "@readme-moe/fleet";
 import { affinityOf, countExperts, sharesOf } from "../packages/fleet/src/affinity.ts";

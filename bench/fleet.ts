@@ -6,7 +6,7 @@
 
 import { writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
-import type { FleetResult } from "@readme-moe/core";
+import type { FleetResult } from "@readme-moe/refactor/simulation";
 import { markdownTable } from "./kit/report.ts";
 import { meanResult, PLACEMENTS, type FleetCase, type PlacementName, runCase } from "./fleet/cases.ts";
 import { fewestExperts } from "./fleet/bound.ts";

@@ -1,14 +1,14 @@
 // Cases of the simulated fleet, and their figures over seeds.
 
+import { costAware } from "@readme-moe/core";
 import {
-  costAware,
   generateFleetLoad,
   simulateFleet,
   type FleetFault,
   type FleetPlacement,
   type FleetResult,
   type FleetWorkerOptions,
-} from "@readme-moe/core";
+} from "@readme-moe/refactor/simulation";
 import { mean } from "../kit/statistics.ts";
 import { type ModelProfile, type RouteProfile } from "./profiles.ts";
 

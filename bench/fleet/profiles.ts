@@ -2,7 +2,8 @@
 
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import { DEFAULT_COST_MODEL, keepOf, mainShares, type CostModel } from "@readme-moe/core";
+import { DEFAULT_COST_MODEL, type CostModel } from "@readme-moe/core";
+import { keepOf, mainShares } from "@readme-moe/refactor/simulation";
 import { LOCALITY } from "../paper/paper-numbers.ts";
 
 /** Costs of a model's steps, and deadlines of its answers. */

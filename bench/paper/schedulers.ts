@@ -1,6 +1,7 @@
 // Measures distinct experts and latency by the order of requests (figure 5), and records the trace for hit ratios.
 
-import { expertBytes, readTrace, recordTraceLines } from "@readme-moe/core";
+import { expertBytes, recordTraceLines } from "@readme-moe/core";
+import { readTrace } from "@readme-moe/refactor/simulation";
 import { expertLayout, ReadMeEngine } from "@readme-moe/engine";
 import { openModel } from "@readme-moe/model";
 import { routeStatistics } from "@readme-moe/router";

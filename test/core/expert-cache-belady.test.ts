@@ -1,6 +1,7 @@
 // Compares Belady's rule with the optimum, found by trying everything.
 
-import { ExpertCache, replayUnits, resolveEvictionPolicy, type ExpertLayout, type StepUses } from "@readme-moe/core";
+import { ExpertCache, resolveEvictionPolicy, type ExpertLayout, type StepUses } from "@readme-moe/core";
+import { replayUnits } from "@readme-moe/refactor/simulation";
 import { describe, expect, test } from "vitest";
 import { leastBytesRead } from "../oracles/optimal-reads.ts";
 

@@ -5,16 +5,15 @@ import {
   EVICTION_POLICIES,
   type EvictionPolicyName,
   fcfs,
-  generateTrace,
   includePrefetched,
   nextChunkTokens,
   readMe,
-  simulate,
   type CostModel,
   type SchedulableSequence,
   type ScheduledSequence,
   type Scheduler,
 } from "@readme-moe/core";
+import { generateTrace, simulate } from "@readme-moe/refactor/simulation";
 import * as fc from "../support/fast-check.ts";
 import { describe, expect, test } from "vitest";
 import { RUNS_LONG_TESTS } from "../support/long-tests.ts";

@@ -1,13 +1,7 @@
 // Compares policies with plain references and with their known properties.
 
-import {
-  EVICTION_POLICIES,
-  ExpertCache,
-  replaySteps,
-  replayUnits,
-  resolveEvictionPolicy,
-  type EvictionCandidate,
-} from "@readme-moe/core";
+import { EVICTION_POLICIES, ExpertCache, resolveEvictionPolicy, type EvictionCandidate } from "@readme-moe/core";
+import { replaySteps, replayUnits } from "@readme-moe/refactor/simulation";
 import { describe, expect, test } from "vitest";
 import { plainHits } from "../oracles/plain-eviction.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";

@@ -1,7 +1,8 @@
 // Compares a trace recorded from events with the records of a plain simulated engine.
 
 import { array, assert, integer, nat, property, record } from "../support/fast-check.ts";
-import { ReadMeEmitter, readTrace, recordTrace, recordTraceLines } from "@readme-moe/core";
+import { ReadMeEmitter, recordTrace, recordTraceLines } from "@readme-moe/core";
+import { readTrace } from "@readme-moe/refactor/simulation";
 import { describe, expect, test } from "vitest";
 
 const LAYOUT = { numExperts: 4, layerBytes: [10, 20] };

@@ -6,19 +6,21 @@ import {
   EVICTION_POLICIES,
   fcfs,
   readMe,
-  replayRecorded,
-  replaySteps,
-  replayUnits,
   resolveEvictionPolicy,
-  simulate,
-  unitRequests,
   type ExpertCacheCounters,
   type ExpertCacheStats,
   type ReadMeEvents,
-  type RecordedStep,
   type Scheduler,
   type TraceSequence,
 } from "@readme-moe/core";
+import {
+  replayRecorded,
+  replaySteps,
+  replayUnits,
+  simulate,
+  unitRequests,
+  type RecordedStep,
+} from "@readme-moe/refactor/simulation";
 import { KernelRunner, ReadMeEngine, type KernelRunnerOptions } from "@readme-moe/engine";
 import { openModel, type Model, type Tokenizer } from "@readme-moe/model";
 import { openRouter } from "@readme-moe/router";

@@ -2,7 +2,8 @@
 
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { readTrace, type ExpertCacheCounters } from "@readme-moe/core";
+import { readTrace } from "@readme-moe/refactor/simulation";
+import type { ExpertCacheCounters } from "@readme-moe/core";
 import { beforeAll, expect, test } from "vitest";
 import { openEngine } from "../../packages/readme-moe/src/models.ts";
 import { complete } from "../support/complete.ts";

@@ -51,7 +51,9 @@ export {
   type ExpertUnit,
 } from "./expert-cache/cached-units.ts";
 export {
+  chooseVictims,
   EVICTION_POLICIES,
+  evictionCandidates,
   resolveEvictionPolicy,
   type EvictionCandidate,
   type EvictionContext,
@@ -203,51 +205,14 @@ export {
   type SchedulerState,
 } from "./scheduling/scheduler.ts";
 export { readMe, type ReadMeSchedulerOptions } from "./scheduling/read-me.ts";
-export { generateTrace, type GeneratedTraceOptions } from "./simulation/generate-trace.ts";
-export { generateMixtureTrace, type GeneratedMixtureOptions } from "./simulation/generate-mixture-trace.ts";
 export {
-  isMixtureTrace,
-  preGatedTrace,
-  readMixtureTrace,
-  writeMixtureTrace,
-  type MixtureSequence,
-  type MixtureTrace,
-} from "./simulation/mixture-trace.ts";
-export {
-  ROUTE_KNOWLEDGE,
-  simulateMixture,
-  type MixtureSimulationOptions,
-  type MixtureSimulationResult,
-  type RouteKnowledge,
-} from "./simulation/simulate-mixture.ts";
-export { recordTrace, recordTraceLines } from "./simulation/record-trace.ts";
-export {
-  cacheBounds,
-  hitRatio,
-  replayLayer,
-  replayRecorded,
-  replaySteps,
-  replayUnits,
-  unitRequests,
-  type CacheBounds,
-  type RecordedStep,
-  type UnitReplay,
-} from "./simulation/replay.ts";
-export { simulate, type SimulationOptions, type SimulationResult } from "./simulation/simulate.ts";
-export type { ServerOptions } from "./simulation/serve.ts";
-export {
-  generateFleetLoad,
-  keepOf,
-  mainShares,
-  type FleetJob,
-  type FleetLoadOptions,
-} from "./simulation/fleet/fleet-load.ts";
-export type { FleetResult } from "./simulation/fleet/fleet-record.ts";
-export type { FleetWorkerOptions } from "./simulation/fleet/fleet-worker.ts";
-export type { FleetFault, FleetOptions, FleetPlacement } from "./simulation/fleet/fleet-options.ts";
-export { simulateFleet } from "./simulation/fleet/simulate-fleet.ts";
-export type { Spread } from "./simulation/spread.ts";
-export { readTrace, writeTrace, type ExpertTrace, type TraceSequence, type TraceStep } from "./simulation/trace.ts";
+  recordTrace,
+  recordTraceLines,
+  writeTrace,
+  type ExpertTrace,
+  type TraceSequence,
+  type TraceStep,
+} from "./record-trace.ts";
 export { allowsToken, forbidOthers, sampleAllowed } from "./sampling/allowed.ts";
 export {
   candidatesNeeded,

@@ -19,7 +19,7 @@ import { shownDownload } from "./library/show-download.ts";
 import { loraFolders } from "./low-rank/find-adapters.ts";
 import type { LoraArgument } from "./low-rank/lora-option.ts";
 import { type EngineFlags, engineOptionsOf, type RuntimeFlags } from "./options.ts";
-import { openTraceFile, type TraceFile } from "./simulation/trace-file.ts";
+import { openTraceFile, type TraceFile } from "./trace-file.ts";
 import { showLoading, showStatus } from "./terminal.ts";
 
 /** Description of `<model>` in help texts. */

@@ -43,7 +43,7 @@ export type EvictionPolicy = (candidates: readonly EvictionCandidate[], context:
  * Among units without a known use it evicts the one that was idle for more steps. Among equals it evicts the one whose
  * layer ran last: layers run in a cycle, so if its expert is used again, that unit is needed last.
  */
-export const belady: EvictionPolicy = (candidates) =>
+const belady: EvictionPolicy = (candidates) =>
   greatest(candidates, (a, b) => {
     if (a.nextUse !== b.nextUse) return a.nextUse > b.nextUse;
     if (a.idleSteps !== b.idleSteps) return a.idleSteps > b.idleSteps;

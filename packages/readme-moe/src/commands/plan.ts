@@ -1,12 +1,11 @@
-import { ReadMeError, readTrace, type ExpertTrace } from "@readme-moe/core";
+import { ReadMeError } from "@readme-moe/core";
 import { expertLayout } from "@readme-moe/engine";
 import type { Model } from "@readme-moe/model";
 import { Command, Option } from "commander";
-import { readTextData } from "../data-files.ts";
 import { MODEL_ARGUMENT, withModelFiles } from "../models.ts";
 import { byteSize, numberBetween, positiveNumber, wholeNumber } from "../option-values.ts";
 import { jsonOption, requireOption } from "../options.ts";
-import { drawnTrace, expectedCost } from "../plan/expected-cost.ts";
+import { expectedCost } from "../plan/expected-cost.ts";
 import { readSpeed, reportFigures } from "../plan/model-figures.ts";
 import { planMemory, recommend } from "../plan/plan-memory.ts";
 import { placementsOf } from "../plan/placements.ts";
@@ -17,7 +16,6 @@ interface PlanFlags {
   readonly memory: number;
   readonly sequences: number;
   readonly context?: number;
-  readonly trace?: string;
   readonly locality?: number;
   readonly readMbPerS?: number;
   readonly json: boolean;
@@ -46,10 +44,9 @@ export function planCommand(signal: AbortSignal): Command {
     )
     .option("--sequences <n>", "sequences that run at once", wholeNumber(1), 1)
     .option("--context <tokens>", "tokens of each sequence (default: 2048, or the model's context)", wholeNumber(1))
-    .option("--trace <file>", "a recorded trace to expect (default: one is drawn)")
     .option(
       "--locality <share>",
-      "share of a drawn trace's tokens that keep their expert (default: the report's)",
+      "share of tokens that keep the expert of the token before (default: the report's)",
       numberBetween(0, 1),
     )
     .option("--read-mb-per-s <n>", "speed of reading experts (default: measured)", positiveNumber)
@@ -75,28 +72,18 @@ async function planOf(name: string, model: Model, flags: PlanFlags): Promise<Pla
   }
   const report = await reportFigures(model.path);
   const locality = flags.locality ?? report.locality ?? DEFAULT_LOCALITY;
-  const trace = await traceFor(model, flags, locality);
   const readMbPerS = flags.readMbPerS ?? (await measuredSpeed(model)) ?? DEFAULT_READ_MB_PER_S;
+  const { numExperts } = expertLayout(model);
   const placements = placementsOf(model, { sequences, contextTokens });
   const rows = planMemory(placements, memoryBytes).map((row) => ({
     ...row,
-    ...expectedCost(row, { trace, sequences, readMbPerS }),
+    ...expectedCost(row, { numExperts, locality, sequences, readMbPerS }),
   }));
   const recommendation = recommend(rows);
   const kvCacheBytes = (rows.find((row) => row === recommendation?.chosen) ?? rows[0])?.kvCacheBytes ?? 0;
   const sizes = { path: name, memoryBytes, sequences, contextTokens, kvCacheBytes };
   const own = placements[0]?.model ?? "dense";
   return { ...sizes, own, readMbPerS, locality, report, rows, recommendation };
-}
-
-async function traceFor(model: Model, { trace: file, sequences }: PlanFlags, locality: number): Promise<ExpertTrace> {
-  const layout = expertLayout(model);
-  if (file === undefined) return drawnTrace(layout, sequences, locality);
-  const trace = readTrace(await readTextData(file), file);
-  if (trace.sequences.length === 0) throw new ReadMeError("ERR_FILE_CORRUPT", `${file}: has no sequences`);
-  if (trace.layout.numExperts === layout.numExperts) return trace;
-  const message = `${file}: the trace's model has ${trace.layout.numExperts} experts, this one has ${layout.numExperts}`;
-  throw new ReadMeError("ERR_MODEL_INVALID", message);
 }
 
 /** Measures reading of a file with experts. */

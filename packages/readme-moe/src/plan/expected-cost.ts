@@ -1,15 +1,7 @@
-// Estimates the cost of tokens with a simulated server that is always full.
+// Estimates the cost of tokens on a server that has run for a while and is always full. Plain arithmetic: the lab's
+// simulator runs the same steps one by one, and a test compares both.
 
-import {
-  DEFAULT_COST_MODEL,
-  fcfs,
-  generateMixtureTrace,
-  generateTrace,
-  simulate,
-  simulateMixture,
-  type CostModel,
-  type ExpertTrace,
-} from "@readme-moe/core";
+import { DEFAULT_COST_MODEL, expertBytes, predictStepMs, type CostModel } from "@readme-moe/core";
 import type { DescribedPlacement } from "./placements.ts";
 import type { PlannedPlacement } from "./plan-memory.ts";
 
@@ -22,7 +14,10 @@ export interface ExpectedCost {
 }
 
 export interface CostOptions {
-  readonly trace: ExpertTrace;
+  /** Number of experts that routes choose from, where none is streamed. */
+  readonly numExperts: number;
+  /** Share of tokens that keep the expert of the token before. */
+  readonly locality: number;
   /** Sequences that run at once. */
   readonly sequences: number;
   readonly readMbPerS: number;
@@ -42,105 +37,111 @@ const STREAMED_FACTOR = 1.05;
  * files: 1 for one sequence, 1.2 to 1.5 from four on.
  */
 const PACE = { int8: 1, int4: 1.4, fp32: 0.6, file: 1.2 } as const;
-const LIMITS = { maxNumBatchedTokens: 512, chunkTokens: 128 };
+/** Mean lengths of a sequence, and the most tokens of a piece of its prompt. */
+const [PROMPT_TOKENS, OUTPUT_TOKENS, CHUNK_TOKENS] = [64, 32, 128];
+/** Locality of an expert of a mixture that chooses in every layer. */
+const MIXTURE_LOCALITY = 0.25;
+/** Share of reads that computing does not hide where routes are known before a step, as simulated. */
+const EXPOSED_SHARE = 0.4;
 
-/**
- * Draws sequences that all wait from the beginning, for a model of this shape.
- * @param locality - see `generateTrace`
- */
-export function drawnTrace(
-  layout: Pick<ExpertTrace["layout"], "numExperts" | "layerBytes">,
-  sequences: number,
-  locality: number,
-): ExpertTrace {
-  // Enough for at least 100 steps.
-  const numSequences = Math.max(8, 4 * sequences);
-  return generateTrace({ ...layout, numSequences, arrivalsPerStep: 1e6, locality, seed: 1 });
-}
+/** A placement with the memory that it gets. */
+type PlannedRow = DescribedPlacement & PlannedPlacement;
 
-/** Estimates the cost of a placement's tokens. Routes of a mixture under a budget are drawn, whatever the trace is. */
+/** Estimates the cost of a placement's tokens. */
 export function expectedCost(placement: PlannedRow, options: CostOptions): ExpectedCost {
   const { streamed, weights, usedShare, precision } = placement;
   // In float32 the tied head is the embedding table itself.
   const head = weights.head === 0 ? weights.embeddings : weights.head;
   const active = weights.attention + head + weights.shared + usedShare * weights.experts;
-  const scale = (active / REFERENCE_BYTES) * PACE[precision] * (streamed ? STREAMED_FACTOR : 1);
-  return placement.expertsPerToken === undefined
-    ? costOfNamedExperts(placement, scale, options)
-    : costOfMixture(placement, scale, options);
-}
-
-/** A placement with the memory that it gets. */
-type PlannedRow = DescribedPlacement & PlannedPlacement;
-
-function costOfNamedExperts(placement: PlannedRow, scale: number, options: CostOptions): ExpectedCost {
-  const { streamed, expertCacheBytes } = placement;
-  const { trace, sequences, readMbPerS } = options;
-  // Resident experts are simulated as units of one byte: once loaded they never miss, and their reads do not count.
-  const layout = streamed ?? { numExperts: trace.layout.numExperts, layerBytes: [1] };
-  const budgetBytes = expertCacheBytes ?? layout.numExperts;
-  const result = simulate(
-    { ...trace, layout },
-    {
-      scheduler: fcfs(),
-      limits: { ...LIMITS, maxNumBatchedSeqs: sequences },
-      maxNumSeqs: sequences,
-      cache: { budgetBytes },
-      cost: scaled(scale, streamed ? 1 / (readMbPerS * 1e3) : 0),
-    },
-  );
-  const tokens = trace.sequences.reduce((sum, { experts, promptTokens }) => sum + experts.length - promptTokens + 1, 0);
+  const cost = scaled((active / REFERENCE_BYTES) * PACE[precision] * (streamed ? STREAMED_FACTOR : 1));
+  const routing = routingOf(placement, options);
+  const rows = Math.min(options.sequences, routing.mostRows);
+  const cachedTokens = rows * (PROMPT_TOKENS + OUTPUT_TOKENS / 2);
+  let [ms, bytes, uses, hits] = [0, 0, 0, 0];
+  for (const step of stepsOf(rows, routing)) {
+    const experts = distinctExperts(step.routes, routing);
+    const hitRatio = hitRatioOf(experts, distinctExperts(rows, routing), routing);
+    // The cost model's time of an expert is that of all experts of a token.
+    const work = { tokens: step.rows, distinctExperts: experts / routing.perToken, cachedTokens, missingBytes: 0 };
+    const readBytes = streamed ? experts * (1 - hitRatio) * expertBytes(streamed) : 0;
+    const [computeMs, readMs] = [predictStepMs(cost, work), readBytes / (options.readMbPerS * 1e3)];
+    ms += step.count * (Math.max(computeMs, readMs) + routing.exposedShare * Math.min(computeMs, readMs));
+    bytes += step.count * readBytes;
+    uses += step.count * experts;
+    hits += step.count * experts * hitRatio;
+  }
   return {
-    msPerToken: result.durationMs / tokens,
-    hitRatio: streamed ? result.hitRatio : undefined,
-    bytesReadPerToken: streamed ? result.bytesRead / tokens : 0,
+    msPerToken: ms / OUTPUT_TOKENS,
+    hitRatio: streamed ? hits / uses : undefined,
+    bytesReadPerToken: bytes / OUTPUT_TOKENS,
   };
 }
 
-function costOfMixture(placement: PlannedRow, scale: number, options: CostOptions): ExpectedCost {
-  const { streamed = { numExperts: 1, layerBytes: [1] }, expertsPerToken = 1, expertCacheBytes = 0 } = placement;
-  const { sequences, readMbPerS } = options;
-  const trace = generateMixtureTrace({
-    ...streamed,
-    expertsPerToken,
-    numSequences: Math.max(4, sequences),
-    arrivalsPerStep: 1e6,
-    meanPromptTokens: 16,
-    seed: 1,
-  });
-  // As many rows as surely fit, as in the engine.
-  const capacity = Math.floor(expertCacheBytes / Math.max(...streamed.layerBytes));
-  const numRows = capacity >= streamed.numExperts ? LIMITS.chunkTokens : Math.floor(capacity / expertsPerToken);
-  const cost = scaled(scale, 1 / (readMbPerS * 1e3));
-  const result = simulateMixture(trace, {
-    knowledge: "forecast",
-    scheduler: fcfs(),
-    limits: {
-      maxNumBatchedTokens: Math.max(1, numRows),
-      chunkTokens: Math.max(1, Math.min(numRows, LIMITS.chunkTokens)),
-      maxNumBatchedSeqs: Math.max(1, Math.min(sequences, numRows)),
-    },
-    maxNumSeqs: sequences,
-    cache: { budgetBytes: expertCacheBytes },
-    cost: { ...cost, msPerExpert: cost.msPerExpert / expertsPerToken },
-  });
-  const routeSize = streamed.layerBytes.length * expertsPerToken;
-  const outputs = trace.sequences.map(({ routes, promptTokens }) => routes.length / routeSize - promptTokens + 1);
-  const tokens = outputs.reduce((sum, numTokens) => sum + numTokens, 0);
-  return {
-    msPerToken: result.durationMs / tokens,
-    hitRatio: result.hitRatio,
-    bytesReadPerToken: result.bytesRead / tokens,
-  };
+/** The choice of experts, and the memory for them. */
+interface Routing {
+  readonly numExperts: number;
+  readonly perToken: number;
+  readonly locality: number;
+  /** Number of experts that fit into memory. */
+  readonly capacity: number;
+  /** Most rows of a step whose experts surely fit, or of a piece of a prompt. */
+  readonly mostRows: number;
+  /** Part of the shorter one of reading and computing that the longer one does not hide. */
+  readonly exposedShare: number;
 }
 
-function scaled(factor: number, loadMsPerByte: number): CostModel {
+function routingOf({ streamed, expertsPerToken, expertCacheBytes = 0 }: PlannedRow, options: CostOptions): Routing {
+  const { numExperts, locality } = options;
+  const whole = { numExperts, perToken: 1, locality, mostRows: CHUNK_TOKENS, exposedShare: EXPOSED_SHARE };
+  if (!streamed) return { ...whole, capacity: numExperts };
+  const own = { ...whole, numExperts: streamed.numExperts, capacity: expertCacheBytes / expertBytes(streamed) };
+  if (expertsPerToken === undefined) return own;
+  const fitting = Math.floor(expertCacheBytes / Math.max(...streamed.layerBytes) / expertsPerToken);
+  const mostRows = own.capacity >= own.numExperts ? CHUNK_TOKENS : Math.max(1, Math.min(fitting, CHUNK_TOKENS));
+  // A mixture knows its routes layer by layer, and hides nothing.
+  return { ...own, perToken: expertsPerToken, locality: MIXTURE_LOCALITY, mostRows, exposedShare: 1 };
+}
+
+/** Steps of one kind that one sequence causes. */
+interface Steps {
+  readonly count: number;
+  readonly rows: number;
+  /** Number of independent choices of experts. */
+  readonly routes: number;
+}
+
+/** Lists the steps with a piece of a prompt, in which the other sequences go on, and those without. */
+function stepsOf(rows: number, { mostRows, locality }: Routing): readonly Steps[] {
+  const pieces = Math.ceil(PROMPT_TOKENS / mostRows);
+  const pieceRows = PROMPT_TOKENS / pieces;
+  const others = rows - 1;
+  return [
+    { count: pieces, rows: others + pieceRows, routes: others + 1 + (pieceRows - 1) * (1 - locality) },
+    { count: Math.max(0, OUTPUT_TOKENS - 1 - pieces * others) / rows, rows, routes: rows },
+  ];
+}
+
+/** Computes the mean number of distinct experts that independent choices need. */
+function distinctExperts(routes: number, { numExperts, perToken }: Routing): number {
+  return numExperts * (1 - (1 - perToken / numExperts) ** routes);
+}
+
+/**
+ * Estimates the share of a step's experts that are in memory: those of the step before, and of the others as many as
+ * there is room for.
+ *
+ * @param before - distinct experts of a step without a prompt
+ */
+function hitRatioOf(experts: number, before: number, { numExperts, capacity, locality }: Routing): number {
+  if (capacity >= numExperts) return 1;
+  const share = before / numExperts;
+  const kept = Math.max((locality + (1 - locality) * share) * (before / experts), share);
+  if (experts > capacity) return Math.max((kept * capacity) / experts, capacity / numExperts);
+  return kept + ((1 - kept) * (capacity - experts)) / (numExperts - experts);
+}
+
+function scaled(factor: number): CostModel {
   const { fixedMs, msPerToken, msPerExpert, msPerCachedToken } = DEFAULT_COST_MODEL;
-  return {
-    fixedMs: fixedMs * factor,
-    msPerToken: msPerToken * factor,
-    msPerExpert: msPerExpert * factor,
-    msPerCachedToken,
-    loadMsPerByte,
-  };
+  const times = { fixedMs: fixedMs * factor, msPerToken: msPerToken * factor, msPerExpert: msPerExpert * factor };
+  return { ...times, msPerCachedToken, loadMsPerByte: 0 };
 }

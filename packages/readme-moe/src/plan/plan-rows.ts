@@ -63,7 +63,7 @@ function expertLines({ rows, locality, readMbPerS }: Plan): readonly string[] {
   if (expertsPerToken !== undefined) {
     return [
       `streamed experts need at least ${least} MB (${expertsPerToken} experts of one layer, for one token)`,
-      `their times are estimates: routes are drawn, and reads are taken to run at ${readMbPerS.toFixed(0)} MB/s`,
+      `their times are estimates: reads are taken to run at ${readMbPerS.toFixed(0)} MB/s`,
     ];
   }
   return [

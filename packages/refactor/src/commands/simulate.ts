@@ -1,18 +1,12 @@
+import { EVICTION_POLICIES, expertBytes, ReadMeError, writeTrace, type ExpertTrace, megabytes } from "@readme-moe/core";
+import { generateMixtureTrace, generateTrace } from "../simulation/generate-trace.ts";
 import {
-  EVICTION_POLICIES,
-  expertBytes,
-  generateMixtureTrace,
-  generateTrace,
   isMixtureTrace,
-  ReadMeError,
   readMixtureTrace,
   readTrace,
   writeMixtureTrace,
-  writeTrace,
-  type ExpertTrace,
   type MixtureTrace,
-  megabytes,
-} from "@readme-moe/core";
+} from "../simulation/read-trace.ts";
 import { writeFileAtomically } from "@readme-moe/model";
 import { Command, Option } from "commander";
 import {
@@ -27,8 +21,11 @@ import {
   wholeNumber,
   jsonOption,
 } from "readme-moe/command-parts";
-import { describeMixture, mixtureJson, mixtureTable, runMixtures } from "../simulation/mixture.ts";
 import {
+  describeMixture,
+  mixtureJson,
+  mixtureTable,
+  runMixtures,
   replayJson,
   replayPicture,
   replayTable,

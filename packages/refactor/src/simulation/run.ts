@@ -1,28 +1,21 @@
 // Runs a trace against expert caches of several sizes and policies: scheduled anew, or step by step as it was recorded.
 
+import { cacheBounds, hitRatio, replayLayer, replayRecorded, type CacheBounds, type RecordedStep } from "./replay.ts";
 import {
-  cacheBounds,
   costAware,
   DEFAULT_COST_MODEL,
   expertBytes,
   fcfs,
-  hitRatio,
   readMe,
-  replayLayer,
-  replayRecorded,
   resolveEvictionPolicy,
-  simulate,
-  type CacheBounds,
   type EvictionPolicyName,
   type ExpertCacheCounters,
   type ExpertLayout,
   type ExpertTrace,
-  type RecordedStep,
   type Scheduler,
-  type SimulationOptions,
-  type SimulationResult,
   type TraceStep,
 } from "@readme-moe/core";
+import { simulate, type SimulationOptions, type SimulationResult } from "./simulate.ts";
 
 /** `decode-first` and `prefill-first` are the baselines of Read-ME, section 5. */
 export const SCHEDULER_NAMES = ["cost-aware", "read-me", "fcfs", "decode-first", "prefill-first"] as const;

@@ -1,11 +1,19 @@
 // The time of simulated steps: layers run one after the other, and reads use one channel.
 
-import type { ExpertCache } from "../expert-cache/expert-cache.ts";
-import { unitBytes, type ExpertLayout, type ExpertUnit } from "../expert-cache/cached-units.ts";
-import type { StepUses, UseEstimates, UseForecast } from "../expert-cache/plan-reads.ts";
-import { predictStepMs, type CostModel, type StepWork } from "../scheduling/cost-model.ts";
+import {
+  type ExpertCache,
+  unitBytes,
+  type ExpertLayout,
+  type ExpertUnit,
+  type StepUses,
+  type UseEstimates,
+  type UseForecast,
+  predictStepMs,
+  type CostModel,
+  type StepWork,
+} from "@readme-moe/core";
 
-export interface StepClockOptions {
+interface StepClockOptions {
   readonly cost: CostModel;
   /** Whether layers run while units are read. */
   readonly overlapsReads: boolean;

@@ -1,4 +1,5 @@
-import { generateTrace, readTrace, ReadMeError, writeTrace, type GeneratedTraceOptions } from "@readme-moe/core";
+import { generateTrace, readTrace, type GeneratedTraceOptions } from "@readme-moe/refactor/simulation";
+import { ReadMeError, writeTrace } from "@readme-moe/core";
 import { describe, expect, test } from "vitest";
 
 const OPTIONS: GeneratedTraceOptions = { numExperts: 7, layerBytes: [10, 20], numSequences: 2000, seed: 5 };

@@ -1,8 +1,7 @@
 // Jobs of a simulated fleet: when they arrive, which experts they need, and by when they should be served.
 
-import { integerOption, numberOption, rejectUnknownKeys } from "../../options.ts";
-import { expertKey, type AffinityKey } from "../../placement/fleet-state.ts";
-import { drawsOf, geometric, type Resolved } from "../generated-sequences.ts";
+import { integerOption, numberOption, rejectUnknownKeys, expertKey, type AffinityKey } from "@readme-moe/core";
+import { drawsOf, geometric, type Resolved } from "./generate-trace.ts";
 
 /** A job of a simulated fleet. */
 export interface FleetJob {

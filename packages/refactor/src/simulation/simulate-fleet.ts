@@ -1,16 +1,28 @@
 // Several simulated workers, their queues and their published states, event by event.
 
-import { integerOption, numberOption } from "../../options.ts";
-import { admitJob, choosePull, DEFAULT_TTL_MS, predictedWaitMs } from "../../placement/choose-pull.ts";
-import { NO_HOMES, type FleetState, type Homes, type WorkerState } from "../../placement/fleet-state.ts";
-import { homesOf, movedHomes, PUSH_PLACEMENTS, smoothDemand } from "../../placement/homes.ts";
-import { seededRandom } from "../../random.ts";
-import { EventQueue } from "./event-queue.ts";
+import {
+  integerOption,
+  numberOption,
+  choosePull,
+  DEFAULT_TTL_MS,
+  NO_HOMES,
+  type FleetState,
+  type Homes,
+  type WorkerState,
+  homesOf,
+  movedHomes,
+  smoothDemand,
+  admitJob,
+  predictedWaitMs,
+  PUSH_PLACEMENTS,
+  seededRandom,
+  type PullOptions,
+  type HomesOptions,
+  type PushPlacementName,
+} from "@readme-moe/core";
 import type { FleetJob } from "./fleet-load.ts";
-import type { FleetFault, FleetOptions } from "./fleet-options.ts";
-import { FleetQueues } from "./fleet-queues.ts";
 import { FleetRecord, type FleetResult } from "./fleet-record.ts";
-import { FleetWorker, type PlacedFleetJob } from "./fleet-worker.ts";
+import { FleetQueues, FleetWorker, type PlacedFleetJob, type FleetWorkerOptions } from "./fleet-worker.ts";
 
 type Event =
   | { readonly kind: "arrive"; readonly job: FleetJob }
@@ -265,5 +277,92 @@ class Fleet {
 
   get #state(): FleetState {
     return { nowMs: this.#nowMs, workers: Array.from(this.#published.values()), homes: this.#homes };
+  }
+}
+
+/** Rule that decides where a job runs. */
+export type FleetPlacement =
+  /** Workers pull by `choosePull`. */
+  | { readonly kind: "pull"; readonly pull?: PullOptions | undefined; readonly homes?: HomesOptions | undefined }
+  /** Workers pull the oldest job whenever they have room. */
+  | { readonly kind: "oldest" }
+  /** The front sends each job to a worker. */
+  | { readonly kind: "push"; readonly rule: PushPlacementName };
+
+/** Something that happens to a worker: `start` it, end it, or change its speed. */
+export interface FleetFault {
+  readonly atMs: number;
+  /** Number of the worker, below `numWorkers`. */
+  readonly worker: number;
+  readonly kind: "die" | "start" | "slow";
+  /** Factor of the time of steps, for `slow`. @default 1 */
+  readonly slowdown?: number | undefined;
+}
+
+/** Options of `simulateFleet`. */
+export interface FleetOptions {
+  readonly numWorkers: number;
+  readonly worker: FleetWorkerOptions;
+  readonly placement: FleetPlacement;
+  /** Longest mean time per token after the first, for an answer to be in time. */
+  readonly perTokenMs: number;
+  /** Whether fronts refuse jobs whose predicted wait exceeds their deadline. @default true */
+  readonly admits?: boolean | undefined;
+  /** @default none */
+  readonly faults?: readonly FleetFault[] | undefined;
+  /** Time between two published states of a worker, above 0. @default 1000 */
+  readonly publishMs?: number | undefined;
+  /** Jobs that arrive before this time are not counted. @default 0 */
+  readonly countFromMs?: number | undefined;
+  /** Seed of the order in which workers hear of a job. @default 0 */
+  readonly seed?: number | undefined;
+}
+
+/** Events in order of time; events of one time come in the order in which they were added. */
+class EventQueue<Item> {
+  readonly #heap: { readonly atMs: number; readonly order: number; readonly event: Item }[] = [];
+  #added = 0;
+
+  add(atMs: number, event: Item): void {
+    const heap = this.#heap;
+    let place = heap.length;
+    heap.push({ atMs, order: this.#added++, event });
+    while (place > 0) {
+      const parent = (place - 1) >> 1;
+      if (!this.#isBefore(place, parent)) break;
+      this.#swap(place, parent);
+      place = parent;
+    }
+  }
+
+  /** Removes the first event. @returns it with its time; `undefined` if there is none */
+  take(): { readonly atMs: number; readonly event: Item } | undefined {
+    const heap = this.#heap;
+    const first = heap[0];
+    const last = heap.pop();
+    if (!first || !last || heap.length === 0) return first;
+    heap[0] = last;
+    for (let place = 0; ;) {
+      let least = place;
+      for (const child of [2 * place + 1, 2 * place + 2]) {
+        if (child < heap.length && this.#isBefore(child, least)) least = child;
+      }
+      if (least === place) return first;
+      this.#swap(place, least);
+      place = least;
+    }
+  }
+
+  #isBefore(a: number, b: number): boolean {
+    const [one, other] = [this.#heap[a], this.#heap[b]];
+    if (!one || !other) return false;
+    return one.atMs < other.atMs || (one.atMs === other.atMs && one.order < other.order);
+  }
+
+  #swap(a: number, b: number): void {
+    const [one, other] = [this.#heap[a], this.#heap[b]];
+    if (!one || !other) return;
+    this.#heap[a] = other;
+    this.#heap[b] = one;
   }
 }

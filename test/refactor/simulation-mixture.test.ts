@@ -1,7 +1,7 @@
 // Simulated mixtures with a router in every layer: against a plain server, and beside a pre-gating router.
 
+import { fcfs, type CostModel } from "@readme-moe/core";
 import {
-  fcfs,
   generateMixtureTrace,
   isMixtureTrace,
   preGatedTrace,
@@ -9,11 +9,10 @@ import {
   ROUTE_KNOWLEDGE,
   simulateMixture,
   writeMixtureTrace,
-  type CostModel,
   type GeneratedMixtureOptions,
   type MixtureSimulationOptions,
   type MixtureTrace,
-} from "@readme-moe/core";
+} from "@readme-moe/refactor/simulation";
 import { describe, expect, test } from "vitest";
 import { plainLruServer } from "../oracles/plain-lru-server.ts";
 

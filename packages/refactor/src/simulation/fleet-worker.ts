@@ -1,13 +1,23 @@
 // A worker of a simulated fleet: an engine's scheduler and expert cache on a clock of given costs.
 
-import { expertBytes, inEveryLayer, type ExpertLayout } from "../../expert-cache/cached-units.ts";
-import { ExpertCache } from "../../expert-cache/expert-cache.ts";
-import type { AffinityKey, WorkerState } from "../../placement/fleet-state.ts";
-import { predictStepMs, type CostModel, type StepWork } from "../../scheduling/cost-model.ts";
-import type { Scheduler, SchedulerLimits, SchedulerState } from "../../scheduling/scheduler.ts";
-import { SimulatedSequence } from "../simulated-sequence.ts";
-import { StepClock } from "../step-clock.ts";
+import {
+  expertBytes,
+  inEveryLayer,
+  type ExpertLayout,
+  ExpertCache,
+  type AffinityKey,
+  type WorkerState,
+  predictStepMs,
+  type CostModel,
+  type StepWork,
+  type Scheduler,
+  type SchedulerLimits,
+  type SchedulerState,
+  type QueueState,
+} from "@readme-moe/core";
 import type { FleetJob } from "./fleet-load.ts";
+import { SimulatedSequence } from "./serve.ts";
+import { StepClock } from "./step-clock.ts";
 
 /** Machine and engine of every worker. */
 export interface FleetWorkerOptions {
@@ -222,5 +232,67 @@ export class FleetWorker {
     const steps = Array.from({ length: this.#options.layout.numExperts }, () => Infinity);
     for (const { nextExperts } of sequences) steps[nextExperts[nextExperts.length - 1] ?? 0] = 1;
     return steps;
+  }
+}
+
+/** Waiting jobs by queue; jobs leave in the order in which they arrived at the fleet. */
+export class FleetQueues {
+  readonly #jobs = new Map<string, PlacedFleetJob[]>();
+
+  lengthOf(id: string): number {
+    return this.#jobs.get(id)?.length ?? 0;
+  }
+
+  add(id: string, placed: PlacedFleetJob): void {
+    const jobs = this.#jobs.get(id) ?? [];
+    if (jobs.length === 0) this.#jobs.set(id, jobs);
+    // A job that was taken before goes ahead of younger ones.
+    let place = jobs.length;
+    while (place > 0 && (jobs[place - 1]?.job.number ?? 0) > placed.job.number) place--;
+    jobs.splice(place, 0, placed);
+  }
+
+  take(id: string): PlacedFleetJob | undefined {
+    const jobs = this.#jobs.get(id);
+    const first = jobs?.shift();
+    if (jobs?.length === 0) this.#jobs.delete(id);
+    return first;
+  }
+
+  /** Takes all jobs of a queue. */
+  takeAll(id: string): readonly PlacedFleetJob[] {
+    const jobs = this.#jobs.get(id) ?? [];
+    this.#jobs.delete(id);
+    return jobs;
+  }
+
+  /** Removes jobs without a first token whose deadline has passed. @returns them */
+  dropLate(nowMs: number): readonly PlacedFleetJob[] {
+    const dropped: PlacedFleetJob[] = [];
+    for (const [id, jobs] of this.#jobs) {
+      const isLate = ({ job, firstTokenMs }: PlacedFleetJob): boolean =>
+        firstTokenMs === undefined && job.deadlineMs <= nowMs;
+      const kept = jobs.filter((placed) => !isLate(placed));
+      dropped.push(...jobs.filter(isLate));
+      if (kept.length === 0) this.#jobs.delete(id);
+      else if (kept.length < jobs.length) this.#jobs.set(id, kept);
+    }
+    return dropped;
+  }
+
+  /** Describes the queues, or only the queue `only`. */
+  states(only?: string): readonly QueueState[] {
+    const ids = only === undefined ? Array.from(this.#jobs.keys()) : [only];
+    return ids.flatMap((id) => {
+      const jobs = this.#jobs.get(id) ?? [];
+      const [first] = jobs;
+      if (!first) return [];
+      const { job, queuedMs, numOutputs } = first;
+      const promptTokens = job.promptTokens + numOutputs;
+      const { expertShares } = job;
+      const head = { queuedMs, promptTokens, expertShares, maxNewTokens: job.experts.length + 1 - promptTokens };
+      const { key, priority, deadlineMs } = job;
+      return [{ id, modelVersion: "1", key, priority, waiting: jobs.length, head: { ...head, deadlineMs } }];
+    });
   }
 }

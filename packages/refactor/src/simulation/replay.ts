@@ -1,17 +1,23 @@
 // Caches replayed against recorded or given uses, without a model and without time.
 
-import type { ExpertRun } from "../events.ts";
 import {
+  type ExpertRun,
   inEveryLayer,
   unitBytes,
   unitIndex,
   type ExpertLayout,
   type ExpertUnit,
-} from "../expert-cache/cached-units.ts";
-import { belady, chooseVictims, evictionCandidates, type EvictionPolicy } from "../expert-cache/eviction-policy.ts";
-import { ExpertCache, type ExpertCacheCounters, type ExpertCacheOptions } from "../expert-cache/expert-cache.ts";
-import { uniformAt } from "../random.ts";
-import { distinctExperts, type TraceStep } from "./trace.ts";
+  chooseVictims,
+  evictionCandidates,
+  type EvictionPolicy,
+  ExpertCache,
+  type ExpertCacheCounters,
+  type ExpertCacheOptions,
+  resolveEvictionPolicy,
+  uniformAt,
+  type TraceStep,
+} from "@readme-moe/core";
+import { distinctExperts } from "./read-trace.ts";
 
 /** One step's input of an engine's expert cache, as its events report it. */
 export interface RecordedStep {
@@ -80,7 +86,7 @@ export interface CacheBounds {
  */
 export function cacheBounds(steps: readonly TraceStep[], layout: ExpertLayout, budgetBytes: number): CacheBounds {
   const horizon = replaySteps(steps, { layout, budgetBytes, policy: "belady", lookaheadLayers: 0 });
-  const full = replayUnits(unitRequests(steps, layout), layout, budgetBytes, belady);
+  const full = replayUnits(unitRequests(steps, layout), layout, budgetBytes, resolveEvictionPolicy("belady", 0));
   return { horizonHitRatio: hitRatio(horizon), beladyHitRatio: hitRatio(full) };
 }
 

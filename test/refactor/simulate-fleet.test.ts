@@ -1,7 +1,5 @@
+import { costAware, DEFAULT_COST_MODEL, fcfs } from "@readme-moe/core";
 import {
-  costAware,
-  DEFAULT_COST_MODEL,
-  fcfs,
   generateFleetLoad,
   keepOf,
   mainShares,
@@ -10,7 +8,7 @@ import {
   type FleetFault,
   type FleetOptions,
   type FleetPlacement,
-} from "@readme-moe/core";
+} from "@readme-moe/refactor/simulation";
 import { describe, expect, test } from "vitest";
 
 const LAYOUT = { numExperts: 7, layerBytes: [20e6, 20e6] };

@@ -1,9 +1,9 @@
 // Figures of a simulated fleet.
 
-import type { PullReason } from "../../placement/fleet-state.ts";
-import { meanOf, percentile } from "../spread.ts";
+import type { PullReason } from "@readme-moe/core";
 import type { FleetJob } from "./fleet-load.ts";
 import type { FleetWorker, PlacedFleetJob, WorkerTotals } from "./fleet-worker.ts";
+import { meanOf, percentile } from "./serve.ts";
 
 /** Result of `simulateFleet`, over jobs that arrived in the counted time, and what workers did in it. */
 export interface FleetResult {

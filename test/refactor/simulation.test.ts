@@ -3,15 +3,17 @@ import {
   ExpertCache,
   expertBytes,
   fcfs,
+  type CostModel,
+  type ExpertTrace,
+  type Scheduler,
+} from "@readme-moe/core";
+import {
   generateTrace,
   replayRecorded,
   replaySteps,
   simulate,
-  type CostModel,
-  type ExpertTrace,
-  type Scheduler,
   type SimulationOptions,
-} from "@readme-moe/core";
+} from "@readme-moe/refactor/simulation";
 import { describe, expect, test } from "vitest";
 import { plainLruServer } from "../oracles/plain-lru-server.ts";
 

@@ -1,11 +1,16 @@
 // The server of a simulation: sequences arrive, wait for memory, are scheduled, and leave. What a step does is the
 // caller's.
 
-import { integerOption } from "../options.ts";
-import type { CostModel } from "../scheduling/cost-model.ts";
-import type { ScheduledSequence, Scheduler, SchedulerLimits, SchedulerState } from "../scheduling/scheduler.ts";
-import { SimulatedSequence } from "./simulated-sequence.ts";
-import type { TraceSequence } from "./trace.ts";
+import {
+  integerOption,
+  type CostModel,
+  type ScheduledSequence,
+  type Scheduler,
+  type SchedulerLimits,
+  type SchedulerState,
+  type TraceSequence,
+  type SchedulableSequence,
+} from "@readme-moe/core";
 
 /** Options of a simulated server. */
 export interface ServerOptions {
@@ -16,7 +21,7 @@ export interface ServerOptions {
 }
 
 /** Questions and reports of a simulated server while it runs. */
-export interface ServerHooks {
+interface ServerHooks {
   readonly cost: CostModel;
   /** Returns the time, which `run` advances. */
   nowMs(): number;
@@ -43,7 +48,7 @@ export interface ServedStep {
 }
 
 /** Latencies of sequences in ms, in the order in which they ended. */
-export interface ServedLatencies {
+interface ServedLatencies {
   /** Times from arrival to the last token. */
   readonly latencies: readonly number[];
   /** Same times, divided by output tokens. */
@@ -110,4 +115,98 @@ function checkScheduled(scheduled: readonly ScheduledSequence[], state: Schedule
     left.delete(id);
   }
   return scheduled;
+}
+
+/** Beginning of a simulated sequence. */
+interface SequenceStart {
+  /** Order of arrival; unique. */
+  readonly arrival: number;
+  readonly arrivalMs: number;
+  /** @default 0 */
+  readonly priority?: number | undefined;
+  /** Number of tokens that were generated elsewhere. @default 0 */
+  readonly numOutputs?: number | undefined;
+  /** Number of first tokens whose keys and values are there. @default 0 */
+  readonly cachedTokens?: number | undefined;
+}
+
+/** A running sequence of a trace. Its tokens become known one by one, as if an engine sampled them. */
+export class SimulatedSequence implements SchedulableSequence {
+  readonly id: string;
+  readonly arrival: number;
+  readonly arrivalMs: number;
+  readonly priority: number;
+  readonly outputTokens: number;
+  waitingSinceMs = 0;
+  readonly #experts: readonly number[];
+  readonly #promptTokens: number;
+  #numOutputs: number;
+  #numComputedTokens: number;
+
+  constructor({ id, experts, promptTokens }: Omit<TraceSequence, "arrivalStep">, start: SequenceStart) {
+    const { arrival, arrivalMs, priority = 0, numOutputs = 0, cachedTokens = 0 } = start;
+    this.id = id;
+    this.arrival = arrival;
+    this.arrivalMs = arrivalMs;
+    this.outputTokens = experts.length - promptTokens + 1;
+    this.#experts = experts;
+    this.#promptTokens = promptTokens;
+    this.priority = priority;
+    this.#numOutputs = numOutputs;
+    this.#numComputedTokens = Math.min(cachedTokens, promptTokens + numOutputs - 1);
+  }
+
+  get numTokens(): number {
+    return this.#promptTokens + this.#numOutputs;
+  }
+
+  get numComputedTokens(): number {
+    return this.#numComputedTokens;
+  }
+
+  get completionTokens(): number {
+    return this.#numOutputs;
+  }
+
+  get nextExperts(): readonly number[] {
+    return this.#experts.slice(this.#numComputedTokens, this.numTokens);
+  }
+
+  get isFinished(): boolean {
+    return this.#numOutputs === this.outputTokens;
+  }
+
+  /** Counts tokens that have run until `nowMs`; after the last known token there is a new one. */
+  advance(numTokens: number, nowMs: number): void {
+    this.waitingSinceMs = nowMs;
+    this.#numComputedTokens += numTokens;
+    if (this.#numComputedTokens === this.numTokens) this.#numOutputs++;
+  }
+}
+
+/** Mean and percentile of a list of numbers. */
+export interface Spread {
+  readonly mean: number;
+  /** 95th percentile: the smallest number that at least 95 % of the numbers do not exceed (nearest rank). */
+  readonly p95: number;
+}
+
+/** Summarises numbers. @returns zeros if there are none */
+export function spreadOf(values: readonly number[]): Spread {
+  return { mean: meanOf(values), p95: percentile(values, 0.95) };
+}
+
+/** Returns the smallest number that at least this share of the numbers does not exceed; 0 if there are none. */
+export function percentile(values: readonly number[], share: number): number {
+  return values.toSorted((a, b) => a - b)[Math.max(0, Math.ceil(share * values.length) - 1)] ?? 0;
+}
+
+/** Returns the mean; 0 if there are no numbers. */
+export function meanOf(values: readonly number[]): number {
+  return values.length === 0 ? 0 : sumOf(values) / values.length;
+}
+
+/** Adds numbers. */
+export function sumOf(values: readonly number[]): number {
+  return values.reduce((sum, value) => sum + value, 0);
 }

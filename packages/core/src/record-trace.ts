@@ -1,8 +1,76 @@
-// Records a trace of a running engine from its events: the experts of its sequences and of its steps.
+// A trace: what a server did, or might do. It has the arrivals of sequences, their experts, and the experts of each
+// step. Events of a running engine are recorded as one.
+//
+// As a file it has one line of JSON for the model and one for each sequence and step:
+//
+//   {"type":"model","num_experts":7,"layer_bytes":[1000000,1000000]}
+//   {"type":"sequence","id":"s0","arrival_step":0,"prompt_tokens":3,"experts":[2,2,2,5]}
+//   {"type":"step","step":0,"tokens_per_expert":[0,0,3,0,0,0,0]}
+//
+// A step of an engine with streamed experts also has the input of its expert cache; null stands for never:
+//
+//   "runs":[{"experts":[2],"planned":[2,5]}],"later_steps":[null,null,1,null,null,2,null]
 
-import type { ReadMeEmitter, ReadMeEvents } from "../events.ts";
-import type { ExpertLayout } from "../expert-cache/cached-units.ts";
-import { layoutLine, sequenceLine, stepLine, type ExpertTrace, type TraceSequence, type TraceStep } from "./trace.ts";
+import type { ExpertRun, ReadMeEmitter, ReadMeEvents } from "./events.ts";
+import type { ExpertLayout } from "./expert-cache/cached-units.ts";
+
+/** A sequence of a trace: its arrival, and the experts of its tokens. */
+export interface TraceSequence {
+  readonly id: string;
+  /** First step that may contain the sequence. Steps are numbered from 0 up. */
+  readonly arrivalStep: number;
+  readonly promptTokens: number;
+  /**
+   * Expert of each token that runs, `[promptTokens + outputTokens - 1]`, at least `promptTokens`: the last generated
+   * token never runs.
+   */
+  readonly experts: readonly number[];
+}
+
+/** The experts of a step that ran. */
+export interface TraceStep {
+  readonly step: number;
+  /** Number of tokens of each expert, `[numExperts]`. */
+  readonly tokensPerExpert: readonly number[];
+  /** The step's runs through all layers, if an engine with streamed experts ran it. */
+  readonly runs?: readonly ExpertRun[] | undefined;
+  /** Number of steps until each expert's estimated use at that time, `[numExperts]`; `Infinity` is never. */
+  readonly laterSteps?: readonly number[] | undefined;
+}
+
+/** Arrivals and routes, independent of any model; input of `simulate`. See `readTrace` and `writeTrace` for files. */
+export interface ExpertTrace {
+  readonly layout: ExpertLayout;
+  /** Sequences in order of arrival. */
+  readonly sequences: readonly TraceSequence[];
+  /** Steps that ran, in order; empty if none has. */
+  readonly steps: readonly TraceStep[];
+}
+
+/** Writes a trace as lines, each ended by a line feed. */
+export function writeTrace({ layout, sequences, steps }: ExpertTrace): string {
+  return [layoutLine(layout), ...sequences.map(sequenceLine), ...steps.map(stepLine)].join("");
+}
+
+/** Writes the first line of a trace. */
+function layoutLine({ numExperts, layerBytes }: ExpertLayout): string {
+  return lineOf({ type: "model", num_experts: numExperts, layer_bytes: layerBytes });
+}
+
+function sequenceLine({ id, arrivalStep, promptTokens, experts }: TraceSequence): string {
+  return lineOf({ type: "sequence", id, arrival_step: arrivalStep, prompt_tokens: promptTokens, experts });
+}
+
+function stepLine({ step, tokensPerExpert, runs, laterSteps }: TraceStep): string {
+  // JSON has no infinity.
+  const laterOrNever = laterSteps?.map((steps) => (steps === Infinity ? null : steps));
+  return lineOf({ type: "step", step, tokens_per_expert: tokensPerExpert, runs, later_steps: laterOrNever });
+}
+
+/** Writes an object as a line of JSON. */
+function lineOf(fields: object): string {
+  return `${JSON.stringify(fields)}\n`;
+}
 
 /** Receives recorded sequences and steps. */
 interface TraceSink {
