@@ -96,13 +96,18 @@ export {
 export { RouteForecast, type RouteForecastOptions, type RouteShape } from "./expert-cache/route-forecast.ts";
 export {
   choiceOption,
+  type CheckedOptions,
+  checkedOptions,
   describeValue,
+  functionOption,
   isRecord,
   megabytes,
+  integerCheck,
   integerOption,
   MAX_TIMER_MS,
   nearestName,
   numberOption,
+  type OptionChecks,
   rejectUnknownKeys,
 } from "./options.ts";
 export {

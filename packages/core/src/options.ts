@@ -91,3 +91,38 @@ export function choiceOption<Choice extends string>(name: string, value: unknown
       `got ${describeValue(value)}${near ? `; did you mean ${JSON.stringify(near)}?` : ""}`,
   );
 }
+
+/** @throws {TypeError} if `value` is given and is no function */
+export function functionOption<Value>(name: string, value: Value): Value {
+  if (value === undefined || typeof value === "function") return value;
+  throw new TypeError(`Expected \`${name}\` to be a function`);
+}
+
+/** Checks of options by name. Each gets the value, `undefined` where it is absent, and returns what holds. */
+export type OptionChecks<Options> = {
+  readonly [Name in keyof Options]-?: (value: Options[Name], name: string) => unknown;
+};
+
+/** Options as their checks return them. */
+export type CheckedOptions<Checks> = {
+  readonly [Name in keyof Checks]: Checks[Name] extends (...given: never[]) => infer Value ? Value : never;
+};
+
+/** Creates the check of an integer that has a default. */
+export function integerCheck(
+  fallback: number,
+  min: number,
+  max?: number,
+): (value: number | undefined, name: string) => number {
+  return (value, name) => integerOption(name, value ?? fallback, min, max);
+}
+
+/** Checks each option. @throws {TypeError | RangeError} naming the option, the expectation and the value */
+export function checkedOptions<Checks extends Readonly<Record<string, (value: never, name: string) => unknown>>>(
+  options: object,
+  checks: Checks,
+): CheckedOptions<Checks> {
+  const values: Readonly<Record<string, unknown>> = { ...options };
+  const checked = Object.entries(checks).map(([name, check]) => [name, check(values[name] as never, name)]);
+  return Object.fromEntries(checked) as CheckedOptions<Checks>;
+}

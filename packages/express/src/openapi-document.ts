@@ -16,7 +16,6 @@ export interface OpenApiDocument {
   readonly components: { readonly schemas: Readonly<Record<string, object>> };
 }
 
-/** Parts of the API that not every server has. */
 interface DescribedParts {
   readonly hasOperators?: boolean;
   readonly hasBatches?: boolean;

@@ -14,7 +14,7 @@ import {
 } from "./api/answer-schemas.ts";
 import { loadAdapter, unloadAdapter } from "./api/experts.ts";
 import { detokenize, listModels, sendRead, showModel, tokenize } from "./api/other-routes.ts";
-import { checkInputs, createEmbeddings, rerank } from "./api/pooling.ts";
+import { checkInputs, rerank, serveEmbeddings } from "./api/pooling.ts";
 import {
   chatBody,
   completionBody,
@@ -103,7 +103,6 @@ export interface RouteServices {
 
 type RouteParts<Facts extends RouteFacts = RouteFacts> = RouteServices & RequestParts<Facts>;
 
-/** Body of a route, and its handler. */
 interface Handling<Parts, Body> {
   /** JSON that is checked before the handler, or a body that the handler reads. @default none is read */
   readonly body?: Named<Body> | Media;
@@ -134,7 +133,6 @@ function read(entry: Omit<Entry, "task" | "method" | "cost"> & Handling<RoutePar
   return { method: "get", cost: "answer", ...entry };
 }
 
-/** Makes the entry of another route. */
 function route<Body>(entry: Omit<Entry, "task"> & Handling<RouteParts, Body>): ApiRoute {
   return entry;
 }
@@ -320,7 +318,7 @@ export const API_ROUTES: readonly ApiRoute[] = [
     adapt: checkInputs,
     body: { EmbeddingsRequest: embeddingsBody },
     answer: { Embeddings: embeddingsAnswer },
-    handle: createEmbeddings,
+    handle: (parts, body) => serveEmbeddings(parts, body),
   }),
   engineRoute({
     path: "/v1/rerank",

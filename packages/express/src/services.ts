@@ -91,7 +91,6 @@ const API_NAMES = [
   "cors",
 ] as const;
 
-/** Services that the routes of one handler share. */
 interface Services extends SharedServices {
   readonly table: RouteTable;
 }
@@ -169,7 +168,6 @@ function apiRoutes(
   );
 }
 
-/** Makes the handler of a route, which gets the checked body. */
 function handlerOf(route: ApiRoute, services: RouteServices): Handler {
   const schema = schemaOf(route.body);
   const { adapt = (sent: unknown) => sent } = route;

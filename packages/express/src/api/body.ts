@@ -15,12 +15,10 @@ import { LIMITS } from "../limits.ts";
 import type { ResolvedApiOptions } from "./options.ts";
 import { MAX_TOKEN_ID, NEUTRAL_NAMES } from "./request-schemas.ts";
 
-/** Whether a request has a body, which may be empty. */
 function hasBody({ headers }: Pick<Incoming, "headers">): boolean {
   return headers["transfer-encoding"] !== undefined || Number(headers["content-length"] ?? NaN) >= 0;
 }
 
-/** Returns the length that a request declares for its body. */
 function declaredBytes({ headers }: Pick<Incoming, "headers">): number | undefined {
   const length = headers["content-length"];
   return length === undefined ? undefined : Number(length);
@@ -30,17 +28,14 @@ const TOKEN = String.raw`[\w!#$%&'*+.^\x60|~-]+`;
 const PARAMETER = String.raw`[ \t]*;[ \t]*${TOKEN}=(?:${TOKEN}|"(?:[^"\\]|\\.)*")`;
 const JSON_TYPE = new RegExp(String.raw`^[ \t]*application/json(?:${PARAMETER})*[ \t]*$`, "i");
 
-/** Whether a content type is that of JSON, with any parameters. */
 function isJsonType(contentType: string): boolean {
   return JSON_TYPE.test(contentType);
 }
 
 const CHARSETS = ["utf-8", "utf-16", "utf-16le", "utf-16be"] as const;
 
-/** Character set that bodies can have. */
 type Charset = (typeof CHARSETS)[number];
 
-/** Returns the character set of a content type, or `undefined` for one that cannot be read. @default utf-8 */
 function charsetOf(contentType: string): Charset | undefined {
   const named = (/;[ \t]*charset="?([^\s;"]*)/i.exec(contentType)?.[1] ?? "utf-8").toLowerCase();
   return CHARSETS.find((charset) => charset === named);
@@ -308,7 +303,6 @@ function boundBody(body: Values): void {
   checkValues(body);
 }
 
-/** Checks a list of token ids, or a list of prompts and the ids of prompts that are lists. */
 function checkPrompts(name: string, prompts: unknown, limit: number): void {
   if (!Array.isArray(prompts)) return;
   if (typeof prompts[0] === "number") return checkIds(name, prompts);

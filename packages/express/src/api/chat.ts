@@ -106,7 +106,7 @@ export async function prepareChat(
       prompts: [prompt],
       newProcessor: reasoning.newProcessor,
       constrainedBy,
-      prediction: predictionOf(body),
+      prediction: body.prediction ? joinedText(body.prediction.content) : undefined,
       shape: chatShape({ engine, logprobs, includesRoutes: includes.routes, newParser, reasoning }),
     };
   } catch (error) {
@@ -126,23 +126,16 @@ export function chatPrompt(
   return { messages, template: { ...variables, ...template, ...endOf(body) } };
 }
 
-/** Returns the variables that decide on the end of the prompt. */
 function endOf(body: ChatBody): ChatPrompt["template"] {
   const { continue_final_message: continueFinalMessage, add_generation_prompt: addGenerationPrompt } = body;
   if (continueFinalMessage) return { continueFinalMessage };
   return addGenerationPrompt === false ? { addGenerationPrompt } : {};
 }
 
-function predictionOf({ prediction }: ChatBody): string | undefined {
-  if (!prediction) return undefined;
-  return joinedText(prediction.content);
-}
-
 function topLogprobsOf(body: ChatBody): number | undefined {
   return body.logprobs ? (body.top_logprobs ?? 0) : undefined;
 }
 
-/** Checks which parameters exclude each other. @throws {ApiError} 400 */
 function checkCombinations(body: ChatBody): void {
   const { callable } = usableTools(body);
   const output = structuredOutput(body);
@@ -155,7 +148,6 @@ function checkCombinations(body: ChatBody): void {
   if (constraining !== undefined) checkConstrained(body, constraining);
 }
 
-/** Constrains the answer to the format that was asked for, or to calls of the tools. */
 async function constrainAnswer(
   body: ChatBody,
   grammarsFor: (param: string) => Promise<Grammars>,
@@ -201,7 +193,6 @@ interface ChatShapeOptions {
   readonly reasoning: Pick<ChatReasoning, "newParser" | "endId">;
 }
 
-/** Parsers of one choice, each absent where the text needs none. */
 interface ChoiceParsers {
   readonly calls: ToolCallParser | undefined;
   readonly reasoning: ReasoningParser | undefined;

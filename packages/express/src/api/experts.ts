@@ -192,7 +192,6 @@ function refusedFolder(error: unknown, hidden: (message: string) => string): unk
   return badRequest({ message: hidden(error.message), code: "adapter_refused", param: "lora_path" });
 }
 
-/** Answers as vLLM does, with a text. */
 function succeed(response: Reply, message: string): void {
   sendText(response, `Success: ${message}`, "text/plain; charset=utf-8");
 }

@@ -254,7 +254,6 @@ export async function* generateAll(request: GenerateAllRequest): AsyncGenerator<
   }
 }
 
-/** Follows an answer that has begun before. @throws {ApiError} 404 */
 async function followed({
   engine,
   ...about

@@ -1,4 +1,13 @@
-import { describeValue, integerOption, MAX_TIMER_MS, numberOption } from "@readme-moe/core";
+import {
+  type CheckedOptions,
+  checkedOptions,
+  describeValue,
+  functionOption,
+  integerCheck,
+  MAX_TIMER_MS,
+  numberOption,
+  type OptionChecks,
+} from "@readme-moe/core";
 import type { Request } from "express";
 import type { ReaderOptions } from "../http/reply.ts";
 import type { BatchLine } from "../http/request.ts";
@@ -93,67 +102,46 @@ export interface ApiOptions<HostRequest = Request> {
   readonly timers?: Timers | undefined;
 }
 
-export interface ResolvedApiOptions {
-  readonly onRequest: OnRequest<never> | undefined;
-  readonly maxBodyBytes: number;
-  readonly bodyTimeoutMs: number;
-  readonly keepAliveMs: number;
-  readonly maxBufferedBytes: number;
-  readonly slowReaderMs: number;
-  readonly maxPriority: number;
-  readonly cacheSharing: CacheSharing | undefined;
-  readonly ollama: boolean;
-  readonly traceparent: ((request: never) => string | undefined) | undefined;
-  readonly timers: Timers;
-}
+const READER_CHECKS = {
+  slowReaderMs: integerCheck(LIMITS.slowReaderMs.value, 1, MAX_TIMER_MS),
+  timers(timers: Timers = systemTimers) {
+    if (typeof timers?.after !== "function") throw new TypeError("Expected `timers` to have a function `after`");
+    return timers;
+  },
+};
 
-export const API_OPTION_NAMES = [
-  "onRequest",
-  "maxBodyBytes",
-  "bodyTimeoutMs",
-  "keepAliveMs",
-  "maxBufferedBytes",
-  "slowReaderMs",
-  "maxPriority",
-  "cacheSharing",
-  "ollama",
-  "traceparent",
-  "timers",
-] as const satisfies readonly (keyof ApiOptions)[];
+/** Checks of the options by name. The host's hooks get the host's requests. */
+const API_CHECKS = {
+  ...READER_CHECKS,
+  onRequest: (hook: OnRequest<never> | undefined, name: string) =>
+    functionOption(name, hook) as OnRequest<object> | undefined,
+  maxBodyBytes: integerCheck(LIMITS.bodyBytes.value, 1),
+  bodyTimeoutMs: integerCheck(LIMITS.bodyMs.value, 1, MAX_TIMER_MS),
+  keepAliveMs: integerCheck(15_000, 1, MAX_TIMER_MS),
+  maxBufferedBytes: integerCheck(LIMITS.bufferedBytes.value, 1),
+  maxPriority: (value: number = LIMITS.priority.value, name: string) => numberOption(name, value, 0, 1e9),
+  cacheSharing(sharing: CacheSharing | undefined) {
+    if (sharing === undefined || sharing === "client" || sharing === "all") return sharing;
+    throw new TypeError(`Expected \`cacheSharing\` to be "client" or "all", got ${describeValue(sharing)}`);
+  },
+  ollama(ollama = false) {
+    if (typeof ollama === "boolean") return ollama;
+    throw new TypeError(`Expected \`ollama\` to be true or false, got ${describeValue(ollama)}`);
+  },
+  traceparent: (hook: ((request: never) => string | undefined) | undefined, name: string) =>
+    functionOption(name, hook) as ((request: object) => string | undefined) | undefined,
+} satisfies OptionChecks<ApiOptions<never>>;
+
+export type ResolvedApiOptions = CheckedOptions<typeof API_CHECKS>;
+
+export const API_OPTION_NAMES: readonly string[] = Object.keys(API_CHECKS);
 
 /** @throws {TypeError | RangeError} naming the option, the expectation and the value */
 export function resolveReaderOptions(options: Pick<ApiOptions, "slowReaderMs" | "timers">): ReaderOptions {
-  const { timers = systemTimers } = options;
-  if (typeof timers?.after !== "function") throw new TypeError("Expected `timers` to have a function `after`");
-  const slowReaderMs = options.slowReaderMs ?? LIMITS.slowReaderMs.value;
-  return { timers, slowReaderMs: integerOption("slowReaderMs", slowReaderMs, 1, MAX_TIMER_MS) };
+  return checkedOptions(options, READER_CHECKS);
 }
 
 /** @throws {TypeError | RangeError} naming the option, the expectation and the value */
 export function resolveApiOptions(options: ApiOptions<never>): ResolvedApiOptions {
-  const { onRequest, ollama = false, cacheSharing, traceparent } = options;
-  if (typeof ollama !== "boolean") {
-    throw new TypeError(`Expected \`ollama\` to be true or false, got ${describeValue(ollama)}`);
-  }
-  if (cacheSharing !== undefined && cacheSharing !== "client" && cacheSharing !== "all") {
-    throw new TypeError(`Expected \`cacheSharing\` to be "client" or "all", got ${describeValue(cacheSharing)}`);
-  }
-  if (onRequest !== undefined && typeof onRequest !== "function") {
-    throw new TypeError("Expected `onRequest` to be a function");
-  }
-  if (traceparent !== undefined && typeof traceparent !== "function") {
-    throw new TypeError("Expected `traceparent` to be a function");
-  }
-  return {
-    ...resolveReaderOptions(options),
-    onRequest,
-    traceparent,
-    cacheSharing,
-    ollama,
-    maxPriority: numberOption("maxPriority", options.maxPriority ?? LIMITS.priority.value, 0, 1e9),
-    maxBodyBytes: integerOption("maxBodyBytes", options.maxBodyBytes ?? LIMITS.bodyBytes.value, 1),
-    bodyTimeoutMs: integerOption("bodyTimeoutMs", options.bodyTimeoutMs ?? LIMITS.bodyMs.value, 1, MAX_TIMER_MS),
-    keepAliveMs: integerOption("keepAliveMs", options.keepAliveMs ?? 15_000, 1, MAX_TIMER_MS),
-    maxBufferedBytes: integerOption("maxBufferedBytes", options.maxBufferedBytes ?? LIMITS.bufferedBytes.value, 1),
-  };
+  return checkedOptions(options, API_CHECKS);
 }

@@ -30,7 +30,6 @@ export function listModels(parts: RequestParts): Promise<void> {
   });
 }
 
-/** Describes a model in the shape of Anthropic's API. */
 function messagesModel({ id, created, max_model_len: maxTokens }: ModelAnswer): object {
   const createdAt = new Date(created * 1000).toISOString();
   return {
@@ -59,7 +58,6 @@ export function showModel(parts: RequestParts): Promise<void> {
   });
 }
 
-/** Describes all models and experts that exist for the client. */
 function visibleModels({ serving, response }: RequestParts): readonly ModelAnswer[] {
   return visibleNames(serving, response).map(({ id, root, parent, served: { createdMs, engine } }) => ({
     id,

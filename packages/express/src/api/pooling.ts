@@ -61,11 +61,6 @@ export function checkInputs(sent: unknown): unknown {
   return sent;
 }
 
-/** Answers `POST /v1/embeddings`. */
-export function createEmbeddings(parts: EngineParts, body: EmbeddingsBody): Promise<void> {
-  return serveEmbeddings(parts, body);
-}
-
 /** Embeddings in another API than OpenAI's. */
 interface EmbeddingsShape {
   /** Whether the ends of texts that are longer than the context are left out. */
@@ -263,7 +258,6 @@ function mostTokens(
   return Math.min(own, contextTokens);
 }
 
-/** Engine of the texts, and what goes with them. */
 interface ShortenOptions {
   readonly engine: Pick<Engine, "info" | "tokenize">;
   /** Text before each of them. */

@@ -85,7 +85,6 @@ export function samplingValue({ min = -Infinity, ...entry }: SamplingParameter, 
 
 const priority = z.number().min(-1e9).max(1e9).nullish().describe("Requests with larger numbers run first");
 
-/** Fields of `read_me` in requests that generate nothing. */
 const pooledReadMe = z.strictObject({ priority }).nullish();
 
 export const requestFields = {

@@ -47,7 +47,6 @@ export type OpenGeneration<Sent, Body extends ChatBody | CompletionBody, Choice 
   parts: OpenParts & More,
 ) => OpenedGeneration<Body, Choice>;
 
-/** Parts that a body is read with. */
 interface OpenParts extends RequestParts<EngineRouteFacts> {
   /** Id of the answer, if the request goes on with a stream. @default a new one */
   readonly id: string | undefined;
@@ -100,7 +99,6 @@ export function generating<Sent, Body extends ChatBody | CompletionBody, Choice 
   };
 }
 
-/** Serves a generation: leases an engine, enters admission, generates and answers. */
 async function serveGeneration<Body extends ChatBody | CompletionBody, Choice extends object>(
   opened: OpenedGeneration<Body, Choice>,
   parts: RequestParts<EngineRouteFacts> & Pick<ServeParts, "place">,
@@ -116,7 +114,6 @@ async function serveGeneration<Body extends ChatBody | CompletionBody, Choice ex
   }
 }
 
-/** Parts of a request under way. */
 interface ServeParts extends RequestParts<EngineRouteFacts> {
   /** Place in a stream that the request goes on with. */
   readonly place: StreamPlace | undefined;
@@ -158,7 +155,8 @@ async function serveOpened<Body extends ChatBody | CompletionBody, Choice extend
     const input = await consultPolicy(scope, settings, prepared);
     scope.signal.throwIfAborted();
     const format = opened.format(scope, settings, shape);
-    const numbering = isFollowable({ scope, settings, format }) ? newNumbering(settings, place) : undefined;
+    const about = { answerId: settings.id, created: settings.created };
+    const numbering = isFollowable({ scope, settings, format }) ? new EventNumbering(about, place) : undefined;
     if (place && !numbering) throw streamNotFound();
     if (numbering) gone.delayMs = body.read_me?.reconnect_ms ?? 0;
     await (body.stream ? answerStream : answerWhole)({ scope, settings, input, shape, format, numbering });
@@ -199,10 +197,6 @@ function isFollowable({
   return isStream && settings.numPrompts === 1 && engine.follow !== undefined;
 }
 
-function newNumbering({ id, created }: GenerationSettings, place: StreamPlace | undefined): EventNumbering {
-  return new EventNumbering({ answerId: id, created }, place);
-}
-
 /** Refuses a priority above the limit for clients. `onRequest` may set a higher one. */
 function checkPriority({ read_me: fields }: RequestBody, maxPriority: number): void {
   const priority = fields?.priority ?? 0;
@@ -211,7 +205,6 @@ function checkPriority({ read_me: fields }: RequestBody, maxPriority: number): v
   }
 }
 
-/** A generation that is ready for its engine. */
 interface Answering<Choice extends object> {
   readonly scope: RequestScope;
   readonly settings: GenerationSettings;
@@ -257,7 +250,6 @@ async function answerStream<Choice extends object>(answering: Answering<Choice>)
   }
 }
 
-/** Adds the tokens of reasoning to an answer's usage, where the model reasons. */
 function reasoningOf({ usage }: Outcome, shape: AnswerShape<object>): Pick<Outcome, "usage"> {
   const tokens = shape.reasoningTokens?.();
   if (tokens === undefined) return { usage };
@@ -361,7 +353,6 @@ function usageAnswer(usages: readonly Usage[], { prediction }: Pick<GenerationIn
   };
 }
 
-/** Timings in both formats. */
 interface AnswerTimings {
   readonly timings: TimingsAnswer;
   readonly readMe: ReadMeAnswer;
@@ -400,7 +391,6 @@ function timingsOf({ arrivalMs, firstTokenMs, endMs, queuedMs }: Moments, usage:
   };
 }
 
-/** Returns the drafts as llama-server counts them. */
 function draftTimings({
   completion_tokens_details: details,
 }: UsageAnswer): Pick<TimingsAnswer, "draft_n" | "draft_n_accepted"> {

@@ -9,11 +9,10 @@ import type { ChatBody, StructuredFields } from "./request-schemas.ts";
 
 type Compilers = Pick<Grammars, "jsonSchema" | "regex" | "choice" | "grammar">;
 
-/** A constraint of a request. */
 interface StructuredOutput {
   /** Parameter that asks for it. */
   readonly param: string;
-  readonly compile: (grammars: Compilers, grammarClient: Asker) => Promise<Constraint>;
+  readonly compile: (grammars: Compilers, client: Asker) => Promise<Constraint>;
 }
 
 type Fields = StructuredFields & Pick<ChatBody, "response_format">;
@@ -30,13 +29,13 @@ export function structuredOutput(fields: Partial<Fields>): StructuredOutput | un
     ...json("guided_json", fields.guided_json),
     ...json("structured_outputs.json", named?.json),
     ...json("structured_outputs.json_object", named?.json_object ? { type: "object" } : undefined),
-    ...regex("guided_regex", fields.guided_regex),
-    ...regex("structured_outputs.regex", named?.regex),
-    ...choice("guided_choice", fields.guided_choice),
-    ...choice("structured_outputs.choice", named?.choice),
-    ...grammar("guided_grammar", fields.guided_grammar),
-    ...grammar("grammar", fields.grammar),
-    ...grammar("structured_outputs.grammar", named?.grammar),
+    ...constraint("guided_regex", fields.guided_regex, regex),
+    ...constraint("structured_outputs.regex", named?.regex, regex),
+    ...constraint("guided_choice", fields.guided_choice, choice),
+    ...constraint("structured_outputs.choice", named?.choice, choice),
+    ...constraint("guided_grammar", fields.guided_grammar, grammar),
+    ...constraint("grammar", fields.grammar, grammar),
+    ...constraint("structured_outputs.grammar", named?.grammar, grammar),
   ];
   const [first, second] = asked;
   if (first && second) throw unsupported(second.param, `'${second.param}' is not supported beside '${first.param}'`);
@@ -44,6 +43,20 @@ export function structuredOutput(fields: Partial<Fields>): StructuredOutput | un
 }
 
 type Schema = boolean | string | Readonly<Record<string, unknown>>;
+type Compile<Value> = (value: Value, grammars: Compilers, client: Asker) => Promise<Constraint>;
+
+const regex: Compile<string> = (pattern, grammars, client) => grammars.regex(pattern, client);
+const choice: Compile<readonly string[]> = (texts, grammars, client) => grammars.choice(texts, client);
+const grammar: Compile<string> = (text, grammars, client) => grammars.grammar(text, undefined, client);
+
+function constraint<Value>(
+  param: string,
+  value: Value | null | undefined,
+  compile: Compile<Value>,
+): readonly StructuredOutput[] {
+  if (value == null) return [];
+  return [{ param, compile: (grammars, client) => compile(value, grammars, client) }];
+}
 
 function formatted(format: Fields["response_format"]): readonly StructuredOutput[] {
   if (!format || format.type === "text") return [];
@@ -52,24 +65,7 @@ function formatted(format: Fields["response_format"]): readonly StructuredOutput
 }
 
 function json(param: string, schema: Schema | null | undefined): readonly StructuredOutput[] {
-  if (schema == null) return [];
-  return [{ param, compile: (grammars, grammarClient) => grammars.jsonSchema(schemaOf(param, schema), grammarClient) }];
-}
-
-function regex(param: string, pattern: string | null | undefined): readonly StructuredOutput[] {
-  return pattern == null
-    ? []
-    : [{ param, compile: (grammars, grammarClient) => grammars.regex(pattern, grammarClient) }];
-}
-
-function choice(param: string, texts: readonly string[] | null | undefined): readonly StructuredOutput[] {
-  return texts == null ? [] : [{ param, compile: (grammars, grammarClient) => grammars.choice(texts, grammarClient) }];
-}
-
-function grammar(param: string, text: string | null | undefined): readonly StructuredOutput[] {
-  return text == null
-    ? []
-    : [{ param, compile: (grammars, grammarClient) => grammars.grammar(text, undefined, grammarClient) }];
+  return constraint(param, schema, (value, grammars, client) => grammars.jsonSchema(schemaOf(param, value), client));
 }
 
 /** Returns a schema; vLLM takes it as a text, too. */
@@ -94,10 +90,10 @@ function schemaOf(param: string, schema: Schema): JsonSchema {
 export async function compileOutput(
   { param, compile }: StructuredOutput,
   grammars: Compilers,
-  grammarClient: Asker = {},
+  client: Asker = {},
 ): Promise<Constraint> {
   try {
-    return await compile(grammars, grammarClient);
+    return await compile(grammars, client);
   } catch (error) {
     if (!(error instanceof TypeError || error instanceof RangeError)) throw error;
     throw invalid(param, error.message, error);
@@ -175,6 +171,6 @@ function textOf(message: ChatBody["messages"][number]): string | undefined {
 }
 
 /** Joins the parts of a content. */
-export function joinedText(content: string | readonly { readonly text: string }[]): string {
-  return typeof content === "string" ? content : content.map(({ text }) => text).join("");
+export function joinedText(content: string | readonly { readonly text: string }[], separator = ""): string {
+  return typeof content === "string" ? content : content.map(({ text }) => text).join(separator);
 }

@@ -29,7 +29,6 @@ import {
   type Ticket,
 } from "./admission/limits.ts";
 
-/** Releases of places, and the returns that were promised. */
 interface ReturnTimes {
   /** Times of the latest releases, ascending. */
   readonly releasesMs: readonly number[];

@@ -18,7 +18,6 @@ import { KeyRing, type Keys } from "./guard.ts";
 /** Expert "none" of a model with loras: the model itself, without any change. */
 export const NO_EXPERT = "none";
 
-/** A model's name and an expert's. */
 interface ExpertId {
   readonly model: string;
   readonly expert: string;
@@ -309,7 +308,6 @@ export interface ExpertsOptions {
   readonly folder?: string | undefined;
 }
 
-/** Operators' keys, and the folder that they load from. */
 interface Operators {
   readonly keys: Keys;
   readonly folder: ExpertFolder;

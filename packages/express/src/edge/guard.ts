@@ -108,7 +108,9 @@ function handlerOf(request: Incoming): string {
 type Decide = Authorize<Incoming>;
 
 function authorizeByHook(authorize: Authorize<never> | undefined): Decide | undefined {
-  return authorize && ((request) => authorize(hostRequest(request)));
+  // The host's hook gets the host's requests.
+  const decide = authorize as Authorize<object> | undefined;
+  return decide && ((request) => decide(hostRequest(request)));
 }
 
 function authorizeByKeys(keys: Keys): Decide {

@@ -101,7 +101,6 @@ const ofCache =
   ({ expertCache }) =>
     expertCache && read(expertCache);
 
-/** Adds the numbers that engines keep themselves. */
 function statsMetrics(instruments: Instruments, models: ServedModels): void {
   const readStats = statsReader(models);
   const samples = async (read: Read): Promise<readonly Sample[]> =>
@@ -166,7 +165,6 @@ function statsMetrics(instruments: Instruments, models: ServedModels): void {
   );
 }
 
-/** Adds the drafts of engines that know their sources. */
 function draftMetrics(instruments: Instruments, readStats: () => Promise<readonly NamedStats[]>): void {
   const count = (name: string, help: string, read: (counts: DraftCounts) => number): void =>
     instruments.readCounter({ name, help, labelNames: ["model_name", "source"] }, async () =>

@@ -92,7 +92,6 @@ export function operations(options: OperationsOptions): Operations {
   };
 }
 
-/** Makes the handler of metrics. Readers of one scrape share its bytes. */
 function sendMetrics(registry: Registry, { admission, reader }: OperationsOptions): Handler {
   const scrape = shared(async () => Buffer.from(await registry.metrics()));
   return async (request, response) => {
@@ -178,7 +177,6 @@ function loadOf(admission: Admission | undefined): object {
   return { active: requests - waiting, queued: waiting, capacity: limits.requests };
 }
 
-/** Makes calls that come during a call share its result. */
 function shared<Result>(call: () => Promise<Result>): () => Promise<Result> {
   let current: Promise<Result> | undefined;
   return () => (current ??= call().finally(() => (current = undefined)));

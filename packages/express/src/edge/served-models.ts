@@ -182,7 +182,6 @@ export class ServedModels {
     return { ...this.#open(model).lease(expert), expert };
   }
 
-  /** Returns the engine of a model that can be asked. @throws {ApiError} 503 */
   #open(model: string): ServedEngine {
     if (this.#isClosed) throw shuttingDown();
     const entry = this.#entries.get(model);
@@ -286,7 +285,7 @@ export class ServedModels {
 
   #share(asked: string | undefined, about: Asking<object>): string | undefined {
     try {
-      return this.#options.share?.(asked, about as Asking<never>);
+      return this.#options.share?.(asked, about);
     } catch (cause) {
       throw badShare(cause);
     }

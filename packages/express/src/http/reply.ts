@@ -325,7 +325,6 @@ export class SseWriter {
   }
 }
 
-/** Returns an event as it is sent. */
 function eventText(event: SseEvent): string {
   return `${headOf(event)}${payloadOf(event.data)}\n\n`;
 }
@@ -430,7 +429,6 @@ export interface Page {
   readonly after: string | undefined;
 }
 
-/** Items of a page: the most, and the number without `limit`. */
 interface PageLimits {
   readonly most: number;
   readonly usual: number;

@@ -115,9 +115,9 @@ export type Step = (request: Incoming, response: Reply, next: Next) => void | Pr
 /** The last step of a chain, which answers. */
 export type Handler = (request: Incoming, response: Reply) => void | Promise<void>;
 
-/** Returns the request as hooks see it: that of the host. Its type is `never`, since the hook's type names it. */
-export function hostRequest(request: Incoming): never {
-  return (request.web ?? request) as never;
+/** Returns the request as hooks see it: that of the host. */
+export function hostRequest(request: Incoming): object {
+  return request.web ?? request;
 }
 
 /** Returns the request's state, or `undefined` where `identify` has not run. */

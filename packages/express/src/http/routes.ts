@@ -4,7 +4,6 @@ import type { z } from "zod";
 import { ApiError, badRequest, notFound, sendError } from "./errors.ts";
 import type { ApiName, Handler, Incoming, Next, Reply, Step } from "./request.ts";
 
-/** Method of a route. `get` also answers `HEAD`. */
 type Method = "get" | "post" | "delete";
 
 /** A schema under its name in the OpenAPI document. */
@@ -180,7 +179,6 @@ export function compilePath(path: string): { readonly pattern: RegExp; readonly 
   return { pattern: new RegExp(`^${source.join("")}/?$`, "i"), names };
 }
 
-/** Decodes a part of a path. @returns `undefined` if that is not possible */
 function decode(text: string): string | undefined {
   try {
     return decodeURIComponent(text);

@@ -3,7 +3,6 @@
 import { EventEmitter } from "node:events";
 import type { ApiName, Incoming, Reply, RequestLocals } from "./request.ts";
 
-/** Facts about a request that are not in it. */
 interface RequestFacts {
   /** Path that the API is mounted at, without a slash at its end. */
   readonly baseUrl: string;
@@ -205,7 +204,6 @@ export class WebReply extends EventEmitter implements Reply {
     return this.#controller;
   }
 
-  /** Called when the host has read a chunk. */
   #taken(): void {
     if (this.destroyed || this.writableLength > 0) return;
     if (this.writableEnded) this.#finish();

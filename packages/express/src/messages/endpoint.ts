@@ -9,12 +9,12 @@ import { answerLight } from "../api/other-routes.ts";
 import { type ChatBody, without } from "../api/request-schemas.ts";
 import type { RequestParts } from "../api/request-scope.ts";
 import type { OpenGeneration } from "../api/serve-generation.ts";
-import { checkContinued } from "../api/structured-output.ts";
+import { checkContinued, joinedText } from "../api/structured-output.ts";
 import { type ApiError, invalid, messagesErrorBody, renameParams, unsupported } from "../http/errors.ts";
 import type { SseEvent } from "../http/reply.ts";
 import { localsOf } from "../http/request.ts";
 import { LIMITS } from "../limits.ts";
-import { parsedArguments, type ToolCallDelta } from "../tools/tool-call-parser.ts";
+import { functionCall, parsedArguments, type ToolCallDelta } from "../tools/tool-call-parser.ts";
 import type { CountTokensBody, MessageAnswer, MessageBlock, MessagesBody } from "./schemas.ts";
 
 /** Parameters of a chat that this API names otherwise. */
@@ -76,7 +76,6 @@ const OWN_FIELDS = [
   "mcp_servers",
 ] as const satisfies readonly (keyof MessagesBody)[];
 
-/** Fields of a chat that decide on its prompt. */
 type PromptFields = Pick<
   ChatBody,
   | "messages"
@@ -143,13 +142,13 @@ function toolChoiceOf(choice: MessagesBody["tool_choice"]): ChatBody["tool_choic
 }
 
 function systemOf({ system }: CountTokensBody): ChatMessages {
-  return system == null || system.length === 0 ? [] : [{ role: "system", content: textOf(system) }];
+  return system == null || system.length === 0 ? [] : [{ role: "system", content: joinedText(system, "\n") }];
 }
 
 function chatMessages(message: Message, index: number): ChatMessages {
   switch (message.role) {
     case "system":
-      return [{ role: "system", content: textOf(message.content) }];
+      return [{ role: "system", content: joinedText(message.content, "\n") }];
     case "user":
       return userMessages(message, index);
     case "assistant":
@@ -167,11 +166,11 @@ function userMessages({ content }: Extract<Message, { role: "user" }>, index: nu
   const texts = content.filter((block) => block.type === "text");
   return [
     ...results.map(({ tool_use_id: id, content: result, is_error: isError }) => {
-      const text = result == null ? "" : textOf(result);
+      const text = result == null ? "" : joinedText(result, "\n");
       // Chat templates have no place for it.
       return { role: "tool" as const, tool_call_id: id, content: isError ? `Error: ${text}` : text };
     }),
-    ...(texts.length > 0 ? [{ role: "user" as const, content: textOf(texts) }] : []),
+    ...(texts.length > 0 ? [{ role: "user" as const, content: joinedText(texts, "\n") }] : []),
   ];
 }
 
@@ -183,18 +182,10 @@ function assistantMessage({ content }: Extract<Message, { role: "assistant" }>, 
   const calls = content.filter((block) => block.type === "tool_use");
   return {
     role: "assistant",
-    content: textOf(texts),
+    content: joinedText(texts, "\n"),
     ...(thoughts.length > 0 ? { reasoning_content: thoughts.map((block) => block.thinking).join("\n") } : {}),
-    ...(calls.length > 0 ? { tool_calls: calls.map(callOf) } : {}),
+    ...(calls.length > 0 ? { tool_calls: calls.map(({ id, name, input }) => functionCall(id, name, input)) } : {}),
   };
-}
-
-function callOf({ id, name, input }: { readonly id: string; readonly name: string; readonly input: object }) {
-  return { id, type: "function" as const, function: { name, arguments: JSON.stringify(input) } };
-}
-
-function textOf(content: string | readonly { readonly text: string }[]): string {
-  return typeof content === "string" ? content : content.map(({ text }) => text).join("\n");
 }
 
 function empty(index: number): Error {
@@ -305,7 +296,6 @@ class MessagesFormat implements AnswerFormat<ChatChoice> {
     this.#emit("content_block_start", { index: this.#content.length - 1, content_block: { ...block } });
   }
 
-  /** Ends the block under way. */
   #close(): void {
     const block = this.#open;
     if (!block) return;

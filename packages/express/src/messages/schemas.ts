@@ -71,7 +71,6 @@ const display = z.enum(["summarized", "omitted"]).nullish();
 const { metadata: _metadata, service_tier: _tier, store: _store, user: _user, ...inert } = inertFields;
 const { model, read_me: readMe } = requestFields;
 
-/** Fields that decide on the prompt. */
 const promptFields = {
   model,
   messages: z.array(message).min(1),

@@ -54,7 +54,6 @@ const generateText = generating<OllamaGenerateBody, CompletionBody, CompletionCh
   body: { ...completionOf(body), model: servedName(body.model, parts) },
 }));
 
-/** Returns what all generations of this API have. */
 function translated(model: string, write: typeof asMessage) {
   return {
     id: `ollama-${randomUUID()}`,

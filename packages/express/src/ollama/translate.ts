@@ -8,7 +8,7 @@ import type { AnswerFormat, AnswerPart, Outcome } from "../api/generation.ts";
 import { type ChatBody, type CompletionBody, type samplingFields, samplingValue } from "../api/request-schemas.ts";
 import { type ApiError, invalid } from "../http/errors.ts";
 import type { SseEvent } from "../http/reply.ts";
-import { joinToolCalls, parsedArguments, type WholeToolCall } from "../tools/tool-call-parser.ts";
+import { functionCall, joinToolCalls, parsedArguments, type WholeToolCall } from "../tools/tool-call-parser.ts";
 import { OLLAMA_PARAMETERS, type OllamaChatBody, type OllamaGenerateBody, type OllamaShared } from "./schemas.ts";
 
 type ChatMessage = ChatBody["messages"][number];
@@ -103,7 +103,13 @@ function messagesOf(messages: readonly Message[]): ChatBody["messages"] {
         role,
         content: content ?? (calls.length > 0 ? null : ""),
         ...(thinking == null ? {} : { reasoning_content: thinking }),
-        ...(calls.length === 0 ? {} : { tool_calls: calls.map((call, place) => chatCall(call, ids[place] ?? "")) }),
+        ...(calls.length === 0
+          ? {}
+          : {
+              tool_calls: calls.map((call, place) =>
+                functionCall(ids[place] ?? "", call.function.name, call.function.arguments),
+              ),
+            }),
       };
     }
     if (role !== "tool") return { role, content: content ?? "" };
@@ -114,20 +120,12 @@ function messagesOf(messages: readonly Message[]): ChatBody["messages"] {
   });
 }
 
-type Call = NonNullable<Message["tool_calls"]>[number];
-
-function chatCall({ function: { name, arguments: args } }: Call, id: string) {
-  return { id, type: "function" as const, function: { name, arguments: JSON.stringify(args) } };
-}
-
-/** Texts of a piece, or of a whole answer. */
 interface Texts {
   readonly content: string;
   readonly thinking?: string;
   readonly calls?: readonly object[];
 }
 
-/** Writes the texts of an answer. */
 type WriteTexts = (texts: Texts) => object;
 
 /** Texts as a message of a chat. */

@@ -13,7 +13,6 @@ export const REASONING_EFFORTS = Object.keys(SHARES) as readonly ReasoningEffort
   ...ReasoningEffort[],
 ];
 
-/** Fields of a request about reasoning. */
 interface ReasoningFields {
   readonly reasoning_effort?: ReasoningEffort | null | undefined;
   readonly thinking_token_budget?: number | null | undefined;
@@ -60,7 +59,6 @@ export interface ChatReasoning {
   readonly newProcessor: (() => ProcessLogits) | undefined;
 }
 
-/** Chat whose reasoning is opened, and its bounds. */
 interface ReasoningDemand {
   readonly prompt: ChatPrompt;
   /** Largest number of tokens of reasoning. @default no limit */
@@ -152,7 +150,6 @@ export function reasoningStart(prompt: string): ReasoningStart {
   return end.endsWith(THINK_END) ? "behind" : "before";
 }
 
-/** Parts of a piece of text. */
 interface SplitText {
   readonly reasoning: string;
   readonly content: string;
@@ -198,7 +195,6 @@ export class ReasoningParser {
     return { reasoning: isReasoning ? rest : "", content: isContent ? rest : "" };
   }
 
-  /** Takes all that is not passed on yet. */
   #take(): string {
     const text = this.#blank + this.#rest;
     [this.#blank, this.#rest] = ["", ""];

@@ -19,7 +19,6 @@ interface Conversation {
   readonly keptBytes: number;
 }
 
-/** Store that items are looked up in, and the sizes of bodies. */
 interface Sources {
   readonly store: ResponseStore;
   readonly client: string;
@@ -63,7 +62,6 @@ export function conversationOf(body: ResponsesBody, sources: Sources): Conversat
   return { history: fitting, input, keptBytes: limits.bytes - room.bytes };
 }
 
-/** Returns the items of the response that the request continues, and of those before it. */
 function historyOf({ previous_response_id: id }: ResponsesBody, { store, client }: Sources): readonly KeptItem[] {
   if (id == null) return [];
   const previous = store.get(id, client);
@@ -84,7 +82,6 @@ const LIKELY_RATE = 1 / 4;
 /** Turns that are tried by estimates, before the search halves what is left. */
 const MAX_ESTIMATES = 4;
 
-/** Limits of a search for the turns that fit. */
 interface SearchLimits {
   /** Most tokens of the messages that stay. */
   readonly maxTokens: number;

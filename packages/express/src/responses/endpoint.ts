@@ -6,6 +6,7 @@ import { chatApi, type ChatChoice, chatPrompt, prepareChat } from "../api/chat.t
 import type { GenerationSettings } from "../api/generation.ts";
 import { type ReadParts, sendRead } from "../api/other-routes.ts";
 import { type ChatBody, without } from "../api/request-schemas.ts";
+import { joinedText } from "../api/structured-output.ts";
 import type { RequestScope } from "../api/request-scope.ts";
 import type { OpenGeneration } from "../api/serve-generation.ts";
 import { renameParams, unsupported } from "../http/errors.ts";
@@ -34,7 +35,6 @@ const PARAMS: Readonly<Record<string, string>> = {
   reasoning_effort: "reasoning.effort",
 };
 
-/** The store of responses. */
 interface Stored {
   readonly store: ResponseStore;
 }
@@ -72,7 +72,6 @@ export const openResponse: OpenGeneration<ResponsesBody, ChatBody, ChatChoice, S
   };
 };
 
-/** Returns the messages of the chat: all, or those that the context has room for. */
 async function messagesFor(
   { truncation, max_output_tokens: maxOutputTokens }: ResponsesBody,
   { body, engine, signal, serving }: RequestScope<ChatBody>,
@@ -216,16 +215,16 @@ function messagesOf(items: readonly ConversationItem[]): ChatMessages {
       }
       case "function_call_output":
         open = undefined;
-        messages.push({ role: "tool", tool_call_id: item.call_id, content: textOf(item.output) });
+        messages.push({ role: "tool", tool_call_id: item.call_id, content: joinedText(item.output, "\n") });
         break;
       case "message": {
         const { role } = item;
         if (role === "assistant") {
           if (open?.content != null || open?.tool_calls) open = undefined;
-          assistant().content = textOf(item.content);
+          assistant().content = joinedText(item.content, "\n");
         } else {
           open = undefined;
-          messages.push({ role, content: textOf(item.content) });
+          messages.push({ role, content: joinedText(item.content, "\n") });
         }
         break;
       }
@@ -249,11 +248,6 @@ function joined(before: string | null | undefined, text: string): string {
   return before == null || before === "" ? text : `${before}\n${text}`;
 }
 
-function textOf(content: string | readonly { readonly text: string }[]): string {
-  return typeof content === "string" ? content : content.map(({ text }) => text).join("\n");
-}
-
-/** A store, and the request that names one of its responses. */
 type StoredRequest = ReadParts & Stored;
 
 export function showResponse({ store, ...parts }: StoredRequest): Promise<void> {

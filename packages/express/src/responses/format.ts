@@ -174,7 +174,6 @@ export class ResponsesFormat implements AnswerFormat<ChatChoice> {
     this.#emit("response.output_item.added", { output_index: this.#output.length - 1, item: structuredClone(item) });
   }
 
-  /** Ends the item under way. */
   #close(status: "completed" | "incomplete"): void {
     const item = this.#open;
     if (!item) return;

@@ -36,7 +36,6 @@ export interface KeptItem extends Size {
   readonly responseId: string;
 }
 
-/** A response with its conversation. */
 interface Conversation<Own> {
   /** Items of earlier responses that it continues. */
   readonly history: readonly KeptItem[];
@@ -64,7 +63,6 @@ interface Entry extends KeptResponse {
   readonly expiresMs: number;
 }
 
-/** A client that has responses. */
 interface Owner {
   readonly client: string;
   /** Entries by id, the least recently used first. */

@@ -53,7 +53,11 @@ export interface WholeToolCall {
   readonly function: { name: string; arguments: string };
 }
 
-/** Content and calls of a piece of text. */
+/** Makes a call of a function with given arguments. */
+export function functionCall(id: string, name: string, args: object): WholeToolCall {
+  return { id, type: "function", function: { name, arguments: JSON.stringify(args) } };
+}
+
 interface ParsedOutput {
   readonly content: string;
   readonly toolCalls: readonly ToolCallDelta[];
@@ -93,7 +97,6 @@ type State =
 export class ToolCallParser {
   readonly #options: ToolCallParserOptions;
   #state: State = { at: "text" };
-  /** Text that is not read yet. */
   #rest = "";
   /** Text since the last begin mark that was read, and may turn out to be content. */
   #held = "";
@@ -219,7 +222,6 @@ export class ToolCallParser {
     return true;
   }
 
-  /** Reads the end mark of a call. */
   #readEnd(call: Call): boolean {
     this.#hold(blankLength(this.#rest));
     if (this.#rest.startsWith(CALL_END)) {
@@ -237,7 +239,6 @@ export class ToolCallParser {
     this.#rest = this.#rest.slice(length);
   }
 
-  /** Gives a call up. */
   #lose(): true {
     if (!this.#options.isConstrained) this.#content += CALL_BEGIN + this.#held;
     this.#held = "";

@@ -31,7 +31,6 @@ export interface ToolFields {
   readonly parallel_tool_calls?: boolean | null | undefined;
 }
 
-/** Tools of a request, and how an answer may use them. */
 interface UsableTools {
   /** Tools that the model is shown. */
   readonly shown: readonly ToolDefinition[];

@@ -2,10 +2,14 @@
 // Loads are whole numbers, so sums are exact.
 
 import {
+  checkedOptions,
   describeValue,
+  functionOption,
+  integerCheck,
   integerOption,
   MAX_TIMER_MS,
   numberOption,
+  type OptionChecks,
   ReadMeEmitter,
   rejectUnknownKeys,
 } from "@readme-moe/core";
@@ -156,58 +160,34 @@ export interface AdmissionStats extends Load {
   readonly limits: Load;
 }
 
-export interface ResolvedAdmissionOptions {
-  readonly limits: Load;
-  readonly maxRequestsPerKey: number;
-  readonly maxClientShare: number;
-  readonly maxQueueMs: number;
-  /** `Infinity` where there is no limit. */
-  readonly maxRequestMs: number;
-  readonly overloadStatus: 503 | 429;
-  readonly displaceWaiting: boolean;
-  readonly policy: AdmissionPolicy | undefined;
-  readonly events: ReadMeEmitter;
-}
+const CHECKS = {
+  maxRequests: integerCheck(LIMITS.requests.value, 1),
+  maxTokens: integerCheck(LIMITS.tokens.value, 1),
+  maxBytes: integerCheck(LIMITS.bytes.value, 1),
+  maxRequestsPerKey: (value: number | undefined, name: string) =>
+    value === undefined ? undefined : integerOption(name, value, 1),
+  maxClientShare: (share: number = LIMITS.clientShare.value, name: string) =>
+    numberOption(name, share, Number.MIN_VALUE, 1),
+  maxQueueMs: integerCheck(LIMITS.queueMs.value, 1, MAX_TIMER_MS),
+  maxRequestMs: (value: number | undefined, name: string) =>
+    value === undefined ? Infinity : integerOption(name, value, 1, MAX_TIMER_MS),
+  overloadStatus(status: 503 | 429 = 503) {
+    if ([503, 429].includes(status)) return status;
+    throw new RangeError(`Expected \`overloadStatus\` to be 503 or 429, got \`${String(status)}\``);
+  },
+  displaceWaiting: (value = false) => value,
+  policy: (policy: AdmissionPolicy | undefined, name: string) => functionOption(name, policy),
+  events: (events = new ReadMeEmitter()) => events,
+} satisfies OptionChecks<AdmissionOptions>;
 
-const NAMES = [
-  "maxRequests",
-  "maxTokens",
-  "maxBytes",
-  "maxRequestsPerKey",
-  "maxClientShare",
-  "maxQueueMs",
-  "maxRequestMs",
-  "overloadStatus",
-  "displaceWaiting",
-  "policy",
-  "events",
-] as const satisfies readonly (keyof AdmissionOptions)[];
+export type ResolvedAdmissionOptions = ReturnType<typeof resolveAdmissionOptions>;
 
 /** @throws {TypeError | RangeError} naming the option, the expectation and the value */
-export function resolveAdmissionOptions(options: AdmissionOptions): ResolvedAdmissionOptions {
-  rejectUnknownKeys("admission", options, NAMES);
-  const { overloadStatus = 503, policy, maxRequestMs } = options;
-  const requests = integerOption("maxRequests", options.maxRequests ?? LIMITS.requests.value, 1);
-  const share = options.maxClientShare ?? LIMITS.clientShare.value;
-  if (policy !== undefined && typeof policy !== "function") throw new TypeError("Expected `policy` to be a function");
-  if (overloadStatus !== 503 && overloadStatus !== 429) {
-    throw new RangeError(`Expected \`overloadStatus\` to be 503 or 429, got \`${String(overloadStatus)}\``);
-  }
-  return {
-    limits: {
-      requests,
-      tokens: integerOption("maxTokens", options.maxTokens ?? LIMITS.tokens.value, 1),
-      bytes: integerOption("maxBytes", options.maxBytes ?? LIMITS.bytes.value, 1),
-    },
-    maxRequestsPerKey: integerOption("maxRequestsPerKey", options.maxRequestsPerKey ?? requests, 1),
-    maxClientShare: numberOption("maxClientShare", share, Number.MIN_VALUE, 1),
-    maxQueueMs: integerOption("maxQueueMs", options.maxQueueMs ?? LIMITS.queueMs.value, 1, MAX_TIMER_MS),
-    maxRequestMs: maxRequestMs === undefined ? Infinity : integerOption("maxRequestMs", maxRequestMs, 1, MAX_TIMER_MS),
-    overloadStatus,
-    displaceWaiting: options.displaceWaiting ?? false,
-    policy,
-    events: options.events ?? new ReadMeEmitter(),
-  };
+export function resolveAdmissionOptions(options: AdmissionOptions) {
+  rejectUnknownKeys("admission", options, Object.keys(CHECKS));
+  const { maxRequests, maxTokens, maxBytes, maxRequestsPerKey, ...others } = checkedOptions(options, CHECKS);
+  const limits: Load = { requests: maxRequests, tokens: maxTokens, bytes: maxBytes };
+  return { ...others, limits, maxRequestsPerKey: maxRequestsPerKey ?? maxRequests };
 }
 
 /** @throws {TypeError} when the policy's priority is not a finite number, and whatever the policy throws */
@@ -233,13 +213,11 @@ export interface Overflow {
   readonly excess: number;
 }
 
-/** A request that waits for its first token. */
 interface Waiting {
   readonly load: Load;
   readonly priority: number;
 }
 
-/** Fields of a request that determine its load, and its priority. */
 interface Entering {
   readonly bytes: number;
   readonly maxPromptTokens?: number | undefined;

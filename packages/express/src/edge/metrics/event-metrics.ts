@@ -121,7 +121,6 @@ export class Instruments {
   }
 }
 
-/** A sequence that has not finished. */
 interface UnderWay {
   firstTokenMs?: number;
   preemptions: number;

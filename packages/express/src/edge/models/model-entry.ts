@@ -19,7 +19,6 @@ export interface EngineOutcome {
   readonly endedMs: number;
 }
 
-/** Record of an engine's requests. */
 interface HealthRecord {
   /** Faults in a row without an answer in between. Faults of requests that ran at the same time count once. */
   readonly failures: number;
@@ -129,7 +128,6 @@ export interface Lease {
   ended(error?: unknown): void;
 }
 
-/** End of a request, with its error. */
 interface ToldOutcome extends EngineOutcome {
   readonly error: unknown;
 }
@@ -328,7 +326,6 @@ export class ModelEntry {
   }
 }
 
-/** An engine that can be opened again. */
 interface Restartable extends Engine {
   restart(): Promise<void>;
 }
@@ -370,7 +367,6 @@ async function openAgain(engine: Restartable): Promise<readonly LostExpert[]> {
   return liveExperts(engine).restore();
 }
 
-/** Waits without keeping the process alive. */
 function unreferencedDelay(ms: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, ms).unref());
 }

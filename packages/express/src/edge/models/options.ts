@@ -81,7 +81,7 @@ export type RestartPolicy = { readonly [Name in keyof RestartOptions]-?: NonNull
 export interface ResolvedServedModelsOptions {
   readonly aliases: ReadonlyMap<string, string>;
   readonly defaultModel: string | undefined;
-  readonly share: ShareTraffic<never> | undefined;
+  readonly share: ShareTraffic<object> | undefined;
   readonly restart: RestartPolicy | undefined;
   readonly maxFailures: number;
   readonly events: ReadMeEmitter;
@@ -121,7 +121,8 @@ export function resolveServedModelsOptions(
   return {
     aliases,
     defaultModel: defaultModel ?? (names.length === 1 ? names[0] : undefined),
-    share,
+    // The host's hook gets the host's requests.
+    share: share as ShareTraffic<object> | undefined,
     restart: restart === false ? undefined : resolveRestartOptions(restart === true ? {} : restart),
     maxFailures: integerOption("maxFailures", options.maxFailures ?? 3, 1),
     events: options.events ?? new ReadMeEmitter(),
