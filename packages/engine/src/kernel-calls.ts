@@ -15,13 +15,12 @@ import type { ModelConfig } from "@readme-moe/model";
 import type { StepLogits, StepSequence } from "./step-runner.ts";
 
 /**
- * Checks a sequence before a step.
+ * Checks a sequence before a step: its lengths, and the rows that are wanted. `encodeStep` checks ids.
  * @throws {RangeError | TypeError} on a wrong field; {ReadMeError} `ERR_CONTEXT_LENGTH`
  */
 export function checkSequence(
   { tokenIds, experts, slot, logitsOf, targets }: StepSequence,
-  { vocabSize, contextTokens }: Pick<ModelConfig, "vocabSize" | "contextTokens">,
-  numExperts: number,
+  { contextTokens }: Pick<ModelConfig, "contextTokens">,
 ): void {
   if (tokenIds.length === 0) throw new RangeError("Expected `tokenIds` to hold at least one token, got none");
   const asked = slot.numTokens + tokenIds.length;
@@ -34,12 +33,7 @@ export function checkSequence(
   if (targets && targets.length !== logitsOf.length) {
     throw new RangeError(`Expected \`targets\` to have one entry for each of ${logitsOf.length} rows of logits`);
   }
-  for (let index = 0; index < tokenIds.length; index++) {
-    integerOption(`tokenIds[${index}]`, tokenIds[index], 0, vocabSize - 1);
-    integerOption(`experts[${index}]`, experts[index], 0, numExperts - 1);
-  }
   for (const row of logitsOf) integerOption("logitsOf", row, 0, tokenIds.length - 1);
-  for (const target of Array.from(targets ?? [])) integerOption("targets", target, 0, vocabSize - 1);
 }
 
 interface WantedRow {

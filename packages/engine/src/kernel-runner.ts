@@ -188,8 +188,7 @@ export class KernelRunner implements StepRunner {
       throw new TypeError("Expected `kv` to be memory that this runner opened");
     }
     if (sequences.length === 0) return [];
-    const numExperts = this.loras?.names.size ?? this.model.experts.names.length;
-    for (const sequence of sequences) checkSequence(sequence, this.model.config, numExperts);
+    for (const sequence of sequences) checkSequence(sequence, this.model.config);
     this.#angles.reach(Math.max(...sequences.map(({ slot, tokenIds }) => slot.numTokens + tokenIds.length)));
     if (this.#streamed instanceof RoutedExperts) {
       return this.#forwardRouted(this.#streamed, { kv, sequences, numCandidates });
