@@ -1,9 +1,10 @@
 // Grammars of patterns, compared with the regular expressions of JavaScript.
 
 import { expect, test } from "vitest";
+import { PatternError } from "@readme-moe/core";
 import { Budget } from "../../packages/grammar/src/grammar-source.ts";
 import type { CodePoints } from "../../packages/grammar/src/schema/ebnf/code-points.ts";
-import { PatternError, PatternWriter } from "../../packages/grammar/src/schema/ebnf/pattern-parser.ts";
+import { PatternWriter } from "../../packages/grammar/src/schema/ebnf/pattern-parser.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 
 const point = (code: number): string => String.raw`\u{${code.toString(16)}}`;
@@ -31,6 +32,7 @@ test.each([
   ["(?:ab|c)*d", "abcd"],
   ["((a)|b)+", "ab"],
   ["a?b*c+", "abbc"],
+  ["(?<name>a|b)c", "bc"],
   ["a??b*?c+?", "cc"],
   ["a{2}", "aa"],
   ["a{2,}b", "aaaab"],
@@ -83,7 +85,7 @@ test.each([
   ["a\\", "an end that comes too early"],
   ["(a", "a group without an end"],
   ["a)", "a `)` too many"],
-  ["(?=a)", "a group with `?=`"],
+  ["(?=a)", "a look ahead or behind"],
   ["(?", "a group with `?`"],
   ["*a", "`*` here"],
   ["a**", "`*` here"],
@@ -93,10 +95,10 @@ test.each([
   ["(^a)?", "`^` here"],
   ["a^", "`^` here"],
   ["a{", "`{` here"],
-  ["a{x}", "`{x` here"],
-  ["a{2,1}", "`{2,1}`; at most 512 times are"],
-  ["a{513}", "`{513}`; at most 512 times are"],
-  ["a{1,513}", "`{1,513}`; at most 512 times are"],
+  ["a{x}", "`{` here"],
+  ["a{2,1}", "the counts of `{2,1}` in the wrong order"],
+  ["a{513}", "more than 512 repetitions"],
+  ["a{1,513}", "more than 512 repetitions"],
   ["\\u004", "`\\u` or `\\x` without a number"],
   ["\\xg0", "`\\u` or `\\x` without a number"],
   ["\\p", "`\\p`"],

@@ -66,10 +66,10 @@ describe("an expression of a file", () => {
 
   it("is refused when it is too large, or has a part that is not read", () => {
     for (const [regex, problem] of [
-      ["(x{1000}){1000}", "is larger than 4096 parts"],
-      [String.raw`(x)\1`, "not read"],
+      ["(x{1000}){1000}", "has more than 4096 parts"],
+      [String.raw`(x)\1`, "has `\\1`, which is not supported"],
       ["x".repeat(4097), "has more than 4096 characters"],
-      [`${"(".repeat(70)}x${")".repeat(70)}`, "nests deeper than 64 levels"],
+      [`${"(".repeat(70)}x${")".repeat(70)}`, "has more than 64 groups in each other"],
     ] as const) {
       expectRefused(split(regex), `the pattern "${regex.slice(0, 3)}`, problem);
     }

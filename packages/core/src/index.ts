@@ -1,4 +1,12 @@
 export {
+  parsePattern,
+  PatternError,
+  type PatternLook,
+  type PatternNode,
+  type PatternPlace,
+  type PatternRepeat,
+} from "./pattern-syntax.ts";
+export {
   type AcceptedPrompt,
   type ChatContentPart,
   type ChatMessage,

@@ -5,6 +5,7 @@ import {
   type EngineVocabulary,
   integerOption,
   rejectUnknownKeys,
+  PatternError,
 } from "@readme-moe/core";
 import {
   type AnswerSource,
@@ -32,7 +33,7 @@ import {
 } from "./grammars-options.ts";
 import { GrammarCache } from "./matching/grammar-cache.ts";
 import { leastLiteralLength, literal, plainCharacter } from "./schema/ebnf/code-points.ts";
-import { PatternError, PatternWriter } from "./schema/ebnf/pattern-parser.ts";
+import { PatternWriter } from "./schema/ebnf/pattern-parser.ts";
 import { schemaGrammars } from "./schema/ebnf/schema-grammar.ts";
 import { checkSchemaSizes, honouredSchema, type JsonSchema } from "./schema/honoured-schema.ts";
 

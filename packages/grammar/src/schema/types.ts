@@ -1,6 +1,6 @@
-import { describeValue, isRecord } from "@readme-moe/core";
+import { describeValue, isRecord, PatternError } from "@readme-moe/core";
 import type { Budget } from "../grammar-source.ts";
-import { PatternError, type PatternWriter } from "./ebnf/pattern-parser.ts";
+import type { PatternWriter } from "./ebnf/pattern-parser.ts";
 import { FORMATS } from "./ebnf/schema-grammar.ts";
 import { below, brief, refused, type SchemaObject, type SchemaPath, type TypeName } from "./keywords.ts";
 

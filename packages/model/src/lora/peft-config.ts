@@ -1,9 +1,8 @@
 // Reads adapter_config.json as PEFT does. Fields that only matter for training, such as dropout, are not looked at.
 
-import { describeValue, ReadMeError } from "@readme-moe/core";
+import { describeValue, ReadMeError, PatternError } from "@readme-moe/core";
 import { type Fields, MOST } from "../config/fields.ts";
 import { quoted } from "../files/errors.ts";
-import { PatternError } from "../patterns/javascript-character.ts";
 import { Pattern, StepLimit } from "../patterns/pattern.ts";
 import { MAX_RANK } from "./lora.ts";
 

@@ -1,9 +1,11 @@
 // Matches regular expressions from files. JavaScript's own would try the same again and again, for years if they are
 // hostile. A search here remembers from which places it failed: all searches of a text together take linear time.
 
-import { PatternError } from "./javascript-character.ts";
+import { parsePattern, PatternError, type PatternNode, type PatternPlace } from "@readme-moe/core";
 import { compile, type Look, OP, type Program } from "./program.ts";
-import { type Dialect, isWord, leastLength, parsePattern, type Place } from "./syntax.ts";
+import { fromPython } from "./python-syntax.ts";
+
+const MAX_NESTING = 64;
 
 // A word of letters, one as long as a whole request's text, takes a quarter.
 const MAX_OTHERS = 2 ** 24;
@@ -60,13 +62,22 @@ export class Pattern {
   readonly #program: Program;
 
   /**
+   * @param dialect - `javascript` stands for what the library writes: expressions with the flag `u`, without places
    * @param maxLength - limit on the size of the compiled expression
    * @throws {PatternError} when a part of it is wrong or not read here, or when it is too large
    */
-  constructor(text: string, dialect: Dialect, maxLength: number) {
-    const root = parsePattern(text, dialect);
-    this.leastLength = leastLength(root);
-    this.#program = compile(root, maxLength);
+  constructor(text: string, dialect: "python" | "javascript", maxLength: number) {
+    try {
+      const hasPlaces = dialect === "python";
+      const { source, ignoresCase } = hasPlaces ? fromPython(text) : { source: text, ignoresCase: false };
+      const root = parsePattern(source, MAX_NESTING);
+      this.leastLength = leastLength(root);
+      this.#program = compile(root, { maxLength, ignoresCase, hasPlaces });
+    } catch (cause) {
+      throw cause instanceof PatternError
+        ? new PatternError(`has ${cause.message}, which is not supported`, { cause })
+        : cause;
+    }
   }
 
   /** Number of instructions, which memory and time depend on. */
@@ -92,6 +103,16 @@ export class Pattern {
   finder(text: string, limit: StepLimit): Finder {
     return new Search(this.#program, text, limit);
   }
+}
+
+const WORD = /[\p{L}\p{N}_]/u;
+
+/** Returns a lower bound of the length of a match, in characters. */
+function leastLength(node: PatternNode): number {
+  if (node.kind === "character") return 1;
+  if (node.kind === "sequence") return node.parts.reduce((sum, part) => sum + leastLength(part), 0);
+  if (node.kind === "choice") return Math.min(...node.options.map(leastLength));
+  return node.kind === "repeat" ? node.least * leastLength(node.inner) : 0;
 }
 
 /** Steps between two pauses. */
@@ -230,11 +251,11 @@ class Search implements Finder {
     }
   }
 
-  #isAt(place: Place | undefined, at: number): boolean {
-    if (place === "start") return at === 0;
-    if (place === "end") return at === this.#text.length;
-    const isInside = (index: number): boolean => isWord(this.#text[index] ?? " ");
-    return (isInside(at - 1) !== isInside(at)) === (place === "boundary");
+  #isAt(place: PatternPlace | undefined, at: number): boolean {
+    if (place === "^") return at === 0;
+    if (place === "$") return at === this.#text.length;
+    const isInside = (index: number): boolean => WORD.test(this.#text[index] ?? " ");
+    return (isInside(at - 1) !== isInside(at)) === (place === "\\b");
   }
 
   #looksAt(index: number, at: number): boolean {

@@ -1,7 +1,12 @@
 // Compiles expressions for the matcher.
 
-import { type Accepts, PatternError } from "./javascript-character.ts";
-import type { LookNode, PatternNode, Place, RepeatNode } from "./syntax.ts";
+import {
+  PatternError,
+  type PatternLook,
+  type PatternNode,
+  type PatternPlace,
+  type PatternRepeat,
+} from "@readme-moe/core";
 
 /** Instructions. `x` and `y` are their operands. */
 export const OP = {
@@ -18,7 +23,7 @@ export const OP = {
 } as const;
 
 /** Text before or behind a place. */
-export interface Look extends Omit<LookNode, "inner" | "kind"> {
+export interface Look extends Omit<PatternLook, "inner" | "kind"> {
   /** First instruction. */
   readonly start: number;
   /** The set, when the text is a single character. */
@@ -30,7 +35,7 @@ export interface Program {
   readonly x: readonly number[];
   readonly y: readonly number[];
   readonly sets: readonly CharacterSet[];
-  readonly places: readonly Place[];
+  readonly places: readonly PatternPlace[];
   readonly looks: readonly Look[];
   readonly numMarks: number;
 }
@@ -38,24 +43,38 @@ export interface Program {
 /** Characters below this one are asked for once. */
 const KNOWN = 0x3000;
 
-/** A set of characters. */
+/** A set of characters. JavaScript decides what it contains: a single character takes no time worth mentioning. */
 class CharacterSet {
-  readonly #accepts: Accepts;
+  readonly #pattern: RegExp;
   readonly #known: (boolean | undefined)[] = [];
 
-  constructor(accepts: Accepts) {
-    this.#accepts = accepts;
+  /** @throws {PatternError} when JavaScript does not read it */
+  constructor(source: string, ignoresCase: boolean) {
+    try {
+      this.#pattern = new RegExp(`^(?:${source})$`, ignoresCase ? "sui" : "su");
+    } catch (cause) {
+      throw new PatternError(`\`${source}\``, { cause });
+    }
   }
 
   has(code: number): boolean {
-    if (code >= KNOWN) return this.#accepts(String.fromCodePoint(code));
-    return (this.#known[code] ??= this.#accepts(String.fromCodePoint(code)));
+    if (code >= KNOWN) return this.#pattern.test(String.fromCodePoint(code));
+    return (this.#known[code] ??= this.#pattern.test(String.fromCodePoint(code)));
   }
 }
 
-/** @throws {PatternError} when the program has more than `maxLength` instructions */
-export function compile(root: PatternNode, maxLength: number): Program {
-  return new Compiler(maxLength).program(root);
+/** Options of `compile`. */
+export interface CompileOptions {
+  /** Most instructions. */
+  readonly maxLength: number;
+  readonly ignoresCase: boolean;
+  /** Whether places may be named. */
+  readonly hasPlaces: boolean;
+}
+
+/** @throws {PatternError} when the program is too large, or has a part that is not read */
+export function compile(root: PatternNode, options: CompileOptions): Program {
+  return new Compiler(options).program(root);
 }
 
 class Compiler implements Program {
@@ -63,14 +82,14 @@ class Compiler implements Program {
   readonly x: number[] = [];
   readonly y: number[] = [];
   readonly sets: CharacterSet[] = [];
-  readonly places: Place[] = [];
+  readonly places: PatternPlace[] = [];
   readonly looks: Look[] = [];
   numMarks = 0;
-  readonly #maxLength: number;
-  readonly #setOf = new Map<PatternNode, number>(); // copies of a repetition share it
+  readonly #options: CompileOptions;
+  readonly #setOf = new Map<string, number>(); // by how it is written
 
-  constructor(maxLength: number) {
-    this.#maxLength = maxLength;
+  constructor(options: CompileOptions) {
+    this.#options = options;
   }
 
   program(root: PatternNode): Program {
@@ -80,7 +99,8 @@ class Compiler implements Program {
   }
 
   #add(op: number, x = 0, y = 0): number {
-    if (this.ops.length === this.#maxLength) throw new PatternError(`is larger than ${this.#maxLength} parts`);
+    const { maxLength } = this.#options;
+    if (this.ops.length === maxLength) throw new PatternError(`more than ${maxLength} parts`);
     this.x.push(x);
     this.y.push(y);
     return this.ops.push(op) - 1;
@@ -97,7 +117,7 @@ class Compiler implements Program {
   #node(node: PatternNode): void {
     switch (node.kind) {
       case "character":
-        return void this.#add(OP.character, this.#set(node, node.accepts));
+        return void this.#add(OP.character, this.#set(node.source));
       case "sequence":
         for (const part of node.parts) this.#node(part);
         return;
@@ -106,19 +126,24 @@ class Compiler implements Program {
       case "repeat":
         return this.#repeat(node);
       case "place":
+        if (!this.#options.hasPlaces) throw new PatternError(`\`${node.place}\``);
         return void this.#add(OP.place, this.places.push(node.place) - 1);
       case "look":
         return this.#look(node);
     }
   }
 
-  #set(node: PatternNode, accepts: Accepts): number {
-    const known = this.#setOf.get(node) ?? this.sets.push(new CharacterSet(accepts)) - 1;
-    this.#setOf.set(node, known);
-    return known;
+  #set(source: string): number {
+    const known = this.#setOf.get(source);
+    if (known !== undefined) return known;
+    const added = this.sets.push(new CharacterSet(source, this.#options.ignoresCase)) - 1;
+    this.#setOf.set(source, added);
+    return added;
   }
 
   #choice(options: readonly PatternNode[]): void {
+    const [only] = options;
+    if (only && options.length === 1) return this.#node(only);
     const ends: number[] = [];
     for (const [index, option] of options.entries()) {
       const split = index + 1 < options.length ? this.#add(OP.split, this.#next + 1) : undefined;
@@ -131,7 +156,7 @@ class Compiler implements Program {
     this.#mark();
   }
 
-  #repeat({ inner, least, most, isLazy }: RepeatNode): void {
+  #repeat({ inner, least, most, isLazy }: PatternRepeat): void {
     for (let time = 0; time < least; time++) this.#node(inner);
     if (most === Infinity) {
       const loop = this.#mark();
@@ -160,9 +185,9 @@ class Compiler implements Program {
     if (isLazy) [this.x[split], this.y[split]] = [this.#next, split + 1];
   }
 
-  #look({ inner, isBehind, isNegated }: LookNode): void {
-    const only = inner.kind === "sequence" && inner.parts.length === 1 ? inner.parts[0] : inner;
-    const set = only?.kind === "character" ? this.sets[this.#set(only, only.accepts)] : undefined;
+  #look({ inner, isBehind, isNegated }: PatternLook): void {
+    const only = onlyPart(inner);
+    const set = only?.kind === "character" ? this.sets[this.#set(only.source)] : undefined;
     const index = this.looks.push({ start: this.#next + 2, set, isBehind, isNegated }) - 1;
     this.#add(OP.look, index);
     const jump = this.#add(OP.jump);
@@ -170,4 +195,11 @@ class Compiler implements Program {
     this.#add(OP.accept);
     this.x[jump] = this.#next;
   }
+}
+
+/** Returns the only part of an expression that has one. */
+function onlyPart(node: PatternNode): PatternNode {
+  const parts = node.kind === "choice" ? node.options : node.kind === "sequence" ? node.parts : [];
+  const [only] = parts;
+  return only && parts.length === 1 ? onlyPart(only) : node;
 }

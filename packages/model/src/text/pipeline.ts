@@ -1,11 +1,10 @@
 // Reads the steps around the model in a tokenizer.json: normalizer, pre-tokenizer and post-processor. Each step does
 // what the reference (the Rust crate `tokenizers`) does; a step that differs is refused, since nearly right is wrong.
 
-import { describeValue } from "@readme-moe/core";
+import { describeValue, PatternError } from "@readme-moe/core";
 import { Tokenizer as LibraryTokenizer } from "@huggingface/tokenizers";
 import { corrupt, quoted, unsupported } from "../files/errors.ts";
 import { expectObject, isJsonObject, isList, type JsonObject } from "../files/read-file.ts";
-import { PatternError } from "../patterns/javascript-character.ts";
 import { GPT2_PATTERN, KNOWN_PATTERNS, NUMBER_PATTERN, NUMBERS_PATTERN } from "./known-patterns.ts";
 import { normalizeInChunks, replaceInChunks } from "./pausing.ts";
 import { CHARACTER_OF_BYTE, type PreTokenizerStep, type SplitStep, toByteAlphabet } from "./pre-tokenizer.ts";

@@ -1,6 +1,6 @@
 // Searches of patterns in texts, by JavaScript's own expressions or by those of files.
 
-import type { PatternError } from "../patterns/javascript-character.ts";
+import type { PatternError } from "@readme-moe/core";
 import { type Finder, type Match, Pattern, StepLimit } from "../patterns/pattern.ts";
 
 // Real patterns take some ten steps for a character.

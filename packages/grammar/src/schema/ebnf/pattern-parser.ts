@@ -1,3 +1,4 @@
+import { parsePattern, PatternError, type PatternNode, type PatternRepeat } from "@readme-moe/core";
 import type { Budget } from "../../grammar-source.ts";
 import { complement, union, type CodePoints } from "./code-points.ts";
 
@@ -19,14 +20,8 @@ const CONTROL: Readonly<Record<string, number>> = { t: 9, n: 10, v: 11, f: 12, r
 const MAX_REPEATS = 512;
 const MAX_NESTING = 32;
 const MAX_CHARACTERS = 16_384;
-const MAX_SHOWN = 16;
 const CHARACTER_STEPS = 10;
 const CLASS_STEPS = 100;
-
-/** A part of a pattern that is not supported. */
-export class PatternError extends Error {
-  override readonly name = "PatternError";
-}
 
 /** Writes the grammar of one character of a set; `undefined` when none can be written. */
 type WriteCharacter = (set: CodePoints) => string | undefined;
@@ -54,14 +49,33 @@ export class PatternWriter {
       throw new RangeError(`Expected a pattern of at most ${MAX_CHARACTERS} characters, got ${pattern.length}`);
     }
     this.#budget.spend(2 * pattern.length);
-    return new PatternParser(pattern, (set, text) => this.#character(set, text)).parse();
+    const root = parsePattern(pattern, MAX_NESTING);
+    return this.#node(root.kind === "choice" ? { ...root, options: root.options.map(withoutAnchors) } : root);
   }
 
-  #character(set: CodePoints, text: string): string {
+  #node(node: PatternNode): string {
+    switch (node.kind) {
+      case "character":
+        return this.#character(node.source);
+      case "sequence":
+        return node.parts.length === 0 ? '""' : node.parts.map((part) => this.#node(part)).join(" ");
+      case "choice":
+        return `(${node.options.map((option) => this.#node(option)).join(" | ")})`;
+      case "repeat":
+        return `${this.#node(node.inner)}${suffixOf(node)}`;
+      case "place":
+      case "look":
+        throw new PatternError(node.kind === "place" ? `\`${node.place}\` here` : "a look ahead or behind");
+      default:
+        return node;
+    }
+  }
+
+  #character(text: string): string {
     let written = this.#written.get(text);
     if (written === undefined) {
       this.#budget.spend(text.length === 1 ? CHARACTER_STEPS : CLASS_STEPS);
-      written = this.#writeCharacter(set);
+      written = this.#writeCharacter(new SetReader(text).whole());
       if (written === undefined) throw new PatternError("a class without a character that can be written");
       this.#written.set(text, written);
     }
@@ -70,77 +84,40 @@ export class PatternWriter {
   }
 }
 
-class PatternParser {
+/** Removes anchors of the whole pattern's alternatives: a pattern is matched from beginning to end anyway. */
+function withoutAnchors(option: PatternNode): PatternNode {
+  if (option.kind !== "sequence") return option;
+  const { parts } = option;
+  const from = isPlace(parts[0], "^") ? 1 : 0;
+  return { kind: "sequence", parts: parts.slice(from, isPlace(parts.at(-1), "$") ? -1 : undefined) };
+}
+
+function isPlace(part: PatternNode | undefined, place: "^" | "$"): boolean {
+  return part?.kind === "place" && part.place === place;
+}
+
+/** Writes a repetition. A lazy one allows the same texts. */
+function suffixOf({ least, most }: PatternRepeat): string {
+  if (Math.max(least, most === Infinity ? 0 : most) > MAX_REPEATS) {
+    throw new PatternError(`more than ${MAX_REPEATS} repetitions`);
+  }
+  if (most === Infinity) return ["*", "+"][least] ?? `{${least},}`;
+  if (least === most) return `{${least}}`;
+  return least === 0 && most === 1 ? "?" : `{${least},${most}}`;
+}
+
+/** Reads the set of a character, a class or an escape. */
+class SetReader {
   readonly #characters: readonly string[];
-  readonly #writeClass: (set: CodePoints, text: string) => string;
   #at = 0;
-  #nesting = 0;
 
-  constructor(pattern: string, writeClass: (set: CodePoints, text: string) => string) {
-    this.#writeClass = writeClass;
-    this.#characters = Array.from(pattern);
+  constructor(text: string) {
+    this.#characters = Array.from(text);
   }
 
-  parse(): string {
-    const body = this.#alternatives();
-    if (this.#at < this.#characters.length) throw new PatternError("a `)` too many");
-    return body;
-  }
-
-  #alternatives(): string {
-    const choices = [this.#sequence()];
-    while (this.#take("|")) choices.push(this.#sequence());
-    return `(${choices.join(" | ")})`;
-  }
-
-  #sequence(): string {
-    const parts: string[] = [];
-    // Anchors of the whole pattern's alternatives: a pattern is matched from beginning to end anyway.
-    if (this.#nesting === 0) this.#take("^");
-    while (this.#peek() !== undefined && this.#peek() !== "|" && this.#peek() !== ")") {
-      if (this.#nesting === 0 && this.#peek() === "$" && [undefined, "|"].includes(this.#peek(1))) this.#at++;
-      else parts.push(this.#repeated(this.#atom()));
-    }
-    return parts.length === 0 ? '""' : parts.join(" ");
-  }
-
-  #atom(): string {
-    const from = this.#at;
-    const character = this.#next();
-    if (character === "(") return this.#group();
-    if (character === "[") return this.#write(this.#set(), from);
-    if (character === ".") return this.#write(ANY, from);
-    if (character === "\\") return this.#write(this.#escape(), from);
-    if ("^$*+?{".includes(character)) throw new PatternError(`\`${character}\` here`);
-    return this.#write(one(character), from);
-  }
-
-  #group(): string {
-    if (this.#take("?") && !this.#take(":")) throw new PatternError(`a group with \`?${this.#peek() ?? ""}\``);
-    if (++this.#nesting > MAX_NESTING) throw new PatternError(`more than ${MAX_NESTING} groups in each other`);
-    const body = this.#alternatives();
-    this.#nesting--;
-    if (!this.#take(")")) throw new PatternError("a group without an end");
-    return body;
-  }
-
-  #repeated(atom: string): string {
-    let suffix = "";
-    const sign = ["*", "+", "?"].find((mark) => this.#take(mark));
-    if (sign !== undefined) suffix = sign;
-    else if (this.#take("{")) {
-      let range = "";
-      while (this.#peek() !== undefined && this.#peek() !== "}") range += this.#next();
-      const [, least, comma, most] = /^(\d+)(,?)(\d*)$/.exec(range) ?? [];
-      if (least === undefined || !this.#take("}")) throw new PatternError(`\`{${range.slice(0, MAX_SHOWN)}\` here`);
-      if (Number(most || least) > MAX_REPEATS || Number(least) > Number(most || least)) {
-        throw new PatternError(`\`{${range.slice(0, MAX_SHOWN)}}\`; at most ${MAX_REPEATS} times are`);
-      }
-      suffix = `{${Number(least)}${comma ?? ""}${most ? Number(most) : ""}}`;
-    }
-    // A lazy quantifier allows the same texts.
-    if (suffix !== "") this.#take("?");
-    return `${atom}${suffix}`;
+  whole(): CodePoints {
+    if (this.#characters.length === 1) return this.#characters[0] === "." ? ANY : one(this.#next());
+    return this.#take("[") ? this.#set() : this.#member();
   }
 
   #set(): CodePoints {
@@ -165,8 +142,7 @@ class PatternParser {
   #member(): CodePoints {
     const character = this.#next();
     if (character !== "\\") return one(character);
-    if (this.#take("b")) return [[8, 8]];
-    return this.#escape();
+    return this.#take("b") ? [[8, 8]] : this.#escape();
   }
 
   #escape(): CodePoints {
@@ -203,10 +179,6 @@ class PatternParser {
     this.#at += length;
     const code = Number.parseInt(digits, 16);
     return [[code, code]];
-  }
-
-  #write(set: CodePoints, from: number): string {
-    return this.#writeClass(set, this.#characters.slice(from, this.#at).join(""));
   }
 
   #peek(ahead = 0): string | undefined {
