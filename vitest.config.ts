@@ -45,7 +45,7 @@ const SYSTEM = [
   "test/fleet/{batches,commands,failover,failures,fleet,freezes,refactor,rolling,streamed-experts,tune}.test.ts",
   "test/refactor/load-failure.test.ts",
   "test/readme-moe/{apply,chat,models-by-name,serve*,shipped-adapter,tune}.test.ts",
-  "test/refactor/{delta-scales,families,low-rank-resume,resume,tuning-resume}.test.ts",
+  "test/refactor/{delta-scales,families,lora-resume,resume,tuning-resume}.test.ts",
 ];
 
 // `--mode built`: commands, programs and workers run as they were just built.

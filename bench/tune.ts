@@ -11,10 +11,10 @@ import type { DecoderWeights, Weight, WeightGroup } from "../packages/refactor/s
 import { chooseParameters } from "../packages/refactor/src/tuning/choose-parameters.ts";
 import type { Rates } from "../packages/refactor/src/tuning/parameters.ts";
 import { Trainer } from "../packages/refactor/src/tuning/trainer.ts";
-import { AdaptedModel } from "../packages/refactor/src/low-rank/adapted-model.ts";
-import { newAdapter } from "../packages/refactor/src/low-rank/adapter.ts";
-import { AdapterTrainer } from "../packages/refactor/src/low-rank/adapter-trainer.ts";
-import { changedProducts } from "../packages/refactor/src/low-rank/products.ts";
+import { AdaptedModel } from "../packages/refactor/src/lora/adapted-model.ts";
+import { newAdapter } from "../packages/refactor/src/lora/adapter.ts";
+import { AdapterTrainer } from "../packages/refactor/src/lora/adapter-trainer.ts";
+import { changedProducts } from "../packages/refactor/src/lora/products.ts";
 
 const SHAPE = { hidden: 576, ffn: 1536, heads: 9, kvHeads: 3, headSize: 64, vocabulary: 49_152, layers: 30 } as const;
 const RANKS = { lora: 32, full: 32, "low-rank": 16 } as const;
@@ -51,7 +51,7 @@ const config = parseConfig("random", {
   rms_norm_eps: 1e-5,
 });
 const teacher = randomWeights(SHAPE.ffn, 1);
-const trainer = method === "low-rank" ? lowRankTrainer() : distiller(method);
+const trainer = method === "low-rank" ? loraTrainer() : distiller(method);
 const batch = Array.from({ length: sequences }, (_, s) => ({
   tokenIds: Int32Array.from({ length: tokens }, (__, t) => (s * 7919 + t * 131) % SHAPE.vocabulary),
   experts: new Uint16Array(tokens).fill(s % 2),
@@ -85,7 +85,7 @@ function distiller(kind: "lora" | "full"): BenchTrainer {
 }
 
 /** Makes the trainer of an expert of low rank over a dense model. */
-function lowRankTrainer(): BenchTrainer {
+function loraTrainer(): BenchTrainer {
   const settings = { sequences, sequenceTokens: tokens, scale: 1, teacherShare: 0, threads };
   const model = new AdaptedModel(config, teacher, settings);
   const shared = newAdapter(teacher, { products: changedProducts(false), rank, seed: 1 });

@@ -121,7 +121,7 @@ export const REGIONS: readonly Region[] = [
   {
     page: "refactor.md",
     name: "tune-low-rank",
-    make: () => optionTable(["packages/refactor/src/low-rank/options.ts", "LowRankOptions"]),
+    make: () => optionTable(["packages/refactor/src/lora/options.ts", "LoraOptions"]),
   },
   { page: "command-line.md", name: "commands", make: commandSections },
   { page: "events.md", name: "events", make: eventSections },

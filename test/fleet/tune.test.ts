@@ -7,7 +7,7 @@ import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { FlowCoordinator, readFleetStatus } from "@readme-moe/fleet";
 import { openModel } from "@readme-moe/model";
-import { openArtefacts, tuneLowRank, type LowRankOptions, type LowRankRun } from "@readme-moe/refactor";
+import { openArtefacts, tuneLoras, type LoraOptions, type LoraRun } from "@readme-moe/refactor";
 import { describe, expect, onTestFinished, test } from "vitest";
 import { modelHashes } from "../support/model-hashes.ts";
 import { writeFirstLayers } from "../support/first-layers.ts";
@@ -20,7 +20,7 @@ import { temporaryFolder } from "../support/temporary-folder.ts";
 if (noServer !== undefined) console.log(`The tests of a training on machines did not run: ${noServer}`);
 
 const MACHINE = join(import.meta.dirname, "..", "support", "programs", "refactor-machine.ts");
-const OPTIONS: LowRankOptions & LowRankRun = {
+const OPTIONS: LoraOptions & LoraRun = {
   tokens: 2048,
   sequenceTokens: 64,
   batchSequences: 4,
@@ -59,7 +59,7 @@ describe.skipIf(noServer !== undefined)("a training on machines (skipped without
       [Symbol.asyncDispose]: (): Promise<void> => model.close(),
     });
     const texts = await pocketTexts(["book", "github"]);
-    await tuneLowRank(model, texts, alone, { ...OPTIONS, threads: 1 });
+    await tuneLoras(model, texts, alone, { ...OPTIONS, threads: 1 });
 
     const startMachine = (killAfter: number, threads: number): ChildProcess => {
       const args = [path, server.url, place, String(killAfter), String(threads)];
@@ -69,8 +69,8 @@ describe.skipIf(noServer !== undefined)("a training on machines (skipped without
     const coordinator = await FlowCoordinator.open({ fleet: server.url, pollMs: 10 });
     onTestFinished(() => coordinator.close());
     const interrupt = new AbortController();
-    const train = (more: LowRankRun): Promise<unknown> =>
-      tuneLowRank(model, texts, together, {
+    const train = (more: LoraRun): Promise<unknown> =>
+      tuneLoras(model, texts, together, {
         ...OPTIONS,
         threads: 2,
         fleet: { artefacts, run: (flow) => coordinator.run(flow) },

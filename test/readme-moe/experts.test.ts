@@ -125,12 +125,12 @@ describe("inspect", () => {
     await model.close();
     const loras = ["--lora", `named=${join(LORA, "all-linear-r8")}`, "--lora", join(LORA, "rslora-r16"), "--lora", set];
     const { stdout } = await runCli(["inspect", folder, ...loras, "--json"]);
-    const { low_rank: lowRank } = JSON.parse(stdout) as {
+    const { low_rank: loraSet } = JSON.parse(stdout) as {
       low_rank: { experts: { name: string; modules: string[] }[]; router: { numExperts: number } };
     };
-    expect(lowRank.experts.map(({ name }) => name)).toEqual(["legal", "own", "named", "rslora-r16"]);
-    expect(lowRank.experts[0]?.modules).toEqual(["lm_head"]);
-    expect(lowRank.router.numExperts).toBe(2);
+    expect(loraSet.experts.map(({ name }) => name)).toEqual(["legal", "own", "named", "rslora-r16"]);
+    expect(loraSet.experts[0]?.modules).toEqual(["lm_head"]);
+    expect(loraSet.router.numExperts).toBe(2);
     const text = await runCli(["inspect", folder]);
     expect(text.stdout).toMatch(/low_rank:\n {2}own +rank 4 .*\n {2}router: null\n$/);
   });

@@ -5,7 +5,7 @@ import { once } from "node:events";
 import { existsSync } from "node:fs";
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import type { LowRankReport, TuningReport } from "@readme-moe/refactor";
+import type { LoraReport, TuningReport } from "@readme-moe/refactor";
 import { beforeAll, expect, test } from "vitest";
 import { POCKET } from "../support/pocket.ts";
 import { COMMAND_LINE, runCli } from "../support/run-cli.ts";
@@ -132,7 +132,7 @@ test("loras of two kinds of text have a smaller loss than the dense model", { ti
   );
   const result = await runCli([...args, ...few, ...more.split(" ")]);
   expect(result.code, result.stderr).toBe(0);
-  const report = JSON.parse(result.stdout) as LowRankReport;
+  const report = JSON.parse(result.stdout) as LoraReport;
   expect(report.experts.map(({ name }) => name)).toEqual(["prose", "code"]);
   for (const row of [report.label, report.router, report.rival]) expect(row?.above_dense).toBeLessThan(-0.3);
   expect(existsSync(join(out, "experts", "code", "adapter_model.safetensors"))).toBe(true);

@@ -5,7 +5,7 @@ import { add, geglu, scale, shift, silu, swiglu } from "../../packages/refactor/
 import { causalAttention } from "../../packages/refactor/src/autodiff/attention.ts";
 import { crossEntropy, distill, pickedLogits, weightedSum } from "../../packages/refactor/src/autodiff/losses.ts";
 import { causalSoftmax, rmsNorm } from "../../packages/refactor/src/autodiff/normalization.ts";
-import { linear, linearWithLowRank, matmul, matmulTransposed } from "../../packages/refactor/src/autodiff/products.ts";
+import { linear, linearWithLora, matmul, matmulTransposed } from "../../packages/refactor/src/autodiff/products.ts";
 import { rotary } from "../../packages/refactor/src/autodiff/rotary.ts";
 import { reshape, transpose } from "../../packages/refactor/src/autodiff/shapes.ts";
 import { ANY_ROWS, countOf, gradientName, Tape, type Tensor } from "../../packages/refactor/src/autodiff/tape.ts";
@@ -55,10 +55,10 @@ const OPERATIONS: Readonly<Record<string, Operation>> = {
     apply: (tape, [gate, up]) => geglu(tape, gate!, up!),
   },
   shift: { shapes: [[3, 4]], apply: (tape, [x]) => shift(tape, x!, 0.7) },
-  linearWithLowRank: {
+  linearWithLora: {
     shapes: [[5, 3], [4, 3], [2, 3], [4, 2], [4]],
     apply: (tape, [x, w, left, right, bias]) =>
-      linearWithLowRank(tape, x!, { weight: w!, bias, left: left!, right: right! }),
+      linearWithLora(tape, x!, { weight: w!, bias, left: left!, right: right! }),
   },
   "causalAttention, grouped heads": {
     shapes: [

@@ -6,7 +6,7 @@ import { join } from "node:path";
 import { KernelRunner, openExperts } from "@readme-moe/engine";
 import { evaluateSequences } from "@readme-moe/engine/evaluation";
 import { endOfTextId, openModel, verifyModel } from "@readme-moe/model";
-import { refactor, tune, tuneLowRank, type DomainText, type TuneOptions } from "@readme-moe/refactor";
+import { refactor, tune, tuneLoras, type DomainText, type TuneOptions } from "@readme-moe/refactor";
 import { fixedRouter } from "@readme-moe/router";
 import { describe, expect, test } from "vitest";
 import { CHARACTER_OF_BYTE } from "../../packages/model/src/text/pre-tokenizer.ts";
@@ -123,7 +123,7 @@ describe.each(FAMILIES)("%s", (name) => {
     const [path, folder] = [await withTokenizer(name), await temporaryFolder()];
     const model = await openModel(path);
     const out = join(folder, "experts");
-    const report = await tuneLowRank(model, texts, out, { ...TINY_LORA, source: name, threads: 1 });
+    const report = await tuneLoras(model, texts, out, { ...TINY_LORA, source: name, threads: 1 });
     const { tokenizer } = await model.loadText();
     const endOfText = endOfTextId(tokenizer, model.config.eosTokenIds);
     const shared = { calibrationTokens: 32, routerTokens: 0, evaluationSequences: 4, sequenceTokens: 32, seed: 1 };

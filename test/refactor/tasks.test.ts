@@ -5,7 +5,7 @@ import { openModel, type Model } from "@readme-moe/model";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { Products } from "../../packages/refactor/src/linear-algebra/products.ts";
 import { resolveOptions, type RefactorOptions } from "../../packages/refactor/src/options.ts";
-import { gradientTaskName, parseGradientTask } from "../../packages/refactor/src/low-rank/machines/gradient-task.ts";
+import { gradientTaskName, parseGradientTask } from "../../packages/refactor/src/lora/machines/gradient-task.ts";
 import { decodeArtefact, encodeArtefact } from "../../packages/refactor/src/tasks/artefact.ts";
 import { fitSetting, type FitPlan, type FitSetting } from "../../packages/refactor/src/tasks/fit-setting.ts";
 import { decodePlan, encodePlan } from "../../packages/refactor/src/tasks/plan.ts";

@@ -1,4 +1,4 @@
-import type { LowRankOptions, TuneOptions } from "@readme-moe/refactor";
+import type { LoraOptions, TuneOptions } from "@readme-moe/refactor";
 
 /** Options of a short tuning with two rounds and their routers. */
 export const TINY_TUNING: TuneOptions = {
@@ -20,7 +20,7 @@ export const TINY_TUNING: TuneOptions = {
 };
 
 /** Options of a short training of two experts of low rank. */
-export const TINY_LORA: LowRankOptions = {
+export const TINY_LORA: LoraOptions = {
   tokens: 1536,
   rank: 4,
   alpha: 8,

@@ -11,7 +11,7 @@ import {
 import { ENGINE_OPTIONS, type EngineOption, type EngineOptionName, type EngineOptions } from "@readme-moe/engine";
 import type { Precision } from "@readme-moe/model";
 import { type Command, InvalidArgumentError, Option } from "commander";
-import { type LoraArgument, loraOption } from "./low-rank/lora-option.ts";
+import { type LoraArgument, loraOption } from "./loras/lora-option.ts";
 import { anyNumber, byteSize, wholeNumber } from "./option-values.ts";
 
 type RuntimeName = "precision" | "threads" | "cacheFolder";

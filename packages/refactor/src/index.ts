@@ -40,14 +40,14 @@ export type { TuningLosses, TuningPoint, TuningReport } from "./tuning/tuning-re
 export {
   fleetShards,
   SHARINGS,
-  type LowRankEstimate,
-  type LowRankOptions,
-  type LowRankProgress,
-  type LowRankRun,
-  type LowRankStage,
-} from "./low-rank/options.ts";
-export type { ExpertReport, LowRankReport, TrainingReport } from "./low-rank/low-rank-report.ts";
-export { tuneLowRank } from "./low-rank/tune-low-rank.ts";
+  type LoraEstimate,
+  type LoraOptions,
+  type LoraProgress,
+  type LoraRun,
+  type LoraStage,
+} from "./lora/options.ts";
+export type { ExpertReport, LoraReport, TrainingReport } from "./lora/lora-report.ts";
+export { tuneLoras } from "./lora/tune-loras.ts";
 export {
   EXPORT_DTYPES,
   exportTransformersJs,

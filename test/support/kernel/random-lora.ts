@@ -22,7 +22,7 @@ export function randomLora(random: () => number, model: PlainModel): TestLora {
   const precision = PRECISIONS[randomInteger(random, PRECISIONS.length)] ?? "fp32";
   const refsOf = (weights: PlainWeights | undefined): LoraRefs | undefined => {
     if (!weights || random() < 0.5) return undefined;
-    const low = randomLowRank(random, weights);
+    const low = randomFactors(random, weights);
     products.set(weights, low);
     const { rank, numIn, numOut, a, b, scale } = low;
     return { rank, scale, a: memoryTensor(a, [rank, numIn]), b: memoryTensor(b, [numOut, rank]) };
@@ -41,7 +41,7 @@ export function randomLora(random: () => number, model: PlainModel): TestLora {
   return { plain: { precision, products }, packed: { layers, head } };
 }
 
-function randomLowRank(random: () => number, { numIn, numOut }: PlainWeights): PlainLoraFactors {
+function randomFactors(random: () => number, { numIn, numOut }: PlainWeights): PlainLoraFactors {
   const rank = random() < 0.2 ? 16 : 1 + randomInteger(random, 40);
   const floats = (length: number, size: number): Float32Array =>
     Float32Array.from({ length }, () => size * randomNormal(random));

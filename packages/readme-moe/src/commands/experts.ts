@@ -2,8 +2,8 @@ import { stat } from "node:fs/promises";
 import { ReadMeError } from "@readme-moe/core";
 import { addExpertSet, addLora, type ChangeSetOptions, type LoraSet, removeLora } from "@readme-moe/model";
 import { Command, Option } from "commander";
-import { describeExperts, expertLine } from "../low-rank/describe-expert.ts";
-import { adapterName, adapterPath, isSet } from "../low-rank/find-adapters.ts";
+import { describeExperts, expertLine } from "../loras/describe-expert.ts";
+import { adapterName, adapterPath, isSet } from "../loras/find-adapters.ts";
 import { MODEL_ARGUMENT, withModelFiles } from "../models.ts";
 import { jsonOption } from "../options.ts";
 

@@ -3,9 +3,9 @@ import { precisionOf, wholeBlocks } from "@readme-moe/kernel";
 import { gatherExperts, type Model, type RouterConfig } from "@readme-moe/model";
 import { KernelRouter } from "@readme-moe/router";
 import { Command } from "commander";
-import { describeExperts, expertLine, type ExpertDescription } from "../low-rank/describe-expert.ts";
-import { loraFolders } from "../low-rank/find-adapters.ts";
-import { type LoraArgument, loraOption } from "../low-rank/lora-option.ts";
+import { describeExperts, expertLine, type ExpertDescription } from "../loras/describe-expert.ts";
+import { loraFolders } from "../loras/find-adapters.ts";
+import { type LoraArgument, loraOption } from "../loras/lora-option.ts";
 import { MODEL_ARGUMENT, type RunningModel, withModelFiles, withRunningModel } from "../models.ts";
 import { listOf, parseWhole } from "../option-values.ts";
 import { addOptions, engineFlag, jsonOption, type RuntimeFlags, runtimeOptions } from "../options.ts";
@@ -21,7 +21,7 @@ interface Description {
   /** Sections and values, by name. */
   readonly parts: Readonly<Record<string, unknown>>;
   /** Loras; `undefined` when there are none. */
-  readonly lowRank:
+  readonly loraSet:
     | { readonly experts: readonly ExpertDescription[]; readonly router: RouterConfig | null }
     | undefined;
 }
@@ -45,12 +45,12 @@ async function runInspect(path: string, flags: InspectFlags, signal: AbortSignal
   const loras = await loraFolders(flags.lora, signal);
   const described = async (model: Model): Promise<Description> => ({
     parts: describe(model, flags),
-    lowRank: await describeLowRank(model, loras),
+    loraSet: await describeLoras(model, loras),
   });
   if (ids === undefined) return print(await withModelFiles(path, signal, described, flags), flags.json);
   await withRunningModel(path, flags, signal, async (running) => {
-    const { parts, lowRank } = await described(running.model);
-    print({ parts: { ...parts, ...(await computed(running, ids)) }, lowRank }, flags.json);
+    const { parts, loraSet } = await described(running.model);
+    print({ parts: { ...parts, ...(await computed(running, ids)) }, loraSet }, flags.json);
   });
 }
 
@@ -116,10 +116,10 @@ function describeFfnExperts({ experts, config: { mixture } }: Model): object {
 }
 
 /** Describes the loras of a model and of `--lora`, if there are any. */
-async function describeLowRank(
+async function describeLoras(
   model: Model,
   loras: Readonly<Record<string, string>> = {},
-): Promise<Description["lowRank"]> {
+): Promise<Description["loraSet"]> {
   const set = await gatherExperts(model, loras);
   try {
     if (set.experts.length === 0) return undefined;
@@ -169,8 +169,8 @@ function rows(values: Float32Array, width: number): readonly (readonly number[])
   );
 }
 
-function print({ parts, lowRank }: Description, json: boolean): void {
-  if (json) return console.log(JSON.stringify({ ...parts, ...(lowRank && { low_rank: lowRank }) }));
+function print({ parts, loraSet }: Description, json: boolean): void {
+  if (json) return console.log(JSON.stringify({ ...parts, ...(loraSet && { low_rank: loraSet }) }));
   for (const [name, value] of Object.entries(parts)) {
     if (typeof value !== "object" || value === null || Array.isArray(value)) console.log(`${name}: ${short(value)}`);
     else {
@@ -178,10 +178,10 @@ function print({ parts, lowRank }: Description, json: boolean): void {
       for (const [key, inner] of Object.entries(value)) console.log(`  ${key}: ${short(inner)}`);
     }
   }
-  if (lowRank === undefined) return;
+  if (loraSet === undefined) return;
   console.log("low_rank:");
-  for (const expert of lowRank.experts) console.log(`  ${expertLine(expert)}`);
-  console.log(`  router: ${short(lowRank.router)}`);
+  for (const expert of loraSet.experts) console.log(`  ${expertLine(expert)}`);
+  console.log(`  router: ${short(loraSet.router)}`);
 }
 
 function short(value: unknown): string {

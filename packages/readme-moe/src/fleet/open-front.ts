@@ -2,7 +2,7 @@
 
 import type { Engine } from "@readme-moe/core";
 import { openPromptReader, readerOptionsOf } from "@readme-moe/engine";
-import { loraFolders } from "../low-rank/find-adapters.ts";
+import { loraFolders } from "../loras/find-adapters.ts";
 import { modelPath } from "../models.ts";
 import { fleetModule } from "../optional-modules.ts";
 import { type EngineFlags, engineOptionsOf } from "../options.ts";

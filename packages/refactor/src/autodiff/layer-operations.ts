@@ -5,7 +5,7 @@ import type * as decoder from "../graphs/decoder-layer.ts";
 import { add, geglu, scale, swiglu } from "./arithmetic.ts";
 import { causalAttention } from "./attention.ts";
 import { rmsNorm } from "./normalization.ts";
-import { linear, linearWithLowRank, type LowRankFactor } from "./products.ts";
+import { linear, linearWithLora, type LoraFactor } from "./products.ts";
 import { rotary, rotaryTables, type RotaryTables } from "./rotary.ts";
 import { reshape } from "./shapes.ts";
 import { ANY_ROWS, type Tape, type Tensor } from "./tape.ts";
@@ -16,7 +16,7 @@ export interface TapeWeights {
   /** Finds a weight. @throws {TypeError} when there is none */
   get(name: string): Tensor;
   /** Factor of changes of low rank. @default 1 */
-  readonly change?: LowRankFactor | undefined;
+  readonly change?: LoraFactor | undefined;
 }
 
 /** Properties of a graph of attention. */
@@ -57,7 +57,7 @@ export class TapeOperations implements decoder.LayerOperations<Tensor> {
     const bias = this.has(`${name}.bias`) ? this.#weights.get(`${name}.bias`) : undefined;
     if (!this.has(`${name}.left`)) return linear(this.#tape, x, weight, bias);
     const [left, right] = [this.#weights.get(`${name}.left`), this.#weights.get(`${name}.right`)];
-    return linearWithLowRank(this.#tape, x, { weight, left, right, bias, ...this.#weights.change });
+    return linearWithLora(this.#tape, x, { weight, left, right, bias, ...this.#weights.change });
   }
 
   norm(name: string, x: Tensor, over: "row" | "head"): Tensor {

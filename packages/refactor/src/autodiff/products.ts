@@ -22,7 +22,7 @@ export function linear(tape: Tape, x: Tensor, w: Tensor, bias?: Tensor): Tensor 
 }
 
 /** Weight `[out, in]` with a change of low rank, `factor · right · left`. */
-export interface LowRankWeight extends LowRankFactor {
+export interface LoraWeight extends LoraFactor {
   readonly weight: Tensor;
   /** `[rank, in]` */
   readonly left: Tensor;
@@ -32,7 +32,7 @@ export interface LowRankWeight extends LowRankFactor {
 }
 
 /** Factor of changes of low rank. */
-export interface LowRankFactor {
+export interface LoraFactor {
   /** Factor of all changes. @default 1 */
   readonly scale?: number | undefined;
   /** Factor of each row and rank, `[rows, rank]`, which has no gradient. */
@@ -40,7 +40,7 @@ export interface LowRankFactor {
 }
 
 /** Computes `x · (weight + factor · right · left)ᵀ + bias` without forming the sum. */
-export function linearWithLowRank(tape: Tape, x: Tensor, parts: LowRankWeight): Tensor {
+export function linearWithLora(tape: Tape, x: Tensor, parts: LoraWeight): Tensor {
   const { weight, bias, left, right } = parts;
   const g = tape.graph;
   const base = linear(tape, x, weight, bias);
@@ -54,7 +54,7 @@ export function linearWithLowRank(tape: Tape, x: Tensor, parts: LowRankWeight): 
   ]);
 }
 
-function scaled(tape: Tape, x: Tensor, { scale = 1, mask }: LowRankFactor): Tensor {
+function scaled(tape: Tape, x: Tensor, { scale = 1, mask }: LoraFactor): Tensor {
   const g = tape.graph;
   const apply = (value: Value): Value => {
     const result = mask ? Mul(g, value, mask.value) : value;

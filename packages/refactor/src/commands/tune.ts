@@ -1,6 +1,6 @@
-import { fleetShards, SHARINGS, type LowRankOptions, type LowRankProgress } from "../low-rank/options.ts";
+import { fleetShards, SHARINGS, type LoraOptions, type LoraProgress } from "../lora/options.ts";
 import { tune } from "../tuning/tune.ts";
-import { tuneLowRank } from "../low-rank/tune-low-rank.ts";
+import { tuneLoras } from "../lora/tune-loras.ts";
 import {
   TUNE_METHODS,
   TUNE_SHARINGS,
@@ -9,7 +9,7 @@ import {
   type TuneProgress,
 } from "../tuning/options.ts";
 import type { DomainText } from "../job/prepare-domain.ts";
-import type { LowRankReport } from "../low-rank/low-rank-report.ts";
+import type { LoraReport } from "../lora/lora-report.ts";
 import type { TuningReport } from "../tuning/tuning-report.ts";
 import { Command, Option } from "commander";
 import {
@@ -28,7 +28,7 @@ import {
 import { dataArgument, readDomains, type DataArgument } from "./domains.ts";
 import { openRefactorFleet, requireBoth } from "./machines.ts";
 
-interface TuneFlags extends Omit<TuneOptions, "sharing">, Omit<LowRankOptions, "sharing">, FleetFlags {
+interface TuneFlags extends Omit<TuneOptions, "sharing">, Omit<LoraOptions, "sharing">, FleetFlags {
   readonly sharing?: string | undefined;
   readonly experts?: "low-rank";
   readonly teacher?: string;
@@ -43,7 +43,7 @@ interface TuneFlags extends Omit<TuneOptions, "sharing">, Omit<LowRankOptions, "
 
 /** Flags that only one of both kinds of tuning has. */
 const DISTILLATION_FLAGS = ["teacher", "method", "weightDecay", "labelShare", "patience", "rounds"] as const;
-const LOW_RANK_FLAGS = [
+const LORA_FLAGS = [
   "alpha",
   "sharedShare",
   "constantShare",
@@ -83,7 +83,7 @@ export function tuneCommand(signal: AbortSignal): Command {
     )
     .option(
       "--tokens <n>",
-      "training tokens of all kinds together (default: 500000; with low-rank experts 50000 a kind)",
+      "training tokens of all kinds together (default: 500000; with loras 50000 a kind)",
       wholeNumber(1),
     )
     .addOption(
@@ -92,24 +92,20 @@ export function tuneCommand(signal: AbortSignal): Command {
         "what is trained of the experts: changes of low rank, or all weights (default: lora)",
       ).choices(TUNE_METHODS),
     )
-    .option(
-      "--rank <n>",
-      "rank of the changes (default: 32 with --method lora, 16 of low-rank experts)",
-      wholeNumber(1),
-    )
-    .option("--alpha <x>", "low-rank experts: factor of the changes times their rank (default: the rank)", rate)
+    .option("--rank <n>", "rank of the changes (default: 32 with --method lora, 16 of loras)", wholeNumber(1))
+    .option("--alpha <x>", "loras: factor of the changes times their rank (default: the rank)", rate)
     .option("--attention", "train the attention as well", false)
     .addOption(
       new Option(
         "--sharing <what>",
-        "common part of experts: neurons of the dense model, or none; of low-rank experts: ranks, what they start from, or " +
-          "none (default: neurons with lora, none with full, ranks of low-rank experts)",
+        "common part of experts: neurons of the dense model, or none; of loras: ranks, what they start from, or " +
+          "none (default: neurons with lora, none with full, ranks of loras)",
       ).choices([...new Set([...TUNE_SHARINGS, ...SHARINGS])]),
     )
     .option(
       "--shared-rank <n>",
       "with --sharing neurons: rank of the common changes; with ranks: number of common ranks (default: that of --rank; " +
-        "half of it of low-rank experts)",
+        "half of it of loras)",
       wholeNumber(0),
     )
     .option(
@@ -119,52 +115,48 @@ export function tuneCommand(signal: AbortSignal): Command {
     )
     .option(
       "--constant-share <share>",
-      "low-rank experts: share of the tokens before the learning rate falls (default: 0.5)",
+      "loras: share of the tokens before the learning rate falls (default: 0.5)",
       rate,
     )
     .option(
       "--teacher-share <share>",
-      "low-rank experts: weight of the divergence from the dense model beside the text's next tokens (default: 0)",
+      "loras: weight of the divergence from the dense model beside the text's next tokens (default: 0)",
       rate,
     )
-    .option("--no-rival", "low-rank experts: do not train one expert for all kinds for comparison")
+    .option("--no-rival", "loras: do not train one expert for all kinds for comparison")
     .option(
       "--learning-rate <rate>",
-      "largest learning rate (default: 0.002 with lora, 0.0001 with full, 0.003 of low-rank experts)",
+      "largest learning rate (default: 0.002 with lora, 0.0001 with full, 0.003 of loras)",
       rate,
     )
     .option("--weight-decay <share>", "with --method full: weight decay of matrices (default: 0.01)", rate)
     .option("--label-share <share>", "weight of the text's own next tokens beside the teacher's (default: 0.3)", rate)
     .option("--sequence-tokens <n>", "tokens of a sequence", wholeNumber(8), 256)
-    .option("--batch-sequences <n>", "sequences of a step (default: 16; low-rank experts: 2)", wholeNumber(1))
+    .option("--batch-sequences <n>", "sequences of a step (default: 16; loras: 2)", wholeNumber(1))
     .option(
       "--micro-sequences <n>",
-      "sequences of a step that are in memory together (default: 8, or fewer; low-rank experts: 4)",
+      "sequences of a step that are in memory together (default: 8, or fewer; loras: 4)",
       wholeNumber(1),
     )
     .option(
       "--shards <n>",
-      "low-rank experts: parts of a step's sequences that machines take side by side; decides the last bits (default: 1, " +
+      "loras: parts of a step's sequences that machines take side by side; decides the last bits (default: 1, " +
         "with --fleet a part for each sequence, at most 8)",
       wholeNumber(1),
     )
     .option("--warm-up-steps <n>", "steps over which the rate rises (default: a twentieth of all)", wholeNumber(0))
-    .option(
-      "--evaluation-sequences <n>",
-      "held-out sequences of each kind (default: 4; low-rank experts: 12)",
-      wholeNumber(1),
-    )
-    .option("--evaluations <n>", "evaluations during training (default: 8; of each low-rank expert: 2)", wholeNumber(1))
+    .option("--evaluation-sequences <n>", "held-out sequences of each kind (default: 4; loras: 12)", wholeNumber(1))
+    .option("--evaluations <n>", "evaluations during training (default: 8; of each lora: 2)", wholeNumber(1))
     .option(
       "--patience <n>",
       "evaluations without improvement that end the training; 0 for never (default: 3)",
       wholeNumber(0),
     )
     .option("--rounds <n>", "rounds of tuning; the router is trained again between them (default: 1)", wholeNumber(1))
-    .option("--router-steps <n>", "steps of a router's training (default: 200; low-rank experts: 400)", wholeNumber(1))
+    .option("--router-steps <n>", "steps of a router's training (default: 200; loras: 400)", wholeNumber(1))
     .option(
       "--router-tokens <n>",
-      "tokens of each kind to measure the router's costs on (default: 4096; low-rank experts: 2048)",
+      "tokens of each kind to measure the router's costs on (default: 4096; loras: 2048)",
       wholeNumber(1),
     )
     .option("--seed <n>", "seed of all random choices", wholeNumber(0), 1)
@@ -175,14 +167,14 @@ export function tuneCommand(signal: AbortSignal): Command {
       wholeNumber(0),
       300,
     )
-    .addOption(fleetOption("low-rank experts: train on the machines of this Valkey or Redis (`worker --refactor`)"))
+    .addOption(fleetOption("loras: train on the machines of this Valkey or Redis (`worker --refactor`)"))
     .addOption(artefactsOption())
     .option("--resume", "continue unfinished work for this folder", false)
     .addOption(jsonOption());
   return command.action((path: string, flags: TuneFlags) => {
-    const isLowRank = flags.experts === "low-rank";
-    for (const name of ["out", "data", ...(isLowRank ? [] : ["teacher"])]) requireOption(command, name);
-    const [others, kind] = isLowRank ? [DISTILLATION_FLAGS, "with"] : [LOW_RANK_FLAGS, "without"];
+    const isOfLoras = flags.experts === "low-rank";
+    for (const name of ["out", "data", ...(isOfLoras ? [] : ["teacher"])]) requireOption(command, name);
+    const [others, kind] = isOfLoras ? [DISTILLATION_FLAGS, "with"] : [LORA_FLAGS, "without"];
     for (const name of others) {
       if (command.getOptionValueSource(name) !== "cli") continue;
       const flag = command.options.find((option) => option.attributeName() === name)?.long ?? name;
@@ -190,8 +182,8 @@ export function tuneCommand(signal: AbortSignal): Command {
     }
     requireBoth(command, flags.artefacts);
     const { sharing } = flags;
-    return isLowRank
-      ? runLowRank(path, { ...flags, sharing: sharingOf(command, SHARINGS, sharing) }, signal)
+    return isOfLoras
+      ? runLoras(path, { ...flags, sharing: sharingOf(command, SHARINGS, sharing) }, signal)
       : runTune(path, { ...flags, sharing: sharingOf(command, TUNE_SHARINGS, sharing) }, signal);
   });
 }
@@ -226,21 +218,21 @@ async function runTune(
   );
 }
 
-async function runLowRank(
+async function runLoras(
   path: string,
-  flags: TuneFlags & Pick<LowRankOptions, "sharing">,
+  flags: TuneFlags & Pick<LoraOptions, "sharing">,
   signal: AbortSignal,
 ): Promise<void> {
   const { experts: _, data, out, threads, checkpointSeconds, resume, json, fleet: url, artefacts, ...options } = flags;
   const texts: readonly DomainText[] = await readDomains(data);
   await withModelFiles(path, signal, async (model) => {
     await using fleet = await openRefactorFleet({ fleet: url, artefacts }, { pollMs: POLL_MS });
-    const shows = json ? {} : { onEstimate: showEstimate, onProgress: showLowRankProgress };
+    const shows = json ? {} : { onEstimate: showEstimate, onProgress: showLoraProgress };
     const checkpointMs = checkpointSeconds * 1000;
     const run = { ...shows, source: path, resume, threads, signal, checkpointMs, fleet };
     const shards = flags.shards ?? (fleet ? fleetShards(flags.batchSequences) : 1);
-    const report = await tuneLowRank(model, texts, out, { ...options, shards, ...run }).finally(() => showStatus());
-    console.log(json ? JSON.stringify(report) : lowRankSummary(report, path, out));
+    const report = await tuneLoras(model, texts, out, { ...options, shards, ...run }).finally(() => showStatus());
+    console.log(json ? JSON.stringify(report) : loraSummary(report, path, out));
   });
 }
 
@@ -261,8 +253,8 @@ function showProgress(progress: TuneProgress): void {
   showLine(evaluation ? `${line}  held out ${evaluation.mean.toFixed(4)}` : line, evaluation !== undefined);
 }
 
-/** Shows a step of a training of low-rank experts. */
-function showLowRankProgress({ stage, name, step, steps, etaMs, figures }: LowRankProgress): void {
+/** Shows a step of a training of loras. */
+function showLoraProgress({ stage, name, step, steps, etaMs, figures }: LoraProgress): void {
   const part = stage === "expert" ? `experts of ${name}` : name;
   const at = `${part}: step ${step} of ${steps}`;
   if (!figures) return showLine(at, false);
@@ -278,8 +270,8 @@ function showLine(line: string, stays: boolean): void {
   else console.error(line);
 }
 
-/** Describes low-rank experts that were trained. */
-function lowRankSummary({ dense, rival, label, router, tokens }: LowRankReport, model: string, out: string): string {
+/** Describes loras that were trained. */
+function loraSummary({ dense, rival, label, router, tokens }: LoraReport, model: string, out: string): string {
   return [
     row("dense", dense),
     ...(rival ? [row("one for all", rival)] : []),

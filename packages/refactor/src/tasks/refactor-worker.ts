@@ -5,7 +5,7 @@ import { resolveCacheFolder, type Model } from "@readme-moe/model";
 import { Products } from "../linear-algebra/products.ts";
 import type { PassOptions } from "../layers/run-layer.ts";
 import { refuseMixture } from "../job/refuse-mixture.ts";
-import { LowRankTasks } from "../low-rank/machines/low-rank-tasks.ts";
+import { LoraTasks } from "../lora/machines/lora-tasks.ts";
 import { resolveOptions } from "../options.ts";
 import { fitSetting } from "./fit-setting.ts";
 import { decodePlan, machinesOf, type WorkPlan } from "./plan.ts";
@@ -86,7 +86,7 @@ export class RefactorWorker {
 
   async #openTasks(plan: WorkPlan, store: SharedStore): Promise<PlanTasks> {
     const { artefacts: _, ...run } = this.#options;
-    if (plan.kind === "low-rank") return LowRankTasks.open(plan, { model: this.#model, store, run });
+    if (plan.kind === "low-rank") return LoraTasks.open(plan, { model: this.#model, store, run });
     if (plan.kind !== "fit") throw new TypeError("Expected a plan of a fit or a training, got another");
     const options = resolveOptions(plan.options);
     const setting = fitSetting({ ...plan, options }, { model: this.#model, products: this.#products, run });

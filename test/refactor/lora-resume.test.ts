@@ -2,14 +2,14 @@
 
 import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
-import type { LowRankReport } from "@readme-moe/refactor";
+import type { LoraReport } from "@readme-moe/refactor";
 import { expect, test } from "vitest";
 import { runWholeAndKilled } from "../support/killed-run.ts";
 import { modelHashes } from "../support/model-hashes.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
 import { writeTinyDense } from "../support/tiny-dense.ts";
 
-const PROGRAM = join(import.meta.dirname, "..", "support", "programs", "tune-low-rank-tiny.ts");
+const PROGRAM = join(import.meta.dirname, "..", "support", "programs", "tune-loras-tiny.ts");
 const KILLS = Number(process.env["KILLS"] ?? 3);
 const folder = await persistentFolder();
 const model = join(folder, "model");
@@ -24,7 +24,7 @@ test("writes the same experts when it is killed and resumed", { timeout: 120_000
 });
 
 /** Reads a report without its duration. */
-async function reportOf(path: string): Promise<Omit<LowRankReport, "seconds">> {
-  const { seconds: _, ...rest } = JSON.parse(await readFile(join(path, "report.json"), "utf8")) as LowRankReport;
+async function reportOf(path: string): Promise<Omit<LoraReport, "seconds">> {
+  const { seconds: _, ...rest } = JSON.parse(await readFile(join(path, "report.json"), "utf8")) as LoraReport;
   return rest;
 }

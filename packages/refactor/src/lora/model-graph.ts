@@ -6,7 +6,7 @@ import * as decoder from "../graphs/decoder-layer.ts";
 import type { Graph } from "../graphs/graph-builder.ts";
 import { TapeOperations, type TapeWeights } from "../autodiff/layer-operations.ts";
 import { headLosses } from "../autodiff/losses.ts";
-import type { LowRankFactor } from "../autodiff/products.ts";
+import type { LoraFactor } from "../autodiff/products.ts";
 import { Tape, type Tensor } from "../autodiff/tape.ts";
 import { headInput } from "../tuning/graphs/loss-graph.ts";
 import { graphName, type Product } from "./products.ts";
@@ -82,7 +82,7 @@ export function modelGraph(options: ModelGraphOptions): Graph {
 
 /** Weights of one half of a layer, each declared as an input when it is first used. */
 class HalfWeights implements TapeWeights {
-  readonly change: LowRankFactor;
+  readonly change: LoraFactor;
   readonly #tape: Tape;
   readonly #options: ModelGraphOptions;
   readonly #prefix: string;
@@ -91,7 +91,7 @@ class HalfWeights implements TapeWeights {
   constructor(
     tape: Tape,
     options: ModelGraphOptions,
-    { prefix, change }: { readonly prefix: string; readonly change: LowRankFactor },
+    { prefix, change }: { readonly prefix: string; readonly change: LoraFactor },
   ) {
     this.#tape = tape;
     this.#options = options;

@@ -5,7 +5,7 @@ import { learningRateShare } from "../autodiff/adam.ts";
 import { shuffled } from "../random.ts";
 import type { TrainingPlan } from "../tuning/train.ts";
 import type { TextSequence } from "../tuning/tuning-data.ts";
-import type { ResolvedLowRankOptions } from "./options.ts";
+import type { ResolvedLoraOptions } from "./options.ts";
 
 const LAST_RATE_SHARE = 0.05;
 
@@ -25,7 +25,7 @@ export interface Schedule {
 
 /** Divides the tokens. Every way to train takes the same sequences, once each while there is text. */
 export function scheduleOf(
-  { tokens, sharedShare, batchSequences, sequenceTokens }: ResolvedLowRankOptions,
+  { tokens, sharedShare, batchSequences, sequenceTokens }: ResolvedLoraOptions,
   numKinds: number,
 ): Schedule {
   const stepsOfKind = Math.max(1, Math.round(tokens / (batchSequences * sequenceTokens * numKinds)));
@@ -35,7 +35,7 @@ export function scheduleOf(
 
 /** Lists all courses of a training. */
 export function coursesOf(
-  { sharing, rival }: Pick<ResolvedLowRankOptions, "sharing" | "rival">,
+  { sharing, rival }: Pick<ResolvedLoraOptions, "sharing" | "rival">,
   { firstSteps, numKinds }: Schedule,
 ): readonly Course[] {
   const isStart = sharing === "start";
@@ -53,16 +53,12 @@ export function totalSteps({ firstSteps, restSteps, numKinds }: Schedule): numbe
 }
 
 /** Returns the number of sequences of each kind that the whole training takes. */
-export function sequencesOfKind(schedule: Schedule, { batchSequences }: ResolvedLowRankOptions): number {
+export function sequencesOfKind(schedule: Schedule, { batchSequences }: ResolvedLoraOptions): number {
   return (totalSteps(schedule) / schedule.numKinds) * batchSequences;
 }
 
 /** Plans a training. */
-export function planOf(
-  course: Course,
-  schedule: Schedule,
-  options: ResolvedLowRankOptions,
-): TrainingPlan<TextSequence> {
+export function planOf(course: Course, schedule: Schedule, options: ResolvedLoraOptions): TrainingPlan<TextSequence> {
   const { batchSequences, sequenceTokens, evaluations, learningRate, seed } = options;
   const { firstSteps, restSteps, numKinds } = schedule;
   const isOwn = typeof course === "object";
@@ -96,7 +92,7 @@ export function planOf(
 }
 
 /** Returns the share of the learning rate at one of `steps` steps. */
-function rateShare(step: number, steps: number, options: ResolvedLowRankOptions): number {
+function rateShare(step: number, steps: number, options: ResolvedLoraOptions): number {
   const constant = Math.min(steps - 1, Math.round(steps * options.constantShare));
   const warmUp = Math.min(options.warmUpSteps, constant);
   if (step < warmUp) return (step + 1) / warmUp;

@@ -4,7 +4,7 @@ import type { RefactorFleet } from "../../options.ts";
 import { encodePlan, machinesOf } from "../../tasks/plan.ts";
 import { planKey, SharedStore } from "../../tasks/shared-store.ts";
 import type { TextSequence } from "../../tuning/tuning-data.ts";
-import type { ResolvedLowRankOptions } from "../options.ts";
+import type { ResolvedLoraOptions } from "../options.ts";
 import type { Course } from "../schedule.ts";
 import type { ComputedStep, ComputeStep, WantedStep } from "../step-shards.ts";
 import { gradientTaskName, valuesName } from "./gradient-task.ts";
@@ -12,7 +12,7 @@ import { readGradients } from "./step-artefacts.ts";
 
 /** Inputs of a training that decide its gradients, beside the model. */
 export interface TrainingText {
-  readonly options: ResolvedLowRankOptions;
+  readonly options: ResolvedLoraOptions;
   readonly numKinds: number;
   /** Sequences of all kinds, in the order of kinds. */
   readonly training: readonly TextSequence[];

@@ -7,17 +7,17 @@ import { KernelRunner, openExperts } from "@readme-moe/engine";
 import { evaluateSequences } from "@readme-moe/engine/evaluation";
 import { endOfTextId, openModel, SafetensorsFile, writeSafetensors, type Model } from "@readme-moe/model";
 import { fixedRouter, openRouter } from "@readme-moe/router";
-import { tuneLowRank, type LowRankOptions, type LowRankReport } from "@readme-moe/refactor";
+import { tuneLoras, type LoraOptions, type LoraReport } from "@readme-moe/refactor";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { prepareDomain } from "../../packages/refactor/src/job/prepare-domain.ts";
-import { resolveLowRankOptions } from "../../packages/refactor/src/low-rank/options.ts";
+import { resolveLoraOptions } from "../../packages/refactor/src/lora/options.ts";
 import {
   planOf,
   scheduleOf,
   sequencesOfKind,
   totalSteps,
   type Course,
-} from "../../packages/refactor/src/low-rank/schedule.ts";
+} from "../../packages/refactor/src/lora/schedule.ts";
 import type { TextSequence } from "../../packages/refactor/src/tuning/tuning-data.ts";
 import * as fc from "../support/fast-check.ts";
 import { pocketTexts } from "../support/pocket-texts.ts";
@@ -29,16 +29,16 @@ import { WITH_TOKENIZER, writeTinyReadMe } from "../support/tiny-read-me.ts";
 import { TINY_LORA } from "../support/tiny-tuning.ts";
 
 const KINDS = ["book", "github"];
-const OPTIONS: LowRankOptions = { ...TINY_LORA, tokens: 6144 };
+const OPTIONS: LoraOptions = { ...TINY_LORA, tokens: 6144 };
 const folder = await persistentFolder();
 const [dense, out] = [join(folder, "dense"), join(folder, "out")];
 let model: Model;
-let report: LowRankReport;
+let report: LoraReport;
 
 beforeAll(async () => {
   await writeTinyDense(dense, 1);
   model = await openModel(dense);
-  report = await tuneLowRank(model, await pocketTexts(KINDS), out, { ...OPTIONS, source: "tiny", threads: 1 });
+  report = await tuneLoras(model, await pocketTexts(KINDS), out, { ...OPTIONS, source: "tiny", threads: 1 });
 });
 afterAll(() => model.close());
 
@@ -53,7 +53,7 @@ describe("the schedule", () => {
   test("every way to train learns from the same sequences, once each", () => {
     fc.assert(
       fc.property(arbitrary, ({ numKinds, ...given }) => {
-        const options = resolveLowRankOptions({ ...given, sequenceTokens: 8 }, numKinds);
+        const options = resolveLoraOptions({ ...given, sequenceTokens: 8 }, numKinds);
         const schedule = scheduleOf(options, numKinds);
         const training = textOf(numKinds, sequencesOfKind(schedule, options));
         const drawn = (course: Course): readonly TextSequence[] => {
@@ -83,7 +83,7 @@ describe("the schedule", () => {
   });
 
   test("text that is too short is repeated as a whole", () => {
-    const options = resolveLowRankOptions({ tokens: 640, sharedShare: 0, batchSequences: 2, sequenceTokens: 8 }, 2);
+    const options = resolveLoraOptions({ tokens: 640, sharedShare: 0, batchSequences: 2, sequenceTokens: 8 }, 2);
     const schedule = scheduleOf(options, 2);
     const training = textOf(2, 10);
     const plan = planOf({ kind: 1, isRest: false }, schedule, options);
@@ -95,7 +95,7 @@ describe("the schedule", () => {
   test("rates rise, stay, and fall; a training that goes on has the rates of a whole one", () => {
     const given = { tokens: 102_400, learningRate: 1, warmUpSteps: 4, batchSequences: 4 };
     for (const sharedShare of [0.3, 0.5, 0.76]) {
-      const options = resolveLowRankOptions({ ...given, sharedShare }, 2);
+      const options = resolveLoraOptions({ ...given, sharedShare }, 2);
       const rates = (course: Course): readonly number[] => {
         const plan = planOf(course, scheduleOf(options, 2), options);
         return Array.from({ length: plan.steps }, (_, step) => plan.rates(step).matrices);
@@ -204,7 +204,7 @@ test("the report counts routes, tokens and evaluations", async () => {
     ["shared", 0, 12, 24],
     ["rival", 0, 12, 24],
   ]);
-  const saved = JSON.parse(await readFile(join(out, "report.json"), "utf8")) as LowRankReport;
+  const saved = JSON.parse(await readFile(join(out, "report.json"), "utf8")) as LoraReport;
   expect(saved).toEqual(report);
   const card = await readFile(join(out, "README.md"), "utf8");
   expect(card).toContain("| **mean** |");
@@ -215,7 +215,7 @@ test("passes over short text three times by default", async () => {
   const texts = (await pocketTexts(KINDS)).map((text) => ({ ...text, documents: text.documents.slice(0, 12) }));
   const shortened = texts.map((text) => ({ ...text, documents: text.documents.map((one) => one.slice(0, 300)) }));
   const { tokens: _, ...options } = OPTIONS;
-  const found = await tuneLowRank(model, shortened, join(folder, "short"), { ...options, rival: false, threads: 1 });
+  const found = await tuneLoras(model, shortened, join(folder, "short"), { ...options, rival: false, threads: 1 });
   const available = found.data.reduce((sum, one) => sum + one.tokens, 0);
   expect(available).toBeLessThan(4000);
   expect(found.options.tokens).toBe(3 * available);
@@ -223,7 +223,7 @@ test("passes over short text three times by default", async () => {
 
 test.each(["start", "none"] as const)("trains experts with sharing %s", async (sharing) => {
   const other = join(folder, sharing);
-  const found = await tuneLowRank(model, await pocketTexts(KINDS), other, { ...OPTIONS, sharing, threads: 1 });
+  const found = await tuneLoras(model, await pocketTexts(KINDS), other, { ...OPTIONS, sharing, threads: 1 });
   const stages = found.trainings.map(({ stage, name }) => `${stage} ${name}`);
   const own = KINDS.map((name) => `expert ${name}`);
   const shared = "shared all kinds";
@@ -235,7 +235,7 @@ test.each(["start", "none"] as const)("trains experts with sharing %s", async (s
   expect(expert?.curve.at(-1)?.step).toBe(sharing === "start" ? 12 : 24);
 });
 
-test.each<readonly [string, LowRankOptions, readonly string[], RegExp]>([
+test.each<readonly [string, LoraOptions, readonly string[], RegExp]>([
   ["a reserved name", {}, ["none"], /name of a kind of text to be other than `none`.*got "none"/],
   ["a name that is no folder's", {}, ["../x"], /got "\.\.\/x"/],
   ["two names that differ in case", {}, ["a", "A"], /different names, got two `A`/],
@@ -251,7 +251,7 @@ test.each<readonly [string, LowRankOptions, readonly string[], RegExp]>([
 ])("refuses %s", async (_, options, names, message) => {
   const [text] = await pocketTexts(["book"]);
   const texts = names.map((name) => ({ ...text!, name }));
-  await expect(tuneLowRank(model, texts, join(folder, "refused"), options)).rejects.toThrow(message);
+  await expect(tuneLoras(model, texts, join(folder, "refused"), options)).rejects.toThrow(message);
   expect(existsSync(join(folder, "refused.unfinished"))).toBe(false);
 });
 
@@ -259,7 +259,7 @@ test("refuses a model of experts", async () => {
   const path = join(folder, "read-me");
   await writeTinyReadMe(path, WITH_TOKENIZER);
   const readMe = await openModel(path);
-  const refused = tuneLowRank(readMe, await pocketTexts(KINDS), join(folder, "refused"));
+  const refused = tuneLoras(readMe, await pocketTexts(KINDS), join(folder, "refused"));
   await expectReadMeError(refused, "ERR_MODEL_UNSUPPORTED", "is not a dense model, but a mixture of");
   await readMe.close();
 });

@@ -7,7 +7,7 @@ import { keptRouter, type KeptRouter } from "../tuning/tuning-router.ts";
 import type { TextSequence } from "../tuning/tuning-data.ts";
 import type { AdaptedModel } from "./adapted-model.ts";
 import type { Adapter } from "./adapter.ts";
-import type { LowRankRun, ResolvedLowRankOptions } from "./options.ts";
+import type { LoraRun, ResolvedLoraOptions } from "./options.ts";
 import { lossesOfTokens } from "./token-losses.ts";
 
 export interface ExpertRouting {
@@ -18,8 +18,8 @@ export interface ExpertRouting {
   readonly adapters: readonly Adapter[];
   /** Text that the experts learned from. */
   readonly sequences: readonly TextSequence[];
-  readonly options: ResolvedLowRankOptions;
-  readonly run: Pick<LowRankRun, "signal" | "threads" | "onProgress">;
+  readonly options: ResolvedLoraOptions;
+  readonly run: Pick<LoraRun, "signal" | "threads" | "onProgress">;
   /** Returns the path of a file of unfinished work. */
   readonly file: (name: string) => string;
 }

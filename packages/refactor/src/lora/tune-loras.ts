@@ -5,11 +5,11 @@ import { describeMixture, expertNameProblem, resolveCacheFolder, writeExpertSet,
 import type { DomainText } from "../job/prepare-domain.ts";
 import { refuseOccupied, WorkFolder } from "../job/work-folder.ts";
 import { prepareTexts, type TextSequence } from "../tuning/tuning-data.ts";
-import { estimateLowRank } from "./estimate.ts";
+import { estimateLoras } from "./estimate.ts";
 import { routerOfExperts } from "./expert-router.ts";
-import { lowRankDocuments, lowRankReport, type LowRankReport } from "./low-rank-report.ts";
+import { loraDocuments, loraReport, type LoraReport } from "./lora-report.ts";
 import { openFleetTraining } from "./machines/fleet-training.ts";
-import { resolveLowRankOptions, type LowRankOptions, type LowRankRun } from "./options.ts";
+import { resolveLoraOptions, type LoraOptions, type LoraRun } from "./options.ts";
 import { measureExperts } from "./measure-experts.ts";
 import { changedProducts } from "./products.ts";
 import { scheduleOf, sequencesOfKind } from "./schedule.ts";
@@ -23,7 +23,7 @@ import { roundedRouter, setContent } from "./write-experts.ts";
 const MAX_PASSES = 3;
 
 /**
- * Trains low-rank experts of a dense model (LoRA), one for each kind of text, and a router that chooses among them.
+ * Trains loras of a dense model (LoRA), one for each kind of text, and a router that chooses among them.
  * Writes them to `out` as an expert set: a folder in PEFT's layout for each, the router, and a report with losses on
  * held-out text beside those of the dense model and of one expert that learned from as many tokens of all kinds.
  *
@@ -36,13 +36,13 @@ const MAX_PASSES = 3;
  * @throws {TypeError | RangeError} on wrong options or names, or too little text, before any long work
  * @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` when the model is not dense; `ERR_WRITE_FAILED`
  */
-export async function tuneLowRank(
+export async function tuneLoras(
   model: Model,
   texts: readonly DomainText[],
   out: string,
-  options: LowRankOptions & LowRankRun = {},
-): Promise<LowRankReport> {
-  const given = resolveLowRankOptions(options, texts.length);
+  options: LoraOptions & LoraRun = {},
+): Promise<LoraReport> {
+  const given = resolveLoraOptions(options, texts.length);
   checkNames(texts);
   if (model.kind !== "dense") {
     const advice = "experts of low rank are trained over dense models: name one";
@@ -73,7 +73,7 @@ export async function tuneLowRank(
     const start = newChange(rank, 0);
     const trainedParameters = start.reduce((sum, { values }) => sum + values.length, 0);
     const amount = { schedule, options: resolved, trainedParameters, numEvaluated: evaluation.length };
-    options.onEstimate?.(await estimateLowRank(adapted, start, training, amount));
+    options.onEstimate?.(await estimateLoras(adapted, start, training, amount));
     const dense = await lossesOfTokens(adapted, validation, { adapters: [], signal });
     const denseLosses = dense.map(meanLoss);
     const trained = await trainExperts({ ...shared, names, newChange, validation, denseLosses, schedule, computeOf });
@@ -83,7 +83,7 @@ export async function tuneLowRank(
     const learned = await routerOfExperts({ ...shared, config, embedding, adapters, sequences: training });
     const router = roundedRouter(learned);
     const measured = await measureExperts({ model: adapted, trained, test, router, threads, signal });
-    const report = lowRankReport({
+    const report = loraReport({
       model: source,
       options: resolved,
       schedule,
@@ -100,7 +100,7 @@ export async function tuneLowRank(
         shape: { rank, alpha, products: changedProducts(resolved.attention), base: source },
       }),
       provenance: { base: source, fingerprint: models[0], options: resolved, tokens: report.tokens },
-      documents: await lowRankDocuments(report),
+      documents: await loraDocuments(report),
     });
     await work.remove();
     await machines?.close();

@@ -2,11 +2,11 @@ import { choiceOption, integerOption, rejectUnknownKeys } from "@readme-moe/core
 import type { RefactorFleet } from "../options.ts";
 import { largestDivisor, numberOption, type TuneEstimate, type TuneProgress, type TuneRun } from "../tuning/options.ts";
 
-/** Ways in which experts learn from the text of other kinds; see `LowRankOptions.sharing`. */
+/** Ways in which experts learn from the text of other kinds; see `LoraOptions.sharing`. */
 export const SHARINGS = ["ranks", "start", "none"] as const;
 
-/** Options of `tuneLowRank` that, beside the model and texts, decide the result. */
-export interface LowRankOptions {
+/** Options of `tuneLoras` that, beside the model and texts, decide the result. */
+export interface LoraOptions {
   /**
    * Tokens to learn from, of all kinds of text together; text is repeated when there is less. @default 50000 a kind,
    * but no more than three passes
@@ -60,19 +60,19 @@ export interface LowRankOptions {
   readonly seed?: number | undefined;
 }
 
-/** Options of `tuneLowRank` that do not change the experts. */
-export interface LowRankRun extends Omit<TuneRun, "teacherSource" | "onProgress"> {
-  readonly onProgress?: ((progress: LowRankProgress) => void) | undefined;
+/** Options of `tuneLoras` that do not change the experts. */
+export interface LoraRun extends Omit<TuneRun, "teacherSource" | "onProgress"> {
+  readonly onProgress?: ((progress: LoraProgress) => void) | undefined;
   /** Machines that compute the gradients of steps. @default this one */
   readonly fleet?: RefactorFleet | undefined;
 }
 
 /** Part of the work: one expert of all kinds, one of each kind, one for comparison, and the router. */
-export type LowRankStage = "shared" | "expert" | "rival" | "router";
+export type LoraStage = "shared" | "expert" | "rival" | "router";
 
 /** Progress of a part, reported after each of its steps. */
-export interface LowRankProgress extends Pick<TuneProgress, "step" | "steps" | "etaMs"> {
-  readonly stage: LowRankStage;
+export interface LoraProgress extends Pick<TuneProgress, "step" | "steps" | "etaMs"> {
+  readonly stage: LoraStage;
   /** Name of the expert. */
   readonly name: string;
   /** Figures of the step; `undefined` for the router. */
@@ -80,9 +80,9 @@ export interface LowRankProgress extends Pick<TuneProgress, "step" | "steps" | "
 }
 
 /** Predicted time and memory, see `TuneEstimate`. */
-export type LowRankEstimate = TuneEstimate;
+export type LoraEstimate = TuneEstimate;
 
-export type ResolvedLowRankOptions = { readonly [Name in keyof LowRankOptions]-?: NonNullable<LowRankOptions[Name]> };
+export type ResolvedLoraOptions = { readonly [Name in keyof LoraOptions]-?: NonNullable<LoraOptions[Name]> };
 
 const [BATCH_SEQUENCES, MOST_FLEET_SHARDS] = [2, 8] as const;
 
@@ -95,7 +95,7 @@ export function fleetShards(batchSequences: number = BATCH_SEQUENCES): number {
  * @param numKinds - of text
  * @throws {TypeError | RangeError} naming the option, the expectation and the value
  */
-export function resolveLowRankOptions(options: LowRankOptions & LowRankRun, numKinds: number): ResolvedLowRankOptions {
+export function resolveLoraOptions(options: LoraOptions & LoraRun, numKinds: number): ResolvedLoraOptions {
   const batchSequences = integerOption("batchSequences", options.batchSequences ?? BATCH_SEQUENCES, 1, 1 << 16);
   const sequenceTokens = integerOption("sequenceTokens", options.sequenceTokens ?? 256, 8, 1 << 20);
   const shards = integerOption("shards", options.shards ?? 1, 1);
@@ -142,7 +142,7 @@ export function resolveLowRankOptions(options: LowRankOptions & LowRankRun, numK
     routerTokens: integerOption("routerTokens", options.routerTokens ?? Math.max(2048, sequenceTokens), sequenceTokens),
     seed: integerOption("seed", options.seed ?? 1, 0, 2 ** 32 - 1),
   };
-  rejectUnknownKeys("tuneLowRank", options, [...Object.keys(resolved), ...RUN_NAMES]);
+  rejectUnknownKeys("tuneLoras", options, [...Object.keys(resolved), ...RUN_NAMES]);
   return resolved;
 }
 
@@ -160,4 +160,4 @@ const RUN_NAMES = [
   "onProgress",
   "checkpointMs",
   "fleet",
-] as const satisfies readonly (keyof LowRankRun)[];
+] as const satisfies readonly (keyof LoraRun)[];

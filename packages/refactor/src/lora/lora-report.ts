@@ -6,7 +6,7 @@ import { decimals, grouped, markdownTable, markdownText, percent, signed } from 
 import type { Evaluation } from "../tuning/options.ts";
 import type { DomainCounts } from "../tuning/tuning-data.ts";
 import type { TuningLosses } from "../tuning/tuning-report.ts";
-import type { LowRankStage, ResolvedLowRankOptions } from "./options.ts";
+import type { LoraStage, ResolvedLoraOptions } from "./options.ts";
 import { totalSteps, type Schedule } from "./schedule.ts";
 import type { TrainedExperts } from "./train-experts.ts";
 
@@ -20,12 +20,12 @@ const LABELS = {
   router: "learned router",
 } as const;
 
-/** Results of `tuneLowRank`: report.json of the experts' folder. Losses are on held-out text, in nats per token. */
-export interface LowRankReport {
+/** Results of `tuneLoras`: report.json of the experts' folder. Losses are on held-out text, in nats per token. */
+export interface LoraReport {
   readonly version: 1;
   /** Name of the dense model, as given by the user. */
   readonly model: string;
-  readonly options: ResolvedLowRankOptions;
+  readonly options: ResolvedLoraOptions;
   /** Numbers that one expert consists of. */
   readonly trained_parameters: number;
   /** Tokens that all experts learned from together, and the one for comparison alone. */
@@ -54,15 +54,15 @@ export interface ExpertReport {
 
 /** One training, with losses on the held-out text that chooses among its parameters. */
 export interface TrainingReport {
-  readonly stage: LowRankStage;
+  readonly stage: LoraStage;
   readonly name: string;
   readonly dense: number;
   readonly curve: readonly { readonly step: number; readonly tokens: number; readonly mean: number }[];
 }
 
-export interface LowRankFacts {
+export interface LoraFacts {
   readonly model: string;
-  readonly options: ResolvedLowRankOptions;
+  readonly options: ResolvedLoraOptions;
   readonly schedule: Schedule;
   readonly trainedParameters: number;
   readonly seconds: number;
@@ -73,7 +73,7 @@ export interface LowRankFacts {
   readonly routes: readonly (readonly number[])[];
 }
 
-export function lowRankReport({ options, schedule, domains, trained, losses, ...facts }: LowRankFacts): LowRankReport {
+export function loraReport({ options, schedule, domains, trained, losses, ...facts }: LoraFacts): LoraReport {
   const stepTokens = options.batchSequences * options.sequenceTokens;
   const names = domains.map(({ name }) => name);
   const lossesOf = ({ mean, losses: all }: Evaluation): TuningLosses => ({
@@ -110,7 +110,7 @@ export function lowRankReport({ options, schedule, domains, trained, losses, ...
 }
 
 /** Writes report.json, README.md and a picture, by name. */
-export async function lowRankDocuments(report: LowRankReport): Promise<Readonly<Record<string, string>>> {
+export async function loraDocuments(report: LoraReport): Promise<Readonly<Record<string, string>>> {
   const picture = await pictureOf(report);
   return {
     "report.json": reportJson(report),
@@ -119,7 +119,7 @@ export async function lowRankDocuments(report: LowRankReport): Promise<Readonly<
   };
 }
 
-function rowsOf(report: LowRankReport): readonly { readonly id: keyof typeof LABELS; readonly row: TuningLosses }[] {
+function rowsOf(report: LoraReport): readonly { readonly id: keyof typeof LABELS; readonly row: TuningLosses }[] {
   const ids = ["dense", "rival", "label", "router"] as const;
   return ids.flatMap((id) => {
     const row = report[id];
@@ -127,7 +127,7 @@ function rowsOf(report: LowRankReport): readonly { readonly id: keyof typeof LAB
   });
 }
 
-function card(report: LowRankReport, hasPicture: boolean): string {
+function card(report: LoraReport, hasPicture: boolean): string {
   const { model, data, options, experts, router, routes } = report;
   const rows = rowsOf(report);
   const row = (name: string, pick: (losses: TuningLosses) => string): readonly string[] => [
@@ -180,7 +180,7 @@ function card(report: LowRankReport, hasPicture: boolean): string {
   return `${sections.join("\n\n")}\n`;
 }
 
-function pictureOf(report: LowRankReport): Promise<string> | undefined {
+function pictureOf(report: LoraReport): Promise<string> | undefined {
   const losses = rowsOf(report).map(({ id, row }) => ({
     id: PICTURE_IDS[id],
     label: LABELS[id],

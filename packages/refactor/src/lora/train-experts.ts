@@ -6,7 +6,7 @@ import type { TextSequence, TuningData } from "../tuning/tuning-data.ts";
 import type { AdaptedModel } from "./adapted-model.ts";
 import { roundAdapter, type Adapter } from "./adapter.ts";
 import { AdapterTrainer } from "./adapter-trainer.ts";
-import type { LowRankRun, LowRankStage, ResolvedLowRankOptions } from "./options.ts";
+import type { LoraRun, LoraStage, ResolvedLoraOptions } from "./options.ts";
 import { planOf, type Course, type Schedule } from "./schedule.ts";
 import type { ComputeStep } from "./step-shards.ts";
 import { changesOf, type TrainingModel } from "./training-model.ts";
@@ -23,8 +23,8 @@ export interface ExpertTraining {
   /** Mean loss of the dense model for each of `validation`. */
   readonly denseLosses: readonly number[];
   readonly schedule: Schedule;
-  readonly options: ResolvedLowRankOptions;
-  readonly run: Pick<LowRankRun, "signal" | "onProgress" | "checkpointMs">;
+  readonly options: ResolvedLoraOptions;
+  readonly run: Pick<LoraRun, "signal" | "onProgress" | "checkpointMs">;
   /** Returns the path of a file of unfinished work. */
   readonly file: (name: string) => string;
   /** Returns what computes the gradients of a training. */
@@ -33,7 +33,7 @@ export interface ExpertTraining {
 
 /** One training of one expert or more, with its evaluations. */
 interface TrainedPart {
-  readonly stage: LowRankStage;
+  readonly stage: LoraStage;
   readonly name: string;
   readonly history: TuningHistory;
 }
@@ -90,7 +90,7 @@ export async function trainExperts(job: ExpertTraining): Promise<TrainedExperts>
 }
 
 interface PartSetting {
-  readonly stage: LowRankStage;
+  readonly stage: LoraStage;
   readonly name: string;
   /** Beginning of the names of files. */
   readonly file: string;

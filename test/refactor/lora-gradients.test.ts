@@ -3,11 +3,11 @@
 import { join } from "node:path";
 import { openModel, type Model } from "@readme-moe/model";
 import { afterAll, describe, expect, test } from "vitest";
-import { AdaptedModel } from "../../packages/refactor/src/low-rank/adapted-model.ts";
-import { newAdapter, type Adapter } from "../../packages/refactor/src/low-rank/adapter.ts";
-import { AdapterTrainer } from "../../packages/refactor/src/low-rank/adapter-trainer.ts";
-import { changedProducts } from "../../packages/refactor/src/low-rank/products.ts";
-import { lossesOfTokens, meanLoss } from "../../packages/refactor/src/low-rank/token-losses.ts";
+import { AdaptedModel } from "../../packages/refactor/src/lora/adapted-model.ts";
+import { newAdapter, type Adapter } from "../../packages/refactor/src/lora/adapter.ts";
+import { AdapterTrainer } from "../../packages/refactor/src/lora/adapter-trainer.ts";
+import { changedProducts } from "../../packages/refactor/src/lora/products.ts";
+import { lossesOfTokens, meanLoss } from "../../packages/refactor/src/lora/token-losses.ts";
 import {
   readDecoderWeights,
   type LayerWeights,

@@ -5,7 +5,7 @@ import { readDecoderWeights, type DecoderWeights } from "../tuning/decoder/decod
 import { AdaptedModel } from "./adapted-model.ts";
 import { copyAdapter, newAdapter, type Adapter } from "./adapter.ts";
 import type { Parts } from "./adapter-trainer.ts";
-import type { ResolvedLowRankOptions } from "./options.ts";
+import type { ResolvedLoraOptions } from "./options.ts";
 import { changedProducts } from "./products.ts";
 import type { Course } from "./schedule.ts";
 
@@ -22,7 +22,7 @@ export interface TrainingModel {
 /** Reads a model for training. The caller disposes `adapted`. */
 export async function openTrainingModel(
   model: Pick<Model, "config" | "weights">,
-  { microSequences, sequenceTokens, alpha, rank, teacherShare, attention, seed }: ResolvedLowRankOptions,
+  { microSequences, sequenceTokens, alpha, rank, teacherShare, attention, seed }: ResolvedLoraOptions,
   threads: number | undefined,
 ): Promise<TrainingModel> {
   const weights = await readDecoderWeights(model);
@@ -39,7 +39,7 @@ export async function openTrainingModel(
 export function changesOf(
   course: Course,
   { newChange }: Pick<TrainingModel, "newChange">,
-  { rank, sharedRank, numKinds }: Pick<ResolvedLowRankOptions, "rank" | "sharedRank"> & { readonly numKinds: number },
+  { rank, sharedRank, numKinds }: Pick<ResolvedLoraOptions, "rank" | "sharedRank"> & { readonly numKinds: number },
 ): Parts {
   if (course !== "all") return { shared: copyAdapter(newChange(rank, 0)), own: [] };
   return {

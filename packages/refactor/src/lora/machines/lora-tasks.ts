@@ -6,7 +6,7 @@ import type { WorkPlan } from "../../tasks/plan.ts";
 import type { TaskStore } from "../../tasks/task-runner.ts";
 import type { TextSequence } from "../../tuning/tuning-data.ts";
 import { AdapterTrainer } from "../adapter-trainer.ts";
-import { resolveLowRankOptions, type ResolvedLowRankOptions } from "../options.ts";
+import { resolveLoraOptions, type ResolvedLoraOptions } from "../options.ts";
 import { coursesOf, planOf, scheduleOf, type Course, type Schedule } from "../schedule.ts";
 import { cutShards } from "../step-shards.ts";
 import { changesOf, openTrainingModel, type TrainingModel } from "../training-model.ts";
@@ -20,16 +20,16 @@ interface TaskMachine {
 }
 
 /** Tasks of one training. */
-export class LowRankTasks {
+export class LoraTasks {
   readonly #machine: TaskMachine;
   readonly #training: TrainingModel;
-  readonly #options: ResolvedLowRankOptions;
+  readonly #options: ResolvedLoraOptions;
   readonly #schedule: Schedule;
   readonly #sequences: readonly TextSequence[];
   /** Training of the last task. */
   #open: { readonly name: string; readonly trainer: AdapterTrainer } | undefined;
 
-  private constructor(machine: TaskMachine, plan: WorkPlan, options: ResolvedLowRankOptions, training: TrainingModel) {
+  private constructor(machine: TaskMachine, plan: WorkPlan, options: ResolvedLoraOptions, training: TrainingModel) {
     this.#machine = machine;
     this.#training = training;
     this.#options = options;
@@ -42,14 +42,9 @@ export class LowRankTasks {
    *
    * @throws {TypeError | RangeError} on options that no training has
    */
-  static async open(plan: WorkPlan, machine: TaskMachine): Promise<LowRankTasks> {
-    const options = resolveLowRankOptions(plan.options, plan.groups.length);
-    return new LowRankTasks(
-      machine,
-      plan,
-      options,
-      await openTrainingModel(machine.model, options, machine.run.threads),
-    );
+  static async open(plan: WorkPlan, machine: TaskMachine): Promise<LoraTasks> {
+    const options = resolveLoraOptions(plan.options, plan.groups.length);
+    return new LoraTasks(machine, plan, options, await openTrainingModel(machine.model, options, machine.run.threads));
   }
 
   /** Computes the gradients of a shard and stores them; does nothing if they are there, or if their step is over. */

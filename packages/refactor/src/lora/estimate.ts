@@ -4,25 +4,25 @@ import type { TextSequence } from "../tuning/tuning-data.ts";
 import { labelsOf } from "../tuning/tuning-data.ts";
 import type { AdaptedModel } from "./adapted-model.ts";
 import type { Adapter } from "./adapter.ts";
-import type { LowRankEstimate, ResolvedLowRankOptions } from "./options.ts";
+import type { LoraEstimate, ResolvedLoraOptions } from "./options.ts";
 import { totalSteps, type Schedule } from "./schedule.ts";
 
 /** Time of a forward pass relative to one with gradients; measured. */
 const FORWARD_SHARE = 0.45;
 
-export interface LowRankAmount {
+export interface LoraAmount {
   readonly schedule: Schedule;
-  readonly options: ResolvedLowRankOptions;
+  readonly options: ResolvedLoraOptions;
   readonly trainedParameters: number;
   readonly numEvaluated: number;
 }
 
-export async function estimateLowRank(
+export async function estimateLoras(
   model: AdaptedModel,
   adapter: Adapter,
   training: readonly TextSequence[],
-  { schedule, options, trainedParameters, numEvaluated }: LowRankAmount,
-): Promise<LowRankEstimate> {
+  { schedule, options, trainedParameters, numEvaluated }: LoraAmount,
+): Promise<LoraEstimate> {
   const { sequences, sequenceTokens } = model.settings;
   const tokenIds = new Int32Array(sequences * sequenceTokens);
   for (let place = 0; place < sequences; place++) {

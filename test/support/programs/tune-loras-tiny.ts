@@ -2,13 +2,13 @@
 // output folder, and `resume` to resume.
 
 import { openModel } from "@readme-moe/model";
-import { tuneLowRank } from "@readme-moe/refactor";
+import { tuneLoras } from "@readme-moe/refactor";
 import { pocketTexts } from "../pocket-texts.ts";
 import { TINY_LORA } from "../tiny-tuning.ts";
 
 const [modelPath = "", out = "", resume] = process.argv.slice(2);
 const model = await openModel(modelPath);
-await tuneLowRank(model, await pocketTexts(["book", "github"]), out, {
+await tuneLoras(model, await pocketTexts(["book", "github"]), out, {
   ...TINY_LORA,
   source: "model",
   threads: 1,
