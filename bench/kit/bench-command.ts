@@ -4,7 +4,7 @@ import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { Command } from "commander";
 import { MODEL_ARGUMENT, modelPath } from "../../packages/readme-moe/src/models.ts";
-import { wholeNumber } from "../../packages/readme-moe/src/option-values.ts";
+import { wholeNumber } from "../../packages/readme-moe/src/options.ts";
 import { runSuites } from "./run-suites.ts";
 import { type BenchSettings, type Suite, suiteOfSetting } from "./suite.ts";
 

@@ -260,3 +260,16 @@ function bare(error: unknown, { password, sentinelPassword }: FleetAddress): Err
   const clean = secrets.reduce((text, secret) => text.replaceAll(secret, "…"), message);
   return Object.assign(new Error(clean), { name });
 }
+
+/** The fleet's Valkey or Redis, and who hears of its failures. */
+export interface FleetPlace {
+  /** URL of the fleet's Valkey or Redis. */
+  readonly fleet: string | FleetAddress;
+  /** Called with each failure that is survived. Without secrets. */
+  readonly onError?: ((error: Error) => void) | undefined;
+}
+
+/** Options of fronts and workers. */
+export interface FleetMemberOptions extends FleetPlace {
+  readonly limits?: ConnectionLimits | undefined;
+}

@@ -21,8 +21,8 @@ import {
   type FleetAddress,
   openConnection,
   unreachable,
+  type FleetPlace,
 } from "./connect.ts";
-import type { FleetPlace } from "./connection/options.ts";
 import type { LockTimes } from "./job-queues.ts";
 import { QUEUE_PREFIX, queueName } from "./keys.ts";
 

@@ -2,7 +2,7 @@
 
 export { readDocuments, readTextData, shortName, type TextDocument } from "./data-files.ts";
 export { reportSeldom } from "./fleet/open-front.ts";
-export { artefactsOption, fleetOption, type FleetFlags } from "./fleet/options.ts";
+export { artefactsOption, fleetOption, type FleetFlags } from "./options.ts";
 export { MODEL_ARGUMENT, withModelFiles } from "./models.ts";
 export {
   byteSize,
@@ -14,7 +14,7 @@ export {
   parseWhole,
   positiveNumber,
   wholeNumber,
-} from "./option-values.ts";
+} from "./options.ts";
 export { jsonOption, requireOption, type RuntimeFlags } from "./options.ts";
 export { stopSignals } from "./serving/http-server.ts";
 export { alignedTable, type Column, percent, showStatus, signed } from "./terminal.ts";

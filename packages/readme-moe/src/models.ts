@@ -17,8 +17,7 @@ import {
 import { openRouter } from "@readme-moe/router";
 import { shownDownload } from "./library/show-download.ts";
 import { loraFolders } from "./loras/find-adapters.ts";
-import type { LoraArgument } from "./loras/lora-option.ts";
-import { type EngineFlags, engineOptionsOf, type RuntimeFlags } from "./options.ts";
+import { type LoraArgument, type EngineFlags, engineOptionsOf, type RuntimeFlags } from "./options.ts";
 import { openTraceFile, type TraceFile } from "./trace-file.ts";
 import { showLoading, showStatus } from "./terminal.ts";
 

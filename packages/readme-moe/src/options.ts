@@ -1,4 +1,4 @@
-// Options that several commands share.
+// Flags that several commands share, and parsers of their values.
 
 import {
   samplingParametersWith,
@@ -7,12 +7,11 @@ import {
   type SamplingNameWith,
   type SamplingParameter,
   type SamplingParams,
+  nearestName,
 } from "@readme-moe/core";
 import { ENGINE_OPTIONS, type EngineOption, type EngineOptionName, type EngineOptions } from "@readme-moe/engine";
 import type { Precision } from "@readme-moe/model";
 import { type Command, InvalidArgumentError, Option } from "commander";
-import { type LoraArgument, loraOption } from "./loras/lora-option.ts";
-import { anyNumber, byteSize, wholeNumber } from "./option-values.ts";
 
 type RuntimeName = "precision" | "threads" | "cacheFolder";
 
@@ -175,4 +174,138 @@ function logitBias(text: string, before: Readonly<Record<number, number>> = {}):
   const [, id, bias] = /^(\d+)=(-?\d+(?:\.\d+)?)$/.exec(text) ?? [];
   if (id === undefined) throw new InvalidArgumentError("Expected id=bias, such as 42=-100.");
   return { ...before, [Number(id)]: Number(bias) };
+}
+
+type Parser<Value> = (text: string) => Value;
+
+/** Makes a parser of numbers that meet a condition. @param expectation - completes "Expected …." */
+export function numberThat(isValid: (value: number) => boolean, expectation: string): Parser<number> {
+  return (text) => {
+    const value = Number(text);
+    if (text.trim() !== "" && Number.isFinite(value) && isValid(value)) return value;
+    throw new InvalidArgumentError(`Expected ${expectation}.`);
+  };
+}
+
+const anyNumber: Parser<number> = numberThat(() => true, "a number");
+/** Parses a number above 0. */
+export const positiveNumber: Parser<number> = numberThat((value) => value > 0, "a number above 0");
+
+/** Makes a parser of numbers from `least` to `most`. */
+export function numberBetween(least: number, most: number): Parser<number> {
+  return numberThat((value) => value >= least && value <= most, `a number from ${least} to ${most}`);
+}
+
+/** Makes a parser of integers from `least` up, in digits only. */
+export function wholeNumber(least: number): Parser<number> {
+  return (text) => {
+    const value = parseWhole(text, least);
+    if (value !== undefined) return value;
+    throw new InvalidArgumentError(`Expected an integer from ${least} up.`);
+  };
+}
+
+/** Parses a port to listen on, for commander. */
+export function portNumber(text: string): number {
+  const port = parseWhole(text, 0);
+  if (port !== undefined && port <= 65_535) return port;
+  throw new InvalidArgumentError("Expected a port from 0 to 65535.");
+}
+
+/** Parses an integer from `least` up; `undefined` for anything else. */
+export function parseWhole(text: string, least: number): number | undefined {
+  const value = Number(text);
+  return /^\d+$/.test(text) && value >= least && Number.isSafeInteger(value) ? value : undefined;
+}
+
+/** Makes a parser of values that are separated by commas. @param expectation - completes "Expected …." */
+export function listOf<Value>(parse: (part: string) => Value | undefined, expectation: string): Parser<Value[]> {
+  return (text) =>
+    text.split(",").map((part) => {
+      const value = parse(part.trim());
+      if (value !== undefined) return value;
+      throw new InvalidArgumentError(`Expected ${expectation}.`);
+    });
+}
+
+/** Makes a parser of known names that are separated by commas; each is taken once. */
+export function namesOf<Name extends string>(known: readonly Name[]): Parser<Name[]> {
+  return (text) => {
+    const names = text.split(",").map((part) => {
+      const found = known.find((one) => one === part.trim());
+      if (found !== undefined) return found;
+      const near = nearestName(part.trim(), known);
+      const hint = near === undefined ? "" : ` Did you mean ${near}?`;
+      throw new InvalidArgumentError(`Expected names of ${known.join(", ")}, separated by commas.${hint}`);
+    });
+    return [...new Set(names)];
+  };
+}
+
+const UNITS: Readonly<Record<string, number>> = {
+  "": 1,
+  B: 1,
+  KB: 1e3,
+  MB: 1e6,
+  GB: 1e9,
+  KIB: 2 ** 10,
+  MIB: 2 ** 20,
+  GIB: 2 ** 30,
+};
+
+/** Parses `150MB`, `1.5GiB` or `100000000` into whole bytes; `undefined` for anything else. */
+export function parseBytes(text: string): number | undefined {
+  const [, number = "", unit = ""] = /^(\d+(?:\.\d+)?)\s*([a-z]*)$/i.exec(text) ?? [];
+  const bytes = Math.floor(Number(number) * (UNITS[unit.toUpperCase()] ?? NaN));
+  return number !== "" && Number.isSafeInteger(bytes) ? bytes : undefined;
+}
+
+/** Parses a size in bytes, such as `150MB`, for commander. */
+export function byteSize(text: string): number {
+  const bytes = parseBytes(text.trim());
+  if (bytes !== undefined) return bytes;
+  throw new InvalidArgumentError("Expected a size, such as 150MB, 64MiB or 100000000.");
+}
+
+/** One `[NAME=]FOLDER` of the command line. */
+export interface LoraArgument {
+  readonly name: string | undefined;
+  /** Folder, or id of the hub. */
+  readonly source: string;
+}
+
+export function loraOption(): Option {
+  return new Option(
+    "--lora <name=folder>",
+    "adapter in PEFT's layout, or set of experts, over a dense model; may be repeated, and `name=` left out",
+  ).argParser(loraArgument);
+}
+
+/** Parses `NAME=FOLDER` or a folder, for commander's repeated options. */
+function loraArgument(text: string, previous: readonly LoraArgument[] = []): readonly LoraArgument[] {
+  const [, name, source = text] = /^([^=/\\]*)=(.*)$/s.exec(text) ?? [];
+  if (name === "" || source === "")
+    throw new InvalidArgumentError("Expected NAME=FOLDER, such as legal=adapters/legal.");
+  return [...previous, { name, source }];
+}
+
+/** Flags of a front. */
+export interface FleetFlags {
+  /** URL of the fleet's Valkey or Redis; may hold a password. */
+  readonly fleet?: string | undefined;
+}
+
+/** Creates the option that names a fleet. Its value may hold a password, so no message shows it. */
+export function fleetOption(description: string): Option {
+  return new Option("--fleet <url>", `${description}; better set the environment variable, others can see it here`).env(
+    "README_MOE_FLEET",
+  );
+}
+
+/** Creates the option that names what the machines of a refactoring or training share. */
+export function artefactsOption(): Option {
+  return new Option(
+    "--artefacts <place>",
+    "what the machines share: a folder, or s3://bucket/prefix with AWS_ENDPOINT_URL and keys in the environment",
+  );
 }

@@ -10,9 +10,16 @@ import {
   type HostModel,
   type HostTensor,
 } from "../host.ts";
-import { type GeneratedRow, type PaddedPrompt, paddedPrompts, rowsOf, runCall } from "./call.ts";
+import {
+  type GeneratedRow,
+  type PaddedPrompt,
+  paddedPrompts,
+  rowsOf,
+  runCall,
+  endTokensOf,
+  type ExtraOptions,
+} from "./call.ts";
 import type { RowHooks } from "./run-rows.ts";
-import { endTokensOf, type ExtraOptions } from "./sampling-params.ts";
 
 interface Streamer {
   put(tokens: readonly (readonly bigint[])[]): void;

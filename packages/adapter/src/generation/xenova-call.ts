@@ -1,10 +1,9 @@
 // The form in which @xenova/transformers calls `generate`.
 
 import { generationConfig, type HostGenerationConfig, type HostTensor } from "../host.ts";
-import { type PaddedPrompt, paddedPrompts, rowsOf, runCall } from "./call.ts";
+import { type PaddedPrompt, paddedPrompts, rowsOf, runCall, type ExtraOptions } from "./call.ts";
 import type { Serving } from "./huggingface-call.ts";
 import type { RowHooks } from "./run-rows.ts";
-import type { ExtraOptions } from "./sampling-params.ts";
 
 /** The caller's options; the host keeps unknown ones. */
 export type XenovaOptions = ExtraOptions & { readonly stop?: ExtraOptions["stop_strings"] };

@@ -3,8 +3,7 @@
 
 import { setTimeout as sleep } from "node:timers/promises";
 import { Queue, WaitingError, Worker } from "bullmq";
-import { addressOf, openConnection, type Connection, type ConnectionLimits } from "../connect.ts";
-import type { FleetPlace } from "../connection/options.ts";
+import { addressOf, openConnection, type Connection, type ConnectionLimits, type FleetPlace } from "../connect.ts";
 import { queueName, QUEUE_PREFIX } from "../keys.ts";
 import type { LockTimes } from "../job-queues.ts";
 

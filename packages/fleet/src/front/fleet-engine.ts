@@ -30,6 +30,7 @@ import {
   type FleetAddress,
   openConnection,
   unreachable,
+  type FleetMemberOptions,
 } from "../connect.ts";
 import { JobAdder, type QueuePlace } from "../job-queues.ts";
 import { type FleetJob, isRequestId, type JobRequest, writeJob } from "../job.ts";
@@ -40,7 +41,6 @@ import { cancelRequest } from "../log/token-log.ts";
 import { type FleetStatus, statusOf } from "../status.ts";
 import { fleetInfo, fleetStats, FleetView } from "./fleet-view.ts";
 import { FollowedRequests, Follower, SequenceEvents } from "./followed-requests.ts";
-import type { FleetEngineOptions } from "./options.ts";
 
 /** A request whose entries come. */
 interface Opened {
@@ -413,4 +413,14 @@ function checkRequest(request: GenerateRequest, info: EngineInfo, defaults: Requ
 
 function refuse(message: string): Promise<never> {
   return Promise.reject(new TypeError(message));
+}
+
+/** Options of `FleetEngine.open`. */
+export interface FleetEngineOptions extends FleetMemberOptions {
+  /** Reads prompts, as `openPromptReader` of @readme-moe/engine opens it. Disposed with this engine. */
+  readonly reader: PromptReader;
+  /** Longest predicted wait with which a request is admitted, in ms. @default 30000 */
+  readonly maxWaitMs?: number | undefined;
+  /** Time without Valkey after which requests fail, in ms. @default 15000 */
+  readonly unreachableMs?: number | undefined;
 }

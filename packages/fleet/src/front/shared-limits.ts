@@ -2,8 +2,7 @@
 
 import { integerOption } from "@readme-moe/core";
 import { RateLimiterMemory, RateLimiterRedis, type RateLimiterAbstract } from "rate-limiter-flexible";
-import { addressOf, openConnection } from "../connect.ts";
-import type { FleetPlace } from "../connection/options.ts";
+import { addressOf, openConnection, type FleetPlace } from "../connect.ts";
 import { PREFIX } from "../keys.ts";
 
 /** Unit of a rate limit. */

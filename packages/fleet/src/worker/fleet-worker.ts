@@ -2,9 +2,16 @@
 
 import { randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
-import { choosePull, type FleetState, type PullDecision, ReadMeEmitter, type WorkerState } from "@readme-moe/core";
+import {
+  choosePull,
+  type FleetState,
+  type PullDecision,
+  ReadMeEmitter,
+  type WorkerState,
+  type Engine,
+} from "@readme-moe/core";
 import { affinitiesOf } from "../affinity.ts";
-import { addressOf, type Connection, openConnection } from "../connect.ts";
+import { addressOf, type Connection, openConnection, type FleetMemberOptions } from "../connect.ts";
 import {
   DEFAULT_LOCK_TIMES,
   JobTaker,
@@ -13,13 +20,13 @@ import {
   peekQueues,
   type TakenJob,
   waitingKeysOf,
+  type LockTimes,
 } from "../job-queues.ts";
 import { readJob } from "../job.ts";
 import { CANCEL_CHANNEL, JOBS_CHANNEL } from "../keys.ts";
 import { WorkerLogs } from "../log/log-writer.ts";
 import { type ScriptedRedis, withScripts } from "../log/scripts.ts";
 import { describeWorker, EngineMeasure, type HeldJob, HomeKeeper, placesOf } from "./describe-worker.ts";
-import type { FleetWorkerOptions } from "./options.ts";
 import { Constraints, endJob, type JobEnd, type Running, RunningJob } from "./running-job.ts";
 import { newCounters, type PublishedWorker, publishState, readWorkers, withdrawState } from "./state.ts";
 
@@ -414,4 +421,13 @@ async function finishVersion(
     if (performance.now() > seenMs && (await fleet.numLeft()) === 0) return;
     await sleep(LOOK_MS);
   }
+}
+
+/** Options of `FleetWorker.open`. */
+export interface FleetWorkerOptions extends FleetMemberOptions {
+  /** Engine that answers the jobs. The caller disposes it after the worker. */
+  readonly engine: Engine;
+  /** Name in metrics and status. @default a random one */
+  readonly id?: string | undefined;
+  readonly lockTimes?: LockTimes | undefined;
 }

@@ -2,8 +2,7 @@ import type { ReadMeEngine } from "@readme-moe/engine";
 import { Command } from "commander";
 import { textsOrLines } from "../data-files.ts";
 import { MODEL_ARGUMENT, withEngine } from "../models.ts";
-import { wholeNumber } from "../option-values.ts";
-import { addOptions, type EngineFlags, engineFlag, jsonOption, runtimeOptions } from "../options.ts";
+import { wholeNumber, addOptions, type EngineFlags, engineFlag, jsonOption, runtimeOptions } from "../options.ts";
 
 interface EmbedFlags extends EngineFlags {
   readonly dimensions?: number;

@@ -3,10 +3,8 @@ import { Command, Option } from "commander";
 import { readDocuments, shortName } from "../data-files.ts";
 import { readQuestions } from "../evaluation/choice-requests.ts";
 import { type EvalFlags, evaluateRequests, evaluateText } from "../evaluation/evaluate.ts";
-import { loraOption } from "../loras/lora-option.ts";
+import { loraOption, wholeNumber, addOptions, engineFlag, jsonOption, runtimeOptions } from "../options.ts";
 import { MODEL_ARGUMENT, withRunningModel } from "../models.ts";
-import { wholeNumber } from "../option-values.ts";
-import { addOptions, engineFlag, jsonOption, runtimeOptions } from "../options.ts";
 import { showStatus } from "../terminal.ts";
 
 export function evalCommand(signal: AbortSignal): Command {

@@ -1,8 +1,7 @@
 import { Command } from "commander";
 import type { FleetStatus, FrontStatus, PublishedWorker, QueueStatus, VersionStatus } from "@readme-moe/fleet";
-import { fleetOption, type FleetFlags } from "../fleet/options.ts";
+import { fleetOption, type FleetFlags, examples, jsonOption, requireOption } from "../options.ts";
 import { fleetModule } from "../optional-modules.ts";
-import { examples, jsonOption, requireOption } from "../options.ts";
 import { alignedTable, type Column } from "../terminal.ts";
 
 interface StatusFlags extends FleetFlags {

@@ -5,10 +5,18 @@ import { KernelRouter } from "@readme-moe/router";
 import { Command } from "commander";
 import { describeExperts, expertLine, type ExpertDescription } from "../loras/describe-expert.ts";
 import { loraFolders } from "../loras/find-adapters.ts";
-import { type LoraArgument, loraOption } from "../loras/lora-option.ts";
+import {
+  type LoraArgument,
+  loraOption,
+  listOf,
+  parseWhole,
+  addOptions,
+  engineFlag,
+  jsonOption,
+  type RuntimeFlags,
+  runtimeOptions,
+} from "../options.ts";
 import { MODEL_ARGUMENT, type RunningModel, withModelFiles, withRunningModel } from "../models.ts";
-import { listOf, parseWhole } from "../option-values.ts";
-import { addOptions, engineFlag, jsonOption, type RuntimeFlags, runtimeOptions } from "../options.ts";
 
 interface InspectFlags extends RuntimeFlags {
   readonly ids?: readonly number[];

@@ -3,8 +3,15 @@ import type { ReadMeEngine } from "@readme-moe/engine";
 import { Command } from "commander";
 import { textsOrLines } from "../data-files.ts";
 import { MODEL_ARGUMENT, withEngine } from "../models.ts";
-import { wholeNumber } from "../option-values.ts";
-import { addOptions, type EngineFlags, engineFlag, jsonOption, runtimeOptions, requireOption } from "../options.ts";
+import {
+  wholeNumber,
+  addOptions,
+  type EngineFlags,
+  engineFlag,
+  jsonOption,
+  runtimeOptions,
+  requireOption,
+} from "../options.ts";
 
 interface RerankFlags extends EngineFlags {
   readonly query: string;

@@ -2,13 +2,22 @@ import { once } from "node:events";
 import { createServer, type Server } from "node:http";
 import { Command, Option } from "commander";
 import type { FleetWorker, PublishedWorker } from "@readme-moe/fleet";
-import { artefactsOption, fleetOption, type FleetFlags } from "../fleet/options.ts";
+import {
+  artefactsOption,
+  fleetOption,
+  type FleetFlags,
+  portNumber,
+  addOptions,
+  engineFlag,
+  examples,
+  requireOption,
+  type EngineFlags,
+  engineOptions,
+} from "../options.ts";
 import { reportSeldom } from "../fleet/open-front.ts";
 import { workerMetrics } from "../fleet/worker-metrics.ts";
 import { MODEL_ARGUMENT, openEngine } from "../models.ts";
-import { portNumber } from "../option-values.ts";
 import { fleetModule, moduleOf, openLab } from "../optional-modules.ts";
-import { addOptions, engineFlag, examples, requireOption, type EngineFlags, engineOptions } from "../options.ts";
 import { stopSignals, urlOf } from "../serving/http-server.ts";
 
 interface WorkerFlags extends EngineFlags, FleetFlags {

@@ -12,9 +12,8 @@ import {
   type ScoreOptions,
 } from "@readme-moe/engine/evaluation";
 import type { Tokenizer } from "@readme-moe/model";
-import type { LoraArgument } from "../loras/lora-option.ts";
+import { type LoraArgument, type RuntimeFlags } from "../options.ts";
 import type { RunningModel } from "../models.ts";
-import type { RuntimeFlags } from "../options.ts";
 import { showStatus, signed, percent } from "../terminal.ts";
 
 export interface EvalFlags extends RuntimeFlags {

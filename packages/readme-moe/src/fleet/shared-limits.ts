@@ -5,7 +5,7 @@ import type { SharedLimits } from "@readme-moe/fleet";
 import { fleetModule } from "../optional-modules.ts";
 import type { ServingFlags } from "../serving/serving-flags.ts";
 import { reportSeldom } from "./open-front.ts";
-import type { FleetFlags } from "./options.ts";
+import type { FleetFlags } from "../options.ts";
 
 /** Rate limits, as numbers or as limiters. */
 export interface OpenedLimits extends Disposable {

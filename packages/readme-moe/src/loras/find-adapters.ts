@@ -7,7 +7,7 @@ import { downloadAdapter, expertNameOf } from "@readme-moe/model";
 import { hubNameOf } from "../hub-id.ts";
 import { shownDownload } from "../library/show-download.ts";
 import { showStatus } from "../terminal.ts";
-import type { LoraArgument } from "./lora-option.ts";
+import type { LoraArgument } from "../options.ts";
 
 const SET_FILE = "read-me-experts.json";
 

@@ -2,8 +2,7 @@
 
 import type { CacheSharing } from "@readme-moe/express";
 import { Option } from "commander";
-import { numberBetween, portNumber, wholeNumber } from "../option-values.ts";
-import { engineFlag } from "../options.ts";
+import { numberBetween, portNumber, wholeNumber, engineFlag } from "../options.ts";
 
 export interface ServingFlags {
   readonly port: number;
