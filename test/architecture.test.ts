@@ -150,7 +150,7 @@ const counts = countSources(
 );
 
 /** Most files and lines of all packages. Raising a limit is a decision: its commit says what the growth is worth. */
-const SIZE_LIMITS = { files: 552, lines: 94_500 };
+const SIZE_LIMITS = { files: 522, lines: 94_000 };
 
 test("packages grow in files and lines by decision only", () => {
   expect(counts.files).toBeLessThanOrEqual(SIZE_LIMITS.files);

@@ -14,7 +14,7 @@ import {
 } from "@readme-moe/model";
 import { KernelRouter } from "@readme-moe/router";
 import { describe, expect, test } from "vitest";
-import { tableRef } from "../../packages/model/src/weights/tensor-slices.ts";
+import { tableRef } from "../../packages/model/src/weights/computed-tensors.ts";
 import * as fc from "../support/fast-check.ts";
 import { randomNormal, randomInteger, seededRandom } from "../support/random.ts";
 import { expectReadMeError } from "../support/rejection.ts";

@@ -2,9 +2,9 @@
 
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { GgufTensorStore, openModel, type TensorRef } from "@readme-moe/model";
+import { GgufTensorStore, openModel } from "@readme-moe/model";
 import { expect, test } from "vitest";
-import { TensorSlices } from "../../packages/model/src/weights/tensor-slices.ts";
+import { TensorParts } from "../../packages/model/src/weights/tensor-parts.ts";
 import { entry, f32, type HandMadeTensor, handMadeGguf, textEntry, u32Entry } from "../support/gguf-bytes.ts";
 import { randomBlocks } from "../support/plain-blocks.ts";
 import { randomNormal, seededRandom } from "../support/random.ts";
@@ -43,24 +43,31 @@ test.each(TYPES)("a matrix of a stack in %s has the numbers of its rows", async 
   const [source] = store.names as readonly [string];
   expect(source).toBe("model.layers.0.mlp.experts.up_proj.weight");
   const whole = await store.readFloats(source);
-  const stack: TensorRef = { store, name: source, shape: [NUM_EXPERTS, NUM_ROWS, NUM_COLUMNS] };
-  const slices = new TensorSlices(store.path);
+  const part = (matrix: number, from: number, to: number) => {
+    const rows = { from: matrix * NUM_ROWS + from, to: matrix * NUM_ROWS + to, axes: 2 };
+    return new TensorParts(store, new Map([["part", { of: source, rows }]]));
+  };
   const blockBytes = (NUM_ROWS * NUM_COLUMNS * bytes) / values;
   for (let matrix = 0; matrix < NUM_EXPERTS; matrix++) {
-    const ref = slices.add(`${matrix}`, stack, { matrix, rows: { from: 0, to: NUM_ROWS } });
+    const slices = part(matrix, 0, NUM_ROWS);
     const first = matrix * NUM_ROWS * NUM_COLUMNS;
     const own = whole.slice(first, first + NUM_ROWS * NUM_COLUMNS);
-    expect(await slices.readFloats(ref.name)).toEqual(own);
+    expect(await slices.readFloats("part")).toEqual(own);
     const rows = { from: 3, to: 7 };
-    expect(await slices.readFloats(ref.name, rows)).toEqual(own.slice(3 * NUM_COLUMNS, 7 * NUM_COLUMNS));
-    expect(slices.info(ref.name)).toMatchObject({ type: name, shape: [NUM_ROWS, NUM_COLUMNS], byteLength: blockBytes });
+    expect(await slices.readFloats("part", rows)).toEqual(own.slice(3 * NUM_COLUMNS, 7 * NUM_COLUMNS));
+    expect(slices.info("part")).toMatchObject({ type: name, shape: [NUM_ROWS, NUM_COLUMNS], byteLength: blockBytes });
     const ownBytes = data.slice(matrix * blockBytes, (matrix + 1) * blockBytes);
-    expect(Buffer.compare(await slices.readBytes(ref.name), ownBytes)).toBe(0);
+    expect(Buffer.compare(await slices.readBytes("part"), ownBytes)).toBe(0);
   }
-  const half = slices.add("half", stack, { matrix: 1, rows: { from: 5, to: 10 } });
-  expect(await slices.readFloats(half.name)).toEqual(whole.slice(15 * NUM_COLUMNS, 20 * NUM_COLUMNS));
-  await expect(slices.readFloats(half.name, { from: 0, to: 6 })).rejects.toThrow(RangeError);
-  expect(() => slices.add("outside", stack, { matrix: 3, rows: { from: 0, to: 1 } })).toThrow(RangeError);
+  const half = part(1, 5, 10);
+  expect(await half.readFloats("part")).toEqual(whole.slice(15 * NUM_COLUMNS, 20 * NUM_COLUMNS));
+  await expect(half.readFloats("part", { from: 0, to: 6 })).rejects.toThrow(RangeError);
+  const { offset, byteLength } = half.placeOf("part") ?? {};
+  expect([(offset ?? 0) - (store.placeOf(source)?.offset ?? 0), byteLength]).toEqual([
+    1.5 * blockBytes,
+    blockBytes / 2,
+  ]);
+  expect(() => part(3, 0, 1).info("part")).toThrow(RangeError);
   await expect(store.readFloats(source, { from: 0, to: 31, axes: 2 })).rejects.toThrow(RangeError);
   await expect(store.readFloats(source, { from: 0, to: 1, axes: 3 })).rejects.toThrow(RangeError);
   await store.close();

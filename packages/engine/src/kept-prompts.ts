@@ -162,12 +162,6 @@ function neverKept(from: number, to: number): never {
 const PIECE_BYTES = 4 << 20;
 const NAME = /^[0-9a-f]{64}\.kv$/;
 
-/** A prompt's pages, or why its file was refused; neither when there is no file. */
-interface SavedPages {
-  readonly bytes?: Uint8Array;
-  readonly refusal?: string;
-}
-
 export class SavedPrompts {
   readonly #folder: string;
   readonly #maxBytes: number;
@@ -178,7 +172,7 @@ export class SavedPrompts {
   }
 
   /** Reads the pages of a prompt. Files that are damaged, foreign or unreadable are refused. */
-  async read(head: SavedHead): Promise<SavedPages> {
+  async read(head: SavedHead): Promise<{ readonly bytes?: Uint8Array; readonly refusal?: string }> {
     const path = this.#pathOf(head);
     try {
       const file = await open(path);

@@ -18,15 +18,10 @@ export interface MeasureOptions {
   readonly mostMs?: number | undefined;
 }
 
-/** One step to measure: `tokensEach` new tokens of each sequence, with the experts in turn. */
-interface Probe {
-  readonly sequences: number;
-  readonly tokensEach: number;
-  readonly experts: number;
-}
-
 /** Lists steps of few and many tokens and of one and several experts, the most informative first. */
-function probes(numExperts: number): readonly Probe[] {
+function probes(
+  numExperts: number,
+): readonly { readonly sequences: number; readonly tokensEach: number; readonly experts: number }[] {
   const many = { sequences: SEQUENCES, tokensEach: 1, experts: 1 };
   const one = { ...many, sequences: 1 };
   const spread = { ...many, experts: Math.min(numExperts, SEQUENCES) };

@@ -71,13 +71,6 @@ export interface Calls {
 
 export type CallName = keyof Calls;
 
-interface WireCall {
-  readonly type: "call";
-  readonly callId: number;
-  readonly name: CallName;
-  readonly args: Calls[CallName]["args"];
-}
-
 /** A prompt that is kept. */
 export interface WireKept {
   readonly tokenIds: Int32Array;
@@ -142,7 +135,7 @@ export type ToWorker =
   | { readonly type: "abort"; readonly requestId: string; readonly reason: "abort" | "error" }
   | { readonly type: "processed"; readonly rowId: number; readonly logits: Float32Array<ArrayBuffer> }
   | ({ readonly type: "allowed"; readonly questionId: number } & WireAllowance)
-  | WireCall
+  | { readonly type: "call"; readonly callId: number; readonly name: CallName; readonly args: Calls[CallName]["args"] }
   /** Cancels a call. */
   | { readonly type: "cancel"; readonly callId: number }
   /** Names the events that have listeners; no others are sent. */

@@ -95,10 +95,6 @@ export interface WasmMemory {
   readonly buffer: SharedArrayBuffer;
 }
 
-interface WasmInstance {
-  readonly exports: Readonly<Record<string, unknown>>;
-}
-
 interface WebAssemblyInterface {
   readonly Module: new (bytes: Uint8Array) => WasmModule;
   readonly Memory: new (size: {
@@ -109,7 +105,7 @@ interface WebAssemblyInterface {
   readonly Instance: new (
     module: WasmModule,
     imports: { readonly env: { readonly memory: WasmMemory } },
-  ) => WasmInstance;
+  ) => { readonly exports: Readonly<Record<string, unknown>> };
   validate(bytes: Uint8Array): boolean;
 }
 

@@ -144,7 +144,7 @@ export {
   type StoredFloat,
   transpose,
 } from "./files/floats.ts";
-export { byteRowTensors, fromByteRows, toByteRows, type ByteRows } from "./weights/tensor-slices.ts";
+export { byteRowTensors, fromByteRows, toByteRows, type ByteRows } from "./weights/computed-tensors.ts";
 export { type BlockSource, eightBitBlocks, fittedBlocks, type InputStatistics, storedBlocks } from "./quantize.ts";
 
 // The text parts of exports.

@@ -277,12 +277,6 @@ interface DraftModelRow {
   readonly isWanted: boolean;
 }
 
-/** The token that a draft model gives the highest probability, the lowest id among equals. */
-interface BestToken {
-  readonly tokenId: number;
-  readonly probability: number;
-}
-
 /** Runs a draft model and measures it. */
 export class DraftModelRuns {
   readonly #runner: StepRunner;
@@ -316,7 +310,9 @@ export class DraftModelRuns {
   }
 
   /** Runs tokens and appends them to their sequences. @returns the best next tokens, where they are wanted */
-  async run(rows: readonly DraftModelRow[]): Promise<readonly (BestToken | undefined)[]> {
+  async run(
+    rows: readonly DraftModelRow[],
+  ): Promise<readonly ({ readonly tokenId: number; readonly probability: number } | undefined)[]> {
     if (rows.length === 0) return [];
     const startMs = this.#now();
     const results = await this.#runner.forward(

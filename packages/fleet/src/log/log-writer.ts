@@ -148,16 +148,6 @@ export class WorkerLogs {
   }
 }
 
-// Readers of a request's log: one front at a time, the one that its client was last connected to.
-
-/** A request as another front needs it to follow its answer. */
-interface FollowableRequest {
-  readonly jobId: string;
-  readonly numChoices: number;
-  readonly promptTokens: number;
-  readonly place: QueuePlace;
-}
-
 const count = z
   .string()
   .regex(/^\d{1,9}$/)
@@ -173,7 +163,10 @@ export async function takeOver(
   redis: ScriptedRedis,
   requestId: string,
   { client, reader }: { readonly client: string; readonly reader: string },
-): Promise<FollowableRequest | undefined> {
+): Promise<
+  | { readonly jobId: string; readonly numChoices: number; readonly promptTokens: number; readonly place: QueuePlace }
+  | undefined
+> {
   const jobId = await redis.get(jobOfKey(requestId));
   if (jobId === null) return undefined;
   const { meta } = requestKeys(jobId);

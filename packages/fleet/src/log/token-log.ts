@@ -259,14 +259,6 @@ export function endsAnswer(entry: LogEntry): boolean {
   return "error" in entry || entry.chunk.usage !== undefined;
 }
 
-// Progress of an answer: tokens and text of each choice. Places new chunks, and takes out what is there already.
-
-interface ChoiceProgress {
-  readonly tokenIds: number[];
-  textLength: number;
-  hasEnded: boolean;
-}
-
 /** Meaning of an entry for a reader that has followed the answer so far. */
 type Novelty =
   | { readonly kind: "new"; readonly chunk: GenerateChunk }
@@ -279,7 +271,7 @@ type Novelty =
 
 /** Tokens and text of an answer's choices so far. */
 export class AnswerProgress {
-  readonly #choices: readonly ChoiceProgress[];
+  readonly #choices: readonly { readonly tokenIds: number[]; textLength: number; hasEnded: boolean }[];
   #hasUsage = false;
 
   constructor(numChoices: number) {

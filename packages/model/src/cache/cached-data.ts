@@ -40,17 +40,6 @@ interface CachedData {
   readonly chunks: () => AsyncIterable<Uint8Array>;
 }
 
-interface FileState {
-  readonly bytes: number;
-  readonly crc32: number;
-}
-
-/** A large file whose content was compared with its checksum. */
-interface KnownFile {
-  readonly identity: string;
-  readonly samplesCrc32: number;
-}
-
 type Chunks = Iterable<Uint8Array> | AsyncIterable<Uint8Array>;
 
 /**
@@ -97,7 +86,9 @@ async function hasContent(path: string, { bytes, crc32: sum }: JsonObject): Prom
 }
 
 /** Describes a large file, before it is read whole; `undefined` for others, and for one that was written just now. */
-async function knownFile(path: string): Promise<KnownFile | undefined> {
+async function knownFile(
+  path: string,
+): Promise<{ readonly identity: string; readonly samplesCrc32: number } | undefined> {
   const identity = await fileIdentity(path);
   const { size, mtimeMs } = await stat(path);
   if (size <= SAMPLES * SAMPLE_BYTES || Date.now() - mtimeMs < CLOCK_TICK_MS) return undefined;
@@ -177,7 +168,7 @@ async function removeEntry(entry: string, aside: string): Promise<void> {
   await rm(aside, { recursive: true, force: true }).catch(() => undefined);
 }
 
-async function writeSummed(path: string, chunks: Chunks): Promise<FileState> {
+async function writeSummed(path: string, chunks: Chunks): Promise<{ readonly bytes: number; readonly crc32: number }> {
   let bytes = 0;
   let sum = 0;
   async function* summed(): AsyncGenerator<Uint8Array> {

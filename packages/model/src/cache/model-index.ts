@@ -15,7 +15,7 @@ import { readdir, readFile, rm, stat, utimes, writeFile } from "node:fs/promises
 import { hostname } from "node:os";
 import { join, resolve } from "node:path";
 import { ReadMeError } from "@readme-moe/core";
-import { isSystemError } from "../files/errors.ts";
+import { isSystemError, notFound } from "../files/errors.ts";
 import { isJsonObject } from "../files/read-file.ts";
 import { makeFolder, writeFileAtomically } from "../files/write-file.ts";
 
@@ -82,7 +82,7 @@ export async function holdModel(cacheFolder: string, modelPath: string): Promise
   const [remover] = usersOf(await marksIn(mark.folder, REMOVING));
   if (remover === undefined) return { release };
   await release();
-  throw new ReadMeError("ERR_FILE_NOT_FOUND", `${resolve(modelPath)}: ${described(remover)} is removing it`);
+  throw notFound(resolve(modelPath), `${described(remover)} is removing it`);
 }
 
 /**

@@ -2,6 +2,7 @@
 // looked at, so each is some times that of the largest published model, and at most what the kernel takes.
 
 import { describeValue, ReadMeError } from "@readme-moe/core";
+import { invalid, unsupported } from "../files/errors.ts";
 
 export const MOST = {
   layers: 4096,
@@ -41,7 +42,7 @@ export class Fields {
   constructor(path: string, value: unknown, prefix = "") {
     if (typeof value !== "object" || value === null || Array.isArray(value)) {
       const where = prefix === "" ? "a JSON object" : `\`${prefix.slice(0, -1).slice(0, 200)}\` to be an object`;
-      throw new ReadMeError("ERR_MODEL_INVALID", `${path}: expected ${where}, got ${describeValue(value)}`);
+      throw invalid(path, `expected ${where}, got ${describeValue(value)}`);
     }
     this.path = path;
     this.#object = value as Readonly<Record<string, unknown>>;
@@ -160,12 +161,12 @@ export class Fields {
   }
 
   invalid(message: string): ReadMeError {
-    return new ReadMeError("ERR_MODEL_INVALID", `${this.path}: ${message}`);
+    return invalid(this.path, message);
   }
 
   #unsupported(name: string, value: unknown, supported: string, kind = ""): ReadMeError {
     const what = `${this.#named(name)} ${describeValue(value)}${kind}`;
-    return new ReadMeError("ERR_MODEL_UNSUPPORTED", `${this.path}: ${what} is not supported; ${supported}`);
+    return unsupported(this.path, `${what} is not supported; ${supported}`);
   }
 
   #unexpected(name: string, expectation: string, value: unknown): ReadMeError {

@@ -2,7 +2,7 @@
 // file's field names. A tied head, biases and RoPE factors follow from the tensors.
 
 import { describeValue, ReadMeError } from "@readme-moe/core";
-import { quoted, unsupported } from "../files/errors.ts";
+import { invalid, quoted, unsupported } from "../files/errors.ts";
 import type { GgufTensorStore } from "../gguf/gguf-tensor-store.ts";
 import { countValues } from "../tensor-store.ts";
 import {
@@ -59,7 +59,7 @@ const SHORT_FACTORS = "rope_factors_short.weight";
  */
 export async function ggufConfig(store: GgufTensorStore): Promise<ModelConfig> {
   const { metadata, path } = store.file;
-  const refused = (what: string): ReadMeError => new ReadMeError("ERR_MODEL_UNSUPPORTED", `${path}: ${what}`);
+  const refused = (what: string): ReadMeError => unsupported(path, what);
   const architecture = metadata.get("general.architecture");
   const get = (key: string): unknown => metadata.get(`${String(architecture)}.${key}`);
   const isMixture = numberOf(get("expert_count")) > 0;
@@ -107,8 +107,7 @@ export async function ggufConfig(store: GgufTensorStore): Promise<ModelConfig> {
   const factors = await readFactors(store, ROPE_FACTORS);
   const numPairs = config.rotatedSize / 2;
   if (factors.length !== numPairs || !factors.every((factor) => factor > 0 && Number.isFinite(factor))) {
-    const message = `${path}: expected tensor ${ROPE_FACTORS} to hold ${numPairs} positive numbers`;
-    throw new ReadMeError("ERR_MODEL_INVALID", message);
+    throw invalid(path, `expected tensor ${ROPE_FACTORS} to hold ${numPairs} positive numbers`);
   }
   return { ...config, ropes: config.ropes.map(({ theta }) => ({ type: "factors", theta, factors })) };
 }
@@ -177,8 +176,7 @@ async function longRope(store: GgufTensorStore, get: (key: string) => unknown): 
 async function readFactors(store: GgufTensorStore, name: string): Promise<readonly number[]> {
   const numValues = countValues(store.info(name).shape) ?? Infinity;
   if (numValues <= MOST.headSize / 2) return Array.from(await store.readFloats(name));
-  const message = `${store.path}: tensor ${name} has ${numValues} factors, more than a head has pairs`;
-  throw new ReadMeError("ERR_MODEL_INVALID", message);
+  throw invalid(store.path, `tensor ${name} has ${numValues} factors, more than a head has pairs`);
 }
 
 function ropeScaling(get: (key: string) => unknown): object {
@@ -228,7 +226,7 @@ function ggufMixtureFields(
   for (const [key, harmless] of Object.entries(UNSUPPORTED_KEYS)) {
     const value = get(key);
     if (value === undefined || value === 0 || harmless.includes(numberOf(value))) continue;
-    throw new ReadMeError("ERR_MODEL_UNSUPPORTED", `${path}: \`${key}\` ${describeValue(value)} is not supported`);
+    throw unsupported(path, `\`${key}\` ${describeValue(value)} is not supported`);
   }
   const fields = Object.fromEntries(Object.entries(GGUF_MIXTURE_KEYS).map(([field, key]) => [field, get(key)]));
   return {
@@ -268,7 +266,7 @@ function ggufPooling(store: GgufTensorStore, get: (key: string) => unknown): Poo
     throw unsupported(store.path, `pools by ${mode}, which is not supported; served are the last token and ranking`);
   }
   if (!store.has(CLASSIFIER)) {
-    throw new ReadMeError("ERR_MODEL_INVALID", `${store.path}: ranks documents, but has no tensor ${CLASSIFIER}`);
+    throw invalid(store.path, `ranks documents, but has no tensor ${CLASSIFIER}`);
   }
   const [numRows = 0] = store.info(CLASSIFIER).shape;
   const labels = get("classifier.output_labels");

@@ -1,7 +1,8 @@
 // Reads config.json of a Hugging Face checkpoint into a ModelConfig, or refuses it by the name of what is not
 // supported.
 
-import { describeValue, ReadMeError } from "@readme-moe/core";
+import { describeValue } from "@readme-moe/core";
+import { unsupported } from "../files/errors.ts";
 import { isJsonObject, type JsonObject } from "../files/read-file.ts";
 import { type Family, familyOf, type MixtureFields, MODEL_TYPES, unsupportedKind } from "./families.ts";
 import { Fields, MOST } from "./fields.ts";
@@ -56,8 +57,7 @@ export function parseConfig(path: string, json: unknown, generation?: Fields, ro
   const keyValues = numLayers * numKvHeads * headSize;
   if (keyValues > MOST.keyValues) {
     const sizes = `${numLayers} layers of ${numKvHeads} key/value heads of size ${headSize}`;
-    const message = `${path}: has ${sizes}, ${keyValues} numbers; supported are up to ${MOST.keyValues}`;
-    throw new ReadMeError("ERR_MODEL_UNSUPPORTED", message);
+    throw unsupported(path, `has ${sizes}, ${keyValues} numbers; supported are up to ${MOST.keyValues}`);
   }
   const contextTokens = fields.size("max_position_embeddings", MOST.tokens, 2048);
 
@@ -91,10 +91,10 @@ export function parseConfig(path: string, json: unknown, generation?: Fields, ro
   };
 }
 
-function refuseUnsupported(fields: Fields, { unsupported = [] }: Family): void {
+function refuseUnsupported(fields: Fields, family: Family): void {
   const quantization = fields.object("quantization_config");
   if (quantization) refuseQuantization(quantization);
-  for (const name of unsupported) {
+  for (const name of family.unsupported ?? []) {
     if (fields.raw(name)) fields.unsupported(name, "supported is a config without it");
   }
 }

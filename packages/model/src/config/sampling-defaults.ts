@@ -1,7 +1,7 @@
 // Sampling parameters that a model's files recommend: generation_config.json, or the metadata of a GGUF file.
 
-import { ReadMeError, resolveSamplingParams, samplingParametersWith, type SamplingDefaults } from "@readme-moe/core";
-import { messageOf } from "../files/errors.ts";
+import { resolveSamplingParams, samplingParametersWith, type SamplingDefaults } from "@readme-moe/core";
+import { invalid, messageOf } from "../files/errors.ts";
 import type { GgufMetadata } from "../gguf/header.ts";
 import { type Fields, MOST } from "./fields.ts";
 
@@ -43,7 +43,7 @@ export function ggufDefaults(path: string, metadata: GgufMetadata): SamplingDefa
     const key = `general.sampling.${gguf}`;
     const value = metadata.get(key);
     if (value === undefined || typeof value === "number") return value;
-    throw new ReadMeError("ERR_MODEL_INVALID", `${path}: expected \`${key}\` to be a number`);
+    throw invalid(path, `expected \`${key}\` to be a number`);
   });
   return checked(path, shape);
 }
@@ -74,7 +74,6 @@ function checked(path: string, defaults: SamplingDefaults): SamplingDefaults {
     resolveSamplingParams(defaults, { vocabSize: Number.MAX_SAFE_INTEGER });
     return defaults;
   } catch (cause) {
-    const message = `${path}: recommends impossible sampling parameters: ${messageOf(cause)}`;
-    throw new ReadMeError("ERR_MODEL_INVALID", message, { cause });
+    throw invalid(path, `recommends impossible sampling parameters: ${messageOf(cause)}`, { cause });
   }
 }

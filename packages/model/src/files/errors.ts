@@ -15,10 +15,18 @@ export function unsupported(path: string, message: string, options?: ErrorOption
   return new ReadMeError("ERR_MODEL_UNSUPPORTED", `${path}: ${message}`, options);
 }
 
+export function invalid(path: string, message: string, options?: ErrorOptions): ReadMeError {
+  return new ReadMeError("ERR_MODEL_INVALID", `${path}: ${message}`, options);
+}
+
+export function notFound(path: string, message: string, options?: ErrorOptions): ReadMeError {
+  return new ReadMeError("ERR_FILE_NOT_FOUND", `${path}: ${message}`, options);
+}
+
 /** Translates an error of the system, met when `path` was opened or read. */
 export function fileError(path: string, cause: unknown): ReadMeError {
   if (isSystemError(cause, "ENOENT", "ENOTDIR")) {
-    return new ReadMeError("ERR_FILE_NOT_FOUND", `${path}: no such file`, { cause });
+    return notFound(path, "no such file", { cause });
   }
   const reason = isSystemError(cause, "EISDIR") ? "is a folder, not a file" : `cannot be read (${messageOf(cause)})`;
   return new ReadMeError("ERR_FILE_UNREADABLE", `${path}: ${reason}`, { cause });

@@ -1,6 +1,7 @@
 import { createHash } from "node:crypto";
 import { join } from "node:path";
-import { integerOption, ReadMeError, type SamplingDefaults } from "@readme-moe/core";
+import { integerOption, type SamplingDefaults } from "@readme-moe/core";
+import { invalid } from "../files/errors.ts";
 import { type ModelConfig, ropeForContext } from "../config/model-config.ts";
 import type { LoraSet } from "../lora/lora.ts";
 import { SafetensorsFile } from "../safetensors/safetensors-file.ts";
@@ -160,8 +161,7 @@ export async function verifyTensors(refs: unknown): Promise<void> {
     const values = await ref.store.readFloats(ref.name);
     const bad = values.findIndex((value) => !Number.isFinite(value));
     if (bad < 0) continue;
-    const message = `${ref.store.path}: tensor ${ref.name} holds ${values[bad]} at element ${bad}`;
-    throw new ReadMeError("ERR_MODEL_INVALID", message);
+    throw invalid(ref.store.path, `tensor ${ref.name} holds ${values[bad]} at element ${bad}`);
   }
 }
 
@@ -183,11 +183,11 @@ function checkContiguousLayers(store: SafetensorsFile): void {
   let current: string | undefined;
   for (const name of byOffset) {
     const layer = /^model\.layers\.(\d+)\./.exec(name)?.[1];
-    if (layer === undefined) throw new ReadMeError("ERR_MODEL_INVALID", `${path}: ${name} is no tensor of an expert`);
+    if (layer === undefined) throw invalid(path, `${name} is no tensor of an expert`);
     if (layer === current) continue;
     if (current !== undefined) finished.add(current);
     if (finished.has(layer)) {
-      throw new ReadMeError("ERR_MODEL_INVALID", `${path}: the tensors of layer ${layer} are not together in the file`);
+      throw invalid(path, `the tensors of layer ${layer} are not together in the file`);
     }
     current = layer;
   }

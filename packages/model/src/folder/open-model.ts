@@ -1,13 +1,12 @@
 import { access, readdir, stat } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
-import { ReadMeError } from "@readme-moe/core";
 import { fingerprintOf } from "../cache/cached-data.ts";
 import { Fields } from "../config/fields.ts";
 import { ggufConfig } from "../config/gguf-config.ts";
 import type { ModelConfig } from "../config/model-config.ts";
 import { parseConfig } from "../config/parse-config.ts";
 import { generationDefaults, ggufDefaults } from "../config/sampling-defaults.ts";
-import { fileError, unsupported } from "../files/errors.ts";
+import { fileError, invalid, notFound, unsupported } from "../files/errors.ts";
 import { readJsonFile } from "../files/read-file.ts";
 import { GgufTensorStore } from "../gguf/gguf-tensor-store.ts";
 import { openExpertSet } from "../lora/lora-set.ts";
@@ -77,8 +76,7 @@ export async function findModel(path: string): Promise<ModelPlace> {
     return inFolder(absolute, files.length > 0 ? chosenOnnx(absolute, files) : undefined);
   }
   if (others.length === 0) return { gguf: join(absolute, gguf), folder: absolute };
-  const message = `${absolute}: holds ${others.length + 1} GGUF files; name one of them`;
-  throw new ReadMeError("ERR_MODEL_INVALID", message);
+  throw invalid(absolute, `holds ${others.length + 1} GGUF files; name one of them`);
 }
 
 function inFolder(folder: string, onnx?: string): ModelPlace {
@@ -130,10 +128,7 @@ async function openFolder(path: string, onnx?: string): Promise<Model> {
   const configPath = join(path, CONFIG_FILE);
   const json = await readJsonFile(configPath, MAX_CONFIG_BYTES);
   if (json === undefined) {
-    throw new ReadMeError(
-      "ERR_FILE_NOT_FOUND",
-      `${path}: has no config.json, so it is no model folder${await hint(path)}`,
-    );
+    throw notFound(path, `has no config.json, so it is no model folder${await hint(path)}`);
   }
   const generationPath = join(path, "generation_config.json");
   const generation = await readJsonFile(generationPath, MAX_CONFIG_BYTES);
@@ -227,12 +222,9 @@ async function openStore(path: string): Promise<SafetensorsFile | ShardedSafeten
   if (await exists(SINGLE_FILE)) return SafetensorsFile.open(join(path, SINGLE_FILE));
   if (await exists(INDEX_FILE)) return ShardedSafetensors.open(join(path, INDEX_FILE));
   if ((await exists("pytorch_model.bin")) || (await exists("pytorch_model.bin.index.json"))) {
-    throw new ReadMeError(
-      "ERR_MODEL_UNSUPPORTED",
-      `${path}: holds PyTorch's pickled weights, which are not read; save the model as safetensors`,
-    );
+    throw unsupported(path, "holds PyTorch's pickled weights, which are not read; save the model as safetensors");
   }
-  throw new ReadMeError("ERR_FILE_NOT_FOUND", `${path}: holds neither ${SINGLE_FILE} nor ${INDEX_FILE}`);
+  throw notFound(path, `holds neither ${SINGLE_FILE} nor ${INDEX_FILE}`);
 }
 
 // Models whose weights are in an ONNX file: a folder with config.json, and the file in it or in its folder `onnx`.
@@ -253,7 +245,7 @@ function folderOfOnnx(file: string): string {
 function chosenOnnx(folder: string, files: readonly string[]): string {
   const chosen = chooseOnnxFile(files);
   if (chosen !== undefined) return join(folder, chosen);
-  throw new ReadMeError("ERR_MODEL_INVALID", `${folder}: holds ${files.length} ONNX files; name one of them`);
+  throw invalid(folder, `holds ${files.length} ONNX files; name one of them`);
 }
 
 /**

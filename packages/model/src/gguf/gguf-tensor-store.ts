@@ -1,6 +1,6 @@
 import { ReadMeError } from "@readme-moe/core";
 import { familyOf, type FusedNames, modelTypeOf, type NormNames, NORMS_BEFORE } from "../config/families.ts";
-import { allocateFor, quoted } from "../files/errors.ts";
+import { allocateFor, corrupt, invalid, quoted } from "../files/errors.ts";
 import { encodeFloats } from "../files/floats.ts";
 import { ByteSource } from "../files/read-file.ts";
 import {
@@ -42,7 +42,7 @@ export class GgufTensorStore implements TensorStore {
   constructor(file: GgufFile) {
     const architecture = file.metadata.get("general.architecture");
     if (typeof architecture !== "string") {
-      throw new ReadMeError("ERR_MODEL_INVALID", `${file.path}: has no metadata "general.architecture"`);
+      throw invalid(file.path, `has no metadata "general.architecture"`);
     }
     const modelType = modelTypeOf(architecture);
     const family = modelType === undefined ? undefined : familyOf(modelType);
@@ -51,8 +51,7 @@ export class GgufTensorStore implements TensorStore {
       const name = hfNameOf(ggmlName, family?.norms, family?.fused);
       const other = ggmlNames.get(name);
       if (other !== undefined) {
-        const message = `${file.path}: tensors ${quoted(other)} and ${quoted(ggmlName)} are both ${quoted(name)}`;
-        throw new ReadMeError("ERR_FILE_CORRUPT", message);
+        throw corrupt(file.path, `tensors ${quoted(other)} and ${quoted(ggmlName)} are both ${quoted(name)}`);
       }
       ggmlNames.set(name, ggmlName);
     }
@@ -130,8 +129,7 @@ export class GgufTensorStore implements TensorStore {
 
   #ggmlName(name: string): string {
     const ggmlName = this.#ggmlNames.get(name);
-    if (ggmlName === undefined)
-      throw new ReadMeError("ERR_MODEL_INVALID", `${this.path}: has no tensor ${quoted(name)}`);
+    if (ggmlName === undefined) throw invalid(this.path, `has no tensor ${quoted(name)}`);
     return ggmlName;
   }
 
@@ -150,8 +148,8 @@ export class GgufTensorStore implements TensorStore {
     if (headSize >= 2 && headSize % 2 === 0) return headSize;
     // Without rows there is nothing to reorder.
     if (numRows === 0) return undefined;
-    const message = `${this.path}: tensor ${quoted(ggmlName)} has ${numRows} rows, which are no ${numHeads} heads of even size`;
-    throw new ReadMeError("ERR_MODEL_INVALID", message);
+    const message = `tensor ${quoted(ggmlName)} has ${numRows} rows, which are no ${numHeads} heads of even size`;
+    throw invalid(this.path, message);
   }
 
   /** Rows of a head that are in pairs: those that RoPE rotates. */
@@ -159,8 +157,7 @@ export class GgufTensorStore implements TensorStore {
     const key = `${this.#architecture}.rope.dimension_count`;
     const size = this.file.metadata.get(key) ?? headSize;
     if (typeof size === "number" && Number.isInteger(size / 2) && size > 0 && size <= headSize) return size;
-    const message = `${this.path}: metadata ${quoted(key)} is no even number up to the head size ${headSize}`;
-    throw new ReadMeError("ERR_MODEL_INVALID", message);
+    throw invalid(this.path, `metadata ${quoted(key)} is no even number up to the head size ${headSize}`);
   }
 
   #numHeads(ggmlName: string, layer: number, part: "attn_q" | "attn_k"): number {
@@ -173,8 +170,8 @@ export class GgufTensorStore implements TensorStore {
     // Models with different layers list one count per layer.
     const count = ArrayBuffer.isView(value) ? value[layer] : value;
     if (typeof count === "number" && Number.isInteger(count) && count > 0) return count;
-    const message = `${this.path}: tensor ${quoted(ggmlName)} needs a positive head count, which metadata ${quoted(key)} lacks`;
-    throw new ReadMeError("ERR_MODEL_INVALID", message);
+    const message = `tensor ${quoted(ggmlName)} needs a positive head count, which metadata ${quoted(key)} lacks`;
+    throw invalid(this.path, message);
   }
 }
 
@@ -307,7 +304,7 @@ export class GgufFile {
     readonly byteLength: number;
   } {
     const tensor = this.tensors.get(name);
-    if (tensor === undefined) throw new ReadMeError("ERR_MODEL_INVALID", `${this.path}: has no tensor ${quoted(name)}`);
+    if (tensor === undefined) throw invalid(this.path, `has no tensor ${quoted(name)}`);
     const stored = tensor.type?.stored;
     if (stored !== undefined && tensor.byteLength !== undefined)
       return { tensor, stored, byteLength: tensor.byteLength };

@@ -1,6 +1,6 @@
 import { isUtf8 } from "node:buffer";
 import { ReadMeError } from "@readme-moe/core";
-import { quoted } from "../files/errors.ts";
+import { corrupt, quoted, unsupported } from "../files/errors.ts";
 import type { ByteSource } from "../files/read-file.ts";
 import { countValues } from "../tensor-store.ts";
 import { GGML_TYPES, type GgmlType } from "./ggml-types.ts";
@@ -52,15 +52,12 @@ export async function readGgufHeader(source: ByteSource): Promise<GgufHeader> {
 }
 
 function readVersion(path: string, window: HeaderWindow): number {
-  if (window.uint32() !== MAGIC) throw new ReadMeError("ERR_FILE_CORRUPT", `${path}: is no GGUF file`);
+  if (window.uint32() !== MAGIC) throw corrupt(path, "is no GGUF file");
   const version = window.uint32();
   if (version === 2 || version === 3) return version;
   const isBigEndian = version !== 0 && (version & 0xffff) === 0;
   const what = isBigEndian ? "a big-endian GGUF file" : `a GGUF file of version ${version}`;
-  throw new ReadMeError(
-    "ERR_MODEL_UNSUPPORTED",
-    `${path}: is ${what}; only little-endian versions 2 and 3 are supported`,
-  );
+  throw unsupported(path, `is ${what}; only little-endian versions 2 and 3 are supported`);
 }
 
 async function readMetadata(window: HeaderWindow, count: number): Promise<GgufMetadata> {
@@ -81,8 +78,7 @@ function alignmentOf(path: string, metadata: GgufMetadata): number {
   const alignment = metadata.get("general.alignment") ?? DEFAULT_ALIGNMENT;
   const isValid = typeof alignment === "number" && Number.isInteger(Math.log2(alignment)) && alignment >= 8;
   if (isValid) return alignment;
-  const message = `${path}: metadata "general.alignment" is ${quoted(String(alignment))}, not a power of two from 8 up`;
-  throw new ReadMeError("ERR_FILE_CORRUPT", message);
+  throw corrupt(path, `metadata "general.alignment" is ${quoted(String(alignment))}, not a power of two from 8 up`);
 }
 
 function readTensorInfo(window: HeaderWindow): RawTensorInfo {
@@ -127,8 +123,7 @@ function layOutTensors(
 ): ReadonlyMap<string, GgufTensorInfo> {
   const tensors = new Map<string, GgufTensorInfo>();
   for (const info of infos) {
-    const fault = (problem: string): ReadMeError =>
-      new ReadMeError("ERR_FILE_CORRUPT", `${source.path}: tensor ${quoted(info.name)} ${problem}`);
+    const fault = (problem: string): ReadMeError => corrupt(source.path, `tensor ${quoted(info.name)} ${problem}`);
     const type = GGML_TYPES.get(info.ggmlType);
     const byteLength = type === undefined ? undefined : byteLengthOf(info, type, fault);
     const dataBytes = Math.max(0, source.size - dataStart);
@@ -164,8 +159,7 @@ function checkOverlap(path: string, tensors: ReadonlyMap<string, GgufTensorInfo>
     // A tensor without bytes overlaps nothing.
     if (tensor.byteLength === 0) continue;
     if (before !== undefined && tensor.offset < before.offset + (before.byteLength ?? 0)) {
-      const message = `${path}: tensor ${quoted(tensor.name)} overlaps tensor ${quoted(before.name)}`;
-      throw new ReadMeError("ERR_FILE_CORRUPT", message);
+      throw corrupt(path, `tensor ${quoted(tensor.name)} overlaps tensor ${quoted(before.name)}`);
     }
     before = tensor;
   }
@@ -411,7 +405,7 @@ class HeaderWindow {
 
   /** Makes an error about the file's content, which the caller throws. */
   problem(message: string): ReadMeError {
-    return new ReadMeError("ERR_FILE_CORRUPT", `${this.#source.path}: ${this.subject} ${message}`);
+    return corrupt(this.#source.path, `${this.subject} ${message}`);
   }
 
   #advance(byteLength: number): number {

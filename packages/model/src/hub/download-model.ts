@@ -1,7 +1,7 @@
 import { join } from "node:path";
 import { ReadMeError } from "@readme-moe/core";
 import { Fields, MOST } from "../config/fields.ts";
-import { quoted, unsupported } from "../files/errors.ts";
+import { corrupt, invalid, notFound, quoted, unsupported } from "../files/errors.ts";
 import { repositoryNameProblem } from "../files/file-name.ts";
 import { isJsonObject, type JsonObject, readJsonFile } from "../files/read-file.ts";
 import { freeBytes, refuseFullDisk } from "../files/write-file.ts";
@@ -140,7 +140,7 @@ async function downloadFiles(request: DownloadRequest, { cache, client, commit, 
   const snapshot = cache.snapshot(commit);
   const fetched = async (name: string): Promise<string> => {
     const file = remote.get(name);
-    if (file === undefined) throw new ReadMeError("ERR_MODEL_INVALID", `${title}: lacks ${quoted(name)}`);
+    if (file === undefined) throw invalid(title, `lacks ${quoted(name)}`);
     const path = join(snapshot, name);
     if ((await fileSize(path)) === file.size) return path;
     await fetchBlob(file, cache.blob(file.oid), { ...request, client });
@@ -190,7 +190,7 @@ async function planOf(
 function refuseBadNames(title: string, names: readonly string[]): void {
   for (const name of names) {
     const problem = repositoryNameProblem(name);
-    if (problem) throw new ReadMeError("ERR_FILE_CORRUPT", `${title}: the file name ${quoted(name)} ${problem}`);
+    if (problem) throw corrupt(title, `the file name ${quoted(name)} ${problem}`);
   }
 }
 
@@ -313,8 +313,7 @@ async function weightFiles(source: FileSource): Promise<ModelFiles> {
 /** @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` when the adapter's weights are pickled */
 function adapterFiles({ names, title }: FileSource): ModelFiles {
   if (!names.has(ADAPTER_FILE) && names.has("adapter_model.bin")) {
-    const message = `${title}: has PyTorch's pickled adapter_model.bin, which is not read; it needs ${ADAPTER_FILE}`;
-    throw new ReadMeError("ERR_MODEL_UNSUPPORTED", message);
+    throw unsupported(title, `has PyTorch's pickled adapter_model.bin, which is not read; it needs ${ADAPTER_FILE}`);
   }
   return { required: [ADAPTER_CONFIG_FILE, ADAPTER_FILE], optional: [] };
 }
@@ -343,7 +342,7 @@ async function shards(source: FileSource): Promise<readonly string[]> {
   const map = json["weight_map"];
   const names = isJsonObject(map) ? [...new Set(Object.values(map))] : [];
   if (names.length > 0 && names.every((name) => typeof name === "string")) return names;
-  throw new ReadMeError("ERR_MODEL_INVALID", `${path}: expected \`weight_map\` to name the file of each tensor`);
+  throw invalid(path, `expected \`weight_map\` to name the file of each tensor`);
 }
 
 /**
@@ -369,14 +368,12 @@ async function withoutSafetensors(source: FileSource): Promise<ModelFiles> {
   // A cache may have this file alone of a repository with safetensors, unless it knows that there are none.
   if (ggufs.length === 1) return { required: ggufs, optional: [BACKBONE_FILE, SINGLE_FILE, INDEX_FILE] };
   if (ggufs.length > 1) {
-    const message = `${title}: has several GGUF files; choose one as \`file\`: ${listed(ggufs, 20)}`;
-    throw new ReadMeError("ERR_MODEL_INVALID", message);
+    throw invalid(title, `has several GGUF files; choose one as \`file\`: ${listed(ggufs, 20)}`);
   }
   const onnx = chooseOnnxFile(names);
   if (onnx !== undefined) return onnxFiles(source, onnx);
   if (names.has("pytorch_model.bin") || names.has("pytorch_model.bin.index.json")) {
-    const message = `${title}: has PyTorch's pickled weights, which are not read; it needs safetensors, GGUF or ONNX`;
-    throw new ReadMeError("ERR_MODEL_UNSUPPORTED", message);
+    throw unsupported(title, "has PyTorch's pickled weights, which are not read; it needs safetensors, GGUF or ONNX");
   }
   return { required: [CONFIG_FILE, SINGLE_FILE], optional: TEXT_FILES };
 }
@@ -384,7 +381,7 @@ async function withoutSafetensors(source: FileSource): Promise<ModelFiles> {
 async function readJson(source: FileSource, name: string): Promise<readonly [string, JsonObject]> {
   const path = await source.path(name);
   const json = await readJsonFile(path, MAX_JSON_BYTES);
-  if (json === undefined) throw new ReadMeError("ERR_FILE_NOT_FOUND", `${path}: no such file`);
+  if (json === undefined) throw notFound(path, "no such file");
   return [path, json];
 }
 

@@ -13,7 +13,7 @@ import { copyFile, type FileHandle, link, open, readdir, rename, rm, stat, symli
 import { basename, dirname, join, relative, sep } from "node:path";
 import { ReadMeError } from "@readme-moe/core";
 import { hasEnded, OWN_MARK, ownerOf } from "../cache/model-index.ts";
-import { fileError, isSystemError, writeError } from "../files/errors.ts";
+import { corrupt, fileError, isSystemError, writeError } from "../files/errors.ts";
 import { readTextFile } from "../files/read-file.ts";
 import { makeFolder, renamePatiently, writeFileAtomically } from "../files/write-file.ts";
 import {
@@ -348,7 +348,7 @@ async function receiveRight(partial: PartialFile, file: RemoteFile, context: Con
     if (problem === undefined) return;
     await partial.restart();
     if (isSecond) {
-      throw new ReadMeError("ERR_FILE_CORRUPT", `${file.url}: the downloaded content ${problem} (tried twice)`);
+      throw corrupt(file.url, `the downloaded content ${problem} (tried twice)`);
     }
   }
 }

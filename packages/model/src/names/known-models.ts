@@ -20,21 +20,19 @@ const gguf =
   (repository: string, file: string, bytes: number): WeightSource => ({ weights, repository, file, bytes });
 const [q8, q4] = [gguf("q8_0"), gguf("q4_k_m")];
 
-/** Every model with a short name, in the order in which they are listed. */
-export const KNOWN_MODELS: readonly KnownModel[] = [
+/** A model of the table: its title is the name of its first repository, and its licence Apache-2.0 by default. */
+type Entry = Omit<KnownModel, "title" | "license"> & { readonly license?: string };
+
+const ENTRIES: readonly Entry[] = [
   {
     name: "smollm2:135m",
-    title: "SmolLM2-135M-Instruct",
     modelType: "llama",
-    license: "Apache-2.0",
     shape: decoder([576, 30, 1536], [9, 3, 64], 49_152),
     sources: [bf16("HuggingFaceTB/SmolLM2-135M-Instruct", 269_060_552)],
   },
   {
     name: "smollm2:360m",
-    title: "SmolLM2-360M-Instruct",
     modelType: "llama",
-    license: "Apache-2.0",
     shape: decoder([960, 32, 2560], [15, 5, 64], 49_152),
     sources: [
       bf16("HuggingFaceTB/SmolLM2-360M-Instruct", 723_674_912),
@@ -43,9 +41,7 @@ export const KNOWN_MODELS: readonly KnownModel[] = [
   },
   {
     name: "smollm2:1.7b",
-    title: "SmolLM2-1.7B-Instruct",
     modelType: "llama",
-    license: "Apache-2.0",
     shape: decoder([2048, 24, 8192], [32, 32, 64], 49_152),
     sources: [
       bf16("HuggingFaceTB/SmolLM2-1.7B-Instruct", 3_422_777_952),
@@ -55,9 +51,7 @@ export const KNOWN_MODELS: readonly KnownModel[] = [
   },
   {
     name: "smollm3:3b",
-    title: "SmolLM3-3B",
     modelType: "smollm3",
-    license: "Apache-2.0",
     shape: decoder([2048, 36, 11_008], [16, 4, 128], 128_256),
     sources: [
       bf16("HuggingFaceTB/SmolLM3-3B", 6_150_234_000),
@@ -67,17 +61,13 @@ export const KNOWN_MODELS: readonly KnownModel[] = [
   },
   {
     name: "qwen3:0.6b",
-    title: "Qwen3-0.6B",
     modelType: "qwen3",
-    license: "Apache-2.0",
     shape: decoder([1024, 28, 3072], [16, 8, 128], 151_936),
     sources: [bf16("Qwen/Qwen3-0.6B", 1_503_300_328), q8("Qwen/Qwen3-0.6B-GGUF", "Qwen3-0.6B-Q8_0.gguf", 639_446_688)],
   },
   {
     name: "qwen3:1.7b",
-    title: "Qwen3-1.7B",
     modelType: "qwen3",
-    license: "Apache-2.0",
     shape: decoder([2048, 28, 6144], [16, 8, 128], 151_936),
     sources: [
       bf16("Qwen/Qwen3-1.7B", 4_063_600_000),
@@ -86,9 +76,7 @@ export const KNOWN_MODELS: readonly KnownModel[] = [
   },
   {
     name: "qwen3:4b",
-    title: "Qwen3-4B",
     modelType: "qwen3",
-    license: "Apache-2.0",
     shape: decoder([2560, 36, 9728], [32, 8, 128], 151_936),
     sources: [
       bf16("Qwen/Qwen3-4B", 8_044_982_000),
@@ -98,9 +86,7 @@ export const KNOWN_MODELS: readonly KnownModel[] = [
   },
   {
     name: "qwen3-embedding:0.6b",
-    title: "Qwen3-Embedding-0.6B",
     modelType: "qwen3",
-    license: "Apache-2.0",
     shape: decoder([1024, 28, 3072], [16, 8, 128], 151_669),
     sources: [
       bf16("Qwen/Qwen3-Embedding-0.6B", 1_191_586_416),
@@ -109,9 +95,7 @@ export const KNOWN_MODELS: readonly KnownModel[] = [
   },
   {
     name: "qwen3-reranker:0.6b",
-    title: "Qwen3-Reranker-0.6B",
     modelType: "qwen3",
-    license: "Apache-2.0",
     shape: decoder([1024, 28, 3072], [16, 8, 128], 151_669),
     sources: [
       bf16("Qwen/Qwen3-Reranker-0.6B", 1_191_588_280),
@@ -120,9 +104,7 @@ export const KNOWN_MODELS: readonly KnownModel[] = [
   },
   {
     name: "qwen2.5:0.5b",
-    title: "Qwen2.5-0.5B-Instruct",
     modelType: "qwen2",
-    license: "Apache-2.0",
     shape: decoder([896, 24, 4864], [14, 2, 64], 151_936),
     sources: [
       bf16("Qwen/Qwen2.5-0.5B-Instruct", 988_097_824),
@@ -132,9 +114,7 @@ export const KNOWN_MODELS: readonly KnownModel[] = [
   },
   {
     name: "qwen2.5:1.5b",
-    title: "Qwen2.5-1.5B-Instruct",
     modelType: "qwen2",
-    license: "Apache-2.0",
     shape: decoder([1536, 28, 8960], [12, 2, 128], 151_936),
     sources: [
       bf16("Qwen/Qwen2.5-1.5B-Instruct", 3_087_467_144),
@@ -144,7 +124,6 @@ export const KNOWN_MODELS: readonly KnownModel[] = [
   },
   {
     name: "llama3.2:1b",
-    title: "Llama-3.2-1B-Instruct",
     modelType: "llama",
     license: "Llama 3.2 Community License",
     shape: decoder([2048, 16, 8192], [32, 8, 64], 128_256),
@@ -156,7 +135,6 @@ export const KNOWN_MODELS: readonly KnownModel[] = [
   },
   {
     name: "llama3.2:3b",
-    title: "Llama-3.2-3B-Instruct",
     modelType: "llama",
     license: "Llama 3.2 Community License",
     shape: decoder([3072, 28, 8192], [24, 8, 128], 128_256),
@@ -168,7 +146,6 @@ export const KNOWN_MODELS: readonly KnownModel[] = [
   },
   {
     name: "gemma3:270m",
-    title: "gemma-3-270m-it",
     modelType: "gemma3_text",
     license: "Gemma Terms of Use",
     shape: decoder([640, 18, 2048], [4, 1, 256], 262_144),
@@ -179,7 +156,6 @@ export const KNOWN_MODELS: readonly KnownModel[] = [
   },
   {
     name: "gemma3:270m-base",
-    title: "gemma-3-270m",
     modelType: "gemma3_text",
     license: "Gemma Terms of Use",
     shape: decoder([640, 18, 2048], [4, 1, 256], 262_144),
@@ -187,7 +163,6 @@ export const KNOWN_MODELS: readonly KnownModel[] = [
   },
   {
     name: "gemma3:1b",
-    title: "gemma-3-1b-it",
     modelType: "gemma3_text",
     license: "Gemma Terms of Use",
     shape: decoder([1152, 26, 6912], [4, 1, 256], 262_144),
@@ -199,9 +174,7 @@ export const KNOWN_MODELS: readonly KnownModel[] = [
   },
   {
     name: "granite3.3:2b",
-    title: "granite-3.3-2b-instruct",
     modelType: "granite",
-    license: "Apache-2.0",
     shape: decoder([2048, 40, 8192], [32, 8, 64], 49_159),
     sources: [
       bf16("ibm-granite/granite-3.3-2b-instruct", 5_067_122_000),
@@ -211,9 +184,7 @@ export const KNOWN_MODELS: readonly KnownModel[] = [
   },
   {
     name: "olmo2:1b",
-    title: "OLMo-2-0425-1B-Instruct",
     modelType: "olmo2",
-    license: "Apache-2.0",
     shape: decoder([2048, 16, 8192], [16, 16, 128], 100_352, false),
     sources: [
       bf16("allenai/OLMo-2-0425-1B-Instruct", 2_969_851_000),
@@ -223,7 +194,6 @@ export const KNOWN_MODELS: readonly KnownModel[] = [
   },
   {
     name: "phi4-mini:3.8b",
-    title: "Phi-4-mini-instruct",
     modelType: "phi3",
     license: "MIT",
     shape: decoder([3072, 32, 8192], [24, 8, 128], 200_064),
@@ -235,9 +205,7 @@ export const KNOWN_MODELS: readonly KnownModel[] = [
   },
   {
     name: "tinyllama:1.1b",
-    title: "TinyLlama-1.1B-Chat-v1.0",
     modelType: "llama",
-    license: "Apache-2.0",
     shape: decoder([2048, 22, 5632], [32, 4, 64], 32_000, false),
     sources: [
       bf16("TinyLlama/TinyLlama-1.1B-Chat-v1.0", 2_200_119_864),
@@ -247,9 +215,7 @@ export const KNOWN_MODELS: readonly KnownModel[] = [
   },
   {
     name: "mistral:7b",
-    title: "Mistral-7B-Instruct-v0.3",
     modelType: "mistral",
-    license: "Apache-2.0",
     shape: decoder([4096, 32, 14_336], [32, 8, 128], 32_768, false),
     sources: [
       gated("mistralai/Mistral-7B-Instruct-v0.3", 14_496_078_000),
@@ -258,6 +224,13 @@ export const KNOWN_MODELS: readonly KnownModel[] = [
     ],
   },
 ];
+
+/** Every model with a short name, in the order in which they are listed. */
+export const KNOWN_MODELS: readonly KnownModel[] = ENTRIES.map((entry) => ({
+  title: entry.sources[0]?.repository.split("/")[1] ?? "",
+  license: "Apache-2.0",
+  ...entry,
+}));
 
 // A model with a short name, such as `qwen3:0.6b`: where its weights are, and what it needs.
 

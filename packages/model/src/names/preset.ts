@@ -14,7 +14,7 @@ import type { DownloadModelOptions, HubSettings } from "../hub/options.ts";
 import { fileSize } from "../hub/hub-cache.ts";
 import { reasonOf } from "../hub/hub-client.ts";
 import { downloadPromptly } from "./parse-name.ts";
-import { messageOf, writeError } from "../files/errors.ts";
+import { messageOf, notFound, writeError } from "../files/errors.ts";
 
 export interface Preset {
   /** Name of the known model, with a hyphen for the colon. */
@@ -105,7 +105,7 @@ export async function presetPath(preset: Preset, options: PresetOptions = {}): P
   const named = process.env[variable];
   if (named !== undefined && named !== "") {
     if (existsSync(named)) return named;
-    throw new ReadMeError("ERR_FILE_NOT_FOUND", `${named}: no such file or folder; the variable ${variable} names it`);
+    throw notFound(named, `no such file or folder; the variable ${variable} names it`);
   }
   const cached = packagedPath(preset, options.cacheFolder);
   // The content was checked before the file got its name.

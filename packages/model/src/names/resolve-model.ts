@@ -1,6 +1,7 @@
 import { existsSync, readdirSync } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { nearestName, ReadMeError } from "@readme-moe/core";
+import { unsupported } from "../files/errors.ts";
 import { resolveCacheFolder } from "../cache/cache-folder.ts";
 import { holdModel } from "../cache/model-index.ts";
 import { MODEL_TYPES } from "../config/families.ts";
@@ -75,8 +76,7 @@ async function resolveKnown(
   options: ResolveModelOptions,
 ): Promise<string> {
   if (!isSupported(model)) {
-    const message = `${model.name}: models of the family ${model.modelType} are not supported yet`;
-    throw new ReadMeError("ERR_MODEL_UNSUPPORTED", message);
+    throw unsupported(model.name, `models of the family ${model.modelType} are not supported yet`);
   }
   const preset = presetNamed(model.name.replace(":", "-"));
   if (preset !== undefined && named === undefined && options.revision === undefined) {

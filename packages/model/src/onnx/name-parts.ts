@@ -235,14 +235,9 @@ function normBefore(flow: DataFlow, { input }: Product): Norm | undefined {
   }
 }
 
-/** A norm that takes nothing but the outputs of one product, or some of them. */
-interface NormBehind {
-  readonly product: Product;
-  readonly from: number | undefined;
-  readonly norm: Norm;
-}
-
-function normsBehind(flow: DataFlow): readonly NormBehind[] {
+function normsBehind(
+  flow: DataFlow,
+): readonly { readonly product: Product; readonly from: number | undefined; readonly norm: Norm }[] {
   return flow.index.nodes.flatMap((node) => {
     const norm = node.type.startsWith("Skip") ? undefined : normOf(flow, node);
     const sources = norm === undefined ? [] : flow.sources(norm.input, 1);

@@ -1,6 +1,5 @@
-import { ReadMeError } from "@readme-moe/core";
 import { type ModelConfig, ropeFrequencies, ropeTables } from "../config/model-config.ts";
-import { quoted, unsupported } from "../files/errors.ts";
+import { invalid, quoted, unsupported } from "../files/errors.ts";
 import { encodeFloats, isStoredFloat } from "../files/floats.ts";
 import { checkRows, type RowRange, type StoredBlocks, type TensorInfo, type TensorStore } from "../tensor-store.ts";
 import { GraphIndex } from "./graph.ts";
@@ -8,13 +7,6 @@ import { type Angles, type NamedTensor, type NamedTensors, nameTensors } from ".
 import { OnnxFile } from "./onnx-file.ts";
 import { describeNode } from "./proto.ts";
 import { bandRows, blockFormatOf, matrixShape, plainWeight, readBlockRows, readRows } from "./weight.ts";
-
-/** Rows that were read together with those that were asked for, because the file has them by column. */
-interface Band {
-  readonly name: string;
-  readonly rows: RowRange;
-  readonly floats: Promise<Float32Array>;
-}
 
 /**
  * ONNX file of a decoder as a Hugging Face checkpoint, with that format's names, shapes and order. Weights are found by
@@ -31,7 +23,7 @@ export class OnnxTensorStore implements TensorStore {
   readonly isTied: boolean;
   readonly #file: OnnxFile;
   readonly #tensors: ReadonlyMap<string, NamedTensor>;
-  #band: Band | undefined;
+  #band: { readonly name: string; readonly rows: RowRange; readonly floats: Promise<Float32Array> } | undefined;
 
   private constructor(file: OnnxFile, { tensors, isTied }: NamedTensors) {
     this.path = file.path;
@@ -131,7 +123,7 @@ export class OnnxTensorStore implements TensorStore {
   #tensor(name: string): NamedTensor {
     const tensor = this.#tensors.get(name);
     if (tensor !== undefined) return tensor;
-    throw new ReadMeError("ERR_MODEL_INVALID", `${this.path}: has no tensor ${quoted(name)}`);
+    throw invalid(this.path, `has no tensor ${quoted(name)}`);
   }
 }
 

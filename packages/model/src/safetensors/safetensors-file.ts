@@ -1,6 +1,6 @@
 import { dirname } from "node:path";
 import { describeValue, ReadMeError } from "@readme-moe/core";
-import { allocateFor, quoted } from "../files/errors.ts";
+import { allocateFor, invalid, notFound, quoted } from "../files/errors.ts";
 import { resolveInside } from "../files/file-name.ts";
 import { decodeBf16, decodeF16, decodeF32, decodeF64 } from "../files/floats.ts";
 import { ByteSource, readTextFile } from "../files/read-file.ts";
@@ -118,7 +118,7 @@ export class ShardedSafetensors implements TensorStore {
         shards.set(shardName, shard);
         if (shard.has(name)) continue;
         const message = `says that tensor ${quoted(name)} is in ${quoted(shardName)}, but ${shard.path} has no such tensor`;
-        throw new ReadMeError("ERR_MODEL_INVALID", `${path}: ${message}`);
+        throw invalid(path, message);
       }
     } catch (error) {
       await closeAll(shards);
@@ -162,7 +162,7 @@ export class ShardedSafetensors implements TensorStore {
 /** @returns the shard's name by tensor name */
 async function readWeightMap(path: string): Promise<ReadonlyMap<string, string>> {
   const text = await readTextFile(path, MAX_HEADER_BYTES);
-  if (text === undefined) throw new ReadMeError("ERR_FILE_NOT_FOUND", `${path}: no such file`);
+  if (text === undefined) throw notFound(path, "no such file");
   const reader = new JsonReader(text, path);
   let shardOf: Map<string, string> | undefined;
   reader.object((key) => {
@@ -186,7 +186,7 @@ async function closeAll(shards: ReadonlyMap<string, SafetensorsFile>): Promise<v
 }
 
 function noTensor(path: string, name: string): ReadMeError {
-  return new ReadMeError("ERR_MODEL_INVALID", `${path}: has no tensor ${quoted(name)}`);
+  return invalid(path, `has no tensor ${quoted(name)}`);
 }
 
 /** A tensor to be written. */

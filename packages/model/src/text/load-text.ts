@@ -1,7 +1,7 @@
 import { join } from "node:path";
-import { describeValue, ReadMeError } from "@readme-moe/core";
+import { describeValue } from "@readme-moe/core";
 import type { ModelConfig } from "../config/model-config.ts";
-import { corrupt, unsupported } from "../files/errors.ts";
+import { corrupt, notFound, unsupported } from "../files/errors.ts";
 import { isJsonObject, isList, type JsonObject, readJsonFile, readTextFile } from "../files/read-file.ts";
 import type { GgufMetadata } from "../gguf/header.ts";
 import { ChatTemplate, type ChatTemplateOptions, type ChatTemplateSources } from "./chat-template.ts";
@@ -43,8 +43,7 @@ export async function loadTokenizer(folder: string): Promise<Tokenizer> {
   const configPath = join(folder, "tokenizer_config.json");
   const tokenizer = await readJsonFile(path, MAX_TOKENIZER_BYTES);
   if (tokenizer === undefined) {
-    const message = `${path}: no such file; a model folder needs the tokenizer.json of its Hugging Face repository`;
-    throw new ReadMeError("ERR_FILE_NOT_FOUND", message);
+    throw notFound(path, "no such file; a model folder needs the tokenizer.json of its Hugging Face repository");
   }
   const config = await readJsonFile(configPath, MAX_TOKENIZER_CONFIG_BYTES);
   const map = await readJsonFile(join(folder, "special_tokens_map.json"), MAX_TOKENIZER_CONFIG_BYTES);

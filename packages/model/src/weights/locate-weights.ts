@@ -1,7 +1,7 @@
 // The parts that all layouts have in common: embeddings, attention, norms and head under Hugging Face names. A dense
 // checkpoint is the simplest layout.
 
-import { ReadMeError } from "@readme-moe/core";
+import { invalid } from "../files/errors.ts";
 import { type Fields, MOST } from "../config/fields.ts";
 import type { MixtureConfig, ModelConfig } from "../config/model-config.ts";
 import type { TensorStore } from "../tensor-store.ts";
@@ -16,8 +16,8 @@ import {
   tensorRef,
   type TensorRef,
 } from "./model-weights.ts";
-import { splitFused } from "./tensor-parts.ts";
-import { selectRows, tableRef, TensorSlices } from "./tensor-slices.ts";
+import { splitFused, type TensorPart, TensorParts } from "./tensor-parts.ts";
+import { selectRows, tableRef } from "./computed-tensors.ts";
 
 /** Name of the only expert of a dense model. */
 export const DENSE_NAME = "dense";
@@ -63,7 +63,7 @@ function locateHead(
     if (hiddenSize <= vocabSize) return embedding;
     // The head is packed as a square of this width, which the file has to outweigh.
     const sizes = `${hiddenSize} dimensions of ${vocabSize} tokens`;
-    throw new ReadMeError("ERR_MODEL_INVALID", `${store.path}: makes embeddings of ${sizes}, more than tokens`);
+    throw invalid(store.path, `makes embeddings of ${sizes}, more than tokens`);
   }
   if (pooling && "tensor" in pooling.head) {
     const { tensor, numRows, rows } = pooling.head;
@@ -74,8 +74,7 @@ function locateHead(
   const { tokenIds } = pooling.head;
   const unknown = tokenIds.find((id) => id >= vocabSize);
   if (unknown === undefined) return selectRows(head, tokenIds);
-  const message = `${store.path}: the score is of token ${unknown}, the model has ${vocabSize} tokens`;
-  throw new ReadMeError("ERR_MODEL_INVALID", message);
+  throw invalid(store.path, `the score is of token ${unknown}, the model has ${vocabSize} tokens`);
 }
 
 /** Finds the tensors of a dense checkpoint, which is one expert without a router. */
@@ -226,7 +225,7 @@ function locateLayer(store: TensorStore, prefix: string, hiddenSize: number, mix
   const names = ROUTERS.find(({ router }) => store.has(prefix + router));
   if (names === undefined) {
     const known = ROUTERS.map(({ router }) => router).join(", ");
-    throw new ReadMeError("ERR_MODEL_INVALID", `${store.path}: has no router ${prefix}… of the names ${known}`);
+    throw invalid(store.path, `has no router ${prefix}… of the names ${known}`);
   }
   const place = { store, prefix: `${prefix}${names.module}.`, hiddenSize, mixture };
   const stacked = STACKED.find((one) => Object.values(one).every((name: string) => store.has(place.prefix + name)));
@@ -254,7 +253,6 @@ function separateExperts({ store, prefix, hiddenSize, mixture }: LayerPlace): re
 function stackedExperts(place: LayerPlace, names: StackedNames): readonly FeedForwardRefs[] {
   const { store, prefix, hiddenSize, mixture } = place;
   const { numExperts, expertSize } = mixture;
-  const slices = new TensorSlices(store.path);
   const stack = (name: string, rows: number, columns: number): TensorRef =>
     tensorRef(store, prefix + name, [numExperts, rows, columns]);
   const isFused = "gateUp" in names;
@@ -262,13 +260,27 @@ function stackedExperts(place: LayerPlace, names: StackedNames): readonly FeedFo
   const up = isFused ? gate : stack(names.up, expertSize, hiddenSize);
   const down = stack(names.down, hiddenSize, expertSize);
   const firstUp = isFused ? expertSize : 0;
-  return Array.from({ length: numExperts }, (_, matrix) => {
-    const slice = (name: string, source: TensorRef, from: number, to: number): LinearRefs =>
-      withoutBias(slices.add(`${prefix}experts.${matrix}.${name}.weight`, source, { matrix, rows: { from, to } }));
+  const products = [
+    { name: "gate_proj", source: gate, from: 0, to: expertSize },
+    { name: "up_proj", source: up, from: firstUp, to: firstUp + expertSize },
+    { name: "down_proj", source: down, from: 0, to: hiddenSize },
+  ];
+  const nameOf = (expert: number, product: string): string => `${prefix}experts.${expert}.${product}.weight`;
+  const parts = new Map<string, TensorPart>();
+  for (let expert = 0; expert < numExperts; expert++) {
+    for (const { name, source, from, to } of products) {
+      const first = expert * (source.shape[1] ?? 0);
+      parts.set(nameOf(expert, name), { of: source.name, rows: { from: first + from, to: first + to, axes: 2 } });
+    }
+  }
+  const matrices = new TensorParts(store, parts);
+  return Array.from({ length: numExperts }, (_, expert) => {
+    const linear = (product: string, shape: readonly number[]): LinearRefs =>
+      withoutBias(tensorRef(matrices, nameOf(expert, product), shape));
     return {
-      gate: slice("gate_proj", gate, 0, expertSize),
-      up: slice("up_proj", up, firstUp, firstUp + expertSize),
-      down: slice("down_proj", down, 0, hiddenSize),
+      gate: linear("gate_proj", [expertSize, hiddenSize]),
+      up: linear("up_proj", [expertSize, hiddenSize]),
+      down: linear("down_proj", [hiddenSize, expertSize]),
     };
   });
 }

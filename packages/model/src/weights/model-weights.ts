@@ -1,4 +1,4 @@
-import { ReadMeError } from "@readme-moe/core";
+import { invalid } from "../files/errors.ts";
 import type { TensorStore } from "../tensor-store.ts";
 
 /** `y = x · weightᵀ + bias`; weight `[out, in]`, bias `[out]`. */
@@ -88,9 +88,9 @@ export interface TensorRef {
 export function tensorRef(store: TensorStore, name: string, shape: readonly number[]): TensorRef {
   const actual = store.info(name).shape;
   if (actual.length !== shape.length || actual.some((size, axis) => size !== shape[axis])) {
-    throw new ReadMeError(
-      "ERR_MODEL_INVALID",
-      `${store.path}: tensor ${name} has shape [${actual.join(", ")}], the config promises [${shape.join(", ")}]`,
+    throw invalid(
+      store.path,
+      `tensor ${name} has shape [${actual.join(", ")}], the config promises [${shape.join(", ")}]`,
     );
   }
   return { store, name, shape };

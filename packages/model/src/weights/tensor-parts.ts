@@ -1,17 +1,24 @@
-// Tensors that hold the rows of several products, one product after the other, as tensors of their own.
+// Tensors that hold the rows of several products, or the matrices of several experts, as tensors of their own.
 
 import { familyOf } from "../config/families.ts";
 import type { ModelConfig } from "../config/model-config.ts";
 import { allocateFor, corrupt, quoted, unsupported } from "../files/errors.ts";
 import { BLOCK_VALUES, dequantizeMXFP4, MXFP4_BLOCK_BYTES } from "../gguf/ggml-types.ts";
-import { checkRows, rowBytes, type RowRange, type TensorInfo, type TensorStore } from "../tensor-store.ts";
+import {
+  checkRows,
+  type FilePlace,
+  rowBytes,
+  type RowRange,
+  type TensorInfo,
+  type TensorStore,
+} from "../tensor-store.ts";
 import { tensorRef } from "./model-weights.ts";
 
 /** A tensor that is some rows of a stored one. */
-interface TensorPart {
+export interface TensorPart {
   /** Name in the store. */
   readonly of: string;
-  /** @default all rows */
+  /** Rows, through the first two dimensions for a matrix of a stack. @default all rows */
   readonly rows?: RowRange | undefined;
 }
 
@@ -42,31 +49,39 @@ export class TensorParts implements TensorStore {
     const whole = this.#store.info(part.of);
     const { rows } = part;
     if (rows === undefined) return { ...whole, name };
-    const shape = [rows.to - rows.from, ...whole.shape.slice(1)];
+    const shape = [rows.to - rows.from, ...whole.shape.slice(rows.axes ?? 1)];
     return { name, type: whole.type, shape, byteLength: rowBytes(whole, rows).byteLength };
   }
 
   async readBytes(name: string, rows?: RowRange): Promise<Uint8Array> {
-    const place = this.#placeOf(name, rows);
-    return this.#store.readBytes(place.name, place.rows);
+    const stored = this.#stored(name, rows);
+    return this.#store.readBytes(stored.name, stored.rows);
   }
 
   async readFloats(name: string, rows?: RowRange): Promise<Float32Array> {
-    const place = this.#placeOf(name, rows);
-    return this.#store.readFloats(place.name, place.rows);
+    const stored = this.#stored(name, rows);
+    return this.#store.readFloats(stored.name, stored.rows);
+  }
+
+  placeOf(name: string): FilePlace | undefined {
+    const stored = this.#stored(name, undefined);
+    const whole = this.#store.placeOf?.(stored.name);
+    if (whole === undefined) return undefined;
+    const { offset, byteLength } = rowBytes(this.#store.info(stored.name), stored.rows);
+    return { ...whole, offset: whole.offset + offset, byteLength };
   }
 
   async close(): Promise<void> {
     await this.#store.close();
   }
 
-  #placeOf(name: string, rows: RowRange | undefined): { readonly name: string; readonly rows: RowRange | undefined } {
+  #stored(name: string, rows: RowRange | undefined): { readonly name: string; readonly rows: RowRange | undefined } {
     const part = this.#parts.get(name);
     if (part === undefined) return { name, rows };
     if (part.rows === undefined || rows === undefined) return { name: part.of, rows: rows ?? part.rows };
-    const { from, to } = part.rows;
+    const { from, to, axes } = part.rows;
     checkRows([to - from], rows);
-    return { name: part.of, rows: { from: from + rows.from, to: from + rows.to } };
+    return { name: part.of, rows: { from: from + rows.from, to: from + rows.to, axes } };
   }
 }
 
