@@ -177,11 +177,6 @@ export {
   type HomesOptions,
   type Member,
   movedHomes,
-  PUSH_PLACEMENTS,
-  type PushedJob,
-  type PushPlacement,
-  type PushPlacementName,
-  type PushTarget,
   rendezvousOrder,
   smoothDemand,
 } from "./placement/homes.ts";

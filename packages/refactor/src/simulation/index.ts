@@ -42,3 +42,4 @@ export { generateFleetLoad, keepOf, mainShares, type FleetJob, type FleetLoadOpt
 export type { FleetResult } from "./fleet-record.ts";
 export type { FleetWorkerOptions } from "./fleet-worker.ts";
 export { simulateFleet, type FleetFault, type FleetOptions, type FleetPlacement } from "./simulate-fleet.ts";
+export { PUSH_PLACEMENTS, type PushPlacementName, type PushTarget } from "./push-placements.ts";

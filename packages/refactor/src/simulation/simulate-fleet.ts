@@ -14,15 +14,14 @@ import {
   smoothDemand,
   admitJob,
   predictedWaitMs,
-  PUSH_PLACEMENTS,
   seededRandom,
   type PullOptions,
   type HomesOptions,
-  type PushPlacementName,
 } from "@readme-moe/core";
 import type { FleetJob } from "./fleet-load.ts";
 import { FleetRecord, type FleetResult } from "./fleet-record.ts";
 import { FleetQueues, FleetWorker, type PlacedFleetJob, type FleetWorkerOptions } from "./fleet-worker.ts";
+import { PUSH_PLACEMENTS, type PushPlacementName } from "./push-placements.ts";
 
 type Event =
   | { readonly kind: "arrive"; readonly job: FleetJob }

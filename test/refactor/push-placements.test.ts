@@ -1,4 +1,5 @@
-import { PUSH_PLACEMENTS, rendezvousOrder, seededRandom, type PushTarget } from "@readme-moe/core";
+import { rendezvousOrder, seededRandom } from "@readme-moe/core";
+import { PUSH_PLACEMENTS, type PushTarget } from "@readme-moe/refactor/simulation";
 import { expect, test } from "vitest";
 
 const targetsOf = (loads: readonly number[], capacities: readonly number[] = []): readonly PushTarget[] =>
