@@ -5,6 +5,7 @@ import { mkdir, readdir, rename, rm, rmdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { expect, test } from "vitest";
 import { ApiError, retryHeaders, sendError } from "../../../packages/express/src/http/errors.ts";
+import type { BatchQueue } from "../../../packages/express/src/batches/options.ts";
 import type { Reply } from "../../../packages/express/src/http/request.ts";
 import { addBatch, answerJson, batchFile, endOf, startService, storedLines } from "../../support/batches.ts";
 import { outcomeOf, startNode } from "../../support/node-process.ts";
@@ -230,6 +231,28 @@ test("clients take turns, and none has more requests under way than there is roo
     order.flatMap((line, index) => (line.startsWith(client) ? [index] : [])),
   );
   expect(Math.max(first[0] ?? 99, second[0] ?? 99)).toBeLessThan(10);
+});
+
+test("a batch that could not be added to the queue is added again", async () => {
+  const errors: string[] = [];
+  let [run, numAdded] = [(_id: string, _signal: AbortSignal) => Promise.resolve(true), 0];
+  const queue: BatchQueue = {
+    start: (_name, _most, given) => void (run = given),
+    add: async (id) => {
+      if (++numAdded === 1) throw new Error("gone");
+      void run(id, new AbortController().signal);
+    },
+    close: async () => undefined,
+  };
+  const service = startService({
+    folder: await temporaryFolder(),
+    options: { queue, onError: ({ message }) => void errors.push(message) },
+    times: FAST,
+    answer: (_, response) => answerJson(response, {}),
+  });
+  const id = await addBatch(service.batches, TEN);
+  expect(await endOf(service.batches, id)).toMatchObject({ status: "completed", completed: 10 });
+  expect(errors).toStrictEqual(["gone"]);
 });
 
 test("a failure of the disk is reported, and the batch goes on later", async () => {

@@ -101,6 +101,7 @@ export class Batches {
   readonly #running = new Map<string, Running>();
   /** Whether an input is checked. One is at a time. */
   #isChecking = false;
+  #isStarted = false;
   #scannedMs = performance.now();
   #sweptMs = -Infinity;
   /** Time at which an engine was open last, in ms. */
@@ -137,12 +138,8 @@ export class Batches {
   /** Begins a batch that was added. */
   begin(record: BatchRecord): void {
     const { queue } = this.#options;
-    if (!queue) return this.#offer(record);
-    queue.add(record.id).catch((error: unknown) => {
-      this.#report(error);
-      // All batches are added soon.
-      this.#sweptMs = performance.now() - this.#times.sweepMs + this.#times.failedMs;
-    });
+    if (queue) this.#announce(queue, record.id);
+    else this.#offer(record);
   }
 
   /** Looks for cancelled batches at once. */
@@ -217,7 +214,7 @@ export class Batches {
 
   async #turn(queue: BatchQueue | undefined): Promise<void> {
     const nowMs = performance.now();
-    if (this.#sweptMs === -Infinity) await this.#start(queue);
+    if (!this.#isStarted) await this.#start(queue);
     if (nowMs - this.#scannedMs >= this.#times.scanMs) {
       this.#scannedMs = nowMs;
       for (const running of this.#running.values()) {
@@ -225,11 +222,11 @@ export class Batches {
       }
     }
     if (nowMs - this.#sweptMs >= this.#times.sweepMs) {
-      this.#sweptMs = nowMs;
       await this.store.sweep();
       const unended = await this.#unended();
       await this.files.sweep(new Set(unended.map(({ inputFileId }) => inputFileId)));
-      for (const { id } of unended) await queue?.add(id);
+      this.#sweptMs = nowMs;
+      if (queue) for (const { id } of unended) this.#announce(queue, id);
     }
     for (const { batch } of this.#running.values()) batch.settle();
     for (const running of this.#running.values()) if (running.batch.isOver) await this.#drop(running);
@@ -241,6 +238,15 @@ export class Batches {
   async #start(queue: BatchQueue | undefined): Promise<void> {
     if (!queue) for (const record of await this.#unended()) this.#offer(record);
     else queue.start(await folderName(this.#folder), MAX_RUNNING, (id, signal) => this.#runShared(id, signal));
+    this.#isStarted = true;
+  }
+
+  #announce(queue: BatchQueue, id: string): void {
+    queue.add(id).catch((error: unknown) => {
+      this.#report(error);
+      // The next sweep, which is soon, adds all batches again.
+      this.#sweptMs = performance.now() - this.#times.sweepMs + this.#times.failedMs;
+    });
   }
 
   /** Runs a batch of the queue. @returns whether it has ended */
