@@ -33,7 +33,7 @@ test("the lockfile has every one of them", () => {
 test("what packages ask for themselves is among them", () => {
   for (const { manifest } of workspacePackages()) {
     for (const name of Object.keys(manifest.dependencies ?? {})) {
-      if (name.startsWith("@readme-moe/")) continue;
+      if (name === "readme-moe" || name.startsWith("@readme-moe/")) continue;
       const found = dependencies.filter((dependency) => dependency.name === name);
       expect(
         found.flatMap(({ neededBy }) => neededBy),
