@@ -7,10 +7,9 @@ import { parseArgs } from "node:util";
 import type { Model, TensorStore } from "@readme-moe/model";
 import { parseConfig } from "../packages/model/src/config/parse-config.ts";
 import { fitLayer } from "../packages/refactor/src/experts/fit-layer.ts";
-import { layerSource, readDense } from "../packages/refactor/src/layers/layer-source.ts";
-import { addErrors, runDense, runExperts, runMoments } from "../packages/refactor/src/layers/run-layer.ts";
-import { TokenStream } from "../packages/refactor/src/layers/token-stream.ts";
-import { Products } from "../packages/refactor/src/linear-algebra/products.ts";
+import { layerSource, readDense } from "../packages/refactor/src/layers/layer-graphs.ts";
+import { addErrors, runDense, runExperts, runMoments, TokenStream } from "../packages/refactor/src/layers/run-layer.ts";
+import { Products } from "../packages/refactor/src/linear-algebra/matrix.ts";
 
 const SHAPES = {
   smollm2: { hidden: 576, ffn: 1536, layers: 30, heads: 9, kvHeads: 3, headSize: 64 },

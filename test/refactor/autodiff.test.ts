@@ -1,13 +1,27 @@
 import { ropeTables } from "@readme-moe/model";
 import { GraphSession, operators, type GraphTensor, type Value } from "@readme-moe/refactor/graphs";
 import { afterAll, describe, expect, test } from "vitest";
-import { add, geglu, scale, shift, silu, swiglu } from "../../packages/refactor/src/autodiff/arithmetic.ts";
-import { causalAttention } from "../../packages/refactor/src/autodiff/attention.ts";
+import {
+  add,
+  geglu,
+  timesNumber,
+  shift,
+  silu,
+  swiglu,
+  linear,
+  linearWithLora,
+  matmul,
+  matmulTransposed,
+  reshape,
+  transpose,
+} from "../../packages/refactor/src/autodiff/arithmetic.ts";
+import {
+  causalAttention,
+  causalSoftmax,
+  rmsNorm,
+  rotary,
+} from "../../packages/refactor/src/autodiff/layer-operations.ts";
 import { crossEntropy, distill, pickedLogits, weightedSum } from "../../packages/refactor/src/autodiff/losses.ts";
-import { causalSoftmax, rmsNorm } from "../../packages/refactor/src/autodiff/normalization.ts";
-import { linear, linearWithLora, matmul, matmulTransposed } from "../../packages/refactor/src/autodiff/products.ts";
-import { rotary } from "../../packages/refactor/src/autodiff/rotary.ts";
-import { reshape, transpose } from "../../packages/refactor/src/autodiff/shapes.ts";
 import { ANY_ROWS, countOf, gradientName, Tape, type Tensor } from "../../packages/refactor/src/autodiff/tape.ts";
 import { randomNormal, seededRandom } from "../support/random.ts";
 
@@ -37,7 +51,7 @@ const OPERATIONS: Readonly<Record<string, Operation>> = {
     ],
     apply: (tape, [a, b]) => add(tape, a!, b!),
   },
-  scale: { shapes: [[3, 4]], apply: (tape, [x]) => scale(tape, x!, 0.7) },
+  scale: { shapes: [[3, 4]], apply: (tape, [x]) => timesNumber(tape, x!, 0.7) },
   "used twice": { shapes: [[3, 4]], apply: (tape, [a]) => swiglu(tape, a!, silu(tape, a!)) },
   silu: { shapes: [[3, 5]], apply: (tape, [x]) => silu(tape, x!) },
   swiglu: {

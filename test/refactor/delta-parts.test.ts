@@ -6,8 +6,7 @@ import { packIntegers, quantize, unpackIntegers } from "../../packages/refactor/
 import { lowRank } from "../../packages/refactor/src/delta/low-rank.ts";
 import { maskOf, matchNeurons, neuronsOf } from "../../packages/refactor/src/delta/neurons.ts";
 import { allocate, type Choice } from "../../packages/refactor/src/delta/plan-tensors.ts";
-import { matrix, type Matrix } from "../../packages/refactor/src/linear-algebra/matrix.ts";
-import { Products } from "../../packages/refactor/src/linear-algebra/products.ts";
+import { matrix, type Matrix, Products } from "../../packages/refactor/src/linear-algebra/matrix.ts";
 import { randomNormal, seededRandom } from "../support/random.ts";
 
 const products = await Products.open();

@@ -3,7 +3,14 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { fitLayer } from "../../packages/refactor/src/experts/fit-layer.ts";
 import { eliminate, fitPart, relativeErrorOf, type PartFit } from "../../packages/refactor/src/experts/fit-part.ts";
-import { densePart, type Part } from "../../packages/refactor/src/experts/layer-experts.ts";
+import {
+  densePart,
+  type Part,
+  contributions,
+  paperLayer,
+  paperNeurons,
+  topNeurons,
+} from "../../packages/refactor/src/experts/select.ts";
 import {
   addMoments,
   emptyMoments,
@@ -12,9 +19,7 @@ import {
   type FitProblem,
   type Moments,
 } from "../../packages/refactor/src/experts/moments.ts";
-import { contributions, paperLayer, paperNeurons, topNeurons } from "../../packages/refactor/src/experts/select.ts";
-import { matrix } from "../../packages/refactor/src/linear-algebra/matrix.ts";
-import { Products } from "../../packages/refactor/src/linear-algebra/products.ts";
+import { matrix, Products } from "../../packages/refactor/src/linear-algebra/matrix.ts";
 import { plainSolve } from "../oracles/plain-solve.ts";
 import { randomNormal, seededRandom } from "../support/random.ts";
 

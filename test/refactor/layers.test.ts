@@ -2,8 +2,8 @@
 
 import { openModel, type Model, type TensorRef } from "@readme-moe/model";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { densePart, type LayerExperts, type Part } from "../../packages/refactor/src/experts/layer-experts.ts";
-import { layerSource, readDense } from "../../packages/refactor/src/layers/layer-source.ts";
+import { densePart, type LayerExperts, type Part } from "../../packages/refactor/src/experts/select.ts";
+import { layerSource, readDense } from "../../packages/refactor/src/layers/layer-graphs.ts";
 import {
   addErrors,
   runDense,
@@ -12,10 +12,11 @@ import {
   runProductInputs,
   runOverlaps,
   type LayerPass,
+  TokenStream,
+  type Batch,
 } from "../../packages/refactor/src/layers/run-layer.ts";
-import { TokenStream, type Batch } from "../../packages/refactor/src/layers/token-stream.ts";
-import { ownErrors } from "../../packages/refactor/src/tasks/join-layer.ts";
-import { heldBackBatches } from "../../packages/refactor/src/tasks/shards.ts";
+import { ownErrors } from "../../packages/refactor/src/tasks/task-runner.ts";
+import { heldBackBatches } from "../../packages/refactor/src/tasks/task.ts";
 import { plainLayer } from "../oracles/plain-decoder.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 import { largestDifference } from "../support/running-model.ts";

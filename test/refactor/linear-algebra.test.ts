@@ -1,7 +1,11 @@
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { invertPositiveDefinite } from "../../packages/refactor/src/linear-algebra/invert.ts";
-import { matrix, submatrix, type Matrix } from "../../packages/refactor/src/linear-algebra/matrix.ts";
-import { Products } from "../../packages/refactor/src/linear-algebra/products.ts";
+import {
+  invertPositiveDefinite,
+  matrix,
+  submatrix,
+  type Matrix,
+  Products,
+} from "../../packages/refactor/src/linear-algebra/matrix.ts";
 import { plainSolve } from "../oracles/plain-solve.ts";
 import { randomNormal, seededRandom } from "../support/random.ts";
 import { largestDifference } from "../support/running-model.ts";

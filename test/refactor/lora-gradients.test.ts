@@ -3,16 +3,16 @@
 import { join } from "node:path";
 import { openModel, type Model } from "@readme-moe/model";
 import { afterAll, describe, expect, test } from "vitest";
-import { AdaptedModel } from "../../packages/refactor/src/lora/adapted-model.ts";
-import { newAdapter, type Adapter } from "../../packages/refactor/src/lora/adapter.ts";
-import { AdapterTrainer } from "../../packages/refactor/src/lora/adapter-trainer.ts";
-import { changedProducts } from "../../packages/refactor/src/lora/products.ts";
-import { lossesOfTokens, meanLoss } from "../../packages/refactor/src/lora/token-losses.ts";
 import {
-  readDecoderWeights,
-  type LayerWeights,
-  type WeightGroup,
-} from "../../packages/refactor/src/tuning/decoder/decoder-weights.ts";
+  AdaptedModel,
+  newAdapter,
+  type Adapter,
+  lossesOfTokens,
+  meanLoss,
+} from "../../packages/refactor/src/lora/adapted-model.ts";
+import { AdapterTrainer } from "../../packages/refactor/src/lora/adapter-trainer.ts";
+import { changedProducts } from "../../packages/refactor/src/lora/model-graph.ts";
+import { readDecoderWeights, type LayerWeights, type WeightGroup } from "../../packages/refactor/src/tuning/decoder.ts";
 import type { TextSequence } from "../../packages/refactor/src/tuning/tuning-data.ts";
 import { plainCrossEntropies, plainLoss, type PlainLayer } from "../oracles/plain-distillation.ts";
 import { RUNS_LONG_TESTS } from "../support/long-tests.ts";

@@ -17,7 +17,7 @@ import {
   sequencesOfKind,
   totalSteps,
   type Course,
-} from "../../packages/refactor/src/lora/schedule.ts";
+} from "../../packages/refactor/src/lora/adapter-trainer.ts";
 import type { TextSequence } from "../../packages/refactor/src/tuning/tuning-data.ts";
 import * as fc from "../support/fast-check.ts";
 import { pocketTexts } from "../support/pocket-texts.ts";

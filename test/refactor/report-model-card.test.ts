@@ -11,11 +11,9 @@ import {
   percent,
   rounded,
   signed,
-} from "../../packages/refactor/src/report/text.ts";
-import { modelCard } from "../../packages/refactor/src/report/model-card.ts";
-import { reportDocuments } from "../../packages/refactor/src/report/report-documents.ts";
-import { lossRow } from "../../packages/refactor/src/report/measurements.ts";
-import type { Report } from "../../packages/refactor/src/report/report.ts";
+} from "../../packages/refactor/src/report/verdict.ts";
+import { modelCard, reportDocuments } from "../../packages/refactor/src/report/model-card.ts";
+import { lossRow, type Report } from "../../packages/refactor/src/report/report.ts";
 import { madeUpReport } from "../support/made-up-report.ts";
 
 /** Writes a card without pictures, whose drawing takes longer than all else. */

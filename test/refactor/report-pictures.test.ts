@@ -1,13 +1,15 @@
 import type { Document, Element } from "@xmldom/xmldom";
 import { array, assert, constantFrom, integer, nat, oneof, property, record, string } from "../support/fast-check.ts";
 import { describe, expect, test } from "vitest";
-import { lossRow } from "../../packages/refactor/src/report/measurements.ts";
-import { textWidth } from "../../packages/refactor/src/report/pictures/drawing.ts";
-import { lossesPicture } from "../../packages/refactor/src/report/pictures/bar-pictures.ts";
-import { expertLossesPicture, overlapPicture } from "../../packages/refactor/src/report/pictures/heat-map-pictures.ts";
-import { reportPictures } from "../../packages/refactor/src/report/pictures/report-pictures.ts";
+import { lossRow, type Report } from "../../packages/refactor/src/report/report.ts";
+import { textWidth } from "../../packages/refactor/src/report/pictures/line-picture.ts";
+import {
+  lossesPicture,
+  expertLossesPicture,
+  overlapPicture,
+  reportPictures,
+} from "../../packages/refactor/src/report/pictures/report-pictures.ts";
 import { routesPicture, wrapRoutes } from "../../packages/refactor/src/report/pictures/routes-picture.ts";
-import type { Report } from "../../packages/refactor/src/report/report.ts";
 import { madeUpReport } from "../support/made-up-report.ts";
 import { elementsOf, marksOf, parseSvg, textsOf, type ShownText } from "../support/svg.ts";
 

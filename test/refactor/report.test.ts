@@ -2,9 +2,15 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { openModel, writeReadMeFolder, type Tokenizer } from "@readme-moe/model";
 import { describe, expect, onTestFinished, test } from "vitest";
-import { expertOverlap, lossRow, routedText, type LossId } from "../../packages/refactor/src/report/measurements.ts";
-import { reportDocuments, reportJson } from "../../packages/refactor/src/report/report-documents.ts";
-import type { LossRow, Report } from "../../packages/refactor/src/report/report.ts";
+import {
+  expertOverlap,
+  lossRow,
+  routedText,
+  type LossId,
+  type LossRow,
+  type Report,
+} from "../../packages/refactor/src/report/report.ts";
+import { reportDocuments, reportJson } from "../../packages/refactor/src/report/model-card.ts";
 import { verdictOf } from "../../packages/refactor/src/report/verdict.ts";
 import { madeUpReport } from "../support/made-up-report.ts";
 import { POCKET } from "../support/pocket.ts";

@@ -1,11 +1,11 @@
 import { describe, expect, test } from "vitest";
-import { evaluateRoutes } from "../../packages/refactor/src/router-training/routes.ts";
-import { RouterBatches } from "../../packages/refactor/src/router-training/router-batches.ts";
 import {
+  evaluateRoutes,
   paperTargets,
   routerTargets,
   windowMeans,
-} from "../../packages/refactor/src/router-training/router-targets.ts";
+} from "../../packages/refactor/src/router-training/routes.ts";
+import { RouterBatches } from "../../packages/refactor/src/router-training/router-trainer.ts";
 import { addEvidence, projectEmbedding } from "../../packages/refactor/src/router-training/router-start.ts";
 import { randomInteger, randomNormal, seededRandom } from "../support/random.ts";
 

@@ -3,7 +3,7 @@ import { KernelRouter } from "@readme-moe/router";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
-import type { RouterExample } from "../../packages/refactor/src/router-training/router-targets.ts";
+import type { RouterExample } from "../../packages/refactor/src/router-training/routes.ts";
 import { RouterTrainer } from "../../packages/refactor/src/router-training/router-trainer.ts";
 import {
   trainRouter,

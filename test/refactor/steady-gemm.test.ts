@@ -3,9 +3,8 @@
 import { GraphBuilder, GraphSession, operators, type GraphTensor } from "@readme-moe/refactor/graphs";
 import { expect, test } from "vitest";
 import { dependsOnThreads, steadyGemm } from "../../packages/refactor/src/linear-algebra/steady-gemm.ts";
-import { Products } from "../../packages/refactor/src/linear-algebra/products.ts";
-import { matrix, type Matrix } from "../../packages/refactor/src/linear-algebra/matrix.ts";
-import { machinesOf } from "../../packages/refactor/src/tasks/plan.ts";
+import { Products, matrix, type Matrix } from "../../packages/refactor/src/linear-algebra/matrix.ts";
+import { machinesOf } from "../../packages/refactor/src/tasks/fit-work.ts";
 import { seededRandom } from "../support/random.ts";
 
 const THREADS = [1, 2, 16];

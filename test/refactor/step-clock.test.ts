@@ -3,7 +3,7 @@
 import { ExpertCache, type CostModel, type ExpertLayout, type ExpertUnit } from "@readme-moe/core";
 import { describe, expect, test } from "vitest";
 import type { StepUses } from "../../packages/core/src/expert-cache/plan-reads.ts";
-import { StepClock } from "../../packages/refactor/src/simulation/step-clock.ts";
+import { StepClock } from "../../packages/refactor/src/simulation/serve.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 
 const COST: CostModel = { fixedMs: 6, msPerToken: 2, msPerExpert: 1, msPerCachedToken: 0.5, loadMsPerByte: 0.25 };

@@ -4,11 +4,9 @@
 import { join } from "node:path";
 import { openModel, type Model } from "@readme-moe/model";
 import { afterAll, describe, expect, test } from "vitest";
-import { readDecoderWeights } from "../../packages/refactor/src/tuning/decoder/decoder-weights.ts";
-import { chooseParameters } from "../../packages/refactor/src/tuning/choose-parameters.ts";
-import type { Parameter } from "../../packages/refactor/src/tuning/parameters.ts";
-import { findExpertNeurons } from "../../packages/refactor/src/tuning/shared-neurons.ts";
-import { Trainer } from "../../packages/refactor/src/tuning/trainer.ts";
+import { readDecoderWeights } from "../../packages/refactor/src/tuning/decoder.ts";
+import { chooseParameters, type Parameter, findExpertNeurons } from "../../packages/refactor/src/tuning/parameters.ts";
+import { Trainer } from "../../packages/refactor/src/tuning/train.ts";
 import { plainLoss } from "../oracles/plain-distillation.ts";
 import { RUNS_LONG_TESTS } from "../support/long-tests.ts";
 import { randomInteger, randomNormal, seededRandom } from "../support/random.ts";

@@ -4,16 +4,20 @@
 import { join } from "node:path";
 import { decodeFloats, encodeFloats, openModel, type Model } from "@readme-moe/model";
 import { afterAll, describe, expect, test } from "vitest";
-import { ComposedWeight, type WeightPart } from "../../packages/refactor/src/tuning/composed-weight.ts";
-import { chooseParameters } from "../../packages/refactor/src/tuning/choose-parameters.ts";
+import {
+  ComposedWeight,
+  type WeightPart,
+  chooseParameters,
+  findExpertNeurons,
+  shareInCommon,
+} from "../../packages/refactor/src/tuning/parameters.ts";
 import {
   readDecoderWeights,
   type DecoderWeights,
   type Weight,
   type WeightGroup,
-} from "../../packages/refactor/src/tuning/decoder/decoder-weights.ts";
-import { findExpertNeurons, shareInCommon } from "../../packages/refactor/src/tuning/shared-neurons.ts";
-import { Trainer } from "../../packages/refactor/src/tuning/trainer.ts";
+} from "../../packages/refactor/src/tuning/decoder.ts";
+import { Trainer } from "../../packages/refactor/src/tuning/train.ts";
 import { randomInteger, randomNormal, seededRandom } from "../support/random.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
 import { writeTinyReadMe } from "../support/tiny-read-me.ts";

@@ -1,7 +1,6 @@
 // A report as a refactoring writes one, with invented figures.
 
-import { lossRow, type LossId } from "../../packages/refactor/src/report/measurements.ts";
-import type { LossRow, Report } from "../../packages/refactor/src/report/report.ts";
+import { lossRow, type LossId, type LossRow, type Report } from "../../packages/refactor/src/report/report.ts";
 import { verdictOf } from "../../packages/refactor/src/report/verdict.ts";
 import { seededRandom } from "./random.ts";
 

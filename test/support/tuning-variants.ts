@@ -1,7 +1,7 @@
 // Decoders that differ in what tuning has to differentiate, and the comparison of gradients with differences.
 
 import type { ModelConfig } from "@readme-moe/model";
-import type { DecoderWeights, LayerWeights } from "../../packages/refactor/src/tuning/decoder/decoder-weights.ts";
+import type { DecoderWeights, LayerWeights } from "../../packages/refactor/src/tuning/decoder.ts";
 import type { Parameter } from "../../packages/refactor/src/tuning/parameters.ts";
 import { randomNormal, seededRandom } from "./random.ts";
 import type { TinyOptions } from "./tiny-read-me.ts";

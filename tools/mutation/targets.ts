@@ -51,9 +51,7 @@ export const MUTATION_TARGETS: readonly MutationTarget[] = [
   { name: "grammar", sources: ["grammar/src/schema"], tests: ["test/grammar/*.test.ts"] },
   {
     name: "report",
-    sources: ["measurements", "model-card", "report-documents", "text", "verdict"].map(
-      (name) => `refactor/src/report/${name}.ts`,
-    ),
+    sources: ["report", "model-card", "verdict"].map((name) => `refactor/src/report/${name}.ts`),
     tests: ["test/refactor/{report,report-model-card}.test.ts"],
   },
   // Most mutants of pictures move lines by some pixels.

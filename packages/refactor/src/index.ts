@@ -8,7 +8,7 @@ export {
   type RefactorRun,
 } from "./options.ts";
 export { refactor } from "./refactor.ts";
-export { openArtefacts } from "./artefacts/open-artefacts.ts";
+export { openArtefacts } from "./artefacts.ts";
 export { RefactorWorker, type RefactorWorkerOptions } from "./tasks/refactor-worker.ts";
 export type { DomainText } from "./job/prepare-domain.ts";
 export type {
@@ -26,7 +26,7 @@ export type {
   TimeReport,
 } from "./report/report.ts";
 export { linePicture, type Curve, type LinePanel, type LinePicture } from "./report/pictures/line-picture.ts";
-export { stackedPicture, type StackedBar, type StackedPicture } from "./report/pictures/bar-pictures.ts";
+export { stackedPicture, type StackedBar, type StackedPicture } from "./report/pictures/report-pictures.ts";
 export {
   TUNE_METHODS,
   TUNE_SHARINGS,

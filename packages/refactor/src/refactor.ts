@@ -1,18 +1,22 @@
 // Refactors a dense model into a Read-ME model folder: data, layers, router, losses, report.
 
 import { endOfTextId, resolveCacheFolder, type Model, type Tokenizer } from "@readme-moe/model";
-import { fitModel, type FittedModel } from "./job/fit-model.ts";
-import { domainCosts, expertsOfDomains, groupTexts } from "./job/group-texts.ts";
-import { readOnePart } from "./job/layer-file.ts";
+import {
+  fitModel,
+  type FittedModel,
+  domainCosts,
+  expertsOfDomains,
+  groupTexts,
+  trainModelRouter,
+  type ModelRouter,
+  writeModel,
+} from "./job/stages.ts";
+import { readOnePart, finishFolder, refuseOccupied, WorkFolder } from "./job/work-folder.ts";
 import { makeReport } from "./job/make-report.ts";
 import { prepareDomain, type DomainData, type DomainText } from "./job/prepare-domain.ts";
-import { Stages, type RefactorJob } from "./job/refactor-job.ts";
-import { refuseMixture } from "./job/refuse-mixture.ts";
-import { trainModelRouter, type ModelRouter } from "./job/train-model-router.ts";
-import { finishFolder, refuseOccupied, WorkFolder } from "./job/work-folder.ts";
-import { writeModel } from "./job/write-model.ts";
-import { Products } from "./linear-algebra/products.ts";
-import { measureModel } from "./losses/measure-model.ts";
+import { Stages, type RefactorJob, refuseMixture } from "./job/refactor-job.ts";
+import { Products } from "./linear-algebra/matrix.ts";
+import { measureModel } from "./losses/evaluate-variants.ts";
 import {
   resolveOptions,
   resolveSizes,
@@ -20,7 +24,7 @@ import {
   type RefactorRun,
   type ResolvedOptions,
 } from "./options.ts";
-import { reportDocuments } from "./report/report-documents.ts";
+import { reportDocuments } from "./report/model-card.ts";
 import type { Report } from "./report/report.ts";
 
 /**

@@ -1,7 +1,7 @@
 // Refactoring and training on several machines: the fleet of a coordinator, and a machine of it.
 
 import { once } from "node:events";
-import { openArtefacts } from "../artefacts/open-artefacts.ts";
+import { openArtefacts } from "../artefacts.ts";
 import { RefactorWorker } from "../tasks/refactor-worker.ts";
 import type { RefactorFleet } from "../options.ts";
 import type { Command } from "commander";

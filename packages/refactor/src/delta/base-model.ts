@@ -1,9 +1,15 @@
 // The dense base model of a delta file: its tensors, and how it is recognised whatever file they came in.
 
 import { createHash } from "node:crypto";
-import { decodeFloats, encodeFloats, isStoredFloat, readMeTensors } from "@readme-moe/model";
-import type { Model, SafetensorsInput } from "@readme-moe/model";
-import { pickRows } from "../layers/layer-source.ts";
+import {
+  decodeFloats,
+  encodeFloats,
+  isStoredFloat,
+  readMeTensors,
+  type Model,
+  type SafetensorsInput,
+} from "@readme-moe/model";
+import { pickRows } from "../layers/layer-graphs.ts";
 
 // Every expert asks for the same FFN tensors. Those of a small model fit; tensors of a large one are read again.
 const MAX_KEPT_BYTES = 512 << 20;

@@ -4,9 +4,8 @@
 import { endOfTextId, type Model } from "@readme-moe/model";
 import { prepareDomain, type DomainText } from "../job/prepare-domain.ts";
 import { diagonalOf } from "../experts/moments.ts";
-import { layerSource } from "../layers/layer-source.ts";
-import { runProductInputs } from "../layers/run-layer.ts";
-import { TokenStream } from "../layers/token-stream.ts";
+import { layerSource } from "../layers/layer-graphs.ts";
+import { runProductInputs, TokenStream } from "../layers/run-layer.ts";
 
 /** Sums of squares, over tokens, of the inputs of a layer's products. */
 export interface InputSquares {

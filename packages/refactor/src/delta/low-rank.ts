@@ -1,8 +1,7 @@
 // Finds the few directions in which a matrix is largest, by a randomised singular value decomposition.
 
 import { seededRandom } from "@readme-moe/core";
-import { matrix, rowsOf, transposed, type Matrix } from "../linear-algebra/matrix.ts";
-import type { Products } from "../linear-algebra/products.ts";
+import { matrix, rowsOf, transposed, type Matrix, type Products } from "../linear-algebra/matrix.ts";
 
 /** Sum over `k` of `sizes[k] · left[k] ⊗ right[k]`. */
 export interface LowRank {

@@ -2,8 +2,7 @@
 
 import { ReadMeError } from "@readme-moe/core";
 import type { FeedForwardRefs, Model } from "@readme-moe/model";
-import { matrix, transposed, type Matrix } from "../linear-algebra/matrix.ts";
-import type { Products } from "../linear-algebra/products.ts";
+import { matrix, transposed, type Matrix, type Products } from "../linear-algebra/matrix.ts";
 import { roundedTo, type BaseWeights } from "./base-model.ts";
 
 /** A part of a layer: an expert by its number, or the part that all tokens use. */

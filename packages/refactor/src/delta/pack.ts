@@ -13,7 +13,7 @@ import {
   type SafetensorsInput,
 } from "@readme-moe/model";
 import type { DomainText } from "../job/prepare-domain.ts";
-import { Products } from "../linear-algebra/products.ts";
+import { Products } from "../linear-algebra/matrix.ts";
 import { changeOf } from "./apply.ts";
 import { basePrint, BaseWeights, type BasePrint } from "./base-model.ts";
 import * as format from "./delta-file.ts";

@@ -2,8 +2,7 @@
 // that all tensors together err least in a number of bytes.
 
 import { encodeFloats, isStoredFloat, readMeTensors, type Model, type SafetensorsInput } from "@readme-moe/model";
-import { matrix } from "../linear-algebra/matrix.ts";
-import type { Products } from "../linear-algebra/products.ts";
+import { matrix, type Products } from "../linear-algebra/matrix.ts";
 import { ffnLayerOf, floatsOf, pickNeurons, type BaseWeights } from "./base-model.ts";
 import { entryRow, payloadName, sizesName, type Coding, type IntegerCoding } from "./delta-file.ts";
 import { scaledColumns, scalesOf, type InputScales } from "./input-scales.ts";

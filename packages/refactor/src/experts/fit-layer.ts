@@ -1,12 +1,11 @@
 // Makes a layer's experts out of its statistics, and the experts that results are compared with.
 
 import { seededRandom } from "@readme-moe/core";
-import type { Products } from "../linear-algebra/products.ts";
+import type { Products } from "../linear-algebra/matrix.ts";
 import { shuffled } from "../random.ts";
 import { eliminate, fitPart, relativeErrorOf, remainder, type FittedPart } from "./fit-part.ts";
-import { densePart, type DenseDown, type LayerExperts, type Part } from "./layer-experts.ts";
+import { densePart, type DenseDown, type LayerExperts, type Part, contributions, topNeurons } from "./select.ts";
 import { fitProblem, pooled, type FitProblem, type Moments } from "./moments.ts";
-import { contributions, topNeurons } from "./select.ts";
 
 /**
  * Candidates of an elimination, as a multiple of the neurons that it keeps. Neurons with smaller contributions are

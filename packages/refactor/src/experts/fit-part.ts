@@ -1,12 +1,16 @@
 // Fits down-projections of chosen neurons in closed form: least squares with a ridge towards the dense weights. With
 // all neurons kept and no error to make up for, the fit returns the dense weights.
 
-import { invertPositiveDefinite } from "../linear-algebra/invert.ts";
-import { matrix, rowsOf, submatrix, type Matrix } from "../linear-algebra/matrix.ts";
-import type { Products } from "../linear-algebra/products.ts";
-import type { Part } from "./layer-experts.ts";
+import {
+  invertPositiveDefinite,
+  matrix,
+  rowsOf,
+  submatrix,
+  type Matrix,
+  type Products,
+} from "../linear-algebra/matrix.ts";
+import { type Part, topNeurons } from "./select.ts";
 import type { FitProblem } from "./moments.ts";
-import { topNeurons } from "./select.ts";
 
 /** Rounds of elimination; each round accounts for the neurons removed before it. */
 const ROUNDS = 6;

@@ -3,16 +3,23 @@
 import { availableParallelism } from "node:os";
 import { basename, extname } from "node:path";
 import { modelLicense, type Model } from "@readme-moe/model";
-import type { DomainLosses } from "../losses/evaluate-variants.ts";
-import type { Measurement } from "../losses/measure-model.ts";
-import { expertOverlap, LOSS_LABELS, lossRow, routedText, type LossId } from "../report/measurements.ts";
-import { REPORT_VERSION, type LossRow, type Report, type RouterReport } from "../report/report.ts";
+import type { DomainLosses, Measurement } from "../losses/evaluate-variants.ts";
+import {
+  expertOverlap,
+  LOSS_LABELS,
+  lossRow,
+  routedText,
+  type LossId,
+  REPORT_VERSION,
+  type LossRow,
+  type Report,
+  type RouterReport,
+} from "../report/report.ts";
 import { verdictOf } from "../report/verdict.ts";
 import { evaluateRoutes } from "../router-training/routes.ts";
-import type { FittedModel } from "./fit-model.ts";
-import { readFamily } from "./layer-file.ts";
+import { type FittedModel, oneOrMany } from "./stages.ts";
+import { readFamily } from "./work-folder.ts";
 import type { RefactorJob } from "./refactor-job.ts";
-import { oneOrMany } from "./write-model.ts";
 
 interface Results {
   readonly fitted: FittedModel;

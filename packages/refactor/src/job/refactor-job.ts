@@ -1,6 +1,7 @@
 // Shared state of the stages of a refactoring.
 
-import type { Model, Tokenizer } from "@readme-moe/model";
+import { ReadMeError } from "@readme-moe/core";
+import { type Model, type Tokenizer, describeMixture } from "@readme-moe/model";
 import type { RefactorProgress, RefactorRun, ResolvedOptions, Sizes } from "../options.ts";
 import type { DomainData, DomainText } from "./prepare-domain.ts";
 import type { WorkFolder } from "./work-folder.ts";
@@ -52,4 +53,12 @@ export class Stages {
   report(stage: string, done: number, of: number): void {
     this.#onProgress?.({ stage, done, of });
   }
+}
+
+/** @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` when a model is not a dense one */
+export function refuseMixture(model: Model): void {
+  if (model.kind === "dense") return;
+  const advice = "only dense models can be refactored: name one, or serve this model as it is";
+  const message = `${model.path}: is already ${describeMixture(model)}; ${advice}`;
+  throw new ReadMeError("ERR_MODEL_UNSUPPORTED", message);
 }

@@ -1,13 +1,51 @@
+// Graphs of a dense layer and of its measurements, with the layer's weights as constants.
+
+import { type LayerRefs, type Model, type ModelConfig, layerConfig } from "@readme-moe/model";
+import { TapeOperations, type TapeWeights } from "../autodiff/layer-operations.ts";
+import { type Tensor, ANY_ROWS, Tape } from "../autodiff/tape.ts";
+import type { DenseDown, LayerExperts, Part } from "../experts/select.ts";
+import * as decoder from "../graphs/decoder-layer.ts";
+import type { Graph, Value } from "../graphs/graph-builder.ts";
+import * as operators from "../graphs/operators.ts";
+import { matrix } from "../linear-algebra/matrix.ts";
+import { steadyGemm } from "../linear-algebra/steady-gemm.ts";
+
+/** One layer of a dense model. */
+export interface LayerSource {
+  readonly index: number;
+  readonly config: ModelConfig;
+  readonly refs: LayerRefs;
+  readonly ffn: LayerRefs["experts"][number];
+}
+
+/** Finds a layer of a dense model. */
+export function layerSource({ config, weights }: Pick<Model, "config" | "weights">, index: number): LayerSource {
+  const refs = weights.layers[index];
+  const ffn = refs?.experts[0];
+  if (!refs || !ffn) throw new RangeError(`Expected a layer of a dense model, got layer ${index}`);
+  return { index, config, refs, ffn };
+}
+
+/** Reads a layer's down-projection. */
+export async function readDense({ ffn: { down } }: LayerSource): Promise<DenseDown> {
+  const { store, name, shape } = down.weight;
+  const [rows = 0, columns = 0] = shape;
+  const bias = down.bias && (await down.bias.store.readFloats(down.bias.name));
+  return { weight: matrix(rows, columns, await store.readFloats(name)), bias };
+}
+
+/** Copies some rows of a table `[rows, width]`, in the order in which they are named. */
+export function pickRows(table: Float32Array, rows: ArrayLike<number>, width: number): Float32Array {
+  const picked = new Float32Array(rows.length * width);
+  for (let index = 0; index < rows.length; index++) {
+    const row = rows[index]!;
+    picked.set(table.subarray(row * width, (row + 1) * width), index * width);
+  }
+  return picked;
+}
+
 // Graphs of one dense layer in float32. Each takes a flat list of tokens; graphs with attention take whole sequences of
 // equal length, laid end to end.
-
-import * as decoder from "../graphs/decoder-layer.ts";
-import * as operators from "../graphs/operators.ts";
-import type { Graph, Value } from "../graphs/graph-builder.ts";
-import type { Tensor } from "../autodiff/tape.ts";
-import type { LayerExperts, Part } from "../experts/layer-experts.ts";
-import { LayerGraph, partWeights, streamShare } from "./layer-graph.ts";
-import type { LayerSource } from "./layer-source.ts";
 
 const {
   Abs,
@@ -25,6 +63,7 @@ const {
   Transpose,
   Unsqueeze,
   Where,
+  Slice,
 } = operators;
 
 /**
@@ -186,4 +225,167 @@ export function overlapGraph(source: LayerSource, { experts }: LayerExperts): Gr
   const scores = Gemm(g, graded, masks, { transA: true });
   g.output("scores", scores, "float32", ["tokens", experts.length]);
   return g.build();
+}
+
+// A graph of one dense layer under construction: the layer's operations, with its weights as constants.
+
+/**
+ * Computes which share of the stream stands for `share` of it in what the FFN's last product puts out. Behind an output
+ * norm there is none: the norm is not linear.
+ */
+function streamShare({ refs, config }: LayerSource, share: number): number {
+  return refs.ffnOutputNorm ? 0 : share / config.residualScale;
+}
+
+/**
+ * Divides the rows of a Gram matrix. It is symmetric: of rows `[from, to)` only columns from `from` are computed, which
+ * saves nearly half of the largest product.
+ */
+export function gramStripes(numNeurons: number): readonly { readonly from: number; readonly to: number }[] {
+  const height = Math.max(64, Math.ceil(numNeurons / 6));
+  const count = Math.ceil(numNeurons / height);
+  return Array.from({ length: count }, (_, i) => ({ from: i * height, to: Math.min(numNeurons, (i + 1) * height) }));
+}
+
+/** Constant of a graph, read when the graph's session is opened. */
+interface ConstantWeight {
+  readonly shape: readonly number[];
+  readonly read: () => Promise<Float32Array> | Float32Array;
+}
+
+type NamedConstants = readonly (readonly [string, ConstantWeight])[];
+
+/** A graph under construction, and the operations of its layer. */
+class LayerGraph {
+  readonly source: LayerSource;
+  readonly config: LayerSource["config"];
+  readonly tape: Tape;
+  readonly g: Tape["graph"];
+
+  constructor(name: string, source: LayerSource) {
+    this.source = source;
+    this.config = source.config;
+    this.tape = new Tape(name);
+    this.g = this.tape.graph;
+  }
+
+  /** Declares an input `[tokens, hiddenSize]`. */
+  input(name: string): Tensor {
+    return this.tape.data(name, "float32", [ANY_ROWS, this.config.hiddenSize]);
+  }
+
+  /** Declares an output `[tokens, hiddenSize]`. */
+  output(name: string, value: Value): void {
+    this.g.output(name, value, "float32", ["tokens", this.config.hiddenSize]);
+  }
+
+  attention(sequenceTokens: number): TapeOperations {
+    const weights = new ConstantWeights(
+      this.tape,
+      "attention",
+      constantsOf(decoder.attentionWeights(this.source.refs)),
+    );
+    const layer = layerConfig(this.config, this.source.index);
+    return new TapeOperations(this.tape, weights, this.config, { layer, sequenceTokens });
+  }
+
+  /** Computes the residual stream behind attention. */
+  attended(hidden: Tensor, sequenceTokens: number): Tensor {
+    return decoder.attentionHalf(this.attention(sequenceTokens), this.config, hidden);
+  }
+
+  ffn(weights: NamedConstants = [...this.ffnNorms(), ...this.#denseWeights()]): TapeOperations {
+    return new TapeOperations(this.tape, new ConstantWeights(this.tape, "ffn", weights), this.config);
+  }
+
+  ffnNorms(): NamedConstants {
+    return constantsOf(decoder.feedForwardNorms(this.source.refs));
+  }
+
+  /** Computes the activations of the dense FFN, `[tokens, intermediateSize]`. */
+  neurons(attended: Tensor): Tensor {
+    const ffn = this.ffn();
+    return decoder.neuronsOf(ffn, "dense", decoder.halfInput(ffn, attended));
+  }
+
+  /** Computes the dense FFN: its input, its activations, what its last product puts out, and the stream behind it. */
+  dense(attended: Tensor): Readonly<Record<"input" | "neurons" | "output" | "next", Tensor>> {
+    const ffn = this.ffn();
+    const input = decoder.halfInput(ffn, attended);
+    const neurons = decoder.neuronsOf(ffn, "dense", input);
+    const output = ffn.linear("dense.down", neurons);
+    return { input, neurons, output, next: decoder.joinStream(ffn, this.config, attended, output) };
+  }
+
+  /** Declares the input `goal` and computes the experts' target, see `denseLayerGraph`. */
+  target(attended: Tensor, share: number): Value {
+    const { g } = this;
+    const own = Mul(g, attended.value, g.float(streamShare(this.source, share)));
+    return Sub(g, this.input("goal").value, own);
+  }
+
+  /** @param turned - neurons' activations, `[intermediateSize, tokens]` */
+  gramOutputs(turned: Value): void {
+    const { g, config } = this;
+    const end = config.intermediateSize;
+    gramStripes(end).forEach(({ from, to }, index) => {
+      const [own, others] = [Slice(g, turned, { start: from, end: to }), Slice(g, turned, { start: from, end })];
+      // Batches have more tokens than a piece of a sum, or their sums are one piece in either way.
+      const size = { rows: to - from, columns: end - from, inner: Infinity };
+      const stripe = steadyGemm(g, own, others, { size });
+      g.output(`gram.${index}`, stripe, "float32", [to - from, end - from]);
+    });
+  }
+
+  #denseWeights(): NamedConstants {
+    return constantsOf(decoder.feedForwardWeights("dense", this.source.ffn));
+  }
+}
+
+/** Weights as constants of a graph, each added when it is first used. */
+class ConstantWeights implements TapeWeights {
+  readonly #tape: Tape;
+  readonly #prefix: string;
+  readonly #weights: ReadonlyMap<string, ConstantWeight>;
+
+  constructor(tape: Tape, prefix: string, weights: NamedConstants) {
+    this.#tape = tape;
+    this.#prefix = prefix;
+    this.#weights = new Map(weights);
+  }
+
+  has(name: string): boolean {
+    return this.#weights.has(name);
+  }
+
+  get(name: string): Tensor {
+    const weight = this.#weights.get(name);
+    if (!weight) throw new TypeError(`Expected a weight \`${name}\`, got none`);
+    return this.#tape.weight(`${this.#prefix}.${name}`, weight.shape, weight.read);
+  }
+}
+
+function constantsOf(refs: decoder.NamedWeights): NamedConstants {
+  return Array.from(refs, ([name, { store, name: tensor, shape }]) => [
+    name,
+    { shape, read: () => store.readFloats(tensor) },
+  ]);
+}
+
+/** Makes the weights of an FFN out of some of the dense one's neurons, with a last product of its own. */
+function partWeights(name: string, { config, ffn }: LayerSource, { neurons, down, bias }: Part): NamedConstants {
+  const { hiddenSize } = config;
+  const size = neurons.length;
+  const dense = decoder.feedForwardWeights(name, ffn);
+  const picked = Array.from(dense).flatMap(([own, { store, name: tensor, shape }]): [string, ConstantWeight][] => {
+    if (own.startsWith(`${name}.down.`)) return [];
+    const [, width = 1] = shape;
+    const read = async (): Promise<Float32Array> => pickRows(await store.readFloats(tensor), neurons, width);
+    return [[own, { shape: [size, ...shape.slice(1)], read }]];
+  });
+  return [
+    ...picked,
+    [`${name}.down.weight`, { shape: [hiddenSize, size], read: () => down }],
+    [`${name}.down.bias`, { shape: [hiddenSize], read: () => bias }],
+  ];
 }

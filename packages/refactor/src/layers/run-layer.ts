@@ -1,21 +1,22 @@
 // Runs token streams through the graphs of one layer, batch by batch. A session lives as long as its pass.
 
-import { floatOutput, GraphSession, type Feeds, type GraphTensor } from "../graphs/session.ts";
-import type { Graph } from "../graphs/graph-builder.ts";
-import type { LayerExperts } from "../experts/layer-experts.ts";
+import type { Model, ModelConfig } from "@readme-moe/model";
 import { addInto, addMoments, emptyMoments, rowStart, type Moments } from "../experts/moments.ts";
-import { columnSquares } from "../experts/select.ts";
-import { gramStripes } from "./layer-graph.ts";
+import { type LayerExperts, columnSquares } from "../experts/select.ts";
+import type { Graph } from "../graphs/graph-builder.ts";
+import { floatOutput, GraphSession, type Feeds, type GraphTensor } from "../graphs/session.ts";
 import {
+  gramStripes,
   denseLayerGraph,
   errorsGraph,
   expertGraph,
   momentsGraph,
   overlapGraph,
   productInputsGraph,
+  readDense,
+  type LayerSource,
+  pickRows,
 } from "./layer-graphs.ts";
-import { readDense, type LayerSource } from "./layer-source.ts";
-import type { Batch, TokenStream } from "./token-stream.ts";
 
 export interface PassOptions {
   readonly threads?: number | undefined;
@@ -81,7 +82,7 @@ export async function runEnergies(pass: LayerPass, hidden: Float32Array): Promis
 }
 
 /** Sums over tokens of the inputs of a layer's products, see `productInputsGraph`. */
-export interface ProductInputs {
+interface ProductInputs {
   /** Squared inputs of attention, `[hiddenSize]`. */
   readonly attention: Float64Array;
   /** Squared inputs of the FFN, `[hiddenSize]`. */
@@ -260,4 +261,78 @@ function rowsFeed(data: Float32Array, width: number): GraphTensor {
 /** Returns a float32 output of a graph. */
 export function floats(outputs: Outputs, name: string): Float32Array {
   return outputs[name]?.data as Float32Array;
+}
+
+// Texts that pass through a model layer by layer: hidden states of many sequences of equal length, laid end to end.
+
+/** Range of sequences that run together, all of one domain. */
+export interface Batch {
+  readonly domain: number;
+  readonly firstSequence: number;
+  readonly numSequences: number;
+}
+
+export class TokenStream {
+  readonly sequenceTokens: number;
+  /** Sequences of equal length; those of a domain are contiguous. */
+  readonly sequences: readonly Int32Array[];
+  /** Domain of each sequence. */
+  readonly domains: readonly number[];
+  readonly hiddenSize: number;
+  readonly batches: readonly Batch[];
+
+  constructor(config: ModelConfig, domains: readonly (readonly Int32Array[])[], batchTokens: number) {
+    this.sequences = domains.flat();
+    this.domains = domains.flatMap((sequences, domain) => sequences.map(() => domain));
+    this.sequenceTokens = this.sequences[0]?.length ?? 0;
+    this.hiddenSize = config.hiddenSize;
+    this.batches = cutBatches(this.domains, Math.max(1, Math.floor(batchTokens / this.sequenceTokens)));
+  }
+
+  get numTokens(): number {
+    return this.sequences.length * this.sequenceTokens;
+  }
+
+  /** Finds the tokens `[from, to)` of a batch in the whole stream. */
+  tokenRange({ firstSequence, numSequences }: Batch): readonly [from: number, to: number] {
+    return [firstSequence * this.sequenceTokens, (firstSequence + numSequences) * this.sequenceTokens];
+  }
+
+  /** Makes a view of a batch's part of states `[tokens, size]`. */
+  view(states: Float32Array, batch: Batch, size: number): Float32Array {
+    const [from, to] = this.tokenRange(batch);
+    return states.subarray(from * size, to * size);
+  }
+
+  /** Copies the states `[tokens, …]` of some sequences, in their order. */
+  pick(states: Float32Array, sequences: readonly number[]): Float32Array {
+    return pickRows(states, sequences, states.length / this.sequences.length);
+  }
+
+  /** Looks up the embeddings of all tokens, `[tokens, hiddenSize]`. */
+  async embed({ weights, config }: Pick<Model, "weights" | "config">): Promise<Float32Array> {
+    const { store, name } = weights.embedding;
+    const { hiddenSize } = this;
+    const states = new Float32Array(this.numTokens * hiddenSize);
+    const table = await store.readFloats(name);
+    this.sequences.forEach((sequence, index) =>
+      sequence.forEach((id, position) => {
+        const row = table.subarray(id * hiddenSize, (id + 1) * hiddenSize);
+        states.set(row, (index * this.sequenceTokens + position) * hiddenSize);
+      }),
+    );
+    return config.embeddingScale === 1 ? states : states.map((value) => value * config.embeddingScale);
+  }
+}
+
+function cutBatches(domains: readonly number[], perBatch: number): readonly Batch[] {
+  const batches: Batch[] = [];
+  for (let start = 0; start < domains.length;) {
+    const domain = domains[start]!;
+    let end = start + 1;
+    while (end < domains.length && end - start < perBatch && domains[end] === domain) end++;
+    batches.push({ domain, firstSequence: start, numSequences: end - start });
+    start = end;
+  }
+  return batches;
 }

@@ -1,25 +1,41 @@
 // Changes of low rank in training: one for all text, or one that all kinds of text share beside one of each kind.
 
-import { Optimizer, type Parameter, type Rates } from "../tuning/parameters.ts";
+import type { Model } from "@readme-moe/model";
+import { learningRateShare } from "../autodiff/adam.ts";
+import { addInto } from "../experts/moments.ts";
+import { shuffled } from "../random.ts";
+import { readDecoderWeights, type DecoderWeights } from "../tuning/decoder.ts";
 import type { StepFigures } from "../tuning/options.ts";
-import type { Trainable } from "../tuning/train.ts";
+import { Optimizer, type Parameter, type Rates } from "../tuning/parameters.ts";
+import type { Trainable, TrainingPlan } from "../tuning/train.ts";
 import { batchOf, labelsOf, type TextSequence } from "../tuning/tuning-data.ts";
-import { copyAdapter, rankOf, stackAdapters, unstack, type Adapter } from "./adapter.ts";
-import type { AdaptedModel, RowLabels } from "./adapted-model.ts";
-import { computeHere, cutShards, gradientSum, type ComputeStep, type ShardGradients } from "./step-shards.ts";
-import { breathe, lossesOfTokens, meanLoss } from "./token-losses.ts";
+import {
+  copyAdapter,
+  rankOf,
+  stackAdapters,
+  unstack,
+  type Adapter,
+  AdaptedModel,
+  type RowLabels,
+  breathe,
+  lossesOfTokens,
+  meanLoss,
+  newAdapter,
+} from "./adapted-model.ts";
+import { changedProducts } from "./model-graph.ts";
+import type { ResolvedLoraOptions, LoraEstimate } from "./options.ts";
 
 const MAX_GRADIENT_NORM = 1;
 
 /** Changes that are trained together. */
-export interface Parts {
+interface Parts {
   readonly shared: Adapter;
   /** Further ranks of each kind of text; none when all text has the same change. */
   readonly own: readonly Adapter[];
 }
 
 /** Options of an `AdapterTrainer`. */
-export interface AdapterTrainerOptions {
+interface AdapterTrainerOptions {
   readonly signal?: AbortSignal | undefined;
   /** Parts of a step's sequences whose gradients are summed on their own, then in their order. @default 1 */
   readonly shards?: number | undefined;
@@ -181,4 +197,253 @@ function isOwnKey(key: string): boolean {
 
 function unrouted(sequence: TextSequence) {
   return { ...sequence, experts: new Uint16Array(sequence.tokenIds.length) };
+}
+
+// Which text each part of a training learns from, and at which rate. The rate depends on the share of the text that was
+// learned from: it is constant at first and falls afterwards, also of experts that go on from a common one.
+
+const LAST_RATE_SHARE = 0.05;
+
+/**
+ * Text of a training. `"first"` is the first part of all kinds, `"rest"` the rest, and `"all"` both, with steps of one
+ * kind each. The text of one kind is learned from as a whole, or its rest alone.
+ */
+export type Course = "first" | "rest" | "all" | { readonly kind: number; readonly isRest: boolean };
+
+export interface Schedule {
+  /** Steps on the first part of all kinds of text; a multiple of `numKinds`. */
+  readonly firstSteps: number;
+  /** Steps on the rest of each kind of text. */
+  readonly restSteps: number;
+  readonly numKinds: number;
+}
+
+/** Divides the tokens. Every way to train takes the same sequences, once each while there is text. */
+export function scheduleOf(
+  { tokens, sharedShare, batchSequences, sequenceTokens }: ResolvedLoraOptions,
+  numKinds: number,
+): Schedule {
+  const stepsOfKind = Math.max(1, Math.round(tokens / (batchSequences * sequenceTokens * numKinds)));
+  const first = Math.min(stepsOfKind - 1, Math.round(stepsOfKind * sharedShare));
+  return { firstSteps: first * numKinds, restSteps: stepsOfKind - first, numKinds };
+}
+
+/** Lists all courses of a training. */
+export function coursesOf(
+  { sharing, rival }: Pick<ResolvedLoraOptions, "sharing" | "rival">,
+  { firstSteps, numKinds }: Schedule,
+): readonly Course[] {
+  const isStart = sharing === "start";
+  const own = Array.from({ length: numKinds }, (_, kind): Course => ({ kind, isRest: isStart }));
+  return [
+    ...(sharing === "ranks" ? ["all" as const] : own),
+    ...(firstSteps > 0 && (isStart || rival) ? ["first" as const] : []),
+    ...(rival ? ["rest" as const] : []),
+  ];
+}
+
+/** Returns the number of steps whose tokens all experts learn from together. */
+export function totalSteps({ firstSteps, restSteps, numKinds }: Schedule): number {
+  return firstSteps + restSteps * numKinds;
+}
+
+/** Returns the number of sequences of each kind that the whole training takes. */
+export function sequencesOfKind(schedule: Schedule, { batchSequences }: ResolvedLoraOptions): number {
+  return (totalSteps(schedule) / schedule.numKinds) * batchSequences;
+}
+
+/** Plans a training. */
+export function planOf(course: Course, schedule: Schedule, options: ResolvedLoraOptions): TrainingPlan<TextSequence> {
+  const { batchSequences, sequenceTokens, evaluations, learningRate, seed } = options;
+  const { firstSteps, restSteps, numKinds } = schedule;
+  const isOwn = typeof course === "object";
+  const isRest = isOwn ? course.isRest : course === "rest";
+  const times = isOwn ? 1 : numKinds;
+  const first = (firstSteps * times) / numKinds;
+  const rest = restSteps * times;
+  const start = isRest ? (firstSteps / numKinds) * batchSequences : 0;
+  const placeOf = (step: number, place: number): readonly [kind: number, place: number] => {
+    const index = step * batchSequences + place;
+    if (isOwn) return [course.kind, start + index];
+    // With ranks of its own, a kind has steps of its own.
+    if (course === "all") return [step % numKinds, Math.floor(step / numKinds) * batchSequences + place];
+    return [index % numKinds, start + Math.floor(index / numKinds)];
+  };
+  return {
+    steps: (isRest ? 0 : first) + (course === "first" ? 0 : rest),
+    stepTokens: batchSequences * sequenceTokens,
+    evaluations,
+    patience: 0,
+    rates: (step) => {
+      const share = rateShare((isRest ? first : 0) + step, first + rest, options);
+      return { matrices: learningRate * share, vectors: 0, weightDecay: 0 };
+    },
+    batch: (training, step) =>
+      Array.from({ length: batchSequences }, (_, at) => {
+        const [kind, place] = placeOf(step, at);
+        return sequenceAt(training, { kind, place, seed });
+      }),
+  };
+}
+
+/** Returns the share of the learning rate at one of `steps` steps. */
+function rateShare(step: number, steps: number, options: ResolvedLoraOptions): number {
+  const constant = Math.min(steps - 1, Math.round(steps * options.constantShare));
+  const warmUp = Math.min(options.warmUpSteps, constant);
+  if (step < warmUp) return (step + 1) / warmUp;
+  return step < constant ? 1 : learningRateShare(step - constant, steps - constant, 0, LAST_RATE_SHARE);
+}
+
+/** Finds a sequence of a kind; each time that all were drawn, they have a new order. */
+function sequenceAt(
+  training: readonly TextSequence[],
+  { kind, place, seed }: { readonly kind: number; readonly place: number; readonly seed: number },
+): TextSequence {
+  const own = training.filter(({ domain }) => domain === kind);
+  const epoch = Math.floor(place / own.length);
+  const order = epoch === 0 ? own : shuffled(own, seed + epoch);
+  return order[place - epoch * own.length]!;
+}
+
+// Shards of a step: parts of its sequences whose gradients are summed on their own, here or on other machines.
+
+/** Gradients of one shard. */
+export interface ShardGradients {
+  /** Sum of the weighted cross-entropies of the shard's tokens. */
+  readonly crossEntropy: number;
+  /** Gradients by the keys of parameters. */
+  readonly gradients: ReadonlyMap<string, Float32Array>;
+}
+
+/** One step, whose gradients are wanted. */
+export interface WantedStep {
+  /** Number of the step, from 0. */
+  readonly step: number;
+  /** Lists the parameters that the gradients depend on, by key. */
+  readonly values: () => ReadonlyMap<string, Float32Array>;
+  /** Computes a shard on this machine. */
+  readonly here: (shard: number) => Promise<ShardGradients>;
+}
+
+/** Gradients of a step. */
+export interface ComputedStep {
+  /** Called once for each shard, in their order. */
+  readonly read: (shard: number) => Promise<ShardGradients>;
+  /** Called when all shards are read. */
+  readonly end: () => Promise<void>;
+}
+
+/** Computes the gradients of a step, here or on other machines. */
+export type ComputeStep = (wanted: WantedStep) => Promise<ComputedStep>;
+
+/** Computes each shard when it is read. */
+export async function computeHere({ here }: WantedStep): Promise<ComputedStep> {
+  return { read: here, end: () => Promise.resolve() };
+}
+
+/** Cuts sequences into `count` runs of equal length; `count` divides their number. */
+export function cutShards<Sequence>(sequences: readonly Sequence[], count: number): readonly (readonly Sequence[])[] {
+  const size = sequences.length / count;
+  return Array.from({ length: count }, (_, shard) => sequences.slice(shard * size, (shard + 1) * size));
+}
+
+/** Adds up gradients by key, in the order in which they are given. The first array of each key is kept. */
+function gradientSum(): {
+  readonly sums: ReadonlyMap<string, Float32Array>;
+  readonly add: (key: string, gradient: Float32Array) => void;
+} {
+  const sums = new Map<string, Float32Array>();
+  const add = (key: string, gradient: Float32Array): void => {
+    const sum = sums.get(key);
+    if (sum) addInto(sum, gradient);
+    else sums.set(key, gradient);
+  };
+  return { sums, add };
+}
+
+// Predicts the time and memory of a training of experts by running a few sequences, from which nothing is learned.
+
+/** Time of a forward pass relative to one with gradients; measured. */
+const FORWARD_SHARE = 0.45;
+
+interface LoraAmount {
+  readonly schedule: Schedule;
+  readonly options: ResolvedLoraOptions;
+  readonly trainedParameters: number;
+  readonly numEvaluated: number;
+}
+
+export async function estimateLoras(
+  model: AdaptedModel,
+  adapter: Adapter,
+  training: readonly TextSequence[],
+  { schedule, options, trainedParameters, numEvaluated }: LoraAmount,
+): Promise<LoraEstimate> {
+  const { sequences, sequenceTokens } = model.settings;
+  const tokenIds = new Int32Array(sequences * sequenceTokens);
+  for (let place = 0; place < sequences; place++) {
+    tokenIds.set(training[place % training.length]!.tokenIds, place * sequenceTokens);
+  }
+  const labels = labelsOf({ tokenIds, experts: new Uint16Array(tokenIds.length) }, sequenceTokens, 1);
+  // The first run also builds the graph and allocates memory.
+  await model.gradients(adapter, tokenIds, labels);
+  const start = performance.now();
+  await model.gradients(adapter, tokenIds, labels);
+  const msPerToken = (performance.now() - start) / tokenIds.length;
+  const { firstSteps, numKinds } = schedule;
+  const stepTokens = options.batchSequences * sequenceTokens;
+  const rivalSteps = totalSteps(schedule) - (options.sharing === "start" ? firstSteps : 0);
+  const steps = totalSteps(schedule) + (options.rival ? rivalSteps : 0);
+  const routerTokens = Math.min(training.length * sequenceTokens, options.routerTokens * numKinds);
+  const rounds = (options.evaluations + 1) * (firstSteps > 0 ? 2 : 1) + (options.rival ? 3 : 2);
+  const forwardTokens = routerTokens * (numKinds + 1) + (numEvaluated / 2) * sequenceTokens * rounds;
+  return {
+    trainedParameters: trainedParameters * numKinds,
+    steps,
+    tokensPerS: 1000 / msPerToken,
+    ms: msPerToken * (steps * stepTokens + FORWARD_SHARE * forwardTokens),
+    // Each expert, and two running means and the gradient of the one that is trained.
+    memoryBytes: process.memoryUsage().rss + 4 * trainedParameters * (numKinds + 3),
+  };
+}
+
+// A dense model and the changes of it that are trained: the same on every machine that has the model and the options.
+
+/** Distance of the seeds of changes that are trained together. */
+const SEED_STEP = 7919;
+
+export interface TrainingModel {
+  readonly adapted: AdaptedModel;
+  readonly weights: DecoderWeights;
+  /** Makes a change of a rank that changes nothing yet, the same for the same place. */
+  readonly newChange: (rank: number, place: number) => Adapter;
+}
+
+/** Reads a model for training. The caller disposes `adapted`. */
+export async function openTrainingModel(
+  model: Pick<Model, "config" | "weights">,
+  { microSequences, sequenceTokens, alpha, rank, teacherShare, attention, seed }: ResolvedLoraOptions,
+  threads: number | undefined,
+): Promise<TrainingModel> {
+  const weights = await readDecoderWeights(model);
+  const products = changedProducts(attention);
+  const settings = { sequences: microSequences, sequenceTokens, scale: alpha / rank, teacherShare, threads };
+  return {
+    adapted: new AdaptedModel(model.config, weights, settings),
+    weights,
+    newChange: (ranks, place) => newAdapter(weights, { products, rank: ranks, seed: (seed + place * SEED_STEP) >>> 0 }),
+  };
+}
+
+/** Makes the changes that a course trains; those of several kinds are of other random numbers. */
+export function changesOf(
+  course: Course,
+  { newChange }: Pick<TrainingModel, "newChange">,
+  { rank, sharedRank, numKinds }: Pick<ResolvedLoraOptions, "rank" | "sharedRank"> & { readonly numKinds: number },
+): Parts {
+  if (course !== "all") return { shared: copyAdapter(newChange(rank, 0)), own: [] };
+  return {
+    shared: newChange(sharedRank, 0),
+    own: Array.from({ length: numKinds }, (_, kind) => newChange(rank - sharedRank, kind + 1)),
+  };
 }

@@ -2,14 +2,14 @@
 // Weights are inputs. Nothing below the first change has a gradient, and frozen weights have none.
 
 import { layerConfig, type ModelConfig } from "@readme-moe/model";
-import * as decoder from "../graphs/decoder-layer.ts";
-import type { Graph } from "../graphs/graph-builder.ts";
+import type { LoraFactor } from "../autodiff/arithmetic.ts";
 import { TapeOperations, type TapeWeights } from "../autodiff/layer-operations.ts";
 import { headLosses } from "../autodiff/losses.ts";
-import type { LoraFactor } from "../autodiff/products.ts";
 import { Tape, type Tensor } from "../autodiff/tape.ts";
-import { headInput } from "../tuning/graphs/loss-graph.ts";
-import { graphName, type Product } from "./products.ts";
+import * as decoder from "../graphs/decoder-layer.ts";
+import type { Graph } from "../graphs/graph-builder.ts";
+import type { DecoderWeights, Weight, WeightGroup } from "../tuning/decoder.ts";
+import { headInput } from "../tuning/graphs.ts";
 
 /** Rows of logits that are in memory together; larger arrays would be returned to the system after each use. */
 const HEAD_ROWS = 128;
@@ -118,4 +118,57 @@ class HalfWeights implements TapeWeights {
     const isTrained = factor !== undefined && result === "gradients";
     return isTrained ? this.#tape.parameter(name, shape) : this.#tape.data(name, "float32", shape);
   }
+}
+
+// The products of a layer that experts of low rank change, by their names in graphs and in PEFT's files.
+
+/** Product of one half of a layer. */
+export interface Product {
+  readonly half: "attention" | "ffn";
+  /** Name in the graph of the half. */
+  readonly name: string;
+  /** Module of PEFT below a layer. */
+  readonly module: string;
+}
+
+const ATTENTION: readonly Product[] = [
+  { half: "attention", name: "query", module: "self_attn.q_proj" },
+  { half: "attention", name: "key", module: "self_attn.k_proj" },
+  { half: "attention", name: "value", module: "self_attn.v_proj" },
+  { half: "attention", name: "output", module: "self_attn.o_proj" },
+];
+
+const FEED_FORWARD: readonly Product[] = [
+  { half: "ffn", name: "expert.gate", module: "mlp.gate_proj" },
+  { half: "ffn", name: "expert.up", module: "mlp.up_proj" },
+  { half: "ffn", name: "expert.down", module: "mlp.down_proj" },
+];
+
+/** Lists the changed products. @param hasAttention - whether those of attention are among them */
+export function changedProducts(hasAttention: boolean): readonly Product[] {
+  return hasAttention ? [...ATTENTION, ...FEED_FORWARD] : FEED_FORWARD;
+}
+
+/** Returns the name of a weight of a layer's half in the graph of the whole model. */
+export function graphName(layer: number, half: Product["half"], name: string): string {
+  return `${layer}.${half}.${name}`;
+}
+
+/** Joins the weights of each half of a dense model's layer. */
+export function halvesOf({
+  attention,
+  common,
+  experts,
+}: DecoderWeights["layers"][number]): ReadonlyMap<Product["half"], WeightGroup> {
+  return new Map([
+    ["attention", attention],
+    ["ffn", new Map([...common, ...(experts[0] ?? [])])],
+  ]);
+}
+
+/** Finds the weight that a product multiplies with, `[out, in]`. */
+export function weightOf(layer: DecoderWeights["layers"][number], { half, name }: Product): Weight {
+  const weight = halvesOf(layer).get(half)?.get(`${name}.weight`);
+  if (!weight) throw new TypeError(`Expected the model to have a weight of ${name}, it has none`);
+  return weight;
 }

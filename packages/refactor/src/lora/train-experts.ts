@@ -1,18 +1,26 @@
 // Trains the experts of all kinds of text, and the one for comparison. Each training keeps its work in files of its
 // own, so that finished ones are read again.
 
+import { existsSync } from "node:fs";
+import type { ModelConfig } from "@readme-moe/model";
+import { restoreArrays, withFile, writeArrays, type NamedArrays } from "../job/work-folder.ts";
 import { evaluationOf, restoreParameters, train, type TuningHistory } from "../tuning/train.ts";
 import type { TextSequence, TuningData } from "../tuning/tuning-data.ts";
-import type { AdaptedModel } from "./adapted-model.ts";
-import { roundAdapter, type Adapter } from "./adapter.ts";
-import { AdapterTrainer } from "./adapter-trainer.ts";
+import { keptRouter, type KeptRouter } from "../tuning/tuning-router.ts";
+import { type AdaptedModel, roundAdapter, type Adapter, lossesOfTokens } from "./adapted-model.ts";
+import {
+  AdapterTrainer,
+  planOf,
+  type Course,
+  type Schedule,
+  type ComputeStep,
+  changesOf,
+  type TrainingModel,
+} from "./adapter-trainer.ts";
 import type { LoraRun, LoraStage, ResolvedLoraOptions } from "./options.ts";
-import { planOf, type Course, type Schedule } from "./schedule.ts";
-import type { ComputeStep } from "./step-shards.ts";
-import { changesOf, type TrainingModel } from "./training-model.ts";
 
 /** Everything that the trainings of one job have in common. */
-export interface ExpertTraining {
+interface ExpertTraining {
   readonly model: AdaptedModel;
   /** Names of the kinds of text, and of their experts. */
   readonly names: readonly string[];
@@ -126,4 +134,81 @@ function measuredText({ validation, denseLosses }: ExpertTraining, course: Cours
     evaluation: validation.filter(isOwn).map((sequence) => ({ ...sequence, domain: 0 })),
     dense: denseLosses.filter(isOwn),
   };
+}
+
+// Router of experts of low rank: it learns from each token's loss with every expert, and with none.
+
+interface ExpertRouting {
+  readonly config: ModelConfig;
+  readonly model: AdaptedModel;
+  /** Embedding of the dense model. */
+  readonly embedding: Float32Array;
+  readonly adapters: readonly Adapter[];
+  /** Text that the experts learned from. */
+  readonly sequences: readonly TextSequence[];
+  readonly options: ResolvedLoraOptions;
+  readonly run: Pick<LoraRun, "signal" | "threads" | "onProgress">;
+  /** Returns the path of a file of unfinished work. */
+  readonly file: (name: string) => string;
+}
+
+/** Reads the router of unfinished work, or trains it. Its outputs are "none", then the experts in their order. */
+export async function routerOfExperts(routing: ExpertRouting): Promise<KeptRouter> {
+  const { config, embedding, adapters, sequences, options, run, file } = routing;
+  const first = { step: 0, ms: 0 };
+  const report = ({ step, steps }: { readonly step: number; readonly steps: number }): void => {
+    if (first.step === 0) Object.assign(first, { step, ms: performance.now() });
+    const msPerStep = (performance.now() - first.ms) / Math.max(1, step - first.step);
+    const etaMs = msPerStep * (steps - step);
+    run.onProgress?.({ stage: "router", name: "router", step, steps, etaMs, figures: undefined });
+  };
+  return keptRouter(file("router.safetensors"), {
+    config,
+    numExperts: adapters.length + 1,
+    costs: (measured) => costsOf(routing, measured),
+    embedding,
+    sequences,
+    options,
+    threads: run.threads,
+    signal: run.signal,
+    checkpointPath: file("router-checkpoint.safetensors"),
+    onProgress: report,
+  });
+}
+
+/** Measures each token's loss without and with each expert, `[tokens, adapters + 1]` per sequence. */
+async function costsOf(
+  { adapters, ...routing }: ExpertRouting,
+  sequences: readonly TextSequence[],
+): Promise<readonly Float32Array[]> {
+  const numExperts = adapters.length + 1;
+  const costs = sequences.map(({ tokenIds }) => new Float32Array(tokenIds.length * numExperts));
+  for (let expert = 0; expert < numExperts; expert++) {
+    const own = await keptLosses(routing, sequences, adapters[expert - 1], expert);
+    own.forEach((rows, index) => rows.forEach((loss, row) => (costs[index]![row * numExperts + expert] = loss)));
+  }
+  return costs;
+}
+
+/** Reads losses of unfinished work, or measures them. */
+async function keptLosses(
+  { model, run, file }: Pick<ExpertRouting, "model" | "run" | "file">,
+  sequences: readonly TextSequence[],
+  adapter: Adapter | undefined,
+  expert: number,
+): Promise<readonly Float32Array[]> {
+  const path = file(`losses-${expert}.safetensors`);
+  if (existsSync(path)) {
+    const rows = sequences.map(({ tokenIds }) => new Float32Array(tokenIds.length));
+    await withFile(path, (kept) => restoreArrays(kept, named(rows)));
+    return rows;
+  }
+  const { signal } = run;
+  const rows = await lossesOfTokens(model, sequences, { adapters: adapter ? [adapter] : [], signal });
+  await writeArrays(path, named(rows));
+  return rows;
+}
+
+function named(rows: readonly Float32Array[]): NamedArrays {
+  return rows.map((values, index) => [`${index}`, values]);
 }

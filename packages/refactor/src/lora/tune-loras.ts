@@ -5,18 +5,13 @@ import { describeMixture, expertNameProblem, resolveCacheFolder, writeExpertSet,
 import type { DomainText } from "../job/prepare-domain.ts";
 import { refuseOccupied, WorkFolder } from "../job/work-folder.ts";
 import { prepareTexts, type TextSequence } from "../tuning/tuning-data.ts";
-import { estimateLoras } from "./estimate.ts";
-import { routerOfExperts } from "./expert-router.ts";
-import { loraDocuments, loraReport, type LoraReport } from "./lora-report.ts";
-import { openFleetTraining } from "./machines/fleet-training.ts";
+import { estimateLoras, scheduleOf, sequencesOfKind, computeHere, openTrainingModel } from "./adapter-trainer.ts";
+import { routerOfExperts, trainExperts } from "./train-experts.ts";
+import { loraDocuments, loraReport, type LoraReport, measureExperts } from "./lora-report.ts";
+import { openFleetTraining } from "./machines.ts";
 import { resolveLoraOptions, type LoraOptions, type LoraRun } from "./options.ts";
-import { measureExperts } from "./measure-experts.ts";
-import { changedProducts } from "./products.ts";
-import { scheduleOf, sequencesOfKind } from "./schedule.ts";
-import { computeHere } from "./step-shards.ts";
-import { lossesOfTokens, meanLoss } from "./token-losses.ts";
-import { trainExperts } from "./train-experts.ts";
-import { openTrainingModel } from "./training-model.ts";
+import { changedProducts } from "./model-graph.ts";
+import { lossesOfTokens, meanLoss } from "./adapted-model.ts";
 import { roundedRouter, setContent } from "./write-experts.ts";
 
 /** Most passes over the text unless the number of tokens is given; short text would be learned by heart. */

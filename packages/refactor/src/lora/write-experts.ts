@@ -8,11 +8,11 @@ import {
   type ExpertSetContent,
   type SafetensorsInput,
 } from "@readme-moe/model";
-import { EMBEDDING, routerSection, routerTensors } from "../router-training/router-network.ts";
+import { EMBEDDING, routerSection, routerTensors } from "../router-training/router-trainer.ts";
 import { LEFT, RIGHT } from "../tuning/parameters.ts";
 import type { KeptRouter } from "../tuning/tuning-router.ts";
-import type { Adapter } from "./adapter.ts";
-import { graphName, type Product } from "./products.ts";
+import type { Adapter } from "./adapted-model.ts";
+import { graphName, type Product } from "./model-graph.ts";
 
 interface TrainedSet {
   readonly experts: readonly { readonly name: string; readonly adapter: Adapter }[];

@@ -7,8 +7,8 @@ import * as operators from "../graphs/operators.ts";
 import { GraphBuilder } from "../graphs/graph-builder.ts";
 import { GraphSession } from "../graphs/session.ts";
 import { normals } from "../random.ts";
-import { routerShapes, type RouterParameters } from "./router-network.ts";
-import type { RouterExample } from "./router-targets.ts";
+import { routerShapes, type RouterParameters } from "./router-trainer.ts";
+import type { RouterExample } from "./routes.ts";
 
 /** Gain of residual branches and of the head: their outputs start small beside the residual stream. */
 const BRANCH_GAIN = 0.3;

@@ -1,20 +1,22 @@
 // A router in training: its parameters, the optimizer's state, and the graphs that run them.
 
-import type { RouterConfig } from "@readme-moe/model";
-import { GraphSession, type GraphTensor } from "../graphs/session.ts";
+import { seededRandom } from "@readme-moe/core";
+import {
+  type RouterConfig,
+  ROUTER_RMS_NORM_EPSILON,
+  type ReadMeContent,
+  type SafetensorsInput,
+} from "@readme-moe/model";
 import { argmaxRoute } from "@readme-moe/router";
 import { ADAM, adamRows, adamStep, clipGradients, zeroMoments, type RowGradients } from "../autodiff/adam.ts";
-import { gradientName } from "../autodiff/tape.ts";
-import type { RouterBatch } from "./router-batches.ts";
-import {
-  EMBEDDED,
-  EMBEDDING,
-  predictionGraph,
-  routerShapes,
-  trainingGraph,
-  type BatchShape,
-  type RouterParameters,
-} from "./router-network.ts";
+import { add, silu, linear, matmul, matmulTransposed, reshape, transpose } from "../autodiff/arithmetic.ts";
+import { causalSoftmax, rmsNorm, rotary, rotaryTables } from "../autodiff/layer-operations.ts";
+import { crossEntropy } from "../autodiff/losses.ts";
+import { gradientName, Tape, type Tensor } from "../autodiff/tape.ts";
+import type { Graph } from "../graphs/graph-builder.ts";
+import { GraphSession, type GraphTensor } from "../graphs/session.ts";
+import { shuffled } from "../random.ts";
+import type { RouterExample } from "./routes.ts";
 
 const MAX_GRADIENT_NORM = 1;
 /** Learning rate of the embedding, relative to the others: a token's row is in few batches. */
@@ -23,7 +25,7 @@ const EMBEDDING_RATE = 3;
 const LENGTH_STEP = 128;
 
 /** Settings of a step's learning. */
-export interface Rates {
+interface Rates {
   readonly learningRate: number;
   /** Weight decay of matrices and the embedding. */
   readonly weightDecay: number;
@@ -148,4 +150,245 @@ function sumByToken(tokenIds: Int32Array, rows: Float32Array, width: number): Ro
 
 function floats(outputs: Readonly<Record<string, GraphTensor>>, name: string): Float32Array {
   return outputs[name]?.data as Float32Array;
+}
+
+// The router's network, as @readme-moe/router serves it: its shape, its training graph over sequences of equal length,
+// and its form in a Read-ME folder.
+
+/** Sizes of a router, named as in `RouterConfig`. */
+export type RouterArchitecture = Pick<
+  RouterConfig,
+  "embeddingSize" | "innerSize" | "numHeads" | "numLayers" | "normalizer" | "ropeTheta"
+>;
+
+/** Table 1 of the Read-ME paper. */
+export const PAPER_ARCHITECTURE: RouterArchitecture = {
+  embeddingSize: 512,
+  innerSize: 512,
+  numHeads: 4,
+  numLayers: 1,
+  normalizer: 1,
+  ropeTheta: 10000,
+};
+
+/** Smaller than the paper's, and more accurate on unseen text. */
+export const DEFAULT_ARCHITECTURE: RouterArchitecture = {
+  embeddingSize: 128,
+  innerSize: 128,
+  numHeads: 4,
+  numLayers: 1,
+  normalizer: Math.sqrt(128 / 4),
+  ropeTheta: 10000,
+};
+
+/** Parameters by name. */
+export type RouterParameters = ReadonlyMap<string, Float32Array>;
+
+/** Number and length of the sequences of a batch. */
+interface BatchShape {
+  readonly sequences: number;
+  readonly tokens: number;
+}
+
+/** Name of the embedding among the parameters. */
+export const EMBEDDING = "embed.weight";
+/** Input of a graph for the embeddings of a batch's tokens. */
+const EMBEDDED = "embedded";
+
+/** Returns the shapes of all parameters except the embedding, named and ordered as in a Read-ME folder. */
+export function routerShapes(config: RouterConfig): ReadonlyMap<string, readonly number[]> {
+  const { embeddingSize, innerSize, numExperts, numLayers } = config;
+  const shapes = new Map<string, readonly number[]>();
+  const addLinear = (name: string, out: number, size: number): void => {
+    shapes.set(`${name}.weight`, [out, size]).set(`${name}.bias`, [out]);
+  };
+  for (let layer = 0; layer < numLayers; layer++) {
+    shapes.set(`input_layernorm_${layer}.weight`, [embeddingSize]);
+    for (const name of ["q_proj", "k_proj", "v_proj"]) addLinear(`${name}_${layer}`, innerSize, embeddingSize);
+    addLinear(`o_proj_${layer}`, embeddingSize, innerSize);
+    shapes.set(`post_attention_layernorm_${layer}.weight`, [embeddingSize]);
+    addLinear(`proj_1_${layer}`, innerSize, embeddingSize);
+    addLinear(`proj_2_${layer}`, embeddingSize, innerSize);
+  }
+  shapes.set("out_layernorm.weight", [embeddingSize]);
+  addLinear("proj_out", numExperts, embeddingSize);
+  return shapes;
+}
+
+/**
+ * Builds the graph of a training step. Inputs: all parameters of `routerShapes`; `EMBEDDED` `[rows, embeddingSize]`,
+ * the embeddings of the batch's tokens, so that the table is not copied; `targets` `[rows, numExperts]`, see
+ * `crossEntropy`. Outputs: see `Tape.build`.
+ */
+function trainingGraph(config: RouterConfig, batch: BatchShape): Graph {
+  const tape = new Tape("router-training");
+  const logits = routerLogits(tape, config, batch, (name, shape) => tape.parameter(name, shape));
+  const targets = tape.data("targets", "float32", [batch.sequences * batch.tokens, config.numExperts]);
+  return tape.build(crossEntropy(tape, logits, targets));
+}
+
+/** Builds a graph with the inputs of `trainingGraph` without targets; the output is `logits` `[rows, numExperts]`. */
+function predictionGraph(config: RouterConfig, batch: BatchShape): Graph {
+  const tape = new Tape("router-prediction");
+  const logits = routerLogits(tape, config, batch, (name, shape) => tape.data(name, "float32", shape));
+  tape.graph.output("logits", logits.value, "float32", logits.shape);
+  return tape.graph.build();
+}
+
+type Weights = (name: string, shape: readonly number[]) => Tensor;
+
+function routerLogits(tape: Tape, config: RouterConfig, batch: BatchShape, weights: Weights): Tensor {
+  const shapes = routerShapes(config);
+  const weight = (name: string): Tensor => weights(name, shapes.get(name)!);
+  const apply = (name: string, x: Tensor): Tensor => linear(tape, x, weight(`${name}.weight`), weight(`${name}.bias`));
+  const norm = (name: string, x: Tensor): Tensor =>
+    rmsNorm(tape, x, weight(`${name}.weight`), { epsilon: ROUTER_RMS_NORM_EPSILON });
+
+  const rows = batch.sequences * batch.tokens;
+  let x = weights(EMBEDDED, [rows, config.embeddingSize]);
+  const headSize = config.innerSize / config.numHeads;
+  const rope = { type: "default", theta: config.ropeTheta } as const;
+  const tables = rotaryTables(tape, { set: 0, rope, rotatedSize: headSize, tokens: batch.tokens });
+  for (let layer = 0; layer < config.numLayers; layer++) {
+    const normed = norm(`input_layernorm_${layer}`, x);
+    const rotated = (name: string): Tensor => {
+      const flat = reshape(tape, apply(name, normed), [batch.sequences, batch.tokens, config.innerSize]);
+      return toHeads(tape, rotary(tape, flat, tables), config);
+    };
+    const [query, key] = [rotated(`q_proj_${layer}`), rotated(`k_proj_${layer}`)];
+    const value = reshape(tape, apply(`v_proj_${layer}`, normed), [batch.sequences, batch.tokens, config.innerSize]);
+    const scores = matmulTransposed(tape, query, key, 1 / config.normalizer);
+    const attended = matmul(tape, causalSoftmax(tape, scores), toHeads(tape, value, config));
+    const joined = reshape(tape, transpose(tape, attended, [0, 2, 1, 3]), [rows, config.innerSize]);
+    x = add(tape, x, apply(`o_proj_${layer}`, joined));
+    const expanded = silu(tape, apply(`proj_1_${layer}`, norm(`post_attention_layernorm_${layer}`, x)));
+    x = add(tape, x, apply(`proj_2_${layer}`, expanded));
+  }
+  return apply("proj_out", norm("out_layernorm", x));
+}
+
+/** Reshapes `[sequences, tokens, innerSize]` to `[sequences, numHeads, tokens, headSize]`. */
+function toHeads(tape: Tape, x: Tensor, { numHeads, innerSize }: RouterConfig): Tensor {
+  const [sequences = 0, tokens = 0] = x.shape;
+  return transpose(tape, reshape(tape, x, [sequences, tokens, numHeads, innerSize / numHeads]), [0, 2, 1, 3]);
+}
+
+/** Returns the tensors of a Read-ME folder's router file, in its order. */
+export function routerTensors(config: RouterConfig, parameters: RouterParameters): readonly SafetensorsInput[] {
+  const shapes = new Map([[EMBEDDING, [config.vocabSize, config.embeddingSize]], ...routerShapes(config)]);
+  return Array.from(shapes, ([name, shape]) => {
+    const values = parameters.get(name)!;
+    const bytes = async (): Promise<Uint8Array> => new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
+    return { name, type: "F32", shape, bytes };
+  });
+}
+
+/** Returns the router's section of a Read-ME folder's config.json. */
+export function routerSection(config: RouterConfig): NonNullable<ReadMeContent["readme"]["router"]> {
+  return {
+    embedding_size: config.embeddingSize,
+    inner_size: config.innerSize,
+    num_heads: config.numHeads,
+    num_layers: config.numLayers,
+    normalizer: config.normalizer,
+    rope_theta: config.ropeTheta,
+    context_tokens: config.contextTokens,
+    activation: "silu",
+  };
+}
+
+// Batches of a router's training: crops of examples, the same for the same seed and step.
+
+/**
+ * Token ids `[sequences · tokens]` and targets `[sequences · tokens, numExperts]`. Rows beyond the end of a short
+ * example have targets of zero.
+ */
+interface RouterBatch {
+  readonly tokenIds: Int32Array;
+  readonly targets: Float32Array;
+}
+
+interface BatchOptions {
+  readonly shape: BatchShape;
+  readonly numExperts: number;
+  /** Share of the tokens that are replaced by tokens drawn from all examples. */
+  readonly replacedShare: number;
+  readonly seed: number;
+}
+
+/** Part of an example, about as long as a crop. An example is drawn as often as it has parts. */
+interface Stretch {
+  /** Tokens and targets of the whole example. */
+  readonly tokenIds: Int32Array;
+  readonly targets: Float32Array;
+  readonly start: number;
+  readonly end: number;
+}
+
+export class RouterBatches {
+  readonly #options: BatchOptions;
+  readonly #stretches: readonly Stretch[];
+  #order: readonly Stretch[] = [];
+  #epoch = -1;
+
+  /** @param targets - of each example, see `routerTargets` */
+  constructor(examples: readonly RouterExample[], targets: readonly Float32Array[], options: BatchOptions) {
+    this.#options = options;
+    const length = options.shape.tokens;
+    this.#stretches = examples.flatMap(({ tokenIds }, index) => {
+      const count = Math.max(1, Math.round(tokenIds.length / length));
+      const cut = (place: number): number => Math.floor((tokenIds.length * place) / count);
+      const example = { tokenIds, targets: targets[index]! };
+      return Array.from({ length: count }, (_, place) => ({ ...example, start: cut(place), end: cut(place + 1) }));
+    });
+  }
+
+  /**
+   * Crops the stretches of a step; each epoch has a new order. A crop begins at a random place near its stretch.
+   *
+   * @param step - from 0
+   */
+  batch(step: number): RouterBatch {
+    const { shape, numExperts, replacedShare, seed } = this.#options;
+    const random = seededRandom(mix(seed, step));
+    const tokenIds = new Int32Array(shape.sequences * shape.tokens);
+    const targets = new Float32Array(tokenIds.length * numExperts);
+    for (let row = 0; row < shape.sequences; row++) {
+      const stretch = this.#stretchAt(step * shape.sequences + row);
+      const { length } = stretch.tokenIds;
+      const spare = Math.max(0, length - shape.tokens);
+      const middle = Math.floor((stretch.start + stretch.end - shape.tokens) / 2);
+      const jitter = Math.floor((random() - 0.5) * shape.tokens);
+      const from = Math.min(spare, Math.max(0, middle + jitter));
+      const to = Math.min(length, from + shape.tokens);
+      tokenIds.set(stretch.tokenIds.subarray(from, to), row * shape.tokens);
+      targets.set(stretch.targets.subarray(from * numExperts, to * numExperts), row * shape.tokens * numExperts);
+    }
+    if (replacedShare > 0) {
+      for (let i = 0; i < tokenIds.length; i++) if (random() < replacedShare) tokenIds[i] = this.#anyToken(random);
+    }
+    return { tokenIds, targets };
+  }
+
+  #stretchAt(index: number): Stretch {
+    const count = this.#stretches.length;
+    const epoch = Math.floor(index / count);
+    if (epoch !== this.#epoch) {
+      this.#epoch = epoch;
+      this.#order = shuffled(this.#stretches, mix(~this.#options.seed, epoch));
+    }
+    return this.#order[index - epoch * count]!;
+  }
+
+  #anyToken(random: () => number): number {
+    const { tokenIds } = this.#stretches[Math.floor(random() * this.#stretches.length)]!;
+    return tokenIds[Math.floor(random() * tokenIds.length)]!;
+  }
+}
+
+/** Mixes a seed with a step, so that the random numbers of consecutive steps are independent. */
+function mix(seed: number, step: number): number {
+  let mixed = Math.imul(seed ^ 0x9e3779b9, 0x85ebca6b) ^ Math.imul(step + 1, 0xc2b2ae35);
+  mixed = Math.imul(mixed ^ (mixed >>> 15), 0x27d4eb2f);
+  return (mixed ^ (mixed >>> 13)) >>> 0;
 }

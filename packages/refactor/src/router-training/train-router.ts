@@ -5,19 +5,18 @@ import { setImmediate as nextTurn } from "node:timers/promises";
 import type { RouterConfig, SafetensorsInput } from "@readme-moe/model";
 import { learningRateShare } from "../autodiff/adam.ts";
 import { restoreArrays, withFile, writeArrays } from "../job/work-folder.ts";
-import { RouterBatches } from "./router-batches.ts";
 import {
+  RouterBatches,
   DEFAULT_ARCHITECTURE,
   EMBEDDING,
   PAPER_ARCHITECTURE,
   routerTensors,
   type RouterArchitecture,
   type RouterParameters,
-} from "./router-network.ts";
+  RouterTrainer,
+} from "./router-trainer.ts";
 import { addEvidence, projectEmbedding, startParameters, type SourceEmbedding } from "./router-start.ts";
-import { routerTargets, type RouterExample } from "./router-targets.ts";
-import { RouterTrainer } from "./router-trainer.ts";
-import { evaluateRoutes, type RouteFigures } from "./routes.ts";
+import { routerTargets, type RouterExample, evaluateRoutes, type RouteFigures } from "./routes.ts";
 
 export interface RouterTrainingOptions {
   readonly numExperts: number;

@@ -16,8 +16,7 @@ import {
   type QueueState,
 } from "@readme-moe/core";
 import type { FleetJob } from "./fleet-load.ts";
-import { SimulatedSequence } from "./serve.ts";
-import { StepClock } from "./step-clock.ts";
+import { SimulatedSequence, StepClock } from "./serve.ts";
 
 /** Machine and engine of every worker. */
 export interface FleetWorkerOptions {

@@ -21,8 +21,17 @@ import {
 } from "@readme-moe/core";
 import { distinctExperts, preGatedTrace, routeSize, type MixtureSequence, type MixtureTrace } from "./read-trace.ts";
 import { cacheBounds, hitRatio, type CacheBounds } from "./replay.ts";
-import { serve, type ServerOptions, meanOf, spreadOf, sumOf, type Spread, type ServedStep } from "./serve.ts";
-import { StepClock, type ReadChannel } from "./step-clock.ts";
+import {
+  serve,
+  type ServerOptions,
+  meanOf,
+  spreadOf,
+  sumOf,
+  type Spread,
+  type ServedStep,
+  StepClock,
+  type ReadChannel,
+} from "./serve.ts";
 
 /** Options of `simulate`. */
 export interface SimulationOptions extends ServerOptions {

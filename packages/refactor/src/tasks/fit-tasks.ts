@@ -1,6 +1,8 @@
-// Tasks that make a layer's experts out of the statistics of all shards.
+// Tasks of a fit: passes of shards through a layer, and a layer's experts out of the statistics of all shards.
 
+import type { Model } from "@readme-moe/model";
 import {
+  type FitSettings,
   errorOfExpert,
   fitExpert,
   fitRandomExpert,
@@ -8,15 +10,112 @@ import {
   type ExpertMoments,
   type LayerFit,
 } from "../experts/fit-layer.ts";
-import type { LayerExperts, Part } from "../experts/layer-experts.ts";
 import { addInto, addMoments, pooled, type Moments } from "../experts/moments.ts";
-import { paperLayer } from "../experts/select.ts";
-import { layerSource, readDense } from "../layers/layer-source.ts";
-import { arrayOf, type Artefact } from "./artefact.ts";
-import type { FitSetting } from "./fit-setting.ts";
-import { expertArrays, momentArrays, partArrays, readExperts, readMoments, readPart } from "./results.ts";
-import { magnitudesOf } from "./run-pass.ts";
-import { ALL_MOMENTS, momentsPart, STATIC_MOMENTS, type FitFamily } from "./task.ts";
+import { type LayerExperts, type Part, paperLayer } from "../experts/select.ts";
+import { layerSource, readDense } from "../layers/layer-graphs.ts";
+import {
+  type PassOptions,
+  addErrors,
+  runDense,
+  runExperts,
+  runMoments,
+  runOverlaps,
+  type LayerPass,
+  type Batch,
+} from "../layers/run-layer.ts";
+import type { Products } from "../linear-algebra/matrix.ts";
+import { errorShareOf, resolveSizes, type ResolvedOptions, type Sizes } from "../options.ts";
+import { paperTargets } from "../router-training/routes.ts";
+import {
+  arrayOf,
+  type Artefact,
+  expertArrays,
+  momentArrays,
+  partArrays,
+  readExperts,
+  readMoments,
+  readPart,
+  readLayer,
+  readStates,
+  statesArtefact,
+  type FittedFamilies,
+  type ShardStates,
+} from "./results.ts";
+import {
+  shardText,
+  type Shard,
+  type ShardedText,
+  type TaskBounds,
+  ALL_MOMENTS,
+  momentsPart,
+  STATIC_MOMENTS,
+  type FitFamily,
+} from "./task.ts";
+
+/** Inputs of a fit that decide its result, beside the model. */
+export interface FitPlan {
+  readonly options: ResolvedOptions;
+  /** Calibration sequences of each expert, all of equal length. */
+  readonly groups: readonly (readonly Int32Array[])[];
+}
+
+export interface FitSetting {
+  readonly model: Pick<Model, "config" | "weights">;
+  readonly options: ResolvedOptions;
+  readonly text: ShardedText;
+  readonly bounds: TaskBounds;
+  /** Shared sizes to choose among. */
+  readonly sharedSizes: readonly number[];
+  readonly settings: FitSettings;
+  /** Share of the error so far that each layer makes up for, see `errorShareOf`. */
+  readonly share: number;
+  readonly products: Products;
+  readonly run: PassOptions;
+}
+
+/** Means of a machine: a model, products and options of the runtime. */
+type FitMachine = Pick<FitSetting, "model" | "products" | "run">;
+
+export function fitSetting({ options, groups }: FitPlan, machine: FitMachine): FitSetting {
+  const { config } = machine.model;
+  const sizes = resolveSizes(options, config);
+  const { shards, baselines } = options;
+  const hasChoice = sizes.sharedSizes.length > 1;
+  const text = shardText(config, groups, { shards, baselines, holdsBack: hasChoice });
+  // Too little text to hold some back leaves no choice.
+  const canChoose = hasChoice && text.shards.some(({ heldBack }) => heldBack.size > 0);
+  const sharedSizes = canChoose ? sizes.sharedSizes : sizes.sharedSizes.slice(0, 1);
+  const bounds = {
+    numLayers: config.numLayers,
+    numShards: text.shards.length,
+    numExperts: groups.length,
+    numSizes: sharedSizes.length,
+    baselines,
+  };
+  const settings = settingsOf(options, sizes);
+  return { ...machine, options, text, bounds, sharedSizes, settings, share: errorShareOf(options) };
+}
+
+/** Translates a method to the settings of its fits. */
+function settingsOf({ method }: ResolvedOptions, { usedSize, sharedSizes: [sharedSize = 0] }: Sizes): FitSettings {
+  return {
+    usedSize,
+    sharedSize,
+    selection: method === "select" ? "contribution" : "elimination",
+    refits: method === "refit" || method === "sequential",
+    ownShare: 0.6,
+    ridge: 1e-3,
+  };
+}
+
+/** Finds a shard. @throws {RangeError} when there is none */
+function shardAt({ text }: FitSetting, index: number): Shard {
+  const shard = text.shards[index];
+  if (shard) return shard;
+  throw new RangeError(`Expected a shard below ${text.shards.length}, got ${index}`);
+}
+
+// Tasks that make a layer's experts out of the statistics of all shards.
 
 /** Name of the moments in a part of a pool; the part's name says whose they are. */
 const MOMENTS = "moments";
@@ -181,4 +280,145 @@ async function readMomentsOf(pool: ReadPool, part: string): Promise<Moments> {
   const moments = readMoments(await pool(part), MOMENTS);
   if (moments) return moments;
   throw new TypeError(`Expected the part \`${part}\` of a pool to have moments, got none`);
+}
+
+// Takes a shard of the text through the end of one layer and the beginning of the next: everything that needs neither
+// other shards nor the experts of this layer.
+
+/** Streams between two layers. */
+interface BetweenLayers {
+  readonly dense: Float32Array;
+  /** Stream that the experts of the next layer are fitted to. */
+  readonly fitted: Float32Array;
+  readonly static: Float32Array;
+  readonly costs: Float32Array;
+}
+
+/** Inputs of a pass, behind the first layer. */
+export interface PassInputs {
+  /** Result of the shard's pass before; it is overwritten. */
+  readonly states: Artefact;
+  /** Result of the layer before. */
+  readonly layer: Artefact;
+}
+
+const NONE = new Float32Array(0);
+
+/**
+ * Takes a shard through the end of the layer before `layer` and the beginning of `layer`; behind the last layer, only
+ * that one ends.
+ *
+ * @param inputs - reads what the layer before left; not called for the first layer
+ */
+export async function runPass(
+  setting: FitSetting,
+  { layer, shard: index }: { readonly layer: number; readonly shard: number },
+  inputs: () => Promise<PassInputs>,
+): Promise<ReadonlyMap<string, Artefact>> {
+  const shard = shardAt(setting, index);
+  const between = layer === 0 ? await embed(setting, shard) : await endLayer(setting, shard, layer - 1, inputs);
+  if (layer < setting.bounds.numLayers) return beginLayer(setting, shard, layer, between);
+  const empty = { dense: NONE, attended: NONE, goalRows: NONE, goalWeights: NONE, static: NONE };
+  return new Map([["states", statesArtefact({ ...empty, costs: between.costs })]]);
+}
+
+async function embed({ model, options, bounds }: FitSetting, shard: Shard): Promise<BetweenLayers> {
+  const { stream, staticStream } = shard;
+  const dense = await stream.embed(model);
+  return {
+    dense,
+    fitted: options.method === "sequential" ? dense.slice() : NONE,
+    static: staticStream ? await staticStream.embed(model) : NONE,
+    costs: new Float32Array(stream.numTokens * bounds.numExperts),
+  };
+}
+
+async function endLayer(
+  setting: FitSetting,
+  shard: Shard,
+  index: number,
+  inputs: () => Promise<PassInputs>,
+): Promise<BetweenLayers> {
+  // The inputs are read here, so that the goal's memory is free again before the next layer begins.
+  const read = await inputs();
+  const states = readStates(read.states);
+  const { ours, static: single } = readLayer(read.layer).families;
+  if (!ours) throw new TypeError(`Expected layer ${index} to have experts, got none`);
+  const { dense, attended, costs } = states;
+  const pass = passOf(setting, shard, index);
+  await addCosts(setting, shard, { pass, states, layer: ours });
+  const isSequential = setting.options.method === "sequential";
+  if (isSequential) await runExperts(pass, attended, ours, (domain) => shard.experts[domain] ?? 0);
+  if (single && shard.staticStream) {
+    await runExperts({ ...pass, stream: shard.staticStream }, states.static, single, () => 0);
+  }
+  return { dense, fitted: isSequential ? attended : NONE, static: states.static, costs };
+}
+
+/**
+ * Adds a layer's costs for the router: squared errors relative to the stream's size; for the paper's experts, the
+ * negated targets of its router's loss, averaged over layers.
+ */
+async function addCosts(
+  { options, bounds, share }: FitSetting,
+  { costBatches }: Shard,
+  {
+    pass,
+    states,
+    layer,
+  }: { readonly pass: LayerPass; readonly states: ShardStates; readonly layer: FittedFamilies["families"][string] },
+): Promise<void> {
+  const { attended, goalRows, goalWeights, costs } = states;
+  const wants = (batch: Batch): boolean => costBatches.has(batch);
+  if (options.method !== "paper") {
+    const inputs = { attended, goal: { rows: goalRows, weights: goalWeights } };
+    return addErrors(pass, inputs, layer, { share, costs, wants });
+  }
+  const { numExperts, numLayers } = bounds;
+  const onScores = (batch: Batch, scores: Float32Array): void => {
+    const own = pass.stream.view(costs, batch, numExperts);
+    paperTargets(scores, numExperts).forEach((value, at) => (own[at]! -= value / numLayers));
+  };
+  await runOverlaps(pass, attended, layer, { wants, onScores });
+}
+
+async function beginLayer(
+  setting: FitSetting,
+  shard: Shard,
+  index: number,
+  { dense, fitted, static: single, costs }: BetweenLayers,
+): Promise<ReadonlyMap<string, Artefact>> {
+  const { options, share } = setting;
+  const { stream, heldBack, staticStream, staticSequences, experts } = shard;
+  const pass = passOf(setting, shard, index);
+  const attended = options.method === "sequential" ? fitted : dense.slice();
+  const { goal, magnitudes } = await runDense(pass, dense, share);
+  const counts = (batch: Batch): boolean => !heldBack.has(batch);
+  const moments = await runMoments(pass, attended, { goal: goal.rows, share }, { counts });
+  const statistics = new Map(
+    experts.flatMap((expert, domain) => [
+      ...momentArrays(momentsPart(expert), moments[domain]!),
+      [magnitudesOf(expert), magnitudes[domain]!] as const,
+    ]),
+  );
+  if (staticStream) {
+    const target = { goal: stream.pick(goal.rows, staticSequences), share };
+    const [ofStatic] = await runMoments({ ...pass, stream: staticStream }, single, target, { isPooled: true });
+    for (const [name, values] of momentArrays(STATIC_MOMENTS, ofStatic!)) statistics.set(name, values);
+  }
+  const states = { dense, attended, goalRows: goal.rows, goalWeights: goal.weights, static: single, costs };
+  return new Map<string, Artefact>([
+    ["states", statesArtefact(states)],
+    ["statistics", statistics],
+  ]);
+}
+
+/** Names the sums of each neuron's magnitude on an expert's text. */
+function magnitudesOf(expert: number): string {
+  return `magnitudes-${expert}`;
+}
+
+/** Pairs a shard with a layer. */
+export function passOf({ model, run }: FitSetting, { stream }: Shard, index: number): LayerPass {
+  return { source: layerSource(model, index), stream, options: run };
 }

@@ -2,15 +2,14 @@
 
 import type { ArtefactStore } from "@readme-moe/core";
 import { resolveCacheFolder, type Model } from "@readme-moe/model";
-import { Products } from "../linear-algebra/products.ts";
+import { Products } from "../linear-algebra/matrix.ts";
 import type { PassOptions } from "../layers/run-layer.ts";
-import { refuseMixture } from "../job/refuse-mixture.ts";
-import { LoraTasks } from "../lora/machines/lora-tasks.ts";
+import { refuseMixture } from "../job/refactor-job.ts";
+import { LoraTasks } from "../lora/machines.ts";
 import { resolveOptions } from "../options.ts";
-import { fitSetting } from "./fit-setting.ts";
-import { decodePlan, machinesOf, type WorkPlan } from "./plan.ts";
-import { planKey, SharedStore } from "./shared-store.ts";
-import { TaskRunner } from "./task-runner.ts";
+import { fitSetting } from "./fit-tasks.ts";
+import { decodePlan, machinesOf, type WorkPlan } from "./fit-work.ts";
+import { planKey, SharedStore, TaskRunner } from "./task-runner.ts";
 import { parseTask } from "./task.ts";
 
 /** Options of `RefactorWorker.open`. */

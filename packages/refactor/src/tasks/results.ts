@@ -1,8 +1,8 @@
 // Typed results of tasks, as artefacts and back.
 
-import type { LayerExperts, Part } from "../experts/layer-experts.ts";
+import { createHash } from "node:crypto";
 import type { Moments } from "../experts/moments.ts";
-import { arrayOf, type Artefact, type Values } from "./artefact.ts";
+import type { LayerExperts, Part } from "../experts/select.ts";
 
 type Arrays = readonly (readonly [name: string, values: Values])[];
 
@@ -116,4 +116,115 @@ export function readLayer(artefact: Artefact): FittedFamilies {
       figured.map((family) => [family, Array.from(arrayOf(artefact, `${family}.figures`, "f64"))]),
     ),
   };
+}
+
+// Results of tasks: arrays by name. As bytes they begin with a checksum of the rest, so that damage is noticed.
+
+/** Array of an artefact. */
+type Values = Float32Array | Float64Array | Int32Array | Uint8Array;
+
+/** Result of a task, or a part of one. */
+export type Artefact = ReadonlyMap<string, Values>;
+
+const TYPES = { f32: Float32Array, f64: Float64Array, i32: Int32Array, u8: Uint8Array } as const;
+
+interface ArrayTypes {
+  readonly f32: Float32Array;
+  readonly f64: Float64Array;
+  readonly i32: Int32Array;
+  readonly u8: Uint8Array;
+}
+
+type TypeName = keyof ArrayTypes;
+
+/** Arrays begin at multiples of this, so that they can be read in place. */
+const ALIGNMENT = 8;
+const CHECKSUM_BYTES = 32;
+/** Start of the header, behind the checksum and the header's length. */
+const HEADER_START = CHECKSUM_BYTES + 8;
+
+type HeaderEntry = readonly [name: string, type: TypeName, length: number];
+
+/** Encodes an artefact: checksum, length of the header, header, arrays in the byte order of the machine. */
+export function encodeArtefact(artefact: Artefact): Uint8Array {
+  const entries = Array.from(artefact, ([name, values]): HeaderEntry => [name, typeOf(values), values.length]);
+  const header = new TextEncoder().encode(JSON.stringify(entries));
+  const places = placesOf(entries, aligned(HEADER_START + header.byteLength));
+  const bytes = new Uint8Array(places.end);
+  new DataView(bytes.buffer).setBigUint64(CHECKSUM_BYTES, BigInt(header.byteLength), true);
+  bytes.set(header, HEADER_START);
+  for (const [name, { buffer, byteOffset, byteLength }] of artefact) {
+    bytes.set(new Uint8Array(buffer, byteOffset, byteLength), places.starts.get(name));
+  }
+  bytes.set(checksumOf(bytes));
+  return bytes;
+}
+
+/** Decodes an artefact. Arrays are views of `bytes`. @returns nothing when it is damaged */
+export function decodeArtefact(bytes: Uint8Array): Artefact | undefined {
+  if (bytes.byteLength < HEADER_START || !checksumOf(bytes).equals(bytes.subarray(0, CHECKSUM_BYTES))) return undefined;
+  const whole = bytes.byteOffset % ALIGNMENT === 0 ? bytes : bytes.slice();
+  const length = Number(new DataView(whole.buffer, whole.byteOffset).getBigUint64(CHECKSUM_BYTES, true));
+  if (length > whole.byteLength - HEADER_START) return undefined;
+  const entries = parseHeader(new TextDecoder().decode(whole.subarray(HEADER_START, HEADER_START + length)));
+  if (!entries) return undefined;
+  const { starts, end } = placesOf(entries, aligned(HEADER_START + length));
+  if (end !== whole.byteLength) return undefined;
+  return new Map(
+    entries.map(([name, type, count]) => {
+      const start = whole.byteOffset + (starts.get(name) ?? 0);
+      return [name, new TYPES[type](whole.buffer as ArrayBuffer, start, count)];
+    }),
+  );
+}
+
+/** Finds an array. @throws {TypeError} when there is none with this name and type */
+export function arrayOf<Type extends TypeName>(artefact: Artefact, name: string, type: Type): ArrayTypes[Type] {
+  const values = artefact.get(name);
+  if (values instanceof TYPES[type]) return values as ArrayTypes[Type];
+  throw new TypeError(`Expected an artefact to have \`${name}\` as ${type}, got ${values ? typeOf(values) : "none"}`);
+}
+
+function checksumOf(bytes: Uint8Array): Buffer {
+  return createHash("sha256").update(bytes.subarray(CHECKSUM_BYTES)).digest();
+}
+
+function typeOf(values: Values): TypeName {
+  if (values instanceof Float32Array) return "f32";
+  if (values instanceof Float64Array) return "f64";
+  return values instanceof Int32Array ? "i32" : "u8";
+}
+
+function aligned(at: number): number {
+  return Math.ceil(at / ALIGNMENT) * ALIGNMENT;
+}
+
+function placesOf(
+  entries: readonly HeaderEntry[],
+  start: number,
+): { readonly starts: ReadonlyMap<string, number>; readonly end: number } {
+  const starts = new Map<string, number>();
+  let end = start;
+  for (const [name, type, length] of entries) {
+    starts.set(name, end);
+    end = aligned(end + length * TYPES[type].BYTES_PER_ELEMENT);
+  }
+  return { starts, end };
+}
+
+function parseHeader(text: string): readonly HeaderEntry[] | undefined {
+  let parsed: unknown;
+  try {
+    parsed = JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+  return Array.isArray(parsed) && parsed.every(isEntry) ? parsed : undefined;
+}
+
+function isEntry(value: unknown): value is HeaderEntry {
+  if (!Array.isArray(value) || value.length !== 3) return false;
+  const [name, type, length] = value as readonly unknown[];
+  const isKnown = typeof type === "string" && Object.hasOwn(TYPES, type);
+  return typeof name === "string" && isKnown && Number.isSafeInteger(length) && (length as number) >= 0;
 }

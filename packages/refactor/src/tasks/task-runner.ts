@@ -1,12 +1,32 @@
 // Runs tasks over a store of their results. A result that is missing or damaged is computed anew where it is needed.
 
-import { arrayOf, type Artefact } from "./artefact.ts";
-import type { FitSetting } from "./fit-setting.ts";
-import { runFit, runPool } from "./fit-tasks.ts";
-import { joinLayer } from "./join-layer.ts";
-import { readStates } from "./results.ts";
-import { runPass, type PassInputs } from "./run-pass.ts";
-import { partsOf, taskName, type Task } from "./task.ts";
+import { existsSync } from "node:fs";
+import type { ArtefactStore } from "@readme-moe/core";
+import type { LayerExperts } from "../experts/select.ts";
+import { readFamilies, writeLayerFile, withFile, writeArrays, type WorkFolder } from "../job/work-folder.ts";
+import { addErrors, type AttendedStates, type LayerPass, type Batch } from "../layers/run-layer.ts";
+import {
+  type FitSetting,
+  runFit,
+  runPool,
+  runPass,
+  type PassInputs,
+  fittedPart,
+  joinExperts,
+  paperExperts,
+  passOf,
+} from "./fit-tasks.ts";
+import {
+  arrayOf,
+  type Artefact,
+  readStates,
+  FAMILIES,
+  layerArtefact,
+  readLayer,
+  decodeArtefact,
+  encodeArtefact,
+} from "./results.ts";
+import { partsOf, taskName, type Task, type FitFamily } from "./task.ts";
 
 /** Results of tasks, by names of `resultName`. */
 export interface TaskStore {
@@ -133,4 +153,210 @@ export class TaskRunner {
 /** Reads the result of the last task. */
 export function readCosts(artefact: Artefact): Float32Array {
   return arrayOf(artefact, "costs", "f32");
+}
+
+// Results on one machine: in memory, with layers and checkpoints of streams in the work folder.
+
+const STATE_FILE = "state.safetensors";
+/** Results that a checkpoint keeps; their names stand before a slash in those of the file's arrays. */
+const STATES = /^pass-\d+-\d+\.states$/;
+const LAYER = /^layer-(\d+)\.result$/;
+
+export class LocalStore implements TaskStore {
+  readonly #work: WorkFolder;
+  readonly #memory = new Map<string, Artefact>();
+
+  private constructor(work: WorkFolder) {
+    this.#work = work;
+  }
+
+  /** Opens the store of a work folder, with the streams of its last checkpoint. */
+  static async open(work: WorkFolder): Promise<LocalStore> {
+    const store = new LocalStore(work);
+    const path = work.file(STATE_FILE);
+    if (existsSync(path)) await store.#restore(path);
+    return store;
+  }
+
+  has = async (name: string): Promise<boolean> => {
+    const layer = layerIndex(name);
+    return layer === undefined ? this.#memory.has(name) : existsSync(this.#work.layerFile(layer));
+  };
+
+  read = async (name: string): Promise<Artefact | undefined> => {
+    const layer = layerIndex(name);
+    if (layer === undefined) return this.#memory.get(name);
+    const path = this.#work.layerFile(layer);
+    return existsSync(path) ? layerArtefact(await readFamilies(path, FAMILIES)) : undefined;
+  };
+
+  take = async (name: string): Promise<Artefact | undefined> => {
+    const artefact = await this.read(name);
+    this.#memory.delete(name);
+    return artefact;
+  };
+
+  write = async (name: string, artefact: Artefact): Promise<void> => {
+    const layer = layerIndex(name);
+    if (layer === undefined) this.#memory.set(name, artefact);
+    else await writeLayer(this.#work, layer, artefact);
+  };
+
+  remove = async (name: string): Promise<void> => {
+    this.#memory.delete(name);
+  };
+
+  /** Writes the streams to disk, so that work can be resumed behind the last layer. */
+  async saveCheckpoint(): Promise<void> {
+    const states = [...this.#memory].filter(([name]) => STATES.test(name));
+    const arrays = states.flatMap(([name, artefact]) =>
+      Array.from(artefact, ([array, values]) => [`${name}/${array}`, values as Float32Array] as const),
+    );
+    await writeArrays(this.#work.file(STATE_FILE), arrays);
+  }
+
+  async #restore(path: string): Promise<void> {
+    await withFile(path, async (file) => {
+      for (const name of file.names) {
+        const [state = "", array = ""] = name.split("/");
+        const known = this.#memory.get(state);
+        this.#memory.set(state, new Map([...(known ?? []), [array, await file.readFloats(name)]]));
+      }
+    });
+  }
+}
+
+/** Keeps a layer in the work folder, where the stages after the fit read it. */
+export async function writeLayer(work: WorkFolder, index: number, artefact: Artefact): Promise<void> {
+  const { families, figures } = readLayer(artefact);
+  await writeLayerFile(work.layerFile(index), families, figures);
+}
+
+function layerIndex(name: string): number | undefined {
+  const index = LAYER.exec(name)?.[1];
+  return index === undefined ? undefined : Number(index);
+}
+
+// Results that machines share: as bytes with a checksum, named by the hash of their plan.
+
+/** Returns the key of a plan. @param plan - its hash, as hex */
+export function planKey(plan: string): string {
+  return `${plan}.plan`;
+}
+
+export class SharedStore implements TaskStore {
+  readonly #store: ArtefactStore;
+  readonly #plan: string;
+
+  constructor(store: ArtefactStore, plan: string) {
+    this.#store = store;
+    this.#plan = plan;
+  }
+
+  has = (name: string): Promise<boolean> => this.#store.has(this.#key(name));
+
+  read = async (name: string): Promise<Artefact | undefined> => {
+    const bytes = await this.#store.get(this.#key(name));
+    return bytes && decodeArtefact(bytes);
+  };
+
+  // Others may need it again: a task that was killed runs once more.
+  take = (name: string): Promise<Artefact | undefined> => this.read(name);
+
+  write = (name: string, artefact: Artefact): Promise<void> =>
+    this.#store.put(this.#key(name), encodeArtefact(artefact));
+
+  remove = (name: string): Promise<void> => this.#store.remove(this.#key(name));
+
+  #key(name: string): string {
+    return `${this.#plan}.${name}`;
+  }
+}
+
+// Puts a layer together: chooses the shared size, and adds what the result is compared with.
+
+/** Readers of a layer's results so far. */
+interface LayerInputs {
+  readonly parts: () => Promise<Artefact>;
+  readonly fit: (family: FitFamily, expert: number, size: number) => Promise<Artefact>;
+  /** Reads the streams of a shard. */
+  readonly states: (shard: number) => Promise<Artefact>;
+}
+
+type Experts = ReturnType<typeof joinExperts>;
+
+async function joinLayer(setting: FitSetting, layer: number, inputs: LayerInputs): Promise<Artefact> {
+  const { numExperts, numSizes, baselines } = setting.bounds;
+  const parts = await inputs.parts();
+  const candidates: Experts[] = [];
+  for (let size = 0; size < numSizes; size++) {
+    const fits: Artefact[] = [];
+    for (let expert = 0; expert < numExperts; expert++) fits.push(await inputs.fit("ours", expert, size));
+    candidates.push(joinExperts(setting, { parts, fits, size }));
+  }
+  const ours = await chooseSize(setting, layer, candidates, inputs);
+  const families: Record<string, LayerExperts> = { ours };
+  const figures: Record<string, readonly number[]> = { ours: ours.relativeErrors };
+  if (baselines) {
+    const single = joinExperts(setting, { parts: new Map(), fits: [await inputs.fit("static", 0, 0)], size: 0 });
+    families["static"] = single;
+    figures["static"] = single.relativeErrors;
+    families["paper"] = paperExperts(parts);
+    const random = [];
+    for (let expert = 0; expert < numExperts; expert++) {
+      random.push(fittedPart(await inputs.fit("random", expert, 0)));
+    }
+    families["random"] = { shared: undefined, experts: random };
+  }
+  return layerArtefact({ families, figures });
+}
+
+/** Returns the candidate with the smallest error on the text that is held back. */
+async function chooseSize(
+  setting: FitSetting,
+  layer: number,
+  candidates: readonly Experts[],
+  inputs: LayerInputs,
+): Promise<Experts> {
+  const [first] = candidates;
+  if (!first) throw new RangeError("Expected `sharedSizes` to have an entry, got none");
+  if (candidates.length === 1) return first;
+  const sums = candidates.map(() => 0);
+  for (const [index, shard] of setting.text.shards.entries()) {
+    if (shard.heldBack.size === 0) continue;
+    const { attended, goalRows, goalWeights } = readStates(await inputs.states(index));
+    const goal = { rows: goalRows, weights: goalWeights };
+    const where = { share: setting.share, batches: shard.heldBack, experts: shard.experts };
+    for (const [size, candidate] of candidates.entries()) {
+      sums[size]! += await ownErrors(passOf(setting, shard, layer), { attended, goal }, candidate, where);
+    }
+  }
+  return candidates[sums.indexOf(Math.min(...sums))] ?? first;
+}
+
+/** Text that errors are measured on. */
+interface OwnText {
+  readonly share: number;
+  readonly batches: ReadonlySet<Batch>;
+  /** Expert of each of the stream's domains. */
+  readonly experts: readonly number[];
+}
+
+/** Sums the errors of each domain's own expert over the tokens of some batches. */
+export async function ownErrors(
+  pass: LayerPass,
+  inputs: AttendedStates,
+  layer: LayerExperts,
+  { share, batches, experts }: OwnText,
+): Promise<number> {
+  const { stream } = pass;
+  const numExperts = layer.experts.length;
+  const costs = new Float32Array(stream.numTokens * numExperts);
+  await addErrors(pass, inputs, layer, { share, costs, wants: (batch) => batches.has(batch) });
+  let sum = 0;
+  for (const batch of batches) {
+    const own = stream.view(costs, batch, numExperts);
+    for (let at = experts[batch.domain] ?? 0; at < own.length; at += numExperts) sum += own[at]!;
+  }
+  return sum;
 }

@@ -5,8 +5,7 @@ import { endOfTextId, type Model } from "@readme-moe/model";
 import { prepareDomain, type DomainText } from "../job/prepare-domain.ts";
 import { shuffled } from "../random.ts";
 import type { Route } from "../router-training/routes.ts";
-import type { Batch } from "./decoder/decoder.ts";
-import type { Labels } from "./decoder/head.ts";
+import type { Batch, Labels } from "./decoder.ts";
 import { stepsOf, type ResolvedTuneOptions } from "./options.ts";
 
 export interface RoutedSequence {

@@ -3,7 +3,7 @@
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { readTextFile, type Model } from "@readme-moe/model";
-import { decimals, signed } from "../report/text.ts";
+import { decimals, signed } from "../report/verdict.ts";
 import { linePicture } from "../report/pictures/line-picture.ts";
 import { stepsOf, type Evaluation, type ResolvedTuneOptions } from "./options.ts";
 import { bestOf, type TuningHistory } from "./train.ts";

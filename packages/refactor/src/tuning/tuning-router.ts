@@ -3,10 +3,8 @@
 import { existsSync } from "node:fs";
 import { writeSafetensors, type Model, type ModelConfig, type RouterConfig } from "@readme-moe/model";
 import { withFile } from "../job/work-folder.ts";
-import type { RouterParameters } from "../router-training/router-network.ts";
-import { repeatedCosts, splitExamples } from "../router-training/router-targets.ts";
-import { RouterTrainer } from "../router-training/router-trainer.ts";
-import { withKernelRouter, type Route } from "../router-training/routes.ts";
+import { type RouterParameters, RouterTrainer } from "../router-training/router-trainer.ts";
+import { repeatedCosts, splitExamples, withKernelRouter, type Route } from "../router-training/routes.ts";
 import { trainRouter, type RouterTrainingOptions, type TrainedRouter } from "../router-training/train-router.ts";
 import type { ResolvedTuneOptions } from "./options.ts";
 import type { TextSequence } from "./tuning-data.ts";

@@ -10,8 +10,8 @@ import {
   type ReadMeContent,
   type SafetensorsInput,
 } from "@readme-moe/model";
-import { routerSection, routerTensors } from "../router-training/router-network.ts";
-import type { DecoderWeights, Weight, WeightGroup } from "./decoder/decoder-weights.ts";
+import { routerSection, routerTensors } from "../router-training/router-trainer.ts";
+import type { DecoderWeights, Weight, WeightGroup } from "./decoder.ts";
 import { LEFT, RIGHT } from "./parameters.ts";
 import type { KeptRouter } from "./tuning-router.ts";
 

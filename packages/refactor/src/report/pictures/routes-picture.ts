@@ -1,9 +1,9 @@
 // The expert of each token of sample texts, in lines of equally wide characters.
 
 import stringWidth from "string-width";
-import { percent } from "../text.ts";
+import { percent } from "../verdict.ts";
 import type { Report, RoutedPiece } from "../report.ts";
-import { draw, FAINT_INK, GROUND, legendColumns, printable, textWidth } from "./drawing.ts";
+import { draw, FAINT_INK, GROUND, legendColumns, printable, textWidth } from "./line-picture.ts";
 
 const COLUMNS = 100;
 // Width of a character at the font size below, in the usual fonts of equal widths.

@@ -1,8 +1,51 @@
-// Artefacts as objects of a store like S3.
+// Stores of artefacts that several machines share: a folder, or a store like S3.
 
 import { createHash } from "node:crypto";
-import { ReadMeError, type ArtefactStore } from "@readme-moe/core";
-import { checkedKey } from "./key.ts";
+import { mkdir, readFile, rm, stat } from "node:fs/promises";
+import { join, resolve } from "node:path";
+import { type ArtefactStore, ReadMeError } from "@readme-moe/core";
+import { writeFileAtomically } from "@readme-moe/model";
+
+/**
+ * Opens a store of artefacts that machines share: a folder, or `s3://bucket/prefix` of a store like S3, whose endpoint
+ * and keys are in the environment (`AWS_ENDPOINT_URL`, `AWS_REGION`, `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`).
+ *
+ * @throws {TypeError} on a wrong URL, or without keys
+ * @throws {ReadMeError} `ERR_WRITE_FAILED` when the folder cannot be made; `ERR_MODULE` without the client of S3
+ */
+export async function openArtefacts(place: string, env: NodeJS.ProcessEnv = process.env): Promise<ArtefactStore> {
+  return place.startsWith("s3:") ? openS3(place, env) : openFolder(place);
+}
+
+// Artefacts as files of a folder that machines share.
+
+/** @throws {ReadMeError} `ERR_WRITE_FAILED` when the folder cannot be made */
+async function openFolder(folder: string): Promise<ArtefactStore> {
+  try {
+    await mkdir(folder, { recursive: true });
+  } catch (cause) {
+    throw new ReadMeError("ERR_WRITE_FAILED", `${folder}: is no folder for artefacts`, { cause });
+  }
+  const pathOf = (key: string): string => join(resolve(folder), checkedKey(key));
+  return {
+    has: async (key) => (await ifThere(pathOf(key), stat)) !== undefined,
+    get: (key) => ifThere(pathOf(key), (path) => readFile(path)),
+    put: (key, bytes) => writeFileAtomically(pathOf(key), bytes),
+    remove: (key) => rm(pathOf(key), { force: true }),
+  };
+}
+
+/** @throws {ReadMeError} `ERR_FILE_UNREADABLE` for any other reason than that there is no such file */
+async function ifThere<Result>(path: string, read: (path: string) => Promise<Result>): Promise<Result | undefined> {
+  try {
+    return await read(path);
+  } catch (cause) {
+    if ((cause as NodeJS.ErrnoException).code === "ENOENT") return undefined;
+    throw new ReadMeError("ERR_FILE_UNREADABLE", `${path}: cannot be read`, { cause });
+  }
+}
+
+// Artefacts as objects of a store like S3.
 
 /** Longest time of one request; large objects take minutes. */
 const REQUEST_MS = 600_000;
@@ -17,7 +60,7 @@ interface S3Place {
 }
 
 /** @throws {TypeError} on a wrong URL, or without keys; {ReadMeError} `ERR_MODULE` without the client of S3 */
-export async function openS3(url: string, env: NodeJS.ProcessEnv): Promise<ArtefactStore> {
+async function openS3(url: string, env: NodeJS.ProcessEnv): Promise<ArtefactStore> {
   const { bucket, prefix } = parsePlace(url);
   const region = env["AWS_REGION"] ?? env["AWS_DEFAULT_REGION"] ?? "us-east-1";
   const base = baseOf(bucket, region, env["AWS_ENDPOINT_URL_S3"] ?? env["AWS_ENDPOINT_URL"]);
@@ -91,4 +134,12 @@ async function loadClient(): Promise<typeof import("aws4fetch")> {
     const message = "Artefacts in S3 need the package aws4fetch: npm install aws4fetch";
     throw new ReadMeError("ERR_MODULE", message, { cause });
   }
+}
+
+const KEY = /^[0-9a-f]{64}\.[a-z0-9.-]{1,64}$/;
+
+/** Refuses what could be a path. @throws {TypeError} unless `key` is a hash and a name */
+function checkedKey(key: string): string {
+  if (KEY.test(key)) return key;
+  throw new TypeError("Expected the key of an artefact to be a hash and a name, got another");
 }

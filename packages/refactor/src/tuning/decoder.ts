@@ -1,0 +1,438 @@
+// Runs a whole model forwards and backwards, layer by layer. Only the layers' inputs are kept; the inside of a layer is
+// computed again on the way back.
+
+import { type LayerRefs, type Model, type TensorRef, layerConfig, type ModelConfig } from "@readme-moe/model";
+import { gradientName } from "../autodiff/tape.ts";
+import { addInto } from "../experts/moments.ts";
+import * as decoder from "../graphs/decoder-layer.ts";
+import type { Graph } from "../graphs/graph-builder.ts";
+import { floatOutput, type Feeds, type GraphTensor, GraphSession } from "../graphs/session.ts";
+import {
+  HIDDEN,
+  OUTPUT_GRADIENT,
+  type WeightShapes,
+  attentionGraph,
+  feedForwardGraph,
+  keyOf,
+  crossEntropyGraph,
+  distillationGraph,
+} from "./graphs.ts";
+
+/** Sequences that run through a decoder together, laid end to end. */
+export interface Batch {
+  readonly tokenIds: Int32Array;
+  /** Expert of each token. */
+  readonly experts: Uint16Array;
+}
+
+/** Inputs of a layer's halves, which the way back needs. */
+interface LayerInputs {
+  readonly hidden: Float32Array;
+  /** Inputs of the FFN half, by expert. */
+  readonly shares: readonly { readonly share: Share; readonly rows: Float32Array }[];
+}
+
+interface Pass {
+  /** Residual stream behind the last layer, in front of the last norm; `[tokens, hiddenSize]`. */
+  readonly hidden: Float32Array;
+  /** Inputs of all layers; empty unless `forward` keeps them. */
+  readonly layers: readonly LayerInputs[];
+}
+
+/** Receives a gradient of the weight `key`; the array is not used afterwards. */
+type OnGradient = (key: string, gradient: Float32Array) => void;
+
+export class Decoder {
+  readonly weights: DecoderWeights;
+  readonly #pool: GraphPool;
+  readonly #hiddenSize: number;
+  /** Keys of trained weights. */
+  readonly #trained: ReadonlySet<string>;
+
+  constructor(weights: DecoderWeights, pool: GraphPool, trained: ReadonlySet<string> = new Set()) {
+    this.weights = weights;
+    this.#pool = pool;
+    this.#hiddenSize = weights.finalNorm.values.length;
+    this.#trained = trained;
+  }
+
+  /** Runs all layers. @param keeps - whether `backward` follows */
+  async forward({ tokenIds, experts }: Batch, keeps: boolean): Promise<Pass> {
+    const shares = dealRows(experts);
+    const layers: LayerInputs[] = [];
+    let hidden = this.#embed(tokenIds);
+    for (const [index, layer] of this.weights.layers.entries()) {
+      const attended = await this.#attend(index, layer, hidden);
+      const inputs = shares.map((share) => ({ share, rows: takeRows(attended, share, this.#hiddenSize) }));
+      if (keeps) layers.push({ hidden, shares: inputs });
+      let next = shares.length > 1 ? attended : hidden;
+      for (const { share, rows } of inputs) {
+        next = putRows(next, await this.#feedForward(layer, share.expert, rows), share, this.#hiddenSize);
+      }
+      hidden = next;
+      await breathe();
+    }
+    return { hidden, layers };
+  }
+
+  /** Computes the gradients of trained weights. @param gradient - of `pass.hidden` */
+  async backward({ layers }: Pass, gradient: Float32Array, onGradient: OnGradient): Promise<void> {
+    let slope = gradient;
+    for (const [index, inputs] of [...layers.entries()].toReversed()) {
+      const layer = this.weights.layers[index]!;
+      let before = inputs.shares.length > 1 ? new Float32Array(slope.length) : slope;
+      for (const { share, rows } of inputs.shares) {
+        const groups = [layer.common, layer.experts[share.expert]!];
+        const session = await this.#pool.feedForward(this.#shapes(groups), true);
+        const own = takeRows(slope, share, this.#hiddenSize);
+        const outputs = await session.run({
+          ...this.#rows(HIDDEN, rows),
+          ...this.#rows(OUTPUT_GRADIENT, own),
+          ...weightFeeds(groups),
+        });
+        this.#passOn(groups, outputs, onGradient);
+        before = putRows(before, floatOutput(outputs, gradientName(HIDDEN)), share, this.#hiddenSize);
+      }
+      const groups = [layer.attention];
+      const session = await this.#pool.attention(index, this.#shapes(groups), true);
+      const outputs = await session.run({
+        ...this.#rows(HIDDEN, inputs.hidden),
+        ...this.#rows(OUTPUT_GRADIENT, before),
+        ...weightFeeds(groups),
+      });
+      this.#passOn(groups, outputs, onGradient);
+      slope = floatOutput(outputs, gradientName(HIDDEN));
+      await breathe();
+    }
+  }
+
+  async #attend(index: number, { attention }: LayerWeights, hidden: Float32Array): Promise<Float32Array> {
+    const session = await this.#pool.attention(index, this.#shapes([attention]), false);
+    const outputs = await session.run({ ...this.#rows(HIDDEN, hidden), ...weightFeeds([attention]) });
+    return floatOutput(outputs, "next");
+  }
+
+  async #feedForward({ common, experts }: LayerWeights, expert: number, rows: Float32Array): Promise<Float32Array> {
+    const groups = [common, experts[expert]!];
+    const session = await this.#pool.feedForward(this.#shapes(groups), false);
+    const outputs = await session.run({ ...this.#rows(HIDDEN, rows), ...weightFeeds(groups) });
+    return floatOutput(outputs, "next");
+  }
+
+  #embed(tokenIds: Int32Array): Float32Array {
+    const { embedding } = this.weights;
+    const size = this.#hiddenSize;
+    const hidden = new Float32Array(tokenIds.length * size);
+    tokenIds.forEach((id, row) => hidden.set(embedding.subarray(id * size, (id + 1) * size), row * size));
+    const { embeddingScale } = this.#pool.config;
+    return embeddingScale === 1 ? hidden : hidden.map((value) => value * embeddingScale);
+  }
+
+  #rows(name: string, data: Float32Array): Record<string, { data: Float32Array; dims: readonly number[] }> {
+    return { [name]: { data, dims: [data.length / this.#hiddenSize, this.#hiddenSize] } };
+  }
+
+  #shapes(groups: readonly WeightGroup[]): WeightShapes {
+    const entries = groups.flatMap((group) => [...group]);
+    return {
+      shapes: new Map(entries.map(([name, { shape }]) => [name, shape])),
+      trained: new Set(entries.flatMap(([name, { key }]) => (this.#trained.has(key) ? [name] : []))),
+    };
+  }
+
+  #passOn(groups: readonly WeightGroup[], outputs: Feeds, onGradient: OnGradient): void {
+    for (const group of groups) {
+      for (const [name, { key }] of group) {
+        const gradient = gradientName(name);
+        if (outputs[gradient]) onGradient(key, floatOutput(outputs, gradient));
+      }
+    }
+  }
+}
+
+/** Makes a break: runs block their thread, and neither signals nor timers would be handled. */
+function breathe(): Promise<void> {
+  return new Promise((resolve) => setImmediate(resolve));
+}
+
+// Losses of a decoder's last states and their gradients, some rows at a time.
+
+/** Rows of logits that are in memory together; larger arrays would be returned to the system after each use. */
+const HEAD_ROWS = 128;
+
+/** Tokens that follow each row. */
+export interface Labels {
+  readonly ids: Int32Array;
+  /** Weight of each row; 0 for rows that nothing follows. */
+  readonly weights: Float32Array;
+}
+
+interface DistilledRows {
+  /** Weighted sums over rows. */
+  readonly divergence: number;
+  readonly crossEntropy: number;
+  /** Gradient of `divergence + labelShare · crossEntropy` by the student's states. */
+  readonly gradient: Float32Array;
+  readonly normGradient: Float32Array;
+  /** Divergence of each row, in nats. */
+  readonly divergences: Float32Array;
+}
+
+/** The student's part and its teacher's. */
+interface Pair<Part> {
+  readonly student: Part;
+  readonly teacher: Part;
+}
+
+/**
+ * Computes the loss of rows, and its gradients.
+ *
+ * @param states - of the last layer, `[rows, hiddenSize]`
+ * @param labels - with the weight of cross-entropies in the loss
+ */
+export async function distillRows(
+  pool: GraphPool,
+  states: Pair<Float32Array>,
+  weights: Pair<DecoderWeights>,
+  { ids, weights: rowWeights, labelShare }: Labels & { readonly labelShare: number },
+): Promise<DistilledRows> {
+  const session = await pool.distillation(labelShare);
+  const size = weights.student.finalNorm.values.length;
+  const gradient = new Float32Array(states.student.length);
+  const normGradient = new Float32Array(size);
+  const divergences = new Float32Array(ids.length);
+  const teacherHead = headFeeds(weights.teacher);
+  const fixed = {
+    ...headFeeds(weights.student),
+    teacher_norm: teacherHead.norm,
+    teacher_head: teacherHead.head,
+  };
+  let [divergence, crossEntropy] = [0, 0];
+  for (const [from, to] of chunks(ids.length)) {
+    const rows = (data: Float32Array): GraphTensor => ({
+      data: data.subarray(from * size, to * size),
+      dims: [to - from, size],
+    });
+    const outputs = await session.run({
+      ...fixed,
+      [HIDDEN]: rows(states.student),
+      taught: rows(states.teacher),
+      ids: idsFeed(ids.subarray(from, to)),
+      weights: { data: rowWeights.subarray(from, to), dims: [to - from, 1] },
+    });
+    gradient.set(floatOutput(outputs, gradientName(HIDDEN)), from * size);
+    addInto(normGradient, floatOutput(outputs, gradientName("norm")));
+    divergences.set(floatOutput(outputs, "divergences"), from);
+    const rowsWeights = rowWeights.subarray(from, to);
+    divergence += weightedSum(floatOutput(outputs, "divergences"), rowsWeights);
+    crossEntropy += weightedSum(floatOutput(outputs, "losses"), rowsWeights);
+  }
+  return { divergence, crossEntropy, gradient, normGradient, divergences };
+}
+
+/** Computes each row's cross-entropy, in nats. */
+export async function crossEntropies(
+  pool: GraphPool,
+  hidden: Float32Array,
+  weights: DecoderWeights,
+  ids: Int32Array,
+): Promise<Float32Array> {
+  const session = await pool.crossEntropy();
+  const size = weights.finalNorm.values.length;
+  const losses = new Float32Array(ids.length);
+  for (const [from, to] of chunks(ids.length)) {
+    const outputs = await session.run({
+      ...headFeeds(weights),
+      [HIDDEN]: { data: hidden.subarray(from * size, to * size), dims: [to - from, size] },
+      ids: idsFeed(ids.subarray(from, to)),
+    });
+    losses.set(floatOutput(outputs, "losses"), from);
+  }
+  return losses;
+}
+
+function headFeeds({ finalNorm, head }: DecoderWeights): { readonly norm: GraphTensor; readonly head: GraphTensor } {
+  const size = finalNorm.values.length;
+  return {
+    norm: { data: finalNorm.values, dims: [size] },
+    head: { data: head, dims: [head.length / size, size] },
+  };
+}
+
+function* chunks(rows: number): Generator<readonly [from: number, to: number]> {
+  for (let from = 0; from < rows; from += HEAD_ROWS) yield [from, Math.min(rows, from + HEAD_ROWS)];
+}
+
+function idsFeed(ids: Int32Array): GraphTensor {
+  return { data: BigInt64Array.from(ids, BigInt), dims: [ids.length] };
+}
+
+function weightedSum(values: Float32Array, weights: Float32Array): number {
+  return values.reduce((sum, value, i) => sum + value * weights[i]!, 0);
+}
+
+// All weights of a model in memory as float32, by the names of `decoder` in `graphs`.
+
+/** One weight of a model. */
+export interface Weight {
+  /** File and tensor of a Read-ME folder: `backbone/…` or `<expert>/…`. */
+  readonly key: string;
+  readonly shape: readonly number[];
+  readonly values: Float32Array;
+}
+
+/** Weights by the graphs' names, such as `query.weight`; factors of trained changes may be added. */
+export type WeightGroup = Map<string, Weight>;
+
+export interface LayerWeights {
+  readonly attention: WeightGroup;
+  /** The part of the FFN half that all tokens use: its norms, and shared rows if there are any. */
+  readonly common: WeightGroup;
+  readonly experts: readonly WeightGroup[];
+}
+
+export interface DecoderWeights {
+  readonly layers: readonly LayerWeights[];
+  readonly finalNorm: Weight;
+  /** `[vocabSize, hiddenSize]` */
+  readonly embedding: Float32Array;
+  /** Like `embedding`; the same array if the two are tied. */
+  readonly head: Float32Array;
+}
+
+/** Reads all weights. */
+export async function readDecoderWeights({ weights }: Pick<Model, "weights">): Promise<DecoderWeights> {
+  const layers: LayerWeights[] = [];
+  for (const refs of weights.layers) layers.push(await readLayer(refs));
+  const embedding = await read(weights.embedding);
+  return {
+    layers,
+    finalNorm: await readWeight(weights.finalNorm, "backbone"),
+    embedding,
+    head: weights.head === weights.embedding ? embedding : await read(weights.head),
+  };
+}
+
+/** Makes a graph's inputs out of weights. */
+function weightFeeds(groups: readonly ReadonlyMap<string, Weight>[]): Record<string, GraphTensor> {
+  const feeds: Record<string, GraphTensor> = {};
+  for (const group of groups)
+    for (const [name, { values, shape }] of group) feeds[name] = { data: values, dims: shape };
+  return feeds;
+}
+
+async function readLayer(layer: LayerRefs): Promise<LayerWeights> {
+  const { shared } = layer;
+  const common = [...decoder.feedForwardNorms(layer), ...(shared ? decoder.feedForwardWeights("shared", shared) : [])];
+  const experts: WeightGroup[] = [];
+  for (const [expert, refs] of layer.experts.entries()) {
+    experts.push(await readGroup(decoder.feedForwardWeights("expert", refs), String(expert)));
+  }
+  return {
+    attention: await readGroup(decoder.attentionWeights(layer), "backbone"),
+    common: await readGroup(common, "backbone"),
+    experts,
+  };
+}
+
+/** @param file - of a Read-ME folder */
+async function readGroup(refs: Iterable<readonly [string, TensorRef]>, file: string): Promise<WeightGroup> {
+  const group: WeightGroup = new Map();
+  for (const [name, ref] of refs) group.set(name, await readWeight(ref, file));
+  return group;
+}
+
+async function readWeight(ref: TensorRef, file: string): Promise<Weight> {
+  return { key: `${file}/${ref.name}`, shape: ref.shape, values: await read(ref) };
+}
+
+function read({ store, name }: TensorRef): Promise<Float32Array> {
+  return store.readFloats(name);
+}
+
+// Sessions of a decoder's graphs. Layers whose weights have the same shapes share them, and so do all of their experts.
+
+export class GraphPool {
+  readonly config: ModelConfig;
+  readonly #sessions = new Map<string, Promise<GraphSession>>();
+  readonly #sequenceTokens: number;
+  readonly #threads: number | undefined;
+
+  /** @param sequenceTokens - length of all sequences */
+  constructor(config: ModelConfig, sequenceTokens: number, threads: number | undefined) {
+    this.config = config;
+    this.#sequenceTokens = sequenceTokens;
+    this.#threads = threads;
+  }
+
+  attention(layer: number, weights: WeightShapes, hasGradients: boolean): Promise<GraphSession> {
+    const { config } = this;
+    const setting = { layer: layerConfig(config, layer), sequenceTokens: this.#sequenceTokens };
+    const key = `attention ${hasGradients} ${JSON.stringify(setting)} ${keyOf(weights)}`;
+    return this.#session(key, () => attentionGraph({ config, weights, hasGradients }, setting));
+  }
+
+  feedForward(weights: WeightShapes, hasGradients: boolean): Promise<GraphSession> {
+    const { config } = this;
+    const key = `feed-forward ${hasGradients} ${keyOf(weights)}`;
+    return this.#session(key, () => feedForwardGraph({ config, weights, hasGradients }));
+  }
+
+  distillation(labelShare: number): Promise<GraphSession> {
+    return this.#session(`distillation ${labelShare}`, () => distillationGraph(this.config, labelShare));
+  }
+
+  crossEntropy(): Promise<GraphSession> {
+    return this.#session("cross-entropy", () => crossEntropyGraph(this.config));
+  }
+
+  async dispose(): Promise<void> {
+    for (const session of this.#sessions.values()) await (await session).dispose();
+    this.#sessions.clear();
+  }
+
+  #session(key: string, make: () => Graph): Promise<GraphSession> {
+    const known = this.#sessions.get(key);
+    if (known) return known;
+    const made = GraphSession.open(make(), { threads: this.#threads });
+    this.#sessions.set(key, made);
+    return made;
+  }
+}
+
+// Distribution of a batch's rows to experts.
+
+/** Rows of one expert. */
+interface Share {
+  readonly expert: number;
+  /** Row indices, ascending; `undefined` for all rows. */
+  readonly rows: Int32Array | undefined;
+}
+
+/** Groups rows by expert. @param experts - of each row */
+function dealRows(experts: Uint16Array): readonly Share[] {
+  const counts = new Map<number, number>();
+  for (const expert of experts) counts.set(expert, (counts.get(expert) ?? 0) + 1);
+  return [...counts.keys()]
+    .toSorted((a, b) => a - b)
+    .map((expert) => ({ expert, rows: counts.size === 1 ? undefined : placesOf(experts, expert) }));
+}
+
+/** Selects the rows `[…, width]` of a share: a copy, unless the share has all rows. */
+function takeRows(all: Float32Array, { rows }: Share, width: number): Float32Array {
+  if (!rows) return all;
+  const taken = new Float32Array(rows.length * width);
+  rows.forEach((row, place) => taken.set(all.subarray(row * width, (row + 1) * width), place * width));
+  return taken;
+}
+
+/** Writes a share's rows to their places. @returns `all`, or `part` if it has all rows */
+function putRows(all: Float32Array, part: Float32Array, { rows }: Share, width: number): Float32Array {
+  if (!rows) return part;
+  rows.forEach((row, place) => all.set(part.subarray(place * width, (place + 1) * width), row * width));
+  return all;
+}
+
+function placesOf(experts: Uint16Array, expert: number): Int32Array {
+  return Int32Array.from(experts.keys()).filter((row) => experts[row] === expert);
+}

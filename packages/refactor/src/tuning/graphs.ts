@@ -1,0 +1,155 @@
+// Graphs of tuning: the halves of layers and the loss, with gradients.
+
+import type { ModelConfig } from "@readme-moe/model";
+import { add, timesNumber, linear } from "../autodiff/arithmetic.ts";
+import { type AttentionSetting, TapeOperations, type TapeWeights, rmsNorm } from "../autodiff/layer-operations.ts";
+import { distill, pickedLogits, weightedSum } from "../autodiff/losses.ts";
+import { ANY_ROWS, Tape, type Tensor } from "../autodiff/tape.ts";
+import * as decoder from "../graphs/decoder-layer.ts";
+import type { Graph } from "../graphs/graph-builder.ts";
+import * as operators from "../graphs/operators.ts";
+
+/** Input of a half: the residual stream. */
+export const HIDDEN = "hidden";
+/** Gradient of a half's result. */
+export const OUTPUT_GRADIENT = "output_gradient";
+
+/** Weights that a graph takes as inputs, by name. */
+export interface WeightShapes {
+  readonly shapes: ReadonlyMap<string, readonly number[]>;
+  /** Names of weights whose gradients are computed. */
+  readonly trained: ReadonlySet<string>;
+}
+
+/** Makes a text that is equal for weights that the same graph can serve. */
+export function keyOf({ shapes, trained }: WeightShapes): string {
+  return JSON.stringify([[...shapes], [...trained].filter((name) => shapes.has(name))]);
+}
+
+/** One graph of a half. */
+interface HalfGraph {
+  readonly config: ModelConfig;
+  readonly weights: WeightShapes;
+  /** Whether the graph computes gradients instead of the result. */
+  readonly hasGradients: boolean;
+}
+
+/**
+ * Builds the graph of `hidden + output(attention(norm(hidden)))`. Inputs: `HIDDEN` `[tokens, hiddenSize]` and the
+ * weights. Without gradients, the output is `next`, shaped like `HIDDEN`. With gradients, `OUTPUT_GRADIENT` is another
+ * input, and outputs are the gradients of `HIDDEN` and of trained weights.
+ */
+export function attentionGraph(half: HalfGraph, setting: AttentionSetting): Graph {
+  return buildHalf("attention", half, setting, (operations, x) => decoder.attentionHalf(operations, half.config, x));
+}
+
+/**
+ * Builds the graph of `hidden + shared(norm(hidden)) + expert(norm(hidden))`, with inputs and outputs as of attention.
+ */
+export function feedForwardGraph(half: HalfGraph): Graph {
+  const parts = half.weights.shapes.has("shared.gate.weight") ? ["expert", "shared"] : ["expert"];
+  return buildHalf("feed-forward", half, undefined, (operations, x) =>
+    decoder.feedForwardHalf(operations, half.config, x, parts),
+  );
+}
+
+function buildHalf(
+  name: string,
+  { config, weights, hasGradients }: HalfGraph,
+  attention: AttentionSetting | undefined,
+  apply: (operations: TapeOperations, x: Tensor) => Tensor,
+): Graph {
+  const tape = new Tape(name);
+  const shape = [ANY_ROWS, config.hiddenSize];
+  const x = hasGradients ? tape.parameter(HIDDEN, shape) : tape.data(HIDDEN, "float32", shape);
+  const inputs = new InputWeights(tape, weights, hasGradients);
+  const next = apply(new TapeOperations(tape, inputs, config, attention), x);
+  if (hasGradients) return tape.pullback(next, tape.data(OUTPUT_GRADIENT, "float32", next.shape).value);
+  tape.graph.output("next", next.value, "float32", ["rows", config.hiddenSize]);
+  return tape.graph.build();
+}
+
+/** Weights as inputs of a graph, each declared when it is first used. */
+class InputWeights implements TapeWeights {
+  readonly #tape: Tape;
+  readonly #weights: WeightShapes;
+  readonly #made = new Map<string, Tensor>();
+  readonly #hasGradients: boolean;
+
+  constructor(tape: Tape, weights: WeightShapes, hasGradients: boolean) {
+    this.#tape = tape;
+    this.#weights = weights;
+    this.#hasGradients = hasGradients;
+  }
+
+  has(name: string): boolean {
+    return this.#weights.shapes.has(name);
+  }
+
+  get(name: string): Tensor {
+    const known = this.#made.get(name);
+    if (known) return known;
+    const shape = this.#weights.shapes.get(name);
+    if (!shape) throw new TypeError(`Expected a weight \`${name}\`, got none`);
+    const isParameter = this.#hasGradients && this.#weights.trained.has(name);
+    const made = isParameter ? this.#tape.parameter(name, shape) : this.#tape.data(name, "float32", shape);
+    this.#made.set(name, made);
+    return made;
+  }
+}
+
+// Graphs from the last layer's states to the loss. They take a few rows at a time: a row of logits is as long as the
+// vocabulary.
+
+type HeadConfig = Pick<ModelConfig, "hiddenSize" | "vocabSize" | "rmsNormEpsilon" | "normOffset" | "logitScale">;
+
+/**
+ * Builds the graph of the loss and its gradients. Inputs: `HIDDEN` and `taught`, student's and teacher's states `[rows,
+ * hiddenSize]`; `norm`, `head`, `teacher_norm` and `teacher_head`; `ids` int64 `[rows]`, the tokens that follow;
+ * `weights` `[rows, 1]`. Outputs: `loss` `[1]`, the weighted sum of divergences from the teacher and of `labelShare`
+ * times cross-entropies; both of each row; gradients of `HIDDEN` and `norm`.
+ */
+export function distillationGraph(config: HeadConfig, labelShare: number): Graph {
+  const tape = new Tape("distillation");
+  const { hiddenSize, vocabSize } = config;
+  const rows = (name: string): Tensor => tape.data(name, "float32", [ANY_ROWS, hiddenSize]);
+  const table = (name: string): Tensor => tape.data(name, "float32", [vocabSize, hiddenSize]);
+  const x = tape.parameter(HIDDEN, [ANY_ROWS, hiddenSize]);
+  const head = table("head");
+  const normed = headInput(tape, x, tape.parameter("norm", [hiddenSize]), config);
+  const taught = headInput(tape, rows("taught"), tape.data("teacher_norm", "float32", [hiddenSize]), config);
+  const weights = tape.data("weights", "float32", [ANY_ROWS, 1]);
+  const logits = linear(tape, normed, head);
+  const teacher = linear(tape, taught, table("teacher_head"));
+  const { divergences, logSums, loss } = distill(tape, { logits, teacher, weights }, labelShare);
+  const picked = pickedLogits(tape, normed, head, tape.data("ids", "int64", [ANY_ROWS]));
+  const total = add(tape, loss, weightedSum(tape, picked, weights, -labelShare));
+  const g = tape.graph;
+  g.output("divergences", divergences.value, "float32", ["rows"]);
+  g.output("losses", operators.Sub(g, logSums.value, picked.value), "float32", ["rows"]);
+  return tape.build(total);
+}
+
+/**
+ * Builds the graph of cross-entropies. Inputs: `HIDDEN` `[rows, hiddenSize]`, `norm`, `head` and `ids`. Output:
+ * `losses` `[rows]`.
+ */
+export function crossEntropyGraph(config: HeadConfig): Graph {
+  const { hiddenSize, vocabSize } = config;
+  const tape = new Tape("cross-entropy");
+  const x = tape.data(HIDDEN, "float32", [ANY_ROWS, hiddenSize]);
+  const head = tape.data("head", "float32", [vocabSize, hiddenSize]);
+  const normed = headInput(tape, x, tape.data("norm", "float32", [hiddenSize]), config);
+  const picked = pickedLogits(tape, normed, head, tape.data("ids", "int64", [ANY_ROWS]));
+  const g = tape.graph;
+  const logSums = operators.ReduceLogSumExp(g, linear(tape, normed, head).value, 1);
+  g.output("losses", operators.Sub(g, logSums, picked.value), "float32", ["rows"]);
+  return g.build();
+}
+
+/** Norms rows for the head. The factor of logits is applied here, since the head is linear. */
+export function headInput(tape: Tape, x: Tensor, norm: Tensor, config: HeadConfig): Tensor {
+  const { rmsNormEpsilon: epsilon, normOffset: offset, logitScale } = config;
+  const normed = rmsNorm(tape, x, norm, { epsilon, offset });
+  return logitScale === 1 ? normed : timesNumber(tape, normed, logitScale);
+}
