@@ -2,7 +2,7 @@ import { expect, it } from "vitest";
 import { randomInteger, randomNormal, seededRandom } from "../../support/random.ts";
 import { rowOf } from "./plain-sampler.ts";
 import { resolveSamplingParams } from "@readme-moe/core";
-import { boundTotal } from "../../../packages/core/src/sampling/decide.ts";
+import { boundTotal } from "../../../packages/core/src/sampling/sample.ts";
 import { rankedCandidates } from "../../../packages/core/src/sampling/ranking.ts";
 
 it("bounds contain the total weight at any temperature, for any candidates and masks", () => {

@@ -1,6 +1,14 @@
 // The choice of a token where a bit mask allows only some.
 
-import { boundTotal, decide, needsTotal, type WeightBounds } from "./decide.ts";
+import {
+  boundTotal,
+  decide,
+  needsTotal,
+  type WeightBounds,
+  chooseExactly,
+  logprobOf,
+  type SampledToken,
+} from "./sample.ts";
 import {
   changesLogits,
   checkRow,
@@ -12,7 +20,6 @@ import {
   type TokenCounts,
 } from "./logits.ts";
 import { bestId, type RankedLogits } from "./ranking.ts";
-import { chooseExactly, logprobOf, type SampledToken } from "./sample.ts";
 import type { ResolvedSamplingParams } from "./sampling-params.ts";
 
 // Ranking this many tokens takes less time than a pass over the vocabulary.
