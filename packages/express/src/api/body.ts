@@ -43,7 +43,7 @@ function charsetOf(contentType: string): Charset | undefined {
 
 /** Creates the error of a type, an encoding or a character set that this server cannot read. */
 export function unreadable(message = "The body's encoding is not supported"): ApiError {
-  return new ApiError({ status: 415, type: "invalid_request_error", code: "unsupported_media_type", message });
+  return new ApiError({ status: 415, code: "unsupported_media_type", message });
 }
 
 type Decompress = (bytes: InputType, options: { readonly maxOutputLength: number }) => Promise<Buffer>;

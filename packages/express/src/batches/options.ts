@@ -229,7 +229,7 @@ export function fileInUse(id: string): ApiError {
 /** Creates the refusal of a file that the store has no room for. @param measure - what it would exceed */
 export function storeFull(measure: string): ApiError {
   const message = `The server keeps no more ${measure}; delete files that you do not need.`;
-  return new ApiError({ status: 413, type: "invalid_request_error", code: "storage_full", message });
+  return new ApiError({ status: 413, code: "storage_full", message });
 }
 
 export function tooManyBatches(): ApiError {
@@ -250,7 +250,6 @@ export function tooManyUploads(): ApiError {
   const message = "Too many files are arriving; try again later.";
   return new ApiError({
     status: 503,
-    type: "server_error",
     code: "server_overloaded",
     message,
     headers: retryHeaders(UPLOAD_RETRY_MS),
@@ -262,7 +261,7 @@ export function batchHasEnded(status: string): ApiError {
 }
 
 function notFound(message: string, param: string, code: string): ApiError {
-  return new ApiError({ status: 404, type: "invalid_request_error", message, param, code });
+  return new ApiError({ status: 404, message, param, code });
 }
 
 /** Shortens an id, which comes from a client and may have any length. */

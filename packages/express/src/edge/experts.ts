@@ -100,7 +100,7 @@ export function expertGone(expert: string): ApiError {
 }
 
 function modelNotFound(message: string): ApiError {
-  return new ApiError({ status: 404, type: "invalid_request_error", code: "model_not_found", param: "model", message });
+  return new ApiError({ status: 404, code: "model_not_found", param: "model", message });
 }
 
 function adapterExists(name: string): ApiError {
@@ -120,8 +120,7 @@ function folderNotFound(path: string): ApiError {
 
 function forbiddenPath(): ApiError {
   const message = "Expected 'lora_path' to be a name below the server's folder of experts.";
-  const details = { type: "invalid_request_error", code: "forbidden_path", param: "lora_path", message } as const;
-  return new ApiError({ status: 403, ...details });
+  return new ApiError({ status: 403, code: "forbidden_path", param: "lora_path", message });
 }
 
 function noAdapters(): ApiError {

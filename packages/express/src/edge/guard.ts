@@ -146,7 +146,7 @@ function invalidKey(wasPresented: boolean): ApiError {
     ? "Incorrect API key provided."
     : "You didn't provide an API key; send one as `Authorization: Bearer …` or as `x-api-key`.";
   const headers = { "www-authenticate": "Bearer" };
-  return new ApiError({ status: 401, type: "invalid_request_error", code: "invalid_api_key", message, headers });
+  return new ApiError({ status: 401, code: "invalid_api_key", message, headers });
 }
 
 type Equal = (a: Buffer, b: Buffer) => boolean;
@@ -298,7 +298,7 @@ function exceeded(unit: Unit, limit: number, resetMs: number): ApiError {
 
 function unavailable(cause: unknown): ApiError {
   const message = "Rate limits cannot be checked at the moment; try again later.";
-  const details = { status: 503, type: "server_error", code: "rate_limiter_unavailable", message } as const;
+  const details = { status: 503, code: "rate_limiter_unavailable", message } as const;
   return new ApiError({ ...details, headers: retryHeaders(1000), cause });
 }
 

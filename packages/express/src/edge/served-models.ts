@@ -3,8 +3,8 @@
 
 import { type Engine, integerOption, MAX_TIMER_MS, type ModelTask, type ReadMeEmitter } from "@readme-moe/core";
 import {
-  ApiError,
   asApiError,
+  badRequest,
   badShare,
   modelFailed,
   modelLoading,
@@ -323,13 +323,7 @@ export function requireTask(
   const which =
     capable.length === 0 ? "no served model" : `of the served models ${capable.slice(0, MAX_NAMES).join(", ")}${more}`;
   const message = `The model \`${model.slice(0, 200)}\` ${DOES[own]}; ${which} ${DOES[task]}.`;
-  throw new ApiError({
-    status: 400,
-    type: "invalid_request_error",
-    code: "model_not_capable",
-    param: "model",
-    message,
-  });
+  throw badRequest({ message, code: "model_not_capable", param: "model" });
 }
 
 /**

@@ -16,8 +16,8 @@ import {
 export interface ApiErrorDetails {
   /** HTTP status, 400 to 599. */
   readonly status: number;
-  /** Kind of error, such as `invalid_request_error`. */
-  readonly type: string;
+  /** Kind of error. @default "server_error" for a status from 500 on, else "invalid_request_error" */
+  readonly type?: string | undefined;
   readonly message: string;
   /** Error code, such as `context_length_exceeded`. */
   readonly code?: string | undefined;
@@ -40,7 +40,7 @@ export class ApiError extends Error {
   constructor({ status, type, message, code, param, headers = {}, cause }: ApiErrorDetails) {
     super(message, { cause });
     this.status = status;
-    this.type = type;
+    this.type = type ?? (status >= 500 ? "server_error" : "invalid_request_error");
     this.code = code;
     this.param = param;
     this.headers = headers;
@@ -55,7 +55,7 @@ export class ApiError extends Error {
 
 /** Creates an error of status 400, for a mistake of the client. */
 export function badRequest(details: Omit<ApiErrorDetails, "status" | "type" | "headers">): ApiError {
-  return new ApiError({ status: 400, type: "invalid_request_error", ...details });
+  return new ApiError({ status: 400, ...details });
 }
 
 /** Creates the error of a parameter with a wrong value. */
@@ -102,11 +102,11 @@ type ToDetails = (message: string, param: string) => ApiErrorDetails;
 
 const refused =
   (code: string): ToDetails =>
-  (message, param) => ({ status: 400, type: "invalid_request_error", code, message, param });
+  (message, param) => ({ status: 400, code, message, param });
 
 const unavailable =
   (code: string, message: string, headers: Readonly<Record<string, string>> = retryHeaders(1000)): ToDetails =>
-  () => ({ status: 503, type: "server_error", code, message, headers });
+  () => ({ status: 503, code, message, headers });
 
 const ENGINE_ERRORS: Partial<Record<ReadMeErrorCode, ToDetails>> = {
   ERR_CONTEXT_LENGTH: refused("context_length_exceeded"),
@@ -122,7 +122,6 @@ const ENGINE_ERRORS: Partial<Record<ReadMeErrorCode, ToDetails>> = {
   ERR_DRAINED: unavailable("engine_drained", "The engine ends its work; send the request again"),
   ERR_TAKEN_OVER: () => ({
     status: 409,
-    type: "invalid_request_error",
     code: "stream_taken_over",
     message: "Another connection goes on with this answer",
   }),
@@ -168,17 +167,15 @@ export function asApiError(error: unknown): ApiError {
   const reading = readingError(error);
   if (reading) return reading;
   const message = "The server had an error while it worked on the request";
-  return new ApiError({ status: 500, type: "server_error", message, cause: error });
+  return new ApiError({ status: 500, message, cause: error });
 }
 
 export function bodyTooLarge(cause?: unknown): ApiError {
-  const [type, code] = ["invalid_request_error", "request_too_large"];
-  return new ApiError({ status: 413, type, message: "The body is too large", code, cause });
+  return new ApiError({ status: 413, message: "The body is too large", code: "request_too_large", cause });
 }
 
 export function bodyTimeout(): ApiError {
-  const [type, code] = ["invalid_request_error", "body_timeout"];
-  return new ApiError({ status: 408, type, message: "The body took too long", code });
+  return new ApiError({ status: 408, message: "The body took too long", code: "body_timeout" });
 }
 
 /** Translates errors of body-parser, whose `type` is documented, and of paths that cannot be decoded. */
@@ -188,7 +185,7 @@ function readingError(cause: unknown): ApiError | undefined {
   const status = "status" in cause ? cause.status : undefined;
   if (typeof status !== "number") return undefined;
   const refuse = (as: number, message: string, code: string): ApiError =>
-    new ApiError({ status: as, type: "invalid_request_error", message, code, cause });
+    new ApiError({ status: as, message, code, cause });
   switch (type) {
     case "entity.parse.failed":
       return refuse(400, "The body is not valid JSON", "invalid_json");
@@ -260,7 +257,7 @@ export function sendError(response: Reply, error: unknown): void {
 /** Creates the error of a path without a route. */
 export function notFound({ method, baseUrl, path }: Pick<Incoming, "method" | "baseUrl" | "path">): ApiError {
   const message = `There is no ${method} ${baseUrl}${path}`.slice(0, 300);
-  return new ApiError({ status: 404, type: "invalid_request_error", code: "unknown_url", message });
+  return new ApiError({ status: 404, code: "unknown_url", message });
 }
 
 /** Middleware behind all routes that answers 404 in the API's shape. */
@@ -271,7 +268,13 @@ export const answerErrors: ErrorRequestHandler = (error, _request, response, _ne
 
 export function overloaded(status: 503 | 429, waitMs: number): ApiError {
   const message = "The server is at its limit; try again later.";
-  return refusal("server_error", "server_overloaded", { status, message, headers: retryHeaders(waitMs) });
+  return new ApiError({
+    status,
+    type: "server_error",
+    code: "server_overloaded",
+    message,
+    headers: retryHeaders(waitMs),
+  });
 }
 
 export function tooManyOfKey(limit: number, waitMs: number): ApiError {
@@ -288,24 +291,30 @@ export function tooMuchOfClient(measure: string, waitMs: number): ApiError {
 
 export function tooLarge(bytes: number, maxBytes: number): ApiError {
   const message = `The request has ${bytes} bytes; this server accepts at most ${maxBytes}.`;
-  return refusal("invalid_request_error", "request_too_large", { status: 413, message });
+  return new ApiError({ status: 413, code: "request_too_large", message });
 }
 
 export function answerTooLarge(maxBytes: number): ApiError {
   const message = `The answer exceeds this server's limit of ${maxBytes} bytes; ask for fewer tokens, choices or log-probabilities, or for a stream.`;
-  return refusal("invalid_request_error", "answer_too_large", { status: 413, message });
+  return new ApiError({ status: 413, code: "answer_too_large", message });
 }
 
 export function waitedTooLong(maxQueueMs: number, waitMs: number): ApiError {
   const message = `The request did not start within ${maxQueueMs} ms; try again later.`;
-  return refusal("timeout_error", "queue_timeout", { status: 408, message, headers: retryHeaders(waitMs) });
+  return new ApiError({
+    status: 408,
+    type: "timeout_error",
+    code: "queue_timeout",
+    message,
+    headers: retryHeaders(waitMs),
+  });
 }
 
 export function tookTooLong(maxRequestMs: number): ApiError {
   const message = `The answer was not complete within ${maxRequestMs} ms.`;
   // It would take as long the next time.
   const headers = { "x-should-retry": "false" };
-  return refusal("timeout_error", "request_timeout", { status: 408, message, headers });
+  return new ApiError({ status: 408, type: "timeout_error", code: "request_timeout", message, headers });
 }
 
 /** Names of models that a message lists. */
@@ -318,47 +327,47 @@ export function unknownModel(name: string, served: readonly string[]): ApiError 
   const known = served.length === 0 ? "" : ` Served are ${listed.join(", ")}${more}.`;
   // The name comes from a client and may have any length.
   const message = `The model \`${name.slice(0, 200)}\` does not exist or you do not have access to it.${known}`;
-  return refusal("invalid_request_error", "model_not_found", { status: 404, param: "model", message });
+  return new ApiError({ status: 404, code: "model_not_found", param: "model", message });
 }
 
 export function noModelNamed(names: readonly string[]): ApiError {
   const message = `This server has several models (${names.join(", ")}); name one.`;
-  return refusal("invalid_request_error", "missing_model", { status: 400, param: "model", message });
+  return new ApiError({ status: 400, code: "missing_model", param: "model", message });
 }
 
 export function modelLoading(name: string, waitMs: number): ApiError {
   const message = `The model \`${name}\` is loading; try again later.`;
-  return refusal("server_error", "model_loading", { status: 503, message, headers: retryHeaders(waitMs) });
+  return new ApiError({ status: 503, code: "model_loading", message, headers: retryHeaders(waitMs) });
 }
 
 /** Creates the error of a change of an engine that does not serve the model any more. */
 export function modelReplaced(name: string): ApiError {
   const message = `The model \`${name}\` was replaced meanwhile; try again.`;
-  return refusal("server_error", "model_loading", { status: 503, message, headers: retryHeaders(1) });
+  return new ApiError({ status: 503, code: "model_loading", message, headers: retryHeaders(1) });
 }
 
 export function modelFailed(name: string): ApiError {
-  return refusal("server_error", "model_failed", {
-    status: 503,
-    message: `The model \`${name}\` does not work at the moment.`,
-  });
+  const message = `The model \`${name}\` does not work at the moment.`;
+  return new ApiError({ status: 503, code: "model_failed", message });
 }
 
 export function shuttingDown(): ApiError {
   // This process does not come back; a client that retried at once would meet it again.
   const headers = { "x-should-retry": "false", connection: "close" };
-  return refusal("server_error", "shutting_down", { status: 503, message: "The server is shutting down.", headers });
+  return new ApiError({ status: 503, code: "shutting_down", message: "The server is shutting down.", headers });
 }
 
 export function badShare(cause: unknown): ApiError {
   const message = "The server could not choose a model for this request.";
-  return new ApiError({ status: 500, type: "server_error", message, cause });
+  return new ApiError({ status: 500, message, cause });
 }
 
 function rateLimited(message: string, waitMs: number): ApiError {
-  return refusal("rate_limit_error", "rate_limit_exceeded", { status: 429, message, headers: retryHeaders(waitMs) });
-}
-
-function refusal(type: string, code: string, details: Omit<ApiErrorDetails, "type" | "code">): ApiError {
-  return new ApiError({ type, code, ...details });
+  return new ApiError({
+    status: 429,
+    type: "rate_limit_error",
+    code: "rate_limit_exceeded",
+    message,
+    headers: retryHeaders(waitMs),
+  });
 }

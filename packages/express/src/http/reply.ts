@@ -371,7 +371,7 @@ export function readEventId(header: string | undefined): StreamPlace | undefined
 /** Creates the error of a stream that is not kept, belongs to another client, or began with another body. */
 export function streamNotFound(): ApiError {
   const message = "There is no stream of this request with this Last-Event-ID; send the request without the header";
-  return new ApiError({ status: 404, type: "invalid_request_error", code: "stream_not_found", message });
+  return new ApiError({ status: 404, code: "stream_not_found", message });
 }
 
 /**

@@ -149,7 +149,7 @@ function allowOnly(known: readonly string[]): Handler {
       return;
     }
     const message = `Expected ${methods}, got ${request.method}`;
-    throw new ApiError({ status: 405, type: "invalid_request_error", code: "method_not_allowed", message });
+    throw new ApiError({ status: 405, code: "method_not_allowed", message });
   };
 }
 

@@ -37,7 +37,7 @@ const LOCAL_HOST = /^(localhost|[a-z0-9-]+\.localhost|127(\.\d{1,3}){3}|\[::1\])
 export function foreignHost(host: string): ApiError | undefined {
   if (LOCAL_HOST.test(host)) return undefined;
   const message = "This server answers requests to localhost only; use that name, or configure a key.";
-  return new ApiError({ status: 403, type: "invalid_request_error", code: "forbidden_host", message });
+  return new ApiError({ status: 403, code: "forbidden_host", message });
 }
 
 /**

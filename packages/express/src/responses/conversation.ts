@@ -176,11 +176,13 @@ function isOfSystem(message: object): boolean {
 }
 
 export function responseNotFound(id: string): ApiError {
-  return notFound(`Response with id '${shown(id)}' not found.`, "response_not_found");
+  const message = `Response with id '${shown(id)}' not found.`;
+  return new ApiError({ status: 404, code: "response_not_found", message });
 }
 
 export function itemNotFound(id: string): ApiError {
-  return notFound(`Item with id '${shown(id)}' not found.`, "item_not_found", "input");
+  const message = `Item with id '${shown(id)}' not found.`;
+  return new ApiError({ status: 404, code: "item_not_found", message, param: "input" });
 }
 
 function previousNotFound(id: string): ApiError {
@@ -197,13 +199,7 @@ function conversationTooLong(maxItems: number): ApiError {
 
 function conversationTooLarge(maxBytes: number): ApiError {
   const message = `The request has more than ${maxBytes} bytes with the items of the responses that it continues.`;
-  return new ApiError({
-    status: 413,
-    type: "invalid_request_error",
-    code: "request_too_large",
-    message,
-    param: "input",
-  });
+  return new ApiError({ status: 413, code: "request_too_large", message, param: "input" });
 }
 
 export function notRunning(id: string): ApiError {
@@ -214,11 +210,7 @@ export function notRunning(id: string): ApiError {
 /** Creates the reason that ends a response whose client cancels it. */
 export function cancelled(): ApiError {
   const message = "The response was cancelled.";
-  return new ApiError({ status: 409, type: "invalid_request_error", code: CANCELLED, message });
-}
-
-function notFound(message: string, code: string, param?: string): ApiError {
-  return new ApiError({ status: 404, type: "invalid_request_error", message, code, param });
+  return new ApiError({ status: 409, code: CANCELLED, message });
 }
 
 /** Shortens an id, which comes from a client and may have any length. */
