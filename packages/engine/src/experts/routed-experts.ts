@@ -1,6 +1,7 @@
 // Steps of mixtures with a router in every layer, whose experts are not all in memory. Each layer is routed, then what
 // is missing is read, and meanwhile what a forecast expects of the next layers.
 
+import { setImmediate as nextTurn } from "node:timers/promises";
 import {
   DEFAULT_READ_AHEAD,
   newReadAheadTrial,
@@ -165,7 +166,7 @@ export class RoutedExperts {
     }
     const routedMs = this.#now() - startMs;
     // Reads that ended while the kernel ran are noticed in the next turn of the event loop.
-    if (store.meter.pendingBytes > 0) await new Promise<void>((resolve) => void setImmediate(resolve));
+    if (store.meter.pendingBytes > 0) await nextTurn();
     this.#forecast?.observe(unitLayer, routes, rows);
     const experts = Array.from(new Set(routes)).sort((a, b) => a - b);
     const running = store.layout.layerBytes.map((_, at) => (at === unitLayer ? experts : []));

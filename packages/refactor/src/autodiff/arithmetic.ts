@@ -2,7 +2,7 @@
 
 import type { GraphBuilder, Value } from "../graphs/graph-builder.ts";
 import * as operators from "../graphs/operators.ts";
-import { steadyGemm, type ProductSize } from "../linear-algebra/steady-gemm.ts";
+import { deterministicGemm, type ProductSize } from "../linear-algebra/deterministic-gemm.ts";
 import { countOf, type Tape, type Tensor, ANY_ROWS } from "./tape.ts";
 
 const { Add, FusedMatMul, Gemm, Mul, QuickGelu, ReduceSum, Reshape, Sigmoid, Sub, Tanh, Transpose } = operators;
@@ -97,10 +97,10 @@ export function linear(tape: Tape, x: Tensor, w: Tensor, bias?: Tensor): Tensor 
   const [rows, columns, inner] = [sizeOf(x, 0), sizeOf(w, 0), sizeOf(x, 1)];
   const [size, back] = [productSize(rows, columns, inner), productSize(rows, inner, columns)];
   return tape.record(
-    steadyGemm(g, x.value, w.value, { size, bias: bias?.value }),
+    deterministicGemm(g, x.value, w.value, { size, bias: bias?.value }),
     [rows, columns],
     [
-      [x, (gradient) => steadyGemm(g, gradient, w.value, { size: back, transB: false })],
+      [x, (gradient) => deterministicGemm(g, gradient, w.value, { size: back, transB: false })],
       [w, (gradient) => Gemm(g, gradient, x.value, { transA: true, transB: false })],
       ...(bias ? [[bias, (gradient: Value) => ReduceSum(g, gradient, 0)] as const] : []),
     ],
@@ -133,9 +133,9 @@ export function linearWithLora(tape: Tape, x: Tensor, parts: LoraWeight): Tensor
   const inner = scaled(tape, linear(tape, x, left), parts);
   const [rows, out, rank] = [sizeOf(x, 0), sizeOf(right, 0), sizeOf(right, 1)];
   const [size, back] = [productSize(rows, out, rank), productSize(rows, rank, out)];
-  return tape.record(steadyGemm(g, inner.value, right.value, { size, bias: base.value }), base.shape, [
+  return tape.record(deterministicGemm(g, inner.value, right.value, { size, bias: base.value }), base.shape, [
     [base, (gradient) => gradient],
-    [inner, (gradient) => steadyGemm(g, gradient, right.value, { size: back, transB: false })],
+    [inner, (gradient) => deterministicGemm(g, gradient, right.value, { size: back, transB: false })],
     [right, (gradient) => Gemm(g, gradient, inner.value, { transA: true, transB: false })],
   ]);
 }

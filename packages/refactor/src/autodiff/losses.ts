@@ -2,7 +2,7 @@
 
 import * as operators from "../graphs/operators.ts";
 import type { GraphBuilder, Value } from "../graphs/graph-builder.ts";
-import { steadyGemm, type ProductSize } from "../linear-algebra/steady-gemm.ts";
+import { deterministicGemm, type ProductSize } from "../linear-algebra/deterministic-gemm.ts";
 import type { Tape, Tensor } from "./tape.ts";
 
 const {
@@ -159,7 +159,7 @@ export function headLosses(
     const rows = Slice(g, x.value, range);
     const own = Gather(g, head.value, Slice(g, ids.value, range));
     const size = { rows: range.end - range.start, columns, inner };
-    const logits = steadyGemm(g, rows, head.value, { size });
+    const logits = deterministicGemm(g, rows, head.value, { size });
     const predicted = Softmax(g, logits, -1);
     const losses = Sub(g, logSumsOf(g, logits, predicted), ReduceSum(g, Mul(g, rows, own), 1));
     return { range, size, own, logits, predicted, losses };
@@ -175,7 +175,8 @@ export function headLosses(
         : predicted;
       return {
         weighted: Mul(g, sum, Reshape(g, rowWeights, [-1])),
-        slope: () => Mul(g, Sub(g, steadyGemm(g, pulled, head.value, { size: back, transB: false }), own), rowWeights),
+        slope: () =>
+          Mul(g, Sub(g, deterministicGemm(g, pulled, head.value, { size: back, transB: false }), own), rowWeights),
       };
     });
     const sum = ReduceSum(g, join(parts.map(({ weighted }) => weighted)), 0);
@@ -201,7 +202,7 @@ function teachRows(
   g: GraphBuilder,
   { size, taught, head, logits, predicted }: TaughtRows,
 ): { readonly wanted: Value; readonly divergences: Value } {
-  const teacher = steadyGemm(g, taught, head.value, { size });
+  const teacher = deterministicGemm(g, taught, head.value, { size });
   const wanted = Softmax(g, teacher, -1);
   const gap = ReduceSum(g, Mul(g, wanted, Sub(g, teacher, logits)), 1);
   const divergences = Add(g, gap, Sub(g, logSumsOf(g, logits, predicted), logSumsOf(g, teacher, wanted)));

@@ -121,7 +121,7 @@ async function create(
         // Threads that spin while a graph runs make it a fifth faster; they stop when it is done.
         force_spinning_stop: "1",
       },
-      // A transposed product is there for its order of sums, see `steadyGemm` of the refactoring.
+      // A transposed product is there for its order of sums, see `deterministicGemm` of the refactoring.
       optimization: { disable_specified_optimizers: "GemmTransposeFusion" },
     },
     ...(threads === undefined ? {} : { intraOpNumThreads: threads, interOpNumThreads: 1 }),

@@ -8,7 +8,7 @@ import * as decoder from "../graphs/decoder-layer.ts";
 import type { Graph, Value } from "../graphs/graph-builder.ts";
 import * as operators from "../graphs/operators.ts";
 import { matrix } from "../linear-algebra/matrix.ts";
-import { steadyGemm } from "../linear-algebra/steady-gemm.ts";
+import { deterministicGemm } from "../linear-algebra/deterministic-gemm.ts";
 
 /** One layer of a dense model. */
 export interface LayerSource {
@@ -332,7 +332,7 @@ class LayerGraph {
       const [own, others] = [Slice(g, turned, { start: from, end: to }), Slice(g, turned, { start: from, end })];
       // Batches have more tokens than a piece of a sum, or their sums are one piece in either way.
       const size = { rows: to - from, columns: end - from, inner: Infinity };
-      const stripe = steadyGemm(g, own, others, { size });
+      const stripe = deterministicGemm(g, own, others, { size });
       g.output(`gram.${index}`, stripe, "float32", [to - from, end - from]);
     });
   }

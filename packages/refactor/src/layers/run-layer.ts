@@ -1,5 +1,6 @@
 // Runs token streams through the graphs of one layer, batch by batch. A session lives as long as its pass.
 
+import { setImmediate as nextTurn } from "node:timers/promises";
 import type { Model, ModelConfig } from "@readme-moe/model";
 import { addInto, addMoments, emptyMoments, rowStart, type Moments } from "../experts/moments.ts";
 import { type LayerExperts, columnSquares } from "../experts/select.ts";
@@ -217,16 +218,12 @@ async function eachBatch(
     for (const batch of stream.batches.filter(wants)) {
       signal?.throwIfAborted();
       await runBatch(batch, (feeds) => session.run(feeds));
-      await yieldToEventLoop();
+      // Runs block their thread; signals and timers are handled now.
+      await nextTurn();
     }
   } finally {
     await session.dispose();
   }
-}
-
-/** Lets signals and timers run: each run of a session blocks its thread. */
-export function yieldToEventLoop(): Promise<void> {
-  return new Promise((resolve) => setImmediate(resolve));
 }
 
 /** Runs a dense graph and replaces the rows by the residual stream after the layer. */

@@ -3,7 +3,7 @@
 import { GraphBuilder, type Graph } from "../graphs/graph-builder.ts";
 import * as operators from "../graphs/operators.ts";
 import { GraphSession, type Feeds, type GraphTensor } from "../graphs/session.ts";
-import { dependsOnThreads, turnedGemm } from "./steady-gemm.ts";
+import { dependsOnThreads, transposedGemm } from "./deterministic-gemm.ts";
 
 /** Matrix of float64 in row-major order. */
 export interface Matrix {
@@ -216,7 +216,7 @@ function productGraph(subtracts: boolean, isTurned: boolean): Graph {
   const g = new GraphBuilder(subtracts ? "subtract" : "multiply");
   const [a, b] = [g.input("a", "float64", ["m", "k"]), g.input("b", "float64", ["k", "n"])];
   const bias = subtracts ? g.input("c", "float64", ["m", "n"]) : undefined;
-  const gemm = isTurned ? turnedGemm : Gemm;
+  const gemm = isTurned ? transposedGemm : Gemm;
   g.output("y", gemm(g, a, b, { bias, transB: false, alpha: subtracts ? -1 : 1 }), "float64", ["m", "n"]);
   return g.build();
 }

@@ -1,5 +1,6 @@
 // Runs a dense model with experts of low rank: losses of every token, and gradients of one expert.
 
+import { setImmediate as nextTurn } from "node:timers/promises";
 import { seededRandom } from "@readme-moe/core";
 import { type ModelConfig, decodeFloats, encodeF16 } from "@readme-moe/model";
 import { gradientName } from "../autodiff/tape.ts";
@@ -290,7 +291,7 @@ export async function lossesOfTokens(
       own[sequenceTokens - 1] = 0;
       result.push(own);
     });
-    await breathe();
+    await nextTurn();
   }
   return result;
 }
@@ -298,9 +299,4 @@ export async function lossesOfTokens(
 /** Averages the losses of a sequence's tokens except the last one. */
 export function meanLoss(rows: Float32Array): number {
   return rows.reduce((sum, loss) => sum + loss, 0) / (rows.length - 1);
-}
-
-/** Makes a break: runs block their thread, and neither signals nor timers would be handled. */
-export function breathe(): Promise<void> {
-  return new Promise((resolve) => setImmediate(resolve));
 }

@@ -1,5 +1,6 @@
 // Changes of low rank in training: one for all text, or one that all kinds of text share beside one of each kind.
 
+import { setImmediate as nextTurn } from "node:timers/promises";
 import type { Model } from "@readme-moe/model";
 import { learningRateShare } from "../autodiff/adam.ts";
 import { addInto } from "../experts/moments.ts";
@@ -17,7 +18,6 @@ import {
   type Adapter,
   AdaptedModel,
   type RowLabels,
-  breathe,
   lossesOfTokens,
   meanLoss,
   newAdapter,
@@ -127,7 +127,7 @@ export class AdapterTrainer implements Trainable<TextSequence> {
         labels.weights.fill(0, some.length * sequenceTokens);
         const losses = await this.#addGradients(kind, batch.tokenIds, labels, gradients.add);
         losses.forEach((loss, row) => (crossEntropy += loss * labels.weights[row]!));
-        await breathe();
+        await nextTurn();
       }
     }
     return { crossEntropy, gradients: gradients.sums };

@@ -160,7 +160,7 @@ export class LoraTasks {
   }
 
   #trainerOf(course: Course): AdapterTrainer {
-    const name = courseName(course);
+    const name = phaseName(course);
     if (this.#open?.name === name) return this.#open.trainer;
     const changes = changesOf(course, this.#training, { ...this.#options, numKinds: this.#schedule.numKinds });
     const trainer = new AdapterTrainer(this.#training.adapted, changes, { signal: this.#machine.run.signal });
@@ -180,19 +180,19 @@ interface GradientTask {
 }
 
 /** Names the course of a training: letters and digits. */
-function courseName(course: Course): string {
+function phaseName(course: Course): string {
   if (typeof course === "string") return course;
   return `${course.isRest ? "rest" : "whole"}${course.kind}`;
 }
 
 /** Names a step's parameters. */
 function valuesName(course: Course, step: number): string {
-  return `values-${courseName(course)}-${step}`;
+  return `values-${phaseName(course)}-${step}`;
 }
 
 /** Names a task: letters, digits and hyphens. */
 export function gradientTaskName({ course, step, shard }: GradientTask): string {
-  return `gradients-${courseName(course)}-${step}-${shard}`;
+  return `gradients-${phaseName(course)}-${step}-${shard}`;
 }
 
 /** Numbers that limit those of tasks. */
@@ -206,7 +206,7 @@ interface GradientBounds {
 /** Finds the task with a name. @throws {RangeError} when there is none in the plan */
 export function parseGradientTask(name: string, { courses, stepsOf, shards }: GradientBounds): GradientTask {
   const [, wanted, step, shard] = name.split("-");
-  const course = courses.find((one) => courseName(one) === wanted);
+  const course = courses.find((one) => phaseName(one) === wanted);
   const task = course !== undefined && { course, step: Number(step), shard: Number(shard) };
   // The name is written again, so that no other spelling of a number is accepted.
   const isKnown = task && gradientTaskName(task) === name;

@@ -1,6 +1,7 @@
 // Measures losses of several models that share a backbone: the dense model, and experts made and chosen in several
 // ways. All of them run layer by layer together, so that one layer at a time is in memory.
 
+import { setImmediate as nextTurn } from "node:timers/promises";
 import { type Model, openModel } from "@readme-moe/model";
 import { linear } from "../autodiff/arithmetic.ts";
 import { rmsNorm } from "../autodiff/layer-operations.ts";
@@ -20,7 +21,7 @@ import {
   pickRows,
   type LayerSource,
 } from "../layers/layer-graphs.ts";
-import { floats, yieldToEventLoop, type Goal, type PassOptions, TokenStream } from "../layers/run-layer.ts";
+import { floats, type Goal, type PassOptions, TokenStream } from "../layers/run-layer.ts";
 import { errorShareOf } from "../options.ts";
 import { withKernelRouter } from "../router-training/routes.ts";
 
@@ -127,7 +128,7 @@ async function walkLayer(
           const feeds = { hidden: { data: own, dims: [sequenceTokens, hiddenSize] } };
           onOutputs(await session.run(feeds), own, place);
         }
-        await yieldToEventLoop();
+        await nextTurn();
       }
     });
   if (dense) {
@@ -186,7 +187,7 @@ async function walkExperts(
           hidden.set(next.subarray(i * hiddenSize, (i + 1) * hiddenSize), token * hiddenSize),
         );
       }
-      await yieldToEventLoop();
+      await nextTurn();
     });
   }
 }
@@ -214,7 +215,7 @@ async function lossesOf(
       for (const logProb of floats(outputs, "target_log_probs")) sum.nats -= logProb;
       sum.tokens += end - from;
     }
-    await yieldToEventLoop();
+    await nextTurn();
   }
   return sums.map(({ nats, tokens }) => nats / tokens);
 }

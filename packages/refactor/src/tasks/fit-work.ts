@@ -8,7 +8,7 @@ import { GraphBuilder } from "../graphs/graph-builder.ts";
 import * as operators from "../graphs/operators.ts";
 import { GraphSession, type GraphTensor } from "../graphs/session.ts";
 import type { WorkFolder } from "../job/work-folder.ts";
-import { STEADY_COLUMNS } from "../linear-algebra/steady-gemm.ts";
+import { STEADY_COLUMNS } from "../linear-algebra/deterministic-gemm.ts";
 import type { RefactorFleet, RefactorRun } from "../options.ts";
 import type { FitPlan, FitSetting } from "./fit-tasks.ts";
 import { arrayOf, decodeArtefact, encodeArtefact } from "./results.ts";
@@ -203,7 +203,7 @@ async function arithmetic(threads: number | undefined): Promise<string> {
     if (type === "float32") {
       g.output("softmax", operators.Softmax(g, product, 1), type, ["m", "n"]);
       g.output("sums", operators.ReduceSum(g, product, 0), type, ["n"]);
-      // Its bits are others with more threads than `steadyGemm` is made for.
+      // Its bits are others with more threads than `deterministicGemm` is made for.
       const wide = operators.Gemm(g, a, g.input("wide", type, ["k", "w"]), { transB: false });
       g.output("wideProduct", wide, type, ["m", "w"]);
     }

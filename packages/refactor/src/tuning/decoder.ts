@@ -1,6 +1,7 @@
 // Runs a whole model forwards and backwards, layer by layer. Only the layers' inputs are kept; the inside of a layer is
 // computed again on the way back.
 
+import { setImmediate as nextTurn } from "node:timers/promises";
 import { type LayerRefs, type Model, type TensorRef, layerConfig, type ModelConfig } from "@readme-moe/model";
 import { gradientName } from "../autodiff/tape.ts";
 import { addInto } from "../experts/moments.ts";
@@ -70,7 +71,8 @@ export class Decoder {
         next = putRows(next, await this.#feedForward(layer, share.expert, rows), share, this.#hiddenSize);
       }
       hidden = next;
-      await breathe();
+      // Runs block their thread; signals and timers are handled now.
+      await nextTurn();
     }
     return { hidden, layers };
   }
@@ -102,7 +104,7 @@ export class Decoder {
       });
       this.#passOn(groups, outputs, onGradient);
       slope = floatOutput(outputs, gradientName(HIDDEN));
-      await breathe();
+      await nextTurn();
     }
   }
 
@@ -148,11 +150,6 @@ export class Decoder {
       }
     }
   }
-}
-
-/** Makes a break: runs block their thread, and neither signals nor timers would be handled. */
-function breathe(): Promise<void> {
-  return new Promise((resolve) => setImmediate(resolve));
 }
 
 // Losses of a decoder's last states and their gradients, some rows at a time.

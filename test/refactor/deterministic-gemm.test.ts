@@ -2,7 +2,7 @@
 
 import { GraphBuilder, GraphSession, operators, type GraphTensor } from "@readme-moe/refactor/graphs";
 import { expect, test } from "vitest";
-import { dependsOnThreads, steadyGemm } from "../../packages/refactor/src/linear-algebra/steady-gemm.ts";
+import { dependsOnThreads, deterministicGemm } from "../../packages/refactor/src/linear-algebra/deterministic-gemm.ts";
 import { Products, matrix, type Matrix } from "../../packages/refactor/src/linear-algebra/matrix.ts";
 import { machinesOf } from "../../packages/refactor/src/tasks/fit-work.ts";
 import { seededRandom } from "../support/random.ts";
@@ -28,8 +28,8 @@ test.each(SIZES)("a product of %i rows, sums of %i and %i columns", async (rows,
   const feeds = { x: floats(rows, inner), w: floats(columns, inner), v: floats(inner, columns), b: floats(1, columns) };
   const g = new GraphBuilder("steady");
   const [x, w, v, b] = (["x", "w", "v", "b"] as const).map((name) => g.input(name, "float32", [name, `${name}2`]));
-  g.output("biased", steadyGemm(g, x!, w!, { size, bias: b! }), "float32", ["m", "n"]);
-  g.output("plain", steadyGemm(g, x!, v!, { size, transB: false }), "float32", ["m", "n"]);
+  g.output("biased", deterministicGemm(g, x!, w!, { size, bias: b! }), "float32", ["m", "n"]);
+  g.output("plain", deterministicGemm(g, x!, v!, { size, transB: false }), "float32", ["m", "n"]);
   g.output("runtime", operators.Gemm(g, x!, v!, { transB: false }), "float32", ["m", "n"]);
   const results = [];
   for (const threads of THREADS) {

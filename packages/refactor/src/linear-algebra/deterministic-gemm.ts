@@ -44,12 +44,12 @@ interface SteadyOptions extends GemmOptions {
 }
 
 /** Computes `alpha · x · wᵀ + bias`, or `alpha · x · w + bias` without `transB`. */
-export function steadyGemm(g: GraphBuilder, x: Value, w: Value, { size, ...options }: SteadyOptions): Value {
-  return size && dependsOnThreads(size) ? turnedGemm(g, x, w, options) : Gemm(g, x, w, options);
+export function deterministicGemm(g: GraphBuilder, x: Value, w: Value, { size, ...options }: SteadyOptions): Value {
+  return size && dependsOnThreads(size) ? transposedGemm(g, x, w, options) : Gemm(g, x, w, options);
 }
 
 /** Computes the same as `Gemm`, as the transpose of a product that is high. */
-export function turnedGemm(
+export function transposedGemm(
   g: GraphBuilder,
   x: Value,
   w: Value,
