@@ -3,7 +3,7 @@
 
 import { join, relative } from "node:path";
 import { countSources, sourceFiles, type SourceCounts } from "./source-counts.ts";
-import { ROOT, workspacePackages } from "../packages/workspace.ts";
+import { LAB, ROOT, workspacePackages } from "../packages/workspace.ts";
 
 const LISTS = ["manyParameters", "casts", "nonNull", "danglingComments", "wideComments"] as const;
 
@@ -27,15 +27,23 @@ const rowOf = (name: string, counts: SourceCounts): object => ({
 const names =
   folders.length > 0 ? folders : workspacePackages().map(({ folder }) => join(relative(ROOT, folder), "src"));
 const all = names.map((name) => [name, countSources(ROOT, sourceFiles(join(ROOT, name)))] as const);
-console.table([
-  ...all.map(([name, counts]) => rowOf(name, counts)),
+const isOfLab = (name: string): boolean => LAB.some((folder) => name.startsWith(`packages/${folder}/`));
+const together = (name: string, of: readonly string[]): object =>
   rowOf(
-    "all",
+    name,
     countSources(
       ROOT,
-      names.flatMap((name) => sourceFiles(join(ROOT, name))),
+      of.flatMap((folder) => sourceFiles(join(ROOT, folder))),
     ),
+  );
+console.table([
+  ...all.map(([name, counts]) => rowOf(name, counts)),
+  together(
+    "runtime",
+    names.filter((name) => !isOfLab(name)),
   ),
+  together("lab", names.filter(isOfLab)),
+  together("all", names),
 ]);
 for (const [, counts] of all) {
   for (const list of lists)

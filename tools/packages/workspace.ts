@@ -5,6 +5,9 @@ import { join } from "node:path";
 
 export const ROOT: string = join(import.meta.dirname, "..", "..");
 
+/** Folders of packages that make and study models. The others are the runtime, which works without them. */
+export const LAB: readonly string[] = ["refactor"];
+
 export interface Manifest {
   readonly name: string;
   readonly version: string;
