@@ -60,7 +60,7 @@ test.each([
 test("the status of an overload can be 429", () => {
   const admission = new Admission({ maxRequests: 1, overloadStatus: 429 });
   admission.enter(entrant());
-  expect(refusal(admission)).toMatchObject({ status: 429, code: "server_overloaded" });
+  expect(refusal(admission)).toMatchObject({ status: 429, type: "server_error", code: "server_overloaded" });
 });
 
 test("a request with more tokens than the limit is admitted while no other is in", () => {
