@@ -97,7 +97,7 @@ describe.each(SETTINGS)("$name", ({ name, model, options }) => {
     const { draftedTokens, acceptedDraftTokens, preemptions, numRunning, kvUsedTokens } = await speculating.stats();
     // How many tokens are drafted depends on the time that steps take.
     expect(acceptedDraftTokens).toBeGreaterThan(0);
-    expect(draftedTokens).toBeGreaterThan(acceptedDraftTokens);
+    expect(draftedTokens).toBeGreaterThanOrEqual(acceptedDraftTokens);
     if (name.includes("preemptions")) expect(preemptions).toBeGreaterThan(0);
     expect([numRunning, kvUsedTokens]).toEqual([0, 0]);
     await speculating.dispose();
