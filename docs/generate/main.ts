@@ -1,8 +1,10 @@
-// `npm run docs`: writes the generated regions of docs/reference, and the pictures that are made from files. With
-// `--pictures`, also copies the pictures of the pocket model's experts, which `npm start -- --pocket` makes.
+// `npm run docs`: writes the generated regions of docs/reference and of CHANGELOG.md, and the pictures that are made from
+// files. With `--pictures`, also copies the pictures of the pocket model's experts, which `npm start -- --pocket` makes.
+// With `--release <version>`, the unreleased changes become those of a version.
 
 import { copyFile, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { released } from "./changes.ts";
 import { replaceRegion } from "./markdown.ts";
 import { drawSimulation, POCKET_PICTURES, SIMULATION } from "./pictures.ts";
 import { ROOT } from "./read-members.ts";
@@ -15,6 +17,11 @@ for (const { page, name, make } of REGIONS) {
 }
 await drawSimulation(join(ROOT, SIMULATION));
 await drawTuningCurves(join(ROOT, TUNING_CURVES), join(ROOT, TUNING_PICTURE));
+const [, version] = process.argv.slice(process.argv.indexOf("--release"));
+if (process.argv.includes("--release") && version !== undefined) {
+  const path = join(ROOT, "CHANGELOG.md");
+  await writeFile(path, released(await readFile(path, "utf8"), version, new Date()));
+}
 if (process.argv.includes("--pictures")) {
   for (const [name, picture] of Object.entries(POCKET_PICTURES)) {
     await copyFile(join(ROOT, "models", "pocket-experts", "pictures", name), join(ROOT, picture));

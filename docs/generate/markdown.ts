@@ -30,7 +30,8 @@ export function anchorOf(heading: string): string {
 }
 
 const BEGIN = (name: string): string => `<!-- npm run docs writes this: ${name} -->`;
-const END = "<!-- up to here -->";
+/** Last line of a region. */
+export const END = "<!-- up to here -->";
 
 /** @throws {Error} if the page has no such region */
 export function replaceRegion(page: string, name: string, content: string): string {

@@ -1,5 +1,6 @@
 // Lists the regions of pages that are generated from code.
 
+import { UNRELEASED, unreleasedChanges } from "./changes.ts";
 import { commandSections } from "./commands.ts";
 import { errorTable } from "./errors.ts";
 import { eventSections } from "./events.ts";
@@ -29,6 +30,7 @@ const EDGE = "packages/express/src/edge";
 const API = "packages/express/src/services.ts";
 
 export const REGIONS: readonly Region[] = [
+  { page: "../../CHANGELOG.md", name: UNRELEASED, make: unreleasedChanges },
   { page: "../how-to/models.md", name: "short names", make: shortNameTable },
   {
     page: "engine.md",
