@@ -1,4 +1,4 @@
-// Which units to evict and which to read now, so that the running step's units are in memory in time; and when
+// Decides which units to evict and which to read now, so that the running step's units are in memory in time, and when
 // units will be used. With a pre-gating router the rest of the running step is exact, and so are the tokens of the
 // next step that already exist; later uses are estimated from the order of the queue. In a mixture with a router in
 // every layer only the running layer is exact, and the others have chances.

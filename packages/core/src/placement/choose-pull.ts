@@ -1,6 +1,6 @@
-// Which worker of a fleet takes a job, what that costs, and how long a job would wait. Workers pull jobs. What a
-// worker takes is decided when it has room, so a job waits in no worker's own queue, and a worker that dies takes
-// none with it.
+// Decides which worker of a fleet takes a job, what that costs, and how long a job would wait. Workers pull jobs: what
+// one takes is decided when it has room, so a job waits in no worker's own queue, and a worker that dies takes none
+// with it.
 
 import { integerOption, numberOption, rejectUnknownKeys } from "../options.ts";
 import { predictStepMs } from "../scheduling/cost-model.ts";

@@ -117,7 +117,7 @@ export class Routers {
     return fixed;
   }
 
-  /** Makes no later choice of a lora. @returns its router, which running sequences may have */
+  /** Chooses a lora no more. @returns its router, which running sequences may have */
   forget(index: number): PreGatingRouter | undefined {
     const fixed = this.#fixed.get(index);
     this.#fixed.delete(index);

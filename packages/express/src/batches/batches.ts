@@ -265,7 +265,7 @@ export class Batches {
   /** Adds a batch to those that this process is to run. */
   #offer(record: BatchRecord, more: Partial<Due> = {}): void {
     const settle = (isEnded: boolean): void => {
-      // What could not go on is tried again.
+      // A batch that could not go on is tried again.
       if (!isEnded) this.#offer(record, { fromMs: performance.now() + this.#times.failedMs });
     };
     this.#due.set(record.id, { record, fromMs: 0, settle, ...more });

@@ -77,7 +77,7 @@ export function routesByPath(
   return [...table.values()];
 }
 
-/** Makes the last step of a chain of a handler. */
+/** Makes a handler the last step of a chain. */
 export function asStep(handler: Handler): Step {
   return (request, response) => handler(request, response);
 }

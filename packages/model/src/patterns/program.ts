@@ -65,7 +65,7 @@ class CharacterSet {
 
 /** Options of `compile`. */
 export interface CompileOptions {
-  /** Most instructions. */
+  /** Largest number of instructions. */
   readonly maxLength: number;
   readonly ignoresCase: boolean;
   /** Whether places may be named. */
