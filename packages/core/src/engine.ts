@@ -320,7 +320,7 @@ export interface EngineVocabulary {
   readonly eosTokenIds: readonly number[];
 }
 
-// Which experts' weights are in memory.
+// Residency: the experts whose weights are in memory.
 
 /** Experts that are in memory. The engine reads this once per step, before the step is scheduled. */
 export interface Residency {

@@ -35,10 +35,10 @@ export interface EngineOption {
   /** Kind of file that a path names. */
   readonly names?: string;
   /** Value of an absent option, unless it depends on the model or on other options. */
-  readonly default?: unknown;
+  readonly default?: string | number | boolean;
   /** Whether a reader of prompts has the option, too. */
   readonly reader?: true;
-  /** Flag of the commands that run a model; its default in words. */
+  /** Flag of the commands that run a model; its default in words where that of the option does not say it. */
   readonly flag?: { readonly syntax: string; readonly about: string; readonly default?: string };
 }
 
@@ -68,7 +68,6 @@ export const ENGINE_OPTIONS = {
     flag: {
       syntax: "--isolation <where>",
       about: "run the model in a process of its own, or in a thread of this one",
-      default: "process",
     },
   },
   /**
@@ -87,7 +86,6 @@ export const ENGINE_OPTIONS = {
     flag: {
       syntax: "--hung-ms <ms>",
       about: "time without a sign of life after which an engine counts as hung and is ended",
-      default: "60000",
     },
   },
   /**
@@ -149,7 +147,7 @@ export const ENGINE_OPTIONS = {
     min: 1,
     max: 1024,
     default: 32,
-    flag: { syntax: "--max-num-seqs <n>", about: "sequences that hold memory at once", default: "32" },
+    flag: { syntax: "--max-num-seqs <n>", about: "sequences that hold memory at once" },
   },
   /** Largest number of sequences in one step, up to `maxNumSeqs`. @default `maxNumSeqs` */
   maxNumBatchedSeqs: { kind: "integer", min: 1 },
@@ -227,7 +225,6 @@ export const ENGINE_OPTIONS = {
     flag: {
       syntax: "--expert-cache-policy <name>",
       about: "policy that chooses which expert's weights are evicted, with --expert-cache",
-      default: "belady",
     },
   },
   /**
@@ -250,7 +247,6 @@ export const ENGINE_OPTIONS = {
     flag: {
       syntax: "--control-tokens-in-messages <kind>",
       about: "how messages are read that spell control tokens, such as <|im_end|>: as text or as control tokens",
-      default: "text",
     },
   },
   /**
@@ -293,7 +289,6 @@ export const ENGINE_OPTIONS = {
       syntax: "--sampling-defaults <source>",
       about:
         "whether sampling parameters that are not given come from the model's files, such as generation_config.json",
-      default: "model",
     },
   },
   /** Largest number of requests in progress; more are rejected with `ERR_QUEUE_FULL`. @default 1,024 */

@@ -2,10 +2,13 @@
 
 export { readDocuments, readTextData, shortName, type TextDocument } from "./data-files.ts";
 export { reportSeldom } from "./fleet/open-front.ts";
-export { artefactsOption, fleetOption, type FleetFlags } from "./options.ts";
 export { MODEL_ARGUMENT, withModelFiles } from "./models.ts";
 export {
+  artefactsOption,
   byteSize,
+  type FleetFlags,
+  fleetOption,
+  jsonOption,
   listOf,
   namesOf,
   numberBetween,
@@ -13,8 +16,9 @@ export {
   parseBytes,
   parseWhole,
   positiveNumber,
+  requireOption,
+  type RuntimeFlags,
   wholeNumber,
 } from "./options.ts";
-export { jsonOption, requireOption, type RuntimeFlags } from "./options.ts";
 export { stopSignals } from "./serving/http-server.ts";
 export { alignedTable, type Column, percent, showStatus, signed } from "./terminal.ts";

@@ -59,7 +59,7 @@ export function engineFlag(
   change: { readonly about?: string; readonly default?: string | undefined } = {},
 ): Option {
   const { flag, ...entry }: EngineOption = ENGINE_OPTIONS[name];
-  const { syntax, about, default: otherwise } = { ...flag, ...change };
+  const { syntax, about, default: otherwise } = { default: entry.default, ...flag, ...change };
   const option = new Option(syntax, otherwise === undefined ? about : `${about} (default: ${otherwise})`);
   if (entry.kind === "choice") return option.choices(entry.choices ?? []);
   if (entry.kind === "switch") return option.choices(["on", "off"]);

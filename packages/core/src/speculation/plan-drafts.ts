@@ -144,8 +144,8 @@ export interface Draft {
   readonly classes: readonly number[];
 }
 
-// What a drafted token adds to a step, measured. The cost model has one time per token, mostly that of prompts, whose
-// tokens need no logits; and the first rows of a small step cost less than those of a large one.
+// Measured time that a drafted token adds to a step. The cost model has one time per token, mostly that of prompts,
+// whose tokens need no logits; and the first rows of a small step cost less than those of a large one.
 
 /** Decayed sums over steps of similar size: of drafted tokens, and of times beyond what the cost model predicts. */
 interface StepSums {
@@ -258,7 +258,7 @@ export function calibrationFactor({ expected, accepted }: DraftCalibration): num
   return Math.min(MOST_FACTOR, Math.max(LEAST_FACTOR, factor));
 }
 
-// What drafts of a sequence may cost. The idea of a bounded loss is that of Cascade (arXiv 2506.20675).
+// Budgets of drafts, for each sequence. The idea of a bounded loss is that of Cascade (arXiv 2506.20675).
 
 /** Budget of a sequence's drafts. Plain data. */
 export interface DraftAccount {
