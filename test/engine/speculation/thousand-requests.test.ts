@@ -16,6 +16,7 @@ import { persistentFolder } from "../../support/temporary-folder.ts";
 
 const NUM_REQUESTS = RUNS_LONG_TESTS ? 200 : 32;
 const AT_ONCE = 16;
+const MOST_ROUNDS = 25;
 
 let folder: string;
 let texts: readonly string[];
@@ -93,9 +94,12 @@ describe.each(SETTINGS)("$name", ({ name, model, options }) => {
 
     const speculating = await ReadMeEngine.open(model(), shared);
     expect(await run(speculating, requests, AT_ONCE)).toEqual(expected);
-    expect(await run(speculating, requests.slice(0, 8), 1)).toEqual(expected.slice(0, 8));
+    // How many tokens are drafted depends on the time that steps take: a disturbed machine may draft none for a while.
+    for (let round = 0; round < MOST_ROUNDS; round++) {
+      expect(await run(speculating, requests.slice(0, 8), 1)).toEqual(expected.slice(0, 8));
+      if ((await speculating.stats()).acceptedDraftTokens > 0) break;
+    }
     const { draftedTokens, acceptedDraftTokens, preemptions, numRunning, kvUsedTokens } = await speculating.stats();
-    // How many tokens are drafted depends on the time that steps take.
     expect(acceptedDraftTokens).toBeGreaterThan(0);
     expect(draftedTokens).toBeGreaterThanOrEqual(acceptedDraftTokens);
     if (name.includes("preemptions")) expect(preemptions).toBeGreaterThan(0);
