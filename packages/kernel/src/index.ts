@@ -50,6 +50,7 @@ export {
   openKernel,
 } from "./open-kernel.ts";
 export { type ByteRange, expertUnits, type ExpertUnits, StoredUnits } from "./pack/expert-units.ts";
+export { freeMemoryBytes } from "./free-memory.ts";
 export { kernelThreads, returnFreeMemory } from "./kernel-threads.ts";
 export { layOut, packedFile } from "./pack/packed-file.ts";
 export type { PackedTensor, TensorFormat } from "./pack/block-types.ts";

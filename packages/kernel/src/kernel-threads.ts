@@ -1,13 +1,9 @@
-import { readFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
 import { integerOption } from "@readme-moe/core";
+import { controlGroups, readSystem, type ReadText } from "./free-memory.ts";
 import { type Addon, loadAddon } from "./native-kernel.ts";
 
 const MOST_THREADS = 64;
-const CONTROL_GROUPS = "/sys/fs/cgroup";
-
-/** Reads a text file of the system; undefined when there is none. */
-type ReadText = (path: string) => string | undefined;
 
 /**
  * Returns the number of the kernel's threads, at most 64.
@@ -32,14 +28,6 @@ export function kernelThreads(threads?: number): number {
 export function defaultThreads(numProcessors: number, read: ReadText): number {
   const limits = [numProcessors, usableCores(read), Math.ceil(controlGroupCores(read))];
   return Math.max(1, Math.min(...limits));
-}
-
-function readSystem(path: string): string | undefined {
-  try {
-    return readFileSync(path, "utf8");
-  } catch {
-    return undefined;
-  }
 }
 
 /**
@@ -75,23 +63,11 @@ function numbersOf(list: string): readonly number[] {
 
 /** Returns the smallest limit of this process's control groups, of both versions, on its time, in cores. */
 function controlGroupCores(read: ReadText): number {
-  const groups = (read("/proc/self/cgroup") ?? "0::/\n0:cpu:/").trim().split("\n");
-  const limits = groups.flatMap((line) => {
-    const [, controllers = "", ...path] = line.split(":");
-    const folders = ancestorsOf(path.join(":"));
-    if (controllers === "") return folders.map((folder) => newLimit(`${CONTROL_GROUPS}${folder}`, read));
-    if (!controllers.split(",").includes("cpu")) return [];
-    return ["cpu", controllers].flatMap((mount) =>
-      folders.map((folder) => oldLimit(`${CONTROL_GROUPS}/${mount}${folder}`, read)),
-    );
-  });
-  return Math.min(Infinity, ...limits);
-}
-
-/** Lists the folders from a control group to the root, which a container may see in the group's place. */
-function ancestorsOf(path: string): readonly string[] {
-  const names = path.split("/").filter((name) => name !== "" && name !== "..");
-  return [...names.map((_, i) => `/${names.slice(0, i + 1).join("/")}`), ""];
+  const groups = controlGroups("cpu", read);
+  return Math.min(
+    Infinity,
+    ...groups.map(({ folder, version }) => (version === 2 ? newLimit(folder, read) : oldLimit(folder, read))),
+  );
 }
 
 function newLimit(folder: string, read: ReadText): number {
