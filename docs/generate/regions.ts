@@ -43,6 +43,7 @@ export const REGIONS: readonly Region[] = [
   { page: "engine.md", name: "chunks", make: () => fieldTable([`${CORE}/generation.ts`, "GenerateChunk"]) },
   { page: "engine.md", name: "tokens", make: () => fieldTable([`${CORE}/generation.ts`, "GeneratedToken"]) },
   { page: "engine.md", name: "info", make: () => fieldTable([`${CORE}/engine.ts`, "EngineInfo"]) },
+  { page: "engine.md", name: "memory", make: () => fieldTable([`${CORE}/engine.ts`, "EngineMemory"]) },
   {
     page: "engine.md",
     name: "stats",

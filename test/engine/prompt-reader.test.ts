@@ -96,7 +96,7 @@ async function answersOf(reader: Omit<PromptReader, "info"> & { readonly info: o
 
 /** Facts about a model that both know. */
 function sharedInfo(info: Partial<EngineInfo>) {
-  const weights = ["weightBytes", "kernel", "modelVersion"];
+  const weights = ["weightBytes", "memory", "kernel", "modelVersion"];
   const own: readonly string[] = ["name", "path", "precision", "maxNumSeqs", "kvCapacityTokens", ...weights];
   return Object.fromEntries(Object.entries(info).filter(([name]) => !own.includes(name)));
 }

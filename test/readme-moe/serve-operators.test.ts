@@ -56,7 +56,10 @@ test("operators load experts from the folder, and clients use them", async () =>
   expect(await change("unload_lora_adapter", { lora_name: "base:legal" })).toMatch(/^Success/);
   expect(await ask()).toBe(404);
   child.kill("SIGTERM");
-  expect(await outcome).toMatchObject({ code: 0, stderr: expect.stringMatching(/^stopping; [^\n]*\n$/) as unknown });
+  expect(await outcome).toMatchObject({
+    code: 0,
+    stderr: expect.stringMatching(/^memory: [^\n]*\nstopping; [^\n]*\n$/) as unknown,
+  });
 });
 
 test.each([

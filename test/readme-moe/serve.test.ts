@@ -72,7 +72,7 @@ describe("a server", () => {
     const { code, stdout, stderr } = await outcome;
     expect(code).toBe(0);
     expect(stdout).toBe(`tiny at ${url}/v1\n`);
-    expect(stderr).toMatch(/^stopping; running requests: \d+\n$/);
+    expect(stderr).toMatch(/^memory: [^\n]*\nstopping; running requests: \d+\n$/);
   });
 
   test("answers requests to localhost only without keys, and unknown paths with an API error", async () => {

@@ -156,6 +156,8 @@ export interface EngineInfo {
   readonly kvCapacityTokens: number;
   /** Size of the packed weights, in bytes, whether they are in memory or not. */
   readonly weightBytes?: number | undefined;
+  /** Plan of the engine's memory. */
+  readonly memory?: EngineMemory | undefined;
   /** Kernel that runs the steps. */
   readonly kernel?: KernelInfo | undefined;
   /**
@@ -168,6 +170,24 @@ export interface EngineInfo {
    * give the same logits, bit for bit, so that one engine can go on with what another one has generated.
    */
   readonly modelVersion?: string | undefined;
+}
+
+/** Memory of an engine, planned when it is opened; keys and values grow up to their sizes while they are used. */
+export interface EngineMemory {
+  /** Weights that are in memory, with a draft model's and its keys and values. */
+  readonly weightBytes: number;
+  /** Process, tokenizer and the values of the largest step, estimated. */
+  readonly processBytes: number;
+  /** Keys and values of running sequences. */
+  readonly kvCacheBytes: number;
+  /** Keys and values of prompts' beginnings that are kept beside them. */
+  readonly prefixCacheBytes: number;
+  /** Context of the model itself; the engine's may be shorter. */
+  readonly modelContextTokens: number;
+  /** Bound of the engine's context: the model, memory, an option, or the usual length of a longer model's context. */
+  readonly contextBound: "model" | "memory" | "option" | "usual";
+  /** Memory that the process could take when it began to open the model. @default unknown */
+  readonly freeBytes?: number | undefined;
 }
 
 /**

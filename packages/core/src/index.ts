@@ -31,6 +31,7 @@ export {
   type DraftsBySource,
   type Engine,
   type EngineInfo,
+  type EngineMemory,
   type EngineStats,
   type EngineVocabulary,
   everythingResident,

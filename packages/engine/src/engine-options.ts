@@ -3,54 +3,18 @@
 
 import { resolve } from "node:path";
 import {
-  choiceOption,
   costAware,
-  describeValue,
   EVICTION_POLICIES,
   fcfs,
   integerOption,
   MAX_TIMER_MS,
-  numberOption,
   readMe,
   rejectUnknownKeys,
-  isRecord,
   type Scheduler,
 } from "@readme-moe/core";
 import { KV_BLOCK_TOKENS, KV_PRECISIONS } from "@readme-moe/kernel";
-import {
-  type FunctionModule,
-  functionModuleOption,
-  importFunction,
-  type ResolvedFunctionModule,
-} from "./function-module.ts";
-
-/** An option of the engine: its values, and its flag on the command line. */
-export interface EngineOption {
-  readonly kind: "choice" | keyof OptionValues;
-  readonly choices?: readonly string[];
-  /** Whether the value may also be a function that a module exports. */
-  readonly orModule?: true;
-  readonly min?: number;
-  readonly max?: number;
-  /** Kind of file that a path names. */
-  readonly names?: string;
-  /** Value of an absent option, unless it depends on the model or on other options. */
-  readonly default?: string | number | boolean;
-  /** Whether a reader of prompts has the option, too. */
-  readonly reader?: true;
-  /** Flag of the commands that run a model; its default in words where that of the option does not say it. */
-  readonly flag?: { readonly syntax: string; readonly about: string; readonly default?: string };
-}
-
-interface OptionValues {
-  readonly integer: number;
-  readonly number: number;
-  readonly switch: boolean;
-  readonly path: string;
-  readonly expert: string | number;
-  readonly folders: Readonly<Record<string, string>>;
-  readonly share: number | "by-arrival";
-}
+import { type FunctionModule, importFunction, type ResolvedFunctionModule } from "./function-module.ts";
+import { type EngineOption, OPTION_CHECKS, type OptionValues } from "./option-kinds.ts";
 
 /** The table of the engine's options. The defaults of sizes depend on the model. */
 export const ENGINE_OPTIONS = {
@@ -119,7 +83,15 @@ export const ENGINE_OPTIONS = {
    * Number type of keys and values; fp16 takes half of the memory of fp32, int8 a quarter and a scale for each head.
    * @default "fp32" with fp32 weights, else "fp16"
    */
-  kvPrecision: { kind: "choice", choices: KV_PRECISIONS },
+  kvPrecision: {
+    kind: "choice",
+    choices: KV_PRECISIONS,
+    flag: {
+      syntax: "--kv-precision <precision>",
+      about: "precision of keys and values; int8 holds almost twice as many tokens as fp16, at a small loss",
+      default: "fp32 with fp32 weights, else fp16",
+    },
+  },
   /** Folder of packed weights. @default `README_MOE_CACHE`, else the platform's cache folder */
   cacheFolder: {
     kind: "path",
@@ -161,7 +133,7 @@ export const ENGINE_OPTIONS = {
   /**
    * Largest number of tokens of a sequence, prompt and completion together. Models with LongRoPE (Phi-3) have other
    * numbers in contexts longer than their original one.
-   * @default the model's, or what fits into `kvCacheBytes` if that is less
+   * @default the model's, at most 32,768, or what fits into the planned memory if that is less
    */
   contextTokens: {
     kind: "integer",
@@ -170,13 +142,49 @@ export const ENGINE_OPTIONS = {
     flag: {
       syntax: "--context <tokens>",
       about: "most tokens of a prompt and its completion",
-      default: "the model's, or what fits into memory",
+      default: "the model's, at most 32768, or what fits into memory",
     },
   },
-  /** Memory for keys and values of running sequences. @default 512 MiB, or what one sequence of 4,096 tokens needs */
-  kvCacheBytes: { kind: "integer", min: 1 },
-  /** Memory for keys and values of prompt prefixes, which are reused. @default a quarter of `kvCacheBytes` */
-  prefixCacheBytes: { kind: "integer", min: 0 },
+  /**
+   * Memory of the engine's process, all together: weights, the process itself, keys and values, prefixes. What is not
+   * given of `contextTokens`, `kvCacheBytes` and `prefixCacheBytes` is planned within it.
+   * @default keys, values and prefixes take at most half of the memory that is free beside the rest, or 640 MiB
+   */
+  memoryBytes: {
+    kind: "integer",
+    min: 1,
+    flag: {
+      syntax: "--memory <size>",
+      about: "memory of the model's process, such as 6GB: context, keys and values, and prefixes are planned within it",
+      default: "half of what is free beside the weights",
+    },
+  },
+  /**
+   * Memory for keys and values of running sequences.
+   * @default two sequences of the whole context, or 512 MiB if that is more, as far as memory allows
+   */
+  kvCacheBytes: {
+    kind: "integer",
+    min: 1,
+    flag: {
+      syntax: "--kv-cache <size>",
+      about: "memory for keys and values of running requests, such as 2GB",
+      default: "two conversations of the whole context, as far as memory allows",
+    },
+  },
+  /**
+   * Memory for keys and values of prompt prefixes, which are reused.
+   * @default a quarter of `kvCacheBytes` where that is given, else two sequences of the whole context, as memory allows
+   */
+  prefixCacheBytes: {
+    kind: "integer",
+    min: 0,
+    flag: {
+      syntax: "--prefix-cache <size>",
+      about: "memory for keys and values of prompts' beginnings, which later prompts reuse",
+      default: "a quarter of --kv-cache, else two conversations of the whole context, as far as memory allows",
+    },
+  },
   /**
    * Folder for the keys and values of prompts that are kept (`ReadMeEngine.keepPrompt`): the next engine with the same
    * model reads them instead of computing them, also on another machine. @default kept prompts are not saved
@@ -345,35 +353,6 @@ export interface ResolvedEngineOptions extends CheckedOptions {
   readonly scheduler: Given<"scheduler">;
 }
 
-const CHECKS: {
-  readonly [Kind in EngineOption["kind"]]: (name: string, value: unknown, entry: EngineOption) => unknown;
-} = {
-  choice: (name, value, { choices = [], orModule }) =>
-    (orModule && functionModuleOption(name, value)) ?? choiceOption(name, value, choices),
-  integer: (name, value, { min = 0, max }) => integerOption(name, value, min, max),
-  number: (name, value, { min = 0, max }) => numberOption(name, value, min, max),
-  switch(name, value) {
-    if (typeof value === "boolean") return value;
-    throw new TypeError(`Expected \`${name}\` to be true or false, got ${describeValue(value)}`);
-  },
-  path(name, value, { names }) {
-    if (typeof value === "string" && value !== "") return value;
-    throw new TypeError(`Expected \`${name}\` to name ${names}, got ${describeValue(value)}`);
-  },
-  // The model's experts are known later.
-  expert: (_, value) => value,
-  folders(name, value) {
-    const isValid = isRecord(value) && Object.values(value).every((path) => typeof path === "string" && path !== "");
-    if (isValid) return { ...value };
-    throw new TypeError(`Expected \`${name}\` to be an object with folders by name`);
-  },
-  share(name, value) {
-    if (typeof value === "number") return numberOption(name, value, 0, 1);
-    if (value === "by-arrival") return value;
-    throw new TypeError(`Expected \`${name}\` to be a number or "by-arrival", got ${describeValue(value)}`);
-  },
-};
-
 /** Checks options one by one, and fills in the defaults of the table. @throws {TypeError | RangeError} */
 function checkedOptions<Name extends EngineOptionName>(
   options: EngineOptions,
@@ -382,7 +361,7 @@ function checkedOptions<Name extends EngineOptionName>(
   const checked = names.map((name) => {
     const entry: EngineOption = ENGINE_OPTIONS[name];
     const value: unknown = options[name] === undefined ? entry.default : options[name];
-    return [name, value === undefined ? undefined : CHECKS[entry.kind](name, value, entry)] as const;
+    return [name, value === undefined ? undefined : OPTION_CHECKS[entry.kind](name, value, entry)] as const;
   });
   return Object.fromEntries(checked) as unknown as Pick<CheckedOptions, Name>;
 }

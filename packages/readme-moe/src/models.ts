@@ -1,7 +1,15 @@
 // Opens what `<model>` names: as a path, a model with its router and runner, or an engine.
 
 import { ReadMeError, type PreGatingRouter } from "@readme-moe/core";
-import { KernelRunner, openExperts, ReadMeEngine, type StepRunner } from "@readme-moe/engine";
+import {
+  KernelRunner,
+  type MemoryPlan,
+  openExperts,
+  planModelMemory,
+  ReadMeEngine,
+  resolveEngineOptions,
+  type StepRunner,
+} from "@readme-moe/engine";
 import { precisionOf } from "@readme-moe/kernel";
 import {
   describeMixture,
@@ -158,6 +166,21 @@ export function checkEngineFlags(flags: EngineFlags): void {
   if (flags.recordTrace !== undefined && (flags.speculation === "on" || flags.draft !== undefined)) {
     throw new TypeError("Expected --record-trace without --speculation on and --draft: the simulator knows no drafts");
   }
+}
+
+/**
+ * Plans the memory of a model that a command would open, without a draft model's.
+ * @param freeBytes - memory that is free @default unknown: a plan that is the same on all machines
+ * @throws {RangeError} as `planEngineMemory`
+ */
+export async function plannedMemory(
+  name: string,
+  flags: EngineFlags,
+  signal: AbortSignal,
+  freeBytes?: number,
+): Promise<MemoryPlan> {
+  const options = resolveEngineOptions({ ...engineOptionsOf(flags), draft: undefined });
+  return withModelFiles(name, signal, async (model) => planModelMemory(model, options, { freeBytes }), flags);
 }
 
 /**

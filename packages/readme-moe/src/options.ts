@@ -21,10 +21,13 @@ export type RuntimeFlags = Pick<EngineOptions, RuntimeName>;
 /** Flags of the commands that open an engine. */
 export interface EngineFlags extends Omit<
   Pick<EngineOptions, FlaggedName>,
-  "contextTokens" | "expertCacheBytes" | "speculation"
+  "contextTokens" | "memoryBytes" | "kvCacheBytes" | "prefixCacheBytes" | "expertCacheBytes" | "speculation"
 > {
   readonly lora?: readonly LoraArgument[];
   readonly context?: EngineOptions["contextTokens"];
+  readonly memory?: EngineOptions["memoryBytes"];
+  readonly kvCache?: EngineOptions["kvCacheBytes"];
+  readonly prefixCache?: EngineOptions["prefixCacheBytes"];
   readonly expertCache?: EngineOptions["expertCacheBytes"];
   readonly speculation?: "on" | "off";
   /** Path of the trace. */
@@ -103,7 +106,7 @@ export function engineOptions(isolation?: "thread" | "process"): readonly Option
     engineFlag("expert"),
     loraOption(),
     ...runtimeOptions(),
-    engineFlag("contextTokens"),
+    ...memoryOptions(),
     engineFlag("expertCacheBytes"),
     engineFlag("expertCachePolicy"),
     engineFlag("isolation", isolation && { default: isolation }),
@@ -114,6 +117,17 @@ export function engineOptions(isolation?: "thread" | "process"): readonly Option
       "--record-trace <file>",
       "write the experts of all sequences, as JSON lines for `simulate --trace` (without speculation)",
     ),
+  ];
+}
+
+/** Options of every command that opens an engine, for its memory besides weights. */
+export function memoryOptions(): readonly Option[] {
+  return [
+    engineFlag("contextTokens"),
+    engineFlag("memoryBytes"),
+    engineFlag("kvCacheBytes"),
+    engineFlag("prefixCacheBytes"),
+    engineFlag("kvPrecision"),
   ];
 }
 

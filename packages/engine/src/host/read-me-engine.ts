@@ -233,7 +233,9 @@ export class ReadMeEngine implements Engine {
     try {
       const { info, cacheFailure } = await link.open(this.#files.path, this.#options, onProgress);
       [this.#link, this.#cacheFailure] = [link, cacheFailure];
-      this.#info = { ...info, name: this.#files.name };
+      const { memory = info.memory } = this.#info ?? {};
+      this.#info = { ...info, name: this.#files.name, memory };
+      this.#options = keepingSizes(this.#options, this.#info);
       [this.#failure, this.#drained] = [undefined, undefined];
       link.watchInterest(this.events);
       await this.#experts.repeat();
@@ -283,6 +285,13 @@ export class ReadMeEngine implements Engine {
     if (this.#failure || !this.#link) throw this.#failure ?? new ReadMeError("ERR_DISPOSED", "The engine is not open");
     return this.#link.call(name, args, signal);
   }
+}
+
+/** Fixes the planned sizes, so that an engine that is opened again has the same, whatever memory is free then. */
+function keepingSizes(options: ResolvedEngineOptions, { contextTokens, memory }: EngineInfo): ResolvedEngineOptions {
+  if (!memory) return options;
+  const { kvCacheBytes, prefixCacheBytes } = memory;
+  return { ...options, contextTokens, kvCacheBytes, prefixCacheBytes, memoryBytes: undefined };
 }
 
 interface ChangedEngine extends CallingEngine {

@@ -20,7 +20,7 @@ import {
 } from "@readme-moe/model";
 import { KernelRunner, type KernelRunnerOptions } from "../kernel-runner.ts";
 import { cachedCost, measureCost } from "../measure-cost.ts";
-import { kvPrecisionOf } from "../memory-sizes.ts";
+import { kvPrecisionOf, totalBytes, weightSizes } from "../memory-sizes.ts";
 import {
   type CachedSequence,
   catchUpRows,
@@ -408,6 +408,22 @@ export async function openDraftModel(
 interface DraftingOptions extends DraftModelOptions {
   /** Folder or GGUF file of the draft model. @default none */
   readonly draft?: string | undefined;
+}
+
+/** Counts the memory of the draft model that an engine's options name: weights, keys and values. 0 without one. */
+export async function draftBytesOf({ draft, ...options }: DraftingOptions): Promise<number> {
+  if (draft === undefined) return 0;
+  const model = await openModel(draft);
+  try {
+    const { precision, kvPrecision, capacityTokens } = resolveDraftModelOptions(
+      { precision: options.precision, kvPrecision: options.kvPrecision, maxNumSeqs: options.maxNumSeqs },
+      model,
+    );
+    const kvBytes = capacityTokens * kvBytesPerToken(model.config, kvPrecision);
+    return totalBytes(weightSizes(model, precision)) + kvBytes;
+  } finally {
+    await model.close();
+  }
 }
 
 /** Opens the draft model that an engine's options name, if they name one. */

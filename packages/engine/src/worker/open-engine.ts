@@ -8,7 +8,14 @@ import {
   ReadMeError,
   type Residency,
 } from "@readme-moe/core";
-import { BITS_VERSION, changedPackedFile, precisionOf } from "@readme-moe/kernel";
+import {
+  BITS_VERSION,
+  changedPackedFile,
+  freeMemoryBytes,
+  kernelInfo,
+  kernelThreads,
+  precisionOf,
+} from "@readme-moe/kernel";
 import {
   lorasFingerprint,
   forContext,
@@ -32,11 +39,12 @@ import { Routers } from "../experts/routers.ts";
 import { KernelRunner, type KernelRunnerOptions } from "../kernel-runner.ts";
 import { KvAdmission } from "../kv-admission.ts";
 import { cachedCost, measureCost } from "../measure-cost.ts";
-import { kvPrecisionOf, type KvSizes, kvSizes, weightSizes } from "../memory-sizes.ts";
+import type { MemoryPlan } from "../memory-plan.ts";
+import { planModelMemory, totalBytes, weightSizes } from "../memory-sizes.ts";
 import { PrefixCache } from "../prefix-cache.ts";
 import type { LoadProgress } from "../protocol.ts";
 import { EngineDrafter } from "../speculation/engine-drafter.ts";
-import { type ModelDrafter, openDraftOf } from "../speculation/model-drafter.ts";
+import { draftBytesOf, type ModelDrafter, openDraftOf } from "../speculation/model-drafter.ts";
 import { Speculation, type SpeculationParts } from "../speculation/speculation.ts";
 
 /** Speed of a common disk: the system may have dropped mapped weights from memory. */
@@ -47,7 +55,7 @@ export interface OpenedEngine {
   readonly model: Model;
   readonly text: ModelText;
   readonly options: ResolvedEngineOptions;
-  readonly sizes: KvSizes;
+  readonly sizes: MemoryPlan;
   readonly core: EngineCore;
   readonly keptPrompts: KeptPrompts;
   /** The model that drafts; `undefined` if the options name none. */
@@ -87,7 +95,10 @@ export async function openEngine(
     closers.push(() => opened.close());
     const options = { ...given, precision: precisionOf(opened, given.precision) };
     const scheduler = await schedulerOf(options);
-    const sizes = kvSizes(options, opened.config, kvPrecisionOf(options.precision, options.kvPrecision));
+    checkStreaming(opened, options);
+    const weights = weightSizes(opened, options.precision);
+    const draftBytes = await draftBytesOf(options);
+    const sizes = planModelMemory(opened, options, { freeBytes: plannableBytes(options), draftBytes, weights });
     const model = forContext(opened, sizes.contextTokens);
     const { threads, cacheFolder, kernel: kind } = options;
     // Large files are hashed in a thread, meanwhile. Whoever waits for the hash takes its failure.
@@ -111,7 +122,7 @@ export async function openEngine(
     // The default router is opened now, routers of named experts when a request needs them.
     await routers.routerFor(undefined);
     const { residency, info: kernel } = runner;
-    const { capacityTokens, contextTokens, prefixCacheBytes } = sizes;
+    const { capacityTokens, contextTokens, prefixCacheBytes, ...memory } = sizes;
     const kv = runner.openKv({ capacityTokens, prefixBytes: prefixCacheBytes });
     closers.push(async () => kv.dispose());
     const prefixes = new PrefixCache(kv, { chunkTokens: options.chunkTokens, maxBytes: prefixCacheBytes });
@@ -151,8 +162,7 @@ export async function openEngine(
       now,
     });
     const promptVersion = await promptVersionOf(opened, loras && set, options);
-    const sizesOfWeights = Object.values(weightSizes(opened, options.precision));
-    const weightBytes = sizesOfWeights.reduce((sum, bytes) => sum + bytes, 0);
+    const weightBytes = totalBytes(weights);
     const info: EngineInfo = {
       ...promptInfo(model, text),
       precision: options.precision,
@@ -164,6 +174,7 @@ export async function openEngine(
       maxNumSeqs: options.maxNumSeqs,
       kvCapacityTokens: capacityTokens,
       weightBytes,
+      memory: { ...memory, prefixCacheBytes },
       kernel,
       promptVersion,
       modelVersion: await modelVersionOf({ promptVersion, runner, set, contextTokens, options }),
@@ -191,6 +202,27 @@ export async function openEngine(
     await close();
     throw error;
   }
+}
+
+/** @throws {TypeError} for a dense model under a budget of experts, unless loras are there or may be added */
+function checkStreaming(
+  { path, config, experts, loraSet }: Model,
+  { expertCacheBytes, loras }: Pick<ResolvedEngineOptions, "expertCacheBytes" | "loras">,
+): void {
+  if (expertCacheBytes === undefined || config.mixture || experts.names.length > 1 || loraSet || loras) return;
+  throw new TypeError(
+    `Expected \`expertCacheBytes\` (--expert-cache) for a model with experts or with \`loras\`; ${path} is dense, ` +
+      "and all its weights stay in memory",
+  );
+}
+
+/** Address space of WebAssembly. */
+const WASM_BYTES = 2 ** 32;
+
+/** Returns the memory that an engine may plan with. */
+function plannableBytes({ kernel, threads }: ResolvedEngineOptions): number {
+  const { kind } = kernelInfo({ kernel }, kernelThreads(threads));
+  return Math.min(freeMemoryBytes(), kind === "wasm" ? WASM_BYTES : Infinity);
 }
 
 /** Opens a model with all experts in memory, or with as many as `expertCacheBytes` has room for. */

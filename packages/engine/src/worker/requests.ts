@@ -4,7 +4,7 @@ import { ReadMeError, StopAutomaton, type RoutedPrompt } from "@readme-moe/core"
 import { CompletionText, encodeChat, type EncodeOptions, type PromptModel } from "@readme-moe/model";
 import type { ResolvedEngineOptions } from "../engine-options.ts";
 import type { EngineChunk } from "../engine-parts.ts";
-import type { KvSizes } from "../memory-sizes.ts";
+import type { MemoryPlan } from "../memory-plan.ts";
 import { tooManyPredicted, type WireAccepted, type WirePrompt, type WireRequest } from "../protocol.ts";
 import {
   addDrafts,
@@ -26,7 +26,7 @@ export interface RunningEngine extends OpenedEngine {
 export interface ReadingEngine extends Pick<RunningEngine, "text" | "slices" | "routerFor"> {
   readonly model: Pick<PromptModel, "path" | "config">;
   readonly options: Pick<ResolvedEngineOptions, "controlTokensInMessages">;
-  readonly sizes: Pick<KvSizes, "contextTokens">;
+  readonly sizes: Pick<MemoryPlan, "contextTokens">;
 }
 
 interface RequestEntry {

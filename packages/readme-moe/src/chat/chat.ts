@@ -4,6 +4,7 @@ import { createInterface, type Interface } from "node:readline";
 import { ReadMeError, type ChatMessage, type FinishReason, type SamplingParams } from "@readme-moe/core";
 import type { ReadMeEngine } from "@readme-moe/engine";
 import type { OpenedEngine } from "../models.ts";
+import { memoryLines } from "../serving/memory-lines.ts";
 import { loadChat, saveChat } from "./chat-file.ts";
 import { dimmed } from "../terminal.ts";
 import { helpLines, readLine, type ChatInput, type OpenLines } from "./input.ts";
@@ -87,7 +88,9 @@ class Chat {
     const onSignal = (): void => this.#interrupt();
     process.on("SIGINT", onSignal);
     this.#clear();
-    this.#note(`${this.#model} in ${this.#opened.engine.info.precision}; /help shows the commands`);
+    const { info } = this.#opened.engine;
+    this.#note(`${this.#model} in ${info.precision}; /help shows the commands`);
+    for (const line of memoryLines(info)) this.#note(line);
     try {
       let open: OpenLines;
       this.#lines.prompt();

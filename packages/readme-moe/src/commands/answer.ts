@@ -10,6 +10,7 @@ import {
   type EngineFlags,
   engineFlag,
   requireOption,
+  memoryOptions,
   runtimeOptions,
   type SamplingFlags,
   samplingOptions,
@@ -39,6 +40,7 @@ export function answerCommand(signal: AbortSignal): Command {
     command,
     ...samplingOptions("answer"),
     ...runtimeOptions(),
+    ...memoryOptions(),
     engineFlag("isolation"),
     engineFlag("samplingDefaults"),
   );

@@ -2,7 +2,15 @@ import type { ReadMeEngine } from "@readme-moe/engine";
 import { Command } from "commander";
 import { textsOrLines } from "../data-files.ts";
 import { MODEL_ARGUMENT, withEngine } from "../models.ts";
-import { wholeNumber, addOptions, type EngineFlags, engineFlag, jsonOption, runtimeOptions } from "../options.ts";
+import {
+  addOptions,
+  type EngineFlags,
+  engineFlag,
+  jsonOption,
+  memoryOptions,
+  runtimeOptions,
+  wholeNumber,
+} from "../options.ts";
 
 interface EmbedFlags extends EngineFlags {
   readonly dimensions?: number;
@@ -26,7 +34,7 @@ export function embedCommand(signal: AbortSignal): Command {
       "--prompt-name <name>",
       "one of the model's own texts, put before each text (default: the model's, if it has one)",
     );
-  addOptions(command, ...runtimeOptions(), engineFlag("isolation"), jsonOption());
+  addOptions(command, ...runtimeOptions(), ...memoryOptions(), engineFlag("isolation"), jsonOption());
   return command.action(async (path: string, given: readonly string[], flags: EmbedFlags) => {
     const inputs = await textsOrLines("texts", given, signal);
     await withEngine(path, flags, signal, (engine) => runEmbed(engine, inputs, flags, signal));

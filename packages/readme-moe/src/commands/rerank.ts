@@ -9,6 +9,7 @@ import {
   type EngineFlags,
   engineFlag,
   jsonOption,
+  memoryOptions,
   runtimeOptions,
   requireOption,
 } from "../options.ts";
@@ -32,7 +33,7 @@ export function rerankCommand(signal: AbortSignal): Command {
     .option("--query <text>", "what the documents are searched for (required)")
     .option("--instruction <text>", "what makes a document relevant (default: what the model was trained on)")
     .option("--top-n <n>", "documents to print (default: all)", wholeNumber(1));
-  addOptions(command, ...runtimeOptions(), engineFlag("isolation"), jsonOption());
+  addOptions(command, ...runtimeOptions(), ...memoryOptions(), engineFlag("isolation"), jsonOption());
   return command.action(async (path: string, given: readonly string[], flags: RerankFlags) => {
     requireOption(command, "query");
     const documents = await textsOrLines("documents", given, signal);

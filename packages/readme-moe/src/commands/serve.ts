@@ -68,7 +68,9 @@ async function runServer(path: string, flags: ServeFlags, interrupted: AbortSign
 async function openKeeping(path: string, flags: ServeFlags, signal: AbortSignal): Promise<OpenedEngine> {
   const { keepPrompt = [] } = flags;
   const prompts = await Promise.all(keepPrompt.map((file) => readTextData(file)));
-  const opened = await openEngine(path, flags, signal);
+  // Operators may add experts, which a budget is for, to a model without any.
+  const own = flags.expertsFolder === undefined ? flags : { lora: [], ...flags };
+  const opened = await openEngine(path, own, signal);
   const { engine, close } = opened;
   engine.events.on("prompt:kept", ({ refusal, saveFailure }) => {
     if (refusal !== undefined) console.error(`note: a saved prompt was not used: ${refusal}`);

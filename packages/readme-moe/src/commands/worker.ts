@@ -16,7 +16,7 @@ import {
 } from "../options.ts";
 import { reportSeldom } from "../fleet/open-front.ts";
 import { workerMetrics } from "../fleet/worker-metrics.ts";
-import { MODEL_ARGUMENT, openEngine } from "../models.ts";
+import { MODEL_ARGUMENT, openEngine, plannedMemory } from "../models.ts";
 import { fleetModule, moduleOf, openLab } from "../optional-modules.ts";
 import { stopSignals, urlOf } from "../serving/http-server.ts";
 
@@ -80,7 +80,11 @@ async function runWorker(
   using stop = stopSignals(interrupted);
   // Nothing else runs in this process, and its tokens take one way less.
   const { isolation = "thread" } = flags;
-  const { engine, close } = await openEngine(path, { ...flags, isolation }, stop.signal);
+  // Workers share requests only where their contexts are the same, whatever memory is free.
+  const plan = await plannedMemory(path, flags, stop.signal);
+  const { contextTokens: context, kvCacheBytes: kvCache, prefixCacheBytes: prefixCache } = plan;
+  const sizes = { context, kvCache, prefixCache, memory: undefined };
+  const { engine, close } = await openEngine(path, { ...flags, ...sizes, isolation }, stop.signal);
   const worker = FleetWorker.open({ fleet: address, engine, id: flags.workerId, onError: reportSeldom() });
   const server = flags.port === undefined ? undefined : await watchable(worker, flags.port, flags.host);
   if (server) console.log(`${worker.id} at ${urlOf(server)}`);

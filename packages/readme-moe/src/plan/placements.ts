@@ -3,9 +3,12 @@
 import {
   expertLayout,
   kvPrecisionOf,
-  kvSizes,
   mixtureLayout,
+  planModelMemory,
+  processSizes,
+  type ProcessSizes,
   resolveEngineOptions,
+  totalBytes,
   weightSizes,
   type WeightSizes,
 } from "@readme-moe/engine";
@@ -21,14 +24,7 @@ export interface Load {
 }
 
 /** Bytes besides weights. */
-interface OtherBytes {
-  /** Node and the inference runtime, without a model. */
-  readonly process: number;
-  readonly tokenizer: number;
-  /** Values of the largest step. */
-  readonly step: number;
-  /** Garbage that is not collected yet, and gaps between allocations, with many sequences. */
-  readonly slack: number;
+interface OtherBytes extends ProcessSizes {
   readonly keysAndValues: number;
   readonly prefixCache: number;
 }
@@ -42,17 +38,6 @@ export interface DescribedPlacement extends Placement {
   /** The engine's option for this load. */
   readonly kvCacheBytes: number;
 }
-
-/*
- * Resident memory of an engine's process less the weights by `weightSizes`, measured on Linux x64, Node 20, two
- * threads, opened from the cache: 83 MB with the pocket model in int8. SmolLM2 has 45,000 tokens more and takes 3 to 10
- * MB more.
- */
-const PROCESS_BYTES = 83e6;
-const TOKEN_BYTES = 220;
-// Measured with SmolLM2 under load, 32 and 48 sequences, streamed experts within a quarter, half and three quarters of
-// their bytes: 10 to 30 MB more than what can be counted.
-const SLACK_BYTES_PER_SEQUENCE = 1e6;
 
 const PRECISIONS: readonly Precision[] = ["int8", "int4", "fp32"];
 
@@ -77,16 +62,23 @@ export function placementsOf(model: Model, load: Load): readonly DescribedPlacem
 
 function placement(name: Placement["model"], model: Model, precision: Precision, load: Load): DescribedPlacement {
   const weights = weightSizes(model, precision);
-  const other = otherBytes(model, precision, load);
+  const kvCacheBytes = kvBytesOf(model, load, precision);
+  const options = resolveEngineOptions({ precision, kvCacheBytes, maxNumSeqs: load.sequences });
+  const planned = planModelMemory(model, options, { weights });
+  const other: OtherBytes = {
+    ...processSizes(model, options),
+    keysAndValues: planned.kvCacheBytes,
+    prefixCache: planned.prefixCacheBytes,
+  };
   return {
     model: name,
     precision,
     weights,
     other,
     usedShare: usedShareOf(model),
-    kvCacheBytes: kvBytesOf(model, load, precision),
-    weightBytes: sum(weights),
-    otherBytes: sum(other),
+    kvCacheBytes,
+    weightBytes: totalBytes(weights),
+    otherBytes: totalBytes(other),
   };
 }
 
@@ -107,42 +99,6 @@ function streamed(model: Model, whole: DescribedPlacement): DescribedPlacement {
 function kvBytesOf({ config }: Model, { sequences, contextTokens }: Load, precision: Precision): number {
   const blocks = wholeBlocks(Math.min(contextTokens, config.contextTokens));
   return sequences * blocks * kvBytesPerToken(config, kvPrecisionOf(precision));
-}
-
-function otherBytes(model: Model, precision: Precision, load: Load): OtherBytes {
-  const { config } = model;
-  const kvCacheBytes = kvBytesOf(model, load, precision);
-  const options = resolveEngineOptions({ kvCacheBytes, maxNumSeqs: load.sequences });
-  const kvPrecision = kvPrecisionOf(precision);
-  const { capacityTokens, prefixCacheBytes } = kvSizes(options, config, kvPrecision);
-  return {
-    process: PROCESS_BYTES,
-    tokenizer: config.vocabSize * TOKEN_BYTES,
-    step: options.maxNumBatchedTokens * stepBytesPerToken(model) + logitBytes(model, load),
-    slack: (load.sequences - 1) * SLACK_BYTES_PER_SEQUENCE,
-    keysAndValues: capacityTokens * kvBytesPerToken(config, kvPrecision),
-    prefixCache: prefixCacheBytes,
-  };
-}
-
-/**
- * Counts a row in the kernel: hidden states and what is added to them, queries, keys and values in float32; inputs of
- * products also rounded.
- */
-function stepBytesPerToken({ config, experts }: Model): number {
-  const { hiddenSize, numHeads, numKvHeads, headSize } = config;
-  const ffnSize = Math.max(...experts.expertSizes.map((size, layer) => size + (experts.sharedSizes[layer] ?? 0)));
-  const querySize = numHeads * headSize;
-  return 4 * (3 * hiddenSize + 2 * querySize + 2 * numKvHeads * headSize) + 7.5 * (hiddenSize + querySize + ffnSize);
-}
-
-/** Counts a row of logits for each sequence, and a copy for sampling. Float32. */
-function logitBytes({ config }: Model, { sequences }: Load): number {
-  return 2 * 4 * sequences * config.vocabSize;
-}
-
-function sum(sizes: WeightSizes | OtherBytes): number {
-  return Object.values(sizes).reduce((total: number, bytes: number) => total + bytes, 0);
 }
 
 /**

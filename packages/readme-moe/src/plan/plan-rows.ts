@@ -77,12 +77,18 @@ function adviceLines(plan: Plan): readonly string[] {
   if (!recommendation) return [];
   const { chosen, instead } = recommendation;
   const { expertCacheBytes, precision } = chosen;
+  const { sequences, contextTokens } = plan;
   const because = instead ? ` instead of ${nameOf(instead, plan)}: ${reasonOf(recommendation, plan)}` : "";
-  const flags = expertCacheBytes === undefined ? `--precision ${precision}` : `--expert-cache ${expertCacheBytes}`;
+  const flags = [
+    `--precision ${precision} --max-num-seqs ${sequences} --context ${contextTokens} --kv-cache ${kvCacheBytes}`,
+    ...(expertCacheBytes === undefined ? [] : [`--expert-cache ${expertCacheBytes}`]),
+  ].join(" ");
   const forExperts = expertCacheBytes === undefined ? "" : `, expertCacheBytes: ${expertCacheBytes}`;
   return [
     `recommended: ${nameOf(chosen, plan)}${because}`,
-    `options: ${flags}; for an engine: { precision: "${precision}", kvCacheBytes: ${kvCacheBytes}${forExperts} }`,
+    `flags of serve: ${flags}`,
+    `options of an engine: { precision: "${precision}", maxNumSeqs: ${sequences}, contextTokens: ${contextTokens}, ` +
+      `kvCacheBytes: ${kvCacheBytes}${forExperts} }`,
   ];
 }
 

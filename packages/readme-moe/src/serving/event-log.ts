@@ -1,6 +1,7 @@
 // The log of a server: lines for people, or JSON for programs that collect logs.
 
 import type { Engine, ErrorLink, ReadMeEmitter, ReadMeEvents } from "@readme-moe/core";
+import { memoryLines } from "./memory-lines.ts";
 import { Repeats } from "./repeats.ts";
 
 type EventOf<Name extends keyof ReadMeEvents> = Parameters<ReadMeEvents[Name]>[0];
@@ -83,9 +84,14 @@ export class EventLog {
     });
   }
 
-  watch(model: string, { events, info: { kernel } }: Engine): void {
+  watch(model: string, { events, info }: Engine): void {
+    const { kernel, memory, contextTokens, kvCapacityTokens } = info;
     this.#opened.add(model);
     if (this.#isJson && kernel) this.#write("kernel:selected", { model, ...kernel });
+    if (memory) {
+      const details = { model, contextTokens, kvCapacityTokens, ...memory };
+      this.print("memory:planned", memoryLines(info).join("\n"), details);
+    }
     events.on("engine:failed", ({ code, message, causes = [{ name: "ReadMeError", code, message }] }) =>
       this.print("engine:failed", `error: the engine of the model ${model} has failed: ${causesText(causes)}`, {
         model,
