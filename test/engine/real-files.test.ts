@@ -2,10 +2,12 @@
 
 import { freemem } from "node:os";
 import type { ChatMessage } from "@readme-moe/core";
+import { ReadMeEngine } from "@readme-moe/engine";
 import { evaluateSequences } from "@readme-moe/engine/evaluation";
 import { applyChatTemplate, openModel, type Precision, type Tokenizer } from "@readme-moe/model";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
 import { REAL_MODELS, realModel, type RealModelSize } from "../../tools/models/real-models.ts";
+import { complete } from "../support/complete.ts";
 import { domainDocuments } from "../support/evaluation-documents.ts";
 import { golden } from "../support/fixtures.ts";
 import { greedyTokens } from "../support/greedy.ts";
@@ -74,6 +76,13 @@ describe.each(SIZES)(
         expect(idsOf(tokenizer, prompt)).toStrictEqual(ids);
         expect(Array.from(applyChatTemplate(tokenizer, chatTemplate, messages))).toStrictEqual(ids);
       }
+    });
+
+    test.skipIf(!isThere || freemem() < 3e9)("fills a gap", { timeout: TIMEOUT_MS }, async () => {
+      await using engine = await ReadMeEngine.open(path as string, { cacheFolder: await persistentFolder() });
+      const prompt = { prefix: "def add(a, b):\n    return ", suffix: "\n\nprint(add(1, 2))\n" };
+      const { text, finishReason } = await complete(engine, { prompt, params: { temperature: 0, maxTokens: 16 } });
+      expect([text, finishReason]).toEqual(["a + b", "stop"]);
     });
 
     describe.each(BOUNDS.map((bounds) => [bounds.precision, bounds] as const))("in %s", (precision, bounds) => {

@@ -1,8 +1,9 @@
 // Checks of a request that every engine makes at once, wherever the model runs.
 
-import type { EngineInfo, GenerateRequest } from "./engine.ts";
+import { type EngineInfo, type FillInPrompt, type GenerateRequest, isFillIn } from "./engine.ts";
 import { expertIndex, isTraceparent } from "./generation.ts";
-import { describeValue, rejectUnknownKeys } from "./options.ts";
+import { describeValue, isRecord, rejectUnknownKeys } from "./options.ts";
+import type { SamplingParams } from "./sampling/sampling-params.ts";
 
 const NAMES = [
   "prompt",
@@ -55,4 +56,39 @@ export function checkExpert(
 ): void {
   if (expert === undefined || (expert === "router" && hasRouter)) return;
   expertIndex(experts, expert);
+}
+
+/** @throws {TypeError} naming the option, the expectation and the value, and if the model cannot fill gaps */
+export function checkFillIn(prompt: FillInPrompt, { fillIn }: Pick<EngineInfo, "fillIn">): void {
+  rejectUnknownKeys("`prompt`", prompt, ["prefix", "suffix", "files", "repository"]);
+  const { files = [], repository = "" } = prompt;
+  const texts = { prefix: prompt.prefix, suffix: prompt.suffix, repository };
+  for (const [name, text] of Object.entries(texts)) checkText(`prompt.${name}`, text);
+  if (!Array.isArray(files)) {
+    throw new TypeError(`Expected \`prompt.files\` to be a list of { name, text }, got ${describeValue(files)}`);
+  }
+  for (const [index, file] of files.entries()) {
+    const { name, text } = isRecord(file) ? file : {};
+    checkText(`prompt.files[${index}].name`, name);
+    checkText(`prompt.files[${index}].text`, text);
+  }
+  if (fillIn) return;
+  throw new TypeError("Expected a model with marks to fill in the middle; this one continues texts only");
+}
+
+function checkText(name: string, value: unknown): void {
+  if (typeof value !== "string") throw new TypeError(`Expected \`${name}\` to be a text, got ${describeValue(value)}`);
+}
+
+/**
+ * Adds the tokens that end what fills a gap to the parameters of such a request, unless it goes on behind end tokens.
+ * Wrong parameters are left as they are.
+ */
+export function withFillInEnds(
+  { prompt, params = {} }: Pick<GenerateRequest, "prompt" | "params">,
+  { fillIn }: Pick<EngineInfo, "fillIn">,
+): SamplingParams {
+  if (!isFillIn(prompt) || !fillIn || !isRecord(params) || params.ignoreEos) return params;
+  const { stopTokenIds = [] } = params;
+  return Array.isArray(stopTokenIds) ? { ...params, stopTokenIds: [...stopTokenIds, ...fillIn.endTokenIds] } : params;
 }

@@ -17,11 +17,34 @@ export interface ChatPrompt {
   readonly template?: Readonly<Record<string, unknown>> | undefined;
 }
 
+/** A text with a gap, which the completion fills. For models whose `EngineInfo.fillIn` is present. */
+export interface FillInPrompt {
+  /** Text before the gap. */
+  readonly prefix: string;
+  /** Text behind the gap. */
+  readonly suffix: string;
+  /**
+   * Other files that the model sees before, the most relevant last. Where the prompt would have more than three
+   * quarters of the context, the first ones are left out.
+   *
+   * @default none
+   */
+  readonly files?: readonly { readonly name: string; readonly text: string }[] | undefined;
+  /** Name of the files' repository. @default "project" */
+  readonly repository?: string | undefined;
+}
+
+/** Tells whether a prompt is a text with a gap. */
+export function isFillIn(prompt: unknown): prompt is FillInPrompt {
+  return typeof prompt === "object" && prompt !== null && "prefix" in prompt;
+}
+
 /**
- * A prompt: a text, token ids, or a chat. Spellings of control tokens, such as `<|im_end|>`, are control tokens in a
- * text. In the strings of a chat they are text, unless the engine's option `controlTokensInMessages` says otherwise.
+ * A prompt: a text, token ids, a chat, or a text with a gap. Spellings of control tokens, such as `<|im_end|>`, are
+ * control tokens in a text. In the strings of a chat they are text, unless the engine's option
+ * `controlTokensInMessages` says otherwise, and in those of a text with a gap always.
  */
-export type Prompt = string | ArrayLike<number> | ChatPrompt;
+export type Prompt = string | ArrayLike<number> | ChatPrompt | FillInPrompt;
 
 /** Beginning of a generation that has been computed before, by any engine with the same `EngineInfo.modelVersion`. */
 export interface ResumedGeneration {
@@ -31,7 +54,7 @@ export interface ResumedGeneration {
 
 /** A request of `Engine.generate`: one prompt, and parameters of its completions. */
 export interface GenerateRequest {
-  /** A text, token ids, or a chat `{ messages, template }`. */
+  /** A text, token ids, a chat `{ messages, template }`, or a text with a gap `{ prefix, suffix, files }`. */
   readonly prompt: Prompt;
   /** Sampling parameters. What they leave out is the model's (`EngineInfo.samplingDefaults`), else the default. */
   readonly params?: SamplingParams | undefined;
@@ -107,6 +130,14 @@ export interface GenerateRequest {
   readonly signal?: AbortSignal | undefined;
 }
 
+/** Marks of a model to fill a gap in a text. */
+export interface FillInInfo {
+  /** Family whose marks the model has, such as `qwen2.5-coder`. */
+  readonly family: string;
+  /** Tokens that end what fills a gap, beside those that end other completions. */
+  readonly endTokenIds: readonly number[];
+}
+
 /** Description of an engine and its model. Only `experts` changes while the engine is open. */
 export interface EngineInfo {
   /** Name under which servers offer the model: the one that it was opened by. @default from `path` */
@@ -143,6 +174,8 @@ export interface EngineInfo {
    * these marks.
    */
   readonly reasons: boolean;
+  /** Marks of the model to fill a gap in a text. @default none: the model has no such marks */
+  readonly fillIn?: FillInInfo | undefined;
   /** Tokens that end a completion. */
   readonly eosTokenIds: readonly number[];
   /**
@@ -200,12 +233,13 @@ export interface Engine extends AsyncDisposable {
   /** Error that all requests get at this time although the engine works, such as `ERR_NO_WORKER`. @default none */
   readonly unavailable?: ReadMeError | undefined;
   /**
-   * Tokenizes a text, or a chat as `generate` does. The result of `applyTemplate` may have other tokens, since all
-   * spellings of control tokens in a text are control tokens. Long texts are tokenized between steps of the engine.
+   * Tokenizes a text, or a chat or a text with a gap as `generate` does. The result of `applyTemplate` may have other
+   * tokens, since all spellings of control tokens in a text are control tokens. Long texts are tokenized between steps
+   * of the engine.
    *
    * @throws {ReadMeError} `ERR_CONTEXT_LENGTH` on more than `maxTokens`
    */
-  tokenize(prompt: string | ChatPrompt, options?: TokenizeOptions): Promise<Int32Array>;
+  tokenize(prompt: string | ChatPrompt | FillInPrompt, options?: TokenizeOptions): Promise<Int32Array>;
   detokenize(tokenIds: ArrayLike<number>): Promise<string>;
   /** @throws {ReadMeError} `ERR_CHAT_TEMPLATE` */
   applyTemplate(messages: readonly ChatMessage[], template?: Readonly<Record<string, unknown>>): Promise<string>;

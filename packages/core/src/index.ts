@@ -36,7 +36,10 @@ export {
   type EngineVocabulary,
   everythingResident,
   type ExpertCacheStats,
+  type FillInInfo,
+  type FillInPrompt,
   type GenerateRequest,
+  isFillIn,
   type Prompt,
   type PromptInfo,
   type PromptReader,
@@ -47,7 +50,14 @@ export {
 export { type ExpertRun, type KernelInfo, ReadMeEmitter, type ReadMeEvents } from "./events.ts";
 export type { ArtefactStore, TaskFlow } from "./task-flow.ts";
 export { errorChain, type ErrorLink, ReadMeError, type ReadMeErrorCode, type ReadMeErrorOptions } from "./errors.ts";
-export { checkClient, checkExpert, checkRequestShape, checkTraceparent } from "./check-request.ts";
+export {
+  checkClient,
+  checkExpert,
+  checkFillIn,
+  checkRequestShape,
+  checkTraceparent,
+  withFillInEnds,
+} from "./check-request.ts";
 export {
   expertBytes,
   inEveryLayer,

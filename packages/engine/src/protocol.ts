@@ -11,6 +11,7 @@ import {
   type EngineStats,
   type EngineVocabulary,
   type ErrorLink,
+  type FillInPrompt,
   type LogitsContext,
   type PromptInfo,
   type ReadMeErrorCode,
@@ -28,14 +29,14 @@ export interface WireChat {
   readonly template: Readonly<Record<string, unknown>>;
 }
 
-/** A prompt in a message: a text, token ids, or a chat. */
-export type WirePrompt = string | Int32Array | WireChat;
+/** A prompt in a message: a text, token ids, a chat, or a text with a gap. */
+export type WirePrompt = string | Int32Array | WireChat | FillInPrompt;
 
 /** Calls that have one answer. */
 export interface Calls {
   tokenize: {
     readonly args: {
-      readonly prompt: string | WireChat;
+      readonly prompt: Exclude<WirePrompt, Int32Array>;
       readonly addSpecialTokens: boolean | undefined;
       readonly maxTokens: number;
     };

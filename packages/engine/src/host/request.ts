@@ -7,6 +7,7 @@ import {
   type ChatPrompt,
   checkClient,
   checkExpert,
+  checkFillIn,
   checkRequestShape,
   checkTemplateValues,
   checkTraceparent,
@@ -14,14 +15,17 @@ import {
   type Engine,
   type EngineInfo,
   type EngineVocabulary,
+  type FillInPrompt,
   type GenerateRequest,
   integerOption,
+  isFillIn,
   type ProcessLogits,
   type Prompt,
   rejectUnknownKeys,
   type ResolvedSamplingParams,
   resolveSamplingParams,
   type TokenizeOptions,
+  withFillInEnds,
   withSamplingDefaults,
 } from "@readme-moe/core";
 import {
@@ -63,7 +67,8 @@ export function wireRequest(
   { info, drawSeed, processorOf }: RequestContext,
 ): { readonly wire: WireRequest; readonly functions: CallerFunctions } {
   checkRequestShape(request);
-  const params = resolveSamplingParams(withSamplingDefaults(request.params ?? {}, info.samplingDefaults), info);
+  const asked = withFillInEnds(request, info);
+  const params = resolveSamplingParams(withSamplingDefaults(asked, info.samplingDefaults), info);
   const { priority = 0, client, cacheSalt, expert } = request;
   checkClient(request);
   checkExpert(expert, info);
@@ -88,9 +93,16 @@ export function wireRequest(
 }
 
 /** @throws {TypeError | RangeError} naming the option, the expectation and the value */
-function wireTokenize(prompt: string | ChatPrompt, options: TokenizeOptions): Calls["tokenize"]["args"] {
-  if (typeof prompt !== "string" && (typeof prompt !== "object" || prompt === null || !("messages" in prompt))) {
-    throw new TypeError(`Expected a text or { messages } to tokenize, got ${describeValue(prompt)}`);
+function wireTokenize(
+  prompt: string | ChatPrompt | FillInPrompt,
+  options: TokenizeOptions,
+  info: TextInfo,
+): Calls["tokenize"]["args"] {
+  const isChat = typeof prompt === "object" && prompt !== null && "messages" in prompt;
+  if (typeof prompt !== "string" && !isChat && !isFillIn(prompt)) {
+    throw new TypeError(
+      `Expected a text or { messages } or { prefix, suffix } to tokenize, got ${describeValue(prompt)}`,
+    );
   }
   rejectUnknownKeys("options of `tokenize`", options, ["addSpecialTokens", "maxTokens", "signal"]);
   const { addSpecialTokens, maxTokens = Infinity } = options;
@@ -98,7 +110,7 @@ function wireTokenize(prompt: string | ChatPrompt, options: TokenizeOptions): Ca
     throw new TypeError(`Expected \`addSpecialTokens\` to be true or false, got ${describeValue(addSpecialTokens)}`);
   }
   if (maxTokens !== Infinity) integerOption("maxTokens", maxTokens, 0);
-  return { prompt: typeof prompt === "string" ? prompt : chatPrompt(prompt), addSpecialTokens, maxTokens };
+  return { prompt: isChat ? chatPrompt(prompt) : wireText(prompt, info), addSpecialTokens, maxTokens };
 }
 
 /** Converts a prediction; a text is counted where it is tokenized. An empty one is none. */
@@ -118,15 +130,24 @@ function wirePrediction(
   );
 }
 
-export function wirePrompt(prompt: Prompt, { vocabSize }: Pick<EngineInfo, "vocabSize">): WirePrompt {
-  if (typeof prompt === "string") return prompt;
+export function wirePrompt(prompt: Prompt, info: Pick<EngineInfo, "vocabSize" | "fillIn">): WirePrompt {
+  if (typeof prompt === "string" || isFillIn(prompt)) return wireText(prompt, info);
   if (typeof prompt !== "object" || prompt === null) {
-    throw new TypeError(`Expected \`prompt\` to be a text, token ids or { messages }, got ${describeValue(prompt)}`);
+    throw new TypeError(
+      `Expected \`prompt\` to be a text, token ids, { messages } or { prefix, suffix }, got ${describeValue(prompt)}`,
+    );
   }
   if ("messages" in prompt) return chatPrompt(prompt);
+  const { vocabSize } = info;
   return Int32Array.from({ length: prompt.length }, (_, index) =>
     integerOption(`prompt[${index}]`, prompt[index], 0, vocabSize - 1),
   );
+}
+
+/** @throws {TypeError} on a wrong gap, and if the model cannot fill gaps */
+function wireText<Text extends string | FillInPrompt>(prompt: Text, info: Pick<EngineInfo, "fillIn">): Text {
+  if (typeof prompt !== "string") checkFillIn(prompt, info);
+  return prompt;
 }
 
 function chatPrompt(prompt: ChatPrompt): WireChat {
@@ -188,7 +209,7 @@ function wrongType(name: string, expected: string, value: unknown): TypeError {
 }
 
 /** Facts about a model that texts are checked against. */
-type TextInfo = Pick<EngineInfo, "vocabSize" | "experts" | "hasRouter">;
+type TextInfo = Pick<EngineInfo, "vocabSize" | "experts" | "hasRouter" | "fillIn">;
 
 /** Calls of an engine, or of a reader of prompts, about texts. */
 export class TextCalls implements Pick<Engine, "tokenize" | "detokenize" | "applyTemplate" | "vocabulary" | "route"> {
@@ -200,7 +221,7 @@ export class TextCalls implements Pick<Engine, "tokenize" | "detokenize" | "appl
   }
 
   tokenize: Engine["tokenize"] = async (prompt, options = {}) =>
-    this.#engine.call("tokenize", wireTokenize(prompt, options), options.signal);
+    this.#engine.call("tokenize", wireTokenize(prompt, options, this.#engine.getInfo()), options.signal);
 
   detokenize: Engine["detokenize"] = async (tokenIds) => {
     const { vocabSize } = this.#engine.getInfo();

@@ -128,9 +128,8 @@ async function keepPrompt(
  * may put a system message anywhere, so two chats are compared.
  */
 async function beginningIds(engine: RunningEngine, prompt: WirePrompt, signal: AbortSignal): Promise<Int32Array> {
-  if (typeof prompt === "string" || prompt instanceof Int32Array || prompt.messages.at(-1)?.role === "user") {
-    return promptIds(engine, prompt, signal);
-  }
+  const isChat = typeof prompt === "object" && "messages" in prompt;
+  if (!isChat || prompt.messages.at(-1)?.role === "user") return promptIds(engine, prompt, signal);
   const { messages, template } = prompt;
   const chats = ["1", "What?"].map((content) => ({ messages: [...messages, { role: "user", content }], template }));
   const [first, second] = await Promise.all(chats.map((chat) => promptIds(engine, chat, signal)));

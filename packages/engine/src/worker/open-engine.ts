@@ -17,6 +17,7 @@ import {
   precisionOf,
 } from "@readme-moe/kernel";
 import {
+  fillInMarks,
   lorasFingerprint,
   forContext,
   type LoraSet,
@@ -329,8 +330,16 @@ export function promptInfo(
     hasChatTemplate: chatTemplate !== undefined,
     chatTemplateKnowsTools: chatTemplate?.knowsTools ?? false,
     reasons: chatTemplate?.reasons(tokenizer) ?? false,
+    ...fillInOf(config, tokenizer),
     eosTokenIds: config.eosTokenIds,
   };
+}
+
+/** Describes how a model fills gaps. A vocabulary may have marks that the model has no logits for. */
+function fillInOf({ pooling, vocabSize }: ModelConfig, tokenizer: ModelText["tokenizer"]): Pick<PromptInfo, "fillIn"> {
+  const marks = pooling ? undefined : fillInMarks(tokenizer);
+  if (!marks || marks.endTokenIds.some((id) => id >= vocabSize)) return {};
+  return { fillIn: { family: marks.family, endTokenIds: marks.endTokenIds } };
 }
 
 /** Describes what a model was made for. */

@@ -1,7 +1,7 @@
 // Requests on the worker's side: prompts are tokenized in time slices between steps, and become sequences of the core.
 
-import { ReadMeError, StopAutomaton, type RoutedPrompt } from "@readme-moe/core";
-import { CompletionText, encodeChat, type EncodeOptions, type PromptModel } from "@readme-moe/model";
+import { isFillIn, ReadMeError, StopAutomaton, type RoutedPrompt } from "@readme-moe/core";
+import { CompletionText, encodeChat, encodeFillIn, type EncodeOptions, type PromptModel } from "@readme-moe/model";
 import type { ResolvedEngineOptions } from "../engine-options.ts";
 import type { EngineChunk } from "../engine-parts.ts";
 import type { MemoryPlan } from "../memory-plan.ts";
@@ -206,14 +206,21 @@ interface EncodingLimits extends Pick<EncodeOptions, "maxTokens" | "tooMany"> {
   readonly addSpecialTokens?: boolean | undefined;
 }
 
-/** Tokenizes a text or a chat, with a pause after each piece. */
+/** Share of the context that a prompt has at most where other files are added to a text with a gap. */
+const SHARE_WITH_FILES = 0.75;
+
+/** Tokenizes a text, a chat or a text with a gap, with a pause after each piece. */
 export function encoding(
-  { text: { tokenizer, chatTemplate }, options: { controlTokensInMessages } }: Pick<ReadingEngine, "text" | "options">,
+  { text: { tokenizer, chatTemplate }, options: { controlTokensInMessages }, sizes }: Omit<ReadingEngine, "slices">,
   prompt: Exclude<WirePrompt, Int32Array>,
   { addSpecialTokens, ...limits }: EncodingLimits,
 ): PausingWork<Int32Array> {
   const options = addSpecialTokens === undefined ? limits : { ...limits, addSpecialTokens };
   if (typeof prompt === "string") return tokenizer.encodeInSteps(prompt, options);
+  if (isFillIn(prompt)) {
+    const filesWithinTokens = Math.floor(SHARE_WITH_FILES * sizes.contextTokens);
+    return encodeFillIn(tokenizer, prompt, { ...limits, filesWithinTokens });
+  }
   return encodeChat(tokenizer, chatTemplate, prompt, { ...options, controlTokensInMessages });
 }
 

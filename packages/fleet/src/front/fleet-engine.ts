@@ -20,6 +20,7 @@ import {
   ReadMeEmitter,
   ReadMeError,
   resolveSamplingParams,
+  withFillInEnds,
 } from "@readme-moe/core";
 import { formatSource } from "@readme-moe/grammar";
 import { affinityOf, countExperts } from "../affinity.ts";
@@ -381,7 +382,8 @@ interface RequestDefaults {
  */
 function checkRequest(request: GenerateRequest, info: EngineInfo, defaults: RequestDefaults): CheckedRequest {
   checkRequestShape(request);
-  const { params = {}, processLogits, format, prediction, priority = 0, expert, resume, traceparent } = request;
+  const params = withFillInEnds(request, info);
+  const { processLogits, format, prediction, priority = 0, expert, resume, traceparent } = request;
   const { client, cacheSalt } = request;
   resolveSamplingParams(params, info);
   checkClient(request);

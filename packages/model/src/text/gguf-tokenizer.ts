@@ -4,6 +4,7 @@ import { describeValue } from "@readme-moe/core";
 import { corrupt, quoted, unsupported } from "../files/errors.ts";
 import type { JsonObject } from "../files/read-file.ts";
 import type { GgufMetadata, GgufValue } from "../gguf/header.ts";
+import { FILL_IN_ROLES } from "./fill-in-marks.ts";
 import {
   DEFAULT_PATTERNS,
   GPT2_PATTERN,
@@ -21,12 +22,14 @@ const MAX_SCORED_TOKEN_LENGTH = 1024;
 // Deriving them takes the squares of lengths, which are some 2 ** 24 together in a vocabulary of 2 ** 18 tokens.
 const MAX_SCORED_SQUARES = 2 ** 28;
 
-const ROLES = [
-  ["bos_token", "tokenizer.ggml.bos_token_id"],
-  ["eos_token", "tokenizer.ggml.eos_token_id"],
-  ["unk_token", "tokenizer.ggml.unknown_token_id"],
-  ["pad_token", "tokenizer.ggml.padding_token_id"],
-] as const;
+/** Roles, and the names of their keys; the first key that a file has counts. */
+const ROLES: readonly (readonly [role: string, ...keys: string[]])[] = [
+  ["bos_token", "bos"],
+  ["eos_token", "eos"],
+  ["unk_token", "unknown"],
+  ["pad_token", "padding"],
+  ...FILL_IN_ROLES,
+];
 
 /**
  * Makes the tokenizer in a GGUF file's metadata: byte-level BPE (`gpt2`) or SentencePiece BPE (`llama`).
@@ -48,7 +51,12 @@ export function ggufTokenizerSource(metadata: GgufMetadata, path: string): Token
       : corrupt(path, `metadata \`tokenizer.ggml.model\`: expected a string, got ${value}`);
   }
   const vocabulary = new GgufVocabulary(metadata, path);
-  const config = Object.fromEntries(ROLES.map(([role, key]) => [role, vocabulary.tokenOf(key)]));
+  const config = Object.fromEntries(
+    ROLES.map(([role, ...names]) => {
+      const tokens = names.flatMap((name) => vocabulary.tokenOf(`tokenizer.ggml.${name}_token_id`) ?? []);
+      return [role, tokens[0]];
+    }),
+  );
   if (model === "llama") return { path, tokenizer: sentencePieceBpe(vocabulary, config), config };
   return { path, tokenizer: byteLevelBpe(vocabulary, config), config, ids: vocabulary.ids };
 }

@@ -6,7 +6,14 @@ import { chunkEnd, finish } from "./pausing.ts";
 import { checkGrowth, flatten, type Frame, type Frames, readFrames } from "./pipeline.ts";
 import { BYTE_OF_CHARACTER } from "./pre-tokenizer.ts";
 import { TokenEncoder, type TokenGuard } from "./token-encoder.ts";
-import { type NamedToken, namedToken, readVocabulary, type Vocabulary, withConfigTokens } from "./vocabulary.ts";
+import {
+  type NamedToken,
+  namedToken,
+  readVocabulary,
+  tokenText,
+  type Vocabulary,
+  withConfigTokens,
+} from "./vocabulary.ts";
 
 /** Source of a tokenizer: the contents of the two files of a Hugging Face folder. */
 export interface TokenizerSource {
@@ -36,6 +43,9 @@ export interface EncodeOptions {
 
 const NO_BYTES = new Uint8Array();
 
+/** Marks of the guard for texts without a template, which may have these characters, too. */
+const PLAIN_MARKS = ["\ufdd0", "\ufdd1"] as const;
+
 /**
  * Turns text into token ids and back.
  *
@@ -56,6 +66,7 @@ export class Tokenizer {
   readonly #encoder: TokenEncoder;
   readonly #frames: Frames;
   readonly #vocabulary: Vocabulary;
+  readonly #config: JsonObject;
   readonly #spelling: TokenSpelling;
   readonly #addedIds: ReadonlySet<number>;
   readonly #specialIds: ReadonlySet<number>;
@@ -72,6 +83,7 @@ export class Tokenizer {
     });
     // The encoder has its own table of the merges.
     this.#vocabulary = { ...vocabulary, merges: [] };
+    this.#config = config;
     this.#spelling = readSpelling(path, tokenizer["decoder"]);
     this.#addedIds = new Set(this.#vocabulary.added.map(({ id }) => id));
     this.#specialIds = new Set(this.#vocabulary.added.filter(({ special }) => special).map(({ id }) => id));
@@ -125,6 +137,17 @@ export class Tokenizer {
     return framed(frame, ids);
   }
 
+  /** Encodes a text, in which spellings of control tokens are text, in steps and without special tokens around it. */
+  *encodePlainInSteps(
+    text: string,
+    limits: Pick<EncodeOptions, "maxTokens" | "tooMany"> = {},
+  ): Generator<void, Int32Array> {
+    const guard = this.guard(PLAIN_MARKS);
+    const { value, isMarked } = yield* guard.guard(text);
+    const options = { ...limits, addSpecialTokens: false };
+    return yield* this.encodeInSteps(value, isMarked ? { ...options, guard } : options);
+  }
+
   /**
    * Returns a lower bound of a text's number of tokens, from its length alone; 0 when the tokenizer can drop text.
    * @param enough - a bound above it may be too low; one below it may be too high
@@ -173,6 +196,11 @@ export class Tokenizer {
   /** Returns the id of the token that the vocabulary spells `text`, such as `<|im_end|>`. */
   tokenId(text: string): number | undefined {
     return this.#vocabulary.ids.get(text);
+  }
+
+  /** Returns the text that the config has for a role, such as `prefix_token`. */
+  roleOf(role: string): string | undefined {
+    return tokenText(this.#config[role]);
   }
 
   /** Returns a token's text as the vocabulary spells it; `undefined` for an id without a token. */

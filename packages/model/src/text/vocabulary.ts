@@ -4,6 +4,7 @@ import { describeValue } from "@readme-moe/core";
 import { MOST } from "../config/fields.ts";
 import { corrupt, quoted, unsupported } from "../files/errors.ts";
 import { expectObject, isJsonObject, isList, type JsonObject } from "../files/read-file.ts";
+import { fillInMarks, MARK_NAMES } from "./fill-in-marks.ts";
 import { CHUNK_LENGTH } from "./pausing.ts";
 
 const NAMES = ["bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"] as const;
@@ -65,7 +66,7 @@ export function readVocabulary(path: string, tokenizer: JsonObject, known?: Read
 /**
  * Adds the tokens that only tokenizer_config.json knows, as transformers does when it loads a tokenizer: those of its
  * `added_tokens_decoder`, and every token that has a role. A token with a role is special, also if tokenizer.json
- * says otherwise.
+ * says otherwise. So are marks to fill in the middle: Qwen's tokenizer.json calls them ordinary added tokens.
  */
 export function withConfigTokens(path: string, vocabulary: Vocabulary, config: JsonObject): Vocabulary {
   const added = new Map(vocabulary.added.map((token) => [token.content, token]));
@@ -89,6 +90,12 @@ export function withConfigTokens(path: string, vocabulary: Vocabulary, config: J
     const known = added.get(content) ?? { id, content, normalized: false, lstrip: false, rstrip: false };
     add({ ...known, special: true });
   }
+  const roleOf = (role: string): string | undefined => tokenText(config[role]);
+  const marks = fillInMarks({ tokenId: (text) => ids.get(text), roleOf });
+  for (const name of MARK_NAMES) {
+    const known = added.get(marks?.[name]?.text ?? "");
+    if (known) add({ ...known, special: true });
+  }
   return { ...vocabulary, texts, ids, added: [...added.values()] };
 }
 
@@ -109,7 +116,7 @@ function roleTexts(config: JsonObject): string[] {
 }
 
 /** Returns the text of a token, which a config gives as a string or as the `content` of an object. */
-function tokenText(value: unknown): string | undefined {
+export function tokenText(value: unknown): string | undefined {
   const text = isJsonObject(value) ? value["content"] : value;
   return typeof text === "string" ? text : undefined;
 }
