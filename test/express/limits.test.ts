@@ -189,6 +189,7 @@ const PROBES: Readonly<Record<Name, (limit: number) => Promise<string>>> = {
   stopTokens: (limit) => told(CHAT, chat(`"stop_token_ids":${list(limit + 1, "1")}`)),
   stops: (limit) => told(CHAT, chat(`"stop":${list(limit + 1, '"x"')}`)),
   guidedChoices: (limit) => told(CHAT, chat(`"guided_choice":${list(limit + 1, '"x"')}`)),
+  extraFiles: (limit) => told(TEXT, `{"prompt":"x","suffix":"y","input_extra":${list(limit + 1, '{"text":"x"}')}}`),
   tools: (limit) => told(CHAT, chat(`"tools":${list(limit + 1, '{"type":"function","function":{"name":"f"}}')}`)),
   metadata: (limit) => told(CHAT, chat(`"metadata":${map(limit + 1, '"x"')}`)),
   templateVariables: (limit) => told(CHAT, chat(`"chat_template_kwargs":${map(limit + 1, '"x"')}`)),

@@ -9,6 +9,7 @@ import express from "express";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { isMedia, type RouteDescription, schemaOf } from "../../packages/express/src/http/routes.ts";
 import { API_ROUTES, OPERATIONS_ROUTES } from "../../packages/express/src/routes.ts";
+import { withFillInMarks } from "../support/fill-in-model.ts";
 import { EMBEDDING_MODEL, openPooling, writeReranker } from "../support/pooling-models.ts";
 import { listen, openTinyEngine, type RunningServer } from "../support/served-model.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
@@ -20,7 +21,7 @@ let server: RunningServer;
 
 beforeAll(async () => {
   const [chat, embedder, ranker] = await Promise.all([
-    openTinyEngine(folder),
+    openTinyEngine(folder, {}, await withFillInMarks()),
     openPooling(EMBEDDING_MODEL),
     openPooling(await writeReranker()),
   ]);
@@ -48,6 +49,8 @@ const ollama = { model: "chat", stream: false, options: { num_predict: 2 } };
 const BODIES: Readonly<Record<string, object>> = {
   "/v1/chat/completions": { ...chat, max_tokens: 2 },
   "/v1/completions": { model: "chat", prompt: "a", max_tokens: 2 },
+  "/v1/fim/completions": { model: "chat", prompt: "a", suffix: "b", max_tokens: 2 },
+  "/infill": { model: "chat", input_prefix: "a", input_suffix: "b", n_predict: 2 },
   "/v1/responses": { model: "chat", input: "a", max_output_tokens: 16 },
   "/v1/messages": { ...chat, max_tokens: 2 },
   "/v1/embeddings": { model: "embedder", input: "a" },

@@ -89,6 +89,8 @@ const CHAT = { messages: [{ role: "user", content: "Hi" }], max_tokens: 1 };
 const BODIES: Readonly<Record<string, object | undefined>> = {
   "post /v1/chat/completions": CHAT,
   "post /v1/completions": { prompt: "x", ...TEXT },
+  "post /v1/fim/completions": { prompt: "x", ...TEXT },
+  "post /infill": { input_prefix: "x", input_suffix: "y", n_predict: 1 },
   "post /v1/responses": { input: "x", max_output_tokens: 1 },
   "post /v1/embeddings": { input: "x" },
   "post /v1/messages": CHAT,

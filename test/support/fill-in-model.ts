@@ -18,10 +18,8 @@ export const QWEN_MARKS = {
 export async function withFillInMarks(): Promise<Required<Pick<TinyOptions, "vocabSize" | "copies">>> {
   const { vocabSize, copies } = WITH_TOKENIZER;
   const tokenizer = JSON.parse(await readFile(copies[0] ?? "", "utf8")) as { added_tokens: object[] };
-  const marks = Object.values(QWEN_MARKS).map((content, index) => ({
-    ...{ id: vocabSize + index, content, special: false, normalized: false },
-    ...{ single_word: false, lstrip: false, rstrip: false },
-  }));
+  const flags = { special: false, normalized: false, single_word: false, lstrip: false, rstrip: false };
+  const marks = Object.values(QWEN_MARKS).map((content, index) => ({ id: vocabSize + index, content, ...flags }));
   tokenizer.added_tokens.push(...marks);
   const path = join(await persistentFolder(), "tokenizer.json");
   await writeFile(path, JSON.stringify(tokenizer));

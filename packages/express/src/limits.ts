@@ -126,6 +126,7 @@ export const LIMITS = {
     unit: "items",
     beyond: "400 `invalid_value`",
   },
+  extraFiles: { of: "`input_extra`", value: 256, unit: "items", beyond: "400 `invalid_value`" },
   tools: { of: "`tools`", value: 128, unit: "items", beyond: "400 `invalid_value`" },
   metadata: { of: "`metadata`", value: 64, unit: "items", beyond: "400 `invalid_value`" },
   templateVariables: { of: "`chat_template_kwargs`", value: 64, unit: "items", beyond: "400 `invalid_value`" },

@@ -49,6 +49,8 @@ import {
   unavailableAnswer,
   versionAnswer,
 } from "./edge/operations.ts";
+import { fim, infill } from "./fill-in/routes.ts";
+import { fimBody, infillAnswer, infillBody, infillChunk } from "./fill-in/schemas.ts";
 import type { Media, Named, RouteDescription } from "./http/routes.ts";
 import { countTokens, openMessage } from "./messages/endpoint.ts";
 import { countTokensAnswer, countTokensBody, messageAnswer, messageEvent, messagesBody } from "./messages/schemas.ts";
@@ -268,6 +270,22 @@ export const API_ROUTES: readonly ApiRoute[] = [
     answer: { Completion: completionAnswer },
     chunk: { CompletionChunk: completionChunk },
     handle: generating(openCompletion),
+  }),
+  engineRoute({
+    path: "/v1/fim/completions",
+    task: "generate",
+    body: { FimRequest: fimBody },
+    answer: { ChatCompletion: chatAnswer },
+    chunk: { ChatCompletionChunk: chatChunk },
+    handle: fim,
+  }),
+  engineRoute({
+    path: "/infill",
+    task: "generate",
+    body: { InfillRequest: infillBody },
+    answer: { Infill: infillAnswer },
+    chunk: { InfillChunk: infillChunk },
+    handle: infill,
   }),
   engineRoute({
     path: "/v1/responses",

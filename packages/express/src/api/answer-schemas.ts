@@ -24,7 +24,7 @@ const routes = z
     "Expert of each token. The last token of a choice has none, nor do tokens whose expert is not the client's to name",
   );
 
-const timings = z
+export const timings = z
   .strictObject({
     cache_n: z.int(),
     prompt_n: z.int(),

@@ -278,6 +278,7 @@ const LENGTHS: Readonly<Record<string, number>> = {
   stop: LIMITS.stops.value,
   stop_token_ids: LIMITS.stopTokens.value,
   tools: LIMITS.tools.value,
+  input_extra: LIMITS.extraFiles.value,
   documents: LIMITS.inputs.value,
   guided_choice: LIMITS.guidedChoices.value,
   metadata: LIMITS.metadata.value,

@@ -198,7 +198,7 @@ interface ChoiceParsers {
   readonly reasoning: ReasoningParser | undefined;
 }
 
-function chatShape(options: ChatShapeOptions): AnswerShape<ChatChoice> {
+export function chatShape(options: ChatShapeOptions): AnswerShape<ChatChoice> {
   const { engine, logprobs, includesRoutes, newParser, reasoning } = options;
   /** Parsers of each choice that has begun. */
   const parsers = new Map<number, ChoiceParsers>();

@@ -1,15 +1,16 @@
 // One client's request to an engine: its parameters, the chunks of its prompts and choices as one stream of pieces, and
 // the formats that answers are sent in.
 
-import type {
-  AcceptedPrompt,
-  Engine,
-  EngineInfo,
-  GenerateChunk,
-  Generation,
-  ProcessLogits,
-  Prompt,
-  SamplingParams,
+import {
+  type AcceptedPrompt,
+  type Engine,
+  type EngineInfo,
+  type GenerateChunk,
+  type Generation,
+  isFillIn,
+  type ProcessLogits,
+  type Prompt,
+  type SamplingParams,
 } from "@readme-moe/core";
 import type { z } from "zod";
 import { type ApiError, callerError, engineError, grammarError, invalid } from "../http/errors.ts";
@@ -46,6 +47,13 @@ export interface GenerationInput {
   readonly constrainedBy?: string | undefined;
   /** Text that the answers are expected to repeat. */
   readonly prediction?: string | undefined;
+  /**
+   * Creates what ends the answer to one prompt: it gets each chunk, in order, until it returns true. For requests of
+   * one choice.
+   *
+   * @default the engine alone ends answers
+   */
+  readonly newBrake?: (() => (chunk: GenerateChunk) => boolean) | undefined;
 }
 
 /** Fields that mean the same in both APIs. */
@@ -126,7 +134,12 @@ export async function consultPolicy(
   });
   ticket.correct(routes.reduce((sum, { tokenIds }) => sum + tokenIds.length, 0));
   for (const { experts } of routes) ticket.routed(experts);
-  return { ...input, priority: await ticket.consult(engine.info.experts), prompts: routes.map((one) => one.tokenIds) };
+  // The engine ends a text with a gap by marks of its own, which token ids would not ask for.
+  const prompts = routes.map(({ tokenIds }, index) => {
+    const prompt = input.prompts[index];
+    return isFillIn(prompt) ? prompt : tokenIds;
+  });
+  return { ...input, priority: await ticket.consult(engine.info.experts), prompts };
 }
 
 /** A chunk of one choice of one prompt. */
@@ -211,7 +224,7 @@ export async function* generateAll(request: GenerateAllRequest): AsyncGenerator<
   const { engine, settings, input, signal, isFollowed = false, onAccepted } = request;
   const { client, cacheSalt, traceparent } = request;
   const { id, promptParam, params, expert } = settings;
-  const { prompts, newProcessor, constrainedBy, prediction, priority } = input;
+  const { prompts, newProcessor, constrainedBy, prediction, newBrake, priority } = input;
   const paramOf = (index: number): string => (prompts.length === 1 ? promptParam : `${promptParam}[${index}]`);
   const open: AsyncIterator<GenerateChunk>[] = [];
 
@@ -223,8 +236,9 @@ export async function* generateAll(request: GenerateAllRequest): AsyncGenerator<
       const own = { prompt, params, processLogits, prediction, ...about };
       const generation = isFollowed ? await followed({ engine, id, client, signal }) : engine.generate(own);
       open.push(generation);
-      onAccepted(await generation.accepted);
-      return pieces(generation, index);
+      const accepted = await generation.accepted;
+      onAccepted(accepted);
+      return pieces(newBrake ? braked(generation, accepted, newBrake()) : generation, index);
     } catch (error) {
       const param = isAboutPrediction(error) ? "prediction" : paramOf(index);
       throw engineError(callerError(goneError(error, engine, expert), param), param, engine.info);
@@ -251,6 +265,26 @@ export async function* generateAll(request: GenerateAllRequest): AsyncGenerator<
   } finally {
     // Ends generations that began before another prompt was refused.
     await Promise.allSettled(open.map(async (generation) => generation.return?.()));
+  }
+}
+
+/** Ends a generation after the first chunk with which `brake` returns true, as if there was no room for more tokens. */
+async function* braked(
+  generation: AsyncIterable<GenerateChunk>,
+  { promptTokens }: AcceptedPrompt,
+  brake: (chunk: GenerateChunk) => boolean,
+): AsyncGenerator<GenerateChunk, void, undefined> {
+  let completionTokens = 0;
+  for await (const chunk of generation) {
+    completionTokens += chunk.tokens.length;
+    if (chunk.finishReason || !brake(chunk)) {
+      yield chunk;
+      continue;
+    }
+    // The engine counts at the end of an answer only, so cached tokens are not known.
+    const known = { cachedTokens: 0, acceptedDraftTokens: 0, rejectedDraftTokens: 0, queuedMs: 0 };
+    yield { ...chunk, finishReason: "length", usage: { promptTokens, completionTokens, ...known } };
+    return;
   }
 }
 

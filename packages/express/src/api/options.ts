@@ -22,13 +22,16 @@ export type RequestBody = ChatBody | CompletionBody | EmbeddingsBody | RerankBod
 export interface RequestContext<HostRequest = Request> {
   /**
    * Path of the request; `/v1/rerank` for each path of rankings. Bodies of the Responses API and the Messages API are
-   * given as chats, and those of Ollama's API as the others.
+   * given as chats, those of `/infill` and `/v1/fim/completions` as completions, and those of Ollama's API as the
+   * others.
    */
   readonly endpoint:
     | "/v1/chat/completions"
     | "/v1/completions"
     | "/v1/responses"
     | "/v1/messages"
+    | "/v1/fim/completions"
+    | "/infill"
     | "/v1/embeddings"
     | "/v1/rerank"
     | "/api/chat"

@@ -174,7 +174,6 @@ export const NEUTRAL_NAMES: ReadonlySet<string> = new Set([
   "function_call",
   "verbosity",
   "web_search_options",
-  "suffix",
   "best_of",
   "load_inplace",
   "include_obfuscation",
@@ -320,6 +319,18 @@ export type ChatBody = z.infer<typeof chatBody>;
 /** Fields that constrain an answer's text. */
 export type StructuredFields = Pick<ChatBody, keyof typeof structuredFields>;
 
+/** Other files beside a text with a gap, in llama.cpp's shape. */
+export const inputExtra = z
+  .array(
+    z.strictObject({
+      filename: z.string().max(1024).nullish(),
+      text: z.string(),
+      time: z.unknown().optional().describe("Without effect"),
+    }),
+  )
+  .max(LIMITS.extraFiles.value)
+  .nullish();
+
 export const completionBody = z.strictObject({
   prompt: z
     .union([
@@ -336,7 +347,8 @@ export const completionBody = z.strictObject({
   echo: z.boolean().nullish().describe("Starts answers with the prompt. Not together with `logprobs`"),
   ...structuredFields,
   ...inertFields,
-  suffix: z.literal("").nullish(),
+  suffix: z.string().nullish().describe("Text behind the gap that the answer fills. Needs a model with marks for it"),
+  input_extra: inputExtra.describe("Other files that the model sees before, as in `/infill`. Needs `suffix`"),
   best_of: z.literal(1).nullish(),
 });
 

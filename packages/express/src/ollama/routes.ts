@@ -69,10 +69,13 @@ export async function ollamaChat(parts: EngineParts, body: OllamaChatBody): Prom
   return answerLoaded(parts, body.model, asMessage({ content: "" }));
 }
 
-/** Answers `POST /api/generate`. A prompt becomes a chat, unless the request or the model leaves the template out. */
+/**
+ * Answers `POST /api/generate`. A prompt becomes a chat, unless the request or the model leaves the template out, or
+ * there is a suffix.
+ */
 export async function ollamaGenerate(parts: EngineParts, body: OllamaGenerateBody): Promise<void> {
-  if (!body.prompt) return answerLoaded(parts, body.model, asResponse({ content: "" }));
-  const isText = body.raw || !(await infoOf(body.model, parts)).hasChatTemplate;
+  if (!body.prompt && !body.suffix) return answerLoaded(parts, body.model, asResponse({ content: "" }));
+  const isText = body.suffix || body.raw || !(await infoOf(body.model, parts)).hasChatTemplate;
   return isText ? generateText(parts, body) : generateChatOfPrompt(parts, body);
 }
 
@@ -171,6 +174,7 @@ export async function ollamaShow(parts: RequestParts, body: OllamaShowBody): Pro
     capabilities: [
       ...(generates ? ["completion"] : []),
       ...(generates && info.hasChatTemplate ? ["tools"] : []),
+      ...(info.fillIn ? ["insert"] : []),
       ...(generates && info.reasons ? ["thinking"] : []),
       ...(info.task === "embed" ? ["embedding"] : []),
     ],

@@ -10,7 +10,7 @@ const model = z.string().min(1).max(512).describe("A served name; `:latest` behi
 /** Sampling parameters that this API has, under names of its own. */
 export const OLLAMA_PARAMETERS = samplingParametersWith("ollama");
 
-const samplingOptions = Object.fromEntries(
+export const samplingOptions = Object.fromEntries(
   OLLAMA_PARAMETERS.map(([, entry]) => [entry.ollama.name, samplingField(entry, { ...entry.http, ...entry.ollama })]),
 ) as {
   readonly [
@@ -105,7 +105,7 @@ export const ollamaGenerateBody = z.strictObject({
   system: z.string().nullish(),
   raw: z.boolean().nullish().describe("Leaves the chat template out"),
   images: noImages,
-  suffix: z.literal("").nullish(),
+  suffix: z.string().nullish().describe("Text behind the gap that the answer fills. Leaves the chat template out"),
   context: z.array(z.never()).max(0).nullish().describe("Tokens of an earlier answer, which this API no longer has"),
   template: z.literal("").nullish(),
 });
@@ -220,7 +220,7 @@ export const ollamaShowAnswer = z.strictObject({
   modified_at: z.string(),
   details,
   model_info: z.record(z.string(), z.union([z.string(), z.number()])),
-  capabilities: z.array(z.enum(["completion", "tools", "thinking", "embedding"])),
+  capabilities: z.array(z.enum(["completion", "tools", "insert", "thinking", "embedding"])),
 });
 
 export const ollamaVersionAnswer = z.strictObject({ version: z.string() });

@@ -9,7 +9,13 @@ import { type ChatBody, type CompletionBody, type samplingFields, samplingValue 
 import { type ApiError, invalid } from "../http/errors.ts";
 import type { SseEvent } from "../http/reply.ts";
 import { functionCall, joinToolCalls, parsedArguments, type WholeToolCall } from "../tools/tool-call-parser.ts";
-import { OLLAMA_PARAMETERS, type OllamaChatBody, type OllamaGenerateBody, type OllamaShared } from "./schemas.ts";
+import {
+  OLLAMA_PARAMETERS,
+  type OllamaChatBody,
+  type OllamaGenerateBody,
+  type OllamaShared,
+  type samplingOptions,
+} from "./schemas.ts";
 
 type ChatMessage = ChatBody["messages"][number];
 type Message = NonNullable<OllamaChatBody["messages"]>[number];
@@ -34,12 +40,13 @@ export function chatOfPrompt(body: OllamaGenerateBody): ChatBody {
   return { ...sharedOf(body), ...chatFieldsOf(body), messages };
 }
 
-/** Makes a continuation of a prompt, which the template is left out of. */
+/** Makes a continuation of a prompt, or of a text with a gap, which the template is left out of. */
 export function completionOf(body: OllamaGenerateBody): CompletionBody {
   const { num_predict: numPredict } = body.options ?? {};
   return {
     ...sharedOf(body),
     prompt: body.prompt ?? "",
+    suffix: body.suffix,
     // Without a limit, up to the end of the context.
     max_tokens: limitOf(numPredict) ?? Number.MAX_SAFE_INTEGER,
     ...(body.format ? { structured_outputs: structureOf(body.format) } : {}),
@@ -54,15 +61,16 @@ function structureOf(format: NonNullable<OllamaShared["format"]>): CompletionBod
 type SharedFields = Pick<ChatBody & CompletionBody, "model" | "stream" | "read_me" | keyof typeof samplingFields>;
 
 function sharedOf({ model, stream, options }: OllamaShared): SharedFields {
-  const sampling = OLLAMA_PARAMETERS.map(
-    ([name, entry]) => [wireName(name), samplingValue(entry, options?.[entry.ollama.name])] as const,
+  return { model, stream: stream ?? true, ...ollamaSampling(options), read_me: { include: ["timings"] } };
+}
+
+/** Reads the sampling parameters of Ollama's names, which are those of llama.cpp's server. */
+export function ollamaSampling(
+  options: Partial<Record<keyof typeof samplingOptions, unknown>> | null | undefined,
+): Pick<CompletionBody, keyof typeof samplingFields> {
+  return Object.fromEntries(
+    OLLAMA_PARAMETERS.map(([name, entry]) => [wireName(name), samplingValue(entry, options?.[entry.ollama.name])]),
   );
-  return {
-    model,
-    stream: stream ?? true,
-    ...Object.fromEntries(sampling),
-    read_me: { include: ["timings"] },
-  };
 }
 
 function limitOf(numPredict: number | null | undefined): number | undefined {
