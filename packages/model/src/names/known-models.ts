@@ -20,8 +20,18 @@ const gguf =
   (repository: string, file: string, bytes: number): WeightSource => ({ weights, repository, file, bytes });
 const [q8, q4] = [gguf("q8_0"), gguf("q4_k_m")];
 
+/** Instruct model of Qwen2.5-Coder. Packages have the files of the smaller ones, too (`preset.ts`). */
+function coder(size: "0.5B" | "1.5B" | "7B", bytes: number, shape: DecoderShape): Entry {
+  const file = `qwen2.5-coder-${size.toLowerCase()}-instruct-q4_k_m.gguf`;
+  const sources = [q4(`Qwen/Qwen2.5-Coder-${size}-Instruct-GGUF`, file, bytes)];
+  return { name: `qwen2.5-coder:${size.toLowerCase()}`, modelType: "qwen2", shape, sources };
+}
+
 /** A model of the table: its title is the name of its first repository, and its licence Apache-2.0 by default. */
 type Entry = Omit<KnownModel, "title" | "license"> & { readonly license?: string };
+
+const QWEN2_5_0_5B = decoder([896, 24, 4864], [14, 2, 64], 151_936);
+const QWEN2_5_1_5B = decoder([1536, 28, 8960], [12, 2, 128], 151_936);
 
 const ENTRIES: readonly Entry[] = [
   {
@@ -105,7 +115,7 @@ const ENTRIES: readonly Entry[] = [
   {
     name: "qwen2.5:0.5b",
     modelType: "qwen2",
-    shape: decoder([896, 24, 4864], [14, 2, 64], 151_936),
+    shape: QWEN2_5_0_5B,
     sources: [
       bf16("Qwen/Qwen2.5-0.5B-Instruct", 988_097_824),
       q8("Qwen/Qwen2.5-0.5B-Instruct-GGUF", "qwen2.5-0.5b-instruct-q8_0.gguf", 675_710_816),
@@ -115,13 +125,16 @@ const ENTRIES: readonly Entry[] = [
   {
     name: "qwen2.5:1.5b",
     modelType: "qwen2",
-    shape: decoder([1536, 28, 8960], [12, 2, 128], 151_936),
+    shape: QWEN2_5_1_5B,
     sources: [
       bf16("Qwen/Qwen2.5-1.5B-Instruct", 3_087_467_144),
       q8("Qwen/Qwen2.5-1.5B-Instruct-GGUF", "qwen2.5-1.5b-instruct-q8_0.gguf", 1_894_532_128),
       q4("Qwen/Qwen2.5-1.5B-Instruct-GGUF", "qwen2.5-1.5b-instruct-q4_k_m.gguf", 1_117_320_736),
     ],
   },
+  coder("0.5B", 491_400_064, QWEN2_5_0_5B),
+  coder("1.5B", 1_117_320_768, QWEN2_5_1_5B),
+  coder("7B", 4_683_000_000, decoder([3584, 28, 18_944], [28, 4, 128], 152_064, false)),
   {
     name: "llama3.2:1b",
     modelType: "llama",
@@ -227,7 +240,7 @@ const ENTRIES: readonly Entry[] = [
 
 /** Every model with a short name, in the order in which they are listed. */
 export const KNOWN_MODELS: readonly KnownModel[] = ENTRIES.map((entry) => ({
-  title: entry.sources[0]?.repository.split("/")[1] ?? "",
+  title: entry.sources[0]?.repository.split("/")[1]?.replace(/-GGUF$/, "") ?? "",
   license: "Apache-2.0",
   ...entry,
 }));

