@@ -32,6 +32,31 @@ function bytesOf(view: ArrayBufferView): Uint8Array {
   return new Uint8Array(view.buffer, view.byteOffset, view.byteLength);
 }
 
+const POINTER = `version https://git-lfs.github.com/spec/v1
+oid sha256:${"0".repeat(64)}
+size 1117320768
+`;
+
+describe("a file of another kind under a GGUF file's name is refused with what it is:", () => {
+  test.each([
+    ["GG", "text"],
+    ["The weights are on the other disk.\n", "text"],
+    ["Gewichte für später", "text"],
+    [POINTER, "a pointer of Git LFS: `git lfs pull`"],
+    ["\ufeff<!DOCTYPE html>\n<title>Sign in</title>", "an HTML page"],
+    ["<html lang=en>", "an HTML page"],
+    ['{"error": "not found"}', "JSON text"],
+    [Buffer.from([0x40, 0, 0, 0, 0, 0, 0, 0, 0x7b, 0x22]), "a safetensors file"],
+    [Buffer.from("PK\u0003\u0004rest"), "a ZIP archive"],
+    [Buffer.from([0x1f, 0x8b, 8, 0]), "compressed by gzip"],
+    [Buffer.from("tjgg\u0003\0\0\0"), "from before GGUF"],
+    [Buffer.from([0, 1, 2, 3, 4, 5, 6, 7, 8, 9]), "which begins with the bytes 0001020304050607"],
+  ])("%j", async (content, what) => {
+    const path = await fileOf(Buffer.from(content as string));
+    await expectReadMeError(GgufFile.open(path), "ERR_FILE_CORRUPT", `${path}: is not a GGUF file but `, what);
+  });
+});
+
 describe("GgufFile metadata", () => {
   test.each([2, 3])("reads all 13 types of values in version %i", async (version) => {
     const int64 = Buffer.alloc(8);
@@ -130,11 +155,11 @@ describe("GgufFile metadata", () => {
   });
 
   test.each([
-    ["another magic", Buffer.from("GGML\x03\0\0\0"), "ERR_FILE_CORRUPT", "no GGUF"],
+    ["another magic", Buffer.from("GGML\x03\0\0\0"), "ERR_FILE_CORRUPT", "is not a GGUF file"],
     ["version 1", Buffer.from("GGUF\x01\0\0\0"), "ERR_MODEL_UNSUPPORTED", "version 1"],
     ["version 4", Buffer.from("GGUF\x04\0\0\0"), "ERR_MODEL_UNSUPPORTED", "version 4"],
     ["big-endian numbers", Buffer.from("GGUF\0\0\0\x03"), "ERR_MODEL_UNSUPPORTED", "big-endian"],
-    ["nothing in it", Buffer.alloc(0), "ERR_FILE_CORRUPT", "0 bytes"],
+    ["nothing in it", Buffer.alloc(0), "ERR_FILE_CORRUPT", "is not a GGUF file but empty"],
   ] as const)("refuses a file with %s", async (_, bytes, code, part) => {
     const path = await fileOf(bytes);
     await expectReadMeError(GgufFile.open(path), code, path, part);

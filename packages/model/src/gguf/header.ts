@@ -29,6 +29,8 @@ export interface GgufHeader {
  */
 export async function readGgufHeader(source: ByteSource): Promise<GgufHeader> {
   const window = new HeaderWindow(source);
+  const isGguf = source.size >= 4 && (await window.item("the header", () => window.uint32())) === MAGIC;
+  if (!isGguf) throw corrupt(source.path, `is not a GGUF file but ${await contentOf(source)}`);
   const version = await window.item("the header", () => readVersion(source.path, window));
   const counts = await window.item("the header", () => {
     const tensors = window.size();
@@ -52,12 +54,46 @@ export async function readGgufHeader(source: ByteSource): Promise<GgufHeader> {
 }
 
 function readVersion(path: string, window: HeaderWindow): number {
-  if (window.uint32() !== MAGIC) throw corrupt(path, "is no GGUF file");
   const version = window.uint32();
   if (version === 2 || version === 3) return version;
   const isBigEndian = version !== 0 && (version & 0xffff) === 0;
   const what = isBigEndian ? "a big-endian GGUF file" : `a GGUF file of version ${version}`;
   throw unsupported(path, `is ${what}; only little-endian versions 2 and 3 are supported`);
+}
+
+const OLD_FORMAT = "a file of llama.cpp from before GGUF; take a newer file of the model";
+
+/** Files of other kinds under a GGUF file's name, by how they begin. */
+const OTHER_CONTENTS: readonly (readonly [begins: string | RegExp, what: string])[] = [
+  [
+    "version https://git-lfs.github.com/",
+    "a pointer of Git LFS: `git lfs pull` in its repository fetches the file that it stands for",
+  ],
+  [/^\s*<(?:!doctype\s+html|html|head)\b/i, "an HTML page, such as that of a login or an error"],
+  ["tjgg", OLD_FORMAT],
+  ["lmgg", OLD_FORMAT],
+  ["fmgg", OLD_FORMAT],
+  ["PK\u0003\u0004", "a ZIP archive"],
+  ["\u001f\u008b", "compressed by gzip"],
+  [/^.{8}\{"/s, "a safetensors file"],
+  [/^\s*[{[]/, "JSON text"],
+];
+const TEXT = /^[\t\n\r\x20-\x7e\x80-\xff]+$/;
+const SNIFFED_BYTES = 512;
+
+/** Says what a file is that does not begin as a GGUF file does. */
+async function contentOf(source: ByteSource): Promise<string> {
+  if (source.size === 0) return "empty";
+  const bytes = Buffer.from(await source.read(0, Math.min(SNIFFED_BYTES, source.size), "the header"));
+  // Each byte is a character, without those of a byte order mark.
+  const text = bytes.toString("latin1").replace(/^\xef\xbb\xbf/, "");
+  const other = OTHER_CONTENTS.find(([begins]) =>
+    typeof begins === "string" ? text.startsWith(begins) : begins.test(text),
+  );
+  if (other !== undefined) return other[1];
+  return TEXT.test(text)
+    ? "text"
+    : `something else, which begins with the bytes ${bytes.subarray(0, 8).toString("hex")}`;
 }
 
 async function readMetadata(window: HeaderWindow, count: number): Promise<GgufMetadata> {
