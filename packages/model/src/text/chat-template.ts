@@ -72,6 +72,11 @@ export class ChatTemplate {
     this.#now = options.now ?? (() => new Date());
   }
 
+  /** Sources as the model's files have them. */
+  get sources(): ChatTemplateSources {
+    return this.#sources;
+  }
+
   /** Two characters that the template does not have. */
   get freeMarks(): readonly [string, string] {
     return freeMarks(`${this.#sources.default}${this.#sources.toolUse ?? ""}`);

@@ -1,6 +1,7 @@
+import { ReadMeError } from "@readme-moe/core";
 import { kernelInfo, kernelThreads } from "@readme-moe/engine";
 import { precisionOf, wholeBlocks } from "@readme-moe/kernel";
-import { gatherExperts, type Model, type RouterConfig } from "@readme-moe/model";
+import { type ChatTemplate, gatherExperts, type Model, modelName, type RouterConfig } from "@readme-moe/model";
 import { KernelRouter } from "@readme-moe/router";
 import { Command } from "commander";
 import { describeExperts, expertLine, type ExpertDescription } from "../loras/describe-expert.ts";
@@ -22,6 +23,7 @@ interface InspectFlags extends RuntimeFlags {
   readonly ids?: readonly number[];
   readonly expert?: string;
   readonly lora?: readonly LoraArgument[];
+  readonly template: boolean;
   readonly json: boolean;
 }
 
@@ -39,10 +41,11 @@ export function inspectCommand(signal: AbortSignal): Command {
   const command = new Command("inspect")
     .summary("show what a model is, and what it computes")
     .description(
-      "Shows a model's config, sizes and experts, low-rank ones included. With --ids, also the logits of the last position, " +
-        "and the router's logits and the expert of every position.",
+      "Shows a model's name, chat template, config, sizes and experts, low-rank ones included. With --ids, also the logits of " +
+        "the last position, and the router's logits and the expert of every position.",
     )
     .argument("<model>", MODEL_ARGUMENT)
+    .option("--template", "print the whole chat template, and nothing else unless --json is given", false)
     .option("--ids <ids>", "token ids to run, such as 3,17,9", tokenIds);
   addOptions(command, engineFlag("expert"), loraOption(), ...runtimeOptions(), jsonOption());
   return command.action((path: string, flags: InspectFlags) => runInspect(path, flags, signal));
@@ -51,15 +54,50 @@ export function inspectCommand(signal: AbortSignal): Command {
 async function runInspect(path: string, flags: InspectFlags, signal: AbortSignal): Promise<void> {
   const { ids } = flags;
   const loras = await loraFolders(flags.lora, signal);
-  const described = async (model: Model): Promise<Description> => ({
-    parts: describe(model, flags),
-    loraSet: await describeLoras(model, loras),
-  });
+  const described = async (model: Model): Promise<Description> => {
+    const template = await chatTemplateOf(model);
+    const { path: file, kind, ...others } = describe(model, flags);
+    const chat_template = template === undefined ? null : describeTemplate(template, flags.template);
+    const parts = { name: modelName(path), path: file, kind, chat_template, ...others };
+    return { parts, loraSet: await describeLoras(model, loras) };
+  };
+  if (flags.template && !flags.json) return withModelFiles(path, signal, printTemplate, flags);
   if (ids === undefined) return print(await withModelFiles(path, signal, described, flags), flags.json);
   await withRunningModel(path, flags, signal, async (running) => {
     const { parts, loraSet } = await described(running.model);
     print({ parts: { ...parts, ...(await computed(running, ids)) }, loraSet }, flags.json);
   });
+}
+
+/** Returns the chat template; `undefined` also where the model's tokenizer is missing or unusable. */
+async function chatTemplateOf(model: Model): Promise<ChatTemplate | undefined> {
+  try {
+    return (await model.loadText()).chatTemplate;
+  } catch (error) {
+    if (error instanceof ReadMeError) return undefined;
+    throw error;
+  }
+}
+
+/** @param isWhole - whether to add the sources */
+function describeTemplate(template: ChatTemplate, isWhole: boolean): object {
+  const { sources, knowsTools } = template;
+  const [first_line = ""] = sources.default.trimStart().split("\n", 1);
+  return {
+    characters: sources.default.length,
+    first_line,
+    takes_tools: knowsTools,
+    ...(isWhole && { source: sources.default, tool_use_source: sources.toolUse ?? null }),
+  };
+}
+
+/** @throws {ReadMeError} `ERR_CHAT_TEMPLATE` without a template */
+async function printTemplate(model: Model): Promise<void> {
+  const template = (await model.loadText()).chatTemplate;
+  if (template === undefined) throw new ReadMeError("ERR_CHAT_TEMPLATE", `${model.path}: has no chat template`);
+  const { default: source, toolUse } = template.sources;
+  console.log(source);
+  if (toolUse !== undefined) console.log(`\n{# for chats with tools #}\n${toolUse}`);
 }
 
 /** Runs token ids through router and decoder. */
