@@ -1,11 +1,14 @@
 // The command line as a user calls it: another process, its output, its exit code.
 
-import { writeFile } from "node:fs/promises";
+import { spawn } from "node:child_process";
+import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, test, vi } from "vitest";
+import { CHAT_TEMPLATE, writeChattingPocket } from "../support/chatting-pocket.ts";
 import { fixture, golden } from "../support/fixtures.ts";
 import { NAME, setUp } from "../support/hub-setup.ts";
-import { runCli, type Outcome } from "../support/run-cli.ts";
+import { outcomeOf } from "../support/node-process.ts";
+import { COMMAND_LINE, runCli, type Outcome } from "../support/run-cli.ts";
 import { sharedModel } from "../support/shared.ts";
 import { largestDifference } from "../support/running-model.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
@@ -39,6 +42,28 @@ test.each(["--version", "-v"])("%s prints the version", async (flag) => {
   expect(outcome).toMatchObject({ code: 0, stderr: "" });
   expect(outcome.stdout).toMatch(/^\d+\.\d+\.\d+\n$/);
 });
+
+test.each(["16.20.2", "18.20.8", "20.18.3"])(
+  "Node %s is told which one is needed, before another module is loaded",
+  async (node) => {
+    const main = COMMAND_LINE.at(-1) ?? "";
+    const pretend = `Object.defineProperty(process, "versions", { value: { ...process.versions, node: "${node}" } });`;
+    const args = [
+      ...COMMAND_LINE.slice(0, -1),
+      "--import",
+      `data:text/javascript,${encodeURIComponent(pretend)}`,
+      main,
+    ];
+    const outcome = await outcomeOf(spawn(process.execPath, [...args, "--version"]));
+    const message = `error: this is Node ${node}, and Node 20.19 or newer is needed: https://nodejs.org has it\n`;
+    expect(outcome).toMatchObject({ code: 1, stdout: "", stderr: message });
+    const imported = Array.from(
+      (await readFile(main, "utf8")).matchAll(/^import .* from "(.*)"/gm),
+      ([, name]) => name,
+    );
+    expect(imported).toEqual(["node:fs"]);
+  },
+);
 
 describe("generate", () => {
   const { cases } = golden("pocket") as { cases: { text: string; greedy_32: number[] }[] };
@@ -183,6 +208,25 @@ describe("inspect", () => {
     expect(JSON.parse(kernel.stdout)).toMatchObject({
       kernel: { kind: expect.stringMatching(/^(native|wasm)$/), instructions: expect.any(String), threads: 3 },
     });
+  });
+
+  test("prints the model's name and what its chat template is, and with --template the whole of it", async () => {
+    const folder = join(await temporaryFolder(), "chatting");
+    await writeChattingPocket(folder);
+    const [first_line] = CHAT_TEMPLATE.split("\n");
+    const chat_template = { characters: CHAT_TEMPLATE.length, first_line, takes_tools: false };
+    const described = await readmeMoe("inspect", folder, "--json");
+    expect(JSON.parse(described.stdout)).toMatchObject({ name: "chatting", chat_template });
+    expect((await readmeMoe("inspect", folder)).stdout).toContain(
+      `chat_template:\n  characters: ${CHAT_TEMPLATE.length}\n`,
+    );
+    expect(await readmeMoe("inspect", folder, "--template")).toMatchObject({ code: 0, stdout: `${CHAT_TEMPLATE}\n` });
+    const whole = await readmeMoe("inspect", folder, "--template", "--json");
+    expect(JSON.parse(whole.stdout)).toMatchObject({ chat_template: { ...chat_template, source: CHAT_TEMPLATE } });
+    const plain = await readmeMoe("inspect", fixture("official-separate-residual"), "--json");
+    expect(JSON.parse(plain.stdout)).toMatchObject({ name: "official-separate-residual", chat_template: null });
+    const none = await readmeMoe("inspect", POCKET, "--template");
+    expect(none).toMatchObject({ code: 1, stdout: "", stderr: expect.stringContaining("has no chat template") });
   });
 
   test("prints the last position's logits, and each position's router logits and route", async () => {

@@ -1,5 +1,5 @@
 // The command line. Results go to standard output, everything else to standard error.
-// Exit codes: 0 success, 1 failure, 2 wrong call, 130 interrupted.
+// Exit codes: 0 success, 1 failure, 2 wrong call, 130 interrupted; `launch --run` has that of its client.
 
 import { readFileSync } from "node:fs";
 import type { ReadMeError } from "@readme-moe/core";
@@ -13,6 +13,7 @@ import { expertsCommand } from "./commands/experts.ts";
 import { fleetCommand } from "./commands/fleet.ts";
 import { generateCommand } from "./commands/generate.ts";
 import { inspectCommand } from "./commands/inspect.ts";
+import { ClientEnded, launchCommand } from "./commands/launch.ts";
 import { listCommand } from "./commands/list.ts";
 import { planCommand } from "./commands/plan.ts";
 import { psCommand } from "./commands/ps.ts";
@@ -49,6 +50,7 @@ export async function runCli(args: readonly string[]): Promise<number> {
     await commandLine(interrupt.signal, lab).parseAsync(args, { from: "user" });
     return EXIT.done;
   } catch (error) {
+    if (error instanceof ClientEnded) return error.exitCode;
     if (interrupt.signal.aborted) return EXIT.interrupted;
     return reportError(error);
   } finally {
@@ -73,6 +75,7 @@ export function commandLine(signal: AbortSignal, lab?: Lab): Command {
     .addCommand(generateCommand(signal))
     .addCommand(serveCommand(signal))
     .addCommand(psCommand())
+    .addCommand(launchCommand())
     .addCommand(embedCommand(signal))
     .addCommand(rerankCommand(signal))
     .addCommand(answerCommand(signal))
