@@ -20,8 +20,8 @@ function programOf(name: string, change: Partial<typeof SERVED> = {}): ProgramSe
 }
 
 function contentOf(name: string): string {
-  const { content } = CLIENTS[name]?.setUp(SERVED) as EditorSetup;
-  return content;
+  const setup = CLIENTS[name]?.setUp(SERVED) as EditorSetup;
+  return setup.content;
 }
 
 describe("a client is told the server's address, model and key:", () => {

@@ -52,6 +52,10 @@ function inSeries(whole: Omit<PackagedFile, "parts">, { package: name, ...series
   return { ...whole, parts };
 }
 
+function coderPart(number: number): string {
+  return `part${String(number).padStart(2, "0")}.bin`;
+}
+
 /** Describes Qwen2.5-Coder in Q4_K_M, whose packages have the bytes of the hub's file. */
 function qwenCoder(
   size: "0.5B" | "1.5B",
@@ -59,12 +63,11 @@ function qwenCoder(
   series: Omit<Series, "partFile">,
 ): Preset {
   const file = `qwen2.5-coder-${size.toLowerCase()}-instruct-q4_k_m.gguf`;
-  const partFile = (number: number): string => `part${String(number).padStart(2, "0")}.bin`;
   return {
     name: `qwen2.5-coder-${size.toLowerCase()}`,
     hubId: `Qwen/Qwen2.5-Coder-${size}-Instruct-GGUF`,
     hubFile: file,
-    packaged: inSeries({ file, ...whole }, { partFile, ...series }),
+    packaged: inSeries({ file, ...whole }, { partFile: coderPart, ...series }),
   };
 }
 
