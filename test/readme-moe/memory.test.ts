@@ -61,6 +61,10 @@ test.each([
   [["--context", "2048"], /^error: Expected `contextTokens` to be from 1 to 1024, got `2048`/],
   [["--expert-cache", "1MB"], /^error: Expected `expertCacheBytes` \(--expert-cache\) for a model with experts/],
   [["--kv-cache", "1KB"], /^error: Expected `kvCacheBytes` to be at least \d+, got `1000`/],
+  [
+    ["--prefix-cache", "1000000GB"],
+    /^error: Expected `kvCacheBytes` \(--kv-cache\) and `prefixCacheBytes` .* got `\d+`/,
+  ],
   [["--kv-cache", "much"], /Expected a size, such as 150MB/],
 ])("generate refuses %j of the pocket model", async (flags, message) => {
   const { code, stderr } = await runCli(["generate", POCKET, "--prompt", "x", ...flags]);
@@ -74,6 +78,7 @@ test("a context below the model's is told with what makes it longer, unless it w
     processBytes: 2e8,
     kvCacheBytes: 1.88e9,
     prefixCacheBytes: 1.03e9,
+    kvPrecision: "fp16",
     modelContextTokens: 32_768,
     contextBound: "model",
   } as const;
@@ -90,6 +95,7 @@ test("a context below the model's is told with what makes it longer, unless it w
       /^note: the context is 18,688 of the model's 32,768 tokens: more memory \(--memory, --kv-cache\)/,
     ),
   ]);
+  expect(linesOf("memory", 18_688)[1]).toContain("--kv-precision int8");
   expect(linesOf("usual", 4096)[1]).toContain("4,096 of the model's 32,768 tokens; --context 32768 makes it longer");
   expect(memoryLines({ ...info, memory: undefined })).toEqual([]);
   expect(memoryLines({ ...info, memory: { ...memory, freeBytes: 4.23e9 } })).toEqual([line]);

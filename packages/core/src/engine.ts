@@ -215,6 +215,8 @@ export interface EngineMemory {
   readonly kvCacheBytes: number;
   /** Keys and values of prompts' beginnings that are kept beside them. */
   readonly prefixCacheBytes: number;
+  /** Number type of keys and values. */
+  readonly kvPrecision: string;
   /** Context of the model itself; the engine's may be shorter. */
   readonly modelContextTokens: number;
   /** Bound of the engine's context: the model, memory, an option, or the usual length of a longer model's context. */

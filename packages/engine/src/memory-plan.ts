@@ -26,7 +26,7 @@ export type MemoryOptions = Pick<
 >;
 
 /** Sizes of an engine's memory. */
-export interface MemoryPlan extends EngineMemory {
+export interface MemoryPlan extends Omit<EngineMemory, "kvPrecision"> {
   /** Number of tokens of running sequences. */
   readonly capacityTokens: number;
   /** Largest number of tokens of one sequence. */

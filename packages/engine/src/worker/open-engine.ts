@@ -13,6 +13,7 @@ import {
   changedPackedFile,
   freeMemoryBytes,
   kernelInfo,
+  type KernelKv,
   kernelThreads,
   precisionOf,
 } from "@readme-moe/kernel";
@@ -124,7 +125,7 @@ export async function openEngine(
     await routers.routerFor(undefined);
     const { residency, info: kernel } = runner;
     const { capacityTokens, contextTokens, prefixCacheBytes, ...memory } = sizes;
-    const kv = runner.openKv({ capacityTokens, prefixBytes: prefixCacheBytes });
+    const kv = openKv(runner, sizes);
     closers.push(async () => kv.dispose());
     const prefixes = new PrefixCache(kv, { chunkTokens: options.chunkTokens, maxBytes: prefixCacheBytes });
     const { savedPromptsFolder, savedPromptsBytes } = options;
@@ -175,7 +176,7 @@ export async function openEngine(
       maxNumSeqs: options.maxNumSeqs,
       kvCapacityTokens: capacityTokens,
       weightBytes,
-      memory: { ...memory, prefixCacheBytes },
+      memory: { ...memory, prefixCacheBytes, kvPrecision: runner.kvPrecision },
       kernel,
       promptVersion,
       modelVersion: await modelVersionOf({ promptVersion, runner, set, contextTokens, options }),
@@ -215,6 +216,20 @@ function checkStreaming(
     `Expected \`expertCacheBytes\` (--expert-cache) for a model with experts or with \`loras\`; ${path} is dense, ` +
       "and all its weights stay in memory",
   );
+}
+
+/** @throws {RangeError} if the system does not give the memory */
+function openKv(runner: KernelRunner, sizes: MemoryPlan): KernelKv {
+  const { capacityTokens, kvCacheBytes, prefixCacheBytes: prefixBytes } = sizes;
+  try {
+    return runner.openKv({ capacityTokens, prefixBytes });
+  } catch (error) {
+    if (!(error instanceof RangeError)) throw error;
+    const message =
+      "Expected `kvCacheBytes` (--kv-cache) and `prefixCacheBytes` (--prefix-cache) to be what the system can give, " +
+      `got \`${kvCacheBytes}\` and \`${prefixBytes}\`: ${error.message}`;
+    throw new RangeError(message, { cause: error });
+  }
 }
 
 /** Address space of WebAssembly. */

@@ -16,6 +16,9 @@ import {
 /** Number of positions in a page, which holds their keys and values in all layers. */
 export const KV_PAGE_TOKENS = 16;
 
+/** Pages of 134 million tokens: a larger pool would fill this process with its counts. */
+const MOST_PAGES = 2 ** 23;
+
 /** A sequence's pages in a `PagePool`. */
 export interface PageSlot extends KvSlot {
   /** Page numbers in the order of positions: position `p` is in `pages[p / 16]`. */
@@ -58,7 +61,7 @@ export class PagePool implements KvMemory {
   readonly #slots = new Set<KvSlot>();
   readonly #kept = new Map<KeptTokens, readonly number[]>();
 
-  /** @throws {RangeError} when `capacityTokens` is no multiple of 64 */
+  /** @throws {RangeError} when `capacityTokens` is no multiple of 64, or there are too many pages */
   constructor({ capacityTokens, prefixBytes = 0, bytesPerToken }: PagePoolOptions) {
     integerOption("capacityTokens", capacityTokens, KV_BLOCK_TOKENS);
     if (capacityTokens % KV_BLOCK_TOKENS !== 0) {
@@ -70,7 +73,10 @@ export class PagePool implements KvMemory {
     this.#capacityPages = capacityTokens / KV_PAGE_TOKENS;
     this.#maxKeptPages = Math.floor(integerOption("prefixBytes", prefixBytes, 0) / (bytesPerToken * KV_PAGE_TOKENS));
     // Slots always find a page within their capacity, whatever is kept.
-    this.#counts = new PageCounts(this.#capacityPages + this.#maxKeptPages);
+    const numPages = this.#capacityPages + this.#maxKeptPages;
+    if (numPages > MOST_PAGES)
+      throw new RangeError(`at most ${MOST_PAGES} pages of ${KV_PAGE_TOKENS} tokens are possible`);
+    this.#counts = new PageCounts(numPages);
   }
 
   /** Number of pages of the kernel's memory; page numbers are in `[0, numPages)`. */

@@ -22,13 +22,12 @@ export function memoryLines(
 
 /** Says why the context is shorter than the model's, unless the user asked for that, and what makes it longer. */
 function contextLines(contextTokens: number, memory: EngineMemory): readonly string[] {
-  const { contextBound, modelContextTokens } = memory;
+  const { contextBound, modelContextTokens, kvPrecision } = memory;
   const start = `note: the context is ${count(contextTokens)} of the model's ${count(modelContextTokens)} tokens`;
   if (contextBound === "usual") return [`${start}; --context ${modelContextTokens} makes it longer, if memory allows`];
   if (contextBound !== "memory") return [];
-  return [
-    `${start}: more memory (--memory, --kv-cache) makes it longer, and so does --kv-precision int8, at a small loss`,
-  ];
+  const smaller = kvPrecision === "int8" ? "" : ", and so does --kv-precision int8, at a small loss";
+  return [`${start}: more memory (--memory, --kv-cache) makes it longer${smaller}`];
 }
 
 /** Warns of numbers of the user's, or of a model, that are too large for this machine. */
