@@ -37,13 +37,6 @@ function cachedOf({ events }: CoreBench): ReadonlyMap<string, number> {
   );
 }
 
-/** Computes the bytes of 64 tokens of the model in the prefix cache. */
-function chunkBytes(): number {
-  const kv = running.runner.openKv({ capacityTokens: 64 });
-  kv.dispose();
-  return 64 * kv.bytesPerToken;
-}
-
 /** Whether `a` goes before `b`: by priority, and then by arrival. */
 function isBefore(a: Sequence, b: Sequence): boolean {
   return a.priority > b.priority || (a.priority === b.priority && a.arrival < b.arrival);
@@ -137,14 +130,15 @@ describe("a preempted sequence counts the prefix of its first admission as cache
   });
 
   test("if no prefix is cached at its second admission", async () => {
-    // The cache holds the two chunks of the last sequence.
-    const bench = new CoreBench(running, tokenizer, { capacityTokens: 448, prefixCacheBytes: 2 * chunkBytes() });
+    const bench = new CoreBench(running, tokenizer, { capacityTokens: 448, prefixCacheBytes: PREFIX_BYTES });
     const admit = vi.spyOn(bench.admission.kv, "admit");
     bench.add("first", promptOf(130), greedy(1));
     await bench.finish();
     bench.add("low", promptOf(130), greedy(110));
     for (let step = 0; step < 10; step++) await bench.core.step();
     bench.add("high", promptOf(130, 8), greedy(110), 1);
+    while (bench.count("sequence:preempted") === 0) await bench.core.step();
+    while (bench.prefixes.evict());
     await bench.finish();
     expect(idsOf(bench, "sequence:preempted")).toEqual(["low"]);
     expect(admit.mock.calls.at(-1)?.[1]).toEqual([]);

@@ -14,6 +14,8 @@ interface Part {
   /** Tokens with their experts. */
   readonly texts: readonly string[];
   readonly salt: string | undefined;
+  /** Names of the pages that hold its tokens. */
+  readonly pages: readonly string[];
   pins: number;
   lastUse: number;
 }
@@ -39,6 +41,9 @@ export class PlainPrefixCache {
   readonly #pins = new Map<number, Pin>();
   #uses = 0;
   #numPins = 0;
+  /** Pages of the only slot, which a prompt runs in; those of its own come behind the ones that it has found. */
+  #slot: string[] = [];
+  #numSlots = 0;
 
   constructor(chunkTokens: number, maxTokens: number) {
     this.#chunkTokens = chunkTokens;
@@ -60,20 +65,37 @@ export class PlainPrefixCache {
     this.#use(chain);
     const from = chain.length * this.#chunkTokens;
     const rest = textsOf(prompt, from, most);
-    const pages = this.#tailsOf(chain).map(({ texts }) => {
+    let best: readonly string[] = [];
+    for (const { texts, pages } of this.#tailsOf(chain)) {
       let same = 0;
       while (same < Math.min(texts.length, rest.length) && texts[same] === rest[same]) same++;
-      return Math.floor(same / PAGE);
-    });
-    return from + PAGE * Math.max(0, ...pages);
+      const found = pages.slice(0, Math.floor(same / PAGE));
+      if (found.length > best.length) best = found;
+    }
+    this.#numSlots++;
+    this.#slot = [...chain.flatMap(({ pages }) => pages), ...best];
+    return from + PAGE * best.length;
+  }
+
+  /** Drops the next chunk that has a page outside of the slot. @returns whether there is one */
+  evict(): boolean {
+    const free = this.#chunks.filter(
+      ({ pins, pages }) => pins === 0 && pages.some((page) => !this.#slot.includes(page)),
+    );
+    const weightOf = ({ salt, lastUse }: Part): number =>
+      (this.#uses - lastUse) * free.filter((other) => other.salt === salt).length;
+    const oldest = free.filter(({ salt }, at) => free.findIndex((other) => other.salt === salt) === at);
+    const most = Math.max(...oldest.map(weightOf));
+    const gone = oldest.find((chunk) => weightOf(chunk) === most);
+    this.#chunks = this.#chunks.filter((chunk) => chunk !== gone);
+    return gone !== undefined;
   }
 
   add(prompt: PlainPrompt, index: number): void {
     if (this.#chunkTokens > this.#maxTokens) return;
     const before = this.#chain(prompt, index);
     if (before.length < index || this.#chain(prompt, index + 1).length > index) return;
-    this.#use(before);
-    if (this.#makeRoom(this.#chunkTokens, before)) this.#use([...before, this.#insert(prompt, before)]);
+    this.#use([...before, this.#insert(prompt, before)]);
   }
 
   pin(prompt: PlainPrompt, end: number): number | undefined {
@@ -85,7 +107,7 @@ export class PlainPrefixCache {
     let tail = chunks.length === numChunks && texts.length > 0 ? this.#tailsOf(chunks).find(isKnown) : undefined;
     for (const chunk of chunks) chunk.pins++;
     const newTokens = (numChunks - chunks.length) * this.#chunkTokens + (tail ? 0 : texts.length);
-    if (!this.#makeRoom(newTokens, [])) {
+    if (newTokens > this.pinnableTokens) {
       for (const chunk of chunks) chunk.pins--;
       return undefined;
     }
@@ -96,7 +118,8 @@ export class PlainPrefixCache {
     }
     this.#use(chunks);
     if (!tail && texts.length > 0) {
-      tail = { parent: chunks.at(-1), texts, salt: undefined, pins: 0, lastUse: 0 };
+      const pages = this.#pagesOf(numChunks * this.#chunkTokens, end);
+      tail = { parent: chunks.at(-1), texts, salt: undefined, pages, pins: 0, lastUse: 0 };
       this.#tails.push(tail);
     }
     if (tail) tail.pins++;
@@ -147,29 +170,22 @@ export class PlainPrefixCache {
   #insert(prompt: PlainPrompt, before: readonly Part[]): Part {
     const from = before.length * this.#chunkTokens;
     const texts = textsOf(prompt, from, from + this.#chunkTokens);
-    const own = { parent: before.at(-1), texts, salt: prompt.cacheSalt, pins: 0, lastUse: this.#uses };
+    const pages = this.#pagesOf(from, from + this.#chunkTokens);
+    const own = { parent: before.at(-1), texts, salt: prompt.cacheSalt, pages, pins: 0, lastUse: this.#uses };
     this.#chunks.push(own);
     return own;
+  }
+
+  #pagesOf(from: number, to: number): readonly string[] {
+    return Array.from({ length: (to - from) / PAGE }, (_, index) => {
+      const page = from / PAGE + index;
+      return (this.#slot[page] ??= `${this.#numSlots}:${page}`);
+    });
   }
 
   #use(chain: readonly Part[]): void {
     this.#uses++;
     for (const chunk of chain) chunk.lastUse = this.#uses;
     this.#chunks = [...this.#chunks.filter((chunk) => !chain.includes(chunk)), ...chain.toReversed()];
-  }
-
-  #makeRoom(tokens: number, needed: readonly Part[]): boolean {
-    if (tokens > this.pinnableTokens) return false;
-    while (this.numTokens + tokens > this.#maxTokens) {
-      const free = this.#chunks.filter((chunk) => chunk.pins === 0 && !needed.includes(chunk));
-      const weightOf = ({ salt, lastUse }: Part): number =>
-        (this.#uses - lastUse) * free.filter((other) => other.salt === salt).length;
-      const oldest = free.filter(({ salt }, at) => free.findIndex((other) => other.salt === salt) === at);
-      const most = Math.max(...oldest.map(weightOf));
-      const gone = oldest.find((chunk) => weightOf(chunk) === most);
-      if (!gone) return false;
-      this.#chunks = this.#chunks.filter((chunk) => chunk !== gone);
-    }
-    return true;
   }
 }

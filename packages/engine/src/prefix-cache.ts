@@ -11,7 +11,7 @@ export interface CacheablePrompt extends RoutedTokens {
 interface PrefixCacheOptions {
   /** Number of positions of a chunk, a multiple of 64. */
   readonly chunkTokens: number;
-  /** Largest number of bytes of keys and values; 0 keeps nothing. */
+  /** Largest number of bytes of pinned keys and values; 0 keeps nothing at all. */
   readonly maxBytes: number;
 }
 
@@ -21,10 +21,11 @@ interface PrefixCacheOptions {
  * The key of a chunk is everything that its keys and values depend on, which is the chunk before it, its tokens and
  * their experts, and the salt of the requests that may use it.
  *
- * Eviction chooses a salt, and then its least recently used chunk, never before the chunks that follow it. The salt is
- * the one with the largest product of bytes and time since that use: a client that adds much evicts its own chunks, and
- * unused chunks are evicted in the end. The KV memory drops an evicted chunk. Only `add` and `pin` evict, so the result
- * of `match` is valid until then.
+ * Chunks lie in all memory that running sequences leave, so that a long prompt that was aborted is found again. They
+ * are evicted when the KV memory needs a page. Eviction chooses a salt, and then its least recently used chunk that is
+ * in no slot. The salt is the one with the largest product of the bytes of such chunks and the time since that use: a
+ * client that adds much evicts its own chunks, and unused chunks are evicted in the end. A chunk's followers are used no
+ * later than itself, and go first. The result of `match` is valid until the KV memory is asked for more.
  *
  * Pinned beginnings stay until `unpin`, for requests of all salts. They end with a whole page of 16 positions, which
  * may be within a chunk.
@@ -49,6 +50,7 @@ export class PrefixCache {
     this.#kv = kv;
     this.#maxBytes = maxBytes;
     this.#tails = new PinnedTails(kv);
+    kv.onShortage(() => this.evict());
   }
 
   get numBytes(): number {
@@ -72,7 +74,7 @@ export class PrefixCache {
   }
 
   /**
-   * Caches chunk `index` of a prompt, if the chunks before it are cached and there is room beside them.
+   * Caches chunk `index` of a prompt, if the chunks before it are cached.
    * @param slot - slot in which the chunk's positions are filled
    */
   add(prompt: CacheablePrompt, index: number, slot: KvSlot): void {
@@ -81,8 +83,6 @@ export class PrefixCache {
     const before = this.#chain(prompt, index);
     if (before.length < index) return;
     if (this.#find(prompt, index, before.at(-1)?.id ?? ROOT)) return;
-    this.#touch(before);
-    if (!this.#makeRoom((to - from) * this.#kv.bytesPerToken, before)) return;
     const chunk = this.#insert(prompt, before, () => this.#kv.keep(slot, from, to));
     this.#touch([...before, chunk]);
   }
@@ -111,7 +111,7 @@ export class PrefixCache {
     const newTokens = (numChunks - chunks.length) * this.chunkTokens + tailTokens;
     // Pinned chunks are not evicted.
     for (const chunk of chunks) this.#setPins(chunk, chunk.pins + 1);
-    if (!this.#makeRoom(newTokens * this.#kv.bytesPerToken)) {
+    if (newTokens * this.#kv.bytesPerToken > this.pinnableBytes) {
       for (const chunk of chunks) this.#setPins(chunk, chunk.pins - 1);
       return undefined;
     }
@@ -141,6 +141,13 @@ export class PrefixCache {
     this.#pins.delete(pin);
     for (const chunk of chunks) this.#setPins(chunk, chunk.pins - 1);
     if (tail && --tail.pins === 0) this.#tails.drop(tail);
+  }
+
+  /** Evicts the next chunk, if there is one. @returns whether there was */
+  evict(): boolean {
+    const chunk = this.#nextEvicted();
+    if (chunk) this.#drop(chunk);
+    return chunk !== undefined;
   }
 
   /** Drops everything with tokens of an expert, pinned or not: its number may then be another expert's. */
@@ -187,22 +194,10 @@ export class PrefixCache {
     return chunk;
   }
 
-  /** Evicts chunks until `bytes` fit. @param needed - chunks that must stay @default none */
-  #makeRoom(bytes: number, needed: readonly PrefixChunk[] = []): boolean {
-    if (bytes > this.pinnableBytes) return false;
-    const staying = new Set(needed);
-    while (this.numBytes + bytes > this.#maxBytes) {
-      const chunk = this.#nextEvicted(staying);
-      if (!chunk) return false;
-      this.#drop(chunk);
-    }
-    return true;
-  }
-
-  #nextEvicted(staying: ReadonlySet<PrefixChunk>): PrefixChunk | undefined {
+  #nextEvicted(): PrefixChunk | undefined {
     const owners = new Map<string | undefined, { readonly oldest: PrefixChunk; bytes: number }>();
     for (const chunk of this.#chunks.values()) {
-      if (chunk.pins > 0 || staying.has(chunk)) continue;
+      if (chunk.pins > 0 || !this.#kv.isIdle(chunk.kept)) continue;
       const owner = owners.get(chunk.salt) ?? { oldest: chunk, bytes: 0 };
       owners.set(chunk.salt, owner);
       owner.bytes += chunk.kept.bytes;

@@ -28,8 +28,10 @@ function valuesOf({ tokenIds, experts }: Prompt): readonly number[] {
   return tokenIds.map((token, at) => (value = (value * 7 + token * 5 + (experts[at] as number)) % 65_521));
 }
 
+const CAPACITY_TOKENS = 2048;
+
 class Bench {
-  readonly memory: FilledMemory = filledPages(2048, MAX_TOKENS * BYTES_PER_TOKEN);
+  readonly memory: FilledMemory = filledPages(CAPACITY_TOKENS, MAX_TOKENS * BYTES_PER_TOKEN);
   readonly cache = new PrefixCache(this.memory.kv, { chunkTokens: CHUNK, maxBytes: MAX_TOKENS * BYTES_PER_TOKEN });
   readonly pins: Pin[] = [];
 
@@ -56,7 +58,6 @@ class Bench {
 
   expectWhole(): void {
     this.memory.kv.checkIntegrity();
-    expect(this.cache.numBytes).toBeLessThanOrEqual(MAX_TOKENS * BYTES_PER_TOKEN);
     expect(this.memory.kv.keptTokens * BYTES_PER_TOKEN).toBeLessThanOrEqual(this.cache.numBytes);
     expect(this.cache.pinnableBytes).toBeGreaterThanOrEqual(0);
     for (const { prompt, end } of this.pins) {
@@ -192,12 +193,19 @@ class ComparedCache {
   readonly #cache: PrefixCache;
   readonly #plain: PlainPrefixCache;
   readonly #pins: { readonly id: number; readonly plainId: number }[] = [];
+  numEvicted = 0;
 
-  constructor(maxTokens: number) {
-    this.#memory = filledPages(4096, maxTokens * BYTES_PER_TOKEN);
+  constructor(maxTokens: number, capacityTokens = 4096) {
+    this.#memory = filledPages(capacityTokens, maxTokens * BYTES_PER_TOKEN);
     const maxBytes = maxTokens * BYTES_PER_TOKEN;
     this.#cache = new PrefixCache(this.#memory.kv, { chunkTokens: CHUNK, maxBytes });
     this.#plain = new PlainPrefixCache(CHUNK, maxTokens);
+    this.#memory.kv.onShortage(() => {
+      const hasEvicted = this.#cache.evict();
+      expect(this.#plain.evict()).toBe(hasEvicted);
+      this.numEvicted++;
+      return hasEvicted;
+    });
   }
 
   /** @returns the cached tokens of a request */
@@ -263,17 +271,21 @@ class ComparedCache {
 }
 
 test("finds, keeps and evicts what a plain cache does, for equal prompts, pins, salts and small budgets", () => {
+  let numEvicted = 0;
   fc.assert(
     fc.property(
       fc.constantFrom(0, 16, 64, 80, 128, 192, 320, 2048),
+      fc.constantFrom(256, 320, 512),
       fc.array(steps, { maxLength: 60, size: "max" }),
-      (maxTokens, history) => {
-        const compared = new ComparedCache(maxTokens);
+      (maxTokens, capacityTokens, history) => {
+        const compared = new ComparedCache(maxTokens, capacityTokens);
         for (const step of history) compared.apply(step);
+        numEvicted += compared.numEvicted;
       },
     ),
     { numRuns: 100 },
   );
+  expect(numEvicted).toBeGreaterThan(100);
 });
 
 test("requests of one salt find the same whether or not others run between them", () => {
@@ -319,12 +331,12 @@ test("evicts the chunks of a client that adds many, before those of one that use
   };
   const few = promptOf(1, "few");
   bench.run(few);
-  const numChunks = MAX_TOKENS / CHUNK;
+  const numChunks = (CAPACITY_TOKENS + MAX_TOKENS) / CHUNK;
   for (let round = 1; round <= 20; round++) {
     for (let one = 0; one < 5 * numChunks; one++) bench.run(promptOf(1000 * round + one, "many"));
     expect([round, bench.run(few)]).toEqual([round, CHUNK]);
   }
   // Unused for long, it makes room.
-  for (let one = 0; one < 40 * numChunks; one++) bench.run(promptOf(10 ** 6 + one, "many"));
+  for (let one = 0; one < 60 * numChunks; one++) bench.run(promptOf(10 ** 6 + one, "many"));
   expect(bench.run(few)).toBe(0);
 });

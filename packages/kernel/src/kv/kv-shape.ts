@@ -24,7 +24,7 @@ export interface KeptTokens {
 export interface KvMemoryOptions {
   /** Number of positions of all running sequences together; a multiple of 64. */
   readonly capacityTokens: number;
-  /** Size of the tokens that may be kept beyond running sequences, in bytes. @default 0 */
+  /** Memory for kept tokens that running sequences cannot claim, in bytes. @default 0 */
   readonly prefixBytes?: number | undefined;
 }
 
@@ -58,8 +58,20 @@ export interface KvMemory {
   /** Drops the positions from `numTokens` on. Their room may be freed, so the next step needs `reserve` again. */
   truncate(slot: KvSlot, numTokens: number): void;
 
-  /** Keeps filled positions `[from, to)` of a slot for other sequences, until `drop`. */
+  /**
+   * Keeps filled positions `[from, to)` of a slot for other sequences, until `drop`. What is kept beyond `prefixBytes`
+   * lies in memory that no slot needs yet.
+   */
   keep(slot: KvSlot, from: number, to: number): KeptTokens;
+
+  /** Tells whether a part of kept tokens is in no slot, so that `drop` may free memory. */
+  isIdle(kept: KeptTokens): boolean;
+
+  /**
+   * Sets what frees memory when slots need that of kept tokens.
+   * @param evict - drops some kept tokens that are idle; returns false when there are none
+   */
+  onShortage(evict: () => boolean): void;
 
   /** Frees kept tokens; slots that were admitted with them are not affected. */
   drop(kept: KeptTokens): void;

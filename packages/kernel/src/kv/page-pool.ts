@@ -39,7 +39,7 @@ class OwnedPageSlot implements PageSlot {
 export interface PagePoolOptions {
   /** Number of positions of all slots, with shared ones counted once; a multiple of 64. */
   readonly capacityTokens: number;
-  /** Size of the tokens that may be kept beyond slots, in bytes; the pool has that many more whole pages. @default 0 */
+  /** Memory for kept tokens that slots cannot claim, in bytes; the pool has that many more whole pages. @default 0 */
   readonly prefixBytes?: number | undefined;
   /** Size of one position's keys and values in all layers, in bytes. */
   readonly bytesPerToken: number;
@@ -51,15 +51,18 @@ export interface PagePoolOptions {
  *
  * A shared page is full, and is never written to: slots only write after their last position, and shared pages are
  * before it.
+ *
+ * Kept pages may take all memory that slots do not use. When a slot needs a page and none is free, kept tokens are
+ * evicted. Whoever keeps pages that it does not evict bounds them by `prefixBytes`, so that slots find their capacity.
  */
 export class PagePool implements KvMemory {
   readonly capacityTokens: number;
   readonly bytesPerToken: number;
   readonly #capacityPages: number;
-  readonly #maxKeptPages: number;
   readonly #counts: PageCounts;
   readonly #slots = new Set<KvSlot>();
   readonly #kept = new Map<KeptTokens, readonly number[]>();
+  #evict: () => boolean = () => false;
 
   /** @throws {RangeError} when `capacityTokens` is no multiple of 64, or there are too many pages */
   constructor({ capacityTokens, prefixBytes = 0, bytesPerToken }: PagePoolOptions) {
@@ -71,9 +74,9 @@ export class PagePool implements KvMemory {
     this.capacityTokens = capacityTokens;
     this.bytesPerToken = integerOption("bytesPerToken", bytesPerToken, 1);
     this.#capacityPages = capacityTokens / KV_PAGE_TOKENS;
-    this.#maxKeptPages = Math.floor(integerOption("prefixBytes", prefixBytes, 0) / (bytesPerToken * KV_PAGE_TOKENS));
-    // Slots always find a page within their capacity, whatever is kept.
-    const numPages = this.#capacityPages + this.#maxKeptPages;
+    const pageBytes = bytesPerToken * KV_PAGE_TOKENS;
+    const numMore = Math.floor(integerOption("prefixBytes", prefixBytes, 0) / pageBytes);
+    const numPages = this.#capacityPages + numMore;
     if (numPages > MOST_PAGES)
       throw new RangeError(`at most ${MOST_PAGES} pages of ${KV_PAGE_TOKENS} tokens are possible`);
     this.#counts = new PageCounts(numPages);
@@ -158,7 +161,7 @@ export class PagePool implements KvMemory {
 
   /**
    * Keeps whole pages of filled positions; copies nothing.
-   * @throws {RangeError} when the range cuts pages, or when kept pages would exceed `prefixBytes`
+   * @throws {RangeError} when the range cuts pages
    */
   keep(slot: KvSlot, from: number, to: number): KeptTokens {
     const own = this.#own(slot);
@@ -168,7 +171,6 @@ export class PagePool implements KvMemory {
       throw new RangeError(`Expected \`from\` and \`to\` to be ${expectation}, got \`${from}\` and \`${to}\``);
     }
     const pages = own.pages.slice(from / KV_PAGE_TOKENS, to / KV_PAGE_TOKENS);
-    this.#checkKept(pages.filter((page) => !this.#counts.isKept(page)).length);
     for (const page of pages) this.#counts.addKept(page);
     return this.#addKept(from, pages);
   }
@@ -177,16 +179,20 @@ export class PagePool implements KvMemory {
    * Keeps pages that no slot has filled. Their owner writes them before they are used.
    *
    * @param from - first of their positions, a multiple of 16
-   * @throws {RangeError} when kept pages would exceed `prefixBytes`
    */
   keepFresh(from: number, numPages: number): KeptTokens {
     integerOption("from", from, 0);
-    integerOption("numPages", numPages, 0);
-    this.#checkKept(numPages);
-    return this.#addKept(
-      from,
-      Array.from({ length: numPages }, () => this.#counts.takeKept()),
-    );
+    const pages = Array.from({ length: integerOption("numPages", numPages, 0) }, () => this.#freePage());
+    for (const page of pages) this.#counts.addKept(page);
+    return this.#addKept(from, pages);
+  }
+
+  isIdle(kept: KeptTokens): boolean {
+    return this.#pagesOf(kept).some((page) => !this.#counts.isUsed(page));
+  }
+
+  onShortage(evict: () => boolean): void {
+    this.#evict = evict;
   }
 
   /** Returns the pages of kept tokens, in the order of positions. */
@@ -210,8 +216,6 @@ export class PagePool implements KvMemory {
       this.#kept.values(),
     );
     if (this.usedTokens > this.capacityTokens) fail(`${this.usedTokens} of ${this.capacityTokens} positions are used`);
-    const { keptPages } = this.#counts;
-    if (keptPages > this.#maxKeptPages) fail(`${keptPages} of ${this.#maxKeptPages} pages are kept`);
     for (const slot of slots) {
       const lastShared = slot.pages.findLastIndex((page) => this.#counts.isShared(page));
       const leastTokens = (lastShared + 1) * KV_PAGE_TOKENS;
@@ -220,10 +224,13 @@ export class PagePool implements KvMemory {
     }
   }
 
-  #checkKept(numNewPages: number): void {
-    const numKept = this.#counts.keptPages + numNewPages;
-    if (numKept <= this.#maxKeptPages) return;
-    throw new RangeError(`Expected at most ${this.#maxKeptPages} kept pages, got ${numKept}`);
+  /** Takes a free page, for which kept tokens are evicted where there is none. */
+  #freePage(): number {
+    for (;;) {
+      const page = this.#counts.take();
+      if (page !== undefined) return page;
+      if (!this.#evict()) throw new Error(`None of ${this.numPages} pages is free`);
+    }
   }
 
   #addKept(from: number, pages: readonly number[]): KeptTokens {
@@ -238,7 +245,11 @@ export class PagePool implements KvMemory {
   }
 
   #extend(slot: OwnedPageSlot, numPages: number): void {
-    for (let index = 0; index < numPages; index++) slot.pages.push(this.#counts.take());
+    for (let index = 0; index < numPages; index++) {
+      const page = this.#freePage();
+      this.#counts.addSlot(page);
+      slot.pages.push(page);
+    }
   }
 
   /** Frees the pages from `numPages` on, last ones first, so that the next slot takes them in order. */
@@ -315,10 +326,6 @@ class PageCounts {
     return this.#keptPages;
   }
 
-  get freePages(): number {
-    return this.#free.length;
-  }
-
   isUsed(page: number): boolean {
     return this.#slots[page] !== 0;
   }
@@ -332,20 +339,9 @@ class PageCounts {
     return this.#slotsOf(page) > 1 || this.isKept(page);
   }
 
-  /** Takes a free page for a slot. */
-  take(): number {
-    const page = this.#free.pop();
-    if (page === undefined) throw new Error(`None of ${this.numPages} pages is free`);
-    this.addSlot(page);
-    return page;
-  }
-
-  /** Takes a free page for a kept chunk. */
-  takeKept(): number {
-    const page = this.#free.pop();
-    if (page === undefined) throw new Error(`None of ${this.numPages} pages is free`);
-    this.addKept(page);
-    return page;
+  /** Takes a free page, if there is one. A reference to it follows. */
+  take(): number | undefined {
+    return this.#free.pop();
   }
 
   addSlot(page: number): void {
@@ -440,7 +436,7 @@ export class KernelKv extends PagePool {
    * Keeps tokens that `readKept` has copied, in this memory or in another one of the same model and precision.
    *
    * @param from - first of their positions
-   * @throws {RangeError} when they are no whole pages, or kept pages would exceed `prefixBytes`
+   * @throws {RangeError} when they are no whole pages
    */
   writeKept(from: number, bytes: Uint8Array): KeptTokens {
     if (bytes.length % this.pageBytes !== 0) {
