@@ -49,6 +49,7 @@ export async function decodingCore(options: DecodingCoreOptions): Promise<Decodi
     contextTokens,
     output: {
       accepted: () => undefined,
+      reading: () => undefined,
       chunk: () => undefined,
       logits: () => undefined,
       ask: () => undefined,

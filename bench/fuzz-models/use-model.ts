@@ -88,7 +88,15 @@ function failed(_: unknown, error: unknown): never {
   throw error;
 }
 
-const OUTPUT = { accepted: ignored, chunk: ignored, logits: ignored, ask: ignored, event: ignored, failed };
+const OUTPUT = {
+  accepted: ignored,
+  reading: ignored,
+  chunk: ignored,
+  logits: ignored,
+  ask: ignored,
+  event: ignored,
+  failed,
+};
 
 async function serve(path: string, cacheFolder: string): Promise<void> {
   const options = resolveEngineOptions({ threads: 1, cacheFolder, maxNumSeqs: 2, contextTokens: 2 });

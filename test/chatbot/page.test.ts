@@ -50,7 +50,7 @@ describe.skipIf(executablePath === undefined)("the page (skipped without Chromiu
       // As the page, which keeps small models from loops.
       min_p: 0.05,
       repetition_penalty: 1.1,
-      read_me: { include: ["routes"] },
+      read_me: { include: ["routes", "progress"] },
     });
     const [choice] = (body as { choices: { message: { content: string }; read_me: { routes: (number | null)[] } }[] })
       .choices;

@@ -1,6 +1,7 @@
-// Direct answers of an engine: a prompt that was accepted, and an engine that has failed. Events only observe.
+// Direct answers of an engine: a prompt that was accepted, how far it is read, and an engine that has failed. Events only
+// observe.
 
-import type { GenerateChunk, GenerateRequest } from "@readme-moe/core";
+import type { GenerateChunk, GenerateRequest, PromptProgress } from "@readme-moe/core";
 import { ReadMeEngine } from "@readme-moe/engine";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { completeAll } from "../support/complete.ts";
@@ -10,6 +11,61 @@ import { ENDLESS, ENDLESS_TOKENS, openTinyEngine } from "../support/served-model
 import { persistentFolder } from "../support/temporary-folder.ts";
 
 const long = { maxTokens: 200, temperature: 0, ignoreEos: true } as const;
+
+const idsOf = (length: number, first: number): readonly number[] =>
+  Array.from({ length }, (_, at) => first + (at % 97));
+
+const throwing = (error: Error) => (): never => {
+  throw error;
+};
+
+describe("a prompt's progress", () => {
+  let engine: ReadMeEngine;
+  beforeAll(async () => {
+    engine = await openTinyEngine(await persistentFolder(), { maxNumSeqs: 2 }, ENDLESS);
+  });
+  afterAll(() => engine.dispose());
+  const params = { ...long, maxTokens: 1 };
+
+  test("is told before the first chunk, from the cached tokens up", async () => {
+    const told: PromptProgress[] = [];
+    const onProgress = (progress: PromptProgress): void => void told.push(progress);
+    const generation = engine.generate({ prompt: idsOf(3000, 1), params, onProgress });
+    await generation.next();
+    await generation.return?.();
+    expect(told[0]).toEqual({
+      promptTokens: 3000,
+      cachedTokens: 0,
+      readTokens: 0,
+      queuedMs: expect.any(Number) as number,
+    });
+    const read = told.map(({ readTokens }) => readTokens);
+    expect(read).toEqual(read.toSorted((a, b) => a - b));
+    expect(told.every(({ promptTokens, readTokens }) => promptTokens === 3000 && readTokens < 3000)).toBe(true);
+    told.length = 0;
+    await completeAll(engine, {
+      prompt: [...idsOf(3000, 1), ...idsOf(1000, 200)],
+      params: { ...params, n: 2 },
+      onProgress,
+    });
+    expect(told[0]).toMatchObject({ promptTokens: 4000, cachedTokens: 2944, readTokens: 2944 });
+  });
+
+  test("is not told of a prompt that one step reads", async () => {
+    let numTold = 0;
+    await completeAll(engine, { prompt: idsOf(100, 300), params, onProgress: () => void numTold++ });
+    expect(numTold).toBe(0);
+  });
+
+  test("ends the request with the error of its function, and no other", async () => {
+    const other = completeAll(engine, { prompt: idsOf(2000, 400), params });
+    const onProgress = throwing(new Error("my own"));
+    await expect(engine.generate({ prompt: idsOf(3000, 500), params, onProgress }).next()).rejects.toThrow("my own");
+    expect((await other).usage?.promptTokens).toBe(2000);
+    await expect.poll(() => engine.stats()).toMatchObject({ numRunning: 0, kvUsedTokens: 0 });
+    expect(() => engine.generate({ prompt: [5], onProgress: "soon" as never })).toThrow(TypeError);
+  });
+});
 
 describe("a generation's `accepted`", () => {
   let engine: ReadMeEngine;

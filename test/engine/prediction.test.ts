@@ -96,6 +96,7 @@ async function run(request: GenerateRequest, change: (sequence: Sequence) => voi
   const chunks: GenerateChunk[] = [];
   const options = resolveEngineOptions({ threads: 1, speculation: false });
   const output = {
+    reading: (): void => undefined,
     accepted: (sequence: Sequence): void => {
       sequences.push(sequence);
       change(sequence);

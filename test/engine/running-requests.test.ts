@@ -42,7 +42,7 @@ class PlainWorker {
       const chunk = { choice: 0, text: `${request.mark}.${request.count++}`, tokens: [] };
       return { requestId, chunk: isLast ? { ...chunk, usage: USAGE } : chunk };
     });
-    this.fromWorker.push({ type: "step", accepted: [], chunks, failures: [], left, events: [] });
+    this.fromWorker.push({ type: "step", accepted: [], progress: [], chunks, failures: [], left, events: [] });
   }
 }
 

@@ -18,7 +18,7 @@ interface TestPlace {
   readonly bytes: number;
   readonly key: string;
   readonly priority: number;
-  isStarted: boolean;
+  hasBegun: boolean;
   readonly client: AbortController;
 }
 
@@ -55,11 +55,15 @@ function isRefused(call: () => unknown): boolean {
   }
 }
 
-type Step = readonly [name: "enter" | "correct" | "start" | "release" | "abort" | "wait", which: number, size: number];
+type Step = readonly [
+  name: "enter" | "correct" | "read" | "start" | "release" | "abort" | "wait",
+  which: number,
+  size: number,
+];
 
 test("loads match an independent count, stay within limits, and are zero in the end", () => {
   const step = fc.tuple(
-    fc.constantFrom("enter", "enter", "correct", "start", "release", "abort", "wait"),
+    fc.constantFrom("enter", "enter", "correct", "read", "start", "release", "abort", "wait"),
     fc.nat(1000),
     fc.nat(60),
   ) as fc.Arbitrary<Step>;
@@ -93,7 +97,7 @@ test("loads match an independent count, stay within limits, and are zero in the 
           try {
             const entered = admission.enter(about);
             // The displaced requests by the rule: lowest priority first, then the newest, and no more than needed.
-            const below = [...places].filter(([, one]) => !one.isStarted && one.priority < about.priority).toReversed();
+            const below = [...places].filter(([, one]) => !one.hasBegun && one.priority < about.priority).toReversed();
             below.sort(([, one], [, other]) => one.priority - other.priority);
             while (!fits([...places.values()], size)) {
               const [gone] = below.shift() ?? [];
@@ -102,7 +106,7 @@ test("loads match an independent count, stay within limits, and are zero in the 
               places.delete(gone);
             }
             const { priority, key = "" } = about;
-            places.set(entered, { tokens: size + 5, bytes: size, key, priority, isStarted: false, client });
+            places.set(entered, { tokens: size + 5, bytes: size, key, priority, hasBegun: false, client });
           } catch (error) {
             expect(error).toBeInstanceOf(ApiError);
             expect(loads(admission)).toEqual(before);
@@ -118,9 +122,10 @@ test("loads match an independent count, stay within limits, and are zero in the 
             hasCorrectedUp ||= size + 5 > place.tokens;
             place.tokens = size + 5;
           }
-          if (name === "start") {
-            ticket.started();
-            place.isStarted = true;
+          if (name === "read" || name === "start") {
+            if (name === "read") ticket.reading();
+            else ticket.started();
+            place.hasBegun = true;
           }
           if (name === "abort") {
             place.client.abort();
@@ -136,7 +141,7 @@ test("loads match an independent count, stay within limits, and are zero in the 
           all.reduce((total, one) => total + of(one), 0);
         const expected = {
           requests: all.length,
-          waiting: all.filter(({ isStarted }) => !isStarted).length,
+          waiting: all.filter(({ hasBegun }) => !hasBegun).length,
           tokens: sum(({ tokens }) => tokens),
           bytes: sum(({ bytes }) => bytes),
         };

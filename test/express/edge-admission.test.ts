@@ -181,6 +181,25 @@ describe("deadlines", () => {
     expect(admission.stats.requests).toBe(1);
   });
 
+  test("a request whose prompt is being read no longer waits: it has no deadline, and is not displaced", () => {
+    const events = new ReadMeEmitter();
+    const started: number[] = [];
+    events.on("request:started", ({ sinceMs }) => started.push(sinceMs));
+    const admission = new Admission({ maxQueueMs: 1000, maxRequests: 2, displaceWaiting: true, events });
+    const [read, silent] = [admission.enter(entrant()), admission.enter(entrant())];
+    read.reading();
+    expect(admission.stats).toMatchObject({ requests: 2, waiting: 1 });
+    admission.enter(entrant({ priority: 1 }));
+    expect([read.signal.aborted, silent.signal.aborted]).toEqual([false, true]);
+    vi.advanceTimersByTime(60_000);
+    read.reading();
+    expect([read.signal.aborted, started]).toEqual([false, []]);
+    read.started();
+    expect(started).toEqual([60_000]);
+    read.release();
+    read.reading();
+  });
+
   test("a started request that takes too long is aborted", () => {
     const admission = new Admission({ maxRequestMs: 5000 });
     const ticket = admission.enter(entrant());

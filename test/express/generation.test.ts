@@ -215,7 +215,7 @@ describe("the settings of a body", () => {
         numPrompts: 1,
         expert: undefined,
         priority: 0,
-        includes: { routes: false, timings: false, usage: false },
+        includes: { routes: false, timings: false, progress: false, usage: false },
       });
     }
   });
@@ -225,11 +225,12 @@ describe("the settings of a body", () => {
     expect(settingsOf({ stream_options: { include_usage: true }, read_me })).toMatchObject({
       expert: "code",
       priority: -3,
-      includes: { routes: true, timings: true, usage: true },
+      includes: { routes: true, timings: true, progress: false, usage: true },
     });
     expect(settingsOf({ read_me: { include: ["timings"] } }).includes).toEqual({
       routes: false,
       timings: true,
+      progress: false,
       usage: false,
     });
   });

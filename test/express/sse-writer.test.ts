@@ -146,6 +146,37 @@ test("nothing is sent, headers included, before the first event, and each write 
   }
 });
 
+test("a stream that waits sends a comment at once or with the first pause, and the form's own ping", async () => {
+  const manual = manualTimers();
+  const options = { keepAliveMs: 1, maxBufferedBytes: 1 << 20, slowReaderMs: 2, timers: manual };
+  const ping = { event: "ping", data: { type: "ping" } };
+  const told = 'event: ping\ndata: {"type":"ping"}\n\n';
+  for (const [form, atOnce, after] of [
+    [{}, ": now\n\n", ": later\n\n"],
+    [{ ping }, told, told],
+    [{ framing: "lines" as const }, " ", " "],
+  ] as const) {
+    const { server: running, socket, response } = await unread();
+    const writer = new SseWriter(response, options, form);
+    writer.wait("soon", false);
+    expect([response.headersSent, manual.count(1)]).toEqual([false, 1]);
+    writer.wait("now", true);
+    // The timer goes on from there, however often the comment changes.
+    const since = manual.waitingSince(1);
+    writer.wait("later", true);
+    expect([response.headersSent, manual.waitingSince(1), manual.fire(1)]).toEqual([true, since, 1]);
+    writer.send({ data: "x" });
+    writer.abandon();
+    void writer.end();
+    const all = readAll(socket);
+    socket.resume();
+    expect(httpChunks(await all)).toEqual([atOnce, after, "framing" in form ? "x\n" : "data: x\n\n"]);
+    writer.wait("too late", true);
+    expect(manual.count(1)).toBe(0);
+    await running[Symbol.asyncDispose]();
+  }
+});
+
 test("a stream that is abandoned keeps its connection open no longer, and can still end with an error", async () => {
   const manual = manualTimers();
   const options = { keepAliveMs: 1, maxBufferedBytes: 1 << 20, slowReaderMs: 2, timers: manual };

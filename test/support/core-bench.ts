@@ -63,6 +63,7 @@ export class CoreBench {
     readonly tokenIds: readonly number[];
     readonly draft: Int32Array;
   }[] = [];
+  readonly readings: { readonly id: string; readonly numComputedTokens: number }[] = [];
   readonly events: { readonly name: string; readonly payload: unknown }[] = [];
   readonly #running: BenchModel;
   #arrivals = 0;
@@ -73,6 +74,7 @@ export class CoreBench {
     const { maxNumSeqs = 8, maxNumBatchedSeqs = maxNumSeqs, maxNumBatchedTokens = 256 } = limits;
     const output: EngineOutput = {
       accepted: () => undefined,
+      reading: ({ id, numComputedTokens }) => this.readings.push({ id, numComputedTokens }),
       chunk: ({ id }: Sequence, { tokens, finishReason }: GenerateChunk) => {
         const outcome = this.#outcome(id);
         outcome.tokens.push(...tokens.map((token) => token.id));

@@ -17,6 +17,7 @@ const NAMES = [
   "client",
   "cacheSalt",
   "traceparent",
+  "onProgress",
   "id",
   "signal",
 ] as const satisfies readonly (keyof GenerateRequest)[];

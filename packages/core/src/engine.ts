@@ -3,7 +3,14 @@ import type { ReadMeError } from "./errors.ts";
 import type { ExpertRun, KernelInfo, ReadMeEmitter } from "./events.ts";
 import type { ExpertCacheCounters } from "./expert-cache/expert-cache.ts";
 import type { UpcomingUses } from "./expert-cache/next-step.ts";
-import type { ChatMessage, FollowRequest, Generation, RoutedPrompt, TokenizeOptions } from "./generation.ts";
+import type {
+  ChatMessage,
+  FollowRequest,
+  Generation,
+  PromptProgress,
+  RoutedPrompt,
+  TokenizeOptions,
+} from "./generation.ts";
 import type { EmbeddingInfo, Embeddings, EmbedRequest, ModelTask, Ranking, RerankRequest } from "./pooling.ts";
 import type { ProcessLogits } from "./process-logits.ts";
 import type { SamplingDefaults, SamplingParams } from "./sampling/sampling-params.ts";
@@ -124,6 +131,12 @@ export interface GenerateRequest {
    * @default none
    */
   readonly traceparent?: string | undefined;
+  /**
+   * Called when the first step begins to read a prompt that takes several steps, and then at most five times per
+   * second. Not every engine calls it. An error of the function ends the request.
+   * @default none
+   */
+  readonly onProgress?: ((progress: PromptProgress) => void) | undefined;
   /** Id of the request in events. @default an id that the engine makes */
   readonly id?: string | undefined;
   /** Ends the request and frees its memory before the next step. The iteration throws its reason. @default none */

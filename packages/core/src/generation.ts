@@ -66,6 +66,17 @@ export interface AcceptedPrompt {
   readonly experts: Uint16Array;
 }
 
+/** Progress of reading a prompt. */
+export interface PromptProgress {
+  readonly promptTokens: number;
+  /** Tokens of the prompt whose keys and values came from the prefix cache. */
+  readonly cachedTokens: number;
+  /** Tokens that are read so far, cached ones included; never falls. */
+  readonly readTokens: number;
+  /** Time that the prompt waited before the first step read from it, in ms. */
+  readonly queuedMs: number;
+}
+
 /** The chunks of a request, and whether the engine has accepted its prompt. */
 export interface Generation extends AsyncIterableIterator<GenerateChunk> {
   /**

@@ -20,6 +20,7 @@ export {
   GenerationStream,
   isTraceparent,
   onceAborted,
+  type PromptProgress,
   type RoutedPrompt,
   type TokenizeOptions,
   type TokenLogprob,

@@ -183,11 +183,7 @@ export class EngineCore {
   /** Admits waiting sequences, selects the batch, reserves its KV memory, and adds drafts. */
   async #schedule(): Promise<readonly BatchItem[]> {
     const { admission, now, output, speculation } = this.#parts;
-    admission.admit((sequence) => {
-      if (sequence.startedMs === undefined) this.#totals.cachedTokens += sequence.cachedTokens;
-      sequence.waitingSinceMs = now();
-      sequence.startedMs ??= sequence.waitingSinceMs;
-    });
+    admission.admit((sequence) => (sequence.waitingSinceMs = now()));
     const ready = Array.from(admission.running.values()).filter((sequence) => !this.#sampler.isAwaiting(sequence));
     if (ready.length === 0) return [];
     this.#canProgress = true;
@@ -195,10 +191,19 @@ export class EngineCore {
     const known = admission.reserve(selected, ({ id: sequenceId, numTokens: tokens }) =>
       output.event("sequence:preempted", { sequenceId, tokens }),
     );
+    for (const item of known) this.#begin(item);
     const batch = speculation ? await speculation.extend(known, this.#planner.cost) : known;
     const forecast = this.#planner.begin(batch, admission.waiting);
     output.event("batch:scheduled", scheduledEvent(this.#steps, batch, admission.waiting.length, forecast));
     return batch;
+  }
+
+  /** Takes note of the first step of a sequence. */
+  #begin({ sequence, isLast }: BatchItem): void {
+    if (sequence.startedMs !== undefined) return;
+    sequence.startedMs = this.#parts.now();
+    this.#totals.cachedTokens += sequence.cachedTokens;
+    if (!isLast) this.#parts.output.reading(sequence);
   }
 
   /** Runs the batch's tokens through the model. A sequence that the runner fails on is reported and ends. */
@@ -208,11 +213,14 @@ export class EngineCore {
   }
 
   async #timed(run: () => ReturnType<typeof forwardBatch>): Promise<readonly ItemLogits[]> {
-    const { admission, now } = this.#parts;
+    const { admission, now, output } = this.#parts;
     const startMs = now();
     const { logits, ran } = await run();
     this.#forwardMs += now() - startMs;
-    for (const item of ran) admission.remember(item);
+    for (const item of ran) {
+      admission.remember(item);
+      if (!item.isLast) output.reading(item.sequence);
+    }
     return logits;
   }
 

@@ -34,6 +34,8 @@ export interface EngineChunk extends GenerateChunk {
 export interface EngineOutput {
   /** Reports that the sequence's prompt is routed and waits for KV memory. */
   accepted(sequence: Sequence): void;
+  /** Reports that a step begins, or has continued, to read a prompt that the step does not end. */
+  reading(sequence: Sequence): void;
   chunk(sequence: Sequence, chunk: EngineChunk): void;
   /**
    * Receives a row of logits for the sequence's caller, which owns it. `EngineCore.answer` takes the processed row.

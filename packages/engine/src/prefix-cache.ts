@@ -24,8 +24,8 @@ interface PrefixCacheOptions {
  * Chunks lie in all memory that running sequences leave, so that a long prompt that was aborted is found again. They
  * are evicted when the KV memory needs a page. Eviction chooses a salt, and then its least recently used chunk that is
  * in no slot. The salt is the one with the largest product of the bytes of such chunks and the time since that use: a
- * client that adds much evicts its own chunks, and unused chunks are evicted in the end. A chunk's followers are used no
- * later than itself, and go first. The result of `match` is valid until the KV memory is asked for more.
+ * client that adds much evicts its own chunks, and unused chunks are evicted in the end. A chunk's followers are used
+ * no later than itself, and go first. The result of `match` is valid until the KV memory is asked for more.
  *
  * Pinned beginnings stay until `unpin`, for requests of all salts. They end with a whole page of 16 positions, which
  * may be within a chunk.

@@ -14,6 +14,7 @@ import {
   type FillInPrompt,
   type LogitsContext,
   type PromptInfo,
+  type PromptProgress,
   type ReadMeErrorCode,
   type ReadMeEvents,
   type ResolvedSamplingParams,
@@ -103,6 +104,8 @@ export interface WireRequest {
   readonly keptId?: number | undefined;
   /** Whether the result is that of the prompt's last token, and nothing is generated. @default false */
   readonly isPooled?: boolean | undefined;
+  /** Whether progress of reading the prompt is reported. @default false */
+  readonly reportsProgress?: boolean | undefined;
 }
 
 /** Makes the error for a prediction that is too long, on either side. @param tokens - their number, as far as known */
@@ -159,6 +162,10 @@ export interface WireAccepted extends AcceptedPrompt {
   readonly requestId: string;
 }
 
+export interface WireProgress extends PromptProgress {
+  readonly requestId: string;
+}
+
 export interface WireChunk {
   readonly requestId: string;
   readonly chunk: EngineChunk;
@@ -187,6 +194,7 @@ export type FromWorker =
   | {
       readonly type: "step";
       readonly accepted: readonly WireAccepted[];
+      readonly progress: readonly WireProgress[];
       readonly chunks: readonly WireChunk[];
       readonly failures: readonly WireFailure[];
       /** Ids of aborted requests of which nothing follows. */

@@ -86,11 +86,11 @@ export class Sequence implements SchedulableSequence {
   readonly routerState: RouterState;
   /** Slot in the KV memory; `undefined` while the sequence waits. */
   slot: KvSlot | undefined;
-  /** Number of prompt tokens that came from the prefix cache at the first admission. */
+  /** Number of prompt tokens that came from the prefix cache before the first step. */
   cachedTokens = 0;
   /** Counts of the drafts that have run. */
   drafts: DraftTotals = NO_DRAFTS;
-  /** Time of the first admission. */
+  /** Time of the first step. */
   startedMs: number | undefined;
   lastTokenMs: number;
   waitingSinceMs: number;

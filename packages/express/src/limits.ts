@@ -183,8 +183,8 @@ export const LIMITS = {
     beyond: "its next bodies are read later",
   },
   queueMs: {
-    of: "time until the first token",
-    value: 30_000,
+    of: "time until the engine begins to read the prompt",
+    value: 300_000,
     unit: "ms",
     beyond: "408 `queue_timeout`",
     option: "admission.maxQueueMs",

@@ -100,7 +100,15 @@ describe("a draft model", () => {
 test("an engine opens the draft model that its options name, and closes it", async () => {
   const draft = join(await temporaryFolder(), basename(POCKET));
   await writeFirstLayers(POCKET, draft, 2);
-  const output = { accepted: nothing, chunk: nothing, logits: nothing, ask: nothing, failed: nothing, event: nothing };
+  const output = {
+    accepted: nothing,
+    reading: nothing,
+    chunk: nothing,
+    logits: nothing,
+    ask: nothing,
+    failed: nothing,
+    event: nothing,
+  };
   const options = resolveEngineOptions({ precision: "int8", draft });
   const engine = await openEngine(POCKET, options, output, nothing);
   const { draftModel, text } = engine;

@@ -1,6 +1,6 @@
 import { memo } from "preact/compat";
 import type { FunctionComponent, JSX } from "preact";
-import { editing } from "../state/chat.ts";
+import { editing, reading } from "../state/chat.ts";
 import { authorOf, expertShares, type Message } from "../state/messages.ts";
 import { isByExpert } from "./answer-form.ts";
 import { ExpertMark } from "./expert-mark.tsx";
@@ -62,7 +62,7 @@ function Answer({ message, author, isLast, isDraft = false }: MessageProps): JSX
       <AnswerText message={message} />
       {isDraft && text === "" && reasoning === "" && (
         <p class="small waiting">
-          <span>Reading the conversation …</span>
+          <span>{readingText()} …</span>
         </p>
       )}
       {message.note !== undefined && <p class={`note ${ending ?? ""}`}>{message.note}</p>}
@@ -71,6 +71,12 @@ function Answer({ message, author, isLast, isDraft = false }: MessageProps): JSX
       {!isDraft && (message.tokens ?? 0) > 0 && <Figures message={message} />}
     </li>
   );
+}
+
+function readingText(): string {
+  const { readTokens, promptTokens } = reading.value ?? {};
+  if (readTokens === undefined || promptTokens === undefined) return "Reading the conversation";
+  return `Reading ${readTokens.toLocaleString("en")} of ${promptTokens.toLocaleString("en")} tokens`;
 }
 
 const ENDINGS: Readonly<Partial<Record<NonNullable<Message["ending"]>, string>>> = {

@@ -22,13 +22,22 @@ export interface AskOptions {
   readonly signal: AbortSignal;
   /** @param id - name of the answer's sequence in events */
   readonly onStarted: (id: string) => void;
+  /** Called while the model reads the prompt. */
+  readonly onReading: (progress: ReadingProgress) => void;
   readonly onPiece: (piece: Piece) => void;
+}
+
+/** How far the model has read a prompt. */
+export interface ReadingProgress {
+  readonly readTokens: number;
+  readonly promptTokens: number;
 }
 
 interface Chunk {
   readonly id?: string;
   readonly error?: { readonly message?: string };
   readonly usage?: { readonly total_tokens: number } | null;
+  readonly read_me?: { readonly progress?: { readonly read_tokens: number; readonly prompt_tokens: number } };
   readonly choices?: readonly {
     readonly text?: string;
     readonly delta?: { readonly content?: string; readonly reasoning_content?: string };
@@ -73,6 +82,8 @@ export async function ask(options: AskOptions): Promise<Asked> {
     const chunk = JSON.parse(data) as Chunk;
     if (chunk.error) throw new Refused(chunk.error.message ?? "The server ended the answer");
     if (chunk.id !== undefined) options.onStarted(chunk.id);
+    const progress = chunk.read_me?.progress;
+    if (progress) options.onReading({ readTokens: progress.read_tokens, promptTokens: progress.prompt_tokens });
     contextTokens = chunk.usage?.total_tokens ?? contextTokens;
     for (const { text, delta, finish_reason: reason, read_me: readMe } of chunk.choices ?? []) {
       isFull ||= reason === "length";
@@ -117,7 +128,7 @@ function requestFor(
     max_tokens: answerTokens,
     temperature,
     ...AGAINST_LOOPS,
-    read_me: { include: ["routes"], ...(expert === undefined || isAdapter ? {} : { expert }) },
+    read_me: { include: ["routes", "progress"], ...(expert === undefined || isAdapter ? {} : { expert }) },
   };
   if (mode === "continue") {
     return { path: "/v1/completions", body: { ...params, prompt: kept.map(contentOf).join("") } };

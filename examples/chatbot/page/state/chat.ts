@@ -3,7 +3,7 @@
 import { computed, effect, signal, type ReadonlySignal, type Signal } from "@preact/signals";
 import { announce } from "./announcer.ts";
 import { ConnectionLost } from "./api.ts";
-import { ask } from "./ask.ts";
+import { ask, type ReadingProgress } from "./ask.ts";
 import { attachments, clearAttachments } from "./attachments.ts";
 import { conversation, current, keep } from "./conversations.ts";
 import { expert, model } from "./live-connection.ts";
@@ -21,6 +21,8 @@ const MAX_MESSAGES = 500;
 
 /** The answer that is streaming. */
 export const draft: Signal<Message | undefined> = signal<Message | undefined>(undefined);
+/** Progress of reading its prompt, if the prompt is long, until the first piece. */
+export const reading: Signal<ReadingProgress | undefined> = signal<ReadingProgress | undefined>(undefined);
 /** The text in the message box. */
 export const composed: Signal<string> = signal("");
 /** Id of the message that is being edited. */
@@ -82,7 +84,7 @@ export function continueAnswer(): void {
 async function answer(messages: readonly Message[], begun?: Message): Promise<void> {
   const chosen = model.value;
   if (!chosen) return;
-  notice.value = undefined;
+  [notice.value, reading.value] = [undefined, undefined];
   const own = (stopping = new AbortController());
   const { id, system } = conversation.value;
   answered = id;
@@ -107,7 +109,7 @@ async function answer(messages: readonly Message[], begun?: Message): Promise<vo
   const finish = (ending: Ending, more: Pick<Message, "note" | "contextTokens"> = {}): void => {
     show.stop();
     if (draft.value?.id === written.id) draft.value = undefined;
-    if (stopping === own) answered = "";
+    if (stopping === own) [answered, reading.value] = ["", undefined];
     ownRequests.ended();
     const message: Message = { ...written.message(), ending, ...more };
     const now = current(id);
@@ -127,6 +129,9 @@ async function answer(messages: readonly Message[], begun?: Message): Promise<vo
       maxTokens: maxTokens.value,
       signal: own.signal,
       onStarted: ownRequests.started,
+      onReading: (progress) => {
+        if (stopping === own) reading.value = progress;
+      },
       onPiece: (piece) => {
         written.add(piece);
         const end = endsAtTurn ? madeUpTurn(written.text) : -1;

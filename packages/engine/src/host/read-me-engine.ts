@@ -141,7 +141,11 @@ export class ReadMeEngine implements Engine {
       processorOf: (format, beside) =>
         this.#formats.processorOf(format, beside, { signal: leave.signal, client: request.client }),
     });
-    return this.#requests.begin({ ...wire, keptId }, request.signal, { functions, leave });
+    return this.#requests.begin({ ...wire, keptId }, request.signal, {
+      functions,
+      onProgress: request.onProgress,
+      leave,
+    });
   }
 
   addExpert: Engine["addExpert"] = (name, path) => this.#experts.add(name, path);

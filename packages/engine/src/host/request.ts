@@ -12,6 +12,7 @@ import {
   checkTemplateValues,
   checkTraceparent,
   describeValue,
+  functionOption,
   type Engine,
   type EngineInfo,
   type EngineVocabulary,
@@ -88,6 +89,7 @@ export function wireRequest(
     resume: wireResume(request.resume, params),
     processesLogits: functions.processLogits !== undefined,
     isBound: functions.allowTokens !== undefined,
+    reportsProgress: functionOption("onProgress", request.onProgress) !== undefined,
   };
   return { wire, functions };
 }

@@ -1,6 +1,6 @@
 // The requests of an engine that have not ended, on the caller's side.
 
-import { GenerationStream, onceAborted } from "@readme-moe/core";
+import { GenerationStream, onceAborted, type PromptProgress } from "@readme-moe/core";
 import type { EngineChunk } from "../engine-parts.ts";
 import { callFunction, type CallerFunctions, type FunctionCall } from "./caller-functions.ts";
 import { fromWire, type FromWorker, type WireRequest } from "../protocol.ts";
@@ -11,6 +11,7 @@ interface RunningRequest {
   readonly functions: CallerFunctions;
   /** Stops listening to the caller's signal. */
   readonly detach: () => void;
+  readonly onProgress: ((progress: PromptProgress) => void) | undefined;
   /** Ends the work for the request on this side. */
   readonly leave: AbortController | undefined;
   /** Whether the worker has it; false while an earlier request of its id is still being ended there. */
@@ -20,6 +21,7 @@ interface RunningRequest {
 /** Parts of a request that stay on this side. */
 interface OwnParts {
   readonly functions?: CallerFunctions | undefined;
+  readonly onProgress?: ((progress: PromptProgress) => void) | undefined;
   /** Aborted when the request has ended. */
   readonly leave?: AbortController | undefined;
 }
@@ -46,7 +48,7 @@ export class RunningRequests {
   begin(
     wire: WireRequest,
     signal: AbortSignal | undefined,
-    { functions = {}, leave }: OwnParts = {},
+    { functions = {}, onProgress, leave }: OwnParts = {},
   ): GenerationStream<EngineChunk> {
     const { requestId } = wire;
     if (this.#requests.has(requestId)) throw new TypeError(`Expected \`id\` to be new, got \`${requestId}\``);
@@ -60,7 +62,7 @@ export class RunningRequests {
       stream.fail(signal?.reason);
       this.#abandon(requestId);
     });
-    const request: RunningRequest = { stream, functions, detach, leave, isSent: false };
+    const request: RunningRequest = { stream, functions, onProgress, detach, leave, isSent: false };
     this.#requests.set(requestId, request);
     this.#host.link?.hold();
     const send = (): void => {
@@ -75,8 +77,9 @@ export class RunningRequests {
   }
 
   /** Takes the results of a step. */
-  receive({ accepted, chunks, failures, left }: FromWorker & { type: "step" }): void {
+  receive({ accepted, progress, chunks, failures, left }: FromWorker & { type: "step" }): void {
     for (const { requestId, ...prompt } of accepted) this.#sent(requestId)?.stream.accept(prompt);
+    for (const { requestId, ...report } of progress) this.#report(requestId, report);
     for (const { requestId, chunk } of chunks) {
       const stream = this.#sent(requestId)?.stream;
       stream?.push(chunk);
@@ -89,6 +92,16 @@ export class RunningRequests {
       const sendNext = this.#leaving.get(requestId);
       this.#leaving.delete(requestId);
       sendNext?.();
+    }
+  }
+
+  #report(requestId: string, progress: PromptProgress): void {
+    const request = this.#sent(requestId);
+    try {
+      request?.onProgress?.(progress);
+    } catch (error) {
+      request?.stream.fail(error);
+      this.#abandon(requestId, "error");
     }
   }
 

@@ -5,7 +5,13 @@ import { CompletionText, encodeChat, encodeFillIn, type EncodeOptions, type Prom
 import type { ResolvedEngineOptions } from "../engine-options.ts";
 import type { EngineChunk } from "../engine-parts.ts";
 import type { MemoryPlan } from "../memory-plan.ts";
-import { tooManyPredicted, type WireAccepted, type WirePrompt, type WireRequest } from "../protocol.ts";
+import {
+  tooManyPredicted,
+  type WireAccepted,
+  type WireProgress,
+  type WirePrompt,
+  type WireRequest,
+} from "../protocol.ts";
 import {
   addDrafts,
   draftUsage,
@@ -33,9 +39,15 @@ interface RequestEntry {
   sequences: readonly Sequence[];
   numFinished: number;
   isAccepted: boolean;
+  readonly reportsProgress: boolean;
+  /** Last report of progress, and its time. */
+  reported?: { readonly readTokens: number; readonly atMs: number };
   /** Ends the work that precedes the sequences. */
   readonly leave: AbortController;
 }
+
+/** Shortest time between two reports of a prompt's progress. */
+const REPORT_MS = 200;
 
 /** The running requests: the sequences of each, and their usage together. */
 export class WorkerRequests {
@@ -52,8 +64,9 @@ export class WorkerRequests {
   /** Adds a request's sequences to the core. Reports errors to `onFailed`. */
   async begin(request: WireRequest): Promise<void> {
     const { requestId, params, expert, priority, client, cacheSalt, seed, keptId } = request;
-    const { processesLogits, isBound, isPooled } = request;
-    const entry: RequestEntry = { sequences: [], numFinished: 0, isAccepted: false, leave: new AbortController() };
+    const { processesLogits, isBound, isPooled, reportsProgress = false } = request;
+    const own = { numFinished: 0, isAccepted: false, reportsProgress, leave: new AbortController() };
+    const entry: RequestEntry = { sequences: [], ...own };
     this.#requests.set(requestId, entry);
     try {
       const { signal } = entry.leave;
@@ -75,8 +88,8 @@ export class WorkerRequests {
       entry.sequences = Array.from({ length: params.n }, (_, choice) => {
         const id = params.n === 1 ? requestId : `${requestId}/${choice}`;
         const arrival = this.#arrivals++;
-        const own = { id, choice, arrival, arrivalMs: performance.now(), resumed: resumed[choice] };
-        return this.#engine.core.add({ ...shared, ...own }, router);
+        const about = { id, choice, arrival, arrivalMs: performance.now(), resumed: resumed[choice] };
+        return this.#engine.core.add({ ...shared, ...about }, router);
       });
     } catch (error) {
       if (this.#requests.get(requestId) === entry) this.#onFailed(requestId, error);
@@ -105,6 +118,19 @@ export class WorkerRequests {
     if (!entry || entry.isAccepted) return undefined;
     entry.isAccepted = true;
     return { requestId, promptTokens, experts: Uint16Array.from(experts.slice(0, promptTokens)) };
+  }
+
+  /** @returns the progress of the first choice's prompt; nothing where it is not asked for, or was reported just now */
+  progress(sequence: Sequence, nowMs: number): WireProgress | undefined {
+    const { requestId, choice, promptTokens, cachedTokens, startedMs = nowMs, arrivalMs } = sequence;
+    const entry = this.#requests.get(requestId);
+    if (!entry?.reportsProgress || choice > 0) return undefined;
+    const { readTokens: before = 0, atMs = -Infinity } = entry.reported ?? {};
+    if (nowMs - atMs < REPORT_MS) return undefined;
+    // A preempted sequence begins again.
+    const readTokens = Math.max(before, Math.min(sequence.numComputedTokens, promptTokens));
+    entry.reported = { readTokens, atMs: nowMs };
+    return { requestId, promptTokens, cachedTokens, readTokens, queuedMs: startedMs - arrivalMs };
   }
 
   abort(requestId: string, reason?: "abort" | "error"): void {

@@ -16,6 +16,7 @@ import {
   type WireChunk,
   type WireEvent,
   type WireFailure,
+  type WireProgress,
 } from "../protocol.ts";
 import { answerCall, OpenCalls } from "./calls.ts";
 import { openEngine, watchFiles } from "./open-engine.ts";
@@ -35,6 +36,9 @@ async function turnsFor(durationMs: number): Promise<void> {
  */
 const [QUIET_MS, MAX_SETTLING_MS] = [0.3, 3];
 
+/** Guess at the duration of a step before the first. */
+const FIRST_STEP_MS = 20;
+
 /** Time between two steps for calls that read files, which would advance by one read a step otherwise. */
 const LONG_CALL_MS = 1.5;
 
@@ -50,6 +54,7 @@ class EngineServer {
   #numReceived = 0;
   #isClosing = false;
   #accepted: WireAccepted[] = [];
+  #progress: WireProgress[] = [];
   #chunks: WireChunk[] = [];
   #failures: WireFailure[] = [];
   #left: string[] = [];
@@ -138,6 +143,13 @@ class EngineServer {
         const accepted = this.#requests?.accept(sequence);
         if (accepted) this.#accepted.push(accepted);
       },
+      reading: (sequence) => {
+        const progress = this.#requests?.progress(sequence, performance.now());
+        if (!progress) return;
+        this.#progress.push(progress);
+        // A step may take seconds.
+        this.#flush();
+      },
       chunk: ({ requestId }, chunk) => {
         this.#chunks.push({ requestId, chunk: this.#requests?.complete(requestId, chunk) ?? chunk });
       },
@@ -167,10 +179,15 @@ class EngineServer {
     this.#isRunning = true;
     try {
       if (coalesce) await this.#settled();
-      let stepMs = Infinity;
+      let stepMs = FIRST_STEP_MS;
       while ((core.hasWork || slices.hasWork) && !this.#isClosing) {
         // Long texts get a quarter of the time of the steps between, so they slow a stream by a quarter.
-        slices.run(core.hasWork ? stepMs / 4 : Infinity);
+        const endMs = core.hasWork ? performance.now() + stepMs / 4 : Infinity;
+        slices.run(endMs - performance.now());
+        while (core.hasWork && slices.hasWork && performance.now() < endMs) {
+          await nextTurn();
+          slices.run(endMs - performance.now());
+        }
         if (core.hasWork) {
           const startMs = performance.now();
           await core.step();
@@ -233,11 +250,14 @@ class EngineServer {
   }
 
   #flush(): void {
-    const [accepted, chunks, failures, left] = [this.#accepted, this.#chunks, this.#failures, this.#left];
+    const [accepted, progress, chunks] = [this.#accepted, this.#progress, this.#chunks];
+    const [failures, left] = [this.#failures, this.#left];
     const events = this.#events.filter(({ name }) => this.#listened.has(name));
-    [this.#accepted, this.#chunks, this.#failures, this.#left, this.#events] = [[], [], [], [], []];
-    if (accepted.length + chunks.length + failures.length + left.length + events.length === 0) return;
-    this.#send({ type: "step", accepted, chunks, failures, left, events });
+    [this.#accepted, this.#progress, this.#chunks] = [[], [], []];
+    [this.#failures, this.#left, this.#events] = [[], [], []];
+    const step = { accepted, progress, chunks, failures, left, events };
+    if (Object.values(step).every(({ length }) => length === 0)) return;
+    this.#send({ type: "step", ...step });
   }
 
   async #close(): Promise<void> {

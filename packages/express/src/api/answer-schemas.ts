@@ -47,6 +47,15 @@ const readMe = z.strictObject({
     .describe("Names of experts; empty where an expert was unloaded, or does not exist for the client"),
   prompt_routes: z.array(routes).optional().describe("Routes of each prompt"),
   timings: z.strictObject({ queue_ms: z.number(), prefill_ms: z.number(), decode_ms: z.number() }).optional(),
+  progress: z
+    .strictObject({
+      read_tokens: z.int().min(0).describe("Cached ones included"),
+      cached_tokens: z.int().min(0),
+      prompt_tokens: z.int().min(0),
+      queue_ms: z.number(),
+    })
+    .optional()
+    .describe("In chunks of a stream before the first token"),
 });
 
 const choiceReadMe = z.strictObject({ routes }).optional();

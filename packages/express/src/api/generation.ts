@@ -10,6 +10,7 @@ import {
   isFillIn,
   type ProcessLogits,
   type Prompt,
+  type PromptProgress,
   type SamplingParams,
 } from "@readme-moe/core";
 import type { z } from "zod";
@@ -32,7 +33,7 @@ export interface GenerationSettings {
   readonly params: SamplingParams & { readonly maxTokens: number };
   readonly expert: string | number | undefined;
   readonly priority: number;
-  readonly includes: { readonly routes: boolean; readonly timings: boolean; readonly usage: boolean };
+  readonly includes: Readonly<Record<"routes" | "timings" | "progress" | "usage", boolean>>;
 }
 
 /** Parameters before the answer is dated. */
@@ -88,6 +89,7 @@ export function generationSettings(
     includes: {
       routes: include.has("routes"),
       timings: include.has("timings"),
+      progress: include.has("progress"),
       usage: body.stream_options?.include_usage ?? false,
     },
   };
@@ -211,6 +213,8 @@ export interface GenerateAllRequest {
   readonly isFollowed?: boolean | undefined;
   /** Called once for each prompt. */
   readonly onAccepted: (prompt: AcceptedPrompt) => void;
+  /** Called when the engine begins to read a prompt, and on its progress, where the engine tells. */
+  readonly onProgress?: (index: number, progress: PromptProgress) => void;
 }
 
 /**
@@ -221,7 +225,7 @@ export interface GenerateAllRequest {
  * @throws the reason of `signal`
  */
 export async function* generateAll(request: GenerateAllRequest): AsyncGenerator<Piece, void, undefined> {
-  const { engine, settings, input, signal, isFollowed = false, onAccepted } = request;
+  const { engine, settings, input, signal, isFollowed = false, onAccepted, onProgress } = request;
   const { client, cacheSalt, traceparent } = request;
   const { id, promptParam, params, expert } = settings;
   const { prompts, newProcessor, constrainedBy, prediction, newBrake, priority } = input;
@@ -233,7 +237,8 @@ export async function* generateAll(request: GenerateAllRequest): AsyncGenerator<
       const requestId = prompts.length === 1 ? id : `${id}.${index}`;
       const processLogits = newProcessor?.();
       const about = { expert, priority, client, cacheSalt, traceparent, id: requestId, signal };
-      const own = { prompt, params, processLogits, prediction, ...about };
+      const report = onProgress && ((progress: PromptProgress): void => onProgress(index, progress));
+      const own = { prompt, params, processLogits, prediction, onProgress: report, ...about };
       const generation = isFollowed ? await followed({ engine, id, client, signal }) : engine.generate(own);
       open.push(generation);
       const accepted = await generation.accepted;
@@ -357,8 +362,12 @@ export interface AnswerPart<Choice extends object> {
 export interface AnswerFormat<Choice extends object> {
   /** Form in which events are streamed. @default "events", which are server-sent */
   readonly framing?: Framing;
+  /** Event that keeps a stream open. @default a comment */
+  readonly ping?: SseEvent;
   /** Bytes of the log-probabilities that it keeps. @default none */
   readonly keptBytes?: number;
+  /** Returns the events that progress is streamed as, if the request asks for it. @default none */
+  progress?(progress: PromptProgress): readonly SseEvent[];
   /** Takes a part. @returns the events that it is streamed as */
   add(part: AnswerPart<Choice>): readonly SseEvent[];
   /** Returns the last events of a stream. */
@@ -396,6 +405,10 @@ export function openAiFormat<Choice extends object>(
   return {
     get keptBytes() {
       return keptBytes;
+    },
+    progress({ readTokens, cachedTokens, promptTokens, queuedMs }) {
+      const tokens = { read_tokens: readTokens, cached_tokens: cachedTokens, prompt_tokens: promptTokens };
+      return [{ data: { ...head, choices: [], ...noUsage, read_me: { progress: { ...tokens, queue_ms: queuedMs } } } }];
     },
     add({ piece, choices, promptRoutes }) {
       if (!body.stream) {

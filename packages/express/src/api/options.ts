@@ -71,7 +71,10 @@ export interface ApiOptions<HostRequest = Request> {
   readonly maxBodyBytes?: number | undefined;
   /** Longest time until a body has arrived completely. Slower ones are answered with 408. @default 30,000 */
   readonly bodyTimeoutMs?: number | undefined;
-  /** Longest pause of a stream before a comment is sent to keep the connection open. @default 15,000 */
+  /**
+   * Longest pause of an answer before something is sent that keeps the connection open: a comment, or what the API has
+   * for it. @default 5,000
+   */
   readonly keepAliveMs?: number | undefined;
   /** Largest part of a stream that may wait for its reader. Slower readers are disconnected. @default 256 KiB */
   readonly maxBufferedBytes?: number | undefined;
@@ -120,7 +123,7 @@ const API_CHECKS = {
     functionOption(name, hook) as OnRequest<object> | undefined,
   maxBodyBytes: integerCheck(LIMITS.bodyBytes.value, 1),
   bodyTimeoutMs: integerCheck(LIMITS.bodyMs.value, 1, MAX_TIMER_MS),
-  keepAliveMs: integerCheck(15_000, 1, MAX_TIMER_MS),
+  keepAliveMs: integerCheck(5000, 1, MAX_TIMER_MS),
   maxBufferedBytes: integerCheck(LIMITS.bufferedBytes.value, 1),
   maxPriority: (value: number = LIMITS.priority.value, name: string) => numberOption(name, value, 0, 1e9),
   cacheSharing(sharing: CacheSharing | undefined) {

@@ -110,10 +110,10 @@ export const requestFields = {
         .describe("Name or index of one expert for every token, instead of the model's router"),
       priority,
       include: z
-        .array(z.enum(["routes", "timings"]))
+        .array(z.enum(["routes", "timings", "progress"]))
         .max(8)
         .nullish()
-        .describe("Further contents of the answer"),
+        .describe("Further contents of the answer; `progress` of reading the prompt is in streams"),
       reconnect_ms: z
         .int()
         .min(0)

@@ -1,10 +1,11 @@
 // Serves a generation from its body to the end of its answer, whole or streamed, for every API that generates.
 
-import { type SamplingDefaults, type Usage, withSamplingDefaults } from "@readme-moe/core";
+import { type PromptProgress, type SamplingDefaults, type Usage, withSamplingDefaults } from "@readme-moe/core";
 import type { z } from "zod";
 import { asApiError, engineError, invalid } from "../http/errors.ts";
 import {
   EventNumbering,
+  keepOpen,
   readEventId,
   sendJson,
   type SseEvent,
@@ -217,26 +218,63 @@ interface Answering<Choice extends object> {
 
 async function answerWhole<Choice extends object>(answering: Answering<Choice>): Promise<void> {
   const { scope, shape, format } = answering;
-  const outcome = await generate(answering, async (part) => {
-    format.add({ ...part, choices: await shape.render(part.piece) });
-    scope.ticket.kept(format.keptBytes ?? 0);
-  });
-  scope.ticket.kept(format.keptBytes ?? 0, true);
-  const answer = format.whole({ ...outcome, ...reasoningOf(outcome, shape) });
-  stampProcessingTime(scope.response);
-  await sendJson(scope.response, answer, scope.serving);
+  const { response, serving, locals } = scope;
+  let stop: (() => void) | undefined;
+  const hold = (): void => {
+    // The line of a batch has no connection.
+    if (!locals.batch) stop ??= keepOpen(response, serving);
+  };
+  try {
+    const outcome = await generate(answering, {
+      onReading(progress) {
+        if (progress) hold();
+      },
+      async onPart(part) {
+        hold();
+        format.add({ ...part, choices: await shape.render(part.piece) });
+        scope.ticket.kept(format.keptBytes ?? 0);
+      },
+    });
+    scope.ticket.kept(format.keptBytes ?? 0, true);
+    const answer = format.whole({ ...outcome, ...reasoningOf(outcome, shape) });
+    stop?.();
+    stampProcessingTime(response);
+    await sendJson(response, answer, serving);
+  } finally {
+    stop?.();
+  }
+}
+
+/** Prompts with as many tokens to read take a second on a machine that reads fast. */
+const LONG_PROMPT_TOKENS = 512;
+
+/** Tells a client that waits how far its prompts are read. */
+function readingComment(progress: PromptProgress | undefined): string {
+  if (!progress) return "waiting";
+  const [read, all] = [progress.readTokens, progress.promptTokens].map((tokens) => tokens.toLocaleString("en-US"));
+  return `reading the prompt ${read} of ${all}`;
 }
 
 async function answerStream<Choice extends object>(answering: Answering<Choice>): Promise<void> {
-  const { scope, shape, format, numbering } = answering;
+  const { scope, settings, shape, format, numbering } = answering;
   const { response, locals } = scope;
   const numbered = (events: readonly SseEvent[]): readonly SseEvent[] => numbering?.take(events) ?? events;
-  const writer = new SseWriter(response, scope.serving, format.framing);
+  const writer = new SseWriter(response, scope.serving, format);
   try {
-    const outcome = await generate(answering, async (part) => {
-      // Events of one token go out in one write, so that clients measure one arrival.
-      writer.send(...numbered(format.add({ ...part, choices: await shape.render(part.piece) })));
-      scope.ticket.kept(format.keptBytes ?? 0);
+    const outcome = await generate(answering, {
+      onReading(progress) {
+        // The stream that the client goes on with may turn out to be another one.
+        if (numbering?.isReplaying) return;
+        const isLong = progress && progress.promptTokens - progress.readTokens >= LONG_PROMPT_TOKENS;
+        // Progress is no part of a stream that another server could send again.
+        if (progress && settings.includes.progress && !numbering) writer.send(...(format.progress?.(progress) ?? []));
+        writer.wait(readingComment(progress), isLong ?? false);
+      },
+      async onPart(part) {
+        // Events of one token go out in one write, so that clients measure one arrival.
+        writer.send(...numbered(format.add({ ...part, choices: await shape.render(part.piece) })));
+        scope.ticket.kept(format.keptBytes ?? 0);
+      },
     });
     const last = numbered(format.end({ ...outcome, ...reasoningOf(outcome, shape) }));
     // The client has events of an answer that was longer.
@@ -266,14 +304,20 @@ function reasoningOf({ usage }: Outcome, shape: AnswerShape<object>): Pick<Outco
   };
 }
 
-/**
- * Generates, passes each piece to `onPart` in order, reports progress to admission, and counts tokens and times.
- *
- * @param onPart - also gets the prompts' routes with the first piece, if they were asked for
- */
+interface GenerateHooks {
+  /**
+   * Called before the first piece: when the engine has accepted all prompts, and on progress from then on.
+   * @param progress - of all prompts together; `undefined` until the engine reads one of them
+   */
+  readonly onReading: (progress: PromptProgress | undefined) => void;
+  /** Gets each piece in order, and with the first one the prompts' routes, if they were asked for. */
+  readonly onPart: (part: Omit<AnswerPart<object>, "choices">) => Promise<void>;
+}
+
+/** Generates, reports progress to admission, and counts tokens and times. */
 async function generate(
   { scope, settings, input, numbering }: Answering<object>,
-  onPart: (part: Omit<AnswerPart<object>, "choices">) => Promise<void>,
+  { onReading, onPart }: GenerateHooks,
 ): Promise<Outcome> {
   const { engine, client, cacheSalt, traceparent, signal, ticket, locals } = scope;
   // Experts may be unloaded until the answer comes.
@@ -284,14 +328,28 @@ async function generate(
   // The server that began the answer has charged for what its client got.
   const isFollowed = numbering?.isReplaying ?? false;
   const usages: Usage[] = [];
+  const reports = new Map<number, PromptProgress>();
+  let numAccepted = 0;
+  const tellReading = (): void => {
+    // A refused prompt has a status.
+    if (numAccepted < input.prompts.length || firstTokenMs !== undefined) return;
+    onReading(progressOf([...reports.values()], promptTokens));
+  };
+  const onProgress = (index: number, progress: PromptProgress): void => {
+    ticket.reading();
+    reports.set(index, progress);
+    tellReading();
+  };
   const onAccepted = (prompt: { readonly promptTokens: number; readonly experts: ArrayLike<number> }): void => {
     ticket.correct((promptTokens += prompt.promptTokens));
     // With a policy, `consultPolicy` has reported the routes.
     if (!ticket.consult) ticket.routed(prompt.experts);
+    numAccepted++;
+    tellReading();
   };
   try {
     const owner = { client, cacheSalt, traceparent, signal };
-    const asked = { engine, settings, input, ...owner, isFollowed, onAccepted };
+    const asked = { engine, settings, input, ...owner, isFollowed, onAccepted, onProgress };
     for await (const piece of generateAll(asked)) {
       const isFirst = firstTokenMs === undefined;
       firstTokenMs ??= performance.now();
@@ -314,6 +372,15 @@ async function generate(
   const queuedMs = Math.max(0, ...usages.map((one) => one.queuedMs));
   const { arrivalMs } = locals;
   return { usage, ...timingsOf({ arrivalMs, firstTokenMs: firstTokenMs ?? endMs, endMs, queuedMs }, usage) };
+}
+
+/** Adds the progress of prompts; `undefined` where none has begun. @param promptTokens - tokens of all prompts */
+function progressOf(reports: readonly PromptProgress[], promptTokens: number): PromptProgress | undefined {
+  if (reports.length === 0) return undefined;
+  const sum = (count: (progress: PromptProgress) => number): number =>
+    reports.reduce((total, progress) => total + count(progress), 0);
+  const [readTokens, cachedTokens] = [sum((one) => one.readTokens), sum((one) => one.cachedTokens)];
+  return { promptTokens, readTokens, cachedTokens, queuedMs: Math.max(...reports.map((one) => one.queuedMs)) };
 }
 
 /** Returns the expert of each token of the prompts. @param seen - names of experts that the client may see */

@@ -39,9 +39,9 @@ interface ReturnTimes {
 interface Refusal {
   /** Places that have to be released before the request fits, at least 1. */
   readonly places: number;
-  /** Admitted requests that wait for their first token. */
+  /** Admitted requests that the engine has not begun. */
   readonly numWaiting: number;
-  /** Longest time that a request may wait for its first token. */
+  /** Longest time that a request may wait for its beginning. */
   readonly maxQueueMs: number;
 }
 
@@ -65,8 +65,8 @@ export function msPerRelease({ releasesMs }: ReturnTimes, nowMs: number): number
 }
 
 /**
- * Promises a return: after all earlier promises, and not before the queue is short enough for a request to get its
- * first token within `maxQueueMs`.
+ * Promises a return: after all earlier promises, and not before the queue is short enough for a request to begin within
+ * `maxQueueMs`.
  *
  * @returns the updated times, and the wait in ms, an integer from 1 to 60,000
  */
@@ -259,6 +259,7 @@ export class Admission {
       },
       routed: (experts) => countExperts(place.expertTokens, experts),
       ...(policy && { consult: (experts) => this.#consult(policy, place, experts) }),
+      reading: () => this.#begin(place, queueTimer),
       started: () => this.#start(place, queueTimer),
       release: () => this.#leave(place),
     };
@@ -287,17 +288,21 @@ export class Admission {
 
   /** Estimates when one more request of a model could begin to run; `undefined` while no release is known. */
   #turnMs(model: string | undefined, others: readonly Place[]): number | undefined {
-    const numWaiting = others.filter(({ isStarted }) => !isStarted).length;
+    const numWaiting = others.filter((other) => this.#waiting.has(other)).length;
     if (numWaiting === 0) return 0;
     const perReleaseMs = msPerRelease(this.#timesOfModel.get(model) ?? NO_RETURN_TIMES, performance.now());
     return perReleaseMs === undefined ? undefined : numWaiting * perReleaseMs;
   }
 
+  #begin(place: Place, queueTimer: NodeJS.Timeout): void {
+    clearTimeout(queueTimer);
+    this.#waiting.delete(place);
+  }
+
   #start(place: Place, queueTimer: NodeJS.Timeout): void {
     if (place.hasLeft || place.isStarted) return;
-    clearTimeout(queueTimer);
+    this.#begin(place, queueTimer);
     place.isStarted = true;
-    this.#waiting.delete(place);
     if (!isGeneration(place)) return;
     this.#options.events.emit("request:started", { model: place.model, sinceMs: performance.now() - place.enteredMs });
   }

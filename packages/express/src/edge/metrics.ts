@@ -50,7 +50,7 @@ function admissionGauges(instruments: Instruments, admission: Admission): void {
   const gauge = (name: string, help: string, read: (stats: AdmissionStats) => number): void =>
     instruments.gauge({ name, help, labelNames: [] }, () => [{ labels: {}, value: read(admission.stats) }]);
   gauge("admission_requests", "Admitted requests", ({ requests }) => requests);
-  gauge("admission_waiting_requests", "Admitted requests without a first token", ({ waiting }) => waiting);
+  gauge("admission_waiting_requests", "Admitted requests that the engine has not begun", ({ waiting }) => waiting);
   gauge("admission_tokens", "Upper bound of the tokens of admitted requests", ({ tokens }) => tokens);
   gauge("admission_bytes", "Bytes of admitted requests", ({ bytes }) => bytes);
   gauge("admission_arriving_requests", "Requests whose body is arriving", ({ arriving }) => arriving.requests);

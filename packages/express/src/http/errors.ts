@@ -300,7 +300,7 @@ export function answerTooLarge(maxBytes: number): ApiError {
 }
 
 export function waitedTooLong(maxQueueMs: number, waitMs: number): ApiError {
-  const message = `The request did not start within ${maxQueueMs} ms; try again later.`;
+  const message = `The request did not begin within ${maxQueueMs} ms; try again later.`;
   return new ApiError({
     status: 408,
     type: "timeout_error",

@@ -1,10 +1,10 @@
-// Answers on their way to the client: JSON in parts, pages of lists, and streams of events with the ids that a client
-// goes on from. Slow readers are disconnected.
+// Answers on their way to the client: JSON in parts, and streams of events with the ids that a client goes on from.
+// Slow readers are disconnected.
 
 import { createHash, randomUUID } from "node:crypto";
 import { setImmediate as nextTurn } from "node:timers/promises";
-import { ApiError, invalid } from "./errors.ts";
-import { type Incoming, type Reply, stampProcessingTime } from "./request.ts";
+import { ApiError } from "./errors.ts";
+import { type Reply, stampProcessingTime } from "./request.ts";
 import type { Timers } from "./timers.ts";
 
 export interface ReaderOptions {
@@ -96,14 +96,46 @@ export async function sendJson(response: Reply, body: object, options: ReaderOpt
   await sendBytes(response, { parts: jsonParts(body), type: JSON_TYPE }, options);
 }
 
-/** Sends a body as `sendParts` does, with its type and length. */
+/** Time after which the first space is sent: proxies give up after 30 s without a byte. */
+const SILENT_MS = 25_000;
+
+/**
+ * Keeps the connection of JSON that takes long open: sends headers, and spaces, which JSON may begin with. The status
+ * is 200 from the first space on, and an error cuts the answer off. @returns a function that stops it
+ */
+export function keepOpen(
+  response: Reply,
+  { keepAliveMs, timers }: Pick<SseOptions, "keepAliveMs" | "timers">,
+): () => void {
+  const beat = (): void => {
+    if (response.destroyed || response.writableEnded) return;
+    if (!response.headersSent) {
+      response.setHeader("Content-Type", JSON_TYPE);
+      stampProcessingTime(response);
+    }
+    response.write(" ");
+    flush(response);
+    stop = timers.after(keepAliveMs, beat);
+  };
+  let stop = timers.after(SILENT_MS, beat);
+  return () => stop();
+}
+
+/** Sends what compressing middleware holds back: it adds `flush`, and waits for more data otherwise. */
+function flush(response: Reply): void {
+  if ("flush" in response && typeof response.flush === "function") response.flush();
+}
+
+/** Sends a body as `sendParts` does, with its type and length where headers are not sent yet. */
 export async function sendBytes(
   response: Reply,
   { parts, type }: { readonly parts: readonly Uint8Array[]; readonly type: string },
   options: ReaderOptions,
 ): Promise<void> {
-  response.setHeader("Content-Type", type);
-  response.setHeader("Content-Length", sumOfBytes(parts));
+  if (!response.headersSent) {
+    response.setHeader("Content-Type", type);
+    response.setHeader("Content-Length", sumOfBytes(parts));
+  }
   await sendParts(response, parts, options);
 }
 
@@ -212,7 +244,7 @@ export interface SseEvent {
   readonly data: object | string;
 }
 
-/** Limits of slow readers, and the pause after which a comment is sent, in ms and bytes. */
+/** Limits of slow readers, and the pause after which something keeps the connection open, in ms and bytes. */
 interface SseOptions {
   readonly keepAliveMs: number;
   readonly maxBufferedBytes: number;
@@ -223,24 +255,45 @@ interface SseOptions {
 /** Form of a stream: server-sent events, or JSON on lines of its own. */
 export type Framing = "events" | "lines";
 
-/** Content type, text of an event, and what keeps a connection open: a comment, or a blank line. */
-const FRAMINGS: Readonly<Record<Framing, readonly [type: string, textOf: (event: SseEvent) => string, ping: string]>> =
-  {
-    events: ["text/event-stream; charset=utf-8", eventText, ": ping\n\n"],
-    lines: ["application/x-ndjson; charset=utf-8", ({ data }) => `${payloadOf(data)}\n`, "\n"],
-  };
+/** Content type, text of an event, and that of a comment. */
+type FramingParts = readonly [
+  type: string,
+  textOf: (event: SseEvent) => string,
+  commentOf: (comment: string) => string,
+];
 
-/** Sends nothing, headers included, before the first event: errors before that have a status. */
+const FRAMINGS: Readonly<Record<Framing, FramingParts>> = {
+  events: ["text/event-stream; charset=utf-8", eventText, (comment) => `: ${comment}\n\n`],
+  // Clients parse every line: a space is the beginning of the next one.
+  lines: ["application/x-ndjson; charset=utf-8", ({ data }) => `${payloadOf(data)}\n`, () => " "],
+};
+
+/** Comment that keeps a connection open between two events. */
+const PING = "ping";
+
+/** Form of a stream, and of what keeps it open. */
+interface StreamForm {
+  /** @default "events" */
+  readonly framing?: Framing;
+  /** @default a comment */
+  readonly ping?: SseEvent;
+}
+
+/** Sends nothing, headers included, before the first event or `wait`: errors before that have a status. */
 export class SseWriter {
   readonly #response: Reply;
   readonly #options: SseOptions;
   readonly #framing: Framing;
+  readonly #ping: SseEvent | undefined;
+  #comment = PING;
+  #isWaiting = false;
   #stopKeepAlive: () => void = () => undefined;
   #stopSlowReader: (() => void) | undefined;
 
-  constructor(response: Reply, options: SseOptions, framing: Framing = "events") {
+  constructor(response: Reply, options: SseOptions, { framing = "events", ping }: StreamForm = {}) {
     this.#response = response;
     this.#framing = framing;
+    this.#ping = ping;
     this.#options = options;
     response.on("drain", () => this.#drained());
     response.once("close", () => {
@@ -249,10 +302,26 @@ export class SseWriter {
     });
   }
 
+  /**
+   * Keeps the connection open before the first event.
+   *
+   * @param comment - tells the client what it waits for, where the form has comments
+   * @param isLong - whether headers and a first comment are sent at once, and not after the first pause
+   */
+  wait(comment: string, isLong: boolean): void {
+    this.#comment = comment;
+    if (this.#response.destroyed) return;
+    if (isLong && !this.#response.headersSent) this.#beat();
+    else if (!this.#isWaiting) this.#keepAlive();
+    this.#isWaiting = true;
+  }
+
   /** Sends events in one write. */
   send(...events: readonly SseEvent[]): void {
     const [, textOf] = FRAMINGS[this.#framing];
-    if (events.length > 0) this.#write(events.map((event) => textOf(event)).join(""));
+    if (events.length === 0) return;
+    this.#comment = PING;
+    this.#write(events.map((event) => textOf(event)).join(""));
   }
 
   /**
@@ -289,8 +358,7 @@ export class SseWriter {
     // Without this write, since the last events of a long answer may exceed the limit at once.
     const unreadBytes = response.writableLength;
     const isTaken = response.write(text);
-    // Compressing middleware adds `flush`, and would otherwise wait for more data.
-    if ("flush" in response && typeof response.flush === "function") response.flush();
+    flush(response);
     this.#keepAlive();
     if (isTaken) return;
     const { maxBufferedBytes, slowReaderMs, timers } = this.#options;
@@ -311,7 +379,12 @@ export class SseWriter {
   #keepAlive(): void {
     const { keepAliveMs, timers } = this.#options;
     this.#stopKeepAlive();
-    this.#stopKeepAlive = timers.after(keepAliveMs, () => this.#write(FRAMINGS[this.#framing][2]));
+    this.#stopKeepAlive = timers.after(keepAliveMs, () => this.#beat());
+  }
+
+  #beat(): void {
+    const [, textOf, commentOf] = FRAMINGS[this.#framing];
+    this.#write(this.#ping ? textOf(this.#ping) : commentOf(this.#comment));
   }
 
   #drained(): void {
@@ -418,47 +491,4 @@ export class EventNumbering {
     const { answerId, created } = this.#about;
     return `${answerId}:${created}:${this.#numEvents}:${this.#check}`;
   }
-}
-
-/** Part of a list that a client asks for. */
-export interface Page {
-  readonly limit: number;
-  /** Whether the oldest item comes first. */
-  readonly isAscending: boolean;
-  /** Id of the item before the first one. */
-  readonly after: string | undefined;
-}
-
-interface PageLimits {
-  readonly most: number;
-  readonly usual: number;
-}
-
-/** Reads `limit`, `order` and `after`. @throws {ApiError} 400 */
-export function pageOf({ query }: Incoming, { most, usual }: PageLimits): Page {
-  const { limit = String(usual), order = "desc", after } = query;
-  const count = typeof limit === "string" && /^\d{1,5}$/.test(limit) ? Number(limit) : 0;
-  if (count < 1 || count > most) throw invalid("limit", `expected an integer from 1 to ${most}`);
-  if (order !== "asc" && order !== "desc") throw invalid("order", "expected asc or desc");
-  if (after !== undefined && typeof after !== "string") throw invalid("after", "expected the id of an item");
-  return { limit: count, isAscending: order === "asc", after };
-}
-
-/**
- * Returns a page of a list.
- *
- * @param items - the oldest first
- * @param unknown - creates the error of an `after` that the list does not have
- */
-export function listPage(
-  items: readonly { readonly id: string }[],
-  { limit, isAscending, after }: Page,
-  unknown: (id: string) => ApiError,
-): object {
-  const ordered = isAscending ? items : items.toReversed();
-  const start = after === undefined ? 0 : ordered.findIndex(({ id }) => id === after) + 1;
-  if (after !== undefined && start === 0) throw unknown(after);
-  const data = ordered.slice(start, start + limit);
-  const ids = { first_id: data[0]?.id ?? null, last_id: data.at(-1)?.id ?? null };
-  return { object: "list", data, ...ids, has_more: start + limit < ordered.length };
 }

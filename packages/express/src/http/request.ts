@@ -154,8 +154,9 @@ function printableId(id: string | undefined): string | undefined {
   return id !== undefined && /^[\x21-\x7e]{1,128}$/.test(id) ? id : undefined;
 }
 
-/** Sets the header that states how long the answer took so far. Called right before headers are sent. */
+/** Sets the header that states how long the answer took so far, right before headers are sent. */
 export function stampProcessingTime(response: Reply): void {
+  if (response.headersSent) return;
   response.setHeader("openai-processing-ms", String(Math.round(performance.now() - localsOf(response).arrivalMs)));
 }
 

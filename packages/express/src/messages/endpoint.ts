@@ -210,6 +210,7 @@ interface MessagesFormatOptions {
 
 /** Collects the blocks of a message, and makes the events that they are streamed as. */
 class MessagesFormat implements AnswerFormat<ChatChoice> {
+  readonly ping: SseEvent = { event: "ping", data: { type: "ping" } };
   readonly #options: MessagesFormatOptions;
   readonly #content: OpenBlock[] = [];
   #events: SseEvent[] = [];

@@ -10,7 +10,8 @@ import { joinedText } from "../api/structured-output.ts";
 import type { RequestScope } from "../api/request-scope.ts";
 import type { OpenGeneration } from "../api/serve-generation.ts";
 import { renameParams, unsupported } from "../http/errors.ts";
-import { listPage, pageOf, sendJson } from "../http/reply.ts";
+import { listPage, pageOf } from "../http/pages.ts";
+import { sendJson } from "../http/reply.ts";
 import { bodyBytesOf, clientName, idOf } from "../http/request.ts";
 import { LIMITS } from "../limits.ts";
 import {

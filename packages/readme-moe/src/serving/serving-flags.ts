@@ -72,7 +72,7 @@ export function servingOptions(): readonly Option[] {
       "--cache-sharing <who>",
       "share cached beginnings of prompts, and drafts from answers, between all clients or not (default: client where there are keys)",
     ).choices(["client", "all"]),
-    number("--max-queue-ms <ms>", "longest wait for the first token of a request, then 408 (default: 30000)"),
+    number("--max-queue-ms <ms>", "longest wait until a prompt begins to be read, then 408 (default: 300000)"),
     number("--max-request-ms <ms>", "longest duration of a request, then 408 (default: no limit)"),
     engineFlag("maxNumSeqs"),
     new Option("--batches <folder>", "add /v1/files and /v1/batches, and keep files and batches in this folder"),

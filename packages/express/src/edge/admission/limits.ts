@@ -32,7 +32,10 @@ export interface AdmissionOptions {
    * @default 0.875
    */
   readonly maxClientShare?: number | undefined;
-  /** Longest wait of a request for its first token, in ms. @default 30,000 */
+  /**
+   * Longest wait of a request until the engine begins to read its prompt, or gives its first token where the engine
+   * does not tell, in ms. @default 300,000
+   */
   readonly maxQueueMs?: number | undefined;
   /** Longest time from a request's arrival to the end of its answer, in ms. @default no limit */
   readonly maxRequestMs?: number | undefined;
@@ -132,8 +135,8 @@ export interface Ticket {
    */
   kept(answerBytes: number, isWhole?: boolean): void;
   /**
-   * Aborts with the reason of the request's own signal, or with an `ApiError`: 408 when the first token or the whole
-   * answer was late; 503 when a request of higher priority took the place.
+   * Aborts with the reason of the request's own signal, or with an `ApiError`: 408 when its turn or the whole answer
+   * was late; 503 when a request of higher priority took the place.
    */
   readonly signal: AbortSignal;
   /** Reports the expert of each token of a prompt, for what policies see of other requests. */
@@ -143,7 +146,9 @@ export interface Ticket {
    * @param experts - names of the model's experts
    */
   readonly consult?: (experts: readonly string[]) => Promise<number>;
-  /** Reports the first token: the request runs from now on, and no longer waits. */
+  /** Reports that the engine begins to read a prompt: the request no longer waits. */
+  reading(): void;
+  /** Reports the first token, before which `reading` may be left out. */
   started(): void;
   /** Releases the place. Further calls have no effect. */
   release(): void;
@@ -151,7 +156,7 @@ export interface Ticket {
 
 /** Load and limits of an `Admission`. */
 export interface AdmissionStats extends Load {
-  /** Admitted requests without a first token. */
+  /** Admitted requests that the engine has not begun. */
   readonly waiting: number;
   /** Bodies that are still arriving. */
   readonly arriving: Pick<Load, "requests" | "bytes">;
