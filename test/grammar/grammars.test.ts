@@ -74,6 +74,28 @@ test("allows tags alone, or within free text after a trigger", async () => {
   expect(await allowedAfter(free, vocabulary, ascii("text <t>b:12</t> more"))).toContain(end);
 });
 
+test("allows further texts around the same JSON, after several triggers", async () => {
+  const around = { begin: "<t>a:", schema: { type: "integer", minimum: 1 }, end: "</t>" };
+  const both = [{ ...around, others: [{ begin: "(a ", end: ")" }] }];
+  const free = await grammars.tagged({ tags: both, trigger: ["<t>", "(a"] });
+  for (const [text, next] of [
+    ["text <t>", "a"],
+    ["text (a", " "],
+    ["<t>a:12</t> (a 3", ")"],
+  ] as const) {
+    const allowed = (await allowedAfter(free, vocabulary, ascii(text))).map((id) => textOf(vocabulary, [id])[0]);
+    expect(allowed).toContain(next);
+    expect(allowed.length).toBeLessThan(20);
+  }
+});
+
+test("uses another schema where one is not supported, or refuses it by its name", async () => {
+  const odd = { begin: "<t>", schema: { not: {} }, end: "</t>", name: "mine" };
+  await expect(grammars.tagged({ tags: [odd] })).rejects.toThrow(/^mine: .*`not`/);
+  const bound = await grammars.tagged({ tags: [{ ...odd, fallback: { enum: [7] } }] });
+  expect(await allowedAfter(bound, vocabulary, ascii("<t>"))).toEqual(ascii("7"));
+});
+
 test("sets forbidden tokens to -Infinity and keeps all other logits", async () => {
   const process = (await grammars.choice(["yes", "no"])).processor();
   const logits = Float32Array.from({ length: vocabulary.vocabSize }, (_, id) => id);

@@ -149,6 +149,12 @@ test.each<[unknown, string]>([
   [{ kind: "tagged", answers: { tags: [5] } }, "`source.answers.tags[0]` to be { begin, schema, end }"],
   [{ kind: "tagged", answers: { tags: [{ ...TAG, begin: 5 }] } }, "`source.answers.tags[0].begin` to be a text"],
   [{ kind: "tagged", answers: { tags: [TAG], trigger: {} } }, "`source.answers.trigger` to be a text"],
+  [{ kind: "tagged", answers: { tags: [TAG], trigger: ["a", 1] } }, "`source.answers.trigger[1]` to be a text"],
+  [{ kind: "tagged", answers: { tags: [{ ...TAG, others: 1 }] } }, "`source.answers.tags[0].others` to be a list"],
+  [
+    { kind: "tagged", answers: { tags: [{ ...TAG, others: [{ begin: "a" }] }] } },
+    "`source.answers.tags[0].others[0].end` to be a text",
+  ],
   [{ kind: "tagged", answers: { tags: [TAG], isSingle: 1 } }, "`source.answers.isSingle` to be true or false"],
   [{ ...REASONING, endId: vocabSize }, "`source.endId`"],
   [{ ...REASONING, beginId: -1 }, "`source.beginId`"],

@@ -16,6 +16,7 @@ import type { ProcessLogits } from "./process-logits.ts";
 import type { SamplingDefaults, SamplingParams } from "./sampling/sampling-params.ts";
 import type { CostModel } from "./scheduling/cost-model.ts";
 import type { DraftSource } from "./speculation/plan-drafts.ts";
+import type { ToolCallForm } from "./tool-call-forms.ts";
 
 /** A chat, which the model's template converts to a text. */
 export interface ChatPrompt {
@@ -182,6 +183,8 @@ export interface EngineInfo {
   readonly hasChatTemplate: boolean;
   /** Whether its chat template uses `tools`. */
   readonly chatTemplateKnowsTools: boolean;
+  /** Form in which the model writes calls of tools, as its chat template shows it. @default the template shows none */
+  readonly toolCallForm?: ToolCallForm | undefined;
   /**
    * Whether answers may begin with reasoning between `<think>` and `</think>`: the chat template or the vocabulary has
    * these marks.

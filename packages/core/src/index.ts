@@ -267,6 +267,7 @@ export {
   type WireName,
 } from "./sampling/sampling-params.ts";
 export { StopAutomaton, StopMatcher, type StopResult } from "./sampling/stop-strings.ts";
+export { type ToolCallForm, toolCallFormOf, toolCallMarks } from "./tool-call-forms.ts";
 export {
   draftChances,
   newAcceptance,

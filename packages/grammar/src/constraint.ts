@@ -10,7 +10,7 @@ import {
 } from "@readme-moe/core";
 import { Budget, type GrammarSource, type GrammarText } from "./grammar-source.ts";
 import type { MaskAnswer, MaskQuestion } from "./matching/protocol.ts";
-import { schemaGrammars } from "./schema/ebnf/schema-grammar.ts";
+import { type SchemaGrammars, schemaGrammars } from "./schema/ebnf/schema-grammar.ts";
 import { checkSchemaSizes, honouredSchema, type JsonSchema } from "./schema/honoured-schema.ts";
 
 /** Constraint that answers are bound to. It serves any number of concurrent requests. */
@@ -101,18 +101,31 @@ export function formatSource(format: AnswerFormat): AnswerSource {
 
 const MAX_WHITESPACE = 16;
 
-/** JSON that is valid under a schema, between two fixed texts. */
-export interface TaggedJson {
+/** Fixed texts before and behind JSON. */
+export interface Tag {
   readonly begin: string;
-  readonly schema: JsonSchema;
   readonly end: string;
+}
+
+/** JSON that is valid under a schema, between two fixed texts. */
+export interface TaggedJson extends Tag {
+  readonly schema: JsonSchema;
+  /** Other texts that may be around the same JSON. @default none */
+  readonly others?: readonly Tag[] | undefined;
+  /** Name of the schema in messages. @default none */
+  readonly name?: string | undefined;
+  /** Schema that is used if `schema` is not supported. @default that is refused */
+  readonly fallback?: JsonSchema | undefined;
 }
 
 /** Answers with JSON between fixed texts, such as tool calls, with or without free text around them. */
 export interface TaggedAnswers {
   readonly tags: readonly TaggedJson[];
-  /** Allows free text before, between and after tags. Once `trigger` appears in it, a tag has to follow. */
-  readonly trigger?: string | undefined;
+  /**
+   * Allows free text before, between and after tags. Once `trigger`, or one of several, appears in it, a tag that begins
+   * with it has to follow.
+   */
+  readonly trigger?: string | readonly string[] | undefined;
   /** Text between two tags where there is no free text. @default "\n" */
   readonly separator?: string | undefined;
   /** Ends the answer after the first tag. @default false */
@@ -121,16 +134,17 @@ export interface TaggedAnswers {
 
 /** Describes the answers by structural tags of the library. @throws as `honouredSchema` */
 export function taggedSource(answers: TaggedAnswers): GrammarSource {
-  const { tags, trigger, separator = "\n" } = answers;
+  const { tags, trigger = [], separator = "\n" } = answers;
   if (!Array.isArray(tags)) throw new TypeError(`Expected \`tags\` to be a list, got ${describeValue(tags)}`);
   const budget = new Budget();
-  const fixed: readonly unknown[] = [trigger ?? "", separator, ...tags.flatMap(({ begin, end }) => [begin, end])];
+  const around = allTags(answers).flatMap(({ begin, end }) => [begin, end]);
+  const fixed: readonly unknown[] = [...[trigger].flat(), separator, ...around];
   for (const text of fixed) {
     if (typeof text !== "string") throw new TypeError(`Expected texts around schemas, got ${describeValue(text)}`);
     budget.write(text.length);
   }
-  checkSchemaSizes(tags.map(({ schema }) => schema));
-  const grammars = tags.map(({ schema }) => schemaGrammars(honouredSchema(schema, budget), MAX_WHITESPACE, budget));
+  checkSchemaSizes(tags.flatMap(({ schema, fallback }) => (fallback === undefined ? schema : [schema, fallback])));
+  const grammars = tags.map((tag) => tagGrammars(tag, budget));
   const exact = tagsGrammar(
     answers,
     grammars.map(({ text }) => text),
@@ -145,23 +159,42 @@ export function taggedSource(answers: TaggedAnswers): GrammarSource {
   return { ...exact, wide: { grammar, hasPatterns: wide.some(({ hasPatterns }) => hasPatterns) } };
 }
 
+/** Writes the grammars of a tag's JSON. @throws as `honouredSchema`, with the tag's name */
+function tagGrammars({ schema, name, fallback }: TaggedJson, budget: Budget): SchemaGrammars {
+  const write = (one: JsonSchema): SchemaGrammars =>
+    schemaGrammars(honouredSchema(one, budget), MAX_WHITESPACE, budget);
+  try {
+    return write(schema);
+  } catch (error) {
+    const isRange = error instanceof RangeError;
+    if (!isRange && !(error instanceof TypeError)) throw error;
+    if (fallback !== undefined) return write(fallback);
+    if (name === undefined) throw error;
+    const named = `${name}: ${error.message}`;
+    throw isRange ? new RangeError(named, { cause: error }) : new TypeError(named, { cause: error });
+  }
+}
+
 /** Whether the text may be in two tags at once. */
-function mayMix({ tags }: TaggedAnswers): boolean {
+function mayMix(answers: TaggedAnswers): boolean {
+  const tags = allTags(answers);
   return tags.some(({ begin }, index) => tags.some((other, at) => at !== index && other.begin.startsWith(begin)));
+}
+
+function allTags({ tags }: TaggedAnswers): readonly Tag[] {
+  return tags.flatMap((tag) => [tag, ...(tag.others ?? [])]);
 }
 
 /** Writes tags with these grammars as a structural tag. */
 function tagsGrammar(answers: TaggedAnswers, grammars: readonly string[]): GrammarText {
   const { tags, trigger, separator = "\n", isSingle = false } = answers;
-  const formats = tags.map(({ begin, end }, index) => ({
-    type: "tag",
-    begin,
-    content: { type: "grammar", grammar: grammars[index] },
-    end,
-  }));
+  const formats = tags.flatMap((tag, index) => {
+    const content = { type: "grammar", grammar: grammars[index] };
+    return [tag, ...(tag.others ?? [])].map(({ begin, end }) => ({ type: "tag", begin, content, end }));
+  });
   const format =
     trigger === undefined
       ? { type: "tags_with_separator", tags: formats, separator, at_least_one: true, stop_after_first: isSingle }
-      : { type: "triggered_tags", triggers: [trigger], tags: formats, stop_after_first: isSingle };
+      : { type: "triggered_tags", triggers: [trigger].flat(), tags: formats, stop_after_first: isSingle };
   return { kind: "tags", format: JSON.stringify({ type: "structural_tag", format }) };
 }

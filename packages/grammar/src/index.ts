@@ -3,6 +3,7 @@ export {
   type Constraint,
   formatSource,
   type ProcessorOptions,
+  type Tag,
   type TaggedAnswers,
   type TaggedJson,
 } from "./constraint.ts";

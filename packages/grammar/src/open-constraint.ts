@@ -8,7 +8,7 @@ import {
   type EngineInfo,
   type ProcessLogits,
 } from "@readme-moe/core";
-import type { AnswerSource, Constraint, TaggedAnswers, TaggedJson } from "./constraint.ts";
+import type { AnswerSource, Constraint, Tag, TaggedAnswers, TaggedJson } from "./constraint.ts";
 import type { Grammars } from "./grammars.ts";
 import { resolveAsker, type Asker } from "./grammars-options.ts";
 import { limitReasoning, type ReasoningSource } from "./reasoning-limit.ts";
@@ -120,7 +120,7 @@ function taggedAnswers(name: string, answers: unknown): TaggedAnswers {
     throw wrong(`${name}.isSingle`, "true or false", isSingle);
   return {
     tags: tags.map((tag: unknown, index) => taggedJson(`${name}.tags[${index}]`, tag)),
-    trigger: trigger === undefined ? undefined : checkedText(`${name}.trigger`, trigger),
+    trigger: trigger === undefined ? undefined : checkedTexts(`${name}.trigger`, trigger),
     separator: separator === undefined ? undefined : checkedText(`${name}.separator`, separator),
     isSingle,
   };
@@ -128,13 +128,27 @@ function taggedAnswers(name: string, answers: unknown): TaggedAnswers {
 
 function taggedJson(name: string, tag: unknown): TaggedJson {
   if (typeof tag !== "object" || tag === null) throw wrong(name, "{ begin, schema, end }", tag);
-  rejectUnknownKeys(`\`${name}\``, tag, ["begin", "schema", "end"]);
-  const { begin, schema, end } = tag as { readonly [Field in keyof TaggedJson]?: unknown };
+  rejectUnknownKeys(`\`${name}\``, tag, ["begin", "schema", "end", "others", "name", "fallback"]);
+  const { schema, others, name: own, fallback } = tag as { readonly [Field in keyof TaggedJson]?: unknown };
+  if (others !== undefined && !Array.isArray(others)) throw wrong(`${name}.others`, "a list of { begin, end }", others);
   return {
-    begin: checkedText(`${name}.begin`, begin),
+    ...tagOf(name, tag),
     schema: schema as JsonSchema,
-    end: checkedText(`${name}.end`, end),
+    others: others?.map((other: unknown, index) => tagOf(`${name}.others[${index}]`, other)),
+    name: own === undefined ? undefined : checkedText(`${name}.name`, own),
+    fallback: fallback as JsonSchema | undefined,
   };
+}
+
+function tagOf(name: string, tag: unknown): Tag {
+  if (typeof tag !== "object" || tag === null) throw wrong(name, "{ begin, end }", tag);
+  const { begin, end } = tag as { readonly [Field in keyof Tag]?: unknown };
+  return { begin: checkedText(`${name}.begin`, begin), end: checkedText(`${name}.end`, end) };
+}
+
+function checkedTexts(name: string, value: unknown): string | readonly string[] {
+  if (!Array.isArray(value)) return checkedText(name, value);
+  return value.map((text: unknown, index) => checkedText(`${name}[${index}]`, text));
 }
 
 function checkedText(name: string, value: unknown): string {

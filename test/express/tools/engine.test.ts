@@ -30,7 +30,9 @@ test("any model makes a required call, which arrives in pieces and is valid", as
   const parameters = { type: "object", properties: { on: { type: "boolean" } }, required: ["on"] };
   const tools = [{ type: "function", function: { name: "light", parameters } }] as const;
   const fields = { tools, tool_choice: "required", parallel_tool_calls: false } as const;
-  const { constraint, newParser } = await constrainCalls(fields, (answers) => grammars.tagged(answers));
+  const { constraint, newParser } = await constrainCalls(fields, { ...engine.info, toolsStrict: false }, (answers) =>
+    grammars.tagged(answers),
+  );
   const parser = newParser?.(() => "call");
   if (!constraint || !parser) throw new Error("Expected answers to be bound");
   const deltas: ToolCallDelta[] = [];

@@ -1,148 +1,207 @@
-import * as fc from "../../support/fast-check.ts";
-import { expect, test } from "vitest";
+import { toolCallFormOf, type ToolCallForm } from "@readme-moe/core";
+import { describe, expect, test } from "vitest";
+import { callText } from "../../../packages/express/src/tools/call-forms.ts";
 import {
-  callText,
   joinToolCalls,
   parsedArguments,
-  type ToolCallDelta,
   ToolCallParser,
+  type ToolCallParserOptions,
 } from "../../../packages/express/src/tools/tool-call-parser.ts";
+import * as fc from "../../support/fast-check.ts";
+import { LOOKALIKES, TRANSCRIPT_TOOLS, TRANSCRIPTS } from "../../support/tool-transcripts.ts";
 
-function parse(pieces: readonly string[], isConstrained: boolean) {
+const FORMS = [...new Set(TRANSCRIPTS.map(({ form }) => form))];
+
+function parse(pieces: readonly string[], options: Partial<ToolCallParserOptions> = {}) {
   let count = 0;
-  const parser = new ToolCallParser({ isConstrained, newId: () => `call_${count++}` });
+  const parser = new ToolCallParser({
+    tools: TRANSCRIPT_TOOLS,
+    bound: "none",
+    newId: () => `call_${count++}`,
+    ...options,
+  });
   const parts = [...pieces.map((piece) => parser.push(piece)), parser.end()];
-  const deltas: readonly ToolCallDelta[] = parts.flatMap(({ toolCalls }) => toolCalls);
-  return {
-    content: parts.map(({ content }) => content).join(""),
-    calls: joinToolCalls(deltas),
-    calledTools: parser.calledTools,
-    deltas,
-  };
+  const deltas = parts.flatMap(({ toolCalls }) => toolCalls);
+  const calls = joinToolCalls(deltas).map(({ function: { name, arguments: args } }) => [name, args] as const);
+  const content = parts.map((part) => part.content).join("");
+  return { content, calls, calledTools: parser.calledTools, isOver: parser.isOver, deltas };
 }
 
-function callOf(json: string): readonly [name: string, args: string] | undefined {
-  try {
-    const { name, arguments: args, parameters } = JSON.parse(json) as Record<string, unknown>;
-    const given = args ?? parameters ?? {};
-    return typeof name === "string" && typeof given === "object" ? [name, JSON.stringify(given)] : undefined;
-  } catch {
-    return undefined;
-  }
+/** Parses a text in one piece, and in all or random cuts, which have to give the same. */
+function parseCut(text: string, options: Partial<ToolCallParserOptions> = {}, cuts?: readonly number[]) {
+  const { deltas: _, ...whole } = parse([text], options);
+  const places = cuts ?? Array.from(text, (_character, index) => index);
+  for (const at of places) expect(parse([text.slice(0, at), text.slice(at)], options)).toMatchObject(whole);
+  const ends = [...new Set(places.filter((_place, index) => cuts !== undefined || index % 3 === 0))];
+  const split = [...ends.toSorted((a, b) => a - b), text.length];
+  const pieces = split.map((end, index) => text.slice(split[index - 1] ?? 0, end));
+  for (const more of [pieces, text.split("")]) expect(parse(more, options)).toMatchObject(whole);
+  return whole;
 }
 
-/** Reads a whole text, and tries every end of a call. */
-function plainParse(text: string, isConstrained: boolean) {
-  const calls: (readonly [name: string, args: string])[] = [];
-  let content = "";
-  let isAfterCall = false;
-  const addText = (part: string): void => {
-    content += isAfterCall ? part.trimStart() : part;
-    if (part.trim() !== "") isAfterCall = false;
-  };
-  for (let at = 0; ;) {
-    const begin = text.indexOf("<tool_call>", at);
-    addText(text.slice(at, begin === -1 ? undefined : begin));
-    if (begin === -1) return { content, calls, calledTools: calls.length > 0 };
-    const inside = text.slice(begin + 11);
-    if (isConstrained) {
-      const [head, name] = /^\s*\{"name": ("(?:[^"\\]|\\.)*"), "arguments": /.exec(inside) ?? [];
-      if (head === undefined || name === undefined) return { content, calls, calledTools: false };
-      const args = inside.slice(head.length);
-      const length = plainLength(args);
-      calls.push([String(JSON.parse(name)), args.slice(0, length)]);
-      isAfterCall = true;
-      const end = length === undefined ? -1 : args.indexOf("</tool_call>", length);
-      if (end === -1) return { content, calls, calledTools: false };
-      at = text.length - args.length + end + 12;
-      continue;
+const parsed = (calls: readonly (readonly [string, string])[]) =>
+  calls.map(([name, args]) => [name, JSON.parse(args) as object]);
+
+describe.each(TRANSCRIPTS)("calls of $family", ({ template, form, answers }) => {
+  test("are of the form that the chat template shows", () => {
+    expect(toolCallFormOf(template)).toBe(form);
+  });
+
+  test.each(answers)("are read in any cut of $text", ({ text, content = "", calls }) => {
+    const found = parseCut(text, { form });
+    expect({ ...found, calls: parsed(found.calls) }).toStrictEqual({
+      content,
+      calls,
+      calledTools: true,
+      isOver: false,
+    });
+  });
+
+  test("become content where the function is not among the tools", () => {
+    const tools = new Map([["other", {}]]);
+    for (const { text } of answers) {
+      expect(parseCut(text, { form, tools })).toMatchObject({ content: text, calls: [], calledTools: false });
     }
-    const ends = [...inside.matchAll(/<\/tool_call>/g)].map(({ index }) => index);
-    const end = ends.find((one) => callOf(inside.slice(0, one)));
-    const found = callOf(inside.slice(0, end));
-    if (!found) return { content: `${content}<tool_call>${inside}`, calls, calledTools: calls.length > 0 };
-    calls.push(found);
-    isAfterCall = true;
-    at = end === undefined ? text.length : begin + 11 + end + 12;
-  }
-}
-
-/** Finds the end of a JSON value by its brackets outside strings. */
-function plainLength(text: string): number | undefined {
-  const bare = text.replace(/"(?:[^"\\]|\\.)*("|$)/gs, (string) => "s".repeat(string.length));
-  for (let [at, depth] = [0, 0]; at < bare.length; at++) {
-    if ("{[".includes(bare.charAt(at))) depth++;
-    if ("}]".includes(bare.charAt(at)) && --depth <= 0) return at + 1;
-  }
-  return undefined;
-}
-
-const call = (index: number, name: string, args: string): object => ({
-  id: `call_${index}`,
-  type: "function",
-  function: { name, arguments: args },
+  });
 });
 
-const pieces = fc.constantFrom(
-  " ",
-  '", "arguments": ',
-  '"</tool_call>"',
-  "]",
-  "\\",
-  "<tool_call>",
-  "</tool_call>",
-  "<tool",
-  "_call>",
-  "Hi ",
-  "\n",
-  "<",
-  '{"name": "f", "arguments": {}}',
-  '{"name": "f", "arguments": ',
-  '{"a": "}\\""',
-  "}",
-  callText("g", '{"x": [1, {}]}'),
+test.each(LOOKALIKES)("text that only looks like a call stays as it is: %j", (text) => {
+  for (const form of FORMS) {
+    expect(parseCut(text, { form })).toMatchObject({ content: text, calls: [], calledTools: false });
+  }
+});
+
+/** Lookalikes without an open list, which a call on the next line would belong to. */
+const closed = LOOKALIKES.filter((text) => text !== "[");
+
+/** Parts of an answer, and what they mean: text, or a call of the first tool. */
+const segments = fc.array(
+  fc.oneof(
+    fc.constantFrom(...closed, "Hello", "<", "``", "`", "\\", '"', "}", "<|", "<tool_call", "é中").map((text) => ({
+      text,
+      args: undefined,
+    })),
+    fc
+      .tuple(
+        fc.constantFrom("hermes", "fence", "bare", "list", "tools"),
+        fc.dictionary(fc.string(), fc.jsonValue({ maxDepth: 2 }), { maxKeys: 3 }),
+      )
+      .map(([style, args]) => ({ text: inStyle(style, JSON.stringify(args)), args })),
+  ),
+  { maxLength: 8 },
 );
 
-test.each([true, false])("the split of a text into pieces does not change the result (bound: %s)", (isConstrained) => {
+function inStyle(style: string, args: string): string {
+  const call = `{"name": "now", "arguments": ${args}}`;
+  switch (style) {
+    case "hermes":
+      return callText("now", args);
+    case "fence":
+      return `\`\`\`json\n${call}\n\`\`\``;
+    case "list":
+      return `[${call}]`;
+    case "tools":
+      return `<tools>${call}</tools>`;
+    default:
+      return call;
+  }
+}
+
+test("calls are found between any other text, and the rest stays as it is, however the text is cut", () => {
   fc.assert(
-    fc.property(fc.array(pieces, { maxLength: 8 }), fc.array(fc.nat(), { maxLength: 12 }), (parts, cuts) => {
-      const text = parts.join("");
-      const ends = [...new Set(cuts.map((cut) => cut % (text.length + 1)))].toSorted((a, b) => a - b);
-      const split = [...ends, text.length].map((end, index) => text.slice(ends[index - 1] ?? 0, end));
-      const { deltas: _, ...whole } = parse([text], isConstrained);
-      const { calls, ...plain } = plainParse(text, isConstrained);
-      expect(whole).toStrictEqual({ ...plain, calls: calls.map(([name, args], index) => call(index, name, args)) });
-      expect(parse(split, isConstrained)).toMatchObject(whole);
-      expect(parse(Array.from(text), isConstrained)).toMatchObject(whole);
+    fc.property(segments, fc.array(fc.nat(), { maxLength: 6 }), (parts, cuts) => {
+      // A line of its own for each part, since calls without marks begin a line.
+      const text = parts.map((part) => `${part.text}\n`).join("");
+      const found = parseCut(
+        text,
+        {},
+        cuts.map((cut) => cut % (text.length + 1)),
+      );
+      let content = "";
+      for (const [index, { text: own, args }] of parts.entries()) {
+        // White space behind a call is left out.
+        if (args === undefined) content += `${parts[index - 1]?.args === undefined ? own : own.trimStart()}\n`;
+      }
+      expect(found.content).toBe(content);
+      expect(parsed(found.calls)).toEqual(parts.flatMap(({ args }) => (args ? [["now", args]] : [])));
     }),
-    { seed: 5, numRuns: 2000 },
+    { numRuns: 1500 },
   );
 });
 
-/** Texts that could be read again whenever they grow, and the calls in them: in free and in bound answers. */
-const repeated: Readonly<Record<string, readonly [head: string, part: string, free?: number, bound?: number]>> = {
+const MARKS =
+  '<tool_call> </tool_call> <tool {} } [ ] " \\ ``` json [TOOL_CALLS] now [ARGS] now( a=1 ) <function=now> </function> ' +
+  "<parameter=a> </parameter> <arg_key> </arg_key> <|tool_call|> <｜tool▁call▁begin｜> <｜tool▁sep｜> <|message|> call:now{ " +
+  "<escape> : , ; ' True";
+const noise = fc.constantFrom(
+  ...MARKS.split(" "),
+  '{"name": "now", "arguments": ',
+  "\n",
+  " ",
+  "```json\n",
+  "<|channel|>commentary to=functions.",
+);
+
+test.each(["none", "own", "all"] as const)("the cut of a text does not change the result (bound: %s)", (bound) => {
+  fc.assert(
+    fc.property(
+      fc.array(noise, { maxLength: 14, size: "max" }),
+      fc.array(fc.nat(), { maxLength: 6 }),
+      fc.constantFrom(...FORMS),
+      fc.boolean(),
+      (parts, cuts, form, isSingle) => {
+        const text = parts.join("");
+        const places = cuts.map((cut) => cut % (text.length + 1));
+        const { calls } = parseCut(text, { form, bound, isSingle }, places);
+        for (const [name, args] of calls) {
+          expect(TRANSCRIPT_TOOLS.has(name)).toBe(true);
+          if (bound === "none") expect(parsedArguments(args)).toBeDefined();
+        }
+        if (isSingle) expect(calls.length).toBeLessThan(2);
+      },
+    ),
+    { numRuns: 1500 },
+  );
+});
+
+/** Texts that could be read again whenever they grow: a head, and a part that is repeated. */
+const REPEATED: Readonly<Record<string, readonly [head: string, part: string, form?: ToolCallForm]>> = {
   "begin marks": ["", "<tool_call>"],
   "end marks within a call": ["<tool_call>", "</tool_call>"],
-  "end marks within a string": ['<tool_call>{"a": "', "</tool_call>"],
+  "end marks within a string": ['<tool_call>{"name": "now", "arguments": {"a": "', "</tool_call>"],
   "blanks within a call": ["<tool_call>", " "],
-  "blanks behind a call's JSON": ['<tool_call>{"name": "f"}', "\n", 1],
-  brackets: ["<tool_call>", "{"],
+  "brackets of objects": ["", "{"],
+  "brackets of lists": ["", "[\n"],
+  "bracketed lines": ["", '{"name": "x"}\n'],
   "a long name": ['<tool_call>{"name": "', "a"],
-  "beginnings of arguments": ['<tool_call>{"name": "f"', ', "arguments": ', 0, 1],
-  "text behind arguments": ['<tool_call>{"name": "f", "arguments": {}', "<", 0, 1],
-  "empty calls": ["", '<tool_call>{"name": "f", "arguments": {}}</tool_call>', 18_868, 18_868],
+  "a long key": ['{"', "a"],
+  "lookalikes without arguments": ["", '{"name": "now"}\n'],
+  "functions in each other": ["", '{"function": '],
+  fences: ["", "```"],
+  "fences with blanks": ["```json", "\n"],
+  "open fences": ["", '```json\n{"name": "now", "arguments": {}}\n'],
+  "values without an end": ['{"name": "now", "arguments": ', '{"a": ['],
+  escapes: ['{"name": "now", "arguments": {"a": "', '\\"'],
+  "line breaks in a string": ['{"name": "now", "arguments": {"a": "', "\n"],
+  "values of XML": ["<tool_call><function=now><parameter=a>", "</paramete", "qwen-coder"],
+  "parameters of XML": ["<tool_call><function=now>", "<parameter=a>1</parameter>", "qwen-coder"],
+  pairs: ["<tool_call>now", "<arg_key>a</arg_key><arg_value>1</arg_value>", "glm"],
+  "brackets in Python": ["<|tool_call_start|>[now(a=", "(", "lfm"],
+  "strings in Python": ["<|tool_call_start|>[now(a=", "'\\'", "lfm"],
+  "words in Python": ["<|tool_call_start|>[now(", "aaaa", "lfm"],
+  "quotes of Gemma": ["<start_function_call>call:now{", "<escape>a", "function-gemma"],
+  "words of Gemma": ["<start_function_call>call:now{", "aa bb", "function-gemma"],
+  "headers of gpt-oss": ["<|channel|>commentary to=functions.now", " <|constrain|>", "harmony"],
+  "calls of DeepSeek": ["<｜tool▁calls▁begin｜>", "<｜tool▁call▁begin｜>now<｜tool▁sep｜>{}", "deepseek"],
 };
 
-test.each(
-  Object.entries(repeated).flatMap(([name, [head, part, free = 0, bound = 0]]) => [
-    { name, isConstrained: false, head, part, numCalls: free },
-    { name, isConstrained: true, head, part, numCalls: bound },
-  ]),
-)(
-  "a million characters of $name are read one at a time (bound: $isConstrained)",
-  ({ isConstrained, head, part, numCalls }) => {
-    const text = head + part.repeat(Math.ceil(1_000_000 / part.length));
-    const parser = new ToolCallParser({ isConstrained, newId: () => "" });
+describe.each(Object.entries(REPEATED))("many %s", (_, [head, part, form]) => {
+  test.each([
+    ["none", 1_000_000],
+    ["all", 100_000],
+  ] as const)("are read one character at a time (bound: %s, characters: %i)", (bound, length) => {
+    const text = head + part.repeat(Math.ceil(length / part.length));
+    const parser = new ToolCallParser({ form, tools: TRANSCRIPT_TOOLS, bound, newId: () => "" });
     const found = { content: 0, calls: 0 };
     const count = ({ content, toolCalls }: ReturnType<ToolCallParser["push"]>): void => {
       found.content += content.length;
@@ -151,72 +210,61 @@ test.each(
     // A parser that reads what it holds back again for each character would take hours.
     for (let at = 0; at < text.length; at++) count(parser.push(text.charAt(at)));
     count(parser.end());
-    expect(found).toStrictEqual({ content: isConstrained || numCalls > 0 ? 0 : text.length, calls: numCalls });
-  },
-);
-
-test("arguments are parsed only if they are an object that can be written again", () => {
-  expect(parsedArguments('{"a":[1]}')).toStrictEqual({ a: [1] });
-  const deep = `{"a": ${"[".repeat(100_000)}${"]".repeat(100_000)}}`;
-  for (const text of ["[1]", "1", "null", '{"a":', deep]) expect(parsedArguments(text)).toBeUndefined();
-});
-
-test("a call that is nested too deeply to be written is text", () => {
-  const text = `<tool_call>{"name": "f", "arguments": {"a": ${"[".repeat(100_000)}${"]".repeat(100_000)}}}</tool_call>`;
-  expect(parse([text], false)).toStrictEqual({ content: text, calls: [], calledTools: false, deltas: [] });
-});
-
-const argumentsText = fc.json().filter((text) => text.startsWith("{"));
-test.each([true, false])(
-  "calls and the text before them are parsed as they were written (bound: %s)",
-  (isConstrained) => {
-    const text = fc.string().filter((one) => !one.includes("<tool_call>"));
-    fc.assert(
-      fc.property(
-        text,
-        fc.array(fc.tuple(fc.stringMatching(/^[\w-]{1,9}$/), argumentsText), { minLength: 1, maxLength: 3 }),
-        (before, calls) => {
-          const written = calls.map(([name, args]) => callText(name, args)).join("\n");
-          const parsed = parse(Array.from(before + written), isConstrained);
-          expect(parsed.content).toBe(before);
-          expect(parsed.calledTools).toBe(true);
-          const same = (args: string): string => (isConstrained ? args : JSON.stringify(JSON.parse(args)));
-          expect(parsed.calls).toEqual(calls.map(([name, args], index) => call(index, name, same(args))));
-        },
-      ),
-      { seed: 6 },
-    );
-  },
-);
-
-test("arguments of a bound call are passed on as they arrive; id, type and name only once", () => {
-  const { deltas } = parse(['<tool_call>\n{"name": "f", "argu', 'ments": {"a"', ": 1}", "}\n</tool_call>"], true);
-  expect(deltas).toEqual([
-    { index: 0, id: "call_0", type: "function", function: { name: "f", arguments: "" } },
-    { index: 0, function: { arguments: '{"a"' } },
-    { index: 0, function: { arguments: ": 1}" } },
-  ]);
-});
-
-test("text that only looks like a call stays content", () => {
-  expect(parse(["a <tool_cal"], false)).toMatchObject({ content: "a <tool_cal", calls: [], calledTools: false });
-  expect(parse(["<tool_call>no JSON</tool_call> more"], false)).toMatchObject({
-    content: "<tool_call>no JSON</tool_call> more",
-    calls: [],
-    calledTools: false,
+    const whole = parse([text], { form, bound });
+    expect(found).toStrictEqual({ content: whole.content.length, calls: whole.calls.length });
+    expect(whole.content === text || whole.calls.length > 0 || bound !== "none").toBe(true);
   });
 });
 
-test("calls with other white space, with `parameters` or without an end mark are parsed", () => {
-  expect(parse(['<tool_call>{"parameters":{"a":1},\n"name":"f"}'], false)).toMatchObject({
-    content: "",
-    calls: [call(0, "f", '{"a":1}')],
-    calledTools: true,
+describe("a bound call", () => {
+  test("is passed on as its arguments arrive; id, type and name only once", () => {
+    const pieces = ['<tool_call>\n{"name": "now", "argu', 'ments": {"a"', ": 1}", "}\n</tool_call>"];
+    const { deltas, calledTools } = parse(pieces, { bound: "own" });
+    expect(deltas).toEqual([
+      { index: 0, id: "call_0", type: "function", function: { name: "now", arguments: "" } },
+      { index: 0, function: { arguments: '{"a"' } },
+      { index: 0, function: { arguments: ": 1}" } },
+    ]);
+    expect(calledTools).toBe(true);
   });
+
+  test("that is cut short is passed on, but does not count as a call", () => {
+    const { calls, calledTools } = parse([callText("now", '{"a": "b"}').slice(0, -16)], { bound: "own" });
+    expect(calls).toEqual([["now", '{"a": "b']]);
+    expect(calledTools).toBe(false);
+  });
+
+  test("that is cut short before its arguments is no content", () => {
+    const found = parse(['I look. <tool_call>\n{"name": "n'], { bound: "own" });
+    expect(found).toMatchObject({ content: "I look. ", calls: [], calledTools: false });
+  });
+
+  test("is read only as the grammar writes it", () => {
+    const text = '{"arguments": {}, "name": "now"}';
+    expect(parse([text], { bound: "all" })).toMatchObject({ content: text, calls: [] });
+    expect(parse([text], { bound: "own" })).toMatchObject({ content: "", calls: [["now", "{}"]] });
+  });
+
+  test.each(['{"name": "now", "arguments": {"a": 1}}', '{\n  "name": "now",\n  "arguments": {"a": 1}\n}'])(
+    "without marks is taken out of a block of code: %j",
+    (call) => {
+      const found = parseCut(`I look.\n\`\`\`json\n${call}\n\`\`\`\nDone.`, { bound: "all" });
+      expect(found).toMatchObject({ content: "I look.\nDone.", calls: [["now", '{"a": 1}']], calledTools: true });
+    },
+  );
 });
 
-test("a call that is cut short is passed on, but does not count as a call", () => {
-  const { calls, calledTools } = parse([callText("f", '{"a": "b"}').slice(0, -16)], true);
-  expect(calls).toEqual([call(0, "f", '{"a": "b')]);
-  expect(calledTools).toBe(false);
+test("an answer with a single call ends behind it, and tells when the model goes on", () => {
+  const text = `${callText("now", "{}")}\n`;
+  const options = { isSingle: true } as const;
+  expect(parseCut(text, options)).toMatchObject({ content: "", calls: [["now", "{}"]], isOver: false });
+  for (const more of ["I wait.", callText("now", "{}")]) {
+    expect(parseCut(text + more, options)).toMatchObject({ content: "", calls: [["now", "{}"]], isOver: true });
+  }
+  expect(parseCut('```json\n[{"name": "now"}]\n```', options)).toMatchObject({ calls: [] });
+});
+
+test("line breaks and tabs in strings need no escape", () => {
+  const found = parseCut('{"name": "write_file", "arguments": {"content": "a\n\tb"}}');
+  expect(parsed(found.calls)).toEqual([["write_file", { content: "a\n\tb" }]]);
 });

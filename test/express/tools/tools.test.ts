@@ -1,19 +1,22 @@
 import { Grammars } from "@readme-moe/grammar";
 import { ChatTemplate } from "@readme-moe/model";
 import { Ajv2020 } from "ajv/dist/2020.js";
-import type { ChatMessage } from "@readme-moe/core";
+import type { ChatMessage, ToolCallForm } from "@readme-moe/core";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { chatOf } from "../../../packages/express/src/ollama/translate.ts";
+import { callForm } from "../../../packages/express/src/tools/call-forms.ts";
 import { joinToolCalls } from "../../../packages/express/src/tools/tool-call-parser.ts";
 import { ApiError } from "../../../packages/express/src/http/errors.ts";
 import { compileOutput, structuredOutput } from "../../../packages/express/src/api/structured-output.ts";
 import {
+  type CallContext,
   constrainCalls,
   presentTools,
   type ToolDefinition,
   type ToolFields,
 } from "../../../packages/express/src/tools/tools.ts";
-import { smallVocabulary, writeBound } from "../../support/bound-text.ts";
+import { allowedAfter, smallVocabulary, writeBound } from "../../support/bound-text.ts";
+import { RUNS_LONG_TESTS } from "../../support/long-tests.ts";
 import { seededRandom } from "../../support/random.ts";
 
 const vocabulary = smallVocabulary(["<tool_call>", "</tool_call>", '{"name": "']);
@@ -53,9 +56,14 @@ const history: readonly ChatMessage[] = [
   { role: "tool", tool_call_id: "c2", content: [{ type: "text", text: "noon" }] },
 ];
 
-async function plan(fields: ToolFields, knowsTools = false, messages: readonly ChatMessage[] = [user]) {
-  const presented = presentTools(fields, messages, { chatTemplateKnowsTools: knowsTools });
-  return { ...presented, ...(await constrainCalls(fields, (answers) => grammars.tagged(answers))) };
+interface PlanOptions extends Partial<CallContext> {
+  readonly messages?: readonly ChatMessage[];
+}
+
+async function plan(fields: ToolFields, { messages = [user], ...options }: PlanOptions = {}) {
+  const context = { chatTemplateKnowsTools: options.toolCallForm !== undefined, toolsStrict: false, ...options };
+  const presented = presentTools(fields, messages, context);
+  return { ...presented, ...(await constrainCalls(fields, context, (answers) => grammars.tagged(answers))) };
 }
 
 async function calls({ constraint, newParser }: Awaited<ReturnType<typeof constrainCalls>>, seed: number) {
@@ -129,17 +137,79 @@ test("a call that the model chooses to make follows free text and is valid", asy
   expect(["weather", "clock"]).toContain(toolCalls[0]?.function.name);
 });
 
-test("a tool with an unsupported schema is left to the model, unless it is required or strict", async () => {
-  const left = await plan({ tools: [odd] });
-  expect(left.constraint).toBeUndefined();
-  expect(
-    left.newParser?.(() => "call").push('<tool_call>{"name": "odd", "arguments": {}}</tool_call>').toolCalls,
-  ).toHaveLength(1);
+test("a tool with an unsupported schema gets any object, unless it is required or strict", async () => {
+  const { constraint, newParser } = await plan({ tools: [odd, weather], parallel_tool_calls: false });
+  const parser = newParser?.(() => "call");
+  if (!constraint || !parser) throw new Error("Expected answers to be bound");
+  const begun = Array.from(Buffer.from('<tool_call>\n{"name": "odd"'));
+  const { text } = await writeBound(constraint, vocabulary, seededRandom(4), { patience: 20, ids: begun });
+  const [call] = joinToolCalls([...parser.push(text).toolCalls, ...parser.end().toolCalls]);
+  expect(call?.function.name).toBe("odd");
+  expect(JSON.parse(call?.function.arguments ?? "")).toBeTypeOf("object");
   const strict: ToolDefinition = { ...odd, function: { ...odd.function, strict: true } };
-  for (const fields of [{ tools: [odd], tool_choice: "required" }, { tools: [strict] }] as const) {
-    await expect(plan(fields)).rejects.toMatchObject({ status: 400, param: "tools" });
-    await expect(plan(fields)).rejects.toThrow("`not`");
+  for (const [fields, toolsStrict] of [
+    [{ tools: [odd], tool_choice: "required" }, false],
+    [{ tools: [weather, strict] }, false],
+    [{ tools: [weather, odd] }, true],
+  ] as const) {
+    await expect(plan(fields, { toolsStrict })).rejects.toMatchObject({ status: 400, param: "tools" });
+    await expect(plan(fields, { toolsStrict })).rejects.toThrow(/function 'odd': .*`not`/);
   }
+});
+
+const FORMS = (
+  "hermes mistral mistral-named harmony deepseek qwen-coder glm lfm function-gemma gemma phi granite functools " +
+  "llama"
+).split(" ") as readonly ToolCallForm[];
+
+describe.each(FORMS)("calls of the form %s", (toolCallForm) => {
+  test("are written and read where they are required", async () => {
+    const required = await plan({ tools, tool_choice: "required" }, { toolCallForm });
+    let numWhole = 0;
+    for (let seed = 0; seed < 2; seed++) {
+      const { isWhole, made, content, text } = await calls(required, seed);
+      if (!isWhole) continue;
+      numWhole++;
+      expect(content, text).toBe("");
+      expect(made.length).toBeGreaterThan(0);
+      for (const { function: called } of made) {
+        const args: unknown = JSON.parse(called.arguments);
+        if (called.name === "weather") expect(validate(args), called.arguments).toBe(true);
+        else expect([called.name, args]).toEqual(["clock", {}]);
+      }
+    }
+    expect(numWhole).toBeGreaterThan(0);
+  });
+
+  const isUsual = ["hermes", "llama", "mistral-named", "glm"].includes(toolCallForm);
+  test.skipIf(!isUsual && !RUNS_LONG_TESTS)(
+    "are bound in any form where a tool is strict (skipped for rare forms)",
+    async () => {
+      const strict: ToolDefinition = { ...weather, function: { ...weather.function, strict: true } };
+      const fields: ToolFields = { tools: [strict, clock], parallel_tool_calls: false };
+      const { constraint, newParser } = await plan(fields, { toolCallForm });
+      if (!constraint || !newParser) throw new Error("Expected answers to be bound");
+      const key = toolCallForm === "llama" ? "parameters" : "arguments";
+      const own = callForm(toolCallForm).written;
+      const marks = own.trigger === undefined ? [] : [own.trigger];
+      const begun = ['{"name": "weather"', '\n{\n  "name": "weather"', '```json\n{"name": "weather"', ...marks];
+      for (const [seed, begin] of begun.entries()) {
+        const ids = Array.from(Buffer.from(begin));
+        const { text, isWhole } = await writeBound(constraint, vocabulary, seededRandom(seed), { patience: 40, ids });
+        const parser = newParser(() => "call");
+        const parts = [parser.push(text), parser.end()];
+        const [call] = joinToolCalls(parts.flatMap(({ toolCalls }) => toolCalls));
+        if (!isWhole && !parser.calledTools) continue;
+        expect(call, text).toBeDefined();
+        const args: unknown = JSON.parse(call?.function.arguments ?? "");
+        if (call?.function.name === "weather") expect(validate(args), text).toBe(true);
+        else expect(args).toEqual({});
+      }
+      // What names no tool stays free.
+      const free = Array.from(Buffer.from(`{"name": "weathers", "${key}`));
+      expect((await allowedAfter(constraint, vocabulary, free)).length).toBeGreaterThan(200);
+    },
+  );
 });
 
 test.each<readonly [ToolFields, string]>([
@@ -168,23 +238,28 @@ describe("the messages of a chat with tools", () => {
     new ChatTemplate({ default: source, toolUse }, tokens).knowsTools;
 
   test("templates report whether they support tools", () => {
-    expect([knows(QWEN), knows(PLAIN), knows(PLAIN, QWEN), knows("tools {{ messages }}")]).toEqual([
-      true,
-      false,
-      true,
-      false,
-    ]);
+    const sources = [
+      QWEN,
+      PLAIN,
+      "tools {{ messages }}",
+      "{{ m['tools'] }}{% if 'tools' in m %}{{ m.tools }}{% endif %}",
+    ];
+    expect(sources.map((source) => knows(source))).toEqual([true, false, false, false]);
+    expect(knows(PLAIN, QWEN)).toBe(true);
   });
 
   test("a template that supports tools gets definitions, and arguments as values", async () => {
-    const { messages, template } = await plan({ tools, tool_choice: "none" }, true, history);
+    const { messages, template } = await plan(
+      { tools, tool_choice: "none" },
+      { chatTemplateKnowsTools: true, messages: history },
+    );
     const text = new ChatTemplate(QWEN, tokens).render(messages, template);
     expect(text).toContain('"name": "weather"');
     expect(text).toContain('|assistant:[weather {"city": "Rom"}][clock {}]|tool:sunny');
   });
 
   test("other templates get definitions, calls and results as text", async () => {
-    const { messages, template } = await plan({ tools }, false, history);
+    const { messages, template } = await plan({ tools }, { messages: history });
     const text = new ChatTemplate(PLAIN, tokens).render(messages, template);
     expect(text).toMatch(/^\|system:Be kind\n\nYou may call/);
     expect(text).toContain(`<tools>\n${JSON.stringify(weather)}\n`);

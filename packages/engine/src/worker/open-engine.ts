@@ -344,6 +344,7 @@ export function promptInfo(
     vocabSize: config.vocabSize,
     hasChatTemplate: chatTemplate !== undefined,
     chatTemplateKnowsTools: chatTemplate?.knowsTools ?? false,
+    toolCallForm: chatTemplate?.toolCallForm,
     reasons: chatTemplate?.reasons(tokenizer) ?? false,
     ...fillInOf(config, tokenizer),
     eosTokenIds: config.eosTokenIds,

@@ -9,7 +9,7 @@ import {
   type FinishReason,
   recommendedMaxTokens,
 } from "@readme-moe/core";
-import type { Asker, Grammars } from "@readme-moe/grammar";
+import type { Grammars } from "@readme-moe/grammar";
 import { engineError, invalid, unsupported } from "../http/errors.ts";
 import { type ChatReasoning, openReasoning, type ReasoningParser, reasoningBudget } from "../reasoning/reasoning.ts";
 import {
@@ -91,11 +91,7 @@ export async function prepareChat(
   const grammarsFor = (param: string): Promise<Grammars> => openGrammars(param, () => scope.grammars());
   try {
     const prompt = chatPrompt(body, sent, { info: engine.info, maxTokens: params.maxTokens });
-    const {
-      constraint,
-      constrainedBy,
-      newParser: newCallParser,
-    } = await constrainAnswer(body, grammarsFor, grammarClient);
+    const { constraint, constrainedBy, newParser: newCallParser } = await constrainAnswer(scope, grammarsFor);
     const newId = partIds(id);
     const newParser = newCallParser && ((): ToolCallParser => newCallParser(() => newId("call", 24)));
     const { budgetTokens } = reasoningBudget(body, params.maxTokens);
@@ -149,13 +145,13 @@ function checkCombinations(body: ChatBody): void {
 }
 
 async function constrainAnswer(
-  body: ChatBody,
+  { body, engine, serving, grammarClient }: RequestScope<ChatBody>,
   grammarsFor: (param: string) => Promise<Grammars>,
-  grammarClient: Asker,
 ): Promise<Awaited<ReturnType<typeof constrainCalls>> & { readonly constrainedBy?: string }> {
   const output = structuredOutput(body);
   if (!output) {
-    const bound = await constrainCalls(body, async (answers) =>
+    const { toolsStrict } = serving;
+    const bound = await constrainCalls(body, { ...engine.info, toolsStrict }, async (answers) =>
       (await grammarsFor("tools")).tagged(answers, grammarClient),
     );
     return bound.constraint ? { ...bound, constrainedBy: "tools" } : bound;
@@ -202,11 +198,15 @@ export function chatShape(options: ChatShapeOptions): AnswerShape<ChatChoice> {
   const { engine, logprobs, includesRoutes, newParser, reasoning } = options;
   /** Parsers of each choice that has begun. */
   const parsers = new Map<number, ChoiceParsers>();
+  /** Choices that have ended, some of them because the rest does not count. */
+  const ended = new Set<number>();
+  let isAnyOver = false;
   let reasoningTokens = 0;
   return {
     objects: { whole: "chat.completion", chunk: "chat.completion.chunk" },
     async render(piece) {
       const { index, finishReason } = piece;
+      if (ended.has(index)) return [];
       const known = parsers.get(index);
       const own = known ?? { calls: newParser?.(), reasoning: reasoning.newParser?.() };
       parsers.set(index, own);
@@ -225,12 +225,19 @@ export function chatShape(options: ChatShapeOptions): AnswerShape<ChatChoice> {
         at === 0 ? { ...choice(delta), logprobs: ofTokens, ...routes } : choice(delta),
       );
       if (!known) choices.unshift(choice({ role: "assistant", content: "" }));
-      if (finishReason) {
-        choices.push({ ...choice({}), finish_reason: own.calls?.calledTools ? "tool_calls" : finishReason });
+      const isOver = own.calls?.isOver ?? false;
+      if (finishReason || isOver) {
+        ended.add(index);
+        isAnyOver ||= isOver;
+        choices.push({
+          ...choice({}),
+          finish_reason: own.calls?.calledTools ? "tool_calls" : (finishReason ?? "stop"),
+        });
       }
       return choices;
     },
     collect: (index) => collectChat(index, options),
+    isOver: (numChoices) => isAnyOver && ended.size === numChoices,
     ...(reasoning.newParser ? { reasoningTokens: () => reasoningTokens } : {}),
   };
 }

@@ -184,6 +184,8 @@ export interface AnswerShape<Choice extends object> {
   render(piece: Piece): Promise<readonly Choice[]>;
   /** Begins to collect the chunks of one choice. */
   collect(index: number): ChoiceCollector<Choice>;
+  /** Tells whether all choices are complete although the model goes on. */
+  isOver?(numChoices: number): boolean;
   /** Returns the tokens of reasoning in all choices so far, if the model reasons. */
   reasoningTokens?(): number | undefined;
 }

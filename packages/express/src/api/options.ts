@@ -100,6 +100,13 @@ export interface ApiOptions<HostRequest = Request> {
    */
   readonly ollama?: boolean | undefined;
   /**
+   * Binds each call of a tool to its schema, as `strict` of a tool does. A request with a schema that answers cannot be
+   * bound to is answered with 400.
+   *
+   * @default false
+   */
+  readonly toolsStrict?: boolean | undefined;
+  /**
    * Returns the `traceparent` that the engine gets, such as that of OpenTelemetry's span of the request.
    * @default the client's
    */
@@ -133,6 +140,10 @@ const API_CHECKS = {
   ollama(ollama = false) {
     if (typeof ollama === "boolean") return ollama;
     throw new TypeError(`Expected \`ollama\` to be true or false, got ${describeValue(ollama)}`);
+  },
+  toolsStrict(isStrict = false) {
+    if (typeof isStrict === "boolean") return isStrict;
+    throw new TypeError(`Expected \`toolsStrict\` to be true or false, got ${describeValue(isStrict)}`);
   },
   traceparent: (hook: ((request: never) => string | undefined) | undefined, name: string) =>
     functionOption(name, hook) as ((request: object) => string | undefined) | undefined,

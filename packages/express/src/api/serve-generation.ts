@@ -316,7 +316,7 @@ interface GenerateHooks {
 
 /** Generates, reports progress to admission, and counts tokens and times. */
 async function generate(
-  { scope, settings, input, numbering }: Answering<object>,
+  { scope, settings, input, shape, numbering }: Answering<object>,
   { onReading, onPart }: GenerateHooks,
 ): Promise<Outcome> {
   const { engine, client, cacheSalt, traceparent, signal, ticket, locals } = scope;
@@ -358,6 +358,10 @@ async function generate(
       if (piece.usage) usages.push(piece.usage);
       const part = { piece: seen ? withSeenRoutes(piece, seen) : piece, promptTokens };
       await onPart({ ...part, promptRoutes: isFirst ? await promptRoutes : undefined });
+      if (piece.usage || !shape.isOver?.(settings.numPrompts * (settings.params.n ?? 1))) continue;
+      const drafts = { acceptedDraftTokens: 0, rejectedDraftTokens: 0 };
+      usages.push({ promptTokens, completionTokens, cachedTokens: 0, queuedMs: 0, ...drafts });
+      break;
     }
   } catch (error) {
     // `onPart` and `promptRoutes` ask the engine as well, which may have failed by then.

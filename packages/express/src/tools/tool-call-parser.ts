@@ -1,19 +1,9 @@
-// Tool calls as a model writes them, in the format of Hermes that many models were trained on: their parser for a text
-// that arrives in pieces, and their form in an answer.
+// The parser of tool calls for a text that arrives in pieces, and calls in an answer.
 
-import { isRecord } from "@readme-moe/core";
-export const CALL_BEGIN = "<tool_call>";
-export const CALL_END = "</tool_call>";
-
-/** Returns the text of a call up to its arguments. */
-export function callHead(name: string): string {
-  return `${CALL_BEGIN}\n{"name": ${JSON.stringify(name)}, "arguments": `;
-}
-
-/** @param args - JSON */
-export function callText(name: string, args: string): string {
-  return `${callHead(name)}${args}}\n${CALL_END}`;
-}
+import { isRecord, type ToolCallForm } from "@readme-moe/core";
+import type { Call, CallSink, ReadCalls } from "./call-bodies.ts";
+import { type CallForm, callForm, type CallMarks, readForms } from "./call-forms.ts";
+import { CallInput, isWithin, overlapLength, peek, type Reading, takeBlanks, takeMark } from "./call-input.ts";
 
 /** A part of a tool call. Only the first part has `id`, `type` and `name`. */
 export interface ToolCallDelta {
@@ -63,192 +53,176 @@ interface ParsedOutput {
   readonly toolCalls: readonly ToolCallDelta[];
 }
 
-interface ToolCallParserOptions {
+export interface ToolCallParserOptions {
+  /** Form of the model's calls. @default Hermes' */
+  readonly form?: ToolCallForm | undefined;
+  /** Schemas of the arguments, by the names of functions that may be called; other calls are content. */
+  readonly tools: ReadonlyMap<string, unknown>;
   /**
-   * Whether a grammar constrains calls. Arguments of constrained calls are passed on as they arrive. Other calls are
-   * passed on when they are complete, and text that only looks like a call stays content.
+   * Calls that a grammar binds: none, those in the model's own form, or all. Arguments of bound calls are passed on as
+   * they arrive. Other calls are passed on when they are complete.
    */
-  readonly isConstrained: boolean;
+  readonly bound: "none" | "own" | "all";
+  /** Whether the text ends with its first call. @default false */
+  readonly isSingle?: boolean | undefined;
   /** Creates the id of a call. */
   readonly newId: () => string;
 }
 
-/** A constrained call from behind its begin mark up to its arguments, and what its end is found by. */
-const CONSTRAINED_HEAD = /^\s*\{"name": ("(?:[^"\\]|\\.)*"), "arguments": $/;
-const CONSTRAINED_HEAD_END = '", "arguments": ';
-
-type State =
-  | { readonly at: "text" }
-  /** Within a constrained call, before its arguments. `recent` is the end of what was searched for their beginning. */
-  | { readonly at: "head"; readonly recent: string }
-  | { readonly at: "arguments"; readonly scanner: ValueScanner }
-  | { readonly at: "tail" }
-  /** Within another call. */
-  | { readonly at: "call"; readonly scanner: ValueScanner }
-  /** Behind the JSON of another call, before its end mark. */
-  | { readonly at: "called"; readonly call: Call }
-  /** Behind a begin mark that no call follows: all further text is content. */
-  | { readonly at: "lost" };
-
 /**
  * Takes tool calls out of a choice's text as it arrives, in time that is linear in the text. How the text is split into
- * pieces has no influence on the result.
+ * pieces has no influence on the result. Text that only looks like a call stays content, byte for byte.
  */
 export class ToolCallParser {
   readonly #options: ToolCallParserOptions;
-  #state: State = { at: "text" };
-  #rest = "";
-  /** Text since the last begin mark that was read, and may turn out to be content. */
-  #held = "";
+  readonly #form: CallForm;
+  readonly #marks: ReadonlyMap<string, CallMarks>;
+  readonly #begins: readonly string[];
+  readonly #pattern: RegExp;
+  readonly #input = new CallInput();
+  /** Reader of what may be a call, and its marks. */
+  #open: { readonly marks: CallMarks; readonly reading: Reading<ReadCalls> } | undefined;
   #numCalls = 0;
+  /** Number of calls when the open reader began. */
+  #numBefore = 0;
   /** Whether only white space has come since the last call. */
   #isAfterCall = false;
+  /** Whether only blanks have come since the line began. */
+  #isOnLine = true;
+  /** Whether the text is within a block of code without calls. */
+  #isInBlock = false;
+  #isCut = false;
+  #isOver = false;
   #content = "";
   #toolCalls: ToolCallDelta[] = [];
 
   constructor(options: ToolCallParserOptions) {
     this.#options = options;
+    this.#form = callForm(options.form);
+    const forms = readForms(options.form);
+    this.#marks = new Map(forms.flatMap((marks) => marks.begins.map((begin) => [begin, marks] as const)));
+    this.#begins = [...this.#marks.keys()].toSorted((one, other) => other.length - one.length);
+    this.#pattern = new RegExp(this.#begins.map((mark) => mark.replaceAll(/[.*+?^${}()|[\]\\]/g, "\\$&")).join("|"));
   }
 
   /** Whether the text has calls and does not end within one. */
   get calledTools(): boolean {
-    return this.#numCalls > 0 && this.#state.at === "text";
+    return this.#numCalls > 0 && !this.#isWithinCall && !this.#isCut;
+  }
+
+  /** Whether text has come behind the only call, so that the rest of the answer does not count. */
+  get isOver(): boolean {
+    return this.#isOver;
+  }
+
+  get #isDone(): boolean {
+    return this.#options.isSingle === true && this.#numCalls > 0 && !this.#open;
+  }
+
+  /** Whether a part of an unfinished call was passed on. */
+  get #isWithinCall(): boolean {
+    return this.#open !== undefined && this.#numCalls > this.#numBefore;
   }
 
   push(text: string): ParsedOutput {
-    this.#rest += text;
+    this.#input.rest += text;
     while (this.#advance()) continue;
-    return this.#take();
+    const output = { content: this.#content, toolCalls: this.#toolCalls };
+    [this.#content, this.#toolCalls] = ["", []];
+    return output;
   }
 
   /** Passes on the rest of the text. */
   end(): ParsedOutput {
-    const state = this.#state;
-    if (state.at === "text") this.#addText(this.#rest);
-    else if (!this.#options.isConstrained) {
-      // Models often omit the last end mark.
-      if (state.at === "called" && this.#rest === "") this.#begin(state.call);
-      else if (state.at !== "lost") this.#content += CALL_BEGIN + this.#held + this.#rest;
-      this.#state = { at: "text" };
-    }
-    this.#rest = "";
-    return this.#take();
+    this.#input.isEnded = true;
+    return this.push("");
   }
 
   /** @returns whether the rest may contain more to read */
   #advance(): boolean {
-    const state = this.#state;
-    switch (state.at) {
-      case "text":
-        return this.#readText();
-      case "head":
-        return this.#readHead(state.recent);
-      case "arguments":
-        return this.#readArguments(state.scanner);
-      case "tail":
-        return this.#readTail();
-      case "call":
-        return this.#readCall(state.scanner);
-      case "called":
-        return this.#readEnd(state.call);
-      case "lost":
-        if (!this.#options.isConstrained) this.#content += this.#rest;
-        this.#rest = "";
-        return false;
-      default:
-        throw new TypeError(`Unknown state: ${String(state satisfies never)}`);
+    if (this.#isDone) {
+      this.#isOver ||= this.#input.rest.trim() !== "";
+      this.#input.rest = "";
+      return false;
     }
+    return this.#open ? this.#readCalls() : this.#readText();
   }
 
   #readText(): boolean {
-    const begin = this.#rest.indexOf(CALL_BEGIN);
-    const end = begin === -1 ? this.#rest.length - overlapLength(this.#rest, CALL_BEGIN) : begin;
-    this.#addText(this.#rest.slice(0, end));
-    this.#rest = this.#rest.slice(begin === -1 ? end : begin + CALL_BEGIN.length);
-    if (begin === -1) return false;
-    this.#held = "";
-    this.#state = this.#options.isConstrained
-      ? { at: "head", recent: "" }
-      : { at: "call", scanner: new ValueScanner() };
-    return true;
-  }
-
-  #readHead(recent: string): boolean {
-    const searched = recent + this.#rest;
-    const at = searched.indexOf(CONSTRAINED_HEAD_END);
-    if (at === -1) {
-      this.#state = { at: "head", recent: searched.slice(1 - CONSTRAINED_HEAD_END.length) };
-      this.#hold(this.#rest.length);
+    const input = this.#input;
+    const found = this.#pattern.exec(input.rest);
+    if (!found) {
+      this.#passText(input.rest.length - (input.isEnded ? 0 : overlapLength(input.rest, this.#begins)));
       return false;
     }
-    this.#hold(at + CONSTRAINED_HEAD_END.length - recent.length);
-    // The first place counts: no name contains this text.
-    const name = CONSTRAINED_HEAD.exec(this.#held)?.[1];
-    if (name === undefined) return this.#lose();
-    this.#begin({ name: String(JSON.parse(name)), args: "" });
-    this.#state = { at: "arguments", scanner: new ValueScanner() };
-    return true;
-  }
-
-  #readArguments(scanner: ValueScanner): boolean {
-    const { length, isEnd } = scanner.scan(this.#rest);
-    const args = this.#rest.slice(0, length);
-    if (args !== "") this.#toolCalls.push({ index: this.#numCalls - 1, function: { arguments: args } });
-    this.#rest = this.#rest.slice(length);
-    if (isEnd) this.#state = { at: "tail" };
-    return isEnd;
-  }
-
-  #readTail(): boolean {
-    const end = this.#rest.indexOf(CALL_END);
-    this.#rest = this.#rest.slice(end === -1 ? 1 - CALL_END.length : end + CALL_END.length);
-    if (end !== -1) this.#state = { at: "text" };
-    return end !== -1;
-  }
-
-  /** Reads the JSON of a call. Its strings may contain the end mark. */
-  #readCall(scanner: ValueScanner): boolean {
-    if (!scanner.hasBegun) {
-      this.#hold(blankLength(this.#rest));
-      if (this.#rest === "") return false;
-      if (!this.#rest.startsWith("{")) return this.#lose();
-    }
-    const { length, isEnd } = scanner.scan(this.#rest);
-    this.#hold(length);
-    if (!isEnd) return false;
-    const call = parseCall(this.#held);
-    if (!call) return this.#lose();
-    this.#state = { at: "called", call };
-    return true;
-  }
-
-  #readEnd(call: Call): boolean {
-    this.#hold(blankLength(this.#rest));
-    if (this.#rest.startsWith(CALL_END)) {
-      this.#begin(call);
-      this.#rest = this.#rest.slice(CALL_END.length);
-      this.#state = { at: "text" };
+    this.#passText(found.index);
+    const [begin] = found;
+    const mayGrow = this.#begins.some((mark) => mark.length > begin.length && isWithin(input.rest, mark));
+    if (mayGrow && !input.isEnded) return false;
+    const marks = this.#marks.get(begin);
+    const isBlockEnd = marks?.isFence === true && this.#isInBlock;
+    if (!marks || isBlockEnd || (marks.isOnLine && !this.#isOnLine)) {
+      if (isBlockEnd) this.#isInBlock = false;
+      this.#passText(begin.length);
       return true;
     }
-    return CALL_END.startsWith(this.#rest) ? false : this.#lose();
-  }
-
-  /** Moves the beginning of the rest to what is held. */
-  #hold(length: number): void {
-    this.#held += this.#rest.slice(0, length);
-    this.#rest = this.#rest.slice(length);
-  }
-
-  #lose(): true {
-    if (!this.#options.isConstrained) this.#content += CALL_BEGIN + this.#held;
-    this.#held = "";
-    this.#state = { at: "lost" };
+    if (!marks.isOnLine) input.take(begin.length);
+    this.#numBefore = this.#numCalls;
+    this.#open = { marks, reading: this.#reading(marks) };
     return true;
+  }
+
+  *#reading(marks: CallMarks): Reading<ReadCalls> {
+    const input = this.#input;
+    yield* takeBlanks(input);
+    const first = yield* peek(input);
+    const body = marks.bodies.find(([pattern]) => pattern.test(first))?.[1];
+    const calls = body && (yield* body({ input, tools: this.#options.tools, sink: this.#sinkOf(marks) }));
+    if (!calls) return undefined;
+    yield* takeBlanks(input);
+    yield* takeMark(input, marks.ends ?? []);
+    return calls;
+  }
+
+  #sinkOf(marks: CallMarks): CallSink | undefined {
+    const { bound } = this.#options;
+    if (bound === "none" || (bound === "own" && marks !== this.#form)) return undefined;
+    return {
+      begin: (call) => this.#begin(call),
+      pass: (args) => this.#toolCalls.push({ index: this.#numCalls - 1, function: { arguments: args } }),
+    };
+  }
+
+  /** @returns whether the reader has ended */
+  #readCalls(): boolean {
+    if (!this.#open) return false;
+    const { marks, reading } = this.#open;
+    const { done, value: calls } = reading.next();
+    if (!done) return false;
+    const { isEnded, held } = this.#input;
+    const wasPassed = this.#isWithinCall;
+    this.#open = undefined;
+    this.#input.clear();
+    if (calls) for (const call of this.#options.isSingle ? calls.slice(0, 1) : calls) this.#begin(call);
+    else if (wasPassed || (isEnded && this.#isBoundMark(marks))) this.#isCut = isEnded;
+    else this.#addText(held);
+    this.#isInBlock ||= marks.isFence === true && calls === undefined;
+    return true;
+  }
+
+  /** Whether a grammar binds what follows these marks to be a call. */
+  #isBoundMark(marks: CallMarks): boolean {
+    return this.#options.bound !== "none" && marks === this.#form && this.#form.written.trigger !== undefined;
+  }
+
+  #passText(length: number): void {
+    this.#addText(this.#input.take(length));
+    this.#input.clear();
   }
 
   #begin({ name, args }: Call): void {
     const id = this.#options.newId();
-    this.#isAfterCall = true;
+    [this.#isAfterCall, this.#isOnLine] = [true, true];
     this.#toolCalls.push({ index: this.#numCalls++, id, type: "function", function: { name, arguments: args } });
   }
 
@@ -257,76 +231,7 @@ export class ToolCallParser {
     const content = this.#isAfterCall ? text.trimStart() : text;
     if (content !== "") this.#isAfterCall = false;
     this.#content += content;
-  }
-
-  #take(): ParsedOutput {
-    const output = { content: this.#content, toolCalls: this.#toolCalls };
-    [this.#content, this.#toolCalls] = ["", []];
-    return output;
-  }
-}
-
-/** Finds the end of a JSON object or array that arrives in pieces. */
-class ValueScanner {
-  #depth = 0;
-  #isInString = false;
-  #isEscaped = false;
-
-  /** Whether the value's first bracket has come. */
-  get hasBegun(): boolean {
-    return this.#depth > 0;
-  }
-
-  /** @returns the length of the value's part in `text`, and whether the value is complete */
-  scan(text: string): { readonly length: number; readonly isEnd: boolean } {
-    for (let index = 0; index < text.length; index++) {
-      const character = text[index];
-      if (this.#isInString) {
-        if (this.#isEscaped) this.#isEscaped = false;
-        else if (character === "\\") this.#isEscaped = true;
-        else if (character === '"') this.#isInString = false;
-        continue;
-      }
-      if (character === '"') this.#isInString = true;
-      else if (character === "{" || character === "[") this.#depth++;
-      else if ((character === "}" || character === "]") && --this.#depth <= 0) {
-        return { length: index + 1, isEnd: true };
-      }
-    }
-    return { length: text.length, isEnd: false };
-  }
-}
-
-/** Returns the length of the longest end of `text` that is a beginning of `mark`. */
-function overlapLength(text: string, mark: string): number {
-  for (let length = Math.min(text.length, mark.length - 1); length > 0; length--) {
-    if (mark.startsWith(text.slice(-length))) return length;
-  }
-  return 0;
-}
-
-/** Returns the length of the white space of JSON that a text begins with. */
-function blankLength(text: string): number {
-  const end = text.search(/[^ \t\r\n]/);
-  return end === -1 ? text.length : end;
-}
-
-interface Call {
-  readonly name: string;
-  /** Arguments as JSON. */
-  readonly args: string;
-}
-
-function parseCall(text: string): Call | undefined {
-  try {
-    const value: unknown = JSON.parse(text);
-    if (typeof value !== "object" || value === null) return undefined;
-    const { name, arguments: args, parameters }: Readonly<Record<string, unknown>> = { ...value };
-    const given = args ?? parameters ?? {};
-    if (typeof name !== "string" || typeof given !== "object") return undefined;
-    // Values that are nested too deeply for this are no calls.
-    return { name, args: JSON.stringify(given) };
-  } catch {
-    return undefined;
+    const line = text.slice(text.lastIndexOf("\n") + 1);
+    this.#isOnLine = (this.#isOnLine || line.length < text.length) && line.trim() === "";
   }
 }

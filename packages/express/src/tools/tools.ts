@@ -1,9 +1,11 @@
 // Tools of a chat: which may be called, how the model is shown them, and what constrains its calls.
 
 import type { ChatContentPart, ChatMessage, EngineInfo } from "@readme-moe/core";
-import { checkSchemaSizes, type Constraint, type TaggedAnswers } from "@readme-moe/grammar";
+import { checkSchemaSizes, type Constraint, type TaggedAnswers, type TaggedJson } from "@readme-moe/grammar";
 import { invalid } from "../http/errors.ts";
-import { CALL_BEGIN, CALL_END, callHead, callText, ToolCallParser } from "./tool-call-parser.ts";
+import { jsonStyles } from "./call-bodies.ts";
+import { callForm, callText } from "./call-forms.ts";
+import { ToolCallParser, type ToolCallParserOptions } from "./tool-call-parser.ts";
 
 /** A function that the model may call, in the shape of the OpenAI API. */
 export interface ToolDefinition {
@@ -61,9 +63,16 @@ export function usableTools({ tools, tool_choice: choice, parallel_tool_calls: p
   throw invalid("tool_choice", `no function in \`tools\` has the name '${choice.function.name}'`);
 }
 
+/** Facts that calls are bound and read by, besides the request's. */
+export interface CallContext extends Pick<EngineInfo, "chatTemplateKnowsTools" | "toolCallForm"> {
+  /** Whether each call must be valid, whatever the tools say. */
+  readonly toolsStrict: boolean;
+}
+
 /**
- * Constrains an answer: required calls follow the schemas of the tools, and other answers are free until they begin a
- * call. If a schema is not supported, calls that are neither required nor strict are left to the model.
+ * Constrains an answer. Required calls follow the schemas of the tools. Other answers are free until they begin a call
+ * in the model's own form; if a tool is strict, until they begin one in any form. Of a tool that is neither required
+ * nor strict, an unsupported schema is replaced by that of any object.
  *
  * @param compile - compiles the grammar, such as `Grammars.tagged`
  * @returns no constraint where calls are left to the model, and no parser where nothing can be called; the parser's
@@ -73,6 +82,7 @@ export function usableTools({ tools, tool_choice: choice, parallel_tool_calls: p
  */
 export async function constrainCalls(
   fields: ToolFields,
+  { chatTemplateKnowsTools, toolCallForm, toolsStrict }: CallContext,
   compile: (answers: TaggedAnswers) => Promise<Constraint>,
 ): Promise<{
   readonly constraint: Constraint | undefined;
@@ -80,20 +90,49 @@ export async function constrainCalls(
 }> {
   const { callable, isRequired, isSingle } = usableTools(fields);
   if (callable.length === 0) return { constraint: undefined, newParser: undefined };
-  const tags = callable.map(({ function: { name, parameters } }) => {
-    const schema = parameters ?? { type: "object", additionalProperties: false };
-    return { begin: callHead(name), schema, end: `}\n${CALL_END}` };
+  // A model that is told of tools by us is told to write Hermes' form.
+  const form = chatTemplateKnowsTools ? toolCallForm : undefined;
+  const { begin, end, trigger, key = "arguments", separator, isOwn = true } = callForm(form).written;
+  const isStrict = toolsStrict || callable.some((tool) => tool.function.strict === true);
+  const isNeeded = isRequired || isStrict;
+  const heads = (name: string): readonly string[] =>
+    jsonStyles(name, key).map((style) => style.begin.slice(0, style.begin.indexOf(",")));
+  const tags = callable.map((tool): TaggedJson => {
+    const { name, strict } = tool.function;
+    return {
+      name: `function '${name}'`,
+      begin: begin(name),
+      schema: parametersOf(tool),
+      end,
+      others: isRequired || !isStrict ? [] : jsonStyles(name, key).filter((style) => style.begin !== begin(name)),
+      ...(isRequired || toolsStrict || strict ? {} : { fallback: { type: "object" } }),
+    };
   });
+  const triggers = [
+    ...(trigger === undefined ? [] : [trigger]),
+    ...(isStrict ? callable.flatMap((tool) => heads(tool.function.name)) : []),
+  ];
   let constraint: Constraint | undefined;
   try {
-    constraint = await compile({ tags, trigger: isRequired ? undefined : CALL_BEGIN, isSingle });
+    // Free text may look like the beginning of a call that has no mark.
+    const isBound = isNeeded || (isOwn && trigger !== undefined);
+    if (isBound) constraint = await compile({ tags, trigger: isRequired ? undefined : triggers, separator, isSingle });
   } catch (error) {
     if (!(error instanceof TypeError || error instanceof RangeError)) throw error;
-    const isNeeded = isRequired || callable.some((tool) => tool.function.strict === true);
     if (isNeeded) throw invalid("tools", error.message, error);
   }
-  const isConstrained = constraint !== undefined;
-  return { constraint, newParser: (newId) => new ToolCallParser({ isConstrained, newId }) };
+  const hasMark = trigger !== undefined && !(isStrict && !isRequired);
+  const bound: ToolCallParserOptions["bound"] = !constraint ? "none" : hasMark ? "own" : "all";
+  const tools = new Map(callable.map((tool) => [tool.function.name, tool.function.parameters] as const));
+  return { constraint, newParser: (newId) => new ToolCallParser({ form, tools, bound, isSingle, newId }) };
+}
+
+const TYPES = ["type", "$ref", "anyOf", "oneOf", "allOf", "enum", "const"];
+
+/** Returns the schema of a function's arguments, which are an object also where it does not say so. */
+function parametersOf({ function: { parameters } }: ToolDefinition): Readonly<Record<string, unknown>> {
+  if (!parameters) return { type: "object", additionalProperties: false };
+  return TYPES.some((name) => name in parameters) ? parameters : { ...parameters, type: "object" };
 }
 
 /** A message of a request to the chat API. */
@@ -219,8 +258,8 @@ function toolsPrompt(tools: readonly ToolDefinition[]): string {
     ),
     "</tools>",
     "For each call answer with a JSON object of the function's name and arguments within <tool_call></tool_call>:",
-    CALL_BEGIN,
+    "<tool_call>",
     '{"name": <function name>, "arguments": <arguments as a JSON object>}',
-    CALL_END,
+    "</tool_call>",
   ].join("\n");
 }

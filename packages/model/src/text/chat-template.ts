@@ -6,6 +6,8 @@ import {
   ReadMeError,
   type StopAutomaton,
   StopMatcher,
+  type ToolCallForm,
+  toolCallFormOf,
 } from "@readme-moe/core";
 import { isJsonObject, isList } from "../files/read-file.ts";
 import { MeteredTemplate, templateGlobals } from "./metered-template.ts";
@@ -85,7 +87,13 @@ export class ChatTemplate {
   /** Whether the template writes `tools`, and so tells the model itself which tools there are. */
   get knowsTools(): boolean {
     // The source is searched and not run: a template that ignores `tools` renders without an error.
-    return this.#sources.toolUse !== undefined || /\{[{%][^{}]*\btools\b/.test(this.#sources.default);
+    // `message['tools']` is no variable of the template.
+    return this.#sources.toolUse !== undefined || /\{[{%][^{}]*(?<!['".])\btools\b/.test(this.#sources.default);
+  }
+
+  /** Form of calls that the template shows, if it shows one. */
+  get toolCallForm(): ToolCallForm | undefined {
+    return toolCallFormOf(`${this.#sources.toolUse ?? ""}${this.#sources.default}`);
   }
 
   /** Whether the template writes messages of the roles `query` and `document`, as those of rerankers do. */

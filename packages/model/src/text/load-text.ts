@@ -1,5 +1,5 @@
 import { join } from "node:path";
-import { describeValue } from "@readme-moe/core";
+import { describeValue, toolCallMarks } from "@readme-moe/core";
 import type { ModelConfig } from "../config/model-config.ts";
 import { corrupt, notFound, unsupported } from "../files/errors.ts";
 import { isJsonObject, isList, type JsonObject, readJsonFile, readTextFile } from "../files/read-file.ts";
@@ -23,13 +23,20 @@ export interface ModelText {
 /** Loads tokenizer and chat template of a Hugging Face folder. @throws {ReadMeError} naming the file */
 export async function loadFolderText(folder: string): Promise<ModelText> {
   const tokenizer = await loadTokenizer(folder);
-  return { tokenizer, chatTemplate: await loadChatTemplate(folder, tokenizer) };
+  return showingCalls({ tokenizer, chatTemplate: await loadChatTemplate(folder, tokenizer) });
 }
 
 /** Loads tokenizer and chat template from a GGUF file's metadata. @throws {ReadMeError} naming the key */
 export function loadGgufText(path: string, metadata: GgufMetadata): ModelText {
   const tokenizer = ggufTokenizer(metadata, path);
-  return { tokenizer, chatTemplate: ggufChatTemplate(metadata, path, tokenizer) };
+  return showingCalls({ tokenizer, chatTemplate: ggufChatTemplate(metadata, path, tokenizer) });
+}
+
+/** Makes the marks of tool calls a part of answers, also where they are control tokens. */
+function showingCalls(text: ModelText): ModelText {
+  const form = text.chatTemplate?.toolCallForm;
+  if (form !== undefined) text.tokenizer.show(toolCallMarks(form));
+  return text;
 }
 
 /**

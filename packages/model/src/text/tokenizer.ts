@@ -69,7 +69,7 @@ export class Tokenizer {
   readonly #config: JsonObject;
   readonly #spelling: TokenSpelling;
   readonly #addedIds: ReadonlySet<number>;
-  readonly #specialIds: ReadonlySet<number>;
+  readonly #specialIds: Set<number>;
   readonly #bytes: (Uint8Array | undefined)[] = []; // [vocabSize], filled on demand
 
   /** @throws {ReadMeError} `ERR_FILE_CORRUPT`; `ERR_MODEL_UNSUPPORTED` naming what this project does not have */
@@ -178,6 +178,11 @@ export class Tokenizer {
     const text = new TextDecoder("utf-8", { ignoreBOM: true }).decode(bytes);
     const stripped = this.stripsLeadingSpace && text.startsWith(" ") ? text.slice(1) : text;
     return this.cleansUpSpaces ? cleanUp(stripped) : stripped;
+  }
+
+  /** Makes tokens a part of decoded texts. Spellings of control tokens among them are guarded as before. */
+  show(spellings: readonly string[]): void {
+    for (const text of spellings) this.#specialIds.delete(this.#vocabulary.ids.get(text) ?? -1);
   }
 
   /** Checks that the token steers the model and is no part of a text. */

@@ -160,6 +160,7 @@ function appOver(models: ServedModels, { events, limits, batches, flags }: AppPa
       cors: corsOf(flags),
       batches,
       ollama: flags.ollama,
+      toolsStrict: flags.toolsStrict,
       admission: { maxRequests, maxTokens, maxBytes, maxClientShare, maxQueueMs, maxRequestMs },
       hungMs,
       vllmAliases: flags.vllmMetrics,

@@ -34,6 +34,7 @@ export interface ServingFlags {
   readonly restartAttempts?: number;
   readonly restartDelayMs?: number;
   readonly ollama?: true;
+  readonly toolsStrict?: true;
   readonly vllmMetrics?: true;
   readonly json?: true;
 }
@@ -103,6 +104,7 @@ export function servingOptions(): readonly Option[] {
     number("--restart-delay-ms <ms>", "wait before a failed engine is opened again, doubled each time (default: 1000)"),
     number("--restart-attempts <n>", "most attempts to open a failed engine again (default: 10)"),
     new Option("--no-restart", "do not open a failed engine again; /livez then fails"),
+    new Option("--tools-strict", "bind each call of a tool to its schema; requests with other schemas get 400"),
     new Option("--ollama", "add Ollama's API below /api"),
     new Option("--vllm-metrics", "add metrics under vLLM's names"),
     new Option("--json", "log answers and events as JSON, one per line"),
