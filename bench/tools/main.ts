@@ -126,7 +126,7 @@ function parsed(json: string): unknown {
 }
 
 const engine = await ReadMeEngine.open(values.model);
-const app = express().use(readMe.api({ models: { model: recording(engine) } }));
+const app = express().use(readMe.api({ models: { model: recording(engine) }, admission: { maxQueueMs: 600_000 } }));
 const server = createServer(app).listen(0, "127.0.0.1");
 await once(server, "listening");
 const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/v1/chat/completions`;

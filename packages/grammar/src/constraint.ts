@@ -122,8 +122,8 @@ export interface TaggedJson extends Tag {
 export interface TaggedAnswers {
   readonly tags: readonly TaggedJson[];
   /**
-   * Allows free text before, between and after tags. Once `trigger`, or one of several, appears in it, a tag that begins
-   * with it has to follow.
+   * Allows free text before, between and after tags. Once `trigger`, or one of several, appears in it, a tag that
+   * begins with it has to follow.
    */
   readonly trigger?: string | readonly string[] | undefined;
   /** Text between two tags where there is no free text. @default "\n" */
