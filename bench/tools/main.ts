@@ -1,10 +1,10 @@
 // Counts the calls of tools that a real model means, and those that arrive over HTTP: whole and streamed, with tools
 // that are left to the model, required, and strict. What is meant is judged on the raw text by a plain reader.
 //
-//   npm run bench:tools -- --model FILE [--cases 40] [--modes auto,required,strict] [--max-tokens 200] [--show]
-//     [--parallel] [--temperature 0.7]
+//   npm run bench:tools -- --model FILE [--cases 40] [--modes auto,required,strict] [--max-tokens 200]
+//     [--parallel] [--temperature 0.7] [--show | --differences]
 //
-// With --show, each raw text whose calls differ from those that arrived is printed.
+// With --show, each raw text is printed with what arrived; with --differences, those whose calls did not all arrive.
 
 import { once } from "node:events";
 import { createServer } from "node:http";
@@ -27,6 +27,7 @@ const { values } = parseArgs({
     temperature: { type: "string", default: "0" },
     parallel: { type: "boolean", default: false },
     show: { type: "boolean", default: false },
+    differences: { type: "boolean", default: false },
   },
 });
 
@@ -166,7 +167,10 @@ async function countMode(mode: string, isStreamed: boolean): Promise<Counts> {
     counts.calls += answered.calls.length;
     counts.valid += answered.calls.filter(({ name, args }) => validators.get(name)?.(parsed(args)) === true).length;
     if (answered.calls[0]?.name === expected) counts.right++;
-    if (values.show && !isArrived) console.log(`--- ${mode}: ${question}\n${raw}\n=> ${JSON.stringify(answered)}`);
+    if (!values.show && (!values.differences || isArrived)) continue;
+    console.log(
+      `--- ${mode}, ${isArrived ? "as meant" : "not as meant"}: ${question}\n${raw}\n=> ${JSON.stringify(answered)}`,
+    );
   }
   return counts;
 }
