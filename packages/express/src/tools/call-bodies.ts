@@ -107,7 +107,7 @@ function* jsonCall(source: CallSource, { needsArguments, isNested = false }: Jso
   let nested: ReadCalls;
   for (;;) {
     yield* takeBlanks(input);
-    const key = yield* takeString(input, MAX_KEY);
+    const key = yield* takeWord(input, MAX_KEY);
     yield* takeBlanks(input);
     if (key === undefined || (yield* takeMark(input, [":"])) === undefined) return undefined;
     yield* takeBlanks(input);
@@ -119,10 +119,10 @@ function* jsonCall(source: CallSource, { needsArguments, isNested = false }: Jso
       nested = yield* jsonCall(source, { needsArguments, isNested: true });
       if (!nested) return undefined;
     } else if (key === "name" || key === "function") {
-      name = yield* takeString(input, MAX_NAME);
+      name = yield* takeWord(input, MAX_NAME);
       if (name === undefined || !source.tools.has(name)) return undefined;
     } else if (key !== "id" && key !== "type") return undefined;
-    else if ((yield* takeString(input, MAX_NAME)) === undefined) return undefined;
+    else if ((yield* takeWord(input, MAX_NAME)) === undefined) return undefined;
     yield* takeBlanks(input);
     const next = yield* takeMark(input, [",", "}"]);
     if (next === undefined) return undefined;
@@ -132,6 +132,13 @@ function* jsonCall(source: CallSource, { needsArguments, isNested = false }: Jso
   if (sink) return args === undefined ? undefined : [];
   if (name === undefined || (args === undefined && needsArguments)) return undefined;
   return [{ name, args: args ?? "{}" }];
+}
+
+/** Takes a JSON string of characters that names and ids have; it ends at any other one. */
+function* takeWord(input: CallInput, most: number): Reading<string | undefined> {
+  if ((yield* takeMark(input, ['"'])) === undefined) return undefined;
+  const word = yield* takeWhile(input, /[\w.:-]/, most);
+  return (yield* takeMark(input, ['"'])) && word;
 }
 
 /** Passes on the value of a bound call, whose head has to be one of those that the grammar writes. */

@@ -89,12 +89,12 @@ export function overlapLength(text: string, marks: readonly string[]): number {
 }
 
 /** Takes a JSON string. @returns its value; `undefined` if there is none */
-export function* takeString(input: CallInput, most = Infinity): Reading<string | undefined> {
+export function* takeString(input: CallInput): Reading<string | undefined> {
   if ((yield* peek(input)) !== '"') return undefined;
   let text = input.take(1);
   for (let isEscaped = false; ;) {
     const next = yield* peek(input);
-    if (next === "" || text.length > most) return undefined;
+    if (next === "") return undefined;
     text += input.take(1);
     if (isEscaped) isEscaped = false;
     else if (next === "\\") isEscaped = true;
