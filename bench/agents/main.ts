@@ -1,0 +1,176 @@
+// Coding agents from npm on small tasks: how many end without an error of the server, how many are solved, and when the
+// first tokens come.
+//
+//   npm run bench:agents -- [model] [--url URL --name NAME] [--agents qwen-code,opencode] [--tasks 5] [--minutes 20]
+//     [--out FILE.json]
+//
+// With `--url` the agents work with a server that runs already, such as a peer's.
+
+import { execFileSync, spawn } from "node:child_process";
+import { once } from "node:events";
+import { existsSync } from "node:fs";
+import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { parseArgs, stripVTControlCharacters } from "node:util";
+import { markdownTable } from "../kit/report.ts";
+import { type Exchange, record } from "./recorder.ts";
+import { type AgentTask, TASKS, writeTask } from "./tasks.ts";
+
+interface Endpoint {
+  readonly url: string;
+  readonly model: string;
+}
+
+interface Call {
+  readonly program: string;
+  readonly args: readonly string[];
+  readonly environment: Readonly<Record<string, string>>;
+}
+
+const CLIENTS = join(import.meta.dirname, "clients");
+const INSTALLED = join(CLIENTS, "node_modules");
+
+const AGENTS: Readonly<Record<string, (endpoint: Endpoint, prompt: string) => Call>> = {
+  "qwen-code": ({ url, model }, prompt) => ({
+    program: process.execPath,
+    args: [join(INSTALLED, "@qwen-code", "qwen-code", "cli.js"), "--auth-type", "openai", "--yolo", prompt],
+    environment: { OPENAI_BASE_URL: `${url}/v1`, OPENAI_API_KEY: "none", OPENAI_MODEL: model },
+  }),
+  opencode: ({ url, model }, prompt) => ({
+    program: join(INSTALLED, `opencode-linux-${process.arch}`, "bin", "opencode"),
+    args: ["run", "--auto", "--model", `local/${model}`, prompt],
+    environment: {
+      OPENCODE_CONFIG_CONTENT: JSON.stringify({
+        provider: {
+          local: {
+            npm: "@ai-sdk/openai-compatible",
+            options: { baseURL: `${url}/v1`, apiKey: "none" },
+            models: { [model]: { limit: { context: 32_768, output: 4096 } } },
+          },
+        },
+      }),
+      OPENCODE_DISABLE_AUTOUPDATE: "1",
+      OPENCODE_DISABLE_MODELS_FETCH: "1",
+    },
+  }),
+};
+
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: {
+    url: { type: "string" },
+    name: { type: "string" },
+    agents: { type: "string", default: Object.keys(AGENTS).join(",") },
+    tasks: { type: "string", default: String(TASKS.length) },
+    minutes: { type: "string", default: "20" },
+    out: { type: "string" },
+  },
+});
+
+interface Outcome {
+  readonly agent: string;
+  readonly task: string;
+  readonly isSolved: boolean;
+  /** Exit code; null when its time was over. */
+  readonly code: number | null;
+  readonly seconds: number;
+  readonly exchanges: readonly Exchange[];
+  readonly said: string;
+}
+
+if (!existsSync(INSTALLED)) {
+  say("installing the agents, once");
+  // Their optional packages are for other platforms, so that no lockfile fits all.
+  const args = ["install", "--no-package-lock", "--ignore-scripts", "--omit=optional", "--no-audit", "--no-fund"];
+  execFileSync("npm", args, { cwd: CLIENTS, stdio: ["ignore", 2, "inherit"] });
+}
+const folder = await mkdtemp(join(tmpdir(), "readme-moe-agents-"));
+try {
+  await using server = await endpoint();
+  const outcomes: Outcome[] = [];
+  for (const agent of values.agents.split(",")) {
+    for (const task of TASKS.slice(0, Number(values.tasks))) {
+      const outcome = await work(agent, task, server);
+      outcomes.push(outcome);
+      say(rowOf(outcome).join(" | "));
+      if (values.out !== undefined) await writeFile(values.out, JSON.stringify(outcomes, undefined, 2));
+    }
+  }
+  const times = ["headers, ms", "first token, s", "longest silence, s"];
+  const columns = ["agent", "task", "solved", "seconds", "requests", "errors", ...times];
+  console.log(markdownTable({ title: "Agents", columns, rows: outcomes.map(rowOf) }));
+} finally {
+  await rm(folder, { recursive: true, force: true });
+}
+
+/** Starts `readme-moe serve` with its defaults, unless the command names a server. */
+async function endpoint(): Promise<Endpoint & AsyncDisposable> {
+  const { url, name = "model" } = values;
+  if (url !== undefined) return { url, model: name, [Symbol.asyncDispose]: async () => undefined };
+  const [model] = positionals;
+  if (model === undefined) throw new TypeError("Expected a model, or `--url`");
+  const main = join(import.meta.dirname, "..", "..", "packages", "readme-moe", "dist", "main.js");
+  const child = spawn(process.execPath, [main, "serve", model, "--port", "0", "--name", name], {
+    stdio: ["ignore", "pipe", "inherit"],
+  });
+  const [line] = (await once(child.stdout.setEncoding("utf8"), "data")) as [string];
+  const found = /(http:\/\/\S+)\/v1/.exec(line)?.[1];
+  if (found === undefined) throw new Error(`The server printed ${line}`);
+  while (!(await fetch(`${found}/readyz`)).ok) await new Promise((resolve) => setTimeout(resolve, 200));
+  return {
+    url: found,
+    model: name,
+    async [Symbol.asyncDispose]() {
+      child.kill("SIGTERM");
+      await once(child, "exit");
+    },
+  };
+}
+
+async function work(agent: string, task: AgentTask, server: Endpoint): Promise<Outcome> {
+  const callOf = AGENTS[agent];
+  if (!callOf) throw new RangeError(`Expected agents among ${Object.keys(AGENTS).join(", ")}, got \`${agent}\``);
+  const home = await mkdtemp(join(folder, `${agent}-`));
+  const place = join(home, "project");
+  await writeTask(place, task);
+  await using recorder = await record(server.url);
+  const { program, args, environment } = callOf({ ...server, url: recorder.url }, task.prompt);
+  const startMs = performance.now();
+  const child = spawn(program, args, {
+    cwd: place,
+    // The agent's own files stay out of the user's home.
+    env: { PATH: process.env["PATH"], HOME: home, ...environment },
+    stdio: ["ignore", "pipe", "pipe"],
+    timeout: Number(values.minutes) * 60_000,
+  });
+  let said = "";
+  for (const output of [child.stdout, child.stderr]) output.on("data", (piece: Buffer) => (said += piece.toString()));
+  const [code] = (await once(child, "close")) as [number | null];
+  const seconds = (performance.now() - startMs) / 1000;
+  said = stripVTControlCharacters(said);
+  const { exchanges } = recorder;
+  return { agent, task: task.name, isSolved: await task.isSolved(place, said), code, seconds, exchanges, said };
+}
+
+function rowOf({ agent, task, isSolved, code, seconds, exchanges }: Outcome): readonly string[] {
+  const errors = exchanges.filter(({ status, hasError }) => hasError || status >= 400).length;
+  const solved = code === 0 ? (isSolved ? "yes" : "no") : `exit ${code ?? "at its limit"}`;
+  const list = (figure: (exchange: Exchange) => number, digits: number): string =>
+    exchanges.map((one) => figure(one).toFixed(digits)).join(", ");
+  return [
+    agent,
+    task,
+    solved,
+    seconds.toFixed(0),
+    String(exchanges.length),
+    String(errors),
+    list(({ headersMs }) => headersMs, 0),
+    list(({ firstTokenMs }) => firstTokenMs / 1000, 1),
+    Math.max(0, ...exchanges.map(({ longestSilenceMs }) => longestSilenceMs / 1000)).toFixed(1),
+  ];
+}
+
+function say(text: string): void {
+  process.stderr.write(`${text}\n`);
+}
