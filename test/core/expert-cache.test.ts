@@ -40,6 +40,25 @@ function runStep(cache: ExpertCache, running: StepUses, planned?: StepUses): voi
   }
 }
 
+describe("forgetting an expert", () => {
+  test("evicts its units alone, and its number begins as one that was never used", () => {
+    const cache = new ExpertCache({ layout: LAYOUT, budgetBytes: 24 });
+    runStep(cache, everyLayer(1, 2));
+    const layers = Array.from(LAYOUT.layerBytes.keys());
+    const evicted = layers.map((layer) => ({ layer, expert: 1, nextUse: Infinity }));
+    expect(cache.forget(1).toSorted((a, b) => a.layer - b.layer)).toEqual(evicted);
+    cache.checkIntegrity();
+    const { units, numUses, lastUses } = cache.state;
+    expect(Array.from(units, ({ expert }) => expert)).toEqual(layers.map(() => 2));
+    for (const layer of layers) {
+      const [gone, kept] = [1, 2].map((expert) => unitIndex({ layer, expert }, LAYOUT));
+      expect([numUses[gone ?? 0], lastUses[gone ?? 0], numUses[kept ?? 0]]).toEqual([0, -1, 1]);
+    }
+    expect(cache.forget(1)).toEqual([]);
+    expect(cache.counters.evictions).toBe(layers.length);
+  });
+});
+
 describe("entering a layer", () => {
   test("reads the layer's units before those of the next layers, as far as uses are certain and units fit", () => {
     const cache = new ExpertCache({ layout: LAYOUT, budgetBytes: 12 });
