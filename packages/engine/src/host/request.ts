@@ -103,7 +103,7 @@ function wireTokenize(
   const isChat = typeof prompt === "object" && prompt !== null && "messages" in prompt;
   if (typeof prompt !== "string" && !isChat && !isFillIn(prompt)) {
     throw new TypeError(
-      `Expected a text or { messages } or { prefix, suffix } to tokenize, got ${describeValue(prompt)}`,
+      `Expected a text or { messages } to tokenize, or a gap { prefix, suffix }, got ${describeValue(prompt)}`,
     );
   }
   rejectUnknownKeys("options of `tokenize`", options, ["addSpecialTokens", "maxTokens", "signal"]);
