@@ -28,7 +28,8 @@ describe("an engine", () => {
 
   test("says whether its model fills gaps, as a reader of its prompts does", async () => {
     expect(without.info.fillIn).toBeUndefined();
-    expect(engine.info.fillIn).toMatchObject({ family: "qwen2.5-coder" });
+    const prefix = { id: 4096, text: QWEN_MARKS.prefix };
+    expect(engine.info.fillIn).toMatchObject({ family: "qwen2.5-coder", prefix });
     const ids = await engine.tokenize(`<|endoftext|>${Object.values(QWEN_MARKS).join("")}`);
     expect(new Set(engine.info.fillIn?.endTokenIds)).toEqual(new Set(ids));
     await using reader = await openPromptReader(join(folder, "marked", "tiny"));
@@ -41,7 +42,7 @@ describe("an engine", () => {
     expect(await engine.tokenize(GAP)).toEqual(ids);
     expect((await engine.route(GAP)).tokenIds).toEqual(ids);
     const params = { temperature: 0, maxTokens: 8 };
-    const byHand = await complete(engine, { prompt: WRITTEN, params: { ...params, stopTokenIds: ends() } });
+    const byHand = await complete(engine, { prompt: WRITTEN, params });
     const { choices, usage } = await completeAll(engine, { prompt: GAP, params });
     expect(choices[0]).toEqual(byHand);
     expect(usage?.promptTokens).toBe(ids.length);
@@ -54,8 +55,14 @@ describe("an engine", () => {
       const params = { temperature: 0, maxTokens: 3, logitBias: { [id]: 100 } };
       const answer = await complete(engine, { prompt: GAP, params });
       expect(answer).toMatchObject({ ids: [id], text: "", finishReason: "stop" });
+      for (const prompt of [WRITTEN, await engine.tokenize(WRITTEN)]) {
+        expect((await complete(engine, { prompt, params })).ids).toEqual([id]);
+      }
       expect((await complete(engine, { prompt: GAP, params: { ...params, ignoreEos: true } })).ids).toHaveLength(3);
     }
+    const [file = -1] = await engine.tokenize(QWEN_MARKS.file);
+    const other = { prompt: "The captain", params: { temperature: 0, maxTokens: 3, logitBias: { [file]: 100 } } };
+    expect((await complete(engine, other)).ids).toHaveLength(3);
     const stopTokenIds = Array.from({ length: 4000 }, (_, id) => id).slice(5, 8);
     const params = { temperature: 0, maxTokens: 3, logitBias: { 6: 100 }, stopTokenIds };
     expect((await complete(engine, { prompt: GAP, params })).ids).toEqual([6]);

@@ -48,9 +48,8 @@ const written = (before: string, behind: string, files = ""): string =>
   `${files}${QWEN_MARKS.prefix}${before}${QWEN_MARKS.suffix}${behind}${QWEN_MARKS.middle}`;
 
 /** The answer to marks that are written by hand. */
-async function rightAnswer(prompt: string, maxTokens = 8): Promise<string> {
-  const stopTokenIds = engine.info.fillIn?.endTokenIds ?? [];
-  return (await complete(engine, { prompt, params: { temperature: 0, maxTokens, stopTokenIds } })).text;
+async function rightAnswer(prompt: string): Promise<string> {
+  return (await complete(engine, { prompt, params: { temperature: 0, maxTokens: 8 } })).text;
 }
 
 const OPTIONS = { temperature: 0, num_predict: 8 };

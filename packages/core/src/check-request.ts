@@ -1,6 +1,6 @@
 // Checks of a request that every engine makes at once, wherever the model runs.
 
-import { type EngineInfo, type FillInPrompt, type GenerateRequest, isFillIn } from "./engine.ts";
+import { type EngineInfo, type FillInInfo, type FillInPrompt, type GenerateRequest, isFillIn } from "./engine.ts";
 import { expertIndex, isTraceparent } from "./generation.ts";
 import { describeValue, isRecord, rejectUnknownKeys } from "./options.ts";
 import type { SamplingParams } from "./sampling/sampling-params.ts";
@@ -83,13 +83,19 @@ function checkText(name: string, value: unknown): void {
 
 /**
  * Adds the tokens that end what fills a gap to the parameters of such a request, unless it goes on behind end tokens.
- * Wrong parameters are left as they are.
+ * Some clients write the marks themselves. Wrong parameters are left as they are.
  */
 export function withFillInEnds(
   { prompt, params = {} }: Pick<GenerateRequest, "prompt" | "params">,
   { fillIn }: Pick<EngineInfo, "fillIn">,
 ): SamplingParams {
-  if (!isFillIn(prompt) || !fillIn || !isRecord(params) || params.ignoreEos) return params;
+  if (!fillIn || !hasGap(prompt, fillIn) || !isRecord(params) || params.ignoreEos) return params;
   const { stopTokenIds = [] } = params;
   return Array.isArray(stopTokenIds) ? { ...params, stopTokenIds: [...stopTokenIds, ...fillIn.endTokenIds] } : params;
+}
+
+function hasGap(prompt: GenerateRequest["prompt"], { prefix }: FillInInfo): boolean {
+  if (typeof prompt === "string") return prompt.includes(prefix.text);
+  if (typeof prompt !== "object" || prompt === null || "messages" in prompt) return false;
+  return isFillIn(prompt) || Array.prototype.includes.call(prompt, prefix.id);
 }

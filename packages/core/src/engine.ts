@@ -148,6 +148,8 @@ export interface GenerateRequest {
 export interface FillInInfo {
   /** Family whose marks the model has, such as `qwen2.5-coder`. */
   readonly family: string;
+  /** Mark before the text that a gap follows: a text or token ids that have it are a prompt with a gap, too. */
+  readonly prefix: { readonly id: number; readonly text: string };
   /** Tokens that end what fills a gap, beside those that end other completions. */
   readonly endTokenIds: readonly number[];
 }

@@ -355,7 +355,8 @@ export function promptInfo(
 function fillInOf({ pooling, vocabSize }: ModelConfig, tokenizer: ModelText["tokenizer"]): Pick<PromptInfo, "fillIn"> {
   const marks = pooling ? undefined : fillInMarks(tokenizer);
   if (!marks || marks.endTokenIds.some((id) => id >= vocabSize)) return {};
-  return { fillIn: { family: marks.family, endTokenIds: marks.endTokenIds } };
+  const { family, prefix, endTokenIds } = marks;
+  return { fillIn: { family, prefix, endTokenIds } };
 }
 
 /** Describes what a model was made for. */

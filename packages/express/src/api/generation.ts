@@ -1,17 +1,16 @@
 // One client's request to an engine: its parameters, the chunks of its prompts and choices as one stream of pieces, and
 // the formats that answers are sent in.
 
-import {
-  type AcceptedPrompt,
-  type Engine,
-  type EngineInfo,
-  type GenerateChunk,
-  type Generation,
-  isFillIn,
-  type ProcessLogits,
-  type Prompt,
-  type PromptProgress,
-  type SamplingParams,
+import type {
+  AcceptedPrompt,
+  Engine,
+  EngineInfo,
+  GenerateChunk,
+  Generation,
+  ProcessLogits,
+  Prompt,
+  PromptProgress,
+  SamplingParams,
 } from "@readme-moe/core";
 import type { z } from "zod";
 import { type ApiError, callerError, engineError, grammarError, invalid } from "../http/errors.ts";
@@ -136,12 +135,7 @@ export async function consultPolicy(
   });
   ticket.correct(routes.reduce((sum, { tokenIds }) => sum + tokenIds.length, 0));
   for (const { experts } of routes) ticket.routed(experts);
-  // The engine ends a text with a gap by marks of its own, which token ids would not ask for.
-  const prompts = routes.map(({ tokenIds }, index) => {
-    const prompt = input.prompts[index];
-    return isFillIn(prompt) ? prompt : tokenIds;
-  });
-  return { ...input, priority: await ticket.consult(engine.info.experts), prompts };
+  return { ...input, priority: await ticket.consult(engine.info.experts), prompts: routes.map((one) => one.tokenIds) };
 }
 
 /** A chunk of one choice of one prompt. */
