@@ -173,8 +173,8 @@ export const ENGINE_OPTIONS = {
     },
   },
   /**
-   * Memory for keys and values of prompt prefixes, which are reused.
-   * @default a quarter of `kvCacheBytes` where that is given, else two sequences of the whole context, as memory allows
+   * Memory for keys and values of prompt prefixes alone, which are reused; they also take what no sequence needs.
+   * @default a quarter of `kvCacheBytes` where that is given, else 35,840 tokens as far as memory allows
    */
   prefixCacheBytes: {
     kind: "integer",
@@ -182,7 +182,7 @@ export const ENGINE_OPTIONS = {
     flag: {
       syntax: "--prefix-cache <size>",
       about: "memory for keys and values of prompts' beginnings, which later prompts reuse",
-      default: "a quarter of --kv-cache, else two conversations of the whole context, as far as memory allows",
+      default: "a quarter of --kv-cache, else 35840 tokens as far as memory allows",
     },
   },
   /**

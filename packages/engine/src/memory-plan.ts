@@ -35,10 +35,8 @@ export interface MemoryPlan extends Omit<EngineMemory, "kvPrecision"> {
 
 /** Longest context that is planned for a model that has a longer one. */
 const USUAL_CONTEXT_TOKENS = 32_768;
-/** Conversations of the whole context: those that run at once, and those that prefixes keep between their turns. */
-const CONVERSATIONS = 2;
-/** Prefixes that come before a second conversation: two prompts of coding agents. */
-const FIRST_PREFIX_TOKENS = 35_840;
+/** Conversations of the whole context at once, and tokens of prefixes: two prompts of coding agents. */
+const [CONVERSATIONS, PREFIX_TOKENS] = [2, 35_840];
 /** Part of the memory that is free beside weights and process. */
 const FREE_SHARE = 0.5;
 /** Keys and values of running sequences that are planned wherever they fit, at least one sequence of so many tokens. */
@@ -103,10 +101,10 @@ interface Targets {
   readonly least: number;
   /** Running sequences of a machine without much memory. */
   readonly small: number;
-  /** Running sequences before further prefixes, and with all memory that is of use. */
+  /** Running sequences before prefixes, and with all memory that is of use. */
   readonly running: { readonly first: number; readonly most: number };
-  /** Prefixes before further running sequences, and with all memory that is of use; 0 if their size is given. */
-  readonly prefix: { readonly first: number; readonly most: number };
+  /** Prefixes, which come before further running sequences; 0 if their size is given. */
+  readonly prefix: number;
   /** Running sequences and prefixes in parts of the former, where memory is short. */
   readonly parts: number;
 }
@@ -117,17 +115,14 @@ function targetsOf(needs: MemoryNeeds, { contextTokens: asked, maxNumSeqs, prefi
   const all = maxNumSeqs * full;
   const small = Math.min(all, Math.max(SMALL_KV_BYTES / needs.bytesPerToken, Math.min(context, SMALL_KV_TOKENS)));
   const most = Math.min(all, Math.max(CONVERSATIONS * full, small));
-  const leastPrefix = PREFIX_SHARE * most;
-  const mostPrefix = Math.max(leastPrefix, CONVERSATIONS * full);
+  const prefix = Math.max(PREFIX_SHARE * most, Math.min(PREFIX_TOKENS, CONVERSATIONS * full));
   const isGiven = prefixCacheBytes !== undefined;
   return {
     context,
     least: asked === undefined ? Math.min(full, LEAST_CONTEXT_TOKENS) : full,
     small,
     running: { first: Math.max(full, small), most },
-    prefix: isGiven
-      ? { first: 0, most: 0 }
-      : { first: Math.min(mostPrefix, Math.max(leastPrefix, FIRST_PREFIX_TOKENS)), most: mostPrefix },
+    prefix: isGiven ? 0 : prefix,
     parts: isGiven ? 1 : 1 + PREFIX_SHARE,
   };
 }
@@ -152,13 +147,12 @@ function roomFor({ least, small, parts }: Targets, { needs, options, freeBytes }
   return Math.max(FREE_SHARE * besideBytes, Math.min(smallBytes, besideBytes), leastBytes);
 }
 
-/** Divides room for tokens: one conversation, prefixes, further conversations, further prefixes. */
+/** Divides room for tokens: one conversation, prefixes, further conversations. */
 function divide(room: number, { least, running, prefix, parts }: Targets): { running: number; prefix: number } {
   const first = Math.min(Math.max(room / parts, least), running.first);
-  const firstPrefix = Math.min(room - first, prefix.first);
-  const more = Math.min(room - first - firstPrefix, running.most - first);
-  const morePrefix = Math.min(room - first - firstPrefix - more, prefix.most - firstPrefix);
-  return { running: first + more, prefix: firstPrefix + morePrefix };
+  const kept = Math.min(room - first, prefix);
+  const more = Math.min(room - first - kept, running.most - first);
+  return { running: first + more, prefix: kept };
 }
 
 /** Chooses the context for a user who asks for none: more than usual only where the smallest plan has room for it. */
