@@ -2,13 +2,7 @@
 // where no other can be had.
 
 import { parseArgs } from "node:util";
-import {
-  addressLine,
-  sayPacking,
-  serveChatbot,
-  type ServeChatbotOptions,
-  stopSignal,
-} from "./chatbot/server/serve-chatbot.ts";
+import { addressLine, serveChatbot, type ServeChatbotOptions, stopSignal } from "./chatbot/server/serve-chatbot.ts";
 import { openBrowser } from "./open-browser.ts";
 import { pocketExperts, POCKET, run, type PocketExpertsOptions } from "./pocket-experts.ts";
 import { SHIPPED_EXPERTS, talkingModel, type TalkingModelOptions } from "./talking-model.ts";
@@ -41,7 +35,7 @@ export async function firstMinute(args: readonly string[], options: FirstMinuteO
   const models = talking ?? { paths: await pocketPaths(options) };
   console.log("Opening a chat …");
   const common = { precisions: ["int8"], maxNumBatchedSeqs: 4, host: "127.0.0.1" } as const;
-  const chatbot = await serveChatbot({ ...models, ...common, port, onPacking: sayPacking });
+  const chatbot = await serveChatbot({ ...models, ...common, port, say: console.log });
   console.log(`${addressLine(chatbot)}${exit ? "" : " (Ctrl-C stops it)"}`);
   if (!exit) {
     if (talking !== undefined) console.log(NEXT);

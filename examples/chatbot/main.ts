@@ -5,7 +5,7 @@ import { parseArgs } from "node:util";
 import { pocketExperts, POCKET } from "../pocket-experts.ts";
 import { runProgram } from "../run-program.ts";
 import type { PrecisionName } from "./server/open-models.ts";
-import { addressLine, sayPacking, serveChatbot, stopSignal } from "./server/serve-chatbot.ts";
+import { addressLine, serveChatbot, stopSignal } from "./server/serve-chatbot.ts";
 
 const HELP = `Usage: npm run chatbot -- [options]
 
@@ -26,7 +26,7 @@ async function main(): Promise<void> {
     return;
   }
   const paths = flags.model ?? [await pocketExperts(), POCKET];
-  const chatbot = await serveChatbot({ ...flags, paths, precisions: flags.precision, onPacking: sayPacking });
+  const chatbot = await serveChatbot({ ...flags, paths, precisions: flags.precision, say: console.log });
   console.log(`${addressLine(chatbot)} (Ctrl-C stops it)`);
   await stopSignal();
   await chatbot.close();

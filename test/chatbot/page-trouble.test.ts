@@ -4,9 +4,10 @@
 import { once } from "node:events";
 import { createServer } from "node:http";
 import type { AddressInfo } from "node:net";
+import express from "express";
 import type { Browser, CDPSession, Page } from "playwright-core";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test } from "vitest";
-import { chatbot } from "../../examples/chatbot/server/chatbot.ts";
+import { chatbot, loadingPage } from "../../examples/chatbot/server/chatbot.ts";
 import type { OpenedModel } from "../../examples/chatbot/server/live-model.ts";
 import {
   builtPage,
@@ -52,6 +53,37 @@ describe.skipIf(executablePath === undefined)("the page in trouble (skipped with
     onTestFinished(() => server[Symbol.asyncDispose]());
     return server.url;
   };
+
+  test("shows how far the models are while they load, and goes on when they are there", async () => {
+    let stage = "tiny: packing weights, 40 %";
+    let app = loadingPage({ pageFolder }, () => stage);
+    const real = appOf(async function* () {
+      yield "done";
+    });
+    const server = await listen(express().use((request, response, next) => void app(request, response, next)));
+    onTestFinished(() => server[Symbol.asyncDispose]());
+    const context = await browser.newContext();
+    onTestFinished(() => context.close());
+    const page = await context.newPage();
+    await page.goto(server.url);
+    await page.getByText("Loading tiny: packing weights, 40 %").waitFor();
+    stage = "tiny: measuring the speed";
+    await page.getByText("Loading tiny: measuring the speed").waitFor();
+    await page.locator("#composer:focus").waitFor();
+    app = real;
+    await page.locator("[data-ready]").waitFor();
+    await say(page, "Hello");
+    expect(await lastAnswer(page)).toBe("done");
+    expect(await page.getByText("not reachable").count()).toBe(0);
+  });
+
+  test("does not take the focus on a phone, whose keyboard would cover the page", async () => {
+    const url = await serve(async function* () {
+      yield "done";
+    });
+    const { page } = await watchedPage(browser, url, { hasTouch: true, isMobile: true });
+    expect(await page.locator("#composer:focus").count()).toBe(0);
+  });
 
   test("shows text while it streams, and stops an answer", async () => {
     const [goOn, wasAborted] = [gate(), gate()];

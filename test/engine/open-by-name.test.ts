@@ -44,7 +44,7 @@ test("a short name is downloaded, answers as the files do, and stays while the e
   };
   const options = { cacheFolder, precision: "fp32", isolation: "process", threads: 2 } as const;
   const engine = await ReadMeEngine.open("qwen3:0.6b", { ...options, onProgress });
-  expect(stages).toEqual(["downloading", "opening", "building", "loading"]);
+  expect(stages).toEqual(["downloading", "opening", "tokenizer", "building", "loading", "measuring"]);
   const ids = await Promise.all(
     cases.map(async ({ text }) => (await complete(engine, { prompt: text, params: greedy })).ids),
   );

@@ -99,7 +99,9 @@ test("an error is a fault of the engine or not", () => {
   }
 });
 
-const works = ({ state, isHung }: JudgedModel) => state === "ready" && !isHung;
+/** Also one that is opened for a request, unless its last opening has failed. */
+const works = ({ state, isHung, code }: JudgedModel) =>
+  !isHung && (state === "ready" || state === "opening" || (state === "closed" && code === undefined));
 const isLost = ({ state, isHung }: JudgedModel) => state === "failed" || state === "failing" || isHung;
 
 test("the routes of health answer by the rules, for all pairs of models in all states", () => {

@@ -3,6 +3,7 @@
 import { copyFile, mkdir, open, readdir, readFile, rename, rm, truncate, utimes, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { cachedData } from "@readme-moe/model";
+import { fingerprintOf } from "../../packages/model/src/cache/cached-data.ts";
 import { describe, expect, test } from "vitest";
 import { ENTRY_DAMAGES, onlyEntry } from "../support/cached-entry.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
@@ -210,4 +211,21 @@ test("removes the old entry of a killed maker, and keeps that of a slow one", as
   const names = await readdir(join(cache, KIND));
   expect(names).toContain(".building-slow");
   expect(names).not.toContain(".building-killed");
+});
+
+test("hashing a large file tells how far it is, and not at all what is remembered or small", async () => {
+  const folder = await temporaryFolder();
+  const [large, small] = [join(folder, "large"), join(folder, "small")];
+  const bytes = 100 * 2 ** 20;
+  await writeFile(large, "");
+  await truncate(large, bytes);
+  await writeFile(small, "small");
+  const fingerprint = await fingerprintOf([large, small]);
+  const told: (readonly number[])[] = [];
+  const onHashed = (...progress: readonly number[]): void => void told.push(progress);
+  const first = await fingerprint(folder, onHashed);
+  expect(told).toEqual([32, 64, 96].map((megabytes) => [megabytes * 2 ** 20, bytes]));
+  told.length = 0;
+  expect(await fingerprint(folder, onHashed)).toBe(first);
+  expect(told).toEqual([]);
 });

@@ -1,8 +1,8 @@
-// Progress of downloads: sums over files, the rate of the last seconds, time left. Time is passed in.
+// Progress of downloads and of opening models: sums over files, the rate of the last seconds, time left, and lines.
 
 import { describe, expect, test } from "vitest";
 import { DownloadMeter } from "../../packages/readme-moe/src/library/download-meter.ts";
-import { downloadLine } from "../../packages/readme-moe/src/library/show-download.ts";
+import { downloadLine, loadingLine, LoadingLines } from "../../packages/readme-moe/src/library/show-download.ts";
 import { countText, durationText, sizeText } from "../../packages/readme-moe/src/library/sizes.ts";
 import * as fc from "../support/fast-check.ts";
 
@@ -128,5 +128,26 @@ describe("texts", () => {
       "downloading x.gguf: 45 % of 100 MB, 11.0 MB/s, 5 s left",
     );
     expect(downloadLine("empty", { ...state, doneBytes: 0, ofBytes: 0 })).toContain("100 % of 0.00 kB");
+  });
+});
+
+describe("lines about the opening of a model", () => {
+  const rate = { bytesPerSecond: undefined, secondsLeft: undefined };
+
+  test("have what is known", () => {
+    const packing = { stage: "building", doneBytes: 45 * MB, ofBytes: 100 * MB } as const;
+    expect(loadingLine("tiny", { ...packing, ...rate })).toBe("tiny: packing weights, 45 % of 100 MB");
+    expect(loadingLine("tiny", { ...packing, bytesPerSecond: 11 * MB, secondsLeft: 5 })).toBe(
+      "tiny: packing weights, 45 % of 100 MB, 5 s left",
+    );
+    const measuring = { stage: "measuring", doneBytes: 0, ofBytes: 0 } as const;
+    expect(loadingLine("tiny", { ...measuring, ...rate })).toBe("tiny: measuring the speed …");
+  });
+
+  test("come to a log every five seconds, and never for what takes less", () => {
+    const lines = new LoadingLines();
+    const due = Array.from({ length: 130 }, (_, index) => index * 100).filter((nowMs) => lines.isDue(nowMs));
+    expect(due).toEqual([5000, 10_000]);
+    expect(new LoadingLines().isDue(1e6)).toBe(false);
   });
 });

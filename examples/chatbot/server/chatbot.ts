@@ -20,14 +20,17 @@ const CONTENT_SECURITY_POLICY = [
   "frame-ancestors 'none'",
 ].join("; ");
 
-export interface ChatbotOptions {
-  /** Models to serve; requests without a model's name get the first. */
-  readonly models: readonly OpenedModel[];
+interface PageOptions {
   /** Folder of the built page. */
   readonly pageFolder: string;
-  readonly readers?: ReaderOptions | undefined;
   /** Whether only pages of this machine may send requests. @default false */
   readonly isLocal?: boolean | undefined;
+}
+
+export interface ChatbotOptions extends PageOptions {
+  /** Models to serve; requests without a model's name get the first. */
+  readonly models: readonly OpenedModel[];
+  readonly readers?: ReaderOptions | undefined;
 }
 
 export interface Chatbot {
@@ -35,9 +38,23 @@ export interface Chatbot {
   readonly served: ServedModels;
 }
 
-export function chatbot({ models, pageFolder, readers, isLocal = false }: ChatbotOptions): Chatbot {
+export function chatbot({ models, readers, ...page }: ChatbotOptions): Chatbot {
   const engines = Object.fromEntries(models.map(({ name, engine }) => [name, engine]));
   const served = new ServedModels(engines, { defaultModel: models[0]?.name, restart: true });
+  const app = pageApp(page);
+  app.use("/live", liveRoutes(models.map((model) => new LiveModel(model, readers))));
+  app.use(readMe({ models: served }));
+  return { app, served };
+}
+
+/** Makes an app with the page alone, which says that the models are loading. @param stage - what is done now */
+export function loadingPage(page: PageOptions, stage: () => string): Express {
+  return pageApp(page).use((_, response) => {
+    response.status(503).set("Retry-After", "1").json({ loading: stage() });
+  });
+}
+
+function pageApp({ pageFolder, isLocal = false }: PageOptions): Express {
   const app = express().disable("x-powered-by");
   if (isLocal) app.use(localHostsOnly);
   app.use((_, response, next) => {
@@ -49,8 +66,5 @@ export function chatbot({ models, pageFolder, readers, isLocal = false }: Chatbo
     next();
   });
   app.use("/assets", express.static(join(pageFolder, "assets"), { immutable: true, maxAge: "1y" }));
-  app.use(express.static(pageFolder));
-  app.use("/live", liveRoutes(models.map((model) => new LiveModel(model, readers))));
-  app.use(readMe({ models: served }));
-  return { app, served };
+  return app.use(express.static(pageFolder));
 }

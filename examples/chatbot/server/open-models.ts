@@ -1,7 +1,7 @@
 // Opens each model in each wanted precision.
 
-import { type ExpertLayout, ReadMeError } from "@readme-moe/core";
-import { expertLayout, openPromptReader, type OpenOptions, ReadMeEngine } from "@readme-moe/engine";
+import { type ExpertLayout, type LoadProgress, ReadMeError } from "@readme-moe/core";
+import { expertLayout, openPromptReader, ReadMeEngine } from "@readme-moe/engine";
 import type { FleetEngine } from "@readme-moe/fleet";
 import { modelName, openModel, resolveModel } from "@readme-moe/model";
 import type { OpenedModel } from "./live-model.ts";
@@ -18,8 +18,8 @@ export interface OpenModelsOptions {
   readonly loras?: Readonly<Record<string, string>> | undefined;
   /** Most sequences in one step. A scheduler has a choice only if others wait. */
   readonly maxNumBatchedSeqs: number;
-  /** Called once before a model's weights are packed for this processor, which takes seconds for a small one. */
-  readonly onPacking?: (() => void) | undefined;
+  /** Called while a model is opened, with its name. */
+  readonly onProgress?: ((name: string, progress: LoadProgress) => void) | undefined;
   /** URL of a fleet whose workers run the models. @default this machine runs them */
   readonly fleet?: string | undefined;
 }
@@ -31,7 +31,7 @@ export async function openModels({
   memoryBytes,
   loras: given = {},
   maxNumBatchedSeqs,
-  onPacking,
+  onProgress,
   fleet,
 }: OpenModelsOptions): Promise<OpenedModel[]> {
   const opened: OpenedModel[] = [];
@@ -49,7 +49,10 @@ export async function openModels({
         const { layerBytes, expertCacheBytes } = precision === "int8" && layout ? budget(layout, memoryBytes) : {};
         const loras = layout || Object.keys(given).length === 0 ? undefined : given;
         const options = { precision, expertCacheBytes, maxNumBatchedSeqs, loras };
-        const engine = await ReadMeEngine.open(path, { ...options, onProgress: oncePacking(onPacking) });
+        const engine = await ReadMeEngine.open(path, {
+          ...options,
+          onProgress: (progress) => onProgress?.(name, progress),
+        });
         opened.push({ name, title, engine, layerBytes });
       }
     }
@@ -60,15 +63,6 @@ export async function openModels({
     const advice = "if the file is damaged, delete it, and the next start downloads or makes it again";
     throw new ReadMeError(error.code, `${error.message}; ${advice}`, { cause: error });
   }
-}
-
-/** Listens to the progress of opening, and calls back at the first sign of packing. */
-function oncePacking(onPacking: OpenModelsOptions["onPacking"]): OpenOptions["onProgress"] {
-  let isPacking = false;
-  return ({ stage }) => {
-    if (stage === "building" && !isPacking) onPacking?.();
-    isPacking ||= stage === "building";
-  };
 }
 
 /** Opens a front of a fleet, which reads prompts and holds no weights. */

@@ -7,9 +7,9 @@ import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { buildPage } from "./build-page.ts";
-import { ReadMeError } from "@readme-moe/core";
+import { type LoadProgress, loadText, ReadMeError } from "@readme-moe/core";
 import { isLoopback } from "@readme-moe/express";
-import { chatbot } from "./chatbot.ts";
+import { chatbot, loadingPage } from "./chatbot.ts";
 import { openModels, type OpenModelsOptions } from "./open-models.ts";
 
 const DEFAULT_PORT = 8484;
@@ -18,6 +18,8 @@ export interface ServeChatbotOptions extends OpenModelsOptions {
   /** @default 8484, or any free port if that is taken */
   readonly port?: number | undefined;
   readonly host: string;
+  /** Tells what is done until the chat is ready. @default nothing is told */
+  readonly say?: ((text: string) => void) | undefined;
 }
 
 export interface RunningChatbot {
@@ -29,20 +31,34 @@ export interface RunningChatbot {
 }
 
 /** @throws {ReadMeError | RangeError} as `openModels`; `ERR_RUNTIME` when the port is taken */
-export async function serveChatbot({ port, host, ...options }: ServeChatbotOptions): Promise<RunningChatbot> {
-  const models = await openModels(options);
+export async function serveChatbot(asked: ServeChatbotOptions): Promise<RunningChatbot> {
+  const { port, host, say = () => undefined, ...options } = asked;
+  const isLocal = isLoopback(host);
   // Each process has its own, as several may run at the same time.
   const pageFolder = await mkdtemp(join(tmpdir(), "readme-moe-chatbot-"));
   const removePage = () => rm(pageFolder, { recursive: true, force: true });
+  let stage = "the models are opened";
+  // The page is there before the models are, and shows how far they are.
+  let app = loadingPage({ pageFolder, isLocal }, () => stage);
+  const server = createServer((request, response) => void app(request, response));
   try {
     await buildPage(pageFolder);
-    const { app, served } = chatbot({ models, pageFolder, isLocal: isLoopback(host) });
-    const server = createServer(app);
     await listen(server, host, port);
     const { address, port: taken, family } = server.address() as AddressInfo;
-    const name = family === "IPv6" ? `[${address}]` : address;
+    const url = `http://${family === "IPv6" ? `[${address}]` : address}:${taken}`;
+    say(`Opening the models; ${url} shows how far they are`);
+    let isPacking = false;
+    const onProgress = (name: string, progress: LoadProgress): void => {
+      stage = `${name}: ${loadText(progress)}`;
+      if (progress.stage === "building" && !isPacking) say("Packing the weights for this processor …");
+      isPacking ||= progress.stage === "building";
+    };
+    const models = await openModels({ ...options, onProgress });
+    const opened = chatbot({ models, pageFolder, isLocal });
+    const { served } = opened;
+    ({ app } = opened);
     return {
-      url: `http://${name}:${taken}`,
+      url,
       isElsewhere: port === undefined && taken !== DEFAULT_PORT,
       async close() {
         await served.drain({ deadlineMs: 2000 });
@@ -52,7 +68,9 @@ export async function serveChatbot({ port, host, ...options }: ServeChatbotOptio
       },
     };
   } catch (error) {
-    await Promise.all([removePage(), ...models.map(({ engine }) => engine.dispose())]);
+    server.close();
+    server.closeAllConnections();
+    await removePage();
     throw error;
   }
 }
@@ -70,10 +88,6 @@ async function listen(server: Server, host: string, port: number | undefined): P
     }
     await once(server.listen(0, host), "listening");
   }
-}
-
-export function sayPacking(): void {
-  console.log("Packing the weights for this processor, once …");
 }
 
 /** Returns the line that names the address of a chat. */

@@ -1,5 +1,6 @@
 import { EventEmitter } from "eventemitter3";
 import type { ErrorLink } from "./errors.ts";
+import type { LoadStage } from "./loading.ts";
 
 /** One run through all layers, as the expert cache saw it. */
 export interface ExpertRun {
@@ -203,6 +204,31 @@ export interface ReadMeEvents {
     readonly name: string;
     /** Its state before. */
     readonly from: "failing" | "hung";
+  }) => void;
+  /** A server opens a model. */
+  "model:loading": (event: {
+    readonly name: string;
+    readonly stage: LoadStage;
+    /** Bytes of this stage that are done. */
+    readonly doneBytes: number;
+    /** All bytes of this stage; 0 where they are unknown. */
+    readonly ofBytes: number;
+    /** Rate of the last seconds, once it is known. */
+    readonly bytesPerSecond: number | undefined;
+    /** Time left of this stage at that rate. */
+    readonly secondsLeft: number | undefined;
+  }) => void;
+  /** A server opened a model that a request had asked for. */
+  "model:opened": (event: { readonly name: string; readonly durationMs: number }) => void;
+  /** A server closed a model: no request had come for a while, or another model needed its memory. */
+  "model:closed": (event: { readonly name: string }) => void;
+  /** A model that a request had asked for could not be opened, or its engine has failed. A later request opens it. */
+  "model:open-failed": (event: {
+    readonly name: string;
+    /** Time until a request may open it again. */
+    readonly retryInMs: number;
+    /** The error and its causes, outermost first. */
+    readonly causes: readonly ErrorLink[];
   }) => void;
   /** A server admitted a request and reserved a place for it. */
   "request:admitted": (event: {

@@ -49,6 +49,16 @@ export {
   type StreamedResidency,
 } from "./engine.ts";
 export { type ExpertRun, type KernelInfo, ReadMeEmitter, type ReadMeEvents } from "./events.ts";
+export {
+  LOAD_STAGES,
+  LoadMeter,
+  type LoadProgress,
+  type LoadStage,
+  loadText,
+  type MeteredProgress,
+  type Rate,
+  RateMeter,
+} from "./loading.ts";
 export type { ArtefactStore, TaskFlow } from "./task-flow.ts";
 export { errorChain, type ErrorLink, ReadMeError, type ReadMeErrorCode, type ReadMeErrorOptions } from "./errors.ts";
 export {
@@ -128,6 +138,7 @@ export {
   nearestName,
   numberOption,
   type OptionChecks,
+  parseDurationMs,
   rejectUnknownKeys,
 } from "./options.ts";
 export {

@@ -92,6 +92,25 @@ export function choiceOption<Choice extends string>(name: string, value: unknown
   );
 }
 
+const UNITS_MS: Readonly<Record<string, number>> = { ms: 1, s: 1000, m: 60_000, h: 3_600_000 };
+
+/**
+ * Parses a duration as Ollama and Go write it, such as `5m`, `1h30m` or `300`, which are seconds.
+ * @returns ms, `Infinity` for a negative duration, and `undefined` for anything else
+ */
+export function parseDurationMs(text: string): number | undefined {
+  const [, sign, amount = ""] = /^([+-]?)(.*)$/s.exec(text.trim()) ?? [];
+  const isDuration = /^(?:\d+(?:\.\d+)?(?:ms|[smh]))+$/.test(amount);
+  if (!isDuration && !/^\d+(?:\.\d+)?$/.test(amount)) return undefined;
+  if (sign === "-") return Infinity;
+  if (!isDuration) return Number(amount) * 1000;
+  const parts = amount.matchAll(/(\d+(?:\.\d+)?)(ms|[smh])/g);
+  return Array.from(parts, ([, number, unit = ""]) => Number(number) * (UNITS_MS[unit] ?? 0)).reduce(
+    (a, b) => a + b,
+    0,
+  );
+}
+
 /** @throws {TypeError} if `value` is given and is no function */
 export function functionOption<Value>(name: string, value: Value): Value {
   if (value === undefined || typeof value === "function") return value;

@@ -28,6 +28,6 @@ export { openPromptReader } from "./host/prompt-reader.ts";
 export { ReadMeEngine } from "./host/read-me-engine.ts";
 export { KernelRunner, type KernelRunnerOptions } from "./kernel-runner.ts";
 export { openExperts, type OnExpertAdded } from "./experts/loras.ts";
-export type { LoadProgress } from "./protocol.ts";
+export type { LoadProgress } from "@readme-moe/core";
 export type { StepLogits, StepRunner, StepSequence } from "./step-runner.ts";
 export { kernelInfo, kernelThreads } from "@readme-moe/kernel";

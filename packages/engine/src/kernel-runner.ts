@@ -1,6 +1,12 @@
 // Steps of a model in the kernel: one call per step, or one per layer if experts are streamed.
 
-import { everythingResident, integerOption, type KernelInfo, type Residency } from "@readme-moe/core";
+import {
+  everythingResident,
+  integerOption,
+  type KernelInfo,
+  type LoadProgress,
+  type Residency,
+} from "@readme-moe/core";
 import {
   loraFactors,
   describeModel,
@@ -26,7 +32,6 @@ import { Loras } from "./experts/loras.ts";
 import { NamedExperts } from "./experts/named-experts.ts";
 import { MixtureSequences, RoutedExperts, type RoutedExpertsOptions } from "./experts/routed-experts.ts";
 import { UnitFile } from "./experts/unit-file.ts";
-import type { LoadProgress } from "./protocol.ts";
 import type { StepLogits, StepRunner, StepSequence } from "./step-runner.ts";
 import { kvPrecisionOf } from "./memory-sizes.ts";
 

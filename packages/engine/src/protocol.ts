@@ -12,6 +12,7 @@ import {
   type EngineVocabulary,
   type ErrorLink,
   type FillInPrompt,
+  type LoadProgress,
   type LogitsContext,
   type PromptInfo,
   type PromptProgress,
@@ -149,14 +150,6 @@ export type ToWorker =
   | { readonly type: "close" }
   /** Ends the worker between two steps, without an answer and without releasing anything. */
   | { readonly type: "end" };
-
-/** Progress of opening a model. `ofBytes` is 0 where the total is unknown. */
-export interface LoadProgress {
-  /** "downloading" comes first, for a model that is not on this machine; "building" only when nothing is cached. */
-  readonly stage: "downloading" | "opening" | "building" | "loading";
-  readonly doneBytes: number;
-  readonly ofBytes: number;
-}
 
 export interface WireAccepted extends AcceptedPrompt {
   readonly requestId: string;

@@ -20,15 +20,24 @@ export type { CorsOptions } from "./edge/guard.ts";
 export type { Authorize } from "./edge/guard.ts";
 export type { ExpertsOptions, ExpertUse } from "./edge/experts.ts";
 export type {
+  AcquireOptions,
   Asking,
   DrainOptions,
+  EnginesByName,
+  ListedModel,
+  MayName,
+  ModelOpening,
+  ModelSource,
+  OnDemandModel,
   RestartOptions,
+  ServedExpert,
+  ServedModel,
   ServedModelsOptions,
   ShareTraffic,
   SwapOptions,
 } from "./edge/models/options.ts";
 export type { Lease, ModelCondition, ModelState } from "./edge/models/model-entry.ts";
-export { ServedModels, type MayName, type ServedExpert, type ServedModel } from "./edge/served-models.ts";
+export { ServedModels } from "./edge/served-models.ts";
 export type { BatchesOptions, BatchQueue } from "./batches/options.ts";
 export type { ResponsesOptions } from "./responses/store.ts";
 export type { ReadMeApiOptions, ReadMeOperationsOptions, ReadMeOptions, ServingOptions } from "./services.ts";

@@ -18,6 +18,7 @@ import { type ExpertsOptions, resolveExpertsOptions } from "./edge/experts.ts";
 import { checkVersion, cors, type CorsOptions, guard, type GuardOptions } from "./edge/guard.ts";
 import { collectMetrics, type MetricsOptions } from "./edge/metrics.ts";
 import { Heartbeat, operations, type OperationsOptions } from "./edge/operations.ts";
+import type { EnginesByName } from "./edge/models/options.ts";
 import { reportOutcomes, ServedModels } from "./edge/served-models.ts";
 import type { Handler, Step } from "./http/request.ts";
 import { asStep, joinTables, type Route, routesByPath, type RouteTable, schemaOf } from "./http/routes.ts";
@@ -30,8 +31,11 @@ import { API_ROUTES, type ApiRoute, OPERATIONS_ROUTES, type RoutePart, type Rout
 export interface ServingOptions {
   /** One engine, served under the name that it was opened by: a short name, or that of its folder or file. */
   readonly engine?: Engine | undefined;
-  /** Engines by the names that clients use. A promise of an engine counts as loading until it resolves. */
-  readonly models?: ServedModels | Readonly<Record<string, Engine | PromiseLike<Engine>>> | undefined;
+  /**
+   * Engines by the names that clients use, or how to open them. A promise counts as loading until it resolves. A model
+   * with `open` and `bytes` is opened when a request asks for it; `new ServedModels` has options for these.
+   */
+  readonly models?: ServedModels | EnginesByName | undefined;
   /** Limits of requests that are admitted at the same time. */
   readonly admission?: Admission | AdmissionOptions | undefined;
   /** Emitter for events about requests. @default the emitter of `models` */

@@ -1,6 +1,6 @@
 // Opens what `<model>` names: as a path, a model with its router and runner, or an engine.
 
-import { ReadMeError, type PreGatingRouter } from "@readme-moe/core";
+import { type LoadProgress, ReadMeError, type PreGatingRouter } from "@readme-moe/core";
 import {
   KernelRunner,
   type MemoryPlan,
@@ -17,17 +17,18 @@ import {
   isPublished,
   type LoraSet,
   type Model,
+  modelName,
   openModel,
   resolveCacheFolder,
   resolveModel,
   RUNNING_PRECISION,
 } from "@readme-moe/model";
 import { openRouter } from "@readme-moe/router";
-import { shownDownload } from "./library/show-download.ts";
+import { shownDownload, shownLoading } from "./library/show-download.ts";
 import { loraFolders } from "./loras/find-adapters.ts";
 import { type LoraArgument, type EngineFlags, engineOptionsOf, type RuntimeFlags } from "./options.ts";
 import { openTraceFile, type TraceFile } from "./trace-file.ts";
-import { showLoading, showStatus } from "./terminal.ts";
+import { showStatus } from "./terminal.ts";
 
 /** Description of `<model>` in help texts. */
 export const MODEL_ARGUMENT = "model folder, GGUF or ONNX file, short name (qwen3:0.6b), or hub id (organisation/name)";
@@ -38,12 +39,18 @@ type FileFlags = Pick<RuntimeFlags, "cacheFolder" | "precision">;
 /**
  * Resolves `<model>` as `resolveModel` does, with progress on a terminal.
  * @param flags - those of a command that runs the model; others take the most exact weights of a short name
+ * @param onLoading - gets the progress of a download @default the terminal shows it
  */
-export async function modelPath(name: string, signal: AbortSignal, flags?: FileFlags): Promise<string> {
+export async function modelPath(
+  name: string,
+  signal: AbortSignal,
+  flags?: FileFlags,
+  onLoading?: (progress: LoadProgress) => void,
+): Promise<string> {
   const cacheFolder = flags?.cacheFolder;
   const precision = flags && (flags.precision ?? RUNNING_PRECISION);
   try {
-    return await resolveModel(name, { cacheFolder, precision, signal, ...shownDownload() });
+    return await resolveModel(name, { cacheFolder, precision, signal, ...shownDownload(undefined, onLoading) });
   } finally {
     showStatus();
   }
@@ -184,21 +191,27 @@ export async function plannedMemory(
 }
 
 /**
- * Opens an engine, with progress on a terminal.
+ * Opens an engine.
+ * @param onLoading - gets the progress @default a terminal or a log shows it
  * @throws {TypeError} if flags contradict each other
  */
-export async function openEngine(name: string, flags: EngineFlags, signal: AbortSignal): Promise<OpenedEngine> {
+export async function openEngine(
+  name: string,
+  flags: EngineFlags,
+  signal: AbortSignal,
+  onLoading?: (progress: LoadProgress) => void,
+): Promise<OpenedEngine> {
   checkEngineFlags(flags);
-  const path = await modelPath(name, signal, flags);
-  const draft = flags.draft === undefined ? undefined : await modelPath(flags.draft, signal, flags);
+  const path = await modelPath(name, signal, flags, onLoading);
+  const draft = flags.draft === undefined ? undefined : await modelPath(flags.draft, signal, flags, onLoading);
   const loras = await loraFolders(flags.lora, signal);
   const engine = await ReadMeEngine.open(path, {
     ...engineOptionsOf(flags),
     loras,
     draft,
     signal,
-    onProgress: showLoading,
-  }).finally(() => showLoading());
+    onProgress: onLoading ?? shownLoading(modelName(name)),
+  }).finally(() => showStatus());
   let traceFile: TraceFile | undefined;
   const close = async (): Promise<void> => {
     await traceFile?.close();

@@ -1,9 +1,5 @@
 // Progress on a terminal's last line, and results as lines of text.
 
-import type { LoadProgress } from "@readme-moe/engine";
-
-const BAR_WIDTH = 24;
-
 /** Shows a line on a terminal in place of the one before; an empty text clears it. Does nothing without a terminal. */
 export function showStatus(text = ""): void {
   // Returns to the start of the line and clears it.
@@ -13,21 +9,6 @@ export function showStatus(text = ""): void {
 /** Formats a side note for standard error: dim where colours are wanted (`NO_COLOR`, `FORCE_COLOR`, `TERM`). */
 export function dimmed(text: string): string {
   return process.stderr.isTTY && process.stderr.hasColors() ? `\u001B[2m${text}\u001B[22m` : text;
-}
-
-/** Shows the progress of opening a model; clears the line when called without it. */
-export function showLoading(progress?: LoadProgress): void {
-  showStatus(progress && describe(progress));
-}
-
-function describe({ stage, doneBytes, ofBytes }: LoadProgress): string {
-  if (stage === "opening") return "opening the model …";
-  if (stage === "loading") return "loading the weights …";
-  if (stage === "downloading") return `downloading ${(doneBytes / 1e6).toFixed(1)} of ${(ofBytes / 1e6).toFixed(1)} MB`;
-  const share = ofBytes > 0 ? doneBytes / ofBytes : 0;
-  const filled = Math.round(share * BAR_WIDTH);
-  const bar = "█".repeat(filled) + "░".repeat(BAR_WIDTH - filled);
-  return `packing the weights (first start only) ${bar} ${Math.round(share * 100)} %`;
 }
 
 /** Writes a share in per cent, without the sign, as columns have it. */

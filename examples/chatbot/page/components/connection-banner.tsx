@@ -1,10 +1,10 @@
 import { useSignalEffect, useSignal } from "@preact/signals";
 import type { JSX } from "preact";
-import { connection } from "../state/live-connection.ts";
+import { connection, loading } from "../state/live-connection.ts";
 
 const BACK_MS = 5000;
 
-/** Shows that the connection is lost, and for a while that it is back. */
+/** Shows that the models are loading or the connection is lost, and for a while that it is back. */
 export function ConnectionBanner(): JSX.Element {
   const wasLost = useSignal(false);
   useSignalEffect(() => {
@@ -14,6 +14,13 @@ export function ConnectionBanner(): JSX.Element {
     return () => clearTimeout(timer);
   });
   const isLost = connection.value === "lost";
+  if (connection.value === "loading") {
+    return (
+      <div role="status" aria-live="off" class="banner" data-state="loading">
+        Loading {loading.value}
+      </div>
+    );
+  }
   return (
     <div role="alert" class="banner" data-state={isLost ? "lost" : wasLost.value ? "back" : "fine"}>
       {isLost && "The server is not reachable. Trying again …"}

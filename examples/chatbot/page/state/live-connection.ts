@@ -4,13 +4,15 @@ import { computed, signal, type ReadonlySignal, type Signal } from "@preact/sign
 import type { LiveSnapshot, ModelChoice } from "../../shared/live.ts";
 import { expertName, modelName } from "./settings.ts";
 
-export type Connection = "connecting" | "open" | "lost";
+export type Connection = "connecting" | "loading" | "open" | "lost";
 
 const RETRY_MS = 1000;
 
 export const models: Signal<readonly ModelChoice[]> = signal<readonly ModelChoice[]>([]);
 export const live: Signal<LiveSnapshot | undefined> = signal<LiveSnapshot | undefined>(undefined);
 export const connection: Signal<Connection> = signal<Connection>("connecting");
+/** Stage of the models that the server opens. */
+export const loading: Signal<string> = signal("");
 /** Reason why a change was refused. */
 export const refusal: Signal<string> = signal("");
 
@@ -59,8 +61,8 @@ export async function connect(): Promise<void> {
     ]);
     models.value = found;
     served.value = listed.data;
-  } catch {
-    if (call === numCalls) lost();
+  } catch (error) {
+    if (call === numCalls) lost(error);
     return;
   }
   if (call !== numCalls || !model.value) return;
@@ -75,16 +77,25 @@ export async function connect(): Promise<void> {
   });
 }
 
+/** The server opens its models. */
+class Loading extends Error {}
+
 async function read<Answer>(path: string): Promise<Answer> {
   const response = await fetch(path);
+  if (response.status === 503) {
+    const { loading: stage } = (await response.json()) as { readonly loading?: string };
+    if (stage !== undefined) throw new Loading(stage);
+  }
   if (!response.ok) throw new Error(`The server answered ${response.status}`);
   return (await response.json()) as Answer;
 }
 
-function lost(): void {
+function lost(error?: unknown): void {
   source?.close();
   source = undefined;
-  connection.value = "lost";
+  const isLoading = error instanceof Loading;
+  loading.value = isLoading ? error.message : "";
+  connection.value = isLoading ? "loading" : "lost";
   clearTimeout(retry);
   retry = setTimeout(() => void connect(), RETRY_MS);
 }

@@ -1,5 +1,6 @@
 // The files of an engine's models: found by name, and marked as used until the engine is disposed.
 
+import type { LoadProgress } from "@readme-moe/core";
 import {
   holdModel,
   type ModelHold,
@@ -9,7 +10,6 @@ import {
   RUNNING_PRECISION,
 } from "@readme-moe/model";
 import type { EngineOptions, ResolvedEngineOptions } from "../engine-options.ts";
-import type { LoadProgress } from "../protocol.ts";
 
 /** Files that an engine has open, also between a failure and a restart. */
 export interface OpenedFiles {

@@ -14,6 +14,7 @@ import {
   type GenerateRequest,
   type Generation,
   integerOption,
+  type LoadProgress,
   onceAborted,
   type ProcessLogits,
   type Prompt,
@@ -28,7 +29,7 @@ import {
   resolveSchedulingOptions,
   type SchedulingOptions,
 } from "../engine-options.ts";
-import type { CallName, Calls, FromWorker, LoadProgress } from "../protocol.ts";
+import type { CallName, Calls, FromWorker } from "../protocol.ts";
 import { type CallingEngine, TextCalls, wireRequest } from "./request.ts";
 import { type KeepPromptOptions, type KeptPrompt, PromptKeeper } from "./kept-prompts.ts";
 import { type OpenedFiles, openFiles, type OpenOptions } from "./model-files.ts";

@@ -6,6 +6,7 @@ import { fileURLToPath } from "node:url";
 import { Worker } from "node:worker_threads";
 import {
   type EngineInfo,
+  type LoadProgress,
   MAX_TIMER_MS,
   onceAborted,
   type PromptInfo,
@@ -13,15 +14,7 @@ import {
   ReadMeError,
 } from "@readme-moe/core";
 import type { ResolvedEngineOptions, ResolvedReaderOptions } from "../engine-options.ts";
-import {
-  type CallName,
-  type Calls,
-  fromWire,
-  type FromWorker,
-  type LoadProgress,
-  movable,
-  type ToWorker,
-} from "../protocol.ts";
+import { type CallName, type Calls, fromWire, type FromWorker, movable, type ToWorker } from "../protocol.ts";
 import type { FunctionCall } from "./caller-functions.ts";
 
 interface LinkListeners {

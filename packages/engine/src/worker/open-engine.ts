@@ -2,6 +2,7 @@ import { createHash } from "node:crypto";
 import {
   type EngineInfo,
   type EvictionPolicy,
+  type LoadProgress,
   predictStepMs,
   type PreGatingRouter,
   type PromptInfo,
@@ -44,7 +45,6 @@ import { cachedCost, measureCost } from "../measure-cost.ts";
 import type { MemoryPlan } from "../memory-plan.ts";
 import { planModelMemory, totalBytes, weightSizes } from "../memory-sizes.ts";
 import { PrefixCache } from "../prefix-cache.ts";
-import type { LoadProgress } from "../protocol.ts";
 import { EngineDrafter } from "../speculation/engine-drafter.ts";
 import { draftBytesOf, type ModelDrafter, openDraftOf } from "../speculation/model-drafter.ts";
 import { Speculation, type SpeculationParts } from "../speculation/speculation.ts";
@@ -92,7 +92,8 @@ export async function openEngine(
     for (const closer of closers.splice(0).toReversed()) await closer();
   };
   try {
-    onProgress({ stage: "opening", doneBytes: 0, ofBytes: 0 });
+    const { begin, report, onHashed } = stageReports(onProgress);
+    begin("opening");
     const opened = await openModel(path);
     closers.push(() => opened.close());
     const options = { ...given, precision: precisionOf(opened, given.precision) };
@@ -104,15 +105,16 @@ export async function openEngine(
     const model = forContext(opened, sizes.contextTokens);
     const { threads, cacheFolder, kernel: kind } = options;
     // Large files are hashed in a thread, meanwhile. Whoever waits for the hash takes its failure.
-    const fingerprint = model.fingerprint(resolveCacheFolder(cacheFolder));
+    const fingerprint = model.fingerprint(resolveCacheFolder(cacheFolder), onHashed);
     fingerprint.catch(() => undefined);
+    begin("tokenizer");
     const text = await model.loadText();
     // Weights would come on top of what the parsed file left. Only a process of the engine's own exposes the collector.
     globalThis.gc?.();
     let cacheFailure: string | undefined;
     // The router and the decoder fail for the same reason.
     const onCacheFailure = (reason: string): void => void (cacheFailure ??= reason);
-    const runner = await openRunner(model, options, output, { onProgress, onCacheFailure });
+    const runner = await openRunner(model, options, output, { onProgress: report, onCacheFailure });
     closers.push(() => runner.dispose());
     const { loras } = runner;
     const set = await openExperts(runner, model, options.loras, (event) => output.event("expert:added", event));
@@ -137,7 +139,10 @@ export async function openEngine(
       threads: kernel.threads,
       isStreamed: options.expertCacheBytes !== undefined,
     };
-    const measure = () => measureCost(runner, { residency, now });
+    const measure = () => {
+      begin("measuring");
+      return measureCost(runner, { residency, now });
+    };
     const cost = await cachedCost(measured, cacheFolder, () => residency.streamed?.rehearse(measure) ?? measure());
     const { maxNumSeqs, maxNumBatchedTokens } = options;
     const onRouted: SpeculationParts["onRouted"] = ({ id: sequenceId }, position, experts) =>
@@ -145,7 +150,7 @@ export async function openEngine(
     if (options.draft !== undefined && model.config.pooling) {
       throw new TypeError(`Expected \`draft\` for a model that generates; ${path} has no tokens to draft`);
     }
-    const draftModel = await openDraftOf(model, { ...options, contextTokens }, { onProgress, onCacheFailure });
+    const draftModel = await openDraftOf(model, { ...options, contextTokens }, { onProgress: report, onCacheFailure });
     closers.push(async () => draftModel?.dispose());
     const drafter = new EngineDrafter(draftModel);
     const speculated = { drafter, kv, residency, maxNumBatchedTokens, contextTokens, onRouted };
@@ -239,6 +244,26 @@ const WASM_BYTES = 2 ** 32;
 function plannableBytes({ kernel, threads }: ResolvedEngineOptions): number {
   const { kind } = kernelInfo({ kernel }, kernelThreads(threads));
   return Math.min(freeMemoryBytes(), kind === "wasm" ? WASM_BYTES : Infinity);
+}
+
+/** Reports of one opening. The hash of a large file is reported while nothing else is. */
+function stageReports(onProgress: (progress: LoadProgress) => void): {
+  readonly begin: (stage: LoadProgress["stage"]) => void;
+  readonly report: (progress: LoadProgress) => void;
+  readonly onHashed: (doneBytes: number, ofBytes: number) => void;
+} {
+  let isPacking = false;
+  const report = (progress: LoadProgress): void => {
+    isPacking = progress.stage === "building" && progress.doneBytes < progress.ofBytes;
+    onProgress(progress);
+  };
+  return {
+    report,
+    begin: (stage) => report({ stage, doneBytes: 0, ofBytes: 0 }),
+    onHashed(doneBytes, ofBytes) {
+      if (!isPacking) onProgress({ stage: "checking", doneBytes, ofBytes });
+    },
+  };
 }
 
 /** Opens a model with all experts in memory, or with as many as `expertCacheBytes` has room for. */

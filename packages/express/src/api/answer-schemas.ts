@@ -155,7 +155,7 @@ export const modelAnswer = z.strictObject({
   owned_by: z.string(),
   root: z.string().describe("Name of the model without aliases"),
   parent: z.string().nullable().describe("Name of the model that an expert belongs to"),
-  max_model_len: z.int(),
+  max_model_len: z.int().optional().describe("Absent where the model was not open yet"),
 });
 
 export const modelsAnswer = z.strictObject({ object: z.literal("list"), data: z.array(modelAnswer) });

@@ -2,7 +2,7 @@
 // admission until its reader has taken it or is disconnected.
 
 import type { Engine } from "@readme-moe/core";
-import type { ServedModel } from "../edge/served-models.ts";
+import type { ListedModel } from "../edge/models/options.ts";
 import { callerError, engineError, unknownModel } from "../http/errors.ts";
 import { JSON_TYPE, jsonParts, sendBytes, sendJson, sumOfBytes } from "../http/reply.ts";
 import {
@@ -37,8 +37,7 @@ function messagesModel({ id, created, max_model_len: maxTokens }: ModelAnswer): 
     id,
     display_name: id,
     created_at: createdAt,
-    max_input_tokens: maxTokens,
-    max_tokens: maxTokens,
+    ...(maxTokens !== undefined && { max_input_tokens: maxTokens, max_tokens: maxTokens }),
   };
 }
 
@@ -59,14 +58,14 @@ export function showModel(parts: RequestParts): Promise<void> {
 }
 
 function visibleModels({ serving, response }: RequestParts): readonly ModelAnswer[] {
-  return visibleNames(serving, response).map(({ id, root, parent, served: { createdMs, engine } }) => ({
+  return visibleNames(serving, response).map(({ id, root, parent, served: { createdMs, info } }) => ({
     id,
     object: "model",
     created: Math.floor(createdMs / 1000),
     owned_by: "readme-moe",
     root,
     parent,
-    max_model_len: engine.info.contextTokens,
+    ...(info.contextTokens !== undefined && { max_model_len: info.contextTokens }),
   }));
 }
 
@@ -77,13 +76,13 @@ export interface VisibleName {
   readonly root: string;
   /** The model of an expert. */
   readonly parent: string | null;
-  readonly served: ServedModel;
+  readonly served: ListedModel;
 }
 
-/** Lists the names of all models and experts that exist for the client. */
+/** Lists the names of all models, open or not, and of the experts of open ones, that exist for the client. */
 export function visibleNames({ models, experts }: Serving, response: Reply): readonly VisibleName[] {
   const { key } = localsOf(response);
-  return models.list().flatMap((served) => {
+  return models.listAll().flatMap((served) => {
     const { name: model, aliases } = served;
     const visible = served.experts.filter(({ name: expert }) => experts.permit({ key, model, expert }));
     return [

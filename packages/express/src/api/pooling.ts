@@ -65,6 +65,8 @@ export function checkInputs(sent: unknown): unknown {
 interface EmbeddingsShape {
   /** Whether the ends of texts that are longer than the context are left out. */
   readonly shortens: boolean;
+  /** See `ScopeParts`. */
+  readonly keepAliveMs?: number | undefined;
   readonly answer: PooledAnswer<unknown, Float32Array>["answer"];
 }
 
@@ -76,7 +78,8 @@ export async function serveEmbeddings(
 ): Promise<void> {
   const signal = clientSignal(parts.response);
   const body = await changedBody(sent, parts, { schema: embeddingsBody, signal });
-  await RequestScope.run({ ...parts, body, signal }, async (scope) => {
+  const keepAliveMs = shape?.keepAliveMs;
+  await RequestScope.run({ ...parts, body, signal, keepAliveMs }, async (scope) => {
     const own = embeddingAnswer(body, scope, shape?.shortens);
     await answerPooled(scope, shape ? { ...own, answer: shape.answer } : own);
   });

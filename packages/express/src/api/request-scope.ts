@@ -6,7 +6,9 @@ import type { Admission } from "../edge/admission.ts";
 import type { Entrant, Ticket } from "../edge/admission/limits.ts";
 import { joinExpertId, type ResolvedExpertsOptions } from "../edge/experts.ts";
 import type { Lease } from "../edge/models/model-entry.ts";
-import { type MayName, requireTask, type ServedModels } from "../edge/served-models.ts";
+import type { MayName } from "../edge/models/options.ts";
+import type { ServedModels } from "../edge/served-models.ts";
+import { badRequest } from "../http/errors.ts";
 import {
   bodyBytesOf,
   clientName,
@@ -66,6 +68,8 @@ export interface ScopeParts<Body> extends RequestParts {
   readonly body: Body;
   /** Aborts when the client has left. */
   readonly signal: AbortSignal;
+  /** Time for which the model stays open after its last request, where it is opened on demand. @default as before */
+  readonly keepAliveMs?: number | undefined;
 }
 
 /**
@@ -93,7 +97,11 @@ export class RequestScope<Body extends { readonly model?: string | null | undefi
   readonly #clientSignal: AbortSignal;
   #ticket: Ticket | undefined;
 
-  private constructor({ serving, request, response, route, body, signal }: ScopeParts<Body>) {
+  private constructor(
+    { serving, request, response, route, body, signal }: ScopeParts<Body>,
+    lease: Lease,
+    mayName: MayName,
+  ) {
     this.serving = serving;
     this.#route = route;
     this.response = response;
@@ -106,15 +114,14 @@ export class RequestScope<Body extends { readonly model?: string | null | undefi
     this.traceparent = traceparent !== undefined && isTraceparent(traceparent) ? traceparent : undefined;
     this.bodyBytes = bodyBytesOf(request, response);
     this.#clientSignal = signal;
-    const { key } = this.locals;
-    this.mayName = (model, expert) => serving.experts.permit({ key, model, expert });
-    const asking = { request: hostRequest(request), body };
-    this.#lease = serving.models.lease(body.model ?? undefined, asking, this.mayName);
+    this.mayName = mayName;
+    this.#lease = lease;
     this.#grammarUse = serving.grammars.use(this.#lease.engine);
   }
 
   /**
-   * Leases the engine that the body names, runs `answer`, and releases everything that the scope holds.
+   * Leases the engine that the body names, which may have to be opened first, runs `answer`, and releases everything
+   * that the scope holds.
    *
    * @throws {ApiError} as `ServedModels.lease`, for a model that was not made for the route's task, and as `answer`
    */
@@ -122,7 +129,12 @@ export class RequestScope<Body extends { readonly model?: string | null | undefi
     parts: ScopeParts<Body>,
     answer: (scope: RequestScope<Body>) => Promise<Result>,
   ): Promise<Result> {
-    const scope = new RequestScope(parts);
+    const { serving, request, response, body, signal, keepAliveMs } = parts;
+    const { key } = localsOf(response);
+    const mayName: MayName = (model, expert) => serving.experts.permit({ key, model, expert });
+    const asking = { request: hostRequest(request), body };
+    const lease = await serving.models.acquire(body.model ?? undefined, asking, { mayName, signal, keepAliveMs });
+    const scope = new RequestScope(parts, lease, mayName);
     try {
       if (parts.route.task) requireTask(parts.route.task, scope, parts.serving.models);
       return await answer(scope);
@@ -187,6 +199,36 @@ export class RequestScope<Body extends { readonly model?: string | null | undefi
   grammars(): Promise<Grammars> {
     return this.#grammarUse.grammars(this.signal);
   }
+}
+
+/** Names of models that a message lists. */
+const MAX_NAMES = 20;
+
+const DOES: Readonly<Record<ModelTask, string>> = {
+  generate: "generates text",
+  embed: "gives embeddings",
+  rerank: "scores documents",
+};
+
+/**
+ * Checks that a model was made for a request.
+ *
+ * @param served - all models, of which the message names those that can
+ * @throws {ApiError} 400 `model_not_capable`
+ */
+function requireTask(
+  task: ModelTask,
+  { engine, model }: { readonly engine: Engine; readonly model: string },
+  served: Pick<ServedModels, "listAll">,
+): void {
+  const { task: own } = engine.info;
+  if (own === task) return;
+  const capable = served.listAll().flatMap(({ name, info }) => (info.task === task ? [`\`${name}\``] : []));
+  const more = capable.length > MAX_NAMES ? ` and ${capable.length - MAX_NAMES} more` : "";
+  const which =
+    capable.length === 0 ? "no served model" : `of the served models ${capable.slice(0, MAX_NAMES).join(", ")}${more}`;
+  const message = `The model \`${model.slice(0, 200)}\` ${DOES[own]}; ${which} ${DOES[task]}.`;
+  throw badRequest({ message, code: "model_not_capable", param: "model" });
 }
 
 /** One request's use of an engine's grammars. */

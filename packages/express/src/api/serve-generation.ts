@@ -70,6 +70,8 @@ interface OpenedGeneration<Body extends ChatBody | CompletionBody, Choice extend
   readonly signal?: AbortSignal;
   /** Sampling parameters where neither the request nor the model's files say them. @default the engine's */
   readonly fallbacks?: SamplingDefaults;
+  /** Time for which the model stays open after its last request, where it is opened on demand. @default as before */
+  readonly keepAliveMs?: number | undefined;
   /** Creates the format of the answer. */
   format(scope: RequestScope<Body>, settings: GenerationSettings, shape: AnswerShape<Choice>): AnswerFormat<Choice>;
   /** Gives an error the names of this API's parameters. */
@@ -129,7 +131,8 @@ async function serveOpened<Body extends ChatBody | CompletionBody, Choice extend
   const { serving } = parts;
   const signal = opened.signal ? AbortSignal.any([gone.signal, opened.signal]) : gone.signal;
   const body = await changedBody(opened.body, parts, { schema: opened.schema, signal });
-  await RequestScope.run({ ...parts, body, signal }, async (scope) => {
+  const { keepAliveMs } = opened;
+  await RequestScope.run({ ...parts, body, signal, keepAliveMs }, async (scope) => {
     const own = opened.settings(body, scope);
     const { fallbacks } = opened;
     const { batch } = scope.locals;

@@ -347,6 +347,8 @@ export class Batches {
         load.waiting += stats.numWaiting;
       }),
     );
+    // A line of a batch opens a model, too.
+    load.places += models.states().filter(({ state }) => state === "closed").length;
     const inFlight = inFlightOf([...this.#running.values()].map(({ batch }) => batch));
     return { ...load, admitted: admission.stats.requests, inFlight };
   }

@@ -12,9 +12,10 @@ import {
   type Sample,
   serverMetrics,
 } from "./metrics/event-metrics.ts";
-import { MODEL_STATES } from "./models/model-entry.ts";
+import { canBeAsked, MODEL_STATES } from "./models/model-entry.ts";
 import { type Heartbeat, statsWithin } from "./operations.ts";
-import type { ServedModel, ServedModels } from "./served-models.ts";
+import type { ServedModel } from "./models/options.ts";
+import type { ServedModels } from "./served-models.ts";
 
 export interface MetricsOptions {
   readonly models: ServedModels;
@@ -65,8 +66,7 @@ function admissionGauges(instruments: Instruments, admission: Admission): void {
 function stateGauges(instruments: Instruments, models: ServedModels, heartbeat: Heartbeat): void {
   instruments.gauge(
     { name: "engine_up", help: "1 while the model can be asked and answers its requests, else 0" },
-    () =>
-      models.states().map(({ name, state }) => ({ labels: { model_name: name }, value: state === "ready" ? 1 : 0 })),
+    () => models.states().map((state) => ({ labels: { model_name: state.name }, value: canBeAsked(state) ? 1 : 0 })),
   );
   instruments.gauge(
     {

@@ -1,13 +1,22 @@
 // Routes for operators: health, readiness, liveness, metrics and version; and the heartbeat of engines.
 
 import { readFileSync } from "node:fs";
-import { type Engine, type EngineStats, type ReadMeEmitter, rejectUnknownKeys } from "@readme-moe/core";
+import {
+  type Engine,
+  type EngineStats,
+  LOAD_STAGES,
+  loadText,
+  type LoadStage,
+  type ReadMeEmitter,
+  rejectUnknownKeys,
+} from "@readme-moe/core";
 import type { Registry } from "prom-client";
 import { z } from "zod";
+import { retryHeaders } from "../http/errors.ts";
 import { JSON_TYPE, type ReaderOptions, sendBytes, sendText } from "../http/reply.ts";
 import { clientName, type Handler, type Reply } from "../http/request.ts";
 import type { Admission } from "./admission.ts";
-import { MODEL_STATES, type ModelCondition } from "./models/model-entry.ts";
+import { canBeAsked, MODEL_STATES, type ModelCondition } from "./models/model-entry.ts";
 import type { ServedModels } from "./served-models.ts";
 
 export interface OperationsOptions {
@@ -37,6 +46,13 @@ const load = {
 
 export const healthAnswer = z.strictObject({ status: z.literal("ok"), ...load });
 
+const progress = z.strictObject({
+  stage: z.enum(Object.keys(LOAD_STAGES) as LoadStage[]),
+  done_bytes: z.int().min(0),
+  of_bytes: z.int().min(0).describe("0 where it is unknown"),
+  seconds_left: z.number().min(0).optional().describe("Of this stage, at the rate of the last seconds"),
+});
+
 export const readyAnswer = z.strictObject({
   status: z.literal("ready"),
   models: z.array(
@@ -45,6 +61,7 @@ export const readyAnswer = z.strictObject({
       state: z.enum(MODEL_STATES),
       code: z.string().optional().describe("Code of the error that keeps it from being ready"),
       message: z.string().optional().describe("Message of the error that its requests get at this time"),
+      progress: progress.optional().describe("How far it is with opening"),
     }),
   ),
   ...load,
@@ -56,6 +73,7 @@ export const versionAnswer = z.strictObject({ version: z.string() });
 
 export const unavailableAnswer = z.strictObject({
   error: z.strictObject({ code: z.literal(503), message: z.string(), type: z.literal("unavailable_error") }),
+  loading: z.array(z.strictObject({ name: z.string(), text: z.string(), ...progress.shape })).optional(),
 });
 
 /** Handlers of the routes, by what they tell. */
@@ -79,12 +97,16 @@ export function operations(options: OperationsOptions): Operations {
     const conditions = models.states().map((condition) => ({ ...condition, isHung: hung.includes(condition.name) }));
     return verdicts(conditions, models.isDraining);
   };
+  const shown = () => models.states().map((one) => ({ ...one, progress: one.progress && progressOf(one.progress) }));
   return {
-    health: (_request, response) => answer(response, judged().health, () => ({ status: "ok", ...loadOf(admission) })),
+    health(_request, response) {
+      const loading = models.states().filter(({ state }) => state === "loading");
+      answer(response, judged().health, () => ({ status: "ok", ...loadOf(admission) }), loading);
+    },
     ready(_request, response) {
       // This process does not come back.
       if (models.isDraining) response.setHeader("x-should-retry", "false");
-      answer(response, judged().ready, () => ({ status: "ready", models: models.states(), ...loadOf(admission) }));
+      answer(response, judged().ready, () => ({ status: "ready", models: shown(), ...loadOf(admission) }));
     },
     live: (_request, response) => answer(response, judged().live, () => ({ status: "alive" })),
     version: (_request, response) => answer(response, GOOD, () => ({ version })),
@@ -120,8 +142,8 @@ const GOOD: Verdict = { isGood: true };
 
 /** @param models - all served models, one or more */
 export function verdicts(models: readonly JudgedModel[], isDraining: boolean): Verdicts {
-  const working = models.filter((model) => model.state === "ready" && !model.isHung);
-  const notLoading = models.filter(({ state, isHung }) => isHung || (state !== "ready" && state !== "loading"));
+  const working = models.filter((model) => canBeAsked(model) && !model.isHung);
+  const notLoading = models.filter((model) => model.isHung || (!canBeAsked(model) && model.state !== "loading"));
   // A loading or restarting engine does not need another process.
   const lost = models.filter(({ state, isHung }) => isHung || state === "failing" || state === "failed");
   // The clients of llama.cpp wait while the message is "Loading model".
@@ -141,6 +163,11 @@ function described({ state, code, message, isHung }: JudgedModel): string {
   const because = code === undefined ? "" : ` (${code})`;
   if (isHung && (state === "ready" || state === "failing")) return "does not answer";
   switch (state) {
+    case "closed":
+      return code === undefined
+        ? "is closed"
+        : `could not be opened${because}${message === undefined ? "" : `: ${message}`}`;
+    case "opening":
     case "loading":
       return "is loading";
     case "ready":
@@ -162,13 +189,23 @@ function bad(message: string): Verdict {
   return { isGood: false, message: message.charAt(0).toUpperCase() + message.slice(1) };
 }
 
-function answer(response: Reply, verdict: Verdict, body: () => object): void {
+/** @param loading - models that are the reason for a bad verdict, if their progress is to be told */
+function answer(response: Reply, verdict: Verdict, body: () => object, loading: readonly ModelCondition[] = []): void {
   response.setHeader("cache-control", "no-store");
-  if (!verdict.isGood) response.statusCode = 503;
-  const message = verdict.isGood
-    ? body()
-    : { error: { code: 503, message: verdict.message, type: "unavailable_error" } };
-  sendText(response, JSON.stringify(message), JSON_TYPE);
+  if (verdict.isGood) return sendText(response, JSON.stringify(body()), JSON_TYPE);
+  response.statusCode = 503;
+  const told = loading.flatMap(({ name, progress: own }) =>
+    own ? [{ name, text: loadText(own), ...progressOf(own) }] : [],
+  );
+  const leftMs = told.flatMap(({ seconds_left: left }) => (left === undefined ? [] : 1000 * left));
+  if (leftMs.length > 0) response.setHeader("retry-after", retryHeaders(Math.max(...leftMs))["retry-after"] ?? "1");
+  const error = { code: 503, message: verdict.message, type: "unavailable_error" };
+  sendText(response, JSON.stringify(told.length === 0 ? { error } : { error, loading: told }), JSON_TYPE);
+}
+
+function progressOf({ stage, doneBytes, ofBytes, secondsLeft }: NonNullable<ModelCondition["progress"]>) {
+  const left = secondsLeft === undefined ? {} : { seconds_left: secondsLeft };
+  return { stage, done_bytes: doneBytes, of_bytes: ofBytes, ...left };
 }
 
 function loadOf(admission: Admission | undefined): object {

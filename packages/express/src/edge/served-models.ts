@@ -1,10 +1,10 @@
 // Finds the engine that answers a request, and counts how requests end for it. An engine can be replaced while it
 // serves: new requests go to the new engine, and the old one is disposed when its last request has ended.
 
-import { type Engine, integerOption, MAX_TIMER_MS, type ModelTask, type ReadMeEmitter } from "@readme-moe/core";
+import { type Engine, integerOption, loadText, MAX_TIMER_MS, type ReadMeEmitter } from "@readme-moe/core";
 import {
+  type ApiError,
   asApiError,
-  badRequest,
   badShare,
   modelFailed,
   modelLoading,
@@ -34,39 +34,31 @@ import {
   outcomeKind,
   type ServedEngine,
 } from "./models/model-entry.ts";
+import { OnDemandModels } from "./models/on-demand.ts";
 import {
+  type AcquireOptions,
   type Asking,
+  checkOnDemand,
   type DrainOptions,
   type EnginesByName,
+  isOnDemand,
+  type ListedModel,
+  type MayName,
+  type ModelOpening,
+  type ModelSource,
+  type OnDemandModel,
   type ResolvedServedModelsOptions,
   resolveServedModelsOptions,
+  type ServedExpert,
+  type ServedModel,
   type ServedModelsOptions,
   type SwapOptions,
 } from "./models/options.ts";
 
-/** A model that requests can name. */
-export interface ServedModel {
-  readonly name: string;
-  readonly engine: Engine;
-  /** Time at which this engine took over the name, in ms since 1970. */
-  readonly createdMs: number;
-  readonly aliases: readonly string[];
-  /** Its loras, as far as requests can name them beside the model. */
-  readonly experts: readonly ServedExpert[];
-}
-
-/** A lora that requests can name. */
-export interface ServedExpert {
-  readonly name: string;
-  /** Names of models that mean this expert: `<model>:<expert>` first. */
-  readonly ids: readonly string[];
-}
-
-/** Whether a client may name an expert of a model. */
-export type MayName = (model: string, expert: string) => boolean;
-
-/** Wait that clients are told while a model loads or restarts, which takes an unknown time. */
+/** Wait that clients are told while a model loads or restarts, where the time left is unknown. */
 const LOADING_RETRY_MS = 5000;
+/** Time for which a model with requests keeps its memory at least. Loading another one takes about as long. */
+const TURN_MS = 10_000;
 
 /**
  * Maps the names that requests use to engines. Engines can be replaced, share traffic, and be opened again after a
@@ -81,9 +73,14 @@ export class ServedModels {
   #drained: Promise<number> | undefined;
   #isClosed = false;
   readonly #leases = new WeakMap<object, Lease>();
+  readonly #sources = new Map<string, OnDemandModel>();
+  readonly #onDemand: OnDemandModels;
+  readonly #closing = new AbortController();
+  /** Engines that are being closed although the server goes on. */
+  readonly #disposals = new Set<Promise<void>>();
 
   /**
-   * @param models - engines by the names that clients use; a promise of an engine counts as loading
+   * @param models - engines by the names that clients use, or how to open them
    * @throws {TypeError | RangeError} on wrong options
    */
   constructor(models: EnginesByName, options?: ServedModelsOptions);
@@ -91,10 +88,22 @@ export class ServedModels {
   constructor(models: EnginesByName, options: ServedModelsOptions<Request>);
   constructor(models: EnginesByName, options: ServedModelsOptions<never> = {}) {
     this.#options = resolveServedModelsOptions(options, Object.keys(models));
+    const { memoryBytes, events } = this.#options;
+    this.#onDemand = new OnDemandModels({
+      memoryBytes,
+      turnMs: TURN_MS,
+      events,
+      open: (name) => this.#openOnDemand(name),
+      close: (name) => this.#close(name),
+    });
     for (const [name, source] of Object.entries(models)) {
-      const entry = new ModelEntry(name, this.#options);
+      if (isOnDemand(source)) checkOnDemand(name, source, memoryBytes);
+    }
+    for (const [name, source] of Object.entries(models)) {
+      const entry = this.#newEntry(name);
       this.#entries.set(name, entry);
       if (isEngine(source)) this.#serve(entry, source);
+      else if (isOnDemand(source)) this.#offer(entry, source);
       else void this.#load(entry, source);
     }
   }
@@ -126,14 +135,45 @@ export class ServedModels {
 
   /** Lists the models that are open. */
   list(): readonly ServedModel[] {
-    return [...this.#entries.values()].flatMap(({ name, current, createdMs }) => {
+    return [...this.#entries.values()].flatMap((entry) => {
+      const { name, current, createdMs } = entry;
       if (!current) return [];
       const { engine } = current;
-      const experts = liveExperts(engine)
-        .addressable.map((expert) => ({ name: expert, ids: idsOfExpert({ model: name, expert }, this.#names) }))
-        .filter(({ ids }) => ids.length > 0);
-      return [{ name, engine, createdMs, aliases: aliasesOf(name, this.#names), experts }];
+      return [{ name, engine, createdMs, aliases: aliasesOf(name, this.#names), experts: this.#expertsOf(entry) }];
     });
+  }
+
+  /** Lists all models, open or not. */
+  listAll(): readonly ListedModel[] {
+    return Array.from(this.#entries.values(), (entry) => {
+      const { name, createdMs, info, current } = entry;
+      const more = { experts: this.#expertsOf(entry), isOpen: current !== undefined };
+      return { name, createdMs, info, aliases: aliasesOf(name, this.#names), ...more };
+    });
+  }
+
+  #expertsOf({ name, current }: ModelEntry): readonly ServedExpert[] {
+    if (!current) return [];
+    return liveExperts(current.engine)
+      .addressable.map((expert) => ({ name: expert, ids: idsOfExpert({ model: name, expert }, this.#names) }))
+      .filter(({ ids }) => ids.length > 0);
+  }
+
+  /** Returns the time until an open model is closed if no request comes, in ms; `Infinity` for never. */
+  closesInMs(name: string): number {
+    return this.#onDemand.closesInMs(name);
+  }
+
+  /**
+   * Closes a model with `open` as soon as no request uses it.
+   * @param name - as in a request
+   * @returns whether it is such a model
+   */
+  unload(name: string): boolean {
+    const model = namedModel(name, this.#names)?.model;
+    if (model === undefined || !this.#onDemand.has(model)) return false;
+    this.#onDemand.unload(model);
+    return true;
   }
 
   /** Calls `listener` for each engine that serves now, and for each that will serve later. */
@@ -143,7 +183,7 @@ export class ServedModels {
   }
 
   /**
-   * Leases the engine for a request, which has to release it.
+   * Leases the engine for a request, which has to release it. A model with `open` that is not open begins to open.
    *
    * @param name - a model, an alias, or either with an expert: `<model>:<expert>`
    * @param mayName - tells which experts exist for the client. @default all
@@ -151,18 +191,49 @@ export class ServedModels {
    * `model_loading`, `model_failed`, `shutting_down`; 500 when `share` fails or names no model
    */
   lease(name: string | undefined, about: Asking<object>, mayName: MayName = () => true): Lease {
-    const { model, expert } = this.#namedBy(name, about);
-    const served = this.#open(model);
-    if (expert !== undefined) {
-      const seen = liveExperts(served.engine).addressable.filter((one) => mayName(model, one));
-      // An alias must not tell which expert it stands for.
-      const isAlias = name !== undefined && this.#options.aliases.get(name) === joinExpertId({ model, expert });
-      const names = [...this.#entries.keys()];
-      if (!seen.includes(expert)) throw isAlias ? unknownModel(name, names) : unknownExpert({ model, expert }, seen);
+    const named = this.#namedBy(name, about);
+    return this.#lease(named, this.#useNow(named.model), { name, about, mayName });
+  }
+
+  /**
+   * Leases the engine for a request as `lease` does, and waits for a model with `open`.
+   *
+   * @throws {ApiError} as `lease`
+   */
+  async acquire(name: string | undefined, about: Asking<object>, options: AcquireOptions = {}): Promise<Lease> {
+    const { mayName = () => true, signal, keepAliveMs } = options;
+    const named = this.#namedBy(name, about);
+    const leave = await this.#onDemand.enter(named.model, signal, keepAliveMs);
+    return this.#lease(named, leave, { name, about, mayName });
+  }
+
+  /** Begins to open a model that is opened on demand, and refuses the request. @returns ends its use if it is open */
+  #useNow(model: string): () => void {
+    const leave = this.#onDemand.enterNow(model);
+    if (leave) return leave;
+    if (!this.#onDemand.has(model)) return () => undefined;
+    this.#begin(model);
+    throw this.#loading(model);
+  }
+
+  /** @param leave - ends the request's use of a model that is opened on demand */
+  #lease({ model, expert }: NamedModel, leave: () => void, { name, about, mayName }: LeaseParts): Lease {
+    try {
+      const served = this.#open(model);
+      if (expert !== undefined) {
+        const seen = liveExperts(served.engine).addressable.filter((one) => mayName(model, one));
+        // An alias must not tell which expert it stands for.
+        const isAlias = name !== undefined && this.#options.aliases.get(name) === joinExpertId({ model, expert });
+        const names = [...this.#entries.keys()];
+        if (!seen.includes(expert)) throw isAlias ? unknownModel(name, names) : unknownExpert({ model, expert }, seen);
+      }
+      const lease = leaving(served.lease(expert), leave);
+      this.#leases.set(about.request, lease);
+      return lease;
+    } catch (error) {
+      leave();
+      throw error;
     }
-    const lease = served.lease(expert);
-    this.#leases.set(about.request, lease);
-    return lease;
   }
 
   /**
@@ -179,7 +250,8 @@ export class ServedModels {
     if (found === undefined && splitExpertId(id)) throw unknownModel(id, [...this.#entries.keys()]);
     if (model === undefined) throw noModelNamed([...this.#entries.keys()]);
     if (expert === undefined || idsOfExpert({ model, expert }, this.#names).length === 0) throw namesModel(id);
-    return { ...this.#open(model).lease(expert), expert };
+    const leave = this.#useNow(model);
+    return { ...leaving(this.#open(model).lease(expert), leave), expert };
   }
 
   #open(model: string): ServedEngine {
@@ -188,8 +260,14 @@ export class ServedModels {
     if (entry?.state === "failed") throw modelFailed(model);
     // A failing engine still gets requests: an answer shows that it works again.
     const isOpen = entry?.state === "ready" || entry?.state === "failing";
-    if (!isOpen || !entry.current) throw modelLoading(model, LOADING_RETRY_MS);
+    if (!isOpen || !entry.current) throw this.#loading(model);
     return entry.current;
+  }
+
+  #loading(model: string): ApiError {
+    const progress = this.#entries.get(model)?.progress;
+    const waitMs = progress?.secondsLeft === undefined ? LOADING_RETRY_MS : 1000 * progress.secondsLeft;
+    return modelLoading(model, waitMs, progress && loadText(progress));
   }
 
   /**
@@ -203,10 +281,11 @@ export class ServedModels {
     if (!isEngine(engine)) throw new TypeError("Expected `engine` to be an engine");
     if (this.#options.aliases.has(name)) throw new TypeError(`Expected \`name\` not to be an alias, got \`${name}\``);
     if (this.isDraining) throw shuttingDown();
-    const entry = this.#entries.get(name) ?? new ModelEntry(name, this.#options);
+    const entry = this.#entries.get(name) ?? this.#newEntry(name);
     if (entry.current?.engine === engine) return;
     this.#entries.set(name, entry);
     const before = this.#serve(entry, engine);
+    this.#onDemand.remove(name);
     if (!before) return;
     this.#retired.add(before);
     await (drainMs === undefined ? before.whenIdle() : within(drainMs, before.whenIdle()));
@@ -234,23 +313,77 @@ export class ServedModels {
   async #drain(noticeMs: number, deadlineMs: number): Promise<number> {
     if (noticeMs > 0) await within(noticeMs, new Promise(() => undefined));
     this.#isClosed = true;
+    this.#closing.abort(shuttingDown());
+    this.#onDemand.stop(shuttingDown());
     for (const entry of this.#entries.values()) entry.retire();
     const served = this.#served();
     await within(deadlineMs, Promise.all(served.map((one) => one.whenIdle())));
     const numEnded = this.numLeases;
-    await Promise.all([...new Set(served.map(({ engine }) => engine))].map((engine) => engine.dispose()));
+    const engines = [...new Set(served.map(({ engine }) => engine))];
+    await Promise.all([...this.#disposals, ...engines.map((engine) => engine.dispose())]);
     return numEnded;
   }
 
-  async #load(entry: ModelEntry, source: PromiseLike<Engine>): Promise<void> {
+  #newEntry(name: string): ModelEntry {
+    return new ModelEntry(name, {
+      ...this.#options,
+      onGivenUp: (model, causes) => this.#onDemand.giveUp(model, causes),
+    });
+  }
+
+  async #load(entry: ModelEntry, source: Exclude<ModelSource, Engine | OnDemandModel>): Promise<void> {
     try {
-      const engine = await source;
+      const found = await (typeof source === "function" ? source(this.#openingOf(entry)) : source);
       // Another engine was set meanwhile, or the server has shut down.
-      if (this.#isClosed || entry.current) await engine.dispose();
-      else this.#serve(entry, engine);
+      const isLate = this.#isClosed || entry.current !== undefined;
+      if (isEngine(found)) {
+        if (isLate) await found.dispose();
+        else this.#serve(entry, found);
+      } else if (!isLate) this.#offer(entry, checkOnDemand(entry.name, found, this.#options.memoryBytes));
     } catch (error) {
       if (!entry.current) entry.fail(error);
     }
+  }
+
+  #openingOf(entry: ModelEntry): ModelOpening {
+    return { onProgress: (progress) => entry.advance(progress), signal: this.#closing.signal };
+  }
+
+  /** Makes a model open when a request asks for it. */
+  #offer(entry: ModelEntry, source: OnDemandModel): void {
+    this.#sources.set(entry.name, source);
+    this.#onDemand.add(entry.name, source.bytes, this.#options.keepAliveMs);
+    entry.close({ info: source.info ?? {} });
+    if (source.opensAtOnce === true) this.#begin(entry.name);
+  }
+
+  /** Opens a model although no request waits for it. */
+  #begin(name: string): void {
+    void this.#onDemand.enter(name, undefined).then(
+      (leave) => leave(),
+      () => undefined,
+    );
+  }
+
+  async #openOnDemand(name: string): Promise<void> {
+    const [entry, source] = [this.#entries.get(name), this.#sources.get(name)];
+    if (!entry || !source) throw new TypeError(`Expected \`${name}\` to be opened on demand`);
+    entry.open();
+    try {
+      const engine = await source.open(this.#openingOf(entry));
+      if (this.#isClosed || entry.current) await engine.dispose();
+      else this.#serve(entry, engine);
+    } catch (error) {
+      if (!entry.current) entry.close({ error });
+      throw error;
+    }
+  }
+
+  async #close(name: string): Promise<void> {
+    const closing = this.#entries.get(name)?.close()?.dispose();
+    if (!closing) return;
+    this.#disposals.add(closing);
+    await closing.finally(() => this.#disposals.delete(closing));
   }
 
   #serve(entry: ModelEntry, engine: Engine): ServedEngine | undefined {
@@ -292,38 +425,24 @@ export class ServedModels {
   }
 }
 
-function isEngine(source: Engine | PromiseLike<Engine>): source is Engine {
-  return typeof source === "object" && source !== null && "generate" in source;
+/** Parts of a request that a lease depends on. */
+interface LeaseParts {
+  readonly name: string | undefined;
+  readonly about: Asking<object>;
+  readonly mayName: MayName;
 }
 
-/** Names of models that a message lists. */
-const MAX_NAMES = 20;
+/** Adds to a lease what happens at its release. */
+function leaving(lease: Lease, leave: () => void): Lease {
+  const release = (): void => {
+    lease.release();
+    leave();
+  };
+  return { ...lease, release };
+}
 
-const DOES: Readonly<Record<ModelTask, string>> = {
-  generate: "generates text",
-  embed: "gives embeddings",
-  rerank: "scores documents",
-};
-
-/**
- * Checks that a model was made for a request.
- *
- * @param served - all models, of which the message names those that can
- * @throws {ApiError} 400 `model_not_capable`
- */
-export function requireTask(
-  task: ModelTask,
-  { engine, model }: { readonly engine: Engine; readonly model: string },
-  served: Pick<ServedModels, "list">,
-): void {
-  const { task: own } = engine.info;
-  if (own === task) return;
-  const capable = served.list().flatMap(({ name, engine: { info } }) => (info.task === task ? [`\`${name}\``] : []));
-  const more = capable.length > MAX_NAMES ? ` and ${capable.length - MAX_NAMES} more` : "";
-  const which =
-    capable.length === 0 ? "no served model" : `of the served models ${capable.slice(0, MAX_NAMES).join(", ")}${more}`;
-  const message = `The model \`${model.slice(0, 200)}\` ${DOES[own]}; ${which} ${DOES[task]}.`;
-  throw badRequest({ message, code: "model_not_capable", param: "model" });
+function isEngine(source: ModelSource): source is Engine {
+  return typeof source === "object" && source !== null && "generate" in source;
 }
 
 /**

@@ -335,8 +335,9 @@ export function noModelNamed(names: readonly string[]): ApiError {
   return new ApiError({ status: 400, code: "missing_model", param: "model", message });
 }
 
-export function modelLoading(name: string, waitMs: number): ApiError {
-  const message = `The model \`${name}\` is loading; try again later.`;
+/** @param stage - what is done at the moment */
+export function modelLoading(name: string, waitMs: number, stage?: string): ApiError {
+  const message = `The model \`${name}\` is loading${stage === undefined ? "" : `: ${stage}`}; try again later.`;
   return new ApiError({ status: 503, code: "model_loading", message, headers: retryHeaders(waitMs) });
 }
 
@@ -346,9 +347,21 @@ export function modelReplaced(name: string): ApiError {
   return new ApiError({ status: 503, code: "model_loading", message, headers: retryHeaders(1) });
 }
 
-export function modelFailed(name: string): ApiError {
+/** @param why - why it could not be opened, and when the next attempt may begin */
+export function modelFailed(name: string, why?: { readonly reason: string; readonly waitMs: number }): ApiError {
+  if (why) {
+    const message = `The model \`${name}\` could not be opened: ${why.reason}.`;
+    return new ApiError({ status: 503, code: "model_failed", message, headers: retryHeaders(why.waitMs) });
+  }
   const message = `The model \`${name}\` does not work at the moment.`;
   return new ApiError({ status: 503, code: "model_failed", message });
+}
+
+/** Describes for clients why a model could not be opened. Leaves out the file that a message begins with, and paths. */
+export function reasonOf(error: unknown): string {
+  if (!(error instanceof ReadMeError)) return "an unexpected error";
+  const text = error.message.replace(/^(?:[A-Za-z]:)?[^:]*[\\/.][^:]*: /, "");
+  return text.replaceAll(/(?<=^|[\s'"`(])(?:[A-Za-z]:)?[\\/][^\s'"`)]*/g, "a file").replace(/\.$/, "");
 }
 
 export function shuttingDown(): ApiError {

@@ -2,7 +2,13 @@
 // end with a tag.
 
 import { createHash, randomUUID } from "node:crypto";
-import { type EngineInfo, type SamplingDefaults, type SamplingParams, wireName } from "@readme-moe/core";
+import {
+  type EngineInfo,
+  parseDurationMs,
+  type SamplingDefaults,
+  type SamplingParams,
+  wireName,
+} from "@readme-moe/core";
 import { chatApi, type ChatChoice } from "../api/chat.ts";
 import { completionApi, type CompletionChoice } from "../api/completions.ts";
 import { sendRead, type VisibleName, visibleNames } from "../api/other-routes.ts";
@@ -38,24 +44,25 @@ const now = (): Date => new Date();
 
 const generateChat = generating<OllamaChatBody, ChatBody, ChatChoice>((body, parts) => ({
   ...chatApi,
-  ...translated(body.model, asMessage),
+  ...translated(body, asMessage),
   body: { ...chatOf(body), model: servedName(body.model, parts) },
 }));
 
 const generateChatOfPrompt = generating<OllamaGenerateBody, ChatBody, ChatChoice>((body, parts) => ({
   ...chatApi,
-  ...translated(body.model, asResponse),
+  ...translated(body, asResponse),
   body: { ...chatOfPrompt(body), model: servedName(body.model, parts) },
 }));
 
 const generateText = generating<OllamaGenerateBody, CompletionBody, CompletionChoice>((body, parts) => ({
   ...completionApi,
-  ...translated(body.model, asResponse),
+  ...translated(body, asResponse),
   body: { ...completionOf(body), model: servedName(body.model, parts) },
 }));
 
-function translated(model: string, write: typeof asMessage) {
+function translated({ model, keep_alive: keepAlive }: Kept, write: typeof asMessage) {
   return {
+    keepAliveMs: keepAliveOf(keepAlive),
     id: `ollama-${randomUUID()}`,
     fallbacks: SAMPLING_FALLBACKS,
     format: () => new OllamaFormat(model, write, now),
@@ -63,10 +70,21 @@ function translated(model: string, write: typeof asMessage) {
   };
 }
 
-/** Answers `POST /api/chat`. Without messages it says that the model is there, as clients ask before a chat. */
+/** Parts of a body that say how long a model stays open. */
+type Kept = Pick<OllamaChatBody, "model" | "keep_alive">;
+
+/** Returns a time in ms, `Infinity` for ever. @throws {ApiError} 400 */
+function keepAliveOf(keepAlive: Kept["keep_alive"]): number | undefined {
+  if (keepAlive == null) return undefined;
+  const ms = typeof keepAlive === "string" ? parseDurationMs(keepAlive) : keepAlive < 0 ? Infinity : 1000 * keepAlive;
+  if (ms === undefined) throw invalid("keep_alive", "expected seconds, or a duration such as 5m");
+  return ms;
+}
+
+/** Answers `POST /api/chat`. Without messages it opens the model, or closes it where it is not to stay. */
 export async function ollamaChat(parts: EngineParts, body: OllamaChatBody): Promise<void> {
   if (body.messages && body.messages.length > 0) return generateChat(parts, body);
-  return answerLoaded(parts, body.model, asMessage({ content: "" }));
+  return answerLoaded(parts, body, asMessage({ content: "" }));
 }
 
 /**
@@ -74,25 +92,30 @@ export async function ollamaChat(parts: EngineParts, body: OllamaChatBody): Prom
  * there is a suffix.
  */
 export async function ollamaGenerate(parts: EngineParts, body: OllamaGenerateBody): Promise<void> {
-  if (!body.prompt && !body.suffix) return answerLoaded(parts, body.model, asResponse({ content: "" }));
+  if (!body.prompt && !body.suffix) return answerLoaded(parts, body, asResponse({ content: "" }));
   const isText = body.suffix || body.raw || !(await infoOf(body.model, parts)).hasChatTemplate;
   return isText ? generateText(parts, body) : generateChatOfPrompt(parts, body);
 }
 
-async function answerLoaded(parts: RequestParts, model: string, texts: object): Promise<void> {
-  await infoOf(model, parts);
-  await sendRead(parts, () => ({ model, created_at: now().toISOString(), ...texts, done: true, done_reason: "load" }));
+async function answerLoaded(parts: RequestParts, body: Kept, texts: object): Promise<void> {
+  const { model } = body;
+  const keepAliveMs = keepAliveOf(body.keep_alive);
+  const isUnloaded = keepAliveMs === 0 && parts.serving.models.unload(servedName(model, parts));
+  if (!isUnloaded) await openedInfo(model, parts, keepAliveMs);
+  const end = { done: true, done_reason: isUnloaded ? "unload" : "load" };
+  await sendRead(parts, () => ({ model, created_at: now().toISOString(), ...texts, ...end }));
 }
 
 /** Answers `POST /api/embed`. */
 export async function ollamaEmbed(
   parts: EngineParts,
-  { model, input, dimensions, truncate }: OllamaEmbedBody,
+  { model, input, dimensions, truncate, keep_alive: keepAlive }: OllamaEmbedBody,
 ): Promise<void> {
   const startMs = performance.now();
   const body = { model: servedName(model, parts), input, dimensions };
   await serveEmbeddings(parts, body, {
     shortens: truncate ?? true,
+    keepAliveMs: keepAliveOf(keepAlive),
     answer: async (results, usage) => ({
       model,
       embeddings: await listed(results, (values) => Array.from(values)),
@@ -104,10 +127,14 @@ export async function ollamaEmbed(
 }
 
 /** Answers `POST /api/embeddings`, the older route for one text. */
-export async function ollamaEmbedOne(parts: EngineParts, { model, prompt }: OllamaEmbedOneBody): Promise<void> {
+export async function ollamaEmbedOne(
+  parts: EngineParts,
+  { model, prompt, keep_alive: keepAlive }: OllamaEmbedOneBody,
+): Promise<void> {
   const body = { model: servedName(model, parts), input: prompt };
   await serveEmbeddings(parts, body, {
     shortens: true,
+    keepAliveMs: keepAliveOf(keepAlive),
     answer: ([values = new Float32Array()]) => ({ embedding: Array.from(values) }),
   });
 }
@@ -115,8 +142,10 @@ export async function ollamaEmbedOne(parts: EngineParts, { model, prompt }: Olla
 /** Version of Ollama's API that these routes follow; clients refuse older ones. */
 const VERSION = "0.12.6";
 
-/** Models stay loaded: Ollama writes a time as far away as this where `keep_alive` is negative. */
+/** Time of a model that stays open: Ollama writes one as far away as this where `keep_alive` is negative. */
 const NEVER = "2318-01-01T00:00:00Z";
+/** Times that are further away, about 300 years, count as never. */
+const MAX_LEFT_MS = 1e13;
 
 /** Width of the names in `parameters`, as Ollama writes them. */
 const NAME_WIDTH = 30;
@@ -126,27 +155,37 @@ export function ollamaModels(parts: RequestParts): Promise<void> {
   return sendRead(parts, () => ({ models: visibleNames(parts.serving, parts.response).map(modelOf) }));
 }
 
-/** Answers `GET /api/ps`. */
+/** Answers `GET /api/ps`, which lists the models that are open. */
 export function ollamaRunning(parts: RequestParts): Promise<void> {
+  const { models } = parts.serving;
+  const expiry = (name: string): string => {
+    const leftMs = models.closesInMs(name);
+    return leftMs > MAX_LEFT_MS ? NEVER : new Date(now().getTime() + leftMs).toISOString();
+  };
   return sendRead(parts, () => ({
-    models: visibleNames(parts.serving, parts.response).map((named) => ({
-      ...modelOf(named),
-      expires_at: NEVER,
-      size_vram: 0,
-      context_length: named.served.engine.info.contextTokens,
-    })),
+    models: visibleNames(parts.serving, parts.response)
+      .filter(({ served }) => served.isOpen)
+      .map((named) => ({
+        ...modelOf(named),
+        expires_at: expiry(named.served.name),
+        size_vram: 0,
+        context_length: named.served.info.contextTokens,
+      })),
   }));
 }
 
-function modelOf({ id, served: { createdMs, engine } }: VisibleName): object {
-  const { info } = engine;
+function modelOf({ id, served: { createdMs, info } }: VisibleName): object {
   const name = taggedName(id);
   return {
     name,
     model: name,
     modified_at: new Date(createdMs).toISOString(),
     size: info.weightBytes ?? 0,
-    digest: info.modelVersion ?? createHash("sha256").update(info.path).digest("hex"),
+    digest:
+      info.modelVersion ??
+      createHash("sha256")
+        .update(info.path ?? id)
+        .digest("hex"),
     details: detailsOf(info),
   };
 }
@@ -182,7 +221,7 @@ export async function ollamaShow(parts: RequestParts, body: OllamaShowBody): Pro
 }
 
 /** Lists the parameters of requests without `options`, one on a line. */
-function parametersOf({ contextTokens, samplingDefaults }: EngineInfo): string {
+function parametersOf({ contextTokens, samplingDefaults }: KnownInfo): string {
   const defaults: SamplingParams = { ...SAMPLING_FALLBACKS, ...samplingDefaults };
   const lines = OLLAMA_PARAMETERS.flatMap(([name, { ollama }]) =>
     [defaults[name] ?? []].flat().map((value: unknown) => [ollama.name, JSON.stringify(value)] as const),
@@ -197,7 +236,7 @@ export function ollamaVersion(parts: RequestParts): Promise<void> {
   return sendRead(parts, () => ({ version: VERSION }));
 }
 
-function detailsOf({ modelType: family, precision }: EngineInfo): object {
+function detailsOf({ modelType: family = "", precision = "" }: Partial<EngineInfo>): object {
   return {
     parent_model: "",
     format: "",
@@ -221,10 +260,25 @@ function servedName(model: string, { serving, response }: Pick<RequestParts, "se
   return isServed || !model.endsWith(TAG) ? model : model.slice(0, -TAG.length);
 }
 
+/** Facts about a model that the routes need. */
+type KnownInfo = Pick<EngineInfo, "task" | "modelType" | "contextTokens" | "hasChatTemplate" | "reasons"> &
+  Partial<EngineInfo>;
+
+/** Describes a model. Opens it if too little is known of it. @throws {ApiError} as `ServedModels.lease` */
+async function infoOf(model: string, parts: RequestParts): Promise<KnownInfo> {
+  const name = servedName(model, parts);
+  const served = visibleNames(parts.serving, parts.response).find(({ id }) => id === name)?.served;
+  return served && !served.isOpen && isKnown(served.info) ? served.info : openedInfo(model, parts);
+}
+
+function isKnown(info: Partial<EngineInfo>): info is KnownInfo {
+  return info.task !== undefined && info.contextTokens !== undefined;
+}
+
 /** Describes the engine that would answer a request. @throws {ApiError} as `ServedModels.lease` */
-async function infoOf(model: string, parts: RequestParts): Promise<EngineInfo> {
+async function openedInfo(model: string, parts: RequestParts, keepAliveMs?: number): Promise<EngineInfo> {
   const body = { model: servedName(model, parts) };
-  const asked = { ...parts, route: { cost: "none" } as const, body, signal: clientSignal(parts.response) };
+  const asked = { ...parts, route: { cost: "none" } as const, body, signal: clientSignal(parts.response), keepAliveMs };
   return RequestScope.run(asked, async ({ engine: { info } }) => info);
 }
 

@@ -55,7 +55,10 @@ const shared = {
     .union([z.boolean(), z.enum(["low", "medium", "high"])])
     .nullish()
     .describe("Whether, or how much, the model reasons"),
-  keep_alive: z.union([z.string().max(64), z.number()]).nullish(),
+  keep_alive: z
+    .union([z.string().max(64), z.number()])
+    .nullish()
+    .describe("How long the model stays open afterwards: seconds, or a duration such as `5m`; below 0 for ever"),
 };
 
 const noImages = z.array(z.never()).max(0).nullish();

@@ -195,7 +195,10 @@ const { parentPort, workerData } = require("node:worker_threads");
 const sum = require("node:crypto").createHash("sha256");
 const block = Buffer.allocUnsafe(1 << 20);
 const file = openSync(workerData, "r");
-for (let read; (read = readSync(file, block)) > 0;) sum.update(block.subarray(0, read));
+for (let read, done = 0; (read = readSync(file, block)) > 0;) {
+  sum.update(block.subarray(0, read));
+  if (Math.floor(done / 2 ** 25) < Math.floor((done += read) / 2 ** 25)) parentPort.postMessage(done);
+}
 closeSync(file);
 parentPort.postMessage(sum.digest("hex"));
 `;
@@ -203,8 +206,14 @@ parentPort.postMessage(sum.digest("hex"));
 /** Hashes in progress, so that those who open a model in parts wait for the same one. */
 const hashing = new Map<string, Promise<string>>();
 
-/** Computes the SHA-256, in hex, of the contents of some files. `cacheFolder` keeps each file's own hash. */
-type Fingerprint = (cacheFolder: string) => Promise<string>;
+/** Called while a large file is hashed, with the bytes that are done and those of the file. */
+export type OnHashed = (doneBytes: number, ofBytes: number) => void;
+
+/**
+ * Computes the SHA-256, in hex, of the contents of some files. `cacheFolder` keeps each file's own hash; of several
+ * calls at the same time, the first one's `onHashed` is called.
+ */
+type Fingerprint = (cacheFolder: string, onHashed?: OnHashed) => Promise<string>;
 
 /**
  * Returns the fingerprint of files that were just opened, in their order. It fails when one of them has been replaced
@@ -216,9 +225,9 @@ export async function fingerprintOf(paths: readonly string[]): Promise<Fingerpri
   const files = await Promise.all(
     paths.map(async (path) => ({ path: resolve(path), opened: await fileIdentity(path) })),
   );
-  return async (cacheFolder) => {
+  return async (cacheFolder, onHashed = () => undefined) => {
     const hash = createHash("sha256");
-    for (const { path, opened } of files) hash.update(await rememberedHash(path, opened, cacheFolder));
+    for (const { path, opened } of files) hash.update(await rememberedHash(path, opened, { cacheFolder, onHashed }));
     return hash.digest("hex");
   };
 }
@@ -239,7 +248,12 @@ export function memoOf(cacheFolder: string, path: string): string {
   return join(cacheFolder, "fingerprints", createHash("sha256").update(path).digest("hex").slice(0, 32));
 }
 
-async function rememberedHash(path: string, state: string, cacheFolder: string): Promise<string> {
+interface HashingOptions {
+  readonly cacheFolder: string;
+  readonly onHashed: OnHashed;
+}
+
+async function rememberedHash(path: string, state: string, { cacheFolder, onHashed }: HashingOptions): Promise<string> {
   await checkUnchanged(path, state);
   const memo = memoOf(cacheFolder, path);
   const known = await readFile(memo, "utf8").catch(() => "");
@@ -247,13 +261,14 @@ async function rememberedHash(path: string, state: string, cacheFolder: string):
   if (knownState === state && knownHash && /^[0-9a-f]{64}$/.test(knownHash)) return knownHash;
 
   const name = `${memo} ${state}`;
-  const begun = hashing.get(name) ?? hashAndRemember(path, state, memo).finally(() => hashing.delete(name));
+  const begun = hashing.get(name) ?? hashAndRemember(path, state, memo, onHashed).finally(() => hashing.delete(name));
   hashing.set(name, begun);
   return begun;
 }
 
-async function hashAndRemember(path: string, state: string, memo: string): Promise<string> {
-  const hash = await ((await stat(path)).size < THREAD_FROM_BYTES ? hashOf(path) : hashInThread(path));
+async function hashAndRemember(path: string, state: string, memo: string, onHashed: OnHashed): Promise<string> {
+  const { size } = await stat(path);
+  const hash = await (size < THREAD_FROM_BYTES ? hashOf(path) : hashInThread(path, (done) => onHashed(done, size)));
   await checkUnchanged(path, state);
   const folder = dirname(memo);
   // Only a convenience: when the cache cannot be written, the file is hashed again next time.
@@ -271,10 +286,10 @@ async function hashOf(path: string): Promise<string> {
 }
 
 /** Hashes a file while the caller's thread goes on. */
-function hashInThread(path: string): Promise<string> {
+function hashInThread(path: string, onHashed: (doneBytes: number) => void): Promise<string> {
   return new Promise((done, failed) => {
     const thread = new Worker(HASH_IN_THREAD, { eval: true, execArgv: [], workerData: path });
-    thread.once("message", done);
+    thread.on("message", (told: number | string) => (typeof told === "number" ? onHashed(told) : done(told)));
     thread.once("error", failed);
     thread.once("exit", () => failed(new Error(`${path}: the thread that hashes it has ended`)));
   });

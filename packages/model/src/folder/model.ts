@@ -1,6 +1,7 @@
 import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { integerOption, type SamplingDefaults } from "@readme-moe/core";
+import type { OnHashed } from "../cache/cached-data.ts";
 import { invalid } from "../files/errors.ts";
 import { type ModelConfig, ropeForContext } from "../config/model-config.ts";
 import type { LoraSet } from "../lora/lora.ts";
@@ -37,8 +38,11 @@ export interface Model {
   readonly loraSet: LoraSet | undefined;
   /** Files that determine weights and shapes, those of `loraSet` not included. */
   readonly files: readonly string[];
-  /** Returns a hash in hex of the contents of `files`, which `cacheFolder` remembers. */
-  fingerprint(cacheFolder: string): Promise<string>;
+  /**
+   * Returns a hash in hex of the contents of `files`, which `cacheFolder` remembers.
+   * @param onHashed - called while a large file is hashed
+   */
+  fingerprint(cacheFolder: string, onHashed?: OnHashed): Promise<string>;
   /**
    * Returns the sampling parameters that the model's files recommend.
    * @throws {ReadMeError} `ERR_MODEL_INVALID` when a value is impossible
@@ -117,9 +121,9 @@ export function forContext(model: Model, contextTokens: number): Model {
   const ropes = config.ropes.map((rope) => ropeForContext(rope, contextTokens));
   if (JSON.stringify(ropes) === JSON.stringify(config.ropes)) return model;
   // Weights may be packed by what the model computes, and then differ.
-  const fingerprint = async (cacheFolder: string): Promise<string> =>
+  const fingerprint: Model["fingerprint"] = async (cacheFolder, onHashed) =>
     createHash("sha256")
-      .update(`${await model.fingerprint(cacheFolder)} ${JSON.stringify(ropes)}`)
+      .update(`${await model.fingerprint(cacheFolder, onHashed)} ${JSON.stringify(ropes)}`)
       .digest("hex");
   return { ...model, config: { ...config, ropes }, fingerprint };
 }

@@ -44,7 +44,7 @@ async function runningServers(stateFolder: string): Promise<readonly RunningServ
 
 const COLUMNS: readonly Column<RunningServer>[] = [
   ["address", ({ url }) => url, "left"],
-  ["model", ({ model }) => model, "left"],
+  ["model", ({ model, models = [model] }) => models.join(", "), "left"],
   ["memory", ({ memoryBytes }) => (memoryBytes === undefined ? "?" : sizeText(memoryBytes))],
   ["since", ({ sinceMs }) => timeText(sinceMs)],
   ["requests", ({ running, queued }) => (running === undefined ? "?" : `${running} + ${queued ?? 0}`)],
@@ -52,11 +52,12 @@ const COLUMNS: readonly Column<RunningServer>[] = [
   ["state", ({ state }) => state, "left"],
 ];
 
-function serverJson({ pid, url, model, state, memoryBytes, sinceMs, running, queued }: RunningServer): object {
+function serverJson({ pid, url, model, models, state, memoryBytes, sinceMs, running, queued }: RunningServer): object {
   return {
     pid,
     url,
     model,
+    ...(models && { models }),
     state,
     memory_bytes: memoryBytes ?? null,
     since: new Date(sinceMs).toISOString(),

@@ -11,104 +11,76 @@ import {
   type RestartOptions,
   type BatchesOptions,
 } from "@readme-moe/express";
-import { modelName, resolveStateFolder } from "@readme-moe/model";
+import { resolveStateFolder } from "@readme-moe/model";
 import { Command } from "commander";
 import express, { type Express } from "express";
-import { readTextData } from "../data-files.ts";
-import { openFront, reportSeldom, type OpenedFront } from "../fleet/open-front.ts";
+import { reportSeldom } from "../fleet/open-front.ts";
 import { fleetOption, type FleetFlags, addOptions, engineFlag, type EngineFlags, engineOptions } from "../options.ts";
 import { openLimits, type OpenedLimits } from "../fleet/shared-limits.ts";
-import { MODEL_ARGUMENT, openEngine, type OpenedEngine } from "../models.ts";
+import { MODEL_ARGUMENT } from "../models.ts";
 import { noteServer } from "../running/server-notes.ts";
 import { EventLog } from "../serving/event-log.ts";
 import { closeServer, listen, stopSignals, urlOf } from "../serving/http-server.ts";
 import { collectWhenIdle } from "../serving/idle-memory.ts";
+import { aliasesOf, openModels, type ServerModels } from "../serving/open-models.ts";
 import { servingOptions, type ServingFlags } from "../serving/serving-flags.ts";
 
 interface ServeFlags extends EngineFlags, ServingFlags, FleetFlags {}
 
-/** An engine in this process, or a front of a fleet. */
-type Opened = OpenedEngine | OpenedFront;
-
 export function serveCommand(signal: AbortSignal): Command {
   const command = new Command("serve")
-    .summary("serve a model over HTTP, with the APIs of OpenAI, Anthropic and Ollama")
+    .summary("serve models over HTTP, with the APIs of OpenAI, Anthropic and Ollama")
     .description(
-      "Serves a model with the APIs of OpenAI and Anthropic under /v1, with --ollama that of Ollama under /api, and with " +
-        "/health, /livez, /readyz, /metrics and /version. On SIGTERM or Ctrl-C it accepts no more requests, completes the " +
-        "running ones, and exits; a second one ends it at once.",
+      "Serves models with the APIs of OpenAI and Anthropic under /v1, with --ollama that of Ollama under /api, and with " +
+        "/health, /livez, /readyz, /metrics and /version. One model is open from the start to the end. Of several, each is " +
+        "opened when a request asks for it, and closed when its memory is needed or no request comes. On SIGTERM or " +
+        "Ctrl-C it accepts no more requests, completes the running ones, and exits; a second one ends it at once.",
     )
-    .argument("<model>", MODEL_ARGUMENT);
+    .argument("<model...>", MODEL_ARGUMENT);
   const fleet = fleetOption("let the workers of this fleet run the model, and hold no weights: redis://host:port");
   addOptions(command, ...servingOptions(), ...engineOptions(), engineFlag("controlTokensInMessages"), fleet);
-  return command.action((path: string, flags: ServeFlags) => runServer(path, flags, signal));
+  return command.action((paths: string[], flags: ServeFlags) => runServer(paths, flags, signal));
 }
 
-/** Serves until a signal stops the server, or the model cannot be opened. */
-async function runServer(path: string, flags: ServeFlags, interrupted: AbortSignal): Promise<void> {
+/** Serves until a signal stops the server, or a model cannot be opened at the start. */
+async function runServer(paths: readonly string[], flags: ServeFlags, interrupted: AbortSignal): Promise<void> {
   checkReach(flags);
   using stop = stopSignals(interrupted);
   const giveUp = new AbortController();
-  const isUnwanted = AbortSignal.any([stop.signal, giveUp.signal]);
-  const { fleet } = flags;
-  const opening: Promise<Opened> =
-    fleet === undefined ? openKeeping(path, flags, isUnwanted) : openFront(path, { ...flags, fleet }, isUnwanted);
+  const opening = openModels(paths, flags, AbortSignal.any([stop.signal, giveUp.signal]));
   try {
-    await serve(flags.name ?? modelName(path), opening, flags, stop.signal);
+    await serve(opening, flags, stop.signal);
   } finally {
     giveUp.abort();
-    await opening.then(
-      ({ close }) => close(),
-      () => undefined,
-    );
+    await opening.close();
   }
 }
 
-/** Opens an engine that keeps the prompts of `--keep-prompt`. */
-async function openKeeping(path: string, flags: ServeFlags, signal: AbortSignal): Promise<OpenedEngine> {
-  const { keepPrompt = [] } = flags;
-  const prompts = await Promise.all(keepPrompt.map((file) => readTextData(file)));
-  // Operators may add experts, which a budget is for, to a model without any.
-  const own = flags.expertsFolder === undefined ? flags : { lora: [], ...flags };
-  const opened = await openEngine(path, own, signal);
-  const { engine, close } = opened;
-  engine.events.on("prompt:kept", ({ refusal, saveFailure }) => {
-    if (refusal !== undefined) console.error(`note: a saved prompt was not used: ${refusal}`);
-    if (saveFailure !== undefined) console.error(`note: a prompt was not saved: ${saveFailure}`);
-  });
-  try {
-    for (const content of prompts) {
-      const messages = [{ role: "system", content }];
-      await engine.keepPrompt(engine.info.hasChatTemplate ? { messages } : content, { signal });
-    }
-    return opened;
-  } catch (error) {
-    await close();
-    throw error;
-  }
-}
-
-async function serve(name: string, opening: Promise<Opened>, flags: ServeFlags, stop: AbortSignal): Promise<void> {
+async function serve(
+  { names, sources, ready, options }: ServerModels,
+  flags: ServeFlags,
+  stop: AbortSignal,
+): Promise<void> {
   const events = new ReadMeEmitter();
   const log = new EventLog(flags.json ?? false);
-  const aliases = Object.fromEntries((flags.alias ?? []).map((alias) => [alias, name]));
-  // Requests that arrive before it is open are answered that the model is loading.
-  const engine = opening.then((opened) => opened.engine);
-  engine.catch(() => undefined);
+  const [name = ""] = names;
   using limits = await openLimits(flags, events);
   const batches = await batchesOf(flags);
-  const models = new ServedModels({ [name]: engine }, { aliases, restart: restartOf(flags), events });
+  const naming = { aliases: aliasesOf(flags.alias, names), defaultModel: name };
   log.listen(events);
+  // Requests that arrive before a model is there are answered that it is loading.
+  const models = new ServedModels(sources, { ...naming, ...options, restart: restartOf(flags), events });
   models.watch((model, served) => log.watch(model, served));
   const server = await listen(appOver(models, { events, limits, batches, flags }), flags);
   const stopCollecting = collectWhenIdle(() => models.numLeases > 0);
   let forget: (() => Promise<void>) | undefined;
   try {
     const url = urlOf(server);
-    log.printAddress(url, name);
-    const note = { pid: process.pid, url, model: name, sinceMs: Date.now() };
+    log.printAddress(url, names);
+    const all = names.length > 1 ? { models: names } : {};
+    const note = { pid: process.pid, url, model: name, ...all, sinceMs: Date.now() };
     forget = await noteServer(resolveStateFolder(), { ...note, hasEngineInside: flags.isolation === "thread" });
-    await Promise.race([aborted(stop), engine.then(() => aborted(stop))]);
+    await Promise.race([aborted(stop), ready.then(() => aborted(stop))]);
     const numRequests = models.numLeases;
     log.print("server:draining", `stopping; running requests: ${numRequests}`, { numRequests });
   } finally {

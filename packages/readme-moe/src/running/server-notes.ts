@@ -12,8 +12,10 @@ export interface ServerNote {
   readonly pid: number;
   /** Address that it listens on. */
   readonly url: string;
-  /** Name of the model for clients. */
+  /** Name of the model for clients; of several, of the one that answers requests without a name. */
   readonly model: string;
+  /** Names of all models, where there are several. */
+  readonly models?: readonly string[] | undefined;
   /** Time of its start, in ms since 1970. */
   readonly sinceMs: number;
   /** Whether the engine is part of the server's process, so that their memory is the same. */
@@ -74,7 +76,7 @@ export function parseNote(text: string): ServerNote | undefined {
   } catch {
     return undefined;
   }
-  const { pid, url, model, sinceMs, hasEngineInside } = Object(value) as Readonly<Record<string, unknown>>;
+  const { pid, url, model, models, sinceMs, hasEngineInside } = Object(value) as Readonly<Record<string, unknown>>;
   const isNote =
     typeof pid === "number" &&
     typeof url === "string" &&
@@ -82,5 +84,7 @@ export function parseNote(text: string): ServerNote | undefined {
     typeof model === "string" &&
     typeof sinceMs === "number" &&
     typeof hasEngineInside === "boolean";
-  return isNote ? { pid, url, model, sinceMs, hasEngineInside } : undefined;
+  if (!isNote) return undefined;
+  const names = Array.isArray(models) ? models.filter((name) => typeof name === "string") : undefined;
+  return { pid, url, model, sinceMs, hasEngineInside, ...(names && { models: names }) };
 }

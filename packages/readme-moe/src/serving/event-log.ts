@@ -1,6 +1,9 @@
 // The log of a server: lines for people, or JSON for programs that collect logs.
 
 import type { Engine, ErrorLink, ReadMeEmitter, ReadMeEvents } from "@readme-moe/core";
+import { LoadingLines, loadingLine, showLoading } from "../library/show-download.ts";
+import { durationText } from "../library/sizes.ts";
+import { showStatus } from "../terminal.ts";
 import { memoryLines } from "./memory-lines.ts";
 import { Repeats } from "./repeats.ts";
 
@@ -16,6 +19,9 @@ export class EventLog {
   readonly #repeats = new Repeats<EventOf<"request:failed">>(REPEATS_MS);
   /** Names of models that were open before. */
   readonly #opened = new Set<string>();
+  /** Lines of the openings under way. */
+  readonly #loading = new Map<string, LoadingLines>();
+  #isListening = false;
   #timer: NodeJS.Timeout | undefined;
 
   constructor(isJson: boolean) {
@@ -25,23 +31,50 @@ export class EventLog {
   /** Logs an event. @param text - line for people. @param details - fields for programs */
   print(event: string, text: string, details: object = {}): void {
     // Standard output is for programs: the address, and the log as JSON.
+    showStatus();
     if (this.#isJson) this.#write(event, details);
     else console.error(text);
   }
 
   /** Prints the server's address. */
-  printAddress(url: string, name: string): void {
-    if (this.#isJson) this.#write("server:listening", { url, model: name });
-    else console.log(`${name} at ${url}/v1`);
+  printAddress(url: string, names: readonly string[]): void {
+    const [model] = names;
+    this.#isListening = true;
+    if (this.#isJson) this.#write("server:listening", { url, model, ...(names.length > 1 && { models: names }) });
+    else console.log(`${names.join(", ")} at ${url}/v1`);
   }
 
   listen(events: ReadMeEmitter): void {
     this.#listenToEngines(events);
+    this.#listenToModels(events);
     events.on("request:failed", (event) => this.#failed(event));
     if (!this.#isJson) return;
     for (const name of JSON_EVENTS) {
       events.on(name, (event: EventOf<typeof name>) => this.#write(name, event));
     }
+  }
+
+  /** Logs how models are opened and closed. The address comes first. */
+  #listenToModels(events: ReadMeEmitter): void {
+    events.on("model:loading", (event) => {
+      const { name } = event;
+      const lines = this.#loading.get(name) ?? new LoadingLines();
+      this.#loading.set(name, lines);
+      const isDue = lines.isDue(performance.now());
+      if (!this.#isListening) return;
+      if (!this.#isJson) showLoading(loadingLine(name, event), isDue);
+      else if (isDue) this.#write("model:loading", event);
+    });
+    events.on("model:opened", (event) => {
+      this.print("model:opened", `opened ${event.name} in ${durationText(event.durationMs / 1000)}`, event);
+    });
+    events.on("model:closed", (event) => this.print("model:closed", `closed ${event.name}`, event));
+    events.on("model:open-failed", (event) => {
+      const { name, retryInMs, causes } = event;
+      this.#loading.delete(name);
+      const text = `error: the model ${name} is not open; a request tries again after ${seconds(retryInMs)}`;
+      this.print("model:open-failed", `${text}: ${causesText(causes)}`, event);
+    });
   }
 
   #listenToEngines(events: ReadMeEmitter): void {
@@ -87,6 +120,8 @@ export class EventLog {
   watch(model: string, { events, info }: Engine): void {
     const { kernel, memory, contextTokens, kvCapacityTokens } = info;
     this.#opened.add(model);
+    this.#loading.delete(model);
+    showStatus();
     if (this.#isJson && kernel) this.#write("kernel:selected", { model, ...kernel });
     if (memory) {
       const details = { model, contextTokens, kvCapacityTokens, ...memory };

@@ -1,7 +1,8 @@
 // Options of `serve` for the server; those for the engine are in `options.ts`.
 
+import { parseDurationMs } from "@readme-moe/core";
 import type { CacheSharing } from "@readme-moe/express";
-import { Option } from "commander";
+import { InvalidArgumentError, Option } from "commander";
 import { numberBetween, portNumber, wholeNumber, engineFlag } from "../options.ts";
 
 export interface ServingFlags {
@@ -23,6 +24,7 @@ export interface ServingFlags {
   readonly maxRequestMs?: number;
   readonly batches?: string;
   readonly keepPrompt?: readonly string[];
+  readonly keepAlive?: number;
   readonly requestsPerMinute?: number;
   readonly tokensPerMinute?: number;
   readonly allowAnyone?: true;
@@ -44,7 +46,11 @@ export function servingOptions(): readonly Option[] {
     new Option("--port <n>", "port to listen on; 0 for any free one").argParser(portNumber).default(8080),
     new Option("--host <address>", "address to listen on; 0.0.0.0 for all").default("127.0.0.1"),
     new Option("--name <name>", "name of the model for clients (default: the last part of its path or name)"),
-    new Option("--alias <name...>", "other names of the model"),
+    new Option("--alias <name...>", "other names of the (first) model; name=model for another one"),
+    new Option(
+      "--keep-alive <duration>",
+      "time without requests after which a model is closed, such as 5m or 0; never keeps it open (default: 5m for several models, never for one)",
+    ).argParser(keepAlive),
     new Option(
       "--api-key <key...>",
       "keys of clients; other users can see them here, better set the environment variable",
@@ -121,6 +127,13 @@ function number(flags: string, description: string, least = 1): Option {
  */
 function keyList(text: string, before: readonly string[] | undefined): readonly string[] {
   return [...(before ?? []), ...text.split(",").map((key) => key.trim())];
+}
+
+/** Parses a duration as Ollama's `keep_alive`, into ms. */
+function keepAlive(text: string): number {
+  const ms = text === "never" ? Infinity : parseDurationMs(text);
+  if (ms !== undefined) return ms;
+  throw new InvalidArgumentError("Expected a duration such as 5m, 30s or 1h30m, a number of seconds, or never.");
 }
 
 function proxies(text: string): number | string {

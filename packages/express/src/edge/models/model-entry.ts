@@ -1,7 +1,18 @@
 // One name of a model: the engine that serves it now, its health and state, and the requests that use it.
 
-import { type Engine, errorChain, type ErrorLink, type ReadMeEmitter, ReadMeError, type ReadMeErrorCode } from "@readme-moe/core";
-import { ApiError, engineError } from "../../http/errors.ts";
+import {
+  type Engine,
+  type EngineInfo,
+  errorChain,
+  type ErrorLink,
+  LoadMeter,
+  type LoadProgress,
+  type MeteredProgress,
+  type ReadMeEmitter,
+  ReadMeError,
+  type ReadMeErrorCode,
+} from "@readme-moe/core";
+import { ApiError, engineError, reasonOf } from "../../http/errors.ts";
 import { ClientGone } from "../../http/request.ts";
 import { liveExperts, type LostExpert } from "../experts.ts";
 import { type Attempts, nextAttempt, NO_ATTEMPTS, type RestartPolicy } from "./options.ts";
@@ -81,12 +92,22 @@ export function faultChain(error: unknown): readonly ErrorLink[] {
 }
 
 /** States of a model, in the order of its life. */
-export const MODEL_STATES = ["loading", "ready", "waiting", "failing", "restarting", "failed"] as const;
+export const MODEL_STATES = [
+  "closed",
+  "opening",
+  "loading",
+  "ready",
+  "waiting",
+  "failing",
+  "restarting",
+  "failed",
+] as const;
 
 /**
- * State of a model. `loading`: not open yet. `waiting`: the engine works, and lacks what it would answer with, such as
- * a machine of its fleet. `failing`: the engine runs, and has failed several requests in a row.
- * `restarting`: the engine has failed, and is opened again. `failed`: it could not be opened, or has failed for good.
+ * State of a model. `closed`: is opened when a request asks for it. `opening`: requests have asked for it, and wait.
+ * `loading`: not open yet; its requests are refused. `waiting`: the engine works, and lacks what it would answer with,
+ * such as a machine of its fleet. `failing`: the engine runs, and has failed several requests in a row. `restarting`:
+ * the engine has failed, and is opened again. `failed`: it could not be opened, or has failed for good.
  */
 export type ModelState = (typeof MODEL_STATES)[number];
 
@@ -98,6 +119,13 @@ export interface ModelCondition {
   readonly code?: string;
   /** Message of the error that its requests get at this time. */
   readonly message?: string;
+  /** Progress of its opening. */
+  readonly progress?: MeteredProgress;
+}
+
+/** Whether requests may be sent: the model answers, or is opened for them. */
+export function canBeAsked({ state, code }: Pick<ModelCondition, "state" | "code">): boolean {
+  return state === "ready" || state === "opening" || (state === "closed" && code === undefined);
 }
 
 /** Describes a model by the state of its engine, and by what a working engine lacks. */
@@ -180,6 +208,8 @@ interface EntryOptions {
   readonly restart: RestartPolicy | undefined;
   readonly maxFailures: number;
   readonly events: ReadMeEmitter;
+  /** Takes a model whose engine is given up. @returns whether it is opened again on demand */
+  readonly onGivenUp: (name: string, causes: readonly ErrorLink[]) => boolean;
 }
 
 export class ModelEntry {
@@ -187,6 +217,11 @@ export class ModelEntry {
   readonly #options: EntryOptions;
   #state: ModelState = "loading";
   #code: string | undefined;
+  #message: string | undefined;
+  #progress: MeteredProgress | undefined;
+  #meter = new LoadMeter();
+  /** Facts about the model, also while it is not open. */
+  #info: Partial<EngineInfo> = {};
   #current: ServedEngine | undefined;
   #attempts: Attempts = NO_ATTEMPTS;
   #record: HealthRecord = freshRecord(0);
@@ -208,7 +243,20 @@ export class ModelEntry {
   }
 
   get condition(): ModelCondition {
-    return conditionOf({ name: this.name, state: this.#state, code: this.#code }, this.#current?.engine);
+    const { name } = this;
+    const found = conditionOf({ name, state: this.#state, code: this.#code }, this.#current?.engine);
+    const [message, progress] = [this.#message, this.#progress];
+    return { ...found, ...(message !== undefined && { message }), ...(progress && { progress }) };
+  }
+
+  /** Known facts about the model. */
+  get info(): Partial<EngineInfo> {
+    return this.#current?.engine.info ?? this.#info;
+  }
+
+  /** Progress of opening the model; `undefined` while it is not opened. */
+  get progress(): MeteredProgress | undefined {
+    return this.#progress;
   }
 
   get current(): ServedEngine | undefined {
@@ -235,6 +283,34 @@ export class ModelEntry {
     this.#giveUp(errorChain(error));
   }
 
+  /** Notes how far the opening of the model is. */
+  advance(progress: LoadProgress): void {
+    if (this.#state !== "loading" && this.#state !== "opening") return;
+    this.#progress = this.#meter.update(progress, performance.now());
+    this.#options.events.emit("model:loading", { name: this.name, ...this.#progress });
+  }
+
+  /** Notes that requests wait for the model, which is opened. */
+  open(): void {
+    this.#meter = new LoadMeter();
+    this.#enter("opening");
+  }
+
+  /**
+   * Notes that the model is opened when a request asks for it, or could not be opened.
+   *
+   * @returns the engine that served it, which gets no more requests
+   */
+  close({ info, error }: { readonly info?: Partial<EngineInfo>; readonly error?: unknown } = {}): Engine | undefined {
+    const engine = this.#current?.engine;
+    this.#info = info ?? engine?.info ?? this.#info;
+    this.#current = undefined;
+    this.retire();
+    this.#enter("closed", error === undefined ? [] : errorChain(error));
+    this.#message = error === undefined ? undefined : reasonOf(error);
+    return engine;
+  }
+
   /** Stops watching the engine, and does not open it again. */
   retire(): void {
     this.#generation++;
@@ -242,6 +318,8 @@ export class ModelEntry {
 
   #enter(state: ModelState, causes: readonly ErrorLink[] = []): void {
     this.#state = state;
+    this.#message = undefined;
+    this.#progress = undefined;
     this.#code = causes.find(({ code }) => code !== undefined)?.code;
   }
 
@@ -255,6 +333,7 @@ export class ModelEntry {
   }
 
   #giveUp(causes: readonly ErrorLink[]): void {
+    if (this.#options.onGivenUp(this.name, causes)) return;
     this.#enter("failed", causes);
     const event = { name: this.name, attempts: this.#attempts.count, causes };
     // After `engine:failed` of the engine itself.

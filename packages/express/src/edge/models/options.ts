@@ -1,9 +1,61 @@
-import { type Engine, integerOption, MAX_TIMER_MS, numberOption, ReadMeEmitter, rejectUnknownKeys } from "@readme-moe/core";
+import {
+  type Engine,
+  type EngineInfo,
+  functionOption,
+  integerOption,
+  isRecord,
+  type LoadProgress,
+  MAX_TIMER_MS,
+  numberOption,
+  ReadMeEmitter,
+  rejectUnknownKeys,
+} from "@readme-moe/core";
 import type { Request as ExpressRequest } from "express";
 import { namedModel } from "../experts.ts";
 
-/** Engines by the names that clients use; a promise of an engine counts as loading. */
-export type EnginesByName = Readonly<Record<string, Engine | PromiseLike<Engine>>>;
+/** Hooks of opening a model. They fit into the options of `ReadMeEngine.open`. */
+export interface ModelOpening {
+  /** Takes the progress that health, errors and logs show. */
+  readonly onProgress: (progress: LoadProgress) => void;
+  /** Aborts when the server shuts down. */
+  readonly signal: AbortSignal;
+}
+
+/** A model that is opened when a request asks for it, and closed when its memory is needed or no request comes. */
+export interface OnDemandModel {
+  readonly open: (opening: ModelOpening) => PromiseLike<Engine>;
+  /** Memory that it takes while it is open: weights, keys and values, and what it needs to work. */
+  readonly bytes: number;
+  /** Facts about it that `/v1/models` and others tell before it is open. @default those of the last engine */
+  readonly info?: Partial<EngineInfo> | undefined;
+  /** Opens it at once, as if a request had asked for it. @default false */
+  readonly opensAtOnce?: boolean | undefined;
+}
+
+/** Source of a model. A promise counts as loading; a function is called at once, with hooks for its progress. */
+export type ModelSource =
+  | Engine
+  | OnDemandModel
+  | PromiseLike<Engine | OnDemandModel>
+  | ((opening: ModelOpening) => PromiseLike<Engine | OnDemandModel>);
+
+/** Engines, or how to open them, by the names that clients use. */
+export type EnginesByName = Readonly<Record<string, ModelSource>>;
+
+/** @throws {TypeError | RangeError} on a wrong source of a model that is opened on demand */
+export function checkOnDemand(name: string, source: OnDemandModel, memoryBytes: number): OnDemandModel {
+  rejectUnknownKeys(`model \`${name}\``, source, ["open", "bytes", "info", "opensAtOnce"]);
+  functionOption("open", source.open);
+  integerOption("bytes", source.bytes, 0);
+  if (source.bytes <= memoryBytes) return source;
+  throw new RangeError(
+    `Expected \`memoryBytes\` to have room for the model \`${name}\` of ${source.bytes} bytes, got \`${memoryBytes}\``,
+  );
+}
+
+export function isOnDemand(source: unknown): source is OnDemandModel {
+  return isRecord(source) && "open" in source;
+}
 
 /** The request that a model is chosen for. */
 export interface Asking<HostRequest = ExpressRequest> {
@@ -35,6 +87,16 @@ export interface ServedModelsOptions<HostRequest = ExpressRequest> {
    * With `restart` the engine is opened again then. @default 3
    */
   readonly maxFailures?: number | undefined;
+  /**
+   * Time without requests after which a model with `open` is closed, in ms; `Infinity` for never. Requests of Ollama's
+   * API may say another one. @default 300,000
+   */
+  readonly keepAliveMs?: number | undefined;
+  /**
+   * Memory of all models with `open` together. Where a model does not fit beside the others, the one that was not used
+   * for longest is closed, and requests wait until it is. @default no limit
+   */
+  readonly memoryBytes?: number | undefined;
   /** Bus of `model:swapped`, `request:failed` and the events of engines. @default a bus of its own */
   readonly events?: ReadMeEmitter | undefined;
 }
@@ -84,10 +146,21 @@ export interface ResolvedServedModelsOptions {
   readonly share: ShareTraffic<object> | undefined;
   readonly restart: RestartPolicy | undefined;
   readonly maxFailures: number;
+  readonly keepAliveMs: number;
+  readonly memoryBytes: number;
   readonly events: ReadMeEmitter;
 }
 
-const NAMES = ["aliases", "defaultModel", "share", "restart", "maxFailures", "events"] as const;
+const NAMES = [
+  "aliases",
+  "defaultModel",
+  "share",
+  "restart",
+  "maxFailures",
+  "keepAliveMs",
+  "memoryBytes",
+  "events",
+] as const satisfies readonly (keyof ServedModelsOptions)[];
 
 const RESTART_NAMES = [
   "firstDelayMs",
@@ -125,6 +198,8 @@ export function resolveServedModelsOptions(
     share: share as ShareTraffic<object> | undefined,
     restart: restart === false ? undefined : resolveRestartOptions(restart === true ? {} : restart),
     maxFailures: integerOption("maxFailures", options.maxFailures ?? 3, 1),
+    keepAliveMs: numberOption("keepAliveMs", options.keepAliveMs ?? 300_000, 0),
+    memoryBytes: numberOption("memoryBytes", options.memoryBytes ?? Infinity, 0),
     events: options.events ?? new ReadMeEmitter(),
   };
 }
@@ -172,3 +247,41 @@ export function nextAttempt(
   const wholeMs = Math.min(policy.maxDelayMs, policy.firstDelayMs * 2 ** before);
   return { count: before + 1, delayMs: wholeMs * (1 - policy.jitter * policy.random()) };
 }
+
+/** A model that requests can name. */
+export interface ServedModel {
+  readonly name: string;
+  readonly engine: Engine;
+  /** Time at which this engine took over the name, in ms since 1970. */
+  readonly createdMs: number;
+  readonly aliases: readonly string[];
+  /** Its loras, as far as requests can name them beside the model. */
+  readonly experts: readonly ServedExpert[];
+}
+
+/** A model as lists tell it, open or not. */
+export interface ListedModel extends Pick<ServedModel, "name" | "createdMs" | "aliases" | "experts"> {
+  /** Known facts about it; all of them while it is open. */
+  readonly info: Partial<EngineInfo>;
+  readonly isOpen: boolean;
+}
+
+/** Options of `ServedModels.acquire`. */
+export interface AcquireOptions {
+  /** Tells which experts exist for the client. @default all */
+  readonly mayName?: MayName | undefined;
+  /** Ends the wait; the call rejects with its reason. */
+  readonly signal?: AbortSignal | undefined;
+  /** Time for which a model with `open` stays open after its last request, from now on, in ms. @default as before */
+  readonly keepAliveMs?: number | undefined;
+}
+
+/** A lora that requests can name. */
+export interface ServedExpert {
+  readonly name: string;
+  /** Names of models that mean this expert: `<model>:<expert>` first. */
+  readonly ids: readonly string[];
+}
+
+/** Whether a client may name an expert of a model. */
+export type MayName = (model: string, expert: string) => boolean;
