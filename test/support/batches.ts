@@ -74,7 +74,7 @@ export function answerJson(response: Reply, body: object): void {
 
 /** Starts a service. It is drained when the test ends. */
 export function startService({ folder, answer, options, places = 8, ...rest }: ServiceSetup): RunningService {
-  const models = { isDraining: false, list: () => [{ engine: idleEngine(places) }] };
+  const models = { isDraining: false, list: () => [{ engine: idleEngine(places) }], states: () => [] };
   const handler: Handler = (request, response) =>
     answer(response.locals.readMe?.batch?.customId ?? "", response, request);
   const handlers = Object.fromEntries(BATCH_ENDPOINTS.map((path) => [path, handler])) as LineHandlers;
