@@ -103,6 +103,6 @@ test("one model with --keep-alive is open from the start, closes when it is idle
   await logged("model:closed");
   await until(async () => (await workersOf(child.pid)) === 0);
   expect((await complete({ model: "one" })).status).toBe(200);
-  await until(async () => entries.filter(({ event }) => event === "model:closed").length === 2);
+  await expect.poll(() => entries.filter(({ event }) => event === "model:closed").length).toBe(2);
   expect(entries.filter(({ event }) => event === "model:opened")).toHaveLength(2);
 });

@@ -128,7 +128,13 @@ async function prepareAll(
     found.push({ file, info: reader.info, leastBytes });
     await reader.dispose();
   }
-  const shares = memoryBytes === undefined ? [] : divideMemory(found.map((one) => one.leastBytes), memoryBytes);
+  const shares =
+    memoryBytes === undefined
+      ? []
+      : divideMemory(
+          found.map((one) => one.leastBytes),
+          memoryBytes,
+        );
   return Promise.all(
     found.map(async ({ file, info }, index): Promise<OnDemandModel> => {
       const own = { ...flags, memory: shares[index] };
