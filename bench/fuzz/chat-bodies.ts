@@ -155,6 +155,7 @@ export function message(chance: Chance, model: KnownModel): Fields {
       stop_sequences: () => chance.pick([["."], [" the", "\n"], []]),
       metadata: () => ({ user_id: text(chance) }),
       service_tier: () => "auto",
+      context_management: () => ({ edits: [{ type: "clear_thinking_20251015", keep: "all" }] }),
       thinking: () =>
         chance.pick<unknown>([{ type: "enabled", budget_tokens: 1 }, { type: "adaptive" }, { type: "disabled" }]),
     }),

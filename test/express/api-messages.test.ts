@@ -99,6 +99,19 @@ describe("Anthropic's SDK", () => {
     expect(textOf(answer)).toBe(await right(messages));
   });
 
+  test("may ask for earlier thinking to be cleared, as Claude Code does, and for nothing else", async () => {
+    const headers = { "content-type": "application/json", "x-api-key": "secret" };
+    const ask = async (edit: object): Promise<Response> => {
+      const body = JSON.stringify({ ...few, messages: hello, context_management: { edits: [edit] } });
+      return fetch(`${server.url}/v1/messages?beta=true`, { method: "POST", headers, body });
+    };
+    const cleared = await ask({ type: "clear_thinking_20251015", keep: "all" });
+    expect(textOf((await cleared.json()) as Anthropic.Message)).toBe(await right(hello));
+    const refused = await ask({ type: "clear_tool_uses_20250919" });
+    expect(refused.status).toBe(400);
+    expect(await refused.json()).toMatchObject({ error: { param: expect.stringContaining("context_management") } });
+  });
+
   test("joins the events of a stream to the whole answer", async () => {
     const whole = await anthropic.messages.create({ ...few, messages: hello });
     const stream = anthropic.messages.stream({ ...few, messages: hello });

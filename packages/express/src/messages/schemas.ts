@@ -8,6 +8,15 @@ import { LIMITS } from "../limits.ts";
 const cacheControl = z.strictObject({ type: z.literal("ephemeral"), ttl: z.string().max(16).nullish() }).nullish();
 const citations = z.union([z.strictObject({ enabled: z.literal(false) }), z.array(z.null()).max(0)]).nullish();
 
+/** Reasoning of earlier turns that is to be dropped. Chat templates decide what of it a prompt keeps. */
+const clearThinking = z.strictObject({
+  type: z.literal("clear_thinking_20251015"),
+  keep: z
+    .union([z.literal("all"), z.strictObject({ type: z.literal("thinking_turns"), value: z.int().min(1) })])
+    .nullish(),
+});
+const contextManagement = z.strictObject({ edits: z.array(clearThinking).max(1).nullish() }).nullish();
+
 const textBlock = z.strictObject({
   type: z.literal("text"),
   text: z.string(),
@@ -114,7 +123,7 @@ export const messagesBody = z.strictObject({
   metadata: z.strictObject({ user_id: z.string().max(1024).nullish() }).nullish(),
   service_tier: z.enum(["auto", "standard_only"]).nullish(),
   container: z.null().optional(),
-  context_management: z.null().optional(),
+  context_management: contextManagement,
   mcp_servers: z.array(z.null()).max(0).nullish(),
   read_me: readMe,
   ...inert,
@@ -125,7 +134,7 @@ export type MessagesBody = z.infer<typeof messagesBody>;
 
 export const countTokensBody = z.strictObject({
   ...promptFields,
-  context_management: z.null().optional(),
+  context_management: contextManagement,
   mcp_servers: z.array(z.null()).max(0).nullish(),
 });
 
