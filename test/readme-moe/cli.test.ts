@@ -5,9 +5,11 @@ import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, test, vi } from "vitest";
 import { CHAT_TEMPLATE, writeChattingPocket } from "../support/chatting-pocket.ts";
+import { QWEN_MARKS, withFillInMarks } from "../support/fill-in-model.ts";
 import { fixture, golden } from "../support/fixtures.ts";
 import { NAME, setUp } from "../support/hub-setup.ts";
 import { outcomeOf } from "../support/node-process.ts";
+import { writeReadingModel } from "../support/reading-model.ts";
 import { COMMAND_LINE, runCli, type Outcome } from "../support/run-cli.ts";
 import { sharedModel } from "../support/shared.ts";
 import { largestDifference } from "../support/running-model.ts";
@@ -214,9 +216,9 @@ describe("inspect", () => {
     const folder = join(await temporaryFolder(), "chatting");
     await writeChattingPocket(folder);
     const [first_line] = CHAT_TEMPLATE.split("\n");
-    const chat_template = { characters: CHAT_TEMPLATE.length, first_line, takes_tools: false };
+    const chat_template = { characters: CHAT_TEMPLATE.length, first_line, takes_tools: false, tool_calls: null };
     const described = await readmeMoe("inspect", folder, "--json");
-    expect(JSON.parse(described.stdout)).toMatchObject({ name: "chatting", chat_template });
+    expect(JSON.parse(described.stdout)).toMatchObject({ name: "chatting", chat_template, fill_in_middle: null });
     expect((await readmeMoe("inspect", folder)).stdout).toContain(
       `chat_template:\n  characters: ${CHAT_TEMPLATE.length}\n`,
     );
@@ -227,6 +229,15 @@ describe("inspect", () => {
     expect(JSON.parse(plain.stdout)).toMatchObject({ name: "official-separate-residual", chat_template: null });
     const none = await readmeMoe("inspect", POCKET, "--template");
     expect(none).toMatchObject({ code: 1, stdout: "", stderr: expect.stringContaining("has no chat template") });
+  });
+
+  test("prints the marks that a model fills gaps with", async () => {
+    const folder = join(await temporaryFolder(), "marked");
+    await writeReadingModel(folder, await withFillInMarks());
+    const { stdout } = await readmeMoe("inspect", folder, "--json");
+    const { prefix, suffix, middle } = QWEN_MARKS;
+    const fill_in_middle = { family: "qwen2.5-coder", marks: [prefix, suffix, middle] };
+    expect(JSON.parse(stdout)).toMatchObject({ fill_in_middle });
   });
 
   test("prints the last position's logits, and each position's router logits and route", async () => {

@@ -1,7 +1,14 @@
 import { ReadMeError } from "@readme-moe/core";
 import { kernelInfo, kernelThreads } from "@readme-moe/engine";
 import { precisionOf, wholeBlocks } from "@readme-moe/kernel";
-import { type ChatTemplate, gatherExperts, type Model, modelName, type RouterConfig } from "@readme-moe/model";
+import {
+  type ChatTemplate,
+  fillInMarks,
+  gatherExperts,
+  type Model,
+  modelName,
+  type RouterConfig,
+} from "@readme-moe/model";
 import { KernelRouter } from "@readme-moe/router";
 import { Command } from "commander";
 import { describeExperts, expertLine, type ExpertDescription } from "../loras/describe-expert.ts";
@@ -41,8 +48,8 @@ export function inspectCommand(signal: AbortSignal): Command {
   const command = new Command("inspect")
     .summary("show what a model is, and what it computes")
     .description(
-      "Shows a model's name, chat template, config, sizes and experts, low-rank ones included. With --ids, also the logits of " +
-        "the last position, and the router's logits and the expert of every position.",
+      "Shows a model's name, chat template with the form of its tool calls, marks to fill gaps in code, config, sizes and " +
+        "experts, low-rank ones included. With --ids, also the logits of the last position, and the router's logits and the expert of every position.",
     )
     .argument("<model>", MODEL_ARGUMENT)
     .option("--template", "print the whole chat template, and nothing else unless --json is given", false)
@@ -55,10 +62,8 @@ async function runInspect(path: string, flags: InspectFlags, signal: AbortSignal
   const { ids } = flags;
   const loras = await loraFolders(flags.lora, signal);
   const described = async (model: Model): Promise<Description> => {
-    const template = await chatTemplateOf(model);
     const { path: file, kind, ...others } = describe(model, flags);
-    const chat_template = template === undefined ? null : describeTemplate(template, flags.template);
-    const parts = { name: modelName(path), path: file, kind, chat_template, ...others };
+    const parts = { name: modelName(path), path: file, kind, ...(await describeText(model, flags)), ...others };
     return { parts, loraSet: await describeLoras(model, loras) };
   };
   if (flags.template && !flags.json) return withModelFiles(path, signal, printTemplate, flags);
@@ -69,24 +74,30 @@ async function runInspect(path: string, flags: InspectFlags, signal: AbortSignal
   });
 }
 
-/** Returns the chat template; `undefined` also where the model's tokenizer is missing or unusable. */
-async function chatTemplateOf(model: Model): Promise<ChatTemplate | undefined> {
-  try {
-    return (await model.loadText()).chatTemplate;
-  } catch (error) {
+/** Describes the chat template, and the marks to fill gaps with; none of a model without a usable tokenizer. */
+async function describeText(model: Model, { template: isWhole }: InspectFlags): Promise<object> {
+  const text = await model.loadText().catch((error: unknown) => {
     if (error instanceof ReadMeError) return undefined;
     throw error;
-  }
+  });
+  const template = text?.chatTemplate;
+  const { family, prefix, suffix, middle } = (text && fillInMarks(text.tokenizer)) ?? {};
+  const marks = [prefix, suffix, middle].flatMap((mark) => mark?.text ?? []);
+  return {
+    chat_template: template === undefined ? null : describeTemplate(template, isWhole),
+    fill_in_middle: family === undefined ? null : { family, marks },
+  };
 }
 
 /** @param isWhole - whether to add the sources */
 function describeTemplate(template: ChatTemplate, isWhole: boolean): object {
-  const { sources, knowsTools } = template;
+  const { sources, knowsTools, toolCallForm } = template;
   const [first_line = ""] = sources.default.trimStart().split("\n", 1);
   return {
     characters: sources.default.length,
     first_line,
     takes_tools: knowsTools,
+    tool_calls: toolCallForm ?? null,
     ...(isWhole && { source: sources.default, tool_use_source: sources.toolUse ?? null }),
   };
 }
