@@ -1,7 +1,7 @@
 import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, it } from "vitest";
-import { loadTokenizer } from "../../packages/model/src/text/load-text.ts";
+import { loadFolderText, loadTokenizer } from "../../packages/model/src/text/load-text.ts";
 import { Tokenizer } from "../../packages/model/src/text/tokenizer.ts";
 import { expectReadMeError } from "../support/rejection.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";
@@ -47,6 +47,25 @@ describe("special tokens", () => {
     expect(tokenizer.isSpecial(256)).toBe(true);
     expect(tokenizer.vocabSize).toBe(257);
   });
+});
+
+it("marks of tool calls are a part of decoded texts although they are control tokens", async () => {
+  const folder = await temporaryFolder();
+  const added = ["[TOOL_CALLS]", "[ARGS]", "</s>"].map((content, index) => ({
+    content,
+    id: 256 + index,
+    special: true,
+  }));
+  await writeJson(folder, "tokenizer.json", byteLevelDefinition([], { added_tokens: added }));
+  const template = "{% for c in calls %}[TOOL_CALLS]{{ c.name }}[ARGS]{{ c.arguments }}{% endfor %}";
+  for (const [source, expected] of [
+    [template, "[TOOL_CALLS]a[ARGS]"],
+    ["{{ messages }}", "a"],
+  ] as const) {
+    await writeFile(join(folder, "chat_template.jinja"), source);
+    const { tokenizer } = await loadFolderText(folder);
+    expect(tokenizer.decode([256, 97, 257, 258], { skipSpecialTokens: true })).toBe(expected);
+  }
 });
 
 describe("a wrong model folder", () => {

@@ -31,7 +31,7 @@ export interface CallMarks {
 }
 
 /** Texts around the arguments of a call that a grammar binds. */
-export interface WrittenCalls {
+interface WrittenCalls {
   readonly begin: (name: string) => string;
   readonly end: string;
   /** Mark that no other text has. @default none: free text may look like the beginning of a call */
