@@ -127,7 +127,13 @@ function parsed(json: string): unknown {
 }
 
 const engine = await ReadMeEngine.open(values.model);
-const app = express().use(readMe.api({ models: { model: recording(engine) }, admission: { maxQueueMs: 600_000 } }));
+const app = express().use(
+  readMe.api({
+    models: { model: recording(engine) },
+    admission: { maxQueueMs: 600_000 },
+    grammars: { maxCompileMs: 120_000 },
+  }),
+);
 const server = createServer(app).listen(0, "127.0.0.1");
 await once(server, "listening");
 const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/v1/chat/completions`;
