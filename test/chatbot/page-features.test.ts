@@ -11,11 +11,14 @@ import {
   lastAnswer,
   openStreamedModel,
   say,
+  type Script,
   scripted,
+  SCRIPTED_TOKENS,
   setOptions,
   violations,
   watchedPage,
 } from "../support/chatbot.ts";
+import { Deferred } from "../support/deferred.ts";
 import { findChromium, launchChromium } from "../support/chromium.ts";
 import { openExpertEngine, writeAdaptersOf, writeExpertBase } from "../support/expert-engine.ts";
 import { listen, TINY_CONTEXT_TOKENS, type RunningServer } from "../support/served-model.ts";
@@ -23,14 +26,21 @@ import { persistentFolder } from "../support/temporary-folder.ts";
 
 const executablePath = await findChromium();
 
+/** Ends the reading of a prompt that begins with "Read". */
+const read = new Deferred();
+
 /** Answers by the question's first word. */
-async function* answers(prompt: string): AsyncGenerator<string, void, undefined> {
+const answers: Script = async function* (prompt, _, onProgress) {
   const [word = ""] = prompt.split("\n\n").at(-1)?.split(" ") ?? [];
   if (word === "Code") yield* ["Here it is:\n\n```ts\n", "const x: number = 1;\n", "```\n"];
   else if (word === "Think") yield* ["<think>Let me", " see.</think>", "It is 42."];
   else if (word === "Long") for (let count = 0; count < TINY_CONTEXT_TOKENS - 16; count++) yield ` word${count}`;
-  else yield `Answer to ${prompt}`;
-}
+  else if (word === "Read") {
+    onProgress?.({ promptTokens: SCRIPTED_TOKENS, cachedTokens: 0, readTokens: 4096, queuedMs: 0 });
+    await read.promise;
+    yield "I have read it.";
+  } else yield `Answer to ${prompt}`;
+};
 
 describe.skipIf(executablePath === undefined)("the page (skipped without Chromium)", () => {
   let [browser, server] = [] as unknown as [Browser, RunningServer];
@@ -53,6 +63,16 @@ describe.skipIf(executablePath === undefined)("the page (skipped without Chromiu
   });
 
   const open = (settings = {}) => watchedPage(browser, server.url, {}, { view: "text", live: false, ...settings });
+
+  test("shows how far a long prompt is read", async () => {
+    const { page, complaints } = await open();
+    await say(page, "Read this");
+    await page.getByText("Reading 4,096 of 17,466 tokens …").waitFor();
+    read.resolve();
+    expect(await lastAnswer(page)).toBe("I have read it.");
+    await page.getByText("Reading 4,096 of 17,466 tokens …").waitFor({ state: "hidden" });
+    expect(complaints).toEqual([]);
+  });
 
   test("colours and copies code, and folds reasoning", async () => {
     const { page, complaints } = await open();

@@ -1,7 +1,7 @@
 // The chatbot over tiny models, and pages of it that are watched.
 
 import { join } from "node:path";
-import type { Engine, EngineInfo, GenerateChunk } from "@readme-moe/core";
+import type { Engine, EngineInfo, GenerateChunk, GenerateRequest } from "@readme-moe/core";
 import axe from "axe-core";
 import type { Browser, Page } from "playwright-core";
 import { onTestFinished } from "vitest";
@@ -38,7 +38,14 @@ export async function openStreamedModel(folder: string, name = "tiny"): Promise<
 }
 
 /** What an engine is to write, in the place of what its model would. */
-export type Script = (prompt: string, signal: AbortSignal) => AsyncIterable<string>;
+export type Script = (
+  prompt: string,
+  signal: AbortSignal,
+  onProgress: GenerateRequest["onProgress"],
+) => AsyncIterable<string>;
+
+/** Tokens of every prompt of a script. */
+export const SCRIPTED_TOKENS = 17_466;
 
 /**
  * The engine, but for what it writes: texts of a script, the tokens of each on the next expert.
@@ -50,9 +57,10 @@ export function scripted<Served extends Engine>(
   script: Script,
   info: Partial<EngineInfo> = {},
 ): Served {
-  const generate: Engine["generate"] = ({ prompt, signal = new AbortController().signal }) => {
+  const generate: Engine["generate"] = ({ prompt, signal = new AbortController().signal, onProgress }) => {
     const asked = typeof prompt === "object" && "messages" in prompt ? prompt.messages.at(-1)?.content : prompt;
-    return generationOf(chunks(script(typeof asked === "string" ? asked : "", signal)));
+    const texts = script(typeof asked === "string" ? asked : "", signal, onProgress);
+    return generationOf(chunks(texts), Promise.resolve({ promptTokens: SCRIPTED_TOKENS, experts: new Uint16Array() }));
   };
   return new Proxy(engine, {
     get(target, name) {
