@@ -7,6 +7,7 @@ import { delimiter, join } from "node:path";
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { parse } from "yaml";
 import { CLIENTS, type EditorSetup, type ProgramSetup } from "../../packages/readme-moe/src/running/clients.ts";
+import { writeChattingPocket } from "../support/chatting-pocket.ts";
 import { outcomeOf, startCommand } from "../support/node-process.ts";
 import { POCKET } from "../support/pocket.ts";
 import { runCli } from "../support/run-cli.ts";
@@ -190,7 +191,9 @@ describe("launch", () => {
   test("needs a server, and a choice where several run", async () => {
     const none = await runCli(["launch", "aider"]);
     expect(none).toMatchObject({ code: 2, stdout: "", stderr: expect.stringContaining("readme-moe serve") });
-    const [first] = await Promise.all([serve({ args: ["--name", "one"] }), serve({ args: ["--name", "two"] })]);
+    const folder = join(await temporaryFolder(), "chatting");
+    await writeChattingPocket(folder);
+    const [first, second] = await Promise.all([serve({ args: ["--name", "one"] }), serve({ args: [folder] })]);
     const several = await runCli(["launch", "aider"]);
     expect(several).toMatchObject({ code: 2, stderr: expect.stringContaining(`${first.url} (one)`) });
     const chosen = await runCli(["launch", "aider", "--model", "one", "--json"]);
@@ -198,6 +201,10 @@ describe("launch", () => {
       client: "aider",
       variables: { OPENAI_API_BASE: `${first.url}/v1` },
     });
+    // The second server has two models, and this is not its first one.
+    const other = await runCli(["launch", "aider", "--model", "chatting", "--json"]);
+    const args = expect.arrayContaining(["openai/chatting"]) as unknown;
+    expect(JSON.parse(other.stdout)).toMatchObject({ args, variables: { OPENAI_API_BASE: `${second.url}/v1` } });
   });
 
   test.each([

@@ -15,6 +15,7 @@ export const LOAD_STAGES = {
   measuring: "measuring the speed",
 } as const;
 
+/** Stage of opening a model. */
 export type LoadStage = keyof typeof LOAD_STAGES;
 
 /** Progress of opening a model. `ofBytes` is 0 where the total is unknown. */

@@ -150,7 +150,8 @@ function baseOf(given: string): string {
 async function localUrl(stateFolder: string, model: string | undefined): Promise<string> {
   const notes: ServerNote[] = [];
   for (const { note } of await readNotes(stateFolder)) if ((await askServer(note)) !== undefined) notes.push(note);
-  const wanted = notes.length > 1 && model !== undefined ? notes.filter((note) => note.model === model) : notes;
+  const has = ({ model: first, models = [first] }: ServerNote): boolean => models.includes(model ?? first);
+  const wanted = notes.length > 1 && model !== undefined ? notes.filter(has) : notes;
   const [only] = wanted;
   if (only === undefined || wanted.length > 1) {
     const several = notes.map(({ url, model: name }) => `${url} (${name})`).join(", ");
