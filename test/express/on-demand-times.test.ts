@@ -82,6 +82,29 @@ test("an opening that failed is tried again by the first request after five seco
   expect(log).toEqual(["open a"]);
 });
 
+test("an engine that fails at the moment of its opening is closed, and opened by a request after five seconds", async () => {
+  const log: string[] = [];
+  const models: OnDemandModels = new OnDemandModels({
+    memoryBytes: 10,
+    turnMs: 10_000,
+    events: new ReadMeEmitter(),
+    async open(name) {
+      log.push(`open ${name}`);
+      if (log.length === 1) expect(models.giveUp(name, [])).toBe(true);
+    },
+    async close(name) {
+      log.push(`close ${name}`);
+    },
+  });
+  models.add("a", 10, Infinity);
+  expect(models.giveUp("b", [])).toBe(false);
+  await expect(models.enter("a", undefined)).rejects.toMatchObject({ code: "model_failed" });
+  await vi.advanceTimersByTimeAsync(5000);
+  expect(log).toEqual(["open a", "close a"]);
+  (await models.enter("a", undefined))();
+  expect(log).toEqual(["open a", "close a", "open a"]);
+});
+
 test("a busy model gives way after its turn: new requests of it wait, and come after those of the other", async () => {
   const { models, log } = onDemand(10);
   models.add("a", 10, Infinity);

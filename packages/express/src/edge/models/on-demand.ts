@@ -19,6 +19,8 @@ interface Entry extends Mutable<OnDemandState> {
   readonly waiters: Set<Waiter>;
   readonly defaultKeepAliveMs: number;
   isYielding: boolean;
+  /** Reasons why the engine has failed before its opening was noted. */
+  lost: readonly ErrorLink[] | undefined;
   failure: { readonly reason: string; readonly untilMs: number } | undefined;
 }
 
@@ -43,7 +45,7 @@ export class OnDemandModels {
   add(name: string, bytes: number, keepAliveMs: number): void {
     const [numUses, waitingSinceMs, openedMs, usedMs] = [0, undefined, 0, 0];
     const state = { name, bytes, phase: "closed" as const, numUses, waitingSinceMs, openedMs, usedMs, keepAliveMs };
-    const more = { waiters: new Set<Waiter>(), defaultKeepAliveMs: keepAliveMs, isYielding: false, failure: undefined };
+    const more = { waiters: new Set<Waiter>(), defaultKeepAliveMs: keepAliveMs, isYielding: false, lost: undefined, failure: undefined };
     this.#entries.set(name, { ...state, ...more });
   }
 
@@ -127,6 +129,7 @@ export class OnDemandModels {
   giveUp(name: string, causes: readonly ErrorLink[]): boolean {
     const entry = this.#entries.get(name);
     if (!entry) return false;
+    if (entry.phase === "opening") entry.lost = causes;
     if (entry.phase === "open") {
       this.#noteFailure(entry, "its engine has failed", causes);
       void this.#close(entry);
@@ -197,20 +200,18 @@ export class OnDemandModels {
     // The server may stop meanwhile, and another engine may be set for the name.
     const isWanted = (): boolean => !this.#stopped && this.#entries.get(name) === entry;
     entry.phase = "opening";
+    entry.lost = undefined;
     try {
       await this.#hooks.open(name);
       if (!isWanted()) return;
       entry.phase = "open";
       entry.openedMs = entry.usedMs = performance.now();
       this.#hooks.events.emit("model:opened", { name, durationMs: entry.openedMs - startMs });
+      if (entry.lost) this.giveUp(name, entry.lost);
     } catch (error) {
       if (!isWanted()) return;
       entry.phase = "closed";
-      const reason = reasonOf(error);
-      this.#noteFailure(entry, reason, errorChain(error));
-      for (const { reject } of entry.waiters) reject(modelFailed(name, { reason, waitMs: RETRY_MS }));
-      entry.waiters.clear();
-      entry.waitingSinceMs = undefined;
+      this.#noteFailure(entry, reasonOf(error), errorChain(error));
     }
     this.#plan();
   }
@@ -226,7 +227,11 @@ export class OnDemandModels {
     this.#plan();
   }
 
+  /** Refuses the requests that wait, and those of the next seconds. */
   #noteFailure(entry: Entry, reason: string, causes: readonly ErrorLink[]): void {
+    for (const { reject } of entry.waiters) reject(modelFailed(entry.name, { reason, waitMs: RETRY_MS }));
+    entry.waiters.clear();
+    entry.waitingSinceMs = undefined;
     entry.failure = { reason, untilMs: performance.now() + RETRY_MS };
     this.#hooks.events.emit("model:open-failed", { name: entry.name, retryInMs: RETRY_MS, causes });
   }
