@@ -6,11 +6,12 @@ export interface SseBlock {
   readonly id: string | undefined;
 }
 
-/** Splits a stream into its events; what does not end with an event is left out, as clients do. */
+/** Splits a stream into its events; comments and what does not end with an event are left out, as clients do. */
 export function blocksOf(text: string): readonly SseBlock[] {
   return text
     .split("\n\n")
     .slice(0, -1)
+    .filter((block) => !block.startsWith(":"))
     .map((block) => ({ text: `${block}\n\n`, id: /^id: (.*)$/m.exec(block)?.[1] }));
 }
 
