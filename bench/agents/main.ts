@@ -11,8 +11,9 @@ import { once } from "node:events";
 import { existsSync } from "node:fs";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { delimiter, join } from "node:path";
 import { parseArgs, stripVTControlCharacters } from "node:util";
+import { CLIENTS } from "../../packages/readme-moe/src/running/clients.ts";
 import { markdownTable } from "../kit/report.ts";
 import { type Exchange, record } from "./recorder.ts";
 import { type AgentTask, TASKS, writeTask } from "./tasks.ts";
@@ -20,48 +21,28 @@ import { type AgentTask, TASKS, writeTask } from "./tasks.ts";
 interface Endpoint {
   readonly url: string;
   readonly model: string;
+  readonly contextTokens: number | undefined;
 }
 
-interface Call {
-  readonly program: string;
-  readonly args: readonly string[];
-  readonly environment: Readonly<Record<string, string>>;
-}
+const CLIENTS_FOLDER = join(import.meta.dirname, "clients");
+const INSTALLED = join(CLIENTS_FOLDER, "node_modules");
+const PROGRAMS = [join(INSTALLED, ".bin"), join(INSTALLED, `opencode-linux-${process.arch}`, "bin")];
 
-const CLIENTS = join(import.meta.dirname, "clients");
-const INSTALLED = join(CLIENTS, "node_modules");
-
-const AGENTS: Readonly<Record<string, (endpoint: Endpoint, prompt: string) => Call>> = {
-  "qwen-code": ({ url, model }, prompt) => ({
-    program: process.execPath,
-    args: [join(INSTALLED, "@qwen-code", "qwen-code", "cli.js"), "--auth-type", "openai", "--yolo", prompt],
-    environment: { OPENAI_BASE_URL: `${url}/v1`, OPENAI_API_KEY: "none", OPENAI_MODEL: model },
-  }),
-  opencode: ({ url, model }, prompt) => ({
-    program: join(INSTALLED, `opencode-linux-${process.arch}`, "bin", "opencode"),
-    args: ["run", "--auto", "--model", `local/${model}`, prompt],
-    environment: {
-      OPENCODE_CONFIG_CONTENT: JSON.stringify({
-        provider: {
-          local: {
-            npm: "@ai-sdk/openai-compatible",
-            options: { baseURL: `${url}/v1`, apiKey: "none" },
-            models: { [model]: { limit: { context: 32_768, output: 4096 } } },
-          },
-        },
-      }),
-      OPENCODE_DISABLE_AUTOUPDATE: "1",
-      OPENCODE_DISABLE_MODELS_FETCH: "1",
-    },
-  }),
+/** Arguments with which each agent works on one prompt without asking. */
+const HEADLESS: Readonly<Record<string, (prompt: string) => readonly string[]>> = {
+  "qwen-code": (prompt) => ["--yolo", prompt],
+  opencode: (prompt) => ["run", "--auto", prompt],
 };
+
+/** Keeps OpenCode from looking for updates and lists of models. */
+const OFFLINE = { OPENCODE_DISABLE_AUTOUPDATE: "1", OPENCODE_DISABLE_MODELS_FETCH: "1" };
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
   options: {
     url: { type: "string" },
     name: { type: "string" },
-    agents: { type: "string", default: Object.keys(AGENTS).join(",") },
+    agents: { type: "string", default: Object.keys(HEADLESS).join(",") },
     tasks: { type: "string", default: String(TASKS.length) },
     minutes: { type: "string", default: "20" },
     out: { type: "string" },
@@ -83,7 +64,7 @@ if (!existsSync(INSTALLED)) {
   say("installing the agents, once");
   // Their optional packages are for other platforms, so that no lockfile fits all.
   const args = ["install", "--no-package-lock", "--ignore-scripts", "--omit=optional", "--no-audit", "--no-fund"];
-  execFileSync("npm", args, { cwd: CLIENTS, stdio: ["ignore", 2, "inherit"] });
+  execFileSync("npm", args, { cwd: CLIENTS_FOLDER, stdio: ["ignore", 2, "inherit"] });
 }
 const folder = await mkdtemp(join(tmpdir(), "readme-moe-agents-"));
 try {
@@ -107,7 +88,9 @@ try {
 /** Starts `readme-moe serve` with its defaults, unless the command names a server. */
 async function endpoint(): Promise<Endpoint & AsyncDisposable> {
   const { url, name = "model" } = values;
-  if (url !== undefined) return { url, model: name, [Symbol.asyncDispose]: async () => undefined };
+  if (url !== undefined) {
+    return { url, model: name, contextTokens: 32_768, [Symbol.asyncDispose]: async () => undefined };
+  }
   const [model] = positionals;
   if (model === undefined) throw new TypeError("Expected a model, or `--url`");
   const main = join(import.meta.dirname, "..", "..", "packages", "readme-moe", "dist", "main.js");
@@ -118,9 +101,13 @@ async function endpoint(): Promise<Endpoint & AsyncDisposable> {
   const found = /(http:\/\/\S+)\/v1/.exec(line)?.[1];
   if (found === undefined) throw new Error(`The server printed ${line}`);
   while (!(await fetch(`${found}/readyz`)).ok) await new Promise((resolve) => setTimeout(resolve, 200));
+  const models = (await (await fetch(`${found}/v1/models`)).json()) as {
+    readonly data: readonly { readonly max_model_len?: number }[];
+  };
   return {
     url: found,
     model: name,
+    contextTokens: models.data[0]?.max_model_len,
     async [Symbol.asyncDispose]() {
       child.kill("SIGTERM");
       await once(child, "exit");
@@ -129,18 +116,26 @@ async function endpoint(): Promise<Endpoint & AsyncDisposable> {
 }
 
 async function work(agent: string, task: AgentTask, server: Endpoint): Promise<Outcome> {
-  const callOf = AGENTS[agent];
-  if (!callOf) throw new RangeError(`Expected agents among ${Object.keys(AGENTS).join(", ")}, got \`${agent}\``);
+  const [client, argsFor] = [CLIENTS[agent], HEADLESS[agent]];
+  if (!client || !argsFor)
+    throw new RangeError(`Expected agents among ${Object.keys(HEADLESS).join(", ")}, got \`${agent}\``);
   const home = await mkdtemp(join(folder, `${agent}-`));
   const place = join(home, "project");
   await writeTask(place, task);
   await using recorder = await record(server.url);
-  const { program, args, environment } = callOf({ ...server, url: recorder.url }, task.prompt);
+  const setup = client.setUp({
+    url: recorder.url,
+    key: "none",
+    model: server.model,
+    contextTokens: server.contextTokens,
+  });
+  if (!("program" in setup)) throw new TypeError(`Expected an agent, got the editor ${agent}`);
+  const { program, args, variables } = setup;
   const startMs = performance.now();
-  const child = spawn(program, args, {
+  const child = spawn(program, [...args, ...argsFor(task.prompt)], {
     cwd: place,
     // The agent's own files stay out of the user's home.
-    env: { PATH: process.env["PATH"], HOME: home, ...environment },
+    env: { PATH: [...PROGRAMS, process.env["PATH"]].join(delimiter), HOME: home, ...variables, ...OFFLINE },
     stdio: ["ignore", "pipe", "pipe"],
     timeout: Number(values.minutes) * 60_000,
   });
