@@ -137,11 +137,14 @@ async function work(agent: string, task: AgentTask, server: Endpoint): Promise<O
     // The agent's own files stay out of the user's home.
     env: { PATH: [...PROGRAMS, process.env["PATH"]].join(delimiter), HOME: home, ...variables, ...OFFLINE },
     stdio: ["ignore", "pipe", "pipe"],
-    timeout: Number(values.minutes) * 60_000,
+    // Agents start processes of their own, which end with the group.
+    detached: true,
   });
+  const limit = setTimeout(() => process.kill(-(child.pid ?? 0), "SIGKILL"), Number(values.minutes) * 60_000);
   let said = "";
   for (const output of [child.stdout, child.stderr]) output.on("data", (piece: Buffer) => (said += piece.toString()));
   const [code] = (await once(child, "close")) as [number | null];
+  clearTimeout(limit);
   const seconds = (performance.now() - startMs) / 1000;
   said = stripVTControlCharacters(said);
   const { exchanges } = recorder;

@@ -17,7 +17,11 @@ export interface Exchange {
   endMs: number;
   /** Whether a stream ended with an error. */
   hasError: boolean;
+  /** Beginning of the answer, without what keeps the connection open. */
+  answer: string;
 }
+
+const MOST_ANSWER = 20_000;
 
 export interface Recorder extends AsyncDisposable {
   readonly url: string;
@@ -55,7 +59,15 @@ async function pass(
   const body = Buffer.concat(pieces);
   const startMs = performance.now();
   const since = (): number => performance.now() - startMs;
-  const nothing = { status: 0, headersMs: NaN, firstTokenMs: NaN, longestSilenceMs: 0, endMs: NaN, hasError: false };
+  const nothing = {
+    status: 0,
+    headersMs: NaN,
+    firstTokenMs: NaN,
+    longestSilenceMs: 0,
+    endMs: NaN,
+    hasError: false,
+    answer: "",
+  };
   const exchange: Exchange = { path: incoming.url ?? "", requestBytes: body.length, ...nothing };
   if (incoming.method === "POST") exchanges.push(exchange);
   const { host: _, ...headers } = incoming.headers;
@@ -72,11 +84,12 @@ async function pass(
     outgoing.flushHeaders();
     let lastMs = 0;
     answer.on("data", (piece: Buffer) => {
-      const text = piece.toString("latin1");
+      const text = piece.toString();
       exchange.longestSilenceMs = Math.max(exchange.longestSilenceMs, since() - lastMs);
       lastMs = since();
       if (Number.isNaN(exchange.firstTokenMs) && TOKEN.test(text)) exchange.firstTokenMs = lastMs;
       if (/(?:^|\n)data: \{"error"|event: error/.test(text)) exchange.hasError = true;
+      if (exchange.answer.length < MOST_ANSWER) exchange.answer += text.replaceAll(/^: .*\n\n/gm, "");
       outgoing.write(piece);
     });
     answer.once("close", () => {
