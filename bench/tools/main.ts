@@ -102,7 +102,7 @@ interface Counts {
   cases: number;
   /** Answers whose text means a call. */
   meant: number;
-  /** Of these, answers whose calls arrived, all of them. */
+  /** Answers among these all of whose calls arrived. */
   arrived: number;
   /** Calls that arrived and that no text means. */
   invented: number;

@@ -1,5 +1,5 @@
-// Which models are opened and closed: never more than the memory holds, never one that is in use, and nobody waits for
-// ever. A plain simulation carries the plans out, with openings, closings and requests that take any time.
+// Plans of opening and closing models keep to the memory, close none that is in use, and let nobody wait for ever. A
+// plain simulation carries the plans out, with openings, closings and requests that take any time.
 
 import { describe, expect, test } from "vitest";
 import { type OnDemandState, planModels } from "../../packages/express/src/edge/models/plan-models.ts";

@@ -1,4 +1,4 @@
-// Marks to fill in the middle, and prompts of them: beside hand-written ones, and beside tokenizers without control tokens.
+// Prompts with a gap: their tokens are those of hand-written marks, and of a tokenizer without control tokens.
 
 import { join } from "node:path";
 import type { FillInPrompt } from "@readme-moe/core";

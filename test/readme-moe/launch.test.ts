@@ -1,5 +1,5 @@
-// `readme-moe launch`: what clients are told, and clients that are started. The clients are programs of this test, which call
-// the server as they are told.
+// Tests `readme-moe launch`: its printed settings, and started clients. The clients are programs of this test that call the
+// server by these settings.
 
 import { spawn } from "node:child_process";
 import { chmod, mkdir, readFile, writeFile } from "node:fs/promises";

@@ -1,4 +1,4 @@
-// Calls of tools as families of models write them, after the chat templates of the families, and lines of these templates.
+// Calls of tools in the forms of model families, and the lines of their chat templates that show the form.
 
 import type { ToolCallForm } from "@readme-moe/core";
 

@@ -9,6 +9,7 @@ import {
   ReadMeEngine,
   resolveEngineOptions,
   type StepRunner,
+  weightSizes,
 } from "@readme-moe/engine";
 import { precisionOf } from "@readme-moe/kernel";
 import {
@@ -176,18 +177,20 @@ export function checkEngineFlags(flags: EngineFlags): void {
 }
 
 /**
- * Plans the memory of a model that a command would open, without a draft model's.
- * @param freeBytes - memory that is free @default unknown: a plan that is the same on all machines
- * @throws {RangeError} as `planEngineMemory`
+ * Reads what the memory of a model depends on that a command would open, without a draft model's.
+ * @returns a function that plans it within `memoryBytes`, the same on all machines; it throws as `planEngineMemory`
  */
-export async function plannedMemory(
+export async function memoryPlanner(
   name: string,
   flags: EngineFlags,
   signal: AbortSignal,
-  freeBytes?: number,
-): Promise<MemoryPlan> {
+): Promise<(memoryBytes: number | undefined) => MemoryPlan> {
   const options = resolveEngineOptions({ ...engineOptionsOf(flags), draft: undefined });
-  return withModelFiles(name, signal, async (model) => planModelMemory(model, options, { freeBytes }), flags);
+  const planner = async (model: Model): Promise<(memoryBytes: number | undefined) => MemoryPlan> => {
+    const weights = weightSizes(model, precisionOf(model, options.precision));
+    return (memoryBytes) => planModelMemory(model, { ...options, memoryBytes }, { weights });
+  };
+  return withModelFiles(name, signal, planner, flags);
 }
 
 /**

@@ -205,7 +205,7 @@ describe.each(FORMS)("calls of the form %s", (toolCallForm) => {
         if (call?.function.name === "weather") expect(validate(args), text).toBe(true);
         else expect(args).toEqual({});
       }
-      // What names no tool stays free.
+      // A name of no tool stays free.
       const free = Array.from(Buffer.from(`{"name": "weathers", "${key}`));
       expect((await allowedAfter(constraint, vocabulary, free)).length).toBeGreaterThan(200);
     },

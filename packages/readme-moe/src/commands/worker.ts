@@ -16,7 +16,7 @@ import {
 } from "../options.ts";
 import { reportSeldom } from "../fleet/open-front.ts";
 import { workerMetrics } from "../fleet/worker-metrics.ts";
-import { MODEL_ARGUMENT, openEngine, plannedMemory } from "../models.ts";
+import { MODEL_ARGUMENT, openEngine, memoryPlanner } from "../models.ts";
 import { fleetModule, moduleOf, openLab } from "../optional-modules.ts";
 import { stopSignals, urlOf } from "../serving/http-server.ts";
 
@@ -81,7 +81,7 @@ async function runWorker(
   // Nothing else runs in this process, and its tokens take one way less.
   const { isolation = "thread" } = flags;
   // Workers share requests only where their contexts are the same, whatever memory is free.
-  const plan = await plannedMemory(path, flags, stop.signal);
+  const plan = (await memoryPlanner(path, flags, stop.signal))(flags.memory);
   const { contextTokens: context, kvCacheBytes: kvCache, prefixCacheBytes: prefixCache } = plan;
   const sizes = { context, kvCache, prefixCache, memory: undefined };
   const { engine, close } = await openEngine(path, { ...flags, ...sizes, isolation }, stop.signal);

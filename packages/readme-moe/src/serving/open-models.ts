@@ -8,7 +8,7 @@ import { freeMemoryBytes } from "@readme-moe/kernel";
 import { holdModel, modelName, type ModelHold, resolveCacheFolder } from "@readme-moe/model";
 import { readTextData } from "../data-files.ts";
 import { type OpenedFront, openFront } from "../fleet/open-front.ts";
-import { modelPath, openEngine, type OpenedEngine, plannedMemory } from "../models.ts";
+import { modelPath, openEngine, type OpenedEngine, memoryPlanner } from "../models.ts";
 import { type EngineFlags, engineOptionsOf, type FleetFlags } from "../options.ts";
 
 export interface ModelFlags extends EngineFlags, FleetFlags {
@@ -119,13 +119,18 @@ async function prepareAll(
   flags: ModelFlags,
   { signal, relays, holds, memoryBytes }: Preparing,
 ): Promise<readonly OnDemandModel[]> {
-  const found: { readonly file: string; readonly info: PromptInfo; readonly leastBytes: number }[] = [];
+  const found: {
+    readonly file: string;
+    readonly info: PromptInfo;
+    readonly planWithin: (memoryBytes: number | undefined) => MemoryPlan;
+    readonly leastBytes: number;
+  }[] = [];
   for (const [index, path] of paths.entries()) {
     const file = await modelPath(path, signal, flags, relays[index]?.onProgress);
     holds.push(await holdModel(resolveCacheFolder(flags.cacheFolder), file));
-    const leastBytes = sizeOf(await plannedMemory(file, { ...flags, memory: undefined }, signal));
+    const planWithin = await memoryPlanner(file, flags, signal);
     const reader = await openPromptReader(file, { ...readerOptionsOf(engineOptionsOf(flags)), signal });
-    found.push({ file, info: reader.info, leastBytes });
+    found.push({ file, info: reader.info, planWithin, leastBytes: sizeOf(planWithin(undefined)) });
     await reader.dispose();
   }
   const shares =
@@ -135,14 +140,12 @@ async function prepareAll(
           found.map((one) => one.leastBytes),
           memoryBytes,
         );
-  return Promise.all(
-    found.map(async ({ file, info }, index): Promise<OnDemandModel> => {
-      const own = { ...flags, memory: shares[index] };
-      const bytes = sizeOf(await plannedMemory(file, own, signal));
-      const open: OnDemandModel["open"] = async (opening) => (await openKeeping(file, own, opening)).engine;
-      return { bytes, info, open, opensAtOnce: paths.length === 1 };
-    }),
-  );
+  return found.map(({ file, info, planWithin }, index): OnDemandModel => {
+    const memory = shares[index];
+    const open: OnDemandModel["open"] = async (opening) =>
+      (await openKeeping(file, { ...flags, memory }, opening)).engine;
+    return { bytes: sizeOf(planWithin(memory)), info, open, opensAtOnce: paths.length === 1 };
+  });
 }
 
 function sizeOf({ weightBytes, processBytes, kvCacheBytes, prefixCacheBytes }: MemoryPlan): number {
