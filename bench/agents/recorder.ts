@@ -7,7 +7,7 @@ import type { AddressInfo } from "node:net";
 /** One answer of a server. Times are since the request had arrived. */
 export interface Exchange {
   readonly path: string;
-  readonly requestBytes: number;
+  readonly request: string;
   status: number;
   headersMs: number;
   /** Time of the first event with text of the model or a call. */
@@ -68,7 +68,7 @@ async function pass(
     hasError: false,
     answer: "",
   };
-  const exchange: Exchange = { path: incoming.url ?? "", requestBytes: body.length, ...nothing };
+  const exchange: Exchange = { path: incoming.url ?? "", request: body.toString(), ...nothing };
   if (incoming.method === "POST") exchanges.push(exchange);
   const { host: _, ...headers } = incoming.headers;
   const onward = send(new URL(incoming.url ?? "/", target), { method: incoming.method, headers, agent: false });

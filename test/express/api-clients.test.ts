@@ -89,6 +89,7 @@ describe("the OpenAI SDK", () => {
       messages,
       n: 3,
       seed: 4,
+      temperature: 1,
       max_completion_tokens: 3,
       logprobs: true,
       top_logprobs: 2,

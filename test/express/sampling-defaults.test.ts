@@ -17,20 +17,25 @@ const EXPLICIT = { temperature: 0.4, top_k: 9, top_p: 0.8, max_tokens: 7 };
 const messages = [{ role: "user", content: "Where to?" }];
 
 let engine: ReadMeEngine;
+/** Engine of the same model, whose files recommend nothing. */
+let plain: ReadMeEngine;
 let server: RunningServer;
 beforeAll(async () => {
   const path = join(await persistentFolder(), "model");
   await writeReadingModel(path);
   await appendFile(join(path, "chat_template.jinja"), CHAT_TEMPLATE);
   await writeFile(join(path, "generation_config.json"), JSON.stringify({ eos_token_id: 0, ...RECOMMENDED }));
-  engine = await ReadMeEngine.open(path, { precision: "fp32", isolation: "thread", threads: 1 });
+  const options = { precision: "fp32", isolation: "thread", threads: 1 } as const;
+  engine = await ReadMeEngine.open(path, options);
+  plain = await ReadMeEngine.open(path, { ...options, samplingDefaults: "none" });
   const app = express();
-  app.use(readMe.api({ models: { tiny: engine } }));
+  app.use(readMe.api({ models: { tiny: engine, plain } }));
   server = await listen(app);
 });
 afterAll(async () => {
   await server[Symbol.asyncDispose]();
   await engine.dispose();
+  await plain.dispose();
 });
 
 interface Answer {
@@ -68,4 +73,22 @@ describe.each([
     const { usage } = await answerOf(path, { ...input, min_tokens: 12 });
     expect(usage.completion_tokens).toBe(12);
   });
+});
+
+test("without a recommendation, chats without a temperature are drawn from fewer tokens", async () => {
+  const fallbacks = { temperature: 0.7, top_k: 20, top_p: 0.8 };
+  const chat = async (more: object): Promise<unknown> =>
+    (await answerOf("/v1/chat/completions", { model: "plain", messages, max_tokens: 9, ...more })).choices;
+  let different = 0;
+  for (const seed of [1, 2, 3, 4]) {
+    const pure = await chat({ seed, temperature: 1, top_k: 0, top_p: 1 });
+    expect(await chat({ seed })).toEqual(await chat({ seed, ...fallbacks }));
+    expect(await chat({ seed, top_k: 5 })).toEqual(await chat({ seed, ...fallbacks, top_k: 5 }));
+    expect(await chat({ seed, temperature: 1 })).toEqual(pure);
+    const prompt = { model: "plain", prompt: "one two", max_tokens: 9, seed };
+    const { choices } = await answerOf("/v1/completions", prompt);
+    expect(choices).toEqual((await answerOf("/v1/completions", { ...prompt, temperature: 1 })).choices);
+    if (JSON.stringify(pure) !== JSON.stringify(await chat({ seed }))) different += 1;
+  }
+  expect(different).toBeGreaterThan(0);
 });

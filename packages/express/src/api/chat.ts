@@ -8,6 +8,7 @@ import {
   type EngineInfo,
   type FinishReason,
   recommendedMaxTokens,
+  type SamplingDefaults,
 } from "@readme-moe/core";
 import type { Grammars } from "@readme-moe/grammar";
 import { engineError, invalid, unsupported } from "../http/errors.ts";
@@ -46,8 +47,15 @@ import { chatBody, type ChatBody } from "./request-schemas.ts";
 import type { ChatLogprobs } from "./answer-schemas.ts";
 import { chatLogprobs } from "./logprobs.ts";
 
+/**
+ * Sampling parameters of chats that name no temperature, with a model whose files name none. Small models of four bits
+ * lose their thread at temperature 1, and coding agents send none: docs/how-to/choose-sampling.md.
+ */
+const SAMPLING_FALLBACKS: SamplingDefaults = { temperature: 0.7, topK: 20, topP: 0.8 };
+
 export const chatApi: GenerationApi<ChatBody, ChatChoice> = {
   schema: chatBody,
+  fallbacks: ({ temperature }) => (temperature === undefined ? SAMPLING_FALLBACKS : {}),
   settings(body, served) {
     const { info } = served.engine;
     checkCombinations(body);

@@ -10,6 +10,7 @@ import type {
   ProcessLogits,
   Prompt,
   PromptProgress,
+  SamplingDefaults,
   SamplingParams,
 } from "@readme-moe/core";
 import type { z } from "zod";
@@ -187,6 +188,13 @@ export interface AnswerShape<Choice extends object> {
 /** A kind of generation: a chat, or the continuation of texts. */
 export interface GenerationApi<Body extends ChatBody | CompletionBody, Choice extends object> {
   readonly schema: z.ZodType<Body>;
+  /**
+   * Returns sampling parameters for what neither the request nor the model's files say.
+   *
+   * @param named - those that the request or the files name
+   * @default the engine's
+   */
+  fallbacks?(named: SamplingParams): SamplingDefaults;
   /** Checks the body against the model, before admission. @throws {ApiError} 400 */
   settings(body: Body, model: ExpertSource & Pick<RequestScope, "model">): UndatedSettings;
   /** Does the work that takes time, after admission. @throws {ApiError} 400 */

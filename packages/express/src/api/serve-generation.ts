@@ -1,6 +1,6 @@
 // Serves a generation from its body to the end of its answer, whole or streamed, for every API that generates.
 
-import { type PromptProgress, type SamplingDefaults, type Usage, withSamplingDefaults } from "@readme-moe/core";
+import { type PromptProgress, type Usage, withSamplingDefaults } from "@readme-moe/core";
 import type { z } from "zod";
 import { asApiError, engineError, invalid } from "../http/errors.ts";
 import {
@@ -68,8 +68,6 @@ interface OpenedGeneration<Body extends ChatBody | CompletionBody, Choice extend
   readonly id?: string;
   /** Aborts when the request shall end although its client waits. */
   readonly signal?: AbortSignal;
-  /** Sampling parameters where neither the request nor the model's files say them. @default the engine's */
-  readonly fallbacks?: SamplingDefaults;
   /** Time for which the model stays open after its last request, where it is opened on demand. @default as before */
   readonly keepAliveMs?: number | undefined;
   /** Creates the format of the answer. */
@@ -134,14 +132,13 @@ async function serveOpened<Body extends ChatBody | CompletionBody, Choice extend
   const { keepAliveMs } = opened;
   await RequestScope.run({ ...parts, body, signal, keepAliveMs }, async (scope) => {
     const own = opened.settings(body, scope);
-    const { fallbacks } = opened;
     const { batch } = scope.locals;
-    const defaults = fallbacks && { ...fallbacks, ...scope.engine.info.samplingDefaults };
+    const named = withSamplingDefaults(own.params, scope.engine.info.samplingDefaults);
     const settings = {
       ...own,
       id: place?.answerId ?? opened.id ?? own.id,
       created: place?.created ?? nowSeconds(),
-      params: withSamplingDefaults(own.params, defaults),
+      params: withSamplingDefaults(named, opened.fallbacks?.(named)),
       priority: batch?.priority ?? own.priority,
     };
     const { numPrompts, params, priority } = settings;

@@ -64,7 +64,7 @@ function translated({ model, keep_alive: keepAlive }: Kept, write: typeof asMess
   return {
     keepAliveMs: keepAliveOf(keepAlive),
     id: `ollama-${randomUUID()}`,
-    fallbacks: SAMPLING_FALLBACKS,
+    fallbacks: () => SAMPLING_FALLBACKS,
     format: () => new OllamaFormat(model, write, now),
     translate: (error: unknown) => renameParams(error, PARAMS),
   };
