@@ -37,11 +37,14 @@ class SlowRequest {
 }
 
 /** Serves an engine whose requests are slow, one after the other. */
-async function serve(slow: readonly SlowRequest[], admission: AdmissionOptions = {}) {
+async function serve(slow: readonly SlowRequest[], admission: AdmissionOptions = {}, accepted?: Promise<unknown>) {
   const timers = manualTimers();
   const waiting = [...slow];
   const engine = scriptedEngine({
-    accept: async (): Promise<AcceptedPrompt> => ({ promptTokens: PROMPT_TOKENS, experts: new Uint16Array() }),
+    accept: async (): Promise<AcceptedPrompt> => {
+      await accepted;
+      return { promptTokens: PROMPT_TOKENS, experts: new Uint16Array() };
+    },
     answer: (asked) => answerOf(asked, waiting.shift()),
   });
   const options = { engine, keepAliveMs: KEEP_ALIVE_MS, timers, ollama: true, admission: new Admission(admission) };
@@ -117,6 +120,17 @@ describe("a stream with a long prompt", () => {
     expect(await read("\n\n")).toBe(": waiting\n\n");
     slow.read.resolve(undefined);
     expect(parseEvents(await read("[DONE]\n\n")).comments).toEqual([]);
+  });
+
+  test("says so, too, while the engine has not accepted it", async () => {
+    const accepted = new Deferred();
+    const { post, timers } = await serve([new SlowRequest()], {}, accepted.promise);
+    const asked = post("/v1/completions", stream);
+    await timers.waiting(KEEP_ALIVE_MS);
+    timers.fire(KEEP_ALIVE_MS);
+    const response = await asked;
+    expect(await readerOf(response)("\n\n")).toBe(": waiting\n\n");
+    accepted.resolve();
   });
 
   test("has no early headers where little is left to read", async () => {

@@ -260,6 +260,8 @@ async function answerStream<Choice extends object>(answering: Answering<Choice>)
   const { response, locals } = scope;
   const numbered = (events: readonly SseEvent[]): readonly SseEvent[] => numbering?.take(events) ?? events;
   const writer = new SseWriter(response, scope.serving, format);
+  // The engine accepts a prompt between two steps, and a step on a busy machine may last longer than clients wait.
+  if (!numbering?.isReplaying) writer.wait(readingComment(undefined), false);
   try {
     const outcome = await generate(answering, {
       onReading(progress) {
