@@ -113,7 +113,7 @@ test("only one file touches the inference runtime", () => {
 /** Where the wall clock is right, since what is asked for is a date, or the age of a file. */
 const WALL_CLOCK: Readonly<Record<string, string>> = {
   "engine/src/calibration.ts": "is part of a text",
-  "engine/src/kept-prompts.ts": "a file's time says when a prompt was last used",
+  "engine/src/saved-prompts.ts": "a file's time says when a prompt was last used",
   "express/src/api/generation.ts": "`created` of an answer is a date",
   "express/src/ollama/routes.ts": "`created_at` of an answer is a date",
   "express/src/edge/models/model-entry.ts": "`created` of a model is a date",
@@ -147,7 +147,7 @@ const counts = countSources(
 );
 
 /** Most files and lines of both groups of packages. Raising a limit is a decision: its commit says what it is worth. */
-const SIZE_LIMITS = { runtime: { files: 375, lines: 77_760 }, lab: { files: 98, lines: 20_610 } };
+const SIZE_LIMITS = { runtime: { files: 377, lines: 78_230 }, lab: { files: 98, lines: 20_610 } };
 
 test.each(["runtime", "lab"] as const)("the %s grows in files and lines by decision only", (group) => {
   const names = packages.filter((name) => LAB.includes(name) === (group === "lab"));

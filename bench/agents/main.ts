@@ -85,7 +85,7 @@ try {
   await rm(folder, { recursive: true, force: true });
 }
 
-/** Starts `readme-moe serve` with its defaults, unless the command names a server. */
+/** Starts `readme-moe serve` with its defaults but for the disk, unless the command names a server. */
 async function endpoint(): Promise<Endpoint & AsyncDisposable> {
   const { url, name = "model" } = values;
   if (url !== undefined) {
@@ -94,7 +94,9 @@ async function endpoint(): Promise<Endpoint & AsyncDisposable> {
   const [model] = positionals;
   if (model === undefined) throw new TypeError("Expected a model, or `--url`");
   const main = join(import.meta.dirname, "..", "..", "packages", "readme-moe", "dist", "main.js");
-  const child = spawn(process.execPath, [main, "serve", model, "--port", "0", "--name", name], {
+  // Prompts of an earlier run would be read from disk.
+  const flags = ["--port", "0", "--name", name, "--prefix-disk", "0"];
+  const child = spawn(process.execPath, [main, "serve", model, ...flags], {
     stdio: ["ignore", "pipe", "inherit"],
   });
   const [line] = (await once(child.stdout.setEncoding("utf8"), "data")) as [string];

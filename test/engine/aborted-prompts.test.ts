@@ -23,14 +23,6 @@ function chunkBytes(): number {
   return CHUNK * kv.bytesPerToken;
 }
 
-/** Returns the payload of the end of a sequence. */
-function ending({ events }: CoreBench, id: string): { readonly reason: string; readonly cachedTokens: number } {
-  const ends = events.flatMap(({ name, payload }) =>
-    name === "sequence:finished" ? [payload as { sequenceId: string; reason: string; cachedTokens: number }] : [],
-  );
-  return ends.find(({ sequenceId }) => sequenceId === id) ?? { reason: "none", cachedTokens: 0 };
-}
-
 test.each([1, 2, 3])(
   "an attempt after random aborts reads at most one chunk twice, and gives the same bits (seed %i)",
   async (seed) => {
@@ -57,7 +49,7 @@ test.each([1, 2, 3])(
       for (const id of chosen) {
         const job = left.get(id);
         left.delete(id);
-        if (!job || ending(bench, id).reason !== "abort") continue;
+        if (!job || bench.ending(id).reason !== "abort") continue;
         const isRead = bench.outcomes.has(id);
         const readTokens = bench.readings.findLast((one) => one.id === id)?.numComputedTokens ?? 0;
         const most = Math.min(isRead ? Infinity : readTokens, job.promptIds.length - 1);
@@ -67,7 +59,7 @@ test.each([1, 2, 3])(
       }
     }
     await bench.finish();
-    for (const [id, cachedTokens] of expected) expect([id, ending(bench, id)]).toMatchObject([id, { cachedTokens }]);
+    for (const [id, cachedTokens] of expected) expect([id, bench.ending(id)]).toMatchObject([id, { cachedTokens }]);
     for (const { id } of jobs) {
       const outcome = bench.outcomes.get(id);
       if (outcome) expect(outcome).toEqual(alone.get(id));
@@ -86,7 +78,7 @@ test("a prompt as long as all memory is found again after it was aborted at its 
   bench.core.abort("first");
   bench.add("second", promptIds, { maxTokens: 2, temperature: 0 });
   await bench.finish();
-  expect(ending(bench, "second")).toMatchObject({ reason: "length", cachedTokens: 192 });
+  expect(bench.ending("second")).toMatchObject({ reason: "length", cachedTokens: 192 });
 });
 
 test("progress is reported when the first step begins, and behind each step that does not end the prompt", async () => {

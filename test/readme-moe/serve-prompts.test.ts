@@ -1,11 +1,11 @@
-// `serve --keep-prompt`: system messages are read once, and saved for the next start.
+// `serve --keep-prompt` and `--prefix-disk`: prompts are read once, and saved for the next start.
 
 import { readdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { beforeAll, expect, test } from "vitest";
 import { writeChattingPocket } from "../support/chatting-pocket.ts";
 import { postJson } from "../support/post-json.ts";
-import { startReady } from "../support/serving-process.ts";
+import { startReady, until } from "../support/serving-process.ts";
 import { persistentFolder, temporaryFolder } from "../support/temporary-folder.ts";
 
 const SYSTEM = "The captain of the ship knew all of its ropes by their names. ".repeat(6);
@@ -64,4 +64,53 @@ test.each([
   child.kill("SIGTERM");
   await outcome;
   expect(cached).toEqual(expected);
+});
+
+const LONG_PROMPT = "The captain of the ship knew all of its ropes by their names. ".repeat(30);
+
+/**
+ * Serves with prompts on disk until a long prompt is answered and the server has ended.
+ * @returns tokens that came from the cache, and from disk
+ */
+async function foundTokens(
+  cacheFolder: string,
+  { args = [], signal = "SIGTERM" }: { readonly args?: readonly string[]; readonly signal?: NodeJS.Signals } = {},
+): Promise<{ readonly cached: number; readonly read: number | undefined }> {
+  const disk = ["--prefix-disk", "100MB", "--cache-folder", cacheFolder];
+  const { url, child, outcome, metrics } = await startReady(model, { args: ["--precision", "int8", ...disk, ...args] });
+  const authorization = `Bearer ${args.at(-1) ?? "none"}`;
+  const { body } = await postJson(`${url}/v1/completions`, { prompt: LONG_PROMPT, max_tokens: 2 }, { authorization });
+  const { usage } = body as unknown as {
+    usage: { prompt_tokens: number; prompt_tokens_details: { cached_tokens: number } };
+  };
+  const read = (await metrics()).value("readme_prefix_disk_tokens_total");
+  // A server that is killed has saved what it had when it had nothing to do.
+  if (signal === "SIGKILL")
+    await until(async () => (await savedChunks(cacheFolder)) >= Math.floor(usage.prompt_tokens / 128));
+  child.kill(signal);
+  await outcome;
+  return { cached: usage.prompt_tokens_details.cached_tokens, read };
+}
+
+async function savedChunks(cacheFolder: string): Promise<number> {
+  const names = await readdir(join(cacheFolder, "prefixes")).catch(() => []);
+  return names.filter((name) => name.endsWith(".kv")).length;
+}
+
+test("a prompt is read from disk after the server was killed, and after it has ended", async () => {
+  const cacheFolder = await temporaryFolder();
+  expect(await foundTokens(cacheFolder, { signal: "SIGKILL" })).toEqual({ cached: 0, read: 0 });
+  const { cached, read } = await foundTokens(cacheFolder);
+  expect(cached).toBeGreaterThanOrEqual(256);
+  expect(read).toBe(cached);
+  expect(await foundTokens(cacheFolder)).toEqual({ cached, read });
+});
+
+test("a prompt on disk belongs to the keys of the server that has read it", async () => {
+  const cacheFolder = await temporaryFolder();
+  const none = { cached: 0, read: 0 };
+  expect(await foundTokens(cacheFolder)).toEqual(none);
+  expect(await foundTokens(cacheFolder, { args: ["--api-key", "first"] })).toEqual(none);
+  expect(await foundTokens(cacheFolder, { args: ["--api-key", "second"] })).toEqual(none);
+  expect((await foundTokens(cacheFolder, { args: ["--api-key", "first"] })).read).toBeGreaterThanOrEqual(256);
 });

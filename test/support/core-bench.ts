@@ -11,12 +11,15 @@ import {
   type SamplingParams,
   type Scheduler,
 } from "@readme-moe/core";
+import type { KernelRunner } from "@readme-moe/engine";
+import type { KernelKv } from "@readme-moe/kernel";
 import type { Tokenizer } from "@readme-moe/model";
 import { EngineCore } from "../../packages/engine/src/engine-core.ts";
 import type { EngineOutput } from "../../packages/engine/src/engine-parts.ts";
 import { KvAdmission } from "../../packages/engine/src/kv-admission.ts";
 import { PrefixCache } from "../../packages/engine/src/prefix-cache.ts";
-
+import { SavedPrefixes } from "../../packages/engine/src/saved-prefixes.ts";
+import type { SavedPrompts } from "../../packages/engine/src/saved-prompts.ts";
 import type { Drafter } from "../../packages/engine/src/speculation/drafter.ts";
 import { Speculation } from "../../packages/engine/src/speculation/speculation.ts";
 import type { Sequence, SequenceStart } from "../../packages/engine/src/sequence.ts";
@@ -37,6 +40,8 @@ export interface Limits {
   readonly residency?: Residency;
   /** @default nothing is drafted */
   readonly drafter?: Drafter;
+  /** Chunks of prompts of at least 100 tokens on disk. @default none */
+  readonly disk?: { readonly files: SavedPrompts; readonly scope?: string };
   /** @default a clock that stands still */
   readonly now?: () => number;
 }
@@ -52,6 +57,7 @@ export class CoreBench {
   readonly core: EngineCore;
   readonly admission: KvAdmission;
   readonly prefixes: PrefixCache;
+  readonly saved: SavedPrefixes | undefined;
   readonly outcomes = new Map<
     string,
     { tokens: number[]; logprobs: number[]; finishReason?: string; error?: unknown }
@@ -96,20 +102,23 @@ export class CoreBench {
     const contextTokens = Math.min(256, capacityTokens);
     this.admission = new KvAdmission(kv, this.prefixes, { maxNumSeqs, contextTokens });
     const residency = limits.residency ?? everythingResident;
-    const { drafter } = limits;
+    const { drafter, disk, now = () => 0 } = limits;
+    const own = { runner: runner as KernelRunner, kv: kv as KernelKv, prefixes: this.prefixes, leastPromptTokens: 100 };
+    this.saved = disk && new SavedPrefixes({ ...own, scope: "", now, ...disk });
     const onRouted = (sequence: Sequence, position: number, experts: Uint16Array): void =>
       output.event("router:routed", { sequenceId: sequence.id, position, experts, durationMs: 0 });
     this.core = new EngineCore({
       runner,
       tokenizer,
       admission: this.admission,
+      saved: this.saved,
       scheduler: limits.scheduler ?? fcfs(),
       residency,
       speculation: drafter && new Speculation({ drafter, kv, residency, maxNumBatchedTokens, contextTokens, onRouted }),
       limits: { maxNumBatchedSeqs, maxNumBatchedTokens, chunkTokens: CHUNK },
       contextTokens,
       output,
-      now: limits.now ?? (() => 0),
+      now,
     });
   }
 
@@ -148,6 +157,14 @@ export class CoreBench {
       await this.core.step();
       this.core.checkIntegrity();
     }
+  }
+
+  /** How a sequence ended. */
+  ending(id: string): { readonly reason: string; readonly cachedTokens: number } {
+    const ends = this.events.flatMap(({ name, payload }) =>
+      name === "sequence:finished" ? [payload as { sequenceId: string; reason: string; cachedTokens: number }] : [],
+    );
+    return ends.find(({ sequenceId }) => sequenceId === id) ?? { reason: "none", cachedTokens: 0 };
   }
 
   count(name: string): number {

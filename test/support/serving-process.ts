@@ -51,7 +51,9 @@ export const canLimit: boolean = spawnSync("prlimit", ["--version"]).status === 
 
 /** Starts a server on a free port with its log as JSON; does not wait for the model. */
 async function startServing(model: string, { args = [], env, limits }: ServeSetup = {}): Promise<ServingProcess> {
-  const flags = ["serve", model, "--port", "0", "--threads", "1", "--json", ...args];
+  // Runs share the cache folder, and would find the prompts of those before.
+  const disk = args.includes("--prefix-disk") ? [] : ["--prefix-disk", "0"];
+  const flags = ["serve", model, "--port", "0", "--threads", "1", "--json", ...disk, ...args];
   const node = [process.execPath, ...COMMAND_LINE, ...flags];
   const [command = "", ...rest] =
     limits === undefined ? node : ["sh", "-c", `ulimit ${limits}; exec "$@"`, "sh", ...node];

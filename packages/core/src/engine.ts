@@ -349,6 +349,8 @@ export interface EngineStats extends DraftCounts {
   readonly promptTokens: number;
   /** Prompt tokens whose keys and values came from the prefix cache. */
   readonly cachedTokens: number;
+  /** Cached tokens that were read from disk. Absent where none are kept there. */
+  readonly diskTokens?: number;
   /** Generated tokens. */
   readonly completionTokens: number;
   /** Draft tokens by their source, if the engine knows it. Sources that have drafted nothing are absent. */

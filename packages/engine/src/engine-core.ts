@@ -40,6 +40,7 @@ export class EngineCore {
   /** Whether another step could make progress. */
   #canProgress = false;
   #forwardMs = 0;
+  #stepMs = 0;
   #steps = 0;
   #totals = { promptTokens: 0, cachedTokens: 0, completionTokens: 0, ...NO_DRAFTS };
 
@@ -99,6 +100,7 @@ export class EngineCore {
   async step(): Promise<void> {
     this.#isStepping = true;
     this.#canProgress = false;
+    await this.#readSaved();
     const startMs = this.#parts.now();
     this.#forwardMs = 0;
     await this.#append(this.#sampler.sampleAnswers());
@@ -126,7 +128,7 @@ export class EngineCore {
   }
 
   stats(): Omit<EngineStats, "residentBytes"> {
-    const { admission } = this.#parts;
+    const { admission, saved } = this.#parts;
     const { streamed, missingBytes } = this.#residency;
     return {
       numWaiting: admission.waiting.length,
@@ -135,6 +137,7 @@ export class EngineCore {
       kvCapacityTokens: admission.kv.capacityTokens,
       steps: this.#steps,
       ...addDrafts(this.#totals, this.#live),
+      ...(saved && { diskTokens: saved.readTokens }),
       preemptions: admission.preemptions,
       cost: coefficientsOf(this.#planner.cost),
       ...(streamed && { expertCache: streamed.stats }),
@@ -155,7 +158,7 @@ export class EngineCore {
    * Routes the prompts of new sequences, up to one call's tokens per router, and queues the sequences that are done.
    */
   async #routeArrivals(): Promise<void> {
-    const { admission, output } = this.#parts;
+    const { admission, output, saved } = this.#parts;
     const arrivals = Array.from(this.#live).filter(({ isArriving }) => isArriving);
     await this.#route(arrivals, true);
     for (const sequence of arrivals) {
@@ -165,12 +168,20 @@ export class EngineCore {
         continue;
       }
       const { id: sequenceId, promptTokens, ended } = sequence;
+      if (saved && !ended) sequence.fileKeys = await saved.keysOf(sequence);
       if (!ended) admission.enqueue(sequence);
       output.accepted(sequence);
       if (!ended) this.#sampler.ask(sequence);
       output.event("sequence:queued", { sequenceId, promptTokens, numWaiting: admission.waiting.length });
       if (ended) this.#finish(sequence, ended);
     }
+  }
+
+  /** Reads chunks of admitted prompts from disk. Where others run, it takes a quarter of their steps' time. */
+  async #readSaved(): Promise<void> {
+    const { saved, admission } = this.#parts;
+    if (!saved?.numReading) return;
+    await saved.read(saved.numReading < admission.running.size ? this.#stepMs / 4 : READ_ALONE_MS);
   }
 
   /** Publishes the end of a sequence that had ended before it came here. */
@@ -182,9 +193,14 @@ export class EngineCore {
 
   /** Admits waiting sequences, selects the batch, reserves its KV memory, and adds drafts. */
   async #schedule(): Promise<readonly BatchItem[]> {
-    const { admission, now, output, speculation } = this.#parts;
-    admission.admit((sequence) => (sequence.waitingSinceMs = now()));
-    const ready = Array.from(admission.running.values()).filter((sequence) => !this.#sampler.isAwaiting(sequence));
+    const { admission, now, output, speculation, saved } = this.#parts;
+    admission.admit((sequence) => {
+      sequence.waitingSinceMs = now();
+      saved?.begin(sequence, this.#planner.cost);
+    });
+    if (saved?.numReading) this.#canProgress = true;
+    const isAway = (one: Sequence): boolean => this.#sampler.isAwaiting(one) || saved?.isReading(one) === true;
+    const ready = Array.from(admission.running.values()).filter((sequence) => !isAway(sequence));
     if (ready.length === 0) return [];
     this.#canProgress = true;
     const selected = this.#planner.select(admission.running, ready, now());
@@ -274,6 +290,7 @@ export class EngineCore {
     const { admission, now, output, speculation } = this.#parts;
     if (batch.length === 0) return;
     const completed = { step: this.#steps++, ...this.#planner.complete(startMs, now()) };
+    this.#stepMs = completed.durationMs;
     speculation?.complete(batch, completed.durationMs);
     output.event("batch:completed", {
       ...completed,
@@ -312,6 +329,9 @@ export class EngineCore {
     output.event("sequence:finished", finishedEvent(sequence, reason, now()));
   }
 }
+
+/** Time between two looks for messages while there is nothing but files to read. */
+const READ_ALONE_MS = 20;
 
 type Payload<Name extends keyof ReadMeEvents> = Parameters<ReadMeEvents[Name]>[0];
 

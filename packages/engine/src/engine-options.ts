@@ -186,6 +186,27 @@ export const ENGINE_OPTIONS = {
     },
   },
   /**
+   * Largest size of the beginnings of prompts that are kept on disk, in the cache folder: of prompts of 256 tokens and
+   * more, what was evicted from memory, and what is there when the engine has nothing to do or closes. Later prompts
+   * read them instead of computing them, also in another process. They take at most a quarter of the free disk; those
+   * that were not used for longest are removed. 0 keeps none. @default 0; `serve` has 4 GB
+   */
+  prefixDiskBytes: {
+    kind: "integer",
+    min: 0,
+    default: 0,
+    flag: {
+      syntax: "--prefix-disk <size>",
+      about:
+        "most disk for keys and values of prompts' beginnings, which later prompts read, also after a restart; 0 for none",
+    },
+  },
+  /**
+   * Text that keeps these files apart from those of other servers, whose clients are others. With a `cacheSalt` they
+   * belong to this text and the salt. @default none
+   */
+  prefixDiskScope: { kind: "text", default: "" },
+  /**
    * Folder for the keys and values of prompts that are kept (`ReadMeEngine.keepPrompt`): the next engine with the same
    * model reads them instead of computing them, also on another machine. @default kept prompts are not saved
    */

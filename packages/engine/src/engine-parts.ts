@@ -1,6 +1,7 @@
 import type { CostModel, GenerateChunk, ReadMeEvents, Residency, Scheduler, SchedulerLimits } from "@readme-moe/core";
 import type { Tokenizer } from "@readme-moe/model";
 import type { KvAdmission } from "./kv-admission.ts";
+import type { SavedPrefixes } from "./saved-prefixes.ts";
 import type { Sequence } from "./sequence.ts";
 import type { Speculation } from "./speculation/speculation.ts";
 import type { StepRunner } from "./step-runner.ts";
@@ -10,6 +11,8 @@ export interface EngineParts {
   readonly runner: StepRunner;
   readonly tokenizer: Tokenizer;
   readonly admission: KvAdmission;
+  /** Chunks of prompts on disk. @default none */
+  readonly saved?: SavedPrefixes | undefined;
   readonly scheduler: Scheduler;
   /** Predicted costs of steps before any has run. @default DEFAULT_COST_MODEL */
   readonly cost?: CostModel | undefined;

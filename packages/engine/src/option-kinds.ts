@@ -27,6 +27,7 @@ export interface OptionValues {
   readonly number: number;
   readonly switch: boolean;
   readonly path: string;
+  readonly text: string;
   readonly expert: string | number;
   readonly folders: Readonly<Record<string, string>>;
   readonly share: number | "by-arrival";
@@ -47,6 +48,10 @@ export const OPTION_CHECKS: {
   path(name, value, { names }) {
     if (typeof value === "string" && value !== "") return value;
     throw new TypeError(`Expected \`${name}\` to name ${names}, got ${describeValue(value)}`);
+  },
+  text(name, value) {
+    if (typeof value === "string") return value;
+    throw new TypeError(`Expected \`${name}\` to be a text, got ${describeValue(value)}`);
   },
   // The model's experts are known later.
   expert: (_, value) => value,

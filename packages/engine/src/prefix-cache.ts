@@ -6,6 +6,8 @@ import { type KeptTokens, KV_PAGE_TOKENS, type KvMemory, type KvSlot } from "@re
 export interface CacheablePrompt extends RoutedTokens {
   /** Requests of one salt share what they cache, and so do those without any. */
   readonly cacheSalt?: string | undefined;
+  /** Names of the files of the first chunks, for chunks that are worth a file. */
+  readonly fileKeys?: readonly string[] | undefined;
 }
 
 interface PrefixCacheOptions {
@@ -43,6 +45,7 @@ export class PrefixCache {
   #nextId = 1;
   /** Counts the uses of chunks, as their clock. */
   #uses = 0;
+  #onEvicted: (chunk: CachedChunk) => void = () => undefined;
 
   /** @param kv - memory of the slots passed to `add` */
   constructor(kv: KvMemory, { chunkTokens, maxBytes }: PrefixCacheOptions) {
@@ -57,6 +60,11 @@ export class PrefixCache {
     return this.#chunkBytes + this.#tails.numBytes;
   }
 
+  /** Whether there is room for a chunk. */
+  get isOn(): boolean {
+    return this.chunkTokens * this.#kv.bytesPerToken <= this.#maxBytes;
+  }
+
   /** Room for further pins, in bytes. */
   get pinnableBytes(): number {
     return this.#maxBytes - this.#pinnedBytes - this.#tails.numBytes;
@@ -69,7 +77,7 @@ export class PrefixCache {
   match(prompt: CacheablePrompt): readonly KeptTokens[] {
     const numChunks = Math.max(0, Math.ceil(prompt.tokenIds.length / this.chunkTokens) - 1);
     const found = this.#chain(prompt, numChunks);
-    this.#touch(found);
+    this.#touch(found, prompt);
     return [...found.map((chunk) => chunk.kept), ...this.#tails.match(prompt, this.#behind(found))];
   }
 
@@ -79,12 +87,12 @@ export class PrefixCache {
    */
   add(prompt: CacheablePrompt, index: number, slot: KvSlot): void {
     const [from, to] = [index * this.chunkTokens, (index + 1) * this.chunkTokens];
-    if ((to - from) * this.#kv.bytesPerToken > this.#maxBytes) return;
+    if (!this.isOn) return;
     const before = this.#chain(prompt, index);
     if (before.length < index) return;
     if (this.#find(prompt, index, before.at(-1)?.id ?? ROOT)) return;
     const chunk = this.#insert(prompt, before, () => this.#kv.keep(slot, from, to));
-    this.#touch([...before, chunk]);
+    this.#touch([...before, chunk], prompt);
   }
 
   /** Tells whether the first `end` tokens of a prompt, whole pages, are pinned. */
@@ -120,7 +128,7 @@ export class PrefixCache {
       this.#setPins(chunk, 1);
       chunks.push(chunk);
     }
-    this.#touch(chunks);
+    this.#touch(chunks, prompt);
     const tail = known ?? (isWhole ? undefined : this.#tails.add(prompt, this.#behind(chunks), end, keep));
     if (tail) tail.pins++;
     const id = this.#nextId++;
@@ -131,7 +139,7 @@ export class PrefixCache {
   /** Lists what a pin keeps, in the order of positions; `undefined` when a part of it was dropped. */
   pinned(pin: number): readonly KeptTokens[] | undefined {
     const { chunks, tail } = this.#pins.get(pin) ?? {};
-    if (!chunks?.every((chunk) => this.#isLive(chunk)) || tail?.isDropped === true) return undefined;
+    if (!chunks?.every((chunk) => this.holds(chunk)) || tail?.isDropped === true) return undefined;
     return [...chunks.map(({ kept }) => kept), ...(tail?.pages ?? [])];
   }
 
@@ -146,8 +154,25 @@ export class PrefixCache {
   /** Evicts the next chunk, if there is one. @returns whether there was */
   evict(): boolean {
     const chunk = this.#nextEvicted();
-    if (chunk) this.#drop(chunk);
-    return chunk !== undefined;
+    if (!chunk) return false;
+    this.#onEvicted(chunk);
+    this.#drop(chunk);
+    return true;
+  }
+
+  /** Sets what is told of chunks that are evicted, before their memory is freed. */
+  onEvicted(take: (chunk: CachedChunk) => void): void {
+    this.#onEvicted = take;
+  }
+
+  /** Finds the last used chunk that was used since its file was written. Beginnings come before what follows them. */
+  nextUnsaved(): CachedChunk | undefined {
+    return Array.from(this.#chunks.values()).findLast(isUnsaved);
+  }
+
+  /** Tells whether a chunk is cached still. */
+  holds(chunk: CachedChunk): boolean {
+    return this.#chunks.get(chunk.key) === chunk;
   }
 
   /** Drops everything with tokens of an expert, pinned or not: its number may then be another expert's. */
@@ -188,7 +213,7 @@ export class PrefixCache {
     const key = saltedKey(this.#key(prompt, before.length, parent), salt);
     const experts = new Set(prompt.experts.slice(from, to));
     const own = { id: this.#nextId++, key, salt, experts, kept: keep(from, to) };
-    const chunk: PrefixChunk = { ...own, pins: 0, lastUse: this.#uses };
+    const chunk: PrefixChunk = { ...own, pins: 0, lastUse: this.#uses, fileKey: undefined, savedUse: undefined };
     this.#chunks.set(key, chunk);
     this.#chunkBytes += chunk.kept.bytes;
     return chunk;
@@ -210,13 +235,9 @@ export class PrefixCache {
     return chosen;
   }
 
-  #isLive(chunk: PrefixChunk): boolean {
-    return this.#chunks.get(chunk.key) === chunk;
-  }
-
   #setPins(chunk: PrefixChunk, pins: number): void {
     const change = Number(pins > 0) - Number(chunk.pins > 0);
-    if (this.#isLive(chunk)) this.#pinnedBytes += change * chunk.kept.bytes;
+    if (this.holds(chunk)) this.#pinnedBytes += change * chunk.kept.bytes;
     chunk.pins = pins;
   }
 
@@ -228,10 +249,12 @@ export class PrefixCache {
   }
 
   /** Marks a chain as used. Its last chunk becomes its least recent one, so it is evicted before those it needs. */
-  #touch(chain: readonly PrefixChunk[]): void {
+  #touch(chain: readonly PrefixChunk[], { fileKeys, cacheSalt }: CacheablePrompt): void {
     this.#uses++;
-    for (const chunk of chain.toReversed()) {
+    for (const [index, chunk] of Array.from(chain.entries()).toReversed()) {
       chunk.lastUse = this.#uses;
+      // A pinned chunk of all salts is no file of one of them.
+      if (chunk.salt === cacheSalt) chunk.fileKey ??= fileKeys?.[index];
       this.#chunks.delete(chunk.key);
       this.#chunks.set(chunk.key, chunk);
     }
@@ -250,16 +273,31 @@ function saltedKey(key: string, salt: string | undefined): string {
   return salt === undefined ? key : `${key}:${salt}`;
 }
 
-interface PrefixChunk {
-  readonly id: number;
+/** A chunk as its file knows it. */
+export interface CachedChunk {
   readonly key: string;
+  readonly kept: KeptTokens;
+  /** Number of the last use. */
+  readonly lastUse: number;
+  /** Name of the chunk's file; `undefined` if it is not worth one. */
+  readonly fileKey: string | undefined;
+  /** Last use that the file has, if there is a file. */
+  savedUse: number | undefined;
+}
+
+/** Tells whether a chunk is worth a file, and was used since the file was written. */
+export function isUnsaved({ fileKey, savedUse, lastUse }: CachedChunk): boolean {
+  return fileKey !== undefined && savedUse !== lastUse;
+}
+
+interface PrefixChunk extends CachedChunk {
+  readonly id: number;
   readonly salt: string | undefined;
   readonly experts: ReadonlySet<number>;
-  readonly kept: KeptTokens;
   /** Number of pins that need the chunk. */
   pins: number;
-  /** Number of the last use. */
   lastUse: number;
+  fileKey: string | undefined;
 }
 
 interface Pin {

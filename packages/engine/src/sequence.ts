@@ -86,6 +86,8 @@ export class Sequence implements SchedulableSequence {
   readonly routerState: RouterState;
   /** Slot in the KV memory; `undefined` while the sequence waits. */
   slot: KvSlot | undefined;
+  /** Names of the files of the prompt's chunks; none of a prompt that is not worth files. */
+  fileKeys: readonly string[] = [];
   /** Number of prompt tokens that came from the prefix cache before the first step. */
   cachedTokens = 0;
   /** Counts of the drafts that have run. */

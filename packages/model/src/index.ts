@@ -153,6 +153,6 @@ export { type BlockSource, eightBitBlocks, fittedBlocks, type InputStatistics, s
 
 // Files: reading with limits, writing whole or not at all, and cached data.
 export { readJsonFile, readTextFile, type JsonObject } from "./files/read-file.ts";
-export { writeFileAtomically, writeFolderAtomically } from "./files/write-file.ts";
+export { freeBytes, TEMPORARY_PREFIX, writeFileAtomically, writeFolderAtomically } from "./files/write-file.ts";
 export { cachedData, isWholeData } from "./cache/cached-data.ts";
-export { resolveCacheFolder, resolveStateFolder } from "./cache/cache-folder.ts";
+export { removeAbandoned, resolveCacheFolder, resolveStateFolder } from "./cache/cache-folder.ts";

@@ -21,13 +21,22 @@ export type RuntimeFlags = Pick<EngineOptions, RuntimeName>;
 /** Flags of the commands that open an engine. */
 export interface EngineFlags extends Omit<
   Pick<EngineOptions, FlaggedName>,
-  "contextTokens" | "memoryBytes" | "kvCacheBytes" | "prefixCacheBytes" | "expertCacheBytes" | "speculation"
+  | "contextTokens"
+  | "memoryBytes"
+  | "kvCacheBytes"
+  | "prefixCacheBytes"
+  | "prefixDiskBytes"
+  | "expertCacheBytes"
+  | "speculation"
 > {
   readonly lora?: readonly LoraArgument[];
   readonly context?: EngineOptions["contextTokens"];
   readonly memory?: EngineOptions["memoryBytes"];
   readonly kvCache?: EngineOptions["kvCacheBytes"];
   readonly prefixCache?: EngineOptions["prefixCacheBytes"];
+  readonly prefixDisk?: EngineOptions["prefixDiskBytes"];
+  /** Text of a server's keys. */
+  readonly prefixDiskScope?: string;
   readonly expertCache?: EngineOptions["expertCacheBytes"];
   readonly speculation?: "on" | "off";
   /** Path of the trace. */
@@ -83,12 +92,12 @@ export function runtimeOptions(precision?: Precision): readonly Option[] {
 
 /** Returns the options of the engine that a command's flags have. @param names - of the wanted ones @default all */
 export function engineOptionsOf(flags: EngineFlags): EngineOptions {
-  const { recordTrace, speculation } = flags;
+  const { recordTrace, speculation, prefixDiskScope } = flags;
   const given: Readonly<Record<string, unknown>> = { ...flags };
   const options = FLAGGED.map((name) => [name, given[engineFlag(name).attributeName()]]);
   // Traces are recorded without drafts.
   const speculates = recordTrace !== undefined ? false : speculation === undefined ? undefined : speculation === "on";
-  return { ...Object.fromEntries(options), speculation: speculates };
+  return { ...Object.fromEntries(options), speculation: speculates, prefixDiskScope };
 }
 
 const FLAGGED = (Object.keys(ENGINE_OPTIONS) as readonly EngineOptionName[]).filter(

@@ -1,5 +1,5 @@
-// Kept and saved prompts change no bit: what follows one has the tokens and log-probabilities that it has without, in
-// every precision and kind of model, in this engine and in the next one.
+// Kept and saved prompts, and beginnings on disk, change no bit: what follows one has the tokens and log-probabilities
+// that it has without, in every precision and kind of model, in this engine and in the next one.
 
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
@@ -20,6 +20,9 @@ const ids = (length: number): readonly number[] => Array.from({ length }, () => 
 const BEGINNING = ids(150);
 const KEPT_TOKENS = 144;
 const PROMPTS = [[...BEGINNING, ...ids(50)], BEGINNING];
+/** Four chunks, and what is computed behind them. */
+const LONG = ids(300);
+const LONG_PROMPTS = [[...LONG, ...ids(15)], LONG];
 const SHARED = { isolation: "thread", threads: 2, chunkTokens: 64, maxNumBatchedTokens: 128 } as const;
 
 let folder: string;
@@ -32,7 +35,7 @@ beforeAll(async () => {
     "low-rank": join(folder, "low-rank"),
     mixture: join(folder, "mixture"),
   };
-  await writeReadingModel(paths.experts);
+  await writeReadingModel(paths.experts, { config: { max_position_embeddings: 512 } });
   await writeExpertBase(paths["low-rank"]);
   await writeAdaptersOf(paths["low-rank"], {
     [join(folder, "formal")]: { seed: 3 },
@@ -42,10 +45,10 @@ beforeAll(async () => {
 });
 
 /** Every number of the answers to all prompts, and their cached tokens. */
-async function answersOf(engine: ReadMeEngine, expert: string | undefined) {
+async function answersOf(engine: ReadMeEngine, expert: string | undefined, prompts = PROMPTS) {
   const answers = [];
   const cached = [];
-  for (const [index, prompt] of PROMPTS.entries()) {
+  for (const [index, prompt] of prompts.entries()) {
     const params = { maxTokens: 6, logprobs: 5, n: 2, seed: index, temperature: 0.8, ignoreEos: true };
     const { choices, usage } = await completeAll(engine, { prompt, expert, params });
     answers.push(choices.map(({ tokens }) => tokens));
@@ -103,6 +106,26 @@ describe.each(CASES)("$model $options $expert", ({ model, options, expert }) => 
       expect(await readdir(savedPromptsFolder)).toHaveLength(1);
     }
   });
+});
+
+/** Those of the cases whose models have a context that is long enough. */
+const DISK_CASES = CASES.filter(({ model }) => model !== "low-rank");
+
+test.each(DISK_CASES)("$model $options: beginnings on disk give the answers without", async ({ model, options }) => {
+  const cacheFolder = await temporaryFolder();
+  const open = (more: EngineOptions): Promise<ReadMeEngine> =>
+    ReadMeEngine.open(paths[model], { ...SHARED, ...options, cacheFolder, ...more });
+  const plain = await open({ prefixCacheBytes: 0 });
+  const expected = await answersOf(plain, undefined, LONG_PROMPTS);
+  await plain.dispose();
+  for (const isFirst of [true, false]) {
+    const engine = await open({ prefixDiskBytes: 1e8, threads: isFirst ? 2 : 1 });
+    const { answers, cached } = await answersOf(engine, undefined, LONG_PROMPTS);
+    expect(answers).toEqual(expected.answers);
+    if (!isFirst) expect(cached).toEqual([256, 256]);
+    expect((await engine.stats()).diskTokens).toBeGreaterThanOrEqual(isFirst ? 0 : 256);
+    await engine.dispose();
+  }
 });
 
 test("other models, precisions and experts do not read a saved prompt", async () => {

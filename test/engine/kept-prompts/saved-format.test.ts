@@ -13,7 +13,7 @@ import {
   SavedPrompts,
   surplus,
   type UsedFile,
-} from "../../../packages/engine/src/kept-prompts.ts";
+} from "../../../packages/engine/src/saved-prompts.ts";
 import { withByte, wrongValues } from "../../support/damage.ts";
 import * as fc from "../../support/fast-check.ts";
 import { randomInteger, seededRandom } from "../../support/random.ts";
@@ -36,6 +36,42 @@ describe("the head", () => {
       }
       expect(headFault(start.subarray(0, at), fileBytes(HEAD), HEAD)).toBeDefined();
     }
+  });
+});
+
+const partsOf = (name: string): readonly SavedHead[] =>
+  Array.from({ length: 4 }, (_, place) => ({ key: `${name}${place}`.repeat(32), numPages: 1, pageBytes: 64 }));
+
+describe("parts of a prompt", () => {
+  const [first, second] = [partsOf("a"), partsOf("b")];
+  const bytes = fileBytes(first[0] as SavedHead);
+  const page = [new Uint8Array(64)];
+
+  test("are removed from the last to the first", async () => {
+    const folder = await temporaryFolder();
+    const saved = new SavedPrompts(folder, 6 * bytes);
+    for (const [place, head] of first.entries()) await saved.write(head, page, place);
+    for (const [place, head] of second.slice(0, 3).entries()) await saved.write(head, page, place);
+    const left = await Promise.all(first.map((head) => saved.touch(head)));
+    expect(left).toEqual([true, true, true, false]);
+  });
+
+  test("leave room when they are cleaned up, and are cleaned up when it is used", async () => {
+    const folder = await temporaryFolder();
+    const saved = new SavedPrompts(folder, 6 * bytes, { slackBytes: 2 * bytes });
+    const counts: number[] = [];
+    for (const head of [...first, ...second]) {
+      await saved.write(head, page);
+      counts.push((await readdir(folder)).length);
+    }
+    expect(counts).toEqual([1, 2, 3, 4, 5, 6, 4, 5]);
+  });
+
+  test("take no more than their share of the free disk", async () => {
+    const folder = await temporaryFolder();
+    const saved = new SavedPrompts(folder, 6 * bytes, { diskShare: 0 });
+    await saved.write(first[0] as SavedHead, page);
+    expect(await readdir(folder)).toEqual([]);
   });
 });
 

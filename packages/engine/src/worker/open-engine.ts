@@ -1,4 +1,5 @@
 import { createHash } from "node:crypto";
+import { join } from "node:path";
 import {
   type EngineInfo,
   type EvictionPolicy,
@@ -36,7 +37,7 @@ import { EngineCore } from "../engine-core.ts";
 import { type ResolvedEngineOptions, schedulerOf } from "../engine-options.ts";
 import type { EngineOutput } from "../engine-parts.ts";
 import { importFunction } from "../function-module.ts";
-import { KeptPrompts, SavedPrompts } from "../kept-prompts.ts";
+import { KeptPrompts } from "../kept-prompts.ts";
 import { addExpert, openExperts, removeExpert } from "../experts/loras.ts";
 import { Routers } from "../experts/routers.ts";
 import { KernelRunner, type KernelRunnerOptions } from "../kernel-runner.ts";
@@ -45,6 +46,8 @@ import { cachedCost, measureCost } from "../measure-cost.ts";
 import type { MemoryPlan } from "../memory-plan.ts";
 import { planModelMemory, totalBytes, weightSizes } from "../memory-sizes.ts";
 import { PrefixCache } from "../prefix-cache.ts";
+import { SavedPrefixes } from "../saved-prefixes.ts";
+import { SavedPrompts } from "../saved-prompts.ts";
 import { EngineDrafter } from "../speculation/engine-drafter.ts";
 import { draftBytesOf, type ModelDrafter, openDraftOf } from "../speculation/model-drafter.ts";
 import { Speculation, type SpeculationParts } from "../speculation/speculation.ts";
@@ -60,6 +63,8 @@ export interface OpenedEngine {
   readonly sizes: MemoryPlan;
   readonly core: EngineCore;
   readonly keptPrompts: KeptPrompts;
+  /** Beginnings of prompts on disk; `undefined` if none are kept there. */
+  readonly savedPrefixes: SavedPrefixes | undefined;
   /** The model that drafts; `undefined` if the options name none. */
   readonly draftModel: ModelDrafter | undefined;
   readonly residency: Residency;
@@ -134,6 +139,10 @@ export async function openEngine(
     const saved =
       savedPromptsFolder === undefined ? undefined : new SavedPrompts(savedPromptsFolder, savedPromptsBytes);
     const keptPrompts = new KeptPrompts({ runner, kv, prefixes, saved });
+    const files = prefixFiles(options);
+    const savedPrefixes =
+      files && new SavedPrefixes({ runner, kv, prefixes, files, scope: options.prefixDiskScope, now });
+    closers.push(async () => savedPrefixes?.close());
     const measured = {
       fingerprint: `${await fingerprint} ${options.precision} ${kernel.instructions}`,
       threads: kernel.threads,
@@ -158,6 +167,7 @@ export async function openEngine(
       runner,
       tokenizer: text.tokenizer,
       admission: new KvAdmission(kv, prefixes, { maxNumSeqs, contextTokens }),
+      saved: savedPrefixes,
       // A sequence that ends after its prompt has no tokens to draft.
       speculation: options.speculation && !model.config.pooling ? new Speculation(speculated) : undefined,
       scheduler,
@@ -195,6 +205,7 @@ export async function openEngine(
       sizes,
       core,
       keptPrompts,
+      savedPrefixes,
       draftModel,
       residency,
       info,
@@ -235,6 +246,13 @@ function openKv(runner: KernelRunner, sizes: MemoryPlan): KernelKv {
       `got \`${kvCacheBytes}\` and \`${prefixBytes}\`: ${error.message}`;
     throw new RangeError(message, { cause: error });
   }
+}
+
+/** Opens the folder of beginnings of prompts, which all engines of the cache folder share. */
+function prefixFiles({ cacheFolder, prefixDiskBytes }: ResolvedEngineOptions): SavedPrompts | undefined {
+  if (prefixDiskBytes === 0) return undefined;
+  const folder = join(resolveCacheFolder(cacheFolder), "prefixes");
+  return new SavedPrompts(folder, prefixDiskBytes, { diskShare: 1 / 4, slackBytes: prefixDiskBytes / 16 });
 }
 
 /** Address space of WebAssembly. */

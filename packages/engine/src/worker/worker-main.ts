@@ -205,6 +205,7 @@ class EngineServer {
     this.#flush();
     this.#isRunning = false;
     if (this.#isClosing) await this.#close();
+    else void this.#engine?.savedPrefixes?.saveAll(() => this.#isRunning || this.#isClosing);
   }
 
   /** Waits until no message has arrived for a moment, so that requests that are sent together share the first step. */

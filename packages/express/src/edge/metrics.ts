@@ -133,6 +133,8 @@ function statsMetrics(instruments: Instruments, models: ServedModels): void {
     (stats) => stats.acceptedDraftTokens,
   );
   draftMetrics(instruments, readStats);
+  const diskTokens = { name: "prefix_disk_tokens_total", help: "Prompt tokens whose keys and values came from disk" };
+  count(diskTokens, (stats) => stats.diskTokens);
   gauge({ name: "engine_resident_bytes", help: "Memory of the engine's process" }, (stats) => stats.residentBytes);
 
   cacheGauge("expert_cache_budget_bytes", "Memory budget of experts", (cache) => cache.budgetBytes);

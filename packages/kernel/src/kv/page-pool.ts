@@ -447,6 +447,23 @@ export class KernelKv extends PagePool {
     return kept;
   }
 
+  /**
+   * Fills the next positions of a slot, which begin a page and are reserved, with pages that `readKept` has copied.
+   *
+   * @throws {RangeError} when they are no whole pages, or do not fit
+   */
+  fill(slot: KvSlot, bytes: Uint8Array): void {
+    const { pages, numTokens } = this.pageSlot(slot);
+    const [first, numPages] = [numTokens / KV_PAGE_TOKENS, bytes.length / this.pageBytes];
+    if (!Number.isInteger(first) || !Number.isInteger(numPages) || first + numPages > pages.length) {
+      throw new RangeError(`Expected pages for a slot of ${pages.length} that has ${first}, got ${numPages}`);
+    }
+    for (let index = 0; index < numPages; index++) {
+      this.pages.write(pages[first + index]!, this.#pageOf(bytes, index));
+    }
+    this.advance(slot, numPages * KV_PAGE_TOKENS);
+  }
+
   #pageOf(bytes: Uint8Array, index: number): Uint8Array {
     return bytes.subarray(index * this.pageBytes, (index + 1) * this.pageBytes);
   }

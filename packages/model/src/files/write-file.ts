@@ -20,16 +20,17 @@ type Content = string | Uint8Array | Iterable<Uint8Array> | AsyncIterable<Uint8A
  * `path` stays as it was.
  *
  * @param content - a text (written as UTF-8), bytes, or chunks of bytes, each asked for once the one before is written
+ * @param mode - permissions of the file @default those that the system gives new files
  * @throws {ReadMeError} `ERR_WRITE_FAILED`, also when `content` throws; its `cause` is the error underneath, and no
  *   file is left behind
  */
-export async function writeFileAtomically(path: string, content: Content): Promise<void> {
+export async function writeFileAtomically(path: string, content: Content, mode?: number): Promise<void> {
   // In the same folder, since a rename across file systems is a copy. The name does not contain the target's name,
   // which may already be as long as names can be.
   const temporary = join(dirname(path), `${TEMPORARY_PREFIX}${randomUUID()}.tmp`);
   let handle: FileHandle | undefined;
   try {
-    handle = await open(temporary, "wx");
+    handle = await open(temporary, "wx", mode);
     for await (const chunk of chunksOf(content)) await writeAll(handle, chunk);
     // Otherwise a crash of the machine can leave the new name on an empty file.
     await handle.sync();

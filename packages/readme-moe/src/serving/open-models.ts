@@ -1,6 +1,7 @@
 // The models of a server: one that is open from the start to the end, or some that are opened when requests ask for
 // them and share the memory.
 
+import { createHash } from "node:crypto";
 import type { Engine, LoadProgress, PromptInfo } from "@readme-moe/core";
 import { type MemoryPlan, openPromptReader, readerOptionsOf } from "@readme-moe/engine";
 import type { EnginesByName, ModelOpening, OnDemandModel, ServedModelsOptions } from "@readme-moe/express";
@@ -14,6 +15,7 @@ import { type EngineFlags, engineOptionsOf, type FleetFlags } from "../options.t
 export interface ModelFlags extends EngineFlags, FleetFlags {
   readonly name?: string;
   readonly alias?: readonly string[];
+  readonly apiKey?: readonly string[];
   readonly keepPrompt?: readonly string[];
   readonly expertsFolder?: string;
   /** Time without requests after which a model is closed, in ms. */
@@ -167,13 +169,22 @@ export function divideMemory(leastBytes: readonly number[], memoryBytes: number)
 /** Share of the free memory that models may take together. */
 const MEMORY_SHARE = 0.8;
 
+/** Default of `--prefix-disk`. */
+const PREFIX_DISK_BYTES = 4e9;
+
+/** Returns a text of a server's keys, whose names are only their places: it keeps prompts on disk apart. */
+function diskScopeOf({ apiKey }: ModelFlags): string {
+  return apiKey === undefined ? "" : createHash("sha256").update(JSON.stringify(apiKey)).digest("hex");
+}
+
 /** Opens an engine that keeps the prompts of `--keep-prompt`. */
 async function openKeeping(path: string, flags: ModelFlags, opening: ModelOpening): Promise<OpenedEngine> {
   const { keepPrompt = [] } = flags;
   const { signal, onProgress } = opening;
   const prompts = await Promise.all(keepPrompt.map((file) => readTextData(file)));
   // Operators may add experts, which a budget is for, to a model without any.
-  const own = flags.expertsFolder === undefined ? flags : { lora: [], ...flags };
+  const disk = { prefixDisk: PREFIX_DISK_BYTES, prefixDiskScope: diskScopeOf(flags) };
+  const own = { ...disk, ...(flags.expertsFolder === undefined ? {} : { lora: [] }), ...flags };
   const opened = await openEngine(path, own, signal, onProgress);
   const { engine, close } = opened;
   engine.events.on("prompt:kept", ({ refusal, saveFailure }) => {

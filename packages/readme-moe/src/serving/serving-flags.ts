@@ -87,6 +87,7 @@ export function servingOptions(): readonly Option[] {
       "--keep-prompt <file...>",
       "text files with prompts whose keys and values stay in memory; of models with a chat template, system messages",
     ),
+    engineFlag("prefixDiskBytes", { default: "4GB" }),
     engineFlag("savedPromptsFolder"),
     engineFlag("savedPromptsBytes"),
     number(
