@@ -236,6 +236,7 @@ export {
   type SchedulerState,
 } from "./scheduling/scheduler.ts";
 export { readMe, type ReadMeSchedulerOptions } from "./scheduling/read-me.ts";
+export { type PartlyRead, sharedEnd } from "./scheduling/shared-beginning.ts";
 export {
   recordTrace,
   recordTraceLines,

@@ -198,6 +198,7 @@ export class EngineCore {
       sequence.waitingSinceMs = now();
       saved?.begin(sequence, this.#planner.cost);
     });
+    for (const sequence of admission.followers) output.reading(sequence);
     if (saved?.numReading) this.#canProgress = true;
     const isAway = (one: Sequence): boolean => this.#sampler.isAwaiting(one) || saved?.isReading(one) === true;
     const ready = Array.from(admission.running.values()).filter((sequence) => !isAway(sequence));

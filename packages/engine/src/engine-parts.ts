@@ -37,7 +37,10 @@ export interface EngineChunk extends GenerateChunk {
 export interface EngineOutput {
   /** Reports that the sequence's prompt is routed and waits for KV memory. */
   accepted(sequence: Sequence): void;
-  /** Reports that a step begins, or has continued, to read a prompt that the step does not end. */
+  /**
+   * Reports that a step begins, or has continued, to read a prompt that the step does not end, or that another sequence
+   * reads its beginning.
+   */
   reading(sequence: Sequence): void;
   chunk(sequence: Sequence, chunk: EngineChunk): void;
   /**

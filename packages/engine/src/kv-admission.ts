@@ -1,7 +1,8 @@
 // Which sequences hold KV memory. Sequences are admitted in order, alternating among clients, while there is memory.
-// They are preempted if sequences before them need more, and begin with prefixes from the prefix cache.
+// They wait for one that reads the same beginning, are preempted if sequences before them need more, and begin with
+// prefixes from the prefix cache.
 
-import { byPriorityThenArrival, nextAdmitted, nextPreempted } from "@readme-moe/core";
+import { byPriorityThenArrival, nextAdmitted, nextPreempted, sharedEnd } from "@readme-moe/core";
 import type { KvMemory } from "@readme-moe/kernel";
 import type { BatchItem } from "./batch.ts";
 import type { PrefixCache } from "./prefix-cache.ts";
@@ -24,6 +25,8 @@ export class KvAdmission {
   readonly #limits: AdmissionLimits;
   readonly #waiting: Sequence[] = [];
   readonly #running = new Map<string, Sequence>();
+  /** Waiting sequences whose beginning a running one reads, and the end of what they share. */
+  readonly #followers = new Map<Sequence, { readonly reader: Sequence; readonly end: number }>();
   #preemptions = 0;
 
   constructor(kv: KvMemory, prefixes: PrefixCache, limits: AdmissionLimits) {
@@ -42,6 +45,11 @@ export class KvAdmission {
     return this.#waiting;
   }
 
+  /** Waiting sequences whose beginning is being read for another one. */
+  get followers(): Iterable<Sequence> {
+    return this.#followers.keys();
+  }
+
   get preemptions(): number {
     return this.#preemptions;
   }
@@ -51,18 +59,21 @@ export class KvAdmission {
     this.#waiting.splice(later < 0 ? this.#waiting.length : later, 0, sequence);
   }
 
-  /** Admits waiting sequences while there is room. If the next one in turn does not fit, no other overtakes it. */
+  /**
+   * Admits waiting sequences while there is room, without those that wait for another's chunks. If the next one in turn
+   * does not fit, no other overtakes it.
+   */
   admit(onAdmitted: (sequence: Sequence) => void): void {
     const { maxNumSeqs, contextTokens } = this.#limits;
     while (this.#waiting.length > 0 && this.#running.size < maxNumSeqs) {
-      const next = nextAdmitted(this.#waiting, this.#running.values(), maxNumSeqs);
-      const sequence = this.#waiting[next];
+      const free = this.#waiting.filter((one) => !this.#follows(one));
+      const sequence = free[nextAdmitted(free, this.#running.values(), maxNumSeqs)];
       if (!sequence) return;
       // Matching comes before admission, so that shared memory is not reserved twice.
       const prefix = this.#prefixes.match(sequence);
       const slot = this.kv.admit(Math.min(sequence.numTokens + HEADROOM_TOKENS, contextTokens), prefix);
       if (!slot) return;
-      this.#waiting.splice(next, 1);
+      this.#waiting.splice(this.#waiting.indexOf(sequence), 1);
       sequence.slot = slot;
       this.#running.set(sequence.id, sequence);
       if (sequence.startedMs === undefined) sequence.cachedTokens = Math.min(slot.numTokens, sequence.promptTokens);
@@ -115,6 +126,7 @@ export class KvAdmission {
     if (sequence.slot) this.kv.release(sequence.slot);
     sequence.slot = undefined;
     this.#running.delete(sequence.id);
+    this.#followers.delete(sequence);
     const place = this.#waiting.indexOf(sequence);
     if (place >= 0) this.#waiting.splice(place, 1);
   }
@@ -132,6 +144,20 @@ export class KvAdmission {
     for (const sequence of this.#waiting) {
       if (sequence.slot) throw new Error(`The sequence ${sequence.id} waits and holds KV memory`);
     }
+  }
+
+  /** Tells whether a running sequence is reading the next chunks of a waiting one. */
+  #follows(sequence: Sequence): boolean {
+    if (!this.#prefixes.isOn) return false;
+    const known = this.#followers.get(sequence);
+    if (known && this.#running.has(known.reader.id) && known.reader.numComputedTokens < known.end) return true;
+    this.#followers.delete(sequence);
+    for (const reader of this.#running.values()) {
+      const end = sharedEnd(sequence, reader, this.#prefixes.chunkTokens);
+      if (end > 0) this.#followers.set(sequence, { reader, end });
+      if (end > 0) return true;
+    }
+    return false;
   }
 
   #preempt(sequence: Sequence): void {
