@@ -6,7 +6,7 @@
 import { parseArgs } from "node:util";
 import type { Model, TensorStore } from "@readme-moe/model";
 import { parseConfig } from "../packages/model/src/config/parse-config.ts";
-import { fitLayer } from "../packages/refactor/src/experts/fit-layer.ts";
+import { fitLayer } from "../test/support/fit-layer.ts";
 import { layerSource, readDense } from "../packages/refactor/src/layers/layer-graphs.ts";
 import { addErrors, runDense, runExperts, runMoments, TokenStream } from "../packages/refactor/src/layers/run-layer.ts";
 import { Products } from "../packages/refactor/src/linear-algebra/matrix.ts";

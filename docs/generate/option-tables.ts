@@ -8,6 +8,7 @@ import {
   type SamplingParameter,
 } from "@readme-moe/core";
 import { ENGINE_OPTIONS, type EngineOption, type EngineOptionName } from "@readme-moe/engine";
+import type { OptionTable } from "@readme-moe/refactor";
 import { code, table } from "./markdown.ts";
 import { membersOf, unionOf, type Member } from "./read-members.ts";
 
@@ -105,6 +106,20 @@ export async function engineOptionTable(...others: readonly Source[]): Promise<s
     return { ...member, isOptional: true, type: [...values, ...(orModule ? ["FunctionModule"] : [])].join(" | ") };
   });
   return membersTable([...options, ...(await allMembers(others))]);
+}
+
+/** Makes the table of a job's options in the lab. @param sources - of the comments of `options` */
+export async function labOptionTable(options: OptionTable, ...sources: readonly Source[]): Promise<string> {
+  const kinds = await membersOf("packages/refactor/src/option-table.ts", "OptionValues");
+  const types = new Map(kinds.map(({ name, type }) => [name, type]));
+  const members = await allMembers(sources);
+  return membersTable(
+    members.map((member) => {
+      const { kind = "", choices = [] } = options[member.name] ?? {};
+      const values = [...choices.map((choice) => `"${choice}"`), types.get(kind)].filter((one) => one !== undefined);
+      return { ...member, isOptional: true, type: values.join(" | ") };
+    }),
+  );
 }
 
 /** Makes a table of read-only fields. */

@@ -1,5 +1,6 @@
 // Lists the regions of pages that are generated from code.
 
+import { LORA_OPTIONS, REFACTOR_OPTIONS, TUNE_OPTIONS } from "@readme-moe/refactor";
 import { UNRELEASED, unreleasedChanges } from "./changes.ts";
 import { commandSections } from "./commands.ts";
 import { errorTable } from "./errors.ts";
@@ -10,6 +11,7 @@ import { routeTable } from "./routes.ts";
 import {
   engineOptionTable,
   fieldTable,
+  labOptionTable,
   optionTable,
   parameterFieldTable,
   parameterNameTable,
@@ -28,6 +30,9 @@ const ENGINE = "packages/engine/src";
 const CORE = "packages/core/src";
 const EDGE = "packages/express/src/edge";
 const API = "packages/express/src/services.ts";
+const LAB = "packages/refactor/src";
+/** Options of both trainings. */
+const TRAINING = [`${LAB}/tuning/options.ts`, "TRAINING_OPTIONS"] as const;
 
 export const REGIONS: readonly Region[] = [
   { page: "../../CHANGELOG.md", name: UNRELEASED, make: unreleasedChanges },
@@ -114,17 +119,17 @@ export const REGIONS: readonly Region[] = [
   {
     page: "refactor.md",
     name: "refactor",
-    make: () => optionTable(["packages/refactor/src/options.ts", "RefactorOptions"]),
+    make: () => labOptionTable(REFACTOR_OPTIONS, [`${LAB}/options.ts`, "REFACTOR_OPTIONS"]),
   },
   {
     page: "refactor.md",
     name: "tune",
-    make: () => optionTable(["packages/refactor/src/tuning/options.ts", "TuneOptions"]),
+    make: () => labOptionTable(TUNE_OPTIONS, [`${LAB}/tuning/options.ts`, "TUNE_OPTIONS"], TRAINING),
   },
   {
     page: "refactor.md",
     name: "tune-low-rank",
-    make: () => optionTable(["packages/refactor/src/lora/options.ts", "LoraOptions"]),
+    make: () => labOptionTable(LORA_OPTIONS, [`${LAB}/lora/options.ts`, "LORA_OPTIONS"], TRAINING),
   },
   { page: "command-line.md", name: "commands", make: commandSections },
   { page: "events.md", name: "events", make: eventSections },

@@ -11,7 +11,6 @@ import {
   linear,
   linearWithLora,
   matmul,
-  matmulTransposed,
   reshape,
   transpose,
 } from "../../packages/refactor/src/autodiff/arithmetic.ts";
@@ -21,7 +20,7 @@ import {
   rmsNorm,
   rotary,
 } from "../../packages/refactor/src/autodiff/layer-operations.ts";
-import { crossEntropy, distill, pickedLogits, weightedSum } from "../../packages/refactor/src/autodiff/losses.ts";
+import { crossEntropy, headLosses, type HeadLoss } from "../../packages/refactor/src/autodiff/losses.ts";
 import { ANY_ROWS, countOf, gradientName, Tape, type Tensor } from "../../packages/refactor/src/autodiff/tape.ts";
 import { randomNormal, seededRandom } from "../support/random.ts";
 
@@ -91,35 +90,18 @@ const OPERATIONS: Readonly<Record<string, Operation>> = {
     apply: (tape, [query, key, value]) =>
       causalAttention(tape, { query: query!, key: key!, value: value! }, { ...ATTENTION, window: 2, scale: 0.7 }),
   },
-  distill: {
-    shapes: [[4, 6]],
-    apply: (tape, [logits]) => {
-      const teacher = Float32Array.from({ length: 24 }, (_, i) => Math.sin(i * i));
-      const weights = Float32Array.of(0.5, 0, 1, 0.25);
-      const inputs = {
-        logits: logits!,
-        teacher: constant(tape, "teacher", [4, 6], teacher),
-        weights: constant(tape, "weights", [4, 1], weights),
-      };
-      return distill(tape, inputs, 0.3).loss;
-    },
-  },
-  pickedLogits: {
+  "headLosses, all rows together": { shapes: [[4, 3]], apply: (tape, [x]) => lossOfHead(tape, x!, 4) },
+  "headLosses, some rows at a time": { shapes: [[4, 3]], apply: (tape, [x]) => lossOfHead(tape, x!, 3) },
+  "headLosses with a teacher": {
     shapes: [[4, 3]],
     apply: (tape, [x]) => {
-      const head = Float32Array.from({ length: 15 }, (_, i) => Math.cos(i * i));
-      return pickedLogits(
-        tape,
-        x!,
-        constant(tape, "head", [5, 3], head),
-        constant(tape, "ids", [4], ints([4, 0, 4, 2])),
-      );
+      const taught = Float32Array.from({ length: 12 }, (_, i) => Math.sin(i * i));
+      const teacherHead = Float32Array.from({ length: 15 }, (_, i) => Math.cos(i + i * i));
+      return lossOfHead(tape, x!, 3, {
+        taught: constant(tape, "taught", [4, 3], taught),
+        teacherHead: constant(tape, "teacher_head", [5, 3], teacherHead),
+      });
     },
-  },
-  weightedSum: {
-    shapes: [[4]],
-    apply: (tape, [x]) =>
-      weightedSum(tape, x!, constant(tape, "weights", [4, 1], Float32Array.of(0.5, 0.1, 1, 2)), -0.3),
   },
   linear: { shapes: [[5, 3], [4, 3], [4]], apply: (tape, [x, w, bias]) => linear(tape, x!, w!, bias) },
   matmul: {
@@ -127,14 +109,14 @@ const OPERATIONS: Readonly<Record<string, Operation>> = {
       [2, 3, 4],
       [2, 4, 5],
     ],
-    apply: (tape, [a, b]) => matmul(tape, a!, b!, 0.7),
+    apply: (tape, [a, b]) => matmul(tape, a!, b!, { alpha: 0.7 }),
   },
   matmulTransposed: {
     shapes: [
       [2, 3, 4],
       [2, 5, 4],
     ],
-    apply: (tape, [a, b]) => matmulTransposed(tape, a!, b!, 0.7),
+    apply: (tape, [a, b]) => matmul(tape, a!, b!, { alpha: 0.7, transB: true }),
   },
   reshape: { shapes: [[3, 4]], apply: (tape, [x]) => reshape(tape, x!, [2, 6]) },
   transpose: { shapes: [[2, 3, 4]], apply: (tape, [x]) => transpose(tape, x!, [2, 0, 1]) },
@@ -160,6 +142,19 @@ const OPERATIONS: Readonly<Record<string, Operation>> = {
     },
   },
 };
+
+/** Sums the losses of rows with a head of five tokens. */
+function lossOfHead(
+  tape: Tape,
+  x: Tensor,
+  rowsTogether: number,
+  teacher: Pick<HeadLoss, "taught" | "teacherHead"> = {},
+): Tensor {
+  const head = Float32Array.from({ length: 15 }, (_, i) => Math.cos(i * i));
+  const inputs = { x, head: constant(tape, "head", [5, 3], head), ids: constant(tape, "ids", [4], ints([4, 0, 4, 2])) };
+  const weights = constant(tape, "weights", [4, 1], Float32Array.of(0.5, 0, 1, 0.25));
+  return headLosses(tape, inputs, rowsTogether).loss({ weights, labelShare: 0.3, teacherShare: 0.7, ...teacher }).loss;
+}
 
 const sessions: GraphSession[] = [];
 afterAll(async () => {
@@ -286,6 +281,15 @@ class FlippingTape extends Tape {
     const flipped = inputs.map(([input, rule]) => [input, input.value === this.#name ? flip(rule) : rule] as const);
     return super.record(value, shape, flipped);
   }
+}
+
+/** Sums `factor · weight · x` over rows, `[1]`; `x` is `[rows]`, `weights` is `[rows, 1]` and has no gradient. */
+function weightedSum(tape: Tape, x: Tensor, weights: Tensor, factor: number): Tensor {
+  const { Mul, ReduceSum, Reshape } = operators;
+  const g = tape.graph;
+  const shares = Mul(g, Reshape(g, weights.value, [-1]), g.floats([factor]));
+  const sum = Reshape(g, ReduceSum(g, Mul(g, x.value, shares), 0), [1]);
+  return tape.record(sum, [1], [[x, (gradient) => Mul(g, shares, gradient)]]);
 }
 
 async function open(tape: Tape, loss?: Tensor): Promise<GraphSession> {

@@ -1,7 +1,6 @@
 // Compares the selection and fitting of neurons with plain loops, on made-up statistics.
 
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { fitLayer } from "../../packages/refactor/src/experts/fit-layer.ts";
 import { eliminate, fitPart, relativeErrorOf, type PartFit } from "../../packages/refactor/src/experts/fit-part.ts";
 import {
   densePart,
@@ -21,6 +20,7 @@ import {
 } from "../../packages/refactor/src/experts/moments.ts";
 import { matrix, Products } from "../../packages/refactor/src/linear-algebra/matrix.ts";
 import { plainSolve } from "../oracles/plain-solve.ts";
+import { fitLayer } from "../support/fit-layer.ts";
 import { randomNormal, seededRandom } from "../support/random.ts";
 
 const NEURONS = 10;

@@ -57,7 +57,7 @@ function settings(options: Partial<RouterTrainingOptions> = {}): RouterTrainingO
 async function reopened({ config, tensors }: TrainedRouter): Promise<RouterTrainer> {
   const parameters = new Map<string, Float32Array>();
   for (const { name, bytes } of tensors) parameters.set(name, new Float32Array((await bytes()).slice().buffer));
-  return RouterTrainer.open(config, parameters, { sequences: 1, tokens: 8 }, 1);
+  return new RouterTrainer(config, parameters, { sequences: 1, tokens: 8 }, 1);
 }
 
 async function bytesOf(router: TrainedRouter): Promise<readonly Uint8Array[]> {

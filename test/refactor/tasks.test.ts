@@ -9,7 +9,7 @@ import { gradientTaskName, parseGradientTask } from "../../packages/refactor/src
 import { decodeArtefact, encodeArtefact, readLayer } from "../../packages/refactor/src/tasks/results.ts";
 import { fitSetting, type FitPlan, type FitSetting } from "../../packages/refactor/src/tasks/fit-tasks.ts";
 import { decodePlan, encodePlan } from "../../packages/refactor/src/tasks/fit-work.ts";
-import { SharedStore, resultName, TaskRunner } from "../../packages/refactor/src/tasks/task-runner.ts";
+import { resultName, sharedStore, TaskRunner } from "../../packages/refactor/src/tasks/task-runner.ts";
 import { shardText, fitsOf, parseTask, passesOf, taskName, type Task } from "../../packages/refactor/src/tasks/task.ts";
 import { shuffled } from "../../packages/refactor/src/random.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
@@ -75,7 +75,7 @@ class MemoryStore implements ArtefactStore {
 
 async function runInOrder(setting: FitSetting): Promise<MemoryStore> {
   const store = new MemoryStore();
-  const runner = new TaskRunner(setting, new SharedStore(store, PLAN));
+  const runner = new TaskRunner(setting, sharedStore(store, PLAN));
   for (const task of stepsOf(setting).flat()) await runner.run(task);
   return store;
 }
@@ -91,7 +91,7 @@ test.each(VARIANTS)("two machines give what one gives, in any order and with los
   const setting = settingOf(options);
   const expected = await runInOrder(setting);
   const store = new MemoryStore();
-  const machines = [0, 1].map(() => new TaskRunner(settingOf(options), new SharedStore(store, PLAN)));
+  const machines = [0, 1].map(() => new TaskRunner(settingOf(options), sharedStore(store, PLAN)));
   const draw = seededRandom(3);
   for (const [index, step] of stepsOf(setting).entries()) {
     for (const task of shuffled(step, index)) await machines[randomInteger(draw, 2)]!.run(task);
@@ -117,7 +117,7 @@ test("more shards change no more than the last bits", async () => {
   for (const shards of [1, 6]) {
     const setting = settingOf({ shards, baselines: false });
     expect(setting.bounds.numShards).toBe(shards);
-    const store = new SharedStore(await runInOrder(setting), PLAN);
+    const store = sharedStore(await runInOrder(setting), PLAN);
     layers.push(readLayer((await store.read(resultName({ kind: "layer", layer: 1 }, "result")))!));
   }
   const [one, six] = layers.map(({ families }) => families["ours"]!.experts);

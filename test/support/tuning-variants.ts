@@ -1,8 +1,7 @@
 // Decoders that differ in what tuning has to differentiate, and the comparison of gradients with differences.
 
 import type { ModelConfig } from "@readme-moe/model";
-import type { DecoderWeights, LayerWeights } from "../../packages/refactor/src/tuning/decoder.ts";
-import type { Parameter } from "../../packages/refactor/src/tuning/parameters.ts";
+import type { DecoderWeights, LayerWeights, Weight } from "../../packages/refactor/src/tuning/decoder.ts";
 import { randomNormal, seededRandom } from "./random.ts";
 import type { TinyOptions } from "./tiny-read-me.ts";
 
@@ -114,7 +113,7 @@ function addMoreAttention(
 
 /** Returns the relative error of the gradients' derivative along a random direction against differences of the loss. */
 export function directionalError(
-  parameters: readonly Parameter[],
+  parameters: readonly Weight[],
   gradients: ReadonlyMap<string, Float32Array>,
   loss: () => number,
 ): number {

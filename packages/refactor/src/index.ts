@@ -1,6 +1,6 @@
+export type { JobRun, OptionTable } from "./option-table.ts";
 export {
-  EXPERTS_FROM,
-  METHODS,
+  REFACTOR_OPTIONS,
   type Method,
   type RefactorFleet,
   type RefactorOptions,
@@ -28,8 +28,8 @@ export type {
 export { linePicture, type Curve, type LinePanel, type LinePicture } from "./report/pictures/line-picture.ts";
 export { stackedPicture, type StackedBar, type StackedPicture } from "./report/pictures/report-pictures.ts";
 export {
-  TUNE_METHODS,
-  TUNE_SHARINGS,
+  TUNE_OPTIONS,
+  type TrainingRun,
   type TuneEstimate,
   type TuneOptions,
   type TuneProgress,
@@ -37,15 +37,7 @@ export {
 } from "./tuning/options.ts";
 export { tune, type TuneModels } from "./tuning/tune.ts";
 export type { TuningLosses, TuningPoint, TuningReport } from "./tuning/tuning-report.ts";
-export {
-  fleetShards,
-  SHARINGS,
-  type LoraEstimate,
-  type LoraOptions,
-  type LoraProgress,
-  type LoraRun,
-  type LoraStage,
-} from "./lora/options.ts";
+export { LORA_OPTIONS, type LoraOptions, type LoraProgress, type LoraRun, type LoraStage } from "./lora/options.ts";
 export type { ExpertReport, LoraReport, TrainingReport } from "./lora/lora-report.ts";
 export { tuneLoras } from "./lora/tune-loras.ts";
 export {

@@ -1,89 +1,135 @@
-import { choiceOption, integerOption, rejectUnknownKeys, type ArtefactStore, type TaskFlow } from "@readme-moe/core";
+import { integerOption, type ArtefactStore, type TaskFlow } from "@readme-moe/core";
 import type { ModelConfig } from "@readme-moe/model";
+import {
+  type CheckedOf,
+  checkedOptions,
+  type JobRun,
+  type OptionsOf,
+  type OptionTable,
+  RUN_NAMES,
+} from "./option-table.ts";
 
-/** Methods, from the paper's own to the one with the least loss; see `Method`. */
-export const METHODS = ["paper", "select", "refit", "sequential"] as const;
-
-/** Sources of experts; see `RefactorOptions.expertsFrom`. */
-export const EXPERTS_FROM = ["domains", "clusters"] as const;
-
-/**
- * Method that makes experts:
- * - `"paper"`: the neurons with the largest mean magnitudes on a domain, dense weights (Read-ME, equation 3)
- * - `"select"`: the neurons that add most to the output, dense weights
- * - `"refit"`: the neurons that others cannot replace, down-projections fitted in closed form, each layer independently
- * - `"sequential"`: like `"refit"`, with each layer fitted to the output of the fitted layers before it, so that it
- *   makes up for their errors
- */
-export type Method = (typeof METHODS)[number];
+/** Number of shards that suits machines. */
+export const FLEET_SHARDS = 8;
 
 /** Options of `refactor` that, beside the model and its texts, decide the result. */
-export interface RefactorOptions {
-  /** Way in which experts are chosen and fitted. @default "sequential" */
-  readonly method?: Method | undefined;
+export const REFACTOR_OPTIONS = {
+  /**
+   * Way in which experts are chosen and fitted, from the paper's own to the one with the least loss:
+   * - `"paper"`: the neurons with the largest mean magnitudes on a domain, dense weights (Read-ME, equation 3)
+   * - `"select"`: the neurons that add most to the output, dense weights
+   * - `"refit"`: the neurons that others cannot replace, down-projections fitted in closed form, each layer
+   *   independently
+   * - `"sequential"`: like `"refit"`, with each layer fitted to the output of the fitted layers before it, so that it
+   *   makes up for their errors
+   * @default "sequential"
+   */
+  method: {
+    kind: "choice",
+    choices: ["paper", "select", "refit", "sequential"],
+    default: "sequential",
+    about: "how experts are made",
+  },
   /**
    * Number of experts, at least 1. Experts are made of clusters when it is not the number of domains.
    * @default one for each domain
    */
-  readonly experts?: number | undefined;
+  experts: {
+    kind: "integer",
+    min: 1,
+    max: 1024,
+    about: "number of experts",
+    otherwise: "one for each kind of text, else clusters",
+  },
   /**
    * Text that an expert is made of: a domain, or a cluster of sequences that use the same neurons. Clusters start as
    * domains. @default "domains"
    */
-  readonly expertsFrom?: (typeof EXPERTS_FROM)[number] | undefined;
+  expertsFrom: {
+    kind: "choice",
+    choices: ["domains", "clusters"],
+    default: "domains",
+    about: "kinds of text, or clusters of texts that need the same neurons",
+  },
   /**
    * Neurons that a token uses in each layer, shared ones included: a share of the dense FFN's in (0, 1], or a number.
    * @default 0.5
    */
-  readonly expertSize?: number | undefined;
+  expertSize: {
+    kind: "number",
+    default: 0.5,
+    about: "neurons that a token uses: a share of the dense ones, such as 0.5, or a number",
+  },
   /**
    * Neurons of these that all experts share: a share of the dense FFN's in [0, 1), or a number. `"auto"` chooses none,
    * a quarter or a half of `expertSize` in each layer, whichever has the smallest error on text held back from the fit.
    * The paper's method shares the neurons that all domains select. @default 0
    */
-  readonly sharedSize?: number | "auto" | undefined;
+  sharedSize: {
+    kind: "number",
+    choices: ["auto"],
+    default: 0,
+    about: "neurons of --expert-size that all experts share; auto: the number with the least error",
+  },
   /** Keeps one neuron less than `expertSize` with the paper's method, like its official code. @default false */
-  readonly officialCount?: boolean | undefined;
+  officialCount: {
+    kind: "switch",
+    default: false,
+    about: "with --method paper: keep one neuron less, as the official code does",
+  },
   /** Calibration tokens of each domain. @default 16384 */
-  readonly calibrationTokens?: number | undefined;
+  calibrationTokens: { kind: "integer", min: 1, default: 16_384, about: "calibration tokens of each kind of text" },
   /** Maximum of further tokens of each domain for the router. @default 131072 */
-  readonly routerTokens?: number | undefined;
+  routerTokens: { kind: "integer", default: 131_072, about: "most further tokens of each kind for the router" },
   /** Steps of the router's training. @default 600 */
-  readonly routerSteps?: number | undefined;
+  routerSteps: { kind: "integer", min: 1, default: 600, about: "steps of the router's training" },
   /**
    * Routes are learned from costs averaged over this many tokens: more tokens make routes change less often. @default
    * 64
    */
-  readonly localityTokens?: number | undefined;
+  localityTokens: {
+    kind: "integer",
+    min: 1,
+    default: 64,
+    about: "tokens over which costs are averaged to learn routes",
+  },
   /** Held-out sequences of each domain for measuring losses. @default 2 */
-  readonly evaluationSequences?: number | undefined;
+  evaluationSequences: {
+    kind: "integer",
+    min: 1,
+    default: 2,
+    about: "held-out sequences of 512 tokens, of each kind",
+  },
   /** Tokens of a sequence. @default 512 */
-  readonly sequenceTokens?: number | undefined;
+  sequenceTokens: { kind: "integer", min: 16, max: 1 << 20, default: 512 },
   /** Whether the models that the result is compared with are also fitted and measured. @default true */
-  readonly baselines?: boolean | undefined;
+  baselines: { kind: "switch", default: true, about: "leave out the models that the result is compared with" },
   /**
    * Parts of the calibration text whose statistics are summed on their own, then in their order. Machines take shards
    * side by side; the number decides the last bits of the result, the machines do not. @default 1
    */
-  readonly shards?: number | undefined;
+  shards: {
+    kind: "integer",
+    min: 1,
+    max: 4096,
+    default: 1,
+    about: "parts of the text that machines take side by side; decides the last bits",
+    otherwise: `1, with --fleet ${FLEET_SHARDS}`,
+  },
   /** Seed of all random choices. @default 1 */
-  readonly seed?: number | undefined;
-}
+  seed: { kind: "integer", max: 2 ** 32 - 1, default: 1, about: "seed of all random choices" },
+} as const satisfies OptionTable;
+
+/** Method that makes experts. */
+export type Method = (typeof REFACTOR_OPTIONS.method.choices)[number];
+
+/** Options of `refactor`; see `REFACTOR_OPTIONS`. */
+export type RefactorOptions = OptionsOf<typeof REFACTOR_OPTIONS>;
 
 /** Options of `refactor` that do not change the model. */
-export interface RefactorRun {
-  /** Name of the model in the report. @default the model's path */
-  readonly source?: string | undefined;
+export interface RefactorRun extends JobRun<RefactorProgress> {
   /** Id of the model on the Hugging Face hub, for the model card. */
   readonly hubId?: string | undefined;
-  /** Resumes unfinished work for the same folder. @default false */
-  readonly resume?: boolean | undefined;
-  /** Threads of the inference runtime. @default all cores */
-  readonly threads?: number | undefined;
-  readonly signal?: AbortSignal | undefined;
-  readonly onProgress?: ((progress: RefactorProgress) => void) | undefined;
-  /** Time between two checkpoints, about the work that a killed process loses. @default 30000 */
-  readonly checkpointMs?: number | undefined;
   /** Machines that fit the layers. @default this one */
   readonly fleet?: RefactorFleet | undefined;
 }
@@ -104,55 +150,12 @@ export interface RefactorProgress {
   readonly of: number;
 }
 
-export type ResolvedOptions = Pick<RefactorOptions, "experts"> & {
-  readonly [Name in Exclude<keyof RefactorOptions, "experts">]-?: NonNullable<RefactorOptions[Name]>;
-};
-
-const DEFAULTS: ResolvedOptions = {
-  method: "sequential",
-  experts: undefined,
-  expertsFrom: "domains",
-  expertSize: 0.5,
-  sharedSize: 0,
-  officialCount: false,
-  calibrationTokens: 16_384,
-  routerTokens: 131_072,
-  routerSteps: 600,
-  localityTokens: 64,
-  evaluationSequences: 2,
-  sequenceTokens: 512,
-  baselines: true,
-  shards: 1,
-  seed: 1,
-};
-
-const RUN_NAMES = [
-  "source",
-  "hubId",
-  "resume",
-  "threads",
-  "signal",
-  "onProgress",
-  "checkpointMs",
-  "fleet",
-] as const satisfies readonly (keyof RefactorRun)[];
+export type ResolvedOptions = CheckedOf<typeof REFACTOR_OPTIONS>;
 
 /** @throws {TypeError | RangeError} naming the option, the expectation and the value */
 export function resolveOptions(options: RefactorOptions & RefactorRun): ResolvedOptions {
-  rejectUnknownKeys("refactor", options, [...Object.keys(DEFAULTS), ...RUN_NAMES]);
-  const given = Object.entries(options).filter(([name, value]) => name in DEFAULTS && value !== undefined);
-  const resolved: ResolvedOptions = { ...DEFAULTS, ...Object.fromEntries(given) };
-  choiceOption("method", resolved.method, METHODS);
-  choiceOption("expertsFrom", resolved.expertsFrom, EXPERTS_FROM);
-  if (resolved.experts !== undefined) integerOption("experts", resolved.experts, 1, 1024);
-  integerOption("sequenceTokens", resolved.sequenceTokens, 16, 1 << 20);
+  const resolved = checkedOptions("refactor", REFACTOR_OPTIONS, options, [...RUN_NAMES, "hubId", "fleet"]);
   integerOption("calibrationTokens", resolved.calibrationTokens, resolved.sequenceTokens);
-  integerOption("routerTokens", resolved.routerTokens, 0);
-  integerOption("routerSteps", resolved.routerSteps, 1);
-  integerOption("localityTokens", resolved.localityTokens, 1);
-  integerOption("evaluationSequences", resolved.evaluationSequences, 1);
-  integerOption("shards", resolved.shards, 1, 4096);
-  integerOption("seed", resolved.seed, 0, 2 ** 32 - 1);
   refuseUnusedOptions(resolved);
   return resolved;
 }

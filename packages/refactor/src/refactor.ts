@@ -8,10 +8,9 @@ import {
   expertsOfDomains,
   groupTexts,
   trainModelRouter,
-  type ModelRouter,
   writeModel,
 } from "./job/stages.ts";
-import { readOnePart, finishFolder, refuseOccupied, WorkFolder } from "./job/work-folder.ts";
+import { finishFolder, refuseOccupied, WorkFolder } from "./job/work-folder.ts";
 import { makeReport } from "./job/make-report.ts";
 import { prepareDomain, type DomainData, type DomainText } from "./job/prepare-domain.ts";
 import { Stages, type RefactorJob, refuseMixture } from "./job/refactor-job.ts";
@@ -62,14 +61,14 @@ export async function refactor(
   const costs = domainCosts(job, fitted);
   const router = await stages.run("router", () => trainModelRouter(job, fitted, costs));
   const folder = work.file("model");
-  await stages.run("model", () => writeAll(job, folder, router, fitted));
+  await stages.run("model", () => writeModel(job, folder, router, fitted));
   const expertOf = expertsOfDomains(job.grouping, costs);
   const measured = await stages.run("losses", () => measureModel(job, folder, expertOf));
   const results = { fitted, routerParameters: router.parameters, measured, expertOf, fingerprint };
   const report = await makeReport(job, results);
   await finishFolder(folder, out, await reportDocuments(report));
   await work.remove();
-  await fitted.removeResults();
+  await fitted.removeResults?.();
   return report;
 }
 
@@ -80,24 +79,6 @@ async function fitAll(job: RefactorJob): Promise<FittedModel> {
   } finally {
     await products.dispose();
   }
-}
-
-async function writeAll(
-  { model, grouping, options, work, run }: RefactorJob,
-  folder: string,
-  router: ModelRouter,
-  { sizes }: FittedModel,
-): Promise<void> {
-  await work.clear("model");
-  await writeModel(folder, {
-    model,
-    expertNames: grouping.names,
-    expertSizes: sizes.map(({ expertSize }) => expertSize),
-    sharedSizes: sizes.map(({ sharedSize }) => sharedSize),
-    part: (layer, which) => readOnePart(work.layerFile(layer), "ours", which),
-    router,
-    provenance: { base: run.source ?? model.path, options },
-  });
 }
 
 function prepareAll(

@@ -40,21 +40,21 @@ export function silu(tape: Tape, x: Tensor): Tensor {
   return tape.record(QuickGelu(g, x.value, 1), x.shape, [[x, (gradient) => Mul(g, gradient, derivative())]]);
 }
 
+/** `activated · up`, element by element. @param slope - of `activated` by `gate` */
+function gated(tape: Tape, [gate, up]: readonly [Tensor, Tensor], activated: Value, slope: () => Value): Tensor {
+  const g = tape.graph;
+  return tape.record(Mul(g, activated, up.value), gate.shape, [
+    [gate, (gradient) => Mul(g, Mul(g, gradient, up.value), slope())],
+    [up, (gradient) => Mul(g, gradient, activated)],
+  ]);
+}
+
 /** `silu(gate) · up`, element by element. */
 export function swiglu(tape: Tape, gate: Tensor, up: Tensor): Tensor {
   const g = tape.graph;
   const sigmoid = Sigmoid(g, gate.value);
   const silued = Mul(g, gate.value, sigmoid);
-  return tape.record(Mul(g, silued, up.value), gate.shape, [
-    [
-      gate,
-      (gradient) => {
-        const slope = Add(g, sigmoid, Mul(g, silued, Sub(g, g.floats([1]), sigmoid)));
-        return Mul(g, Mul(g, gradient, up.value), slope);
-      },
-    ],
-    [up, (gradient) => Mul(g, gradient, silued)],
-  ]);
+  return gated(tape, [gate, up], silued, () => Add(g, sigmoid, Mul(g, silued, Sub(g, g.floats([1]), sigmoid))));
 }
 
 // GELU's approximation: tanh(√(2/π) · (x + 0.044715 · x³)).
@@ -69,19 +69,11 @@ export function geglu(tape: Tape, gate: Tensor, up: Tensor): Tensor {
   const inner = Mul(g, Mul(g, x, g.floats([GELU_SCALE])), Add(g, one, Mul(g, square, g.floats([GELU_CUBIC]))));
   const turned = Tanh(g, inner);
   const share = Mul(g, half, Add(g, one, turned)); // gelu(x) / x
-  const activated = Mul(g, x, share);
-  return tape.record(Mul(g, activated, up.value), gate.shape, [
-    [
-      gate,
-      (gradient) => {
-        const innerSlope = Mul(g, g.floats([GELU_SCALE]), Add(g, one, Mul(g, square, g.floats([3 * GELU_CUBIC]))));
-        const turnedSlope = Mul(g, Sub(g, one, Mul(g, turned, turned)), innerSlope);
-        const slope = Add(g, share, Mul(g, Mul(g, half, x), turnedSlope));
-        return Mul(g, Mul(g, gradient, up.value), slope);
-      },
-    ],
-    [up, (gradient) => Mul(g, gradient, activated)],
-  ]);
+  return gated(tape, [gate, up], Mul(g, x, share), () => {
+    const innerSlope = Mul(g, g.floats([GELU_SCALE]), Add(g, one, Mul(g, square, g.floats([3 * GELU_CUBIC]))));
+    const turnedSlope = Mul(g, Sub(g, one, Mul(g, turned, turned)), innerSlope);
+    return Add(g, share, Mul(g, Mul(g, half, x), turnedSlope));
+  });
 }
 
 /** Sums over the leading axes of `a` that `b` was repeated over. */
@@ -149,29 +141,20 @@ function scaled(tape: Tape, x: Tensor, { scale = 1, mask }: LoraFactor): Tensor 
   return mask || scale !== 1 ? tape.record(apply(x.value), x.shape, [[x, apply]]) : x;
 }
 
-/** Computes `alpha · a · b`; `a` is `[…, m, k]`, `b` is `[…, k, n]` with the same leading axes. */
-export function matmul(tape: Tape, a: Tensor, b: Tensor, alpha = 1): Tensor {
+/** Computes `alpha · a · b`, or with `transB` `alpha · a · bᵀ`, of matrices with the same leading axes. */
+export function matmul(tape: Tape, a: Tensor, b: Tensor, { alpha = 1, transB = false } = {}): Tensor {
   const g = tape.graph;
+  const columns = sizeOf(b, transB ? -2 : -1);
+  const slopeOfB = (gradient: Value): Value => {
+    const [left, right] = transB ? [gradient, a.value] : [a.value, gradient];
+    return FusedMatMul(g, left, right, { transA: true, alpha });
+  };
   return tape.record(
-    FusedMatMul(g, a.value, b.value, { alpha }),
-    [...a.shape.slice(0, -1), sizeOf(b, -1)],
+    FusedMatMul(g, a.value, b.value, { transB, alpha }),
+    [...a.shape.slice(0, -1), columns],
     [
-      [a, (gradient) => FusedMatMul(g, gradient, b.value, { transB: true, alpha })],
-      [b, (gradient) => FusedMatMul(g, a.value, gradient, { transA: true, alpha })],
-    ],
-  );
-}
-
-/** Computes `alpha · a · bᵀ`; `a` is `[…, m, k]`, `b` is `[…, n, k]` with the same leading axes. */
-export function matmulTransposed(tape: Tape, a: Tensor, b: Tensor, alpha = 1): Tensor {
-  const g = tape.graph;
-  const value = FusedMatMul(g, a.value, b.value, { transB: true, alpha });
-  return tape.record(
-    value,
-    [...a.shape.slice(0, -1), sizeOf(b, -2)],
-    [
-      [a, (gradient) => FusedMatMul(g, gradient, b.value, { alpha })],
-      [b, (gradient) => FusedMatMul(g, gradient, a.value, { transA: true, alpha })],
+      [a, (gradient) => FusedMatMul(g, gradient, b.value, { transB: !transB, alpha })],
+      [b, slopeOfB],
     ],
   );
 }

@@ -14,7 +14,6 @@ import {
   type LoraFactor,
   reshape,
   matmul,
-  matmulTransposed,
   transpose,
   shift,
 } from "./arithmetic.ts";
@@ -29,10 +28,28 @@ export interface TapeWeights {
   readonly change?: LoraFactor | undefined;
 }
 
-/** Properties of a graph of attention. */
+/** Makes weights out of what they come from, each declared on the tape when it is first used. */
+export function tapeWeights<Source>(
+  sources: ReadonlyMap<string, Source>,
+  declare: (name: string, source: Source) => Tensor,
+  change?: LoraFactor,
+): TapeWeights {
+  const made = new Map<string, Tensor>();
+  return {
+    change,
+    has: (name) => sources.has(name),
+    get(name) {
+      const source = sources.get(name);
+      if (source === undefined) throw new TypeError(`Expected a weight \`${name}\`, got none`);
+      const tensor = made.get(name) ?? declare(name, source);
+      made.set(name, tensor);
+      return tensor;
+    },
+  };
+}
+
 export interface AttentionSetting {
   readonly layer: LayerConfig;
-  /** Length of all sequences. */
   readonly sequenceTokens: number;
 }
 
@@ -159,7 +176,7 @@ export function causalAttention(tape: Tape, { query, key, value }: AttentionRows
   // Query heads with the same keys follow each other, as more rows of one product.
   const rows = (numHeads / numKvHeads) * tokens;
   const queries = reshape(tape, heads(query, numHeads), [sequences, numKvHeads, rows, headSize]);
-  const scores = matmulTransposed(tape, queries, heads(key, numKvHeads), scale);
+  const scores = matmul(tape, queries, heads(key, numKvHeads), { alpha: scale, transB: true });
   const square = reshape(tape, scores, [sequences, numHeads, tokens, tokens]);
   const weights = reshape(tape, causalSoftmax(tape, square, window), scores.shape);
   const attended = matmul(tape, weights, heads(value, numKvHeads));

@@ -1,9 +1,9 @@
-// Losses over rows of logits: cross-entropy with given targets, and distillation over a whole vocabulary.
+// Losses over rows of logits: cross-entropy with given targets, and the losses of a head over a whole vocabulary.
 
 import * as operators from "../graphs/operators.ts";
 import type { GraphBuilder, Value } from "../graphs/graph-builder.ts";
-import { deterministicGemm, type ProductSize } from "../linear-algebra/deterministic-gemm.ts";
-import type { Tape, Tensor } from "./tape.ts";
+import { deterministicGemm } from "../linear-algebra/deterministic-gemm.ts";
+import { ANY_ROWS, type Tape, type Tensor } from "./tape.ts";
 
 const {
   Add,
@@ -37,83 +37,12 @@ export function crossEntropy(tape: Tape, logits: Tensor, targets: Tensor): Tenso
   return tape.record(Reshape(g, ReduceSum(g, rows, 0), [1]), [1], [[logits, rule]]);
 }
 
-/** Inputs of `distill`. Only the student's logits have a gradient. */
-export interface DistillationInputs {
-  /** Student's logits, `[rows, vocabulary]`. */
-  readonly logits: Tensor;
-  /** Teacher's logits, `[rows, vocabulary]`. */
-  readonly teacher: Tensor;
-  /** `[rows, 1]` */
-  readonly weights: Tensor;
-}
-
-export interface Distillation {
-  /** `Σ teacher · (log teacher - log student)` of each row, `[rows]`; has no gradient. */
-  readonly divergences: Tensor;
-  /** `[1]`, `Σ weight · (divergence + labelShare · log Σ exp(logits))` */
-  readonly loss: Tensor;
-  /** `[rows]`, `log Σ exp(logits)` */
-  readonly logSums: Tensor;
-}
-
-/**
- * Computes the divergence of the student's next tokens from the teacher's, and the part of a cross-entropy that depends
- * on all logits. Both are one operation, so that there is one gradient `[rows, vocabulary]`. `pickedLogits` is the rest
- * of the cross-entropy.
- */
-export function distill(
-  tape: Tape,
-  { logits, teacher, weights }: DistillationInputs,
-  labelShare: number,
-): Distillation {
-  const g = tape.graph;
-  const taught = Softmax(g, teacher.value, -1);
-  const predicted = Softmax(g, logits.value, -1);
-  const logSums = logSumsOf(g, logits.value, predicted);
-  const gap = ReduceSum(g, Mul(g, taught, Sub(g, teacher.value, logits.value)), 1);
-  const divergences = Add(g, gap, Sub(g, logSums, logSumsOf(g, teacher.value, taught)));
-  const rows = Add(g, divergences, Mul(g, g.floats([labelShare]), logSums));
-  const loss = Reshape(g, ReduceSum(g, Mul(g, rows, Reshape(g, weights.value, [-1])), 0), [1]);
-  const rule = (gradient: Value): Value => {
-    const scaled = Mul(g, g.floats([1 + labelShare]), predicted);
-    return Mul(g, Sub(g, scaled, taught), Mul(g, gradient, weights.value));
-  };
-  const shape = logits.shape.slice(0, 1);
-  return {
-    divergences: { value: divergences, shape, needsGradient: false },
-    logSums: { value: logSums, shape, needsGradient: false },
-    loss: tape.record(loss, [1], [[logits, rule]]),
-  };
-}
-
 /**
  * Computes `log Σ exp` from each row's largest logit and probability: the exponentials of a vocabulary are expensive.
  */
 function logSumsOf(g: GraphBuilder, logits: Value, probabilities: Value): Value {
   const logSums = Sub(g, ReduceMax(g, logits, 1), Log(g, ReduceMax(g, probabilities, 1)));
   return Reshape(g, logSums, [-1]);
-}
-
-/**
- * Computes each row's logit of its own token, `[rows]`: the row times the token's row of `head` `[vocabulary, size]`,
- * which has no gradient.
- *
- * @param ids - int64 `[rows]`
- */
-export function pickedLogits(tape: Tape, x: Tensor, head: Tensor, ids: Tensor): Tensor {
-  const g = tape.graph;
-  const own = Gather(g, head.value, ids.value);
-  return tape.record(ReduceSum(g, Mul(g, x.value, own), 1), x.shape.slice(0, 1), [
-    [x, (gradient) => Mul(g, own, Unsqueeze(g, gradient, [1]))],
-  ]);
-}
-
-/** Sums `factor · weight · x` over rows, `[1]`; `x` is `[rows]`, `weights` is `[rows, 1]` and has no gradient. */
-export function weightedSum(tape: Tape, x: Tensor, weights: Tensor, factor: number): Tensor {
-  const g = tape.graph;
-  const shares = Mul(g, Reshape(g, weights.value, [-1]), g.floats([factor]));
-  const sum = Reshape(g, ReduceSum(g, Mul(g, x.value, shares), 0), [1]);
-  return tape.record(sum, [1], [[x, (gradient) => Mul(g, shares, gradient)]]);
 }
 
 /** Inputs of `headLosses`. Only `x` has a gradient. */
@@ -126,27 +55,38 @@ export interface HeadInputs {
   readonly ids: Tensor;
 }
 
-/** Weights of rows in a loss, and a teacher with the same head. */
+/** Shares of a loss, and the teacher that it compares with. */
 export interface HeadLoss {
-  /** `[rows, 1]` */
+  /** Weight of each row, `[rows, 1]`. */
   readonly weights: Tensor;
-  /** Teacher's rows, `[rows, size]`. */
-  readonly taught?: Tensor | undefined;
+  /** Weight of the cross-entropy. */
+  readonly labelShare: number;
   /** Weight of the divergence from the teacher. */
   readonly teacherShare: number;
+  /** Teacher's rows, `[rows, size]`; without them, there is no divergence. */
+  readonly taught?: Tensor | undefined;
+  /** @default the same head */
+  readonly teacherHead?: Tensor | undefined;
 }
+
+/** Part of the rows; all rows where it is absent. */
+type Range = { readonly start: number; readonly end: number } | undefined;
 
 /**
  * Computes the cross-entropy of each row's next token, `[rows]`. `rowsTogether` rows have logits at a time, since a row
- * of logits is as long as the vocabulary.
+ * of logits is as long as the vocabulary; any number of rows has them together.
  *
- * @returns also a function that appends `Σ weight · (cross-entropy + teacherShare · divergence)`, `[1]`
+ * @returns also a function that appends `Σ weight · (labelShare · cross-entropy + teacherShare · divergence)`, `[1]`,
+ *   and each row's `Σ teacher · (log teacher - log student)`, `[rows]`
  */
 export function headLosses(
   tape: Tape,
   { x, head, ids }: HeadInputs,
   rowsTogether: number,
-): { readonly rows: Value; readonly loss: (options: HeadLoss) => Tensor } {
+): {
+  readonly rows: Value;
+  readonly loss: (options: HeadLoss) => { readonly loss: Tensor; readonly divergences: Value | undefined };
+} {
   const g = tape.graph;
   const [numRows = 0, inner = 0] = x.shape;
   const [columns = 0] = head.shape;
@@ -154,57 +94,59 @@ export function headLosses(
     start: place * rowsTogether,
     end: Math.min(numRows, (place + 1) * rowsTogether),
   }));
+  const cut = ({ value }: Tensor, range: Range): Value => (range ? Slice(g, value, range) : value);
   const join = (values: readonly Value[]): Value => Concat(g, values, 0);
-  const pieces = ranges.map((range) => {
-    const rows = Slice(g, x.value, range);
-    const own = Gather(g, head.value, Slice(g, ids.value, range));
-    const size = { rows: range.end - range.start, columns, inner };
+  const scaled = (value: Value, factor: number): Value => (factor === 1 ? value : Mul(g, value, g.floats([factor])));
+  const pieces = (numRows === ANY_ROWS ? [undefined] : ranges).map((range: Range) => {
+    const rows = cut(x, range);
+    const own = Gather(g, head.value, cut(ids, range));
+    const size = range && { rows: range.end - range.start, columns, inner };
     const logits = deterministicGemm(g, rows, head.value, { size });
     const predicted = Softmax(g, logits, -1);
-    const losses = Sub(g, logSumsOf(g, logits, predicted), ReduceSum(g, Mul(g, rows, own), 1));
-    return { range, size, own, logits, predicted, losses };
+    const logSums = logSumsOf(g, logits, predicted);
+    return {
+      range,
+      size,
+      own,
+      logits,
+      predicted,
+      logSums,
+      losses: Sub(g, logSums, ReduceSum(g, Mul(g, rows, own), 1)),
+    };
   });
-  const loss = ({ weights, taught, teacherShare }: HeadLoss): Tensor => {
-    const parts = pieces.map(({ range, size, own, logits, predicted, losses }) => {
-      const back = { rows: size.rows, columns: inner, inner: columns };
-      const rowWeights = Slice(g, weights.value, range);
-      const teacher = taught && teachRows(g, { taught: Slice(g, taught.value, range), head, logits, predicted, size });
-      const sum = teacher ? Add(g, losses, Mul(g, teacher.divergences, g.floats([teacherShare]))) : losses;
-      const pulled = teacher
-        ? Add(g, predicted, Mul(g, Sub(g, predicted, teacher.wanted), g.floats([teacherShare])))
-        : predicted;
+  const loss = ({ weights, labelShare, teacherShare, taught, teacherHead = head }: HeadLoss) => {
+    const parts = pieces.map(({ range, size, own, logits, predicted, logSums, losses }) => {
+      const back = size && { rows: size.rows, columns: inner, inner: columns };
+      const rowWeights = cut(weights, range);
+      const labelled = scaled(losses, labelShare);
+      const slopeOf = (pulled: Value): Value => {
+        const byRows = deterministicGemm(g, pulled, head.value, { size: back, transB: false });
+        return Mul(g, Sub(g, byRows, scaled(own, labelShare)), rowWeights);
+      };
+      const weighted = (sum: Value): Value => Mul(g, sum, Reshape(g, rowWeights, [-1]));
+      if (!taught) {
+        const slope = (): Value => slopeOf(scaled(predicted, labelShare));
+        return { weighted: weighted(labelled), slope, divergences: undefined };
+      }
+      const teacher = deterministicGemm(g, cut(taught, range), teacherHead.value, { size });
+      const wanted = Softmax(g, teacher, -1);
+      const gap = ReduceSum(g, Mul(g, wanted, Sub(g, teacher, logits)), 1);
+      const divergences = Add(g, gap, Sub(g, logSums, logSumsOf(g, teacher, wanted)));
+      // One gradient by the logits: a second one would be as long as the vocabulary, too.
+      const pulled = (): Value => Sub(g, scaled(predicted, labelShare + teacherShare), scaled(wanted, teacherShare));
       return {
-        weighted: Mul(g, sum, Reshape(g, rowWeights, [-1])),
-        slope: () =>
-          Mul(g, Sub(g, deterministicGemm(g, pulled, head.value, { size: back, transB: false }), own), rowWeights),
+        weighted: weighted(Add(g, labelled, scaled(divergences, teacherShare))),
+        slope: () => slopeOf(pulled()),
+        divergences,
       };
     });
-    const sum = ReduceSum(g, join(parts.map(({ weighted }) => weighted)), 0);
-    return tape.record(
-      Reshape(g, sum, [1]),
-      [1],
-      [[x, (gradient) => Mul(g, join(parts.map(({ slope }) => slope())), gradient)]],
-    );
+    const sum = Reshape(g, ReduceSum(g, join(parts.map(({ weighted }) => weighted)), 0), [1]);
+    const rule = (gradient: Value): Value => Mul(g, join(parts.map(({ slope }) => slope())), gradient);
+    const divergences = parts.flatMap((part) => part.divergences ?? []);
+    return {
+      loss: tape.record(sum, [1], [[x, rule]]),
+      divergences: divergences.length > 0 ? join(divergences) : undefined,
+    };
   };
   return { rows: join(pieces.map(({ losses }) => losses)), loss };
-}
-
-interface TaughtRows {
-  readonly size: ProductSize;
-  readonly taught: Value;
-  readonly head: Tensor;
-  readonly logits: Value;
-  readonly predicted: Value;
-}
-
-/** Computes a teacher's distributions and the divergence of each row from its own. */
-function teachRows(
-  g: GraphBuilder,
-  { size, taught, head, logits, predicted }: TaughtRows,
-): { readonly wanted: Value; readonly divergences: Value } {
-  const teacher = deterministicGemm(g, taught, head.value, { size });
-  const wanted = Softmax(g, teacher, -1);
-  const gap = ReduceSum(g, Mul(g, wanted, Sub(g, teacher, logits)), 1);
-  const divergences = Add(g, gap, Sub(g, logSumsOf(g, logits, predicted), logSumsOf(g, teacher, wanted)));
-  return { wanted, divergences };
 }

@@ -13,7 +13,7 @@ import {
   showStatus,
   percent,
 } from "readme-moe/command-parts";
-import { dataArgument, readDomains, type DataArgument } from "./domains.ts";
+import { dataArgument, readDomains, type DataArgument } from "./job.ts";
 
 interface PackFlags {
   readonly base: string;

@@ -7,7 +7,7 @@ import { refactorCommand } from "./refactor.ts";
 import { simulateCommand } from "./simulate.ts";
 import { tuneCommand } from "./tune.ts";
 
-export { runRefactorWorker } from "./machines.ts";
+export { runRefactorWorker } from "./job.ts";
 
 /** Makes the lab's commands. @param signal - aborts their work */
 export function labCommands(signal: AbortSignal): readonly Command[] {

@@ -13,11 +13,8 @@ import {
   readTextData,
   listOf,
   namesOf,
-  numberBetween,
-  numberThat,
   parseBytes,
   parseWhole,
-  positiveNumber,
   wholeNumber,
   jsonOption,
 } from "readme-moe/command-parts";
@@ -33,22 +30,16 @@ import {
   simulationPicture,
   simulationTable,
 } from "../simulation/report.ts";
-import { runReplays, runSimulations, SCHEDULER_NAMES, type SimulateFlags } from "../simulation/run.ts";
-
-/** Options of a drawn trace, which contradict a trace that is read. */
-const DRAWN = [
-  "experts",
-  "layers",
-  "layerBytes",
-  "sequences",
-  "arrivalsPerStep",
-  "promptTokens",
-  "outputTokens",
-  "locality",
-  "expertsPerToken",
-  "coupling",
-  "skew",
-];
+import {
+  DRAWN_OPTIONS,
+  runReplays,
+  runSimulations,
+  SCHEDULER_NAMES,
+  SERVER_OPTIONS,
+  type SimulateFlags,
+} from "../simulation/run.ts";
+import { checkedOptions, pickOptions } from "../option-table.ts";
+import { flagsOf } from "./job.ts";
 
 /** Options of a drawn trace that only a mixture has. */
 const OF_MIXTURES = ["coupling", "skew"];
@@ -57,19 +48,10 @@ const OF_MIXTURES = ["coupling", "skew"];
 const NOT_OF_MIXTURES = ["replay", "lookaheadLayers", "svg"];
 
 /** Options of scheduling, which a replay does not do. */
-const SCHEDULED = [
-  "scheduler",
-  "maxNumSeqs",
-  "maxNumBatchedSeqs",
-  "maxNumBatchedTokens",
-  "chunkTokens",
-  "readMbPerS",
-  "overlap",
-  "writeTrace",
-];
+const SCHEDULED = ["scheduler", "writeTrace", ...Object.keys(SERVER_OPTIONS)];
 
-const shareOf = numberBetween(0, 1);
-const fromOne = numberThat((value) => value >= 1, "a number from 1 up");
+const OPTIONS = { ...DRAWN_OPTIONS, ...SERVER_OPTIONS };
+
 const capacities = listOf((part) => parseWhole(part, 1), "numbers of experts, such as 2,3,4,5");
 const sizes = listOf(parseBytes, "sizes in memory, such as 300MB or 1.5GiB");
 
@@ -87,19 +69,6 @@ export function simulateCommand(): Command {
         "were right; share of the time without work.",
     )
     .option("--trace <file>", "a trace of JSON lines, plain or compressed with gzip (default: one is drawn)")
-    .addOption(drawn("--experts <n>", "experts of the drawn trace", wholeNumber(1), 7))
-    .addOption(drawn("--layers <n>", "layers of the drawn trace", wholeNumber(1), 6))
-    .addOption(drawn("--layer-bytes <n>", "size of one layer of one expert", wholeNumber(1), 1_000_000))
-    .addOption(drawn("--sequences <n>", "sequences of the drawn trace", wholeNumber(1), 100))
-    .addOption(drawn("--arrivals-per-step <n>", "mean number of sequences that arrive per step", positiveNumber, 0.125))
-    .addOption(drawn("--prompt-tokens <n>", "mean tokens of a prompt", fromOne, 64))
-    .addOption(drawn("--output-tokens <n>", "mean tokens of a completion", fromOne, 32))
-    .addOption(drawn("--locality <share>", "share of tokens that keep the expert before", shareOf, 0.9))
-    .addOption(
-      new Option("--experts-per-token <n>", "draw a mixture with a router in every layer").argParser(wholeNumber(1)),
-    )
-    .addOption(drawn("--coupling <share>", "share of a mixture's experts that follow the layer before", shareOf, 0.5))
-    .addOption(drawn("--skew <exponent>", "inequality of a mixture's experts, by Zipf's law", numberBetween(0, 8), 0.5))
     .option("--seed <n>", "seed of all random choices", wholeNumber(0), 1)
     .option("--replay", "replay the recorded steps instead of scheduling the sequences anew", false)
     .option("--scheduler <names>", `schedulers, of ${SCHEDULER_NAMES.join(", ")}`, namesOf(SCHEDULER_NAMES), [
@@ -121,23 +90,15 @@ export function simulateCommand(): Command {
       "layers that are read ahead (default: 1 with belady or --replay, else 0: on demand)",
       wholeNumber(0),
     )
-    .option("--max-num-seqs <n>", "sequences that hold KV memory", wholeNumber(1), 32)
-    .option("--max-num-batched-seqs <n>", "sequences in one step (default: all that hold memory)", wholeNumber(1))
-    .option("--max-num-batched-tokens <n>", "tokens in one step", wholeNumber(1), 512)
-    .option("--chunk-tokens <n>", "tokens in one piece of prefill", wholeNumber(1), 128)
-    .option("--read-mb-per-s <n>", "speed of reading experts", positiveNumber, 1000)
-    .option("--no-overlap", "compute nothing while experts are read")
     .option("--write-trace <file>", "write the trace, with the steps of the first run")
     .option("--svg <file>", "draw hits and latency over the size of the cache")
     .addOption(jsonOption());
-  return command.action(async (flags: SimulateFlags) => {
+  for (const option of flagsOf(OPTIONS)) command.addOption(option);
+  return command.action(async (given: Omit<SimulateFlags, keyof typeof OPTIONS>) => {
+    const flags = { ...given, ...checkedOptions("simulate", OPTIONS, pickOptions(OPTIONS, given)) };
     checkUsage(command, flags);
     await runSimulate(command, flags);
   });
-}
-
-function drawn(flags: string, description: string, parse: (text: string) => number, value: number): Option {
-  return new Option(flags, description).argParser(parse).default(value);
 }
 
 /** Finds the first of some options that the caller gave. */
@@ -159,7 +120,7 @@ function checkUsage(command: Command, flags: SimulateFlags): void {
   const scheduled = replay ? givenOf(command, SCHEDULED) : undefined;
   if (scheduled !== undefined) command.error(`error: option '${scheduled}' cannot be used with '--replay'`);
   if (replay && trace === undefined) command.error("error: option '--replay' needs '--trace <file>'");
-  const ofDrawn = trace === undefined ? undefined : givenOf(command, DRAWN);
+  const ofDrawn = trace === undefined ? undefined : givenOf(command, Object.keys(DRAWN_OPTIONS));
   if (ofDrawn === undefined) return;
   command.error(`error: option '${ofDrawn}' is for a drawn trace, and cannot be used with '--trace <file>'`);
 }

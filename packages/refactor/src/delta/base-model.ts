@@ -9,7 +9,7 @@ import {
   type Model,
   type SafetensorsInput,
 } from "@readme-moe/model";
-import { pickRows } from "../layers/layer-graphs.ts";
+import { pickRows } from "../linear-algebra/matrix.ts";
 
 // Every expert asks for the same FFN tensors. Those of a small model fit; tensors of a large one are read again.
 const MAX_KEPT_BYTES = 512 << 20;

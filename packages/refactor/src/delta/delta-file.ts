@@ -2,9 +2,11 @@
 // The description is checked when the file is opened, a tensor when it is read.
 
 import { createHash } from "node:crypto";
+import { readdir } from "node:fs/promises";
+import { join } from "node:path";
 import { crc32, gunzipSync } from "node:zlib";
 import { isRecord, ReadMeError } from "@readme-moe/core";
-import { SafetensorsFile, type ReadMeSection } from "@readme-moe/model";
+import { readTextFile, SafetensorsFile, type ReadMeSection } from "@readme-moe/model";
 import type { BasePrint } from "./base-model.ts";
 import { scaleShape, type InputScales, type ScaleSizes } from "./input-scales.ts";
 import { maskBytes, neuronsOf, type PartId } from "./neurons.ts";
@@ -20,11 +22,23 @@ export const SCALES = "scales"; // U8, see `InputScales`; absent where all colum
 export const DOCUMENTS = "documents"; // U8: a JSON object of texts by name, compressed by gzip
 
 /** Files that a delta file may put into a model folder besides weights and config. */
-export const DOCUMENT_NAME: RegExp = /^(README\.md|report\.json|pictures\/[a-z\d-]{1,64}\.svg)$/;
-export const MAX_DOCUMENT_BYTES: number = 16 << 20;
+const DOCUMENT_NAME = /^(README\.md|report\.json|pictures\/[a-z\d-]{1,64}\.svg)$/;
+const MAX_DOCUMENT_BYTES = 16 << 20;
 
 /** Texts by file name. */
 export type Documents = Readonly<Record<string, string>>;
+
+/** Reads the report, the card and the pictures of a Read-ME model. */
+export async function readDocuments(folder: string): Promise<Documents> {
+  const pictures: readonly string[] = await readdir(join(folder, "pictures")).catch(() => []);
+  const names = ["README.md", "report.json", ...pictures.toSorted().map((name) => `pictures/${name}`)];
+  const documents: Record<string, string> = {};
+  for (const name of names.filter((one) => DOCUMENT_NAME.test(one))) {
+    const text = await readTextFile(join(folder, name), MAX_DOCUMENT_BYTES);
+    if (text !== undefined) documents[name] = text;
+  }
+  return documents;
+}
 
 /** A tensor of the Read-ME folder, and how it is made. */
 export type Entry = { readonly name: string; readonly type: string; readonly shape: readonly number[] } & Coding;

@@ -95,7 +95,6 @@ export async function measureScales(
   return inputScales(squares, base.config);
 }
 
-/** The place of a tensor in a Read-ME folder. */
 export interface TensorPlace {
   /** `backbone`, `experts/<i>` or `router`. */
   readonly file: string;

@@ -114,7 +114,7 @@ function dividedRows({ rows, columns, data }: Matrix, by: readonly number[]): Ma
   return { rows, columns, data: data.map((value, at) => value / (by[Math.floor(at / columns)] ?? 1)) };
 }
 
-function squares(values: Float64Array): number {
+export function squares(values: Float32Array | Float64Array): number {
   let sum = 0;
   for (const value of values) sum += value * value;
   return sum;

@@ -8,7 +8,6 @@ import { roundedTo, type BaseWeights } from "./base-model.ts";
 /** A part of a layer: an expert by its number, or the part that all tokens use. */
 export type PartId = number | "shared";
 
-/** One part of one layer. */
 export interface PartNeurons {
   /** The dense model's neurons, in rising order. */
   readonly neurons: Int32Array;

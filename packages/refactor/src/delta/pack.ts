@@ -1,6 +1,5 @@
 // Packs a Read-ME model as differences from a public dense model.
 
-import { readdir } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { crc32, gzipSync } from "node:zlib";
 import { ReadMeError } from "@readme-moe/core";
@@ -19,6 +18,7 @@ import { basePrint, BaseWeights, type BasePrint } from "./base-model.ts";
 import * as format from "./delta-file.ts";
 import { measureScales, scaledColumns, scaleShape, scalesOf, type InputScales } from "./input-scales.ts";
 import { packIntegers, quantize } from "./integers.ts";
+import { squares } from "./low-rank.ts";
 import { findNeurons, maskBytes, maskOf, type LayerParts } from "./neurons.ts";
 import {
   allocate,
@@ -29,13 +29,11 @@ import {
   readTarget,
   readTargetBytes,
   scaledFactors,
-  squareOf,
   targetsOf,
   type PlanContext,
   type Target,
 } from "./plan-tensors.ts";
 
-/** 40 MB. */
 const DEFAULT_MAX_BYTES = 40e6;
 
 /** Options of `packDelta`. */
@@ -157,7 +155,6 @@ type Payload = Pick<SafetensorsInput, "name" | "type" | "shape"> & {
   readonly checksum: number;
 };
 
-/** An encoded tensor. */
 interface Encoded {
   readonly target: Target;
   readonly how: format.Coding;
@@ -183,10 +180,10 @@ async function encodeTensor(
   const neurons = part?.neurons;
   const inBase = file === "router" ? undefined : await base.inPlaceOf(name, neurons);
   const change = difference(await readTarget(target), inBase);
-  const square = squareOf(change);
+  const square = squares(change);
   if (how.coding === "base") {
     // Half precision is off by less than a thousandth of each number, which does not count as a change.
-    const isRounding = inBase !== undefined && square <= 1e-6 * squareOf(inBase);
+    const isRounding = inBase !== undefined && square <= 1e-6 * squares(inBase);
     return { target, how, payloads: [], change: isRounding ? 0 : square, error: square };
   }
   const own = scalesOf(scales, { file, name, neurons });
@@ -201,7 +198,7 @@ async function encodeTensor(
     const place = { name: format.sizesName(file, name), type: "F32", shape: [sizes.length] } as const;
     payloads.push(payloadOf(place, new Uint8Array(sizes.buffer)));
   }
-  return { target, how, payloads, change: square, error: squareOf(difference(change, decoded)) };
+  return { target, how, payloads, change: square, error: squares(difference(change, decoded)) };
 }
 
 function payloadOf(place: Pick<SafetensorsInput, "name" | "type" | "shape">, bytes: Uint8Array): Payload {
@@ -222,17 +219,17 @@ function entriesOf(encoded: readonly Encoded[]): ReadonlyMap<string, readonly fo
 
 /** Sums up what is changed and what is lost. */
 function figuresOf(encoded: readonly Encoded[]): format.PackFigures {
-  const squares = new Map<string, { change: number; error: number }>();
+  const sumsOf = new Map<string, { change: number; error: number }>();
   const codings: Record<string, number> = {};
   let changedValues = 0;
   for (const { target, how, change, error } of encoded) {
     codings[how.coding] = (codings[how.coding] ?? 0) + 1;
     if (change === 0) continue;
     changedValues += format.countOf(target.input.shape);
-    const sums = squares.get(kindOf(target)) ?? { change: 0, error: 0 };
-    squares.set(kindOf(target), { change: sums.change + change, error: sums.error + error });
+    const sums = sumsOf.get(kindOf(target)) ?? { change: 0, error: 0 };
+    sumsOf.set(kindOf(target), { change: sums.change + change, error: sums.error + error });
   }
-  const errors = [...squares].map(([kind, { change, error }]) => [kind, Math.sqrt(error / change)] as const);
+  const errors = [...sumsOf].map(([kind, { change, error }]) => [kind, Math.sqrt(error / change)] as const);
   return { changed_values: changedValues, relative_errors: Object.fromEntries(errors), codings };
 }
 
@@ -304,7 +301,7 @@ async function fixedPayloads(
   const masks = Buffer.concat(
     parts.flatMap((layer) => ids.map((id) => maskOf(layer.get(id)?.neurons ?? empty, intermediateSize))),
   );
-  const documents = new Uint8Array(gzipSync(JSON.stringify(await readDocuments(model.path)), { level: 9 }));
+  const documents = new Uint8Array(gzipSync(JSON.stringify(await format.readDocuments(model.path)), { level: 9 }));
   const { samples } = print;
   return [
     payloadOf({ name: format.MASKS, type: "U8", shape: [parts.length, ids.length, width] }, masks),
@@ -312,16 +309,4 @@ async function fixedPayloads(
     payloadOf({ name: format.DOCUMENTS, type: "U8", shape: [documents.length] }, documents),
     ...(scales ? [payloadOf({ name: format.SCALES, type: "U8", shape: scaleShape(scales.sizes) }, scales.codes)] : []),
   ];
-}
-
-/** Reads the report, the card and the pictures of a Read-ME model. */
-async function readDocuments(folder: string): Promise<format.Documents> {
-  const pictures: readonly string[] = await readdir(join(folder, "pictures")).catch(() => []);
-  const names = ["README.md", "report.json", ...pictures.toSorted().map((name) => `pictures/${name}`)];
-  const documents: Record<string, string> = {};
-  for (const name of names.filter((one) => format.DOCUMENT_NAME.test(one))) {
-    const text = await readTextFile(join(folder, name), format.MAX_DOCUMENT_BYTES);
-    if (text !== undefined) documents[name] = text;
-  }
-  return documents;
 }

@@ -7,7 +7,7 @@ import { ffnLayerOf, floatsOf, pickNeurons, type BaseWeights } from "./base-mode
 import { entryRow, payloadName, sizesName, type Coding, type IntegerCoding } from "./delta-file.ts";
 import { scaledColumns, scalesOf, type InputScales } from "./input-scales.ts";
 import { packIntegers, quantize } from "./integers.ts";
-import { lowRank, type LowRank } from "./low-rank.ts";
+import { lowRank, squares, type LowRank } from "./low-rank.ts";
 import type { LayerParts, PartId, PartNeurons } from "./neurons.ts";
 
 /** A tensor of the Read-ME model, which the delta file has to reproduce. */
@@ -39,7 +39,6 @@ export interface TensorPlan {
   readonly choices: readonly CodingChoice[];
 }
 
-/** Data for making plans. */
 export interface PlanContext {
   readonly base: BaseWeights;
   readonly products: Products;
@@ -139,7 +138,7 @@ async function planTensor(target: Target, { base, products, scales }: PlanContex
   }
   const own = scalesOf(scales, { file, name, neurons });
   const change = scaledColumns(difference(await readTarget(target), inBase), own, "times");
-  const square = squareOf(change);
+  const square = squares(change);
   const isLarge = change.length >= (isRouter ? LEAST_CODED.router : LEAST_CODED.weight);
   if (columns === undefined || !isLarge || !(square > 0) || !Number.isFinite(square)) return asItIs;
   const { coarsest, count } = isRouter ? ROUTER_STEPS : WEIGHT_STEPS;
@@ -173,7 +172,7 @@ function lowRankChoice(
   const rank = sizes.filter((size) => size >= least).length;
   if (rank === 0) return [];
   const { error, size } = roundingCost(scaledFactors(factors, rank), step);
-  const missing = Math.max(0, square - squareOf(sizes.subarray(0, rank)));
+  const missing = Math.max(0, square - squares(sizes.subarray(0, rank)));
   return [choiceOf({ coding: "low-rank", step, rank }, missing + error, size + SIZE_BYTES * rank)];
 }
 
@@ -268,10 +267,4 @@ export function scaledFactors({ sizes, left, right }: LowRank, rank: number): Fl
 /** Subtracts the base model's tensor; a tensor that the base model lacks is all change. */
 export function difference(values: Float32Array, inBase: Float32Array | undefined): Float32Array {
   return inBase ? values.map((value, at) => value - (inBase[at] ?? 0)) : values;
-}
-
-export function squareOf(values: Float32Array): number {
-  let sum = 0;
-  for (const value of values) sum += value * value;
-  return sum;
 }

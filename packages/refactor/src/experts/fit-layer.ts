@@ -4,8 +4,8 @@ import { seededRandom } from "@readme-moe/core";
 import type { Products } from "../linear-algebra/matrix.ts";
 import { shuffled } from "../random.ts";
 import { eliminate, fitPart, relativeErrorOf, remainder, type FittedPart } from "./fit-part.ts";
-import { densePart, type DenseDown, type LayerExperts, type Part, contributions, topNeurons } from "./select.ts";
-import { fitProblem, pooled, type FitProblem, type Moments } from "./moments.ts";
+import { densePart, type DenseDown, type Part, contributions, topNeurons } from "./select.ts";
+import { fitProblem, type FitProblem, type Moments } from "./moments.ts";
 
 /**
  * Candidates of an elimination, as a multiple of the neurons that it keeps. Neurons with smaller contributions are
@@ -28,25 +28,10 @@ export interface FitSettings {
   readonly ridge: number;
 }
 
-/** Shared inputs of a layer's fits. */
 export interface LayerFit {
   readonly dense: DenseDown;
   readonly settings: FitSettings;
   readonly products: Products;
-}
-
-export interface FittedLayer extends LayerExperts {
-  /** Distance of each expert from the target on its own text, relative to the target's variance. */
-  readonly relativeErrors: readonly number[];
-}
-
-/** Fits one expert for each entry of `moments`. */
-export async function fitLayer(moments: readonly Moments[], fit: LayerFit): Promise<FittedLayer> {
-  const all = pooled(moments);
-  const shared = await fitShared(all, fit);
-  const experts: FittedPart[] = [];
-  for (const own of moments) experts.push(await fitExpert({ own, all }, shared, fit));
-  return { shared, experts, relativeErrors: experts.map(({ relativeError }) => relativeError) };
 }
 
 /** Moments that an expert is fitted to: of its own text, and of the text of all experts. */

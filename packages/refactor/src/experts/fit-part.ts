@@ -6,6 +6,7 @@ import {
   matrix,
   rowsOf,
   submatrix,
+  transposed,
   type Matrix,
   type Products,
 } from "../linear-algebra/matrix.ts";
@@ -166,9 +167,5 @@ export async function remainder(problem: FitProblem, part: Part, products: Produ
 
 /** Turns a part's down-projection to `[neurons, hiddenSize]`. */
 function downRows({ neurons, down, bias }: Part): Matrix {
-  const rows = matrix(neurons.length, bias.length);
-  for (let i = 0; i < rows.rows; i++) {
-    for (let j = 0; j < rows.columns; j++) rows.data[i * rows.columns + j] = down[j * rows.rows + i]!;
-  }
-  return rows;
+  return transposed(matrix(bias.length, neurons.length, down));
 }

@@ -29,23 +29,13 @@ export function emptyMoments(numNeurons: number, hiddenSize: number): Moments {
   };
 }
 
-/** Outputs of `momentsGraph` for one batch. */
-export interface MomentSums {
-  readonly count: number;
-  readonly gram: Float32Array;
-  readonly cross: Float32Array;
-  readonly neuronSums: Float32Array;
-  readonly targetSums: Float32Array;
-  readonly targetSquares: number;
-}
+/** Moments of any precision, such as a batch's outputs of `momentsGraph`. */
+type MomentSums = { readonly [Name in keyof Moments]: Moments[Name] extends number ? number : Numbers };
 
-export function addMoments(to: Moments, sums: MomentSums | Moments): void {
+export function addMoments(to: Moments, sums: MomentSums): void {
   to.count += sums.count;
-  addInto(to.gram, sums.gram);
-  addInto(to.cross, sums.cross);
-  addInto(to.neuronSums, sums.neuronSums);
-  addInto(to.targetSums, sums.targetSums);
   to.targetSquares += sums.targetSquares;
+  for (const name of ["gram", "cross", "neuronSums", "targetSums"] as const) addInto(to[name], sums[name]);
 }
 
 /** Adds up the moments of several texts. */
@@ -57,8 +47,10 @@ export function pooled(moments: readonly Moments[]): Moments {
   return all;
 }
 
+type Numbers = Float32Array | Float64Array | Int32Array | Uint8Array;
+
 /** Adds `values` to sums of the same length, element by element. */
-export function addInto(to: Float32Array | Float64Array, values: Float32Array | Float64Array): void {
+export function addInto(to: Numbers, values: Numbers): void {
   for (let i = 0; i < to.length; i++) to[i]! += values[i]!;
 }
 

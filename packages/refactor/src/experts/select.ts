@@ -4,7 +4,6 @@
 import { submatrix, type Matrix } from "../linear-algebra/matrix.ts";
 import type { FitProblem } from "./moments.ts";
 
-/** Dense down-projection of a layer. */
 export interface DenseDown {
   /** `[hiddenSize, intermediateSize]` */
   readonly weight: Matrix;

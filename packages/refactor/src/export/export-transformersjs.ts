@@ -301,7 +301,6 @@ interface ExportAngles {
 
 /** Values that all layers share. */
 interface ExportPositions {
-  /** Angles of each set. */
   readonly angles: readonly ExportAngles[];
   /** Makes the summand of scores, `[batch, 1, sequence, total]`, once per window. */
   readonly mask: (window: number | undefined) => Value;
@@ -369,10 +368,8 @@ interface ExportRows {
   readonly values: Value;
 }
 
-/** Attention of one layer. */
 interface ExportAttention {
   readonly config: ModelConfig;
-  /** Index of the layer. */
   readonly layer: number;
   readonly positions: ExportPositions;
   readonly past: ExportCache;

@@ -185,7 +185,6 @@ export function asymmetricGrid(weights: Float32Array): Grid {
   return { scale: Math.fround(scale), zeroPoint: roundToEven(-smallest / scale) };
 }
 
-/** Rounds weights to the grid. */
 export function toGrid(weights: Float32Array, { scale, zeroPoint }: Grid, type: "int8" | "uint8"): Uint8Array {
   const [least, most] = type === "int8" ? [-127, 127] : [0, 255];
   const bytes = new Uint8Array(weights.length);

@@ -79,7 +79,6 @@ export function feedForwardHalf<Rows>(
 /** Weights of a half by the names that `LayerOperations` has for them. */
 export type NamedWeights = ReadonlyMap<string, TensorRef>;
 
-/** Names the weights of a layer's attention. */
 export function attentionWeights({ attentionNorm, attention, attentionOutputNorm }: LayerRefs): NamedWeights {
   const { query, key, value, output, queryNorm, keyNorm } = attention;
   return named({
@@ -94,12 +93,10 @@ export function attentionWeights({ attentionNorm, attention, attentionOutputNorm
   });
 }
 
-/** Names the norms of a layer's FFN half. */
 export function feedForwardNorms({ ffnNorm, ffnOutputNorm }: LayerRefs): NamedWeights {
   return named({ norm: ffnNorm, output_norm: ffnOutputNorm });
 }
 
-/** Names the weights of one FFN. */
 export function feedForwardWeights(part: string, { gate, up, down }: FeedForwardRefs): NamedWeights {
   return named({
     ...linearWeights(`${part}.gate`, gate),

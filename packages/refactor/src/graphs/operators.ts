@@ -60,10 +60,6 @@ export function Gather(g: GraphBuilder, x: Value, indices: Value): Value {
   return g.node("Gather", [x, indices], { axis: 0 });
 }
 
-export function GatherElements(g: GraphBuilder, x: Value, indices: Value, axis: number): Value {
-  return g.node("GatherElements", [x, indices], { axis });
-}
-
 /** `shape` may hold one -1 (the rest) and zeros (the input's size at the same place). */
 export function Reshape(g: GraphBuilder, x: Value, shape: readonly number[]): Value {
   return g.node("Reshape", [x, g.integers(shape)]);

@@ -101,6 +101,27 @@ export class GraphSession {
   }
 }
 
+/** Sessions by key, opened when they are first used. */
+export class SessionPool {
+  readonly #options: SessionOptions;
+  readonly #sessions = new Map<string, Promise<GraphSession>>();
+
+  constructor(options: SessionOptions) {
+    this.#options = options;
+  }
+
+  get(key: string, make: () => Graph): Promise<GraphSession> {
+    const session = this.#sessions.get(key) ?? GraphSession.open(make(), this.#options);
+    this.#sessions.set(key, session);
+    return session;
+  }
+
+  async dispose(): Promise<void> {
+    for (const session of this.#sessions.values()) await (await session).dispose();
+    this.#sessions.clear();
+  }
+}
+
 type Runtime = typeof import("onnxruntime-node");
 
 async function create(

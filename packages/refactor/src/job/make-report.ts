@@ -26,7 +26,6 @@ interface Results {
   readonly routerParameters: number;
   readonly measured: Measurement;
   readonly fingerprint: string;
-  /** Expert of each domain. */
   readonly expertOf: readonly number[];
 }
 

@@ -2,7 +2,7 @@
 
 import { ReadMeError } from "@readme-moe/core";
 import { type Model, type Tokenizer, describeMixture } from "@readme-moe/model";
-import type { RefactorProgress, RefactorRun, ResolvedOptions, Sizes } from "../options.ts";
+import type { RefactorRun, ResolvedOptions, Sizes } from "../options.ts";
 import type { DomainData, DomainText } from "./prepare-domain.ts";
 import type { WorkFolder } from "./work-folder.ts";
 
@@ -36,10 +36,10 @@ export interface Grouping {
 /** Reports and times the stages of a refactoring. */
 export class Stages {
   readonly times: { readonly name: string; readonly ms: number }[] = [];
-  readonly #onProgress: ((progress: RefactorProgress) => void) | undefined;
+  readonly report: (stage: string, done: number, of: number) => void;
 
-  constructor(onProgress: ((progress: RefactorProgress) => void) | undefined) {
-    this.#onProgress = onProgress;
+  constructor(onProgress: RefactorRun["onProgress"]) {
+    this.report = (stage, done, of) => onProgress?.({ stage, done, of });
   }
 
   async run<Result>(stage: string, work: () => Promise<Result> | Result): Promise<Result> {
@@ -48,10 +48,6 @@ export class Stages {
     const result = await work();
     this.times.push({ name: stage, ms: performance.now() - start });
     return result;
-  }
-
-  report(stage: string, done: number, of: number): void {
-    this.#onProgress?.({ stage, done, of });
   }
 }
 

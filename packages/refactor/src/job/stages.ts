@@ -1,5 +1,6 @@
 // The stages of a refactoring: groups of texts, layers, router, model.
 
+import { existsSync } from "node:fs";
 import {
   readTextFile,
   writeFileAtomically,
@@ -16,9 +17,9 @@ import {
 } from "@readme-moe/model";
 import { clusterTexts, type NeuronEnergy } from "../experts/cluster.ts";
 import type { Part } from "../experts/select.ts";
-import { layerSource, pickRows, type LayerSource } from "../layers/layer-graphs.ts";
+import { layerSource, type LayerSource } from "../layers/layer-graphs.ts";
 import { TokenStream, runEnergies } from "../layers/run-layer.ts";
-import type { Products } from "../linear-algebra/matrix.ts";
+import { pickRows, type Products } from "../linear-algebra/matrix.ts";
 import { routerSection } from "../router-training/router-trainer.ts";
 import { splitExamples, repeatedCosts, type RouterExample } from "../router-training/routes.ts";
 import { trainRouter } from "../router-training/train-router.ts";
@@ -27,7 +28,7 @@ import { openFitWork, type FitWork } from "../tasks/fit-work.ts";
 import { readCosts, type TaskRunner } from "../tasks/task-runner.ts";
 import { fitsOf, passesOf, type Task, type TaskBounds } from "../tasks/task.ts";
 import type { RefactorJob, Grouping } from "./refactor-job.ts";
-import { readFigures, readSizes, type LayerFigures, type LayerSizes } from "./work-folder.ts";
+import { type LayerFigures, type LayerSizes, readFigures, readOnePart, readSizes, writeArrays } from "./work-folder.ts";
 
 export interface FittedModel {
   readonly stream: TokenStream;
@@ -38,11 +39,10 @@ export interface FittedModel {
    */
   readonly costs: Float32Array;
   readonly costSequences: readonly number[];
-  /** Figures of each layer. */
   readonly figures: readonly LayerFigures[];
   readonly sizes: readonly LayerSizes[];
   /** Removes the results that machines share; called when the model is written. */
-  readonly removeResults: () => Promise<void>;
+  readonly removeResults: FitWork["removeResults"];
 }
 
 /** Fits all layers; one expert is made of each group of sequences. Resumes from finished results. */
@@ -59,17 +59,18 @@ export async function fitModel(job: RefactorJob, products: Products): Promise<Fi
     const whole: Task = { kind: "layer", layer };
     isDone &&= await runner.isDone(whole);
     if (!isDone) await fitOne(fitWork, bounds, layer);
-    await fitWork.keepLayer(layer);
+    // Stages after the fit read layers there.
+    if (!existsSync(work.layerFile(layer))) await writeArrays(work.layerFile(layer), await runner.read(whole));
     if (!isDone) {
       await removeUsed(runner, bounds, layer);
-      await fitWork.checkpoint(false);
+      await fitWork.checkpoint?.(false);
     }
     stages.report("layers", layer + 1, numLayers);
   }
   const last: Task = { kind: "costs" };
   await fitWork.run(passesOf(numLayers, bounds), last);
   const costs = readCosts(await runner.read(last));
-  await fitWork.checkpoint(true);
+  await fitWork.checkpoint?.(true);
   const layers = Array.from({ length: numLayers }, (_, index) => work.layerFile(index));
   return {
     stream: text.stream,
@@ -264,61 +265,55 @@ function meanSpread(meanCosts: readonly Float64Array[]): number {
 
 // Writes the fitted layers as a Read-ME model folder.
 
-interface ModelContent {
-  readonly model: Model;
-  readonly expertNames: readonly string[];
-  /** Neurons of an expert in each layer. */
-  readonly expertSizes: readonly number[];
-  readonly sharedSizes: readonly number[];
-  /** Reads a part; one part at a time is in memory. */
-  readonly part: (layer: number, which: number | "shared") => Promise<Part>;
-  readonly router: Pick<ModelRouter, "section" | "tensors">;
-  readonly provenance: Readonly<Record<string, unknown>>;
-}
-
 /**
  * Writes the folder, whole or not at all. Weights keep the checkpoint's type; weights of quantized files are written in
  * half precision.
  *
  * @throws {ReadMeError} `ERR_WRITE_FAILED`
  */
-export async function writeModel(path: string, content: ModelContent): Promise<void> {
-  const { model, expertNames, expertSizes, sharedSizes, router, provenance } = content;
+export async function writeModel(
+  { model, grouping, options, work, run }: RefactorJob,
+  path: string,
+  router: ModelRouter,
+  { sizes }: FittedModel,
+): Promise<void> {
   const { config, texts } = await baseFiles(model);
-  const parts = new PartReader(content.part);
-  const tensorsOf = (sizes: readonly number[], which: number | "shared"): readonly SafetensorsInput[] =>
-    sizes.flatMap((size, layer) => (size === 0 ? [] : partTensors(model, layer, size, () => parts.read(layer, which))));
+  const partOf = keepingLast((layer, which) => readOnePart(work.layerFile(layer), "ours", which));
+  const [expertSizes, sharedSizes] = [
+    sizes.map(({ expertSize }) => expertSize),
+    sizes.map(({ sharedSize }) => sharedSize),
+  ];
+  const tensorsOf = (own: readonly number[], which: number | "shared"): readonly SafetensorsInput[] =>
+    own.flatMap((size, layer) => (size === 0 ? [] : partTensors(model, layer, size, () => partOf(layer, which))));
   const tensors = {
     backbone: [...readMeTensors(model.weights, undefined).backbone, ...tensorsOf(sharedSizes, "shared")],
-    experts: expertNames.map((_, expert) => tensorsOf(expertSizes, expert)),
+    experts: grouping.names.map((_, expert) => tensorsOf(expertSizes, expert)),
     router: router.tensors,
   };
   const readme: ReadMeContent["readme"] = {
     version: 1,
-    num_experts: expertNames.length,
-    expert_names: expertNames,
+    num_experts: grouping.names.length,
+    expert_names: grouping.names,
     expert_size: oneOrMany(expertSizes),
     shared_size: oneOrMany(sharedSizes),
     ...(router.section ? { router: router.section } : {}),
-    provenance,
+    provenance: { base: run.source ?? model.path, options },
   };
+  await work.clear("model");
   await writeReadMeFolder(path, { config, readme, tensors, documents: texts });
 }
 
-/** Caches the last part: the tensors of a part are written one after the other. */
-class PartReader {
-  readonly #read: ModelContent["part"];
-  #last: { readonly key: string; readonly part: Promise<Part> } | undefined;
+/** Reads a part of a layer; one part at a time is in memory. */
+type ReadPart = (layer: number, which: number | "shared") => Promise<Part>;
 
-  constructor(read: ModelContent["part"]) {
-    this.#read = read;
-  }
-
-  read(layer: number, which: number | "shared"): Promise<Part> {
+/** Keeps the last part: the tensors of a part are written one after the other. */
+function keepingLast(read: ReadPart): ReadPart {
+  let last: { readonly key: string; readonly part: Promise<Part> } | undefined;
+  return (layer, which) => {
     const key = `${layer} ${which}`;
-    if (this.#last?.key !== key) this.#last = { key, part: this.#read(layer, which) };
-    return this.#last.part;
-  }
+    if (last?.key !== key) last = { key, part: read(layer, which) };
+    return last.part;
+  };
 }
 
 function partTensors(

@@ -5,14 +5,19 @@ import { existsSync } from "node:fs";
 import { mkdir, readdir, rename, rm } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
 import { ReadMeError } from "@readme-moe/core";
-import {
-  readTextFile,
-  SafetensorsFile,
-  writeFileAtomically,
-  writeSafetensors,
-  type SafetensorsInput,
-} from "@readme-moe/model";
+import { readTextFile, SafetensorsFile, writeFileAtomically, writeSafetensors } from "@readme-moe/model";
 import type { LayerExperts, Part } from "../experts/select.ts";
+import {
+  type Artefact,
+  type FittedFamilies,
+  readExperts,
+  readLayer,
+  readPart,
+  type TypeName,
+  typeOf,
+  TYPES,
+  type Values,
+} from "../tasks/results.ts";
 import type { DomainText } from "./prepare-domain.ts";
 
 const JOB_FILE = "job.json";
@@ -82,16 +87,28 @@ export type NamedArrays = Iterable<readonly [name: string, values: Float32Array]
 /** Writes arrays and metadata to one file, whole or not at all. */
 export async function writeArrays(
   path: string,
-  arrays: NamedArrays,
+  arrays: Iterable<readonly [name: string, values: Values]>,
   metadata: Readonly<Record<string, string>> = {},
 ): Promise<void> {
   const tensors = Array.from(arrays, ([name, values]) => ({
     name,
-    type: "F32" as const,
+    type: typeOf(values),
     shape: [values.length],
     bytes: async () => new Uint8Array(values.buffer, values.byteOffset, values.byteLength),
   }));
   await writeSafetensors(path, tensors, metadata);
+}
+
+/** Reads arrays of a file of `writeArrays`. @param isWanted - by name @default all */
+export function readArrays(path: string, isWanted: (name: string) => boolean = () => true): Promise<Artefact> {
+  return withFile(path, async (file) => {
+    const arrays = new Map<string, Values>();
+    for (const name of file.names.filter(isWanted)) {
+      const { buffer } = await file.readBytes(name);
+      arrays.set(name, new TYPES[file.info(name).type as TypeName](buffer as ArrayBuffer));
+    }
+    return arrays;
+  });
 }
 
 /**
@@ -161,10 +178,10 @@ export async function finishFolder(
   }
 }
 
-// Result of one layer as a file of the work folder: all families of experts that a report compares.
+// Results of layers as files of the work folder, which hold all families of experts that a report compares.
 
 /** Figures of a layer for the report, by name. */
-export type LayerFigures = Readonly<Record<string, readonly number[]>>;
+export type LayerFigures = FittedFamilies["figures"];
 
 /** Numbers of neurons of a layer's parts. */
 export interface LayerSizes {
@@ -173,33 +190,16 @@ export interface LayerSizes {
   readonly sharedSize: number;
 }
 
-/** @param families - experts by the name of their family */
-export async function writeLayerFile(
-  path: string,
-  families: Readonly<Record<string, LayerExperts>>,
-  figures: LayerFigures,
-): Promise<void> {
-  const tensors = Object.entries(families).flatMap(([family, { shared, experts }]) => [
-    ...(shared ? partTensors(`${family}.shared`, shared) : []),
-    ...experts.flatMap((part, index) => partTensors(`${family}.${index}`, part)),
-  ]);
-  await writeSafetensors(path, tensors, { figures: JSON.stringify(figures) });
+export async function readFamily(path: string, family: string): Promise<LayerExperts> {
+  return readExperts(await readArrays(path, (name) => name.startsWith(`${family}.`)), family);
 }
 
-export function readFamily(path: string, family: string): Promise<LayerExperts> {
-  return withFile(path, async (file) => {
-    const shared = file.has(`${family}.shared.neurons`) ? await readPart(file, `${family}.shared`) : undefined;
-    const experts: Part[] = [];
-    while (file.has(`${family}.${experts.length}.neurons`)) {
-      experts.push(await readPart(file, `${family}.${experts.length}`));
-    }
-    return { shared, experts };
-  });
-}
-
-/** Reads a single part of a family. */
-export function readOnePart(path: string, family: string, which: number | "shared"): Promise<Part> {
-  return withFile(path, (file) => readPart(file, `${family}.${which}`));
+/** Reads a single part of a family. @throws {TypeError} when there is none */
+export async function readOnePart(path: string, family: string, which: number | "shared"): Promise<Part> {
+  const prefix = `${family}.${which}`;
+  const part = readPart(await readArrays(path, (name) => name.startsWith(`${prefix}.`)), prefix);
+  if (part) return part;
+  throw new TypeError(`Expected ${path} to have a part ${prefix}, got none`);
 }
 
 export function readSizes(path: string, family: string): Promise<LayerSizes> {
@@ -212,42 +212,6 @@ export function readSizes(path: string, family: string): Promise<LayerSizes> {
   });
 }
 
-/** Reads all families that a file has of `names`, and the layer's figures. */
-export async function readFamilies(
-  path: string,
-  names: readonly string[],
-): Promise<{ readonly families: Readonly<Record<string, LayerExperts>>; readonly figures: LayerFigures }> {
-  const families: Record<string, LayerExperts> = {};
-  for (const name of names) {
-    const family = await readFamily(path, name);
-    if (family.experts.length > 0) families[name] = family;
-  }
-  return { families, figures: await readFigures(path) };
-}
-
-export function readFigures(path: string): Promise<LayerFigures> {
-  return withFile(path, ({ metadata }): LayerFigures => JSON.parse(metadata.get("figures") ?? "{}"));
-}
-
-function partTensors(prefix: string, { neurons, down, bias }: Part): readonly SafetensorsInput[] {
-  const tensor = (name: string, type: "I32" | "F32", shape: readonly number[], values: Int32Array | Float32Array) => ({
-    name: `${prefix}.${name}`,
-    type,
-    shape,
-    bytes: async () => new Uint8Array(values.buffer, values.byteOffset, values.byteLength),
-  });
-  return [
-    tensor("neurons", "I32", [neurons.length], neurons),
-    tensor("down", "F32", [bias.length, neurons.length], down),
-    tensor("bias", "F32", [bias.length], bias),
-  ];
-}
-
-async function readPart(file: SafetensorsFile, prefix: string): Promise<Part> {
-  const bytes = await file.readBytes(`${prefix}.neurons`);
-  return {
-    neurons: new Int32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4).slice(),
-    down: await file.readFloats(`${prefix}.down`),
-    bias: await file.readFloats(`${prefix}.bias`),
-  };
+export async function readFigures(path: string): Promise<LayerFigures> {
+  return readLayer(await readArrays(path, (name) => name.endsWith(".figures"))).figures;
 }

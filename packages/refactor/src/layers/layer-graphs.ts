@@ -1,13 +1,13 @@
 // Graphs of a dense layer and of its measurements, with the layer's weights as constants.
 
 import { type LayerRefs, type Model, type ModelConfig, layerConfig } from "@readme-moe/model";
-import { TapeOperations, type TapeWeights } from "../autodiff/layer-operations.ts";
+import { TapeOperations, type TapeWeights, tapeWeights } from "../autodiff/layer-operations.ts";
 import { type Tensor, ANY_ROWS, Tape } from "../autodiff/tape.ts";
 import type { DenseDown, LayerExperts, Part } from "../experts/select.ts";
 import * as decoder from "../graphs/decoder-layer.ts";
 import type { Graph, Value } from "../graphs/graph-builder.ts";
 import * as operators from "../graphs/operators.ts";
-import { matrix } from "../linear-algebra/matrix.ts";
+import { matrix, pickRows } from "../linear-algebra/matrix.ts";
 import { deterministicGemm } from "../linear-algebra/deterministic-gemm.ts";
 
 /** One layer of a dense model. */
@@ -26,22 +26,11 @@ export function layerSource({ config, weights }: Pick<Model, "config" | "weights
   return { index, config, refs, ffn };
 }
 
-/** Reads a layer's down-projection. */
 export async function readDense({ ffn: { down } }: LayerSource): Promise<DenseDown> {
   const { store, name, shape } = down.weight;
   const [rows = 0, columns = 0] = shape;
   const bias = down.bias && (await down.bias.store.readFloats(down.bias.name));
   return { weight: matrix(rows, columns, await store.readFloats(name)), bias };
-}
-
-/** Copies some rows of a table `[rows, width]`, in the order in which they are named. */
-export function pickRows(table: Float32Array, rows: ArrayLike<number>, width: number): Float32Array {
-  const picked = new Float32Array(rows.length * width);
-  for (let index = 0; index < rows.length; index++) {
-    const row = rows[index]!;
-    picked.set(table.subarray(row * width, (row + 1) * width), index * width);
-  }
-  return picked;
 }
 
 // Graphs of one dense layer in float32. Each takes a flat list of tokens; graphs with attention take whole sequences of
@@ -280,11 +269,7 @@ class LayerGraph {
   }
 
   attention(sequenceTokens: number): TapeOperations {
-    const weights = new ConstantWeights(
-      this.tape,
-      "attention",
-      constantsOf(decoder.attentionWeights(this.source.refs)),
-    );
+    const weights = this.#constants("attention", constantsOf(decoder.attentionWeights(this.source.refs)));
     const layer = layerConfig(this.config, this.source.index);
     return new TapeOperations(this.tape, weights, this.config, { layer, sequenceTokens });
   }
@@ -295,7 +280,7 @@ class LayerGraph {
   }
 
   ffn(weights: NamedConstants = [...this.ffnNorms(), ...this.#denseWeights()]): TapeOperations {
-    return new TapeOperations(this.tape, new ConstantWeights(this.tape, "ffn", weights), this.config);
+    return new TapeOperations(this.tape, this.#constants("ffn", weights), this.config);
   }
 
   ffnNorms(): NamedConstants {
@@ -337,31 +322,12 @@ class LayerGraph {
     });
   }
 
+  #constants(half: string, weights: NamedConstants): TapeWeights {
+    return tapeWeights(new Map(weights), (name, { shape, read }) => this.tape.weight(`${half}.${name}`, shape, read));
+  }
+
   #denseWeights(): NamedConstants {
     return constantsOf(decoder.feedForwardWeights("dense", this.source.ffn));
-  }
-}
-
-/** Weights as constants of a graph, each added when it is first used. */
-class ConstantWeights implements TapeWeights {
-  readonly #tape: Tape;
-  readonly #prefix: string;
-  readonly #weights: ReadonlyMap<string, ConstantWeight>;
-
-  constructor(tape: Tape, prefix: string, weights: NamedConstants) {
-    this.#tape = tape;
-    this.#prefix = prefix;
-    this.#weights = new Map(weights);
-  }
-
-  has(name: string): boolean {
-    return this.#weights.has(name);
-  }
-
-  get(name: string): Tensor {
-    const weight = this.#weights.get(name);
-    if (!weight) throw new TypeError(`Expected a weight \`${name}\`, got none`);
-    return this.#tape.weight(`${this.#prefix}.${name}`, weight.shape, weight.read);
   }
 }
 

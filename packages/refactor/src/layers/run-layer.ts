@@ -7,6 +7,7 @@ import { type LayerExperts, columnSquares } from "../experts/select.ts";
 import type { Graph } from "../graphs/graph-builder.ts";
 import { floatOutput, GraphSession, type Feeds, type GraphTensor } from "../graphs/session.ts";
 import {
+  attentionGraph,
   gramStripes,
   denseLayerGraph,
   errorsGraph,
@@ -16,8 +17,8 @@ import {
   productInputsGraph,
   readDense,
   type LayerSource,
-  pickRows,
 } from "./layer-graphs.ts";
+import { pickRows } from "../linear-algebra/matrix.ts";
 
 export interface PassOptions {
   readonly threads?: number | undefined;
@@ -43,8 +44,6 @@ export interface AttendedStates {
   readonly attended: Float32Array;
   readonly goal: Goal;
 }
-
-type Outputs = Readonly<Record<string, GraphTensor>>;
 
 /** Runs the dense layer on a stream, in place. @returns the goal, and each neuron's summed magnitude by domain */
 export async function runDense(
@@ -163,6 +162,16 @@ export async function runExperts(
   }
 }
 
+/** Runs a layer's attention on a stream, in place. */
+export async function runAttention(pass: LayerPass, hidden: Float32Array): Promise<void> {
+  const { source, stream } = pass;
+  const { hiddenSize, sequenceTokens } = stream;
+  await eachBatch(pass, attentionGraph(source, sequenceTokens), async (batch, run) => {
+    const own = stream.view(hidden, batch, hiddenSize);
+    own.set(floatOutput(await run({ hidden: rowsFeed(own, hiddenSize) }), "attended"));
+  });
+}
+
 /**
  * Adds each expert's weighted squared distance from the target to `costs` `[tokens, experts]`, for the wanted batches.
  */
@@ -204,7 +213,7 @@ export async function runOverlaps(
 }
 
 type WantsBatch = (batch: Batch) => boolean;
-type RunGraph = (feeds: Feeds) => Promise<Outputs>;
+type RunGraph = (feeds: Feeds) => Promise<Feeds>;
 type RunBatch = (batch: Batch, run: RunGraph) => Promise<void>;
 
 async function eachBatch(
@@ -213,21 +222,32 @@ async function eachBatch(
   runBatch: RunBatch,
   wants: WantsBatch = () => true,
 ): Promise<void> {
-  const session = await GraphSession.open(graph, { threads });
-  try {
+  await withSession(graph, { threads }, async (session) => {
     for (const batch of stream.batches.filter(wants)) {
       signal?.throwIfAborted();
       await runBatch(batch, (feeds) => session.run(feeds));
       // Runs block their thread; signals and timers are handled now.
       await nextTurn();
     }
+  });
+}
+
+/** Opens a session of a graph for `use`. */
+export async function withSession(
+  graph: Graph,
+  { threads }: PassOptions,
+  use: (session: GraphSession) => Promise<void>,
+): Promise<void> {
+  const session = await GraphSession.open(graph, { threads });
+  try {
+    await use(session);
   } finally {
     await session.dispose();
   }
 }
 
 /** Runs a dense graph and replaces the rows by the residual stream after the layer. */
-async function runInPlace(run: RunGraph, rows: Float32Array, width: number): Promise<Outputs> {
+async function runInPlace(run: RunGraph, rows: Float32Array, width: number): Promise<Feeds> {
   const outputs = await run({ hidden: rowsFeed(rows, width) });
   rows.set(floatOutput(outputs, "next"));
   return outputs;
@@ -238,7 +258,7 @@ function byDomain<Item>(stream: TokenStream, make: () => Item): Item[] {
 }
 
 /** Joins the stripes of a Gram matrix's upper triangle, see `Moments`. */
-function gramOf(outputs: Outputs, numNeurons: number): Float32Array {
+function gramOf(outputs: Feeds, numNeurons: number): Float32Array {
   const gram = new Float32Array(rowStart(numNeurons, numNeurons));
   gramStripes(numNeurons).forEach(({ from, to }, index) => {
     const stripe = floatOutput(outputs, `gram.${index}`);
@@ -255,11 +275,6 @@ function rowsFeed(data: Float32Array, width: number): GraphTensor {
   return { data, dims: [data.length / width, width] };
 }
 
-/** Returns a float32 output of a graph. */
-export function floats(outputs: Outputs, name: string): Float32Array {
-  return outputs[name]?.data as Float32Array;
-}
-
 // Texts that pass through a model layer by layer: hidden states of many sequences of equal length, laid end to end.
 
 /** Range of sequences that run together, all of one domain. */
@@ -273,7 +288,6 @@ export class TokenStream {
   readonly sequenceTokens: number;
   /** Sequences of equal length; those of a domain are contiguous. */
   readonly sequences: readonly Int32Array[];
-  /** Domain of each sequence. */
   readonly domains: readonly number[];
   readonly hiddenSize: number;
   readonly batches: readonly Batch[];
@@ -313,10 +327,7 @@ export class TokenStream {
     const states = new Float32Array(this.numTokens * hiddenSize);
     const table = await store.readFloats(name);
     this.sequences.forEach((sequence, index) =>
-      sequence.forEach((id, position) => {
-        const row = table.subarray(id * hiddenSize, (id + 1) * hiddenSize);
-        states.set(row, (index * this.sequenceTokens + position) * hiddenSize);
-      }),
+      states.set(pickRows(table, sequence, hiddenSize), index * this.sequenceTokens * hiddenSize),
     );
     return config.embeddingScale === 1 ? states : states.map((value) => value * config.embeddingScale);
   }

@@ -4,10 +4,11 @@ import { setImmediate as nextTurn } from "node:timers/promises";
 import { seededRandom } from "@readme-moe/core";
 import { type ModelConfig, decodeFloats, encodeF16 } from "@readme-moe/model";
 import { gradientName } from "../autodiff/tape.ts";
-import { floatOutput, GraphSession, type Feeds, type GraphTensor } from "../graphs/session.ts";
+import { floatOutput, type Feeds, type GraphSession, type GraphTensor, SessionPool } from "../graphs/session.ts";
+import { pickRows } from "../linear-algebra/matrix.ts";
 import { normals } from "../random.ts";
-import type { DecoderWeights } from "../tuning/decoder.ts";
-import { LEFT, RIGHT, type Parameter } from "../tuning/parameters.ts";
+import type { DecoderWeights, Labels, Weight } from "../tuning/decoder.ts";
+import { ComposedWeight, LEFT, RIGHT } from "../tuning/parameters.ts";
 import { batchOf, labelsOf, type TextSequence } from "../tuning/tuning-data.ts";
 import { graphName, halvesOf, weightOf, type Product } from "./model-graph.ts";
 import * as graph from "./model-graph.ts";
@@ -23,12 +24,6 @@ interface AdaptedModelSettings {
   readonly threads: number | undefined;
 }
 
-/** Tokens that follow each row, and the row's weight in the loss. */
-export interface RowLabels {
-  readonly ids: Int32Array;
-  readonly weights: Float32Array;
-}
-
 /** Experts and the choice among them for each row: 0 is none, `k` the expert at place `k - 1`. */
 interface Routed {
   readonly adapters: readonly Adapter[];
@@ -40,11 +35,12 @@ export class AdaptedModel {
   readonly #config: ModelConfig;
   readonly #weights: DecoderWeights;
   readonly #frozen: Feeds;
-  readonly #sessions = new Map<string, Promise<GraphSession>>();
+  readonly #pool: SessionPool;
   #stacked: { readonly adapters: readonly Adapter[]; readonly feeds: Feeds } | undefined;
 
   constructor(config: ModelConfig, weights: DecoderWeights, settings: AdaptedModelSettings) {
     this.settings = settings;
+    this.#pool = new SessionPool({ threads: settings.threads });
     this.#config = config;
     this.#weights = weights;
     const frozen: Record<string, GraphTensor> = {};
@@ -62,7 +58,7 @@ export class AdaptedModel {
   async gradients(
     adapter: Adapter,
     tokenIds: Int32Array,
-    labels: RowLabels,
+    labels: Labels,
   ): Promise<{ readonly losses: Float32Array; readonly gradients: ReadonlyMap<string, Float32Array> }> {
     const { teacherShare } = this.settings;
     const taught = teacherShare > 0 ? { [graph.TAUGHT]: await this.#states(tokenIds) } : {};
@@ -102,10 +98,7 @@ export class AdaptedModel {
     return floatOutput(outputs, graph.LOSSES);
   }
 
-  async dispose(): Promise<void> {
-    for (const session of this.#sessions.values()) await (await session).dispose();
-    this.#sessions.clear();
-  }
+  dispose = (): Promise<void> => this.#pool.dispose();
 
   async #states(tokenIds: Int32Array): Promise<GraphTensor> {
     const session = await this.#session("states", []);
@@ -123,29 +116,23 @@ export class AdaptedModel {
       return [key, shape.map((size, at) => (at === axis ? size * (times ?? 1) : size))];
     });
     const key = JSON.stringify([result, factors, times]);
-    const known = this.#sessions.get(key);
-    if (known) return known;
-    const rank = rankOf(adapter);
-    const { threads, ...settings } = this.settings;
-    const made = graph.modelGraph({
-      ...settings,
-      config: this.#config,
-      frozen: new Map(Object.entries(this.#frozen).map(([name, { dims }]) => [name, dims])),
-      factors: new Map(factors),
-      maskedRank: times === undefined ? undefined : rank * times,
-      result,
-      teacherShare: result === "gradients" ? settings.teacherShare : 0,
-    });
-    const session = GraphSession.open(made, { threads });
-    this.#sessions.set(key, session);
-    return session;
+    return this.#pool.get(key, () =>
+      graph.modelGraph({
+        ...this.settings,
+        config: this.#config,
+        frozen: new Map(Object.entries(this.#frozen).map(([name, { dims }]) => [name, dims])),
+        factors: new Map(factors),
+        maskedRank: times === undefined ? undefined : rankOf(adapter) * times,
+        result,
+        teacherShare: result === "gradients" ? this.settings.teacherShare : 0,
+      }),
+    );
   }
 
   #feeds(tokenIds: Int32Array): Feeds {
     const { embedding, finalNorm, head } = this.#weights;
     const { hiddenSize: size, embeddingScale } = this.#config;
-    const rows = new Float32Array(tokenIds.length * size);
-    tokenIds.forEach((id, row) => rows.set(embedding.subarray(id * size, (id + 1) * size), row * size));
+    const rows = pickRows(embedding, tokenIds, size);
     if (embeddingScale !== 1) for (let i = 0; i < rows.length; i++) rows[i]! *= embeddingScale;
     return {
       ...this.#frozen,
@@ -167,7 +154,7 @@ function factorFeeds(adapter: Adapter): Feeds {
 // Factors of an expert of low rank: parameters that are named like the inputs of the model's graph.
 
 /** One expert's factors, product by product: left `[rank, in]`, then right `[out, rank]`. */
-export type Adapter = readonly Parameter[];
+export type Adapter = readonly Weight[];
 
 /** Makes an expert that changes nothing yet: left factors are random, right factors are zero. */
 export function newAdapter(
@@ -176,20 +163,20 @@ export function newAdapter(
 ): Adapter {
   const random = seededRandom(seed);
   return layers.flatMap((weights, layer) =>
-    products.flatMap((product): Parameter[] => {
+    products.flatMap((product): Weight[] => {
       const [out = 0, size = 0] = weightOf(weights, product).shape;
       const key = graphName(layer, product.half, product.name);
       const values = normals(rank * size, 1 / Math.sqrt(size), random);
       return [
-        { key: key + LEFT, shape: [rank, size], values, isVector: false },
-        { key: key + RIGHT, shape: [out, rank], values: new Float32Array(out * rank), isVector: false },
+        { key: key + LEFT, shape: [rank, size], values },
+        { key: key + RIGHT, shape: [out, rank], values: new Float32Array(out * rank) },
       ];
     }),
   );
 }
 
 export function copyAdapter(adapter: Adapter): Adapter {
-  return adapter.map((factor) => ({ ...factor, values: factor.values.slice() }));
+  return adapter.map(({ key, shape, values }) => ({ key, shape, values: values.slice() }));
 }
 
 /** Rounds factors to half precision in place: the files hold what was measured. */
@@ -198,46 +185,23 @@ export function roundAdapter(adapter: Adapter): void {
 }
 
 /** Joins changes of the same products to one, whose ranks are those of all, one after another. */
-export function stackAdapters(adapters: readonly Adapter[]): Adapter {
+export function stackAdapters(adapters: readonly Adapter[]): readonly ComposedWeight[] {
   const [first = []] = adapters;
-  if (adapters.length === 1) return first;
   const ranks = adapters.map(rankOf);
   const rank = ranks.reduce((sum, one) => sum + one, 0);
-  return first.map((factor, place) => {
-    const [rows = 0, columns = 0] = factor.shape;
-    const isLeft = factor.key.endsWith(LEFT);
-    const stacked = new Float32Array(isLeft ? rank * columns : rows * rank);
-    let before = 0;
-    adapters.forEach((adapter, index) => {
-      const { values } = adapter[place]!;
-      const own = ranks[index]!;
-      if (isLeft) stacked.set(values, before * columns);
-      else
-        for (let row = 0; row < rows; row++)
-          stacked.set(values.subarray(row * own, (row + 1) * own), row * rank + before);
-      before += own;
+  return first.map(({ key, shape: [rows = 0, columns = 0] }, place) => {
+    const isLeft = key.endsWith(LEFT);
+    const parts = adapters.map((adapter, index) => {
+      const before = ranks.slice(0, index).reduce((sum, one) => sum + one, 0);
+      const weight = adapter[place]!;
+      return isLeft ? { weight, row: before } : { weight, column: before };
     });
-    return { ...factor, values: stacked, shape: isLeft ? [rank, columns] : [rows, rank] };
+    return new ComposedWeight(key, isLeft ? [rank, columns] : [rows, rank], parts);
   });
 }
 
-/** Takes the part of one of the joined changes from an array like a factor of `stackAdapters`. */
-export function unstack(
-  { key, shape: [rows = 0, columns = 0] }: Adapter[number],
-  values: Float32Array,
-  { before, rank }: { readonly before: number; readonly rank: number },
-): Float32Array {
-  if (key.endsWith(LEFT)) return values.slice(before * columns, (before + rank) * columns);
-  const part = new Float32Array(rows * rank);
-  for (let row = 0; row < rows; row++) {
-    const start = row * columns + before;
-    part.set(values.subarray(start, start + rank), row * rank);
-  }
-  return part;
-}
-
 /** Returns the rank of a change; 0 for one of no products. */
-export function rankOf(adapter: Adapter): number {
+function rankOf(adapter: Adapter): number {
   return adapter[0]?.shape[0] ?? 0;
 }
 
@@ -282,7 +246,7 @@ export async function lossesOfTokens(
       experts: route?.(sequence) ?? new Uint16Array(sequence.tokenIds.length),
     }));
     const { tokenIds, experts } = batchOf(routed, together);
-    const { ids } = labelsOf({ tokenIds, experts }, sequenceTokens, 1);
+    const { ids } = labelsOf({ tokenIds }, sequenceTokens, 1);
     const rows = route
       ? await model.routedLosses(tokenIds, ids, { adapters, routes: experts })
       : await model.losses(tokenIds, ids, adapters[0]);

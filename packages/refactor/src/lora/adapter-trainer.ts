@@ -5,25 +5,22 @@ import type { Model } from "@readme-moe/model";
 import { learningRateShare } from "../autodiff/adam.ts";
 import { addInto } from "../experts/moments.ts";
 import { shuffled } from "../random.ts";
-import { readDecoderWeights, type DecoderWeights } from "../tuning/decoder.ts";
-import type { StepFigures } from "../tuning/options.ts";
-import { Optimizer, type Parameter, type Rates } from "../tuning/parameters.ts";
-import type { Trainable, TrainingPlan } from "../tuning/train.ts";
+import { readDecoderWeights, type DecoderWeights, type Weight } from "../tuning/decoder.ts";
+import type { StepFigures, TuneEstimate } from "../tuning/options.ts";
+import { ComposedWeight, Optimizer, type Parameter, type Rates } from "../tuning/parameters.ts";
+import { secondRunMs, type Trainable, type TrainingPlan } from "../tuning/train.ts";
 import { batchOf, labelsOf, type TextSequence } from "../tuning/tuning-data.ts";
 import {
   copyAdapter,
-  rankOf,
   stackAdapters,
-  unstack,
   type Adapter,
   AdaptedModel,
-  type RowLabels,
   lossesOfTokens,
   meanLoss,
   newAdapter,
 } from "./adapted-model.ts";
 import { changedProducts } from "./model-graph.ts";
-import type { ResolvedLoraOptions, LoraEstimate } from "./options.ts";
+import type { ResolvedLoraOptions } from "./options.ts";
 
 const MAX_GRADIENT_NORM = 1;
 
@@ -46,18 +43,19 @@ interface AdapterTrainerOptions {
 export class AdapterTrainer implements Trainable<TextSequence> {
   readonly optimizer: Optimizer;
   readonly parameters: readonly Parameter[];
-  readonly #parts: Parts;
+  /** Whole change of each kind of text; one of all text. */
+  readonly #wholes: readonly Adapter[];
   readonly #model: AdaptedModel;
   readonly #options: AdapterTrainerOptions;
 
   constructor(model: AdaptedModel, parts: Parts, options: AdapterTrainerOptions = {}) {
     this.#model = model;
     this.#options = options;
-    this.#parts = parts;
-    this.parameters = [
-      ...parts.shared,
-      ...parts.own.flatMap((adapter, kind) => adapter.map((factor) => ({ ...factor, key: ownKey(kind, factor.key) }))),
-    ];
+    const own = parts.own.map((adapter, kind) =>
+      adapter.map((factor): Weight => ({ ...factor, key: ownKey(kind, factor.key) })),
+    );
+    this.#wholes = own.length > 0 ? own.map((further) => stackAdapters([parts.shared, further])) : [parts.shared];
+    this.parameters = [...parts.shared, ...own.flat()].map((factor) => ({ ...factor, isVector: false }));
     this.optimizer = new Optimizer(this.parameters);
   }
 
@@ -80,9 +78,7 @@ export class AdapterTrainer implements Trainable<TextSequence> {
 
   /** Returns the whole change of a kind of text, as it is now. */
   expertOf(kind: number): Adapter {
-    const { shared, own } = this.#parts;
-    const further = own[kind];
-    return further ? stackAdapters([shared, further]) : copyAdapter(shared);
+    return copyAdapter(this.#wholeOf(kind));
   }
 
   async step(sequences: readonly TextSequence[], rates: Rates, step?: number): Promise<StepFigures> {
@@ -116,7 +112,12 @@ export class AdapterTrainer implements Trainable<TextSequence> {
   async shardGradients(sequences: readonly TextSequence[], stepSequences: number): Promise<ShardGradients> {
     const { sequences: together, sequenceTokens } = this.#model.settings;
     const weight = 1 / (stepSequences * (sequenceTokens - 1));
-    const gradients = gradientSum();
+    const gradients = new Map<string, Float32Array>();
+    const sumOf = ({ key, values }: Weight): Float32Array => {
+      const sum = gradients.get(key) ?? new Float32Array(values.length);
+      gradients.set(key, sum);
+      return sum;
+    };
     let crossEntropy = 0;
     for (const [kind, own] of this.#byExpert(sequences)) {
       for (let from = 0; from < own.length; from += together) {
@@ -125,12 +126,18 @@ export class AdapterTrainer implements Trainable<TextSequence> {
         const batch = batchOf(some.map(unrouted), together);
         const labels = labelsOf(batch, sequenceTokens, weight);
         labels.weights.fill(0, some.length * sequenceTokens);
-        const losses = await this.#addGradients(kind, batch.tokenIds, labels, gradients.add);
+        const whole = this.#wholeOf(kind);
+        const { losses, gradients: slopes } = await this.#model.gradients(whole, batch.tokenIds, labels);
+        for (const factor of whole) {
+          const slope = slopes.get(factor.key)!;
+          if (factor instanceof ComposedWeight) factor.addGradient(slope, sumOf);
+          else addInto(sumOf(factor), slope);
+        }
         losses.forEach((loss, row) => (crossEntropy += loss * labels.weights[row]!));
         await nextTurn();
       }
     }
-    return { crossEntropy, gradients: gradients.sums };
+    return { crossEntropy, gradients };
   }
 
   async losses(sequences: readonly TextSequence[], model: "student" | "teacher"): Promise<readonly number[]> {
@@ -143,11 +150,15 @@ export class AdapterTrainer implements Trainable<TextSequence> {
     return sequences.map((sequence) => known.get(sequence)!);
   }
 
+  #wholeOf(kind: number): Adapter {
+    return this.#wholes[Math.min(kind, this.#wholes.length - 1)]!;
+  }
+
   /** Groups sequences that have the same change. */
   #byExpert(sequences: readonly TextSequence[]): ReadonlyMap<number, readonly TextSequence[]> {
     const groups = new Map<number, TextSequence[]>();
     for (const sequence of sequences) {
-      const kind = this.#parts.own.length > 0 ? sequence.domain : 0;
+      const kind = this.#wholes.length > 1 ? sequence.domain : 0;
       const group = groups.get(kind) ?? [];
       groups.set(kind, group);
       group.push(sequence);
@@ -160,28 +171,6 @@ export class AdapterTrainer implements Trainable<TextSequence> {
     const kinds = [...this.#byExpert(sequences).keys()];
     const isUsed = (key: string): boolean => !isOwnKey(key) || kinds.some((kind) => key.startsWith(ownKey(kind, "")));
     return new Map(this.parameters.filter(({ key }) => isUsed(key)).map(({ key, values }) => [key, values]));
-  }
-
-  async #addGradients(
-    kind: number,
-    tokenIds: Int32Array,
-    labels: RowLabels,
-    add: (key: string, gradient: Float32Array) => void,
-  ): Promise<Float32Array> {
-    const { shared, own } = this.#parts;
-    const further = own[kind];
-    const whole = further ? stackAdapters([shared, further]) : shared;
-    const { losses, gradients } = await this.#model.gradients(whole, tokenIds, labels);
-    for (const factor of whole) {
-      const gradient = gradients.get(factor.key)!;
-      if (!further) add(factor.key, gradient);
-      else {
-        const [before, rank] = [rankOf(shared), rankOf(further)];
-        add(factor.key, unstack(factor, gradient, { before: 0, rank: before }));
-        add(ownKey(kind, factor.key), unstack(factor, gradient, { before, rank }));
-      }
-    }
-    return losses;
   }
 }
 
@@ -213,7 +202,6 @@ export type Course = "first" | "rest" | "all" | { readonly kind: number; readonl
 export interface Schedule {
   /** Steps on the first part of all kinds of text; a multiple of `numKinds`. */
   readonly firstSteps: number;
-  /** Steps on the rest of each kind of text. */
   readonly restSteps: number;
   readonly numKinds: number;
 }
@@ -228,7 +216,6 @@ export function scheduleOf(
   return { firstSteps: first * numKinds, restSteps: stepsOfKind - first, numKinds };
 }
 
-/** Lists all courses of a training. */
 export function coursesOf(
   { sharing, rival }: Pick<ResolvedLoraOptions, "sharing" | "rival">,
   { firstSteps, numKinds }: Schedule,
@@ -252,7 +239,6 @@ export function sequencesOfKind(schedule: Schedule, { batchSequences }: Resolved
   return (totalSteps(schedule) / schedule.numKinds) * batchSequences;
 }
 
-/** Plans a training. */
 export function planOf(course: Course, schedule: Schedule, options: ResolvedLoraOptions): TrainingPlan<TextSequence> {
   const { batchSequences, sequenceTokens, evaluations, learningRate, seed } = options;
   const { firstSteps, restSteps, numKinds } = schedule;
@@ -307,7 +293,6 @@ function sequenceAt(
 
 // Shards of a step: parts of its sequences whose gradients are summed on their own, here or on other machines.
 
-/** Gradients of one shard. */
 export interface ShardGradients {
   /** Sum of the weighted cross-entropies of the shard's tokens. */
   readonly crossEntropy: number;
@@ -325,7 +310,6 @@ export interface WantedStep {
   readonly here: (shard: number) => Promise<ShardGradients>;
 }
 
-/** Gradients of a step. */
 export interface ComputedStep {
   /** Called once for each shard, in their order. */
   readonly read: (shard: number) => Promise<ShardGradients>;
@@ -347,20 +331,6 @@ export function cutShards<Sequence>(sequences: readonly Sequence[], count: numbe
   return Array.from({ length: count }, (_, shard) => sequences.slice(shard * size, (shard + 1) * size));
 }
 
-/** Adds up gradients by key, in the order in which they are given. The first array of each key is kept. */
-function gradientSum(): {
-  readonly sums: ReadonlyMap<string, Float32Array>;
-  readonly add: (key: string, gradient: Float32Array) => void;
-} {
-  const sums = new Map<string, Float32Array>();
-  const add = (key: string, gradient: Float32Array): void => {
-    const sum = sums.get(key);
-    if (sum) addInto(sum, gradient);
-    else sums.set(key, gradient);
-  };
-  return { sums, add };
-}
-
 // Predicts the time and memory of a training of experts by running a few sequences, from which nothing is learned.
 
 /** Time of a forward pass relative to one with gradients; measured. */
@@ -378,18 +348,14 @@ export async function estimateLoras(
   adapter: Adapter,
   training: readonly TextSequence[],
   { schedule, options, trainedParameters, numEvaluated }: LoraAmount,
-): Promise<LoraEstimate> {
+): Promise<TuneEstimate> {
   const { sequences, sequenceTokens } = model.settings;
   const tokenIds = new Int32Array(sequences * sequenceTokens);
   for (let place = 0; place < sequences; place++) {
     tokenIds.set(training[place % training.length]!.tokenIds, place * sequenceTokens);
   }
-  const labels = labelsOf({ tokenIds, experts: new Uint16Array(tokenIds.length) }, sequenceTokens, 1);
-  // The first run also builds the graph and allocates memory.
-  await model.gradients(adapter, tokenIds, labels);
-  const start = performance.now();
-  await model.gradients(adapter, tokenIds, labels);
-  const msPerToken = (performance.now() - start) / tokenIds.length;
+  const labels = labelsOf({ tokenIds }, sequenceTokens, 1);
+  const msPerToken = (await secondRunMs(() => model.gradients(adapter, tokenIds, labels))) / tokenIds.length;
   const { firstSteps, numKinds } = schedule;
   const stepTokens = options.batchSequences * sequenceTokens;
   const rivalSteps = totalSteps(schedule) - (options.sharing === "start" ? firstSteps : 0);

@@ -5,8 +5,8 @@ import { lossesPicture } from "../report/pictures/report-pictures.ts";
 import { decimals, grouped, markdownTable, markdownText, percent, signed } from "../report/verdict.ts";
 import type { Evaluation } from "../tuning/options.ts";
 import { evaluationOf } from "../tuning/train.ts";
-import type { DomainCounts, TextSequence } from "../tuning/tuning-data.ts";
-import type { TuningLosses } from "../tuning/tuning-report.ts";
+import type { TextSequence } from "../tuning/tuning-data.ts";
+import { lossesBeside, trainingFields, type TrainingFacts, type TuningLosses } from "../tuning/tuning-report.ts";
 import { withKeptRouter, type KeptRouter } from "../tuning/tuning-router.ts";
 import { type AdaptedModel, lossesOfTokens, meanLoss, type LossOptions } from "./adapted-model.ts";
 import { totalSteps, type Schedule } from "./adapter-trainer.ts";
@@ -23,31 +23,6 @@ const LABELS = {
   router: "learned router",
 } as const;
 
-/** Results of `tuneLoras`: report.json of the experts' folder. Losses are on held-out text, in nats per token. */
-export interface LoraReport {
-  readonly version: 1;
-  /** Name of the dense model, as given by the user. */
-  readonly model: string;
-  readonly options: ResolvedLoraOptions;
-  /** Numbers that one expert consists of. */
-  readonly trained_parameters: number;
-  /** Tokens that all experts learned from together, and the one for comparison alone. */
-  readonly tokens: number;
-  readonly seconds: number;
-  readonly data: readonly DomainCounts[];
-  readonly experts: readonly ExpertReport[];
-  readonly trainings: readonly TrainingReport[];
-  readonly dense: TuningLosses;
-  /** One expert of the same rank for all kinds; absent unless it was trained. */
-  readonly rival?: TuningLosses;
-  /** Each text with the expert of its kind. */
-  readonly label: TuningLosses;
-  /** Each token with the expert that the learned router chooses. */
-  readonly router: TuningLosses;
-  /** Shares of each kind's held-out tokens that the router sends to each expert and to "none". */
-  readonly routes: Readonly<Record<string, Readonly<Record<string, number>>>>;
-}
-
 /** One expert of the set. */
 export interface ExpertReport {
   readonly name: string;
@@ -63,48 +38,40 @@ export interface TrainingReport {
   readonly curve: readonly { readonly step: number; readonly tokens: number; readonly mean: number }[];
 }
 
-interface LoraFacts {
-  readonly model: string;
-  readonly options: ResolvedLoraOptions;
+interface LoraFacts extends TrainingFacts<ResolvedLoraOptions>, Measurement {
   readonly schedule: Schedule;
-  readonly trainedParameters: number;
-  readonly seconds: number;
-  readonly domains: readonly DomainCounts[];
   readonly trained: TrainedExperts;
-  readonly losses: Readonly<Record<"dense" | "label" | "router", Evaluation>> & { readonly rival?: Evaluation };
-  /** Share of each kind's tokens by expert, "none" first. */
-  readonly routes: readonly (readonly number[])[];
 }
 
-export function loraReport({ options, schedule, domains, trained, losses, ...facts }: LoraFacts): LoraReport {
+/** Results of `tuneLoras`: report.json of the experts' folder. Losses are on held-out text, in nats per token. */
+export type LoraReport = ReturnType<typeof loraReport>;
+
+export function loraReport(facts: LoraFacts) {
+  const { options, schedule, domains, trained, losses } = facts;
   const stepTokens = options.batchSequences * options.sequenceTokens;
   const names = domains.map(({ name }) => name);
-  const lossesOf = ({ mean, losses: all }: Evaluation): TuningLosses => ({
-    mean,
-    above_dense: mean - losses.dense.mean,
-    losses: Object.fromEntries(names.map((name, index) => [name, all[index] ?? NaN])),
-  });
+  const spelt = lossesBeside(domains, losses.dense);
   return {
-    version: 1,
-    model: facts.model,
-    options,
-    trained_parameters: facts.trainedParameters,
+    ...trainingFields(facts),
+    /** Tokens that all experts learned from together, and the one for comparison alone. */
     tokens: totalSteps(schedule) * stepTokens,
-    seconds: facts.seconds,
-    data: domains,
-    experts: names.map((name) => ({ name, folder: `experts/${name}` })),
-    trainings: trained.parts.map(({ stage, name, history }) => ({
+    experts: names.map((name): ExpertReport => ({ name, folder: `experts/${name}` })),
+    trainings: trained.parts.map(({ stage, name, history }): TrainingReport => ({
       stage,
       name,
       dense: history.teacher.mean,
       curve: history.evaluations.map(({ step, mean }) => ({ step, tokens: step * stepTokens, mean })),
     })),
-    dense: lossesOf(losses.dense),
-    ...(losses.rival ? { rival: lossesOf(losses.rival) } : {}),
-    label: lossesOf(losses.label),
-    router: lossesOf(losses.router),
+    dense: spelt(losses.dense),
+    /** One expert of the same rank for all kinds; absent unless it was trained. */
+    ...(losses.rival ? { rival: spelt(losses.rival) } : {}),
+    /** Each text with the expert of its kind. */
+    label: spelt(losses.label),
+    /** Each token with the expert that the learned router chooses. */
+    router: spelt(losses.router),
+    /** Shares of each kind's held-out tokens that the router sends to each expert and to "none". */
     routes: Object.fromEntries(
-      names.map((name, kind) => [
+      names.map((name, kind): [string, Readonly<Record<string, number>>] => [
         name,
         Object.fromEntries(["none", ...names].map((expert, index) => [expert, facts.routes[kind]?.[index] ?? 0])),
       ]),

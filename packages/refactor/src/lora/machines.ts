@@ -3,9 +3,9 @@
 import type { Model } from "@readme-moe/model";
 import type { PassOptions } from "../layers/run-layer.ts";
 import type { RefactorFleet } from "../options.ts";
-import { encodePlan, machinesOf, type WorkPlan } from "../tasks/fit-work.ts";
+import { openPlan, type PlanTasks, type WorkPlan } from "../tasks/fit-work.ts";
 import { arrayOf, type Artefact } from "../tasks/results.ts";
-import { planKey, SharedStore, type TaskStore } from "../tasks/task-runner.ts";
+import type { TaskStore } from "../tasks/task-runner.ts";
 import type { TextSequence } from "../tuning/tuning-data.ts";
 import {
   type Course,
@@ -16,11 +16,9 @@ import {
   coursesOf,
   planOf,
   scheduleOf,
-  type Schedule,
   cutShards,
   changesOf,
   openTrainingModel,
-  type TrainingModel,
   type ShardGradients,
 } from "./adapter-trainer.ts";
 import { type ResolvedLoraOptions, resolveLoraOptions } from "./options.ts";
@@ -33,7 +31,6 @@ interface TrainingText {
   readonly training: readonly TextSequence[];
 }
 
-/** A training on the machines of a fleet. */
 interface FleetTraining {
   /** Returns what computes the gradients of a course. */
   readonly computeOf: (course: Course) => ComputeStep;
@@ -45,25 +42,12 @@ interface FleetTraining {
 export async function openFleetTraining(
   fleet: RefactorFleet,
   { options, numKinds, training }: TrainingText,
-  {
-    fingerprint,
-    threads,
-    signal,
-  }: {
-    /** Fingerprint of the model's files. */
-    readonly fingerprint: string;
-    readonly threads: number | undefined;
-    readonly signal: AbortSignal | undefined;
-  },
+  run: Parameters<typeof openPlan>[2] & { readonly signal: AbortSignal | undefined },
 ): Promise<FleetTraining> {
-  const { artefacts } = fleet;
-  const machines = await machinesOf(fingerprint, threads);
   const groups = Array.from({ length: numKinds }, (_, kind) =>
     training.filter(({ domain }) => domain === kind).map(({ tokenIds }) => tokenIds),
   );
-  const { id: plan, bytes } = encodePlan({ kind: "low-rank", options, groups }, machines);
-  const store = new SharedStore(artefacts, plan);
-  await artefacts.put(planKey(plan), bytes);
+  const { plan, machines, store, removePlan } = await openPlan(fleet, { kind: "low-rank", options, groups }, run);
   const shards = [...Array(options.shards).keys()];
 
   const removeStep = async (course: Course, step: number): Promise<void> => {
@@ -83,7 +67,7 @@ export async function openFleetTraining(
       }
       return true;
     };
-    await fleet.run({ machines, plan, tasks: shards.map(nameOf), isDone, signal });
+    await fleet.run({ machines, plan, tasks: shards.map(nameOf), isDone, signal: run.signal });
     return {
       read: async (shard) => {
         const result = await store.read(nameOf(shard));
@@ -94,7 +78,7 @@ export async function openFleetTraining(
   };
   return {
     computeOf: (course) => (wanted) => runStep(course, wanted),
-    close: () => artefacts.remove(planKey(plan)),
+    close: removePlan,
   };
 }
 
@@ -106,72 +90,51 @@ interface TaskMachine {
   readonly run: PassOptions;
 }
 
-/** Tasks of one training. */
-export class LoraTasks {
-  readonly #machine: TaskMachine;
-  readonly #training: TrainingModel;
-  readonly #options: ResolvedLoraOptions;
-  readonly #schedule: Schedule;
-  readonly #sequences: readonly TextSequence[];
-  /** Training of the last task. */
-  #open: { readonly name: string; readonly trainer: AdapterTrainer } | undefined;
-
-  private constructor(machine: TaskMachine, plan: WorkPlan, options: ResolvedLoraOptions, training: TrainingModel) {
-    this.#machine = machine;
-    this.#training = training;
-    this.#options = options;
-    this.#schedule = scheduleOf(options, plan.groups.length);
-    this.#sequences = plan.groups.flatMap((group, domain) => group.map((tokenIds) => ({ tokenIds, domain })));
-  }
-
-  /**
-   * Reads the model for the tasks of a plan.
-   *
-   * @throws {TypeError | RangeError} on options that no training has
-   */
-  static async open(plan: WorkPlan, machine: TaskMachine): Promise<LoraTasks> {
-    const options = resolveLoraOptions(plan.options, plan.groups.length);
-    return new LoraTasks(machine, plan, options, await openTrainingModel(machine.model, options, machine.run.threads));
-  }
-
-  /** Computes the gradients of a shard and stores them; does nothing if they are there, or if their step is over. */
-  async run(name: string): Promise<void> {
-    const { store } = this.#machine;
-    const shards = this.#options.shards;
-    const courses = coursesOf(this.#options, this.#schedule);
-    const task = parseGradientTask(name, { courses, shards, stepsOf: (course) => this.#planOf(course).steps });
-    const result = gradientTaskName(task);
-    if (await store.has(result)) return;
-    const valuesKey = valuesName(task.course, task.step);
-    const values = await store.read(valuesKey);
-    if (!values) return;
-    const trainer = this.#trainerOf(task.course);
-    trainer.setValues(readValues(values));
-    const sequences = this.#planOf(task.course).batch(this.#sequences, task.step);
-    const gradients = await trainer.shardGradients(cutShards(sequences, shards)[task.shard] ?? [], sequences.length);
-    // Another machine may have done the task of one that was thought dead, and nobody removes a result behind its step.
-    if (await store.has(valuesKey)) await store.write(result, gradientsArtefact(gradients));
-  }
-
-  dispose = (): Promise<void> => this.#training.adapted.dispose();
-
-  #planOf(course: Course) {
-    return planOf(course, this.#schedule, this.#options);
-  }
-
-  #trainerOf(course: Course): AdapterTrainer {
+/**
+ * Reads the model for the tasks of a plan.
+ *
+ * @throws {TypeError | RangeError} on options that no training has
+ */
+export async function openLoraTasks(plan: WorkPlan, { model, store, run }: TaskMachine): Promise<PlanTasks> {
+  const options = resolveLoraOptions(plan.options, plan.groups.length);
+  const { shards } = options;
+  const schedule = scheduleOf(options, plan.groups.length);
+  const sequences = plan.groups.flatMap((group, domain) => group.map((tokenIds) => ({ tokenIds, domain })));
+  const training = await openTrainingModel(model, options, run.threads);
+  const courses = coursesOf(options, schedule);
+  const stepsOf = (course: Course): number => planOf(course, schedule, options).steps;
+  // Training of the last task.
+  let open: { readonly name: string; readonly trainer: AdapterTrainer } | undefined;
+  const trainerOf = (course: Course): AdapterTrainer => {
     const name = phaseName(course);
-    if (this.#open?.name === name) return this.#open.trainer;
-    const changes = changesOf(course, this.#training, { ...this.#options, numKinds: this.#schedule.numKinds });
-    const trainer = new AdapterTrainer(this.#training.adapted, changes, { signal: this.#machine.run.signal });
-    this.#open = { name, trainer };
+    if (open?.name === name) return open.trainer;
+    const changes = changesOf(course, training, { ...options, numKinds: schedule.numKinds });
+    const trainer = new AdapterTrainer(training.adapted, changes, { signal: run.signal });
+    open = { name, trainer };
     return trainer;
-  }
+  };
+  return {
+    // Does nothing if the gradients are there, or if their step is over.
+    run: async (name) => {
+      const task = parseGradientTask(name, { courses, shards, stepsOf });
+      const result = gradientTaskName(task);
+      if (await store.has(result)) return;
+      const valuesKey = valuesName(task.course, task.step);
+      const values = await store.read(valuesKey);
+      if (!values) return;
+      const trainer = trainerOf(task.course);
+      trainer.setValues(readValues(values));
+      const own = planOf(task.course, schedule, options).batch(sequences, task.step);
+      const gradients = await trainer.shardGradients(cutShards(own, shards)[task.shard] ?? [], own.length);
+      // Another machine may have done the task of one that was thought dead. Nobody removes results behind a step.
+      if (await store.has(valuesKey)) await store.write(result, gradientsArtefact(gradients));
+    },
+    dispose: () => training.adapted.dispose(),
+  };
 }
 
 // Names of what machines share in a training: a step's parameters, and a task for the gradients of each of its shards.
 
-/** Task that computes the gradients of one shard of a step. */
 interface GradientTask {
   readonly course: Course;
   /** Number of the step, from 0. */
@@ -197,7 +160,6 @@ export function gradientTaskName({ course, step, shard }: GradientTask): string 
 
 /** Numbers that limit those of tasks. */
 interface GradientBounds {
-  /** Courses of the training. */
   readonly courses: readonly Course[];
   readonly stepsOf: (course: Course) => number;
   readonly shards: number;
@@ -228,12 +190,12 @@ function gradientsArtefact({ crossEntropy, gradients }: ShardGradients): Artefac
 }
 
 function readGradients(artefact: Artefact): ShardGradients {
-  const [crossEntropy = NaN] = arrayOf(artefact, CROSS_ENTROPY, "f64");
+  const [crossEntropy = NaN] = arrayOf(artefact, CROSS_ENTROPY, "F64");
   const names = [...artefact.keys()].filter((name) => name !== CROSS_ENTROPY);
   return { crossEntropy, gradients: readValues(artefact, names) };
 }
 
 /** Reads arrays by name. @throws {TypeError} when one is not float32 */
 function readValues(artefact: Artefact, names: Iterable<string> = artefact.keys()): ReadonlyMap<string, Float32Array> {
-  return new Map(Array.from(names, (name) => [name, arrayOf(artefact, name, "f32")]));
+  return new Map(Array.from(names, (name) => [name, arrayOf(artefact, name, "F32")]));
 }

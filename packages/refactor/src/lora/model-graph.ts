@@ -3,7 +3,7 @@
 
 import { layerConfig, type ModelConfig } from "@readme-moe/model";
 import type { LoraFactor } from "../autodiff/arithmetic.ts";
-import { TapeOperations, type TapeWeights } from "../autodiff/layer-operations.ts";
+import { TapeOperations, type TapeWeights, tapeWeights } from "../autodiff/layer-operations.ts";
 import { headLosses } from "../autodiff/losses.ts";
 import { Tape, type Tensor } from "../autodiff/tape.ts";
 import * as decoder from "../graphs/decoder-layer.ts";
@@ -58,7 +58,7 @@ export function modelGraph(options: ModelGraphOptions): Graph {
   let x = tape.data(EMBEDDED, "float32", [rows, hiddenSize]);
   for (let index = 0; index < numLayers; index++) {
     const half = (name: Product["half"]): TapeOperations => {
-      const weights = new HalfWeights(tape, options, { prefix: graphName(index, name, ""), change });
+      const weights = halfWeights(tape, options, graphName(index, name, ""), change);
       return new TapeOperations(tape, weights, config, { layer: layerConfig(config, index), sequenceTokens });
     };
     x = decoder.attentionHalf(half("attention"), config, x);
@@ -77,47 +77,23 @@ export function modelGraph(options: ModelGraphOptions): Graph {
   if (result === "losses") return g.build();
   const weights = tape.data(WEIGHTS, "float32", [rows, 1]);
   const taught = teacherShare > 0 ? tape.data(TAUGHT, "float32", [rows, hiddenSize]) : undefined;
-  return tape.build(loss({ weights, taught, teacherShare }));
+  return tape.build(loss({ weights, taught, teacherShare, labelShare: 1 }).loss);
 }
 
-/** Weights of one half of a layer, each declared as an input when it is first used. */
-class HalfWeights implements TapeWeights {
-  readonly change: LoraFactor;
-  readonly #tape: Tape;
-  readonly #options: ModelGraphOptions;
-  readonly #prefix: string;
-  readonly #made = new Map<string, Tensor>();
-
-  constructor(
-    tape: Tape,
-    options: ModelGraphOptions,
-    { prefix, change }: { readonly prefix: string; readonly change: LoraFactor },
-  ) {
-    this.#tape = tape;
-    this.#options = options;
-    this.#prefix = prefix;
-    this.change = change;
-  }
-
-  has(name: string): boolean {
-    const { frozen, factors } = this.#options;
-    return frozen.has(this.#prefix + name) || factors.has(this.#prefix + name);
-  }
-
-  get(name: string): Tensor {
-    const made = this.#made.get(name) ?? this.#declare(this.#prefix + name);
-    this.#made.set(name, made);
-    return made;
-  }
-
-  #declare(name: string): Tensor {
-    const { frozen, factors, result } = this.#options;
-    const factor = factors.get(name);
-    const shape = factor ?? frozen.get(name);
-    if (!shape) throw new TypeError(`Expected a weight \`${name}\`, got none`);
-    const isTrained = factor !== undefined && result === "gradients";
-    return isTrained ? this.#tape.parameter(name, shape) : this.#tape.data(name, "float32", shape);
-  }
+/** Makes inputs of the weights of one half of a layer. */
+function halfWeights(
+  tape: Tape,
+  { frozen, factors, result }: ModelGraphOptions,
+  prefix: string,
+  change: LoraFactor,
+): TapeWeights {
+  const own = [...frozen, ...factors].filter(([name]) => name.startsWith(prefix));
+  const shapes = new Map(own.map(([name, shape]) => [name.slice(prefix.length), shape]));
+  const declare = (name: string, shape: readonly number[]): Tensor =>
+    result === "gradients" && factors.has(prefix + name)
+      ? tape.parameter(prefix + name, shape)
+      : tape.data(prefix + name, "float32", shape);
+  return tapeWeights(shapes, declare, change);
 }
 
 // The products of a layer that experts of low rank change, by their names in graphs and in PEFT's files.

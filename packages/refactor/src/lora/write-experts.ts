@@ -78,7 +78,6 @@ function peftTensors(adapter: Adapter, { products }: AdapterShape): readonly Saf
   });
 }
 
-/** Returns adapter_config.json. */
 function peftConfig({ rank, alpha, products, base }: AdapterShape): Readonly<Record<string, unknown>> {
   return {
     peft_type: "LORA",

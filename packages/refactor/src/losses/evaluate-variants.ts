@@ -3,27 +3,25 @@
 
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { type Model, openModel } from "@readme-moe/model";
-import { linear } from "../autodiff/arithmetic.ts";
-import { rmsNorm } from "../autodiff/layer-operations.ts";
-import { ANY_ROWS, Tape, type Tensor } from "../autodiff/tape.ts";
 import type { LayerExperts } from "../experts/select.ts";
-import type { Graph } from "../graphs/graph-builder.ts";
-import * as operators from "../graphs/operators.ts";
-import { GraphSession, type GraphTensor } from "../graphs/session.ts";
+import { floatOutput } from "../graphs/session.ts";
 import type { RefactorJob } from "../job/refactor-job.ts";
 import { readFamily } from "../job/work-folder.ts";
+import { expertGraph, layerSource } from "../layers/layer-graphs.ts";
 import {
-  attentionGraph,
-  denseLayerGraph,
-  errorsGraph,
-  expertGraph,
-  layerSource,
-  pickRows,
-  type LayerSource,
-} from "../layers/layer-graphs.ts";
-import { floats, type Goal, type PassOptions, TokenStream } from "../layers/run-layer.ts";
+  addErrors,
+  type Goal,
+  type LayerPass,
+  type PassOptions,
+  runAttention,
+  runDense,
+  TokenStream,
+  withSession,
+} from "../layers/run-layer.ts";
+import { pickRows } from "../linear-algebra/matrix.ts";
 import { errorShareOf } from "../options.ts";
 import { withKernelRouter } from "../router-training/routes.ts";
+import { crossEntropies, GraphPool, readWeight } from "../tuning/decoder.ts";
 
 /** Experts made in one way. */
 interface Family {
@@ -54,25 +52,12 @@ interface EvaluationOptions extends PassOptions {
 /** Mean losses by domain, in nats; `NaN` for domains without sequences. */
 export type DomainLosses = readonly number[];
 
-/** Rows of logits that are in memory together. */
-const HEAD_ROWS = 256;
-
-interface Evaluation {
-  readonly model: Pick<Model, "config" | "weights">;
-  readonly stream: TokenStream;
-  readonly options: EvaluationOptions;
-}
-
 /** Hidden states of some sequences on their way through a model. */
 interface Walker {
-  readonly id: string;
-  readonly sequences: readonly number[];
-  readonly hidden: Float32Array;
-}
-
-interface ExpertWalker extends Walker {
   readonly family: Family;
   readonly variant: Variant;
+  readonly sequences: readonly number[];
+  readonly hidden: Float32Array;
 }
 
 /** @returns losses by `id` of each variant, and of `"dense"` */
@@ -82,97 +67,98 @@ async function evaluateVariants(
   families: readonly Family[],
   options: EvaluationOptions,
 ): Promise<ReadonlyMap<string, DomainLosses>> {
-  const evaluation = { model, stream, options };
-  const embedded = await stream.embed(model);
+  const { numLayers, hiddenSize } = model.config;
+  const { withDense = true, errorShare } = options;
+  const dense = await stream.embed(model);
   const everything = [...stream.sequences.keys()];
-  const walkers = families.flatMap((family) =>
-    family.variants.map((variant): ExpertWalker => {
-      const { id, sequences = everything } = variant;
-      return { id, family, variant, sequences, hidden: stream.pick(embedded, sequences) };
-    }),
+  const chosen = families.flatMap((family) =>
+    family.variants.map((variant) => ({ family, variant, sequences: variant.sequences ?? everything })),
   );
-  const dense = (options.withDense ?? true) && { id: "dense", sequences: everything, hidden: embedded };
-  const { numLayers } = model.config;
+  // All of them pass through one graph of attention.
+  const all = chosen.flatMap(({ sequences }) => sequences);
+  const together = new TokenStream(model.config, [all.map((index) => stream.sequences[index]!)], 1);
+  const hidden = stream.pick(dense, all);
+  let end = 0;
+  const walkers = chosen.map((one): Walker => {
+    const start = end;
+    end += one.sequences.length * stream.sequenceTokens * hiddenSize;
+    return { ...one, hidden: hidden.subarray(start, end) };
+  });
+  let goal: Goal = { rows: new Float32Array(), weights: new Float32Array() };
   for (let index = 0; index < numLayers; index++) {
-    await walkLayer(evaluation, layerSource(model, index), dense, walkers);
+    const source = layerSource(model, index);
+    if (withDense) ({ goal } = await runDense({ source, stream, options }, dense, errorShare));
+    await runAttention({ source, stream: together, options }, hidden);
+    for (const family of families) {
+      const pass = { source, stream, options };
+      const own = walkers.filter((walker) => walker.family === family);
+      await walkExperts(pass, { experts: await family.layer(index), goal, errorShare }, own);
+    }
     options.onLayer?.(index + 1, numLayers);
   }
-  const losses = new Map<string, DomainLosses>();
-  await withSession(lossGraph(model), options, async (session) => {
-    for (const walker of dense ? [dense, ...walkers] : walkers) {
-      losses.set(walker.id, await lossesOf(session, evaluation, walker));
-    }
-  });
-  return losses;
+  const pool = new GraphPool(model.config, stream.sequenceTokens, options.threads);
+  try {
+    const { head, finalNorm } = model.weights;
+    const weights = {
+      head: await head.store.readFloats(head.name),
+      finalNorm: await readWeight(finalNorm, "backbone"),
+    };
+    const losses = new Map<string, DomainLosses>();
+    const lossesOf = async (id: string, states: Float32Array, sequences: readonly number[]): Promise<void> => {
+      const means = await meanLosses(stream, sequences, (place, ids) => {
+        options.signal?.throwIfAborted();
+        const size = stream.sequenceTokens * hiddenSize;
+        return crossEntropies(pool, states.subarray(place * size, (place + 1) * size), weights, ids);
+      });
+      losses.set(id, means);
+    };
+    if (withDense) await lossesOf("dense", dense, everything);
+    for (const walker of walkers) await lossesOf(walker.variant.id, walker.hidden, walker.sequences);
+    return losses;
+  } finally {
+    await pool.dispose();
+  }
 }
 
-async function walkLayer(
-  { stream, options }: Evaluation,
-  source: LayerSource,
-  dense: Walker | false,
-  walkers: readonly ExpertWalker[],
-): Promise<void> {
-  const { hiddenSize, sequenceTokens } = stream;
-  const perSequence = sequenceTokens * hiddenSize;
-  const goal = { rows: new Float32Array(stream.numTokens * hiddenSize), weights: new Float32Array(stream.numTokens) };
-  const run = (
-    graph: Graph,
-    walking: readonly Walker[],
-    onOutputs: (outputs: Outputs, own: Float32Array, place: number) => void,
-  ): Promise<void> =>
-    withSession(graph, options, async (session) => {
-      for (const { hidden, sequences } of walking) {
-        for (const place of sequences.keys()) {
-          options.signal?.throwIfAborted();
-          const own = hidden.subarray(place * perSequence, (place + 1) * perSequence);
-          const feeds = { hidden: { data: own, dims: [sequenceTokens, hiddenSize] } };
-          onOutputs(await session.run(feeds), own, place);
-        }
-        await nextTurn();
-      }
-    });
-  if (dense) {
-    await run(denseLayerGraph(source, options.errorShare, sequenceTokens), [dense], (outputs, own, place) => {
-      own.set(floats(outputs, "next"));
-      goal.rows.set(floats(outputs, "goal"), place * perSequence);
-      goal.weights.set(floats(outputs, "weights"), place * sequenceTokens);
-    });
+/** Averages the losses of some sequences by domain. @param lossesOf - computes those of rows with given next tokens */
+async function meanLosses(
+  { sequences: all, domains, sequenceTokens }: TokenStream,
+  sequences: readonly number[],
+  lossesOf: (place: number, ids: Int32Array) => Promise<Float32Array>,
+): Promise<DomainLosses> {
+  const sums = Array.from({ length: Math.max(...domains) + 1 }, () => ({ nats: 0, tokens: 0 }));
+  for (const [place, index] of sequences.entries()) {
+    const ids = new Int32Array(sequenceTokens);
+    ids.set(all[index]!.subarray(1));
+    const sum = sums[domains[index]!]!;
+    // Nothing follows the last token.
+    for (const loss of (await lossesOf(place, ids)).subarray(0, -1)) sum.nats += loss;
+    sum.tokens += sequenceTokens - 1;
+    await nextTurn();
   }
-  await run(attentionGraph(source, sequenceTokens), walkers, (outputs, own) => own.set(floats(outputs, "attended")));
-  for (const family of new Set(walkers.map((walker) => walker.family))) {
-    const layer = { source, experts: await family.layer(source.index), goal };
-    const own = walkers.filter((walker) => walker.family === family);
-    await walkExperts({ stream, options }, layer, own);
-  }
+  return sums.map(({ nats, tokens }) => nats / tokens);
 }
 
 /** Runs the walkers of one family from the attention's output through their experts. */
 async function walkExperts(
-  { stream, options }: Pick<Evaluation, "stream" | "options">,
-  { source, experts, goal }: { readonly source: LayerSource; readonly experts: LayerExperts; readonly goal: Goal },
-  walkers: readonly ExpertWalker[],
+  { source, stream, options }: LayerPass,
+  layer: { readonly experts: LayerExperts; readonly goal: Goal; readonly errorShare: number },
+  walkers: readonly Walker[],
 ): Promise<void> {
+  const { experts, goal, errorShare: share } = layer;
   const { hiddenSize, sequenceTokens } = stream;
+  const numExperts = experts.experts.length;
   const routes = new Map<Walker, Uint16Array>();
-  const measured = walkers.filter(({ variant }) => variant.routes === "free" || variant.onErrors);
-  if (measured.length > 0) {
-    await withSession(errorsGraph(source, experts, options.errorShare), options, async (session) => {
-      for (const walker of measured) {
-        const numTokens = walker.sequences.length * sequenceTokens;
-        const outputs = await session.run({
-          attended: { data: walker.hidden, dims: [numTokens, hiddenSize] },
-          goal: { data: stream.pick(goal.rows, walker.sequences), dims: [numTokens, hiddenSize] },
-          weights: { data: stream.pick(goal.weights, walker.sequences), dims: [numTokens, 1] },
-        });
-        const errors = floats(outputs, "errors");
-        walker.variant.onErrors?.(errors);
-        if (walker.variant.routes === "free") routes.set(walker, cheapestExperts(errors, experts.experts.length));
-      }
-    });
-  }
   for (const walker of walkers) {
-    const { routes: given } = walker.variant;
+    const { routes: given, onErrors } = walker.variant;
     if (given !== "free") routes.set(walker, pickRoutes(given, walker.sequences, sequenceTokens));
+    if (given !== "free" && !onErrors) continue;
+    // These walkers take all sequences.
+    const costs = new Float32Array(stream.numTokens * numExperts);
+    const inputs = { attended: walker.hidden, goal };
+    await addErrors({ source, stream, options }, inputs, experts, { share, costs, wants: () => true });
+    onErrors?.(costs);
+    if (given === "free") routes.set(walker, cheapestExperts(costs, numExperts));
   }
   for (const expert of experts.experts.keys()) {
     await withSession(expertGraph(source, experts, expert), options, async (session) => {
@@ -182,7 +168,7 @@ async function walkExperts(
         if (tokens.length === 0) continue;
         const rows = pickRows(hidden, tokens, hiddenSize);
         const outputs = await session.run({ attended: { data: rows, dims: [tokens.length, hiddenSize] } });
-        const next = floats(outputs, "hidden");
+        const next = floatOutput(outputs, "hidden");
         tokens.forEach((token, i) =>
           hidden.set(next.subarray(i * hiddenSize, (i + 1) * hiddenSize), token * hiddenSize),
         );
@@ -190,55 +176,6 @@ async function walkExperts(
       await nextTurn();
     });
   }
-}
-
-async function lossesOf(
-  session: GraphSession,
-  { stream, options }: Evaluation,
-  { hidden, sequences }: Walker,
-): Promise<DomainLosses> {
-  const { hiddenSize, sequenceTokens, domains } = stream;
-  const sums = Array.from({ length: Math.max(...domains) + 1 }, () => ({ nats: 0, tokens: 0 }));
-  for (const [place, index] of sequences.entries()) {
-    const [ids, sum] = [stream.sequences[index]!, sums[domains[index]!]!];
-    for (let from = 0; from < sequenceTokens - 1; from += HEAD_ROWS) {
-      options.signal?.throwIfAborted();
-      const end = Math.min(from + HEAD_ROWS, sequenceTokens - 1);
-      const start = (place * sequenceTokens + from) * hiddenSize;
-      const outputs = await session.run({
-        hidden: {
-          data: hidden.subarray(start, start + (end - from) * hiddenSize),
-          dims: [end - from, hiddenSize],
-        },
-        targets: { data: BigInt64Array.from(ids.subarray(from + 1, end + 1), BigInt), dims: [end - from, 1] },
-      });
-      for (const logProb of floats(outputs, "target_log_probs")) sum.nats -= logProb;
-      sum.tokens += end - from;
-    }
-    await nextTurn();
-  }
-  return sums.map(({ nats, tokens }) => nats / tokens);
-}
-
-/**
- * Computes the next token's log-probability from hidden states after the last layer. Inputs: `hidden` float32
- * `[rows, hiddenSize]`, `targets` int64 `[rows, 1]`. Output: `target_log_probs` `[rows]`.
- */
-function lossGraph({ config, weights }: Evaluation["model"]): Graph {
-  const { GatherElements, Mul, ReduceLogSumExp, Squeeze, Sub } = operators;
-  const tape = new Tape("loss");
-  const g = tape.graph;
-  const weight = (name: string, ref: typeof weights.head): Tensor =>
-    tape.weight(name, ref.shape, () => ref.store.readFloats(ref.name));
-  const hidden = tape.data("hidden", "float32", [ANY_ROWS, config.hiddenSize]);
-  const numbers = { epsilon: config.rmsNormEpsilon, offset: config.normOffset };
-  const normed = rmsNorm(tape, hidden, weight("final_norm", weights.finalNorm), numbers);
-  const product = linear(tape, normed, weight("head", weights.head)).value;
-  const logits = config.logitScale === 1 ? product : Mul(g, product, g.float(config.logitScale));
-  const targetLogits = GatherElements(g, logits, g.input("targets", "int64", ["rows", 1]), 1);
-  const logProbs = Sub(g, Squeeze(g, targetLogits, [1]), ReduceLogSumExp(g, logits, 1));
-  g.output("target_log_probs", logProbs, "float32", ["rows"]);
-  return g.build();
 }
 
 function pickRoutes(routes: Uint16Array, sequences: readonly number[], sequenceTokens: number): Uint16Array {
@@ -264,21 +201,6 @@ function cheapestExperts(costs: Float32Array, numExperts: number): Uint16Array {
     return best;
   });
 }
-
-async function withSession(
-  graph: Graph,
-  { threads }: PassOptions,
-  use: (session: GraphSession) => Promise<void>,
-): Promise<void> {
-  const session = await GraphSession.open(graph, { threads });
-  try {
-    await use(session);
-  } finally {
-    await session.dispose();
-  }
-}
-
-type Outputs = Readonly<Record<string, GraphTensor>>;
 
 // Measures a written model on held-out text: with its own router's routes, and beside everything it is compared with.
 

@@ -17,15 +17,20 @@ export function verdictOf(report: Measured): readonly string[] {
   const sentences = [
     ours && againstDense(ours),
     ours && againstStatic(ours, row("static"), report),
-    routerCost(difference(ours, oracle)),
-    refittingGain(difference(row("paper"), oracle ?? ours)),
-    choiceGain(difference(row("random"), oracle ?? ours)),
-    headroom(difference(ours, row("oracle_token"))),
+    sayOf(routerCost, difference(ours, oracle)),
+    sayOf(refittingGain, difference(row("paper"), oracle ?? ours)),
+    sayOf(choiceGain, difference(row("random"), oracle ?? ours)),
+    sayOf(headroom, difference(ours, row("oracle_token"))),
     specialists(report),
     unusedExperts(report),
     fewTokens(report),
   ];
   return sentences.filter((sentence) => sentence !== undefined);
+}
+
+/** Says something about a difference that was measured. */
+function sayOf(say: (nats: number) => string | undefined, nats: number | undefined): string | undefined {
+  return nats === undefined ? undefined : say(nats);
 }
 
 function againstDense({ above_dense: cost, ffn_share: share }: LossRow): string {
@@ -50,31 +55,24 @@ function againstStatic(ours: LossRow, single: LossRow | undefined, { data }: Mea
   return `This model is ${decimals(gain)} nats better than ${rival} ${means}.${except}`;
 }
 
-function routerCost(cost: number | undefined): string | undefined {
-  if (cost === undefined) return undefined;
+function routerCost(cost: number): string {
   const rival = "choosing the expert by each document's domain";
   if (Math.abs(cost) < NOTHING) return `The router is as good as ${rival}.`;
-  return cost > 0
-    ? `The router is ${decimals(cost)} nats worse than ${rival}.`
-    : `The router is ${decimals(-cost)} nats better than ${rival}.`;
+  return `The router is ${decimals(Math.abs(cost))} nats ${cost > 0 ? "worse" : "better"} than ${rival}.`;
 }
 
-function refittingGain(gain: number | undefined): string | undefined {
-  if (gain === undefined) return undefined;
-  return gain >= NOTHING
-    ? `Selecting and refitting neurons is ${decimals(gain)} nats better than the paper's selection.`
-    : "Selecting and refitting neurons is no better than the paper's selection.";
+function refittingGain(gain: number): string {
+  const better = gain >= NOTHING ? `${decimals(gain)} nats better` : "no better";
+  return `Selecting and refitting neurons is ${better} than the paper's selection.`;
 }
 
-function choiceGain(gain: number | undefined): string | undefined {
-  if (gain === undefined) return undefined;
-  return gain >= NOTHING
-    ? `Experts of randomly chosen neurons, refitted in the same way, are ${decimals(gain)} nats worse.`
-    : "Experts of randomly chosen neurons, refitted in the same way, are as good: the selection does not matter here.";
+function choiceGain(gain: number): string {
+  const found = gain >= NOTHING ? `${decimals(gain)} nats worse` : "as good: the selection does not matter here";
+  return `Experts of randomly chosen neurons, refitted in the same way, are ${found}.`;
 }
 
-function headroom(gap: number | undefined): string | undefined {
-  if (gap === undefined || gap < NOTHING) return undefined;
+function headroom(gap: number): string | undefined {
+  if (gap < NOTHING) return undefined;
   return `A router that chose the best expert for every token would be ${decimals(gap)} nats better.`;
 }
 

@@ -9,12 +9,13 @@ import {
 } from "@readme-moe/model";
 import { argmaxRoute } from "@readme-moe/router";
 import { ADAM, adamRows, adamStep, clipGradients, zeroMoments, type RowGradients } from "../autodiff/adam.ts";
-import { add, silu, linear, matmul, matmulTransposed, reshape, transpose } from "../autodiff/arithmetic.ts";
-import { causalSoftmax, rmsNorm, rotary, rotaryTables } from "../autodiff/layer-operations.ts";
+import { add, silu, linear, reshape } from "../autodiff/arithmetic.ts";
+import { causalAttention, rmsNorm, rotary, rotaryTables } from "../autodiff/layer-operations.ts";
 import { crossEntropy } from "../autodiff/losses.ts";
 import { gradientName, Tape, type Tensor } from "../autodiff/tape.ts";
 import type { Graph } from "../graphs/graph-builder.ts";
-import { GraphSession, type GraphTensor } from "../graphs/session.ts";
+import { floatOutput, type GraphTensor, SessionPool } from "../graphs/session.ts";
+import { pickRows } from "../linear-algebra/matrix.ts";
 import { shuffled } from "../random.ts";
 import type { RouterExample } from "./routes.ts";
 
@@ -27,46 +28,32 @@ const LENGTH_STEP = 128;
 /** Settings of a step's learning. */
 interface Rates {
   readonly learningRate: number;
-  /** Weight decay of matrices and the embedding. */
   readonly weightDecay: number;
 }
 
 export class RouterTrainer {
   readonly parameters: RouterParameters;
   readonly #config: RouterConfig;
-  readonly #threads: number | undefined;
-  readonly #training: GraphSession;
-  readonly #predictions = new Map<number, GraphSession>();
+  readonly #pool: SessionPool;
+  readonly #shape: BatchShape;
   readonly #arrays;
   readonly #embedding;
 
-  private constructor(
-    config: RouterConfig,
-    parameters: RouterParameters,
-    training: GraphSession,
-    threads: number | undefined,
-  ) {
+  /**
+   * @param parameters - of `routerShapes`, and `EMBEDDING`; training changes them in place
+   * @param shape - of batches that are learned from
+   */
+  constructor(config: RouterConfig, parameters: RouterParameters, shape: BatchShape, threads: number | undefined) {
     this.parameters = parameters;
     this.#config = config;
-    this.#training = training;
-    this.#threads = threads;
+    this.#shape = shape;
+    this.#pool = new SessionPool({ threads });
     const trained = (name: string) => {
       const values = parameters.get(name) ?? new Float32Array(0);
       return { name, values, ...zeroMoments(values.length) };
     };
     this.#arrays = Array.from(routerShapes(config), ([name, dims]) => ({ ...trained(name), dims }));
     this.#embedding = { ...trained(EMBEDDING), steps: new Float32Array(config.vocabSize) };
-  }
-
-  /** @param parameters - of `routerShapes`, and `EMBEDDING`; training changes them in place */
-  static async open(
-    config: RouterConfig,
-    parameters: RouterParameters,
-    shape: BatchShape,
-    threads: number | undefined,
-  ): Promise<RouterTrainer> {
-    const training = await GraphSession.open(trainingGraph(config, shape), { threads });
-    return new RouterTrainer(config, parameters, training, threads);
   }
 
   /** All arrays that a step changes, by name. */
@@ -81,12 +68,13 @@ export class RouterTrainer {
   /** Learns from one batch. @param step - counts from 1 @returns the batch's loss, see `crossEntropy` */
   async learn({ tokenIds, targets }: RouterBatch, step: number, rates: Rates): Promise<number> {
     const { numExperts, embeddingSize } = this.#config;
-    const outputs = await this.#training.run({
+    const session = await this.#pool.get("training", () => trainingGraph(this.#config, this.#shape));
+    const outputs = await session.run({
       ...this.#feeds(tokenIds),
       targets: { data: targets, dims: [tokenIds.length, numExperts] },
     });
-    const gradients = this.#arrays.map(({ name }) => floats(outputs, gradientName(name)));
-    const embedding = sumByToken(tokenIds, floats(outputs, gradientName(EMBEDDED)), embeddingSize);
+    const gradients = this.#arrays.map(({ name }) => floatOutput(outputs, gradientName(name)));
+    const embedding = sumByToken(tokenIds, floatOutput(outputs, gradientName(EMBEDDED)), embeddingSize);
     clipGradients([...gradients, embedding.gradient], MAX_GRADIENT_NORM);
     const options = { ...ADAM, ...rates };
     gradients.forEach((gradient, index) => {
@@ -106,29 +94,19 @@ export class RouterTrainer {
   /** Returns the logits of one text, `[tokens, numExperts]`. */
   async logits(tokenIds: Int32Array): Promise<Float32Array> {
     const length = Math.ceil(tokenIds.length / LENGTH_STEP) * LENGTH_STEP;
-    let session = this.#predictions.get(length);
-    if (!session) {
-      const graph = predictionGraph(this.#config, { sequences: 1, tokens: length });
-      session = await GraphSession.open(graph, { threads: this.#threads });
-      this.#predictions.set(length, session);
-    }
+    const make = (): Graph => predictionGraph(this.#config, { sequences: 1, tokens: length });
+    const session = await this.#pool.get(`prediction ${length}`, make);
     const padded = new Int32Array(length);
     padded.set(tokenIds);
     const outputs = await session.run(this.#feeds(padded));
-    return floats(outputs, "logits").slice(0, tokenIds.length * this.#config.numExperts);
+    return floatOutput(outputs, "logits").slice(0, tokenIds.length * this.#config.numExperts);
   }
 
-  async dispose(): Promise<void> {
-    for (const session of [this.#training, ...this.#predictions.values()]) await session.dispose();
-  }
+  dispose = (): Promise<void> => this.#pool.dispose();
 
   #feeds(tokenIds: Int32Array): Record<string, GraphTensor> {
     const { embeddingSize } = this.#config;
-    const table = this.#embedding.values;
-    const embedded = new Float32Array(tokenIds.length * embeddingSize);
-    tokenIds.forEach((id, row) => {
-      embedded.set(table.subarray(id * embeddingSize, (id + 1) * embeddingSize), row * embeddingSize);
-    });
+    const embedded = pickRows(this.#embedding.values, tokenIds, embeddingSize);
     return {
       [EMBEDDED]: { data: embedded, dims: [tokenIds.length, embeddingSize] },
       ...Object.fromEntries(this.#arrays.map(({ name, values, dims }) => [name, { data: values, dims }])),
@@ -146,10 +124,6 @@ function sumByToken(tokenIds: Int32Array, rows: Float32Array, width: number): Ro
     for (let i = 0; i < width; i++) gradient[start + i]! += rows[row * width + i]!;
   });
   return { ids: Int32Array.from(places.keys()), gradient };
-}
-
-function floats(outputs: Readonly<Record<string, GraphTensor>>, name: string): Float32Array {
-  return outputs[name]?.data as Float32Array;
 }
 
 // The router's network, as @readme-moe/router serves it: its shape, its training graph over sequences of equal length,
@@ -181,7 +155,6 @@ export const DEFAULT_ARCHITECTURE: RouterArchitecture = {
   ropeTheta: 10000,
 };
 
-/** Parameters by name. */
 export type RouterParameters = ReadonlyMap<string, Float32Array>;
 
 /** Number and length of the sequences of a batch. */
@@ -246,31 +219,25 @@ function routerLogits(tape: Tape, config: RouterConfig, batch: BatchShape, weigh
 
   const rows = batch.sequences * batch.tokens;
   let x = weights(EMBEDDED, [rows, config.embeddingSize]);
-  const headSize = config.innerSize / config.numHeads;
+  const { numHeads } = config;
+  const headSize = config.innerSize / numHeads;
+  const scale = 1 / config.normalizer;
+  const sizes = { tokens: batch.tokens, numHeads, numKvHeads: numHeads, headSize, scale };
   const rope = { type: "default", theta: config.ropeTheta } as const;
   const tables = rotaryTables(tape, { set: 0, rope, rotatedSize: headSize, tokens: batch.tokens });
   for (let layer = 0; layer < config.numLayers; layer++) {
     const normed = norm(`input_layernorm_${layer}`, x);
     const rotated = (name: string): Tensor => {
       const flat = reshape(tape, apply(name, normed), [batch.sequences, batch.tokens, config.innerSize]);
-      return toHeads(tape, rotary(tape, flat, tables), config);
+      return reshape(tape, rotary(tape, flat, tables), [rows, config.innerSize]);
     };
     const [query, key] = [rotated(`q_proj_${layer}`), rotated(`k_proj_${layer}`)];
-    const value = reshape(tape, apply(`v_proj_${layer}`, normed), [batch.sequences, batch.tokens, config.innerSize]);
-    const scores = matmulTransposed(tape, query, key, 1 / config.normalizer);
-    const attended = matmul(tape, causalSoftmax(tape, scores), toHeads(tape, value, config));
-    const joined = reshape(tape, transpose(tape, attended, [0, 2, 1, 3]), [rows, config.innerSize]);
+    const joined = causalAttention(tape, { query, key, value: apply(`v_proj_${layer}`, normed) }, sizes);
     x = add(tape, x, apply(`o_proj_${layer}`, joined));
     const expanded = silu(tape, apply(`proj_1_${layer}`, norm(`post_attention_layernorm_${layer}`, x)));
     x = add(tape, x, apply(`proj_2_${layer}`, expanded));
   }
   return apply("proj_out", norm("out_layernorm", x));
-}
-
-/** Reshapes `[sequences, tokens, innerSize]` to `[sequences, numHeads, tokens, headSize]`. */
-function toHeads(tape: Tape, x: Tensor, { numHeads, innerSize }: RouterConfig): Tensor {
-  const [sequences = 0, tokens = 0] = x.shape;
-  return transpose(tape, reshape(tape, x, [sequences, tokens, numHeads, innerSize / numHeads]), [0, 2, 1, 3]);
 }
 
 /** Returns the tensors of a Read-ME folder's router file, in its order. */

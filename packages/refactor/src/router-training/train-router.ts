@@ -101,15 +101,13 @@ export async function trainRouter(
   // Evidence takes one dimension for each expert and leaves at least as many to the language model's embedding.
   if (!isPaper && 2 * numExperts <= config.embeddingSize) addEvidence(table, examples, targets, config);
   const parameters = new Map([[EMBEDDING, table], ...startParameters(config, seed)]);
-  const trainer = await RouterTrainer.open(config, parameters, shape, threads);
+  const trainer = new RouterTrainer(config, parameters, shape, threads);
   try {
     // Batches are divided by the mean weight of all tokens, so that batches with few tokens make short steps.
     const batchWeight = meanWeight(targets, numExperts) * batchCrops * cropTokens;
-    const { losses, best } = await runSteps(trainer, batches, batchWeight, options);
-    const tensors = routerTensors(config, best.parameters ?? trainer.parameters);
-    const figures = best.validations.find(({ step }) => step === best.step)?.figures;
-    const history = { losses, validations: best.validations, bestStep: best.step };
-    return { config, tensors, history, validation: figures };
+    const { best = trainer.parameters, history } = await runSteps(trainer, batches, batchWeight, options);
+    const figures = history.validations.find(({ step }) => step === history.bestStep)?.figures;
+    return { config, tensors: routerTensors(config, best), history, validation: figures };
   } finally {
     await trainer.dispose();
   }
@@ -120,20 +118,27 @@ async function runSteps(
   batches: RouterBatches,
   batchWeight: number,
   options: RouterTrainingOptions,
-): Promise<{ readonly losses: readonly number[]; readonly best: BestParameters }> {
+): Promise<{ readonly best: RouterParameters | undefined; readonly history: RouterTrainingHistory }> {
   const { steps, validation, learningRate = 3e-3, weightDecay = 0.05, signal, onProgress, checkpointPath } = options;
   const tenth = Math.ceil(steps / 10);
   const { validateEverySteps = tenth, checkpointEverySteps = tenth } = options;
-  const best = new BestParameters(trainer.parameters);
   const losses: number[] = [];
+  const validations: RouterTrainingHistory["validations"][number][] = [];
+  // A copy of the parameters with the lowest cost on the validation examples, and its step.
+  let best: RouterParameters | undefined;
+  let bestStep: number | undefined;
+  const copied = (): RouterParameters => new Map(Array.from(trainer.parameters, ([name, of]) => [name, of.slice()]));
   if (checkpointPath !== undefined && existsSync(checkpointPath)) {
-    await withFile(checkpointPath, async (file) => {
+    const known = await withFile(checkpointPath, async (file) => {
       await restoreArrays(file, trainer.state);
-      const known: readonly number[] = JSON.parse(file.metadata.get("losses") ?? "[]");
-      losses.push(...known);
-      best.restore(JSON.parse(file.metadata.get("best") ?? `{"validations":[]}`));
-      await restoreArrays(file, best.state);
+      const history: RouterTrainingHistory = JSON.parse(file.metadata.get("history") ?? "{}");
+      const kept = history.bestStep === undefined ? undefined : copied();
+      await restoreArrays(file, bestArrays(kept));
+      return { ...history, kept };
     });
+    losses.push(...known.losses);
+    validations.push(...known.validations);
+    [best, bestStep] = [known.kept, known.bestStep];
   }
   for (let step = losses.length; step < steps; step++) {
     signal?.throwIfAborted();
@@ -142,16 +147,25 @@ async function runSteps(
     const weight = divide(batch.targets, batchWeight);
     losses.push((await trainer.learn(batch, step + 1, { learningRate: learningRate * share, weightDecay })) / weight);
     const isDue = (step + 1) % validateEverySteps === 0 || step + 1 === steps;
-    if (isDue && validation.length > 0) best.offer(step + 1, await validate(trainer, options));
+    if (isDue && validation.length > 0) {
+      const figures = await validate(trainer, options);
+      if (validations.every((other) => figures.cost < other.figures.cost)) [best, bestStep] = [copied(), step + 1];
+      validations.push({ step: step + 1, figures });
+    }
     onProgress?.({ step: step + 1, steps });
     if (checkpointPath !== undefined && (step + 1) % checkpointEverySteps === 0) {
-      const metadata = { losses: JSON.stringify(losses), best: JSON.stringify(best.history) };
-      await writeArrays(checkpointPath, [...trainer.state, ...best.state], metadata);
+      const history = JSON.stringify({ losses, validations, bestStep });
+      await writeArrays(checkpointPath, [...trainer.state, ...bestArrays(best)], { history });
     }
     // The runtime blocks this thread: signals and timers need a turn of the event loop.
     await nextTurn();
   }
-  return { losses, best };
+  return { best, history: { losses, validations, bestStep } };
+}
+
+/** Names the best parameters in a checkpoint. */
+function bestArrays(best: RouterParameters | undefined): readonly (readonly [string, Float32Array])[] {
+  return Array.from(best ?? [], ([name, values]) => [`best:${name}`, values]);
 }
 
 async function validate(
@@ -161,48 +175,6 @@ async function validate(
   const routed = [];
   for (const { tokenIds, costs } of validation) routed.push({ experts: await trainer.route(tokenIds), costs });
   return evaluateRoutes(routed, numExperts);
-}
-
-interface BestHistory {
-  readonly step: number | undefined;
-  readonly validations: RouterTrainingHistory["validations"];
-}
-
-/** Keeps a copy of the parameters with the lowest cost on the validation examples. */
-class BestParameters {
-  readonly #current: RouterParameters;
-  parameters: RouterParameters | undefined;
-  /** Step of `parameters`; `undefined` before the first validation. */
-  step: number | undefined;
-  validations: RouterTrainingHistory["validations"] = [];
-
-  constructor(current: RouterParameters) {
-    this.#current = current;
-  }
-
-  get history(): BestHistory {
-    return { step: this.step, validations: this.validations };
-  }
-
-  get state(): readonly (readonly [string, Float32Array])[] {
-    return [...(this.parameters ?? [])].map(([name, values]) => [`best:${name}`, values]);
-  }
-
-  offer(step: number, figures: RouteFigures): void {
-    const least = Math.min(...this.validations.map((other) => other.figures.cost));
-    this.validations = [...this.validations, { step, figures }];
-    if (figures.cost < least) this.#keep(step);
-  }
-
-  restore({ step, validations }: BestHistory): void {
-    this.validations = validations;
-    if (step !== undefined) this.#keep(step);
-  }
-
-  #keep(step: number): void {
-    this.step = step;
-    this.parameters = new Map(Array.from(this.#current, ([name, values]) => [name, values.slice()]));
-  }
 }
 
 function checkCosts(examples: readonly RouterExample[], numExperts: number): void {
@@ -216,7 +188,6 @@ function checkCosts(examples: readonly RouterExample[], numExperts: number): voi
   }
 }
 
-/** Returns the mean weight of a token. */
 function meanWeight(targets: readonly Float32Array[], numExperts: number): number {
   let [sum, tokens] = [0, 0];
   for (const rows of targets) {

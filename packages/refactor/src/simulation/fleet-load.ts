@@ -1,7 +1,9 @@
 // Jobs of a simulated fleet: when they arrive, which experts they need, and by when they should be served.
 
-import { integerOption, numberOption, rejectUnknownKeys, expertKey, type AffinityKey } from "@readme-moe/core";
-import { drawsOf, geometric, type Resolved } from "./generate-trace.ts";
+import { expertKey, type AffinityKey } from "@readme-moe/core";
+import { checkedOptions, type OptionsOf, type OptionTable, type ResolvedOf } from "../option-table.ts";
+import { drawIndex } from "../random.ts";
+import { drawsOf, geometric } from "./generate-trace.ts";
 
 /** A job of a simulated fleet. */
 export interface FleetJob {
@@ -21,35 +23,40 @@ export interface FleetJob {
   readonly deadlineMs: number;
 }
 
-/** Options of `generateFleetLoad`. */
-export interface FleetLoadOptions {
+const LOAD_OPTIONS = {
   /**
    * Share of each expert in the tokens of each domain, `[numDomains][numExperts]`; shares of a domain add up to 1. See
    * `mainShares`.
    */
-  readonly shares: readonly (readonly number[])[];
+  shares: { kind: "shares", isRequired: true },
   /** Share of tokens that keep the expert of the token before without a draw, from 0 to 1. @default 0.5 */
-  readonly keep?: number | undefined;
-  readonly numJobs: number;
+  keep: { kind: "number", max: 1, default: 0.5 },
+  /** Number of jobs. */
+  numJobs: { kind: "integer", min: 1, isRequired: true },
   /** Mean number of jobs that arrive per second (a Poisson process), above 0. */
-  readonly jobsPerS: number;
+  jobsPerS: { kind: "number", above: 0, isRequired: true },
   /** Seed in [0, 2^53). @default 0 */
-  readonly seed?: number | undefined;
+  seed: { kind: "integer", default: 0 },
   /** Exponent of Zipf's law for the shares of domains, from 0 (equal) to 8. @default 1 */
-  readonly skew?: number | undefined;
+  skew: { kind: "number", max: 8, default: 1 },
   /** Time after which the next domain becomes the most frequent one; `Infinity` is never. @default Infinity */
-  readonly shiftEveryMs?: number | undefined;
+  shiftEveryMs: { kind: "number", above: 0, max: Infinity, default: Infinity },
   /** Factor of the arrival rate in the first fifth of every ten seconds, at least 1. @default 1 */
-  readonly burst?: number | undefined;
+  burst: { kind: "number", min: 1, default: 1 },
   /** Share of jobs that have priority 1 instead of 0, from 0 to 1. @default 0 */
-  readonly urgentShare?: number | undefined;
+  urgentShare: { kind: "number", max: 1, default: 0 },
   /** Mean length of prompts, at least 1; lengths are geometric. @default 64 */
-  readonly meanPromptTokens?: number | undefined;
+  meanPromptTokens: { kind: "number", min: 1, default: 64 },
   /** Mean length of outputs, at least 1; lengths are geometric. @default 32 */
-  readonly meanOutputTokens?: number | undefined;
+  meanOutputTokens: { kind: "number", min: 1, default: 32 },
   /** Time from arrival to the deadline of the first token, above 0. @default 1000 */
-  readonly firstTokenMs?: number | undefined;
-}
+  firstTokenMs: { kind: "number", above: 0, max: Infinity, default: 1000 },
+} as const satisfies OptionTable;
+
+/** Options of `generateFleetLoad`. */
+export type FleetLoadOptions = OptionsOf<typeof LOAD_OPTIONS>;
+
+type Drawn = ResolvedOf<typeof LOAD_OPTIONS>;
 
 const BURST_PERIOD_MS = 10_000;
 const BURST_SHARE = 0.2;
@@ -79,7 +86,7 @@ export function keepOf(shares: readonly (readonly number[])[], locality: number)
  * @throws {TypeError | RangeError} naming the option
  */
 export function generateFleetLoad(options: FleetLoadOptions): readonly FleetJob[] {
-  const drawn = withDefaults(options);
+  const drawn = checkedOptions("generateFleetLoad", LOAD_OPTIONS, options);
   const { seed, numJobs, jobsPerS, burst, meanPromptTokens, meanOutputTokens, firstTokenMs, urgentShare } = drawn;
   let arrivalMs = 0;
   return Array.from({ length: numJobs }, (_, number): FleetJob => {
@@ -103,9 +110,9 @@ export function generateFleetLoad(options: FleetLoadOptions): readonly FleetJob[
   });
 }
 
-function domainAt(uniform: number, nowMs: number, { shares, skew, shiftEveryMs }: Resolved<FleetLoadOptions>): number {
+function domainAt(uniform: number, nowMs: number, { shares, skew, shiftEveryMs }: Drawn): number {
   const shift = shiftEveryMs === Infinity ? 0 : Math.floor(nowMs / shiftEveryMs);
-  const rank = drawShare(
+  const rank = drawIndex(
     uniform,
     shares.map((_, place) => (place + 1) ** -skew),
   );
@@ -120,16 +127,9 @@ function routeOf(
   const experts: number[] = [];
   while (experts.length < numTokens) {
     const last = experts.at(-1);
-    experts.push(last !== undefined && draw() < keep ? last : drawShare(draw(), row));
+    experts.push(last !== undefined && draw() < keep ? last : drawIndex(draw(), row));
   }
   return experts;
-}
-
-/** Draws an index by weights. @param uniform - in [0, 1) */
-function drawShare(uniform: number, weights: readonly number[]): number {
-  let rest = uniform * weights.reduce((sum, weight) => sum + weight, 0);
-  const found = weights.findIndex((weight) => (rest -= weight) < 0);
-  return found < 0 ? weights.length - 1 : found;
 }
 
 /** Counts experts, as shares of all tokens. */
@@ -138,38 +138,3 @@ function sharesOf(experts: readonly number[], numExperts: number): readonly numb
   for (const expert of experts) shares[expert] = (shares[expert] ?? 0) + 1 / experts.length;
   return shares;
 }
-
-function withDefaults(options: FleetLoadOptions): Resolved<FleetLoadOptions> {
-  const { shares, numJobs, jobsPerS, keep = 0.5, seed = 0, skew = 1, shiftEveryMs = Infinity, ...rest } = options;
-  const { burst = 1, urgentShare = 0, meanPromptTokens = 64, meanOutputTokens = 32, firstTokenMs = 1000 } = rest;
-  rejectUnknownKeys("generateFleetLoad", options, OPTION_NAMES);
-  integerOption("numJobs", numJobs, 1);
-  integerOption("seed", seed, 0);
-  numberOption("jobsPerS", jobsPerS, Number.MIN_VALUE);
-  numberOption("keep", keep, 0, 1);
-  numberOption("skew", skew, 0, 8);
-  numberOption("shiftEveryMs", shiftEveryMs, Number.MIN_VALUE);
-  numberOption("burst", burst, 1);
-  numberOption("urgentShare", urgentShare, 0, 1);
-  numberOption("meanPromptTokens", meanPromptTokens, 1);
-  numberOption("meanOutputTokens", meanOutputTokens, 1);
-  numberOption("firstTokenMs", firstTokenMs, Number.MIN_VALUE);
-  const routes = { shares, keep, skew, shiftEveryMs };
-  const arrivals = { numJobs, jobsPerS, seed, burst, urgentShare };
-  return { ...routes, ...arrivals, meanPromptTokens, meanOutputTokens, firstTokenMs };
-}
-
-const OPTION_NAMES: readonly (keyof FleetLoadOptions)[] = [
-  "shares",
-  "keep",
-  "numJobs",
-  "jobsPerS",
-  "seed",
-  "skew",
-  "shiftEveryMs",
-  "burst",
-  "urgentShare",
-  "meanPromptTokens",
-  "meanOutputTokens",
-  "firstTokenMs",
-];

@@ -1,58 +1,27 @@
 // Generated traces: when sequences arrive, how long they are, and which experts their tokens need.
 
-import {
-  describeValue,
-  integerOption,
-  uniformAt,
-  rejectUnknownKeys,
-  type ExpertTrace,
-  type TraceSequence,
-} from "@readme-moe/core";
+import { integerOption, uniformAt, type ExpertTrace, type TraceSequence } from "@readme-moe/core";
+import { checkedOptions, type OptionsOf, type OptionTable, type ResolvedOf } from "../option-table.ts";
+import { drawIndex, shuffled } from "../random.ts";
 import type { MixtureSequence, MixtureTrace } from "./read-trace.ts";
 
 /** Options that all generated traces have. */
-interface GeneratedSequencesOptions {
-  readonly numExperts: number;
+const SEQUENCE_OPTIONS = {
+  /** Number of experts of the model. */
+  numExperts: { kind: "integer", min: 1, isRequired: true },
   /** Bytes of one expert in each layer, `[numLayers]`. */
-  readonly layerBytes: readonly number[];
-  readonly numSequences: number;
+  layerBytes: { kind: "integers", min: 1, isRequired: true },
+  /** Number of sequences. */
+  numSequences: { kind: "integer", min: 1, isRequired: true },
   /** Seed in [0, 2^53). @default 0 */
-  readonly seed?: number | undefined;
+  seed: { kind: "integer", default: 0 },
   /** Mean number of sequences that arrive per step (a Poisson process), above 0. @default 0.25 */
-  readonly arrivalsPerStep?: number | undefined;
+  arrivalsPerStep: { kind: "number", above: 0, default: 0.25 },
   /** Mean length of prompts, at least 1; lengths are geometric. @default 64 */
-  readonly meanPromptTokens?: number | undefined;
+  meanPromptTokens: { kind: "number", min: 1, max: 2 ** 20, default: 64 },
   /** Mean length of outputs, at least 1; lengths are geometric. @default 32 */
-  readonly meanOutputTokens?: number | undefined;
-}
-
-/** Names of these options. */
-const SEQUENCE_OPTIONS: readonly (keyof GeneratedSequencesOptions)[] = [
-  "numExperts",
-  "layerBytes",
-  "numSequences",
-  "seed",
-  "arrivalsPerStep",
-  "meanPromptTokens",
-  "meanOutputTokens",
-];
-
-/** Options with all defaults filled in. */
-export type Resolved<Options> = { readonly [Name in keyof Options]-?: NonNullable<Options[Name]> };
-
-/** Fills in the defaults and checks the values. @throws {TypeError | RangeError} naming the option */
-function resolveSequences(options: GeneratedSequencesOptions): Resolved<GeneratedSequencesOptions> {
-  const { numExperts, layerBytes, numSequences } = options;
-  const { seed = 0, arrivalsPerStep = 0.25, meanPromptTokens = 64, meanOutputTokens = 32 } = options;
-  integerOption("numExperts", numExperts, 1);
-  for (const [layer, bytes] of layerBytes.entries()) integerOption(`layerBytes[${layer}]`, bytes, 1);
-  integerOption("numSequences", numSequences, 1);
-  integerOption("seed", seed, 0);
-  expectNumber("arrivalsPerStep", arrivalsPerStep, Number.MIN_VALUE, Infinity);
-  expectNumber("meanPromptTokens", meanPromptTokens, 1, 2 ** 20);
-  expectNumber("meanOutputTokens", meanOutputTokens, 1, 2 ** 20);
-  return { numExperts, layerBytes, numSequences, seed, arrivalsPerStep, meanPromptTokens, meanOutputTokens };
-}
+  meanOutputTokens: { kind: "number", min: 1, max: 2 ** 20, default: 32 },
+} as const satisfies OptionTable;
 
 /** A sequence without its routes. */
 interface DrawnSequence {
@@ -66,7 +35,7 @@ interface DrawnSequence {
  * @param complete - adds the routes of a sequence's tokens, which all but the last one have
  */
 function drawSequences<Sequence>(
-  { seed, numSequences, arrivalsPerStep, meanPromptTokens, meanOutputTokens }: Resolved<GeneratedSequencesOptions>,
+  { seed, numSequences, arrivalsPerStep, meanPromptTokens, meanOutputTokens }: ResolvedOf<typeof SEQUENCE_OPTIONS>,
   complete: (sequence: DrawnSequence, numTokens: number, draw: () => number) => Sequence,
 ): readonly Sequence[] {
   let arrival = 0;
@@ -92,22 +61,16 @@ export function geometric(uniform: number, mean: number): number {
   return mean === 1 ? 1 : 1 + Math.floor(Math.log(1 - uniform) / Math.log(1 - 1 / mean));
 }
 
-/** Checks that `value` is a number in `[least, most]`. @throws {RangeError} naming the option */
-function expectNumber(name: string, value: number, least: number, most: number): void {
-  if (typeof value === "number" && value >= least && value <= most) return;
-  const range = most === Infinity ? "above 0" : `from ${least} to ${most}`;
-  throw new RangeError(`Expected \`${name}\` to be ${range}, got ${describeValue(value)}`);
-}
+const TRACE_OPTIONS = {
+  ...SEQUENCE_OPTIONS,
+  /** Share of tokens that keep the expert of the previous token, in [0, 1]. @default 0.9 */
+  locality: { kind: "number", max: 1, default: 0.9 },
+  /** Share of the other tokens that return to their domain's own expert, in [0, 1]. @default 0.5 */
+  homeShare: { kind: "number", max: 1, default: 0.5 },
+} as const satisfies OptionTable;
 
 /** Options of `generateTrace`: the model's experts, and properties of the generated sequences. */
-export interface GeneratedTraceOptions extends GeneratedSequencesOptions {
-  /** Share of tokens that keep the expert of the previous token, in [0, 1]. @default 0.9 */
-  readonly locality?: number | undefined;
-  /** Share of the other tokens that return to their domain's own expert, in [0, 1]. @default 0.5 */
-  readonly homeShare?: number | undefined;
-}
-
-type ResolvedOptions = Resolved<GeneratedTraceOptions>;
+export type GeneratedTraceOptions = OptionsOf<typeof TRACE_OPTIONS>;
 
 /**
  * Draws a trace. There is one domain for each expert. Each sequence belongs to a domain, all with equal probability,
@@ -117,7 +80,7 @@ type ResolvedOptions = Resolved<GeneratedTraceOptions>;
  * @throws {TypeError | RangeError} naming the option
  */
 export function generateTrace(options: GeneratedTraceOptions): ExpertTrace {
-  const drawn = withDefaults(options);
+  const drawn = checkedOptions("generateTrace", TRACE_OPTIONS, options);
   const { numExperts, layerBytes } = drawn;
   const sequences = drawSequences(drawn, (sequence, numTokens, draw): TraceSequence => ({
     ...sequence,
@@ -129,7 +92,7 @@ export function generateTrace(options: GeneratedTraceOptions): ExpertTrace {
 function routeOf(
   draw: () => number,
   numTokens: number,
-  { numExperts, locality, homeShare }: ResolvedOptions,
+  { numExperts, locality, homeShare }: ResolvedOf<typeof TRACE_OPTIONS>,
 ): readonly number[] {
   const home = Math.floor(draw() * numExperts);
   const experts = [home];
@@ -143,30 +106,22 @@ function routeOf(
   return experts;
 }
 
-function withDefaults(options: GeneratedTraceOptions): ResolvedOptions {
-  const { locality = 0.9, homeShare = 0.5, ...others } = options;
-  rejectUnknownKeys("generateTrace", options, OPTION_NAMES);
-  const sequences = resolveSequences(others);
-  expectNumber("locality", locality, 0, 1);
-  expectNumber("homeShare", homeShare, 0, 1);
-  return { ...sequences, locality, homeShare };
-}
-
-const OPTION_NAMES: readonly string[] = [...SEQUENCE_OPTIONS, "locality", "homeShare"];
+const MIXTURE_OPTIONS = {
+  ...SEQUENCE_OPTIONS,
+  /** Number of distinct experts that a layer chooses for a token, up to `numExperts`. */
+  expertsPerToken: { kind: "integer", min: 1, isRequired: true },
+  /** Chance that a token keeps an expert of the token before, for each of them, in [0, 1]. @default 0.25 */
+  locality: { kind: "number", max: 1, default: 0.25 },
+  /** Chance that another expert follows one of the layer before, in [0, 1]. @default 0.5 */
+  coupling: { kind: "number", max: 1, default: 0.5 },
+  /** Exponent of Zipf's law for the shares of a layer's experts, from 0 (equal) to 8. @default 0.5 */
+  skew: { kind: "number", max: 8, default: 0.5 },
+} as const satisfies OptionTable;
 
 /** Options of `generateMixtureTrace`: the mixture's experts, and properties of the generated sequences. */
-export interface GeneratedMixtureOptions extends GeneratedSequencesOptions {
-  /** Number of distinct experts that a layer chooses for a token, up to `numExperts`. */
-  readonly expertsPerToken: number;
-  /** Chance that a token keeps an expert of the token before, for each of them, in [0, 1]. @default 0.25 */
-  readonly locality?: number | undefined;
-  /** Chance that another expert follows one of the layer before, in [0, 1]. @default 0.5 */
-  readonly coupling?: number | undefined;
-  /** Exponent of Zipf's law for the shares of a layer's experts, from 0 (equal). @default 0.5 */
-  readonly skew?: number | undefined;
-}
+export type GeneratedMixtureOptions = OptionsOf<typeof MIXTURE_OPTIONS>;
 
-type Drawn = Resolved<GeneratedMixtureOptions>;
+type Drawn = ResolvedOf<typeof MIXTURE_OPTIONS>;
 
 /**
  * Draws a trace of a mixture with a router in every layer.
@@ -178,8 +133,9 @@ type Drawn = Resolved<GeneratedMixtureOptions>;
  * @throws {TypeError | RangeError} naming the option
  */
 export function generateMixtureTrace(options: GeneratedMixtureOptions): MixtureTrace {
-  const drawn = mixtureDefaults(options);
+  const drawn = checkedOptions("generateMixtureTrace", MIXTURE_OPTIONS, options);
   const { numExperts, layerBytes, expertsPerToken } = drawn;
+  integerOption("expertsPerToken", expertsPerToken, 1, numExperts);
   const layers = layerBytes.map((_, layer) => layerOf(drawn, layer));
   const sequences = drawSequences(drawn, (sequence, numTokens, draw): MixtureSequence => {
     const routes = new Int32Array(numTokens * layers.length * expertsPerToken);
@@ -210,19 +166,9 @@ interface DrawnLayer {
 function layerOf({ numExperts, skew, seed }: Drawn, layer: number): DrawnLayer {
   // Sequences draw with small numbers.
   const draw = drawsOf(seed, 2 ** 31 + layer);
-  const order = shuffled(numExperts, draw);
-  const shares = order.map((place) => (place + 1) ** -skew);
-  return { shares, successors: shuffled(numExperts, draw) };
-}
-
-/** Orders the numbers below `count` by chance (Fisher and Yates). */
-function shuffled(count: number, draw: () => number): readonly number[] {
-  const order = Array.from({ length: count }, (_, index) => index);
-  for (let last = count - 1; last > 0; last--) {
-    const other = Math.floor(draw() * (last + 1));
-    [order[last], order[other]] = [order[other] ?? 0, order[last] ?? 0];
-  }
-  return order;
+  const experts = [...Array(numExperts).keys()];
+  const shares = shuffled(experts, draw).map((place) => (place + 1) ** -skew);
+  return { shares, successors: shuffled(experts, draw) };
 }
 
 function expertsOf(
@@ -241,26 +187,9 @@ function expertsOf(
 /** Draws an expert that is not chosen yet, by shares. @param uniform - in [0, 1) */
 function drawOther(uniform: number, shares: readonly number[], chosen: ReadonlySet<number>): number {
   const left = Array.from(shares.keys()).filter((expert) => !chosen.has(expert));
-  let rest = uniform * left.reduce((sum, expert) => sum + (shares[expert] ?? 0), 0);
-  const found = left.find((expert) => (rest -= shares[expert] ?? 0) < 0);
-  return found ?? left.at(-1) ?? 0;
+  const place = drawIndex(
+    uniform,
+    left.map((expert) => shares[expert] ?? 0),
+  );
+  return left[place] ?? 0;
 }
-
-function mixtureDefaults(options: GeneratedMixtureOptions): Drawn {
-  const { expertsPerToken, locality = 0.25, coupling = 0.5, skew = 0.5, ...others } = options;
-  rejectUnknownKeys("generateMixtureTrace", options, MIXTURE_OPTION_NAMES);
-  const sequences = resolveSequences(others);
-  integerOption("expertsPerToken", expertsPerToken, 1, sequences.numExperts);
-  expectNumber("locality", locality, 0, 1);
-  expectNumber("coupling", coupling, 0, 1);
-  expectNumber("skew", skew, 0, 8);
-  return { ...sequences, expertsPerToken, locality, coupling, skew };
-}
-
-const MIXTURE_OPTION_NAMES: readonly string[] = [
-  ...SEQUENCE_OPTIONS,
-  "expertsPerToken",
-  "locality",
-  "coupling",
-  "skew",
-];

@@ -34,6 +34,7 @@ export {
   type MixtureSimulationOptions,
   type MixtureSimulationResult,
   type RouteKnowledge,
+  type SimulationFigures,
   type SimulationOptions,
   type SimulationResult,
 } from "./simulate.ts";

@@ -9,7 +9,6 @@ export interface PushTarget extends Member {
   readonly load: number;
 }
 
-/** A job that is sent. */
 interface PushedJob {
   readonly key: AffinityKey;
   /** Number of the job, from 0 up. */

@@ -31,33 +31,59 @@ export function distinctExperts({ tokensPerExpert }: Pick<TraceStep, "tokensPerE
  * @throws {ReadMeError} `ERR_FILE_CORRUPT`, naming file and line
  */
 export function readTrace(text: string, name: string): ExpertTrace {
-  let layout: ExpertLayout | undefined;
-  const sequences: TraceSequence[] = [];
   const steps: TraceStep[] = [];
-  const ids = new Set<string>();
-  for (const [index, line] of wholeLines(text).entries()) {
-    if (line.trim() === "") continue;
-    const fields = Fields.parse(line, `${name}:${index + 1}`);
-    const type = fields.text("type");
-    if (!layout) {
-      if (type !== "model") throw fields.bad("expected the first line to be of the type `model`");
-      layout = { numExperts: fields.integer("num_experts", 1), layerBytes: fields.integers("layer_bytes", 1, 1) };
-    } else if (type === "sequence") {
-      const sequence = sequenceOf(fields, layout);
-      if (ids.has(sequence.id)) throw fields.bad(`there is a sequence \`${sequence.id}\` already`);
-      ids.add(sequence.id);
-      sequences.push(sequence);
-    } else if (type === "step") {
+  const trace = readLines(text, name, {
+    type: "model",
+    model: (fields) => ({
+      layout: { numExperts: fields.integer("num_experts", 1), layerBytes: fields.integers("layer_bytes", 1, 1) },
+    }),
+    sequence: (fields, { layout }) => sequenceOf(fields, layout),
+    step: (fields, { layout }) => {
       const step = stepOf(fields, layout);
       const before = steps.at(-1)?.step ?? -1;
       if (step.step <= before) throw fields.bad(`expected a step above ${before}, got ${step.step}`);
       steps.push(step);
+    },
+  });
+  return { ...trace, steps };
+}
+
+/** Lines of one kind of trace. */
+interface LineReaders<Model, Sequence> {
+  /** Type of the first line. */
+  readonly type: string;
+  readonly model: (fields: Fields) => Model;
+  readonly sequence: (fields: Fields, model: Model) => Sequence;
+  readonly step?: (fields: Fields, model: Model) => void;
+}
+
+function readLines<Model extends object, Sequence extends Pick<TraceSequence, "id" | "arrivalStep">>(
+  text: string,
+  name: string,
+  { type: first, ...read }: LineReaders<Model, Sequence>,
+): Model & { readonly sequences: readonly Sequence[] } {
+  let model: Model | undefined;
+  const sequences = new Map<string, Sequence>();
+  for (const [index, line] of wholeLines(text).entries()) {
+    if (line.trim() === "") continue;
+    const fields = Fields.parse(line, `${name}:${index + 1}`);
+    const type = fields.text("type");
+    if (!model) {
+      if (type !== first) throw fields.bad(`expected the first line to be of the type \`${first}\``);
+      model = read.model(fields);
+    } else if (type === "sequence") {
+      const sequence = read.sequence(fields, model);
+      if (sequences.has(sequence.id)) throw fields.bad(`there is a sequence \`${sequence.id}\` already`);
+      sequences.set(sequence.id, sequence);
+    } else if (type === "step" && read.step) {
+      read.step(fields, model);
     } else {
-      throw fields.bad(`expected \`type\` to be \`sequence\` or \`step\`, got ${describeValue(type)}`);
+      const types = read.step ? "`sequence` or `step`" : "`sequence`";
+      throw fields.bad(`expected \`type\` to be ${types}, got ${describeValue(type)}`);
     }
   }
-  if (!layout) throw new ReadMeError("ERR_FILE_CORRUPT", `${name}:1: expected a line of the type \`model\``);
-  return { layout, sequences: sequences.toSorted((a, b) => a.arrivalStep - b.arrivalStep), steps };
+  if (!model) throw new ReadMeError("ERR_FILE_CORRUPT", `${name}:1: expected a line of the type \`${first}\``);
+  return { ...model, sequences: [...sequences.values()].toSorted((a, b) => a.arrivalStep - b.arrivalStep) };
 }
 
 /** Splits a text into lines, without an incomplete last line. */
@@ -270,26 +296,7 @@ export function isMixtureTrace(text: string): boolean {
  * @throws {ReadMeError} `ERR_FILE_CORRUPT`, naming file and line
  */
 export function readMixtureTrace(text: string, name: string): MixtureTrace {
-  let model: Omit<MixtureTrace, "sequences"> | undefined;
-  const sequences: MixtureSequence[] = [];
-  const ids = new Set<string>();
-  for (const [index, line] of wholeLines(text).entries()) {
-    if (line.trim() === "") continue;
-    const fields = Fields.parse(line, `${name}:${index + 1}`);
-    const type = fields.text("type");
-    if (!model) {
-      if (type !== "mixture") throw fields.bad("expected the first line to be of the type `mixture`");
-      model = modelOf(fields);
-      continue;
-    }
-    if (type !== "sequence") throw fields.bad(`expected \`type\` to be \`sequence\`, got ${describeValue(type)}`);
-    const sequence = mixtureSequenceOf(fields, model);
-    if (ids.has(sequence.id)) throw fields.bad(`there is a sequence \`${sequence.id}\` already`);
-    ids.add(sequence.id);
-    sequences.push(sequence);
-  }
-  if (!model) throw new ReadMeError("ERR_FILE_CORRUPT", `${name}:1: expected a line of the type \`mixture\``);
-  return { ...model, sequences: sequences.toSorted((a, b) => a.arrivalStep - b.arrivalStep) };
+  return readLines(text, name, { type: "mixture", model: modelOf, sequence: mixtureSequenceOf });
 }
 
 function modelOf(fields: Fields): Omit<MixtureTrace, "sequences"> {

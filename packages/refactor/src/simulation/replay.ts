@@ -17,6 +17,7 @@ import {
   uniformAt,
   type TraceStep,
 } from "@readme-moe/core";
+import { shuffled } from "../random.ts";
 import { distinctExperts } from "./read-trace.ts";
 
 /** One step's input of an engine's expert cache, as its events report it. */
@@ -118,20 +119,10 @@ export function replayLayer(
   seed: number,
 ): UnitReplay {
   const requests = steps.flatMap((step, place) =>
-    shuffled(distinctExperts(step), seed, place).map((expert) => ({ layer: 0, expert })),
+    shuffled(distinctExperts(step), (last) => uniformAt(seed, place, last)).map((expert) => ({ layer: 0, expert })),
   );
   const numExperts = steps[0]?.tokensPerExpert.length ?? 1;
   return replayUnits(requests, { numExperts, layerBytes: [1] }, capacity, policy);
-}
-
-/** Shuffles by the algorithm of Fisher and Yates. */
-function shuffled(items: readonly number[], seed: number, step: number): readonly number[] {
-  const order = [...items];
-  for (let last = order.length - 1; last > 0; last--) {
-    const other = Math.floor(uniformAt(seed, step, last) * (last + 1));
-    [order[last], order[other]] = [order[other] ?? 0, order[last] ?? 0];
-  }
-  return order;
 }
 
 /** Result of a replay: units requested, hits among them, and bytes read for the others. */

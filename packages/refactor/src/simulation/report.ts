@@ -14,9 +14,26 @@ import {
   type SchedulerName,
   type SimulateFlags,
 } from "./run.ts";
-import { simulateMixture, type MixtureSimulationResult, type RouteKnowledge } from "./simulate.ts";
+import {
+  simulateMixture,
+  type MixtureSimulationResult,
+  type RouteKnowledge,
+  type SimulationFigures,
+} from "./simulate.ts";
 
-const SCHEDULER: Column<SimulationRun> = ["scheduler", ({ scheduler }) => scheduler];
+/** Part of a run that is shown in the same way for both kinds of traces. */
+interface AnyRun extends CacheBudget {
+  readonly scheduler: SchedulerName;
+  readonly result: SimulationFigures;
+}
+
+const LATENCIES: readonly Column<AnyRun>[] = [
+  ["ms", ({ result }) => result.latencyMs.mean.toFixed(0)],
+  ["p95", ({ result }) => result.latencyMs.p95.toFixed(0)],
+  ["ms/token", ({ result }) => result.normalizedLatencyMs.mean.toFixed(1)],
+  ["p95", ({ result }) => result.normalizedLatencyMs.p95.toFixed(1)],
+];
+
 const SIMULATED: readonly Column<SimulationRun>[] = [
   ["cache", cacheSize],
   ["policy", ({ policy }) => policy],
@@ -30,10 +47,7 @@ const SIMULATED: readonly Column<SimulationRun>[] = [
   ["MB read", ({ result }) => (result.bytesRead / 1e6).toFixed(0)],
   ["steps", ({ result }) => `${result.steps.length}`],
   ["experts", ({ result }) => result.meanDistinctExperts.toFixed(2)],
-  ["ms", ({ result }) => result.latencyMs.mean.toFixed(0)],
-  ["p95", ({ result }) => result.latencyMs.p95.toFixed(0)],
-  ["ms/token", ({ result }) => result.normalizedLatencyMs.mean.toFixed(1)],
-  ["p95", ({ result }) => result.normalizedLatencyMs.p95.toFixed(1)],
+  ...LATENCIES,
 ];
 
 const REPLAYED: readonly Column<Replay>[] = [
@@ -52,10 +66,14 @@ const REPLAYED: readonly Column<Replay>[] = [
   ["experts", ({ meanDistinctExperts }) => meanDistinctExperts.toFixed(2)],
 ];
 
-/** Formats runs as lines; with a column for schedulers if there are several. */
 export function simulationTable(runs: readonly SimulationRun[]): readonly string[] {
+  return tableOf(SIMULATED, runs);
+}
+
+/** Formats runs as lines; with a column for schedulers if there are several. */
+function tableOf<Run extends AnyRun>(columns: readonly Column<Run>[], runs: readonly Run[]): readonly string[] {
   const isOfSeveral = new Set(runs.map(({ scheduler }) => scheduler)).size > 1;
-  return alignedTable(isOfSeveral ? [SCHEDULER, ...SIMULATED] : SIMULATED, runs);
+  return alignedTable(isOfSeveral ? [["scheduler", ({ scheduler }) => scheduler], ...columns] : columns, runs);
 }
 
 export function replayTable(replays: readonly Replay[]): readonly string[] {
@@ -64,24 +82,35 @@ export function replayTable(replays: readonly Replay[]): readonly string[] {
 
 export function simulationJson(run: SimulationRun): object {
   const { scheduler, result, lookaheadLayers, layerHitRatio } = run;
-  const { latencyMs, normalizedLatencyMs } = result;
   return {
-    ...cacheJson(run, result, result),
+    ...cacheJson(run, result),
+    ...boundsJson(result.bounds),
     scheduler,
     lookahead_layers: lookaheadLayers,
     layer_hit_ratio: layerHitRatio ?? null,
     steps: result.steps.length,
+    ...timesJson(result),
+  };
+}
+
+function timesJson(result: SimulationFigures): object {
+  return {
     mean_distinct_experts: result.meanDistinctExperts,
     duration_ms: result.durationMs,
     stall_ms: result.stallMs,
-    latency_ms: latencyMs,
-    normalized_latency_ms: normalizedLatencyMs,
+    latency_ms: result.latencyMs,
+    normalized_latency_ms: result.normalizedLatencyMs,
   };
+}
+
+function boundsJson({ horizonHitRatio, beladyHitRatio }: CacheBounds): object {
+  return { horizon_hit_ratio: horizonHitRatio, belady_hit_ratio: beladyHitRatio };
 }
 
 export function replayJson(replay: Replay): object {
   return {
-    ...cacheJson(replay, replay, replay.counters),
+    ...cacheJson(replay, { ...replay, ...replay.counters }),
+    ...boundsJson(replay.bounds),
     runs: replay.numRuns,
     mean_distinct_experts: replay.meanDistinctExperts,
   };
@@ -89,16 +118,13 @@ export function replayJson(replay: Replay): object {
 
 function cacheJson(
   { capacity, budgetBytes, policy }: Pick<Replay, "capacity" | "budgetBytes" | "policy">,
-  { hitRatio, bounds }: Pick<Replay, "hitRatio" | "bounds">,
-  counters: ExpertCacheCounters,
+  counters: ExpertCacheCounters & Pick<Replay, "hitRatio">,
 ): object {
   return {
     capacity: capacity ?? null,
     budget_bytes: budgetBytes,
     policy,
-    hit_ratio: hitRatio,
-    horizon_hit_ratio: bounds.horizonHitRatio,
-    belady_hit_ratio: bounds.beladyHitRatio,
+    hit_ratio: counters.hitRatio,
     uses: counters.uses,
     hits: counters.hits,
     loads: counters.loads,
@@ -122,11 +148,7 @@ const COLOURS: Readonly<Record<EvictionPolicyName, string>> = {
 const HORIZON = { name: "horizon (bound)", colour: "#56b4e9" };
 const EVERYTHING = { name: "Belady knowing all (bound)", colour: "#000000" };
 
-interface Measured extends CacheBudget {
-  readonly policy: EvictionPolicyName;
-  readonly hitRatio: number;
-  readonly bounds: CacheBounds;
-}
+type Measured = Pick<Replay, keyof CacheBudget | "policy" | "hitRatio" | "bounds">;
 
 /** Draws hit ratios and latency, a row for each scheduler; `undefined` without runs. */
 export function simulationPicture(runs: readonly SimulationRun[], of: string): Promise<string> | undefined {
@@ -195,8 +217,7 @@ function xTitleOf({ capacity }: CacheBudget): string {
 }
 
 /** The result of one cache size, one scheduler, and one kind of routing. */
-interface MixtureRun extends CacheBudget {
-  readonly scheduler: SchedulerName;
+interface MixtureRun extends AnyRun {
   readonly knowledge: RouteKnowledge;
   readonly policy: EvictionPolicyName;
   readonly result: MixtureSimulationResult;
@@ -234,8 +255,7 @@ const KNOWN: Readonly<Record<RouteKnowledge, string>> = {
 };
 
 const COLUMNS: readonly Column<MixtureRun>[] = [
-  ["scheduler", ({ scheduler }) => scheduler],
-  ["cache", ({ capacity, budgetBytes }) => (capacity === undefined ? megabytes(budgetBytes) : `${capacity}`)],
+  ["cache", cacheSize],
   ["routes", ({ knowledge }) => KNOWN[knowledge]],
   ["policy", ({ policy }) => policy],
   ["hits %", ({ result }) => percent(result.hitRatio)],
@@ -247,44 +267,26 @@ const COLUMNS: readonly Column<MixtureRun>[] = [
   ["MB read", ({ result }) => (result.bytesRead / 1e6).toFixed(0)],
   ["experts", ({ result }) => result.meanDistinctExperts.toFixed(2)],
   ["stall %", ({ result }) => percent(result.stallMs / result.durationMs)],
-  ["ms", ({ result }) => result.latencyMs.mean.toFixed(0)],
-  ["p95", ({ result }) => result.latencyMs.p95.toFixed(0)],
-  ["ms/token", ({ result }) => result.normalizedLatencyMs.mean.toFixed(1)],
-  ["p95", ({ result }) => result.normalizedLatencyMs.p95.toFixed(1)],
+  ...LATENCIES,
 ];
 
-/** Formats runs as lines; with a column for schedulers if there are several. */
 export function mixtureTable(runs: readonly MixtureRun[]): readonly string[] {
-  const isOfSeveral = new Set(runs.map(({ scheduler }) => scheduler)).size > 1;
-  return alignedTable(isOfSeveral ? COLUMNS : COLUMNS.slice(1), runs);
+  return tableOf(COLUMNS, runs);
 }
 
-/** Converts a run to an object for JSON. */
-export function mixtureJson({ capacity, budgetBytes, scheduler, knowledge, policy, result }: MixtureRun): object {
+export function mixtureJson(run: MixtureRun): object {
+  const { scheduler, knowledge, result } = run;
   const { forecast } = result;
   return {
-    capacity: capacity ?? null,
-    budget_bytes: budgetBytes,
+    ...cacheJson(run, result),
     scheduler,
     routes: knowledge,
-    policy,
-    hit_ratio: result.hitRatio,
     ready_ratio: result.readyRatio,
-    uses: result.uses,
-    hits: result.hits,
-    loads: result.loads,
-    evictions: result.evictions,
-    wasted_loads: result.wastedLoads,
-    bytes_read: result.bytesRead,
     forecast: forecast
       ? { loads: forecast.loads, hits: forecast.hits, misses: forecast.misses, wasted_loads: forecast.wastedLoads }
       : null,
     steps: result.steps,
-    mean_distinct_experts: result.meanDistinctExperts,
-    duration_ms: result.durationMs,
-    stall_ms: result.stallMs,
-    latency_ms: result.latencyMs,
-    normalized_latency_ms: result.normalizedLatencyMs,
+    ...timesJson(result),
   };
 }
 

@@ -15,6 +15,8 @@ import {
   type Scheduler,
   type TraceStep,
 } from "@readme-moe/core";
+import type { CheckedOf, OptionTable } from "../option-table.ts";
+import { distinctExperts } from "./read-trace.ts";
 import { simulate, type SimulationOptions, type SimulationResult } from "./simulate.ts";
 
 /** `decode-first` and `prefill-first` are the baselines of Read-ME, section 5. */
@@ -31,21 +33,48 @@ const SCHEDULERS: Readonly<Record<SchedulerName, Scheduler>> = {
   "prefill-first": fcfs({ prefillShare: 1 }),
 };
 
-export interface SimulateFlags {
+/** Options of a drawn trace, which contradict a trace that is read. */
+export const DRAWN_OPTIONS = {
+  experts: { kind: "integer", min: 1, default: 7, about: "experts of the drawn trace" },
+  layers: { kind: "integer", min: 1, default: 6, about: "layers of the drawn trace" },
+  layerBytes: { kind: "integer", min: 1, default: 1_000_000, about: "size of one layer of one expert" },
+  sequences: { kind: "integer", min: 1, default: 100, about: "sequences of the drawn trace" },
+  arrivalsPerStep: {
+    kind: "number",
+    above: 0,
+    default: 0.125,
+    about: "mean number of sequences that arrive per step",
+  },
+  promptTokens: { kind: "number", min: 1, default: 64, about: "mean tokens of a prompt" },
+  outputTokens: { kind: "number", min: 1, default: 32, about: "mean tokens of a completion" },
+  locality: { kind: "number", max: 1, default: 0.9, about: "share of tokens that keep the expert before" },
+  expertsPerToken: { kind: "integer", min: 1, about: "draw a mixture with a router in every layer" },
+  coupling: {
+    kind: "number",
+    max: 1,
+    default: 0.5,
+    about: "share of a mixture's experts that follow the layer before",
+  },
+  skew: { kind: "number", max: 8, default: 0.5, about: "inequality of a mixture's experts, by Zipf's law" },
+} as const satisfies OptionTable;
+
+/** Options of the simulated server, which a replay does not have. */
+export const SERVER_OPTIONS = {
+  maxNumSeqs: { kind: "integer", min: 1, default: 32, about: "sequences that hold KV memory" },
+  maxNumBatchedSeqs: {
+    kind: "integer",
+    min: 1,
+    about: "sequences in one step",
+    otherwise: "all that hold memory",
+  },
+  maxNumBatchedTokens: { kind: "integer", min: 1, default: 512, about: "tokens in one step" },
+  chunkTokens: { kind: "integer", min: 1, default: 128, about: "tokens in one piece of prefill" },
+  readMbPerS: { kind: "number", above: 0, default: 1000, about: "speed of reading experts" },
+  overlap: { kind: "switch", default: true, about: "compute nothing while experts are read" },
+} as const satisfies OptionTable;
+
+export interface SimulateFlags extends CheckedOf<typeof DRAWN_OPTIONS & typeof SERVER_OPTIONS> {
   readonly trace?: string;
-  readonly experts: number;
-  readonly layers: number;
-  /** Size of one layer of one expert. */
-  readonly layerBytes: number;
-  readonly sequences: number;
-  readonly arrivalsPerStep: number;
-  readonly promptTokens: number;
-  readonly outputTokens: number;
-  readonly locality: number;
-  /** Experts that each layer chooses for a token; a mixture with a router in every layer is drawn then. */
-  readonly expertsPerToken?: number;
-  readonly coupling: number;
-  readonly skew: number;
   readonly seed: number;
   /** Whether the recorded steps are replayed instead of scheduling the sequences anew. */
   readonly replay: boolean;
@@ -56,12 +85,6 @@ export interface SimulateFlags {
   /** Cache sizes, in bytes. */
   readonly memory?: readonly number[];
   readonly lookaheadLayers?: number;
-  readonly maxNumSeqs: number;
-  readonly maxNumBatchedSeqs?: number;
-  readonly maxNumBatchedTokens: number;
-  readonly chunkTokens: number;
-  readonly readMbPerS: number;
-  readonly overlap: boolean;
   readonly writeTrace?: string;
   readonly svg?: string;
   readonly json: boolean;
@@ -127,7 +150,6 @@ export function runSimulations(trace: ExpertTrace, flags: SimulateFlags): readon
   );
 }
 
-/** Returns the options of a simulated server. */
 export function serverOf(flags: SimulateFlags, scheduler: SchedulerName): Omit<SimulationOptions, "cache"> {
   const { maxNumSeqs, maxNumBatchedSeqs = maxNumSeqs, maxNumBatchedTokens, chunkTokens } = flags;
   return {
@@ -174,7 +196,7 @@ export function runReplays({ layout, steps }: ExpertTrace, flags: SimulateFlags)
 /** Completes a step without recorded runs: the next step is expected to use the same experts. */
 function recordedStep({ tokensPerExpert, runs, laterSteps }: TraceStep): RecordedStep {
   if (runs) return { runs, laterSteps };
-  const experts = tokensPerExpert.flatMap((tokens, expert) => (tokens > 0 ? [expert] : []));
+  const experts = distinctExperts({ tokensPerExpert });
   const alike = tokensPerExpert.map((tokens) => (tokens > 0 ? 1 : Infinity));
   return { runs: [{ experts, planned: [] }], laterSteps: laterSteps ?? alike };
 }

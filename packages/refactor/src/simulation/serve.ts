@@ -38,13 +38,11 @@ interface ServerHooks {
   missingBytes(): ArrayLike<number>;
   /** Changes a step that was scheduled. @default no change */
   readonly adjust?: (scheduled: readonly ScheduledSequence[], state: SchedulerState) => readonly ScheduledSequence[];
-  /** Runs a step. */
   run(step: ServedStep): void;
 }
 
 /** A step of a simulated server. */
 export interface ServedStep {
-  /** Number of the step. */
   readonly step: number;
   /** Its sequences, in their order of arrival, before they advance. */
   readonly batch: readonly SimulatedSequence[];
@@ -57,7 +55,7 @@ export interface ServedStep {
 }
 
 /** Latencies of sequences in ms, in the order in which they ended. */
-interface ServedLatencies {
+export interface ServedLatencies {
   /** Times from arrival to the last token. */
   readonly latencies: readonly number[];
   /** Same times, divided by output tokens. */
@@ -215,7 +213,6 @@ export function meanOf(values: readonly number[]): number {
   return values.length === 0 ? 0 : sumOf(values) / values.length;
 }
 
-/** Adds numbers. */
 export function sumOf(values: readonly number[]): number {
   return values.reduce((sum, value) => sum + value, 0);
 }

@@ -23,17 +23,6 @@ import { FleetRecord, type FleetResult } from "./fleet-record.ts";
 import { FleetQueues, FleetWorker, type PlacedFleetJob, type FleetWorkerOptions } from "./fleet-worker.ts";
 import { PUSH_PLACEMENTS, type PushPlacementName } from "./push-placements.ts";
 
-type Event =
-  | { readonly kind: "arrive"; readonly job: FleetJob }
-  | { readonly kind: "begin"; readonly worker: FleetWorker }
-  | { readonly kind: "ended"; readonly worker: FleetWorker }
-  | { readonly kind: "ask"; readonly worker: FleetWorker }
-  | { readonly kind: "publish"; readonly worker: FleetWorker }
-  | { readonly kind: "homes" }
-  | { readonly kind: "drop" }
-  | { readonly kind: "fault"; readonly fault: FleetFault }
-  | { readonly kind: "again"; readonly jobs: readonly PlacedFleetJob[]; readonly goneId: string };
-
 const DEMAND_HALF_LIFE_MS = 5000;
 const DROP_EVERY_MS = 100;
 /** Time after the last arrival at which jobs that no worker can take are given up. */
@@ -57,7 +46,7 @@ export function simulateFleet(jobs: readonly FleetJob[], options: FleetOptions):
 class Fleet {
   readonly #options: FleetOptions;
   readonly #workers: FleetWorker[];
-  readonly #events = new EventQueue<Event>();
+  readonly #events = new EventQueue();
   readonly #queues = new FleetQueues();
   readonly #published = new Map<string, WorkerState>();
   /** Jobs sent to each worker since its last published state. */
@@ -79,47 +68,34 @@ class Fleet {
     this.#lastArrivalMs = jobs.at(-1)?.arrivalMs ?? 0;
     this.#record = new FleetRecord({ countFromMs, countToMs: this.#lastArrivalMs, perTokenMs: options.perTokenMs });
     this.#unfinished = jobs.length;
-    for (const fault of faults) this.#events.add(fault.atMs, { kind: "fault", fault });
+    for (const fault of faults) this.#events.add(fault.atMs, () => this.#fault(fault));
     for (const worker of this.#workers) {
       if (faults.some(({ kind, worker: n }) => kind === "start" && worker.id === `w${n}`)) worker.isAlive = false;
-      this.#events.add(0, { kind: "publish", worker });
-      this.#events.add(this.#random() * publishMs, { kind: "publish", worker });
+      for (const atMs of [0, this.#random() * publishMs]) this.#events.add(atMs, () => this.#publish(worker));
     }
-    this.#events.add(0, { kind: "homes" });
-    this.#events.add(0, { kind: "drop" });
-    for (const job of jobs) this.#events.add(job.arrivalMs, { kind: "arrive", job });
+    this.#events.add(0, () => this.#moveHomes());
+    this.#events.add(0, () => this.#drop());
+    this.#expect(jobs, 0);
   }
 
   run(): FleetResult {
     for (let next = this.#events.take(); next && this.#unfinished > 0; next = this.#events.take()) {
       this.#nowMs = next.atMs;
       if (this.#nowMs > this.#lastArrivalMs + GIVE_UP_MS) break;
-      this.#handle(next.event);
+      next.run();
     }
     return this.#record.result(this.#workers);
   }
 
-  #handle(event: Event): void {
-    switch (event.kind) {
-      case "arrive":
-        return this.#arrive(event.job);
-      case "begin":
-        return this.#beginStep(event.worker);
-      case "ended":
-        return this.#endStep(event.worker);
-      case "ask":
-        return this.#pull(event.worker);
-      case "publish":
-        return this.#publish(event.worker);
-      case "homes":
-        return this.#moveHomes();
-      case "drop":
-        return this.#drop();
-      case "fault":
-        return this.#fault(event.fault);
-      case "again":
-        return this.#queueAgain(event.jobs, event.goneId);
-    }
+  /** Lets jobs arrive from a place on; those of one time arrive together. */
+  #expect(jobs: readonly FleetJob[], first: number): void {
+    const { arrivalMs } = jobs[first] ?? {};
+    if (arrivalMs === undefined) return;
+    this.#events.add(arrivalMs, () => {
+      let place = first;
+      for (let job = jobs[place]; job?.arrivalMs === arrivalMs; job = jobs[++place]) this.#arrive(job);
+      this.#expect(jobs, place);
+    });
   }
 
   #arrive(job: FleetJob): void {
@@ -169,12 +145,14 @@ class Fleet {
       worker.take(placed, this.#nowMs);
     }
     // Everything else that arrives at this time joins the step.
-    if (!worker.isStepping && worker.numRunning > 0) this.#events.add(this.#nowMs, { kind: "begin", worker });
+    if (!worker.isStepping && worker.numRunning > 0) {
+      this.#events.add(this.#nowMs, () => this.#beginStep(worker));
+    }
   }
 
   #beginStep(worker: FleetWorker): void {
     const durationMs = worker.isAlive ? worker.beginStep(this.#nowMs) : undefined;
-    if (durationMs !== undefined) this.#events.add(this.#nowMs + durationMs, { kind: "ended", worker });
+    if (durationMs !== undefined) this.#events.add(this.#nowMs + durationMs, () => this.#endStep(worker));
   }
 
   #choose(worker: FleetWorker, state: WorkerState, only: string | undefined): string | undefined {
@@ -191,7 +169,7 @@ class Fleet {
     if (decision.reason !== undefined) this.#record.pulled(decision.reason, this.#nowMs);
     if (decision.askAgainMs !== undefined && decision.askAgainMs < Infinity) {
       // A time that has just passed by rounding would ask forever.
-      this.#events.add(Math.max(decision.askAgainMs, this.#nowMs + 0.1), { kind: "ask", worker });
+      this.#events.add(Math.max(decision.askAgainMs, this.#nowMs + 0.1), () => this.#pull(worker));
     }
     return decision.queueId;
   }
@@ -210,7 +188,7 @@ class Fleet {
     this.#published.set(worker.id, worker.stateAt(this.#nowMs));
     this.#sent.set(worker.id, this.#queues.lengthOf(worker.id));
     if (this.#nowMs === 0) return;
-    this.#events.add(this.#nowMs + (this.#options.publishMs ?? 1000), { kind: "publish", worker });
+    this.#events.add(this.#nowMs + (this.#options.publishMs ?? 1000), () => this.#publish(worker));
     this.#pull(worker);
   }
 
@@ -225,14 +203,16 @@ class Fleet {
     const homes = homesOf({ demand: this.#demand, members, previous: this.#homes }, placement.homes);
     this.#record.moved(movedHomes(this.#homes, homes), this.#nowMs);
     this.#homes = homes;
-    if (this.#nowMs < this.#lastArrivalMs) this.#events.add(this.#nowMs + elapsedMs, { kind: "homes" });
+    if (this.#nowMs < this.#lastArrivalMs) {
+      this.#events.add(this.#nowMs + elapsedMs, () => this.#moveHomes());
+    }
   }
 
   #drop(): void {
     const dropped = this.#queues.dropLate(this.#nowMs);
     this.#unfinished -= dropped.length;
     this.#record.dropped(dropped);
-    this.#events.add(this.#nowMs + DROP_EVERY_MS, { kind: "drop" });
+    this.#events.add(this.#nowMs + DROP_EVERY_MS, () => this.#drop());
   }
 
   #fault({ worker: n, kind, slowdown = 1 }: FleetFault): void {
@@ -241,11 +221,11 @@ class Fleet {
     if (kind === "slow") worker.slowdown = slowdown;
     if (kind === "die") {
       const jobs = worker.die();
-      this.#events.add(this.#nowMs + DEFAULT_TTL_MS, { kind: "again", jobs, goneId: worker.id });
+      this.#events.add(this.#nowMs + DEFAULT_TTL_MS, () => this.#queueAgain(jobs, worker.id));
     }
     if (kind === "start") {
       worker.isAlive = true;
-      this.#events.add(this.#nowMs, { kind: "publish", worker });
+      this.#events.add(this.#nowMs, () => this.#publish(worker));
     }
   }
 
@@ -318,50 +298,18 @@ export interface FleetOptions {
 }
 
 /** Events in order of time; events of one time come in the order in which they were added. */
-class EventQueue<Item> {
-  readonly #heap: { readonly atMs: number; readonly order: number; readonly event: Item }[] = [];
-  #added = 0;
+class EventQueue {
+  /** Events from the last one to the next one. */
+  readonly #events: { readonly atMs: number; readonly run: () => void }[] = [];
 
-  add(atMs: number, event: Item): void {
-    const heap = this.#heap;
-    let place = heap.length;
-    heap.push({ atMs, order: this.#added++, event });
-    while (place > 0) {
-      const parent = (place - 1) >> 1;
-      if (!this.#isBefore(place, parent)) break;
-      this.#swap(place, parent);
-      place = parent;
-    }
+  add(atMs: number, run: () => void): void {
+    // There are a few for each worker, and most new ones are soon.
+    const place = this.#events.findLastIndex((event) => event.atMs > atMs) + 1;
+    this.#events.splice(place, 0, { atMs, run });
   }
 
-  /** Removes the first event. @returns it with its time; `undefined` if there is none */
-  take(): { readonly atMs: number; readonly event: Item } | undefined {
-    const heap = this.#heap;
-    const first = heap[0];
-    const last = heap.pop();
-    if (!first || !last || heap.length === 0) return first;
-    heap[0] = last;
-    for (let place = 0; ;) {
-      let least = place;
-      for (const child of [2 * place + 1, 2 * place + 2]) {
-        if (child < heap.length && this.#isBefore(child, least)) least = child;
-      }
-      if (least === place) return first;
-      this.#swap(place, least);
-      place = least;
-    }
-  }
-
-  #isBefore(a: number, b: number): boolean {
-    const [one, other] = [this.#heap[a], this.#heap[b]];
-    if (!one || !other) return false;
-    return one.atMs < other.atMs || (one.atMs === other.atMs && one.order < other.order);
-  }
-
-  #swap(a: number, b: number): void {
-    const [one, other] = [this.#heap[a], this.#heap[b]];
-    if (!one || !other) return;
-    this.#heap[a] = other;
-    this.#heap[b] = one;
+  /** Removes the next event. @returns it with its time; `undefined` if there is none */
+  take(): { readonly atMs: number; readonly run: () => void } | undefined {
+    return this.#events.pop();
   }
 }

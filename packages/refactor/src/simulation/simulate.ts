@@ -28,6 +28,7 @@ import {
   spreadOf,
   sumOf,
   type Spread,
+  type ServedLatencies,
   type ServedStep,
   StepClock,
   type ReadChannel,
@@ -42,13 +43,10 @@ export interface SimulationOptions extends ServerOptions {
   readonly overlapsReads?: boolean | undefined;
 }
 
-/** Result of a simulation. Ratios from 0 to 1, times in ms by the cost model. */
-export interface SimulationResult extends ExpertCacheCounters {
+/** Figures of a simulation. Ratios from 0 to 1, times in ms by the cost model. */
+export interface SimulationFigures extends ExpertCacheCounters {
   readonly hitRatio: number;
-  readonly bounds: CacheBounds;
-  /** The steps that ran; they may be added to a trace. */
-  readonly steps: readonly TraceStep[];
-  /** Mean over steps. */
+  /** Mean over steps, and over the layers of mixtures. */
   readonly meanDistinctExperts: number;
   /** Time from the first step to the end of the last; steps without sequences take no time. */
   readonly durationMs: number;
@@ -58,6 +56,31 @@ export interface SimulationResult extends ExpertCacheCounters {
   readonly latencyMs: Spread;
   /** Latency of sequences, divided by their output tokens. */
   readonly normalizedLatencyMs: Spread;
+}
+
+/** Result of `simulate`. */
+export interface SimulationResult extends SimulationFigures {
+  readonly bounds: CacheBounds;
+  /** The steps that ran; they may be added to a trace. */
+  readonly steps: readonly TraceStep[];
+}
+
+/** @param distinct - experts of each step */
+function figuresOf(
+  { counters }: ExpertCache,
+  { nowMs, stallMs }: StepClock,
+  { latencies, normalized }: ServedLatencies,
+  distinct: readonly number[],
+): SimulationFigures {
+  return {
+    ...counters,
+    hitRatio: hitRatio(counters),
+    meanDistinctExperts: meanOf(distinct),
+    durationMs: nowMs,
+    stallMs,
+    latencyMs: spreadOf(latencies),
+    normalizedLatencyMs: spreadOf(normalized),
+  };
 }
 
 /**
@@ -76,7 +99,7 @@ export function simulate(trace: ExpertTrace, options: SimulationOptions): Simula
   const clock = new StepClock(cache, layout, { cost, overlapsReads });
   const steps: TraceStep[] = [];
   let forecastIds: readonly string[] = [];
-  const { latencies, normalized } = serve(trace.sequences, options, {
+  const served = serve(trace.sequences, options, {
     cost,
     nowMs: () => clock.nowMs,
     missingBytes: () => cache.missingBytes(),
@@ -105,16 +128,11 @@ export function simulate(trace: ExpertTrace, options: SimulationOptions): Simula
       steps.push({ step, tokensPerExpert });
     },
   });
+  const distinct = steps.map((step) => distinctExperts(step).length);
   return {
-    ...cache.counters,
-    hitRatio: hitRatio(cache.counters),
+    ...figuresOf(cache, clock, served, distinct),
     bounds: cacheBounds(steps, layout, options.cache.budgetBytes),
     steps,
-    meanDistinctExperts: meanOf(steps.map((step) => distinctExperts(step).length)),
-    durationMs: clock.nowMs,
-    stallMs: clock.stallMs,
-    latencyMs: spreadOf(latencies),
-    normalizedLatencyMs: spreadOf(normalized),
   };
 }
 
@@ -128,32 +146,17 @@ export const ROUTE_KNOWLEDGE = ["none", "forecast", "pre-gated"] as const;
 export type RouteKnowledge = (typeof ROUTE_KNOWLEDGE)[number];
 
 /** Options of `simulateMixture`. */
-export interface MixtureSimulationOptions extends ServerOptions {
+export interface MixtureSimulationOptions extends SimulationOptions {
   readonly knowledge: RouteKnowledge;
-  readonly cache: Omit<ExpertCacheOptions, "layout">;
   /** Limits of the estimated uses that are read ahead. @default DEFAULT_READ_AHEAD */
   readonly readAhead?: ReadAheadOptions | undefined;
-  /** Costs of steps. @default DEFAULT_COST_MODEL */
-  readonly cost?: CostModel | undefined;
-  /** Whether layers run while units are read. @default true */
-  readonly overlapsReads?: boolean | undefined;
 }
 
-/** Result of a simulation. Ratios from 0 to 1, times in ms by the cost model. */
-export interface MixtureSimulationResult extends ExpertCacheCounters {
-  readonly hitRatio: number;
+/** Result of `simulateMixture`. */
+export interface MixtureSimulationResult extends SimulationFigures {
   /** Share of uses whose unit was in memory when its layer could run, whenever it was read. */
   readonly readyRatio: number;
   readonly steps: number;
-  /** Mean number of distinct experts of a layer in a step. */
-  readonly meanDistinctExperts: number;
-  readonly durationMs: number;
-  /** Part of `durationMs` in which no layer ran because units were missing. */
-  readonly stallMs: number;
-  /** Latency of sequences, from arrival to the last token. */
-  readonly latencyMs: Spread;
-  /** Latency of sequences, divided by their output tokens. */
-  readonly normalizedLatencyMs: Spread;
 }
 
 /**
@@ -209,34 +212,22 @@ export function simulateMixture(trace: MixtureTrace, options: MixtureSimulationO
     clock.runLayers(numLayers, work, usesAt);
   };
   // The scheduler sees one expert, as of a dense model: routes are unknown to it.
-  const served = sequences.map((sequence) => ({
+  const unrouted = sequences.map((sequence) => ({
     ...sequence,
     experts: Array.from({ length: sequence.routes.length / routeSize(trace) }, () => 0),
   }));
-  const { latencies, normalized } = serve(served, options, {
-    cost,
-    nowMs: () => clock.nowMs,
-    missingBytes: () => [],
-    run,
-  });
-  const { counters } = cache;
+  const served = serve(unrouted, options, { cost, nowMs: () => clock.nowMs, missingBytes: () => [], run });
+  const { uses } = cache.counters;
   return {
-    ...counters,
-    hitRatio: hitRatio(counters),
-    readyRatio: hitRatio({ hits: counters.uses - clock.waits, uses: counters.uses }),
+    ...figuresOf(cache, clock, served, distinct),
+    readyRatio: hitRatio({ hits: uses - clock.waits, uses }),
     steps: distinct.length,
-    meanDistinctExperts: meanOf(distinct),
-    durationMs: clock.nowMs,
-    stallMs: clock.stallMs,
-    latencyMs: spreadOf(latencies),
-    normalizedLatencyMs: spreadOf(normalized),
   };
 }
 
 /** A token of a step. */
 interface Row {
   readonly sequence: MixtureSequence;
-  /** Number of the sequence. */
   readonly number: number;
   readonly token: number;
 }

@@ -10,7 +10,7 @@ import {
   type ExpertMoments,
   type LayerFit,
 } from "../experts/fit-layer.ts";
-import { addInto, addMoments, pooled, type Moments } from "../experts/moments.ts";
+import { addInto, pooled, type Moments } from "../experts/moments.ts";
 import { type LayerExperts, type Part, paperLayer } from "../experts/select.ts";
 import { layerSource, readDense } from "../layers/layer-graphs.ts";
 import {
@@ -40,6 +40,7 @@ import {
   statesArtefact,
   type FittedFamilies,
   type ShardStates,
+  type Values,
 } from "./results.ts";
 import {
   shardText,
@@ -64,7 +65,6 @@ export interface FitSetting {
   readonly options: ResolvedOptions;
   readonly text: ShardedText;
   readonly bounds: TaskBounds;
-  /** Shared sizes to choose among. */
   readonly sharedSizes: readonly number[];
   readonly settings: FitSettings;
   /** Share of the error so far that each layer makes up for, see `errorShareOf`. */
@@ -96,7 +96,6 @@ export function fitSetting({ options, groups }: FitPlan, machine: FitMachine): F
   return { ...machine, options, text, bounds, sharedSizes, settings, share: errorShareOf(options) };
 }
 
-/** Translates a method to the settings of its fits. */
 function settingsOf({ method }: ResolvedOptions, { usedSize, sharedSizes: [sharedSize = 0] }: Sizes): FitSettings {
   return {
     usedSize,
@@ -126,40 +125,12 @@ function sharedName(size: number): string {
   return `shared-${size}`;
 }
 
-/** Adds statistics up in the order of shards, whoever computed them. */
-class StatisticsSum {
-  readonly #moments = new Map<string, Moments>();
-  readonly #magnitudes = new Map<number, Float64Array>();
-
-  /** Adds a shard's statistics, whose arrays are kept and may be overwritten. */
-  add(statistics: Artefact, numExperts: number): void {
-    for (const part of [...Array.from({ length: numExperts }, (_, expert) => momentsPart(expert)), STATIC_MOMENTS]) {
-      const moments = readMoments(statistics, part);
-      const sum = this.#moments.get(part);
-      if (moments && sum) addMoments(sum, moments);
-      else if (moments) this.#moments.set(part, moments);
-    }
-    for (let expert = 0; expert < numExperts; expert++) {
-      if (!statistics.has(magnitudesOf(expert))) continue;
-      const magnitudes = arrayOf(statistics, magnitudesOf(expert), "f64");
-      const sum = this.#magnitudes.get(expert);
-      if (sum) addInto(sum, magnitudes);
-      else this.#magnitudes.set(expert, magnitudes);
-    }
-  }
-
-  moments(part: string): Moments {
-    const moments = this.#moments.get(part);
-    if (moments) return moments;
-    throw new TypeError(`Expected statistics to have \`${part}\`, got none`);
-  }
-
-  magnitudes(numExperts: number): readonly Float64Array[] {
-    return Array.from({ length: numExperts }, (_, expert) => {
-      const magnitudes = this.#magnitudes.get(expert);
-      if (magnitudes) return magnitudes;
-      throw new TypeError(`Expected statistics to have \`${magnitudesOf(expert)}\`, got none`);
-    });
+/** Adds a shard's statistics, all of which are sums, to those of earlier shards. */
+function addStatistics(sums: Map<string, Values>, statistics: Artefact): void {
+  for (const [name, values] of statistics) {
+    const sum = sums.get(name);
+    if (sum) addInto(sum, values);
+    else sums.set(name, values);
   }
 }
 
@@ -176,13 +147,14 @@ export async function runPool(
 ): Promise<ReadonlyMap<string, Artefact>> {
   const { bounds, options, sharedSizes, settings } = setting;
   const { numExperts, numShards, baselines } = bounds;
-  const sum = new StatisticsSum();
-  for (let shard = 0; shard < numShards; shard++) sum.add(await statisticsOf(shard), numExperts);
-  const own = Array.from({ length: numExperts }, (_, expert) => sum.moments(momentsPart(expert)));
+  const sums = new Map<string, Values>();
+  for (let shard = 0; shard < numShards; shard++) addStatistics(sums, await statisticsOf(shard));
+  const own = Array.from({ length: numExperts }, (_, expert) => requiredMoments(sums, momentsPart(expert)));
+  const magnitudes = Array.from(own, (_, expert) => arrayOf(sums, magnitudesOf(expert), "F64"));
   const all = pooled(own);
   const fit = await layerFit(setting, layer);
   const parts = new Map(
-    expertArrays(PAPER, paperLayer(sum.magnitudes(numExperts), settings.usedSize, fit.dense, options.officialCount)),
+    expertArrays(PAPER, paperLayer(magnitudes, settings.usedSize, fit.dense, options.officialCount)),
   );
   for (const [size, sharedSize] of options.method === "paper" ? [] : sharedSizes.entries()) {
     const shared = await fitShared(all, { ...fit, settings: { ...settings, sharedSize } });
@@ -191,7 +163,7 @@ export async function runPool(
   return new Map<string, Artefact>([
     ...own.map((one, expert) => pooledMoments(momentsPart(expert), one)),
     pooledMoments(ALL_MOMENTS, all),
-    ...(baselines ? [pooledMoments(STATIC_MOMENTS, sum.moments(STATIC_MOMENTS))] : []),
+    ...(baselines ? [pooledMoments(STATIC_MOMENTS, requiredMoments(sums, STATIC_MOMENTS))] : []),
     ["parts", parts],
   ]);
 }
@@ -200,7 +172,6 @@ function pooledMoments(part: string, moments: Moments): readonly [part: string, 
   return [part, new Map(momentArrays(MOMENTS, moments))];
 }
 
-/** Reads a part of a layer's pool. */
 type ReadPool = (part: string) => Promise<Artefact>;
 
 /** Fits one expert of a family. */
@@ -245,7 +216,6 @@ export function joinExperts(
   return { shared, experts: fits.map(fittedPart), relativeErrors: fits.map(errorIn) };
 }
 
-/** Reads the paper's experts of a layer's pool. */
 export function paperExperts(parts: Artefact): LayerExperts {
   return readExperts(parts, PAPER);
 }
@@ -257,7 +227,6 @@ function partArtefact(part: Part & { readonly relativeError?: number }): Artefac
   return new Map([...partArrays(PART, part), [ERROR, Float64Array.of(part.relativeError ?? NaN)]]);
 }
 
-/** Reads the result of a fit. */
 export function fittedPart(fitted: Artefact): Part {
   const part = readPart(fitted, PART);
   if (part) return part;
@@ -265,7 +234,7 @@ export function fittedPart(fitted: Artefact): Part {
 }
 
 function errorIn(fitted: Artefact): number {
-  return arrayOf(fitted, ERROR, "f64")[0] ?? NaN;
+  return arrayOf(fitted, ERROR, "F64")[0] ?? NaN;
 }
 
 async function layerFit({ model, settings, products }: FitSetting, layer: number): Promise<LayerFit> {
@@ -277,15 +246,18 @@ async function expertMoments(pool: ReadPool, expert: number): Promise<ExpertMome
 }
 
 async function readMomentsOf(pool: ReadPool, part: string): Promise<Moments> {
-  const moments = readMoments(await pool(part), MOMENTS);
+  return requiredMoments(await pool(part), MOMENTS);
+}
+
+function requiredMoments(artefact: Artefact, prefix: string): Moments {
+  const moments = readMoments(artefact, prefix);
   if (moments) return moments;
-  throw new TypeError(`Expected the part \`${part}\` of a pool to have moments, got none`);
+  throw new TypeError(`Expected an artefact to have the moments \`${prefix}\`, got none`);
 }
 
 // Takes a shard of the text through the end of one layer and the beginning of the next: everything that needs neither
 // other shards nor the experts of this layer.
 
-/** Streams between two layers. */
 interface BetweenLayers {
   readonly dense: Float32Array;
   /** Stream that the experts of the next layer are fitted to. */
@@ -298,7 +270,6 @@ interface BetweenLayers {
 export interface PassInputs {
   /** Result of the shard's pass before; it is overwritten. */
   readonly states: Artefact;
-  /** Result of the layer before. */
   readonly layer: Artefact;
 }
 
@@ -418,7 +389,6 @@ function magnitudesOf(expert: number): string {
   return `magnitudes-${expert}`;
 }
 
-/** Pairs a shard with a layer. */
 export function passOf({ model, run }: FitSetting, { stream }: Shard, index: number): LayerPass {
   return { source: layerSource(model, index), stream, options: run };
 }

@@ -1,7 +1,6 @@
 // Places where the tasks of a fit run and their results are stored: here, or on the machines of a fleet.
 
 import { createHash } from "node:crypto";
-import { existsSync } from "node:fs";
 import { seededRandom } from "@readme-moe/core";
 import type { ModelConfig } from "@readme-moe/model";
 import { GraphBuilder } from "../graphs/graph-builder.ts";
@@ -12,8 +11,8 @@ import { STEADY_COLUMNS } from "../linear-algebra/deterministic-gemm.ts";
 import type { RefactorFleet, RefactorRun } from "../options.ts";
 import type { FitPlan, FitSetting } from "./fit-tasks.ts";
 import { arrayOf, decodeArtefact, encodeArtefact } from "./results.ts";
-import { writeLayer, LocalStore, planKey, SharedStore, TaskRunner } from "./task-runner.ts";
-import { fitsOf, passesOf, taskName, type Task } from "./task.ts";
+import { openLocalStore, planKey, sharedStore, TaskRunner, type TaskStore } from "./task-runner.ts";
+import { taskName, tasksOf, type Task } from "./task.ts";
 
 const CHECKPOINT_MS = 30_000;
 
@@ -21,15 +20,12 @@ export interface FitWork {
   readonly runner: TaskRunner;
   /** Runs tasks side by side or one after the other, and `last` behind them. */
   readonly run: (tasks: readonly Task[], last: Task) => Promise<void>;
-  /** Keeps a finished layer in the work folder. */
-  readonly keepLayer: (layer: number) => Promise<void>;
-  /** Saves what a later process resumes from. @param isLast - whether no layer follows */
-  readonly checkpoint: (isLast: boolean) => Promise<void>;
-  /** Removes all results; called when the model is written. */
-  readonly removeResults: () => Promise<void>;
+  /** Saves what a later process resumes from, where results are in memory. @param isLast - whether no layer follows */
+  readonly checkpoint?: (isLast: boolean) => Promise<void>;
+  /** Removes results that do not go with the work folder; called when the model is written. */
+  readonly removeResults?: () => Promise<void>;
 }
 
-/** Inputs of a place of work. */
 interface FitPlace {
   readonly setting: FitSetting;
   readonly plan: FitPlan;
@@ -46,7 +42,7 @@ export function openFitWork(place: FitPlace): Promise<FitWork> {
 }
 
 async function localWork({ setting, work, run }: FitPlace): Promise<FitWork> {
-  const store = await LocalStore.open(work);
+  const store = await openLocalStore(work);
   const runner = new TaskRunner(setting, store);
   let savedMs = performance.now();
   return {
@@ -54,27 +50,26 @@ async function localWork({ setting, work, run }: FitPlace): Promise<FitWork> {
     run: async (tasks, last) => {
       for (const task of [...tasks, last]) await runner.run(task);
     },
-    // The store keeps layers there.
-    keepLayer: () => Promise.resolve(),
     checkpoint: async (isLast) => {
       const isDue = performance.now() - savedMs >= (run.checkpointMs ?? CHECKPOINT_MS);
       if (!isDue && !isLast) return;
       await store.saveCheckpoint();
       savedMs = performance.now();
     },
-    // They go with the work folder.
-    removeResults: () => Promise.resolve(),
   };
 }
 
 async function fleetWork(place: FitPlace, fleet: RefactorFleet): Promise<FitWork> {
-  const { setting, work, run, fingerprint } = place;
-  const machines = await machinesOf(fingerprint, run.threads);
-  const { id: plan, bytes } = encodePlan({ kind: "fit", ...place.plan }, machines);
-  const store = new SharedStore(fleet.artefacts, plan);
+  const { setting, run, fingerprint } = place;
+  const { plan, machines, store, removePlan } = await openPlan(
+    fleet,
+    { kind: "fit", ...place.plan },
+    {
+      fingerprint,
+      threads: run.threads,
+    },
+  );
   const runner = new TaskRunner(setting, store);
-  // Written again in each run, since an earlier one may be damaged.
-  await fleet.artefacts.put(planKey(plan), bytes);
   return {
     runner,
     run: async (tasks, last) => {
@@ -84,33 +79,17 @@ async function fleetWork(place: FitPlace, fleet: RefactorFleet): Promise<FitWork
       const isDone = (): Promise<boolean> => runner.isDone(last);
       await fleet.run({ machines, plan, tasks: open, last: taskName(last), isDone, signal: run.signal });
     },
-    keepLayer: async (layer) => {
-      if (!existsSync(work.layerFile(layer)))
-        await writeLayer(work, layer, await runner.read({ kind: "layer", layer }));
-    },
-    checkpoint: () => Promise.resolve(),
     removeResults: async () => {
-      for (const task of tasksOf(setting)) await runner.remove(task);
-      await fleet.artefacts.remove(planKey(plan));
+      for (const task of tasksOf(setting.bounds)) await runner.remove(task);
+      await removePlan();
     },
   };
-}
-
-/** Lists all tasks of a fit. */
-function tasksOf({ bounds }: FitSetting): readonly Task[] {
-  const layers = Array.from({ length: bounds.numLayers }, (_, layer): readonly Task[] => [
-    ...passesOf(layer, bounds),
-    { kind: "pool", layer },
-    ...fitsOf(layer, bounds),
-    { kind: "layer", layer },
-  ]);
-  return [...layers.flat(), ...passesOf(bounds.numLayers, bounds), { kind: "costs" }];
 }
 
 // The plan of work that machines share as bytes, and which machines give it the same result.
 
 /** Version of tasks and their results; a change of either raises it, so that results of other code are not used. */
-const TASK_VERSION = 2;
+const TASK_VERSION = 3;
 
 /** Inputs of work that decide its result, beside the model. */
 export interface WorkPlan {
@@ -122,9 +101,44 @@ export interface WorkPlan {
   readonly groups: readonly (readonly Int32Array[])[];
 }
 
+/** Tasks of a plan. */
+export interface PlanTasks {
+  /** Runs a task and stores its result. @throws {RangeError} when there is none with this name */
+  readonly run: (task: string) => Promise<void>;
+  readonly dispose: () => Promise<void>;
+}
+
 const ABOUT = "about";
 const SHAPE = "shape";
 const TOKENS = "tokens";
+
+/** A plan in the store that machines share. */
+interface OpenPlan {
+  /** Hash of the plan. */
+  readonly plan: string;
+  /** Machines that give its tasks the same results as this one. */
+  readonly machines: string;
+  readonly store: TaskStore;
+  readonly removePlan: () => Promise<void>;
+}
+
+/** Writes a plan for the machines that have the same model and arithmetic as this one. */
+export async function openPlan(
+  { artefacts }: RefactorFleet,
+  work: WorkPlan,
+  { fingerprint, threads }: { readonly fingerprint: string; readonly threads: number | undefined },
+): Promise<OpenPlan> {
+  const machines = await machinesOf(fingerprint, threads);
+  const { id: plan, bytes } = encodePlan(work, machines);
+  // Written again in each run, since an earlier one may be damaged.
+  await artefacts.put(planKey(plan), bytes);
+  return {
+    plan,
+    machines,
+    store: sharedStore(artefacts, plan),
+    removePlan: () => artefacts.remove(planKey(plan)),
+  };
+}
 
 /** Encodes a plan. @returns its bytes and their hash, which is its id */
 export function encodePlan(
@@ -155,12 +169,12 @@ export function decodePlan(
 ): WorkPlan {
   const artefact = hashOf(bytes) === id ? decodeArtefact(bytes) : undefined;
   if (!artefact) throw new TypeError("Expected a plan with the hash that its task names, got another");
-  const about = JSON.parse(new TextDecoder().decode(arrayOf(artefact, ABOUT, "u8"))) as WorkPlan & {
+  const about = JSON.parse(new TextDecoder().decode(arrayOf(artefact, ABOUT, "U8"))) as WorkPlan & {
     readonly machines: unknown;
   };
   if (about.machines !== machines) throw new TypeError("Expected a plan for this model and machine, got another");
-  const [length = 0, ...counts] = arrayOf(artefact, SHAPE, "i32");
-  const tokens = arrayOf(artefact, TOKENS, "i32");
+  const [length = 0, ...counts] = arrayOf(artefact, SHAPE, "I32");
+  const tokens = arrayOf(artefact, TOKENS, "I32");
   const isWhole = length > 0 && counts.every((count) => count > 0);
   const total = counts.reduce((sum, count) => sum + count, 0);
   if (!isWhole || total * length !== tokens.length || tokens.some((token) => token < 0 || token >= config.vocabSize)) {

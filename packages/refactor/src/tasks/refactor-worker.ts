@@ -5,24 +5,17 @@ import { resolveCacheFolder, type Model } from "@readme-moe/model";
 import { Products } from "../linear-algebra/matrix.ts";
 import type { PassOptions } from "../layers/run-layer.ts";
 import { refuseMixture } from "../job/refactor-job.ts";
-import { LoraTasks } from "../lora/machines.ts";
+import { openLoraTasks } from "../lora/machines.ts";
 import { resolveOptions } from "../options.ts";
 import { fitSetting } from "./fit-tasks.ts";
-import { decodePlan, machinesOf, type WorkPlan } from "./fit-work.ts";
-import { planKey, SharedStore, TaskRunner } from "./task-runner.ts";
+import { decodePlan, machinesOf, type PlanTasks, type WorkPlan } from "./fit-work.ts";
+import { planKey, sharedStore, TaskRunner, type TaskStore } from "./task-runner.ts";
 import { parseTask } from "./task.ts";
 
 /** Options of `RefactorWorker.open`. */
 export interface RefactorWorkerOptions extends PassOptions {
   /** Store that the machines share. */
   readonly artefacts: ArtefactStore;
-}
-
-/** Tasks of a plan. */
-interface PlanTasks {
-  /** Runs a task and stores its result. @throws {RangeError} when there is none with this name */
-  readonly run: (task: string) => Promise<void>;
-  readonly dispose: () => Promise<void>;
 }
 
 /** Runs tasks of refactorings and trainings of one model. */
@@ -78,14 +71,14 @@ export class RefactorWorker {
     const plan = decodePlan(bytes, { id, machines: this.machines, config: this.#model.config });
     await this.#open?.tasks.dispose();
     this.#open = undefined;
-    const tasks = await this.#openTasks(plan, new SharedStore(this.#options.artefacts, id));
+    const tasks = await this.#openTasks(plan, sharedStore(this.#options.artefacts, id));
     this.#open = { id, tasks };
     return tasks;
   }
 
-  async #openTasks(plan: WorkPlan, store: SharedStore): Promise<PlanTasks> {
+  async #openTasks(plan: WorkPlan, store: TaskStore): Promise<PlanTasks> {
     const { artefacts: _, ...run } = this.#options;
-    if (plan.kind === "low-rank") return LoraTasks.open(plan, { model: this.#model, store, run });
+    if (plan.kind === "low-rank") return openLoraTasks(plan, { model: this.#model, store, run });
     if (plan.kind !== "fit") throw new TypeError("Expected a plan of a fit or a training, got another");
     const options = resolveOptions(plan.options);
     const setting = fitSetting({ ...plan, options }, { model: this.#model, products: this.#products, run });

@@ -28,7 +28,7 @@ export function statesArtefact(states: ShardStates): Artefact {
 }
 
 export function readStates(artefact: Artefact): ShardStates {
-  const arrays = STATES.map((name) => [name, arrayOf(artefact, name, "f32")] as const);
+  const arrays = STATES.map((name) => [name, arrayOf(artefact, name, "F32")] as const);
   return Object.fromEntries(arrays) as unknown as ShardStates;
 }
 
@@ -45,14 +45,14 @@ export function momentArrays(prefix: string, moments: Moments): Arrays {
 /** Reads moments; nothing if there are none with this prefix. */
 export function readMoments(artefact: Artefact, prefix: string): Moments | undefined {
   if (!artefact.has(`${prefix}.gram`)) return undefined;
-  const [count = NaN, targetSquares = NaN] = arrayOf(artefact, `${prefix}.scalars`, "f64");
+  const [count = NaN, targetSquares = NaN] = arrayOf(artefact, `${prefix}.scalars`, "F64");
   return {
     count,
     targetSquares,
-    gram: arrayOf(artefact, `${prefix}.gram`, "f32"),
-    cross: arrayOf(artefact, `${prefix}.cross`, "f32"),
-    neuronSums: arrayOf(artefact, `${prefix}.neuronSums`, "f64"),
-    targetSums: arrayOf(artefact, `${prefix}.targetSums`, "f64"),
+    gram: arrayOf(artefact, `${prefix}.gram`, "F32"),
+    cross: arrayOf(artefact, `${prefix}.cross`, "F32"),
+    neuronSums: arrayOf(artefact, `${prefix}.neuronSums`, "F64"),
+    targetSums: arrayOf(artefact, `${prefix}.targetSums`, "F64"),
   };
 }
 
@@ -68,9 +68,9 @@ export function partArrays(prefix: string, { neurons, down, bias }: Part): Array
 export function readPart(artefact: Artefact, prefix: string): Part | undefined {
   if (!artefact.has(`${prefix}.neurons`)) return undefined;
   return {
-    neurons: arrayOf(artefact, `${prefix}.neurons`, "i32"),
-    down: arrayOf(artefact, `${prefix}.down`, "f32"),
-    bias: arrayOf(artefact, `${prefix}.bias`, "f32"),
+    neurons: arrayOf(artefact, `${prefix}.neurons`, "I32"),
+    down: arrayOf(artefact, `${prefix}.down`, "F32"),
+    bias: arrayOf(artefact, `${prefix}.bias`, "F32"),
   };
 }
 
@@ -98,7 +98,7 @@ export interface FittedFamilies {
 }
 
 /** Families of a layer, from the result to what it is compared with. */
-export const FAMILIES = ["ours", "static", "paper", "random"] as const;
+const FAMILIES = ["ours", "static", "paper", "random"] as const;
 
 export function layerArtefact({ families, figures }: FittedFamilies): Artefact {
   return new Map([
@@ -113,29 +113,29 @@ export function readLayer(artefact: Artefact): FittedFamilies {
   return {
     families: Object.fromEntries(present.map((family) => [family, readExperts(artefact, family)])),
     figures: Object.fromEntries(
-      figured.map((family) => [family, Array.from(arrayOf(artefact, `${family}.figures`, "f64"))]),
+      figured.map((family) => [family, Array.from(arrayOf(artefact, `${family}.figures`, "F64"))]),
     ),
   };
 }
 
 // Results of tasks: arrays by name. As bytes they begin with a checksum of the rest, so that damage is noticed.
 
-/** Array of an artefact. */
-type Values = Float32Array | Float64Array | Int32Array | Uint8Array;
+export type Values = Float32Array | Float64Array | Int32Array | Uint8Array;
 
 /** Result of a task, or a part of one. */
 export type Artefact = ReadonlyMap<string, Values>;
 
-const TYPES = { f32: Float32Array, f64: Float64Array, i32: Int32Array, u8: Uint8Array } as const;
+/** Types of arrays by their names in safetensors files. */
+export const TYPES = { F32: Float32Array, F64: Float64Array, I32: Int32Array, U8: Uint8Array } as const;
 
 interface ArrayTypes {
-  readonly f32: Float32Array;
-  readonly f64: Float64Array;
-  readonly i32: Int32Array;
-  readonly u8: Uint8Array;
+  readonly F32: Float32Array;
+  readonly F64: Float64Array;
+  readonly I32: Int32Array;
+  readonly U8: Uint8Array;
 }
 
-type TypeName = keyof ArrayTypes;
+export type TypeName = keyof ArrayTypes;
 
 /** Arrays begin at multiples of this, so that they can be read in place. */
 const ALIGNMENT = 8;
@@ -189,10 +189,10 @@ function checksumOf(bytes: Uint8Array): Buffer {
   return createHash("sha256").update(bytes.subarray(CHECKSUM_BYTES)).digest();
 }
 
-function typeOf(values: Values): TypeName {
-  if (values instanceof Float32Array) return "f32";
-  if (values instanceof Float64Array) return "f64";
-  return values instanceof Int32Array ? "i32" : "u8";
+export function typeOf(values: Values): TypeName {
+  if (values instanceof Float32Array) return "F32";
+  if (values instanceof Float64Array) return "F64";
+  return values instanceof Int32Array ? "I32" : "U8";
 }
 
 function aligned(at: number): number {

@@ -3,7 +3,7 @@
 import { existsSync } from "node:fs";
 import type { ArtefactStore } from "@readme-moe/core";
 import type { LayerExperts } from "../experts/select.ts";
-import { readFamilies, writeLayerFile, withFile, writeArrays, type WorkFolder } from "../job/work-folder.ts";
+import { readArrays, writeArrays, type WorkFolder } from "../job/work-folder.ts";
 import { addErrors, type AttendedStates, type LayerPass, type Batch } from "../layers/run-layer.ts";
 import {
   type FitSetting,
@@ -16,16 +16,7 @@ import {
   paperExperts,
   passOf,
 } from "./fit-tasks.ts";
-import {
-  arrayOf,
-  type Artefact,
-  readStates,
-  FAMILIES,
-  layerArtefact,
-  readLayer,
-  decodeArtefact,
-  encodeArtefact,
-} from "./results.ts";
+import { arrayOf, type Artefact, readStates, layerArtefact, decodeArtefact, encodeArtefact } from "./results.ts";
 import { partsOf, taskName, type Task, type FitFamily } from "./task.ts";
 
 /** Results of tasks, by names of `resultName`. */
@@ -39,7 +30,6 @@ export interface TaskStore {
   readonly remove: (name: string) => Promise<void>;
 }
 
-/** Names a part of a task's result. */
 export function resultName(task: Task, part: string): string {
   return `${taskName(task)}.${part}`;
 }
@@ -152,7 +142,7 @@ export class TaskRunner {
 
 /** Reads the result of the last task. */
 export function readCosts(artefact: Artefact): Float32Array {
-  return arrayOf(artefact, "costs", "f32");
+  return arrayOf(artefact, "costs", "F32");
 }
 
 // Results on one machine: in memory, with layers and checkpoints of streams in the work folder.
@@ -162,79 +152,53 @@ const STATE_FILE = "state.safetensors";
 const STATES = /^pass-\d+-\d+\.states$/;
 const LAYER = /^layer-(\d+)\.result$/;
 
-export class LocalStore implements TaskStore {
-  readonly #work: WorkFolder;
-  readonly #memory = new Map<string, Artefact>();
-
-  private constructor(work: WorkFolder) {
-    this.#work = work;
-  }
-
-  /** Opens the store of a work folder, with the streams of its last checkpoint. */
-  static async open(work: WorkFolder): Promise<LocalStore> {
-    const store = new LocalStore(work);
-    const path = work.file(STATE_FILE);
-    if (existsSync(path)) await store.#restore(path);
-    return store;
-  }
-
-  has = async (name: string): Promise<boolean> => {
-    const layer = layerIndex(name);
-    return layer === undefined ? this.#memory.has(name) : existsSync(this.#work.layerFile(layer));
-  };
-
-  read = async (name: string): Promise<Artefact | undefined> => {
-    const layer = layerIndex(name);
-    if (layer === undefined) return this.#memory.get(name);
-    const path = this.#work.layerFile(layer);
-    return existsSync(path) ? layerArtefact(await readFamilies(path, FAMILIES)) : undefined;
-  };
-
-  take = async (name: string): Promise<Artefact | undefined> => {
-    const artefact = await this.read(name);
-    this.#memory.delete(name);
-    return artefact;
-  };
-
-  write = async (name: string, artefact: Artefact): Promise<void> => {
-    const layer = layerIndex(name);
-    if (layer === undefined) this.#memory.set(name, artefact);
-    else await writeLayer(this.#work, layer, artefact);
-  };
-
-  remove = async (name: string): Promise<void> => {
-    this.#memory.delete(name);
-  };
-
+export interface LocalStore extends TaskStore {
   /** Writes the streams to disk, so that work can be resumed behind the last layer. */
-  async saveCheckpoint(): Promise<void> {
-    const states = [...this.#memory].filter(([name]) => STATES.test(name));
-    const arrays = states.flatMap(([name, artefact]) =>
-      Array.from(artefact, ([array, values]) => [`${name}/${array}`, values as Float32Array] as const),
-    );
-    await writeArrays(this.#work.file(STATE_FILE), arrays);
-  }
-
-  async #restore(path: string): Promise<void> {
-    await withFile(path, async (file) => {
-      for (const name of file.names) {
-        const [state = "", array = ""] = name.split("/");
-        const known = this.#memory.get(state);
-        this.#memory.set(state, new Map([...(known ?? []), [array, await file.readFloats(name)]]));
-      }
-    });
-  }
+  readonly saveCheckpoint: () => Promise<void>;
 }
 
-/** Keeps a layer in the work folder, where the stages after the fit read it. */
-export async function writeLayer(work: WorkFolder, index: number, artefact: Artefact): Promise<void> {
-  const { families, figures } = readLayer(artefact);
-  await writeLayerFile(work.layerFile(index), families, figures);
-}
-
-function layerIndex(name: string): number | undefined {
-  const index = LAYER.exec(name)?.[1];
-  return index === undefined ? undefined : Number(index);
+/** Opens the store of a work folder, with the streams of its last checkpoint. */
+export async function openLocalStore(work: WorkFolder): Promise<LocalStore> {
+  const memory = new Map<string, Artefact>();
+  const checkpoint = work.file(STATE_FILE);
+  for (const [name, values] of existsSync(checkpoint) ? await readArrays(checkpoint) : []) {
+    const [state = "", array = ""] = name.split("/");
+    memory.set(state, new Map([...(memory.get(state) ?? []), [array, values]]));
+  }
+  const pathOf = (name: string): string | undefined => {
+    const layer = LAYER.exec(name)?.[1];
+    return layer === undefined ? undefined : work.layerFile(Number(layer));
+  };
+  const read = async (name: string): Promise<Artefact | undefined> => {
+    const path = pathOf(name);
+    if (path === undefined) return memory.get(name);
+    return existsSync(path) ? readArrays(path) : undefined;
+  };
+  return {
+    has: async (name) => {
+      const path = pathOf(name);
+      return path === undefined ? memory.has(name) : existsSync(path);
+    },
+    read,
+    take: async (name) => {
+      const artefact = await read(name);
+      memory.delete(name);
+      return artefact;
+    },
+    write: async (name, artefact) => {
+      const path = pathOf(name);
+      if (path === undefined) memory.set(name, artefact);
+      else await writeArrays(path, artefact);
+    },
+    remove: async (name) => void memory.delete(name),
+    saveCheckpoint: async () => {
+      const states = [...memory].filter(([name]) => STATES.test(name));
+      const arrays = states.flatMap(([name, artefact]) =>
+        Array.from(artefact, ([array, values]) => [`${name}/${array}`, values] as const),
+      );
+      await writeArrays(checkpoint, arrays);
+    },
+  };
 }
 
 // Results that machines share: as bytes with a checksum, named by the hash of their plan.
@@ -244,33 +208,21 @@ export function planKey(plan: string): string {
   return `${plan}.plan`;
 }
 
-export class SharedStore implements TaskStore {
-  readonly #store: ArtefactStore;
-  readonly #plan: string;
-
-  constructor(store: ArtefactStore, plan: string) {
-    this.#store = store;
-    this.#plan = plan;
-  }
-
-  has = (name: string): Promise<boolean> => this.#store.has(this.#key(name));
-
-  read = async (name: string): Promise<Artefact | undefined> => {
-    const bytes = await this.#store.get(this.#key(name));
+/** @param plan - its hash, as hex */
+export function sharedStore(store: ArtefactStore, plan: string): TaskStore {
+  const keyOf = (name: string): string => `${plan}.${name}`;
+  const read = async (name: string): Promise<Artefact | undefined> => {
+    const bytes = await store.get(keyOf(name));
     return bytes && decodeArtefact(bytes);
   };
-
-  // Others may need it again: a task that was killed runs once more.
-  take = (name: string): Promise<Artefact | undefined> => this.read(name);
-
-  write = (name: string, artefact: Artefact): Promise<void> =>
-    this.#store.put(this.#key(name), encodeArtefact(artefact));
-
-  remove = (name: string): Promise<void> => this.#store.remove(this.#key(name));
-
-  #key(name: string): string {
-    return `${this.#plan}.${name}`;
-  }
+  return {
+    has: (name) => store.has(keyOf(name)),
+    read,
+    // Others may need it again: a task that was killed runs once more.
+    take: read,
+    write: (name, artefact) => store.put(keyOf(name), encodeArtefact(artefact)),
+    remove: (name) => store.remove(keyOf(name)),
+  };
 }
 
 // Puts a layer together: chooses the shared size, and adds what the result is compared with.
@@ -279,7 +231,6 @@ export class SharedStore implements TaskStore {
 interface LayerInputs {
   readonly parts: () => Promise<Artefact>;
   readonly fit: (family: FitFamily, expert: number, size: number) => Promise<Artefact>;
-  /** Reads the streams of a shard. */
   readonly states: (shard: number) => Promise<Artefact>;
 }
 

@@ -4,9 +4,7 @@ import type { ModelConfig } from "@readme-moe/model";
 import { TokenStream, type Batch } from "../layers/run-layer.ts";
 
 /** Way in which experts are made that a report compares; the paper's experts need no fit. */
-export type FitFamily = (typeof FIT_FAMILIES)[number];
-
-const FIT_FAMILIES = ["ours", "static", "random"] as const;
+export type FitFamily = "ours" | "static" | "random";
 
 export type Task =
   /** Takes a shard of the text through the end of the layer before and the beginning of this one. */
@@ -46,38 +44,19 @@ export function taskName(task: Task): string {
 
 /** Finds the task with a name. @throws {RangeError} when there is none in the plan */
 export function parseTask(name: string, bounds: TaskBounds): Task {
-  const [kind, ...fields] = name.split("-");
-  const [first = NaN, second = NaN] = fields.map(Number);
-  const task = kind === "fit" ? fitOf(fields) : taskOf(kind, first, second);
-  // The name is written again, so that no other spelling of a number is accepted.
-  if (task && taskName(task) === name && isWithin(task, bounds)) return task;
+  const task = tasksOf(bounds).find((one) => taskName(one) === name);
+  if (task) return task;
   throw new RangeError("Expected the name of a task of the plan, got another");
 }
 
-function taskOf(kind: string | undefined, layer: number, shard: number): Task | undefined {
-  if (kind === "pass") return { kind, layer, shard };
-  if (kind === "pool" || kind === "layer") return { kind, layer };
-  return kind === "costs" ? { kind } : undefined;
-}
-
-function fitOf([layer, family, expert, size]: readonly string[]): Task | undefined {
-  const known = FIT_FAMILIES.find((one) => one === family);
-  return known && { kind: "fit", layer: Number(layer), family: known, expert: Number(expert), size: Number(size) };
-}
-
-function isWithin(task: Task, { numLayers, numShards, numExperts, numSizes, baselines }: TaskBounds): boolean {
-  if (task.kind === "costs") return true;
-  // Behind the last layer there are passes, which end it.
-  if (!isBelow(task.layer, task.kind === "pass" ? numLayers + 1 : numLayers)) return false;
-  if (task.kind === "pass") return isBelow(task.shard, numShards);
-  if (task.kind !== "fit") return true;
-  const isOurs = task.family === "ours";
-  const numFits = task.family === "static" ? 1 : numExperts;
-  return (isOurs || baselines) && isBelow(task.expert, numFits) && isBelow(task.size, isOurs ? numSizes : 1);
-}
-
-function isBelow(value: number, end: number): boolean {
-  return Number.isInteger(value) && value >= 0 && value < end;
+export function tasksOf(bounds: TaskBounds): readonly Task[] {
+  const layers = Array.from({ length: bounds.numLayers }, (_, layer): readonly Task[] => [
+    ...passesOf(layer, bounds),
+    { kind: "pool", layer },
+    ...fitsOf(layer, bounds),
+    { kind: "layer", layer },
+  ]);
+  return [...layers.flat(), ...passesOf(bounds.numLayers, bounds), { kind: "costs" }];
 }
 
 /** Lists the parts of a task's result. They are stored in this order: who finds the last one finds all. */
@@ -93,7 +72,6 @@ export const ALL_MOMENTS = "moments-all";
 /** Moments of the text of the baseline without routing. */
 export const STATIC_MOMENTS = "moments-static";
 
-/** Names the moments of one expert's text. */
 export function momentsPart(expert: number): string {
   return `moments-${expert}`;
 }
@@ -127,7 +105,6 @@ export interface Shard {
   readonly stream: TokenStream;
   /** Expert of each of the stream's domains. */
   readonly experts: readonly number[];
-  /** Batches that costs are measured on. */
   readonly costBatches: ReadonlySet<Batch>;
   /** Batches that nothing is fitted to, for choosing the shared size. */
   readonly heldBack: ReadonlySet<Batch>;
@@ -140,7 +117,6 @@ export interface Shard {
 /** Calibration text, whole and in shards. */
 export interface ShardedText {
   readonly stream: TokenStream;
-  /** Sequences that costs are measured on. */
   readonly costSequences: readonly number[];
   readonly shards: readonly Shard[];
 }

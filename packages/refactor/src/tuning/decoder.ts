@@ -6,8 +6,8 @@ import { type LayerRefs, type Model, type TensorRef, layerConfig, type ModelConf
 import { gradientName } from "../autodiff/tape.ts";
 import { addInto } from "../experts/moments.ts";
 import * as decoder from "../graphs/decoder-layer.ts";
-import type { Graph } from "../graphs/graph-builder.ts";
-import { floatOutput, type Feeds, type GraphTensor, GraphSession } from "../graphs/session.ts";
+import { pickRows } from "../linear-algebra/matrix.ts";
+import { floatOutput, type GraphTensor, type GraphSession, SessionPool } from "../graphs/session.ts";
 import {
   HIDDEN,
   OUTPUT_GRADIENT,
@@ -22,7 +22,6 @@ import {
 /** Sequences that run through a decoder together, laid end to end. */
 export interface Batch {
   readonly tokenIds: Int32Array;
-  /** Expert of each token. */
   readonly experts: Uint16Array;
 }
 
@@ -87,23 +86,12 @@ export class Decoder {
         const groups = [layer.common, layer.experts[share.expert]!];
         const session = await this.#pool.feedForward(this.#shapes(groups), true);
         const own = takeRows(slope, share, this.#hiddenSize);
-        const outputs = await session.run({
-          ...this.#rows(HIDDEN, rows),
-          ...this.#rows(OUTPUT_GRADIENT, own),
-          ...weightFeeds(groups),
-        });
-        this.#passOn(groups, outputs, onGradient);
-        before = putRows(before, floatOutput(outputs, gradientName(HIDDEN)), share, this.#hiddenSize);
+        const slopes = await this.#slopes(session, groups, { rows, slope: own, onGradient });
+        before = putRows(before, slopes, share, this.#hiddenSize);
       }
       const groups = [layer.attention];
       const session = await this.#pool.attention(index, this.#shapes(groups), true);
-      const outputs = await session.run({
-        ...this.#rows(HIDDEN, inputs.hidden),
-        ...this.#rows(OUTPUT_GRADIENT, before),
-        ...weightFeeds(groups),
-      });
-      this.#passOn(groups, outputs, onGradient);
-      slope = floatOutput(outputs, gradientName(HIDDEN));
+      slope = await this.#slopes(session, groups, { rows: inputs.hidden, slope: before, onGradient });
       await nextTurn();
     }
   }
@@ -122,10 +110,7 @@ export class Decoder {
   }
 
   #embed(tokenIds: Int32Array): Float32Array {
-    const { embedding } = this.weights;
-    const size = this.#hiddenSize;
-    const hidden = new Float32Array(tokenIds.length * size);
-    tokenIds.forEach((id, row) => hidden.set(embedding.subarray(id * size, (id + 1) * size), row * size));
+    const hidden = pickRows(this.weights.embedding, tokenIds, this.#hiddenSize);
     const { embeddingScale } = this.#pool.config;
     return embeddingScale === 1 ? hidden : hidden.map((value) => value * embeddingScale);
   }
@@ -142,13 +127,24 @@ export class Decoder {
     };
   }
 
-  #passOn(groups: readonly WeightGroup[], outputs: Feeds, onGradient: OnGradient): void {
+  /** Runs a half backwards. @returns the gradient of its input */
+  async #slopes(
+    session: GraphSession,
+    groups: readonly WeightGroup[],
+    half: { readonly rows: Float32Array; readonly slope: Float32Array; readonly onGradient: OnGradient },
+  ): Promise<Float32Array> {
+    const outputs = await session.run({
+      ...this.#rows(HIDDEN, half.rows),
+      ...this.#rows(OUTPUT_GRADIENT, half.slope),
+      ...weightFeeds(groups),
+    });
     for (const group of groups) {
       for (const [name, { key }] of group) {
         const gradient = gradientName(name);
-        if (outputs[gradient]) onGradient(key, floatOutput(outputs, gradient));
+        if (outputs[gradient]) half.onGradient(key, floatOutput(outputs, gradient));
       }
     }
+    return floatOutput(outputs, gradientName(HIDDEN));
   }
 }
 
@@ -231,7 +227,7 @@ export async function distillRows(
 export async function crossEntropies(
   pool: GraphPool,
   hidden: Float32Array,
-  weights: DecoderWeights,
+  weights: HeadWeights,
   ids: Int32Array,
 ): Promise<Float32Array> {
   const session = await pool.crossEntropy();
@@ -248,7 +244,7 @@ export async function crossEntropies(
   return losses;
 }
 
-function headFeeds({ finalNorm, head }: DecoderWeights): { readonly norm: GraphTensor; readonly head: GraphTensor } {
+function headFeeds({ finalNorm, head }: HeadWeights): { readonly norm: GraphTensor; readonly head: GraphTensor } {
   const size = finalNorm.values.length;
   return {
     norm: { data: finalNorm.values, dims: [size] },
@@ -270,7 +266,6 @@ function weightedSum(values: Float32Array, weights: Float32Array): number {
 
 // All weights of a model in memory as float32, by the names of `decoder` in `graphs`.
 
-/** One weight of a model. */
 export interface Weight {
   /** File and tensor of a Read-ME folder: `backbone/…` or `<expert>/…`. */
   readonly key: string;
@@ -288,16 +283,20 @@ export interface LayerWeights {
   readonly experts: readonly WeightGroup[];
 }
 
-export interface DecoderWeights {
-  readonly layers: readonly LayerWeights[];
+/** Weights behind the last layer. */
+interface HeadWeights {
   readonly finalNorm: Weight;
   /** `[vocabSize, hiddenSize]` */
-  readonly embedding: Float32Array;
-  /** Like `embedding`; the same array if the two are tied. */
   readonly head: Float32Array;
 }
 
-/** Reads all weights. */
+/** All weights; `head` is `embedding` if the two are tied. */
+export interface DecoderWeights extends HeadWeights {
+  readonly layers: readonly LayerWeights[];
+  /** `[vocabSize, hiddenSize]` */
+  readonly embedding: Float32Array;
+}
+
 export async function readDecoderWeights({ weights }: Pick<Model, "weights">): Promise<DecoderWeights> {
   const layers: LayerWeights[] = [];
   for (const refs of weights.layers) layers.push(await readLayer(refs));
@@ -310,7 +309,6 @@ export async function readDecoderWeights({ weights }: Pick<Model, "weights">): P
   };
 }
 
-/** Makes a graph's inputs out of weights. */
 function weightFeeds(groups: readonly ReadonlyMap<string, Weight>[]): Record<string, GraphTensor> {
   const feeds: Record<string, GraphTensor> = {};
   for (const group of groups)
@@ -332,14 +330,14 @@ async function readLayer(layer: LayerRefs): Promise<LayerWeights> {
   };
 }
 
-/** @param file - of a Read-ME folder */
 async function readGroup(refs: Iterable<readonly [string, TensorRef]>, file: string): Promise<WeightGroup> {
   const group: WeightGroup = new Map();
   for (const [name, ref] of refs) group.set(name, await readWeight(ref, file));
   return group;
 }
 
-async function readWeight(ref: TensorRef, file: string): Promise<Weight> {
+/** @param file - of a Read-ME folder */
+export async function readWeight(ref: TensorRef, file: string): Promise<Weight> {
   return { key: `${file}/${ref.name}`, shape: ref.shape, values: await read(ref) };
 }
 
@@ -349,51 +347,36 @@ function read({ store, name }: TensorRef): Promise<Float32Array> {
 
 // Sessions of a decoder's graphs. Layers whose weights have the same shapes share them, and so do all of their experts.
 
-export class GraphPool {
+export class GraphPool extends SessionPool {
   readonly config: ModelConfig;
-  readonly #sessions = new Map<string, Promise<GraphSession>>();
   readonly #sequenceTokens: number;
-  readonly #threads: number | undefined;
 
   /** @param sequenceTokens - length of all sequences */
   constructor(config: ModelConfig, sequenceTokens: number, threads: number | undefined) {
+    super({ threads });
     this.config = config;
     this.#sequenceTokens = sequenceTokens;
-    this.#threads = threads;
   }
 
   attention(layer: number, weights: WeightShapes, hasGradients: boolean): Promise<GraphSession> {
     const { config } = this;
     const setting = { layer: layerConfig(config, layer), sequenceTokens: this.#sequenceTokens };
     const key = `attention ${hasGradients} ${JSON.stringify(setting)} ${keyOf(weights)}`;
-    return this.#session(key, () => attentionGraph({ config, weights, hasGradients }, setting));
+    return this.get(key, () => attentionGraph({ config, weights, hasGradients }, setting));
   }
 
   feedForward(weights: WeightShapes, hasGradients: boolean): Promise<GraphSession> {
     const { config } = this;
     const key = `feed-forward ${hasGradients} ${keyOf(weights)}`;
-    return this.#session(key, () => feedForwardGraph({ config, weights, hasGradients }));
+    return this.get(key, () => feedForwardGraph({ config, weights, hasGradients }));
   }
 
   distillation(labelShare: number): Promise<GraphSession> {
-    return this.#session(`distillation ${labelShare}`, () => distillationGraph(this.config, labelShare));
+    return this.get(`distillation ${labelShare}`, () => distillationGraph(this.config, labelShare));
   }
 
   crossEntropy(): Promise<GraphSession> {
-    return this.#session("cross-entropy", () => crossEntropyGraph(this.config));
-  }
-
-  async dispose(): Promise<void> {
-    for (const session of this.#sessions.values()) await (await session).dispose();
-    this.#sessions.clear();
-  }
-
-  #session(key: string, make: () => Graph): Promise<GraphSession> {
-    const known = this.#sessions.get(key);
-    if (known) return known;
-    const made = GraphSession.open(make(), { threads: this.#threads });
-    this.#sessions.set(key, made);
-    return made;
+    return this.get("cross-entropy", () => crossEntropyGraph(this.config));
   }
 }
 
@@ -417,10 +400,7 @@ function dealRows(experts: Uint16Array): readonly Share[] {
 
 /** Selects the rows `[…, width]` of a share: a copy, unless the share has all rows. */
 function takeRows(all: Float32Array, { rows }: Share, width: number): Float32Array {
-  if (!rows) return all;
-  const taken = new Float32Array(rows.length * width);
-  rows.forEach((row, place) => taken.set(all.subarray(row * width, (row + 1) * width), place * width));
-  return taken;
+  return rows ? pickRows(all, rows, width) : all;
 }
 
 /** Writes a share's rows to their places. @returns `all`, or `part` if it has all rows */

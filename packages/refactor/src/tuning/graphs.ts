@@ -1,13 +1,12 @@
 // Graphs of tuning: the halves of layers and the loss, with gradients.
 
 import type { ModelConfig } from "@readme-moe/model";
-import { add, timesNumber, linear } from "../autodiff/arithmetic.ts";
-import { type AttentionSetting, TapeOperations, type TapeWeights, rmsNorm } from "../autodiff/layer-operations.ts";
-import { distill, pickedLogits, weightedSum } from "../autodiff/losses.ts";
+import { timesNumber } from "../autodiff/arithmetic.ts";
+import { type AttentionSetting, TapeOperations, rmsNorm, tapeWeights } from "../autodiff/layer-operations.ts";
+import { headLosses } from "../autodiff/losses.ts";
 import { ANY_ROWS, Tape, type Tensor } from "../autodiff/tape.ts";
 import * as decoder from "../graphs/decoder-layer.ts";
 import type { Graph } from "../graphs/graph-builder.ts";
-import * as operators from "../graphs/operators.ts";
 
 /** Input of a half: the residual stream. */
 export const HIDDEN = "hidden";
@@ -26,7 +25,6 @@ export function keyOf({ shapes, trained }: WeightShapes): string {
   return JSON.stringify([[...shapes], [...trained].filter((name) => shapes.has(name))]);
 }
 
-/** One graph of a half. */
 interface HalfGraph {
   readonly config: ModelConfig;
   readonly weights: WeightShapes;
@@ -62,40 +60,13 @@ function buildHalf(
   const tape = new Tape(name);
   const shape = [ANY_ROWS, config.hiddenSize];
   const x = hasGradients ? tape.parameter(HIDDEN, shape) : tape.data(HIDDEN, "float32", shape);
-  const inputs = new InputWeights(tape, weights, hasGradients);
+  const inputs = tapeWeights(weights.shapes, (weight, size) =>
+    hasGradients && weights.trained.has(weight) ? tape.parameter(weight, size) : tape.data(weight, "float32", size),
+  );
   const next = apply(new TapeOperations(tape, inputs, config, attention), x);
   if (hasGradients) return tape.pullback(next, tape.data(OUTPUT_GRADIENT, "float32", next.shape).value);
   tape.graph.output("next", next.value, "float32", ["rows", config.hiddenSize]);
   return tape.graph.build();
-}
-
-/** Weights as inputs of a graph, each declared when it is first used. */
-class InputWeights implements TapeWeights {
-  readonly #tape: Tape;
-  readonly #weights: WeightShapes;
-  readonly #made = new Map<string, Tensor>();
-  readonly #hasGradients: boolean;
-
-  constructor(tape: Tape, weights: WeightShapes, hasGradients: boolean) {
-    this.#tape = tape;
-    this.#weights = weights;
-    this.#hasGradients = hasGradients;
-  }
-
-  has(name: string): boolean {
-    return this.#weights.shapes.has(name);
-  }
-
-  get(name: string): Tensor {
-    const known = this.#made.get(name);
-    if (known) return known;
-    const shape = this.#weights.shapes.get(name);
-    if (!shape) throw new TypeError(`Expected a weight \`${name}\`, got none`);
-    const isParameter = this.#hasGradients && this.#weights.trained.has(name);
-    const made = isParameter ? this.#tape.parameter(name, shape) : this.#tape.data(name, "float32", shape);
-    this.#made.set(name, made);
-    return made;
-  }
 }
 
 // Graphs from the last layer's states to the loss. They take a few rows at a time: a row of logits is as long as the
@@ -112,22 +83,19 @@ type HeadConfig = Pick<ModelConfig, "hiddenSize" | "vocabSize" | "rmsNormEpsilon
 export function distillationGraph(config: HeadConfig, labelShare: number): Graph {
   const tape = new Tape("distillation");
   const { hiddenSize, vocabSize } = config;
-  const rows = (name: string): Tensor => tape.data(name, "float32", [ANY_ROWS, hiddenSize]);
-  const table = (name: string): Tensor => tape.data(name, "float32", [vocabSize, hiddenSize]);
   const x = tape.parameter(HIDDEN, [ANY_ROWS, hiddenSize]);
-  const head = table("head");
-  const normed = headInput(tape, x, tape.parameter("norm", [hiddenSize]), config);
-  const taught = headInput(tape, rows("taught"), tape.data("teacher_norm", "float32", [hiddenSize]), config);
-  const weights = tape.data("weights", "float32", [ANY_ROWS, 1]);
-  const logits = linear(tape, normed, head);
-  const teacher = linear(tape, taught, table("teacher_head"));
-  const { divergences, logSums, loss } = distill(tape, { logits, teacher, weights }, labelShare);
-  const picked = pickedLogits(tape, normed, head, tape.data("ids", "int64", [ANY_ROWS]));
-  const total = add(tape, loss, weightedSum(tape, picked, weights, -labelShare));
-  const g = tape.graph;
-  g.output("divergences", divergences.value, "float32", ["rows"]);
-  g.output("losses", operators.Sub(g, logSums.value, picked.value), "float32", ["rows"]);
-  return tape.build(total);
+  const { rows, loss: lossOf } = rowLosses(tape, x, tape.parameter("norm", [hiddenSize]), config);
+  const taught = tape.data("taught", "float32", [ANY_ROWS, hiddenSize]);
+  const { loss, divergences } = lossOf({
+    weights: tape.data("weights", "float32", [ANY_ROWS, 1]),
+    labelShare,
+    teacherShare: 1,
+    taught: headInput(tape, taught, tape.data("teacher_norm", "float32", [hiddenSize]), config),
+    teacherHead: tape.data("teacher_head", "float32", [vocabSize, hiddenSize]),
+  });
+  tape.graph.output("divergences", divergences!, "float32", ["rows"]);
+  tape.graph.output("losses", rows, "float32", ["rows"]);
+  return tape.build(loss);
 }
 
 /**
@@ -135,16 +103,19 @@ export function distillationGraph(config: HeadConfig, labelShare: number): Graph
  * `losses` `[rows]`.
  */
 export function crossEntropyGraph(config: HeadConfig): Graph {
-  const { hiddenSize, vocabSize } = config;
+  const { hiddenSize } = config;
   const tape = new Tape("cross-entropy");
   const x = tape.data(HIDDEN, "float32", [ANY_ROWS, hiddenSize]);
-  const head = tape.data("head", "float32", [vocabSize, hiddenSize]);
-  const normed = headInput(tape, x, tape.data("norm", "float32", [hiddenSize]), config);
-  const picked = pickedLogits(tape, normed, head, tape.data("ids", "int64", [ANY_ROWS]));
-  const g = tape.graph;
-  const logSums = operators.ReduceLogSumExp(g, linear(tape, normed, head).value, 1);
-  g.output("losses", operators.Sub(g, logSums, picked.value), "float32", ["rows"]);
-  return g.build();
+  const { rows } = rowLosses(tape, x, tape.data("norm", "float32", [hiddenSize]), config);
+  tape.graph.output("losses", rows, "float32", ["rows"]);
+  return tape.graph.build();
+}
+
+/** Declares `head` and `ids`, and computes the losses of rows that a graph's caller cuts. */
+function rowLosses(tape: Tape, x: Tensor, norm: Tensor, config: HeadConfig): ReturnType<typeof headLosses> {
+  const head = tape.data("head", "float32", [config.vocabSize, config.hiddenSize]);
+  const ids = tape.data("ids", "int64", [ANY_ROWS]);
+  return headLosses(tape, { x: headInput(tape, x, norm, config), head, ids }, Infinity);
 }
 
 /** Norms rows for the head. The factor of logits is applied here, since the head is linear. */

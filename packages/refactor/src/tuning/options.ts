@@ -1,81 +1,131 @@
-import { choiceOption, integerOption, rejectUnknownKeys } from "@readme-moe/core";
+import { integerOption } from "@readme-moe/core";
+import {
+  checkedOptions,
+  type JobRun,
+  type OptionsOf,
+  type OptionTable,
+  type ResolvedOf,
+  RUN_NAMES,
+} from "../option-table.ts";
 
-/** Kinds of trained parameters; see `TuneOptions.method`. */
-export const TUNE_METHODS = ["lora", "full"] as const;
-
-/** Parts that experts have in common; see `TuneOptions.sharing`. */
-export const TUNE_SHARINGS = ["neurons", "none"] as const;
+/** Options that `tune` and `tuneLoras` have in common. */
+export const TRAINING_OPTIONS = {
+  /** Whether attention is trained, too. @default false */
+  attention: { kind: "switch", default: false, about: "train the attention as well" },
+  /** Tokens of a sequence. @default 256 */
+  sequenceTokens: { kind: "integer", min: 8, max: 1 << 20, default: 256, about: "tokens of a sequence" },
+  /** Seed of all random choices. @default 1 */
+  seed: { kind: "integer", max: 2 ** 32 - 1, default: 1, about: "seed of all random choices" },
+} as const satisfies OptionTable;
 
 /** Options of `tune` that, beside the models and texts, decide the result. */
-export interface TuneOptions {
+export const TUNE_OPTIONS = {
+  ...TRAINING_OPTIONS,
   /** Tokens to learn from, of all kinds of text together; text is repeated when there is less of it. @default 500000 */
-  readonly tokens?: number | undefined;
+  tokens: { kind: "integer", min: 1, default: 500_000, about: "training tokens of all kinds together" },
   /**
    * `"lora"` trains low-rank changes of the experts' weights, `"full"` trains the weights themselves. @default "lora"
    */
-  readonly method?: (typeof TUNE_METHODS)[number] | undefined;
+  method: {
+    kind: "choice",
+    choices: ["lora", "full"],
+    default: "lora",
+    about: "what is trained of the experts: changes of low rank, or all weights",
+  },
   /** Rank of the changes with `"lora"`. @default 32 */
-  readonly rank?: number | undefined;
+  rank: { kind: "integer", min: 1, max: 1 << 16, default: 32, about: "rank of the changes" },
   /**
    * Parts that experts have in common. With `"neurons"`, a neuron of the dense model that several experts hold has one
    * change that the tokens of all of them train, and each expert trains its own change beside it. With `"none"`,
    * experts learn from their own tokens alone. @default "neurons" with "lora", "none" with "full"
    */
-  readonly sharing?: (typeof TUNE_SHARINGS)[number] | undefined;
+  sharing: {
+    kind: "choice",
+    choices: ["neurons", "none"],
+    about:
+      "common part of experts: neurons of the dense model, or none; of loras: ranks, what they start from, or none",
+    otherwise: "neurons with lora, none with full",
+  },
   /** Rank of the changes in common, with `"lora"` and `"neurons"`. @default `rank` */
-  readonly sharedRank?: number | undefined;
-  /** Whether attention is trained, too. @default false */
-  readonly attention?: boolean | undefined;
+  sharedRank: {
+    kind: "integer",
+    min: 1,
+    max: 1 << 16,
+    about: "with --sharing neurons: rank of the common changes; with ranks: number of common ranks",
+    otherwise: "that of --rank",
+  },
   /** Highest learning rate. @default 0.002 with `"lora"`, 0.0001 with `"full"` */
-  readonly learningRate?: number | undefined;
+  learningRate: {
+    kind: "number",
+    about: "largest learning rate",
+    otherwise: "0.002 with lora, 0.0001 with full",
+  },
   /** Weight decay of matrices with `"full"`. @default 0.01 */
-  readonly weightDecay?: number | undefined;
+  weightDecay: { kind: "number", default: 0.01, about: "with --method full: weight decay of matrices" },
   /** Weight of the text's own next tokens beside the teacher's distribution. @default 0.3 */
-  readonly labelShare?: number | undefined;
-  /** Tokens of a sequence. @default 256 */
-  readonly sequenceTokens?: number | undefined;
+  labelShare: {
+    kind: "number",
+    default: 0.3,
+    about: "weight of the text's own next tokens beside the teacher's",
+  },
   /** Sequences of a step. @default 16 */
-  readonly batchSequences?: number | undefined;
+  batchSequences: { kind: "integer", min: 1, max: 1 << 16, default: 16, about: "sequences of a step" },
   /** Sequences of a step that are in memory together; divides `batchSequences`. @default 8, or fewer */
-  readonly microSequences?: number | undefined;
+  microSequences: {
+    kind: "integer",
+    min: 1,
+    about: "sequences of a step that are in memory together",
+    otherwise: "8, or fewer",
+  },
   /** Steps over which the learning rate rises. @default a twentieth of all */
-  readonly warmUpSteps?: number | undefined;
+  warmUpSteps: { kind: "integer", about: "steps over which the rate rises", otherwise: "a twentieth of all" },
   /** Held-out sequences of each kind of text for measuring losses. @default 4 */
-  readonly evaluationSequences?: number | undefined;
+  evaluationSequences: { kind: "integer", min: 1, default: 4, about: "held-out sequences of each kind" },
   /** Number of evaluations, including the last one. @default 8 */
-  readonly evaluations?: number | undefined;
+  evaluations: { kind: "integer", min: 1, default: 8, about: "evaluations during training" },
   /** Ends after so many evaluations in a row without a new best one; 0 never ends early. @default 3 */
-  readonly patience?: number | undefined;
+  patience: {
+    kind: "integer",
+    default: 3,
+    about: "evaluations without improvement that end the training; 0 for never",
+  },
   /** Rounds of tuning; a new router is trained between two rounds. @default 1 */
-  readonly rounds?: number | undefined;
+  rounds: {
+    kind: "integer",
+    min: 1,
+    max: 1024,
+    default: 1,
+    about: "rounds of tuning; the router is trained again between them",
+  },
   /** Steps of a router's training. @default 200 */
-  readonly routerSteps?: number | undefined;
+  routerSteps: { kind: "integer", min: 1, default: 200, about: "steps of a router's training" },
   /** Tokens of each kind of text that a new router learns from. @default 4096 */
-  readonly routerTokens?: number | undefined;
-  /** Seed of all random choices. @default 1 */
-  readonly seed?: number | undefined;
-}
+  routerTokens: {
+    kind: "integer",
+    min: 1,
+    default: 4096,
+    about: "tokens of each kind to measure the router's costs on",
+  },
+} as const satisfies OptionTable;
+
+/** Options of `tune`; see `TUNE_OPTIONS`. */
+export type TuneOptions = OptionsOf<typeof TUNE_OPTIONS>;
+
+export type ResolvedTuneOptions = ResolvedOf<typeof TUNE_OPTIONS>;
 
 /** Options of `tune` that do not change the model. */
-export interface TuneRun {
-  /** Name of the tuned model in the report. @default its path */
-  readonly source?: string | undefined;
+export interface TuneRun extends TrainingRun<TuneProgress> {
   /** Name of the teacher in the report. @default its path */
   readonly teacherSource?: string | undefined;
-  /** Resumes unfinished work for the same folder. @default false */
-  readonly resume?: boolean | undefined;
-  /** Threads of the inference runtime. @default all cores */
-  readonly threads?: number | undefined;
-  /** Stops the tuning: a checkpoint is written, then the reason is thrown. */
-  readonly signal?: AbortSignal | undefined;
-  /** Called once, before the first step. */
-  readonly onEstimate?: ((estimate: TuneEstimate) => void) | undefined;
-  readonly onProgress?: ((progress: TuneProgress) => void) | undefined;
-  /** Time between two checkpoints, about the work that a killed process loses. @default 300000 */
-  readonly checkpointMs?: number | undefined;
 }
 
-/** Predicted time and memory of a tuning, measured on one batch before its first step. */
+/** Options of a training that do not change its result. */
+export interface TrainingRun<Progress> extends JobRun<Progress> {
+  /** Called once, before the first step. */
+  readonly onEstimate?: ((estimate: TuneEstimate) => void) | undefined;
+}
+
+/** Predicted time and memory of a training, measured on one batch before its first step. */
 export interface TuneEstimate {
   readonly trainedParameters: number;
   readonly steps: number;
@@ -119,59 +169,25 @@ export interface TuneProgress extends StepFigures {
   readonly evaluation: Evaluation | undefined;
 }
 
-export type ResolvedTuneOptions = { readonly [Name in keyof TuneOptions]-?: NonNullable<TuneOptions[Name]> };
-
 /** @throws {TypeError | RangeError} naming the option, the expectation and the value */
 export function resolveTuneOptions(options: TuneOptions & TuneRun): ResolvedTuneOptions {
-  const method = choiceOption("method", options.method ?? "lora", TUNE_METHODS);
-  const batchSequences = integerOption("batchSequences", options.batchSequences ?? 16, 1, 1 << 16);
-  const sequenceTokens = integerOption("sequenceTokens", options.sequenceTokens ?? 256, 8, 1 << 20);
-  const tokens = integerOption("tokens", options.tokens ?? 500_000, 1);
-  const steps = stepsOf({ tokens, batchSequences, sequenceTokens });
-  const { microSequences: givenMicro = largestDivisor(batchSequences, 8) } = options;
-  const microSequences = integerOption("microSequences", givenMicro, 1);
-  if (batchSequences % microSequences !== 0) {
-    throw new RangeError(
-      `Expected \`microSequences\` to divide the ${batchSequences} of \`batchSequences\`, got \`${microSequences}\``,
-    );
-  }
-  const rank = integerOption("rank", options.rank ?? 32, 1, 1 << 16);
-  const resolved = {
-    tokens,
-    method,
-    rank,
-    sharing: choiceOption("sharing", options.sharing ?? (method === "lora" ? "neurons" : "none"), TUNE_SHARINGS),
-    sharedRank: integerOption("sharedRank", options.sharedRank ?? rank, 1, 1 << 16),
-    attention: options.attention ?? false,
-    learningRate: numberOption("learningRate", options.learningRate ?? (method === "lora" ? 2e-3 : 1e-4)),
-    weightDecay: numberOption("weightDecay", options.weightDecay ?? 0.01),
-    labelShare: numberOption("labelShare", options.labelShare ?? 0.3),
-    sequenceTokens,
-    batchSequences,
-    microSequences,
-    warmUpSteps: integerOption("warmUpSteps", options.warmUpSteps ?? Math.ceil(steps / 20), 0),
-    evaluationSequences: integerOption("evaluationSequences", options.evaluationSequences ?? 4, 1),
-    evaluations: integerOption("evaluations", options.evaluations ?? 8, 1),
-    patience: integerOption("patience", options.patience ?? 3, 0),
-    rounds: integerOption("rounds", options.rounds ?? 1, 1, 1024),
-    routerSteps: integerOption("routerSteps", options.routerSteps ?? 200, 1),
-    routerTokens: integerOption("routerTokens", options.routerTokens ?? 4096, sequenceTokens),
-    seed: integerOption("seed", options.seed ?? 1, 0, 2 ** 32 - 1),
+  const known = checkedOptions("tune", TUNE_OPTIONS, options, [...RUN_NAMES, "teacherSource", "onEstimate"]);
+  const isLora = known.method === "lora";
+  return {
+    ...known,
+    sharing: known.sharing ?? (isLora ? "neurons" : "none"),
+    sharedRank: known.sharedRank ?? known.rank,
+    learningRate: known.learningRate ?? (isLora ? 2e-3 : 1e-4),
+    microSequences: divisorOption(
+      "microSequences",
+      known.microSequences ?? largestDivisor(known.batchSequences, 8),
+      known.batchSequences,
+      "of `batchSequences`",
+    ),
+    warmUpSteps: known.warmUpSteps ?? Math.ceil(stepsOf(known) / 20),
+    routerTokens: integerOption("routerTokens", known.routerTokens, known.sequenceTokens),
   };
-  rejectUnknownKeys("tune", options, [...Object.keys(resolved), ...RUN_NAMES]);
-  return resolved;
 }
-
-const RUN_NAMES = [
-  "source",
-  "teacherSource",
-  "resume",
-  "threads",
-  "signal",
-  "onEstimate",
-  "onProgress",
-  "checkpointMs",
-] as const satisfies readonly (keyof TuneRun)[];
 
 /** Returns the number of steps of a whole tuning, at least one. */
 export function stepsOf({
@@ -187,8 +203,8 @@ export function largestDivisor(value: number, most: number): number {
   return 1;
 }
 
-export function numberOption(name: string, value: number): number {
-  if (typeof value !== "number") throw new TypeError(`Expected \`${name}\` to be a number, got \`${String(value)}\``);
-  if (value >= 0 && value < Infinity) return value;
-  throw new RangeError(`Expected \`${name}\` to be a number from 0, got \`${value}\``);
+/** Checks that a number divides another one. @param of - says of what there are `whole` @throws {RangeError} */
+export function divisorOption(name: string, value: number, whole: number, of: string): number {
+  if (whole % value === 0) return value;
+  throw new RangeError(`Expected \`${name}\` to divide the ${whole} ${of}, got \`${value}\``);
 }

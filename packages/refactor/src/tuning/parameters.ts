@@ -22,7 +22,6 @@ export interface Rates {
   readonly matrices: number;
   /** Learning rate of vectors. */
   readonly vectors: number;
-  /** Weight decay of matrices. */
   readonly weightDecay: number;
 }
 
@@ -100,7 +99,6 @@ export class Optimizer {
     return tensors;
   }
 
-  /** Steps of each parameter. */
   get steps(): Readonly<Record<string, number>> {
     return Object.fromEntries([...this.#states].map(([key, { steps }]) => [key, steps]));
   }
@@ -311,7 +309,6 @@ export interface WeightPart {
   readonly column?: number;
 }
 
-/** Sum of parts. */
 export class ComposedWeight implements Weight {
   readonly key: string;
   readonly shape: readonly [rows: number, columns: number];

@@ -67,7 +67,6 @@ export interface TrainingPlan<Sequence> {
   readonly batch: (training: readonly Sequence[], step: number) => readonly Sequence[];
 }
 
-/** Plans a tuning of a Read-ME model. */
 export function tuningPlan(options: ResolvedTuneOptions): TrainingPlan<RoutedSequence> {
   const { batchSequences, sequenceTokens, evaluations, patience } = options;
   return {
@@ -202,11 +201,7 @@ export async function estimateTuning(
   options: ResolvedTuneOptions,
   { trainedParameters, numEvaluated }: { readonly trainedParameters: number; readonly numEvaluated: number },
 ): Promise<TuneEstimate> {
-  // The first run also builds the graphs and allocates memory.
-  await trainer.gradients(sequences);
-  const start = performance.now();
-  await trainer.gradients(sequences);
-  const microMs = performance.now() - start;
+  const microMs = await secondRunMs(() => trainer.gradients(sequences));
   const { rss } = process.memoryUsage();
   trainer.optimizer.clear();
   const steps = stepsOf(options);
@@ -221,6 +216,14 @@ export async function estimateTuning(
     // Two running means of each parameter, and its gradient, part of which is allocated already.
     memoryBytes: rss + 3 * 4 * trainedParameters,
   };
+}
+
+/** Runs twice, since the first run also builds graphs and allocates memory. @returns the time of the second run */
+export async function secondRunMs(run: () => Promise<unknown>): Promise<number> {
+  await run();
+  const start = performance.now();
+  await run();
+  return performance.now() - start;
 }
 
 async function evaluate<Sequence extends TextSequence>(

@@ -10,7 +10,6 @@ import { stepsOf, type ResolvedTuneOptions } from "./options.ts";
 
 export interface RoutedSequence {
   readonly tokenIds: Int32Array;
-  /** Expert of each token. */
   readonly experts: Uint16Array;
   /** Index of the text's kind. */
   readonly domain: number;
@@ -126,7 +125,7 @@ export function batchOf(sequences: readonly RoutedSequence[], length: number = s
  *
  * @param weight - of the other tokens
  */
-export function labelsOf({ tokenIds }: Batch, sequenceTokens: number, weight: number): Labels {
+export function labelsOf({ tokenIds }: Pick<Batch, "tokenIds">, sequenceTokens: number, weight: number): Labels {
   const ids = new Int32Array(tokenIds.length);
   ids.set(tokenIds.subarray(1));
   const weights = new Float32Array(tokenIds.length).fill(weight);

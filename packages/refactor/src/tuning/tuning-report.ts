@@ -1,48 +1,14 @@
 // Report of a tuning, spelled as in report.json, and the files of the model folder that it becomes.
 
-import { readdir } from "node:fs/promises";
-import { join } from "node:path";
-import { readTextFile, type Model } from "@readme-moe/model";
+import type { Model } from "@readme-moe/model";
+import { readDocuments } from "../delta/delta-file.ts";
 import { decimals, signed } from "../report/verdict.ts";
 import { linePicture } from "../report/pictures/line-picture.ts";
 import { stepsOf, type Evaluation, type ResolvedTuneOptions } from "./options.ts";
 import { bestOf, type TuningHistory } from "./train.ts";
 import type { DomainCounts } from "./tuning-data.ts";
 
-const MAX_BYTES = 64 << 20;
 const CURVE = "pictures/tuning.svg";
-
-/** Results of a tuning: the field `tuning` of the model's report.json. */
-export interface TuningReport {
-  readonly version: 1;
-  /** Name of the tuned model, as given by the user. */
-  readonly model: string;
-  /** Name of the teacher, as given by the user. */
-  readonly teacher: string;
-  readonly options: ResolvedTuneOptions;
-  readonly trained_parameters: number;
-  /** Share of the experts' neurons that another expert has, too, where these have changes in common. */
-  readonly common_neurons?: number;
-  readonly steps: number;
-  /** Planned steps; fewer are done when the loss no longer falls. */
-  readonly planned_steps: number;
-  readonly tokens: number;
-  readonly seconds: number;
-  readonly data: readonly DomainCounts[];
-  /** Losses of the dense model on held-out text, in nats per token. */
-  readonly dense: TuningLosses;
-  /** Losses before tuning, with the model's own router. */
-  readonly before: TuningLosses;
-  /** Losses of the kept parameters, those with the least mean loss. */
-  readonly after: TuningLosses;
-  readonly curve: readonly TuningPoint[];
-  /** Means of each step. */
-  readonly training: readonly {
-    readonly divergence: number;
-    readonly cross_entropy: number;
-    readonly gradient_norm: number;
-  }[];
-}
 
 /** Losses on held-out text, in nats per token. `above_dense` is `mean` minus the dense teacher's mean. */
 export interface TuningLosses {
@@ -58,43 +24,70 @@ export interface TuningPoint extends TuningLosses {
   readonly tokens: number;
 }
 
-export interface TuningFacts {
+/** Facts that the reports of all trainings have. */
+export interface TrainingFacts<Options> {
+  /** Name of the trained model, as given by the user. */
   readonly model: string;
-  readonly teacher: string;
-  readonly options: ResolvedTuneOptions;
+  readonly options: Options;
   readonly trainedParameters: number;
-  readonly commonNeurons: number | undefined;
   /** Time of this process. */
   readonly seconds: number;
   readonly domains: readonly DomainCounts[];
+}
+
+/** Makes the fields that the reports of all trainings have. */
+export function trainingFields<Options>(facts: TrainingFacts<Options>) {
+  const { model, options, trainedParameters, seconds, domains } = facts;
+  return { version: 1, model, options, trained_parameters: trainedParameters, seconds, data: domains } as const;
+}
+
+/** Returns a function that spells losses as in report.json. @param dense - losses of the dense model */
+export function lossesBeside(
+  domains: readonly DomainCounts[],
+  dense: Evaluation,
+): (measured: Evaluation) => TuningLosses {
+  return ({ mean, losses: all }) => ({
+    mean,
+    above_dense: mean - dense.mean,
+    losses: Object.fromEntries(domains.map(({ name }, index) => [name, all[index] ?? NaN])),
+  });
+}
+
+interface TuningFacts extends TrainingFacts<ResolvedTuneOptions> {
+  readonly teacher: string;
+  readonly commonNeurons: number | undefined;
   readonly history: TuningHistory;
 }
 
-export function tuningReport(known: TuningFacts): TuningReport {
-  const { history, options, domains, trainedParameters, commonNeurons, ...facts } = known;
+/** Results of a tuning: the field `tuning` of the model's report.json. */
+export type TuningReport = ReturnType<typeof tuningReport>;
+
+export function tuningReport(facts: TuningFacts) {
+  const { history, options, domains, commonNeurons, teacher } = facts;
   const tokensOf = (steps: number): number => steps * options.batchSequences * options.sequenceTokens;
-  const losses = ({ mean, losses: all }: Evaluation): TuningLosses => ({
-    mean,
-    above_dense: mean - history.teacher.mean,
-    losses: Object.fromEntries(domains.map(({ name }, index) => [name, all[index] ?? NaN])),
-  });
-  const curve = history.evaluations.map((one) => ({ step: one.step, tokens: tokensOf(one.step), ...losses(one) }));
+  const spelt = lossesBeside(domains, history.teacher);
   return {
-    version: 1,
-    model: facts.model,
-    teacher: facts.teacher,
-    options,
-    trained_parameters: trainedParameters,
+    ...trainingFields(facts),
+    /** Name of the teacher, as given by the user. */
+    teacher,
+    /** Share of the experts' neurons that another expert has, too, where these have changes in common. */
     ...(commonNeurons === undefined ? {} : { common_neurons: commonNeurons }),
     steps: history.steps.length,
+    /** Planned steps; fewer are done when the loss no longer falls. */
     planned_steps: stepsOf(options),
     tokens: tokensOf(history.steps.length),
-    seconds: facts.seconds,
-    data: domains,
-    dense: losses(history.teacher),
-    before: losses(history.evaluations[0] ?? bestOf(history)),
-    after: losses(bestOf(history)),
-    curve,
+    /** Losses of the dense model on held-out text, in nats per token. */
+    dense: spelt(history.teacher),
+    /** Losses before tuning, with the model's own router. */
+    before: spelt(history.evaluations[0] ?? bestOf(history)),
+    /** Losses of the kept parameters, those with the least mean loss. */
+    after: spelt(bestOf(history)),
+    curve: history.evaluations.map((one): TuningPoint => ({
+      step: one.step,
+      tokens: tokensOf(one.step),
+      ...spelt(one),
+    })),
+    /** Means of each step. */
     training: history.steps.map(({ divergence, crossEntropy, gradientNorm }) => ({
       divergence,
       cross_entropy: crossEntropy,
@@ -105,11 +98,10 @@ export function tuningReport(known: TuningFacts): TuningReport {
 
 /** Adds the field `tuning` to report.json and a section to README.md, after the header that a hub reads. */
 export async function tuningDocuments(model: Model, report: TuningReport): Promise<Readonly<Record<string, string>>> {
-  const before = await readTextFile(join(model.path, "report.json"), MAX_BYTES);
-  const card = await readTextFile(join(model.path, "README.md"), MAX_BYTES);
+  const { "report.json": before, "README.md": card, ...pictures } = await readDocuments(model.path);
   const [, head = "", body = ""] = /^(---\r?\n.*?\r?\n---\r?\n)?(.*)$/s.exec(card ?? "") ?? [];
   return {
-    ...(await picturesOf(model)),
+    ...pictures,
     [CURVE]: await tuningPicture(report),
     "report.json": `${JSON.stringify({ ...asObject(before), tuning: report }, undefined, 1)}\n`,
     "README.md": `${head}\n${tuningSection(report)}\n${body.replace(/^\s+/, "")}`.trimStart(),
@@ -170,16 +162,6 @@ function tuningPicture({ curve, data }: TuningReport): Promise<string> {
       },
     ],
   });
-}
-
-async function picturesOf({ path }: Model): Promise<Record<string, string>> {
-  const names = await readdir(join(path, "pictures")).catch(() => []);
-  const pictures: Record<string, string> = {};
-  for (const name of names.filter((file) => file.endsWith(".svg"))) {
-    const text = await readTextFile(join(path, "pictures", name), MAX_BYTES);
-    if (text !== undefined) pictures[`pictures/${name}`] = text;
-  }
-  return pictures;
 }
 
 function asObject(text: string | undefined): object {

@@ -32,7 +32,7 @@ export async function withKeptRouter<Result>(
   threads: number | undefined,
   use: (route: Route) => Promise<Result>,
 ): Promise<Result> {
-  const trainer = await RouterTrainer.open(config, parameters, { sequences: 1, tokens: 1 }, threads);
+  const trainer = new RouterTrainer(config, parameters, { sequences: 1, tokens: 1 }, threads);
   try {
     return await use((tokenIds) => trainer.route(tokenIds));
   } finally {

@@ -15,7 +15,6 @@ import type { DecoderWeights, Weight, WeightGroup } from "./decoder.ts";
 import { LEFT, RIGHT } from "./parameters.ts";
 import type { KeptRouter } from "./tuning-router.ts";
 
-/** Results of a tuning. */
 export interface Tuned {
   readonly weights: DecoderWeights;
   /** Router that replaces the model's own. */

@@ -254,7 +254,6 @@ export function overlapPicture({ overlap, settings }: Report): Promise<string> |
 }
 
 interface HeatMap {
-  /** Names of experts. */
   readonly rows: readonly string[];
   readonly columns: readonly string[];
   readonly columnsAre: string;
