@@ -169,19 +169,11 @@ export function hostileTemplate(chance: Chance): string {
 
 const ADAPTERS: readonly ((chance: Chance) => Json)[] = [
   (chance) => ({
-    rank_pattern: Object.fromEntries(Array.from({ length: 1500 }, (_, at) => [`${chance.pick(REGEXES)}${at}`, 4])),
+    alpha_pattern: Object.fromEntries(Array.from({ length: 1500 }, (_, at) => [`${chance.pick(REGEXES)}${at}`, 4])),
   }),
-  () => ({ rank_pattern: Object.fromEntries(Array.from({ length: 1500 }, (_, at) => [`(.*.*.*)*${at}`, 4])) }),
+  () => ({ alpha_pattern: Object.fromEntries(Array.from({ length: 1500 }, (_, at) => [`(.*.*.*)*${at}`, 4])) }),
   () => ({ alpha_pattern: Object.fromEntries(Array.from({ length: 20_000 }, (_, at) => [`layer${at}.*.*`, 4])) }),
-  (chance) => ({ target_modules: chance.pick(REGEXES) }),
-  (chance) => ({ target_modules: `.*${chance.pick(REGEXES)}` }),
-  (chance) => ({ exclude_modules: chance.pick(REGEXES) }),
-  () => ({ target_modules: Array.from({ length: 100_000 }, (_, at) => `module${at}`) }),
-  (chance) => ({
-    layers_to_transform: Array.from({ length: 100_000 }, (_, at) => at),
-    layers_pattern: [chance.pick(REGEXES), "layers"],
-  }),
-  (chance) => ({ r: chance.pick([0, -1, 0.5, 257, 2e9, 1e300]) }),
+  (chance) => ({ alpha_pattern: { [chance.pick(REGEXES)]: 1, [`.*${chance.pick(REGEXES)}`]: 2 } }),
   (chance) => ({ lora_alpha: chance.pick([0, -1, 1e300, 1e-300]), use_rslora: true }),
 ];
 

@@ -144,7 +144,7 @@ test("a header of 150,000 tensors is read", async () => {
 
 test("an index of 262,145 tensors is refused", async () => {
   const path = await fileOf("model.safetensors.index.json", `{"weight_map":{${keys(2 ** 18 + 1)}}}`);
-  await expectReadMeError(ShardedSafetensors.open(path), "ERR_FILE_CORRUPT", path, "more than 262144 keys");
+  await expectReadMeError(ShardedSafetensors.open(path), "ERR_FILE_CORRUPT", path, "at most 262144 texts");
 });
 
 test("a JSON file is refused before it is parsed when it has too many values or levels", async () => {

@@ -39,7 +39,7 @@ describe("the files of a model", () => {
     const halfIndexed = await setUp({ "config.json": "{}", [INDEX]: '{"weight_map":{"a":"gone.safetensors"}}' });
     await expectReadMeError(downloadModel(NAME, halfIndexed.options), "ERR_MODEL_INVALID", "gone.safetensors");
     const noIndex = await setUp({ "config.json": "{}", [INDEX]: '{"weight_map":{"a":1}}' });
-    await expectReadMeError(downloadModel(NAME, noIndex.options), "ERR_MODEL_INVALID", "weight_map");
+    await expectReadMeError(downloadModel(NAME, noIndex.options), "ERR_FILE_CORRUPT", "weight_map");
     const readMe = {
       "config.json": '{"readme":{"num_experts":2}}',
       "backbone.safetensors": "",

@@ -41,7 +41,7 @@ describe("damaged files", () => {
     const folder = await tinyAdapter({
       modules: ["mlp.up_proj"],
       layers: [0],
-      config: { rank_pattern: { "up_.*": 4 }, alpha_pattern: { "(?:a|b)": 2 }, exclude_modules: "x[a-b]+" },
+      config: { alpha_pattern: { "up_.*": 4, "(?:a|b)": 2, "x[a-b]+": 1 } },
     });
     const path = join(folder, CONFIG);
     const bytes = await readFile(path);
@@ -60,9 +60,9 @@ describe("damaged files", () => {
     const folder = await tinyAdapter({ modules: ["mlp.up_proj"], layers: [0] });
     const path = join(folder, CONFIG);
     const good = JSON.parse(await readFile(path, "utf8")) as Record<string, unknown>;
-    const fields = [...Object.keys(good), "rank_pattern", "alpha_pattern", "exclude_modules", "layers_to_transform"];
+    const fields = Object.keys(good);
     fields.push(
-      "layers_pattern",
+      "alpha_pattern",
       "use_rslora",
       "bias",
       "modules_to_save",
@@ -114,19 +114,19 @@ describe("damaged files", () => {
 describe("hostile adapters", () => {
   test("name modules by expressions that would take years elsewhere", async () => {
     const patterns = Array.from({ length: 1500 }, (_, index) => [`(?:.*.*.*)*${index}`, 4] as const);
-    const folder = await tinyAdapter({ config: { rank_pattern: Object.fromEntries(patterns.slice(0, 200)) } });
+    const folder = await tinyAdapter({ config: { alpha_pattern: Object.fromEntries(patterns.slice(0, 200)) } });
     expect(await message(folder)).toBeUndefined();
     const many = await tinyAdapter({ config: { alpha_pattern: Object.fromEntries(patterns) } });
     expect(await message(many)).toContain("matching the expressions takes more than 131072 steps");
-    const target_modules = `${"(?:.*.*.*)*".repeat(900)}!`;
-    expect(await message(await tinyAdapter({ config: { target_modules } }))).toContain("steps");
+    const long = `${"(?:.*.*.*)*".repeat(900)}!`;
+    expect(await message(await tinyAdapter({ config: { alpha_pattern: { [long]: 1 } } }))).toContain("steps");
   });
 
   test("are refused before large expressions are kept", async () => {
-    const large = await tinyAdapter({ config: { target_modules: "(?:(?:x{999}){999}){999}" } });
+    const large = await tinyAdapter({ config: { alpha_pattern: { "(?:(?:x{999}){999}){999}": 1 } } });
     expect(await message(large)).toContain("has more than 65536 parts");
     const patterns = Array.from({ length: 60 }, (_, index) => [`(?:x{99}){99}|${index}`, 4] as const);
-    const many = await tinyAdapter({ config: { rank_pattern: Object.fromEntries(patterns) } });
+    const many = await tinyAdapter({ config: { alpha_pattern: Object.fromEntries(patterns) } });
     expect(await message(many)).toContain("takes more than 524288 steps");
     const long = await tinyAdapter({ config: { note: "x".repeat(1 << 20) } });
     expect(await message(long)).toContain("expected at most 1048576");

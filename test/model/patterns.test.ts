@@ -7,12 +7,12 @@ import { DEFAULT_PATTERNS, GPT2_PATTERN, TEKKEN_PATTERN } from "../../packages/m
 import * as fc from "../support/fast-check.ts";
 import { trickyTexts } from "../support/tokenizer-definitions.ts";
 
-const MAX_LENGTH = 4096;
+const OPTIONS = { maxLength: 4096, hasPlaces: false };
 
 /** Finds all matches, and the steps that they take. */
 function matchesOf(source: string, text: string): { readonly found: [number, string][]; readonly steps: number } {
   const limit = new StepLimit(2 ** 30);
-  const finder = new Pattern(source, "javascript", MAX_LENGTH).finder(text, limit);
+  const finder = new Pattern(source, OPTIONS).finder(text, limit);
   const found: [number, string][] = [];
   for (let match = finder.exec(text); match !== null; match = finder.exec(text)) {
     if (match === undefined) continue;
@@ -130,7 +130,7 @@ describe("expressions of tokenizers", () => {
 
   test("pause in a long search, and go on where they were", () => {
     const text = `${"x".repeat(20_000)}y`;
-    const finder = new Pattern("(?:x+x+)+y|z", "javascript", MAX_LENGTH).finder(
+    const finder = new Pattern("(?:x+x+)+y|z", OPTIONS).finder(
       `${"x".repeat(50_000)} ${text}`,
       new StepLimit(2 ** 30),
     );
@@ -142,7 +142,7 @@ describe("expressions of tokenizers", () => {
   });
 
   test("end at a limit of steps, of which looks take many", () => {
-    const pattern = new Pattern("(?:(?!x*y)x)*z", "javascript", MAX_LENGTH);
+    const pattern = new Pattern("(?:(?!x*y)x)*z", OPTIONS);
     const text = "x".repeat(2000);
     const limit = new StepLimit(100_000, ({ message }) => new RangeError(message));
     expect(() => pattern.finder(text, limit).exec(text)).toThrow(new RangeError("takes more than 100000 steps"));
@@ -150,11 +150,11 @@ describe("expressions of tokenizers", () => {
 
   test("end before they fill the memory", () => {
     const text = "x".repeat(300_000);
-    const ways = new Pattern(`(?:${"y??".repeat(30)}x)*`, "javascript", MAX_LENGTH);
+    const ways = new Pattern(`(?:${"y??".repeat(30)}x)*`, OPTIONS);
     expect(() => ways.finder(text, new StepLimit(2 ** 30)).exec(text)).toThrow("has too many ways to match");
-    const places = new Pattern(`(?:x|y${"z?".repeat(2000)})+?q`, "javascript", 2 ** 14);
+    const places = new Pattern(`(?:x|y${"z?".repeat(2000)})+?q`, { ...OPTIONS, maxLength: 2 ** 14 });
     expect(() => places.finder(text, new StepLimit(2 ** 40)).exec(text)).toThrow("fails in too many places");
-    const word = new Pattern(String.raw`\p{L}+`, "javascript", MAX_LENGTH);
+    const word = new Pattern(String.raw`\p{L}+`, OPTIONS);
     const long = "x".repeat(4 << 20);
     expect(word.finder(long, new StepLimit(2 ** 30)).exec(long)?.[0]).toHaveLength(long.length);
   });
@@ -171,7 +171,7 @@ describe("expressions of tokenizers", () => {
       ["(?m:x)", "has a group with `?m`"],
     ];
     for (const [source, problem] of problems) {
-      expect(() => new Pattern(source, "javascript", MAX_LENGTH)).toThrow(
+      expect(() => new Pattern(source, OPTIONS)).toThrow(
         new PatternError(`${problem}, which is not supported`),
       );
     }

@@ -151,28 +151,45 @@ export async function readJsonFile(path: string, maxBytes: number): Promise<Json
   return value === undefined ? undefined : expectObject(path, "the file", value);
 }
 
-/**
- * Reads a JSON file; gives `undefined` when there is none.
- * @throws as `readTextFile`; also `ERR_FILE_CORRUPT` for more values or levels than any model's file has
- */
+/** Reads a JSON file; gives `undefined` when there is none. @throws as `readTextFile` and `parseJson` */
 export async function readJsonValue(path: string, maxBytes: number): Promise<unknown> {
   const text = await readTextFile(path, maxBytes);
-  if (text === undefined) return undefined;
-  checkExtent(path, text);
+  return text === undefined ? undefined : parseJson(path, text);
+}
+
+/**
+ * Parses JSON.
+ * @param hasUniqueKeys - whether an object that has a key twice is refused
+ * @throws {ReadMeError} `ERR_FILE_CORRUPT`, also for more values or levels than any model's file has
+ */
+export function parseJson(subject: string, text: string, hasUniqueKeys = false): unknown {
+  const numKeys = checkExtent(subject, text);
+  let value: unknown;
   try {
-    return JSON.parse(text);
+    value = JSON.parse(text);
   } catch (cause) {
-    throw corrupt(path, "is not valid JSON", { cause });
+    throw corrupt(subject, "is not valid JSON", { cause });
   }
+  if (hasUniqueKeys && countKeys(value) !== numKeys) throw corrupt(subject, "has a key twice");
+  return value;
+}
+
+function countKeys(value: unknown): number {
+  if (typeof value !== "object" || value === null) return 0;
+  const inner = Object.values(value).reduce((sum: number, one) => sum + countKeys(one), 0);
+  return Array.isArray(value) ? inner : inner + Object.keys(value).length;
 }
 
 // The largest tokenizer.json has 262,144 tokens and 514,906 pairs of texts: some 2,100,000 values.
 const MAX_VALUES = 2 ** 22;
 const MAX_LEVELS = 100;
 
-/** Bounds the memory of parsed JSON, which takes up to 40 bytes for each value of two characters. */
-function checkExtent(path: string, text: string): void {
-  let [values, level] = [0, 0];
+/**
+ * Bounds the memory of parsed JSON, which takes up to 40 bytes for each value of two characters.
+ * @returns the number of keys of all objects
+ */
+function checkExtent(path: string, text: string): number {
+  let [values, level, keys] = [0, 0, 0];
   for (let at = 0; at < text.length; at++) {
     const code = text.charCodeAt(at);
     if (code === QUOTE) {
@@ -183,10 +200,13 @@ function checkExtent(path: string, text: string): void {
       if (++level > MAX_LEVELS) throw corrupt(path, `nests deeper than ${MAX_LEVELS} levels`);
       values++;
     } else if (code === CLOSE_LIST || code === CLOSE_OBJECT) level--;
+    else if (code === COLON) keys++;
   }
+  return keys;
 }
 
-const [QUOTE, BACKSLASH, COMMA, OPEN_LIST, CLOSE_LIST, OPEN_OBJECT, CLOSE_OBJECT] = [34, 92, 44, 91, 93, 123, 125];
+const [QUOTE, BACKSLASH, COMMA, COLON] = [34, 92, 44, 58];
+const [OPEN_LIST, CLOSE_LIST, OPEN_OBJECT, CLOSE_OBJECT] = [91, 93, 123, 125];
 
 function endOfString(text: string, start: number): number {
   let at = start + 1;

@@ -3,7 +3,7 @@ import { ReadMeError } from "@readme-moe/core";
 import { Fields, MOST } from "../config/fields.ts";
 import { corrupt, invalid, notFound, quoted, unsupported } from "../files/errors.ts";
 import { repositoryNameProblem } from "../files/file-name.ts";
-import { isJsonObject, type JsonObject, readJsonFile } from "../files/read-file.ts";
+import { type JsonObject, readJsonFile } from "../files/read-file.ts";
 import { freeBytes, refuseFullDisk } from "../files/write-file.ts";
 import {
   BACKBONE_FILE,
@@ -17,6 +17,7 @@ import {
 import { ADAPTER_CONFIG_FILE, ADAPTER_FILE, SET_FILE } from "../lora/lora.ts";
 import { parseSetFile } from "../lora/lora-set.ts";
 import { chooseOnnxFile, dataFilesOf, ONNX_MODEL_TYPES } from "../onnx/onnx-tensor-store.ts";
+import { readWeightMap } from "../safetensors/safetensors-file.ts";
 import { fetchBlob, fileSize, HubCache, leftBytes } from "./hub-cache.ts";
 import { HubClient, HubRepository, type RemoteFile } from "./hub-client.ts";
 import {
@@ -338,11 +339,10 @@ async function readMeFiles(source: FileSource): Promise<readonly string[]> {
 }
 
 async function shards(source: FileSource): Promise<readonly string[]> {
-  const [path, json] = await readJson(source, INDEX_FILE);
-  const map = json["weight_map"];
-  const names = isJsonObject(map) ? [...new Set(Object.values(map))] : [];
-  if (names.length > 0 && names.every((name) => typeof name === "string")) return names;
-  throw invalid(path, `expected \`weight_map\` to name the file of each tensor`);
+  const path = await source.path(INDEX_FILE);
+  const names = [...new Set((await readWeightMap(path)).values())];
+  if (names.length > 0) return names;
+  throw invalid(path, "names no file in `weight_map`");
 }
 
 /**

@@ -11,7 +11,7 @@ import { fileError, quoted, unsupported } from "../files/errors.ts";
 import { isStoredFloat } from "../files/floats.ts";
 import { readJsonFile } from "../files/read-file.ts";
 import type { Model } from "../folder/model.ts";
-import { type PeftConfig, parsePeftConfig } from "./peft-config.ts";
+import { parsePeftConfig, type ScaleOf } from "./peft-config.ts";
 import {
   ADAPTER_CONFIG_FILE,
   ADAPTER_FILE,
@@ -19,6 +19,7 @@ import {
   type Lora,
   type LoraProduct,
   type LoraRefs,
+  MAX_RANK,
 } from "./lora.ts";
 import { SafetensorsFile } from "../safetensors/safetensors-file.ts";
 import type { RowRange } from "../tensor-store.ts";
@@ -72,10 +73,10 @@ export async function openLora(path: string, name: string, model: Pick<Model, "c
   }
   const folder = resolve(path);
   refuseExperts(folder, model);
-  const config = await readConfig(folder);
+  const scaleOf = await readConfig(folder);
   const store = await openTensors(folder, maxModules(model.config));
   try {
-    const { layers, head } = await locate(store, config, model.config);
+    const { layers, head } = await locate(store, scaleOf, model.config);
     const all = [...layers.flatMap((layer) => Object.values(layer)), ...(head ? [head] : [])];
     const sizes = store.names.map((tensor) => store.info(tensor).shape.reduce((size, axis) => size * axis, 1));
     const files = [join(folder, ADAPTER_CONFIG_FILE), store.path];
@@ -104,7 +105,7 @@ function refuseExperts(folder: string, { config, experts }: Pick<Model, "config"
   throw unsupported(folder, `changes a dense model, but this model has ${experts.names.length} experts in its FFNs`);
 }
 
-async function readConfig(folder: string): Promise<PeftConfig> {
+async function readConfig(folder: string): Promise<ScaleOf> {
   const path = join(folder, ADAPTER_CONFIG_FILE);
   const stats = await stat(folder).catch((cause: unknown) => {
     throw fileError(folder, cause);
@@ -127,7 +128,7 @@ function maxModules({ numLayers }: ModelConfig): number {
 
 async function locate(
   store: SafetensorsFile,
-  config: PeftConfig,
+  scaleOf: ScaleOf,
   model: ModelConfig,
 ): Promise<Pick<Lora, "layers" | "head">> {
   const layers = Array.from({ length: model.numLayers }, (): Partial<Record<LoraProduct, LoraRefs>> => ({}));
@@ -136,10 +137,7 @@ async function locate(
     // The requests of an engine that runs go on meanwhile.
     await nextTurn();
     const places = placesOf(store, module, model);
-    if (!config.isTarget(module)) {
-      throw invalid(store, `holds a change of ${quoted(module)}, which ${ADAPTER_CONFIG_FILE} does not target`);
-    }
-    const allRefs = refsOf(store, module, { pair, places, shape: config.shapeOf(module) });
+    const allRefs = refsOf(store, module, { pair, places, scaleOf });
     for (const [index, refs] of allRefs.entries()) {
       const { layer, product, module: own } = places[index] as Place;
       if (layer === undefined || product === undefined) {
@@ -202,18 +200,17 @@ function sizesOf(model: ModelConfig): Readonly<Record<LoraProduct, readonly [inS
 function refsOf(
   store: SafetensorsFile,
   module: string,
-  found: {
-    readonly pair: Pair;
-    readonly places: readonly Place[];
-    readonly shape: { readonly rank: number; readonly scale: number };
-  },
+  { pair, places, scaleOf }: { readonly pair: Pair; readonly places: readonly Place[]; readonly scaleOf: ScaleOf },
 ): readonly LoraRefs[] {
-  const { pair, places, shape } = found;
   if (pair.a === undefined || pair.b === undefined) {
     const [held, missing] = pair.a === undefined ? ["lora_B", "lora_A"] : ["lora_A", "lora_B"];
     throw invalid(store, `holds ${held} of ${quoted(module)}, but no ${missing}`);
   }
-  const { rank, scale } = shape;
+  const [rank = 0] = store.info(pair.a).shape;
+  if (rank < 1 || rank > MAX_RANK) {
+    throw unsupported(store.path, `changes ${quoted(module)} by rank ${rank}; supported are ranks up to ${MAX_RANK}`);
+  }
+  const scale = scaleOf(module, rank);
   const a = floatRef(store, pair.a, [rank, places[0]?.inSize ?? 0]);
   const numRows = places.reduce((sum, { outSize }) => sum + outSize, 0);
   const b = floatRef(store, pair.b, [numRows, rank]);

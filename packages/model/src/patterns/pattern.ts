@@ -2,8 +2,7 @@
 // hostile. A search here remembers from which places it failed: all searches of a text together take linear time.
 
 import { parsePattern, PatternError, type PatternNode, type PatternPlace } from "@readme-moe/core";
-import { compile, type Look, OP, type Program } from "./program.ts";
-import { fromPython } from "./python-syntax.ts";
+import { compile, type CompileOptions, type Look, OP, type Program } from "./program.ts";
 
 const MAX_NESTING = 64;
 
@@ -62,17 +61,14 @@ export class Pattern {
   readonly #program: Program;
 
   /**
-   * @param dialect - `javascript` stands for what the library writes: expressions with the flag `u`, without places
-   * @param maxLength - limit on the size of the compiled expression
+   * @param text - an expression of JavaScript with the flags `s` and `u`
    * @throws {PatternError} when a part of it is wrong or not read here, or when it is too large
    */
-  constructor(text: string, dialect: "python" | "javascript", maxLength: number) {
+  constructor(text: string, options: CompileOptions) {
     try {
-      const hasPlaces = dialect === "python";
-      const { source, ignoresCase } = hasPlaces ? fromPython(text) : { source: text, ignoresCase: false };
-      const root = parsePattern(source, MAX_NESTING);
+      const root = parsePattern(text, MAX_NESTING);
       this.leastLength = leastLength(root);
-      this.#program = compile(root, { maxLength, ignoresCase, hasPlaces });
+      this.#program = compile(root, options);
     } catch (cause) {
       throw cause instanceof PatternError
         ? new PatternError(`has ${cause.message}, which is not supported`, { cause })
@@ -83,11 +79,6 @@ export class Pattern {
   /** Number of instructions, which memory and time depend on. */
   get length(): number {
     return this.#program.ops.length;
-  }
-
-  /** Tells whether the whole text matches, as Python's `re.fullmatch` does. */
-  matches(text: string, limit: StepLimit): boolean {
-    return new Search(this.#program, text, limit).run(0, 0, text.length) >= 0;
   }
 
   /** Tells whether a name, or what follows one of its dots, matches: `re.match(rf"(.*\.)?({pattern})$", name)`. */

@@ -49,9 +49,9 @@ class CharacterSet {
   readonly #known: (boolean | undefined)[] = [];
 
   /** @throws {PatternError} when JavaScript does not read it */
-  constructor(source: string, ignoresCase: boolean) {
+  constructor(source: string) {
     try {
-      this.#pattern = new RegExp(`^(?:${source})$`, ignoresCase ? "sui" : "su");
+      this.#pattern = new RegExp(`^(?:${source})$`, "su");
     } catch (cause) {
       throw new PatternError(`\`${source}\``, { cause });
     }
@@ -67,7 +67,6 @@ class CharacterSet {
 export interface CompileOptions {
   /** Largest number of instructions. */
   readonly maxLength: number;
-  readonly ignoresCase: boolean;
   /** Whether places may be named. */
   readonly hasPlaces: boolean;
 }
@@ -136,7 +135,7 @@ class Compiler implements Program {
   #set(source: string): number {
     const known = this.#setOf.get(source);
     if (known !== undefined) return known;
-    const added = this.sets.push(new CharacterSet(source, this.#options.ignoresCase)) - 1;
+    const added = this.sets.push(new CharacterSet(source)) - 1;
     this.#setOf.set(source, added);
     return added;
   }

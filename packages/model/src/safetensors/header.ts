@@ -1,6 +1,6 @@
-import { ReadMeError } from "@readme-moe/core";
-import { corrupt, quoted } from "../files/errors.ts";
-import type { ByteSource } from "../files/read-file.ts";
+import type { ReadMeError } from "@readme-moe/core";
+import { corrupt, quoted, unsupported } from "../files/errors.ts";
+import { type ByteSource, expectObject, isJsonObject, isList, parseJson } from "../files/read-file.ts";
 import { type BlockType, countValues, type StoredType, type TensorInfo } from "../tensor-store.ts";
 
 /** Element types of safetensors files that this project reads and writes. */
@@ -31,6 +31,8 @@ export const METADATA_KEY = "__metadata__";
 /** Largest JSON text. The format allows 100 MB; 150,000 tensors need 20. */
 export const MAX_HEADER_BYTES = 33_554_432;
 const MAX_DIMENSIONS = 16;
+/** Most tensors of an index, and entries of metadata. The largest checkpoints have some 150,000 tensors. */
+const MAX_TENSORS = 2 ** 18;
 
 export interface SafetensorsEntry extends TensorInfo {
   readonly type: SafetensorsType;
@@ -60,21 +62,25 @@ export async function readSafetensorsHeader(
   source: ByteSource,
   maxBytes: number = MAX_HEADER_BYTES,
 ): Promise<SafetensorsHeader> {
-  const text = await readHeaderText(source, maxBytes);
-  const dataStart = 8 + text.byteLength;
+  const { path } = source;
+  const { json, byteLength } = await readHeaderText(source, maxBytes);
   const entries = new Map<string, SafetensorsEntry>();
-  const metadata = new Map<string, string>();
-  const whole = `${source.path}: the header`;
-  const reader = new JsonReader(text.json, whole);
-  reader.object((name) => {
-    reader.subject = `${source.path}: ${name === METADATA_KEY ? `\`${METADATA_KEY}\`` : `tensor ${quoted(name)}`}`;
-    if (name === METADATA_KEY) reader.object((key) => metadata.set(key, reader.string()));
-    else entries.set(name, readEntry(reader, name, dataStart, source.size));
-    reader.subject = whole;
-  });
-  reader.end();
-  checkLayout(source, dataStart, entries);
+  let metadata: SafetensorsMetadata = new Map();
+  const header = expectObject(path, "the header", parseJson(`${path}: the header`, json, true));
+  for (const [name, value] of Object.entries(header)) {
+    if (name === METADATA_KEY) metadata = textsOf(path, METADATA_KEY, value);
+    else entries.set(name, entryOf(source, 8 + byteLength, name, value));
+  }
+  checkLayout(source, 8 + byteLength, entries);
   return { entries, metadata };
+}
+
+/** Checks that the field `name` is an object of texts. @throws {ReadMeError} `ERR_FILE_CORRUPT` */
+export function textsOf(path: string, name: string, value: unknown): ReadonlyMap<string, string> {
+  const entries = Object.entries(expectObject(path, `\`${name}\``, value));
+  const isText = (entry: [string, unknown]): entry is [string, string] => typeof entry[1] === "string";
+  if (entries.length <= MAX_TENSORS && entries.every(isText)) return new Map(entries);
+  throw corrupt(path, `expected \`${name}\` to be an object of at most ${MAX_TENSORS} texts`);
 }
 
 async function readHeaderText(
@@ -100,44 +106,33 @@ async function readHeaderText(
   }
 }
 
-function readEntry(reader: JsonReader, name: string, dataStart: number, fileSize: number): SafetensorsEntry {
-  let type: string | undefined;
-  let shape: number[] | undefined;
-  let offsets: number[] | undefined;
-  reader.object((key) => {
-    if (key === "dtype") type = reader.string();
-    else if (key === "shape") shape = readIntegers(reader);
-    else if (key === "data_offsets") offsets = readIntegers(reader);
-    else reader.skip();
-  });
-  if (type === undefined || shape === undefined || offsets === undefined) {
-    throw reader.problem("lacks one of `dtype`, `shape` and `data_offsets`");
+function entryOf(source: ByteSource, dataStart: number, name: string, value: unknown): SafetensorsEntry {
+  const fault = (problem: string): ReadMeError => corrupt(source.path, `tensor ${quoted(name)} ${problem}`);
+  const { dtype: type, shape, data_offsets: offsets } = isJsonObject(value) ? value : {};
+  if (typeof type !== "string" || !areIntegers(shape) || !areIntegers(offsets)) {
+    throw fault("has no text as `dtype`, or no short lists of integers as `shape` and `data_offsets`");
   }
   if (!isSafetensorsType(type)) {
-    if (!UNREAD_TYPES.has(type)) throw reader.problem(`has the unknown type ${quoted(type)}`);
-    throw new ReadMeError("ERR_MODEL_UNSUPPORTED", `${reader.subject} has the type ${type}, which is not supported`);
+    if (!UNREAD_TYPES.has(type)) throw fault(`has the unknown type ${quoted(type)}`);
+    throw unsupported(source.path, `tensor ${quoted(name)} has the type ${type}, which is not supported`);
   }
   const [begin, end] = offsets;
   if (begin === undefined || end === undefined || offsets.length !== 2 || begin > end) {
-    throw reader.problem("has `data_offsets` that are not a begin and an end");
+    throw fault("has `data_offsets` that are not a begin and an end");
   }
-  const dataBytes = fileSize - dataStart;
-  if (end > dataBytes) throw reader.problem(`ends at byte ${end} of the data, but the file holds ${dataBytes}`);
+  const dataBytes = source.size - dataStart;
+  if (end > dataBytes) throw fault(`ends at byte ${end} of the data, but the file holds ${dataBytes}`);
   const values = countValues(shape);
   const byteLength = values === undefined ? Infinity : values * (SAFETENSORS_TYPE_BYTES.get(type) ?? 0);
   if (byteLength !== end - begin) {
-    throw reader.problem(`has ${end - begin} bytes, but ${type} of shape [${shape.slice(0, 8).join(", ")}] does not`);
+    throw fault(`has ${end - begin} bytes, but ${type} of shape [${shape.slice(0, 8).join(", ")}] does not`);
   }
   return { name, type, shape, byteLength, offset: dataStart + begin };
 }
 
-function readIntegers(reader: JsonReader): number[] {
-  const integers: number[] = [];
-  reader.array(() => {
-    if (integers.push(reader.integer()) > MAX_DIMENSIONS)
-      throw reader.problem("has a shape or offsets of many numbers");
-  });
-  return integers;
+function areIntegers(value: unknown): value is readonly number[] {
+  const isInteger = (one: unknown): boolean => Number.isSafeInteger(one) && Number(one) >= 0;
+  return isList(value) && value.length <= MAX_DIMENSIONS && value.every(isInteger);
 }
 
 function checkLayout(source: ByteSource, dataStart: number, entries: ReadonlyMap<string, SafetensorsEntry>): void {
@@ -157,134 +152,4 @@ function checkLayout(source: ByteSource, dataStart: number, entries: ReadonlyMap
   if (position !== source.size) {
     throw corrupt(source.path, `has ${source.size - position} bytes after its last tensor`);
   }
-}
-
-// Reads JSON one value at a time, so that a hostile header is refused at its first fault. JSON.parse accepts duplicate
-// keys, and builds everything that a file holds, at any depth, before it can be checked.
-
-const MAX_DEPTH = 32;
-// A header has some 12 keys and values for each tensor, and the largest checkpoints have some 150,000 tensors.
-const MAX_VALUES = 2 ** 21;
-const MAX_KEYS = 2 ** 18;
-const WHITESPACE = /[ \t\n\r]*/y;
-/** A string that stands for itself; longer ones would overflow the stack of the expression. */
-const PLAIN = /^[ !#-[\]-~]{0,500}$/;
-const INTEGER = /(?:0|[1-9]\d*)(?![\d.eE])/y;
-const OTHER_SCALAR = /-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?|true|false|null/y;
-
-/** A cursor over JSON text. Every method reads one value at the cursor; none accepts a duplicate key. */
-export class JsonReader {
-  /** The file and the part of it that is being read, for messages. */
-  subject: string;
-  readonly #text: string;
-  #at = 0;
-  #depth = 0;
-  #valuesLeft = MAX_VALUES;
-
-  constructor(text: string, subject: string) {
-    this.#text = text;
-    this.subject = subject;
-  }
-
-  /** Reads an object; `member` has to read the value of its key. */
-  object(member: (key: string) => void): void {
-    const keys = new Set<string>();
-    this.#list("{", "}", () => {
-      const key = this.string();
-      if (keys.has(key)) throw this.problem(`has the key ${quoted(key)} twice`);
-      if (keys.add(key).size > MAX_KEYS) throw this.problem(`has more than ${MAX_KEYS} keys, which no checkpoint has`);
-      if (!this.#take(":")) throw this.#expected("`:`");
-      member(key);
-    });
-  }
-
-  /** Reads an array; `element` has to read one element. */
-  array(element: () => void): void {
-    this.#list("[", "]", element);
-  }
-
-  string(): string {
-    const start = this.#at + (this.#match(WHITESPACE)?.length ?? 0);
-    const end = endOfString(this.#text, start);
-    if (end === undefined) throw this.#expected("a string");
-    try {
-      const text = this.#text.slice(start + 1, end - 1);
-      const value = PLAIN.test(text) ? text : String(JSON.parse(`"${text}"`));
-      this.#at = end;
-      return value;
-    } catch {
-      throw this.#expected("a string without unknown escapes and control characters");
-    }
-  }
-
-  /** Reads an integer from 0 to 2^53 - 1, written without fraction or exponent. */
-  integer(): number {
-    const literal = this.#match(INTEGER);
-    const value = Number(literal ?? NaN);
-    if (!Number.isSafeInteger(value)) throw this.#expected("an integer from 0 to 2^53 - 1");
-    return value;
-  }
-
-  /** Reads a value of any kind and drops it. */
-  skip(): void {
-    this.#match(WHITESPACE);
-    const next = this.#text[this.#at];
-    if (next === "{") this.object(() => this.skip());
-    else if (next === "[") this.array(() => this.skip());
-    else if (next === '"') this.string();
-    else if (this.#match(OTHER_SCALAR) === undefined) throw this.#expected("a value");
-  }
-
-  /** Checks that only whitespace follows. @throws {ReadMeError} `ERR_FILE_CORRUPT` */
-  end(): void {
-    this.#match(WHITESPACE);
-    if (this.#at !== this.#text.length) throw this.#expected("the end");
-  }
-
-  /** Makes the error for a fault of the file, to be thrown by the caller. */
-  problem(message: string): ReadMeError {
-    return new ReadMeError("ERR_FILE_CORRUPT", `${this.subject} ${message}`);
-  }
-
-  #list(open: string, close: string, item: () => void): void {
-    if (!this.#take(open)) throw this.#expected(`\`${open}\``);
-    if (++this.#depth > MAX_DEPTH) throw this.problem(`nests deeper than ${MAX_DEPTH} levels`);
-    if (!this.#take(close)) {
-      do {
-        if (--this.#valuesLeft < 0) throw this.problem(`has more than ${MAX_VALUES} values, which no checkpoint has`);
-        item();
-      } while (this.#take(","));
-      if (!this.#take(close)) throw this.#expected(`\`,\` or \`${close}\``);
-    }
-    this.#depth -= 1;
-  }
-
-  #take(character: string): boolean {
-    this.#match(WHITESPACE);
-    if (this.#text[this.#at] !== character) return false;
-    this.#at += 1;
-    return true;
-  }
-
-  #match(pattern: RegExp): string | undefined {
-    if (pattern !== WHITESPACE) this.#match(WHITESPACE);
-    pattern.lastIndex = this.#at;
-    const found = pattern.exec(this.#text)?.[0];
-    if (found !== undefined) this.#at += found.length;
-    return found;
-  }
-
-  #expected(what: string): ReadMeError {
-    return this.problem(`is no valid JSON: expected ${what} at character ${this.#at}`);
-  }
-}
-
-/** Finds the end of a string without a regular expression, which would overflow its stack on a long string. */
-function endOfString(text: string, start: number): number | undefined {
-  if (text[start] !== '"') return undefined;
-  for (let at = start + 1; at < text.length; at++) {
-    if (text[at] === "\\") at += 1;
-    else if (text[at] === '"') return at + 1;
-  }
-  return undefined;
 }

@@ -3,12 +3,11 @@ import { describeValue, ReadMeError } from "@readme-moe/core";
 import { allocateFor, invalid, notFound, quoted } from "../files/errors.ts";
 import { resolveInside } from "../files/file-name.ts";
 import { decodeBf16, decodeF16, decodeF32, decodeF64 } from "../files/floats.ts";
-import { ByteSource, readTextFile } from "../files/read-file.ts";
+import { ByteSource, expectObject, parseJson, readTextFile } from "../files/read-file.ts";
 import { writeFileAtomically } from "../files/write-file.ts";
 import { countValues, rowBytes, type RowRange, type TensorInfo, type TensorStore } from "../tensor-store.ts";
 import {
   isSafetensorsType,
-  JsonReader,
   MAX_HEADER_BYTES,
   METADATA_KEY,
   readSafetensorsHeader,
@@ -17,6 +16,7 @@ import {
   type SafetensorsHeader,
   type SafetensorsMetadata,
   type SafetensorsType,
+  textsOf,
 } from "./header.ts";
 
 const DECODERS: ReadonlyMap<SafetensorsType, (bytes: Uint8Array) => Float32Array> = new Map([
@@ -160,20 +160,11 @@ export class ShardedSafetensors implements TensorStore {
 }
 
 /** @returns the shard's name by tensor name */
-async function readWeightMap(path: string): Promise<ReadonlyMap<string, string>> {
+export async function readWeightMap(path: string): Promise<ReadonlyMap<string, string>> {
   const text = await readTextFile(path, MAX_HEADER_BYTES);
   if (text === undefined) throw notFound(path, "no such file");
-  const reader = new JsonReader(text, path);
-  let shardOf: Map<string, string> | undefined;
-  reader.object((key) => {
-    if (key !== "weight_map") return reader.skip();
-    const map = new Map<string, string>();
-    reader.object((name) => map.set(name, reader.string()));
-    shardOf = map;
-  });
-  reader.end();
-  if (shardOf === undefined) throw reader.problem("lacks `weight_map`");
-  return shardOf;
+  const index = expectObject(path, "the file", parseJson(path, text, true));
+  return textsOf(path, "weight_map", index["weight_map"]);
 }
 
 async function openShard(indexPath: string, shardName: string, tensorName: string): Promise<SafetensorsFile> {

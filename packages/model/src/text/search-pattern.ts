@@ -21,7 +21,7 @@ export class FilePattern {
    * @throws {PatternError} when a part of it is not read here, or when it is too large
    */
   constructor(source: string, problem: (cause: PatternError) => Error) {
-    this.#pattern = new Pattern(source, "javascript", MAX_PARTS);
+    this.#pattern = new Pattern(source, { maxLength: MAX_PARTS, hasPlaces: false });
     this.#problem = problem;
   }
 
