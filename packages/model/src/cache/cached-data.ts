@@ -268,7 +268,7 @@ async function rememberedHash(path: string, state: string, { cacheFolder, onHash
 
 async function hashAndRemember(path: string, state: string, memo: string, onHashed: OnHashed): Promise<string> {
   const { size } = await stat(path);
-  const hash = await (size < THREAD_FROM_BYTES ? hashOf(path) : hashInThread(path, (done) => onHashed(done, size)));
+  const hash = await (size < THREAD_FROM_BYTES ? fileHash(path) : hashInThread(path, (done) => onHashed(done, size)));
   await checkUnchanged(path, state);
   const folder = dirname(memo);
   // Only a convenience: when the cache cannot be written, the file is hashed again next time.
@@ -279,9 +279,10 @@ async function hashAndRemember(path: string, state: string, memo: string, onHash
   return hash;
 }
 
-async function hashOf(path: string): Promise<string> {
+/** Computes the SHA-256, in hex, of a file's first bytes. @param end - number of bytes @default all */
+export async function fileHash(path: string, end = Infinity): Promise<string> {
   const sum = createHash("sha256");
-  await pipeline(createReadStream(path, { highWaterMark: 1 << 20 }), sum);
+  await pipeline(createReadStream(path, { end: end - 1, highWaterMark: 1 << 20 }), sum);
   return sum.digest("hex");
 }
 

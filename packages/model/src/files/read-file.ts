@@ -1,5 +1,5 @@
 import { constants, fstatSync, type Stats } from "node:fs";
-import { type FileHandle, open } from "node:fs/promises";
+import { type FileHandle, open, stat } from "node:fs/promises";
 import { describeValue, ReadMeError } from "@readme-moe/core";
 import { allocateFor, corrupt, fileError } from "./errors.ts";
 
@@ -102,6 +102,40 @@ export class ByteSource {
 }
 
 function nothing(): void {}
+
+/** Something that stays open until it is closed. */
+interface Closable {
+  close(): Promise<unknown>;
+}
+
+/** Does the rest of an opening. Closes what is open when that fails. */
+export async function orClose<Result>(open: Closable, rest: () => Result | Promise<Result>): Promise<Result> {
+  try {
+    return await rest();
+  } catch (error) {
+    await open.close();
+    throw error;
+  }
+}
+
+/** Makes one of several that are closed together, of those that there are then. */
+export function together(open: Iterable<Closable | undefined>): { close(): Promise<void> } {
+  return { close: async () => void (await Promise.all(Array.from(open, (one) => one?.close()))) };
+}
+
+/** Tells whether there is a file or a folder. */
+export function exists(path: string): Promise<boolean> {
+  return stat(path).then(
+    () => true,
+    () => false,
+  );
+}
+
+/** Returns a file's size in bytes, links followed, or `undefined` when there is no such file. */
+export async function fileSize(path: string): Promise<number | undefined> {
+  const state = await stat(path).catch(() => undefined);
+  return state?.isFile() ? state.size : undefined;
+}
 
 function endsEarly(where: string, offset: number, byteLength: number, size: number): ReadMeError {
   const message = `${where} needs bytes ${offset} to ${offset + byteLength}, but the file ends at byte ${size}`;

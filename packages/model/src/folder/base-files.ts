@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { type Family, familyOf } from "../config/families.ts";
 import { type Activation, attentionFactorOf, type ModelConfig, type RopeConfig } from "../config/model-config.ts";
 import { isJsonObject, type JsonObject, readJsonFile, readTextFile } from "../files/read-file.ts";
-import { GgufFile, GgufTensorStore } from "../gguf/gguf-tensor-store.ts";
+import { ggufMetadata, GgufTensorStore } from "../gguf/gguf-tensor-store.ts";
 import type { GgufMetadata } from "../gguf/header.ts";
 import { ggufTokenizerSource } from "../text/gguf-tokenizer.ts";
 import { CONFIG_FILE, type Model, TEXT_FILES } from "./model.ts";
@@ -293,12 +293,6 @@ async function folderText(folder: string): Promise<TextSource> {
     config: { ...(await read("special_tokens_map.json")), ...withoutNulls(config) },
     chatTemplate: chatTemplate ?? config["chat_template"],
   };
-}
-
-async function ggufMetadata(path: string): Promise<GgufMetadata> {
-  const file = await GgufFile.open(path);
-  await file.close();
-  return file.metadata;
 }
 
 function ggufText(metadata: GgufMetadata, path: string, contextTokens: number): TextSource {

@@ -1,4 +1,4 @@
-import { access, readdir, stat } from "node:fs/promises";
+import { readdir, stat } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 import { fingerprintOf } from "../cache/cached-data.ts";
 import { Fields } from "../config/fields.ts";
@@ -7,7 +7,7 @@ import type { ModelConfig } from "../config/model-config.ts";
 import { parseConfig } from "../config/parse-config.ts";
 import { generationDefaults, ggufDefaults } from "../config/sampling-defaults.ts";
 import { fileError, invalid, notFound, unsupported } from "../files/errors.ts";
-import { readJsonFile } from "../files/read-file.ts";
+import { exists, orClose, readJsonFile, together } from "../files/read-file.ts";
 import { GgufTensorStore } from "../gguf/gguf-tensor-store.ts";
 import { openExpertSet } from "../lora/lora-set.ts";
 import { ADAPTER_CONFIG_FILE, ADAPTER_FILE, SET_FILE } from "../lora/lora.ts";
@@ -30,7 +30,7 @@ import {
 import { openReadMe } from "./read-me-folder.ts";
 import { readPooling } from "./read-pooling.ts";
 
-export const MAX_CONFIG_BYTES: number = 4 << 20;
+const MAX_CONFIG_BYTES = 4 << 20;
 
 /**
  * Opens a model: a Read-ME folder, a Hugging Face folder (dense, a mixture, or converted by the paper's code), a GGUF
@@ -98,7 +98,7 @@ function isWeights(name: string): boolean {
  */
 async function openGguf(path: string, folder?: string): Promise<Model> {
   const store = await GgufTensorStore.open(path);
-  try {
+  return orClose(store, async () => {
     const config = await ggufConfig(store);
     const located = locatePlain(store, config);
     const fingerprint = await fingerprintOf([path]);
@@ -113,18 +113,15 @@ async function openGguf(path: string, folder?: string): Promise<Model> {
       fingerprint,
       samplingDefaults: () => ggufDefaults(path, store.file.metadata),
       loadText: once(async () => poolingText(path, config, loadGgufText(path, store.file.metadata))),
-      close: async () => {
-        await Promise.all([store.close(), loraSet?.close()]);
-      },
+      ...together([store, loraSet]),
     };
-  } catch (error) {
-    await store.close();
-    throw error;
-  }
+  });
 }
 
-/** Opens a folder with config.json, and safetensors or the ONNX file `onnx`. */
-async function openFolder(path: string, onnx?: string): Promise<Model> {
+/** Reads config, sampling parameters and text of a folder. @throws {ReadMeError} as `openModel` */
+export async function readFolder(
+  path: string,
+): Promise<Pick<Model, "config" | "samplingDefaults" | "loadText"> & { readonly fields: Fields }> {
   const configPath = join(path, CONFIG_FILE);
   const json = await readJsonFile(configPath, MAX_CONFIG_BYTES);
   if (json === undefined) {
@@ -136,16 +133,24 @@ async function openFolder(path: string, onnx?: string): Promise<Model> {
   const text = once(() => loadFolderText(path));
   const pooling = await readPooling(path, fields, text);
   const generationFields = generation && new Fields(generationPath, generation);
-  const parsed = { ...parseConfig(configPath, json, generationFields), pooling };
+  const config = { ...parseConfig(configPath, json, generationFields), pooling };
+  return {
+    fields,
+    config,
+    samplingDefaults: () => generationDefaults(generationFields),
+    loadText: once(async () => poolingText(path, config, await text())),
+  };
+}
+
+/** Opens a folder with config.json, and safetensors or the ONNX file `onnx`. */
+async function openFolder(path: string, onnx?: string): Promise<Model> {
+  const { fields, ...settings } = await readFolder(path);
   const {
     config,
     located: { stores, ...located },
-  } = onnx === undefined ? await openSafetensors(path, parsed, fields) : await openOnnx(onnx, parsed);
-  const files = [configPath, ...located.files];
-  const closeAll = async (): Promise<void> => {
-    await Promise.all(stores.map((store) => store.close()));
-  };
-  try {
+  } = await (onnx === undefined ? openSafetensors(path, settings.config, fields) : openOnnx(onnx, settings.config));
+  const files = [fields.path, ...located.files];
+  return orClose(together(stores), async () => {
     const fingerprint = await fingerprintOf(files);
     const loraSet = await openExpertSet(path, config);
     if (loraSet !== undefined && !isPublished(located)) {
@@ -155,23 +160,8 @@ async function openFolder(path: string, onnx?: string): Promise<Model> {
         `has ${SET_FILE}, whose experts change a dense model; this one has experts already`,
       );
     }
-    return {
-      path,
-      config,
-      ...located,
-      loraSet,
-      files,
-      fingerprint,
-      samplingDefaults: () => generationDefaults(generationFields),
-      loadText: once(async () => poolingText(path, config, await text())),
-      close: async () => {
-        await Promise.all([closeAll(), loraSet?.close()]);
-      },
-    };
-  } catch (error) {
-    await closeAll();
-    throw error;
-  }
+    return { path, ...settings, config, ...located, loraSet, files, fingerprint, ...together([...stores, loraSet]) };
+  });
 }
 
 /** Names what a folder without a model holds, if that is a part of one. */
@@ -192,7 +182,7 @@ async function openSafetensors(
 
 async function openCheckpoint(path: string, config: ModelConfig, fields: Fields): Promise<Located> {
   const store = await openStore(path);
-  try {
+  return orClose(store, () => {
     const files = store instanceof ShardedSafetensors ? [store.path, ...store.shardPaths] : [store.path];
     const ofText = textTensors(mxfp4Tensors(store));
     if (isOfficialConversion(store)) {
@@ -200,10 +190,7 @@ async function openCheckpoint(path: string, config: ModelConfig, fields: Fields)
       return { kind: "official", ...locateOfficial(store, config, fields), files, stores: [store] };
     }
     return { ...locatePlain(ofText, config), router: undefined, files, stores: [store] };
-  } catch (error) {
-    await store.close();
-    throw error;
-  }
+  });
 }
 
 /** Finds the tensors of a checkpoint as its authors published it. */
@@ -214,14 +201,10 @@ function locatePlain(store: TensorStore, config: ModelConfig): Pick<Located, "ki
 }
 
 async function openStore(path: string): Promise<SafetensorsFile | ShardedSafetensors> {
-  const exists = (name: string): Promise<boolean> =>
-    access(join(path, name)).then(
-      () => true,
-      () => false,
-    );
-  if (await exists(SINGLE_FILE)) return SafetensorsFile.open(join(path, SINGLE_FILE));
-  if (await exists(INDEX_FILE)) return ShardedSafetensors.open(join(path, INDEX_FILE));
-  if ((await exists("pytorch_model.bin")) || (await exists("pytorch_model.bin.index.json"))) {
+  const has = (name: string): Promise<boolean> => exists(join(path, name));
+  if (await has(SINGLE_FILE)) return SafetensorsFile.open(join(path, SINGLE_FILE));
+  if (await has(INDEX_FILE)) return ShardedSafetensors.open(join(path, INDEX_FILE));
+  if ((await has("pytorch_model.bin")) || (await has("pytorch_model.bin.index.json"))) {
     throw unsupported(path, "holds PyTorch's pickled weights, which are not read; save the model as safetensors");
   }
   throw notFound(path, `holds neither ${SINGLE_FILE} nor ${INDEX_FILE}`);
@@ -266,15 +249,12 @@ async function openOnnx(
     );
   }
   const store = await OnnxTensorStore.open(file, config);
-  try {
+  return orClose(store, () => {
     const own: ModelConfig = { ...config, hasTiedEmbeddings: store.isTied };
     const dense = locateDense(store, own);
     return {
       config: own,
       located: { kind: "dense", ...dense, router: undefined, files: store.files, stores: [store] },
     };
-  } catch (error) {
-    await store.close();
-    throw error;
-  }
+  });
 }

@@ -1,12 +1,16 @@
 // Read-ME folders: the `readme` section of config.json, a backbone, one file per expert, and a router.
 
+import { createHash } from "node:crypto";
 import { copyFile, mkdir } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
+import { fingerprintOf } from "../cache/cached-data.ts";
 import { type Fields, MOST } from "../config/fields.ts";
 import type { ModelConfig } from "../config/model-config.ts";
 import { unsupported } from "../files/errors.ts";
 import { encodeFloats } from "../files/floats.ts";
+import { orClose, together } from "../files/read-file.ts";
 import { writeFileAtomically, writeFolderAtomically } from "../files/write-file.ts";
+import type { LoraSet } from "../lora/lora.ts";
 import { isSafetensorsType } from "../safetensors/header.ts";
 import { SafetensorsFile, type SafetensorsInput, writeSafetensors } from "../safetensors/safetensors-file.ts";
 import {
@@ -58,7 +62,7 @@ export async function openReadMe(path: string, config: ModelConfig, readme: Fiel
     stores.push(store);
     return store;
   };
-  try {
+  return orClose(together(stores), async () => {
     const backbone = await open(BACKBONE_FILE);
     const expertStores: SafetensorsFile[] = [];
     for (const expert of experts.names.keys()) expertStores.push(await open(expertFile(expert)));
@@ -75,10 +79,24 @@ export async function openReadMe(path: string, config: ModelConfig, readme: Fiel
     });
     const router = routerConfig && routerStore && locateRouter(routerStore, "", routerConfig);
     return { kind: "read-me", experts, weights, router, files: stores.map((store) => store.path), stores };
-  } catch (error) {
-    await Promise.all(stores.map((store) => store.close()));
-    throw error;
-  }
+  });
+}
+
+/** Opens a router in a file of its own, without the model that it is of. */
+export async function openRouterFile(
+  folder: string,
+  config: RouterConfig,
+): Promise<Pick<LoraSet, "router" | "fingerprint" | "close">> {
+  const store = await SafetensorsFile.open(join(folder, ROUTER_FILE));
+  return orClose(store, async () => {
+    const router = locateRouter(store, "", config);
+    const tensors = await fingerprintOf([store.path]);
+    const fingerprint = async (cacheFolder: string): Promise<string> => {
+      const hash = createHash("sha256").update(await tensors(cacheFolder));
+      return hash.update(JSON.stringify(config)).digest("hex");
+    };
+    return { router, fingerprint, close: () => store.close() };
+  });
 }
 
 /** @throws {ReadMeError} naming the field that is wrong, or a version that this code does not know */

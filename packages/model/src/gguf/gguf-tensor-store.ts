@@ -2,7 +2,7 @@ import { ReadMeError } from "@readme-moe/core";
 import { familyOf, type FusedNames, modelTypeOf, type NormNames, NORMS_BEFORE } from "../config/families.ts";
 import { allocateFor, corrupt, invalid, quoted } from "../files/errors.ts";
 import { encodeFloats } from "../files/floats.ts";
-import { ByteSource } from "../files/read-file.ts";
+import { ByteSource, orClose } from "../files/read-file.ts";
 import {
   checkRows,
   countValues,
@@ -67,12 +67,7 @@ export class GgufTensorStore implements TensorStore {
   /** Opens a file. @throws {ReadMeError} as `GgufFile.open` and the constructor */
   static async open(path: string): Promise<GgufTensorStore> {
     const file = await GgufFile.open(path);
-    try {
-      return new GgufTensorStore(file);
-    } catch (error) {
-      await file.close();
-      throw error;
-    }
+    return orClose(file, () => new GgufTensorStore(file));
   }
 
   has(name: string): boolean {
@@ -234,12 +229,7 @@ export class GgufFile {
    */
   static async open(path: string): Promise<GgufFile> {
     const source = await ByteSource.open(path);
-    try {
-      return new GgufFile(source, await readGgufHeader(source));
-    } catch (error) {
-      await source.close();
-      throw error;
-    }
+    return orClose(source, async () => new GgufFile(source, await readGgufHeader(source)));
   }
 
   /**
@@ -326,6 +316,13 @@ export class GgufFile {
   #subject(name: string): string {
     return `${this.path}: tensor ${quoted(name)}`;
   }
+}
+
+/** Reads a file's metadata alone. @throws {ReadMeError} as `GgufFile.open` */
+export async function ggufMetadata(path: string): Promise<GgufMetadata> {
+  const file = await GgufFile.open(path);
+  await file.close();
+  return file.metadata;
 }
 
 // Names of the same tensors in llama.cpp and in Hugging Face checkpoints.

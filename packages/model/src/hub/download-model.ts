@@ -3,7 +3,7 @@ import { ReadMeError } from "@readme-moe/core";
 import { Fields, MOST } from "../config/fields.ts";
 import { corrupt, invalid, notFound, quoted, unsupported } from "../files/errors.ts";
 import { repositoryNameProblem } from "../files/file-name.ts";
-import { type JsonObject, readJsonFile } from "../files/read-file.ts";
+import { fileSize, type JsonObject, readJsonFile } from "../files/read-file.ts";
 import { freeBytes, refuseFullDisk } from "../files/write-file.ts";
 import {
   BACKBONE_FILE,
@@ -18,7 +18,7 @@ import { ADAPTER_CONFIG_FILE, ADAPTER_FILE, SET_FILE } from "../lora/lora.ts";
 import { parseSetFile } from "../lora/lora-set.ts";
 import { chooseOnnxFile, dataFilesOf, ONNX_MODEL_TYPES } from "../onnx/onnx-tensor-store.ts";
 import { readWeightMap } from "../safetensors/safetensors-file.ts";
-import { fetchBlob, fileSize, HubCache, leftBytes } from "./hub-cache.ts";
+import { fetchBlob, HubCache, leftBytes } from "./hub-cache.ts";
 import { HubClient, HubRepository, type RemoteFile } from "./hub-client.ts";
 import {
   checkToken,

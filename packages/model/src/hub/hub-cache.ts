@@ -14,7 +14,7 @@ import { basename, dirname, join, relative, sep } from "node:path";
 import { ReadMeError } from "@readme-moe/core";
 import { hasEnded, OWN_MARK, ownerOf } from "../cache/model-index.ts";
 import { corrupt, fileError, isSystemError, writeError } from "../files/errors.ts";
-import { readTextFile } from "../files/read-file.ts";
+import { fileSize, readTextFile } from "../files/read-file.ts";
 import { makeFolder, renamePatiently, writeFileAtomically } from "../files/write-file.ts";
 import {
   type HubClient,
@@ -108,12 +108,6 @@ export class HubCache {
   #absence(commit: string, name: string): string {
     return join(this.folder, ".no_exist", commit, name);
   }
-}
-
-/** Returns a file's size in bytes, links followed, or `undefined` when there is no such file. */
-export async function fileSize(path: string): Promise<number | undefined> {
-  const state = await stat(path).catch(() => undefined);
-  return state?.isFile() ? state.size : undefined;
 }
 
 /** Makes a symbolic link (relative, so that the cache can move), else a hard link, else a copy. */

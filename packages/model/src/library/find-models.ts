@@ -5,11 +5,11 @@ import { basename, dirname, join, resolve, sep } from "node:path";
 import { resolveCacheFolder } from "../cache/cache-folder.ts";
 import { type EntryName, type IndexedModel, type ModelUser, readModelIndex } from "../cache/model-index.ts";
 import { isWithin } from "../files/file-name.ts";
-import { readJsonFile } from "../files/read-file.ts";
+import { fileSize, readJsonFile } from "../files/read-file.ts";
 import { BACKBONE_FILE, CONFIG_FILE, INDEX_FILE, SINGLE_FILE } from "../folder/model.ts";
-import { GgufFile } from "../gguf/gguf-tensor-store.ts";
+import { ggufMetadata } from "../gguf/gguf-tensor-store.ts";
 import { modelFiles, modelPath } from "../hub/download-model.ts";
-import { fileSize, HubCache } from "../hub/hub-cache.ts";
+import { HubCache } from "../hub/hub-cache.ts";
 import { hubCacheFolder } from "../hub/options.ts";
 import { ADAPTER_FILE } from "../lora/lora.ts";
 import { KNOWN_MODELS, sourceFor } from "../names/known-models.ts";
@@ -183,23 +183,13 @@ function isInCaches(path: string, hubCache: string, ownCache: string): boolean {
 /** Reads the `model_type` of a folder, or the architecture of a GGUF file. */
 async function familyOf(path: string): Promise<string | undefined> {
   try {
-    if (isGguf(path)) return await ggufFamily(path);
-    const json = await readJsonFile(join(path, CONFIG_FILE), MAX_CONFIG_BYTES);
-    const family = json?.["model_type"];
+    const family = isGguf(path)
+      ? (await ggufMetadata(path)).get("general.architecture")
+      : (await readJsonFile(join(path, CONFIG_FILE), MAX_CONFIG_BYTES))?.["model_type"];
     return typeof family === "string" ? family : undefined;
   } catch {
     // A damaged file can be listed and removed like any other.
     return undefined;
-  }
-}
-
-async function ggufFamily(path: string): Promise<string | undefined> {
-  const file = await GgufFile.open(path);
-  try {
-    const family = file.metadata.get("general.architecture");
-    return typeof family === "string" ? family : undefined;
-  } finally {
-    await file.close();
   }
 }
 

@@ -1,7 +1,6 @@
 // Sets of loras: folders with read-me-experts.json, which lists their names and folders and has the config of their
 // router.
 
-import { createHash } from "node:crypto";
 import { mkdir } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 import { describeValue, ReadMeError } from "@readme-moe/core";
@@ -10,9 +9,10 @@ import { Fields, MOST } from "../config/fields.ts";
 import type { ModelConfig } from "../config/model-config.ts";
 import { quoted } from "../files/errors.ts";
 import { resolveInside } from "../files/file-name.ts";
-import { type JsonObject, readJsonFile } from "../files/read-file.ts";
+import { type JsonObject, orClose, readJsonFile, together } from "../files/read-file.ts";
 import { writeFileAtomically, writeFolderAtomically } from "../files/write-file.ts";
 import { type Model, ROUTER_FILE } from "../folder/model.ts";
+import { openRouterFile } from "../folder/read-me-folder.ts";
 import {
   ADAPTER_CONFIG_FILE,
   ADAPTER_FILE,
@@ -23,8 +23,8 @@ import {
   MAX_EXPERTS,
   SET_FILE,
 } from "./lora.ts";
-import { SafetensorsFile, type SafetensorsInput, writeSafetensors } from "../safetensors/safetensors-file.ts";
-import { locateRouter, parseRouterConfig } from "../weights/locate-weights.ts";
+import { type SafetensorsInput, writeSafetensors } from "../safetensors/safetensors-file.ts";
+import { parseRouterConfig } from "../weights/locate-weights.ts";
 
 /**
  * Opens an expert set: a folder with read-me-experts.json, which may be the folder of the dense model itself. Adapters
@@ -58,20 +58,7 @@ async function openRouterOf(
   if (entries.length === 0) {
     throw new ReadMeError("ERR_MODEL_INVALID", `${file.path}: has a \`router\`, but no experts to choose from`);
   }
-  const routerConfig = parseRouterConfig(fields, config, entries.length + 1);
-  const store = await SafetensorsFile.open(join(path, ROUTER_FILE));
-  try {
-    const router = locateRouter(store, "", routerConfig);
-    const tensors = await fingerprintOf([store.path]);
-    const fingerprint = async (cacheFolder: string): Promise<string> => {
-      const hash = createHash("sha256").update(await tensors(cacheFolder));
-      return hash.update(JSON.stringify(routerConfig)).digest("hex");
-    };
-    return { router, fingerprint, close: () => store.close() };
-  } catch (error) {
-    await store.close();
-    throw error;
-  }
+  return openRouterFile(path, parseRouterConfig(fields, config, entries.length + 1));
 }
 
 /** Version of the layout that this code reads and writes. */
@@ -152,10 +139,8 @@ export async function gatherExperts(
   further: Readonly<Record<string, string>> = {},
 ): Promise<LoraSet> {
   const parts: Part[] = model.loraSet ? [{ ...model.loraSet, close: async () => undefined }] : [];
-  const close = async (): Promise<void> => {
-    await Promise.all(parts.map((part) => part.close()));
-  };
-  try {
+  const open = together(parts);
+  return orClose(open, async () => {
     for (const [name, path] of Object.entries(further)) {
       parts.push((await openExpertSet(path, model.config)) ?? oneExpert(name, path));
     }
@@ -172,12 +157,9 @@ export async function gatherExperts(
       experts,
       router: routed?.router,
       fingerprint: async (cacheFolder) => routed?.fingerprint(cacheFolder) ?? "",
-      close,
+      ...open,
     };
-  } catch (error) {
-    await close();
-    throw error;
-  }
+  });
 }
 
 /**

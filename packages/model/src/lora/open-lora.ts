@@ -1,6 +1,6 @@
 // Opens adapters in PEFT's layout: adapter_config.json and adapter_model.safetensors in one folder.
 
-import { access, stat } from "node:fs/promises";
+import { stat } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { describeValue, ReadMeError } from "@readme-moe/core";
@@ -9,7 +9,7 @@ import { Fields } from "../config/fields.ts";
 import type { ModelConfig } from "../config/model-config.ts";
 import { fileError, quoted, unsupported } from "../files/errors.ts";
 import { isStoredFloat } from "../files/floats.ts";
-import { readJsonFile } from "../files/read-file.ts";
+import { exists, orClose, readJsonFile } from "../files/read-file.ts";
 import type { Model } from "../folder/model.ts";
 import { parsePeftConfig, type ScaleOf } from "./peft-config.ts";
 import {
@@ -75,7 +75,7 @@ export async function openLora(path: string, name: string, model: Pick<Model, "c
   refuseExperts(folder, model);
   const scaleOf = await readConfig(folder);
   const store = await openTensors(folder, maxModules(model.config));
-  try {
+  return orClose(store, async () => {
     const { layers, head } = await locate(store, scaleOf, model.config);
     const all = [...layers.flatMap((layer) => Object.values(layer)), ...(head ? [head] : [])];
     const sizes = store.names.map((tensor) => store.info(tensor).shape.reduce((size, axis) => size * axis, 1));
@@ -91,10 +91,7 @@ export async function openLora(path: string, name: string, model: Pick<Model, "c
       fingerprint: await fingerprintOf(files),
       close: () => store.close(),
     };
-  } catch (error) {
-    await store.close();
-    throw error;
-  }
+  });
 }
 
 /** @throws {ReadMeError} when the model's FFNs are cut into experts already */
@@ -263,13 +260,8 @@ interface Pair {
  */
 async function openTensors(folder: string, most: number): Promise<SafetensorsFile> {
   const maxHeaderBytes = MAX_METADATA_BYTES + 2 * most * HEADER_BYTES_PER_TENSOR;
-  const exists = (name: string): Promise<boolean> =>
-    access(join(folder, name)).then(
-      () => true,
-      () => false,
-    );
-  if (await exists(ADAPTER_FILE)) return SafetensorsFile.open(join(folder, ADAPTER_FILE), maxHeaderBytes);
-  if (await exists("adapter_model.bin")) {
+  if (await exists(join(folder, ADAPTER_FILE))) return SafetensorsFile.open(join(folder, ADAPTER_FILE), maxHeaderBytes);
+  if (await exists(join(folder, "adapter_model.bin"))) {
     throw unsupported(folder, `holds PyTorch's pickled adapter_model.bin, which is not read; save as safetensors`);
   }
   throw new ReadMeError("ERR_FILE_NOT_FOUND", `${folder}: has no ${ADAPTER_FILE}`);

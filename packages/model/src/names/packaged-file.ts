@@ -9,8 +9,8 @@ import { promisify } from "node:util";
 import { inflateRaw } from "node:zlib";
 import { ReadMeError } from "@readme-moe/core";
 import { messageOf, writeError } from "../files/errors.ts";
+import { fileSize } from "../files/read-file.ts";
 import { freeBytes, makeFolder, refuseFullDisk, writeFileAtomically } from "../files/write-file.ts";
-import { fileSize } from "../hub/hub-cache.ts";
 import { reasonOf } from "../hub/hub-client.ts";
 import type { DownloadModelOptions } from "../hub/options.ts";
 

@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { ReadMeError } from "@readme-moe/core";
 import { resolveCacheFolder } from "../cache/cache-folder.ts";
 import { notFound } from "../files/errors.ts";
-import { fileSize } from "../hub/hub-cache.ts";
+import { fileSize } from "../files/read-file.ts";
 import type { DownloadModelOptions, HubSettings } from "../hub/options.ts";
 import { downloadPackaged, type DownloadHooks, type PackagedFile } from "./packaged-file.ts";
 import { downloadPromptly } from "./parse-name.ts";

@@ -1,7 +1,7 @@
 import { dirname } from "node:path";
 import { corrupt, quoted, unsupported } from "../files/errors.ts";
 import { resolveInside } from "../files/file-name.ts";
-import { ByteSource } from "../files/read-file.ts";
+import { ByteSource, orClose, together } from "../files/read-file.ts";
 import {
   fixedBytes,
   type GraphProto,
@@ -45,14 +45,12 @@ export class OnnxFile {
   static async open(path: string): Promise<OnnxFile> {
     const source = await ByteSource.open(path);
     const beside = new Map<string, ByteSource>();
-    try {
+    const open = { close: () => together([source, ...beside.values()]).close() };
+    return orClose(open, async () => {
       const graph = await readModel(source);
       await openBeside(path, graph, beside);
       return new OnnxFile(source, graph, beside);
-    } catch (error) {
-      await closeAll([source, ...beside.values()]);
-      throw error;
-    }
+    });
   }
 
   /** Paths of all files, the graph's first. */
@@ -72,12 +70,8 @@ export class OnnxFile {
   }
 
   async close(): Promise<void> {
-    await closeAll([this.#source, ...this.#beside.values()]);
+    await together([this.#source, ...this.#beside.values()]).close();
   }
-}
-
-async function closeAll(sources: readonly ByteSource[]): Promise<void> {
-  await Promise.all(sources.map((source) => source.close()));
 }
 
 async function readModel(source: ByteSource): Promise<GraphProto> {

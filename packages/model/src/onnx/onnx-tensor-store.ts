@@ -1,6 +1,7 @@
 import { type ModelConfig, ropeFrequencies, ropeTables } from "../config/model-config.ts";
 import { invalid, quoted, unsupported } from "../files/errors.ts";
 import { encodeFloats, isStoredFloat } from "../files/floats.ts";
+import { orClose } from "../files/read-file.ts";
 import { checkRows, type RowRange, type StoredBlocks, type TensorInfo, type TensorStore } from "../tensor-store.ts";
 import { GraphIndex } from "./graph.ts";
 import { type Angles, type NamedTensor, type NamedTensors, nameTensors } from "./name-tensors.ts";
@@ -45,14 +46,11 @@ export class OnnxTensorStore implements TensorStore {
       throw unsupported(path, `is of the family ${config.modelType}; read from ONNX are ${families}`);
     }
     const file = await OnnxFile.open(path);
-    try {
+    return orClose(file, async () => {
       const named = nameTensors(new GraphIndex(path, file.graph), config);
       for (const angles of named.angles) await checkAngles(file, config, angles);
       return new OnnxTensorStore(file, named);
-    } catch (error) {
-      await file.close();
-      throw error;
-    }
+    });
   }
 
   has(name: string): boolean {

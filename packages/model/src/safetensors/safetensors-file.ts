@@ -3,7 +3,7 @@ import { describeValue, ReadMeError } from "@readme-moe/core";
 import { allocateFor, invalid, notFound, quoted } from "../files/errors.ts";
 import { resolveInside } from "../files/file-name.ts";
 import { decodeBf16, decodeF16, decodeF32, decodeF64 } from "../files/floats.ts";
-import { ByteSource, expectObject, parseJson, readTextFile } from "../files/read-file.ts";
+import { ByteSource, expectObject, orClose, parseJson, readTextFile, together } from "../files/read-file.ts";
 import { writeFileAtomically } from "../files/write-file.ts";
 import { countValues, rowBytes, type RowRange, type TensorInfo, type TensorStore } from "../tensor-store.ts";
 import {
@@ -45,12 +45,10 @@ export class SafetensorsFile implements TensorStore {
   /** @throws {ReadMeError} when the file cannot be read, is damaged, or holds an element type that is not read here */
   static async open(path: string, maxHeaderBytes: number = MAX_HEADER_BYTES): Promise<SafetensorsFile> {
     const source = await ByteSource.open(path);
-    try {
-      return new SafetensorsFile(source, await readSafetensorsHeader(source, maxHeaderBytes));
-    } catch (error) {
-      await source.close();
-      throw error;
-    }
+    return orClose(
+      source,
+      async () => new SafetensorsFile(source, await readSafetensorsHeader(source, maxHeaderBytes)),
+    );
   }
 
   has(name: string): boolean {
@@ -112,7 +110,7 @@ export class ShardedSafetensors implements TensorStore {
   static async open(path: string): Promise<ShardedSafetensors> {
     const shardOf = await readWeightMap(path);
     const shards = new Map<string, SafetensorsFile>();
-    try {
+    return orClose(together(shards.values()), async () => {
       for (const [name, shardName] of shardOf) {
         const shard = shards.get(shardName) ?? (await openShard(path, shardName, name));
         shards.set(shardName, shard);
@@ -120,11 +118,8 @@ export class ShardedSafetensors implements TensorStore {
         const message = `says that tensor ${quoted(name)} is in ${quoted(shardName)}, but ${shard.path} has no such tensor`;
         throw invalid(path, message);
       }
-    } catch (error) {
-      await closeAll(shards);
-      throw error;
-    }
-    return new ShardedSafetensors(path, shardOf, shards);
+      return new ShardedSafetensors(path, shardOf, shards);
+    });
   }
 
   /** Paths of the files that hold the tensors. */
@@ -149,7 +144,7 @@ export class ShardedSafetensors implements TensorStore {
   }
 
   async close(): Promise<void> {
-    await closeAll(this.#shards);
+    await together(this.#shards.values()).close();
   }
 
   #shard(name: string): SafetensorsFile {
@@ -170,10 +165,6 @@ export async function readWeightMap(path: string): Promise<ReadonlyMap<string, s
 async function openShard(indexPath: string, shardName: string, tensorName: string): Promise<SafetensorsFile> {
   const namedBy = `${indexPath}: tensor ${quoted(tensorName)}`;
   return SafetensorsFile.open(await resolveInside(dirname(indexPath), shardName, namedBy));
-}
-
-async function closeAll(shards: ReadonlyMap<string, SafetensorsFile>): Promise<void> {
-  await Promise.all([...shards.values()].map((shard) => shard.close()));
 }
 
 function noTensor(path: string, name: string): ReadMeError {
