@@ -131,8 +131,7 @@ function requestOf(rows: number, step: number): Int32Array {
     pages: [row],
     logitsOf: [0],
   }));
-  const limits = { vocabSize: VOCAB, numLogits: 64, maxRows, maxPositions: 16, numPages: maxRows, numFullRows: 0 };
-  return encodeStep(sequences, 1, limits);
+  return encodeStep(sequences, 1);
 }
 
 function resultsOf(rows: number) {

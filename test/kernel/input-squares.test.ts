@@ -33,13 +33,6 @@ async function checkShape(shape: ModelShape, kernel: KernelKind): Promise<void> 
   }));
   const numRows = sequences.flat().length;
   const sizes = { maxRows: numRows, maxPositions: MAX_POSITIONS };
-  const limits = {
-    ...sizes,
-    vocabSize: shape.vocabSize,
-    numExperts: shape.numExperts,
-    numPages: NUM_PAGES,
-    numFullRows: 0,
-  };
   const bytes = await packedBytes(description);
   for (const instructions of availableInstructions(kernel)) {
     const threads = 1 + randomInteger(random, 4);
@@ -53,7 +46,7 @@ async function checkShape(shape: ModelShape, kernel: KernelKind): Promise<void> 
       fullLogits: new Float32Array(0),
       inputSquares: new Float32Array(expected.length),
     };
-    opened.step(pages, encodeStep(rows, 1, limits), results);
+    opened.step(pages, encodeStep(rows, 1), results);
     expect(results.inputSquares, `${instructions}, ${threads} threads`).toEqual(expected);
     pages.close();
     await opened.close();
@@ -88,8 +81,8 @@ test.each(["native", "wasm"] as const)("%s kernels report zeros for experts with
     mixture: { share: 1, numExperts: 12, expertsPerToken: 1 },
   };
   const { plain, description } = randomModel(shape);
-  const limits = { vocabSize: 40, maxRows: 40, maxPositions: MAX_POSITIONS, numPages: 3, numFullRows: 0 };
-  const opened = openKernel(await packedBytes(description), { ...limits, threads: 2 }, { kernel });
+  const sizes = { maxRows: 40, maxPositions: MAX_POSITIONS, threads: 2 };
+  const opened = openKernel(await packedBytes(description), sizes, { kernel });
   setAllAngles(opened, plain);
   const pages = opened.openPages(3, "fp16");
   // The second step's row uses one expert; memory of the first step's results is used again.
@@ -107,7 +100,7 @@ test.each(["native", "wasm"] as const)("%s kernels report zeros for experts with
       inputSquares: new Float32Array(expected.length).fill(3),
     };
     const row = { tokenIds, position: 0, pages: [0, 1, 2], logitsOf: Array.from(tokenIds.keys()) };
-    opened.step(pages, encodeStep([row], 1, limits), results);
+    opened.step(pages, encodeStep([row], 1), results);
     expect(results.inputSquares).toEqual(expected);
   }
   await opened.close();

@@ -136,16 +136,10 @@ test.each(["native", "wasm"] as const)(
   async (kernel) => {
     const { plain, description } = randomModel(SHAPE);
     const rows = wholeRows([5, 1, 18], (length) => (length === 1 ? [] : [1, length - 1, length - 1]));
-    const limits = {
-      vocabSize: SHAPE.vocabSize,
-      maxRows: 32,
-      maxPositions: MAX_POSITIONS,
-      numPages: 8,
-      numFullRows: 0,
-    };
-    const opened = openRouted(await packedBytes(description), description, { ...limits, threads: 2 }, { kernel });
+    const sizes = { maxRows: 32, maxPositions: MAX_POSITIONS, threads: 2 };
+    const opened = openRouted(await packedBytes(description), description, sizes, { kernel });
     setAllAngles(opened.kernel, plain);
-    opened.step(opened.openPages(8, "fp16"), encodeStep(rows, 1, limits), roomFor(6));
+    opened.step(opened.openPages(8, "fp16"), encodeStep(rows, 1), roomFor(6));
     const all = rows.map(({ tokenIds }) =>
       plainChoices(
         plain,
@@ -167,13 +161,6 @@ test.each(["native", "wasm"] as const)(
 
 /** Returns largest logits and sums of all rows of sequences, in steps of up to `maxRows` rows. */
 function summaries(kernel: Kernel, rows: readonly StepRows[], maxRows: number): Float64Array {
-  const limits = {
-    vocabSize: SHAPE.vocabSize,
-    maxRows: 640,
-    maxPositions: MAX_POSITIONS,
-    numPages: 40,
-    numFullRows: 0,
-  };
   const pages = kernel.openPages(40, "fp32");
   const sums: number[] = [];
   for (let first = 0; first < rows.length;) {
@@ -182,7 +169,7 @@ function summaries(kernel: Kernel, rows: readonly StepRows[], maxRows: number): 
       numRows += rows[end++]!.tokenIds.length;
     }
     const results = roomFor(numRows);
-    kernel.step(pages, encodeStep(rows.slice(first, end), 1, limits), results);
+    kernel.step(pages, encodeStep(rows.slice(first, end), 1), results);
     sums.push(...results.sums);
     first = end;
   }

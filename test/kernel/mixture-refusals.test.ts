@@ -45,11 +45,9 @@ const { plain, description } = [...Array(200).keys()]
 const units = expertUnits(description);
 const SIZES = { threads: 2, maxRows: 16, maxPositions: 128 } as const;
 const NUM_ROWS = 9;
-const LIMITS = { ...SIZES, vocabSize: SHAPE.vocabSize, numPages: 2, numFullRows: 0 };
 const REQUEST = encodeStep(
   [{ tokenIds: Array.from({ length: NUM_ROWS }, (_, i) => 7 * i), position: 0, pages: [0], logitsOf: [2, 8] }],
   1,
-  LIMITS,
 );
 
 function roomFor(numWanted: number): StepResults {
@@ -140,7 +138,7 @@ describe.each<KernelKind>(["native", "wasm"])("%s kernels", (kind) => {
   });
 
   test("choose no experts in the last layer when no logits are wanted", () => {
-    const request = encodeStep([{ tokenIds: [1, 2], position: 0, pages: [1], logitsOf: [] }], 1, LIMITS);
+    const request = encodeStep([{ tokenIds: [1, 2], position: 0, pages: [1], logitsOf: [] }], 1);
     kernel.beginStep(pages, request, roomFor(0));
     place(0, kernel.routeLayer(0));
     kernel.feedLayer(0);

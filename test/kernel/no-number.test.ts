@@ -19,7 +19,6 @@ import { randomFloats } from "../support/kernel/random-weights.ts";
 import {
   NUM_SMALL_PAGES,
   resultsOf,
-  SMALL_LIMITS,
   SMALL_MODEL,
   SMALL_SHAPE,
   SMALL_SIZES,
@@ -67,7 +66,7 @@ test.each<{ kernel: KernelKind; instructions: string; name: string; kvPrecision:
         sums: new Float64Array(2 * numWanted),
         fullLogits: new Float32Array(0),
       };
-      opened.step(pages, encodeStep(sequences, 2, SMALL_LIMITS), results);
+      opened.step(pages, encodeStep(sequences, 2), results);
       return results;
     };
     const sound: StepRows = { tokenIds: [7, 8, 9], position: 0, pages: [1], logitsOf: [2] };
@@ -94,7 +93,7 @@ test.each(["native", "wasm"] as const)("halves that are no numbers show it alike
   const head = packFile(memoryLinear(values, hiddenSize, undefined, "F16"), "F16");
   const bytes = await packedBytes({ ...description, head });
   const row: StepRows = { tokenIds: [7, 8, 9], position: 0, pages: [0], logitsOf: [2], fullPlaces: [0] };
-  const request = encodeStep([row], 1, { ...SMALL_LIMITS, numFullRows: 1 });
+  const request = encodeStep([row], 1, 1);
   const all: Float32Array[] = [];
   for (const instructions of availableInstructions(kernel)) {
     const opened = openKernel(bytes, SMALL_SIZES, { kernel, instructions });
@@ -130,7 +129,7 @@ test.each(["native", "wasm"] as const)("a %s router of no numbers chooses expert
   setAllAngles(opened, plain);
   const results = resultsOf(1);
   const row: StepRows = { tokenIds: [7, 8, 9, 10], position: 0, pages: [0], logitsOf: [3] };
-  opened.beginStep(opened.openPages(1, "fp16"), encodeStep([row], 1, { ...SMALL_LIMITS, numPages: 1 }), results);
+  opened.beginStep(opened.openPages(1, "fp16"), encodeStep([row], 1), results);
   const chosen = Array.from(opened.routeLayer(0));
   for (let at = 0; at < chosen.length; at += 3) {
     const own = chosen.slice(at, at + 3);

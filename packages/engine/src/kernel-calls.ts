@@ -7,7 +7,6 @@ import {
   type StepPiece,
   type Kernel,
   type KernelKv,
-  type StepLimits,
   type StepResults,
   type StepRows,
 } from "@readme-moe/kernel";
@@ -15,7 +14,7 @@ import type { ModelConfig } from "@readme-moe/model";
 import type { StepLogits, StepSequence } from "./step-runner.ts";
 
 /**
- * Checks a sequence before a step: its lengths, and the rows that are wanted. `encodeStep` checks ids.
+ * Checks a sequence before a step: its lengths, and the rows that are wanted. The kernel checks ids.
  * @throws {RangeError | TypeError} on a wrong field; {ReadMeError} `ERR_CONTEXT_LENGTH`
  */
 export function checkSequence(
@@ -127,8 +126,11 @@ function sliceOf(numbers: ArrayLike<number>, from: number, to: number): readonly
   return Array.from({ length: to - from }, (_, index) => numbers[from + index] ?? 0);
 }
 
-/** Sizes of a kernel's calls; a model has FFN experts or loras. */
-export type CallSizes = Omit<StepLimits, "numPages" | "numFullRows">;
+/** Numbers of a model's experts; it has FFN experts or loras. */
+export interface ExpertCounts {
+  readonly numExperts: number;
+  readonly numLoras: number;
+}
 
 /** Results of the calls of a step. */
 export class KernelResults {
@@ -184,9 +186,8 @@ export class KernelResults {
   request(
     { parts }: KernelCall,
     kv: KernelKv,
-    limits: CallSizes,
+    { numExperts, numLoras }: ExpertCounts,
   ): { readonly request: Int32Array; readonly room: StepResults } {
-    const { numExperts = 1, numLoras = 0 } = limits;
     const rows = parts.map(({ sequence, index, from, to, wanted }): StepRows => {
       const { slot, tokenIds, experts, wantsFullLogits } = sequence;
       const { numTokens: position, pages } = kv.pageSlot(slot);
@@ -203,10 +204,9 @@ export class KernelResults {
         fullPlaces: wantsFullLogits ? wanted.map(({ place }) => firstFullRow + place) : undefined,
       };
     });
-    const { numPages } = kv;
     const numWanted = parts.reduce((sum, { wanted }) => sum + wanted.length, 0);
     return {
-      request: encodeStep(rows, this.#numCandidates, { ...limits, numPages, numFullRows: this.#numFullRows }),
+      request: encodeStep(rows, this.#numCandidates, this.#numFullRows),
       room: this.#room(numWanted),
     };
   }

@@ -26,7 +26,7 @@ import {
 import { type Model, numOutputsOf, type Precision, resolveCacheFolder } from "@readme-moe/model";
 import { calibrationOf } from "./calibration.ts";
 import type { EngineOptions } from "./engine-options.ts";
-import { callsOf, type CallSizes, checkSequence, KernelResults, type KernelCall } from "./kernel-calls.ts";
+import { callsOf, checkSequence, type ExpertCounts, KernelResults, type KernelCall } from "./kernel-calls.ts";
 import type { ExpertStore, ExpertStoreOptions } from "./experts/expert-store.ts";
 import { Loras } from "./experts/loras.ts";
 import { NamedExperts } from "./experts/named-experts.ts";
@@ -79,7 +79,6 @@ export class KernelRunner implements StepRunner {
   readonly weightsVersion: string;
   readonly #kernel: Kernel;
   readonly #results: KernelResults;
-  readonly #limits: CallSizes;
   readonly #file: UnitFile | undefined;
   readonly #streamed: NamedExperts | RoutedExperts | undefined;
   readonly #mixtureSequences = new MixtureSequences();
@@ -89,7 +88,6 @@ export class KernelRunner implements StepRunner {
   #lastStep: Promise<unknown> = Promise.resolve();
 
   private constructor(model: Model, kernel: Kernel, parts: RunnerParts) {
-    const { vocabSize, contextTokens: maxPositions } = model.config;
     this.model = model;
     this.kvPrecision = parts.kvPrecision;
     this.weightsVersion = parts.weightsVersion;
@@ -97,11 +95,8 @@ export class KernelRunner implements StepRunner {
     this.#file = parts.file;
     this.#streamed = parts.streamed;
     this.loras = parts.loras;
-    const numLogits = numOutputsOf(model.config);
-    const numExperts = model.experts.names.length;
-    this.#limits = { vocabSize, numLogits, maxRows: MAX_ROWS, maxPositions, numExperts };
     this.#angles = new GrowingAngles(kernel, model.config);
-    this.#results = new KernelResults(kernel, numLogits);
+    this.#results = new KernelResults(kernel, numOutputsOf(model.config));
   }
 
   /**
@@ -218,15 +213,16 @@ export class KernelRunner implements StepRunner {
   #forwardResident({ kv, sequences, numCandidates, calls }: RunnerStep): readonly StepLogits[] {
     this.#results.begin(sequences, numCandidates);
     for (const call of calls) {
-      const { request, room } = this.#results.request(call, kv, this.#sizes);
+      const { request, room } = this.#results.request(call, kv, this.#counts);
       this.#kernel.step(kv.pages, request, room);
       this.#results.take(call, kv);
     }
     return this.#results.end();
   }
 
-  get #sizes(): CallSizes {
-    return { ...this.#limits, numLoras: this.loras ? this.loras.names.size - 1 : 0 };
+  get #counts(): ExpertCounts {
+    const numLoras = this.loras ? this.loras.names.size - 1 : 0;
+    return { numExperts: this.model.experts.names.length, numLoras };
   }
 
   /** Runs a step with streamed experts that its rows name, after the steps that were begun before it. */
@@ -235,7 +231,7 @@ export class KernelRunner implements StepRunner {
       this.#results.begin(sequences, numCandidates);
       experts.expectCalls(calls.map((call) => call.experts));
       for (const call of calls) {
-        const { request, room } = this.#results.request(call, kv, this.#sizes);
+        const { request, room } = this.#results.request(call, kv, this.#counts);
         await experts.step(kv.pages, request, room, call.experts);
         this.#results.take(call, kv);
       }
@@ -252,7 +248,7 @@ export class KernelRunner implements StepRunner {
       this.#results.begin(sequences, numCandidates);
       return experts.runStep(Math.max(...rows.map((own) => own.sequences.length)), async () => {
         for (const [index, call] of calls.entries()) {
-          const { request, room } = this.#results.request(call, kv, this.#sizes);
+          const { request, room } = this.#results.request(call, kv, this.#counts);
           await experts.step(kv.pages, request, room, rows[index] ?? { sequences: [], wanted: [] });
           this.#results.take(call, kv);
         }

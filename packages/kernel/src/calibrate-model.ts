@@ -111,10 +111,8 @@ class LayerWalk {
       let firstRow = 0;
       for (const sequences of stepsOf(stream.sequences)) {
         const numRows = numTokensOf(sequences);
-        const room = { vocabSize, maxRows: numRows, maxPositions, numPages, numFullRows: numRows };
-        const limits = { ...room, numExperts: description.numExperts };
         const results = roomOf(numRows, vocabSize, layers);
-        kernel.step(pages, encodeStep(rowsOf(sequences, firstRow), 1, limits), results);
+        kernel.step(pages, encodeStep(rowsOf(sequences, firstRow), 1, numRows), results);
         for (let row = 0; row < numRows; row++) {
           const from = row * vocabSize;
           const own = results.fullLogits.subarray(from, from + config.hiddenSize);

@@ -54,4 +54,4 @@ export { freeMemoryBytes } from "./free-memory.ts";
 export { kernelThreads, returnFreeMemory } from "./kernel-threads.ts";
 export { layOut, packedFile } from "./pack/packed-file.ts";
 export type { PackedTensor, TensorFormat } from "./pack/block-types.ts";
-export { encodeStep, splitIntoSteps, type StepLimits, type StepPiece, type StepRows } from "./step-request.ts";
+export { encodeStep, splitIntoSteps, type StepPiece, type StepRows } from "./step-request.ts";

@@ -1,6 +1,5 @@
-// A step in the kernel's format: one array of numbers, checked before native code sees it.
+// A step in the kernel's format: one array of numbers.
 
-import { integerOption } from "@readme-moe/core";
 import { KV_PAGE_TOKENS } from "./kv/page-pool.ts";
 
 /** Rows of one sequence in a step. */
@@ -21,22 +20,6 @@ export interface StepRows {
   readonly targets?: ArrayLike<number> | undefined;
   /** Row of the results' full logits, for each of `logitsOf`. @default none */
   readonly fullPlaces?: ArrayLike<number> | undefined;
-}
-
-/** Limits of the kernel and its memory on a step. */
-export interface StepLimits {
-  readonly vocabSize: number;
-  /** Number of outputs from which targets and candidates are chosen. @default `vocabSize` */
-  readonly numLogits?: number | undefined;
-  readonly maxRows: number;
-  readonly maxPositions: number;
-  readonly numPages: number;
-  /** @default 1 */
-  readonly numExperts?: number | undefined;
-  /** Number of slots of loras. @default 0 */
-  readonly numLoras?: number | undefined;
-  /** Number of rows of the results' full logits. */
-  readonly numFullRows: number;
 }
 
 /** Tokens `[from, to)` of one of several sequences. */
@@ -67,20 +50,23 @@ export function splitIntoSteps(lengths: readonly number[], maxRows: number): rea
 
 const HEADER = 6;
 
-/** @throws {RangeError} naming what is out of range */
-export function encodeStep(sequences: readonly StepRows[], numCandidates: number, limits: StepLimits): Int32Array {
-  integerOption("numCandidates", numCandidates, 1, limits.numLogits ?? limits.vocabSize);
+/**
+ * Encodes a step. The kernel checks its numbers.
+ *
+ * @param numFullRows - number of rows of the results' full logits
+ * @throws {RangeError} when a list is too short
+ */
+export function encodeStep(sequences: readonly StepRows[], numCandidates: number, numFullRows = 0): Int32Array {
   let [numRows, numWanted, numPages] = [0, 0, 0];
   for (const sequence of sequences) {
-    checkRows(sequence, limits);
+    checkLengths(sequence);
     numRows += sequence.tokenIds.length;
     numWanted += sequence.logitsOf.length;
     numPages += pagesOf(sequence);
   }
-  integerOption("rows of a step", numRows, 1, limits.maxRows);
   const length = HEADER + 3 * numRows + 3 * sequences.length + numPages + 3 * numWanted;
   const request = new Int32Array(length);
-  request.set([numRows, sequences.length, numWanted, numCandidates, numPages, limits.numFullRows]);
+  request.set([numRows, sequences.length, numWanted, numCandidates, numPages, numFullRows]);
   let token = HEADER;
   let sequenceAt = token + 3 * numRows;
   const firstPage = sequenceAt + 3 * sequences.length;
@@ -113,37 +99,12 @@ function pagesOf({ position, tokenIds }: StepRows): number {
   return Math.ceil((position + tokenIds.length) / KV_PAGE_TOKENS);
 }
 
-function checkRows(sequence: StepRows, limits: StepLimits): void {
-  const {
-    vocabSize,
-    numLogits = vocabSize,
-    maxPositions,
-    numPages,
-    numFullRows,
-    numExperts = 1,
-    numLoras = 0,
-  } = limits;
-  const { tokenIds, experts, loras, position, pages, logitsOf, targets, fullPlaces } = sequence;
-  integerOption("tokens of a sequence", tokenIds.length, 1, maxPositions);
-  integerOption("position", position, 0, maxPositions - tokenIds.length);
-  for (let i = 0; i < tokenIds.length; i++) integerOption(`tokenIds[${i}]`, tokenIds[i], 0, vocabSize - 1);
-  checkEntries("experts", experts, tokenIds.length, numExperts);
-  checkEntries("loras", loras, tokenIds.length, numLoras);
-  const needed = pagesOf(sequence);
-  if (pages.length < needed) throw new RangeError(`Expected \`pages\` to hold ${needed} pages, got ${pages.length}`);
-  for (let i = 0; i < needed; i++) integerOption(`pages[${i}]`, pages[i], 0, numPages - 1);
-  let least = 0;
-  for (const row of logitsOf) least = integerOption("logitsOf", row, least, tokenIds.length - 1);
-  checkEntries("targets", targets, logitsOf.length, numLogits);
-  checkEntries("fullPlaces", fullPlaces, logitsOf.length, numFullRows);
-}
-
-/** Checks a list with one entry for each of `count` rows, below `end` and from 0, or from -1 in `loras`. */
-function checkEntries(name: string, entries: ArrayLike<number> | undefined, count: number, end: number): void {
-  if (!entries) return;
-  if (entries.length !== count) {
-    throw new RangeError(`Expected \`${name}\` to have one entry for each of ${count} rows`);
-  }
-  const least = name === "loras" ? -1 : 0;
-  for (let i = 0; i < count; i++) integerOption(`${name}[${i}]`, entries[i], least, end - 1);
+function checkLengths(sequence: StepRows): void {
+  const { tokenIds, pages, logitsOf } = sequence;
+  const { experts = tokenIds, loras = tokenIds, targets = logitsOf, fullPlaces = logitsOf } = sequence;
+  const isWhole =
+    [experts, loras].every(({ length }) => length === tokenIds.length) &&
+    [targets, fullPlaces].every(({ length }) => length === logitsOf.length) &&
+    pages.length >= pagesOf(sequence);
+  if (!isWhole) throw new RangeError("Expected an entry for each token, for each wanted row, and for each page");
 }

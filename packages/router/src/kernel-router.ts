@@ -335,15 +335,14 @@ export class RouterCalls {
   }
 
   #run(memory: SlotPages, parts: readonly (SlotTokens & { readonly from: number })[]): void {
-    const { vocabSize, numExperts, contextTokens } = this.#config;
+    const { numExperts } = this.#config;
     let numFullRows = 0;
     const rows = parts.map(({ slot, tokenIds, logits }) => {
       const logitsOf = Array.from({ length: logits ? tokenIds.length : 0 }, (_, row) => row);
       const fullPlaces = logitsOf.map(() => numFullRows++);
       return { tokenIds, position: slot.numTokens, pages: slot.pages, logitsOf, fullPlaces };
     });
-    const sizes = { vocabSize, numLogits: numExperts, maxRows: MAX_ROWS, maxPositions: contextTokens };
-    const request = encodeStep(rows, 1, { ...sizes, numPages: memory.pages.numPages, numFullRows });
+    const request = encodeStep(rows, 1, numFullRows);
     this.#kernel.step(memory.pages, request, {
       candidateIds: this.#candidateIds,
       logits: this.#logits,

@@ -33,8 +33,7 @@ export function checkStep(
   let place = wanted.length;
   // Rows of all logits come in another order than the rows that they are of.
   const sequences = rows.map((sequence) => ({ ...sequence, fullPlaces: sequence.logitsOf.map(() => --place) }));
-  const limits = { ...expected, numPages: pages.numPages, numFullRows: wanted.length };
-  const request = encodeStep(sequences, numCandidates, limits);
+  const request = encodeStep(sequences, numCandidates, wanted.length);
   const results = {
     candidateIds: new Int32Array(wanted.length * numCandidates),
     logits: new Float32Array(wanted.length * (numCandidates + 1)),

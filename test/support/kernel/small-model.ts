@@ -6,7 +6,6 @@ import {
   type KernelChoice,
   KV_PAGE_TOKENS,
   openKernel,
-  type StepLimits,
   type StepResults,
   type StepRows,
 } from "@readme-moe/kernel";
@@ -57,15 +56,6 @@ export async function openSmall(choice: KernelChoice, threads: number = SMALL_SI
 
 export const NUM_SMALL_PAGES = 4;
 
-/** What steps of the small model keep to. */
-export const SMALL_LIMITS: StepLimits = {
-  ...SMALL_SIZES,
-  vocabSize: SMALL_SHAPE.vocabSize,
-  numExperts: SMALL_SHAPE.numExperts,
-  numPages: NUM_SMALL_PAGES,
-  numFullRows: 0,
-};
-
 /** One sequence of `count` tokens from its beginning, of whose last one logits are wanted. */
 function firstRows(count: number): StepRows {
   const numPages = Math.ceil(count / KV_PAGE_TOKENS);
@@ -89,4 +79,4 @@ export function resultsOf(numWanted: number): StepResults {
 }
 
 /** A step of 20 rows in two pages, of the last of which logits are wanted. */
-export const SMALL_REQUEST: Int32Array = encodeStep([firstRows(20)], 1, SMALL_LIMITS);
+export const SMALL_REQUEST: Int32Array = encodeStep([firstRows(20)], 1);
