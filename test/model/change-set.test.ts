@@ -2,9 +2,8 @@
 
 import { spawn } from "node:child_process";
 import { mkdir, readdir, readFile, symlink, writeFile } from "node:fs/promises";
-import { hostname } from "node:os";
 import { join } from "node:path";
-import { addExpertSet, openExpertSet, openModel, removeLora, writeExpertSet } from "@readme-moe/model";
+import { addExpertSet, openExpertSet, openModel, OWN_MARK, removeLora, writeExpertSet } from "@readme-moe/model";
 import { describe, expect, test } from "vitest";
 import { fixture } from "../support/fixtures.ts";
 import { writeModelGguf } from "../support/gguf/convert-model.ts";
@@ -219,7 +218,7 @@ describe("several changes at once", () => {
   test("wait for a process that runs, and not for one that was killed", async () => {
     const folder = await modelFolder();
     const child = spawn(process.execPath, ["-e", "process.stdin.resume()"], { stdio: ["pipe", "ignore", "ignore"] });
-    await writeFile(join(folder, LOCK), `${child.pid} ${hostname()}`);
+    await writeFile(join(folder, LOCK), OWN_MARK.replace(/\d+$/, `${child.pid}-00000000`));
     const adding = add(folder, "legal").then(() => "added");
     // The other takes longer than the change would.
     expect(await Promise.race([adding, modelFolder().then(() => "waiting")])).toBe("waiting");

@@ -8,7 +8,6 @@ export {
   exportedGenerationConfig,
   exportedText,
   modelLicense,
-  toJson,
 } from "./folder/base-files.ts";
 export {
   type ReadMeContent,
@@ -149,10 +148,8 @@ export {
 export { byteRowTensors, fromByteRows, toByteRows, type ByteRows } from "./weights/computed-tensors.ts";
 export { type BlockSource, eightBitBlocks, fittedBlocks, type InputStatistics, storedBlocks } from "./quantize.ts";
 
-// The text parts of exports.
-
 // Files: reading with limits, writing whole or not at all, and cached data.
 export { readJsonFile, readTextFile, type JsonObject } from "./files/read-file.ts";
-export { freeBytes, TEMPORARY_PREFIX, writeFileAtomically, writeFolderAtomically } from "./files/write-file.ts";
+export { freeBytes, TEMPORARY_PREFIX, toJson, writeFileAtomically, writeFolderAtomically } from "./files/write-file.ts";
 export { cachedData, isWholeData } from "./cache/cached-data.ts";
 export { removeAbandoned, resolveCacheFolder, resolveStateFolder } from "./cache/cache-folder.ts";

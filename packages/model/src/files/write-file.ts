@@ -45,6 +45,11 @@ export async function writeFileAtomically(path: string, content: Content, mode?:
   }
 }
 
+/** Encodes a value as indented JSON with a line end. */
+export function toJson(value: unknown): string {
+  return `${JSON.stringify(value, undefined, 2)}\n`;
+}
+
 function chunksOf(content: Content): Iterable<Uint8Array> | AsyncIterable<Uint8Array> {
   if (typeof content === "string") return [new TextEncoder().encode(content)];
   return content instanceof Uint8Array ? [content] : content;

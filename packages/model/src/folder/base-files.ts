@@ -8,6 +8,9 @@ import { isJsonObject, type JsonObject, readJsonFile, readTextFile } from "../fi
 import { ggufMetadata, GgufTensorStore } from "../gguf/gguf-tensor-store.ts";
 import type { GgufMetadata } from "../gguf/header.ts";
 import { ggufTokenizerSource } from "../text/gguf-tokenizer.ts";
+import { readTokenizerConfig } from "../text/load-text.ts";
+import { TOKEN_ROLES } from "../text/vocabulary.ts";
+import { toJson } from "../files/write-file.ts";
 import { CONFIG_FILE, type Model, TEXT_FILES } from "./model.ts";
 
 const MAX_BYTES = 256 << 20;
@@ -247,8 +250,6 @@ function ropeFields(rope: RopeConfig, contextTokens: number): JsonObject {
 
 // Tokenizer files of an exported folder, in spellings that old and new versions of transformers.js read.
 
-const ROLES = ["bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"] as const;
-
 /** Contents of a model's tokenizer files, or of the metadata that a GGUF file has instead. */
 interface TextSource {
   readonly tokenizer: JsonObject;
@@ -278,19 +279,12 @@ export async function exportedText(model: Model): Promise<ReadonlyMap<string, st
   return files;
 }
 
-/** Encodes a value as indented JSON with a line end. */
-export function toJson(value: unknown): string {
-  return `${JSON.stringify(value, undefined, 2)}\n`;
-}
-
 async function folderText(folder: string): Promise<TextSource> {
-  const read = async (name: string): Promise<JsonObject> => (await readJsonFile(join(folder, name), MAX_BYTES)) ?? {};
-  const config = await read("tokenizer_config.json");
+  const config = await readTokenizerConfig(folder);
   const chatTemplate = await readTextFile(join(folder, "chat_template.jinja"), MAX_BYTES);
   return {
-    tokenizer: await read("tokenizer.json"),
-    // special_tokens_map.json has the roles that the config does not have.
-    config: { ...(await read("special_tokens_map.json")), ...withoutNulls(config) },
+    tokenizer: (await readJsonFile(join(folder, "tokenizer.json"), MAX_BYTES)) ?? {},
+    config,
     chatTemplate: chatTemplate ?? config["chat_template"],
   };
 }
@@ -345,13 +339,9 @@ function withPlainMerges(tokenizer: JsonObject): JsonObject {
 
 /** Spells tokens with a role as texts: older versions do not read objects. */
 function withPlainRoles(config: JsonObject): JsonObject {
-  const roles = ROLES.flatMap((role) => {
+  const roles = TOKEN_ROLES.flatMap((role) => {
     const value = config[role];
     return isJsonObject(value) ? [[role, value["content"]]] : [];
   });
   return { ...config, ...(Object.fromEntries(roles) as JsonObject) };
-}
-
-function withoutNulls(object: JsonObject): JsonObject {
-  return Object.fromEntries(Object.entries(object).filter(([, value]) => value !== null));
 }

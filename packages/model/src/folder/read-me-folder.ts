@@ -9,7 +9,7 @@ import type { ModelConfig } from "../config/model-config.ts";
 import { unsupported } from "../files/errors.ts";
 import { encodeFloats } from "../files/floats.ts";
 import { orClose, together } from "../files/read-file.ts";
-import { writeFileAtomically, writeFolderAtomically } from "../files/write-file.ts";
+import { toJson, writeFileAtomically, writeFolderAtomically } from "../files/write-file.ts";
 import type { LoraSet } from "../lora/lora.ts";
 import { isSafetensorsType } from "../safetensors/header.ts";
 import { SafetensorsFile, type SafetensorsInput, writeSafetensors } from "../safetensors/safetensors-file.ts";
@@ -176,7 +176,7 @@ async function writeAll(folder: string, { config, readme, tensors, copies, docum
   }
   if (tensors.router) await writeSafetensors(join(folder, ROUTER_FILE), tensors.router);
   for (const source of copies ?? []) await copyFile(source, join(folder, basename(source)));
-  const texts = { ...documents, [CONFIG_FILE]: `${JSON.stringify({ ...config, readme }, undefined, 2)}\n` };
+  const texts = { ...documents, [CONFIG_FILE]: toJson({ ...config, readme }) };
   for (const [name, text] of Object.entries(texts)) {
     const path = join(folder, name);
     await mkdir(dirname(path), { recursive: true });

@@ -90,8 +90,8 @@ export async function removeUnclaimed(
 function packedOfAlone(models: readonly CachedModel[], listed: CachedModels): readonly PackedEntry[] {
   const removed = new Set(models.map(({ path }) => path));
   const kept = listed.models.filter(({ path, isComplete }) => !removed.has(path) && isComplete);
-  const used = new Set(kept.flatMap(({ packed }) => packed.map(({ kind, key }) => `${kind}/${key}`)));
-  const own = new Map(models.flatMap(({ packed }) => packed.map((entry) => [`${entry.kind}/${entry.key}`, entry])));
+  const used = new Set(kept.flatMap(({ packed }) => packed.map(entryName)));
+  const own = new Map(models.flatMap(({ packed }) => packed.map((entry) => [entryName(entry), entry])));
   return [...own].flatMap(([name, entry]) => (used.has(name) ? [] : [entry]));
 }
 

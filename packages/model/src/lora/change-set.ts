@@ -2,19 +2,19 @@
 // file is written last when some are added and first when one is removed, so a killed process leaves at most files
 // that are not listed.
 
-import { randomUUID } from "node:crypto";
+import { randomBytes, randomUUID } from "node:crypto";
 import { createReadStream } from "node:fs";
 import { copyFile, readdir, readFile, rename, rm, rmdir, stat, writeFile } from "node:fs/promises";
-import { hostname } from "node:os";
 import { join, resolve } from "node:path";
 import { setTimeout } from "node:timers/promises";
 import { describeValue, ReadMeError } from "@readme-moe/core";
+import { hasEnded, OWN_MARK, ownerOf } from "../cache/model-index.ts";
 import { fileError, isSystemError, quoted, writeError } from "../files/errors.ts";
 import { resolveInside } from "../files/file-name.ts";
 import type { JsonObject } from "../files/read-file.ts";
-import { TEMPORARY_PREFIX, writeFileAtomically, writeFolderAtomically } from "../files/write-file.ts";
+import { TEMPORARY_PREFIX, toJson, writeFileAtomically, writeFolderAtomically } from "../files/write-file.ts";
 import { type Model, ROUTER_FILE, verifyTensors } from "../folder/model.ts";
-import { openExpertSet, readSetFile, SET_VERSION, type SetEntry, type SetFile, setText } from "./lora-set.ts";
+import { openExpertSet, readSetFile, SET_VERSION, type SetEntry, type SetFile } from "./lora-set.ts";
 import {
   ADAPTER_CONFIG_FILE,
   ADAPTER_FILE,
@@ -243,7 +243,7 @@ async function writeSetFile(
   if (isEmpty) return rm(path, { force: true });
   const { router, ...others } = json;
   const content = { ...others, version: SET_VERSION, experts: entries, ...(hasRouter && { router }) };
-  await writeFileAtomically(path, setText(content));
+  await writeFileAtomically(path, toJson(content));
 }
 
 /** Removes what a killed process left under a name that the set does not list. Other files are left alone. */
@@ -274,8 +274,6 @@ const POLL_MS = 25;
 /** Longest time between the creation of a lock and its content. */
 const MAX_EMPTY_MS = 5_000;
 
-type Owner = "running" | "gone" | "unknown";
-
 /**
  * Runs a change of a set while no other runs, and waits for one that does. The lock of a process that was killed is
  * taken over.
@@ -293,41 +291,25 @@ async function changing<Result>(set: string, change: () => Promise<Result>): Pro
 }
 
 async function acquire(path: string): Promise<void> {
-  const own = `${process.pid} ${hostname()}`;
-  let unknownMs = 0;
   for (let waitedMs = 0; waitedMs < MAX_WAIT_MS; waitedMs += POLL_MS) {
     try {
-      return await writeFile(path, own, { flag: "wx" });
+      return await writeFile(path, `${OWN_MARK}-${randomBytes(4).toString("hex")}`, { flag: "wx" });
     } catch (cause) {
       if (!isSystemError(cause, "EEXIST")) throw writeError(path, cause);
     }
-    const owner = await ownerOf(path);
-    unknownMs = owner === "unknown" ? unknownMs + POLL_MS : 0;
-    if (owner === "gone" || unknownMs > MAX_EMPTY_MS) await takeAway(path);
+    if (await isLeft(path)) await takeAway(path);
     else await setTimeout(POLL_MS);
   }
-  throw new ReadMeError(
-    "ERR_WRITE_FAILED",
-    `${path}: another process changes this set; if none does, remove this file`,
-  );
+  throw cannotChange(path, "another process changes this set; if none does, remove this file");
 }
 
-/** Finds whether the process that made a lock still runs. A lock without content was made a moment ago. */
-async function ownerOf(path: string): Promise<Owner> {
-  const text = await readFile(path, "utf8").catch(() => "");
-  const [, pid, host] = /^(\d+) (.+)$/.exec(text) ?? [];
-  if (pid === undefined) return "unknown";
-  return host !== hostname() || isRunning(Number(pid)) ? "running" : "gone";
-}
-
-function isRunning(pid: number): boolean {
-  try {
-    process.kill(pid, 0);
-    return true;
-  } catch (error) {
-    // A process of another user may not be asked.
-    return !isSystemError(error, "ESRCH");
-  }
+/** Tells whether the process that made a lock has ended. A lock without content was made a moment ago. */
+async function isLeft(path: string): Promise<boolean> {
+  const mark = await readFile(path, "utf8").catch(() => "");
+  const state = await stat(path).catch(() => undefined);
+  if (state === undefined) return false;
+  const owner = ownerOf(mark);
+  return owner ? hasEnded(owner, state.mtimeMs) : Date.now() - state.mtimeMs > MAX_EMPTY_MS;
 }
 
 /** Removes a lock by a rename, which only one of several processes can do. */

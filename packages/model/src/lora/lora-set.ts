@@ -10,7 +10,7 @@ import type { ModelConfig } from "../config/model-config.ts";
 import { quoted } from "../files/errors.ts";
 import { resolveInside } from "../files/file-name.ts";
 import { type JsonObject, orClose, readJsonFile, together } from "../files/read-file.ts";
-import { writeFileAtomically, writeFolderAtomically } from "../files/write-file.ts";
+import { toJson, writeFileAtomically, writeFolderAtomically } from "../files/write-file.ts";
 import { type Model, ROUTER_FILE } from "../folder/model.ts";
 import { openRouterFile } from "../folder/read-me-folder.ts";
 import {
@@ -114,11 +114,6 @@ function entryOf(fields: Fields): SetEntry {
   const problem = expertNameProblem(name);
   if (problem !== undefined) throw fields.invalid(`the expert's name ${quoted(name)} has to be ${problem}`);
   return { name, folder: fields.text("folder") };
-}
-
-/** Formats a JSON file of a set. */
-export function setText(value: JsonObject): string {
-  return `${JSON.stringify(value, undefined, 2)}\n`;
 }
 
 /** A set that contains one adapter, or all experts of a folder. */
@@ -249,13 +244,13 @@ export async function writeExpertSet(path: string, content: ExpertSetContent): P
       const adapter = join(folder, ADAPTERS_FOLDER, name);
       await mkdir(adapter, { recursive: true });
       await writeSafetensors(join(adapter, ADAPTER_FILE), tensors, { format: "pt" });
-      await writeFileAtomically(join(adapter, ADAPTER_CONFIG_FILE), setText(config));
+      await writeFileAtomically(join(adapter, ADAPTER_CONFIG_FILE), toJson(config));
     }
     if (router) await writeSafetensors(join(folder, ROUTER_FILE), router.tensors);
     for (const [name, text] of Object.entries(documents)) {
       await mkdir(dirname(join(folder, name)), { recursive: true });
       await writeFileAtomically(join(folder, name), text);
     }
-    await writeFileAtomically(join(folder, SET_FILE), setText(json));
+    await writeFileAtomically(join(folder, SET_FILE), toJson(json));
   });
 }

@@ -52,14 +52,14 @@ export async function loadTokenizer(folder: string): Promise<Tokenizer> {
   if (tokenizer === undefined) {
     throw notFound(path, "no such file; a model folder needs the tokenizer.json of its Hugging Face repository");
   }
-  const config = await readJsonFile(configPath, MAX_TOKENIZER_CONFIG_BYTES);
-  const map = await readJsonFile(join(folder, "special_tokens_map.json"), MAX_TOKENIZER_CONFIG_BYTES);
-  return new Tokenizer({ path, tokenizer, config: { ...map, ...withoutNulls(config) }, configPath });
+  return new Tokenizer({ path, tokenizer, config: await readTokenizerConfig(folder), configPath });
 }
 
-/** Removes roles that the config leaves `null`, since special_tokens_map.json may fill them. */
-function withoutNulls(config: JsonObject = {}): JsonObject {
-  return Object.fromEntries(Object.entries(config).filter(([, value]) => value !== null));
+/** Reads tokenizer_config.json. special_tokens_map.json fills roles that it does not have, or that are `null`. */
+export async function readTokenizerConfig(folder: string): Promise<JsonObject> {
+  const config = (await readJsonFile(join(folder, "tokenizer_config.json"), MAX_TOKENIZER_CONFIG_BYTES)) ?? {};
+  const map = await readJsonFile(join(folder, "special_tokens_map.json"), MAX_TOKENIZER_CONFIG_BYTES);
+  return { ...map, ...Object.fromEntries(Object.entries(config).filter(([, value]) => value !== null)) };
 }
 
 /**

@@ -7,7 +7,16 @@ import { expectObject, isJsonObject, isList, type JsonObject } from "../files/re
 import { fillInMarks, MARK_NAMES } from "./fill-in-marks.ts";
 import { CHUNK_LENGTH } from "./pausing.ts";
 
-const NAMES = ["bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"] as const;
+/** Roles that a config names tokens for. */
+export const TOKEN_ROLES = [
+  "bos_token",
+  "eos_token",
+  "unk_token",
+  "pad_token",
+  "sep_token",
+  "cls_token",
+  "mask_token",
+] as const;
 const LISTS = ["additional_special_tokens", "extra_special_tokens"] as const;
 
 export interface Vocabulary {
@@ -101,7 +110,7 @@ export function withConfigTokens(path: string, vocabulary: Vocabulary, config: J
 
 /** Returns the token of a role such as `bos_token`, or `undefined` without a role or without such a token. */
 export function namedToken(
-  name: (typeof NAMES)[number],
+  name: (typeof TOKEN_ROLES)[number],
   config: JsonObject,
   vocabulary: Vocabulary,
 ): NamedToken | undefined {
@@ -112,7 +121,7 @@ export function namedToken(
 
 function roleTexts(config: JsonObject): string[] {
   const lists = LISTS.map((name) => config[name]).filter(isList);
-  return [...NAMES.map((name) => config[name]), ...lists.flat()].map(tokenText).filter((text) => text !== undefined);
+  return [...TOKEN_ROLES.map((name) => config[name]), ...lists.flat()].map(tokenText).filter((text) => text !== undefined);
 }
 
 /** Returns the text of a token, which a config gives as a string or as the `content` of an object. */
