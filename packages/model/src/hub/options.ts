@@ -3,7 +3,7 @@
 
 import { join } from "node:path";
 import { setTimeout } from "node:timers/promises";
-import { describeValue, rejectUnknownKeys } from "@readme-moe/core";
+import { checkedOptions, describeValue, type OptionChecks, rejectUnknownKeys } from "@readme-moe/core";
 import { expandHome } from "../cache/cache-folder.ts";
 import { repositoryNameProblem } from "../files/file-name.ts";
 import { readTextFile } from "../files/read-file.ts";
@@ -110,19 +110,30 @@ export interface DownloadRequest extends ModelId {
   readonly delay: Delay;
 }
 
-const NAMES = [
-  "revision",
-  "file",
-  "cacheFolder",
-  "endpoint",
-  "token",
-  "offline",
-  "signal",
-  "onProgress",
-  "onPlan",
-  "fetch",
-  "delay",
-] as const satisfies readonly (keyof DownloadModelOptions)[];
+function checked<Value>(isRight: (value: unknown) => boolean, expectation: string) {
+  return (value: Value | undefined, name: string): Value | undefined => {
+    if (value === undefined || isRight(value)) return value;
+    throw new TypeError(`Expected \`${name}\` to be ${expectation}, got ${describeValue(value)}`);
+  };
+}
+
+const isFunction = checked<unknown>((value) => typeof value === "function", "a function");
+const isAddress = checked<string>(isWebAddress, "an http(s) URL");
+
+const CHECKS = {
+  // Checked together with the id.
+  revision: (value) => value,
+  file: checked(isModelFile, "the name of a .gguf or .onnx file in the repository"),
+  cacheFolder: checked((value) => typeof value === "string" && value !== "", "the path of a folder"),
+  endpoint: isAddress,
+  token: (value, name) => (value === undefined ? value : checkToken(name, value)),
+  offline: checked((value) => typeof value === "boolean", "a boolean"),
+  signal: checked((value) => value instanceof AbortSignal, "an AbortSignal"),
+  onProgress: isFunction,
+  onPlan: isFunction,
+  fetch: isFunction,
+  delay: isFunction,
+} satisfies OptionChecks<DownloadModelOptions>;
 
 /** @throws {TypeError} naming the wrong option, the expectation and the value */
 export function resolveDownload(
@@ -133,52 +144,29 @@ export function resolveDownload(
   if (typeof options !== "object" || options === null) {
     throw new TypeError(`Expected \`options\` to be an object, got ${describeValue(options)}`);
   }
-  rejectUnknownKeys("downloadModel", options, NAMES);
-  const { revision, file, cacheFolder, endpoint, token, offline, signal, onProgress, onPlan, delay } = options;
-  const fetchOption = options.fetch;
-  expect(file === undefined || isModelFile(file), "file", "the name of a .gguf or .onnx file in the repository", file);
-  expect(
-    cacheFolder === undefined || (typeof cacheFolder === "string" && cacheFolder !== ""),
-    "cacheFolder",
-    "the path of a folder",
-    cacheFolder,
-  );
-  expect(offline === undefined || typeof offline === "boolean", "offline", "a boolean", offline);
-  expect(signal === undefined || signal instanceof AbortSignal, "signal", "an AbortSignal", signal);
-  expectFunction("onProgress", onProgress);
-  expectFunction("onPlan", onPlan);
-  expectFunction("fetch", fetchOption);
-  expectFunction("delay", delay);
-  const base = endpoint ?? hubEndpoint();
-  expect(isWebAddress(base), endpoint === undefined ? "HF_ENDPOINT" : "endpoint", "an http(s) URL", base);
-  if (token !== undefined) checkToken("token", token);
+  rejectUnknownKeys("downloadModel", options, Object.keys(CHECKS));
+  checkedOptions(options, CHECKS);
+  const { revision, file, cacheFolder, token, offline, signal, onProgress, onPlan, delay } = options;
+  const endpoint = options.endpoint ?? isAddress(hubEndpoint(), "HF_ENDPOINT") ?? "";
   return {
     ...parseModelId(id, revision),
     kind,
     file,
     cacheFolder: cacheFolder === undefined ? hubCacheFolder() : expandHome(cacheFolder),
-    endpoint: withoutSlash(base),
+    endpoint: withoutSlash(endpoint),
     token,
     isOffline: offline ?? (isSet("HF_HUB_OFFLINE") || isSet("TRANSFORMERS_OFFLINE")),
     signal,
     onProgress: onProgress ?? (() => undefined),
     onPlan: onPlan ?? (() => undefined),
-    fetch: fetchOption ?? fetch,
+    fetch: options.fetch ?? fetch,
     delay: delay ?? ((milliseconds, abort) => setTimeout(milliseconds, undefined, abort ? { signal: abort } : {})),
   };
 }
 
-function expect(isAsExpected: boolean, name: string, expectation: string, value: unknown): void {
-  if (!isAsExpected) throw new TypeError(`Expected \`${name}\` to be ${expectation}, got ${describeValue(value)}`);
-}
-
-function expectFunction(name: string, value: unknown): void {
-  expect(value === undefined || typeof value === "function", name, "a function", value);
-}
-
 /** Checks a token without showing it in the message. @throws {TypeError} when no header could carry it */
-export function checkToken(name: string, token: unknown): void {
-  if (typeof token === "string" && /^[\x21-\x7e]+$/.test(token)) return;
+export function checkToken(name: string, token: unknown): string {
+  if (typeof token === "string" && /^[\x21-\x7e]+$/.test(token)) return token;
   throw new TypeError(`Expected \`${name}\` to be an access token of printable characters without spaces`);
 }
 

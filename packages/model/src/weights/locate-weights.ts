@@ -417,55 +417,59 @@ export function locateRouter(store: TensorStore, prefix: string, config: RouterC
 /** Parts of a model's config that also hold for its router. */
 type RoutedModel = Pick<ModelConfig, "vocabSize" | "contextTokens" | "ropes">;
 
-/**
- * Extends a router's context to its model's: RoPE has no end, and the model can use no position beyond the router's.
- */
-function reach(contextTokens: number, model: RoutedModel): number {
-  return Math.max(contextTokens, model.contextTokens);
-}
+/** Names of a router's fields: in the section `readme.router` of config.json, and in the paper's own config.json. */
+const ROUTER_FIELDS = {
+  own: {
+    activation: "activation",
+    embeddingSize: "embedding_size",
+    innerSize: "inner_size",
+    numHeads: "num_heads",
+    numLayers: "num_layers",
+    contextTokens: "context_tokens",
+  },
+  official: {
+    activation: "hidden_act_predictor",
+    embeddingSize: "embedding_dim",
+    innerSize: "inter_dim",
+    numHeads: "n_head",
+    numLayers: "n_layer",
+    contextTokens: "max_position_embeddings_predictor",
+  },
+} as const;
 
-/** Reads the router of a Read-ME folder: the section `readme.router` of config.json. */
+/** Reads the router of a Read-ME folder. */
 export function parseRouterConfig(fields: Fields, model: RoutedModel, numExperts: number): RouterConfig {
-  const activation = fields.text("activation", "silu");
-  if (activation !== "silu") fields.unsupported("activation", "supported is silu");
-  const config = {
-    vocabSize: model.vocabSize,
-    numExperts,
-    embeddingSize: fields.size("embedding_size", MOST.width),
-    innerSize: fields.size("inner_size", MOST.width),
-    numHeads: fields.size("num_heads", MOST.heads),
-    numLayers: fields.size("num_layers", MOST.layers),
-    normalizer: fields.positive("normalizer", 1),
-    ropeTheta: fields.positive("rope_theta", 10000),
-    contextTokens: reach(fields.size("context_tokens", MOST.tokens, 4096), model),
-  };
-  checkHeads(fields, config);
-  return config;
+  const ropeTheta = fields.positive("rope_theta", 10000);
+  return { ...parseSizes(fields, ROUTER_FIELDS.own, model), vocabSize: model.vocabSize, numExperts, ropeTheta };
 }
 
 /** Reads the router of an official conversion from fields of the model's own config.json. */
 export function parseOfficialRouterConfig(fields: Fields, model: RoutedModel, numExperts: number): RouterConfig {
-  const activation = fields.text("hidden_act_predictor", "silu");
-  if (activation !== "silu") fields.unsupported("hidden_act_predictor", "supported is silu");
   if (fields.boolean("nonautoregressive", false)) {
     fields.unsupported("nonautoregressive", "supported is the router with attention");
   }
-  const config = {
-    vocabSize: model.vocabSize,
-    numExperts,
-    embeddingSize: fields.size("embedding_dim", MOST.width),
-    innerSize: fields.size("inter_dim", MOST.width),
-    numHeads: fields.size("n_head", MOST.heads),
-    numLayers: fields.size("n_layer", MOST.layers),
-    normalizer: fields.positive("normalizer", 1),
-    ropeTheta: model.ropes[0]?.theta ?? 10000,
-    contextTokens: reach(fields.size("max_position_embeddings_predictor", MOST.tokens, 4096), model),
-  };
-  checkHeads(fields, config);
-  return config;
+  const ropeTheta = model.ropes[0]?.theta ?? 10000;
+  return { ...parseSizes(fields, ROUTER_FIELDS.official, model), vocabSize: model.vocabSize, numExperts, ropeTheta };
 }
 
-function checkHeads(fields: Fields, { innerSize, numHeads }: RouterConfig): void {
-  if (innerSize % numHeads === 0 && (innerSize / numHeads) % 2 === 0) return;
-  throw fields.invalid(`the router's width ${innerSize} does not divide into ${numHeads} heads of even size`);
+function parseSizes(
+  fields: Fields,
+  names: (typeof ROUTER_FIELDS)[keyof typeof ROUTER_FIELDS],
+  model: RoutedModel,
+): Omit<RouterConfig, "vocabSize" | "numExperts" | "ropeTheta"> {
+  if (fields.text(names.activation, "silu") !== "silu") fields.unsupported(names.activation, "supported is silu");
+  const innerSize = fields.size(names.innerSize, MOST.width);
+  const numHeads = fields.size(names.numHeads, MOST.heads);
+  if (innerSize % (2 * numHeads) !== 0) {
+    throw fields.invalid(`the router's width ${innerSize} does not divide into ${numHeads} heads of even size`);
+  }
+  return {
+    embeddingSize: fields.size(names.embeddingSize, MOST.width),
+    innerSize,
+    numHeads,
+    numLayers: fields.size(names.numLayers, MOST.layers),
+    normalizer: fields.positive("normalizer", 1),
+    // RoPE has no end, and the model can use no position beyond the router's.
+    contextTokens: Math.max(fields.size(names.contextTokens, MOST.tokens, 4096), model.contextTokens),
+  };
 }
