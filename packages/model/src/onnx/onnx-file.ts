@@ -3,20 +3,18 @@ import { corrupt, quoted, unsupported } from "../files/errors.ts";
 import { resolveInside } from "../files/file-name.ts";
 import { ByteSource, orClose, together } from "../files/read-file.ts";
 import {
-  fixedBytes,
+  type FieldHead,
+  fieldHead,
   type GraphProto,
   GraphReader,
   MAX_TENSOR_PARTS,
   type Message,
   type ProtoField,
-  readVarint,
   SMALL_BYTES,
-  splitTag,
   storedTensor,
   type StoredTensor,
   type TensorField,
   VALUE_FIELDS,
-  type WireType,
 } from "./proto.ts";
 
 const MAX_DATA_FILES = 1000;
@@ -157,14 +155,6 @@ const MAX_HEAD_BYTES = 20;
 const MAX_HEADS = 2 ** 20;
 const NOTHING = new Uint8Array(0);
 
-/** Beginning of a field: its content is still to be taken or skipped. */
-interface FieldHead {
-  readonly number: number;
-  readonly wire: WireType;
-  readonly integer: number;
-  readonly byteLength: number;
-}
-
 /** Cursor over a file's fields, with one window of it in memory. */
 class FileFields {
   readonly path: string;
@@ -185,16 +175,12 @@ class FileFields {
 
   /** Reads the head of the next field of a message that ends at `end`. @throws {ReadMeError} `ERR_FILE_CORRUPT` */
   async head(end: number): Promise<FieldHead> {
-    const start = this.position;
     if (++this.#numHeads > MAX_HEADS) throw corrupt(this.path, `has more than ${MAX_HEADS} fields, which no graph has`);
-    await this.#load(Math.min(MAX_HEAD_BYTES, end - start));
-    const { number, wire } = splitTag(this.path, this.#varint(end), start);
-    if (wire === 0) return { number, wire, integer: this.#varint(end), byteLength: 0 };
-    const byteLength = fixedBytes(wire) ?? this.#varint(end);
-    if (!(byteLength >= 0 && byteLength <= end - this.position)) {
-      throw corrupt(this.path, `has a field at byte ${start} that is longer than the part that it belongs to`);
-    }
-    return { number, wire, integer: 0, byteLength };
+    await this.#load(Math.min(MAX_HEAD_BYTES, end - this.position));
+    const message = { path: this.path, bytes: this.#window, offset: this.#start };
+    const head = fieldHead(message, this.position - this.#start, end - this.#start);
+    this.position = this.#start + head.start;
+    return head;
   }
 
   /** Reads a field's content. @throws {ReadMeError} `ERR_FILE_CORRUPT` when it is larger than any graph's */
@@ -217,14 +203,6 @@ class FileFields {
 
   skip({ byteLength }: FieldHead): void {
     this.position += byteLength;
-  }
-
-  #varint(end: number): number {
-    const limit = end - this.#start;
-    const read = readVarint(this.#window.subarray(0, limit), this.position - this.#start);
-    if (read === undefined) throw corrupt(this.path, `has a damaged number at byte ${this.position}`);
-    this.position += read.byteLength;
-    return read.value;
   }
 
   async #load(byteLength: number): Promise<void> {

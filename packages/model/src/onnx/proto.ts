@@ -5,7 +5,7 @@ import { decodeBf16, decodeF16, decodeF32, decodeF64 } from "../files/floats.ts"
 import { countValues } from "../tensor-store.ts";
 
 /** Wire types: a varint, 8 bytes, bytes of a stated length, 4 bytes. */
-export type WireType = 0 | 1 | 2 | 5;
+type WireType = 0 | 1 | 2 | 5;
 
 /** One field of a message. */
 export interface ProtoField {
@@ -21,7 +21,6 @@ export interface ProtoField {
 
 const MAX_VARINT_BYTES = 10;
 const UTF8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
-const NOTHING = new Uint8Array(0);
 
 /** Place of a message: its bytes, and where they are in the file. */
 export interface Message {
@@ -30,46 +29,51 @@ export interface Message {
   readonly offset: number;
 }
 
-/** Lists the fields of a message. @throws {ReadMeError} `ERR_FILE_CORRUPT` when a field leaves the message */
-function* protoFields({ path, bytes, offset }: Message): Generator<ProtoField> {
-  let at = 0;
+/** Beginning of a field: its content is still to be read. */
+export interface FieldHead extends Omit<ProtoField, "bytes" | "offset"> {
+  readonly byteLength: number;
+  /** Index of the content in the message's bytes. */
+  readonly start: number;
+}
+
+/**
+ * Reads the head of the field at `at`, in a message of which `bytes` may be a part.
+ * @param end - index at which the message ends
+ * @throws {ReadMeError} `ERR_FILE_CORRUPT` when the field leaves the message
+ */
+export function fieldHead({ path, bytes, offset }: Message, at: number, end: number): FieldHead {
+  const own = bytes.subarray(0, end);
+  let start = at;
   const varint = (): number => {
-    const read = readVarint(bytes, at);
-    if (read === undefined) throw corrupt(path, `has a damaged number at byte ${offset + at}`);
-    at += read.byteLength;
+    const read = readVarint(own, start);
+    if (read === undefined) throw corrupt(path, `has a damaged number at byte ${offset + start}`);
+    start += read.byteLength;
     return read.value;
   };
-  while (at < bytes.byteLength) {
-    const start = at;
-    const { number, wire } = splitTag(path, varint(), offset + start);
-    if (wire === 0) {
-      yield { number, wire, integer: varint(), bytes: NOTHING, offset: offset + at };
-      continue;
-    }
-    const byteLength = fixedBytes(wire) ?? varint();
-    if (!(byteLength >= 0 && byteLength <= bytes.byteLength - at)) {
-      throw corrupt(path, `has a field at byte ${offset + start} that is longer than the part that it belongs to`);
-    }
-    yield { number, wire, integer: 0, bytes: bytes.subarray(at, at + byteLength), offset: offset + at };
-    at += byteLength;
+  const tag = varint();
+  const number = Math.floor(tag / 8);
+  const wire = tag & 7;
+  if (number < 1 || number >= 2 ** 29 || !isWireType(wire)) {
+    throw corrupt(path, `has no field at byte ${offset + at}; it is no ONNX model`);
+  }
+  if (wire === 0) return { number, wire, integer: varint(), byteLength: 0, start };
+  const byteLength = wire === 1 ? 8 : wire === 5 ? 4 : varint();
+  if (byteLength >= 0 && byteLength <= end - start) return { number, wire, integer: 0, byteLength, start };
+  throw corrupt(path, `has a field at byte ${offset + at} that is longer than the part that it belongs to`);
+}
+
+/** Lists the fields of a message. @throws {ReadMeError} as `fieldHead` */
+function* protoFields(message: Message): Generator<ProtoField> {
+  const { bytes, offset } = message;
+  for (let at = 0; at < bytes.byteLength;) {
+    const { start, byteLength, ...head } = fieldHead(message, at, bytes.byteLength);
+    at = start + byteLength;
+    yield { ...head, bytes: bytes.subarray(start, at), offset: offset + start };
   }
 }
 
-/** @throws {ReadMeError} `ERR_FILE_CORRUPT` for a tag that no field has */
-export function splitTag(path: string, tag: number, at: number): { readonly number: number; readonly wire: WireType } {
-  const number = Math.floor(tag / 8);
-  const wire = tag & 7;
-  if (number >= 1 && number < 2 ** 29 && isWireType(wire)) return { number, wire };
-  throw corrupt(path, `has no field at byte ${at}; it is no ONNX model`);
-}
-
-/** Returns the length of a field whose wire type has one. */
-export function fixedBytes(wire: WireType): number | undefined {
-  return wire === 1 ? 8 : wire === 5 ? 4 : undefined;
-}
-
 /** Reads a varint; `undefined` when it does not end within `bytes` or is longer than 64 bits. */
-export function readVarint(
+function readVarint(
   bytes: Uint8Array,
   from: number,
 ): { readonly value: number; readonly byteLength: number } | undefined {
