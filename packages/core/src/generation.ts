@@ -259,7 +259,7 @@ export interface ChatMessage {
 export interface TokenizeOptions {
   /** Adds the special tokens that the model expects, such as BOS. @default true for a text, false for a chat */
   readonly addSpecialTokens?: boolean | undefined;
-  /** Refuses a text with more tokens, often by its length alone. @default Infinity */
+  /** Refuses a text as soon as it has more tokens. @default Infinity */
   readonly maxTokens?: number | undefined;
   /** Ends the work when it aborts; the promise rejects with its reason. */
   readonly signal?: AbortSignal | undefined;

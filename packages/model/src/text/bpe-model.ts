@@ -17,6 +17,8 @@ const BYTE_TOKENS = Array.from({ length: 256 }, (_, byte) => `<0x${byte.toString
 export class TokenIds {
   /** Last id of this stretch of text, -1 at its beginning; unknown neighbours become one token. */
   last = -1;
+  /** Lower bound of the length that the list will have. */
+  atLeast = 0;
   #ids = new Int32Array(64);
   #length = 0;
 
@@ -78,7 +80,7 @@ export class BpeModel {
     const { ids, texts, merges } = vocabulary;
     const aliases = new Map<string, number>();
     const aliasIds: number[] = [];
-    let longest = 0;
+    let longest = 1;
     for (const [text, id] of ids) {
       longest = Math.max(longest, text.length);
       if (texts[id] === text) continue;
@@ -111,20 +113,6 @@ export class BpeModel {
     return new BpeModel(this.#tables, new PairTable(this.#merges, ids), ids);
   }
 
-  /** Returns the length in UTF-8 bytes of the longest token that a text can become, as the vocabulary spells it. */
-  static longestBytes(model: JsonObject, { merges, ids }: Vocabulary, bytesOf: (text: string) => number): number {
-    let longest = 4; // one character
-    for (const [, , merged] of merges) longest = Math.max(longest, bytesOf(merged));
-    if (model["ignore_merges"] === true) for (const text of ids.keys()) longest = Math.max(longest, bytesOf(text));
-    return longest;
-  }
-
-  /** Whether every character becomes one token or more, also those that the vocabulary lacks. */
-  get coversAllCharacters(): boolean {
-    if (this.#tables.byteSymbols?.every((symbol) => symbol >= 0)) return true;
-    return this.#tables.unknown !== undefined && this.#tables.fusedId === undefined;
-  }
-
   /** Adds the ids of a word of at most `SHORT_WORD_LENGTH`. */
   encodeShort(word: string, ids: TokenIds): void {
     let symbols = this.#cache.get(word);
@@ -145,12 +133,18 @@ export class BpeModel {
     }
     const memory = mergeMemory(length);
     let count = 0;
+    let numKnown = 0;
     for (const part of parts) {
       for (const character of part) {
-        memory.symbols[count] = this.#symbolOfCharacter(character);
+        const symbol = this.#symbolOfCharacter(character);
+        memory.symbols[count] = symbol;
+        if (symbol >= 0 && symbol !== this.#tables.fusedId) numKnown++;
         if (count++ % STEPS_BETWEEN_PAUSES === 0) yield;
       }
     }
+    // A word that cannot fit is refused before it is merged.
+    ids.atLeast = ids.length + Math.floor(numKnown / this.#tables.longest);
+    yield;
     const merge = new WordMerge(this.#merges, memory, count);
     while (!merge.run(STEPS_BETWEEN_PAUSES)) yield;
     const emit = (symbol: number): void => this.#emit(symbol, ids);

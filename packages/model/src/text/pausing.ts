@@ -12,7 +12,7 @@ export function finish<Result>(work: Generator<void, Result>): Result {
 }
 
 /** Returns the end of the chunk that begins at `start`, which is never inside a surrogate pair. */
-export function chunkEnd(text: string, start: number): number {
+function chunkEnd(text: string, start: number): number {
   const end = Math.min(start + CHUNK_LENGTH, text.length);
   return end < text.length && isTrailSurrogate(text.charCodeAt(end)) ? end + 1 : end;
 }

@@ -14,8 +14,6 @@ import type { Vocabulary } from "./vocabulary.ts";
 /** One step of a normalizer. */
 export interface NormalizerStep {
   readonly apply: (text: string) => string | Generator<void, string>;
-  /** Largest factor by which the step shortens a text's UTF-8; `Infinity` when it is not known. */
-  readonly shrinks: number;
   /** Largest factor by which the step lengthens a text. */
   readonly grows: number;
 }
@@ -53,8 +51,7 @@ export function readNormalizer(path: string, normalizer: unknown): NormalizerSte
       case "NFD":
       case "NFKC":
       case "NFKD":
-        // The largest factor: U+1D400 (4 bytes) becomes A; U+1FBE U+0308 U+0301 (7 bytes) become U+0390 (2 bytes).
-        return { apply: (text) => normalizeInChunks(text, type), shrinks: 4, grows: type.length === 3 ? 4 : 18 };
+        return { apply: (text) => normalizeInChunks(text, type), grows: type.length === 3 ? 4 : 18 };
       case "Prepend":
         return prependStep(typeof prepend === "string" ? prepend : "");
       case "Replace":
@@ -75,19 +72,17 @@ export function checkGrowth(path: string, kind: string, steps: readonly { readon
 }
 
 function prependStep(prefix: string): NormalizerStep {
-  return { apply: (text) => prefix + text, shrinks: 1, grows: 1 + prefix.length };
+  return { apply: (text) => prefix + text, grows: 1 + prefix.length };
 }
 
 function replaceStep(path: string, step: JsonObject): NormalizerStep {
   const to = typeof step["content"] === "string" ? step["content"] : "";
   const from = literalPattern(path, step);
   if (from !== undefined && from !== "") {
-    const shrinks = to === "" ? Infinity : Buffer.byteLength(from) / Buffer.byteLength(to);
-    const grows = Math.max(1, to.length / from.length);
-    return { apply: (text) => replaceInChunks(text, from, to), shrinks: Math.max(1, shrinks), grows };
+    return { apply: (text) => replaceInChunks(text, from, to), grows: Math.max(1, to.length / from.length) };
   }
   const pattern = patternOf(path, step);
-  return { apply: (text) => replaceMatches(pattern, text, to), shrinks: Infinity, grows: growthOf(pattern, to) };
+  return { apply: (text) => replaceMatches(pattern, text, to), grows: growthOf(pattern, to) };
 }
 
 /**
@@ -138,7 +133,7 @@ function byteLevelSteps(path: string, step: JsonObject): PreTokenizerStep[] {
   return [
     ...(step["add_prefix_space"] === true ? [{ type: "prefix", prefix: " ", isFirstOnly: false } as const] : []),
     ...(step["use_regex"] === false ? [] : [splitAt(patternOf(path, isolate(GPT2_PATTERN)))]),
-    { type: "map", map: toByteAlphabet, shrinks: false },
+    { type: "map", map: toByteAlphabet },
   ];
 }
 
@@ -150,7 +145,7 @@ function metaspaceSteps(path: string, step: JsonObject): PreTokenizerStep[] {
   const escaped = `\\u{${replacement.codePointAt(0)?.toString(16)}}`;
   const hasPrefix = scheme === "always" || scheme === "first";
   return [
-    { type: "map", map: (text) => text.replaceAll(" ", () => replacement), shrinks: false },
+    { type: "map", map: (text) => text.replaceAll(" ", () => replacement) },
     ...(hasPrefix ? [{ type: "prefix", prefix: replacement, isFirstOnly: scheme === "first" } as const] : []),
     ...(step["split"] === false ? [] : [splitAt(new RegExp(`${escaped}[^${escaped}]*|[^${escaped}]+`, "gu"))]),
   ];
@@ -178,7 +173,7 @@ function dropMissingBytes({ ids }: Vocabulary): PreTokenizerStep[] {
   if (missing.length === 0) return [];
   const escaped = missing.map((character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`);
   const pattern = new RegExp(`[${escaped.join("")}]`, "gu");
-  return [{ type: "map", map: (text) => text.replaceAll(pattern, ""), shrinks: true }];
+  return [{ type: "map", map: (text) => text.replaceAll(pattern, "") }];
 }
 
 /**

@@ -17,7 +17,7 @@ export interface SplitStep {
 export type PreTokenizerStep =
   | SplitStep
   /** Rewrites a text character by character. */
-  | { readonly type: "map"; readonly map: (text: string) => string; readonly shrinks: boolean }
+  | { readonly type: "map"; readonly map: (text: string) => string }
   /** Puts `prefix` before a piece that does not begin with it. */
   | { readonly type: "prefix"; readonly prefix: string; readonly isFirstOnly: boolean };
 

@@ -5,7 +5,7 @@ import { expectObject, isList, type JsonObject } from "../files/read-file.ts";
 import { BpeModel, SHORT_WORD_LENGTH, type TokenIds } from "./bpe-model.ts";
 import { CHUNK_LENGTH, finish } from "./pausing.ts";
 import { type NormalizerStep, readNormalizer, readPreTokenizer } from "./pipeline.ts";
-import { CHARACTER_OF_BYTE, type PreTokenizerStep, toByteAlphabet, wordsOf } from "./pre-tokenizer.ts";
+import { type PreTokenizerStep, wordsOf } from "./pre-tokenizer.ts";
 import { type AddedToken, AddedTokenSplitter, SpellingTrie, type Vocabulary } from "./vocabulary.ts";
 
 // Number of short words between two pauses.
@@ -36,10 +36,6 @@ export class TokenEncoder {
   readonly #guards = new Map<string, TokenGuard>(); // by their marks
   /** Spellings of control tokens that are searched for in normalized texts. */
   readonly #normalizedControls: readonly string[];
-  /** Largest number of a text's bytes that one token stands for; `Infinity` when it is not known. */
-  readonly maxTokenBytes: number;
-  /** Matches characters that may become no token; `undefined` when all become one or more. */
-  readonly lostCharacters: RegExp | undefined;
 
   /** @throws {ReadMeError} `ERR_FILE_CORRUPT`; `ERR_MODEL_UNSUPPORTED` naming what this project does not have */
   constructor(path: string, tokenizer: JsonObject, vocabulary: Vocabulary) {
@@ -80,9 +76,6 @@ export class TokenEncoder {
       ),
       model: model.without(new Set(controls.map(({ id }) => id))),
     };
-    this.maxTokenBytes = this.#longestToken(definition, vocabulary);
-    const losesBytes = this.#isByteLevel && !this.#plain.model.coversAllCharacters;
-    this.lostCharacters = losesBytes ? charactersWithMissingBytes(vocabulary.ids) : undefined;
   }
 
   /** Returns the id of a token that a post-processor adds. */
@@ -151,49 +144,6 @@ export class TokenEncoder {
       }
     }
   }
-
-  get #isByteLevel(): boolean {
-    return this.#preTokenizer.some((step) => step.type === "map" && step.map === toByteAlphabet);
-  }
-
-  #longestToken(definition: JsonObject, vocabulary: Vocabulary): number {
-    const { added } = vocabulary;
-    const isByteLevel = this.#isByteLevel;
-    const losesText =
-      added.some(({ lstrip, rstrip }) => lstrip || rstrip) ||
-      this.#preTokenizer.some((step) => step.type === "split" && step.dropsRest) ||
-      !(isByteLevel || this.#plain.model.coversAllCharacters);
-    if (losesText) return Infinity;
-    const bytesOf = isByteLevel ? (text: string) => text.length : (text: string) => Buffer.byteLength(text);
-    let longest = BpeModel.longestBytes(definition, vocabulary, bytesOf);
-    for (const spelling of this.#tokens.keys()) longest = Math.max(longest, Buffer.byteLength(spelling));
-    return this.#normalizer.reduce((bytes, { shrinks }) => bytes * shrinks, longest);
-  }
-}
-
-/** First bytes of UTF-8 sequences of two, three and four bytes, and the characters that they begin. */
-const LEADS = [
-  { from: 0xc2, to: 0xe0, mask: 0x1f, shift: 6, least: 0x80 },
-  { from: 0xe0, to: 0xf0, mask: 0x0f, shift: 12, least: 0x800 },
-  { from: 0xf0, to: 0xf5, mask: 0x07, shift: 18, least: 0x10000 },
-];
-
-/** Makes an expression for the characters with a byte in their UTF-8 that a byte-level vocabulary lacks. */
-function charactersWithMissingBytes(ids: ReadonlyMap<string, number>): RegExp | undefined {
-  const ranges: string[] = [];
-  const add = (first: number, last: number): void =>
-    void ranges.push(`\\u{${first.toString(16)}}-\\u{${Math.min(last, 0x10ffff).toString(16)}}`);
-  for (const [byte, character] of CHARACTER_OF_BYTE.entries()) {
-    if (ids.has(character)) continue;
-    const lead = LEADS.find(({ from, to }) => byte >= from && byte < to);
-    if (byte < 0x80) add(byte, byte);
-    else if (byte < 0xc0) add(0x80, 0x10ffff);
-    else if (lead) {
-      const first = (byte & lead.mask) << lead.shift;
-      add(Math.max(first, lead.least), first + 2 ** lead.shift - 1);
-    }
-  }
-  return ranges.length === 0 ? undefined : new RegExp(`[${ranges.join("")}]`, "u");
 }
 
 // Keeps spellings of control tokens in callers' strings from becoming control tokens, through the template and the cut

@@ -2,7 +2,7 @@ import { describeValue, ReadMeError } from "@readme-moe/core";
 import { messageOf, unsupported } from "../files/errors.ts";
 import { isJsonObject, type JsonObject } from "../files/read-file.ts";
 import { TokenIds } from "./bpe-model.ts";
-import { chunkEnd, finish } from "./pausing.ts";
+import { finish } from "./pausing.ts";
 import { checkGrowth, flatten, type Frame, type Frames, readFrames } from "./pipeline.ts";
 import { BYTE_OF_CHARACTER } from "./pre-tokenizer.ts";
 import { TokenEncoder, type TokenGuard } from "./token-encoder.ts";
@@ -122,15 +122,11 @@ export class Tokenizer {
     const check = (numTokens: number): void => {
       if (numTokens + numAdded > maxTokens) throw tooMany(numTokens + numAdded);
     };
-    // Marks do not count as text.
-    if (this.minTokens(text, maxTokens) + numAdded > maxTokens) {
-      check(this.minTokens(options.guard?.restore(text) ?? text, maxTokens));
-    }
     const ids = new TokenIds();
     // Node 20 has this method, the types of ES2023 do not.
     const wellFormed = (text as string & { toWellFormed(): string }).toWellFormed();
     for (const work = this.#encoder.encode(wellFormed, ids, options.guard); work.next().done !== true;) {
-      check(ids.length);
+      check(Math.max(ids.length, ids.atLeast));
       yield;
     }
     check(ids.length);
@@ -146,20 +142,6 @@ export class Tokenizer {
     const { value, isMarked } = yield* guard.guard(text);
     const options = { ...limits, addSpecialTokens: false };
     return yield* this.encodeInSteps(value, isMarked ? { ...options, guard } : options);
-  }
-
-  /**
-   * Returns a lower bound of a text's number of tokens, from its length alone; 0 when the tokenizer can drop text.
-   * @param enough - a bound above it may be too low; one below it may be too high
-   */
-  minTokens(text: string, enough: number = Infinity): number {
-    const { maxTokenBytes, lostCharacters } = this.#encoder;
-    if (maxTokenBytes === Infinity) return 0;
-    const fromUnits = Math.ceil(text.length / maxTokenBytes);
-    if (lostCharacters === undefined && fromUnits > enough) return fromUnits;
-    const fromBytes = Math.ceil(Buffer.byteLength(text) / maxTokenBytes);
-    if (lostCharacters === undefined || (fromBytes <= enough && enough !== Infinity)) return fromBytes;
-    return Math.ceil(keptBytes(text, lostCharacters, enough * maxTokenBytes) / maxTokenBytes);
   }
 
   /** Tokens that encoding puts before a text unless `addSpecialTokens` is false, such as a BOS token. */
@@ -248,17 +230,6 @@ function build<Built>(path: string, make: () => Built): Built {
     if (cause instanceof ReadMeError) throw cause;
     throw unsupported(path, `the tokenizer cannot be built (${messageOf(cause)})`, { cause });
   }
-}
-
-/** Counts the bytes of the stretches of a text that match `lost` nowhere; stops when there are enough. */
-function keptBytes(text: string, lost: RegExp, enough: number): number {
-  let bytes = 0;
-  for (let start = 0, end = 0; start < text.length && bytes <= enough; start = end) {
-    end = chunkEnd(text, start);
-    const chunk = text.slice(start, end);
-    if (!lost.test(chunk)) bytes += Buffer.byteLength(chunk);
-  }
-  return bytes;
 }
 
 function framed(frame: Frame, ids: TokenIds): Int32Array {
