@@ -35,7 +35,6 @@ export interface RowsToPack {
   readonly byteLength: number;
 }
 
-/** A piece of the packed file. */
 export type PackedPiece = Uint8Array | RowsToPack;
 
 interface PackedParts {

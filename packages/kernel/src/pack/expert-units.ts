@@ -84,7 +84,6 @@ function partOf(tensor: PackedTensor | undefined): readonly UnitPart[] {
 
 /** Units whose weights are all rows of a file, in the bits that it has. */
 export class StoredUnits {
-  /** The file. */
   readonly path: string;
   readonly #units: PartsOfUnits;
   /** Absent where this thread packs. */

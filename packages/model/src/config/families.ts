@@ -20,7 +20,6 @@ export type QkNorm = "head" | "all-heads";
 export interface FusedNames {
   /** Query, key and value. */
   readonly qkv: string;
-  /** Gate and up. */
   readonly gateUp: string;
 }
 

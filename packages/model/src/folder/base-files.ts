@@ -18,7 +18,6 @@ const MAX_CARD_BYTES = 16 << 20;
 
 /** The files of a model folder besides weights. */
 interface BaseFiles {
-  /** config.json */
   readonly config: JsonObject;
   /** The other files, by name. */
   readonly texts: Readonly<Record<string, string>>;

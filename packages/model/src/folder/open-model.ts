@@ -44,7 +44,6 @@ export async function openModel(path: string): Promise<Model> {
   return place.gguf === undefined ? openFolder(place.folder, place.onnx) : openGguf(place.gguf, place.folder);
 }
 
-/** Files that a model is read from. */
 type ModelPlace =
   /** A GGUF file, and its folder if that was named. */
   | { readonly gguf: string; readonly folder: string | undefined }

@@ -140,7 +140,6 @@ export interface GgufTensorInfo {
   readonly name: string;
   /** Outermost dimension first. */
   readonly shape: readonly number[];
-  /** The type's number in the file. */
   readonly ggmlType: number;
   /** `undefined` for an unknown number. */
   readonly type: GgmlType | undefined;

@@ -28,7 +28,6 @@ import { areSymlinksDisabled, type DownloadRequest, isCommit } from "./options.t
 
 const MAX_REF_BYTES = 4096;
 
-/** The files of one model in the cache. */
 export class HubCache {
   readonly folder: string;
 

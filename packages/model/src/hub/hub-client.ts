@@ -239,7 +239,6 @@ export class HubRepository {
     });
   }
 
-  /** Lists the files of a commit by name. */
   async filesAt(commit: string): Promise<ReadonlyMap<string, RemoteFile>> {
     const { listFiles } = await hubLibrary();
     const { endpoint: hubUrl, fetch } = this.#client;

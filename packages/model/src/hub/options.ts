@@ -25,7 +25,6 @@ export interface DownloadPlan {
   /** Commit that the revision stands for; `undefined` for a package that is no repository. */
   readonly commit: string | undefined;
   readonly files: readonly PlannedFile[];
-  /** Bytes of all files. */
   readonly bytes: number;
   /** Bytes that are not in the cache yet. */
   readonly missingBytes: number;

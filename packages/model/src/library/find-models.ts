@@ -174,7 +174,6 @@ async function localModel(path: string, lastUsedMs: number): Promise<FoundModel>
   };
 }
 
-/** Whether a path is in one of the caches. */
 function isInCaches(path: string, hubCache: string, ownCache: string): boolean {
   const folders = [resolve(hubCache), join(resolve(ownCache), PRESET_FOLDER)];
   return folders.some((folder) => path.startsWith(folder + sep));

@@ -121,7 +121,6 @@ async function joinSets(set: string, { source, opened, model, dropRouter }: Join
 }
 
 interface Additions {
-  /** The set's file of before. */
   readonly file: SetFile | undefined;
   readonly added: readonly ListedExpert[];
   readonly model: Base;

@@ -29,7 +29,6 @@ type Wheel = readonly [bytes: number, sha256: string];
 
 /** Packages whose names end with the number of their part, from 1 up. */
 interface Series {
-  /** Name before the number. */
   readonly package: string;
   readonly version: string;
   /** Returns the name of a part's file. */

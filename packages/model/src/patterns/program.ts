@@ -63,7 +63,6 @@ class CharacterSet {
   }
 }
 
-/** Options of `compile`. */
 export interface CompileOptions {
   /** Largest number of instructions. */
   readonly maxLength: number;

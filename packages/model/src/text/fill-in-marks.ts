@@ -97,7 +97,6 @@ interface Mark {
 
 /** The marks of a vocabulary. */
 export interface FillInMarks extends Pick<Family, "isSuffixFirst" | "joinsSuffix" | "afterRepository"> {
-  /** Name of the family. */
   readonly family: string;
   readonly prefix: Mark;
   readonly suffix: Mark;

@@ -271,7 +271,6 @@ class Budget {
     return { numValues, depth };
   }
 
-  /** Counts a search for `part`. */
   search(text: string, part: string): void {
     if (part.length <= text.length) this.read(text.length * Math.ceil((part.length + 1) / SEARCHED_AT_ONCE));
   }

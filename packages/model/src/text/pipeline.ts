@@ -11,7 +11,6 @@ import { CHARACTER_OF_BYTE, type PreTokenizerStep, type SplitStep, toByteAlphabe
 import { FilePattern, growthOf, replaceMatches, type SearchPattern } from "./search-pattern.ts";
 import type { Vocabulary } from "./vocabulary.ts";
 
-/** One step of a normalizer. */
 export interface NormalizerStep {
   readonly apply: (text: string) => string | Generator<void, string>;
   /** Largest factor by which the step lengthens a text. */
