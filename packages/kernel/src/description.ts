@@ -111,11 +111,9 @@ export function expertsOf({ experts = [], mixture }: LayerDescription): readonly
   return mixture?.experts ?? experts;
 }
 
-/**
- * Lists all tensors of a description, each once. The three of an expert's layer are contiguous, behind all shared ones.
- */
-export function tensorsOf({ embedding, layers, finalNorm, head }: DecoderDescription): readonly PackedTensor[] {
-  const ofLayers = layers.flatMap((layer) => [
+/** Lists the tensors that a layer has in front of its experts, in the order of the header. */
+function firstTensorsOf(layer: LayerDescription): readonly (PackedTensor | undefined)[] {
+  return [
     layer.attentionNorm,
     layer.query,
     layer.key,
@@ -128,6 +126,15 @@ export function tensorsOf({ embedding, layers, finalNorm, head }: DecoderDescrip
     layer.shared?.gate,
     layer.shared?.up,
     layer.shared?.down,
+  ];
+}
+
+/**
+ * Lists all tensors of a description, each once. The three of an expert's layer are contiguous, behind all shared ones.
+ */
+export function tensorsOf({ embedding, layers, finalNorm, head }: DecoderDescription): readonly PackedTensor[] {
+  const ofLayers = layers.flatMap((layer) => [
+    ...firstTensorsOf(layer),
     layer.mixture?.router,
     layer.ffnOutputNorm,
   ]);
@@ -158,21 +165,7 @@ export function encodeHeader(
   words.floats([description.embeddingScale, description.logitScale, description.normEpsilon]);
   words.integers([numAngleSets, description.numExperts ?? 1, description.numLogits ?? description.vocabSize, 0]);
   for (const layer of description.layers) {
-    words.integers([
-      indexOf(layer.attentionNorm),
-      indexOf(layer.query),
-      indexOf(layer.key),
-      indexOf(layer.value),
-      indexOf(layer.queryNorm),
-      indexOf(layer.keyNorm),
-      indexOf(layer.attentionOutput),
-      indexOf(layer.attentionOutputNorm),
-      indexOf(layer.ffnNorm),
-      indexOf(layer.shared?.gate),
-      indexOf(layer.shared?.up),
-      indexOf(layer.shared?.down),
-      indexOf(layer.ffnOutputNorm),
-    ]);
+    words.integers([...firstTensorsOf(layer), layer.ffnOutputNorm].map(indexOf));
     words.integers([layer.numHeads, layer.numKvHeads, layer.headSize, layer.angleSet ?? -1, layer.rotatedSize]);
     words.integers([layer.slidingWindow ?? 0, ACTIVATIONS.indexOf(layer.activation), layer.normsAllHeads ? 1 : 0]);
     words.floats([layer.attentionScale, layer.residualScale]);

@@ -40,6 +40,16 @@ export class TokenIds {
   }
 }
 
+export function joinIds(lists: readonly ArrayLike<number>[]): Int32Array {
+  const all = new Int32Array(lists.reduce((sum, { length }) => sum + length, 0));
+  let at = 0;
+  for (const list of lists) {
+    all.set(list, at);
+    at += list.length;
+  }
+  return all;
+}
+
 /** Tables of a vocabulary, which all variants of its model share. */
 interface Tables {
   readonly ids: ReadonlyMap<string, number>;

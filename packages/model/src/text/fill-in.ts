@@ -1,6 +1,7 @@
 // Prompts whose answer fills a gap: the marks of a model around texts in which nothing is a control token.
 
 import type { FillInPrompt } from "@readme-moe/core";
+import { joinIds } from "./bpe-model.ts";
 import { type FillInMarks, fillInMarks } from "./fill-in-marks.ts";
 import type { EncodeOptions, Tokenizer } from "./tokenizer.ts";
 
@@ -121,14 +122,4 @@ function* encodeText(
   const apart = tokenizer.encode(APART, { addSpecialTokens: false }).length;
   const ids = yield* tokenizer.encodePlainInSteps(APART + text, limits);
   return ids.slice(apart);
-}
-
-function joinIds(lists: readonly Int32Array[]): Int32Array {
-  const all = new Int32Array(lists.reduce((sum, { length }) => sum + length, 0));
-  let at = 0;
-  for (const list of lists) {
-    all.set(list, at);
-    at += list.length;
-  }
-  return all;
 }

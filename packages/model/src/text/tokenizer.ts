@@ -1,7 +1,7 @@
 import { describeValue, ReadMeError } from "@readme-moe/core";
 import { messageOf, unsupported } from "../files/errors.ts";
 import { isJsonObject, type JsonObject } from "../files/read-file.ts";
-import { TokenIds } from "./bpe-model.ts";
+import { joinIds, TokenIds } from "./bpe-model.ts";
 import { finish } from "./pausing.ts";
 import { checkGrowth, flatten, type Frame, type Frames, readFrames } from "./pipeline.ts";
 import { BYTE_OF_CHARACTER } from "./pre-tokenizer.ts";
@@ -235,14 +235,7 @@ function build<Built>(path: string, make: () => Built): Built {
 function framed(frame: Frame, ids: TokenIds): Int32Array {
   const body = ids.toArray();
   if (frame.length === 2 && frame.every(({ length }) => length === 0)) return body;
-  const parts = frame.flatMap((part, index) => (index === 0 ? [part] : [body, part]));
-  const all = new Int32Array(parts.reduce((sum, { length }) => sum + length, 0));
-  let at = 0;
-  for (const part of parts) {
-    all.set(part, at);
-    at += part.length;
-  }
-  return all;
+  return joinIds(frame.flatMap((part, index) => (index === 0 ? [part] : [body, part])));
 }
 
 // From token ids to text: the bytes of each token, the clean-up of spaces, and decoding one token at a time.

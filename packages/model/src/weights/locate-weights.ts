@@ -134,17 +134,30 @@ function linearRefs(store: TensorStore, prefix: string, { outSize, inSize, hasBi
   };
 }
 
-/** Finds an FFN of `size` rows; `prefix` and `suffix` surround `gate_proj`, `up_proj` and `down_proj`. */
+/** Names of an FFN's products: gate, up, down. */
+type ProductNames = readonly [gate: string, up: string, down: string];
+
+const PRODUCTS: ProductNames = ["gate_proj", "up_proj", "down_proj"];
+
+interface FeedForwardPlace {
+  /** Texts around the names of the products. */
+  readonly prefix: string;
+  readonly suffix?: string;
+  /** @default `gate_proj`, `up_proj`, `down_proj` */
+  readonly products?: ProductNames;
+}
+
+/** Finds an FFN of `size` rows. */
 export function feedForwardRefs(
   store: TensorStore,
-  { prefix, suffix = "" }: { readonly prefix: string; readonly suffix?: string },
+  { prefix, suffix = "", products: [gate, up, down] = PRODUCTS }: FeedForwardPlace,
   { size, hiddenSize, hasBias }: { readonly size: number; readonly hiddenSize: number; readonly hasBias: HasBias },
 ): FeedForwardRefs {
   const inner = { outSize: size, inSize: hiddenSize, hasBias };
   return {
-    gate: linearRefs(store, `${prefix}gate_proj${suffix}`, inner),
-    up: linearRefs(store, `${prefix}up_proj${suffix}`, inner),
-    down: linearRefs(store, `${prefix}down_proj${suffix}`, { outSize: hiddenSize, inSize: size, hasBias }),
+    gate: linearRefs(store, `${prefix}${gate}${suffix}`, inner),
+    up: linearRefs(store, `${prefix}${up}${suffix}`, inner),
+    down: linearRefs(store, `${prefix}${down}${suffix}`, { outSize: hiddenSize, inSize: size, hasBias }),
   };
 }
 
@@ -160,11 +173,8 @@ const ROUTERS = [
   { module: "block_sparse_moe", router: "block_sparse_moe.router.layer.weight" },
 ] as const;
 
-/** Names of one expert's products, behind `experts.N.`: gate, up, down. */
-const SEPARATE = [
-  ["gate_proj", "up_proj", "down_proj"],
-  ["w1", "w3", "w2"],
-] as const;
+/** Names of one expert's products, behind `experts.N.`. */
+const SEPARATE: readonly ProductNames[] = [PRODUCTS, ["w1", "w3", "w2"]];
 
 /**
  * Names of tensors of all experts. Gate and up are `[numExperts, expertSize, hiddenSize]`, or one tensor with the rows
@@ -228,26 +238,22 @@ function locateLayer(store: TensorStore, prefix: string, hiddenSize: number, mix
     throw invalid(store.path, `has no router ${prefix}… of the names ${known}`);
   }
   const place = { store, prefix: `${prefix}${names.module}.`, hiddenSize, mixture };
+  const separate = SEPARATE.find(([gate]) => store.has(`${place.prefix}experts.0.${gate}.weight`));
   const stacked = STACKED.find((one) => Object.values(one).every((name: string) => store.has(place.prefix + name)));
   return {
     router: tensorRef(store, prefix + names.router, [mixture.numExperts, hiddenSize]),
-    experts: stacked ? stackedExperts(place, stacked) : separateExperts(place),
+    experts: stacked ? stackedExperts(place, stacked) : expertRefs(place, separate),
   };
 }
 
-function separateExperts({ store, prefix, hiddenSize, mixture }: LayerPlace): readonly FeedForwardRefs[] {
-  const { numExperts, expertSize } = mixture;
-  const isNamed = ([gate]: (typeof SEPARATE)[number]): boolean => store.has(`${prefix}experts.0.${gate}.weight`);
-  const [gate, up, down] = SEPARATE.find(isNamed) ?? SEPARATE[0];
-  return Array.from({ length: numExperts }, (_, expert) => {
-    const linear = (name: string, shape: readonly number[]): LinearRefs =>
-      withoutBias(tensorRef(store, `${prefix}experts.${expert}.${name}.weight`, shape));
-    return {
-      gate: linear(gate, [expertSize, hiddenSize]),
-      up: linear(up, [expertSize, hiddenSize]),
-      down: linear(down, [hiddenSize, expertSize]),
-    };
-  });
+function expertRefs(
+  { store, prefix, hiddenSize, mixture: { numExperts, expertSize } }: LayerPlace,
+  products: ProductNames = PRODUCTS,
+): readonly FeedForwardRefs[] {
+  const sizes = { size: expertSize, hiddenSize, hasBias: false };
+  return Array.from({ length: numExperts }, (_, expert) =>
+    feedForwardRefs(store, { prefix: `${prefix}experts.${expert}.`, products }, sizes),
+  );
 }
 
 function stackedExperts(place: LayerPlace, names: StackedNames): readonly FeedForwardRefs[] {
@@ -265,28 +271,15 @@ function stackedExperts(place: LayerPlace, names: StackedNames): readonly FeedFo
     { name: "up_proj", source: up, from: firstUp, to: firstUp + expertSize },
     { name: "down_proj", source: down, from: 0, to: hiddenSize },
   ];
-  const nameOf = (expert: number, product: string): string => `${prefix}experts.${expert}.${product}.weight`;
   const parts = new Map<string, TensorPart>();
   for (let expert = 0; expert < numExperts; expert++) {
     for (const { name, source, from, to } of products) {
       const first = expert * (source.shape[1] ?? 0);
-      parts.set(nameOf(expert, name), { of: source.name, rows: { from: first + from, to: first + to, axes: 2 } });
+      const rows = { from: first + from, to: first + to, axes: 2 };
+      parts.set(`${prefix}experts.${expert}.${name}.weight`, { of: source.name, rows });
     }
   }
-  const matrices = new TensorParts(store, parts);
-  return Array.from({ length: numExperts }, (_, expert) => {
-    const linear = (product: string, shape: readonly number[]): LinearRefs =>
-      withoutBias(tensorRef(matrices, nameOf(expert, product), shape));
-    return {
-      gate: linear("gate_proj", [expertSize, hiddenSize]),
-      up: linear("up_proj", [expertSize, hiddenSize]),
-      down: linear("down_proj", [hiddenSize, expertSize]),
-    };
-  });
-}
-
-function withoutBias(weight: TensorRef): LinearRefs {
-  return { weight, bias: undefined };
+  return expertRefs({ ...place, store: new TensorParts(store, parts) });
 }
 
 // Checkpoints that the paper's own code wrote: experts under `model.layers.{l}.moe.*`, one file for all.
