@@ -1,7 +1,7 @@
 import { truncate, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
-import { ggmlNameOf, GgufTensorStore } from "../../packages/model/src/gguf/gguf-tensor-store.ts";
+import { GgufTensorStore } from "../../packages/model/src/gguf/gguf-tensor-store.ts";
 import { SafetensorsFile, ShardedSafetensors } from "../../packages/model/src/safetensors/safetensors-file.ts";
 import { checkReading, readAllWith, readDamaged, withByte, wrongValues } from "../support/damage.ts";
 import {
@@ -16,6 +16,7 @@ import {
   u64,
   u8,
 } from "../support/gguf-bytes.ts";
+import { ggmlNameOf } from "../support/gguf/convert-model.ts";
 import { RUNS_LONG_TESTS } from "../support/long-tests.ts";
 import { randomBlocks } from "../support/plain-blocks.ts";
 import { safetensorsBytes } from "../support/safetensors-bytes.ts";

@@ -1,11 +1,11 @@
 import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
-import { ggmlNameOf, GgufTensorStore, hfNameOf, pairedRowOf } from "../../packages/model/src/gguf/gguf-tensor-store.ts";
+import { GgufTensorStore, hfNameOf, pairedRowOf } from "../../packages/model/src/gguf/gguf-tensor-store.ts";
 import { SafetensorsFile } from "../../packages/model/src/safetensors/safetensors-file.ts";
 import type { TensorStore } from "../../packages/model/src/tensor-store.ts";
 import { entry, handMadeGguf, type HandMadeTensor, textEntry, u32, u32Entry, u64 } from "../support/gguf-bytes.ts";
-import { readPairedRows } from "../support/gguf/convert-model.ts";
+import { ggmlNameOf, readPairedRows } from "../support/gguf/convert-model.ts";
 import { type GgufInput, writeGguf } from "../support/gguf/write-gguf.ts";
 import { randomBlocks } from "../support/plain-blocks.ts";
 import { expectReadMeError } from "../support/rejection.ts";

@@ -329,49 +329,48 @@ export async function ggufMetadata(path: string): Promise<GgufMetadata> {
 
 type Names = ReadonlyMap<string, string>;
 
-/** Names without `.weight` or `.bias`: llama.cpp's by Hugging Face's. */
+/** Names without `.weight` or `.bias`: Hugging Face's by llama.cpp's. */
 const MODEL_PARTS: Names = new Map([
-  ["model.embed_tokens", "token_embd"],
-  ["lm_head", "output"],
-  ["model.norm", "output_norm"],
+  ["token_embd", "model.embed_tokens"],
+  ["output", "lm_head"],
+  ["output_norm", "model.norm"],
 ]);
 
-/** Names within a layer, behind `model.layers.N.` and `blk.N.`. */
+/** Names within a layer, behind `blk.N.` and `model.layers.N.`. */
 const LAYER_PARTS: Names = new Map([
-  ["self_attn.q_proj", "attn_q"],
-  ["self_attn.k_proj", "attn_k"],
-  ["self_attn.v_proj", "attn_v"],
-  ["self_attn.o_proj", "attn_output"],
-  ["self_attn.q_norm", "attn_q_norm"],
-  ["self_attn.k_norm", "attn_k_norm"],
-  ["mlp.gate_proj", "ffn_gate"],
-  ["mlp.up_proj", "ffn_up"],
-  ["mlp.down_proj", "ffn_down"],
-  ["mlp.gate", "ffn_gate_inp"],
-  ["mlp.experts.gate_proj", "ffn_gate_exps"],
-  ["mlp.experts.up_proj", "ffn_up_exps"],
-  ["mlp.experts.down_proj", "ffn_down_exps"],
-  ["mlp.experts.gate_up_proj", "ffn_gate_up_exps"],
+  ["attn_q", "self_attn.q_proj"],
+  ["attn_k", "self_attn.k_proj"],
+  ["attn_v", "self_attn.v_proj"],
+  ["attn_output", "self_attn.o_proj"],
+  ["attn_q_norm", "self_attn.q_norm"],
+  ["attn_k_norm", "self_attn.k_norm"],
+  ["ffn_gate", "mlp.gate_proj"],
+  ["ffn_up", "mlp.up_proj"],
+  ["ffn_down", "mlp.down_proj"],
+  ["ffn_gate_inp", "mlp.gate"],
+  ["ffn_gate_exps", "mlp.experts.gate_proj"],
+  ["ffn_up_exps", "mlp.experts.up_proj"],
+  ["ffn_down_exps", "mlp.experts.down_proj"],
+  ["ffn_gate_up_exps", "mlp.experts.gate_up_proj"],
 ]);
 
 /** Names of one expert's products in files of early mixtures, in front of its index. */
 const EXPERT_PARTS: Names = new Map([
-  ["gate_proj", "ffn_gate"],
-  ["up_proj", "ffn_up"],
-  ["down_proj", "ffn_down"],
+  ["ffn_gate", "gate_proj"],
+  ["ffn_up", "up_proj"],
+  ["ffn_down", "down_proj"],
 ]);
 
-/** llama.cpp's names of a layer's norms, the same in all families. */
-const NORM_PARTS: ReadonlyMap<keyof NormNames, string> = new Map([
-  ["attention", "attn_norm"],
-  ["attentionOutput", "post_attention_norm"],
-  ["ffn", "ffn_norm"],
-  ["ffnOutput", "post_ffw_norm"],
+/** Roles of a layer's norms, whose names in llama.cpp are the same in all families. */
+const NORM_PARTS: ReadonlyMap<string, keyof NormNames> = new Map([
+  ["attn_norm", "attention"],
+  ["post_attention_norm", "attentionOutput"],
+  ["ffn_norm", "ffn"],
+  ["post_ffw_norm", "ffnOutput"],
 ]);
 
 const GGML_NAME = /^(?:blk\.(?<layer>0|[1-9]\d*)\.)?(?<part>[^.]+)\.(?<kind>weight|bias)$/;
 const GGML_EXPERT = /^blk\.(?<layer>0|[1-9]\d*)\.(?<part>[^.]+)\.(?<expert>0|[1-9]\d*)\.weight$/;
-const HF_NAME = /^(?:model\.layers\.(?<layer>0|[1-9]\d*)\.)?(?<part>.+)\.(?<kind>weight|bias)$/;
 
 /**
  * Translates a name of a GGUF file, such as `blk.3.attn_q.weight` to `model.layers.3.self_attn.q_proj.weight`. An
@@ -383,7 +382,7 @@ const HF_NAME = /^(?:model\.layers\.(?<layer>0|[1-9]\d*)\.)?(?<part>.+)\.(?<kind
 export function hfNameOf(ggmlName: string, norms: NormNames = NORMS_BEFORE, fused?: FusedNames): string {
   const { layer, part = "", kind } = GGML_NAME.exec(ggmlName)?.groups ?? {};
   if (kind === undefined) return hfNameOfExpert(ggmlName);
-  const hfPart = inverse(layer === undefined ? MODEL_PARTS : layerParts(norms, fused)).get(part);
+  const hfPart = layer === undefined ? MODEL_PARTS.get(part) : layerPart(part, norms, fused);
   if (hfPart === undefined) return ggmlName;
   return layer === undefined ? `${hfPart}.${kind}` : `model.layers.${layer}.${hfPart}.${kind}`;
 }
@@ -391,16 +390,8 @@ export function hfNameOf(ggmlName: string, norms: NormNames = NORMS_BEFORE, fuse
 /** Translates a name such as `blk.3.ffn_gate.5.weight`. */
 function hfNameOfExpert(ggmlName: string): string {
   const { layer, part = "", expert } = GGML_EXPERT.exec(ggmlName)?.groups ?? {};
-  const hfPart = inverse(EXPERT_PARTS).get(part);
+  const hfPart = EXPERT_PARTS.get(part);
   return hfPart === undefined ? ggmlName : `model.layers.${layer}.mlp.experts.${expert}.${hfPart}.weight`;
-}
-
-/** Translates a name in the other direction. */
-export function ggmlNameOf(hfName: string, norms: NormNames = NORMS_BEFORE, fused?: FusedNames): string {
-  const { layer, part = "", kind } = HF_NAME.exec(hfName)?.groups ?? {};
-  const ggmlPart = (layer === undefined ? MODEL_PARTS : layerParts(norms, fused)).get(part);
-  if (ggmlPart === undefined) return hfName;
-  return layer === undefined ? `${ggmlPart}.${kind}` : `blk.${layer}.${ggmlPart}.${kind}`;
 }
 
 /** Tells whether a tensor's rows are those of queries or keys, which some architectures order by rotary pairs. */
@@ -409,20 +400,10 @@ function rotaryPartOf(ggmlName: string): { readonly layer: number; readonly part
   return layer !== undefined && (part === "attn_q" || part === "attn_k") ? { layer: Number(layer), part } : undefined;
 }
 
-function layerParts(norms: NormNames, fused: FusedNames | undefined): Names {
-  const parts = new Map(LAYER_PARTS);
-  if (fused !== undefined) {
-    parts.set(fused.qkv, "attn_qkv").set(fused.gateUp, "ffn_up");
-    // Both fused rows and those of the up product have llama.cpp's name `ffn_up`.
-    parts.delete("mlp.up_proj");
-  }
-  for (const [role, part] of NORM_PARTS) {
-    const name = norms[role];
-    if (name !== undefined) parts.set(name, part);
-  }
-  return parts;
-}
-
-function inverse(names: Names): Names {
-  return new Map([...names].map(([hf, ggml]) => [ggml, hf]));
+function layerPart(part: string, norms: NormNames, fused: FusedNames | undefined): string | undefined {
+  // Both fused rows and those of the up product have llama.cpp's name `ffn_up`.
+  if (fused && part === "attn_qkv") return fused.qkv;
+  if (fused && part === "ffn_up") return fused.gateUp;
+  const role = NORM_PARTS.get(part);
+  return role === undefined ? LAYER_PARTS.get(part) : norms[role];
 }
