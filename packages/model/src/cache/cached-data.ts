@@ -280,7 +280,7 @@ async function hashAndRemember(path: string, state: string, memo: string, onHash
 }
 
 /** Computes the SHA-256, in hex, of a file's first bytes. @param end - number of bytes @default all */
-export async function fileHash(path: string, end = Infinity): Promise<string> {
+export async function fileHash(path: string, end: number = Infinity): Promise<string> {
   const sum = createHash("sha256");
   await pipeline(createReadStream(path, { end: end - 1, highWaterMark: 1 << 20 }), sum);
   return sum.digest("hex");
