@@ -16,13 +16,7 @@ import { memoryLinear, memoryTensor } from "../support/kernel/memory-store.ts";
 import { packedBytes, setAllAngles } from "../support/kernel/packed-bytes.ts";
 import { randomModel, type TestModel } from "../support/kernel/random-model.ts";
 import { randomFloats } from "../support/kernel/random-weights.ts";
-import {
-  NUM_SMALL_PAGES,
-  resultsOf,
-  SMALL_MODEL,
-  SMALL_SHAPE,
-  SMALL_SIZES,
-} from "../support/kernel/small-model.ts";
+import { NUM_SMALL_PAGES, resultsOf, SMALL_MODEL, SMALL_SHAPE, SMALL_SIZES } from "../support/kernel/small-model.ts";
 import { seededRandom } from "../support/random.ts";
 
 const { vocabSize, hiddenSize } = SMALL_SHAPE;

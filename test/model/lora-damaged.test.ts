@@ -61,15 +61,7 @@ describe("damaged files", () => {
     const path = join(folder, CONFIG);
     const good = JSON.parse(await readFile(path, "utf8")) as Record<string, unknown>;
     const fields = Object.keys(good);
-    fields.push(
-      "alpha_pattern",
-      "use_rslora",
-      "bias",
-      "modules_to_save",
-      "init_lora_weights",
-      "use_dora",
-      "__proto__",
-    );
+    fields.push("alpha_pattern", "use_rslora", "bias", "modules_to_save", "init_lora_weights", "use_dora", "__proto__");
     const scalars = [null, true, false, 0, -1, 4, 1e300, 2.5, "", "(", "(?<", "[", "\\", "*", "LORA", "__proto__"];
     const value = (depth: number): unknown => {
       const kind = depth > 2 ? 0 : randomInteger(random, 4);

@@ -130,10 +130,7 @@ describe("expressions of tokenizers", () => {
 
   test("pause in a long search, and go on where they were", () => {
     const text = `${"x".repeat(20_000)}y`;
-    const finder = new Pattern("(?:x+x+)+y|z", OPTIONS).finder(
-      `${"x".repeat(50_000)} ${text}`,
-      new StepLimit(2 ** 30),
-    );
+    const finder = new Pattern("(?:x+x+)+y|z", OPTIONS).finder(`${"x".repeat(50_000)} ${text}`, new StepLimit(2 ** 30));
     let pauses = 0;
     let match = finder.exec(text);
     for (; match === undefined; match = finder.exec(text)) pauses += 1;
@@ -171,9 +168,7 @@ describe("expressions of tokenizers", () => {
       ["(?m:x)", "has a group with `?m`"],
     ];
     for (const [source, problem] of problems) {
-      expect(() => new Pattern(source, OPTIONS)).toThrow(
-        new PatternError(`${problem}, which is not supported`),
-      );
+      expect(() => new Pattern(source, OPTIONS)).toThrow(new PatternError(`${problem}, which is not supported`));
     }
   });
 });

@@ -2,14 +2,7 @@
 
 import { join } from "node:path";
 import { openModel } from "@readme-moe/model";
-import {
-  argmaxRoute,
-  fixedRouter,
-  KernelRouter,
-  openRouter,
-  routeStatistics,
-  ruleRouter,
-} from "@readme-moe/router";
+import { argmaxRoute, fixedRouter, KernelRouter, openRouter, routeStatistics, ruleRouter } from "@readme-moe/router";
 import { describe, expect, test } from "vitest";
 import { OFFICIAL } from "../support/official-router.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";

@@ -133,11 +133,7 @@ function firstTensorsOf(layer: LayerDescription): readonly (PackedTensor | undef
  * Lists all tensors of a description, each once. The three of an expert's layer are contiguous, behind all shared ones.
  */
 export function tensorsOf({ embedding, layers, finalNorm, head }: DecoderDescription): readonly PackedTensor[] {
-  const ofLayers = layers.flatMap((layer) => [
-    ...firstTensorsOf(layer),
-    layer.mixture?.router,
-    layer.ffnOutputNorm,
-  ]);
+  const ofLayers = layers.flatMap((layer) => [...firstTensorsOf(layer), layer.mixture?.router, layer.ffnOutputNorm]);
   const ofExperts = layers.flatMap(expertsOf).flatMap(({ gate, up, down }) => [gate, up, down]);
   const all = [embedding, ...ofLayers, finalNorm, head, ...ofExperts].filter((tensor) => tensor !== undefined);
   return Array.from(new Set(all));

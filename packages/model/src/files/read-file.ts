@@ -109,18 +109,18 @@ interface Closable {
 }
 
 /** Does the rest of an opening. Closes what is open when that fails. */
-export async function orClose<Result>(open: Closable, rest: () => Result | Promise<Result>): Promise<Result> {
+export async function orClose<Result>(opened: Closable, rest: () => Result | Promise<Result>): Promise<Result> {
   try {
     return await rest();
   } catch (error) {
-    await open.close();
+    await opened.close();
     throw error;
   }
 }
 
 /** Makes one of several that are closed together, of those that there are then. */
-export function together(open: Iterable<Closable | undefined>): { close(): Promise<void> } {
-  return { close: async () => void (await Promise.all(Array.from(open, (one) => one?.close()))) };
+export function together(opened: Iterable<Closable | undefined>): { close(): Promise<void> } {
+  return { close: async () => void (await Promise.all(Array.from(opened, async (one) => one?.close()))) };
 }
 
 /** Tells whether there is a file or a folder. */

@@ -242,7 +242,11 @@ function blocks(name: StoredType, layout: BlockLayout): GgmlType {
 }
 
 /** Describes a type of one group, whose quants are at the end of the block. */
-function oneGroup(name: StoredType, blockBytes: number, layout: Pick<BlockLayout, "readQuants" | "minimumOf">): GgmlType {
+function oneGroup(
+  name: StoredType,
+  blockBytes: number,
+  layout: Pick<BlockLayout, "readQuants" | "minimumOf">,
+): GgmlType {
   return blocks(name, { ...ONE_GROUP, blockBytes, ...layout });
 }
 

@@ -131,8 +131,8 @@ function entryOf(source: ByteSource, dataStart: number, name: string, value: unk
 }
 
 function areIntegers(value: unknown): value is readonly number[] {
-  const isInteger = (one: unknown): boolean => Number.isSafeInteger(one) && Number(one) >= 0;
-  return isList(value) && value.length <= MAX_DIMENSIONS && value.every(isInteger);
+  if (!isList(value) || value.length > MAX_DIMENSIONS) return false;
+  return value.every((one) => Number.isSafeInteger(one) && Number(one) >= 0);
 }
 
 function checkLayout(source: ByteSource, dataStart: number, entries: ReadonlyMap<string, SafetensorsEntry>): void {

@@ -121,7 +121,9 @@ export function namedToken(
 
 function roleTexts(config: JsonObject): string[] {
   const lists = LISTS.map((name) => config[name]).filter(isList);
-  return [...TOKEN_ROLES.map((name) => config[name]), ...lists.flat()].map(tokenText).filter((text) => text !== undefined);
+  return [...TOKEN_ROLES.map((name) => config[name]), ...lists.flat()]
+    .map(tokenText)
+    .filter((text) => text !== undefined);
 }
 
 /** Returns the text of a token, which a config gives as a string or as the `content` of an object. */
