@@ -78,9 +78,12 @@ export async function readSafetensorsHeader(
 /** Checks that the field `name` is an object of texts. @throws {ReadMeError} `ERR_FILE_CORRUPT` */
 export function textsOf(path: string, name: string, value: unknown): ReadonlyMap<string, string> {
   const entries = Object.entries(expectObject(path, `\`${name}\``, value));
-  const isText = (entry: [string, unknown]): entry is [string, string] => typeof entry[1] === "string";
-  if (entries.length <= MAX_TENSORS && entries.every(isText)) return new Map(entries);
+  if (entries.length <= MAX_TENSORS && entries.every(hasText)) return new Map(entries);
   throw corrupt(path, `expected \`${name}\` to be an object of at most ${MAX_TENSORS} texts`);
+}
+
+function hasText(entry: [string, unknown]): entry is [string, string] {
+  return typeof entry[1] === "string";
 }
 
 async function readHeaderText(
