@@ -114,6 +114,16 @@ describe("render", () => {
     expectThrownReadMeError(() => endless.render(HELLO), "ERR_CHAT_TEMPLATE", "too long");
   });
 
+  it("finds nothing by a key that is none, as Jinja does", () => {
+    // Hermes' templates look types of parameters up, which may be lists or absent.
+    const source =
+      "{% set names = {'string': 'str'} %}{% for key in keys + [none, true, nowhere] %}{{ names[key] is defined }} {% endfor %}{{ [1][nowhere] is defined }}{{ 'a'[keys] is defined }}{{ names['string'] }}{{ keys[-1][0] }}";
+    const keys = ["string", "other", {}, ["string", "null"]];
+    expect(new ChatTemplate(source, tokenizer).render(HELLO, { keys })).toBe(
+      "true false false false false false false falsefalsestrstring",
+    );
+  });
+
   it("uses the template for tools, if there is one, when tools are given", () => {
     const template = new ChatTemplate({ default: "plain", toolUse: "tools" }, tokenizer);
     expect(template.render(HELLO)).toBe("plain");

@@ -60,6 +60,9 @@ const MAKING = new Set(["BinaryExpression", "CallExpression", "FilterExpression"
 /** A name that no template can spell. */
 const FILTERED: Node = { type: "Identifier", value: "{% filter %}" };
 
+/** A key that no object has, in place of values that are no keys: Jinja finds nothing by them, the library fails. */
+const NO_KEY: Node = { type: "StringLiteral", value: "{% no key %}" };
+
 /** The library's interpreter, whose types TypeScript does not find. */
 interface Evaluator {
   evaluate(node: Node | undefined, environment: Environment): Value;
@@ -98,7 +101,8 @@ class MeteredInterpreter extends LibraryInterpreter {
       if (name !== undefined) this.#macros.add(environment.lookupVariable(name));
       this.#countMade(own, value);
       this.#countUse(outer, own, value);
-      return value;
+      const isKey = ["string", "number"].includes(typeof value.value);
+      return isKey || !isComputedKey(node, outer.node) ? value : super.evaluate(NO_KEY, environment);
     } finally {
       this.#use = outer;
       this.#depth -= 1;
@@ -153,6 +157,10 @@ class MeteredInterpreter extends LibraryInterpreter {
   }
 }
 
+function isComputedKey(node: Node, { type, computed, property }: Node): boolean {
+  return type === "MemberExpression" && computed === true && node === property;
+}
+
 function nameOf(filter: Node | undefined): string | undefined {
   const name = (filter?.callee ?? filter)?.value;
   return typeof name === "string" ? name : undefined;
@@ -189,8 +197,8 @@ export class MeteredTemplate {
   }
 
   /**
-   * Does the same as `Template.render`, but with other globals, and with variables that may hide a global. The budgets
-   * grow with the variables.
+   * Does the same as `Template.render`, but with other globals, with variables that may hide a global, and as Jinja with
+   * keys that are no keys. The budgets grow with the variables.
    * @throws {Error} when the template refuses the variables, fails on them, or takes more than a budget
    */
   render(globals: object, variables: object): string {
