@@ -15,6 +15,8 @@ import { ReadMeEngine } from "@readme-moe/engine";
 import { readMe } from "@readme-moe/express";
 import { Ajv2020 } from "ajv/dist/2020.js";
 import express from "express";
+import { jsonOf } from "../../packages/express/src/tools/call-input.ts";
+import { joinToolCalls, type ToolCallDelta, type WholeToolCall } from "../../packages/express/src/tools/tool-call-parser.ts";
 import { BENCH_TOOLS, benchCases } from "./cases.ts";
 import { meantCalls, type MeantCall } from "./oracle.ts";
 
@@ -61,13 +63,13 @@ const ajv = new Ajv2020({ strict: false, validateFormats: false });
 const validators = new Map(BENCH_TOOLS.map((tool) => [tool.function.name, ajv.compile(tool.function.parameters)]));
 
 interface Answered {
-  readonly calls: readonly { readonly name: string; readonly args: string }[];
+  readonly calls: readonly WholeToolCall["function"][];
   readonly content: string;
 }
 
 interface Delta {
   readonly content?: string | null;
-  readonly tool_calls?: readonly { index?: number; function: { name?: string; arguments: string } }[];
+  readonly tool_calls?: readonly (Omit<ToolCallDelta, "index"> & { readonly index?: number })[];
 }
 
 async function ask(url: string, body: object, isStreamed: boolean): Promise<Answered> {
@@ -84,17 +86,16 @@ async function ask(url: string, body: object, isStreamed: boolean): Promise<Answ
     : (JSON.parse(text) as { readonly choices: readonly { readonly message: Delta }[] }).choices.map(
         ({ message }) => message,
       );
-  const calls: { name: string; args: string }[] = [];
+  const calls: WholeToolCall[] = [];
   let content = "";
   for (const message of messages) {
     content += message.content ?? "";
-    for (const [at, { index = at, function: part }] of (message.tool_calls ?? []).entries()) {
-      const call = (calls[index] ??= { name: "", args: "" });
-      call.name = part.name ?? call.name;
-      call.args += part.arguments;
-    }
+    joinToolCalls(
+      (message.tool_calls ?? []).map((call, index) => ({ index, ...call })),
+      calls,
+    );
   }
-  return { calls, content };
+  return { calls: calls.map((call) => call.function), content };
 }
 
 /** Counts of one mode. */
@@ -114,16 +115,8 @@ interface Counts {
 }
 
 function isSame({ calls }: Answered, meant: readonly MeantCall[]): boolean {
-  const written = calls.map(({ name, args }) => [name, parsed(args)]);
+  const written = calls.map(({ name, arguments: args }) => [name, jsonOf(args)]);
   return JSON.stringify(written) === JSON.stringify(meant.map(({ name, args }) => [name, args]));
-}
-
-function parsed(json: string): unknown {
-  try {
-    return JSON.parse(json);
-  } catch {
-    return undefined;
-  }
 }
 
 const engine = await ReadMeEngine.open(values.model);
@@ -171,7 +164,7 @@ async function countMode(mode: string, isStreamed: boolean): Promise<Counts> {
     if (meant.length > 0 && isArrived) counts.arrived++;
     if (answered.calls.length > meant.length) counts.invented += answered.calls.length - meant.length;
     counts.calls += answered.calls.length;
-    counts.valid += answered.calls.filter(({ name, args }) => validators.get(name)?.(parsed(args)) === true).length;
+    counts.valid += answered.calls.filter((call) => validators.get(call.name)?.(jsonOf(call.arguments)) === true).length;
     if (answered.calls[0]?.name === expected) counts.right++;
     if (!values.show && (!values.differences || isArrived)) continue;
     console.log(

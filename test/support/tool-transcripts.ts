@@ -4,20 +4,27 @@ import type { ToolCallForm } from "@readme-moe/core";
 
 type Written = readonly [name: string, args: object];
 
+/** Answers that models write beside what their templates write, which test/fixtures/tool-calls has. */
 export interface Transcript {
   readonly family: string;
-  /** Lines of the family's chat template. */
-  readonly template: string;
+  /** Lines of the family's chat template, where no template is recorded. */
+  readonly template?: string;
   readonly form: ToolCallForm | undefined;
   /** Answers with what they mean. */
   readonly answers: readonly { readonly text: string; readonly content?: string; readonly calls: readonly Written[] }[];
 }
 
+function schemaOf(types: Readonly<Record<string, string>>): object {
+  const entries = Object.entries(types).map(([name, type]) => [name, { type, description: name }] as const);
+  return { type: "object", properties: Object.fromEntries(entries) };
+}
+
 /** Schemas of the arguments of the functions that the transcripts call. */
 export const TRANSCRIPT_TOOLS: ReadonlyMap<string, object> = new Map([
-  ["get_weather", { type: "object", properties: { city: { type: "string" }, days: { type: "integer" } } }],
-  ["write_file", { type: "object", properties: { path: { type: "string" }, content: { type: "string" } } }],
-  ["now", { type: "object", properties: {} }],
+  ["get_weather", schemaOf({ city: "string", days: "integer" })],
+  ["write_file", schemaOf({ path: "string", content: "string" })],
+  ["search", schemaOf({ filter: "object", tags: "array", exact: "boolean" })],
+  ["now", schemaOf({})],
 ]);
 
 const rome: Written = ["get_weather", { city: "Rome", days: 2 }];
@@ -33,23 +40,20 @@ function pythonic(args: object): string {
     .join(", ")}}`;
 }
 const hermes = (call: Written): string => `<tool_call>\n${json(call)}\n</tool_call>`;
+const xmlRome =
+  "<function=get_weather>\n<parameter=city>\nRome\n</parameter>\n<parameter=days>\n2\n</parameter>\n</function>";
 
 export const TRANSCRIPTS: readonly Transcript[] = [
   {
     family: "Qwen 2.5, Qwen 3, Hermes",
-    template: `within <tool_call></tool_call> XML tags:\\n<tool_call>\\n{\\"name\\": <function-name>, \\"arguments\\": <args-json-object>}\\n</tool_call>`,
     form: "hermes",
     answers: [
-      { text: hermes(rome), calls: [rome] },
-      { text: `I look.\n${hermes(rome)}\n${hermes(now)}`, content: "I look.\n", calls: [rome, now] },
-      { text: hermes(file), calls: [file] },
       { text: `<tool_call>\n${json(oslo)}`, calls: [oslo] },
       { text: `<tool_call>\n${json(oslo)}\n${json(now)}\n</tool_call>`, calls: [oslo, now] },
     ],
   },
   {
     family: "Qwen 2.5 Coder",
-    template: `<tools>\\n</tools> … <tool_call>\\n{\\"name\\": <function-name>`,
     form: "hermes",
     answers: [
       { text: `\`\`\`json\n${json(rome)}\n\`\`\``, calls: [rome] },
@@ -67,10 +71,8 @@ export const TRANSCRIPTS: readonly Transcript[] = [
   },
   {
     family: "Llama 3.1, 3.2, 3.3",
-    template: `{{- 'Respond in the format {"name": function name, "parameters": dictionary of argument name and its value}.' }}{{- '"parameters": ' }}`,
     form: "llama",
     answers: [
-      { text: json(rome, "parameters"), calls: [rome] },
       { text: `<|python_tag|>${json(rome, "parameters")}`, calls: [rome] },
       { text: `${json(rome, "parameters")}; ${json(oslo, "parameters")}`, calls: [rome, oslo] },
       { text: `{"type": "function", "name": "now", "parameters": {}}`, calls: [now] },
@@ -78,41 +80,20 @@ export const TRANSCRIPTS: readonly Transcript[] = [
   },
   {
     family: "Mistral 7B v0.3, Nemo",
-    template: `{{- "[TOOL_CALLS][" }}{{- ', "id": "' + tool_call.id + '"}' }}`,
     form: "mistral",
     answers: [
-      { text: `[TOOL_CALLS][${json(rome)}]`, calls: [rome] },
       { text: `[TOOL_CALLS] [${json(rome).slice(0, -1)}, "id": "abcdef123"}, ${json(oslo)}]`, calls: [rome, oslo] },
       { text: `[${json(rome)}]`, calls: [rome] },
     ],
   },
   {
-    family: "Mistral Small 3.2, Ministral 3",
-    template: `{{- '[TOOL_CALLS]' + tool.function.name + '[ARGS]' + arguments }}`,
-    form: "mistral-named",
-    answers: [
-      { text: `[TOOL_CALLS]get_weather[ARGS]${pythonic(rome[1])}`, calls: [rome] },
-      {
-        text: `[TOOL_CALLS]get_weather[CALL_ID]a1b2c3d4e[ARGS]{"city": "Oslo"}[TOOL_CALLS]now[ARGS]{}`,
-        calls: [oslo, now],
-      },
-    ],
-  },
-  {
     family: "Qwen 3 Coder",
-    template: `<tool_call>\\n<function=example_function_name>\\n<parameter=example_parameter_1>\\nvalue_1\\n</parameter>`,
     form: "qwen-coder",
     answers: [
-      {
-        text: "Let me see.\n<tool_call>\n<function=get_weather>\n<parameter=city>\nRome\n</parameter>\n<parameter=days>\n2\n</parameter>\n</function>\n</tool_call>",
-        content: "Let me see.\n",
-        calls: [rome],
-      },
-      {
-        text: `<tool_call>\n<function=write_file>\n<parameter=path>\na.py\n</parameter>\n<parameter=content>\n${(file[1] as { content: string }).content}\n</parameter>\n</function>\n</tool_call>\n<tool_call>\n<function=now>\n</function>\n</tool_call>`,
-        calls: [file, now],
-      },
       { text: hermes(rome), calls: [rome] },
+      // Without the first mark.
+      { text: `I ask.\n\n${xmlRome}\n</tool_call>`, content: "I ask.\n\n", calls: [rome] },
+      { text: `${xmlRome}\n<function=now>\n</function>`, calls: [rome, now] },
     ],
   },
   {
@@ -156,53 +137,20 @@ export const TRANSCRIPTS: readonly Transcript[] = [
     ],
   },
   {
-    family: "Gemma 4",
-    template: `{{- '<|tool_call>call:' + function['name'] + '{' }}`,
-    form: "gemma",
-    answers: [{ text: '<|tool_call>call:get_weather{city:<|"|>Rome<|"|>,days:2}<tool_call|>', calls: [rome] }],
+    family: "OLMo 3",
+    template: `{{- "<function_calls>\\n" + tool_call.name + "(" }}`,
+    form: undefined,
+    answers: [
+      { text: "<function_calls>\nget_weather(city='Rome', days=2)\nnow()\n</function_calls>", calls: [rome, now] },
+    ],
   },
   {
     family: "SmolLM2",
-    template: `{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' }}`,
     form: undefined,
     answers: [{ text: `<tool_call>[${json(rome)}]</tool_call>`, calls: [rome] }],
   },
   {
-    family: "SmolLM3",
-    template: `{{- '<tool_call>\\n{"name": <function-name>, "arguments": <args-json-object>}\\n</tool_call>' }}`,
-    form: "hermes",
-    answers: [{ text: hermes(rome), calls: [rome] }],
-  },
-  {
-    family: "DeepSeek V3, R1",
-    template: `{{'<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>' + tool['type'] + '<｜tool▁sep｜>' + tool['function']['name']}}`,
-    form: "deepseek",
-    answers: [
-      {
-        text: `<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>get_weather\n\`\`\`json\n${pythonic(rome[1])}\n\`\`\`<｜tool▁call▁end｜>\n<｜tool▁call▁begin｜>function<｜tool▁sep｜>now\n\`\`\`json\n{}\n\`\`\`<｜tool▁call▁end｜><｜tool▁calls▁end｜>`,
-        calls: [rome, now],
-      },
-      {
-        text: `Hm.<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>get_weather<｜tool▁sep｜>{"city": "Oslo"}<｜tool▁call▁end｜><｜tool▁calls▁end｜>`,
-        content: "Hm.",
-        calls: [oslo],
-      },
-    ],
-  },
-  {
-    family: "GLM 4.5",
-    template: `<tool_call>{function-name}\\n<arg_key>{arg-key-1}</arg_key>\\n<arg_value>{arg-value-1}</arg_value>`,
-    form: "glm",
-    answers: [
-      {
-        text: "<tool_call>get_weather\n<arg_key>city</arg_key>\n<arg_value>Rome</arg_value>\n<arg_key>days</arg_key>\n<arg_value>2</arg_value>\n</tool_call>\n<tool_call>now\n</tool_call>",
-        calls: [rome, now],
-      },
-    ],
-  },
-  {
     family: "LFM2",
-    template: `{{- "<|tool_call_start|>" + tool_calls + "<|tool_call_end|>" }}`,
     form: "lfm",
     answers: [
       {
@@ -214,7 +162,6 @@ export const TRANSCRIPTS: readonly Transcript[] = [
   },
   {
     family: "gpt-oss",
-    template: `{{- "<|start|>assistant to=functions." + name + "<|channel|>commentary json<|message|>" }}<|constrain|>`,
     form: "harmony",
     answers: [
       {
@@ -253,6 +200,8 @@ export const LOOKALIKES: readonly string[] = [
   'Say {"name": "now", "arguments": {}} to ask for the time.',
   "<tools>\n</tools>",
   "<function=now>",
+  "<function=now>{} and more",
+  "Go to=functions.now with it",
   "if (a < b) { return [a, b]; }",
   '{"name": "now", "arguments": {"a": tru}}',
   '{"name": "now", "arguments": [1]}',

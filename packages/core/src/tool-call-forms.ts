@@ -30,7 +30,7 @@ const TEMPLATE_FORMS: Readonly<Record<ToolCallForm, TemplateForm>> = {
   "mistral-named": { shows: ["[TOOL_CALLS]", "[ARGS]"], marks: ["[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"] },
   mistral: { shows: ["[TOOL_CALLS]"], marks: ["[TOOL_CALLS]"] },
   harmony: {
-    shows: ["<|channel|>", "<|constrain|>"],
+    shows: ["<|channel|>", "<|call|>"],
     marks: ["<|start|>", "<|channel|>", "<|constrain|>", "<|message|>"],
   },
   deepseek: {

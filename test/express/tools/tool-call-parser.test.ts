@@ -1,16 +1,33 @@
 import { toolCallFormOf, type ToolCallForm } from "@readme-moe/core";
 import { describe, expect, test } from "vitest";
 import { callText } from "../../../packages/express/src/tools/call-forms.ts";
+import { parsedArguments } from "../../../packages/express/src/tools/call-input.ts";
 import {
   joinToolCalls,
-  parsedArguments,
   ToolCallParser,
   type ToolCallParserOptions,
 } from "../../../packages/express/src/tools/tool-call-parser.ts";
 import * as fc from "../../support/fast-check.ts";
+import { golden } from "../../support/fixtures.ts";
 import { LOOKALIKES, TRANSCRIPT_TOOLS, TRANSCRIPTS } from "../../support/tool-transcripts.ts";
 
-const FORMS = [...new Set(TRANSCRIPTS.map(({ form }) => form))];
+/** Texts that chat templates write for an assistant's turns; `null` for a turn that a template does not write. */
+interface RecordedTemplates {
+  readonly turns: readonly { readonly content: string; readonly calls: readonly { name: string; arguments: object }[] }[];
+  readonly families: readonly {
+    readonly template: string;
+    readonly form?: ToolCallForm;
+    /** Marks that the template has. */
+    readonly marks: string;
+    /** Text behind the turn. */
+    readonly end: string;
+    /** Texts of the turns. */
+    readonly answers: readonly (string | null)[];
+  }[];
+}
+const recorded = golden("tool-calls") as RecordedTemplates;
+
+const FORMS = [...new Set([...TRANSCRIPTS, ...recorded.families].map(({ form }) => form))];
 
 function parse(pieces: readonly string[], options: Partial<ToolCallParserOptions> = {}) {
   let count = 0;
@@ -42,11 +59,45 @@ function parseCut(text: string, options: Partial<ToolCallParserOptions> = {}, cu
 const parsed = (calls: readonly (readonly [string, string])[]) =>
   calls.map(([name, args]) => [name, JSON.parse(args) as object]);
 
-describe.each(TRANSCRIPTS)("calls of $family", ({ template, form, answers }) => {
-  test("are of the form that the chat template shows", () => {
-    expect(toolCallFormOf(template)).toBe(form);
+describe.each(recorded.families)("the text of $template", ({ form, marks, end, answers }) => {
+  const written = answers.flatMap((text, index) => {
+    const { content = "", calls = [] } = recorded.turns[index] ?? {};
+    return text === null ? [] : [{ text, content, calls: calls.map((call) => [call.name, call.arguments] as const) }];
   });
 
+  test("is of the form that the template shows", () => {
+    expect(toolCallFormOf(marks)).toBe(form);
+    expect(written.length).toBeGreaterThan(2);
+  });
+
+  test.each(written)("is read in any cut, with and without the turn's end: $text", ({ text, content, calls }) => {
+    for (const whole of [text, `${text}${end}`]) {
+      const found = parseCut(whole, { form });
+      expect(parsed(found.calls)).toEqual(calls);
+      expect(found.content.replace(end.trim(), "").trim()).toBe(content);
+      expect(found.calledTools).toBe(true);
+    }
+  });
+
+  test.each(written)("has no wrong call wherever it ends: $text", ({ text, calls }) => {
+    for (let at = 0; at < text.length; at++) {
+      const found = parse([text.slice(0, at)], { form });
+      expect(parsed(found.calls)).toEqual(calls.slice(0, found.calls.length));
+      if (found.calls.length === 0) expect(found.content).toBe(text.slice(0, at));
+    }
+  });
+
+  test("is content where no function has such a name", () => {
+    const tools = new Map([["other", {}]]);
+    for (const { text } of written) expect(parseCut(text, { form, tools })).toMatchObject({ content: text, calls: [] });
+  });
+});
+
+test("a template that is not recorded shows its form", () => {
+  for (const { template, form } of TRANSCRIPTS) if (template) expect(toolCallFormOf(template)).toBe(form);
+});
+
+describe.each(TRANSCRIPTS)("calls of $family", ({ form, answers }) => {
   test.each(answers)("are read in any cut of $text", ({ text, content = "", calls }) => {
     const found = parseCut(text, { form });
     expect({ ...found, calls: parsed(found.calls) }).toStrictEqual({
@@ -267,4 +318,17 @@ test("an answer with a single call ends behind it, and tells when the model goes
 test("line breaks and tabs in strings need no escape", () => {
   const found = parseCut('{"name": "write_file", "arguments": {"content": "a\n\tb"}}');
   expect(parsed(found.calls)).toEqual([["write_file", { content: "a\n\tb" }]]);
+});
+
+test("arguments that are nested too deeply to be written make no call", () => {
+  const deep = `${"[".repeat(100_000)}${"]".repeat(100_000)}`;
+  for (const [form, call] of [
+    ["hermes", `{"name": "search", "arguments": {"tags": ${deep}}}`],
+    ["qwen-coder", `<function=search>\n<parameter=tags>\n${deep}\n</parameter>\n</function>`],
+    ["glm", `search\n<arg_key>tags</arg_key>\n<arg_value>${deep}</arg_value>`],
+  ] as const) {
+    const text = `<tool_call>\n${call}\n</tool_call>`;
+    expect(parse([text], { form })).toMatchObject({ content: text, calls: [] });
+    expect(parsedArguments(`{"tags": ${deep}}`)).toBeUndefined();
+  }
 });

@@ -14,7 +14,8 @@ import { type ApiError, invalid, messagesErrorBody, renameParams, unsupported } 
 import type { SseEvent } from "../http/reply.ts";
 import { localsOf } from "../http/request.ts";
 import { LIMITS } from "../limits.ts";
-import { functionCall, parsedArguments, type ToolCallDelta } from "../tools/tool-call-parser.ts";
+import { parsedArguments } from "../tools/call-input.ts";
+import { functionCall, type ToolCallDelta } from "../tools/tool-call-parser.ts";
 import type { CountTokensBody, MessageAnswer, MessageBlock, MessagesBody } from "./schemas.ts";
 
 /** Parameters of a chat that this API names otherwise. */

@@ -8,7 +8,8 @@ import type { AnswerFormat, AnswerPart, Outcome } from "../api/generation.ts";
 import { type ChatBody, type CompletionBody, type samplingFields, samplingValue } from "../api/request-schemas.ts";
 import { type ApiError, invalid } from "../http/errors.ts";
 import type { SseEvent } from "../http/reply.ts";
-import { functionCall, joinToolCalls, parsedArguments, type WholeToolCall } from "../tools/tool-call-parser.ts";
+import { parsedArguments } from "../tools/call-input.ts";
+import { functionCall, joinToolCalls, type WholeToolCall } from "../tools/tool-call-parser.ts";
 import {
   OLLAMA_PARAMETERS,
   type OllamaChatBody,

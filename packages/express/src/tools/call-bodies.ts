@@ -1,10 +1,11 @@
 // Readers of what models write between the marks of a call: JSON, a name with JSON behind it, XML, Python.
 
 import { isRecord } from "@readme-moe/core";
+import type { Tag } from "@readme-moe/grammar";
 import {
   argumentsJson,
   type CallInput,
-  jsonOf,
+  objectJson,
   peek,
   type Reading,
   takeBlanks,
@@ -13,6 +14,7 @@ import {
   takeUntil,
   takeValue,
   takeWhile,
+  valueOf,
 } from "./call-input.ts";
 
 /** A call of a function. */
@@ -46,8 +48,8 @@ export type CallBody = (source: CallSource) => Reading<ReadCalls>;
 const MAX_NAME = 128;
 const MAX_KEY = 16;
 
-/** Texts around the arguments of a bound call in JSON, in the styles that models write. */
-export function jsonStyles(name: string, key: string): readonly { readonly begin: string; readonly end: string }[] {
+/** Texts around the arguments of a bound call in JSON, in the styles that models write: on one line, and indented. */
+export function jsonStyles(name: string, key: string): readonly [Tag, Tag] {
   const [quoted, args] = [JSON.stringify(name), JSON.stringify(key)];
   return [
     { begin: `{"name": ${quoted}, ${args}: `, end: "}" },
@@ -159,11 +161,11 @@ function* passedValue({ input, sink }: CallSource, name: string): Reading<string
 function* freeValue(input: CallInput): Reading<string | undefined> {
   switch (yield* peek(input)) {
     case '"':
-      return argumentsJson(jsonOf((yield* takeString(input)) ?? ""));
+      return argumentsJson(yield* takeString(input));
     case "n":
       return (yield* takeMark(input, ["null"])) && "{}";
     default:
-      return argumentsJson(jsonOf((yield* takeValue(input)) ?? ""));
+      return argumentsJson(yield* takeValue(input));
   }
 }
 
@@ -210,7 +212,7 @@ function* takeName({ input, tools }: CallSource): Reading<string | undefined> {
 function* namedCall(source: CallSource, name: string | undefined): Reading<ReadCalls> {
   if (name === undefined) return undefined;
   if (source.sink) return (yield* passedValue(source, name)) === undefined ? undefined : [];
-  const args = argumentsJson(jsonOf((yield* takeValue(source.input)) ?? ""));
+  const args = argumentsJson(yield* takeValue(source.input));
   return args === undefined ? undefined : [{ name, args }];
 }
 
@@ -258,14 +260,23 @@ export function* deepseekBody(source: CallSource): Reading<ReadCalls> {
   return calls;
 }
 
+const FUNCTION = "<function=";
+
 /** Reads calls of Qwen 3 Coder: `<function=name><parameter=key>value</parameter></function>`. */
 export function* xmlBody(source: CallSource): Reading<ReadCalls> {
-  const { input, tools } = source;
+  const mark = yield* takeMark(source.input, [FUNCTION]);
+  return mark === undefined ? undefined : yield* functionsBody(source);
+}
+
+/** Reads the same behind the first `<function=`, or Functionary's calls, which have JSON instead of parameters. */
+export function* functionsBody(source: CallSource): Reading<ReadCalls> {
+  const { input, tools, sink } = source;
   const calls: Call[] = [];
-  while ((yield* takeMark(input, ["<function="])) !== undefined) {
+  do {
     const name = yield* takeName(source);
-    if (name === undefined || source.sink || (yield* takeMark(input, [">"])) === undefined) return undefined;
+    if (name === undefined || sink || (yield* takeMark(input, [">"])) === undefined) return undefined;
     const args: (readonly [string, unknown])[] = [];
+    const json = (yield* peek(input)) === "{" ? yield* takeValue(input) : undefined;
     for (;;) {
       yield* takeBlanks(input);
       const mark = yield* takeMark(input, ["<parameter=", "</function>"]);
@@ -277,10 +288,12 @@ export function* xmlBody(source: CallSource): Reading<ReadCalls> {
       if (value === undefined) return undefined;
       args.push([key, typedValue(tools.get(name), key, value.replace(/^\n/, "").replace(/\n$/, ""))]);
     }
-    calls.push({ name, args: JSON.stringify(Object.fromEntries(args)) });
+    const written = json === undefined ? objectJson(Object.fromEntries(args)) : argumentsJson(json);
+    if (written === undefined) return undefined;
+    calls.push({ name, args: written });
     yield* takeBlanks(input);
-  }
-  return calls.length === 0 ? undefined : calls;
+  } while ((yield* takeMark(input, [FUNCTION])) !== undefined);
+  return calls;
 }
 
 /** Reads calls of GLM: a name, then `<arg_key>key</arg_key><arg_value>value</arg_value>`. */
@@ -299,17 +312,16 @@ export function* pairsBody(source: CallSource): Reading<ReadCalls> {
     if (value === undefined) return undefined;
     args.push([key, typedValue(tools.get(name), key, value)]);
   }
-  const next = yield* peek(input);
-  return next === "" || next === "<" ? [{ name, args: JSON.stringify(Object.fromEntries(args)) }] : undefined;
+  if ((yield* takeMark(input, ["</tool_call>"])) === undefined) return undefined;
+  const written = objectJson(Object.fromEntries(args));
+  return written === undefined ? undefined : [{ name, args: written }];
 }
 
 /** Gives a text the type that its schema asks for. */
 function typedValue(schema: unknown, key: string, text: string): unknown {
   const properties = isRecord(schema) ? schema["properties"] : undefined;
   const own = isRecord(properties) && Object.hasOwn(properties, key) ? properties[key] : undefined;
-  if (isRecord(own) && own["type"] === "string") return text;
-  const value = jsonOf(text);
-  return value === undefined ? text : value;
+  return isRecord(own) && own["type"] === "string" ? text : valueOf(text);
 }
 
 /** Reads calls in Python: `name(key=value)`, alone, in `print(…)` or in a list. */
@@ -323,7 +335,7 @@ export function* pythonBody(source: CallSource): Reading<ReadCalls> {
     const isPrinted = (yield* takeMark(input, ["print("])) !== undefined;
     const name = yield* takeName(source);
     if (name === undefined || sink || (yield* takeMark(input, ["("])) === undefined) return undefined;
-    const args = argumentsJson(jsonOf(pythonAsJson((yield* takeParenthesized(input)) ?? ")")));
+    const args = argumentsJson(pythonAsJson((yield* takeParenthesized(input)) ?? ")"));
     if (args === undefined || (isPrinted && (yield* takeMark(input, [")"])) === undefined)) return undefined;
     calls.push({ name, args });
     yield* takeWhile(input, /[ \t\r\n,;]/);
@@ -381,7 +393,7 @@ export function gemmaBody(quote: string, end: string): CallBody {
     const name = yield* takeName(source);
     if (name === undefined || sink || (yield* peek(input)) !== "{") return undefined;
     const text = yield* takeUntil(input, end);
-    const args = text === undefined ? undefined : argumentsJson(jsonOf(gemmaAsJson(text, quote)));
+    const args = argumentsJson(text && gemmaAsJson(text, quote));
     return args === undefined ? undefined : [{ name, args }];
   };
 }

@@ -6,6 +6,7 @@ import {
   type CallBody,
   deepseekBody,
   fencedBody,
+  functionsBody,
   gemmaBody,
   harmonyBody,
   jsonBody,
@@ -54,10 +55,9 @@ const JSON_FIRST = /[{[]/;
 
 /** Describes calls in JSON between two marks. */
 function inJson(begin: string, end: string, more: Partial<WrittenCalls> = {}): WrittenCalls {
-  const [style = { begin: "", end: "" }] = jsonStyles("", "arguments");
   return {
-    begin: (name) => `${begin}${jsonStyles(name, "arguments")[0]?.begin ?? ""}`,
-    end: `${style.end}${end}`,
+    begin: (name) => `${begin}${jsonStyles(name, "arguments")[0].begin}`,
+    end: `}${end}`,
     trigger: begin.trimEnd().replace(/\[$/, ""),
     ...more,
   };
@@ -100,6 +100,8 @@ const FORMS: Readonly<Record<ToolCallForm, CallForm>> = {
       "<|channel|>commentary to=functions.",
       "<|start|>assistant<|channel|>commentary to=functions.",
       "<|start|>assistant to=functions.",
+      // The prompt ends with the role.
+      " to=functions.",
     ],
     bodies: [[ANY, harmonyBody]],
     ends: ["<|call|>"],
@@ -156,7 +158,7 @@ const FORMS: Readonly<Record<ToolCallForm, CallForm>> = {
     begins: ["<|python_tag|>"],
     bodies: [[JSON_FIRST, jsonBody]],
     written: {
-      begin: (name) => jsonStyles(name, "parameters")[0]?.begin ?? "",
+      begin: (name) => jsonStyles(name, "parameters")[0].begin,
       end: "}",
       key: "parameters",
       separator: "; ",
@@ -166,24 +168,51 @@ const FORMS: Readonly<Record<ToolCallForm, CallForm>> = {
 
 /** Forms that models of all families write now and then. */
 const COMMON: readonly CallMarks[] = [
-  { begins: ["<tools>"], bodies: HERMES.bodies, ends: ["</tools>"] },
-  { begins: ["<function_call>"], bodies: HERMES.bodies, ends: ["</function_call>"] },
+  ...["tools", "function_call", "function_calls", "tool_calls", "TOOLCALL"].map(
+    (tag): CallMarks => ({
+      begins: [`<${tag}>`],
+      bodies: [
+        [/\{/, jsonBody],
+        [/[[\w]/, pythonBody],
+      ],
+      ends: [`</${tag}>`],
+    }),
+  ),
+  // Qwen 3 Coder often leaves the first mark out.
+  { begins: ["<function="], bodies: [[ANY, functionsBody]], ends: ["</tool_call>"] },
   PHI,
   { begins: ["```"], bodies: [[ANY, fencedBody]], isFence: true },
   { begins: ["{", "["], bodies: [[ANY, bareBody]], isOnLine: true },
 ];
-
-/** Returns the form in which the calls of a model are written and bound. */
-export function callForm(form: ToolCallForm = "hermes"): CallForm {
-  return FORMS[form];
-}
 
 /** Writes a call in Hermes' form. @param args - JSON */
 export function callText(name: string, args: string): string {
   return `${HERMES_WRITTEN.begin(name)}${args}${HERMES_WRITTEN.end}`;
 }
 
-/** Lists the forms in which calls of a model are read. Of those with one begin mark the last counts. */
-export function readForms(form: ToolCallForm = "hermes"): readonly CallMarks[] {
-  return [...COMMON, HERMES, FORMS[form]];
+/** Marks of the calls that a model of one form may write. */
+export interface FormReader {
+  /** The model's own form, in which calls are bound. */
+  readonly form: CallForm;
+  /** What begin marks begin. */
+  readonly marks: ReadonlyMap<string, CallMarks>;
+  readonly begins: readonly string[];
+  /** Finds the first begin mark: the longest one of its place. */
+  readonly pattern: RegExp;
+}
+
+const READERS = new Map<ToolCallForm, FormReader>();
+
+/** Returns the marks by which calls of a model are read. Of forms with one begin mark the model's own counts. */
+export function formReader(name: ToolCallForm = "hermes"): FormReader {
+  const known = READERS.get(name);
+  if (known) return known;
+  const form = FORMS[name];
+  const entries = [...COMMON, HERMES, form].flatMap((marks) => marks.begins.map((begin) => [begin, marks] as const));
+  const marks = new Map(entries);
+  const begins = [...marks.keys()].toSorted((one, other) => other.length - one.length);
+  const pattern = new RegExp(begins.map((mark) => mark.replaceAll(/[.*+?^${}()|[\]\\]/g, "\\$&")).join("|"));
+  const reader = { form, marks, begins, pattern };
+  READERS.set(name, reader);
+  return reader;
 }

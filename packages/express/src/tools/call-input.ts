@@ -98,12 +98,9 @@ export function* takeString(input: CallInput): Reading<string | undefined> {
     text += input.take(1);
     if (isEscaped) isEscaped = false;
     else if (next === "\\") isEscaped = true;
-    else if (next === '"') return stringOf(text);
+    else if (next === '"') break;
   }
-}
-
-function stringOf(json: string): string | undefined {
-  const value = jsonOf(json);
+  const value = jsonOf(text);
   return typeof value === "string" ? value : undefined;
 }
 
@@ -170,11 +167,28 @@ export function jsonOf(text: string): unknown {
   }
 }
 
+/** Returns the value of JSON; the text itself where it is none. */
+export function valueOf(text: string): unknown {
+  const value = jsonOf(text);
+  return value === undefined ? text : value;
+}
+
 /** Writes arguments as JSON; `undefined` for what is no object, or is nested too deeply to be written. */
-export function argumentsJson(value: unknown): string | undefined {
+export function objectJson(value: unknown): string | undefined {
   try {
     return isRecord(value) ? JSON.stringify(value) : undefined;
   } catch {
     return undefined;
   }
+}
+
+/** Writes the JSON of arguments anew, as every client can parse it; `undefined` as `objectJson`. */
+export function argumentsJson(text: string | undefined): string | undefined {
+  return text === undefined ? undefined : objectJson(jsonOf(text));
+}
+
+/** Parses the arguments of a call; `undefined` as `objectJson`, such as where they were cut off. */
+export function parsedArguments(text: string): Readonly<Record<string, unknown>> | undefined {
+  const value = jsonOf(text);
+  return isRecord(value) && objectJson(value) !== undefined ? value : undefined;
 }

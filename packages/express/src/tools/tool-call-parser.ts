@@ -1,8 +1,8 @@
 // The parser of tool calls for a text that arrives in pieces, and calls in an answer.
 
-import { isRecord, type ToolCallForm } from "@readme-moe/core";
+import type { ToolCallForm } from "@readme-moe/core";
 import type { Call, CallSink, ReadCalls } from "./call-bodies.ts";
-import { type CallForm, callForm, type CallMarks, readForms } from "./call-forms.ts";
+import { type CallMarks, type FormReader, formReader } from "./call-forms.ts";
 import { CallInput, isWithin, overlapLength, peek, type Reading, takeBlanks, takeMark } from "./call-input.ts";
 
 /** A part of a tool call. Only the first part has `id`, `type` and `name`. */
@@ -22,17 +22,6 @@ export function joinToolCalls(deltas: readonly ToolCallDelta[], calls: WholeTool
     call.function.arguments += part.arguments;
   }
   return calls;
-}
-
-/** Parses the arguments of a call; `undefined` where they were cut off, or are nested too deeply to be written. */
-export function parsedArguments(json: string): Record<string, unknown> | undefined {
-  try {
-    const value: unknown = JSON.parse(json);
-    JSON.stringify(value);
-    return isRecord(value) ? { ...value } : undefined;
-  } catch {
-    return undefined;
-  }
 }
 
 /** A call whose pieces have been joined. */
@@ -75,10 +64,7 @@ export interface ToolCallParserOptions {
  */
 export class ToolCallParser {
   readonly #options: ToolCallParserOptions;
-  readonly #form: CallForm;
-  readonly #marks: ReadonlyMap<string, CallMarks>;
-  readonly #begins: readonly string[];
-  readonly #pattern: RegExp;
+  readonly #reader: FormReader;
   readonly #input = new CallInput();
   /** Reader of what may be a call, and its marks. */
   #open: { readonly marks: CallMarks; readonly reading: Reading<ReadCalls> } | undefined;
@@ -98,11 +84,7 @@ export class ToolCallParser {
 
   constructor(options: ToolCallParserOptions) {
     this.#options = options;
-    this.#form = callForm(options.form);
-    const forms = readForms(options.form);
-    this.#marks = new Map(forms.flatMap((marks) => marks.begins.map((begin) => [begin, marks] as const)));
-    this.#begins = [...this.#marks.keys()].toSorted((one, other) => other.length - one.length);
-    this.#pattern = new RegExp(this.#begins.map((mark) => mark.replaceAll(/[.*+?^${}()|[\]\\]/g, "\\$&")).join("|"));
+    this.#reader = formReader(options.form);
   }
 
   /** Whether the text has calls and does not end within one. */
@@ -150,16 +132,17 @@ export class ToolCallParser {
 
   #readText(): boolean {
     const input = this.#input;
-    const found = this.#pattern.exec(input.rest);
+    const { begins, pattern } = this.#reader;
+    const found = pattern.exec(input.rest);
     if (!found) {
-      this.#passText(input.rest.length - (input.isEnded ? 0 : overlapLength(input.rest, this.#begins)));
+      this.#passText(input.rest.length - (input.isEnded ? 0 : overlapLength(input.rest, begins)));
       return false;
     }
     this.#passText(found.index);
     const [begin] = found;
-    const mayGrow = this.#begins.some((mark) => mark.length > begin.length && isWithin(input.rest, mark));
+    const mayGrow = begins.some((mark) => mark.length > begin.length && isWithin(input.rest, mark));
     if (mayGrow && !input.isEnded) return false;
-    const marks = this.#marks.get(begin);
+    const marks = this.#reader.marks.get(begin);
     const isBlockEnd = marks?.isFence === true && this.#isInBlock;
     if (!marks || isBlockEnd || (marks.isOnLine && !this.#isOnLine)) {
       if (isBlockEnd) this.#isInBlock = false;
@@ -186,7 +169,7 @@ export class ToolCallParser {
 
   #sinkOf(marks: CallMarks): CallSink | undefined {
     const { bound } = this.#options;
-    if (bound === "none" || (bound === "own" && marks !== this.#form)) return undefined;
+    if (bound === "none" || (bound === "own" && marks !== this.#reader.form)) return undefined;
     return {
       begin: (call) => this.#begin(call),
       pass: (args) => this.#toolCalls.push({ index: this.#numCalls - 1, function: { arguments: args } }),
@@ -212,7 +195,7 @@ export class ToolCallParser {
 
   /** Whether a grammar binds what follows these marks to be a call. */
   #isBoundMark(marks: CallMarks): boolean {
-    return this.#options.bound !== "none" && marks === this.#form && this.#form.written.trigger !== undefined;
+    return this.#options.bound !== "none" && marks === this.#reader.form && this.#reader.form.written.trigger !== undefined;
   }
 
   #passText(length: number): void {
