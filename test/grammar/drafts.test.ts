@@ -1,7 +1,7 @@
 // Answers about allowed tokens: their masks are those of single questions, and drafts are what an answer goes on with.
 
 import { allowsToken, forbidOthers, type EngineVocabulary } from "@readme-moe/core";
-import { Grammars, type Constraint } from "@readme-moe/grammar";
+import { ANSWER_START, Grammars, type Constraint } from "@readme-moe/grammar";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { JsonLayout } from "../../packages/grammar/src/matching/compile-plan.ts";
 import { TokenTable } from "../../packages/grammar/src/matching/matchers.ts";
@@ -55,6 +55,8 @@ const constraints: Readonly<Record<string, () => Promise<Constraint>>> = {
   "a regular expression": () => grammars.regex("(ab|cd){2,4}-[0-9]{3}é?"),
   "tags in free text": () =>
     grammars.tagged({ tags: [{ begin: "<t>", schema: { type: "integer" }, end: "</t>" }], trigger: "<t>" }),
+  "a tag at the beginning": () =>
+    grammars.tagged({ tags: [{ begin: `${ANSWER_START}{`, schema: person, end: "}" }], trigger: `${ANSWER_START}{` }),
 };
 
 test.each(Object.entries(constraints))(

@@ -1,5 +1,5 @@
 import type { EngineVocabulary } from "@readme-moe/core";
-import { Grammars, type Constraint } from "@readme-moe/grammar";
+import { ANSWER_START, Grammars, type Constraint } from "@readme-moe/grammar";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from "vitest";
 import { allowedAfter, smallVocabulary, textOf, writeBound } from "../support/bound-text.ts";
 import { seededRandom } from "../support/random.ts";
@@ -86,6 +86,29 @@ test("allows further texts around the same JSON, after several triggers", async 
     const allowed = (await allowedAfter(free, vocabulary, ascii(text))).map((id) => textOf(vocabulary, [id])[0]);
     expect(allowed).toContain(next);
     expect(allowed.length).toBeLessThan(20);
+  }
+});
+
+test("binds the beginning of the answer alone by a trigger that has to be there", async () => {
+  const around = { schema: { enum: [7] }, end: ")" };
+  const tags = [
+    { ...around, begin: "[a" },
+    { ...around, begin: `${ANSWER_START}(b` },
+  ];
+  const free = await grammars.tagged({ tags, trigger: ["[", `${ANSWER_START}(`] });
+  const nextOf = (text: string) => allowedAfter(free, vocabulary, ascii(text));
+  const [any, end] = [await nextOf(""), vocabulary.eosTokenIds[0]];
+  expect(any.length).toBeGreaterThan(250);
+  expect(any).toContain(end);
+  for (const text of ["x(", " (", "(b7) and (", "\n("]) expect(await nextOf(text)).toEqual(any);
+  for (const [text, next] of [
+    ["(", "b"],
+    ["(b", "7"],
+    ["(b7", ")"],
+    ["[", "a"],
+    ["x[", "a"],
+  ] as const) {
+    expect(await nextOf(text), text).toEqual(ascii(next));
   }
 });
 

@@ -9,7 +9,7 @@ import { GrammarCache } from "../../packages/grammar/src/matching/grammar-cache.
 import { schemaGrammars } from "../../packages/grammar/src/schema/ebnf/schema-grammar.ts";
 import { honouredSchema } from "../../packages/grammar/src/schema/honoured-schema.ts";
 import { UNUSED_CHARACTER, withoutLengths } from "../../packages/grammar/src/schema/keywords.ts";
-import { taggedSource, type TaggedAnswers } from "../../packages/grammar/src/constraint.ts";
+import { ANSWER_START, taggedSource, type TaggedAnswers } from "../../packages/grammar/src/constraint.ts";
 import { smallVocabulary } from "../support/bound-text.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 
@@ -92,10 +92,11 @@ const sourceOf = (schema: JsonSchema): GrammarSource => {
   };
 };
 
-const tagged = (answers: Partial<TaggedAnswers>): GrammarSource =>
+const startTag = { begin: `${ANSWER_START}{`, end: "" };
+const tagged = (answers: Partial<TaggedAnswers>, others: TaggedAnswers["tags"][0]["others"] = []): GrammarSource =>
   taggedSource({
     tags: [
-      { begin: "<a>", schema: schemas["short strings"]!, end: "</a>" },
+      { begin: "<a>", schema: schemas["short strings"]!, end: "</a>", others },
       { begin: "<b>", schema: { type: "object" }, end: "</b>" },
     ],
     ...answers,
@@ -105,6 +106,7 @@ const sources: Readonly<Record<string, () => GrammarSource>> = {
   ...Object.fromEntries(Object.entries(schemas).map(([name, schema]) => [name, () => sourceOf(schema)])),
   "tags alone": () => tagged({}),
   "tags in free text": () => tagged({ trigger: "<" }),
+  "tags in free text, and at its beginning": () => tagged({ trigger: ["<", startTag.begin] }, [startTag]),
 };
 
 const WORDS = Math.ceil(vocabulary.vocabSize / 32);

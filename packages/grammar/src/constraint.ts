@@ -12,6 +12,7 @@ import { Budget, type GrammarSource, type GrammarText } from "./grammar-source.t
 import type { MaskAnswer, MaskQuestion } from "./matching/protocol.ts";
 import { type SchemaGrammars, schemaGrammars } from "./schema/ebnf/schema-grammar.ts";
 import { checkSchemaSizes, honouredSchema, type JsonSchema } from "./schema/honoured-schema.ts";
+import { UNUSED_CHARACTER } from "./schema/keywords.ts";
 
 /** Constraint that answers are bound to. It serves any number of concurrent requests. */
 export interface Constraint {
@@ -99,7 +100,8 @@ export function formatSource(format: AnswerFormat): AnswerSource {
   }
 }
 
-const MAX_WHITESPACE = 16;
+/** Stands for the beginning of the answer in triggers and tags that have to be at the beginning. */
+export const ANSWER_START = UNUSED_CHARACTER;
 
 /** Fixed texts before and behind JSON. */
 export interface Tag {
@@ -123,7 +125,7 @@ export interface TaggedAnswers {
   readonly tags: readonly TaggedJson[];
   /**
    * Allows free text before, between and after tags. Once `trigger`, or one of several, appears in it, a tag that
-   * begins with it has to follow.
+   * begins with it has to follow. A trigger, and its tags, may begin with `ANSWER_START`.
    */
   readonly trigger?: string | readonly string[] | undefined;
   /** Text between two tags where there is no free text. @default "\n" */
@@ -145,10 +147,13 @@ export function taggedSource(answers: TaggedAnswers): GrammarSource {
   }
   checkSchemaSizes(tags.flatMap(({ schema, fallback }) => (fallback === undefined ? schema : [schema, fallback])));
   const grammars = tags.map((tag) => tagGrammars(tag, budget));
-  const exact = tagsGrammar(
-    answers,
-    grammars.map(({ text }) => text),
-  );
+  const exact: GrammarSource = {
+    ...tagsGrammar(
+      answers,
+      grammars.map(({ text }) => text),
+    ),
+    ...([trigger].flat().some((text) => text.startsWith(ANSWER_START)) && { before: ANSWER_START }),
+  };
   const wide = grammars.flatMap((one) => one.wide ?? []);
   const areWide = wide.length === grammars.length && wide.some(({ hadBounds }) => hadBounds);
   if (!areWide || mayMix(answers)) return exact;
@@ -162,7 +167,7 @@ export function taggedSource(answers: TaggedAnswers): GrammarSource {
 /** Writes the grammars of a tag's JSON. @throws as `honouredSchema`, with the tag's name */
 function tagGrammars({ schema, name, fallback }: TaggedJson, budget: Budget): SchemaGrammars {
   const write = (one: JsonSchema): SchemaGrammars =>
-    schemaGrammars(honouredSchema(one, budget), MAX_WHITESPACE, budget);
+    schemaGrammars(honouredSchema(one, budget), DEFAULT_MAX_WHITESPACE, budget);
   try {
     return write(schema);
   } catch (error) {

@@ -7,7 +7,11 @@ export type GrammarText =
   | { readonly kind: "tags"; readonly format: string };
 
 /** Source of a constraint, as plain data that a thread can receive. */
-export type GrammarSource = GrammarText & { readonly wide?: WideGrammar | undefined };
+export type GrammarSource = GrammarText & {
+  readonly wide?: WideGrammar | undefined;
+  /** Text that matchers have read before the answer. @default none */
+  readonly before?: string | undefined;
+};
 
 /** The same grammar without bounds on the lengths of strings, for faster masks; see `WideMatcher`. */
 interface WideGrammar {

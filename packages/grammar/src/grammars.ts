@@ -1,6 +1,5 @@
 import {
   type AnswerFormat,
-  checkAnswerFormat,
   describeValue,
   type EngineVocabulary,
   integerOption,
@@ -12,6 +11,7 @@ import {
   type Constraint,
   constraintOf,
   DEFAULT_MAX_WHITESPACE,
+  formatSource,
   plainCopy,
   type TaggedAnswers,
   taggedSource,
@@ -147,20 +147,24 @@ export class Grammars implements AsyncDisposable {
 
   /** Binds answers to a format that is plain data. @throws {TypeError} on a wrong shape; otherwise as the methods */
   async format(format: AnswerFormat, options: Asker = {}): Promise<Constraint> {
-    checkAnswerFormat(format);
-    switch (format.type) {
-      case "json_object":
-        return this.jsonObject(options);
-      case "json_schema":
-        return this.jsonSchema(format.schema, options);
-      case "regex":
-        return this.regex(format.pattern, options);
-      case "choice":
-        return this.choice(format.choices, options);
+    return this.source(formatSource(format), options);
+  }
+
+  /** Binds answers to what the source of another constraint says. @throws as the method that made that one */
+  async source(source: AnswerSource, options: Asker = {}): Promise<Constraint> {
+    switch (source.kind) {
+      case "json":
+        return this.jsonSchema(source.schema, { ...options, maxWhitespace: source.maxWhitespace });
       case "grammar":
-        return this.grammar(format.grammar, format.root, options);
+        return this.grammar(source.ebnf, source.root, options);
+      case "regex":
+        return this.regex(source.pattern, options);
+      case "choice":
+        return this.choice(source.texts, options);
+      case "tagged":
+        return this.tagged(source.answers, options);
       default:
-        throw new TypeError(`Unknown format: ${String(format satisfies never)}`);
+        throw new TypeError(`Unknown kind: ${String(source satisfies never)}`);
     }
   }
 

@@ -1,4 +1,5 @@
 export {
+  ANSWER_START,
   type AnswerSource,
   type Constraint,
   formatSource,

@@ -8,7 +8,7 @@ import {
   type EngineInfo,
   type ProcessLogits,
 } from "@readme-moe/core";
-import type { AnswerSource, Constraint, Tag, TaggedAnswers, TaggedJson } from "./constraint.ts";
+import type { AnswerSource, Tag, TaggedAnswers, TaggedJson } from "./constraint.ts";
 import type { Grammars } from "./grammars.ts";
 import { resolveAsker, type Asker } from "./grammars-options.ts";
 import { limitReasoning, type ReasoningSource } from "./reasoning-limit.ts";
@@ -87,27 +87,13 @@ async function bind(
   asker: Asker,
 ): Promise<ProcessLogits> {
   const opened = typeof grammars === "function" ? await grammars() : grammars;
-  const constraint = await compile(fields, name, opened, asker);
-  return constraint.processor({ signal: asker.signal });
-}
-
-function compile(fields: Fields, name: string, grammars: Grammars, asker: Asker): Promise<Constraint> {
   // A wrong type is refused by the method that gets the value.
   const source = fields as unknown as AnswerSource;
-  switch (source.kind) {
-    case "json":
-      return grammars.jsonSchema(source.schema, { ...asker, maxWhitespace: source.maxWhitespace });
-    case "grammar":
-      return grammars.grammar(source.ebnf, source.root, asker);
-    case "regex":
-      return grammars.regex(source.pattern, asker);
-    case "choice":
-      return grammars.choice(source.texts, asker);
-    case "tagged":
-      return grammars.tagged(taggedAnswers(`${name}.answers`, source.answers), asker);
-    default:
-      throw new TypeError(`Unknown kind: ${String(source satisfies never)}`);
-  }
+  const constraint = await opened.source(
+    source.kind === "tagged" ? { ...source, answers: taggedAnswers(`${name}.answers`, source.answers) } : source,
+    asker,
+  );
+  return constraint.processor({ signal: asker.signal });
 }
 
 /** Checks the shape of tagged answers, which callers in TypeScript cannot get wrong. */

@@ -4,7 +4,7 @@ import { Ajv2020 } from "ajv/dist/2020.js";
 import type { ChatMessage, ToolCallForm } from "@readme-moe/core";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { chatOf } from "../../../packages/express/src/ollama/translate.ts";
-import { callForm } from "../../../packages/express/src/tools/call-forms.ts";
+import { formReader } from "../../../packages/express/src/tools/call-forms.ts";
 import { joinToolCalls } from "../../../packages/express/src/tools/tool-call-parser.ts";
 import { ApiError } from "../../../packages/express/src/http/errors.ts";
 import { compileOutput, structuredOutput } from "../../../packages/express/src/api/structured-output.ts";
@@ -190,9 +190,9 @@ describe.each(FORMS)("calls of the form %s", (toolCallForm) => {
       const { constraint, newParser } = await plan(fields, { toolCallForm });
       if (!constraint || !newParser) throw new Error("Expected answers to be bound");
       const key = toolCallForm === "llama" ? "parameters" : "arguments";
-      const own = callForm(toolCallForm).written;
+      const own = formReader(toolCallForm).form.written;
       const marks = own.trigger === undefined ? [] : [own.trigger];
-      const begun = ['{"name": "weather"', '\n{\n  "name": "weather"', '```json\n{"name": "weather"', ...marks];
+      const begun = ['{"name": "weather"', '\n{\n  "name": "weather"', '```json\n{"name": ', ...marks];
       for (const [seed, begin] of begun.entries()) {
         const ids = Array.from(Buffer.from(begin));
         const { text, isWhole } = await writeBound(constraint, vocabulary, seededRandom(seed), { patience: 40, ids });
@@ -206,10 +206,30 @@ describe.each(FORMS)("calls of the form %s", (toolCallForm) => {
         else expect(args).toEqual({});
       }
       // A name of no tool stays free.
-      const free = Array.from(Buffer.from(`{"name": "weathers", "${key}`));
+      const free = Array.from(Buffer.from(`Say {"name": "weathers", "${key}`));
       expect((await allowedAfter(constraint, vocabulary, free)).length).toBeGreaterThan(200);
     },
   );
+});
+
+test.each<readonly [ToolCallForm, string, isBound: boolean]>([
+  ["hermes", "I ask.\n<tool_call>\n{\"name\": \"", true],
+  ["mistral-named", "[TOOL_CALLS]", true],
+  ["hermes", '```json\n{"name": "', true],
+  ["llama", 'I ask.\n```json\n{"name": "', true],
+  ["llama", '{"name": "', true],
+  // Files such as package.json begin so, and answers about JSON.
+  ["hermes", '```json\n{\n  "name": "', false],
+  ["llama", 'I ask.\n{"name": "', false],
+  ["llama", '{ "name": "', false],
+  ["hermes", '{"name": "', false],
+])("beside a strict function, a name in the form %s after %j is bound: %s", async (toolCallForm, text, isBound) => {
+  const strict: ToolDefinition = { ...weather, function: { ...weather.function, strict: true } };
+  const { constraint } = await plan({ tools: [strict, clock] }, { toolCallForm });
+  if (!constraint) throw new Error("Expected answers to be bound");
+  const allowed = await allowedAfter(constraint, vocabulary, Array.from(Buffer.from(text)));
+  if (isBound) expect(allowed).toEqual(Array.from(Buffer.from("cw")));
+  else expect(allowed.length).toBeGreaterThan(200);
 });
 
 test.each<readonly [ToolFields, string]>([

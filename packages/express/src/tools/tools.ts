@@ -1,10 +1,18 @@
 // Tools of a chat: which may be called, how the model is shown them, and what constrains its calls.
 
 import type { ChatContentPart, ChatMessage, EngineInfo } from "@readme-moe/core";
-import { checkSchemaSizes, type Constraint, type TaggedAnswers, type TaggedJson } from "@readme-moe/grammar";
+import {
+  ANSWER_START,
+  checkSchemaSizes,
+  type Constraint,
+  type Tag,
+  type TaggedAnswers,
+  type TaggedJson,
+} from "@readme-moe/grammar";
 import { invalid } from "../http/errors.ts";
 import { jsonStyles } from "./call-bodies.ts";
-import { callForm, callText } from "./call-forms.ts";
+import { callText, formReader } from "./call-forms.ts";
+import { valueOf } from "./call-input.ts";
 import { ToolCallParser, type ToolCallParserOptions } from "./tool-call-parser.ts";
 
 /** A function that the model may call, in the shape of the OpenAI API. */
@@ -71,8 +79,9 @@ export interface CallContext extends Pick<EngineInfo, "chatTemplateKnowsTools" |
 
 /**
  * Constrains an answer. Required calls follow the schemas of the tools. Other answers are free until they begin a call
- * in the model's own form; if a tool is strict, until they begin one in any form. Of a tool that is neither required
- * nor strict, an unsupported schema is replaced by that of any object.
+ * in the model's own form; if a tool is strict, until they begin one in any form. Behind a mark, names are bound, too.
+ * With a strict tool, so are names in JSON on one line that begins a block of code or, if the model's form has no mark,
+ * the answer. Of a tool that is neither required nor strict, an unsupported schema is replaced by that of any object.
  *
  * @param compile - compiles the grammar, such as `Grammars.tagged`
  * @returns no constraint where calls are left to the model, and no parser where nothing can be called; the parser's
@@ -92,25 +101,29 @@ export async function constrainCalls(
   if (callable.length === 0) return { constraint: undefined, newParser: undefined };
   // A model that is told of tools by us is told to write Hermes' form.
   const form = chatTemplateKnowsTools ? toolCallForm : undefined;
-  const { begin, end, trigger, key = "arguments", separator, isOwn = true } = callForm(form).written;
+  const { begin, end, trigger, key = "arguments", separator, isOwn = true } = formReader(form).form.written;
   const isStrict = toolsStrict || callable.some((tool) => tool.function.strict === true);
   const isNeeded = isRequired || isStrict;
-  const heads = (name: string): readonly string[] =>
-    jsonStyles(name, key).map((style) => style.begin.slice(0, style.begin.indexOf(",")));
+  const bindsAll = isStrict && !isRequired;
+  // Models without a mark begin their answers with a call.
+  const places = !bindsAll ? [] : trigger === undefined ? [FENCE, ANSWER_START] : [FENCE];
   const tags = callable.map((tool): TaggedJson => {
     const { name, strict } = tool.function;
+    const [oneLine, indented] = jsonStyles(name, key);
+    const others = [oneLine, indented, ...places.map((place) => ({ ...oneLine, begin: `${place}${oneLine.begin}` }))];
     return {
       name: `function '${name}'`,
       begin: begin(name),
       schema: parametersOf(tool),
       end,
-      others: isRequired || !isStrict ? [] : jsonStyles(name, key).filter((style) => style.begin !== begin(name)),
+      others: bindsAll ? others.filter((style) => style.begin !== begin(name)) : [],
       ...(isRequired || toolsStrict || strict ? {} : { fallback: { type: "object" } }),
     };
   });
   const triggers = [
     ...(trigger === undefined ? [] : [trigger]),
-    ...(isStrict ? callable.flatMap((tool) => heads(tool.function.name)) : []),
+    ...places.map((place) => `${place}{"name": `),
+    ...(bindsAll ? callable.flatMap((tool) => jsonStyles(tool.function.name, "").map(headOf)) : []),
   ];
   let constraint: Constraint | undefined;
   try {
@@ -121,10 +134,18 @@ export async function constrainCalls(
     if (!(error instanceof TypeError || error instanceof RangeError)) throw error;
     if (isNeeded) throw invalid("tools", error.message, error);
   }
-  const hasMark = trigger !== undefined && !(isStrict && !isRequired);
+  const hasMark = trigger !== undefined && !bindsAll;
   const bound: ToolCallParserOptions["bound"] = !constraint ? "none" : hasMark ? "own" : "all";
   const tools = new Map(callable.map((tool) => [tool.function.name, tool.function.parameters] as const));
   return { constraint, newParser: (newId) => new ToolCallParser({ form, tools, bound, isSingle, newId }) };
+}
+
+/** Beginning of a block of code in which JSON on one line with a name is a call. */
+const FENCE = "```json\n";
+
+/** Returns the beginning of a call in JSON up to the name. */
+function headOf({ begin }: Tag): string {
+  return begin.slice(0, begin.indexOf(","));
 }
 
 const TYPES = ["type", "$ref", "anyOf", "oneOf", "allOf", "enum", "const"];
@@ -190,7 +211,11 @@ export function presentTools(
 function withParsedArguments(message: ChatMessage): ChatMessage {
   const calls = callsOf(message);
   if (calls.length === 0) return message;
-  const parsed = calls.map((call) => ({ ...call, function: { ...call.function, arguments: argumentsOf(call) } }));
+  // Clients may send text that is not JSON, which stays text.
+  const parsed = calls.map((call) => ({
+    ...call,
+    function: { ...call.function, arguments: valueOf(call.function.arguments) },
+  }));
   return { ...message, content: message.content ?? "", tool_calls: parsed };
 }
 
@@ -230,15 +255,6 @@ function resultText(message: ChatMessage): string {
 
 function callsOf({ tool_calls: calls }: ChatMessage): readonly ToolCall[] {
   return Array.isArray(calls) ? calls : [];
-}
-
-/** Returns parsed arguments. Clients may send text that is not JSON, which stays text. */
-function argumentsOf({ function: { arguments: text } }: ToolCall): unknown {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return text;
-  }
 }
 
 function textOf({ content }: ChatMessage): string {

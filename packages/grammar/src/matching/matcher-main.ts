@@ -5,7 +5,7 @@ import { parentPort, workerData } from "node:worker_threads";
 import type * as Library from "@mlc-ai/web-xgrammar";
 import type { EngineVocabulary } from "@readme-moe/core";
 import type { GrammarText } from "../grammar-source.ts";
-import { draftAllowed, type DraftMatcher, Matchers, TokenLengths, TokenTable, WideMatcher } from "./matchers.ts";
+import { acceptText, draftAllowed, type DraftMatcher, Matchers, TokenLengths, TokenTable, WideMatcher } from "./matchers.ts";
 import type { MaskQuestion, ThreadAnswer, ThreadData, ThreadFailure } from "./protocol.ts";
 
 // An evicted completion costs as much as reading its tokens again.
@@ -69,8 +69,11 @@ async function open(): Promise<Matchers<DraftMatcher>> {
   const compiler = await library.GrammarCompiler.createGrammarCompiler(info, false);
   const startMs = performance.now();
   const compiled = await compile(compiler, source);
-  const openMatcher = (of: Library.CompiledGrammar): Promise<Library.GrammarMatcher> =>
-    library.GrammarMatcher.createGrammarMatcher(of, stops);
+  const openMatcher = async (of: Library.CompiledGrammar): Promise<Library.GrammarMatcher> => {
+    const matcher = await library.GrammarMatcher.createGrammarMatcher(of, stops);
+    if (source.before !== undefined) acceptText(matcher, source.before);
+    return matcher;
+  };
   // Compiling once more may not fail what compiled well.
   const isLarge = performance.now() - startMs > MAX_WIDE_COMPILE_MS || usedBytes > maxBytes / 2;
   if (!source.wide || isLarge) return new Matchers(() => openMatcher(compiled), MAX_MATCHERS);

@@ -237,7 +237,7 @@ function probableText(matcher: DraftMatcher, before: () => string): string {
 }
 
 /** Accepts a text as one token. @returns whether the grammar allows it */
-function acceptText(matcher: DraftMatcher, text: string): boolean {
+export function acceptText(matcher: Pick<DraftMatcher, "_acceptString">, text: string): boolean {
   // oxlint-disable-next-line no-underscore-dangle -- the library's name
   return matcher._acceptString(text);
 }
