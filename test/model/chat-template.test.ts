@@ -45,6 +45,15 @@ function begunChat(content: string): readonly ChatMessage[] {
   return [...HELLO, { role: "assistant", content }];
 }
 
+const called = (content: string | null): readonly ChatMessage[] => [
+  ...HELLO,
+  {
+    role: "assistant",
+    content,
+    tool_calls: [{ id: "1", type: "function", function: { name: "now", arguments: { a: [1, "é"] } } }],
+  },
+];
+
 describe("render", () => {
   it("gives the template the chat, and asks for an answer by default", () => {
     const template = new ChatTemplate(JOINING, tokenizer);
@@ -122,6 +131,20 @@ describe("render", () => {
     expect(new ChatTemplate(source, tokenizer).render(HELLO, { keys })).toBe(
       "true false false false false false false falsefalsestrstring",
     );
+  });
+
+  it("writes calls of tools into the text for a template that leaves them out", () => {
+    // As Granite 3 does.
+    const granite = `{% if tools %}Answer with <|tool_call|> and a list.{% endif %}${JOINING}`;
+    const call = '[{"name":"now","arguments":{"a":[1,"é"]}}]';
+    for (const content of ["I look. ", "", null]) {
+      const text = new ChatTemplate(granite, tokenizer).render(called(content), { tools: [{}] });
+      expect(text).toContain(`[user]Hello[assistant]${content ?? ""}<|tool_call|>${call}[assistant]`);
+      const plain = new ChatTemplate(JOINING, tokenizer).render(called(content));
+      expect(plain).toBe(`[user]Hello[assistant]${content ?? ""}${call}[assistant]`);
+    }
+    const reading = `${JOINING}{{ messages[1].tool_calls | length }}`;
+    expect(new ChatTemplate(reading, tokenizer).render(called("x"))).toBe("[user]Hello[assistant]x[assistant]1");
   });
 
   it("uses the template for tools, if there is one, when tools are given", () => {

@@ -187,11 +187,15 @@ function frameIds(
   });
 }
 
+/** Names of fields by which calls are found for templates that leave them out. */
+const CALL_FIELDS = ["content", "tool_calls", "function", "name", "arguments"];
+
 function mapStrings(value: unknown, map: (text: string) => string, name = ""): unknown {
   if (typeof value === "string") return name === "role" ? value : map(value);
   if (Array.isArray(value)) return value.map((entry) => mapStrings(entry, map));
   if (!isJsonObject(value)) return value;
-  return Object.fromEntries(Object.entries(value).map(([key, entry]) => [map(key), mapStrings(entry, map, key)]));
+  const named = (key: string): string => (CALL_FIELDS.includes(key) ? key : map(key));
+  return Object.fromEntries(Object.entries(value).map(([key, entry]) => [named(key), mapStrings(entry, map, key)]));
 }
 
 function hostileChat(random: () => number, controls: readonly string[], hasParts: boolean): Chat {

@@ -8,6 +8,7 @@ import {
   StopMatcher,
   type ToolCallForm,
   toolCallFormOf,
+  toolCallMarks,
 } from "@readme-moe/core";
 import { isJsonObject, isList } from "../files/read-file.ts";
 import { MeteredTemplate, templateGlobals } from "./metered-template.ts";
@@ -50,7 +51,7 @@ type NamedTokens = Pick<Tokenizer, "bosToken" | "eosToken" | "unkToken" | "padTo
 
 interface ParsedTemplate {
   readonly template: MeteredTemplate;
-  /** Gives a message the form of contents that the template reads: parts, a string, or either. */
+  /** Gives a message the content that the template reads: parts, a string, or either, with calls where it reads none. */
   readonly formOf: (message: ChatMessage, index: number) => ChatMessage;
 }
 
@@ -176,7 +177,11 @@ export class ChatTemplate {
   #formFor(source: string): ParsedTemplate["formOf"] {
     if (this.knowsPairs && readsPartsOnly(source)) return splitText;
     const loops = source.match(/\{%-?\s*for\s[^%]*/g) ?? [];
-    return loops.some((loop) => /\bcontent\b/.test(loop)) ? (message) => message : joinText;
+    const formOf: ParsedTemplate["formOf"] = loops.some((loop) => /\bcontent\b/.test(loop)) ? (one) => one : joinText;
+    if (source.includes("tool_calls")) return formOf;
+    const form = toolCallFormOf(source);
+    const [mark = ""] = form === undefined ? [] : toolCallMarks(form);
+    return (message, index) => withCallsInText(formOf(message, index), mark);
   }
 }
 
@@ -209,6 +214,15 @@ function joinText(message: ChatMessage, index: number): ChatMessage {
     throw new ReadMeError("ERR_CHAT_TEMPLATE", `${what}, but this model's chat template takes text only`);
   }
   return { ...message, content: content.map((part) => part["text"]).join("\n") };
+}
+
+/** Writes calls of tools into a content, for templates that leave them out, such as Granite 3's. */
+function withCallsInText(message: ChatMessage, mark: string): ChatMessage {
+  const { content, tool_calls: calls } = message;
+  const isInParts = typeof content === "object" && content !== null;
+  if (!isList(calls) || calls.length === 0 || isInParts) return message;
+  const written = calls.map((call) => (isJsonObject(call) && isJsonObject(call["function"]) ? call["function"] : call));
+  return { ...message, content: `${content ?? ""}${mark}${JSON.stringify(written)}` };
 }
 
 /** Checks that an option is a list; `null` stands for no list. */
