@@ -16,7 +16,11 @@ import { readMe } from "@readme-moe/express";
 import { Ajv2020 } from "ajv/dist/2020.js";
 import express from "express";
 import { jsonOf } from "../../packages/express/src/tools/call-input.ts";
-import { joinToolCalls, type ToolCallDelta, type WholeToolCall } from "../../packages/express/src/tools/tool-call-parser.ts";
+import {
+  joinToolCalls,
+  type ToolCallDelta,
+  type WholeToolCall,
+} from "../../packages/express/src/tools/tool-call-parser.ts";
 import { BENCH_TOOLS, benchCases } from "./cases.ts";
 import { meantCalls, type MeantCall } from "./oracle.ts";
 
@@ -164,7 +168,9 @@ async function countMode(mode: string, isStreamed: boolean): Promise<Counts> {
     if (meant.length > 0 && isArrived) counts.arrived++;
     if (answered.calls.length > meant.length) counts.invented += answered.calls.length - meant.length;
     counts.calls += answered.calls.length;
-    counts.valid += answered.calls.filter((call) => validators.get(call.name)?.(jsonOf(call.arguments)) === true).length;
+    counts.valid += answered.calls.filter(
+      (call) => validators.get(call.name)?.(jsonOf(call.arguments)) === true,
+    ).length;
     if (answered.calls[0]?.name === expected) counts.right++;
     if (!values.show && (!values.differences || isArrived)) continue;
     console.log(

@@ -1,6 +1,7 @@
 import type { EngineVocabulary } from "@readme-moe/core";
 import { ANSWER_START, Grammars, type Constraint } from "@readme-moe/grammar";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from "vitest";
+import { taggedSource } from "../../packages/grammar/src/constraint.ts";
 import { allowedAfter, smallVocabulary, textOf, writeBound } from "../support/bound-text.ts";
 import { seededRandom } from "../support/random.ts";
 import { expectReadMeError } from "../support/rejection.ts";
@@ -110,6 +111,24 @@ test("binds the beginning of the answer alone by a trigger that has to be there"
   ] as const) {
     expect(await nextOf(text), text).toEqual(ascii(next));
   }
+});
+
+test("writes the rules of a schema once, however many texts are around it", () => {
+  const properties = Object.fromEntries(Array.from({ length: 30 }, (_, index) => [`name${index}`, { type: "string" }]));
+  const around = { begin: "<a>", schema: { type: "object", properties }, end: "" };
+  const others = ["<b>", "<c>", "<d>"].map((begin) => ({ begin, end: "" }));
+  const [one, many] = [[], others].map((more) => taggedSource({ tags: [{ ...around, others: more }], trigger: "<" }));
+  expect(many?.text).toContain(one?.text.split("\n").slice(2).join("\n"));
+  expect(many?.text.length).toBeLessThan(1.1 * (one?.text.length ?? 0));
+});
+
+test.each([
+  [{ tags: [] }, "at least one tag"],
+  [{ tags: [tag("a")], trigger: ["<t>", "<u>"] }, "each trigger to begin a tag"],
+  [{ tags: [tag("a")], trigger: "<t>b" }, "each trigger to begin a tag"],
+  [{ tags: [tag("a"), { ...tag("b"), begin: "b" }], trigger: "<t>" }, "each tag to begin with a trigger"],
+])("refuses tags and triggers that do not belong together: %j", async (answers, message) => {
+  await expect(grammars.tagged(answers)).rejects.toThrow(new RegExp(message));
 });
 
 test("uses another schema where one is not supported, or refuses it by its name", async () => {

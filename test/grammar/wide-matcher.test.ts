@@ -6,7 +6,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { Budget, keyedSource, type GrammarSource } from "../../packages/grammar/src/grammar-source.ts";
 import { resolveGrammarsOptions } from "../../packages/grammar/src/grammars-options.ts";
 import { GrammarCache } from "../../packages/grammar/src/matching/grammar-cache.ts";
-import { schemaGrammars } from "../../packages/grammar/src/schema/ebnf/schema-grammar.ts";
+import { schemaGrammars, wholeGrammar } from "../../packages/grammar/src/schema/ebnf/schema-grammar.ts";
 import { honouredSchema } from "../../packages/grammar/src/schema/honoured-schema.ts";
 import { UNUSED_CHARACTER, withoutLengths } from "../../packages/grammar/src/schema/keywords.ts";
 import { ANSWER_START, taggedSource, type TaggedAnswers } from "../../packages/grammar/src/constraint.ts";
@@ -80,16 +80,11 @@ const schemas: Readonly<Record<string, JsonSchema>> = {
   "alternatives of bounded strings": bound({ a: { anyOf: [text(undefined, 3), text(6, 30), { type: "integer" }] } }),
 };
 
+const whole = (rules: string) => ({ text: wholeGrammar(rules, 2), root: "root" });
 const sourceOf = (schema: JsonSchema): GrammarSource => {
-  const { text: exact, wide } = schemaGrammars(honouredSchema(schema, new Budget()), 2, new Budget());
+  const { text: exact, wide } = schemaGrammars(honouredSchema(schema, new Budget()), new Budget());
   if (!wide?.hadBounds) throw new Error("The schema has no wide grammar");
-  const { hasPatterns } = wide;
-  return {
-    kind: "ebnf",
-    text: exact,
-    root: "root",
-    wide: { grammar: { kind: "ebnf", text: wide.text, root: "root" }, hasPatterns },
-  };
+  return { ...whole(exact), wide: { grammar: whole(wide.text), hasPatterns: wide.hasPatterns } };
 };
 
 const startTag = { begin: `${ANSWER_START}{`, end: "" };

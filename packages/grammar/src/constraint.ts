@@ -10,7 +10,8 @@ import {
 } from "@readme-moe/core";
 import { Budget, type GrammarSource, type GrammarText } from "./grammar-source.ts";
 import type { MaskAnswer, MaskQuestion } from "./matching/protocol.ts";
-import { type SchemaGrammars, schemaGrammars } from "./schema/ebnf/schema-grammar.ts";
+import { leastLiteralLength, literal } from "./schema/ebnf/code-points.ts";
+import { type SchemaGrammars, schemaGrammars, wholeGrammar } from "./schema/ebnf/schema-grammar.ts";
 import { checkSchemaSizes, honouredSchema, type JsonSchema } from "./schema/honoured-schema.ts";
 import { UNUSED_CHARACTER } from "./schema/keywords.ts";
 
@@ -101,7 +102,7 @@ export function formatSource(format: AnswerFormat): AnswerSource {
 }
 
 /** Stands for the beginning of the answer in triggers and tags that have to be at the beginning. */
-export const ANSWER_START = UNUSED_CHARACTER;
+export const ANSWER_START: string = UNUSED_CHARACTER;
 
 /** Fixed texts before and behind JSON. */
 export interface Tag {
@@ -134,40 +135,43 @@ export interface TaggedAnswers {
   readonly isSingle?: boolean | undefined;
 }
 
-/** Describes the answers by structural tags of the library. @throws as `honouredSchema` */
+/** Describes the answers by a grammar. @throws as `honouredSchema` */
 export function taggedSource(answers: TaggedAnswers): GrammarSource {
   const { tags, trigger = [], separator = "\n" } = answers;
-  if (!Array.isArray(tags)) throw new TypeError(`Expected \`tags\` to be a list, got ${describeValue(tags)}`);
+  if (!Array.isArray(tags) || tags.length === 0) {
+    throw new TypeError(`Expected \`tags\` to be a list of at least one tag, got ${describeValue(tags)}`);
+  }
   const budget = new Budget();
   const around = allTags(answers).flatMap(({ begin, end }) => [begin, end]);
-  const fixed: readonly unknown[] = [...[trigger].flat(), separator, ...around];
+  const triggers = [trigger].flat();
+  const fixed: readonly unknown[] = [...triggers, separator, ...around];
   for (const text of fixed) {
     if (typeof text !== "string") throw new TypeError(`Expected texts around schemas, got ${describeValue(text)}`);
-    budget.write(text.length);
+    budget.write(leastLiteralLength(text));
   }
+  // Beginnings are compared with each other.
+  budget.spend((around.length * (around.length + triggers.length)) / 64);
   checkSchemaSizes(tags.flatMap(({ schema, fallback }) => (fallback === undefined ? schema : [schema, fallback])));
-  const grammars = tags.map((tag) => tagGrammars(tag, budget));
+  const grammars = tags.map((tag, index) => tagGrammars(tag, budget, tagPrefix(index)));
+  const root = rootRules(answers);
+  const grammarOf = (rules: readonly string[]): GrammarText => ({
+    text: wholeGrammar([root, ...rules].join("\n"), DEFAULT_MAX_WHITESPACE),
+    root: "root",
+  });
   const exact: GrammarSource = {
-    ...tagsGrammar(
-      answers,
-      grammars.map(({ text }) => text),
-    ),
-    ...([trigger].flat().some((text) => text.startsWith(ANSWER_START)) && { before: ANSWER_START }),
+    ...grammarOf(grammars.map(({ text }) => text)),
+    ...(triggers.some((text) => text.startsWith(ANSWER_START)) && { before: ANSWER_START }),
   };
   const wide = grammars.flatMap((one) => one.wide ?? []);
   const areWide = wide.length === grammars.length && wide.some(({ hadBounds }) => hadBounds);
   if (!areWide || mayMix(answers)) return exact;
-  const grammar = tagsGrammar(
-    answers,
-    wide.map(({ text }) => text),
-  );
+  const grammar = grammarOf(wide.map(({ text }) => text));
   return { ...exact, wide: { grammar, hasPatterns: wide.some(({ hasPatterns }) => hasPatterns) } };
 }
 
 /** Writes the grammars of a tag's JSON. @throws as `honouredSchema`, with the tag's name */
-function tagGrammars({ schema, name, fallback }: TaggedJson, budget: Budget): SchemaGrammars {
-  const write = (one: JsonSchema): SchemaGrammars =>
-    schemaGrammars(honouredSchema(one, budget), DEFAULT_MAX_WHITESPACE, budget);
+function tagGrammars({ schema, name, fallback }: TaggedJson, budget: Budget, prefix: string): SchemaGrammars {
+  const write = (one: JsonSchema): SchemaGrammars => schemaGrammars(honouredSchema(one, budget), budget, prefix);
   try {
     return write(schema);
   } catch (error) {
@@ -186,20 +190,34 @@ function mayMix(answers: TaggedAnswers): boolean {
   return tags.some(({ begin }, index) => tags.some((other, at) => at !== index && other.begin.startsWith(begin)));
 }
 
-function allTags({ tags }: TaggedAnswers): readonly Tag[] {
-  return tags.flatMap((tag) => [tag, ...(tag.others ?? [])]);
+/** Lists the texts around each tag, with the name of the rule between them. */
+function allTags({ tags }: TaggedAnswers): readonly (Tag & { readonly content: string })[] {
+  return tags.flatMap((tag, index) =>
+    [tag, ...(tag.others ?? [])].map(({ begin, end }) => ({ begin, end, content: `${tagPrefix(index)}root` })),
+  );
 }
 
-/** Writes tags with these grammars as a structural tag. */
-function tagsGrammar(answers: TaggedAnswers, grammars: readonly string[]): GrammarText {
-  const { tags, trigger, separator = "\n", isSingle = false } = answers;
-  const formats = tags.flatMap((tag, index) => {
-    const content = { type: "grammar", grammar: grammars[index] };
-    return [tag, ...(tag.others ?? [])].map(({ begin, end }) => ({ type: "tag", begin, content, end }));
-  });
-  const format =
-    trigger === undefined
-      ? { type: "tags_with_separator", tags: formats, separator, at_least_one: true, stop_after_first: isSingle }
-      : { type: "triggered_tags", triggers: [trigger].flat(), tags: formats, stop_after_first: isSingle };
-  return { kind: "tags", format: JSON.stringify({ type: "structural_tag", format }) };
+function tagPrefix(index: number): string {
+  return `tag${index}_`;
+}
+
+/** Writes the rules around those of the tags. @throws {TypeError} for tags and triggers that do not belong together */
+function rootRules(answers: TaggedAnswers): string {
+  const { trigger, separator = "\n", isSingle = false } = answers;
+  const tags = allTags(answers);
+  const choiceOf = (some: typeof tags, from = 0): string =>
+    some.map(({ begin, content, end }) => `${literal(begin.slice(from))} ${content} ${literal(end)}`).join(" | ");
+  if (trigger === undefined) {
+    return `root ::= ${isSingle ? "tag" : `tag (${literal(separator)} tag)*`}\ntag ::= ${choiceOf(tags)}`;
+  }
+  const triggers = [...new Set([trigger].flat())];
+  const behind = triggers.map((text) => tags.filter(({ begin }) => begin.startsWith(text)));
+  const alone = triggers.find((_, index) => behind[index]?.length === 0);
+  if (alone !== undefined || tags.some((tag) => behind.every((some) => !some.includes(tag)))) {
+    throw new TypeError("Expected each trigger to begin a tag, and each tag to begin with a trigger");
+  }
+  const pairs = triggers.map((text, index) => `(${literal(text)}, trigger${index})`);
+  const rules = triggers.map((text, index) => `trigger${index} ::= ${choiceOf(behind[index] ?? [], text.length)}`);
+  const dispatch = `TagDispatch(${pairs.join(", ")}, stop_eos=true, loop_after_dispatch=${!isSingle})`;
+  return [`root ::= ${dispatch}`, ...rules].join("\n");
 }

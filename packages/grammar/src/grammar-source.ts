@@ -1,17 +1,18 @@
 import { createHash } from "node:crypto";
 
-/** One grammar. */
-export type GrammarText =
-  | { readonly kind: "ebnf"; readonly text: string; readonly root: string }
-  /** JSON of the library's structural tags: free text, regular expressions, and schemas between fixed texts. */
-  | { readonly kind: "tags"; readonly format: string };
+/** One grammar in the library's notation. */
+export interface GrammarText {
+  readonly text: string;
+  /** Rule to start from. */
+  readonly root: string;
+}
 
 /** Source of a constraint, as plain data that a thread can receive. */
-export type GrammarSource = GrammarText & {
+export interface GrammarSource extends GrammarText {
   readonly wide?: WideGrammar | undefined;
   /** Text that matchers have read before the answer. @default none */
   readonly before?: string | undefined;
-};
+}
 
 /** The same grammar without bounds on the lengths of strings, for faster masks; see `WideMatcher`. */
 interface WideGrammar {

@@ -34,7 +34,7 @@ import {
 import { GrammarCache } from "./matching/grammar-cache.ts";
 import { leastLiteralLength, literal, plainCharacter } from "./schema/ebnf/code-points.ts";
 import { PatternWriter } from "./schema/ebnf/pattern-parser.ts";
-import { schemaGrammars } from "./schema/ebnf/schema-grammar.ts";
+import { schemaGrammars, wholeGrammar } from "./schema/ebnf/schema-grammar.ts";
 import { checkSchemaSizes, honouredSchema, type JsonSchema } from "./schema/honoured-schema.ts";
 
 /** Options of answers in JSON. */
@@ -96,10 +96,11 @@ export class Grammars implements AsyncDisposable {
     const maxWhitespace = integerOption("maxWhitespace", options.maxWhitespace ?? DEFAULT_MAX_WHITESPACE, 0, 256);
     checkSchemaSizes([schema]);
     const budget = new Budget();
-    const { text, wide } = schemaGrammars(honouredSchema(schema, budget), maxWhitespace, budget);
+    const { text, wide } = schemaGrammars(honouredSchema(schema, budget), budget);
+    const whole = (rules: string): GrammarText => rootedAt(wholeGrammar(rules, maxWhitespace));
     const source: GrammarSource = wide?.hadBounds
-      ? { ...rootedAt(text), wide: { grammar: rootedAt(wide.text), hasPatterns: wide.hasPatterns } }
-      : rootedAt(text);
+      ? { ...whole(text), wide: { grammar: whole(wide.text), hasPatterns: wide.hasPatterns } }
+      : whole(text);
     return this.#compile(source, asker, { kind: "json", schema, maxWhitespace });
   }
 
@@ -113,7 +114,7 @@ export class Grammars implements AsyncDisposable {
   async grammar(ebnf: string, root: string = "root", options: Asker = {}): Promise<Constraint> {
     const asker = onlyAsker("grammar", options);
     checkGrammar(nonEmpty("ebnf", ebnf));
-    const source: GrammarSource = { kind: "ebnf", text: ebnf, root: nonEmpty("root", root) };
+    const source: GrammarSource = { text: ebnf, root: nonEmpty("root", root) };
     return this.#compile(source, asker, { kind: "grammar", ebnf, root });
   }
 
@@ -188,7 +189,7 @@ export class Grammars implements AsyncDisposable {
 
 /** A grammar of our own writing. */
 function rootedAt(text: string): GrammarText {
-  return { kind: "ebnf", text, root: "root" };
+  return { text, root: "root" };
 }
 
 function onlyAsker(where: string, options: Asker): Asker {

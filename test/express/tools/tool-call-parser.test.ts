@@ -13,7 +13,10 @@ import { LOOKALIKES, TRANSCRIPT_TOOLS, TRANSCRIPTS } from "../../support/tool-tr
 
 /** Texts that chat templates write for an assistant's turns; `null` for a turn that a template does not write. */
 interface RecordedTemplates {
-  readonly turns: readonly { readonly content: string; readonly calls: readonly { name: string; arguments: object }[] }[];
+  readonly turns: readonly {
+    readonly content: string;
+    readonly calls: readonly { name: string; arguments: object }[];
+  }[];
   readonly families: readonly {
     readonly template: string;
     readonly form?: ToolCallForm;
@@ -296,13 +299,15 @@ describe("a bound call", () => {
     expect(parse([text], { bound: "own" })).toMatchObject({ content: "", calls: [["now", "{}"]] });
   });
 
-  test.each(['{"name": "now", "arguments": {"a": 1}}', '{\n  "name": "now",\n  "arguments": {"a": 1}\n}'])(
-    "without marks is taken out of a block of code: %j",
-    (call) => {
-      const found = parseCut(`I look.\n\`\`\`json\n${call}\n\`\`\`\nDone.`, { bound: "all" });
-      expect(found).toMatchObject({ content: "I look.\nDone.", calls: [["now", '{"a": 1}']], calledTools: true });
-    },
-  );
+  test.each([
+    '{"name": "now", "arguments": {"a": 1}}',
+    '{"name":"now","arguments":{"a": 1}}',
+    '{\n  "name": "now",\n  "arguments": {"a": 1}\n}',
+    '{\n    "name": "now",\n    "arguments": {"a": 1}\n}',
+  ])("without marks is taken out of a block of code: %j", (call) => {
+    const found = parseCut(`I look.\n\`\`\`json\n${call}\n\`\`\`\nDone.`, { bound: "all" });
+    expect(found).toMatchObject({ content: "I look.\nDone.", calls: [["now", '{"a": 1}']], calledTools: true });
+  });
 });
 
 test("an answer with a single call ends behind it, and tells when the model goes on", () => {

@@ -192,7 +192,13 @@ describe.each(FORMS)("calls of the form %s", (toolCallForm) => {
       const key = toolCallForm === "llama" ? "parameters" : "arguments";
       const own = formReader(toolCallForm).form.written;
       const marks = own.trigger === undefined ? [] : [own.trigger];
-      const begun = ['{"name": "weather"', '\n{\n  "name": "weather"', '```json\n{"name": ', ...marks];
+      const begun = [
+        '{"name": "weather"',
+        '{"name":"weather"',
+        '\n{\n  "name": "weather"',
+        '```json\n{"name": ',
+        ...marks,
+      ];
       for (const [seed, begin] of begun.entries()) {
         const ids = Array.from(Buffer.from(begin));
         const { text, isWhole } = await writeBound(constraint, vocabulary, seededRandom(seed), { patience: 40, ids });
@@ -213,11 +219,12 @@ describe.each(FORMS)("calls of the form %s", (toolCallForm) => {
 });
 
 test.each<readonly [ToolCallForm, string, isBound: boolean]>([
-  ["hermes", "I ask.\n<tool_call>\n{\"name\": \"", true],
+  ["hermes", 'I ask.\n<tool_call>\n{"name": "', true],
   ["mistral-named", "[TOOL_CALLS]", true],
   ["hermes", '```json\n{"name": "', true],
   ["llama", 'I ask.\n```json\n{"name": "', true],
   ["llama", '{"name": "', true],
+  ["llama", '{"name":"', true],
   // Files such as package.json begin so, and answers about JSON.
   ["hermes", '```json\n{\n  "name": "', false],
   ["llama", 'I ask.\n{"name": "', false],

@@ -48,13 +48,22 @@ export type CallBody = (source: CallSource) => Reading<ReadCalls>;
 const MAX_NAME = 128;
 const MAX_KEY = 16;
 
-/** Texts around the arguments of a bound call in JSON, in the styles that models write: on one line, and indented. */
-export function jsonStyles(name: string, key: string): readonly [Tag, Tag] {
-  const [quoted, args] = [JSON.stringify(name), JSON.stringify(key)];
-  return [
-    { begin: `{"name": ${quoted}, ${args}: `, end: "}" },
-    { begin: `{\n  "name": ${quoted},\n  ${args}: `, end: "\n}" },
-  ];
+/** Layouts of objects that models write: behind the bracket, a name and a value, and the bracket that closes it. */
+const LAYOUTS = [
+  ["{", ": ", ", ", "}"],
+  ["{", ":", ",", "}"],
+  ["{\n  ", ": ", ",\n  ", "\n}"],
+  ["{\n    ", ": ", ",\n    ", "\n}"],
+] as const;
+
+/** Lists the texts around the arguments of a bound call in JSON, the usual ones first. */
+export function jsonStyles(name: string, key: string): readonly [Tag, ...Tag[]] {
+  const inLayout = ([open, colon, comma, end]: (typeof LAYOUTS)[number]): Tag => ({
+    begin: `${open}"name"${colon}${JSON.stringify(name)}${comma}${JSON.stringify(key)}${colon}`,
+    end,
+  });
+  const [usual, ...others] = LAYOUTS;
+  return [inLayout(usual), ...others.map(inLayout)];
 }
 
 /** Reads objects with `name` and `arguments`, or lists of them, behind one another. */

@@ -46,7 +46,7 @@ interface WrittenCalls {
 }
 
 /** A form of one family of models. */
-export interface CallForm extends CallMarks {
+interface CallForm extends CallMarks {
   readonly written: WrittenCalls;
 }
 
@@ -168,16 +168,14 @@ const FORMS: Readonly<Record<ToolCallForm, CallForm>> = {
 
 /** Forms that models of all families write now and then. */
 const COMMON: readonly CallMarks[] = [
-  ...["tools", "function_call", "function_calls", "tool_calls", "TOOLCALL"].map(
-    (tag): CallMarks => ({
-      begins: [`<${tag}>`],
-      bodies: [
-        [/\{/, jsonBody],
-        [/[[\w]/, pythonBody],
-      ],
-      ends: [`</${tag}>`],
-    }),
-  ),
+  ...["tools", "function_call", "function_calls", "tool_calls", "TOOLCALL"].map((tag): CallMarks => ({
+    begins: [`<${tag}>`],
+    bodies: [
+      [/\{/, jsonBody],
+      [/[[\w]/, pythonBody],
+    ],
+    ends: [`</${tag}>`],
+  })),
   // Qwen 3 Coder often leaves the first mark out.
   { begins: ["<function="], bodies: [[ANY, functionsBody]], ends: ["</tool_call>"] },
   PHI,

@@ -195,7 +195,9 @@ export class ToolCallParser {
 
   /** Whether a grammar binds what follows these marks to be a call. */
   #isBoundMark(marks: CallMarks): boolean {
-    return this.#options.bound !== "none" && marks === this.#reader.form && this.#reader.form.written.trigger !== undefined;
+    return (
+      this.#options.bound !== "none" && marks === this.#reader.form && this.#reader.form.written.trigger !== undefined
+    );
   }
 
   #passText(length: number): void {

@@ -109,20 +109,21 @@ export async function constrainCalls(
   const places = !bindsAll ? [] : trigger === undefined ? [FENCE, ANSWER_START] : [FENCE];
   const tags = callable.map((tool): TaggedJson => {
     const { name, strict } = tool.function;
-    const [oneLine, indented] = jsonStyles(name, key);
-    const others = [oneLine, indented, ...places.map((place) => ({ ...oneLine, begin: `${place}${oneLine.begin}` }))];
+    const styles = jsonStyles(name, key);
+    const oneLine = styles.filter((style) => style.begin.startsWith(ONE_LINE));
+    const placed = places.flatMap((place) => oneLine.map((style) => ({ ...style, begin: `${place}${style.begin}` })));
     return {
       name: `function '${name}'`,
       begin: begin(name),
       schema: parametersOf(tool),
       end,
-      others: bindsAll ? others.filter((style) => style.begin !== begin(name)) : [],
+      others: bindsAll ? [...styles, ...placed].filter((style) => style.begin !== begin(name)) : [],
       ...(isRequired || toolsStrict || strict ? {} : { fallback: { type: "object" } }),
     };
   });
   const triggers = [
     ...(trigger === undefined ? [] : [trigger]),
-    ...places.map((place) => `${place}{"name": `),
+    ...places.map((place) => `${place}${ONE_LINE}`),
     ...(bindsAll ? callable.flatMap((tool) => jsonStyles(tool.function.name, "").map(headOf)) : []),
   ];
   let constraint: Constraint | undefined;
@@ -140,8 +141,8 @@ export async function constrainCalls(
   return { constraint, newParser: (newId) => new ToolCallParser({ form, tools, bound, isSingle, newId }) };
 }
 
-/** Beginning of a block of code in which JSON on one line with a name is a call. */
-const FENCE = "```json\n";
+/** Beginnings of a block of code, and of JSON on one line that is a call there. */
+const [FENCE, ONE_LINE] = ["```json\n", '{"name":'] as const;
 
 /** Returns the beginning of a call in JSON up to the name. */
 function headOf({ begin }: Tag): string {

@@ -4,8 +4,15 @@ import { createRequire } from "node:module";
 import { parentPort, workerData } from "node:worker_threads";
 import type * as Library from "@mlc-ai/web-xgrammar";
 import type { EngineVocabulary } from "@readme-moe/core";
-import type { GrammarText } from "../grammar-source.ts";
-import { acceptText, draftAllowed, type DraftMatcher, Matchers, TokenLengths, TokenTable, WideMatcher } from "./matchers.ts";
+import {
+  acceptText,
+  draftAllowed,
+  type DraftMatcher,
+  Matchers,
+  TokenLengths,
+  TokenTable,
+  WideMatcher,
+} from "./matchers.ts";
 import type { MaskQuestion, ThreadAnswer, ThreadData, ThreadFailure } from "./protocol.ts";
 
 // An evicted completion costs as much as reading its tokens again.
@@ -68,7 +75,7 @@ async function open(): Promise<Matchers<DraftMatcher>> {
   const info = await library.TokenizerInfo.createTokenizerInfo(tokens, "raw", false, vocabulary.vocabSize, stops);
   const compiler = await library.GrammarCompiler.createGrammarCompiler(info, false);
   const startMs = performance.now();
-  const compiled = await compile(compiler, source);
+  const compiled = await compiler.compileGrammar(source.text, source.root);
   const openMatcher = async (of: Library.CompiledGrammar): Promise<Library.GrammarMatcher> => {
     const matcher = await library.GrammarMatcher.createGrammarMatcher(of, stops);
     if (source.before !== undefined) acceptText(matcher, source.before);
@@ -78,7 +85,7 @@ async function open(): Promise<Matchers<DraftMatcher>> {
   const isLarge = performance.now() - startMs > MAX_WIDE_COMPILE_MS || usedBytes > maxBytes / 2;
   if (!source.wide || isLarge) return new Matchers(() => openMatcher(compiled), MAX_MATCHERS);
   const { grammar, hasPatterns } = source.wide;
-  const wideCompiled = await compile(compiler, grammar);
+  const wideCompiled = await compiler.compileGrammar(grammar.text, grammar.root);
   const lengths = new TokenLengths(vocabulary);
   const openBoth = async (): Promise<WideMatcher> => {
     const both = { exact: await openMatcher(compiled), wide: await openMatcher(wideCompiled) };
@@ -117,17 +124,6 @@ function limitMemory(): void {
     usedBytes = this.buffer.byteLength;
     return before;
   };
-}
-
-function compile(compiler: Library.GrammarCompiler, from: GrammarText): Promise<Library.CompiledGrammar> {
-  switch (from.kind) {
-    case "ebnf":
-      return compiler.compileGrammar(from.text, from.root);
-    case "tags":
-      return compiler.compileStructuralTag(from.format);
-    default:
-      throw new TypeError(`Unknown kind of grammar: ${String(from satisfies never)}`);
-  }
 }
 
 async function answerMask(question: MaskQuestion): Promise<void> {

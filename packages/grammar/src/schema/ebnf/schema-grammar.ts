@@ -50,36 +50,48 @@ member ::= string ws ":" ws value
 array ::= "[" ws "]" | "[" ws value (ws "," ws value)* ws "]"
 `;
 
-/** Grammars of a schema. */
+/** Grammars of a schema, as rules that `wholeGrammar` completes. */
 export interface SchemaGrammars {
   readonly text: string;
   /** The grammar without bounds on the lengths of strings; `undefined` where masks cannot do without. */
   readonly wide: (Omit<WideSchema, "schema"> & { readonly text: string }) | undefined;
 }
 
-/** Writes the grammars of a schema. @throws as `schemaGrammar` */
-export function schemaGrammars(schema: SchemaObject, maxWhitespace: number, budget: Budget): SchemaGrammars {
-  const text = schemaGrammar(schema, maxWhitespace, budget);
+/**
+ * Completes rules of schemas to a grammar.
+ * @param maxWhitespace - most blanks, tabs and line ends in a row between two parts
+ */
+export function wholeGrammar(rules: string, maxWhitespace: number): string {
+  const whitespace = maxWhitespace === 0 ? '""' : `[ \\n\\t]{0,${maxWhitespace}}`;
+  return `${rules}\nws ::= ${whitespace}${JSON_RULES}`;
+}
+
+/**
+ * Writes the grammars of a schema.
+ * @param prefix - beginning of the names of rules; the first one is `root` behind it
+ * @throws as `schemaGrammar`
+ */
+export function schemaGrammars(schema: SchemaObject, budget: Budget, prefix = ""): SchemaGrammars {
+  const text = schemaGrammar(schema, budget, prefix);
   const wide = withoutLengths(schema);
   // Both have to fit into one source.
   if (!wide || text.length > MAX_SOURCE_CHARACTERS / 4) return { text, wide: undefined };
-  const wideText = wide.hadBounds ? schemaGrammar(wide.schema, maxWhitespace, new Budget()) : text;
+  const wideText = wide.hadBounds ? schemaGrammar(wide.schema, new Budget(), prefix) : text;
   return { text, wide: { text: wideText, hadBounds: wide.hadBounds, hasPatterns: wide.hasPatterns } };
 }
 
 /**
- * Writes a grammar.
+ * Writes the rules of a grammar.
  *
  * @param schema - the result of `honouredSchema`
- * @param maxWhitespace - most blanks, tabs and line ends in a row between two parts
  * @throws {RangeError} when the grammar becomes too long
  */
-function schemaGrammar(schema: SchemaObject, maxWhitespace: number, budget: Budget): string {
+function schemaGrammar(schema: SchemaObject, budget: Budget, prefix: string): string {
   const rules: string[] = [];
   let numRules = 0;
 
   const rule = (body: string): string => {
-    const name = `r${numRules++}`;
+    const name = `${prefix}r${numRules++}`;
     budget.write(name.length);
     rules.push(`${name} ::= ${body}`);
     return name;
@@ -98,7 +110,7 @@ function schemaGrammar(schema: SchemaObject, maxWhitespace: number, budget: Budg
 
   const write = (part: SchemaObject): string => {
     const { $ref, anyOf, enum: values, type } = part;
-    if (typeof $ref === "string") return `def_${$ref.slice("#/$defs/".length)}`;
+    if (typeof $ref === "string") return `${prefix}def_${$ref.slice("#/$defs/".length)}`;
     if (Array.isArray(anyOf)) return `(${anyOf.map((one: SchemaObject) => write(one)).join(" | ")})`;
     if (Array.isArray(values)) return `(${values.map(json).join(" | ")})`;
     switch (type) {
@@ -179,8 +191,7 @@ function schemaGrammar(schema: SchemaObject, maxWhitespace: number, budget: Budg
 
   const root = write(schema);
   const definitions = Object.entries((schema["$defs"] ?? {}) as Readonly<Record<string, SchemaObject>>).map(
-    ([name, part]) => `def_${name} ::= ${write(part)}`,
+    ([name, part]) => `${prefix}def_${name} ::= ${write(part)}`,
   );
-  const whitespace = maxWhitespace === 0 ? '""' : `[ \\n\\t]{0,${maxWhitespace}}`;
-  return [`root ::= ${root}`, ...definitions, ...rules, `ws ::= ${whitespace}`].join("\n") + JSON_RULES;
+  return [`${prefix}root ::= ${root}`, ...definitions, ...rules].join("\n");
 }
