@@ -80,11 +80,10 @@ const schemas: Readonly<Record<string, JsonSchema>> = {
   "alternatives of bounded strings": bound({ a: { anyOf: [text(undefined, 3), text(6, 30), { type: "integer" }] } }),
 };
 
-const whole = (rules: string) => ({ text: wholeGrammar(rules, 2), root: "root" });
 const sourceOf = (schema: JsonSchema): GrammarSource => {
   const { text: exact, wide } = schemaGrammars(honouredSchema(schema, new Budget()), new Budget());
   if (!wide?.hadBounds) throw new Error("The schema has no wide grammar");
-  return { ...whole(exact), wide: { grammar: whole(wide.text), hasPatterns: wide.hasPatterns } };
+  return { ...wholeGrammar(exact, 2), wide: { grammar: wholeGrammar(wide.text, 2), hasPatterns: wide.hasPatterns } };
 };
 
 const startTag = { begin: `${ANSWER_START}{`, end: "" };

@@ -154,19 +154,16 @@ export function taggedSource(answers: TaggedAnswers): GrammarSource {
   checkSchemaSizes(tags.flatMap(({ schema, fallback }) => (fallback === undefined ? schema : [schema, fallback])));
   const grammars = tags.map((tag, index) => tagGrammars(tag, budget, tagPrefix(index)));
   const root = rootRules(answers);
-  const grammarOf = (rules: readonly string[]): GrammarText => ({
-    text: wholeGrammar([root, ...rules].join("\n"), DEFAULT_MAX_WHITESPACE),
-    root: "root",
-  });
+  const grammarOf = (schemas: readonly { readonly text: string }[]): GrammarText =>
+    wholeGrammar([root, ...schemas.map(({ text }) => text)].join("\n"), DEFAULT_MAX_WHITESPACE);
   const exact: GrammarSource = {
-    ...grammarOf(grammars.map(({ text }) => text)),
+    ...grammarOf(grammars),
     ...(triggers.some((text) => text.startsWith(ANSWER_START)) && { before: ANSWER_START }),
   };
   const wide = grammars.flatMap((one) => one.wide ?? []);
   const areWide = wide.length === grammars.length && wide.some(({ hadBounds }) => hadBounds);
   if (!areWide || mayMix(answers)) return exact;
-  const grammar = grammarOf(wide.map(({ text }) => text));
-  return { ...exact, wide: { grammar, hasPatterns: wide.some(({ hasPatterns }) => hasPatterns) } };
+  return { ...exact, wide: { grammar: grammarOf(wide), hasPatterns: wide.some(({ hasPatterns }) => hasPatterns) } };
 }
 
 /** Writes the grammars of a tag's JSON. @throws as `honouredSchema`, with the tag's name */
@@ -197,9 +194,7 @@ function allTags({ tags }: TaggedAnswers): readonly (Tag & { readonly content: s
   );
 }
 
-function tagPrefix(index: number): string {
-  return `tag${index}_`;
-}
+const tagPrefix = (index: number): string => `tag${index}_`;
 
 /** Writes the rules around those of the tags. @throws {TypeError} for tags and triggers that do not belong together */
 function rootRules(answers: TaggedAnswers): string {

@@ -97,10 +97,10 @@ export class Grammars implements AsyncDisposable {
     checkSchemaSizes([schema]);
     const budget = new Budget();
     const { text, wide } = schemaGrammars(honouredSchema(schema, budget), budget);
-    const whole = (rules: string): GrammarText => rootedAt(wholeGrammar(rules, maxWhitespace));
+    const exact = wholeGrammar(text, maxWhitespace);
     const source: GrammarSource = wide?.hadBounds
-      ? { ...whole(text), wide: { grammar: whole(wide.text), hasPatterns: wide.hasPatterns } }
-      : whole(text);
+      ? { ...exact, wide: { grammar: wholeGrammar(wide.text, maxWhitespace), hasPatterns: wide.hasPatterns } }
+      : exact;
     return this.#compile(source, asker, { kind: "json", schema, maxWhitespace });
   }
 

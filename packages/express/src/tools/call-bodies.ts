@@ -57,13 +57,16 @@ const LAYOUTS = [
 ] as const;
 
 /** Lists the texts around the arguments of a bound call in JSON, the usual ones first. */
-export function jsonStyles(name: string, key: string): readonly [Tag, ...Tag[]] {
-  const inLayout = ([open, colon, comma, end]: (typeof LAYOUTS)[number]): Tag => ({
+export function jsonStyles(name: string, key: string): readonly Tag[] {
+  return LAYOUTS.map(([open, colon, comma, end]) => ({
     begin: `${open}"name"${colon}${JSON.stringify(name)}${comma}${JSON.stringify(key)}${colon}`,
     end,
-  });
-  const [usual, ...others] = LAYOUTS;
-  return [inLayout(usual), ...others.map(inLayout)];
+  }));
+}
+
+/** Lists the beginnings of the same, up to the name. */
+export function jsonHeads(name: string): readonly string[] {
+  return LAYOUTS.map(([open, colon]) => `${open}"name"${colon}${JSON.stringify(name)}`);
 }
 
 /** Reads objects with `name` and `arguments`, or lists of them, behind one another. */
@@ -279,27 +282,16 @@ export function* xmlBody(source: CallSource): Reading<ReadCalls> {
 
 /** Reads the same behind the first `<function=`, or Functionary's calls, which have JSON instead of parameters. */
 export function* functionsBody(source: CallSource): Reading<ReadCalls> {
-  const { input, tools, sink } = source;
+  const { input, sink } = source;
   const calls: Call[] = [];
   do {
     const name = yield* takeName(source);
     if (name === undefined || sink || (yield* takeMark(input, [">"])) === undefined) return undefined;
-    const args: (readonly [string, unknown])[] = [];
-    const json = (yield* peek(input)) === "{" ? yield* takeValue(input) : undefined;
-    for (;;) {
-      yield* takeBlanks(input);
-      const mark = yield* takeMark(input, ["<parameter=", "</function>"]);
-      if (mark === undefined) return undefined;
-      if (mark === "</function>") break;
-      const key = yield* takeWhile(input, /[^>\n]/, 2 * MAX_NAME);
-      if ((yield* takeMark(input, [">"])) === undefined) return undefined;
-      const value = yield* takeUntil(input, "</parameter>");
-      if (value === undefined) return undefined;
-      args.push([key, typedValue(tools.get(name), key, value.replace(/^\n/, "").replace(/\n$/, ""))]);
-    }
-    const written = json === undefined ? objectJson(Object.fromEntries(args)) : argumentsJson(json);
-    if (written === undefined) return undefined;
-    calls.push({ name, args: written });
+    const isJson = (yield* peek(input)) === "{";
+    const args = isJson ? argumentsJson(yield* takeValue(input)) : yield* takePairs(source, name, XML_PAIRS);
+    yield* takeBlanks(input);
+    if (args === undefined || (yield* takeMark(input, ["</function>"])) === undefined) return undefined;
+    calls.push({ name, args });
     yield* takeBlanks(input);
   } while ((yield* takeMark(input, [FUNCTION])) !== undefined);
   return calls;
@@ -307,23 +299,33 @@ export function* functionsBody(source: CallSource): Reading<ReadCalls> {
 
 /** Reads calls of GLM: a name, then `<arg_key>key</arg_key><arg_value>value</arg_value>`. */
 export function* pairsBody(source: CallSource): Reading<ReadCalls> {
-  const { input, tools, sink } = source;
   const name = yield* takeName(source);
-  if (name === undefined || sink) return undefined;
+  if (name === undefined || source.sink) return undefined;
+  const args = yield* takePairs(source, name, GLM_PAIRS);
+  const mark = yield* takeMark(source.input, ["</tool_call>"]);
+  return args === undefined || mark === undefined ? undefined : [{ name, args }];
+}
+
+/** Marks of arguments that are texts: before a key, between it and its value, and behind the value. */
+const XML_PAIRS = { begin: "<parameter=", between: [">"], end: "</parameter>", padding: /^\n|\n$/g };
+const GLM_PAIRS = { begin: "<arg_key>", between: ["</arg_key>", "<arg_value>"], end: "</arg_value>", padding: /(?!)/g };
+
+/** Reads arguments that are texts, as far as they go. @returns their JSON */
+function* takePairs(source: CallSource, name: string, marks: typeof XML_PAIRS): Reading<string | undefined> {
+  const { input, tools } = source;
   const args: (readonly [string, unknown])[] = [];
   for (;;) {
     yield* takeBlanks(input);
-    if ((yield* takeMark(input, ["<arg_key>"])) === undefined) break;
-    const key = yield* takeUntil(input, "</arg_key>");
-    yield* takeBlanks(input);
-    if (key === undefined || (yield* takeMark(input, ["<arg_value>"])) === undefined) return undefined;
-    const value = yield* takeUntil(input, "</arg_value>");
+    if ((yield* takeMark(input, [marks.begin])) === undefined) return objectJson(Object.fromEntries(args));
+    const key = yield* takeWhile(input, /[^<>\n]/, 2 * MAX_NAME);
+    for (const mark of marks.between) {
+      yield* takeBlanks(input);
+      if ((yield* takeMark(input, [mark])) === undefined) return undefined;
+    }
+    const value = yield* takeUntil(input, marks.end);
     if (value === undefined) return undefined;
-    args.push([key, typedValue(tools.get(name), key, value)]);
+    args.push([key, typedValue(tools.get(name), key, value.replaceAll(marks.padding, ""))]);
   }
-  if ((yield* takeMark(input, ["</tool_call>"])) === undefined) return undefined;
-  const written = objectJson(Object.fromEntries(args));
-  return written === undefined ? undefined : [{ name, args: written }];
 }
 
 /** Gives a text the type that its schema asks for. */

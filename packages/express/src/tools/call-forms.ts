@@ -10,7 +10,6 @@ import {
   gemmaBody,
   harmonyBody,
   jsonBody,
-  jsonStyles,
   mistralBody,
   pairsBody,
   pythonBody,
@@ -56,7 +55,7 @@ const JSON_FIRST = /[{[]/;
 /** Describes calls in JSON between two marks. */
 function inJson(begin: string, end: string, more: Partial<WrittenCalls> = {}): WrittenCalls {
   return {
-    begin: (name) => `${begin}${jsonStyles(name, "arguments")[0].begin}`,
+    begin: (name) => `${begin}{"name": ${JSON.stringify(name)}, "arguments": `,
     end: `}${end}`,
     trigger: begin.trimEnd().replace(/\[$/, ""),
     ...more,
@@ -158,7 +157,7 @@ const FORMS: Readonly<Record<ToolCallForm, CallForm>> = {
     begins: ["<|python_tag|>"],
     bodies: [[JSON_FIRST, jsonBody]],
     written: {
-      begin: (name) => jsonStyles(name, "parameters")[0].begin,
+      begin: (name) => `{"name": ${JSON.stringify(name)}, "parameters": `,
       end: "}",
       key: "parameters",
       separator: "; ",
@@ -192,7 +191,7 @@ export function callText(name: string, args: string): string {
 export interface FormReader {
   /** The model's own form, in which calls are bound. */
   readonly form: CallForm;
-  /** What begin marks begin. */
+  /** Forms by their begin marks. */
   readonly marks: ReadonlyMap<string, CallMarks>;
   readonly begins: readonly string[];
   /** Finds the first begin mark: the longest one of its place. */

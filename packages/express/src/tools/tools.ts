@@ -5,12 +5,11 @@ import {
   ANSWER_START,
   checkSchemaSizes,
   type Constraint,
-  type Tag,
   type TaggedAnswers,
   type TaggedJson,
 } from "@readme-moe/grammar";
 import { invalid } from "../http/errors.ts";
-import { jsonStyles } from "./call-bodies.ts";
+import { jsonHeads, jsonStyles } from "./call-bodies.ts";
 import { callText, formReader } from "./call-forms.ts";
 import { valueOf } from "./call-input.ts";
 import { ToolCallParser, type ToolCallParserOptions } from "./tool-call-parser.ts";
@@ -124,7 +123,7 @@ export async function constrainCalls(
   const triggers = [
     ...(trigger === undefined ? [] : [trigger]),
     ...places.map((place) => `${place}${ONE_LINE}`),
-    ...(bindsAll ? callable.flatMap((tool) => jsonStyles(tool.function.name, "").map(headOf)) : []),
+    ...(bindsAll ? callable.flatMap((tool) => jsonHeads(tool.function.name)) : []),
   ];
   let constraint: Constraint | undefined;
   try {
@@ -143,11 +142,6 @@ export async function constrainCalls(
 
 /** Beginnings of a block of code, and of JSON on one line that is a call there. */
 const [FENCE, ONE_LINE] = ["```json\n", '{"name":'] as const;
-
-/** Returns the beginning of a call in JSON up to the name. */
-function headOf({ begin }: Tag): string {
-  return begin.slice(0, begin.indexOf(","));
-}
 
 const TYPES = ["type", "$ref", "anyOf", "oneOf", "allOf", "enum", "const"];
 

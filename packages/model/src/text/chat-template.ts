@@ -51,7 +51,7 @@ type NamedTokens = Pick<Tokenizer, "bosToken" | "eosToken" | "unkToken" | "padTo
 
 interface ParsedTemplate {
   readonly template: MeteredTemplate;
-  /** Gives a message the content that the template reads: parts, a string, or either, with calls where it reads none. */
+  /** Gives a message the content that the template reads: parts, a string, or either, with calls it would leave out. */
   readonly formOf: (message: ChatMessage, index: number) => ChatMessage;
 }
 

@@ -101,8 +101,9 @@ class MeteredInterpreter extends LibraryInterpreter {
       if (name !== undefined) this.#macros.add(environment.lookupVariable(name));
       this.#countMade(own, value);
       this.#countUse(outer, own, value);
-      const isKey = ["string", "number"].includes(typeof value.value);
-      return isKey || !isComputedKey(node, outer.node) ? value : super.evaluate(NO_KEY, environment);
+      const { type, computed = false, property } = outer.node;
+      const isKey = type === "MemberExpression" && computed && property === node;
+      return isKey && !/string|number/.test(typeof value.value) ? super.evaluate(NO_KEY, environment) : value;
     } finally {
       this.#use = outer;
       this.#depth -= 1;
@@ -157,10 +158,6 @@ class MeteredInterpreter extends LibraryInterpreter {
   }
 }
 
-function isComputedKey(node: Node, { type, computed, property }: Node): boolean {
-  return type === "MemberExpression" && computed === true && node === property;
-}
-
 function nameOf(filter: Node | undefined): string | undefined {
   const name = (filter?.callee ?? filter)?.value;
   return typeof name === "string" ? name : undefined;
@@ -197,8 +194,8 @@ export class MeteredTemplate {
   }
 
   /**
-   * Does the same as `Template.render`, but with other globals, with variables that may hide a global, and as Jinja with
-   * keys that are no keys. The budgets grow with the variables.
+   * Does the same as `Template.render`, but with other globals, with variables that may hide a global, and with keys of
+   * any type, as Jinja. The budgets grow with the variables.
    * @throws {Error} when the template refuses the variables, fails on them, or takes more than a budget
    */
   render(globals: object, variables: object): string {

@@ -3,7 +3,7 @@
 // names with quotes.
 
 import { isRecord } from "@readme-moe/core";
-import { Budget, MAX_SOURCE_CHARACTERS } from "../../grammar-source.ts";
+import { Budget, type GrammarText, MAX_SOURCE_CHARACTERS } from "../../grammar-source.ts";
 import { type SchemaObject, type WideSchema, withoutLengths } from "../keywords.ts";
 import { literal, leastLiteralLength } from "./code-points.ts";
 import { decimalRange, integerRange } from "./number-range.ts";
@@ -57,20 +57,13 @@ export interface SchemaGrammars {
   readonly wide: (Omit<WideSchema, "schema"> & { readonly text: string }) | undefined;
 }
 
-/**
- * Completes rules of schemas to a grammar.
- * @param maxWhitespace - most blanks, tabs and line ends in a row between two parts
- */
-export function wholeGrammar(rules: string, maxWhitespace: number): string {
+/** Completes rules. @param maxWhitespace - most blanks, tabs and line ends in a row between two parts */
+export function wholeGrammar(rules: string, maxWhitespace: number): GrammarText {
   const whitespace = maxWhitespace === 0 ? '""' : `[ \\n\\t]{0,${maxWhitespace}}`;
-  return `${rules}\nws ::= ${whitespace}${JSON_RULES}`;
+  return { text: `${rules}\nws ::= ${whitespace}${JSON_RULES}`, root: "root" };
 }
 
-/**
- * Writes the grammars of a schema.
- * @param prefix - beginning of the names of rules; the first one is `root` behind it
- * @throws as `schemaGrammar`
- */
+/** Writes the grammars of a schema. @param prefix - beginning of the rules' names @throws as `schemaGrammar` */
 export function schemaGrammars(schema: SchemaObject, budget: Budget, prefix = ""): SchemaGrammars {
   const text = schemaGrammar(schema, budget, prefix);
   const wide = withoutLengths(schema);
