@@ -73,7 +73,11 @@ const TURNS = [
     calls: [
       {
         name: "search",
-        arguments: { filter: { name: 'x "y"', limits: [1, -2.5], deep: { none: {} } }, tags: ["a", "b'c"], exact: true },
+        arguments: {
+          filter: { name: 'x "y"', limits: [1, -2.5], deep: { none: {} } },
+          tags: ["a", "b'c"],
+          exact: true,
+        },
       },
     ],
   },
@@ -115,7 +119,9 @@ const MARKS = /<[^<>\s]*(?:tool|call|func|arg_|channel)[^<>\s]*>|\[(?:TOOL_CALLS
 const families = TEMPLATES.map((recorded) => {
   const source = readFileSync(join(folder, recorded.file), "utf8");
   const template = new ChatTemplate(source, names);
-  const answers = TURNS.map((turn, index) => (index === recorded.omits ? null : (written(template, recorded, turn) ?? null)));
+  const answers = TURNS.map((turn, index) =>
+    index === recorded.omits ? null : (written(template, recorded, turn) ?? null),
+  );
   const marks = [...new Set(source.match(MARKS))].toSorted().join(" ");
   return { template: recorded.file, form: template.toolCallForm, marks, end: recorded.end, answers };
 });
