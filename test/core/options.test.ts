@@ -2,10 +2,14 @@ import {
   choiceOption,
   describeValue,
   expertIndex,
+  functionOption,
   integerOption,
   nearestName,
   numberOption,
   rejectUnknownKeys,
+  switchOption,
+  textOption,
+  tokenIdsOption,
 } from "@readme-moe/core";
 import { describe, expect, test } from "vitest";
 
@@ -51,6 +55,18 @@ test("checks numbers for type and range", () => {
   expect(() => numberOption("prefillShare", Number.NaN, 0, 1)).toThrow(TypeError);
   expect(() => numberOption("prefillShare", 1.5, 0, 1)).toThrow(/from 0 to 1/);
   expect(() => numberOption("maxDelayMs", -1, 0)).toThrow(/at least 0/);
+});
+
+test("checks texts, switches, functions and token ids, and names what is wrong", () => {
+  expect(textOption("client", "a")).toBe("a");
+  expect(() => textOption("client", 5)).toThrow(new TypeError("Expected `client` to be a text, got `5` (number)"));
+  expect(switchOption("stream", false)).toBe(false);
+  expect(() => switchOption("stream", "no")).toThrow("Expected `stream` to be true or false, got `\"no\"` (string)");
+  expect(functionOption("hook", undefined)).toBeUndefined();
+  expect(() => functionOption("hook", null)).toThrow("Expected `hook` to be a function, got `null`");
+  expect(tokenIdsOption("prompt", Uint8Array.of(0, 9), 10)).toEqual(Int32Array.of(0, 9));
+  expect(() => tokenIdsOption("prompt", [0, 10], 10)).toThrow("Expected `prompt[1]` to be from 0 to 9, got `10`");
+  expect(() => tokenIdsOption("prompt", { length: 1 }, 10)).toThrow("Expected `prompt[0]` to be an integer");
 });
 
 test("checks choices and suggests a similar one", () => {

@@ -4,13 +4,11 @@ import { describeValue, rejectUnknownKeys, isRecord } from "./options.ts";
 
 /** Form of an answer: JSON, JSON that is valid under a schema, or a text of a pattern, a list or a grammar. */
 export type AnswerFormat =
-  /** Any JSON object. */
   | { readonly type: "json_object" }
   /** JSON that is valid under a JSON schema. */
   | { readonly type: "json_schema"; readonly schema: Readonly<Record<string, unknown>> | boolean }
   /** A text that a regular expression matches as a whole. */
   | { readonly type: "regex"; readonly pattern: string }
-  /** One of some texts. */
   | { readonly type: "choice"; readonly choices: readonly string[] }
   /** A text of a grammar in GBNF notation. `root` is the rule to start from. @default root "root" */
   | { readonly type: "grammar"; readonly grammar: string; readonly root?: string | undefined };

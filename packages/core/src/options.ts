@@ -114,7 +114,26 @@ export function parseDurationMs(text: string): number | undefined {
 /** @throws {TypeError} if `value` is given and is no function */
 export function functionOption<Value>(name: string, value: Value): Value {
   if (value === undefined || typeof value === "function") return value;
-  throw new TypeError(`Expected \`${name}\` to be a function`);
+  throw new TypeError(`Expected \`${name}\` to be a function, got ${describeValue(value)}`);
+}
+
+/** @throws {TypeError} if `value` is no text */
+export function textOption(name: string, value: unknown): string {
+  if (typeof value === "string") return value;
+  throw new TypeError(`Expected \`${name}\` to be a text, got ${describeValue(value)}`);
+}
+
+/** @throws {TypeError} if `value` is neither true nor false */
+export function switchOption(name: string, value: unknown): boolean {
+  if (typeof value === "boolean") return value;
+  throw new TypeError(`Expected \`${name}\` to be true or false, got ${describeValue(value)}`);
+}
+
+/** Checks token ids, and copies them. @throws {TypeError | RangeError} naming the first that is none */
+export function tokenIdsOption(name: string, ids: ArrayLike<unknown>, vocabSize: number): Int32Array<ArrayBuffer> {
+  return Int32Array.from({ length: ids.length }, (_, index) =>
+    integerOption(`${name}[${index}]`, ids[index], 0, vocabSize - 1),
+  );
 }
 
 /** Checks of options by name. Each gets the value, `undefined` where it is absent, and returns what holds. */

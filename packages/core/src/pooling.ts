@@ -1,7 +1,7 @@
 // Embeddings and scores of whole texts: requests, results, and the arithmetic on what a model gives.
 
-import { describeValue } from "./options.ts";
-import type { ChatMessage } from "./generation.ts";
+import { describeValue, textOption } from "./options.ts";
+import type { ChatMessage, Usage } from "./generation.ts";
 
 /** Task of a model: continuing prompts, embeddings of texts, or scores of documents for a query. */
 export type ModelTask = "generate" | "embed" | "rerank";
@@ -42,7 +42,6 @@ export interface PoolingOptions {
   readonly onProgress?: ((progress: PoolingProgress) => void) | undefined;
 }
 
-/** A request of `Engine.embed`. */
 export interface EmbedRequest extends PoolingOptions {
   /** Texts or token ids, at least one; each becomes an embedding. The model's end token is added to texts alone. */
   readonly inputs: readonly (string | ArrayLike<number>)[];
@@ -54,7 +53,6 @@ export interface EmbedRequest extends PoolingOptions {
   readonly promptName?: string | undefined;
 }
 
-/** A request of `Engine.rerank`. */
 export interface RerankRequest extends PoolingOptions {
   readonly query: string;
   /** Texts to score, at least one. */
@@ -63,23 +61,15 @@ export interface RerankRequest extends PoolingOptions {
   readonly instruction?: string | undefined;
 }
 
-/** Tokens and waiting time of a request, summed over its texts. */
-export interface PoolingUsage {
-  readonly promptTokens: number;
-  /** Prompt tokens that came from the prefix cache. */
-  readonly cachedTokens: number;
-  /** Longest time that a text waited for room before it first ran, in ms. */
-  readonly queuedMs: number;
-}
+/** Tokens of a request, summed over its texts, and the longest time that one waited. */
+export type PoolingUsage = Pick<Usage, "promptTokens" | "cachedTokens" | "queuedMs">;
 
-/** Result of `Engine.embed`. */
 export interface Embeddings {
   /** `[inputs][dimensions]`. Embeddings of models that normalise have length 1, so that a product is their cosine. */
   readonly embeddings: readonly Float32Array<ArrayBuffer>[];
   readonly usage: PoolingUsage;
 }
 
-/** Result of `Engine.rerank`. */
 export interface Ranking {
   /** Relevance of each document, 0 to 1, in the order of the request. */
   readonly scores: readonly number[];
@@ -96,8 +86,7 @@ export function embeddingPrefix(
 ): string {
   if (instruction !== undefined) {
     if (promptName !== undefined) throw new TypeError("Expected `instruction` or `promptName`, got both");
-    if (typeof instruction === "string") return `Instruct: ${instruction}\nQuery:`;
-    throw new TypeError(`Expected \`instruction\` to be a text, got ${describeValue(instruction)}`);
+    return `Instruct: ${textOption("instruction", instruction)}\nQuery:`;
   }
   const name = promptName ?? defaultPrompt;
   if (name === undefined) return "";

@@ -67,12 +67,10 @@ function stepLine({ step, tokensPerExpert, runs, laterSteps }: TraceStep): strin
   return lineOf({ type: "step", step, tokens_per_expert: tokensPerExpert, runs, later_steps: laterOrNever });
 }
 
-/** Writes an object as a line of JSON. */
 function lineOf(fields: object): string {
   return `${JSON.stringify(fields)}\n`;
 }
 
-/** Receives recorded sequences and steps. */
 interface TraceSink {
   /** Called when a sequence has ended, so in the order in which sequences end. */
   sequence(sequence: TraceSequence): void;

@@ -17,7 +17,6 @@ export interface TaskFlow {
   readonly machines: string;
   /** Hash of the plan that the tasks belong to. */
   readonly plan: string;
-  /** Names of tasks. */
   readonly tasks: readonly string[];
   /** Name of the task behind them. @default none */
   readonly last?: string | undefined;

@@ -323,11 +323,3 @@ describe("no job starves", () => {
     expect(choosePull(worker, queues, fleetOf([worker], 1000), OPTIONS).queueId).toBe("old");
   });
 });
-
-test("refuses wrong options by name", () => {
-  const worker = workerState("a");
-  const choose = (options: object) => choosePull(worker, [], fleetOf([worker]), options);
-  expect(() => choose({ patience: -1 })).toThrow("Expected `patience` to be at least 0, got `-1` (number)");
-  expect(() => choose({ overdueEvery: 0.5 })).toThrow(TypeError);
-  expect(() => choose({ maxDelay: 1 })).toThrow("Unknown option `maxDelay` of choosePull, did you mean `maxDelayMs`?");
-});

@@ -17,7 +17,7 @@ it("bounds contain the total weight at any temperature, for any candidates and m
     const masked = new Set(Array.from({ length: randomInteger(random, 4) }, () => randomInteger(random, vocabSize)));
     const temperature = 10 ** (random() * 3 - 1.5);
     const row = rowOf(logits, 1 + randomInteger(random, Math.min(vocabSize, 64)), false);
-    const ranked = rankedCandidates(row, masked, vocabSize);
+    const ranked = rankedCandidates(row, masked, vocabSize - masked.size);
     if (!(ranked.logits[0]! > -Infinity)) continue;
 
     const { low, high } = boundTotal(row, ranked, resolveSamplingParams({ temperature }, { vocabSize }), masked.size);
@@ -52,7 +52,7 @@ it.each([0.5, 1, 2, 10])("bounds leave out masked tokens, seen or not, at temper
     const row = rowOf(logits, numCandidates, false);
     for (const numMasked of [0, 1, 40, 99]) {
       const masked = new Set(Array.from({ length: numMasked }, (_, index) => vocabSize - 1 - index));
-      const ranked = rankedCandidates(row, masked, vocabSize);
+      const ranked = rankedCandidates(row, masked, vocabSize - masked.size);
       const params = resolveSamplingParams({ temperature }, { vocabSize });
       const { low, high } = boundTotal(row, ranked, params, numMasked);
       const total = 1 + (99 - numMasked) * Math.exp(-1 / temperature);

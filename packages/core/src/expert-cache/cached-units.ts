@@ -1,4 +1,4 @@
-// What the expert cache holds. A unit is one layer of one expert; it is read and evicted as a whole.
+// Units of the expert cache. A unit is one layer of one expert; it is read and evicted as a whole.
 
 /** One layer of one expert. */
 export interface ExpertUnit {
@@ -22,7 +22,6 @@ export function unitIndex({ layer, expert }: ExpertUnit, { numExperts }: Pick<Ex
   return layer * numExperts + expert;
 }
 
-/** Returns the bytes of a unit. */
 export function unitBytes(unit: ExpertUnit, layout: ExpertLayout): number {
   return layout.unitBytes?.[unitIndex(unit, layout)] ?? layout.layerBytes[unit.layer] ?? 0;
 }

@@ -1,4 +1,5 @@
-// Which unit is evicted. A policy is a function, named or a caller's own; it chooses only among units that may leave.
+// Choice of the unit that is evicted. A policy is a function, named or a caller's own; it chooses only among units that
+// may leave.
 
 import { choiceOption } from "../options.ts";
 import { uniformAt } from "../random.ts";
@@ -73,7 +74,6 @@ function greatest<Item>(items: readonly Item[], exceeds: (a: Item, b: Item) => b
   return items.reduce((best, item) => (exceeds(item, best) ? item : best));
 }
 
-/** Name of a built-in policy. */
 export type EvictionPolicyName = "belady" | "lru" | "lfu" | "random";
 
 /** Creates each built-in policy from a seed. */
@@ -101,8 +101,7 @@ export function resolveEvictionPolicy(policy: EvictionPolicyName | EvictionPolic
   return POLICIES[choiceOption("policy", policy, EVICTION_POLICIES)](seed);
 }
 
-/** Input of `evictionCandidates`. */
-export interface CandidateSearch {
+interface CandidateSearch {
   readonly units: readonly ExpertUnit[];
   readonly layout: ExpertLayout;
   /** Uses of units so far. */
@@ -140,8 +139,7 @@ export function evictionCandidates({
   });
 }
 
-/** Input of `chooseVictims`. */
-export interface VictimSearch {
+interface VictimSearch {
   readonly candidates: readonly EvictionCandidate[];
   /** Bytes to make room for, from 0. */
   readonly missingBytes: number;

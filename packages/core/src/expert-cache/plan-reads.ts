@@ -14,7 +14,6 @@ import {
 } from "./cached-units.ts";
 import { chooseVictims, type EvictionCandidate, evictionCandidates, type EvictionPolicy } from "./eviction-policy.ts";
 
-/** Options of `planReads`. */
 export interface PlanOptions {
   readonly layout: ExpertLayout;
   readonly policy: EvictionPolicy;
@@ -32,7 +31,6 @@ export interface EvictedUnit extends ExpertUnit {
   readonly nextUse: number;
 }
 
-/** Evictions and reads before a layer runs. */
 export interface ReadPlan {
   /** Units to evict first. */
   readonly evict: readonly EvictedUnit[];
@@ -60,7 +58,7 @@ export interface PlannedRead extends ExpertUnit {
 export function planReads(state: ExpertCacheState, uses: UseForecast, options: PlanOptions): ReadPlan {
   checkBudget(state.budgetBytes, uses, options.layout);
   const certain = certainUses(uses);
-  const draft = new PlanDraft(state, { uses, certain }, options);
+  const draft = new PlanDraft(state, uses, certain, options);
   for (const use of certain) {
     if (use.slot > 0 && options.lookaheadLayers === 0) break;
     if (draft.holds(use)) continue;
@@ -119,11 +117,7 @@ class PlanDraft {
   #freeBytes: number;
   #candidates: readonly EvictionCandidate[] | undefined;
 
-  constructor(
-    state: ExpertCacheState,
-    { uses, certain }: { readonly uses: UseForecast; readonly certain: readonly CertainUse[] },
-    options: PlanOptions,
-  ) {
+  constructor(state: ExpertCacheState, uses: UseForecast, certain: readonly CertainUse[], options: PlanOptions) {
     const { layout } = options;
     this.#state = state;
     this.#uses = uses;
@@ -323,7 +317,6 @@ export interface UseEstimates extends ReadAheadOptions {
   readonly pendingBytes?: number | undefined;
 }
 
-/** A certain use of a unit. */
 interface CertainUse extends ExpertUnit {
   /** Number of layers from now; 0 is the running layer. */
   readonly slot: number;

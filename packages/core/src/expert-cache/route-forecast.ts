@@ -7,7 +7,6 @@
 
 import { integerOption } from "../options.ts";
 
-/** Options of `RouteForecast`. */
 export interface RouteForecastOptions extends RouteShape {
   /** Largest distance of layers whose experts are counted together, below `numLayers`. @default 1, or 0 of 1 layer */
   readonly layersAhead?: number | undefined;
@@ -47,7 +46,6 @@ export class RouteForecast {
    * changes it.
    */
   readonly chances: Float32Array;
-  /** Bytes of all tables. */
   readonly bytes: number;
   readonly #shape: RouteShape;
   readonly #layersAhead: number;
@@ -184,18 +182,19 @@ export class RouteForecast {
   #estimate(layer: number, routed: readonly Routed[]): void {
     const { numLayers } = this.#shape;
     const last = routed.filter(({ row }) => row.isLast);
-    this.#combine({ layer, distance: 0, from: layer }, last, this.#weights.last);
+    this.#combine(layer, 0, last, this.#weights.last);
     for (let distance = 1; distance <= this.#layersAhead; distance++) {
       const target = layer + distance;
       const isNextToken = target >= numLayers;
       const [rows, weight] = isNextToken ? [last, this.#weights.last] : [routed, this.#weights.all];
-      this.#combine({ layer: target % numLayers, distance, from: layer }, rows, weight);
+      this.#combine(target % numLayers, distance, rows, weight);
     }
   }
 
   /** Sets a layer's chances that any row uses an expert. @param weight - rows of the step for each of `rows` */
-  #combine({ layer, distance, from }: Target, rows: readonly Routed[], weight: number): void {
-    const { numExperts } = this.#shape;
+  #combine(layer: number, distance: number, rows: readonly Routed[], weight: number): void {
+    const { numLayers, numExperts } = this.#shape;
+    const from = (layer - distance + numLayers) % numLayers;
     const isNextToken = layer <= from;
     this.#unused.fill(1);
     const at = { layer, distance, context: UNKNOWN_BEFORE, share: 0 };
@@ -247,13 +246,6 @@ export class RouteForecast {
     this.#places.set(sequence, place);
     return place;
   }
-}
-
-/** A layer whose chances are set, and the one whose experts it follows. */
-interface Target {
-  readonly layer: number;
-  readonly distance: number;
-  readonly from: number;
 }
 
 /** Returns experts that were recorded; `undefined` if none were. */
@@ -420,7 +412,6 @@ interface Transition {
   readonly layer: number;
   /** Number of layers to the later one, from 1 up. */
   readonly distance: number;
-  /** Expert in `layer`. */
   source: number;
 }
 

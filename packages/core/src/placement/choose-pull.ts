@@ -2,7 +2,6 @@
 // one takes is decided when it has room, so a job waits in no worker's own queue, and a worker that dies takes none
 // with it.
 
-import { integerOption, numberOption, rejectUnknownKeys } from "../options.ts";
 import { predictStepMs } from "../scheduling/cost-model.ts";
 import {
   type AffinityKey,
@@ -15,21 +14,22 @@ import {
   type WorkerState,
 } from "./fleet-state.ts";
 
-/** Options of `choosePull`. */
+/** Numbers that decide when a job leaves the worker where it costs least. */
 export interface PullOptions {
-  /** Wait after which a job may be taken by any worker, at least 0. @default 2000 */
-  readonly maxDelayMs?: number | undefined;
-  /** Time before its deadline at which a job may be taken by any worker, at least 0. @default 100 */
-  readonly deadlineMarginMs?: number | undefined;
-  /** Every so many pulls of a worker take the job that has been overdue longest, at least 1. @default 16 */
-  readonly overdueEvery?: number | undefined;
-  /** Wait for a better worker, as a multiple of what the job costs more here, at least 0. @default 2 */
-  readonly patience?: number | undefined;
-  /** Time after which a published state is of a worker that is gone, above 0. @default 3000 */
-  readonly ttlMs?: number | undefined;
+  /** Wait after which a job may be taken by any worker. */
+  readonly maxDelayMs: number;
+  /** Every so many pulls of a worker take the job that has been overdue longest. */
+  readonly overdueEvery: number;
+  /** Wait for a better worker, as a multiple of what the job costs more here. */
+  readonly patience: number;
 }
 
-/** Default of `ttlMs`: workers publish once a second. */
+const PULLS: PullOptions = { maxDelayMs: 2000, overdueEvery: 16, patience: 2 };
+
+/** Time before its deadline at which a job may be taken by any worker. */
+const DEADLINE_MARGIN_MS = 100;
+
+/** Age of a published state from which its worker counts as gone: workers publish once a second. */
 export const DEFAULT_TTL_MS = 3000;
 
 // A shorter time is a rounding error.
@@ -64,22 +64,23 @@ interface Candidate {
  * @param worker - the worker's own state, as it is now
  * @param queues - queues with jobs; those of other model versions, and jobs that do not fit its KV memory, are ignored
  * @param fleet - published states, in which the worker's own is ignored, and homes
- * @throws {TypeError | RangeError} naming the option
  */
 export function choosePull(
   worker: WorkerState,
   queues: readonly QueueState[],
   fleet: FleetState,
-  options: PullOptions = {},
+  options: PullOptions = PULLS,
 ): PullDecision {
-  const resolved = withDefaults(options);
+  const { overdueEvery, patience } = options;
   if (worker.freeSeqs <= 0) return {};
   const candidates = queues
-    .filter(({ modelVersion, head }) => modelVersion === worker.modelVersion && fits(worker, head))
-    .map((queue) => candidateOf(queue, { worker, fleet, options: resolved }));
-  const overdue = oldest(candidates.filter(({ overdueFromMs }) => fleet.nowMs >= overdueFromMs));
-  if (overdue && worker.pulls % resolved.overdueEvery === 0) return { queueId: overdue.queue.id, reason: "overdue" };
-  const { patience } = resolved;
+    .filter(({ modelVersion }) => modelVersion === worker.modelVersion)
+    .filter(({ head: { promptTokens, maxNewTokens } }) => promptTokens + maxNewTokens <= worker.freeKvTokens)
+    .map((queue) => candidateOf(queue, worker, fleet, options));
+  const [overdue] = candidates
+    .filter(({ overdueFromMs }) => fleet.nowMs >= overdueFromMs)
+    .toSorted((a, b) => a.overdueFromMs - b.overdueFromMs);
+  if (overdue && worker.pulls % overdueEvery === 0) return { queueId: overdue.queue.id, reason: "overdue" };
   const eligible = candidates.filter(({ regretMs, waitedMs }) => waitedMs >= patience * regretMs - ROUNDING_MS);
   const best = eligible.toSorted(byWorth)[0];
   if (best) return { queueId: best.queue.id, reason: best.regretMs > ROUNDING_MS ? "stolen" : "home" };
@@ -88,19 +89,7 @@ export function choosePull(
   return { askAgainMs: Math.min(...candidates.map((candidate) => eligibleAtMs(candidate, patience))) };
 }
 
-function fits(worker: WorkerState, { promptTokens, maxNewTokens }: QueueState["head"]): boolean {
-  return promptTokens + maxNewTokens <= worker.freeKvTokens;
-}
-
-interface Context {
-  readonly worker: WorkerState;
-  readonly fleet: FleetState;
-  readonly options: ResolvedOptions;
-}
-
-type ResolvedOptions = Record<keyof PullOptions, number>;
-
-function candidateOf(queue: QueueState, { worker, fleet, options }: Context): Candidate {
+function candidateOf(queue: QueueState, worker: WorkerState, fleet: FleetState, options: PullOptions): Candidate {
   const { key, head, waiting } = queue;
   const homes = new Set((fleet.homes.byKey[key] ?? []).map(({ workerId }) => workerId));
   const costOf = (one: WorkerState): number => addedMs(one, queue, { isHome: homes.has(one.id) });
@@ -108,7 +97,7 @@ function candidateOf(queue: QueueState, { worker, fleet, options }: Context): Ca
   let bestMs = ownMs;
   for (const other of fleet.workers) {
     if (other.id === worker.id || other.modelVersion !== worker.modelVersion) continue;
-    if (fleet.nowMs - other.publishedMs > options.ttlMs) continue;
+    if (fleet.nowMs - other.publishedMs > DEFAULT_TTL_MS) continue;
     bestMs = Math.min(bestMs, costOf(other) + msUntilRoom(other));
   }
   const headWaitedMs = Math.max(0, fleet.nowMs - head.queuedMs);
@@ -121,7 +110,7 @@ function candidateOf(queue: QueueState, { worker, fleet, options }: Context): Ca
     // A job is not overdue before it is queued, whatever its deadline: later jobs could else go ahead of it forever.
     overdueFromMs: Math.max(
       head.queuedMs,
-      Math.min(head.queuedMs + options.maxDelayMs, (head.deadlineMs ?? Infinity) - options.deadlineMarginMs),
+      Math.min(head.queuedMs + options.maxDelayMs, (head.deadlineMs ?? Infinity) - DEADLINE_MARGIN_MS),
     ),
   };
 }
@@ -131,24 +120,8 @@ function byWorth(a: Candidate, b: Candidate): number {
   return b.queue.priority - a.queue.priority || b.worthMs - a.worthMs || a.queue.head.queuedMs - b.queue.head.queuedMs;
 }
 
-function oldest(candidates: readonly Candidate[]): Candidate | undefined {
-  return candidates.toSorted((a, b) => a.overdueFromMs - b.overdueFromMs)[0];
-}
-
 function eligibleAtMs({ queue, regretMs, overdueFromMs }: Candidate, patience: number): number {
   return Math.min(overdueFromMs, queue.head.queuedMs + (2 * patience * regretMs) / (queue.waiting + 1));
-}
-
-function withDefaults(options: PullOptions): ResolvedOptions {
-  rejectUnknownKeys("choosePull", options, ["maxDelayMs", "deadlineMarginMs", "overdueEvery", "patience", "ttlMs"]);
-  const { maxDelayMs = 2000, deadlineMarginMs = 100, overdueEvery = 16 } = options;
-  const { patience = 2, ttlMs = DEFAULT_TTL_MS } = options;
-  numberOption("maxDelayMs", maxDelayMs, 0);
-  numberOption("deadlineMarginMs", deadlineMarginMs, 0);
-  integerOption("overdueEvery", overdueEvery, 1);
-  numberOption("patience", patience, 0);
-  numberOption("ttlMs", ttlMs, Number.MIN_VALUE);
-  return { maxDelayMs, deadlineMarginMs, overdueEvery, patience, ttlMs };
 }
 
 /** Number of steps of an answer on a worker that has not ended one yet. */
@@ -279,17 +252,16 @@ export interface Admission {
  * before it, else the time in which as many sequences end as are before it. Jobs of the same or a higher priority are
  * before it.
  *
- * @param ttlMs - age from which published states do not count
  * @returns ms, at least 0; `Infinity` if no worker of the job's model version is alive, or none will have room
  */
 export function predictedWaitMs(
   job: ArrivingJob,
   queues: readonly QueueState[],
   fleet: Pick<FleetState, "nowMs" | "workers">,
-  ttlMs: number = DEFAULT_TTL_MS,
 ): number {
   const workers = fleet.workers.filter(
-    ({ modelVersion, publishedMs }) => modelVersion === job.modelVersion && fleet.nowMs - publishedMs <= ttlMs,
+    ({ modelVersion, publishedMs }) =>
+      modelVersion === job.modelVersion && fleet.nowMs - publishedMs <= DEFAULT_TTL_MS,
   );
   if (workers.length === 0) return Infinity;
   const before = queues
@@ -305,9 +277,8 @@ export function admitJob(
   job: ArrivingJob,
   queues: readonly QueueState[],
   fleet: Pick<FleetState, "nowMs" | "workers">,
-  ttlMs: number = DEFAULT_TTL_MS,
 ): Admission {
-  const waitMs = predictedWaitMs(job, queues, fleet, ttlMs);
+  const waitMs = predictedWaitMs(job, queues, fleet);
   const mostMs = (job.deadlineMs ?? Infinity) - fleet.nowMs;
   const isAdmitted = waitMs < Infinity && waitMs <= mostMs;
   if (isAdmitted) return { isAdmitted, waitMs, retryAfterMs: 0 };

@@ -3,11 +3,11 @@
 
 import type { CostModel } from "../scheduling/cost-model.ts";
 
-/** Key of jobs that are cheaper together: the main expert of the prompt, or a bucket of the hash of its beginning. */
+/**
+ * Key of jobs that are cheaper together: the main expert of the prompt, or a bucket of the hash of its beginning. Jobs
+ * with an empty key have no affinity.
+ */
 export type AffinityKey = string;
-
-/** Key of jobs without affinity. */
-export const NO_AFFINITY: AffinityKey = "";
 
 /** Returns the key of prompts whose main expert is `expert`. */
 export function expertKey(expert: number): AffinityKey {
@@ -112,7 +112,6 @@ export interface FleetState {
 /** Reason of a pull: the worker is the best or a home, the job has waited too long, or its homes are behind. */
 export type PullReason = "home" | "overdue" | "stolen";
 
-/** Result of `choosePull`. */
 export interface PullDecision {
   /** Queue whose next job the worker takes; absent if it takes none now. */
   readonly queueId?: string | undefined;

@@ -2,22 +2,17 @@
 // Ravishankar, 1998) with weights: every key orders all workers by a hash of both, so a worker that joins or leaves
 // changes the order of no two others.
 
-import { describeValue, numberOption, rejectUnknownKeys } from "../options.ts";
+import { describeValue, numberOption } from "../options.ts";
 import type { AffinityKey, Home, Homes } from "./fleet-state.ts";
 
-/** Options of `homesOf`. Loads are relative to a worker's fair share: its part of all demand by capacity. */
-export interface HomesOptions {
-  /** Load that new homes fill a worker to, at least 1. @default 1.05 */
-  readonly targetLoad?: number | undefined;
-  /** Load above which a worker gives homes away, at least `targetLoad`. @default 1.25 */
-  readonly highLoad?: number | undefined;
-  /** Load below which a worker is given homes of others, from 0 to 1. @default 0.6 */
-  readonly lowLoad?: number | undefined;
-  /** Smallest part of a split key, as a share of a worker's fair share, from 0 to 1. @default 0.1 */
-  readonly leastPart?: number | undefined;
-}
+// Loads are relative to a worker's fair share: its part of all demand by capacity.
+/** Load that new homes fill a worker to. */
+const TARGET_LOAD = 1.05;
+/** Loads above which a worker gives homes away, and below which it is given homes of others. */
+const [HIGH_LOAD, LOW_LOAD] = [1.25, 0.6];
+/** Smallest part of a split key, as a share of a worker's fair share. */
+const LEAST_PART = 0.1;
 
-/** Input of `homesOf`. */
 export interface HomesInput {
   /** Work of each key's jobs in any unit, at least 0: see `smoothDemand`. */
   readonly demand: Readonly<Record<AffinityKey, number>>;
@@ -33,17 +28,16 @@ const ROUNDING = 1e-9;
 /**
  * Assigns keys to workers.
  *
- * A key stays at its homes while their loads are between `lowLoad` and `highLoad`. If one is not, workers above
- * `targetLoad` give away what is above it, the smallest keys first, and other homes of the same key or the first
+ * A key stays at its homes while their loads are between `LOW_LOAD` and `HIGH_LOAD`. If one is not, workers above
+ * `TARGET_LOAD` give away what is above it, the smallest keys first, and other homes of the same key or the first
  * workers with room in the key's rendezvous order take it. A key whose demand exceeds a worker's room is split, so a
  * hot key has several homes; cold ones share a worker.
  *
- * @returns homes of every key of `demand`; no homes if there are no members. Loads are at most `highLoad`, except by
- *   parts of at most `leastPart`
- * @throws {TypeError | RangeError} naming the option
+ * @returns homes of every key of `demand`; no homes if there are no members. Loads are at most `HIGH_LOAD`, except by
+ *   parts of at most `LEAST_PART`
+ * @throws {TypeError | RangeError} naming what is wrong
  */
-export function homesOf({ demand, members, previous }: HomesInput, options: HomesOptions = {}): Homes {
-  const { targetLoad, highLoad, lowLoad, leastPart } = withDefaults(options);
+export function homesOf({ demand, members, previous }: HomesInput): Homes {
   checkInput(demand, members);
   if (members.length === 0) return { byKey: {} };
   const keys = Object.keys(demand).toSorted((a, b) => (demand[b] ?? 0) - (demand[a] ?? 0) || (a < b ? -1 : 1));
@@ -51,9 +45,9 @@ export function homesOf({ demand, members, previous }: HomesInput, options: Home
   const parts = new Parts(keys, { demand, members: members.toSorted((a, b) => (a.id < b.id ? -1 : 1)) });
   for (const key of keys) parts.keep(key, previous.byKey[key] ?? []);
   const loads = members.map(({ id }) => parts.loadOf(id));
-  const isEven = Math.max(...loads) <= highLoad && Math.min(...loads) >= lowLoad;
-  if (!isEven) for (const key of keys.toReversed()) parts.shed(key, targetLoad, leastPart);
-  for (const key of keys) parts.place(key, { targetLoad, leastPart });
+  const isEven = Math.max(...loads) <= HIGH_LOAD && Math.min(...loads) >= LOW_LOAD;
+  if (!isEven) for (const key of keys.toReversed()) parts.shed(key);
+  for (const key of keys) parts.place(key);
   return { byKey: Object.fromEntries(keys.map((key) => [key, parts.homesOf(key)])) };
 }
 
@@ -115,12 +109,12 @@ class Parts {
     for (const { workerId, share } of alive) this.#add(key, workerId, demand * share);
   }
 
-  /** Takes a key's demand from workers above `targetLoad`, but leaves no part smaller than `leastPart`. */
-  shed(key: AffinityKey, targetLoad: number, leastPart: number): void {
+  /** Takes a key's demand from workers above `TARGET_LOAD`, but leaves no part smaller than `LEAST_PART`. */
+  shed(key: AffinityKey): void {
     for (const [id, part] of this.#partsOf(key)) {
-      const excess = (this.loadOf(id) - targetLoad) * this.#fairOf(id);
+      const excess = (this.loadOf(id) - TARGET_LOAD) * this.#fairOf(id);
       if (excess <= ROUNDING * this.#total) continue;
-      const isAll = part - excess < leastPart * this.#fairOf(id);
+      const isAll = part - excess < LEAST_PART * this.#fairOf(id);
       // A worker's only key stays, in part, whatever its load.
       if (isAll && part >= (this.#loads.get(id) ?? 0) * (1 - ROUNDING)) continue;
       // A small key is given away if what its worker keeps is nearer to the target than with it.
@@ -131,15 +125,15 @@ class Parts {
   }
 
   /** Assigns what is left of a key: to its homes with room, then to the first workers in its rendezvous order. */
-  place(key: AffinityKey, { targetLoad, leastPart }: Pick<ResolvedOptions, "targetLoad" | "leastPart">): void {
+  place(key: AffinityKey): void {
     const parts = this.#partsOf(key);
     let left = (this.#demand[key] ?? 0) - Array.from(parts.values()).reduce((sum, part) => sum + part, 0);
     if (left <= ROUNDING * this.#total && parts.size > 0) return;
     const order = rendezvousOrder(key, this.#members).map(({ id }) => id);
     const [own, others] = [order.filter((id) => parts.has(id)), order.filter((id) => !parts.has(id))];
     for (const id of [...own, ...others]) {
-      const room = (targetLoad - this.loadOf(id)) * this.#fairOf(id);
-      const least = leastPart * this.#fairOf(id);
+      const room = (TARGET_LOAD - this.loadOf(id)) * this.#fairOf(id);
+      const least = LEAST_PART * this.#fairOf(id);
       if (left > room && (room < least || (left - room < least && !parts.has(id)))) continue;
       const part = Math.min(left, room);
       this.#add(key, id, part);
@@ -149,7 +143,7 @@ class Parts {
     // A job that no worker has enough room for goes in small parts to the workers with the lowest loads.
     while (left > ROUNDING * this.#total || parts.size === 0) {
       const [lowest = ""] = order.toSorted((a, b) => this.loadOf(a) - this.loadOf(b));
-      const room = Math.max(leastPart, targetLoad - this.loadOf(lowest)) * this.#fairOf(lowest);
+      const room = Math.max(LEAST_PART, TARGET_LOAD - this.loadOf(lowest)) * this.#fairOf(lowest);
       const part = room > 0 ? Math.min(left, room) : left;
       this.#add(key, lowest, part);
       left -= part;
@@ -181,18 +175,6 @@ class Parts {
     parts.set(id, (parts.get(id) ?? 0) + part);
     this.#loads.set(id, (this.#loads.get(id) ?? 0) + part);
   }
-}
-
-type ResolvedOptions = Record<keyof HomesOptions, number>;
-
-function withDefaults(options: HomesOptions): ResolvedOptions {
-  rejectUnknownKeys("homesOf", options, ["targetLoad", "highLoad", "lowLoad", "leastPart"]);
-  const { targetLoad = 1.05, highLoad = 1.25, lowLoad = 0.6, leastPart = 0.1 } = options;
-  numberOption("targetLoad", targetLoad, 1);
-  numberOption("highLoad", highLoad, targetLoad);
-  numberOption("lowLoad", lowLoad, 0, 1);
-  numberOption("leastPart", leastPart, 0, 1);
-  return { targetLoad, highLoad, lowLoad, leastPart };
 }
 
 function checkInput(demand: Readonly<Record<AffinityKey, number>>, members: readonly Member[]): void {

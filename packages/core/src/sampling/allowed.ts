@@ -1,25 +1,29 @@
 // The choice of a token where a bit mask allows only some.
 
 import {
-  boundTotal,
-  decide,
-  needsTotal,
-  type WeightBounds,
-  chooseExactly,
-  logprobOf,
-  type SampledToken,
-} from "./sample.ts";
-import {
   changesLogits,
   checkRow,
+  knownLogit,
   maskedTokens,
   noTokenLeft,
   weightOf,
   withPenalties,
-  type LogitsRow,
+  type BoundRow,
   type TokenCounts,
 } from "./logits.ts";
-import { bestId, type RankedLogits } from "./ranking.ts";
+import { bestId, rankedCandidates, type RankedLogits } from "./ranking.ts";
+import {
+  boundTotal,
+  chooseAmongCandidates,
+  chooseExactly,
+  decide,
+  type Draw,
+  logprobOf,
+  needsTotal,
+  sampledFrom,
+  type SampledToken,
+  type WeightBounds,
+} from "./sample.ts";
 import type { ResolvedSamplingParams } from "./sampling-params.ts";
 
 // Ranking this many tokens takes less time than a pass over the vocabulary.
@@ -27,15 +31,8 @@ const FEW_ALLOWED = 1024;
 // A lighter token than exp of minus this is not summed: a vocabulary of them weighs 1e-10.
 const MOST_EXPONENT = 34;
 
-/** A row of logits, and the bit mask of the tokens that may be chosen; bits beyond the vocabulary are ignored. */
-export interface BoundRow extends LogitsRow {
-  readonly mask: Int32Array;
-}
-
-/** Whether a bit mask allows a token. */
-export function allowsToken(mask: Int32Array, id: number): boolean {
-  return (((mask[id >> 5] ?? 0) >>> (id & 31)) & 1) === 1;
-}
+type MaskedRow = BoundRow & { readonly mask: Int32Array };
+type WholeRow = MaskedRow & { readonly fullLogits: Float32Array };
 
 /** Sets the logits of the tokens that a bit mask does not allow to `-Infinity`. */
 export function forbidOthers(logits: Float32Array, mask: Int32Array): void {
@@ -63,7 +60,7 @@ export function forbidOthers(logits: Float32Array, mask: Int32Array): void {
  * @throws {ReadMeError} `ERR_RUNTIME` if the row is not finite, or the parameters leave none of the allowed tokens
  */
 export function sampleAllowed(
-  row: BoundRow,
+  row: MaskedRow,
   params: ResolvedSamplingParams,
   counts: TokenCounts,
   u: number,
@@ -73,20 +70,23 @@ export function sampleAllowed(
   const { count, firstId } = allowedIn(mask, params.vocabSize);
   if (count === 0) throw noneAllowed();
   if (count === 1) return onlyToken(row, firstId, params, counts);
-  const id = chooseAmongCandidates(row, count, { params, counts }, u);
-  if (id !== undefined) return { id, logprob: logprobOf(knownLogit(row, id) ?? -Infinity, row) };
+  const draw = { params, counts, u };
+  const id = chooseAmongCandidates(row, draw, count);
+  if (id !== undefined) return sampledFrom(row, id);
   if (!fullLogits) return undefined;
-  const summed = chooseBySum({ ...row, fullLogits }, count, { params, counts }, u);
-  if (summed !== undefined) return { id: summed, logprob: logprobOf(fullLogits[summed] ?? -Infinity, row) };
+  const summed = chooseBySum({ ...row, fullLogits }, count, draw);
+  if (summed !== undefined) return sampledFrom(row, summed);
   const logits = fullLogits.slice();
   forbidOthers(logits, mask);
   if (bestId(logits) === undefined) throw noneAllowed();
-  const chosen = withPenalties(logits, params, counts, () => chooseExactly(logits, params, u));
-  return { id: chosen, logprob: logprobOf(fullLogits[chosen] ?? -Infinity, row) };
+  return sampledFrom(
+    row,
+    withPenalties(logits, params, counts, () => chooseExactly(logits, params, u)),
+  );
 }
 
 function onlyToken(
-  row: BoundRow,
+  row: MaskedRow,
   id: number,
   params: ResolvedSamplingParams,
   counts: TokenCounts,
@@ -98,68 +98,29 @@ function onlyToken(
   return { id, logprob: logit === undefined ? Number.NaN : logprobOf(logit, row) };
 }
 
-/** @param numAllowed - number of tokens that the mask allows */
-function chooseAmongCandidates(
-  row: BoundRow,
-  numAllowed: number,
-  { params, counts }: { readonly params: ResolvedSamplingParams; readonly counts: TokenCounts },
-  u: number,
-): number | undefined {
-  if (changesLogits(params, counts)) return undefined;
-  const masked = maskedTokens(params, counts);
-  const numLeft = numAllowed - Array.from(masked).filter((id) => allowsToken(row.mask, id)).length;
-  const ranked = allowedCandidates(row, masked, numLeft);
-  // All logits tell whether no token is left.
-  if (ranked.ids.length === 0) return undefined;
-  if (params.temperature === 0) return ranked.ids[0];
-  const total = needsTotal(params) ? boundTotal(row, ranked, params, params.vocabSize - numLeft) : undefined;
-  return chosenId(ranked, params, total, u);
-}
-
 /**
  * Chooses among the candidates, or among all allowed tokens if there are few, by the exact weight of the allowed ones:
  * one pass over the row, without a ranking.
  *
  * @param numAllowed - number of tokens that the mask allows
  */
-function chooseBySum(
-  row: BoundRow & { readonly fullLogits: Float32Array },
-  numAllowed: number,
-  { params, counts }: { readonly params: ResolvedSamplingParams; readonly counts: TokenCounts },
-  u: number,
-): number | undefined {
+function chooseBySum(row: WholeRow, numAllowed: number, { params, counts, u }: Draw): number | undefined {
   if (changesLogits(params, counts) || params.temperature === 0) return undefined;
   const { mask, fullLogits } = row;
   const masked = maskedTokens(params, counts);
   if (numAllowed <= FEW_ALLOWED) {
     const ranked = rankedAllowed(row, masked);
     if (ranked.ids.length === 0) return undefined;
-    return chosenId(ranked, params, needsTotal(params) ? weightOfAll(ranked.logits, params) : undefined, u);
+    return decide(ranked, params, needsTotal(params) ? boundTotal(row, ranked, params, 0) : undefined, u);
   }
   if (masked.size > 0) return undefined;
-  const ranked = allowedCandidates(row, masked, numAllowed);
+  const ranked = rankedCandidates(row, masked, numAllowed);
   const best = ranked.logits[0];
   if (best === undefined) return undefined;
-  const total = needsTotal(params) ? weightOfAllowed(fullLogits, mask, best, params) : undefined;
-  return chosenId(ranked, params, total, u);
+  return decide(ranked, params, needsTotal(params) ? weightOfAllowed(fullLogits, mask, best, params) : undefined, u);
 }
 
-/** Chooses as `decide` does. @returns the token; `undefined` if more tokens must be known */
-function chosenId(
-  ranked: RankedLogits,
-  params: ResolvedSamplingParams,
-  total: WeightBounds | undefined,
-  u: number,
-): number | undefined {
-  const index = decide(ranked, params, total, u);
-  return index === undefined ? undefined : ranked.ids[index];
-}
-
-/** Ranks the allowed tokens. */
-function rankedAllowed(
-  { mask, fullLogits }: BoundRow & { readonly fullLogits: Float32Array },
-  masked: ReadonlySet<number>,
-): RankedLogits {
+function rankedAllowed({ mask, fullLogits }: WholeRow, masked: ReadonlySet<number>): RankedLogits {
   const ids: number[] = [];
   for (const [word, bits] of mask.entries()) {
     for (let left = bits; left !== 0; left &= left - 1) {
@@ -171,13 +132,6 @@ function rankedAllowed(
   const logitOf = (id: number): number => fullLogits[id] ?? -Infinity;
   ids.sort((a, b) => logitOf(b) - logitOf(a) || a - b);
   return { ids: Int32Array.from(ids), logits: Float32Array.from(ids, logitOf), isComplete: true };
-}
-
-function weightOfAll(logits: Float32Array, { temperature }: ResolvedSamplingParams): WeightBounds {
-  const best = logits[0] ?? 0;
-  let sum = 0;
-  for (const logit of logits) sum += weightOf(logit, best, temperature);
-  return { low: sum, high: sum };
 }
 
 /** Sums the weights of the allowed tokens, relative to the best one's. */
@@ -199,23 +153,6 @@ function weightOfAllowed(
     }
   }
   return { low: sum, high: sum + logits.length * Math.exp(-MOST_EXPONENT) };
-}
-
-/** Keeps a row's candidates that may be chosen. @param numLeft - number of all tokens that may be */
-function allowedCandidates(row: BoundRow, masked: ReadonlySet<number>, numLeft: number): RankedLogits {
-  const { candidateIds, candidateLogits, mask } = row;
-  const isKept = (_: number, index: number): boolean => {
-    const id = candidateIds[index] ?? -1;
-    return allowsToken(mask, id) && !masked.has(id) && candidateLogits[index] !== -Infinity;
-  };
-  const ids = candidateIds.filter(isKept);
-  const isComplete = ids.length === numLeft || candidateLogits.at(-1) === -Infinity;
-  return { ids, logits: candidateLogits.filter(isKept), isComplete };
-}
-
-/** Reads a token's logit, if the row holds it. */
-function knownLogit({ candidateIds, candidateLogits, fullLogits }: LogitsRow, id: number): number | undefined {
-  return fullLogits?.[id] ?? candidateLogits[candidateIds.indexOf(id)];
 }
 
 /** Counts the tokens that a mask allows, and finds the first. */

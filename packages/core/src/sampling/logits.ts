@@ -18,6 +18,22 @@ export interface LogitsRow {
   readonly fullLogits: Float32Array | undefined;
 }
 
+/** A row, and a bit mask of the tokens that may be chosen; bits beyond the vocabulary are ignored. */
+export interface BoundRow extends LogitsRow {
+  /** @default all may be chosen */
+  readonly mask?: Int32Array | undefined;
+}
+
+/** Tells whether a bit mask allows a token. */
+export function allowsToken(mask: Int32Array, id: number): boolean {
+  return (((mask[id >> 5] ?? 0) >>> (id & 31)) & 1) === 1;
+}
+
+/** Reads a token's logit, if the row holds it. */
+export function knownLogit({ candidateIds, candidateLogits, fullLogits }: LogitsRow, id: number): number | undefined {
+  return fullLogits?.[id] ?? candidateLogits[candidateIds.indexOf(id)];
+}
+
 /** Computes a token's weight: its probability at this temperature, relative to the best token's, in [0, 1]. */
 export function weightOf(logit: number, best: number, temperature: number): number {
   return Math.exp((logit - best) / temperature);

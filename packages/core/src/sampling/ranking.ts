@@ -1,6 +1,6 @@
 // Tokens in falling order of their logits: the best ones by a heap, or the chosen one of all by buckets of weight.
 
-import { weightOf, type LogitsRow } from "./logits.ts";
+import { allowsToken, weightOf, type BoundRow } from "./logits.ts";
 
 /** The first tokens in falling order of their logits; among equals the lower id first. */
 export interface RankedLogits {
@@ -10,13 +10,17 @@ export interface RankedLogits {
   readonly isComplete: boolean;
 }
 
-/** Removes the masked tokens from a row's candidates. */
-export function rankedCandidates(row: LogitsRow, masked: ReadonlySet<number>, vocabSize: number): RankedLogits {
-  const { candidateIds, candidateLogits } = row;
-  const isComplete = candidateIds.length >= vocabSize || candidateLogits.at(-1) === -Infinity;
-  if (masked.size === 0) return { ids: candidateIds, logits: candidateLogits, isComplete };
-  const isKept = (_: number, index: number): boolean => !masked.has(candidateIds[index] ?? -1);
-  return { ids: candidateIds.filter(isKept), logits: candidateLogits.filter(isKept), isComplete };
+/** Keeps a row's candidates that may be chosen. @param numLeft - number of all tokens that may be */
+export function rankedCandidates(row: BoundRow, masked: ReadonlySet<number>, numLeft: number): RankedLogits {
+  const { candidateIds, candidateLogits, mask } = row;
+  const isKept = (_: number, index: number): boolean => {
+    const id = candidateIds[index] ?? -1;
+    return (!mask || allowsToken(mask, id)) && !masked.has(id) && candidateLogits[index] !== -Infinity;
+  };
+  const isWhole = !mask && masked.size === 0;
+  const ids = isWhole ? candidateIds : candidateIds.filter(isKept);
+  const logits = isWhole ? candidateLogits : candidateLogits.filter(isKept);
+  return { ids, logits, isComplete: ids.length >= numLeft || candidateLogits.at(-1) === -Infinity };
 }
 
 /**
@@ -152,7 +156,6 @@ export class WeightBuckets {
   readonly #logits: Float32Array;
   readonly #best: number;
   readonly #temperature: number;
-  /** Bucket of each token. */
   readonly #buckets: Uint16Array;
   /** Total weight of each bucket. */
   readonly #weights: Float64Array;

@@ -2,11 +2,14 @@
 // ranked tokens, `WeightBuckets` from a whole row without ranking it; a new truncation goes into both.
 
 import {
+  allowsToken,
   changesLogits,
   checkRow,
+  knownLogit,
   maskedTokens,
   noTokenLeft,
   withPenalties,
+  type BoundRow,
   type LogitsRow,
   type TokenCounts,
   logSumExpError,
@@ -29,7 +32,6 @@ export interface SampledToken {
 // The ways to a token, from the cheapest; each gives the same token as the last one, or none:
 //
 //   chooseAmongCandidates   the step's candidates, with bounds of the total weight
-//   chooseByBounds          the best logits of the full row, with the same bounds
 //   chooseExactly           the full row: rankings that grow, or buckets of weight if the total matters
 
 /**
@@ -58,10 +60,13 @@ export function sampleToken(
   u: number,
 ): SampledToken | undefined {
   checkRow(row);
-  const id = chooseAmongCandidates(row, params, counts, u) ?? chooseAmongAll(row, params, counts, u);
-  if (id === undefined) return undefined;
-  const logit = row.fullLogits?.[id] ?? row.candidateLogits[row.candidateIds.indexOf(id)] ?? -Infinity;
-  return { id, logprob: logprobOf(logit, row) };
+  const id = chooseAmongCandidates(row, { params, counts, u }) ?? chooseAmongAll(row, params, counts, u);
+  return id === undefined ? undefined : sampledFrom(row, id);
+}
+
+/** Adds the log-probability of a token that the row holds. */
+export function sampledFrom(row: LogitsRow, id: number): SampledToken {
+  return { id, logprob: logprobOf(knownLogit(row, id) ?? -Infinity, row) };
 }
 
 /**
@@ -130,23 +135,32 @@ export function logprobOf(logit: number, row: LogitsRow): number {
   return Math.min(0, logit - row.logSumExp);
 }
 
-function chooseAmongCandidates(
-  row: LogitsRow,
-  params: ResolvedSamplingParams,
-  counts: TokenCounts,
-  u: number,
+/** A draw: its parameters, the tokens before, and its random number in [0, 1). */
+export interface Draw {
+  readonly params: ResolvedSamplingParams;
+  readonly counts: TokenCounts;
+  readonly u: number;
+}
+
+/** Chooses as the whole row would, if its candidates decide. @param numAllowed - tokens that the row's mask allows */
+export function chooseAmongCandidates(
+  row: BoundRow,
+  { params, counts, u }: Draw,
+  numAllowed: number = params.vocabSize,
 ): number | undefined {
   if (changesLogits(params, counts)) return undefined;
+  const { mask } = row;
   const masked = maskedTokens(params, counts);
-  const ranked = rankedCandidates(row, masked, params.vocabSize);
+  const numLeft = numAllowed - (mask ? Array.from(masked).filter((id) => allowsToken(mask, id)).length : masked.size);
+  const ranked = rankedCandidates(row, masked, numLeft);
   if (ranked.ids.length === 0) {
-    if (ranked.isComplete) throw noTokenLeft();
+    // Under a mask, all logits tell whether the mask or the parameters leave no token.
+    if (ranked.isComplete && !mask) throw noTokenLeft();
     return undefined;
   }
   if (params.temperature === 0) return ranked.ids[0];
-  const total = needsTotal(params) ? boundTotal(row, ranked, params, masked.size) : undefined;
-  const index = decide(ranked, params, total, u);
-  return index === undefined ? undefined : ranked.ids[index];
+  const total = needsTotal(params) ? boundTotal(row, ranked, params, params.vocabSize - numLeft) : undefined;
+  return decide(ranked, params, total, u);
 }
 
 function chooseAmongAll(
@@ -158,26 +172,8 @@ function chooseAmongAll(
   const { fullLogits } = row;
   if (fullLogits === undefined) return undefined;
   const isUnchanged = !changesLogits(params, counts) && maskedTokens(params, counts).size === 0;
-  if (isUnchanged) {
-    const best = row.candidateLogits[0];
-    return chooseByBounds(row, fullLogits, params, u) ?? chooseExactly(fullLogits, params, u, best);
-  }
+  if (isUnchanged) return chooseExactly(fullLogits, params, u, row.candidateLogits[0]);
   return withPenalties(fullLogits, params, counts, () => chooseExactly(fullLogits, params, u));
-}
-
-/** Chooses by bounds of the total weight, which decide most rows without an exponential for each token. */
-function chooseByBounds(
-  row: LogitsRow,
-  fullLogits: Float32Array,
-  params: ResolvedSamplingParams,
-  u: number,
-): number | undefined {
-  // A ranking of the same length by the step itself has already failed to decide.
-  if (params.temperature === 0 || !needsTotal(params) || row.candidateIds.length >= FEW) return undefined;
-  const ranked = bestLogits(fullLogits, FEW);
-  const candidates = { ...row, candidateIds: ranked.ids, candidateLogits: ranked.logits };
-  const index = decide(ranked, params, boundTotal(candidates, ranked, params, 0), u);
-  return index === undefined ? undefined : ranked.ids[index];
 }
 
 /**
@@ -211,9 +207,7 @@ function chooseRanked(
   u: number,
 ): number {
   for (const size of sizes) {
-    const ranked = bestLogits(logits, size);
-    const index = decide(ranked, params, undefined, u);
-    const id = index === undefined ? undefined : ranked.ids[index];
+    const id = decide(bestLogits(logits, size), params, undefined, u);
     if (id !== undefined) return id;
   }
   throw noTokenLeft();
@@ -244,7 +238,7 @@ export function needsTotal({ topK, minP }: ResolvedSamplingParams): boolean {
  * @param ranked - at least one token
  * @param total - total weight of all tokens; `undefined` unless `needsTotal`
  * @param u - in [0, 1)
- * @returns an index into `ranked`, or `undefined` if more tokens must be known
+ * @returns the token's id, or `undefined` if more tokens must be known
  */
 export function decide(
   ranked: RankedLogits,
@@ -268,7 +262,7 @@ export function decide(
     firstWhere(sums, (cumulative) => cumulative > u * high * (1 + error)),
     end,
   );
-  return first === last && first < sums.length ? first : undefined;
+  return first === last && first < sums.length ? ranked.ids[first] : undefined;
 }
 
 /** Tokens that top-k and min-p keep, as far as they are ranked. */

@@ -1,7 +1,7 @@
 // The table of sampling parameters. Types, checks, bodies of HTTP, jobs of a fleet, flags, names in files and docs
 // follow from it: a new parameter is an entry here, and what the sampler makes of it.
 
-import { describeValue, integerOption, rejectUnknownKeys, isRecord } from "../options.ts";
+import { describeValue, integerOption, isRecord, rejectUnknownKeys, switchOption } from "../options.ts";
 
 /** Values of parameters, as a caller gives them, by kind. */
 interface SamplingValues {
@@ -284,7 +284,7 @@ type Check<Value> = (name: string, value: unknown, entry: SamplingParameter, voc
 const CHECKS: { readonly [Kind in keyof CheckedValues]: Check<CheckedValues[Kind]> } = {
   number: finiteOption,
   integer: wholeOption,
-  flag: flagOption,
+  flag: switchOption,
   texts: textsOption,
   tokenIds: idsOption,
   biases: biasesOption,
@@ -349,11 +349,6 @@ function wholeOption(name: string, value: unknown, { min = 0, max }: NumberRange
     throw new RangeError(`Expected \`${name}\` to be at most 2^53 - 1, got ${describeValue(value)}`);
   }
   return integerOption(name, value, min, max);
-}
-
-function flagOption(name: string, value: unknown): boolean {
-  if (typeof value === "boolean") return value;
-  throw new TypeError(`Expected \`${name}\` to be true or false, got ${describeValue(value)}`);
 }
 
 function recordOption(name: string, value: unknown): asserts value is object {

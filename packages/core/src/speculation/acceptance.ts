@@ -1,4 +1,4 @@
-// How often drafts were right, by source and class of evidence. An engine and each of its sequences keep such counts.
+// Counts of right drafts, by source and class of evidence. An engine and each of its sequences keep such counts.
 
 import type { Draft, DraftSource } from "./plan-drafts.ts";
 
@@ -9,7 +9,6 @@ export interface Acceptance {
   readonly outcomes: Readonly<Partial<Record<DraftSource, SourceOutcomes>>>;
 }
 
-/** Outcomes of one source. */
 export interface SourceOutcomes {
   /** Amount that the latest outcome added to a count. It grows, so that older ones count less without being touched. */
   readonly weight: number;
@@ -20,7 +19,6 @@ export interface SourceOutcomes {
   readonly blocks: readonly (readonly number[])[];
 }
 
-/** Result of a draft. */
 export interface DraftOutcome {
   /**
    * Number of the draft's tokens that were compared with drawn tokens. The draws of a step with k draft tokens also
@@ -87,13 +85,9 @@ function doubted(factor: number): number {
 }
 
 /** The prior of each class; one that is not listed is like the last one that is. */
-const PRIORS: Readonly<Record<DraftSource, readonly number[]>> = {
-  prediction: priorChances(FITTED.prediction),
-  grammar: priorChances(FITTED.grammar),
-  context: priorChances(FITTED.context),
-  recycled: priorChances(FITTED.recycled),
-  model: priorChances(FITTED.model),
-};
+const PRIORS = Object.fromEntries(
+  Object.entries(FITTED).map(([source, priors]) => [source, priorChances(priors)]),
+) as Readonly<Record<DraftSource, readonly number[]>>;
 
 function priorChances({ chances, factors }: Priors): readonly number[] {
   return factors.flatMap((factor) => chances.map((chance) => changedChance(chance, factor)));
@@ -106,7 +100,6 @@ const NO_COUNTS: readonly number[] = Array.from({ length: 2 * BLOCK }, () => 0);
 const NOTHING: SourceOutcomes = { weight: 1, blocks: [] };
 const MOST_WEIGHT = 1e12;
 
-/** Creates counts without outcomes. */
 export function newAcceptance(of: "engine" | "sequence" = "sequence"): Acceptance {
   return { memory: of === "engine" ? ENGINE_MEMORY : SEQUENCE_MEMORY, outcomes: {} };
 }

@@ -1,4 +1,4 @@
-// How many tokens of each sequence's draft a step runs.
+// Lengths of drafts: the number of tokens of each sequence's draft that a step runs.
 
 import { type CostModel, predictStepMs, type StepWork } from "../scheduling/cost-model.ts";
 
@@ -161,7 +161,6 @@ export interface RowCosts {
   readonly sums: readonly StepSums[];
 }
 
-/** Costs before any step. */
 export const NO_ROW_COSTS: RowCosts = { sums: [] };
 
 /** A step that has run, without prompts. */
@@ -229,8 +228,8 @@ function sizeOf(tokens: number): number {
   return Math.floor(Math.log2(Math.max(1, tokens)));
 }
 
-// How far chances can be trusted. Of several proposals the one with the best chances runs, so that the chances of those
-// that run are too high on average.
+// Calibration of chances. Of several proposals the one with the best chances runs, so that the chances of those that
+// run are too high on average.
 
 /** Drafted tokens that ran: how many were expected to be accepted, and how many were. Older ones count less. */
 export interface DraftCalibration {
@@ -243,7 +242,6 @@ const PRIOR_FACTOR = 0.95;
 const MEMORY_TOKENS = 400;
 const [LEAST_FACTOR, MOST_FACTOR] = [0.3, 1.1];
 
-/** Calibration before any draft. */
 export const NO_CALIBRATION: DraftCalibration = { expected: 0, accepted: 0 };
 
 /** Adds a draft that ran. @param expected - sum of the chances of its tokens to be accepted */

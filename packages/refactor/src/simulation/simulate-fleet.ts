@@ -15,8 +15,6 @@ import {
   admitJob,
   predictedWaitMs,
   seededRandom,
-  type PullOptions,
-  type HomesOptions,
 } from "@readme-moe/core";
 import type { FleetJob } from "./fleet-load.ts";
 import { FleetRecord, type FleetResult } from "./fleet-record.ts";
@@ -165,7 +163,7 @@ class Fleet {
     if (placement.kind === "oldest") {
       return queues.toSorted((a, b) => b.priority - a.priority || a.head.queuedMs - b.head.queuedMs)[0]?.id;
     }
-    const decision = choosePull(state, queues, this.#state, placement.pull);
+    const decision = choosePull(state, queues, this.#state);
     if (decision.reason !== undefined) this.#record.pulled(decision.reason, this.#nowMs);
     if (decision.askAgainMs !== undefined && decision.askAgainMs < Infinity) {
       // A time that has just passed by rounding would ask forever.
@@ -200,7 +198,7 @@ class Fleet {
     this.#demand = smoothDemand(this.#demand, this.#arrivals, { elapsedMs, halfLifeMs });
     this.#arrivals = {};
     const members = this.#alive().map(({ id, cost }) => ({ id, capacity: 1 / cost.msPerToken }));
-    const homes = homesOf({ demand: this.#demand, members, previous: this.#homes }, placement.homes);
+    const homes = homesOf({ demand: this.#demand, members, previous: this.#homes });
     this.#record.moved(movedHomes(this.#homes, homes), this.#nowMs);
     this.#homes = homes;
     if (this.#nowMs < this.#lastArrivalMs) {
@@ -262,7 +260,7 @@ class Fleet {
 /** Rule that decides where a job runs. */
 export type FleetPlacement =
   /** Workers pull by `choosePull`. */
-  | { readonly kind: "pull"; readonly pull?: PullOptions | undefined; readonly homes?: HomesOptions | undefined }
+  | { readonly kind: "pull" }
   /** Workers pull the oldest job whenever they have room. */
   | { readonly kind: "oldest" }
   /** The front sends each job to a worker. */
