@@ -2,9 +2,8 @@
 
 import type { PreGatingRouter, RouterState } from "@readme-moe/core";
 import type { Tokenizer } from "@readme-moe/model";
-import { ruleRouter } from "@readme-moe/router";
+import { routeWhole, ruleRouter } from "@readme-moe/router";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import { routePassages } from "../../packages/engine/src/evaluation/score-passages.ts";
 import { CoreBench, randomJobs } from "../support/core-bench.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 import { runningTinyModel } from "../support/running-tiny-model.ts";
@@ -93,27 +92,22 @@ test("the engine holds a state for each sequence until it ends, whatever ends it
   expect([...ends].toSorted()).toEqual(["abort", "error", "length"]);
 });
 
-test("scoring passages releases all states", async () => {
+test("routing whole sequences releases all states", async () => {
   const router = counted(ruleRouter(3, (tokenId) => tokenId % 3));
-  const passages = [4, 90, 1, 33].map((length) => ({
-    tokenIds: Int32Array.from({ length: length + 1 }, (_, index) => index),
-    firstTarget: 1,
-  }));
-  const experts = await routePassages(router, passages, 32);
+  const sequences = [4, 90, 1, 33].map((length) => Int32Array.from({ length }, (_, index) => index));
+  const experts = await routeWhole(router, sequences);
   expect(experts.map((own) => Array.from(own))).toEqual(
-    passages.map(({ tokenIds }) => Array.from(tokenIds.subarray(0, -1), (tokenId) => tokenId % 3)),
+    sequences.map((tokenIds) => Array.from(tokenIds, (tokenId) => tokenId % 3)),
   );
   expect(router.numStarts).toBe(4);
   expect(router.held.size).toBe(0);
 });
 
-test("scoring passages releases all states if the router fails", async () => {
-  let numCalls = 0;
+test("routing whole sequences releases all states if the router fails", async () => {
   const router = counted(
     ruleRouter(3, () => 0),
-    () => ++numCalls === 2,
+    () => true,
   );
-  const passages = [40, 40].map((length) => ({ tokenIds: new Int32Array(length + 1), firstTarget: 1 }));
-  await expect(routePassages(router, passages, 32)).rejects.toThrow();
+  await expect(routeWhole(router, [new Int32Array(40), new Int32Array(40)])).rejects.toThrow();
   expect([router.numStarts, router.held.size]).toEqual([2, 0]);
 });

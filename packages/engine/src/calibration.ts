@@ -5,7 +5,7 @@
 import { createHash } from "node:crypto";
 import { calibrateModel, type CalibrateOptions, type CalibrationTokens } from "@readme-moe/kernel";
 import type { InputStatistics, Model, Precision } from "@readme-moe/model";
-import { openRouter } from "@readme-moe/router";
+import { openRouter, routeWhole } from "@readme-moe/router";
 
 interface Calibration {
   /** Computed on first use, so not if the packed file is in the cache. */
@@ -81,12 +81,8 @@ async function routed(
   if (numExperts === 1 || !model.router) return inTurn(sequences, numExperts);
   const router = await openRouter(model, "router", { threads, cacheFolder, kernel });
   try {
-    const withExperts: CalibrationTokens[] = [];
-    for (const tokenIds of sequences) {
-      const [route] = await router.route([{ state: router.start(), tokenIds }]);
-      withExperts.push({ tokenIds, experts: route?.experts ?? [] });
-    }
-    return withExperts;
+    const experts = await routeWhole(router, sequences);
+    return sequences.map((tokenIds, index) => ({ tokenIds, experts: experts[index] ?? [] }));
   } finally {
     await router.dispose();
   }

@@ -1,3 +1,3 @@
 export { KernelRouter, type RouterOptions } from "./kernel-router.ts";
-export { fixedRouter, openRouter, ruleRouter, type ExpertChoice } from "./open-router.ts";
+export { fixedRouter, openRouter, routeWhole, ruleRouter, type ExpertChoice } from "./open-router.ts";
 export { argmaxRoute, routeStatistics, type RouteStatistics } from "./routes.ts";

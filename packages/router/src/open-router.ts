@@ -66,3 +66,16 @@ export function ruleRouter(numExperts: number, rule: (tokenId: number, position:
     dispose: async () => undefined,
   };
 }
+
+/** Chooses the experts of whole sequences, in one call. @param sequences - token ids, at least one each */
+export async function routeWhole(
+  router: PreGatingRouter,
+  sequences: readonly ArrayLike<number>[],
+): Promise<readonly Uint16Array[]> {
+  const inputs = sequences.map((tokenIds) => ({ state: router.start(), tokenIds }));
+  try {
+    return (await router.route(inputs)).map(({ experts }) => experts);
+  } finally {
+    for (const { state } of inputs) router.release(state);
+  }
+}

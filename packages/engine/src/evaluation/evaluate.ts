@@ -15,7 +15,6 @@ import {
 } from "./passages.ts";
 import { type ScoreOptions, scorePassages } from "./score-passages.ts";
 
-/** The model under evaluation. */
 export interface EvaluatedModel {
   readonly runner: StepRunner;
   /** Chooses the experts of all tokens. */
@@ -29,7 +28,6 @@ export type EvaluateOptions = PassageOptions & ScoreOptions;
 export interface Evaluation {
   /** Mean loss in nats over all predicted tokens. */
   readonly loss: number;
-  /** `exp(loss)` */
   readonly perplexity: number;
   /** Number of predicted tokens. */
   readonly tokens: number;
@@ -132,7 +130,7 @@ export async function evaluatePerExpert(
   };
 }
 
-// How often a model finds the right answer of a question the most likely.
+// Multiple choice: the share of questions whose right answer a model finds the most likely.
 
 /** A question with its possible answers, one of which is right. */
 export interface Question {
@@ -142,7 +140,6 @@ export interface Question {
   readonly answer: number;
 }
 
-/** Options of `evaluateMultipleChoice`. */
 export interface MultipleChoiceOptions extends ScoreOptions {
   /** Largest number of tokens of context and continuation; earlier ones are left out. @default the model's context */
   readonly maxTokens?: number | undefined;
@@ -165,13 +162,11 @@ export interface Accuracy {
   readonly standardError: number | undefined;
 }
 
-/** Result of `evaluateMultipleChoice`. */
 export interface MultipleChoiceEvaluation {
   /** Accuracy of the most likely choice. */
   readonly accuracy: Accuracy;
   /** Accuracy of the most likely choice per character; known as `acc_norm`. */
   readonly normalizedAccuracy: Accuracy;
-  /** Scores by question. */
   readonly questions: readonly QuestionScores[];
   /** Number of choices whose contexts had to be cut to fit. */
   readonly numCut: number;

@@ -1,12 +1,12 @@
-// Log-probabilities of passages. Short passages run together, long ones in pieces, and a common beginning runs once.
+// Log-probabilities of passages. Short passages run together, and a common beginning runs once.
 
 import { setImmediate as nextTurn } from "node:timers/promises";
 import type { PreGatingRouter } from "@readme-moe/core";
 import { type KvMemory, type KvSlot, wholeBlocks } from "@readme-moe/kernel";
+import { routeWhole } from "@readme-moe/router";
 import { rewind, type StepRunner } from "../step-runner.ts";
 import { checkPassage, type Passage, type PassageScores } from "./passages.ts";
 
-/** Options of a run over many passages. */
 export interface ScoreOptions {
   /** Ends the run early. */
   readonly signal?: AbortSignal | undefined;
@@ -14,7 +14,7 @@ export interface ScoreOptions {
   readonly onProgress?: ((done: { readonly sequences: number; readonly of: number }) => void) | undefined;
 }
 
-// Tokens of one run: enough for fast products, and few enough for all their logits to fit into memory.
+// Tokens of passages that run together: enough for fast products.
 const RUN_TOKENS = 512;
 // Keys and values of trees that run together; a tree that needs more runs alone.
 const SHARED_POOL_TOKENS = 2048;
@@ -53,11 +53,15 @@ export async function scorePassages(
       options.signal?.throwIfAborted();
       const numPassages = wave.reduce((sum, tree) => sum + tree.numPassages, 0);
       const own = passages.slice(scores.length, scores.length + numPassages);
-      const experts = await routePassages(router, own, RUN_TOKENS);
-      own.forEach(({ tokenIds, firstTarget }, index) => {
+      // The last token of a passage never runs.
+      const experts = await routeWhole(
+        router,
+        own.map(({ tokenIds }) => tokenIds.subarray(0, -1)),
+      );
+      for (const [index, { tokenIds, firstTarget }] of own.entries()) {
         const logProbs = new Float32Array(tokenIds.length - firstTarget);
         scores.push({ logProbs, experts: experts[index] ?? new Uint16Array() });
-      });
+      }
       await runWave({ runner, kv, scores }, wave);
       options.onProgress?.({ sequences: scores.length, of: passages.length });
       // Runs block their thread: without a break, neither signals nor timers would be processed.
@@ -99,11 +103,11 @@ async function runWave(scorer: Scorer, wave: readonly Tree[]): Promise<void> {
   const placed = wave.map((tree) => ({ ...tree, slot: slotFor(scorer.kv, treeTokens(tree)) }));
   await runPieces(
     scorer,
-    placed.map(({ trunk, slot }) => ({ piece: trunk, slot })),
+    placed.map(({ trunk, slot }) => ({ ...trunk, slot })),
   );
   for (const { trunk, branches, slot } of placed) {
     for (const branch of branches) {
-      await runPieces(scorer, [{ piece: branch, slot }]);
+      await runPieces(scorer, [{ ...branch, slot }]);
       rewind(scorer.kv, slot, trunk.tokenIds.length);
     }
   }
@@ -116,26 +120,14 @@ function slotFor(kv: KvMemory, numTokens: number): KvSlot {
   throw new Error(`The KV memory has no room for ${numTokens} tokens`);
 }
 
-interface PlacedPiece {
-  readonly piece: Piece;
-  readonly slot: KvSlot;
-}
-
-/** Runs pieces together, `RUN_TOKENS` of each at a time. */
-async function runPieces(scorer: Scorer, pieces: readonly PlacedPiece[]): Promise<void> {
-  const longest = Math.max(...pieces.map(({ piece }) => piece.tokenIds.length));
-  for (let from = 0; from < longest; from += RUN_TOKENS) {
-    await runOnce(
-      scorer,
-      pieces.map(({ piece, slot }) => ({ piece: partOf(piece, from, from + RUN_TOKENS), slot })),
-    );
-  }
-}
-
-async function runOnce({ runner, kv, scores }: Scorer, pieces: readonly PlacedPiece[]): Promise<void> {
+/** Runs pieces together. */
+async function runPieces(
+  { runner, kv, scores }: Scorer,
+  pieces: readonly (Piece & { readonly slot: KvSlot })[],
+): Promise<void> {
   const results = await runner.forward(
     kv,
-    pieces.map(({ piece: { start, tokenIds, rows, passage }, slot }) => ({
+    pieces.map(({ slot, start, tokenIds, rows, passage }) => ({
       slot,
       tokenIds,
       experts: scores[passage]?.experts.subarray(start, start + tokenIds.length) ?? [],
@@ -143,76 +135,11 @@ async function runOnce({ runner, kv, scores }: Scorer, pieces: readonly PlacedPi
       targets: rows.map(({ target }) => target),
     })),
   );
-  pieces.forEach(({ piece }, index) => {
-    piece.rows.forEach(({ passage, place }, row) => {
+  for (const [index, { rows }] of pieces.entries()) {
+    for (const [row, { passage, place }] of rows.entries()) {
       scores[passage]?.logProbs.set(results[index]?.targetLogProbs.subarray(row, row + 1) ?? [], place);
-    });
-  });
-}
-
-/** Cuts tokens `[from, to)` out of a piece. */
-function partOf(piece: Piece, from: number, to: number): Piece {
-  const { start, tokenIds, rows } = piece;
-  const [first, end] = [start + from, start + to];
-  return {
-    ...piece,
-    start: first,
-    tokenIds: tokenIds.subarray(from, to),
-    rows: rows.filter(({ position }) => position >= first && position < end),
-  };
-}
-
-interface Part {
-  readonly passage: number;
-  readonly tokenIds: Int32Array;
-}
-
-/**
- * Chooses the expert of each passage's tokens but the last, which never runs.
- * @param runTokens - largest number of tokens in one call
- */
-export async function routePassages(
-  router: PreGatingRouter,
-  passages: readonly Passage[],
-  runTokens: number,
-): Promise<readonly Uint16Array[]> {
-  const states = passages.map(() => router.start());
-  const experts = passages.map(({ tokenIds }) => new Uint16Array(tokenIds.length - 1));
-  const numRouted = passages.map(() => 0);
-  try {
-    for (const run of runsOf(passages, runTokens)) {
-      const inputs = run.flatMap(({ passage, tokenIds }) => {
-        const state = states[passage];
-        return state ? { state, tokenIds } : [];
-      });
-      const routes = await router.route(inputs);
-      run.forEach(({ passage, tokenIds }, index) => {
-        experts[passage]?.set(routes[index]?.experts ?? [], numRouted[passage]);
-        numRouted[passage] = (numRouted[passage] ?? 0) + tokenIds.length;
-      });
     }
-  } finally {
-    for (const state of states) router.release(state);
   }
-  return experts;
-}
-
-/** Divides passages into calls: as many whole passages as fit, or a part of a longer one. */
-function runsOf(passages: readonly Passage[], runTokens: number): readonly (readonly Part[])[] {
-  const runs: Part[][] = [];
-  let room = 0;
-  passages.forEach(({ tokenIds }, passage) => {
-    for (let from = 0; from < tokenIds.length - 1; from += runTokens) {
-      const part = tokenIds.subarray(from, Math.min(from + runTokens, tokenIds.length - 1));
-      if (part.length > room || from > 0) {
-        runs.push([]);
-        room = runTokens;
-      }
-      runs.at(-1)?.push({ passage, tokenIds: part });
-      room -= part.length;
-    }
-  });
-  return runs;
 }
 
 // Passages with a common beginning, such as a question with each of its answers, form a tree: a trunk that runs once
