@@ -180,14 +180,14 @@ test("a memory that is too small is refused with its parts, and the least one is
   const least = 1.3 * GB + 2048 * 28_672;
   expect(() => planCoder({ memoryBytes: least - 1 })).toThrow(
     new RangeError(
-      `Expected \`memoryBytes\` (--memory) to be at least ${least}, 1100 MB of weights, 200 MB of the process, ` +
-        `59 MB of keys and values for 2048 tokens; got \`${least - 1}\``,
+      `Expected \`memoryBytes\` (--memory) to be at least ${least}, 1100.0 MB of weights, 200.0 MB of the process, ` +
+        `58.7 MB of keys and values for 2048 tokens; got \`${least - 1}\``,
     ),
   );
   expect(planCoder({ memoryBytes: least })).toMatchObject({ contextTokens: 2048, prefixCacheBytes: 0 });
   const [memoryBytes, kvCacheBytes, prefixCacheBytes] = [1.4 * GB, 640 * 28_672, 90_000_000];
   expect(() => planCoder({ memoryBytes, kvCacheBytes, prefixCacheBytes })).toThrow(
-    "640 tokens, 90 MB of prefixes; got",
+    "640 tokens, 90.0 MB of prefixes; got",
   );
   expect(() => planCoder({ memoryBytes, contextTokens: 32_768 })).toThrow("for 32768 tokens");
 });

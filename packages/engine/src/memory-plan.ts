@@ -1,11 +1,10 @@
 // Plans the memory of an engine: how many tokens of keys and values, for running sequences and for prefixes. Plain
 // arithmetic over a model's sizes, what the user has fixed, and the memory that is free.
 
-import { type EngineMemory, integerOption } from "@readme-moe/core";
+import { type EngineMemory, integerOption, megabytes } from "@readme-moe/core";
 import { KV_BLOCK_TOKENS, wholeBlocks } from "@readme-moe/kernel";
 import type { ResolvedEngineOptions } from "./engine-options.ts";
 
-/** Sizes of a model. */
 export interface MemoryNeeds {
   /** Weights in memory, those of a draft model and its keys and values included. */
   readonly weightBytes: number;
@@ -25,7 +24,6 @@ export type MemoryOptions = Pick<
   "contextTokens" | "kvCacheBytes" | "prefixCacheBytes" | "memoryBytes" | "maxNumSeqs"
 >;
 
-/** Sizes of an engine's memory. */
 export interface MemoryPlan extends Omit<EngineMemory, "kvPrecision"> {
   /** Number of tokens of running sequences. */
   readonly capacityTokens: number;
@@ -58,12 +56,12 @@ const LEAST_CONTEXT_TOKENS = 2048;
  *   `memoryBytes` is too small; names the option, the least value and the given one
  */
 export function planEngineMemory(needs: MemoryNeeds, options: MemoryOptions, freeBytes?: number): MemoryPlan {
-  const { contextTokens: asked, memoryBytes, kvCacheBytes, prefixCacheBytes } = options;
+  const { contextTokens: asked, kvCacheBytes, prefixCacheBytes } = options;
   if (asked !== undefined) integerOption("contextTokens", asked, 1, needs.contextTokens);
   if (kvCacheBytes !== undefined) return givenPlan(needs, { ...options, kvCacheBytes }, freeBytes);
   const targets = targetsOf(needs, options);
-  checkMemory(memoryBytes, { needs, tokens: targets.least, prefixBytes: prefixCacheBytes });
-  const sizes = divide(roomFor(targets, { needs, options, freeBytes }) / needs.bytesPerToken, targets);
+  checkMemory(needs, targets.least, options);
+  const sizes = divide(roomFor(targets, needs, options, freeBytes) / needs.bytesPerToken, targets);
   return planOf(needs, {
     asked,
     most: targets.context,
@@ -87,7 +85,7 @@ function givenPlan(
     const least = KV_BLOCK_TOKENS * bytesPerToken;
     throw new RangeError(`Expected \`kvCacheBytes\` to be at least ${least}, got \`${kvCacheBytes}\``);
   }
-  checkMemory(memoryBytes, { needs, tokens: capacityTokens, prefixBytes });
+  checkMemory(needs, capacityTokens, options);
   const bytes = capacityTokens * bytesPerToken;
   const room = (memoryBytes ?? Infinity) - needs.weightBytes - needs.processBytes - bytes;
   const prefixCacheBytes = prefixBytes ?? Math.min(room, PREFIX_SHARE * bytes);
@@ -127,14 +125,13 @@ function targetsOf(needs: MemoryNeeds, { contextTokens: asked, maxNumSeqs, prefi
   };
 }
 
-interface RoomOptions {
-  readonly needs: MemoryNeeds;
-  readonly options: MemoryOptions;
-  readonly freeBytes: number | undefined;
-}
-
 /** Returns the bytes for running sequences and for prefixes whose size is not given. */
-function roomFor({ least, small, parts }: Targets, { needs, options, freeBytes }: RoomOptions): number {
+function roomFor(
+  { least, small, parts }: Targets,
+  needs: MemoryNeeds,
+  options: MemoryOptions,
+  freeBytes: number | undefined,
+): number {
   const { weightBytes, processBytes, bytesPerToken } = needs;
   const { memoryBytes, prefixCacheBytes = 0 } = options;
   const otherBytes = weightBytes + processBytes + prefixCacheBytes;
@@ -201,14 +198,12 @@ function planOf(needs: MemoryNeeds, chosen: Chosen): MemoryPlan {
   };
 }
 
-interface LeastMemory {
-  readonly needs: MemoryNeeds;
-  readonly tokens: number;
-  readonly prefixBytes: number | undefined;
-}
-
 /** @throws {RangeError} if the memory is too small, with its parts */
-function checkMemory(memoryBytes: number | undefined, { needs, tokens, prefixBytes = 0 }: LeastMemory): void {
+function checkMemory(
+  needs: MemoryNeeds,
+  tokens: number,
+  { memoryBytes, prefixCacheBytes: prefixBytes = 0 }: MemoryOptions,
+): void {
   const { weightBytes, processBytes, bytesPerToken } = needs;
   const keysAndValues = tokens * bytesPerToken;
   const leastBytes = Math.ceil(weightBytes + processBytes + keysAndValues + prefixBytes);
@@ -222,8 +217,4 @@ function checkMemory(memoryBytes: number | undefined, { needs, tokens, prefixByt
   throw new RangeError(
     `Expected \`memoryBytes\` (--memory) to be at least ${leastBytes}, ${parts.join(", ")}; got \`${memoryBytes}\``,
   );
-}
-
-function megabytes(bytes: number): string {
-  return `${(bytes / 1e6).toFixed(bytes < 10e6 ? 1 : 0)} MB`;
 }
