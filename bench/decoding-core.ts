@@ -51,7 +51,6 @@ export async function decodingCore(options: DecodingCoreOptions): Promise<Decodi
       accepted: () => undefined,
       reading: () => undefined,
       chunk: () => undefined,
-      logits: () => undefined,
       ask: () => undefined,
       failed: (_, error) => {
         throw error;

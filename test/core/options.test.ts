@@ -61,7 +61,7 @@ test("checks texts, switches, functions and token ids, and names what is wrong",
   expect(textOption("client", "a")).toBe("a");
   expect(() => textOption("client", 5)).toThrow(new TypeError("Expected `client` to be a text, got `5` (number)"));
   expect(switchOption("stream", false)).toBe(false);
-  expect(() => switchOption("stream", "no")).toThrow("Expected `stream` to be true or false, got `\"no\"` (string)");
+  expect(() => switchOption("stream", "no")).toThrow('Expected `stream` to be true or false, got `"no"` (string)');
   expect(functionOption("hook", undefined)).toBeUndefined();
   expect(() => functionOption("hook", null)).toThrow("Expected `hook` to be a function, got `null`");
   expect(tokenIdsOption("prompt", Uint8Array.of(0, 9), 10)).toEqual(Int32Array.of(0, 9));

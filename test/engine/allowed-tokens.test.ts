@@ -70,7 +70,7 @@ const rule = randomRule(VOCAB, 5);
 function answerOne({ core, questions }: CoreBench, index = 0): void {
   for (const { questionId, tokenIds, id } of questions.splice(index, 1)) {
     const before = tokenIds.slice(promptLength(id));
-    core.allow(questionId, allowanceBy(before, rule, randomGuess(id.length, 3)(before, rule)));
+    core.answer(questionId, allowanceBy(before, rule, randomGuess(id.length, 3)(before, rule)));
   }
 }
 const jobs = randomJobs(10, 77, 60).map((job) => ({ ...job, params: { ...job.params, maxTokens: 80 } }));

@@ -20,9 +20,11 @@ test("events without listeners do not cross the process", async () => {
       tell();
     });
   const eventsOf = (): readonly string[] =>
-    messages.flatMap((message) => (message.type === "step" ? message.events.map(({ name }) => name) : []));
+    messages
+      .flatMap((message) => (message.type === "news" ? message.news : []))
+      .flatMap((one) => (one.type === "event" ? one.name : []));
   const finished = (): boolean =>
-    messages.some(({ type, ...rest }) => type === "step" && JSON.stringify(rest).includes('"usage"'));
+    messages.some(({ type, ...rest }) => type === "news" && JSON.stringify(rest).includes('"usage"'));
   const request = {
     type: "generate",
     prompt: "The ship was",

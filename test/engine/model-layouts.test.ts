@@ -10,7 +10,7 @@ import { expect, onTestFinished, test } from "vitest";
 import { resolveEngineOptions, resolveReaderOptions } from "../../packages/engine/src/engine-options.ts";
 import type { EngineOutput } from "../../packages/engine/src/engine-parts.ts";
 import { openEngine } from "../../packages/engine/src/worker/open-engine.ts";
-import { openReader } from "../../packages/engine/src/worker/reader-server.ts";
+import { openReader } from "../../packages/engine/src/worker/open-reader.ts";
 import { fixture } from "../support/fixtures.ts";
 import { writeModelGguf, writeQ8Gguf } from "../support/gguf/convert-model.ts";
 import { writeOnnxFixtures } from "../support/onnx-fixtures.ts";

@@ -103,7 +103,6 @@ async function run(request: GenerateRequest, change: (sequence: Sequence) => voi
     },
     chunk: ({ requestId }: Sequence, chunk: GenerateChunk): void =>
       void chunks.push(requests.complete(requestId, chunk)),
-    logits: (): void => undefined,
     ask: (): void => undefined,
     failed: (_: Sequence, error: unknown): never => {
       throw error;

@@ -167,7 +167,7 @@ describe.each(["thread", "process"] as const)("a reader in a %s", (isolation) =>
 
   test("refuses as an engine does", async () => {
     await expect(reader.tokenize(5 as never)).rejects.toThrow("Expected a text or { messages } to tokenize");
-    await expect(reader.detokenize([4096])).rejects.toThrow("`tokenIds`");
+    await expect(reader.detokenize([4096])).rejects.toThrow("`tokenIds[0]`");
     await expect(reader.route("a", "poetry")).rejects.toThrow(RangeError);
     await expect(reader.route([])).rejects.toThrow("at least one token");
     await expectReadMeError(reader.tokenize("a b c d e f g h", { maxTokens: 2 }), "ERR_CONTEXT_LENGTH");

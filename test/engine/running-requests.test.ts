@@ -3,10 +3,8 @@
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { expect, test } from "vitest";
 import { RunningRequests } from "../../packages/engine/src/host/running-requests.ts";
-import type { FromWorker, ToWorker, WireRequest } from "../../packages/engine/src/protocol.ts";
+import type { RequestNews, ToWorker, WireRequest } from "../../packages/engine/src/protocol.ts";
 import * as fc from "../support/fast-check.ts";
-
-type Step = FromWorker & { readonly type: "step" };
 
 const USAGE = {
   promptTokens: 1,
@@ -20,29 +18,30 @@ const USAGE = {
 /** Messages on their way to a worker and back, and the requests that it runs. */
 class PlainWorker {
   readonly toWorker: ToWorker[] = [];
-  readonly fromWorker: Step[] = [];
+  /** News of each step. */
+  readonly fromWorker: (readonly RequestNews[])[] = [];
   /** Number of chunks so far, and the request's mark, by id. */
   readonly #running = new Map<string, { readonly mark: number; count: number }>();
 
   /** Takes all messages, and runs a step in which every `endsEvery`th request ends. */
   step(endsEvery: number): void {
-    const left: string[] = [];
+    const news: RequestNews[] = [];
     for (const message of this.toWorker.splice(0)) {
       if (message.type === "abort") {
         this.#running.delete(message.requestId);
-        left.push(message.requestId);
+        news.push({ type: "left", requestId: message.requestId });
       } else if (message.type === "generate") {
         expect(this.#running.has(message.requestId)).toBe(false);
         this.#running.set(message.requestId, { mark: message.seed, count: 0 });
       }
     }
-    const chunks = Array.from(this.#running, ([requestId, request], index) => {
+    for (const [index, [requestId, request]] of Array.from(this.#running).entries()) {
       const isLast = (index + 1) % endsEvery === 0;
       if (isLast) this.#running.delete(requestId);
       const chunk = { choice: 0, text: `${request.mark}.${request.count++}`, tokens: [] };
-      return { requestId, chunk: isLast ? { ...chunk, usage: USAGE } : chunk };
-    });
-    this.fromWorker.push({ type: "step", accepted: [], progress: [], chunks, failures: [], left, events: [] });
+      news.push({ type: "chunk", requestId, chunk: isLast ? { ...chunk, usage: USAGE } : chunk });
+    }
+    this.fromWorker.push(news);
   }
 }
 
@@ -82,7 +81,11 @@ test("every request gets its own chunks from the first to its end, whoever had i
         hold: () => numHeld++,
         release: () => numHeld--,
       };
-      const requests = new RunningRequests({ link: link as never, vocabSize: 9, refusal: () => undefined });
+      const requests = new RunningRequests({
+        getLink: () => link as never,
+        getInfo: () => ({ vocabSize: 9 }),
+        refusal: () => undefined,
+      });
       const asked: Asked[] = [];
       const readers: Promise<void>[] = [];
       /** The last request of each id. */
@@ -124,8 +127,7 @@ test("every request gets its own chunks from the first to its end, whoever had i
           underWay[operation.index % Math.max(1, underWay.length)]?.leave(operation.bySignal);
         } else if (operation.type === "step") worker.step(operation.endsEvery);
         else if (operation.type === "receive") {
-          const message = worker.fromWorker.shift();
-          if (message) requests.receive(message);
+          for (const news of worker.fromWorker.shift() ?? []) requests.receive(news);
         } else {
           requests.failAll(new Error("The worker ended"));
           worker = new PlainWorker();
@@ -134,7 +136,7 @@ test("every request gets its own chunks from the first to its end, whoever had i
       }
       for (let round = 0; round < 3; round++) {
         worker.step(1);
-        for (const message of worker.fromWorker.splice(0)) requests.receive(message);
+        for (const news of worker.fromWorker.splice(0).flat()) requests.receive(news);
       }
       await Promise.all(readers);
       for (const { mark, texts, end } of asked) {

@@ -87,9 +87,9 @@ export class CoreBench {
         outcome.logprobs.push(...tokens.flatMap(({ topLogprobs = [] }) => topLogprobs.map(({ logprob }) => logprob)));
         if (finishReason) outcome.finishReason = finishReason;
       },
-      logits: ({ id }, rowId, logits) => this.rows.push({ id, rowId, logits }),
-      ask: ({ id, tokenIds }, questionId, draft) => {
-        this.questions.push({ id, questionId, tokenIds: tokenIds.slice(), draft });
+      ask: ({ id, tokenIds }, questionId, question) => {
+        if ("logits" in question) this.rows.push({ id, rowId: questionId, logits: question.logits });
+        else this.questions.push({ id, questionId, tokenIds: tokenIds.slice(), draft: question.draft });
       },
       failed: ({ id }, error) => {
         this.#outcome(id).error = error;
@@ -126,7 +126,7 @@ export class CoreBench {
     this.#add(id, promptIds, params, { priority, processesLogits, isBound: false });
   }
 
-  /** Adds a sequence that is bound: its questions are in `questions`, for `core.allow`. */
+  /** Adds a sequence that is bound: its questions are in `questions`, for `core.answer`. */
   addBound(id: string, promptIds: readonly number[], params: SamplingParams): void {
     this.#add(id, promptIds, params, { priority: 0, processesLogits: false, isBound: true });
   }

@@ -2,7 +2,7 @@
 
 import { type EngineInfo, type FillInInfo, type FillInPrompt, type GenerateRequest, isFillIn } from "./engine.ts";
 import { expertIndex, isTraceparent } from "./generation.ts";
-import { describeValue, isRecord, rejectUnknownKeys } from "./options.ts";
+import { describeValue, isRecord, rejectUnknownKeys, textOption } from "./options.ts";
 import type { SamplingParams } from "./sampling/sampling-params.ts";
 
 const NAMES = [
@@ -22,12 +22,25 @@ const NAMES = [
   "signal",
 ] as const satisfies readonly (keyof GenerateRequest)[];
 
-/** Checks that a request is an object with known fields. @throws {TypeError} */
-export function checkRequestShape(request: GenerateRequest): void {
+/**
+ * Checks a request, but for its prompt and the values of its parameters.
+ *
+ * @returns its parameters, with the tokens that end what fills a gap
+ * @throws {TypeError | RangeError} naming the option, the expectation and the value
+ */
+export function checkRequest(
+  request: GenerateRequest,
+  info: Pick<EngineInfo, "experts" | "hasRouter" | "fillIn">,
+): SamplingParams {
   if (typeof request !== "object" || request === null) {
     throw new TypeError(`Expected a request { prompt, … }, got ${describeValue(request)}`);
   }
   rejectUnknownKeys("a request", request, NAMES);
+  checkClient(request);
+  checkExpert(request.expert, info);
+  const { traceparent } = request;
+  if (traceparent === undefined || isTraceparent(traceparent)) return withFillInEnds(request, info);
+  throw new TypeError(`Expected \`traceparent\` to be one of W3C's Trace Context, got ${describeValue(traceparent)}`);
 }
 
 /** @throws {TypeError} naming the option, the expectation and the value */
@@ -39,15 +52,8 @@ export function checkClient({
     throw new TypeError(`Expected \`priority\` to be a finite number, got ${describeValue(priority)}`);
   }
   for (const name of ["client", "cacheSalt"] as const) {
-    if (names[name] === undefined || typeof names[name] === "string") continue;
-    throw new TypeError(`Expected \`${name}\` to be a text, got ${describeValue(names[name])}`);
+    if (names[name] !== undefined) textOption(name, names[name]);
   }
-}
-
-/** @throws {TypeError} naming the option, the expectation and the value */
-export function checkTraceparent(traceparent: unknown): void {
-  if (traceparent === undefined || (typeof traceparent === "string" && isTraceparent(traceparent))) return;
-  throw new TypeError(`Expected \`traceparent\` to be one of W3C's Trace Context, got ${describeValue(traceparent)}`);
 }
 
 /** @throws {RangeError} on an unknown expert; names the known ones */
@@ -64,28 +70,24 @@ export function checkFillIn(prompt: FillInPrompt, { fillIn }: Pick<EngineInfo, "
   rejectUnknownKeys("`prompt`", prompt, ["prefix", "suffix", "files", "repository"]);
   const { files = [], repository = "" } = prompt;
   const texts = { prefix: prompt.prefix, suffix: prompt.suffix, repository };
-  for (const [name, text] of Object.entries(texts)) checkText(`prompt.${name}`, text);
+  for (const [name, text] of Object.entries(texts)) textOption(`prompt.${name}`, text);
   if (!Array.isArray(files)) {
     throw new TypeError(`Expected \`prompt.files\` to be a list of { name, text }, got ${describeValue(files)}`);
   }
   for (const [index, file] of files.entries()) {
     const { name, text } = isRecord(file) ? file : {};
-    checkText(`prompt.files[${index}].name`, name);
-    checkText(`prompt.files[${index}].text`, text);
+    textOption(`prompt.files[${index}].name`, name);
+    textOption(`prompt.files[${index}].text`, text);
   }
   if (fillIn) return;
   throw new TypeError("Expected a model with marks to fill in the middle; this one continues texts only");
-}
-
-function checkText(name: string, value: unknown): void {
-  if (typeof value !== "string") throw new TypeError(`Expected \`${name}\` to be a text, got ${describeValue(value)}`);
 }
 
 /**
  * Adds the tokens that end what fills a gap to the parameters of such a request, unless it goes on behind end tokens.
  * Some clients write the marks themselves. Wrong parameters are left as they are.
  */
-export function withFillInEnds(
+function withFillInEnds(
   { prompt, params = {} }: Pick<GenerateRequest, "prompt" | "params">,
   { fillIn }: Pick<EngineInfo, "fillIn">,
 ): SamplingParams {

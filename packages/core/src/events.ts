@@ -333,6 +333,12 @@ export class ReadMeEmitter extends EventEmitter<ReadMeEvents> {
   readonly #wrappers = new WeakSet<Listener>();
   #onInterest: (() => void) | undefined;
 
+  static {
+    // The base class gives these names to its own methods.
+    // oxlint-disable-next-line typescript/unbound-method -- they stay methods
+    Object.assign(this.prototype, { addListener: this.prototype.on, removeListener: this.prototype.off });
+  }
+
   /**
    * Sets the function that is called after listeners were added or removed. A remote sender can then send only events
    * that have listeners.
@@ -361,14 +367,6 @@ export class ReadMeEmitter extends EventEmitter<ReadMeEvents> {
     return this;
   }
 
-  override addListener<Name extends EventEmitter.EventNames<ReadMeEvents>>(
-    name: Name,
-    listener: EventEmitter.EventListener<ReadMeEvents, Name>,
-    context?: unknown,
-  ): this {
-    return this.on(name, listener, context);
-  }
-
   override off<Name extends EventEmitter.EventNames<ReadMeEvents>>(
     name: Name,
     listener?: EventEmitter.EventListener<ReadMeEvents, Name>,
@@ -384,15 +382,6 @@ export class ReadMeEmitter extends EventEmitter<ReadMeEvents> {
     super.removeAllListeners(name);
     this.#onInterest?.();
     return this;
-  }
-
-  override removeListener<Name extends EventEmitter.EventNames<ReadMeEvents>>(
-    name: Name,
-    listener?: EventEmitter.EventListener<ReadMeEvents, Name>,
-    context?: unknown,
-    once?: boolean,
-  ): this {
-    return this.off(name, listener, context, once);
   }
 
   /** Wraps a listener. The same listener gets the same wrapper, so that it can be removed. */

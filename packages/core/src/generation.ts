@@ -1,4 +1,4 @@
-// What `Engine.generate` gives back: chunks of completions, and when the prompt was accepted.
+// Results of `Engine.generate`: chunks of completions, and the time when the prompt was accepted.
 
 import { ReadMeError } from "./errors.ts";
 import { describeValue, nearestName } from "./options.ts";
@@ -308,6 +308,6 @@ const VERSION_0 = /^00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}$/
 const LATER = /^(?!ff|00)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}(-[\x21-\x7e]{0,200})?$/;
 
 /** Tells whether a text conforms to the standard. */
-export function isTraceparent(text: string): boolean {
-  return VERSION_0.test(text) || LATER.test(text);
+export function isTraceparent(text: unknown): boolean {
+  return typeof text === "string" && (VERSION_0.test(text) || LATER.test(text));
 }

@@ -51,13 +51,15 @@ export class EngineCore {
     const { runner, tokenizer, contextTokens, output, speculation } = parts;
     const ends = { eosTokenIds: runner.model.config.eosTokenIds, contextTokens };
     this.#sampler = new Sampler(tokenizer, ends, {
-      onRow: (...row) => output.logits(...row),
-      onQuestion: (sequence, id) => output.ask(sequence, id, Int32Array.from(speculation?.suggest(sequence) ?? [])),
+      onQuestion: (sequence, id, logits) => {
+        const draft = (): Int32Array<ArrayBuffer> => Int32Array.from(speculation?.suggest(sequence) ?? []);
+        output.ask(sequence, id, logits ? { logits } : { draft: draft() });
+      },
       onFailed: this.#onFailed,
     });
   }
 
-  /** Whether a step could make progress. False while callers have all logits, until `add`, `answer` or `abort`. */
+  /** Whether a step could make progress. False while all callers are asked, until `add`, `answer` or `abort`. */
   get hasWork(): boolean {
     return this.#live.size > 0 && this.#canProgress;
   }
@@ -77,15 +79,9 @@ export class EngineCore {
     return sequence;
   }
 
-  /** Takes a row of logits, `[vocabSize]`, that a sequence's caller has processed. The next step samples from it. */
-  answer(rowId: number, logits: Float32Array): void {
-    this.#sampler.answer(rowId, logits);
-    this.#canProgress = true;
-  }
-
-  /** Takes a caller's answer about the tokens that are allowed. */
-  allow(questionId: number, allowed: AllowedTokens): void {
-    this.#sampler.allow(questionId, allowed);
+  /** Takes a caller's answer: a row of logits, `[vocabSize]`, which the next step samples from, or allowed tokens. */
+  answer(questionId: number, answer: Float32Array | AllowedTokens): void {
+    this.#sampler.answer(questionId, answer);
     this.#canProgress = true;
   }
 

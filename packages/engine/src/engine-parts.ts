@@ -6,7 +6,6 @@ import type { Sequence } from "./sequence.ts";
 import type { Speculation } from "./speculation/speculation.ts";
 import type { StepRunner } from "./step-runner.ts";
 
-/** Parts that an `EngineCore` is built from. */
 export interface EngineParts {
   readonly runner: StepRunner;
   readonly tokenizer: Tokenizer;
@@ -33,6 +32,11 @@ export interface EngineChunk extends GenerateChunk {
   readonly pooled?: Float32Array<ArrayBuffer>;
 }
 
+/** A row of logits for the caller, who owns and changes it; or a draft, of which the caller says what is allowed. */
+export type CallerQuestion =
+  | { readonly logits: Float32Array<ArrayBuffer> }
+  | { readonly draft: Int32Array<ArrayBuffer> };
+
 /** Receives the results of an `EngineCore`. No method may throw. */
 export interface EngineOutput {
   /** Reports that the sequence's prompt is routed and waits for KV memory. */
@@ -43,15 +47,8 @@ export interface EngineOutput {
    */
   reading(sequence: Sequence): void;
   chunk(sequence: Sequence, chunk: EngineChunk): void;
-  /**
-   * Receives a row of logits for the sequence's caller, which owns it. `EngineCore.answer` takes the processed row.
-   */
-  logits(sequence: Sequence, rowId: number, logits: Float32Array<ArrayBuffer>): void;
-  /**
-   * Receives a question about the tokens that may follow the sequence's. `EngineCore.allow` takes the answer.
-   * @param draft - tokens that the engine would draft after the sequence's
-   */
-  ask(sequence: Sequence, questionId: number, draft: Int32Array<ArrayBuffer>): void;
+  /** Receives a question to the sequence's caller. `EngineCore.answer` takes the answer. */
+  ask(sequence: Sequence, questionId: number, question: CallerQuestion): void;
   /** Reports that the sequence ended because of an error. */
   failed(sequence: Sequence, error: unknown): void;
   event<Name extends keyof ReadMeEvents>(name: Name, payload: Parameters<ReadMeEvents[Name]>[0]): void;

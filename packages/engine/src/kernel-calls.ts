@@ -54,22 +54,21 @@ interface CallPart {
   readonly wanted: readonly WantedRow[];
 }
 
-/** One call of the kernel. */
 export interface KernelCall {
   readonly parts: readonly CallPart[];
   /** Distinct experts of its tokens, ascending. */
   readonly experts: readonly number[];
 }
 
-/** Limits of a call of the kernel. */
-export interface CallLimits {
-  readonly maxRows: number;
-  /** Whether these experts fit in memory at once. @default all do */
-  readonly fit?: ((experts: ReadonlySet<number>) => boolean) | undefined;
-}
-
-/** Splits a step into calls within limits; the order of a sequence's tokens is kept. */
-export function callsOf(sequences: readonly StepSequence[], { maxRows, fit }: CallLimits): readonly KernelCall[] {
+/**
+ * Splits a step into calls within limits; the order of a sequence's tokens is kept.
+ * @param fit - tells whether these experts fit in memory at once @default all do
+ */
+export function callsOf(
+  sequences: readonly StepSequence[],
+  maxRows: number,
+  fit?: (experts: ReadonlySet<number>) => boolean,
+): readonly KernelCall[] {
   const wanted = sequences.map(({ logitsOf, targets }) =>
     logitsOf
       .map((token, place) => ({ token, place, target: targets?.[place] ?? 0 }))

@@ -26,7 +26,7 @@ import {
 import { type Model, numOutputsOf, type Precision, resolveCacheFolder } from "@readme-moe/model";
 import { calibrationOf } from "./calibration.ts";
 import type { EngineOptions } from "./engine-options.ts";
-import { callsOf, checkSequence, type ExpertCounts, KernelResults, type KernelCall } from "./kernel-calls.ts";
+import { callsOf, checkSequence, type ExpertCounts, KernelResults } from "./kernel-calls.ts";
 import type { ExpertStore, ExpertStoreOptions } from "./experts/expert-store.ts";
 import { Loras } from "./experts/loras.ts";
 import { NamedExperts } from "./experts/named-experts.ts";
@@ -35,7 +35,6 @@ import { UnitFile } from "./experts/unit-file.ts";
 import type { StepLogits, StepRunner, StepSequence } from "./step-runner.ts";
 import { kvPrecisionOf } from "./memory-sizes.ts";
 
-/** Options of `KernelRunner.open`. */
 export interface KernelRunnerOptions
   extends
     KernelChoice,
@@ -64,14 +63,6 @@ interface RunnerParts {
   readonly loras: Loras | undefined;
 }
 
-interface RunnerStep {
-  readonly kv: KernelKv;
-  readonly sequences: readonly StepSequence[];
-  readonly numCandidates: number;
-  readonly calls: readonly KernelCall[];
-}
-
-/** Runs steps of a model in the kernel. */
 export class KernelRunner implements StepRunner {
   readonly model: Model;
   readonly kvPrecision: KvPrecision;
@@ -181,7 +172,6 @@ export class KernelRunner implements StepRunner {
     return new KernelKv(this.#kernel, { ...options, shape: this.model.config, precision: this.kvPrecision });
   }
 
-  /** Runs one step, see `StepRunner.forward`. */
   async forward(kv: KvMemory, sequences: readonly StepSequence[], numCandidates = 1): Promise<readonly StepLogits[]> {
     integerOption("numCandidates", numCandidates, 1, numOutputsOf(this.model.config));
     if (!(kv instanceof KernelKv) || !kv.isOf(this.#kernel)) {
@@ -191,11 +181,10 @@ export class KernelRunner implements StepRunner {
     for (const sequence of sequences) checkSequence(sequence, this.model.config);
     this.#angles.reach(Math.max(...sequences.map(({ slot, tokenIds }) => slot.numTokens + tokenIds.length)));
     if (this.#streamed instanceof RoutedExperts) {
-      return this.#forwardRouted(this.#streamed, { kv, sequences, numCandidates });
+      return this.#forwardRouted(this.#streamed, kv, sequences, numCandidates);
     }
-    const calls = callsOf(sequences, { maxRows: MAX_ROWS, fit: this.#streamed?.fit });
-    const step = { kv, sequences, numCandidates, calls };
-    return this.#streamed ? this.#forwardNamed(this.#streamed, step) : this.#forwardResident(step);
+    if (this.#streamed) return this.#forwardNamed(this.#streamed, kv, sequences, numCandidates);
+    return this.#forwardResident(kv, sequences, numCandidates);
   }
 
   /** See `StepRunner.keepsLogits`. The kernel keeps the logits of the last rows of its last call. */
@@ -210,9 +199,9 @@ export class KernelRunner implements StepRunner {
   }
 
   /** Runs a step with all experts in memory. It awaits nothing, so that steps of several callers do not mix. */
-  #forwardResident({ kv, sequences, numCandidates, calls }: RunnerStep): readonly StepLogits[] {
+  #forwardResident(kv: KernelKv, sequences: readonly StepSequence[], numCandidates: number): readonly StepLogits[] {
     this.#results.begin(sequences, numCandidates);
-    for (const call of calls) {
+    for (const call of callsOf(sequences, MAX_ROWS)) {
       const { request, room } = this.#results.request(call, kv, this.#counts);
       this.#kernel.step(kv.pages, request, room);
       this.#results.take(call, kv);
@@ -226,7 +215,8 @@ export class KernelRunner implements StepRunner {
   }
 
   /** Runs a step with streamed experts that its rows name, after the steps that were begun before it. */
-  #forwardNamed(experts: NamedExperts, { kv, sequences, numCandidates, calls }: RunnerStep) {
+  #forwardNamed(experts: NamedExperts, kv: KernelKv, sequences: readonly StepSequence[], numCandidates: number) {
+    const calls = callsOf(sequences, MAX_ROWS, experts.fit);
     return this.#afterOthers(async () => {
       this.#results.begin(sequences, numCandidates);
       experts.expectCalls(calls.map((call) => call.experts));
@@ -240,10 +230,10 @@ export class KernelRunner implements StepRunner {
   }
 
   /** Runs a step with streamed experts that layers choose, after the steps that were begun before it. */
-  #forwardRouted(experts: RoutedExperts, { kv, sequences, numCandidates }: Omit<RunnerStep, "calls">) {
+  #forwardRouted(experts: RoutedExperts, kv: KernelKv, sequences: readonly StepSequence[], numCandidates: number) {
     return this.#afterOthers(() => {
       // The budget may have changed since the step was asked for.
-      const calls = callsOf(sequences, { maxRows: Math.min(MAX_ROWS, experts.maxRows) });
+      const calls = callsOf(sequences, Math.min(MAX_ROWS, experts.maxRows));
       const rows = calls.map((call) => this.#mixtureSequences.rowsOf(call));
       this.#results.begin(sequences, numCandidates);
       return experts.runStep(Math.max(...rows.map((own) => own.sequences.length)), async () => {

@@ -12,7 +12,6 @@ const SEQUENCES = 8;
 
 export interface MeasureOptions {
   readonly residency: Residency;
-  /** Clock in ms. */
   readonly now: () => number;
   /** Time in ms after which no further step begins. @default 500 */
   readonly mostMs?: number | undefined;
@@ -74,17 +73,12 @@ export async function measureCost(
   }
 }
 
-/** The circumstances that measured coefficients are valid for. */
-export interface CostCacheKey {
-  /** Fingerprint of the model, its precision and the kernel's instructions. */
-  readonly fingerprint: string;
-  readonly threads: number | undefined;
-  readonly isStreamed: boolean;
-}
-
-/** Returns the cached result of `measure`, or measures. Measures each time if the cache cannot be used. */
+/**
+ * Returns the cached result of `measure`, or measures. Measures each time if the cache cannot be used.
+ * @param key - fingerprint of the model, its precision and the kernel's instructions, and all else that costs depend on
+ */
 export async function cachedCost(
-  key: CostCacheKey,
+  key: { readonly fingerprint: string; readonly threads: number | undefined; readonly isStreamed: boolean },
   cacheFolder: string | undefined,
   measure: () => Promise<CostModel>,
 ): Promise<CostModel> {

@@ -1,6 +1,6 @@
 // Kinds of the engine's options, and the checks of their values.
 
-import { choiceOption, describeValue, integerOption, isRecord, numberOption } from "@readme-moe/core";
+import { choiceOption, describeValue, integerOption, isRecord, numberOption, switchOption } from "@readme-moe/core";
 import { functionModuleOption } from "./function-module.ts";
 
 /** An option of the engine: its values, and its flag on the command line. */
@@ -21,7 +21,6 @@ export interface EngineOption {
   readonly flag?: { readonly syntax: string; readonly about: string; readonly default?: string };
 }
 
-/** Values of the kinds of options. */
 export interface OptionValues {
   readonly integer: number;
   readonly number: number;
@@ -41,10 +40,7 @@ export const OPTION_CHECKS: {
     (orModule && functionModuleOption(name, value)) ?? choiceOption(name, value, choices),
   integer: (name, value, { min = 0, max }) => integerOption(name, value, min, max),
   number: (name, value, { min = 0, max }) => numberOption(name, value, min, max),
-  switch(name, value) {
-    if (typeof value === "boolean") return value;
-    throw new TypeError(`Expected \`${name}\` to be true or false, got ${describeValue(value)}`);
-  },
+  switch: switchOption,
   path(name, value, { names }) {
     if (typeof value === "string" && value !== "") return value;
     throw new TypeError(`Expected \`${name}\` to name ${names}, got ${describeValue(value)}`);

@@ -5,7 +5,6 @@ import {
   errorChain,
   ReadMeError,
   type AcceptedPrompt,
-  type AllowContext,
   type ChatMessage,
   type EngineInfo,
   type EngineStats,
@@ -23,9 +22,8 @@ import {
 } from "@readme-moe/core";
 import type { WireAllowance } from "./allowed-tokens.ts";
 import type { ResolvedEngineOptions, ResolvedReaderOptions, ResolvedSchedulingOptions } from "./engine-options.ts";
-import type { EngineChunk } from "./engine-parts.ts";
+import type { CallerQuestion, EngineChunk } from "./engine-parts.ts";
 
-/** A chat in a message. */
 export interface WireChat {
   readonly messages: readonly ChatMessage[];
   readonly template: Readonly<Record<string, unknown>>;
@@ -74,7 +72,6 @@ export interface Calls {
 
 export type CallName = keyof Calls;
 
-/** A prompt that is kept. */
 export interface WireKept {
   readonly tokenIds: Int32Array;
   /** Number of the first tokens that are kept. */
@@ -114,22 +111,13 @@ export function tooManyPredicted(contextTokens: number, tokens: string): RangeEr
   return new RangeError(`Expected \`prediction\` to have at most ${contextTokens} tokens, got ${tokens}`);
 }
 
-/** A row of logits for the caller. */
-export interface WireLogits {
-  readonly requestId: string;
-  /** Unique; the answer names it. */
-  readonly rowId: number;
-  readonly logits: Float32Array<ArrayBuffer>;
-  readonly context: LogitsContext;
-}
-
-/** A question about the tokens that may come next. */
-export interface WireQuestion {
+/** A question to the caller of a request. */
+export type WireQuestion = CallerQuestion & {
   readonly requestId: string;
   /** Unique; the answer names it. */
   readonly questionId: number;
-  readonly context: AllowContext;
-}
+  readonly context: LogitsContext;
+};
 
 export type ToWorker =
   | { readonly type: "open"; readonly path: string; readonly options: ResolvedEngineOptions }
@@ -138,8 +126,11 @@ export type ToWorker =
   | ({ readonly type: "generate" } & WireRequest)
   /** `reason` is that of `sequence:finished`. */
   | { readonly type: "abort"; readonly requestId: string; readonly reason: "abort" | "error" }
-  | { readonly type: "processed"; readonly rowId: number; readonly logits: Float32Array<ArrayBuffer> }
-  | ({ readonly type: "allowed"; readonly questionId: number } & WireAllowance)
+  | {
+      readonly type: "answer";
+      readonly questionId: number;
+      readonly answer: Float32Array<ArrayBuffer> | WireAllowance;
+    }
   | { readonly type: "call"; readonly callId: number; readonly name: CallName; readonly args: Calls[CallName]["args"] }
   /** Cancels a call. */
   | { readonly type: "cancel"; readonly callId: number }
@@ -151,23 +142,13 @@ export type ToWorker =
   /** Ends the worker between two steps, without an answer and without releasing anything. */
   | { readonly type: "end" };
 
-export interface WireAccepted extends AcceptedPrompt {
-  readonly requestId: string;
-}
-
-export interface WireProgress extends PromptProgress {
-  readonly requestId: string;
-}
-
-export interface WireChunk {
-  readonly requestId: string;
-  readonly chunk: EngineChunk;
-}
-
-export interface WireFailure {
-  readonly requestId: string;
-  readonly error: WireError;
-}
+export type RequestNews =
+  | { readonly type: "accepted"; readonly requestId: string; readonly prompt: AcceptedPrompt }
+  | { readonly type: "progress"; readonly requestId: string; readonly progress: PromptProgress }
+  | { readonly type: "chunk"; readonly requestId: string; readonly chunk: EngineChunk }
+  | { readonly type: "failed"; readonly requestId: string; readonly error: WireError }
+  /** Nothing follows of a request that was aborted. */
+  | { readonly type: "left"; readonly requestId: string };
 
 export type WireEvent = {
   [Name in keyof ReadMeEvents]: { readonly name: Name; readonly payload: Parameters<ReadMeEvents[Name]>[0] };
@@ -184,17 +165,8 @@ export type FromWorker =
     }
   | { readonly type: "reading"; readonly info: PromptInfo }
   | { readonly type: "failed"; readonly error: WireError }
-  | {
-      readonly type: "step";
-      readonly accepted: readonly WireAccepted[];
-      readonly progress: readonly WireProgress[];
-      readonly chunks: readonly WireChunk[];
-      readonly failures: readonly WireFailure[];
-      /** Ids of aborted requests of which nothing follows. */
-      readonly left: readonly string[];
-      readonly events: readonly WireEvent[];
-    }
-  | ({ readonly type: "logits" } & WireLogits)
+  /** Events and news of requests, in the order in which they happened. */
+  | { readonly type: "news"; readonly news: readonly (RequestNews | ({ readonly type: "event" } & WireEvent))[] }
   | ({ readonly type: "ask" } & WireQuestion)
   | { readonly type: "result"; readonly callId: number; readonly value: unknown }
   | { readonly type: "error"; readonly callId: number; readonly error: WireError }
@@ -203,13 +175,14 @@ export type FromWorker =
 
 /** Lists the memory of a message that can be transferred instead of copied, where both sides are in one process. */
 export function movable(message: ToWorker | FromWorker): ArrayBuffer[] {
-  if (message.type === "logits" || message.type === "processed") return [message.logits.buffer];
-  return message.type === "allowed" ? [message.masks.buffer] : [];
+  if (message.type === "ask" && "logits" in message) return [message.logits.buffer];
+  if (message.type !== "answer") return [];
+  return [message.answer instanceof Float32Array ? message.answer.buffer : message.answer.masks.buffer];
 }
 
 /** An error in a message. Classes do not survive, so their names are sent. */
 export interface WireError {
-  readonly kind: "ReadMeError" | "TypeError" | "RangeError" | "Error";
+  readonly kind: "TypeError" | "RangeError" | "Error";
   readonly code: ReadMeErrorCode | undefined;
   readonly message: string;
   readonly stack: string | undefined;
@@ -217,17 +190,13 @@ export interface WireError {
   readonly causes: readonly ErrorLink[];
 }
 
+const CALLERS_MISTAKES = { TypeError, RangeError };
+
 export function toWire(error: unknown): WireError {
-  const causes = error instanceof Error ? errorChain(error.cause) : [];
-  if (!(error instanceof Error)) {
-    return { kind: "Error", code: undefined, message: String(error), stack: undefined, causes };
-  }
-  const { message, stack } = error;
-  const rest = { message, stack, causes };
-  if (error instanceof ReadMeError) return { kind: "ReadMeError", code: error.code, ...rest };
-  if (error instanceof TypeError) return { kind: "TypeError", code: undefined, ...rest };
-  if (error instanceof RangeError) return { kind: "RangeError", code: undefined, ...rest };
-  return { kind: "Error", code: undefined, ...rest };
+  const code = error instanceof ReadMeError ? error.code : undefined;
+  if (!(error instanceof Error)) return { kind: "Error", code, message: String(error), stack: undefined, causes: [] };
+  const kind = error instanceof TypeError ? "TypeError" : error instanceof RangeError ? "RangeError" : "Error";
+  return { kind, code, message: error.message, stack: error.stack, causes: errorChain(error.cause) };
 }
 
 /** Recreates an error. Its `cause` has the stack of the other side, and its causes there. */
@@ -235,18 +204,8 @@ export function fromWire({ kind, code, message, stack, causes }: WireError): Err
   const beneath = causes.reduceRight<Error | undefined>((inner, link) => namedError(link, inner), undefined);
   const cause = new Error(message, beneath && { cause: beneath });
   if (stack !== undefined) cause.stack = stack;
-  switch (kind) {
-    case "ReadMeError":
-      return new ReadMeError(code ?? "ERR_ENGINE_FAILED", message, { cause });
-    case "TypeError":
-      return new TypeError(message, { cause });
-    case "RangeError":
-      return new RangeError(message, { cause });
-    case "Error":
-      return new ReadMeError("ERR_ENGINE_FAILED", message, { cause });
-    default:
-      throw new TypeError(`Unknown kind of error: ${String(kind satisfies never)}`);
-  }
+  if (kind !== "Error") return new CALLERS_MISTAKES[kind](message, { cause });
+  return new ReadMeError(code ?? "ERR_ENGINE_FAILED", message, { cause });
 }
 
 function namedError({ name, code, message }: ErrorLink, cause: Error | undefined): Error {

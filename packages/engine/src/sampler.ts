@@ -1,7 +1,7 @@
 // From rows of logits to tokens of sequences, in this order:
 //
 // 1. If the sequence's caller processes logits, the row goes to the caller first and comes back later (`answer`). If
-//    the caller says which tokens are allowed, it is asked before the step instead (`ask`, `allow`).
+//    the caller says which tokens are allowed, it is asked before the step instead (`ask`).
 // 2. `chooseToken` chooses a token from the row. It may need all logits if the best candidates do not decide.
 // 3. `acceptToken` adds the token to its sequence, and decides which text may be shown and whether the sequence ends.
 // 4. If the token is the next one of the sequence's draft, the same happens with the row after it.
@@ -24,49 +24,6 @@ import { type CompletionEnds, endingOf, type Sequence } from "./sequence.ts";
 import type { ItemLogits } from "./batch.ts";
 import type { EngineChunk } from "./engine-parts.ts";
 
-/** Sends a question about the tokens that may follow a sequence's. */
-type OnQuestion = (sequence: Sequence, questionId: number) => void;
-
-/**
- * Open questions to callers about the tokens that are allowed, one for each sequence. A preempted sequence keeps its
- * question, since the answer depends on its tokens alone.
- */
-class AllowedQuestions {
-  readonly #onQuestion: OnQuestion;
-  readonly #open = new Map<number, Sequence>();
-  #numAsked = 0;
-
-  constructor(onQuestion: OnQuestion) {
-    this.#onQuestion = onQuestion;
-  }
-
-  /** Whether the sequence cannot run because it is not known which tokens are allowed. */
-  isAwaiting({ isBound, allowed }: Sequence): boolean {
-    return isBound && allowed === undefined;
-  }
-
-  /** Finds the tokens that may follow the sequence's: what is left of its last answer, or else by a question. */
-  ask(sequence: Sequence): void {
-    if (!sequence.isBound) return;
-    sequence.allowed = sequence.allowed && allowanceAfter(sequence.allowed, sequence.tokenIds);
-    if (sequence.allowed) return;
-    const questionId = ++this.#numAsked;
-    this.#open.set(questionId, sequence);
-    this.#onQuestion(sequence, questionId);
-  }
-
-  /** Takes an answer. Ignores it if the sequence has ended meanwhile. */
-  answer(questionId: number, allowed: AllowedTokens): void {
-    const sequence = this.#open.get(questionId);
-    this.#open.delete(questionId);
-    if (sequence) sequence.allowed = { ...allowed, position: sequence.numTokens };
-  }
-
-  forget(sequence: Sequence): void {
-    for (const [questionId, asking] of this.#open) if (asking === sequence) this.#open.delete(questionId);
-  }
-}
-
 /** A token that was chosen and is not part of its sequence yet. */
 interface ChosenToken {
   readonly sequence: Sequence;
@@ -88,55 +45,59 @@ interface Sampled {
   readonly undecided: readonly Sequence[];
 }
 
-/** Receives rows and questions for the callers of sequences, and errors. */
 interface SamplerListeners {
-  /** Receives a row. The processed row comes back under `rowId`. */
-  readonly onRow: (sequence: Sequence, rowId: number, logits: Float32Array<ArrayBuffer>) => void;
-  /** Receives a question about the tokens that are allowed. The answer comes back under `questionId`. */
-  readonly onQuestion: (sequence: Sequence, questionId: number) => void;
+  /** Receives a question to a sequence's caller: about allowed tokens, or with a row of logits. */
+  readonly onQuestion: (sequence: Sequence, questionId: number, logits?: Float32Array<ArrayBuffer>) => void;
   readonly onFailed: (sequence: Sequence, error: unknown) => void;
 }
 
-/** A row that is with its sequence's caller. */
-interface AwaitedRow {
-  readonly rowId: number;
-  /** The model's own row, which log-probabilities refer to. */
-  readonly row: LogitsRow;
-  /** The caller's answer. */
-  processed: Float32Array | undefined;
+interface OpenQuestion {
+  readonly id: number;
+  /** The model's own row, which log-probabilities refer to, if the caller processes logits. */
+  readonly row?: LogitsRow | undefined;
+  /** The caller's row. */
+  processed?: Float32Array;
 }
 
 export class Sampler {
   readonly #tokenizer: Tokenizer;
   readonly #ends: CompletionEnds;
   readonly #listeners: SamplerListeners;
-  readonly #awaited = new Map<Sequence, AwaitedRow>();
-  readonly #questions: AllowedQuestions;
+  /** Questions by sequence. A preempted one keeps its question, since the answer depends on its tokens alone. */
+  readonly #open = new Map<Sequence, OpenQuestion>();
   #numAsked = 0;
 
   constructor(tokenizer: Tokenizer, ends: CompletionEnds, listeners: SamplerListeners) {
     this.#tokenizer = tokenizer;
     this.#ends = ends;
     this.#listeners = listeners;
-    this.#questions = new AllowedQuestions(listeners.onQuestion);
   }
 
   /**
-   * Whether the sequence cannot run: its caller has its row, or has answered and no token is chosen yet; or it is not
-   * known which tokens are allowed.
+   * Whether the sequence cannot run: its caller is asked, or has answered with a row and no token is chosen yet; or it
+   * is not known which tokens are allowed.
    */
   isAwaiting(sequence: Sequence): boolean {
-    return this.#awaited.has(sequence) || this.#questions.isAwaiting(sequence);
+    return this.#open.has(sequence) || (sequence.isBound && sequence.allowed === undefined);
   }
 
-  /** Finds which tokens may follow the sequence's, by a question to its caller if there is no other way. */
+  /** Finds the tokens that may follow a bound sequence's: what is left of its last answer, or else by a question. */
   ask(sequence: Sequence): void {
-    this.#questions.ask(sequence);
+    if (!sequence.isBound) return;
+    sequence.allowed = sequence.allowed && allowanceAfter(sequence.allowed, sequence.tokenIds);
+    if (!sequence.allowed) this.#ask(sequence);
   }
 
-  /** Takes the answer to a question. */
-  allow(questionId: number, allowed: AllowedTokens): void {
-    this.#questions.answer(questionId, allowed);
+  /** Takes an answer. Ignores it if the sequence has ended meanwhile. */
+  answer(questionId: number, answer: Float32Array | AllowedTokens): void {
+    for (const [sequence, question] of this.#open) {
+      if (question.id !== questionId) continue;
+      if (answer instanceof Float32Array) question.processed = answer;
+      else {
+        this.#open.delete(sequence);
+        sequence.allowed = { ...answer, position: sequence.numTokens };
+      }
+    }
   }
 
   /**
@@ -180,17 +141,12 @@ export class Sampler {
     return { sequence: chosen.sequence, position, chunk: acceptToken(chosen, this.#ends) };
   }
 
-  /** Takes a row that a caller has processed. Ignores it if the sequence has ended meanwhile. */
-  answer(rowId: number, processed: Float32Array): void {
-    for (const row of this.#awaited.values()) if (row.rowId === rowId) row.processed = processed;
-  }
-
   /** Chooses the tokens of the rows that callers have answered. */
   sampleAnswers(): readonly AcceptedToken[] {
     const accepted: AcceptedToken[] = [];
-    for (const [sequence, { row, processed }] of this.#awaited) {
-      if (!processed) continue;
-      this.#awaited.delete(sequence);
+    for (const [sequence, { row, processed }] of this.#open) {
+      if (!row || !processed) continue;
+      this.#open.delete(sequence);
       this.#contain(sequence, () => {
         const token = chooseToken(row, sequence, this.#tokenizer, processed);
         if (token) accepted.push(this.#accept({ sequence, token }));
@@ -199,20 +155,22 @@ export class Sampler {
     return accepted;
   }
 
-  /** Discards the row and the question of a sequence that has ended. */
+  /** Discards the question of a sequence that has ended. */
   forget(sequence: Sequence): void {
-    this.#questions.forget(sequence);
-    this.#awaited.delete(sequence);
+    this.#open.delete(sequence);
   }
 
   #send(sequence: Sequence, row: LogitsRow | undefined): void {
     if (!row) return;
     checkRow(row);
-    const rowId = ++this.#numAsked;
     // The next step overwrites the row, and the caller may change its copy.
-    const fullLogits = Float32Array.from(row.fullLogits ?? []);
-    this.#awaited.set(sequence, { rowId, row: { ...row, fullLogits }, processed: undefined });
-    this.#listeners.onRow(sequence, rowId, fullLogits.slice());
+    this.#ask(sequence, { ...row, fullLogits: Float32Array.from(row.fullLogits ?? []) });
+  }
+
+  #ask(sequence: Sequence, row?: LogitsRow): void {
+    const id = ++this.#numAsked;
+    this.#open.set(sequence, { id, row });
+    this.#listeners.onQuestion(sequence, id, row?.fullLogits?.slice());
   }
 
   #contain(sequence: Sequence, action: () => void): void {

@@ -174,7 +174,7 @@ describe("a draft", () => {
   });
 
   test("knows what it is expected to give", () => {
-    const chain = new DraftChain({ ...limits, chances: ({ tokenIds }) => tokenIds.map((id) => id / 10) });
+    const chain = new DraftChain({ ...limits, chancesOf: ({ tokenIds }) => tokenIds.map((id) => id / 10) });
     chain.add(8, 0.5);
     expect([chain.growsFrom, chain.length]).toEqual([8, 1]);
     chain.add(5, 0.5);

@@ -260,8 +260,7 @@ export function predictedWaitMs(
   fleet: Pick<FleetState, "nowMs" | "workers">,
 ): number {
   const workers = fleet.workers.filter(
-    ({ modelVersion, publishedMs }) =>
-      modelVersion === job.modelVersion && fleet.nowMs - publishedMs <= DEFAULT_TTL_MS,
+    ({ modelVersion, publishedMs }) => modelVersion === job.modelVersion && fleet.nowMs - publishedMs <= DEFAULT_TTL_MS,
   );
   if (workers.length === 0) return Infinity;
   const before = queues

@@ -13,10 +13,8 @@ import { NamedExperts } from "./named-experts.ts";
 import { ExpertNames, MAX_LORAS, NO_EXPERT, type Routers } from "./routers.ts";
 import { readAt, unreadable } from "./unit-file.ts";
 
-/** An expert that was added; payload of its event. */
 type AddedExpert = Parameters<ReadMeEvents["expert:added"]>[0];
 
-/** Receives the events of experts. */
 export type OnExpertAdded = (event: AddedExpert) => void;
 
 /** Numbers that a model's loras are packed with. */
@@ -121,7 +119,6 @@ export class LoraUnits implements UnitSource {
     this.layerBytes[0] = Math.max(...this.unitBytes);
   }
 
-  /** Removes a lora, if it is there. */
   remove(index: number): void {
     this.#packed.delete(index);
     this.unitBytes[index] = 0;
@@ -141,7 +138,6 @@ export class LoraUnits implements UnitSource {
   }
 }
 
-/** A packed lora. */
 export interface PackedLora {
   readonly numBytes: number;
   /** Reads it to the beginning of `into`. @throws {ReadMeError} `ERR_FILE_UNREADABLE` */

@@ -10,7 +10,6 @@ import {
   type ReadAheadTrial,
   type Residency,
   RouteForecast,
-  type RouteShape,
   type UseEstimates,
 } from "@readme-moe/core";
 import type { Kernel, KernelPages, KvSlot, StepResults } from "@readme-moe/kernel";
@@ -20,7 +19,6 @@ import { ExpertStore, type ExpertStoreOptions, type UnitSource } from "./expert-
 /** Part of a kernel that steps of a mixture need. */
 export type RoutedKernel = Pick<Kernel, "beginStep" | "runLayers" | "routeLayer" | "feedLayer" | "endStep">;
 
-/** Options of `RoutedExperts`. */
 export interface RoutedExpertsOptions extends ExpertStoreOptions {
   /** Number of experts that a layer chooses for a token. */
   readonly expertsPerToken: number;
@@ -66,7 +64,8 @@ export class RoutedExperts {
   readonly #layers: readonly number[];
   readonly #numLayers: number;
   readonly #options: RoutedExpertsOptions;
-  readonly #readAhead: ReadAheadOptions | false;
+  /** Limits of reads ahead; `undefined` if nothing is forecast. */
+  readonly #readAhead: ReadAheadOptions | undefined;
   readonly #now: () => number;
   #forecast: RouteForecast | undefined;
   /** Measures whether to read ahead, where the options do not say. */
@@ -88,7 +87,7 @@ export class RoutedExperts {
     this.#layers = units.layers;
     this.#numLayers = source.layerBytes.length;
     this.#options = options;
-    this.#readAhead = options.readAhead ?? DEFAULT_READ_AHEAD;
+    this.#readAhead = options.readAhead === false ? undefined : (options.readAhead ?? DEFAULT_READ_AHEAD);
     this.#now = options.now ?? (() => performance.now());
     // Nothing is certain of later layers, so no certain use is read ahead.
     this.store = new ExpertStore(units, { ...options, lookaheadLayers: 0 });
@@ -211,20 +210,18 @@ export class RoutedExperts {
 
   /** Forgets what was learned from routes and times. */
   #restart(): void {
-    this.#forecast = this.#newForecast();
-    this.#trial = this.#options.readAhead === undefined ? newReadAheadTrial() : undefined;
-  }
-
-  #newForecast(): RouteForecast | undefined {
-    const readAhead = this.#readAhead;
-    if (!readAhead) return undefined;
-    const { expertsPerToken } = this.#options;
     const { numExperts, layerBytes } = this.store.layout;
-    const shape: RouteShape = { numLayers: layerBytes.length, numExperts, expertsPerToken };
-    return new RouteForecast({
-      ...shape,
-      layersAhead: Math.min(Math.max(1, readAhead.layersAhead), shape.numLayers - 1),
-    });
+    const { expertsPerToken } = this.#options;
+    const { length: numLayers } = layerBytes;
+    this.#forecast =
+      this.#readAhead &&
+      new RouteForecast({
+        numLayers,
+        numExperts,
+        expertsPerToken,
+        layersAhead: Math.min(Math.max(1, this.#readAhead.layersAhead), numLayers - 1),
+      });
+    this.#trial = this.#options.readAhead === undefined ? newReadAheadTrial() : undefined;
   }
 }
 

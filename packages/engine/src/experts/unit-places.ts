@@ -5,7 +5,6 @@ import { ReadMeError } from "@readme-moe/core";
 
 /** Allocates memory for units. */
 export interface Places {
-  /** Bytes that are allocated. */
   readonly bytes: number;
   /** Allocates memory. @throws {ReadMeError} `ERR_RUNTIME` if the system has none */
   take(bytes: number): Uint8Array;
@@ -64,7 +63,6 @@ export class UnitPlaces implements Places {
   /** The buffer of each place in use. */
   readonly #inUse = new Map<ArrayBufferLike, ArrayBuffer>();
   readonly #free: ArrayBuffer[] = [];
-  /** Buffers of size 0. */
   readonly #empty: ArrayBuffer[] = [];
 
   /**

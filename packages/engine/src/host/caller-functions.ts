@@ -3,37 +3,29 @@
 import {
   allowsToken,
   describeValue,
+  functionOption,
   integerOption,
   type AllowedTokens,
   type AllowTokens,
+  type LogitsContext,
   type ProcessLogits,
 } from "@readme-moe/core";
 import { toWireAllowance } from "../allowed-tokens.ts";
-import type { FromWorker, ToWorker, WireLogits, WireQuestion } from "../protocol.ts";
+import type { ToWorker, WireQuestion } from "../protocol.ts";
 
 const MAX_DRAFT_TOKENS = 32;
 
-/** Functions of a request. */
 export interface CallerFunctions {
   readonly processLogits?: ProcessLogits | undefined;
   readonly allowTokens?: AllowTokens | undefined;
 }
 
-/** A message that calls a function of a request. */
-export type FunctionCall = FromWorker & { type: "logits" | "ask" };
-
 /** @throws {TypeError} naming the function that is none */
-export function callerFunctions(processLogits: ProcessLogits | undefined): CallerFunctions {
-  if (processLogits === undefined) return {};
-  if (typeof processLogits !== "function") {
-    throw new TypeError(`Expected \`processLogits\` to be a function, got ${describeValue(processLogits)}`);
-  }
+export function callerFunctions(given: ProcessLogits | undefined): CallerFunctions {
+  const processLogits = functionOption("processLogits", given);
   // Read once, so that the worker and this side agree on it.
-  const { allowTokens } = processLogits;
-  if (allowTokens === undefined) return { processLogits };
-  if (typeof allowTokens === "function") return { allowTokens };
-  const got = describeValue(allowTokens);
-  throw new TypeError(`Expected \`processLogits.allowTokens\` to be a function, got ${got}`);
+  const allowTokens = functionOption("processLogits.allowTokens", processLogits?.allowTokens);
+  return allowTokens ? { allowTokens } : { processLogits };
 }
 
 /**
@@ -44,11 +36,16 @@ export function callerFunctions(processLogits: ProcessLogits | undefined): Calle
  */
 export async function callFunction(
   { processLogits, allowTokens }: CallerFunctions,
-  call: FunctionCall,
+  { questionId, context, ...question }: WireQuestion,
   vocabSize: number,
 ): Promise<ToWorker | undefined> {
-  if (call.type === "logits") return processLogits && processRow(processLogits, call);
-  return allowTokens && allowedTokens(allowTokens, call, vocabSize);
+  if ("logits" in question) {
+    if (!processLogits) return undefined;
+    return { type: "answer", questionId, answer: await processRow(processLogits, question.logits, context) };
+  }
+  if (!allowTokens) return undefined;
+  const answer: unknown = await allowTokens({ ...context, draft: question.draft });
+  return { type: "answer", questionId, answer: toWireAllowance(checkAllowed(answer, vocabSize)) };
 }
 
 /**
@@ -57,7 +54,11 @@ export async function callFunction(
  * @returns the answer, in memory that the function no longer uses, so that it can be transferred
  * @throws {TypeError | RangeError} when the function returns no row of the same length, and whatever it throws
  */
-async function processRow(process: ProcessLogits, { rowId, logits, context }: WireLogits): Promise<ToWorker> {
+async function processRow(
+  process: ProcessLogits,
+  logits: Float32Array<ArrayBuffer>,
+  context: LogitsContext,
+): Promise<Float32Array<ArrayBuffer>> {
   const vocabSize = logits.length;
   const answer: unknown = await process(logits, context);
   const processed = answer === undefined ? logits : answer;
@@ -69,21 +70,7 @@ async function processRow(process: ProcessLogits, { rowId, logits, context }: Wi
     throw new RangeError(`Expected \`processLogits\` to give ${vocabSize} logits, got ${processed.length}`);
   }
   // The function may go on using an array of its own.
-  return { type: "processed", rowId, logits: processed === logits ? logits : new Float32Array(processed) };
-}
-
-/**
- * Asks a caller's function.
- *
- * @throws {TypeError | RangeError} when its answer is wrong, and whatever it throws
- */
-async function allowedTokens(
-  allowTokens: AllowTokens,
-  { questionId, context }: WireQuestion,
-  vocabSize: number,
-): Promise<ToWorker> {
-  const answer: unknown = await allowTokens(context);
-  return { type: "allowed", questionId, ...toWireAllowance(checkAllowed(answer, vocabSize)) };
+  return processed === logits ? logits : new Float32Array(processed);
 }
 
 /** @throws {TypeError | RangeError} naming what is wrong, the expectation and the value */

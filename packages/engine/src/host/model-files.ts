@@ -33,11 +33,6 @@ export interface OpenOptions extends EngineOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
-interface OpeningHooks {
-  readonly onProgress: ((progress: LoadProgress) => void) | undefined;
-  readonly signal: AbortSignal | undefined;
-}
-
 /**
  * Finds an engine's models, and downloads those that are not on this machine.
  * @throws {TypeError} when `name` is no text, {ReadMeError} as `resolveModel`
@@ -45,7 +40,7 @@ interface OpeningHooks {
 export async function openFiles(
   name: string,
   { draft: draftName, precision, cacheFolder }: Pick<ResolvedEngineOptions, "draft" | "precision" | "cacheFolder">,
-  { onProgress, signal }: OpeningHooks,
+  { onProgress, signal }: Pick<OpenOptions, "onProgress" | "signal">,
 ): Promise<OpenedFiles> {
   if (typeof name !== "string" || name === "") {
     throw new TypeError("Expected `path` to name a folder, a GGUF file or a model");

@@ -5,12 +5,14 @@ import {
   describeValue,
   embeddingOf,
   embeddingPrefix,
+  functionOption,
   integerOption,
   onceAborted,
   rejectUnknownKeys,
   relevanceOf,
   rerankPrompt,
   resolveSamplingParams,
+  textOption,
   type Embeddings,
   type EmbedRequest,
   type EngineInfo,
@@ -84,10 +86,10 @@ export async function rerankDocuments(request: RerankRequest, host: PoolingHost)
   checkTask("rerank", host.info);
   checkObject(request, "query, documents");
   rejectUnknownKeys("a request", request, ["query", "documents", "instruction", ...SHARED_NAMES]);
-  checkText("query", request.query);
-  if (request.instruction !== undefined) checkText("instruction", request.instruction);
+  textOption("query", request.query);
+  if (request.instruction !== undefined) textOption("instruction", request.instruction);
   checkList("documents", request.documents);
-  for (const [index, document] of request.documents.entries()) checkText(`documents[${index}]`, document);
+  for (const [index, document] of request.documents.entries()) textOption(`documents[${index}]`, document);
   const prompts = request.documents.map((document) => rerankPrompt(request, document));
   const { outputs, usage } = await poolTexts(prompts, request, host);
   return { scores: outputs.map(relevanceOf), usage };
@@ -103,9 +105,7 @@ async function poolTexts(
   { info, begin, newId }: PoolingHost,
 ): Promise<{ readonly outputs: readonly Float32Array[]; readonly usage: PoolingUsage }> {
   checkClient({ priority, client, cacheSalt });
-  if (onProgress !== undefined && typeof onProgress !== "function") {
-    throw new TypeError(`Expected \`onProgress\` to be a function, got ${describeValue(onProgress)}`);
-  }
+  functionOption("onProgress", onProgress);
   const params = resolveSamplingParams({}, info);
   const firstId = id ?? newId();
   const requests = prompts.map((prompt, index): WireRequest => ({
@@ -161,8 +161,4 @@ function checkList(name: string, value: unknown): void {
   if (Array.isArray(value) && value.length > 0) return;
   const given = Array.isArray(value) ? "an empty array" : describeValue(value);
   throw new TypeError(`Expected \`${name}\` to be an array of at least one text, got ${given}`);
-}
-
-function checkText(name: string, value: unknown): void {
-  if (typeof value !== "string") throw new TypeError(`Expected \`${name}\` to be a text, got ${describeValue(value)}`);
 }

@@ -23,7 +23,8 @@ export async function openPromptReader(path: string, options: PromptReaderOption
   const link = newLink(resolved);
   const stopListening = onceAborted(signal, () => link.kill());
   try {
-    return new WorkerReader(path, resolved, link, await link.read(path, resolved));
+    const { info } = await link.open<"reading">({ type: "read", path, options: resolved });
+    return new WorkerReader(path, resolved, link, info);
   } catch (error) {
     await link.close();
     signal?.throwIfAborted();
@@ -35,8 +36,8 @@ export async function openPromptReader(path: string, options: PromptReaderOption
 
 function newLink(options: ResolvedReaderOptions): WorkerLink {
   return new WorkerLink(options, {
-    onStep: () => undefined,
-    onFunctionCall: () => undefined,
+    onNews: () => undefined,
+    onQuestion: () => undefined,
     onFailed: () => undefined,
   });
 }
@@ -79,20 +80,19 @@ class WorkerReader implements PromptReader {
   #watch(link: WorkerLink): void {
     const own = Promise.resolve(link);
     this.#link = own;
-    void this.#dropOnceFailed(link, own);
-  }
-
-  async #dropOnceFailed(link: WorkerLink, own: Promise<WorkerLink>): Promise<void> {
-    await link.failed;
-    if (this.#link === own) this.#link = undefined;
+    const drop = async (): Promise<void> => {
+      await link.failed;
+      if (this.#link === own) this.#link = undefined;
+    };
+    void drop();
   }
 
   /** @throws {ReadMeError} as `openPromptReader`; `ERR_MODEL_INVALID` if the model is another one now */
   async #restart(): Promise<WorkerLink> {
     const link = newLink(this.#options);
     try {
-      const { promptVersion } = await link.read(this.#path, this.#options);
-      if (promptVersion === this.info.promptVersion) {
+      const { info } = await link.open<"reading">({ type: "read", path: this.#path, options: this.#options });
+      if (info.promptVersion === this.info.promptVersion) {
         this.#watch(link);
         return link;
       }

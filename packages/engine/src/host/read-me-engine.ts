@@ -42,7 +42,11 @@ export class ReadMeEngine implements Engine {
   readonly events: ReadMeEmitter = new ReadMeEmitter();
   readonly #files: OpenedFiles;
   #options: ResolvedEngineOptions;
-  readonly #requests: RunningRequests;
+  readonly #requests: RunningRequests = new RunningRequests({
+    getLink: () => this.#link,
+    getInfo: () => this.info,
+    refusal: (numRequests) => this.#refusal(numRequests),
+  });
   #link: WorkerLink | undefined;
   #info: EngineInfo | undefined;
   readonly #self: CallingEngine = {
@@ -68,16 +72,6 @@ export class ReadMeEngine implements Engine {
   private constructor(files: OpenedFiles, options: ResolvedEngineOptions) {
     this.#files = files;
     this.#options = { ...options, draft: files.draft };
-    const [getLink, getInfo] = [() => this.#link, () => this.info];
-    this.#requests = new RunningRequests({
-      get link() {
-        return getLink();
-      },
-      get vocabSize() {
-        return getInfo().vocabSize;
-      },
-      refusal: (numRequests) => this.#refusal(numRequests),
-    });
   }
 
   /**
@@ -230,13 +224,14 @@ export class ReadMeEngine implements Engine {
   async #start(onProgress?: (progress: LoadProgress) => void, signal?: AbortSignal): Promise<void> {
     signal?.throwIfAborted();
     const link = new WorkerLink(this.#options, {
-      onStep: (step) => this.#receive(step),
-      onFunctionCall: (call) => void this.#requests.answer(call),
+      onNews: (news) => this.#receive(news),
+      onQuestion: (question) => void this.#requests.answer(question),
       onFailed: (error) => this.#fail(error),
     });
     const stopListening = onceAborted(signal, () => link.kill());
     try {
-      const { info, cacheFailure } = await link.open(this.#files.path, this.#options, onProgress);
+      const opening = { type: "open", path: this.#files.path, options: this.#options } as const;
+      const { info, cacheFailure } = await link.open<"opened">(opening, onProgress);
       [this.#link, this.#cacheFailure] = [link, cacheFailure];
       const { memory = info.memory } = this.#info ?? {};
       this.#info = { ...info, name: this.#files.name, memory };
@@ -263,10 +258,12 @@ export class ReadMeEngine implements Engine {
     return `request-${++this.#numRequests}`;
   }
 
-  #receive(step: FromWorker & { type: "step" }): void {
-    // oxlint-disable-next-line typescript/no-unnecessary-type-assertion -- tsc does not see that name and payload match
-    for (const { name, payload } of step.events) this.events.emit(name, payload as never);
-    this.#requests.receive(step);
+  #receive({ news }: FromWorker & { type: "news" }): void {
+    for (const one of news) {
+      // oxlint-disable-next-line typescript/no-unnecessary-type-assertion -- tsc does not see that both match
+      if (one.type === "event") this.events.emit(one.name, one.payload as never);
+      else this.#requests.receive(one);
+    }
   }
 
   #fail(error: ReadMeError): void {
@@ -299,20 +296,18 @@ function keepingSizes(options: ResolvedEngineOptions, { contextTokens, memory }:
   return { ...options, contextTokens, kvCacheBytes, prefixCacheBytes, memoryBytes: undefined };
 }
 
-interface ChangedEngine extends CallingEngine {
-  readonly setNames: (experts: readonly string[]) => void;
-}
-
 /** Adds and removes loras, and remembers them for an engine that is opened again after a failure. */
 export class ExpertChanges {
-  readonly #engine: ChangedEngine;
+  readonly #engine: CallingEngine;
+  readonly #setNames: (experts: readonly string[]) => void;
   readonly #added = new Map<string, string>();
   /** Experts of the model's folder and the options that were removed, also where another one has the name now. */
   readonly #removed = new Set<string>();
 
   /** @param setNames - sets the names in the engine's info */
-  constructor(engine: CallingEngine, setNames: ChangedEngine["setNames"]) {
-    this.#engine = { ...engine, setNames };
+  constructor(engine: CallingEngine, setNames: (experts: readonly string[]) => void) {
+    this.#engine = engine;
+    this.#setNames = setNames;
   }
 
   async add(name: string, path: string): Promise<void> {
@@ -321,7 +316,7 @@ export class ExpertChanges {
       throw new TypeError(`Expected \`path\` to name the folder of an adapter, got ${describeValue(path)}`);
     }
     const folder = resolve(path);
-    this.#engine.setNames(await this.#engine.call("addExpert", { name, path: folder }));
+    this.#setNames(await this.#engine.call("addExpert", { name, path: folder }));
     this.#added.set(name, folder);
   }
 
@@ -333,9 +328,9 @@ export class ExpertChanges {
       throw new RangeError(`Expected \`name\` to be a lora of ${path}, got \`${name}\``);
     }
     // New requests are refused at once.
-    this.#engine.setNames(experts.map((known) => (known === name ? "" : known)));
+    this.#setNames(experts.map((known) => (known === name ? "" : known)));
     if (!this.#added.delete(name)) this.#removed.add(name);
-    this.#engine.setNames(await this.#engine.call("removeExpert", { name }));
+    this.#setNames(await this.#engine.call("removeExpert", { name }));
   }
 
   /**
@@ -347,11 +342,11 @@ export class ExpertChanges {
   async repeat(): Promise<void> {
     const { experts } = this.#engine.getInfo();
     for (const name of this.#removed) {
-      if (experts.includes(name)) this.#engine.setNames(await this.#engine.call("removeExpert", { name }));
+      if (experts.includes(name)) this.#setNames(await this.#engine.call("removeExpert", { name }));
     }
     for (const [name, path] of this.#added) {
       try {
-        this.#engine.setNames(await this.#engine.call("addExpert", { name, path }));
+        this.#setNames(await this.#engine.call("addExpert", { name, path }));
       } catch (error) {
         const code = error instanceof ReadMeError ? error.code : undefined;
         if (code === "ERR_ENGINE_FAILED" || code === "ERR_DISPOSED") throw error;
@@ -366,7 +361,6 @@ function checkName(name: unknown): void {
   throw new TypeError(`Expected \`name\` to be the name of an expert, got ${describeValue(name)}`);
 }
 
-/** The grammars of one engine. */
 class AnswerFormats {
   readonly #readVocabulary: () => Promise<EngineVocabulary>;
   #grammars: Promise<Grammars> | undefined;
@@ -398,7 +392,6 @@ class AnswerFormats {
     } satisfies Pick<ProcessLogits, "allowTokens">);
   }
 
-  /** Ends the grammars. */
   async dispose(): Promise<void> {
     this.#isDisposed = true;
     await (await this.#grammars?.catch(() => undefined))?.dispose();

@@ -5,12 +5,10 @@ import {
   type AnswerFormat,
   type ChatMessage,
   type ChatPrompt,
-  checkClient,
   checkExpert,
   checkFillIn,
-  checkRequestShape,
+  checkRequest,
   checkTemplateValues,
-  checkTraceparent,
   describeValue,
   functionOption,
   type Engine,
@@ -25,8 +23,9 @@ import {
   rejectUnknownKeys,
   type ResolvedSamplingParams,
   resolveSamplingParams,
+  switchOption,
+  tokenIdsOption,
   type TokenizeOptions,
-  withFillInEnds,
   withSamplingDefaults,
 } from "@readme-moe/core";
 import {
@@ -67,13 +66,9 @@ export function wireRequest(
   requestId: string,
   { info, drawSeed, processorOf }: RequestContext,
 ): { readonly wire: WireRequest; readonly functions: CallerFunctions } {
-  checkRequestShape(request);
-  const asked = withFillInEnds(request, info);
+  const asked = checkRequest(request, info);
   const params = resolveSamplingParams(withSamplingDefaults(asked, info.samplingDefaults), info);
   const { priority = 0, client, cacheSalt, expert } = request;
-  checkClient(request);
-  checkExpert(expert, info);
-  checkTraceparent(request.traceparent);
   const { format, processLogits } = request;
   const functions = callerFunctions(format === undefined ? processLogits : processorOf(format, processLogits));
   const wire: WireRequest = {
@@ -108,11 +103,10 @@ function wireTokenize(
   }
   rejectUnknownKeys("options of `tokenize`", options, ["addSpecialTokens", "maxTokens", "signal"]);
   const { addSpecialTokens, maxTokens = Infinity } = options;
-  if (addSpecialTokens !== undefined && typeof addSpecialTokens !== "boolean") {
-    throw new TypeError(`Expected \`addSpecialTokens\` to be true or false, got ${describeValue(addSpecialTokens)}`);
-  }
+  if (addSpecialTokens !== undefined) switchOption("addSpecialTokens", addSpecialTokens);
   if (maxTokens !== Infinity) integerOption("maxTokens", maxTokens, 0);
-  return { prompt: isChat ? chatPrompt(prompt) : wireText(prompt, info), addSpecialTokens, maxTokens };
+  const wire = wirePrompt(prompt, info) as Exclude<WirePrompt, Int32Array>;
+  return { prompt: wire, addSpecialTokens, maxTokens };
 }
 
 /** Converts a prediction; a text is counted where it is tokenized. An empty one is none. */
@@ -126,33 +120,21 @@ function wirePrediction(
   }
   const { length } = prediction;
   if (length > contextTokens) throw tooManyPredicted(contextTokens, String(length));
-  if (length === 0) return undefined;
-  return Int32Array.from({ length }, (_, index) =>
-    integerOption(`prediction[${index}]`, prediction[index], 0, vocabSize - 1),
-  );
+  return length === 0 ? undefined : tokenIdsOption("prediction", prediction, vocabSize);
 }
 
 export function wirePrompt(prompt: Prompt, info: Pick<EngineInfo, "vocabSize" | "fillIn">): WirePrompt {
-  if (typeof prompt === "string" || isFillIn(prompt)) return wireText(prompt, info);
+  if (typeof prompt === "string") return prompt;
+  if (isFillIn(prompt)) {
+    checkFillIn(prompt, info);
+    return prompt;
+  }
   if (typeof prompt !== "object" || prompt === null) {
     throw new TypeError(
       `Expected \`prompt\` to be a text, token ids, { messages } or { prefix, suffix }, got ${describeValue(prompt)}`,
     );
   }
-  if ("messages" in prompt) return chatPrompt(prompt);
-  const { vocabSize } = info;
-  return Int32Array.from({ length: prompt.length }, (_, index) =>
-    integerOption(`prompt[${index}]`, prompt[index], 0, vocabSize - 1),
-  );
-}
-
-/** @throws {TypeError} on a wrong gap, and if the model cannot fill gaps */
-function wireText<Text extends string | FillInPrompt>(prompt: Text, info: Pick<EngineInfo, "fillIn">): Text {
-  if (typeof prompt !== "string") checkFillIn(prompt, info);
-  return prompt;
-}
-
-function chatPrompt(prompt: ChatPrompt): WireChat {
+  if (!("messages" in prompt)) return tokenIdsOption("prompt", prompt, info.vocabSize);
   rejectUnknownKeys("`prompt`", prompt, ["messages", "template"]);
   return wireChat(prompt.messages, prompt.template);
 }
@@ -226,8 +208,7 @@ export class TextCalls implements Pick<Engine, "tokenize" | "detokenize" | "appl
     this.#engine.call("tokenize", wireTokenize(prompt, options, this.#engine.getInfo()), options.signal);
 
   detokenize: Engine["detokenize"] = async (tokenIds) => {
-    const { vocabSize } = this.#engine.getInfo();
-    const ids = Int32Array.from(tokenIds, (id) => integerOption("tokenIds", id, 0, vocabSize - 1));
+    const ids = tokenIdsOption("tokenIds", tokenIds, this.#engine.getInfo().vocabSize);
     return this.#engine.call("detokenize", { tokenIds: ids });
   };
 

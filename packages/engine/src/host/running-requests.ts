@@ -1,9 +1,9 @@
 // The requests of an engine that have not ended, on the caller's side.
 
-import { GenerationStream, onceAborted, type PromptProgress } from "@readme-moe/core";
+import { type EngineInfo, GenerationStream, onceAborted, type PromptProgress } from "@readme-moe/core";
 import type { EngineChunk } from "../engine-parts.ts";
-import { callFunction, type CallerFunctions, type FunctionCall } from "./caller-functions.ts";
-import { fromWire, type FromWorker, type WireRequest } from "../protocol.ts";
+import { callFunction, type CallerFunctions } from "./caller-functions.ts";
+import { fromWire, type RequestNews, type WireQuestion, type WireRequest } from "../protocol.ts";
 import type { WorkerLink } from "./worker-link.ts";
 
 interface RunningRequest {
@@ -12,23 +12,18 @@ interface RunningRequest {
   /** Stops listening to the caller's signal. */
   readonly detach: () => void;
   readonly onProgress: ((progress: PromptProgress) => void) | undefined;
-  /** Ends the work for the request on this side. */
+  /** Aborted when the request has ended. */
   readonly leave: AbortController | undefined;
   /** Whether the worker has it; false while an earlier request of its id is still being ended there. */
   isSent: boolean;
 }
 
 /** Parts of a request that stay on this side. */
-interface OwnParts {
-  readonly functions?: CallerFunctions | undefined;
-  readonly onProgress?: ((progress: PromptProgress) => void) | undefined;
-  /** Aborted when the request has ended. */
-  readonly leave?: AbortController | undefined;
-}
+type OwnParts = Partial<Pick<RunningRequest, "functions" | "onProgress" | "leave">>;
 
 interface RequestHost {
-  readonly link: WorkerLink | undefined;
-  readonly vocabSize: number;
+  readonly getLink: () => WorkerLink | undefined;
+  readonly getInfo: () => Pick<EngineInfo, "vocabSize">;
   /** Returns the reason why no request can start while so many are under way. */
   refusal(numRequests: number): Error | undefined;
 }
@@ -64,11 +59,11 @@ export class RunningRequests {
     });
     const request: RunningRequest = { stream, functions, onProgress, detach, leave, isSent: false };
     this.#requests.set(requestId, request);
-    this.#host.link?.hold();
+    this.#host.getLink()?.hold();
     const send = (): void => {
       if (this.#requests.get(requestId) !== request) return;
       request.isSent = true;
-      this.#host.link?.post({ type: "generate", ...wire });
+      this.#host.getLink()?.post({ type: "generate", ...wire });
     };
     // Tokens of the earlier request are on their way.
     if (this.#leaving.has(requestId)) this.#leaving.set(requestId, send);
@@ -76,32 +71,38 @@ export class RunningRequests {
     return stream;
   }
 
-  /** Takes the results of a step. */
-  receive({ accepted, progress, chunks, failures, left }: FromWorker & { type: "step" }): void {
-    for (const { requestId, ...prompt } of accepted) this.#sent(requestId)?.stream.accept(prompt);
-    for (const { requestId, ...report } of progress) this.#report(requestId, report);
-    for (const { requestId, chunk } of chunks) {
-      const stream = this.#sent(requestId)?.stream;
-      stream?.push(chunk);
-      if (stream && chunk.usage) this.#forget(requestId)?.stream.end();
-    }
-    for (const { requestId, error } of failures) {
-      if (this.#sent(requestId)) this.#forget(requestId)?.stream.fail(fromWire(error));
-    }
-    for (const requestId of left) {
+  receive(news: RequestNews): void {
+    const { requestId } = news;
+    if (news.type === "left") {
       const sendNext = this.#leaving.get(requestId);
       this.#leaving.delete(requestId);
       sendNext?.();
+      return;
     }
-  }
-
-  #report(requestId: string, progress: PromptProgress): void {
     const request = this.#sent(requestId);
-    try {
-      request?.onProgress?.(progress);
-    } catch (error) {
-      request?.stream.fail(error);
-      this.#abandon(requestId, "error");
+    if (!request) return;
+    const { stream, onProgress } = request;
+    switch (news.type) {
+      case "accepted":
+        stream.accept(news.prompt);
+        return;
+      case "progress":
+        try {
+          onProgress?.(news.progress);
+        } catch (error) {
+          stream.fail(error);
+          this.#abandon(requestId, "error");
+        }
+        return;
+      case "chunk":
+        stream.push(news.chunk);
+        if (news.chunk.usage) this.#forget(requestId)?.stream.end();
+        return;
+      case "failed":
+        this.#forget(requestId)?.stream.fail(fromWire(news.error));
+        return;
+      default:
+        throw new TypeError(`Unknown news: ${String(news satisfies never)}`);
     }
   }
 
@@ -111,14 +112,14 @@ export class RunningRequests {
   }
 
   /** Calls a request's function and sends its answer. The request fails if the function does. */
-  async answer(call: FunctionCall): Promise<void> {
-    const { requestId } = call;
+  async answer(question: WireQuestion): Promise<void> {
+    const { requestId } = question;
     const request = this.#sent(requestId);
     if (!request) return;
     try {
-      const answer = await callFunction(request.functions, call, this.#host.vocabSize);
+      const answer = await callFunction(request.functions, question, this.#host.getInfo().vocabSize);
       // The request may have ended during the call.
-      if (answer && this.#requests.get(requestId) === request) this.#host.link?.post(answer);
+      if (answer && this.#requests.get(requestId) === request) this.#host.getLink()?.post(answer);
     } catch (error) {
       if (this.#requests.get(requestId) !== request) return;
       request.stream.fail(error);
@@ -141,12 +142,12 @@ export class RunningRequests {
   #abandon(requestId: string, reason: "abort" | "error" = "abort"): void {
     if (!this.#forget(requestId)?.isSent) return;
     this.#leaving.set(requestId, undefined);
-    this.#host.link?.post({ type: "abort", requestId, reason });
+    this.#host.getLink()?.post({ type: "abort", requestId, reason });
   }
 
   #forget(requestId: string): RunningRequest | undefined {
     const request = this.#requests.get(requestId);
-    if (this.#requests.delete(requestId)) this.#host.link?.release();
+    if (this.#requests.delete(requestId)) this.#host.getLink()?.release();
     request?.detach();
     request?.leave?.abort();
     return request;

@@ -4,23 +4,21 @@
 import { fork } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { Worker } from "node:worker_threads";
+import { type LoadProgress, MAX_TIMER_MS, onceAborted, type ReadMeEmitter, ReadMeError } from "@readme-moe/core";
+import type { ResolvedEngineOptions } from "../engine-options.ts";
 import {
-  type EngineInfo,
-  type LoadProgress,
-  MAX_TIMER_MS,
-  onceAborted,
-  type PromptInfo,
-  type ReadMeEmitter,
-  ReadMeError,
-} from "@readme-moe/core";
-import type { ResolvedEngineOptions, ResolvedReaderOptions } from "../engine-options.ts";
-import { type CallName, type Calls, fromWire, type FromWorker, movable, type ToWorker } from "../protocol.ts";
-import type { FunctionCall } from "./caller-functions.ts";
+  type CallName,
+  type Calls,
+  fromWire,
+  type FromWorker,
+  movable,
+  type ToWorker,
+  type WireQuestion,
+} from "../protocol.ts";
 
 interface LinkListeners {
-  readonly onStep: (step: FromWorker & { type: "step" }) => void;
-  /** Receives a call of a request's function. */
-  readonly onFunctionCall: (call: FunctionCall) => void;
+  readonly onNews: (message: FromWorker & { type: "news" }) => void;
+  readonly onQuestion: (question: WireQuestion) => void;
   /** Called once, at the moment when `failed` resolves. */
   readonly onFailed: (error: ReadMeError) => void;
 }
@@ -69,26 +67,16 @@ export class WorkerLink {
     this.failed = new Promise((resolve) => (this.#reportFailed = resolve));
   }
 
-  async open(
-    path: string,
-    options: ResolvedEngineOptions,
+  /** Opens a model, or with the answer "reading" what its prompts need, without weights. */
+  open<Answer extends "opened" | "reading">(
+    message: ToWorker & { type: Answer extends "opened" ? "open" : "read" },
     onProgress?: (progress: LoadProgress) => void,
-  ): Promise<{ readonly info: EngineInfo; readonly cacheFailure: string | undefined }> {
+  ): Promise<FromWorker & { type: Answer }> {
     this.hold();
     return new Promise((resolve, reject) => {
       this.#opening = { resolve: resolve as (value: unknown) => void, reject, onProgress };
-      this.post({ type: "open", path, options });
+      this.post(message);
     });
-  }
-
-  /** Opens what prompts need, without weights. */
-  async read(path: string, options: ResolvedReaderOptions): Promise<PromptInfo> {
-    this.hold();
-    const reading = new Promise<FromWorker & { type: "reading" }>((resolve, reject) => {
-      this.#opening = { resolve: resolve as (value: unknown) => void, reject, onProgress: undefined };
-      this.post({ type: "read", path, options });
-    });
-    return (await reading).info;
   }
 
   /** @param signal - ends the call, which then rejects with the signal's reason */
@@ -203,12 +191,11 @@ export class WorkerLink {
         this.#end(fromWire(message.error), false);
         this.#channel.kill();
         return;
-      case "step":
-        this.#listeners.onStep(message);
+      case "news":
+        this.#listeners.onNews(message);
         return;
-      case "logits":
       case "ask":
-        this.#listeners.onFunctionCall(message);
+        this.#listeners.onQuestion(message);
         return;
       case "result":
         this.#take(message.callId)?.resolve(message.value);

@@ -3,6 +3,7 @@
 import { type CostModel, type Draft, expectedTokens, predictStepMs, refineCostModel } from "@readme-moe/core";
 import { KV_PAGE_TOKENS, type KvMemory, type KvSlot } from "@readme-moe/kernel";
 import type { StepRunner } from "../step-runner.ts";
+import type { ChancesOf } from "./drafter.ts";
 
 /** The step that verifies drafts, with the drafts that are known so far. */
 export interface StepSoFar {
@@ -152,7 +153,6 @@ export function relaxedChance(average: number): number {
   return average + RELAXED_SHARE * (FIRST_CHANCE - average);
 }
 
-/** Conditions under which a draft ends. */
 interface ChainLimits {
   readonly mostTokens: number;
   /** Smallest chance that a token is reached and accepted. */
@@ -161,11 +161,8 @@ interface ChainLimits {
   readonly vocabSize: number;
   /** Tokens after which nothing follows. */
   readonly eosTokenIds: readonly number[];
-  /**
-   * Chances of a draft's tokens, each given that those before it were accepted.
-   * @default what the draft model's own probabilities say
-   */
-  readonly chances?: ((draft: Draft) => readonly number[]) | undefined;
+  /** @default the draft model's own probabilities */
+  readonly chancesOf?: ChancesOf | undefined;
 }
 
 /** A draft that grows by the best token of a draft model. */
@@ -200,7 +197,6 @@ export class DraftChain {
     return this.#chances.reduce((product, chance) => product * chance, 1);
   }
 
-  /** Expected number of accepted tokens. */
   get expectedTokens(): number {
     return expectedTokens(this.#chances);
   }
@@ -217,7 +213,7 @@ export class DraftChain {
       leastChance,
       vocabSize,
       eosTokenIds,
-      chances = ({ classes }: Draft) => classes.map((evidence) => typicalChance(evidence)),
+      chancesOf = ({ classes }: Draft) => classes.map((evidence) => typicalChance(evidence)),
     } = this.#limits;
     // Logits that are not finite give no probability.
     if (this.#isOver || tokenId >= vocabSize || !(probability >= 0)) return this.end();
@@ -226,7 +222,7 @@ export class DraftChain {
       tokenIds: [...this.#tokenIds, tokenId],
       classes: [...this.#classes, evidenceOf(probability)],
     };
-    const known = chances(longer);
+    const known = chancesOf(longer);
     this.#seenChances = known;
     if (known.reduce((product, chance) => product * chance, 1) < leastChance) return this.end();
     this.#tokenIds.push(tokenId);
@@ -277,7 +273,6 @@ interface DraftModelRow {
   readonly isWanted: boolean;
 }
 
-/** Runs a draft model and measures it. */
 export class DraftModelRuns {
   readonly #runner: StepRunner;
   readonly #kv: KvMemory;

@@ -28,11 +28,16 @@ export class EngineDrafter implements Drafter {
       return isLikely || question.sequence.isBound || !isAffordable ? [] : [{ question, index }];
     });
     if (open.length === 0) return proposed;
-    const { drafts: ofModel, drafterMs } = await draftWith(
-      model,
-      open.map(({ question }) => question),
-      step,
-    );
+    const { work, cost } = step;
+    const asked = open.map(({ question: { sequence, mostTokens, chancesOf } }) => {
+      const { id, tokenIds } = sequence;
+      return { id, tokenIds, mostTokens, chancesOf };
+    });
+    const verifying = { tokens: work.tokens, ms: predictStepMs(cost, work), msPerRow: cost.msPerToken };
+    const beforeMs = model.spentMs;
+    // Where the model fails, sequences go on without its drafts.
+    const ofModel = await model.propose(asked, verifying).catch(() => []);
+    const drafterMs = (model.spentMs - beforeMs) / open.length;
     for (const [place, { question, index }] of open.entries()) {
       const choices = [ofModel[place] ?? [], drafts[index] ?? []].flat().filter(({ tokenIds }) => tokenIds.length > 0);
       proposed[index] = { draft: choices[chooseDraft(choices.map(question.chancesOf))], drafterMs };
@@ -50,25 +55,4 @@ export class EngineDrafter implements Drafter {
     this.#texts.forget(sequence);
     this.#model?.forget(sequence.id);
   };
-}
-
-/**
- * Runs the small model. Where it fails, sequences go on without its drafts.
- * @returns the drafts, and each sequence's share of the time
- */
-async function draftWith(model: ModelDrafter, questions: readonly DraftQuestion[], { work, cost }: StepBeforeDrafts) {
-  const chances = new Map(questions.map(({ sequence, chancesOf }) => [sequence.id, chancesOf]));
-  const beforeMs = model.spentMs;
-  const drafts = await model
-    .propose(
-      questions.map(({ sequence: { id, tokenIds }, mostTokens }) => ({ id, tokenIds, mostTokens })),
-      {
-        tokens: work.tokens,
-        ms: predictStepMs(cost, work),
-        msPerRow: cost.msPerToken,
-        chances: ({ id }, draft) => chances.get(id)?.(draft) ?? [],
-      },
-    )
-    .catch(() => []);
-  return { drafts, drafterMs: (model.spentMs - beforeMs) / questions.length };
 }

@@ -33,6 +33,7 @@ import {
   startingDrafts,
   type StepSoFar,
 } from "./draft-model-plan.ts";
+import type { ChancesOf } from "./drafter.ts";
 
 interface DraftedSequence {
   readonly id: string;
@@ -40,17 +41,14 @@ interface DraftedSequence {
   readonly tokenIds: readonly number[];
   /** Largest number of tokens of the draft; with 0, the draft model only reads the sequence. */
   readonly mostTokens: number;
+  /** @default the draft model's own probabilities */
+  readonly chancesOf?: ChancesOf | undefined;
 }
 
 /** The step that will verify the drafts: what it gives and takes without them. */
-export interface VerifyingStep extends StepSoFar {
+interface VerifyingStep extends StepSoFar {
   /** Time that each drafted token adds to it. */
   readonly msPerRow: number;
-  /**
-   * Chances of a draft's tokens, each given that those before it were accepted.
-   * @default what the draft model's own probabilities say
-   */
-  readonly chances?: ((sequence: DraftedSequence, draft: Draft) => readonly number[]) | undefined;
 }
 
 /** A sequence within a call. */
@@ -58,12 +56,6 @@ interface Drafting {
   readonly sequence: DraftedSequence;
   readonly cached: CachedSequence;
   readonly chain: DraftChain;
-}
-
-interface DrafterParts {
-  readonly runner: KernelRunner;
-  readonly kv: KvMemory;
-  readonly runs: DraftModelRuns;
 }
 
 const NO_DRAFT: Draft = { source: "model", tokenIds: [], classes: [] };
@@ -85,7 +77,7 @@ export class ModelDrafter {
   #lastCall: Promise<unknown> = Promise.resolve();
   #closed: Promise<void> | undefined;
 
-  private constructor({ runner, kv, runs }: DrafterParts, options: ResolvedDraftModelOptions) {
+  private constructor(runner: KernelRunner, kv: KvMemory, runs: DraftModelRuns, options: ResolvedDraftModelOptions) {
     this.#runner = runner;
     this.#kv = kv;
     this.#runs = runs;
@@ -117,7 +109,7 @@ export class ModelDrafter {
       const measure = () => measureCost(runner, { residency: everythingResident, now });
       const cost = await cachedCost(measured, cacheFolder, measure);
       const kv = runner.openKv({ capacityTokens });
-      return new ModelDrafter({ runner, kv, runs: new DraftModelRuns(runner, kv, { cost, now }) }, resolved);
+      return new ModelDrafter(runner, kv, new DraftModelRuns(runner, kv, { cost, now }), resolved);
     } catch (error) {
       for (const close of closers.toReversed()) await close();
       throw error;
@@ -144,9 +136,9 @@ export class ModelDrafter {
    * when it is longer than the model's context, when there is no memory for it beside the others, and when no draft
    * pays.
    *
+   * @param sequences - with different ids
    * @param step - the step that will verify the drafts; without it, they end at `mostTokens` and `leastChance` alone
    * @returns one draft per sequence, in the same order
-   * @throws {TypeError | RangeError} when two sequences have the same id, or `mostTokens` is no number of tokens
    */
   propose(sequences: readonly DraftedSequence[], step?: VerifyingStep): Promise<readonly Draft[]> {
     if (this.#closed) return Promise.reject(new TypeError("Expected the draft model to be open"));
@@ -177,8 +169,7 @@ export class ModelDrafter {
   }
 
   async #propose(sequences: readonly DraftedSequence[], step: VerifyingStep | undefined): Promise<readonly Draft[]> {
-    checkSequences(sequences);
-    const members = this.#hold(this.#chosen(sequences, step), step);
+    const members = this.#hold(this.#chosen(sequences, step));
     try {
       const numRows = await this.#catchUp(members);
       await this.#continue(members, numRows, step);
@@ -209,7 +200,7 @@ export class ModelDrafter {
   }
 
   /** Begins the drafts of the sequences that there is memory for. */
-  #hold(sequences: readonly DraftedSequence[], step: VerifyingStep | undefined): readonly Drafting[] {
+  #hold(sequences: readonly DraftedSequence[]): readonly Drafting[] {
     const { leastChance, vocabSize } = this.#options;
     const { eosTokenIds, contextTokens } = this.#runner.model.config;
     const held = this.#memory.hold(
@@ -224,10 +215,8 @@ export class ModelDrafter {
     return sequences.flatMap((sequence, index) => {
       const cached = held[index];
       if (!cached) return [];
-      const { chances } = step ?? {};
-      const ownChances = chances && ((draft: Draft) => chances(sequence, draft));
       const mostTokens = this.#mostTokens(sequence);
-      const limits = { mostTokens, leastChance, vocabSize, eosTokenIds, chances: ownChances };
+      const limits = { mostTokens, leastChance, vocabSize, eosTokenIds, chancesOf: sequence.chancesOf };
       return [{ sequence, cached, chain: new DraftChain(limits) }];
     });
   }
@@ -298,16 +287,6 @@ export class ModelDrafter {
   }
 }
 
-/** @throws {TypeError | RangeError} when two sequences have the same id, or `mostTokens` is no number of tokens */
-function checkSequences(sequences: readonly DraftedSequence[]): void {
-  const ids = new Set<string>();
-  for (const { id, mostTokens } of sequences) {
-    integerOption("mostTokens", mostTokens, 0);
-    if (ids.has(id)) throw new TypeError(`Expected \`sequences\` to have different ids, got \`${id}\` twice`);
-    ids.add(id);
-  }
-}
-
 /** Options of a draft model. Those that engines have, too, have the same names. */
 export interface DraftModelOptions extends Pick<
   KernelRunnerOptions,
@@ -373,7 +352,6 @@ function resolveDraftModelOptions(
 
 // Opens a draft model for another model, if both have the same tokens.
 
-/** Parts of the model that verifies drafts. */
 type DraftTarget = Pick<Model, "path" | "config" | "loadText">;
 
 /**
@@ -404,38 +382,17 @@ export async function openDraftModel(
   return ModelDrafter.open(forContext(draft, contextTokens), { vocabSize: target.config.vocabSize, ...options });
 }
 
-/** Options of an engine that concern its draft model. */
-interface DraftingOptions extends DraftModelOptions {
-  /** Folder or GGUF file of the draft model. @default none */
-  readonly draft?: string | undefined;
-}
-
-/** Counts the memory of the draft model that an engine's options name: weights, keys and values. 0 without one. */
-export async function draftBytesOf({ draft, ...options }: DraftingOptions): Promise<number> {
-  if (draft === undefined) return 0;
-  const model = await openModel(draft);
+/** Counts the memory of a draft model: weights, keys and values. 0 without one. */
+export async function draftBytesOf(path: string | undefined, options: DraftModelOptions): Promise<number> {
+  if (path === undefined) return 0;
+  const model = await openModel(path);
   try {
-    const { precision, kvPrecision, capacityTokens } = resolveDraftModelOptions(
-      { precision: options.precision, kvPrecision: options.kvPrecision, maxNumSeqs: options.maxNumSeqs },
-      model,
-    );
+    const { precision, kvPrecision, capacityTokens } = resolveDraftModelOptions(options, model);
     const kvBytes = capacityTokens * kvBytesPerToken(model.config, kvPrecision);
     return totalBytes(weightSizes(model, precision)) + kvBytes;
   } finally {
     await model.close();
   }
-}
-
-/** Opens the draft model that an engine's options name, if they name one. */
-export async function openDraftOf(
-  target: DraftTarget,
-  { draft, ...options }: DraftingOptions,
-  hooks: Pick<DraftModelOptions, "onProgress" | "onCacheFailure">,
-): Promise<ModelDrafter | undefined> {
-  if (draft === undefined) return undefined;
-  const { precision, threads, kernel, cacheFolder, kvPrecision, maxNumSeqs, chunkTokens, contextTokens } = options;
-  const own = { precision, threads, kernel, cacheFolder, kvPrecision, maxNumSeqs, chunkTokens, contextTokens };
-  return openDraftModel(draft, { ...own, ...hooks }, target);
 }
 
 /** Finds the first reason why a model cannot draft for another one. */

@@ -31,7 +31,6 @@ import { type BatchItem, expertsOf, type ItemLogits, type RoutedDraft, workOf } 
 import { countDraft, type Sequence } from "../sequence.ts";
 import type { Drafter, DraftQuestion, StepBeforeDrafts } from "./drafter.ts";
 
-/** Parts that a `Speculation` is built from. */
 export interface SpeculationParts {
   readonly drafter: Drafter;
   readonly kv: KvMemory;
@@ -144,7 +143,7 @@ export class Speculation {
     }
     for (const [sequence, draft] of this.#drafts) {
       if (!this.#step || !sequence.slot) continue;
-      this.#learning.learn(sequence, this.#step, outcomeOf(sequence, draft));
+      this.#learning.learn(sequence, this.#step, draft);
       if (draft.experts.length > 0) accepted = (accepted ?? 0) + this.#takeBack(sequence, draft);
     }
     this.#drafts.clear();
@@ -282,31 +281,9 @@ function numEqual({ tokenIds }: Sequence, draft: Draft, numKnown: number): numbe
   return differs < 0 ? draft.tokenIds.length : differs;
 }
 
-/** Compares a proposal with the sequence's tokens. */
-function outcomeOf(sequence: Sequence, { experts, numKnown, ...step }: StepDraft): ProposalOutcome {
-  const newTokens = sequence.numTokens - numKnown;
-  const numRight = numEqual(sequence, step.draft, numKnown);
-  return { ...step, draftTokens: experts.length, newTokens, numRight };
-}
-
 /** Takes the tokens that run. */
 function runningPart({ draft, experts }: StepDraft): RoutedDraft {
   return { tokenIds: draft.tokenIds.slice(0, experts.length), experts };
-}
-
-interface ProposalOutcome {
-  readonly draft: Draft;
-  /** Estimated chance of its first token. */
-  readonly firstChance: number;
-  /** Number of its first tokens that ran. */
-  readonly draftTokens: number;
-  /** Number of those that were expected to be accepted. */
-  readonly expectedTokens: number;
-  readonly drafterMs: number;
-  /** Number of tokens that the sequence got. */
-  readonly newTokens: number;
-  /** Number of the draft's first tokens that are the sequence's own, whether they ran or not. */
-  readonly numRight: number;
 }
 
 interface DraftRecord {
@@ -333,7 +310,6 @@ class DraftLearning {
   #numIdlePlans = 0;
   #nextPlan = 0;
 
-  /** Begins a step. */
   begin(): void {
     this.#steps++;
   }
@@ -372,19 +348,22 @@ class DraftLearning {
     return [Math.min(1, first * calibrationFactor(calibration)), ...others];
   }
 
-  learn(sequence: Sequence, step: StepBeforeDrafts, outcome: ProposalOutcome): void {
+  /** Compares a proposal with the sequence's tokens, whether they ran or not. */
+  learn(sequence: Sequence, step: StepBeforeDrafts, proposal: StepDraft): void {
     const { cost, work } = step;
     const record = this.#recordOf(sequence, cost);
-    const { draft, firstChance, draftTokens, drafterMs, newTokens, numRight } = outcome;
+    const { draft, firstChance, drafterMs, numKnown } = proposal;
+    const draftTokens = proposal.experts.length;
+    const numRight = numEqual(sequence, draft, numKnown);
     const accepted = Math.min(draftTokens, numRight);
     record.account = chargeDraft(record.account, { step: work, cost, draftTokens, drafterMs, accepted });
     record.numWeak = firstChance < leastChance(step) ? record.numWeak + 1 : 0;
     record.nextStep = this.#steps + 1 + Math.min(restSteps(work.tokens), Math.floor(record.numWeak / 2));
     if (draftTokens > 0) {
       const known = this.#calibrations.get(draft.source) ?? NO_CALIBRATION;
-      this.#calibrations.set(draft.source, calibrate(known, outcome.expectedTokens, accepted));
+      this.#calibrations.set(draft.source, calibrate(known, proposal.expectedTokens, accepted));
     }
-    const result = { verified: newTokens, accepted: numRight };
+    const result = { verified: sequence.numTokens - numKnown, accepted: numRight };
     this.#acceptance = observeDraft(this.#acceptance, draft, result);
     record.acceptance = observeDraft(record.acceptance, draft, result);
   }

@@ -45,7 +45,7 @@ export class TextDrafter {
     const { allowed } = sequence;
     if (!allowed || allowed.draft.length === 0) return undefined;
     const tokenIds = Array.from(allowed.draft.subarray(0, mostTokens));
-    // What the caller has only let through is as likely as it was when it was suggested.
+    // A suggestion that the caller has let through is as likely as it was before.
     const suggested = partOfSuggestion(this.#texts.get(sequence), sequence.numTokens, tokenIds);
     if (suggested) return suggested;
     const evidence = tokenIds.map((_, place) => (place < allowed.numForced ? FORCED : ALLOWED));
@@ -152,7 +152,6 @@ function lastTokensOf({ tokenIds }: Sequence): LastTokens {
 type LastTokens = readonly [before: number, last: number];
 
 export interface TextDraftsInput {
-  /** Texts of the request. */
   readonly index: TokenIndex;
   readonly recycled: RecycledTokens;
   readonly lastTokens: LastTokens;

@@ -29,10 +29,8 @@ type Answers<Engine, Name extends CallName> = {
   ) => Calls[Each]["result"] | Promise<Calls[Each]["result"]>;
 };
 
-/** Calls about prompts, which need no weights. */
-export type ReadingCall = "tokenize" | "detokenize" | "applyTemplate" | "vocabulary" | "route";
-
-const READING_ANSWERS: Answers<ReadingEngine, ReadingCall> = {
+/** Answers to calls about prompts, which need no weights. */
+const READING_ANSWERS: Answers<ReadingEngine, "tokenize" | "detokenize" | "applyTemplate" | "vocabulary" | "route"> = {
   tokenize: (engine, { prompt, ...limits }, signal) => engine.slices.begin(encoding(engine, prompt, limits), signal),
   detokenize: ({ text }, { tokenIds }) => text.tokenizer.decode(tokenIds),
   applyTemplate: ({ text, model }, { messages, template }) => {
@@ -46,7 +44,8 @@ const READING_ANSWERS: Answers<ReadingEngine, ReadingCall> = {
   },
 };
 
-interface ServingEngine extends RunningEngine {
+/** An engine with its running requests. */
+export interface ServingEngine extends RunningEngine {
   readonly requests: WorkerRequests;
 }
 
@@ -71,27 +70,15 @@ const ANSWERS: Answers<ServingEngine, CallName> = {
 };
 
 export async function answerCall<Name extends CallName>(
-  engine: ServingEngine,
+  engine: ServingEngine | ReadingEngine,
   name: Name,
   args: Calls[Name]["args"],
   signal: AbortSignal,
 ): Promise<unknown> {
-  return ANSWERS[name](engine, args, signal);
-}
-
-/** Tells whether a call is about prompts alone. */
-export function isReadingCall(name: CallName): name is ReadingCall {
-  return name in READING_ANSWERS;
-}
-
-/** Answers a call about prompts. */
-export async function answerReading<Name extends ReadingCall>(
-  reader: ReadingEngine,
-  name: Name,
-  args: Calls[Name]["args"],
-  signal: AbortSignal,
-): Promise<unknown> {
-  return READING_ANSWERS[name](reader, args, signal);
+  const canAnswer = "core" in engine || name in READING_ANSWERS;
+  if (!canAnswer) throw new TypeError(`Expected a call about prompts, got \`${name}\``);
+  // A reader of prompts has all that calls about prompts need.
+  return ANSWERS[name](engine as ServingEngine, args, signal);
 }
 
 /** Collects the bytes of a model's tokens, as its tokenizer decodes them. */

@@ -49,7 +49,7 @@ import { PrefixCache } from "../prefix-cache.ts";
 import { SavedPrefixes } from "../saved-prefixes.ts";
 import { SavedPrompts } from "../saved-prompts.ts";
 import { EngineDrafter } from "../speculation/engine-drafter.ts";
-import { draftBytesOf, type ModelDrafter, openDraftOf } from "../speculation/model-drafter.ts";
+import { draftBytesOf, type ModelDrafter, openDraftModel } from "../speculation/model-drafter.ts";
 import { Speculation, type SpeculationParts } from "../speculation/speculation.ts";
 
 /** Speed of a common disk: the system may have dropped mapped weights from memory. */
@@ -105,7 +105,7 @@ export async function openEngine(
     const scheduler = await schedulerOf(options);
     checkStreaming(opened, options);
     const weights = weightSizes(opened, options.precision);
-    const draftBytes = await draftBytesOf(options);
+    const draftBytes = await draftBytesOf(options.draft, options);
     const sizes = planModelMemory(opened, options, { freeBytes: plannableBytes(options), draftBytes, weights });
     const model = forContext(opened, sizes.contextTokens);
     const { threads, cacheFolder, kernel: kind } = options;
@@ -159,7 +159,8 @@ export async function openEngine(
     if (options.draft !== undefined && model.config.pooling) {
       throw new TypeError(`Expected \`draft\` for a model that generates; ${path} has no tokens to draft`);
     }
-    const draftModel = await openDraftOf(model, { ...options, contextTokens }, { onProgress: report, onCacheFailure });
+    const drafting = { ...options, contextTokens, onProgress: report, onCacheFailure };
+    const draftModel = options.draft === undefined ? undefined : await openDraftModel(options.draft, drafting, model);
     closers.push(async () => draftModel?.dispose());
     const drafter = new EngineDrafter(draftModel);
     const speculated = { drafter, kv, residency, maxNumBatchedTokens, contextTokens, onRouted };
@@ -194,7 +195,7 @@ export async function openEngine(
       memory: { ...memory, prefixCacheBytes, kvPrecision: runner.kvPrecision },
       kernel,
       promptVersion,
-      modelVersion: await modelVersionOf({ promptVersion, runner, set, contextTokens, options }),
+      modelVersion: await modelVersionOf(promptVersion, runner, set, { ...options, contextTokens }),
     };
     const longest = { tokens: maxNumBatchedTokens, distinctExperts: info.experts.length, cachedTokens: capacityTokens };
     const changing = loras && { loras, routers, core, output };
@@ -348,22 +349,17 @@ export async function promptVersionOf(
   ]);
 }
 
-/** Parts of an engine that a token's logits depend on, besides its prompt. */
-interface ModelParts {
-  readonly promptVersion: string;
-  readonly runner: Pick<KernelRunner, "weightsVersion" | "kvPrecision">;
-  readonly set: LoraSet;
-  /** Largest number of tokens of a sequence: it ends answers, and chooses frequencies of some models. */
-  readonly contextTokens: number;
-  readonly options: Pick<ResolvedEngineOptions, "cacheFolder" | "loraPrecision">;
-}
-
-/** Computes `EngineInfo.modelVersion`. Loras that are added later are no part of it. */
-async function modelVersionOf(parts: ModelParts): Promise<string> {
-  const { promptVersion, runner, set, contextTokens, options } = parts;
-  const adapters = await lorasFingerprint(set, resolveCacheFolder(options.cacheFolder));
-  const { weightsVersion, kvPrecision } = runner;
-  const { loraPrecision } = options;
+/**
+ * Computes `EngineInfo.modelVersion`. Loras that are added later are no part of it.
+ * @param contextTokens - largest number of tokens of a sequence: it ends answers, and chooses frequencies of some models
+ */
+async function modelVersionOf(
+  promptVersion: string,
+  { weightsVersion, kvPrecision }: KernelRunner,
+  set: LoraSet,
+  { contextTokens, cacheFolder, loraPrecision }: ResolvedEngineOptions & { readonly contextTokens: number },
+): Promise<string> {
+  const adapters = await lorasFingerprint(set, resolveCacheFolder(cacheFolder));
   const numbers = { bits: BITS_VERSION, weightsVersion, kvPrecision, loraPrecision };
   return hashOf([promptVersion, { ...numbers, contextTokens, adapters }]);
 }

@@ -2,16 +2,11 @@
 
 import { isFillIn, ReadMeError, StopAutomaton, type RoutedPrompt } from "@readme-moe/core";
 import { CompletionText, encodeChat, encodeFillIn, type EncodeOptions, type PromptModel } from "@readme-moe/model";
+import { routeWhole } from "@readme-moe/router";
 import type { ResolvedEngineOptions } from "../engine-options.ts";
 import type { EngineChunk } from "../engine-parts.ts";
 import type { MemoryPlan } from "../memory-plan.ts";
-import {
-  tooManyPredicted,
-  type WireAccepted,
-  type WireProgress,
-  type WirePrompt,
-  type WireRequest,
-} from "../protocol.ts";
+import { type RequestNews, tooManyPredicted, type WirePrompt, type WireRequest } from "../protocol.ts";
 import {
   addDrafts,
   draftUsage,
@@ -46,7 +41,6 @@ interface RequestEntry {
   readonly leave: AbortController;
 }
 
-/** Shortest time between two reports of a prompt's progress. */
 const REPORT_MS = 200;
 
 /** The running requests: the sequences of each, and their usage together. */
@@ -63,15 +57,15 @@ export class WorkerRequests {
 
   /** Adds a request's sequences to the core. Reports errors to `onFailed`. */
   async begin(request: WireRequest): Promise<void> {
-    const { requestId, params, expert, priority, client, cacheSalt, seed, keptId } = request;
-    const { processesLogits, isBound, isPooled, reportsProgress = false } = request;
-    const own = { numFinished: 0, isAccepted: false, reportsProgress, leave: new AbortController() };
-    const entry: RequestEntry = { sequences: [], ...own };
+    const { prompt, expert, keptId, reportsProgress = false, ...own } = request;
+    const { requestId, params } = own;
+    const leave = new AbortController();
+    const entry: RequestEntry = { sequences: [], numFinished: 0, isAccepted: false, reportsProgress, leave };
     this.#requests.set(requestId, entry);
     try {
-      const { signal } = entry.leave;
+      const { signal } = leave;
       const [ids, prediction] = await Promise.all([
-        promptIds(this.#engine, request.prompt, signal, isPooled),
+        promptIds(this.#engine, prompt, signal, own.isPooled),
         predictionIds(this.#engine, request.prediction, signal),
       ]);
       const router = await this.#engine.routerFor(expert);
@@ -82,9 +76,7 @@ export class WorkerRequests {
       const { keptPrompts } = this.#engine;
       const onPrefilled: SequenceStart["onPrefilled"] =
         keptId === undefined ? undefined : (sequence, slot) => keptPrompts.computed(keptId, sequence, slot);
-      const callers = { processesLogits, isBound, isPooled, onPrefilled };
-      const owner = { requestId, priority, client, cacheSalt };
-      const shared = { ...owner, params, seed, stops, ...callers, promptIds: ids, prediction };
+      const shared = { ...own, stops, onPrefilled, promptIds: ids, prediction };
       entry.sequences = Array.from({ length: params.n }, (_, choice) => {
         const id = params.n === 1 ? requestId : `${requestId}/${choice}`;
         const arrival = this.#arrivals++;
@@ -113,15 +105,16 @@ export class WorkerRequests {
   }
 
   /** @returns the prompt of the sequence's request; nothing if another choice was accepted before */
-  accept({ requestId, promptTokens, experts }: Sequence): WireAccepted | undefined {
+  accept({ requestId, promptTokens, experts }: Sequence): RequestNews | undefined {
     const entry = this.#requests.get(requestId);
     if (!entry || entry.isAccepted) return undefined;
     entry.isAccepted = true;
-    return { requestId, promptTokens, experts: Uint16Array.from(experts.slice(0, promptTokens)) };
+    const prompt = { promptTokens, experts: Uint16Array.from(experts.slice(0, promptTokens)) };
+    return { type: "accepted", requestId, prompt };
   }
 
   /** @returns the progress of the first choice's prompt; nothing where it is not asked for, or was reported just now */
-  progress(sequence: Sequence, nowMs: number): WireProgress | undefined {
+  progress(sequence: Sequence, nowMs: number): RequestNews | undefined {
     const { requestId, choice, promptTokens, cachedTokens, startedMs = nowMs, arrivalMs } = sequence;
     const entry = this.#requests.get(requestId);
     if (!entry?.reportsProgress || choice > 0) return undefined;
@@ -130,7 +123,8 @@ export class WorkerRequests {
     // A preempted sequence begins again.
     const readTokens = Math.max(before, Math.min(sequence.numComputedTokens, promptTokens));
     entry.reported = { readTokens, atMs: nowMs };
-    return { requestId, promptTokens, cachedTokens, readTokens, queuedMs: startedMs - arrivalMs };
+    const progress = { promptTokens, cachedTokens, readTokens, queuedMs: startedMs - arrivalMs };
+    return { type: "progress", requestId, progress };
   }
 
   abort(requestId: string, reason?: "abort" | "error"): void {
@@ -202,14 +196,8 @@ export async function routedPrompt(
   tokenIds: Int32Array,
   expert: WireRequest["expert"],
 ): Promise<RoutedPrompt> {
-  const router = await engine.routerFor(expert);
-  const state = router.start();
-  try {
-    const [route] = await router.route([{ state, tokenIds }]);
-    return { tokenIds, experts: route?.experts ?? new Uint16Array() };
-  } finally {
-    router.release(state);
-  }
+  const [experts = new Uint16Array()] = await routeWhole(await engine.routerFor(expert), [tokenIds]);
+  return { tokenIds, experts };
 }
 
 /**

@@ -1,27 +1,17 @@
-// Entry of the thread or process that runs a model: receives messages, runs steps while there is work, sends the
-// results.
+// Entry of the thread or process that runs a model, or reads prompts for one: receives messages, runs steps while there
+// is work, sends the results.
 
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { setFlagsFromString } from "node:v8";
 import { isMainThread, parentPort } from "node:worker_threads";
-import { ReadMeError } from "@readme-moe/core";
+import { type LoadProgress, ReadMeError } from "@readme-moe/core";
 import { fromWireAllowance } from "../allowed-tokens.ts";
 import type { EngineOutput } from "../engine-parts.ts";
-import {
-  type FromWorker,
-  movable,
-  toWire,
-  type ToWorker,
-  type WireAccepted,
-  type WireChunk,
-  type WireEvent,
-  type WireFailure,
-  type WireProgress,
-} from "../protocol.ts";
-import { answerCall, OpenCalls } from "./calls.ts";
+import { type FromWorker, movable, type RequestNews, toWire, type ToWorker, type WireEvent } from "../protocol.ts";
+import { answerCall, OpenCalls, type ServingEngine } from "./calls.ts";
 import { openEngine, watchFiles } from "./open-engine.ts";
-import { ReaderServer } from "./reader-server.ts";
-import { type RunningEngine, WorkerRequests, TimeSlices } from "./requests.ts";
+import { type OpenedReader, openReader } from "./open-reader.ts";
+import { type ReadingEngine, WorkerRequests, TimeSlices } from "./requests.ts";
 
 /** Gives the event loop turns for at least `durationMs`. */
 async function turnsFor(durationMs: number): Promise<void> {
@@ -42,23 +32,17 @@ const FIRST_STEP_MS = 20;
 /** Time between two steps for calls that read files, which would advance by one read a step otherwise. */
 const LONG_CALL_MS = 1.5;
 
-class EngineServer {
+class WorkerServer {
   readonly #send: (message: FromWorker) => void;
   readonly #onClosed: () => void;
-  #engine: RunningEngine | undefined;
-  #requests: WorkerRequests | undefined;
+  #opened: ServingEngine | (OpenedReader & ReadingEngine) | undefined;
   readonly #calls: OpenCalls;
   /** Calls under way that take many short turns of the event loop. */
   #numLongCalls = 0;
   #isRunning = false;
   #numReceived = 0;
   #isClosing = false;
-  #accepted: WireAccepted[] = [];
-  #progress: WireProgress[] = [];
-  #chunks: WireChunk[] = [];
-  #failures: WireFailure[] = [];
-  #left: string[] = [];
-  #events: WireEvent[] = [];
+  #news: (FromWorker & { type: "news" })["news"][number][] = [];
   #listened: ReadonlySet<WireEvent["name"]> = new Set();
 
   constructor(send: (message: FromWorker) => void, onClosed: () => void) {
@@ -72,26 +56,25 @@ class EngineServer {
     this.#numReceived++;
     switch (message.type) {
       case "open":
+      case "read":
         void this.#open(message);
         return;
       case "generate":
-        void this.#requests?.begin(message).then(() => this.#run({ coalesce: true }));
+        void this.#engine?.requests.begin(message).then(() => this.#run({ coalesce: true }));
         // Continues a prompt that takes more than one slice.
         void this.#run();
         return;
       case "abort":
-        this.#requests?.abort(message.requestId, message.reason);
+        this.#engine?.requests.abort(message.requestId, message.reason);
         // The freed memory may let another sequence run.
         void this.#leave(message.requestId).then(() => this.#run());
         return;
-      case "processed":
-        this.#engine?.core.answer(message.rowId, message.logits);
+      case "answer": {
+        const { questionId, answer } = message;
+        this.#engine?.core.answer(questionId, answer instanceof Float32Array ? answer : fromWireAllowance(answer));
         void this.#run();
         return;
-      case "allowed":
-        this.#engine?.core.allow(message.questionId, fromWireAllowance(message));
-        void this.#run();
-        return;
+      }
       case "call":
         void this.#call(message);
         void this.#run();
@@ -112,21 +95,29 @@ class EngineServer {
       case "end":
         process.exit();
         return;
-      case "read":
-        throw new TypeError("Expected a message to an engine, got one to a reader of prompts");
       default:
         throw new TypeError(`Unknown message: ${String(message satisfies never)}`);
     }
   }
 
-  async #open({ path, options }: ToWorker & { type: "open" }): Promise<void> {
+  /** The engine; `undefined` where prompts are only read. */
+  get #engine(): ServingEngine | undefined {
+    return this.#opened && "core" in this.#opened ? this.#opened : undefined;
+  }
+
+  async #open(message: ToWorker & { type: "open" | "read" }): Promise<void> {
+    const slices = new TimeSlices();
     try {
-      const onProgress = (progress: (FromWorker & { type: "progress" })["progress"]): void =>
-        this.#send({ type: "progress", progress });
-      const opened = await openEngine(path, options, this.#output(), onProgress);
-      const engine = { ...opened, slices: new TimeSlices() };
-      this.#engine = engine;
-      this.#requests = new WorkerRequests(engine, (id, error) => this.#fail(id, error));
+      if (message.type === "read") {
+        const reader = await openReader(message.path, message.options);
+        this.#opened = { ...reader, slices };
+        this.#send({ type: "reading", info: reader.info });
+        return;
+      }
+      const onProgress = (progress: LoadProgress): void => this.#send({ type: "progress", progress });
+      const opened = await openEngine(message.path, message.options, this.#output(), onProgress);
+      const engine = { ...opened, slices };
+      this.#opened = { ...engine, requests: new WorkerRequests(engine, (id, error) => this.#fail(id, error)) };
       const { info, cacheFailure, longestStepMs } = engine;
       this.#send({ type: "opened", info, cacheFailure, longestStepMs });
       watchFiles((error) => this.#send({ type: "failed", error: toWire(error) }));
@@ -139,34 +130,31 @@ class EngineServer {
 
   #output(): EngineOutput {
     return {
-      accepted: (sequence) => {
-        const accepted = this.#requests?.accept(sequence);
-        if (accepted) this.#accepted.push(accepted);
-      },
+      accepted: (sequence) => this.#tell(this.#engine?.requests.accept(sequence)),
       reading: (sequence) => {
-        const progress = this.#requests?.progress(sequence, performance.now());
+        const progress = this.#engine?.requests.progress(sequence, performance.now());
         if (!progress) return;
-        this.#progress.push(progress);
+        this.#tell(progress);
         // A step may take seconds.
         this.#flush();
       },
       chunk: ({ requestId }, chunk) => {
-        this.#chunks.push({ requestId, chunk: this.#requests?.complete(requestId, chunk) ?? chunk });
+        const completed = this.#engine?.requests.complete(requestId, chunk) ?? chunk;
+        this.#tell({ type: "chunk", requestId, chunk: completed });
       },
-      logits: ({ requestId, promptTokens, choice, tokenIds: known }, rowId, logits) => {
-        // The caller gets the sequence's earlier tokens first.
-        this.#flush();
-        const tokenIds = Int32Array.from(known);
-        this.#send({ type: "logits", requestId, rowId, logits, context: { tokenIds, promptTokens, choice } });
-      },
-      // Sent before the step's tokens, because the sequence waits for the answer.
-      ask: ({ requestId, promptTokens, choice, tokenIds: known }, questionId, draft) => {
-        const tokenIds = Int32Array.from(known);
-        this.#send({ type: "ask", requestId, questionId, context: { tokenIds, promptTokens, choice, draft } });
+      ask: ({ requestId, promptTokens, choice, tokenIds: known }, questionId, question) => {
+        // Beside logits, the caller gets the sequence's earlier tokens first; allowed tokens are found before.
+        if ("logits" in question) this.#flush();
+        const context = { tokenIds: Int32Array.from(known), promptTokens, choice };
+        this.#send({ type: "ask", requestId, questionId, context, ...question });
       },
       failed: ({ requestId }, error) => this.#fail(requestId, error),
-      event: (name, payload) => this.#events.push({ name, payload } as WireEvent),
+      event: (name, payload) => this.#news.push({ type: "event", ...({ name, payload } as WireEvent) }),
     };
+  }
+
+  #tell(news: RequestNews | undefined): void {
+    if (news) this.#news.push(news);
   }
 
   /**
@@ -174,21 +162,23 @@ class EngineServer {
    * to.
    */
   async #run({ coalesce = false } = {}): Promise<void> {
-    const { core, slices } = this.#engine ?? {};
-    if (this.#isRunning || !core || !slices) return;
+    if (this.#isRunning || !this.#opened) return;
+    const { slices } = this.#opened;
+    const core = this.#engine?.core;
+    const hasSteps = (): boolean => core?.hasWork === true;
     this.#isRunning = true;
     try {
       if (coalesce) await this.#settled();
       let stepMs = FIRST_STEP_MS;
-      while ((core.hasWork || slices.hasWork) && !this.#isClosing) {
+      while ((hasSteps() || slices.hasWork) && !this.#isClosing) {
         // Long texts get a quarter of the time of the steps between, so they slow a stream by a quarter.
-        const endMs = core.hasWork ? performance.now() + stepMs / 4 : Infinity;
+        const endMs = hasSteps() ? performance.now() + stepMs / 4 : Infinity;
         slices.run(endMs - performance.now());
-        while (core.hasWork && slices.hasWork && performance.now() < endMs) {
+        while (hasSteps() && slices.hasWork && performance.now() < endMs) {
           await nextTurn();
           slices.run(endMs - performance.now());
         }
-        if (core.hasWork) {
+        if (core && hasSteps()) {
           const startMs = performance.now();
           await core.step();
           stepMs = performance.now() - startMs;
@@ -226,9 +216,8 @@ class EngineServer {
     const isLong = name === "addExpert";
     if (isLong) this.#numLongCalls++;
     const work = async (signal: AbortSignal): Promise<unknown> => {
-      const [engine, requests] = [this.#engine, this.#requests];
-      if (!engine || !requests) throw new ReadMeError("ERR_DISPOSED", "The engine is not open");
-      const value = await answerCall({ ...engine, requests }, name, args, signal);
+      if (!this.#opened) throw new ReadMeError("ERR_DISPOSED", "The engine is not open");
+      const value = await answerCall(this.#opened, name, args, signal);
       // Events that precede the answer are sent before it, even if no step follows.
       this.#flush();
       return value;
@@ -239,32 +228,27 @@ class EngineServer {
   }
 
   #fail(requestId: string, error: unknown): void {
-    this.#requests?.abort(requestId);
-    this.#failures.push({ requestId, error: toWire(error) });
+    this.#engine?.requests.abort(requestId);
+    this.#tell({ type: "failed", requestId, error: toWire(error) });
   }
 
   /** Says when nothing follows of an aborted request: a step that runs may still end some of its tokens. */
   async #leave(requestId: string): Promise<void> {
     await this.#engine?.core.whenNone((sequence) => sequence.requestId === requestId);
-    this.#left.push(requestId);
+    this.#tell({ type: "left", requestId });
     this.#flush();
   }
 
   #flush(): void {
-    const [accepted, progress, chunks] = [this.#accepted, this.#progress, this.#chunks];
-    const [failures, left] = [this.#failures, this.#left];
-    const events = this.#events.filter(({ name }) => this.#listened.has(name));
-    [this.#accepted, this.#progress, this.#chunks] = [[], [], []];
-    [this.#failures, this.#left, this.#events] = [[], [], []];
-    const step = { accepted, progress, chunks, failures, left, events };
-    if (Object.values(step).every(({ length }) => length === 0)) return;
-    this.#send({ type: "step", ...step });
+    const news = this.#news.filter((one) => one.type !== "event" || this.#listened.has(one.name));
+    this.#news = [];
+    if (news.length > 0) this.#send({ type: "news", news });
   }
 
   async #close(): Promise<void> {
-    const engine = this.#engine;
-    this.#engine = undefined;
-    await engine?.close();
+    const opened = this.#opened;
+    this.#opened = undefined;
+    await opened?.close();
     this.#send({ type: "closed" });
     this.#onClosed();
   }
@@ -282,36 +266,27 @@ function shrinkHeap(): void {
   setImmediate(() => globalThis.gc?.());
 }
 
-/** Creates the receiver of messages: the first one that is no ping says which worker this is. */
-function receiver(send: (message: FromWorker) => void, onClosed: () => void): (message: ToWorker) => void {
-  let server: EngineServer | ReaderServer | undefined;
-  return (message) => {
-    if (!server && message.type === "ping") return send({ type: "pong" });
-    server ??= message.type === "read" ? new ReaderServer(send, onClosed) : new EngineServer(send, onClosed);
-    server.receive(message);
-  };
-}
-
 function serveThread(): void {
   const port = parentPort;
   if (!port) throw new Error("Expected a parent to serve");
-  const receive = receiver(
+  const server = new WorkerServer(
     (message) => port.postMessage(message, movable(message)),
     // A thread without listeners ends. Deno's ports cannot be closed.
     () => port.off("message", receive),
   );
+  const receive = (message: ToWorker): void => server.receive(message);
   port.on("message", receive);
 }
 
 function serveProcess(): void {
-  const receive = receiver(
+  const server = new WorkerServer(
     (message) => {
       // Sending fails if the parent has just ended; "disconnect" follows.
       if (process.connected) process.send?.(message, undefined, undefined, () => undefined);
     },
     () => process.disconnect(),
   );
-  process.on("message", receive);
+  process.on("message", (message: ToWorker) => server.receive(message));
   process.on("disconnect", () => process.exit());
   // Ctrl-C in a terminal reaches the whole process group; the parent decides what it means.
   process.on("SIGINT", () => undefined);

@@ -3,10 +3,7 @@
 import { randomInt, randomUUID } from "node:crypto";
 import { setTimeout as sleep } from "node:timers/promises";
 import {
-  checkClient,
-  checkExpert,
-  checkRequestShape,
-  checkTraceparent,
+  checkRequest,
   describeValue,
   type Engine,
   type EngineInfo,
@@ -20,7 +17,6 @@ import {
   ReadMeEmitter,
   ReadMeError,
   resolveSamplingParams,
-  withFillInEnds,
 } from "@readme-moe/core";
 import { formatSource } from "@readme-moe/grammar";
 import { affinityOf, countExperts } from "../affinity.ts";
@@ -165,7 +161,7 @@ export class FleetEngine extends PromptFront implements Engine {
   }
 
   generate(request: GenerateRequest): Generation {
-    const checked = checkRequest(request, this.info, {
+    const checked = checkedRequest(request, this.info, {
       newId: () => `fleet-${randomUUID()}`,
       drawSeed: () => randomInt(2 ** 47),
     });
@@ -380,15 +376,11 @@ interface RequestDefaults {
  *
  * @throws {TypeError | RangeError} naming the option, the expectation and the value
  */
-function checkRequest(request: GenerateRequest, info: EngineInfo, defaults: RequestDefaults): CheckedRequest {
-  checkRequestShape(request);
-  const params = withFillInEnds(request, info);
+function checkedRequest(request: GenerateRequest, info: EngineInfo, defaults: RequestDefaults): CheckedRequest {
+  const params = checkRequest(request, info);
   const { processLogits, format, prediction, priority = 0, expert, resume, traceparent } = request;
   const { client, cacheSalt } = request;
   resolveSamplingParams(params, info);
-  checkClient(request);
-  checkExpert(expert, info);
-  checkTraceparent(traceparent);
   if (resume !== undefined) throw new TypeError("Expected no `resume`: a fleet resumes requests itself");
   if (processLogits !== undefined && typeof processLogits !== "function") {
     throw new TypeError(`Expected \`processLogits\` to be a function, got ${describeValue(processLogits)}`);
