@@ -6,6 +6,7 @@ export class PatternError extends Error {
   override readonly name = "PatternError";
 }
 
+/** A parsed expression. */
 export type PatternNode =
   /** One character: itself, a class or an escape, as it is written. */
   | { readonly kind: "character"; readonly source: string }
@@ -15,6 +16,7 @@ export type PatternNode =
   | { readonly kind: "place"; readonly place: PatternPlace }
   | PatternLook;
 
+/** A repetition. */
 export interface PatternRepeat {
   readonly kind: "repeat";
   readonly inner: PatternNode;

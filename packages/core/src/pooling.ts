@@ -42,6 +42,7 @@ export interface PoolingOptions {
   readonly onProgress?: ((progress: PoolingProgress) => void) | undefined;
 }
 
+/** A request of `Engine.embed`. */
 export interface EmbedRequest extends PoolingOptions {
   /** Texts or token ids, at least one; each becomes an embedding. The model's end token is added to texts alone. */
   readonly inputs: readonly (string | ArrayLike<number>)[];
@@ -53,6 +54,7 @@ export interface EmbedRequest extends PoolingOptions {
   readonly promptName?: string | undefined;
 }
 
+/** A request of `Engine.rerank`. */
 export interface RerankRequest extends PoolingOptions {
   readonly query: string;
   /** Texts to score, at least one. */
@@ -64,12 +66,14 @@ export interface RerankRequest extends PoolingOptions {
 /** Tokens of a request, summed over its texts, and the longest time that one waited. */
 export type PoolingUsage = Pick<Usage, "promptTokens" | "cachedTokens" | "queuedMs">;
 
+/** Result of `Engine.embed`. */
 export interface Embeddings {
   /** `[inputs][dimensions]`. Embeddings of models that normalise have length 1, so that a product is their cosine. */
   readonly embeddings: readonly Float32Array<ArrayBuffer>[];
   readonly usage: PoolingUsage;
 }
 
+/** Result of `Engine.rerank`. */
 export interface Ranking {
   /** Relevance of each document, 0 to 1, in the order of the request. */
   readonly scores: readonly number[];

@@ -5,6 +5,7 @@ import { isAbsolute } from "node:path";
 import { pathToFileURL } from "node:url";
 import { describeValue, ReadMeError } from "@readme-moe/core";
 
+/** A function that a module exports. */
 export interface FunctionModule {
   /** An absolute path, a `file:` URL, or the name of a package that the engine's own code can import. */
   readonly module: string | URL;

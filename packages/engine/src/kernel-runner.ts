@@ -35,6 +35,7 @@ import { UnitFile } from "./experts/unit-file.ts";
 import type { StepLogits, StepRunner, StepSequence } from "./step-runner.ts";
 import { kvPrecisionOf } from "./memory-sizes.ts";
 
+/** Options of `KernelRunner.open`. */
 export interface KernelRunnerOptions
   extends
     KernelChoice,
@@ -63,6 +64,7 @@ interface RunnerParts {
   readonly loras: Loras | undefined;
 }
 
+/** Runs steps of a model in the kernel. */
 export class KernelRunner implements StepRunner {
   readonly model: Model;
   readonly kvPrecision: KvPrecision;

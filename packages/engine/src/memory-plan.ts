@@ -5,6 +5,7 @@ import { type EngineMemory, integerOption, megabytes } from "@readme-moe/core";
 import { KV_BLOCK_TOKENS, wholeBlocks } from "@readme-moe/kernel";
 import type { ResolvedEngineOptions } from "./engine-options.ts";
 
+/** Sizes of a model. */
 export interface MemoryNeeds {
   /** Weights in memory, those of a draft model and its keys and values included. */
   readonly weightBytes: number;
@@ -24,6 +25,7 @@ export type MemoryOptions = Pick<
   "contextTokens" | "kvCacheBytes" | "prefixCacheBytes" | "memoryBytes" | "maxNumSeqs"
 >;
 
+/** Sizes of an engine's memory. */
 export interface MemoryPlan extends Omit<EngineMemory, "kvPrecision"> {
   /** Number of tokens of running sequences. */
   readonly capacityTokens: number;

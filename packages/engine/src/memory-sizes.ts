@@ -67,6 +67,7 @@ function residentBytes(sizes: WeightSizes, expertCacheBytes = Infinity): number 
 
 type Source = Pick<Model, "config" | "experts" | "weights" | "router">;
 
+/** Bytes by part. */
 export interface WeightSizes {
   readonly embeddings: number;
   /** 0 if it is the embedding table itself. */

@@ -22,6 +22,7 @@ export function unitIndex({ layer, expert }: ExpertUnit, { numExperts }: Pick<Ex
   return layer * numExperts + expert;
 }
 
+/** Returns the bytes of a unit. */
 export function unitBytes(unit: ExpertUnit, layout: ExpertLayout): number {
   return layout.unitBytes?.[unitIndex(unit, layout)] ?? layout.layerBytes[unit.layer] ?? 0;
 }

@@ -74,6 +74,7 @@ function greatest<Item>(items: readonly Item[], exceeds: (a: Item, b: Item) => b
   return items.reduce((best, item) => (exceeds(item, best) ? item : best));
 }
 
+/** Name of a built-in policy. */
 export type EvictionPolicyName = "belady" | "lru" | "lfu" | "random";
 
 /** Creates each built-in policy from a seed. */

@@ -21,6 +21,7 @@ import {
   type UseForecast,
 } from "./plan-reads.ts";
 
+/** Options of `ExpertCache`. */
 export interface ExpertCacheOptions {
   readonly layout: ExpertLayout;
   /** Limit of the bytes of units in memory, reads in progress included. */

@@ -14,6 +14,7 @@ import {
 } from "./cached-units.ts";
 import { chooseVictims, type EvictionCandidate, evictionCandidates, type EvictionPolicy } from "./eviction-policy.ts";
 
+/** Options of `planReads`. */
 export interface PlanOptions {
   readonly layout: ExpertLayout;
   readonly policy: EvictionPolicy;
@@ -31,6 +32,7 @@ export interface EvictedUnit extends ExpertUnit {
   readonly nextUse: number;
 }
 
+/** Evictions and reads before a layer runs. */
 export interface ReadPlan {
   /** Units to evict first. */
   readonly evict: readonly EvictedUnit[];

@@ -7,6 +7,7 @@
 
 import { integerOption } from "../options.ts";
 
+/** Options of `RouteForecast`. */
 export interface RouteForecastOptions extends RouteShape {
   /** Largest distance of layers whose experts are counted together, below `numLayers`. @default 1, or 0 of 1 layer */
   readonly layersAhead?: number | undefined;

@@ -112,6 +112,7 @@ export interface FleetState {
 /** Reason of a pull: the worker is the best or a home, the job has waited too long, or its homes are behind. */
 export type PullReason = "home" | "overdue" | "stolen";
 
+/** Result of `choosePull`. */
 export interface PullDecision {
   /** Queue whose next job the worker takes; absent if it takes none now. */
   readonly queueId?: string | undefined;

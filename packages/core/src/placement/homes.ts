@@ -13,6 +13,7 @@ const [HIGH_LOAD, LOW_LOAD] = [1.25, 0.6];
 /** Smallest part of a split key, as a share of a worker's fair share. */
 const LEAST_PART = 0.1;
 
+/** Input of `homesOf`. */
 export interface HomesInput {
   /** Work of each key's jobs in any unit, at least 0: see `smoothDemand`. */
   readonly demand: Readonly<Record<AffinityKey, number>>;

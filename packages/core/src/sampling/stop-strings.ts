@@ -93,6 +93,7 @@ export class StopAutomaton {
   }
 }
 
+/** Result of pushing text into a `StopMatcher`. */
 export interface StopResult {
   /** Text that is certain not to be in a stop string and was not returned before. */
   readonly text: string;

@@ -9,6 +9,7 @@ export interface Acceptance {
   readonly outcomes: Readonly<Partial<Record<DraftSource, SourceOutcomes>>>;
 }
 
+/** Outcomes of one source. */
 export interface SourceOutcomes {
   /** Amount that the latest outcome added to a count. It grows, so that older ones count less without being touched. */
   readonly weight: number;
@@ -19,6 +20,7 @@ export interface SourceOutcomes {
   readonly blocks: readonly (readonly number[])[];
 }
 
+/** Result of a draft. */
 export interface DraftOutcome {
   /**
    * Number of the draft's tokens that were compared with drawn tokens. The draws of a step with k draft tokens also
@@ -100,6 +102,7 @@ const NO_COUNTS: readonly number[] = Array.from({ length: 2 * BLOCK }, () => 0);
 const NOTHING: SourceOutcomes = { weight: 1, blocks: [] };
 const MOST_WEIGHT = 1e12;
 
+/** Creates counts without outcomes. */
 export function newAcceptance(of: "engine" | "sequence" = "sequence"): Acceptance {
   return { memory: of === "engine" ? ENGINE_MEMORY : SEQUENCE_MEMORY, outcomes: {} };
 }

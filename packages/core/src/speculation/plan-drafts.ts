@@ -161,6 +161,7 @@ export interface RowCosts {
   readonly sums: readonly StepSums[];
 }
 
+/** Costs before any step. */
 export const NO_ROW_COSTS: RowCosts = { sums: [] };
 
 /** A step that has run, without prompts. */
@@ -242,6 +243,7 @@ const PRIOR_FACTOR = 0.95;
 const MEMORY_TOKENS = 400;
 const [LEAST_FACTOR, MOST_FACTOR] = [0.3, 1.1];
 
+/** Calibration before any draft. */
 export const NO_CALIBRATION: DraftCalibration = { expected: 0, accepted: 0 };
 
 /** Adds a draft that ran. @param expected - sum of the chances of its tokens to be accepted */

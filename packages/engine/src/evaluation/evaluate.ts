@@ -15,6 +15,7 @@ import {
 } from "./passages.ts";
 import { type ScoreOptions, scorePassages } from "./score-passages.ts";
 
+/** The model under evaluation. */
 export interface EvaluatedModel {
   readonly runner: StepRunner;
   /** Chooses the experts of all tokens. */
@@ -140,6 +141,7 @@ export interface Question {
   readonly answer: number;
 }
 
+/** Options of `evaluateMultipleChoice`. */
 export interface MultipleChoiceOptions extends ScoreOptions {
   /** Largest number of tokens of context and continuation; earlier ones are left out. @default the model's context */
   readonly maxTokens?: number | undefined;
@@ -162,6 +164,7 @@ export interface Accuracy {
   readonly standardError: number | undefined;
 }
 
+/** Result of `evaluateMultipleChoice`. */
 export interface MultipleChoiceEvaluation {
   /** Accuracy of the most likely choice. */
   readonly accuracy: Accuracy;

@@ -129,6 +129,7 @@ function joinDocuments(
   return Int32Array.from(joined.slice(0, mostTokens));
 }
 
+/** One of the answers to a question. */
 export interface Choice {
   /** Text before the continuation; may be empty. */
   readonly context: string;

@@ -7,6 +7,7 @@ import { routeWhole } from "@readme-moe/router";
 import { rewind, type StepRunner } from "../step-runner.ts";
 import { checkPassage, type Passage, type PassageScores } from "./passages.ts";
 
+/** Options of a run over many passages. */
 export interface ScoreOptions {
   /** Ends the run early. */
   readonly signal?: AbortSignal | undefined;

@@ -15,6 +15,7 @@ import { readAt, unreadable } from "./unit-file.ts";
 
 type AddedExpert = Parameters<ReadMeEvents["expert:added"]>[0];
 
+/** Receives the events of experts. */
 export type OnExpertAdded = (event: AddedExpert) => void;
 
 /** Numbers that a model's loras are packed with. */

@@ -351,7 +351,7 @@ export async function promptVersionOf(
 
 /**
  * Computes `EngineInfo.modelVersion`. Loras that are added later are no part of it.
- * @param contextTokens - largest number of tokens of a sequence: it ends answers, and chooses frequencies of some models
+ * @param contextTokens - most tokens of a sequence: it ends answers, and chooses frequencies of some models
  */
 async function modelVersionOf(
   promptVersion: string,
