@@ -121,6 +121,7 @@ const WALL_CLOCK: Readonly<Record<string, string>> = {
   "model/src/cache/cached-data.ts": "the age of a file; a clock that is set back makes it be read whole again",
   "model/src/cache/model-index.ts": "a file's time says when a model was last used, and whether its writer runs",
   "model/src/hub/hub-client.ts": "`retry-after` may be a date",
+  "model/src/lora/change-set.ts": "the age of a file; a clock that is set back makes it wait",
   "model/src/text/chat-template.ts": "templates ask for the date",
   "readme-moe/src/commands/serve.ts": "the start of a server is a date",
   "readme-moe/src/serving/event-log.ts": "the time of a log line",

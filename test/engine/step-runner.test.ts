@@ -217,8 +217,8 @@ describe("a step", () => {
     const slot = pool.admit(257) as KvSlot;
     const step = { slot, tokenIds: [1], experts: [0], logitsOf: [0] };
     await expect(runner.forward(pool, [{ ...step, tokenIds: [] }])).rejects.toThrow(RangeError);
-    await expect(runner.forward(pool, [{ ...step, tokenIds: [96] }])).rejects.toThrow(/tokenIds\[0\].*from 0 to 95/);
-    await expect(runner.forward(pool, [{ ...step, experts: [3] }])).rejects.toThrow(/experts\[0\].*from 0 to 2/);
+    await expect(runner.forward(pool, [{ ...step, tokenIds: [96] }])).rejects.toThrow(new RangeError("a token"));
+    await expect(runner.forward(pool, [{ ...step, experts: [3] }])).rejects.toThrow(new RangeError("an expert"));
     await expect(runner.forward(pool, [{ ...step, experts: [] }])).rejects.toThrow(RangeError);
     await expect(runner.forward(pool, [{ ...step, logitsOf: [1] }])).rejects.toThrow(RangeError);
     await expect(runner.forward(pool, [{ ...step, targets: [-1] }])).rejects.toThrow(RangeError);

@@ -37,8 +37,8 @@ interface BlockLayout {
 }
 
 /**
- * Makes the converter of a type. Values have the same bits as in llama.cpp: a scale, its group's factor and a quant have
- * at most 24 significant bits together, so all products are exact, and only a sum is rounded, once.
+ * Makes the converter of a type. Values have the same bits as in llama.cpp: a scale, its group's factor and a quant
+ * have at most 24 significant bits together, so all products are exact, and only a sum is rounded, once.
  */
 function dequantizer(layout: BlockLayout): Dequantize {
   const { blockBytes, numGroups, groupSize, scaleOf, minimumOf, readQuants } = layout;
@@ -198,7 +198,7 @@ const Q3_K: BlockLayout = {
   readQuants: pairs(32, 4, true),
 };
 
-/** Lower bits, in whose halves are first the low halves of 64 bytes and then the high ones; upper bits, factors, scale. */
+/** Lower bits, the low halves of 64 bytes before the high ones in each half; upper bits, factors, scale. */
 const Q6_K: BlockLayout = {
   ...SMALL_GROUPS,
   blockBytes: 210,

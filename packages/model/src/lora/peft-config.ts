@@ -1,5 +1,5 @@
-// Reads adapter_config.json as PEFT does. Tensors decide which modules change, and by which rank. Fields that only matter
-// for training, such as dropout, are not looked at.
+// Reads adapter_config.json as PEFT does. Tensors decide which modules change, and by which rank. Fields that only
+// matter for training, such as dropout, are not looked at.
 
 import { PatternError, ReadMeError } from "@readme-moe/core";
 import type { Fields } from "../config/fields.ts";
