@@ -1,4 +1,4 @@
-import { ReadMeError } from "@readme-moe/core";
+import { integerOption, ReadMeError } from "@readme-moe/core";
 import { kernelInfo, kernelThreads } from "@readme-moe/engine";
 import { precisionOf, wholeBlocks } from "@readme-moe/kernel";
 import {
@@ -113,6 +113,7 @@ async function printTemplate(model: Model): Promise<void> {
 
 /** Runs token ids through router and decoder. */
 async function computed({ runner, router }: RunningModel, ids: readonly number[]): Promise<object> {
+  for (const id of ids) integerOption("--ids", id, 0, runner.model.config.vocabSize - 1);
   const [route] = await router.route([{ state: router.start(), tokenIds: ids }]);
   const experts = route?.experts ?? [];
   const kv = runner.openKv({ capacityTokens: wholeBlocks(ids.length) });
