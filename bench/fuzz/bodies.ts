@@ -14,6 +14,8 @@ import { tools, responseFormat } from "./schemas.ts";
 export interface KnownModel {
   readonly name: string;
   readonly vocabSize: number;
+  /** Whether it fills gaps. */
+  readonly fillsIn: boolean;
   /** Low-rank experts that can be named throughout the run. */
   readonly experts: readonly string[];
   /** Key of the operator, where experts may be loaded. */
@@ -256,6 +258,67 @@ export function chat(chance: Chance, model: KnownModel): Fields {
       thinking_token_budget: () => chance.between(0, 3),
       verbosity: () => "medium",
     }),
+  };
+}
+
+/** Fills a gap under Mistral's names. */
+export function fillIn(chance: Chance, model: KnownModel): Fields {
+  const maxTokens = chance.between(1, 4);
+  return {
+    prompt: text(chance),
+    max_tokens: maxTokens,
+    ...samplingFields(chance, model),
+    ...lengthFields(chance, maxTokens),
+    ...some(chance, {
+      model: () => modelName(chance, model),
+      suffix: () => text(chance),
+      stream: () => chance.happens(0.8),
+      random_seed: () => chance.below(1000),
+      metadata: () => ({ a: text(chance) }),
+    }),
+  };
+}
+
+/** Fills a gap under llama.cpp's names. */
+export function infill(chance: Chance, model: KnownModel): Fields {
+  return {
+    input_prefix: text(chance),
+    input_suffix: chance.happens(0.2) ? "" : text(chance),
+    n_predict: chance.between(0, 4),
+    ...ollamaSampling(chance, model),
+    ...some(chance, {
+      model: () => modelName(chance, model),
+      prompt: () => text(chance, 3),
+      input_extra: () => chance.list(0, 3, (index) => ({ filename: `${index}.ts`, text: text(chance), time: index })),
+      stream: () => chance.happens(0.8),
+      t_max_predict_ms: () => chance.pick([0, 1, 500]),
+      response_fields: () => chance.pick([["content"], ["timings/prompt_n", "none"], []]),
+      cache_prompt: () => true,
+      id_slot: () => chance.pick([-1, 0]),
+      samplers: () => chance.pick<unknown>(["top_k", ["top_k", "infill"]]),
+      n_probs: () => 0,
+      typical_p: () => 1,
+      mirostat: () => 0,
+    }),
+  };
+}
+
+export function embeddings(chance: Chance, model: KnownModel): Fields {
+  const ids = (): number[] => chance.list(1, 6, () => chance.below(model.vocabSize));
+  return {
+    input: chance.pick<() => unknown>([() => text(chance), () => chance.list(1, 3, () => text(chance)), ids])(),
+    ...some(chance, { encoding_format: () => chance.pick(["float", "base64"]), dimensions: () => 1 }),
+    ...inertFields(chance),
+  };
+}
+
+export function ranking(chance: Chance): Fields {
+  const document = (): unknown => chance.pick<unknown>([text(chance), { text: text(chance) }]);
+  return {
+    query: text(chance),
+    documents: chance.list(1, 3, document),
+    ...some(chance, { top_n: () => chance.between(1, 3), return_documents: () => true }),
+    ...inertFields(chance),
   };
 }
 

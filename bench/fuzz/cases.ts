@@ -1,11 +1,17 @@
 // Makes a case from a seed and a number: the bytes, their pieces, and how the client ends.
 
+import { schemaOf } from "../../packages/express/src/http/routes.ts";
+import { API_ROUTES, OPERATIONS_ROUTES, type RoutePart } from "../../packages/express/src/routes.ts";
 import {
   chat,
   completion,
   detokenize,
+  embeddings,
+  fillIn,
+  infill,
   loadAdapter,
   oddExpert,
+  ranking,
   tokenize,
   unloadAdapter,
   wide,
@@ -19,48 +25,81 @@ import { odd } from "./head-mutations.ts";
 import { mutated } from "./json-mutations.ts";
 import { textOf, treeOf } from "./json-tree.ts";
 import { CLOSE, HOST, JSON_TYPE, requestBytes, type RequestParts } from "./request-bytes.ts";
+import { ollamaChat, ollamaEmbed, ollamaEmbedOne, ollamaGenerate, ollamaShow } from "./ollama-bodies.ts";
 import { storedRequest, STORING_CLIENT, type StoringModel } from "./stored.ts";
 
-interface Route {
+type MakeBody = (chance: Chance, model: KnownModel) => object;
+
+/** A route with a body. */
+interface Post {
   readonly path: string;
-  readonly body?: (chance: Chance, model: KnownModel) => object;
-  readonly isGeneration?: boolean;
-  /** Whether the operator's key opens it. Its answer depends on other requests. */
-  readonly isOperators?: boolean;
+  readonly part?: RoutePart | undefined;
+  readonly isGeneration: boolean;
+  readonly body: MakeBody;
+  /** Whether the API must accept every valid body. */
+  readonly isRight: (model: KnownModel) => boolean;
 }
 
-type Post = Route & Required<Pick<Route, "body">>;
+/** Weights and bodies of the routes that take JSON. */
+const BODIES: Readonly<Record<string, readonly [weight: number, body: MakeBody]>> = {
+  "/v1/chat/completions": [4, chat],
+  "/v1/completions": [4, completion],
+  "/v1/fim/completions": [2, fillIn],
+  "/infill": [2, infill],
+  "/v1/responses": [4, response],
+  "/v1/messages": [4, message],
+  "/v1/messages/count_tokens": [1, countTokens],
+  "/v1/embeddings": [0.5, embeddings],
+  "/v1/rerank": [0.5, ranking],
+  "/tokenize": [2, tokenize],
+  "/detokenize": [1, detokenize],
+  "/api/chat": [2, ollamaChat],
+  "/api/generate": [2, ollamaGenerate],
+  "/api/embed": [0.3, ollamaEmbed],
+  "/api/embeddings": [0.3, ollamaEmbedOne],
+  "/api/show": [0.3, ollamaShow],
+  "/v1/load_lora_adapter": [1, loadAdapter],
+  "/v1/unload_lora_adapter": [0.5, unloadAdapter],
+};
 
-const POSTS: readonly (readonly [number, Post])[] = [
-  [4, { path: "/v1/completions", body: completion, isGeneration: true }],
-  [4, { path: "/v1/chat/completions", body: chat, isGeneration: true }],
-  [4, { path: "/v1/responses", body: response, isGeneration: true }],
-  [4, { path: "/v1/messages", body: message, isGeneration: true }],
-  [1, { path: "/v1/messages/count_tokens", body: countTokens }],
-  [2, { path: "/tokenize", body: tokenize }],
-  [1, { path: "/detokenize", body: detokenize }],
-];
+/** Routes that fill gaps, which needs marks in the vocabulary. */
+const FILLING: ReadonlySet<string> = new Set(["/v1/fim/completions", "/infill"]);
 
-const OPERATORS: readonly (readonly [number, Post])[] = [
-  [1, { path: "/v1/load_lora_adapter", body: loadAdapter, isOperators: true }],
-  [0.5, { path: "/v1/unload_lora_adapter", body: unloadAdapter, isOperators: true }],
-];
+/** Routes that take JSON under each of their paths. Those of batches are asked for what is stored. */
+const POSTS: readonly (readonly [number, Post])[] = API_ROUTES.filter(
+  ({ body, part }) => schemaOf(body) && part !== "batches",
+).flatMap(({ path, aliases = [], part, task }) => {
+  const found = BODIES[path];
+  if (!found) throw new TypeError(`Expected bodies for the route ${path}`);
+  const [weight, body] = found;
+  const isRight = ({ fillsIn }: KnownModel): boolean =>
+    part !== "operators" && (task ?? "generate") === "generate" && (fillsIn || !FILLING.has(path));
+  const all = [path, ...aliases];
+  return all.map(
+    (one) => [weight / all.length, { path: one, part, isGeneration: task === "generate", body, isRight }] as const,
+  );
+});
 
-/** Picks a route with a body. Operators' routes do not exist on every server. */
+/** Picks a route with a body. Operators' routes do not exist on every server, and their answers depend on others. */
 function post({ chance, model }: Making): Post {
-  return chance.weighted(model.operatorKey === undefined ? POSTS : [...POSTS, ...OPERATORS]);
+  const hasOperator = model.operatorKey !== undefined;
+  return chance.weighted(hasOperator ? POSTS : POSTS.filter(([, { part }]) => part !== "operators"));
 }
 
 /** Returns the header with the operator's key, which a client sometimes forgets. */
-function keyOf({ isOperators = false }: Route, { chance, model }: Making): readonly string[] {
-  return isOperators && chance.happens(0.9) ? [`Authorization: Bearer ${model.operatorKey}`] : [];
+function keyOf({ part }: Post, { chance, model }: Making): readonly string[] {
+  return part === "operators" && chance.happens(0.9) ? [`Authorization: Bearer ${model.operatorKey}`] : [];
 }
 
-const GETS: readonly (readonly [number, Route])[] = [
-  ...["/v1/models", "/health", "/readyz", "/livez", "/version"].map((path) => [2, { path }] as const),
-  ...["/openapi.json", "/metrics", "/v1/nothing", "/v1/responses/nothing", "/nothing"].map(
-    (path) => [0.5, { path }] as const,
-  ),
+const READS = [...API_ROUTES, ...OPERATIONS_ROUTES].filter(
+  ({ method, path }) => method === "get" && !/[:*]/.test(path) && path !== "/v1/files" && path !== "/v1/batches",
+);
+/** Paths whose answers are long, and paths without a route. */
+const RARE = ["/openapi.json", "/metrics", "/v1/nothing", "/v1/responses/nothing", "/nothing"];
+
+const GETS: readonly (readonly [number, string])[] = [
+  ...READS.filter(({ path }) => !RARE.includes(path)).map(({ path }) => [2, path] as const),
+  ...RARE.map((path) => [0.5, path] as const),
 ];
 
 type Made = Pick<FuzzCase, "kind" | "asks" | "pieces" | "ending" | "isSound" | "from">;
@@ -80,7 +119,7 @@ function right(making: Making, last: boolean, getShare = 0.15): { ask: Ask; part
   const { chance, model, id } = making;
   const end = last ? [CLOSE] : [];
   if (chance.happens(getShare)) {
-    const { path } = chance.weighted(GETS);
+    const path = chance.weighted(GETS);
     const method = chance.happens(0.1) ? "HEAD" : "GET";
     const known = path === "/v1/models" && chance.happens(0.3) ? `/v1/models/${model.name}` : path;
     const query = chance.happens(0.1) ? "?a=%C3%A9&b" : "";
@@ -88,11 +127,11 @@ function right(making: Making, last: boolean, getShare = 0.15): { ask: Ask; part
     return { ask, parts: { method, target: known + query, headers: headersOf(id, end) } };
   }
   const route = post(making);
-  const { path, body, isOperators = false } = route;
+  const { path, body, isRight } = route;
   const headers = headersOf(id, [JSON_TYPE, ...keyOf(route, making), ...end]);
   const parts = { method: "POST", target: path, headers };
   return {
-    ask: { method: "POST", path, id, isRight: !isOperators },
+    ask: { method: "POST", path, id, isRight: isRight(model) },
     parts: { ...parts, body: Buffer.from(JSON.stringify(body(chance, model))) },
   };
 }
@@ -105,7 +144,7 @@ function posted(
 ): Made {
   const { chance, model, id } = making;
   const route = post(making);
-  const { path, body, isGeneration = false, isOperators = false } = route;
+  const { path, body, isGeneration } = route;
   const { headers = [JSON_TYPE], isRight = false, body: bytes } = change(body(chance, model));
   const parts = {
     method: "POST",
@@ -113,7 +152,13 @@ function posted(
     headers: headersOf(id, [...headers, ...keyOf(route, making), CLOSE]),
     body: bytes ?? Buffer.alloc(0),
   };
-  const ask = { method: "POST", path, id, isRight: isRight && !isOperators, mayBeLong: isGeneration && !isRight };
+  const ask = {
+    method: "POST",
+    path,
+    id,
+    isRight: isRight && route.isRight(model),
+    mayBeLong: isGeneration && !isRight,
+  };
   return { kind, asks: [ask], pieces: whole(requestBytes(parts)), ending: "wait", isSound: true };
 }
 

@@ -3,10 +3,11 @@
 import { homedir } from "node:os";
 import { errorAnswer } from "../../packages/express/src/api/answer-schemas.ts";
 import { messagesError } from "../../packages/express/src/messages/schemas.ts";
+import { ollamaError } from "../../packages/express/src/ollama/schemas.ts";
 import type { Ask, FuzzCase } from "./fuzz-case.ts";
 import { readAnswers, type HttpAnswer } from "./http-answers.ts";
 import { isRefusable } from "./refusable.ts";
-import { wrongIn, wrongUnder } from "./right-answers.ts";
+import { routesAt, wrongIn, wrongUnder } from "./right-answers.ts";
 import type { Received } from "./send-case.ts";
 
 export interface Verdict {
@@ -120,13 +121,16 @@ function judgeError(
   const code = codeOf(body);
   // Names of hosts are checked before the API, whose shape of errors is not known there.
   const isMessages = /^\/v1\/messages(\/|$)/.test(ask?.path ?? "") && code !== "forbidden_host";
-  const wrong = wrongUnder(isMessages ? messagesError : errorAnswer, text);
+  // Errors of Ollama's API have no codes.
+  const isCodeless = code === undefined && routesAt(ask?.path ?? "").some(({ api }) => api === "ollama");
+  const wrong = wrongUnder(isCodeless ? ollamaError : isMessages ? messagesError : errorAnswer, text);
   if (wrong !== undefined) problems.push(`no error of the API: ${wrong}`);
   if (body.length > MAX_ERROR_BYTES) problems.push(`an error of ${body.length} bytes`);
   // A name in the request may look like a stack.
   if (STACK.test(text)) problems.push(`a stack or path: ${text.slice(0, 300)}`);
-  if (status >= 500 && code === undefined) problems.push(`status ${status} without a code`);
-  if (!rules.codes.get(status)?.has(code ?? "")) problems.push(`undocumented error ${status} ${code}`);
+  if (status >= 500 && code === undefined && !isCodeless) problems.push(`status ${status} without a code`);
+  const isDocumented = isCodeless ? rules.codes.has(status) : rules.codes.get(status)?.has(code ?? "");
+  if (!isDocumented) problems.push(`undocumented error ${status} ${code}`);
   if (ask?.path === "/livez" && status >= 500) problems.push(`/livez ${status}`);
   return problems;
 }

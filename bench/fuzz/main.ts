@@ -54,7 +54,11 @@ const [seed, numRequests] = [Number(values.seed), Number(values.requests)];
 await using template = await withTemplate(positionals[0] ?? "models/pocket");
 await using adapters = values.experts ? await writeAdapters(template.path) : NO_ADAPTERS;
 await using batches = await batchesFolder();
-await using server = await serve(template.path, Number(values["heap-mb"]), [...adapters.flags, ...batches.flags]);
+await using server = await serve(template.path, Number(values["heap-mb"]), [
+  "--ollama",
+  ...adapters.flags,
+  ...batches.flags,
+]);
 await adapters.loadLasting(server.url);
 const rules = rulesOf(documentedCodes(), [resolve(template.path), batches.path, ...adapters.secrets]);
 const tally = new Tally();
@@ -195,5 +199,15 @@ async function knownModel(url: Served["url"], path: string): Promise<StoringMode
   const experts = data.flatMap(({ id, parent }) => (parent === name ? [id.slice(name.length + 1)] : []));
   const { operatorKey } = adapters;
   const stored = await storeAll(server.port);
-  return { name, vocabSize: config.vocab_size, experts, stored, ...(operatorKey === undefined ? {} : { operatorKey }) };
+  const gap = JSON.stringify({ input_prefix: "The", input_suffix: "was", n_predict: 1 });
+  const headers = { "content-type": "application/json" };
+  const fillsIn = (await fetch(`${url}/infill`, { method: "POST", headers, body: gap })).status === 200;
+  return {
+    name,
+    vocabSize: config.vocab_size,
+    fillsIn,
+    experts,
+    stored,
+    ...(operatorKey === undefined ? {} : { operatorKey }),
+  };
 }

@@ -73,3 +73,16 @@ export function ollamaGenerate(chance: Chance, model: KnownModel): Fields {
     ...some(chance, { system: () => text(chance), raw: () => chance.happens(0.7), suffix: () => "", images: () => [] }),
   };
 }
+
+export function ollamaEmbed(chance: Chance, { name }: KnownModel): Fields {
+  const input = chance.pick<() => unknown>([() => text(chance), () => chance.list(1, 3, () => text(chance))])();
+  return { model: name, input, ...some(chance, { truncate: () => false, keep_alive: () => "5m" }) };
+}
+
+export function ollamaEmbedOne(chance: Chance, { name }: KnownModel): Fields {
+  return { model: name, prompt: text(chance), ...some(chance, { keep_alive: () => "5m" }) };
+}
+
+export function ollamaShow(chance: Chance, { name }: KnownModel): Fields {
+  return { [chance.pick(["model", "name"])]: name, ...some(chance, { verbose: () => true }) };
+}

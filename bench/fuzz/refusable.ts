@@ -5,7 +5,9 @@ import type { FuzzCase } from "./fuzz-case.ts";
 /** Returns whether the body, read by the client itself, violates the route's schema. */
 export function isRefusable({ kind, asks, pieces }: FuzzCase): boolean {
   if (kind !== "json" && kind !== "bytes") return false;
-  const route = API_ROUTES.find(({ path, method }) => method === "post" && path === asks[0]?.path);
+  const route = API_ROUTES.find(
+    ({ path, aliases = [], method }) => method === "post" && [path, ...aliases].includes(asks[0]?.path ?? ""),
+  );
   const schema = schemaOf(route?.body);
   if (schema === undefined) return false;
   const all = Buffer.concat(pieces.map(({ bytes }) => bytes));

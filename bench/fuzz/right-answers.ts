@@ -2,12 +2,22 @@
 
 import type { z } from "zod";
 import { errorAnswer } from "../../packages/express/src/api/answer-schemas.ts";
-import { compilePath, isMedia, schemaOf } from "../../packages/express/src/http/routes.ts";
+import { compilePath, isMedia, type RouteDescription, schemaOf } from "../../packages/express/src/http/routes.ts";
+import { ollamaError } from "../../packages/express/src/ollama/schemas.ts";
 import { API_ROUTES, OPERATIONS_ROUTES } from "../../packages/express/src/routes.ts";
 import { Scrape } from "../../test/support/prometheus.ts";
 import type { HttpAnswer } from "./http-answers.ts";
 
-const ROUTES = [...API_ROUTES, ...OPERATIONS_ROUTES].map((route) => ({ ...route, ...compilePath(route.path) }));
+type FoundRoute = RouteDescription & ReturnType<typeof compilePath>;
+
+const ROUTES: readonly FoundRoute[] = [...API_ROUTES, ...OPERATIONS_ROUTES].flatMap((route) =>
+  [route.path, ...(route.aliases ?? [])].map((path) => ({ ...route, path, ...compilePath(path) })),
+);
+
+/** Finds the routes of a path. Node accepts several spaces between target and version. */
+export function routesAt(path: string): readonly FoundRoute[] {
+  return ROUTES.filter(({ pattern }) => pattern.test(path.trimEnd()));
+}
 
 /** Names that end a stream whose events have names, by route. */
 const LAST_EVENTS: Readonly<Record<string, RegExp>> = {
@@ -22,15 +32,14 @@ const CHANGED = /^Success: LoRA adapter '.+' (added|removed) successfully\.$/;
 export function wrongIn(answer: HttpAnswer, path: string, method = "GET"): string | undefined {
   const type = answer.headers.get("content-type") ?? "none";
   const text = answer.body.toString();
-  // Node accepts several spaces between target and version.
-  const target = path.trimEnd();
-  const route = ROUTES.find((one) => one.method === method.toLowerCase() && one.pattern.test(target));
+  const route = routesAt(path).find((one) => one.method === method.toLowerCase());
   if (!route) return `200 for ${path.slice(0, 100)}`;
   if (type === "text/event-stream" || type.startsWith("text/event-stream;")) {
     const chunk = schemaOf(route.chunk);
     const last = LAST_EVENTS[route.path];
-    return chunk && last ? wrongInNamedStream(text, chunk, last) : wrongInStream(text, chunk);
+    return chunk && last ? wrongInNamedStream(text, chunk, last) : wrongInStream(text, chunk, route.path);
   }
+  if (type.startsWith("application/x-ndjson")) return wrongInLines(text, schemaOf(route.chunk));
   if (route.path === "/metrics") return problemOf(() => new Scrape(text));
   if (isMedia(route.answer)) {
     if (route.answer.type === "text/plain") return CHANGED.test(text) ? undefined : text;
@@ -42,7 +51,7 @@ export function wrongIn(answer: HttpAnswer, path: string, method = "GET"): strin
   return schema && wrongUnder(schema, text);
 }
 
-function wrongInStream(text: string, chunk: z.ZodType | undefined): string | undefined {
+function wrongInStream(text: string, chunk: z.ZodType | undefined, path: string): string | undefined {
   if (!chunk) return "a stream where there is none";
   const events = text.split("\n\n");
   if (events.pop() !== "") return "a stream that ends within an event";
@@ -51,10 +60,25 @@ function wrongInStream(text: string, chunk: z.ZodType | undefined): string | und
   if (data.some((event) => !event.startsWith("data: ") || event.includes("\n")))
     return "an event that is no line of data";
   if (last === "data: [DONE]") data.pop();
-  else if (!last?.startsWith('data: {"error"')) return "a stream without its end";
+  // The last object of llama.cpp's may have any of its fields.
+  else if (path !== "/infill" && !last?.startsWith('data: {"error"')) return "a stream without its end";
   return data
     .map((event) => event.slice("data: ".length))
     .map((line) => wrongUnder(line.startsWith('{"error"') ? errorAnswer : chunk, line))
+    .find((problem) => problem !== undefined);
+}
+
+const isError = (line: string): boolean => line.trimStart().startsWith('{"error"');
+
+/** Checks a stream of Ollama's, whose last line says that it is the last. A space keeps the connection open. */
+function wrongInLines(text: string, chunk: z.ZodType | undefined): string | undefined {
+  if (!chunk) return "a stream where there is none";
+  const lines = text.split("\n");
+  if (lines.pop() !== "") return "a stream that ends within a line";
+  const last = lines.at(-1) ?? "";
+  if (!isError(last) && !last.includes('"done":true')) return "a stream without its end";
+  return lines
+    .map((line) => wrongUnder(isError(line) ? ollamaError : chunk, line))
     .find((problem) => problem !== undefined);
 }
 

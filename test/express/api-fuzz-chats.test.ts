@@ -22,7 +22,7 @@ import { persistentFolder } from "../support/temporary-folder.ts";
 // With `README_MOE_FUZZ_RUNS=2000`, thousands of bodies take some minutes.
 const NUM_RUNS = Number(process.env["README_MOE_FUZZ_RUNS"] ?? (RUNS_LONG_TESTS ? 150 : 60));
 const SEED = Number(process.env["README_MOE_FUZZ_SEED"] ?? 1);
-const MODEL = { name: "tiny", vocabSize: 4096, experts: [] } as const;
+const MODEL = { name: "tiny", vocabSize: 4096, fillsIn: false, experts: [] } as const;
 
 const folder = await persistentFolder();
 let engine: ReadMeEngine;
