@@ -261,7 +261,9 @@ test.each([
   const settings = chatApi.settings({ messages, max_tokens: 3 }, servedAs(model, engine));
   const input = { prompts: [{ messages }], newProcessor: () => processLogits, constrainedBy: "grammar", priority: 0 };
   const { signal } = new AbortController();
-  const first = generateAll({ engine, settings, input, signal, onAccepted: () => undefined }).next();
+  const owner = { client: "a", cacheSalt: undefined, traceparent: undefined, signal };
+  const hooks = { isFollowed: false, onAccepted: () => undefined, onProgress: () => undefined };
+  const first = generateAll({ engine, settings, input, ...owner, ...hooks }).next();
   await expect(first).rejects.toMatchObject({ ...expected, cause: failure });
   const answer = await postJson(`${server.url}/v1/chat/completions`, { messages, max_tokens: 1 });
   expect(answer.status).toBe(200);

@@ -6,7 +6,7 @@ import { readMe, ServedModels, type ExpertUse } from "@readme-moe/express";
 import express from "express";
 import OpenAI from "openai";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { seenExperts, withSeenRoutes } from "../../packages/express/src/api/experts.ts";
+import { seenExperts, withSeenRoutes } from "../../packages/express/src/edge/experts.ts";
 import { routesOf } from "../../packages/express/src/api/generation.ts";
 import { complete } from "../support/complete.ts";
 import { openExpertEngine, writeAdaptersOf, writeExpertBase } from "../support/expert-engine.ts";

@@ -3,8 +3,7 @@
 import type { EngineInfo } from "@readme-moe/core";
 import { ApiError, type Asking, type Lease, ServedModels } from "@readme-moe/express";
 import { describe, expect, test } from "vitest";
-import { chosenExpert, expertName } from "../../packages/express/src/api/experts.ts";
-import { unknownExpert } from "../../packages/express/src/edge/experts.ts";
+import { chosenExpert, expertName, unknownExpert } from "../../packages/express/src/edge/experts.ts";
 import { GatedExperts } from "../support/gated-experts.ts";
 import { servedAs, servedInfo } from "../support/served-source.ts";
 

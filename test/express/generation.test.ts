@@ -19,7 +19,7 @@ import {
   routesOf,
   textTokens,
   type GenerateAllRequest,
-  type UndatedSettings,
+  type GenerationSettings,
   type Piece,
 } from "../../packages/express/src/api/generation.ts";
 import { completionBody } from "../../packages/express/src/api/request-schemas.ts";
@@ -69,7 +69,11 @@ function start(engine: Engine, numPrompts: number, more: Partial<GenerateAllRequ
     input: { prompts: Array.from({ length: numPrompts }, (_, index) => `prompt ${index}`), priority: 4 },
     client: "ann",
     signal: new AbortController().signal,
+    cacheSalt: undefined,
+    traceparent: undefined,
+    isFollowed: false,
     onAccepted: (prompt) => accepted.push(prompt),
+    onProgress: () => undefined,
     ...more,
   });
   return { pieces, accepted };
@@ -187,7 +191,7 @@ describe("the settings of a body", () => {
     hasRouter: true,
   } as unknown as EngineInfo;
   const own = { id: "a", promptParam: "prompt", numPrompts: 1, maxTokens: 16, logprobs: undefined } as const;
-  const settingsOf = (body: object, change: Partial<EngineInfo & typeof own> = {}): UndatedSettings =>
+  const settingsOf = (body: object, change: Partial<EngineInfo & typeof own> = {}): GenerationSettings =>
     generationSettings(completionBody.parse({ prompt: "x", ...body }), servedInfo({ ...info, ...change }), {
       ...own,
       ...change,
@@ -207,7 +211,8 @@ describe("the settings of a body", () => {
       "read_me",
     ];
     for (const body of [{}, Object.fromEntries(names.map((name) => [name, null]))]) {
-      const { params, ...others } = settingsOf(body);
+      const { params, created, ...others } = settingsOf(body);
+      expect(created).toBeGreaterThan(1.7e9);
       expect(JSON.parse(JSON.stringify(params))).toEqual({ maxTokens: 16 });
       expect(others).toEqual({
         id: "a",

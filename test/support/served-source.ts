@@ -1,7 +1,7 @@
 // A served engine as the API sees it, without a server.
 
 import type { Engine, EngineInfo } from "@readme-moe/core";
-import type { ExpertSource } from "../../packages/express/src/api/experts.ts";
+import type { ExpertSource } from "../../packages/express/src/edge/experts.ts";
 
 /** Serves an engine under a name, to a client that may name all experts. */
 export function servedAs(

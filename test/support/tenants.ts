@@ -5,7 +5,7 @@ import { readMe, ServedModels, type ReadMeOptions } from "@readme-moe/express";
 import express from "express";
 import { onTestFinished } from "vitest";
 import type { Route } from "../../packages/express/src/http/routes.ts";
-import { allServices } from "../../packages/express/src/services.ts";
+import { makeServices } from "../../packages/express/src/services.ts";
 import { batchFile } from "./batches.ts";
 import { chunkOf, scriptedEngine, USAGE } from "./scripted-engine.ts";
 import { listen } from "./served-model.ts";
@@ -76,7 +76,7 @@ export async function serveTenants(options: Partial<ReadMeOptions> = {}, text = 
   const own = { ...OPTIONS, ...options, models };
   const server = await listen(express().use(readMe({ ...own, batches: { folder: folders[0] } })));
   onTestFinished(() => server[Symbol.asyncDispose]());
-  const { table } = allServices("readMe", { ...own, batches: { folder: folders[1] } });
+  const { table } = makeServices("readMe", { ...own, batches: { folder: folders[1] } });
   onTestFinished(async () => void (await models.drain({ deadlineMs: 0 })));
   const ask: Tenants["ask"] = (client, path, { json, ...init } = {}) =>
     fetch(`http://127.0.0.1:${server.port}${path}`, {

@@ -146,6 +146,21 @@ export type CheckedOptions<Checks> = {
   readonly [Name in keyof Checks]: Checks[Name] extends (...given: never[]) => infer Value ? Value : never;
 };
 
+/** Creates the check of a number that has a default. */
+export function numberCheck(
+  fallback: number,
+  min: number,
+  max?: number,
+): (value: number | undefined, name: string) => number {
+  return (value, name) => numberOption(name, value ?? fallback, min, max);
+}
+
+/** Checks a switch, which is off by default. @throws {TypeError} */
+export function switchCheck(value: boolean | undefined, name: string): boolean {
+  if (value === undefined || typeof value === "boolean") return value ?? false;
+  throw new TypeError(`Expected \`${name}\` to be true or false, got ${describeValue(value)}`);
+}
+
 /** Creates the check of an integer that has a default. */
 export function integerCheck(
   fallback: number,
@@ -155,12 +170,21 @@ export function integerCheck(
   return (value, name) => integerOption(name, value ?? fallback, min, max);
 }
 
-/** Checks each option. @throws {TypeError | RangeError} naming the option, the expectation and the value */
+/**
+ * Checks each option.
+ *
+ * @param where - name of the options in messages; other keys are refused then. @default they are left out
+ * @param prefix - text before the names of options in messages
+ * @throws {TypeError | RangeError} naming the option, the expectation and the value
+ */
 export function checkedOptions<Checks extends Readonly<Record<string, (value: never, name: string) => unknown>>>(
   options: object,
   checks: Checks,
+  where?: string,
+  prefix = "",
 ): CheckedOptions<Checks> {
+  if (where !== undefined) rejectUnknownKeys(where, options, Object.keys(checks));
   const values: Readonly<Record<string, unknown>> = { ...options };
-  const checked = Object.entries(checks).map(([name, check]) => [name, check(values[name] as never, name)]);
+  const checked = Object.entries(checks).map(([name, check]) => [name, check(values[name] as never, prefix + name)]);
   return Object.fromEntries(checked) as CheckedOptions<Checks>;
 }

@@ -1,12 +1,12 @@
 // The handler of web requests: the same routes as the middleware, without Express.
 
-import { describeValue } from "@readme-moe/core";
+import { describeValue, switchCheck } from "@readme-moe/core";
 import type { DrainOptions } from "./edge/models/options.ts";
 import { sendError } from "./http/errors.ts";
 import { answerUnknown, routeMatcher } from "./http/routes.ts";
 import { foreignHost } from "./http/server.ts";
 import { WebReply, WebRequest } from "./http/web.ts";
-import { allServices, type ReadMeOptions } from "./services.ts";
+import { makeServices, type ReadMeOptions } from "./services.ts";
 
 /** Options of `fetchHandler`: those of `readMe`, whose hooks get web requests. */
 export interface FetchOptions extends ReadMeOptions<Request> {
@@ -58,12 +58,10 @@ export interface FetchHandler extends AsyncDisposable {
  * @throws {TypeError | RangeError} on wrong options
  */
 export function fetchHandler(options: FetchOptions): FetchHandler {
-  const { basePath, localHostsOnly = false, ...others } = options;
+  const { basePath, localHostsOnly, ...others } = options;
   const baseUrl = checkedBasePath(basePath);
-  if (typeof localHostsOnly !== "boolean") {
-    throw new TypeError(`Expected \`localHostsOnly\` to be true or false, got ${describeValue(localHostsOnly)}`);
-  }
-  const { models, table } = allServices("fetchHandler", others, true);
+  const isLocalOnly = switchCheck(localHostsOnly, "localHostsOnly");
+  const { models, table } = makeServices("fetchHandler", others, { isWeb: true });
   const find = routeMatcher(table);
   const dispose = (drainOptions?: DrainOptions): Promise<number> => models.drain(drainOptions);
   return {
@@ -74,7 +72,7 @@ export function fetchHandler(options: FetchOptions): FetchHandler {
       const isBelow = pathname.startsWith(`${baseUrl}/`);
       const request = new WebRequest(web, { baseUrl: isBelow ? baseUrl : "", address: addressOf(web, info) });
       const reply = new WebReply(request);
-      const foreign = localHostsOnly ? foreignHost(request.get("host") ?? host) : undefined;
+      const foreign = isLocalOnly ? foreignHost(request.get("host") ?? host) : undefined;
       const way = isBelow ? find(request) : undefined;
       if (foreign) sendError(reply, foreign);
       else (way ?? answerUnknown)(request, reply);

@@ -18,14 +18,13 @@ export type {
 } from "./edge/admission/limits.ts";
 export type { CorsOptions } from "./edge/guard.ts";
 export type { Authorize } from "./edge/guard.ts";
-export type { ExpertsOptions, ExpertUse } from "./edge/experts.ts";
+export type { ExpertsOptions, ExpertUse, MayName } from "./edge/experts.ts";
 export type {
   AcquireOptions,
   Asking,
   DrainOptions,
   EnginesByName,
   ListedModel,
-  MayName,
   ModelOpening,
   ModelSource,
   OnDemandModel,

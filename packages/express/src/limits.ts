@@ -15,14 +15,14 @@ export interface Limit {
   readonly flag?: string;
 }
 
+/** Makes a limit of what a body may have. */
+function ofBody(of: string, value: number, unit: Limit["unit"] = "items"): Limit {
+  return { of, value, unit, beyond: "400 `invalid_value`" };
+}
+
 /** Limits by name. The value is the default of an option, or fixed where there is no option. */
 export const LIMITS = {
-  reconnectMs: {
-    of: "`read_me.reconnect_ms`, for which a stream without a reader is generated on",
-    value: 60_000,
-    unit: "ms",
-    beyond: "400 `invalid_value`",
-  },
+  reconnectMs: ofBody("`read_me.reconnect_ms`, for which a stream without a reader is generated on", 60_000, "ms"),
   pipelined: {
     of: "requests of one connection that wait for an earlier answer",
     value: 16,
@@ -70,72 +70,28 @@ export const LIMITS = {
     beyond: "408 `body_timeout`",
     option: "batches.maxUploadMs",
   },
-  bodyValues: {
-    of: "values of a body, and its lists, objects and properties. Numbers in lists are not counted",
-    value: 65_536,
-    unit: "items",
-    beyond: "400 `invalid_value`",
-  },
-  bodyItems: {
-    of: "items of lists and properties of objects in a body, including numbers",
-    value: 524_288,
-    unit: "items",
-    beyond: "400 `invalid_value`",
-  },
-  bodyDepth: { of: "nesting of a body", value: 64, unit: "levels", beyond: "400 `invalid_value`" },
-  messageItems: {
-    of: "messages of a request, kept ones too, with parts and tool calls; parts of a `prediction`",
-    value: 8192,
-    unit: "items",
-    beyond: "400 `invalid_value`",
-  },
-  prompts: {
-    of: "texts or lists of token ids in `prompt`",
-    value: 128,
-    unit: "items",
-    beyond: "400 `invalid_value`",
-  },
-  inputs: {
-    of: "texts or lists of token ids in `input` of embeddings, and `documents` of rankings",
-    value: 2048,
-    unit: "items",
-    beyond: "400 `invalid_value`",
-  },
-  tokenIds: {
-    of: "ids in a list of tokens, and tokens that `/tokenize` counts",
-    value: 262_144,
-    unit: "items",
-    beyond: "400 `invalid_value`",
-  },
-  logitBiases: {
-    of: "`logit_bias`",
-    value: SAMPLING_PARAMETERS.logitBias.maxItems,
-    unit: "items",
-    beyond: "400 `invalid_value`",
-  },
-  stopTokens: {
-    of: "`stop_token_ids`",
-    value: SAMPLING_PARAMETERS.stopTokenIds.maxItems,
-    unit: "items",
-    beyond: "400 `invalid_value`",
-  },
-  stops: { of: "`stop`", value: SAMPLING_PARAMETERS.stop.maxItems, unit: "items", beyond: "400 `invalid_value`" },
-  guidedChoices: {
-    of: "`guided_choice` and `structured_outputs.choice`",
-    value: 1024,
-    unit: "items",
-    beyond: "400 `invalid_value`",
-  },
-  extraFiles: { of: "`input_extra`", value: 256, unit: "items", beyond: "400 `invalid_value`" },
-  tools: { of: "`tools`", value: 128, unit: "items", beyond: "400 `invalid_value`" },
-  metadata: { of: "`metadata`", value: 64, unit: "items", beyond: "400 `invalid_value`" },
-  templateVariables: { of: "`chat_template_kwargs`", value: 64, unit: "items", beyond: "400 `invalid_value`" },
-  choices: {
-    of: "choices of all prompts of a request",
-    value: SAMPLING_PARAMETERS.n.max,
-    unit: "choices",
-    beyond: "400 `invalid_value`",
-  },
+  bodyValues: ofBody(
+    "values of a body, and its lists, objects and properties. Numbers in lists are not counted",
+    65_536,
+  ),
+  bodyItems: ofBody("items of lists and properties of objects in a body, including numbers", 524_288),
+  bodyDepth: ofBody("nesting of a body", 64, "levels"),
+  messageItems: ofBody(
+    "messages of a request, kept ones too, with parts and tool calls; parts of a `prediction`",
+    8192,
+  ),
+  prompts: ofBody("texts or lists of token ids in `prompt`", 128),
+  inputs: ofBody("texts or lists of token ids in `input` of embeddings, and `documents` of rankings", 2048),
+  tokenIds: ofBody("ids in a list of tokens, and tokens that `/tokenize` counts", 262_144),
+  logitBiases: ofBody("`logit_bias`", SAMPLING_PARAMETERS.logitBias.maxItems),
+  stopTokens: ofBody("`stop_token_ids`", SAMPLING_PARAMETERS.stopTokenIds.maxItems),
+  stops: ofBody("`stop`", SAMPLING_PARAMETERS.stop.maxItems),
+  guidedChoices: ofBody("`guided_choice` and `structured_outputs.choice`", 1024),
+  extraFiles: ofBody("`input_extra`", 256),
+  tools: ofBody("`tools`", 128),
+  metadata: ofBody("`metadata`", 64),
+  templateVariables: ofBody("`chat_template_kwargs`", 64),
+  choices: ofBody("choices of all prompts of a request", SAMPLING_PARAMETERS.n.max, "choices"),
   priority: {
     of: "`read_me.priority` of clients",
     value: 0,

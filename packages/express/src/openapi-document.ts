@@ -6,7 +6,7 @@ import type { ApiName } from "./http/request.ts";
 import { isMedia, type Media, type Named, type RouteDescription } from "./http/routes.ts";
 import { messagesError } from "./messages/schemas.ts";
 import { ollamaError } from "./ollama/schemas.ts";
-import { API_ROUTES, OPERATIONS_ROUTES } from "./routes.ts";
+import { API_ROUTES, OPERATIONS_ROUTES, type RoutePart } from "./routes.ts";
 
 /** An OpenAPI 3.1 document; its schemas are JSON Schema 2020-12. */
 export interface OpenApiDocument {
@@ -22,7 +22,6 @@ interface DescribedParts {
   readonly hasOllama?: boolean;
 }
 
-/** Errors of each API. */
 const ERRORS: Readonly<Record<ApiName, Named>> = {
   openai: { Error: errorAnswer },
   messages: { MessagesError: messagesError },
@@ -37,7 +36,11 @@ const ERRORS: Readonly<Record<ApiName, Named>> = {
  */
 export function openApiDocument(options: DescribedParts = {}): OpenApiDocument {
   const { hasOperators: operators = false, hasBatches: batches = false, hasOllama: ollama = false } = options;
-  const has = { operators, batches, ollama };
+  return describeRoutes({ operators, batches, ollama });
+}
+
+/** Describes the routes of a server. @param has - tells which parts it has */
+export function describeRoutes(has: Readonly<Record<RoutePart, boolean>>): OpenApiDocument {
   const api = API_ROUTES.filter(({ part }) => part === undefined || has[part]);
   const paths: Record<string, object> = {};
   for (const route of [...api, ...OPERATIONS_ROUTES]) {

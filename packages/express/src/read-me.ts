@@ -4,14 +4,7 @@ import { Router } from "express";
 import { fetchHandler, type FetchHandler, type FetchOptions } from "./fetch-handler.ts";
 import { oneAtATime } from "./http/request.ts";
 import { routeMatcher, type RouteTable } from "./http/routes.ts";
-import {
-  allServices,
-  apiServices,
-  operationsServices,
-  type ReadMeApiOptions,
-  type ReadMeOperationsOptions,
-  type ReadMeOptions,
-} from "./services.ts";
+import { makeServices, type ReadMeApiOptions, type ReadMeOperationsOptions, type ReadMeOptions } from "./services.ts";
 
 /**
  * Creates a router with the APIs of OpenAI and Anthropic over Read-ME engines, health checks and metrics. Their paths
@@ -20,7 +13,7 @@ import {
  * @throws {TypeError | RangeError} on wrong options
  */
 export function readMe(options: ReadMeOptions): Router {
-  return routerOf(allServices("readMe", options).table);
+  return routerOf(makeServices("readMe", options).table);
 }
 
 /**
@@ -30,7 +23,8 @@ export function readMe(options: ReadMeOptions): Router {
  *
  * @throws {TypeError | RangeError} on wrong options
  */
-readMe.api = (options: ReadMeApiOptions): Router => routerOf(apiServices("readMe.api", options).table);
+readMe.api = (options: ReadMeApiOptions): Router =>
+  routerOf(makeServices("readMe.api", options, { only: "api" }).table);
 
 /**
  * Creates a router with `/health`, `/livez`, `/readyz`, `/metrics` and `/version`.
@@ -38,7 +32,7 @@ readMe.api = (options: ReadMeApiOptions): Router => routerOf(apiServices("readMe
  * @throws {TypeError | RangeError} on wrong options
  */
 readMe.operations = (options: ReadMeOperationsOptions): Router =>
-  routerOf(operationsServices("readMe.operations", options).table);
+  routerOf(makeServices("readMe.operations", options, { only: "operations" }).table);
 
 /**
  * Creates a handler of web requests with the same routes, for hosts other than Express.

@@ -1,99 +1,33 @@
 // The routes, one entry for each. The server's table and the OpenAPI document follow from them.
 
-import {
-  chatAnswer,
-  chatChunk,
-  completionAnswer,
-  completionChunk,
-  detokenizeAnswer,
-  embeddingsAnswer,
-  modelAnswer,
-  modelsAnswer,
-  rerankAnswer,
-  tokenizeAnswer,
-} from "./api/answer-schemas.ts";
-import { loadAdapter, unloadAdapter } from "./api/experts.ts";
-import { detokenize, listModels, sendRead, showModel, tokenize } from "./api/other-routes.ts";
+import * as answers from "./api/answer-schemas.ts";
+import { checkBody } from "./api/body.ts";
+import { chatApi } from "./api/chat.ts";
+import { completionApi } from "./api/completions.ts";
+import * as others from "./api/other-routes.ts";
 import { checkInputs, rerank, serveEmbeddings } from "./api/pooling.ts";
-import {
-  chatBody,
-  completionBody,
-  detokenizeBody,
-  embeddingsBody,
-  loadAdapterBody,
-  rerankBody,
-  tokenizeBody,
-  unloadAdapterBody,
-} from "./api/request-schemas.ts";
+import * as bodies from "./api/request-schemas.ts";
 import type { EngineRouteFacts, RequestParts, RouteFacts, Serving } from "./api/request-scope.ts";
-import { generating, openChat, openCompletion } from "./api/serve-generation.ts";
-import {
-  type BatchesRequest,
-  cancelBatch,
-  createBatch,
-  deleteFile,
-  listBatches,
-  listFiles,
-  sendFile,
-  showBatch,
-  showFile,
-  uploadFile,
-} from "./batches/routes.ts";
-import { batchAnswer, batchBody, batchesAnswer, deletedFile, fileAnswer, filesAnswer } from "./batches/schemas.ts";
+import { generating } from "./api/serve-generation.ts";
+import * as batches from "./batches/routes.ts";
+import * as batchSchemas from "./batches/schemas.ts";
 import type { Batches } from "./batches/batches.ts";
-import {
-  healthAnswer,
-  liveAnswer,
-  type Operations,
-  readyAnswer,
-  unavailableAnswer,
-  versionAnswer,
-} from "./edge/operations.ts";
+import * as operations from "./edge/operations.ts";
 import { fim, infill } from "./fill-in/routes.ts";
 import { fimBody, infillAnswer, infillBody, infillChunk } from "./fill-in/schemas.ts";
-import type { Media, Named, RouteDescription } from "./http/routes.ts";
+import type { Handler } from "./http/request.ts";
+import { type Media, type Named, type RouteDescription, schemaOf } from "./http/routes.ts";
 import { countTokens, openMessage } from "./messages/endpoint.ts";
 import { countTokensAnswer, countTokensBody, messageAnswer, messageEvent, messagesBody } from "./messages/schemas.ts";
-import {
-  ollamaChat,
-  ollamaEmbed,
-  ollamaEmbedOne,
-  ollamaGenerate,
-  ollamaModels,
-  ollamaRunning,
-  ollamaShow,
-  ollamaVersion,
-} from "./ollama/routes.ts";
-import {
-  ollamaChatAnswer,
-  ollamaChatBody,
-  ollamaEmbedAnswer,
-  ollamaEmbedBody,
-  ollamaEmbedOneAnswer,
-  ollamaEmbedOneBody,
-  ollamaGenerateAnswer,
-  ollamaGenerateBody,
-  ollamaModelsAnswer,
-  ollamaRunningAnswer,
-  ollamaShowAnswer,
-  ollamaShowBody,
-  ollamaVersionAnswer,
-} from "./ollama/schemas.ts";
-import { cancelResponse, deleteResponse, listInputItems, openResponse, showResponse } from "./responses/endpoint.ts";
-import {
-  deletedResponse,
-  inputItemsAnswer,
-  responseAnswer,
-  responseEvent,
-  responsesBody,
-  withItemTypes,
-} from "./responses/schemas.ts";
+import * as ollama from "./ollama/routes.ts";
+import * as ollamaSchemas from "./ollama/schemas.ts";
+import * as responses from "./responses/endpoint.ts";
+import * as responseSchemas from "./responses/schemas.ts";
 import type { ResponseStore } from "./responses/store.ts";
 
 /** Routes that not every server has. */
 export type RoutePart = "batches" | "ollama" | "operators";
 
-/** Services that routes share. */
 export interface RouteServices {
   readonly serving: Serving;
   readonly store: ResponseStore;
@@ -113,12 +47,22 @@ interface Handling<Parts, Body> {
   readonly handle: (parts: Parts, body: Body) => void | Promise<void>;
 }
 
-/** A route of the API. */
 export interface ApiRoute extends RouteDescription, RouteFacts {
   /** @default every server has it */
   readonly part?: RoutePart;
   readonly adapt?: (sent: unknown) => unknown;
   handle(parts: RouteParts, body: never): void | Promise<void>;
+}
+
+/** Makes a handler that checks the body before the route gets it. */
+export function handlerOf(own: ApiRoute, services: RouteServices): Handler {
+  const schema = schemaOf(own.body);
+  const { adapt = (sent: unknown) => sent } = own;
+  return (request, response) => {
+    const body = schema && checkBody(schema, adapt(request.body));
+    // The route's own schema has given the body.
+    return own.handle({ ...services, request, response, route: own }, body as never);
+  };
 }
 
 type Entry = Omit<ApiRoute, keyof Handling<never, never>>;
@@ -130,7 +74,6 @@ function engineRoute<Body>(
   return { method: "post", cost: "engine", ...entry };
 }
 
-/** Makes the entry of a route that is read. */
 function read(entry: Omit<Entry, "task" | "method" | "cost"> & Handling<RouteParts, undefined>): ApiRoute {
   return { method: "get", cost: "answer", ...entry };
 }
@@ -140,53 +83,57 @@ function route<Body>(entry: Omit<Entry, "task"> & Handling<RouteParts, Body>): A
 }
 
 const inBatches =
-  (handle: (asked: BatchesRequest) => Promise<void>) =>
-  ({ batches, ...parts }: RouteParts): Promise<void> => {
-    if (!batches) throw new TypeError("Expected the server to have a folder of batches");
-    return handle({ ...parts, batches });
+  <Body>(handle: (asked: batches.BatchesRequest, body: Body) => Promise<void>) =>
+  ({ batches: own, ...parts }: RouteParts, body: Body): Promise<void> => {
+    if (!own) throw new TypeError("Expected the server to have a folder of batches");
+    return handle({ ...parts, batches: own }, body);
   };
 
 const CHANGED: Media = { type: "text/plain", description: "A text that begins with Success" };
 
 const BATCHES: readonly ApiRoute[] = [
-  read({ path: "/v1/files", answer: { FileList: filesAnswer }, handle: inBatches(listFiles) }),
+  read({ path: "/v1/files", answer: { FileList: batchSchemas.filesAnswer }, handle: inBatches(batches.listFiles) }),
   route({
     method: "post",
     path: "/v1/files",
     cost: "none",
     body: { type: "multipart/form-data", description: "`file`, and `purpose`, which is `batch`" },
-    answer: { File: fileAnswer },
-    handle: inBatches(uploadFile),
+    answer: { File: batchSchemas.fileAnswer },
+    handle: inBatches(batches.uploadFile),
   }),
-  read({ path: "/v1/files/:id", answer: { File: fileAnswer }, handle: inBatches(showFile) }),
+  read({ path: "/v1/files/:id", answer: { File: batchSchemas.fileAnswer }, handle: inBatches(batches.showFile) }),
   route({
     method: "delete",
     path: "/v1/files/:id",
     cost: "none",
-    answer: { DeletedFile: deletedFile },
-    handle: inBatches(deleteFile),
+    answer: { DeletedFile: batchSchemas.deletedFile },
+    handle: inBatches(batches.deleteFile),
   }),
   read({
     path: "/v1/files/:id/content",
     answer: { type: "application/jsonl", description: "The file" },
-    handle: inBatches(sendFile),
+    handle: inBatches(batches.sendFile),
   }),
-  read({ path: "/v1/batches", answer: { BatchList: batchesAnswer }, handle: inBatches(listBatches) }),
+  read({
+    path: "/v1/batches",
+    answer: { BatchList: batchSchemas.batchesAnswer },
+    handle: inBatches(batches.listBatches),
+  }),
   route({
     method: "post",
     path: "/v1/batches",
     cost: "none",
-    body: { BatchRequest: batchBody },
-    answer: { Batch: batchAnswer },
-    handle: inBatches(createBatch),
+    body: { BatchRequest: batchSchemas.batchBody },
+    answer: { Batch: batchSchemas.batchAnswer },
+    handle: inBatches(batches.createBatch),
   }),
-  read({ path: "/v1/batches/:id", answer: { Batch: batchAnswer }, handle: inBatches(showBatch) }),
+  read({ path: "/v1/batches/:id", answer: { Batch: batchSchemas.batchAnswer }, handle: inBatches(batches.showBatch) }),
   route({
     method: "post",
     path: "/v1/batches/:id/cancel",
     cost: "none",
-    answer: { Batch: batchAnswer },
-    handle: inBatches(cancelBatch),
+    answer: { Batch: batchSchemas.batchAnswer },
+    handle: inBatches(batches.cancelBatch),
   }),
 ];
 
@@ -194,44 +141,56 @@ const OLLAMA: readonly ApiRoute[] = [
   engineRoute({
     path: "/api/chat",
     task: "generate",
-    body: { OllamaChatRequest: ollamaChatBody },
-    answer: { OllamaChat: ollamaChatAnswer },
-    chunk: { OllamaChat: ollamaChatAnswer },
-    handle: ollamaChat,
+    body: { OllamaChatRequest: ollamaSchemas.ollamaChatBody },
+    answer: { OllamaChat: ollamaSchemas.ollamaChatAnswer },
+    chunk: { OllamaChat: ollamaSchemas.ollamaChatAnswer },
+    handle: ollama.ollamaChat,
   }),
   engineRoute({
     path: "/api/generate",
     task: "generate",
-    body: { OllamaGenerateRequest: ollamaGenerateBody },
-    answer: { OllamaGeneration: ollamaGenerateAnswer },
-    chunk: { OllamaGeneration: ollamaGenerateAnswer },
-    handle: ollamaGenerate,
+    body: { OllamaGenerateRequest: ollamaSchemas.ollamaGenerateBody },
+    answer: { OllamaGeneration: ollamaSchemas.ollamaGenerateAnswer },
+    chunk: { OllamaGeneration: ollamaSchemas.ollamaGenerateAnswer },
+    handle: ollama.ollamaGenerate,
   }),
   engineRoute({
     path: "/api/embed",
     task: "embed",
-    body: { OllamaEmbedRequest: ollamaEmbedBody },
-    answer: { OllamaEmbeddings: ollamaEmbedAnswer },
-    handle: ollamaEmbed,
+    body: { OllamaEmbedRequest: ollamaSchemas.ollamaEmbedBody },
+    answer: { OllamaEmbeddings: ollamaSchemas.ollamaEmbedAnswer },
+    handle: ollama.ollamaEmbed,
   }),
   engineRoute({
     path: "/api/embeddings",
     task: "embed",
-    body: { OllamaEmbedOneRequest: ollamaEmbedOneBody },
-    answer: { OllamaEmbedding: ollamaEmbedOneAnswer },
-    handle: ollamaEmbedOne,
+    body: { OllamaEmbedOneRequest: ollamaSchemas.ollamaEmbedOneBody },
+    answer: { OllamaEmbedding: ollamaSchemas.ollamaEmbedOneAnswer },
+    handle: ollama.ollamaEmbedOne,
   }),
   route({
     method: "post",
     path: "/api/show",
     cost: "answer",
-    body: { OllamaShowRequest: ollamaShowBody },
-    answer: { OllamaModel: ollamaShowAnswer },
-    handle: ollamaShow,
+    body: { OllamaShowRequest: ollamaSchemas.ollamaShowBody },
+    answer: { OllamaModel: ollamaSchemas.ollamaShowAnswer },
+    handle: ollama.ollamaShow,
   }),
-  read({ path: "/api/tags", answer: { OllamaModelList: ollamaModelsAnswer }, handle: ollamaModels }),
-  read({ path: "/api/ps", answer: { OllamaRunningList: ollamaRunningAnswer }, handle: ollamaRunning }),
-  read({ path: "/api/version", answer: { OllamaVersion: ollamaVersionAnswer }, handle: ollamaVersion }),
+  read({
+    path: "/api/tags",
+    answer: { OllamaModelList: ollamaSchemas.ollamaModelsAnswer },
+    handle: ollama.ollamaModels,
+  }),
+  read({
+    path: "/api/ps",
+    answer: { OllamaRunningList: ollamaSchemas.ollamaRunningAnswer },
+    handle: ollama.ollamaRunning,
+  }),
+  read({
+    path: "/api/version",
+    answer: { OllamaVersion: ollamaSchemas.ollamaVersionAnswer },
+    handle: ollama.ollamaVersion,
+  }),
 ];
 
 const OPERATORS: readonly ApiRoute[] = [
@@ -239,44 +198,43 @@ const OPERATORS: readonly ApiRoute[] = [
     method: "post",
     path: "/v1/load_lora_adapter",
     cost: "none",
-    body: { LoadAdapterRequest: loadAdapterBody },
+    body: { LoadAdapterRequest: bodies.loadAdapterBody },
     answer: CHANGED,
-    handle: loadAdapter,
+    handle: others.loadAdapter,
   }),
   route({
     method: "post",
     path: "/v1/unload_lora_adapter",
     cost: "none",
-    body: { UnloadAdapterRequest: unloadAdapterBody },
+    body: { UnloadAdapterRequest: bodies.unloadAdapterBody },
     answer: CHANGED,
-    handle: unloadAdapter,
+    handle: others.unloadAdapter,
   }),
 ];
 
-/** Routes of the API. */
 export const API_ROUTES: readonly ApiRoute[] = [
   engineRoute({
     path: "/v1/chat/completions",
     task: "generate",
-    body: { ChatCompletionRequest: chatBody },
-    answer: { ChatCompletion: chatAnswer },
-    chunk: { ChatCompletionChunk: chatChunk },
-    handle: generating(openChat),
+    body: { ChatCompletionRequest: bodies.chatBody },
+    answer: { ChatCompletion: answers.chatAnswer },
+    chunk: { ChatCompletionChunk: answers.chatChunk },
+    handle: generating((body: bodies.ChatBody) => ({ ...chatApi, body })),
   }),
   engineRoute({
     path: "/v1/completions",
     task: "generate",
-    body: { CompletionRequest: completionBody },
-    answer: { Completion: completionAnswer },
-    chunk: { CompletionChunk: completionChunk },
-    handle: generating(openCompletion),
+    body: { CompletionRequest: bodies.completionBody },
+    answer: { Completion: answers.completionAnswer },
+    chunk: { CompletionChunk: answers.completionChunk },
+    handle: generating((body: bodies.CompletionBody) => ({ ...completionApi, body })),
   }),
   engineRoute({
     path: "/v1/fim/completions",
     task: "generate",
     body: { FimRequest: fimBody },
-    answer: { ChatCompletion: chatAnswer },
-    chunk: { ChatCompletionChunk: chatChunk },
+    answer: { ChatCompletion: answers.chatAnswer },
+    chunk: { ChatCompletionChunk: answers.chatChunk },
     handle: fim,
   }),
   engineRoute({
@@ -290,27 +248,35 @@ export const API_ROUTES: readonly ApiRoute[] = [
   engineRoute({
     path: "/v1/responses",
     task: "generate",
-    adapt: withItemTypes,
-    body: { ResponseRequest: responsesBody },
-    answer: { Response: responseAnswer },
-    chunk: { ResponseChunk: responseEvent },
-    handle: generating(openResponse),
+    adapt: responseSchemas.withItemTypes,
+    body: { ResponseRequest: responseSchemas.responsesBody },
+    answer: { Response: responseSchemas.responseAnswer },
+    chunk: { ResponseChunk: responseSchemas.responseEvent },
+    handle: generating(responses.openResponse),
   }),
-  read({ path: "/v1/responses/:id", answer: { Response: responseAnswer }, handle: showResponse }),
+  read({
+    path: "/v1/responses/:id",
+    answer: { Response: responseSchemas.responseAnswer },
+    handle: responses.showResponse,
+  }),
   route({
     method: "delete",
     path: "/v1/responses/:id",
     cost: "none",
-    answer: { DeletedResponse: deletedResponse },
-    handle: deleteResponse,
+    answer: { DeletedResponse: responseSchemas.deletedResponse },
+    handle: responses.deleteResponse,
   }),
-  read({ path: "/v1/responses/:id/input_items", answer: { InputItems: inputItemsAnswer }, handle: listInputItems }),
+  read({
+    path: "/v1/responses/:id/input_items",
+    answer: { InputItems: responseSchemas.inputItemsAnswer },
+    handle: responses.listInputItems,
+  }),
   route({
     method: "post",
     path: "/v1/responses/:id/cancel",
     cost: "none",
-    answer: { Response: responseAnswer },
-    handle: cancelResponse,
+    answer: { Response: responseSchemas.responseAnswer },
+    handle: responses.cancelResponse,
   }),
   engineRoute({
     path: "/v1/messages",
@@ -334,8 +300,8 @@ export const API_ROUTES: readonly ApiRoute[] = [
     path: "/v1/embeddings",
     task: "embed",
     adapt: checkInputs,
-    body: { EmbeddingsRequest: embeddingsBody },
-    answer: { Embeddings: embeddingsAnswer },
+    body: { EmbeddingsRequest: bodies.embeddingsBody },
+    answer: { Embeddings: answers.embeddingsAnswer },
     handle: (parts, body) => serveEmbeddings(parts, body),
   }),
   engineRoute({
@@ -343,32 +309,32 @@ export const API_ROUTES: readonly ApiRoute[] = [
     // Cohere's second API has the path of its version, and vLLM answers without one.
     aliases: ["/v2/rerank", "/rerank"],
     task: "rerank",
-    body: { RerankRequest: rerankBody },
-    answer: { Ranking: rerankAnswer },
+    body: { RerankRequest: bodies.rerankBody },
+    answer: { Ranking: answers.rerankAnswer },
     handle: rerank,
   }),
-  read({ path: "/v1/models", answer: { ModelList: modelsAnswer }, handle: listModels }),
-  read({ path: "/v1/models/*id", answer: { Model: modelAnswer }, handle: showModel }),
+  read({ path: "/v1/models", answer: { ModelList: answers.modelsAnswer }, handle: others.listModels }),
+  read({ path: "/v1/models/*id", answer: { Model: answers.modelAnswer }, handle: others.showModel }),
   route({
     method: "post",
     path: "/tokenize",
     cost: "texts",
-    body: { TokenizeRequest: tokenizeBody },
-    answer: { TokenizeAnswer: tokenizeAnswer },
-    handle: tokenize,
+    body: { TokenizeRequest: bodies.tokenizeBody },
+    answer: { TokenizeAnswer: answers.tokenizeAnswer },
+    handle: others.tokenize,
   }),
   route({
     method: "post",
     path: "/detokenize",
     cost: "texts",
-    body: { DetokenizeRequest: detokenizeBody },
-    answer: { DetokenizeAnswer: detokenizeAnswer },
-    handle: detokenize,
+    body: { DetokenizeRequest: bodies.detokenizeBody },
+    answer: { DetokenizeAnswer: answers.detokenizeAnswer },
+    handle: others.detokenize,
   }),
   read({
     path: "/openapi.json",
     answer: { type: "application/json", description: "This document" },
-    handle: ({ document, ...parts }) => sendRead(parts, () => document),
+    handle: ({ document, ...parts }) => others.sendRead(parts, () => document),
   }),
   ...BATCHES.map((one) => ({ ...one, part: "batches" as const })),
   ...OLLAMA.map((one) => ({ ...one, part: "ollama" as const, api: "ollama" as const })),
@@ -377,16 +343,16 @@ export const API_ROUTES: readonly ApiRoute[] = [
 
 /** A route of health and metrics. */
 interface OperationsRoute extends RouteDescription, RouteFacts {
-  readonly handler: keyof Operations;
+  readonly handler: keyof operations.Operations;
 }
 
-const probe = { method: "get", cost: "none", unavailable: { Unavailable: unavailableAnswer } } as const;
+const probe = { method: "get", cost: "none", unavailable: { Unavailable: operations.unavailableAnswer } } as const;
 
 export const OPERATIONS_ROUTES: readonly OperationsRoute[] = [
-  { ...probe, path: "/health", answer: { Health: healthAnswer }, handler: "health" },
-  { ...probe, path: "/readyz", answer: { Readiness: readyAnswer }, handler: "ready" },
-  { ...probe, path: "/livez", answer: { Liveness: liveAnswer }, handler: "live" },
-  { method: "get", cost: "none", path: "/version", answer: { Version: versionAnswer }, handler: "version" },
+  { ...probe, path: "/health", answer: { Health: operations.healthAnswer }, handler: "health" },
+  { ...probe, path: "/readyz", answer: { Readiness: operations.readyAnswer }, handler: "ready" },
+  { ...probe, path: "/livez", answer: { Liveness: operations.liveAnswer }, handler: "live" },
+  { method: "get", cost: "none", path: "/version", answer: { Version: operations.versionAnswer }, handler: "version" },
   {
     method: "get",
     cost: "answer",

@@ -4,10 +4,10 @@ import { basename } from "node:path";
 import { type Engine, integerOption, MAX_TIMER_MS, ReadMeEmitter, rejectUnknownKeys } from "@readme-moe/core";
 import type { GrammarsOptions } from "@readme-moe/grammar";
 import type { Request as ExpressRequest } from "express";
-import { checkBody, readJson, refuseEarly, refuseLong } from "./api/body.ts";
-import { OPERATOR_BODY_BYTES } from "./api/experts.ts";
+import { readJson, refuseEarly, refuseLong } from "./api/body.ts";
 import { API_OPTION_NAMES, type ApiOptions, resolveApiOptions, resolveReaderOptions } from "./api/options.ts";
-import { EngineGrammars, type Serving } from "./api/request-scope.ts";
+import { OPERATOR_BODY_BYTES } from "./api/other-routes.ts";
+import { EngineGrammars } from "./api/request-scope.ts";
 import { Batches } from "./batches/batches.ts";
 import type { BatchesOptions } from "./batches/options.ts";
 import type { LineHandlers } from "./batches/run-batch.ts";
@@ -20,12 +20,12 @@ import { collectMetrics, type MetricsOptions } from "./edge/metrics.ts";
 import { Heartbeat, operations, type OperationsOptions } from "./edge/operations.ts";
 import type { EnginesByName } from "./edge/models/options.ts";
 import { reportOutcomes, ServedModels } from "./edge/served-models.ts";
-import type { Handler, Step } from "./http/request.ts";
-import { asStep, joinTables, type Route, routesByPath, type RouteTable, schemaOf } from "./http/routes.ts";
+import type { Step } from "./http/request.ts";
+import { asStep, type Route, routesByPath, type RouteTable, schemaOf } from "./http/routes.ts";
 import { Paces } from "./http/timers.ts";
-import { openApiDocument } from "./openapi-document.ts";
+import { describeRoutes } from "./openapi-document.ts";
 import { type ResponsesOptions, ResponseStore } from "./responses/store.ts";
-import { API_ROUTES, type ApiRoute, OPERATIONS_ROUTES, type RoutePart, type RouteServices } from "./routes.ts";
+import { API_ROUTES, handlerOf, OPERATIONS_ROUTES, type RoutePart, type RouteServices } from "./routes.ts";
 
 /** Models and admission. Routers that are mounted separately must get the same objects here. */
 export interface ServingOptions {
@@ -81,53 +81,51 @@ interface SharedServices {
   readonly events: ReadMeEmitter;
 }
 
-const SERVING_NAMES = ["engine", "models", "admission", "events"] as const satisfies readonly (keyof ServingOptions)[];
-const GUARD_NAMES = ["keys", "authorize", "requestsPerMinute", "tokensPerMinute"] as const;
-const OPERATIONS_NAMES = ["slowReaderMs", "timers", "hungMs", "version", "registry", "vllmAliases"] as const;
-const API_NAMES = [
-  ...SERVING_NAMES,
-  ...GUARD_NAMES,
-  ...API_OPTION_NAMES,
-  "grammars",
-  "experts",
-  "responses",
-  "batches",
-  "cors",
-] as const;
+/** Names of options: those that all routes share, those of the API and its guard, and those of operations. */
+const NAMES = {
+  shared: ["engine", "models", "admission", "events"] satisfies readonly (keyof ServingOptions)[],
+  guard: ["keys", "authorize", "requestsPerMinute", "tokensPerMinute"],
+  api: [...API_OPTION_NAMES, "grammars", "experts", "responses", "batches", "cors"],
+  operations: ["slowReaderMs", "timers", "hungMs", "version", "registry", "vllmAliases"],
+} as const;
 
 interface Services extends SharedServices {
   readonly table: RouteTable;
 }
 
+/** Routes to make. */
+interface Wanted {
+  /** @default those of the API and of operations */
+  readonly only?: "api" | "operations";
+  /** Whether hooks get requests of the web. @default false: they get Express's */
+  readonly isWeb?: boolean;
+}
+
 /**
- * Makes all routes.
+ * Makes routes with their services.
  *
  * @param name - name of the caller in messages
- * @param isWeb - whether hooks get requests of the web. @default false: they get Express's
  * @throws {TypeError | RangeError} on wrong options
  */
-export function allServices(name: string, options: ReadMeOptions<never>, isWeb = false): Services {
-  rejectUnknownKeys(name, options, [...API_NAMES, ...OPERATIONS_NAMES]);
+export function makeServices(
+  name: string,
+  options: ReadMeOptions<never>,
+  { only, isWeb = false }: Wanted = {},
+): Services {
+  const [hasApi, hasOperations] = [only !== "operations", only !== "api"];
+  const known = [
+    ...NAMES.shared,
+    ...(hasApi ? [...NAMES.guard, ...NAMES.api] : []),
+    ...(hasOperations ? NAMES.operations : []),
+  ];
+  rejectUnknownKeys(name, options, known);
   const services = servicesOf(options);
-  const [ofOperations, ofApi] = [operationsTable(services, options), apiTable(services, options, isWeb)];
-  return { ...services, table: joinTables(ofOperations, ofApi) };
+  const operationsRoutes = hasOperations ? makeOperationsRoutes(services, options) : [];
+  const { routes = [], rest }: Partial<RouteTable> = hasApi ? makeApiTable(services, options, isWeb) : {};
+  return { ...services, table: { routes: [...operationsRoutes, ...routes], ...(rest && { rest }) } };
 }
 
-/** Makes the routes of the API. @throws {TypeError | RangeError} on wrong options */
-export function apiServices(name: string, options: ReadMeApiOptions<never>): Services {
-  rejectUnknownKeys(name, options, API_NAMES);
-  const services = servicesOf(options);
-  return { ...services, table: apiTable(services, options, false) };
-}
-
-/** Makes the routes of health and metrics. @throws {TypeError | RangeError} on wrong options */
-export function operationsServices(name: string, options: ReadMeOperationsOptions): Services {
-  rejectUnknownKeys(name, options, [...SERVING_NAMES, ...OPERATIONS_NAMES]);
-  const services = servicesOf(options);
-  return { ...services, table: operationsTable(services, options) };
-}
-
-function apiTable(services: SharedServices, options: ReadMeApiOptions<never>, isWeb: boolean): RouteTable {
+function makeApiTable(services: SharedServices, options: ReadMeApiOptions<never>, isWeb: boolean): RouteTable {
   const { models, admission, events } = services;
   const { keys, authorize, requestsPerMinute, tokensPerMinute } = options;
   const guards = guard({ keys, authorize, requestsPerMinute, tokensPerMinute, events });
@@ -137,49 +135,45 @@ function apiTable(services: SharedServices, options: ReadMeApiOptions<never>, is
   const outcomes = reportOutcomes(models, events);
   const operators = experts.operators && [outcomes, ...guard({ keys: experts.operators.keys, events })];
   const store = new ResponseStore(options.responses);
-  const batches = options.batches && batchesOf(options.batches, { services, serving, store, options, isWeb });
-  const has = { hasOperators: operators !== undefined, hasBatches: batches !== undefined, hasOllama: serving.ollama };
-  const document = Buffer.from(JSON.stringify(openApiDocument(has)));
+  // Requests of batches have an admission of their own, so that they take no room from others.
+  const ofBatches = new Admission({ events, maxQueueMs: MAX_TIMER_MS, maxClientShare: 1 });
+  const handlers = batchHandlers({
+    serving: { ...serving, admission: ofBatches },
+    store,
+    document: Buffer.alloc(0),
+  });
+  const runner = { front: [outcomes, ...guard({ tokensPerMinute, events })], handlers, isWeb };
+  const { maxBodyBytes } = serving;
+  const batches = options.batches && new Batches(options.batches, { models, admission, runner, maxBodyBytes });
+  const has = { operators: operators !== undefined, batches: batches !== undefined, ollama: serving.ollama };
+  const document = Buffer.from(JSON.stringify(describeRoutes(has)));
   const pages = options.cors === undefined ? [] : [cors(options.cors)];
   // Permissions of web pages come before keys, which preflight requests do not have.
   const front = [...pages, outcomes, ...guards, checkVersion];
-  const routes = apiRoutes({ serving, store, batches, document }, { front, operators });
+  const routes = makeApiRoutes({ serving, store, batches, document }, has, { front, operators });
   return { routes, rest: { prefix: "/v1", front } };
 }
 
-/** Makes the routes that this server has. @param operators - steps before those of operators, where there are any */
-function apiRoutes(
+/** Makes the routes that this server has. @param before - steps before those of operators, and before all others */
+function makeApiRoutes(
   services: RouteServices,
-  { front, operators }: { readonly front: readonly Step[]; readonly operators: readonly Step[] | undefined },
+  has: Readonly<Record<RoutePart, boolean>>,
+  before: { readonly front: readonly Step[]; readonly operators: readonly Step[] | undefined },
 ): readonly Route[] {
   const { serving } = services;
   const readBody = [refuseEarly(serving), readJson(serving)];
   // Without admission, since a full server has to obey its operator, too.
   const maxBodyBytes = OPERATOR_BODY_BYTES;
   const readOperators = [refuseLong(maxBodyBytes), readJson({ ...serving, maxBodyBytes })];
-  const has: Readonly<Record<RoutePart, boolean>> = {
-    batches: services.batches !== undefined,
-    ollama: serving.ollama,
-    operators: operators !== undefined,
-  };
   const own = API_ROUTES.filter(({ part }) => part === undefined || has[part]);
   return routesByPath(
     own.map((route) => {
-      const [before, read] = route.part === "operators" ? [operators ?? [], readOperators] : [front, readBody];
-      const steps = [...(schemaOf(route.body) ? read : []), asStep(handlerOf(route, services))];
-      return { ...route, front: before, steps };
+      const isOperators = route.part === "operators";
+      const read = schemaOf(route.body) ? (isOperators ? readOperators : readBody) : [];
+      const front = isOperators ? (before.operators ?? []) : before.front;
+      return { ...route, front, steps: [...read, asStep(handlerOf(route, services))] };
     }),
   );
-}
-
-function handlerOf(route: ApiRoute, services: RouteServices): Handler {
-  const schema = schemaOf(route.body);
-  const { adapt = (sent: unknown) => sent } = route;
-  return (request, response) => {
-    const body = schema && checkBody(schema, adapt(request.body));
-    // The route's own schema has given the body.
-    return route.handle({ ...services, request, response, route }, body as never);
-  };
 }
 
 /** Makes the handlers of the endpoints that batches can have, too. */
@@ -192,27 +186,7 @@ function batchHandlers(services: RouteServices): LineHandlers {
   return Object.fromEntries(handlers) as LineHandlers;
 }
 
-/** Services and options that the requests of batches share with those of clients. */
-interface Shared {
-  readonly services: SharedServices;
-  readonly serving: Serving;
-  readonly store: ResponseStore;
-  readonly options: Pick<ReadMeApiOptions<never>, "tokensPerMinute">;
-  readonly isWeb: boolean;
-}
-
-/** Opens the batches. Their requests have an admission of their own, so that they take no room from others. */
-function batchesOf(options: BatchesOptions, { services, serving, store, isWeb, ...shared }: Shared): Batches {
-  const { models, events, admission } = services;
-  const { tokensPerMinute } = shared.options;
-  const own = new Admission({ events, maxQueueMs: MAX_TIMER_MS, maxClientShare: 1 });
-  const handlers = batchHandlers({ serving: { ...serving, admission: own }, store, document: Buffer.alloc(0) });
-  const front = [reportOutcomes(models, events), ...guard({ tokensPerMinute, events })];
-  const { maxBodyBytes } = serving;
-  return new Batches(options, { models, admission, runner: { front, handlers, isWeb }, maxBodyBytes });
-}
-
-function operationsTable(services: SharedServices, options: ReadMeOperationsOptions): RouteTable {
+function makeOperationsRoutes(services: SharedServices, options: ReadMeOperationsOptions): readonly Route[] {
   const { models, admission } = services;
   const { hungMs = 60_000, registry, vllmAliases, version } = options;
   const reader = resolveReaderOptions(options);
@@ -220,7 +194,7 @@ function operationsTable(services: SharedServices, options: ReadMeOperationsOpti
   const metrics = collectMetrics({ ...services, heartbeat, registry, vllmAliases });
   const handlers = operations({ models, admission, registry: metrics, heartbeat, reader, version });
   const routes = OPERATIONS_ROUTES.map((route) => ({ ...route, front: [], steps: [asStep(handlers[route.handler])] }));
-  return { routes: routesByPath(routes) };
+  return routesByPath(routes);
 }
 
 function servicesOf({ engine, models, admission = {}, events }: ServingOptions): SharedServices {

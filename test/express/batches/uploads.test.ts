@@ -5,7 +5,8 @@ import { join } from "node:path";
 import { fetchHandler, LIMITS, readMe, type BatchesOptions, type FetchHandler } from "@readme-moe/express";
 import express from "express";
 import { afterAll, expect, onTestFinished, test } from "vitest";
-import { missingRoom, uploadOverflow } from "../../../packages/express/src/batches/options.ts";
+import { missingRoom } from "../../../packages/express/src/batches/options.ts";
+import { ClientLoads } from "../../../packages/express/src/edge/admission/limits.ts";
 import { receiveUpload } from "../../../packages/express/src/batches/routes.ts";
 import { WebReply, WebRequest } from "../../../packages/express/src/http/web.ts";
 import { Deferred } from "../../support/deferred.ts";
@@ -201,6 +202,19 @@ test("the time in which the server itself holds a file up is not counted", async
   expect(stored.reduce((sum, bytes) => sum + bytes, 0)).toBe((1 << 20) + "\r\nsecond".length);
   expect([timers.count(10), timers.count(20)]).toEqual([0, 0]);
 });
+
+const UPLOAD = { requests: 1, tokens: 0, bytes: 0 } as const;
+
+function uploadOverflow(
+  arriving: readonly string[],
+  client: string,
+  { maxUploads, maxClientShare }: { readonly maxUploads: number; readonly maxClientShare: number },
+): "all" | "client" | undefined {
+  const loads = new ClientLoads({ requests: maxUploads, tokens: Infinity, bytes: Infinity }, maxClientShare);
+  for (const one of arriving) loads.add(one, UPLOAD);
+  if (loads.overflow(UPLOAD)) return "all";
+  return loads.overflowOfFree(client, UPLOAD) && "client";
+}
 
 test("a client has its share of the places for arriving files that others leave free", () => {
   const random = seededRandom(3);

@@ -87,66 +87,49 @@ const toolCall = z.strictObject({
   function: z.strictObject({ name: z.string(), arguments: z.string() }),
 });
 
-export const chatAnswer = z.strictObject({
-  ...head,
-  object: z.literal("chat.completion"),
-  choices: z.array(
-    z.strictObject({
-      index: z.int().min(0),
-      message: z.strictObject({
-        role: z.literal("assistant"),
-        content: z.string().nullable(),
-        reasoning_content: z.string().optional(),
-        refusal: z.null(),
-        tool_calls: z.array(toolCall).optional(),
-      }),
-      logprobs: chatLogprobs,
-      finish_reason: finishReason,
-      read_me: choiceReadMe,
-    }),
-  ),
-  usage,
-  ...extras,
+const wholeOf = <Kind extends string, Choice extends z.ZodType>(kind: Kind, choice: Choice) =>
+  z.strictObject({ ...head, object: z.literal(kind), choices: z.array(choice), usage, ...extras });
+const chunkOf = <Kind extends string, Choice extends z.ZodType>(kind: Kind, choice: Choice) =>
+  z.strictObject({ ...head, object: z.literal(kind), choices: z.array(choice), usage: usage.nullish(), ...extras });
+
+const chatChoice = { index: z.int().min(0), logprobs: chatLogprobs, read_me: choiceReadMe };
+
+const chatMessage = z.strictObject({
+  role: z.literal("assistant"),
+  content: z.string().nullable(),
+  reasoning_content: z.string().optional(),
+  refusal: z.null(),
+  tool_calls: z.array(toolCall).optional(),
 });
 
-export const chatChunk = z.strictObject({
-  ...head,
-  object: z.literal("chat.completion.chunk"),
-  choices: z.array(
-    z.strictObject({
-      index: z.int().min(0),
-      delta: z.strictObject({
-        role: z.literal("assistant").optional(),
-        content: z.string().optional(),
-        reasoning_content: z.string().optional(),
-        tool_calls: z.array(z.object({ index: z.int().min(0) }).loose()).optional(),
-      }),
-      logprobs: chatLogprobs,
-      finish_reason: finishReason.nullable(),
-      read_me: choiceReadMe,
-    }),
-  ),
-  usage: usage.nullish(),
-  ...extras,
+const chatDelta = z.strictObject({
+  role: z.literal("assistant").optional(),
+  content: z.string().optional(),
+  reasoning_content: z.string().optional(),
+  tool_calls: z.array(z.object({ index: z.int().min(0) }).loose()).optional(),
 });
+
+export const chatAnswer = wholeOf(
+  "chat.completion",
+  z.strictObject({ ...chatChoice, message: chatMessage, finish_reason: finishReason }),
+);
+
+export const chatChunk = chunkOf(
+  "chat.completion.chunk",
+  z.strictObject({ ...chatChoice, delta: chatDelta, finish_reason: finishReason.nullable() }),
+);
 
 const textChoice = { index: z.int().min(0), text: z.string(), logprobs: completionLogprobs, read_me: choiceReadMe };
 
-export const completionAnswer = z.strictObject({
-  ...head,
-  object: z.literal("text_completion"),
-  choices: z.array(z.strictObject({ ...textChoice, finish_reason: finishReason })),
-  usage,
-  ...extras,
-});
+export const completionAnswer = wholeOf(
+  "text_completion",
+  z.strictObject({ ...textChoice, finish_reason: finishReason }),
+);
 
-export const completionChunk = z.strictObject({
-  ...head,
-  object: z.literal("text_completion"),
-  choices: z.array(z.strictObject({ ...textChoice, finish_reason: finishReason.nullable() })),
-  usage: usage.nullish(),
-  ...extras,
-});
+export const completionChunk = chunkOf(
+  "text_completion",
+  z.strictObject({ ...textChoice, finish_reason: finishReason.nullable() }),
+);
 
 export const modelAnswer = z.strictObject({
   id: z.string(),

@@ -8,7 +8,16 @@ import { describeValue, isRecord, nearestName } from "@readme-moe/core";
 import type { z } from "zod";
 import type { Admission } from "../edge/admission.ts";
 import type { ServedModels } from "../edge/served-models.ts";
-import { ApiError, badRequest, bodyTimeout, bodyTooLarge, invalid, sendError, unsupported } from "../http/errors.ts";
+import {
+  type ApiError,
+  badRequest,
+  bodyTimeout,
+  bodyTooLarge,
+  invalid,
+  refusal,
+  sendError,
+  unsupported,
+} from "../http/errors.ts";
 import { clientName, type Incoming, localsOf, type Step } from "../http/request.ts";
 import { Paces } from "../http/timers.ts";
 import { LIMITS } from "../limits.ts";
@@ -43,7 +52,7 @@ function charsetOf(contentType: string): Charset | undefined {
 
 /** Creates the error of a type, an encoding or a character set that this server cannot read. */
 export function unreadable(message = "The body's encoding is not supported"): ApiError {
-  return new ApiError({ status: 415, code: "unsupported_media_type", message });
+  return refusal(415, "unsupported_media_type", message);
 }
 
 type Decompress = (bytes: InputType, options: { readonly maxOutputLength: number }) => Promise<Buffer>;
@@ -86,7 +95,6 @@ async function receive(request: Incoming, maxBytes: number): Promise<Buffer> {
   // `for await` would end the connection after a refusal, which has to be sent first.
   const reader = request[Symbol.asyncIterator]();
   for (;;) {
-    // oxlint-disable-next-line no-await-in-loop -- chunks come one after the other
     const { done, value } = await reader.next().catch((cause: unknown) => Promise.reject(endsEarly(cause)));
     if (done === true) break;
     numBytes += value.byteLength;
@@ -281,6 +289,8 @@ const LENGTHS: Readonly<Record<string, number>> = {
   input_extra: LIMITS.extraFiles.value,
   documents: LIMITS.inputs.value,
   guided_choice: LIMITS.guidedChoices.value,
+  "structured_outputs.choice": LIMITS.guidedChoices.value,
+  "prediction.content": LIMITS.messageItems.value,
   metadata: LIMITS.metadata.value,
   chat_template_kwargs: LIMITS.templateVariables.value,
 };
@@ -293,14 +303,12 @@ const LENGTHS: Readonly<Record<string, number>> = {
  */
 function boundBody(body: Values): void {
   for (const [name, limit] of Object.entries(LENGTHS)) {
-    const value = body[name];
+    const value = name.split(".").reduce<unknown>((outer, key) => (isRecord(outer) ? outer[key] : undefined), body);
     if (typeof value === "object" && value !== null) checkLength(name, sizeOf(value), limit);
   }
   for (const name of ["prompt", "tokens"]) checkPrompts(name, body[name], LIMITS.prompts.value);
   checkPrompts("input", body["input"], LIMITS.messageItems.value);
   for (const name of ["messages", "input"]) checkMessages(name, body[name]);
-  if (isRecord(body["structured_outputs"])) checkChoices(body["structured_outputs"]["choice"]);
-  checkPrediction(body["prediction"]);
   checkValues(body);
 }
 
@@ -324,11 +332,6 @@ function isTokenId(id: unknown): boolean {
   return typeof id === "number" && Number.isInteger(id) && id >= 0 && id <= MAX_TOKEN_ID;
 }
 
-function checkChoices(choices: unknown): void {
-  if (!Array.isArray(choices)) return;
-  checkLength("structured_outputs.choice", choices.length, LIMITS.guidedChoices.value);
-}
-
 /** Checks the items of a conversation: messages with their parts and calls, or items of `input`. */
 function checkMessages(name: string, messages: unknown): void {
   if (!Array.isArray(messages)) return;
@@ -347,11 +350,6 @@ const PART_LISTS = ["content", "tool_calls", "output", "summary"] as const;
 /** Counts a message or an item of `input` together with its parts. */
 export function numPartsOf(message: Values): number {
   return PART_LISTS.reduce((sum, list) => sum + (Array.isArray(message[list]) ? message[list].length : 0), 1);
-}
-
-function checkPrediction(prediction: unknown): void {
-  if (!isRecord(prediction) || !Array.isArray(prediction["content"])) return;
-  checkLength("prediction.content", prediction["content"].length, LIMITS.messageItems.value);
 }
 
 /** Checks depth first with its own stack: recursion over deep nesting would overflow the call stack. */

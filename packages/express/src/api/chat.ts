@@ -204,7 +204,6 @@ interface ChoiceParsers {
 
 export function chatShape(options: ChatShapeOptions): AnswerShape<ChatChoice> {
   const { engine, logprobs, includesRoutes, newParser, reasoning } = options;
-  /** Parsers of each choice that has begun. */
   const parsers = new Map<number, ChoiceParsers>();
   /** Choices that have ended, some of them because the rest does not count. */
   const ended = new Set<number>();

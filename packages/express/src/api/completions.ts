@@ -14,7 +14,7 @@ import { JsonList } from "../http/reply.ts";
 import { LIMITS } from "../limits.ts";
 import type { CompletionLogprobs } from "./answer-schemas.ts";
 import {
-  checkIds,
+  checkedTexts,
   generationSettings,
   routesOf,
   textTokens,
@@ -88,13 +88,10 @@ function completionSettings(body: CompletionBody, served: Served): ReturnType<ty
   }
   const output = structuredOutput(body);
   if (output) checkConstrained(body, output.param);
-  const prompts = promptsOf(body);
+  const prompts = checkedTexts("prompt", body.prompt, info);
   const numChoices = prompts.length * (body.n ?? 1);
   if (numChoices > LIMITS.choices.value) {
     throw invalid("n", `expected at most ${LIMITS.choices.value} choices of all prompts, got ${numChoices}`);
-  }
-  for (const [index, prompt] of prompts.entries()) {
-    if (typeof prompt !== "string") checkIds(prompts.length > 1 ? `prompt[${index}]` : "prompt", prompt, info);
   }
   return generationSettings(body, served, {
     id: `cmpl-${randomUUID()}`,
@@ -111,7 +108,7 @@ async function prepareCompletion(
   fillsIn: boolean,
 ): Promise<GenerationInput & { readonly shape: AnswerShape<CompletionChoice> }> {
   const { body, engine, grammarClient } = scope;
-  const prompts = promptsOf(body);
+  const prompts = checkedTexts("prompt", body.prompt, engine.info);
   const textOf = async (prompt: string | readonly number[]): Promise<string> =>
     typeof prompt === "string" ? prompt : engine.detokenize(prompt);
   const echoes = body.echo ? await Promise.all(prompts.map(textOf)) : undefined;
@@ -135,15 +132,6 @@ function gapOf(
   if (typeof prefix !== "string") return prefix;
   const files = extra?.map(({ filename, text }, index) => ({ name: filename ?? `file${index}`, text }));
   return { prefix, suffix: suffix ?? "", files };
-}
-
-function promptsOf({ prompt }: CompletionBody): readonly (string | readonly number[])[] {
-  if (typeof prompt === "string") return [prompt];
-  return isTokenIds(prompt) ? [prompt] : prompt;
-}
-
-function isTokenIds(prompt: readonly unknown[]): prompt is readonly number[] {
-  return typeof prompt[0] === "number";
 }
 
 interface CompletionShapeOptions {

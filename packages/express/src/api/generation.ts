@@ -3,7 +3,6 @@
 
 import type {
   AcceptedPrompt,
-  Engine,
   EngineInfo,
   GenerateChunk,
   Generation,
@@ -14,10 +13,10 @@ import type {
   SamplingParams,
 } from "@readme-moe/core";
 import type { z } from "zod";
+import { chosenExpert, type ExpertSource, goneError } from "../edge/experts.ts";
 import { type ApiError, callerError, engineError, grammarError, invalid } from "../http/errors.ts";
 import { type Framing, type SseEvent, streamNotFound } from "../http/reply.ts";
 import type { ReadMeAnswer, TimingsAnswer, UsageAnswer } from "./answer-schemas.ts";
-import { chosenExpert, type ExpertSource, goneError } from "./experts.ts";
 import { type ChatBody, type CompletionBody, samplingOf } from "./request-schemas.ts";
 import type { RequestScope } from "./request-scope.ts";
 
@@ -35,9 +34,6 @@ export interface GenerationSettings {
   readonly priority: number;
   readonly includes: Readonly<Record<"routes" | "timings" | "progress" | "usage", boolean>>;
 }
-
-/** Parameters before the answer is dated. */
-export type UndatedSettings = Omit<GenerationSettings, "created">;
 
 /** Contents of a request for its engine. Made after admission, since templates and grammars take time. */
 export interface GenerationInput {
@@ -73,11 +69,12 @@ export function generationSettings(
   body: SharedBody,
   model: ExpertSource,
   { maxTokens, logprobs, ...own }: OwnSettings,
-): UndatedSettings {
+): GenerationSettings {
   const { info } = model.engine;
   const include = new Set(body.read_me?.include);
   return {
     ...own,
+    created: nowSeconds(),
     params: {
       ...samplingParams(body, info),
       // At least one, since the engine gives the chosen token's text with the most likely ones.
@@ -115,6 +112,26 @@ function completionLimit(wanted: number, minTokens: number, { contextTokens }: E
 export function checkIds(param: string, ids: readonly number[], { vocabSize }: EngineInfo): void {
   const wrong = ids.find((id) => id >= vocabSize);
   if (wrong !== undefined) throw invalid(param, `expected token ids below ${vocabSize}, got ${wrong}`);
+}
+
+/**
+ * Lists texts or token ids, of which a body may have one alone.
+ * @throws {ApiError} when an id is outside the model's vocabulary
+ */
+export function checkedTexts(
+  param: "prompt" | "input",
+  sent: CompletionBody["prompt"],
+  info: EngineInfo,
+): readonly (string | readonly number[])[] {
+  const texts = typeof sent === "string" || isTokenIds(sent) ? [sent] : sent;
+  for (const [index, text] of texts.entries()) {
+    if (typeof text !== "string") checkIds(texts.length > 1 ? `${param}[${index}]` : param, text, info);
+  }
+  return texts;
+}
+
+function isTokenIds(texts: readonly unknown[]): texts is readonly number[] {
+  return typeof texts[0] === "number";
 }
 
 /**
@@ -196,7 +213,7 @@ export interface GenerationApi<Body extends ChatBody | CompletionBody, Choice ex
    */
   fallbacks?(named: SamplingParams): SamplingDefaults;
   /** Checks the body against the model, before admission. @throws {ApiError} 400 */
-  settings(body: Body, model: ExpertSource & Pick<RequestScope, "model">): UndatedSettings;
+  settings(body: Body, model: ExpertSource & Pick<RequestScope, "model">): GenerationSettings;
   /** Does the work that takes time, after admission. @throws {ApiError} 400 */
   prepare(
     scope: RequestScope<Body>,
@@ -204,21 +221,18 @@ export interface GenerationApi<Body extends ChatBody | CompletionBody, Choice ex
   ): Promise<GenerationInput & { readonly shape: AnswerShape<Choice> }>;
 }
 
-/** All that `generateAll` needs of a request. */
-export interface GenerateAllRequest {
-  readonly engine: Engine;
+export interface GenerateAllRequest extends Pick<
+  RequestScope,
+  "engine" | "client" | "cacheSalt" | "traceparent" | "signal"
+> {
   readonly settings: Pick<GenerationSettings, "id" | "promptParam" | "params" | "expert">;
   readonly input: GenerationInput & { readonly priority: number };
-  readonly client?: string | undefined;
-  readonly cacheSalt?: string | undefined;
-  readonly traceparent?: string | undefined;
-  readonly signal: AbortSignal;
-  /** Whether the answer has begun before, and is followed instead of generated. @default false */
-  readonly isFollowed?: boolean | undefined;
+  /** Whether the answer has begun before, and is followed instead of generated. */
+  readonly isFollowed: boolean;
   /** Called once for each prompt. */
   readonly onAccepted: (prompt: AcceptedPrompt) => void;
   /** Called when the engine begins to read a prompt, and on its progress, where the engine tells. */
-  readonly onProgress?: (index: number, progress: PromptProgress) => void;
+  readonly onProgress: (index: number, progress: PromptProgress) => void;
 }
 
 /**
@@ -229,7 +243,7 @@ export interface GenerateAllRequest {
  * @throws the reason of `signal`
  */
 export async function* generateAll(request: GenerateAllRequest): AsyncGenerator<Piece, void, undefined> {
-  const { engine, settings, input, signal, isFollowed = false, onAccepted, onProgress } = request;
+  const { engine, settings, input, signal, isFollowed, onAccepted } = request;
   const { client, cacheSalt, traceparent } = request;
   const { id, promptParam, params, expert } = settings;
   const { prompts, newProcessor, constrainedBy, prediction, newBrake, priority } = input;
@@ -241,8 +255,8 @@ export async function* generateAll(request: GenerateAllRequest): AsyncGenerator<
       const requestId = prompts.length === 1 ? id : `${id}.${index}`;
       const processLogits = newProcessor?.();
       const about = { expert, priority, client, cacheSalt, traceparent, id: requestId, signal };
-      const report = onProgress && ((progress: PromptProgress): void => onProgress(index, progress));
-      const own = { prompt, params, processLogits, prediction, onProgress: report, ...about };
+      const onProgress = (progress: PromptProgress): void => request.onProgress(index, progress);
+      const own = { prompt, params, processLogits, prediction, onProgress, ...about };
       const generation = isFollowed ? await followed({ engine, id, client, signal }) : engine.generate(own);
       open.push(generation);
       const accepted = await generation.accepted;
@@ -358,7 +372,6 @@ export interface AnswerPart<Choice extends object> {
   readonly choices: readonly Choice[];
   /** Routes of the prompts, with the first part, if the request asks for them. */
   readonly promptRoutes: ReadMeAnswer | undefined;
-  /** Tokens of all prompts. */
   readonly promptTokens: number;
 }
 

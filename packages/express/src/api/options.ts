@@ -5,8 +5,9 @@ import {
   functionOption,
   integerCheck,
   MAX_TIMER_MS,
-  numberOption,
+  numberCheck,
   type OptionChecks,
+  switchCheck,
 } from "@readme-moe/core";
 import type { Request } from "express";
 import type { ReaderOptions } from "../http/reply.ts";
@@ -132,19 +133,13 @@ const API_CHECKS = {
   bodyTimeoutMs: integerCheck(LIMITS.bodyMs.value, 1, MAX_TIMER_MS),
   keepAliveMs: integerCheck(5000, 1, MAX_TIMER_MS),
   maxBufferedBytes: integerCheck(LIMITS.bufferedBytes.value, 1),
-  maxPriority: (value: number = LIMITS.priority.value, name: string) => numberOption(name, value, 0, 1e9),
+  maxPriority: numberCheck(LIMITS.priority.value, 0, 1e9),
   cacheSharing(sharing: CacheSharing | undefined) {
     if (sharing === undefined || sharing === "client" || sharing === "all") return sharing;
     throw new TypeError(`Expected \`cacheSharing\` to be "client" or "all", got ${describeValue(sharing)}`);
   },
-  ollama(ollama = false) {
-    if (typeof ollama === "boolean") return ollama;
-    throw new TypeError(`Expected \`ollama\` to be true or false, got ${describeValue(ollama)}`);
-  },
-  toolsStrict(isStrict = false) {
-    if (typeof isStrict === "boolean") return isStrict;
-    throw new TypeError(`Expected \`toolsStrict\` to be true or false, got ${describeValue(isStrict)}`);
-  },
+  ollama: switchCheck,
+  toolsStrict: switchCheck,
   traceparent: (hook: ((request: never) => string | undefined) | undefined, name: string) =>
     functionOption(name, hook) as ((request: object) => string | undefined) | undefined,
 } satisfies OptionChecks<ApiOptions<never>>;

@@ -1,10 +1,12 @@
-// Routes that generate nothing: models, and texts to tokens and back in the shapes of vLLM. Each answer takes room in
-// admission until its reader has taken it or is disconnected.
+// Routes that generate nothing: models, texts to tokens and back in the shapes of vLLM, and operators' loads of loras,
+// also in its shapes. Each answer to a client takes room in admission until its reader has taken it or is disconnected.
 
-import type { Engine } from "@readme-moe/core";
+import { type Engine, ReadMeError } from "@readme-moe/core";
+import { type ExpertFolder, isExpertName, liveExperts, type ResolvedExpertsOptions } from "../edge/experts.ts";
 import type { ListedModel } from "../edge/models/options.ts";
-import { callerError, engineError, unknownModel } from "../http/errors.ts";
-import { JSON_TYPE, jsonParts, sendBytes, sendJson, sumOfBytes } from "../http/reply.ts";
+import type { ServedModels } from "../edge/served-models.ts";
+import { badRequest, callerError, engineError, invalid, modelReplaced, unknownModel } from "../http/errors.ts";
+import { JSON_TYPE, jsonParts, sendBytes, sendJson, sendText, sumOfBytes } from "../http/reply.ts";
 import {
   clientName,
   clientSignal,
@@ -18,7 +20,7 @@ import { LIMITS } from "../limits.ts";
 import { presentTools, templateMessages } from "../tools/tools.ts";
 import type { ModelAnswer } from "./answer-schemas.ts";
 import { checkIds } from "./generation.ts";
-import type { DetokenizeBody, TokenizeBody } from "./request-schemas.ts";
+import type { DetokenizeBody, LoadAdapterBody, TokenizeBody, UnloadAdapterBody } from "./request-schemas.ts";
 import { type RequestParts, RequestScope, type Serving } from "./request-scope.ts";
 
 export function listModels(parts: RequestParts): Promise<void> {
@@ -190,4 +192,81 @@ export async function holdRoom(
   } finally {
     release();
   }
+}
+
+/** Largest body of operators' routes. */
+export const OPERATOR_BODY_BYTES: number = 16 << 10;
+
+const NAME_RULE =
+  "expected a name of up to 64 letters, digits, dots, hyphens and underscores, other than none and router";
+
+export async function loadAdapter(
+  { serving: { models, experts }, response }: RequestParts,
+  { lora_name: name, lora_path: path }: LoadAdapterBody,
+): Promise<void> {
+  await change(models, name, async (engine, expert) => {
+    if (!isExpertName(expert)) throw invalid("lora_name", NAME_RULE);
+    const folder = folderOf(experts);
+    const found = await folder.find(path);
+    try {
+      await liveExperts(engine).load(expert, found, clientSignal(response));
+    } catch (error) {
+      throw refusedFolder(error, (message) => folder.hidden(message, found, path));
+    }
+  });
+  succeed(response, `LoRA adapter '${name}' added successfully.`);
+}
+
+export async function unloadAdapter(
+  { serving: { models }, response }: RequestParts,
+  { lora_name: name }: UnloadAdapterBody,
+): Promise<void> {
+  await change(models, name, (engine, expert) => liveExperts(engine).unload(expert, clientSignal(response)));
+  succeed(response, `LoRA adapter '${name}' removed successfully.`);
+}
+
+function folderOf({ operators }: ResolvedExpertsOptions): ExpertFolder {
+  if (!operators?.folder) throw new TypeError("Expected the server to have a folder of experts");
+  return operators.folder;
+}
+
+/** Changes an engine's experts, and keeps the engine from being disposed meanwhile. */
+async function change(
+  models: ServedModels,
+  id: string,
+  make: (engine: Engine, expert: string) => Promise<void>,
+): Promise<void> {
+  const lease = models.leaseForChange(id);
+  const { name, engine, expert } = lease;
+  try {
+    await make(engine, expert);
+    const isServed = models.list().some((served) => served.name === name && served.engine === engine);
+    if (!isServed) throw modelReplaced(name);
+  } catch (error) {
+    throw engineError(error, "lora_path", engine.info);
+  } finally {
+    lease.release();
+  }
+}
+
+/** Codes that say that the folder cannot be taken. */
+const REFUSALS: ReadonlySet<string> = new Set([
+  "ERR_FILE_NOT_FOUND",
+  "ERR_FILE_UNREADABLE",
+  "ERR_FILE_CORRUPT",
+  "ERR_MODEL_INVALID",
+  "ERR_MODEL_UNSUPPORTED",
+  "ERR_MEMORY",
+]);
+
+/** Turns an engine's refusal of an expert into status 400; other errors stay as they are. */
+function refusedFolder(error: unknown, hidden: (message: string) => string): unknown {
+  const isRefused = error instanceof ReadMeError && REFUSALS.has(error.code);
+  if (!isRefused && !(error instanceof TypeError || error instanceof RangeError)) return error;
+  // Without its cause, which would count as a failure of the server.
+  return badRequest({ message: hidden(error.message), code: "adapter_refused", param: "lora_path" });
+}
+
+function succeed(response: Reply, message: string): void {
+  sendText(response, `Success: ${message}`, "text/plain; charset=utf-8");
 }

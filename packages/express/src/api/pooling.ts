@@ -18,7 +18,7 @@ import { JsonList, sendJson } from "../http/reply.ts";
 import { clientSignal, stampProcessingTime } from "../http/request.ts";
 import { LIMITS } from "../limits.ts";
 import type { EmbeddingsAnswer, RerankAnswer } from "./answer-schemas.ts";
-import { checkIds, consultPolicy } from "./generation.ts";
+import { checkedTexts, consultPolicy } from "./generation.ts";
 import { embeddingsBody, type EmbeddingsBody, rerankBody, type RerankBody } from "./request-schemas.ts";
 import { type EngineRouteFacts, type RequestParts, RequestScope } from "./request-scope.ts";
 import { changedBody } from "./serve-generation.ts";
@@ -42,7 +42,6 @@ interface PooledAnswer<Text, Result> {
   readonly texts: readonly Text[];
   /** Size of what the prompt of each text has beside it. */
   readonly sharedBytes: number;
-  /** Most bytes of the answer. */
   readonly answerBytes: number;
   readonly promptOf: (text: Text) => Prompt;
   /** Changes the texts before they run. @default they run as they are */
@@ -85,7 +84,6 @@ export async function serveEmbeddings(
   });
 }
 
-/** Answers `POST /v1/rerank`. */
 export async function rerank(parts: EngineParts, sent: RerankBody): Promise<void> {
   const signal = clientSignal(parts.response);
   const body = await changedBody(sent, parts, { schema: rerankBody, signal });
@@ -97,7 +95,7 @@ function embeddingAnswer(
   { engine, model }: RequestScope,
   shortens = false,
 ): PooledAnswer<string | readonly number[], Float32Array> {
-  const texts = inputsOf(body);
+  const texts = checkedTexts("input", body.input, engine.info);
   const { embedding = { prompts: {}, dimensions: 0 } } = engine.info;
   const { prompts, dimensions: most } = embedding;
   const { instruction, prompt_name: promptName, encoding_format: format } = body;
@@ -107,9 +105,6 @@ function embeddingAnswer(
     throw invalid("prompt_name", `expected one of ${Object.keys(prompts).join(", ") || "no names"}`);
   }
   if (promptName != null && instruction != null) throw invalid("prompt_name", "expected no `instruction` beside it");
-  for (const [index, text] of texts.entries()) {
-    if (typeof text !== "string") checkIds(texts.length > 1 ? `input[${index}]` : "input", text, engine.info);
-  }
   const before = { instruction: instruction ?? undefined, promptName: promptName ?? undefined };
   const prefix = embeddingPrefix(before, embedding);
   return {
@@ -143,19 +138,9 @@ export async function listed<Result, Item>(
   const list = new JsonList<Item>();
   for (const [index, result] of results.entries()) {
     list.push(itemOf(result, index));
-    // oxlint-disable-next-line no-await-in-loop -- as above
     await nextTurn();
   }
   return list.asItems();
-}
-
-function inputsOf({ input }: EmbeddingsBody): readonly (string | readonly number[])[] {
-  if (typeof input === "string") return [input];
-  return isTokenIds(input) ? [input] : input;
-}
-
-function isTokenIds(input: readonly unknown[]): input is readonly number[] {
-  return typeof input[0] === "number";
 }
 
 /** Encodes numbers as clients decode them: float32, little-endian. */
@@ -286,7 +271,6 @@ async function shortenTexts(
       shortened.push(text);
       continue;
     }
-    // oxlint-disable-next-line no-await-in-loop -- long texts take memory, one after the other
     const ids = await engine.tokenize(prefix + text, { maxTokens: LIMITS.tokenIds.value, signal });
     const last = ids.at(-1) ?? 0;
     const numKept = eosTokenIds.includes(last) ? contextTokens - 1 : contextTokens;

@@ -181,16 +181,6 @@ export const NEUTRAL_NAMES: ReadonlySet<string> = new Set([
   "refusal",
 ]);
 
-/** Copies a body without some of its fields. */
-export function without<Body extends object, Name extends keyof Body>(
-  body: Body,
-  names: readonly Name[],
-): Omit<Body, Name> {
-  const copy: Omit<Body, Name> = { ...body };
-  for (const name of names) Reflect.deleteProperty(copy, name);
-  return copy;
-}
-
 const textPart = z.strictObject({ type: z.literal("text"), text: z.string() });
 const content = z.union([z.string(), z.array(textPart)]);
 const name = z.string().max(256).nullish();
@@ -316,6 +306,17 @@ export const chatBody = z.strictObject({
 /** A request to `/v1/chat/completions`. */
 export type ChatBody = z.infer<typeof chatBody>;
 
+/** Fields of another API's body that a chat has under the same name, with values that a chat can have. */
+type ChatFieldsOf<Body> = {
+  [Name in keyof Body & keyof ChatBody as Body[Name] extends ChatBody[Name] ? Name : never]: Body[Name];
+};
+
+/** Copies the fields of another API's body that a chat has, too. Those with other values have to be replaced. */
+export function chatFieldsOf<Body extends object>(body: Body): ChatFieldsOf<Body> {
+  const fields = Object.entries(body).filter(([field]) => field in chatBody.shape);
+  return Object.fromEntries(fields) as ChatFieldsOf<Body>;
+}
+
 /** Fields that constrain an answer's text. */
 export type StructuredFields = Pick<ChatBody, keyof typeof structuredFields>;
 
@@ -331,15 +332,18 @@ export const inputExtra = z
   .max(LIMITS.extraFiles.value)
   .nullish();
 
-export const completionBody = z.strictObject({
-  prompt: z
+const textsOrIds = (most: number) =>
+  z
     .union([
       z.string(),
-      z.array(z.string()).min(1).max(LIMITS.prompts.value),
+      z.array(z.string()).min(1).max(most),
       z.array(tokenId).min(1),
-      z.array(z.array(tokenId).min(1)).min(1).max(LIMITS.prompts.value),
+      z.array(z.array(tokenId).min(1)).min(1).max(most),
     ])
-    .describe("A text, token ids, or a list of either"),
+    .describe("A text, token ids, or a list of either");
+
+export const completionBody = z.strictObject({
+  prompt: textsOrIds(LIMITS.prompts.value),
   ...requestFields,
   ...samplingFields,
   max_tokens: z.int().min(1).nullish(),
@@ -374,7 +378,6 @@ export const tokenizeBody = z.union([
 ]);
 export type TokenizeBody = z.infer<typeof tokenizeBody>;
 
-/** Fields of vLLM. A name is `<model>:<expert>`, or an expert of the default model. */
 const loraName = z.string().min(1).max(512).describe("`<model>:<expert>`, or an expert of the default model");
 
 export const loadAdapterBody = z.strictObject({
@@ -395,14 +398,7 @@ const instruction = z.string().min(1).max(4096).nullish();
 
 export const embeddingsBody = z.strictObject({
   model,
-  input: z
-    .union([
-      z.string(),
-      z.array(z.string()).min(1).max(LIMITS.inputs.value),
-      z.array(tokenId).min(1),
-      z.array(z.array(tokenId).min(1)).min(1).max(LIMITS.inputs.value),
-    ])
-    .describe("A text, token ids, or a list of either"),
+  input: textsOrIds(LIMITS.inputs.value),
   encoding_format: z.enum(["float", "base64"]).nullish().describe("base64 is of float32, little-endian"),
   dimensions: z.int().min(1).nullish().describe("Keeps the first numbers, as an embedding of length 1"),
   instruction: instruction.describe("Task of a query. Puts `Instruct: …\\nQuery:` before each text"),

@@ -4,11 +4,10 @@ import { type Engine, isTraceparent, type ModelTask } from "@readme-moe/core";
 import { type Asker, Grammars, type GrammarsOptions } from "@readme-moe/grammar";
 import type { Admission } from "../edge/admission.ts";
 import type { Entrant, Ticket } from "../edge/admission/limits.ts";
-import { joinExpertId, type ResolvedExpertsOptions } from "../edge/experts.ts";
+import { joinExpertId, type MayName, type ResolvedExpertsOptions } from "../edge/experts.ts";
 import type { Lease } from "../edge/models/model-entry.ts";
-import type { MayName } from "../edge/models/options.ts";
 import type { ServedModels } from "../edge/served-models.ts";
-import { badRequest } from "../http/errors.ts";
+import { badRequest, listNames } from "../http/errors.ts";
 import {
   bodyBytesOf,
   clientName,
@@ -62,7 +61,6 @@ export interface RequestParts<Facts extends RouteFacts = RouteFacts> {
   readonly route: Facts;
 }
 
-/** Parts that a scope is opened with. */
 export interface ScopeParts<Body> extends RequestParts {
   /** The checked body. */
   readonly body: Body;
@@ -201,9 +199,6 @@ export class RequestScope<Body extends { readonly model?: string | null | undefi
   }
 }
 
-/** Names of models that a message lists. */
-const MAX_NAMES = 20;
-
 const DOES: Readonly<Record<ModelTask, string>> = {
   generate: "generates text",
   embed: "gives embeddings",
@@ -223,11 +218,9 @@ function requireTask(
 ): void {
   const { task: own } = engine.info;
   if (own === task) return;
-  const capable = served.listAll().flatMap(({ name, info }) => (info.task === task ? [`\`${name}\``] : []));
-  const more = capable.length > MAX_NAMES ? ` and ${capable.length - MAX_NAMES} more` : "";
-  const which =
-    capable.length === 0 ? "no served model" : `of the served models ${capable.slice(0, MAX_NAMES).join(", ")}${more}`;
-  const message = `The model \`${model.slice(0, 200)}\` ${DOES[own]}; ${which} ${DOES[task]}.`;
+  const capable = served.listAll().flatMap(({ name, info }) => (info.task === task ? [name] : []));
+  const which = capable.length === 0 ? "no served model" : `of the served models ${listNames(capable)}`;
+  const message = `The model ${listNames([model])} ${DOES[own]}; ${which} ${DOES[task]}.`;
   throw badRequest({ message, code: "model_not_capable", param: "model" });
 }
 

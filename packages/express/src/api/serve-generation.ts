@@ -2,6 +2,7 @@
 
 import { type PromptProgress, type Usage, withSamplingDefaults } from "@readme-moe/core";
 import type { z } from "zod";
+import { expertName, isPrivateExpert, seenExperts, withSeenRoutes } from "../edge/experts.ts";
 import { asApiError, engineError, invalid } from "../http/errors.ts";
 import {
   EventNumbering,
@@ -17,9 +18,6 @@ import { ClientGone, clientSignal, hostRequest, localsOf, stampProcessingTime } 
 import { DelayedSignal } from "../http/timers.ts";
 import type { ReadMeAnswer, TimingsAnswer, UsageAnswer } from "./answer-schemas.ts";
 import { checkBody } from "./body.ts";
-import { chatApi, type ChatChoice } from "./chat.ts";
-import { completionApi, type CompletionChoice } from "./completions.ts";
-import { expertName, isPrivateExpert, seenExperts, withSeenRoutes } from "./experts.ts";
 import {
   type AnswerFormat,
   type AnswerPart,
@@ -29,7 +27,6 @@ import {
   type GenerationApi,
   type GenerationInput,
   type GenerationSettings,
-  nowSeconds,
   openAiFormat,
   type Outcome,
 } from "./generation.ts";
@@ -70,49 +67,31 @@ interface OpenedGeneration<Body extends ChatBody | CompletionBody, Choice extend
   readonly signal?: AbortSignal;
   /** Time for which the model stays open after its last request, where it is opened on demand. @default as before */
   readonly keepAliveMs?: number | undefined;
-  /** Creates the format of the answer. */
-  format(scope: RequestScope<Body>, settings: GenerationSettings, shape: AnswerShape<Choice>): AnswerFormat<Choice>;
+  /** Creates the format of the answer. @default that of OpenAI's API */
+  format?(scope: RequestScope<Body>, settings: GenerationSettings): AnswerFormat<Choice>;
   /** Gives an error the names of this API's parameters. */
   translate?(error: unknown): unknown;
   /** Called when the request has ended. */
   close?(): void;
 }
 
-export const openChat: OpenGeneration<ChatBody, ChatBody, ChatChoice> = (body) => ({
-  ...chatApi,
-  body,
-  format: (scope, settings, shape) => openAiFormat(shape, scope, settings),
-});
-
-export const openCompletion: OpenGeneration<CompletionBody, CompletionBody, CompletionChoice> = (body) => ({
-  ...completionApi,
-  body,
-  format: (scope, settings, shape) => openAiFormat(shape, scope, settings),
-});
-
 /** Makes the handler of a route that generates. */
 export function generating<Sent, Body extends ChatBody | CompletionBody, Choice extends object, More = object>(
   open: OpenGeneration<Sent, Body, Choice, More>,
 ): (parts: RequestParts<EngineRouteFacts> & More, sent: Sent) => Promise<void> {
-  return (parts, sent) => {
+  return async (parts, sent) => {
     const place = readEventId(parts.request.get("last-event-id"));
-    return serveGeneration(open(sent, { ...parts, id: place?.answerId }), { ...parts, place });
+    const opened = open(sent, { ...parts, id: place?.answerId });
+    const gone = new DelayedSignal(clientSignal(parts.response), parts.serving.timers);
+    try {
+      await serveOpened(opened, { ...parts, place, gone });
+    } catch (error) {
+      throw opened.translate?.(error) ?? error;
+    } finally {
+      gone.stop();
+      opened.close?.();
+    }
   };
-}
-
-async function serveGeneration<Body extends ChatBody | CompletionBody, Choice extends object>(
-  opened: OpenedGeneration<Body, Choice>,
-  parts: RequestParts<EngineRouteFacts> & Pick<ServeParts, "place">,
-): Promise<void> {
-  const gone = new DelayedSignal(clientSignal(parts.response), parts.serving.timers);
-  try {
-    await serveOpened(opened, { ...parts, gone });
-  } catch (error) {
-    throw opened.translate?.(error) ?? error;
-  } finally {
-    gone.stop();
-    opened.close?.();
-  }
 }
 
 interface ServeParts extends RequestParts<EngineRouteFacts> {
@@ -137,7 +116,7 @@ async function serveOpened<Body extends ChatBody | CompletionBody, Choice extend
     const settings = {
       ...own,
       id: place?.answerId ?? opened.id ?? own.id,
-      created: place?.created ?? nowSeconds(),
+      created: place?.created ?? own.created,
       params: withSamplingDefaults(named, opened.fallbacks?.(named)),
       priority: batch?.priority ?? own.priority,
     };
@@ -155,7 +134,7 @@ async function serveOpened<Body extends ChatBody | CompletionBody, Choice extend
     scope.signal.throwIfAborted();
     const input = await consultPolicy(scope, settings, prepared);
     scope.signal.throwIfAborted();
-    const format = opened.format(scope, settings, shape);
+    const format = opened.format?.(scope, settings) ?? openAiFormat(shape, scope, settings);
     const about = { answerId: settings.id, created: settings.created };
     const numbering = isFollowable({ scope, settings, format }) ? new EventNumbering(about, place) : undefined;
     if (place && !numbering) throw streamNotFound();

@@ -170,7 +170,6 @@ function textOf(message: ChatBody["messages"][number]): string | undefined {
   return joinedText(content);
 }
 
-/** Joins the parts of a content. */
 export function joinedText(content: string | readonly { readonly text: string }[], separator = ""): string {
   return typeof content === "string" ? content : content.map(({ text }) => text).join(separator);
 }

@@ -6,9 +6,10 @@ import { join, resolve } from "node:path";
 import { z } from "zod";
 import { nowSeconds as systemSeconds } from "../api/generation.ts";
 import type { Admission } from "../edge/admission.ts";
-import { statsWithin } from "../edge/operations.ts";
+import { ClientLoads } from "../edge/admission/limits.ts";
 import type { ServedModels } from "../edge/served-models.ts";
 import { tooMuchOfClient } from "../http/errors.ts";
+import { within } from "../http/timers.ts";
 import { LIMITS } from "../limits.ts";
 import { createJson, FileStore, hasCode, readJson } from "./files.ts";
 import {
@@ -18,7 +19,6 @@ import {
   type ResolvedBatchesOptions,
   tooManyUploads,
   UPLOAD_RETRY_MS,
-  uploadOverflow,
 } from "./options.ts";
 import { type BatchServices, type LineRunner, RunningBatch } from "./run-batch.ts";
 import { type BatchRecord, BatchStore } from "./store.ts";
@@ -94,8 +94,8 @@ export class Batches {
   readonly #options: ResolvedBatchesOptions;
   readonly #times: BatchTimes;
   readonly #services: BatchServices;
-  /** Clients whose files are arriving, one for each file. */
-  readonly #uploads: string[] = [];
+  /** Files that are arriving. */
+  readonly #uploads: ClientLoads;
   /** Batches that have not begun, by id, in the order in which they came. */
   readonly #due = new Map<string, Due>();
   readonly #running = new Map<string, Running>();
@@ -115,6 +115,8 @@ export class Batches {
     this.#options = resolveBatchesOptions(options);
     this.#parts = parts;
     this.#times = { ...DEFAULT_TIMES, ...times };
+    const most = { requests: LIMITS.uploads.value, tokens: Infinity, bytes: Infinity };
+    this.#uploads = new ClientLoads(most, this.#options.maxClientShare);
     this.nowSeconds = nowSeconds;
     const { folder, maxFileBytes, maxUploadMs, maxRequests } = this.#options;
     this.#folder = resolve(folder);
@@ -155,16 +157,12 @@ export class Batches {
 
   /** Runs a client's upload, if not too many run. @throws {ApiError} 503, 429 */
   async upload<Result>(client: string, receive: () => Promise<Result>): Promise<Result> {
-    const { maxClientShare } = this.#options;
-    const overflow = uploadOverflow(this.#uploads, client, { maxUploads: LIMITS.uploads.value, maxClientShare });
-    if (overflow === "all") throw tooManyUploads();
-    if (overflow === "client") throw tooMuchOfClient("uploads", UPLOAD_RETRY_MS);
-    this.#uploads.push(client);
-    try {
-      return await receive();
-    } finally {
-      this.#uploads.splice(this.#uploads.indexOf(client), 1);
-    }
+    const load = { requests: 1, tokens: 0, bytes: 0 };
+    if (this.#uploads.overflow(load)) throw tooManyUploads();
+    // Not even several clients together can take all places.
+    if (this.#uploads.overflowOfFree(client, load)) throw tooMuchOfClient("uploads", UPLOAD_RETRY_MS);
+    const leave = this.#uploads.take(client, load);
+    return receive().finally(leave);
   }
 
   async #unended(): Promise<readonly BatchRecord[]> {
@@ -340,7 +338,7 @@ export class Batches {
     const load = { places: 0, running: 0, waiting: 0 };
     await Promise.all(
       engines.map(async (engine) => {
-        const stats = await statsWithin(engine, STATS_MS).catch(() => undefined);
+        const stats = await within(STATS_MS, engine.stats()).catch(() => undefined);
         if (!stats) return;
         load.places += engine.info.maxNumSeqs;
         load.running += stats.numRunning;
@@ -354,7 +352,6 @@ export class Batches {
   }
 }
 
-/** Load of the engines and of this process. */
 interface EngineLoad {
   /** Sequences that may run at once. */
   readonly places: number;

@@ -57,12 +57,10 @@ export class FileStore {
     return records.filter((record) => record !== undefined).toSorted(byCreation);
   }
 
-  /** Lists the files of a client. */
   async listOf(client: string): Promise<readonly FileRecord[]> {
     return (await this.list()).filter((record) => this.#isFor(record, client));
   }
 
-  /** Returns a file of a client. */
   async get(id: string, client: string): Promise<FileRecord | undefined> {
     const record = FILE_ID.test(id) ? await this.#read(id) : undefined;
     return record && this.#isFor(record, client) ? record : undefined;
@@ -108,12 +106,10 @@ export class FileStore {
     await this.#store(id, chunks, async () => file);
   }
 
-  /** Reads the bytes of a file. */
   content(id: string): AsyncIterable<Buffer> {
     return createReadStream(this.contentPath(id));
   }
 
-  /** Path of the bytes of a file. */
   contentPath(id: string): string {
     return join(this.#folder, id);
   }
@@ -172,7 +168,6 @@ export function fileAnswerOf(record: FileRecord): FileAnswer {
   return { id, object: "file", bytes, created_at, expires_at, filename, purpose, status: "processed" };
 }
 
-/** Orders records by their creation. */
 export function byCreation(a: Pick<FileRecord, "id" | "createdAt">, b: Pick<FileRecord, "id" | "createdAt">): number {
   return a.createdAt - b.createdAt || (a.id < b.id ? -1 : 1);
 }

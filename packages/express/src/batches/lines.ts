@@ -87,7 +87,6 @@ function isBlank(bytes: Buffer): boolean {
   return bytes.equals(MARK) || bytes.every((byte) => byte === 0x20 || (byte >= 0x09 && byte <= 0x0d));
 }
 
-/** A request of a batch. */
 export interface BatchRequest {
   readonly customId: string;
   readonly body: Readonly<Record<string, unknown>>;
@@ -157,7 +156,6 @@ export interface InputLimits {
 /** Errors of a file that are listed. */
 const MAX_ERRORS = 100;
 
-/** Checks an input file. */
 export async function checkInput(path: string, limits: InputLimits, signal: AbortSignal): Promise<CheckedInput> {
   const { endpoint, maxLineBytes, maxRequests } = limits;
   const [lines, errors, seen] = [new LinePlaces(), [] as BatchError[], new Set<string>()];
@@ -196,7 +194,6 @@ function digestOf(customId: string): string {
   return createHash("sha256").update(customId, "utf16le").digest("binary");
 }
 
-/** Reads one line again. */
 export async function readLine(handle: FileHandle, { offset, length }: LinePlace): Promise<Buffer> {
   const bytes = Buffer.alloc(length);
   let done = 0;
@@ -208,7 +205,6 @@ export async function readLine(handle: FileHandle, { offset, length }: LinePlace
   return bytes;
 }
 
-/** An answer of a line. */
 export interface LineAnswer {
   readonly requestId: string;
   readonly status: number;

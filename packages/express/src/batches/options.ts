@@ -1,7 +1,14 @@
 // Options of batches, the room for files and batches, and the refusals of what has none.
 
-import { integerOption, MAX_TIMER_MS, numberOption, rejectUnknownKeys } from "@readme-moe/core";
-import { ApiError, badRequest, invalid, retryHeaders } from "../http/errors.ts";
+import {
+  checkedOptions,
+  functionOption,
+  integerCheck,
+  MAX_TIMER_MS,
+  numberCheck,
+  type OptionChecks,
+} from "@readme-moe/core";
+import { type ApiError, invalid, refusal, retryHeaders, shownId } from "../http/errors.ts";
 import { LIMITS } from "../limits.ts";
 
 /** Queue of `openBatchQueue`: gives each batch to one of the processes that share a folder. */
@@ -61,60 +68,32 @@ export interface BatchesOptions {
   readonly onError?: ((error: Error) => void) | undefined;
 }
 
-/** Options with their defaults. */
-export type ResolvedBatchesOptions = {
-  readonly [Name in Exclude<keyof BatchesOptions, "queue" | "maxAgeMs">]-?: NonNullable<BatchesOptions[Name]>;
-} & { readonly queue: BatchQueue | undefined; readonly maxAgeSeconds: number };
-
-const NAMES = [
-  "folder",
-  "queue",
-  "maxFileBytes",
-  "maxUploadMs",
-  "maxFiles",
-  "maxBytes",
-  "maxRequests",
-  "maxBatches",
-  "maxClientShare",
-  "maxAgeMs",
-  "maxLoad",
-  "onError",
-] as const satisfies readonly (keyof BatchesOptions)[];
-
 const MONTH_MS = 30 * 24 * 3_600_000;
 
+const CHECKS = {
+  folder(folder: string, name: string) {
+    if (typeof folder === "string" && folder !== "") return folder;
+    throw new TypeError(`Expected \`${name}\` to be the path of a folder`);
+  },
+  queue: (queue: BatchQueue | undefined) => queue,
+  maxFileBytes: integerCheck(100 * 2 ** 20, 1),
+  maxUploadMs: integerCheck(LIMITS.uploadMs.value, 1, MAX_TIMER_MS),
+  maxFiles: integerCheck(1000, 1),
+  maxBytes: integerCheck(2 * 2 ** 30, 1),
+  maxRequests: integerCheck(50_000, 1),
+  maxBatches: integerCheck(1000, 1),
+  maxClientShare: numberCheck(LIMITS.uploadShare.value, Number.MIN_VALUE, 1),
+  maxAgeMs: integerCheck(MONTH_MS, 1),
+  maxLoad: numberCheck(0.5, Number.MIN_VALUE, 1),
+  onError: (onError: (error: Error) => void = () => undefined, name: string) => functionOption(name, onError),
+} satisfies OptionChecks<BatchesOptions>;
+
+export type ResolvedBatchesOptions = ReturnType<typeof resolveBatchesOptions>;
+
 /** @throws {TypeError | RangeError} naming the option, the expectation and the value */
-export function resolveBatchesOptions(options: BatchesOptions): ResolvedBatchesOptions {
-  rejectUnknownKeys("batches", options, NAMES);
-  const { folder, queue, maxAgeMs = MONTH_MS, onError = () => undefined } = options;
-  if (typeof folder !== "string" || folder === "") {
-    throw new TypeError("Expected `batches.folder` to be the path of a folder");
-  }
-  if (typeof onError !== "function") throw new TypeError("Expected `batches.onError` to be a function");
-  const whole = (name: keyof BatchesOptions & keyof ResolvedBatchesOptions, value: number): number =>
-    integerOption(`batches.${name}`, Number(options[name] ?? value), 1);
-  const maxUploadMs = integerOption(
-    "batches.maxUploadMs",
-    options.maxUploadMs ?? LIMITS.uploadMs.value,
-    1,
-    MAX_TIMER_MS,
-  );
-  const share = (name: "maxClientShare" | "maxLoad", value: number): number =>
-    numberOption(`batches.${name}`, options[name] ?? value, Number.MIN_VALUE, 1);
-  return {
-    folder,
-    queue,
-    maxFileBytes: whole("maxFileBytes", 100 * 2 ** 20),
-    maxUploadMs,
-    maxFiles: whole("maxFiles", 1000),
-    maxBytes: whole("maxBytes", 2 * 2 ** 30),
-    maxRequests: whole("maxRequests", 50_000),
-    maxBatches: whole("maxBatches", 1000),
-    maxClientShare: share("maxClientShare", LIMITS.uploadShare.value),
-    maxAgeSeconds: Math.ceil(integerOption("batches.maxAgeMs", maxAgeMs, 1) / 1000),
-    maxLoad: share("maxLoad", 0.5),
-    onError,
-  };
+export function resolveBatchesOptions(options: BatchesOptions) {
+  const { maxAgeMs, ...others } = checkedOptions(options, CHECKS, "batches", "batches.");
+  return { ...others, maxAgeSeconds: Math.ceil(maxAgeMs / 1000) };
 }
 
 /** A file of a store, as far as limits go. */
@@ -123,7 +102,6 @@ interface Held {
   readonly bytes: number;
 }
 
-/** Most files and bytes of a store, and the share of one client. */
 type FileLimits = Pick<ResolvedBatchesOptions, "maxFiles" | "maxBytes" | "maxClientShare">;
 
 /**
@@ -144,24 +122,6 @@ export function missingRoom(
   return total(held) > maxBytes || total(own) > maxBytes * maxClientShare ? "bytes" : undefined;
 }
 
-/**
- * Tells whether one more file may arrive. A client has at most its share of the places that the others leave free, so
- * that not even several clients together can take all places.
- *
- * @param arriving - the clients of the files that are arriving
- * @returns whose files are too many, or `undefined` where there is a place
- */
-export function uploadOverflow(
-  arriving: readonly string[],
-  client: string,
-  { maxUploads, maxClientShare }: Readonly<Record<"maxUploads" | "maxClientShare", number>>,
-): "all" | "client" | undefined {
-  if (arriving.length >= maxUploads) return "all";
-  const numOwn = arriving.filter((one) => one === client).length;
-  const numLeft = maxUploads - (arriving.length - numOwn);
-  return numOwn >= Math.ceil(numLeft * maxClientShare) ? "client" : undefined;
-}
-
 /** A batch of a store, as far as limits go. */
 interface HeldBatch {
   readonly id: string;
@@ -171,7 +131,7 @@ interface HeldBatch {
   readonly endedAt: number | undefined;
 }
 
-type BatchLimits = Pick<ResolvedBatchesOptions, "maxBatches" | "maxClientShare" | "maxAgeSeconds">;
+export type BatchLimits = Pick<ResolvedBatchesOptions, "maxBatches" | "maxClientShare" | "maxAgeSeconds">;
 
 /** Selects the ended batches that are too old. */
 export function agedBatches(
@@ -208,63 +168,35 @@ function overflow(held: readonly HeldBatch[], most: number): readonly string[] |
   return ended.length < excess ? undefined : ended.slice(0, excess).map(({ id }) => id);
 }
 
-export function fileNotFound(id: string): ApiError {
-  return notFound(`No such File object: ${shown(id)}`, "id", "file_not_found");
-}
+export const fileNotFound = (id: string): ApiError =>
+  refusal(404, "file_not_found", `No such File object: ${shownId(id)}`, { param: "id" });
 
-export function batchNotFound(id: string): ApiError {
-  return notFound(`No batch found with id '${shown(id)}'.`, "batch_id", "batch_not_found");
-}
+export const batchNotFound = (id: string): ApiError =>
+  refusal(404, "batch_not_found", `No batch found with id '${shownId(id)}'.`, { param: "batch_id" });
 
 /** Creates the refusal of a page that begins after an item that the list does not have. */
-export function unknownPlace(): ApiError {
-  return invalid("after", "expected the id of an item of the list");
-}
+export const unknownPlace = (): ApiError => invalid("after", "expected the id of an item of the list");
 
-export function fileInUse(id: string): ApiError {
-  const message = `The file ${id} is the input of a batch that has not ended; cancel the batch first.`;
-  return badRequest({ message, code: "file_in_use" });
-}
+export const fileInUse = (id: string): ApiError =>
+  refusal(400, "file_in_use", `The file ${id} is the input of a batch that has not ended; cancel the batch first.`);
 
 /** Creates the refusal of a file that the store has no room for. @param measure - what it would exceed */
-export function storeFull(measure: string): ApiError {
-  const message = `The server keeps no more ${measure}; delete files that you do not need.`;
-  return new ApiError({ status: 413, code: "storage_full", message });
-}
+export const storeFull = (measure: string): ApiError =>
+  refusal(413, "storage_full", `The server keeps no more ${measure}; delete files that you do not need.`);
 
-export function tooManyBatches(): ApiError {
-  const message = "Too many batches have not ended; wait until one has, or cancel one.";
-  return new ApiError({
-    status: 429,
+export const tooManyBatches = (): ApiError =>
+  refusal(429, "too_many_batches", "Too many batches have not ended; wait until one has, or cancel one.", {
     type: "requests",
-    code: "too_many_batches",
-    message,
     headers: retryHeaders(60_000),
   });
-}
 
 /** Wait before a refused upload is tried again, in ms. */
 export const UPLOAD_RETRY_MS = 1000;
 
-export function tooManyUploads(): ApiError {
-  const message = "Too many files are arriving; try again later.";
-  return new ApiError({
-    status: 503,
-    code: "server_overloaded",
-    message,
+export const tooManyUploads = (): ApiError =>
+  refusal(503, "server_overloaded", "Too many files are arriving; try again later.", {
     headers: retryHeaders(UPLOAD_RETRY_MS),
   });
-}
 
-export function batchHasEnded(status: string): ApiError {
-  return badRequest({ message: `Cannot cancel a batch with status '${status}'.`, code: "invalid_value" });
-}
-
-function notFound(message: string, param: string, code: string): ApiError {
-  return new ApiError({ status: 404, message, param, code });
-}
-
-/** Shortens an id, which comes from a client and may have any length. */
-function shown(id: string): string {
-  return id.slice(0, 200);
-}
+export const batchHasEnded = (status: string): ApiError =>
+  refusal(400, "invalid_value", `Cannot cancel a batch with status '${status}'.`);

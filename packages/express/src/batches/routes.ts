@@ -1,18 +1,18 @@
 // Routes of files and batches. The file of an upload goes to the store as it arrives.
 
 import { Busboy, type BusboyFileStream, type BusboyInstance } from "@fastify/busboy";
-import { checkBody, unreadable } from "../api/body.ts";
+import { unreadable } from "../api/body.ts";
 import type { ResolvedApiOptions } from "../api/options.ts";
 import { holdRoom, type ReadParts, sendRead } from "../api/other-routes.ts";
 import { type ApiError, badRequest, bodyTimeout, bodyTooLarge, invalid, unsupported } from "../http/errors.ts";
 import { listPage, pageOf } from "../http/pages.ts";
-import { sendChunks, sendJson } from "../http/reply.ts";
+import { sendJson, sendSlices } from "../http/reply.ts";
 import { clientName, idOf, type Incoming, localsOf, type Reply } from "../http/request.ts";
 import type { Timers } from "../http/timers.ts";
 import type { Batches } from "./batches.ts";
 import { fileAnswerOf, type FileRecord, type FileStore, type NewFile } from "./files.ts";
 import { batchHasEnded, batchNotFound, fileInUse, fileNotFound, unknownPlace } from "./options.ts";
-import { type BatchAnswer, batchBody, MAX_KEPT_SECONDS, MIN_KEPT_SECONDS, WINDOW_SECONDS } from "./schemas.ts";
+import { type BatchBody, MAX_KEPT_SECONDS, MIN_KEPT_SECONDS, WINDOW_SECONDS } from "./schemas.ts";
 import { batchAnswerOf, type BatchFacts, statusOf } from "./store.ts";
 
 /** A request about files or batches. */
@@ -24,7 +24,6 @@ export interface BatchesRequest extends ReadParts {
 /** Memory that a file takes while it is sent: two of the pieces that it is read in. */
 const FILE_READ_BYTES = 128 << 10;
 
-/** Answers `POST /v1/files`. */
 export async function uploadFile(asked: BatchesRequest): Promise<void> {
   const { batches, serving, request, response } = asked;
   const { files, maxFileBytes, maxUploadMs: totalMs } = batches;
@@ -35,7 +34,6 @@ export async function uploadFile(asked: BatchesRequest): Promise<void> {
   await sendJson(response, fileAnswerOf(stored), serving);
 }
 
-/** Answers `GET /v1/files`. */
 export async function listFiles(asked: BatchesRequest): Promise<void> {
   const { batches, request, response } = asked;
   const { purpose } = request.query;
@@ -45,13 +43,11 @@ export async function listFiles(asked: BatchesRequest): Promise<void> {
   await sendRead(asked, () => listPage(meant.map(fileAnswerOf), page, unknownPlace));
 }
 
-/** Answers `GET /v1/files/:id`. */
 export async function showFile(asked: BatchesRequest): Promise<void> {
   const file = await namedFile(asked);
   await sendRead(asked, () => fileAnswerOf(file));
 }
 
-/** Answers `GET /v1/files/:id/content`. */
 export async function sendFile(asked: BatchesRequest): Promise<void> {
   const { batches, serving, response } = asked;
   const { id, bytes } = await namedFile(asked);
@@ -60,11 +56,10 @@ export async function sendFile(asked: BatchesRequest): Promise<void> {
     response.setHeader("Content-Length", bytes);
     response.setHeader("Content-Disposition", `attachment; filename="${id}.jsonl"`);
     response.setHeader("X-Content-Type-Options", "nosniff");
-    return sendChunks(response, batches.files.content(id), serving);
+    return sendSlices(response, batches.files.content(id), serving);
   });
 }
 
-/** Answers `DELETE /v1/files/:id`. */
 export async function deleteFile(asked: BatchesRequest): Promise<void> {
   const { batches, serving, response } = asked;
   const { id } = await namedFile(asked);
@@ -73,10 +68,9 @@ export async function deleteFile(asked: BatchesRequest): Promise<void> {
   await sendJson(response, { id, object: "file", deleted: true }, serving);
 }
 
-/** Answers `POST /v1/batches`. */
-export async function createBatch(asked: BatchesRequest): Promise<void> {
+export async function createBatch(asked: BatchesRequest, body: BatchBody): Promise<void> {
   const { batches, serving, request, response } = asked;
-  const { endpoint, metadata, input_file_id: fileId, output_expires_after: kept } = checkBody(batchBody, request.body);
+  const { endpoint, metadata, input_file_id: fileId, output_expires_after: kept } = body;
   const client = clientName(request, response);
   const input = await batches.files.get(fileId, client);
   if (!input) throw fileNotFound(fileId);
@@ -95,7 +89,6 @@ export async function createBatch(asked: BatchesRequest): Promise<void> {
   await sendJson(response, batchAnswerOf({ record }), serving);
 }
 
-/** Answers `GET /v1/batches`. */
 export async function listBatches(asked: BatchesRequest): Promise<void> {
   const { batches, request, response } = asked;
   const page = pageOf(request, { most: 100, usual: 20 });
@@ -104,26 +97,18 @@ export async function listBatches(asked: BatchesRequest): Promise<void> {
   await sendRead(asked, () => listPage(own.map(batchAnswerOf), page, unknownPlace));
 }
 
-/** Answers `GET /v1/batches/:id`. */
 export async function showBatch(asked: BatchesRequest): Promise<void> {
   const facts = await namedBatch(asked);
   await sendRead(asked, () => batchAnswerOf(facts));
 }
 
-/** Answers `POST /v1/batches/:id/cancel`. */
 export async function cancelBatch(asked: BatchesRequest): Promise<void> {
   const { batches, serving, response } = asked;
   const facts = await namedBatch(asked);
   if (facts.end) throw batchHasEnded(statusOf(facts));
   await batches.store.cancel(facts.record.id);
   batches.look();
-  await sendJson(response, await answerNow(asked, facts), serving);
-}
-
-async function answerNow({ batches }: BatchesRequest, { record }: BatchFacts): Promise<BatchAnswer> {
-  const facts = await batches.store.read(record.id);
-  if (!facts) throw batchNotFound(record.id);
-  return batchAnswerOf(facts);
+  await sendJson(response, batchAnswerOf(await namedBatch(asked)), serving);
 }
 
 async function namedFile({ batches, request, response }: BatchesRequest): Promise<FileRecord> {

@@ -39,7 +39,6 @@ export interface BatchServices {
   readonly wake: () => void;
 }
 
-/** Runs one batch. */
 export class RunningBatch {
   readonly record: BatchRecord;
   /** Resolves when the input is checked and the first line may begin, or the batch is over. */
@@ -64,7 +63,6 @@ export class RunningBatch {
   #input: FileHandle | undefined;
   #log: AnswerLog | undefined;
   #ending: Promise<void> | undefined;
-  /** Number of this run of the batch. */
   #run: number | undefined;
   #noted = "";
   #isOver = false;
@@ -313,7 +311,6 @@ function missingFile(error: unknown): CheckedInput {
   return { lines: new LinePlaces(), errors: [{ code: "file_not_found", message, line: null, param: "input_file_id" }] };
 }
 
-/** Lines of a batch. */
 interface LineStates {
   readonly total: number;
   /** 1 for each line that is answered, under way, or was refused. */
@@ -334,7 +331,6 @@ export function nextLine({ total, taken, refused, from }: LineStates): number | 
   return first;
 }
 
-/** Facts about a line's answer. */
 interface LineReply {
   readonly status: number;
   /** Code of its error. */
@@ -379,21 +375,17 @@ export function retryAfter({ status, code, retryAfterMs, failures }: LineReply):
 /** Priority of all requests of batches, below that of any client who does not ask for less. */
 const BATCH_PRIORITY = -10_000;
 
-/** A line that runs. */
 interface RunningLine {
   readonly record: BatchRecord;
   readonly line: BatchRequest;
-  /** Bytes of the line. */
   readonly bytes: number;
   readonly signal: AbortSignal;
 }
 
-/** Handlers of the endpoints. */
 export type LineHandlers = Readonly<Record<BatchRecord["endpoint"], Handler>>;
 
 /** Handlers of lines, and the steps before them. */
 export interface LineRunner {
-  /** Steps before the handlers. */
   readonly front: readonly Step[];
   readonly handlers: LineHandlers;
   /** Whether hooks of the host get requests of the web. */
@@ -451,7 +443,6 @@ function bodyOf(endpoint: BatchRecord["endpoint"], { body }: BatchRequest): obje
   return endpoint === "/v1/responses" ? { store: false, ...body } : { ...body };
 }
 
-/** Reads the code of an error. */
 function errorCode(text: string): string | undefined {
   try {
     const { error } = JSON.parse(text) as { readonly error?: { readonly code?: unknown } };

@@ -1,11 +1,11 @@
 // Bodies and answers of `/v1/files` and `/v1/batches`.
 
 import { z } from "zod";
+import { pageAnswer } from "../http/pages.ts";
 
 /** Paths that a line of a batch can have. */
 export const BATCH_ENDPOINTS = ["/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/embeddings"] as const;
 
-/** Path of the requests of a batch. */
 export type BatchEndpoint = (typeof BATCH_ENDPOINTS)[number];
 
 /** Time after which a batch expires. */
@@ -42,17 +42,11 @@ export const fileAnswer = z.strictObject({
   status: z.literal("processed"),
 });
 
-export const filesAnswer = z.strictObject({
-  object: z.literal("list"),
-  data: z.array(fileAnswer),
-  first_id: z.string().nullable(),
-  last_id: z.string().nullable(),
-  has_more: z.boolean(),
-});
+export const filesAnswer = pageAnswer(fileAnswer);
 
 export const deletedFile = z.strictObject({ id: z.string(), object: z.literal("file"), deleted: z.literal(true) });
 
-const batchError = z.strictObject({
+export const batchError = z.strictObject({
   code: z.string(),
   message: z.string(),
   line: z.int().min(1).nullable(),
@@ -95,14 +89,9 @@ export const batchAnswer = z.strictObject({
   metadata: metadata.nullable(),
 });
 
-export const batchesAnswer = z.strictObject({
-  object: z.literal("list"),
-  data: z.array(batchAnswer),
-  first_id: z.string().nullable(),
-  last_id: z.string().nullable(),
-  has_more: z.boolean(),
-});
+export const batchesAnswer = pageAnswer(batchAnswer);
 
+export type BatchBody = z.infer<typeof batchBody>;
 export type FileAnswer = z.infer<typeof fileAnswer>;
 export type BatchError = z.infer<typeof batchError>;
 export type BatchAnswer = z.infer<typeof batchAnswer>;

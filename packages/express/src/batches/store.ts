@@ -13,8 +13,8 @@ import { mkdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
 import { byCreation, createJson, isLeftBehind, namesIn, readJson, replaceJson } from "./files.ts";
-import { agedBatches, displacedBatches, tooManyBatches, type ResolvedBatchesOptions } from "./options.ts";
-import { BATCH_ENDPOINTS, WINDOW, type BatchAnswer } from "./schemas.ts";
+import { agedBatches, type BatchLimits, displacedBatches, tooManyBatches } from "./options.ts";
+import { BATCH_ENDPOINTS, type BatchAnswer, batchError, WINDOW } from "./schemas.ts";
 
 const batchRecord = z.object({
   id: z.string(),
@@ -33,34 +33,27 @@ const batchRecord = z.object({
 /** Request of a client for a batch. */
 export type BatchRecord = z.infer<typeof batchRecord>;
 
-const counts = z.object({ completed: z.int(), failed: z.int() });
-
 const progress = z.object({
   /** Requests of the batch, once the input was checked. */
   total: z.int().optional(),
-  ...counts.shape,
+  completed: z.int(),
+  failed: z.int(),
   inProgressAt: z.int().optional(),
   finalizingAt: z.int().optional(),
 });
 
-/** Progress of a batch. */
 export type Progress = z.infer<typeof progress>;
 
 const batchEnd = z.object({
   status: z.enum(["completed", "failed", "expired", "cancelled"]),
   at: z.int(),
+  ...progress.shape,
   total: z.int(),
-  ...counts.shape,
-  inProgressAt: z.int().optional(),
-  finalizingAt: z.int().optional(),
   outputFileId: z.string().optional(),
   errorFileId: z.string().optional(),
-  errors: z
-    .array(z.object({ code: z.string(), message: z.string(), line: z.int().nullable(), param: z.string().nullable() }))
-    .optional(),
+  errors: z.array(batchError).optional(),
 });
 
-/** End of a batch. */
 export type BatchEnd = z.infer<typeof batchEnd>;
 
 const cancelMark = z.object({ at: z.int() });
@@ -76,9 +69,6 @@ export interface BatchFacts {
 const BATCH_ID = /^batch_[0-9a-f]{24}$/;
 const ANSWERS = /^answers-(\d{1,9})$/;
 
-type BatchLimits = Pick<ResolvedBatchesOptions, "maxBatches" | "maxClientShare" | "maxAgeSeconds">;
-
-/** Keeps batches. */
 export class BatchStore {
   readonly #folder: string;
   readonly #limits: BatchLimits;
@@ -135,12 +125,10 @@ export class BatchStore {
     return facts;
   }
 
-  /** Notes that the client cancels a batch. */
   async cancel(id: string): Promise<void> {
     await createJson(join(this.folderOf(id), "cancel.json"), { at: this.#nowSeconds() });
   }
 
-  /** Notes how far a batch is. */
   async note(id: string, latest: Progress): Promise<void> {
     await replaceJson(join(this.folderOf(id), "progress.json"), latest);
   }
@@ -157,7 +145,6 @@ export class BatchStore {
     return numbers.filter((number) => number > 0).toSorted((a, b) => a - b);
   }
 
-  /** Path of the answers of a run. */
   answersPath(id: string, run: number): string {
     return join(this.folderOf(id), `answers-${run}`);
   }
@@ -194,7 +181,6 @@ function limited({ record: { id, client, createdAt }, end }: BatchFacts): Parame
   return { id, client, createdAt, endedAt: end?.at };
 }
 
-/** Returns the status of a batch. */
 export function statusOf({ progress: latest, cancellingAt, end }: Omit<BatchFacts, "record">): BatchAnswer["status"] {
   if (end) return end.status;
   if (cancellingAt !== undefined) return "cancelling";
@@ -202,7 +188,6 @@ export function statusOf({ progress: latest, cancellingAt, end }: Omit<BatchFact
   return latest?.total === undefined ? "validating" : "in_progress";
 }
 
-/** Next action for a batch that runs. */
 export type NextAct = "run" | "complete" | "expire" | "cancel";
 
 /** Decides what happens to a batch. One whose answers are all there is complete, also after its time. */

@@ -1,4 +1,5 @@
-// Loras of the served models: their names, permissions to use them, and the folder that operators load from.
+// Loras of the served models: their names, which one a request gets by the name of the model or by `read_me.expert`,
+// permissions to use them, and the folder that operators load from.
 
 import { statSync } from "node:fs";
 import { realpath, stat } from "node:fs/promises";
@@ -9,10 +10,12 @@ import {
   type EngineInfo,
   errorChain,
   type ErrorLink,
+  type GenerateChunk,
+  type GeneratedToken,
   ReadMeError,
   rejectUnknownKeys,
 } from "@readme-moe/core";
-import { ApiError, badRequest } from "../http/errors.ts";
+import { type ApiError, invalid, listNames, refusal, shownId } from "../http/errors.ts";
 import { KeyRing, type Keys } from "./guard.ts";
 
 /** Expert "none" of a model with loras: the model itself, without any change. */
@@ -82,65 +85,48 @@ export function isExpertName(name: string): boolean {
   return /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/.test(name) && !RESERVED.has(name);
 }
 
-/** Names that a message lists. */
-const MAX_NAMES = 20;
-
 /** @param names - experts that the client may name */
 export function unknownExpert({ model, expert }: ExpertId, names: readonly string[]): ApiError {
-  const id = joinExpertId({ model, expert: expert.slice(0, 200) });
-  const listed = names.slice(0, MAX_NAMES).map((name) => `\`${joinExpertId({ model, expert: name })}\``);
-  const more = names.length > MAX_NAMES ? ` and ${names.length - MAX_NAMES} more` : "";
-  const known = names.length === 0 ? "it has no experts that can be named" : `known are ${listed.join(", ")}${more}`;
+  const idOf = (name: string): string => joinExpertId({ model, expert: name });
+  const id = idOf(shownId(expert));
+  const known = names.length === 0 ? "it has no experts that can be named" : `known are ${listNames(names.map(idOf))}`;
   return modelNotFound(`The model \`${id}\` does not exist or you do not have access to it; ${known}.`);
 }
 
 /** Creates the error of a request whose expert was unloaded after the request had arrived. */
-export function expertGone(expert: string): ApiError {
-  return modelNotFound(`The expert \`${expert}\` was unloaded.`);
-}
+const expertGone = (expert: string): ApiError => modelNotFound(`The expert \`${expert}\` was unloaded.`);
 
-function modelNotFound(message: string): ApiError {
-  return new ApiError({ status: 404, code: "model_not_found", param: "model", message });
-}
+const modelNotFound = (message: string): ApiError => refusal(404, "model_not_found", message, { param: "model" });
 
-function adapterExists(name: string): ApiError {
-  const message = `The lora adapter '${name}' has already been loaded.`;
-  return new ApiError({ status: 400, type: "InvalidUserInput", code: "adapter_exists", param: "lora_name", message });
-}
+const adapterExists = (name: string): ApiError =>
+  refusal(400, "adapter_exists", `The lora adapter '${name}' has already been loaded.`, {
+    type: "InvalidUserInput",
+    param: "lora_name",
+  });
 
-function adapterNotFound(name: string): ApiError {
-  const message = `The lora adapter '${name}' cannot be found.`;
-  return new ApiError({ status: 404, type: "NotFoundError", code: "adapter_not_found", param: "lora_name", message });
-}
+const adapterNotFound = (message: string, param: string): ApiError =>
+  refusal(404, "adapter_not_found", message, { type: "NotFoundError", param });
 
-function folderNotFound(path: string): ApiError {
-  const message = `No adapter found for '${path}'.`;
-  return new ApiError({ status: 404, type: "NotFoundError", code: "adapter_not_found", param: "lora_path", message });
-}
+const folderNotFound = (path: string): ApiError => adapterNotFound(`No adapter found for '${path}'.`, "lora_path");
 
-function forbiddenPath(): ApiError {
-  const message = "Expected 'lora_path' to be a name below the server's folder of experts.";
-  return new ApiError({ status: 403, code: "forbidden_path", param: "lora_path", message });
-}
+const forbiddenPath = (): ApiError =>
+  refusal(403, "forbidden_path", "Expected 'lora_path' to be a name below the server's folder of experts.", {
+    param: "lora_path",
+  });
 
-function noAdapters(): ApiError {
-  return badRequest({ message: "This model takes no LoRA adapters.", code: "invalid_value", param: "lora_name" });
-}
+const wrongName = (message: string): ApiError => refusal(400, "invalid_value", message, { param: "lora_name" });
 
-export function namesModel(id: string): ApiError {
-  const message = `Expected the name of an expert, but '${id.slice(0, 200)}' is the name of a model.`;
-  return badRequest({ message, code: "invalid_value", param: "lora_name" });
-}
+export const namesModel = (id: string): ApiError =>
+  wrongName(`Expected the name of an expert, but '${shownId(id)}' is the name of a model.`);
 
 /** Whether a model's experts are changes of one dense model. */
-export function hasLoras(info: EngineInfo): boolean {
+function hasLoras(info: EngineInfo): boolean {
   return info.expertKind === "lora";
 }
 
 /** An expert that could not be loaded again after the engine had failed. */
 export interface LostExpert {
   readonly expert: string;
-  /** The error and its causes, outermost first. */
   readonly causes: readonly ErrorLink[];
 }
 
@@ -204,7 +190,7 @@ class LiveExperts {
     const engine = this.#changeable();
     await this.#inTurn(name, async () => {
       signal.throwIfAborted();
-      if (!this.names.includes(name)) throw adapterNotFound(name);
+      if (!this.names.includes(name)) throw adapterNotFound(`The lora adapter '${name}' cannot be found.`, "lora_name");
       const path = this.#loaded.get(name);
       this.#loaded.delete(name);
       this.#unloaded.add(name);
@@ -232,14 +218,12 @@ class LiveExperts {
     const has = (name: string): boolean => engine.info.experts.includes(name);
     // One after the other, so that their order is the same as before.
     for (const name of this.#unloaded) {
-      // oxlint-disable-next-line no-await-in-loop -- as above
       if (has(name)) await engine.removeExpert(name);
     }
     const lost: LostExpert[] = [];
     for (const [expert, path] of this.#loaded) {
       if (has(expert)) continue;
       try {
-        // oxlint-disable-next-line no-await-in-loop -- as above
         await engine.addExpert(expert, path);
       } catch (error) {
         if (error instanceof ReadMeError && (error.code === "ERR_ENGINE_FAILED" || error.code === "ERR_DISPOSED")) {
@@ -254,7 +238,7 @@ class LiveExperts {
 
   /** Returns the engine. @throws {ApiError} 400 where it takes no experts */
   #changeable(): Engine {
-    if (!hasLoras(this.#engine.info)) throw noAdapters();
+    if (!hasLoras(this.#engine.info)) throw wrongName("This model takes no LoRA adapters.");
     return this.#engine;
   }
 
@@ -271,15 +255,118 @@ class LiveExperts {
   }
 }
 
-export type { LiveExperts };
-
-const known = new WeakMap<Engine, LiveExperts>();
+const ofEngines = new WeakMap<Engine, LiveExperts>();
 
 /** Returns the experts of an engine, which is the same object at every call. */
 export function liveExperts(engine: Engine): LiveExperts {
-  const found = known.get(engine) ?? new LiveExperts(engine);
-  known.set(engine, found);
+  const found = ofEngines.get(engine) ?? new LiveExperts(engine);
+  ofEngines.set(engine, found);
   return found;
+}
+
+/** Whether a client may name an expert of a model. */
+export type MayName = (model: string, expert: string) => boolean;
+
+/** Parts of a request that decide on the expert. */
+export interface ExpertSource {
+  readonly engine: Engine;
+  /** Name of the served model, without an expert. */
+  readonly servedName: string;
+  /** Lora that the name of the model includes. */
+  readonly namedExpert: string | undefined;
+  /** Tells which experts exist for the client. */
+  readonly mayName: MayName;
+}
+
+/** Names that a message lists. */
+const MAX_NAMES = 50;
+
+/** Index of the model without a change among loras. Its name changes when the first expert is loaded. */
+const PLAIN = 0;
+
+/**
+ * Returns the expert of a request's tokens, or `undefined` for the engine's own choice. Loras are returned
+ * by name, since the index of an unloaded one is used again.
+ *
+ * @param wanted - `read_me.expert` of the body
+ * @throws {ApiError} 400 naming the experts that the client may name, when it names another one, or two
+ */
+export function chosenExpert(wanted: string | number | undefined, source: ExpertSource): string | number | undefined {
+  const { engine, namedExpert } = source;
+  if (!hasLoras(engine.info)) return wanted === undefined ? undefined : checkedExpert(wanted, engine.info);
+  const expert = wanted === undefined ? namedExpert : loraExpert(wanted, source);
+  if (namedExpert !== undefined && expert !== namedExpert) {
+    const got = describeValue(wanted);
+    throw invalid("read_me.expert", `expected ${namedExpert}, which \`model\` names, got ${got}`);
+  }
+  return expert === NO_EXPERT ? PLAIN : expert;
+}
+
+function checkedExpert(wanted: string | number, { experts, hasRouter }: EngineInfo): string | number {
+  const isKnown = typeof wanted === "number" ? wanted < experts.length : experts.includes(wanted);
+  if (isKnown || (wanted === "router" && hasRouter)) return wanted;
+  throw unknown(wanted, experts);
+}
+
+/** Returns the name of a lora that the client may name, "none", or "router". */
+function loraExpert(wanted: string | number, { engine, servedName, mayName }: ExpertSource): string {
+  const { experts, hasRouter } = engine.info;
+  if (wanted === "router" && hasRouter) return wanted;
+  const name = typeof wanted === "number" ? experts[wanted] : wanted;
+  if (name === NO_EXPERT || name === experts[PLAIN]) return NO_EXPERT;
+  const { names } = liveExperts(engine);
+  if (name !== undefined && names.includes(name) && mayName(servedName, name)) return name;
+  throw unknown(wanted, [NO_EXPERT, ...names.filter((one) => mayName(servedName, one))]);
+}
+
+function unknown(wanted: string | number, all: readonly string[]): ApiError {
+  const more = all.length > MAX_NAMES ? ` and ${all.length - MAX_NAMES} more` : "";
+  const names = `${all.slice(0, MAX_NAMES).join(", ")}${more}`;
+  return invalid("read_me.expert", `expected one of ${names}, got ${describeValue(wanted)}`);
+}
+
+/** Returns the name of a request's checked expert, or `undefined` where the router or the engine's options decide. */
+export function expertName(expert: string | number | undefined, info: EngineInfo): string | undefined {
+  if (expert === PLAIN && hasLoras(info)) return NO_EXPERT;
+  const name = typeof expert === "number" ? info.experts[expert] : expert;
+  return name !== undefined && info.experts.includes(name) ? name : undefined;
+}
+
+/** Whether an expert can be hidden from clients: a change of a dense model can. */
+export function isPrivateExpert(expert: string | undefined, info: EngineInfo): boolean {
+  return expert !== undefined && expert !== NO_EXPERT && hasLoras(info);
+}
+
+/**
+ * Returns the names of a model's experts by index, as they are when it is called. Loras that the client may
+ * not name have no name, as those that were unloaded.
+ */
+export function seenExperts({ engine, servedName, mayName }: ExpertSource): readonly string[] {
+  const { info } = engine;
+  if (!hasLoras(info)) return [...info.experts];
+  return info.experts.map((name, index) => (index === PLAIN || mayName(servedName, name) ? name : ""));
+}
+
+/** Returns a piece without the experts of tokens whose names are not seen. */
+export function withSeenRoutes<Piece extends Pick<GenerateChunk, "tokens">>(
+  piece: Piece,
+  seen: readonly string[],
+): Piece {
+  const tokens = piece.tokens.map((token): GeneratedToken => {
+    if (token.expert === undefined || seen[token.expert]) return token;
+    const { expert: _, ...rest } = token;
+    return rest;
+  });
+  return { ...piece, tokens };
+}
+
+/** Translates an engine's refusal of an expert that was unloaded after the request had arrived. */
+export function goneError(error: unknown, engine: Engine, expert: string | number | undefined): unknown {
+  if (typeof expert !== "string" || !(error instanceof TypeError || error instanceof RangeError)) return error;
+  if (!hasLoras(engine.info) || expert === "router") return error;
+  // The engine's own message lists all experts.
+  const isAbout = error.message.startsWith("Expected `expert` ");
+  return isAbout || !liveExperts(engine).names.includes(expert) ? expertGone(expert) : error;
 }
 
 /** A client that names an expert. */
@@ -320,14 +407,12 @@ export interface ResolvedExpertsOptions {
   readonly operators: Operators | undefined;
 }
 
-const NAMES = ["permit", "operatorKeys", "folder"] as const satisfies readonly (keyof ExpertsOptions)[];
-
 /**
  * @param clientKeys - keys of clients, which operators' keys must differ from
  * @throws {TypeError} naming the option, the expectation and the value
  */
 export function resolveExpertsOptions(options: ExpertsOptions = {}, clientKeys?: Keys): ResolvedExpertsOptions {
-  rejectUnknownKeys("`experts`", options, NAMES);
+  rejectUnknownKeys("`experts`", options, ["permit", "operatorKeys", "folder"]);
   const { operatorKeys, folder } = options;
   const permit = checkedPermit(options.permit);
   const arePrivate = options.permit !== undefined;
@@ -403,11 +488,8 @@ async function checkFile(root: string, path: string, name: string): Promise<void
   if (real === undefined) throw folderNotFound(name);
   if (!isBelow(root, real)) throw forbiddenPath();
   // Reading a pipe or a device might never end.
-  const isFile = await stat(real).then(
-    (entry) => entry.isFile(),
-    () => false,
-  );
-  if (!isFile) throw folderNotFound(name);
+  const entry = await stat(real).catch(() => undefined);
+  if (!entry?.isFile()) throw folderNotFound(name);
 }
 
 function isBelow(root: string, path: string): boolean {

@@ -4,7 +4,7 @@ import { createHmac, randomBytes, timingSafeEqual } from "node:crypto";
 import { describeValue, integerOption, isTraceparent, ReadMeEmitter, rejectUnknownKeys } from "@readme-moe/core";
 import type { Request } from "express";
 import { type RateLimiterAbstract, RateLimiterMemory, RateLimiterRes } from "rate-limiter-flexible";
-import { ApiError, invalid, retryHeaders, sendError } from "../http/errors.ts";
+import { type ApiError, invalid, refusal, retryHeaders, sendError } from "../http/errors.ts";
 import {
   clientName,
   hostRequest,
@@ -44,15 +44,12 @@ export interface GuardOptions<HostRequest = Request> {
   readonly events?: ReadMeEmitter | undefined;
 }
 
-const NAMES = ["keys", "authorize", "requestsPerMinute", "tokensPerMinute", "events"] as const;
-
 /**
  * Creates the middleware, which puts `{ key, requestId, traceparent, arrivalMs, spendTokens }` into
  * `res.locals.readMe`.
  * @throws {TypeError | RangeError} on wrong options
  */
 export function guard(options: GuardOptions<never> = {}): Step[] {
-  rejectUnknownKeys("the guard", options, NAMES);
   const { keys, authorize, requestsPerMinute, tokensPerMinute, events = new ReadMeEmitter() } = options;
   if (keys !== undefined && authorize !== undefined) throw new TypeError("Expected `keys` or `authorize`, got both");
   if (authorize !== undefined && typeof authorize !== "function") {
@@ -145,8 +142,7 @@ function invalidKey(wasPresented: boolean): ApiError {
   const message = wasPresented
     ? "Incorrect API key provided."
     : "You didn't provide an API key; send one as `Authorization: Bearer …` or as `x-api-key`.";
-  const headers = { "www-authenticate": "Bearer" };
-  return new ApiError({ status: 401, code: "invalid_api_key", message, headers });
+  return refusal(401, "invalid_api_key", message, { headers: { "www-authenticate": "Bearer" } });
 }
 
 type Equal = (a: Buffer, b: Buffer) => boolean;
@@ -223,9 +219,9 @@ export function limitRequests(limiter: RateLimiterAbstract): Step {
   return limiting(limiter, "requests", async (client) => {
     try {
       return usageOf(limiter, await limiter.consume(client), false);
-    } catch (refusal) {
-      if (refusal instanceof RateLimiterRes) return usageOf(limiter, refusal, true);
-      throw refusal;
+    } catch (error) {
+      if (error instanceof RateLimiterRes) return usageOf(limiter, error, true);
+      throw error;
     }
   });
 }
@@ -292,14 +288,12 @@ function usageOf(
 
 function exceeded(unit: Unit, limit: number, resetMs: number): ApiError {
   const message = `Rate limit reached: ${limit} ${unit} per minute. Try again in ${durationText(resetMs)}.`;
-  const headers = retryHeaders(resetMs);
-  return new ApiError({ status: 429, type: unit, code: "rate_limit_exceeded", message, headers });
+  return refusal(429, "rate_limit_exceeded", message, { type: unit, headers: retryHeaders(resetMs) });
 }
 
 function unavailable(cause: unknown): ApiError {
   const message = "Rate limits cannot be checked at the moment; try again later.";
-  const details = { status: 503, code: "rate_limiter_unavailable", message } as const;
-  return new ApiError({ ...details, headers: retryHeaders(1000), cause });
+  return refusal(503, "rate_limiter_unavailable", message, { headers: retryHeaders(1000), cause });
 }
 
 /** Formats a time as OpenAI's headers do: `120ms`, `1s`, `6m0s`, `1h2m3s`. */

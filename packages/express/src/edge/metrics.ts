@@ -1,19 +1,21 @@
 // Prometheus metrics of a server: counts of events, and gauges that are read at every scrape.
 
-import { type DraftCounts, type EngineStats, type ReadMeEmitter, rejectUnknownKeys } from "@readme-moe/core";
+import type { DraftCounts, EngineStats, ReadMeEmitter } from "@readme-moe/core";
 import { collectDefaultMetrics, Registry } from "prom-client";
+import { within } from "../http/timers.ts";
 import type { Admission } from "./admission.ts";
 import type { AdmissionStats } from "./admission/limits.ts";
 import {
   engineLifeMetrics,
   engineMetrics,
   Instruments,
-  type Naming,
+  type MetricOptions,
   type Sample,
   serverMetrics,
+  VLLM,
 } from "./metrics/event-metrics.ts";
 import { canBeAsked, MODEL_STATES } from "./models/model-entry.ts";
-import { type Heartbeat, statsWithin } from "./operations.ts";
+import type { Heartbeat } from "./operations.ts";
 import type { ServedModel } from "./models/options.ts";
 import type { ServedModels } from "./served-models.ts";
 
@@ -29,11 +31,8 @@ export interface MetricsOptions {
   readonly vllmAliases?: boolean | undefined;
 }
 
-const NAMES = ["models", "heartbeat", "admission", "events", "registry", "vllmAliases"] as const;
-
 /** @returns the registry, for `/metrics` */
 export function collectMetrics(options: MetricsOptions): Registry {
-  rejectUnknownKeys("metrics", options, NAMES);
   const { models, heartbeat, admission, events = models.events, vllmAliases = false } = options;
   const registry = options.registry ?? new Registry();
   if (!options.registry) collectDefaultMetrics({ register: registry });
@@ -49,7 +48,7 @@ export function collectMetrics(options: MetricsOptions): Registry {
 
 function admissionGauges(instruments: Instruments, admission: Admission): void {
   const gauge = (name: string, help: string, read: (stats: AdmissionStats) => number): void =>
-    instruments.gauge({ name, help, labelNames: [] }, () => [{ labels: {}, value: read(admission.stats) }]);
+    instruments.gauge(name, help, () => [{ labels: {}, value: read(admission.stats) }], { labelNames: [] });
   gauge("admission_requests", "Admitted requests", ({ requests }) => requests);
   gauge("admission_waiting_requests", "Admitted requests that the engine has not begun", ({ waiting }) => waiting);
   gauge("admission_tokens", "Upper bound of the tokens of admitted requests", ({ tokens }) => tokens);
@@ -64,28 +63,23 @@ function admissionGauges(instruments: Instruments, admission: Admission): void {
 }
 
 function stateGauges(instruments: Instruments, models: ServedModels, heartbeat: Heartbeat): void {
-  instruments.gauge(
-    { name: "engine_up", help: "1 while the model can be asked and answers its requests, else 0" },
-    () => models.states().map((state) => ({ labels: { model_name: state.name }, value: canBeAsked(state) ? 1 : 0 })),
+  instruments.gauge("engine_up", "1 while the model can be asked and answers its requests, else 0", () =>
+    models.states().map((state) => ({ labels: { model_name: state.name }, value: canBeAsked(state) ? 1 : 0 })),
   );
   instruments.gauge(
-    {
-      name: "engine_state",
-      help: "1 for the current state of the model, 0 for the others",
-      labelNames: ["model_name", "state"],
-    },
+    "engine_state",
+    "1 for the current state of the model, 0 for the others",
     () =>
       models
         .states()
         .flatMap(({ name, state: current }) =>
           MODEL_STATES.map((state) => ({ labels: { model_name: name, state }, value: state === current ? 1 : 0 })),
         ),
+    { labelNames: ["model_name", "state"] },
   );
   instruments.gauge(
-    {
-      name: "engine_overdue_seconds",
-      help: "Time that the engine's answer to this server is overdue; an engine hangs if it exceeds a long step",
-    },
+    "engine_overdue_seconds",
+    "Time that the engine's answer to this server is overdue; an engine hangs if it exceeds a long step",
     () =>
       heartbeat
         .overdue(performance.now())
@@ -108,34 +102,33 @@ function statsMetrics(instruments: Instruments, models: ServedModels): void {
       const value = read(stats);
       return value === undefined ? [] : [{ labels: { model_name: name }, value }];
     });
-  const gauge = (naming: Naming, read: Read): void => instruments.gauge(naming, () => samples(read));
-  const count = (naming: Naming, read: Read): void => instruments.readCounter(naming, () => samples(read));
+  const gauge = (name: string, help: string, read: Read, options?: MetricOptions): void =>
+    instruments.gauge(name, help, () => samples(read), options);
+  const count = (name: string, help: string, read: Read, options?: MetricOptions): void =>
+    instruments.readCounter(name, help, () => samples(read), options);
   const cacheGauge = (name: string, help: string, read: (cache: Cache) => number): void =>
-    gauge({ name, help }, ofCache(read));
+    gauge(name, help, ofCache(read));
   const cacheCount = (name: string, help: string, read: (cache: Cache) => number | undefined): void =>
-    count({ name, help }, ofCache(read));
+    count(name, help, ofCache(read));
 
-  gauge({ name: "num_requests_running", help: "Sequences with KV memory", isVllm: true }, (stats) => stats.numRunning);
+  gauge("num_requests_running", "Sequences with KV memory", (stats) => stats.numRunning, VLLM);
+  gauge("num_requests_waiting", "Sequences that wait for KV memory", (stats) => stats.numWaiting, VLLM);
   gauge(
-    { name: "num_requests_waiting", help: "Sequences that wait for KV memory", isVllm: true },
-    (stats) => stats.numWaiting,
-  );
-  gauge(
-    { name: "kv_cache_usage_perc", help: "Share of the KV memory in use, 0 to 1", isVllm: true },
+    "kv_cache_usage_perc",
+    "Share of the KV memory in use, 0 to 1",
     ({ kvUsedTokens, kvCapacityTokens }) => kvUsedTokens / kvCapacityTokens,
+    VLLM,
   );
+  count("spec_decode_num_draft_tokens_total", "Draft tokens that ran", (stats) => stats.draftedTokens, VLLM);
   count(
-    { name: "spec_decode_num_draft_tokens_total", help: "Draft tokens that ran", isVllm: true },
-    (stats) => stats.draftedTokens,
-  );
-  count(
-    { name: "spec_decode_num_accepted_tokens_total", help: "Draft tokens that became part of an answer", isVllm: true },
+    "spec_decode_num_accepted_tokens_total",
+    "Draft tokens that became part of an answer",
     (stats) => stats.acceptedDraftTokens,
+    VLLM,
   );
   draftMetrics(instruments, readStats);
-  const diskTokens = { name: "prefix_disk_tokens_total", help: "Prompt tokens whose keys and values came from disk" };
-  count(diskTokens, (stats) => stats.diskTokens);
-  gauge({ name: "engine_resident_bytes", help: "Memory of the engine's process" }, (stats) => stats.residentBytes);
+  count("prefix_disk_tokens_total", "Prompt tokens whose keys and values came from disk", (stats) => stats.diskTokens);
+  gauge("engine_resident_bytes", "Memory of the engine's process", (stats) => stats.residentBytes);
 
   cacheGauge("expert_cache_budget_bytes", "Memory budget of experts", (cache) => cache.budgetBytes);
   cacheGauge("expert_cache_resident_bytes", "Memory that experts use", (cache) => cache.usedBytes);
@@ -153,30 +146,28 @@ function statsMetrics(instruments: Instruments, models: ServedModels): void {
   cacheCount("expert_stall_seconds_total", "Time that steps waited for reads", (cache) => cache.stallMs / 1000);
 
   instruments.gauge(
-    {
-      name: "cache_config_info",
-      help: "Sizes of the KV memory, as labels",
-      labelNames: ["model_name", "kv_cache_size_tokens", "max_num_seqs"],
-      isVllm: true,
-    },
+    "cache_config_info",
+    "Sizes of the KV memory, as labels",
     () =>
       models.list().map(({ name, engine: { info } }) => {
         const sizes = { kv_cache_size_tokens: `${info.kvCapacityTokens}`, max_num_seqs: `${info.maxNumSeqs}` };
         return { labels: { model_name: name, ...sizes }, value: 1 };
       }),
+    { ...VLLM, labelNames: ["model_name", "kv_cache_size_tokens", "max_num_seqs"] },
   );
 }
 
 function draftMetrics(instruments: Instruments, readStats: () => Promise<readonly NamedStats[]>): void {
-  const count = (name: string, help: string, read: (counts: DraftCounts) => number): void =>
-    instruments.readCounter({ name, help, labelNames: ["model_name", "source"] }, async () =>
+  const count = (name: string, help: string, read: (counts: DraftCounts) => number): void => {
+    const samples = async (): Promise<readonly Sample[]> =>
       (await readStats()).flatMap(({ name: model_name, stats: { draftsBySource = {} } }) =>
         Object.entries(draftsBySource).map(([source, counts]) => ({
           labels: { model_name, source },
           value: read(counts),
         })),
-      ),
-    );
+      );
+    instruments.readCounter(name, help, samples, { labelNames: ["model_name", "source"] });
+  };
   count("draft_tokens_total", "Draft tokens that ran, by source", (counts) => counts.draftedTokens);
   count(
     "draft_tokens_accepted_total",
@@ -204,7 +195,7 @@ function statsReader(models: ServedModels): () => Promise<readonly NamedStats[]>
   const readOne = async ({ name, engine }: ServedModel): Promise<readonly NamedStats[]> => {
     try {
       // During a long step the last numbers are still true.
-      const stats = (await statsWithin(engine, PATIENCE_MS)) ?? last.get(engine);
+      const stats = (await within(PATIENCE_MS, engine.stats())) ?? last.get(engine);
       if (!stats) return [];
       last.set(engine, stats);
       return [{ name, stats }];

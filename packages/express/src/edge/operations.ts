@@ -1,15 +1,7 @@
 // Routes for operators: health, readiness, liveness, metrics and version; and the heartbeat of engines.
 
 import { readFileSync } from "node:fs";
-import {
-  type Engine,
-  type EngineStats,
-  LOAD_STAGES,
-  loadText,
-  type LoadStage,
-  type ReadMeEmitter,
-  rejectUnknownKeys,
-} from "@readme-moe/core";
+import { type Engine, LOAD_STAGES, loadText, type LoadStage, type ReadMeEmitter } from "@readme-moe/core";
 import type { Registry } from "prom-client";
 import { z } from "zod";
 import { retryHeaders } from "../http/errors.ts";
@@ -34,8 +26,6 @@ export interface OperationsOptions {
   /** Version of the service. @default the version of this package */
   readonly version?: string | undefined;
 }
-
-const NAMES = ["models", "admission", "registry", "heartbeat", "reader", "version"] as const;
 
 // Schemas of the answers, for the OpenAPI document and for tests.
 const load = {
@@ -86,11 +76,8 @@ export type Operations = Readonly<Record<"health" | "ready" | "live" | "version"
  * - `ready`: 200 while some model works, so that requests may be sent here; 503 also while the server shuts down.
  * - `live`: 503 while an engine hangs, fails its requests without being opened again, or has failed for good, so that
  *   the process should be restarted; else 200.
- *
- * @throws {TypeError | RangeError} on wrong options
  */
 export function operations(options: OperationsOptions): Operations {
-  rejectUnknownKeys("operations", options, NAMES);
   const { models, admission, registry, heartbeat, version = ownVersion() } = options;
   const judged = (): Verdicts => {
     const hung = heartbeat.hungNames(performance.now());
@@ -287,11 +274,4 @@ export class Heartbeat {
     );
     return 0;
   }
-}
-
-/** Asks an engine for its numbers. @returns nothing if it does not answer in time; rejects if it has failed */
-export async function statsWithin(engine: Pick<Engine, "stats">, timeoutMs: number): Promise<EngineStats | undefined> {
-  let timer: NodeJS.Timeout | undefined;
-  const late = new Promise<undefined>((resolve) => (timer = setTimeout(resolve, timeoutMs, undefined)));
-  return Promise.race([engine.stats(), late]).finally(() => clearTimeout(timer));
 }

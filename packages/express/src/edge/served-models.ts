@@ -19,6 +19,7 @@ import {
   idsOfExpert,
   joinExpertId,
   liveExperts,
+  type MayName,
   type ModelNames,
   namedModel,
   type NamedModel,
@@ -43,7 +44,6 @@ import {
   type EnginesByName,
   isOnDemand,
   type ListedModel,
-  type MayName,
   type ModelOpening,
   type ModelSource,
   type OnDemandModel,
@@ -73,6 +73,7 @@ export class ServedModels {
   #drained: Promise<number> | undefined;
   #isClosed = false;
   readonly #leases = new WeakMap<object, Lease>();
+  /** Models that are opened on demand, by name. */
   readonly #sources = new Map<string, OnDemandModel>();
   readonly #onDemand: OnDemandModels;
   readonly #closing = new AbortController();
@@ -123,7 +124,6 @@ export class ServedModels {
     return this.#served().reduce((sum, { numLeases }) => sum + numLeases, 0);
   }
 
-  /** Returns the state of each model. */
   states(): readonly ModelCondition[] {
     return Array.from(this.#entries.values(), ({ condition }) => condition);
   }
@@ -171,7 +171,7 @@ export class ServedModels {
    */
   unload(name: string): boolean {
     const model = namedModel(name, this.#names)?.model;
-    if (model === undefined || !this.#onDemand.has(model)) return false;
+    if (model === undefined || !this.#sources.has(model)) return false;
     this.#onDemand.unload(model);
     return true;
   }
@@ -203,15 +203,16 @@ export class ServedModels {
   async acquire(name: string | undefined, about: Asking<object>, options: AcquireOptions = {}): Promise<Lease> {
     const { mayName = () => true, signal, keepAliveMs } = options;
     const named = this.#namedBy(name, about);
-    const leave = await this.#onDemand.enter(named.model, signal, keepAliveMs);
+    const isOpened = this.#sources.has(named.model);
+    const leave = isOpened ? await this.#onDemand.enter(named.model, signal, keepAliveMs) : () => undefined;
     return this.#lease(named, leave, { name, about, mayName });
   }
 
   /** Begins to open a model that is opened on demand, and refuses the request. @returns ends its use if it is open */
   #useNow(model: string): () => void {
+    if (!this.#sources.has(model)) return () => undefined;
     const leave = this.#onDemand.enterNow(model);
     if (leave) return leave;
-    if (!this.#onDemand.has(model)) return () => undefined;
     this.#begin(model);
     throw this.#loading(model);
   }
@@ -285,6 +286,7 @@ export class ServedModels {
     if (entry.current?.engine === engine) return;
     this.#entries.set(name, entry);
     const before = this.#serve(entry, engine);
+    this.#sources.delete(name);
     this.#onDemand.remove(name);
     if (!before) return;
     this.#retired.add(before);

@@ -53,7 +53,6 @@ export const infillBody = z.strictObject({
   mirostat_tau: z.number().nullish(),
 });
 
-/** A request to `/infill`. */
 export type InfillBody = z.infer<typeof infillBody>;
 
 const count = z.int().min(0);
@@ -90,5 +89,4 @@ export const fimBody = z.strictObject({
   metadata: inertFields.metadata,
 });
 
-/** A request to `/v1/fim/completions`. */
 export type FimBody = z.infer<typeof fimBody>;

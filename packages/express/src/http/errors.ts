@@ -46,7 +46,6 @@ export class ApiError extends Error {
     this.headers = headers;
   }
 
-  /** Returns the body of the answer. */
   toJSON(): object {
     const { message, type, param = null, code = null } = this;
     return { error: { message, type, param, code } };
@@ -57,6 +56,25 @@ export class ApiError extends Error {
 export function badRequest(details: Omit<ApiErrorDetails, "status" | "type" | "headers">): ApiError {
   return new ApiError({ status: 400, ...details });
 }
+
+type MoreDetails = Omit<ApiErrorDetails, "status" | "code" | "message">;
+
+/** Creates a refusal with another status. */
+export function refusal(status: number, code: string, message: string, more?: MoreDetails): ApiError {
+  return new ApiError({ status, code, message, ...more });
+}
+
+/** Lists names in a message, up to 20 of them. They may come from clients, and have any length. */
+export function listNames(names: readonly string[]): string {
+  const more = names.length > MAX_NAMES ? ` and ${names.length - MAX_NAMES} more` : "";
+  const shown = names.slice(0, MAX_NAMES).map((name) => `\`${shownId(name)}\``);
+  return `${shown.join(", ")}${more}`;
+}
+
+const MAX_NAMES = 20;
+
+/** Shortens an id, which comes from a client and may have any length. */
+export const shownId = (id: string): string => id.slice(0, 200);
 
 /** Creates the error of a parameter with a wrong value. */
 export function invalid(param: string, problem: string, cause?: unknown): ApiError {
@@ -170,13 +188,10 @@ export function asApiError(error: unknown): ApiError {
   return new ApiError({ status: 500, message, cause: error });
 }
 
-export function bodyTooLarge(cause?: unknown): ApiError {
-  return new ApiError({ status: 413, message: "The body is too large", code: "request_too_large", cause });
-}
+export const bodyTooLarge = (cause?: unknown): ApiError =>
+  refusal(413, "request_too_large", "The body is too large", { cause });
 
-export function bodyTimeout(): ApiError {
-  return new ApiError({ status: 408, message: "The body took too long", code: "body_timeout" });
-}
+export const bodyTimeout = (): ApiError => refusal(408, "body_timeout", "The body took too long");
 
 /** Translates errors of body-parser, whose `type` is documented, and of paths that cannot be decoded. */
 function readingError(cause: unknown): ApiError | undefined {
@@ -184,8 +199,7 @@ function readingError(cause: unknown): ApiError | undefined {
   const type = "type" in cause ? cause.type : undefined;
   const status = "status" in cause ? cause.status : undefined;
   if (typeof status !== "number") return undefined;
-  const refuse = (as: number, message: string, code: string): ApiError =>
-    new ApiError({ status: as, message, code, cause });
+  const refuse = (as: number, message: string, code: string): ApiError => refusal(as, code, message, { cause });
   switch (type) {
     case "entity.parse.failed":
       return refuse(400, "The body is not valid JSON", "invalid_json");
@@ -218,7 +232,6 @@ const MESSAGES_TYPES: Readonly<Record<number, string>> = {
   503: "overloaded_error",
 };
 
-/** Returns the body of an error in the shape of Anthropic's API. */
 export function messagesErrorBody({ status, message, param, code }: ApiError, requestId: string): object {
   const type = MESSAGES_TYPES[status] ?? (status >= 500 ? "api_error" : "invalid_request_error");
   return {
@@ -256,8 +269,7 @@ export function sendError(response: Reply, error: unknown): void {
 
 /** Creates the error of a path without a route. */
 export function notFound({ method, baseUrl, path }: Pick<Incoming, "method" | "baseUrl" | "path">): ApiError {
-  const message = `There is no ${method} ${baseUrl}${path}`.slice(0, 300);
-  return new ApiError({ status: 404, code: "unknown_url", message });
+  return refusal(404, "unknown_url", `There is no ${method} ${baseUrl}${path}`.slice(0, 300));
 }
 
 /** Middleware behind all routes that answers 404 in the API's shape. */
@@ -266,95 +278,72 @@ export const answerNotFound: RequestHandler = (request, response) => sendError(r
 /** Last middleware, which answers any error in the API's shape. Express recognises it by its four parameters. */
 export const answerErrors: ErrorRequestHandler = (error, _request, response, _next) => sendError(response, error);
 
-export function overloaded(status: 503 | 429, waitMs: number): ApiError {
-  const message = "The server is at its limit; try again later.";
-  return new ApiError({
-    status,
+const rateLimited = (message: string, waitMs: number): ApiError =>
+  refusal(429, "rate_limit_exceeded", message, { type: "rate_limit_error", headers: retryHeaders(waitMs) });
+
+export const overloaded = (status: 503 | 429, waitMs: number): ApiError =>
+  refusal(status, "server_overloaded", "The server is at its limit; try again later.", {
     type: "server_error",
-    code: "server_overloaded",
-    message,
     headers: retryHeaders(waitMs),
   });
-}
 
-export function tooManyOfKey(limit: number, waitMs: number): ApiError {
-  return rateLimited(
-    `This key has ${limit} requests under way, which is its limit; try again when one has ended.`,
+export const tooManyOfKey = (limit: number, waitMs: number): ApiError =>
+  rateLimited(`This key has ${limit} requests under way, which is its limit; try again when one has ended.`, waitMs);
+
+export const tooMuchOfClient = (measure: string, waitMs: number): ApiError =>
+  rateLimited(
+    `Your requests under way have the ${measure} that one client may have; try again when one has ended.`,
     waitMs,
   );
-}
 
-export function tooMuchOfClient(measure: string, waitMs: number): ApiError {
-  const message = `Your requests under way have the ${measure} that one client may have; try again when one has ended.`;
-  return rateLimited(message, waitMs);
-}
-
-export function tooLarge(bytes: number, maxBytes: number): ApiError {
-  const message = `The request has ${bytes} bytes; this server accepts at most ${maxBytes}.`;
-  return new ApiError({ status: 413, code: "request_too_large", message });
-}
+export const tooLarge = (bytes: number, maxBytes: number): ApiError =>
+  refusal(413, "request_too_large", `The request has ${bytes} bytes; this server accepts at most ${maxBytes}.`);
 
 export function answerTooLarge(maxBytes: number): ApiError {
   const message = `The answer exceeds this server's limit of ${maxBytes} bytes; ask for fewer tokens, choices or log-probabilities, or for a stream.`;
-  return new ApiError({ status: 413, code: "answer_too_large", message });
+  return refusal(413, "answer_too_large", message);
 }
 
-export function waitedTooLong(maxQueueMs: number, waitMs: number): ApiError {
-  const message = `The request did not begin within ${maxQueueMs} ms; try again later.`;
-  return new ApiError({
-    status: 408,
+export const waitedTooLong = (maxQueueMs: number, waitMs: number): ApiError =>
+  refusal(408, "queue_timeout", `The request did not begin within ${maxQueueMs} ms; try again later.`, {
     type: "timeout_error",
-    code: "queue_timeout",
-    message,
     headers: retryHeaders(waitMs),
   });
-}
 
-export function tookTooLong(maxRequestMs: number): ApiError {
-  const message = `The answer was not complete within ${maxRequestMs} ms.`;
-  // It would take as long the next time.
-  const headers = { "x-should-retry": "false" };
-  return new ApiError({ status: 408, type: "timeout_error", code: "request_timeout", message, headers });
-}
-
-/** Names of models that a message lists. */
-const MAX_NAMES = 20;
+/** Creates the error of a request that would take as long the next time. */
+export const tookTooLong = (maxRequestMs: number): ApiError =>
+  refusal(408, "request_timeout", `The answer was not complete within ${maxRequestMs} ms.`, {
+    type: "timeout_error",
+    headers: { "x-should-retry": "false" },
+  });
 
 /** @param served - names of the models that the client may use */
 export function unknownModel(name: string, served: readonly string[]): ApiError {
-  const listed = served.slice(0, MAX_NAMES).map((one) => `\`${one.slice(0, 200)}\``);
-  const more = served.length > MAX_NAMES ? ` and ${served.length - MAX_NAMES} more` : "";
-  const known = served.length === 0 ? "" : ` Served are ${listed.join(", ")}${more}.`;
-  // The name comes from a client and may have any length.
-  const message = `The model \`${name.slice(0, 200)}\` does not exist or you do not have access to it.${known}`;
-  return new ApiError({ status: 404, code: "model_not_found", param: "model", message });
+  const known = served.length === 0 ? "" : ` Served are ${listNames(served)}.`;
+  const message = `The model ${listNames([name])} does not exist or you do not have access to it.${known}`;
+  return refusal(404, "model_not_found", message, { param: "model" });
 }
 
-export function noModelNamed(names: readonly string[]): ApiError {
-  const message = `This server has several models (${names.join(", ")}); name one.`;
-  return new ApiError({ status: 400, code: "missing_model", param: "model", message });
-}
+export const noModelNamed = (names: readonly string[]): ApiError =>
+  refusal(400, "missing_model", `This server has several models (${names.join(", ")}); name one.`, { param: "model" });
 
 /** @param stage - what is done at the moment */
 export function modelLoading(name: string, waitMs: number, stage?: string): ApiError {
   const message = `The model \`${name}\` is loading${stage === undefined ? "" : `: ${stage}`}; try again later.`;
-  return new ApiError({ status: 503, code: "model_loading", message, headers: retryHeaders(waitMs) });
+  return refusal(503, "model_loading", message, { headers: retryHeaders(waitMs) });
 }
 
 /** Creates the error of a change of an engine that does not serve the model any more. */
-export function modelReplaced(name: string): ApiError {
-  const message = `The model \`${name}\` was replaced meanwhile; try again.`;
-  return new ApiError({ status: 503, code: "model_loading", message, headers: retryHeaders(1) });
-}
+export const modelReplaced = (name: string): ApiError =>
+  refusal(503, "model_loading", `The model \`${name}\` was replaced meanwhile; try again.`, {
+    headers: retryHeaders(1),
+  });
 
 /** @param why - why it could not be opened, and when the next attempt may begin */
 export function modelFailed(name: string, why?: { readonly reason: string; readonly waitMs: number }): ApiError {
-  if (why) {
-    const message = `The model \`${name}\` could not be opened: ${why.reason}.`;
-    return new ApiError({ status: 503, code: "model_failed", message, headers: retryHeaders(why.waitMs) });
-  }
-  const message = `The model \`${name}\` does not work at the moment.`;
-  return new ApiError({ status: 503, code: "model_failed", message });
+  if (!why) return refusal(503, "model_failed", `The model \`${name}\` does not work at the moment.`);
+  const message = `The model \`${name}\` could not be opened: ${why.reason}.`;
+  return refusal(503, "model_failed", message, { headers: retryHeaders(why.waitMs) });
 }
 
 /** Describes for clients why a model could not be opened. Leaves out the file that a message begins with, and paths. */
@@ -364,23 +353,12 @@ export function reasonOf(error: unknown): string {
   return text.replaceAll(/(?<=^|[\s'"`(])(?:[A-Za-z]:)?[\\/][^\s'"`)]*/g, "a file").replace(/\.$/, "");
 }
 
-export function shuttingDown(): ApiError {
-  // This process does not come back; a client that retried at once would meet it again.
-  const headers = { "x-should-retry": "false", connection: "close" };
-  return new ApiError({ status: 503, code: "shutting_down", message: "The server is shutting down.", headers });
-}
+/** Creates the error of a process that does not come back: a client that retried at once would meet it again. */
+export const shuttingDown = (): ApiError =>
+  refusal(503, "shutting_down", "The server is shutting down.", {
+    headers: { "x-should-retry": "false", connection: "close" },
+  });
 
 export function badShare(cause: unknown): ApiError {
-  const message = "The server could not choose a model for this request.";
-  return new ApiError({ status: 500, message, cause });
-}
-
-function rateLimited(message: string, waitMs: number): ApiError {
-  return new ApiError({
-    status: 429,
-    type: "rate_limit_error",
-    code: "rate_limit_exceeded",
-    message,
-    headers: retryHeaders(waitMs),
-  });
+  return new ApiError({ status: 500, message: "The server could not choose a model for this request.", cause });
 }

@@ -1,7 +1,18 @@
 // Pages of lists that clients read part by part.
 
+import { z } from "zod";
 import { type ApiError, invalid } from "./errors.ts";
 import type { Incoming } from "./request.ts";
+
+/** Makes the schema of a page. */
+export const pageAnswer = <Item extends z.ZodType>(item: Item) =>
+  z.strictObject({
+    object: z.literal("list"),
+    data: z.array(item),
+    first_id: z.string().nullable(),
+    last_id: z.string().nullable(),
+    has_more: z.boolean(),
+  });
 
 /** Part of a list that a client asks for. */
 export interface Page {

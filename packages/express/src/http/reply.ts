@@ -3,7 +3,7 @@
 
 import { createHash, randomUUID } from "node:crypto";
 import { setImmediate as nextTurn } from "node:timers/promises";
-import { ApiError } from "./errors.ts";
+import { type ApiError, refusal } from "./errors.ts";
 import { type Reply, stampProcessingTime } from "./request.ts";
 import type { Timers } from "./timers.ts";
 
@@ -26,7 +26,6 @@ export class JsonList<Item> {
   #last = "";
   #bytes = 0;
 
-  /** Bytes of its JSON. */
   get bytes(): number {
     return this.#bytes + 2;
   }
@@ -40,7 +39,6 @@ export class JsonList<Item> {
     }
   }
 
-  /** Adds all items of another list. */
   append(other: JsonList<Item>): void {
     if (other.#bytes === 0) return;
     const comma = this.#bytes > 0 ? "," : "";
@@ -91,7 +89,6 @@ export function jsonParts(value: object): readonly Buffer[] {
 
 export const JSON_TYPE = "application/json; charset=utf-8";
 
-/** Sends an object as JSON, as `sendBytes` does. */
 export async function sendJson(response: Reply, body: object, options: ReaderOptions): Promise<void> {
   await sendBytes(response, { parts: jsonParts(body), type: JSON_TYPE }, options);
 }
@@ -126,7 +123,7 @@ function flush(response: Reply): void {
   if ("flush" in response && typeof response.flush === "function") response.flush();
 }
 
-/** Sends a body as `sendParts` does, with its type and length where headers are not sent yet. */
+/** Sends a body as `sendSlices` does, with its type and length where headers are not sent yet. */
 export async function sendBytes(
   response: Reply,
   { parts, type }: { readonly parts: readonly Uint8Array[]; readonly type: string },
@@ -136,27 +133,29 @@ export async function sendBytes(
     response.setHeader("Content-Type", type);
     response.setHeader("Content-Length", sumOfBytes(parts));
   }
-  await sendParts(response, parts, options);
+  await sendSlices(response, slicesOf(parts), options);
 }
 
-/** Computes the bytes of parts together. */
 export function sumOfBytes(parts: readonly Uint8Array[]): number {
   return parts.reduce((sum, part) => sum + part.length, 0);
 }
 
 /**
- * Sends a body one slice at a time, to observe the reader's progress.
+ * Sends a body one slice at a time, to observe the reader's progress. A body that cannot be read to its end is cut off.
  *
+ * @param slices - as many bytes as the header `content-length` says
  * @returns a promise that resolves when the reader has taken the body or has left
  */
-async function sendParts(response: Reply, parts: readonly Uint8Array[], options: ReaderOptions): Promise<void> {
+export async function sendSlices(
+  response: Reply,
+  slices: Iterable<Uint8Array> | AsyncIterable<Uint8Array>,
+  options: ReaderOptions,
+): Promise<void> {
   let last: Uint8Array | undefined;
-  for (const slice of slicesOf(parts)) {
+  for await (const slice of slices) {
     if (response.destroyed) return;
-    // oxlint-disable-next-line no-await-in-loop -- the next slice waits for the reader
     if (last && !response.write(last)) await eventOrClose("drain", response, options);
     // The system may take megabytes at once; other connections have their turn between slices.
-    // oxlint-disable-next-line no-await-in-loop -- as above
     if (last) await nextTurn();
     last = slice;
   }
@@ -186,26 +185,6 @@ function* slicesOf(parts: readonly Uint8Array[]): Generator<Uint8Array> {
 function joined(pieces: readonly Uint8Array[]): Uint8Array {
   const [first] = pieces;
   return first && pieces.length === 1 ? first : Buffer.concat(pieces);
-}
-
-/**
- * Sends a body that is read as its reader takes it. A body that cannot be read to its end is cut off.
- *
- * @param chunks - as many bytes as the header `content-length` says
- */
-export async function sendChunks(
-  response: Reply,
-  chunks: AsyncIterable<Uint8Array>,
-  options: ReaderOptions,
-): Promise<void> {
-  for await (const chunk of chunks) {
-    if (response.destroyed) return;
-    if (!response.write(chunk)) await eventOrClose("drain", response, options);
-  }
-  if (response.destroyed) return;
-  const taken = eventOrClose("finish", response, options);
-  response.end();
-  await taken;
 }
 
 /** Resolves on the event or when the connection ends, and ends the connection after `slowReaderMs`. */
@@ -316,7 +295,6 @@ export class SseWriter {
     this.#isWaiting = true;
   }
 
-  /** Sends events in one write. */
   send(...events: readonly SseEvent[]): void {
     const [, textOf] = FRAMINGS[this.#framing];
     if (events.length === 0) return;
@@ -337,7 +315,7 @@ export class SseWriter {
     if (events.length > 0 && !response.headersSent) this.#setHeaders();
     if (sumOfBytes(parts) > this.#options.maxBufferedBytes) {
       this.#drained();
-      await sendParts(response, parts, this.#options);
+      await sendSlices(response, slicesOf(parts), this.#options);
       return;
     }
     if (parts.length > 0) this.#write(Buffer.concat(parts));
@@ -419,9 +397,7 @@ function payloadOf(data: SseEvent["data"]): string {
   return typeof data === "string" ? data : JSON.stringify(data);
 }
 
-/** Place in the stream of an answer. */
 export interface StreamPlace {
-  /** Id of the answer. */
   readonly answerId: string;
   /** Seconds since 1970 that the answer is dated with. */
   readonly created: number;
@@ -444,7 +420,7 @@ export function readEventId(header: string | undefined): StreamPlace | undefined
 /** Creates the error of a stream that is not kept, belongs to another client, or began with another body. */
 export function streamNotFound(): ApiError {
   const message = "There is no stream of this request with this Last-Event-ID; send the request without the header";
-  return new ApiError({ status: 404, code: "stream_not_found", message });
+  return refusal(404, "stream_not_found", message);
 }
 
 /**

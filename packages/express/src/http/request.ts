@@ -171,7 +171,6 @@ export function bodyBytesOf(request: Incoming, response: Reply): number {
   return knownLocals(response)?.bodyBytes ?? Number(request.get("content-length") ?? 0);
 }
 
-/** Returns the id in a request's path. */
 export function idOf({ params: { id } }: Incoming): string {
   return typeof id === "string" ? id : "";
 }

@@ -1,7 +1,7 @@
 // Routes as a table, and the chain of steps that a request takes. Every host uses the same table.
 
 import type { z } from "zod";
-import { ApiError, badRequest, notFound, sendError } from "./errors.ts";
+import { badRequest, notFound, refusal, sendError } from "./errors.ts";
 import type { ApiName, Handler, Incoming, Next, Reply, Step } from "./request.ts";
 
 type Method = "get" | "post" | "delete";
@@ -82,12 +82,6 @@ export function asStep(handler: Handler): Step {
   return (request, response) => handler(request, response);
 }
 
-/** Joins tables. Earlier routes come first. */
-export function joinTables(...tables: readonly RouteTable[]): RouteTable {
-  const rest = tables.find((table) => table.rest !== undefined)?.rest;
-  return { routes: tables.flatMap(({ routes }) => routes), ...(rest && { rest }) };
-}
-
 /** The steps of one request. */
 type Chain = (request: Incoming, response: Reply) => void;
 
@@ -148,8 +142,7 @@ function allowOnly(known: readonly string[]): Handler {
       response.end();
       return;
     }
-    const message = `Expected ${methods}, got ${request.method}`;
-    throw new ApiError({ status: 405, code: "method_not_allowed", message });
+    throw refusal(405, "method_not_allowed", `Expected ${methods}, got ${request.method}`);
   };
 }
 

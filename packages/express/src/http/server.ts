@@ -3,7 +3,7 @@
 import type { Server } from "node:http";
 import type { Socket } from "node:net";
 import type { RequestHandler } from "express";
-import { ApiError, sendError } from "./errors.ts";
+import { type ApiError, refusal, sendError } from "./errors.ts";
 
 /** Bytes that are parsed at once. Node reads 64 KiB at once, which may contain thousands of tiny requests. */
 const SLICE_BYTES = 4096;
@@ -37,7 +37,7 @@ const LOCAL_HOST = /^(localhost|[a-z0-9-]+\.localhost|127(\.\d{1,3}){3}|\[::1\])
 export function foreignHost(host: string): ApiError | undefined {
   if (LOCAL_HOST.test(host)) return undefined;
   const message = "This server answers requests to localhost only; use that name, or configure a key.";
-  return new ApiError({ status: 403, code: "forbidden_host", message });
+  return refusal(403, "forbidden_host", message);
 }
 
 /**

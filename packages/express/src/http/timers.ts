@@ -42,11 +42,11 @@ export class DelayedSignal {
   }
 }
 
-/** Waits for a promise, but no longer than `ms`. */
-export async function within(ms: number, promise: Promise<unknown>): Promise<void> {
+/** Waits for a promise, but no longer than `ms`. @returns nothing if that was too short */
+export async function within<Result>(ms: number, promise: Promise<Result>): Promise<Result | undefined> {
   let timer: NodeJS.Timeout | undefined;
-  const timeout = new Promise<void>((resolve) => (timer = setTimeout(resolve, ms)));
-  await Promise.race([promise, timeout]).finally(() => clearTimeout(timer));
+  const timeout = new Promise<undefined>((resolve) => (timer = setTimeout(resolve, ms, undefined)));
+  return Promise.race([promise, timeout]).finally(() => clearTimeout(timer));
 }
 
 /** Duration that is not counted, in ms. */
@@ -89,7 +89,6 @@ export class Paces {
     for (;;) {
       const waitMs = this.waitMs(client, performance.now());
       if (waitMs === 0) break;
-      // oxlint-disable-next-line no-await-in-loop -- others of the client may go first
       await new Promise((resolve) => void setTimeout(resolve, waitMs));
     }
     const startMs = performance.now();

@@ -60,7 +60,6 @@ export class WebRequest implements Incoming {
     const reader = this.#web.body?.getReader();
     if (!reader) return;
     for (;;) {
-      // oxlint-disable-next-line no-await-in-loop -- chunks come one after the other
       const { done, value } = await reader.read();
       if (done) break;
       yield value;

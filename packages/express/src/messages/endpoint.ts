@@ -6,7 +6,7 @@ import type { UsageAnswer } from "../api/answer-schemas.ts";
 import { chatApi, type ChatChoice, chatPrompt } from "../api/chat.ts";
 import type { AnswerFormat, AnswerPart, Outcome } from "../api/generation.ts";
 import { answerLight } from "../api/other-routes.ts";
-import { type ChatBody, without } from "../api/request-schemas.ts";
+import { type ChatBody, chatFieldsOf } from "../api/request-schemas.ts";
 import type { RequestParts } from "../api/request-scope.ts";
 import type { OpenGeneration } from "../api/serve-generation.ts";
 import { checkContinued, joinedText } from "../api/structured-output.ts";
@@ -43,7 +43,7 @@ export const openMessage: OpenGeneration<MessagesBody, ChatBody, ChatChoice> = (
 
 /** Counts the tokens of the prompt that a request to `/v1/messages` would have. */
 export async function countTokens(parts: RequestParts, body: CountTokensBody): Promise<void> {
-  const chat: ChatBody = { model: body.model, ...promptFieldsOf(body) };
+  const chat: ChatBody = { ...promptFieldsOf(body), model: body.model };
   checkContinued(chat);
   await answerLight(parts, "messages", chat, async ({ engine, signal, model }) => {
     if (!engine.info.hasChatTemplate) {
@@ -60,36 +60,6 @@ type ChatMessages = ChatBody["messages"];
 type Message = MessagesBody["messages"][number];
 type AssistantMessage = Extract<ChatMessages[number], { role: "assistant" }>;
 
-/** Fields that a chat has under another name, or not at all. */
-const OWN_FIELDS = [
-  "messages",
-  "system",
-  "tools",
-  "tool_choice",
-  "thinking",
-  "output_config",
-  "cache_control",
-  "stop_sequences",
-  "metadata",
-  "service_tier",
-  "container",
-  "context_management",
-  "mcp_servers",
-] as const satisfies readonly (keyof MessagesBody)[];
-
-type PromptFields = Pick<
-  ChatBody,
-  | "messages"
-  | "tools"
-  | "tool_choice"
-  | "parallel_tool_calls"
-  | "response_format"
-  | "reasoning_effort"
-  | "thinking_token_budget"
-  | "chat_template_kwargs"
-  | "continue_final_message"
->;
-
 /** @throws {ApiError} 400 for what a chat cannot have */
 function chatBodyOf(body: MessagesBody): ChatBody {
   const { thinking, max_tokens: maxTokens } = body;
@@ -97,7 +67,7 @@ function chatBodyOf(body: MessagesBody): ChatBody {
     throw invalid("thinking.budget_tokens", `expected less than \`max_tokens\`, ${maxTokens}`);
   }
   return {
-    ...without(body, OWN_FIELDS),
+    ...chatFieldsOf(body),
     ...promptFieldsOf(body),
     stop: body.stop_sequences,
     metadata: body.metadata?.user_id == null ? undefined : { user_id: body.metadata.user_id.slice(0, 512) },
@@ -108,8 +78,8 @@ function chatBodyOf(body: MessagesBody): ChatBody {
  * Returns what decides on the prompt. An answer goes on with a last message of the assistant.
  * @throws {ApiError} 400
  */
-function promptFieldsOf(body: CountTokensBody): PromptFields {
-  const { messages, tools, tool_choice: choice, thinking, output_config: config } = body;
+function promptFieldsOf(body: CountTokensBody): ChatBody {
+  const { messages, tools, tool_choice: choice, thinking, output_config: config, chat_template_kwargs: own } = body;
   return {
     ...(messages.at(-1)?.role === "assistant" ? { continue_final_message: true } : {}),
     messages: [...systemOf(body), ...messages.flatMap((message, index) => chatMessages(message, index))],
@@ -125,16 +95,9 @@ function promptFieldsOf(body: CountTokensBody): PromptFields {
       : undefined,
     reasoning_effort: thinking?.type === "disabled" ? "none" : (config?.effort ?? undefined),
     ...(thinking?.type === "enabled" ? { thinking_token_budget: thinking.budget_tokens } : {}),
-    chat_template_kwargs: templateVariables(body),
+    // Templates are asked for reasoning where the request has no budget and no effort.
+    chat_template_kwargs: thinking?.type === "adaptive" ? { enable_thinking: true, thinking: true, ...own } : own,
   };
-}
-
-/** Asks templates for reasoning where the request has no budget and no effort. */
-function templateVariables({
-  thinking,
-  chat_template_kwargs: own,
-}: CountTokensBody): CountTokensBody["chat_template_kwargs"] {
-  return thinking?.type === "adaptive" ? { enable_thinking: true, thinking: true, ...own } : own;
 }
 
 function toolChoiceOf(choice: MessagesBody["tool_choice"]): ChatBody["tool_choice"] {
@@ -229,7 +192,12 @@ class MessagesFormat implements AnswerFormat<ChatChoice> {
       this.#hasBegun = true;
       const message = { ...this.#head(), content: [], stop_reason: null, stop_sequence: null, stop_details: null };
       // How much of the prompt was cached is known at the end.
-      this.#emit("message_start", { message: { ...message, usage: usageAnswer({ input: promptTokens, output: 1 }) } });
+      const counted = {
+        prompt_tokens: promptTokens,
+        prompt_tokens_details: { cached_tokens: 0 },
+        completion_tokens: 1,
+      };
+      this.#emit("message_start", { message: { ...message, usage: usageOf(counted) } });
     }
     for (const { delta, finish_reason: finishReason } of choices) {
       if (delta.reasoning_content !== undefined) this.#addThinking(delta.reasoning_content);
@@ -326,25 +294,13 @@ class MessagesFormat implements AnswerFormat<ChatChoice> {
   }
 }
 
-function usageOf(usage: UsageAnswer): MessageAnswer["usage"] {
+function usageOf(usage: Omit<UsageAnswer, "total_tokens">): MessageAnswer["usage"] {
   const cached = usage.prompt_tokens_details.cached_tokens;
-  const thinking = usage.completion_tokens_details?.reasoning_tokens ?? 0;
-  return usageAnswer({ input: usage.prompt_tokens - cached, cached, output: usage.completion_tokens, thinking });
-}
-
-interface Counts {
-  readonly input: number;
-  readonly cached?: number;
-  readonly output: number;
-  readonly thinking?: number;
-}
-
-function usageAnswer({ input, cached = 0, output, thinking = 0 }: Counts): MessageAnswer["usage"] {
   return {
-    input_tokens: input,
+    input_tokens: usage.prompt_tokens - cached,
     cache_creation_input_tokens: 0,
     cache_read_input_tokens: cached,
-    output_tokens: output,
-    output_tokens_details: { thinking_tokens: thinking },
+    output_tokens: usage.completion_tokens,
+    output_tokens_details: { thinking_tokens: usage.completion_tokens_details?.reasoning_tokens ?? 0 },
   };
 }

@@ -1,7 +1,14 @@
 // Bodies and answers of `/v1/messages`, in the shape of Anthropic's API. A field that is `null` counts as absent.
 
 import { z } from "zod";
-import { inertFields, jsonSchema, requestFields, samplingFields, templateVariables } from "../api/request-schemas.ts";
+import {
+  functionName,
+  inertFields,
+  jsonSchema,
+  requestFields,
+  samplingFields,
+  templateVariables,
+} from "../api/request-schemas.ts";
 import { LIMITS } from "../limits.ts";
 
 /** Marks for a cache of prompts. They change no answer: every prompt's beginning is cached anyway. */
@@ -62,10 +69,7 @@ const message = z.discriminatedUnion("role", [
 
 const tool = z.strictObject({
   type: z.literal("custom").nullish(),
-  name: z
-    .string()
-    .regex(/^[\w-]+$/)
-    .max(128),
+  name: functionName,
   description: z.string().nullish(),
   input_schema: jsonSchema.describe("JSON Schema"),
   strict: z.boolean().nullish(),
@@ -129,7 +133,6 @@ export const messagesBody = z.strictObject({
   ...inert,
 });
 
-/** A request to `/v1/messages`. */
 export type MessagesBody = z.infer<typeof messagesBody>;
 
 export const countTokensBody = z.strictObject({
@@ -138,7 +141,6 @@ export const countTokensBody = z.strictObject({
   mcp_servers: z.array(z.null()).max(0).nullish(),
 });
 
-/** A request to `/v1/messages/count_tokens`. */
 export type CountTokensBody = z.infer<typeof countTokensBody>;
 
 const block = z.discriminatedUnion("type", [

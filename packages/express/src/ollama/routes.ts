@@ -106,7 +106,6 @@ async function answerLoaded(parts: RequestParts, body: Kept, texts: object): Pro
   await sendRead(parts, () => ({ model, created_at: now().toISOString(), ...texts, ...end }));
 }
 
-/** Answers `POST /api/embed`. */
 export async function ollamaEmbed(
   parts: EngineParts,
   { model, input, dimensions, truncate, keep_alive: keepAlive }: OllamaEmbedBody,
@@ -150,7 +149,6 @@ const MAX_LEFT_MS = 1e13;
 /** Width of the names in `parameters`, as Ollama writes them. */
 const NAME_WIDTH = 30;
 
-/** Answers `GET /api/tags`. */
 export function ollamaModels(parts: RequestParts): Promise<void> {
   return sendRead(parts, () => ({ models: visibleNames(parts.serving, parts.response).map(modelOf) }));
 }
@@ -190,7 +188,6 @@ function modelOf({ id, served: { createdMs, info } }: VisibleName): object {
   };
 }
 
-/** Answers `POST /api/show`. */
 export async function ollamaShow(parts: RequestParts, body: OllamaShowBody): Promise<void> {
   const { serving, response } = parts;
   const model = body.model ?? body.name;
@@ -231,7 +228,6 @@ function parametersOf({ contextTokens, samplingDefaults }: KnownInfo): string {
     .join("\n");
 }
 
-/** Answers `GET /api/version`. */
 export function ollamaVersion(parts: RequestParts): Promise<void> {
   return sendRead(parts, () => ({ version: VERSION }));
 }

@@ -99,7 +99,6 @@ export const ollamaChatBody = z.strictObject({
   tools: z.array(tool).max(LIMITS.tools.value).nullish(),
 });
 
-/** A request to `/api/chat`. */
 export type OllamaChatBody = z.infer<typeof ollamaChatBody>;
 
 export const ollamaGenerateBody = z.strictObject({
@@ -113,7 +112,6 @@ export const ollamaGenerateBody = z.strictObject({
   template: z.literal("").nullish(),
 });
 
-/** A request to `/api/generate`. */
 export type OllamaGenerateBody = z.infer<typeof ollamaGenerateBody>;
 
 /** Fields that both have. */
@@ -128,7 +126,6 @@ export const ollamaEmbedBody = z.strictObject({
   keep_alive: shared.keep_alive,
 });
 
-/** A request to `/api/embed`. */
 export type OllamaEmbedBody = z.infer<typeof ollamaEmbedBody>;
 
 export const ollamaEmbedOneBody = z.strictObject({
@@ -138,7 +135,6 @@ export const ollamaEmbedOneBody = z.strictObject({
   keep_alive: shared.keep_alive,
 });
 
-/** A request to `/api/embeddings`, the older route. */
 export type OllamaEmbedOneBody = z.infer<typeof ollamaEmbedOneBody>;
 
 export const ollamaShowBody = z.strictObject({
@@ -147,7 +143,6 @@ export const ollamaShowBody = z.strictObject({
   verbose: z.boolean().nullish(),
 });
 
-/** A request to `/api/show`. */
 export type OllamaShowBody = z.infer<typeof ollamaShowBody>;
 
 const count = z.int().min(0);

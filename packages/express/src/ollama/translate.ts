@@ -24,9 +24,7 @@ type Message = NonNullable<OllamaChatBody["messages"]>[number];
 /** @throws {ApiError} 400 for what a chat cannot have */
 export function chatOf(body: OllamaChatBody): ChatBody {
   return {
-    ...sharedOf(body),
-    ...chatFieldsOf(body),
-    messages: messagesOf(body.messages ?? []),
+    ...chatWith(messagesOf(body.messages ?? []), body),
     tools: body.tools?.map(({ type, function: { name, description, parameters } }) => ({
       type,
       function: { name, description, parameters },
@@ -37,8 +35,7 @@ export function chatOf(body: OllamaChatBody): ChatBody {
 /** Makes a chat of a prompt and a system text. */
 export function chatOfPrompt(body: OllamaGenerateBody): ChatBody {
   const system: readonly ChatMessage[] = body.system ? [{ role: "system", content: body.system }] : [];
-  const messages = [...system, { role: "user" as const, content: body.prompt ?? "" }];
-  return { ...sharedOf(body), ...chatFieldsOf(body), messages };
+  return chatWith([...system, { role: "user", content: body.prompt ?? "" }], body);
 }
 
 /** Makes a continuation of a prompt, or of a text with a gap, which the template is left out of. */
@@ -79,13 +76,11 @@ function limitOf(numPredict: number | null | undefined): number | undefined {
   return numPredict == null || numPredict < 0 ? undefined : numPredict;
 }
 
-type ChatFields = Pick<
-  ChatBody,
-  "max_completion_tokens" | "response_format" | "reasoning_effort" | "chat_template_kwargs"
->;
-
-function chatFieldsOf({ format, think, options }: OllamaShared): ChatFields {
+function chatWith(messages: ChatBody["messages"], body: OllamaShared): ChatBody {
+  const { format, think, options } = body;
   return {
+    ...sharedOf(body),
+    messages,
     max_completion_tokens: limitOf(options?.num_predict),
     response_format: responseFormatOf(format),
     reasoning_effort: think === false ? "none" : typeof think === "string" ? think : undefined,
@@ -137,7 +132,6 @@ interface Texts {
 
 type WriteTexts = (texts: Texts) => object;
 
-/** Texts as a message of a chat. */
 export const asMessage: WriteTexts = ({ content, thinking, calls }) => ({
   message: {
     role: "assistant",
@@ -147,7 +141,6 @@ export const asMessage: WriteTexts = ({ content, thinking, calls }) => ({
   },
 });
 
-/** Texts as the continuation of a prompt. */
 export const asResponse: WriteTexts = ({ content, thinking }) => ({
   response: content,
   ...(thinking ? { thinking } : {}),

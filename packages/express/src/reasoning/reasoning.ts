@@ -49,7 +49,6 @@ type MarkTokens = Pick<ReasoningRule, "beginId" | "endId" | "gapIds"> & {
   readonly bareClosingIds: readonly number[];
 };
 
-/** Reasoning of the answers to one chat. */
 export interface ChatReasoning {
   /** Creates the parser of one choice; `undefined` where answers have no reasoning. */
   readonly newParser: (() => ReasoningParser) | undefined;

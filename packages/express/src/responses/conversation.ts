@@ -4,7 +4,7 @@
 
 import { numPartsOf } from "../api/body.ts";
 import type { ChatBody } from "../api/request-schemas.ts";
-import { ApiError, badRequest, invalid } from "../http/errors.ts";
+import { type ApiError, invalid, refusal, shownId } from "../http/errors.ts";
 import { LIMITS } from "../limits.ts";
 import { CANCELLED, newItemId } from "./format.ts";
 import type { ResponsesBody } from "./schemas.ts";
@@ -122,7 +122,6 @@ export async function fittingMessages(
     const work = works[turn] ?? 0;
     const isCheap = work <= left;
     if (isCheap) left -= work;
-    // oxlint-disable-next-line no-await-in-loop -- a search
     const tokens = isCheap ? await tokensOf(from(turn)) : Infinity;
     if (tokens <= maxTokens) {
       high = turn;
@@ -175,45 +174,29 @@ function isOfSystem(message: object): boolean {
   return "role" in message && (message.role === "system" || message.role === "developer");
 }
 
-export function responseNotFound(id: string): ApiError {
-  const message = `Response with id '${shown(id)}' not found.`;
-  return new ApiError({ status: 404, code: "response_not_found", message });
-}
+export const responseNotFound = (id: string): ApiError =>
+  refusal(404, "response_not_found", `Response with id '${shownId(id)}' not found.`);
 
-export function itemNotFound(id: string): ApiError {
-  const message = `Item with id '${shown(id)}' not found.`;
-  return new ApiError({ status: 404, code: "item_not_found", message, param: "input" });
-}
+export const itemNotFound = (id: string): ApiError =>
+  refusal(404, "item_not_found", `Item with id '${shownId(id)}' not found.`, { param: "input" });
 
-function previousNotFound(id: string): ApiError {
-  const message = `Previous response with id '${shown(id)}' not found.`;
-  return badRequest({ message, code: "previous_response_not_found", param: "previous_response_id" });
-}
+const previousNotFound = (id: string): ApiError =>
+  refusal(400, "previous_response_not_found", `Previous response with id '${shownId(id)}' not found.`, {
+    param: "previous_response_id",
+  });
 
-function conversationTooLong(maxItems: number): ApiError {
-  return invalid(
-    "input",
-    `expected at most ${maxItems} items and parts, with those of the responses that it continues`,
-  );
-}
+const conversationTooLong = (maxItems: number): ApiError =>
+  invalid("input", `expected at most ${maxItems} items and parts, with those of the responses that it continues`);
 
 function conversationTooLarge(maxBytes: number): ApiError {
   const message = `The request has more than ${maxBytes} bytes with the items of the responses that it continues.`;
-  return new ApiError({ status: 413, code: "request_too_large", message, param: "input" });
+  return refusal(413, "request_too_large", message, { param: "input" });
 }
 
-export function notRunning(id: string): ApiError {
-  const message = `Response with id '${shown(id)}' has ended, and cannot be cancelled.`;
-  return badRequest({ message, code: "invalid_value", param: "response_id" });
-}
+export const notRunning = (id: string): ApiError =>
+  refusal(400, "invalid_value", `Response with id '${shownId(id)}' has ended, and cannot be cancelled.`, {
+    param: "response_id",
+  });
 
 /** Creates the reason that ends a response whose client cancels it. */
-export function cancelled(): ApiError {
-  const message = "The response was cancelled.";
-  return new ApiError({ status: 409, code: CANCELLED, message });
-}
-
-/** Shortens an id, which comes from a client and may have any length. */
-function shown(id: string): string {
-  return id.slice(0, 200);
-}
+export const cancelled = (): ApiError => refusal(409, CANCELLED, "The response was cancelled.");

@@ -5,7 +5,7 @@ import { ReadMeError } from "@readme-moe/core";
 import { chatApi, type ChatChoice, chatPrompt, prepareChat } from "../api/chat.ts";
 import type { GenerationSettings } from "../api/generation.ts";
 import { type ReadParts, sendRead } from "../api/other-routes.ts";
-import { type ChatBody, without } from "../api/request-schemas.ts";
+import { type ChatBody, chatFieldsOf } from "../api/request-schemas.ts";
 import { joinedText } from "../api/structured-output.ts";
 import type { RequestScope } from "../api/request-scope.ts";
 import type { OpenGeneration } from "../api/serve-generation.ts";
@@ -142,33 +142,12 @@ type ChatMessages = ChatBody["messages"];
 type AssistantMessage = Extract<ChatMessages[number], { role: "assistant" }>;
 type ToolCalls = NonNullable<AssistantMessage["tool_calls"]>;
 
-/** Fields that a chat has under another name, or not at all. */
-const OWN_FIELDS = [
-  "input",
-  "instructions",
-  "max_output_tokens",
-  "include",
-  "tools",
-  "tool_choice",
-  "max_tool_calls",
-  "text",
-  "reasoning",
-  "previous_response_id",
-  "truncation",
-  "stream_options",
-  "background",
-  "conversation",
-  "prompt",
-  "context_management",
-  "top_logprobs",
-] as const satisfies readonly (keyof ResponsesBody)[];
-
 /** Returns the body of the chat. @param items - the whole conversation, earlier responses included */
 function chatBodyOf(body: ResponsesBody, items: readonly ConversationItem[]): ChatBody {
   const { text, tools, tool_choice: choice, reasoning, top_logprobs: topLogprobs } = body;
   const hasLogprobs = body.include?.includes("message.output_text.logprobs") ?? false;
   return {
-    ...without(body, OWN_FIELDS),
+    ...chatFieldsOf(body),
     messages: [...instructionsOf(body), ...messagesOf(items)],
     max_completion_tokens: body.max_output_tokens,
     logprobs: hasLogprobs || (topLogprobs ?? 0) > 0,

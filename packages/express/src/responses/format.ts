@@ -9,7 +9,6 @@ import { JsonList, type SseEvent } from "../http/reply.ts";
 import type { ToolCallDelta } from "../tools/tool-call-parser.ts";
 import type { OutputItem, OutputLogprobs, ResponseAnswer } from "./schemas.ts";
 
-/** Creates the id of a response or an item. */
 export function newItemId(prefix: string): string {
   return `${prefix}_${randomUUID().replaceAll("-", "")}`;
 }

@@ -11,6 +11,7 @@ import {
   structuredFields,
   templateVariables,
 } from "../api/request-schemas.ts";
+import { pageAnswer } from "../http/pages.ts";
 import { LIMITS } from "../limits.ts";
 import { REASONING_EFFORTS } from "../reasoning/reasoning.ts";
 
@@ -135,7 +136,6 @@ export const responsesBody = z.strictObject({
   store: z.boolean().nullish().describe("Whether the response can be named later. @default true"),
 });
 
-/** A request to `/v1/responses`. */
 export type ResponsesBody = z.infer<typeof responsesBody>;
 
 /** Gives items without a type that of messages, as OpenAI does. Other values are left to the schema. */
@@ -238,10 +238,4 @@ export const deletedResponse = z.strictObject({
   deleted: z.literal(true),
 });
 
-export const inputItemsAnswer = z.strictObject({
-  object: z.literal("list"),
-  data: z.array(z.looseObject({ type: z.string(), id: z.string() })),
-  first_id: z.string().nullable(),
-  last_id: z.string().nullable(),
-  has_more: z.boolean(),
-});
+export const inputItemsAnswer = pageAnswer(z.looseObject({ type: z.string(), id: z.string() }));

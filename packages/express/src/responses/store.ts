@@ -1,6 +1,13 @@
 // Responses that later requests can name: bounded by number, bytes and time, and apart for each client.
 
-import { integerOption, MAX_TIMER_MS, numberOption, rejectUnknownKeys } from "@readme-moe/core";
+import {
+  type CheckedOptions,
+  checkedOptions,
+  integerCheck,
+  MAX_TIMER_MS,
+  numberCheck,
+  type OptionChecks,
+} from "@readme-moe/core";
 import { numPartsOf } from "../api/body.ts";
 import { jsonParts, sumOfBytes } from "../http/reply.ts";
 import { LIMITS } from "../limits.ts";
@@ -18,7 +25,6 @@ export interface ResponsesOptions {
   readonly maxAgeMs?: number | undefined;
 }
 
-/** An item of a conversation with its id. */
 export type Item = ConversationItem & { readonly id: string };
 
 /** Size of items. */
@@ -29,10 +35,8 @@ export interface Size {
   readonly numParts: number;
 }
 
-/** An item as it is kept. */
 export interface KeptItem extends Size {
   readonly item: Item;
-  /** Id of the response that has it. */
   readonly responseId: string;
 }
 
@@ -45,7 +49,6 @@ interface Conversation<Own> {
   readonly output: readonly Own[];
 }
 
-/** A response that has ended. */
 export interface EndedResponse extends Conversation<Item> {
   readonly response: ResponseAnswer;
 }
@@ -91,17 +94,19 @@ interface Generating {
 /** Memory of an item beside its JSON. */
 const ITEM_BYTES = 256;
 
-const NAMES = ["maxResponses", "maxBytes", "maxClientShare", "maxAgeMs"] as const;
+const CHECKS = {
+  maxResponses: integerCheck(LIMITS.responses.value, 0),
+  maxBytes: integerCheck(LIMITS.responseBytes.value, 1),
+  maxClientShare: numberCheck(LIMITS.responseClientShare.value, Number.MIN_VALUE, 1),
+  maxAgeMs: integerCheck(LIMITS.responseMs.value, 1, MAX_TIMER_MS),
+} satisfies OptionChecks<ResponsesOptions>;
 
 /**
  * Keeps responses. The least recently used ones go first: those of a client that exceeds its share, then those of
  * everyone. An id of another client does not exist.
  */
 export class ResponseStore {
-  readonly #maxResponses: number;
-  readonly #maxBytes: number;
-  readonly #share: number;
-  readonly #maxAgeMs: number;
+  readonly #limits: CheckedOptions<typeof CHECKS>;
   readonly #nowMs: () => number;
   readonly #owners = new Map<string, Owner>();
   /** Entries, the least recently used first. */
@@ -116,13 +121,7 @@ export class ResponseStore {
    * @throws {TypeError | RangeError} on wrong options
    */
   constructor(options: ResponsesOptions = {}, nowMs: () => number = () => performance.now()) {
-    rejectUnknownKeys("responses", options, NAMES);
-    const { responses, responseBytes, responseClientShare, responseMs } = LIMITS;
-    this.#maxResponses = integerOption("responses.maxResponses", options.maxResponses ?? responses.value, 0);
-    this.#maxBytes = integerOption("responses.maxBytes", options.maxBytes ?? responseBytes.value, 1);
-    const share = options.maxClientShare ?? responseClientShare.value;
-    this.#share = numberOption("responses.maxClientShare", share, Number.MIN_VALUE, 1);
-    this.#maxAgeMs = integerOption("responses.maxAgeMs", options.maxAgeMs ?? responseMs.value, 1, MAX_TIMER_MS);
+    this.#limits = checkedOptions(options, CHECKS, "responses", "responses.");
     this.#nowMs = nowMs;
   }
 
@@ -156,7 +155,8 @@ export class ResponseStore {
       output: output.map((item) => keptItem(item, id)),
     };
     const bytes = kept.json.length + bytesOf(history) + bytesOf(kept.input) + bytesOf(kept.output);
-    const ofClient = { count: Math.floor(this.#maxResponses * this.#share), bytes: this.#maxBytes * this.#share };
+    const { maxResponses, maxBytes, maxClientShare, maxAgeMs } = this.#limits;
+    const ofClient = { count: Math.floor(maxResponses * maxClientShare), bytes: maxBytes * maxClientShare };
     if (bytes > ofClient.bytes || ofClient.count < 1) return;
     const nowMs = this.#nowMs();
     for (const entry of this.#byAge) {
@@ -171,11 +171,11 @@ export class ResponseStore {
       this.#remove(entry);
     }
     for (const entry of this.#byUse) {
-      if (this.#byUse.size < this.#maxResponses && this.#bytes + bytes <= this.#maxBytes) break;
+      if (this.#byUse.size < maxResponses && this.#bytes + bytes <= maxBytes) break;
       this.#remove(entry);
     }
     const owner = this.#owners.get(client) ?? { client, entries: new Map(), items: new Map(), bytes: 0 };
-    this.#add({ ...kept, owner, bytes, expiresMs: nowMs + this.#maxAgeMs });
+    this.#add({ ...kept, owner, bytes, expiresMs: nowMs + maxAgeMs });
   }
 
   /** Removes a client's response. @returns whether it existed */

@@ -8,10 +8,11 @@ import {
   integerCheck,
   integerOption,
   MAX_TIMER_MS,
+  numberCheck,
   numberOption,
   type OptionChecks,
   ReadMeEmitter,
-  rejectUnknownKeys,
+  switchCheck,
 } from "@readme-moe/core";
 import { answerTooLarge } from "../../http/errors.ts";
 import { LIMITS } from "../../limits.ts";
@@ -118,7 +119,6 @@ export interface Entrant {
   readonly isExpertPrivate?: boolean | undefined;
 }
 
-/** Whether a request generates tokens. */
 export function isGeneration({ isGeneration: generates = true }: Pick<Entrant, "isGeneration">): boolean {
   return generates;
 }
@@ -171,8 +171,7 @@ const CHECKS = {
   maxBytes: integerCheck(LIMITS.bytes.value, 1),
   maxRequestsPerKey: (value: number | undefined, name: string) =>
     value === undefined ? undefined : integerOption(name, value, 1),
-  maxClientShare: (share: number = LIMITS.clientShare.value, name: string) =>
-    numberOption(name, share, Number.MIN_VALUE, 1),
+  maxClientShare: numberCheck(LIMITS.clientShare.value, Number.MIN_VALUE, 1),
   maxQueueMs: integerCheck(LIMITS.queueMs.value, 1, MAX_TIMER_MS),
   maxRequestMs: (value: number | undefined, name: string) =>
     value === undefined ? Infinity : integerOption(name, value, 1, MAX_TIMER_MS),
@@ -180,7 +179,7 @@ const CHECKS = {
     if ([503, 429].includes(status)) return status;
     throw new RangeError(`Expected \`overloadStatus\` to be 503 or 429, got \`${String(status)}\``);
   },
-  displaceWaiting: (value = false) => value,
+  displaceWaiting: switchCheck,
   policy: (policy: AdmissionPolicy | undefined, name: string) => functionOption(name, policy),
   events: (events = new ReadMeEmitter()) => events,
 } satisfies OptionChecks<AdmissionOptions>;
@@ -189,8 +188,8 @@ export type ResolvedAdmissionOptions = ReturnType<typeof resolveAdmissionOptions
 
 /** @throws {TypeError | RangeError} naming the option, the expectation and the value */
 export function resolveAdmissionOptions(options: AdmissionOptions) {
-  rejectUnknownKeys("admission", options, Object.keys(CHECKS));
-  const { maxRequests, maxTokens, maxBytes, maxRequestsPerKey, ...others } = checkedOptions(options, CHECKS);
+  const checked = checkedOptions(options, CHECKS, "admission");
+  const { maxRequests, maxTokens, maxBytes, maxRequestsPerKey, ...others } = checked;
   const limits: Load = { requests: maxRequests, tokens: maxTokens, bytes: maxBytes };
   return { ...others, limits, maxRequestsPerKey: maxRequestsPerKey ?? maxRequests };
 }
@@ -223,14 +222,6 @@ interface Waiting {
   readonly priority: number;
 }
 
-interface Entering {
-  readonly bytes: number;
-  readonly maxPromptTokens?: number | undefined;
-  readonly maxCompletionTokens: number;
-  readonly choices: number;
-  readonly priority: number;
-}
-
 const MEASURES: readonly Measure[] = ["requests", "tokens", "bytes"];
 
 const NO_LOAD: Load = { requests: 0, tokens: 0, bytes: 0 };
@@ -239,7 +230,8 @@ const NO_LOAD: Load = { requests: 0, tokens: 0, bytes: 0 };
  * Computes the worst-case load of a request.
  * @throws {TypeError | RangeError} on wrong numbers
  */
-export function loadOf({ bytes, maxPromptTokens = bytes, maxCompletionTokens, choices, priority }: Entering): Load {
+export function loadOf(entrant: Omit<Entrant, "key" | "signal">): Load {
+  const { bytes, maxPromptTokens = bytes, maxCompletionTokens, choices, priority } = entrant;
   integerOption("bytes", bytes, 0);
   integerOption("maxCompletionTokens", maxCompletionTokens, 0);
   integerOption("choices", choices, 1);
@@ -402,7 +394,6 @@ export class ClientLoads {
   }
 }
 
-/** Adds the experts of tokens to their counts by expert. */
 export function countExperts(counts: number[], experts: ArrayLike<number>): void {
   for (const expert of Array.from(experts)) {
     while (counts.length <= expert) counts.push(0);

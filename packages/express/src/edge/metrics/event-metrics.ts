@@ -21,11 +21,8 @@ export interface Sample {
 
 type ReadSamples = () => readonly Sample[] | Promise<readonly Sample[]>;
 
-/** Name and description of a metric. */
-export interface Naming {
-  /** Name without prefix. */
-  readonly name: string;
-  readonly help: string;
+export interface MetricOptions {
+  /** @default that of the model */
   readonly labelNames?: readonly string[];
   /** Whether vLLM has the metric, under the same name. */
   readonly isVllm?: boolean;
@@ -49,6 +46,9 @@ const SMALL_COUNTS: readonly number[] = [1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 32
 const PREFIX = "readme_";
 const VLLM_PREFIX = "vllm:";
 
+export const VLLM = { isVllm: true } as const satisfies MetricOptions;
+
+/** Makes metrics of a registry. Names are given without prefix. */
 export class Instruments {
   readonly #registry: Registry;
   readonly #withAliases: boolean;
@@ -58,8 +58,8 @@ export class Instruments {
     this.#withAliases = withAliases;
   }
 
-  counter(naming: Naming): CounterOf {
-    const counters = this.#configurations(naming).map((configuration) => new Counter(configuration));
+  counter(name: string, help: string, options?: MetricOptions): CounterOf {
+    const counters = this.#configurations(name, help, options).map((configuration) => new Counter(configuration));
     return {
       inc: (labels, value) => {
         for (const counter of counters) counter.inc(labels, value);
@@ -67,8 +67,9 @@ export class Instruments {
     };
   }
 
-  histogram(naming: Naming, buckets: readonly number[]): HistogramOf {
-    const histograms = this.#configurations(naming).map(
+  /** @param options - by default those of a metric that vLLM has, too, as most histograms are */
+  histogram(name: string, help: string, buckets: readonly number[], options: MetricOptions = VLLM): HistogramOf {
+    const histograms = this.#configurations(name, help, options).map(
       (configuration) => new Histogram({ ...configuration, buckets: [...buckets] }),
     );
     return {
@@ -79,8 +80,8 @@ export class Instruments {
   }
 
   /** @param read - called at every scrape */
-  gauge(naming: Naming, read: ReadSamples): void {
-    for (const configuration of this.#configurations(naming)) {
+  gauge(name: string, help: string, read: ReadSamples, options?: MetricOptions): void {
+    for (const configuration of this.#configurations(name, help, options)) {
       const gauge = new Gauge({
         ...configuration,
         registers: [],
@@ -95,8 +96,8 @@ export class Instruments {
   }
 
   /** Adds a counter whose value is read. It may start again from 0, as Prometheus expects of counters. */
-  readCounter(naming: Naming, read: ReadSamples): void {
-    for (const configuration of this.#configurations(naming)) {
+  readCounter(name: string, help: string, read: ReadSamples, options?: MetricOptions): void {
+    for (const configuration of this.#configurations(name, help, options)) {
       const counter = new Counter({
         ...configuration,
         registers: [],
@@ -110,12 +111,7 @@ export class Instruments {
     }
   }
 
-  #configurations({ name, help, labelNames = ["model_name"], isVllm = false }: Naming): {
-    name: string;
-    help: string;
-    labelNames: string[];
-    registers: Registry[];
-  }[] {
+  #configurations(name: string, help: string, { labelNames = ["model_name"], isVllm = false }: MetricOptions = {}) {
     const names = [`${PREFIX}${name}`, ...(isVllm && this.#withAliases ? [`${VLLM_PREFIX}${name}`] : [])];
     return names.map((full) => ({ name: full, help, labelNames: [...labelNames], registers: [this.#registry] }));
   }
@@ -126,51 +122,44 @@ interface UnderWay {
   preemptions: number;
 }
 
-const VLLM = { isVllm: true } as const;
-
 /** @returns a function that counts the events of an engine under a model's name */
 export function engineMetrics(instruments: Instruments): (name: string, engine: Engine) => void {
-  const counter = (name: string, help: string, labelNames?: readonly string[]) =>
-    instruments.counter({ name, help, ...(labelNames && { labelNames }), ...VLLM });
-  const histogram = (name: string, help: string, buckets: readonly number[]) =>
-    instruments.histogram({ name, help, ...VLLM }, buckets);
-  const own = (name: string, help: string, buckets: readonly number[]) =>
-    instruments.histogram({ name, help }, buckets);
-
-  const promptTokens = counter("prompt_tokens_total", "Tokens of accepted prompts");
-  const generationTokens = counter("generation_tokens_total", "Generated tokens");
-  const prefixQueries = counter("prefix_cache_queries_total", "Prompt tokens looked up in the prefix cache");
-  const prefixHits = counter("prefix_cache_hits_total", "Prompt tokens found in the prefix cache");
-  const preemptions = counter("num_preemptions_total", "Preemptions of sequences");
-  const finished = counter("request_success_total", "Finished sequences, by reason", ["model_name", "finished_reason"]);
-  const tokenSeconds = histogram("inter_token_latency_seconds", "Time between two tokens of a sequence", TOKEN_SECONDS);
-  const queueSeconds = histogram("request_queue_time_seconds", "Time until a sequence first ran", REQUEST_SECONDS);
-  const inferenceSeconds = histogram(
-    "request_inference_time_seconds",
-    "Time from a sequence's first step to its end",
-    REQUEST_SECONDS,
+  const promptTokens = instruments.counter("prompt_tokens_total", "Tokens of accepted prompts", VLLM);
+  const generationTokens = instruments.counter("generation_tokens_total", "Generated tokens", VLLM);
+  const prefixQueries = instruments.counter(
+    "prefix_cache_queries_total",
+    "Prompt tokens looked up in the prefix cache",
+    VLLM,
   );
-  const prefillSeconds = histogram(
+  const prefixHits = instruments.counter("prefix_cache_hits_total", "Prompt tokens found in the prefix cache", VLLM);
+  const preemptions = instruments.counter("num_preemptions_total", "Preemptions of sequences", VLLM);
+  const finished = instruments.counter("request_success_total", "Finished sequences, by reason", {
+    ...VLLM,
+    labelNames: ["model_name", "finished_reason"],
+  });
+  const histogram = (name: string, help: string, buckets: readonly number[], options?: MetricOptions): HistogramOf =>
+    instruments.histogram(name, help, buckets, options);
+  const seconds = (name: string, help: string): HistogramOf => histogram(name, help, REQUEST_SECONDS);
+  const tokenSeconds = histogram("inter_token_latency_seconds", "Time between two tokens of a sequence", TOKEN_SECONDS);
+  const queueSeconds = seconds("request_queue_time_seconds", "Time until a sequence first ran");
+  const inferenceSeconds = seconds("request_inference_time_seconds", "Time from a sequence's first step to its end");
+  const prefillSeconds = seconds(
     "request_prefill_time_seconds",
     "Time from a sequence's first step to its first token",
-    REQUEST_SECONDS,
   );
-  const decodeSeconds = histogram(
-    "request_decode_time_seconds",
-    "Time from a sequence's first token to its end",
-    REQUEST_SECONDS,
-  );
+  const decodeSeconds = seconds("request_decode_time_seconds", "Time from a sequence's first token to its end");
   const promptSizes = histogram("request_prompt_tokens", "Tokens of a prompt", TOKEN_COUNTS);
   const completionSizes = histogram("request_generation_tokens", "Tokens of a completion", TOKEN_COUNTS);
   const preemptionsOf = histogram("request_num_preemptions", "Preemptions of one sequence", SMALL_COUNTS);
   const stepTokens = histogram("iteration_tokens_total", "Tokens of a step", TOKEN_COUNTS);
-  const stepSeconds = own("step_duration_seconds", "Duration of a step", STEP_SECONDS);
-  const stepError = own(
+  const stepSeconds = histogram("step_duration_seconds", "Duration of a step", STEP_SECONDS, {});
+  const stepError = histogram(
     "step_prediction_error_seconds",
     "Difference between a step's predicted and real duration",
     STEP_SECONDS,
+    {},
   );
-  const uniqueExperts = own("batch_unique_experts", "Distinct experts of a step", SMALL_COUNTS);
+  const uniqueExperts = histogram("batch_unique_experts", "Distinct experts of a step", SMALL_COUNTS, {});
 
   const watched = new WeakSet<Engine>();
   return (name, engine) => {
@@ -228,21 +217,25 @@ export function engineMetrics(instruments: Instruments): (name: string, engine: 
 /** @param defaultName - model of requests that name none */
 export function serverMetrics(instruments: Instruments, events: ReadMeEmitter, defaultName: string): void {
   const labelsOf = (model: string | undefined) => ({ model_name: model ?? defaultName });
-  const histogram = (name: string, help: string, buckets: readonly number[]) =>
-    instruments.histogram({ name, help, ...VLLM }, buckets);
+  const counter = (name: string, help: string, ...labelNames: readonly string[]): CounterOf =>
+    instruments.counter(name, help, { labelNames });
 
-  const firstToken = histogram(
+  const firstToken = instruments.histogram(
     "time_to_first_token_seconds",
     "Time from a request's arrival to its first token",
     FIRST_TOKEN_SECONDS,
   );
-  const wholeRequest = histogram(
+  const wholeRequest = instruments.histogram(
     "e2e_request_latency_seconds",
     "Time from a request's arrival to its end",
     REQUEST_SECONDS,
   );
-  const choicesOf = histogram("request_params_n", "Completions that a request asks for", SMALL_COUNTS);
-  const maxTokensOf = histogram("request_params_max_tokens", "Tokens that a request may generate", TOKEN_COUNTS);
+  const choicesOf = instruments.histogram("request_params_n", "Completions that a request asks for", SMALL_COUNTS);
+  const maxTokensOf = instruments.histogram(
+    "request_params_max_tokens",
+    "Tokens that a request may generate",
+    TOKEN_COUNTS,
+  );
   /** Labels of private experts in the order of their first use: anybody may read metrics. */
   const privateLabels = new Map<string, string>();
   const expertLabel = (model: string | undefined, expert: string): string => {
@@ -251,31 +244,31 @@ export function serverMetrics(instruments: Instruments, events: ReadMeEmitter, d
     privateLabels.set(id, label);
     return label;
   };
-  const ofExpert = instruments.counter({
-    name: "expert_requests_total",
-    help: "Admitted requests that name an expert, by expert; a number stands for its name where `experts.permit` hides names",
-    labelNames: ["model_name", "expert"],
-  });
-  const rejected = instruments.counter({
-    name: "admission_rejected_total",
-    help: "Rejected requests, by reason",
-    labelNames: ["model_name", "reason"],
-  });
-  const failures = instruments.counter({
-    name: "request_failures_total",
-    help: "Requests that the server or its engine failed, by the error's code",
-    labelNames: ["model_name", "code"],
-  });
-  const localLimits = instruments.counter({
-    name: "rate_limit_local_total",
-    help: "Rate limits counted by this server alone, since the counts shared with others could not be read",
-    labelNames: ["unit"],
-  });
-  const answers = instruments.counter({
-    name: "http_requests_total",
-    help: "Answers, by route, method and status; 499 where the client had disconnected",
-    labelNames: ["handler", "method", "status"],
-  });
+  const ofExpert = counter(
+    "expert_requests_total",
+    "Admitted requests that name an expert, by expert; a number stands for its name where `experts.permit` hides names",
+    "model_name",
+    "expert",
+  );
+  const rejected = counter("admission_rejected_total", "Rejected requests, by reason", "model_name", "reason");
+  const failures = counter(
+    "request_failures_total",
+    "Requests that the server or its engine failed, by the error's code",
+    "model_name",
+    "code",
+  );
+  const localLimits = counter(
+    "rate_limit_local_total",
+    "Rate limits counted by this server alone, since the counts shared with others could not be read",
+    "unit",
+  );
+  const answers = counter(
+    "http_requests_total",
+    "Answers, by route, method and status; 499 where the client had disconnected",
+    "handler",
+    "method",
+    "status",
+  );
 
   events
     .on("request:admitted", ({ model, choices, maxCompletionTokens, expert, isExpertPrivate }) => {
@@ -302,15 +295,12 @@ export function serverMetrics(instruments: Instruments, events: ReadMeEmitter, d
 
 /** @param events - bus of the models */
 export function engineLifeMetrics(instruments: Instruments, events: ReadMeEmitter): void {
-  const restarts = instruments.counter({ name: "engine_restarts_total", help: "Engines that were opened again" });
-  const failedRestarts = instruments.counter({
-    name: "engine_restart_failures_total",
-    help: "Failed attempts to open a failed engine again",
-  });
-  const givenUp = instruments.counter({
-    name: "engine_given_up_total",
-    help: "Failed engines that are not opened again",
-  });
+  const restarts = instruments.counter("engine_restarts_total", "Engines that were opened again");
+  const failedRestarts = instruments.counter(
+    "engine_restart_failures_total",
+    "Failed attempts to open a failed engine again",
+  );
+  const givenUp = instruments.counter("engine_given_up_total", "Failed engines that are not opened again");
   events
     .on("engine:restarted", ({ name }) => restarts.inc({ model_name: name }))
     .on("engine:restart-failed", ({ name }) => failedRestarts.inc({ model_name: name }))

@@ -128,15 +128,12 @@ export function canBeAsked({ state, code }: Pick<ModelCondition, "state" | "code
   return state === "ready" || state === "opening" || (state === "closed" && code === undefined);
 }
 
-/** Describes a model by the state of its engine, and by what a working engine lacks. */
-function conditionOf(
-  { name, state, code }: { readonly name: string; readonly state: ModelState; readonly code: string | undefined },
-  engine: Engine | undefined,
-): ModelCondition {
-  const lack = state === "ready" ? engine?.unavailable : undefined;
-  if (!engine || !lack) return { name, state, ...(code !== undefined && { code }) };
+/** Describes a model also by what its engine lacks, although that works. */
+function conditionOf(own: ModelCondition, engine: Engine | undefined): ModelCondition {
+  const lack = own.state === "ready" ? engine?.unavailable : undefined;
+  if (!engine || !lack) return own;
   const shown = engineError(lack, "prompt", engine.info);
-  return { name, state: "waiting", code: lack.code, ...(shown instanceof ApiError && { message: shown.message }) };
+  return { ...own, state: "waiting", code: lack.code, ...(shown instanceof ApiError && { message: shown.message }) };
 }
 
 /** Use of an engine by one request. */
@@ -215,10 +212,8 @@ interface EntryOptions {
 export class ModelEntry {
   readonly name: string;
   readonly #options: EntryOptions;
-  #state: ModelState = "loading";
-  #code: string | undefined;
-  #message: string | undefined;
-  #progress: MeteredProgress | undefined;
+  /** Condition as far as the engine lacks nothing. */
+  #condition: ModelCondition;
   #meter = new LoadMeter();
   /** Facts about the model, also while it is not open. */
   #info: Partial<EngineInfo> = {};
@@ -236,17 +231,15 @@ export class ModelEntry {
   constructor(name: string, options: EntryOptions) {
     this.name = name;
     this.#options = options;
+    this.#condition = { name, state: "loading" };
   }
 
   get state(): ModelState {
-    return this.#state;
+    return this.#condition.state;
   }
 
   get condition(): ModelCondition {
-    const { name } = this;
-    const found = conditionOf({ name, state: this.#state, code: this.#code }, this.#current?.engine);
-    const [message, progress] = [this.#message, this.#progress];
-    return { ...found, ...(message !== undefined && { message }), ...(progress && { progress }) };
+    return conditionOf(this.#condition, this.#current?.engine);
   }
 
   /** Known facts about the model. */
@@ -256,7 +249,7 @@ export class ModelEntry {
 
   /** Progress of opening the model; `undefined` while it is not opened. */
   get progress(): MeteredProgress | undefined {
-    return this.#progress;
+    return this.#condition.progress;
   }
 
   get current(): ServedEngine | undefined {
@@ -285,9 +278,10 @@ export class ModelEntry {
 
   /** Notes how far the opening of the model is. */
   advance(progress: LoadProgress): void {
-    if (this.#state !== "loading" && this.#state !== "opening") return;
-    this.#progress = this.#meter.update(progress, performance.now());
-    this.#options.events.emit("model:loading", { name: this.name, ...this.#progress });
+    if (this.state !== "loading" && this.state !== "opening") return;
+    const metered = this.#meter.update(progress, performance.now());
+    this.#condition = { ...this.#condition, progress: metered };
+    this.#options.events.emit("model:loading", { name: this.name, ...metered });
   }
 
   /** Notes that requests wait for the model, which is opened. */
@@ -307,7 +301,7 @@ export class ModelEntry {
     this.#current = undefined;
     this.retire();
     this.#enter("closed", error === undefined ? [] : errorChain(error));
-    this.#message = error === undefined ? undefined : reasonOf(error);
+    if (error !== undefined) this.#condition = { ...this.#condition, message: reasonOf(error) };
     return engine;
   }
 
@@ -317,10 +311,8 @@ export class ModelEntry {
   }
 
   #enter(state: ModelState, causes: readonly ErrorLink[] = []): void {
-    this.#state = state;
-    this.#message = undefined;
-    this.#progress = undefined;
-    this.#code = causes.find(({ code }) => code !== undefined)?.code;
+    const code = causes.find((cause) => cause.code !== undefined)?.code;
+    this.#condition = { name: this.name, state, ...(code !== undefined && { code }) };
   }
 
   #opened(engine: Engine): void {
@@ -343,9 +335,9 @@ export class ModelEntry {
   /** Counts the end of a request. Kills an engine that fails one request after the other, if it can be opened again. */
   #judge(engine: Engine, outcome: ToldOutcome): void {
     const { restart, maxFailures, events } = this.#options;
-    if (this.#current?.engine !== engine || (this.#state !== "ready" && this.#state !== "failing")) return;
+    if (this.#current?.engine !== engine || (this.state !== "ready" && this.state !== "failing")) return;
     this.#record = afterOutcome(this.#record, outcome);
-    const [was, is] = [this.#state === "failing", isFailing(this.#record, maxFailures)];
+    const [was, is] = [this.state === "failing", isFailing(this.#record, maxFailures)];
     if (was && !is) {
       this.#enter("ready");
       events.emit("engine:recovered", { name: this.name, from: "failing" });

@@ -49,10 +49,6 @@ export class OnDemandModels {
     this.#entries.set(name, { ...state, ...more });
   }
 
-  has(name: string): boolean {
-    return this.#entries.has(name);
-  }
-
   /** Forgets a model that another engine serves from now on. Requests that wait for it get that one. */
   remove(name: string): void {
     const entry = this.#entries.get(name);

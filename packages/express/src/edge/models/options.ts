@@ -1,17 +1,21 @@
 import {
+  type CheckedOptions,
+  checkedOptions,
   type Engine,
   type EngineInfo,
   functionOption,
+  integerCheck,
   integerOption,
   isRecord,
   type LoadProgress,
   MAX_TIMER_MS,
-  numberOption,
+  numberCheck,
+  type OptionChecks,
   ReadMeEmitter,
   rejectUnknownKeys,
 } from "@readme-moe/core";
 import type { Request as ExpressRequest } from "express";
-import { namedModel } from "../experts.ts";
+import { type MayName, namedModel } from "../experts.ts";
 
 /** Hooks of opening a model. They fit into the options of `ReadMeEngine.open`. */
 export interface ModelOpening {
@@ -138,86 +142,54 @@ export interface DrainOptions {
   readonly deadlineMs?: number | undefined;
 }
 
-export type RestartPolicy = { readonly [Name in keyof RestartOptions]-?: NonNullable<RestartOptions[Name]> };
+const CHECKS = {
+  aliases: (aliases: Readonly<Record<string, string>> = {}) => new Map(Object.entries(aliases)),
+  defaultModel: (name: string | undefined) => name,
+  // The host's hook gets the host's requests.
+  share: (share: ShareTraffic<never> | undefined, name: string) =>
+    functionOption(name, share) as ShareTraffic<object> | undefined,
+  restart: (restart: boolean | RestartOptions = false) =>
+    restart === false ? undefined : resolveRestartOptions(restart === true ? {} : restart),
+  maxFailures: integerCheck(3, 1),
+  keepAliveMs: numberCheck(300_000, 0),
+  memoryBytes: numberCheck(Infinity, 0),
+  events: (events = new ReadMeEmitter()) => events,
+} satisfies OptionChecks<ServedModelsOptions<never>>;
 
-export interface ResolvedServedModelsOptions {
-  readonly aliases: ReadonlyMap<string, string>;
-  readonly defaultModel: string | undefined;
-  readonly share: ShareTraffic<object> | undefined;
-  readonly restart: RestartPolicy | undefined;
-  readonly maxFailures: number;
-  readonly keepAliveMs: number;
-  readonly memoryBytes: number;
-  readonly events: ReadMeEmitter;
-}
-
-const NAMES = [
-  "aliases",
-  "defaultModel",
-  "share",
-  "restart",
-  "maxFailures",
-  "keepAliveMs",
-  "memoryBytes",
-  "events",
-] as const satisfies readonly (keyof ServedModelsOptions)[];
-
-const RESTART_NAMES = [
-  "firstDelayMs",
-  "maxDelayMs",
-  "maxAttempts",
-  "settledMs",
-  "jitter",
-  "random",
-] as const satisfies readonly (keyof RestartOptions)[];
+export type ResolvedServedModelsOptions = ReturnType<typeof resolveServedModelsOptions>;
 
 /** @throws {TypeError} naming the option, the expectation and the value */
-export function resolveServedModelsOptions(
-  options: ServedModelsOptions<never>,
-  names: readonly string[],
-): ResolvedServedModelsOptions {
-  rejectUnknownKeys("served models", options, NAMES);
-  const { defaultModel, share, restart = false } = options;
+export function resolveServedModelsOptions(options: ServedModelsOptions<never>, names: readonly string[]) {
   if (names.length === 0) throw new TypeError("Expected `models` to have at least one engine");
-  const aliases = new Map(Object.entries(options.aliases ?? {}));
-  const checkServed = (option: string, name: string): void => {
-    if (!names.includes(name)) throw new TypeError(`Expected ${option} to be a model that is served, got \`${name}\``);
-  };
+  const { aliases, defaultModel, ...others } = checkedOptions(options, CHECKS, "served models");
   const isServed = (name: string): boolean => names.includes(name);
+  const checkServed = (option: string, name: string): void => {
+    if (!isServed(name)) throw new TypeError(`Expected ${option} to be a model that is served, got \`${name}\``);
+  };
   for (const [alias, name] of aliases) {
-    const { model } = namedModel(name, { aliases: new Map(), isServed }) ?? { model: name };
-    checkServed(`alias \`${alias}\``, model);
-    if (names.includes(alias)) throw new TypeError(`Expected alias \`${alias}\` not to be the name of a model`);
+    checkServed(`alias \`${alias}\``, namedModel(name, { aliases: new Map(), isServed })?.model ?? name);
+    if (isServed(alias)) throw new TypeError(`Expected alias \`${alias}\` not to be the name of a model`);
   }
   if (defaultModel !== undefined) checkServed("`defaultModel`", defaultModel);
-  if (share !== undefined && typeof share !== "function") throw new TypeError("Expected `share` to be a function");
-  return {
-    aliases,
-    defaultModel: defaultModel ?? (names.length === 1 ? names[0] : undefined),
-    // The host's hook gets the host's requests.
-    share: share as ShareTraffic<object> | undefined,
-    restart: restart === false ? undefined : resolveRestartOptions(restart === true ? {} : restart),
-    maxFailures: integerOption("maxFailures", options.maxFailures ?? 3, 1),
-    keepAliveMs: numberOption("keepAliveMs", options.keepAliveMs ?? 300_000, 0),
-    memoryBytes: numberOption("memoryBytes", options.memoryBytes ?? Infinity, 0),
-    events: options.events ?? new ReadMeEmitter(),
-  };
+  return { ...others, aliases, defaultModel: defaultModel ?? (names.length === 1 ? names[0] : undefined) };
 }
+
+const RESTART_CHECKS = {
+  firstDelayMs: integerCheck(1000, 0, MAX_TIMER_MS),
+  maxDelayMs: integerCheck(60_000, 0, MAX_TIMER_MS),
+  maxAttempts: integerCheck(10, 1),
+  settledMs: integerCheck(60_000, 0),
+  jitter: numberCheck(0.25, 0, 1),
+  random: (random: () => number = Math.random, name: string) => functionOption(name, random),
+} satisfies OptionChecks<RestartOptions>;
+
+export type RestartPolicy = CheckedOptions<typeof RESTART_CHECKS>;
 
 /** @throws {TypeError | RangeError} naming the option, the expectation and the value */
 export function resolveRestartOptions(options: RestartOptions): RestartPolicy {
-  rejectUnknownKeys("`restart`", options, RESTART_NAMES);
-  const firstDelayMs = integerOption("firstDelayMs", options.firstDelayMs ?? 1000, 0, MAX_TIMER_MS);
-  const { random = Math.random } = options;
-  if (typeof random !== "function") throw new TypeError("Expected `random` to be a function");
-  return {
-    firstDelayMs,
-    maxDelayMs: integerOption("maxDelayMs", options.maxDelayMs ?? 60_000, firstDelayMs, MAX_TIMER_MS),
-    maxAttempts: integerOption("maxAttempts", options.maxAttempts ?? 10, 1),
-    settledMs: integerOption("settledMs", options.settledMs ?? 60_000, 0),
-    jitter: numberOption("jitter", options.jitter ?? 0.25, 0, 1),
-    random,
-  };
+  const policy = checkedOptions(options, RESTART_CHECKS, "`restart`");
+  integerOption("maxDelayMs", policy.maxDelayMs, policy.firstDelayMs);
+  return policy;
 }
 
 /** Attempts to open an engine again. */
@@ -282,6 +254,3 @@ export interface ServedExpert {
   /** Names of models that mean this expert: `<model>:<expert>` first. */
   readonly ids: readonly string[];
 }
-
-/** Whether a client may name an expert of a model. */
-export type MayName = (model: string, expert: string) => boolean;
