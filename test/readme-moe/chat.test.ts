@@ -72,7 +72,7 @@ test("mistakes are told, and the chat goes on", async () => {
   expect(outcome.stdout.trim()).not.toBe("");
   expect(outcome.stderr.trim().split("\n")).toEqual([
     "/exti: no such command; did you mean /exit?",
-    "error: nowhere.json: cannot be read (ERR_FILE_NOT_FOUND)",
+    "error: nowhere.json: no such file (ERR_FILE_NOT_FOUND)",
     `error: ${broken}: is no saved chat: \`messages[0]\` has no \`role\` and \`content\` (ERR_FILE_CORRUPT)`,
     expect.stringMatching(/^error: no-such-model: .* \(ERR_FILE_NOT_FOUND\)$/),
   ]);

@@ -1,8 +1,12 @@
 // Progress of downloads and of opening models: sums over files, the rate of the last seconds, time left, and lines.
 
 import { describe, expect, test } from "vitest";
-import { DownloadMeter } from "../../packages/readme-moe/src/library/download-meter.ts";
-import { downloadLine, loadingLine, LoadingLines } from "../../packages/readme-moe/src/library/show-download.ts";
+import {
+  downloadLine,
+  DownloadMeter,
+  loadingLine,
+  LoadingLines,
+} from "../../packages/readme-moe/src/library/show-download.ts";
 import { countText, durationText, sizeText } from "../../packages/readme-moe/src/library/sizes.ts";
 import * as fc from "../support/fast-check.ts";
 

@@ -1,8 +1,7 @@
 /** `@xenova/transformers`, with loaders that run text generation in the engine. */
 
 import * as transformers from "@xenova/transformers";
-import { type AutoClasses, createAutoClasses } from "./auto-classes.ts";
-import { createPipeline, type ReadMePipeline } from "./pipeline.ts";
+import { type AutoClasses, createAutoClasses, createPipeline, type ReadMePipeline } from "./loaders.ts";
 
 export * from "@xenova/transformers";
 

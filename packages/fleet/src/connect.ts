@@ -13,7 +13,6 @@ export interface ConnectionLimits {
 
 const [CONNECT_MS, COMMAND_MS, SILENT_MS, PULSE_MS, MAX_RETRY_MS] = [2000, 2000, 3000, 500, 1000] as const;
 
-/** Receives the messages of channels. */
 type OnMessage = (channel: string, message: string) => void;
 
 /** A connection with its watchdog. */
@@ -159,7 +158,6 @@ export interface FleetAddress {
   readonly isTls: boolean;
   readonly username: string | undefined;
   readonly password: string | undefined;
-  /** Number of the database. */
   readonly database: number;
   /** Password of the sentinels. @default none */
   readonly sentinelPassword?: string | undefined;

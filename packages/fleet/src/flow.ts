@@ -7,7 +7,7 @@ import {
   FlowProducer,
   type Job,
   type JobsOptions,
-  Queue,
+  type Queue,
   UnrecoverableError,
   WaitingError,
   Worker,
@@ -23,7 +23,7 @@ import {
   unreachable,
   type FleetPlace,
 } from "./connect.ts";
-import type { LockTimes } from "./job-queues.ts";
+import { type LockTimes, openQueue, workerOptions } from "./job-queues.ts";
 import { QUEUE_PREFIX, queueName } from "./keys.ts";
 
 /** Options of `FlowCoordinator.open`. */
@@ -36,8 +36,6 @@ export interface FlowCoordinatorOptions extends FleetPlace {
 
 const POLL_MS = 250;
 const IDLE_MS = 10_000;
-/** Entries of the queue's stream of events, which nobody reads. */
-const MAX_EVENTS = 100;
 /** Attempts at a task whose machine met a failure, such as a full disk. */
 const [ATTEMPTS, RETRY_MS] = [3, 1000] as const;
 /** Failed jobs are kept for their reasons. */
@@ -100,11 +98,9 @@ export class FlowCoordinator {
   }
 
   async #runOnce(flow: TaskFlow): Promise<void> {
-    const options = { ...FLOW_OPTIONS, connection: this.#connection.redis };
-    const queue = new Queue(flowQueueName(flow.machines), { ...options, streams: { events: { maxLen: MAX_EVENTS } } });
-    const producer = new FlowProducer(options);
-    // Commands report their own failures, and the connection its.
-    queue.on("error", () => undefined);
+    const { redis } = this.#connection;
+    const queue = openQueue(flowQueueName(flow.machines), redis);
+    const producer = new FlowProducer({ connection: redis, prefix: QUEUE_PREFIX, skipVersionCheck: true });
     producer.on("error", () => undefined);
     try {
       await removeFailed(queue, flow);
@@ -200,7 +196,6 @@ const flowJobSchema = z.strictObject({
   version: z.literal(1),
   /** Hash of the plan that the task belongs to. */
   plan: z.string().regex(HASH),
-  /** Name of the task. */
   task: z.string().regex(TASK),
 });
 
@@ -228,9 +223,6 @@ function flowQueueName(machines: string): string {
   return queueName(machines, TASKS);
 }
 
-/** Options that queue, producer and worker share. */
-const FLOW_OPTIONS = { prefix: QUEUE_PREFIX, skipVersionCheck: true } as const;
-
 /**
  * Limits of connections. A product of large matrices blocks the thread for many seconds, in which answers wait to be
  * read; and a worker's connection waits for jobs for ten seconds.
@@ -253,9 +245,6 @@ export interface FlowWorkerOptions extends FleetPlace {
 /** A machine that is gone is noticed within these times together. They are longer than any product takes. */
 const LOCK_TIMES: LockTimes = { lockMs: 60_000, stalledMs: 15_000 };
 
-/** A task goes on elsewhere as often as it takes. */
-const MAX_STALLED = 1_000_000;
-
 /** A machine that takes tasks. */
 export class FlowWorker {
   readonly #worker: Worker<unknown>;
@@ -268,12 +257,8 @@ export class FlowWorker {
     const address = addressOf(fleet);
     this.#connection = openConnection(address, onError, FLOW_LIMITS);
     this.#worker = new Worker<unknown>(flowQueueName(machines), (job, token) => this.#process(job, token), {
-      ...FLOW_OPTIONS,
-      connection: this.#connection.redis,
+      ...workerOptions(this.#connection.redis, lockTimes),
       concurrency: 1,
-      lockDuration: lockTimes.lockMs,
-      stalledInterval: lockTimes.stalledMs,
-      maxStalledCount: MAX_STALLED,
       runRetryDelay: 1000,
     });
     this.#worker.on("error", (error) => onError?.(error));

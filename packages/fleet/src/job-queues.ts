@@ -23,6 +23,21 @@ const MAX_EVENTS = 100;
 /** A job goes on elsewhere as often as it takes. */
 const MAX_STALLED = 1_000_000;
 
+const sharedOptions = (redis: Redis) => ({ connection: redis, prefix: QUEUE_PREFIX, skipVersionCheck: true }) as const;
+
+/** Opens a queue. Its commands report their own failures, and the connection its. */
+export function openQueue(name: string, redis: Redis): Queue {
+  const queue = new Queue(name, { ...sharedOptions(redis), streams: { events: { maxLen: MAX_EVENTS } } });
+  queue.on("error", () => undefined);
+  return queue;
+}
+
+/** Makes the options of a worker of BullMQ's. */
+export function workerOptions(redis: Redis, { lockMs, stalledMs }: LockTimes) {
+  const lock = { lockDuration: lockMs, stalledInterval: stalledMs, maxStalledCount: MAX_STALLED };
+  return { ...sharedOptions(redis), ...lock };
+}
+
 /** BullMQ's priorities go from 1, the first, to 2^21, the last. */
 const [MIDDLE_PRIORITY, LAST_PRIORITY] = [1_000_000, 2_097_152] as const;
 
@@ -40,7 +55,6 @@ export function waitingKeysOf(modelVersion: string, affinities: readonly string[
   return affinities.flatMap((affinity) => [`${base(affinity)}:wait`, `${base(affinity)}:prioritized`]);
 }
 
-/** Queue of a job. */
 export interface QueuePlace {
   readonly modelVersion: string;
   readonly affinity: string;
@@ -54,7 +68,6 @@ interface Asker {
   readonly maxWaitMs: number;
 }
 
-/** Adds and removes jobs. */
 export class JobAdder {
   readonly #redis: ScriptedRedis;
   readonly #model: Pick<EngineInfo, "contextTokens">;
@@ -100,7 +113,6 @@ export class JobAdder {
     void this.#redis.publish(JOBS_CHANNEL, modelVersion).catch(() => undefined);
   }
 
-  /** Whether a job waits or runs. */
   async has(requestId: string, place: QueuePlace): Promise<boolean> {
     return (await this.#redis.exists(this.#queue(place).toKey(requestId))) === 1;
   }
@@ -116,20 +128,12 @@ export class JobAdder {
 
   #queue({ modelVersion, affinity }: QueuePlace): Queue {
     const name = queueName(modelVersion, affinity);
-    let queue = this.#queues.get(name);
-    if (!queue) {
-      const connection = this.#redis as Redis;
-      const streams = { events: { maxLen: MAX_EVENTS } };
-      queue = new Queue(name, { connection, prefix: QUEUE_PREFIX, skipVersionCheck: true, streams });
-      // Commands report their own failures, and the connection its.
-      queue.on("error", () => undefined);
-      this.#queues.set(name, queue);
-    }
+    const queue = this.#queues.get(name) ?? openQueue(name, this.#redis);
+    this.#queues.set(name, queue);
     return queue;
   }
 }
 
-/** A job that this worker has taken. */
 export interface TakenJob {
   readonly job: Job<unknown>;
   readonly affinity: string;
@@ -179,15 +183,7 @@ export class JobTaker {
   }
 
   #worker(affinity: string): Worker<unknown> {
-    const options = {
-      connection: this.#redis as Redis,
-      prefix: QUEUE_PREFIX,
-      skipVersionCheck: true,
-      autorun: false,
-      lockDuration: this.#times.lockMs,
-      stalledInterval: this.#times.stalledMs,
-      maxStalledCount: MAX_STALLED,
-    };
+    const options = { ...workerOptions(this.#redis, this.#times), autorun: false };
     const worker = new Worker<unknown>(queueName(this.#modelVersion, affinity), null, options, withoutBlocking);
     // Commands report their own failures, and the connection its.
     worker.on("error", () => undefined);
@@ -251,9 +247,7 @@ async function isBroken(queue: Queue | Worker<unknown>): Promise<boolean> {
 
 // The lengths and next jobs of the queues, and the time of the server, which all machines share.
 
-/** A job that waits. */
 export interface PeekedJob extends QueueHead {
-  /** Number of its choices. */
   readonly numSeqs: number;
 }
 

@@ -14,7 +14,6 @@ import { z } from "zod";
 const count = z.number().int().nonnegative();
 const tokenIds = z.array(count).max(1 << 22);
 
-/** Numbers of tokens by expert. */
 export const expertTokensSchema: z.ZodType<number[]> = z.array(count).max(65_536);
 
 /** Values of sampling parameters in a job, by kind. The engine checks them; here only shapes count. */
@@ -60,7 +59,6 @@ const jobSchema = z.strictObject({
   constraint: z.looseObject({ kind: z.string().max(64) }).exactOptional(),
 });
 
-/** A request as plain data. */
 export type FleetJob = z.infer<typeof jobSchema>;
 
 /** A request whose defaults and seed are filled in. */

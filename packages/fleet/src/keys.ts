@@ -1,9 +1,7 @@
 // Names of everything that a fleet keeps in Valkey.
 
-/** Prefix of all keys and channels. */
 export const PREFIX = "readme-moe";
 
-/** Prefix of BullMQ's keys. */
 export const QUEUE_PREFIX = `${PREFIX}-q`;
 
 /** Channel that tells workers about new jobs, and about jobs that came back. */
@@ -20,10 +18,8 @@ export function frontName(promptVersion: string, id: string): string {
   return `${promptVersion}.${id}`;
 }
 
-/** Set of the ids of workers. */
 export const WORKERS_KEY = `${PREFIX}:workers`;
 
-/** Keys of a request. */
 export interface RequestKeys {
   /** Stream of the entries of its answer; the id of entry n is `n-0`. */
   readonly log: string;
@@ -36,7 +32,6 @@ export function requestKeys(requestId: string): RequestKeys {
   return { log: `${base}:log`, meta: `${base}:meta` };
 }
 
-/** Key of the id of the job that gives the answer to a request. */
 export function jobOfKey(requestId: string): string {
   return `${PREFIX}:{${requestId}}:job`;
 }
@@ -50,7 +45,6 @@ export function workerKey(workerId: string): string {
   return `${PREFIX}:worker:${workerId}`;
 }
 
-/** Name of the queue of a model's jobs with one affinity. */
 export function queueName(modelVersion: string, affinity: string): string {
   return `${modelVersion}.${affinity}`;
 }

@@ -1,11 +1,12 @@
-// Files of text that commands read, plain or compressed by gzip.
+// Text that commands read: files, plain or compressed by gzip, and standard input.
 
 import { readFile, stat } from "node:fs/promises";
 import { basename } from "node:path";
+import { addAbortSignal } from "node:stream";
+import { text as textOf } from "node:stream/consumers";
 import { promisify } from "node:util";
 import { gunzip } from "node:zlib";
 import { ReadMeError } from "@readme-moe/core";
-import { pipedText } from "./standard-input.ts";
 
 const MAX_BYTES = 512 << 20;
 const GZIP_MAGIC = [0x1f, 0x8b] as const;
@@ -74,6 +75,11 @@ export async function textsOrLines(
   const lines = linesOf((await pipedText(signal)) ?? "");
   if (lines.length === 0) throw new TypeError(`Expected ${what} as arguments, or as lines on standard input; got none`);
   return lines.map(({ line }) => line.replace(/\r$/, ""));
+}
+
+/** Reads all that is piped into this process, until `signal` aborts; `undefined` if standard input is a terminal. */
+export async function pipedText(signal: AbortSignal): Promise<string | undefined> {
+  return process.stdin.isTTY ? undefined : textOf(addAbortSignal(signal, process.stdin));
 }
 
 export function isJsonLines(path: string): boolean {

@@ -82,7 +82,6 @@ async function locateNamed(request: LocateRequest, cacheFolder: string | undefin
   return { path, isHosts: false };
 }
 
-/** The host's settings of the hub. */
 function hubSettings({ env, options }: LocateRequest, cacheFolder: string | undefined): HubSettings {
   return {
     ...(cacheFolder ? { cacheFolder } : {}),

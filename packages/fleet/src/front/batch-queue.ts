@@ -2,10 +2,10 @@
 // is gone.
 
 import { setTimeout as sleep } from "node:timers/promises";
-import { Queue, WaitingError, Worker } from "bullmq";
+import { type Queue, WaitingError, Worker } from "bullmq";
 import { addressOf, openConnection, type Connection, type ConnectionLimits, type FleetPlace } from "../connect.ts";
-import { queueName, QUEUE_PREFIX } from "../keys.ts";
-import type { LockTimes } from "../job-queues.ts";
+import { queueName } from "../keys.ts";
+import { type LockTimes, openQueue, workerOptions } from "../job-queues.ts";
 
 /** Options of `openBatchQueue`. */
 export interface BatchQueueOptions extends FleetPlace {
@@ -18,12 +18,8 @@ const BATCHES = "batches";
 const LOCK_TIMES: LockTimes = { lockMs: 5000, stalledMs: 2000 };
 /** A front's connection waits for batches for five seconds. */
 const LIMITS: ConnectionLimits = { commandMs: 10_000, silentMs: 10_000 };
-/** A batch goes on elsewhere as often as it takes. */
-const MAX_STALLED = 1_000_000;
 /** Wait before a batch that could not go on is given to a front again. */
 const RETRY_MS = 1000;
-/** Entries of the queue's stream of events, which nobody reads. */
-const MAX_EVENTS = 100;
 
 /**
  * Opens a queue for `readMe({ batches: { folder, queue } })`.
@@ -51,11 +47,9 @@ export class BatchQueue {
 
   /** Begins to take batches. `run` resolves with whether a batch has ended. */
   start(name: string, most: number, run: (id: string, signal: AbortSignal) => Promise<boolean>): void {
-    const shared = { connection: this.#connection.redis, prefix: QUEUE_PREFIX, skipVersionCheck: true };
+    const { redis } = this.#connection;
     const ofFolder = queueName(BATCHES, name);
-    this.#queue = new Queue(ofFolder, { ...shared, streams: { events: { maxLen: MAX_EVENTS } } });
-    // Commands report their own failures, and the connection its.
-    this.#queue.on("error", () => undefined);
+    this.#queue = openQueue(ofFolder, redis);
     const worker = new Worker(
       ofFolder,
       async (job, token, signal = new AbortController().signal) => {
@@ -64,14 +58,7 @@ export class BatchQueue {
         await job.moveToWait(token);
         throw new WaitingError();
       },
-      {
-        ...shared,
-        concurrency: most,
-        lockDuration: this.#times.lockMs,
-        stalledInterval: this.#times.stalledMs,
-        maxStalledCount: MAX_STALLED,
-        runRetryDelay: RETRY_MS,
-      },
+      { ...workerOptions(redis, this.#times), concurrency: most, runRetryDelay: RETRY_MS },
     );
     worker.on("error", this.#onError);
     // Another front may have these batches.

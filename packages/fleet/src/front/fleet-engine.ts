@@ -46,7 +46,6 @@ interface Opened {
   readonly reader: string;
 }
 
-/** Parts that a request is opened with. */
 interface Opening extends Pick<GenerateRequest, "signal"> {
   readonly id: string;
   readonly numChoices: number;
@@ -362,7 +361,6 @@ function admitRequest(
 
 // Checks that a front makes of a request at once, before anything is sent.
 
-/** A checked request, without its prompt. */
 type CheckedRequest = Omit<JobRequest, "promptIds" | "expertTokens">;
 
 interface RequestDefaults {

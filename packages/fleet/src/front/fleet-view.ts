@@ -14,7 +14,6 @@ import { type PeekedQueues, peekQueues, waitingKeysOf } from "../job-queues.ts";
 import type { ScriptedRedis } from "../log/scripts.ts";
 import { type PublishedWorker, readWorkers } from "../worker/state.ts";
 
-/** Fleet at a time. */
 interface FleetSnapshot extends PeekedQueues {
   /** Workers of the version that new requests go to. */
   readonly workers: readonly PublishedWorker[];
@@ -27,7 +26,6 @@ interface FleetSnapshot extends PeekedQueues {
 const REFRESH_MS = 500;
 const NOTHING: FleetSnapshot = { nowMs: 0, queues: [], workers: [], modelVersion: undefined, promptVersions: [] };
 
-/** Keeps a snapshot of the fleet. */
 export class FleetView {
   readonly #redis: ScriptedRedis;
   readonly #promptVersion: string;
@@ -65,7 +63,6 @@ export class FleetView {
     return new ReadMeError("ERR_NO_WORKER", `No worker of the fleet has this model: ${own}, and ${others}`);
   }
 
-  /** Jobs that wait in the queues. */
   get numWaiting(): number {
     return this.#snapshot.queues.reduce((sum, { waiting }) => sum + waiting, 0);
   }
@@ -75,7 +72,6 @@ export class FleetView {
     return performance.now() - this.#readMs;
   }
 
-  /** Reads the fleet now. */
   refresh(): Promise<void> {
     return (this.#reading ??= this.#read().finally(() => (this.#reading = undefined)));
   }

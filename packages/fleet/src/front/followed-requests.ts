@@ -205,7 +205,16 @@ export class FollowedRequests {
 /** State of a follower after an entry. "behind": entries before it are missing, and have to be read. */
 type FollowState = "current" | "behind" | "ended";
 
-/** Follows the log of one request. */
+interface FollowerOptions {
+  readonly numChoices: number;
+  readonly stream: GenerationStream;
+  readonly nowMs: number;
+  readonly onChunk: (chunk: GenerateChunk) => void;
+  /** Called when the log has another token than it had before. */
+  readonly onDifferent: () => void;
+  readonly onFailed: () => void;
+}
+
 export class Follower {
   readonly stream: GenerationStream;
   /** Place of the last entry that was followed, as were all before it. */
@@ -216,25 +225,13 @@ export class Follower {
   isReading = false;
   #isOver = false;
   readonly #progress: AnswerProgress;
-  readonly #onChunk: (chunk: GenerateChunk) => void;
-  readonly #onDifferent: () => void;
-  readonly #onFailed: () => void;
+  readonly #about: FollowerOptions;
 
-  constructor(about: {
-    readonly numChoices: number;
-    readonly stream: GenerationStream;
-    readonly nowMs: number;
-    readonly onChunk: (chunk: GenerateChunk) => void;
-    /** Called when the log has another token than it had before. */
-    readonly onDifferent: () => void;
-    readonly onFailed: () => void;
-  }) {
+  constructor(about: FollowerOptions) {
+    this.#about = about;
     this.stream = about.stream;
     this.heardMs = about.nowMs;
     this.#progress = new AnswerProgress(about.numChoices);
-    this.#onChunk = about.onChunk;
-    this.#onDifferent = about.onDifferent;
-    this.#onFailed = about.onFailed;
   }
 
   get isOver(): boolean {
@@ -256,7 +253,7 @@ export class Follower {
         this.place = 0;
         return "behind";
       case "different":
-        this.#onDifferent();
+        this.#about.onDifferent();
         return this.fail(new ReadMeError("ERR_ENGINE_FAILED", "Two workers of the fleet gave different tokens"));
       case "old":
         this.place = Math.max(this.place, place);
@@ -264,7 +261,7 @@ export class Follower {
       case "new":
         this.heardMs = nowMs;
         this.place = place;
-        this.#onChunk(novelty.chunk);
+        this.#about.onChunk(novelty.chunk);
         this.stream.push(novelty.chunk);
         break;
     }
@@ -279,11 +276,10 @@ export class Follower {
     this.#isOver = true;
   }
 
-  /** Ends the request with an error. */
   fail(error: unknown): "ended" {
     if (this.#isOver) return "ended";
     this.#isOver = true;
-    this.#onFailed();
+    this.#about.onFailed();
     this.stream.fail(error);
     return "ended";
   }
@@ -297,7 +293,6 @@ function fromLogged({ kind, code, message }: LoggedError): Error {
 
 // The events of a front's requests, as an engine in this process would emit them.
 
-/** Emits the events of one request. */
 export class SequenceEvents {
   readonly #events: ReadMeEmitter;
   readonly #requestId: string;
@@ -334,7 +329,6 @@ export class SequenceEvents {
     if (finishReason !== undefined) this.#finish(choice, finishReason, nowMs);
   }
 
-  /** Ends the choices that have not ended. */
   ended(reason: "abort" | "error", nowMs: number): void {
     for (let choice = 0; choice < this.#numChoices; choice++) this.#finish(choice, reason, nowMs);
   }

@@ -16,7 +16,6 @@ interface Owner {
 export interface Claim {
   readonly owner: Owner;
   readonly isCancelled: boolean;
-  /** Entries that are there. */
   readonly entries: readonly string[];
   /** Time since the request was queued, in ms. */
   readonly sinceQueuedMs: number;
@@ -142,15 +141,12 @@ const token: z.ZodType<GeneratedToken> = z.strictObject({
   topLogprobs: z.array(listed).max(20).exactOptional(),
 });
 const chunkEntry = z.strictObject({
-  /** Choice. */
   c: count.max(127),
   /** Tokens of the choice before this entry. */
   p: count,
   /** Characters of the choice's text before this entry. */
   o: count,
-  /** Tokens. */
   t: z.array(token),
-  /** Text. */
   x: z.string(),
   /** Reason why the choice ended. */
   f: z.enum(["stop", "length"]).exactOptional(),
@@ -168,7 +164,6 @@ const errorEntry = z.strictObject({
 });
 const entrySchema = z.union([chunkEntry, errorEntry]);
 
-/** A chunk with its place in its choice. */
 export interface PlacedChunk {
   readonly chunk: GenerateChunk;
   /** Tokens, and characters of text, of the choice before the chunk. */
@@ -254,7 +249,6 @@ function parseJson(text: string): unknown {
   }
 }
 
-/** Tells whether an answer ends with this entry. */
 export function endsAnswer(entry: LogEntry): boolean {
   return "error" in entry || entry.chunk.usage !== undefined;
 }
@@ -278,7 +272,6 @@ export class AnswerProgress {
     this.#choices = Array.from({ length: numChoices }, () => ({ tokenIds: [], textLength: 0, hasEnded: false }));
   }
 
-  /** Tokens of each choice. */
   get tokenIds(): readonly (readonly number[])[] {
     return this.#choices.map(({ tokenIds }) => tokenIds);
   }

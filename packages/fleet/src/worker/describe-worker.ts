@@ -14,7 +14,6 @@ import { sharesOf } from "../affinity.ts";
 import { completionTokens, type FleetJob } from "../job.ts";
 import type { PublishedWorker, WorkerCounters } from "./state.ts";
 
-/** Places that a job holds. */
 export interface HeldJob {
   readonly affinity: string;
   readonly numSeqs: number;
@@ -24,7 +23,6 @@ export interface HeldJob {
   readonly kvTokens: number;
 }
 
-/** Returns the places that a job holds. */
 export function placesOf(job: FleetJob, affinity: string, info: Pick<EngineInfo, "contextTokens">): HeldJob {
   return {
     affinity,
@@ -48,7 +46,6 @@ interface WorkerHoldings {
   readonly homes: PublishedWorker["homes"];
 }
 
-/** Describes a worker as it is published. */
 export function describeWorker({ info, jobs, measure, ...rest }: WorkerHoldings): PublishedWorker {
   const { precision, maxNumSeqs, kvCapacityTokens } = info;
   const runningSeqs = jobs.reduce((sum, { numSeqs }) => sum + numSeqs, 0);

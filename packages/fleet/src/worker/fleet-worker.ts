@@ -100,7 +100,6 @@ export class FleetWorker {
     return worker;
   }
 
-  /** Number of jobs that run here. */
   get numRunning(): number {
     return this.#running.size;
   }

@@ -59,7 +59,6 @@ const LASTING: ReadonlySet<ReadMeErrorCode> = new Set([
  */
 const [MAX_CLAIMS, MAX_LIMITED_CLAIMS] = [100, 3] as const;
 
-/** A job that this worker runs. */
 export class RunningJob {
   readonly #job: FleetJob;
   readonly #around: JobSurroundings;
@@ -151,19 +150,8 @@ export class RunningJob {
     this.#isResumed = resume !== undefined;
     if (resume) this.#around.onResumed();
     const { signal } = this.#controller;
-    const shared = {
-      prompt,
-      params,
-      expert,
-      priority,
-      client,
-      cacheSalt,
-      prediction,
-      processLogits,
-      id: this.#around.engineId,
-      signal,
-    };
-    return resume ? { ...shared, resume } : shared;
+    const owner = { priority, client, cacheSalt, id: this.#around.engineId, signal };
+    return { prompt, params, expert, prediction, processLogits, ...owner, ...(resume && { resume }) };
   }
 }
 

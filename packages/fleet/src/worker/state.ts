@@ -1,6 +1,6 @@
 // State that a worker publishes each second, and that others read.
 
-import { coefficientsOf, type AffinityKey, type Homes, type WorkerState } from "@readme-moe/core";
+import { coefficientsOf, type Homes, type WorkerState } from "@readme-moe/core";
 import { z } from "zod";
 import { workerKey, WORKERS_KEY } from "../keys.ts";
 import type { ScriptedRedis } from "../log/scripts.ts";
@@ -17,6 +17,7 @@ const costSchema = z.strictObject({
 
 const stateSchema = z.strictObject({
   id: z.string().max(128),
+  /** Version of what turns prompts into tokens and experts. */
   promptVersion: z.string().max(128),
   modelVersion: z.string().max(128),
   precision: z.string().max(32),
@@ -32,6 +33,7 @@ const stateSchema = z.strictObject({
   /** `null` stands for `Infinity`, which JSON does not have. */
   expertPlaces: z.number().min(0).nullable(),
   prefixTokens: z.record(z.string().max(32), count),
+  /** Tokens that it generated between its last two states, by affinity. */
   workByKey: z.record(z.string().max(32), count),
   homes: z.record(
     z.string().max(32),
@@ -61,21 +63,11 @@ type Published = z.infer<typeof stateSchema>;
 export type WorkerCounters = Published["counters"];
 
 /** A worker as others see it. */
-export interface PublishedWorker extends WorkerState {
-  /** Version of what turns prompts into tokens and experts. */
-  readonly promptVersion: string;
-  readonly precision: string;
-  readonly maxNumSeqs: number;
-  readonly kvCapacityTokens: number;
-  readonly counters: WorkerCounters;
-  readonly isDraining: boolean;
-  /** Tokens that it generated between its last two states, by affinity. */
-  readonly workByKey: Readonly<Record<AffinityKey, number>>;
+export interface PublishedWorker extends WorkerState, Omit<Published, keyof WorkerState | "homes"> {
   /** Homes as it sees them. */
   readonly homes: Homes["byKey"];
 }
 
-/** Counters of a worker that begins. */
 export function newCounters(): { -readonly [Name in keyof WorkerCounters]: number } {
   return { answered: 0, cancelled: 0, released: 0, foreign: 0, different: 0, resumed: 0, tokens: 0, refused: 0 };
 }

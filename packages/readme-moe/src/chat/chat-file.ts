@@ -1,6 +1,6 @@
-import { readFile, stat } from "node:fs/promises";
 import { ReadMeError, type ChatMessage } from "@readme-moe/core";
 import { writeFileAtomically } from "@readme-moe/model";
+import { readTextData } from "../data-files.ts";
 
 /** A chat in a file. */
 export interface SavedChat {
@@ -9,25 +9,17 @@ export interface SavedChat {
   readonly messages: readonly ChatMessage[];
 }
 
-const MAX_BYTES = 64 << 20;
-
 /** Writes a chat. @throws {ReadMeError} `ERR_WRITE_FAILED` */
 export async function saveChat(path: string, chat: SavedChat): Promise<void> {
   await writeFileAtomically(path, `${JSON.stringify(chat, undefined, 2)}\n`);
 }
 
-/** Reads a chat. @throws {ReadMeError} `ERR_FILE_NOT_FOUND`, `ERR_FILE_CORRUPT` */
+/** Reads a chat. @throws {ReadMeError} as `readTextData` */
 export async function loadChat(path: string): Promise<SavedChat> {
-  const size = await stat(path).then(
-    (state) => state.size,
-    (cause: unknown) => {
-      throw new ReadMeError("ERR_FILE_NOT_FOUND", `${path}: cannot be read`, { cause });
-    },
-  );
-  if (size > MAX_BYTES) throw corrupt(path, `it has ${size} bytes, at most ${MAX_BYTES} are read`);
+  const text = await readTextData(path);
   let chat: unknown;
   try {
-    chat = JSON.parse(await readFile(path, "utf8"));
+    chat = JSON.parse(text);
   } catch (cause) {
     throw corrupt(path, "it is no JSON", cause);
   }

@@ -11,13 +11,11 @@ import { helpLines, readLine, type ChatInput, type OpenLines } from "./input.ts"
 
 const CUT = "cut at the largest number of tokens (--max-new-tokens)";
 
-/** Options of a chat. */
 export interface ChatOptions {
   /** Name of the first model. */
   readonly model: string;
   /** System message, before all others. */
   readonly system?: string | undefined;
-  /** Parameters of an engine's answers. */
   readonly params: (engine: ReadMeEngine) => SamplingParams;
   /** Opens a model by name. @throws {ReadMeError} if it has no chat template, too */
   readonly open: (name: string) => Promise<OpenedEngine>;

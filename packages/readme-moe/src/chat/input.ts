@@ -22,7 +22,6 @@ interface Command {
 const OTHER_EXITS: readonly string[] = ["bye", "quit"];
 const COMMAND_NAMES = ["help", "clear", "system", "model", "save", "load", "exit"] as const;
 
-/** Name of a command. */
 type CommandName = (typeof COMMAND_NAMES)[number];
 
 const COMMANDS: Readonly<Record<CommandName, Command>> = {

@@ -1,6 +1,6 @@
 import { packedLimitBytes, type PackedUse, packedUses, resolveCacheFolder, trimPacked } from "@readme-moe/model";
 import { Command, Option } from "commander";
-import { sizeText, timeText } from "../library/sizes.ts";
+import { bytesOf, sizeText, timeText } from "../library/sizes.ts";
 import { byteSize, engineFlag, examples, jsonOption } from "../options.ts";
 import { alignedTable, type Column } from "../terminal.ts";
 
@@ -79,8 +79,4 @@ function useJson({ kind, key, bytes, lastUsedMs, isInUse, modelPaths }: PackedUs
     in_use: isInUse,
     models: modelPaths,
   };
-}
-
-function bytesOf(uses: readonly PackedUse[]): number {
-  return uses.reduce((sum, { bytes }) => sum + bytes, 0);
 }

@@ -1,6 +1,7 @@
 import { ReadMeError } from "@readme-moe/core";
 import { Command } from "commander";
 import { answerOnce, type ChatOptions, runChat } from "../chat/chat.ts";
+import { pipedText } from "../data-files.ts";
 import { checkEngineFlags, MODEL_ARGUMENT, openEngine, type OpenedEngine } from "../models.ts";
 import {
   addOptions,
@@ -12,7 +13,6 @@ import {
   samplingOptions,
   samplingParams,
 } from "../options.ts";
-import { pipedText } from "../standard-input.ts";
 
 interface ChatFlags extends EngineFlags, SamplingFlags {
   readonly system?: string;

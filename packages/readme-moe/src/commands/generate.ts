@@ -12,8 +12,7 @@ import {
   samplingOptions,
   samplingParams,
 } from "../options.ts";
-import { pipedText } from "../standard-input.ts";
-import { readTextData } from "../data-files.ts";
+import { pipedText, readTextData } from "../data-files.ts";
 
 interface GenerateFlags extends EngineFlags, SamplingFlags, FormatFlags {
   readonly prompt?: readonly string[];

@@ -111,7 +111,6 @@ async function printTemplate(model: Model): Promise<void> {
   if (toolUse !== undefined) console.log(`\n{# for chats with tools #}\n${toolUse}`);
 }
 
-/** Runs token ids through router and decoder. */
 async function computed({ runner, router }: RunningModel, ids: readonly number[]): Promise<object> {
   for (const id of ids) integerOption("--ids", id, 0, runner.model.config.vocabSize - 1);
   const [route] = await router.route([{ state: router.start(), tokenIds: ids }]);

@@ -6,12 +6,11 @@ import {
   type KnownModel,
   listModels,
   memoryBytesOf,
-  type PackedEntry,
   parametersOf,
   sourceFor,
 } from "@readme-moe/model";
 import { Command } from "commander";
-import { countText, sizeText, timeText } from "../library/sizes.ts";
+import { bytesOf, countText, sizeText, timeText } from "../library/sizes.ts";
 import { engineFlag, examples, jsonOption } from "../options.ts";
 import { alignedTable, type Column } from "../terminal.ts";
 
@@ -83,10 +82,6 @@ function modelJson(model: CachedModel): object {
     packed: { entries: packed.map(({ kind: folder, key }) => `${folder}/${key}`), bytes: bytesOf(packed) },
     processes: users.map(({ pid, isOnThisMachine }) => ({ pid, this_machine: isOnThisMachine })),
   };
-}
-
-function bytesOf(entries: readonly PackedEntry[]): number {
-  return entries.reduce((sum, { bytes }) => sum + bytes, 0);
 }
 
 function printAvailable({ json }: ListFlags): void {

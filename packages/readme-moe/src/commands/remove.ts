@@ -12,7 +12,7 @@ import {
   selectModels,
 } from "@readme-moe/model";
 import { Command } from "commander";
-import { sizeText } from "../library/sizes.ts";
+import { bytesOf, sizeText } from "../library/sizes.ts";
 import { engineFlag, examples, jsonOption } from "../options.ts";
 
 interface RemoveFlags {
@@ -109,8 +109,4 @@ async function isConfirmed(
 function descriptionOf({ name, place, path, bytes, packed }: CachedModel): string {
   const own = place === "local" ? "stays as it is" : sizeText(bytes);
   return `  ${name}: ${own}; packed weights: ${sizeText(bytesOf(packed))}  ${path}`;
-}
-
-function bytesOf(entries: readonly PackedEntry[]): number {
-  return entries.reduce((sum, { bytes }) => sum + bytes, 0);
 }

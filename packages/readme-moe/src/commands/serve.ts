@@ -14,9 +14,8 @@ import {
 import { resolveStateFolder } from "@readme-moe/model";
 import { Command } from "commander";
 import express, { type Express } from "express";
-import { reportSeldom } from "../fleet/open-front.ts";
+import { openLimits, type OpenedLimits, reportSeldom } from "../fleet/open-front.ts";
 import { fleetOption, type FleetFlags, addOptions, engineFlag, type EngineFlags, engineOptions } from "../options.ts";
-import { openLimits, type OpenedLimits } from "../fleet/shared-limits.ts";
 import { MODEL_ARGUMENT } from "../models.ts";
 import { noteServer } from "../running/server-notes.ts";
 import { EventLog } from "../serving/event-log.ts";

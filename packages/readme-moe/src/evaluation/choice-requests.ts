@@ -1,7 +1,7 @@
 // Multiple-choice questions in the format in which evaluation harnesses write the requests that they send to a model:
 // one line for each choice of each document.
 
-import { describeValue } from "@readme-moe/core";
+import { describeValue, isRecord } from "@readme-moe/core";
 import type { Choice, Question } from "@readme-moe/engine/evaluation";
 import { badLine, readJsonLines, readTextData } from "../data-files.ts";
 
@@ -60,24 +60,19 @@ function questionOf(path: string, requests: readonly ChoiceRequest[]): Question 
 }
 
 function requestOf(path: string, line: unknown, number: number): ChoiceRequest {
-  const fields = fieldsOf(line);
-  if (!fields) throw badLine(path, number, "expected an object with `request`, `doc_id`, `idx` and `label`");
+  if (!isRecord(line)) throw badLine(path, number, "expected an object with `request`, `doc_id`, `idx` and `label`");
   const wrong = (name: string, expectation: string, value: unknown): Error =>
     badLine(path, number, `expected \`${name}\` to be ${expectation}, got ${describeValue(value)}`);
-  const request = fieldsOf(fields["request"]);
-  if (!request) throw wrong("request", "an object with `context` and `continuation`", fields["request"]);
+  const { request } = line;
+  if (!isRecord(request)) throw wrong("request", "an object with `context` and `continuation`", request);
   const { context, continuation } = request;
-  const { doc_id: documentId, idx: index, label } = fields;
+  const { doc_id: documentId, idx: index, label } = line;
   if (typeof context !== "string") throw wrong("request.context", "a string", context);
   if (!isText(continuation)) throw wrong("request.continuation", "a string that is not empty", continuation);
   if (!isCount(documentId) && !isText(documentId)) throw wrong("doc_id", "an integer or a string", documentId);
   if (!isCount(index)) throw wrong("idx", "an integer from 0 up", index);
   if (!isCount(label)) throw wrong("label", "an integer from 0 up", label);
   return { choice: { context, continuation }, documentId, index, label, number };
-}
-
-function fieldsOf(value: unknown): Readonly<Record<string, unknown>> | undefined {
-  return typeof value === "object" && value !== null && !Array.isArray(value) ? { ...value } : undefined;
 }
 
 function isText(value: unknown): value is string {

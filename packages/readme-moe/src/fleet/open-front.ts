@@ -1,11 +1,13 @@
-// A front of a fleet: it reads prompts, and other machines run the model.
+// A front of a fleet: it reads prompts, and other machines run the model. Rate limits are shared by the fronts.
 
-import type { Engine } from "@readme-moe/core";
+import type { Engine, ReadMeEmitter } from "@readme-moe/core";
 import { openPromptReader, readerOptionsOf } from "@readme-moe/engine";
+import type { SharedLimits } from "@readme-moe/fleet";
 import { loraFolders } from "../loras/find-adapters.ts";
 import { modelPath } from "../models.ts";
 import { fleetModule } from "../optional-modules.ts";
-import { type EngineFlags, engineOptionsOf } from "../options.ts";
+import { type EngineFlags, engineOptionsOf, type FleetFlags } from "../options.ts";
+import type { ServingFlags } from "../serving/serving-flags.ts";
 
 /** An engine and what ends it. */
 export interface OpenedFront {
@@ -58,4 +60,34 @@ export function reportSeldom(print: (text: string) => void = console.error): (er
     printedMs.set(message, nowMs);
     print(`note: ${message}`);
   };
+}
+
+/** Rate limits, as numbers or as limiters. */
+export interface OpenedLimits extends Disposable {
+  readonly requestsPerMinute: number | SharedLimits["requestsPerMinute"];
+  readonly tokensPerMinute: number | SharedLimits["tokensPerMinute"];
+}
+
+/** Opens the rate limits that the flags ask for. @throws {TypeError | RangeError} on a wrong URL of the fleet */
+export async function openLimits(
+  { fleet, requestsPerMinute, tokensPerMinute }: ServingFlags & FleetFlags,
+  events: ReadMeEmitter,
+): Promise<OpenedLimits> {
+  const limits = { requestsPerMinute, tokensPerMinute };
+  const hasLimit = requestsPerMinute !== undefined || tokensPerMinute !== undefined;
+  if (fleet === undefined || !hasLimit) return { ...limits, [Symbol.dispose]: () => undefined };
+  const { openSharedLimits } = await fleetModule("`--fleet`");
+  const note = reportSeldom();
+  const shared = openSharedLimits({
+    ...limits,
+    fleet,
+    onLocal: (unit) => {
+      events.emit("limit:local", { unit });
+      note(new Error(`the fleet's counts of ${unit} per minute cannot be read; this front counts for itself`));
+    },
+    // The front's own connections report the same failures.
+    onError: () => undefined,
+  });
+  const { close, ...limiters } = shared;
+  return { ...limiters, [Symbol.dispose]: close };
 }

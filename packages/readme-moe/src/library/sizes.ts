@@ -29,3 +29,8 @@ export function timeText(atMs: number): string {
 function threeDigits(value: number): string {
   return value < 9.995 ? value.toFixed(2) : value < 99.95 ? value.toFixed(1) : value.toFixed(0);
 }
+
+/** Adds up the bytes of entries. */
+export function bytesOf(entries: readonly { readonly bytes: number }[]): number {
+  return entries.reduce((sum, { bytes }) => sum + bytes, 0);
+}

@@ -9,7 +9,6 @@ export interface ExpertDescription {
   readonly ranks: readonly number[];
   /** Modules that it changes in at least one layer, by the last parts of their names. */
   readonly modules: readonly string[];
-  /** Number of layers with changes. */
   readonly layers: number;
   readonly parameters: number;
   /** Size of its tensors in the file. */
@@ -58,7 +57,6 @@ function describeExpert({ name, path, layers, head, numParameters }: Lora): Expe
   };
 }
 
-/** Formats an expert in one line. */
 export function expertLine({ name, ranks, modules, layers, parameters, bytes }: ExpertDescription): string {
   const rank = ranks.length > 1 ? `ranks ${ranks.join(", ")}` : `rank ${ranks[0]}`;
   const where = layers === 0 ? modules.join(", ") : `${modules.join(", ")} in ${layers} layers`;

@@ -3,8 +3,7 @@
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { ReadMeError } from "@readme-moe/core";
-import { downloadAdapter, expertNameOf } from "@readme-moe/model";
-import { hubNameOf } from "../hub-id.ts";
+import { downloadAdapter, expertNameOf, type HubName, parseModelName } from "@readme-moe/model";
 import { shownDownload } from "../library/show-download.ts";
 import { showStatus } from "../terminal.ts";
 import type { LoraArgument } from "../options.ts";
@@ -44,7 +43,6 @@ export async function loraFolders(
   return Object.fromEntries(folders);
 }
 
-/** Tells whether a folder is a set of experts. */
 export function isSet(path: string): boolean {
   return existsSync(join(path, SET_FILE));
 }
@@ -74,4 +72,10 @@ export async function adapterPath(source: string, signal: AbortSignal): Promise<
   } finally {
     showStatus();
   }
+}
+
+/** Reads a repository of the hub from an argument, unless that is a file, a folder or a short name. */
+function hubNameOf(name: string): HubName | undefined {
+  const parsed = parseModelName(name, existsSync);
+  return parsed.kind === "hub" ? parsed : undefined;
 }

@@ -5,7 +5,6 @@ import { join } from "node:path";
 
 /** Figures in a model folder's report; absent if the report does not have them. */
 export interface ReportFigures {
-  /** Share of tokens that keep the expert of the token before. */
   readonly locality?: number | undefined;
   /** Mean loss above the dense model's, nats per token. */
   readonly aboveDense?: number | undefined;

@@ -1,5 +1,6 @@
 // Formats a plan as text and as JSON.
 
+import { wireName } from "@readme-moe/core";
 import { alignedTable, type Column, percent } from "../terminal.ts";
 import type { ExpectedCost } from "./expected-cost.ts";
 import type { ReportFigures } from "./model-figures.ts";
@@ -113,53 +114,45 @@ export function refusal(plan: Plan): string {
   return `${megabytes(plan.memoryBytes)} MB are not enough; the least that works is ${works.join(", or ")}`;
 }
 
-export function planJson(plan: Plan): object {
-  const { rows, recommendation } = plan;
+export function planJson(plan: Plan): unknown {
+  const { path, memoryBytes, sequences, contextTokens, kvCacheBytes, locality, readMbPerS, rows, recommendation } =
+    plan;
   const streamedRow = rows.find(({ streamed }) => streamed);
   const layout = streamedRow?.streamed;
-  return {
-    path: plan.path,
-    memory_bytes: plan.memoryBytes,
-    sequences: plan.sequences,
-    context_tokens: plan.contextTokens,
-    kv_cache_bytes: plan.kvCacheBytes,
+  return wireFields({
+    path,
+    memoryBytes,
+    sequences,
+    contextTokens,
+    kvCacheBytes,
     fits: recommendation !== undefined,
-    least_memory_bytes: leastMemoryBytes(rows),
-    least_expert_cache_bytes: layout ? leastExpertBytes(layout, streamedRow?.expertsPerToken) : null,
-    token_cycle_bytes: layout ? tokenCycleBytes(layout) : null,
-    locality: plan.locality,
-    read_mb_per_s: plan.readMbPerS,
-    above_dense: plan.report.aboveDense ?? null,
-    placements: rows.map(placementJson),
-    recommended: recommendation ? keyOf(recommendation.chosen) : null,
-    instead_of: recommendation?.instead ? keyOf(recommendation.instead) : null,
-  };
+    leastMemoryBytes: leastMemoryBytes(rows),
+    leastExpertCacheBytes: layout && leastExpertBytes(layout, streamedRow?.expertsPerToken),
+    tokenCycleBytes: layout && tokenCycleBytes(layout),
+    locality,
+    readMbPerS,
+    aboveDense: plan.report.aboveDense,
+    placements: rows.map(placementFields),
+    recommended: recommendation && keyOf(recommendation.chosen),
+    insteadOf: recommendation?.instead && keyOf(recommendation.instead),
+  });
 }
 
-function placementJson(row: PlanRow): object {
-  return {
-    ...keyOf(row),
-    fits: row.fits,
-    total_bytes: row.totalBytes,
-    least_bytes: row.leastBytes,
-    weight_bytes: row.weightBytes,
-    weights: row.weights,
-    other: {
-      process: row.other.process,
-      tokenizer: row.other.tokenizer,
-      step: row.other.step,
-      slack: row.other.slack,
-      keys_and_values: row.other.keysAndValues,
-      prefix_cache: row.other.prefixCache,
-    },
-    hit_ratio: row.hitRatio ?? null,
-    bytes_read_per_token: row.bytesReadPerToken,
-    ms_per_token: row.msPerToken,
-  };
+function placementFields(row: PlanRow): object {
+  const { fits, totalBytes, leastBytes, weightBytes, weights, other, hitRatio, bytesReadPerToken, msPerToken } = row;
+  const sizes = { fits, totalBytes, leastBytes, weightBytes, weights, other };
+  return { ...keyOf(row), ...sizes, hitRatio, bytesReadPerToken, msPerToken };
 }
 
 function keyOf({ model, precision, expertCacheBytes }: PlannedPlacement): object {
-  return { model, precision, expert_cache_bytes: expertCacheBytes ?? null };
+  return { model, precision, expertCacheBytes };
+}
+
+/** Gives fields the names that they have in JSON, and those without a value `null`. */
+function wireFields(value: unknown): unknown {
+  if (Array.isArray(value)) return value.map(wireFields);
+  if (typeof value !== "object" || value === null) return value ?? null;
+  return Object.fromEntries(Object.entries(value).map(([name, inner]) => [wireName(name), wireFields(inner)]));
 }
 
 function nameOf({ model, precision, expertCacheBytes }: PlannedPlacement, { own }: Plan): string {

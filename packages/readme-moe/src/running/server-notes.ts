@@ -22,7 +22,6 @@ export interface ServerNote {
   readonly hasEngineInside: boolean;
 }
 
-/** A note in its file. */
 export interface FiledNote {
   readonly path: string;
   readonly note: ServerNote;

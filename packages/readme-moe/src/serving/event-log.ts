@@ -36,7 +36,6 @@ export class EventLog {
     else console.error(text);
   }
 
-  /** Prints the server's address. */
   printAddress(url: string, names: readonly string[]): void {
     const [model] = names;
     this.#isListening = true;

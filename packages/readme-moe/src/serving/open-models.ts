@@ -23,7 +23,6 @@ export interface ModelFlags extends EngineFlags, FleetFlags {
   readonly maxQueueMs?: number;
 }
 
-/** Models as a server gets them. */
 export interface ServerModels {
   /** The first one answers requests that name none. */
   readonly names: readonly string[];

@@ -1,0 +1,142 @@
+// The host's loaders in our form: `pipeline`, and the classes that load models and tokenizers.
+
+import { describeValue } from "@readme-moe/core";
+import { checkHost, generationOf, type HostLike, type HostLoadOptions, insideOf, type LoaderClass } from "./host.ts";
+import { loadModel, loadTokenizer } from "./load/load-model.ts";
+import type { Located, LocateRequest } from "./load/locate.ts";
+import { tryEngine } from "./load/try-engine.ts";
+import { type AdapterOptions, checkAdapterOptions } from "./options.ts";
+
+/** The host's own function, which also takes this package's options. */
+export type ReadMePipeline<Host extends HostLike> = Host["pipeline"] & {
+  (
+    task: "text-generation",
+    model?: string | null,
+    options?: HostLoadOptions & AdapterOptions,
+  ): Promise<InstanceType<Host["TextGenerationPipeline"]>>;
+};
+
+/**
+ * Makes a `pipeline` that loads text generation through the engine. Other tasks, and models that the engine cannot
+ * read, are left to the host, which is not changed.
+ *
+ * @throws {TypeError} when `transformers` is not the module of one of the two hosts
+ */
+export function createPipeline<Host extends HostLike>(transformers: Host): ReadMePipeline<Host> {
+  checkHost(transformers);
+  const { TextGenerationPipeline } = insideOf(transformers);
+  const split = splitterOf(transformers);
+  const isNewer = generationOf(transformers) === "huggingface";
+  const pipeline = async (
+    task: string,
+    id: string | null = null,
+    options: HostLoadOptions & AdapterOptions = {},
+  ): Promise<unknown> => {
+    const { request, own, adapter } = split(id ?? "", options);
+    const { progress_callback: onEvent } = own;
+    const watched = isNewer && onEvent ? { ...own, progress_callback: withTotals(onEvent) } : own;
+    const isOurTask = task === "text-generation" && typeof id === "string";
+    if (!isOurTask && adapter.engine === "readme-moe") {
+      throw new TypeError(`Expected \`task\` to be "text-generation" with a model's name, got ${describeValue(task)}`);
+    }
+    const loaded = isOurTask
+      ? await tryEngine({ ...request, options: watched }, (located) => loadModel(transformers, located, own, adapter))
+      : undefined;
+    if (loaded === undefined) return insideOf(transformers).pipeline(task, id, own);
+    const { model, tokenizer } = loaded;
+    onEvent?.({ status: "ready", task, model: id });
+    return new TextGenerationPipeline({ task, model, tokenizer });
+  };
+  return pipeline as unknown as ReadMePipeline<Host>;
+}
+
+type OnEvent = NonNullable<HostLoadOptions["progress_callback"]>;
+
+interface FileProgress {
+  readonly status?: string;
+  readonly name?: string;
+  readonly file?: string;
+  readonly loaded?: number;
+  readonly total?: number;
+}
+
+/** Adds a `progress_total` of all files before each `progress` of a file, as the newer host's `pipeline` does. */
+function withTotals(onEvent: OnEvent): OnEvent {
+  const files: Record<string, { readonly loaded: number; readonly total: number }> = {};
+  return (event) => {
+    const { status, name, file, loaded = 0, total = 0 }: FileProgress = event;
+    if (status === "progress" && file !== undefined) {
+      files[file] = { loaded, total };
+      const all = Object.values(files).reduce(
+        (sum, one) => ({ loaded: sum.loaded + one.loaded, total: sum.total + one.total }),
+        { loaded: 0, total: 0 },
+      );
+      const progress = all.total > 0 ? (100 * all.loaded) / all.total : 0;
+      onEvent({ status: "progress_total", name, progress, ...all, files: { ...files } });
+    }
+    onEvent(event);
+  };
+}
+
+/** The host's classes that load models and tokenizers. */
+export type AutoClasses<Host extends HostLike> = Pick<Host, "AutoModelForCausalLM" | "AutoTokenizer">;
+
+/**
+ * Makes subclasses of the host's `AutoModelForCausalLM` and `AutoTokenizer` that load models through the engine, as
+ * `createPipeline` does. `from_pretrained` also takes this package's options. The host is not changed.
+ *
+ * @throws {TypeError} when `transformers` is not the module of one of the two hosts
+ */
+export function createAutoClasses<Host extends HostLike>(transformers: Host): AutoClasses<Host> {
+  checkHost(transformers);
+  const host = insideOf(transformers);
+  const split = splitterOf(transformers);
+
+  const HostModels: LoaderClass = host.AutoModelForCausalLM;
+  const HostTokenizers: LoaderClass = host.AutoTokenizer;
+
+  class AutoModelForCausalLM extends HostModels {
+    static override async from_pretrained(
+      id: string,
+      options: HostLoadOptions & AdapterOptions = {},
+    ): Promise<unknown> {
+      const { request, own, adapter } = split(id, options, "model");
+      const load = async (located: Located): Promise<object> =>
+        (await loadModel(transformers, located, own, adapter)).model;
+      return (await tryEngine(request, load)) ?? HostModels.from_pretrained(id, own);
+    }
+  }
+
+  class AutoTokenizer extends HostTokenizers {
+    static override async from_pretrained(
+      id: string,
+      options: HostLoadOptions & AdapterOptions = {},
+    ): Promise<unknown> {
+      const { request, own } = split(id, options, "tokenizer");
+      const loaded = await tryEngine(request, ({ path }) => loadTokenizer(transformers, path));
+      return loaded ?? HostTokenizers.from_pretrained(id, own);
+    }
+  }
+
+  return { AutoModelForCausalLM, AutoTokenizer };
+}
+
+interface Split {
+  readonly request: LocateRequest;
+  readonly own: HostLoadOptions;
+  readonly adapter: AdapterOptions;
+}
+
+/** Makes a function that tells this package's options from the host's. */
+function splitterOf(transformers: HostLike) {
+  const generation = generationOf(transformers);
+  const { env } = insideOf(transformers);
+  return (
+    id: string,
+    { engine, engineOptions, ...own }: HostLoadOptions & AdapterOptions,
+    what?: LocateRequest["what"],
+  ): Split => {
+    const adapter = checkAdapterOptions({ engine, engineOptions });
+    return { request: { id, generation, env, options: own, adapter, what }, own, adapter };
+  };
+}

@@ -1,0 +1,108 @@
+import { rankedDocuments } from "@readme-moe/core";
+import type { ReadMeEngine } from "@readme-moe/engine";
+import { Command } from "commander";
+import { textsOrLines } from "../data-files.ts";
+import { MODEL_ARGUMENT, withEngine } from "../models.ts";
+import {
+  addOptions,
+  type EngineFlags,
+  engineFlag,
+  jsonOption,
+  memoryOptions,
+  requireOption,
+  runtimeOptions,
+  wholeNumber,
+} from "../options.ts";
+
+interface PoolingFlags extends EngineFlags {
+  readonly instruction?: string;
+  readonly json: boolean;
+}
+
+interface EmbedFlags extends PoolingFlags {
+  readonly dimensions?: number;
+  readonly promptName?: string;
+}
+
+interface RerankFlags extends PoolingFlags {
+  readonly query: string;
+  readonly topN?: number;
+}
+
+export function embedCommand(signal: AbortSignal): Command {
+  const command = new Command("embed")
+    .summary("compute embeddings of texts")
+    .description(
+      "Computes embeddings, with a model that was made for them. Texts are arguments, or lines of standard input. Prints " +
+        "one embedding per line, as a list of numbers.",
+    )
+    .argument("<model>", MODEL_ARGUMENT)
+    .argument("[texts...]", "texts (default: the lines of standard input that are not blank)")
+    .option("--dimensions <n>", "keep the first n numbers, as an embedding of length 1 (default: all)", wholeNumber(1))
+    .option("--instruction <text>", "task of a query, in one sentence, put before each text (default: none)")
+    .option(
+      "--prompt-name <name>",
+      "one of the model's own texts, put before each text (default: the model's, if it has one)",
+    );
+  addPoolingOptions(command);
+  return command.action(async (path: string, given: readonly string[], flags: EmbedFlags) => {
+    const inputs = await textsOrLines("texts", given, signal);
+    await withEngine(path, flags, signal, (engine) => runEmbed(engine, inputs, flags, signal));
+  });
+}
+
+export function rerankCommand(signal: AbortSignal): Command {
+  const command = new Command("rerank")
+    .summary("rank documents by their relevance for a query")
+    .description(
+      "Scores documents, with a model that was made for it. Documents are arguments, or lines of standard input. Prints " +
+        "each score, 0 to 1, and its document, the most relevant first.",
+    )
+    .argument("<model>", MODEL_ARGUMENT)
+    .argument("[documents...]", "texts (default: the lines of standard input that are not blank)")
+    .option("--query <text>", "what the documents are searched for (required)")
+    .option("--instruction <text>", "what makes a document relevant (default: what the model was trained on)")
+    .option("--top-n <n>", "documents to print (default: all)", wholeNumber(1));
+  addPoolingOptions(command);
+  return command.action(async (path: string, given: readonly string[], flags: RerankFlags) => {
+    requireOption(command, "query");
+    const documents = await textsOrLines("documents", given, signal);
+    await withEngine(path, flags, signal, (engine) => runRerank(engine, documents, flags, signal));
+  });
+}
+
+function addPoolingOptions(command: Command): void {
+  addOptions(command, ...runtimeOptions(), ...memoryOptions(), engineFlag("isolation"), jsonOption());
+}
+
+async function runEmbed(
+  engine: ReadMeEngine,
+  inputs: readonly string[],
+  { dimensions, instruction, promptName, json }: EmbedFlags,
+  signal: AbortSignal,
+): Promise<void> {
+  const result = await engine.embed({ inputs, dimensions, instruction, promptName, signal });
+  const embeddings = result.embeddings.map((values) => Array.from(values));
+  if (json) console.log(JSON.stringify({ embeddings, usage: usageJson(result.usage) }));
+  else for (const values of embeddings) console.log(JSON.stringify(values));
+}
+
+async function runRerank(
+  engine: ReadMeEngine,
+  documents: readonly string[],
+  { query, instruction, topN, json }: RerankFlags,
+  signal: AbortSignal,
+): Promise<void> {
+  const { scores, usage } = await engine.rerank({ query, documents, instruction, signal });
+  const results = rankedDocuments(scores, topN).map(({ index, score }) => ({
+    index,
+    relevance_score: score,
+    document: { text: documents[index] ?? "" },
+  }));
+  if (json) console.log(JSON.stringify({ results, usage: usageJson(usage) }));
+  else for (const one of results) console.log(`${one.relevance_score.toFixed(4)}  ${one.document.text}`);
+}
+
+function usageJson({ promptTokens }: { readonly promptTokens: number }): object {
+  return { prompt_tokens: promptTokens, total_tokens: promptTokens };
+}
