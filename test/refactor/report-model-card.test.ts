@@ -14,6 +14,8 @@ import {
 } from "../../packages/refactor/src/report/verdict.ts";
 import { modelCard, reportDocuments } from "../../packages/refactor/src/report/model-card.ts";
 import { lossRow, type Report } from "../../packages/refactor/src/report/report.ts";
+import { resolveTuneOptions } from "../../packages/refactor/src/tuning/options.ts";
+import { tuningDocuments, tuningReport } from "../../packages/refactor/src/tuning/tuning-report.ts";
 import { madeUpReport } from "../support/made-up-report.ts";
 
 /** Writes a card without pictures, whose drawing takes longer than all else. */
@@ -225,6 +227,26 @@ describe("the model card", () => {
     expect(outsideCode).not.toMatch(/(?<!\\)<|(?<!\\)\[l|^# d/m);
     expect(text.split("\n").filter((line) => line.startsWith("# "))).toHaveLength(1);
   });
+});
+
+test("the section of a tuning has its losses in a table, and escapes names", async () => {
+  const [dense, before, after] = [2, 3, 2.5].map((mean) => ({ step: 0, losses: [mean], mean }));
+  const counts = { documents: 1, held_out_documents: 1, tokens: 1, evaluation_tokens: 1 };
+  const report = tuningReport({
+    model: "m",
+    teacher: "t",
+    options: resolveTuneOptions({}),
+    trainedParameters: 1,
+    seconds: 1,
+    domains: [{ name: "a|b <i>", files: [], ...counts }],
+    commonNeurons: 0.125,
+    history: { teacher: dense!, steps: [], evaluations: [before!, after!] },
+  });
+  const { "README.md": card = "" } = await tuningDocuments({ path: "no such folder" }, report);
+  expect(tableRows(card)).toContainEqual(["a\\|b \\<i\\>", "2.00", "3.00", "2.50"]);
+  expect(tableRows(card)).toContainEqual(["**mean**", "2.00", "3.00", "2.50"]);
+  expect(card).toContain("13 % of the experts' neurons");
+  expect(card).toContain("Above the dense model: +1.000 before, **+0.500** tuned.");
 });
 
 describe("Markdown", () => {

@@ -2,7 +2,7 @@
 
 import type { Model } from "@readme-moe/model";
 import { readDocuments } from "../delta/delta-file.ts";
-import { decimals, signed } from "../report/verdict.ts";
+import { decimals, grouped, markdownTable, markdownText, percent, signed } from "../report/verdict.ts";
 import { linePicture } from "../report/pictures/line-picture.ts";
 import { stepsOf, type Evaluation, type ResolvedTuneOptions } from "./options.ts";
 import { bestOf, type TuningHistory } from "./train.ts";
@@ -97,7 +97,10 @@ export function tuningReport(facts: TuningFacts) {
 }
 
 /** Adds the field `tuning` to report.json and a section to README.md, after the header that a hub reads. */
-export async function tuningDocuments(model: Model, report: TuningReport): Promise<Readonly<Record<string, string>>> {
+export async function tuningDocuments(
+  model: Pick<Model, "path">,
+  report: TuningReport,
+): Promise<Readonly<Record<string, string>>> {
   const { "report.json": before, "README.md": card, ...pictures } = await readDocuments(model.path);
   const [, head = "", body = ""] = /^(---\r?\n.*?\r?\n---\r?\n)?(.*)$/s.exec(card ?? "") ?? [];
   return {
@@ -109,40 +112,37 @@ export async function tuningDocuments(model: Model, report: TuningReport): Promi
 }
 
 function tuningSection(report: TuningReport): string {
-  const { dense, before, after, options, data } = report;
-  const row = (name: string, pick: (losses: TuningLosses) => number): string =>
-    `| ${name} | ${[dense, before, after].map((losses) => decimals(pick(losses))).join(" | ")} |`;
+  const { dense, before, after, options, data, common_neurons: common } = report;
+  const row = (name: string, pick: (losses: TuningLosses) => number): readonly string[] => [
+    name,
+    ...[dense, before, after].map((losses) => decimals(pick(losses))),
+  ];
   const how =
     options.method === "lora"
       ? `low-rank changes (rank ${options.rank}) of the experts' weights`
       : "all weights of the experts";
-  const shared =
-    report.common_neurons === undefined
+  const sections = [
+    "# Tuned",
+    `The model below learned ${how}${options.attention ? ", and of attention," : ""} from its dense model's next-token ` +
+      `distributions on ${grouped(report.tokens)} tokens. Losses on held-out text with its own router, in nats per token:`,
+    markdownTable(
+      ["", "dense", "before tuning", "tuned"],
+      [
+        ...data.map(({ name }) => row(markdownText(name), ({ losses }) => losses[name] ?? NaN)),
+        row("**mean**", ({ mean }) => mean),
+      ],
+    ),
+    ...(common === undefined
       ? []
       : [
-          `${Math.round(100 * report.common_neurons)} % of the experts' neurons are those of other experts, too, and have one change`,
-          "that the tokens of all experts trained. Each expert has its own change beside it.",
-          "",
-        ];
-  return [
-    "# Tuned",
-    "",
-    `The model below learned ${how}${options.attention ? ", and of attention," : ""} from its dense model's next-token`,
-    `distributions on ${report.tokens.toLocaleString("en")} tokens. Losses on held-out text with its own router, in nats per token:`,
-    "",
-    "| | dense | before tuning | tuned |",
-    "|---|---|---|---|",
-    ...data.map(({ name }) => row(name, ({ losses }) => losses[name] ?? NaN)),
-    row("**mean**", ({ mean }) => mean),
-    "",
-    ...shared,
+          `${percent(common)} of the experts' neurons are those of other experts, too, and have one change that the ` +
+            "tokens of all experts trained. Each expert has its own change beside it.",
+        ]),
     `Above the dense model: ${signed(before.above_dense, 3)} before, **${signed(after.above_dense, 3)}** tuned.`,
-    "",
     `![Loss above the dense model by training tokens](${CURVE})`,
-    "",
     "The figures below were measured before tuning, on other text.",
-    "",
-  ].join("\n");
+  ];
+  return `${sections.join("\n\n")}\n`;
 }
 
 function tuningPicture({ curve, data }: TuningReport): Promise<string> {
