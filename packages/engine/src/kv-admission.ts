@@ -1,4 +1,4 @@
-// Which sequences hold KV memory. Sequences are admitted in order, alternating among clients, while there is memory.
+// Admission to KV memory. Sequences are admitted in order, alternating among clients, while there is memory.
 // They wait for one that reads the same beginning, are preempted if sequences before them need more, and begin with
 // prefixes from the prefix cache.
 

@@ -103,7 +103,7 @@ export function candidatesNeeded(params: ResolvedSamplingParams, isBound = false
  * Decides whether a step should return all logits for each row of a sequence. Copying a row takes 0.2 MB. If
  * candidates do not decide and the row cannot be read later, the step of that row runs again.
  *
- * Of 1,074 rows of SmolLM2-135M, 128 candidates decide 92 % in text and 97 % in answers at top-p 0.95, and 91 and 96 %
+ * In 1,074 rows of SmolLM2-135M, 128 candidates decide 92 % in text and 97 % in answers at top-p 0.95, and 91 and 96 %
  * without top-p; at temperature 0.8 82 and 91 %, at 1.2 48 and 73 %. A step of 16 rows nearly always has some rows
  * that they do not decide.
  *

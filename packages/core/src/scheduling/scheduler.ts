@@ -1,5 +1,5 @@
-// What a scheduler is, and what schedulers share. A scheduler is a pure function over plain data, which is known
-// before the step runs: lengths, arrival, and the experts of the next tokens.
+// Schedulers, and the code that they share. A scheduler is a pure function over plain data, which is known before the
+// step runs: lengths, arrival, and the experts of the next tokens.
 
 import type { CostModel } from "./cost-model.ts";
 
