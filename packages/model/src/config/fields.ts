@@ -134,7 +134,6 @@ export class Fields {
     throw this.#unexpected(name, "a list", value);
   }
 
-  /** Reads a list of strings, or `undefined`. */
   texts(name: string): readonly string[] | undefined {
     const values = this.list(name);
     if (values === undefined || values.every((value) => typeof value === "string")) return values;

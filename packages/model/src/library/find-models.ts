@@ -310,7 +310,6 @@ type FoundModel = Omit<CachedModel, "packed" | "users" | "indexedPaths">;
 /** Folders of the cache whose entries are made from models. */
 const PACKED_KINDS = ["kernels", "experts"];
 
-/** Names an entry as no other is. */
 export function entryName({ kind, key }: EntryName): string {
   return `${kind}/${key}`;
 }

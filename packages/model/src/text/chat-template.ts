@@ -75,7 +75,6 @@ export class ChatTemplate {
     this.#now = options.now ?? (() => new Date());
   }
 
-  /** Sources as the model's files have them. */
   get sources(): ChatTemplateSources {
     return this.#sources;
   }
