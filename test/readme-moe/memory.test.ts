@@ -86,6 +86,8 @@ test("a context below the model's is told with what makes it longer, unless it w
   const line =
     "memory: 1.12 GB of weights, 1.88 GB of keys and values (65,536 tokens: 2 conversations of 32,768), 1.03 GB of prefixes";
   expect(memoryLines(info)).toEqual([line]);
+  const onDisk = { ...memory, prefixDiskBytes: 4e9 };
+  expect(memoryLines({ ...info, memory: onDisk })).toEqual([`${line} and up to 4.00 GB on disk`]);
   const linesOf = (contextBound: "memory" | "option" | "usual", contextTokens: number): readonly string[] =>
     memoryLines({ contextTokens, kvCapacityTokens: contextTokens, memory: { ...memory, contextBound } });
   expect(linesOf("option", 18_688)).toHaveLength(1);

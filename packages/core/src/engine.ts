@@ -233,6 +233,8 @@ export interface EngineMemory {
   readonly kvCacheBytes: number;
   /** Keys and values of prompts' beginnings that are kept beside them. */
   readonly prefixCacheBytes: number;
+  /** Largest size of prompts' beginnings on disk. @default none are kept there */
+  readonly prefixDiskBytes?: number | undefined;
   /** Number type of keys and values. */
   readonly kvPrecision: string;
   /** Context of the model itself; the engine's may be shorter. */

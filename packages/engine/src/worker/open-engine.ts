@@ -192,7 +192,12 @@ export async function openEngine(
       maxNumSeqs: options.maxNumSeqs,
       kvCapacityTokens: capacityTokens,
       weightBytes,
-      memory: { ...memory, prefixCacheBytes, kvPrecision: runner.kvPrecision },
+      memory: {
+        ...memory,
+        prefixCacheBytes,
+        prefixDiskBytes: savedPrefixes && options.prefixDiskBytes,
+        kvPrecision: runner.kvPrecision,
+      },
       kernel,
       promptVersion,
       modelVersion: await modelVersionOf(promptVersion, runner, set, { ...options, contextTokens }),

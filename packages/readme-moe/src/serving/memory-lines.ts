@@ -12,9 +12,10 @@ export function memoryLines(
   const conversations = Math.floor(kvCapacityTokens / contextTokens);
   const many = `${count(conversations)} ${conversations === 1 ? "conversation" : "conversations"}`;
   const tokens = `${count(kvCapacityTokens)} tokens: ${many} of ${count(contextTokens)}`;
+  const disk = memory.prefixDiskBytes ? ` and up to ${sizeText(memory.prefixDiskBytes)} on disk` : "";
   return [
     `memory: ${sizeText(memory.weightBytes)} of weights, ${sizeText(memory.kvCacheBytes)} of keys and values (${tokens}), ` +
-      `${sizeText(memory.prefixCacheBytes)} of prefixes`,
+      `${sizeText(memory.prefixCacheBytes)} of prefixes${disk}`,
     ...contextLines(contextTokens, memory),
     ...shortageLines(memory),
   ];
