@@ -19,7 +19,7 @@ import { type ApiError, invalid, listNames, refusal, shownId } from "../http/err
 import { KeyRing, type Keys } from "./guard.ts";
 
 /** Expert "none" of a model with loras: the model itself, without any change. */
-export const NO_EXPERT = "none";
+const NO_EXPERT = "none";
 
 interface ExpertId {
   readonly model: string;
