@@ -13,7 +13,7 @@ import { seededRandom } from "../../support/random.ts";
 import { acceptTen, chunkOf, scriptedEngine, USAGE } from "../../support/scripted-engine.ts";
 import { listen, type RunningServer } from "../../support/served-model.ts";
 
-const NUM_RUNS = RUNS_LONG_TESTS ? 10_000 : 300;
+const NUM_RUNS = RUNS_LONG_TESTS ? 10_000 : 100;
 const vocabulary = smallVocabulary(["<tool_call>", '{"name": "']);
 let server: RunningServer;
 let numRequests = 0;

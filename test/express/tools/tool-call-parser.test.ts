@@ -9,6 +9,7 @@ import {
 } from "../../../packages/express/src/tools/tool-call-parser.ts";
 import * as fc from "../../support/fast-check.ts";
 import { golden } from "../../support/fixtures.ts";
+import { RUNS_LONG_TESTS } from "../../support/long-tests.ts";
 import { LOOKALIKES, TRANSCRIPT_TOOLS, TRANSCRIPTS } from "../../support/tool-transcripts.ts";
 
 /** Texts that chat templates write for an assistant's turns; `null` for a turn that a template does not write. */
@@ -47,10 +48,16 @@ function parse(pieces: readonly string[], options: Partial<ToolCallParserOptions
   return { content, calls, calledTools: parser.calledTools, isOver: parser.isOver, deltas };
 }
 
+/** Returns every place of a text, or every fifth one where tests have to be quick. */
+function placesIn(text: string): readonly number[] {
+  const places = Array.from(text, (_character, index) => index);
+  return RUNS_LONG_TESTS ? places : places.filter((index) => index % 5 === text.length % 5);
+}
+
 /** Parses a text in one piece, and in all or random cuts, which have to give the same. */
 function parseCut(text: string, options: Partial<ToolCallParserOptions> = {}, cuts?: readonly number[]) {
   const { deltas: _, ...whole } = parse([text], options);
-  const places = cuts ?? Array.from(text, (_character, index) => index);
+  const places = cuts ?? placesIn(text);
   for (const at of places) expect(parse([text.slice(0, at), text.slice(at)], options)).toMatchObject(whole);
   const ends = [...new Set(places.filter((_place, index) => cuts !== undefined || index % 3 === 0))];
   const split = [...ends.toSorted((a, b) => a - b), text.length];
@@ -83,7 +90,7 @@ describe.each(recorded.families)("the text of $template", ({ form, marks, end, a
   });
 
   test.each(written)("has no wrong call wherever it ends: $text", ({ text, calls }) => {
-    for (let at = 0; at < text.length; at++) {
+    for (const at of placesIn(text)) {
       const found = parse([text.slice(0, at)], { form });
       expect(parsed(found.calls)).toEqual(calls.slice(0, found.calls.length));
       if (found.calls.length === 0) expect(found.content).toBe(text.slice(0, at));
