@@ -157,8 +157,7 @@ export function numberCheck(
 
 /** Checks a switch, which is off by default. @throws {TypeError} */
 export function switchCheck(value: boolean | undefined, name: string): boolean {
-  if (value === undefined || typeof value === "boolean") return value ?? false;
-  throw new TypeError(`Expected \`${name}\` to be true or false, got ${describeValue(value)}`);
+  return value === undefined ? false : switchOption(name, value);
 }
 
 /** Creates the check of an integer that has a default. */

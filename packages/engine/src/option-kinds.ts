@@ -1,6 +1,14 @@
 // Kinds of the engine's options, and the checks of their values.
 
-import { choiceOption, describeValue, integerOption, isRecord, numberOption, switchOption } from "@readme-moe/core";
+import {
+  choiceOption,
+  describeValue,
+  integerOption,
+  isRecord,
+  numberOption,
+  switchOption,
+  textOption,
+} from "@readme-moe/core";
 import { functionModuleOption } from "./function-module.ts";
 
 /** An option of the engine: its values, and its flag on the command line. */
@@ -45,10 +53,7 @@ export const OPTION_CHECKS: {
     if (typeof value === "string" && value !== "") return value;
     throw new TypeError(`Expected \`${name}\` to name ${names}, got ${describeValue(value)}`);
   },
-  text(name, value) {
-    if (typeof value === "string") return value;
-    throw new TypeError(`Expected \`${name}\` to be a text, got ${describeValue(value)}`);
-  },
+  text: textOption,
   // The model's experts are known later.
   expert: (_, value) => value,
   folders(name, value) {

@@ -1,4 +1,4 @@
-import { describeValue, integerOption, MAX_TIMER_MS, rejectUnknownKeys } from "@readme-moe/core";
+import { describeValue, integerOption, MAX_TIMER_MS, rejectUnknownKeys, textOption } from "@readme-moe/core";
 
 /** Options of `Grammars.open`: limits of compiling grammars in number, time and memory. */
 export interface GrammarsOptions {
@@ -69,9 +69,7 @@ export function resolveAsker({ signal, client }: Asker): Asker {
   if (signal !== undefined && !(signal instanceof AbortSignal)) {
     throw new TypeError(`Expected \`signal\` to be an AbortSignal, got ${describeValue(signal)}`);
   }
-  if (client !== undefined && typeof client !== "string") {
-    throw new TypeError(`Expected \`client\` to be a text, got ${describeValue(client)}`);
-  }
+  if (client !== undefined) textOption("client", client);
   signal?.throwIfAborted();
   return { signal, client };
 }

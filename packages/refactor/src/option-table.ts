@@ -1,6 +1,13 @@
 // Tables of options. Types, checks, defaults, flags and docs follow from them.
 
-import { choiceOption, describeValue, integerOption, numberOption, rejectUnknownKeys } from "@readme-moe/core";
+import {
+  choiceOption,
+  describeValue,
+  integerOption,
+  numberOption,
+  rejectUnknownKeys,
+  switchOption,
+} from "@readme-moe/core";
 
 /** An option: its values, and its flag on the command line. */
 export interface TableOption {
@@ -72,10 +79,7 @@ const CHECKS: {
     const range = number <= above ? `above ${above}` : `below ${below}`;
     throw new RangeError(`Expected \`${name}\` to be ${range}, got \`${number}\``);
   },
-  switch(name, value) {
-    if (typeof value === "boolean") return value;
-    throw new TypeError(`Expected \`${name}\` to be true or false, got ${describeValue(value)}`);
-  },
+  switch: switchOption,
   integers(name, value, { min = 0 }) {
     if (!Array.isArray(value)) throw new TypeError(`Expected \`${name}\` to be an array, got ${describeValue(value)}`);
     return value.map((one: unknown, index) => integerOption(`${name}[${index}]`, one, min));
