@@ -69,6 +69,8 @@ const validators = new Map(BENCH_TOOLS.map((tool) => [tool.function.name, ajv.co
 interface Answered {
   readonly calls: readonly WholeToolCall["function"][];
   readonly content: string;
+  /** Whether the answer reached its limit. */
+  readonly isCut: boolean;
 }
 
 interface Delta {
@@ -81,6 +83,7 @@ async function ask(url: string, body: object, isStreamed: boolean): Promise<Answ
   const response = await fetch(url, { ...init, body: JSON.stringify({ ...body, stream: isStreamed }) });
   const text = await response.text();
   if (!response.ok) throw new Error(`status ${response.status}: ${text}`);
+  const isCut = /"finish_reason":\s*"length"/.test(text);
   const messages: readonly Delta[] = isStreamed
     ? text.split("\n\n").flatMap((event) => {
         if (!event.startsWith("data: {")) return [];
@@ -99,7 +102,7 @@ async function ask(url: string, body: object, isStreamed: boolean): Promise<Answ
       calls,
     );
   }
-  return { calls: calls.map((call) => call.function), content };
+  return { calls: calls.map((call) => call.function), content, isCut };
 }
 
 /** Counts of one mode. */
@@ -109,10 +112,11 @@ interface Counts {
   meant: number;
   /** Answers among these all of whose calls arrived. */
   arrived: number;
-  /** Calls that arrived and that no text means. */
+  /** Calls that arrived and that no text means, without those that an answer's limit cut. */
   invented: number;
-  /** Calls that arrived, and those of them with valid arguments. */
+  /** Calls that arrived, those of them that the limit cut, and those with valid arguments. */
   calls: number;
+  cut: number;
   valid: number;
   /** Cases whose function was called, or where none was to be called. */
   right: number;
@@ -135,8 +139,8 @@ const server = createServer(app).listen(0, "127.0.0.1");
 await once(server, "listening");
 const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/v1/chat/completions`;
 try {
-  console.log("| mode | answers | cases | meant | arrived | invented | calls | valid | right |");
-  console.log("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
+  console.log("| mode | answers | cases | meant | arrived | invented | calls | cut | valid | right |");
+  console.log("| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
   for (const mode of values.modes.split(",")) {
     for (const isStreamed of [false, true]) {
       const counts = await countMode(mode, isStreamed);
@@ -150,7 +154,7 @@ try {
 }
 
 async function countMode(mode: string, isStreamed: boolean): Promise<Counts> {
-  const counts: Counts = { cases: 0, meant: 0, arrived: 0, invented: 0, calls: 0, valid: 0, right: 0 };
+  const counts: Counts = { cases: 0, meant: 0, arrived: 0, invented: 0, calls: 0, cut: 0, valid: 0, right: 0 };
   const strict = mode === "strict";
   const tools = BENCH_TOOLS.map((tool) => ({ ...tool, function: { ...tool.function, strict } }));
   for (const { question, expected, seed } of benchCases(Number(values.cases))) {
@@ -166,7 +170,10 @@ async function countMode(mode: string, isStreamed: boolean): Promise<Counts> {
     counts.cases++;
     if (meant.length > 0) counts.meant++;
     if (meant.length > 0 && isArrived) counts.arrived++;
-    if (answered.calls.length > meant.length) counts.invented += answered.calls.length - meant.length;
+    const unmeant = Math.max(0, answered.calls.length - meant.length);
+    const cut = Math.min(unmeant, answered.isCut ? 1 : 0);
+    counts.cut += cut;
+    counts.invented += unmeant - cut;
     counts.calls += answered.calls.length;
     counts.valid += answered.calls.filter(
       (call) => validators.get(call.name)?.(jsonOf(call.arguments)) === true,

@@ -3,6 +3,7 @@ import { ANSWER_START, Grammars, type Constraint } from "@readme-moe/grammar";
 import { afterAll, beforeAll, describe, expect, onTestFinished, test, vi } from "vitest";
 import { taggedSource } from "../../packages/grammar/src/constraint.ts";
 import { allowedAfter, smallVocabulary, textOf, writeBound } from "../support/bound-text.ts";
+import { RUNS_LONG_TESTS } from "../support/long-tests.ts";
 import { seededRandom } from "../support/random.ts";
 import { expectReadMeError } from "../support/rejection.ts";
 
@@ -89,6 +90,41 @@ test("allows further texts around the same JSON, after several triggers", async 
     expect(allowed.length).toBeLessThan(20);
   }
 });
+
+/** Returns the text up to the end of the first trigger in it, or the whole text. */
+function untilTrigger(text: string, triggers: readonly string[]): { readonly read: string; readonly isFound: boolean } {
+  for (let end = 1; end <= text.length; end++) {
+    const read = text.slice(0, end);
+    if (triggers.some((trigger) => read.endsWith(trigger))) return { read, isFound: true };
+  }
+  return { read: text, isFound: false };
+}
+
+test.each(Array.from({ length: RUNS_LONG_TESTS ? 60 : 3 }, (_, seed) => seed))(
+  "finds every trigger, also behind the beginning of another one (seed %i)",
+  async (seed) => {
+    const random = seededRandom(seed);
+    const word = (most: number) =>
+      Array.from({ length: 1 + Math.floor(random() * most) }, () => "abcéè"[Math.floor(random() * 5)]).join("");
+    let numBound = 0;
+    while (numBound < 20) {
+      const triggers = Array.from({ length: 1 + Math.floor(random() * 4) }, () => word(5));
+      const tags = triggers.map((begin) => ({ begin, schema: { enum: [7] }, end: "" }));
+      const free = await grammars.tagged({ tags, trigger: triggers }).catch((error: unknown) => error);
+      if (free instanceof TypeError) {
+        expect(free.message).toBe("Expected triggers that do not overlap again and again");
+        continue;
+      }
+      for (let count = 0; count < 8; count++) {
+        const { read, isFound } = untilTrigger(word(12), triggers);
+        const allowed = await allowedAfter(free as Constraint, vocabulary, ascii(read));
+        if (isFound) numBound++;
+        if (isFound) expect(allowed, `${read} in ${JSON.stringify(triggers)}`).toContain("7".charCodeAt(0));
+        expect(allowed.length < 10, `${read} in ${JSON.stringify(triggers)}`).toBe(isFound);
+      }
+    }
+  },
+);
 
 test("binds the beginning of the answer alone by a trigger that has to be there", async () => {
   const around = { schema: { enum: [7] }, end: ")" };

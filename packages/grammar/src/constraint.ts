@@ -196,6 +196,46 @@ function allTags({ tags }: TaggedAnswers): readonly (Tag & { readonly content: s
 
 const tagPrefix = (index: number): string => `tag${index}_`;
 
+/**
+ * Lists triggers, and each of them behind the beginning of another one. `TagDispatch` needs the latter, since behind a
+ * beginning that goes on otherwise it forgets what it has read (mended in xgrammar after 0.1.27).
+ *
+ * @returns texts, none of which begins with another one, and the number of the trigger at the end of each
+ * @throws {TypeError} for triggers that may overlap without end, such as `aab` after `a`
+ */
+export function withOverlaps(triggers: readonly string[]): readonly { readonly text: string; readonly last: number }[] {
+  const byStart = new Map<number | undefined, number[]>();
+  for (const [index, text] of triggers.entries()) {
+    byStart.set(firstByte(text), [...(byStart.get(firstByte(text)) ?? []), index]);
+  }
+  const found = new Map(triggers.map((text, index) => [text, index]));
+  const most = 4 * triggers.length + 64;
+  for (const text of found.keys()) {
+    let at = 0;
+    for (const character of text) {
+      const before = text.slice(0, at);
+      for (const last of at === 0 ? [] : (byStart.get(firstByte(character)) ?? [])) {
+        const longer = `${before}${triggers[last] ?? ""}`;
+        if (!longer.startsWith(text) && !found.has(longer)) found.set(longer, last);
+      }
+      at += character.length;
+    }
+    if (found.size > most) throw new TypeError("Expected triggers that do not overlap again and again");
+  }
+  const all = Array.from(found, ([text, last]) => ({ text, last }));
+  return all.filter(({ text }) => !beginsWithAnother(text, found));
+}
+
+function beginsWithAnother(text: string, texts: ReadonlyMap<string, unknown>): boolean {
+  for (let length = 1; length < text.length; length++) if (texts.has(text.slice(0, length))) return true;
+  return false;
+}
+
+/** Returns the first byte in UTF-8, which characters that are not the same may share. */
+function firstByte(text: string): number | undefined {
+  return new TextEncoder().encode(text.slice(0, 2))[0];
+}
+
 /** Writes the rules around those of the tags. @throws {TypeError} for tags and triggers that do not belong together */
 function rootRules(answers: TaggedAnswers): string {
   const { trigger, separator = "\n", isSingle = false } = answers;
@@ -211,8 +251,14 @@ function rootRules(answers: TaggedAnswers): string {
   if (alone !== undefined || tags.some((tag) => behind.every((some) => !some.includes(tag)))) {
     throw new TypeError("Expected each trigger to begin a tag, and each tag to begin with a trigger");
   }
-  const pairs = triggers.map((text, index) => `(${literal(text)}, trigger${index})`);
-  const rules = triggers.map((text, index) => `trigger${index} ::= ${choiceOf(behind[index] ?? [], text.length)}`);
+  const found = withOverlaps(triggers);
+  const pairs = found.map(({ text }, index) => `(${literal(text)}, trigger${index})`);
+  const rules = found.map(({ text, last }, index) => {
+    const { length } = triggers[last] ?? "";
+    const whole = tags.filter((tag) => length < text.length && tag.begin.startsWith(text));
+    const choices = [choiceOf(behind[last] ?? [], length), choiceOf(whole, text.length)];
+    return `trigger${index} ::= ${choices.filter((choice) => choice !== "").join(" | ")}`;
+  });
   const dispatch = `TagDispatch(${pairs.join(", ")}, stop_eos=true, loop_after_dispatch=${!isSingle})`;
   return [`root ::= ${dispatch}`, ...rules].join("\n");
 }

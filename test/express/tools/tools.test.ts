@@ -4,6 +4,7 @@ import { Ajv2020 } from "ajv/dist/2020.js";
 import type { ChatMessage, ToolCallForm } from "@readme-moe/core";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { chatOf } from "../../../packages/express/src/ollama/translate.ts";
+import { jsonStyles } from "../../../packages/express/src/tools/call-bodies.ts";
 import { formReader } from "../../../packages/express/src/tools/call-forms.ts";
 import { joinToolCalls } from "../../../packages/express/src/tools/tool-call-parser.ts";
 import { ApiError } from "../../../packages/express/src/http/errors.ts";
@@ -15,7 +16,7 @@ import {
   type ToolDefinition,
   type ToolFields,
 } from "../../../packages/express/src/tools/tools.ts";
-import { allowedAfter, smallVocabulary, writeBound } from "../../support/bound-text.ts";
+import { allowedAfter, smallVocabulary, textOf, writeBound } from "../../support/bound-text.ts";
 import { RUNS_LONG_TESTS } from "../../support/long-tests.ts";
 import { seededRandom } from "../../support/random.ts";
 
@@ -237,6 +238,25 @@ test.each<readonly [ToolCallForm, string, isBound: boolean]>([
   const allowed = await allowedAfter(constraint, vocabulary, Array.from(Buffer.from(text)));
   if (isBound) expect(allowed).toEqual(Array.from(Buffer.from("cw")));
   else expect(allowed.length).toBeGreaterThan(200);
+});
+
+test.each<readonly [ToolCallForm, string]>(
+  (["hermes", "llama"] as const).flatMap((form) =>
+    ["", "I ask.\n", "```json\n", "I ask.\n```json\n", 'So {"name": "x"}\n', "````json\n", '{\n  {"'].map(
+      (before) => [form, before] as const,
+    ),
+  ),
+)("beside a strict function, arguments in the form %s after %j are bound in all layouts", async (form, before) => {
+  const strict: ToolDefinition = { ...weather, function: { ...weather.function, strict: true } };
+  const { constraint } = await plan({ tools: [strict, clock] }, { toolCallForm: form });
+  if (!constraint) throw new Error("Expected answers to be bound");
+  const key = form === "llama" ? "parameters" : "arguments";
+  for (const { begin } of jsonStyles("weather", key)) {
+    const text = `${before}${begin}{`;
+    const allowed = await allowedAfter(constraint, vocabulary, Array.from(Buffer.from(text)));
+    const texts = allowed.map((id) => textOf(vocabulary, [id]).trimStart());
+    expect(new Set(texts.filter((one) => one !== "")), text).toEqual(new Set(['"']));
+  }
 });
 
 test.each<readonly [ToolFields, string]>([

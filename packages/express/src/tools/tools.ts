@@ -140,8 +140,8 @@ export async function constrainCalls(
   return { constraint, newParser: (newId) => new ToolCallParser({ form, tools, bound, isSingle, newId }) };
 }
 
-/** Beginnings of a block of code, and of JSON on one line that is a call there. */
-const [FENCE, ONE_LINE] = ["```json\n", '{"name":'] as const;
+/** End of the fence of a block of code, which does not overlap itself, and beginning of JSON on one line behind it. */
+const [FENCE, ONE_LINE] = ["`json\n", '{"name":'] as const;
 
 const TYPES = ["type", "$ref", "anyOf", "oneOf", "allOf", "enum", "const"];
 

@@ -195,11 +195,20 @@ async function openKeeping(path: string, flags: ModelFlags, opening: ModelOpenin
       const messages = [{ role: "system", content }];
       await engine.keepPrompt(engine.info.hasChatTemplate ? { messages } : content, { signal });
     }
+    warmUp(engine);
     return opened;
   } catch (error) {
     await close();
     throw error;
   }
+}
+
+/** Tokenizes a text while nobody waits: the first long prompt of a process would take twice as long as the next ones. */
+function warmUp(engine: Engine): void {
+  const words = Array.from({ length: 2000 }, (_, index) => `"key${index}": the ${(index * 7919).toString(36)},\n`);
+  const content = words.join("");
+  const prompt = engine.info.hasChatTemplate ? { messages: [{ role: "user", content }] } : content;
+  engine.tokenize(prompt).catch(() => undefined);
 }
 
 /**
