@@ -93,7 +93,7 @@ interface Answer {
   }[];
 }
 
-test("requests with any schema are answered or refused, and calls are valid", { timeout: 1_200_000 }, async () => {
+test("requests with any schema are answered or refused, and calls are valid", { timeout: 3_600_000 }, async () => {
   const counts = { valid: 0, refused: 0, cut: 0 };
   await fc.assert(
     fc.asyncProperty(parameters, fc.boolean(), async (given, isFree) => {
