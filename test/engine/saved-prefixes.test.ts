@@ -139,14 +139,19 @@ test("others get a token in each step while chunks are read", async () => {
   await bench.finish();
 });
 
-test("a folder that cannot be written costs no answer", async () => {
+test("a folder that cannot be written costs no answer, and is told once", async () => {
   const file = join(await temporaryFolder(), "file");
   await writeFile(file, "");
   const jobs = longJobs(4, 9);
-  const bench = openOn(join(file, "below"), { capacityTokens: 320, prefixCacheBytes: CHUNK * 1024 });
+  const failures: string[] = [];
+  const onSaveFailed = (reason: string): void => void failures.push(reason);
+  const disk = { files: new SavedPrompts(join(file, "below"), 1e9), onSaveFailed };
+  const bench = openOn("", { capacityTokens: 320, prefixCacheBytes: CHUNK * 1024, disk });
   for (const job of jobs) await run(bench, [job]);
   await bench.saved?.close();
   expect(bench.outcomes).toEqual(await outcomesAlone(jobs, running, tokenizer));
+  expect(failures).toHaveLength(1);
+  expect(failures[0]).toContain(file);
 });
 
 test.each([1, 2, 3])(

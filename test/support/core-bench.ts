@@ -41,7 +41,11 @@ export interface Limits {
   /** @default nothing is drafted */
   readonly drafter?: Drafter;
   /** Chunks of prompts of at least 100 tokens on disk. @default none */
-  readonly disk?: { readonly files: SavedPrompts; readonly scope?: string };
+  readonly disk?: {
+    readonly files: SavedPrompts;
+    readonly scope?: string;
+    readonly onSaveFailed?: (reason: string) => void;
+  };
   /** @default a clock that stands still */
   readonly now?: () => number;
 }

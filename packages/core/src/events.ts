@@ -102,6 +102,8 @@ export interface ReadMeEvents {
     /** Reason why the prompt could not be saved. */
     readonly saveFailure?: string | undefined;
   }) => void;
+  /** The beginning of a prompt could not be written to disk. No others are written for a minute. */
+  "prefix:save-failed": (event: { readonly reason: string }) => void;
   /** A sequence got its next token. */
   "token:generated": (event: {
     readonly sequenceId: string;

@@ -9,6 +9,7 @@ import {
   identityOf,
   type KeptModel,
   keyOf,
+  messageOf,
   type PromptIdentity,
   type SavedHead,
   type SavedPrompts,
@@ -25,6 +26,8 @@ interface SavedPrefixesParts {
   readonly scope: string;
   /** Length of the shortest prompt that is worth files; others are computed within seconds. @default 256 */
   readonly leastPromptTokens?: number;
+  /** Called when a chunk could not be written. */
+  readonly onSaveFailed?: (reason: string) => void;
   /** Clock in ms. */
   readonly now: () => number;
 }
@@ -215,14 +218,21 @@ export class SavedPrefixes {
 
   /** Writes a chunk's file, or marks the one that is there as used. @param read - copies the chunk, if it is there */
   async #save(chunk: CachedChunk, read: () => Uint8Array | undefined): Promise<void> {
-    const { prefixes, files, now } = this.#parts;
+    const { prefixes, files } = this.#parts;
     const { fileKey, lastUse, kept } = chunk;
     if (fileKey === undefined) return;
     const [head, index] = [this.#headOf(fileKey), kept.from / prefixes.chunkTokens];
     const isThere = await files.touch(head, index);
     const bytes = isThere ? undefined : read();
     chunk.savedUse = lastUse;
-    if (bytes) await files.write(head, [bytes], index).catch(() => (this.#restsUntilMs = now() + REST_MS));
+    if (bytes) await files.write(head, [bytes], index).catch((error: unknown) => this.#rest(messageOf(error)));
+  }
+
+  #rest(reason: string): void {
+    const { now, onSaveFailed } = this.#parts;
+    // Writes that began before the rest fail for the same reason.
+    if (!this.#rests) onSaveFailed?.(reason);
+    this.#restsUntilMs = now() + REST_MS;
   }
 }
 

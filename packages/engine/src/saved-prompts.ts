@@ -169,7 +169,8 @@ async function* withChecksum(head: Uint8Array, pages: Iterable<Uint8Array>): Asy
   yield hash.digest();
 }
 
-function messageOf(error: unknown): string {
+/** Returns the message of anything that was thrown. */
+export function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error);
 }
 

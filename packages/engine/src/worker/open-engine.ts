@@ -140,8 +140,9 @@ export async function openEngine(
       savedPromptsFolder === undefined ? undefined : new SavedPrompts(savedPromptsFolder, savedPromptsBytes);
     const keptPrompts = new KeptPrompts({ runner, kv, prefixes, saved });
     const files = prefixFiles(options);
-    const savedPrefixes =
-      files && new SavedPrefixes({ runner, kv, prefixes, files, scope: options.prefixDiskScope, now });
+    const onSaveFailed = (reason: string): void => output.event("prefix:save-failed", { reason });
+    const disk = { scope: options.prefixDiskScope, onSaveFailed, now };
+    const savedPrefixes = files && new SavedPrefixes({ ...disk, files, runner, kv, prefixes });
     closers.push(async () => savedPrefixes?.close());
     const measured = {
       fingerprint: `${await fingerprint} ${options.precision} ${kernel.instructions}`,

@@ -190,6 +190,9 @@ async function openKeeping(path: string, flags: ModelFlags, opening: ModelOpenin
     if (refusal !== undefined) console.error(`note: a saved prompt was not used: ${refusal}`);
     if (saveFailure !== undefined) console.error(`note: a prompt was not saved: ${saveFailure}`);
   });
+  engine.events.on("prefix:save-failed", ({ reason }) => {
+    console.error(`note: beginnings of prompts are not saved for a minute: ${reason}`);
+  });
   try {
     for (const content of prompts) {
       const messages = [{ role: "system", content }];
