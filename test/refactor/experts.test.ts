@@ -1,7 +1,13 @@
 // Compares the selection and fitting of neurons with plain loops, on made-up statistics.
 
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { eliminate, fitPart, relativeErrorOf, type PartFit } from "../../packages/refactor/src/experts/fit-part.ts";
+import {
+  eliminate,
+  errorCurve,
+  fitPart,
+  relativeErrorOf,
+  type PartFit,
+} from "../../packages/refactor/src/experts/fit-part.ts";
 import {
   densePart,
   type Part,
@@ -191,6 +197,29 @@ describe("backward elimination", () => {
       });
     },
   );
+
+  test.each([1, 2, 3])("gives the least error of every size in one run (seed %i)", async (seed) => {
+    const drawn = sample(seed);
+    const data = { ...drawn, t: drawn.h.map(denseOf) };
+    const own = momentsOf(data);
+    const { gram } = fitProblem(own, own, 1);
+    const sizes = [10, 9, 8, 7, 6, 5, 4, 3];
+    const curve = await errorCurve({ gram, dense: DOWN, ridge: 1e-2, products }, sizes);
+    expect(curve[0]).toBe(0);
+    let left = Array.from(everything);
+    for (const error of curve.subarray(1)) {
+      const errors = left.map((neuron) =>
+        penalised(
+          data,
+          left.filter((other) => other !== neuron),
+          1e-2,
+        ),
+      );
+      const least = Math.min(...errors);
+      left = left.filter((_, i) => i !== errors.indexOf(least));
+      expect(Math.abs(error / least - 1)).toBeLessThan(1e-3);
+    }
+  });
 
   test("has mostly a smaller error than the neurons with the largest contributions", async () => {
     let [better, worse] = [0, 0];

@@ -11,6 +11,7 @@ import {
   runMoments,
   runProductInputs,
   runOverlaps,
+  runWeightedGram,
   type LayerPass,
   TokenStream,
   type Batch,
@@ -141,6 +142,22 @@ test("sums the inputs of products over all tokens", async () => {
   const pairs = Array.from(plain.neurons[0]!).flatMap((_, i, row) =>
     row.slice(i).map((_unused, j) => plain.neurons.reduce((sum, own) => sum + own[i]! * own[i + j]!, 0)),
   );
+  expect(largestDifference(gram, pairs)).toBeLessThan(1e-3);
+});
+
+test("the weighted pass sums up neurons by the weight of their tokens", async () => {
+  const { dense } = await streams();
+  const plain = await plainStream(dense);
+  const { count, gram, neuronSums } = await runWeightedGram(pass(), dense);
+  expect(largestDifference(dense, flat(plain.next))).toBeLessThan(1e-4);
+  const weights = plain.next.map((row) => row.length / row.reduce((sum, value) => sum + value * value, 0));
+  const sumOf = (value: (h: Float64Array) => number): number =>
+    plain.neurons.reduce((sum, own, token) => sum + weights[token]! * value(own), 0);
+  const every = Array.from({ length: SIZE }, (_, neuron) => neuron);
+  expect(Math.abs(count / sumOf(() => 1) - 1)).toBeLessThan(1e-5);
+  const sums = every.map((i) => sumOf((h) => h[i]!));
+  expect(largestDifference(neuronSums, sums)).toBeLessThan(1e-3);
+  const pairs = every.flatMap((i) => every.slice(i).map((j) => sumOf((h) => h[i]! * h[j]!)));
   expect(largestDifference(gram, pairs)).toBeLessThan(1e-3);
 });
 

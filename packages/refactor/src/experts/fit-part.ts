@@ -33,9 +33,8 @@ export interface PartFit {
 
 /** Fits the down-projection of `neurons`. */
 export async function fitPart(fit: PartFit, neurons: Int32Array): Promise<FittedPart> {
-  const lambda = ridgeOf(fit);
-  const inverse = await invertPositiveDefinite(ridgedGram(fit, neurons, lambda), fit.products);
-  return toPart(fit, neurons, await fit.products.multiply(inverse, rightSide(fit, neurons, lambda)));
+  const lambda = ridgeOf(fit.problem.gram, fit.ridge);
+  return toPart(fit, await solve(fit, neurons, lambda), lambda);
 }
 
 /**
@@ -46,26 +45,79 @@ export async function fitPart(fit: PartFit, neurons: Int32Array): Promise<Fitted
  * @param candidates - neurons to choose from, ascending
  */
 export async function eliminate(fit: PartFit, candidates: Int32Array, size: number): Promise<FittedPart> {
-  const { products } = fit;
-  const lambda = ridgeOf(fit);
-  let neurons = candidates;
-  let inverse = await invertPositiveDefinite(ridgedGram(fit, neurons, lambda), products);
-  let down = await products.multiply(inverse, rightSide(fit, neurons, lambda));
+  const lambda = ridgeOf(fit.problem.gram, fit.ridge);
+  let solved = await solve(fit, candidates, lambda);
   const perRound = Math.ceil((candidates.length - size) / ROUNDS);
-  while (neurons.length > size) {
-    const kept = topNeurons(eliminationCosts(inverse, down), Math.max(size, neurons.length - perRound));
-    const isKept = new Set(kept);
-    const leaving = Int32Array.from(neurons.keys()).filter((index) => !isKept.has(index));
-    // With K = I_kl · I_ll⁻¹: the inverse of the kept block is I_kk - K · I_lk, its weights are w_k - K · w_l.
-    const corner = await invertPositiveDefinite(submatrix(inverse, leaving, leaving), products);
-    const gain = await products.multiply(submatrix(inverse, kept, leaving), corner);
-    const rest = submatrix(inverse, kept, kept);
-    inverse = await products.subtract(rest, gain, submatrix(inverse, leaving, kept));
-    down = await products.subtract(rowsOf(down, kept), gain, rowsOf(down, leaving));
-    const before = neurons;
-    neurons = kept.map((index) => before[index]!);
+  while (solved.neurons.length > size) {
+    const next = Math.max(size, solved.neurons.length - perRound);
+    ({ solved } = await leaveOut(solved, next, fit.products));
   }
-  return toPart(fit, neurons, down);
+  return toPart(fit, solved, lambda);
+}
+
+/**
+ * Computes the least error of every size when a layer's dense output is the target: one elimination leaves out neurons
+ * from the largest size to the smallest, and each round's costs add up. No neuron left out costs nothing.
+ *
+ * @param gram - covariances of all neurons; the ridge is added in place
+ * @param sizes - descending, from the number of all neurons
+ * @returns the mean squared distance from the target of each size, with the ridge's share
+ */
+export async function errorCurve(
+  { gram, dense, ridge, products }: Pick<PartFit, "dense" | "ridge" | "products"> & { readonly gram: Matrix },
+  sizes: readonly number[],
+): Promise<Float64Array> {
+  const lambda = ridgeOf(gram, ridge);
+  addToDiagonal(gram, lambda);
+  // The target is what the dense weights make of the neurons, so that they are the solution with all neurons.
+  const neurons = Int32Array.from({ length: gram.rows }, (_, neuron) => neuron);
+  let solved: Solved = { neurons, inverse: await invertPositiveDefinite(gram, products), down: transposed(dense) };
+  const errors = new Float64Array(sizes.length);
+  for (const [index, size] of sizes.entries()) {
+    if (index === 0) continue;
+    const next = await leaveOut(solved, size, products);
+    solved = next.solved;
+    errors[index] = errors[index - 1]! + next.cost;
+  }
+  return errors;
+}
+
+/** A fit of some neurons, with what leaving some of them out needs. */
+interface Solved {
+  readonly neurons: Int32Array;
+  /** Inverse of the Gram matrix with its ridge. */
+  readonly inverse: Matrix;
+  /** `[neurons, hiddenSize]` */
+  readonly down: Matrix;
+}
+
+async function solve(fit: PartFit, neurons: Int32Array, lambda: number): Promise<Solved> {
+  const gram = submatrix(fit.problem.gram, neurons, neurons);
+  addToDiagonal(gram, lambda);
+  const inverse = await invertPositiveDefinite(gram, fit.products);
+  return { neurons, inverse, down: await fit.products.multiply(inverse, rightSide(fit, neurons, lambda)) };
+}
+
+/** Leaves out the neurons that cost least, up to `size`, and fits the others again. @returns the cost, too */
+async function leaveOut(
+  { neurons, inverse, down }: Solved,
+  size: number,
+  products: Products,
+): Promise<{ readonly solved: Solved; readonly cost: number }> {
+  const kept = topNeurons(eliminationCosts(inverse, down), size);
+  const isKept = new Set(kept);
+  const leaving = Int32Array.from(neurons.keys()).filter((index) => !isKept.has(index));
+  // With K = I_kl · I_ll⁻¹: the inverse of the kept block is I_kk - K · I_lk, its weights are w_k - K · w_l.
+  const corner = await invertPositiveDefinite(submatrix(inverse, leaving, leaving), products);
+  const gain = await products.multiply(submatrix(inverse, kept, leaving), corner);
+  const lost = rowsOf(down, leaving);
+  const image = await products.multiply(corner, lost);
+  const solved = {
+    neurons: kept.map((index) => neurons[index]!),
+    inverse: await products.subtract(submatrix(inverse, kept, kept), gain, submatrix(inverse, leaving, kept)),
+    down: await products.subtract(rowsOf(down, kept), gain, lost),
+  };
+  return { solved, cost: lost.data.reduce((sum, value, at) => sum + value * image.data[at]!, 0) };
 }
 
 /** Returns the cost of leaving out each neuron. */
@@ -77,14 +129,12 @@ function eliminationCosts(inverse: Matrix, down: Matrix): Float64Array {
   });
 }
 
-function ridgedGram({ problem }: PartFit, neurons: Int32Array, lambda: number): Matrix {
-  const gram = submatrix(problem.gram, neurons, neurons);
-  for (let i = 0; i < gram.rows; i++) gram.data[i * gram.columns + i]! += lambda;
-  return gram;
+function addToDiagonal({ rows, columns, data }: Matrix, value: number): void {
+  for (let i = 0; i < rows; i++) data[i * columns + i]! += value;
 }
 
 /** Scales the ridge to the Gram matrix. Never 0, so that neurons that are never active do no harm. */
-function ridgeOf({ problem: { gram }, ridge }: PartFit): number {
+function ridgeOf(gram: Matrix, ridge: number): number {
   let trace = 0;
   for (let i = 0; i < gram.rows; i++) trace += gram.data[i * gram.columns + i]!;
   return Math.max((ridge * trace) / gram.rows, Number.MIN_VALUE * 2 ** 60);
@@ -100,20 +150,23 @@ function rightSide({ problem, dense }: PartFit, neurons: Int32Array, lambda: num
   return side;
 }
 
-/** @param down - `[neurons, hiddenSize]` */
-async function toPart({ problem, products }: PartFit, neurons: Int32Array, down: Matrix): Promise<FittedPart> {
+function toPart({ problem, dense }: PartFit, { neurons, down }: Solved, lambda: number): FittedPart {
   const bias = Float32Array.from(problem.targetMeans);
   const turned = new Float32Array(down.data.length);
+  const { cross } = problem;
+  // E|t|² + Σ (G · W) ∘ W - 2 Σ C ∘ W, where G · W = C + λ (D - W)
+  let error = problem.targetVariance;
   neurons.forEach((neuron, row) => {
     const mean = problem.neuronMeans[neuron]!;
     for (let j = 0; j < down.columns; j++) {
       const value = down.data[row * down.columns + j]!;
       turned[j * neurons.length + row] = value;
       bias[j]! -= mean * value;
+      const pull = lambda * (dense.data[j * dense.columns + neuron]! - value);
+      error += value * (pull - cross.data[neuron * cross.columns + j]!);
     }
   });
-  const error = await errorOf(problem, neurons, down, products);
-  return { neurons, down: turned, bias, relativeError: relative(problem, error) };
+  return { neurons, down: turned, bias, relativeError: relative(problem, Math.max(0, error)) };
 }
 
 /** Computes `E|t - downᵀ h|²` about the means. @param down - `[neurons, hiddenSize]` */

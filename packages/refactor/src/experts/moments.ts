@@ -29,13 +29,18 @@ export function emptyMoments(numNeurons: number, hiddenSize: number): Moments {
   };
 }
 
-/** Moments of any precision, such as a batch's outputs of `momentsGraph`. */
-type MomentSums = { readonly [Name in keyof Moments]: Moments[Name] extends number ? number : Numbers };
+/** Moments of any precision, such as a batch's outputs of `momentsGraph`; those without `gram` add nothing to it. */
+type MomentSums = {
+  readonly [Name in Exclude<keyof Moments, "gram">]: Moments[Name] extends number ? number : Numbers;
+} & {
+  readonly gram?: Numbers;
+};
 
 export function addMoments(to: Moments, sums: MomentSums): void {
   to.count += sums.count;
   to.targetSquares += sums.targetSquares;
-  for (const name of ["gram", "cross", "neuronSums", "targetSums"] as const) addInto(to[name], sums[name]);
+  for (const name of ["cross", "neuronSums", "targetSums"] as const) addInto(to[name], sums[name]);
+  if (sums.gram) addInto(to.gram, sums.gram);
 }
 
 /** Adds up the moments of several texts. */

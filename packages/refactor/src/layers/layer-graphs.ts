@@ -53,6 +53,7 @@ const {
   Unsqueeze,
   Where,
   Slice,
+  Sqrt,
 } = operators;
 
 /**
@@ -133,6 +134,25 @@ export function momentsGraph(source: LayerSource, share: number, sequenceTokens:
   g.output("neuron_sums", ReduceSum(g, turned, 1), "float32", [intermediateSize]);
   g.output("target_sums", ReduceSum(g, target, 0), "float32", [hiddenSize]);
   g.output("target_squares", ReduceSum(g, Mul(g, target, target), 0), "float32", [hiddenSize]);
+  return g.build();
+}
+
+/**
+ * Builds the graph of the whole dense layer with its neurons' products, each token weighted as in `denseLayerGraph`.
+ * Input: `hidden`. Outputs: `next`, the residual stream behind the layer; sums over tokens of neurons times neurons,
+ * `gram.<i>` (see `gramStripes`), of neurons, `neuron_sums` `[intermediateSize]`, and of weights, `count` `[1]`.
+ */
+export function weightedGramGraph(source: LayerSource, sequenceTokens: number): Graph {
+  const layer = new LayerGraph("weighted gram", source);
+  const { g, config } = layer;
+  const attended = layer.attended(layer.input("hidden"), sequenceTokens);
+  const { neurons, output, next } = layer.dense(attended);
+  layer.output("next", next.value);
+  const weights = tokenWeights(layer, attended.value, output.value, next.value);
+  const roots = Sqrt(g, weights);
+  layer.gramOutputs(Transpose(g, Mul(g, neurons.value, roots), [1, 0]));
+  g.output("neuron_sums", ReduceSum(g, Mul(g, neurons.value, weights), 0), "float32", [config.intermediateSize]);
+  g.output("count", ReduceSum(g, weights, 0), "float32", [1]);
   return g.build();
 }
 
@@ -228,10 +248,10 @@ function streamShare({ refs, config }: LayerSource, share: number): number {
 
 /**
  * Divides the rows of a Gram matrix. It is symmetric: of rows `[from, to)` only columns from `from` are computed, which
- * saves nearly half of the largest product.
+ * saves 46 % of the largest product.
  */
 export function gramStripes(numNeurons: number): readonly { readonly from: number; readonly to: number }[] {
-  const height = Math.max(64, Math.ceil(numNeurons / 6));
+  const height = Math.max(64, Math.ceil(numNeurons / 12));
   const count = Math.ceil(numNeurons / height);
   return Array.from({ length: count }, (_, i) => ({ from: i * height, to: Math.min(numNeurons, (i + 1) * height) }));
 }

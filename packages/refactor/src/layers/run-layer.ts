@@ -16,6 +16,7 @@ import {
   overlapGraph,
   productInputsGraph,
   readDense,
+  weightedGramGraph,
   type LayerSource,
 } from "./layer-graphs.ts";
 import { pickRows } from "../linear-algebra/matrix.ts";
@@ -103,9 +104,24 @@ export async function runProductInputs(pass: LayerPass, hidden: Float32Array): P
   await eachBatch(pass, productInputsGraph(source, stream.sequenceTokens), async (batch, run) => {
     const outputs = await runInPlace(run, stream.view(hidden, batch, hiddenSize), hiddenSize);
     for (const name of ["attention", "ffn"] as const) addInto(inputs[name], floatOutput(outputs, name));
-    addInto(inputs.gram, gramOf(outputs, intermediateSize));
+    addGram(inputs.gram, outputs, intermediateSize);
   });
   return inputs;
+}
+
+/** Runs the dense layer on a stream, in place. @returns weighted moments of its neurons, without a target */
+export async function runWeightedGram(pass: LayerPass, hidden: Float32Array): Promise<Moments> {
+  const { source, stream } = pass;
+  const { hiddenSize, sequenceTokens } = stream;
+  const { intermediateSize } = source.config;
+  const moments = emptyMoments(intermediateSize, 0);
+  await eachBatch(pass, weightedGramGraph(source, sequenceTokens), async (batch, run) => {
+    const outputs = await runInPlace(run, stream.view(hidden, batch, hiddenSize), hiddenSize);
+    addGram(moments.gram, outputs, intermediateSize);
+    addInto(moments.neuronSums, floatOutput(outputs, "neuron_sums"));
+    moments.count += floatOutput(outputs, "count")[0] ?? NaN;
+  });
+  return moments;
 }
 
 /**
@@ -132,9 +148,10 @@ export async function runMoments(
     });
     own.set(floatOutput(outputs, "attended"));
     if (which.counts && !which.counts(batch)) return;
-    addMoments(moments[which.isPooled ? 0 : batch.domain]!, {
+    const sums = moments[which.isPooled ? 0 : batch.domain]!;
+    addGram(sums.gram, outputs, intermediateSize);
+    addMoments(sums, {
       count: own.length / hiddenSize,
-      gram: gramOf(outputs, intermediateSize),
       cross: floatOutput(outputs, "cross"),
       neuronSums: floatOutput(outputs, "neuron_sums"),
       targetSums: floatOutput(outputs, "target_sums"),
@@ -257,18 +274,17 @@ function byDomain<Item>(stream: TokenStream, make: () => Item): Item[] {
   return Array.from({ length: Math.max(...stream.domains) + 1 }, make);
 }
 
-/** Joins the stripes of a Gram matrix's upper triangle, see `Moments`. */
-function gramOf(outputs: Feeds, numNeurons: number): Float32Array {
-  const gram = new Float32Array(rowStart(numNeurons, numNeurons));
+/** Adds the stripes of a Gram matrix to its upper triangle, see `Moments`. */
+function addGram(gram: Float32Array, outputs: Feeds, numNeurons: number): void {
   gramStripes(numNeurons).forEach(({ from, to }, index) => {
     const stripe = floatOutput(outputs, `gram.${index}`);
     const width = numNeurons - from;
     for (let row = from; row < to; row++) {
       const own = stripe.subarray((row - from) * (width + 1), (row - from + 1) * width);
-      gram.set(own, rowStart(row, numNeurons));
+      const start = rowStart(row, numNeurons);
+      for (let i = 0; i < own.length; i++) gram[start + i]! += own[i]!;
     }
   });
-  return gram;
 }
 
 function rowsFeed(data: Float32Array, width: number): GraphTensor {

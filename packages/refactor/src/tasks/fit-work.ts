@@ -89,7 +89,7 @@ async function fleetWork(place: FitPlace, fleet: RefactorFleet): Promise<FitWork
 // The plan of work that machines share as bytes, and which machines give it the same result.
 
 /** Version of tasks and their results; a change of either raises it, so that results of other code are not used. */
-const TASK_VERSION = 3;
+const TASK_VERSION = 4;
 
 /** Inputs of work that decide its result, beside the model. */
 export interface WorkPlan {
