@@ -132,6 +132,34 @@ test("chooses the shared size of each layer", async () => {
   expect(losses.find((row) => row.id === "ours")?.above_dense).toBeLessThan(0.5);
 });
 
+test("divides a budget among the layers, and serves layers of different sizes", async () => {
+  const parent = await temporaryFolder();
+  const [folder, named] = [join(parent, "model"), join(parent, "named")];
+  const { layers, losses, settings, size, base } = await refactorTo(folder, { budget: 0.9, sharedSize: "auto" });
+  const used = layers.map(({ expert_size: expert, shared_size: shared }) => expert + shared);
+  expect(used.every((neurons) => neurons >= 256 && neurons <= 1024 && neurons % 32 === 0)).toBe(true);
+  expect(new Set(used).size).toBe(NUM_LAYERS);
+  // A larger size of any layer would exceed the budget.
+  const read = size.active_parameters - size.router_parameters;
+  expect(read / base.parameters).toBeLessThanOrEqual(0.9);
+  expect((read + 3 * 32 * base.hidden_size) / base.parameters).toBeGreaterThan(0.9);
+  expect(settings.options).toMatchObject({ budget: 0.9 });
+  await refactorTo(named, { layerSizes: used, sharedSize: "auto" });
+  // Only the options that config.json names are others.
+  const [ofNamed, ofBudget] = [await modelHashes(named), await modelHashes(folder)];
+  expect({ ...ofNamed, "config.json": "" }).toEqual({ ...ofBudget, "config.json": "" });
+  await using running = await runningModel(folder);
+  const { tokenizer } = await running.model.loadText();
+  const [text] = texts;
+  const data = { calibrationTokens: 256, routerTokens: 128, evaluationSequences: 1, sequenceTokens: 64, seed: 1 };
+  const { evaluation } = prepareDomain(text!, tokenizer, {
+    ...data,
+    endOfText: endOfTextId(tokenizer, small.config.eosTokenIds),
+  });
+  const { loss } = await evaluateSequences(running, evaluation);
+  expect(loss).toBeCloseTo(losses.find((row) => row.id === "ours")?.losses[text!.name] as number, 3);
+});
+
 test("shares the neurons that all domains select with the paper's method", async () => {
   const folder = join(await temporaryFolder(), "model");
   const { layers } = await refactorTo(folder, { method: "paper", officialCount: true });
@@ -149,6 +177,12 @@ describe("rejects before any long work", () => {
     [{ method: "best" }, "method"],
     [{ method: "paper", sharedSize: 0.25 }, "sharedSize"],
     [{ officialCount: true }, "officialCount"],
+    [{ budget: 0.01 }, "`budget` to be at least 0."],
+    [{ budget: 1.5 }, "budget"],
+    [{ budget: 0.6, expertSize: 0.5 }, "`expertSize` without `budget`"],
+    [{ budget: 0.6, sharedSize: 0.25 }, "sharedSize"],
+    [{ layerSizes: [512] }, "`layerSizes` to have 6 numbers"],
+    [{ layerSizes: [512, 512, 512, 512, 512, 1025] }, "layerSizes[5]"],
     [{ calibrationTokens: 1.5 }, "calibrationTokens"],
     [{ expretSize: 0.5 }, "expertSize"],
   ])("%j", async (options, named) => {

@@ -85,6 +85,7 @@ const VARIANTS: readonly RefactorOptions[] = [
   { shards: 4, sharedSize: "auto", baselines: false },
   { shards: 2, method: "paper" },
   { shards: 5, method: "refit", sharedSize: 0.25, baselines: false },
+  { shards: 2, layerSizes: [24, 64], sharedSize: "auto" },
 ];
 
 test.each(VARIANTS)("two machines give what one gives, in any order and with losses: %j", async (options) => {

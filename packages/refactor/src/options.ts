@@ -53,23 +53,36 @@ export const REFACTOR_OPTIONS = {
   },
   /**
    * Neurons that a token uses in each layer, shared ones included: a share of the dense FFN's in (0, 1], or a number.
-   * @default 0.5
+   * @default 0.5, without `budget` or `layerSizes`
    */
   expertSize: {
     kind: "number",
-    default: 0.5,
-    about: "neurons that a token uses: a share of the dense ones, such as 0.5, or a number",
+    about: "neurons that a token uses in each layer: a share of the dense ones, such as 0.5, or a number",
+    otherwise: "0.5",
   },
   /**
+   * Share of the dense model's weights that a token reads, in place of `expertSize`. Each layer gets a size of its own,
+   * from a quarter of its neurons to all, so that the sum of all errors is least.
+   */
+  budget: {
+    kind: "number",
+    above: 0,
+    max: 1,
+    about: "share of the dense model's weights that a token reads, in place of --expert-size: layers differ in size",
+  },
+  /** Neurons that a token uses in each of the layers, shared ones included, in place of `expertSize`. */
+  layerSizes: { kind: "integers", min: 1 },
+  /**
    * Neurons of these that all experts share: a share of the dense FFN's in [0, 1), or a number. `"auto"` chooses none,
-   * a quarter or a half of `expertSize` in each layer, whichever has the smallest error on text held back from the fit.
+   * a quarter or a half of the layer's neurons that a token uses, whichever has the smallest error on text held back
+   * from the fit. Less than the smallest layer's size.
    * The paper's method shares the neurons that all domains select. @default 0
    */
   sharedSize: {
     kind: "number",
     choices: ["auto"],
     default: 0,
-    about: "neurons of --expert-size that all experts share; auto: the number with the least error",
+    about: "neurons of these that all experts share; auto: in each layer the number with the least error",
   },
   /** Keeps one neuron less than `expertSize` with the paper's method, like its official code. @default false */
   officialCount: {
@@ -161,7 +174,10 @@ export function resolveOptions(options: RefactorOptions & RefactorRun): Resolved
 }
 
 /** Refuses options that the chosen method would ignore. */
-function refuseUnusedOptions({ method, sharedSize, officialCount, expertSize }: ResolvedOptions): void {
+function refuseUnusedOptions(options: ResolvedOptions): void {
+  const { method, sharedSize, officialCount, expertSize } = options;
+  const [size, other] = (["expertSize", "budget", "layerSizes"] as const).filter((name) => options[name] !== undefined);
+  if (other !== undefined) throw new RangeError(`Expected \`${size}\` without \`${other}\`, got both`);
   if (method === "paper" && sharedSize !== 0) {
     const expectation = "0 with the method `paper`, which shares the neurons that all domains select";
     throw new RangeError(`Expected \`sharedSize\` to be ${expectation}, got \`${sharedSize}\``);
@@ -179,32 +195,45 @@ export function errorShareOf({ method }: Pick<ResolvedOptions, "method">): numbe
   return method === "sequential" ? 0.5 : 0;
 }
 
-/** Numbers of neurons, the same in all layers. */
+/** Numbers of neurons, by layer. */
 export interface Sizes {
   /** Neurons that a token uses, shared ones included. */
-  readonly usedSize: number;
-  /** Neurons that all tokens use; each layer takes one of these sizes. */
-  readonly sharedSizes: readonly number[];
+  readonly usedSizes: readonly number[];
+  /** Neurons that all tokens use: choices for all layers, of which each layer takes one. */
+  readonly sharedSizes: readonly (readonly number[])[];
 }
 
 /** @throws {RangeError} when the sizes do not fit the model's FFN */
-export function resolveSizes({ expertSize, sharedSize }: ResolvedOptions, { intermediateSize }: ModelConfig): Sizes {
-  const usedSize = neurons("expertSize", expertSize, intermediateSize);
-  if (usedSize < 1 || usedSize > intermediateSize) {
-    const expectation = `a share in (0, 1] or a number of neurons up to ${intermediateSize}`;
-    throw new RangeError(`Expected \`expertSize\` to be ${expectation}, got \`${expertSize}\``);
+export function resolveSizes(
+  { expertSize = 0.5, layerSizes, sharedSize }: Pick<ResolvedOptions, "expertSize" | "layerSizes" | "sharedSize">,
+  { intermediateSize, numLayers }: Pick<ModelConfig, "intermediateSize" | "numLayers">,
+): Sizes {
+  const usedSizes = layerSizes ?? everyLayer(neurons("expertSize", expertSize, intermediateSize), numLayers);
+  if (usedSizes.length !== numLayers) {
+    throw new RangeError(`Expected \`layerSizes\` to have ${numLayers} numbers, got ${usedSizes.length}`);
+  }
+  const wrong = usedSizes.findIndex((size) => size < 1 || size > intermediateSize);
+  if (wrong >= 0) {
+    const [name, range, value] = layerSizes
+      ? [`layerSizes[${wrong}]`, `from 1 to ${intermediateSize}`, usedSizes[wrong]]
+      : ["expertSize", `a share in (0, 1] or a number of neurons up to ${intermediateSize}`, expertSize];
+    throw new RangeError(`Expected \`${name}\` to be ${range}, got \`${value}\``);
   }
   if (sharedSize === "auto") {
-    const sizes = [0, 1 / 4, 1 / 2].map((share) => Math.floor(share * usedSize));
-    return { usedSize, sharedSizes: [...new Set(sizes)] };
+    const choices = [0, 1 / 4, 1 / 2].map((share) => usedSizes.map((size) => Math.floor(share * size)));
+    return { usedSizes, sharedSizes: choices.filter((own, index) => index === 0 || own.some((size) => size > 0)) };
   }
   const shared = neurons("sharedSize", sharedSize, intermediateSize);
-  if (shared < 0 || shared >= usedSize) {
-    throw new RangeError(
-      `Expected \`sharedSize\` to be below the ${usedSize} neurons of \`expertSize\`, got \`${sharedSize}\``,
-    );
+  const smallest = Math.min(...usedSizes);
+  if (shared < 0 || shared >= smallest) {
+    const expectation = `below the ${smallest} neurons that a token uses in ${layerSizes ? "the smallest" : "each"} layer`;
+    throw new RangeError(`Expected \`sharedSize\` to be ${expectation}, got \`${sharedSize}\``);
   }
-  return { usedSize, sharedSizes: [shared] };
+  return { usedSizes, sharedSizes: [everyLayer(shared, numLayers)] };
+}
+
+function everyLayer(size: number, numLayers: number): readonly number[] {
+  return Array.from({ length: numLayers }, () => size);
 }
 
 function neurons(name: string, value: number, intermediateSize: number): number {

@@ -11,18 +11,13 @@ import {
   writeModel,
 } from "./job/stages.ts";
 import { finishFolder, refuseOccupied, WorkFolder } from "./job/work-folder.ts";
+import { chooseSizes, firstSizes } from "./job/layer-sizes.ts";
 import { makeReport } from "./job/make-report.ts";
 import { prepareDomain, type DomainData, type DomainText } from "./job/prepare-domain.ts";
 import { Stages, type RefactorJob, refuseMixture } from "./job/refactor-job.ts";
 import { Products } from "./linear-algebra/matrix.ts";
 import { measureModel } from "./losses/evaluate-variants.ts";
-import {
-  resolveOptions,
-  resolveSizes,
-  type RefactorOptions,
-  type RefactorRun,
-  type ResolvedOptions,
-} from "./options.ts";
+import { resolveOptions, type RefactorOptions, type RefactorRun, type ResolvedOptions } from "./options.ts";
 import { reportDocuments } from "./report/model-card.ts";
 import type { Report } from "./report/report.ts";
 
@@ -45,8 +40,8 @@ export async function refactor(
   options: RefactorOptions & RefactorRun = {},
 ): Promise<Report> {
   const resolved = resolveOptions(options);
-  const sizes = resolveSizes(resolved, model.config);
   refuseMixture(model);
+  const sizes = firstSizes(model, resolved);
   refuseEqualNames(texts);
   await refuseOccupied(out);
   const { tokenizer } = await model.loadText();
@@ -55,9 +50,9 @@ export async function refactor(
   const fingerprint = await model.fingerprint(resolveCacheFolder());
   const work = await WorkFolder.open(out, { options: resolved, texts, model: fingerprint }, options.resume);
   const setting = { model, tokenizer, texts, data, options: resolved, sizes, work, stages, run: options, fingerprint };
-  const job = { ...setting, grouping: await stages.run("clusters", () => groupTexts(setting)) };
+  const grouped = { ...setting, grouping: await stages.run("clusters", () => groupTexts(setting)) };
 
-  const fitted = await stages.run("layers", () => fitAll(job));
+  const { job, fitted } = await fitAll(grouped);
   const costs = domainCosts(job, fitted);
   const router = await stages.run("router", () => trainModelRouter(job, fitted, costs));
   const folder = work.file("model");
@@ -72,10 +67,13 @@ export async function refactor(
   return report;
 }
 
-async function fitAll(job: RefactorJob): Promise<FittedModel> {
-  const products = await Products.open(job.run.threads);
+/** Chooses the sizes of the layers and fits them. @returns the job with these sizes, too */
+async function fitAll(given: RefactorJob): Promise<{ readonly job: RefactorJob; readonly fitted: FittedModel }> {
+  const { run, stages } = given;
+  const products = await Products.open(run.threads);
   try {
-    return await fitModel(job, products);
+    const job = { ...given, sizes: await stages.run("sizes", () => chooseSizes(given, products)) };
+    return { job, fitted: await stages.run("layers", () => fitModel(job, products)) };
   } finally {
     await products.dispose();
   }

@@ -9,6 +9,7 @@ const [out = "", resume] = process.argv.slice(2);
 const model = await openModel(POCKET);
 await refactor(model, await pocketTexts(), out, {
   ...LITTLE,
+  budget: 0.7,
   source: "pocket",
   threads: 1,
   checkpointMs: 0,

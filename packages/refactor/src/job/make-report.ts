@@ -125,7 +125,8 @@ function lossRows({ data, model, sizes }: RefactorJob, { losses }: Measurement):
   const named = (values: DomainLosses): Record<string, number> =>
     Object.fromEntries(data.map(({ name }, domain) => [name, values[domain] ?? NaN]));
   const dense = named(losses.get("dense") ?? []);
-  const share = sizes.usedSize / model.config.intermediateSize;
+  const { numLayers, intermediateSize } = model.config;
+  const share = sizes.usedSizes.reduce((sum, size) => sum + size, 0) / (numLayers * intermediateSize);
   return (Object.keys(LOSS_LABELS) as LossId[]).flatMap((id) => {
     const values = losses.get(id);
     return values ? [lossRow(id, id === "dense" ? 1 : share, named(values), dense)] : [];
@@ -178,7 +179,7 @@ function tokensOf(sequences: readonly Int32Array[]): number {
 }
 
 /** Counts a model's parameters. @param neurons - of each layer */
-function parametersOf({ weights, config }: Model, neurons: readonly number[]): number {
+export function parametersOf({ weights, config }: Model, neurons: readonly number[]): number {
   const tables = weights.head === weights.embedding ? [weights.embedding] : [weights.embedding, weights.head];
   const layers = weights.layers.flatMap(({ attention: refs, ...layer }) => {
     const norms = [layer.attentionNorm, layer.attentionOutputNorm, layer.ffnNorm, layer.ffnOutputNorm];

@@ -48,7 +48,9 @@ export interface FittedModel {
 /** Fits all layers; one expert is made of each group of sequences. Resumes from finished results. */
 export async function fitModel(job: RefactorJob, products: Products): Promise<FittedModel> {
   const { model, grouping, options, work, stages, run, fingerprint } = job;
-  const plan = { options, groups: grouping.groups };
+  const isChosen = options.budget !== undefined;
+  const fitOptions = isChosen ? { ...options, budget: undefined, layerSizes: job.sizes.usedSizes } : options;
+  const plan = { options: fitOptions, groups: grouping.groups };
   const setting = fitSetting(plan, { model, products, run });
   const { bounds, text } = setting;
   const { numLayers } = bounds;
@@ -149,7 +151,8 @@ async function clustersOf(job: Setting, numClusters: number): Promise<readonly n
     1,
   );
   const energies = await energiesOf(job, stream);
-  const { assignment } = clusterTexts(energies, stream.domains, { numClusters, size: sizes.usedSize });
+  const size = Math.round(sizes.usedSizes.reduce((sum, one) => sum + one, 0) / sizes.usedSizes.length);
+  const { assignment } = clusterTexts(energies, stream.domains, { numClusters, size });
   await writeFileAtomically(path, JSON.stringify(assignment));
   return assignment;
 }

@@ -149,7 +149,7 @@ function dataNotes({ data }: Report): string {
 }
 
 function making({ base, settings, time, size }: Report): string {
-  const options = Object.entries(settings.options).map(([name, value]) => markdownCode(`${name}=${value}`));
+  const options = Object.entries(settings.options).map(([name, value]) => markdownCode(`${name}=${String(value)}`));
   const shared = settings.shared_size;
   return [
     `- Base model: ${markdownCode(base.source)}, ${markdownCode(base.fingerprint)}: ${base.model_type.replaceAll(/\W/g, " ")}, ` +

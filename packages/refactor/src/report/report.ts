@@ -72,7 +72,7 @@ export interface SettingsReport {
   readonly calibration_tokens: number;
   readonly seed: number;
   /** All other options, by name. */
-  readonly options: Readonly<Record<string, string | number | boolean>>;
+  readonly options: Readonly<Record<string, string | number | boolean | readonly number[]>>;
 }
 
 /** One kind of text. */

@@ -65,8 +65,7 @@ export interface FitSetting {
   readonly options: ResolvedOptions;
   readonly text: ShardedText;
   readonly bounds: TaskBounds;
-  readonly sharedSizes: readonly number[];
-  readonly settings: FitSettings;
+  readonly sizes: Sizes;
   /** Share of the error so far that each layer makes up for, see `errorShareOf`. */
   readonly share: number;
   readonly products: Products;
@@ -92,14 +91,14 @@ export function fitSetting({ options, groups }: FitPlan, machine: FitMachine): F
     numSizes: sharedSizes.length,
     baselines,
   };
-  const settings = settingsOf(options, sizes);
-  return { ...machine, options, text, bounds, sharedSizes, settings, share: errorShareOf(options) };
+  return { ...machine, options, text, bounds, sizes: { ...sizes, sharedSizes }, share: errorShareOf(options) };
 }
 
-function settingsOf({ method }: ResolvedOptions, { usedSize, sharedSizes: [sharedSize = 0] }: Sizes): FitSettings {
+/** @param size - index of the shared sizes to choose among */
+function settingsOf({ options: { method }, sizes }: FitSetting, layer: number, size: number): FitSettings {
   return {
-    usedSize,
-    sharedSize,
+    usedSize: sizes.usedSizes[layer] ?? 0,
+    sharedSize: sizes.sharedSizes[size]?.[layer] ?? 0,
     selection: method === "select" ? "contribution" : "elimination",
     refits: method === "refit" || method === "sequential",
     ownShare: 0.6,
@@ -145,7 +144,7 @@ export async function runPool(
   layer: number,
   statisticsOf: (shard: number) => Promise<Artefact>,
 ): Promise<ReadonlyMap<string, Artefact>> {
-  const { bounds, options, sharedSizes, settings } = setting;
+  const { bounds, options, sizes } = setting;
   const { numExperts, numShards, baselines } = bounds;
   const sums = new Map<string, Values>();
   for (let shard = 0; shard < numShards; shard++) addStatistics(sums, await statisticsOf(shard));
@@ -153,11 +152,10 @@ export async function runPool(
   const magnitudes = Array.from(own, (_, expert) => arrayOf(sums, magnitudesOf(expert), "F64"));
   const all = pooled(own);
   const fit = await layerFit(setting, layer);
-  const parts = new Map(
-    expertArrays(PAPER, paperLayer(magnitudes, settings.usedSize, fit.dense, options.officialCount)),
-  );
-  for (const [size, sharedSize] of options.method === "paper" ? [] : sharedSizes.entries()) {
-    const shared = await fitShared(all, { ...fit, settings: { ...settings, sharedSize } });
+  const { usedSize } = fit.settings;
+  const parts = new Map(expertArrays(PAPER, paperLayer(magnitudes, usedSize, fit.dense, options.officialCount)));
+  for (const size of options.method === "paper" ? [] : sizes.sharedSizes.keys()) {
+    const shared = await fitShared(all, { ...fit, settings: settingsOf(setting, layer, size) });
     for (const [name, values] of shared ? partArrays(sharedName(size), shared) : []) parts.set(name, values);
   }
   return new Map<string, Artefact>([
@@ -194,7 +192,7 @@ export async function runFit(
   const parts = await pool("parts");
   if (setting.options.method === "paper")
     return paperFit(parts, await readMomentsOf(pool, momentsPart(expert)), expert, fit);
-  const settings = { ...fit.settings, sharedSize: setting.sharedSizes[size] ?? 0 };
+  const settings = settingsOf(setting, layer, size);
   const shared = readPart(parts, sharedName(size));
   return partArtefact(await fitExpert(await expertMoments(pool, expert), shared, { ...fit, settings }));
 }
@@ -237,8 +235,9 @@ function errorIn(fitted: Artefact): number {
   return arrayOf(fitted, ERROR, "F64")[0] ?? NaN;
 }
 
-async function layerFit({ model, settings, products }: FitSetting, layer: number): Promise<LayerFit> {
-  return { dense: await readDense(layerSource(model, layer)), settings, products };
+async function layerFit(setting: FitSetting, layer: number): Promise<LayerFit> {
+  const { model, products } = setting;
+  return { dense: await readDense(layerSource(model, layer)), settings: settingsOf(setting, layer, 0), products };
 }
 
 async function expertMoments(pool: ReadPool, expert: number): Promise<ExpertMoments> {

@@ -92,7 +92,7 @@ export function fitsOf(layer: number, { numExperts, numSizes, baselines }: TaskB
 // Cuts calibration text into shards: runs of whole batches, which machines take through a layer side by side.
 
 /** Tokens of a batch. More make larger matrix products, and larger arrays. */
-const BATCH_TOKENS = 1024;
+export const BATCH_TOKENS = 1024;
 /** The router learns from the experts' errors on every third batch. */
 const COST_EVERY = 3;
 /** The baseline without routing is fitted to every fourth sequence. */
