@@ -97,3 +97,35 @@ export function ratioInterval(pairs: readonly Pair[], seed: number): Interval | 
     statistic: (rounds) => ratioOfMedians(rounds.map((round) => pairs[round] as Pair)),
   });
 }
+
+/** Estimates the 95 % interval of a share by Wilson's score. Without trials it is all of `[0, 1]`. */
+export function wilsonInterval(successes: number, trials: number): Interval {
+  if (trials === 0) return { low: 0, high: 1 };
+  const z = 1.959964;
+  const share = successes / trials;
+  const scale = 1 + z ** 2 / trials;
+  const middle = share + z ** 2 / (2 * trials);
+  const half = z * Math.sqrt((share * (1 - share)) / trials + z ** 2 / (4 * trials ** 2));
+  // At the ends of the range rounding must not leave it, nor the share.
+  return {
+    low: successes === 0 ? 0 : (middle - half) / scale,
+    high: successes === trials ? 1 : (middle + half) / scale,
+  };
+}
+
+/**
+ * Computes the two-sided p-value of McNemar's exact test: the chance of a split at least as uneven if both were alike.
+ *
+ * @param onlyFirst - cases that only the first one solved
+ * @param onlySecond - cases that only the second one solved
+ */
+export function mcNemarExact(onlyFirst: number, onlySecond: number): number {
+  const trials = onlyFirst + onlySecond;
+  let term = 0.5 ** trials;
+  let tail = 0;
+  for (let count = 0; count <= Math.min(onlyFirst, onlySecond); count++) {
+    tail += term;
+    term *= (trials - count) / (count + 1);
+  }
+  return Math.min(1, 2 * tail);
+}
