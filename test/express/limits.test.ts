@@ -6,7 +6,7 @@ import { join } from "node:path";
 import type { ReadMeEngine } from "@readme-moe/engine";
 import { Admission, boundConnections, type Limit, LIMITS, readMe, ServedModels } from "@readme-moe/express";
 import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
-import { Paces } from "../../packages/express/src/http/timers.ts";
+import { Paces } from "../../packages/express/src/http/request.ts";
 import { ResponseStore } from "../../packages/express/src/responses/store.ts";
 import { keptResponse } from "../support/kept-response.ts";
 import { manualTimers } from "../support/manual-timers.ts";

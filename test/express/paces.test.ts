@@ -1,5 +1,5 @@
 import { expect, test } from "vitest";
-import { Paces } from "../../packages/express/src/http/timers.ts";
+import { Paces } from "../../packages/express/src/http/request.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
 
 test("a client that sends continuously takes only its share of the time and delays no other client", () => {

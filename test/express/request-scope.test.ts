@@ -8,8 +8,7 @@ import { afterAll, afterEach, beforeAll, describe, expect, test, vi } from "vite
 import { resolveApiOptions } from "../../packages/express/src/api/options.ts";
 import { EngineGrammars, RequestScope, type ScopeParts } from "../../packages/express/src/api/request-scope.ts";
 import { resolveExpertsOptions } from "../../packages/express/src/edge/experts.ts";
-import { identify, localsOf } from "../../packages/express/src/http/request.ts";
-import { Paces } from "../../packages/express/src/http/timers.ts";
+import { identify, localsOf, Paces } from "../../packages/express/src/http/request.ts";
 import { listen, openTinyEngine } from "../support/served-model.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
 

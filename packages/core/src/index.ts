@@ -26,9 +26,7 @@ export * from "./sampling/allowed.ts";
 export * from "./sampling/sampling-params.ts";
 export * from "./sampling/stop-strings.ts";
 export * from "./scheduling/cost-aware.ts";
-export * from "./scheduling/fair-shares.ts";
 export * from "./scheduling/read-me.ts";
-export * from "./scheduling/shared-beginning.ts";
 export * from "./speculation/acceptance.ts";
 export * from "./speculation/plan-drafts.ts";
 export * from "./task-flow.ts";
@@ -61,14 +59,23 @@ export {
 } from "./scheduling/cost-model.ts";
 export {
   byPriorityThenArrival,
+  chargeClients,
+  type ClientTimes,
+  fairlyRunnable,
   fcfs,
   type FcfsOptions,
+  nextAdmitted,
   nextChunkTokens,
+  nextPreempted,
+  NO_TIMES,
+  type Owned,
+  type PartlyRead,
   type SchedulableSequence,
   type ScheduledSequence,
   type Scheduler,
   type SchedulerLimits,
   type SchedulerState,
+  sharedEnd,
 } from "./scheduling/scheduler.ts";
 export {
   allowsToken,

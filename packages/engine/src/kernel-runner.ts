@@ -71,6 +71,7 @@ export class KernelRunner implements StepRunner {
   /** Names what packed weights are made from and how: equal ones give the same logits. */
   readonly weightsVersion: string;
   readonly #kernel: Kernel;
+  readonly #numOutputs: number;
   readonly #results: KernelResults;
   readonly #file: UnitFile | undefined;
   readonly #streamed: NamedExperts | RoutedExperts | undefined;
@@ -89,7 +90,8 @@ export class KernelRunner implements StepRunner {
     this.#streamed = parts.streamed;
     this.loras = parts.loras;
     this.#angles = new GrowingAngles(kernel, model.config);
-    this.#results = new KernelResults(kernel, numOutputsOf(model.config));
+    this.#numOutputs = numOutputsOf(model.config);
+    this.#results = new KernelResults(kernel, this.#numOutputs);
   }
 
   /**
@@ -175,7 +177,7 @@ export class KernelRunner implements StepRunner {
   }
 
   async forward(kv: KvMemory, sequences: readonly StepSequence[], numCandidates = 1): Promise<readonly StepLogits[]> {
-    integerOption("numCandidates", numCandidates, 1, numOutputsOf(this.model.config));
+    integerOption("numCandidates", numCandidates, 1, this.#numOutputs);
     if (!(kv instanceof KernelKv) || !kv.isOf(this.#kernel)) {
       throw new TypeError("Expected `kv` to be memory that this runner opened");
     }

@@ -2,14 +2,14 @@
 
 import type { InputStatistics } from "@readme-moe/model";
 import { type DescribedModel, describeModel } from "./describe-model.ts";
-import { anglesOf, type DecoderDescription, expertsOf, type LayerDescription } from "./description.ts";
+import { type DecoderDescription, expertsOf, type LayerDescription } from "./description.ts";
 import type { Kernel } from "./kernel.ts";
 import { KV_PAGE_TOKENS } from "./kv/page-pool.ts";
 import { type KernelChoice, openKernel } from "./open-kernel.ts";
 import { packedFloats, packIdentity } from "./pack/pack-tables.ts";
 import { fill, layOut, packedFile } from "./pack/packed-file.ts";
 import { bytesOf, type PackedTensor } from "./pack/block-types.ts";
-import { encodeStep, type StepRows } from "./step-request.ts";
+import { anglesOf, encodeStep, type StepRows } from "./step-request.ts";
 
 /** Options of `calibrateModel`. */
 export interface CalibrateOptions extends KernelChoice {

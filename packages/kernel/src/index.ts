@@ -21,11 +21,9 @@ export {
 export { BITS_VERSION, kernelVersion } from "./native-kernel.ts";
 export { calibrateModel, type CalibrateOptions, type CalibrationTokens } from "./calibrate-model.ts";
 export {
-  anglesOf,
   type DecoderDescription,
   type ExpertDescription,
   type FeedForwardDescription,
-  GrowingAngles,
   type LayerDescription,
   type MixtureDescription,
 } from "./description.ts";
@@ -54,4 +52,4 @@ export { freeMemoryBytes } from "./free-memory.ts";
 export { kernelThreads, returnFreeMemory } from "./kernel-threads.ts";
 export { layOut, packedFile } from "./pack/packed-file.ts";
 export type { PackedTensor, TensorFormat } from "./pack/block-types.ts";
-export { encodeStep, splitIntoSteps, type StepPiece, type StepRows } from "./step-request.ts";
+export { anglesOf, encodeStep, GrowingAngles, splitIntoSteps, type StepPiece, type StepRows } from "./step-request.ts";

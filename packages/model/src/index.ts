@@ -112,14 +112,20 @@ export {
   applyChatTemplate,
   type ChatOptions,
   ChatTemplate,
-  type CompletionPiece,
-  CompletionText,
   type ControlTokensInMessages,
   encodeChat,
 } from "./text/chat-template.ts";
 export { encodeFillIn } from "./text/fill-in.ts";
 export { type FillInMarks, fillInMarks } from "./text/fill-in-marks.ts";
-export { cutSequences, type EncodeOptions, endOfTextId, StreamingDecoder, Tokenizer } from "./text/tokenizer.ts";
+export {
+  type CompletionPiece,
+  CompletionText,
+  cutSequences,
+  type EncodeOptions,
+  endOfTextId,
+  StreamingDecoder,
+  Tokenizer,
+} from "./text/tokenizer.ts";
 export type { ModelText } from "./text/load-text.ts";
 
 // Tensors in safetensors, GGUF and ONNX files.

@@ -8,7 +8,7 @@ import { type Model, openModel, type Tokenizer } from "@readme-moe/model";
 import { fixedRouter } from "@readme-moe/router";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { type DraftModelOptions, ModelDrafter } from "../../../packages/engine/src/speculation/model-drafter.ts";
-import { EngineDrafter } from "../../../packages/engine/src/speculation/engine-drafter.ts";
+import { EngineDrafter } from "../../../packages/engine/src/speculation/speculation.ts";
 import { CoreBench } from "../../support/core-bench.ts";
 import { writeFirstLayers } from "../../support/first-layers.ts";
 import { cases, POCKET } from "../../support/pocket.ts";

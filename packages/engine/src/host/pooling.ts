@@ -17,7 +17,6 @@ import {
   type EmbedRequest,
   type EngineInfo,
   type GenerationStream,
-  type ModelTask,
   type PoolingOptions,
   type PoolingUsage,
   type Prompt,
@@ -26,7 +25,7 @@ import {
 } from "@readme-moe/core";
 import type { EngineChunk } from "../engine-parts.ts";
 import type { WireRequest } from "../protocol.ts";
-import { wirePrompt } from "./request.ts";
+import { checkTask, wirePrompt } from "./request.ts";
 
 /** Begins a sequence that ends after its prompt. */
 type BeginPooled = (request: WireRequest, signal: AbortSignal) => GenerationStream<EngineChunk>;
@@ -46,20 +45,6 @@ const SHARED_NAMES = [
   "signal",
   "onProgress",
 ] as const satisfies readonly (keyof PoolingOptions)[];
-
-/** Method and result of each task. */
-const TASKS: Readonly<Record<ModelTask, readonly [method: string, result: string]>> = {
-  generate: ["generate", "continues prompts"],
-  embed: ["embed", "gives embeddings"],
-  rerank: ["rerank", "scores documents"],
-};
-
-/** @throws {TypeError} for a model that was made for another task, naming it and its method */
-export function checkTask(task: ModelTask, { task: own, path }: EngineInfo): void {
-  if (own === task) return;
-  const [[, expected], [method, result]] = [TASKS[task], TASKS[own]];
-  throw new TypeError(`Expected a model that ${expected}; ${path} ${result}: use \`${method}\``);
-}
 
 /** Checks and runs `Engine.embed`. */
 export async function embedTexts(request: EmbedRequest, host: PoolingHost): Promise<Embeddings> {

@@ -30,10 +30,10 @@ import {
   type SchedulingOptions,
 } from "../engine-options.ts";
 import type { CallName, Calls, FromWorker } from "../protocol.ts";
-import { type CallingEngine, TextCalls, wireRequest } from "./request.ts";
+import { type CallingEngine, checkTask, TextCalls, wireRequest } from "./request.ts";
 import { type KeepPromptOptions, type KeptPrompt, PromptKeeper } from "./kept-prompts.ts";
 import { type OpenedFiles, openFiles, type OpenOptions } from "./model-files.ts";
-import { checkTask, embedTexts, rerankDocuments } from "./pooling.ts";
+import { embedTexts, rerankDocuments } from "./pooling.ts";
 import { RunningRequests } from "./running-requests.ts";
 import { WorkerLink } from "./worker-link.ts";
 

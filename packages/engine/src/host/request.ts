@@ -18,6 +18,7 @@ import {
   type GenerateRequest,
   integerOption,
   isFillIn,
+  type ModelTask,
   type ProcessLogits,
   type Prompt,
   rejectUnknownKeys,
@@ -36,7 +37,7 @@ import {
   type WirePrompt,
   type WireRequest,
 } from "../protocol.ts";
-import { callerFunctions, type CallerFunctions } from "./caller-functions.ts";
+import { callerFunctions, type CallerFunctions } from "./running-requests.ts";
 
 /** Description of an engine and calls to its worker, which the parts of its host need. */
 export interface CallingEngine<Info = EngineInfo> {
@@ -54,6 +55,20 @@ interface RequestContext {
   readonly drawSeed: () => number;
   /** Makes the `processLogits` of a format. @throws {TypeError} on a wrong format, and if the request has one beside */
   readonly processorOf: (format: AnswerFormat, beside: ProcessLogits | undefined) => ProcessLogits;
+}
+
+/** Method and result of each task. */
+const TASKS: Readonly<Record<ModelTask, readonly [method: string, result: string]>> = {
+  generate: ["generate", "continues prompts"],
+  embed: ["embed", "gives embeddings"],
+  rerank: ["rerank", "scores documents"],
+};
+
+/** @throws {TypeError} for a model that was made for another task, naming it and its method */
+export function checkTask(task: ModelTask, { task: own, path }: EngineInfo): void {
+  if (own === task) return;
+  const [[, expected], [method, result]] = [TASKS[task], TASKS[own]];
+  throw new TypeError(`Expected a model that ${expected}; ${path} ${result}: use \`${method}\``);
 }
 
 /**

@@ -48,9 +48,8 @@ import { planModelMemory, totalBytes, weightSizes } from "../memory-sizes.ts";
 import { PrefixCache } from "../prefix-cache.ts";
 import { SavedPrefixes } from "../saved-prefixes.ts";
 import { SavedPrompts } from "../saved-prompts.ts";
-import { EngineDrafter } from "../speculation/engine-drafter.ts";
+import { EngineDrafter, Speculation, type SpeculationParts } from "../speculation/speculation.ts";
 import { draftBytesOf, type ModelDrafter, openDraftModel } from "../speculation/model-drafter.ts";
-import { Speculation, type SpeculationParts } from "../speculation/speculation.ts";
 
 /** Speed of a common disk: the system may have dropped mapped weights from memory. */
 const DISK_BYTES_PER_MS = 1e6;

@@ -18,8 +18,7 @@ import {
   sendError,
   unsupported,
 } from "../http/errors.ts";
-import { clientName, type Incoming, localsOf, type Step } from "../http/request.ts";
-import { Paces } from "../http/timers.ts";
+import { clientName, type Incoming, localsOf, Paces, type Step } from "../http/request.ts";
 import { LIMITS } from "../limits.ts";
 import type { ResolvedApiOptions } from "./options.ts";
 import { MAX_TOKEN_ID, NEUTRAL_NAMES } from "./request-schemas.ts";

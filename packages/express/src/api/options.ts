@@ -11,8 +11,7 @@ import {
 } from "@readme-moe/core";
 import type { Request } from "express";
 import type { ReaderOptions } from "../http/reply.ts";
-import type { BatchLine } from "../http/request.ts";
-import { systemTimers, type Timers } from "../http/timers.ts";
+import { type BatchLine, systemTimers, type Timers } from "../http/request.ts";
 import { LIMITS } from "../limits.ts";
 import type { ChatBody, CompletionBody, EmbeddingsBody, RerankBody } from "./request-schemas.ts";
 

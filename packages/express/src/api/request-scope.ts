@@ -14,10 +14,10 @@ import {
   hostRequest,
   type Incoming,
   localsOf,
+  type Paces,
   type Reply,
   type RequestLocals,
 } from "../http/request.ts";
-import type { Paces } from "../http/timers.ts";
 import type { RequestContext, ResolvedApiOptions } from "./options.ts";
 
 /** Options and services that all routes of the API share. */

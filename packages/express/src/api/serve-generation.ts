@@ -14,8 +14,14 @@ import {
   streamNotFound,
   type StreamPlace,
 } from "../http/reply.ts";
-import { ClientGone, clientSignal, hostRequest, localsOf, stampProcessingTime } from "../http/request.ts";
-import { DelayedSignal } from "../http/timers.ts";
+import {
+  ClientGone,
+  clientSignal,
+  DelayedSignal,
+  hostRequest,
+  localsOf,
+  stampProcessingTime,
+} from "../http/request.ts";
 import type { ReadMeAnswer, TimingsAnswer, UsageAnswer } from "./answer-schemas.ts";
 import { checkBody } from "./body.ts";
 import {

@@ -9,7 +9,7 @@ import type { Admission } from "../edge/admission.ts";
 import { ClientLoads } from "../edge/admission/limits.ts";
 import type { ServedModels } from "../edge/served-models.ts";
 import { tooMuchOfClient } from "../http/errors.ts";
-import { within } from "../http/timers.ts";
+import { within } from "../http/request.ts";
 import { LIMITS } from "../limits.ts";
 import { createJson, FileStore, hasCode, readJson } from "./files.ts";
 import {

@@ -2,7 +2,7 @@
 
 import type { DraftCounts, EngineStats, ReadMeEmitter } from "@readme-moe/core";
 import { collectDefaultMetrics, Registry } from "prom-client";
-import { within } from "../http/timers.ts";
+import { within } from "../http/request.ts";
 import type { Admission } from "./admission.ts";
 import type { AdmissionStats } from "./admission/limits.ts";
 import {

@@ -12,8 +12,7 @@ import {
   shuttingDown,
   unknownModel,
 } from "../http/errors.ts";
-import { hostRequest, type Incoming, knownLocals, type Reply, type Step } from "../http/request.ts";
-import { within } from "../http/timers.ts";
+import { hostRequest, type Incoming, knownLocals, type Reply, type Step, within } from "../http/request.ts";
 import {
   aliasesOf,
   idsOfExpert,

@@ -4,8 +4,7 @@
 import { createHash, randomUUID } from "node:crypto";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { type ApiError, refusal } from "./errors.ts";
-import { type Reply, stampProcessingTime } from "./request.ts";
-import type { Timers } from "./timers.ts";
+import { type Reply, stampProcessingTime, type Timers } from "./request.ts";
 
 export interface ReaderOptions {
   /** Time in which a reader has to take a slice of the answer, in ms. Slower readers are disconnected. */

@@ -7,8 +7,16 @@ import { corrupt, quoted, unsupported } from "../files/errors.ts";
 import { expectObject, isJsonObject, isList, type JsonObject } from "../files/read-file.ts";
 import { GPT2_PATTERN, KNOWN_PATTERNS, NUMBER_PATTERN, NUMBERS_PATTERN } from "./known-patterns.ts";
 import { normalizeInChunks, replaceInChunks } from "./pausing.ts";
-import { CHARACTER_OF_BYTE, type PreTokenizerStep, type SplitStep, toByteAlphabet } from "./pre-tokenizer.ts";
-import { FilePattern, growthOf, replaceMatches, type SearchPattern } from "./search-pattern.ts";
+import {
+  CHARACTER_OF_BYTE,
+  FilePattern,
+  growthOf,
+  type PreTokenizerStep,
+  replaceMatches,
+  type SearchPattern,
+  type SplitStep,
+  toByteAlphabet,
+} from "./pre-tokenizer.ts";
 import type { Vocabulary } from "./vocabulary.ts";
 
 export interface NormalizerStep {
