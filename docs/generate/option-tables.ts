@@ -1,14 +1,15 @@
 // Generates tables of options, parameters and numbers from the interfaces of the code.
 
 import {
+  type OptionTable,
   SAMPLING_PARAMETERS,
   samplingParametersWith,
   wireName,
   type SamplingName,
   type SamplingParameter,
+  type TableOption,
 } from "@readme-moe/core";
-import { ENGINE_OPTIONS, type EngineOption, type EngineOptionName } from "@readme-moe/engine";
-import type { OptionTable } from "@readme-moe/refactor";
+import { ENGINE_OPTIONS } from "@readme-moe/engine";
 import { code, table } from "./markdown.ts";
 import { membersOf, unionOf, type Member } from "./read-members.ts";
 
@@ -98,28 +99,24 @@ const OPTIONS = "packages/engine/src/engine-options.ts";
 
 /** Makes the table of the engine's options. @param others - options of opening it */
 export async function engineOptionTable(...others: readonly Source[]): Promise<string> {
-  const types = new Map((await membersOf(OPTIONS, "OptionValues")).map(({ name, type }) => [name, type]));
-  const comments = await membersOf(OPTIONS, "ENGINE_OPTIONS");
-  const options = comments.map((member) => {
-    const { kind, choices, orModule }: EngineOption = ENGINE_OPTIONS[member.name as EngineOptionName];
-    const values = choices?.map((choice) => `"${choice}"`) ?? [types.get(kind) ?? kind];
-    return { ...member, isOptional: true, type: [...values, ...(orModule ? ["FunctionModule"] : [])].join(" | ") };
-  });
+  const options = await optionMembers(ENGINE_OPTIONS, [OPTIONS, "ENGINE_OPTIONS"]);
   return membersTable([...options, ...(await allMembers(others))]);
 }
 
 /** Makes the table of a job's options in the lab. @param sources - of the comments of `options` */
 export async function labOptionTable(options: OptionTable, ...sources: readonly Source[]): Promise<string> {
-  const kinds = await membersOf("packages/refactor/src/option-table.ts", "OptionValues");
+  return membersTable(await optionMembers(options, ...sources));
+}
+
+async function optionMembers(options: OptionTable, ...sources: readonly Source[]): Promise<readonly Member[]> {
+  const kinds = await membersOf("packages/core/src/option-table.ts", "OptionValues");
   const types = new Map(kinds.map(({ name, type }) => [name, type]));
   const members = await allMembers(sources);
-  return membersTable(
-    members.map((member) => {
-      const { kind = "", choices = [] } = options[member.name] ?? {};
-      const values = [...choices.map((choice) => `"${choice}"`), types.get(kind)].filter((one) => one !== undefined);
-      return { ...member, isOptional: true, type: values.join(" | ") };
-    }),
-  );
+  return members.map((member) => {
+    const { kind, choices = [], orModule }: Partial<TableOption> = options[member.name] ?? {};
+    const values = [...choices.map((choice) => `"${choice}"`), types.get(kind ?? ""), orModule && "FunctionModule"];
+    return { ...member, isOptional: true, type: values.filter((one) => one !== undefined).join(" | ") };
+  });
 }
 
 /** Makes a table of read-only fields. */

@@ -14,6 +14,7 @@ export * from "./expert-cache/route-forecast.ts";
 export * from "./generation.ts";
 export * from "./loading.ts";
 export * from "./options.ts";
+export * from "./option-table.ts";
 export * from "./pattern-syntax.ts";
 export * from "./placement/choose-pull.ts";
 export * from "./placement/fleet-state.ts";

@@ -146,27 +146,19 @@ export type CheckedOptions<Checks> = {
   readonly [Name in keyof Checks]: Checks[Name] extends (...given: never[]) => infer Value ? Value : never;
 };
 
+type RangeCheck = (fallback: number, min: number, max?: number) => (value: number | undefined, name: string) => number;
+
 /** Creates the check of a number that has a default. */
-export function numberCheck(
-  fallback: number,
-  min: number,
-  max?: number,
-): (value: number | undefined, name: string) => number {
-  return (value, name) => numberOption(name, value ?? fallback, min, max);
-}
+export const numberCheck: RangeCheck = (fallback, min, max) => (value, name) =>
+  numberOption(name, value ?? fallback, min, max);
+
+/** Creates the check of an integer that has a default. */
+export const integerCheck: RangeCheck = (fallback, min, max) => (value, name) =>
+  integerOption(name, value ?? fallback, min, max);
 
 /** Checks a switch, which is off by default. @throws {TypeError} */
 export function switchCheck(value: boolean | undefined, name: string): boolean {
   return value === undefined ? false : switchOption(name, value);
-}
-
-/** Creates the check of an integer that has a default. */
-export function integerCheck(
-  fallback: number,
-  min: number,
-  max?: number,
-): (value: number | undefined, name: string) => number {
-  return (value, name) => integerOption(name, value ?? fallback, min, max);
 }
 
 /**

@@ -3,18 +3,34 @@
 
 import { resolve } from "node:path";
 import {
+  type CheckedOf,
+  checkedTable,
   costAware,
   EVICTION_POLICIES,
   fcfs,
   integerOption,
   MAX_TIMER_MS,
+  type OptionsOf,
   readMe,
   rejectUnknownKeys,
   type Scheduler,
+  type TableOption,
 } from "@readme-moe/core";
 import { KV_BLOCK_TOKENS, KV_PRECISIONS } from "@readme-moe/kernel";
-import { type FunctionModule, importFunction, type ResolvedFunctionModule } from "./function-module.ts";
-import { type EngineOption, OPTION_CHECKS, type OptionValues } from "./option-kinds.ts";
+import {
+  type FunctionModule,
+  functionModuleOption,
+  importFunction,
+  type ResolvedFunctionModule,
+} from "./function-module.ts";
+
+/** An option of the engine: its values, and its flag on the command line. */
+export interface EngineOption extends TableOption {
+  /** Whether a reader of prompts has the option, too. */
+  readonly reader?: true;
+  /** Flag of the commands that run a model; its default in words where that of the option does not say it. */
+  readonly flag?: { readonly syntax: string; readonly about: string; readonly default?: string };
+}
 
 /** The table of the engine's options. The defaults of sizes depend on the model. */
 export const ENGINE_OPTIONS = {
@@ -333,17 +349,17 @@ export const ENGINE_OPTIONS = {
    * Share of a step that prefill may take while other sequences decode, from 0 (decode first) to 1 (prefill first), or
    * "by-arrival" for no preference. Only for `"fcfs"`. @default "by-arrival"
    */
-  prefillShare: { kind: "share" },
+  prefillShare: { kind: "number", choices: ["by-arrival"], max: 1 },
   /**
    * Longest time in ms that a sequence may be left out of steps before it goes first, from 0. No wait exceeds this by
    * more than one step for each sequence that holds KV memory. @default 500, with `"fcfs"` Infinity
    */
-  maxDelayMs: { kind: "number", min: 0 },
+  maxDelayMs: { kind: "number", max: Infinity },
   /**
    * Longest predicted time in ms of a step with prefill while other sequences decode, from 1. Only for `"cost-aware"`.
    * @default 250
    */
-  maxStepMs: { kind: "number", min: 1 },
+  maxStepMs: { kind: "number", min: 1, max: Infinity },
 } as const;
 
 type Table = typeof ENGINE_OPTIONS;
@@ -351,20 +367,10 @@ type Table = typeof ENGINE_OPTIONS;
 /** Name of an option of the engine. */
 export type EngineOptionName = keyof Table;
 
-type Value<Option, Module> = Option extends { readonly choices: readonly (infer Choice)[] }
-  ? Choice | (Option extends { readonly orModule: true } ? Module : never)
-  : Option extends { readonly kind: keyof OptionValues }
-    ? OptionValues[Option["kind"]]
-    : never;
-
 /** Options of an engine. The defaults of sizes depend on the model. */
-export type EngineOptions = { readonly [Name in EngineOptionName]?: Value<Table[Name], FunctionModule> | undefined };
+export type EngineOptions = OptionsOf<Table, FunctionModule>;
 
-type CheckedOptions = {
-  readonly [Name in EngineOptionName]:
-    | Value<Table[Name], ResolvedFunctionModule>
-    | (Table[Name] extends { readonly default: unknown } ? never : undefined);
-};
+type CheckedOptions = CheckedOf<Table, ResolvedFunctionModule>;
 
 type Given<Name extends EngineOptionName> = Exclude<CheckedOptions[Name], undefined>;
 
@@ -379,12 +385,8 @@ function checkedOptions<Name extends EngineOptionName>(
   options: EngineOptions,
   names: readonly Name[],
 ): Pick<CheckedOptions, Name> {
-  const checked = names.map((name) => {
-    const entry: EngineOption = ENGINE_OPTIONS[name];
-    const value: unknown = options[name] === undefined ? entry.default : options[name];
-    return [name, value === undefined ? undefined : OPTION_CHECKS[entry.kind](name, value, entry)] as const;
-  });
-  return Object.fromEntries(checked) as unknown as Pick<CheckedOptions, Name>;
+  const table = Object.fromEntries(names.map((name) => [name, ENGINE_OPTIONS[name]]));
+  return checkedTable(table, options, functionModuleOption) as unknown as Pick<CheckedOptions, Name>;
 }
 
 const NAMES = Object.keys(ENGINE_OPTIONS) as readonly EngineOptionName[];

@@ -2,12 +2,12 @@ export {
   ENGINE_OPTIONS,
   readerOptionsOf,
   resolveEngineOptions,
+  type EngineOption,
   type EngineOptionName,
   type EngineOptions,
   type PromptReaderOptions,
   type SchedulingOptions,
 } from "./engine-options.ts";
-export type { EngineOption } from "./option-kinds.ts";
 export { type MemoryNeeds, type MemoryOptions, type MemoryPlan, planEngineMemory } from "./memory-plan.ts";
 export {
   kvPrecisionOf,

@@ -1,13 +1,6 @@
-import { integerOption, type ArtefactStore, type TaskFlow } from "@readme-moe/core";
+import { type ArtefactStore, type CheckedOf, integerOption, type OptionsOf, type TaskFlow } from "@readme-moe/core";
 import type { ModelConfig } from "@readme-moe/model";
-import {
-  type CheckedOf,
-  checkedOptions,
-  type JobRun,
-  type OptionsOf,
-  type OptionTable,
-  RUN_NAMES,
-} from "./option-table.ts";
+import { checkedOptions, type JobRun, type LabTable, RUN_NAMES } from "./option-table.ts";
 
 /** Number of shards that suits machines. */
 export const FLEET_SHARDS = 8;
@@ -131,7 +124,7 @@ export const REFACTOR_OPTIONS = {
   },
   /** Seed of all random choices. @default 1 */
   seed: { kind: "integer", max: 2 ** 32 - 1, default: 1, about: "seed of all random choices" },
-} as const satisfies OptionTable;
+} as const satisfies LabTable;
 
 /** Method that makes experts. */
 export type Method = (typeof REFACTOR_OPTIONS.method.choices)[number];

@@ -3,15 +3,10 @@
 import { type CostModel, type Draft, expectedTokens, predictStepMs, refineCostModel } from "@readme-moe/core";
 import { KV_PAGE_TOKENS, type KvMemory, type KvSlot } from "@readme-moe/kernel";
 import type { StepRunner } from "../step-runner.ts";
-import type { ChancesOf } from "./drafter.ts";
+import type { ChancesOf, VerifyingStep } from "./drafter.ts";
 
 /** The step that verifies drafts, with the drafts that are known so far. */
-export interface StepSoFar {
-  /** Number of tokens that it is expected to give. */
-  readonly tokens: number;
-  /** Predicted time, that of the draft model included. */
-  readonly ms: number;
-}
+export type StepSoFar = Pick<VerifyingStep, "tokens" | "ms">;
 
 /** Costs of one more token of drafts. */
 export interface DraftCosts {

@@ -47,3 +47,35 @@ export interface Drafter {
   /** Drops what is kept of a sequence that has ended. */
   forget(sequence: Sequence): void;
 }
+
+export interface DraftedSequence {
+  readonly id: string;
+  /** The sequence's tokens; the draft follows the last one. */
+  readonly tokenIds: readonly number[];
+  /** Largest number of tokens of the draft; with 0, the draft model only reads the sequence. */
+  readonly mostTokens: number;
+  /** @default the draft model's own probabilities */
+  readonly chancesOf?: ChancesOf | undefined;
+}
+
+/** The step that will verify the drafts: what it gives and takes without them. */
+export interface VerifyingStep {
+  /** Number of tokens that it is expected to give. */
+  readonly tokens: number;
+  /** Predicted time. */
+  readonly ms: number;
+  /** Time that each drafted token adds to it. */
+  readonly msPerRow: number;
+}
+
+/** A small model that drafts where texts have nothing likely. */
+export interface DraftingModel {
+  /** Time of all runs so far. */
+  readonly spentMs: number;
+  /** Predicts the time of each token of a run that gives each of `numRows` sequences one token. */
+  msPerToken(numRows: number): number;
+  /** Drafts for some sequences at once. @returns one draft for each, in the same order; empty where none pays */
+  propose(sequences: readonly DraftedSequence[], step?: VerifyingStep): Promise<readonly Draft[]>;
+  /** Frees what is kept of a sequence. */
+  forget(id: string): void;
+}

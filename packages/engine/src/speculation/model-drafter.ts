@@ -31,25 +31,8 @@ import {
   DraftModelRuns,
   SequenceChances,
   startingDrafts,
-  type StepSoFar,
 } from "./draft-model-plan.ts";
-import type { ChancesOf } from "./drafter.ts";
-
-interface DraftedSequence {
-  readonly id: string;
-  /** The sequence's tokens; the draft follows the last one. */
-  readonly tokenIds: readonly number[];
-  /** Largest number of tokens of the draft; with 0, the draft model only reads the sequence. */
-  readonly mostTokens: number;
-  /** @default the draft model's own probabilities */
-  readonly chancesOf?: ChancesOf | undefined;
-}
-
-/** The step that will verify the drafts: what it gives and takes without them. */
-interface VerifyingStep extends StepSoFar {
-  /** Time that each drafted token adds to it. */
-  readonly msPerRow: number;
-}
+import type { DraftedSequence, DraftingModel, VerifyingStep } from "./drafter.ts";
 
 /** A sequence within a call. */
 interface Drafting {
@@ -67,7 +50,7 @@ const NO_DRAFT: Draft = { source: "model", tokenIds: [], classes: [] };
  * The kernel of the draft model has threads of its own. They sleep while the engine's threads run: the two never run
  * at the same time.
  */
-export class ModelDrafter {
+export class ModelDrafter implements DraftingModel {
   readonly #runner: KernelRunner;
   readonly #kv: KvMemory;
   readonly #memory: DraftModelMemory;

@@ -30,8 +30,7 @@ import {
 import type { KvMemory } from "@readme-moe/kernel";
 import { type BatchItem, expertsOf, type ItemLogits, type RoutedDraft, workOf } from "../batch.ts";
 import { countDraft, type Sequence } from "../sequence.ts";
-import type { Drafter, DraftQuestion, ProposedDraft, StepBeforeDrafts, StepRows } from "./drafter.ts";
-import type { ModelDrafter } from "./model-drafter.ts";
+import type { Drafter, DraftQuestion, DraftingModel, ProposedDraft, StepBeforeDrafts, StepRows } from "./drafter.ts";
 import { TextDrafter } from "./text-drafter.ts";
 
 export interface SpeculationParts {
@@ -431,9 +430,9 @@ const LIKELY = 0.75;
 
 export class EngineDrafter implements Drafter {
   readonly #texts = new TextDrafter();
-  readonly #model: ModelDrafter | undefined;
+  readonly #model: DraftingModel | undefined;
 
-  constructor(model?: ModelDrafter) {
+  constructor(model?: DraftingModel) {
     this.#model = model;
   }
 

@@ -20,7 +20,7 @@ import {
 } from "readme-moe/command-parts";
 import { openArtefacts } from "../artefacts.ts";
 import type { DomainText } from "../job/prepare-domain.ts";
-import type { OptionTable, TableOption } from "../option-table.ts";
+import type { LabTable, LabOption } from "../option-table.ts";
 import type { RefactorFleet } from "../options.ts";
 import { RefactorWorker } from "../tasks/refactor-worker.ts";
 
@@ -77,7 +77,7 @@ export async function printReport<Report>(
  * @param other - options of another kind of work that the command does, too
  * @param kind - its name in the help
  */
-export function flagsOf(table: OptionTable, other: OptionTable = {}, kind = ""): readonly Option[] {
+export function flagsOf(table: LabTable, other: LabTable = {}, kind = ""): readonly Option[] {
   return Object.keys({ ...table, ...other }).flatMap((name) => {
     const options = [table[name], other[name]].filter((option) => option !== undefined);
     const [first] = options;
@@ -89,7 +89,7 @@ export function flagsOf(table: OptionTable, other: OptionTable = {}, kind = ""):
   });
 }
 
-function defaultOf({ default: value, otherwise }: TableOption): string | undefined {
+function defaultOf({ default: value, otherwise }: LabOption): string | undefined {
   return otherwise ?? (typeof value === "boolean" || value === undefined ? undefined : `${value}`);
 }
 
@@ -97,8 +97,8 @@ function defaultOf({ default: value, otherwise }: TableOption): string | undefin
 function flagOf(
   name: string,
   help: string,
-  { kind, default: fallback }: TableOption,
-  options: readonly TableOption[],
+  { kind, default: fallback }: LabOption,
+  options: readonly LabOption[],
 ): Option {
   const spelt = name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
   if (kind === "switch") return new Option(fallback === true ? `--no-${spelt}` : `--${spelt}`, help);

@@ -3,7 +3,7 @@ import { MODEL_ARGUMENT, showStatus, signed, wholeNumber, withModelFiles } from 
 import type { LoraReport } from "../lora/lora-report.ts";
 import { fleetShards, LORA_OPTIONS, type LoraOptions, type LoraProgress } from "../lora/options.ts";
 import { tuneLoras } from "../lora/tune-loras.ts";
-import { type OptionTable, pickOptions } from "../option-table.ts";
+import { type LabTable, pickOptions } from "../option-table.ts";
 import { duration } from "../report/verdict.ts";
 import { TUNE_OPTIONS, type TuneEstimate, type TuneOptions, type TuneProgress } from "../tuning/options.ts";
 import { tune } from "../tuning/tune.ts";
@@ -26,7 +26,7 @@ interface TuneFlags extends JobFlags, Omit<TuneOptions, "sharing">, Omit<LoraOpt
 }
 
 /** Returns the names of options that another table does not have. */
-function onlyIn(table: OptionTable, other: OptionTable): readonly string[] {
+function onlyIn(table: LabTable, other: LabTable): readonly string[] {
   return Object.keys(table).filter((name) => !(name in other));
 }
 

@@ -1,5 +1,5 @@
-import { integerOption } from "@readme-moe/core";
-import { checkedOptions, type OptionsOf, type OptionTable, type ResolvedOf, RUN_NAMES } from "../option-table.ts";
+import { integerOption, type OptionsOf, type ResolvedOf } from "@readme-moe/core";
+import { checkedOptions, type LabTable, RUN_NAMES } from "../option-table.ts";
 import type { RefactorFleet } from "../options.ts";
 import {
   divisorOption,
@@ -80,7 +80,7 @@ export const LORA_OPTIONS = {
   routerSteps: { kind: "integer", min: 1, default: 400 },
   /** Tokens of each kind of text on which all experts are measured for the router. @default 2048 */
   routerTokens: { kind: "integer", min: 1, otherwise: "2048" },
-} as const satisfies OptionTable;
+} as const satisfies LabTable;
 
 /** Options of `tuneLoras`; see `LORA_OPTIONS`. */
 export type LoraOptions = OptionsOf<typeof LORA_OPTIONS>;

@@ -1,7 +1,7 @@
 // Jobs of a simulated fleet: when they arrive, which experts they need, and by when they should be served.
 
-import { expertKey, type AffinityKey } from "@readme-moe/core";
-import { checkedOptions, type OptionsOf, type OptionTable, type ResolvedOf } from "../option-table.ts";
+import { type AffinityKey, expertKey, type OptionsOf, type ResolvedOf } from "@readme-moe/core";
+import { checkedOptions, type LabTable } from "../option-table.ts";
 import { drawIndex } from "../random.ts";
 import { drawsOf, geometric } from "./generate-trace.ts";
 
@@ -51,7 +51,7 @@ const LOAD_OPTIONS = {
   meanOutputTokens: { kind: "number", min: 1, default: 32 },
   /** Time from arrival to the deadline of the first token, above 0. @default 1000 */
   firstTokenMs: { kind: "number", above: 0, max: Infinity, default: 1000 },
-} as const satisfies OptionTable;
+} as const satisfies LabTable;
 
 /** Options of `generateFleetLoad`. */
 export type FleetLoadOptions = OptionsOf<typeof LOAD_OPTIONS>;

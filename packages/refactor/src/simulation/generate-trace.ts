@@ -1,7 +1,14 @@
 // Generated traces: when sequences arrive, how long they are, and which experts their tokens need.
 
-import { integerOption, uniformAt, type ExpertTrace, type TraceSequence } from "@readme-moe/core";
-import { checkedOptions, type OptionsOf, type OptionTable, type ResolvedOf } from "../option-table.ts";
+import {
+  type ExpertTrace,
+  integerOption,
+  type OptionsOf,
+  type ResolvedOf,
+  type TraceSequence,
+  uniformAt,
+} from "@readme-moe/core";
+import { checkedOptions, type LabTable } from "../option-table.ts";
 import { drawIndex, shuffled } from "../random.ts";
 import type { MixtureSequence, MixtureTrace } from "./read-trace.ts";
 
@@ -21,7 +28,7 @@ const SEQUENCE_OPTIONS = {
   meanPromptTokens: { kind: "number", min: 1, max: 2 ** 20, default: 64 },
   /** Mean length of outputs, at least 1; lengths are geometric. @default 32 */
   meanOutputTokens: { kind: "number", min: 1, max: 2 ** 20, default: 32 },
-} as const satisfies OptionTable;
+} as const satisfies LabTable;
 
 /** A sequence without its routes. */
 interface DrawnSequence {
@@ -67,7 +74,7 @@ const TRACE_OPTIONS = {
   locality: { kind: "number", max: 1, default: 0.9 },
   /** Share of the other tokens that return to their domain's own expert, in [0, 1]. @default 0.5 */
   homeShare: { kind: "number", max: 1, default: 0.5 },
-} as const satisfies OptionTable;
+} as const satisfies LabTable;
 
 /** Options of `generateTrace`: the model's experts, and properties of the generated sequences. */
 export type GeneratedTraceOptions = OptionsOf<typeof TRACE_OPTIONS>;
@@ -116,7 +123,7 @@ const MIXTURE_OPTIONS = {
   coupling: { kind: "number", max: 1, default: 0.5 },
   /** Exponent of Zipf's law for the shares of a layer's experts, from 0 (equal) to 8. @default 0.5 */
   skew: { kind: "number", max: 8, default: 0.5 },
-} as const satisfies OptionTable;
+} as const satisfies LabTable;
 
 /** Options of `generateMixtureTrace`: the mixture's experts, and properties of the generated sequences. */
 export type GeneratedMixtureOptions = OptionsOf<typeof MIXTURE_OPTIONS>;

@@ -2,20 +2,21 @@
 
 import { cacheBounds, hitRatio, replayLayer, replayRecorded, type CacheBounds, type RecordedStep } from "./replay.ts";
 import {
+  type CheckedOf,
   costAware,
   DEFAULT_COST_MODEL,
-  expertBytes,
-  fcfs,
-  readMe,
-  resolveEvictionPolicy,
   type EvictionPolicyName,
+  expertBytes,
   type ExpertCacheCounters,
   type ExpertLayout,
   type ExpertTrace,
+  fcfs,
+  readMe,
+  resolveEvictionPolicy,
   type Scheduler,
   type TraceStep,
 } from "@readme-moe/core";
-import type { CheckedOf, OptionTable } from "../option-table.ts";
+import type { LabTable } from "../option-table.ts";
 import { distinctExperts } from "./read-trace.ts";
 import { simulate, type SimulationOptions, type SimulationResult } from "./simulate.ts";
 
@@ -56,7 +57,7 @@ export const DRAWN_OPTIONS = {
     about: "share of a mixture's experts that follow the layer before",
   },
   skew: { kind: "number", max: 8, default: 0.5, about: "inequality of a mixture's experts, by Zipf's law" },
-} as const satisfies OptionTable;
+} as const satisfies LabTable;
 
 /** Options of the simulated server, which a replay does not have. */
 export const SERVER_OPTIONS = {
@@ -71,7 +72,7 @@ export const SERVER_OPTIONS = {
   chunkTokens: { kind: "integer", min: 1, default: 128, about: "tokens in one piece of prefill" },
   readMbPerS: { kind: "number", above: 0, default: 1000, about: "speed of reading experts" },
   overlap: { kind: "switch", default: true, about: "compute nothing while experts are read" },
-} as const satisfies OptionTable;
+} as const satisfies LabTable;
 
 export interface SimulateFlags extends CheckedOf<typeof DRAWN_OPTIONS & typeof SERVER_OPTIONS> {
   readonly trace?: string;

@@ -1,12 +1,5 @@
-import { integerOption } from "@readme-moe/core";
-import {
-  checkedOptions,
-  type JobRun,
-  type OptionsOf,
-  type OptionTable,
-  type ResolvedOf,
-  RUN_NAMES,
-} from "../option-table.ts";
+import { integerOption, type OptionsOf, type ResolvedOf } from "@readme-moe/core";
+import { checkedOptions, type JobRun, type LabTable, RUN_NAMES } from "../option-table.ts";
 
 /** Options that `tune` and `tuneLoras` have in common. */
 export const TRAINING_OPTIONS = {
@@ -16,7 +9,7 @@ export const TRAINING_OPTIONS = {
   sequenceTokens: { kind: "integer", min: 8, max: 1 << 20, default: 256, about: "tokens of a sequence" },
   /** Seed of all random choices. @default 1 */
   seed: { kind: "integer", max: 2 ** 32 - 1, default: 1, about: "seed of all random choices" },
-} as const satisfies OptionTable;
+} as const satisfies LabTable;
 
 /** Options of `tune` that, beside the models and texts, decide the result. */
 export const TUNE_OPTIONS = {
@@ -106,7 +99,7 @@ export const TUNE_OPTIONS = {
     default: 4096,
     about: "tokens of each kind to measure the router's costs on",
   },
-} as const satisfies OptionTable;
+} as const satisfies LabTable;
 
 /** Options of `tune`; see `TUNE_OPTIONS`. */
 export type TuneOptions = OptionsOf<typeof TUNE_OPTIONS>;
