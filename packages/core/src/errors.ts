@@ -77,6 +77,11 @@ export class ReadMeError extends Error {
   }
 }
 
+/** Returns the message of whatever was thrown. */
+export function messageOf(cause: unknown): string {
+  return cause instanceof Error ? cause.message : String(cause);
+}
+
 /** One error of a chain of causes, as plain data without a stack, which would contain paths of this program. */
 export interface ErrorLink {
   /** The error's class, such as `ReadMeError`. */

@@ -3,7 +3,7 @@
 
 import { isAbsolute } from "node:path";
 import { pathToFileURL } from "node:url";
-import { describeValue, ReadMeError } from "@readme-moe/core";
+import { describeValue, messageOf, ReadMeError } from "@readme-moe/core";
 
 /** A function that a module exports. */
 export interface FunctionModule {
@@ -46,7 +46,7 @@ export async function importFunction<Decision>({ module, export: name }: Resolve
   try {
     exported = ((await import(module)) as Readonly<Record<string, unknown>>)[name];
   } catch (cause) {
-    const reason = cause instanceof Error ? cause.message : String(cause);
+    const reason = messageOf(cause);
     throw new ReadMeError("ERR_MODULE", `${module} cannot be imported: ${reason}`, { cause });
   }
   if (typeof exported === "function") return exported as Decision;

@@ -3,13 +3,12 @@
 // them instead of computing them, also in another process.
 
 import { setTimeout as wait } from "node:timers/promises";
-import { type CostModel, predictStepMs } from "@readme-moe/core";
+import { type CostModel, messageOf, predictStepMs } from "@readme-moe/core";
 import { type KernelKv, KV_PAGE_TOKENS, type KvSlot } from "@readme-moe/kernel";
 import {
   identityOf,
   type KeptModel,
   keyOf,
-  messageOf,
   type PromptIdentity,
   type SavedHead,
   type SavedPrompts,

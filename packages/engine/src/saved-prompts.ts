@@ -11,7 +11,7 @@ import { createHash } from "node:crypto";
 import { mkdir, open, readdir, rm, stat, utimes } from "node:fs/promises";
 import { join } from "node:path";
 import { setImmediate as nextTurn } from "node:timers/promises";
-import { ReadMeError } from "@readme-moe/core";
+import { messageOf, ReadMeError } from "@readme-moe/core";
 import { kernelVersion } from "@readme-moe/kernel";
 import { freeBytes, removeAbandoned, TEMPORARY_PREFIX, writeFileAtomically } from "@readme-moe/model";
 import type { RoutedTokens } from "./prefix-cache.ts";
@@ -167,11 +167,6 @@ async function* withChecksum(head: Uint8Array, pages: Iterable<Uint8Array>): Asy
     await nextTurn();
   }
   yield hash.digest();
-}
-
-/** Returns the message of anything that was thrown. */
-export function messageOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
 }
 
 /** Contents of a file, besides the pages themselves. */

@@ -1,7 +1,7 @@
 // Connections that never hang: each command has a time limit, and a connection that does not answer is replaced.
 
 import { Redis, type RedisOptions } from "ioredis";
-import { describeValue, ReadMeError } from "@readme-moe/core";
+import { describeValue, messageOf, ReadMeError } from "@readme-moe/core";
 
 /** Time limits of a connection. */
 export interface ConnectionLimits {
@@ -253,7 +253,7 @@ export function unreachable(address: FleetAddress, what: string, cause?: unknown
 /** Copies an error's name and message. A driver's error has the command with its arguments, such as a password. */
 function bare(error: unknown, { password, sentinelPassword }: FleetAddress): Error {
   const name = error instanceof Error ? error.name : "Error";
-  const message = error instanceof Error ? error.message : String(error);
+  const message = messageOf(error);
   const secrets = [password, sentinelPassword].filter((secret) => secret !== undefined);
   const clean = secrets.reduce((text, secret) => text.replaceAll(secret, "…"), message);
   return Object.assign(new Error(clean), { name });

@@ -1,7 +1,7 @@
 // Chooses the build that runs here: an addon if there is one, else WebAssembly.
 
 import { type FileHandle, open } from "node:fs/promises";
-import { choiceOption, describeValue, type KernelInfo, ReadMeError } from "@readme-moe/core";
+import { choiceOption, describeValue, type KernelInfo, messageOf, ReadMeError } from "@readme-moe/core";
 import { isWholeData } from "@readme-moe/model";
 import type { DecoderDescription } from "./description.ts";
 import type { Kernel, KernelKind, KernelSizes } from "./kernel.ts";
@@ -83,7 +83,7 @@ function choose({ kernel: kind = fromEnvironment() }: KernelChoice): Chosen {
   try {
     return { kind: "native", addon: loadAddon(), fallbackReason: undefined };
   } catch (error) {
-    const [reason = ""] = (error instanceof Error ? error.message : String(error)).split("\n");
+    const [reason = ""] = messageOf(error).split("\n");
     if (kind === "native") throw new ReadMeError("ERR_RUNTIME", `The addon does not load: ${reason}`, { cause: error });
     return { kind: "wasm", addon: undefined, fallbackReason: reason };
   }

@@ -1,4 +1,4 @@
-export type { JobRun, LabTable } from "./option-table.ts";
+export type { JobRun } from "./option-table.ts";
 export {
   REFACTOR_OPTIONS,
   type Method,

@@ -1,6 +1,6 @@
 // Decides between engine and host for one model, and says so once when the host takes over.
 
-import { ReadMeError } from "@readme-moe/core";
+import { messageOf, ReadMeError } from "@readme-moe/core";
 import { isUnreadable, locate, type Located, type LocateRequest, Refused } from "./locate.ts";
 
 const warned = new Set<string>();
@@ -34,7 +34,7 @@ export async function tryEngine<Loaded>(
   } catch (error) {
     const cause = error instanceof Refused ? error.cause : error;
     if (isRequired || !(error instanceof Refused || (isHosts && isUnreadable(error)))) throw cause;
-    const reason = cause instanceof Error ? cause.message : String(cause);
+    const reason = messageOf(cause);
     warnOnce(`${id} is run by transformers.js, since the engine cannot read it: ${reason}`);
     return undefined;
   }

@@ -1,7 +1,7 @@
 // Units in files: those of the packed file's experts, and loras.
 
 import { open, type FileHandle } from "node:fs/promises";
-import { ReadMeError } from "@readme-moe/core";
+import { messageOf, ReadMeError } from "@readme-moe/core";
 import type { ExpertUnits, Kernel, StoredUnits } from "@readme-moe/kernel";
 import type { UnitSource } from "./expert-store.ts";
 
@@ -16,7 +16,7 @@ export async function readAt(handle: FileHandle, into: Uint8Array, position: num
 
 /** Makes the error of a unit that cannot be read. */
 export function unreadable(path: string, what: string, cause: unknown): ReadMeError {
-  const reason = cause instanceof Error ? cause.message : String(cause);
+  const reason = messageOf(cause);
   return new ReadMeError("ERR_FILE_UNREADABLE", `${path}: ${what} cannot be read: ${reason}`, { cause });
 }
 

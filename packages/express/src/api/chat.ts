@@ -55,7 +55,7 @@ const SAMPLING_FALLBACKS: SamplingDefaults = { temperature: 0.7, topK: 20, topP:
 
 export const chatApi: GenerationApi<ChatBody, ChatChoice> = {
   schema: chatBody,
-  fallbacks: ({ temperature }) => (temperature === undefined ? SAMPLING_FALLBACKS : {}),
+  fallbacks: (temperature) => (temperature === undefined ? SAMPLING_FALLBACKS : {}),
   settings(body, served) {
     const { info } = served.engine;
     checkCombinations(body);

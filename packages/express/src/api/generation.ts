@@ -208,10 +208,10 @@ export interface GenerationApi<Body extends ChatBody | CompletionBody, Choice ex
   /**
    * Returns sampling parameters for what neither the request nor the model's files say.
    *
-   * @param named - those that the request or the files name
+   * @param temperature - of the request or the files, if they name one
    * @default the engine's
    */
-  fallbacks?(named: SamplingParams): SamplingDefaults;
+  fallbacks?(temperature: number | undefined): SamplingDefaults;
   /** Checks the body against the model, before admission. @throws {ApiError} 400 */
   settings(body: Body, model: ExpertSource & Pick<RequestScope, "model">): GenerationSettings;
   /** Does the work that takes time, after admission. @throws {ApiError} 400 */

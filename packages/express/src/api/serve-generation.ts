@@ -118,12 +118,13 @@ async function serveOpened<Body extends ChatBody | CompletionBody, Choice extend
   await RequestScope.run({ ...parts, body, signal, keepAliveMs }, async (scope) => {
     const own = opened.settings(body, scope);
     const { batch } = scope.locals;
-    const named = withSamplingDefaults(own.params, scope.engine.info.samplingDefaults);
+    const { samplingDefaults: defaults } = scope.engine.info;
+    const fallbacks = opened.fallbacks?.(own.params.temperature ?? defaults?.temperature);
     const settings = {
       ...own,
       id: place?.answerId ?? opened.id ?? own.id,
       created: place?.created ?? own.created,
-      params: withSamplingDefaults(named, opened.fallbacks?.(named)),
+      params: withSamplingDefaults(own.params, { ...fallbacks, ...defaults }),
       priority: batch?.priority ?? own.priority,
     };
     const { numPrompts, params, priority } = settings;

@@ -2,7 +2,7 @@
 
 import { createHash } from "node:crypto";
 import { basename, dirname } from "node:path";
-import { ReadMeError } from "@readme-moe/core";
+import { messageOf, ReadMeError } from "@readme-moe/core";
 import { cachedData, packedLimitBytes, trimPacked } from "@readme-moe/model";
 import {
   type DecoderDescription,
@@ -157,7 +157,7 @@ export async function packedWeights(
     if (isNew) await makeRoom(cacheFolder, basename(dirname(path)));
     return path;
   } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error);
+    const reason = messageOf(error);
     const weights = await fill(allocate(layOut(description).numBytes, reason), chunks());
     onCacheFailure?.(reason);
     return weights;

@@ -1,7 +1,7 @@
 // Sampling parameters that a model's files recommend: generation_config.json, or the metadata of a GGUF file.
 
-import { resolveSamplingParams, samplingParametersWith, type SamplingDefaults } from "@readme-moe/core";
-import { invalid, messageOf } from "../files/errors.ts";
+import { messageOf, resolveSamplingParams, type SamplingDefaults, samplingParametersWith } from "@readme-moe/core";
+import { invalid } from "../files/errors.ts";
 import type { GgufMetadata } from "../gguf/header.ts";
 import { type Fields, MOST } from "./fields.ts";
 

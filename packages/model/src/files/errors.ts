@@ -1,4 +1,4 @@
-import { ReadMeError } from "@readme-moe/core";
+import { messageOf, ReadMeError } from "@readme-moe/core";
 
 const MAX_QUOTED_LENGTH = 200;
 
@@ -40,10 +40,6 @@ export function writeError(path: string, cause: unknown): ReadMeError {
 /** Checks that an error came from the system, with one of some codes. */
 export function isSystemError(error: unknown, ...codes: readonly string[]): boolean {
   return error instanceof Error && "code" in error && codes.some((code) => code === error.code);
-}
-
-export function messageOf(cause: unknown): string {
-  return cause instanceof Error ? cause.message : String(cause);
 }
 
 /**

@@ -1,7 +1,7 @@
 // GET requests to the hub: redirects, refusals, and further attempts after failures that may pass.
 
-import { ReadMeError } from "@readme-moe/core";
-import { messageOf, quoted } from "../files/errors.ts";
+import { messageOf, ReadMeError } from "@readme-moe/core";
+import { quoted } from "../files/errors.ts";
 import { type Delay, isCommit } from "./options.ts";
 
 const MAX_REDIRECTS = 10;

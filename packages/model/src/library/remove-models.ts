@@ -1,7 +1,7 @@
 import { randomUUID } from "node:crypto";
 import { lstat, readdir, readlink, rename, rm, rmdir, stat } from "node:fs/promises";
 import { dirname, join, resolve } from "node:path";
-import { nearestName, ReadMeError } from "@readme-moe/core";
+import { messageOf, nearestName, ReadMeError } from "@readme-moe/core";
 import { removeAbandoned, resolveCacheFolder } from "../cache/cache-folder.ts";
 import { memoOf } from "../cache/cached-data.ts";
 import { forgetModels, readModelIndex, reserveRemoval } from "../cache/model-index.ts";
@@ -70,7 +70,7 @@ export async function removeModels(
     return { bytes, packed };
   } catch (cause) {
     if (cause instanceof ReadMeError) throw cause;
-    const message = cause instanceof Error ? cause.message : String(cause);
+    const message = messageOf(cause);
     throw new ReadMeError("ERR_WRITE_FAILED", `Not everything could be removed (${message})`, { cause });
   } finally {
     await reservation.release();

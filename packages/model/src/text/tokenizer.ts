@@ -1,5 +1,12 @@
-import { describeValue, type FinishReason, ReadMeError, type StopAutomaton, StopMatcher } from "@readme-moe/core";
-import { messageOf, unsupported } from "../files/errors.ts";
+import {
+  describeValue,
+  type FinishReason,
+  messageOf,
+  ReadMeError,
+  type StopAutomaton,
+  StopMatcher,
+} from "@readme-moe/core";
+import { unsupported } from "../files/errors.ts";
 import { isJsonObject, type JsonObject } from "../files/read-file.ts";
 import { joinIds, TokenIds } from "./bpe-model.ts";
 import { finish } from "./pausing.ts";

@@ -1,6 +1,6 @@
 import { once } from "node:events";
 import { createServer, type RequestListener, type Server } from "node:http";
-import { ReadMeError } from "@readme-moe/core";
+import { messageOf, ReadMeError } from "@readme-moe/core";
 import { answerErrors, ApiError, boundConnections, LIMITS, oneAtATime } from "@readme-moe/express";
 import type { Express, Request, Response } from "express";
 
@@ -31,7 +31,7 @@ export async function listen(app: Express, { port, host, maxConnections }: Liste
     server.listen(port, host);
     await once(server, "listening");
   } catch (cause) {
-    const why = cause instanceof Error ? cause.message : String(cause);
+    const why = messageOf(cause);
     const advice = adviceOnListening(Object(cause) as NodeJS.ErrnoException);
     throw new ReadMeError("ERR_RUNTIME", `Cannot listen on ${host}:${port}: ${why}${advice}`, { cause });
   }

@@ -1,6 +1,6 @@
 // Runs graphs. The only file that touches onnxruntime-node; it explains why that cannot be loaded.
 
-import { ReadMeError } from "@readme-moe/core";
+import { messageOf, ReadMeError } from "@readme-moe/core";
 import type { InferenceSession, Tensor } from "onnxruntime-node";
 import { fillData, encodeGraph } from "./encode.ts";
 import type { ElementType, Graph } from "./graph-builder.ts";
@@ -86,7 +86,7 @@ export class GraphSession {
     try {
       return (await this.#session.run(inputs)) as unknown as Feeds;
     } catch (cause) {
-      throw new ReadMeError("ERR_RUNTIME", `The inference runtime failed: ${textOf(cause)}`, { cause });
+      throw new ReadMeError("ERR_RUNTIME", `The inference runtime failed: ${messageOf(cause)}`, { cause });
     }
   }
 
@@ -151,7 +151,7 @@ async function create(
   try {
     return { session: await make(ort, options), ort };
   } catch (cause) {
-    throw new ReadMeError("ERR_RUNTIME", `The inference runtime refused the graph ${name}: ${textOf(cause)}`, {
+    throw new ReadMeError("ERR_RUNTIME", `The inference runtime refused the graph ${name}: ${messageOf(cause)}`, {
       cause,
     });
   }
@@ -162,13 +162,9 @@ async function loadRuntime(): Promise<Runtime> {
   try {
     return await import("onnxruntime-node");
   } catch (cause) {
-    const why = explainLoadFailure(textOf(cause), runtimeHost());
+    const why = explainLoadFailure(messageOf(cause), runtimeHost());
     throw new ReadMeError("ERR_RUNTIME", `The inference runtime cannot be loaded: ${why}`, { cause });
   }
-}
-
-function textOf(cause: unknown): string {
-  return cause instanceof Error ? cause.message : String(cause);
 }
 
 /** Platforms and architectures that the runtime's package has builds for, named as in Node. */
