@@ -30,7 +30,8 @@ export interface Case {
   readonly level?: Level;
   readonly request: Pick<GenerateRequest, "prompt" | "format"> & { readonly stop?: readonly string[] };
   readonly maxTokens: number;
-  readonly judge: (answer: string) => Promise<Verdict>;
+  /** @param isCutShort - whether the answer ended at the largest number of tokens */
+  readonly judge: (answer: string, isCutShort: boolean) => Promise<Verdict>;
   /** Hash of problem and tests: results are of the same case only if it is equal. */
   readonly version: string;
 }
@@ -116,9 +117,26 @@ function gapCases(problems: readonly Problem[], count: number): readonly Case[] 
     request: { prompt: { prefix, suffix } },
     // The largest gap has three lines of 120 characters.
     maxTokens: 160,
-    version: versionOf(prefix, suffix, removed, problem.tests),
-    judge: async (answer) => judgeProgram(problem, prefix + answer + suffix),
+    version: versionOf(prefix, suffix, removed, problem.tests, "until the suffix"),
+    judge: async (answer, isCutShort) =>
+      judgeProgram(problem, prefix + (isCutShort ? untilSuffix(answer, suffix) : answer) + suffix),
   }));
+}
+
+/**
+ * Cuts what fills a gap before the first line that repeats the suffix's first one, as editors do: models that write on
+ * behind the gap do not end by themselves.
+ */
+export function untilSuffix(answer: string, suffix: string): string {
+  const [next] = suffix.split("\n").filter((line) => line.trim() !== "");
+  const lines = answer.split("\n");
+  const end = lines.findIndex((line, index) => index > 0 && line.trimEnd() === next?.trimEnd());
+  return end === -1
+    ? answer
+    : lines
+        .slice(0, end)
+        .map((line) => `${line}\n`)
+        .join("");
 }
 
 interface Extracts {

@@ -92,8 +92,12 @@ async function runModel(): Promise<void> {
     console.log(`${result.isSolved ? "solved" : "failed"} ${one.id} ${result.why ?? ""}`);
     if (out !== undefined) await (written = written.then(() => writeRun(out, run)));
   });
-  const asked = new Set(cases.map(({ id }) => id));
-  const results = Object.fromEntries(Object.entries(run.results).filter(([id]) => asked.has(id)));
+  const results = Object.fromEntries(
+    cases.flatMap(({ id, level }) => {
+      const result = run.results[id];
+      return result ? [[id, { ...result, level }]] : [];
+    }),
+  );
   console.log(`\n${runTable({ results })}\n\n${run.seconds.toFixed(0)} s`);
 }
 
@@ -117,14 +121,16 @@ async function answer(
   const { stop, ...asked } = request;
   let text = "";
   let tokens = 0;
+  let isCutShort = false;
   for await (const chunk of engine.generate({
     ...asked,
     params: { temperature: 0, repetitionPenalty: 1, maxTokens, stop },
   })) {
     text += chunk.text;
     tokens += chunk.tokens.length;
+    isCutShort ||= chunk.finishReason === "length";
   }
-  const { isSolved, why } = await judge(text);
+  const { isSolved, why } = await judge(text, isCutShort);
   return { kind, level, isSolved, tokens, why, text, version };
 }
 
