@@ -1,12 +1,12 @@
 // Spellings of control tokens in callers' strings are text, whatever a template does with them.
 
-import type { ChatMessage } from "@readme-moe/core";
+import { type ChatMessage, isRecord } from "@readme-moe/core";
 import { beforeAll, describe, expect, it } from "vitest";
 import { type Chat, ChatTemplate, encodeChat } from "../../packages/model/src/text/chat-template.ts";
 import { finish } from "../../packages/model/src/text/pausing.ts";
 import { TokenGuard } from "../../packages/model/src/text/token-encoder.ts";
 import { Tokenizer, type TokenizerSource } from "../../packages/model/src/text/tokenizer.ts";
-import { isJsonObject, type JsonObject } from "../../packages/model/src/files/read-file.ts";
+import type { JsonObject } from "../../packages/model/src/files/read-file.ts";
 import { chatTemplates, chatTokenizers } from "../support/chat-templates.ts";
 import { tokenizerSources } from "../support/hostile-texts.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
@@ -193,7 +193,7 @@ const CALL_FIELDS = ["content", "tool_calls", "function", "name", "arguments"];
 function mapStrings(value: unknown, map: (text: string) => string, name = ""): unknown {
   if (typeof value === "string") return name === "role" ? value : map(value);
   if (Array.isArray(value)) return value.map((entry) => mapStrings(entry, map));
-  if (!isJsonObject(value)) return value;
+  if (!isRecord(value)) return value;
   const named = (key: string): string => (CALL_FIELDS.includes(key) ? key : map(key));
   return Object.fromEntries(Object.entries(value).map(([key, entry]) => [named(key), mapStrings(entry, map, key)]));
 }

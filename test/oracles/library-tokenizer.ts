@@ -1,9 +1,10 @@
 // The tokenizer of the library @huggingface/tokenizers, unchanged, over steps rewritten to the reference's. It encodes
 // a text in one go.
 
+import { isRecord } from "@readme-moe/core";
 import { createRequire } from "node:module";
 import { CHARACTER_OF_BYTE } from "../../packages/model/src/text/pre-tokenizer.ts";
-import { isJsonObject, type JsonObject } from "../../packages/model/src/files/read-file.ts";
+import type { JsonObject } from "../../packages/model/src/files/read-file.ts";
 import { GPT2_PATTERN } from "../../packages/model/src/text/known-patterns.ts";
 import { isolate } from "../../packages/model/src/text/pipeline.ts";
 import { readVocabulary, type Vocabulary, withConfigTokens } from "../../packages/model/src/text/vocabulary.ts";
@@ -82,7 +83,7 @@ function rewrite(step: JsonObject): JsonObject[] {
 }
 
 function flatten(step: unknown): JsonObject[] {
-  if (!isJsonObject(step)) return [];
+  if (!isRecord(step)) return [];
   const list = step["pretokenizers"];
   return Array.isArray(list) ? list.flatMap(flatten) : [step];
 }

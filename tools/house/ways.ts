@@ -89,18 +89,22 @@ async function ask(path: string, prompt: object): Promise<boolean> {
   return text.includes("[DONE]");
 }
 
-/** Asks for a chat, or for a completion where the model has no chat template. */
-async function chat(): Promise<void> {
-  const messages = [{ role: "user", content: "The ship was" }];
-  if (await ask("chat/completions", { messages })) return;
-  if (!(await ask("completions", { prompt: "The ship was" }))) throw new Error("The server did not answer");
+const PATHS = [
+  ["chat/completions", { messages: [{ role: "user", content: "The ship was" }] }],
+  ["completions", { prompt: "The ship was" }],
+] as const;
+
+/** Asks for a chat, or for a completion where the model has no chat template. @returns what asks for the same again */
+async function firstAnswer(): Promise<() => Promise<boolean>> {
+  for (const [path, prompt] of PATHS) if (await ask(path, prompt)) return () => ask(path, prompt);
+  throw new Error("The server did not answer");
 }
 
 try {
-  // The first chat loads what is loaded lazily.
-  await chat();
+  // The first answer loads what is loaded lazily; a refused chat is no part of the way of another answer.
+  const again = await firstAnswer();
   await takeReports(server, coverage);
-  await chat();
+  await again();
   const files = filesThatRan(await takeReports(server, coverage));
   const counts = new Map<string, number>();
   for (const file of files) {

@@ -1,6 +1,6 @@
 // Checks of a request that every engine makes at once, wherever the model runs.
 
-import { type EngineInfo, type FillInInfo, type FillInPrompt, type GenerateRequest, isFillIn } from "./engine.ts";
+import type { EngineInfo, FillInInfo, FillInPrompt, GenerateRequest } from "./engine.ts";
 import { expertIndex, isTraceparent } from "./generation.ts";
 import { describeValue, isRecord, rejectUnknownKeys, textOption } from "./options.ts";
 import type { SamplingParams } from "./sampling/sampling-params.ts";
@@ -63,6 +63,11 @@ export function checkExpert(
 ): void {
   if (expert === undefined || (expert === "router" && hasRouter)) return;
   expertIndex(experts, expert);
+}
+
+/** Tells whether a prompt is a text with a gap. */
+export function isFillIn(prompt: unknown): prompt is FillInPrompt {
+  return typeof prompt === "object" && prompt !== null && "prefix" in prompt;
 }
 
 /** @throws {TypeError} naming the option, the expectation and the value, and if the model cannot fill gaps */

@@ -42,11 +42,6 @@ export interface FillInPrompt {
   readonly repository?: string | undefined;
 }
 
-/** Tells whether a prompt is a text with a gap. */
-export function isFillIn(prompt: unknown): prompt is FillInPrompt {
-  return typeof prompt === "object" && prompt !== null && "prefix" in prompt;
-}
-
 /**
  * A prompt: a text, token ids, a chat, or a text with a gap. Spellings of control tokens, such as `<|im_end|>`, are
  * control tokens in a text. In the strings of a chat they are text, unless the engine's option

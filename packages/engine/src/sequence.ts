@@ -17,8 +17,31 @@ import type { KvSlot } from "@readme-moe/kernel";
 import { type CompletionPiece, CompletionText, type Tokenizer } from "@readme-moe/model";
 import type { PlacedAllowance } from "./allowed-tokens.ts";
 
+type Identity = "id" | "requestId" | "choice" | "arrival" | "arrivalMs" | "priority";
+
 /** Input from which a sequence is created. */
-export interface SequenceStart {
+export interface SequenceStart
+  extends
+    Pick<Sequence, Identity | "params" | "processesLogits" | "seed">,
+    Partial<Pick<Sequence, "client" | "cacheSalt" | "prediction">> {
+  readonly promptIds: ArrayLike<number>;
+  /** @default false */
+  readonly isBound?: boolean | undefined;
+  /** Automaton of `params.stop`; the choices of a request share it. */
+  readonly stops: StopAutomaton;
+  /** Tokens that were generated before. */
+  readonly resumed?: ResumedCompletion | undefined;
+  /** @default false */
+  readonly isSpeculated?: boolean | undefined;
+  /** Called once, when the keys and values of the prompt are computed. */
+  readonly onPrefilled?: OnPrefilled | undefined;
+  /** @default false */
+  readonly isPooled?: boolean | undefined;
+}
+
+type OnPrefilled = (sequence: Sequence, slot: KvSlot) => void;
+
+export class Sequence implements SchedulableSequence {
   /** Id of the request and the choice; unique. */
   readonly id: string;
   readonly requestId: string;
@@ -27,46 +50,18 @@ export interface SequenceStart {
   readonly arrivalMs: number;
   readonly priority: number;
   /** Owner of the sequence, for fair shares. */
-  readonly client?: string | undefined;
+  readonly client: string | undefined;
   /** Keeps what is cached and learned apart, see `GenerateRequest.cacheSalt`. */
-  readonly cacheSalt?: string | undefined;
-  readonly promptIds: ArrayLike<number>;
+  readonly cacheSalt: string | undefined;
   readonly params: ResolvedSamplingParams;
   /** Whether the caller changes logits before a token is chosen. */
   readonly processesLogits: boolean;
-  /** Whether the caller says which tokens may come next. @default false */
-  readonly isBound?: boolean | undefined;
-  readonly seed: number;
-  /** Tokens that the completion is expected to repeat. */
-  readonly prediction?: ArrayLike<number> | undefined;
-  /** Automaton of `params.stop`; the choices of a request share it. */
-  readonly stops: StopAutomaton;
-  /** Tokens that were generated before. */
-  readonly resumed?: ResumedCompletion | undefined;
-  /** Whether steps may run tokens before they are known. @default false */
-  readonly isSpeculated?: boolean | undefined;
-  /** Called once, when the keys and values of the prompt are computed. */
-  readonly onPrefilled?: OnPrefilled | undefined;
-  /** Whether the sequence ends after its prompt, with the outputs of the last token. @default false */
-  readonly isPooled?: boolean | undefined;
-}
-
-type OnPrefilled = (sequence: Sequence, slot: KvSlot) => void;
-
-export class Sequence implements SchedulableSequence {
-  readonly id: string;
-  readonly requestId: string;
-  readonly choice: number;
-  readonly arrival: number;
-  readonly arrivalMs: number;
-  readonly priority: number;
-  readonly client: string | undefined;
-  readonly cacheSalt: string | undefined;
-  readonly params: ResolvedSamplingParams;
-  readonly processesLogits: boolean;
+  /** Whether the caller says which tokens may come next. */
   readonly isBound: boolean;
   readonly seed: number;
+  /** Whether steps may run tokens before they are known. */
   readonly isSpeculated: boolean;
+  /** Whether the sequence ends after its prompt, with the outputs of the last token. */
   readonly isPooled: boolean;
   readonly promptTokens: number;
   /** Number of tokens that are routed before the sequence waits for KV memory: the prompt and resumed tokens. */

@@ -190,7 +190,7 @@ export function callerFunctions(given: ProcessLogits | undefined): CallerFunctio
  * @returns the answer; nothing if the request has no such function
  * @throws {TypeError | RangeError} when the function's answer is wrong, and whatever it throws
  */
-export async function callFunction(
+async function callFunction(
   { processLogits, allowTokens }: CallerFunctions,
   { questionId, context, ...question }: WireQuestion,
   vocabSize: number,

@@ -2,6 +2,7 @@
 // folder with the data, a note on the data, and the length and checksum of both. Large data is read whole once; as long
 // as the file is the same one, some blocks of it are compared afterwards.
 
+import { isRecord } from "@readme-moe/core";
 import { createHash, randomUUID } from "node:crypto";
 import { createReadStream } from "node:fs";
 import { mkdir, open, readFile, rename, rm, stat } from "node:fs/promises";
@@ -10,7 +11,7 @@ import { pipeline } from "node:stream/promises";
 import { Worker } from "node:worker_threads";
 import { crc32 } from "node:zlib";
 import { corrupt } from "../files/errors.ts";
-import { isJsonObject, type JsonObject } from "../files/read-file.ts";
+import type { JsonObject } from "../files/read-file.ts";
 import { makeFolder, renamePatiently, TEMPORARY_PREFIX, writeFileAtomically } from "../files/write-file.ts";
 import { removeAbandoned } from "./cache-folder.ts";
 import { noteEntry } from "./model-index.ts";
@@ -113,8 +114,8 @@ async function samplesCrc32(path: string): Promise<number> {
 }
 
 function stateOf(states: unknown, name: string): JsonObject {
-  const state = isJsonObject(states) ? states[name] : undefined;
-  return isJsonObject(state) ? state : {};
+  const state = isRecord(states) ? states[name] : undefined;
+  return isRecord(state) ? state : {};
 }
 
 /** Computes the CRC-32 of a file, which finds all unintended damage. */

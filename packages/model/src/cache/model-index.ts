@@ -14,9 +14,8 @@ import { createHash, randomBytes } from "node:crypto";
 import { readdir, readFile, rm, stat, utimes, writeFile } from "node:fs/promises";
 import { hostname } from "node:os";
 import { join, resolve } from "node:path";
-import { ReadMeError } from "@readme-moe/core";
+import { isRecord, ReadMeError } from "@readme-moe/core";
 import { isSystemError, notFound } from "../files/errors.ts";
-import { isJsonObject } from "../files/read-file.ts";
 import { makeFolder, writeFileAtomically } from "../files/write-file.ts";
 
 const FOLDER = "models-used";
@@ -123,7 +122,7 @@ async function readModel(folder: string): Promise<IndexedModel | undefined> {
   const file = join(folder, PATH_FILE);
   try {
     const [json, { mtimeMs: lastUsedMs }] = [JSON.parse(await readFile(file, "utf8")) as unknown, await stat(file)];
-    const path = isJsonObject(json) ? json["path"] : undefined;
+    const path = isRecord(json) ? json["path"] : undefined;
     if (typeof path !== "string") return undefined;
     const entries = (await namesIn(folder)).flatMap((name) => {
       const [, kind, key] = /^packed-([a-z]+)-([0-9a-f]+)$/.exec(name) ?? [];

@@ -1,9 +1,9 @@
 // Reads config.json of a Hugging Face checkpoint into a ModelConfig, or refuses it by the name of what is not
 // supported.
 
-import { describeValue } from "@readme-moe/core";
+import { describeValue, isRecord } from "@readme-moe/core";
 import { unsupported } from "../files/errors.ts";
-import { isJsonObject, type JsonObject } from "../files/read-file.ts";
+import type { JsonObject } from "../files/read-file.ts";
 import { type Family, familyOf, type MixtureFields, MODEL_TYPES, unsupportedKind } from "./families.ts";
 import { Fields, MOST } from "./fields.ts";
 import {
@@ -119,7 +119,7 @@ export function textConfig(path: string, json: unknown): JsonObject {
   const family = TEXT_PARTS.get(whole.raw("model_type"));
   if (family === undefined) return json as JsonObject;
   const part = whole.raw("text_config");
-  if (!isJsonObject(part)) throw whole.invalid(`expected \`text_config\` to be an object, got ${describeValue(part)}`);
+  if (!isRecord(part)) throw whole.invalid(`expected \`text_config\` to be an object, got ${describeValue(part)}`);
   const names = ["bos_token_id", "eos_token_id", "tie_word_embeddings", "quantization_config"];
   const outer = names.filter((name) => whole.has(name)).map((name) => [name, whole.raw(name)] as const);
   return { ...part, model_type: part["model_type"] ?? family, ...Object.fromEntries(outer) };

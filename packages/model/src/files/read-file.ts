@@ -1,6 +1,6 @@
 import { constants, fstatSync, type Stats } from "node:fs";
 import { type FileHandle, open, stat } from "node:fs/promises";
-import { describeValue, ReadMeError } from "@readme-moe/core";
+import { describeValue, isRecord, ReadMeError } from "@readme-moe/core";
 import { allocateFor, corrupt, fileError } from "./errors.ts";
 
 // One read of the system moves at most 2 GiB - 4 KiB, and libuv refuses more than an int32.
@@ -150,17 +150,13 @@ function kindOf(stats: Stats): string {
 /** An object of a JSON file, whose fields are not checked yet. */
 export type JsonObject = Readonly<Record<string, unknown>>;
 
-export function isJsonObject(value: unknown): value is JsonObject {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
-}
-
 export function isList(value: unknown): value is readonly unknown[] {
   return Array.isArray(value);
 }
 
 /** @throws {ReadMeError} `ERR_FILE_CORRUPT` naming `path` and `where` when `value` is no JSON object */
 export function expectObject(path: string, where: string, value: unknown): JsonObject {
-  if (isJsonObject(value)) return value;
+  if (isRecord(value)) return value;
   throw corrupt(path, `expected ${where} to be an object, got ${describeValue(value)}`);
 }
 

@@ -1,10 +1,11 @@
 // What a model has besides weights: config, tokenizer and chat template, and its licence.
 
+import { isRecord } from "@readme-moe/core";
 import { stat } from "node:fs/promises";
 import { join } from "node:path";
 import { type Family, familyOf } from "../config/families.ts";
 import { type Activation, attentionFactorOf, type ModelConfig, type RopeConfig } from "../config/model-config.ts";
-import { isJsonObject, type JsonObject, readJsonFile, readTextFile } from "../files/read-file.ts";
+import { type JsonObject, readJsonFile, readTextFile } from "../files/read-file.ts";
 import { ggufMetadata, GgufTensorStore } from "../gguf/gguf-tensor-store.ts";
 import type { GgufMetadata } from "../gguf/header.ts";
 import { ggufTokenizerSource } from "../text/gguf-tokenizer.ts";
@@ -311,22 +312,22 @@ function ggufText(metadata: GgufMetadata, path: string, contextTokens: number): 
 }
 
 function beginsWithToken(postProcessor: unknown): boolean {
-  const single = isJsonObject(postProcessor) ? postProcessor["single"] : undefined;
+  const single = isRecord(postProcessor) ? postProcessor["single"] : undefined;
   const first: unknown = Array.isArray(single) ? single[0] : undefined;
-  return isJsonObject(first) && "SpecialToken" in first;
+  return isRecord(first) && "SpecialToken" in first;
 }
 
 function defaultTemplate(chatTemplate: unknown): string | undefined {
   if (typeof chatTemplate === "string") return chatTemplate;
   const named: readonly unknown[] = Array.isArray(chatTemplate) ? chatTemplate : [];
-  const found = named.filter(isJsonObject).find((entry) => entry["name"] === "default");
+  const found = named.filter(isRecord).find((entry) => entry["name"] === "default");
   return typeof found?.["template"] === "string" ? found["template"] : undefined;
 }
 
 /** Spells merges as `"a b"`, which old and new versions read, unless a token contains a space. */
 function withPlainMerges(tokenizer: JsonObject): JsonObject {
   const model = tokenizer["model"];
-  const merges: readonly unknown[] = isJsonObject(model) && Array.isArray(model["merges"]) ? model["merges"] : [];
+  const merges: readonly unknown[] = isRecord(model) && Array.isArray(model["merges"]) ? model["merges"] : [];
   if (
     !merges.every(
       (merge) => Array.isArray(merge) && merge.every((part) => typeof part === "string" && !part.includes(" ")),
@@ -340,7 +341,7 @@ function withPlainMerges(tokenizer: JsonObject): JsonObject {
 function withPlainRoles(config: JsonObject): JsonObject {
   const roles = TOKEN_ROLES.flatMap((role) => {
     const value = config[role];
-    return isJsonObject(value) ? [[role, value["content"]]] : [];
+    return isRecord(value) ? [[role, value["content"]]] : [];
   });
   return { ...config, ...(Object.fromEntries(roles) as JsonObject) };
 }

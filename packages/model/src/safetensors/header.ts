@@ -1,6 +1,6 @@
-import type { ReadMeError } from "@readme-moe/core";
+import { isRecord, type ReadMeError } from "@readme-moe/core";
 import { corrupt, quoted, unsupported } from "../files/errors.ts";
-import { type ByteSource, expectObject, isJsonObject, isList, parseJson } from "../files/read-file.ts";
+import { type ByteSource, expectObject, isList, parseJson } from "../files/read-file.ts";
 import { type BlockType, countValues, type StoredType, type TensorInfo } from "../tensor-store.ts";
 
 /** Element types of safetensors files that this project reads and writes. */
@@ -111,7 +111,7 @@ async function readHeaderText(
 
 function entryOf(source: ByteSource, dataStart: number, name: string, value: unknown): SafetensorsEntry {
   const fault = (problem: string): ReadMeError => corrupt(source.path, `tensor ${quoted(name)} ${problem}`);
-  const { dtype: type, shape, data_offsets: offsets } = isJsonObject(value) ? value : {};
+  const { dtype: type, shape, data_offsets: offsets } = isRecord(value) ? value : {};
   if (typeof type !== "string" || !areIntegers(shape) || !areIntegers(offsets)) {
     throw fault("has no text as `dtype`, or no short lists of integers as `shape` and `data_offsets`");
   }

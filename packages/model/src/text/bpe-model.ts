@@ -1,6 +1,7 @@
 // Encodes the words of a pre-tokenizer into token ids by byte-pair encoding (BPE).
 
-import { isJsonObject, type JsonObject } from "../files/read-file.ts";
+import { isRecord } from "@readme-moe/core";
+import type { JsonObject } from "../files/read-file.ts";
 import type { Vocabulary } from "./vocabulary.ts";
 
 /** Longest word, in UTF-16 units, that is encoded in one go; longer ones are encoded with pauses. */
@@ -100,8 +101,7 @@ export class BpeModel {
     const symbol = (text: string): number => aliases.get(text) ?? ids.get(text) ?? -1;
     const { unk_token: unknown } = model;
     // As in the library: an unknown token that only `added_tokens` has is not fused.
-    const isInModel =
-      typeof unknown === "string" && isJsonObject(model["vocab"]) && Object.hasOwn(model["vocab"], unknown);
+    const isInModel = typeof unknown === "string" && isRecord(model["vocab"]) && Object.hasOwn(model["vocab"], unknown);
     const tables = {
       ids,
       aliases,

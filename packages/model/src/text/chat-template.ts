@@ -2,12 +2,13 @@ import {
   type ChatMessage,
   checkTemplateValues,
   describeValue,
+  isRecord,
   ReadMeError,
   type ToolCallForm,
   toolCallFormOf,
   toolCallMarks,
 } from "@readme-moe/core";
-import { isJsonObject, isList } from "../files/read-file.ts";
+import { isList } from "../files/read-file.ts";
 import { MeteredTemplate, templateGlobals } from "./metered-template.ts";
 import { finish } from "./pausing.ts";
 import { freeMarks } from "./token-encoder.ts";
@@ -217,7 +218,7 @@ function withCallsInText(message: ChatMessage, mark: string): ChatMessage {
   const { content, tool_calls: calls } = message;
   const isInParts = typeof content === "object" && content !== null;
   if (!isList(calls) || calls.length === 0 || isInParts) return message;
-  const written = calls.map((call) => (isJsonObject(call) && isJsonObject(call["function"]) ? call["function"] : call));
+  const written = calls.map((call) => (isRecord(call) && isRecord(call["function"]) ? call["function"] : call));
   return { ...message, content: `${content ?? ""}${mark}${JSON.stringify(written)}` };
 }
 
@@ -245,14 +246,14 @@ function checkMessages(messages: unknown): asserts messages is readonly ChatMess
 }
 
 function checkMessage(name: string, message: unknown): void {
-  if (!isJsonObject(message)) throw unexpected(name, "an object { role, content }", message);
+  if (!isRecord(message)) throw unexpected(name, "an object { role, content }", message);
   const { role, content } = message;
   if (typeof role !== "string") throw unexpected(`${name}.role`, "a string", role);
   if (typeof content === "string" || content === null) return;
   if (content === undefined && Array.isArray(message["tool_calls"])) return;
   if (!isList(content)) throw unexpected(`${name}.content`, "a string, an array of parts or null", content);
   for (const [index, part] of content.entries()) {
-    const { type, text } = isJsonObject(part) ? part : {};
+    const { type, text } = isRecord(part) ? part : {};
     if (typeof type !== "string") throw unexpected(`${name}.content[${index}]`, "an object with a string `type`", part);
     if (type === "text" && typeof text !== "string") {
       throw unexpected(`${name}.content[${index}].text`, "a string", text);

@@ -1,8 +1,8 @@
 import { join } from "node:path";
-import { describeValue, toolCallMarks } from "@readme-moe/core";
+import { describeValue, isRecord, toolCallMarks } from "@readme-moe/core";
 import type { ModelConfig } from "../config/model-config.ts";
 import { corrupt, notFound, unsupported } from "../files/errors.ts";
-import { isJsonObject, isList, type JsonObject, readJsonFile, readTextFile } from "../files/read-file.ts";
+import { isList, type JsonObject, readJsonFile, readTextFile } from "../files/read-file.ts";
 import type { GgufMetadata } from "../gguf/header.ts";
 import { ChatTemplate, type ChatTemplateOptions, type ChatTemplateSources } from "./chat-template.ts";
 import { ggufTokenizer } from "./gguf-tokenizer.ts";
@@ -104,7 +104,7 @@ function readSources(path: string, value: unknown): ChatTemplateSources | undefi
   if (typeof value === "string") return { default: value };
   const named = new Map<string, string>();
   for (const entry of isList(value) ? value : [value]) {
-    const { name, template } = isJsonObject(entry) ? entry : {};
+    const { name, template } = isRecord(entry) ? entry : {};
     if (typeof name !== "string" || typeof template !== "string") {
       throw corrupt(path, "expected `chat_template` to be a string, or a list of { name, template }");
     }

@@ -1,10 +1,10 @@
 // Reads the steps around the model in a tokenizer.json: normalizer, pre-tokenizer and post-processor. Each step does
 // what the reference (the Rust crate `tokenizers`) does; a step that differs is refused, since nearly right is wrong.
 
-import { describeValue, PatternError } from "@readme-moe/core";
+import { describeValue, isRecord, PatternError } from "@readme-moe/core";
 import { Tokenizer as LibraryTokenizer } from "@huggingface/tokenizers";
 import { corrupt, quoted, unsupported } from "../files/errors.ts";
-import { expectObject, isJsonObject, isList, type JsonObject } from "../files/read-file.ts";
+import { expectObject, isList, type JsonObject } from "../files/read-file.ts";
 import { GPT2_PATTERN, KNOWN_PATTERNS, NUMBER_PATTERN, NUMBERS_PATTERN } from "./known-patterns.ts";
 import { normalizeInChunks, replaceInChunks } from "./pausing.ts";
 import {
@@ -236,7 +236,7 @@ export function readFrames(path: string, postProcessor: unknown, idOf: (token: s
  */
 function patternOf(path: string, step: JsonObject): SearchPattern {
   const literal = literalPattern(path, step);
-  const { Regex: written } = isJsonObject(step["pattern"]) ? step["pattern"] : {};
+  const { Regex: written } = isRecord(step["pattern"]) ? step["pattern"] : {};
   const text = literal ?? String(written);
   const maxLength = literal === undefined ? MAX_PATTERN_LENGTH : MAX_LITERAL_LENGTH;
   const named = `the pattern ${quoted(text)}`;
@@ -285,7 +285,7 @@ function stepsOf(path: string, step: unknown, listName: string): JsonObject[] {
 
 /** Returns a step's pattern when it is a literal text, or `undefined` when it is a regular expression. */
 function literalPattern(path: string, step: JsonObject): string | undefined {
-  const { String: literal, Regex: regex } = isJsonObject(step["pattern"]) ? step["pattern"] : {};
+  const { String: literal, Regex: regex } = isRecord(step["pattern"]) ? step["pattern"] : {};
   if (typeof literal === "string") return literal;
   if (typeof regex === "string") return undefined;
   throw corrupt(path, `${describeValue(step["type"])} has no pattern`);

@@ -173,7 +173,7 @@ export function growthOf(pattern: SearchPattern, to: string): number {
 }
 
 /** Finds all matches, one after another. Yields `undefined` for a pause. */
-export function* matchesOf(pattern: SearchPattern, text: string): Generator<Match | undefined, void> {
+function* matchesOf(pattern: SearchPattern, text: string): Generator<Match | undefined, void> {
   const finder = pattern instanceof RegExp ? pattern : pattern.finder(text);
   for (let from = 0; from <= text.length;) {
     // Another text may use the same pattern between two matches.

@@ -1,13 +1,14 @@
 import {
   describeValue,
   type FinishReason,
+  isRecord,
   messageOf,
   ReadMeError,
   type StopAutomaton,
   StopMatcher,
 } from "@readme-moe/core";
 import { unsupported } from "../files/errors.ts";
-import { isJsonObject, type JsonObject } from "../files/read-file.ts";
+import type { JsonObject } from "../files/read-file.ts";
 import { joinIds, TokenIds } from "./bpe-model.ts";
 import { finish } from "./pausing.ts";
 import { checkGrowth, flatten, type Frame, type Frames, readFrames } from "./pipeline.ts";
@@ -323,7 +324,7 @@ function byteLevelBytes(text: string): Uint8Array {
 }
 
 function readReplacement(path: string, step: JsonObject): { from: string; to: string } {
-  const { String: from } = isJsonObject(step["pattern"]) ? step["pattern"] : {};
+  const { String: from } = isRecord(step["pattern"]) ? step["pattern"] : {};
   const to = step["content"];
   if (typeof from === "string" && from !== "" && typeof to === "string") return { from, to };
   throw unsupported(path, `decoder "Replace" of the pattern ${describeValue(from)} is not supported`);

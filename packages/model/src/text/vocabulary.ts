@@ -1,9 +1,9 @@
 // The vocabulary of a tokenizer.json, with the checks that the tokenizer library leaves out.
 
-import { describeValue } from "@readme-moe/core";
+import { describeValue, isRecord } from "@readme-moe/core";
 import { MOST } from "../config/fields.ts";
 import { corrupt, quoted, unsupported } from "../files/errors.ts";
-import { expectObject, isJsonObject, isList, type JsonObject } from "../files/read-file.ts";
+import { expectObject, isList, type JsonObject } from "../files/read-file.ts";
 import { fillInMarks, MARK_NAMES } from "./fill-in-marks.ts";
 import { CHUNK_LENGTH } from "./pausing.ts";
 
@@ -87,7 +87,7 @@ export function withConfigTokens(path: string, vocabulary: Vocabulary, config: J
     ids.set(token.content, token.id);
   };
   const decoder = config["added_tokens_decoder"];
-  for (const [key, value] of Object.entries(isJsonObject(decoder) ? decoder : {})) {
+  for (const [key, value] of Object.entries(isRecord(decoder) ? decoder : {})) {
     const token = toAddedToken(path, Number(key), value);
     // Encoding follows tokenizer.json, so an id or a text that is known from there stays as it is.
     const isNew = !added.has(token.content) && (texts[token.id] ?? token.content) === token.content;
@@ -128,7 +128,7 @@ function roleTexts(config: JsonObject): string[] {
 
 /** Returns the text of a token, which a config gives as a string or as the `content` of an object. */
 export function tokenText(value: unknown): string | undefined {
-  const text = isJsonObject(value) ? value["content"] : value;
+  const text = isRecord(value) ? value["content"] : value;
   return typeof text === "string" ? text : undefined;
 }
 
@@ -139,7 +139,7 @@ function isTokenId(value: unknown): value is number {
 
 /** Reads one entry of `added_tokens`, or of `added_tokens_decoder` of a tokenizer_config.json. */
 function toAddedToken(path: string, id: unknown, value: unknown): AddedToken {
-  const { content, special, normalized, lstrip, rstrip } = isJsonObject(value) ? value : {};
+  const { content, special, normalized, lstrip, rstrip } = isRecord(value) ? value : {};
   if (!isTokenId(id) || typeof content !== "string" || content === "") {
     throw corrupt(path, `added token ${describeValue(content)} has the id ${describeValue(id)}`);
   }
@@ -173,7 +173,7 @@ function readMerges(path: string, value: unknown, ids: ReadonlyMap<string, numbe
 function readAddedTokens(path: string, value: unknown): AddedToken[] {
   const list = value ?? [];
   if (!isList(list)) throw corrupt(path, `expected \`added_tokens\` to be a list, got ${describeValue(value)}`);
-  return list.map((token) => toAddedToken(path, isJsonObject(token) ? token["id"] : undefined, token));
+  return list.map((token) => toAddedToken(path, isRecord(token) ? token["id"] : undefined, token));
 }
 
 // Added tokens: which they are, and how they are found in a text.

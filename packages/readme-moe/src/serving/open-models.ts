@@ -206,7 +206,7 @@ async function openKeeping(path: string, flags: ModelFlags, opening: ModelOpenin
   }
 }
 
-/** Tokenizes a text while nobody waits: the first long prompt of a process would take twice as long as the next ones. */
+/** Tokenizes a text while nobody waits: a process takes twice as long for its first long prompt as for later ones. */
 function warmUp(engine: Engine): void {
   const words = Array.from({ length: 2000 }, (_, index) => `"key${index}": the ${(index * 7919).toString(36)},\n`);
   const content = words.join("");
