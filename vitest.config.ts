@@ -54,10 +54,11 @@ export default defineConfig(({ mode }) => ({
   resolve: { conditions },
   ssr: { resolve: { conditions, externalConditions: conditions } },
   test: {
-    // A process for each file would load the same modules 400 times.
+    // A process for each file would load the same modules 400 times. Projects have a mode of their own.
     projects: [
       {
         extends: true,
+        mode,
         test: {
           name: "shared",
           isolate: false,
@@ -65,8 +66,8 @@ export default defineConfig(({ mode }) => ({
           exclude: [...IN_OWN_PROCESS, ...SYSTEM],
         },
       },
-      { extends: true, test: { name: "system", isolate: false, include: SYSTEM } },
-      { extends: true, test: { name: "alone", include: IN_OWN_PROCESS } },
+      { extends: true, mode, test: { name: "system", isolate: false, include: SYSTEM } },
+      { extends: true, mode, test: { name: "alone", include: IN_OWN_PROCESS } },
     ],
     reporters: ["default", "./test/support/summary-reporter.ts"],
     setupFiles: ["test/support/set-up.ts"],

@@ -143,9 +143,9 @@ export class GrammarThread {
   }
 }
 
-// Development and tests run the TypeScript sources, packages the built files.
+// Development runs the sources, a published package the one file that its build makes of the thread's modules.
 const IS_SOURCE = import.meta.url.endsWith(".ts");
-const ENTRY = new URL(`./matcher-main${IS_SOURCE ? ".ts" : ".js"}`, import.meta.url);
+const ENTRY = new URL(IS_SOURCE ? "./matcher-main.ts" : "../matcher-main.js", import.meta.url);
 // Threads inherit the process's flags, and fail with this one, which is about a program that is not a file.
 const THREAD_FLAGS = process.execArgv.some((flag) => flag.startsWith("--input-type")) ? { execArgv: [] } : {};
 
