@@ -8,6 +8,7 @@ import { countSources, sourceFiles, type SourceCounts } from "../tools/house/sou
 import { LAB, workspacePackages } from "../tools/packages/workspace.ts";
 import { skipReasons } from "./support/summary-reporter.ts";
 import { temporaryFolder } from "./support/temporary-folder.ts";
+import config from "../vitest.config.ts";
 
 const ROOT = join(import.meta.dirname, "..");
 
@@ -214,4 +215,11 @@ test("a run says why it has skipped tests, the most frequent reason first", () =
     "1 skipped: without a reason: a",
     "1 skipped: shared/data is not beside the repository",
   ]);
+});
+
+// A project that has not the mode of its run starts workers that compile the sources again, five times as slowly.
+test("every project of the tests has the mode of the run", async () => {
+  const { test: settings } = await config({ mode: "built", command: "serve" });
+  const modes = settings?.projects?.map((project) => typeof project === "object" && "mode" in project && project.mode);
+  expect(modes).toEqual(["built", "built", "built"]);
 });

@@ -30,7 +30,7 @@ describe("ids", () => {
       const tokenizer = tokenizers[index]?.tokenizer;
       for (const [at, text] of texts.entries()) {
         if (!isFair(source.name, text)) continue;
-        if (!RUNS_LONG_TESTS && (at + index) % 3 === 2) continue;
+        if (!RUNS_LONG_TESTS && (at + index) % 3 !== 0) continue;
         for (const addSpecialTokens of RUNS_LONG_TESTS ? [true, false] : [(at + index) % 2 === 0]) {
           const ids = tokenizer?.encode(text, { addSpecialTokens }) ?? [];
           expect([...ids], `${source.name}: ${JSON.stringify(text.slice(0, 200))}`).toEqual(
@@ -44,7 +44,10 @@ describe("ids", () => {
   it("are those of the library for texts that are longer than a chunk", () => {
     const parts = ["ab ", "e\u0301\u0316", "中文", " \n", "aA", "😀"];
     const random = seededRandom(11);
-    const text = Array.from({ length: 12_000 }, () => parts[randomInteger(random, parts.length)]).join("");
+    const text = Array.from(
+      { length: RUNS_LONG_TESTS ? 12_000 : 9000 },
+      () => parts[randomInteger(random, parts.length)],
+    ).join("");
     for (const [index, source] of sources.entries()) {
       if (!isFair(source.name, text)) continue;
       const ids = tokenizers[index]?.tokenizer.encode(text) ?? [];
@@ -170,7 +173,7 @@ describe("normalizing in chunks", () => {
 describe("a limit on the number of tokens", () => {
   it("refuses a text as soon as it has more", () => {
     for (const { tokenizer } of tokenizers) {
-      const work = tokenizer.encodeInSteps("ab ".repeat(400_000), { maxTokens: 1000 });
+      const work = tokenizer.encodeInSteps("ab ".repeat(RUNS_LONG_TESTS ? 400_000 : 50_000), { maxTokens: 1000 });
       expectThrownReadMeError(() => finish(work), "ERR_CONTEXT_LENGTH", "1000");
       const length = tokenizer.encode("hello there").length;
       expect(tokenizer.encode("hello there", { maxTokens: length })).toHaveLength(length);
@@ -195,8 +198,9 @@ describe("a limit on the number of tokens", () => {
 
   it("is compared with a bound that never exceeds the number of a text's tokens", () => {
     const texts = HOSTILE_UNITS.map((unit) => unit.repeat(Math.ceil(2000 / unit.length)));
-    for (const { name, tokenizer } of tokenizers) {
-      for (const text of texts) {
+    for (const [index, { name, tokenizer }] of tokenizers.entries()) {
+      for (const [at, text] of texts.entries()) {
+        if (!RUNS_LONG_TESTS && (at + index) % 3 !== 0) continue;
         const { length } = tokenizer.encode(text);
         expect(tokenizer.encode(text, { maxTokens: length }).length, name).toBe(length);
       }
@@ -240,10 +244,13 @@ function plainMerge(pairs: readonly SymbolPair[], symbols: readonly number[]): n
   }
 }
 
+let assigned: readonly string[] | undefined;
+
 /** All characters that Unicode assigns; no form changes the others. */
-function codePoints(): string[] {
-  return Array.from({ length: 0x110000 }, (_, point) => point)
+function codePoints(): readonly string[] {
+  assigned ??= Array.from({ length: 0x110000 }, (_, point) => point)
     .filter((point) => point < 0xd800 || point > 0xdfff)
     .map((point) => String.fromCodePoint(point))
     .filter((character) => /[^\p{Cn}\p{Co}]/u.test(character));
+  return assigned;
 }

@@ -1,4 +1,4 @@
-// Whole refactorings of the pocket model, with small options.
+// Whole refactorings of the pocket model's first layers, with small options.
 
 import { existsSync } from "node:fs";
 import { readdir, readFile, writeFile } from "node:fs/promises";
@@ -15,25 +15,26 @@ import { LITTLE, pocketTexts } from "../support/pocket-texts.ts";
 import { runningModel } from "../support/running-model.ts";
 import { persistentFolder, temporaryFolder } from "../support/temporary-folder.ts";
 
-let pocket: Model;
-/** Its first two layers, for what does not need more. */
-let small: Model;
+/** Models of the first layers, by their number: what is the same in each layer needs one. */
+const models = new Map<number, Model>();
 let out: string;
 let report: Report;
 const texts = await pocketTexts();
-const NUM_LAYERS = 2;
+let pocket: Model;
 
 beforeAll(async () => {
-  pocket = await openModel(POCKET);
   const folder = await persistentFolder();
   out = join(folder, "model");
-  await writeFirstLayers(POCKET, join(folder, "small"), NUM_LAYERS);
-  small = await openModel(join(folder, "small"));
+  for (const numLayers of [1, 2, 3]) {
+    const path = join(folder, `${numLayers}`);
+    await writeFirstLayers(POCKET, path, numLayers);
+    models.set(numLayers, await openModel(path));
+  }
+  pocket = models.get(3)!;
   report = await refactor(pocket, texts, out, { ...LITTLE, threads: 1, source: "pocket" });
 });
 afterAll(async () => {
-  await pocket.close();
-  await small.close();
+  for (const model of models.values()) await model.close();
 });
 
 function meanOf(id: string): number {
@@ -45,8 +46,8 @@ describe("the written model", () => {
     const model = await openModel(out);
     await verifyModel(model);
     expect(model.kind).toBe("read-me");
-    expect(model.experts).toMatchObject({ names: ["arxiv", "book", "github"], sharedSizes: [0, 0, 0, 0, 0, 0] });
-    expect(model.experts.expertSizes).toEqual([512, 512, 512, 512, 512, 512]);
+    expect(model.experts).toMatchObject({ names: ["arxiv", "book", "github"], sharedSizes: [0, 0, 0] });
+    expect(model.experts.expertSizes).toEqual([512, 512, 512]);
     expect(model.router?.config.numExperts).toBe(3);
     await model.close();
     expect(JSON.parse(await readFile(join(out, "report.json"), "utf8"))).toEqual(JSON.parse(JSON.stringify(report)));
@@ -85,24 +86,22 @@ describe("the written model", () => {
   });
 });
 
-async function refactorTo(folder: string, options: RefactorOptions): Promise<Report> {
+async function refactorTo(folder: string, options: RefactorOptions, numLayers = 1): Promise<Report> {
   const least = { calibrationTokens: 256, routerTokens: 128, routerSteps: 3, sequenceTokens: 64, baselines: false };
-  return refactor(small, texts, folder, { ...LITTLE, ...least, ...options, threads: 1 });
+  return refactor(models.get(numLayers)!, texts, folder, { ...LITTLE, ...least, ...options, threads: 1 });
 }
 
 test("has the dense model's loss when every expert has all neurons", async () => {
-  const full = await refactorTo(join(await temporaryFolder(), "model"), { expertSize: 1 });
+  const full = await refactorTo(join(await temporaryFolder(), "model"), { expertSize: 1 }, 2);
   const [dense, ours] = ["dense", "ours"].map((id) => full.losses.find((row) => row.id === id)?.mean as number);
   expect(Math.abs((ours as number) - (dense as number))).toBeLessThan(2e-3);
 });
 
 test.each([
   { method: "paper" },
-  { method: "select" },
-  { method: "refit" },
-  { sharedSize: 0.25 },
+  { method: "select", experts: 4 },
+  { method: "refit", sharedSize: 0.25 },
   { experts: 1 },
-  { experts: 4 },
   { experts: 2, expertsFrom: "clusters" },
 ] as const)("writes a model that opens with %j", async (options) => {
   const folder = join(await temporaryFolder(), "model");
@@ -123,8 +122,8 @@ test("writes the same model for the same options", async () => {
 
 test("chooses the shared size of each layer", async () => {
   const folder = join(await temporaryFolder(), "model");
-  const { layers, losses } = await refactorTo(folder, { sharedSize: "auto" });
-  expect(layers).toHaveLength(NUM_LAYERS);
+  const { layers, losses } = await refactorTo(folder, { sharedSize: "auto" }, 2);
+  expect(layers).toHaveLength(2);
   for (const { expert_size: expert, shared_size: shared } of layers) {
     expect([0, 128, 256]).toContain(shared);
     expect(expert + shared).toBe(512);
@@ -162,7 +161,7 @@ test("divides a budget among the layers, and serves layers of different sizes", 
 
 test("shares the neurons that all domains select with the paper's method", async () => {
   const folder = join(await temporaryFolder(), "model");
-  const { layers } = await refactorTo(folder, { method: "paper", officialCount: true });
+  const { layers } = await refactorTo(folder, { method: "paper", officialCount: true }, 2);
   for (const { expert_size: expert, shared_size: shared } of layers) {
     expect(shared).toBeGreaterThan(0);
     expect(expert + shared).toBe(511);

@@ -16,7 +16,7 @@ import { directionalError, VARIANTS, withVariant, type Variant } from "../suppor
 
 const folder = await persistentFolder();
 const TOKENS = 7;
-const SEQUENCES = 3;
+const SEQUENCES = RUNS_LONG_TESTS ? 3 : 2;
 const LABEL_SHARE = 0.3;
 // Relative error of losses in float32 over two layers; a wrong sign has an error of at least 1.
 const BOUND = 5e-3;

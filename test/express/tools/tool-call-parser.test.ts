@@ -186,7 +186,7 @@ test("calls are found between any other text, and the rest stays as it is, howev
       expect(found.content).toBe(content);
       expect(parsed(found.calls)).toEqual(parts.flatMap(({ args }) => (args ? [["now", args]] : [])));
     }),
-    { numRuns: 1500 },
+    { numRuns: RUNS_LONG_TESTS ? 1500 : 500 },
   );
 });
 
@@ -221,7 +221,7 @@ test.each(["none", "own", "all"] as const)("the cut of a text does not change th
         if (isSingle) expect(calls.length).toBeLessThan(2);
       },
     ),
-    { numRuns: 1500 },
+    { numRuns: RUNS_LONG_TESTS ? 1500 : 500 },
   );
 });
 
@@ -258,7 +258,7 @@ const REPEATED: Readonly<Record<string, readonly [head: string, part: string, fo
 
 describe.each(Object.entries(REPEATED))("many %s", (_, [head, part, form]) => {
   test.each([
-    ["none", 1_000_000],
+    ["none", RUNS_LONG_TESTS ? 1_000_000 : 300_000],
     ["all", 100_000],
   ] as const)("are read one character at a time (bound: %s, characters: %i)", (bound, length) => {
     const text = head + part.repeat(Math.ceil(length / part.length));

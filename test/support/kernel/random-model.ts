@@ -35,10 +35,18 @@ const VALUE_EXPONENTS = [16, 15, 14, -14, -17, -20, -98, -100, -102] as const;
 
 const HEADS_PER_KEY = [1, 1, 2, 3, 4, 5, 8, 13] as const;
 
+/** The last models, since kernels of both kinds are compared with the same ones. */
+const MODELS = new Map<string, TestModel>();
+const MAX_MODELS = 32;
+
 /** Makes the model of a shape; always the same one. */
 export function randomModel(shape: ModelShape): TestModel {
-  const maker = new ModelMaker(shape);
-  return maker.model();
+  const key = JSON.stringify(shape);
+  const model = MODELS.get(key) ?? new ModelMaker(shape).model();
+  MODELS.delete(key);
+  MODELS.set(key, model);
+  for (const [oldest] of [...MODELS].slice(0, -MAX_MODELS)) MODELS.delete(oldest);
+  return model;
 }
 
 class ModelMaker {
