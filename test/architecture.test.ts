@@ -218,8 +218,8 @@ test("a run says why it has skipped tests, the most frequent reason first", () =
 });
 
 // A project that has not the mode of its run starts workers that compile the sources again, five times as slowly.
-test("every project of the tests has the mode of the run", async () => {
-  const { test: settings } = await config({ mode: "built", command: "serve" });
+test("every project of the tests has the mode of the run", () => {
+  const { test: settings } = config({ mode: "built", command: "serve" });
   const modes = settings?.projects?.map((project) => typeof project === "object" && "mode" in project && project.mode);
   expect(modes).toEqual(["built", "built", "built"]);
 });
