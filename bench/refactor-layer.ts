@@ -1,7 +1,7 @@
 // Estimates the time and memory of a larger model's refactoring: runs one layer of its shape with random weights, on
 // fewer tokens and with fewer experts, and extrapolates.
 //
-//   pnpm bench:refactor [--shape smollm2|1b|7b] [--domains 2] [--tokens 2048] [--threads 2]
+//   npm run bench:refactor -- [--shape smollm2|qwen-0.5b|qwen-1.5b|1b|7b] [--domains 2] [--tokens 2048] [--threads 2]
 
 import { parseArgs } from "node:util";
 import type { Model, TensorStore } from "@readme-moe/model";
@@ -13,6 +13,8 @@ import { Products } from "../packages/refactor/src/linear-algebra/matrix.ts";
 
 const SHAPES = {
   smollm2: { hidden: 576, ffn: 1536, layers: 30, heads: 9, kvHeads: 3, headSize: 64 },
+  "qwen-0.5b": { hidden: 896, ffn: 4864, layers: 24, heads: 14, kvHeads: 2, headSize: 64 }, // Qwen2.5
+  "qwen-1.5b": { hidden: 1536, ffn: 8960, layers: 28, heads: 12, kvHeads: 2, headSize: 128 },
   "1b": { hidden: 2048, ffn: 8192, layers: 16, heads: 32, kvHeads: 8, headSize: 64 }, // Llama 3.2
   "7b": { hidden: 4096, ffn: 11_008, layers: 32, heads: 32, kvHeads: 32, headSize: 128 }, // Llama 2
 } as const;
@@ -47,7 +49,7 @@ const dense = await stream.embed(model);
 const fitted = dense.slice();
 const costs = new Float32Array(stream.numTokens * numDomains);
 
-const times: Record<string, number> = {};
+const times: Record<string, { readonly ms: number; readonly cpuMs: number }> = {};
 const { goal } = await timed("dense pass", () => runDense(pass, dense, 0.5));
 const moments = await timed("statistics", () => runMoments(pass, fitted, { goal: goal.rows, share: 0.5 }));
 const down = await readDense(source);
@@ -67,11 +69,13 @@ await products.dispose();
 report();
 
 function secondsOf(name: string): number {
-  return (times[name] ?? NaN) / 1000;
+  return (times[name]?.ms ?? NaN) / 1000;
 }
 
 function report(): void {
-  for (const name of Object.keys(times)) console.log(`${name.padEnd(12)} ${secondsOf(name).toFixed(2)} s`);
+  for (const [name, { cpuMs }] of Object.entries(times)) {
+    console.log(`${name.padEnd(12)} ${secondsOf(name).toFixed(2)} s, of processor ${(cpuMs / 1000).toFixed(2)} s`);
+  }
   const { domains, costShare, staticShare } = FULL;
   const share = (domains * FULL.tokens) / stream.numTokens;
   // Measuring errors costs the same for each expert; the static expert's stream has a share of the tokens.
@@ -159,8 +163,9 @@ function randomModel(): Pick<Model, "config" | "weights"> {
 }
 
 async function timed<Result>(name: string, work: () => Promise<Result>): Promise<Result> {
-  const start = performance.now();
+  const [start, cpu] = [performance.now(), process.cpuUsage()];
   const result = await work();
-  times[name] = performance.now() - start;
+  const { user, system } = process.cpuUsage(cpu);
+  times[name] = { ms: performance.now() - start, cpuMs: (user + system) / 1000 };
   return result;
 }

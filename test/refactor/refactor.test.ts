@@ -5,7 +5,7 @@ import { readdir, readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { evaluateSequences } from "@readme-moe/engine/evaluation";
 import { endOfTextId, openModel, verifyModel, type Model } from "@readme-moe/model";
-import { refactor, type RefactorOptions, type Report } from "@readme-moe/refactor";
+import { refactor, type RefactorOptions, type RefactorRun, type Report } from "@readme-moe/refactor";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { prepareDomain } from "../../packages/refactor/src/job/prepare-domain.ts";
 import { modelHashes } from "../support/model-hashes.ts";
@@ -86,7 +86,7 @@ describe("the written model", () => {
   });
 });
 
-async function refactorTo(folder: string, options: RefactorOptions, numLayers = 1): Promise<Report> {
+async function refactorTo(folder: string, options: RefactorOptions & RefactorRun, numLayers = 1): Promise<Report> {
   const least = { calibrationTokens: 256, routerTokens: 128, routerSteps: 3, sequenceTokens: 64, baselines: false };
   return refactor(models.get(numLayers)!, texts, folder, { ...LITTLE, ...least, ...options, threads: 1 });
 }
@@ -157,6 +157,22 @@ test("divides a budget among the layers, and serves layers of different sizes", 
   });
   const { loss } = await evaluateSequences(running, evaluation);
   expect(loss).toBeCloseTo(losses.find((row) => row.id === "ours")?.losses[text!.name] as number, 3);
+});
+
+test("resumes behind the last layer that was measured or fitted", async () => {
+  const parent = await temporaryFolder();
+  const [whole, stopped] = [join(parent, "whole"), join(parent, "stopped")];
+  await refactorTo(whole, { budget: 0.8 }, 2);
+  for (const last of ["sizes", "layers"]) {
+    const abort = new AbortController();
+    const onProgress: RefactorRun["onProgress"] = ({ stage, done }) => {
+      if (stage === last && done === 1) abort.abort(new Error("enough"));
+    };
+    const run = { signal: abort.signal, onProgress, checkpointMs: 0, resume: true };
+    await expect(refactorTo(stopped, { budget: 0.8, ...run }, 2)).rejects.toThrow("enough");
+  }
+  await refactorTo(stopped, { budget: 0.8, resume: true }, 2);
+  expect(await modelHashes(stopped)).toEqual(await modelHashes(whole));
 });
 
 test("shares the neurons that all domains select with the paper's method", async () => {

@@ -93,17 +93,12 @@ export function fitProblem(own: Moments, all: Moments, ownShare: number): FitPro
   const hiddenSize = own.targetSums.length;
   const neuronMeans = mix(({ neuronSums }) => neuronSums, numNeurons);
   const targetMeans = mix(({ targetSums }) => targetSums, hiddenSize);
-  const gram = wholeGram(
-    mix((moments) => moments.gram, own.gram.length),
-    numNeurons,
-  );
   const cross = mix((moments) => moments.cross, numNeurons * hiddenSize);
-  subtractOuter(gram, neuronMeans, neuronMeans);
   subtractOuter(cross, neuronMeans, targetMeans);
   const meanSquares = weights.reduce((sum, { of, weight }) => sum + weight * of.targetSquares, 0);
   const targetVariance = meanSquares - targetMeans.reduce((sum, mean) => sum + mean * mean, 0);
   return {
-    gram: { rows: numNeurons, columns: numNeurons, data: gram },
+    gram: { rows: numNeurons, columns: numNeurons, data: covariances(weights, neuronMeans) },
     cross: { rows: numNeurons, columns: hiddenSize, data: cross },
     neuronMeans,
     targetMeans,
@@ -112,13 +107,18 @@ export function fitProblem(own: Moments, all: Moments, ownShare: number): FitPro
   };
 }
 
-/** Expands an upper triangle to the whole symmetric matrix. */
-function wholeGram(half: Float64Array, size: number): Float64Array {
+/** Mixes Gram matrices, and makes the whole symmetric matrix about the means of their upper triangles. */
+function covariances(
+  weights: readonly { readonly of: Moments; readonly weight: number }[],
+  means: Float64Array,
+): Float64Array {
+  const size = means.length;
   const whole = new Float64Array(size * size);
   for (let row = 0; row < size; row++) {
     const start = rowStart(row, size) - row;
     for (let column = row; column < size; column++) {
-      const value = half[start + column]!;
+      let value = -means[row]! * means[column]!;
+      for (const { of, weight } of weights) value += weight * of.gram[start + column]!;
       whole[row * size + column] = value;
       whole[column * size + row] = value;
     }
