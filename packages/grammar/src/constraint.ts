@@ -203,7 +203,7 @@ const tagPrefix = (index: number): string => `tag${index}_`;
  * @returns texts, none of which begins with another one, and the number of the trigger at the end of each
  * @throws {TypeError} for triggers that may overlap without end, such as `aab` after `a`
  */
-export function withOverlaps(triggers: readonly string[]): readonly { readonly text: string; readonly last: number }[] {
+function withOverlaps(triggers: readonly string[]): readonly { readonly text: string; readonly last: number }[] {
   const byStart = new Map<number | undefined, number[]>();
   for (const [index, text] of triggers.entries()) {
     byStart.set(firstByte(text), [...(byStart.get(firstByte(text)) ?? []), index]);
