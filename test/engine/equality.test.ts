@@ -102,7 +102,8 @@ for (const precision of PRECISIONS) {
       });
     });
 
-    test.runIf(runsAll)("preempted and computed again: the same bits (skipped in short runs)", async () => {
+    const preempts = precision === "int8" || RUNS_LONG_TESTS;
+    test.runIf(preempts)("preempted and computed again: the same bits (skipped in short runs)", async () => {
       const longer = REQUESTS.slice(-8).map(({ prompt, params }) => ({
         prompt,
         params: { ...params, maxTokens: 160 },
