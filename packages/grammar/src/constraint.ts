@@ -213,9 +213,8 @@ function withOverlaps(triggers: readonly string[]): readonly { readonly text: st
   for (const text of found.keys()) {
     let at = 0;
     for (const character of text) {
-      const before = text.slice(0, at);
       for (const last of at === 0 ? [] : (byStart.get(firstByte(character)) ?? [])) {
-        const longer = `${before}${triggers[last] ?? ""}`;
+        const longer = `${text.slice(0, at)}${triggers[last] ?? ""}`;
         if (!longer.startsWith(text) && !found.has(longer)) found.set(longer, last);
       }
       at += character.length;
@@ -233,7 +232,7 @@ function beginsWithAnother(text: string, texts: ReadonlyMap<string, unknown>): b
 
 /** Returns the first byte in UTF-8, which characters that are not the same may share. */
 function firstByte(text: string): number | undefined {
-  return new TextEncoder().encode(text.slice(0, 2))[0];
+  return Buffer.from(text.slice(0, 2))[0];
 }
 
 /** Writes the rules around those of the tags. @throws {TypeError} for tags and triggers that do not belong together */
