@@ -118,7 +118,9 @@ describe("batches", () => {
     for (const [index, { response, error }] of lines.entries()) {
       expect([error, response?.status_code]).toEqual([null, 200]);
       const alone = await ann.completions.create({ model: "pocket", ...(bodies[index] ?? { prompt: "" }) });
-      expect(response?.body).toMatchObject({ object: "text_completion", choices: alone.choices, usage: alone.usage });
+      // How many drafts are accepted depends on the load, so their counts may differ.
+      const { completion_tokens_details: _, ...usage } = alone.usage ?? {};
+      expect(response?.body).toMatchObject({ object: "text_completion", choices: alone.choices, usage });
     }
   });
 
