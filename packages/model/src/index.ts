@@ -129,10 +129,12 @@ export {
 export type { ModelText } from "./text/load-text.ts";
 
 // Tensors in safetensors, GGUF and ONNX files.
-export { blockLayoutOf } from "./gguf/ggml-types.ts";
+export { blockLayoutOf, type BlockLayout, type GgmlType, ggmlTypeOf } from "./gguf/ggml-types.ts";
 export type { BlockType, BlockWeights, FilePlace, RowRange, TensorInfo, TensorStore } from "./tensor-store.ts";
 export { SafetensorsFile, type SafetensorsInput, writeSafetensors } from "./safetensors/safetensors-file.ts";
 export { GgufFile, GgufTensorStore } from "./gguf/gguf-tensor-store.ts";
+export type { GgufInputValue } from "./gguf/encode-metadata.ts";
+export { type GgufInput, writeGguf } from "./gguf/write-gguf.ts";
 export {
   chooseOnnxFile,
   ONNX_DTYPES,
@@ -146,6 +148,7 @@ export {
   decodeFloats,
   encodeF16,
   encodeFloats,
+  F16_VALUES,
   f16BitsOf,
   isStoredFloat,
   type StoredFloat,

@@ -13,6 +13,8 @@ export interface GgmlType {
   readonly stored?: StoredType;
   /** Converts whole blocks to their values, perhaps in the same memory. Absent for refused types and integers. */
   readonly dequantize?: Dequantize;
+  /** Places of numbers in a block. Absent for plain and refused types. */
+  readonly layout?: BlockLayout;
   /** Types to take in place of a refused one. */
   readonly instead?: string;
 }
@@ -25,8 +27,10 @@ export const MXFP4_BLOCK_BYTES = 17;
 type GroupNumber = (bytes: Uint8Array, start: number, group: number) => number;
 
 /** Layout of a quantised type: groups of values along a row, each `scale * quant + minimum`. */
-interface BlockLayout {
+export interface BlockLayout {
   readonly blockBytes: number;
+  /** Offsets of the block's scale, and perhaps of its minimum, in F16. Absent for types that are only read. */
+  readonly floatsAt?: readonly [scale: number, minimum?: number];
   readonly numGroups: number;
   readonly groupSize: number;
   readonly scaleOf: GroupNumber;
@@ -73,6 +77,7 @@ function u16At(bytes: Uint8Array, at: number): number {
 // ggml-impl.h of llama.cpp.
 
 const ONE_GROUP = { numGroups: 1, groupSize: BLOCK_VALUES, scaleOf: f16At };
+const SCALE_FIRST = { floatsAt: [0] } as const;
 const SECOND_F16: GroupNumber = (bytes, start) => f16At(bytes, start + 2);
 
 /** Numbers of quants, less the one that stands for 0. */
@@ -105,6 +110,7 @@ function halves(nibblesAt: number, levels: Int16Array, hasFifthBits = false): Bl
 
 const Q8_0: BlockLayout = {
   ...ONE_GROUP,
+  ...SCALE_FIRST,
   blockBytes: Q8_0_BLOCK_BYTES,
   readQuants: (bytes, start, _, into) => {
     for (let i = 0; i < BLOCK_VALUES; i++) into[i] = signed(bytes[start + 2 + i]!);
@@ -164,6 +170,7 @@ function nibbles(quantsAt: number, hasFifthBits = false): BlockLayout["readQuant
  */
 const WITH_MINIMUM = {
   ...LARGE_GROUPS,
+  floatsAt: [0, 2],
   scaleOf: (bytes: Uint8Array, start: number, group: number): number => {
     const at = start + 4 + group;
     const factor = group < 4 ? bytes[at]! & 63 : (bytes[at + 4]! & 15) | ((bytes[at - 4]! >>> 6) << 4);
@@ -174,12 +181,13 @@ const WITH_MINIMUM = {
     const factor = group < 4 ? bytes[at + 4]! & 63 : (bytes[at + 4]! >>> 4) | ((bytes[at]! >>> 6) << 4);
     return -f16At(bytes, start + 2) * factor;
   },
-};
+} as const;
 
 /** Factors, the scale's in the low halves and the minimum's in the high ones; quants, scale, minimum. */
 const Q2_K: BlockLayout = {
   ...SMALL_GROUPS,
   blockBytes: 84,
+  floatsAt: [80, 82],
   scaleOf: (bytes, start, group) => f16At(bytes, start + 80) * (bytes[start + group]! & 15),
   minimumOf: (bytes, start, group) => -f16At(bytes, start + 82) * (bytes[start + group]! >>> 4),
   readQuants: pairs(16, 0),
@@ -189,6 +197,7 @@ const Q2_K: BlockLayout = {
 const Q3_K: BlockLayout = {
   ...SMALL_GROUPS,
   blockBytes: 110,
+  floatsAt: [108],
   scaleOf: (bytes, start, group) => {
     // Factors have 6 bits: the lower 4 of two lie in each of 8 bytes, the upper 2 of four in each of 4 more.
     const low = (bytes[start + 96 + (group & 7)]! >>> (group < 8 ? 0 : 4)) & 15;
@@ -202,6 +211,7 @@ const Q3_K: BlockLayout = {
 const Q6_K: BlockLayout = {
   ...SMALL_GROUPS,
   blockBytes: 210,
+  floatsAt: [208],
   scaleOf: (bytes, start, group) => f16At(bytes, start + 208) * signed(bytes[start + 192 + group]!),
   readQuants: (bytes, start, group, into) => {
     const low = start + 64 * (group >>> 3) + 16 * (group & 3);
@@ -238,14 +248,21 @@ function plain(name: StoredType, blockBytes: number, dequantize?: Dequantize): G
 
 function blocks(name: StoredType, layout: BlockLayout): GgmlType {
   const { blockBytes, numGroups, groupSize } = layout;
-  return { name, blockValues: numGroups * groupSize, blockBytes, stored: name, dequantize: dequantizer(layout) };
+  return {
+    name,
+    blockValues: numGroups * groupSize,
+    blockBytes,
+    stored: name,
+    layout,
+    dequantize: dequantizer(layout),
+  };
 }
 
 /** Describes a type of one group, whose quants are at the end of the block. */
 function oneGroup(
   name: StoredType,
   blockBytes: number,
-  layout: Pick<BlockLayout, "readQuants" | "minimumOf">,
+  layout: Pick<BlockLayout, "readQuants" | "minimumOf" | "floatsAt">,
 ): GgmlType {
   return blocks(name, { ...ONE_GROUP, blockBytes, ...layout });
 }
@@ -258,9 +275,9 @@ function refused(name: string, blockBytes: number, instead: string, blockValues 
 export const GGML_TYPES: ReadonlyMap<number, GgmlType> = new Map<number, GgmlType>([
   [0, plain("F32", 4, decodeF32)],
   [1, plain("F16", 2, decodeF16)],
-  [2, oneGroup("Q4_0", 18, { readQuants: halves(2, quantsFrom(-8)) })],
+  [2, oneGroup("Q4_0", 18, { ...SCALE_FIRST, readQuants: halves(2, quantsFrom(-8)) })],
   [3, oneGroup("Q4_1", 20, { minimumOf: SECOND_F16, readQuants: halves(4, quantsFrom(0)) })],
-  [6, oneGroup("Q5_0", 22, { readQuants: halves(6, quantsFrom(-16), true) })],
+  [6, oneGroup("Q5_0", 22, { ...SCALE_FIRST, readQuants: halves(6, quantsFrom(-16), true) })],
   [7, oneGroup("Q5_1", 24, { minimumOf: SECOND_F16, readQuants: halves(8, quantsFrom(0), true) })],
   [8, blocks("Q8_0", Q8_0)],
   [10, blocks("Q2_K", Q2_K)],
@@ -294,10 +311,14 @@ export const GGML_TYPES: ReadonlyMap<number, GgmlType> = new Map<number, GgmlTyp
   [41, refused("Q1_0", 18, "Q8_0", 128)],
 ]);
 
+/** Finds the ggml type of a stored type, with its number in a file. */
+export function ggmlTypeOf(type: string): (GgmlType & { readonly id: number }) | undefined {
+  for (const [id, one] of GGML_TYPES) if (one.stored === type) return { id, ...one };
+  return undefined;
+}
+
 /** Finds the number of values and of bytes in a block of a quantised type; `undefined` for other types. */
 export function blockLayoutOf(type: StoredType): { readonly values: number; readonly bytes: number } | undefined {
-  for (const { stored, blockValues: values, blockBytes: bytes } of GGML_TYPES.values()) {
-    if (stored === type) return values > 1 ? { values, bytes } : undefined;
-  }
-  return undefined;
+  const { blockValues: values = 1, blockBytes: bytes = 0 } = ggmlTypeOf(type) ?? {};
+  return values > 1 ? { values, bytes } : undefined;
 }

@@ -213,13 +213,15 @@ export class GgufFile {
   /** Tensors by name, in the file's order, including those of a type that cannot be read. */
   readonly tensors: ReadonlyMap<string, GgufTensorInfo>;
   readonly #source: ByteSource;
+  readonly #entries: GgufHeader["entries"];
 
-  private constructor(source: ByteSource, { version, metadata, tensors }: GgufHeader) {
+  private constructor(source: ByteSource, { version, metadata, entries, tensors }: GgufHeader) {
     this.path = source.path;
     this.version = version;
     this.metadata = metadata;
     this.tensors = tensors;
     this.#source = source;
+    this.#entries = entries;
   }
 
   /**
@@ -230,6 +232,13 @@ export class GgufFile {
   static async open(path: string): Promise<GgufFile> {
     const source = await ByteSource.open(path);
     return orClose(source, async () => new GgufFile(source, await readGgufHeader(source)));
+  }
+
+  /** Reads a metadata entry as the file has it, with its key. */
+  async readEntry(key: string): Promise<Uint8Array> {
+    const place = this.#entries.get(key);
+    if (place === undefined) throw invalid(this.path, `has no metadata ${quoted(key)}`);
+    return this.#source.read(place.offset, place.byteLength, `metadata ${quoted(key)}`);
   }
 
   /**

@@ -18,6 +18,8 @@ const MAX_TENSORS = 65_536;
 export interface GgufHeader {
   readonly version: number;
   readonly metadata: GgufMetadata;
+  /** Places of the entries of `metadata`. */
+  readonly entries: ReadonlyMap<string, EntryPlace>;
   /** Tensors by the file's own names, in the file's order. */
   readonly tensors: ReadonlyMap<string, GgufTensorInfo>;
 }
@@ -41,7 +43,7 @@ export async function readGgufHeader(source: ByteSource): Promise<GgufHeader> {
     if (tensors > MAX_TENSORS) throw window.problem(`has ${tensors} tensors, more than ${MAX_TENSORS}`);
     return { tensors, entries };
   });
-  const metadata = await readMetadata(window, counts.entries);
+  const { metadata, entries } = await readMetadata(window, counts.entries);
   const alignment = alignmentOf(source.path, metadata);
   const infos = new Map<string, RawTensorInfo>();
   for (let i = 0; i < counts.tensors; i++) {
@@ -50,7 +52,7 @@ export async function readGgufHeader(source: ByteSource): Promise<GgufHeader> {
     infos.set(info.name, info);
   }
   const dataStart = Math.ceil(window.position / alignment) * alignment;
-  return { version, metadata, tensors: layOutTensors(source, infos.values(), dataStart, alignment) };
+  return { version, metadata, entries, tensors: layOutTensors(source, infos.values(), dataStart, alignment) };
 }
 
 function readVersion(path: string, window: HeaderWindow): number {
@@ -96,9 +98,17 @@ async function contentOf(source: ByteSource): Promise<string> {
     : `something else, which begins with the bytes ${bytes.subarray(0, 8).toString("hex")}`;
 }
 
-async function readMetadata(window: HeaderWindow, count: number): Promise<GgufMetadata> {
+/** Bytes of a metadata entry in its file. */
+interface EntryPlace {
+  readonly offset: number;
+  readonly byteLength: number;
+}
+
+async function readMetadata(window: HeaderWindow, count: number): Promise<Pick<GgufHeader, "metadata" | "entries">> {
   const metadata = new Map<string, GgufValue>();
+  const entries = new Map<string, EntryPlace>();
   for (let i = 0; i < count; i++) {
+    const offset = window.position;
     const { key, value } = await window.item(`metadata entry ${i} of ${count}`, () => {
       const name = window.string();
       window.subject = `metadata ${quoted(name)}`;
@@ -106,8 +116,9 @@ async function readMetadata(window: HeaderWindow, count: number): Promise<GgufMe
     });
     if (metadata.has(key)) throw window.problem("is there twice");
     metadata.set(key, value);
+    entries.set(key, { offset, byteLength: window.position - offset });
   }
-  return metadata;
+  return { metadata, entries };
 }
 
 function alignmentOf(path: string, metadata: GgufMetadata): number {

@@ -1,5 +1,5 @@
 import { describeValue } from "@readme-moe/core";
-import { quoted } from "../../../packages/model/src/files/errors.ts";
+import { quoted } from "../files/errors.ts";
 
 const INTEGER_TYPES = {
   uint8: { id: 0, bytes: 1, isSigned: false },
@@ -25,7 +25,9 @@ export type GgufInputValue =
   | { readonly type: "string"; readonly value: string }
   | { readonly type: "array"; readonly of: NumberType; readonly value: Iterable<number | bigint> }
   | { readonly type: "array"; readonly of: "bool"; readonly value: Iterable<boolean> }
-  | { readonly type: "array"; readonly of: "string"; readonly value: Iterable<string> };
+  | { readonly type: "array"; readonly of: "string"; readonly value: Iterable<string> }
+  /** A whole entry of another file, with its key. */
+  | { readonly type: "entry"; readonly bytes: Uint8Array };
 
 type ElementType = NumberType | "bool" | "string";
 
@@ -34,6 +36,7 @@ type ElementType = NumberType | "bool" | "string";
  * @throws {TypeError | RangeError} when the value is not of its type, or out of its range
  */
 export function encodeEntry(key: string, input: GgufInputValue): Uint8Array {
+  if (input.type === "entry") return input.bytes;
   const name = encodeString(key);
   if (input.type !== "array")
     return Buffer.concat([name, uint32(idOf(input.type)), encodeElement(key, input.type, input.value)]);
