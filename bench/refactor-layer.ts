@@ -2,13 +2,22 @@
 // fewer tokens and with fewer experts, and extrapolates.
 //
 //   npm run bench:refactor -- [--shape smollm2|qwen-0.5b|qwen-1.5b|1b|7b] [--domains 2] [--tokens 2048] [--threads 2]
+//   npm run bench:refactor -- --shape qwen-1.5b --model FILE takes the weights of a file of that shape
 
 import { parseArgs } from "node:util";
-import type { Model, TensorStore } from "@readme-moe/model";
+import { type Model, openModel, type TensorStore } from "@readme-moe/model";
 import { parseConfig } from "../packages/model/src/config/parse-config.ts";
 import { fitLayer } from "../test/support/fit-layer.ts";
 import { layerSource, readDense } from "../packages/refactor/src/layers/layer-graphs.ts";
-import { addErrors, runDense, runExperts, runMoments, TokenStream } from "../packages/refactor/src/layers/run-layer.ts";
+import {
+  type Batch,
+  type Goal,
+  goalOfBatch,
+  runDense,
+  runExperts,
+  runMoments,
+  TokenStream,
+} from "../packages/refactor/src/layers/run-layer.ts";
 import { Products } from "../packages/refactor/src/linear-algebra/matrix.ts";
 
 const SHAPES = {
@@ -18,6 +27,8 @@ const SHAPES = {
   "1b": { hidden: 2048, ffn: 8192, layers: 16, heads: 32, kvHeads: 8, headSize: 64 }, // Llama 3.2
   "7b": { hidden: 4096, ffn: 11_008, layers: 32, heads: 32, kvHeads: 32, headSize: 128 }, // Llama 2
 } as const;
+
+type Range = { readonly from: number; readonly to: number };
 
 // Refactoring that is extrapolated to.
 const FULL = { domains: 7, tokens: 16_384, costShare: 1 / 3, staticShare: 1 / 4 };
@@ -29,13 +40,14 @@ const { values } = parseArgs({
     domains: { type: "string", default: "2" },
     tokens: { type: "string", default: "2048" },
     threads: { type: "string", default: "2" },
+    model: { type: "string" },
   },
 });
 const shape = SHAPES[values.shape as keyof typeof SHAPES];
 if (shape === undefined) throw new TypeError(`Expected --shape to be one of ${Object.keys(SHAPES).join(", ")}`);
 const [numDomains, tokens, threads] = [Number(values.domains), Number(values.tokens), Number(values.threads)];
 
-const model = randomModel();
+const model = values.model === undefined ? randomModel() : await openModel(values.model);
 const texts = Array.from({ length: numDomains }, (_, domain) =>
   Array.from({ length: tokens / SEQUENCE_TOKENS }, (_sequence, sequence) =>
     Int32Array.from({ length: SEQUENCE_TOKENS }, (_token, token) => (token * 31 + sequence * 7 + domain * 101) % 500),
@@ -43,11 +55,10 @@ const texts = Array.from({ length: numDomains }, (_, domain) =>
 );
 const stream = new TokenStream(model.config, texts, 1024);
 const products = await Products.open(threads);
-const source = layerSource(model, 0);
+const source = layerSource(model, values.model === undefined ? 0 : 1);
 const pass = { source, stream, options: { threads } };
 const dense = await stream.embed(model);
 const fitted = dense.slice();
-const costs = new Float32Array(stream.numTokens * numDomains);
 
 const times: Record<string, { readonly ms: number; readonly cpuMs: number }> = {};
 const { goal } = await timed("dense pass", () => runDense(pass, dense, 0.5));
@@ -62,9 +73,9 @@ const settings = {
   ridge: 1e-3,
 } as const;
 const layer = await timed("fit", () => fitLayer(moments, { dense: down, settings, products }));
-const errors = { share: 0.5, costs, wants: () => true };
-await timed("errors", () => addErrors(pass, { attended: fitted, goal }, layer, errors));
-await timed("experts", () => runExperts(pass, fitted, layer, (domain) => domain));
+const goalOf = (batch: Batch): Goal => goalOfBatch(stream, goal, batch);
+await timed("errors", () => runExperts(pass, fitted, layer, { goalOf, share: 0.5 }));
+await timed("experts", () => runExperts(pass, fitted, layer, { routesOf: ({ domain }) => domain }));
 await products.dispose();
 report();
 
@@ -113,17 +124,23 @@ function randomModel(): Pick<Model, "config" | "weights"> {
   const noise = Float32Array.from({ length: 65_521 }, (_, i) => Math.sin(i * i * 12.9898));
   const { hidden, ffn, heads, kvHeads, headSize } = shape;
   const shapes = new Map<string, readonly number[]>();
+  const floatsOf = (name: string, range?: Range): Float32Array => {
+    const [height = 1, columns = 1] = shapes.get(name) ?? [];
+    const { from, to } = range ?? { from: 0, to: height };
+    const scale = name.endsWith("norm") ? 0 : 1 / Math.sqrt(columns);
+    const offset = name.length * 7919 + from * columns;
+    return Float32Array.from({ length: (to - from) * columns }, (_, i) =>
+      scale === 0 ? 1 : scale * (noise[(i + offset + ((i + offset) >> 9)) % noise.length] as number),
+    );
+  };
   const store = {
     path: "random",
-    info: (name: string) => ({ name, type: "F32", shape: shapes.get(name) ?? [] }),
-    readFloats: async (name: string) => {
-      const [rows = 1, columns = 1] = shapes.get(name) ?? [];
-      const scale = name.endsWith("norm") ? 0 : 1 / Math.sqrt(columns);
-      const offset = name.length * 7919;
-      return Float32Array.from({ length: rows * columns }, (_, i) =>
-        scale === 0 ? 1 : scale * (noise[(i + offset + (i >> 9)) % noise.length] as number),
-      );
+    info: (name: string) => {
+      const own = shapes.get(name) ?? [];
+      return { name, type: "F32", shape: own, byteLength: 4 * own.reduce((product, size) => product * size, 1) };
     },
+    readFloats: async (name: string, range?: Range) => floatsOf(name, range),
+    readBytes: async (name: string, range?: Range) => new Uint8Array(floatsOf(name, range).buffer),
   } as unknown as TensorStore;
   const ref = (name: string, ...size: readonly number[]) => {
     shapes.set(name, size);

@@ -27,9 +27,9 @@ describe("scales", () => {
   const sizes = { numLayers: 2, hiddenSize: 3, intermediateSize: 4 };
   const layer = { attention: [1, 1, 1], ffn: [1, 1, 16], neurons: [0, 4, 4, 64] };
   const squares = [layer, { ...layer, ffn: [5, 5, 5] }].map(({ attention, ffn, neurons }) => ({
-    attention: Float64Array.from(attention),
-    ffn: Float64Array.from(ffn),
-    neurons: Float64Array.from(neurons),
+    attention: Float32Array.from(attention),
+    ffn: Float32Array.from(ffn),
+    neurons: Float32Array.from(neurons),
   }));
   const scales = inputScales(squares, sizes);
   const of = (name: string, neurons?: number[]) => {

@@ -468,6 +468,32 @@ static napi_value end(napi_env env, napi_callback_info info) {
   return NULL;
 }
 
+/** writeStream(kernel, Float32Array): see `kernel_write_stream`. */
+static napi_value write_stream(napi_env env, napi_callback_info info) {
+  napi_value values[2];
+  void *rows;
+  size_t length;
+  if (!arguments(env, info, 2, values) || !elements(env, values[1], napi_float32_array, &rows, &length))
+    return throw_range(env, "Expected a kernel and rows");
+  Opened *opened = opened_of(env, values[0]);
+  const char *error = opened && has_begun(env, opened) ? kernel_write_stream(opened->kernel, rows, length) : NULL;
+  return error ? throw_range(env, error) : NULL;
+}
+
+/** readStates(kernel, states, Float32Array): see `kernel_read_states`. */
+static napi_value read_states(napi_env env, napi_callback_info info) {
+  napi_value values[3];
+  int32_t states;
+  void *rows;
+  size_t length;
+  if (!arguments(env, info, 3, values) || napi_get_value_int32(env, values[1], &states) != napi_ok || states < STATES_STREAM ||
+      states > STATES_GATED || !elements(env, values[2], napi_float32_array, &rows, &length))
+    return throw_range(env, "Expected a kernel, states and room for them");
+  Opened *opened = opened_of(env, values[0]);
+  const char *error = opened ? kernel_read_states(opened->kernel, (States)states, rows, length) : NULL;
+  return error ? throw_range(env, error) : NULL;
+}
+
 /** place(kernel, layer, expert, Uint8Array): see `kernel_place`. An empty array removes the weights. */
 static napi_value place(napi_env env, napi_callback_info info) {
   napi_value values[4];
@@ -544,7 +570,7 @@ NAPI_MODULE_INIT() {
       {"instructionSets", instruction_sets}, {"open", open_kernel}, {"openPages", open_pages}, {"closePages", close_pages},
       {"readPage", read_page}, {"writePage", write_page},
       {"rotary", set_rotary}, {"step", step}, {"begin", begin}, {"runLayers", run_layers}, {"routeLayer", route_layer},
-      {"feedLayer", feed_layer}, {"end", end},
+      {"feedLayer", feed_layer}, {"end", end}, {"writeStream", write_stream}, {"readStates", read_states},
       {"place", place}, {"placeLora", place_lora}, {"readLogits", read_logits}, {"close", close_kernel},
       {"returnFreeMemory", return_free_memory}, {"newWeights", new_weights}, {"writeWeights", write_weights}, {"packRows", pack_rows},
 #ifndef _WIN32

@@ -128,6 +128,9 @@ typedef struct {
 
 typedef struct Kernel Kernel;
 
+/** Rows inside a step: the residual stream; of its last layer's FFN the outputs, and the inputs of its last product. */
+typedef enum { STATES_STREAM, STATES_UPDATE, STATES_GATED } States;
+
 /** Memory that a host lends: the unit of an expert, by the index of its first tensor; the lora of a slot. */
 typedef enum { LENT_UNIT, LENT_LORA } Lent;
 
@@ -186,6 +189,18 @@ const int32_t *kernel_chosen(const Kernel *kernel, size_t *length);
 const char *kernel_feed(Kernel *kernel, int32_t layer);
 /** Computes the results of a step whose layers have all run. @returns NULL, or the missing part */
 const char *kernel_end(Kernel *kernel);
+/**
+ * Sets the rows of the stream `[numRows][hiddenSize]` that a step begins with in place of its tokens' embeddings.
+ * @returns NULL, or the part of the arguments that does not fit
+ */
+const char *kernel_write_stream(Kernel *kernel, const float *rows, size_t length);
+/**
+ * Copies rows of the last step, `[numRows][width]` in its order: behind layers that have run, or behind its end. The stream
+ * lacks the last FFN's outputs until the step has ended. Outputs and inputs are those of an FFN that all rows use, without
+ * experts. In the model's last layer only rows with wanted logits are computed, and the others are left as they are.
+ * @returns NULL, or the part of the arguments that does not fit
+ */
+const char *kernel_read_states(const Kernel *kernel, States states, float *rows, size_t length);
 /**
  * Sets the weights of one layer of one expert: its range of the file, anywhere in memory at a multiple of 64 bytes.
  * @param unit - NULL removes the weights @returns NULL, or the part of the arguments that does not fit

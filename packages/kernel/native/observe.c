@@ -1,4 +1,4 @@
-// Statistics of the inputs of products, which determine how weights are packed.
+// Insight into steps: statistics of the inputs of products, and rows between layers, which a caller may replace.
 
 #include "memory.h"
 #include "phases.h"
@@ -59,4 +59,33 @@ void observe_experts(Kernel *kernel, Member *member, const Feed *feed) {
     }
   }
   team_next_phase(member);
+}
+
+const char *kernel_write_stream(Kernel *kernel, const float *rows, size_t length) {
+  size_t hidden = (size_t)kernel->model.hiddenSize, width = (size_t)kernel->hiddenWidth;
+  if (!kernel->step || kernel->toLayer > 0 || kernel->isRouted) return "a step that has just begun";
+  if (length != (size_t)kernel->step->numRows * hidden) return "rows of the stream";
+  for (size_t row = 0; row < (size_t)kernel->step->numRows; row++) {
+    memcpy(kernel->stream + row * width, rows + row * hidden, hidden * 4);
+    memset(kernel->stream + row * width + hidden, 0, (width - hidden) * 4);
+  }
+  kernel->hasStream = 1;
+  return NULL;
+}
+
+const char *kernel_read_states(const Kernel *kernel, States states, float *rows, size_t length) {
+  size_t numRows = (size_t)kernel->begun.numRows, hidden = (size_t)kernel->model.hiddenSize, stride = (size_t)kernel->hiddenWidth, width = hidden;
+  if (kernel->toLayer == 0 || kernel->isRouted) return "layers that have run";
+  const Layer *layer = &kernel->layers[kernel->toLayer - 1];
+  if (states != STATES_STREAM && (!layer->down || layer->experts)) return "a layer without experts";
+  if (states == STATES_GATED) width = (size_t)layer->down->numIn, stride = (size_t)kernel->gated.width;
+  if (length != numRows * width) return "room for the rows";
+  const float *from = states == STATES_STREAM ? kernel->stream : states == STATES_UPDATE ? kernel->update : kernel->gated.floats;
+  int isLast = kernel->toLayer == kernel->model.numLayers;
+  const Groups *groups = isLast ? &kernel->wanted : &kernel->all;
+  for (int32_t place = 0; place < groups->numRows; place++) {
+    size_t row = (size_t)(isLast ? kernel->active[groups->rows[place]] : groups->rows[place]);
+    memcpy(rows + row * width, from + (states == STATES_STREAM ? row : (size_t)place) * stride, width * 4);
+  }
+  return NULL;
 }

@@ -147,6 +147,8 @@ struct Kernel {
   LayerPart part;
   /** Whether the experts of the next layer are chosen. */
   int32_t isRouted;
+  /** Whether the step began with rows of the stream, not with tokens. */
+  int32_t hasStream;
   /** Whether the step's results are computed after these layers. */
   int32_t computesResults;
 };

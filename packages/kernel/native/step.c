@@ -22,7 +22,7 @@ static void attend_layer(Kernel *kernel, int index, Member *member) {
   EACH_TASK(member, place, kernel->step->numRows) {
     int row = kernel->all.rows[place];
     if (before) end_layer(kernel, before, row, place);
-    else look_up(kernel, kernel->step->tokens[row], kernel->stream + (size_t)row * kernel->hiddenWidth);
+    else if (!kernel->hasStream) look_up(kernel, kernel->step->tokens[row], kernel->stream + (size_t)row * kernel->hiddenWidth);
     norm_row(kernel, row, row, layer->attentionNorm);
   }
   team_next_phase(member);
@@ -157,6 +157,7 @@ const char *kernel_begin(Kernel *kernel, const Step *step) {
   kernel->step = &kernel->begun;
   kernel->toLayer = 0;
   kernel->isRouted = 0;
+  kernel->hasStream = 0;
   kernel->numActive = 0;
   kernel->firstKept = (step->numWanted - 1) / LOGIT_ROWS * LOGIT_ROWS;
   kernel->endKept = step->numWanted;

@@ -66,6 +66,12 @@ EXPORT(feed_layer) const char *feed_layer(Kernel *kernel, int32_t layer) { retur
 
 EXPORT(end) const char *end(Kernel *kernel) { return kernel_end(kernel); }
 
+EXPORT(write_stream) const char *write_stream(Kernel *kernel, const float *rows, size_t length) { return kernel_write_stream(kernel, rows, length); }
+
+EXPORT(read_states) const char *read_states(const Kernel *kernel, int32_t states, float *rows, size_t length) {
+  return kernel_read_states(kernel, (States)states, rows, length);
+}
+
 EXPORT(place) const char *place(Kernel *kernel, int32_t layer, int32_t expert, const uint8_t *unit, size_t bytes) {
   return kernel_place(kernel, layer, expert, unit, bytes);
 }

@@ -3,13 +3,8 @@
 import type { InputStatistics } from "@readme-moe/model";
 import { type DescribedModel, describeModel } from "./describe-model.ts";
 import { type DecoderDescription, expertsOf, type LayerDescription } from "./description.ts";
-import type { Kernel } from "./kernel.ts";
-import { KV_PAGE_TOKENS } from "./kv/page-pool.ts";
-import { type KernelChoice, openKernel } from "./open-kernel.ts";
-import { packedFloats, packIdentity } from "./pack/pack-tables.ts";
-import { fill, layOut, packedFile } from "./pack/packed-file.ts";
-import { bytesOf, type PackedTensor } from "./pack/block-types.ts";
-import { anglesOf, encodeStep, type StepRows } from "./step-request.ts";
+import { LayerPiece, productsOf } from "./layer-piece.ts";
+import type { KernelChoice } from "./open-kernel.ts";
 
 /** Options of `calibrateModel`. */
 export interface CalibrateOptions extends KernelChoice {
@@ -81,49 +76,29 @@ class LayerWalk {
   }
 
   async #advance(): Promise<void> {
-    this.#stream ??= await embed(this.#model, await this.#read());
-    const { threads, pieceBytes = PIECE_BYTES } = this.#options;
-    const layers = pieceOf(this.#whole.layers.slice(this.#nextLayer), pieceBytes);
-    const description = describePiece(this.#whole, layers, this.#stream.rows);
-    const { maxPositions } = this.#stream;
-    const sizes = { threads, maxRows: Math.max(STEP_ROWS, maxPositions), maxPositions };
-    const bytes = await fill(new Uint8Array(layOut(description).numBytes), packedFile(description));
-    const kernel = openKernel(bytes, sizes, this.#options);
-    try {
-      this.#run(kernel, layers, description, this.#stream);
-    } finally {
-      await kernel.close();
-    }
-    this.#nextLayer += layers.length;
-  }
-
-  /** Runs all sequences through the layers of an open piece. */
-  #run(kernel: Kernel, layers: readonly LayerDescription[], description: DecoderDescription, stream: Stream): void {
+    const stream = (this.#stream ??= await embed(this.#model, await this.#read()));
     const { config } = this.#model;
-    const { vocabSize } = description;
-    const { maxPositions } = stream;
-    const numPages = STEP_ROWS + Math.ceil(maxPositions / KV_PAGE_TOKENS);
-    for (const [place, set] of angleSetsOf(layers).entries()) {
-      kernel.setAngles(place, 0, anglesOf(config.ropes[set]!, config.rotatedSize, 0, maxPositions));
-    }
-    const pages = kernel.openPages(numPages, "fp16");
+    const { pieceBytes = PIECE_BYTES, ...options } = this.#options;
+    const from = this.#nextLayer;
+    const to = from + numLayersOf(this.#whole.layers.slice(from), pieceBytes);
+    const maxPositions = Math.max(...stream.sequences.map(({ tokenIds }) => tokenIds.length));
+    const sizes = { maxRows: Math.max(STEP_ROWS, maxPositions), maxPositions, kvPrecision: "fp16" as const };
+    const piece = await LayerPiece.open(this.#whole, config, { ...options, ...sizes, from, to });
     try {
       let firstRow = 0;
       for (const sequences of stepsOf(stream.sequences)) {
         const numRows = numTokensOf(sequences);
-        const results = roomOf(numRows, vocabSize, layers);
-        kernel.step(pages, encodeStep(rowsOf(sequences, firstRow), 1, numRows), results);
-        for (let row = 0; row < numRows; row++) {
-          const from = row * vocabSize;
-          const own = results.fullLogits.subarray(from, from + config.hiddenSize);
-          stream.rows.set(own, (firstRow + row) * config.hiddenSize);
-        }
-        this.#add(results.inputSquares, layers);
+        const rows = stream.rows.subarray(firstRow * config.hiddenSize, (firstRow + numRows) * config.hiddenSize);
+        const inputSquares = new Float32Array(numInputsOf(piece.layers));
+        const lengths = sequences.map(({ tokenIds, experts }) => ({ numTokens: tokenIds.length, experts }));
+        piece.run(rows, lengths, { inputSquares });
+        this.#add(inputSquares, piece.layers);
         firstRow += numRows;
       }
     } finally {
-      pages.close();
+      await piece.close();
     }
+    this.#nextLayer = to;
   }
 
   #add(inputSquares: Float32Array, layers: readonly LayerDescription[]): void {
@@ -144,32 +119,17 @@ interface Stream {
   readonly sequences: readonly CalibrationTokens[];
   /** `[tokens, hiddenSize]` */
   readonly rows: Float32Array;
-  /** Length of the longest sequence. */
-  readonly maxPositions: number;
 }
 
-/** Lists a layer's products with the lengths of their inputs, in the order of `StepResults.inputSquares`. */
-function productsOf(name: string, layer: LayerDescription) {
-  const { query, attentionOutput, shared } = layer;
-  const hiddenSize = query.numIn;
-  const ofExperts = expertsOf(layer).flatMap(({ down }, expert) => [
-    [`${name}.ffn.${expert}`, hiddenSize] as const,
-    [`${name}.ffn.${expert}.down`, down.numIn] as const,
-  ]);
-  return [
-    [`${name}.attention.qkv`, hiddenSize],
-    [`${name}.attention.output`, attentionOutput.numIn],
-    [`${name}.ffn`, hiddenSize],
-    ...(shared ? [[`${name}.ffn.down`, shared.down.numIn] as const] : []),
-    ...ofExperts,
-  ] as const;
-}
-
-/** Takes as many of the first layers as fit a piece. */
-function pieceOf(layers: readonly LayerDescription[], pieceBytes: number): readonly LayerDescription[] {
+/** Counts the first layers that fit a piece, at least one. */
+function numLayersOf(layers: readonly LayerDescription[], pieceBytes: number): number {
   let bytes = 0;
   const end = layers.findIndex((layer) => (bytes += bytesOfLayer(layer)) > pieceBytes);
-  return end === -1 ? layers : layers.slice(0, Math.max(1, end));
+  return end === -1 ? layers.length : Math.max(1, end);
+}
+
+function numInputsOf(layers: readonly LayerDescription[]): number {
+  return layers.flatMap((layer) => productsOf("", layer)).reduce((sum, [, numIn]) => sum + numIn, 0);
 }
 
 function bytesOfLayer(layer: LayerDescription): number {
@@ -198,38 +158,6 @@ function stepsOf(sequences: readonly CalibrationTokens[]): CalibrationTokens[][]
   return steps;
 }
 
-/** Makes rows of successive sequences, from row `firstRow` of the stream on, with all their logits. */
-function rowsOf(sequences: readonly CalibrationTokens[], firstRow: number): StepRows[] {
-  let [row, page, place] = [firstRow, 0, 0];
-  return sequences.map(({ tokenIds: { length }, experts }): StepRows => {
-    const numPages = Math.ceil(length / KV_PAGE_TOKENS);
-    const tokens = Array.from({ length }, (_, index) => index);
-    const rows = {
-      tokenIds: tokens.map((index) => row + index),
-      experts,
-      position: 0,
-      pages: Array.from({ length: numPages }, (_, index) => page + index),
-      logitsOf: tokens,
-      fullPlaces: tokens.map((index) => place + index),
-    };
-    row += length;
-    page += numPages;
-    place += length;
-    return rows;
-  });
-}
-
-function roomOf(numRows: number, vocabSize: number, layers: readonly LayerDescription[]) {
-  const numInputs = layers.flatMap((layer) => productsOf("", layer)).reduce((sum, [, numIn]) => sum + numIn, 0);
-  return {
-    candidateIds: new Int32Array(numRows),
-    logits: new Float32Array(2 * numRows),
-    sums: new Float64Array(2 * numRows),
-    fullLogits: new Float32Array(numRows * vocabSize),
-    inputSquares: new Float32Array(numInputs),
-  };
-}
-
 async function embed({ weights, config }: DescribedModel, sequences: readonly CalibrationTokens[]): Promise<Stream> {
   const { store, name } = weights.embedding;
   const rows = new Float32Array(numTokensOf(sequences) * config.hiddenSize);
@@ -240,50 +168,5 @@ async function embed({ weights, config }: DescribedModel, sequences: readonly Ca
       index * config.hiddenSize,
     );
   }
-  return { sequences, rows, maxPositions: Math.max(...sequences.map(({ tokenIds }) => tokenIds.length)) };
-}
-
-// A few layers as a separate model, whose "tokens" are rows of the residual stream and whose "logits" are its outputs.
-
-/** Lists the sets of angles that layers use. A piece numbers them anew, by their place in this list. */
-function angleSetsOf(layers: readonly LayerDescription[]): readonly number[] {
-  const sets = layers.map(({ angleSet }) => angleSet).filter((set) => set !== undefined);
-  return Array.from(new Set(sets)).sort((a, b) => a - b);
-}
-
-/**
- * Describes layers that map rows of the stream to rows of the stream.
- *
- * @param whole - the model of the layers
- * @param stream - `[numRows, hiddenSize]`: row i is looked up as token i
- * @returns a model whose first `hiddenSize` logits are the stream after its last layer
- */
-function describePiece(
-  whole: DecoderDescription,
-  layers: readonly LayerDescription[],
-  stream: Float32Array,
-): DecoderDescription {
-  const { hiddenSize } = whole;
-  const angleSets = angleSetsOf(layers);
-  const numbered = (set: number | undefined): number | undefined =>
-    set === undefined ? undefined : angleSets.indexOf(set);
-  const vocabSize = Math.max(stream.length / hiddenSize, hiddenSize);
-  return {
-    ...whole,
-    vocabSize,
-    numLogits: undefined,
-    embeddingScale: 1,
-    logitScale: 1,
-    embedding: streamTable(stream, vocabSize, hiddenSize),
-    layers: layers.map((layer) => ({ ...layer, angleSet: numbered(layer.angleSet) })),
-    finalNorm: undefined,
-    head: packIdentity(vocabSize, hiddenSize),
-  };
-}
-
-function streamTable(stream: Float32Array, numOut: number, numIn: number): PackedTensor {
-  return packedFloats("float-table", { numOut, numIn, weightBytes: numOut * numIn * 4 }, async function* () {
-    yield bytesOf(stream);
-    yield new Uint8Array((numOut * numIn - stream.length) * 4);
-  });
+  return { sequences, rows };
 }

@@ -29,12 +29,14 @@ export {
 } from "./description.ts";
 export { loraBytes, loraFactors, type LoraFactors, type LoraPrecision, packLora } from "./pack/pack-lora.ts";
 export { type DescribedModel, describeModel, describeRouter, precisionOf } from "./describe-model.ts";
+export { LayerPiece, type PieceOptions, type PieceSequence, type PieceStates } from "./layer-piece.ts";
 export {
   KEPT_LOGITS_ROWS,
   type Kernel,
   type KernelKind,
   type KernelPages,
   type KernelSizes,
+  type LayerStates,
   type StepResults,
 } from "./kernel.ts";
 export {

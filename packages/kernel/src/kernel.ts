@@ -42,6 +42,10 @@ export interface StepResults {
   readonly inputSquares?: Float32Array | undefined;
 }
 
+/** Rows inside a step, in the order of `States` in `native/kernel.h`. */
+export const LAYER_STATES = ["stream", "update", "gated"] as const;
+export type LayerStates = (typeof LAYER_STATES)[number];
+
 /** Runs steps of one packed model. Calls block their thread. */
 export interface Kernel {
   readonly info: KernelInfo;
@@ -81,6 +85,22 @@ export interface Kernel {
   feedLayer(layer: number): void;
   /** Computes the results of a step whose layers have all run. */
   endStep(): void;
+  /**
+   * Sets the rows of the residual stream that a step begins with in place of its tokens' embeddings.
+   *
+   * @param rows - `[rows, hiddenSize]` @throws {RangeError} on another length, or when layers of the step have run
+   */
+  writeStream(rows: Float32Array): void;
+  /**
+   * Copies rows of the last step, in its order, behind the layers that have run or behind its end. In the model's last
+   * layer only rows whose logits are wanted are computed, and the others are left as they are.
+   *
+   * @param states - the residual stream, which lacks the last FFN's outputs until the step has ended; that FFN's outputs;
+   *   or the inputs of its last product. The last two are of an FFN without experts.
+   * @param rows - `[rows, hiddenSize]`, of gated inputs `[rows, neurons]`
+   * @throws {RangeError} on another length, when no layer has run, or when the layer has experts
+   */
+  readStates(states: LayerStates, rows: Float32Array): void;
   /**
    * Sets the weights of one layer of one expert, in a kernel whose experts are streamed: its range of the packed file.
    * Steps that need them are refused once the array's buffer has shrunk or moved.

@@ -5,7 +5,14 @@ import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
 import { arch, platform } from "node:process";
 import type { KernelInfo } from "@readme-moe/core";
-import type { Kernel, KernelPages, KernelSizes, StepResults } from "./kernel.ts";
+import {
+  type Kernel,
+  type KernelPages,
+  type KernelSizes,
+  LAYER_STATES,
+  type LayerStates,
+  type StepResults,
+} from "./kernel.ts";
 import { KV_PRECISIONS, type KvPrecision } from "./kv/kv-shape.ts";
 import type { PackedPiece, RowsToPack } from "./pack/block-types.ts";
 
@@ -45,6 +52,8 @@ export interface Addon {
   routeLayer(kernel: unknown, layer: number): Int32Array;
   feedLayer(kernel: unknown, layer: number): void;
   end(kernel: unknown): void;
+  writeStream(kernel: unknown, rows: Float32Array): void;
+  readStates(kernel: unknown, states: number, rows: Float32Array): void;
   place(kernel: unknown, layer: number, expert: number, unit: Uint8Array): void;
   placeLora(kernel: unknown, slot: number, lora: Uint8Array): void;
   readLogits(kernel: unknown, wanted: number, logits: Float32Array): boolean;
@@ -186,6 +195,14 @@ class NativeKernel implements Kernel {
 
   endStep(): void {
     this.#addon.end(this.#handle);
+  }
+
+  writeStream(rows: Float32Array): void {
+    this.#addon.writeStream(this.#handle, rows);
+  }
+
+  readStates(states: LayerStates, rows: Float32Array): void {
+    this.#addon.readStates(this.#handle, LAYER_STATES.indexOf(states), rows);
   }
 
   placeUnit(layer: number, expert: number, unit: Uint8Array = NO_BYTES): void {

@@ -19,6 +19,8 @@ interface WasmExports {
   chosen(kernel: number, length: number): number;
   feed_layer(kernel: number, layer: number): number;
   end(kernel: number): number;
+  write_stream(kernel: number, rows: number, length: number): number;
+  read_states(kernel: number, states: number, rows: number, length: number): number;
   place(kernel: number, layer: number, expert: number, unit: number, bytes: number): number;
   place_lora(kernel: number, slot: number, bytes: number, length: number): number;
   release(memory: number): void;

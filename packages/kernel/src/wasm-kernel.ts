@@ -3,7 +3,14 @@
 import { closeSync, openSync, readSync, statSync } from "node:fs";
 import { Worker } from "node:worker_threads";
 import type { KernelInfo } from "@readme-moe/core";
-import type { Kernel, KernelPages, KernelSizes, StepResults } from "./kernel.ts";
+import {
+  type Kernel,
+  type KernelPages,
+  type KernelSizes,
+  LAYER_STATES,
+  type LayerStates,
+  type StepResults,
+} from "./kernel.ts";
 import { KV_PRECISIONS, type KvPrecision } from "./kv/kv-shape.ts";
 import {
   FIRST_PAGES,
@@ -213,6 +220,25 @@ class WasmKernel implements Kernel {
     this.#begun = undefined;
   }
 
+  writeStream(rows: Float32Array): void {
+    this.#resultsOfBegun();
+    const { exports, memory } = this.#calls;
+    const at = this.#room.states.of(rows.byteLength);
+    new Float32Array(memory.buffer, at, rows.length).set(rows);
+    this.#calls.check(exports.write_stream(this.#handle, at, rows.length));
+  }
+
+  readStates(states: LayerStates, rows: Float32Array): void {
+    this.#checkOpen();
+    const { exports, memory } = this.#calls;
+    const at = this.#room.states.of(rows.byteLength);
+    const room = (): Float32Array => new Float32Array(memory.buffer, at, rows.length);
+    // Rows that were not computed stay as they are.
+    room().set(rows);
+    this.#calls.check(exports.read_states(this.#handle, LAYER_STATES.indexOf(states), at, rows.length));
+    rows.set(room());
+  }
+
   /** @throws {TypeError | RangeError} when no step has begun, its pages are closed, or its results have no room now */
   #resultsOfBegun(): StepResults {
     this.#checkOpen();
@@ -318,6 +344,7 @@ class Room {
 class StepRoom {
   readonly request: Room;
   readonly full: Room;
+  readonly states: Room;
   readonly #ids: Room;
   readonly #logits: Room;
   readonly #calls: WasmCalls;
@@ -325,7 +352,7 @@ class StepRoom {
 
   constructor(calls: WasmCalls) {
     this.#calls = calls;
-    [this.request, this.full] = [new Room(calls), new Room(calls)];
+    [this.request, this.full, this.states] = [new Room(calls), new Room(calls), new Room(calls)];
     [this.#ids, this.#logits] = [new Room(calls), new Room(calls)];
   }
 

@@ -81,6 +81,20 @@ static void move_lora(Random *random, Kernel *kernel, const TestModel *model) {
   kernel_place_lora(kernel, slot, model->loras[slot], model->loraBytes[slot]);
 }
 
+/** Writes and reads rows inside a step, with room that fits in one of two cases. */
+static void try_states(Random *random, Kernel *kernel) {
+  States states = (States)random_in(random, STATES_STREAM, STATES_GATED);
+  const Layer *layer = &kernel->layers[kernel->toLayer > 0 ? kernel->toLayer - 1 : 0];
+  int32_t width = states == STATES_GATED && layer->down ? layer->down->numIn : kernel->model.hiddenSize;
+  size_t length = (size_t)(kernel->begun.numRows * width + (one_in(random, 2) ? 0 : random_in(random, -2, 2)));
+  if (length > SIZE_MAX / 8) length = 0;
+  float *rows = calloc(length, 4);
+  if (!rows) abort();
+  const char *error = one_in(random, 3) ? kernel_write_stream(kernel, rows, length) : kernel_read_states(kernel, states, rows, length);
+  if (!error && length != (size_t)(kernel->begun.numRows * width) && states != STATES_GATED) wrong("rows of another length were taken");
+  free(rows);
+}
+
 /** Begins a valid request and runs parts of it in any order, with experts of which some are missing. */
 static void try_parts(Random *random, const Opened *opened, const TestModel *model, const Request *valid) {
   Kernel *kernel = opened->kernel;
@@ -100,6 +114,7 @@ static void try_parts(Random *random, const Opened *opened, const TestModel *mod
   const char *error = kernel_begin_run(kernel, &opened->pages, numbers, valid->length, &results);
   for (int i = 0; i < 40 && !error; i++) {
     if (one_in(random, 10)) move_lora(random, kernel, model);
+    if (one_in(random, 3)) try_states(random, kernel);
     if (one_in(random, 20)) take_away(random, opened, numbers, valid->length, &results);
     int32_t layer = one_in(random, 4) ? edge_near(random, kernel->toLayer) : kernel->toLayer;
     switch (random_in(random, 0, kernel->filed ? 4 : 2)) {

@@ -1,17 +1,15 @@
 // How much each column of a product counts: an error in it costs in proportion to its inputs. Changes are
 // multiplied by these scales before rounding, so that columns with large inputs are rounded finer.
 
+import { calibrateModel, kernelThreads } from "@readme-moe/kernel";
 import { endOfTextId, type Model } from "@readme-moe/model";
 import { prepareDomain, type DomainText } from "../job/prepare-domain.ts";
-import { diagonalOf } from "../experts/moments.ts";
-import { layerSource } from "../layers/layer-graphs.ts";
-import { runProductInputs, TokenStream } from "../layers/run-layer.ts";
 
 /** Sums of squares, over tokens, of the inputs of a layer's products. */
 export interface InputSquares {
-  readonly attention: Float64Array; // [hiddenSize]
-  readonly ffn: Float64Array; // [hiddenSize]
-  readonly neurons: Float64Array; // [intermediateSize]
+  readonly attention: Float32Array; // [hiddenSize]
+  readonly ffn: Float32Array; // [hiddenSize]
+  readonly neurons: Float32Array; // [intermediateSize]
 }
 
 /** Sizes of the model that scales belong to. */
@@ -47,7 +45,7 @@ export function scaleShape({ numLayers, hiddenSize, intermediateSize }: ScaleSiz
   return [numLayers, 2 * hiddenSize + intermediateSize];
 }
 
-function codesOf(own: Float64Array): readonly number[] {
+function codesOf(own: Float32Array): readonly number[] {
   const mean = own.reduce((sum, square) => sum + square, 0) / own.length || 1;
   const shares = Array.from(own, (square) => Math.max(square / mean, LEAST_SHARE) ** POWER);
   const size = shares.reduce((sum, share) => sum + share, 0) / shares.length;
@@ -64,7 +62,6 @@ export function inputScales(squares: readonly InputSquares[], sizes: ScaleSizes)
 // Tokens per kind of text. Sums over some thousands of tokens change little with more.
 const TOKENS = 2048;
 const SEQUENCE_TOKENS = 256;
-const BATCH_TOKENS = 1024;
 const SEED = 1;
 
 /**
@@ -76,21 +73,22 @@ export async function measureScales(
   onLayer: (done: number) => void,
 ): Promise<InputScales> {
   const { tokenizer } = await base.loadText();
-  const { numLayers, intermediateSize, eosTokenIds } = base.config;
+  const { numLayers, eosTokenIds } = base.config;
   const endOfText = endOfTextId(tokenizer, eosTokenIds);
   const sizes = { calibrationTokens: TOKENS, routerTokens: 0, evaluationSequences: 1, sequenceTokens: SEQUENCE_TOKENS };
   const options = { ...sizes, endOfText, seed: SEED };
   const sequences = texts.map((text) => prepareDomain(text, tokenizer, options).calibration);
-  const stream = new TokenStream(base.config, sequences, BATCH_TOKENS);
-  const hidden = await stream.embed(base);
+  const tokens = sequences.flat().map((tokenIds) => ({ tokenIds: Array.from(tokenIds) }));
+  const statistics = calibrateModel(base, async () => tokens, { threads: kernelThreads() });
   const squares: InputSquares[] = [];
   for (let index = 0; index < numLayers; index++) {
     onLayer(index);
-    const { attention, ffn, gram } = await runProductInputs(
-      { source: layerSource(base, index), stream, options: {} },
-      hidden,
-    );
-    squares.push({ attention, ffn, neurons: diagonalOf(gram, intermediateSize) });
+    const layer = `layers.${index}`;
+    squares.push({
+      attention: await statistics.inputSquares(`${layer}.attention.qkv`),
+      ffn: await statistics.inputSquares(`${layer}.ffn`),
+      neurons: await statistics.inputSquares(`${layer}.ffn.down`),
+    });
   }
   return inputScales(squares, base.config);
 }

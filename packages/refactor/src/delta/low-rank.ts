@@ -122,9 +122,9 @@ export function squares(values: Float32Array | Float64Array): number {
 
 /** Diagonalises a symmetric matrix by Jacobi's rotations. Eigenvectors are rows. */
 function symmetricEigen({ rows: n, data }: Matrix): { readonly values: Float64Array; readonly vectors: Matrix } {
-  const a = data.slice();
-  const vectors = matrix(n, n);
-  for (let i = 0; i < n; i++) vectors.data[i * n + i] = 1;
+  const a = new Float64Array(data);
+  const turns = new Float64Array(n * n);
+  for (let i = 0; i < n; i++) turns[i * n + i] = 1;
   const total = squares(a);
   for (let sweep = 0; sweep < 30; sweep++) {
     let off = 0;
@@ -132,9 +132,9 @@ function symmetricEigen({ rows: n, data }: Matrix): { readonly values: Float64Ar
     if (off <= 1e-22 * total) break;
     // Entries so small that all of them together do not count; most are in the last sweep.
     const least = Math.sqrt((1e-23 * total) / (n * n));
-    for (let p = 0; p < n; p++) for (let q = p + 1; q < n; q++) rotate(a, vectors.data, [n, p, q], least);
+    for (let p = 0; p < n; p++) for (let q = p + 1; q < n; q++) rotate(a, turns, [n, p, q], least);
   }
-  return { values: Float64Array.from({ length: n }, (_, i) => a[i * n + i] ?? 0), vectors };
+  return { values: Float64Array.from({ length: n }, (_, i) => a[i * n + i] ?? 0), vectors: matrix(n, n, turns) };
 }
 
 /** Makes the entry at row `p`, column `q` zero, where it is larger than `least`. */

@@ -80,9 +80,11 @@ export async function matchNeurons(products: Products, expert: Matrix, dense: Ma
 }
 
 function squaredLengths({ rows, columns, data }: Matrix): Float64Array {
-  return Float64Array.from({ length: rows }, (_, row) =>
-    data.subarray(row * columns, (row + 1) * columns).reduce((sum, value) => sum + value * value, 0),
-  );
+  return new Float64Array(rows).map((_, row) => {
+    let sum = 0;
+    for (let at = row * columns; at < (row + 1) * columns; at++) sum += data[at]! ** 2;
+    return sum;
+  });
 }
 
 /** Writes a set of neurons below `count` as bits. */

@@ -126,11 +126,6 @@ function covariances(
   return whole;
 }
 
-/** Returns the diagonal of a Gram matrix stored as in `Moments`. */
-export function diagonalOf(half: Float32Array, size: number): Float64Array {
-  return new Float64Array(size).map((_, row) => half[rowStart(row, size)]!);
-}
-
 function subtractOuter(from: Float64Array, a: Float64Array, b: Float64Array): void {
   a.forEach((factor, i) => {
     const start = i * b.length;

@@ -1,23 +1,30 @@
-// Matrices in float64: products on the inference runtime, and inverses.
+// Matrices: products on the inference runtime, and inverses.
 
 import { GraphBuilder, type Graph } from "../graphs/graph-builder.ts";
 import * as operators from "../graphs/operators.ts";
-import { GraphSession, type Feeds, type GraphTensor } from "../graphs/session.ts";
+import { GraphSession, type GraphTensor } from "../graphs/session.ts";
 import { dependsOnThreads, transposedGemm } from "./deterministic-gemm.ts";
 
-/** Matrix of float64 in row-major order. */
+/** Matrix in row-major order, in float64 or rounded to float32. */
 export interface Matrix {
   readonly rows: number;
   readonly columns: number;
-  readonly data: Float64Array;
+  readonly data: Float64Array | Float32Array;
 }
 
 export function matrix(rows: number, columns: number, data?: ArrayLike<number>): Matrix {
   return { rows, columns, data: data ? new Float64Array(data) : new Float64Array(rows * columns) };
 }
 
-export function transposed({ rows, columns, data }: Matrix): Matrix {
-  const result = matrix(columns, rows);
+/** Makes a matrix of zeros in the precision of another one. */
+function alike({ data }: Matrix, rows: number, columns: number): Matrix {
+  const length = rows * columns;
+  return { rows, columns, data: data instanceof Float64Array ? new Float64Array(length) : new Float32Array(length) };
+}
+
+export function transposed(source: Matrix): Matrix {
+  const { rows, columns, data } = source;
+  const result = alike(source, columns, rows);
   for (let row = 0, at = 0; row < rows; row++) {
     for (let column = 0; column < columns; column++, at++) result.data[column * rows + row] = data[at]!;
   }
@@ -26,10 +33,11 @@ export function transposed({ rows, columns, data }: Matrix): Matrix {
 
 /** Copies the rows and columns with the given indices, in that order. */
 export function submatrix(source: Matrix, rows: ArrayLike<number>, columns: ArrayLike<number>): Matrix {
-  const result = matrix(rows.length, columns.length);
+  const result = alike(source, rows.length, columns.length);
+  const [from, to] = [source.data, result.data];
   for (let i = 0, at = 0; i < rows.length; i++) {
     const start = rows[i]! * source.columns;
-    for (let j = 0; j < columns.length; j++) result.data[at++] = source.data[start + columns[j]!]!;
+    for (let j = 0; j < columns.length; j++) to[at++] = from[start + columns[j]!]!;
   }
   return result;
 }
@@ -37,7 +45,7 @@ export function submatrix(source: Matrix, rows: ArrayLike<number>, columns: Arra
 /** Copies the rows with the given indices, in that order. */
 export function rowsOf(source: Matrix, rows: ArrayLike<number>): Matrix {
   const { columns } = source;
-  const result = matrix(rows.length, columns);
+  const result = alike(source, rows.length, columns);
   for (let i = 0; i < rows.length; i++) {
     const start = rows[i]! * columns;
     result.data.set(source.data.subarray(start, start + columns), i * columns);
@@ -86,7 +94,7 @@ function assemble(upperLeft: Matrix, corner: Matrix, lowerRight: Matrix): Matrix
   const half = upperLeft.rows;
   const width = lowerRight.rows;
   const n = half + width;
-  const result = matrix(n, n);
+  const result = alike(corner, n, n);
   const { data } = result;
   for (let i = 0; i < half; i++) {
     for (let j = 0; j < half; j++) data[i * n + j] = -upperLeft.data[i * half + j]!;
@@ -108,7 +116,7 @@ interface Range {
 }
 
 function block(a: Matrix, rows: Range, columns: Range): Matrix {
-  const result = matrix(rows.to - rows.from, columns.to - columns.from);
+  const result = alike(a, rows.to - rows.from, columns.to - columns.from);
   for (let i = 0; i < result.rows; i++) {
     const start = (rows.from + i) * a.columns;
     result.data.set(a.data.subarray(start + columns.from, start + columns.to), i * result.columns);
@@ -137,7 +145,7 @@ function symmetric(a: Matrix): Matrix {
 function invertSmall(a: Matrix): Matrix {
   const n = a.rows;
   const l = choleskyFactor(a);
-  const result = matrix(n, n);
+  const result = alike(a, n, n);
   const column = new Float64Array(n);
   for (let k = 0; k < n; k++) {
     column.fill(0);
@@ -183,35 +191,60 @@ interface Sessions {
   readonly turned: GraphSession;
 }
 
+type ProductType = "float64" | "float32";
+
 /**
- * Multiplies float64 matrices in the inference runtime, tens of times as fast as loops in JavaScript. Results are the
- * same for any number of threads up to 16.
+ * Multiplies matrices in the inference runtime, tens of times as fast as loops in JavaScript. Results are the same for
+ * any number of threads up to 16.
  */
 export class Products {
+  readonly #type: ProductType;
   readonly #multiply: Sessions;
   readonly #subtract: Sessions;
+  readonly #rounded: Products | undefined;
 
-  private constructor(multiply: Sessions, subtract: Sessions) {
+  private constructor(type: ProductType, [multiply, subtract]: readonly [Sessions, Sessions], rounded?: Products) {
+    this.#type = type;
     this.#multiply = multiply;
     this.#subtract = subtract;
+    this.#rounded = rounded;
   }
 
   static async open(threads?: number): Promise<Products> {
-    const open = async (subtracts: boolean): Promise<Sessions> => ({
-      plain: await GraphSession.open(productGraph(subtracts, false), { threads }),
-      turned: await GraphSession.open(productGraph(subtracts, true), { threads }),
+    const open = async (type: ProductType, subtracts: boolean): Promise<Sessions> => ({
+      plain: await GraphSession.open(productGraph(type, subtracts, false), { threads }),
+      turned: await GraphSession.open(productGraph(type, subtracts, true), { threads }),
     });
-    return new Products(await open(false), await open(true));
+    const both = async (type: ProductType) => [await open(type, false), await open(type, true)] as const;
+    return new Products("float64", await both("float64"), new Products("float32", await both("float32")));
+  }
+
+  /** Products in float32, at twice the speed. */
+  get rounded(): Products {
+    return this.#rounded ?? this;
   }
 
   /** Returns `a · b`. */
   async multiply(a: Matrix, b: Matrix): Promise<Matrix> {
-    return run(this.#multiply, a, b, {});
+    return this.#run(this.#multiply, a, b);
   }
 
   /** Returns `c - a · b`. */
   async subtract(c: Matrix, a: Matrix, b: Matrix): Promise<Matrix> {
-    return run(this.#subtract, a, b, { c: feed(c) });
+    return this.#run(this.#subtract, a, b, c);
+  }
+
+  async #run({ plain, turned }: Sessions, a: Matrix, b: Matrix, c?: Matrix): Promise<Matrix> {
+    const { rows, columns: inner } = a;
+    const { columns } = b;
+    const session = dependsOnThreads({ rows, columns, inner }) ? turned : plain;
+    const Numbers = this.#type === "float64" ? Float64Array : Float32Array;
+    const feed = (one: Matrix): GraphTensor => ({
+      data: one.data instanceof Numbers ? one.data : new Numbers(one.data),
+      dims: [one.rows, one.columns],
+    });
+    const { y } = await session.run({ a: feed(a), b: feed(b), ...(c ? { c: feed(c) } : {}) });
+    return { rows, columns, data: y?.data as Matrix["data"] };
   }
 
   async dispose(): Promise<void> {
@@ -219,26 +252,15 @@ export class Products {
       await plain.dispose();
       await turned.dispose();
     }
+    await this.#rounded?.dispose();
   }
 }
 
-function productGraph(subtracts: boolean, isTurned: boolean): Graph {
+function productGraph(type: ProductType, subtracts: boolean, isTurned: boolean): Graph {
   const g = new GraphBuilder(subtracts ? "subtract" : "multiply");
-  const [a, b] = [g.input("a", "float64", ["m", "k"]), g.input("b", "float64", ["k", "n"])];
-  const bias = subtracts ? g.input("c", "float64", ["m", "n"]) : undefined;
+  const [a, b] = [g.input("a", type, ["m", "k"]), g.input("b", type, ["k", "n"])];
+  const bias = subtracts ? g.input("c", type, ["m", "n"]) : undefined;
   const gemm = isTurned ? transposedGemm : Gemm;
-  g.output("y", gemm(g, a, b, { bias, transB: false, alpha: subtracts ? -1 : 1 }), "float64", ["m", "n"]);
+  g.output("y", gemm(g, a, b, { bias, transB: false, alpha: subtracts ? -1 : 1 }), type, ["m", "n"]);
   return g.build();
-}
-
-async function run({ plain, turned }: Sessions, a: Matrix, b: Matrix, more: Feeds): Promise<Matrix> {
-  const { rows, columns: inner } = a;
-  const { columns } = b;
-  const session = dependsOnThreads({ rows, columns, inner }) ? turned : plain;
-  const { y } = await session.run({ a: feed(a), b: feed(b), ...more });
-  return { rows, columns, data: y?.data as Float64Array };
-}
-
-function feed({ rows, columns, data }: Matrix): GraphTensor {
-  return { data, dims: [rows, columns] };
 }

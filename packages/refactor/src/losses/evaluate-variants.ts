@@ -3,22 +3,20 @@
 
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { type Model, openModel } from "@readme-moe/model";
+import { addInto } from "../experts/moments.ts";
 import type { LayerExperts } from "../experts/select.ts";
-import { floatOutput } from "../graphs/session.ts";
 import type { RefactorJob } from "../job/refactor-job.ts";
 import { readFamily } from "../job/work-folder.ts";
-import { expertGraph, layerSource } from "../layers/layer-graphs.ts";
+import { layerSource, type LayerSource } from "../layers/layer-graphs.ts";
 import {
-  addErrors,
+  type Batch,
   type Goal,
-  type LayerPass,
+  goalOfBatch,
   type PassOptions,
-  runAttention,
   runDense,
+  runExperts,
   TokenStream,
-  withSession,
 } from "../layers/run-layer.ts";
-import { pickRows } from "../linear-algebra/matrix.ts";
 import { errorShareOf } from "../options.ts";
 import { withKernelRouter } from "../router-training/routes.ts";
 import { crossEntropies, GraphPool, readWeight } from "../tuning/decoder.ts";
@@ -37,12 +35,12 @@ interface Variant {
   readonly routes: Uint16Array | "free";
   /** Indices of the sequences that take part. @default all */
   readonly sequences?: readonly number[] | undefined;
-  /** Receives the weighted squared distances from the target, `[tokens, experts]`, layer by layer. */
-  readonly onErrors?: ((errors: Float32Array) => void) | undefined;
+  /** Receives the weighted squared distances of a sequence from the target, `[tokens, experts]`, layer by layer. */
+  readonly onErrors?: ((sequence: number, errors: Float32Array) => void) | undefined;
 }
 
 interface EvaluationOptions extends PassOptions {
-  /** Share that the experts were fitted with, see `denseLayerGraph`. */
+  /** Share that the experts were fitted with, see `runDense`. */
   readonly errorShare: number;
   /** Whether the dense model is measured, too. @default true */
   readonly withDense?: boolean | undefined;
@@ -52,12 +50,14 @@ interface EvaluationOptions extends PassOptions {
 /** Mean losses by domain, in nats; `NaN` for domains without sequences. */
 export type DomainLosses = readonly number[];
 
-/** Hidden states of some sequences on their way through a model. */
-interface Walker {
+/** Variants of one family on their way through a model. */
+interface Walk {
   readonly family: Family;
-  readonly variant: Variant;
-  readonly sequences: readonly number[];
+  /** Sequences of all variants, one after another; the domain is the index of the variant. */
+  readonly stream: TokenStream;
   readonly hidden: Float32Array;
+  /** Sequences of each variant, as indices of the whole stream. */
+  readonly sequences: readonly (readonly number[])[];
 }
 
 /** @returns losses by `id` of each variant, and of `"dense"` */
@@ -71,28 +71,25 @@ async function evaluateVariants(
   const { withDense = true, errorShare } = options;
   const dense = await stream.embed(model);
   const everything = [...stream.sequences.keys()];
-  const chosen = families.flatMap((family) =>
-    family.variants.map((variant) => ({ family, variant, sequences: variant.sequences ?? everything })),
-  );
-  // All of them pass through one graph of attention.
-  const all = chosen.flatMap(({ sequences }) => sequences);
-  const together = new TokenStream(model.config, [all.map((index) => stream.sequences[index]!)], 1);
-  const hidden = stream.pick(dense, all);
-  let end = 0;
-  const walkers = chosen.map((one): Walker => {
-    const start = end;
-    end += one.sequences.length * stream.sequenceTokens * hiddenSize;
-    return { ...one, hidden: hidden.subarray(start, end) };
+  const walks = families.map((family): Walk => {
+    const sequences = family.variants.map((variant) => variant.sequences ?? everything);
+    const groups = sequences.map((own) => own.map((index) => stream.sequences[index]!));
+    return {
+      family,
+      sequences,
+      stream: new TokenStream(model.config, groups, 1),
+      hidden: stream.pick(dense, sequences.flat()),
+    };
   });
   let goal: Goal = { rows: new Float32Array(), weights: new Float32Array() };
   for (let index = 0; index < numLayers; index++) {
     const source = layerSource(model, index);
     if (withDense) ({ goal } = await runDense({ source, stream, options }, dense, errorShare));
-    await runAttention({ source, stream: together, options }, hidden);
-    for (const family of families) {
-      const pass = { source, stream, options };
-      const own = walkers.filter((walker) => walker.family === family);
-      await walkExperts(pass, { experts: await family.layer(index), goal, errorShare }, own);
+    for (const walk of walks) {
+      const experts = await walk.family.layer(index);
+      await walkExperts(walk, { source, options, experts }, (sequence) =>
+        goalOfBatch(stream, goal, { domain: 0, firstSequence: sequence, numSequences: 1 }),
+      );
     }
     options.onLayer?.(index + 1, numLayers);
   }
@@ -113,7 +110,15 @@ async function evaluateVariants(
       losses.set(id, means);
     };
     if (withDense) await lossesOf("dense", dense, everything);
-    for (const walker of walkers) await lossesOf(walker.variant.id, walker.hidden, walker.sequences);
+    for (const { family, sequences, hidden } of walks) {
+      let from = 0;
+      for (const [index, { id }] of family.variants.entries()) {
+        const own = sequences[index]!;
+        const to = from + own.length * stream.sequenceTokens * hiddenSize;
+        await lossesOf(id, hidden.subarray(from, to), own);
+        from = to;
+      }
+    }
     return losses;
   } finally {
     await pool.dispose();
@@ -139,51 +144,30 @@ async function meanLosses(
   return sums.map(({ nats, tokens }) => nats / tokens);
 }
 
-/** Runs the walkers of one family from the attention's output through their experts. */
+/** Runs the variants of one family through a layer. @param goalOf - finds the goal of a sequence */
 async function walkExperts(
-  { source, stream, options }: LayerPass,
-  layer: { readonly experts: LayerExperts; readonly goal: Goal; readonly errorShare: number },
-  walkers: readonly Walker[],
+  { family: { variants }, stream, hidden, sequences }: Walk,
+  layer: { readonly source: LayerSource; readonly options: EvaluationOptions; readonly experts: LayerExperts },
+  goalOf: (sequence: number) => Goal,
 ): Promise<void> {
-  const { experts, goal, errorShare: share } = layer;
-  const { hiddenSize, sequenceTokens } = stream;
-  const numExperts = experts.experts.length;
-  const routes = new Map<Walker, Uint16Array>();
-  for (const walker of walkers) {
-    const { routes: given, onErrors } = walker.variant;
-    if (given !== "free") routes.set(walker, pickRoutes(given, walker.sequences, sequenceTokens));
-    if (given !== "free" && !onErrors) continue;
-    // These walkers take all sequences.
-    const costs = new Float32Array(stream.numTokens * numExperts);
-    const inputs = { attended: walker.hidden, goal };
-    await addErrors({ source, stream, options }, inputs, experts, { share, costs, wants: () => true });
-    onErrors?.(costs);
-    if (given === "free") routes.set(walker, cheapestExperts(costs, numExperts));
-  }
-  for (const expert of experts.experts.keys()) {
-    await withSession(expertGraph(source, experts, expert), options, async (session) => {
-      for (const [{ hidden }, own] of routes) {
-        options.signal?.throwIfAborted();
-        const tokens = Int32Array.from(own.keys()).filter((token) => own[token] === expert);
-        if (tokens.length === 0) continue;
-        const rows = pickRows(hidden, tokens, hiddenSize);
-        const outputs = await session.run({ attended: { data: rows, dims: [tokens.length, hiddenSize] } });
-        const next = floatOutput(outputs, "hidden");
-        tokens.forEach((token, i) =>
-          hidden.set(next.subarray(i * hiddenSize, (i + 1) * hiddenSize), token * hiddenSize),
-        );
-      }
-      await nextTurn();
-    });
-  }
-}
-
-function pickRoutes(routes: Uint16Array, sequences: readonly number[], sequenceTokens: number): Uint16Array {
-  const picked = new Uint16Array(sequences.length * sequenceTokens);
-  sequences.forEach((index, place) => {
-    picked.set(routes.subarray(index * sequenceTokens, (index + 1) * sequenceTokens), place * sequenceTokens);
+  const { source, options, experts } = layer;
+  const { sequenceTokens } = stream;
+  const ids = sequences.flat();
+  const variantOf = ({ domain }: Batch): Variant => variants[domain]!;
+  await runExperts({ source, stream, options }, hidden, experts, {
+    share: options.errorShare,
+    goalOf: (batch) => {
+      const { routes, onErrors } = variantOf(batch);
+      return routes === "free" || onErrors ? goalOf(ids[batch.firstSequence]!) : undefined;
+    },
+    routesOf: (batch, errors) => {
+      const { routes } = variantOf(batch);
+      if (routes === "free") return cheapestExperts(errors, experts.experts.length);
+      const from = ids[batch.firstSequence]! * sequenceTokens;
+      return routes.subarray(from, from + sequenceTokens);
+    },
+    onErrors: (batch, errors) => variantOf(batch).onErrors?.(ids[batch.firstSequence]!, errors),
   });
-  return picked;
 }
 
 /**
@@ -236,7 +220,11 @@ export async function measureModel(
   const routes = await ownRoutes(job, folder, stream);
   const byDomain = new Uint16Array(numTokens).map((_, at) => expertOf[domains[Math.floor(at / sequenceTokens)]!]!);
   const costs = new Float32Array(numTokens * numExperts);
-  const onErrors = (errors: Float32Array): void => errors.forEach((error, at) => (costs[at]! += error));
+  const onErrors = (sequence: number, errors: Float32Array): void =>
+    addInto(
+      costs.subarray(sequence * sequenceTokens * numExperts, (sequence + 1) * sequenceTokens * numExperts),
+      errors,
+    );
   const family = (name: string, ...variants: readonly Variant[]): Family => ({
     layer: (index) => readFamily(work.layerFile(index), name),
     variants,

@@ -14,8 +14,8 @@ import { addInto, pooled, type Moments } from "../experts/moments.ts";
 import { type LayerExperts, type Part, paperLayer } from "../experts/select.ts";
 import { layerSource, readDense } from "../layers/layer-graphs.ts";
 import {
+  goalOfBatch,
   type PassOptions,
-  addErrors,
   runDense,
   runExperts,
   runMoments,
@@ -38,8 +38,6 @@ import {
   readLayer,
   readStates,
   statesArtefact,
-  type FittedFamilies,
-  type ShardStates,
   type Values,
 } from "./results.ts";
 import {
@@ -288,7 +286,7 @@ export async function runPass(
   const shard = shardAt(setting, index);
   const between = layer === 0 ? await embed(setting, shard) : await endLayer(setting, shard, layer - 1, inputs);
   if (layer < setting.bounds.numLayers) return beginLayer(setting, shard, layer, between);
-  const empty = { dense: NONE, attended: NONE, goalRows: NONE, goalWeights: NONE, static: NONE };
+  const empty = { dense: NONE, fitted: NONE, goalRows: NONE, goalWeights: NONE, static: NONE };
   return new Map([["states", statesArtefact({ ...empty, costs: between.costs })]]);
 }
 
@@ -314,42 +312,32 @@ async function endLayer(
   const states = readStates(read.states);
   const { ours, static: single } = readLayer(read.layer).families;
   if (!ours) throw new TypeError(`Expected layer ${index} to have experts, got none`);
-  const { dense, attended, costs } = states;
+  const { dense, fitted, costs, goalRows, goalWeights } = states;
   const pass = passOf(setting, shard, index);
-  await addCosts(setting, shard, { pass, states, layer: ours });
-  const isSequential = setting.options.method === "sequential";
-  if (isSequential) await runExperts(pass, attended, ours, (domain) => shard.experts[domain] ?? 0);
+  const { options, share, bounds } = setting;
+  const isSequential = options.method === "sequential";
+  const costsOf = (batch: Batch): Float32Array => pass.stream.view(costs, batch, bounds.numExperts);
+  const wants = (batch: Batch): boolean => shard.costBatches.has(batch);
+  if (options.method === "paper") {
+    // Costs are the negated targets of the official router's loss, averaged over layers.
+    const onScores = (batch: Batch, scores: Float32Array): void => {
+      const own = costsOf(batch);
+      paperTargets(scores, bounds.numExperts).forEach((value, at) => (own[at]! -= value / bounds.numLayers));
+    };
+    await runOverlaps(pass, fitted, ours, { wants, onScores });
+  } else {
+    const goal = { rows: goalRows, weights: goalWeights };
+    await runExperts(pass, fitted, ours, {
+      ...(isSequential ? { routesOf: ({ domain }) => shard.experts[domain] ?? 0 } : {}),
+      goalOf: (batch) => (wants(batch) ? goalOfBatch(pass.stream, goal, batch) : undefined),
+      share,
+      onErrors: (batch, errors) => addInto(costsOf(batch), errors),
+    });
+  }
   if (single && shard.staticStream) {
-    await runExperts({ ...pass, stream: shard.staticStream }, states.static, single, () => 0);
+    await runExperts({ ...pass, stream: shard.staticStream }, states.static, single, { routesOf: () => 0 });
   }
-  return { dense, fitted: isSequential ? attended : NONE, static: states.static, costs };
-}
-
-/**
- * Adds a layer's costs for the router: squared errors relative to the stream's size; for the paper's experts, the
- * negated targets of its router's loss, averaged over layers.
- */
-async function addCosts(
-  { options, bounds, share }: FitSetting,
-  { costBatches }: Shard,
-  {
-    pass,
-    states,
-    layer,
-  }: { readonly pass: LayerPass; readonly states: ShardStates; readonly layer: FittedFamilies["families"][string] },
-): Promise<void> {
-  const { attended, goalRows, goalWeights, costs } = states;
-  const wants = (batch: Batch): boolean => costBatches.has(batch);
-  if (options.method !== "paper") {
-    const inputs = { attended, goal: { rows: goalRows, weights: goalWeights } };
-    return addErrors(pass, inputs, layer, { share, costs, wants });
-  }
-  const { numExperts, numLayers } = bounds;
-  const onScores = (batch: Batch, scores: Float32Array): void => {
-    const own = pass.stream.view(costs, batch, numExperts);
-    paperTargets(scores, numExperts).forEach((value, at) => (own[at]! -= value / numLayers));
-  };
-  await runOverlaps(pass, attended, layer, { wants, onScores });
+  return { dense, fitted: isSequential ? fitted : NONE, static: states.static, costs };
 }
 
 async function beginLayer(
@@ -361,10 +349,10 @@ async function beginLayer(
   const { options, share } = setting;
   const { stream, heldBack, staticStream, staticSequences, experts } = shard;
   const pass = passOf(setting, shard, index);
-  const attended = options.method === "sequential" ? fitted : dense.slice();
+  const before = options.method === "sequential" ? fitted : dense.slice();
   const { goal, magnitudes } = await runDense(pass, dense, share);
   const counts = (batch: Batch): boolean => !heldBack.has(batch);
-  const moments = await runMoments(pass, attended, { goal: goal.rows, share }, { counts });
+  const moments = await runMoments(pass, before, { goal: goal.rows, share }, { counts });
   const statistics = new Map(
     experts.flatMap((expert, domain) => [
       ...momentArrays(momentsPart(expert), moments[domain]!),
@@ -376,7 +364,7 @@ async function beginLayer(
     const [ofStatic] = await runMoments({ ...pass, stream: staticStream }, single, target, { isPooled: true });
     for (const [name, values] of momentArrays(STATIC_MOMENTS, ofStatic!)) statistics.set(name, values);
   }
-  const states = { dense, attended, goalRows: goal.rows, goalWeights: goal.weights, static: single, costs };
+  const states = { dense, fitted: before, goalRows: goal.rows, goalWeights: goal.weights, static: single, costs };
   return new Map<string, Artefact>([
     ["states", statesArtefact(states)],
     ["statistics", statistics],

@@ -2,6 +2,7 @@
 
 import { createHash } from "node:crypto";
 import { seededRandom } from "@readme-moe/core";
+import { kernelInfo, kernelThreads, kernelVersion } from "@readme-moe/kernel";
 import type { ModelConfig } from "@readme-moe/model";
 import { GraphBuilder } from "../graphs/graph-builder.ts";
 import * as operators from "../graphs/operators.ts";
@@ -89,7 +90,7 @@ async function fleetWork(place: FitPlace, fleet: RefactorFleet): Promise<FitWork
 // The plan of work that machines share as bytes, and which machines give it the same result.
 
 /** Version of tasks and their results; a change of either raises it, so that results of other code are not used. */
-const TASK_VERSION = 4;
+const TASK_VERSION = 5;
 
 /** Inputs of work that decide its result, beside the model. */
 export interface WorkPlan {
@@ -188,10 +189,12 @@ export function decodePlan(
 
 /**
  * Identifies the machines that give a task the same result to the last bit: those with the same files of the model and
- * the same arithmetic. Processors with other instructions round sums in other orders.
+ * the same arithmetic. Processors with other instructions round sums of the runtime in other orders, and the kernel in
+ * WebAssembly does not fuse products and sums.
  */
 export async function machinesOf(fingerprint: string, threads: number | undefined): Promise<string> {
-  const parts = [TASK_VERSION, fingerprint, await arithmetic(threads)];
+  const { kind } = kernelInfo({}, kernelThreads(threads));
+  const parts = [TASK_VERSION, fingerprint, kernelVersion(), kind, await arithmetic(threads)];
   return hashOf(new TextEncoder().encode(JSON.stringify(parts)));
 }
 

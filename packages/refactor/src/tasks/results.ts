@@ -10,18 +10,18 @@ type Arrays = readonly (readonly [name: string, values: Values])[];
 export interface ShardStates {
   /** Dense model's stream behind the layer, `[tokens, hiddenSize]`. */
   readonly dense: Float32Array;
-  /** Stream behind the layer's attention that its experts get. */
-  readonly attended: Float32Array;
+  /** Stream in front of the layer that its experts are fitted to. */
+  readonly fitted: Float32Array;
   /** Target of the experts, see `Goal`. */
   readonly goalRows: Float32Array;
   readonly goalWeights: Float32Array;
-  /** Stream of the baseline without routing, behind attention. */
+  /** Stream of the baseline without routing, in front of the layer. */
   readonly static: Float32Array;
   /** Costs of the layers before, `[tokens, experts]`. */
   readonly costs: Float32Array;
 }
 
-const STATES = ["dense", "attended", "goalRows", "goalWeights", "static", "costs"] as const;
+const STATES = ["dense", "fitted", "goalRows", "goalWeights", "static", "costs"] as const;
 
 export function statesArtefact(states: ShardStates): Artefact {
   return new Map(STATES.map((name) => [name, states[name]]));

@@ -4,7 +4,7 @@ import { existsSync } from "node:fs";
 import type { ArtefactStore } from "@readme-moe/core";
 import type { LayerExperts } from "../experts/select.ts";
 import { readArrays, writeArrays, type WorkFolder } from "../job/work-folder.ts";
-import { addErrors, type AttendedStates, type LayerPass, type Batch } from "../layers/run-layer.ts";
+import { goalOfBatch, runExperts, type Batch, type Goal, type LayerPass } from "../layers/run-layer.ts";
 import {
   type FitSetting,
   runFit,
@@ -275,11 +275,11 @@ async function chooseSize(
   const sums = candidates.map(() => 0);
   for (const [index, shard] of setting.text.shards.entries()) {
     if (shard.heldBack.size === 0) continue;
-    const { attended, goalRows, goalWeights } = readStates(await inputs.states(index));
+    const { fitted, goalRows, goalWeights } = readStates(await inputs.states(index));
     const goal = { rows: goalRows, weights: goalWeights };
-    const where = { share: setting.share, batches: shard.heldBack, experts: shard.experts };
+    const where = { goal, share: setting.share, batches: shard.heldBack, experts: shard.experts };
     for (const [size, candidate] of candidates.entries()) {
-      sums[size]! += await ownErrors(passOf(setting, shard, layer), { attended, goal }, candidate, where);
+      sums[size]! += await ownErrors(passOf(setting, shard, layer), fitted, candidate, where);
     }
   }
   return candidates[sums.indexOf(Math.min(...sums))] ?? first;
@@ -287,27 +287,26 @@ async function chooseSize(
 
 /** Text that errors are measured on. */
 interface OwnText {
+  readonly goal: Goal;
   readonly share: number;
   readonly batches: ReadonlySet<Batch>;
   /** Expert of each of the stream's domains. */
   readonly experts: readonly number[];
 }
 
-/** Sums the errors of each domain's own expert over the tokens of some batches. */
+/** Sums the errors of each domain's own expert over the tokens of some batches of a stream in front of the layer. */
 export async function ownErrors(
   pass: LayerPass,
-  inputs: AttendedStates,
+  hidden: Float32Array,
   layer: LayerExperts,
-  { share, batches, experts }: OwnText,
+  { goal, share, batches, experts }: OwnText,
 ): Promise<number> {
-  const { stream } = pass;
-  const numExperts = layer.experts.length;
-  const costs = new Float32Array(stream.numTokens * numExperts);
-  await addErrors(pass, inputs, layer, { share, costs, wants: (batch) => batches.has(batch) });
   let sum = 0;
-  for (const batch of batches) {
-    const own = stream.view(costs, batch, numExperts);
-    for (let at = experts[batch.domain] ?? 0; at < own.length; at += numExperts) sum += own[at]!;
-  }
+  const onErrors = ({ domain }: Batch, errors: Float32Array): void => {
+    for (let at = experts[domain] ?? 0; at < errors.length; at += layer.experts.length) sum += errors[at]!;
+  };
+  const goalOf = (batch: Batch): Goal | undefined =>
+    batches.has(batch) ? goalOfBatch(pass.stream, goal, batch) : undefined;
+  await runExperts(pass, hidden, layer, { goalOf, share, onErrors });
   return sum;
 }
