@@ -1,9 +1,9 @@
-// The command `tune`: wrong calls, a whole tuning, and an interrupted one; and the command `answer`.
+// The command `tune`: wrong calls, a whole tuning, and an interrupted one.
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { existsSync } from "node:fs";
-import { readFile, writeFile } from "node:fs/promises";
+import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { LoraReport, TuningReport } from "@readme-moe/refactor";
 import { beforeAll, expect, test } from "vitest";
@@ -165,31 +165,6 @@ test("an interrupted tuning keeps its work, and continues only with --resume", a
   expect(resumed.code, resumed.stderr).toBe(0);
   expect(resumed.stderr).not.toMatch(/step 1 of/);
   expect(resumed.stderr).toMatch(/step 200 of 200/);
-});
-
-test("`answer` writes chats as data, the same ones with the same seed", async () => {
-  const prompts = join(folder, "prompts.txt");
-  await writeFile(prompts, "Who are you?\n\nWhat is rain?\n");
-  const template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}</{{ m.role }}>{% endfor %}";
-  const chatty = join(folder, "chatty");
-  await writeTinyDense(chatty, 3);
-  await writeFile(join(chatty, "chat_template.jinja"), template);
-  const [first, second] = ["a.jsonl", "b.jsonl"].map((name) => join(folder, name)) as [string, string];
-  for (const out of [first, second]) {
-    const result = await runCli(["answer", chatty, "--prompts", prompts, "--out", out, "--max-new-tokens", "8"]);
-    expect(result.code, result.stderr).toBe(0);
-  }
-  const text = await readFile(first, "utf8");
-  expect(await readFile(second, "utf8")).toBe(text);
-  const chats = text
-    .trim()
-    .split("\n")
-    .map((line) => (JSON.parse(line) as { text: string }).text);
-  expect(chats).toHaveLength(2);
-  expect(chats[1]).toMatch(/^<user>What is rain\?<\/user><assistant>.+<\/assistant>$/s);
-  const again = await runCli(["answer", chatty, "--prompts", prompts, "--out", first]);
-  expect(again.code).toBe(1);
-  expect(again.stderr).toMatch(/exists already/);
 });
 
 function mean(values: readonly number[]): number {

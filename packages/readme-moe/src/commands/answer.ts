@@ -1,8 +1,11 @@
 import { existsSync } from "node:fs";
+import { mkdir } from "node:fs/promises";
+import { dirname, join } from "node:path";
 import { ReadMeError } from "@readme-moe/core";
-import type { ReadMeEngine } from "@readme-moe/engine";
 import { writeFileAtomically } from "@readme-moe/model";
-import { Command } from "commander";
+import { Command, Option } from "commander";
+import { KINDS } from "../answers/kinds.ts";
+import { answerQuestions, makeQuestions, type Question } from "../answers/questions.ts";
 import { badLine, isJsonLines, linesOf, readJsonLines, readTextData } from "../data-files.ts";
 import { MODEL_ARGUMENT, withEngine } from "../models.ts";
 import {
@@ -15,27 +18,48 @@ import {
   type SamplingFlags,
   samplingOptions,
   samplingParams,
+  wholeNumber,
 } from "../options.ts";
 import { showStatus } from "../terminal.ts";
 
 interface AnswerFlags extends EngineFlags, SamplingFlags {
-  readonly prompts: string;
+  readonly prompts?: string;
+  readonly questions?: number;
+  readonly kinds: readonly string[];
   readonly out: string;
 }
 
-/** Number of prompts that run at once. */
-const CONCURRENCY = 16;
+const MAX_KIND_CHARACTERS = 100;
 
 export function answerCommand(signal: AbortSignal): Command {
   const command = new Command("answer")
-    .summary("let a model answer prompts, as text to tune with")
+    .summary("let a model answer prompts, or questions of its own, as text to tune with")
     .description(
-      "Answers each prompt of a file and writes the chats as text in the model's own format: data for `tune`. Each answer " +
-        "has a seed of its own, so the same call writes the same file.",
+      "Answers each prompt of a file, or questions that the model makes itself, and writes the chats as text in the model's " +
+        "own format: data for `refactor` and `tune`. Each answer has a seed of its own, so the same call writes the same files.",
     )
     .argument("<model>", MODEL_ARGUMENT)
-    .option("--prompts <file>", 'a .jsonl file of {"prompt": …}, or a text file with one prompt per line (required)')
-    .option("--out <file>", "a .jsonl file that does not exist yet (required)");
+    .option(
+      "--prompts <file>",
+      'a .jsonl file of {"prompt": …}, or a text file with one prompt per line (or --questions)',
+    )
+    .addOption(
+      new Option("--questions <count>", "number of questions of each kind that the model makes itself")
+        .argParser(wholeNumber(1))
+        .conflicts("prompts"),
+    )
+    .addOption(
+      new Option(
+        "--kinds <name...>",
+        `kinds of questions: ${KINDS.join(", ")}, or any words that say what they are about`,
+      )
+        .default(["python", "typescript", "json", "code"])
+        .conflicts("prompts"),
+    )
+    .option(
+      "--out <path>",
+      "a .jsonl file that does not exist yet; of --questions a folder, for a file of each kind (required)",
+    );
   addOptions(
     command,
     ...samplingOptions("answer"),
@@ -45,52 +69,62 @@ export function answerCommand(signal: AbortSignal): Command {
     engineFlag("samplingDefaults"),
   );
   return command.action(async (path: string, flags: AnswerFlags) => {
-    for (const name of ["prompts", "out"]) requireOption(command, name);
-    if (existsSync(flags.out)) {
-      throw new ReadMeError("ERR_WRITE_FAILED", `${flags.out}: exists already; name a file that does not exist yet`);
+    const { prompts, questions: count, kinds, out } = flags;
+    if (count === undefined) requireOption(command, "prompts");
+    requireOption(command, "out");
+    const files = count === undefined ? new Map([[out, "prompts"]]) : filesOf(kinds, out);
+    for (const file of files.keys()) {
+      if (!existsSync(file)) continue;
+      throw new ReadMeError("ERR_WRITE_FAILED", `${file}: exists already; name a file that does not exist yet`);
     }
-    const prompts = await readPrompts(flags.prompts);
-    await withEngine(path, flags, signal, (engine) => runAnswer(engine, prompts, flags, signal));
+    const given = prompts === undefined ? [] : await readPrompts(prompts);
+    await withEngine(path, flags, signal, async (engine) => {
+      if (count !== undefined && kinds.includes("tools") && !engine.info.chatTemplateKnowsTools) {
+        throw new RangeError(`Expected \`--kinds\` without tools: the chat template of ${path} shows none`);
+      }
+      const params = samplingParams(flags, "answer", engine.info.samplingDefaults);
+      const job = { engine, params, seed: flags.seed ?? 1, signal };
+      for (const [file, kind] of files) {
+        const questions = count === undefined ? given : await makeQuestions(job, kind, count);
+        const texts = await answerQuestions(job, questions, kind);
+        showStatus();
+        if (texts.length < (count ?? 0)) {
+          console.error(`${file}: ${texts.length} of ${count} questions, since the model made no more that differ`);
+        }
+        if (texts.length === 0) continue;
+        await mkdir(dirname(file), { recursive: true });
+        await writeFileAtomically(file, texts.map((text) => `${JSON.stringify({ text })}\n`).join(""));
+      }
+    });
   });
 }
 
-async function runAnswer(
-  engine: ReadMeEngine,
-  prompts: readonly string[],
-  flags: AnswerFlags,
-  signal: AbortSignal,
-): Promise<void> {
-  const params = samplingParams(flags, "answer", engine.info.samplingDefaults);
-  const { seed = 1 } = flags;
-  const lines = prompts.map(() => "");
-  const left = prompts.entries();
-  let answered = 0;
-  // Each of these takes the next prompt when it is done, so that a long answer holds up no other.
-  const answerNext = async (): Promise<void> => {
-    for (const [place, prompt] of left) {
-      const messages = [{ role: "user", content: prompt }];
-      const own = { ...params, seed: seed + place };
-      let content = "";
-      for await (const chunk of engine.generate({ prompt: { messages }, params: own, signal })) content += chunk.text;
-      const chat = [...messages, { role: "assistant", content }];
-      const text = await engine.applyTemplate(chat, { addGenerationPrompt: false });
-      lines[place] = `${JSON.stringify({ text })}\n`;
-      showStatus(`${++answered} of ${prompts.length} prompts`);
+/** Names the file of each kind. @throws {RangeError} for a kind that gives no name, or the name of another one */
+function filesOf(kinds: readonly string[], folder: string): ReadonlyMap<string, string> {
+  const files = new Map<string, string>();
+  for (const kind of kinds) {
+    const name = kind
+      .toLowerCase()
+      .replace(/[^\p{L}\p{N}]+/gu, "-")
+      .replace(/^-|-$/g, "");
+    const file = join(folder, `${name}.jsonl`);
+    if (name === "" || kind.length > MAX_KIND_CHARACTERS || files.has(file)) {
+      const expected = `to be different words of at most ${MAX_KIND_CHARACTERS} characters`;
+      throw new RangeError(`Expected \`--kinds\` ${expected}, got ${JSON.stringify(kind)}`);
     }
-  };
-  await Promise.all(Array.from({ length: CONCURRENCY }, answerNext));
-  showStatus();
-  await writeFileAtomically(flags.out, lines.join(""));
+    files.set(file, kind);
+  }
+  return files;
 }
 
-async function readPrompts(path: string): Promise<readonly string[]> {
+async function readPrompts(path: string): Promise<readonly Question[]> {
   const text = await readTextData(path);
   const lines = linesOf(text);
   if (lines.length === 0) throw badLine(path, 1, "expected at least one prompt, the file has none");
-  if (!isJsonLines(path)) return lines.map(({ line }) => line.trim());
+  if (!isJsonLines(path)) return lines.map(({ line }) => ({ content: line.trim() }));
   return readJsonLines(path, text).map(({ value, number }) => {
     if (typeof value === "object" && value !== null && "prompt" in value && typeof value.prompt === "string") {
-      return value.prompt;
+      return { content: value.prompt };
     }
     throw badLine(path, number, "expected an object with a string `prompt`");
   });
