@@ -9,15 +9,8 @@ import { type Model, openModel, type TensorStore } from "@readme-moe/model";
 import { parseConfig } from "../packages/model/src/config/parse-config.ts";
 import { fitLayer } from "../test/support/fit-layer.ts";
 import { layerSource, readDense } from "../packages/refactor/src/layers/layer-graphs.ts";
-import {
-  type Batch,
-  type Goal,
-  goalOfBatch,
-  runDense,
-  runExperts,
-  runMoments,
-  TokenStream,
-} from "../packages/refactor/src/layers/run-layer.ts";
+import { type Goal, goalOfBatch, runDense, runExperts, runMoments } from "../packages/refactor/src/layers/run-layer.ts";
+import { type Batch, TokenStream } from "../packages/refactor/src/layers/token-stream.ts";
 import { Products } from "../packages/refactor/src/linear-algebra/matrix.ts";
 
 const SHAPES = {

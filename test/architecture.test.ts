@@ -24,7 +24,7 @@ const ALLOWED: Readonly<Record<string, readonly string[]>> = {
   express: ["core", "grammar"],
   fleet: ["core", "grammar"],
   "readme-moe": ["core", "model", "kernel", "router", "engine", "express", "fleet"],
-  refactor: ["core", "model", "router", "fleet", "readme-moe"],
+  refactor: ["core", "kernel", "model", "router", "fleet", "readme-moe"],
 };
 
 const sourcesOf = (folder: string): readonly string[] =>

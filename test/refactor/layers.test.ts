@@ -12,9 +12,8 @@ import {
   runOverlaps,
   runWeightedGram,
   type LayerPass,
-  TokenStream,
-  type Batch,
 } from "../../packages/refactor/src/layers/run-layer.ts";
+import { TokenStream, type Batch } from "../../packages/refactor/src/layers/token-stream.ts";
 import { ownErrors } from "../../packages/refactor/src/tasks/task-runner.ts";
 import { heldBackBatches } from "../../packages/refactor/src/tasks/task.ts";
 import { plainLayer } from "../oracles/plain-decoder.ts";

@@ -44,6 +44,7 @@ export interface StepResults {
 
 /** Rows inside a step, in the order of `States` in `native/kernel.h`. */
 export const LAYER_STATES = ["stream", "update", "gated"] as const;
+/** Kind of these rows. */
 export type LayerStates = (typeof LAYER_STATES)[number];
 
 /** Runs steps of one packed model. Calls block their thread. */
@@ -95,8 +96,8 @@ export interface Kernel {
    * Copies rows of the last step, in its order, behind the layers that have run or behind its end. In the model's last
    * layer only rows whose logits are wanted are computed, and the others are left as they are.
    *
-   * @param states - the residual stream, which lacks the last FFN's outputs until the step has ended; that FFN's outputs;
-   *   or the inputs of its last product. The last two are of an FFN without experts.
+   * @param states - the residual stream, which lacks the last FFN's outputs until the step has ended; that FFN's
+   *   outputs; or the inputs of its last product. The last two are of an FFN without experts.
    * @param rows - `[rows, hiddenSize]`, of gated inputs `[rows, neurons]`
    * @throws {RangeError} on another length, when no layer has run, or when the layer has experts
    */

@@ -107,8 +107,8 @@ function gramOf({ problem }: PartFit, neurons: Int32Array, lambda: number): Matr
 }
 
 /**
- * Scales a matrix, in place, to a diagonal of ones, inverts it, and rounds the inverse to float32, in which it is updated
- * at twice the speed. Scaling makes the rounding errors of neurons with little variance small beside these, too.
+ * Scales a matrix, in place, to a diagonal of ones, inverts it, and rounds the inverse to float32, in which it is
+ * updated at twice the speed. Scaling keeps rounding errors small beside neurons with little variance, too.
  */
 async function invertScaled(
   a: Matrix,

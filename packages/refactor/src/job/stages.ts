@@ -18,7 +18,8 @@ import {
 import { clusterTexts, type NeuronEnergy } from "../experts/cluster.ts";
 import type { Part } from "../experts/select.ts";
 import { layerSource, type LayerSource } from "../layers/layer-graphs.ts";
-import { TokenStream, runEnergies } from "../layers/run-layer.ts";
+import { runEnergies } from "../layers/run-layer.ts";
+import { TokenStream } from "../layers/token-stream.ts";
 import { pickRows, type Products } from "../linear-algebra/matrix.ts";
 import { routerSection } from "../router-training/router-trainer.ts";
 import { splitExamples, repeatedCosts, type RouterExample } from "../router-training/routes.ts";

@@ -55,8 +55,8 @@ export function gramGraph(source: LayerSource): Graph {
 }
 
 /**
- * Builds the graph of a regression. Inputs: `neurons`, and their targets, `target` `[tokens, hiddenSize]`. Outputs: those
- * of `gramGraph`, and sums over tokens of neurons times targets, `cross` `[intermediateSize, hiddenSize]`.
+ * Builds the graph of a regression. Inputs: `neurons`, and their targets, `target` `[tokens, hiddenSize]`. Outputs:
+ * those of `gramGraph`, and sums over tokens of neurons times targets, `cross` `[intermediateSize, hiddenSize]`.
  */
 export function momentsGraph(source: LayerSource): Graph {
   const { g, turned } = neuronsGraph("moments", source);

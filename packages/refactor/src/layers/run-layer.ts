@@ -18,6 +18,7 @@ import {
   type LayerSource,
 } from "./layer-graphs.ts";
 import { pickRows } from "../linear-algebra/matrix.ts";
+import type { Batch, TokenStream } from "./token-stream.ts";
 
 export interface PassOptions {
   readonly threads?: number | undefined;
@@ -35,13 +36,13 @@ export interface LayerPass {
 export interface Goal {
   /** Outputs of the dense FFN's last product, plus a share of the stream behind attention, `[tokens, hiddenSize]`. */
   readonly rows: Float32Array;
-  /** Weights of squared errors, `[tokens]`, see `tokenWeight`. */
+  /** Weights of squared errors, `[tokens]`, see `tokenWeights`. */
   readonly weights: Float32Array;
 }
 
 /**
- * Rows of a batch inside a dense layer: behind attention, outputs of the FFN, inputs of its last product, and behind the
- * layer.
+ * Rows of a batch inside a dense layer: behind attention, outputs of the FFN, inputs of its last product, and behind
+ * the layer.
  */
 interface InnerRows {
   readonly attended: Float32Array;
@@ -96,8 +97,9 @@ export async function runEnergies(pass: LayerPass, hidden: Float32Array): Promis
 }
 
 /**
- * Runs the dense layer on a stream, in place. @returns moments of its neurons, each token weighted as in `Goal`, without
- * a target
+ * Runs the dense layer on a stream, in place.
+ *
+ * @returns moments of its neurons, each token weighted as in `Goal`, without a target
  */
 export async function runWeightedGram(pass: LayerPass, hidden: Float32Array): Promise<Moments> {
   const { source, stream } = pass;
@@ -216,7 +218,7 @@ export interface ExpertRun {
   readonly onErrors?: (batch: Batch, errors: Float32Array) => void;
 }
 
-/** Runs a stream in front of the layer through its attention and experts, in place, and measures all experts' errors. */
+/** Runs a stream in front of the layer through attention and experts, in place, and measures all experts' errors. */
 export async function runExperts(
   pass: LayerPass,
   hidden: Float32Array,
@@ -351,7 +353,7 @@ const NONE = new Float32Array(0);
 
 type WantsBatch = (batch: Batch) => boolean;
 
-/** Runs the dense layer on batches of a stream in front of it. @param use - the rows' arrays are used again behind it */
+/** Runs the dense layer on batches of a stream in front of it. @param use - may not keep the rows' arrays */
 async function eachBatch(
   { source, stream, options: { threads, signal } }: LayerPass,
   hidden: Float32Array,
@@ -437,10 +439,10 @@ function targetOf(
 }
 
 /**
- * Computes one over the mean square of each token's residual stream, which the next norm divides by: the first tokens of
- * texts have streams hundreds of times as large as others', and errors as large. Errors of the FFN's last product reach
- * the stream through its output norm and scale, so they count by what those make of the product. (Fitting is better
- * without weights: much of the rest of the model's attention goes to the first tokens.)
+ * Computes one over the mean square of each token's residual stream, which the next norm divides by: the first tokens
+ * of texts have streams hundreds of times as large as others', and errors as large. Errors of the FFN's last product
+ * reach the stream through its output norm and scale, so they count by what those make of the product. (Fitting is
+ * better without weights: much of the rest of the model's attention goes to the first tokens.)
  */
 function tokenWeights({ refs, config }: LayerSource, { attended, update, next }: InnerRows): Float32Array {
   const { hiddenSize, residualScale } = config;
@@ -493,74 +495,4 @@ function addGram(gram: Float32Array, outputs: Feeds, numNeurons: number): void {
 
 function rowsFeed(data: Float32Array, width: number): GraphTensor {
   return { data, dims: [data.length / width, width] };
-}
-
-// Texts that pass through a model layer by layer: hidden states of many sequences of equal length, laid end to end.
-
-/** Range of sequences that run together, all of one domain. */
-export interface Batch {
-  readonly domain: number;
-  readonly firstSequence: number;
-  readonly numSequences: number;
-}
-
-export class TokenStream {
-  readonly sequenceTokens: number;
-  /** Sequences of equal length; those of a domain are contiguous. */
-  readonly sequences: readonly Int32Array[];
-  readonly domains: readonly number[];
-  readonly hiddenSize: number;
-  readonly batches: readonly Batch[];
-
-  constructor(config: ModelConfig, domains: readonly (readonly Int32Array[])[], batchTokens: number) {
-    this.sequences = domains.flat();
-    this.domains = domains.flatMap((sequences, domain) => sequences.map(() => domain));
-    this.sequenceTokens = this.sequences[0]?.length ?? 0;
-    this.hiddenSize = config.hiddenSize;
-    this.batches = cutBatches(this.domains, Math.max(1, Math.floor(batchTokens / this.sequenceTokens)));
-  }
-
-  get numTokens(): number {
-    return this.sequences.length * this.sequenceTokens;
-  }
-
-  /** Finds the tokens `[from, to)` of a batch in the whole stream. */
-  tokenRange({ firstSequence, numSequences }: Batch): readonly [from: number, to: number] {
-    return [firstSequence * this.sequenceTokens, (firstSequence + numSequences) * this.sequenceTokens];
-  }
-
-  /** Makes a view of a batch's part of states `[tokens, size]`. */
-  view(states: Float32Array, batch: Batch, size: number): Float32Array {
-    const [from, to] = this.tokenRange(batch);
-    return states.subarray(from * size, to * size);
-  }
-
-  /** Copies the states `[tokens, …]` of some sequences, in their order. */
-  pick(states: Float32Array, sequences: readonly number[]): Float32Array {
-    return pickRows(states, sequences, states.length / this.sequences.length);
-  }
-
-  /** Looks up the embeddings of all tokens, `[tokens, hiddenSize]`. */
-  async embed({ weights, config }: Pick<Model, "weights" | "config">): Promise<Float32Array> {
-    const { store, name } = weights.embedding;
-    const { hiddenSize } = this;
-    const states = new Float32Array(this.numTokens * hiddenSize);
-    const table = await store.readFloats(name);
-    this.sequences.forEach((sequence, index) =>
-      states.set(pickRows(table, sequence, hiddenSize), index * this.sequenceTokens * hiddenSize),
-    );
-    return config.embeddingScale === 1 ? states : states.map((value) => value * config.embeddingScale);
-  }
-}
-
-function cutBatches(domains: readonly number[], perBatch: number): readonly Batch[] {
-  const batches: Batch[] = [];
-  for (let start = 0; start < domains.length;) {
-    const domain = domains[start]!;
-    let end = start + 1;
-    while (end < domains.length && end - start < perBatch && domains[end] === domain) end++;
-    batches.push({ domain, firstSequence: start, numSequences: end - start });
-    start = end;
-  }
-  return batches;
 }

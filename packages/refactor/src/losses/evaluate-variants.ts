@@ -8,15 +8,8 @@ import type { LayerExperts } from "../experts/select.ts";
 import type { RefactorJob } from "../job/refactor-job.ts";
 import { readFamily } from "../job/work-folder.ts";
 import { layerSource, type LayerSource } from "../layers/layer-graphs.ts";
-import {
-  type Batch,
-  type Goal,
-  goalOfBatch,
-  type PassOptions,
-  runDense,
-  runExperts,
-  TokenStream,
-} from "../layers/run-layer.ts";
+import { type Goal, goalOfBatch, type PassOptions, runDense, runExperts } from "../layers/run-layer.ts";
+import { type Batch, TokenStream } from "../layers/token-stream.ts";
 import { errorShareOf } from "../options.ts";
 import { withKernelRouter } from "../router-training/routes.ts";
 import { crossEntropies, GraphPool, readWeight } from "../tuning/decoder.ts";

@@ -21,8 +21,8 @@ import {
   runMoments,
   runOverlaps,
   type LayerPass,
-  type Batch,
 } from "../layers/run-layer.ts";
+import type { Batch } from "../layers/token-stream.ts";
 import type { Products } from "../linear-algebra/matrix.ts";
 import { errorShareOf, resolveSizes, type ResolvedOptions, type Sizes } from "../options.ts";
 import { paperTargets } from "../router-training/routes.ts";

@@ -4,7 +4,8 @@ import { existsSync } from "node:fs";
 import type { ArtefactStore } from "@readme-moe/core";
 import type { LayerExperts } from "../experts/select.ts";
 import { readArrays, writeArrays, type WorkFolder } from "../job/work-folder.ts";
-import { goalOfBatch, runExperts, type Batch, type Goal, type LayerPass } from "../layers/run-layer.ts";
+import { goalOfBatch, runExperts, type Goal, type LayerPass } from "../layers/run-layer.ts";
+import type { Batch } from "../layers/token-stream.ts";
 import {
   type FitSetting,
   runFit,

@@ -1,7 +1,7 @@
 // Tasks that fit a model's layers. A task's name and the plan decide its results, so any machine can run it.
 
 import type { ModelConfig } from "@readme-moe/model";
-import { TokenStream, type Batch } from "../layers/run-layer.ts";
+import { TokenStream, type Batch } from "../layers/token-stream.ts";
 
 /** Way in which experts are made that a report compares; the paper's experts need no fit. */
 export type FitFamily = "ours" | "static" | "random";
