@@ -149,7 +149,7 @@ const counts = countSources(
 );
 
 /** Most files and lines of both groups of packages. Raising a limit is a decision: its commit says what it is worth. */
-const SIZE_LIMITS = { runtime: { files: 367, lines: 76_722 }, lab: { files: 102, lines: 20_560 } };
+const SIZE_LIMITS = { runtime: { files: 368, lines: 76_845 }, lab: { files: 102, lines: 20_560 } };
 
 test.each(["runtime", "lab"] as const)("the %s grows in files and lines by decision only", (group) => {
   const names = packages.filter((name) => LAB.includes(name) === (group === "lab"));

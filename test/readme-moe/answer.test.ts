@@ -98,6 +98,7 @@ test("questions with the same beginning, or requests for JSON of the same messag
   const schema = { type: "json_schema", schema: true } as const;
   expect(keyOf({ content: "Sort  *Orders* by price" })).toBe(keyOf({ content: "sort orders, by price" }));
   expect(keyOf({ content: "Sort orders" })).not.toBe(keyOf({ content: "Sort tasks" }));
+  expect(keyOf({ content: "什么是雨？" })).not.toBe(keyOf({ content: "什么是雪？" }));
   expect(keyOf({ content: "Parse\n\n{}\n\nText: Hi", format: schema })).toBe(
     keyOf({ content: "Read\n\n{1}\n\nText: Hi", format: schema }),
   );
