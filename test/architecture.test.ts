@@ -24,7 +24,7 @@ const ALLOWED: Readonly<Record<string, readonly string[]>> = {
   express: ["core", "grammar"],
   fleet: ["core", "grammar"],
   "readme-moe": ["core", "model", "kernel", "router", "engine", "express", "fleet"],
-  refactor: ["core", "kernel", "model", "router", "fleet", "readme-moe"],
+  refactor: ["core", "kernel", "model", "router", "engine", "fleet", "readme-moe"],
 };
 
 const sourcesOf = (folder: string): readonly string[] =>
@@ -149,7 +149,7 @@ const counts = countSources(
 );
 
 /** Most files and lines of both groups of packages. Raising a limit is a decision: its commit says what it is worth. */
-const SIZE_LIMITS = { runtime: { files: 368, lines: 76_845 }, lab: { files: 102, lines: 20_560 } };
+const SIZE_LIMITS = { runtime: { files: 365, lines: 76_279 }, lab: { files: 106, lines: 21_161 } };
 
 test.each(["runtime", "lab"] as const)("the %s grows in files and lines by decision only", (group) => {
   const names = packages.filter((name) => LAB.includes(name) === (group === "lab"));

@@ -8,7 +8,7 @@ import { temporaryFolder } from "../support/temporary-folder.ts";
 
 type Lab = Awaited<ReturnType<typeof openLab>>;
 
-const COMMANDS = "refactor, tune, pack, apply, export, simulate";
+const COMMANDS = "answer, refactor, tune, pack, apply, export, simulate";
 const INSTALL = "@readme-moe/refactor, which is not installed here: npm install @readme-moe/refactor";
 
 /** A place that has a package by the lab's name, with this module. */

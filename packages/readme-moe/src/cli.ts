@@ -4,7 +4,6 @@
 import { readFileSync } from "node:fs";
 import type { ReadMeError } from "@readme-moe/core";
 import { Command, type CommanderError } from "commander";
-import { answerCommand } from "./commands/answer.ts";
 import { cacheCommand } from "./commands/cache.ts";
 import { chatCommand } from "./commands/chat.ts";
 import { evalCommand } from "./commands/eval.ts";
@@ -77,7 +76,6 @@ export function commandLine(signal: AbortSignal, lab?: Lab): Command {
     .addCommand(launchCommand())
     .addCommand(embedCommand(signal))
     .addCommand(rerankCommand(signal))
-    .addCommand(answerCommand(signal))
     .commandsGroup("Models on this machine:")
     .addCommand(pullCommand(signal))
     .addCommand(listCommand())

@@ -27,7 +27,7 @@ interface LabWorkerFlags extends Pick<RuntimeFlags, "threads" | "cacheFolder"> {
 export type Lab = Optional<LabModule>;
 
 /** Names of the lab's commands, for messages where it is not installed. */
-const LAB_COMMANDS: readonly string[] = ["refactor", "tune", "pack", "apply", "export", "simulate"];
+const LAB_COMMANDS: readonly string[] = ["answer", "refactor", "tune", "pack", "apply", "export", "simulate"];
 
 /** Lists files beside which the lab is looked for: this one, the program as a link called it, and the project's. */
 function labPlaces(): readonly string[] {

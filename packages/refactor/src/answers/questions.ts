@@ -2,7 +2,7 @@
 
 import { type AnswerFormat, type ChatPrompt, ReadMeError, type SamplingParams, seededRandom } from "@readme-moe/core";
 import type { ReadMeEngine } from "@readme-moe/engine";
-import { showStatus } from "../terminal.ts";
+import { showStatus } from "readme-moe/command-parts";
 import { type CodeStart, type QuestionStart, startQuestion } from "./kinds.ts";
 
 /** Number of requests that run at once. */

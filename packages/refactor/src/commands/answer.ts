@@ -6,21 +6,26 @@ import { writeFileAtomically } from "@readme-moe/model";
 import { Command, Option } from "commander";
 import { KINDS } from "../answers/kinds.ts";
 import { answerQuestions, makeQuestions, type Question } from "../answers/questions.ts";
-import { badLine, isJsonLines, linesOf, readJsonLines, readTextData } from "../data-files.ts";
-import { MODEL_ARGUMENT, withEngine } from "../models.ts";
 import {
   addOptions,
+  badLine,
   type EngineFlags,
   engineFlag,
-  requireOption,
+  isJsonLines,
+  linesOf,
   memoryOptions,
+  MODEL_ARGUMENT,
+  readJsonLines,
+  readTextData,
+  requireOption,
   runtimeOptions,
   type SamplingFlags,
   samplingOptions,
   samplingParams,
+  showStatus,
   wholeNumber,
-} from "../options.ts";
-import { showStatus } from "../terminal.ts";
+  withEngine,
+} from "readme-moe/command-parts";
 
 interface AnswerFlags extends EngineFlags, SamplingFlags {
   readonly prompts?: string;
