@@ -5,6 +5,7 @@ import { crc32 } from "node:zlib";
 import { encodeF16, type ModelConfig } from "@readme-moe/model";
 import { seededRandom } from "@readme-moe/core";
 import { parseConfig } from "../../packages/model/src/config/parse-config.ts";
+import { hasMoreBits } from "../../packages/refactor/src/blocks/block-mixes.ts";
 import { hyperparameters, madeTokenizer } from "../../test/support/gguf/convert-model.ts";
 import { type BlockType, type GgufInput, writeGguf } from "../../test/support/gguf/write-gguf.ts";
 
@@ -79,12 +80,6 @@ function tensorsOf(config: ModelConfig): readonly GgufInput[] {
     norm("output_norm"),
     ...(config.hasTiedEmbeddings ? [] : [matrix("output", "Q6_K", table)]),
   ];
-}
-
-/** `use_more_bits` of llama.cpp's src/llama-quant.cpp: the first and last eighth of the layers, and every third between. */
-function hasMoreBits(layer: number, numLayers: number): boolean {
-  const eighth = Math.floor(numLayers / 8);
-  return layer < eighth || layer >= Math.floor((7 * numLayers) / 8) || (layer - eighth) % 3 === 2;
 }
 
 function vector(name: string, size: number, value: number): GgufInput {

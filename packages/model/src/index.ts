@@ -130,7 +130,15 @@ export type { ModelText } from "./text/load-text.ts";
 
 // Tensors in safetensors, GGUF and ONNX files.
 export { blockLayoutOf, type BlockLayout, type GgmlType, ggmlTypeOf } from "./gguf/ggml-types.ts";
-export type { BlockType, BlockWeights, FilePlace, RowRange, TensorInfo, TensorStore } from "./tensor-store.ts";
+export type {
+  BlockType,
+  BlockWeights,
+  FilePlace,
+  RowRange,
+  StoredType,
+  TensorInfo,
+  TensorStore,
+} from "./tensor-store.ts";
 export { SafetensorsFile, type SafetensorsInput, writeSafetensors } from "./safetensors/safetensors-file.ts";
 export { GgufFile, GgufTensorStore } from "./gguf/gguf-tensor-store.ts";
 export type { GgufInputValue } from "./gguf/encode-metadata.ts";
@@ -155,7 +163,14 @@ export {
   transpose,
 } from "./files/floats.ts";
 export { byteRowTensors, fromByteRows, toByteRows, type ByteRows } from "./weights/computed-tensors.ts";
-export { type BlockSource, eightBitBlocks, fittedBlocks, type InputStatistics, storedBlocks } from "./quantize.ts";
+export {
+  type BlockSource,
+  eightBitBlocks,
+  fittedBlocks,
+  type InputStatistics,
+  storedBlocks,
+  withFloor,
+} from "./quantize.ts";
 
 // Files: reading with limits, writing whole or not at all, and cached data.
 export { readJsonFile, readTextFile, type JsonObject } from "./files/read-file.ts";

@@ -79,7 +79,7 @@ function roundToBlocks(weights: Float32Array, blockSize: number): BlockWeights {
 }
 
 /** Gives a small weight to channels that the calibration text did not use, such as all channels of an unused expert. */
-function withFloor(squares: Float32Array): Float32Array {
+export function withFloor(squares: Float32Array): Float32Array {
   const mean = squares.reduce((sum, square) => sum + square, 0) / squares.length;
   return mean > 0 ? squares.map((square) => square + 0.01 * mean) : squares.fill(1);
 }

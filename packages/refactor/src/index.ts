@@ -48,5 +48,8 @@ export {
   type ExportProgress,
 } from "./export/export-transformersjs.ts";
 export type { ExportDtype } from "./export/export-weights.ts";
+export { exportGguf, type GgufExportOptions } from "./export/export-gguf.ts";
+export { BLOCK_MIX_NAMES, type BlockMixName } from "./blocks/block-mixes.ts";
+export { ROUNDED_TYPES, type RoundedType, roundToBlocks } from "./blocks/round-blocks.ts";
 export { applyDelta, type ApplyOptions, type ApplyReport } from "./delta/apply.ts";
 export { packDelta, type PackOptions, type PackProgress, type PackReport } from "./delta/pack.ts";
