@@ -1,5 +1,6 @@
 import { readdir, readFile, truncate, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { ggmlTypeOf } from "../../packages/model/src/gguf/ggml-types.ts";
 import { describe, expect, test } from "vitest";
 import {
   SafetensorsFile,
@@ -228,6 +229,26 @@ describe("writeSafetensors", () => {
     expect(await readdir(folder)).toEqual(["model.safetensors"]);
   });
 
+  test("writes blocks as bytes whose type the metadata name, and reads them as blocks", async () => {
+    const folder = await temporaryFolder();
+    const path = join(folder, "model.safetensors");
+    const blocks = Uint8Array.from({ length: 3 * 2 * 18 }, (_, i) => (i % 18 === 1 ? 0x2c : (37 * i) % 251));
+    await writeSafetensors(path, [input("w", "Q4_0", [3, 64], blocks), input("b", "U8", [4], counting(4))], {
+      b: "Q4_0?",
+    });
+    const file = await SafetensorsFile.open(path);
+    expect(file.info("w")).toMatchObject({ type: "Q4_0", shape: [3, 64], byteLength: blocks.length });
+    expect(file.info("b")).toMatchObject({ type: "U8", shape: [4] });
+    expect(file.metadata.get("w")).toBe("Q4_0");
+    expect(await file.readBytes("w", { from: 1, to: 2 })).toEqual(blocks.slice(36, 72));
+    const values = await file.readFloats("w", { from: 2, to: 3 });
+    expect(values).toEqual(ggmlTypeOf("Q4_0")?.dequantize?.(blocks.slice(72)));
+    await file.close();
+    const wrong = join(folder, "wrong.safetensors");
+    await writeSafetensors(wrong, [input("w", "U8", [2, 35], counting(70))], { w: "Q4_0" });
+    await expectReadMeError(SafetensorsFile.open(wrong), "ERR_FILE_CORRUPT", '"w"', "35 bytes", "Q4_0 blocks of 18");
+  });
+
   test("refuses invalid tensors before it writes a byte", async () => {
     const folder = await temporaryFolder();
     const path = join(folder, "model.safetensors");
@@ -237,8 +258,9 @@ describe("writeSafetensors", () => {
     await expect(write(input("__metadata__", "U8", [1], one))).rejects.toThrow(TypeError);
     await expect(write(input("a", "U8", [-1], one))).rejects.toThrow(/"a".*\[-1\]/);
     await expect(write(input("a", "U8", [2 ** 30, 2 ** 30], one))).rejects.toThrow(RangeError);
-    // @ts-expect-error: block types do not exist in safetensors files
-    await expect(write(input("a", "Q8_0", [32], one))).rejects.toThrow(/"a".*"Q8_0"/);
+    // @ts-expect-error: no type of blocks or of elements
+    await expect(write(input("a", "Q9_0", [32], one))).rejects.toThrow(/"a".*"Q9_0"/);
+    await expect(write(input("a", "Q8_0", [2, 33], one))).rejects.toThrow(/"a".*whole Q8_0 blocks.*\[2, 33\]/);
     expect(await readdir(folder)).toEqual([]);
   });
 });

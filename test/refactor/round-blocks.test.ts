@@ -11,6 +11,8 @@ import { randomNormal, seededRandom } from "../support/random.ts";
 const SHAPES: Readonly<Record<Exclude<RoundedType, "Q8_0">, Shape>> = {
   Q4_0: { least: -8, most: 7, group: 32 },
   Q5_0: { least: -16, most: 15, group: 32 },
+  Q4_1: { least: 0, most: 15, group: 32 },
+  Q5_1: { least: 0, most: 31, group: 32 },
   Q2_K: { least: 0, most: 3, group: 16, factors: [0, 15] },
   Q3_K: { least: -4, most: 3, group: 16, factors: [-32, 31] },
   Q4_K: { least: 0, most: 15, group: 32, factors: [0, 63] },
@@ -48,7 +50,7 @@ function plainRounded(block: Float32Array, { least, most, group, factors }: Shap
   return Float64Array.from(block, (value, i) => {
     const own = groups[Math.floor(i / group)]!;
     const step = factors ? scale * clamp(own.scale / scale, factors) : scale;
-    const base = factors && least === 0 ? minimum * clamp(own.minimum / minimum, factors) : 0;
+    const base = factors && least === 0 ? minimum * clamp(own.minimum / minimum, factors) : minimum;
     return step === 0 ? -base : step * clamp((value + base) / step, [least, most]) - base;
   });
 }

@@ -129,7 +129,7 @@ export {
 export type { ModelText } from "./text/load-text.ts";
 
 // Tensors in safetensors, GGUF and ONNX files.
-export { blockLayoutOf, type BlockLayout, type GgmlType, ggmlTypeOf } from "./gguf/ggml-types.ts";
+export { blockLayoutOf, type BlockLayout, type GgmlType, ggmlTypeOf, isBlockType } from "./gguf/ggml-types.ts";
 export type {
   BlockType,
   BlockWeights,

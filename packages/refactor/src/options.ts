@@ -1,5 +1,6 @@
 import { type ArtefactStore, type CheckedOf, integerOption, type OptionsOf, type TaskFlow } from "@readme-moe/core";
 import type { ModelConfig } from "@readme-moe/model";
+import { sizeUnit } from "./experts/budget.ts";
 import { checkedOptions, type JobRun, type LabTable, RUN_NAMES } from "./option-table.ts";
 
 /** Number of shards that suits machines. */
@@ -213,7 +214,8 @@ export function resolveSizes(
     throw new RangeError(`Expected \`${name}\` to be ${range}, got \`${value}\``);
   }
   if (sharedSize === "auto") {
-    const choices = [0, 1 / 4, 1 / 2].map((share) => usedSizes.map((size) => Math.floor(share * size)));
+    const unit = sizeUnit(intermediateSize);
+    const choices = [0, 1 / 4, 1 / 2].map((share) => usedSizes.map((size) => unit * Math.floor((share * size) / unit)));
     return { usedSizes, sharedSizes: choices.filter((own, index) => index === 0 || own.some((size) => size > 0)) };
   }
   const shared = neurons("sharedSize", sharedSize, intermediateSize);
@@ -231,6 +233,7 @@ function everyLayer(size: number, numLayers: number): readonly number[] {
 
 function neurons(name: string, value: number, intermediateSize: number): number {
   if (value > 1) return integerOption(name, value, 0);
-  if (Number.isFinite(value)) return Math.round(value * intermediateSize);
+  const unit = sizeUnit(intermediateSize);
+  if (Number.isFinite(value)) return unit * Math.round((value * intermediateSize) / unit);
   throw new TypeError(`Expected \`${name}\` to be a number, got \`${value}\``);
 }

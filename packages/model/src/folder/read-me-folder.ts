@@ -187,9 +187,16 @@ async function writeAll(folder: string, { config, readme, tensors, copies, docum
 /**
  * Lists an opened model's tensors under the names and in the order of a Read-ME folder's files. Each is read when it is
  * written; the numbers are those of the model, whatever its layout.
+ *
+ * @param keepsBlocks - lists blocks as they are; they become float32 otherwise
  */
-export function readMeTensors(weights: ModelWeights, router: RouterWeights | undefined): ReadMeTensors {
-  const backbone = [copy("model.embed_tokens.weight", weights.embedding)];
+export function readMeTensors(
+  weights: ModelWeights,
+  router: RouterWeights | undefined,
+  keepsBlocks = false,
+): ReadMeTensors {
+  const copyRef = (name: string, ref: TensorRef): SafetensorsInput => copy(name, ref, keepsBlocks);
+  const backbone = [copyRef("model.embed_tokens.weight", weights.embedding)];
   weights.layers.forEach((layer, index) => {
     const { query, key, value, output, queryNorm, keyNorm } = layer.attention;
     const norms = [layer.attentionOutputNorm, layer.ffnNorm, layer.ffnOutputNorm];
@@ -202,12 +209,12 @@ export function readMeTensors(weights: ModelWeights, router: RouterWeights | und
     ];
     // Outside of FFNs all layouts have the same names.
     backbone.push(
-      ...refs.flatMap((ref) => (ref ? [copy(ref.name, ref)] : [])),
+      ...refs.flatMap((ref) => (ref ? [copyRef(ref.name, ref)] : [])),
       ...copyFeedForward(index, layer.shared),
     );
   });
-  backbone.push(copy("model.norm.weight", weights.finalNorm));
-  if (weights.head !== weights.embedding) backbone.push(copy("lm_head.weight", weights.head));
+  backbone.push(copyRef("model.norm.weight", weights.finalNorm));
+  if (weights.head !== weights.embedding) backbone.push(copyRef("lm_head.weight", weights.head));
   const numExperts = weights.layers[0]?.experts.length ?? 0;
   return {
     backbone,
@@ -250,9 +257,9 @@ function copyLinear(prefix: string, { weight, bias }: LinearRefs): readonly Safe
   return [copy(`${prefix}.weight`, weight), ...(bias ? [copy(`${prefix}.bias`, bias)] : [])];
 }
 
-/** Copies the stored bytes; blocks of a GGUF file, which safetensors do not have, become float32. */
-function copy(name: string, { store, name: storedName, shape }: TensorRef): SafetensorsInput {
+/** Copies the stored bytes; blocks become float32 unless they are kept. */
+function copy(name: string, { store, name: storedName, shape }: TensorRef, keepsBlocks = false): SafetensorsInput {
   const { type } = store.info(storedName);
-  if (isSafetensorsType(type)) return { name, type, shape, bytes: () => store.readBytes(storedName) };
+  if (isSafetensorsType(type) || keepsBlocks) return { name, type, shape, bytes: () => store.readBytes(storedName) };
   return { name, type: "F32", shape, bytes: async () => encodeFloats(await store.readFloats(storedName), "F32") };
 }

@@ -1,5 +1,5 @@
 import { decodeBf16, decodeF16, decodeF32, decodeF64, F16_VALUES } from "../files/floats.ts";
-import type { StoredType } from "../tensor-store.ts";
+import type { BlockType, StoredType } from "../tensor-store.ts";
 
 /** Converts whole blocks to their values. */
 type Dequantize = (bytes: Uint8Array) => Float32Array;
@@ -78,7 +78,10 @@ function u16At(bytes: Uint8Array, at: number): number {
 
 const ONE_GROUP = { numGroups: 1, groupSize: BLOCK_VALUES, scaleOf: f16At };
 const SCALE_FIRST = { floatsAt: [0] } as const;
-const SECOND_F16: GroupNumber = (bytes, start) => f16At(bytes, start + 2);
+const MINIMUM_SECOND = {
+  floatsAt: [0, 2],
+  minimumOf: (bytes: Uint8Array, start: number): number => f16At(bytes, start + 2),
+} as const;
 
 /** Numbers of quants, less the one that stands for 0. */
 const quantsFrom = (least: number): Int16Array => Int16Array.from({ length: 32 }, (_, quant) => least + quant);
@@ -276,9 +279,9 @@ export const GGML_TYPES: ReadonlyMap<number, GgmlType> = new Map<number, GgmlTyp
   [0, plain("F32", 4, decodeF32)],
   [1, plain("F16", 2, decodeF16)],
   [2, oneGroup("Q4_0", 18, { ...SCALE_FIRST, readQuants: halves(2, quantsFrom(-8)) })],
-  [3, oneGroup("Q4_1", 20, { minimumOf: SECOND_F16, readQuants: halves(4, quantsFrom(0)) })],
+  [3, oneGroup("Q4_1", 20, { ...MINIMUM_SECOND, readQuants: halves(4, quantsFrom(0)) })],
   [6, oneGroup("Q5_0", 22, { ...SCALE_FIRST, readQuants: halves(6, quantsFrom(-16), true) })],
-  [7, oneGroup("Q5_1", 24, { minimumOf: SECOND_F16, readQuants: halves(8, quantsFrom(0), true) })],
+  [7, oneGroup("Q5_1", 24, { ...MINIMUM_SECOND, readQuants: halves(8, quantsFrom(0), true) })],
   [8, blocks("Q8_0", Q8_0)],
   [10, blocks("Q2_K", Q2_K)],
   [11, blocks("Q3_K", Q3_K)],
@@ -315,6 +318,11 @@ export const GGML_TYPES: ReadonlyMap<number, GgmlType> = new Map<number, GgmlTyp
 export function ggmlTypeOf(type: string): (GgmlType & { readonly id: number }) | undefined {
   for (const [id, one] of GGML_TYPES) if (one.stored === type) return { id, ...one };
   return undefined;
+}
+
+/** Tells whether a name is that of a type of blocks that are read. */
+export function isBlockType(name: string): name is BlockType {
+  return (ggmlTypeOf(name)?.blockValues ?? 1) > 1;
 }
 
 /** Finds the number of values and of bytes in a block of a quantised type; `undefined` for other types. */

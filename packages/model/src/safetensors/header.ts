@@ -1,9 +1,10 @@
 import { isRecord, type ReadMeError } from "@readme-moe/core";
 import { corrupt, quoted, unsupported } from "../files/errors.ts";
 import { type ByteSource, expectObject, isList, parseJson } from "../files/read-file.ts";
+import { blockLayoutOf, isBlockType } from "../gguf/ggml-types.ts";
 import { type BlockType, countValues, type StoredType, type TensorInfo } from "../tensor-store.ts";
 
-/** Element types of safetensors files that this project reads and writes. */
+/** Element types that the format has, as far as this project reads and writes them. */
 export type SafetensorsType = Exclude<StoredType, BlockType>;
 
 /** Bytes per element. */
@@ -35,7 +36,8 @@ const MAX_DIMENSIONS = 16;
 const MAX_TENSORS = 2 ** 18;
 
 export interface SafetensorsEntry extends TensorInfo {
-  readonly type: SafetensorsType;
+  /** Type of the elements, or of the blocks that the file has as bytes. */
+  readonly type: StoredType;
   /** Offset from the start of the file, in bytes. */
   readonly offset: number;
 }
@@ -72,6 +74,10 @@ export async function readSafetensorsHeader(
     else entries.set(name, entryOf(source, 8 + byteLength, name, value));
   }
   checkLayout(source, 8 + byteLength, entries);
+  for (const [name, type] of metadata) {
+    const entry = entries.get(name);
+    if (entry?.type === "U8" && isBlockType(type)) entries.set(name, withBlocks(path, entry, type));
+  }
   return { entries, metadata };
 }
 
@@ -131,6 +137,27 @@ function entryOf(source: ByteSource, dataStart: number, name: string, value: unk
     throw fault(`has ${end - begin} bytes, but ${type} of shape [${shape.slice(0, 8).join(", ")}] does not`);
   }
   return { name, type, shape, byteLength, offset: dataStart + begin };
+}
+
+/**
+ * Returns the shape of the bytes of a tensor in blocks, whose rows are whole blocks.
+ * @returns `undefined` when they are not
+ */
+export function shapeInBytes(shape: readonly number[], type: BlockType): readonly number[] | undefined {
+  const { values = 1, bytes = 1 } = blockLayoutOf(type) ?? {};
+  const width = shape.at(-1);
+  return width === undefined || width % values !== 0 ? undefined : [...shape.slice(0, -1), (width / values) * bytes];
+}
+
+/** Describes a tensor of bytes by the blocks that they are. */
+function withBlocks(path: string, entry: SafetensorsEntry, type: BlockType): SafetensorsEntry {
+  const { values = 1, bytes = 1 } = blockLayoutOf(type) ?? {};
+  const rowBytes = entry.shape.at(-1);
+  if (rowBytes !== undefined && rowBytes % bytes === 0) {
+    return { ...entry, type, shape: [...entry.shape.slice(0, -1), (rowBytes / bytes) * values] };
+  }
+  const problem = `has rows of ${rowBytes} bytes, which are no whole ${type} blocks of ${bytes}`;
+  throw corrupt(path, `tensor ${quoted(entry.name)} ${problem}`);
 }
 
 function areIntegers(value: unknown): value is readonly number[] {

@@ -5,7 +5,16 @@ import { resolveInside } from "../files/file-name.ts";
 import { decodeBf16, decodeF16, decodeF32, decodeF64 } from "../files/floats.ts";
 import { ByteSource, expectObject, orClose, parseJson, readTextFile, together } from "../files/read-file.ts";
 import { writeFileAtomically } from "../files/write-file.ts";
-import { countValues, rowBytes, type RowRange, type TensorInfo, type TensorStore } from "../tensor-store.ts";
+import { ggmlTypeOf, isBlockType } from "../gguf/ggml-types.ts";
+import {
+  type BlockType,
+  countValues,
+  rowBytes,
+  type RowRange,
+  type StoredType,
+  type TensorInfo,
+  type TensorStore,
+} from "../tensor-store.ts";
 import {
   isSafetensorsType,
   MAX_HEADER_BYTES,
@@ -16,10 +25,11 @@ import {
   type SafetensorsHeader,
   type SafetensorsMetadata,
   type SafetensorsType,
+  shapeInBytes,
   textsOf,
 } from "./header.ts";
 
-const DECODERS: ReadonlyMap<SafetensorsType, (bytes: Uint8Array) => Float32Array> = new Map([
+const DECODERS: ReadonlyMap<StoredType, (bytes: Uint8Array) => Float32Array> = new Map([
   ["F64", decodeF64],
   ["F32", decodeF32],
   ["F16", decodeF16],
@@ -71,7 +81,7 @@ export class SafetensorsFile implements TensorStore {
   async readFloats(name: string, rows?: RowRange): Promise<Float32Array> {
     const { type } = this.info(name);
     const subject = `${this.path}: tensor ${quoted(name)}`;
-    const decode = DECODERS.get(type);
+    const decode = DECODERS.get(type) ?? (isBlockType(type) ? ggmlTypeOf(type)?.dequantize : undefined);
     if (decode === undefined) throw new ReadMeError("ERR_MODEL_INVALID", `${subject} holds ${type}, not floats`);
     const bytes = await this.readBytes(name, rows);
     return allocateFor(subject, () => decode(bytes));
@@ -174,7 +184,8 @@ function noTensor(path: string, name: string): ReadMeError {
 /** A tensor to be written. */
 export interface SafetensorsInput {
   readonly name: string;
-  readonly type: SafetensorsType;
+  /** Blocks are written as bytes, and the file's metadata name their type by the name of the tensor. */
+  readonly type: SafetensorsType | BlockType;
   /** Outermost dimension first; `[]` is a scalar. */
   readonly shape: readonly number[];
   /** Makes the data, little-endian and row-major; called once, just before the data is written. */
@@ -216,7 +227,8 @@ async function* chunks(header: Uint8Array, tensors: readonly SizedInput[]): Asyn
   }
 }
 
-function byteLengthOf({ name, type, shape }: SafetensorsInput): number {
+function byteLengthOf({ name, type, shape }: Omit<SafetensorsInput, "bytes">): number {
+  if (isBlockType(type)) return byteLengthOf({ name, type: "U8", shape: bytesShapeOf(name, shape, type) });
   if (!isSafetensorsType(type))
     throw new TypeError(`Expected tensor ${quoted(name)} to have a safetensors type, got ${describeValue(type)}`);
   const isShape = shape.every((size) => Number.isSafeInteger(size) && size >= 0);
@@ -229,19 +241,30 @@ function byteLengthOf({ name, type, shape }: SafetensorsInput): number {
   return byteLength;
 }
 
-function encodeHeader(tensors: readonly SizedInput[], metadata: Readonly<Record<string, string>>): Uint8Array {
+function bytesShapeOf(name: string, shape: readonly number[], type: BlockType): readonly number[] {
+  const inBytes = shapeInBytes(shape, type);
+  if (inBytes) return inBytes;
+  throw new RangeError(
+    `Expected tensor ${quoted(name)} to have rows of whole ${type} blocks, got [${shape.join(", ")}]`,
+  );
+}
+
+function encodeHeader(tensors: readonly SizedInput[], given: Readonly<Record<string, string>>): Uint8Array {
+  const blocks = tensors.flatMap(({ tensor: { name, type } }) => (isBlockType(type) ? [[name, type] as const] : []));
+  const metadata: Readonly<Record<string, string>> = { ...given, ...Object.fromEntries(blocks) };
   const names = new Set<string>([METADATA_KEY]);
   let offset = 0;
   // Member by member: an object would move names that look like integers to its front.
   const members = Object.keys(metadata).length === 0 ? [] : [`"${METADATA_KEY}":${JSON.stringify(metadata)}`];
   for (const { tensor, byteLength } of tensors) {
-    const { name, type, shape } = tensor;
+    const { name, type } = tensor;
+    const [dtype, shape] = isBlockType(type) ? ["U8", bytesShapeOf(name, tensor.shape, type)] : [type, tensor.shape];
     if (names.has(name))
       throw new TypeError(`Expected tensor names to be unique and not \`${METADATA_KEY}\`, got ${quoted(name)}`);
     names.add(name);
     const end = offset + byteLength;
     members.push(
-      `${JSON.stringify(name)}:{"dtype":"${type}","shape":${JSON.stringify(shape)},"data_offsets":[${offset},${end}]}`,
+      `${JSON.stringify(name)}:{"dtype":"${dtype}","shape":${JSON.stringify(shape)},"data_offsets":[${offset},${end}]}`,
     );
     offset = end;
   }

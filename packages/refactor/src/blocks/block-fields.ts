@@ -71,6 +71,8 @@ export interface WritableBlock {
   readonly scaleAt: number;
   /** Absent for types without a minimum. */
   readonly minimumAt: number | undefined;
+  /** Sign with which values have the minimum. */
+  readonly minimumSign: number;
   readonly quants: BlockFields;
   /** Factors of groups' scales and minimums; absent for types of one group. */
   readonly scales: BlockFields | undefined;
@@ -102,6 +104,7 @@ function describe(type: string): WritableBlock {
     blockValues,
     scaleAt,
     minimumAt,
+    minimumSign: numGroups > 1 ? -1 : 1,
     quants: new BlockFields(block, isTried, (bytes) => {
       const values = new Int16Array(blockValues);
       for (let index = 0; index < numGroups; index++) {
@@ -111,6 +114,6 @@ function describe(type: string): WritableBlock {
       return values;
     }),
     scales: numGroups > 1 ? ofGroups((bytes, index) => scaleOf(bytes, 0, index)) : undefined,
-    minimums: minimumOf && ofGroups((bytes, index) => -minimumOf(bytes, 0, index)),
+    minimums: numGroups > 1 && minimumOf ? ofGroups((bytes, index) => -minimumOf(bytes, 0, index)) : undefined,
   };
 }

@@ -2,7 +2,7 @@
 // Source: llama_tensor_get_type in src/llama-quant.cpp of llama.cpp.
 
 import { blockLayoutOf, type StoredType } from "@readme-moe/model";
-import type { RoundedType } from "./round-blocks.ts";
+import { ROUNDED_TYPES, type RoundedType } from "./round-blocks.ts";
 
 /** Place of a tensor in a model. */
 interface TensorPlace {
@@ -107,17 +107,29 @@ export function typeInMix(
   return typeof rule === "string" ? rule : rule({ ...model, layer: Number(layer ?? 0) });
 }
 
-/** Types of blocks of 32 in place of those of 256. */
-const SHORT_BLOCKS: Readonly<Partial<Record<StoredType, RoundedType>>> = {
+/** Types that take the place of others: of those that weights are not rounded to, and of blocks of 256 those of 32. */
+const INSTEAD: Readonly<Partial<Record<StoredType, RoundedType>>> = {
+  IQ4_XS: "Q4_K",
+  IQ4_NL: "Q4_0",
+  MXFP4: "Q4_0",
+  TQ2_0: "Q2_K",
   Q2_K: "Q4_0",
   Q3_K: "Q4_0",
   Q4_K: "Q5_0",
-  Q5_K: "Q5_0",
+  Q5_K: "Q5_1",
   Q6_K: "Q8_0",
 };
 
-/** Finds the type that rows of `width` weights can have in place of a type; half precision if there is none. */
-export function typeOfWidth(type: RoundedType, width: number): RoundedType | "F16" {
-  const other = SHORT_BLOCKS[type];
-  return [type, other].find((one) => one && width % (blockLayoutOf(one)?.values ?? 1) === 0) ?? "F16";
+/**
+ * Finds the type that rows of `width` weights are rounded to in place of a type of blocks; half precision if there is
+ * none.
+ */
+export function typeOfWidth(type: StoredType, width: number): RoundedType | "F16" {
+  let own: StoredType | undefined = type;
+  while (own !== undefined) {
+    const rounded = ROUNDED_TYPES.find((one) => one === own);
+    if (rounded && width % (blockLayoutOf(rounded)?.values ?? 1) === 0) return rounded;
+    own = INSTEAD[own];
+  }
+  return "F16";
 }

@@ -6,7 +6,7 @@ import { type BlockType, F16_VALUES, f16BitsOf } from "@readme-moe/model";
 import { writableBlock, type WritableBlock } from "./block-fields.ts";
 
 /** Types that weights can be rounded to, those with the most bits first. */
-export const ROUNDED_TYPES = ["Q8_0", "Q6_K", "Q5_K", "Q5_0", "Q4_K", "Q4_0", "Q3_K", "Q2_K"] as const;
+export const ROUNDED_TYPES = ["Q8_0", "Q6_K", "Q5_1", "Q5_K", "Q5_0", "Q4_1", "Q4_K", "Q4_0", "Q3_K", "Q2_K"] as const;
 export type RoundedType = (typeof ROUNDED_TYPES)[number] & BlockType;
 
 const MAX_F16 = 65_504;
@@ -318,13 +318,14 @@ class BlockSearch implements BlockRounder {
    */
   #solve({ scales, minimums }: GroupNumbers, triesOthers: boolean): void {
     const trial = this.#trial;
-    const { scales: scaleFields, minimums: minimumFields } = this.#block;
+    const { scales: scaleFields, minimums: minimumFields, minimumAt } = this.#block;
+    const hasMinimum = minimumAt === undefined ? 0 : 1;
     trial.scale = toF16(scaleFields ? extremeOf(scales) / edgeOf(scaleFields) : scales[0]!);
-    trial.minimum = minimumFields ? toF16(extremeOf(minimums) / minimumFields.most) : 0;
+    trial.minimum = toF16(minimumFields ? extremeOf(minimums) / minimumFields.most : minimums[0]!);
     trial.error = 0;
     for (let group = 0; group < this.#numGroups; group++) {
       const scale = scaleFields ? nearest(scales[group]! / trial.scale, scaleFields) : 1;
-      const minimum = minimumFields ? nearest(minimums[group]! / trial.minimum, minimumFields) : 0;
+      const minimum = minimumFields ? nearest(minimums[group]! / trial.minimum, minimumFields) : hasMinimum;
       trial.scales[group] = scale;
       trial.minimums[group] = minimum;
       let best = this.#level(group);
@@ -408,10 +409,10 @@ class BlockSearch implements BlockRounder {
   }
 
   #write({ bytes, at }: Block): void {
-    const { quants, scales, minimums, scaleAt, minimumAt } = this.#block;
+    const { quants, scales, minimums, scaleAt, minimumAt, minimumSign } = this.#block;
     const best = this.#best;
     writeF16(bytes, at + scaleAt, best.scale);
-    if (minimumAt !== undefined) writeF16(bytes, at + minimumAt, best.minimum);
+    if (minimumAt !== undefined) writeF16(bytes, at + minimumAt, -minimumSign * best.minimum);
     for (let i = 0; i < best.levels.length; i++) best.levels[i]! += quants.least;
     quants.write(bytes, at, best.levels);
     scales?.write(bytes, at, best.scales);

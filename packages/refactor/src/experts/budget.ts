@@ -4,10 +4,19 @@
 const LEAST_SHARE = 1 / 4;
 /** Neurons of a block of quantized weights; sizes of wide layers are multiples of it. */
 const BLOCK = 32;
+/** Neurons of the blocks of types with two levels of scales, and the least of a layer whose sizes are multiples. */
+const LONG_BLOCK = 256;
+const LEAST_LONG = 16 * LONG_BLOCK;
+
+/** Returns the number that sizes of a layer are multiples of, so that rows of down-projections are whole blocks. */
+export function sizeUnit(numNeurons: number): number {
+  return numNeurons >= LEAST_LONG && numNeurons % LONG_BLOCK === 0 ? LONG_BLOCK : 1;
+}
 
 /** Returns the sizes that a layer can have, ascending, with equal steps up to all neurons. */
 export function sizeSteps(numNeurons: number): readonly number[] {
-  const step = numNeurons >= BLOCK ** 2 ? BLOCK * Math.floor(numNeurons / BLOCK ** 2) : 1;
+  const unit = Math.max(sizeUnit(numNeurons), BLOCK);
+  const step = numNeurons >= BLOCK ** 2 ? unit * Math.max(1, Math.floor(numNeurons / (BLOCK * unit))) : 1;
   const count = Math.floor((numNeurons - Math.ceil(numNeurons * LEAST_SHARE)) / step) + 1;
   return Array.from({ length: count }, (_, index) => numNeurons - (count - 1 - index) * step);
 }

@@ -209,7 +209,11 @@ async function toPart(fit: PartFit, solved: Solved, lambda: number): Promise<Fit
   const down = await refined(fit, solved, lambda);
   const bias = Float32Array.from(problem.targetMeans);
   const turned = new Float32Array(down.data.length);
-  const { cross } = problem;
+  const { cross, gram } = problem;
+  const squares = Float32Array.from(
+    neurons,
+    (neuron) => gram.data[neuron * gram.columns + neuron]! + problem.neuronMeans[neuron]! ** 2,
+  );
   // E|t|² + Σ (G · W) ∘ W - 2 Σ C ∘ W, where G · W = C + λ (D - W)
   let error = problem.targetVariance;
   neurons.forEach((neuron, row) => {
@@ -222,7 +226,7 @@ async function toPart(fit: PartFit, solved: Solved, lambda: number): Promise<Fit
       error += value * (pull - cross.data[neuron * cross.columns + j]!);
     }
   });
-  return { neurons, down: turned, bias, relativeError: relative(problem, Math.max(0, error)) };
+  return { neurons, down: turned, bias, squares, relativeError: relative(problem, Math.max(0, error)) };
 }
 
 /** Computes `E|t - downᵀ h|²` about the means. @param down - `[neurons, hiddenSize]` */

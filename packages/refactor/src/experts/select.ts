@@ -18,6 +18,8 @@ export interface Part {
   readonly down: Float32Array;
   /** `[hiddenSize]` */
   readonly bias: Float32Array;
+  /** Mean square of each neuron on the fitted text; absent in parts that are not fitted. */
+  readonly squares?: Float32Array | undefined;
 }
 
 /** Parts that replace a layer's dense FFN. */

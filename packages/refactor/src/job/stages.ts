@@ -8,13 +8,17 @@ import {
   type SafetensorsInput,
   baseFiles,
   encodeFloats,
+  isBlockType,
   isStoredFloat,
   readMeTensors,
   writeReadMeFolder,
   type Model,
   type StoredFloat,
   type TensorRef,
+  withFloor,
 } from "@readme-moe/model";
+import { typeOfWidth } from "../blocks/block-mixes.ts";
+import { roundToBlocks } from "../blocks/round-blocks.ts";
 import { clusterTexts, type NeuronEnergy } from "../experts/cluster.ts";
 import type { Part } from "../experts/select.ts";
 import { layerSource, type LayerSource } from "../layers/layer-graphs.ts";
@@ -270,8 +274,8 @@ function meanSpread(meanCosts: readonly Float64Array[]): number {
 // Writes the fitted layers as a Read-ME model folder.
 
 /**
- * Writes the folder, whole or not at all. Weights keep the checkpoint's type; weights of quantized files are written in
- * half precision.
+ * Writes the folder, whole or not at all. Weights keep the checkpoint's type. Those in blocks keep their bits, but for
+ * the down-projections, which are rounded to blocks of the same type. Other quantized weights become half precision.
  *
  * @throws {ReadMeError} `ERR_WRITE_FAILED`
  */
@@ -290,7 +294,7 @@ export async function writeModel(
   const tensorsOf = (own: readonly number[], which: number | "shared"): readonly SafetensorsInput[] =>
     own.flatMap((size, layer) => (size === 0 ? [] : partTensors(model, layer, size, () => partOf(layer, which))));
   const tensors = {
-    backbone: [...readMeTensors(model.weights, undefined).backbone, ...tensorsOf(sharedSizes, "shared")],
+    backbone: [...readMeTensors(model.weights, undefined, true).backbone, ...tensorsOf(sharedSizes, "shared")],
     experts: grouping.names.map((_, expert) => tensorsOf(expertSizes, expert)),
     router: router.tensors,
   };
@@ -336,17 +340,44 @@ function partTensors(
     shape,
     bytes: async () => encodeFloats(await values(), type),
   });
-  const rows = (name: string, ref: TensorRef, width: number, shape: readonly number[]): SafetensorsInput =>
-    tensor(name, shape, async () => pickRows(await ref.store.readFloats(ref.name), (await read()).neurons, width));
+  const rows = (name: string, ref: TensorRef, width: number, shape: readonly number[]): SafetensorsInput => {
+    const { store, name: stored } = ref;
+    const { type: own, byteLength } = store.info(stored);
+    if (!isBlockType(own)) {
+      return tensor(name, shape, async () => pickRows(await store.readFloats(stored), (await read()).neurons, width));
+    }
+    const rowBytes = byteLength / (ref.shape[0] ?? 1);
+    const bytes = async (): Promise<Uint8Array> => {
+      const [all, { neurons }] = [await store.readBytes(stored), await read()];
+      return Buffer.concat(Array.from(neurons, (row) => all.subarray(row * rowBytes, (row + 1) * rowBytes)));
+    };
+    return { name: `${prefix}.${name}`, type: own, shape, bytes };
+  };
   const { gate, up } = source.ffn;
   return [
     rows("gate_proj.weight", gate.weight, hiddenSize, [size, hiddenSize]),
     ...(gate.bias ? [rows("gate_proj.bias", gate.bias, 1, [size])] : []),
     rows("up_proj.weight", up.weight, hiddenSize, [size, hiddenSize]),
     ...(up.bias ? [rows("up_proj.bias", up.bias, 1, [size])] : []),
-    tensor("down_proj.weight", [hiddenSize, size], async () => (await read()).down),
+    downTensor(source, { name: `${prefix}.down_proj.weight`, type, shape: [hiddenSize, size] }, read),
     tensor("down_proj.bias", [hiddenSize], async () => (await read()).bias),
   ];
+}
+
+/** Rounds a fitted down-projection to blocks where the dense one has blocks, finest for the largest neurons. */
+function downTensor(
+  { ffn: { down } }: LayerSource,
+  tensor: Omit<SafetensorsInput, "bytes"> & { readonly type: StoredFloat },
+  read: () => Promise<Part>,
+): SafetensorsInput {
+  const own = down.weight.store.info(down.weight.name).type;
+  const type = isBlockType(own) ? typeOfWidth(own, tensor.shape[1] ?? 1) : tensor.type;
+  const bytes = async (): Promise<Uint8Array> => {
+    const part = await read();
+    if (isStoredFloat(type)) return encodeFloats(part.down, type);
+    return roundToBlocks(part.down, type, part.squares && withFloor(part.squares));
+  };
+  return { ...tensor, type, bytes };
 }
 
 function floatTypeOf({ ffn }: LayerSource): StoredFloat {

@@ -56,11 +56,12 @@ export function readMoments(artefact: Artefact, prefix: string): Moments | undef
   };
 }
 
-export function partArrays(prefix: string, { neurons, down, bias }: Part): Arrays {
+export function partArrays(prefix: string, { neurons, down, bias, squares }: Part): Arrays {
   return [
     [`${prefix}.neurons`, neurons],
     [`${prefix}.down`, down],
     [`${prefix}.bias`, bias],
+    ...(squares ? [[`${prefix}.squares`, squares] as const] : []),
   ];
 }
 
@@ -71,6 +72,7 @@ export function readPart(artefact: Artefact, prefix: string): Part | undefined {
     neurons: arrayOf(artefact, `${prefix}.neurons`, "I32"),
     down: arrayOf(artefact, `${prefix}.down`, "F32"),
     bias: arrayOf(artefact, `${prefix}.bias`, "F32"),
+    squares: artefact.has(`${prefix}.squares`) ? arrayOf(artefact, `${prefix}.squares`, "F32") : undefined,
   };
 }
 
