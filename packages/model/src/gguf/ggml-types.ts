@@ -20,7 +20,7 @@ export interface GgmlType {
 }
 
 export const BLOCK_VALUES = 32;
-export const Q8_0_BLOCK_BYTES = 34;
+const Q8_0_BLOCK_BYTES = 34;
 export const MXFP4_BLOCK_BYTES = 17;
 
 /** Reads a number of a group in the block that begins at `start`. */

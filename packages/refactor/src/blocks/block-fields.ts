@@ -6,7 +6,7 @@ import { type BlockLayout, ggmlTypeOf } from "@readme-moe/model";
 const ONE_IN_F16 = 0x3c00;
 
 /** Integers of a block, each in some runs of bits. */
-export class BlockFields {
+class BlockFields {
   readonly least: number;
   readonly most: number;
   /** Integer whose bits are all 0. */
