@@ -82,6 +82,7 @@ export async function pipedText(signal: AbortSignal): Promise<string | undefined
   return process.stdin.isTTY ? undefined : textOf(addAbortSignal(signal, process.stdin));
 }
 
+/** Tells by its name whether a file has a JSON value on each line. */
 export function isJsonLines(path: string): boolean {
   return /\.jsonl(\.gz)?$/.test(path);
 }
@@ -107,6 +108,7 @@ export function readJsonLines(
   });
 }
 
+/** Makes the error of a line of a file that cannot be used. */
 export function badLine(path: string, number: number, problem: string, options?: ErrorOptions): ReadMeError {
   return new ReadMeError("ERR_FILE_CORRUPT", `${path}:${number}: ${problem}`, options);
 }

@@ -52,6 +52,7 @@ type FlagName = SamplingNameWith<"flag">;
 /** Flags of the commands that sample. The one of `maxTokens` has another name, that of transformers. */
 export type SamplingFlags = Omit<Pick<SamplingParams, FlagName>, "maxTokens"> & { readonly maxNewTokens?: number };
 
+/** Adds options to a command, and returns it. */
 export function addOptions(command: Command, ...options: readonly Option[]): Command {
   for (const option of options) command.addOption(option);
   return command;

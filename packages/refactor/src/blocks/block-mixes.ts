@@ -80,7 +80,9 @@ export const BLOCK_MIXES = {
   q8_0: { fileType: 7, most: "Q8_0" },
 } as const satisfies Readonly<Record<string, BlockMix>>;
 
+/** Name of a mix of block types. */
 export type BlockMixName = keyof typeof BLOCK_MIXES;
+/** Names of all mixes, those with the fewest bits first. */
 export const BLOCK_MIX_NAMES = Object.keys(BLOCK_MIXES) as readonly BlockMixName[];
 
 const NAME = /^(?:blk\.(?<layer>\d+)\.)?(?<part>\w+)\.weight$/;

@@ -7,6 +7,7 @@ import { writableBlock, type WritableBlock } from "./block-fields.ts";
 
 /** Types that weights can be rounded to, those with the most bits first. */
 export const ROUNDED_TYPES = ["Q8_0", "Q6_K", "Q5_1", "Q5_K", "Q5_0", "Q4_1", "Q4_K", "Q4_0", "Q3_K", "Q2_K"] as const;
+/** Type of blocks that weights can be rounded to. */
 export type RoundedType = (typeof ROUNDED_TYPES)[number] & BlockType;
 
 const MAX_F16 = 65_504;

@@ -23,6 +23,7 @@ import { roundToBlocks } from "../blocks/round-blocks.ts";
 import { type DomainText, prepareDomain } from "../job/prepare-domain.ts";
 import type { ExportedFile, ExportProgress } from "./export-transformersjs.ts";
 
+/** Options of `exportGguf`. */
 export interface GgufExportOptions {
   readonly mix: BlockMixName;
   /** Texts whose inputs of products say which columns matter. @default all columns matter the same */
