@@ -284,7 +284,7 @@ class BlockSearch implements BlockRounder {
     const perRange = 1 / (most - least);
     for (let start = 0; start < STARTS.length + NUM_CLIPPED; start++) {
       const inverse = (top + this.#startOf(start, top)) * perRange;
-      // What is left out of the range is left out at both ends.
+      // Levels beyond the last one are shared by both ends of the range.
       const half = 0.5 - least * inverse - (start < STARTS.length ? 0 : this.#startOf(start, top) / 2);
       let levels = 0;
       let squares = 0;

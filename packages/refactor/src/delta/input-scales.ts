@@ -1,9 +1,8 @@
 // How much each column of a product counts: an error in it costs in proportion to its inputs. Changes are
 // multiplied by these scales before rounding, so that columns with large inputs are rounded finer.
 
-import { calibrateModel, kernelThreads } from "@readme-moe/kernel";
-import { endOfTextId, type Model } from "@readme-moe/model";
-import { prepareDomain, type DomainText } from "../job/prepare-domain.ts";
+import type { Model } from "@readme-moe/model";
+import { type DomainText, measureInputs } from "../job/prepare-domain.ts";
 
 /** Sums of squares, over tokens, of the inputs of a layer's products. */
 export interface InputSquares {
@@ -60,9 +59,7 @@ export function inputScales(squares: readonly InputSquares[], sizes: ScaleSizes)
 }
 
 // Tokens per kind of text. Sums over some thousands of tokens change little with more.
-const TOKENS = 2048;
-const SEQUENCE_TOKENS = 256;
-const SEED = 1;
+const MEASURED = { calibrationTokens: 2048, sequenceTokens: 256 };
 
 /**
  * Measures scales by running texts through the dense model, whose products have much the same inputs as the experts'.
@@ -72,14 +69,8 @@ export async function measureScales(
   texts: readonly DomainText[],
   onLayer: (done: number) => void,
 ): Promise<InputScales> {
-  const { tokenizer } = await base.loadText();
-  const { numLayers, eosTokenIds } = base.config;
-  const endOfText = endOfTextId(tokenizer, eosTokenIds);
-  const sizes = { calibrationTokens: TOKENS, routerTokens: 0, evaluationSequences: 1, sequenceTokens: SEQUENCE_TOKENS };
-  const options = { ...sizes, endOfText, seed: SEED };
-  const sequences = texts.map((text) => prepareDomain(text, tokenizer, options).calibration);
-  const tokens = sequences.flat().map((tokenIds) => ({ tokenIds: Array.from(tokenIds) }));
-  const statistics = calibrateModel(base, async () => tokens, { threads: kernelThreads() });
+  const { numLayers } = base.config;
+  const statistics = await measureInputs(base, texts, MEASURED);
   const squares: InputSquares[] = [];
   for (let index = 0; index < numLayers; index++) {
     onLayer(index);

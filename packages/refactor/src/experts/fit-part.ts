@@ -10,7 +10,7 @@ import {
   type Matrix,
   type Products,
 } from "../linear-algebra/matrix.ts";
-import { type Part, topNeurons } from "./select.ts";
+import { meanSquare, type Part, topNeurons } from "./select.ts";
 import type { FitProblem } from "./moments.ts";
 
 /** Rounds of elimination; each round accounts for the neurons removed before it. */
@@ -59,7 +59,7 @@ export async function eliminate(fit: PartFit, candidates: Int32Array, size: numb
  * Computes the least error of every size when a layer's dense output is the target: one elimination leaves out neurons
  * from the largest size to the smallest, and each round's costs add up. No neuron left out costs nothing.
  *
- * @param gram - covariances of all neurons; the ridge is added in place
+ * @param gram - covariances of all neurons; changed in place
  * @param sizes - descending, from the number of all neurons
  * @returns the mean squared distance from the target of each size, with the ridge's share
  */
@@ -209,11 +209,8 @@ async function toPart(fit: PartFit, solved: Solved, lambda: number): Promise<Fit
   const down = await refined(fit, solved, lambda);
   const bias = Float32Array.from(problem.targetMeans);
   const turned = new Float32Array(down.data.length);
-  const { cross, gram } = problem;
-  const squares = Float32Array.from(
-    neurons,
-    (neuron) => gram.data[neuron * gram.columns + neuron]! + problem.neuronMeans[neuron]! ** 2,
-  );
+  const { cross } = problem;
+  const squares = Float32Array.from(neurons, (neuron) => meanSquare(problem, neuron));
   // E|t|² + Σ (G · W) ∘ W - 2 Σ C ∘ W, where G · W = C + λ (D - W)
   let error = problem.targetVariance;
   neurons.forEach((neuron, row) => {

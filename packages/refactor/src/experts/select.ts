@@ -51,11 +51,13 @@ export function topNeurons(scores: ArrayLike<number>, size: number): Int32Array 
  *
  * @param down - dense down-projection, `[hiddenSize, neurons]`
  */
-export function contributions({ gram, neuronMeans }: FitProblem, down: Matrix): Float64Array {
-  return columnSquares(down).map((norm, j) => {
-    const square = gram.data[j * gram.columns + j]! + neuronMeans[j]! ** 2;
-    return Math.sqrt(square * norm);
-  });
+export function contributions(problem: FitProblem, down: Matrix): Float64Array {
+  return columnSquares(down).map((norm, neuron) => Math.sqrt(meanSquare(problem, neuron) * norm));
+}
+
+/** Returns the mean square of a neuron's activation. */
+export function meanSquare({ gram, neuronMeans }: FitProblem, neuron: number): number {
+  return gram.data[neuron * gram.columns + neuron]! + neuronMeans[neuron]! ** 2;
 }
 
 /** Returns the squared norm of each column. */

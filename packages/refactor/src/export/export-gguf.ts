@@ -2,12 +2,9 @@
 
 import { existsSync } from "node:fs";
 import { stat } from "node:fs/promises";
-import { availableParallelism } from "node:os";
 import { ReadMeError } from "@readme-moe/core";
-import { calibrateModel } from "@readme-moe/kernel";
 import {
   encodeF16,
-  endOfTextId,
   GgufFile,
   type GgufInput,
   type GgufInputValue,
@@ -20,7 +17,7 @@ import {
 } from "@readme-moe/model";
 import { BLOCK_MIXES, type BlockMixName, typeInMix, typeOfWidth } from "../blocks/block-mixes.ts";
 import { roundToBlocks } from "../blocks/round-blocks.ts";
-import { type DomainText, prepareDomain } from "../job/prepare-domain.ts";
+import { type DomainText, measureInputs } from "../job/prepare-domain.ts";
 import type { ExportedFile, ExportProgress } from "./export-transformersjs.ts";
 
 /** Options of `exportGguf`. */
@@ -32,6 +29,8 @@ export interface GgufExportOptions {
   readonly onProgress?: ((progress: ExportProgress) => void) | undefined;
 }
 
+/** Tokens of each text, and of a sequence, that inputs are measured on. */
+const CALIBRATION = { calibrationTokens: 4096, sequenceTokens: 512 };
 /** Weights that are rounded at once. */
 const PIECE_VALUES = 2 ** 22;
 
@@ -52,7 +51,7 @@ export async function exportGguf(model: Model, path: string, options: GgufExport
   const { mix, calibration } = options;
   const file = await GgufFile.open(source);
   try {
-    const statistics = calibration && (await measuredInputs(model, calibration));
+    const statistics = calibration && (await measureInputs(model, calibration, CALIBRATION));
     const totals = {
       doneBytes: 0,
       ofBytes: [...file.tensors.values()].reduce((sum, one) => sum + (one.byteLength ?? 0), 0),
@@ -141,18 +140,4 @@ function productOf(name: string): string | undefined {
   if (layer === undefined) return undefined;
   if (part.startsWith("attn")) return `layers.${layer}.attention.${part === "attn_output" ? "output" : "qkv"}`;
   return `layers.${layer}.ffn${part === "ffn_down" ? ".down" : ""}`;
-}
-
-const CALIBRATION = { calibrationTokens: 4096, routerTokens: 0, evaluationSequences: 1, sequenceTokens: 512, seed: 1 };
-
-/** Measures the inputs of a dense model's products on texts. */
-async function measuredInputs(model: Model, texts: readonly DomainText[]): Promise<InputStatistics> {
-  const { tokenizer } = await model.loadText();
-  const { eosTokenIds, contextTokens } = model.config;
-  const endOfText = endOfTextId(tokenizer, eosTokenIds);
-  const sequenceTokens = Math.min(CALIBRATION.sequenceTokens, contextTokens);
-  const options = { ...CALIBRATION, sequenceTokens, endOfText };
-  const sequences = texts.flatMap((text) => prepareDomain(text, tokenizer, options).calibration);
-  const tokens = sequences.map((ids) => ({ tokenIds: Array.from(ids) }));
-  return calibrateModel(model, async () => tokens, { threads: availableParallelism() });
 }

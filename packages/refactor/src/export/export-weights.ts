@@ -1,6 +1,6 @@
 // Products, norms and the embedding table in the three precisions of exported graphs.
 
-import { type LinearRefs, type ModelConfig, type TensorRef, transpose } from "@readme-moe/model";
+import { encodeFloats, type LinearRefs, type ModelConfig, type TensorRef, transpose } from "@readme-moe/model";
 import type { GraphBuilder, Value } from "../graphs/graph-builder.ts";
 import {
   Add,
@@ -63,7 +63,7 @@ export class ExportWeights {
     if (this.#dtype === "q8") return this.#integerProduct(name, x, ref);
     if (this.#dtype === "q4") return this.#blockProduct(name, x, ref);
     const [numOut = 0, numIn = 0] = ref.shape;
-    const read = async (): Promise<Uint8Array> => bytesOf(await readTransposed(ref));
+    const read = async (): Promise<Uint8Array> => encodeFloats(await readTransposed(ref), "F32");
     return MatMul(this.#g, x, this.#g.weight(`${name}.weight`, "float32", [numIn, numOut], read));
   }
 
@@ -97,7 +97,7 @@ export class ExportWeights {
   #vector(name: string, ref: TensorRef, offset = 0): Value {
     return this.#g.weight(name, "float32", ref.shape, async () => {
       const values = await ref.store.readFloats(ref.name);
-      return bytesOf(offset === 0 ? values : values.map((value) => value + offset));
+      return encodeFloats(offset === 0 ? values : values.map((value) => value + offset), "F32");
     });
   }
 
@@ -124,7 +124,9 @@ export class ExportWeights {
       const floats = type === "int8" ? await readTransposed(ref) : await ref.store.readFloats(ref.name);
       return toGrid(floats, await grid(), type);
     });
-    const scale = g.weight(`${name}_scale`, "float32", [], async () => bytesOf(Float32Array.of((await grid()).scale)));
+    const scale = g.weight(`${name}_scale`, "float32", [], async () =>
+      encodeFloats(Float32Array.of((await grid()).scale), "F32"),
+    );
     const zeroPoint = g.weight(`${name}_zero_point`, type, [], async () => Uint8Array.of((await grid()).zeroPoint));
     return { values, scale, zeroPoint };
   }
@@ -145,7 +147,7 @@ export class ExportWeights {
       scales: g.weight(`${name}.weight_scales`, "float32", [numOut * numBlocks], async () => {
         const { scales } = await (quantized ??= quantize());
         quantized = undefined;
-        return bytesOf(scales);
+        return encodeFloats(scales, "F32");
       }),
     };
     return MatMul4Bits(g, x, weight);
@@ -155,10 +157,6 @@ export class ExportWeights {
 async function readTransposed(ref: TensorRef): Promise<Float32Array<ArrayBuffer>> {
   const [numOut = 0, numIn = 0] = ref.shape;
   return transpose(await ref.store.readFloats(ref.name), numOut, numIn);
-}
-
-function bytesOf(values: Float32Array): Uint8Array {
-  return new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
 }
 
 /** Meaning of a tensor's integers: `scale · (integer - zeroPoint)`. */

@@ -1,6 +1,7 @@
 // Splits a domain's documents into held-out text, calibration text and further text for the router.
 
-import { cutSequences, type Tokenizer } from "@readme-moe/model";
+import { calibrateModel, kernelThreads } from "@readme-moe/kernel";
+import { cutSequences, endOfTextId, type InputStatistics, type Model, type Tokenizer } from "@readme-moe/model";
 import { shuffled } from "../random.ts";
 
 /** Every twelfth document is held out, beginning with index 11. */
@@ -99,4 +100,20 @@ function sequencesOf(
     joined.push(endOfText);
   }
   return cutSequences(tokenizer, joined, length).slice(0, Math.floor(maxTokens / length));
+}
+
+/** Measures inputs of a dense model's products. @param sizes - `calibrationTokens` are those of each text */
+export async function measureInputs(
+  model: Model,
+  texts: readonly DomainText[],
+  sizes: Pick<DomainOptions, "calibrationTokens" | "sequenceTokens">,
+): Promise<InputStatistics> {
+  const { tokenizer } = await model.loadText();
+  const { eosTokenIds, contextTokens } = model.config;
+  const sequenceTokens = Math.min(sizes.sequenceTokens, contextTokens);
+  const endOfText = endOfTextId(tokenizer, eosTokenIds);
+  const options = { ...sizes, sequenceTokens, routerTokens: 0, evaluationSequences: 1, endOfText, seed: 1 };
+  const sequences = texts.flatMap((text) => prepareDomain(text, tokenizer, options).calibration);
+  const tokens = sequences.map((ids) => ({ tokenIds: Array.from(ids) }));
+  return calibrateModel(model, async () => tokens, { threads: kernelThreads() });
 }

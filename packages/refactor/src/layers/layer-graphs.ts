@@ -1,6 +1,6 @@
 // A layer of a dense model, and graphs that measure its activations.
 
-import type { Model, ModelConfig, LayerRefs } from "@readme-moe/model";
+import { encodeFloats, type LayerRefs, type Model, type ModelConfig } from "@readme-moe/model";
 import type { DenseDown, LayerExperts, Part } from "../experts/select.ts";
 import { GraphBuilder, type Graph, type Value } from "../graphs/graph-builder.ts";
 import * as operators from "../graphs/operators.ts";
@@ -82,7 +82,9 @@ export function expertGraph(source: LayerSource, { shared, experts }: LayerExper
   const outputs = [shared, experts[expert]]
     .filter((part): part is Part => part !== undefined && part.neurons.length > 0)
     .map(({ neurons, down }, index) => {
-      const weight = g.weight(`${index}.down`, "float32", [hiddenSize, neurons.length], () => floatBytes(down));
+      const weight = g.weight(`${index}.down`, "float32", [hiddenSize, neurons.length], () =>
+        encodeFloats(down, "F32"),
+      );
       return Gemm(g, weight, Gather(g, turned, g.integers(Array.from(neurons))), { transB: false });
     });
   g.output(
@@ -118,7 +120,7 @@ export function overlapGraph(source: LayerSource, { experts }: LayerExperts): Gr
     experts.forEach(({ neurons: own }, expert) =>
       own.forEach((neuron) => (rows[expert * intermediateSize + neuron] = 1)),
     );
-    return floatBytes(rows);
+    return encodeFloats(rows, "F32");
   });
   const scores = Gemm(g, graded, masks, { transA: true });
   g.output("scores", scores, "float32", ["tokens", experts.length]);
@@ -140,8 +142,4 @@ function gramOutputs(g: GraphBuilder, turned: Value, end: number): void {
     const stripe = deterministicGemm(g, own, others, { size });
     g.output(`gram.${index}`, stripe, "float32", [to - from, end - from]);
   });
-}
-
-function floatBytes(values: Float32Array): Uint8Array {
-  return new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
 }

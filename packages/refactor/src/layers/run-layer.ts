@@ -2,7 +2,7 @@
 
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { describeModel, kernelThreads, LayerPiece } from "@readme-moe/kernel";
-import type { Model, ModelConfig } from "@readme-moe/model";
+import type { Model } from "@readme-moe/model";
 import { addMoments, emptyMoments, rowStart, type Moments } from "../experts/moments.ts";
 import { type LayerExperts, columnSquares } from "../experts/select.ts";
 import type { Graph } from "../graphs/graph-builder.ts";
@@ -18,7 +18,7 @@ import {
   type LayerSource,
 } from "./layer-graphs.ts";
 import { pickRows } from "../linear-algebra/matrix.ts";
-import type { Batch, TokenStream } from "./token-stream.ts";
+import { type Batch, GatheredRows, type TokenStream } from "./token-stream.ts";
 
 export interface PassOptions {
   readonly threads?: number | undefined;
@@ -163,44 +163,6 @@ export async function runMoments(
 /** Number of rows of a Gram matrix's product: what it adds up in one piece, and is copied once. */
 const GATHERED_ROWS = 4096;
 
-/** Rows of successive batches of one domain. */
-class GatheredRows {
-  readonly #numRows: number;
-  readonly #neurons: Float32Array;
-  readonly #target: Float32Array;
-  #domain = 0;
-  #neuronsEnd = 0;
-  #targetEnd = 0;
-
-  constructor({ intermediateSize, hiddenSize }: ModelConfig, numRows: number) {
-    this.#numRows = numRows;
-    this.#neurons = new Float32Array(numRows * intermediateSize);
-    this.#target = new Float32Array(numRows * hiddenSize);
-  }
-
-  hasRoom(domain: number, numRows: number): boolean {
-    const width = this.#target.length / this.#numRows;
-    const isSame = this.#targetEnd === 0 || domain === this.#domain;
-    return isSame && this.#targetEnd + numRows * width <= this.#target.length;
-  }
-
-  add(domain: number, neurons: Float32Array, target: Float32Array): void {
-    this.#domain = domain;
-    this.#neurons.set(neurons, this.#neuronsEnd);
-    this.#target.set(target, this.#targetEnd);
-    this.#neuronsEnd += neurons.length;
-    this.#targetEnd += target.length;
-  }
-
-  /** Returns the rows so far, and begins anew. */
-  take(): { readonly domain: number; readonly neurons: Float32Array; readonly target: Float32Array } {
-    const neurons = this.#neurons.subarray(0, this.#neuronsEnd);
-    const target = this.#target.subarray(0, this.#targetEnd);
-    this.#neuronsEnd = this.#targetEnd = 0;
-    return { domain: this.#domain, neurons, target };
-  }
-}
-
 /** Returns the goal of a batch. */
 export function goalOfBatch(stream: TokenStream, { rows, weights }: Goal, batch: Batch): Goal {
   return { rows: stream.view(rows, batch, stream.hiddenSize), weights: stream.view(weights, batch, 1) };
@@ -246,12 +208,16 @@ export async function runExperts(
   }
 }
 
-/** Experts of a layer, whose sessions are opened when they are first used. */
+/** Experts of a layer, whose sessions are opened when they are first used. Outputs for the last rows are kept. */
 class ExpertOutputs {
   readonly #source: LayerSource;
   readonly #layer: LayerExperts;
   readonly #options: PassOptions;
   readonly #sessions = new Map<number, GraphSession>();
+  #lastRows: Float32Array = NONE;
+  readonly #lastOutputs = new Map<number, Float32Array>();
+  /** Scales of the output norm. */
+  #normScales: Promise<Float32Array> | undefined;
 
   constructor(source: LayerSource, layer: LayerExperts, options: PassOptions) {
     this.#source = source;
@@ -259,8 +225,16 @@ class ExpertOutputs {
     this.#options = options;
   }
 
-  /** Computes the outputs `[tokens, hiddenSize]` of an expert. */
+  /** Returns the outputs `[tokens, hiddenSize]` of an expert. */
   async #outputs(expert: number, gated: Float32Array): Promise<Float32Array> {
+    if (gated !== this.#lastRows) this.#lastOutputs.clear();
+    this.#lastRows = gated;
+    const outputs = this.#lastOutputs.get(expert) ?? (await this.#compute(expert, gated));
+    this.#lastOutputs.set(expert, outputs);
+    return outputs;
+  }
+
+  async #compute(expert: number, gated: Float32Array): Promise<Float32Array> {
     const { hiddenSize, intermediateSize } = this.#source.config;
     let session = this.#sessions.get(expert);
     if (!session) {
@@ -319,7 +293,8 @@ class ExpertOutputs {
     const { refs, config } = this.#source;
     const { hiddenSize, residualScale, rmsNormEpsilon, normOffset } = config;
     if (!refs.ffnOutputNorm) return attended.map((value, i) => value + residualScale * outputs[i]!);
-    const scale = await refs.ffnOutputNorm.store.readFloats(refs.ffnOutputNorm.name);
+    this.#normScales ??= refs.ffnOutputNorm.store.readFloats(refs.ffnOutputNorm.name);
+    const scale = await this.#normScales;
     const squares = meanSquares(outputs, hiddenSize);
     return attended.map((value, i) => {
       const size = Math.sqrt(squares[Math.floor(i / hiddenSize)]! + rmsNormEpsilon);

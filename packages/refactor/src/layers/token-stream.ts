@@ -70,3 +70,40 @@ function cutBatches(domains: readonly number[], perBatch: number): readonly Batc
   }
   return batches;
 }
+
+/** Rows of successive batches of one domain. */
+export class GatheredRows {
+  readonly #sizes: ModelConfig;
+  readonly #neurons: Float32Array;
+  readonly #target: Float32Array;
+  #domain = 0;
+  #numRows = 0;
+
+  constructor(sizes: ModelConfig, numRows: number) {
+    this.#sizes = sizes;
+    this.#neurons = new Float32Array(numRows * sizes.intermediateSize);
+    this.#target = new Float32Array(numRows * sizes.hiddenSize);
+  }
+
+  hasRoom(domain: number, numRows: number): boolean {
+    const isSame = this.#numRows === 0 || domain === this.#domain;
+    return isSame && (this.#numRows + numRows) * this.#sizes.hiddenSize <= this.#target.length;
+  }
+
+  add(domain: number, neurons: Float32Array, target: Float32Array): void {
+    const { intermediateSize, hiddenSize } = this.#sizes;
+    this.#domain = domain;
+    this.#neurons.set(neurons, this.#numRows * intermediateSize);
+    this.#target.set(target, this.#numRows * hiddenSize);
+    this.#numRows += target.length / hiddenSize;
+  }
+
+  /** Returns the rows so far, and begins anew. */
+  take(): { readonly domain: number; readonly neurons: Float32Array; readonly target: Float32Array } {
+    const { intermediateSize, hiddenSize } = this.#sizes;
+    const neurons = this.#neurons.subarray(0, this.#numRows * intermediateSize);
+    const target = this.#target.subarray(0, this.#numRows * hiddenSize);
+    this.#numRows = 0;
+    return { domain: this.#domain, neurons, target };
+  }
+}
