@@ -7,7 +7,7 @@ import { parseArgs } from "node:util";
 import { parseConfig } from "../packages/model/src/config/parse-config.ts";
 import { GraphBuilder, GraphSession, operators } from "@readme-moe/refactor/graphs";
 import { median } from "./kit/statistics.ts";
-import type { DecoderWeights, Weight, WeightGroup } from "../packages/refactor/src/tuning/decoder.ts";
+import type { DecoderWeights, Weight, WeightGroup } from "../packages/refactor/src/tuning/weights.ts";
 import { chooseParameters, type Rates } from "../packages/refactor/src/tuning/parameters.ts";
 import { Trainer } from "../packages/refactor/src/tuning/train.ts";
 import { AdaptedModel, newAdapter } from "../packages/refactor/src/lora/adapted-model.ts";

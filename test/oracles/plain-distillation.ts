@@ -2,7 +2,7 @@
 // is written a second time, for those weights: `plain-decoder.ts` runs the weights of an open model.
 
 import { ropeFrequencies, ropeScale, type ModelConfig, type RopeConfig } from "@readme-moe/model";
-import type { DecoderWeights, LayerWeights, WeightGroup } from "../../packages/refactor/src/tuning/decoder.ts";
+import type { DecoderWeights, LayerWeights, WeightGroup } from "../../packages/refactor/src/tuning/weights.ts";
 
 import { PLAIN_ACTIVATIONS } from "./plain-decoder.ts";
 

@@ -12,9 +12,10 @@ import {
 } from "../../packages/refactor/src/lora/adapted-model.ts";
 import { AdapterTrainer } from "../../packages/refactor/src/lora/adapter-trainer.ts";
 import { changedProducts } from "../../packages/refactor/src/lora/model-graph.ts";
-import { readDecoderWeights, type LayerWeights, type WeightGroup } from "../../packages/refactor/src/tuning/decoder.ts";
+import { readDecoderWeights, type LayerWeights, type WeightGroup } from "../../packages/refactor/src/tuning/weights.ts";
 import type { TextSequence } from "../../packages/refactor/src/tuning/tuning-data.ts";
 import { plainCrossEntropies, plainLoss, type PlainLayer } from "../oracles/plain-distillation.ts";
+import { exactProduct, frozenWeights } from "../support/frozen-weights.ts";
 import { RUNS_LONG_TESTS } from "../support/long-tests.ts";
 import { randomInteger, randomNormal, seededRandom } from "../support/random.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
@@ -38,11 +39,13 @@ afterAll(async () => {
 
 describe.each([...Object.keys(VARIANTS).entries()])("variant %i, with %s", (variant, name) => {
   const options = VARIANTS[name] ?? {};
+  // Weights are frozen products in some variants, and inputs of graphs in the others.
+  const isFrozen = variant % 3 === 0;
   // The first variant has both shares; the others have them by turns.
   test.each([0, 0.4].filter((_, share) => variant === 0 || RUNS_LONG_TESTS || share === variant % 2))(
     "gradients agree with differences of the plain loss, teacher share %d",
     async (teacherShare) => {
-      const { trainer, adapter, config, weights, sequences } = await setUp(options, { teacherShare });
+      const { trainer, adapter, config, weights, sequences } = await setUp(options, { teacherShare, isFrozen });
       const mean = await trainer.gradients(sequences);
       const gradients = new Map(adapter.map(({ key }) => [key, trainer.optimizer.gradient(key)!]));
       const loss = (): number => {
@@ -68,7 +71,7 @@ describe.each([...Object.keys(VARIANTS).entries()])("variant %i, with %s", (vari
   );
 
   test("losses of mixed experts agree with the plain ones", async () => {
-    const { model, adapter, config, weights, sequences } = await setUp(options, { teacherShare: 0 });
+    const { model, adapter, config, weights, sequences } = await setUp(options, { teacherShare: 0, isFrozen });
     const other = randomFactors(adapter, 12);
     const random = seededRandom(13);
     const routes = new Map(
@@ -179,7 +182,11 @@ test("common ranks and ranks of each kind have the gradients of a whole change",
 
 async function setUp(
   options: Variant,
-  { teacherShare, sequences: together = SEQUENCES }: { readonly teacherShare: number; readonly sequences?: number },
+  {
+    teacherShare,
+    sequences: together = SEQUENCES,
+    isFrozen = false,
+  }: { readonly teacherShare: number; readonly sequences?: number; readonly isFrozen?: boolean },
 ) {
   const name = join(folder, `${models.length}`);
   const dense = { numExperts: 1, expertSizes: [24, 40], sharedSizes: [0, 0], hasRouter: false };
@@ -190,7 +197,8 @@ async function setUp(
   withVariant(weights, options);
   const config = { ...tiny.config, ...options.decoder };
   const settings = { sequences: together, sequenceTokens: TOKENS, scale: SCALE, teacherShare, threads: 1 };
-  const model = new AdaptedModel(config, weights, settings);
+  const own = isFrozen ? await frozenWeights(weights, exactProduct) : weights;
+  const model = new AdaptedModel(config, own, settings);
   running.push(model);
   const adapter = randomFactors(newAdapter(weights, { products: changedProducts(true), rank: RANK, seed: 5 }), 6);
   const random = seededRandom(7);

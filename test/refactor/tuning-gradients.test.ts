@@ -2,12 +2,21 @@
 // in double precision.
 
 import { join } from "node:path";
+import { FrozenProduct, ProductTeam } from "@readme-moe/kernel";
 import { openModel, type Model } from "@readme-moe/model";
 import { afterAll, describe, expect, test } from "vitest";
-import { readDecoderWeights } from "../../packages/refactor/src/tuning/decoder.ts";
-import { chooseParameters, type Parameter, findExpertNeurons } from "../../packages/refactor/src/tuning/parameters.ts";
+import type { Frozen } from "../../packages/refactor/src/graphs/staged-session.ts";
+import { readDecoderWeights, type Weight } from "../../packages/refactor/src/tuning/weights.ts";
+import {
+  chooseParameters,
+  type Parameter,
+  findExpertNeurons,
+  gatesOf,
+} from "../../packages/refactor/src/tuning/parameters.ts";
 import { Trainer } from "../../packages/refactor/src/tuning/train.ts";
 import { plainLoss } from "../oracles/plain-distillation.ts";
+import { exactProduct, type Freeze, frozenWeights } from "../support/frozen-weights.ts";
+import { memoryLinear } from "../support/kernel/memory-store.ts";
 import { RUNS_LONG_TESTS } from "../support/long-tests.ts";
 import { randomInteger, randomNormal, seededRandom } from "../support/random.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
@@ -29,10 +38,10 @@ afterAll(async () => {
 });
 
 const WAYS = [
-  ["lora", "none"],
-  ["full", "neurons"],
-  ["full", "none"],
-  ["lora", "neurons"],
+  ["lora", "none", "frozen"],
+  ["full", "neurons", "float"],
+  ["full", "none", "float"],
+  ["lora", "neurons", "float"],
 ] as const;
 
 describe.each([...Object.keys(VARIANTS).entries()])("variant %i, with %s", (index, name) => {
@@ -40,9 +49,10 @@ describe.each([...Object.keys(VARIANTS).entries()])("variant %i, with %s", (inde
   // The first variant is trained in every way; the others by turns in two of them.
   const isWhole = index === 0 || RUNS_LONG_TESTS;
   test.each(WAYS.filter((_, way) => isWhole || way >> 1 === index % 2))(
-    "gradients of %s, sharing %s, agree with differences of the plain loss",
-    async (method, sharing) => {
-      const { trainer, parameters, loss, sequences } = await setUp(options, { method, sharing });
+    "gradients of %s, sharing %s, with %s products, agree with differences of the plain loss",
+    async (method, sharing, products) => {
+      const freeze = products === "frozen" ? exactProduct : undefined;
+      const { trainer, parameters, loss, sequences } = await setUp(options, { method, sharing, freeze });
       const kinds = new Set(parameters.map(kindOf));
       expect([...kinds].some((kind) => kind.startsWith("shared/"))).toBe(sharing === "neurons");
       const figures = await trainer.gradients(sequences);
@@ -91,13 +101,33 @@ test("has the same gradients for sequences run together and one by one", async (
   }
 });
 
+test("has nearly the same gradients in the kernel's 8 bits", async () => {
+  const exact = await setUp({}, { method: "lora" });
+  const team = new ProductTeam(2);
+  const inKernel = ({ shape: [, numIn = 0], values }: Weight): Promise<Frozen> =>
+    FrozenProduct.open(team, memoryLinear(values, numIn, undefined), { hasGradients: true });
+  const rounded = await setUp({}, { method: "lora", freeze: inKernel });
+  const figures = await rounded.trainer.gradients(rounded.sequences);
+  expect(figures.divergence + LABEL_SHARE * figures.crossEntropy).toBeCloseTo(exact.loss(), 0);
+  await exact.trainer.gradients(exact.sequences);
+  const [a, b] = [exact, rounded].map(({ trainer, parameters }) => takeGradients(trainer, parameters));
+  expect([...a!.keys()].toSorted()).toEqual([...b!.keys()].toSorted());
+  for (const [key, gradient] of a!) {
+    const other = b!.get(key)!;
+    expect(dot(gradient, other) / Math.sqrt(dot(gradient, gradient) * dot(other, other)), key).toBeGreaterThan(0.98);
+  }
+  team.close();
+});
+
 interface Setting {
   readonly method: "lora" | "full";
   readonly sharing?: "neurons" | "none";
   readonly microSequences?: number;
+  /** Makes frozen products, in the trainer alone. */
+  readonly freeze?: Freeze | undefined;
 }
 
-async function setUp(options: Variant, { method, sharing = "none", microSequences = SEQUENCES }: Setting) {
+async function setUp(options: Variant, { method, sharing = "none", microSequences = SEQUENCES, freeze }: Setting) {
   const name = join(folder, `${models.length}`);
   await writeTinyReadMe(name, { ...options, seed: 3 });
   await writeTinyReadMe(`${name}-teacher`, { ...options, seed: 4, numExperts: 1, expertSizes: [48, 64] });
@@ -106,7 +136,10 @@ async function setUp(options: Variant, { method, sharing = "none", microSequence
   const weights = { student: await readDecoderWeights(student), teacher: await readDecoderWeights(teacher) };
   const config = { ...student.config, ...options.decoder };
   for (const one of Object.values(weights)) withVariant(one, options);
-  const neurons = sharing === "neurons" ? await findExpertNeurons(weights, { threads: 1 }) : undefined;
+  const neurons =
+    sharing === "neurons"
+      ? await findExpertNeurons({ student: gatesOf(student), teacher: gatesOf(teacher) }, { threads: 1 })
+      : undefined;
   const trained = chooseParameters(weights.student, {
     method,
     rank: 3,
@@ -121,7 +154,10 @@ async function setUp(options: Variant, { method, sharing = "none", microSequence
     if (key.endsWith(".right")) values.forEach((_, i) => (values[i] = 0.3 * randomNormal(random)));
   }
   const settings = { sequenceTokens: TOKENS, microSequences, labelShare: LABEL_SHARE, threads: 1, signal: undefined };
-  const trainer = new Trainer(config, weights, trained, settings);
+  const own = freeze
+    ? { student: await frozenWeights(weights.student, freeze), teacher: await frozenWeights(weights.teacher, freeze) }
+    : weights;
+  const trainer = new Trainer(config, own, trained, settings);
   trainers.push(trainer);
   const sequences = Array.from({ length: SEQUENCES }, () => ({
     tokenIds: Int32Array.from({ length: TOKENS }, () => randomInteger(random, student.config.vocabSize)),
@@ -130,6 +166,10 @@ async function setUp(options: Variant, { method, sharing = "none", microSequence
   }));
   const loss = (): number => plainLoss(config, weights, sequences, LABEL_SHARE);
   return { trainer, parameters, loss, sequences, weights };
+}
+
+function dot(a: Float32Array, b: Float32Array): number {
+  return a.reduce((sum, value, i) => sum + value * b[i]!, 0);
 }
 
 function takeGradients(trainer: Trainer, parameters: readonly Parameter[]): Map<string, Float32Array> {

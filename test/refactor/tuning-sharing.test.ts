@@ -9,6 +9,8 @@ import {
   type WeightPart,
   chooseParameters,
   findExpertNeurons,
+  gatesOf,
+  type GatesOfLayers,
   shareInCommon,
 } from "../../packages/refactor/src/tuning/parameters.ts";
 import {
@@ -16,7 +18,8 @@ import {
   type DecoderWeights,
   type Weight,
   type WeightGroup,
-} from "../../packages/refactor/src/tuning/decoder.ts";
+} from "../../packages/refactor/src/tuning/weights.ts";
+import { matrix } from "../../packages/refactor/src/linear-algebra/matrix.ts";
 import { Trainer } from "../../packages/refactor/src/tuning/train.ts";
 import { randomInteger, randomNormal, seededRandom } from "../support/random.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
@@ -115,26 +118,21 @@ test("finds the neurons of experts in half precision, also after small changes",
     const changed = Float32Array.from(rows.flat(), (value) => value + 0.05 * randomNormal(random));
     return { key: "expert", shape: [size, hidden], values: decodeFloats(encodeFloats(changed, "F16"), "F16") };
   };
-  const withExperts = (experts: readonly Weight[]): DecoderWeights => ({
-    layers: [
-      {
-        attention: new Map(),
-        common: new Map(),
-        experts: experts.map((gate) => new Map([["expert.gate.weight", gate]])),
-      },
-    ],
-    finalNorm: drawn(random, "norm", [hidden]),
-    embedding: new Float32Array(),
-    head: new Float32Array(),
-  });
-  const weights = { student: withExperts(lists.map(expert)), teacher: withExperts([dense]) };
+  const gates = (experts: readonly Weight[]): GatesOfLayers => [
+    experts.map(
+      ({ shape: [rows = 0], values }) =>
+        async () =>
+          matrix(rows, hidden, values),
+    ),
+  ];
+  const weights = { student: gates(lists.map(expert)), teacher: gates([dense]) };
   const found = await findExpertNeurons(weights, { threads: 1 });
   expect(found).toEqual([lists]);
   const shared = lists.map((list, own) =>
     list.filter((n) => lists.some((other, at) => at !== own && other.includes(n))),
   );
   expect(shareInCommon(found)).toBeCloseTo(shared.reduce((sum, { length }) => sum + length, 0) / (3 * size), 10);
-  const wide = { student: withExperts([dense]), teacher: withExperts([expert(lists[0]!)]) };
+  const wide = { student: gates([dense]), teacher: gates([expert(lists[0]!)]) };
   await expect(findExpertNeurons(wide, { threads: 1 })).rejects.toThrow(/at most 24 neurons/);
 });
 
@@ -178,7 +176,7 @@ async function setUp(method: "lora" | "full") {
   const [student, teacher] = [await openModel(path), await openModel(`${path}-teacher`)];
   models.push(student, teacher);
   const weights = { student: await readDecoderWeights(student), teacher: await readDecoderWeights(teacher) };
-  const neurons = await findExpertNeurons(weights, { threads: 1 });
+  const neurons = await findExpertNeurons({ student: gatesOf(student), teacher: gatesOf(teacher) }, { threads: 1 });
   const sharing = { neurons, intermediateSize: 64, rank: 2 };
   const trained = chooseParameters(weights.student, { method, rank: 3, attention: false, seed: 7, sharing });
   const settings = { sequenceTokens: 8, microSequences: 2, labelShare: 0.3, threads: 1, signal: undefined };

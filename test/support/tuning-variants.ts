@@ -1,7 +1,7 @@
 // Decoders that differ in what tuning has to differentiate, and the comparison of gradients with differences.
 
 import type { ModelConfig } from "@readme-moe/model";
-import type { DecoderWeights, LayerWeights, Weight } from "../../packages/refactor/src/tuning/decoder.ts";
+import type { DecoderWeights, LayerWeights, Weight } from "../../packages/refactor/src/tuning/weights.ts";
 import { randomNormal, seededRandom } from "./random.ts";
 import type { TinyOptions } from "./tiny-read-me.ts";
 

@@ -34,6 +34,7 @@ export const SOURCES = {
     "processor",
     "reader",
     "request",
+    "rows_product",
     "step",
     "stream",
     "team",

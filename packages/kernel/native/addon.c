@@ -10,9 +10,10 @@
 #include "processor.h"
 #include "read_rows.h"
 #include "request.h"
+#include "rows_product.h"
 
 /** Kinds of handles. */
-typedef enum { KIND_KERNEL, KIND_PAGES, KIND_WEIGHTS, KINDS } Kind;
+typedef enum { KIND_KERNEL, KIND_PAGES, KIND_WEIGHTS, KIND_TEAM, KINDS } Kind;
 
 /** Number of arrays of a step's results, the last arguments of `step` and `begin`. */
 enum { RESULT_ARRAYS = 5 };
@@ -196,6 +197,79 @@ static napi_value pack_rows(napi_env env, napi_callback_info info) {
   return NULL;
 }
 
+static const Loops *loops_named(const char *name) {
+  const Loops *available[4];
+  int count = available_loops(available);
+  for (int i = 0; i < count; i++)
+    if (strcmp(available[i]->name, name) == 0) return available[i];
+  return NULL;
+}
+
+static void end_team(Team *team) {
+  if (team->numThreads > 0) team_end(team);
+  team->numThreads = 0;
+}
+
+static void finalize_team(napi_env env, void *data, void *hint) {
+  (void)env, (void)hint;
+  end_team(data);
+  platform_free(data);
+}
+
+/** startTeam(threads): starts threads for `multiplyRows`. */
+static napi_value start_team(napi_env env, napi_callback_info info) {
+  napi_value values[1], handle;
+  int32_t threads;
+  if (!arguments(env, info, 1, values) || napi_get_value_int32(env, values[0], &threads) != napi_ok || threads < 1 || threads > TEAM_MOST_THREADS)
+    return throw_range(env, "Expected a number of threads");
+  Team *team = platform_allocate(sizeof *team);
+  if (!team || team_start(team, threads) != 0) {
+    platform_free(team);
+    return throw_range(env, "memory for threads");
+  }
+  if ((handle = new_handle(env, KIND_TEAM, team, finalize_team))) return handle;
+  finalize_team(env, team, NULL);
+  return throw_range(env, "memory for threads");
+}
+
+/** endTeam(team): ends its threads now. */
+static napi_value end_team_of(napi_env env, napi_callback_info info) {
+  napi_value values[1];
+  Team *team = arguments(env, info, 1, values) ? handle_of(env, values[0], KIND_TEAM) : NULL;
+  if (!team) return throw_range(env, "Expected a team");
+  end_team(team);
+  return NULL;
+}
+
+/**
+ * multiplyRows(team, weights, instructions, Int32Array of a TensorDescription, Float32Array of rows, Float32Array for outputs): see
+ * `multiply_rows`.
+ */
+static napi_value multiply_any_rows(napi_env env, napi_callback_info info) {
+  napi_value values[6];
+  char instructions[32];
+  void *tensor, *rows, *out;
+  size_t length, numNumbers, numInputs, numOutputs;
+  if (!arguments(env, info, 6, values) || napi_get_value_string_utf8(env, values[2], instructions, sizeof instructions, &length) != napi_ok ||
+      !elements(env, values[3], napi_int32_array, &tensor, &numNumbers) || numNumbers * sizeof(int32_t) != sizeof(TensorDescription) ||
+      !elements(env, values[4], napi_float32_array, &rows, &numInputs) || !elements(env, values[5], napi_float32_array, &out, &numOutputs))
+    return throw_range(env, "Expected a team, weights, a name, a tensor, rows and room for outputs");
+  Team *team = handle_of(env, values[0], KIND_TEAM);
+  const Weights *weights = handle_of(env, values[1], KIND_WEIGHTS);
+  if (!team || team->numThreads == 0) return throw_range(env, "Expected a team that has not ended");
+  if (!weights || !weights->bytes) return throw_range(env, "Expected weights that no kernel has");
+  RowsProduct product = {.file = weights->bytes, .bytes = weights->size, .loops = loops_named(instructions), .team = team, .rows = rows, .out = out};
+  if (!product.loops) return throw_range(env, "Expected instructions that this processor has");
+  memcpy(&product.tensor, tensor, sizeof product.tensor);
+  const size_t numIn = (size_t)product.tensor.numIn, numOut = (size_t)product.tensor.numOut;
+  if (product.tensor.numIn < 1 || product.tensor.numOut < 1 || numInputs % numIn != 0 || numInputs / numIn > INT32_MAX)
+    return throw_range(env, "Expected whole rows");
+  product.numRows = (int32_t)(numInputs / numIn);
+  if (numOutputs % numOut != 0 || numOutputs / numOut != numInputs / numIn) return throw_range(env, "Expected room for the outputs of each row");
+  const char *error = multiply_rows(&product);
+  return error ? throw_range(env, error) : NULL;
+}
+
 /** Maps a file by its path, takes the memory of `newWeights`, or copies bytes from any address. @returns NULL, or the error */
 static const char *read_weights(napi_env env, napi_value value, Opened *opened, const void **bytes, size_t *size) {
   enum { MOST_PATH = 32768 };
@@ -224,14 +298,6 @@ static const char *read_weights(napi_env env, napi_value value, Opened *opened, 
   *bytes = opened->file.bytes;
   *size = opened->file.size;
   return error;
-}
-
-static const Loops *loops_named(const char *name) {
-  const Loops *available[4];
-  int count = available_loops(available);
-  for (int i = 0; i < count; i++)
-    if (strcmp(available[i]->name, name) == 0) return available[i];
-  return NULL;
 }
 
 /** See `Lender`: arrays that were placed. */
@@ -562,6 +628,13 @@ static napi_value return_free_memory(napi_env env, napi_callback_info info) {
   return NULL;
 }
 
+/** keepFreeMemory(): see `platform_keep_free`. */
+static napi_value keep_free_memory(napi_env env, napi_callback_info info) {
+  (void)env, (void)info;
+  platform_keep_free();
+  return NULL;
+}
+
 NAPI_MODULE_INIT() {
   const struct {
     const char *name;
@@ -572,7 +645,9 @@ NAPI_MODULE_INIT() {
       {"rotary", set_rotary}, {"step", step}, {"begin", begin}, {"runLayers", run_layers}, {"routeLayer", route_layer},
       {"feedLayer", feed_layer}, {"end", end}, {"writeStream", write_stream}, {"readStates", read_states},
       {"place", place}, {"placeLora", place_lora}, {"readLogits", read_logits}, {"close", close_kernel},
-      {"returnFreeMemory", return_free_memory}, {"newWeights", new_weights}, {"writeWeights", write_weights}, {"packRows", pack_rows},
+      {"returnFreeMemory", return_free_memory}, {"keepFreeMemory", keep_free_memory},
+      {"newWeights", new_weights}, {"writeWeights", write_weights}, {"packRows", pack_rows},
+      {"startTeam", start_team}, {"endTeam", end_team_of}, {"multiplyRows", multiply_any_rows},
 #ifndef _WIN32
       // Numbers of open files belong to Node's own library there.
       {"readRows", read_rows},

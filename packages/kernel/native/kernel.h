@@ -195,9 +195,9 @@ const char *kernel_end(Kernel *kernel);
  */
 const char *kernel_write_stream(Kernel *kernel, const float *rows, size_t length);
 /**
- * Copies rows of the last step, `[numRows][width]` in its order: behind layers that have run, or behind its end. The stream
- * lacks the last FFN's outputs until the step has ended. Outputs and inputs are those of an FFN that all rows use, without
- * experts. In the model's last layer only rows with wanted logits are computed, and the others are left as they are.
+ * Copies rows of the last step, `[numRows][width]`, in the step's order: as they are behind the layers that have run, or
+ * behind the step's end. Until that end the stream lacks the last FFN's outputs. Outputs and inputs are those of an FFN
+ * without experts. The model's last layer computes only rows with wanted logits; other rows are left as they are.
  * @returns NULL, or the part of the arguments that does not fit
  */
 const char *kernel_read_states(const Kernel *kernel, States states, float *rows, size_t length);

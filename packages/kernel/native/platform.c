@@ -41,6 +41,7 @@ void platform_free(void *memory) {
   }
 }
 void platform_return_free(void) {}
+void platform_keep_free(void) {}
 #else
 #include <stdlib.h>
 #ifdef __GLIBC__
@@ -50,6 +51,13 @@ void platform_return_free(void) {}
 void platform_return_free(void) {
 #ifdef __GLIBC__
   malloc_trim(0);
+#endif
+}
+
+void platform_keep_free(void) {
+#ifdef __GLIBC__
+  mallopt(M_MMAP_MAX, 0);
+  mallopt(M_TRIM_THRESHOLD, INT32_MAX);
 #endif
 }
 

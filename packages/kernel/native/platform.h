@@ -9,3 +9,5 @@ void platform_free(void *memory);
 
 /** Returns memory that is free in the process to the system, if the C library keeps it. */
 void platform_return_free(void);
+/** Makes the process keep memory that it frees from now on, if the C library has a choice: fresh pages are zeroed one by one. */
+void platform_keep_free(void);

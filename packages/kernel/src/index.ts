@@ -29,6 +29,7 @@ export {
 } from "./description.ts";
 export { loraBytes, loraFactors, type LoraFactors, type LoraPrecision, packLora } from "./pack/pack-lora.ts";
 export { type DescribedModel, describeModel, describeRouter, precisionOf } from "./describe-model.ts";
+export { FrozenProduct, type FrozenProductOptions, ProductTeam } from "./frozen-product.ts";
 export { LayerPiece, type PieceOptions, type PieceSequence, type PieceStates } from "./layer-piece.ts";
 export {
   KEPT_LOGITS_ROWS,

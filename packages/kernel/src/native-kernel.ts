@@ -30,6 +30,16 @@ export interface Addon {
     inputs: Float32Array,
     scales: Float32Array,
   ): void;
+  startTeam(threads: number): object;
+  endTeam(team: object): void;
+  multiplyRows(
+    team: object,
+    weights: object,
+    instructions: string,
+    tensor: Int32Array,
+    rows: Float32Array,
+    outputs: Float32Array,
+  ): void;
   /** Absent on Windows. */
   readRows?(descriptor: number, offset: number, target: Uint8Array, place: number, options: Int32Array): Promise<void>;
   openPages(kernel: unknown, numPages: number, type: number): unknown;
@@ -59,6 +69,7 @@ export interface Addon {
   readLogits(kernel: unknown, wanted: number, logits: Float32Array): boolean;
   close(kernel: unknown): void;
   returnFreeMemory(): void;
+  keepFreeMemory(): void;
 }
 
 /** Loads the addon of this platform. @throws {Error} when there is none, or it does not load */

@@ -90,6 +90,35 @@ export function packInt8({ weight, bias }: LinearRefs, { inputs, outputs }: Prod
   };
 }
 
+/** Packs the transpose of weights `[numOut, numIn]` in int8. */
+export function transposedInt8(weights: Float32Array, numOut: number): PackedTensor {
+  const numIn = weights.length / numOut;
+  const scaleBytes = wholePanels(numIn) * PANEL * 4;
+  return {
+    ...sizes("int8", numIn, numOut, undefined),
+    scaleBytes,
+    parts: () => {
+      const scales = new Float32Array(scaleBytes / 4);
+      return {
+        async *weights() {
+          for (let from = 0; from < numIn; from += PANEL) {
+            const to = Math.min(from + PANEL, numIn);
+            const columns = new Float32Array((to - from) * numOut);
+            for (let row = 0; row < numOut; row++) {
+              for (let i = from; i < to; i++) columns[(i - from) * numOut + row] = weights[row * numIn + i]!;
+            }
+            const numbers = { format: formatNumber("int8"), source: formatNumber("float"), numIn: numOut };
+            const byteLength = productBytes("int8", to - from, numOut);
+            yield { ...numbers, rows: bytesOf(columns), inputs: NONE, scales: scales.subarray(from, to), byteLength };
+          }
+        },
+        scales: async () => bytesOf(scales),
+        bias: nothing,
+      };
+    },
+  };
+}
+
 /** Yields rows that the kernel packs: as the file has them, or in float32 if it cannot read their type. */
 async function* rowsToPack(
   weight: TensorRef,

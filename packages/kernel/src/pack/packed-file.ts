@@ -73,29 +73,33 @@ export async function* packedPieces(
   onProgress: (doneBytes: number, ofBytes: number) => void = () => undefined,
   { places, endOfPacked }: PackedLayout = layOut(description),
 ): AsyncGenerator<PackedPiece> {
-  let done = 0;
-  const padding = (): Uint8Array => {
-    const bytes = new Uint8Array(aligned(done) - done);
-    done += bytes.byteLength;
-    return bytes;
-  };
-  const counted = <Piece extends PackedPiece>(piece: Piece): Piece => {
-    done += piece.byteLength;
-    return piece;
-  };
-  yield counted(encodeHeader(description, places));
-  yield padding();
+  const header = encodeHeader(description, places);
+  let done = aligned(header.byteLength);
+  yield header;
+  yield paddingOf(header.byteLength);
   for (const tensor of places.keys()) {
     if (done === endOfPacked) return;
-    const parts = tensor.parts();
-    for await (const piece of parts.weights()) yield counted(piece);
-    yield padding();
-    yield counted(await parts.scales());
-    yield padding();
-    yield counted(await parts.bias());
-    yield padding();
+    for await (const piece of tensorPieces(tensor)) {
+      done += piece.byteLength;
+      yield piece;
+    }
     onProgress(done, endOfPacked);
   }
+}
+
+/** Yields a tensor's weights, scales and bias, each padded to whole units. */
+export async function* tensorPieces(tensor: PackedTensor): AsyncGenerator<PackedPiece> {
+  const parts = tensor.parts();
+  yield* parts.weights();
+  yield paddingOf(tensor.weightBytes);
+  yield await parts.scales();
+  yield paddingOf(tensor.scaleBytes);
+  yield await parts.bias();
+  yield paddingOf(tensor.biasBytes);
+}
+
+function paddingOf(bytes: number): Uint8Array {
+  return new Uint8Array(aligned(bytes) - bytes);
 }
 
 /** Writes all pieces into memory, one after another. */

@@ -5,7 +5,8 @@ import * as operators from "../graphs/operators.ts";
 import { deterministicGemm, type ProductSize } from "../linear-algebra/deterministic-gemm.ts";
 import { countOf, type Tape, type Tensor, ANY_ROWS } from "./tape.ts";
 
-const { Add, FusedMatMul, Gemm, Mul, QuickGelu, ReduceSum, Reshape, Sigmoid, Sub, Tanh, Transpose } = operators;
+const { Add, FrozenProduct, FusedMatMul, Gemm, Mul, QuickGelu, ReduceSum, Reshape, Sigmoid, Sub, Tanh, Transpose } =
+  operators;
 
 /** `a + b`, where `b` has the shape of `a` or of its last axes. */
 export function add(tape: Tape, a: Tensor, b: Tensor): Tensor {
@@ -87,6 +88,12 @@ function sumToShape(g: GraphBuilder, gradient: Value, a: Tensor, b: Tensor): Val
 export function linear(tape: Tape, x: Tensor, w: Tensor, bias?: Tensor): Tensor {
   const g = tape.graph;
   const [rows, columns, inner] = [sizeOf(x, 0), sizeOf(w, 0), sizeOf(x, 1)];
+  const { frozen } = w;
+  if (frozen !== undefined) {
+    const rule = (gradient: Value): Value => FrozenProduct(g, gradient, frozen, true);
+    const product = tape.record(FrozenProduct(g, x.value, frozen), [rows, columns], [[x, rule]]);
+    return bias ? add(tape, product, bias) : product;
+  }
   const [size, back] = [productSize(rows, columns, inner), productSize(rows, inner, columns)];
   return tape.record(
     deterministicGemm(g, x.value, w.value, { size, bias: bias?.value }),

@@ -2,19 +2,22 @@
 
 import * as operators from "../graphs/operators.ts";
 import type { GraphBuilder, Value } from "../graphs/graph-builder.ts";
-import { deterministicGemm } from "../linear-algebra/deterministic-gemm.ts";
+import { deterministicGemm, type ProductSize } from "../linear-algebra/deterministic-gemm.ts";
 import { ANY_ROWS, type Tape, type Tensor } from "./tape.ts";
 
 const {
   Add,
   Concat,
+  FrozenProduct,
   Gather,
+  GatherColumns,
   Log,
   Mul,
   ReduceLogSumExp,
   ReduceMax,
   ReduceSum,
   Reshape,
+  ScatterColumns,
   Slice,
   Softmax,
   Sub,
@@ -43,6 +46,41 @@ export function crossEntropy(tape: Tape, logits: Tensor, targets: Tensor): Tenso
 function logSumsOf(g: GraphBuilder, logits: Value, probabilities: Value): Value {
   const logSums = Sub(g, ReduceMax(g, logits, 1), Log(g, ReduceMax(g, probabilities, 1)));
   return Reshape(g, logSums, [-1]);
+}
+
+function logitsOf(g: GraphBuilder, rows: Value, head: Tensor, size: ProductSize | undefined): Value {
+  return head.frozen === undefined
+    ? deterministicGemm(g, rows, head.value, { size })
+    : FrozenProduct(g, rows, head.frozen);
+}
+
+/** The part of rows' losses that the next tokens' own logits are. */
+interface OwnLogits {
+  readonly logitsOf: (rows: Value, logits: Value) => Value;
+  /** Computes gradients of rows. @param pulled - gradients of logits, which lack the part of own ones, `-share` */
+  readonly slopeOf: (pulled: Value, share: number, size: ProductSize | undefined) => Value;
+}
+
+function ownOf(g: GraphBuilder, head: Tensor, ids: Value): OwnLogits {
+  const { frozen } = head;
+  if (frozen === undefined) {
+    const own = Gather(g, head.value, ids);
+    return {
+      logitsOf: (rows) => ReduceSum(g, Mul(g, rows, own), 1),
+      slopeOf: (pulled, share, size) => {
+        const byRows = deterministicGemm(g, pulled, head.value, { size, transB: false });
+        return Sub(g, byRows, share === 1 ? own : Mul(g, own, g.floats([share])));
+      },
+    };
+  }
+  const columns = Unsqueeze(g, ids, [1]);
+  return {
+    logitsOf: (_, logits) => Reshape(g, GatherColumns(g, logits, columns), [-1]),
+    slopeOf: (pulled, share) => {
+      const own = share === 0 ? undefined : Sub(g, GatherColumns(g, pulled, columns), g.floats([share]));
+      return FrozenProduct(g, own ? ScatterColumns(g, pulled, columns, own) : pulled, frozen, true);
+    },
+  };
 }
 
 /** Inputs of `headLosses`. Only `x` has a gradient. */
@@ -99,9 +137,9 @@ export function headLosses(
   const scaled = (value: Value, factor: number): Value => (factor === 1 ? value : Mul(g, value, g.floats([factor])));
   const pieces = (numRows === ANY_ROWS ? [undefined] : ranges).map((range: Range) => {
     const rows = cut(x, range);
-    const own = Gather(g, head.value, cut(ids, range));
     const size = range && { rows: range.end - range.start, columns, inner };
-    const logits = deterministicGemm(g, rows, head.value, { size });
+    const own = ownOf(g, head, cut(ids, range));
+    const logits = logitsOf(g, rows, head, size);
     const predicted = Softmax(g, logits, -1);
     const logSums = logSumsOf(g, logits, predicted);
     return {
@@ -111,7 +149,7 @@ export function headLosses(
       logits,
       predicted,
       logSums,
-      losses: Sub(g, logSums, ReduceSum(g, Mul(g, rows, own), 1)),
+      losses: Sub(g, logSums, own.logitsOf(rows, logits)),
     };
   });
   const loss = ({ weights, labelShare, teacherShare, taught, teacherHead = head }: HeadLoss) => {
@@ -119,16 +157,13 @@ export function headLosses(
       const back = size && { rows: size.rows, columns: inner, inner: columns };
       const rowWeights = cut(weights, range);
       const labelled = scaled(losses, labelShare);
-      const slopeOf = (pulled: Value): Value => {
-        const byRows = deterministicGemm(g, pulled, head.value, { size: back, transB: false });
-        return Mul(g, Sub(g, byRows, scaled(own, labelShare)), rowWeights);
-      };
+      const slopeOf = (pulled: Value): Value => Mul(g, own.slopeOf(pulled, labelShare, back), rowWeights);
       const weighted = (sum: Value): Value => Mul(g, sum, Reshape(g, rowWeights, [-1]));
       if (!taught) {
         const slope = (): Value => slopeOf(scaled(predicted, labelShare));
         return { weighted: weighted(labelled), slope, divergences: undefined };
       }
-      const teacher = deterministicGemm(g, cut(taught, range), teacherHead.value, { size });
+      const teacher = logitsOf(g, cut(taught, range), teacherHead, size);
       const wanted = Softmax(g, teacher, -1);
       const gap = ReduceSum(g, Mul(g, wanted, Sub(g, teacher, logits)), 1);
       const divergences = Add(g, gap, Sub(g, logSums, logSumsOf(g, teacher, wanted)));

@@ -12,6 +12,8 @@ export interface Tensor {
   readonly shape: readonly number[];
   /** Whether it depends on a parameter. */
   readonly needsGradient: boolean;
+  /** Name of a weight `[out, in]` that is no tensor of the graph, but multiplied by the kernel. */
+  readonly frozen?: string;
 }
 
 /** Appends the gradient of an operation's input, given the gradient of the operation's output. */
@@ -42,6 +44,11 @@ export class Tape {
   /** Adds an input without a gradient. */
   data(name: string, type: "float32" | "int64", shape: readonly number[]): Tensor {
     return { value: this.graph.input(name, type, dimensions(shape)), shape, needsGradient: false };
+  }
+
+  /** Names a weight that the caller passes as a frozen product at every run. */
+  frozen(name: string, shape: readonly number[]): Tensor {
+    return { value: name as Value, shape, needsGradient: false, frozen: name };
   }
 
   /** Adds a tensor that is the same in all runs. */

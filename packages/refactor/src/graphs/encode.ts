@@ -287,9 +287,11 @@ function writePort(writer: BinaryWriter, field: number, port: Port): void {
   string(body, 1, port.name);
   const tensor = message(message(body, 2), 1);
   integer(tensor, 1, DATA_TYPES[port.type]);
-  const shape = message(tensor, 2);
-  for (const dimension of port.shape) writeDimension(shape, dimension);
-  shape.join();
+  if (port.shape) {
+    const shape = message(tensor, 2);
+    for (const dimension of port.shape) writeDimension(shape, dimension);
+    shape.join();
+  }
   tensor.join();
   body.join();
   body.join();

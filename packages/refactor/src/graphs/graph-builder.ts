@@ -24,7 +24,8 @@ export interface Node {
 export interface Port {
   readonly name: Value;
   readonly type: ElementType;
-  readonly shape: readonly Dimension[];
+  /** `undefined` where it is known in runs alone. */
+  readonly shape: readonly Dimension[] | undefined;
 }
 
 /** Constant tensor. `bytes` is called once, when the graph is written, so that weights are not in memory together. */

@@ -60,6 +60,16 @@ export function Gather(g: GraphBuilder, x: Value, indices: Value): Value {
   return g.node("Gather", [x, indices], { axis: 0 });
 }
 
+/** Elements of `x` `[rows, columns]` by int64 column `[rows, 1]`. */
+export function GatherColumns(g: GraphBuilder, x: Value, columns: Value): Value {
+  return g.node("GatherElements", [x, columns], { axis: 1 });
+}
+
+/** `x` `[rows, columns]` with other elements at int64 column `[rows, 1]` of each row. */
+export function ScatterColumns(g: GraphBuilder, x: Value, columns: Value, elements: Value): Value {
+  return g.node("ScatterElements", [x, columns, elements], { axis: 1 });
+}
+
 /** `shape` may hold one -1 (the rest) and zeros (the input's size at the same place). */
 export function Reshape(g: GraphBuilder, x: Value, shape: readonly number[]): Value {
   return g.node("Reshape", [x, g.integers(shape)]);
@@ -179,6 +189,14 @@ export function DequantizeLinear(g: GraphBuilder, x: QuantizedTensor): Value {
 /** `(a - aZeroPoint) · (b - bZeroPoint)`, int32; still to be scaled. */
 export function MatMulInteger(g: GraphBuilder, a: QuantizedTensor, b: QuantizedTensor): Value {
   return g.node("MatMulInteger", [a.values, b.values, a.zeroPoint, b.zeroPoint]);
+}
+
+/** Domain of products that the kernel computes between the stages of a graph. */
+export const FROZEN_DOMAIN = "readme-moe";
+
+/** `x · weightᵀ`, or with `isBackward` `x · weight`, of a weight that is no tensor of the graph. */
+export function FrozenProduct(g: GraphBuilder, x: Value, weight: string, isBackward = false): Value {
+  return g.node("FrozenProduct", [x], { weight, backward: isBackward ? 1 : 0 }, FROZEN_DOMAIN);
 }
 
 /** Weights in blocks of 4 bits: uint8 `[numOut, blocks, blockSize / 2]`, low half first; scales `[numOut · blocks]`. */

@@ -76,6 +76,11 @@ export class GraphSession {
     return new GraphSession(session, ort);
   }
 
+  /** Lists the inputs' names. */
+  get inputs(): readonly string[] {
+    return [...this.#types.keys()];
+  }
+
   /**
    * Runs the graph once. Inputs are read in place; outputs are fresh copies.
    *
@@ -98,27 +103,6 @@ export class GraphSession {
   /** Frees the runtime's memory. */
   async dispose(): Promise<void> {
     await this.#session.release();
-  }
-}
-
-/** Sessions by key, opened when they are first used. */
-export class SessionPool {
-  readonly #options: SessionOptions;
-  readonly #sessions = new Map<string, Promise<GraphSession>>();
-
-  constructor(options: SessionOptions) {
-    this.#options = options;
-  }
-
-  get(key: string, make: () => Graph): Promise<GraphSession> {
-    const session = this.#sessions.get(key) ?? GraphSession.open(make(), this.#options);
-    this.#sessions.set(key, session);
-    return session;
-  }
-
-  async dispose(): Promise<void> {
-    for (const session of this.#sessions.values()) await (await session).dispose();
-    this.#sessions.clear();
   }
 }
 

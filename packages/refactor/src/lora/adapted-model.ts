@@ -4,10 +4,12 @@ import { setImmediate as nextTurn } from "node:timers/promises";
 import { seededRandom } from "@readme-moe/core";
 import { type ModelConfig, decodeFloats, encodeF16 } from "@readme-moe/model";
 import { gradientName } from "../autodiff/tape.ts";
-import { floatOutput, type Feeds, type GraphSession, type GraphTensor, SessionPool } from "../graphs/session.ts";
+import { floatOutput, type Feeds, type GraphTensor } from "../graphs/session.ts";
+import { type Frozen, SessionPool, type StagedSession } from "../graphs/staged-session.ts";
 import { pickRows } from "../linear-algebra/matrix.ts";
 import { normals } from "../random.ts";
-import type { DecoderWeights, Labels, Weight } from "../tuning/decoder.ts";
+import type { Labels } from "../tuning/decoder.ts";
+import type { DecoderWeights, Weight } from "../tuning/weights.ts";
 import { ComposedWeight, LEFT, RIGHT } from "../tuning/parameters.ts";
 import { batchOf, labelsOf, type TextSequence } from "../tuning/tuning-data.ts";
 import { graphName, halvesOf, weightOf, type Product } from "./model-graph.ts";
@@ -35,6 +37,8 @@ export class AdaptedModel {
   readonly #config: ModelConfig;
   readonly #weights: DecoderWeights;
   readonly #frozen: Feeds;
+  readonly #products: Readonly<Record<string, Frozen>>;
+  readonly #shapes: Pick<graph.ModelGraphOptions, "frozen" | "products">;
   readonly #pool: SessionPool;
   #stacked: { readonly adapters: readonly Adapter[]; readonly feeds: Feeds } | undefined;
 
@@ -43,15 +47,23 @@ export class AdaptedModel {
     this.#pool = new SessionPool({ threads: settings.threads });
     this.#config = config;
     this.#weights = weights;
-    const frozen: Record<string, GraphTensor> = {};
+    const [feeds, products]: [Record<string, GraphTensor>, Record<string, Frozen>] = [{}, {}];
+    const shapes = { frozen: new Map<string, readonly number[]>(), products: new Map<string, readonly number[]>() };
     weights.layers.forEach((layer, index) => {
       for (const [half, group] of halvesOf(layer)) {
-        for (const [name, { values, shape }] of group) {
-          frozen[graphName(index, half, name)] = { data: values, dims: shape };
+        for (const [name, { values, shape, frozen }] of group) {
+          const key = graphName(index, half, name);
+          shapes[frozen ? "products" : "frozen"].set(key, shape);
+          if (frozen) products[key] = frozen;
+          else feeds[key] = { data: values, dims: shape };
         }
       }
     });
-    this.#frozen = frozen;
+    if (weights.headProduct) {
+      products[graph.HEAD] = weights.headProduct;
+      shapes.products.set(graph.HEAD, []);
+    }
+    [this.#frozen, this.#products, this.#shapes] = [feeds, products, shapes];
   }
 
   /** Returns each row's loss, and the gradients of the weighted loss by the factors' keys. */
@@ -63,13 +75,14 @@ export class AdaptedModel {
     const { teacherShare } = this.settings;
     const taught = teacherShare > 0 ? { [graph.TAUGHT]: await this.#states(tokenIds) } : {};
     const session = await this.#session("gradients", adapter);
-    const outputs = await session.run({
+    const feeds = {
       ...this.#feeds(tokenIds),
       ...this.#labelFeeds(labels.ids),
       ...factorFeeds(adapter),
       ...taught,
       [graph.WEIGHTS]: { data: labels.weights, dims: [labels.weights.length, 1] },
-    });
+    };
+    const outputs = await session.run(feeds, this.#products);
     const gradients = new Map(adapter.map(({ key }) => [key, floatOutput(outputs, gradientName(key))]));
     return { losses: floatOutput(outputs, graph.LOSSES), gradients };
   }
@@ -78,7 +91,7 @@ export class AdaptedModel {
   async losses(tokenIds: Int32Array, ids: Int32Array, adapter: Adapter = []): Promise<Float32Array> {
     const session = await this.#session("losses", adapter);
     const feeds = { ...this.#feeds(tokenIds), ...this.#labelFeeds(ids), ...factorFeeds(adapter) };
-    return floatOutput(await session.run(feeds), graph.LOSSES);
+    return floatOutput(await session.run(feeds, this.#products), graph.LOSSES);
   }
 
   /** Returns each row's loss when each row has its own expert. @param ids - tokens that follow */
@@ -89,13 +102,13 @@ export class AdaptedModel {
     }
     const width = rank * adapters.length;
     const session = await this.#session("losses", adapters[0] ?? [], adapters.length);
-    const outputs = await session.run({
+    const feeds = {
       ...this.#feeds(tokenIds),
       ...this.#labelFeeds(ids),
       ...this.#stacked.feeds,
       [graph.MASK]: { data: routeMask(routes, adapters.length, rank), dims: [tokenIds.length, width] },
-    });
-    return floatOutput(outputs, graph.LOSSES);
+    };
+    return floatOutput(await session.run(feeds, this.#products), graph.LOSSES);
   }
 
   dispose = (): Promise<void> => this.#pool.dispose();
@@ -104,13 +117,13 @@ export class AdaptedModel {
     const session = await this.#session("states", []);
     const { [graph.HEAD]: _, ...feeds } = this.#feeds(tokenIds);
     return {
-      data: floatOutput(await session.run(feeds), graph.STATES),
+      data: floatOutput(await session.run(feeds, this.#products), graph.STATES),
       dims: [tokenIds.length, this.#config.hiddenSize],
     };
   }
 
   /** @param times - number of experts of which each row has one; `undefined` for one expert of all rows */
-  #session(result: "losses" | "gradients" | "states", adapter: Adapter, times?: number): Promise<GraphSession> {
+  #session(result: "losses" | "gradients" | "states", adapter: Adapter, times?: number): Promise<StagedSession> {
     const factors = adapter.map(({ key, shape }): readonly [string, readonly number[]] => {
       const axis = key.endsWith(LEFT) ? 0 : 1;
       return [key, shape.map((size, at) => (at === axis ? size * (times ?? 1) : size))];
@@ -120,7 +133,7 @@ export class AdaptedModel {
       graph.modelGraph({
         ...this.settings,
         config: this.#config,
-        frozen: new Map(Object.entries(this.#frozen).map(([name, { dims }]) => [name, dims])),
+        ...this.#shapes,
         factors: new Map(factors),
         maskedRank: times === undefined ? undefined : rankOf(adapter) * times,
         result,
@@ -130,7 +143,7 @@ export class AdaptedModel {
   }
 
   #feeds(tokenIds: Int32Array): Feeds {
-    const { embedding, finalNorm, head } = this.#weights;
+    const { embedding, finalNorm, head, headProduct } = this.#weights;
     const { hiddenSize: size, embeddingScale } = this.#config;
     const rows = pickRows(embedding, tokenIds, size);
     if (embeddingScale !== 1) for (let i = 0; i < rows.length; i++) rows[i]! *= embeddingScale;
@@ -138,7 +151,7 @@ export class AdaptedModel {
       ...this.#frozen,
       [graph.EMBEDDED]: { data: rows, dims: [tokenIds.length, size] },
       [graph.FINAL_NORM]: { data: finalNorm.values, dims: [size] },
-      [graph.HEAD]: { data: head, dims: [head.length / size, size] },
+      ...(headProduct ? {} : { [graph.HEAD]: { data: head, dims: [head.length / size, size] } }),
     };
   }
 

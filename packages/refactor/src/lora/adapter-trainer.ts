@@ -5,7 +5,7 @@ import type { Model } from "@readme-moe/model";
 import { learningRateShare } from "../autodiff/adam.ts";
 import { addInto } from "../experts/moments.ts";
 import { shuffled } from "../random.ts";
-import { readDecoderWeights, type DecoderWeights, type Weight } from "../tuning/decoder.ts";
+import { type DecoderWeights, type Weight, WeightReader } from "../tuning/weights.ts";
 import type { StepFigures, TuneEstimate } from "../tuning/options.ts";
 import { ComposedWeight, Optimizer, type Parameter, type Rates } from "../tuning/parameters.ts";
 import { secondRunMs, type Trainable, type TrainingPlan } from "../tuning/train.ts";
@@ -383,21 +383,28 @@ export interface TrainingModel {
   readonly weights: DecoderWeights;
   /** Makes a change of a rank that changes nothing yet, the same for the same place. */
   readonly newChange: (rank: number, place: number) => Adapter;
+  readonly dispose: () => Promise<void>;
 }
 
-/** Reads a model for training. The caller disposes `adapted`. */
+/** Reads a model for training. */
 export async function openTrainingModel(
   model: Pick<Model, "config" | "weights">,
-  { microSequences, sequenceTokens, alpha, rank, teacherShare, attention, seed }: ResolvedLoraOptions,
+  { microSequences, sequenceTokens, alpha, rank, teacherShare, attention, seed, frozen }: ResolvedLoraOptions,
   threads: number | undefined,
 ): Promise<TrainingModel> {
-  const weights = await readDecoderWeights(model);
+  const reader = new WeightReader(frozen, threads);
+  const weights = await reader.read(model, true);
   const products = changedProducts(attention);
   const settings = { sequences: microSequences, sequenceTokens, scale: alpha / rank, teacherShare, threads };
+  const adapted = new AdaptedModel(model.config, weights, settings);
   return {
-    adapted: new AdaptedModel(model.config, weights, settings),
+    adapted,
     weights,
     newChange: (ranks, place) => newAdapter(weights, { products, rank: ranks, seed: (seed + place * SEED_STEP) >>> 0 }),
+    dispose: async () => {
+      await adapted.dispose();
+      reader.close();
+    },
   };
 }
 

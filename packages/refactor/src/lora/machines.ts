@@ -129,7 +129,7 @@ export async function openLoraTasks(plan: WorkPlan, { model, store, run }: TaskM
       // Another machine may have done the task of one that was thought dead. Nobody removes results behind a step.
       if (await store.has(valuesKey)) await store.write(result, gradientsArtefact(gradients));
     },
-    dispose: () => training.adapted.dispose(),
+    dispose: training.dispose,
   };
 }
 

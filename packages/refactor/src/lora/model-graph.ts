@@ -8,7 +8,7 @@ import { headLosses } from "../autodiff/losses.ts";
 import { Tape, type Tensor } from "../autodiff/tape.ts";
 import * as decoder from "../graphs/decoder-layer.ts";
 import type { Graph } from "../graphs/graph-builder.ts";
-import type { DecoderWeights, Weight, WeightGroup } from "../tuning/decoder.ts";
+import type { DecoderWeights, Weight, WeightGroup } from "../tuning/weights.ts";
 import { headInput } from "../tuning/graphs.ts";
 
 /** Rows of logits that are in memory together; larger arrays would be returned to the system after each use. */
@@ -27,8 +27,10 @@ export const STATES = "states";
 
 export interface ModelGraphOptions {
   readonly config: ModelConfig;
-  /** Shapes of frozen weights, by `graphName`. */
+  /** Shapes of weights that are inputs without gradients, by `graphName`. */
   readonly frozen: ReadonlyMap<string, readonly number[]>;
+  /** Shapes of weights that are frozen products, and no inputs; `HEAD` is one of them or an input. */
+  readonly products: ReadonlyMap<string, readonly number[]>;
   /** Shapes of the change's factors; empty without a change. */
   readonly factors: ReadonlyMap<string, readonly number[]>;
   readonly sequences: number;
@@ -70,7 +72,8 @@ export function modelGraph(options: ModelGraphOptions): Graph {
     g.output(STATES, states.value, "float32", states.shape);
     return g.build();
   }
-  const head = tape.data(HEAD, "float32", [vocabSize, hiddenSize]);
+  const shape = [vocabSize, hiddenSize];
+  const head = options.products.has(HEAD) ? tape.frozen(HEAD, shape) : tape.data(HEAD, "float32", shape);
   const inputs = { x: states, head, ids: tape.data(IDS, "int64", [rows]) };
   const { rows: losses, loss } = headLosses(tape, inputs, HEAD_ROWS);
   g.output(LOSSES, losses, "float32", [rows]);
@@ -83,16 +86,18 @@ export function modelGraph(options: ModelGraphOptions): Graph {
 /** Makes inputs of the weights of one half of a layer. */
 function halfWeights(
   tape: Tape,
-  { frozen, factors, result }: ModelGraphOptions,
+  { frozen, products, factors, result }: ModelGraphOptions,
   prefix: string,
   change: LoraFactor,
 ): TapeWeights {
-  const own = [...frozen, ...factors].filter(([name]) => name.startsWith(prefix));
+  const own = [...frozen, ...products, ...factors].filter(([name]) => name.startsWith(prefix));
   const shapes = new Map(own.map(([name, shape]) => [name.slice(prefix.length), shape]));
-  const declare = (name: string, shape: readonly number[]): Tensor =>
-    result === "gradients" && factors.has(prefix + name)
+  const declare = (name: string, shape: readonly number[]): Tensor => {
+    if (products.has(prefix + name)) return tape.frozen(prefix + name, shape);
+    return result === "gradients" && factors.has(prefix + name)
       ? tape.parameter(prefix + name, shape)
       : tape.data(prefix + name, "float32", shape);
+  };
   return tapeWeights(shapes, declare, change);
 }
 

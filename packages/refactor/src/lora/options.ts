@@ -124,6 +124,7 @@ export function resolveLoraOptions(options: LoraOptions & LoraRun, numKinds: num
   return {
     ...known,
     tokens,
+    frozen: known.frozen ?? "int8",
     sharedRank: integerOption("sharedRank", known.sharedRank ?? Math.floor(rank / 2), 0, rank - 1),
     alpha: known.alpha ?? rank,
     microSequences: divisorOption("microSequences", microSequences, ofShard, sequences),

@@ -56,7 +56,7 @@ export async function tuneLoras(
   const work = await WorkFolder.open(out, { options: resolved, texts, models }, options.resume);
 
   const { threads, signal, fleet, source = model.path } = options;
-  const { adapted, weights, newChange } = await openTrainingModel(model, resolved, threads);
+  const { adapted, weights, newChange, dispose } = await openTrainingModel(model, resolved, threads);
   const file = (name: string): string => work.file(name);
   const shared = { model: adapted, training, options: resolved, run: options, file };
   try {
@@ -101,7 +101,7 @@ export async function tuneLoras(
     await machines?.close();
     return report;
   } finally {
-    await adapted.dispose();
+    await dispose();
   }
 }
 

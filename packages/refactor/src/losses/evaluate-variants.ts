@@ -12,7 +12,8 @@ import { type Goal, goalOfBatch, type PassOptions, runDense, runExperts } from "
 import { type Batch, TokenStream } from "../layers/token-stream.ts";
 import { errorShareOf } from "../options.ts";
 import { withKernelRouter } from "../router-training/routes.ts";
-import { crossEntropies, GraphPool, readWeight } from "../tuning/decoder.ts";
+import { crossEntropies, GraphPool } from "../tuning/decoder.ts";
+import { readWeight } from "../tuning/weights.ts";
 
 /** Experts made in one way. */
 interface Family {

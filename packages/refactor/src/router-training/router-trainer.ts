@@ -14,7 +14,8 @@ import { causalAttention, rmsNorm, rotary, rotaryTables } from "../autodiff/laye
 import { crossEntropy } from "../autodiff/losses.ts";
 import { gradientName, Tape, type Tensor } from "../autodiff/tape.ts";
 import type { Graph } from "../graphs/graph-builder.ts";
-import { floatOutput, type GraphTensor, SessionPool } from "../graphs/session.ts";
+import { floatOutput, type GraphTensor } from "../graphs/session.ts";
+import { SessionPool } from "../graphs/staged-session.ts";
 import { pickRows } from "../linear-algebra/matrix.ts";
 import { shuffled } from "../random.ts";
 import type { RouterExample } from "./routes.ts";

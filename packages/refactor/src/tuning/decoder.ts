@@ -2,12 +2,12 @@
 // computed again on the way back.
 
 import { setImmediate as nextTurn } from "node:timers/promises";
-import { type LayerRefs, type Model, type TensorRef, layerConfig, type ModelConfig } from "@readme-moe/model";
+import { layerConfig, type ModelConfig } from "@readme-moe/model";
 import { gradientName } from "../autodiff/tape.ts";
 import { addInto } from "../experts/moments.ts";
-import * as decoder from "../graphs/decoder-layer.ts";
 import { pickRows } from "../linear-algebra/matrix.ts";
-import { floatOutput, type GraphTensor, type GraphSession, SessionPool } from "../graphs/session.ts";
+import { floatOutput, type GraphTensor } from "../graphs/session.ts";
+import { type FrozenFeeds, type KeptOutputs, SessionPool, type StagedSession } from "../graphs/staged-session.ts";
 import {
   HIDDEN,
   OUTPUT_GRADIENT,
@@ -18,6 +18,14 @@ import {
   crossEntropyGraph,
   distillationGraph,
 } from "./graphs.ts";
+import {
+  type DecoderWeights,
+  frozenFeeds,
+  type HeadWeights,
+  type LayerWeights,
+  weightFeeds,
+  type WeightGroup,
+} from "./weights.ts";
 
 /** Sequences that run through a decoder together, laid end to end. */
 export interface Batch {
@@ -29,7 +37,9 @@ export interface Batch {
 interface LayerInputs {
   readonly hidden: Float32Array;
   /** Inputs of the FFN half, by expert. */
-  readonly shares: readonly { readonly share: Share; readonly rows: Float32Array }[];
+  readonly shares: readonly { readonly share: Share; readonly rows: Float32Array; readonly kept: KeptOutputs }[];
+  /** Outputs of frozen products of attention. */
+  readonly kept: KeptOutputs;
 }
 
 interface Pass {
@@ -62,12 +72,16 @@ export class Decoder {
     const layers: LayerInputs[] = [];
     let hidden = this.#embed(tokenIds);
     for (const [index, layer] of this.weights.layers.entries()) {
-      const attended = await this.#attend(index, layer, hidden);
-      const inputs = shares.map((share) => ({ share, rows: takeRows(attended, share, this.#hiddenSize) }));
-      if (keeps) layers.push({ hidden, shares: inputs });
+      const kept: KeptOutputs = new Map();
+      const attended = await this.#attend(index, layer, hidden, keeps ? kept : undefined);
+      const inputs = shares.map((share) => {
+        return { share, rows: takeRows(attended, share, this.#hiddenSize), kept: new Map() as KeptOutputs };
+      });
+      if (keeps) layers.push({ hidden, shares: inputs, kept });
       let next = shares.length > 1 ? attended : hidden;
-      for (const { share, rows } of inputs) {
-        next = putRows(next, await this.#feedForward(layer, share.expert, rows), share, this.#hiddenSize);
+      for (const { share, rows, kept: own } of inputs) {
+        const fed = await this.#feedForward(layer, share.expert, rows, keeps ? own : undefined);
+        next = putRows(next, fed, share, this.#hiddenSize);
       }
       hidden = next;
       // Runs block their thread; signals and timers are handled now.
@@ -82,31 +96,46 @@ export class Decoder {
     for (const [index, inputs] of [...layers.entries()].toReversed()) {
       const layer = this.weights.layers[index]!;
       let before = inputs.shares.length > 1 ? new Float32Array(slope.length) : slope;
-      for (const { share, rows } of inputs.shares) {
+      for (const { share, rows, kept } of inputs.shares) {
         const groups = [layer.common, layer.experts[share.expert]!];
         const session = await this.#pool.feedForward(this.#shapes(groups), true);
         const own = takeRows(slope, share, this.#hiddenSize);
-        const slopes = await this.#slopes(session, groups, { rows, slope: own, onGradient });
+        const slopes = await this.#slopes(session, groups, { rows, slope: own, kept, onGradient });
         before = putRows(before, slopes, share, this.#hiddenSize);
       }
       const groups = [layer.attention];
       const session = await this.#pool.attention(index, this.#shapes(groups), true);
-      slope = await this.#slopes(session, groups, { rows: inputs.hidden, slope: before, onGradient });
+      slope = await this.#slopes(session, groups, {
+        rows: inputs.hidden,
+        slope: before,
+        kept: inputs.kept,
+        onGradient,
+      });
       await nextTurn();
     }
   }
 
-  async #attend(index: number, { attention }: LayerWeights, hidden: Float32Array): Promise<Float32Array> {
+  async #attend(
+    index: number,
+    { attention }: LayerWeights,
+    hidden: Float32Array,
+    kept: KeptOutputs | undefined,
+  ): Promise<Float32Array> {
     const session = await this.#pool.attention(index, this.#shapes([attention]), false);
-    const outputs = await session.run({ ...this.#rows(HIDDEN, hidden), ...weightFeeds([attention]) });
-    return floatOutput(outputs, "next");
+    const feeds = { ...this.#rows(HIDDEN, hidden), ...weightFeeds([attention]) };
+    return floatOutput(await session.run(feeds, frozenFeeds([attention]), kept), "next");
   }
 
-  async #feedForward({ common, experts }: LayerWeights, expert: number, rows: Float32Array): Promise<Float32Array> {
+  async #feedForward(
+    { common, experts }: LayerWeights,
+    expert: number,
+    rows: Float32Array,
+    kept: KeptOutputs | undefined,
+  ): Promise<Float32Array> {
     const groups = [common, experts[expert]!];
     const session = await this.#pool.feedForward(this.#shapes(groups), false);
-    const outputs = await session.run({ ...this.#rows(HIDDEN, rows), ...weightFeeds(groups) });
-    return floatOutput(outputs, "next");
+    const feeds = { ...this.#rows(HIDDEN, rows), ...weightFeeds(groups) };
+    return floatOutput(await session.run(feeds, frozenFeeds(groups), kept), "next");
   }
 
   #embed(tokenIds: Int32Array): Float32Array {
@@ -124,20 +153,27 @@ export class Decoder {
     return {
       shapes: new Map(entries.map(([name, { shape }]) => [name, shape])),
       trained: new Set(entries.flatMap(([name, { key }]) => (this.#trained.has(key) ? [name] : []))),
+      frozen: new Set(entries.flatMap(([name, { frozen }]) => (frozen ? [name] : []))),
     };
   }
 
   /** Runs a half backwards. @returns the gradient of its input */
   async #slopes(
-    session: GraphSession,
+    session: StagedSession,
     groups: readonly WeightGroup[],
-    half: { readonly rows: Float32Array; readonly slope: Float32Array; readonly onGradient: OnGradient },
+    half: {
+      readonly rows: Float32Array;
+      readonly slope: Float32Array;
+      readonly kept: KeptOutputs;
+      readonly onGradient: OnGradient;
+    },
   ): Promise<Float32Array> {
-    const outputs = await session.run({
+    const feeds = {
       ...this.#rows(HIDDEN, half.rows),
       ...this.#rows(OUTPUT_GRADIENT, half.slope),
       ...weightFeeds(groups),
-    });
+    };
+    const outputs = await session.run(feeds, frozenFeeds(groups), half.kept);
     for (const group of groups) {
       for (const [name, { key }] of group) {
         const gradient = gradientName(name);
@@ -189,16 +225,17 @@ export async function distillRows(
   weights: Pair<DecoderWeights>,
   { ids, weights: rowWeights, labelShare }: Labels & { readonly labelShare: number },
 ): Promise<DistilledRows> {
-  const session = await pool.distillation(labelShare);
+  const frozen = { ...headFrozen(weights.student, "head"), ...headFrozen(weights.teacher, "teacher_head") };
+  const session = await pool.distillation(labelShare, weights.student.headProduct !== undefined);
   const size = weights.student.finalNorm.values.length;
   const gradient = new Float32Array(states.student.length);
   const normGradient = new Float32Array(size);
   const divergences = new Float32Array(ids.length);
-  const teacherHead = headFeeds(weights.teacher);
+  const { norm: teacherNorm, head: teacherHead } = headFeeds(weights.teacher);
   const fixed = {
     ...headFeeds(weights.student),
-    teacher_norm: teacherHead.norm,
-    teacher_head: teacherHead.head,
+    teacher_norm: teacherNorm,
+    ...(teacherHead ? { teacher_head: teacherHead } : {}),
   };
   let [divergence, crossEntropy] = [0, 0];
   for (const [from, to] of chunks(ids.length)) {
@@ -206,13 +243,14 @@ export async function distillRows(
       data: data.subarray(from * size, to * size),
       dims: [to - from, size],
     });
-    const outputs = await session.run({
+    const feeds = {
       ...fixed,
       [HIDDEN]: rows(states.student),
       taught: rows(states.teacher),
       ids: idsFeed(ids.subarray(from, to)),
       weights: { data: rowWeights.subarray(from, to), dims: [to - from, 1] },
-    });
+    };
+    const outputs = await session.run(feeds, frozen);
     gradient.set(floatOutput(outputs, gradientName(HIDDEN)), from * size);
     addInto(normGradient, floatOutput(outputs, gradientName("norm")));
     divergences.set(floatOutput(outputs, "divergences"), from);
@@ -230,26 +268,29 @@ export async function crossEntropies(
   weights: HeadWeights,
   ids: Int32Array,
 ): Promise<Float32Array> {
-  const session = await pool.crossEntropy();
+  const session = await pool.crossEntropy(weights.headProduct !== undefined);
   const size = weights.finalNorm.values.length;
   const losses = new Float32Array(ids.length);
   for (const [from, to] of chunks(ids.length)) {
-    const outputs = await session.run({
+    const feeds = {
       ...headFeeds(weights),
       [HIDDEN]: { data: hidden.subarray(from * size, to * size), dims: [to - from, size] },
       ids: idsFeed(ids.subarray(from, to)),
-    });
+    };
+    const outputs = await session.run(feeds, headFrozen(weights, "head"));
     losses.set(floatOutput(outputs, "losses"), from);
   }
   return losses;
 }
 
-function headFeeds({ finalNorm, head }: HeadWeights): { readonly norm: GraphTensor; readonly head: GraphTensor } {
+function headFeeds({ finalNorm, head, headProduct }: HeadWeights): { readonly norm: GraphTensor; head?: GraphTensor } {
   const size = finalNorm.values.length;
-  return {
-    norm: { data: finalNorm.values, dims: [size] },
-    head: { data: head, dims: [head.length / size, size] },
-  };
+  const norm = { data: finalNorm.values, dims: [size] };
+  return headProduct ? { norm } : { norm, head: { data: head, dims: [head.length / size, size] } };
+}
+
+function headFrozen({ headProduct }: HeadWeights, name: string): FrozenFeeds {
+  return headProduct ? { [name]: headProduct } : {};
 }
 
 function* chunks(rows: number): Generator<readonly [from: number, to: number]> {
@@ -262,87 +303,6 @@ function idsFeed(ids: Int32Array): GraphTensor {
 
 function weightedSum(values: Float32Array, weights: Float32Array): number {
   return values.reduce((sum, value, i) => sum + value * weights[i]!, 0);
-}
-
-// All weights of a model in memory as float32, by the names of `decoder` in `graphs`.
-
-export interface Weight {
-  /** File and tensor of a Read-ME folder: `backbone/…` or `<expert>/…`. */
-  readonly key: string;
-  readonly shape: readonly number[];
-  readonly values: Float32Array;
-}
-
-/** Weights by the graphs' names, such as `query.weight`; factors of trained changes may be added. */
-export type WeightGroup = Map<string, Weight>;
-
-export interface LayerWeights {
-  readonly attention: WeightGroup;
-  /** The part of the FFN half that all tokens use: its norms, and shared rows if there are any. */
-  readonly common: WeightGroup;
-  readonly experts: readonly WeightGroup[];
-}
-
-/** Weights behind the last layer. */
-interface HeadWeights {
-  readonly finalNorm: Weight;
-  /** `[vocabSize, hiddenSize]` */
-  readonly head: Float32Array;
-}
-
-/** All weights; `head` is `embedding` if the two are tied. */
-export interface DecoderWeights extends HeadWeights {
-  readonly layers: readonly LayerWeights[];
-  /** `[vocabSize, hiddenSize]` */
-  readonly embedding: Float32Array;
-}
-
-export async function readDecoderWeights({ weights }: Pick<Model, "weights">): Promise<DecoderWeights> {
-  const layers: LayerWeights[] = [];
-  for (const refs of weights.layers) layers.push(await readLayer(refs));
-  const embedding = await read(weights.embedding);
-  return {
-    layers,
-    finalNorm: await readWeight(weights.finalNorm, "backbone"),
-    embedding,
-    head: weights.head === weights.embedding ? embedding : await read(weights.head),
-  };
-}
-
-function weightFeeds(groups: readonly ReadonlyMap<string, Weight>[]): Record<string, GraphTensor> {
-  const feeds: Record<string, GraphTensor> = {};
-  for (const group of groups)
-    for (const [name, { values, shape }] of group) feeds[name] = { data: values, dims: shape };
-  return feeds;
-}
-
-async function readLayer(layer: LayerRefs): Promise<LayerWeights> {
-  const { shared } = layer;
-  const common = [...decoder.feedForwardNorms(layer), ...(shared ? decoder.feedForwardWeights("shared", shared) : [])];
-  const experts: WeightGroup[] = [];
-  for (const [expert, refs] of layer.experts.entries()) {
-    experts.push(await readGroup(decoder.feedForwardWeights("expert", refs), String(expert)));
-  }
-  return {
-    attention: await readGroup(decoder.attentionWeights(layer), "backbone"),
-    common: await readGroup(common, "backbone"),
-    experts,
-  };
-}
-
-async function readGroup(refs: Iterable<readonly [string, TensorRef]>, file: string): Promise<WeightGroup> {
-  const group: WeightGroup = new Map();
-  for (const [name, ref] of refs) group.set(name, await readWeight(ref, file));
-  return group;
-}
-
-/** @param file - of a Read-ME folder */
-export async function readWeight(ref: TensorRef, file: string): Promise<Weight> {
-  return { key: `${file}/${ref.name}`, shape: ref.shape, values: await read(ref) };
-}
-
-function read({ store, name }: TensorRef): Promise<Float32Array> {
-  return store.readFloats(name);
 }
 
 // Sessions of a decoder's graphs. Layers whose weights have the same shapes share them, and so do all of their experts.
@@ -358,25 +318,26 @@ export class GraphPool extends SessionPool {
     this.#sequenceTokens = sequenceTokens;
   }
 
-  attention(layer: number, weights: WeightShapes, hasGradients: boolean): Promise<GraphSession> {
+  attention(layer: number, weights: WeightShapes, hasGradients: boolean): Promise<StagedSession> {
     const { config } = this;
     const setting = { layer: layerConfig(config, layer), sequenceTokens: this.#sequenceTokens };
     const key = `attention ${hasGradients} ${JSON.stringify(setting)} ${keyOf(weights)}`;
     return this.get(key, () => attentionGraph({ config, weights, hasGradients }, setting));
   }
 
-  feedForward(weights: WeightShapes, hasGradients: boolean): Promise<GraphSession> {
+  feedForward(weights: WeightShapes, hasGradients: boolean): Promise<StagedSession> {
     const { config } = this;
     const key = `feed-forward ${hasGradients} ${keyOf(weights)}`;
     return this.get(key, () => feedForwardGraph({ config, weights, hasGradients }));
   }
 
-  distillation(labelShare: number): Promise<GraphSession> {
-    return this.get(`distillation ${labelShare}`, () => distillationGraph(this.config, labelShare));
+  distillation(labelShare: number, isFrozen: boolean): Promise<StagedSession> {
+    const key = `distillation ${labelShare} ${isFrozen}`;
+    return this.get(key, () => distillationGraph(this.config, { labelShare, isFrozen }));
   }
 
-  crossEntropy(): Promise<GraphSession> {
-    return this.get("cross-entropy", () => crossEntropyGraph(this.config));
+  crossEntropy(isFrozen: boolean): Promise<StagedSession> {
+    return this.get(`cross-entropy ${isFrozen}`, () => crossEntropyGraph(this.config, isFrozen));
   }
 }
 

@@ -18,11 +18,13 @@ export interface WeightShapes {
   readonly shapes: ReadonlyMap<string, readonly number[]>;
   /** Names of weights whose gradients are computed. */
   readonly trained: ReadonlySet<string>;
+  /** Names of weights that are frozen products, and no inputs. */
+  readonly frozen: ReadonlySet<string>;
 }
 
 /** Makes a text that is equal for weights that the same graph can serve. */
-export function keyOf({ shapes, trained }: WeightShapes): string {
-  return JSON.stringify([[...shapes], [...trained].filter((name) => shapes.has(name))]);
+export function keyOf({ shapes, trained, frozen }: WeightShapes): string {
+  return JSON.stringify([[...shapes], [...trained].filter((name) => shapes.has(name)), [...frozen]]);
 }
 
 interface HalfGraph {
@@ -60,9 +62,12 @@ function buildHalf(
   const tape = new Tape(name);
   const shape = [ANY_ROWS, config.hiddenSize];
   const x = hasGradients ? tape.parameter(HIDDEN, shape) : tape.data(HIDDEN, "float32", shape);
-  const inputs = tapeWeights(weights.shapes, (weight, size) =>
-    hasGradients && weights.trained.has(weight) ? tape.parameter(weight, size) : tape.data(weight, "float32", size),
-  );
+  const inputs = tapeWeights(weights.shapes, (weight, size) => {
+    if (weights.frozen.has(weight)) return tape.frozen(weight, size);
+    return hasGradients && weights.trained.has(weight)
+      ? tape.parameter(weight, size)
+      : tape.data(weight, "float32", size);
+  });
   const next = apply(new TapeOperations(tape, inputs, config, attention), x);
   if (hasGradients) return tape.pullback(next, tape.data(OUTPUT_GRADIENT, "float32", next.shape).value);
   tape.graph.output("next", next.value, "float32", ["rows", config.hiddenSize]);
@@ -79,19 +84,27 @@ type HeadConfig = Pick<ModelConfig, "hiddenSize" | "vocabSize" | "rmsNormEpsilon
  * hiddenSize]`; `norm`, `head`, `teacher_norm` and `teacher_head`; `ids` int64 `[rows]`, the tokens that follow;
  * `weights` `[rows, 1]`. Outputs: `loss` `[1]`, the weighted sum of divergences from the teacher and of `labelShare`
  * times cross-entropies; both of each row; gradients of `HIDDEN` and `norm`.
+ *
+ * @param isFrozen - whether heads are frozen products, and no inputs
  */
-export function distillationGraph(config: HeadConfig, labelShare: number): Graph {
+export function distillationGraph(
+  config: HeadConfig,
+  { labelShare, isFrozen }: { readonly labelShare: number; readonly isFrozen: boolean },
+): Graph {
   const tape = new Tape("distillation");
   const { hiddenSize, vocabSize } = config;
   const x = tape.parameter(HIDDEN, [ANY_ROWS, hiddenSize]);
-  const { rows, loss: lossOf } = rowLosses(tape, x, tape.parameter("norm", [hiddenSize]), config);
+  const { rows, loss: lossOf } = rowLosses(tape, x, tape.parameter("norm", [hiddenSize]), {
+    ...config,
+    isFrozen,
+  });
   const taught = tape.data("taught", "float32", [ANY_ROWS, hiddenSize]);
   const { loss, divergences } = lossOf({
     weights: tape.data("weights", "float32", [ANY_ROWS, 1]),
     labelShare,
     teacherShare: 1,
     taught: headInput(tape, taught, tape.data("teacher_norm", "float32", [hiddenSize]), config),
-    teacherHead: tape.data("teacher_head", "float32", [vocabSize, hiddenSize]),
+    teacherHead: headTensor(tape, "teacher_head", [vocabSize, hiddenSize], isFrozen),
   });
   tape.graph.output("divergences", divergences!, "float32", ["rows"]);
   tape.graph.output("losses", rows, "float32", ["rows"]);
@@ -102,20 +115,29 @@ export function distillationGraph(config: HeadConfig, labelShare: number): Graph
  * Builds the graph of cross-entropies. Inputs: `HIDDEN` `[rows, hiddenSize]`, `norm`, `head` and `ids`. Output:
  * `losses` `[rows]`.
  */
-export function crossEntropyGraph(config: HeadConfig): Graph {
+export function crossEntropyGraph(config: HeadConfig, isFrozen: boolean): Graph {
   const { hiddenSize } = config;
   const tape = new Tape("cross-entropy");
   const x = tape.data(HIDDEN, "float32", [ANY_ROWS, hiddenSize]);
-  const { rows } = rowLosses(tape, x, tape.data("norm", "float32", [hiddenSize]), config);
+  const { rows } = rowLosses(tape, x, tape.data("norm", "float32", [hiddenSize]), { ...config, isFrozen });
   tape.graph.output("losses", rows, "float32", ["rows"]);
   return tape.graph.build();
 }
 
 /** Declares `head` and `ids`, and computes the losses of rows that a graph's caller cuts. */
-function rowLosses(tape: Tape, x: Tensor, norm: Tensor, config: HeadConfig): ReturnType<typeof headLosses> {
-  const head = tape.data("head", "float32", [config.vocabSize, config.hiddenSize]);
+function rowLosses(
+  tape: Tape,
+  x: Tensor,
+  norm: Tensor,
+  config: HeadConfig & { readonly isFrozen: boolean },
+): ReturnType<typeof headLosses> {
+  const head = headTensor(tape, "head", [config.vocabSize, config.hiddenSize], config.isFrozen);
   const ids = tape.data("ids", "int64", [ANY_ROWS]);
   return headLosses(tape, { x: headInput(tape, x, norm, config), head, ids }, Infinity);
+}
+
+function headTensor(tape: Tape, name: string, shape: readonly number[], isFrozen: boolean): Tensor {
+  return isFrozen ? tape.frozen(name, shape) : tape.data(name, "float32", shape);
 }
 
 /** Norms rows for the head. The factor of logits is applied here, since the head is linear. */

@@ -7,6 +7,16 @@ export const TRAINING_OPTIONS = {
   attention: { kind: "switch", default: false, about: "train the attention as well" },
   /** Tokens of a sequence. @default 256 */
   sequenceTokens: { kind: "integer", min: 8, max: 1 << 20, default: 256, about: "tokens of a sequence" },
+  /**
+   * Products with weights that are not trained: `"int8"` in the kernel, with weights in the file's blocks or in 8 bits;
+   * `"float"` in float32. @default `"int8"`, of all weights that are trained `"float"`
+   */
+  frozen: {
+    kind: "choice",
+    choices: ["int8", "float"],
+    about: "arithmetic of weights that are not trained: the kernel's 8 bits, or float32",
+    otherwise: "int8, with --method full float",
+  },
   /** Seed of all random choices. @default 1 */
   seed: { kind: "integer", max: 2 ** 32 - 1, default: 1, about: "seed of all random choices" },
 } as const satisfies LabTable;
@@ -166,8 +176,15 @@ export interface TuneProgress extends StepFigures {
 export function resolveTuneOptions(options: TuneOptions & TuneRun): ResolvedTuneOptions {
   const known = checkedOptions("tune", TUNE_OPTIONS, options, [...RUN_NAMES, "teacherSource", "onEstimate"]);
   const isLora = known.method === "lora";
+  const frozen = known.frozen ?? (isLora ? "int8" : "float");
+  if (frozen === "int8" && !isLora) {
+    throw new RangeError(
+      "Expected `frozen` to be `float` with the method `full`, which trains all weights, got `int8`",
+    );
+  }
   return {
     ...known,
+    frozen,
     sharing: known.sharing ?? (isLora ? "neurons" : "none"),
     sharedRank: known.sharedRank ?? known.rank,
     learningRate: known.learningRate ?? (isLora ? 2e-3 : 1e-4),

@@ -1,11 +1,12 @@
 // Trained parameters, and the optimizer that updates them.
 
 import { seededRandom } from "@readme-moe/core";
+import type { Model, TensorRef } from "@readme-moe/model";
 import { ADAM, adamStep, clipGradients, zeroMoments, type AdamMoments } from "../autodiff/adam.ts";
 import { matchNeurons } from "../delta/neurons.ts";
-import { matrix, Products } from "../linear-algebra/matrix.ts";
+import { matrix, type Matrix, Products } from "../linear-algebra/matrix.ts";
 import { normals } from "../random.ts";
-import type { Weight, DecoderWeights, LayerWeights, WeightGroup } from "./decoder.ts";
+import type { Weight, DecoderWeights, LayerWeights, WeightGroup } from "./weights.ts";
 
 /** Trained array. */
 export interface Parameter extends Weight {
@@ -369,8 +370,6 @@ export class ComposedWeight implements Weight {
 /** The dense model's neuron of each row of the experts, `[layers][experts]`. */
 type ExpertNeurons = readonly (readonly Int32Array[])[];
 
-const GATE = "expert.gate.weight";
-
 /**
  * Finds the dense neuron of each row. Rows may have been tuned before: they differ from their own neuron far less than
  * from all others.
@@ -378,18 +377,18 @@ const GATE = "expert.gate.weight";
  * @throws {RangeError} for experts that are wider than the dense FFN
  */
 export async function findExpertNeurons(
-  { student, teacher }: { readonly student: DecoderWeights; readonly teacher: DecoderWeights },
+  { student, teacher }: { readonly student: GatesOfLayers; readonly teacher: GatesOfLayers },
   { threads, signal }: { readonly threads?: number | undefined; readonly signal?: AbortSignal | undefined },
 ): Promise<ExpertNeurons> {
   const products = await Products.open(threads);
   try {
     const layers: Int32Array[][] = [];
-    for (const [index, { experts }] of student.layers.entries()) {
-      const dense = matrixOf(teacher.layers[index]!.experts[0]!.get(GATE)!);
+    for (const [index, experts] of student.entries()) {
+      const dense = await teacher[index]![0]!();
       const own: Int32Array[] = [];
       for (const expert of experts) {
         signal?.throwIfAborted();
-        const neurons = await matchNeurons(products, matrixOf(expert.get(GATE)!), dense);
+        const neurons = await matchNeurons(products, await expert(), dense);
         if (!neurons) throw new RangeError(`Expected experts of at most ${dense.rows} neurons, got wider ones`);
         own.push(neurons);
       }
@@ -415,6 +414,19 @@ export function shareInCommon(neurons: ExpertNeurons): number {
   return common / all;
 }
 
-function matrixOf({ shape: [rows = 0, columns = 0], values }: Weight): ReturnType<typeof matrix> {
-  return matrix(rows, columns, values);
+/** Reads gates' weights `[neurons, hiddenSize]`, by layer and expert. */
+export type GatesOfLayers = readonly (readonly (() => Promise<Matrix>)[])[];
+
+export function gatesOf({ weights }: Pick<Model, "weights">): GatesOfLayers {
+  return weights.layers.map(({ experts }) =>
+    experts.map(
+      ({ gate: { weight } }) =>
+        () =>
+          readMatrix(weight),
+    ),
+  );
+}
+
+async function readMatrix({ store, name, shape: [rows = 0, columns = 0] }: TensorRef): Promise<Matrix> {
+  return matrix(rows, columns, await store.readFloats(name));
 }

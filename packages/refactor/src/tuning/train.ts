@@ -4,7 +4,8 @@ import { existsSync } from "node:fs";
 import type { ModelConfig } from "@readme-moe/model";
 import { learningRateShare } from "../autodiff/adam.ts";
 import { restoreArrays, withFile, writeArrays } from "../job/work-folder.ts";
-import { Decoder, type Batch, type DecoderWeights, GraphPool, crossEntropies, distillRows } from "./decoder.ts";
+import { Decoder, type Batch, GraphPool, crossEntropies, distillRows } from "./decoder.ts";
+import type { DecoderWeights } from "./weights.ts";
 import {
   stepsOf,
   type Evaluation,
@@ -279,6 +280,8 @@ interface TrainerSettings {
   readonly labelShare: number;
   readonly threads: number | undefined;
   readonly signal: AbortSignal | undefined;
+  /** Whether the teacher's states are kept, because sequences are learned from again. @default false */
+  readonly keepsTaught?: boolean | undefined;
 }
 
 export class Trainer {
@@ -288,6 +291,8 @@ export class Trainer {
   readonly #settings: TrainerSettings;
   readonly optimizer: Optimizer;
   readonly #weights: { readonly student: DecoderWeights; readonly teacher: DecoderWeights };
+  /** The teacher's states by a sequence's tokens. */
+  readonly #taught = new WeakMap<Int32Array, Float32Array>();
 
   constructor(
     config: ModelConfig,
@@ -377,6 +382,24 @@ export class Trainer {
     await this.#pool.dispose();
   }
 
+  /** Returns the teacher's states of a batch of sequences. */
+  async #teach(sequences: readonly RoutedSequence[], batch: Batch): Promise<Float32Array> {
+    const known = sequences.flatMap(({ tokenIds }) => this.#taught.get(tokenIds) ?? []);
+    const width = this.#weights.teacher.finalNorm.values.length * this.#settings.sequenceTokens;
+    if (known.length === sequences.length) {
+      const states = new Float32Array(known.length * width);
+      known.forEach((own, place) => states.set(own, place * width));
+      return states;
+    }
+    const { hidden } = await this.#teacher.forward(withExpert(batch, 0), false);
+    if (this.#settings.keepsTaught === true) {
+      sequences.forEach(({ tokenIds }, place) => {
+        this.#taught.set(tokenIds, hidden.slice(place * width, (place + 1) * width));
+      });
+    }
+    return hidden;
+  }
+
   /** Adds the gradients of sequences that run together. @param weight - of each token */
   async #addGradients(
     sequences: readonly RoutedSequence[],
@@ -385,7 +408,7 @@ export class Trainer {
     const { sequenceTokens, labelShare, signal } = this.#settings;
     signal?.throwIfAborted();
     const batch = batchOf(sequences);
-    const { hidden: teacher } = await this.#teacher.forward(withExpert(batch, 0), false);
+    const teacher = await this.#teach(sequences, batch);
     signal?.throwIfAborted();
     const pass = await this.#student.forward(batch, true);
     signal?.throwIfAborted();

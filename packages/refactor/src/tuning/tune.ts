@@ -4,13 +4,13 @@ import { ReadMeError } from "@readme-moe/core";
 import { describeMixture, resolveCacheFolder, type Model } from "@readme-moe/model";
 import type { DomainText } from "../job/prepare-domain.ts";
 import { finishFolder, refuseOccupied, WorkFolder } from "../job/work-folder.ts";
-import { readDecoderWeights, type DecoderWeights } from "./decoder.ts";
-import { resolveTuneOptions, type ResolvedTuneOptions, type TuneOptions, type TuneRun } from "./options.ts";
-import { chooseParameters, type Sharing, findExpertNeurons, shareInCommon } from "./parameters.ts";
+import { resolveTuneOptions, stepsOf, type ResolvedTuneOptions, type TuneOptions, type TuneRun } from "./options.ts";
+import { chooseParameters, type Sharing, findExpertNeurons, gatesOf, shareInCommon } from "./parameters.ts";
 import { bestOf, estimateTuning, restoreParameters, stepsOfRound, train, tuningPlan, Trainer } from "./train.ts";
 import { prepareTexts, routeAll, type RoutedSequence, type TuningData } from "./tuning-data.ts";
 import { tuningDocuments, tuningReport, type TuningReport } from "./tuning-report.ts";
 import { keptRouter, withKeptRouter, withOwnRouter, type KeptRouter } from "./tuning-router.ts";
+import { WeightReader } from "./weights.ts";
 import { writeTuned } from "./write-tuned.ts";
 
 /** Config fields that student and teacher have in common. */
@@ -70,13 +70,15 @@ export async function tune(
   const models = [await student.fingerprint(cache), await teacher.fingerprint(cache)];
   const work = await WorkFolder.open(out, { options: resolved, texts, models }, options.resume);
 
-  const weights = { student: await readDecoderWeights(student), teacher: await readDecoderWeights(teacher) };
-  const sharing = await sharingOf({ student, teacher }, weights, { ...options, ...resolved });
+  const reader = new WeightReader(resolved.frozen, options.threads);
+  const weights = { student: await reader.read(student, true), teacher: await reader.read(teacher, false) };
+  const sharing = await sharingOf({ student, teacher }, { ...options, ...resolved });
   const trained = chooseParameters(weights.student, { ...resolved, sharing });
   const { parameters } = trained;
   const trainedParameters = parameters.reduce((sum, { values }) => sum + values.length, 0);
   const { threads, signal } = options;
-  const trainer = new Trainer(student.config, weights, trained, { ...resolved, threads, signal });
+  const keepsTaught = data.training.length < stepsOf(resolved) * resolved.batchSequences;
+  const trainer = new Trainer(student.config, weights, trained, { ...resolved, threads, signal, keepsTaught });
   const routerOf = async (round: number): Promise<KeptRouter | undefined> => {
     if (round === 0) return undefined;
     const numExperts = student.experts.names.length;
@@ -141,17 +143,17 @@ export async function tune(
     return report;
   } finally {
     await trainer.dispose();
+    reader.close();
   }
 }
 
 /** Finds the neurons that experts have in common; a model with a single expert has no use for them. */
 async function sharingOf(
   { student, teacher }: TuneModels,
-  weights: { readonly student: DecoderWeights; readonly teacher: DecoderWeights },
   options: Pick<ResolvedTuneOptions, "sharing" | "sharedRank"> & Pick<TuneRun, "threads" | "signal">,
 ): Promise<Sharing | undefined> {
   if (options.sharing === "none" || student.experts.names.length === 1) return undefined;
-  const neurons = await findExpertNeurons(weights, options);
+  const neurons = await findExpertNeurons({ student: gatesOf(student), teacher: gatesOf(teacher) }, options);
   return { neurons, intermediateSize: teacher.config.intermediateSize, rank: options.sharedRank };
 }
 

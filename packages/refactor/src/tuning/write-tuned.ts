@@ -2,6 +2,7 @@
 
 import {
   baseFiles,
+  decodeFloats,
   encodeFloats,
   isStoredFloat,
   readMeTensors,
@@ -11,7 +12,7 @@ import {
   type SafetensorsInput,
 } from "@readme-moe/model";
 import { routerSection, routerTensors } from "../router-training/router-trainer.ts";
-import type { DecoderWeights, Weight, WeightGroup } from "./decoder.ts";
+import type { DecoderWeights, Weight, WeightGroup } from "./weights.ts";
 import { LEFT, RIGHT } from "./parameters.ts";
 import type { KeptRouter } from "./tuning-router.ts";
 
@@ -35,7 +36,7 @@ export async function writeTuned(path: string, model: Model, { weights, router, 
   const replace = (file: string, tensors: readonly SafetensorsInput[]): readonly SafetensorsInput[] =>
     tensors.map((tensor) => {
       const values = tuned.get(`${file}/${tensor.name}`);
-      return values ? { ...tensor, bytes: async () => encoded(values(), tensor) } : tensor;
+      return values ? { ...tensor, bytes: async () => encoded(await values(tensor), tensor) } : tensor;
     });
   const tensors = readMeTensors(model.weights, model.router);
   await writeReadMeFolder(path, {
@@ -55,18 +56,27 @@ export async function writeTuned(path: string, model: Model, { weights, router, 
 }
 
 /** Maps the key of each weight to a function that computes the tuned weight. */
-function tunedWeights({ layers, finalNorm }: DecoderWeights): ReadonlyMap<string, () => Float32Array> {
-  const tuned = new Map<string, () => Float32Array>([[finalNorm.key, () => finalNorm.values]]);
+function tunedWeights({ layers, finalNorm }: DecoderWeights): ReadonlyMap<string, TunedValues> {
+  const tuned = new Map<string, TunedValues>([[finalNorm.key, async () => finalNorm.values]]);
   for (const { attention, common, experts } of layers) {
     for (const group of [attention, common, ...experts]) {
-      for (const [name, weight] of group) tuned.set(weight.key, () => withChange(group, name, weight));
+      for (const [name, weight] of group) tuned.set(weight.key, (tensor) => withChange(group, name, weight, tensor));
     }
   }
   return tuned;
 }
 
+/** Computes a tuned weight. @param tensor - the weight as it was */
+type TunedValues = (tensor: SafetensorsInput) => Promise<Float32Array>;
+
 /** Adds a weight's low-rank change, if it has one. */
-function withChange(group: WeightGroup, name: string, { values, shape }: Weight): Float32Array {
+async function withChange(
+  group: WeightGroup,
+  name: string,
+  { values: floats, shape, frozen }: Weight,
+  { bytes, type }: SafetensorsInput,
+): Promise<Float32Array> {
+  const values = frozen && isStoredFloat(type) ? decodeFloats(await bytes(), type) : floats;
   const product = name.replace(/\.weight$/, "");
   const [left, right] = [group.get(product + LEFT), group.get(product + RIGHT)];
   if (!name.endsWith(".weight") || !left || !right) return values;
