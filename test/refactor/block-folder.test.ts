@@ -4,8 +4,16 @@ import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { KernelRunner, type KernelRunnerOptions } from "@readme-moe/engine";
 import { describeModel, expertUnits, precisionOf } from "@readme-moe/kernel";
-import { type BlockType, GgufTensorStore, isBlockType, type Model, openModel, verifyModel } from "@readme-moe/model";
-import { exportGguf, refactor } from "@readme-moe/refactor";
+import {
+  type BlockType,
+  GgufTensorStore,
+  isBlockType,
+  type Model,
+  openModel,
+  type TensorRef,
+  verifyModel,
+} from "@readme-moe/model";
+import { exportGguf, refactor, tune } from "@readme-moe/refactor";
 import { expect, onTestFinished, test } from "vitest";
 import { sizeUnit } from "../../packages/refactor/src/experts/budget.ts";
 import { writeFirstLayers } from "../support/first-layers.ts";
@@ -94,6 +102,51 @@ test("a down-projection whose rows are no whole blocks of 256 has blocks of 32",
     [...experts, shared].map((part) => part && part.down.weight.store.info(part.down.weight.name).type),
   );
   expect(types).toEqual([Array(3).fill("Q5_0"), Array(3).fill("Q8_0")]);
+});
+
+/** Lists matrices of a model: its embedding, then those of each layer. */
+function refsOf({ weights }: Model): readonly TensorRef[] {
+  return [
+    weights.embedding,
+    ...weights.layers.flatMap((layer) => {
+      const { query, key, value, output } = layer.attention;
+      const parts = [...(layer.shared ? [layer.shared] : []), ...layer.experts];
+      const products = parts.flatMap(({ gate, up, down }) => [gate, up, down]);
+      return [query, key, value, output, ...products].map(({ weight }) => weight);
+    }),
+  ];
+}
+
+function sizeOf(values: Float32Array): number {
+  return Math.sqrt(values.reduce((sum, value) => sum + value * value, 0));
+}
+
+test("tuned experts have the same types of blocks, and other weights the same bytes", async () => {
+  const path = await blocksOfPocket();
+  const student = await refactored(path, 512);
+  const out = join(await temporaryFolder(), "tuned");
+  const options = { tokens: 512, sequenceTokens: 32, batchSequences: 4, rank: 2, evaluations: 2, threads: 2 };
+  const texts = await pocketTexts(["book", "github"]);
+  const report = await withModel(path, (teacher) => tune({ student, teacher }, texts, out, options));
+  expect(report.options.frozen).toBe("int8");
+  const tuned = await openModel(out);
+  onTestFinished(() => tuned.close());
+  await verifyModel(tuned);
+  const [before, after] = [refsOf(student), refsOf(tuned)];
+  expect(after).toHaveLength(before.length);
+  let numChanged = 0;
+  for (const [place, ref] of after.entries()) {
+    const old = before[place]!;
+    const name = `${place} ${ref.name}`;
+    expect(ref.store.info(ref.name).type, name).toBe(old.store.info(old.name).type);
+    const isSame = Buffer.compare(await ref.store.readBytes(ref.name), await old.store.readBytes(old.name)) === 0;
+    expect(isSame, name).toBe(!ref.name.includes("mlp"));
+    if (isSame) continue;
+    numChanged++;
+    const [values, start] = [await ref.store.readFloats(ref.name), await old.store.readFloats(old.name)];
+    expect(sizeOf(values.map((value, i) => value - start[i]!)) / sizeOf(start), name).toBeLessThan(0.2);
+  }
+  expect(numChanged).toBe(2 * 3 * 3);
 });
 
 test("streamed experts in blocks give the same bits as those in memory", async () => {

@@ -188,13 +188,15 @@ async function writeAll(folder: string, { config, readme, tensors, copies, docum
  * Lists an opened model's tensors under the names and in the order of a Read-ME folder's files. Each is read when it is
  * written; the numbers are those of the model, whatever its layout.
  *
- * @param keepsBlocks - lists blocks as they are; they become float32 otherwise
+ * @param options - with `keepsBlocks` lists blocks as they are; they become float32 otherwise
  */
 export function readMeTensors(
   weights: ModelWeights,
   router: RouterWeights | undefined,
-  keepsBlocks = false,
+  { keepsBlocks = false }: { readonly keepsBlocks?: boolean } = {},
 ): ReadMeTensors {
+  const feedForward = (index: number, refs: FeedForwardRefs | undefined): readonly SafetensorsInput[] =>
+    copyFeedForward(index, refs, keepsBlocks);
   const copyRef = (name: string, ref: TensorRef): SafetensorsInput => copy(name, ref, keepsBlocks);
   const backbone = [copyRef("model.embed_tokens.weight", weights.embedding)];
   weights.layers.forEach((layer, index) => {
@@ -208,10 +210,7 @@ export function readMeTensors(
       ...norms,
     ];
     // Outside of FFNs all layouts have the same names.
-    backbone.push(
-      ...refs.flatMap((ref) => (ref ? [copyRef(ref.name, ref)] : [])),
-      ...copyFeedForward(index, layer.shared),
-    );
+    backbone.push(...refs.flatMap((ref) => (ref ? [copyRef(ref.name, ref)] : [])), ...feedForward(index, layer.shared));
   });
   backbone.push(copyRef("model.norm.weight", weights.finalNorm));
   if (weights.head !== weights.embedding) backbone.push(copyRef("lm_head.weight", weights.head));
@@ -219,7 +218,7 @@ export function readMeTensors(
   return {
     backbone,
     experts: Array.from({ length: numExperts }, (_, expert) =>
-      weights.layers.flatMap((layer, index) => copyFeedForward(index, layer.experts[expert])),
+      weights.layers.flatMap((layer, index) => feedForward(index, layer.experts[expert])),
     ),
     router: router && routerTensors(router),
   };
@@ -243,18 +242,22 @@ function routerTensors({ embedding, layers, finalNorm, head }: RouterWeights): r
   ];
 }
 
-function copyFeedForward(layer: number, refs: FeedForwardRefs | undefined): readonly SafetensorsInput[] {
+function copyFeedForward(
+  layer: number,
+  refs: FeedForwardRefs | undefined,
+  keepsBlocks: boolean,
+): readonly SafetensorsInput[] {
   if (refs === undefined) return [];
   const prefix = `model.layers.${layer}.mlp`;
   return [
-    ...copyLinear(`${prefix}.gate_proj`, refs.gate),
-    ...copyLinear(`${prefix}.up_proj`, refs.up),
-    ...copyLinear(`${prefix}.down_proj`, refs.down),
+    ...copyLinear(`${prefix}.gate_proj`, refs.gate, keepsBlocks),
+    ...copyLinear(`${prefix}.up_proj`, refs.up, keepsBlocks),
+    ...copyLinear(`${prefix}.down_proj`, refs.down, keepsBlocks),
   ];
 }
 
-function copyLinear(prefix: string, { weight, bias }: LinearRefs): readonly SafetensorsInput[] {
-  return [copy(`${prefix}.weight`, weight), ...(bias ? [copy(`${prefix}.bias`, bias)] : [])];
+function copyLinear(prefix: string, { weight, bias }: LinearRefs, keepsBlocks = false): readonly SafetensorsInput[] {
+  return [copy(`${prefix}.weight`, weight, keepsBlocks), ...(bias ? [copy(`${prefix}.bias`, bias)] : [])];
 }
 
 /** Copies the stored bytes; blocks become float32 unless they are kept. */

@@ -34,7 +34,7 @@ interface Stage {
 const OF_INPUT: ReadonlySet<string> = new Set(["Concat", "Identity", "Reshape", "Slice", "Transpose", "Unsqueeze"]);
 
 /** Cuts a graph behind its frozen products. A node belongs to the first stage in which its inputs are known. */
-export function stagesOf(graph: Graph): readonly Stage[] {
+function stagesOf(graph: Graph): readonly Stage[] {
   const types = new Map([...graph.inputs, ...graph.constants].map(({ name, type }) => [name, type]));
   const levels = new Map<Value, number>();
   const levelOf = ({ inputs }: Node): number =>
@@ -101,7 +101,7 @@ interface OpenStage extends Pick<Stage, "products"> {
   readonly session: GraphSession | undefined;
 }
 
-/** A graph that is ready to run, perhaps with frozen products. `run` blocks the calling thread until a stage is done. */
+/** A graph that is ready to run, perhaps with frozen products. `run` blocks the thread until a stage is done. */
 export class StagedSession {
   readonly #stages: readonly OpenStage[];
   readonly #outputs: readonly string[];

@@ -294,7 +294,10 @@ export async function writeModel(
   const tensorsOf = (own: readonly number[], which: number | "shared"): readonly SafetensorsInput[] =>
     own.flatMap((size, layer) => (size === 0 ? [] : partTensors(model, layer, size, () => partOf(layer, which))));
   const tensors = {
-    backbone: [...readMeTensors(model.weights, undefined, true).backbone, ...tensorsOf(sharedSizes, "shared")],
+    backbone: [
+      ...readMeTensors(model.weights, undefined, { keepsBlocks: true }).backbone,
+      ...tensorsOf(sharedSizes, "shared"),
+    ],
     experts: grouping.names.map((_, expert) => tensorsOf(expertSizes, expert)),
     router: router.tensors,
   };

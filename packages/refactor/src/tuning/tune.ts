@@ -46,7 +46,7 @@ export interface TuneModels {
  *
  * Work is kept in `<out>.unfinished` until it is done. The same models, texts and options give the same folder on the
  * same machine with the same number of threads, however often the work was interrupted and resumed. Memory holds both
- * models as float32, and two running means of each trained parameter.
+ * models (frozen weights in 8 bits or blocks), and two running means of each trained parameter.
  *
  * @param texts - of each kind; every twelfth document is held out
  * @param out - a folder that does not exist yet, or is empty
@@ -137,7 +137,7 @@ export async function tune(
     const folder = work.file("model");
     await work.clear("model");
     const provenance = { teacher: report.teacher, options: resolved };
-    await writeTuned(folder, student, { weights: weights.student, router, provenance });
+    await writeTuned(folder, student, { weights: weights.student, trained, router, provenance });
     await finishFolder(folder, out, await tuningDocuments(student, report));
     await work.remove();
     return report;

@@ -4,6 +4,7 @@ import {
   baseFiles,
   decodeFloats,
   encodeFloats,
+  ggmlTypeOf,
   isStoredFloat,
   readMeTensors,
   writeReadMeFolder,
@@ -11,34 +12,41 @@ import {
   type ReadMeContent,
   type SafetensorsInput,
 } from "@readme-moe/model";
+import { typeOfWidth } from "../blocks/block-mixes.ts";
+import { roundToBlocks } from "../blocks/round-blocks.ts";
 import { routerSection, routerTensors } from "../router-training/router-trainer.ts";
 import type { DecoderWeights, Weight, WeightGroup } from "./weights.ts";
-import { LEFT, RIGHT } from "./parameters.ts";
+import { LEFT, RIGHT, type Trained } from "./parameters.ts";
 import type { KeptRouter } from "./tuning-router.ts";
 
 export interface Tuned {
   readonly weights: DecoderWeights;
+  readonly trained: Trained;
   /** Router that replaces the model's own. */
   readonly router: KeptRouter | undefined;
   readonly provenance: Readonly<Record<string, unknown>>;
 }
 
 /**
- * Writes `model` with its tuned weights, in the model's own types.
+ * Writes `model` with its tuned weights, in the model's own types; changed blocks are rounded again.
  *
  * @throws {ReadMeError} `ERR_WRITE_FAILED`
  */
-export async function writeTuned(path: string, model: Model, { weights, router, provenance }: Tuned): Promise<void> {
+export async function writeTuned(
+  path: string,
+  model: Model,
+  { weights, trained, router, provenance }: Tuned,
+): Promise<void> {
   const { config, texts } = await baseFiles(model);
   const { readme: section, ...own } = config;
   const before = section as ReadMeContent["readme"];
-  const tuned = tunedWeights(weights);
+  const tuned = tunedWeights(weights, trained);
   const replace = (file: string, tensors: readonly SafetensorsInput[]): readonly SafetensorsInput[] =>
     tensors.map((tensor) => {
       const values = tuned.get(`${file}/${tensor.name}`);
-      return values ? { ...tensor, bytes: async () => encoded(await values(tensor), tensor) } : tensor;
+      return values ? tunedTensor(tensor, values) : tensor;
     });
-  const tensors = readMeTensors(model.weights, model.router);
+  const tensors = readMeTensors(model.weights, model.router, { keepsBlocks: true });
   await writeReadMeFolder(path, {
     config: own,
     readme: {
@@ -55,33 +63,54 @@ export async function writeTuned(path: string, model: Model, { weights, router, 
   });
 }
 
-/** Maps the key of each weight to a function that computes the tuned weight. */
-function tunedWeights({ layers, finalNorm }: DecoderWeights): ReadonlyMap<string, TunedValues> {
+/** Computes a tuned weight. @param tensor - the weight as it was */
+type TunedValues = (tensor: SafetensorsInput) => Promise<Float32Array>;
+
+/** Maps the keys of trained weights, and of those with changes of low rank, to what computes them. */
+function tunedWeights(
+  { layers, finalNorm }: DecoderWeights,
+  { parameters, composed }: Trained,
+): ReadonlyMap<string, TunedValues> {
+  const trained = new Set([...parameters, ...composed].map(({ key }) => key));
   const tuned = new Map<string, TunedValues>([[finalNorm.key, async () => finalNorm.values]]);
   for (const { attention, common, experts } of layers) {
     for (const group of [attention, common, ...experts]) {
-      for (const [name, weight] of group) tuned.set(weight.key, (tensor) => withChange(group, name, weight, tensor));
+      for (const [name, weight] of group) {
+        const change = changeOf(group, name);
+        if (change) tuned.set(weight.key, async (tensor) => withChange(await floatsOf(tensor, weight), change));
+        else if (trained.has(weight.key)) tuned.set(weight.key, async () => weight.values);
+      }
     }
   }
   return tuned;
 }
 
-/** Computes a tuned weight. @param tensor - the weight as it was */
-type TunedValues = (tensor: SafetensorsInput) => Promise<Float32Array>;
+/** Reads the values of a weight, of which a frozen product keeps none. */
+async function floatsOf({ bytes, type }: SafetensorsInput, { values, frozen }: Weight): Promise<Float32Array> {
+  if (!frozen) return values;
+  return isStoredFloat(type) ? decodeFloats(await bytes(), type) : dequantized(await bytes(), type);
+}
 
-/** Adds a weight's low-rank change, if it has one. */
-async function withChange(
-  group: WeightGroup,
-  name: string,
-  { values: floats, shape, frozen }: Weight,
-  { bytes, type }: SafetensorsInput,
-): Promise<Float32Array> {
-  const values = frozen && isStoredFloat(type) ? decodeFloats(await bytes(), type) : floats;
+function dequantized(bytes: Uint8Array, type: SafetensorsInput["type"]): Float32Array {
+  const values = ggmlTypeOf(type)?.dequantize?.(bytes);
+  if (!values) throw new TypeError(`Expected a weight of floats or blocks, got one of ${type}`);
+  return values;
+}
+
+/** Factors of a change, `[rank, in]` and `[out, rank]`. */
+type Change = readonly [left: Weight, right: Weight];
+
+function changeOf(group: WeightGroup, name: string): Change | undefined {
+  if (!name.endsWith(".weight")) return undefined;
   const product = name.replace(/\.weight$/, "");
   const [left, right] = [group.get(product + LEFT), group.get(product + RIGHT)];
-  if (!name.endsWith(".weight") || !left || !right) return values;
-  const [out = 0, size = 0] = shape;
-  const [rank = 0] = left.shape;
+  return left && right && [left, right];
+}
+
+/** Adds a change to weights `[out, in]`. */
+function withChange(values: Float32Array, [left, right]: Change): Float32Array {
+  const [rank = 0, size = 0] = left.shape;
+  const [out = 0] = right.shape;
   const result = values.slice();
   // Values of composed weights are put together at each access.
   const [lines, shares] = [left.values, right.values];
@@ -96,7 +125,12 @@ async function withChange(
   return result;
 }
 
-function encoded(values: Float32Array, { type, name }: SafetensorsInput): Uint8Array {
-  if (isStoredFloat(type)) return encodeFloats(values, type);
-  throw new TypeError(`Expected ${name} to be of floats, it is of ${type}`);
+/** Makes a tensor of the same type, or of the nearest one that weights can be rounded to. */
+function tunedTensor(tensor: SafetensorsInput, values: TunedValues): SafetensorsInput {
+  const type = isStoredFloat(tensor.type) ? tensor.type : typeOfWidth(tensor.type, tensor.shape.at(-1) ?? 1);
+  const bytes = async (): Promise<Uint8Array> => {
+    const own = await values(tensor);
+    return isStoredFloat(type) ? encodeFloats(own, type) : roundToBlocks(own, type);
+  };
+  return { ...tensor, type, bytes };
 }
