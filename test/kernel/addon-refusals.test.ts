@@ -107,6 +107,9 @@ test("calls with too few arguments are refused", () => {
   for (const name of [
     "open",
     "packRows",
+    "startTeam",
+    "endTeam",
+    "multiplyRows",
     "openPages",
     "closePages",
     "rotary",

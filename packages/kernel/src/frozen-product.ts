@@ -23,13 +23,8 @@ export class ProductTeam {
     try {
       this.addon = loadAddon();
     } catch (cause) {
-      throw new ReadMeError(
-        "ERR_RUNTIME",
-        `Frozen products need the kernel's addon, which does not load: ${messageOf(cause)}`,
-        {
-          cause,
-        },
-      );
+      const why = `Frozen products need the kernel's addon, which does not load: ${messageOf(cause)}`;
+      throw new ReadMeError("ERR_RUNTIME", why, { cause });
     }
     this.handle = this.addon.startTeam(threads);
     this.addon.keepFreeMemory();

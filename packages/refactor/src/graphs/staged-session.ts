@@ -99,6 +99,8 @@ function stageGraph(
 
 interface OpenStage extends Pick<Stage, "products"> {
   readonly session: GraphSession | undefined;
+  /** Names of values that no later stage reads. */
+  readonly lastUsed: readonly string[];
 }
 
 /** A graph that is ready to run, perhaps with frozen products. `run` blocks the thread until a stage is done. */
@@ -113,25 +115,28 @@ export class StagedSession {
 
   /** @throws {ReadMeError} as `GraphSession.open` */
   static async open(graph: Graph, options: SessionOptions = {}): Promise<StagedSession> {
+    const outputs = graph.outputs.map(({ name }): string => name);
     const stages: OpenStage[] = [];
-    for (const { graph: own, products } of stagesOf(graph)) {
-      stages.push({ session: own && (await GraphSession.open(own, options)), products });
+    const used = new Set<string>(outputs);
+    for (const { graph: own, products } of stagesOf(graph).toReversed()) {
+      const read = [...(own?.inputs.map(({ name }) => name) ?? []), ...products.map(({ input }) => input)];
+      const lastUsed = read.filter((name) => !used.has(name));
+      for (const name of read) used.add(name);
+      stages.unshift({ session: own && (await GraphSession.open(own, options)), products, lastUsed });
     }
-    return new StagedSession(
-      graph.outputs.map(({ name }) => name),
-      stages,
-    );
+    return new StagedSession(outputs, stages);
   }
 
   /**
    * Runs the graph once.
    *
-   * @param kept - outputs of forward products by weight; those that are there are not computed again, others are added
+   * @param kept - outputs of forward products by weight, of a graph that multiplies each once: those that are there are
+   *   not computed again, others are added
    * @throws {ReadMeError} `ERR_RUNTIME` when an operator fails
    */
   async run(feeds: Feeds, frozen: FrozenFeeds = {}, kept?: KeptOutputs): Promise<Feeds> {
     const values: Record<string, GraphTensor> = { ...feeds };
-    for (const { session, products } of this.#stages) {
+    for (const { session, products, lastUsed } of this.#stages) {
       if (session) {
         const inputs = session.inputs.map((name): [string, GraphTensor] => [name, values[name]!]);
         Object.assign(values, await session.run(Object.fromEntries(inputs)));
@@ -146,6 +151,7 @@ export class StagedSession {
         if (!isBackward) kept?.set(name, data);
         values[output] = { data, dims: [numRows, data.length / numRows] };
       }
+      for (const name of lastUsed) delete values[name];
     }
     return Object.fromEntries(this.#outputs.map((name) => [name, values[name]!]));
   }
