@@ -256,7 +256,7 @@ async function evaluateAll(): Promise<readonly Row[]> {
   const read = tested.windows.map((_, window) =>
     largest(groups.tokenCounts.map((counts) => logLikelihood(window, counts))),
   );
-  const norms: Float32Array[] = [];
+  const norms: Float64Array[] = [];
   for (let layer = 0; layer < numLayers; layer++) {
     norms.push(columnSquares((await readDense(layerSource(model, layer))).weight));
   }
