@@ -43,7 +43,7 @@ test("gives each item its best bin where all have room", () => {
         [1, 1],
       ],
       1,
-    ).toSorted(),
+    ).toSorted((a, b) => a - b),
   ).toEqual([0, 1]);
   expect(() => balancedAssignment(scores, 1)).toThrow(/room for 3/);
   expect(balancedAssignment([], 1)).toEqual([]);
