@@ -247,7 +247,7 @@ describe("wrong GGUF metadata", () => {
   });
 
   it.each([
-    ["model", "bert"],
+    ["model", "t5"],
     ["model", undefined],
     ["pre", "gpt-5"],
     ["pre", "__proto__"],

@@ -130,7 +130,7 @@ describe("a wrong model folder", () => {
     ["Precompiled", { normalizer: { type: "Sequence", normalizers: [{ type: "NFC" }, { type: "Precompiled" }] } }],
     ["Whitespace", { pre_tokenizer: { type: "Whitespace" } }],
     ["MergedWithNext", { pre_tokenizer: { type: "Split", pattern: { String: "x" }, behavior: "MergedWithNext" } }],
-    ["WordPiece", { decoder: { type: "WordPiece" } }],
+    ["CTC", { decoder: { type: "CTC" } }],
     ["Fancy", { post_processor: { type: "Fancy" } }],
     ["decoder", { decoder: null }],
   ])("is refused when %s is not supported", (part, parts) => {

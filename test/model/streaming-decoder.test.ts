@@ -3,7 +3,8 @@ import * as fc from "../support/fast-check.ts";
 import { describe, expect, it } from "vitest";
 import { ggufTokenizer } from "../../packages/model/src/text/gguf-tokenizer.ts";
 import { loadTokenizer } from "../../packages/model/src/text/load-text.ts";
-import { type DecodeOptions, StreamingDecoder, Tokenizer } from "../../packages/model/src/text/tokenizer.ts";
+import { type DecodeOptions, StreamingDecoder } from "../../packages/model/src/text/token-text.ts";
+import { Tokenizer } from "../../packages/model/src/text/tokenizer.ts";
 import { byteLevelDefinition, byteLevelTokens, ggufMetadata } from "../support/tokenizer-definitions.ts";
 
 const pocket = await loadTokenizer(join(import.meta.dirname, "../../models/pocket"));

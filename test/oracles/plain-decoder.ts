@@ -177,6 +177,7 @@ async function activations({ activation }: Model["config"], x: Rows, refs: FeedF
 /** Functions of an FFN's gate. */
 export const PLAIN_ACTIVATIONS: Readonly<Record<Model["config"]["activation"], (x: number) => number>> = {
   silu: (x) => x / (1 + Math.exp(-x)),
+  gelu: () => NaN,
   "gelu-tanh": (x) => 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3))),
 };
 

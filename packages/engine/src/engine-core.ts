@@ -23,7 +23,7 @@ import {
   StepPlanner,
 } from "./batch.ts";
 import type { EngineParts } from "./engine-parts.ts";
-import { type AcceptedToken, Sampler } from "./sampler.ts";
+import { type AcceptedToken, Sampler, type SamplerListeners } from "./sampler.ts";
 import { addDrafts, draftUsage, NO_DRAFTS, routeSequences, Sequence, type SequenceStart } from "./sequence.ts";
 
 export class EngineCore {
@@ -48,15 +48,13 @@ export class EngineCore {
     this.#parts = parts;
     this.#residency = parts.residency ?? everythingResident;
     this.#planner = new StepPlanner(parts.scheduler, parts.limits, this.#residency, parts.cost);
-    const { runner, tokenizer, contextTokens, output, speculation } = parts;
+    const { runner, tokenizer, contextTokens, output, speculation, classifier } = parts;
     const ends = { eosTokenIds: runner.model.config.eosTokenIds, contextTokens };
-    this.#sampler = new Sampler(tokenizer, ends, {
-      onQuestion: (sequence, id, logits) => {
-        const draft = (): Int32Array<ArrayBuffer> => Int32Array.from(speculation?.suggest(sequence) ?? []);
-        output.ask(sequence, id, logits ? { logits } : { draft: draft() });
-      },
-      onFailed: this.#onFailed,
-    });
+    const onQuestion: SamplerListeners["onQuestion"] = (sequence, id, logits) => {
+      const draft = (): Int32Array<ArrayBuffer> => Int32Array.from(speculation?.suggest(sequence) ?? []);
+      output.ask(sequence, id, logits ? { logits } : { draft: draft() });
+    };
+    this.#sampler = new Sampler(tokenizer, ends, { onQuestion, onFailed: this.#onFailed }, classifier);
   }
 
   /** Whether a step could make progress. False while all callers are asked, until `add`, `answer` or `abort`. */

@@ -1,5 +1,6 @@
 import type { CostModel, GenerateChunk, ReadMeEvents, Residency, Scheduler, SchedulerLimits } from "@readme-moe/core";
 import type { Tokenizer } from "@readme-moe/model";
+import type { Classifier } from "./classifier.ts";
 import type { KvAdmission } from "./kv-admission.ts";
 import type { SavedPrefixes } from "./saved-prefixes.ts";
 import type { Sequence } from "./sequence.ts";
@@ -19,6 +20,8 @@ export interface EngineParts {
   readonly residency?: Residency;
   /** Drafts tokens that steps verify. @default each step gives a sequence at most one token */
   readonly speculation?: Speculation | undefined;
+  /** Layers behind the states of an encoder that gives scores. @default states are the results */
+  readonly classifier?: Classifier | undefined;
   /** Largest number of tokens of one sequence, prompt included. */
   readonly contextTokens: number;
   readonly output: EngineOutput;
@@ -28,7 +31,7 @@ export interface EngineParts {
 
 /** A piece of a sequence's result. */
 export interface EngineChunk extends GenerateChunk {
-  /** Outputs of the head for the prompt's last token, of a sequence that ends after its prompt. */
+  /** Outputs of the model for a whole prompt, of a sequence that ends after it. */
   readonly pooled?: Float32Array<ArrayBuffer>;
 }
 

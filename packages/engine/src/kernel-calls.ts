@@ -62,11 +62,13 @@ export interface KernelCall {
 
 /**
  * Splits a step into calls within limits; the order of a sequence's tokens is kept.
+ *
+ * @param limits - largest number of rows of a call, and whether no sequence is split
  * @param fit - tells whether these experts fit in memory at once @default all do
  */
 export function callsOf(
   sequences: readonly StepSequence[],
-  maxRows: number,
+  { maxRows, areWhole = false }: { readonly maxRows: number; readonly areWhole?: boolean },
   fit?: (experts: ReadonlySet<number>) => boolean,
 ): readonly KernelCall[] {
   const wanted = sequences.map(({ logitsOf, targets }) =>
@@ -77,7 +79,7 @@ export function callsOf(
   const lengths = sequences.map(({ tokenIds }) => tokenIds.length);
   const firstExpert = ({ sequence, from }: StepPiece): number => sequences[sequence]?.experts[from] ?? 0;
   // Neighbouring rows of one lora share what is read of it.
-  const steps = splitIntoSteps(lengths, maxRows).map((pieces) =>
+  const steps = splitIntoSteps(lengths, maxRows, areWhole).map((pieces) =>
     pieces.toSorted((a, b) => firstExpert(a) - firstExpert(b)),
   );
   const calls = fit ? steps.flatMap((pieces) => splitByExperts(pieces, sequences, fit)) : steps;
@@ -131,6 +133,11 @@ export interface ExpertCounts {
   readonly numLoras: number;
 }
 
+/** Counts the rows of a sequence's results. */
+function numResults({ logitsOf, isAveraged }: StepSequence): number {
+  return isAveraged ? 1 : logitsOf.length;
+}
+
 /** Results of the calls of a step. */
 export class KernelResults {
   readonly #kernel: Kernel;
@@ -159,13 +166,15 @@ export class KernelResults {
   begin(sequences: readonly StepSequence[], numCandidates: number): void {
     this.#numCandidates = numCandidates;
     this.#numRead = 0;
-    this.#numFullRows = sequences.reduce((sum, s) => sum + (s.wantsFullLogits ? s.logitsOf.length : 0), 0);
+    this.#numFullRows = sequences.reduce((sum, s) => sum + (s.wantsFullLogits ? numResults(s) : 0), 0);
     if (this.#fullLogits.length < this.#numFullRows * this.#numLogits) {
       this.#fullLogits = new Float32Array(this.#numFullRows * this.#numLogits);
     }
     let fullRow = 0;
     this.#firstFullRows = [];
-    const results = sequences.map(({ logitsOf: { length }, wantsFullLogits }, sequence) => {
+    const results = sequences.map((own, sequence) => {
+      const { wantsFullLogits } = own;
+      const length = numResults(own);
       const firstFull = fullRow * this.#numLogits;
       this.#firstFullRows.push(fullRow);
       if (wantsFullLogits) fullRow += length;
@@ -188,7 +197,7 @@ export class KernelResults {
     { numExperts, numLoras }: ExpertCounts,
   ): { readonly request: Int32Array; readonly room: StepResults } {
     const rows = parts.map(({ sequence, index, from, to, wanted }): StepRows => {
-      const { slot, tokenIds, experts, wantsFullLogits } = sequence;
+      const { slot, tokenIds, experts, wantsFullLogits, isAveraged } = sequence;
       const { numTokens: position, pages } = kv.pageSlot(slot);
       const firstFullRow = this.#firstFullRows[index] ?? 0;
       return {
@@ -200,7 +209,7 @@ export class KernelResults {
         pages,
         logitsOf: wanted.map(({ token }) => token - from),
         targets: wanted.map(({ target }) => target),
-        fullPlaces: wantsFullLogits ? wanted.map(({ place }) => firstFullRow + place) : undefined,
+        fullPlaces: wantsFullLogits ? wanted.map(({ place }) => firstFullRow + (isAveraged ? 0 : place)) : undefined,
       };
     });
     const numWanted = parts.reduce((sum, { wanted }) => sum + wanted.length, 0);
@@ -222,7 +231,10 @@ export class KernelResults {
       const rows: (number | undefined)[] = [];
       lastRows.set(index, rows);
       const result = this.#results[index];
-      if (!result) continue;
+      if (!result || sequence.isAveraged) {
+        row += wanted.length;
+        continue;
+      }
       for (const { place } of wanted) {
         const start = row * numCandidates;
         rows[place] = row;

@@ -23,7 +23,7 @@ import {
   openCachedKernel,
   StoredUnits,
 } from "@readme-moe/kernel";
-import { type Model, numOutputsOf, type Precision, resolveCacheFolder } from "@readme-moe/model";
+import { type Model, type ModelConfig, numOutputsOf, type Precision, resolveCacheFolder } from "@readme-moe/model";
 import { calibrationOf } from "./calibration.ts";
 import type { EngineOptions } from "./engine-options.ts";
 import { callsOf, checkSequence, type ExpertCounts, KernelResults } from "./kernel-calls.ts";
@@ -53,6 +53,11 @@ export interface KernelRunnerOptions
 const VERSION = 6;
 /** Largest number of tokens in one call of the kernel. Steps with more are split, which changes no bit. */
 const MAX_ROWS = 512;
+
+/** Returns the most rows of one call; texts of encoders are in one call each. */
+function mostRows({ encoder, contextTokens }: Pick<ModelConfig, "encoder" | "contextTokens">): number {
+  return encoder ? Math.max(MAX_ROWS, contextTokens) : MAX_ROWS;
+}
 
 /** Numbers that a runner computes with, and experts that are not packed with the model, or not in memory. */
 interface RunnerParts {
@@ -118,7 +123,7 @@ export class KernelRunner implements StepRunner {
     naming.catch(() => undefined);
     const units = isStreamed ? expertUnits(description) : undefined;
     const { contextTokens: maxPositions } = model.config;
-    const sizes = { threads, maxRows: MAX_ROWS, maxPositions, expertsFromByte: units?.fromByte };
+    const sizes = { threads, maxRows: mostRows(model.config), maxPositions, expertsFromByte: units?.fromByte };
     const stored = units && precision === "file" ? StoredUnits.of(description, choice) : undefined;
     // The blocks of a file are only put into another order, which takes less time than reading a second file.
     const inMemory = precision === "file" && (!isStreamed || stored !== undefined);
@@ -204,8 +209,9 @@ export class KernelRunner implements StepRunner {
 
   /** Runs a step with all experts in memory. It awaits nothing, so that steps of several callers do not mix. */
   #forwardResident(kv: KernelKv, sequences: readonly StepSequence[], numCandidates: number): readonly StepLogits[] {
+    const { config } = this.model;
     this.#results.begin(sequences, numCandidates);
-    for (const call of callsOf(sequences, MAX_ROWS)) {
+    for (const call of callsOf(sequences, { maxRows: mostRows(config), areWhole: config.encoder !== undefined })) {
       const { request, room } = this.#results.request(call, kv, this.#counts);
       this.#kernel.step(kv.pages, request, room);
       this.#results.take(call, kv);
@@ -220,7 +226,7 @@ export class KernelRunner implements StepRunner {
 
   /** Runs a step with streamed experts that its rows name, after the steps that were begun before it. */
   #forwardNamed(experts: NamedExperts, kv: KernelKv, sequences: readonly StepSequence[], numCandidates: number) {
-    const calls = callsOf(sequences, MAX_ROWS, experts.fit);
+    const calls = callsOf(sequences, { maxRows: MAX_ROWS }, experts.fit);
     return this.#afterOthers(async () => {
       this.#results.begin(sequences, numCandidates);
       experts.expectCalls(calls.map((call) => call.experts));
@@ -237,7 +243,7 @@ export class KernelRunner implements StepRunner {
   #forwardRouted(experts: RoutedExperts, kv: KernelKv, sequences: readonly StepSequence[], numCandidates: number) {
     return this.#afterOthers(() => {
       // The budget may have changed since the step was asked for.
-      const calls = callsOf(sequences, Math.min(MAX_ROWS, experts.maxRows));
+      const calls = callsOf(sequences, { maxRows: Math.min(MAX_ROWS, experts.maxRows) });
       const rows = calls.map((call) => this.#mixtureSequences.rowsOf(call));
       this.#results.begin(sequences, numCandidates);
       return experts.runStep(Math.max(...rows.map((own) => own.sequences.length)), async () => {

@@ -36,7 +36,9 @@ export async function measureCost(
   runner: StepRunner,
   { residency, now, mostMs = MOST_MS }: MeasureOptions,
 ): Promise<CostModel> {
-  const { numLayers, contextTokens, vocabSize } = runner.model.config;
+  const { numLayers, contextTokens, vocabSize, encoder } = runner.model.config;
+  // Texts of encoders run whole, in the order of their arrival, whatever a step costs.
+  if (encoder) return DEFAULT_COST_MODEL;
   const perSequence = Math.min(3 * PAST_TOKENS, contextTokens);
   if (perSequence < 2 * PAST_TOKENS || numLayers === 0) return DEFAULT_COST_MODEL;
   const kv = runner.openKv({ capacityTokens: SEQUENCES * 3 * PAST_TOKENS });

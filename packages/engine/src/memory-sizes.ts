@@ -10,6 +10,7 @@ import {
   layOut,
   type PackedTensor,
   precisionOf,
+  wholeBlocks,
 } from "@readme-moe/kernel";
 import type { InputStatistics, Model, ModelConfig, Precision } from "@readme-moe/model";
 import type { ExpertLayout } from "@readme-moe/core";
@@ -21,6 +22,26 @@ import { type MemoryNeeds, type MemoryPlan, planEngineMemory } from "./memory-pl
  */
 export function kvPrecisionOf(precision: Precision = "fp32", asked?: KvPrecision): KvPrecision {
   return asked ?? (precision === "fp32" ? "fp32" : "fp16");
+}
+
+/**
+ * Adapts options to a model: texts of an encoder run whole, in the order of their arrival, and nothing of them is used
+ * twice.
+ */
+export function optionsFor<Options extends ResolvedEngineOptions>(
+  { encoder, contextTokens }: Pick<ModelConfig, "encoder" | "contextTokens">,
+  options: Options,
+): Options {
+  if (!encoder) return options;
+  const chunkTokens = wholeBlocks(options.contextTokens ?? contextTokens);
+  return {
+    ...options,
+    chunkTokens,
+    maxNumBatchedTokens: Math.max(chunkTokens, options.maxNumBatchedTokens),
+    scheduler: typeof options.scheduler === "string" ? "fcfs" : options.scheduler,
+    prefixCacheBytes: 0,
+    prefixDiskBytes: 0,
+  };
 }
 
 /** Bytes that a plan of memory depends on, beside the model. */
@@ -40,9 +61,10 @@ export interface PlannedMemory {
  */
 export function planModelMemory(
   model: Source,
-  options: ResolvedEngineOptions,
+  given: ResolvedEngineOptions,
   { freeBytes, draftBytes = 0, weights }: PlannedMemory = {},
 ): MemoryPlan {
+  const options = optionsFor(model.config, given);
   const precision = precisionOf(model, options.precision);
   const sizes = weights ?? weightSizes(model, precision);
   const needs: MemoryNeeds = {
@@ -104,11 +126,11 @@ function smallOf(layer: LayerDescription): readonly (PackedTensor | undefined)[]
 
 /** Sums the sizes of the packed file's tensors by part, with padding to whole panels. */
 export function weightSizes(model: Source, precision: Precision): WeightSizes {
-  const { embedding, head, finalNorm, layers } = describeModel(model, precision, NOT_READ);
+  const { embedding, head, finalNorm, layers, encoder } = describeModel(model, precision, NOT_READ);
   const sumOf = (size: (layer: LayerDescription) => number): number =>
     layers.reduce((sum, layer) => sum + size(layer), 0);
   return {
-    embeddings: sizeOf(embedding),
+    embeddings: sizeOf(embedding, encoder?.positions, encoder?.segments, encoder?.distances),
     head: head === embedding ? 0 : sizeOf(head),
     attention: sumOf(({ query, key, value, attentionOutput }) => sizeOf(query, key, value, attentionOutput)),
     small: sizeOf(finalNorm) + sumOf((layer) => sizeOf(...smallOf(layer))),

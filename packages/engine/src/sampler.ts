@@ -12,6 +12,7 @@ import {
   type GenerateChunk,
   type GeneratedToken,
   type LogitsRow,
+  ReadMeError,
   sampleAllowed,
   sampleProcessed,
   sampleToken,
@@ -20,6 +21,7 @@ import {
 } from "@readme-moe/core";
 import type { Tokenizer } from "@readme-moe/model";
 import { allowanceAfter } from "./allowed-tokens.ts";
+import type { Classifier } from "./classifier.ts";
 import { type CompletionEnds, endingOf, type Sequence } from "./sequence.ts";
 import type { ItemLogits } from "./batch.ts";
 import type { EngineChunk } from "./engine-parts.ts";
@@ -45,7 +47,7 @@ interface Sampled {
   readonly undecided: readonly Sequence[];
 }
 
-interface SamplerListeners {
+export interface SamplerListeners {
   /** Receives a question to a sequence's caller: about allowed tokens, or with a row of logits. */
   readonly onQuestion: (sequence: Sequence, questionId: number, logits?: Float32Array<ArrayBuffer>) => void;
   readonly onFailed: (sequence: Sequence, error: unknown) => void;
@@ -63,14 +65,17 @@ export class Sampler {
   readonly #tokenizer: Tokenizer;
   readonly #ends: CompletionEnds;
   readonly #listeners: SamplerListeners;
+  readonly #classifier: Classifier | undefined;
   /** Questions by sequence. A preempted one keeps its question, since the answer depends on its tokens alone. */
   readonly #open = new Map<Sequence, OpenQuestion>();
   #numAsked = 0;
 
-  constructor(tokenizer: Tokenizer, ends: CompletionEnds, listeners: SamplerListeners) {
+  /** @param classifier - makes logits of the states of pooled sequences @default the states are the results */
+  constructor(tokenizer: Tokenizer, ends: CompletionEnds, listeners: SamplerListeners, classifier?: Classifier) {
     this.#tokenizer = tokenizer;
     this.#ends = ends;
     this.#listeners = listeners;
+    this.#classifier = classifier;
   }
 
   /**
@@ -110,7 +115,7 @@ export class Sampler {
     for (const logits of rows) {
       const { sequence } = logits.item;
       this.#contain(sequence, () => {
-        if (sequence.isPooled) accepted.push(pool(sequence, logits.rows[0]));
+        if (sequence.isPooled) accepted.push(pool(sequence, logits.rows[0], this.#classifier));
         else if (sequence.processesLogits) this.#send(sequence, logits.rows[0]);
         else if (!this.#verify(logits, accepted)) undecided.push(sequence);
       });
@@ -214,13 +219,13 @@ function chooseToken(
   };
 }
 
-/** Ends a sequence with the outputs of its last token. @throws {ReadMeError} `ERR_RUNTIME` if they are not finite */
-function pool(sequence: Sequence, row: LogitsRow | undefined): AcceptedToken {
+/** Ends a sequence with the outputs of its prompt. @throws {ReadMeError} `ERR_RUNTIME` if they are not finite */
+function pool(sequence: Sequence, row: LogitsRow | undefined, classifier: Classifier | undefined): AcceptedToken {
   if (!row?.fullLogits) throw new Error(`The sequence ${sequence.id} got no outputs`);
-  checkRow(row);
-  sequence.finishReason = "stop";
   // The next step overwrites the row.
-  const pooled = Float32Array.from(row.fullLogits);
+  const pooled = classifier?.logitsOf(row.fullLogits) ?? Float32Array.from(row.fullLogits);
+  if (!pooled.every(Number.isFinite)) throw new ReadMeError("ERR_RUNTIME", "The model's outputs are not finite");
+  sequence.finishReason = "stop";
   const chunk = { choice: sequence.choice, text: "", tokens: [], finishReason: "stop" as const, pooled };
   return { sequence, position: sequence.numTokens, chunk };
 }

@@ -17,9 +17,11 @@ export interface StepSequence {
   readonly targets?: ArrayLike<number> | undefined;
   /** Whether whole rows of logits are wanted. @default false */
   readonly wantsFullLogits?: boolean | undefined;
+  /** Whether the mean of these rows is wanted in their place, of a model that gives states. @default false */
+  readonly isAveraged?: boolean | undefined;
 }
 
-/** One sequence's results of a step; one row for each of its `logitsOf`. */
+/** One sequence's results of a step; one row for each of its `logitsOf`, or one mean. */
 export interface StepLogits {
   /** The best tokens of each row, best first, `[rows, numCandidates]`. */
   readonly candidateIds: Int32Array;

@@ -16,11 +16,11 @@ static void rotate(const Kernel *kernel, const LayerDescription *d, int32_t posi
 }
 
 /** Copies one head to `out` `[paddedHead]`, and norms it. */
-static void norm_head(const Kernel *kernel, const Layer *layer, const float *head, const float *scales, float *out) {
+static void norm_head(const Kernel *kernel, const Layer *layer, const float *head, Norm norm, float *out) {
   int size = layer->description.headSize;
   memset(out + size, 0, (size_t)(layer->paddedHead - size) * 4);
   memcpy(out, head, (size_t)size * 4);
-  if (scales && !layer->description.normsAllHeads) kernel->loops->norm(out, scales, kernel->model.normEpsilon, size, layer->paddedHead, out);
+  if (norm.scales && !layer->description.normsAllHeads) kernel->loops->norm(out, norm, kernel->model.normEpsilon, size, layer->paddedHead, out);
 }
 
 /** Norms all heads of a row together, in place (OLMo 2). */
@@ -28,13 +28,13 @@ static void norm_all_heads(const Kernel *kernel, const Layer *layer, float *proj
   const LayerDescription *d = &layer->description;
   if (!d->normsAllHeads) return;
   float *keys = projected + layer->query->numPanels * PANEL, epsilon = kernel->model.normEpsilon;
-  if (layer->queryNorm) kernel->loops->norm(projected, layer->queryNorm, epsilon, layer->query->numOut, layer->query->numPanels * PANEL, projected);
-  if (layer->keyNorm) kernel->loops->norm(keys, layer->keyNorm, epsilon, layer->key->numOut, layer->key->numPanels * PANEL, keys);
+  if (layer->queryNorm.scales) kernel->loops->norm(projected, layer->queryNorm, epsilon, layer->query->numOut, layer->query->numPanels * PANEL, projected);
+  if (layer->keyNorm.scales) kernel->loops->norm(keys, layer->keyNorm, epsilon, layer->key->numOut, layer->key->numPanels * PANEL, keys);
 }
 
 static HeadPages head_pages(const Kernel *kernel, const Layer *layer, int kvHead) {
   const Pages *pages = kernel->step->pages;
-  size_t firstPage = (size_t)(layer - kernel->layers) * (size_t)pages->numPages;
+  size_t firstPage = kernel->model.isEncoder ? 0 : (size_t)(layer - kernel->layers) * (size_t)pages->numPages;
   return (HeadPages){
       .base = pages->memory + firstPage * pages->pageBytes + (size_t)kvHead * pages->headPageBytes,
       .pageBytes = pages->pageBytes,
@@ -137,6 +137,12 @@ static float *piece_results(const Kernel *kernel, const Layer *layer, const Piec
   return kernel->tileResults + piece->results + (size_t)kvHead * (size_t)piece->numTiles * *tileStride;
 }
 
+/** Finds the addends of scores of a head, by the distance of the key behind its query. */
+static const float *distances_of(const Kernel *kernel, int head) {
+  const Tensor *table = kernel->distances;
+  return (const float *)table->weights + (size_t)head * (size_t)table->numIn + table->numIn / 2;
+}
+
 /** Attends with all query heads of one key head over one part of the tiles. */
 static void attend_part(Kernel *kernel, const Layer *layer, Own own, const Piece *piece, int kvHead, int part, const float *rowQueries) {
   const LayerDescription *d = &layer->description;
@@ -154,7 +160,11 @@ static void attend_part(Kernel *kernel, const Layer *layer, Own own, const Piece
         .rowStride = rowStride,
         .position = piece->position + r,
         .window = d->window,
+        .ahead = positions_ahead(kernel, d),
+        .end = piece->sequence[0] + piece->sequence[1],
         .scale = d->attentionScale,
+        .distances = kernel->distances ? distances_of(kernel, kvHead * perKey) : NULL,
+        .distancesStride = kernel->distances ? (size_t)kernel->distances->numIn : 0,
         .firstTile = firstTile,
         .endTile = least(firstTile + piece->partTiles, piece->firstTile + piece->numTiles),
         .results = tileStride > 0 ? results + place : results,

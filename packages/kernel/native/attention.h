@@ -31,6 +31,12 @@ INLINE float *head_scales(HeadPages pages, const uint8_t *page) {
 
 INLINE int position_of(const Attention *a, int query) { return a->position + query / a->perRow; }
 
+/** Returns the end of the positions that a query sees. */
+INLINE int seen_end(const Attention *a, int query) {
+  int end = position_of(a, query) + a->ahead + 1;
+  return end < a->end ? end : a->end;
+}
+
 INLINE int first_position(const Attention *a, int query) {
   int position = position_of(a, query);
   return a->window > 0 && position >= a->window ? position - a->window + 1 : 0;
@@ -77,15 +83,16 @@ INLINE void score_pages(const Attention *a, const KeyTile *tile, const float *qu
  * Weights are then multiplied by the scales of values.
  */
 static NOINLINE void weigh(const Attention *a, const KeyTile *tile, int query, float *scores, int firstPage, int endPage, float *sums) {
-  int from = first_position(a, query) - tile->start, to = position_of(a, query) + 1 - tile->start;
+  int from = first_position(a, query) - tile->start, to = seen_end(a, query) - tile->start;
+  const float *distances = a->distances ? a->distances + (size_t)(query % a->perRow) * a->distancesStride + tile->start - position_of(a, query) : NULL;
   Floats largest = splat(UNSEEN);
   for (int page = firstPage; page < endPage; page++) {
     int start = page * PAGE_TOKENS;
     Floats score = load(scores + start);
-    if (start < from || start + PAGE_TOKENS > to) {
-      score = keep_lanes(score, from - start, to - start, UNSEEN);
-      store(scores + start, score);
-    }
+    int isCut = start < from || start + PAGE_TOKENS > to;
+    if (distances) score = add(score, load(distances + start));
+    if (isCut) score = keep_lanes(score, from - start, to - start, UNSEEN);
+    if (distances || isCut) store(scores + start, score);
     largest = larger(largest, score);
   }
   Floats top = splat(largest_lane(largest)), sum = splat(0);
@@ -132,7 +139,7 @@ INLINE void add_values(const Attention *a, const KeyTile *tile, int vector, int 
 /** Attends with N queries from `query` on over one tile, W pages or vectors of values at a time. */
 INLINE void attend_group(const Attention *a, const KeyTile *tile, int query, float *results, int isFirst, const int N, const int W, const KvType type) {
   const int size = a->pages.paddedSize, stride = size + TILE_SUMS;
-  int from = first_position(a, query) - tile->start, to = position_of(a, query + N - 1) + 1 - tile->start;
+  int from = first_position(a, query) - tile->start, to = seen_end(a, query + N - 1) - tile->start;
   if (from < 0) from = 0;
   if (to > ATTEND_TILE) to = ATTEND_TILE;
   if (from >= to) {
@@ -208,7 +215,7 @@ static void attend(const Attention *a) {
   // Halves and bytes are converted once when several groups of queries read them.
   KvType type = a->pages.type;
   int widens = type != KV_FLOAT && a->numQueries > 2 * ATTEND_QUERIES;
-  int firstSeen = first_position(a, 0) / PAGE_TOKENS, endSeen = position_of(a, a->numQueries - 1) / PAGE_TOKENS + 1;
+  int firstSeen = first_position(a, 0) / PAGE_TOKENS, endSeen = (seen_end(a, a->numQueries - 1) - 1) / PAGE_TOKENS + 1;
   pack_queries(a);
   for (int index = a->firstTile; index < a->endTile; index++) {
     int page = index * TILE_PAGES, from = firstSeen > page ? firstSeen - page : 0, end = endSeen - page;

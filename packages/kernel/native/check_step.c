@@ -8,8 +8,9 @@ const char *check_step(const Kernel *kernel, const Step *step) {
   if (step->numRows < 1 || step->numRows > options->maxRows || step->numSequences < 1 || step->numSequences > step->numRows) return "rows";
   if (step->numWanted < 0 || step->numWanted > MOST_WANTED) return "wanted rows";
   if (step->numCandidates < 1 || step->numCandidates > kernel->model.numLogits) return "candidates";
+  int32_t numTokens = kernel->model.vocabSize * (kernel->segments ? kernel->segments->numOut : 1);
   for (int i = 0; i < step->numRows; i++)
-    if (step->tokens[i] < 0 || step->tokens[i] >= kernel->model.vocabSize) return "a token";
+    if (step->tokens[i] < 0 || step->tokens[i] >= numTokens) return "a token";
   for (int i = 0; i < step->numRows; i++)
     if (step->experts[i] < 0 || step->experts[i] >= kernel->model.numExperts) return "an expert";
   for (int i = 0; i < step->numRows; i++) {
@@ -21,6 +22,7 @@ const char *check_step(const Kernel *kernel, const Step *step) {
   for (int s = 0; s < step->numSequences; s++) {
     const int32_t *sequence = step->sequences + s * SEQUENCE_FIELDS;
     if (sequence[0] < 1 || sequence[0] > step->numRows) return "a sequence's rows";
+    if (kernel->model.isEncoder && sequence[1] != 0) return "a position";
     if (sequence[1] < 0 || (int64_t)sequence[1] + sequence[0] > options->maxPositions) return "a position";
     if (sequence[2] != entries) return "a page table's place";
     rows += sequence[0];
@@ -30,7 +32,8 @@ const char *check_step(const Kernel *kernel, const Step *step) {
   for (int i = 0; i < step->numTableEntries; i++)
     if (step->pageTable[i] < 0 || step->pageTable[i] >= step->pages->numPages) return "a page";
   for (int i = 0; i < step->numWanted; i++) {
-    if (step->wanted[i] < (i > 0 ? step->wanted[i - 1] : 0) || step->wanted[i] >= step->numRows) return "a wanted row";
+    int32_t least = i == 0 ? 0 : step->wanted[i - 1] + !kernel->head;
+    if (step->wanted[i] < least || step->wanted[i] >= step->numRows) return "a wanted row";
     if (step->targets[i] < 0 || step->targets[i] >= kernel->model.numLogits) return "a target";
     if (step->fullPlaces[i] < -1 || step->fullPlaces[i] >= step->numFullRows) return "a row of all logits";
   }

@@ -7,26 +7,39 @@
 #include "team.h"
 #include "tensor.h"
 
-enum { KERNEL_MAGIC = 0x4b4d5252, KERNEL_VERSION = 4 };
+enum { KERNEL_MAGIC = 0x4b4d5252, KERNEL_VERSION = 5 };
 
 /** Header of the packed file, before layers and tensors. All fields have 32 bits. */
 typedef struct {
   int32_t magic, version;
   int32_t numLayers, numTensors;
   int32_t vocabSize, hiddenSize;
-  /** Tensors: a table or, for a tied head, packed weights; `[1][hiddenSize]`; packed weights. */
+  /** Tensors: a table or, for a tied head, packed weights; a norm; packed weights, -1 for a model that gives states. */
   int32_t embedding, finalNorm, head;
   float embeddingScale, logitScale, normEpsilon;
   /** Number of sets of rotary angles that layers choose from. */
   int32_t numRotaries;
   /** Number of experts in layers with experts; 1 when no layer has them. */
   int32_t numExperts;
-  /** Number of outputs of the head: `vocabSize` in a language model, the experts in a router. */
+  /** Number of outputs of the head: `vocabSize` in a language model, the experts in a router, else `hiddenSize`. */
   int32_t numLogits;
-  int32_t reserved;
+  /** Whether a query sees later positions too. A sequence then is in one step, and pages hold one layer at a time. */
+  int32_t isEncoder;
+  /**
+   * Tables that are added to embeddings, `[positions][hiddenSize]` and `[segments][hiddenSize]`, or -1: token `t` of
+   * segment `s` is `s * vocabSize + t`. Then an addend of attention scores by distance, `[heads][2 * reach]`, or -1: the
+   * entry at `reach + d` is for a key `d` positions behind its query.
+   */
+  int32_t positions, segments, distances;
 } ModelDescription;
 
-/** A layer. Tensors are indices, -1 for none. */
+/** Bits of `normsStream`: the norm in front of attention, or of the FFN, replaces the stream. */
+enum { NORMS_AT_ATTENTION = 1, NORMS_AT_FFN = 2 };
+
+/**
+ * A layer. Tensors are indices, -1 for none. A norm is a table of one row, its scales; a layer norm has a second one, its
+ * biases.
+ */
 typedef struct {
   int32_t attentionNorm, query, key, value, queryNorm, keyNorm, attentionOutput, attentionOutputNorm;
   /** `gate`, `up` and `down` are the weights that all rows use. */
@@ -34,9 +47,9 @@ typedef struct {
   int32_t numHeads, numKvHeads, headSize;
   /** Set of angles, -1 for none; number of dimensions of a head that rotate, from its first on, in halves. */
   int32_t rotary, rotarySize;
-  /** Number of positions that a query sees; 0 is all. */
+  /** Number of positions that a query sees up to its own, and in an encoder from its own on; 0 is all. */
   int32_t window;
-  int32_t activation;
+  int32_t activation, normsStream;
   /** Whether query and key norms are over all heads together. */
   int32_t normsAllHeads;
   float attentionScale, residualScale;
@@ -110,7 +123,8 @@ typedef struct {
   const int32_t *pageTable;
   /**
    * For each wanted row of logits, in rising order and perhaps repeated: the row, an output whose logit is wanted, and
-   * the place in `fullLogits` or -1.
+   * the place in `fullLogits` or -1. A model without a head writes to `fullLogits` alone: the mean of the states of
+   * successive rows with one place. No row is repeated there.
    */
   const int32_t *wanted, *targets, *fullPlaces;
   /** `[numWanted][numCandidates]`, best first; lower ids first among equals. */

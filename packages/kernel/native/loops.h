@@ -11,7 +11,12 @@ enum { PAGE_TOKENS = 16 };
 /** Number of outputs of the head that share a largest logit and a sum of exponentials. */
 enum { LOGIT_BLOCK = 64 };
 
-typedef enum { ACTIVATION_SILU = 0, ACTIVATION_GELU_TANH = 1 } Activation;
+typedef enum { ACTIVATION_SILU = 0, ACTIVATION_GELU_TANH = 1, ACTIVATION_GELU = 2 } Activation;
+
+/** Scales of a norm and, of a layer norm, its biases; in an RMS norm these are NULL. */
+typedef struct {
+  const float *scales, *biases;
+} Norm;
 
 /** Number types of keys and values, in the order of `KV_PRECISIONS` in `kernel/src/kv/kv-shape.ts`. */
 typedef enum { KV_FLOAT = 0, KV_HALF = 1, KV_BYTE = 2 } KvType;
@@ -68,7 +73,12 @@ typedef struct {
   int32_t position;
   /** Number of positions that a query sees, including its own; 0 is all. */
   int32_t window;
+  /** Number of later positions that a query sees, as far as the sequence's end. */
+  int32_t ahead, end;
   float scale;
+  /** Addends of scores, at this distance for each head of a row: entry `d` for a key `d` behind its query; or NULL. */
+  const float *distances;
+  size_t distancesStride;
   /** Tiles that the queries see, or some of these. */
   int32_t firstTile, endTile;
   /** `[numQueries][paddedSize + TILE_SUMS]`: numbers of all tiles together or, at this distance, of each tile. */
@@ -81,8 +91,11 @@ typedef struct {
   const char *name;
   /** `x += scale * y`, whole vectors. */
   void (*add_scaled)(float *x, const float *y, float scale, int32_t size);
-  /** `out = x / sqrt(mean(x^2) + epsilon) * weight`; vectors are padded with zeros to `padded`. */
-  void (*norm)(const float *x, const float *weight, float epsilon, int32_t size, int32_t padded, float *out);
+  /**
+   * `out = x / sqrt(mean(x^2) + epsilon) * scales`; with biases, which are added, the mean of x is subtracted before.
+   * Vectors are padded with zeros to `padded`.
+   */
+  void (*norm)(const float *x, Norm norm, float epsilon, int32_t size, int32_t padded, float *out);
   /** Rounds `[width]` floats of a row of `rows` in groups. */
   void (*round_row)(const Rows *rows, int32_t row, int32_t from, int32_t to);
   /** `out = activation(gate) * up`; without a gate `activation(up)`. */

@@ -55,7 +55,7 @@ static int read_layer(Reader *reader, Kernel *kernel, const LayerDescription *d,
     if (rotary->size != 0 && rotary->size != d->rotarySize) return fail(reader, "layers of one rotary set that differ");
     rotary->size = d->rotarySize;
   }
-  if (d->activation != ACTIVATION_SILU && d->activation != ACTIVATION_GELU_TANH) return fail(reader, "a layer's activation");
+  if (d->activation < ACTIVATION_SILU || d->activation > ACTIVATION_GELU) return fail(reader, "a layer's activation");
   if (d->router != -1 && (d->numRouted < 1 || d->numRouted > MOST_ROUTED || d->expertsPerToken < 1 || d->expertsPerToken > MOST_CHOSEN ||
                           d->expertsPerToken > d->numRouted || d->firstExpert == -1))
     return fail(reader, "a mixture's sizes");
@@ -186,6 +186,26 @@ static int allocate_buffers(Kernel *kernel) {
          (kernel->sums = allocate_block(kernel, LOGIT_ROWS * (size_t)(kernel->logitsWidth / LOGIT_BLOCK), 4));
 }
 
+/** Reads what is added to embeddings and to scores, and checks what reads of it depend on. */
+static int read_encoder(Reader *reader, Kernel *kernel) {
+  const ModelDescription *model = &kernel->model;
+  int32_t positions = kernel->options.maxPositions, numHeads = kernel->layers[0].description.numHeads;
+  kernel->positions = table_at(reader, kernel, model->positions, model->hiddenSize);
+  kernel->segments = table_at(reader, kernel, model->segments, model->hiddenSize);
+  kernel->distances = tensor_at(reader, kernel, model->distances, 0);
+  if (reader->error) return 0;
+  if (kernel->positions && (kernel->positions->numOut < positions || model->numExperts > 1)) return fail(reader, "the table of positions");
+  if (kernel->segments && (int64_t)kernel->segments->numOut * model->vocabSize > 1 << 28) return fail(reader, "the table of segments");
+  if (!kernel->distances) return 1;
+  // A page's distances are read as a whole, so a query's reach to the end of the last page.
+  if (kernel->distances->format != FORMAT_FLOAT_TABLE || kernel->distances->numOut != numHeads || kernel->distances->numIn % 2 != 0 ||
+      kernel->distances->numIn / 2 < whole(positions, PAGE_TOKENS))
+    return fail(reader, "the table of distances");
+  for (int l = 0; l < model->numLayers; l++)
+    if (kernel->layers[l].description.numHeads != numHeads) return fail(reader, "the table of distances");
+  return 1;
+}
+
 static int read_model(Reader *reader, Kernel *kernel) {
   const ModelDescription *model = &kernel->model;
   size_t layersAt = sizeof(ModelDescription), tensorsAt = layersAt + (size_t)model->numLayers * sizeof(LayerDescription);
@@ -205,10 +225,12 @@ static int read_model(Reader *reader, Kernel *kernel) {
   }
   place_inputs(kernel);
   kernel->finalNorm = norm_at(reader, kernel, model->finalNorm, model->hiddenSize);
-  kernel->head = weights_at(reader, kernel, model->head, model->numLogits, model->hiddenSize, 1);
+  kernel->head = weights_at(reader, kernel, model->head, model->numLogits, model->hiddenSize, 0);
+  if (!kernel->head && model->numLogits != model->hiddenSize) return fail(reader, "the size of states");
   kernel->embedding = tensor_at(reader, kernel, model->embedding, 1);
-  if (!kernel->head || !kernel->embedding || kernel->embedding->numOut != model->vocabSize || kernel->embedding->numIn != model->hiddenSize)
+  if (!kernel->embedding || kernel->embedding->numOut != model->vocabSize || kernel->embedding->numIn != model->hiddenSize)
     return fail(reader, "the shape of the embedding");
+  if (!read_encoder(reader, kernel)) return 0;
   for (int i = 0; i < model->numRotaries; i++)
     if (kernel->rotaries[i].size == 0) return fail(reader, "a rotary set that no layer has");
   kernel->hiddenWidth = whole(model->hiddenSize, PANEL);

@@ -12,18 +12,21 @@ static void set_sizes(const Kernel *kernel, Pages *pages) {
   pages->pageBytes = pages->headPageBytes * (size_t)layer->description.numKvHeads;
 }
 
+/** Returns the number of layers whose keys and values are kept: those of an encoder end with their layer. */
+static int32_t kept_layers(const Kernel *kernel) { return kernel->model.isEncoder ? 1 : kernel->model.numLayers; }
+
 int are_pages_of(const Kernel *kernel, const Pages *pages) {
   Pages own = *pages;
   set_sizes(kernel, &own);
-  return pages->memory && pages->numLayers == kernel->model.numLayers && pages->headPageBytes == own.headPageBytes &&
+  return pages->memory && pages->numLayers == kept_layers(kernel) && pages->headPageBytes == own.headPageBytes &&
          pages->pageBytes == own.pageBytes;
 }
 
 int kernel_open_pages(const Kernel *kernel, int32_t numPages, int32_t type, Pages *pages) {
-  *pages = (Pages){.numPages = numPages, .numLayers = kernel->model.numLayers, .type = (KvType)type};
+  *pages = (Pages){.numPages = numPages, .numLayers = kept_layers(kernel), .type = (KvType)type};
   if (type < KV_FLOAT || type > KV_BYTE) return -1;
   set_sizes(kernel, pages);
-  uint64_t layerPages = (uint64_t)kernel->model.numLayers * (uint64_t)numPages;
+  uint64_t layerPages = (uint64_t)pages->numLayers * (uint64_t)numPages;
   if (numPages < 1 || layerPages > SIZE_MAX / pages->pageBytes) return -1;
   pages->memory = platform_allocate((size_t)layerPages * pages->pageBytes);
   return pages->memory ? 0 : -1;

@@ -5,19 +5,32 @@
 
 static inline int least(int a, int b) { return a < b ? a : b; }
 
+/** Position in the sequences: `*sequence` is the one that has a row, and its rows begin at `firstRow`. Rows rise. */
+typedef struct {
+  const int32_t *sequence;
+  int firstRow;
+} Cursor;
+
+static inline void move_to(Cursor *cursor, int row) {
+  while (row >= cursor->firstRow + cursor->sequence[0]) {
+    cursor->firstRow += cursor->sequence[0];
+    cursor->sequence += SEQUENCE_FIELDS;
+  }
+}
+
 /** Sorts a step's rows, and its rows with wanted logits, by expert. */
 void group_rows(Kernel *kernel);
 /** Sorts the pairs of rows `[from, to)` of a mixture by expert. */
 void group_pairs(Kernel *kernel, const Layer *layer, int from, int to);
 
-/** Reads a token's embedding into its row of the stream. */
-void look_up(const Kernel *kernel, int32_t token, float *out);
+/** Reads a token's embedding, with those of its segment and position if there are any, into its row of the stream. */
+void look_up(const Kernel *kernel, int32_t token, int32_t position, float *out);
 /** Adds row `row` of a block's outputs to a row of the stream, normed first if the model has such a norm. */
-void add_update(Kernel *kernel, int streamRow, int row, const float *outputNorm, float scale);
+void add_update(Kernel *kernel, int streamRow, int row, Norm outputNorm, float scale);
 /** Adds the outputs of the shared part and of the expert for one row. */
 void join_updates(Kernel *kernel, const Layer *layer, int row);
-/** Norms a row of the stream into row `row` of the next product's inputs. */
-void norm_row(Kernel *kernel, int streamRow, int row, const float *scales);
+/** Norms a row of the stream into row `row` of the next product's inputs; in the stream itself too when `replaces`. */
+void norm_row(Kernel *kernel, int streamRow, int row, Norm norm, int replaces);
 
 /** Counts the groups of up to TASK_ROWS rows. */
 static inline int row_tasks(int numRows) { return (numRows + TASK_ROWS - 1) / TASK_ROWS; }

@@ -3,19 +3,6 @@
 #pragma once
 #include "phases.h"
 
-/** Position in the sequences: `*sequence` is the one that has a row, and its rows begin at `firstRow`. Rows rise. */
-typedef struct {
-  const int32_t *sequence;
-  int firstRow;
-} Cursor;
-
-static void move_to(Cursor *cursor, int row) {
-  while (row >= cursor->firstRow + cursor->sequence[0]) {
-    cursor->firstRow += cursor->sequence[0];
-    cursor->sequence += SEQUENCE_FIELDS;
-  }
-}
-
 /** Number of rows of a sequence in one task, and least number of tiles in one of several tasks of the same rows. */
 enum { ATTEND_ROWS = 16, LEAST_TILES = 2, TASKS_A_THREAD = 8 };
 
@@ -52,6 +39,12 @@ typedef struct {
 /** Returns the number of floats that a query has of one tile. */
 static size_t floats_of_tile(const Layer *layer) { return (size_t)(layer->paddedHead + TILE_SUMS); }
 
+/** Returns the number of later positions that a query sees. */
+static int positions_ahead(const Kernel *kernel, const LayerDescription *d) {
+  if (!kernel->model.isEncoder) return 0;
+  return d->window > 0 ? d->window - 1 : kernel->options.maxPositions;
+}
+
 /** Moves to the next piece. @returns 0 when there is none */
 static int next_piece(Pieces *all) {
   const Kernel *kernel = all->kernel;
@@ -62,7 +55,8 @@ static int next_piece(Pieces *all) {
   int position = all->at.sequence[1] + row - all->at.firstRow;
   int numRows = all->isPartial ? 1 : least(ATTEND_ROWS, all->at.firstRow + all->at.sequence[0] - row);
   int firstTile = d->window > 0 && position >= d->window ? (position - d->window + 1) / ATTEND_TILE : 0;
-  int numTiles = (position + numRows - 1) / ATTEND_TILE + 1 - firstTile, partTiles = numTiles;
+  int last = least(position + numRows - 1 + positions_ahead(kernel, d), all->at.sequence[0] + all->at.sequence[1] - 1);
+  int numTiles = last / ATTEND_TILE + 1 - firstTile, partTiles = numTiles;
   if (all->taskTiles > 0 && all->taskTiles / numRows < numTiles) partTiles = (int)(all->taskTiles / numRows);
   if (partTiles < LEAST_TILES) partTiles = LEAST_TILES;
   all->piece = (Piece){

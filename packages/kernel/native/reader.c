@@ -70,12 +70,24 @@ const Tensor *weights_at(Reader *reader, const Kernel *kernel, int32_t index, in
   return tensor;
 }
 
-const float *norm_at(Reader *reader, const Kernel *kernel, int32_t index, int32_t size) {
+const Tensor *table_at(Reader *reader, const Kernel *kernel, int32_t index, int32_t numIn) {
   const Tensor *tensor = tensor_at(reader, kernel, index, 0);
   if (!tensor) return NULL;
-  if (tensor->format != FORMAT_FLOAT_TABLE || tensor->numOut != 1 || tensor->numIn != whole(size, PANEL)) {
-    fail(reader, "the shape of a norm");
+  if (tensor->format > FORMAT_HALF_TABLE || tensor->numIn != numIn) {
+    fail(reader, "the shape of a table");
     return NULL;
   }
-  return (const float *)tensor->weights;
+  return tensor;
+}
+
+Norm norm_at(Reader *reader, const Kernel *kernel, int32_t index, int32_t size) {
+  const Tensor *tensor = tensor_at(reader, kernel, index, 0);
+  if (!tensor) return (Norm){NULL, NULL};
+  int32_t width = whole(size, PANEL);
+  if (tensor->format != FORMAT_FLOAT_TABLE || tensor->numOut > 2 || tensor->numIn != width) {
+    fail(reader, "the shape of a norm");
+    return (Norm){NULL, NULL};
+  }
+  const float *scales = (const float *)tensor->weights;
+  return (Norm){scales, scales && tensor->numOut == 2 ? scales + width : NULL};
 }

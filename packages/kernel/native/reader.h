@@ -22,5 +22,7 @@ int read_tensor(Reader *reader, const TensorDescription *from, Tensor *tensor);
 const Tensor *tensor_at(Reader *reader, const Kernel *kernel, int32_t index, int isNeeded);
 /** Returns the weights of a product with these sizes. */
 const Tensor *weights_at(Reader *reader, const Kernel *kernel, int32_t index, int32_t numOut, int32_t numIn, int isNeeded);
-/** Returns the scales of a norm, padded to whole panels: a table of one row. */
-const float *norm_at(Reader *reader, const Kernel *kernel, int32_t index, int32_t size);
+/** Returns a table of rows of this width, or NULL for -1. */
+const Tensor *table_at(Reader *reader, const Kernel *kernel, int32_t index, int32_t numIn);
+/** Returns a norm, padded to whole panels: a table of one row or two. */
+Norm norm_at(Reader *reader, const Kernel *kernel, int32_t index, int32_t size);

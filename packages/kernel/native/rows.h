@@ -4,14 +4,35 @@ static void add_scaled(float *x, const float *y, float scale, int32_t size) {
   for (int i = 0; i < size; i += 16) store(x + i, add(load(x + i), mul(load(y + i), splat(scale))));
 }
 
-static void norm(const float *x, const float *weight, float epsilon, int32_t size, int32_t padded, float *out) {
+/** Norms as LayerNorm does. The padding's own squares of the mean are left out of the variance. */
+static void norm_centered(const float *x, Norm norm, float epsilon, int32_t size, int32_t padded, float *out) {
+  Floats sum = splat(0), squares = splat(0);
+  for (int i = 0; i < padded; i += 16) sum = add(sum, load(x + i));
+  float mean = sum_lanes(sum) / (float)size;
+  for (int i = 0; i < padded; i += 16) {
+    Floats value = sub(load(x + i), splat(mean));
+    squares = add(squares, mul(value, value));
+  }
+  float variance = (sum_lanes(squares) - (float)(padded - size) * (mean * mean)) / (float)size;
+  float factor = 1.0f / __builtin_sqrtf((variance > 0 ? variance : 0) + epsilon);
+  for (int i = 0; i < padded; i += 16) {
+    Floats value = mul(sub(load(x + i), splat(mean)), splat(factor));
+    store(out + i, add(mul(value, load(norm.scales + i)), load(norm.biases + i)));
+  }
+}
+
+static void norm(const float *x, Norm norm, float epsilon, int32_t size, int32_t padded, float *out) {
+  if (norm.biases) {
+    norm_centered(x, norm, epsilon, size, padded, out);
+    return;
+  }
   Floats squares = splat(0);
   for (int i = 0; i < padded; i += 16) {
     Floats value = load(x + i);
     squares = add(squares, mul(value, value));
   }
   float factor = 1.0f / __builtin_sqrtf(sum_lanes(squares) / (float)size + epsilon);
-  for (int i = 0; i < padded; i += 16) store(out + i, mul(mul(load(x + i), splat(factor)), load(weight + i)));
+  for (int i = 0; i < padded; i += 16) store(out + i, mul(mul(load(x + i), splat(factor)), load(norm.scales + i)));
 }
 
 /** Compensates, for inputs with this sum, that weights are stored as `weight + 128`, if products multiply them so. */
@@ -41,7 +62,23 @@ static void round_row(const Rows *rows, int32_t row, int32_t from, int32_t to) {
   }
 }
 
+/**
+ * Computes `x * P(X <= x)`, X normal, within 2e-7 + 2e-7 |x|: 1 - P as `exp(-x^2 / 2)` times a polynomial of
+ * `1 / (1 + p |x|)` (Abramowitz and Stegun, 7.1.26).
+ */
+INLINE Floats gelu(Floats x) {
+  Floats size = magnitude(x), t = quotient(splat(1), add(splat(1), mul(splat(0.3275911f * 0.70710678f), size)));
+  Floats p = splat(1.061405429f);
+  p = add(mul(p, t), splat(-1.453152027f));
+  p = add(mul(p, t), splat(1.421413741f));
+  p = add(mul(p, t), splat(-0.284496736f));
+  p = mul(add(mul(p, t), splat(0.254829592f)), t);
+  Floats tail = mul(mul(splat(0.5f), size), mul(p, exponential(mul(splat(-0.5f), mul(x, x)))));
+  return sub(larger(x, splat(0)), tail);
+}
+
 INLINE Floats activated(Floats x, Activation activation) {
+  if (activation == ACTIVATION_GELU) return gelu(x);
   if (activation == ACTIVATION_SILU) return quotient(x, add(splat(1), exponential(sub(splat(0), x))));
   // 0.5 x (1 + tanh u) = x - x / (1 + exp(2 u)), u = sqrt(2 / pi) (x + 0.044715 x^3).
   Floats u = mul(splat(0.7978845608f), add(x, mul(splat(0.044715f), mul(x, mul(x, x)))));

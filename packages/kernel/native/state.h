@@ -18,7 +18,7 @@ typedef struct {
 
 typedef struct {
   LayerDescription description;
-  const float *attentionNorm, *queryNorm, *keyNorm, *attentionOutputNorm, *ffnNorm, *ffnOutputNorm;
+  Norm attentionNorm, queryNorm, keyNorm, attentionOutputNorm, ffnNorm, ffnOutputNorm;
   const Tensor *query, *key, *value, *attentionOutput, *gate, *up, *down;
   /** `[numExperts]`, or NULL. */
   const Expert *experts;
@@ -75,8 +75,9 @@ struct Kernel {
   Layer *layers;
   /** Tensors with their addresses in memory, and, when experts are streamed, with those in the file. */
   Tensor *tensors, *filed;
-  const float *finalNorm;
-  const Tensor *embedding, *head;
+  Norm finalNorm;
+  /** The last four may be NULL; see `ModelDescription`. */
+  const Tensor *embedding, *head, *positions, *segments, *distances;
   Rotary rotaries[MOST_ROTARIES];
   /** Widths, rounded up to whole panels. */
   int32_t hiddenWidth, logitsWidth, projectedWidth;

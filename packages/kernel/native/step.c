@@ -18,12 +18,17 @@ static void attend_layer(Kernel *kernel, int index, Member *member) {
   const Layer *layer = &kernel->layers[index], *before = index > 0 ? layer - 1 : NULL;
   int isLast = index == kernel->model.numLayers - 1;
   const Groups *groups = rows_fed(kernel, index);
-  int numRows = groups->numRows, firstProduct = index * LORA_PRODUCTS;
+  int numRows = groups->numRows, firstProduct = index * LORA_PRODUCTS, normsStream = layer->description.normsStream;
+  Cursor at = {kernel->step->sequences, 0};
   EACH_TASK(member, place, kernel->step->numRows) {
     int row = kernel->all.rows[place];
     if (before) end_layer(kernel, before, row, place);
-    else if (!kernel->hasStream) look_up(kernel, kernel->step->tokens[row], kernel->stream + (size_t)row * kernel->hiddenWidth);
-    norm_row(kernel, row, row, layer->attentionNorm);
+    else if (!kernel->hasStream) {
+      // Models with positions have one expert, so that rows rise.
+      if (kernel->positions) move_to(&at, row);
+      look_up(kernel, kernel->step->tokens[row], at.sequence[1] + row - at.firstRow, kernel->stream + (size_t)row * kernel->hiddenWidth);
+    }
+    norm_row(kernel, row, row, layer->attentionNorm, normsStream & NORMS_AT_ATTENTION);
   }
   team_next_phase(member);
   observe(kernel, member, &kernel->normed, 0, kernel->step->numRows, kernel->model.hiddenSize, layer->attentionSquares);
@@ -46,7 +51,7 @@ static void attend_layer(Kernel *kernel, int index, Member *member) {
   EACH_TASK(member, place, numRows) {
     int row = groups->rows[place], streamRow = isLast ? kernel->active[row] : row;
     add_update(kernel, streamRow, row, layer->attentionOutputNorm, layer->description.residualScale);
-    norm_row(kernel, streamRow, place, layer->ffnNorm);
+    norm_row(kernel, streamRow, place, layer->ffnNorm, normsStream & NORMS_AT_FFN);
   }
   team_next_phase(member);
   observe(kernel, member, &kernel->normed, 0, numRows, kernel->model.hiddenSize, layer->ffnSquares);
@@ -81,6 +86,26 @@ static void run_layer(Kernel *kernel, int index, Member *member) {
   if (kernel->part != PART_ROUTE) feed_layer(kernel, index, member);
 }
 
+/** Writes the states of wanted rows, and means of those with the same place, in the order of rows. */
+static void write_states(Kernel *kernel, Member *member) {
+  const Step *step = kernel->step;
+  int32_t size = kernel->model.hiddenSize;
+  EACH_TASK(member, first, step->numWanted) {
+    int32_t place = step->fullPlaces[first], end = first + 1;
+    if (place < 0 || (first > 0 && step->fullPlaces[first - 1] == place)) continue;
+    while (end < step->numWanted && step->fullPlaces[end] == place) end++;
+    float *out = step->fullLogits + (size_t)place * (size_t)size, count = (float)(end - first);
+    for (int32_t wanted = first; wanted < end; wanted++) {
+      int32_t row = step->wanted[wanted];
+      norm_row(kernel, row, row, kernel->finalNorm, 0);
+      const float *state = kernel->normed.floats + (size_t)row * kernel->normed.width;
+      for (int32_t i = 0; i < size; i++) out[i] = wanted == first ? state[i] : out[i] + state[i];
+    }
+    for (int32_t i = 0; i < size; i++) out[i] /= count;
+  }
+  team_next_phase(member);
+}
+
 /** Computes the results of a step whose layers have run. */
 static void run_head(Kernel *kernel, Member *member) {
   const Step *step = kernel->step;
@@ -88,9 +113,10 @@ static void run_head(Kernel *kernel, Member *member) {
   const Layer *last = &kernel->layers[kernel->model.numLayers - 1];
   EACH_TASK(member, place, kernel->numActive) end_layer(kernel, last, kernel->active[kernel->wanted.rows[place]], place);
   team_next_phase(member);
+  if (!kernel->head) return write_states(kernel, member);
   for (int from = 0; from < step->numWanted; from += LOGIT_ROWS) {
     int to = least(from + LOGIT_ROWS, step->numWanted);
-    EACH_TASK(member, row, to - from) norm_row(kernel, step->wanted[from + row], row, kernel->finalNorm);
+    EACH_TASK(member, row, to - from) norm_row(kernel, step->wanted[from + row], row, kernel->finalNorm, 0);
     team_next_phase(member);
     compute_results(kernel, member, from, to);
   }
@@ -160,7 +186,7 @@ const char *kernel_begin(Kernel *kernel, const Step *step) {
   kernel->hasStream = 0;
   kernel->numActive = 0;
   kernel->firstKept = (step->numWanted - 1) / LOGIT_ROWS * LOGIT_ROWS;
-  kernel->endKept = step->numWanted;
+  kernel->endKept = kernel->head ? step->numWanted : kernel->firstKept;
   for (int i = 0; i < step->numWanted; i++)
     if (i == 0 || step->wanted[i] != step->wanted[i - 1]) kernel->active[kernel->numActive++] = step->wanted[i];
   group_rows(kernel);

@@ -41,13 +41,17 @@ static float embedded(const Tensor *t, int32_t token, int i) {
   }
 }
 
-void look_up(const Kernel *kernel, int32_t token, float *out) {
-  for (int i = 0; i < kernel->embedding->numIn; i++) out[i] = embedded(kernel->embedding, token, i) * kernel->model.embeddingScale;
+void look_up(const Kernel *kernel, int32_t token, int32_t position, float *out) {
+  int32_t word = token % kernel->model.vocabSize, segment = token / kernel->model.vocabSize, size = kernel->embedding->numIn;
+  for (int i = 0; i < size; i++) out[i] = embedded(kernel->embedding, word, i) * kernel->model.embeddingScale;
+  // In the order in which transformers adds them.
+  for (int i = 0; kernel->segments && i < size; i++) out[i] += embedded(kernel->segments, segment, i);
+  for (int i = 0; kernel->positions && i < size; i++) out[i] += embedded(kernel->positions, position, i);
 }
 
-void add_update(Kernel *kernel, int streamRow, int row, const float *outputNorm, float scale) {
+void add_update(Kernel *kernel, int streamRow, int row, Norm outputNorm, float scale) {
   float *stream = kernel->stream + (size_t)streamRow * kernel->hiddenWidth, *update = kernel->update + (size_t)row * kernel->hiddenWidth;
-  if (outputNorm)
+  if (outputNorm.scales)
     kernel->loops->norm(update, outputNorm, kernel->model.normEpsilon, kernel->model.hiddenSize, kernel->hiddenWidth, update);
   kernel->loops->add_scaled(stream, update, scale, kernel->hiddenWidth);
 }
@@ -58,10 +62,11 @@ void join_updates(Kernel *kernel, const Layer *layer, int row) {
   kernel->loops->add_scaled(kernel->update + at, kernel->routed + at, 1, kernel->hiddenWidth);
 }
 
-void norm_row(Kernel *kernel, int streamRow, int row, const float *scales) {
-  const float *stream = kernel->stream + (size_t)streamRow * kernel->hiddenWidth;
+void norm_row(Kernel *kernel, int streamRow, int row, Norm norm, int replaces) {
+  float *stream = kernel->stream + (size_t)streamRow * kernel->hiddenWidth;
   float *inputs = kernel->normed.floats + (size_t)row * kernel->normed.width;
-  if (scales) kernel->loops->norm(stream, scales, kernel->model.normEpsilon, kernel->model.hiddenSize, kernel->hiddenWidth, inputs);
+  if (norm.scales) kernel->loops->norm(stream, norm, kernel->model.normEpsilon, kernel->model.hiddenSize, kernel->hiddenWidth, inputs);
   else memcpy(inputs, stream, (size_t)kernel->hiddenWidth * 4);
+  if (replaces) memcpy(stream, inputs, (size_t)kernel->hiddenWidth * 4);
   if (kernel->rounds) kernel->loops->round_row(&kernel->normed, row, 0, (kernel->model.hiddenSize + GROUP - 1) / GROUP * GROUP);
 }

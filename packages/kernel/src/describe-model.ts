@@ -16,6 +16,7 @@ import {
   type TensorRef,
 } from "@readme-moe/model";
 import { layerFactors, type LayerFactors } from "./pack/pack-lora.ts";
+import { describeEncoder } from "./describe-encoder.ts";
 import type { DecoderDescription, ExpertDescription, LayerDescription } from "./description.ts";
 import {
   fileTypeOf,
@@ -26,7 +27,7 @@ import {
   packInt8,
   type ProductFactors,
 } from "./pack/pack-product.ts";
-import { packIdentity, packNorm, packTable } from "./pack/pack-tables.ts";
+import { packNorm, packTable } from "./pack/pack-tables.ts";
 import { isBlockType, type PackedTensor } from "./pack/block-types.ts";
 
 /** Parts of a model that a description is made from. */
@@ -45,7 +46,13 @@ export function precisionOf({ weights }: Pick<DescribedModel, "weights">, asked?
   return asked ?? (weights.layers.some(hasBlocks) ? "file" : "int8");
 }
 
-function hasBlocks({ attention, shared, experts, mixture }: DescribedModel["weights"]["layers"][number]): boolean {
+function hasBlocks({
+  attention,
+  shared,
+  plain,
+  experts,
+  mixture,
+}: DescribedModel["weights"]["layers"][number]): boolean {
   const { query, key, value, output } = attention;
   const ffns = [...(shared ? [shared] : []), ...experts, ...(mixture?.experts ?? [])];
   const products = [
@@ -53,7 +60,8 @@ function hasBlocks({ attention, shared, experts, mixture }: DescribedModel["weig
     key,
     value,
     output,
-    ...ffns.flatMap(({ gate, up, down }) => (gate ? [gate, up, down] : [up, down])),
+    ...(plain ? [plain.up, plain.down] : []),
+    ...ffns.flatMap(({ gate, up, down }) => [gate, up, down]),
   ];
   return products.some(({ weight }) => isBlockType(fileTypeOf(weight) ?? ""));
 }
@@ -70,6 +78,10 @@ export function describeModel(
   calibration?: InputStatistics,
 ): DecoderDescription {
   const { config, weights } = model;
+  if (config.encoder)
+    return describeEncoder(model, precision, (refs) =>
+      packProduct("", refs, precision === "int8" ? "int4" : precision, undefined),
+    );
   const statistics = config.mixture && calibration ? withFewTokens(calibration) : calibration;
   const packing: Packing = {
     product: (name, refs, factors) =>
@@ -77,6 +89,7 @@ export function describeModel(
     factorsOf: (layer) => layerFactors(weights, layer, precision, statistics),
   };
   const head = headOf(model, precision);
+  const isTied = weights.head === weights.embedding && !config.pooling;
   return {
     vocabSize: config.vocabSize,
     numLogits: numOutputsOf(config),
@@ -87,7 +100,7 @@ export function describeModel(
     logitScale: config.pooling?.kind === "embedding" ? 1 : config.logitScale,
     numExperts: model.experts.names.length,
     // A tied table is packed once: an embedding read from rows of 8 bits costs 0.0001 nats.
-    embedding: weights.head === weights.embedding && !config.pooling ? head : embeddingOf(weights.embedding, precision),
+    embedding: (isTied && head) || embeddingOf(weights.embedding, precision),
     layers: weights.layers.map((_, index) => describeLayer(model, index, packing)),
     finalNorm: packNorm(weights.finalNorm, config.normOffset),
     head,
@@ -178,9 +191,9 @@ function embeddingOf(weight: TensorRef, precision: Precision): PackedTensor {
 }
 
 /** Packs what follows the final norm: of models that do not generate nothing, or a few rows, in float32. */
-function headOf({ config, weights }: DescribedModel, precision: Precision): PackedTensor {
-  const { pooling, hiddenSize } = config;
-  if (pooling?.kind === "embedding") return packIdentity(hiddenSize, hiddenSize);
+function headOf({ config, weights }: DescribedModel, precision: Precision): PackedTensor | undefined {
+  const { pooling } = config;
+  if (pooling?.kind === "embedding") return undefined;
   const refs = { weight: weights.head, bias: undefined };
   if (pooling) return packFloat(refs);
   // In 8 bits where layers are fitted to 4: it is read once a step, and tokens depend on it directly.

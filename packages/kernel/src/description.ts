@@ -13,7 +13,7 @@ export interface LayerDescription {
   readonly angleSet: number | undefined;
   /** Number of a head's dimensions that are rotated, from its first one. */
   readonly rotatedSize: number;
-  /** Number of positions that a query sees, its own included; `undefined` sees all. */
+  /** Number of positions that a query sees up to its own, in an encoder from its own on too; `undefined` sees all. */
   readonly slidingWindow: number | undefined;
   /** Factor of attention scores before the softmax. */
   readonly attentionScale: number;
@@ -23,6 +23,8 @@ export interface LayerDescription {
   /** Whether the norms of queries and keys are taken over all heads together. @default false */
   readonly normsAllHeads?: boolean | undefined;
   readonly attentionNorm: PackedTensor | undefined;
+  /** Norms whose results replace the residual stream. @default none */
+  readonly streamNorms?: readonly ("attention" | "ffn")[] | undefined;
   readonly query: PackedTensor;
   readonly key: PackedTensor;
   readonly value: PackedTensor;
@@ -68,11 +70,21 @@ export interface MixtureDescription {
   readonly normalizesWeights: boolean;
 }
 
-/** Description of a decoder: what a step computes, from which weights. */
+/** Parts of a model whose queries see later positions too. Its sequences are in one step each. */
+export interface EncoderDescription {
+  /** Tables that are added to embeddings, `[positions, hiddenSize]` and `[segments, hiddenSize]`. */
+  readonly positions: PackedTensor | undefined;
+  /** A token of segment `s` is `s * vocabSize` plus its id. */
+  readonly segments: PackedTensor | undefined;
+  /** Addends of attention scores, `[heads, 2 * reach]`: at `reach + d` that of a key `d` positions behind its query. */
+  readonly distances: PackedTensor | undefined;
+}
+
+/** Description of a decoder, or an encoder: what a step computes, from which weights. */
 export interface DecoderDescription {
   /** Number of tokens, and of the embedding's rows. */
   readonly vocabSize: number;
-  /** Number of the head's outputs. @default `vocabSize` */
+  /** Number of the head's outputs. @default `vocabSize`, or `hiddenSize` without a head */
   readonly numLogits?: number | undefined;
   readonly hiddenSize: number;
   readonly normEpsilon: number;
@@ -87,16 +99,19 @@ export interface DecoderDescription {
   readonly layers: readonly LayerDescription[];
   /** Norm in front of the head. */
   readonly finalNorm: PackedTensor | undefined;
-  readonly head: PackedTensor;
+  /** `undefined` for a model that gives states: rows behind the final norm, or their means. */
+  readonly head: PackedTensor | undefined;
+  /** @default a decoder */
+  readonly encoder?: EncoderDescription | undefined;
 }
 
 // "RRMK", and the layout's version, which changes when older files can no longer be read.
 const MAGIC = 0x4b4d5252;
-const VERSION = 4;
-const MODEL_WORDS = 16;
-const LAYER_WORDS = 28;
+const VERSION = 5;
+const MODEL_WORDS = 19;
+const LAYER_WORDS = 29;
 const TENSOR_WORDS = 6;
-const ACTIVATIONS: readonly Activation[] = ["silu", "gelu-tanh"];
+const ACTIVATIONS: readonly Activation[] = ["silu", "gelu-tanh", "gelu"];
 
 /** Offsets of a tensor's parts, in units of 64 bytes from the file's beginning; -1 for a part that does not exist. */
 export interface TensorPlace {
@@ -131,10 +146,13 @@ function firstTensorsOf(layer: LayerDescription): readonly (PackedTensor | undef
 /**
  * Lists all tensors of a description, each once. The three of an expert's layer are contiguous, behind all shared ones.
  */
-export function tensorsOf({ embedding, layers, finalNorm, head }: DecoderDescription): readonly PackedTensor[] {
+export function tensorsOf(description: DecoderDescription): readonly PackedTensor[] {
+  const { embedding, layers, finalNorm, head, encoder } = description;
   const ofLayers = layers.flatMap((layer) => [...firstTensorsOf(layer), layer.mixture?.router, layer.ffnOutputNorm]);
   const ofExperts = layers.flatMap(expertsOf).flatMap(({ gate, up, down }) => [gate, up, down]);
-  const all = [embedding, ...ofLayers, finalNorm, head, ...ofExperts].filter((tensor) => tensor !== undefined);
+  const ofEncoder = [encoder?.positions, encoder?.segments, encoder?.distances];
+  const shared = [embedding, ...ofEncoder, ...ofLayers, finalNorm, head];
+  const all = [...shared, ...ofExperts].filter((tensor) => tensor !== undefined);
   return Array.from(new Set(all));
 }
 
@@ -158,11 +176,16 @@ export function encodeHeader(
   words.integers([description.vocabSize, description.hiddenSize]);
   words.integers([indexOf(description.embedding), indexOf(description.finalNorm), indexOf(description.head)]);
   words.floats([description.embeddingScale, description.logitScale, description.normEpsilon]);
-  words.integers([numAngleSets, description.numExperts ?? 1, description.numLogits ?? description.vocabSize, 0]);
+  const { numExperts = 1, head, encoder } = description;
+  const numLogits = description.numLogits ?? (head ? description.vocabSize : description.hiddenSize);
+  words.integers([numAngleSets, numExperts, numLogits, encoder ? 1 : 0]);
+  words.integers([encoder?.positions, encoder?.segments, encoder?.distances].map(indexOf));
   for (const layer of description.layers) {
     words.integers([...firstTensorsOf(layer), layer.ffnOutputNorm].map(indexOf));
     words.integers([layer.numHeads, layer.numKvHeads, layer.headSize, layer.angleSet ?? -1, layer.rotatedSize]);
-    words.integers([layer.slidingWindow ?? 0, ACTIVATIONS.indexOf(layer.activation), layer.normsAllHeads ? 1 : 0]);
+    const { slidingWindow = 0, activation, streamNorms = [], normsAllHeads = false } = layer;
+    const replaced = (streamNorms.includes("attention") ? 1 : 0) + (streamNorms.includes("ffn") ? 2 : 0);
+    words.integers([slidingWindow, ACTIVATIONS.indexOf(activation), replaced, normsAllHeads ? 1 : 0]);
     words.floats([layer.attentionScale, layer.residualScale]);
     const { mixture } = layer;
     words.integers([indexOf(expertsOf(layer)[0]?.gate), indexOf(mixture?.router), mixture?.experts.length ?? 0]);

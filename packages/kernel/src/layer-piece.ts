@@ -6,7 +6,7 @@ import type { Kernel, KernelPages, KernelSizes, LayerStates } from "./kernel.ts"
 import type { KvPrecision } from "./kv/kv-shape.ts";
 import { KV_PAGE_TOKENS } from "./kv/page-pool.ts";
 import { type KernelChoice, openKernel } from "./open-kernel.ts";
-import { packedFloats, packIdentity } from "./pack/pack-tables.ts";
+import { packedFloats } from "./pack/pack-tables.ts";
 import { fill, layOut, packedFile } from "./pack/packed-file.ts";
 import { anglesOf, encodeStep, type StepRows } from "./step-request.ts";
 
@@ -144,7 +144,7 @@ function describePiece(whole: DecoderDescription, layers: readonly LayerDescript
     }),
     layers: layers.map((layer) => ({ ...layer, angleSet: numbered(layer.angleSet) })),
     finalNorm: undefined,
-    head: packIdentity(1, hiddenSize),
+    head: undefined,
   };
 }
 

@@ -31,11 +31,19 @@ export interface StepPiece {
   readonly to: number;
 }
 
-/** Splits sequences into steps of at most `maxRows` tokens, in order. Where a sequence is split loras no bit. */
-export function splitIntoSteps(lengths: readonly number[], maxRows: number): readonly (readonly StepPiece[])[] {
+/**
+ * Splits sequences into steps of at most `maxRows` tokens, in order. Where a sequence is split changes no bit.
+ * @param areWhole - whether sequences, none of more than `maxRows` tokens, are not split
+ */
+export function splitIntoSteps(
+  lengths: readonly number[],
+  maxRows: number,
+  areWhole = false,
+): readonly (readonly StepPiece[])[] {
   const steps: StepPiece[][] = [];
   let room = 0;
   for (const [sequence, length] of lengths.entries()) {
+    if (areWhole && length > room) room = 0;
     for (let from = 0; from < length;) {
       if (room === 0) {
         steps.push([]);

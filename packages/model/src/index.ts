@@ -91,11 +91,16 @@ export {
   ropeFrequencies,
   ropeScale,
   ropeTables,
+  type EncoderConfig,
+  decoderActivation,
+  poolingMode,
+  type PoolingMode,
   type ScoreConfig,
 } from "./config/model-config.ts";
 export { textConfig } from "./config/parse-config.ts";
 export type {
   AttentionRefs,
+  ClassifierRefs,
   ExpertLayout,
   FeedForwardRefs,
   LayerRefs,
@@ -103,6 +108,7 @@ export type {
   MixtureRefs,
   ModelWeights,
   Precision,
+  NormRef,
   TensorRef,
 } from "./weights/model-weights.ts";
 export { ROUTER_RMS_NORM_EPSILON, type RouterConfig, type RouterWeights } from "./weights/locate-weights.ts";
@@ -117,15 +123,8 @@ export {
 } from "./text/chat-template.ts";
 export { encodeFillIn } from "./text/fill-in.ts";
 export { type FillInMarks, fillInMarks } from "./text/fill-in-marks.ts";
-export {
-  type CompletionPiece,
-  CompletionText,
-  cutSequences,
-  type EncodeOptions,
-  endOfTextId,
-  StreamingDecoder,
-  Tokenizer,
-} from "./text/tokenizer.ts";
+export { cutSequences, type EncodeOptions, endOfTextId, Tokenizer } from "./text/tokenizer.ts";
+export { type CompletionPiece, CompletionText, StreamingDecoder } from "./text/token-text.ts";
 export type { ModelText } from "./text/load-text.ts";
 
 // Tensors in safetensors, GGUF and ONNX files.

@@ -25,7 +25,7 @@ test("calls hold every token once and in order, within their rows and the expert
   fc.assert(
     fc.property(steps, fc.integer({ min: 1, max: 40 }), fc.integer({ min: 1, max: 8 }), (lists, maxRows, most) => {
       const sequences = lists.map(sequenceOf);
-      const calls = callsOf(sequences, maxRows, (some) => some.size <= most);
+      const calls = callsOf(sequences, { maxRows }, (some) => some.size <= most);
       const next = lists.map(() => 0);
       for (const { parts, experts: distinct } of calls) {
         expect(parts.reduce((sum, { from, to }) => sum + to - from, 0)).toBeLessThanOrEqual(maxRows);
@@ -47,7 +47,7 @@ test("calls hold every token once and in order, within their rows and the expert
 
 test("without a limit of experts, rows of one expert are neighbours and nothing else is split", () => {
   const sequences = [[2], [0], [2], [1, 1], [0]].map(sequenceOf);
-  const [call, ...others] = callsOf(sequences, 100);
+  const [call, ...others] = callsOf(sequences, { maxRows: 100 });
   expect(others).toEqual([]);
   expect(call?.parts.map(({ index }) => index)).toEqual([1, 4, 3, 0, 2]);
   expect(call?.experts).toEqual([0, 1, 2]);

@@ -33,6 +33,7 @@ import {
   resolveCacheFolder,
 } from "@readme-moe/model";
 import type { ExpertChoice } from "@readme-moe/router";
+import { Classifier } from "../classifier.ts";
 import { EngineCore } from "../engine-core.ts";
 import { type ResolvedEngineOptions, schedulerOf } from "../engine-options.ts";
 import type { EngineOutput } from "../engine-parts.ts";
@@ -44,7 +45,7 @@ import { KernelRunner, type KernelRunnerOptions } from "../kernel-runner.ts";
 import { KvAdmission } from "../kv-admission.ts";
 import { cachedCost, measureCost } from "../measure-cost.ts";
 import type { MemoryPlan } from "../memory-plan.ts";
-import { planModelMemory, totalBytes, weightSizes } from "../memory-sizes.ts";
+import { optionsFor, planModelMemory, totalBytes, weightSizes } from "../memory-sizes.ts";
 import { PrefixCache } from "../prefix-cache.ts";
 import { SavedPrefixes } from "../saved-prefixes.ts";
 import { SavedPrompts } from "../saved-prompts.ts";
@@ -100,7 +101,7 @@ export async function openEngine(
     begin("opening");
     const opened = await openModel(path);
     closers.push(() => opened.close());
-    const options = { ...given, precision: precisionOf(opened, given.precision) };
+    const options = optionsFor(opened.config, { ...given, precision: precisionOf(opened, given.precision) });
     const scheduler = await schedulerOf(options);
     checkStreaming(opened, options);
     const weights = weightSizes(opened, options.precision);
@@ -164,7 +165,9 @@ export async function openEngine(
     closers.push(async () => draftModel?.dispose());
     const drafter = new EngineDrafter(draftModel);
     const speculated = { drafter, kv, residency, maxNumBatchedTokens, contextTokens, onRouted };
+    const { classifier = [] } = model.weights.encoder ?? {};
     const core = new EngineCore({
+      classifier: classifier.length > 0 ? await Classifier.open(classifier, model.config.rmsNormEpsilon) : undefined,
       runner,
       tokenizer: text.tokenizer,
       admission: new KvAdmission(kv, prefixes, { maxNumSeqs, contextTokens }),

@@ -1,12 +1,19 @@
 // Requests on the worker's side: prompts are tokenized in time slices between steps, and become sequences of the core.
 
 import { isFillIn, ReadMeError, StopAutomaton, type RoutedPrompt } from "@readme-moe/core";
-import { CompletionText, encodeChat, encodeFillIn, type EncodeOptions, type PromptModel } from "@readme-moe/model";
+import {
+  CompletionText,
+  encodeChat,
+  encodeFillIn,
+  type EncodeOptions,
+  type ModelConfig,
+  type PromptModel,
+} from "@readme-moe/model";
 import { routeWhole } from "@readme-moe/router";
 import type { ResolvedEngineOptions } from "../engine-options.ts";
 import type { EngineChunk } from "../engine-parts.ts";
 import type { MemoryPlan } from "../memory-plan.ts";
-import { type RequestNews, tooManyPredicted, type WirePrompt, type WireRequest } from "../protocol.ts";
+import { type RequestNews, tooManyPredicted, type WireChat, type WirePrompt, type WireRequest } from "../protocol.ts";
 import {
   addDrafts,
   draftUsage,
@@ -177,13 +184,17 @@ export async function promptIds(
   signal: AbortSignal,
   isWhole = false,
 ): Promise<Int32Array> {
-  const { sizes, slices } = engine;
-  const maxTokens = sizes.contextTokens - (isWhole ? 0 : 1);
+  const { sizes, slices, model } = engine;
+  const { encoder, pooling } = model.config;
+  const most = pooling?.kind === "embedding" ? pooling.maxTokens : undefined;
+  const maxTokens = Math.min(sizes.contextTokens - (isWhole ? 0 : 1), most ?? Infinity);
   const tooMany = (tokens: string): ReadMeError => {
     const context = `the context of ${sizes.contextTokens} leaves no room for ${isWhole ? "it" : "a completion"}`;
     return new ReadMeError("ERR_CONTEXT_LENGTH", `The prompt has ${tokens} tokens; ${context}`);
   };
-  const limits = { maxTokens, tooMany: (atLeast: number) => tooMany(`at least ${atLeast}`) };
+  // Texts of encoders are cut, as sentence-transformers does it.
+  const cuts = encoder !== undefined;
+  const limits = { maxTokens, cuts, tooMany: (atLeast: number) => tooMany(`at least ${atLeast}`) };
   const ids = prompt instanceof Int32Array ? prompt : await slices.begin(encoding(engine, prompt, limits), signal);
   if (ids.length === 0) throw new RangeError("Expected `prompt` to hold at least one token, got none");
   if (ids.length <= maxTokens) return ids;
@@ -216,8 +227,29 @@ async function predictionIds(
   return slices.begin(tokenizer.encodeInSteps(prediction, limits), signal);
 }
 
-interface EncodingLimits extends Pick<EncodeOptions, "maxTokens" | "tooMany"> {
+interface EncodingLimits extends Pick<EncodeOptions, "maxTokens" | "cuts" | "tooMany"> {
   readonly addSpecialTokens?: boolean | undefined;
+}
+
+/** Encodes the query and the document of a chat for an encoder: segments are parts of ids (`EncoderDescription`). */
+function* encodePair(
+  tokenizer: ReadingEngine["text"]["tokenizer"],
+  { vocabSize, encoder }: ModelConfig,
+  { messages }: WireChat,
+  maxTokens: number,
+): PausingWork<Int32Array> {
+  const contentOf = (role: string): string => {
+    const content = messages.find((message) => message.role === role)?.content;
+    if (typeof content === "string") return content;
+    throw new TypeError("Expected a query and a document: this model is an encoder, which reads no chats");
+  };
+  if (messages.some(({ role }) => role === "system"))
+    throw new TypeError(
+      "Expected no `instruction`: this model is an encoder, which reads a query and a document alone",
+    );
+  const { ids, segments } = yield* tokenizer.encodePairInSteps([contentOf("query"), contentOf("document")], maxTokens);
+  const hasSegments = (encoder?.numSegments ?? 0) > 1;
+  return hasSegments ? ids.map((id, index) => id + segments[index]! * vocabSize) : ids;
 }
 
 /** Share of the context that a prompt has at most where other files are added to a text with a gap. */
@@ -225,16 +257,23 @@ const SHARE_WITH_FILES = 0.75;
 
 /** Tokenizes a text, a chat or a text with a gap, with a pause after each piece. */
 export function encoding(
-  { text: { tokenizer, chatTemplate }, options: { controlTokensInMessages }, sizes }: Omit<ReadingEngine, "slices">,
+  engine: Omit<ReadingEngine, "slices">,
   prompt: Exclude<WirePrompt, Int32Array>,
   { addSpecialTokens, ...limits }: EncodingLimits,
 ): PausingWork<Int32Array> {
+  const {
+    text: { tokenizer, chatTemplate },
+    options: { controlTokensInMessages },
+    sizes,
+    model: { config },
+  } = engine;
   const options = addSpecialTokens === undefined ? limits : { ...limits, addSpecialTokens };
   if (typeof prompt === "string") return tokenizer.encodeInSteps(prompt, options);
   if (isFillIn(prompt)) {
     const filesWithinTokens = Math.floor(SHARE_WITH_FILES * sizes.contextTokens);
     return encodeFillIn(tokenizer, prompt, { ...limits, filesWithinTokens });
   }
+  if (config.encoder) return encodePair(tokenizer, config, prompt, limits.maxTokens ?? sizes.contextTokens);
   return encodeChat(tokenizer, chatTemplate, prompt, { ...options, controlTokensInMessages });
 }
 

@@ -49,7 +49,8 @@ static LayerDescription make_layer(Pack *pack, Random *random, const Shape *shap
       .rotary = rotary,
       .rotarySize = rotarySize,
       .window = one_in(random, 2) ? 0 : random_in(random, 1, 40),
-      .activation = random_in(random, ACTIVATION_SILU, ACTIVATION_GELU_TANH),
+      .activation = random_in(random, ACTIVATION_SILU, ACTIVATION_GELU),
+      .normsStream = one_in(random, 2) ? 0 : random_in(random, 0, NORMS_AT_ATTENTION | NORMS_AT_FFN),
       .normsAllHeads = allHeads,
       .attentionScale = 1.0f / __builtin_sqrtf((float)shape->headSize),
       .residualScale = one_in(random, 2) ? 1.0f : 0.5f,
@@ -91,6 +92,21 @@ static void lay_out(TestModel *made, const LayerDescription *layers, Pack *pack)
   free(pack->bytes);
 }
 
+/** Adds tables of positions, segments and distances, some of which encoders have. */
+static void add_tables(Pack *pack, Random *random, TestModel *made, int32_t numHeads) {
+  ModelDescription *model = &made->model;
+  int32_t hidden = model->hiddenSize, reach = (made->options.maxPositions + PAGE_TOKENS - 1) / PAGE_TOKENS * PAGE_TOKENS;
+  made->numTokens = model->vocabSize;
+  model->positions = model->segments = model->distances = -1;
+  if (!model->isEncoder) return;
+  if (one_in(random, 2)) model->positions = add_weights(pack, random, FORMAT_FLOAT_TABLE, made->options.maxPositions, hidden);
+  if (one_in(random, 2)) model->distances = add_weights(pack, random, FORMAT_FLOAT_TABLE, numHeads, 2 * reach);
+  if (one_in(random, 2)) return;
+  int32_t numSegments = random_in(random, 1, 3);
+  model->segments = add_weights(pack, random, FORMAT_HALF_TABLE, numSegments, hidden);
+  made->numTokens *= numSegments;
+}
+
 TestModel make_model(Random *random) {
   enum { MOST_LAYERS = 3 };
   TestModel made = {.model = {.magic = KERNEL_MAGIC, .version = KERNEL_VERSION}};
@@ -103,6 +119,10 @@ TestModel make_model(Random *random) {
   model->hiddenSize = one_in(random, 3) ? 256 : random_in(random, 16, 200);
   model->numExperts = one_in(random, 2) ? 1 : random_in(random, 2, 5);
   model->embeddingScale = one_in(random, 2) ? 1.0f : 3.5f;
+  model->isEncoder = one_in(random, 3);
+  if (model->isEncoder) model->numExperts = 1;
+  int32_t givesStates = one_in(random, model->isEncoder ? 2 : 8);
+  if (givesStates) model->numLogits = model->hiddenSize;
   model->logitScale = one_in(random, 2) ? 1.0f : 0.25f;
   model->normEpsilon = 1e-5f;
   model->numRotaries = random_in(random, 0, model->numLayers < 2 ? model->numLayers : 2);
@@ -123,13 +143,14 @@ TestModel make_model(Random *random) {
   for (int32_t i = 0; i < model->numRotaries; i++) made.rotarySizes[i] = 2 * random_in(random, 1, shape.headSize / 2);
   for (int32_t l = 0; l < model->numLayers; l++) {
     int32_t rotary = l < model->numRotaries ? l : random_in(random, -1, model->numRotaries - 1);
-    if (one_in(random, 4)) perKey = random_in(random, 1, mostPerKey);
+    // A table of distances has as many heads as each layer.
+    if (!model->isEncoder && one_in(random, 4)) perKey = random_in(random, 1, mostPerKey);
     layers[l] = make_layer(&pack, random, &shape, perKey, rotary, rotary < 0 ? 0 : made.rotarySizes[rotary]);
   }
   model->finalNorm = add_norm(&pack, random, model->hiddenSize, 1);
-  model->head = add(&pack, random, &shape, model->numLogits, model->hiddenSize);
+  model->head = givesStates ? -1 : add(&pack, random, &shape, model->numLogits, model->hiddenSize);
   Format table = one_in(random, 2) ? FORMAT_FLOAT_TABLE : FORMAT_HALF_TABLE;
-  int32_t isTied = model->numLogits == model->vocabSize && one_in(random, 2);
+  int32_t isTied = !givesStates && model->numLogits == model->vocabSize && one_in(random, 2);
   model->embedding = isTied ? model->head : add_weights(&pack, random, table, model->vocabSize, model->hiddenSize);
   made.numPages = random_in(random, 6, 24);
   made.type = random_in(random, KV_FLOAT, KV_BYTE);
@@ -138,6 +159,7 @@ TestModel make_model(Random *random) {
       .maxRows = one_in(random, 4) ? random_in(random, 1, 4) : random_in(random, 5, 80),
       .maxPositions = random_in(random, 20, 150),
   };
+  add_tables(&pack, random, &made, shape.numKvHeads * perKey);
   lay_out(&made, layers, &pack);
   for (int32_t i = 0; i < model->numRotaries; i++) {
     int32_t count = made.rotarySizes[i] * made.options.maxPositions;

@@ -11,6 +11,8 @@ typedef struct {
   uint8_t *file;
   size_t bytes;
   ModelDescription model;
+  /** Number of tokens of all segments. */
+  int32_t numTokens;
   KernelOptions options;
   int32_t numPages, type;
   int32_t rotarySizes[MOST_ROTARIES];

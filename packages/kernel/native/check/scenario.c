@@ -41,7 +41,7 @@ static void begin_sequence(World *world, Running *running) {
   *running = (Running){.sequence = scenario->numSequences++};
   History *history = &scenario->histories[running->sequence];
   const Running *other = &world->running[random_in(world->random, 0, MOST_RUNNING - 1)];
-  if (other == running || other->sequence < 0 || one_in(world->random, 2)) return;
+  if (other == running || other->sequence < 0 || world->model->model.isEncoder || one_in(world->random, 2)) return;
   const History *from = &scenario->histories[other->sequence];
   // Rows of this step are not there yet; a last position stays free for the first row.
   int32_t most = other->isInStep ? 0 : from->numTokens / PAGE_TOKENS;
@@ -54,11 +54,15 @@ static void begin_sequence(World *world, Running *running) {
 
 /** Adds random wanted rows of one sequence, some of them several times. */
 static void add_wishes(World *world, Draft *draft, int32_t sequence, int32_t firstRow, int32_t numRows, int32_t position, int32_t oneIn) {
-  int32_t numLogits = world->model->model.numLogits;
+  int32_t numLogits = world->model->model.numLogits, givesStates = world->model->model.head < 0;
   for (int32_t r = 0; r < numRows; r++)
     while (one_in(world->random, oneIn) && draft->numWanted < DRAFT_WANTED) {
       Wish wish = {sequence, position + r, random_in(world->random, 0, numLogits - 1)};
-      draft_wish(draft, firstRow + r, wish, one_in(world->random, 4) ? draft->numFullRows : -1);
+      // Successive rows of one place are averaged where there is no head.
+      int32_t isJoined = givesStates && draft->numFullRows > 0 && draft->fullPlaces[draft->numWanted - 1] == draft->numFullRows - 1;
+      int32_t place = isJoined && one_in(world->random, 2) ? draft->numFullRows - 1 : draft->numFullRows;
+      draft_wish(draft, firstRow + r, wish, givesStates || one_in(world->random, 4) ? place : -1);
+      if (givesStates) break;
     }
 }
 
@@ -74,7 +78,7 @@ static void grow(World *world, Draft *draft, Running *running, int32_t mostRows,
       world->users[page]++;
       running->pages[running->numPages++] = page;
     }
-    history->tokens[position + numRows++] = random_in(world->random, 0, world->model->model.vocabSize - 1);
+    history->tokens[position + numRows++] = random_in(world->random, 0, world->model->numTokens - 1);
   }
   if (numRows == 0) return end_sequence(world, running);
   int32_t firstRow = draft->numRows;
@@ -101,7 +105,7 @@ Scenario make_scenario(Random *random, const TestModel *model) {
     for (int32_t i = 0; i < MOST_RUNNING && draft->numRows < model->options.maxRows; i++) {
       Running *running = &world.running[i];
       if (one_in(random, 4)) continue;
-      if (running->sequence >= 0 && one_in(random, 8)) end_sequence(&world, running);
+      if (running->sequence >= 0 && (model->model.isEncoder || one_in(random, 8))) end_sequence(&world, running);
       if (running->sequence < 0) begin_sequence(&world, running);
       if (running->sequence < 0) continue;
       int32_t most = model->options.maxRows - draft->numRows;
@@ -124,6 +128,7 @@ Scenario make_alone(Random *random, const TestModel *model, const Scenario *from
     int32_t left = history->numTokens - position, most = left < model->options.maxRows ? left : model->options.maxRows;
     // Within the room for requests, also where a step has one row.
     int32_t numRows = (left + 7) / 8 > most ? most : random_in(random, (left + 7) / 8, most);
+    if (model->model.isEncoder) numRows = left;
     if (scenario.numRequests == MOST_STEPS) break;
     Draft *draft = calloc(1, sizeof *draft);
     if (!draft) abort();

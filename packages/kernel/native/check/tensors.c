@@ -117,8 +117,10 @@ int32_t add_weights(Pack *pack, Random *random, Format format, int32_t numOut, i
 int32_t add_norm(Pack *pack, Random *random, int32_t size, int isNeeded) {
   if (!isNeeded && one_in(random, 2)) return -1;
   if (pack->numTensors == MOST_TENSORS) abort();
-  int32_t padded = (size + PANEL - 1) / PANEL * PANEL;
+  int32_t padded = (size + PANEL - 1) / PANEL * PANEL, numRows = random_in(random, 1, 2);
   pack->tensors[pack->numTensors] =
-      (TensorDescription){.numOut = 1, .numIn = padded, .weights = add_outputs(pack, random, size, 1.5f), .scales = -1, .bias = -1};
+      (TensorDescription){.numOut = numRows, .numIn = padded, .weights = add_outputs(pack, random, size, 1.5f), .scales = -1, .bias = -1};
+  // Whole panels of floats are whole units of 64 bytes, so the second row follows the first.
+  if (numRows == 2) add_outputs(pack, random, size, 0.5f);
   return pack->numTensors++;
 }

@@ -17,5 +17,5 @@ typedef struct {
 
 /** Adds weights; what fills up panels and groups is zero. @returns the tensor's index */
 int32_t add_weights(Pack *pack, Random *random, Format format, int32_t numOut, int32_t numIn);
-/** Adds the scales of a norm, or none at random: -1. */
+/** Adds a norm, or a layer norm, or none at random: -1. */
 int32_t add_norm(Pack *pack, Random *random, int32_t size, int isNeeded);

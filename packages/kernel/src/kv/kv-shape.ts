@@ -91,6 +91,8 @@ export interface KvShape {
   readonly numLayers: number;
   readonly numKvHeads: number;
   readonly headSize: number;
+  /** Parts of an encoder, which keeps keys and values of one layer at a time. @default a decoder */
+  readonly encoder?: object | undefined;
 }
 
 /** Returns the number of positions in the blocks that hold a number of tokens. */
@@ -105,7 +107,9 @@ export type KvPrecision = "fp32" | "fp16" | "int8";
 export const KV_PRECISIONS: readonly KvPrecision[] = ["fp32", "fp16", "int8"];
 
 /** Returns the size of one token's keys and values in all layers, in bytes. */
-export function kvBytesPerToken({ numLayers, numKvHeads, headSize }: KvShape, precision: KvPrecision = "fp32"): number {
+export function kvBytesPerToken(shape: KvShape, precision: KvPrecision = "fp32"): number {
+  const { numKvHeads, headSize, encoder } = shape;
+  const numLayers = encoder ? 1 : shape.numLayers;
   const headBytes = { fp32: 4 * headSize, fp16: 2 * headSize, int8: headSize + 4 }[precision];
   return 2 * numLayers * numKvHeads * headBytes;
 }

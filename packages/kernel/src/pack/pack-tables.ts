@@ -1,8 +1,8 @@
 // Tables whose rows are looked up: embeddings and the scales of norms.
 
-import { encodeF16, type TensorRef } from "@readme-moe/model";
+import { encodeF16, type NormRef, type TensorRef } from "@readme-moe/model";
 import type { InputFactors } from "./pack-product.ts";
-import { bytesOf, nothing, type PackedTensor, PANEL, wholePanels } from "./block-types.ts";
+import { bytesOf, nothing, type PackedTensor, PANEL } from "./block-types.ts";
 
 // Rows read at a time: some megabytes of a large embedding.
 const ROWS = 1024;
@@ -34,41 +34,37 @@ export function packTable(ref: TensorRef, format: "float-table" | "half-table"):
  * @param factors - multiply the norm's outputs
  */
 export function packNorm(ref: TensorRef, offset = 0, factors?: InputFactors): PackedTensor {
-  const [size = 0] = ref.shape;
+  return packNormRows(ref, [
+    async () => {
+      const values = await ref.store.readFloats(ref.name);
+      const multiply = await factors?.();
+      return values.map((value, i) => (value + offset) * (multiply?.[i] ?? 1));
+    },
+  ]);
+}
+
+/** Packs a layer norm: its scales and its biases, 0 without any. */
+export function packLayerNorm({ bias, ...ref }: NormRef): PackedTensor {
+  return packNormRows(ref, [
+    () => ref.store.readFloats(ref.name),
+    async () => (bias ? bias.store.readFloats(bias.name) : new Float32Array()),
+  ]);
+}
+
+function packNormRows({ shape: [size = 0] }: TensorRef, rows: readonly (() => Promise<Float32Array>)[]): PackedTensor {
   const width = Math.ceil(size / PANEL) * PANEL;
-  return {
-    ...plain("float-table", 1, width),
-    weightBytes: width * 4,
-    parts: () => ({
-      async *weights() {
-        const values = await ref.store.readFloats(ref.name);
-        const multiply = await factors?.();
-        const padded = new Float32Array(width);
-        padded.set(values.map((value, i) => (value + offset) * (multiply?.[i] ?? 1)));
-        yield bytesOf(padded);
-      },
-      scales: nothing,
-      bias: nothing,
-    }),
-  };
+  const weightBytes = rows.length * width * 4;
+  return packedFloats("float-table", { numOut: rows.length, numIn: width, weightBytes }, async function* () {
+    for (const read of rows) {
+      const padded = new Float32Array(width);
+      padded.set(await read());
+      yield bytesOf(padded);
+    }
+  });
 }
 
 function plain(format: "float-table" | "half-table", numOut: number, numIn: number) {
   return { format, numOut, numIn, scaleBytes: 0, biasBytes: 0 } as const;
-}
-
-// A product that changes nothing, packed without a file.
-
-/** Makes a product that copies each input to the output of the same number; further outputs are 0. */
-export function packIdentity(numOut: number, numIn: number): PackedTensor {
-  const weightBytes = wholePanels(numOut) * PANEL * numIn * 4;
-  return packedFloats("float", { numOut, numIn, weightBytes }, async function* () {
-    for (let panel = 0; panel < wholePanels(numOut); panel++) {
-      const packed = new Float32Array(numIn * PANEL);
-      for (let i = panel * PANEL; i < Math.min(numIn, (panel + 1) * PANEL); i++) packed[i * PANEL + (i % PANEL)] = 1;
-      yield bytesOf(packed);
-    }
-  });
 }
 
 /** Describes a tensor of floats that is made, not read. */

@@ -16,7 +16,8 @@ import {
   unsupportedKind,
 } from "./families.ts";
 import { MOST } from "./fields.ts";
-import type { ModelConfig, PoolingConfig } from "./model-config.ts";
+import { ENCODER_ARCHITECTURES, encoderTypeOf, ggufEncoderFields } from "./encoder-config.ts";
+import type { ModelConfig, PoolingConfig, PoolingMode } from "./model-config.ts";
 import { parseConfig } from "./parse-config.ts";
 
 /** Metadata keys, behind the architecture's name, by config.json's field. */
@@ -63,10 +64,14 @@ export async function ggufConfig(store: GgufTensorStore): Promise<ModelConfig> {
   const architecture = metadata.get("general.architecture");
   const get = (key: string): unknown => metadata.get(`${String(architecture)}.${key}`);
   const isMixture = numberOf(get("expert_count")) > 0;
+  const encoderType = encoderTypeOf(architecture);
+  if (encoderType !== undefined) return ggufEncoder(store, encoderType, get);
   const modelType = modelTypeOf(architecture, isMixture);
   if (modelType === undefined) {
     const named = `\`${quoted(String(architecture)).slice(1, -1)}\`${unsupportedKind(String(architecture))}`;
-    throw refused(`the architecture ${named} is not supported; supported are ${ARCHITECTURES.join(", ")}`);
+    throw refused(
+      `the architecture ${named} is not supported; supported are ${[...ARCHITECTURES, ...ENCODER_ARCHITECTURES].join(", ")}`,
+    );
   }
   const { mixture, multipliers } = familyOf(modelType);
   if (isMixture && !mixture) {
@@ -158,6 +163,20 @@ function alternationFields(
   };
 }
 
+/** Reads the config of an encoder. @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` for an encoder that ranks */
+function ggufEncoder(store: GgufTensorStore, modelType: string, get: (key: string) => unknown): ModelConfig {
+  const numRows = (name: string): number =>
+    store.has(`${name}.weight`) ? (store.info(`${name}.weight`).shape[0] ?? 0) : 0;
+  const fields = ggufEncoderFields(modelType, get, numRows);
+  const type = get("pooling_type") ?? MEAN;
+  const mode = type === NONE ? "mean" : ENCODER_MODES.get(type);
+  if (mode === undefined) {
+    throw unsupported(store.path, `pools by type ${describeValue(type)}, which is not supported for encoders`);
+  }
+  const pooling: PoolingConfig = { kind: "embedding", mode, isNormalized: true, prompts: {} };
+  return { ...parseConfig(store.path, fields), pooling };
+}
+
 /**
  * Reads LongRoPE's parameters. As in llama.cpp, a file has them if it has the tensors, whatever it says of scaling, and
  * cosines have no factor unless it names one.
@@ -246,6 +265,11 @@ const MODES = new Map<unknown, string>([
   [MEAN, "the mean of all tokens"],
   [CLS, "the first token"],
 ]);
+const ENCODER_MODES: ReadonlyMap<unknown, PoolingMode> = new Map([
+  [MEAN, "mean"],
+  [CLS, "first"],
+  [LAST, "last"],
+]);
 /** Tensor with one row for each label of a classifier. */
 const CLASSIFIER = "cls.output.weight";
 
@@ -260,7 +284,7 @@ function ggufPooling(store: GgufTensorStore, get: (key: string) => unknown): Poo
   const type = get("pooling_type");
   if (type === undefined || type === NONE) return undefined;
   // llama.cpp's server normalises embeddings unless a request says otherwise.
-  if (type === LAST) return { kind: "embedding", isNormalized: true, prompts: {} };
+  if (type === LAST) return { kind: "embedding", mode: "last", isNormalized: true, prompts: {} };
   if (type !== RANK) {
     const mode = MODES.get(type) ?? `type ${describeValue(type)}`;
     throw unsupported(store.path, `pools by ${mode}, which is not supported; served are the last token and ranking`);

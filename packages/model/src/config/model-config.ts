@@ -1,8 +1,8 @@
 import type { NormNames, QkNorm } from "./families.ts";
 import { type Fields, MOST } from "./fields.ts";
 
-/** Function of an FFN's gate. A further one needs code in the graphs of @readme-moe/refactor. */
-export type Activation = "silu" | "gelu-tanh";
+/** Function of an FFN's gate, or of an FFN without one; exact "gelu" is encoders' alone. */
+export type Activation = "silu" | "gelu-tanh" | "gelu";
 
 /**
  * Properties in which layers of one model differ. Graphs are shared by layers whose properties are all equal, so that a
@@ -83,6 +83,20 @@ export interface ModelConfig {
   readonly eosTokenIds: readonly number[];
   /** Result for a whole text, of models that were made for one; `undefined` for models that generate. */
   readonly pooling?: PoolingConfig | undefined;
+  /** Properties of a model whose tokens see later ones too, with layer norms for RMS norms. @default a decoder */
+  readonly encoder?: EncoderConfig | undefined;
+}
+
+/** Properties of encoders. */
+export interface EncoderConfig {
+  /** Whether norms are behind the sums of attention and FFN, as in BERT; else in front of attention and FFN. */
+  readonly isPostNorm: boolean;
+  /** Row of the first position in the table that is added to embeddings; `undefined` without such a table. */
+  readonly firstPosition: number | undefined;
+  /** Number of segments, whose embeddings are added; 0 for none. */
+  readonly numSegments: number;
+  /** Number of buckets of distances with an addend of attention scores; 0 for none. */
+  readonly numDistanceBuckets: number;
 }
 
 /** Finds the properties of one layer. @throws {RangeError} for a layer that the model does not have */
@@ -94,32 +108,55 @@ export function layerConfig({ layers }: ModelConfig, index: number): LayerConfig
 
 // Results of a model for a whole text, in place of next tokens: an embedding, or a score.
 
-/** Result that a model gives for a whole text, from the hidden state of its last token behind the final norm. */
+/** Result that a model gives for a whole text, from hidden states of its tokens behind the final norm. */
 export type PoolingConfig = EmbeddingConfig | ScoreConfig;
 
-/** The hidden state itself is the result, `[hiddenSize]`. */
+/** State of the last token, of the first one, or the mean of all; encoders alone have the last two. */
+export type PoolingMode = "last" | "first" | "mean";
+
+/** A hidden state itself is the result, `[hiddenSize]`. */
 export interface EmbeddingConfig {
   readonly kind: "embedding";
+  /** Hidden state that is the result. */
+  readonly mode: PoolingMode;
   /** Whether embeddings have length 1. */
   readonly isNormalized: boolean;
   /** Texts that go before an input, by name, such as `query`. */
   readonly prompts: Readonly<Record<string, string>>;
   /** Prompt of inputs for which none is chosen. @default none */
   readonly defaultPrompt?: string | undefined;
+  /** Number of tokens that texts are cut to, those around a text included. @default the context */
+  readonly maxTokens?: number | undefined;
 }
 
-/** Products with one or two rows are the result: the logit of "relevant", and that of "not relevant". */
+/** Logits are the result: that of "relevant", and perhaps that of "not relevant". */
 export interface ScoreConfig {
   readonly kind: "score";
   readonly head: ScoreHead;
 }
 
-/** Place of the rows of a score: rows of the language model's head, or of a tensor of their own. */
+/**
+ * Place of the rows of a score: rows of the language model's head, or of a tensor of their own; or the layers behind a
+ * state of an encoder (`EncoderRefs.classifier`).
+ */
 type ScoreHead =
   | { readonly tokenIds: readonly number[] }
+  | { readonly classifier: PoolingMode }
   | { readonly tensor: string; readonly numRows: number; readonly rows: readonly number[] };
 
-/** Counts the outputs of a model's head: tokens, dimensions of an embedding, or logits of a score. */
+/** Finds the state that is a text's result, or that its result is made of. */
+export function poolingMode(pooling: PoolingConfig | undefined): PoolingMode {
+  if (pooling?.kind === "embedding") return pooling.mode;
+  return pooling && "classifier" in pooling.head ? pooling.head.classifier : "last";
+}
+
+/** Returns the activation of a decoder. @throws {TypeError} for an encoder's */
+export function decoderActivation({ activation }: Pick<ModelConfig, "activation">): Exclude<Activation, "gelu"> {
+  if (activation !== "gelu") return activation;
+  throw new TypeError(`Expected the activation of a decoder, got ${activation}`);
+}
+
+/** Counts the outputs of a model in the kernel: tokens, dimensions of a state, or logits of a score. */
 export function numOutputsOf(config: {
   readonly vocabSize: number;
   readonly hiddenSize: number;
@@ -127,7 +164,7 @@ export function numOutputsOf(config: {
 }): number {
   const { pooling } = config;
   if (pooling === undefined) return config.vocabSize;
-  if (pooling.kind === "embedding") return config.hiddenSize;
+  if (pooling.kind === "embedding" || "classifier" in pooling.head) return config.hiddenSize;
   return "tokenIds" in pooling.head ? pooling.head.tokenIds.length : pooling.head.rows.length;
 }
 

@@ -4,6 +4,7 @@
 import { describeValue, isRecord } from "@readme-moe/core";
 import { unsupported } from "../files/errors.ts";
 import type { JsonObject } from "../files/read-file.ts";
+import { ENCODER_TYPES, parseEncoder } from "./encoder-config.ts";
 import { type Family, familyOf, type MixtureFields, MODEL_TYPES, unsupportedKind } from "./families.ts";
 import { Fields, MOST } from "./fields.ts";
 import {
@@ -33,8 +34,10 @@ const ACTIVATIONS: ReadonlyMap<string, Activation> = new Map([
 export function parseConfig(path: string, json: unknown, generation?: Fields, rotated?: number): ModelConfig {
   const named = new Fields(path, textConfig(path, json));
   const modelType = named.text("model_type");
+  if (ENCODER_TYPES.includes(modelType)) return parseEncoder(named);
   if (!MODEL_TYPES.includes(modelType)) {
-    named.unsupported("model_type", `supported are ${MODEL_TYPES.join(", ")}`, unsupportedKind(modelType));
+    const known = [...MODEL_TYPES, ...ENCODER_TYPES].join(", ");
+    named.unsupported("model_type", `supported are ${known}`, unsupportedKind(modelType));
   }
   const family = familyOf(modelType);
   const fields = named.withDefaults(family.defaults ?? {});

@@ -120,7 +120,11 @@ export function exportedConfig(
   };
 }
 
-const ACTIVATION_NAMES: Readonly<Record<Activation, string>> = { silu: "silu", "gelu-tanh": "gelu_pytorch_tanh" };
+const ACTIVATION_NAMES: Readonly<Record<Activation, string>> = {
+  silu: "silu",
+  "gelu-tanh": "gelu_pytorch_tanh",
+  gelu: "gelu",
+};
 
 /** Makes the fields of RoPE in both spellings; those of families whose layers alternate name these layers, too. */
 function ropeConfigFields(config: ModelConfig, { alternation, attentionScalar }: Family): JsonObject {

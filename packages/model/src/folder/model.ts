@@ -69,11 +69,14 @@ export const expertFile = (expert: number): string => join("experts", `${expert}
 /** Modules of sentence-transformers, and the texts that go before inputs. */
 export const MODULES_FILE = "modules.json";
 export const PROMPTS_FILE = "config_sentence_transformers.json";
+/** Length that texts are cut to. */
+export const LENGTH_FILE = "sentence_bert_config.json";
 
 /** Files that say what a model gives for a whole text, modules' configs under their usual names. */
 const POOLING_FILES: readonly string[] = [
   MODULES_FILE,
   PROMPTS_FILE,
+  LENGTH_FILE,
   "1_Pooling/config.json",
   "1_LogitScore/config.json",
 ];

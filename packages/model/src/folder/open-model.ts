@@ -15,6 +15,7 @@ import { chooseOnnxFile, onnxFilesAmong, OnnxTensorStore } from "../onnx/onnx-te
 import { SafetensorsFile, ShardedSafetensors } from "../safetensors/safetensors-file.ts";
 import type { TensorStore } from "../tensor-store.ts";
 import { loadFolderText, loadGgufText, poolingText } from "../text/load-text.ts";
+import { locateEncoder } from "../weights/locate-encoder.ts";
 import { isOfficialConversion, locateDense, locateMixture, locateOfficial } from "../weights/locate-weights.ts";
 import { mxfp4Tensors, textTensors } from "../weights/tensor-parts.ts";
 import {
@@ -183,7 +184,7 @@ async function openCheckpoint(path: string, config: ModelConfig, fields: Fields)
   const store = await openStore(path);
   return orClose(store, () => {
     const files = store instanceof ShardedSafetensors ? [store.path, ...store.shardPaths] : [store.path];
-    const ofText = textTensors(mxfp4Tensors(store));
+    const ofText = config.encoder ? store : textTensors(mxfp4Tensors(store));
     if (isOfficialConversion(store)) {
       if (config.mixture) throw unsupported(path, "is a mixture, which the paper's code does not convert");
       return { kind: "official", ...locateOfficial(store, config, fields), files, stores: [store] };
@@ -194,6 +195,7 @@ async function openCheckpoint(path: string, config: ModelConfig, fields: Fields)
 
 /** Finds the tensors of a checkpoint as its authors published it. */
 function locatePlain(store: TensorStore, config: ModelConfig): Pick<Located, "kind" | "experts" | "weights"> {
+  if (config.encoder) return { kind: "pooling", ...locateEncoder(store, config) };
   const { mixture, pooling } = config;
   const located = mixture ? locateMixture(store, config, mixture) : locateDense(store, config);
   return { kind: pooling ? "pooling" : mixture ? "mixture" : "dense", ...located };

@@ -3,14 +3,15 @@
 import { join } from "node:path";
 import { describeValue } from "@readme-moe/core";
 import { Fields, MOST } from "../config/fields.ts";
-import type { EmbeddingConfig, PoolingConfig, ScoreConfig } from "../config/model-config.ts";
+import { ENCODER_TYPES } from "../config/encoder-config.ts";
+import type { EmbeddingConfig, PoolingConfig, PoolingMode, ScoreConfig } from "../config/model-config.ts";
 import { corrupt, quoted, unsupported } from "../files/errors.ts";
 import { isList, readJsonFile, readJsonValue, readTextFile } from "../files/read-file.ts";
 import type { ModelText } from "../text/load-text.ts";
-import { MODULES_FILE, PROMPTS_FILE } from "./model.ts";
+import { LENGTH_FILE, MODULES_FILE, PROMPTS_FILE } from "./model.ts";
 
 const MAX_BYTES = 1 << 20;
-const SERVED = "served are Pooling of the last token, with or without Normalize, and LogitScore";
+const SERVED = "served are Pooling of one token, of encoders also the mean, with or without Normalize, and LogitScore";
 
 /**
  * Reads what a folder's model gives for a whole text.
@@ -26,9 +27,12 @@ export async function readPooling(
   loadText: () => Promise<Pick<ModelText, "tokenizer">>,
 ): Promise<PoolingConfig | undefined> {
   const modules = await readModules(join(folder, MODULES_FILE));
-  if (modules !== undefined) return modulePooling(folder, modules);
+  const isEncoder = ENCODER_TYPES.includes(String(config.raw("model_type")));
+  if (modules !== undefined) return modulePooling(folder, modules, isEncoder);
+  // As an encoder is used where nothing else is said.
   const className = config.texts("architectures")?.find((name) => name.endsWith("ForSequenceClassification"));
-  if (className !== undefined) return classifierScore(config, className);
+  if (className !== undefined) return classifierScore(config, className, isEncoder);
+  if (isEncoder) return { kind: "embedding", mode: "mean", isNormalized: true, prompts: {} };
   return (await isQwenReranker(folder, config)) ? wordScore(folder, (await loadText()).tokenizer) : undefined;
 }
 
@@ -53,7 +57,11 @@ async function readModules(path: string): Promise<readonly Module[] | undefined>
 }
 
 /** Follows the modules behind the transformer. */
-async function modulePooling(folder: string, [first, ...modules]: readonly Module[]): Promise<PoolingConfig> {
+async function modulePooling(
+  folder: string,
+  [first, ...modules]: readonly Module[],
+  isEncoder: boolean,
+): Promise<PoolingConfig> {
   const path = join(folder, MODULES_FILE);
   const refused = (what: string) => unsupported(path, `has ${what}, which is not supported; ${SERVED}`);
   if (first?.type !== "Transformer" || first.folder !== "")
@@ -65,8 +73,13 @@ async function modulePooling(folder: string, [first, ...modules]: readonly Modul
     return new Fields(configPath, (await readJsonFile(configPath, MAX_BYTES)) ?? {});
   };
   if (pooling?.type === "Pooling" && (last === "" || last === "Normalize")) {
-    checkMode(await fieldsOf(pooling));
-    return { kind: "embedding", isNormalized: last !== "", ...(await readPrompts(join(folder, PROMPTS_FILE))) };
+    const mode = readMode(await fieldsOf(pooling), isEncoder);
+    const lengthPath = join(folder, LENGTH_FILE);
+    const length = new Fields(lengthPath, (await readJsonFile(lengthPath, MAX_BYTES)) ?? {});
+    const maxTokens =
+      isEncoder && length.has("max_seq_length") ? length.size("max_seq_length", MOST.tokens) : undefined;
+    const prompts = await readPrompts(join(folder, PROMPTS_FILE));
+    return { kind: "embedding", mode, isNormalized: last !== "", ...prompts, maxTokens };
   }
   if (pooling?.type === "LogitScore" && last === "") return logitScore(await fieldsOf(pooling));
   const unknown = modules.find(({ type }) => !["Pooling", "Normalize", "LogitScore"].includes(type));
@@ -75,16 +88,24 @@ async function modulePooling(folder: string, [first, ...modules]: readonly Modul
   );
 }
 
-const LAST_TOKEN = "lasttoken";
+/** Modes by their names in sentence-transformers. A decoder's last token alone has seen the whole text. */
+const MODES: ReadonlyMap<unknown, PoolingMode> = new Map([
+  ["lasttoken", "last"],
+  ["cls_token", "first"],
+  ["cls", "first"],
+  ["mean_tokens", "mean"],
+  ["mean", "mean"],
+]);
 
-/** @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` for a mode other than the last token */
-function checkMode(fields: Fields): void {
+/** @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` for a mode that is not served, or for several */
+function readMode(fields: Fields, isEncoder: boolean): PoolingMode {
   // Older files have one field for each mode.
   const flags = fields.names.filter((name) => name.startsWith("pooling_mode_") && fields.raw(name) === true);
   const named = fields.raw("pooling_mode") ?? flags.map((name) => name.slice("pooling_mode_".length));
   const modes = isList(named) ? named : [named];
-  if (modes.length === 1 && modes[0] === LAST_TOKEN) return;
-  const listed = modes.map((mode) => describeValue(mode)).join(", ") || "no mode";
+  const mode = modes.length === 1 ? MODES.get(modes[0]) : undefined;
+  if (mode !== undefined && (isEncoder || mode === "last")) return mode;
+  const listed = modes.map((one) => describeValue(one)).join(", ") || "no mode";
   throw unsupported(fields.path, `pools by ${listed}, which is not supported; ${SERVED}`);
 }
 
@@ -105,8 +126,12 @@ function logitScore(fields: Fields): ScoreConfig {
 }
 
 /** Reads a classifier with one class, whose logit is that of "relevant". */
-function classifierScore(config: Fields, className: string): ScoreConfig {
+function classifierScore(config: Fields, className: string, isEncoder: boolean): ScoreConfig {
   const numLabels = config.object("id2label")?.names.length ?? config.size("num_labels", MOST.integer, 2);
+  if (numLabels === 1 && isEncoder) {
+    const mode = config.text("classifier_pooling", "cls") === "mean" ? "mean" : "first";
+    return { kind: "score", head: { classifier: mode } };
+  }
   if (numLabels === 1) return { kind: "score", head: { tensor: "score.weight", numRows: 1, rows: [0] } };
   const advice = "served is one label, the relevance of a document";
   throw unsupported(config.path, `is a ${className} with ${numLabels} labels, which is not supported; ${advice}`);

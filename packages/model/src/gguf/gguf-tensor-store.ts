@@ -1,4 +1,5 @@
 import { ReadMeError } from "@readme-moe/core";
+import { encoderFamily, encoderNameOf, encoderTypeOf } from "../config/encoder-config.ts";
 import { familyOf, type FusedNames, modelTypeOf, type NormNames, NORMS_BEFORE } from "../config/families.ts";
 import { allocateFor, corrupt, invalid, quoted } from "../files/errors.ts";
 import { encodeFloats } from "../files/floats.ts";
@@ -44,11 +45,13 @@ export class GgufTensorStore implements TensorStore {
     if (typeof architecture !== "string") {
       throw invalid(file.path, `has no metadata "general.architecture"`);
     }
+    const encoderType = encoderTypeOf(architecture);
+    const encoder = encoderType === undefined ? undefined : encoderFamily(encoderType);
     const modelType = modelTypeOf(architecture);
     const family = modelType === undefined ? undefined : familyOf(modelType);
     const ggmlNames = new Map<string, string>();
     for (const ggmlName of file.tensors.keys()) {
-      const name = hfNameOf(ggmlName, family?.norms, family?.fused);
+      const name = encoder ? encoderNameOf(ggmlName, encoder) : hfNameOf(ggmlName, family?.norms, family?.fused);
       const other = ggmlNames.get(name);
       if (other !== undefined) {
         throw corrupt(file.path, `tensors ${quoted(other)} and ${quoted(ggmlName)} are both ${quoted(name)}`);

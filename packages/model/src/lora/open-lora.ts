@@ -96,6 +96,7 @@ export async function openLora(path: string, name: string, model: Pick<Model, "c
 
 /** @throws {ReadMeError} when the model's FFNs are cut into experts already */
 function refuseExperts(folder: string, { config, experts }: Pick<Model, "config" | "experts">): void {
+  if (config.encoder) throw unsupported(folder, "changes an encoder, which has no adapters here");
   if (config.mixture) return;
   const isWhole = experts.expertSizes.every((size) => size === config.intermediateSize);
   if (experts.names.length === 1 && isWhole && experts.sharedSizes.every((size) => size === 0)) return;

@@ -215,7 +215,7 @@ export class BpeModel {
 }
 
 /** Symbols of recent words: at most two times `MAX_CACHED_WORDS` of them. */
-class WordCache {
+export class WordCache {
   #recent = new Map<string, Int32Array>();
   #older = new Map<string, Int32Array>();
 

@@ -28,11 +28,15 @@ const ROLES: readonly (readonly [role: string, ...keys: string[]])[] = [
   ["eos_token", "eos"],
   ["unk_token", "unknown"],
   ["pad_token", "padding"],
+  ["cls_token", "cls"],
+  ["sep_token", "seperator"],
+  ["mask_token", "mask"],
   ...FILL_IN_ROLES,
 ];
 
 /**
- * Makes the tokenizer in a GGUF file's metadata: byte-level BPE (`gpt2`) or SentencePiece BPE (`llama`).
+ * Makes the tokenizer in a GGUF file's metadata: byte-level BPE (`gpt2`), SentencePiece BPE (`llama`) or WordPiece
+ * (`bert`).
  * @param path - path that messages name
  * @throws {ReadMeError} `ERR_FILE_CORRUPT` naming the key; `ERR_MODEL_UNSUPPORTED` naming the kind of tokenizer or of
  *   pre-tokenizer that this project does not have
@@ -44,10 +48,10 @@ export function ggufTokenizer(metadata: GgufMetadata, path: string): Tokenizer {
 /** Makes the source of that tokenizer. @throws as `ggufTokenizer` */
 export function ggufTokenizerSource(metadata: GgufMetadata, path: string): TokenizerSource {
   const model = metadata.get("tokenizer.ggml.model");
-  if (model !== "gpt2" && model !== "llama") {
+  if (model !== "gpt2" && model !== "llama" && model !== "bert") {
     const value = describeValue(model);
     throw model === undefined || typeof model === "string"
-      ? unsupported(path, `metadata \`tokenizer.ggml.model\` ${value} is not supported; "gpt2" and "llama" are`)
+      ? unsupported(path, `metadata \`tokenizer.ggml.model\` ${value} is not supported; "gpt2", "llama" and "bert" are`)
       : corrupt(path, `metadata \`tokenizer.ggml.model\`: expected a string, got ${value}`);
   }
   const vocabulary = new GgufVocabulary(metadata, path);
@@ -57,6 +61,7 @@ export function ggufTokenizerSource(metadata: GgufMetadata, path: string): Token
       return [role, tokens[0]];
     }),
   );
+  if (model === "bert") return { path, tokenizer: wordPiece(vocabulary), config };
   if (model === "llama") return { path, tokenizer: sentencePieceBpe(vocabulary, config), config };
   return { path, tokenizer: byteLevelBpe(vocabulary, config), config, ids: vocabulary.ids };
 }
@@ -121,6 +126,42 @@ function sentencePieceBpe(vocabulary: GgufVocabulary, roles: Roles): JsonObject 
       unk_token: roles["unk_token"] ?? tokens.find((_, id) => types[id] === TOKEN_TYPE.unknown) ?? null,
       fuse_unk: true,
       byte_fallback: true,
+    },
+  };
+}
+
+/**
+ * Follows the tokenizer.json of BERT. llama.cpp's converter writes `▁` before pieces that begin a word, and leaves `##`
+ * out; its own tokenizer knows lower case alone.
+ */
+function wordPiece(vocabulary: GgufVocabulary): JsonObject {
+  const { tokens, types } = vocabulary;
+  const spelled = tokens.map((token, id) => {
+    if (types[id] === TOKEN_TYPE.control || types[id] === TOKEN_TYPE.unknown) return token;
+    return token.startsWith("▁") ? token.slice(1) : `##${token}`;
+  });
+  const special = (key: string): JsonObject | undefined => {
+    const id = vocabulary.tokenOf(`tokenizer.ggml.${key}_token_id`);
+    return id === undefined ? undefined : { SpecialToken: { id, type_id: 0 } };
+  };
+  const [first, last] = [special("cls") ?? special("bos"), special("seperator") ?? special("eos")];
+  if (!first || !last) throw corrupt(vocabulary.path, "metadata names no tokens around a text");
+  const [text, second] = ["A", "B"].map((id, segment) => ({ Sequence: { id, type_id: segment } }));
+  return {
+    added_tokens: addedTokens(vocabulary),
+    normalizer: { type: "BertNormalizer", clean_text: true, handle_chinese_chars: true, lowercase: true },
+    pre_tokenizer: { type: "BertPreTokenizer" },
+    post_processor: {
+      type: "TemplateProcessing",
+      single: [first, text, last],
+      pair: [first, text, last, second, { SpecialToken: { ...(last["SpecialToken"] as JsonObject), type_id: 1 } }],
+    },
+    decoder: { type: "WordPiece", prefix: "##", cleanup: true },
+    model: {
+      type: "WordPiece",
+      unk_token: vocabulary.tokenOf("tokenizer.ggml.unknown_token_id") ?? "[UNK]",
+      continuing_subword_prefix: "##",
+      vocab: Object.fromEntries(spelled.map((token, id) => [token, id])),
     },
   };
 }

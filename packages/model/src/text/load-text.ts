@@ -138,10 +138,11 @@ const QWEN3_RERANKER = `
  *
  * @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` for scores of a family whose text is not known
  */
-export function poolingText(path: string, { pooling, modelType }: ModelConfig, text: ModelText): ModelText {
+export function poolingText(path: string, { pooling, modelType, encoder }: ModelConfig, text: ModelText): ModelText {
   if (pooling === undefined) return text;
   const { tokenizer, chatTemplate } = text;
-  if (pooling.kind === "embedding") return { tokenizer, chatTemplate: undefined };
+  // Encoders read pairs of texts as such.
+  if (pooling.kind === "embedding" || encoder) return { tokenizer, chatTemplate: undefined };
   if (chatTemplate?.knowsPairs) return text;
   if (modelType === "qwen3") return { tokenizer, chatTemplate: new ChatTemplate(QWEN3_RERANKER, tokenizer) };
   throw unsupported(path, "gives scores, but its chat template has no messages of the roles `query` and `document`");

@@ -11,6 +11,7 @@ import {
   CHARACTER_OF_BYTE,
   FilePattern,
   growthOf,
+  type NormalizerStep,
   type PreTokenizerStep,
   replaceMatches,
   type SearchPattern,
@@ -18,19 +19,19 @@ import {
   toByteAlphabet,
 } from "./pre-tokenizer.ts";
 import type { Vocabulary } from "./vocabulary.ts";
-
-export interface NormalizerStep {
-  readonly apply: (text: string) => string | Generator<void, string>;
-  /** Largest factor by which the step lengthens a text. */
-  readonly grows: number;
-}
+import { bertNormalizer, bertPreTokenizer } from "./word-piece.ts";
 
 /** Token ids that a post-processor writes before the text, after it, and between two occurrences of it. */
 export type Frame = readonly (readonly number[])[];
 
+/** A token that a post-processor adds to a pair of texts, or the place of the first or the second; and its segment. */
+type PairItem = { readonly segment: number } & ({ readonly id: number } | { readonly part: 0 | 1 });
+
 export interface Frames {
   readonly withSpecial: Frame;
   readonly plain: Frame;
+  /** `undefined` for tokenizers that do not join texts. */
+  readonly pair: readonly PairItem[] | undefined;
 }
 
 // Real tokenizers have at most four steps, and lengthen a text at most 36-fold: U+FDFA becomes 18 characters by NFKC,
@@ -51,18 +52,20 @@ export function isolate(regex: string): JsonObject {
  * @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` naming a normalizer that is not supported; `ERR_FILE_CORRUPT`
  */
 export function readNormalizer(path: string, normalizer: unknown): NormalizerStep[] {
-  const steps = flatten(path, normalizer, "normalizers").map((step): NormalizerStep => {
+  const steps = flatten(path, normalizer, "normalizers").flatMap((step): readonly NormalizerStep[] => {
     const { type, prepend } = step;
     switch (type) {
       case "NFC":
       case "NFD":
       case "NFKC":
       case "NFKD":
-        return { apply: (text) => normalizeInChunks(text, type), grows: type.length === 3 ? 4 : 18 };
+        return [{ apply: (text) => normalizeInChunks(text, type), grows: type.length === 3 ? 4 : 18 }];
       case "Prepend":
-        return prependStep(typeof prepend === "string" ? prepend : "");
+        return [prependStep(typeof prepend === "string" ? prepend : "")];
       case "Replace":
-        return replaceStep(path, step);
+        return [replaceStep(path, step)];
+      case "BertNormalizer":
+        return bertNormalizer(step);
       default:
         throw refused(path, "normalizer", step);
     }
@@ -128,6 +131,8 @@ function preTokenizerSteps(path: string, step: JsonObject): PreTokenizerStep[] {
       return byteLevelSteps(path, step);
     case "Metaspace":
       return metaspaceSteps(path, step);
+    case "BertPreTokenizer":
+      return [bertPreTokenizer()];
     case "Split":
       return [splitStep(path, step)];
     default:
@@ -201,8 +206,9 @@ function splitAtWords({ merges }: Vocabulary): PreTokenizerStep[] {
   return [splitAt(pattern)];
 }
 
-// A text that no vocabulary has as a token.
+// Texts that no vocabulary has as tokens.
 const TEXT = "\u{10ffff}text";
+const SECOND = "\u{10ffff}second";
 
 /**
  * Finds out which tokens a `post_processor` adds around a text.
@@ -226,7 +232,35 @@ export function readFrames(path: string, postProcessor: unknown, idOf: (token: s
     }
     return parts;
   };
-  return { withSpecial: frame(true), plain: frame(false) };
+  return { withSpecial: frame(true), plain: frame(false), pair: built ? pairOf(path, built, idOf) : undefined };
+}
+
+function pairOf(
+  path: string,
+  built: NonNullable<LibraryParts["post_processor"]>,
+  idOf: (token: string) => number | undefined,
+): readonly PairItem[] | undefined {
+  const { tokens, token_type_ids: segments = [] } = built.post_process([TEXT], [SECOND], true);
+  if (tokens.filter((token) => token === TEXT || token === SECOND).length !== 2) return undefined;
+  return tokens.map((token, index): PairItem => {
+    const segment = segments[index] ?? 0;
+    if (token === TEXT || token === SECOND) return { part: token === TEXT ? 0 : 1, segment };
+    const id = idOf(token);
+    if (id !== undefined) return { id, segment };
+    throw corrupt(path, "`post_processor` adds a token that is not in the vocabulary");
+  });
+}
+
+/**
+ * Shortens two texts to `room` tokens: the longer one alone as far as that suffices, then both to about half. Source:
+ * `truncate_encodings` with `LongestFirst` of the crate `tokenizers`.
+ */
+export function pairLengths(first: number, second: number, room: number): readonly [number, number] {
+  if (first + second <= room) return [first, second];
+  const shorter = Math.min(first, second);
+  const half = Math.floor(room / 2);
+  const [less, more] = 2 * shorter > room ? [half, room - half] : [shorter, room - shorter];
+  return first > second ? [more, less] : [less, more];
 }
 
 /**
@@ -257,7 +291,11 @@ function patternOf(path: string, step: JsonObject): SearchPattern {
 interface LibraryParts {
   readonly pre_tokenizer: { readonly pattern?: unknown } | null;
   readonly post_processor: {
-    post_process(tokens: string[], pair: null, addSpecialTokens: boolean): { readonly tokens: readonly string[] };
+    post_process(
+      tokens: string[],
+      pair: string[] | null,
+      addSpecialTokens: boolean,
+    ): { readonly tokens: readonly string[]; readonly token_type_ids?: readonly number[] };
   } | null;
 }
 

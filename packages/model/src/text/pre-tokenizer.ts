@@ -4,6 +4,13 @@ import { CHUNK_LENGTH, mapChunks } from "./pausing.ts";
 import type { PatternError } from "@readme-moe/core";
 import { type Finder, type Match, Pattern, StepLimit } from "../patterns/pattern.ts";
 
+/** One step of a normalizer. */
+export interface NormalizerStep {
+  readonly apply: (text: string) => string | Generator<void, string>;
+  /** Largest factor by which the step lengthens a text. */
+  readonly grows: number;
+}
+
 /** Cuts at each match. */
 export interface SplitStep {
   readonly type: "split";

@@ -4,8 +4,9 @@ import { ReadMeError } from "@readme-moe/core";
 import { expectObject, isList, type JsonObject } from "../files/read-file.ts";
 import { BpeModel, SHORT_WORD_LENGTH, type TokenIds } from "./bpe-model.ts";
 import { CHUNK_LENGTH, finish } from "./pausing.ts";
-import { type NormalizerStep, readNormalizer, readPreTokenizer } from "./pipeline.ts";
-import { type PreTokenizerStep, wordsOf } from "./pre-tokenizer.ts";
+import { readNormalizer, readPreTokenizer } from "./pipeline.ts";
+import { type NormalizerStep, type PreTokenizerStep, wordsOf } from "./pre-tokenizer.ts";
+import { WordPieceModel } from "./word-piece.ts";
 import { type AddedToken, AddedTokenSplitter, SpellingTrie, type Vocabulary } from "./vocabulary.ts";
 
 // Number of short words between two pauses.
@@ -21,8 +22,11 @@ interface Target {
 interface Pass {
   readonly raw: AddedTokenSplitter;
   readonly normalized: AddedTokenSplitter;
-  readonly model: BpeModel;
+  readonly model: WordModel;
 }
+
+/** Encodes words. */
+type WordModel = Pick<BpeModel, "encodeShort" | "encodeLong">;
 
 /** Encodes texts without the special tokens around them. */
 export class TokenEncoder {
@@ -56,11 +60,14 @@ export class TokenEncoder {
     this.#tokens = tokens;
     const overrides = new Map([...tokens].map(([spelling, { id }]) => [spelling, id]));
     for (const [spelling, id] of overrides) if (vocabulary.ids.get(spelling) === id) overrides.delete(spelling);
-    const model = BpeModel.of(definition, vocabulary, overrides);
+    const isPieces = definition["type"] === "WordPiece";
+    const merging = isPieces ? undefined : BpeModel.of(definition, vocabulary, overrides);
+    const modelWithout = (excluded: ReadonlySet<number>): WordModel =>
+      merging?.without(excluded) ?? new WordPieceModel(definition, vocabulary, overrides, excluded);
     this.#plain = {
       raw: new AddedTokenSplitter(raw, tokens),
       normalized: new AddedTokenSplitter(normalized, tokens),
-      model,
+      model: merging ?? modelWithout(new Set()),
     };
     // A text with marks loses them before it is normalized, so all control tokens have to be cut out before.
     const controls = vocabulary.added.filter(({ special }) => special);
@@ -74,7 +81,7 @@ export class TokenEncoder {
         normalized.filter((spelling) => others.has(spelling)),
         others,
       ),
-      model: model.without(new Set(controls.map(({ id }) => id))),
+      model: modelWithout(new Set(controls.map(({ id }) => id))),
     };
   }
 
@@ -131,7 +138,7 @@ export class TokenEncoder {
     }
   }
 
-  *#encodeWords(model: BpeModel, text: string, { isFirst, ids }: Target): Generator<void, void> {
+  *#encodeWords(model: WordModel, text: string, { isFirst, ids }: Target): Generator<void, void> {
     let count = 0;
     ids.last = -1;
     for (const word of wordsOf(this.#preTokenizer, text, isFirst)) {

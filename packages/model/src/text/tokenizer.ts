@@ -1,19 +1,11 @@
-import {
-  describeValue,
-  type FinishReason,
-  isRecord,
-  messageOf,
-  ReadMeError,
-  type StopAutomaton,
-  StopMatcher,
-} from "@readme-moe/core";
+import { describeValue, messageOf, ReadMeError } from "@readme-moe/core";
 import { unsupported } from "../files/errors.ts";
 import type { JsonObject } from "../files/read-file.ts";
 import { joinIds, TokenIds } from "./bpe-model.ts";
 import { finish } from "./pausing.ts";
-import { checkGrowth, flatten, type Frame, type Frames, readFrames } from "./pipeline.ts";
-import { BYTE_OF_CHARACTER } from "./pre-tokenizer.ts";
+import { type Frame, type Frames, pairLengths, readFrames } from "./pipeline.ts";
 import { TokenEncoder, type TokenGuard } from "./token-encoder.ts";
+import { cleanUp, type DecodeOptions, readSpelling, spelledBytes, type TokenSpelling } from "./token-text.ts";
 import {
   type NamedToken,
   namedToken,
@@ -43,6 +35,8 @@ export interface EncodeOptions {
   readonly addSpecialTokens?: boolean;
   /** Limit on the number of tokens; a longer text is refused as soon as that is known. @default Infinity */
   readonly maxTokens?: number;
+  /** Whether a longer text is cut instead; the tokens around it stay. @default false */
+  readonly cuts?: boolean;
   /** Guard whose marks in the text make spellings of control tokens ordinary text. @default none */
   readonly guard?: Pick<TokenGuard, "restore">;
   /** Makes the error for a text of at least so many tokens. @default a ReadMeError `ERR_CONTEXT_LENGTH` */
@@ -71,6 +65,7 @@ export class Tokenizer {
   readonly stripsLeadingSpace: boolean;
   /** Whether decoding removes spaces before punctuation, as some tokenizer configs ask for. */
   readonly cleansUpSpaces: boolean;
+  readonly #path: string;
   readonly #encoder: TokenEncoder;
   readonly #frames: Frames;
   readonly #vocabulary: Vocabulary;
@@ -89,6 +84,7 @@ export class Tokenizer {
       const idOf = (token: string): number | undefined => encoder.idOf(token, vocabulary.ids);
       return [encoder, readFrames(path, tokenizer["post_processor"] ?? null, idOf)];
     });
+    this.#path = path;
     // The encoder has its own table of the merges.
     this.#vocabulary = { ...vocabulary, merges: [] };
     this.#config = config;
@@ -101,7 +97,8 @@ export class Tokenizer {
     this.unkToken = namedToken("unk_token", config, this.#vocabulary);
     this.padToken = namedToken("pad_token", config, this.#vocabulary);
     this.stripsLeadingSpace = this.#spelling.stripsLeadingSpace;
-    this.cleansUpSpaces = config["clean_up_tokenization_spaces"] === true;
+    const isCleaned = config["clean_up_tokenization_spaces"] ?? this.#spelling.continuing !== undefined;
+    this.cleansUpSpaces = isCleaned === true;
   }
 
   /**
@@ -122,34 +119,62 @@ export class Tokenizer {
     const {
       addSpecialTokens = true,
       maxTokens = Infinity,
+      cuts = false,
       tooMany = (atLeast) =>
         new ReadMeError("ERR_CONTEXT_LENGTH", `The text has at least ${atLeast} tokens, more than ${maxTokens}`),
     } = options;
     const frame = addSpecialTokens ? this.#frames.withSpecial : this.#frames.plain;
     const numAdded = frame.reduce((sum, { length }) => sum + length, 0);
     const check = (numTokens: number): void => {
-      if (numTokens + numAdded > maxTokens) throw tooMany(numTokens + numAdded);
+      if (!cuts && numTokens + numAdded > maxTokens) throw tooMany(numTokens + numAdded);
     };
     const ids = new TokenIds();
     // Node 20 has this method, the types of ES2023 do not.
     const wellFormed = (text as string & { toWellFormed(): string }).toWellFormed();
     for (const work = this.#encoder.encode(wellFormed, ids, options.guard); work.next().done !== true;) {
       check(Math.max(ids.length, ids.atLeast));
+      if (cuts && ids.length + numAdded >= maxTokens) break;
       yield;
     }
     check(ids.length);
-    return framed(frame, ids);
+    const body = ids.toArray();
+    return framed(frame, cuts ? body.subarray(0, Math.max(0, maxTokens - numAdded)) : body);
   }
 
   /** Encodes a text, in which spellings of control tokens are text, in steps and without special tokens around it. */
   *encodePlainInSteps(
     text: string,
-    limits: Pick<EncodeOptions, "maxTokens" | "tooMany"> = {},
+    limits: Pick<EncodeOptions, "maxTokens" | "cuts" | "tooMany"> = {},
   ): Generator<void, Int32Array> {
     const guard = this.guard(PLAIN_MARKS);
     const { value, isMarked } = yield* guard.guard(text);
     const options = { ...limits, addSpecialTokens: false };
     return yield* this.encodeInSteps(value, isMarked ? { ...options, guard } : options);
+  }
+
+  /**
+   * Encodes two texts as one, in which spellings of control tokens are text. Both are cut, the longer one first, to
+   * `maxTokens` in all.
+   *
+   * @returns ids, and the segment of each, 0 or 1
+   * @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` if the tokenizer does not join texts
+   */
+  *encodePairInSteps(
+    texts: readonly [first: string, second: string],
+    maxTokens: number,
+  ): Generator<void, { readonly ids: Int32Array; readonly segments: Uint8Array }> {
+    const { pair } = this.#frames;
+    if (!pair) throw unsupported(this.#path, "has no `post_processor` that joins two texts");
+    const room = Math.max(0, maxTokens - (pair.length - 2));
+    const first = yield* this.encodePlainInSteps(texts[0], { maxTokens: room, cuts: true });
+    const second = yield* this.encodePlainInSteps(texts[1], { maxTokens: room, cuts: true });
+    const lengths = pairLengths(first.length, second.length, room);
+    const parts = [first.subarray(0, lengths[0]), second.subarray(0, lengths[1])];
+    const lists = pair.map((item) => ("id" in item ? [item.id] : parts[item.part]!));
+    return {
+      ids: joinIds(lists),
+      segments: Uint8Array.from(lists.flatMap(({ length }, index) => Array<number>(length).fill(pair[index]!.segment))),
+    };
   }
 
   /** Tokens that encoding puts before a text unless `addSpecialTokens` is false, such as a BOS token. */
@@ -240,186 +265,9 @@ function build<Built>(path: string, make: () => Built): Built {
   }
 }
 
-function framed(frame: Frame, ids: TokenIds): Int32Array {
-  const body = ids.toArray();
+function framed(frame: Frame, body: Int32Array): Int32Array {
   if (frame.length === 2 && frame.every(({ length }) => length === 0)) return body;
   return joinIds(frame.flatMap((part, index) => (index === 0 ? [part] : [body, part])));
-}
-
-// From token ids to text: the bytes of each token, the clean-up of spaces, and decoding one token at a time.
-
-/** The `decoder` of a tokenizer.json: the spelling of bytes, and the decoding of a whole text. */
-interface TokenSpelling {
-  /** Whether tokens are spelled in the byte-level alphabet of GPT-2. */
-  readonly isByteLevel: boolean;
-  /** Whether `<0xAB>` is a byte. */
-  readonly hasByteTokens: boolean;
-  readonly replacements: readonly { readonly from: string; readonly to: string }[];
-  /** Whether a text loses one leading space, which encoding put there. */
-  readonly stripsLeadingSpace: boolean;
-}
-
-export interface DecodeOptions {
-  /** Leaves special tokens out of the text. @default false */
-  readonly skipSpecialTokens?: boolean;
-}
-
-/** The parts of a tokenizer that decode its tokens. */
-export interface TokenReader {
-  readonly stripsLeadingSpace: boolean;
-  readonly cleansUpSpaces: boolean;
-  isSpecial(id: number): boolean;
-  tokenBytes(id: number): Uint8Array;
-}
-
-const encoder = new TextEncoder();
-
-/** @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` naming a decoder whose tokens do not stand for bytes one by one */
-function readSpelling(path: string, decoder: unknown): TokenSpelling {
-  const spelling = { isByteLevel: false, hasByteTokens: false, stripsLeadingSpace: false };
-  const replacements: { from: string; to: string }[] = [];
-  const steps = flatten(path, decoder, "decoders");
-  for (const step of steps) {
-    if (step["type"] === "ByteLevel") spelling.isByteLevel = true;
-    else if (step["type"] === "ByteFallback") spelling.hasByteTokens = true;
-    else if (step["type"] === "Replace") replacements.push(readReplacement(path, step));
-    else if (step["type"] === "Metaspace") {
-      const { replacement, prepend_scheme: scheme, add_prefix_space: hasPrefix } = step;
-      replacements.push({ from: typeof replacement === "string" ? replacement : "▁", to: " " });
-      if (scheme !== "never" && hasPrefix !== false) spelling.stripsLeadingSpace = true;
-    } else if (step["type"] === "Strip" && step["content"] === " " && step["start"] === 1 && (step["stop"] ?? 0) === 0)
-      spelling.stripsLeadingSpace = true;
-    else if (step["type"] !== "Fuse") throw refused(path, step["type"]);
-  }
-  if (steps.length === 0 || (spelling.isByteLevel && steps.length > 1)) throw refused(path, steps[1]?.["type"]);
-  checkGrowth(
-    path,
-    "decoder",
-    replacements.map(({ from, to }) => ({ grows: Math.max(1, to.length / from.length) })),
-  );
-  return { ...spelling, replacements };
-}
-
-/** Returns the bytes of a token. @param isAdded - whether the token is written as it is, not in the byte alphabet */
-function spelledBytes(spelling: TokenSpelling, text: string, isAdded: boolean): Uint8Array {
-  if (spelling.isByteLevel) return isAdded ? encoder.encode(text) : byteLevelBytes(text);
-  if (spelling.hasByteTokens && /^<0x[0-9A-Fa-f]{2}>$/.test(text)) {
-    return Uint8Array.of(Number.parseInt(text.slice(3, 5), 16));
-  }
-  return encoder.encode(
-    spelling.replacements.reduce((spelled, { from, to }) => spelled.replaceAll(from, () => to), text),
-  );
-}
-
-function byteLevelBytes(text: string): Uint8Array {
-  const bytes = new Uint8Array(text.length);
-  let length = 0;
-  for (const character of text) {
-    const byte = BYTE_OF_CHARACTER.get(character);
-    // A token with a character outside the alphabet is not spelled in it.
-    if (byte === undefined) return encoder.encode(text);
-    bytes[length++] = byte;
-  }
-  return bytes.subarray(0, length);
-}
-
-function readReplacement(path: string, step: JsonObject): { from: string; to: string } {
-  const { String: from } = isRecord(step["pattern"]) ? step["pattern"] : {};
-  const to = step["content"];
-  if (typeof from === "string" && from !== "" && typeof to === "string") return { from, to };
-  throw unsupported(path, `decoder "Replace" of the pattern ${describeValue(from)} is not supported`);
-}
-
-function refused(path: string, type: unknown): Error {
-  return unsupported(path, `decoder ${describeValue(type)} is not supported`);
-}
-
-// The clean-up of `clean_up_tokenization_spaces`, as transformers does it: no space before punctuation and before
-// English contractions.
-const REPLACEMENTS: readonly (readonly [string, string])[] = [
-  [" .", "."],
-  [" ?", "?"],
-  [" !", "!"],
-  [" ,", ","],
-  [" ' ", "'"],
-  [" n't", "n't"],
-  [" 'm", "'m"],
-  [" 's", "'s"],
-  [" 've", "'ve"],
-  [" 're", "'re"],
-];
-
-// Every replacement begins with a space and has only these characters.
-const OTHER_CHARACTER = /[^ .?!,'ntmsver]/u;
-
-/** Removes spaces before punctuation and before English contractions. */
-function cleanUp(text: string): string {
-  return REPLACEMENTS.reduce((cleaned, [from, to]) => cleaned.replaceAll(from, to), text);
-}
-
-/**
- * Returns the length of the longest prefix of `text` whose clean-up does not depend on the text after it.
- *
- * A replacement that spans a cut begins at a space before the cut. There is none when a character that no replacement
- * has lies between the last space and the cut, and replacements do not change that.
- */
-function cleanablePrefixLength(text: string): number {
-  const lastSpace = text.lastIndexOf(" ");
-  if (lastSpace === -1) return text.length;
-  if (OTHER_CHARACTER.test(text.slice(lastSpace + 1))) return text.length;
-  for (let end = text.length - 1; end >= 0; end--) {
-    // Cut behind the last character that no replacement has.
-    if (OTHER_CHARACTER.test(text.charAt(end))) return end + 1;
-  }
-  return 0;
-}
-
-/**
- * Turns the tokens of one generation into text as they arrive.
- *
- * A returned text never changes later, since bytes of an incomplete UTF-8 character are held back. The texts of all
- * pushes and of `flush` together are `tokenizer.decode` of all ids with the same options.
- */
-export class StreamingDecoder {
-  readonly #tokenizer: TokenReader;
-  readonly #skipsSpecialTokens: boolean;
-  readonly #utf8 = new TextDecoder("utf-8", { ignoreBOM: true });
-  #isAtStart = true;
-  #uncleaned = ""; // text that clean-up may still change
-
-  constructor(tokenizer: TokenReader, options: DecodeOptions = {}) {
-    this.#tokenizer = tokenizer;
-    this.#skipsSpecialTokens = options.skipSpecialTokens ?? false;
-  }
-
-  /** @returns the text that is final with this token, often empty */
-  push(id: number): string {
-    if (this.#skipsSpecialTokens && this.#tokenizer.isSpecial(id)) return "";
-    const text = this.#strip(this.#utf8.decode(this.#tokenizer.tokenBytes(id), { stream: true }));
-    if (!this.#tokenizer.cleansUpSpaces) return text;
-    this.#uncleaned += text;
-    const length = cleanablePrefixLength(this.#uncleaned);
-    const cleaned = cleanUp(this.#uncleaned.slice(0, length));
-    this.#uncleaned = this.#uncleaned.slice(length);
-    return cleaned;
-  }
-
-  /**
-   * Ends the generation; the decoder can then be used for another one.
-   * @returns the rest of the text, with U+FFFD for incomplete characters
-   */
-  flush(): string {
-    const text = this.#uncleaned + this.#strip(this.#utf8.decode());
-    this.#uncleaned = "";
-    this.#isAtStart = true;
-    return this.#tokenizer.cleansUpSpaces ? cleanUp(text) : text;
-  }
-
-  #strip(text: string): string {
-    if (!this.#isAtStart || text === "") return text;
-    this.#isAtStart = false;
-    return this.#tokenizer.stripsLeadingSpace && text.startsWith(" ") ? text.slice(1) : text;
-  }
 }
 
 // Long texts as sequences of tokens that a model can be measured on, or learn from.
@@ -443,50 +291,4 @@ export function cutSequences(
     for (let i = 0; i < own; i++) sequence[openingIds.length + i] = tokens[index * own + i] ?? 0;
     return sequence;
   });
-}
-
-// The text of one completion as its tokens arrive, up to a stop string.
-
-/** Text that a token made certain, and why the completion ends with the token, if it does. */
-export interface CompletionPiece {
-  /** Whole characters, without any part of a stop string. May be empty until more tokens decide. */
-  readonly text: string;
-  /** Present if the completion ends: a stop string was found, or the token ends it. */
-  readonly finishReason?: FinishReason;
-  /** Stop string that ended the completion. */
-  readonly stop?: string;
-}
-
-/**
- * Turns the tokens of one completion into pieces of text. Bytes of an incomplete character, and text that may be the
- * beginning of a stop string, are held back until more tokens decide. The pieces depend on the tokens alone.
- */
-export class CompletionText {
-  readonly #decoder: StreamingDecoder;
-  readonly #stops: StopMatcher;
-
-  /** @param stops - stop strings, or an automaton of them that completions share */
-  constructor(tokenizer: TokenReader, stops: readonly string[] | StopAutomaton) {
-    this.#decoder = new StreamingDecoder(tokenizer, { skipSpecialTokens: true });
-    this.#stops = new StopMatcher(stops);
-  }
-
-  /**
-   * Takes the next token. No token may follow one that ends the completion.
-   *
-   * @param ending - why the completion ends with this token, unless a stop string ends it: "stop" for an end token,
-   *   which is not part of the text even if it has a spelling; "length" if there is no room for more tokens
-   */
-  push(tokenId: number, ending?: FinishReason): CompletionPiece {
-    const isEnd = ending === "stop";
-    const { text, stopped } = this.#stops.push(isEnd ? this.#decoder.flush() : this.#decoder.push(tokenId));
-    if (stopped) return { text, finishReason: "stop", stop: stopped.stop };
-    if (ending === undefined) return { text };
-    // Text that was held back as the possible beginning of a stop string is certain now, up to a stop string in it.
-    const held = this.#stops.push(isEnd ? "" : this.#decoder.flush());
-    const last = held.stopped ? undefined : this.#stops.flush();
-    const stop = (held.stopped ?? last?.stopped)?.stop;
-    const rest = text + held.text + (last?.text ?? "");
-    return stop === undefined ? { text: rest, finishReason: ending } : { text: rest, finishReason: "stop", stop };
-  }
 }

@@ -38,14 +38,15 @@ export interface NamedToken {
  * Reads the vocabulary of a tokenizer.json.
  *
  * @param known - ids by spelling, in place of `model.vocab`
- * @throws {ReadMeError} `ERR_FILE_CORRUPT`, or `ERR_MODEL_UNSUPPORTED` for any model but BPE
+ * @throws {ReadMeError} `ERR_FILE_CORRUPT`, or `ERR_MODEL_UNSUPPORTED` for any model but BPE and WordPiece
  */
 export function readVocabulary(path: string, tokenizer: JsonObject, known?: ReadonlyMap<string, number>): Vocabulary {
   const model = expectObject(path, "`model`", tokenizer["model"]);
   // Files of early versions of the format give no type.
   const type = model["type"] ?? ("merges" in model ? "BPE" : undefined);
-  if (type !== "BPE") throw unsupported(path, `tokenizer model ${describeValue(type)} is not supported; "BPE" is`);
-  for (const name of ["continuing_subword_prefix", "end_of_word_suffix"]) {
+  if (type !== "BPE" && type !== "WordPiece")
+    throw unsupported(path, `tokenizer model ${describeValue(type)} is not supported; "BPE" and "WordPiece" are`);
+  for (const name of type === "BPE" ? ["continuing_subword_prefix", "end_of_word_suffix"] : []) {
     if (model[name]) throw unsupported(path, `\`model.${name}\` ${describeValue(model[name])} is not supported`);
   }
   const texts: (string | undefined)[] = [];
@@ -59,7 +60,7 @@ export function readVocabulary(path: string, tokenizer: JsonObject, known?: Read
     texts[id] = text;
     ids.set(text, id);
   }
-  const merges = readMerges(path, model["merges"], ids);
+  const merges = type === "BPE" ? readMerges(path, model["merges"], ids) : [];
   const added = readAddedTokens(path, tokenizer["added_tokens"]);
   for (const { id, content } of added) {
     texts[id] = content;

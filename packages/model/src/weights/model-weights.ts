@@ -25,6 +25,14 @@ export interface AttentionRefs {
   readonly keyNorm: TensorRef | undefined;
 }
 
+/** FFN without a gate: `down(activation(up(x)))`. */
+type PlainFeedForwardRefs = Pick<FeedForwardRefs, "up" | "down">;
+
+/** Scales of a norm and, of a layer norm, perhaps its biases. */
+export interface NormRef extends TensorRef {
+  readonly bias?: TensorRef | undefined;
+}
+
 /** The tensors of a layer's mixture, whose router chooses some experts for each token. */
 export interface MixtureRefs {
   readonly router: TensorRef; // [numExperts, hiddenSize], without bias
@@ -34,29 +42,51 @@ export interface MixtureRefs {
 
 /** The tensors of a layer. Norms are `[hiddenSize]`; those that the family does not have are `undefined`. */
 export interface LayerRefs {
-  readonly attentionNorm: TensorRef | undefined;
+  readonly attentionNorm: NormRef | undefined;
   readonly attention: AttentionRefs;
-  readonly attentionOutputNorm: TensorRef | undefined;
-  readonly ffnNorm: TensorRef | undefined;
+  readonly attentionOutputNorm: NormRef | undefined;
+  readonly ffnNorm: NormRef | undefined;
   /** FFN rows that every token uses; `undefined` if there are none. */
   readonly shared: FeedForwardRefs | undefined;
   /** One per expert of `ExpertLayout`; none in layers with `mixture`. */
   readonly experts: readonly FeedForwardRefs[];
   /** The whole FFN of a layer whose experts are chosen in the layer; `undefined` in other layers. */
   readonly mixture?: MixtureRefs | undefined;
-  readonly ffnOutputNorm: TensorRef | undefined;
+  /** The whole FFN of an encoder's layer without a gate; `undefined` in other layers. */
+  readonly plain?: PlainFeedForwardRefs | undefined;
+  readonly ffnOutputNorm: NormRef | undefined;
+}
+
+/** The tensors that encoders have besides. */
+export interface EncoderRefs {
+  /** `[positions, hiddenSize]`, from position 0 on. */
+  readonly positions: TensorRef | undefined;
+  readonly segments: TensorRef | undefined; // [numSegments, hiddenSize]
+  readonly distances: TensorRef | undefined; // [numDistanceBuckets, numHeads]
+  readonly embeddingNorm: NormRef;
+  /** Layers from a state to logits, of models that give scores; else none. */
+  readonly classifier: readonly ClassifierRefs[];
+}
+
+/** `norm(activation(x · weightᵀ + bias))` of a classifier; an absent part changes nothing. */
+export interface ClassifierRefs extends LinearRefs {
+  readonly activation: "tanh" | "relu" | "gelu" | undefined;
+  readonly norm: NormRef | undefined;
 }
 
 /** Location of every weight of a model, whatever files it came in. */
 export interface ModelWeights {
   readonly embedding: TensorRef; // [vocabSize, hiddenSize]
   readonly layers: readonly LayerRefs[];
-  readonly finalNorm: TensorRef; // [hiddenSize]
+  /** `[hiddenSize]`; of an encoder with norms behind its sums, that of the last layer. */
+  readonly finalNorm: NormRef;
   /**
    * `[vocabSize, hiddenSize]`; the embedding itself if the two are tied. Of a model that gives scores, the rows of
    * these, `[1 or 2, hiddenSize]`; of one that gives embeddings, nothing reads it.
    */
   readonly head: TensorRef;
+  /** @default a decoder's weights */
+  readonly encoder?: EncoderRefs | undefined;
 }
 
 /**

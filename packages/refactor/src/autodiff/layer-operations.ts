@@ -1,6 +1,6 @@
 // A decoder's layer on a tape: the operations of `decoder` in `graphs`, with gradients.
 
-import { type Activation, type LayerConfig, type ModelConfig, ropeTables, type RopeConfig } from "@readme-moe/model";
+import { decoderActivation, type LayerConfig, type ModelConfig, ropeTables, type RopeConfig } from "@readme-moe/model";
 import type * as decoder from "../graphs/decoder-layer.ts";
 import type { GraphBuilder, Value } from "../graphs/graph-builder.ts";
 import * as operators from "../graphs/operators.ts";
@@ -54,7 +54,7 @@ export interface AttentionSetting {
 }
 
 /** Functions of an FFN's gate and its other input. */
-const GATES: Readonly<Record<Activation, typeof swiglu>> = { silu: swiglu, "gelu-tanh": geglu };
+const GATES = { silu: swiglu, "gelu-tanh": geglu } as const;
 
 /** The rotary tables of each tape by set of angles: its layers share them. */
 const tablesOf = new WeakMap<Tape, Map<number, RotaryTables>>();
@@ -109,7 +109,7 @@ export class TapeOperations implements decoder.LayerOperations<Tensor> {
   }
 
   gate(gate: Tensor, up: Tensor): Tensor {
-    return GATES[this.#config.activation](this.#tape, gate, up);
+    return GATES[decoderActivation(this.#config)](this.#tape, gate, up);
   }
 
   add(a: Tensor, b: Tensor): Tensor {

@@ -16,6 +16,7 @@ import {
   writeFileAtomically,
   writeFolderAtomically,
   type Activation,
+  decoderActivation,
   type LayerRefs,
   type ModelConfig,
   layerConfig,
@@ -251,7 +252,7 @@ interface ExportHalf {
 }
 
 /** `activation(gate) · up` by activation. */
-const GATES: Readonly<Record<Activation, (g: GraphBuilder, gate: Value, up: Value) => Value>> = {
+const GATES: Readonly<Record<Exclude<Activation, "gelu">, (g: GraphBuilder, gate: Value, up: Value) => Value>> = {
   silu: (g, gate, up) => Mul(g, Mul(g, gate, Sigmoid(g, gate)), up),
   "gelu-tanh": (g, gate, up) => Mul(g, geluTanh(g, gate), up),
 };
@@ -287,7 +288,7 @@ function exportOperations(
       return Reshape(g, normed, [0, 0, -1]);
     },
     attend: (queries, keys, values) => attend({ queries, keys, values }),
-    gate: (gate, up) => GATES[config.activation](g, gate, up),
+    gate: (gate, up) => GATES[decoderActivation(config)](g, gate, up),
     add: (a, b) => Add(g, a, b),
     scale: (x, factor) => Mul(g, x, g.float(factor)),
   };

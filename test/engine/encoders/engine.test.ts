@@ -1,0 +1,169 @@
+// Encoders in an engine: equal bits in every batch, texts that are cut, pairs with segments, and real weights.
+
+import { join } from "node:path";
+import { embeddingOf, relevanceOf } from "@readme-moe/core";
+import type { KvSlot } from "@readme-moe/kernel";
+import { openModel } from "@readme-moe/model";
+import { expect, test } from "vitest";
+import { Classifier } from "../../../packages/engine/src/classifier.ts";
+import { loadFolderText, loadTokenizer } from "../../../packages/model/src/text/load-text.ts";
+import { realEncoder } from "../../../tools/models/real-models.ts";
+import { WORDS, writeEmbedder, writeEncoder } from "../../support/encoder-models.ts";
+import { fixture, golden } from "../../support/fixtures.ts";
+import { writeEncoderGguf } from "../../support/gguf/convert-encoder.ts";
+import { kvFor } from "../../support/greedy.ts";
+import { cosine, openPooling } from "../../support/pooling-models.ts";
+import { seededRandom } from "../../support/random.ts";
+import { largestDifference, runningModel } from "../../support/running-model.ts";
+import { persistentFolder } from "../../support/temporary-folder.ts";
+
+/** Makes a text of known words. */
+function randomText(random: () => number, numWords: number): string {
+  return Array.from({ length: numWords }, () => WORDS[Math.floor(random() * WORDS.length)]).join(" ");
+}
+
+/** Runs one text without an engine. @returns the mean of its states, or the first one */
+async function stateOf(folder: string, tokenIds: ArrayLike<number>, isAveraged: boolean): Promise<Float32Array> {
+  await using running = await runningModel(folder);
+  const kv = kvFor(running.runner, tokenIds.length);
+  const slot = kv.admit(tokenIds.length) as KvSlot;
+  const logitsOf = isAveraged ? Array.from({ length: tokenIds.length }, (_, row) => row) : [0];
+  const experts = new Uint16Array(tokenIds.length);
+  const [result] = await running.runner.forward(kv, [
+    { slot, tokenIds, experts, logitsOf, wantsFullLogits: true, isAveraged },
+  ]);
+  return result!.fullLogits.slice();
+}
+
+test("embeddings are means of states, with the same bits alone and among others, in any order", async () => {
+  const random = seededRandom(5);
+  const inputs = Array.from({ length: 60 }, () => randomText(random, Math.floor(random() ** 2 * 140)));
+  const folder = await writeEmbedder("bert");
+  const engine = await openPooling(folder, { threads: 2 });
+  try {
+    expect(engine.info).toMatchObject({ task: "embed", contextTokens: 160, embedding: { dimensions: 64 } });
+    const { embeddings } = await engine.embed({ inputs });
+    const model = await openModel(folder);
+    const { tokenizer } = await model.loadText();
+    await model.close();
+    for (const [index, input] of inputs.entries()) {
+      const ids = tokenizer.encode(input, { maxTokens: 160, cuts: true });
+      expect(embeddings[index]).toEqual(embeddingOf(await stateOf(folder, ids, true), true));
+    }
+    const order = Array.from(inputs.keys()).toSorted((a, b) => ((a * 37) % 60) - ((b * 37) % 60));
+    const clients = order.map((index) => engine.embed({ inputs: [inputs[index]!, "dog"], client: `${index % 7}` }));
+    for (const [place, result] of (await Promise.all(clients)).entries()) {
+      expect(result.embeddings[0]).toEqual(embeddings[order[place]!]);
+    }
+    await expect.poll(() => engine.stats()).toMatchObject({ numRunning: 0, numWaiting: 0, kvUsedTokens: 0 });
+  } finally {
+    await engine.dispose();
+  }
+});
+
+test("texts are cut where their model's files say, and ids are not", async () => {
+  const engine = await openPooling(await writeEmbedder("xlm-roberta", 16));
+  try {
+    const long = "dog ".repeat(5000);
+    const [cut, first] = (await engine.embed({ inputs: [long, "dog ".repeat(14)] })).embeddings;
+    expect(cut).toEqual(first);
+    const { usage } = await engine.embed({ inputs: [long] });
+    expect(usage.promptTokens).toBe(16);
+    const tooLong = engine.embed({ inputs: [new Int32Array(engine.info.contextTokens + 1).fill(7)] });
+    await expect(tooLong).rejects.toMatchObject({ code: "ERR_CONTEXT_LENGTH" });
+  } finally {
+    await engine.dispose();
+  }
+});
+
+test.for(["bert-rank", "xlm-roberta-rank"])("%s ranks pairs with their segments, the longer text cut", async (name) => {
+  const folder = await writeEncoder(name);
+  const engine = await openPooling(folder);
+  try {
+    expect(engine.info).toMatchObject({ task: "rerank", hasChatTemplate: false });
+    const documents = ["green house", "", "paper. walking dogs", "[SEP] dog", "runs ".repeat(300)];
+    const { scores } = await engine.rerank({ query: "dog house", documents });
+    const model = await openModel(folder);
+    const { tokenizer } = await model.loadText();
+    const { vocabSize, contextTokens, encoder, rmsNormEpsilon } = model.config;
+    const classifier = await Classifier.open(model.weights.encoder!.classifier, rmsNormEpsilon);
+    await model.close();
+    for (const [index, document] of documents.entries()) {
+      const [query, rest] = ["dog house", document].map((text) => tokenizer.encode(text, { addSpecialTokens: false }));
+      // A control token in a text is text.
+      const plain = index === 3 ? tokenizer.encode("[ sep ] dog", { addSpecialTokens: false }) : rest!;
+      const body = plain.subarray(0, contextTokens - query!.length - 3);
+      const segment = encoder!.numSegments > 1 ? vocabSize : 0;
+      const ids = [2, ...query!, 3, ...[...body, 3].map((id) => id + segment)];
+      expect(scores[index]).toBe(relevanceOf(classifier.logitsOf(await stateOf(folder, ids, false))));
+    }
+    const instructed = engine.rerank({ query: "dog", documents, instruction: "Find dogs" });
+    await expect(instructed).rejects.toThrow(/Expected no `instruction`/);
+  } finally {
+    await engine.dispose();
+  }
+});
+
+test.for([
+  ["bert", 1],
+  ["nomic-bert", 2],
+  ["modernbert", 1],
+] as const)("%s has the same vectors from a GGUF file, and nearly so in its blocks", async ([name, pooling]) => {
+  const inputs = ["Dogs, walking!", "green paper house", ""];
+  const folder = await writeEncoder(name, { "1_Pooling/config.json": { pooling_mode_cls_token: pooling === 2 } });
+  const open = async (type: "F32" | "Q8_0", precision: "fp32" | "file") => {
+    const path = join(await persistentFolder(), `${name}.gguf`);
+    await writeEncoderGguf(folder, path, type, pooling);
+    return openPooling(path, { precision });
+  };
+  const engines = [await open("F32", "fp32"), await open("Q8_0", "file")];
+  try {
+    const [plain, blocks] = await Promise.all(engines.map((engine) => engine.embed({ inputs })));
+    for (const [index, vector] of plain!.embeddings.entries()) {
+      const { tokenizer } = await loadFolderText(folder);
+      const state = await stateOf(folder, tokenizer.encode(inputs[index]!), pooling === 1);
+      expect(vector).toEqual(embeddingOf(state, true));
+      expect(cosine(blocks!.embeddings[index]!, vector)).toBeGreaterThan(0.99);
+    }
+  } finally {
+    for (const engine of engines) await engine.dispose();
+  }
+});
+
+interface MiniLm {
+  readonly cases: readonly { readonly text: string; readonly ids: readonly number[]; readonly vector: number[] }[];
+}
+
+const MINILM_TOKENS = 256;
+
+test("MiniLM's token ids are those of its tokenizer, also of long, empty and foreign texts", async () => {
+  const tokenizer = await loadTokenizer(fixture("minilm"));
+  for (const { text, ids } of (golden("minilm") as MiniLm).cases) {
+    const encoded = tokenizer.encode(text, { maxTokens: MINILM_TOKENS, cuts: true });
+    expect(Array.from(encoded), text.slice(0, 80)).toEqual(ids);
+  }
+  const ids = tokenizer.encode("Walking, a dog's unbelievable!", { addSpecialTokens: false });
+  expect(tokenizer.decode(ids)).toBe("walking, a dog's unbelievable!");
+});
+
+const minilm = realEncoder();
+
+test.skipIf(minilm === undefined)("MiniLM's vectors are those of PyTorch", async () => {
+  const { cases } = golden("minilm") as MiniLm;
+  const inputs = cases.map(({ text }) => text);
+  for (const [precision, distance] of [
+    ["fp32", 1e-5],
+    ["int8", 2e-3],
+  ] as const) {
+    const engine = await openPooling(minilm!, { precision, threads: 2 });
+    try {
+      const { embeddings } = await engine.embed({ inputs });
+      for (const [index, { vector }] of cases.entries()) {
+        expect(1 - cosine(embeddings[index]!, vector), `${precision}: ${inputs[index]}`).toBeLessThan(distance);
+        if (precision === "fp32") expect(largestDifference(embeddings[index]!, vector)).toBeLessThan(1e-4);
+      }
+    } finally {
+      await engine.dispose();
+    }
+  }
+});
