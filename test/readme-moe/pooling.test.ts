@@ -1,6 +1,8 @@
 // `embed` and `rerank` on the command line: the numbers of the engine, from arguments and from standard input.
 
 import { beforeAll, expect, test } from "vitest";
+import { writeEmbedder, writeEncoder } from "../support/encoder-models.ts";
+import { golden } from "../support/fixtures.ts";
 import { EMBEDDING_MODEL, poolingGolden, writeReranker } from "../support/pooling-models.ts";
 import { runCli } from "../support/run-cli.ts";
 import { largestDifference } from "../support/running-model.ts";
@@ -19,9 +21,9 @@ beforeAll(async () => {
 test("embed prints embeddings of arguments, or of lines of standard input", async () => {
   const { code, stdout } = await runCli(["embed", EMBEDDING_MODEL, ...inputs, "--json", ...cache]);
   expect(code).toBe(0);
-  const { embeddings, usage } = JSON.parse(stdout) as { embeddings: number[][]; usage: object };
+  const { vectors, usage } = JSON.parse(stdout) as { vectors: number[][]; usage: object };
   for (const [index, { embedding }] of texts.entries()) {
-    expect(largestDifference(embeddings[index] ?? [], embedding)).toBeLessThan(1e-5);
+    expect(largestDifference(vectors[index] ?? [], embedding)).toBeLessThan(1e-5);
   }
   const tokens = texts.reduce((sum, { input_ids: ids }) => sum + ids.length, 0);
   expect(usage).toEqual({ prompt_tokens: tokens, total_tokens: tokens });
@@ -49,6 +51,38 @@ test("rerank prints scores and documents, the most relevant first", async () => 
   const plain = await runCli([...asked, ...documents]);
   const lines = order.map((index) => `${scores[index]!.toFixed(4)}  ${documents[index]}`);
   expect(plain.stdout.trim().split("\n")).toEqual(lines);
+});
+
+test("encoders are commands' models: texts and documents as options, states and scores of token ids", async () => {
+  const encoder = await writeEmbedder("roberta");
+  const embedded = await runCli(["embed", encoder, "--text", "green house", "--text", "dog", "--json", ...cache]);
+  const { vectors } = JSON.parse(embedded.stdout) as { vectors: readonly (readonly number[])[] };
+  const { stdout } = await runCli(["embed", encoder, "green house", ...cache]);
+  expect(vectors).toHaveLength(2);
+  expect(vectors[0]).toEqual(JSON.parse(stdout));
+  const ranker = await writeEncoder("bert-rank");
+  const documents = ["--document", "green house", "--document", "dog"];
+  const ranked = await runCli(["rank", ranker, "--query", "dog", ...documents, "--json", ...cache]);
+  const { scores, results } = JSON.parse(ranked.stdout) as {
+    scores: readonly number[];
+    results: readonly { readonly index: number; readonly relevance_score: number }[];
+  };
+  for (const { index, relevance_score: score } of results) expect(score).toBe(scores[index]);
+  for (const [name, folder] of [
+    ["roberta", encoder],
+    ["bert-rank", ranker],
+  ] as const) {
+    const { cases } = golden(`encoders/${name}`) as {
+      readonly cases: readonly ({ readonly input_ids: readonly number[] } & Record<string, readonly number[]>)[];
+    };
+    const { input_ids: ids, ...expected } = cases.at(-1)!;
+    const inspected = await runCli(["inspect", folder, "--ids", ids.join(), "--json", ...cache]);
+    const { states, scores: logits } = JSON.parse(inspected.stdout) as Record<string, Record<string, number[]>>;
+    for (const [part, values] of Object.entries(expected)) {
+      const found = part === "scores" ? (logits as unknown as readonly number[]) : states?.[part];
+      expect(largestDifference(found ?? [], values)).toBeLessThan(1e-4);
+    }
+  }
 });
 
 test.each([

@@ -21,6 +21,7 @@ export {
   weightSizes,
   type WeightSizes,
 } from "./memory-sizes.ts";
+export { Classifier } from "./classifier.ts";
 export type { FunctionModule } from "./function-module.ts";
 export type { KeepPromptOptions, KeptPrompt } from "./host/kept-prompts.ts";
 export type { OpenOptions } from "./host/model-files.ts";

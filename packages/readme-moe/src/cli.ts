@@ -42,7 +42,9 @@ export async function runCli(args: readonly string[]): Promise<number> {
     throw error;
   });
   try {
-    const isOwn = commandLine(interrupt.signal).commands.some((one) => one.name() === args[0]);
+    const isOwn = commandLine(interrupt.signal).commands.some((one) =>
+      [one.name(), one.alias()].includes(args[0] ?? ""),
+    );
     // Loading the lab takes longer than many a command.
     const lab = isOwn ? undefined : await openLab();
     await commandLine(interrupt.signal, lab).parseAsync(args, { from: "user" });

@@ -90,6 +90,8 @@ export interface RunningModel {
 }
 
 interface RunningFlags {
+  /** Whether encoders are run, too; other models that do not generate are refused. @default false */
+  readonly takesEncoders?: boolean;
   readonly expert?: string;
   readonly perExpert?: boolean;
   readonly lora?: readonly LoraArgument[];
@@ -109,7 +111,7 @@ export async function withRunningModel<Result>(
   const onCacheFailure = (reason: string): void => void (cacheFailure ??= reason);
   const loras = await loraFolders(flags.lora, signal);
   const open = async (model: Model): Promise<Result> => {
-    if (model.config.pooling) {
+    if (model.config.pooling && !(flags.takesEncoders && model.config.encoder)) {
       const message = `${model.path}: is ${describeMixture(model)}, and this needs one that generates`;
       throw new ReadMeError("ERR_MODEL_UNSUPPORTED", message);
     }

@@ -1,5 +1,5 @@
 import { integerOption, ReadMeError } from "@readme-moe/core";
-import { kernelInfo, kernelThreads } from "@readme-moe/engine";
+import { Classifier, kernelInfo, kernelThreads } from "@readme-moe/engine";
 import { precisionOf, wholeBlocks } from "@readme-moe/kernel";
 import {
   type ChatTemplate,
@@ -7,6 +7,7 @@ import {
   gatherExperts,
   type Model,
   modelName,
+  poolingMode,
   type RouterConfig,
 } from "@readme-moe/model";
 import { KernelRouter } from "@readme-moe/router";
@@ -49,7 +50,8 @@ export function inspectCommand(signal: AbortSignal): Command {
     .summary("show what a model is, and what it computes")
     .description(
       "Shows a model's name, chat template with the form of its tool calls, marks to fill gaps in code, config, sizes and " +
-        "experts, low-rank ones included. With --ids, also the logits of the last position, and the router's logits and the expert of every position.",
+        "experts, low-rank ones included. With --ids, also the logits of the last position, and the router's logits and the expert of every position; " +
+        "of an encoder the states of the first and the last position and their mean, or the scores.",
     )
     .argument("<model>", MODEL_ARGUMENT)
     .option("--template", "print the whole chat template, and nothing else unless --json is given", false)
@@ -68,7 +70,7 @@ async function runInspect(path: string, flags: InspectFlags, signal: AbortSignal
   };
   if (flags.template && !flags.json) return withModelFiles(path, signal, printTemplate, flags);
   if (ids === undefined) return print(await withModelFiles(path, signal, described, flags), flags.json);
-  await withRunningModel(path, flags, signal, async (running) => {
+  await withRunningModel(path, { ...flags, takesEncoders: true }, signal, async (running) => {
     const { parts, loraSet } = await described(running.model);
     print({ parts: { ...parts, ...(await computed(running, ids)) }, loraSet }, flags.json);
   });
@@ -119,8 +121,11 @@ async function computed({ runner, router }: RunningModel, ids: readonly number[]
   try {
     const slot = kv.admit(ids.length);
     if (!slot) throw new RangeError(`Expected \`--ids\` to fit into the model's context, got ${ids.length} ids`);
-    const sequence = { slot, tokenIds: ids, experts, logitsOf: [ids.length - 1], wantsFullLogits: true };
+    const isEncoder = runner.model.config.encoder !== undefined;
+    const logitsOf = isEncoder ? Array.from(ids.keys()) : [ids.length - 1];
+    const sequence = { slot, tokenIds: ids, experts, logitsOf, wantsFullLogits: true };
     const [result] = await runner.forward(kv, [sequence]);
+    if (isEncoder) return encoded(runner.model, result?.fullLogits ?? new Float32Array());
     const logits = route?.logits ?? new Float32Array();
     return {
       logits: Array.from(result?.fullLogits ?? []),
@@ -130,6 +135,22 @@ async function computed({ runner, router }: RunningModel, ids: readonly number[]
   } finally {
     kv.dispose();
   }
+}
+
+/** Describes what an encoder gives: the states of the first and the last token and their mean, or logits. */
+async function encoded({ config, weights }: Model, states: Float32Array): Promise<object> {
+  const all = rows(states, config.hiddenSize);
+  const { classifier = [] } = weights.encoder ?? {};
+  if (config.pooling?.kind === "score") {
+    const layers = await Classifier.open(classifier, config.rmsNormEpsilon);
+    const mean = poolingMode(config.pooling) === "mean";
+    return { scores: Array.from(layers.logitsOf(Float32Array.from(mean ? meanOf(all) : (all[0] ?? [])))) };
+  }
+  return { states: { first: all[0] ?? [], mean: meanOf(all), last: all.at(-1) ?? [] } };
+}
+
+function meanOf(all: readonly (readonly number[])[]): readonly number[] {
+  return (all[0] ?? []).map((_, column) => all.reduce((sum, row) => sum + (row[column] ?? 0), 0) / all.length);
 }
 
 function describe(model: Model, { precision, threads }: InspectFlags): Readonly<Record<string, unknown>> {

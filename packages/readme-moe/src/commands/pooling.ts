@@ -20,11 +20,13 @@ interface PoolingFlags extends EngineFlags {
 }
 
 interface EmbedFlags extends PoolingFlags {
+  readonly text?: readonly string[];
   readonly dimensions?: number;
   readonly promptName?: string;
 }
 
 interface RerankFlags extends PoolingFlags {
+  readonly document?: readonly string[];
   readonly query: string;
   readonly topN?: number;
 }
@@ -38,6 +40,7 @@ export function embedCommand(signal: AbortSignal): Command {
     )
     .argument("<model>", MODEL_ARGUMENT)
     .argument("[texts...]", "texts (default: the lines of standard input that are not blank)")
+    .option("--text <text>", "a further text; may be repeated", gathered)
     .option("--dimensions <n>", "keep the first n numbers, as an embedding of length 1 (default: all)", wholeNumber(1))
     .option("--instruction <text>", "task of a query, in one sentence, put before each text (default: none)")
     .option(
@@ -46,13 +49,14 @@ export function embedCommand(signal: AbortSignal): Command {
     );
   addPoolingOptions(command);
   return command.action(async (path: string, given: readonly string[], flags: EmbedFlags) => {
-    const inputs = await textsOrLines("texts", given, signal);
+    const inputs = await textsOrLines("texts", [...given, ...(flags.text ?? [])], signal);
     await withEngine(path, flags, signal, (engine) => runEmbed(engine, inputs, flags, signal));
   });
 }
 
 export function rerankCommand(signal: AbortSignal): Command {
   const command = new Command("rerank")
+    .alias("rank")
     .summary("rank documents by their relevance for a query")
     .description(
       "Scores documents, with a model that was made for it. Documents are arguments, or lines of standard input. Prints " +
@@ -61,14 +65,19 @@ export function rerankCommand(signal: AbortSignal): Command {
     .argument("<model>", MODEL_ARGUMENT)
     .argument("[documents...]", "texts (default: the lines of standard input that are not blank)")
     .option("--query <text>", "what the documents are searched for (required)")
+    .option("--document <text>", "a further document; may be repeated", gathered)
     .option("--instruction <text>", "what makes a document relevant (default: what the model was trained on)")
     .option("--top-n <n>", "documents to print (default: all)", wholeNumber(1));
   addPoolingOptions(command);
   return command.action(async (path: string, given: readonly string[], flags: RerankFlags) => {
     requireOption(command, "query");
-    const documents = await textsOrLines("documents", given, signal);
+    const documents = await textsOrLines("documents", [...given, ...(flags.document ?? [])], signal);
     await withEngine(path, flags, signal, (engine) => runRerank(engine, documents, flags, signal));
   });
+}
+
+function gathered(text: string, earlier: readonly string[] = []): readonly string[] {
+  return [...earlier, text];
 }
 
 function addPoolingOptions(command: Command): void {
@@ -82,9 +91,9 @@ async function runEmbed(
   signal: AbortSignal,
 ): Promise<void> {
   const result = await engine.embed({ inputs, dimensions, instruction, promptName, signal });
-  const embeddings = result.embeddings.map((values) => Array.from(values));
-  if (json) console.log(JSON.stringify({ embeddings, usage: usageJson(result.usage) }));
-  else for (const values of embeddings) console.log(JSON.stringify(values));
+  const vectors = result.embeddings.map((values) => Array.from(values));
+  if (json) console.log(JSON.stringify({ vectors, embeddings: vectors, usage: usageJson(result.usage) }));
+  else for (const values of vectors) console.log(JSON.stringify(values));
 }
 
 async function runRerank(
@@ -99,7 +108,7 @@ async function runRerank(
     relevance_score: score,
     document: { text: documents[index] ?? "" },
   }));
-  if (json) console.log(JSON.stringify({ results, usage: usageJson(usage) }));
+  if (json) console.log(JSON.stringify({ scores, results, usage: usageJson(usage) }));
   else for (const one of results) console.log(`${one.relevance_score.toFixed(4)}  ${one.document.text}`);
 }
 
