@@ -247,7 +247,7 @@ describe("wrong GGUF metadata", () => {
   });
 
   it.each([
-    ["model", "t5"],
+    ["model", "rwkv"],
     ["model", undefined],
     ["pre", "gpt-5"],
     ["pre", "__proto__"],

@@ -111,6 +111,13 @@ describe("a wrong model folder", () => {
     ["an unknown token that is unknown", { model: bpeModel(["a"], [], { unk_token: "?" }) }, "unk_token"],
     ["an added token without text", { added_tokens: [{ id: 5 }] }, "added token"],
     ["added tokens that are no list", { added_tokens: {} }, "added_tokens"],
+    [
+      "a table of characters that is none",
+      { normalizer: { type: "Precompiled", precompiled_charsmap: "AAA=" } },
+      "charsmap",
+    ],
+    ["pieces without scores", { model: { type: "Unigram", vocab: [["a", 0], ["b"]] } }, "entry 1"],
+    ["an unknown piece that is none", { model: { type: "Unigram", vocab: [["a", 0]], unk_id: 1 } }, "unk_id"],
     ["a sequence without steps", { pre_tokenizer: { type: "Sequence" } }, "pretokenizers"],
     ["a split without a pattern", { pre_tokenizer: { type: "Split", behavior: "Isolated" } }, "pattern"],
     [
@@ -125,9 +132,10 @@ describe("a wrong model folder", () => {
   });
 
   it.each([
-    ["Unigram", { model: { type: "Unigram", vocab: [["a", 0]] } }],
+    ["WordLevel", { model: { type: "WordLevel", vocab: { a: 0 } } }],
+    ["byte_fallback", { model: { type: "Unigram", vocab: [["a", 0]], byte_fallback: true } }],
     ["continuing_subword_prefix", { model: bpeModel(["a"], [], { continuing_subword_prefix: "##" }) }],
-    ["Precompiled", { normalizer: { type: "Sequence", normalizers: [{ type: "NFC" }, { type: "Precompiled" }] } }],
+    ["Nmt", { normalizer: { type: "Sequence", normalizers: [{ type: "NFC" }, { type: "Nmt" }] } }],
     ["Whitespace", { pre_tokenizer: { type: "Whitespace" } }],
     ["MergedWithNext", { pre_tokenizer: { type: "Split", pattern: { String: "x" }, behavior: "MergedWithNext" } }],
     ["CTC", { decoder: { type: "CTC" } }],

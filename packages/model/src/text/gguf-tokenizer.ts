@@ -35,8 +35,8 @@ const ROLES: readonly (readonly [role: string, ...keys: string[]])[] = [
 ];
 
 /**
- * Makes the tokenizer in a GGUF file's metadata: byte-level BPE (`gpt2`), SentencePiece BPE (`llama`) or WordPiece
- * (`bert`).
+ * Makes the tokenizer in a GGUF file's metadata: byte-level BPE (`gpt2`), SentencePiece's BPE (`llama`) or its unigram
+ * model (`t5`), or WordPiece (`bert`).
  * @param path - path that messages name
  * @throws {ReadMeError} `ERR_FILE_CORRUPT` naming the key; `ERR_MODEL_UNSUPPORTED` naming the kind of tokenizer or of
  *   pre-tokenizer that this project does not have
@@ -48,10 +48,10 @@ export function ggufTokenizer(metadata: GgufMetadata, path: string): Tokenizer {
 /** Makes the source of that tokenizer. @throws as `ggufTokenizer` */
 export function ggufTokenizerSource(metadata: GgufMetadata, path: string): TokenizerSource {
   const model = metadata.get("tokenizer.ggml.model");
-  if (model !== "gpt2" && model !== "llama" && model !== "bert") {
+  if (typeof model !== "string" || !KINDS.includes(model)) {
     const value = describeValue(model);
     throw model === undefined || typeof model === "string"
-      ? unsupported(path, `metadata \`tokenizer.ggml.model\` ${value} is not supported; "gpt2", "llama" and "bert" are`)
+      ? unsupported(path, `metadata \`tokenizer.ggml.model\` ${value} is not supported; known are ${KINDS.join(", ")}`)
       : corrupt(path, `metadata \`tokenizer.ggml.model\`: expected a string, got ${value}`);
   }
   const vocabulary = new GgufVocabulary(metadata, path);
@@ -62,9 +62,13 @@ export function ggufTokenizerSource(metadata: GgufMetadata, path: string): Token
     }),
   );
   if (model === "bert") return { path, tokenizer: wordPiece(vocabulary), config };
+  if (model === "t5") return { path, tokenizer: unigram(vocabulary, metadata), config };
   if (model === "llama") return { path, tokenizer: sentencePieceBpe(vocabulary, config), config };
   return { path, tokenizer: byteLevelBpe(vocabulary, config), config, ids: vocabulary.ids };
 }
+
+/** Values of `tokenizer.ggml.model`. */
+const KINDS: readonly string[] = ["gpt2", "llama", "bert", "t5"];
 
 type Roles = Readonly<Record<string, string | undefined>>;
 
@@ -162,6 +166,42 @@ function wordPiece(vocabulary: GgufVocabulary): JsonObject {
       unk_token: vocabulary.tokenOf("tokenizer.ggml.unknown_token_id") ?? "[UNK]",
       continuing_subword_prefix: "##",
       vocab: Object.fromEntries(spelled.map((token, id) => [token, id])),
+    },
+  };
+}
+
+/** Follows the tokenizer.json of XLM-RoBERTa. */
+function unigram(vocabulary: GgufVocabulary, metadata: GgufMetadata): JsonObject {
+  const { tokens, path } = vocabulary;
+  const scores = vocabulary.numbers("tokenizer.ggml.scores");
+  if (scores === undefined) throw corrupt(path, "metadata `tokenizer.ggml.scores` is missing");
+  const table = metadata.get("tokenizer.ggml.precompiled_charsmap");
+  const bytes = table instanceof Uint8Array || table instanceof Int8Array ? table : undefined;
+  const precompiled = { type: "Precompiled", precompiled_charsmap: Buffer.from(bytes ?? []).toString("base64") };
+  const joins = vocabulary.boolean("tokenizer.ggml.remove_extra_whitespaces", false);
+  const spaces = { type: "Replace", pattern: { Regex: " {2,}" }, content: " " };
+  const metaspace = { type: "Metaspace", replacement: "▁", prepend_scheme: "always" };
+  const special = (role: "bos" | "eos"): readonly JsonObject[] => {
+    const id = vocabulary.tokenOf(`tokenizer.ggml.${role}_token_id`);
+    const isAdded = vocabulary.boolean(`tokenizer.ggml.add_${role}_token`, true);
+    return id === undefined || !isAdded ? [] : [{ SpecialToken: { id, type_id: 0 } }];
+  };
+  const [first, last] = [special("bos"), special("eos")];
+  const [text, second] = ["A", "B"].map((id) => ({ Sequence: { id, type_id: 0 } }));
+  return {
+    added_tokens: addedTokens(vocabulary),
+    normalizer: { type: "Sequence", normalizers: [...(bytes ? [precompiled] : []), ...(joins ? [spaces] : [])] },
+    pre_tokenizer: { type: "Sequence", pretokenizers: [{ type: "WhitespaceSplit" }, metaspace] },
+    post_processor: {
+      type: "TemplateProcessing",
+      single: [...first, text, ...last],
+      pair: [...first, text, ...last, ...last, second, ...last],
+    },
+    decoder: metaspace,
+    model: {
+      type: "Unigram",
+      vocab: tokens.map((token, id) => [token, scores[id] ?? 0]),
+      unk_id: tokens.indexOf(vocabulary.tokenOf("tokenizer.ggml.unknown_token_id") ?? "<unk>"),
     },
   };
 }

@@ -19,7 +19,8 @@ import {
   toByteAlphabet,
 } from "./pre-tokenizer.ts";
 import type { Vocabulary } from "./vocabulary.ts";
-import { bertNormalizer, bertPreTokenizer } from "./word-piece.ts";
+import { precompiledStep } from "./unigram.ts";
+import { bertNormalizer, bertPreTokenizer, lowercaseStep } from "./word-piece.ts";
 
 /** Token ids that a post-processor writes before the text, after it, and between two occurrences of it. */
 export type Frame = readonly (readonly number[])[];
@@ -66,6 +67,12 @@ export function readNormalizer(path: string, normalizer: unknown): NormalizerSte
         return [replaceStep(path, step)];
       case "BertNormalizer":
         return bertNormalizer(step);
+      case "Precompiled":
+        return [precompiledStep(path, step)];
+      case "Lowercase":
+        return [lowercaseStep()];
+      case "Strip":
+        return [stripStep(step)];
       default:
         throw refused(path, "normalizer", step);
     }
@@ -79,6 +86,22 @@ export function checkGrowth(path: string, kind: string, steps: readonly { readon
   const growth = steps.reduce((product, { grows }) => product * grows, 1);
   if (growth <= MAX_GROWTH) return;
   throw unsupported(path, `the ${kind} can make a text more than ${MAX_GROWTH} times as long`);
+}
+
+/** Removes white space at the ends, or at one of them. */
+function stripStep({ strip_left: left = true, strip_right: right = true }: JsonObject): NormalizerStep {
+  const apply = (text: string): string => {
+    let from = 0;
+    let to = text.length;
+    if (left === true) while (from < to && isSpace(text.charAt(from))) from++;
+    if (right === true) while (to > from && isSpace(text.charAt(to - 1))) to--;
+    return text.slice(from, to);
+  };
+  return { apply, grows: 1 };
+}
+
+function isSpace(character: string): boolean {
+  return /^\p{White_Space}$/u.test(character);
 }
 
 function prependStep(prefix: string): NormalizerStep {
@@ -133,6 +156,8 @@ function preTokenizerSteps(path: string, step: JsonObject): PreTokenizerStep[] {
       return metaspaceSteps(path, step);
     case "BertPreTokenizer":
       return [bertPreTokenizer()];
+    case "WhitespaceSplit":
+      return [{ ...splitAt(/\P{White_Space}+/gu), dropsRest: true }];
     case "Split":
       return [splitStep(path, step)];
     default:

@@ -6,6 +6,7 @@ import { BpeModel, SHORT_WORD_LENGTH, type TokenIds } from "./bpe-model.ts";
 import { CHUNK_LENGTH, finish } from "./pausing.ts";
 import { readNormalizer, readPreTokenizer } from "./pipeline.ts";
 import { type NormalizerStep, type PreTokenizerStep, wordsOf } from "./pre-tokenizer.ts";
+import { UnigramModel } from "./unigram.ts";
 import { WordPieceModel } from "./word-piece.ts";
 import { type AddedToken, AddedTokenSplitter, SpellingTrie, type Vocabulary } from "./vocabulary.ts";
 
@@ -60,10 +61,10 @@ export class TokenEncoder {
     this.#tokens = tokens;
     const overrides = new Map([...tokens].map(([spelling, { id }]) => [spelling, id]));
     for (const [spelling, id] of overrides) if (vocabulary.ids.get(spelling) === id) overrides.delete(spelling);
-    const isPieces = definition["type"] === "WordPiece";
-    const merging = isPieces ? undefined : BpeModel.of(definition, vocabulary, overrides);
+    const Pieces = { WordPiece: WordPieceModel, Unigram: UnigramModel }[String(definition["type"])];
+    const merging = Pieces ? undefined : BpeModel.of(definition, vocabulary, overrides);
     const modelWithout = (excluded: ReadonlySet<number>): WordModel =>
-      merging?.without(excluded) ?? new WordPieceModel(definition, vocabulary, overrides, excluded);
+      Pieces ? new Pieces(definition, vocabulary, overrides, excluded) : merging!.without(excluded);
     this.#plain = {
       raw: new AddedTokenSplitter(raw, tokens),
       normalized: new AddedTokenSplitter(normalized, tokens),

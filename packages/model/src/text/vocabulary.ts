@@ -38,21 +38,24 @@ export interface NamedToken {
  * Reads the vocabulary of a tokenizer.json.
  *
  * @param known - ids by spelling, in place of `model.vocab`
- * @throws {ReadMeError} `ERR_FILE_CORRUPT`, or `ERR_MODEL_UNSUPPORTED` for any model but BPE and WordPiece
+ * @throws {ReadMeError} `ERR_FILE_CORRUPT`; `ERR_MODEL_UNSUPPORTED` for a model that is not read
  */
 export function readVocabulary(path: string, tokenizer: JsonObject, known?: ReadonlyMap<string, number>): Vocabulary {
   const model = expectObject(path, "`model`", tokenizer["model"]);
   // Files of early versions of the format give no type.
   const type = model["type"] ?? ("merges" in model ? "BPE" : undefined);
-  if (type !== "BPE" && type !== "WordPiece")
-    throw unsupported(path, `tokenizer model ${describeValue(type)} is not supported; "BPE" and "WordPiece" are`);
+  if (type !== "BPE" && type !== "WordPiece" && type !== "Unigram") {
+    const kinds = '"BPE", "WordPiece" and "Unigram"';
+    throw unsupported(path, `tokenizer model ${describeValue(type)} is not supported; ${kinds} are`);
+  }
   for (const name of type === "BPE" ? ["continuing_subword_prefix", "end_of_word_suffix"] : []) {
     if (model[name]) throw unsupported(path, `\`model.${name}\` ${describeValue(model[name])} is not supported`);
   }
   const texts: (string | undefined)[] = [];
   const ids = new Map<string, number>();
   const vocab: Iterable<readonly [string, unknown]> =
-    known ?? Object.entries(expectObject(path, "`model.vocab`", model["vocab"]));
+    known ??
+    (type === "Unigram" ? piecesOf(path, model) : Object.entries(expectObject(path, "`model.vocab`", model["vocab"])));
   for (const [text, id] of vocab) {
     if (!isTokenId(id)) throw corrupt(path, `token ${quoted(text)} has the id ${describeValue(id)}`);
     if (texts[id] !== undefined)
@@ -71,6 +74,20 @@ export function readVocabulary(path: string, tokenizer: JsonObject, known?: Read
     throw corrupt(path, `\`model.unk_token\` ${describeValue(unknown)} is not in the vocabulary`);
   }
   return { texts, ids, merges, added };
+}
+
+/** Lists the pieces of a unigram model, which have scores; ids are places. */
+function piecesOf(path: string, model: JsonObject): readonly (readonly [string, number])[] {
+  const { vocab, unk_id: unknown, byte_fallback: hasBytes } = model;
+  if (!isList(vocab)) throw corrupt(path, `expected \`model.vocab\` to be a list, got ${describeValue(vocab)}`);
+  if (hasBytes === true) throw unsupported(path, "`model.byte_fallback` of a unigram model is not supported");
+  const isPlace = unknown === undefined || unknown === null || (isTokenId(unknown) && unknown < vocab.length);
+  if (!isPlace) throw corrupt(path, `\`model.unk_id\` ${describeValue(unknown)} is no place in \`model.vocab\``);
+  return vocab.map((piece, id) => {
+    const [text, score] = isList(piece) ? piece : [];
+    if (typeof text === "string" && typeof score === "number" && Number.isFinite(score)) return [text, id];
+    throw corrupt(path, `entry ${id} of \`model.vocab\` is no piece with a score`);
+  });
 }
 
 /**

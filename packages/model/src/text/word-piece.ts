@@ -112,9 +112,13 @@ export function bertNormalizer(step: JsonObject): readonly NormalizerStep[] {
   }
   if (spaces === true) steps.push(mapping((text) => text.replaceAll(IDEOGRAPHS, " $& "), 3));
   if (strips === true) steps.push({ apply: withoutAccents, grows: 4 });
-  // The reference maps each character by itself, so that a last sigma is one as any other.
-  if (lowercase === true) steps.push(mapping((text) => text.replaceAll("Σ", "σ").toLowerCase(), 3));
+  if (lowercase === true) steps.push(lowercaseStep());
   return steps;
+}
+
+/** Lowers each character by itself, as the reference does, so that a last sigma is one as any other. */
+export function lowercaseStep(): NormalizerStep {
+  return mapping((text) => text.replaceAll("Σ", "σ").toLowerCase(), 3);
 }
 
 /** Cuts a text at spaces, which are dropped, and around each character of punctuation. */
