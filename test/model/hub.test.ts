@@ -89,6 +89,7 @@ describe("a download", () => {
       "chat_template.jinja",
       "config_sentence_transformers.json",
       "modules.json",
+      "sentence_bert_config.json",
       "special_tokens_map.json",
       "tokenizer.json",
       "tokenizer_config.json",
