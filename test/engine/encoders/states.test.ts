@@ -1,11 +1,15 @@
 // Hidden states of tiny random encoders of all families, held against those that PyTorch computes.
 
+import { copyFile, mkdir } from "node:fs/promises";
+import { join } from "node:path";
 import type { KvSlot } from "@readme-moe/kernel";
 import { expect, test } from "vitest";
 import { Classifier } from "../../../packages/engine/src/classifier.ts";
 import { fixture, golden } from "../../support/fixtures.ts";
 import { kvFor } from "../../support/greedy.ts";
+import { cosine } from "../../support/pooling-models.ts";
 import { largestDifference, runningModel, type RunningModel } from "../../support/running-model.ts";
+import { persistentFolder } from "../../support/temporary-folder.ts";
 
 interface StatesCase {
   readonly input_ids: readonly number[];
@@ -52,6 +56,39 @@ test.for(FAMILIES)("states of %s are those of PyTorch, alone and among others", 
     expect(largestDifference(means[index]!, mean), "mean").toBeLessThan(1e-4);
   }
 });
+
+test.for(["bert", "roberta", "mpnet", "distilbert", "modernbert"])(
+  "ONNX files of %s have the same states",
+  async (family) => {
+    const folder = await writeOnnx(family, family);
+    await using running = await runningModel(folder);
+    await using checkpoint = await runningModel(fixture(`encoders/${family}`));
+    const texts = (golden(`encoders/${family}`) as { readonly cases: readonly StatesCase[] }).cases.map(
+      (one) => one.input_ids,
+    );
+    expect(await statesOf(running, texts, false)).toEqual(await statesOf(checkpoint, texts, false));
+  },
+);
+
+test("a quantised ONNX file has nearly the same states", async () => {
+  await using running = await runningModel(await writeOnnx("bert", "bert_quantized"), undefined, "int8");
+  const { cases } = golden("encoders/bert") as { readonly cases: readonly StatesCase[] };
+  const means = await statesOf(
+    running,
+    cases.map(({ input_ids }) => input_ids),
+    true,
+  );
+  for (const [index, { mean }] of cases.entries()) expect(cosine(means[index]!, mean)).toBeGreaterThan(0.99);
+});
+
+/** Writes a folder as repositories for transformers.js are: config.json, and a file in `onnx`. */
+async function writeOnnx(family: string, file: string): Promise<string> {
+  const folder = join(await persistentFolder(), family);
+  await mkdir(join(folder, "onnx"), { recursive: true });
+  await copyFile(fixture(`encoders/${family}/config.json`), join(folder, "config.json"));
+  await copyFile(fixture(`encoders-onnx/${file}.onnx`), join(folder, "onnx", "model.onnx"));
+  return folder;
+}
 
 interface ScoreCase {
   readonly input_ids: readonly number[];

@@ -233,7 +233,7 @@ function chosenOnnx(folder: string, files: readonly string[]): string {
 }
 
 /**
- * Opens the weights of a dense model. The head is separate if the file has one: quantised heads differ from the table.
+ * Opens the weights of a dense model or an encoder. The head is separate if the file has one: quantised heads differ from the table.
  * @throws {ReadMeError} as `OnnxTensorStore.open`
  */
 async function openOnnx(
@@ -243,7 +243,7 @@ async function openOnnx(
   if (/_bnb4\.onnx$/i.test(file)) {
     throw unsupported(file, "has 4 bits in the format of bitsandbytes, which are not read; use q4");
   }
-  if (config.pooling) {
+  if (config.pooling && !config.encoder) {
     throw unsupported(
       file,
       "is of a model that does not generate, which is not read from ONNX; use safetensors or GGUF",
@@ -252,10 +252,7 @@ async function openOnnx(
   const store = await OnnxTensorStore.open(file, config);
   return orClose(store, () => {
     const own: ModelConfig = { ...config, hasTiedEmbeddings: store.isTied };
-    const dense = locateDense(store, own);
-    return {
-      config: own,
-      located: { kind: "dense", ...dense, router: undefined, files: store.files, stores: [store] },
-    };
+    const located = locatePlain(store, own);
+    return { config: own, located: { ...located, router: undefined, files: store.files, stores: [store] } };
   });
 }

@@ -1,5 +1,6 @@
 import { join } from "node:path";
 import { ReadMeError } from "@readme-moe/core";
+import { ENCODER_TYPES } from "../config/encoder-config.ts";
 import { Fields, MOST } from "../config/fields.ts";
 import { corrupt, invalid, notFound, quoted, unsupported } from "../files/errors.ts";
 import { repositoryNameProblem } from "../files/file-name.ts";
@@ -358,8 +359,11 @@ async function onnxFiles(source: FileSource, file: string): Promise<ModelFiles> 
 
 function refuseFamily(path: string, config: JsonObject): void {
   const modelType = new Fields(path, config).text("model_type");
-  if (ONNX_MODEL_TYPES.includes(modelType)) return;
-  throw unsupported(path, `is of the family ${modelType}; read from ONNX are ${ONNX_MODEL_TYPES.join(", ")}`);
+  if (ONNX_MODEL_TYPES.includes(modelType) || ENCODER_TYPES.includes(modelType)) return;
+  throw unsupported(
+    path,
+    `is of the family ${modelType}; read from ONNX are ${[...ONNX_MODEL_TYPES, ...ENCODER_TYPES].join(", ")}`,
+  );
 }
 
 async function withoutSafetensors(source: FileSource): Promise<ModelFiles> {

@@ -278,8 +278,12 @@ function productOf(weights: GraphWeights, node: GraphNode): Product | undefined 
 /** Finds the table that a node looks token ids up in; `undefined` for other nodes. */
 function tableOf(weights: GraphWeights, node: GraphNode): Table | undefined {
   if (node.type !== "Gather" && node.type !== "GatherBlockQuantized") return undefined;
-  const [table = "", ids = ""] = node.inputs;
-  if (!comesFromTokens(weights, ids)) return undefined;
+  return comesFromTokens(weights, node.inputs[1] ?? "") ? lookedUp(weights, node) : undefined;
+}
+
+/** Finds the table that a node looks rows up in. @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` for one that is not read */
+export function lookedUp(weights: GraphWeights, node: GraphNode): Table {
+  const [table = ""] = node.inputs;
   const { path } = weights.index;
   if (node.type === "GatherBlockQuantized") return { node, output: outputOf(node), weight: blockTable(weights, node) };
   if ((node.attributes.get("axis")?.integer ?? 0) !== 0) throw unsupported(path, `${describeNode(node)} is by column`);
@@ -288,10 +292,7 @@ function tableOf(weights: GraphWeights, node: GraphNode): Table | undefined {
   const taker = weights.index.consumers(outputOf(node)).find(({ type }) => type === "DequantizeLinear");
   const dequantised = taker && weights.dequantized(taker, table);
   if (taker === undefined || dequantised === undefined) {
-    throw unsupported(
-      path,
-      `${describeNode(node)} looks tokens up in ${quoted(table)}, which is no table that is read`,
-    );
+    throw unsupported(path, `${describeNode(node)} looks rows up in ${quoted(table)}, which is no table that is read`);
   }
   return { node, output: outputOf(taker), weight: dequantised };
 }

@@ -1,7 +1,7 @@
 import { layerConfig, type ModelConfig } from "../config/model-config.ts";
 import { corrupt, unsupported } from "../files/errors.ts";
 import type { RowRange } from "../tensor-store.ts";
-import { DataFlow, isProduct } from "./data-flow.ts";
+import { DataFlow, isProduct, lookedUp } from "./data-flow.ts";
 import { type GraphIndex, GraphWeights } from "./graph.ts";
 import { biasOf, nameNorms, nameProducts, type Norm, type Part } from "./name-parts.ts";
 import { describeNode, type GraphNode, type StoredTensor } from "./proto.ts";
@@ -11,6 +11,8 @@ import { isFloat, matrixShape, type Weight } from "./weight.ts";
 export interface NamedTensor {
   readonly weight: Weight;
   readonly rows: RowRange;
+  /** Whether it is a matrix of one row, which is read as a vector. @default false */
+  readonly isOneRow?: boolean;
 }
 
 export interface NamedTensors {
@@ -75,6 +77,47 @@ export function nameTensors(index: GraphIndex, config: ModelConfig): NamedTensor
   const angles = anglesOf(flow, config);
   refuseLeftOver(flow, new Set(partsOf([...tensors.values(), { weight: head.weight }])), angles);
   return { tensors, isTied, angles };
+}
+
+/**
+ * Names the weights of an encoder's graph. Exporters keep the names of vectors and tables; a product has the name of its
+ * bias, or of its output.
+ *
+ * @throws {ReadMeError} `ERR_FILE_CORRUPT` when two weights have one name
+ */
+export function nameEncoder(index: GraphIndex, config: ModelConfig): NamedTensors {
+  const flow = new DataFlow(new GraphWeights(index), config);
+  const tensors = new Map<string, NamedTensor>();
+  const add = (name: string, weight: Weight, isTable = false): void => {
+    const known = tensors.get(name);
+    if (known && known.weight.values !== weight.values)
+      throw corrupt(index.path, `has two weights of the name ${name}`);
+    if (known) return;
+    const isVector = weight.rows === 1;
+    const rows = { from: 0, to: isVector ? weight.columns : matrixShape(weight)[0] };
+    tensors.set(name, { weight, rows, isOneRow: isVector && isTable });
+  };
+  for (const product of flow.products) {
+    const bias = biasOf(flow, product);
+    const module = bias ? bias.values.name.replace(/\.bias$/, "") : moduleOf(product.node.outputs[0] ?? "");
+    add(`${module}.weight`, product.weight);
+    if (bias) add(`${module}.bias`, bias);
+  }
+  for (const node of index.nodes) {
+    // Positions are looked up as tokens are, by a constant list.
+    const [, table] = (node.type === "Gather" && /^(.*\.weight)(?:_quantized)?$/.exec(node.inputs[0] ?? "")) || [];
+    if (table !== undefined) add(table, lookedUp(flow.weights, node).weight, true);
+    for (const input of flow.isLive(node) ? node.inputs : []) {
+      const weight = flow.weights.of(input);
+      if (weight?.rows === 1 && /\.(?:weight|bias)$/.test(weight.values.name)) add(weight.values.name, weight);
+    }
+  }
+  return { tensors, isTied: true, angles: [] };
+}
+
+/** Finds the module in the name of its output, such as `/encoder/layers.0/attn/Wqkv/MatMul_output_0`. */
+function moduleOf(output: string): string {
+  return output.split("/").slice(1, -1).join(".");
 }
 
 function isSame(a: Weight, b: Weight): boolean {

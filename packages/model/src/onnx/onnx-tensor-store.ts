@@ -4,13 +4,13 @@ import { encodeFloats, isStoredFloat } from "../files/floats.ts";
 import { orClose } from "../files/read-file.ts";
 import { checkRows, type RowRange, type StoredBlocks, type TensorInfo, type TensorStore } from "../tensor-store.ts";
 import { GraphIndex } from "./graph.ts";
-import { type Angles, type NamedTensor, type NamedTensors, nameTensors } from "./name-tensors.ts";
+import { type Angles, type NamedTensor, nameEncoder, type NamedTensors, nameTensors } from "./name-tensors.ts";
 import { OnnxFile } from "./onnx-file.ts";
 import { describeNode } from "./proto.ts";
 import { bandRows, blockFormatOf, matrixShape, plainWeight, readBlockRows, readRows } from "./weight.ts";
 
 /**
- * ONNX file of a decoder as a Hugging Face checkpoint, with that format's names, shapes and order. Weights are found by
+ * ONNX file of a model as a Hugging Face checkpoint, with that format's names, shapes and order. Weights are found by
  * what the graph does with them, whatever their names are.
  *
  * Quantised weights are read as the floats that they stand for; `blocks` gives their own integers.
@@ -41,13 +41,14 @@ export class OnnxTensorStore implements TensorStore {
    *   weights in a form that is not read; otherwise as `OnnxFile.open`
    */
   static async open(path: string, config: ModelConfig): Promise<OnnxTensorStore> {
-    if (!ONNX_MODEL_TYPES.includes(config.modelType)) {
+    if (!config.encoder && !ONNX_MODEL_TYPES.includes(config.modelType)) {
       const families = ONNX_MODEL_TYPES.join(", ");
       throw unsupported(path, `is of the family ${config.modelType}; read from ONNX are ${families}`);
     }
     const file = await OnnxFile.open(path);
     return orClose(file, async () => {
-      const named = nameTensors(new GraphIndex(path, file.graph), config);
+      const index = new GraphIndex(path, file.graph);
+      const named = config.encoder ? nameEncoder(index, config) : nameTensors(index, config);
       for (const angles of named.angles) await checkAngles(file, config, angles);
       return new OnnxTensorStore(file, named);
     });
@@ -58,9 +59,10 @@ export class OnnxTensorStore implements TensorStore {
   }
 
   info(name: string): TensorInfo {
-    const { weight, rows } = this.#tensor(name);
+    const { weight, rows, isOneRow = false } = this.#tensor(name);
     const numRows = rows.to - rows.from;
-    const shape = weight.rows === 1 ? [numRows] : [numRows, matrixShape(weight)[1]];
+    const vector = isOneRow ? [1, numRows] : [numRows];
+    const shape = weight.rows === 1 ? vector : [numRows, matrixShape(weight)[1]];
     const { type } = weight.values;
     const stored = weight.levels === undefined && type !== undefined && isStoredFloat(type) ? type : "F32";
     const byteLength = shape.reduce((product, size) => product * size, stored === "F32" ? 4 : 2);
@@ -75,11 +77,11 @@ export class OnnxTensorStore implements TensorStore {
   }
 
   async readFloats(name: string, rows?: RowRange): Promise<Float32Array> {
-    const { weight, rows: all } = this.#tensor(name);
+    const { weight, rows: all, isOneRow } = this.#tensor(name);
     const { shape } = this.info(name);
     const numRows = shape[0] ?? 1;
-    if (rows === undefined) return readRows(this.#file, weight, all);
-    checkRows(shape, rows);
+    if (rows !== undefined) checkRows(shape, rows);
+    if (rows === undefined || isOneRow) return readRows(this.#file, weight, all);
     const inFile = { from: all.from + rows.from, to: all.from + rows.to };
     if (!weight.isTransposed) return readRows(this.#file, weight, inFile);
     return this.#readBand(name, rows, numRows);
