@@ -233,7 +233,8 @@ function chosenOnnx(folder: string, files: readonly string[]): string {
 }
 
 /**
- * Opens the weights of a dense model or an encoder. The head is separate if the file has one: quantised heads differ from the table.
+ * Opens the weights of a dense model or an encoder. The head is separate if the file has one: quantised heads differ
+ * from the table.
  * @throws {ReadMeError} as `OnnxTensorStore.open`
  */
 async function openOnnx(

@@ -281,7 +281,7 @@ function tableOf(weights: GraphWeights, node: GraphNode): Table | undefined {
   return comesFromTokens(weights, node.inputs[1] ?? "") ? lookedUp(weights, node) : undefined;
 }
 
-/** Finds the table that a node looks rows up in. @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` for one that is not read */
+/** Finds the table that a node looks rows up in. @throws {ReadMeError} for one that is not read */
 export function lookedUp(weights: GraphWeights, node: GraphNode): Table {
   const [table = ""] = node.inputs;
   const { path } = weights.index;

@@ -80,8 +80,8 @@ export function nameTensors(index: GraphIndex, config: ModelConfig): NamedTensor
 }
 
 /**
- * Names the weights of an encoder's graph. Exporters keep the names of vectors and tables; a product has the name of its
- * bias, or of its output.
+ * Names the weights of an encoder's graph. Exporters keep the names of vectors and tables; a product is named by its
+ * bias, or by its output.
  *
  * @throws {ReadMeError} `ERR_FILE_CORRUPT` when two weights have one name
  */
