@@ -2,7 +2,7 @@
 
 import { describeValue } from "@readme-moe/core";
 import { checkHost, generationOf, type HostLike, type HostLoadOptions, insideOf, type LoaderClass } from "./host.ts";
-import { loadModel, loadTokenizer } from "./load/load-model.ts";
+import { type LoadedModel, loadEncoder, loadModel, loadTokenizer } from "./load/load-model.ts";
 import type { Located, LocateRequest } from "./load/locate.ts";
 import { tryEngine } from "./load/try-engine.ts";
 import { type AdapterOptions, checkAdapterOptions } from "./options.ts";
@@ -16,15 +16,21 @@ export type ReadMePipeline<Host extends HostLike> = Host["pipeline"] & {
   ): Promise<InstanceType<Host["TextGenerationPipeline"]>>;
 };
 
+/** Classes of the host by the tasks that the engine runs. */
+const TASKS: Readonly<Record<string, string>> = {
+  "text-generation": "TextGenerationPipeline",
+  "feature-extraction": "FeatureExtractionPipeline",
+  embeddings: "FeatureExtractionPipeline",
+};
+
 /**
- * Makes a `pipeline` that loads text generation through the engine. Other tasks, and models that the engine cannot
- * read, are left to the host, which is not changed.
+ * Makes a `pipeline` that loads text generation and feature extraction through the engine. Other tasks, and models that
+ * the engine cannot read, are left to the host, which is not changed.
  *
  * @throws {TypeError} when `transformers` is not the module of one of the two hosts
  */
 export function createPipeline<Host extends HostLike>(transformers: Host): ReadMePipeline<Host> {
   checkHost(transformers);
-  const { TextGenerationPipeline } = insideOf(transformers);
   const split = splitterOf(transformers);
   const isNewer = generationOf(transformers) === "huggingface";
   const pipeline = async (
@@ -35,17 +41,20 @@ export function createPipeline<Host extends HostLike>(transformers: Host): ReadM
     const { request, own, adapter } = split(id ?? "", options);
     const { progress_callback: onEvent } = own;
     const watched = isNewer && onEvent ? { ...own, progress_callback: withTotals(onEvent) } : own;
-    const isOurTask = task === "text-generation" && typeof id === "string";
+    const Pipeline = TASKS[task] && insideOf(transformers)[TASKS[task]];
+    const isOurTask = typeof Pipeline === "function" && typeof id === "string";
     if (!isOurTask && adapter.engine === "readme-moe") {
-      throw new TypeError(`Expected \`task\` to be "text-generation" with a model's name, got ${describeValue(task)}`);
+      const tasks = Object.keys(TASKS).join(", ");
+      throw new TypeError(`Expected \`task\` to be one of ${tasks} with a model's name, got ${describeValue(task)}`);
     }
-    const loaded = isOurTask
-      ? await tryEngine({ ...request, options: watched }, (located) => loadModel(transformers, located, own, adapter))
-      : undefined;
+    const isEncoder = task !== "text-generation";
+    const load = (located: Located): Promise<LoadedModel> =>
+      isEncoder ? loadEncoder(transformers, located, own, adapter) : loadModel(transformers, located, own, adapter);
+    const loaded = isOurTask ? await tryEngine({ ...request, options: watched }, load) : undefined;
     if (loaded === undefined) return insideOf(transformers).pipeline(task, id, own);
     const { model, tokenizer } = loaded;
     onEvent?.({ status: "ready", task, model: id });
-    return new TextGenerationPipeline({ task, model, tokenizer });
+    return new (Pipeline as new (parts: object) => object)({ task, model, tokenizer });
   };
   return pipeline as unknown as ReadMePipeline<Host>;
 }

@@ -16,6 +16,8 @@ export interface EmbeddingInfo {
   readonly defaultPrompt?: string | undefined;
   /** Whether embeddings have length 1, so that a product of two is their cosine. */
   readonly isNormalized: boolean;
+  /** Whether states of all tokens can be had: `EmbedRequest.pooling`. @default false */
+  readonly givesStates?: boolean | undefined;
 }
 
 /** State of one text of a request. */
@@ -52,6 +54,11 @@ export interface EmbedRequest extends PoolingOptions {
   readonly instruction?: string | undefined;
   /** Name of one of `EngineInfo.embedding.prompts`, which goes before each text. @default the model's, if any */
   readonly promptName?: string | undefined;
+  /**
+   * `"none"` gives the states of all tokens of a text, `[tokens * dimensions]`, of encoders alone.
+   * @default the model's way to one embedding of a text
+   */
+  readonly pooling?: "none" | undefined;
 }
 
 /** A request of `Engine.rerank`. */
@@ -68,7 +75,7 @@ export type PoolingUsage = Pick<Usage, "promptTokens" | "cachedTokens" | "queued
 
 /** Result of `Engine.embed`. */
 export interface Embeddings {
-  /** `[inputs][dimensions]`. Embeddings of models that normalise have length 1, so that a product is their cosine. */
+  /** `[inputs][dimensions]`, or states of all tokens. Embeddings of models that normalise have length 1. */
   readonly embeddings: readonly Float32Array<ArrayBuffer>[];
   readonly usage: PoolingUsage;
 }

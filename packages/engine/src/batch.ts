@@ -169,7 +169,7 @@ async function forwardTogether(
   const { pooling } = runner.model.config;
   const mode = poolingMode(pooling);
   const sequences = batch.map(({ sequence, numTokens, isLast, wantsFullLogits = false, draft }) => {
-    const { params, processesLogits, isBound, isPooled, numComputedTokens: from } = sequence;
+    const { params, processesLogits, isBound, isPooled, givesStates, numComputedTokens: from } = sequence;
     const isWhole = wantsFullLogits || processesLogits || isPooled;
     const needsAll = isWhole || needsFullLogits(params, canReadLater, isBound);
     const known = sequence.tokenIds.slice(from, from + numTokens);
@@ -180,11 +180,11 @@ async function forwardTogether(
       experts: draft ? [...experts, ...draft.experts] : experts,
       logitsOf: isLast
         ? isPooled
-          ? pooledRows(mode, numTokens)
+          ? pooledRows(givesStates ? "mean" : mode, numTokens)
           : Array.from({ length: 1 + (draft?.tokenIds.length ?? 0) }, (_, row) => numTokens - 1 + row)
         : [],
       wantsFullLogits: isLast && needsAll,
-      isAveraged: isPooled && mode === "mean",
+      isAveraged: isPooled && mode === "mean" && !givesStates,
     };
   });
   const results = await runner.forward(kv, sequences, numCandidates);

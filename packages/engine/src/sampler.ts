@@ -115,7 +115,7 @@ export class Sampler {
     for (const logits of rows) {
       const { sequence } = logits.item;
       this.#contain(sequence, () => {
-        if (sequence.isPooled) accepted.push(pool(sequence, logits.rows[0], this.#classifier));
+        if (sequence.isPooled) accepted.push(pool(sequence, logits.rows, this.#classifier));
         else if (sequence.processesLogits) this.#send(sequence, logits.rows[0]);
         else if (!this.#verify(logits, accepted)) undecided.push(sequence);
       });
@@ -220,10 +220,13 @@ function chooseToken(
 }
 
 /** Ends a sequence with the outputs of its prompt. @throws {ReadMeError} `ERR_RUNTIME` if they are not finite */
-function pool(sequence: Sequence, row: LogitsRow | undefined, classifier: Classifier | undefined): AcceptedToken {
-  if (!row?.fullLogits) throw new Error(`The sequence ${sequence.id} got no outputs`);
-  // The next step overwrites the row.
-  const pooled = classifier?.logitsOf(row.fullLogits) ?? Float32Array.from(row.fullLogits);
+function pool(sequence: Sequence, rows: readonly LogitsRow[], classifier: Classifier | undefined): AcceptedToken {
+  const [first, ...others] = rows.map(({ fullLogits }) => fullLogits);
+  if (!first) throw new Error(`The sequence ${sequence.id} got no outputs`);
+  // The next step overwrites the rows.
+  const all = new Float32Array(first.length * rows.length);
+  for (const [index, row] of [first, ...others].entries()) all.set(row ?? [], index * first.length);
+  const pooled = classifier?.logitsOf(all) ?? all;
   if (!pooled.every(Number.isFinite)) throw new ReadMeError("ERR_RUNTIME", "The model's outputs are not finite");
   sequence.finishReason = "stop";
   const chunk = { choice: sequence.choice, text: "", tokens: [], finishReason: "stop" as const, pooled };

@@ -37,6 +37,8 @@ export interface SequenceStart
   readonly onPrefilled?: OnPrefilled | undefined;
   /** @default false */
   readonly isPooled?: boolean | undefined;
+  /** @default false */
+  readonly givesStates?: boolean | undefined;
 }
 
 type OnPrefilled = (sequence: Sequence, slot: KvSlot) => void;
@@ -63,6 +65,8 @@ export class Sequence implements SchedulableSequence {
   readonly isSpeculated: boolean;
   /** Whether the sequence ends after its prompt, with the outputs of the last token. */
   readonly isPooled: boolean;
+  /** Whether the outputs of all tokens are its result instead. */
+  readonly givesStates: boolean;
   readonly promptTokens: number;
   /** Number of tokens that are routed before the sequence waits for KV memory: the prompt and resumed tokens. */
   readonly arrivingTokens: number;
@@ -113,6 +117,7 @@ export class Sequence implements SchedulableSequence {
     this.processesLogits = start.processesLogits;
     this.isBound = start.isBound ?? false;
     this.isPooled = start.isPooled ?? false;
+    this.givesStates = start.givesStates ?? false;
     this.seed = start.seed;
     // A caller's function sees each row once, for the token that follows.
     const isAlone = start.processesLogits || this.isPooled;

@@ -1,3 +1,4 @@
+import { ReadMeError } from "@readme-moe/core";
 import { baseFiles, type ChatTemplate, exportedText, openModel, type Model } from "@readme-moe/model";
 import {
   generationOf,
@@ -7,6 +8,7 @@ import {
   type HostLoadOptions,
   type HostTokenizer,
 } from "../host.ts";
+import { hostEncoder } from "../encoder-class.ts";
 import { hostModel } from "../model-class.ts";
 import { engineOptionsOf, type AdapterOptions } from "../options.ts";
 import { leaseEngine } from "./engine-pool.ts";
@@ -47,6 +49,27 @@ export async function loadModel(
     const generationConfig: object = JSON.parse(texts["generation_config.json"] ?? "{}");
     const isSpecial = (tokenId: number): boolean => own.decode([tokenId], { skipSpecialTokens: true }) === "";
     return { model: hostModel(host, { lease, config, generationConfig, isSpecial }), tokenizer };
+  });
+}
+
+/** @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` for a model that is no encoder; as `ReadMeEngine.open` */
+export async function loadEncoder(
+  host: HostLike,
+  { path, dtype }: Located,
+  options: HostLoadOptions,
+  adapter: AdapterOptions,
+): Promise<LoadedModel> {
+  warnOfDevice(options.device);
+  return withModel(path, async (opened) => {
+    if (!opened.config.encoder || opened.config.pooling?.kind !== "embedding") {
+      throw new ReadMeError("ERR_MODEL_UNSUPPORTED", `${path}: is no encoder that gives states`);
+    }
+    const { config } = await baseFiles(opened);
+    const tokenizer = await tokenizerOf(host, opened);
+    const chosen = engineOptionsOf(generationOf(host), dtype === undefined ? options : { ...options, dtype }, adapter);
+    // Vectors are compared with those of other programs, so they are the host's unless it is told otherwise.
+    const lease = await leaseEngine(path, { precision: "fp32", ...chosen });
+    return { model: hostEncoder(host, { lease, config }), tokenizer };
   });
 }
 

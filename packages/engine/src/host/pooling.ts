@@ -13,6 +13,7 @@ import {
   rerankPrompt,
   resolveSamplingParams,
   textOption,
+  type EmbeddingInfo,
   type Embeddings,
   type EmbedRequest,
   type EngineInfo,
@@ -52,8 +53,17 @@ export async function embedTexts(request: EmbedRequest, host: PoolingHost): Prom
   const { embedding } = host.info;
   if (!embedding) throw new TypeError("Expected `info.embedding` of a model that gives embeddings");
   checkObject(request, "inputs");
-  rejectUnknownKeys("a request", request, ["inputs", "dimensions", "instruction", "promptName", ...SHARED_NAMES]);
-  const { inputs, dimensions = embedding.dimensions } = request;
+  rejectUnknownKeys("a request", request, [
+    "inputs",
+    "dimensions",
+    "instruction",
+    "promptName",
+    "pooling",
+    ...SHARED_NAMES,
+  ]);
+  const { inputs, dimensions = embedding.dimensions, pooling } = request;
+  const givesStates = pooling !== undefined;
+  if (givesStates) checkStates(request, embedding);
   integerOption("dimensions", dimensions, 1, embedding.dimensions);
   checkList("inputs", inputs);
   const before = embeddingPrefix(request, embedding);
@@ -62,8 +72,16 @@ export async function embedTexts(request: EmbedRequest, host: PoolingHost): Prom
     if (typeof input === "object" && input !== null && "length" in input && input.length > 0) return input;
     throw new TypeError(`Expected \`inputs[${index}]\` to be a text or token ids, got ${describeValue(input)}`);
   });
-  const { outputs, usage } = await poolTexts(prompts, request, host);
+  const { outputs, usage } = await poolTexts(prompts, request, host, givesStates);
+  if (givesStates) return { embeddings: outputs, usage };
   return { embeddings: outputs.map((hidden) => embeddingOf(hidden, embedding.isNormalized, dimensions)), usage };
+}
+
+/** @throws {TypeError | RangeError} when the model has no states of all tokens, or `dimensions` is given as well */
+function checkStates({ pooling, dimensions }: EmbedRequest, { givesStates = false }: EmbeddingInfo): void {
+  if (pooling !== "none") throw new RangeError(`Expected \`pooling\` to be "none", got ${describeValue(pooling)}`);
+  if (!givesStates) throw new TypeError("Expected `pooling` of an encoder: other models give one state of a text");
+  if (dimensions !== undefined) throw new TypeError("Expected `dimensions` or `pooling`, got both");
 }
 
 /** Checks and runs `Engine.rerank`. */
@@ -88,7 +106,8 @@ async function poolTexts(
   prompts: readonly Prompt[],
   { priority = 0, client, cacheSalt, id, signal, onProgress }: PoolingOptions,
   { info, begin, newId }: PoolingHost,
-): Promise<{ readonly outputs: readonly Float32Array[]; readonly usage: PoolingUsage }> {
+  givesStates = false,
+): Promise<{ readonly outputs: readonly Float32Array<ArrayBuffer>[]; readonly usage: PoolingUsage }> {
   checkClient({ priority, client, cacheSalt });
   functionOption("onProgress", onProgress);
   const params = resolveSamplingParams({}, info);
@@ -104,8 +123,9 @@ async function poolTexts(
     seed: 0,
     processesLogits: false,
     isPooled: true,
+    givesStates,
   }));
-  const outputs: Float32Array[] = [];
+  const outputs: Float32Array<ArrayBuffer>[] = [];
   const usage = { promptTokens: 0, cachedTokens: 0, queuedMs: 0 };
   const ending = new AbortController();
   const detach = onceAborted(signal, () => ending.abort(signal?.reason));

@@ -407,9 +407,10 @@ function fillInOf({ pooling, vocabSize }: ModelConfig, tokenizer: ModelText["tok
 }
 
 /** Describes what a model was made for. */
-function taskOf({ pooling, hiddenSize }: ModelConfig): Pick<PromptInfo, "task" | "embedding"> {
+function taskOf({ pooling, hiddenSize, encoder }: ModelConfig): Pick<PromptInfo, "task" | "embedding"> {
   if (!pooling) return { task: "generate" };
   if (pooling.kind === "score") return { task: "rerank" };
   const { prompts, defaultPrompt, isNormalized } = pooling;
-  return { task: "embed", embedding: { dimensions: hiddenSize, isNormalized, prompts, defaultPrompt } };
+  const givesStates = encoder !== undefined;
+  return { task: "embed", embedding: { dimensions: hiddenSize, isNormalized, prompts, defaultPrompt, givesStates } };
 }
