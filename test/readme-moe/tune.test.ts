@@ -100,6 +100,8 @@ test.each([
         "--learning-rate",
         "0.01",
         "--attention",
+        "--frozen",
+        "float",
         "--json",
       ),
     );
@@ -112,8 +114,8 @@ test.each([
     expect(saved.tuning).toEqual(report);
     expect(await readFile(join(out, "README.md"), "utf8")).toContain("pictures/tuning.svg");
     expect(existsSync(join(out, "pictures", "tuning.svg"))).toBe(true);
-    // The folder has the measured loss, which is where another tuning of it begins.
-    const next = await runCli(call(`${out}-next`, "--tokens", "128", "--json").with(1, out));
+    // The folder has the measured loss, which is where another tuning of it begins, in the same numbers.
+    const next = await runCli(call(`${out}-next`, "--tokens", "128", "--frozen", "float", "--json").with(1, out));
     expect(next.code, next.stderr).toBe(0);
     const { before } = JSON.parse(next.stdout) as TuningReport;
     expect(before.mean).toBeCloseTo(report.after.mean, 4);
