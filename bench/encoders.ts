@@ -44,7 +44,7 @@ async function openEngine(precision: "fp32" | "int8"): Promise<Way> {
 async function openHost(dtype: "fp32" | "q8"): Promise<Way> {
   transformers.env.allowRemoteModels = false;
   const session_options = { intraOpNumThreads: threads, interOpNumThreads: 1 };
-  const extractor = await transformers.pipeline("feature-extraction", onnx!, { dtype, session_options });
+  const extractor = await transformers.pipeline("feature-extraction", onnx, { dtype, session_options });
   const options = { pooling: "mean", normalize: true } as const;
   const embed = async (texts: readonly string[]): Promise<unknown> => extractor([...texts], options);
   return { name: `transformers.js, ${dtype}`, embed, close: () => extractor.dispose() };
