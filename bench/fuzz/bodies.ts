@@ -322,6 +322,20 @@ export function ranking(chance: Chance): Fields {
   };
 }
 
+export function scoring(chance: Chance): Fields {
+  const texts = (): string[] => chance.list(1, 3, () => text(chance));
+  return {
+    text_1: text(chance),
+    text_2: chance.pick<() => unknown>([() => text(chance), texts])(),
+    ...inertFields(chance),
+  };
+}
+
+export function teiEmbed(chance: Chance, model: KnownModel): Fields {
+  const { input: inputs } = embeddings(chance, model);
+  return { inputs, ...some(chance, { truncate: () => chance.happens(0.5), normalize: () => true }) };
+}
+
 export function tokenize(chance: Chance, model: KnownModel): Fields {
   const common = some(chance, { model: () => modelName(chance, model), add_special_tokens: () => chance.happens(0.5) });
   if (chance.happens(0.7)) return { prompt: chance.happens(0.1) ? "" : text(chance, 30), ...common };

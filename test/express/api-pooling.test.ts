@@ -6,7 +6,7 @@ import { ReadMeEmitter } from "@readme-moe/core";
 import type { ReadMeEngine } from "@readme-moe/engine";
 import { Admission, ApiError, type Entrant, readMe, type RoutedRequest, type Ticket } from "@readme-moe/express";
 import { afterAll, afterEach, beforeAll, describe, expect, onTestFinished, test } from "vitest";
-import { embeddingsAnswer, rerankAnswer } from "../../packages/express/src/api/answer-schemas.ts";
+import { embeddingsAnswer, rerankAnswer, scoreAnswer } from "../../packages/express/src/api/answer-schemas.ts";
 import { EMBEDDING_MODEL, openPooling, poolingGolden, writeReranker } from "../support/pooling-models.ts";
 import { type JsonAnswer, postJson } from "../support/post-json.ts";
 import { randomInteger, seededRandom } from "../support/random.ts";
@@ -135,6 +135,23 @@ describe("/v1/embeddings", () => {
   });
 });
 
+describe("/embed", () => {
+  test("answers with the numbers of /v1/embeddings alone, and cuts long texts where it may", async () => {
+    const { data } = embeddingsAnswer.parse((await post("/v1/embeddings", { model: "embedder", input })).body);
+    const vectors = data.map(({ embedding }) => embedding);
+    expect((await post("/embed", { model: "embedder", inputs: input })).body).toEqual(vectors);
+    expect((await post("/embed", { model: "embedder", inputs: input[0]! })).body).toEqual(vectors.slice(0, 1));
+    const inputs = "a b ".repeat(engines.embedder.info.contextTokens);
+    const refused = await post("/embed", { model: "embedder", inputs });
+    expect(refused).toMatchObject({ status: 400, body: { error: { param: "inputs" } } });
+    expect(await post("/embed", { model: "embedder", inputs, truncate: true })).toMatchObject({ status: 200 });
+    const many = await post("/embed", { model: "embedder", inputs: Array.from({ length: 2049 }, () => "a") });
+    expect(many).toMatchObject({ status: 400, body: { error: { param: "inputs" } } });
+    const raw = await post("/embed", { model: "embedder", inputs: "a", normalize: false });
+    expect(raw).toMatchObject({ status: 400, body: { error: { param: "normalize" } } });
+  });
+});
+
 describe("/v1/rerank", () => {
   test.each(["/v1/rerank", "/v2/rerank", "/rerank"])("%s ranks documents as transformers does", async (path) => {
     const [{ query, documents, scores }] = rankings.slice(0, 1) as [(typeof rankings)[number]];
@@ -160,6 +177,20 @@ describe("/v1/rerank", () => {
     const best = scores.indexOf(Math.max(...scores));
     expect(results.length).toBe(2);
     expect(results[0]).toMatchObject({ index: best, document: { text: documents[best] } });
+  });
+
+  test.each(["/v1/score", "/score"])("%s scores texts in their order", async (path) => {
+    const [{ query, documents, scores }] = rankings.slice(0, 1) as [(typeof rankings)[number]];
+    const asked = { model: "ranker", text_1: query };
+    const { data, usage } = scoreAnswer.parse((await post(path, { ...asked, text_2: documents })).body);
+    expect(data.map(({ index }) => index)).toEqual(documents.map((_, index) => index));
+    const own = data.map((one) => one.score);
+    expect(largestDifference(own, scores)).toBeLessThan(1e-5);
+    expect(usage.total_tokens).toBe(rankings[0]?.tokens.reduce((sum, count) => sum + count));
+    const alone = scoreAnswer.parse((await post(path, { ...asked, text_2: documents[1] })).body);
+    expect(alone.data).toEqual([{ index: 0, object: "score", score: own[1] }]);
+    const refused = await post(path, { ...asked, text_2: [] });
+    expect(refused).toMatchObject({ status: 400, body: { error: { param: "text_2" } } });
   });
 
   test("refuses what it cannot do, by name", async () => {
@@ -301,6 +332,8 @@ test("damaged bodies get a refusal or an answer, and change no other answer", as
     ["/v1/embeddings", { model: "embedder", input: ["a", "é\u0000"], dimensions: 3, encoding_format: "float" }],
     ["/v1/embeddings", { model: "embedder", input: [[1, 2], [3]], prompt_name: "query" }],
     ["/v1/rerank", { model: "ranker", query: "a", documents: ["b", { text: "c" }], top_n: 1, return_documents: true }],
+    ["/v1/score", { model: "ranker", text_1: "a", text_2: ["b", "c"] }],
+    ["/embed", { model: "embedder", inputs: ["a", "é"], truncate: true, dimensions: 3 }],
   ] as const;
   const random = seededRandom(Number(process.env["README_MOE_FUZZ_SEED"] ?? 1));
   for (let run = 0; run < NUM_RUNS; run++) {

@@ -43,6 +43,7 @@ afterAll(async () => {
 const messages = [{ role: "user", content: "a" }];
 const chat = { model: "chat", messages };
 const ranking = { model: "ranker", query: "a", documents: ["a", "b"] };
+const scoring = { model: "ranker", text_1: "a", text_2: ["a", "b"] };
 const ollama = { model: "chat", stream: false, options: { num_predict: 2 } };
 
 /** A body of each route that has one. */
@@ -57,6 +58,9 @@ const BODIES: Readonly<Record<string, object>> = {
   "/v1/rerank": ranking,
   "/v2/rerank": ranking,
   "/rerank": ranking,
+  "/v1/score": scoring,
+  "/score": scoring,
+  "/embed": { model: "embedder", inputs: "a" },
   "/api/chat": { ...ollama, messages },
   "/api/generate": { ...ollama, prompt: "a" },
   "/api/embed": { model: "embedder", input: "a" },

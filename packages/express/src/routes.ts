@@ -5,7 +5,7 @@ import { checkBody } from "./api/body.ts";
 import { chatApi } from "./api/chat.ts";
 import { completionApi } from "./api/completions.ts";
 import * as others from "./api/other-routes.ts";
-import { checkInputs, rerank, serveEmbeddings } from "./api/pooling.ts";
+import { checkInputs, rerank, scoreTexts, serveEmbeddings, teiEmbed } from "./api/pooling.ts";
 import * as bodies from "./api/request-schemas.ts";
 import type { EngineRouteFacts, RequestParts, RouteFacts, Serving } from "./api/request-scope.ts";
 import { generating } from "./api/serve-generation.ts";
@@ -299,7 +299,7 @@ export const API_ROUTES: readonly ApiRoute[] = [
   engineRoute({
     path: "/v1/embeddings",
     task: "embed",
-    adapt: checkInputs,
+    adapt: checkInputs("input"),
     body: { EmbeddingsRequest: bodies.embeddingsBody },
     answer: { Embeddings: answers.embeddingsAnswer },
     handle: (parts, body) => serveEmbeddings(parts, body),
@@ -311,7 +311,23 @@ export const API_ROUTES: readonly ApiRoute[] = [
     task: "rerank",
     body: { RerankRequest: bodies.rerankBody },
     answer: { Ranking: answers.rerankAnswer },
-    handle: rerank,
+    handle: (parts, body) => rerank(parts, body),
+  }),
+  engineRoute({
+    path: "/v1/score",
+    aliases: ["/score"],
+    task: "rerank",
+    body: { ScoreRequest: bodies.scoreBody },
+    answer: { Scores: answers.scoreAnswer },
+    handle: scoreTexts,
+  }),
+  engineRoute({
+    path: "/embed",
+    task: "embed",
+    adapt: checkInputs("inputs"),
+    body: { TeiEmbedRequest: bodies.teiEmbedBody },
+    answer: { TeiEmbeddings: answers.teiEmbedAnswer },
+    handle: teiEmbed,
   }),
   read({ path: "/v1/models", answer: { ModelList: answers.modelsAnswer }, handle: others.listModels }),
   read({ path: "/v1/models/*id", answer: { Model: answers.modelAnswer }, handle: others.showModel }),

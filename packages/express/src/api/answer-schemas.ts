@@ -200,3 +200,20 @@ export const rerankAnswer = z.strictObject({
 });
 
 export type RerankAnswer = z.infer<typeof rerankAnswer>;
+
+export const scoreAnswer = z.strictObject({
+  id: z.string(),
+  object: z.literal("list"),
+  created: z.int().describe("In seconds since 1970"),
+  model: z.string(),
+  data: z
+    .array(z.strictObject({ index: z.int().min(0), object: z.literal("score"), score: z.number().min(0).max(1) }))
+    .describe("In the order of `text_2`"),
+  usage: pooledUsage,
+});
+
+export type ScoreAnswer = z.infer<typeof scoreAnswer>;
+
+export const teiEmbedAnswer = z.array(z.array(z.number()));
+
+export type TeiEmbedAnswer = z.infer<typeof teiEmbedAnswer>;

@@ -27,7 +27,7 @@ export interface GenerationSettings {
   /** Seconds since 1970 that the answer is dated with. */
   readonly created: number;
   /** Name of the parameter that holds the prompts. */
-  readonly promptParam: "messages" | "prompt" | "input" | "documents";
+  readonly promptParam: "messages" | "prompt" | "input" | "inputs" | "documents" | "text_2";
   readonly numPrompts: number;
   readonly params: SamplingParams & { readonly maxTokens: number };
   readonly expert: string | number | undefined;
@@ -119,7 +119,7 @@ export function checkIds(param: string, ids: readonly number[], { vocabSize }: E
  * @throws {ApiError} when an id is outside the model's vocabulary
  */
 export function checkedTexts(
-  param: "prompt" | "input",
+  param: "prompt" | "input" | "inputs",
   sent: CompletionBody["prompt"],
   info: EngineInfo,
 ): readonly (string | readonly number[])[] {

@@ -22,8 +22,8 @@ export type RequestBody = ChatBody | CompletionBody | EmbeddingsBody | RerankBod
 export interface RequestContext<HostRequest = Request> {
   /**
    * Path of the request; `/v1/rerank` for each path of rankings. Bodies of the Responses API and the Messages API are
-   * given as chats, those of `/infill` and `/v1/fim/completions` as completions, and those of Ollama's API as the
-   * others.
+   * given as chats, those of `/infill` and `/v1/fim/completions` as completions, those of `/v1/score` as rankings, and
+   * those of `/embed` and of Ollama's API as the others.
    */
   readonly endpoint:
     | "/v1/chat/completions"
@@ -34,6 +34,8 @@ export interface RequestContext<HostRequest = Request> {
     | "/infill"
     | "/v1/embeddings"
     | "/v1/rerank"
+    | "/v1/score"
+    | "/embed"
     | "/api/chat"
     | "/api/generate"
     | "/api/embed"

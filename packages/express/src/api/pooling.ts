@@ -1,4 +1,4 @@
-// Embeddings in the shape of OpenAI's API, and rankings in that of Cohere, Jina and vLLM.
+// Embeddings in the shapes of OpenAI's API and of Text Embeddings Inference, rankings in that of Cohere, Jina and vLLM.
 
 import { randomUUID } from "node:crypto";
 import { setImmediate as nextTurn } from "node:timers/promises";
@@ -17,9 +17,16 @@ import { callerError, engineError, invalid } from "../http/errors.ts";
 import { JsonList, sendJson } from "../http/reply.ts";
 import { clientSignal, stampProcessingTime } from "../http/request.ts";
 import { LIMITS } from "../limits.ts";
-import type { EmbeddingsAnswer, RerankAnswer } from "./answer-schemas.ts";
+import type { EmbeddingsAnswer, RerankAnswer, ScoreAnswer, TeiEmbedAnswer } from "./answer-schemas.ts";
 import { checkedTexts, consultPolicy } from "./generation.ts";
-import { embeddingsBody, type EmbeddingsBody, rerankBody, type RerankBody } from "./request-schemas.ts";
+import {
+  embeddingsBody,
+  type EmbeddingsBody,
+  rerankBody,
+  type RerankBody,
+  type ScoreBody,
+  type TeiEmbedBody,
+} from "./request-schemas.ts";
 import { type EngineRouteFacts, type RequestParts, RequestScope } from "./request-scope.ts";
 import { changedBody } from "./serve-generation.ts";
 
@@ -38,7 +45,7 @@ interface Pooled<Result> {
 interface PooledAnswer<Text, Result> {
   readonly id: string;
   /** Parameter that holds the texts. */
-  readonly param: "input" | "documents";
+  readonly param: "input" | "inputs" | "documents" | "text_2";
   readonly texts: readonly Text[];
   /** Size of what the prompt of each text has beside it. */
   readonly sharedBytes: number;
@@ -51,17 +58,20 @@ interface PooledAnswer<Text, Result> {
 }
 
 /** Checks the number of texts. The schema would report that the first text is no token id. */
-export function checkInputs(sent: unknown): unknown {
-  const inputs: unknown = isRecord(sent) ? sent["input"] : undefined;
-  const most = LIMITS.inputs.value;
-  if (Array.isArray(inputs) && typeof inputs[0] !== "number" && inputs.length > most) {
-    throw invalid("input", `expected at most ${most} items`);
-  }
-  return sent;
-}
+export const checkInputs =
+  (param: "input" | "inputs") =>
+  (sent: unknown): unknown => {
+    const inputs: unknown = isRecord(sent) ? sent[param] : undefined;
+    const most = LIMITS.inputs.value;
+    if (Array.isArray(inputs) && typeof inputs[0] !== "number" && inputs.length > most) {
+      throw invalid(param, `expected at most ${most} items`);
+    }
+    return sent;
+  };
 
 /** Embeddings in another API than OpenAI's. */
 interface EmbeddingsShape {
+  readonly param: "input" | "inputs";
   /** Whether the ends of texts that are longer than the context are left out. */
   readonly shortens: boolean;
   /** See `ScopeParts`. */
@@ -79,23 +89,62 @@ export async function serveEmbeddings(
   const body = await changedBody(sent, parts, { schema: embeddingsBody, signal });
   const keepAliveMs = shape?.keepAliveMs;
   await RequestScope.run({ ...parts, body, signal, keepAliveMs }, async (scope) => {
-    const own = embeddingAnswer(body, scope, shape?.shortens);
+    const own = embeddingAnswer(body, scope, shape);
     await answerPooled(scope, shape ? { ...own, answer: shape.answer } : own);
   });
 }
 
-export async function rerank(parts: EngineParts, sent: RerankBody): Promise<void> {
+/** Serves embeddings as Text Embeddings Inference does, which answers with bare numbers. */
+export async function teiEmbed(parts: EngineParts, { inputs, truncate, ...body }: TeiEmbedBody): Promise<void> {
+  await serveEmbeddings(
+    parts,
+    { ...body, input: inputs },
+    {
+      param: "inputs",
+      shortens: truncate ?? false,
+      answer: (results): Promise<TeiEmbedAnswer> => listed(results, (values) => Array.from(values)),
+    },
+  );
+}
+
+/** Serves a ranking. @param shapeOf - makes another answer than a ranking of it */
+export async function rerank(
+  parts: EngineParts,
+  sent: RerankBody,
+  shapeOf?: (scope: RequestScope) => Pick<PooledAnswer<string, number>, "param" | "answer">,
+): Promise<void> {
   const signal = clientSignal(parts.response);
   const body = await changedBody(sent, parts, { schema: rerankBody, signal });
-  await RequestScope.run({ ...parts, body, signal }, (scope) => answerPooled(scope, rankingAnswer(body, scope)));
+  await RequestScope.run({ ...parts, body, signal }, (scope) =>
+    answerPooled(scope, { ...rankingAnswer(body, scope), ...shapeOf?.(scope) }),
+  );
+}
+
+/** Scores texts against one, in their order, as vLLM does. */
+export async function scoreTexts(
+  parts: EngineParts,
+  { text_1: query, text_2: texts, ...body }: ScoreBody,
+): Promise<void> {
+  const documents = typeof texts === "string" ? [texts] : texts;
+  await rerank(parts, { ...body, query, documents }, ({ model }) => ({
+    param: "text_2",
+    answer: (scores, usage): ScoreAnswer => ({
+      id: `score-${randomUUID()}`,
+      object: "list",
+      created: Math.floor(Date.now() / 1000),
+      model,
+      data: scores.map((value, index) => ({ index, object: "score", score: value })),
+      usage,
+    }),
+  }));
 }
 
 function embeddingAnswer(
   body: EmbeddingsBody,
   { engine, model }: RequestScope,
-  shortens = false,
+  { param = "input", shortens = false }: Partial<EmbeddingsShape> = {},
 ): PooledAnswer<string | readonly number[], Float32Array> {
-  const texts = checkedTexts("input", body.input, engine.info);
+  const texts = checkedTexts(param, body.input, engine.info);
   const { embedding = { prompts: {}, dimensions: 0 } } = engine.info;
   const { prompts, dimensions: most } = embedding;
   const { instruction, prompt_name: promptName, encoding_format: format } = body;
@@ -109,7 +158,7 @@ function embeddingAnswer(
   const prefix = embeddingPrefix(before, embedding);
   return {
     id: `embd-${randomUUID()}`,
-    param: "input",
+    param,
     texts,
     sharedBytes: Buffer.byteLength(prefix),
     answerBytes: texts.length * dimensions * (format === "base64" ? BASE64_BYTES : NUMBER_BYTES),

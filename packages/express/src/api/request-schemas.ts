@@ -425,3 +425,27 @@ export const rerankBody = z.strictObject({
 
 /** A request to `/v1/rerank`. */
 export type RerankBody = z.infer<typeof rerankBody>;
+
+export const scoreBody = z.strictObject({
+  model,
+  text_1: z.string().describe("Text that each of the others is scored against"),
+  text_2: z.union([z.string(), z.array(z.string()).min(1).max(LIMITS.inputs.value)]),
+  instruction: rerankBody.shape.instruction,
+  read_me: pooledReadMe,
+  ...inertFields,
+});
+
+/** A request to `/v1/score`. */
+export type ScoreBody = z.infer<typeof scoreBody>;
+
+export const teiEmbedBody = z.strictObject({
+  model,
+  inputs: embeddingsBody.shape.input,
+  truncate: z.boolean().nullish().describe("Whether the end of a long text is left out. @default false"),
+  normalize: z.literal(true).nullish().describe("Vectors are as the model's own folder asks for them"),
+  dimensions: embeddingsBody.shape.dimensions,
+  prompt_name: embeddingsBody.shape.prompt_name,
+});
+
+/** A request to `/embed`. */
+export type TeiEmbedBody = z.infer<typeof teiEmbedBody>;

@@ -113,6 +113,7 @@ export async function ollamaEmbed(
   const startMs = performance.now();
   const body = { model: servedName(model, parts), input, dimensions };
   await serveEmbeddings(parts, body, {
+    param: "input",
     shortens: truncate ?? true,
     keepAliveMs: keepAliveOf(keepAlive),
     answer: async (results, usage) => ({
@@ -132,6 +133,7 @@ export async function ollamaEmbedOne(
 ): Promise<void> {
   const body = { model: servedName(model, parts), input: prompt };
   await serveEmbeddings(parts, body, {
+    param: "input",
     shortens: true,
     keepAliveMs: keepAliveOf(keepAlive),
     answer: ([values = new Float32Array()]) => ({ embedding: Array.from(values) }),
