@@ -18,7 +18,7 @@ import { JsonList, sendJson } from "../http/reply.ts";
 import { clientSignal, stampProcessingTime } from "../http/request.ts";
 import { LIMITS } from "../limits.ts";
 import type { EmbeddingsAnswer, RerankAnswer, ScoreAnswer, TeiEmbedAnswer } from "./answer-schemas.ts";
-import { checkedTexts, consultPolicy } from "./generation.ts";
+import { checkedTexts, consultPolicy, nowSeconds } from "./generation.ts";
 import {
   embeddingsBody,
   type EmbeddingsBody,
@@ -131,7 +131,7 @@ export async function scoreTexts(
     answer: (scores, usage): ScoreAnswer => ({
       id: `score-${randomUUID()}`,
       object: "list",
-      created: Math.floor(Date.now() / 1000),
+      created: nowSeconds(),
       model,
       data: scores.map((value, index) => ({ index, object: "score", score: value })),
       usage,
