@@ -191,7 +191,7 @@ describe("chat", () => {
       const answer = "The capital of France is Paris.";
       expect(outcome.code).toBe(0);
       // The first run packs the model.
-      expect(outcome.stderr).toMatch(/^(?:\S+: packing weights, .*\n)*$/);
+      expect(outcome.stderr).toMatch(/^(?:\S+: (?:packing|loading) weights.*\n)*$/);
       expect(outcome.stdout).toBe(`${answer}\nThe capital of Italy is Rome.\n${answer}\n`);
     },
   );
