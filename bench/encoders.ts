@@ -1,6 +1,7 @@
-// Embeddings of an encoder beside transformers.js: calls by turns in one process, and the event loop while 16 callers ask.
+// Measures embeddings of an encoder beside transformers.js: calls by turns, and the event loop while 16 callers ask.
 //
-//   npm run bench:encoders -- --model FOLDER --onnx FOLDER [--rounds 7] [--threads 2] [--tokens 16,128,256] [--texts 1,8,64]
+//   npm run bench:encoders -- --model FOLDER --onnx FOLDER [--rounds 7] [--threads 2] [--tokens 16,128,256]
+//     [--texts 1,8,64]
 //
 // `--model` is the folder that the engine opens, `--onnx` the one that transformers.js opens: `onnx/model.onnx` and
 // `onnx/model_quantized.onnx`. Figures are medians over rounds; ratios are of the same round.

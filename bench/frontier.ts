@@ -1,4 +1,4 @@
-// Draws the frontier of models of one family: what they solve and lose against what a token reads, their memory and speed.
+// Draws the frontier of models of one family: problems solved and losses against bytes of a token, memory and speed.
 //
 //   npm run bench:frontier -- --rows rows.json --data a.jsonl b.jsonl [--rounds 3] [--threads 2] [--out X.json]
 //     [--picture X.svg]
@@ -7,14 +7,13 @@
 // file of its run of `bench:problems`. Speeds are measured by turns; ratios are to the first row in the same round.
 // With --out, losses that are known are not measured again.
 
-import { execFile } from "node:child_process";
 import { readFile, writeFile } from "node:fs/promises";
-import { join } from "node:path";
-import { parseArgs, promisify } from "node:util";
+import { parseArgs } from "node:util";
 import { ReadMeEngine } from "@readme-moe/engine";
 import { precisionOf } from "@readme-moe/kernel";
 import { openModel, type Precision } from "@readme-moe/model";
 import { linePicture, methodColour } from "../packages/refactor/src/report/pictures/line-picture.ts";
+import { cliJson } from "./cli-json.ts";
 import { markdownTable } from "./kit/report.ts";
 import { median, wilsonInterval } from "./kit/statistics.ts";
 import { turnsOf } from "./kit/turns.ts";
@@ -101,11 +100,9 @@ async function resultsOf(path: string): Promise<Run["results"][string][]> {
 /** Measures the mean loss on each data file. */
 async function lossesOf({ model, precision, lora }: RowFile): Promise<Readonly<Record<string, number>>> {
   if (values.data.length === 0) return {};
-  const program = join(import.meta.dirname, "..", "packages", "readme-moe", "dist", "main.js");
   const more = [...(precision ? ["--precision", precision] : []), ...(lora === undefined ? [] : ["--lora", lora])];
-  const args = [program, "eval", model, "--data", ...values.data, "--threads", String(threads), "--json", ...more];
-  const { stdout } = await promisify(execFile)(process.execPath, args, { maxBuffer: 1 << 26 });
-  const { files } = JSON.parse(stdout) as { readonly files: Readonly<Record<string, { readonly loss: number }>> };
+  const args = ["eval", model, "--data", ...values.data, "--threads", String(threads), ...more];
+  const { files } = await cliJson<{ readonly files: Readonly<Record<string, { readonly loss: number }>> }>(args);
   return Object.fromEntries(Object.entries(files).map(([file, { loss }]) => [file, loss]));
 }
 

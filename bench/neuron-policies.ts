@@ -97,7 +97,7 @@ async function readTexts(): Promise<
   );
 }
 
-/** What the dense model shows on some sequences. */
+/** Statistics of the dense model on some sequences. */
 interface Measured {
   /** Energies of each window's neurons: squared outputs relative to the token's, `[windows][layers][neurons]`. */
   readonly windows: readonly (readonly Float32Array[])[];

@@ -221,11 +221,11 @@ function chooseToken(
 
 /** Ends a sequence with the outputs of its prompt. @throws {ReadMeError} `ERR_RUNTIME` if they are not finite */
 function pool(sequence: Sequence, rows: readonly LogitsRow[], classifier: Classifier | undefined): AcceptedToken {
-  const [first, ...others] = rows.map(({ fullLogits }) => fullLogits);
-  if (!first) throw new Error(`The sequence ${sequence.id} got no outputs`);
+  const size = rows[0]?.fullLogits?.length;
+  if (size === undefined) throw new Error(`The sequence ${sequence.id} got no outputs`);
   // The next step overwrites the rows.
-  const all = new Float32Array(first.length * rows.length);
-  for (const [index, row] of [first, ...others].entries()) all.set(row ?? [], index * first.length);
+  const all = new Float32Array(size * rows.length);
+  for (const [index, { fullLogits = [] }] of rows.entries()) all.set(fullLogits, index * size);
   const pooled = classifier?.logitsOf(all) ?? all;
   if (!pooled.every(Number.isFinite)) throw new ReadMeError("ERR_RUNTIME", "The model's outputs are not finite");
   sequence.finishReason = "stop";

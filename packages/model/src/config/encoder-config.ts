@@ -80,11 +80,11 @@ const DENSE_CLASSIFIER: readonly ClassifierLayer[] = [
   { name: "classifier.out_proj" },
 ];
 
-const { segments: _segments, architecture: _architecture, ...BERT_WITHOUT_SEGMENTS } = BERT;
+const { architecture: _architecture, ...BERT_CHECKPOINT } = BERT;
+const { segments: _segments, ...BERT_WITHOUT_SEGMENTS } = BERT_CHECKPOINT;
 
 const ROBERTA: EncoderFamily = {
-  ...BERT_WITHOUT_SEGMENTS,
-  segments: "embeddings.token_type_embeddings",
+  ...BERT_CHECKPOINT,
   prefix: "roberta.",
   hasPaddedPositions: true,
   defaults: { pad_token_id: 1, layer_norm_eps: 1e-5 },
@@ -361,7 +361,8 @@ export function ggufEncoderFields(
   };
 }
 
-const GGML_NAME = /^(?:blk\.(?<layer>0|[1-9]\d*)\.)?(?<part>[^.]+)\.(?<kind>weight|bias)$/;
+/** Name of a tensor of a GGUF file, such as `blk.3.attn_q.weight`. */
+export const GGML_NAME: RegExp = /^(?:blk\.(?<layer>0|[1-9]\d*)\.)?(?<part>[^.]+)\.(?<kind>weight|bias)$/;
 
 /** Translates a name of an encoder's GGUF file to that of its family; an unknown name stays as it is. */
 export function encoderNameOf(ggmlName: string, family: EncoderFamily): string {

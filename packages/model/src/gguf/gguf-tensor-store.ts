@@ -1,5 +1,5 @@
 import { ReadMeError } from "@readme-moe/core";
-import { encoderFamily, encoderNameOf, encoderTypeOf } from "../config/encoder-config.ts";
+import { encoderFamily, encoderNameOf, encoderTypeOf, GGML_NAME } from "../config/encoder-config.ts";
 import { familyOf, type FusedNames, modelTypeOf, type NormNames, NORMS_BEFORE } from "../config/families.ts";
 import { allocateFor, corrupt, invalid, quoted } from "../files/errors.ts";
 import { encodeFloats } from "../files/floats.ts";
@@ -381,7 +381,6 @@ const NORM_PARTS: ReadonlyMap<string, keyof NormNames> = new Map([
   ["post_ffw_norm", "ffnOutput"],
 ]);
 
-const GGML_NAME = /^(?:blk\.(?<layer>0|[1-9]\d*)\.)?(?<part>[^.]+)\.(?<kind>weight|bias)$/;
 const GGML_EXPERT = /^blk\.(?<layer>0|[1-9]\d*)\.(?<part>[^.]+)\.(?<expert>0|[1-9]\d*)\.weight$/;
 
 /**

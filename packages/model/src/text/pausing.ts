@@ -29,6 +29,11 @@ export function* mapChunks(text: string, map: (chunk: string) => string): Genera
   return parts;
 }
 
+/** Applies `map`, which works character by character, to a text. */
+export function* mapText(text: string, map: (chunk: string) => string): Generator<void, string> {
+  return (yield* mapChunks(text, map)).join("");
+}
+
 /** Replaces every `from` in `text`, from left to right. */
 export function* replaceInChunks(text: string, from: string, to: string): Generator<void, string> {
   const parts: string[] = [];

@@ -7,7 +7,7 @@ import { CHUNK_LENGTH, finish } from "./pausing.ts";
 import { readNormalizer, readPreTokenizer } from "./pipeline.ts";
 import { type NormalizerStep, type PreTokenizerStep, wordsOf } from "./pre-tokenizer.ts";
 import { UnigramModel } from "./unigram.ts";
-import { WordPieceModel } from "./word-piece.ts";
+import { PieceTable, WordPieceModel } from "./word-piece.ts";
 import { type AddedToken, AddedTokenSplitter, SpellingTrie, type Vocabulary } from "./vocabulary.ts";
 
 // Number of short words between two pauses.
@@ -64,7 +64,9 @@ export class TokenEncoder {
     const Pieces = { WordPiece: WordPieceModel, Unigram: UnigramModel }[String(definition["type"])];
     const merging = Pieces ? undefined : BpeModel.of(definition, vocabulary, overrides);
     const modelWithout = (excluded: ReadonlySet<number>): WordModel =>
-      Pieces ? new Pieces(definition, vocabulary, overrides, excluded) : merging!.without(excluded);
+      Pieces
+        ? new Pieces(definition, new PieceTable(vocabulary, overrides, excluded), vocabulary)
+        : merging!.without(excluded);
     this.#plain = {
       raw: new AddedTokenSplitter(raw, tokens),
       normalized: new AddedTokenSplitter(normalized, tokens),

@@ -4,9 +4,9 @@
 import { corrupt } from "../files/errors.ts";
 import { isList, type JsonObject } from "../files/read-file.ts";
 import { type TokenIds, WordCache } from "./bpe-model.ts";
-import { mapChunks } from "./pausing.ts";
+import { finish, mapText } from "./pausing.ts";
 import type { NormalizerStep } from "./pre-tokenizer.ts";
-import type { Vocabulary } from "./vocabulary.ts";
+import type { PieceTable } from "./word-piece.ts";
 
 /** Cost of an unknown character, below the least probable piece. */
 const UNKNOWN_PENALTY = 10;
@@ -25,50 +25,26 @@ interface Best {
  * scores; of equal ones, that of the shorter last piece.
  */
 export class UnigramModel {
-  readonly #ids: ReadonlyMap<string, number>;
+  readonly #pieces: PieceTable;
   readonly #scores: Float64Array;
-  readonly #overrides: ReadonlyMap<string, number>;
-  readonly #excluded: ReadonlySet<number>;
   readonly #unknown: number;
   readonly #unknownScore: number;
-  /** Length of the longest spelling, in UTF-16 units. */
-  readonly #longest: number;
   readonly #cache = new WordCache();
 
-  /**
-   * @param model - `model` of a tokenizer.json
-   * @param overrides - by spelling, ids that a token has instead of its own
-   * @param excluded - ids of tokens that no text is encoded as
-   */
-  constructor(
-    model: JsonObject,
-    vocabulary: Vocabulary,
-    overrides: ReadonlyMap<string, number>,
-    excluded: ReadonlySet<number> = new Set(),
-  ) {
-    const pieces = isList(model["vocab"]) ? model["vocab"] : [];
-    this.#scores = Float64Array.from(pieces, (piece) => (isList(piece) ? Number(piece[1]) : 0));
-    this.#ids = vocabulary.ids;
-    this.#overrides = overrides;
-    this.#excluded = excluded;
+  /** @param model - `model` of a tokenizer.json */
+  constructor(model: JsonObject, pieces: PieceTable) {
+    const scored = isList(model["vocab"]) ? model["vocab"] : [];
+    this.#scores = Float64Array.from(scored, (piece) => (isList(piece) ? Number(piece[1]) : 0));
+    this.#pieces = pieces;
     this.#unknown = typeof model["unk_id"] === "number" ? model["unk_id"] : -1;
     this.#unknownScore = this.#scores.reduce((least, score) => Math.min(least, score), 0) - UNKNOWN_PENALTY;
-    let longest = 1;
-    for (const text of this.#ids.keys()) longest = Math.max(longest, text.length);
-    this.#longest = longest;
   }
 
   /** Adds the ids of a word. */
   encodeShort(word: string, ids: TokenIds): void {
     let pieces = this.#cache.get(word);
     if (pieces === undefined) {
-      const work = this.#piecesOf(word);
-      for (;;) {
-        const { done, value } = work.next();
-        if (done !== true) continue;
-        pieces = value;
-        break;
-      }
+      pieces = finish(this.#piecesOf(word));
       this.#cache.add(word, pieces);
     }
     for (const id of pieces) ids.push(id);
@@ -77,7 +53,7 @@ export class UnigramModel {
   /** Adds the ids of a word of any length, given in parts, with pauses. */
   *encodeLong(parts: readonly string[], ids: TokenIds): Generator<void, void> {
     const length = parts.reduce((sum, part) => sum + part.length, 0);
-    ids.atLeast = ids.length + Math.floor(length / this.#longest);
+    ids.atLeast = ids.length + Math.floor(length / this.#pieces.longest);
     yield;
     for (const id of yield* this.#piecesOf(parts.join(""))) ids.push(id);
   }
@@ -105,14 +81,14 @@ export class UnigramModel {
   #extend(word: string, start: number, width: number, best: readonly Best[]): void {
     const { score: before } = best[start]!;
     let isKnown = false;
-    const last = Math.min(word.length, start + this.#longest);
+    const last = Math.min(word.length, start + this.#pieces.longest);
     for (let end = start + width; end <= last; end++) {
       const text = word.slice(start, end);
-      const id = this.#ids.get(text);
+      const id = this.#pieces.find(text);
       const score = this.#scores[id ?? -1];
       // Tokens that are added have no scores.
-      if (id === undefined || score === undefined || this.#excluded.has(id)) continue;
-      offer(best[end]!, { from: start, id: this.#overrides.get(text) ?? id, score: before + score });
+      if (id === undefined || score === undefined) continue;
+      offer(best[end]!, { from: start, id: this.#pieces.encoded(text, id), score: before + score });
       if (end === start + width) isKnown = true;
     }
     if (isKnown) return;
@@ -142,11 +118,7 @@ export function precompiledStep(path: string, step: JsonObject): NormalizerStep 
   }
   const trie = Uint32Array.from({ length: trieBytes / 4 }, (_, index) => bytes.readUInt32LE(4 + 4 * index));
   const table = new CharacterTable(trie, bytes.subarray(4 + trieBytes));
-  return { apply: (text) => joined(mapChunks(text, (chunk) => table.normalize(chunk))), grows: 18 };
-}
-
-function* joined(parts: Generator<void, string[]>): Generator<void, string> {
-  return (yield* parts).join("");
+  return { apply: (text) => mapText(text, (chunk) => table.normalize(chunk)), grows: 18 };
 }
 
 class CharacterTable {

@@ -2,7 +2,7 @@
 
 import type { JsonObject } from "../files/read-file.ts";
 import { type TokenIds, WordCache } from "./bpe-model.ts";
-import { mapChunks, normalizeInChunks } from "./pausing.ts";
+import { mapText, normalizeInChunks } from "./pausing.ts";
 import type { NormalizerStep, PreTokenizerStep } from "./pre-tokenizer.ts";
 import type { Vocabulary } from "./vocabulary.ts";
 
@@ -10,40 +10,52 @@ import type { Vocabulary } from "./vocabulary.ts";
 export const CONTINUING = "##";
 const MOST_CHARACTERS = 100;
 
-/** WordPiece as the reference does it: the longest known piece first; a word with an unknown rest is unknown. */
-export class WordPieceModel {
+/** Pieces of words that texts are encoded as. */
+export class PieceTable {
+  /** Length of the longest spelling, in UTF-16 units, so that a word takes linear time. */
+  readonly longest: number;
   readonly #ids: ReadonlyMap<string, number>;
   readonly #overrides: ReadonlyMap<string, number>;
   readonly #excluded: ReadonlySet<number>;
-  readonly #prefix: string;
-  readonly #unknown: Int32Array;
-  readonly #mostCharacters: number;
-  /** Length of the longest spelling, in UTF-16 units, so that a word takes linear time. */
-  readonly #longest: number;
-  readonly #cache = new WordCache();
 
   /**
-   * @param model - `model` of a tokenizer.json
    * @param overrides - by spelling, ids that a token has instead of its own
    * @param excluded - ids of tokens that no text is encoded as
    */
-  constructor(
-    model: JsonObject,
-    vocabulary: Vocabulary,
-    overrides: ReadonlyMap<string, number>,
-    excluded: ReadonlySet<number> = new Set(),
-  ) {
+  constructor({ ids }: Vocabulary, overrides: ReadonlyMap<string, number>, excluded: ReadonlySet<number>) {
+    [this.#ids, this.#overrides, this.#excluded] = [ids, overrides, excluded];
+    let longest = 1;
+    for (const text of ids.keys()) longest = Math.max(longest, text.length);
+    this.longest = longest;
+  }
+
+  /** Finds the id of a piece in the model. */
+  find(text: string): number | undefined {
+    const id = this.#ids.get(text);
+    return id === undefined || this.#excluded.has(id) ? undefined : id;
+  }
+
+  /** Finds the id that a known piece is encoded as. */
+  encoded(text: string, id: number): number {
+    return this.#overrides.get(text) ?? id;
+  }
+}
+
+/** WordPiece as the reference does it: the longest known piece first; a word with an unknown rest is unknown. */
+export class WordPieceModel {
+  readonly #pieces: PieceTable;
+  readonly #prefix: string;
+  readonly #unknown: Int32Array;
+  readonly #mostCharacters: number;
+  readonly #cache = new WordCache();
+
+  /** @param model - `model` of a tokenizer.json */
+  constructor(model: JsonObject, pieces: PieceTable, { ids }: Vocabulary) {
     const { unk_token: unknown, continuing_subword_prefix: prefix, max_input_chars_per_word: most } = model;
-    const { ids } = vocabulary;
-    this.#ids = ids;
-    this.#overrides = overrides;
-    this.#excluded = excluded;
+    this.#pieces = pieces;
     this.#prefix = typeof prefix === "string" ? prefix : CONTINUING;
     this.#mostCharacters = typeof most === "number" ? most : MOST_CHARACTERS;
     this.#unknown = Int32Array.of((typeof unknown === "string" ? ids.get(unknown) : undefined) ?? 0);
-    let longest = 1;
-    for (const text of ids.keys()) longest = Math.max(longest, text.length);
-    this.#longest = longest;
   }
 
   /** Adds the ids of a word. */
@@ -69,24 +81,20 @@ export class WordPieceModel {
     if (Array.from(word).length > this.#mostCharacters) return this.#unknown;
     const pieces: number[] = [];
     for (let start = 0; start < word.length;) {
-      let end = Math.min(word.length, start + this.#longest);
+      let end = Math.min(word.length, start + this.#pieces.longest);
       let id: number | undefined;
       for (; end > start; end--) {
-        const text = word.slice(start, end);
-        id = this.#idOf(start > 0 ? this.#prefix + text : text);
-        if (id !== undefined) break;
+        const text = (start > 0 ? this.#prefix : "") + word.slice(start, end);
+        const own = this.#pieces.find(text);
+        if (own === undefined) continue;
+        id = this.#pieces.encoded(text, own);
+        break;
       }
       if (id === undefined) return this.#unknown;
       pieces.push(id);
       start = end;
     }
     return Int32Array.from(pieces);
-  }
-
-  #idOf(text: string): number | undefined {
-    const id = this.#ids.get(text);
-    if (id === undefined || this.#excluded.has(id)) return undefined;
-    return this.#overrides.get(text) ?? id;
   }
 }
 
@@ -127,14 +135,10 @@ export function bertPreTokenizer(): PreTokenizerStep {
 }
 
 function mapping(map: (text: string) => string, grows: number): NormalizerStep {
-  return { apply: (text) => joined(mapChunks(text, map)), grows };
+  return { apply: (text) => mapText(text, map), grows };
 }
 
 function* withoutAccents(text: string): Generator<void, string> {
   const decomposed = yield* normalizeInChunks(text, "NFD");
-  return yield* joined(mapChunks(decomposed, (chunk) => chunk.replaceAll(ACCENTS, "")));
-}
-
-function* joined(parts: Generator<void, string[]>): Generator<void, string> {
-  return (yield* parts).join("");
+  return yield* mapText(decomposed, (chunk) => chunk.replaceAll(ACCENTS, ""));
 }
