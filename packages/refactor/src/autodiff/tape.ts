@@ -16,6 +16,9 @@ export interface Tensor {
   readonly frozen?: string;
 }
 
+/** Way of a weight into a run: a frozen product, a parameter with a gradient, or an input without one. */
+export type WeightKind = "frozen" | "trained" | "data";
+
 /** Appends the gradient of an operation's input, given the gradient of the operation's output. */
 type Rule = (outputGradient: Value) => Value;
 
@@ -49,6 +52,12 @@ export class Tape {
   /** Names a weight that the caller passes as a frozen product at every run. */
   frozen(name: string, shape: readonly number[]): Tensor {
     return { value: name as Value, shape, needsGradient: false, frozen: name };
+  }
+
+  /** Declares a float32 weight in the way in which a run has it. */
+  declare(name: string, shape: readonly number[], kind: WeightKind): Tensor {
+    if (kind === "frozen") return this.frozen(name, shape);
+    return kind === "trained" ? this.parameter(name, shape) : this.data(name, "float32", shape);
   }
 
   /** Adds a tensor that is the same in all runs. */

@@ -5,7 +5,7 @@ import { layerConfig, type ModelConfig } from "@readme-moe/model";
 import type { LoraFactor } from "../autodiff/arithmetic.ts";
 import { TapeOperations, type TapeWeights, tapeWeights } from "../autodiff/layer-operations.ts";
 import { headLosses } from "../autodiff/losses.ts";
-import { Tape, type Tensor } from "../autodiff/tape.ts";
+import { Tape, type Tensor, type WeightKind } from "../autodiff/tape.ts";
 import * as decoder from "../graphs/decoder-layer.ts";
 import type { Graph } from "../graphs/graph-builder.ts";
 import type { DecoderWeights, Weight, WeightGroup } from "../tuning/weights.ts";
@@ -73,7 +73,7 @@ export function modelGraph(options: ModelGraphOptions): Graph {
     return g.build();
   }
   const shape = [vocabSize, hiddenSize];
-  const head = options.products.has(HEAD) ? tape.frozen(HEAD, shape) : tape.data(HEAD, "float32", shape);
+  const head = tape.declare(HEAD, shape, options.products.has(HEAD) ? "frozen" : "data");
   const inputs = { x: states, head, ids: tape.data(IDS, "int64", [rows]) };
   const { rows: losses, loss } = headLosses(tape, inputs, HEAD_ROWS);
   g.output(LOSSES, losses, "float32", [rows]);
@@ -92,12 +92,10 @@ function halfWeights(
 ): TapeWeights {
   const own = [...frozen, ...products, ...factors].filter(([name]) => name.startsWith(prefix));
   const shapes = new Map(own.map(([name, shape]) => [name.slice(prefix.length), shape]));
-  const declare = (name: string, shape: readonly number[]): Tensor => {
-    if (products.has(prefix + name)) return tape.frozen(prefix + name, shape);
-    return result === "gradients" && factors.has(prefix + name)
-      ? tape.parameter(prefix + name, shape)
-      : tape.data(prefix + name, "float32", shape);
-  };
+  const kindOf = (key: string): WeightKind =>
+    products.has(key) ? "frozen" : result === "gradients" && factors.has(key) ? "trained" : "data";
+  const declare = (name: string, shape: readonly number[]): Tensor =>
+    tape.declare(prefix + name, shape, kindOf(prefix + name));
   return tapeWeights(shapes, declare, change);
 }
 

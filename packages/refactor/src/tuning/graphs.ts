@@ -4,7 +4,7 @@ import type { ModelConfig } from "@readme-moe/model";
 import { timesNumber } from "../autodiff/arithmetic.ts";
 import { type AttentionSetting, TapeOperations, rmsNorm, tapeWeights } from "../autodiff/layer-operations.ts";
 import { headLosses } from "../autodiff/losses.ts";
-import { ANY_ROWS, Tape, type Tensor } from "../autodiff/tape.ts";
+import { ANY_ROWS, Tape, type Tensor, type WeightKind } from "../autodiff/tape.ts";
 import * as decoder from "../graphs/decoder-layer.ts";
 import type { Graph } from "../graphs/graph-builder.ts";
 
@@ -62,12 +62,9 @@ function buildHalf(
   const tape = new Tape(name);
   const shape = [ANY_ROWS, config.hiddenSize];
   const x = hasGradients ? tape.parameter(HIDDEN, shape) : tape.data(HIDDEN, "float32", shape);
-  const inputs = tapeWeights(weights.shapes, (weight, size) => {
-    if (weights.frozen.has(weight)) return tape.frozen(weight, size);
-    return hasGradients && weights.trained.has(weight)
-      ? tape.parameter(weight, size)
-      : tape.data(weight, "float32", size);
-  });
+  const kindOf = (weight: string): WeightKind =>
+    weights.frozen.has(weight) ? "frozen" : hasGradients && weights.trained.has(weight) ? "trained" : "data";
+  const inputs = tapeWeights(weights.shapes, (weight, size) => tape.declare(weight, size, kindOf(weight)));
   const next = apply(new TapeOperations(tape, inputs, config, attention), x);
   if (hasGradients) return tape.pullback(next, tape.data(OUTPUT_GRADIENT, "float32", next.shape).value);
   tape.graph.output("next", next.value, "float32", ["rows", config.hiddenSize]);
@@ -104,7 +101,7 @@ export function distillationGraph(
     labelShare,
     teacherShare: 1,
     taught: headInput(tape, taught, tape.data("teacher_norm", "float32", [hiddenSize]), config),
-    teacherHead: headTensor(tape, "teacher_head", [vocabSize, hiddenSize], isFrozen),
+    teacherHead: tape.declare("teacher_head", [vocabSize, hiddenSize], isFrozen ? "frozen" : "data"),
   });
   tape.graph.output("divergences", divergences!, "float32", ["rows"]);
   tape.graph.output("losses", rows, "float32", ["rows"]);
@@ -131,13 +128,9 @@ function rowLosses(
   norm: Tensor,
   config: HeadConfig & { readonly isFrozen: boolean },
 ): ReturnType<typeof headLosses> {
-  const head = headTensor(tape, "head", [config.vocabSize, config.hiddenSize], config.isFrozen);
+  const head = tape.declare("head", [config.vocabSize, config.hiddenSize], config.isFrozen ? "frozen" : "data");
   const ids = tape.data("ids", "int64", [ANY_ROWS]);
   return headLosses(tape, { x: headInput(tape, x, norm, config), head, ids }, Infinity);
-}
-
-function headTensor(tape: Tape, name: string, shape: readonly number[], isFrozen: boolean): Tensor {
-  return isFrozen ? tape.frozen(name, shape) : tape.data(name, "float32", shape);
 }
 
 /** Norms rows for the head. The factor of logits is applied here, since the head is linear. */
