@@ -58,6 +58,11 @@ test.for(["thread", "process"] as const)(
   },
 );
 
+test("an engine's process starts with flags of the program whose values follow them", async () => {
+  const node = [...NODE_FLAGS, "--input-type", "module", "--inspect-port", "0", "-e"];
+  expect(await endOf([...node, FORGETFUL, "process"])).toMatchObject({ code: 0, words: "3 The ship was 40" });
+});
+
 async function endOf(
   args: readonly string[],
 ): Promise<{ code: number | null; signal: string | null; complaints: string; words: string }> {

@@ -102,6 +102,8 @@ export interface WireRequest {
   readonly keptId?: number | undefined;
   /** Whether the result is that of the prompt's last token, and nothing is generated. @default false */
   readonly isPooled?: boolean | undefined;
+  /** Whether no other text of the same call follows, for which the first step would wait. */
+  readonly comesAlone?: boolean | undefined;
   /** Whether the result is those of all tokens. @default false */
   readonly givesStates?: boolean | undefined;
   /** Whether progress of reading the prompt is reported. @default false */

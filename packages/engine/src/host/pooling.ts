@@ -123,6 +123,7 @@ async function poolTexts(
     seed: 0,
     processesLogits: false,
     isPooled: true,
+    comesAlone: prompts.length === 1,
     givesStates,
   }));
   const outputs: Float32Array<ArrayBuffer>[] = [];

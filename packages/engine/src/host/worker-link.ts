@@ -348,10 +348,12 @@ function openProcess(onMessage: OnMessage): Channel {
 
 /** Selects the flags that also apply to workers: loaders, conditions and memory limits. */
 function workerFlags(execArgv: readonly string[]): string[] {
-  return execArgv.filter(
-    (flag, index) =>
-      !PROGRAM_TEXT.has(flag) && !PROGRAM_TEXT.has(execArgv[index - 1] ?? "") && !OF_THE_PROGRAM.test(flag),
-  );
+  return execArgv.filter((flag, index) => {
+    const before = execArgv[index - 1] ?? "";
+    // What begins without a dash is the value of the flag before it.
+    const isOfBefore = PROGRAM_TEXT.has(before) || (!flag.startsWith("-") && OF_THE_PROGRAM.test(before));
+    return !PROGRAM_TEXT.has(flag) && !OF_THE_PROGRAM.test(flag) && !isOfBefore;
+  });
 }
 
 /** Number of equal parts of a limit. Parts are counted, not time: none pass while this process is suspended or busy. */

@@ -60,7 +60,7 @@ class WorkerServer {
         void this.#open(message);
         return;
       case "generate":
-        void this.#engine?.requests.begin(message).then(() => this.#run({ coalesce: true }));
+        void this.#engine?.requests.begin(message).then(() => this.#run({ coalesce: message.comesAlone !== true }));
         // Continues a prompt that takes more than one slice.
         void this.#run();
         return;
