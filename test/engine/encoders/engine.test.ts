@@ -35,6 +35,29 @@ async function stateOf(folder: string, tokenIds: ArrayLike<number>, isAveraged: 
   return result!.fullLogits.slice();
 }
 
+test("a text alone waits for two steps of another call, not for all of its texts", async () => {
+  const random = seededRandom(6);
+  const inputs = Array.from({ length: 200 }, () => randomText(random, 150));
+  const engine = await openPooling(await writeEmbedder("bert"), { threads: 1 });
+  let [numDone, numBefore] = [0, 0];
+  try {
+    let begin!: () => void;
+    const isUnderWay = new Promise<void>((resolve) => (begin = resolve));
+    const onProgress = ({ isDone }: { isDone: boolean }): void => {
+      if (isDone && ++numDone === 20) begin();
+    };
+    const long = engine.embed({ inputs, onProgress });
+    await isUnderWay;
+    numBefore = numDone;
+    await engine.embed({ inputs: ["dog"] });
+    // Texts of 600 characters: seven are with the engine, others may follow while an answer is on its way.
+    expect(numDone - numBefore).toBeLessThan(24);
+    expect((await long).embeddings).toHaveLength(200);
+  } finally {
+    await engine.dispose();
+  }
+});
+
 test("embeddings are means of states, with the same bits alone and among others, in any order", async () => {
   const random = seededRandom(5);
   const inputs = Array.from({ length: 60 }, () => randomText(random, Math.floor(random() ** 2 * 140)));

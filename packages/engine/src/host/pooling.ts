@@ -99,9 +99,19 @@ export async function rerankDocuments(request: RerankRequest, host: PoolingHost)
 }
 
 /**
- * Runs prompts, so many at a time that the engine always has further ones, and no caller fills its queue alone. The
- * first error ends the others.
+ * Characters of a call's texts that are with the engine at once: two steps' worth, so that the engine always has further
+ * texts, and a short call waits for those alone, not for all texts of a long one.
  */
+const MOST_CHARACTERS = 4096;
+
+/** Counts the characters of a prompt; about four of them are a token. */
+function charactersOf(prompt: Prompt): number {
+  if (typeof prompt === "string") return prompt.length;
+  if (!("messages" in prompt)) return "length" in prompt ? 4 * prompt.length : 0;
+  return prompt.messages.reduce((sum, { content }) => sum + (typeof content === "string" ? content.length : 0), 0);
+}
+
+/** Runs prompts, as many at a time as `MOST_CHARACTERS` says. The first error ends the others. */
 async function poolTexts(
   prompts: readonly Prompt[],
   { priority = 0, client, cacheSalt, id, signal, onProgress }: PoolingOptions,
@@ -131,24 +141,37 @@ async function poolTexts(
   const ending = new AbortController();
   const detach = onceAborted(signal, () => ending.abort(signal?.reason));
   if (signal?.aborted) ending.abort(signal.reason);
-  const queue = requests.entries();
-  const work = async (): Promise<void> => {
-    // All workers take from one queue.
-    for (const [index, request] of queue) {
-      const stream = begin(request, ending.signal);
-      const { promptTokens } = await stream.accepted;
-      onProgress?.({ index, promptTokens, isDone: false });
-      for await (const { pooled, usage: own } of stream) {
-        if (pooled) outputs[index] = pooled;
-        usage.promptTokens += own?.promptTokens ?? 0;
-        usage.cachedTokens += own?.cachedTokens ?? 0;
-        usage.queuedMs = Math.max(usage.queuedMs, own?.queuedMs ?? 0);
-      }
-      onProgress?.({ index, promptTokens, isDone: true });
+  const run = async (request: WireRequest, index: number): Promise<void> => {
+    const stream = begin(request, ending.signal);
+    const { promptTokens } = await stream.accepted;
+    onProgress?.({ index, promptTokens, isDone: false });
+    for await (const { pooled, usage: own } of stream) {
+      if (pooled) outputs[index] = pooled;
+      usage.promptTokens += own?.promptTokens ?? 0;
+      usage.cachedTokens += own?.cachedTokens ?? 0;
+      usage.queuedMs = Math.max(usage.queuedMs, own?.queuedMs ?? 0);
     }
+    onProgress?.({ index, promptTokens, isDone: true });
   };
+  const running = new Set<Promise<void>>();
+  let characters = 0;
+  const isFull = (size: number): boolean =>
+    running.size > 0 && (characters + size > MOST_CHARACTERS || running.size >= 2 * info.maxNumSeqs);
   try {
-    await Promise.all(Array.from({ length: Math.min(2 * info.maxNumSeqs, requests.length) }, work));
+    for (const [index, request] of requests.entries()) {
+      const size = charactersOf(prompts[index]!);
+      // oxlint-disable-next-line no-await-in-loop -- the next text begins when an earlier one has ended
+      while (isFull(size)) await Promise.race(running);
+      const one = run(request, index).finally(() => {
+        running.delete(one);
+        characters -= size;
+      });
+      // The first error ends the call; further ones follow from it.
+      one.catch(() => undefined);
+      running.add(one);
+      characters += size;
+    }
+    await Promise.all(running);
   } catch (error) {
     ending.abort();
     throw error;
