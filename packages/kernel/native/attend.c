@@ -15,6 +15,12 @@ static void rotate(const Kernel *kernel, const LayerDescription *d, int32_t posi
   }
 }
 
+/** Whether heads are used as they are projected. */
+static int are_heads_placed(const Layer *layer) {
+  const LayerDescription *d = &layer->description;
+  return d->rotary < 0 && layer->paddedHead == d->headSize && !layer->queryNorm.scales && !layer->keyNorm.scales;
+}
+
 /** Copies one head to `out` `[paddedHead]`, and norms it. */
 static void norm_head(const Kernel *kernel, const Layer *layer, const float *head, Norm norm, float *out) {
   int size = layer->description.headSize;
@@ -60,27 +66,37 @@ static void store_head(const Kernel *kernel, const Layer *layer, int row, int kv
   const LayerDescription *d = &layer->description;
   const float *projected = kernel->projected + (size_t)row * kernel->projectedWidth;
   const float *keys = projected + layer->query->numPanels * PANEL, *values = keys + layer->key->numPanels * PANEL;
-  float key[4096 + 16];
-  norm_head(kernel, layer, keys + (size_t)kvHead * d->headSize, layer->keyNorm, key);
-  rotate(kernel, d, position, key);
+  float placed[4096 + 16];
+  const float *key = keys + (size_t)kvHead * d->headSize;
+  if (!are_heads_placed(layer)) {
+    norm_head(kernel, layer, key, layer->keyNorm, placed);
+    rotate(kernel, d, position, placed);
+    key = placed;
+  }
   kernel->loops->store_token(head_pages(kernel, layer, kvHead), kernel->step->pageTable + sequence[2], position, key, values + (size_t)kvHead * d->headSize);
+}
+
+/** Distance from a row's queries to the next row's. */
+static size_t queries_stride(const Kernel *kernel, const Layer *layer) {
+  if (are_heads_placed(layer)) return (size_t)kernel->projectedWidth;
+  return (size_t)layer->description.numHeads * (size_t)layer->paddedHead;
 }
 
 /** Queries of a row's first head. */
 static float *row_queries(const Kernel *kernel, const Layer *layer, int row) {
-  return kernel->queries + (size_t)row * (size_t)layer->description.numHeads * (size_t)layer->paddedHead;
+  return (are_heads_placed(layer) ? kernel->projected : kernel->queries) + (size_t)row * queries_stride(kernel, layer);
 }
 
 void place_rows(Kernel *kernel, Member *member, const Layer *layer) {
   const LayerDescription *d = &layer->description;
   size_t queriesOfKey = (size_t)(d->numHeads / d->numKvHeads * layer->paddedHead);
   Cursor at = {kernel->step->sequences, 0};
-  EACH_TASK(member, row, kernel->step->numRows) {
+  EACH_ROW(member, row, kernel->step->numRows) {
     move_to(&at, row);
     int32_t position = at.sequence[1] + row - at.firstRow;
     norm_all_heads(kernel, layer, kernel->projected + (size_t)row * kernel->projectedWidth);
     for (int h = 0; h < d->numKvHeads; h++) {
-      place_queries(kernel, layer, row, h, position, row_queries(kernel, layer, row) + (size_t)h * queriesOfKey);
+      if (!are_heads_placed(layer)) place_queries(kernel, layer, row, h, position, row_queries(kernel, layer, row) + (size_t)h * queriesOfKey);
       store_head(kernel, layer, row, h, at.sequence, position);
     }
   }
@@ -147,7 +163,7 @@ static const float *distances_of(const Kernel *kernel, int head) {
 static void attend_part(Kernel *kernel, const Layer *layer, Own own, const Piece *piece, int kvHead, int part, const float *rowQueries) {
   const LayerDescription *d = &layer->description;
   int perKey = d->numHeads / d->numKvHeads, rowsAtOnce = kernel->attendMost / perKey, firstTile = piece->firstTile + part * piece->partTiles;
-  size_t tileStride = 0, rowStride = (size_t)d->numHeads * (size_t)layer->paddedHead;
+  size_t tileStride = 0, rowStride = queries_stride(kernel, layer);
   float *results = piece->numParts == 1 ? own.totals : piece_results(kernel, layer, piece, kvHead, &tileStride) + (size_t)(part * piece->partTiles) * tileStride;
   for (int r = 0; r < piece->numRows; r += rowsAtOnce) {
     size_t place = (size_t)(r * perKey) * floats_of_tile(layer);
@@ -221,7 +237,7 @@ void attend_rows(Kernel *kernel, Member *member, const Layer *layer, int numRows
   if (!kernel->rounds || layer->roundsHeads) return;
   team_next_phase(member);
   int32_t size = layer->attentionOutput->numIn, whole = (size + GROUP - 1) / GROUP * GROUP;
-  EACH_TASK(member, row, numRows) {
+  EACH_ROW(member, row, numRows) {
     // Numbers that a layer with more heads left here would change the last group's scale.
     memset(kernel->attended.floats + (size_t)row * kernel->attended.width + size, 0, (size_t)(whole - size) * 4);
     kernel->loops->round_row(&kernel->attended, row, 0, whole);

@@ -171,16 +171,22 @@ static void join_tiles(float *results, size_t tileStride, int32_t numTiles, int3
   for (int i = 0; i < size; i += 16) store(results + i, mul(load(results + i), factor));
 }
 
-/** Copies queries so that those of a group are side by side, `[headSize][N]`. */
+/** Copies a group of queries, `[headSize][N]`. */
+INLINE void pack_group(const Attention *a, int query, float *out, const int N) {
+  const float *from[ATTEND_QUERIES];
+  UNROLL for (int n = 0; n < N; n++) {
+    int row = (query + n) / a->perRow, head = (query + n) % a->perRow;
+    from[n] = a->queries + (size_t)row * a->rowStride + (size_t)head * a->pages.paddedSize;
+  }
+  for (int d = 0; d < a->pages.headSize; d++)
+    UNROLL for (int n = 0; n < N; n++) out[d * N + n] = from[n][d];
+}
+
+/** Copies queries so that those of a group are side by side. */
 static void pack_queries(const Attention *a) {
   int query = 0, size = a->pages.headSize;
-#define GROUP(N, W)                                                                                                  \
-  for (; query + N <= a->numQueries; query += N)                                                                     \
-    for (int n = 0; n < N; n++) {                                                                                    \
-      int row = (query + n) / a->perRow, head = (query + n) % a->perRow;                                             \
-      const float *from = a->queries + (size_t)row * a->rowStride + (size_t)head * a->pages.paddedSize;              \
-      for (int d = 0; d < size; d++) a->room.queries[(size_t)query * size + d * N + n] = from[d];                    \
-    }
+#define GROUP(N, W) \
+  for (; query + N <= a->numQueries; query += N) pack_group(a, query, a->room.queries + (size_t)query * size, N);
   ATTEND_GROUPS
 #undef GROUP
 }
@@ -242,6 +248,7 @@ INLINE Floats within_halves(Floats x) { return larger(smaller(x, splat(65504.0f)
 
 /** Loads numbers `[d, d + 16)` of a head, 0 behind its end. */
 INLINE Floats load_head(const float *head, int d, int size) {
+  if (d + 16 <= size) return load(head + d);
   float lanes[16] = {0};
   memcpy(lanes, head + d, (size_t)(size - d < 16 ? size - d : 16) * 4);
   return load(lanes);

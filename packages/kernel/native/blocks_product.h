@@ -12,9 +12,10 @@ enum { SEVERAL_ROWS = 20 };
 
 /** Place of a tile in a product. */
 typedef struct {
-  /** Bytes of the span; scales and minimums, if there are any. */
+  /** Bytes of the span; scales and minimums, if there are any; distances in bytes from a group's to the next. */
   const uint8_t *codes;
   const float *scales, *minimums;
+  int32_t codesStride, scalesStride;
   const Rows *x;
   int row, firstGroup, numGroups;
   int32_t zero;
@@ -57,7 +58,7 @@ INLINE void tile_span(const Tile *tile, const int R, const int V, const int hasB
   Floats sums[MOST_R][4];
   UNROLLED(r, R) UNROLLED(v, V) sums[r][v] = tile->firstGroup == 0 ? splat(0) : load(tile->out + (size_t)r * tile->outStride + 16 * v);
   for (int g = 0; g < tile->numGroups; g++) {
-    const uint8_t *codes = tile->codes + g * GROUP * PANEL;
+    const uint8_t *codes = tile->codes + g * tile->codesStride;
     const size_t first = (size_t)tile->row * groups + (size_t)(tile->firstGroup + g);
     prefetch_next(tile, g);
     for (int b = 0; b < numBlocks; b++) {
@@ -78,7 +79,8 @@ INLINE void tile_span(const Tile *tile, const int R, const int V, const int hasB
           UNROLLED(r, R) UNROLLED(v, V) SETTLE(dots[r][v]);
         }
       }
-      const float *scales = tile->scales + (size_t)(g * numBlocks + b) * PANEL, *minimums = tile->minimums + (size_t)(g * numBlocks + b) * PANEL;
+      const float *scales = (const float *)((const uint8_t *)tile->scales + g * tile->scalesStride) + b * PANEL;
+      const float *minimums = tile->minimums + (size_t)(g * numBlocks + b) * PANEL;
       UNROLLED(r, R) {
         const size_t group = first + (size_t)r * groups;
         Floats scale = splat(x->scales[group]), offset = splat(x->scales[group] * (float)block_sum(x, group, b, numBlocks));
@@ -314,9 +316,16 @@ INLINE void block_span(const BlockType t, const uint8_t *packed, const Tile *til
   if (rowTo - rowFrom <= FEW_ROWS) return few_rows_span(t, packed, tile, rowFrom, rowTo, from, to);
   Span span;
   Tile own = *tile;
-  unpack_span(t, packed, tile->numGroups, from, to, &span);
-  own.codes = span.codes + 64 * from;
-  own.scales = span.scales + 16 * from;
+  if (are_operands(t)) {
+    own.codes = packed + 64 * from;
+    own.scales = (const float *)(packed + plane_bytes(t)) + 16 * from;
+    own.codesStride = own.scalesStride = group_bytes(t);
+  } else {
+    unpack_span(t, packed, tile->numGroups, from, to, &span);
+    own.codes = span.codes + 64 * from;
+    own.scales = span.scales + 16 * from;
+    own.scalesStride = GROUP / t.block * PANEL * 4;
+  }
   own.minimums = span.minimums + 16 * from;
   own.zero = has_bytes(t) && !QUADS_ARE_UNSIGNED ? 0 : t.zero;
   if (has_bytes(t)) (t.block == 16 ? span_bytes_16 : span_bytes_32)(&own, rowFrom, rowTo, to - from);
@@ -345,7 +354,7 @@ static void panel_product(const Tensor *t, int panel, int from, int to, const Ro
     // Weights of 8 bits have neither scales nor minimums here.
     const float *none = x->scales;
     Tile tile = {.codes = packed + 64 * from, .scales = none, .minimums = none, .x = x, .firstGroup = g, .numGroups = numGroups,
-                 .out = out, .outStride = outStride, .next = next, .nextLines = next ? (int)(spanBytes / 64) : 0};
+                 .codesStride = GROUP * PANEL, .out = out, .outStride = outStride, .next = next, .nextLines = next ? (int)(spanBytes / 64) : 0};
     switch ((int)t->format) {
 #ifdef HAS_PACKED_TILES
 #define CASE_OF_TYPE(name, ...) \

@@ -52,6 +52,9 @@ INLINE Bytes unpacked(Bytes b) { return b; }
 INLINE Bytes unpacked(Bytes b) { return flipped(b); }
 #endif
 
+/** Whether products read bytes and scales as they are packed. */
+INLINE int are_operands(const BlockType t) { return QUADS_ARE_UNSIGNED && t.bits == 8 && t.scale == SCALE_FLOAT; }
+
 /** Unpacks V vectors of a group, number `g` of its span. */
 INLINE void unpack_group(const BlockType t, const uint8_t *group, const uint8_t *factors, int g, const int V, int vector, Span *span) {
   uint8_t *codes = span->codes + g * GROUP * PANEL + 64 * vector;

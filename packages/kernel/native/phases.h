@@ -18,6 +18,17 @@ static inline void move_to(Cursor *cursor, int row) {
   }
 }
 
+/** Returns the number of rows of a task that works on each row by itself: one, or more if every thread has many tasks. */
+static inline int rows_of_task(const Team *team, int numRows) {
+  int size = numRows / (8 * team->numThreads);
+  return size < 1 ? 1 : least(size, 16);
+}
+/** Runs the following statement for each row of a phase that this member takes. */
+#define EACH_ROW(member, row, numRows) \
+  for (int all_ = (numRows), size_ = rows_of_task((member)->team, all_), tasks_ = (all_ + size_ - 1) / size_, task_; \
+       (task_ = team_take(member, tasks_)) >= 0; team_done(member, tasks_)) \
+    for (int row = task_ * size_, end_ = least(row + size_, all_); row < end_; row++)
+
 /** Sorts a step's rows, and its rows with wanted logits, by expert. */
 void group_rows(Kernel *kernel);
 /** Sorts the pairs of rows `[from, to)` of a mixture by expert. */

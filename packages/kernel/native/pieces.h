@@ -3,8 +3,8 @@
 #pragma once
 #include "phases.h"
 
-/** Number of rows of a sequence in one task, and least number of tiles in one of several tasks of the same rows. */
-enum { ATTEND_ROWS = 16, LEAST_TILES = 2, TASKS_A_THREAD = 8 };
+/** Least numbers of rows and of queries of a key head in one task, and of tiles in one of several tasks of the same rows. */
+enum { ATTEND_ROWS = 16, ATTEND_AT_ONCE = 48, LEAST_TILES = 2, TASKS_A_THREAD = 8 };
 
 /** Rows of one sequence that attend in the same tasks, and the tiles that they see. */
 typedef struct {
@@ -53,7 +53,8 @@ static int next_piece(Pieces *all) {
   int row = all->isPartial ? kernel->active[all->nextRow] : all->nextRow;
   move_to(&all->at, row);
   int position = all->at.sequence[1] + row - all->at.firstRow;
-  int numRows = all->isPartial ? 1 : least(ATTEND_ROWS, all->at.firstRow + all->at.sequence[0] - row);
+  int most = ATTEND_AT_ONCE / (d->numHeads / d->numKvHeads);
+  int numRows = all->isPartial ? 1 : least(most > ATTEND_ROWS ? most : ATTEND_ROWS, all->at.firstRow + all->at.sequence[0] - row);
   int firstTile = d->window > 0 && position >= d->window ? (position - d->window + 1) / ATTEND_TILE : 0;
   int last = least(position + numRows - 1 + positions_ahead(kernel, d), all->at.sequence[0] + all->at.sequence[1] - 1);
   int numTiles = last / ATTEND_TILE + 1 - firstTile, partTiles = numTiles;

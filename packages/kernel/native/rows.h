@@ -38,17 +38,41 @@ static void norm(const float *x, Norm norm, float epsilon, int32_t size, int32_t
 /** Compensates, for inputs with this sum, that weights are stored as `weight + 128`, if products multiply them so. */
 INLINE int32_t offset_of(int32_t sum) { return QUADS_ARE_UNSIGNED ? -128 * sum : 0; }
 
+/** Returns the larger magnitudes of a group's halves. A NaN counts as infinite, which no maximum loses. */
+INLINE Floats group_magnitudes(const float *floats) {
+  return larger(smaller(magnitude(load(floats)), splat(__builtin_inff())), smaller(magnitude(load(floats + 16)), splat(__builtin_inff())));
+}
+
+#ifdef HAS_ROUNDED_GROUPS
+/** Does what `round_row` does for N groups, 2 or 4, lane by lane of one vector where a group alone takes reductions. */
+INLINE void round_groups(const Rows *rows, const float *floats, int8_t *values, size_t group, const int N) {
+  Floats most[4];
+  for (int g = 0; g < 4; g++) most[g] = group_magnitudes(floats + g % N * GROUP);
+  float factors[4];
+  store_factors(largest_of_four(most), factors, rows->scales + group, N);
+  for (int g = 0; g < N; g++)
+    for (int half = 0; half < GROUP; half += 16) store_bytes_of(values + g * GROUP + half, mul(load(floats + g * GROUP + half), splat(factors[g])));
+  store_sums(values, rows->halfSums + group, rows->sums + group, rows->offsets + group, N);
+}
+#endif
+
 /** Rounds groups so that the largest magnitude becomes 127; the scale of a group that is not finite is NaN. */
 static void round_row(const Rows *rows, int32_t row, int32_t from, int32_t to) {
   const float *floats = rows->floats + (size_t)row * rows->width;
   int8_t *values = rows->values + (size_t)row * rows->width;
   int16_t *wide = rows->wide + (size_t)row * rows->width;
   size_t firstGroup = (size_t)row * (rows->width / GROUP);
-  for (int i = from; i < to; i += GROUP) {
+  int i = from;
+#ifdef HAS_ROUNDED_GROUPS
+  for (; i + 4 * GROUP <= to; i += 4 * GROUP) round_groups(rows, floats + i, values + i, firstGroup + (size_t)(i / GROUP), 4);
+  if (i + 2 * GROUP <= to) {
+    round_groups(rows, floats + i, values + i, firstGroup + (size_t)(i / GROUP), 2);
+    i += 2 * GROUP;
+  }
+#endif
+  for (; i < to; i += GROUP) {
     Floats first = load(floats + i), second = load(floats + i + 16);
-    // A NaN counts as infinite, which no maximum loses.
-    Floats most = larger(smaller(magnitude(first), splat(__builtin_inff())), smaller(magnitude(second), splat(__builtin_inff())));
-    float largest = largest_lane(most);
+    float largest = largest_lane(group_magnitudes(floats + i));
     // Below this limit the quotient would not be finite; such inputs count as 0.
     Floats factor = splat(largest > 1e-30f ? 127.0f / largest : 0.0f);
     int32_t firstSum = store_rounded(values + i, wide + i, mul(first, factor));

@@ -20,7 +20,7 @@ static void attend_layer(Kernel *kernel, int index, Member *member) {
   const Groups *groups = rows_fed(kernel, index);
   int numRows = groups->numRows, firstProduct = index * LORA_PRODUCTS, normsStream = layer->description.normsStream;
   Cursor at = {kernel->step->sequences, 0};
-  EACH_TASK(member, place, kernel->step->numRows) {
+  EACH_ROW(member, place, kernel->step->numRows) {
     int row = kernel->all.rows[place];
     if (before) end_layer(kernel, before, row, place);
     else if (!kernel->hasStream) {
@@ -48,7 +48,7 @@ static void attend_layer(Kernel *kernel, int index, Member *member) {
   loraRows = lower_rows(kernel, member, loraRows, &kernel->attended, layer->attentionOutput->numIn);
   multiply(kernel, member, &loraRows, &layer->attentionOutput, 1, &kernel->attended, kernel->update, kernel->hiddenWidth);
   team_next_phase(member);
-  EACH_TASK(member, place, numRows) {
+  EACH_ROW(member, place, numRows) {
     int row = groups->rows[place], streamRow = isLast ? kernel->active[row] : row;
     add_update(kernel, streamRow, row, layer->attentionOutputNorm, layer->description.residualScale);
     norm_row(kernel, streamRow, place, layer->ffnNorm, normsStream & NORMS_AT_FFN);
@@ -90,15 +90,18 @@ static void run_layer(Kernel *kernel, int index, Member *member) {
 static void write_states(Kernel *kernel, Member *member) {
   const Step *step = kernel->step;
   int32_t size = kernel->model.hiddenSize;
-  EACH_TASK(member, first, step->numWanted) {
+  EACH_ROW(member, first, step->numWanted) {
     int32_t place = step->fullPlaces[first], end = first + 1;
     if (place < 0 || (first > 0 && step->fullPlaces[first - 1] == place)) continue;
     while (end < step->numWanted && step->fullPlaces[end] == place) end++;
     float *out = step->fullLogits + (size_t)place * (size_t)size, count = (float)(end - first);
     for (int32_t wanted = first; wanted < end; wanted++) {
       int32_t row = step->wanted[wanted];
-      norm_row(kernel, row, row, kernel->finalNorm, 0);
-      const float *state = kernel->normed.floats + (size_t)row * kernel->normed.width;
+      const float *state = kernel->stream + (size_t)row * kernel->hiddenWidth;
+      if (kernel->finalNorm.scales) {
+        norm_row(kernel, row, row, kernel->finalNorm, 0);
+        state = kernel->normed.floats + (size_t)row * kernel->normed.width;
+      }
       for (int32_t i = 0; i < size; i++) out[i] = wanted == first ? state[i] : out[i] + state[i];
     }
     for (int32_t i = 0; i < size; i++) out[i] /= count;
@@ -111,7 +114,7 @@ static void run_head(Kernel *kernel, Member *member) {
   const Step *step = kernel->step;
   if (step->numWanted == 0) return;
   const Layer *last = &kernel->layers[kernel->model.numLayers - 1];
-  EACH_TASK(member, place, kernel->numActive) end_layer(kernel, last, kernel->active[kernel->wanted.rows[place]], place);
+  EACH_ROW(member, place, kernel->numActive) end_layer(kernel, last, kernel->active[kernel->wanted.rows[place]], place);
   team_next_phase(member);
   if (!kernel->head) return write_states(kernel, member);
   for (int from = 0; from < step->numWanted; from += LOGIT_ROWS) {

@@ -8,45 +8,76 @@
 /** Returns a byte of a group's line: inputs are by four. */
 static int byte_at(const uint8_t *group, int line, int column, int input) { return group[LINE_BYTES * line + 4 * column + input % 4]; }
 
-/** Returns a weight in blocks. */
-static float block_weight(BlockType t, const uint8_t *panel, int column, int i) {
-  const uint8_t *factors, *more = group_at(t, panel, i / GROUP, &factors), *group = more + t.moreBits * LINE_BYTES, *scales = more + plane_bytes(t);
-  int input = i % GROUP, k = input / 4, at = input / t.block * PANEL + column, code = 0;
-  if (t.bits == 8) code = byte_at(group, k, column, input);
+/** Returns the code of input `input` of a group. */
+static int code_at(BlockType t, const uint8_t *more, int column, int input) {
+  const uint8_t *group = more + t.moreBits * LINE_BYTES;
+  int k = input / 4, code = 0;
+  if (t.bits == 8) return byte_at(group, k, column, input);
   if (t.bits == 4) code = byte_at(group, k % 4, column, input) >> (k < 4 ? 0 : 4) & 15;
   if (t.bits == 2) code = byte_at(group, k / 4, column, input) >> 2 * (k % 4) & 3;
   if (t.moreBits == 1) code |= (byte_at(more, 0, column, input) >> k & 1) << t.bits;
   if (t.moreBits == 2) code |= (byte_at(more, k / 4, column, input) >> 2 * (k % 4) & 3) << 4;
-  if (t.codes != CODES_PLAIN) code = BLOCK_CODES[t.codes][code];
-  const uint16_t *factor = (const uint16_t *)factors + column;
-  scales += at * scale_size(t);
-  float weight = scale_value(t, scales, has_factors(t) ? float_of(*factor) : 1, 0) * (float)(code - t.zero);
-  if (!t.hasMinimums) return weight;
-  const uint8_t *minimums = t.scale == SCALE_NIBBLE ? scales : scales + scale_bytes(t);
-  return weight + scale_value(t, minimums, has_factors(t) ? float_of(factor[PANEL]) : 1, 1);
+  return t.codes == CODES_PLAIN ? code : BLOCK_CODES[t.codes][code];
 }
 
-/** Returns input `i` of an embedding. */
-static float embedded(const Tensor *t, int32_t token, int i) {
+/** Reads a group of weights in blocks. */
+static void read_blocks(BlockType t, const uint8_t *panel, int column, int group, float *values) {
+  const uint8_t *factors, *more = group_at(t, panel, group, &factors);
+  const uint16_t *factor = (const uint16_t *)factors + column;
+  for (int from = 0; from < GROUP; from += t.block) {
+    const uint8_t *scales = more + plane_bytes(t) + (from / t.block * PANEL + column) * scale_size(t);
+    const uint8_t *minimums = t.scale == SCALE_NIBBLE ? scales : scales + scale_bytes(t);
+    float scale = scale_value(t, scales, has_factors(t) ? float_of(*factor) : 1, 0);
+    float minimum = t.hasMinimums ? scale_value(t, minimums, has_factors(t) ? float_of(factor[PANEL]) : 1, 1) : 0;
+    for (int i = from; i < from + t.block; i++) {
+      float weight = scale * (float)(code_at(t, more, column, i) - t.zero);
+      values[i] = t.hasMinimums ? weight + minimum : weight;
+    }
+  }
+}
+
+/** Reads `count` inputs of an embedding, at most a group, from input `from` on, where a group begins. */
+static void read_embedding(const Tensor *t, int32_t token, int from, int count, float *values) {
   int column = token % PANEL;
+  size_t row = (size_t)token * (size_t)t->numIn + (size_t)from, place = (size_t)from * PANEL + (size_t)column;
   const uint8_t *panel = t->weights + (size_t)(token / PANEL) * t->panelBytes;
+  const float *floats = (const float *)t->weights + row;
   switch (t->format) {
-    case FORMAT_FLOAT_TABLE: return ((const float *)t->weights)[(size_t)token * t->numIn + i];
-    case FORMAT_HALF_TABLE: return float_of(((const uint16_t *)t->weights)[(size_t)token * t->numIn + i]);
-    case FORMAT_FLOAT: return ((const float *)panel)[(size_t)i * PANEL + column];
-    case FORMAT_HALF: return float_of(((const uint16_t *)panel)[(size_t)i * PANEL + column]);
-    case FORMAT_BFLOAT: return bfloat_of(((const uint16_t *)panel)[(size_t)i * PANEL + column]);
-    case FORMAT_INT8: return (float)(byte_at(panel, i / 4, column, i) - 128) * t->scales[token];
-    default: return block_weight(BLOCK_TYPES[t->format - FORMAT_BLOCKS], panel, column, i);
+    case FORMAT_FLOAT_TABLE:
+      for (int i = 0; i < count; i++) values[i] = floats[i];
+      break;
+    case FORMAT_HALF_TABLE:
+      for (int i = 0; i < count; i++) values[i] = float_of(((const uint16_t *)t->weights)[row + (size_t)i]);
+      break;
+    case FORMAT_FLOAT:
+      for (int i = 0; i < count; i++) values[i] = ((const float *)panel)[place + (size_t)(i * PANEL)];
+      break;
+    case FORMAT_HALF:
+      for (int i = 0; i < count; i++) values[i] = float_of(((const uint16_t *)panel)[place + (size_t)(i * PANEL)]);
+      break;
+    case FORMAT_BFLOAT:
+      for (int i = 0; i < count; i++) values[i] = bfloat_of(((const uint16_t *)panel)[place + (size_t)(i * PANEL)]);
+      break;
+    case FORMAT_INT8:
+      for (int i = 0; i < count; i++) values[i] = (float)(byte_at(panel, (from + i) / 4, column, i) - 128) * t->scales[token];
+      break;
+    default: read_blocks(BLOCK_TYPES[t->format - FORMAT_BLOCKS], panel, column, from / GROUP, values);
   }
 }
 
 void look_up(const Kernel *kernel, int32_t token, int32_t position, float *out) {
   int32_t word = token % kernel->model.vocabSize, segment = token / kernel->model.vocabSize, size = kernel->embedding->numIn;
-  for (int i = 0; i < size; i++) out[i] = embedded(kernel->embedding, word, i) * kernel->model.embeddingScale;
-  // In the order in which transformers adds them.
-  for (int i = 0; kernel->segments && i < size; i++) out[i] += embedded(kernel->segments, segment, i);
-  for (int i = 0; kernel->positions && i < size; i++) out[i] += embedded(kernel->positions, position, i);
+  float values[GROUP];
+  for (int from = 0; from < size; from += GROUP, out += GROUP) {
+    int count = least(GROUP, size - from);
+    read_embedding(kernel->embedding, word, from, count, values);
+    for (int i = 0; i < count; i++) out[i] = values[i] * kernel->model.embeddingScale;
+    // In the order in which transformers adds them.
+    if (kernel->segments) read_embedding(kernel->segments, segment, from, count, values);
+    for (int i = 0; kernel->segments && i < count; i++) out[i] += values[i];
+    if (kernel->positions) read_embedding(kernel->positions, position, from, count, values);
+    for (int i = 0; kernel->positions && i < count; i++) out[i] += values[i];
+  }
 }
 
 void add_update(Kernel *kernel, int streamRow, int row, Norm outputNorm, float scale) {

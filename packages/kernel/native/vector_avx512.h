@@ -63,6 +63,40 @@ INLINE int32_t store_rounded(int8_t *p, int16_t *wide, Floats x) {
 }
 #define HAS_LARGEST_LANE
 INLINE float largest_lane(Floats x) { return _mm512_reduce_max_ps(x); }
+
+// Groups of a row are rounded together: one vector has the largest magnitudes of up to four, another their sums.
+#define HAS_ROUNDED_GROUPS
+typedef __m128 Four;
+/** Returns the largest lane of each vector. */
+INLINE Four largest_of_four(const Floats x[4]) {
+  __m512 ab = _mm512_max_ps(_mm512_unpacklo_ps(x[0], x[1]), _mm512_unpackhi_ps(x[0], x[1]));
+  __m512 cd = _mm512_max_ps(_mm512_unpacklo_ps(x[2], x[3]), _mm512_unpackhi_ps(x[2], x[3]));
+  __m512 all = _mm512_max_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+  __m256 half = _mm256_max_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
+  return _mm_max_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+}
+/** Stores the factors by which magnitudes become 127, and the scales that undo them; see `round_row` for both bounds. */
+INLINE void store_factors(Four largest, float *factors, float *scales, const int count) {
+  __m128 most = _mm_set1_ps(127.0f);
+  _mm_storeu_ps(factors, _mm_and_ps(_mm_cmp_ps(largest, _mm_set1_ps(1e-30f), _CMP_GT_OQ), _mm_div_ps(most, largest)));
+  _mm_mask_storeu_ps(scales, (__mmask8)((1 << count) - 1), _mm_add_ps(_mm_div_ps(largest, most), _mm_sub_ps(largest, largest)));
+}
+INLINE void store_bytes_of(int8_t *p, Floats x) { _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(x))); }
+/** Stores the sums of values of 2 or 4 groups, by half groups and groups, and the offsets of groups. */
+INLINE void store_sums(const int8_t *values, int32_t *halfSums, int32_t *sums, int32_t *offsets, const int count) {
+  const __m512i none = _mm512_setzero_si512(), ones = _mm512_set1_epi8(1);
+  // Each 128 bits have a half group: of a the first two groups, of b the last two.
+  __m512i a = _mm512_dpbusd_epi32(none, ones, _mm512_loadu_si512(values));
+  __m512i b = count == 4 ? _mm512_dpbusd_epi32(none, ones, _mm512_loadu_si512(values + 64)) : none;
+  __m512i pairs = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+  __m512i all = _mm512_add_epi32(pairs, _mm512_shuffle_epi32(pairs, _MM_PERM_BADC));
+  all = _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 8, 1, 9, 4, 12, 5, 13, 0, 0, 0, 0, 0, 0, 0, 0), all);
+  __m128i first = _mm512_castsi512_si128(all), both = _mm_add_epi32(first, _mm512_extracti32x4_epi32(all, 1));
+  const __mmask8 mask = (__mmask8)((1 << count) - 1);
+  _mm_mask_storeu_epi32(halfSums, mask, first);
+  _mm_mask_storeu_epi32(sums, mask, both);
+  _mm_mask_storeu_epi32(offsets, mask, _mm_slli_epi32(_mm_sub_epi32(_mm_setzero_si128(), both), 7));
+}
 INLINE Floats load_halves(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
 INLINE Floats load_bfloats(const uint16_t *p) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16));
