@@ -99,13 +99,21 @@ describe("conversations in the browser", () => {
 });
 
 describe("conversations as files", () => {
+  const sources = [{ file: "law.md", title: "Files", score: 0.5 }];
   const full: Conversation = {
     ...conversation("a", 5, "What is `it`?"),
     isNamed: true,
     system: "Be brief.\nBe kind.",
     messages: [
       { ...message("What is it?"), attachments: [{ name: "a.md", text: "```js\n1\n```\n", tokens: 3 }] },
-      { ...message("A file.", "assistant"), spans: [[7, -1]], model: "tiny · int8", expert: "law", ending: "done" },
+      {
+        ...message("A file.", "assistant"),
+        spans: [[7, -1]],
+        model: "tiny · int8",
+        expert: "law",
+        ending: "done",
+        sources,
+      },
     ],
   };
 
@@ -120,7 +128,7 @@ describe("conversations as files", () => {
   test("are Markdown to read, with files in fences that they cannot close", () => {
     expect(toMarkdown(full)).toBe(
       "# a\n\n> Be brief.\n> Be kind.\n\n## You\n\na.md:\n````\n```js\n1\n```\n````\n\nWhat is it?\n\n" +
-        "## tiny · int8 · law\n\nA file.\n",
+        "## tiny · int8 · law\n\nA file.\n\n1. Files (law.md)\n",
     );
     expect([fileNameOf("Über: 1/2?", "md"), fileNameOf("…", "json")]).toEqual(["Über-1-2.md", "conversation.json"]);
   });

@@ -2,7 +2,8 @@
 
 import { join } from "node:path";
 import { localHostsOnly, readMe, ServedModels } from "@readme-moe/express";
-import express, { type Express } from "express";
+import type { ReadMeEngine } from "@readme-moe/engine";
+import express, { type Express, type Router } from "express";
 import { LiveModel, type OpenedModel } from "./live-model.ts";
 import type { ReaderOptions } from "./live-readers.ts";
 import { liveRoutes } from "./live-routes.ts";
@@ -27,10 +28,20 @@ interface PageOptions {
   readonly isLocal?: boolean | undefined;
 }
 
+/** Documents that the page can ask. */
+export interface ChatDocuments {
+  readonly title: string;
+  /** The model that finds pieces of them, served beside those that chat. */
+  readonly encoder: { readonly name: string; readonly engine: ReadMeEngine };
+  /** Answers `POST /documents/search` with sources and the prompt that has them. */
+  readonly routes: Router;
+}
+
 export interface ChatbotOptions extends PageOptions {
   /** Models to serve; requests without a model's name get the first. */
   readonly models: readonly OpenedModel[];
   readonly readers?: ReaderOptions | undefined;
+  readonly documents?: ChatDocuments | undefined;
 }
 
 export interface Chatbot {
@@ -38,11 +49,14 @@ export interface Chatbot {
   readonly served: ServedModels;
 }
 
-export function chatbot({ models, readers, ...page }: ChatbotOptions): Chatbot {
-  const engines = Object.fromEntries(models.map(({ name, engine }) => [name, engine]));
+export function chatbot({ models, readers, documents, ...page }: ChatbotOptions): Chatbot {
+  const all = [...models, ...(documents ? [documents.encoder] : [])];
+  const engines = Object.fromEntries(all.map(({ name, engine }) => [name, engine]));
   const served = new ServedModels(engines, { defaultModel: models[0]?.name, restart: true });
   const app = pageApp(page);
-  app.use("/live", liveRoutes(models.map((model) => new LiveModel(model, readers))));
+  const live = models.map((model) => new LiveModel(model, readers));
+  app.use("/live", liveRoutes(live, documents?.title));
+  if (documents) app.use(documents.routes);
   app.use(readMe({ models: served }));
   return { app, served };
 }

@@ -14,7 +14,8 @@ class Refusal extends Error {
   }
 }
 
-export function liveRoutes(models: readonly LiveModel[]): Router {
+/** @param documents - name of the documents that can be asked */
+export function liveRoutes(models: readonly LiveModel[], documents?: string): Router {
   const router = Router();
   const named = (name: unknown): LiveModel => {
     const found = models.find(({ choice }) => choice.name === name);
@@ -24,6 +25,10 @@ export function liveRoutes(models: readonly LiveModel[]): Router {
 
   router.get("/models", (_, response) => {
     response.json(models.map(({ choice }) => choice));
+  });
+
+  router.get("/documents", (_, response) => {
+    response.json({ title: documents });
   });
 
   router.get("/", async (request, response) => {

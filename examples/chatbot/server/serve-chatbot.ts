@@ -9,7 +9,7 @@ import { join } from "node:path";
 import { buildPage } from "./build-page.ts";
 import { type LoadProgress, loadText, ReadMeError } from "@readme-moe/core";
 import { isLoopback } from "@readme-moe/express";
-import { chatbot, loadingPage } from "./chatbot.ts";
+import { chatbot, type ChatDocuments, loadingPage } from "./chatbot.ts";
 import { openModels, type OpenModelsOptions } from "./open-models.ts";
 
 const DEFAULT_PORT = 8484;
@@ -18,6 +18,8 @@ export interface ServeChatbotOptions extends OpenModelsOptions {
   /** @default 8484, or any free port if that is taken */
   readonly port?: number | undefined;
   readonly host: string;
+  /** Opens documents before the models; `onStage` tells the page what is done. @default there are none */
+  readonly documents?: ((onStage: (stage: string) => void) => Promise<ChatDocuments>) | undefined;
   /** Tells what is done until the chat is ready. @default nothing is told */
   readonly say?: ((text: string) => void) | undefined;
 }
@@ -32,7 +34,7 @@ export interface RunningChatbot {
 
 /** @throws {ReadMeError | RangeError} as `openModels`; `ERR_RUNTIME` when the port is taken */
 export async function serveChatbot(asked: ServeChatbotOptions): Promise<RunningChatbot> {
-  const { port, host, say = () => undefined, ...options } = asked;
+  const { port, host, documents: openDocuments, say = () => undefined, ...options } = asked;
   const isLocal = isLoopback(host);
   // Each process has its own, as several may run at the same time.
   const pageFolder = await mkdtemp(join(tmpdir(), "readme-moe-chatbot-"));
@@ -53,8 +55,9 @@ export async function serveChatbot(asked: ServeChatbotOptions): Promise<RunningC
       if (progress.stage === "building" && !isPacking) say("Packing the weights for this processor …");
       isPacking ||= progress.stage === "building";
     };
+    const documents = await openDocuments?.((text) => (stage = text));
     const models = await openModels({ ...options, onProgress });
-    const opened = chatbot({ models, pageFolder, isLocal });
+    const opened = chatbot({ models, documents, pageFolder, isLocal });
     const { served } = opened;
     ({ app } = opened);
     return {

@@ -22,6 +22,15 @@ export interface ModelChoice {
   readonly contextTokens: number;
 }
 
+/** A piece of the server's documents that an answer was made from. */
+export interface Source {
+  readonly file: string;
+  /** Headings above it. */
+  readonly title: string;
+  /** Nearness to the question: a cosine. */
+  readonly score: number;
+}
+
 /** A sequence of the running step. */
 export interface LiveSequence {
   readonly id: string;

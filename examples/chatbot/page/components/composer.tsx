@@ -4,9 +4,9 @@ import { useRef } from "preact/hooks";
 import { attach, attachmentProblem, attachments, removeAttachment } from "../state/attachments.ts";
 import { composed, isAnswering, send, stop } from "../state/chat.ts";
 import { conversation } from "../state/conversations.ts";
-import { model } from "../state/live-connection.ts";
+import { documents, model } from "../state/live-connection.ts";
 import { fullness } from "../state/room.ts";
-import { mode } from "../state/settings.ts";
+import { asksDocuments, mode } from "../state/settings.ts";
 import { chooseFiles } from "./choose-files.ts";
 import { ExpertChooser } from "./expert-chooser.tsx";
 import { focusComposer } from "./focus.ts";
@@ -69,6 +69,16 @@ export function Composer(): JSX.Element {
           >
             <Icon name="attach" />
           </button>
+          {isChat && documents.value !== undefined && (
+            <label class="check" title={`Search ${documents.value} for each question`}>
+              <input
+                type="checkbox"
+                checked={asksDocuments.value}
+                onChange={({ currentTarget }) => (asksDocuments.value = currentTarget.checked)}
+              />
+              Ask these documents
+            </label>
+          )}
           <ExpertChooser />
           <SendButton isDisabled={!isAnswering.value && (!canSend || !model.value)} />
         </div>

@@ -65,11 +65,29 @@ function Answer({ message, author, isLast, isDraft = false }: MessageProps): JSX
           <span>{readingText()} …</span>
         </p>
       )}
+      <Sources {...message} />
       {message.note !== undefined && <p class={`note ${ending ?? ""}`}>{message.note}</p>}
       {ending !== undefined && ENDINGS[ending] !== undefined && <p class="note">{ENDINGS[ending]}</p>}
       {!isDraft && <Actions message={message} isLast={isLast} />}
       {!isDraft && (message.tokens ?? 0) > 0 && <Figures message={message} />}
     </li>
+  );
+}
+
+/** Lists what the answer was made from, by the numbers that the model sees. */
+function Sources({ sources = [] }: Pick<Message, "sources">): JSX.Element | null {
+  if (sources.length === 0) return null;
+  return (
+    <section class="sources" aria-label="Sources">
+      <p class="small">Sources</p>
+      <ol>
+        {sources.map(({ file, title, score }, index) => (
+          <li key={index}>
+            {title || file} <span class="small">{`${file}, ${score.toFixed(2)}`}</span>
+          </li>
+        ))}
+      </ol>
+    </section>
   );
 }
 

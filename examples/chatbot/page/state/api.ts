@@ -1,5 +1,7 @@
 // Requests to the server's API, and their failures.
 
+import type { Source } from "../../shared/live.ts";
+
 /** The server refused the request. */
 export class Refused extends Error {}
 
@@ -29,6 +31,16 @@ export async function post(path: string, body: object, signal?: AbortSignal): Pr
 export async function countTokens(body: object, signal?: AbortSignal): Promise<number> {
   const response = await post("/tokenize", body, signal);
   return ((await response.json()) as { readonly count: number }).count;
+}
+
+/** Searches the server's documents. @returns sources, and the question with them. @throws as `post` */
+export async function searchDocuments(
+  question: string,
+  signal: AbortSignal,
+): Promise<{ readonly sources: readonly Source[]; readonly prompt: string }> {
+  const response = await post("/documents/search", { question }, signal);
+  const { sources, prompt } = (await response.json()) as Awaited<ReturnType<typeof searchDocuments>>;
+  return { sources: sources.map(({ file, title, score }) => ({ file, title, score })), prompt };
 }
 
 async function messageOf(response: Response): Promise<string> {

@@ -2,16 +2,16 @@
 
 import { computed, effect, signal, type ReadonlySignal, type Signal } from "@preact/signals";
 import { announce } from "./announcer.ts";
-import { ConnectionLost } from "./api.ts";
+import { ConnectionLost, searchDocuments } from "./api.ts";
 import { ask, type ReadingProgress } from "./ask.ts";
 import { attachments, clearAttachments } from "./attachments.ts";
 import { conversation, current, keep } from "./conversations.ts";
-import { expert, model } from "./live-connection.ts";
+import { documents, expert, model } from "./live-connection.ts";
 import { newId, type Attachment, type Ending, type Message } from "./messages.ts";
 import { notice } from "./notice.ts";
 import { ownRequests } from "./own-requests.ts";
 import { madeUpTurn } from "./prompt.ts";
-import { maxTokens, mode, temperature } from "./settings.ts";
+import { asksDocuments, maxTokens, mode, temperature } from "./settings.ts";
 import { WrittenAnswer } from "./written-answer.ts";
 
 /** Interval of updates while an answer streams. */
@@ -118,13 +118,15 @@ async function answer(messages: readonly Message[], begun?: Message): Promise<vo
     announce(ENDINGS[ending](message));
   };
   ownRequests.sent();
+  const searches = begun ? begun.sources !== undefined : isChat && asksDocuments.value && documents.value !== undefined;
   try {
+    const asked = searches ? await withSources(messages, written, own) : messages;
     const { leftOut, ending, contextTokens } = await ask({
       model: chosen,
       expert: wanted,
       mode: mode.value,
       system: isChat ? system : undefined,
-      messages: begun ? [...messages, begun] : messages,
+      messages: begun ? [...asked, begun] : asked,
       temperature: temperature.value,
       maxTokens: maxTokens.value,
       signal: own.signal,
@@ -150,6 +152,19 @@ async function answer(messages: readonly Message[], begun?: Message): Promise<vo
     else if (error instanceof ConnectionLost) finish("cut", { note: "The connection to the server was lost." });
     else finish("failed", { note: error instanceof Error ? error.message : String(error) });
   }
+}
+
+/** Puts pieces of the documents into the last question, which `written` cites. */
+async function withSources(
+  messages: readonly Message[],
+  written: WrittenAnswer,
+  { signal: ending }: AbortController,
+): Promise<readonly Message[]> {
+  const question = messages.at(-1);
+  if (!question || question.text.trim() === "") return messages;
+  const { sources, prompt } = await searchDocuments(question.text, ending);
+  written.cite(sources);
+  return [...messages.slice(0, -1), { ...question, text: prompt }];
 }
 
 function leftOutNote(leftOut: number): string {

@@ -43,6 +43,9 @@ export const expert: ReadonlySignal<string | undefined> = computed(() =>
   experts.value.find((name) => name === expertName.value),
 );
 
+/** Name of the documents that can be asked; `undefined` where the server has none. */
+export const documents: Signal<string | undefined> = signal<string | undefined>(undefined);
+
 let source: EventSource | undefined;
 /** Number of calls of `connect`. */
 let numCalls = 0;
@@ -55,12 +58,14 @@ export async function connect(): Promise<void> {
   source = undefined;
   const call = ++numCalls;
   try {
-    const [found, listed] = await Promise.all([
+    const [found, listed, asked] = await Promise.all([
       read<readonly ModelChoice[]>("/live/models"),
       read<{ readonly data: readonly Served[] }>("/v1/models"),
+      read<{ readonly title?: string }>("/live/documents"),
     ]);
     models.value = found;
     served.value = listed.data;
+    documents.value = asked.title;
   } catch (error) {
     if (call === numCalls) lost(error);
     return;

@@ -1,5 +1,7 @@
 // Conversations and messages as plain data.
 
+import type { Source } from "../../shared/live.ts";
+
 export type Mode = "chat" | "continue";
 
 /** The way in which an answer ended. */
@@ -39,6 +41,8 @@ export interface Message {
   readonly ending?: Ending;
   /** The server's message, or a note about messages that were left out. */
   readonly note?: string;
+  /** Pieces of the server's documents that the model had for an answer, nearest first. */
+  readonly sources?: readonly Source[];
   /** Names of the experts of the model that answered. */
   readonly experts?: readonly string[];
   /** Whether the answer may be Markdown, which a model that only continues texts does not write. @default true */

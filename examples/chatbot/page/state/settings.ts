@@ -40,6 +40,8 @@ export const expertName: Signal<string> = kept<string>("expert", "");
 export const temperature: Signal<number> = kept<number>("temperature", 0.3);
 /** Longest answer; 0 for as long as the context allows. */
 export const maxTokens: Signal<number> = kept<number>("answerTokens", 0);
+/** Whether the server's documents are searched for each question. */
+export const asksDocuments: Signal<boolean> = kept<boolean>("documents", false);
 /** Whether the list of conversations is shown on a wide screen. */
 export const showsConversations: Signal<boolean> = kept<boolean>("conversations", true);
 export const showsLive: Signal<boolean> = kept<boolean>("live", false);

@@ -18,6 +18,7 @@ const message = z.object({
   reasoningMs: z.optional(z.number()),
   ending: z.optional(z.enum(["done", "full", "context", "stopped", "cut", "failed"])),
   note: z.optional(z.string()),
+  sources: z.optional(z.array(z.object({ file: z.string(), title: z.string(), score: z.number() }))),
   experts: z.optional(z.array(z.string())),
   isFormatted: z.optional(z.boolean()),
   model: z.optional(z.string()),
@@ -63,7 +64,8 @@ export function toMarkdown({ title, system = "", messages }: Conversation): stri
 
 function turnOf(turn: Message): string {
   const author = turn.role === "user" ? "You" : authorOf(turn);
-  return `## ${author}\n\n${contentOf(turn).trim()}`;
+  const sources = (turn.sources ?? []).map((source, index) => `${index + 1}. ${source.title} (${source.file})`);
+  return [`## ${author}`, contentOf(turn).trim(), ...(sources.length > 0 ? [sources.join("\n")] : [])].join("\n\n");
 }
 
 /** Makes a file's name from a title. */

@@ -12,7 +12,7 @@ export interface Piece {
 }
 
 export class WrittenAnswer {
-  readonly #base: Message;
+  #base: Message;
   readonly #now: () => number;
   readonly #startMs: number;
   readonly #spans: Span[];
@@ -48,6 +48,11 @@ export class WrittenAnswer {
     if (reasoning === "") return;
     this.#reasoning += reasoning;
     this.#reasoningMs = (this.#base.reasoningMs ?? 0) + this.#now() - this.#startMs;
+  }
+
+  /** Names what the answer is made from. */
+  cite(sources: NonNullable<Message["sources"]>): void {
+    this.#base = { ...this.#base, sources };
   }
 
   /** Removes the text from a position on. */
