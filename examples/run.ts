@@ -10,7 +10,11 @@ const [, , name = "", ...args] = process.argv;
 
 if (!names.includes(name)) fail(`Usage: npm run example <name> [-- arguments]\nExamples: ${names.join(", ")}`);
 // `drop-in` needs the dense model only, the others make their experts themselves.
-if (args.length === 0 && !["drop-in", "chatbot", "experts-by-customer"].includes(name) && !existsSync(EXPERTS)) {
+if (
+  args.length === 0 &&
+  !["drop-in", "chatbot", "experts-by-customer", "retrieval"].includes(name) &&
+  !existsSync(EXPERTS)
+) {
   fail(`${EXPERTS} does not exist yet: \`npm start -- --pocket\` makes it in half a minute. Or name another model.`);
 }
 process.argv.splice(2, 1);

@@ -138,7 +138,7 @@ test("an unknown example is refused with the names of the examples", async () =>
   const { code, stderr } = await runExample("drop-out");
   expect(code).toBe(2);
   expect(stderr).toMatch(
-    /chatbot, custom-policy, custom-router, drop-in, experts-by-customer, express-minimal, observability, swap-model/,
+    /chatbot, custom-policy, custom-router, drop-in, experts-by-customer, express-minimal, observability, retrieval, swap-model/,
   );
 });
 
