@@ -313,6 +313,11 @@ export function embeddings(chance: Chance, model: KnownModel): Fields {
 }
 
 export function ranking(chance: Chance): Fields {
+  if (chance.happens(0.3)) {
+    const fields = ["truncate", "raw_scores", "return_text"].map((name) => [name, () => chance.happens(0.5)] as const);
+    const texts = chance.list(1, 3, () => text(chance));
+    return { query: text(chance), texts, ...some(chance, Object.fromEntries(fields)) };
+  }
   const document = (): unknown => chance.pick<unknown>([text(chance), { text: text(chance) }]);
   return {
     query: text(chance),
@@ -333,7 +338,7 @@ export function scoring(chance: Chance): Fields {
 
 export function teiEmbed(chance: Chance, model: KnownModel): Fields {
   const { input: inputs } = embeddings(chance, model);
-  return { inputs, ...some(chance, { truncate: () => chance.happens(0.5), normalize: () => true }) };
+  return { inputs, ...some(chance, { truncate: () => chance.happens(0.5), normalize: () => chance.happens(0.5) }) };
 }
 
 export function tokenize(chance: Chance, model: KnownModel): Fields {

@@ -142,13 +142,28 @@ describe("/embed", () => {
     expect((await post("/embed", { model: "embedder", inputs: input })).body).toEqual(vectors);
     expect((await post("/embed", { model: "embedder", inputs: input[0]! })).body).toEqual(vectors.slice(0, 1));
     const inputs = "a b ".repeat(engines.embedder.info.contextTokens);
-    const refused = await post("/embed", { model: "embedder", inputs });
+    const refused = await post("/embed", { model: "embedder", inputs, truncate: false });
     expect(refused).toMatchObject({ status: 400, body: { error: { param: "inputs" } } });
-    expect(await post("/embed", { model: "embedder", inputs, truncate: true })).toMatchObject({ status: 200 });
+    for (const truncate of [undefined, null, true]) {
+      expect(await post("/embed", { model: "embedder", inputs, truncate })).toMatchObject({ status: 200 });
+    }
     const many = await post("/embed", { model: "embedder", inputs: Array.from({ length: 2049 }, () => "a") });
     expect(many).toMatchObject({ status: 400, body: { error: { param: "inputs" } } });
-    const raw = await post("/embed", { model: "embedder", inputs: "a", normalize: false });
-    expect(raw).toMatchObject({ status: 400, body: { error: { param: "normalize" } } });
+  });
+
+  test("gives vectors before they are normalised, and normalises those of every model", async () => {
+    const raw = (await post("/embed", { model: "embedder", inputs: "a", normalize: false })).body[0] as number[];
+    const [vector] = (await post("/embed", { model: "embedder", inputs: "a" })).body as unknown as [number[]];
+    const length = Math.hypot(...raw);
+    expect(Math.abs(length - 1)).toBeGreaterThan(0.01);
+    expect(
+      largestDifference(
+        raw.map((value) => value / length),
+        vector,
+      ),
+    ).toBeLessThan(1e-6);
+    const own = await engines.embedder.embed({ inputs: ["a"], normalize: false });
+    expect(raw).toEqual(Array.from(own.embeddings[0]!));
   });
 });
 
@@ -193,8 +208,35 @@ describe("/v1/rerank", () => {
     expect(refused).toMatchObject({ status: 400, body: { error: { param: "text_2" } } });
   });
 
+  test("ranks texts in the shape of Text Embeddings Inference, by any path", async () => {
+    const [{ query, documents, scores }] = rankings.slice(0, 1) as [(typeof rankings)[number]];
+    type Ranks = readonly { readonly index: number; readonly score: number; readonly text?: string }[];
+    const ranks = async (more: object): Promise<Ranks> =>
+      // Its clients name no model: one of the three can do it.
+      (await post("/rerank", { query, texts: documents, ...more })).body as unknown as Ranks;
+    const plain = await ranks({ truncate: true });
+    const order = scores.map((_, index) => index).toSorted((a, b) => scores[b]! - scores[a]!);
+    expect(plain.map((one) => Object.keys(one))).toEqual(order.map(() => ["index", "score"]));
+    expect(plain.map(({ index }) => index)).toEqual(order);
+    for (const { index, score } of plain) expect(score).toBeCloseTo(scores[index]!, 5);
+    expect((await ranks({ return_text: true })).map(({ text }) => text)).toEqual(
+      order.map((index) => documents[index]),
+    );
+    for (const { index, score } of await ranks({ raw_scores: true })) {
+      expect(1 / (1 + Math.exp(-score))).toBeCloseTo(scores[index]!, 5);
+      expect(score).not.toBeCloseTo(scores[index]!, 5);
+    }
+    expect((await post("/v1/rerank", { query, texts: documents })).body).toEqual(plain);
+  });
+
   test("refuses what it cannot do, by name", async () => {
     const refusals: readonly (readonly [object, string, string])[] = [
+      [{ query: "a", texts: [] }, "texts", ""],
+      [{ query: "a", texts: ["a", 3] }, "texts[1]", ""],
+      [{ query: "a", texts: ["a"], truncation_direction: "Left" }, "truncation_direction", "right"],
+      [{ texts: ["a"] }, "query", "missing"],
+      [{ query: "a", texts: ["word ".repeat(2000)], truncate: false }, "texts", "leaves no room"],
+      [{ model: "ranker", query: "a", texts: ["b"], documents: ["c"] }, "texts", "not supported"],
       [{ model: "embedder", query: "a", documents: ["b"] }, "model", "`ranker` scores documents"],
       [{ model: "ranker", documents: ["b"] }, "query", "missing"],
       [{ model: "ranker", query: "a", documents: [] }, "documents", ""],

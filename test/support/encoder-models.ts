@@ -38,7 +38,7 @@ const TOKENIZER = {
 };
 
 /** Modules of sentence-transformers: the mean, with length 1. */
-const MODULES = ["Transformer", "Pooling", "Normalize"].map((name, index) => ({
+export const MODULES: readonly object[] = ["Transformer", "Pooling", "Normalize"].map((name, index) => ({
   idx: index,
   name: String(index),
   path: index === 0 ? "" : `${index}_${name}`,

@@ -37,6 +37,12 @@ export interface PoolingOptions {
   readonly client?: string | undefined;
   /** Texts get cached beginnings of requests with the same salt only. @default requests without a salt share theirs */
   readonly cacheSalt?: string | undefined;
+  /**
+   * Whether the ends of texts that are longer than the model's limit are left out, as encoders do it; else such a text
+   * is refused with `ERR_CONTEXT_LENGTH`, as decoders do it, which shorten no pairs. Token ids are never cut.
+   * @default true of encoders, false of decoders
+   */
+  readonly truncate?: boolean | undefined;
   /** Beginning of the ids of its sequences in events. @default an id that the engine makes */
   readonly id?: string | undefined;
   readonly signal?: AbortSignal | undefined;
@@ -54,6 +60,8 @@ export interface EmbedRequest extends PoolingOptions {
   readonly instruction?: string | undefined;
   /** Name of one of `EngineInfo.embedding.prompts`, which goes before each text. @default the model's, if any */
   readonly promptName?: string | undefined;
+  /** Whether embeddings are divided by their length. @default `EmbeddingInfo.isNormalized`, as the model's files say */
+  readonly normalize?: boolean | undefined;
   /**
    * `"none"` gives the states of all tokens of a text, `[tokens * dimensions]`, of encoders alone.
    * @default the model's way to one embedding of a text
@@ -68,6 +76,8 @@ export interface RerankRequest extends PoolingOptions {
   readonly documents: readonly string[];
   /** Task in one sentence: what makes a document relevant. @default the one that the model was trained on */
   readonly instruction?: string | undefined;
+  /** Whether scores are the logits, which have no limits. @default false */
+  readonly rawScores?: boolean | undefined;
 }
 
 /** Tokens of a request, summed over its texts, and the longest time that one waited. */
@@ -75,14 +85,14 @@ export type PoolingUsage = Pick<Usage, "promptTokens" | "cachedTokens" | "queued
 
 /** Result of `Engine.embed`. */
 export interface Embeddings {
-  /** `[inputs][dimensions]`, or states of all tokens. Embeddings of models that normalise have length 1. */
+  /** `[inputs][dimensions]`, or states of all tokens. Embeddings that are normalised have length 1. */
   readonly embeddings: readonly Float32Array<ArrayBuffer>[];
   readonly usage: PoolingUsage;
 }
 
 /** Result of `Engine.rerank`. */
 export interface Ranking {
-  /** Relevance of each document, 0 to 1, in the order of the request. */
+  /** Relevance of each document, 0 to 1 unless they are raw, in the order of the request. */
   readonly scores: readonly number[];
   readonly usage: PoolingUsage;
 }
@@ -130,10 +140,11 @@ export function embeddingOf(
 
 /**
  * Computes the relevance from the logit of "relevant" and, if there is one, that of "not relevant".
- * @returns the share of the first in the softmax, 0 to 1
+ * @returns the share of the first in the softmax, 0 to 1; the logit of that share if `isRaw`
  */
-export function relevanceOf(logits: ArrayLike<number>): number {
-  return 1 / (1 + Math.exp((logits[1] ?? 0) - (logits[0] ?? 0)));
+export function relevanceOf(logits: ArrayLike<number>, isRaw = false): number {
+  const logit = (logits[0] ?? 0) - (logits[1] ?? 0);
+  return isRaw ? logit : 1 / (1 + Math.exp(-logit));
 }
 
 /**

@@ -106,6 +106,8 @@ export interface WireRequest {
   readonly comesAlone?: boolean | undefined;
   /** Whether the result is those of all tokens. @default false */
   readonly givesStates?: boolean | undefined;
+  /** Whether the end of a long text is left out. @default true of encoders, false of decoders */
+  readonly truncates?: boolean | undefined;
   /** Whether progress of reading the prompt is reported. @default false */
   readonly reportsProgress?: boolean | undefined;
 }

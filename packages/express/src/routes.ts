@@ -5,7 +5,7 @@ import { checkBody } from "./api/body.ts";
 import { chatApi } from "./api/chat.ts";
 import { completionApi } from "./api/completions.ts";
 import * as others from "./api/other-routes.ts";
-import { checkInputs, rerank, scoreTexts, serveEmbeddings, teiEmbed } from "./api/pooling.ts";
+import { checkInputs, rerank, scoreTexts, serveEmbeddings, teiEmbed, teiRerank } from "./api/pooling.ts";
 import * as bodies from "./api/request-schemas.ts";
 import type { EngineRouteFacts, RequestParts, RouteFacts, Serving } from "./api/request-scope.ts";
 import { generating } from "./api/serve-generation.ts";
@@ -306,12 +306,12 @@ export const API_ROUTES: readonly ApiRoute[] = [
   }),
   engineRoute({
     path: "/v1/rerank",
-    // Cohere's second API has the path of its version, and vLLM answers without one.
+    // Cohere's second API has the path of its version, and vLLM and Text Embeddings Inference answer without one.
     aliases: ["/v2/rerank", "/rerank"],
     task: "rerank",
-    body: { RerankRequest: bodies.rerankBody },
-    answer: { Ranking: answers.rerankAnswer },
-    handle: (parts, body) => rerank(parts, body),
+    body: { RerankRequest: bodies.rankingBody },
+    answer: { Ranking: answers.rankingAnswer },
+    handle: (parts, body) => ("texts" in body ? teiRerank(parts, body) : rerank(parts, body)),
   }),
   engineRoute({
     path: "/v1/score",

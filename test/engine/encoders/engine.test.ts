@@ -8,7 +8,7 @@ import { expect, test } from "vitest";
 import { Classifier } from "../../../packages/engine/src/classifier.ts";
 import { loadFolderText, loadTokenizer } from "../../../packages/model/src/text/load-text.ts";
 import { realEncoder } from "../../../tools/models/real-models.ts";
-import { WORDS, writeEmbedder, writeEncoder } from "../../support/encoder-models.ts";
+import { MODULES, WORDS, writeEmbedder, writeEncoder } from "../../support/encoder-models.ts";
 import { fixture, golden } from "../../support/fixtures.ts";
 import { writeEncoderGguf } from "../../support/gguf/convert-encoder.ts";
 import { kvFor } from "../../support/greedy.ts";
@@ -94,8 +94,33 @@ test("texts are cut where their model's files say, and ids are not", async () =>
     expect(usage.promptTokens).toBe(16);
     const tooLong = engine.embed({ inputs: [new Int32Array(engine.info.contextTokens + 1).fill(7)] });
     await expect(tooLong).rejects.toMatchObject({ code: "ERR_CONTEXT_LENGTH" });
+    const uncut = engine.embed({ inputs: ["dog", long], truncate: false });
+    await expect(uncut).rejects.toMatchObject({ code: "ERR_CONTEXT_LENGTH" });
+    const fits = await engine.embed({ inputs: ["dog ".repeat(14)], truncate: false });
+    expect(fits.embeddings[0]).toEqual(first);
+    const wrong = engine.embed({ inputs: ["dog"], truncate: 1 as never });
+    await expect(wrong).rejects.toThrow("Expected `truncate` to be true or false");
   } finally {
     await engine.dispose();
+  }
+});
+
+test("embeddings are normalised, or not, as the request says", async () => {
+  const inputs = ["green house"];
+  const files = { "modules.json": MODULES.slice(0, 2), "1_Pooling/config.json": { pooling_mode_mean_tokens: true } };
+  const engines = [
+    await openPooling(await writeEncoder("bert", files)),
+    await openPooling(await writeEmbedder("bert")),
+  ];
+  try {
+    const [plain, normalized] = await Promise.all(engines.map((engine) => engine.embed({ inputs })));
+    expect(embeddingOf(plain!.embeddings[0]!, true)).toEqual(normalized!.embeddings[0]);
+    for (const engine of engines) {
+      expect((await engine.embed({ inputs, normalize: false })).embeddings).toEqual(plain!.embeddings);
+      expect((await engine.embed({ inputs, normalize: true })).embeddings).toEqual(normalized!.embeddings);
+    }
+  } finally {
+    for (const engine of engines) await engine.dispose();
   }
 });
 
@@ -120,6 +145,16 @@ test.for(["bert-rank", "xlm-roberta-rank"])("%s ranks pairs with their segments,
       const ids = [2, ...query!, 3, ...[...body, 3].map((id) => id + segment)];
       expect(scores[index]).toBe(relevanceOf(classifier.logitsOf(await stateOf(folder, ids, false))));
     }
+    const logits = await engine.rerank({ query: "dog house", documents, rawScores: true });
+    for (const [index, logit] of logits.scores.entries()) {
+      expect(1 / (1 + Math.exp(-logit))).toBe(scores[index]);
+    }
+    // The last document has one token more than there is room for, then as many.
+    const room = engine.info.contextTokens - 5;
+    const uncut = (words: number) =>
+      engine.rerank({ query: "dog house", documents: ["runs ".repeat(words)], truncate: false });
+    await expect(uncut(room + 1)).rejects.toMatchObject({ code: "ERR_CONTEXT_LENGTH" });
+    expect((await uncut(room)).usage.promptTokens).toBe(engine.info.contextTokens);
     const instructed = engine.rerank({ query: "dog", documents, instruction: "Find dogs" });
     await expect(instructed).rejects.toThrow(/Expected no `instruction`/);
   } finally {

@@ -12,6 +12,7 @@ import {
   relevanceOf,
   rerankPrompt,
   resolveSamplingParams,
+  switchOption,
   textOption,
   type EmbeddingInfo,
   type Embeddings,
@@ -42,6 +43,7 @@ const SHARED_NAMES = [
   "priority",
   "client",
   "cacheSalt",
+  "truncate",
   "id",
   "signal",
   "onProgress",
@@ -58,10 +60,12 @@ export async function embedTexts(request: EmbedRequest, host: PoolingHost): Prom
     "dimensions",
     "instruction",
     "promptName",
+    "normalize",
     "pooling",
     ...SHARED_NAMES,
   ]);
-  const { inputs, dimensions = embedding.dimensions, pooling } = request;
+  const { inputs, dimensions = embedding.dimensions, pooling, normalize = embedding.isNormalized } = request;
+  switchOption("normalize", normalize);
   const givesStates = pooling !== undefined;
   if (givesStates) checkStates(request, embedding);
   integerOption("dimensions", dimensions, 1, embedding.dimensions);
@@ -74,7 +78,7 @@ export async function embedTexts(request: EmbedRequest, host: PoolingHost): Prom
   });
   const { outputs, usage } = await poolTexts(prompts, request, host, givesStates);
   if (givesStates) return { embeddings: outputs, usage };
-  return { embeddings: outputs.map((hidden) => embeddingOf(hidden, embedding.isNormalized, dimensions)), usage };
+  return { embeddings: outputs.map((hidden) => embeddingOf(hidden, normalize, dimensions)), usage };
 }
 
 /** @throws {TypeError | RangeError} when the model has no states of all tokens, or `dimensions` is given as well */
@@ -88,14 +92,16 @@ function checkStates({ pooling, dimensions }: EmbedRequest, { givesStates = fals
 export async function rerankDocuments(request: RerankRequest, host: PoolingHost): Promise<Ranking> {
   checkTask("rerank", host.info);
   checkObject(request, "query, documents");
-  rejectUnknownKeys("a request", request, ["query", "documents", "instruction", ...SHARED_NAMES]);
+  rejectUnknownKeys("a request", request, ["query", "documents", "instruction", "rawScores", ...SHARED_NAMES]);
   textOption("query", request.query);
   if (request.instruction !== undefined) textOption("instruction", request.instruction);
+  const { rawScores = false } = request;
+  switchOption("rawScores", rawScores);
   checkList("documents", request.documents);
   for (const [index, document] of request.documents.entries()) textOption(`documents[${index}]`, document);
   const prompts = request.documents.map((document) => rerankPrompt(request, document));
   const { outputs, usage } = await poolTexts(prompts, request, host);
-  return { scores: outputs.map(relevanceOf), usage };
+  return { scores: outputs.map((logits) => relevanceOf(logits, rawScores)), usage };
 }
 
 /**
@@ -114,12 +120,13 @@ function charactersOf(prompt: Prompt): number {
 /** Runs prompts, as many at a time as `MOST_CHARACTERS` says. The first error ends the others. */
 async function poolTexts(
   prompts: readonly Prompt[],
-  { priority = 0, client, cacheSalt, id, signal, onProgress }: PoolingOptions,
+  { priority = 0, client, cacheSalt, truncate, id, signal, onProgress }: PoolingOptions,
   { info, begin, newId }: PoolingHost,
   givesStates = false,
 ): Promise<{ readonly outputs: readonly Float32Array<ArrayBuffer>[]; readonly usage: PoolingUsage }> {
   checkClient({ priority, client, cacheSalt });
   functionOption("onProgress", onProgress);
+  if (truncate !== undefined) switchOption("truncate", truncate);
   const params = resolveSamplingParams({}, info);
   const firstId = id ?? newId();
   const requests = prompts.map((prompt, index): WireRequest => ({
@@ -134,6 +141,7 @@ async function poolTexts(
     processesLogits: false,
     isPooled: true,
     comesAlone: prompts.length === 1,
+    truncates: truncate,
     givesStates,
   }));
   const outputs: Float32Array<ArrayBuffer>[] = [];

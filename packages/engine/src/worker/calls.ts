@@ -40,7 +40,9 @@ const READING_ANSWERS: Answers<ReadingEngine, "tokenize" | "detokenize" | "apply
   vocabulary: ({ text, model }) => engineVocabulary(text.tokenizer, model.config),
   route: async (engine, { prompt, expert }, signal) => {
     const isWhole = engine.model.config.pooling !== undefined;
-    return routedPrompt(engine, await promptIds(engine, prompt, signal, isWhole), expert);
+    // Whether a text that is too long is cut or refused is a matter of its request.
+    const cuts = isWhole || undefined;
+    return routedPrompt(engine, await promptIds(engine, prompt, signal, { isWhole, cuts }), expert);
   },
 };
 

@@ -64,7 +64,7 @@ export class WorkerRequests {
 
   /** Adds a request's sequences to the core. Reports errors to `onFailed`. */
   async begin(request: WireRequest): Promise<void> {
-    const { prompt, expert, keptId, reportsProgress = false, ...own } = request;
+    const { prompt, expert, keptId, truncates, reportsProgress = false, ...own } = request;
     const { requestId, params } = own;
     const leave = new AbortController();
     const entry: RequestEntry = { sequences: [], numFinished: 0, isAccepted: false, reportsProgress, leave };
@@ -72,7 +72,7 @@ export class WorkerRequests {
     try {
       const { signal } = leave;
       const [ids, prediction] = await Promise.all([
-        promptIds(this.#engine, prompt, signal, own.isPooled),
+        promptIds(this.#engine, prompt, signal, { isWhole: own.isPooled, cuts: truncates }),
         predictionIds(this.#engine, request.prediction, signal),
       ]);
       const router = await this.#engine.routerFor(expert);
@@ -174,7 +174,6 @@ export class WorkerRequests {
 /**
  * Tokenizes a prompt, in time slices between steps and other prompts.
  *
- * @param isWhole - whether nothing follows the prompt, which may then fill the context
  * @throws {RangeError} on an empty prompt
  * @throws {ReadMeError} `ERR_CONTEXT_LENGTH` when there is no room for one more token; `ERR_CHAT_TEMPLATE`
  */
@@ -182,18 +181,17 @@ export async function promptIds(
   engine: ReadingEngine,
   prompt: WirePrompt,
   signal: AbortSignal,
-  isWhole = false,
+  { isWhole = false, cuts = engine.model.config.encoder !== undefined }: PromptLimits = {},
 ): Promise<Int32Array> {
   const { sizes, slices, model } = engine;
-  const { encoder, pooling } = model.config;
-  const most = pooling?.kind === "embedding" ? pooling.maxTokens : undefined;
-  const maxTokens = Math.min(sizes.contextTokens - (isWhole ? 0 : 1), most ?? Infinity);
+  const { pooling } = model.config;
+  const { maxTokens: most = Infinity } = pooling?.kind === "embedding" ? pooling : {};
+  const maxTokens = Math.min(sizes.contextTokens - (isWhole ? 0 : 1), most);
   const tooMany = (tokens: string): ReadMeError => {
     const context = `the context of ${sizes.contextTokens} leaves no room for ${isWhole ? "it" : "a completion"}`;
-    return new ReadMeError("ERR_CONTEXT_LENGTH", `The prompt has ${tokens} tokens; ${context}`);
+    const why = maxTokens === most ? `the model's files limit a text to ${most}` : context;
+    return new ReadMeError("ERR_CONTEXT_LENGTH", `The prompt has ${tokens} tokens; ${why}`);
   };
-  // Texts of encoders are cut, as sentence-transformers does it.
-  const cuts = encoder !== undefined;
   const limits = { maxTokens, cuts, tooMany: (atLeast: number) => tooMany(`at least ${atLeast}`) };
   const ids = prompt instanceof Int32Array ? prompt : await slices.begin(encoding(engine, prompt, limits), signal);
   if (ids.length === 0) throw new RangeError("Expected `prompt` to hold at least one token, got none");
@@ -227,6 +225,13 @@ async function predictionIds(
   return slices.begin(tokenizer.encodeInSteps(prediction, limits), signal);
 }
 
+interface PromptLimits {
+  /** Whether nothing follows the prompt, which may then fill the context. @default false */
+  readonly isWhole?: boolean | undefined;
+  /** Whether a text that is too long loses its end. @default true of encoders, as with sentence-transformers */
+  readonly cuts?: boolean | undefined;
+}
+
 interface EncodingLimits extends Pick<EncodeOptions, "maxTokens" | "cuts" | "tooMany"> {
   readonly addSpecialTokens?: boolean | undefined;
 }
@@ -236,7 +241,7 @@ function* encodePair(
   tokenizer: ReadingEngine["text"]["tokenizer"],
   { vocabSize, encoder }: ModelConfig,
   { messages }: WireChat,
-  maxTokens: number,
+  { maxTokens = Infinity, cuts = true, tooMany }: EncodingLimits,
 ): PausingWork<Int32Array> {
   const contentOf = (role: string): string => {
     const content = messages.find((message) => message.role === role)?.content;
@@ -247,7 +252,8 @@ function* encodePair(
     throw new TypeError(
       "Expected no `instruction`: this model is an encoder, which reads a query and a document alone",
     );
-  const { ids, segments } = yield* tokenizer.encodePairInSteps([contentOf("query"), contentOf("document")], maxTokens);
+  const texts = [contentOf("query"), contentOf("document")] as const;
+  const { ids, segments } = yield* tokenizer.encodePairInSteps(texts, maxTokens, cuts ? undefined : tooMany);
   const hasSegments = (encoder?.numSegments ?? 0) > 1;
   return hasSegments ? ids.map((id, index) => id + segments[index]! * vocabSize) : ids;
 }
@@ -273,7 +279,8 @@ export function encoding(
     const filesWithinTokens = Math.floor(SHARE_WITH_FILES * sizes.contextTokens);
     return encodeFillIn(tokenizer, prompt, { ...limits, filesWithinTokens });
   }
-  if (config.encoder) return encodePair(tokenizer, config, prompt, limits.maxTokens ?? sizes.contextTokens);
+  if (config.encoder)
+    return encodePair(tokenizer, config, prompt, { ...limits, maxTokens: limits.maxTokens ?? sizes.contextTokens });
   return encodeChat(tokenizer, chatTemplate, prompt, { ...options, controlTokensInMessages });
 }
 

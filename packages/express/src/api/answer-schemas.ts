@@ -201,6 +201,13 @@ export const rerankAnswer = z.strictObject({
 
 export type RerankAnswer = z.infer<typeof rerankAnswer>;
 
+/** Ranking in the shape of Text Embeddings Inference, the most relevant first. */
+const teiRanking = z.array(z.strictObject({ index: z.int().min(0), score: z.number(), text: z.string().optional() }));
+
+export type TeiRanking = z.infer<typeof teiRanking>;
+
+export const rankingAnswer = z.union([rerankAnswer, teiRanking]);
+
 export const scoreAnswer = z.strictObject({
   id: z.string(),
   object: z.literal("list"),

@@ -5,7 +5,7 @@ import { isUtf8 } from "node:buffer";
 import { promisify } from "node:util";
 import { brotliDecompress, gunzip, inflate, type InputType } from "node:zlib";
 import { describeValue, isRecord, nearestName } from "@readme-moe/core";
-import type { z } from "zod";
+import { z } from "zod";
 import type { Admission } from "../edge/admission.ts";
 import type { ServedModels } from "../edge/served-models.ts";
 import {
@@ -274,7 +274,17 @@ export function checkBody<Schema extends z.ZodType>(schema: Schema, body: unknow
   boundBody(body);
   const result = schema.safeParse(body, { reportInput: true });
   if (result.success) return result.data;
-  throw errorOf(result.error.issues, fieldNames(schema));
+  const closest = closestOf(schema, body);
+  const { issues } = closest.safeParse(body, { reportInput: true }).error ?? result.error;
+  throw errorOf(issues, fieldNames(closest));
+}
+
+/** Returns the schema among alternatives that knows most of the names of a body, so that its error is about them. */
+function closestOf(schema: z.ZodType, body: Values): z.ZodType {
+  if (!(schema instanceof z.ZodUnion)) return schema;
+  const numKnown = (one: z.ZodType): number => fieldNames(one).filter((name) => Object.hasOwn(body, name)).length;
+  const options = schema.options as readonly z.ZodType[];
+  return options.toSorted((a, b) => numKnown(b) - numKnown(a))[0] ?? schema;
 }
 
 type Values = Readonly<Record<string, unknown>>;
@@ -287,6 +297,7 @@ const LENGTHS: Readonly<Record<string, number>> = {
   tools: LIMITS.tools.value,
   input_extra: LIMITS.extraFiles.value,
   documents: LIMITS.inputs.value,
+  texts: LIMITS.inputs.value,
   guided_choice: LIMITS.guidedChoices.value,
   "structured_outputs.choice": LIMITS.guidedChoices.value,
   "prediction.content": LIMITS.messageItems.value,

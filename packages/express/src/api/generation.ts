@@ -27,7 +27,7 @@ export interface GenerationSettings {
   /** Seconds since 1970 that the answer is dated with. */
   readonly created: number;
   /** Name of the parameter that holds the prompts. */
-  readonly promptParam: "messages" | "prompt" | "input" | "inputs" | "documents" | "text_2";
+  readonly promptParam: "messages" | "prompt" | "input" | "inputs" | "documents" | "text_2" | "texts";
   readonly numPrompts: number;
   readonly params: SamplingParams & { readonly maxTokens: number };
   readonly expert: string | number | undefined;

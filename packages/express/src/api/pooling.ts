@@ -4,7 +4,6 @@ import { randomUUID } from "node:crypto";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import {
   embeddingPrefix,
-  type Engine,
   type EngineInfo,
   isRecord,
   type PoolingOptions,
@@ -17,7 +16,7 @@ import { callerError, engineError, invalid } from "../http/errors.ts";
 import { JsonList, sendJson } from "../http/reply.ts";
 import { clientSignal, stampProcessingTime } from "../http/request.ts";
 import { LIMITS } from "../limits.ts";
-import type { EmbeddingsAnswer, RerankAnswer, ScoreAnswer, TeiEmbedAnswer } from "./answer-schemas.ts";
+import type { EmbeddingsAnswer, RerankAnswer, ScoreAnswer, TeiEmbedAnswer, TeiRanking } from "./answer-schemas.ts";
 import { checkedTexts, consultPolicy, nowSeconds } from "./generation.ts";
 import {
   embeddingsBody,
@@ -26,6 +25,7 @@ import {
   type RerankBody,
   type ScoreBody,
   type TeiEmbedBody,
+  type TeiRerankBody,
 } from "./request-schemas.ts";
 import { type EngineRouteFacts, type RequestParts, RequestScope } from "./request-scope.ts";
 import { changedBody } from "./serve-generation.ts";
@@ -45,14 +45,12 @@ interface Pooled<Result> {
 interface PooledAnswer<Text, Result> {
   readonly id: string;
   /** Parameter that holds the texts. */
-  readonly param: "input" | "inputs" | "documents" | "text_2";
+  readonly param: "input" | "inputs" | "documents" | "text_2" | "texts";
   readonly texts: readonly Text[];
   /** Size of what the prompt of each text has beside it. */
   readonly sharedBytes: number;
   readonly answerBytes: number;
   readonly promptOf: (text: Text) => Prompt;
-  /** Changes the texts before they run. @default they run as they are */
-  readonly prepare?: ((signal: AbortSignal) => Promise<readonly Text[]>) | undefined;
   readonly run: (texts: readonly Text[], options: PoolingOptions) => Promise<Pooled<Result>>;
   readonly answer: (results: readonly Result[], usage: EmbeddingsAnswer["usage"]) => object | Promise<object>;
 }
@@ -72,8 +70,10 @@ export const checkInputs =
 /** Embeddings in another API than OpenAI's. */
 interface EmbeddingsShape {
   readonly param: "input" | "inputs";
-  /** Whether the ends of texts that are longer than the context are left out. */
-  readonly shortens: boolean;
+  /** See `PoolingOptions`. */
+  readonly truncate?: boolean | undefined;
+  /** See `EmbedRequest`. */
+  readonly normalize?: boolean | undefined;
   /** See `ScopeParts`. */
   readonly keepAliveMs?: number | undefined;
   readonly answer: PooledAnswer<unknown, Float32Array>["answer"];
@@ -95,29 +95,57 @@ export async function serveEmbeddings(
 }
 
 /** Serves embeddings as Text Embeddings Inference does, which answers with bare numbers. */
-export async function teiEmbed(parts: EngineParts, { inputs, truncate, ...body }: TeiEmbedBody): Promise<void> {
+export async function teiEmbed(
+  parts: EngineParts,
+  { inputs, truncate, normalize, ...body }: TeiEmbedBody,
+): Promise<void> {
   await serveEmbeddings(
     parts,
     { ...body, input: inputs },
     {
       param: "inputs",
-      shortens: truncate ?? false,
+      truncate: truncate ?? true,
+      normalize: normalize ?? true,
       answer: (results): Promise<TeiEmbedAnswer> => listed(results, (values) => Array.from(values)),
     },
   );
 }
 
-/** Serves a ranking. @param shapeOf - makes another answer than a ranking of it */
+/** A ranking in another API than Cohere's. */
+interface RankingShape extends Pick<PooledAnswer<string, number>, "param" | "answer"> {
+  /** See `RerankRequest`. */
+  readonly rawScores?: boolean;
+  /** See `PoolingOptions`. */
+  readonly truncate?: boolean | undefined;
+}
+
+/** Serves a ranking. @param shapeOf - @default that of Cohere's API */
 export async function rerank(
   parts: EngineParts,
   sent: RerankBody,
-  shapeOf?: (scope: RequestScope) => Pick<PooledAnswer<string, number>, "param" | "answer">,
+  shapeOf?: (scope: RequestScope) => RankingShape,
 ): Promise<void> {
   const signal = clientSignal(parts.response);
   const body = await changedBody(sent, parts, { schema: rerankBody, signal });
-  await RequestScope.run({ ...parts, body, signal }, (scope) =>
-    answerPooled(scope, { ...rankingAnswer(body, scope), ...shapeOf?.(scope) }),
-  );
+  await RequestScope.run({ ...parts, body, signal }, (scope) => {
+    const { param, answer, ...how } = shapeOf?.(scope) ?? {};
+    const own = rankingAnswer(body, scope, how);
+    return answerPooled(scope, { ...own, param: param ?? own.param, answer: answer ?? own.answer });
+  });
+}
+
+/** Serves a ranking as Text Embeddings Inference does, which answers with a bare list. */
+export async function teiRerank(
+  parts: EngineParts,
+  { texts, truncate, raw_scores: rawScores, return_text: returns, model, query }: TeiRerankBody,
+): Promise<void> {
+  await rerank(parts, { model, query, documents: texts }, () => ({
+    param: "texts",
+    rawScores: rawScores ?? false,
+    truncate: truncate === false ? false : undefined,
+    answer: (scores): TeiRanking =>
+      rankedDocuments(scores).map((one) => ({ ...one, ...(returns && { text: texts[one.index] ?? "" }) })),
+  }));
 }
 
 /** Scores texts against one, in their order, as vLLM does. */
@@ -142,7 +170,7 @@ export async function scoreTexts(
 function embeddingAnswer(
   body: EmbeddingsBody,
   { engine, model }: RequestScope,
-  { param = "input", shortens = false }: Partial<EmbeddingsShape> = {},
+  { param = "input", truncate, normalize }: Partial<EmbeddingsShape> = {},
 ): PooledAnswer<string | readonly number[], Float32Array> {
   const texts = checkedTexts(param, body.input, engine.info);
   const { embedding = { prompts: {}, dimensions: 0 } } = engine.info;
@@ -163,9 +191,9 @@ function embeddingAnswer(
     sharedBytes: Buffer.byteLength(prefix),
     answerBytes: texts.length * dimensions * (format === "base64" ? BASE64_BYTES : NUMBER_BYTES),
     promptOf: (text) => (typeof text === "string" ? prefix + text : text),
-    prepare: shortens ? (signal) => shortenTexts(texts, { engine, prefix, signal }) : undefined,
     async run(inputs, options) {
-      const { embeddings: results, usage } = await engine.embed({ inputs, dimensions, ...before, ...options });
+      const own = { inputs, dimensions, truncate, normalize, ...before };
+      const { embeddings: results, usage } = await engine.embed({ ...own, ...options });
       return { results, usage };
     },
     async answer(results, usage): Promise<EmbeddingsAnswer> {
@@ -199,7 +227,11 @@ function base64Of(values: Float32Array): string {
   return bytes.toString("base64");
 }
 
-function rankingAnswer(body: RerankBody, { engine, model }: RequestScope): PooledAnswer<string, number> {
+function rankingAnswer(
+  body: RerankBody,
+  { engine, model }: RequestScope,
+  how: Pick<RankingShape, "rawScores" | "truncate">,
+): PooledAnswer<string, number> {
   const { query, instruction, top_n: most, return_documents: returns } = body;
   const texts = body.documents.map((document) => (typeof document === "string" ? document : document.text));
   const request = { query, instruction: instruction ?? undefined };
@@ -213,7 +245,7 @@ function rankingAnswer(body: RerankBody, { engine, model }: RequestScope): Poole
     answerBytes: 4 * NUMBER_BYTES * texts.length,
     promptOf: (document) => rerankPrompt(request, document),
     async run(documents, options) {
-      const { scores: results, usage } = await engine.rerank({ ...request, documents, ...options });
+      const { scores: results, usage } = await engine.rerank({ ...request, ...how, documents, ...options });
       return { results, usage };
     },
     answer(scores, usage): RerankAnswer {
@@ -261,13 +293,12 @@ async function answerPooled<Text extends string | readonly number[], Result>(
 /** Runs texts. @param spent - gets the tokens of accepted texts */
 async function runPooled<Text extends string | readonly number[], Result>(
   scope: RequestScope<EmbeddingsBody | RerankBody>,
-  { id, param, texts, promptOf, prepare, run }: PooledAnswer<Text, Result>,
+  { id, param, texts, promptOf, run }: PooledAnswer<Text, Result>,
   { most, spent }: { readonly most: readonly number[]; readonly spent: { tokens: number } },
 ): Promise<Pooled<Result>> {
   const { client, cacheSalt, ticket, signal } = scope;
-  const ready = (await prepare?.(signal)) ?? texts;
   const asked = { promptParam: param, expert: undefined, priority: priorityOf(scope) };
-  const { priority } = await consultPolicy(scope, asked, { prompts: ticket.consult ? ready.map(promptOf) : [] });
+  const { priority } = await consultPolicy(scope, asked, { prompts: ticket.consult ? texts.map(promptOf) : [] });
   signal.throwIfAborted();
   let left = most.reduce((sum, tokens) => sum + tokens, 0);
   const onProgress: PoolingOptions["onProgress"] = ({ index, promptTokens, isDone }) => {
@@ -277,7 +308,7 @@ async function runPooled<Text extends string | readonly number[], Result>(
     // A policy has seen the real number.
     if (!ticket.consult) ticket.correct(spent.tokens + left);
   };
-  return run(ready, { id, client, cacheSalt, priority, signal, onProgress });
+  return run(texts, { id, client, cacheSalt, priority, signal, onProgress });
 }
 
 /** Returns the priority of a batch's line, else the body's. */
@@ -293,38 +324,4 @@ function mostTokens(
 ): number {
   const own = typeof text === "string" ? Buffer.byteLength(text) + sharedBytes : text.length;
   return Math.min(own, contextTokens);
-}
-
-interface ShortenOptions {
-  readonly engine: Pick<Engine, "info" | "tokenize">;
-  /** Text before each of them. */
-  readonly prefix: string;
-  readonly signal: AbortSignal;
-}
-
-/**
- * Leaves out the ends of texts that are longer than the context, but not the end token that the model expects.
- *
- * @returns the texts; token ids, prefix included, where a text was shortened
- * @throws {ReadMeError} `ERR_CONTEXT_LENGTH` on a text that takes too long to shorten
- */
-async function shortenTexts(
-  texts: readonly (string | readonly number[])[],
-  { engine, prefix, signal }: ShortenOptions,
-): Promise<readonly (string | readonly number[])[]> {
-  const { contextTokens, eosTokenIds } = engine.info;
-  const shortened: (string | readonly number[])[] = [];
-  for (const text of texts) {
-    // No text has more tokens than bytes.
-    if (typeof text !== "string" || Buffer.byteLength(text) + Buffer.byteLength(prefix) <= contextTokens) {
-      shortened.push(text);
-      continue;
-    }
-    const ids = await engine.tokenize(prefix + text, { maxTokens: LIMITS.tokenIds.value, signal });
-    const last = ids.at(-1) ?? 0;
-    const numKept = eosTokenIds.includes(last) ? contextTokens - 1 : contextTokens;
-    const isLong = ids.length > contextTokens;
-    shortened.push(isLong ? [...ids.subarray(0, numKept), last].slice(0, contextTokens) : text);
-  }
-  return shortened;
 }

@@ -426,6 +426,25 @@ export const rerankBody = z.strictObject({
 /** A request to `/v1/rerank`. */
 export type RerankBody = z.infer<typeof rerankBody>;
 
+const truncation = {
+  truncate: z.boolean().nullish().describe("Whether the end of a long text is left out. @default true"),
+  truncation_direction: z.enum(["Right", "right"]).nullish(),
+};
+
+const teiRerankBody = z.strictObject({
+  model,
+  query: z.string(),
+  texts: z.array(z.string()).min(1).max(LIMITS.inputs.value),
+  raw_scores: z.boolean().nullish().describe("Scores are logits. @default false: 0 to 1"),
+  return_text: z.boolean().nullish().describe("Adds the texts to the answer. @default false"),
+  ...truncation,
+});
+
+/** A ranking in the shape of Text Embeddings Inference. */
+export type TeiRerankBody = z.infer<typeof teiRerankBody>;
+
+export const rankingBody = z.union([rerankBody, teiRerankBody]);
+
 export const scoreBody = z.strictObject({
   model,
   text_1: z.string().describe("Text that each of the others is scored against"),
@@ -441,8 +460,8 @@ export type ScoreBody = z.infer<typeof scoreBody>;
 export const teiEmbedBody = z.strictObject({
   model,
   inputs: embeddingsBody.shape.input,
-  truncate: z.boolean().nullish().describe("Whether the end of a long text is left out. @default false"),
-  normalize: z.literal(true).nullish().describe("Vectors are as the model's own folder asks for them"),
+  ...truncation,
+  normalize: z.boolean().nullish().describe("Whether vectors have length 1. @default true"),
   dimensions: embeddingsBody.shape.dimensions,
   prompt_name: embeddingsBody.shape.prompt_name,
 });

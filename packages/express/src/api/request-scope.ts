@@ -131,7 +131,12 @@ export class RequestScope<Body extends { readonly model?: string | null | undefi
     const { key } = localsOf(response);
     const mayName: MayName = (model, expert) => serving.experts.permit({ key, model, expert });
     const asking = { request: hostRequest(request), body };
-    const lease = await serving.models.acquire(body.model ?? undefined, asking, { mayName, signal, keepAliveMs });
+    const lease = await serving.models.acquire(body.model ?? undefined, asking, {
+      mayName,
+      signal,
+      keepAliveMs,
+      task: parts.route.task,
+    });
     const scope = new RequestScope(parts, lease, mayName);
     try {
       if (parts.route.task) requireTask(parts.route.task, scope, parts.serving.models);

@@ -1,7 +1,14 @@
 // Finds the engine that answers a request, and counts how requests end for it. An engine can be replaced while it
 // serves: new requests go to the new engine, and the old one is disposed when its last request has ended.
 
-import { type Engine, integerOption, loadText, MAX_TIMER_MS, type ReadMeEmitter } from "@readme-moe/core";
+import {
+  type Engine,
+  integerOption,
+  loadText,
+  MAX_TIMER_MS,
+  type ModelTask,
+  type ReadMeEmitter,
+} from "@readme-moe/core";
 import {
   type ApiError,
   asApiError,
@@ -200,8 +207,8 @@ export class ServedModels {
    * @throws {ApiError} as `lease`
    */
   async acquire(name: string | undefined, about: Asking<object>, options: AcquireOptions = {}): Promise<Lease> {
-    const { mayName = () => true, signal, keepAliveMs } = options;
-    const named = this.#namedBy(name, about);
+    const { mayName = () => true, signal, keepAliveMs, task } = options;
+    const named = this.#namedBy(name, about, task);
     const isOpened = this.#sources.has(named.model);
     const leave = isOpened ? await this.#onDemand.enter(named.model, signal, keepAliveMs) : () => undefined;
     return this.#lease(named, leave, { name, about, mayName });
@@ -406,15 +413,22 @@ export class ServedModels {
     return { aliases: this.#options.aliases, isServed: (name) => this.#entries.has(name) };
   }
 
-  #namedBy(asked: string | undefined, about: Asking<object>): NamedModel {
+  #namedBy(asked: string | undefined, about: Asking<object>, task?: ModelTask): NamedModel {
     if (this.#isClosed) throw shuttingDown();
     const shared = this.#share(asked, about);
-    const id = shared ?? asked ?? this.#options.defaultModel;
+    const id = shared ?? asked ?? this.#onlyOf(task) ?? this.#options.defaultModel;
     if (id === undefined) throw noModelNamed([...this.#entries.keys()]);
     const found = namedModel(id, this.#names);
     if (found) return found;
     if (shared !== undefined) throw badShare(new Error(`\`share\` named \`${shared}\`, which is not served`));
     throw unknownModel(id, [...this.#entries.keys()]);
+  }
+
+  /** Finds the only model of a task. Models that have not been open yet may be of any. */
+  #onlyOf(task: ModelTask | undefined): string | undefined {
+    const able = [...this.#entries.values()].filter(({ info }) => info.task === undefined || info.task === task);
+    const [only] = able;
+    return able.length === 1 && only?.info.task === task ? only?.name : undefined;
   }
 
   #share(asked: string | undefined, about: Asking<object>): string | undefined {

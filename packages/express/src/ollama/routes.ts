@@ -114,7 +114,7 @@ export async function ollamaEmbed(
   const body = { model: servedName(model, parts), input, dimensions };
   await serveEmbeddings(parts, body, {
     param: "input",
-    shortens: truncate ?? true,
+    truncate: truncate ?? true,
     keepAliveMs: keepAliveOf(keepAlive),
     answer: async (results, usage) => ({
       model,
@@ -134,7 +134,7 @@ export async function ollamaEmbedOne(
   const body = { model: servedName(model, parts), input: prompt };
   await serveEmbeddings(parts, body, {
     param: "input",
-    shortens: true,
+    truncate: true,
     keepAliveMs: keepAliveOf(keepAlive),
     answer: ([values = new Float32Array()]) => ({ embedding: Array.from(values) }),
   });

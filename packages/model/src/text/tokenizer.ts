@@ -156,18 +156,23 @@ export class Tokenizer {
    * Encodes two texts as one, in which spellings of control tokens are text. Both are cut, the longer one first, to
    * `maxTokens` in all.
    *
+   * @param tooMany - makes the error for texts of at least so many tokens in all @default longer texts are cut
    * @returns ids, and the segment of each, 0 or 1
    * @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` if the tokenizer does not join texts
    */
   *encodePairInSteps(
     texts: readonly [first: string, second: string],
     maxTokens: number,
+    tooMany?: (atLeast: number) => Error,
   ): Generator<void, { readonly ids: Int32Array; readonly segments: Uint8Array }> {
     const { pair } = this.#frames;
     if (!pair) throw unsupported(this.#path, "has no `post_processor` that joins two texts");
     const room = Math.max(0, maxTokens - (pair.length - 2));
-    const first = yield* this.encodePlainInSteps(texts[0], { maxTokens: room, cuts: true });
-    const second = yield* this.encodePlainInSteps(texts[1], { maxTokens: room, cuts: true });
+    // One token more than there is room for shows that a text is too long.
+    const limits = { maxTokens: tooMany ? room + 1 : room, cuts: true };
+    const first = yield* this.encodePlainInSteps(texts[0], limits);
+    const second = yield* this.encodePlainInSteps(texts[1], limits);
+    if (tooMany && first.length + second.length > room) throw tooMany(maxTokens - room + first.length + second.length);
     const lengths = pairLengths(first.length, second.length, room);
     const parts = [first.subarray(0, lengths[0]), second.subarray(0, lengths[1])];
     const lists = pair.map((item) => ("id" in item ? [item.id] : parts[item.part]!));

@@ -9,6 +9,7 @@ import {
   isRecord,
   type LoadProgress,
   MAX_TIMER_MS,
+  type ModelTask,
   numberCheck,
   type OptionChecks,
   ReadMeEmitter,
@@ -80,7 +81,7 @@ export type ShareTraffic<HostRequest = ExpressRequest> = (name: string | undefin
 export interface ServedModelsOptions<HostRequest = ExpressRequest> {
   /** Other names of models, `{ alias: name }`, and of their loras, `{ alias: "<name>:<expert>" }`. */
   readonly aliases?: Readonly<Record<string, string>> | undefined;
-  /** Model of requests that name none. @default the only model, where there is only one */
+  /** Model of requests that name none, where several models can serve them. @default the only model, if there is one */
   readonly defaultModel?: string | undefined;
   /** Chooses the model of a request, such as a share of the traffic or a tenant's. @default the named model */
   readonly share?: ShareTraffic<HostRequest> | undefined;
@@ -246,6 +247,8 @@ export interface AcquireOptions {
   readonly signal?: AbortSignal | undefined;
   /** Time for which a model with `open` stays open after its last request, from now on, in ms. @default as before */
   readonly keepAliveMs?: number | undefined;
+  /** Task of the request. One that names no model goes to the only model of this task. @default any */
+  readonly task?: ModelTask | undefined;
 }
 
 /** A lora that requests can name. */
