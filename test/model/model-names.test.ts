@@ -36,6 +36,14 @@ const PUBLISHED: Readonly<Record<string, number>> = {
   "phi4-mini:3.8b": 3_836_021_760,
   "tinyllama:1.1b": 1_100_048_384,
   "mistral:7b": 7_248_023_552,
+  "all-minilm:22m": 22_713_216,
+  "bge-small:33m": 33_360_000,
+  "gte-small:33m": 33_360_000,
+  "snowflake-arctic-embed:33m": 33_212_160,
+  "e5-small:118m": 117_653_760,
+  "all-mpnet:109m": 109_486_464,
+  "nomic-embed-text:137m": 136_731_648,
+  "bge-reranker:278m": 278_044_417,
 };
 
 function isPreset({ name }: KnownModel): boolean {
@@ -60,10 +68,10 @@ describe("the table of short names", () => {
     const { shape } = model;
     // Some checkpoints store the head although it is the embedding table.
     const spare = shape.isTied ? shape.vocabSize * shape.hiddenSize : 0;
-    const bits = { bf16: [16, 16], q8_0: [8.4, 8.8], q4_k_m: [4.4, 8] } as const;
+    const bits = { f32: [32, 32], f16: [16, 16], bf16: [16, 16], q8_0: [8.4, 8.8], q4_k_m: [4.4, 8] } as const;
     for (const { repository, file, weights, bytes } of model.sources) {
       expect(resolveDownload(repository, { file })).toMatchObject({ name: repository, revision: "main", file });
-      expect(file === undefined).toBe(weights === "bf16");
+      expect(file === undefined).toBe(weights.endsWith("16") || weights.endsWith("32"));
       if (file !== undefined) {
         expect(repositoryNameProblem(file)).toBeUndefined();
         expect(file.toLowerCase()).toContain(weights);
@@ -73,7 +81,7 @@ describe("the table of short names", () => {
       // Metadata with the vocabulary takes up to 20 MB.
       expect(bytes).toBeLessThan((1.01 * (parametersOf(model) + spare) * most) / 8 + 20e6);
     }
-    const order = ["bf16", "q8_0", "q4_k_m"];
+    const order = ["f32", "f16", "bf16", "q8_0", "q4_k_m"];
     const ranks = model.sources.map(({ weights }) => order.indexOf(weights));
     expect(ranks).toEqual(ranks.toSorted((a, b) => a - b));
   });
@@ -134,6 +142,10 @@ describe("a name stands for", () => {
     ["mistral", "mistral:7b", undefined],
     ["phi4-mini", "phi4-mini:3.8b", undefined],
     ["phi4-mini:latest", "phi4-mini:3.8b", undefined],
+    ["all-minilm", "all-minilm:22m", undefined],
+    ["nomic-embed-text:latest", "nomic-embed-text:137m", undefined],
+    ["snowflake-arctic-embed-33m", "snowflake-arctic-embed:33m", undefined],
+    ["gte-small:33m-f16", "gte-small:33m", "f16"],
   ])("a known model: %s", (name, model, weights) => {
     const parsed = parseModelName(name, nothing);
     expect(parsed).toMatchObject({ kind: "known", model: { name: model } });

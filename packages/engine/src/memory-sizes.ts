@@ -12,7 +12,7 @@ import {
   precisionOf,
   wholeBlocks,
 } from "@readme-moe/kernel";
-import type { InputStatistics, Model, ModelConfig, Precision } from "@readme-moe/model";
+import { type InputStatistics, longestSequence, type Model, type ModelConfig, type Precision } from "@readme-moe/model";
 import type { ExpertLayout } from "@readme-moe/core";
 import type { ResolvedEngineOptions } from "./engine-options.ts";
 import { type MemoryNeeds, type MemoryPlan, planEngineMemory } from "./memory-plan.ts";
@@ -71,7 +71,7 @@ export function planModelMemory(
     weightBytes: residentBytes(sizes, options.expertCacheBytes) + draftBytes,
     processBytes: totalBytes(processSizes(model, options)),
     bytesPerToken: kvBytesPerToken(model.config, kvPrecisionOf(precision, options.kvPrecision)),
-    contextTokens: model.config.contextTokens,
+    contextTokens: longestSequence(model.config),
     usualContextTokens: originalContext(model.config),
   };
   return planEngineMemory(needs, options, freeBytes);
@@ -167,9 +167,9 @@ export function processSizes(
   model: Source,
   { maxNumSeqs, maxNumBatchedTokens }: Pick<ResolvedEngineOptions, "maxNumSeqs" | "maxNumBatchedTokens">,
 ): ProcessSizes {
-  const { vocabSize } = model.config;
+  const { vocabSize, encoder } = model.config;
   // A row of logits for each sequence, and a copy for sampling, in float32.
-  const logitBytes = 2 * 4 * maxNumSeqs * vocabSize;
+  const logitBytes = encoder ? 0 : 2 * 4 * maxNumSeqs * vocabSize;
   return {
     process: PROCESS_BYTES,
     tokenizer: vocabSize * TOKEN_BYTES,

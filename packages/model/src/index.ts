@@ -43,7 +43,7 @@ export type { DownloadModelOptions, DownloadPlan, DownloadProgress, HubSettings,
 
 // Models by name, and those on this machine.
 export {
-  type DecoderShape,
+  type ModelShape,
   KNOWN_MODELS,
   type KnownModel,
   memoryBytesOf,
@@ -93,6 +93,7 @@ export {
   ropeTables,
   type EncoderConfig,
   decoderActivation,
+  longestSequence,
   poolingMode,
   type PoolingMode,
   type ScoreConfig,

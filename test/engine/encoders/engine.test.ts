@@ -1,5 +1,6 @@
 // Encoders in an engine: equal bits in every batch, texts that are cut, pairs with segments, and real weights.
 
+import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { embeddingOf, relevanceOf } from "@readme-moe/core";
 import type { KvSlot } from "@readme-moe/kernel";
@@ -103,6 +104,28 @@ test("texts are cut where their model's files say, and ids are not", async () =>
   } finally {
     await engine.dispose();
   }
+});
+
+test("Nomic's own names of a config's fields mean the same", async () => {
+  const own = {
+    hidden_size: "n_embd",
+    num_attention_heads: "n_head",
+    num_hidden_layers: "n_layer",
+    intermediate_size: "n_inner",
+    layer_norm_eps: "layer_norm_epsilon",
+  } as const;
+  const {
+    rope_parameters: rope,
+    hidden_act: _,
+    ...plain
+  } = JSON.parse(await readFile(fixture("encoders/nomic-bert/config.json"), "utf8")) as Record<string, unknown>;
+  const { rope_theta: theta } = rope as { rope_theta: number };
+  const renamed = Object.entries(plain).map(([name, value]) => [own[name as keyof typeof own] ?? name, value] as const);
+  const published = { activation_function: "swiglu", prenorm: false, rotary_emb_base: theta, rotary_emb_fraction: 1 };
+  const config = { ...Object.fromEntries(renamed), ...published, qkv_proj_bias: false };
+  const ids = [2, 40, 90, 3];
+  const state = await stateOf(await writeEncoder("nomic-bert", { "config.json": config }), ids, true);
+  expect(state).toEqual(await stateOf(await writeEncoder("nomic-bert"), ids, true));
 });
 
 test("embeddings are normalised, or not, as the request says", async () => {

@@ -1,7 +1,7 @@
 // A reader of prompts: the parts of an engine that need no weights.
 
 import { integerOption, type PromptInfo } from "@readme-moe/core";
-import { gatherExperts, openPromptModel } from "@readme-moe/model";
+import { gatherExperts, longestSequence, openPromptModel } from "@readme-moe/model";
 import { ExpertNames, Routers } from "../experts/routers.ts";
 import type { ResolvedReaderOptions } from "../engine-options.ts";
 import { promptInfo, promptVersionOf } from "./open-engine.ts";
@@ -22,7 +22,7 @@ export async function openReader(path: string, options: ResolvedReaderOptions): 
     const model = await openPromptModel(path);
     closers.push(() => model.close());
     const { config, experts } = model;
-    const most = config.contextTokens;
+    const most = longestSequence(config);
     const contextTokens = integerOption("contextTokens", options.contextTokens ?? most, 1, most);
     const text = await model.loadText();
     const { threads, cacheFolder, kernel } = options;

@@ -183,14 +183,11 @@ export async function promptIds(
   signal: AbortSignal,
   { isWhole = false, cuts = engine.model.config.encoder !== undefined }: PromptLimits = {},
 ): Promise<Int32Array> {
-  const { sizes, slices, model } = engine;
-  const { pooling } = model.config;
-  const { maxTokens: most = Infinity } = pooling?.kind === "embedding" ? pooling : {};
-  const maxTokens = Math.min(sizes.contextTokens - (isWhole ? 0 : 1), most);
+  const { sizes, slices } = engine;
+  const maxTokens = sizes.contextTokens - (isWhole ? 0 : 1);
   const tooMany = (tokens: string): ReadMeError => {
     const context = `the context of ${sizes.contextTokens} leaves no room for ${isWhole ? "it" : "a completion"}`;
-    const why = maxTokens === most ? `the model's files limit a text to ${most}` : context;
-    return new ReadMeError("ERR_CONTEXT_LENGTH", `The prompt has ${tokens} tokens; ${why}`);
+    return new ReadMeError("ERR_CONTEXT_LENGTH", `The prompt has ${tokens} tokens; ${context}`);
   };
   const limits = { maxTokens, cuts, tooMany: (atLeast: number) => tooMany(`at least ${atLeast}`) };
   const ids = prompt instanceof Int32Array ? prompt : await slices.begin(encoding(engine, prompt, limits), signal);

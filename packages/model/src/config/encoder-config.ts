@@ -148,6 +148,15 @@ const ENCODERS: Readonly<Record<string, EncoderFamily>> = {
     },
     rotates: true,
     hasBias: false,
+    // As in the folders that Nomic has published.
+    fields: {
+      hidden_size: "n_embd",
+      num_attention_heads: "n_head",
+      num_hidden_layers: "n_layer",
+      intermediate_size: "n_inner",
+      hidden_act: "activation_function",
+      layer_norm_eps: "layer_norm_epsilon",
+    },
     defaults: { type_vocab_size: 2, hidden_act: "silu", max_position_embeddings: 2048 },
   },
   modernbert: {
@@ -221,7 +230,11 @@ export function parseEncoder(plain: Fields): ModelConfig {
   const modelType = plain.text("model_type");
   const family = encoderFamily(modelType);
   const fields = plain.withDefaults(family.defaults ?? {});
-  const named = (name: string): string => family.fields?.[name] ?? name;
+  // Configs of later libraries may have BERT's names.
+  const named = (name: string): string => {
+    const own = family.fields?.[name];
+    return own === undefined || (fields.has(name) && !fields.has(own)) ? name : own;
+  };
   refuseOthers(fields);
   const hiddenSize = fields.size(named("hidden_size"), MOST.width);
   const numHeads = fields.size(named("num_attention_heads"), MOST.heads);

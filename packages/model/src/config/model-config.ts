@@ -150,6 +150,12 @@ export function poolingMode(pooling: PoolingConfig | undefined): PoolingMode {
   return pooling && "classifier" in pooling.head ? pooling.head.classifier : "last";
 }
 
+/** Returns the most tokens of a sequence: the context, or the length to which an encoder's files cut texts. */
+export function longestSequence({ contextTokens, pooling }: Pick<ModelConfig, "contextTokens" | "pooling">): number {
+  const most = pooling?.kind === "embedding" ? pooling.maxTokens : undefined;
+  return Math.min(contextTokens, most ?? contextTokens);
+}
+
 /** Returns the activation of a decoder. @throws {TypeError} for an encoder's */
 export function decoderActivation({ activation }: Pick<ModelConfig, "activation">): Exclude<Activation, "gelu"> {
   if (activation !== "gelu") return activation;

@@ -8,10 +8,26 @@ function decoder(
   [numHeads, numKvHeads, headSize]: readonly [numHeads: number, numKvHeads: number, headSize: number],
   vocabSize: number,
   isTied = true,
-): DecoderShape {
+): ModelShape {
   return { hiddenSize, numLayers, ffnSize, numHeads, numKvHeads, headSize, vocabSize, isTied };
 }
 
+/**
+ * Describes an encoder with norms and, unless it is gated, biases.
+ *
+ * @param tableRows - rows of its tables of positions and segments
+ * @param numOthers - weights of its pooler or classifier, and of distances
+ */
+function encoder(
+  [hiddenSize, numLayers, ffnSize, numHeads]: readonly [hidden: number, layers: number, ffn: number, heads: number],
+  vocabSize: number,
+  { tableRows, numOthers = 0, isGated = false }: EncoderParts,
+): ModelShape {
+  const sizes = { hiddenSize, numLayers, ffnSize, numHeads, numKvHeads: numHeads, headSize: hiddenSize / numHeads };
+  return { ...sizes, vocabSize, isTied: true, encoder: { tableRows, numOthers, isGated } };
+}
+
+const f32 = (repository: string, bytes: number): WeightSource => ({ weights: "f32", repository, bytes });
 const bf16 = (repository: string, bytes: number): WeightSource => ({ weights: "bf16", repository, bytes });
 /** The same behind terms that a user has to accept. */
 const gated = (repository: string, bytes: number): WeightSource => ({ ...bf16(repository, bytes), isGated: true });
@@ -21,7 +37,7 @@ const gguf =
 const [q8, q4] = [gguf("q8_0"), gguf("q4_k_m")];
 
 /** Instruct model of Qwen2.5-Coder. Packages have the files of the smaller ones, too (`preset.ts`). */
-function coder(size: "0.5B" | "1.5B" | "7B", bytes: number, shape: DecoderShape): Entry {
+function coder(size: "0.5B" | "1.5B" | "7B", bytes: number, shape: ModelShape): Entry {
   const file = `qwen2.5-coder-${size.toLowerCase()}-instruct-q4_k_m.gguf`;
   const sources = [q4(`Qwen/Qwen2.5-Coder-${size}-Instruct-GGUF`, file, bytes)];
   return { name: `qwen2.5-coder:${size.toLowerCase()}`, modelType: "qwen2", shape, sources };
@@ -29,6 +45,10 @@ function coder(size: "0.5B" | "1.5B" | "7B", bytes: number, shape: DecoderShape)
 
 /** A model of the table: its title is the name of its first repository, and its licence Apache-2.0 by default. */
 type Entry = Omit<KnownModel, "title" | "license"> & { readonly license?: string };
+
+/** Pooler of BERT: a product with biases. */
+const poolerOf = (hiddenSize: number): number => hiddenSize * (hiddenSize + 1);
+const SMALL_BERT = encoder([384, 12, 1536, 12], 30_522, { tableRows: 514, numOthers: poolerOf(384) });
 
 const QWEN2_5_0_5B = decoder([896, 24, 4864], [14, 2, 64], 151_936);
 const QWEN2_5_1_5B = decoder([1536, 28, 8960], [12, 2, 128], 151_936);
@@ -236,6 +256,58 @@ const ENTRIES: readonly Entry[] = [
       q4("bartowski/Mistral-7B-Instruct-v0.3-GGUF", "Mistral-7B-Instruct-v0.3-Q4_K_M.gguf", 4_372_812_000),
     ],
   },
+  {
+    name: "all-minilm:22m",
+    modelType: "bert",
+    shape: encoder([384, 6, 1536, 12], 30_522, { tableRows: 514, numOthers: poolerOf(384) }),
+    sources: [f32("sentence-transformers/all-MiniLM-L6-v2", 90_868_376)],
+  },
+  {
+    name: "bge-small:33m",
+    modelType: "bert",
+    license: "MIT",
+    shape: SMALL_BERT,
+    sources: [f32("BAAI/bge-small-en-v1.5", 133_466_304)],
+  },
+  {
+    name: "gte-small:33m",
+    modelType: "bert",
+    license: "MIT",
+    shape: SMALL_BERT,
+    sources: [{ weights: "f16", repository: "thenlper/gte-small", bytes: 66_746_168 }],
+  },
+  {
+    name: "snowflake-arctic-embed:33m",
+    modelType: "bert",
+    shape: encoder([384, 12, 1536, 12], 30_522, { tableRows: 514 }),
+    sources: [f32("Snowflake/snowflake-arctic-embed-s", 132_870_000)],
+  },
+  {
+    name: "e5-small:118m",
+    modelType: "bert",
+    license: "MIT",
+    shape: encoder([384, 12, 1536, 12], 250_037, { tableRows: 514, numOthers: poolerOf(384) }),
+    sources: [f32("intfloat/multilingual-e5-small", 470_641_600)],
+  },
+  {
+    name: "all-mpnet:109m",
+    modelType: "mpnet",
+    shape: encoder([768, 12, 3072, 12], 30_527, { tableRows: 514, numOthers: poolerOf(768) + 32 * 12 }),
+    sources: [f32("sentence-transformers/all-mpnet-base-v2", 437_967_672)],
+  },
+  {
+    name: "nomic-embed-text:137m",
+    modelType: "nomic_bert",
+    shape: encoder([768, 12, 3072, 12], 30_528, { tableRows: 2, isGated: true }),
+    sources: [f32("nomic-ai/nomic-embed-text-v1.5", 546_938_168)],
+  },
+  {
+    name: "bge-reranker:278m",
+    modelType: "xlm-roberta",
+    license: "MIT",
+    shape: encoder([768, 12, 3072, 12], 250_002, { tableRows: 515, numOthers: poolerOf(768) + 769 }),
+    sources: [f32("BAAI/bge-reranker-base", 1_112_201_932)],
+  },
 ];
 
 /** Every model with a short name, in the order in which they are listed. */
@@ -247,8 +319,8 @@ export const KNOWN_MODELS: readonly KnownModel[] = ENTRIES.map((entry) => ({
 
 // A model with a short name, such as `qwen3:0.6b`: where its weights are, and what it needs.
 
-/** Number type of published weights: a safetensors checkpoint in bfloat16, or a type of GGUF files. */
-export type SourceWeights = "bf16" | "q8_0" | "q4_k_m";
+/** Number type of published weights: that of a safetensors checkpoint, or a type of GGUF files. */
+export type SourceWeights = "f32" | "f16" | "bf16" | "q8_0" | "q4_k_m";
 
 /** Published weights of a model. */
 export interface WeightSource {
@@ -263,8 +335,18 @@ export interface WeightSource {
   readonly isGated?: boolean;
 }
 
-/** Sizes that determine how much memory a decoder needs. */
-export interface DecoderShape {
+/** Parts of an encoder besides its words and its layers. */
+interface EncoderParts {
+  /** Rows of its tables of positions and segments. */
+  readonly tableRows: number;
+  /** Weights of its pooler or classifier, and of distances. @default 0 */
+  readonly numOthers?: number;
+  /** Whether its FFNs have a gate, and its products no biases. @default false */
+  readonly isGated?: boolean;
+}
+
+/** Sizes that determine how much memory a model needs. */
+export interface ModelShape {
   readonly hiddenSize: number;
   readonly numLayers: number;
   readonly ffnSize: number;
@@ -274,6 +356,8 @@ export interface DecoderShape {
   readonly vocabSize: number;
   /** Whether the head is the embedding table. */
   readonly isTied: boolean;
+  /** Parts of an encoder, which has keys and values of one layer at a time. @default it is a decoder */
+  readonly encoder?: EncoderParts;
 }
 
 /** A model with a short name. */
@@ -286,20 +370,33 @@ export interface KnownModel {
   readonly modelType: string;
   /** SPDX identifier, or the name of the authors' own licence. */
   readonly license: string;
-  readonly shape: DecoderShape;
+  readonly shape: ModelShape;
   /** Sources, from the most exact weights to the smallest. The first that is not gated stands for the plain name. */
   readonly sources: readonly WeightSource[];
 }
 
-/** Number of parameters. Biases and norms of queries and keys, less than a five-thousandth, are not counted. */
+/** Number of parameters. Decoders' biases and norms of queries and keys, below a five-thousandth, are not counted. */
 export function parametersOf({ shape }: KnownModel): number {
-  const { vocabSize, hiddenSize, numLayers, isTied } = shape;
-  return vocabSize * hiddenSize * (isTied ? 1 : 2) + layerWeights(shape) + hiddenSize * (2 * numLayers + 1);
+  const { vocabSize, hiddenSize, numLayers, ffnSize, isTied, encoder: parts } = shape;
+  const table = vocabSize * hiddenSize * (isTied ? 1 : 2) + layerWeights(shape);
+  if (!parts) return table + hiddenSize * (2 * numLayers + 1);
+  const { tableRows, numOthers = 0, isGated = false } = parts;
+  const biases = isGated ? 0 : 5 * hiddenSize + ffnSize;
+  return table + hiddenSize * (tableRows + 2) + numLayers * (4 * hiddenSize + biases) + numOthers;
 }
 
-/** Weights of all layers: attention and a gated feed-forward layer. */
-function layerWeights({ hiddenSize, numLayers, ffnSize, numHeads, numKvHeads, headSize }: DecoderShape): number {
-  return numLayers * hiddenSize * (2 * headSize * (numHeads + numKvHeads) + 3 * ffnSize);
+/** Weights of all layers: attention and feed-forward layers, with a gate unless an encoder has none. */
+function layerWeights({
+  hiddenSize,
+  numLayers,
+  ffnSize,
+  numHeads,
+  numKvHeads,
+  headSize,
+  encoder: parts,
+}: ModelShape): number {
+  const numProducts = parts && !parts.isGated ? 2 : 3;
+  return numLayers * hiddenSize * (2 * headSize * (numHeads + numKvHeads) + numProducts * ffnSize);
 }
 
 /** Bytes per weight of layers, of the head, and of an embedding table that is not the head. */
@@ -311,6 +408,13 @@ const WEIGHT_BYTES: Readonly<Record<Precision, readonly [layers: number, head: n
   // As in Q4_K_M: most layers have 4.6 bits, the others and the head 6.6.
   file: [0.61, 0.82, 0.82],
 };
+/** The same of encoders, whose weights have at least 8 bits, in blocks of 32. Their table is no head. */
+const ENCODER_BYTES: typeof WEIGHT_BYTES = {
+  fp32: [4, 4, 4],
+  int8: [1.125, 2, 2],
+  int4: [1.125, 2, 2],
+  file: [1.125, 2, 2],
+};
 /** Node and the kernel without a model, and the vocabulary of a tokenizer. */
 const [PROCESS_BYTES, TOKEN_BYTES] = [83e6, 220];
 const CONTEXT_TOKENS = 2048;
@@ -320,23 +424,27 @@ const CONTEXT_TOKENS = 2048;
  * counts exactly, but needs the model's files.
  */
 export function memoryBytesOf({ shape }: KnownModel, precision: Precision): number {
-  const { vocabSize, hiddenSize, isTied, numLayers, numKvHeads, headSize } = shape;
-  const [layers, head, embedding] = WEIGHT_BYTES[precision];
-  const table = vocabSize * hiddenSize;
+  const { vocabSize, hiddenSize, isTied, numLayers, numKvHeads, headSize, encoder: parts } = shape;
+  const [layers, head, embedding] = (parts ? ENCODER_BYTES : WEIGHT_BYTES)[precision];
+  const table = (vocabSize + (parts?.tableRows ?? 0)) * hiddenSize;
   const weights = layerWeights(shape) * layers + table * (head + (isTied ? 0 : embedding));
   const keyBytes = precision === "fp32" ? 4 : 2;
-  // A quarter more for the prefix cache.
-  const keysAndValues = 1.25 * CONTEXT_TOKENS * 2 * numLayers * numKvHeads * headSize * keyBytes;
+  // A quarter more for the prefix cache, which encoders do not have.
+  const numKeptLayers = parts ? 1 : 1.25 * numLayers;
+  const keysAndValues = CONTEXT_TOKENS * 2 * numKeptLayers * numKvHeads * headSize * keyBytes;
   return Math.ceil(weights + keysAndValues + PROCESS_BYTES + vocabSize * TOKEN_BYTES);
 }
 
+/** Weights that are not quantised. A model has one of them. */
+const WHOLE = ["f32", "f16", "bf16"] as const;
+
 /** Weights that a precision takes, from the best to the last choice. Other ones are read as well, and converted. */
 const PREFERRED: Readonly<Record<Precision, readonly SourceWeights[]>> = {
-  fp32: ["bf16", "q8_0", "q4_k_m"],
+  fp32: [...WHOLE, "q8_0", "q4_k_m"],
   // Eight bits are taken over as they are; from bfloat16 they are rounded here, at twice the download.
-  int8: ["q8_0", "bf16", "q4_k_m"],
-  int4: ["q4_k_m", "q8_0", "bf16"],
-  file: ["q4_k_m", "q8_0", "bf16"],
+  int8: ["q8_0", ...WHOLE, "q4_k_m"],
+  int4: ["q4_k_m", "q8_0", ...WHOLE],
+  file: ["q4_k_m", "q8_0", ...WHOLE],
 };
 
 /** Precision that chooses the weights of a short name for a program that runs them and names none: nothing is lost. */

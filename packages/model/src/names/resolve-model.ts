@@ -4,6 +4,7 @@ import { nearestName, ReadMeError } from "@readme-moe/core";
 import { unsupported } from "../files/errors.ts";
 import { resolveCacheFolder } from "../cache/cache-folder.ts";
 import { holdModel } from "../cache/model-index.ts";
+import { ENCODER_TYPES } from "../config/encoder-config.ts";
 import { MODEL_TYPES } from "../config/families.ts";
 import { downloadModel, hubFileNames, listed } from "../hub/download-model.ts";
 import { HubCache } from "../hub/hub-cache.ts";
@@ -68,7 +69,7 @@ function unknownModel(name: string, near: readonly string[]): ReadMeError {
 
 /** Whether the engine can run a known model. */
 export function isSupported({ modelType }: KnownModel): boolean {
-  return MODEL_TYPES.includes(modelType);
+  return [...MODEL_TYPES, ...ENCODER_TYPES].includes(modelType);
 }
 
 async function resolveKnown(

@@ -39,9 +39,11 @@ export function chatCommand(signal: AbortSignal): Command {
     checkEngineFlags(flags);
     const open = async (name: string): Promise<OpenedEngine> => {
       const opened = await openEngine(name, flags, signal);
-      if (opened.engine.info.hasChatTemplate) return opened;
+      const { hasChatTemplate, task } = opened.engine.info;
+      if (hasChatTemplate) return opened;
       await opened.close();
-      throw new ReadMeError("ERR_CHAT_TEMPLATE", `${name}: has no chat template; use generate`);
+      // Commands have the names of tasks.
+      throw new ReadMeError("ERR_CHAT_TEMPLATE", `${name}: has no chat template; use ${task}`);
     };
     const params: ChatOptions["params"] = ({ info }) => samplingParams(flags, "chat", info.samplingDefaults);
     const options = { model, system: flags.system, params, open };

@@ -1,6 +1,6 @@
 import { ReadMeError } from "@readme-moe/core";
 import { expertLayout } from "@readme-moe/engine";
-import type { Model } from "@readme-moe/model";
+import { longestSequence, type Model } from "@readme-moe/model";
 import { Command, Option } from "commander";
 import { MODEL_ARGUMENT, withModelFiles } from "../models.ts";
 import { byteSize, numberBetween, positiveNumber, wholeNumber, jsonOption, requireOption } from "../options.ts";
@@ -64,7 +64,7 @@ export function planCommand(signal: AbortSignal): Command {
 
 async function planOf(name: string, model: Model, flags: PlanFlags): Promise<Plan> {
   const { memory: memoryBytes, sequences } = flags;
-  const { contextTokens: most } = model.config;
+  const most = longestSequence(model.config);
   const { context: contextTokens = Math.min(most, DEFAULT_CONTEXT_TOKENS) } = flags;
   if (contextTokens > most) {
     throw new RangeError(`Expected \`--context\` to be at most ${most}, the model's, got \`${contextTokens}\``);
@@ -82,7 +82,8 @@ async function planOf(name: string, model: Model, flags: PlanFlags): Promise<Pla
   const kvCacheBytes = (rows.find((row) => row === recommendation?.chosen) ?? rows[0])?.kvCacheBytes ?? 0;
   const sizes = { path: name, memoryBytes, sequences, contextTokens, kvCacheBytes };
   const own = placements[0]?.model ?? "dense";
-  return { ...sizes, own, readMbPerS, locality, report, rows, recommendation };
+  const generates = model.config.pooling === undefined;
+  return { ...sizes, own, generates, readMbPerS, locality, report, rows, recommendation };
 }
 
 /** Measures reading of a file with experts. */

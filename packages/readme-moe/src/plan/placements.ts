@@ -43,6 +43,8 @@ const PRECISIONS: readonly Precision[] = ["int8", "int4", "fp32"];
 
 /** Lists the precisions of a model, its default first. */
 function precisionsOf(model: Model): readonly Precision[] {
+  // Encoders have 8 bits where others have 4.
+  if (model.config.encoder) return precisionOf(model) === "file" ? ["file", "int8", "fp32"] : ["int8", "fp32"];
   return precisionOf(model) === "file" ? ["file", ...PRECISIONS] : PRECISIONS;
 }
 

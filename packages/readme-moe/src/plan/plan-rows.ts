@@ -22,6 +22,8 @@ export interface Plan {
   readonly memoryBytes: number;
   readonly sequences: number;
   readonly contextTokens: number;
+  /** Whether the model generates. Texts of others run whole, so that times of a token mean nothing. */
+  readonly generates: boolean;
   readonly kvCacheBytes: number;
   readonly readMbPerS: number;
   readonly locality: number;
@@ -41,15 +43,15 @@ const COLUMNS: readonly Column<PlanRow>[] = [
   ["fits", ({ fits }) => (fits ? "yes" : "no")],
   ["hits %", ({ hitRatio }) => (hitRatio === undefined ? "" : percent(hitRatio))],
   ["MB read/token", ({ streamed, bytesReadPerToken: bytes }) => (streamed ? (bytes / 1e6).toFixed(1) : "")],
-  ["ms/token", ({ msPerToken }) => msPerToken.toFixed(1)],
 ];
+const TIME_COLUMN: Column<PlanRow> = ["ms/token", ({ msPerToken }) => msPerToken.toFixed(1)];
 
 export function planLines(plan: Plan): readonly string[] {
-  const { sequences, contextTokens, memoryBytes, path, rows } = plan;
+  const { sequences, contextTokens, memoryBytes, path, rows, generates } = plan;
   const many = sequences === 1 ? "1 sequence" : `${sequences} sequences`;
   return [
     `${path}: ${many} of ${contextTokens} tokens in ${megabytes(memoryBytes)} MB`,
-    ...alignedTable(COLUMNS, rows),
+    ...alignedTable(generates ? [...COLUMNS, TIME_COLUMN] : COLUMNS, rows),
     ...expertLines(plan),
     "the process that calls the engine takes 60 MB and more besides",
     ...adviceLines(plan),
@@ -132,16 +134,16 @@ export function planJson(plan: Plan): unknown {
     locality,
     readMbPerS,
     aboveDense: plan.report.aboveDense,
-    placements: rows.map(placementFields),
+    placements: rows.map((row) => placementFields(row, plan.generates)),
     recommended: recommendation && keyOf(recommendation.chosen),
     insteadOf: recommendation?.instead && keyOf(recommendation.instead),
   });
 }
 
-function placementFields(row: PlanRow): object {
+function placementFields(row: PlanRow, generates: boolean): object {
   const { fits, totalBytes, leastBytes, weightBytes, weights, other, hitRatio, bytesReadPerToken, msPerToken } = row;
   const sizes = { fits, totalBytes, leastBytes, weightBytes, weights, other };
-  return { ...keyOf(row), ...sizes, hitRatio, bytesReadPerToken, msPerToken };
+  return { ...keyOf(row), ...sizes, hitRatio, bytesReadPerToken, msPerToken: generates ? msPerToken : undefined };
 }
 
 function keyOf({ model, precision, expertCacheBytes }: PlannedPlacement): object {
