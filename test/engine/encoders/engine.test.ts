@@ -211,6 +211,25 @@ test.for([
   }
 });
 
+test("an encoder that ranks has the same scores from a GGUF file, and BERT's are refused without their pooler", async () => {
+  const asked = { query: "dog house", documents: ["green house", "", "paper. walking dogs", "runs ".repeat(300)] };
+  const folder = await writeEncoder("xlm-roberta-rank");
+  const files = [join(await persistentFolder(), "ranker.gguf"), join(await persistentFolder(), "bert.gguf")] as const;
+  await writeEncoderGguf(folder, files[0], "F32", 4);
+  await writeEncoderGguf(await writeEncoder("bert-rank"), files[1], "F32", 4);
+  const engines = [await openPooling(folder), await openPooling(files[0])];
+  try {
+    const [right, own] = await Promise.all(engines.map((engine) => engine.rerank(asked)));
+    expect(own!.scores).toEqual(right!.scores);
+  } finally {
+    for (const engine of engines) await engine.dispose();
+  }
+  await expect(openPooling(files[1])).rejects.toMatchObject({
+    code: "ERR_MODEL_UNSUPPORTED",
+    message: /leaves out the pooler/,
+  });
+});
+
 interface MiniLm {
   readonly cases: readonly { readonly text: string; readonly ids: readonly number[]; readonly vector: number[] }[];
 }

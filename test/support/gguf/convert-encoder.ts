@@ -24,10 +24,14 @@ const NAMES: readonly (readonly [pattern: RegExp, name: string])[] = [
   [/(?:intermediate\.dense|\.mlp\.(?:fc11|Wi))$/, "ffn_up"],
   [/(?:\d\.output\.dense|\.mlp\.(?:fc2|Wo))$/, "ffn_down"],
   [/(?:\d\.output\.LayerNorm|\.norm2)$/, "layer_output_norm"],
+  [/^(?:classifier|head)\.dense$/, "cls"],
+  [/^head\.norm$/, "cls.norm"],
+  [/^classifier(?:\.out_proj)?$/, "cls.output"],
 ];
 
 const ARCHITECTURES: Readonly<Record<string, string>> = {
   bert: "bert",
+  "xlm-roberta": "bert",
   nomic_bert: "nomic-bert",
   modernbert: "modern-bert",
 };
@@ -42,6 +46,7 @@ interface Config {
   readonly num_hidden_layers: number;
   readonly num_attention_heads: number;
   readonly max_position_embeddings: number;
+  readonly pad_token_id: number;
   readonly layer_norm_eps?: number;
   readonly norm_eps?: number;
   readonly local_attention?: number;
@@ -56,7 +61,7 @@ interface Config {
  * Writes a GGUF file of an encoder's folder.
  *
  * @param matrixType - of matrices whose rows are whole blocks
- * @param pooling - value of `pooling_type`: 1 for the mean, 2 for the first token
+ * @param pooling - value of `pooling_type`: 1 for the mean, 2 for the first token, 4 for a classifier
  */
 export async function writeEncoderGguf(
   folder: string,
@@ -69,15 +74,22 @@ export async function writeEncoderGguf(
   const { model } = (await readJson("tokenizer.json")) as { model: { vocab: Record<string, number> } };
   const store = await SafetensorsFile.open(join(folder, "model.safetensors"));
   try {
+    const skipped = config.model_type === "xlm-roberta" ? config.pad_token_id + 1 : 0;
     const tensors = store.names.flatMap((name): readonly GgufInput[] => {
       const { shape } = store.info(name);
-      const ggmlName = ggmlNameOf(name);
+      const ggmlName = ggmlNameOf(name.replace(/^(?:bert|roberta|model)\./, ""));
       if (ggmlName === undefined) return [];
-      const isMatrix = shape.length === 2 && !ggmlName.startsWith("t") && !ggmlName.startsWith("position");
+      if (ggmlName.startsWith("position")) {
+        // The converter cuts positions that no token has.
+        const [numRows = 0, width = 0] = shape;
+        const floats = async () => (await store.readFloats(name)).subarray(skipped * width);
+        return [{ name: ggmlName, type: "F32", shape: [numRows - skipped, width], floats }];
+      }
+      const isMatrix = shape.length === 2 && !ggmlName.startsWith("t");
       const type = isMatrix ? matrixType : "F32";
       return [{ name: ggmlName, type, shape, floats: () => store.readFloats(name) }];
     });
-    await writeGguf(path, tensors, new Map([...hyperparameters(config, pooling), ...vocabulary(model.vocab)]));
+    await writeGguf(path, tensors, new Map([...hyperparameters(config, pooling, skipped), ...vocabulary(model.vocab)]));
   } finally {
     await store.close();
   }
@@ -94,7 +106,7 @@ function ggmlNameOf(name: string): string | undefined {
 type Metadata = Parameters<typeof writeGguf>[2];
 type Entry = readonly [key: string, value: Metadata extends ReadonlyMap<string, infer Value> ? Value : never];
 
-function hyperparameters(config: Config, pooling: number): readonly Entry[] {
+function hyperparameters(config: Config, pooling: number, skipped: number): readonly Entry[] {
   const architecture = ARCHITECTURES[config.model_type] ?? "";
   const { rope_parameters: rope, local_attention: window } = config;
   const number = (type: "uint32" | "float32", name: string, value: number | undefined): readonly Entry[] =>
@@ -102,7 +114,7 @@ function hyperparameters(config: Config, pooling: number): readonly Entry[] {
   return [
     ["general.architecture", { type: "string", value: architecture }],
     ...number("uint32", "block_count", config.num_hidden_layers),
-    ...number("uint32", "context_length", config.max_position_embeddings),
+    ...number("uint32", "context_length", config.max_position_embeddings - skipped),
     ...number("uint32", "embedding_length", config.hidden_size),
     ...number("uint32", "feed_forward_length", config.intermediate_size),
     ...number("uint32", "attention.head_count", config.num_attention_heads),

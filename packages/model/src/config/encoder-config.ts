@@ -375,12 +375,13 @@ export function ggufEncoderFields(
 }
 
 /** Name of a tensor of a GGUF file, such as `blk.3.attn_q.weight`. */
-export const GGML_NAME: RegExp = /^(?:blk\.(?<layer>0|[1-9]\d*)\.)?(?<part>[^.]+)\.(?<kind>weight|bias)$/;
+export const GGML_NAME: RegExp =
+  /^(?:blk\.(?<layer>0|[1-9]\d*)\.)?(?<part>cls\.(?:norm|output)|[^.]+)\.(?<kind>weight|bias)$/;
 
 /** Translates a name of an encoder's GGUF file to that of its family; an unknown name stays as it is. */
 export function encoderNameOf(ggmlName: string, family: EncoderFamily): string {
   const { layer, part = "", kind } = GGML_NAME.exec(ggmlName)?.groups ?? {};
-  const { names } = family;
+  const { names, classifier = [] } = family;
   const [query, key, value] = typeof names.qkv === "string" ? [] : names.qkv;
   const parts: Readonly<Record<string, string | undefined>> =
     layer === undefined
@@ -390,6 +391,9 @@ export function encoderNameOf(ggmlName: string, family: EncoderFamily): string {
           token_types: family.segments,
           token_embd_norm: family.embeddingNorm,
           output_norm: family.finalNorm,
+          cls: classifier[0]?.name,
+          "cls.norm": classifier[0]?.norm,
+          "cls.output": classifier.at(-1)?.name,
         }
       : {
           attn_q: query,

@@ -16,7 +16,7 @@ import {
   unsupportedKind,
 } from "./families.ts";
 import { MOST } from "./fields.ts";
-import { ENCODER_ARCHITECTURES, encoderTypeOf, ggufEncoderFields } from "./encoder-config.ts";
+import { ENCODER_ARCHITECTURES, encoderFamily, encoderTypeOf, ggufEncoderFields } from "./encoder-config.ts";
 import type { ModelConfig, PoolingConfig, PoolingMode } from "./model-config.ts";
 import { parseConfig } from "./parse-config.ts";
 
@@ -163,18 +163,31 @@ function alternationFields(
   };
 }
 
-/** Reads the config of an encoder. @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` for an encoder that ranks */
+/** Reads the config of an encoder. @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` for results that are not supported */
 function ggufEncoder(store: GgufTensorStore, modelType: string, get: (key: string) => unknown): ModelConfig {
   const numRows = (name: string): number =>
     store.has(`${name}.weight`) ? (store.info(`${name}.weight`).shape[0] ?? 0) : 0;
   const fields = ggufEncoderFields(modelType, get, numRows);
   const type = get("pooling_type") ?? MEAN;
+  if (type === RANK) return { ...parseConfig(store.path, fields), pooling: ggufClassifier(store, modelType) };
   const mode = type === NONE ? "mean" : ENCODER_MODES.get(type);
   if (mode === undefined) {
     throw unsupported(store.path, `pools by type ${describeValue(type)}, which is not supported for encoders`);
   }
   const pooling: PoolingConfig = { kind: "embedding", mode, isNormalized: true, prompts: {} };
   return { ...parseConfig(store.path, fields), pooling };
+}
+
+/** Reads the classifier of an encoder that ranks. It reads the state that llama.cpp's `build_pooling` takes. */
+function ggufClassifier(store: GgufTensorStore, modelType: string): PoolingConfig {
+  const { classifier: [first, last] = [] } = encoderFamily(modelType);
+  if (!first || !last) throw unsupported(store.path, `ranks, which is not supported for the family ${modelType}`);
+  if (!store.has(`${first.name}.weight`))
+    throw unsupported(store.path, "ranks without cls.weight: llama.cpp's converter leaves out the pooler of BERT");
+  if (!store.has(`${last.name}.weight`)) throw invalid(store.path, `ranks documents, but has no tensor ${CLASSIFIER}`);
+  const [numRows] = store.info(`${last.name}.weight`).shape;
+  if (numRows !== 1) throw unsupported(store.path, `classifies into ${numRows} labels; encoders with one are served`);
+  return { kind: "score", head: { classifier: modelType === "modernbert" ? "mean" : "first" } };
 }
 
 /**
