@@ -25,6 +25,7 @@ import * as fc from "../support/fast-check.ts";
 import { Pipe } from "../support/fleet/pipe.ts";
 import { collectAnswer, type Answer } from "../support/fleet/requests.ts";
 import { noServer, startValkey, type ValkeyServer } from "../support/fleet/valkey.ts";
+import { EMBEDDING_MODEL, openPooling } from "../support/pooling-models.ts";
 import { openPocket } from "../support/pocket-engine.ts";
 import { until } from "../support/serving-process.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
@@ -167,6 +168,12 @@ describe.skipIf(noServer !== undefined)("a worker", () => {
     openWorker({ id: "next" });
     expect(await answerOf(id)).toStrictEqual(expected);
   });
+});
+
+test("a model that gives embeddings is no machine of a fleet", async () => {
+  await using engine = await openPooling(EMBEDDING_MODEL);
+  const open = (): FleetWorker => FleetWorker.open({ fleet: "redis://127.0.0.1:1", engine });
+  expect(open).toThrow("is for `embed`: serve it without a fleet");
 });
 
 async function* from(chunks: readonly GenerateChunk[]): AsyncGenerator<GenerateChunk> {

@@ -11,6 +11,12 @@ import {
 } from "@readme-moe/core";
 import { z } from "zod";
 
+/** Refuses models that give embeddings or scores, which no job asks for. @throws {TypeError} */
+export function requireGenerating({ task, path }: Pick<EngineInfo, "task" | "path">): void {
+  if (task === "generate") return;
+  throw new TypeError(`Expected a model that continues prompts; ${path} is for \`${task}\`: serve it without a fleet`);
+}
+
 const count = z.number().int().nonnegative();
 const tokenIds = z.array(count).max(1 << 22);
 

@@ -30,7 +30,7 @@ import {
   type FleetMemberOptions,
 } from "../connect.ts";
 import { JobAdder, type QueuePlace } from "../job-queues.ts";
-import { type FleetJob, isRequestId, type JobRequest, writeJob } from "../job.ts";
+import { type FleetJob, isRequestId, type JobRequest, requireGenerating, writeJob } from "../job.ts";
 import { frontName, readerName } from "../keys.ts";
 import { takeOver } from "../log/log-writer.ts";
 import { type ScriptedRedis, withScripts } from "../log/scripts.ts";
@@ -114,16 +114,11 @@ export class FleetEngine extends PromptFront implements Engine {
   /**
    * Opens a front.
    *
-   * @throws {TypeError | RangeError} on a wrong URL
+   * @throws {TypeError | RangeError} on a wrong URL, or a model that does not generate
    * @throws {ReadMeError} `ERR_FLEET_UNREACHABLE` when the fleet's Valkey does not answer
    */
   static async open(options: FleetEngineOptions): Promise<FleetEngine> {
-    const { task, path } = options.reader.info;
-    if (task !== "generate") {
-      throw new TypeError(
-        `Expected a model that continues prompts; ${path} is for \`${task}\`: serve it without a fleet`,
-      );
-    }
+    requireGenerating(options.reader.info);
     const engine = new FleetEngine(options);
     try {
       await engine.#view.refresh();

@@ -22,7 +22,7 @@ import {
   waitingKeysOf,
   type LockTimes,
 } from "../job-queues.ts";
-import { readJob } from "../job.ts";
+import { readJob, requireGenerating } from "../job.ts";
 import { CANCEL_CHANNEL, JOBS_CHANNEL } from "../keys.ts";
 import { WorkerLogs } from "../log/log-writer.ts";
 import { type ScriptedRedis, withScripts } from "../log/scripts.ts";
@@ -65,6 +65,7 @@ export class FleetWorker {
 
   private constructor(options: FleetWorkerOptions) {
     const { fleet, limits, onError, engine, lockTimes } = options;
+    requireGenerating(engine.info);
     const { promptVersion, modelVersion } = engine.info;
     if (promptVersion === undefined || modelVersion === undefined) {
       throw new TypeError("Expected `engine` to know the version of its model");
@@ -92,7 +93,7 @@ export class FleetWorker {
   /**
    * Starts to take jobs. Goes on after any failure of the connection.
    *
-   * @throws {TypeError | RangeError} on a wrong URL
+   * @throws {TypeError | RangeError} on a wrong URL, or a model that does not generate
    */
   static open(options: FleetWorkerOptions): FleetWorker {
     const worker = new FleetWorker(options);
