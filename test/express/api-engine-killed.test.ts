@@ -164,6 +164,7 @@ describe("when an engine's process is killed", () => {
       generate: (asked) => engine.generate(asked),
       embed: (asked) => engine.embed(asked),
       rerank: (asked) => engine.rerank(asked),
+      classify: (asked) => engine.classify(asked),
       tokenize: (text, options) => engine.tokenize(text, options),
       detokenize: async () => {
         throw new ReadMeError("ERR_ENGINE_FAILED", "The engine's worker is gone");

@@ -1,7 +1,7 @@
 // `embed` and `rerank` on the command line: the numbers of the engine, from arguments and from standard input.
 
 import { beforeAll, expect, test } from "vitest";
-import { writeEmbedder, writeEncoder } from "../support/encoder-models.ts";
+import { writeEmbedder, writeEncoder, writeHead } from "../support/encoder-models.ts";
 import { golden } from "../support/fixtures.ts";
 import { EMBEDDING_MODEL, poolingGolden, writeReranker } from "../support/pooling-models.ts";
 import { runCli } from "../support/run-cli.ts";
@@ -85,7 +85,63 @@ test("encoders are commands' models: texts and documents as options, states and 
   }
 });
 
+interface Labelled {
+  readonly label: string;
+  readonly score: number;
+  readonly logit: number;
+}
+
+test("classify prints labels of texts, of pairs, and of tokens", async () => {
+  const [folder, tagger] = [await writeHead("bert", "classify"), await writeHead("bert", "tag")];
+  const read = async (args: readonly string[]): Promise<unknown> => {
+    const { stdout, stderr } = await runCli(["classify", ...args, "--json", ...cache]);
+    expect(stderr).toBe("");
+    return JSON.parse(stdout);
+  };
+  const given = ["dog runs", "--text", "green house"];
+  const alone = (await read([folder, ...given])) as { results: readonly (readonly Labelled[])[]; labels: string[] };
+  const paired = (await read([folder, ...given, "--pair", "paper"])) as typeof alone;
+  expect(alone.labels).toEqual(["contradiction", "neutral", "entailment"]);
+  for (const results of [alone.results, paired.results]) {
+    expect(results).toHaveLength(2);
+    for (const ranked of results) {
+      expect(ranked.map(({ score }) => score)).toEqual(ranked.map(({ score }) => score).toSorted((a, b) => b - a));
+      expect(ranked.reduce((sum, { score }) => sum + score, 0)).toBeCloseTo(1, 6);
+    }
+  }
+  expect(paired.results).not.toEqual(alone.results);
+  const [line] = (await runCli(["classify", folder, "dog runs", "--top-n", "1", ...cache])).stdout.split("\n");
+  expect(line).toBe(`${alone.results[0]![0]!.label} ${alone.results[0]![0]!.score.toFixed(4)}`);
+  const tagged = (await read([tagger, "dog runs"])) as {
+    results: readonly (readonly { readonly token: string; readonly labels: readonly Labelled[] }[])[];
+  };
+  expect(tagged.results[0]!.map(({ token }) => token)).toEqual(["[CLS]", "dog", "runs", "[SEP]"]);
+  const words = (await runCli(["classify", tagger, "dog runs", ...cache])).stdout.trim().split("  ");
+  expect(words).toEqual(tagged.results[0]!.map(({ token, labels }) => `${token}/${labels[0]!.label}`));
+  const { cases } = golden("encoders/bert-heads") as {
+    readonly cases: readonly {
+      readonly input_ids: readonly number[];
+      readonly classify: readonly number[];
+      readonly tag: readonly number[];
+    }[];
+  };
+  const [{ input_ids: ids, classify, tag }] = cases as [(typeof cases)[number]];
+  for (const [path, logits] of [
+    [folder, classify],
+    [tagger, tag],
+  ] as const) {
+    const { stdout } = await runCli(["inspect", path, "--ids", ids.join(), "--json", ...cache]);
+    const { scores } = JSON.parse(stdout) as { readonly scores: readonly (number | readonly number[])[] };
+    expect(largestDifference(scores.flat(), logits)).toBeLessThan(1e-4);
+  }
+});
+
 test.each([
+  [["classify", EMBEDDING_MODEL, "a text"], "gives embeddings: use `embed`"],
+  [
+    ["classify", EMBEDDING_MODEL, "a", "--pair", "b", "--pair", "c"],
+    "Expected `--pair` once, or once for each of 1 texts, got 2",
+  ],
   [["embed", EMBEDDING_MODEL], "Expected texts as arguments"],
   [["rerank", EMBEDDING_MODEL, "a document"], "required option '--query' not specified"],
   [["rerank", EMBEDDING_MODEL, "a document", "--query", "a"], "gives embeddings: use `embed`"],

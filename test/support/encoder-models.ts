@@ -1,6 +1,6 @@
 // Folders of tiny encoders with a tokenizer of some words, as sentence-transformers and cross-encoders have them.
 
-import { cp, mkdir, writeFile } from "node:fs/promises";
+import { cp, mkdir, readFile, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { fixture } from "./fixtures.ts";
 import { persistentFolder } from "./temporary-folder.ts";
@@ -57,6 +57,20 @@ export async function writeEncoder(name: string, files: Readonly<Record<string, 
     await writeFile(join(folder, file), JSON.stringify(value));
   }
   return folder;
+}
+
+/** Classes of transformers by what they give, behind the family's own part of the name. */
+const CLASSES = { classify: "ForSequenceClassification", tag: "ForTokenClassification", fill: "ForMaskedLM" } as const;
+
+/**
+ * Writes an encoder of `encoders/<family>-heads`, whose file has all heads.
+ * @param config - further fields of config.json
+ */
+export async function writeHead(family: string, head: keyof typeof CLASSES, config: object = {}): Promise<string> {
+  const text = await readFile(join(fixture(`encoders/${family}-heads`), "config.json"), "utf8");
+  const all = JSON.parse(text) as { readonly architectures: readonly [string] };
+  const architectures = [all.architectures[0].replace(/For.*$/, CLASSES[head])];
+  return writeEncoder(`${family}-heads`, { "config.json": { ...all, architectures, ...config } });
 }
 
 /** Writes an encoder whose results are means of length 1. */

@@ -52,6 +52,7 @@ export function scriptedEngine({ answer, accept, route = unscripted, info }: Scr
     generate: (request) => generationOf(answer(request), accept?.(request)),
     embed: unscripted,
     rerank: unscripted,
+    classify: unscripted,
     route,
     tokenize: unscripted,
     detokenize: async (ids) => Array.from(ids, (id) => `<${id}>`).join(""),

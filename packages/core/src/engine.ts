@@ -11,7 +11,17 @@ import type {
   RoutedPrompt,
   TokenizeOptions,
 } from "./generation.ts";
-import type { EmbeddingInfo, Embeddings, EmbedRequest, ModelTask, Ranking, RerankRequest } from "./pooling.ts";
+import type {
+  ClassificationInfo,
+  Classifications,
+  ClassifyRequest,
+  EmbeddingInfo,
+  Embeddings,
+  EmbedRequest,
+  ModelTask,
+  Ranking,
+  RerankRequest,
+} from "./pooling.ts";
 import type { ProcessLogits } from "./process-logits.ts";
 import type { SamplingDefaults, SamplingParams } from "./sampling/sampling-params.ts";
 import type { CostModel } from "./scheduling/cost-model.ts";
@@ -159,10 +169,14 @@ export interface EngineInfo {
   readonly modelType: string;
   /** Precision of the weights. */
   readonly precision: string;
-  /** Task that the model was made for; `generate`, `embed` and `rerank` refuse models of other tasks. */
+  /** Task that the model was made for; the methods of other tasks refuse it. */
   readonly task: ModelTask;
   /** Embeddings that the model gives; `undefined` for other models. */
   readonly embedding?: EmbeddingInfo | undefined;
+  /** Labels of texts or tokens; `undefined` for other models. One label of a text is a score, as of `"rerank"`. */
+  readonly classification?: ClassificationInfo | undefined;
+  /** Number of segments of an encoder, of which `SegmentedIds` may name all. @default 1 */
+  readonly numSegments?: number | undefined;
   /** Number of tokens in the vocabulary. */
   readonly vocabSize: number;
   /** Largest number of tokens of a sequence, prompt and completion together. */
@@ -293,6 +307,12 @@ export interface Engine extends AsyncDisposable {
    * @throws as `embed`
    */
   rerank(request: RerankRequest): Promise<Ranking>;
+  /**
+   * Computes logits and probabilities of labels, of texts or of their tokens.
+   *
+   * @throws as `embed`
+   */
+  classify(request: ClassifyRequest): Promise<Classifications>;
   /**
    * Adds a lora, a LoRA adapter in PEFT's layout, to a dense model while it runs. Running requests go on.
    *

@@ -1,10 +1,10 @@
-// Embeddings and scores of whole texts: requests, results, and the arithmetic on what a model gives.
+// Embeddings, scores and labels of whole texts: requests, results, and the arithmetic on what a model gives.
 
 import { describeValue, textOption } from "./options.ts";
 import type { ChatMessage, Usage } from "./generation.ts";
 
-/** Task of a model: continuing prompts, embeddings of texts, or scores of documents for a query. */
-export type ModelTask = "generate" | "embed" | "rerank";
+/** Task of a model: continuing prompts, embeddings of texts, scores of documents for a query, or labels of texts. */
+export type ModelTask = "generate" | "embed" | "rerank" | "classify";
 
 /** Facts about a model's embeddings. */
 export interface EmbeddingInfo {
@@ -20,6 +20,23 @@ export interface EmbeddingInfo {
   readonly givesStates?: boolean | undefined;
 }
 
+/** Facts about a model's labels. */
+export interface ClassificationInfo {
+  /** Names of the labels, in the order of logits. */
+  readonly labels: readonly string[];
+  /** Whether each token of a text gets labels, as names of persons and places do; else the text does. */
+  readonly isOfTokens: boolean;
+  /** Function that makes probabilities of logits: `"sigmoid"` where a text may have several labels, or there is one. */
+  readonly activation: "softmax" | "sigmoid";
+}
+
+/** Token ids of an encoder, with the segment of each: those of a pair's first text have 0, those of its second 1. */
+export interface SegmentedIds {
+  readonly tokenIds: ArrayLike<number>;
+  /** Segment of each token. */
+  readonly segments: ArrayLike<number>;
+}
+
 /** State of one text of a request. */
 export interface PoolingProgress {
   /** Index of the text in the request. */
@@ -29,7 +46,7 @@ export interface PoolingProgress {
   readonly isDone: boolean;
 }
 
-/** Options of embeddings and scores. */
+/** Options of embeddings, scores and labels. */
 export interface PoolingOptions {
   /** Waiting sequences with larger numbers go first. @default 0 */
   readonly priority?: number | undefined;
@@ -53,7 +70,7 @@ export interface PoolingOptions {
 /** A request of `Engine.embed`. */
 export interface EmbedRequest extends PoolingOptions {
   /** Texts or token ids, at least one; each becomes an embedding. The model's end token is added to texts alone. */
-  readonly inputs: readonly (string | ArrayLike<number>)[];
+  readonly inputs: readonly (string | ArrayLike<number> | SegmentedIds)[];
   /** Length of each embedding, 1 to the model's: its first numbers, as an embedding of length 1. @default all */
   readonly dimensions?: number | undefined;
   /** Task of a query, in one sentence. Puts `Instruct: …\nQuery:` before each text. @default none */
@@ -80,6 +97,12 @@ export interface RerankRequest extends PoolingOptions {
   readonly rawScores?: boolean | undefined;
 }
 
+/** A request of `Engine.classify`. */
+export interface ClassifyRequest extends PoolingOptions {
+  /** Texts, pairs of texts such as a premise and a hypothesis, or token ids; at least one. */
+  readonly inputs: readonly (string | readonly [text: string, pair: string] | ArrayLike<number> | SegmentedIds)[];
+}
+
 /** Tokens of a request, summed over its texts, and the longest time that one waited. */
 export type PoolingUsage = Pick<Usage, "promptTokens" | "cachedTokens" | "queuedMs">;
 
@@ -94,6 +117,15 @@ export interface Embeddings {
 export interface Ranking {
   /** Relevance of each document, 0 to 1 unless they are raw, in the order of the request. */
   readonly scores: readonly number[];
+  readonly usage: PoolingUsage;
+}
+
+/** Result of `Engine.classify`, whose labels are `EngineInfo.classification.labels`. */
+export interface Classifications {
+  /** Logits of each input: `[labels]`, or `[tokens * labels]` if tokens have labels. */
+  readonly logits: readonly Float32Array<ArrayBuffer>[];
+  /** Probabilities, 0 to 1, in the places of their logits. */
+  readonly probabilities: readonly Float32Array<ArrayBuffer>[];
   readonly usage: PoolingUsage;
 }
 
@@ -147,15 +179,35 @@ export function relevanceOf(logits: ArrayLike<number>, isRaw = false): number {
   return isRaw ? logit : 1 / (1 + Math.exp(-logit));
 }
 
+/** Computes probabilities of labels. @param logits - `[labels]`, or rows of so many */
+export function labelProbabilities(
+  logits: Float32Array,
+  { labels, activation }: Pick<ClassificationInfo, "labels" | "activation">,
+): Float32Array<ArrayBuffer> {
+  if (activation === "sigmoid") return Float32Array.from(logits, (logit) => 1 / (1 + Math.exp(-logit)));
+  const probabilities = new Float32Array(logits.length);
+  for (let from = 0; from < logits.length; from += labels.length) {
+    const row = logits.subarray(from, from + labels.length);
+    const largest = row.reduce((most, logit) => Math.max(most, logit), -Infinity);
+    const weights = Array.from(row, (logit) => Math.exp(logit - largest));
+    const total = weights.reduce((sum, weight) => sum + weight, 0);
+    probabilities.set(
+      weights.map((weight) => weight / total),
+      from,
+    );
+  }
+  return probabilities;
+}
+
 /**
- * Lists documents by their scores, the most relevant first. Equal scores keep the order of the request.
- * @param most - documents of the list. @default all
+ * Lists documents or labels by their scores, the most relevant first. Equal scores keep the order of the request.
+ * @param most - length of the list. @default all
  */
 export function rankedDocuments(
-  scores: readonly number[],
+  scores: ArrayLike<number>,
   most: number = scores.length,
 ): readonly { readonly index: number; readonly score: number }[] {
-  const ranked = scores.map((score, index) => ({ index, score })).toSorted((a, b) => b.score - a.score);
+  const ranked = Array.from(scores, (score, index) => ({ index, score })).toSorted((a, b) => b.score - a.score);
   return ranked.slice(0, most);
 }
 

@@ -1,4 +1,4 @@
-// Classifiers of encoders: a few layers from the state of a text to logits, in float32.
+// Classifiers of encoders: a few layers from the state of a text or token to logits, in float32.
 
 import type { ClassifierRefs, TensorRef } from "@readme-moe/model";
 
@@ -11,7 +11,7 @@ interface ClassifierLayer {
   readonly norm: { readonly scales: Float32Array; readonly biases: Float32Array | undefined } | undefined;
 }
 
-/** Computes logits of a text from its state. */
+/** Computes logits from states. */
 export class Classifier {
   readonly #layers: readonly ClassifierLayer[];
   readonly #epsilon: number;
@@ -35,9 +35,20 @@ export class Classifier {
     return new Classifier(await Promise.all(layers), epsilon);
   }
 
-  /** Computes the logits of a text. @param state - `[hiddenSize]` */
-  logitsOf(state: Float32Array): Float32Array<ArrayBuffer> {
-    return this.#layers.reduce((input, layer) => this.#run(layer, input), Float32Array.from(state));
+  /** Computes the logits of a text, or of each of its tokens. @param states - `[hiddenSize]`, or rows of so many */
+  logitsOf(states: Float32Array): Float32Array<ArrayBuffer> {
+    const [first, last] = [this.#layers[0], this.#layers.at(-1)];
+    if (!first || !last) return Float32Array.from(states);
+    const [size, numOutputs] = [first.weight.length / first.bias.length, last.bias.length];
+    const logits = new Float32Array((states.length / size) * numOutputs);
+    for (let row = 0; row * size < states.length; row++) {
+      const state = Float32Array.from(states.subarray(row * size, (row + 1) * size));
+      logits.set(
+        this.#layers.reduce((input, layer) => this.#run(layer, input), state),
+        row * numOutputs,
+      );
+    }
+    return logits;
   }
 
   #run({ weight, bias, activation, norm }: ClassifierLayer, input: Float32Array): Float32Array<ArrayBuffer> {

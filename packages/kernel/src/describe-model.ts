@@ -193,7 +193,7 @@ function embeddingOf(weight: TensorRef, precision: Precision): PackedTensor {
 /** Packs what follows the final norm: of models that do not generate nothing, or a few rows, in float32. */
 function headOf({ config, weights }: DescribedModel, precision: Precision): PackedTensor | undefined {
   const { pooling } = config;
-  if (pooling?.kind === "embedding") return undefined;
+  if (pooling && pooling.kind !== "score") return undefined;
   const refs = { weight: weights.head, bias: undefined };
   if (pooling) return packFloat(refs);
   // In 8 bits where layers are fitted to 4: it is read once a step, and tokens depend on it directly.

@@ -96,6 +96,7 @@ export {
   longestSequence,
   poolingMode,
   type PoolingMode,
+  type LabelConfig,
   type ScoreConfig,
 } from "./config/model-config.ts";
 export { textConfig } from "./config/parse-config.ts";

@@ -14,7 +14,7 @@ import { inspectCommand } from "./commands/inspect.ts";
 import { ClientEnded, launchCommand } from "./commands/launch.ts";
 import { listCommand } from "./commands/list.ts";
 import { planCommand } from "./commands/plan.ts";
-import { embedCommand, rerankCommand } from "./commands/pooling.ts";
+import { classifyCommand, embedCommand, rerankCommand } from "./commands/pooling.ts";
 import { psCommand } from "./commands/ps.ts";
 import { pullCommand } from "./commands/pull.ts";
 import { removeCommand } from "./commands/remove.ts";
@@ -78,6 +78,7 @@ export function commandLine(signal: AbortSignal, lab?: Lab): Command {
     .addCommand(launchCommand())
     .addCommand(embedCommand(signal))
     .addCommand(rerankCommand(signal))
+    .addCommand(classifyCommand(signal))
     .commandsGroup("Models on this machine:")
     .addCommand(pullCommand(signal))
     .addCommand(listCommand())

@@ -69,6 +69,7 @@ const engine: Engine = {
     Object.assign(answer(request), { accepted: Promise.resolve({ promptTokens: 1, experts: new Uint16Array(1) }) }),
   embed: not,
   rerank: not,
+  classify: not,
   route: not,
   tokenize: not,
   detokenize: async (ids) => Array.from(ids, textOf).join(""),

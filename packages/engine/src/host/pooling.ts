@@ -1,12 +1,15 @@
-// Embeddings and scores on the caller's side: checks, one sequence for each text, and the results together.
+// Embeddings, scores and labels on the caller's side: checks, one sequence for each text, and the results together.
 
 import {
   checkClient,
+  type Classifications,
+  type ClassifyRequest,
   describeValue,
   embeddingOf,
   embeddingPrefix,
   functionOption,
   integerOption,
+  labelProbabilities,
   onceAborted,
   rejectUnknownKeys,
   relevanceOf,
@@ -24,9 +27,11 @@ import {
   type Prompt,
   type Ranking,
   type RerankRequest,
+  type SegmentedIds,
+  tokenIdsOption,
 } from "@readme-moe/core";
 import type { EngineChunk } from "../engine-parts.ts";
-import type { WireRequest } from "../protocol.ts";
+import type { WirePrompt, WireRequest } from "../protocol.ts";
 import { checkTask, wirePrompt } from "./request.ts";
 
 /** Begins a sequence that ends after its prompt. */
@@ -71,9 +76,9 @@ export async function embedTexts(request: EmbedRequest, host: PoolingHost): Prom
   integerOption("dimensions", dimensions, 1, embedding.dimensions);
   checkList("inputs", inputs);
   const before = embeddingPrefix(request, embedding);
-  const prompts = inputs.map((input, index): Prompt => {
+  const prompts = inputs.map((input, index) => {
     if (typeof input === "string") return before + input;
-    if (typeof input === "object" && input !== null && "length" in input && input.length > 0) return input;
+    if (isIds(input)) return input;
     throw new TypeError(`Expected \`inputs[${index}]\` to be a text or token ids, got ${describeValue(input)}`);
   });
   const { outputs, usage } = await poolTexts(prompts, request, host, givesStates);
@@ -104,6 +109,45 @@ export async function rerankDocuments(request: RerankRequest, host: PoolingHost)
   return { scores: outputs.map((logits) => relevanceOf(logits, rawScores)), usage };
 }
 
+/** Checks and runs `Engine.classify`. */
+export async function classifyTexts(request: ClassifyRequest, host: PoolingHost): Promise<Classifications> {
+  const { classification } = host.info;
+  if (!classification) checkTask("classify", host.info);
+  if (!classification) throw new TypeError("Expected `info.classification` of a model that gives labels");
+  checkObject(request, "inputs");
+  rejectUnknownKeys("a request", request, ["inputs", ...SHARED_NAMES]);
+  checkList("inputs", request.inputs);
+  const prompts = request.inputs.map((input, index): Prompt | SegmentedIds => {
+    if (typeof input === "string") return input;
+    if (isPair(input)) return rerankPrompt({ query: input[0] }, input[1]);
+    if (isIds(input)) return input;
+    throw new TypeError(
+      `Expected \`inputs[${index}]\` to be a text, a pair of texts or token ids, got ${describeValue(input)}`,
+    );
+  });
+  const { outputs: logits, usage } = await poolTexts(prompts, request, host, classification.isOfTokens);
+  return { logits, probabilities: logits.map((own) => labelProbabilities(own, classification)), usage };
+}
+
+function isPair(input: unknown): input is readonly [string, string] {
+  return Array.isArray(input) && input.length === 2 && input.every((text) => typeof text === "string");
+}
+
+function isIds(input: unknown): input is ArrayLike<number> | SegmentedIds {
+  if (typeof input !== "object" || input === null) return false;
+  return "tokenIds" in input || ("length" in input && typeof input.length === "number" && input.length > 0);
+}
+
+/** Makes one id of a token and its segment, as the kernel takes them (`EncoderDescription`). */
+function wireInput(input: Prompt | SegmentedIds, info: EngineInfo): WirePrompt {
+  if (typeof input !== "object" || input === null || !("tokenIds" in input)) return wirePrompt(input, info);
+  const { numSegments = 1, vocabSize } = info;
+  const ids = tokenIdsOption("tokenIds", input.tokenIds, vocabSize);
+  const segments = tokenIdsOption("segments", input.segments, numSegments);
+  if (ids.length === segments.length) return ids.map((id, index) => id + segments[index]! * vocabSize);
+  throw new RangeError(`Expected \`segments\` to have ${ids.length} numbers, got ${segments.length}`);
+}
+
 /**
  * Characters of a call's texts that are with the engine at once: two steps' worth, so that the engine always has further
  * texts, and a short call waits for those alone, not for all texts of a long one.
@@ -111,15 +155,16 @@ export async function rerankDocuments(request: RerankRequest, host: PoolingHost)
 const MOST_CHARACTERS = 4096;
 
 /** Counts the characters of a prompt; about four of them are a token. */
-function charactersOf(prompt: Prompt): number {
+function charactersOf(prompt: Prompt | SegmentedIds): number {
   if (typeof prompt === "string") return prompt.length;
+  if ("tokenIds" in prompt) return 4 * prompt.tokenIds.length;
   if (!("messages" in prompt)) return "length" in prompt ? 4 * prompt.length : 0;
   return prompt.messages.reduce((sum, { content }) => sum + (typeof content === "string" ? content.length : 0), 0);
 }
 
 /** Runs prompts, as many at a time as `MOST_CHARACTERS` says. The first error ends the others. */
 async function poolTexts(
-  prompts: readonly Prompt[],
+  prompts: readonly (Prompt | SegmentedIds)[],
   { priority = 0, client, cacheSalt, truncate, id, signal, onProgress }: PoolingOptions,
   { info, begin, newId }: PoolingHost,
   givesStates = false,
@@ -131,7 +176,7 @@ async function poolTexts(
   const firstId = id ?? newId();
   const requests = prompts.map((prompt, index): WireRequest => ({
     requestId: prompts.length === 1 ? firstId : `${firstId}/${index}`,
-    prompt: wirePrompt(prompt, info),
+    prompt: wireInput(prompt, info),
     params,
     expert: undefined,
     priority,

@@ -33,7 +33,7 @@ import type { CallName, Calls, FromWorker } from "../protocol.ts";
 import { type CallingEngine, checkTask, TextCalls, wireRequest } from "./request.ts";
 import { type KeepPromptOptions, type KeptPrompt, PromptKeeper } from "./kept-prompts.ts";
 import { type OpenedFiles, openFiles, type OpenOptions } from "./model-files.ts";
-import { embedTexts, rerankDocuments } from "./pooling.ts";
+import { classifyTexts, embedTexts, rerankDocuments } from "./pooling.ts";
 import { RunningRequests } from "./running-requests.ts";
 import { WorkerLink } from "./worker-link.ts";
 
@@ -112,6 +112,7 @@ export class ReadMeEngine implements Engine {
 
   embed: Engine["embed"] = async (request) => embedTexts(request, this.#pooling);
   rerank: Engine["rerank"] = async (request) => rerankDocuments(request, this.#pooling);
+  classify: Engine["classify"] = async (request) => classifyTexts(request, this.#pooling);
 
   /**
    * Computes the keys and values of a prompt now, and keeps them in memory: later prompts that begin with it, such as

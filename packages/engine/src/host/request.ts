@@ -62,6 +62,7 @@ const TASKS: Readonly<Record<ModelTask, readonly [method: string, result: string
   generate: ["generate", "continues prompts"],
   embed: ["embed", "gives embeddings"],
   rerank: ["rerank", "scores documents"],
+  classify: ["classify", "gives labels"],
 };
 
 /** @throws {TypeError} for a model that was made for another task, naming it and its method */

@@ -407,10 +407,22 @@ function fillInOf({ pooling, vocabSize }: ModelConfig, tokenizer: ModelText["tok
 }
 
 /** Describes what a model was made for. */
-function taskOf({ pooling, hiddenSize, encoder }: ModelConfig): Pick<PromptInfo, "task" | "embedding"> {
+function taskOf({
+  pooling,
+  hiddenSize,
+  encoder,
+}: ModelConfig): Pick<PromptInfo, "task" | "embedding" | "classification" | "numSegments"> {
   if (!pooling) return { task: "generate" };
   if (pooling.kind === "score") return { task: "rerank" };
+  const numSegments = Math.max(1, encoder?.numSegments ?? 1);
+  if (pooling.kind === "labels") {
+    const { labels, mode, activation } = pooling;
+    const isOfTokens = mode === undefined;
+    const task = labels.length === 1 && !isOfTokens ? "rerank" : "classify";
+    return { task, classification: { labels, isOfTokens, activation }, numSegments };
+  }
   const { prompts, defaultPrompt, isNormalized } = pooling;
   const givesStates = encoder !== undefined;
-  return { task: "embed", embedding: { dimensions: hiddenSize, isNormalized, prompts, defaultPrompt, givesStates } };
+  const embedding = { dimensions: hiddenSize, isNormalized, prompts, defaultPrompt, givesStates };
+  return { task: "embed", embedding, numSegments };
 }

@@ -208,6 +208,7 @@ const DOES: Readonly<Record<ModelTask, string>> = {
   generate: "generates text",
   embed: "gives embeddings",
   rerank: "scores documents",
+  classify: "gives labels",
 };
 
 /**

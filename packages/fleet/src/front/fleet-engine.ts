@@ -66,6 +66,7 @@ class PromptFront {
   readonly route: Engine["route"] = (prompt, expert) => this.reader.route(prompt, expert);
   readonly embed: Engine["embed"] = () => refuse("Expected an engine without a fleet, which continues prompts");
   readonly rerank: Engine["rerank"] = () => refuse("Expected an engine without a fleet, which continues prompts");
+  readonly classify: Engine["classify"] = () => refuse("Expected an engine without a fleet, which continues prompts");
   readonly addExpert: Engine["addExpert"] = () => refuse("Expected an engine without a fleet");
   readonly removeExpert: Engine["removeExpert"] = () => refuse("Expected an engine without a fleet");
   // Workers and Valkey come back; requests meanwhile fail one by one.

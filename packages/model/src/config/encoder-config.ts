@@ -41,12 +41,14 @@ export interface EncoderFamily {
   /** Whether queries and keys are rotated; `"by type"` has angles for layers with a window and others (ModernBERT). */
   readonly rotates?: boolean | "by type";
   readonly hasBias?: boolean;
-  /** Layers from a state to logits, of checkpoints that classify. @default they are not read */
+  /** Layers from the state of a text to logits, of checkpoints that classify. @default they are not read */
   readonly classifier?: readonly ClassifierLayer[];
+  /** Layers from the state of a token to logits. @default `TAGGER` */
+  readonly tagger?: readonly ClassifierLayer[];
 }
 
 /** One layer of a classifier: a product, and what follows it. */
-interface ClassifierLayer {
+export interface ClassifierLayer {
   readonly name: string;
   readonly activation?: "tanh" | "relu" | "gelu";
   readonly norm?: string;
@@ -74,10 +76,18 @@ const BERT: EncoderFamily = {
   classifier: [{ name: "bert.pooler.dense", activation: "tanh" }, { name: "classifier" }],
 };
 
+/** Classifier of tokens of most families. */
+export const TAGGER: readonly ClassifierLayer[] = [{ name: "classifier" }];
+
 /** Classifier of RoBERTa, which its descendants have too. */
 const DENSE_CLASSIFIER: readonly ClassifierLayer[] = [
   { name: "classifier.dense", activation: "tanh" },
   { name: "classifier.out_proj" },
+];
+
+const MODERN_CLASSIFIER: readonly ClassifierLayer[] = [
+  { name: "head.dense", activation: "gelu", norm: "head.norm" },
+  ...TAGGER,
 ];
 
 const { architecture: _architecture, ...BERT_CHECKPOINT } = BERT;
@@ -175,7 +185,8 @@ const ENCODERS: Readonly<Record<string, EncoderFamily>> = {
       ffnNorm: "mlp_norm",
     },
     finalNorm: "final_norm",
-    classifier: [{ name: "head.dense", activation: "gelu", norm: "head.norm" }, { name: "classifier" }],
+    classifier: MODERN_CLASSIFIER,
+    tagger: MODERN_CLASSIFIER,
     fields: { hidden_act: "hidden_activation", layer_norm_eps: "norm_eps" },
     defaults: {
       norm_eps: 1e-5,

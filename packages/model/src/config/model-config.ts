@@ -106,10 +106,10 @@ export function layerConfig({ layers }: ModelConfig, index: number): LayerConfig
   return layer;
 }
 
-// Results of a model for a whole text, in place of next tokens: an embedding, or a score.
+// Results of a model for a whole text, in place of next tokens: an embedding, a score, or logits of labels.
 
 /** Result that a model gives for a whole text, from hidden states of its tokens behind the final norm. */
-export type PoolingConfig = EmbeddingConfig | ScoreConfig;
+export type PoolingConfig = EmbeddingConfig | ScoreConfig | LabelConfig;
 
 /** State of the last token, of the first one, or the mean of all; encoders alone have the last two. */
 export type PoolingMode = "last" | "first" | "mean";
@@ -135,19 +135,25 @@ export interface ScoreConfig {
   readonly head: ScoreHead;
 }
 
-/**
- * Place of the rows of a score: rows of the language model's head, or of a tensor of their own; or the layers behind a
- * state of an encoder (`EncoderRefs.classifier`).
- */
+/** Place of the rows of a score: rows of the language model's head, or of a tensor of their own. */
 type ScoreHead =
   | { readonly tokenIds: readonly number[] }
-  | { readonly classifier: PoolingMode }
   | { readonly tensor: string; readonly numRows: number; readonly rows: readonly number[] };
+
+/** Logits of labels are the result, which the layers behind an encoder give (`EncoderRefs.classifier`). */
+export interface LabelConfig {
+  readonly kind: "labels";
+  /** Hidden state of a text that is classified; `undefined` if each token is. */
+  readonly mode: PoolingMode | undefined;
+  /** Names of the logits. One alone of a text is that of "relevant". */
+  readonly labels: readonly string[];
+  /** Function that makes probabilities of logits. */
+  readonly activation: "softmax" | "sigmoid";
+}
 
 /** Finds the state that is a text's result, or that its result is made of. */
 export function poolingMode(pooling: PoolingConfig | undefined): PoolingMode {
-  if (pooling?.kind === "embedding") return pooling.mode;
-  return pooling && "classifier" in pooling.head ? pooling.head.classifier : "last";
+  return (pooling?.kind === "score" ? undefined : pooling?.mode) ?? "last";
 }
 
 /** Returns the most tokens of a sequence: the context, or the length to which an encoder's files cut texts. */
@@ -170,7 +176,7 @@ export function numOutputsOf(config: {
 }): number {
   const { pooling } = config;
   if (pooling === undefined) return config.vocabSize;
-  if (pooling.kind === "embedding" || "classifier" in pooling.head) return config.hiddenSize;
+  if (pooling.kind !== "score") return config.hiddenSize;
   return "tokenIds" in pooling.head ? pooling.head.tokenIds.length : pooling.head.rows.length;
 }
 

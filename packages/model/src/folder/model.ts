@@ -104,7 +104,8 @@ export function isPublished({ kind }: Pick<Model, "kind">): boolean {
 /** Describes a model that is not dense, for messages: "a mixture of 8 experts in each layer (mixtral)". */
 export function describeMixture({ kind, config, experts }: Pick<Model, "kind" | "config" | "experts">): string {
   const { mixture, modelType, pooling } = config;
-  if (pooling) return `a model that gives ${pooling.kind === "score" ? "scores" : "embeddings"} (${modelType})`;
+  if (pooling)
+    return `a model that gives ${{ embedding: "embeddings", score: "scores", labels: "labels" }[pooling.kind]} (${modelType})`;
   if (mixture) return `a mixture of ${mixture.numExperts} experts in each layer (${modelType})`;
   return `a mixture of ${experts.names.length} experts (${kind})`;
 }

@@ -4,13 +4,14 @@ import { join } from "node:path";
 import { describeValue } from "@readme-moe/core";
 import { Fields, MOST } from "../config/fields.ts";
 import { ENCODER_TYPES } from "../config/encoder-config.ts";
-import type { EmbeddingConfig, PoolingConfig, PoolingMode, ScoreConfig } from "../config/model-config.ts";
+import type { EmbeddingConfig, LabelConfig, PoolingConfig, PoolingMode, ScoreConfig } from "../config/model-config.ts";
 import { corrupt, quoted, unsupported } from "../files/errors.ts";
 import { isList, readJsonFile, readJsonValue, readTextFile } from "../files/read-file.ts";
 import type { ModelText } from "../text/load-text.ts";
 import { LENGTH_FILE, MODULES_FILE, PROMPTS_FILE } from "./model.ts";
 
 const MAX_BYTES = 1 << 20;
+const CLASSIFIER = /For(?:Sequence|Token)Classification$/;
 const SERVED = "served are Pooling of one token, of encoders also the mean, with or without Normalize, and LogitScore";
 
 /**
@@ -30,8 +31,9 @@ export async function readPooling(
   const isEncoder = ENCODER_TYPES.includes(String(config.raw("model_type")));
   if (modules !== undefined) return modulePooling(folder, modules, isEncoder);
   // As an encoder is used where nothing else is said.
-  const className = config.texts("architectures")?.find((name) => name.endsWith("ForSequenceClassification"));
-  if (className !== undefined) return classifierScore(config, className, isEncoder);
+  const className = config.texts("architectures")?.find((name) => CLASSIFIER.test(name));
+  if (className !== undefined && isEncoder) return readLabels(config, className);
+  if (className?.endsWith("ForSequenceClassification")) return classifierScore(config, className);
   if (isEncoder) return { kind: "embedding", mode: "mean", isNormalized: true, prompts: {} };
   return (await isQwenReranker(folder, config)) ? wordScore(folder, (await loadText()).tokenizer) : undefined;
 }
@@ -125,15 +127,34 @@ function logitScore(fields: Fields): ScoreConfig {
   return { kind: "score", head: { tokenIds: no === undefined ? [yes] : [yes, no] } };
 }
 
-/** Reads a classifier with one class, whose logit is that of "relevant". */
-function classifierScore(config: Fields, className: string, isEncoder: boolean): ScoreConfig {
-  const numLabels = config.object("id2label")?.names.length ?? config.size("num_labels", MOST.integer, 2);
-  if (numLabels === 1 && isEncoder) {
-    const mode = config.text("classifier_pooling", "cls") === "mean" ? "mean" : "first";
-    return { kind: "score", head: { classifier: mode } };
-  }
+/** Reads the labels of an encoder's classifier. */
+function readLabels(config: Fields, className: string): LabelConfig {
+  const labels = labelsOf(config);
+  const problem = config.text("problem_type", "");
+  if (problem === "regression" && labels.length > 1)
+    config.unsupported("problem_type", `supported is regression with one label, not with ${labels.length}`);
+  const isOfTokens = className.endsWith("ForTokenClassification");
+  const isIndependent = problem === "multi_label_classification" || labels.length === 1;
+  return {
+    kind: "labels",
+    mode: isOfTokens ? undefined : config.text("classifier_pooling", "cls") === "mean" ? "mean" : "first",
+    labels,
+    activation: isIndependent && !isOfTokens ? "sigmoid" : "softmax",
+  };
+}
+
+/** Lists the names of a classifier's logits. @throws {ReadMeError} `ERR_MODEL_INVALID` when one is missing */
+function labelsOf(config: Fields): readonly string[] {
+  const named = config.object("id2label");
+  const length = named?.names.length ?? config.size("num_labels", MOST.width, 2);
+  return Array.from({ length }, (_, index) => named?.text(String(index)) ?? `LABEL_${index}`);
+}
+
+/** Reads a decoder that classifies into one class, whose logit is that of "relevant". */
+function classifierScore(config: Fields, className: string): ScoreConfig {
+  const numLabels = labelsOf(config).length;
   if (numLabels === 1) return { kind: "score", head: { tensor: "score.weight", numRows: 1, rows: [0] } };
-  const advice = "served is one label, the relevance of a document";
+  const advice = "served is one label of decoders, the relevance of a document";
   throw unsupported(config.path, `is a ${className} with ${numLabels} labels, which is not supported; ${advice}`);
 }
 

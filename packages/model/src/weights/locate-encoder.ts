@@ -1,8 +1,8 @@
 // The tensors of encoders, under the names of their families.
 
 import { unsupported } from "../files/errors.ts";
-import { encoderFamily, type EncoderFamily } from "../config/encoder-config.ts";
-import type { ModelConfig } from "../config/model-config.ts";
+import { encoderFamily, type EncoderFamily, TAGGER } from "../config/encoder-config.ts";
+import type { LabelConfig, ModelConfig } from "../config/model-config.ts";
 import type { TensorStore } from "../tensor-store.ts";
 import { DENSE_NAME } from "./locate-weights.ts";
 import {
@@ -72,24 +72,26 @@ class EncoderTensors {
     const { hiddenSize, numHeads, contextTokens, encoder } = this.#config;
     const { positions, segments, distances, embeddingNorm } = this.#family;
     const { firstPosition = 0, numSegments = 0, numDistanceBuckets = 0 } = encoder ?? {};
+    const { pooling } = this.#config;
     const end = firstPosition + contextTokens;
     return {
       positions: positions === undefined ? undefined : this.#rows(positions, end, firstPosition, end),
       segments: segments === undefined ? undefined : this.#matrix(segments, numSegments, hiddenSize),
       distances: distances === undefined ? undefined : this.#matrix(distances, numDistanceBuckets, numHeads),
       embeddingNorm: this.#norm(embeddingNorm),
-      classifier: this.#config.pooling?.kind === "score" ? this.#classifier() : [],
+      classifier: pooling?.kind === "labels" ? this.#classifier(pooling) : [],
     };
   }
 
   /** Finds the layers behind a state, whose names stand outside the encoder's. */
-  #classifier(): readonly ClassifierRefs[] {
+  #classifier({ mode, labels }: LabelConfig): readonly ClassifierRefs[] {
     const { hiddenSize, modelType } = this.#config;
-    const layers = this.#family.classifier;
-    if (!layers)
+    const { classifier, tagger = TAGGER } = this.#family;
+    const layers = mode === undefined ? tagger : classifier;
+    if (!layers || !classifier)
       throw unsupported(this.#store.path, `is a classifier of the family ${modelType}, which is not supported`);
     return layers.map(({ name, activation, norm }, index): ClassifierRefs => {
-      const size = index === layers.length - 1 ? 1 : hiddenSize;
+      const size = index === layers.length - 1 ? labels.length : hiddenSize;
       const bias = `${name}.bias`;
       return {
         weight: tensorRef(this.#store, `${name}.weight`, [size, hiddenSize]),

@@ -59,19 +59,20 @@ function locateHead(
   { vocabSize, hiddenSize, hasTiedEmbeddings, pooling }: ModelConfig,
   embedding: TensorRef,
 ): TensorRef {
-  if (pooling?.kind === "embedding") {
+  if (pooling && pooling.kind !== "score") {
     if (hiddenSize <= vocabSize) return embedding;
     // The head is packed as a square of this width, which the file has to outweigh.
     const sizes = `${hiddenSize} dimensions of ${vocabSize} tokens`;
     throw invalid(store.path, `makes embeddings of ${sizes}, more than tokens`);
   }
-  if (pooling && "tensor" in pooling.head) {
-    const { tensor, numRows, rows } = pooling.head;
+  const score = pooling?.head;
+  if (score && "tensor" in score) {
+    const { tensor, numRows, rows } = score;
     return selectRows(tensorRef(store, tensor, [numRows, hiddenSize]), rows);
   }
   const head = hasTiedEmbeddings ? embedding : tensorRef(store, "lm_head.weight", [vocabSize, hiddenSize]);
-  if (!pooling || !("tokenIds" in pooling.head)) return head;
-  const { tokenIds } = pooling.head;
+  if (score === undefined) return head;
+  const { tokenIds } = score;
   const unknown = tokenIds.find((id) => id >= vocabSize);
   if (unknown === undefined) return selectRows(head, tokenIds);
   throw invalid(store.path, `the score is of token ${unknown}, the model has ${vocabSize} tokens`);

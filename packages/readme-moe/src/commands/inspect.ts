@@ -141,8 +141,10 @@ async function computed({ runner, router }: RunningModel, ids: readonly number[]
 async function encoded({ config, weights }: Model, states: Float32Array): Promise<object> {
   const all = rows(states, config.hiddenSize);
   const { classifier = [] } = weights.encoder ?? {};
-  if (config.pooling?.kind === "score") {
+  if (config.pooling?.kind === "labels") {
     const layers = await Classifier.open(classifier, config.rmsNormEpsilon);
+    if (config.pooling.mode === undefined)
+      return { scores: all.map((row) => Array.from(layers.logitsOf(Float32Array.from(row)))) };
     const mean = poolingMode(config.pooling) === "mean";
     return { scores: Array.from(layers.logitsOf(Float32Array.from(mean ? meanOf(all) : (all[0] ?? [])))) };
   }
