@@ -1,6 +1,6 @@
 // Folders of tiny encoders with a tokenizer of some words, as sentence-transformers and cross-encoders have them.
 
-import { cp, mkdir, readFile, writeFile } from "node:fs/promises";
+import { copyFile, cp, mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { fixture } from "./fixtures.ts";
 import { persistentFolder } from "./temporary-folder.ts";
@@ -71,6 +71,29 @@ export async function writeHead(family: string, head: keyof typeof CLASSES, conf
   const all = JSON.parse(text) as { readonly architectures: readonly [string] };
   const architectures = [all.architectures[0].replace(/For.*$/, CLASSES[head])];
   return writeEncoder(`${family}-heads`, { "config.json": { ...all, architectures, ...config } });
+}
+
+/** Files of the tokenizer that the hosts need besides. */
+const HOST_TOKENIZER = {
+  tokenizer_class: "BertTokenizer",
+  model_max_length: 48,
+  pad_token: "[PAD]",
+  cls_token: "[CLS]",
+  sep_token: "[SEP]",
+  unk_token: "[UNK]",
+  mask_token: "[MASK]",
+};
+
+/**
+ * Makes of an encoder's folder what repositories for transformers.js are: with an ONNX file alone.
+ * @param file - of `encoders-onnx`, without its ending
+ */
+export async function withOnnx(folder: string, file: string): Promise<string> {
+  await rm(join(folder, "model.safetensors"));
+  await mkdir(join(folder, "onnx"));
+  await copyFile(fixture(`encoders-onnx/${file}.onnx`), join(folder, "onnx", "model.onnx"));
+  await writeFile(join(folder, "tokenizer_config.json"), JSON.stringify(HOST_TOKENIZER));
+  return folder;
 }
 
 /** Writes an encoder whose results are means of length 1. */

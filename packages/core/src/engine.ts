@@ -175,6 +175,8 @@ export interface EngineInfo {
   readonly embedding?: EmbeddingInfo | undefined;
   /** Labels of texts or tokens; `undefined` for other models. One label of a text is a score, as of `"rerank"`. */
   readonly classification?: ClassificationInfo | undefined;
+  /** Token that stands for a missing one, which a head of the model fills. @default it has no such head */
+  readonly mask?: { readonly token: string; readonly tokenId: number } | undefined;
   /** Number of segments of an encoder, of which `SegmentedIds` may name all. @default 1 */
   readonly numSegments?: number | undefined;
   /** Number of tokens in the vocabulary. */

@@ -103,6 +103,14 @@ export interface ClassifyRequest extends PoolingOptions {
   readonly inputs: readonly (string | readonly [text: string, pair: string] | ArrayLike<number> | SegmentedIds)[];
 }
 
+/** A request of `ReadMeEngine.fillMasks`. */
+export interface FillMasksRequest extends PoolingOptions {
+  /** Texts, or token ids; at least one. Texts that are longer than the context are refused. */
+  readonly inputs: readonly (string | ArrayLike<number> | SegmentedIds)[];
+  /** Tokens that get logits; `"masks"` needs at least one in each input. @default "masks" */
+  readonly places?: "masks" | "all" | undefined;
+}
+
 /** Tokens of a request, summed over its texts, and the longest time that one waited. */
 export type PoolingUsage = Pick<Usage, "promptTokens" | "cachedTokens" | "queuedMs">;
 
@@ -126,6 +134,18 @@ export interface Classifications {
   readonly logits: readonly Float32Array<ArrayBuffer>[];
   /** Probabilities, 0 to 1, in the places of their logits. */
   readonly probabilities: readonly Float32Array<ArrayBuffer>[];
+  readonly usage: PoolingUsage;
+}
+
+/** Result of `ReadMeEngine.fillMasks`. */
+export interface FilledMasks {
+  readonly inputs: readonly {
+    readonly tokenIds: Int32Array;
+    /** Indices in `tokenIds` of those with logits. */
+    readonly places: readonly number[];
+    /** `[places * vocabSize]`. */
+    readonly logits: Float32Array<ArrayBuffer>;
+  }[];
   readonly usage: PoolingUsage;
 }
 

@@ -1,6 +1,6 @@
 // Classifiers of encoders: a few layers from the state of a text or token to logits, in float32.
 
-import type { ClassifierRefs, TensorRef } from "@readme-moe/model";
+import type { ClassifierRefs, Model, TensorRef } from "@readme-moe/model";
 
 interface ClassifierLayer {
   /** `[size, hiddenSize]`. */
@@ -37,32 +37,78 @@ export class Classifier {
 
   /** Computes the logits of a text, or of each of its tokens. @param states - `[hiddenSize]`, or rows of so many */
   logitsOf(states: Float32Array): Float32Array<ArrayBuffer> {
+    const steps = this.logitsInSteps(states);
+    for (;;) {
+      const { done, value } = steps.next();
+      if (done === true) return value;
+    }
+  }
+
+  /** Computes the same, with a pause after each million of products at most. */
+  *logitsInSteps(states: Float32Array): Generator<void, Float32Array<ArrayBuffer>> {
     const [first, last] = [this.#layers[0], this.#layers.at(-1)];
     if (!first || !last) return Float32Array.from(states);
     const [size, numOutputs] = [first.weight.length / first.bias.length, last.bias.length];
     const logits = new Float32Array((states.length / size) * numOutputs);
     for (let row = 0; row * size < states.length; row++) {
-      const state = Float32Array.from(states.subarray(row * size, (row + 1) * size));
-      logits.set(
-        this.#layers.reduce((input, layer) => this.#run(layer, input), state),
-        row * numOutputs,
-      );
+      let values: Float32Array = states.subarray(row * size, (row + 1) * size);
+      for (const layer of this.#layers) values = yield* this.#run(layer, values);
+      logits.set(values, row * numOutputs);
     }
     return logits;
   }
 
-  #run({ weight, bias, activation, norm }: ClassifierLayer, input: Float32Array): Float32Array<ArrayBuffer> {
-    const output = Float32Array.from(bias, (start, row) => {
-      let sum = start;
-      for (let i = 0; i < input.length; i++) sum += weight[row * input.length + i]! * input[i]!;
-      return sum;
-    });
+  *#run({ weight, bias, activation, norm }: ClassifierLayer, input: Float32Array): Generator<void, Float32Array> {
+    const output = Float32Array.from(bias);
+    const rowsAtOnce = Math.ceil(PRODUCTS_AT_ONCE / input.length);
+    for (let from = 0; from < output.length; from += rowsAtOnce) {
+      if (from > 0) yield;
+      addProducts(output.subarray(from, from + rowsAtOnce), weight.subarray(from * input.length), input);
+    }
     const active = activation === undefined ? output : output.map(ACTIVATIONS[activation]);
     if (!norm) return active;
     const mean = active.reduce((sum, value) => sum + value, 0) / active.length;
     const variance = active.reduce((sum, value) => sum + (value - mean) ** 2, 0) / active.length;
     const factor = 1 / Math.sqrt(variance + this.#epsilon);
     return active.map((value, i) => (value - mean) * factor * norm.scales[i]! + (norm.biases?.[i] ?? 0));
+  }
+}
+
+/** Layers that fill masks, read when they are first used. */
+export class MaskedHead {
+  readonly #model: Pick<Model, "weights" | "config">;
+  #opening: Promise<Classifier> | undefined;
+  #opened: Classifier | undefined;
+
+  constructor(model: Pick<Model, "weights" | "config">) {
+    this.#model = model;
+  }
+
+  /** Reads the layers; later calls share them. @throws {ReadMeError} if a tensor cannot be read */
+  async open(): Promise<void> {
+    const { weights, config } = this.#model;
+    this.#opening ??= Classifier.open(weights.encoder?.masked ?? [], config.rmsNormEpsilon);
+    this.#opened = await this.#opening.catch((error: unknown) => {
+      this.#opening = undefined;
+      throw error;
+    });
+  }
+
+  /** @throws {TypeError} before `open` */
+  get opened(): Classifier {
+    if (this.#opened) return this.#opened;
+    throw new TypeError("Expected the layers that fill masks to be open");
+  }
+}
+
+const PRODUCTS_AT_ONCE = 2 ** 20;
+
+/** Adds to each output the product of its row of weights, `[outputs, inputs]`. */
+function addProducts(outputs: Float32Array, weight: Float32Array, input: Float32Array): void {
+  for (let row = 0; row < outputs.length; row++) {
+    let sum = outputs[row]!;
+    for (let i = 0; i < input.length; i++) sum += weight[row * input.length + i]! * input[i]!;
+    outputs[row] = sum;
   }
 }
 

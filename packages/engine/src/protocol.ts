@@ -52,6 +52,10 @@ export interface Calls {
     readonly result: RoutedPrompt;
   };
   vocabulary: { readonly args: Readonly<Record<string, never>>; readonly result: EngineVocabulary };
+  /** Reads the layers that fill masks, once. */
+  openMaskedHead: { readonly args: Readonly<Record<string, never>>; readonly result: void };
+  /** Computes logits of all tokens, `[states * vocabSize]`, behind `openMaskedHead`. */
+  maskedLogits: { readonly args: { readonly states: Float32Array }; readonly result: Float32Array<ArrayBuffer> };
   setScheduling: { readonly args: ResolvedSchedulingOptions; readonly result: void };
   /** The results are the names of all experts. */
   addExpert: { readonly args: { readonly name: string; readonly path: string }; readonly result: readonly string[] };

@@ -11,6 +11,7 @@ interface HeadCase {
   readonly segments: readonly number[];
   readonly classify: readonly number[];
   readonly tag: readonly number[];
+  readonly fill: readonly number[];
 }
 
 const LABELS = ["contradiction", "neutral", "entailment"];
@@ -113,4 +114,52 @@ test.for([
   [{ id2label: { 0: "A", 1: "B" } }, /classifier/],
 ] as const)("a folder with %j is refused by name", async ([config, message]) => {
   await expect(openPooling(await writeHead("bert", "classify", config))).rejects.toThrow(message);
+});
+
+test.for(FAMILIES)("logits of masks of %s are those of PyTorch", async (family) => {
+  const { cases } = golden(`encoders/${family}-heads`) as { readonly cases: readonly HeadCase[] };
+  const engine = await openPooling(await writeHead(family, "fill"));
+  try {
+    expect(engine.info).toMatchObject({ task: "embed", mask: { token: "[MASK]", tokenId: 4 } });
+    const inputs = cases.map(({ input_ids: tokenIds, segments }) => ({ tokenIds, segments }));
+    const all = await engine.fillMasks({ inputs, places: "all" });
+    for (const [index, { fill, input_ids: ids }] of cases.entries()) {
+      const { logits, places, tokenIds } = all.inputs[index]!;
+      expect(Array.from(tokenIds)).toEqual(ids);
+      expect(places).toEqual(Array.from(ids.keys()));
+      expect(logits).toHaveLength(66 * ids.length);
+      expect(largestDifference(logits.subarray(66, 132), fill)).toBeLessThan(1e-4);
+    }
+    const [{ places, logits }] = (await engine.fillMasks({ inputs: [inputs[2]!] })).inputs as [
+      (typeof all.inputs)[number],
+    ];
+    expect(places).toEqual([1]);
+    expect(logits).toEqual(all.inputs[2]!.logits.subarray(66, 132));
+  } finally {
+    await engine.dispose();
+  }
+});
+
+test("masks of many texts at once have the same logits, and wrong requests are refused", async () => {
+  const engine = await openPooling(await writeHead("bert", "fill"));
+  const embedder = await openPooling(await writeEmbedder("bert"));
+  try {
+    const texts = ["[MASK] runs", "green [MASK] [MASK]", "walking [MASK]."];
+    const each = await Promise.all(
+      Array.from({ length: 12 }, (_, index) => engine.fillMasks({ inputs: [texts[index % 3]!] })),
+    );
+    const { inputs } = await engine.fillMasks({ inputs: texts });
+    expect(inputs.map(({ places }) => places)).toEqual([[1], [2, 3], [3]]);
+    for (const [index, one] of each.entries()) expect(one.inputs).toEqual([inputs[index % 3]]);
+    await expect(engine.fillMasks({ inputs: ["dog"] })).rejects.toThrow(/`inputs\[0\]` to have the mask \[MASK\]/);
+    await expect(engine.fillMasks({ inputs: [7 as never] })).rejects.toThrow(/`inputs\[0\]` to be a text or token ids/);
+    await expect(engine.fillMasks({ inputs: ["[MASK]"], places: "some" as never })).rejects.toThrow(/`places`/);
+    await expect(embedder.fillMasks({ inputs: ["[MASK]"] })).rejects.toThrow(/Expected a model that fills masks/);
+    const long = engine.fillMasks({ inputs: ["[MASK] ".repeat(100)] });
+    await expect(long).rejects.toMatchObject({ code: "ERR_CONTEXT_LENGTH" });
+    const { embeddings } = await engine.embed({ inputs: texts });
+    expect(embeddings[0]).toHaveLength(32);
+  } finally {
+    await Promise.all([engine.dispose(), embedder.dispose()]);
+  }
 });

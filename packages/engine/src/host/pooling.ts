@@ -2,6 +2,7 @@
 
 import {
   checkClient,
+  choiceOption,
   type Classifications,
   type ClassifyRequest,
   describeValue,
@@ -21,6 +22,8 @@ import {
   type Embeddings,
   type EmbedRequest,
   type EngineInfo,
+  type FilledMasks,
+  type FillMasksRequest,
   type GenerationStream,
   type PoolingOptions,
   type PoolingUsage,
@@ -32,7 +35,7 @@ import {
 } from "@readme-moe/core";
 import type { EngineChunk } from "../engine-parts.ts";
 import type { WirePrompt, WireRequest } from "../protocol.ts";
-import { checkTask, wirePrompt } from "./request.ts";
+import { type CallingEngine, checkTask, wirePrompt } from "./request.ts";
 
 /** Begins a sequence that ends after its prompt. */
 type BeginPooled = (request: WireRequest, signal: AbortSignal) => GenerationStream<EngineChunk>;
@@ -127,6 +130,51 @@ export async function classifyTexts(request: ClassifyRequest, host: PoolingHost)
   });
   const { outputs: logits, usage } = await poolTexts(prompts, request, host, classification.isOfTokens);
   return { logits, probabilities: logits.map((own) => labelProbabilities(own, classification)), usage };
+}
+
+/** Checks and runs `ReadMeEngine.fillMasks`. */
+export async function fillMasks(
+  request: FillMasksRequest,
+  host: PoolingHost & Pick<CallingEngine, "call">,
+): Promise<FilledMasks> {
+  const { mask, path, embedding } = host.info;
+  if (!mask || !embedding) throw new TypeError(`Expected a model that fills masks; ${path} has no head for it`);
+  checkObject(request, "inputs");
+  rejectUnknownKeys("a request", request, ["inputs", "places", ...SHARED_NAMES]);
+  const { inputs, places: asked = "masks", signal } = request;
+  choiceOption("places", asked, ["masks", "all"]);
+  checkList("inputs", inputs);
+  const reading = inputs.map(async (input, index) => {
+    if (typeof input !== "string" && !isIds(input)) {
+      throw new TypeError(`Expected \`inputs[${index}]\` to be a text or token ids, got ${describeValue(input)}`);
+    }
+    const limits = { addSpecialTokens: undefined, maxTokens: host.info.contextTokens };
+    return typeof input === "string" ? host.call("tokenize", { prompt: input, ...limits }, signal) : input;
+  });
+  const given = await Promise.all(reading);
+  const each = given.map((input, index) => {
+    const tokenIds = Int32Array.from("tokenIds" in input ? input.tokenIds : input);
+    const all = Array.from(tokenIds.keys());
+    const places = asked === "all" ? all : all.filter((place) => tokenIds[place] === mask.tokenId);
+    if (places.length > 0) return { tokenIds, places };
+    throw new RangeError(`Expected \`inputs[${index}]\` to have the mask ${mask.token}, got none`);
+  });
+  const [{ outputs, usage }] = await Promise.all([
+    poolTexts(given, request, host, true),
+    host.call("openMaskedHead", {}, signal),
+  ]);
+  const { dimensions } = embedding;
+  const results: FilledMasks["inputs"][number][] = [];
+  for (const [index, { tokenIds, places }] of each.entries()) {
+    const states = new Float32Array(places.length * dimensions);
+    for (const [row, place] of places.entries()) {
+      states.set(outputs[index]?.subarray(place * dimensions, (place + 1) * dimensions) ?? [], row * dimensions);
+    }
+    // One after another, since the logits of a text may be large.
+    const logits = await host.call("maskedLogits", { states }, signal);
+    results.push({ tokenIds, places, logits });
+  }
+  return { inputs: results, usage };
 }
 
 function isPair(input: unknown): input is readonly [string, string] {

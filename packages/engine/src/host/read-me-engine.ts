@@ -11,6 +11,8 @@ import {
   type EngineVocabulary,
   errorChain,
   expertIndex,
+  type FilledMasks,
+  type FillMasksRequest,
   type GenerateRequest,
   type Generation,
   integerOption,
@@ -33,7 +35,7 @@ import type { CallName, Calls, FromWorker } from "../protocol.ts";
 import { type CallingEngine, checkTask, TextCalls, wireRequest } from "./request.ts";
 import { type KeepPromptOptions, type KeptPrompt, PromptKeeper } from "./kept-prompts.ts";
 import { type OpenedFiles, openFiles, type OpenOptions } from "./model-files.ts";
-import { classifyTexts, embedTexts, rerankDocuments } from "./pooling.ts";
+import { classifyTexts, embedTexts, fillMasks, rerankDocuments } from "./pooling.ts";
 import { RunningRequests } from "./running-requests.ts";
 import { WorkerLink } from "./worker-link.ts";
 
@@ -113,6 +115,17 @@ export class ReadMeEngine implements Engine {
   embed: Engine["embed"] = async (request) => embedTexts(request, this.#pooling);
   rerank: Engine["rerank"] = async (request) => rerankDocuments(request, this.#pooling);
   classify: Engine["classify"] = async (request) => classifyTexts(request, this.#pooling);
+
+  /**
+   * Computes logits of all tokens in the places of masks, with the head of an encoder (`info.mask`). The first call
+   * reads the head, in float32.
+   *
+   * @throws {TypeError | RangeError} on wrong parameters, without a mask in an input, and if the model has no such head
+   * @throws {ReadMeError} as `embed`
+   */
+  async fillMasks(request: FillMasksRequest): Promise<FilledMasks> {
+    return fillMasks(request, { ...this.#pooling, call: this.#self.call });
+  }
 
   /**
    * Computes the keys and values of a prompt now, and keeps them in memory: later prompts that begin with it, such as

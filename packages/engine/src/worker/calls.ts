@@ -56,6 +56,9 @@ const ANSWERS: Answers<ServingEngine, CallName> = {
   keepPrompt,
   savePrompt: ({ keptPrompts }, { keptId }) => keptPrompts.save(keptId),
   releasePrompt: ({ keptPrompts }, { keptId }) => keptPrompts.release(keptId),
+  openMaskedHead: ({ maskedHead }) => maskedHead.open(),
+  maskedLogits: ({ maskedHead, slices }, { states }, signal) =>
+    slices.begin(maskedHead.opened.logitsInSteps(states), signal),
   setScheduling: async ({ core }, options) => {
     core.scheduler = await schedulerOf(options);
   },

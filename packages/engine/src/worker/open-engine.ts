@@ -33,7 +33,7 @@ import {
   resolveCacheFolder,
 } from "@readme-moe/model";
 import type { ExpertChoice } from "@readme-moe/router";
-import { Classifier } from "../classifier.ts";
+import { Classifier, MaskedHead } from "../classifier.ts";
 import { EngineCore } from "../engine-core.ts";
 import { type ResolvedEngineOptions, schedulerOf } from "../engine-options.ts";
 import type { EngineOutput } from "../engine-parts.ts";
@@ -68,6 +68,8 @@ export interface OpenedEngine {
   /** The model that drafts; `undefined` if the options name none. */
   readonly draftModel: ModelDrafter | undefined;
   readonly residency: Residency;
+  /** The layers that fill masks. They are large, and read when they are first used. */
+  readonly maskedHead: MaskedHead;
   readonly info: EngineInfo;
   /** Reason why packed weights could not be cached. */
   readonly cacheFailure: string | undefined;
@@ -186,6 +188,7 @@ export async function openEngine(
     const weightBytes = totalBytes(weights);
     const info: EngineInfo = {
       ...promptInfo(model, text),
+      mask: maskOf(model, text),
       precision: options.precision,
       contextTokens,
       experts: runner.expertNames,
@@ -217,6 +220,7 @@ export async function openEngine(
       savedPrefixes,
       draftModel,
       residency,
+      maskedHead: new MaskedHead(model),
       info,
       cacheFailure,
       longestStepMs: predictStepMs(cost, { ...longest, missingBytes: 0 }) + weightBytes / DISK_BYTES_PER_MS,
@@ -404,6 +408,14 @@ function fillInOf({ pooling, vocabSize }: ModelConfig, tokenizer: ModelText["tok
   if (!marks || marks.endTokenIds.some((id) => id >= vocabSize)) return {};
   const { family, prefix, endTokenIds } = marks;
   return { fillIn: { family, prefix, endTokenIds } };
+}
+
+/** Describes the mask of a model that fills masks. Tokenizers of these families name it in two ways. */
+function maskOf({ weights }: Model, { tokenizer }: ModelText): EngineInfo["mask"] {
+  if (!weights.encoder?.masked.length) return undefined;
+  const token = ["[MASK]", "<mask>"].find((text) => tokenizer.tokenId(text) !== undefined);
+  const tokenId = token === undefined ? undefined : tokenizer.tokenId(token);
+  return token === undefined || tokenId === undefined ? undefined : { token, tokenId };
 }
 
 /** Describes what a model was made for. */

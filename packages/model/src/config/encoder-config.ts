@@ -45,6 +45,16 @@ export interface EncoderFamily {
   readonly classifier?: readonly ClassifierLayer[];
   /** Layers from the state of a token to logits. @default `TAGGER` */
   readonly tagger?: readonly ClassifierLayer[];
+  /** Head of checkpoints that fill masks. @default it is not read */
+  readonly masked?: MaskedNames;
+}
+
+/** Names of the head that fills masks: a layer, and logits of all tokens, by the embedding table if they are tied. */
+interface MaskedNames {
+  readonly transform: ClassifierLayer;
+  readonly decoder: string;
+  /** Module that has the decoder's bias. @default the decoder */
+  readonly bias?: string;
 }
 
 /** One layer of a classifier: a product, and what follows it. */
@@ -63,6 +73,9 @@ const BERT_NAMES: EncoderLayerNames = {
   ffnNorm: "output.LayerNorm",
 };
 
+/** Classifier of tokens of most families. */
+export const TAGGER: readonly ClassifierLayer[] = [{ name: "classifier" }];
+
 const BERT: EncoderFamily = {
   architecture: "bert",
   prefix: "bert.",
@@ -73,11 +86,17 @@ const BERT: EncoderFamily = {
   layers: "encoder.layer.",
   names: BERT_NAMES,
   defaults: { type_vocab_size: 2 },
-  classifier: [{ name: "bert.pooler.dense", activation: "tanh" }, { name: "classifier" }],
+  classifier: [{ name: "bert.pooler.dense", activation: "tanh" }, ...TAGGER],
+  masked: {
+    transform: {
+      name: "cls.predictions.transform.dense",
+      activation: "gelu",
+      norm: "cls.predictions.transform.LayerNorm",
+    },
+    decoder: "cls.predictions.decoder",
+    bias: "cls.predictions",
+  },
 };
-
-/** Classifier of tokens of most families. */
-export const TAGGER: readonly ClassifierLayer[] = [{ name: "classifier" }];
 
 /** Classifier of RoBERTa, which its descendants have too. */
 const DENSE_CLASSIFIER: readonly ClassifierLayer[] = [
@@ -85,10 +104,14 @@ const DENSE_CLASSIFIER: readonly ClassifierLayer[] = [
   { name: "classifier.out_proj" },
 ];
 
-const MODERN_CLASSIFIER: readonly ClassifierLayer[] = [
-  { name: "head.dense", activation: "gelu", norm: "head.norm" },
-  ...TAGGER,
-];
+/** Head of RoBERTa that fills masks, which its descendants have too. */
+const LANGUAGE_HEAD: MaskedNames = {
+  transform: { name: "lm_head.dense", activation: "gelu", norm: "lm_head.layer_norm" },
+  decoder: "lm_head.decoder",
+  bias: "lm_head",
+};
+
+const MODERN_LAYER: ClassifierLayer = { name: "head.dense", activation: "gelu", norm: "head.norm" };
 
 const { architecture: _architecture, ...BERT_CHECKPOINT } = BERT;
 const { segments: _segments, ...BERT_WITHOUT_SEGMENTS } = BERT_CHECKPOINT;
@@ -99,6 +122,7 @@ const ROBERTA: EncoderFamily = {
   hasPaddedPositions: true,
   defaults: { pad_token_id: 1, layer_norm_eps: 1e-5 },
   classifier: DENSE_CLASSIFIER,
+  masked: LANGUAGE_HEAD,
 };
 
 const ENCODERS: Readonly<Record<string, EncoderFamily>> = {
@@ -116,6 +140,7 @@ const ENCODERS: Readonly<Record<string, EncoderFamily>> = {
     },
     distances: "encoder.relative_attention_bias",
     classifier: DENSE_CLASSIFIER,
+    masked: LANGUAGE_HEAD,
     hasPaddedPositions: true,
     defaults: { pad_token_id: 1, relative_attention_num_buckets: 32 },
   },
@@ -131,7 +156,11 @@ const ENCODERS: Readonly<Record<string, EncoderFamily>> = {
       down: "ffn.lin2",
       ffnNorm: "output_layer_norm",
     },
-    classifier: [{ name: "pre_classifier", activation: "relu" }, { name: "classifier" }],
+    classifier: [{ name: "pre_classifier", activation: "relu" }, ...TAGGER],
+    masked: {
+      transform: { name: "vocab_transform", activation: "gelu", norm: "vocab_layer_norm" },
+      decoder: "vocab_projector",
+    },
     fields: {
       hidden_size: "dim",
       num_attention_heads: "n_heads",
@@ -185,8 +214,9 @@ const ENCODERS: Readonly<Record<string, EncoderFamily>> = {
       ffnNorm: "mlp_norm",
     },
     finalNorm: "final_norm",
-    classifier: MODERN_CLASSIFIER,
-    tagger: MODERN_CLASSIFIER,
+    classifier: [MODERN_LAYER, ...TAGGER],
+    tagger: [MODERN_LAYER, ...TAGGER],
+    masked: { transform: MODERN_LAYER, decoder: "decoder" },
     fields: { hidden_act: "hidden_activation", layer_norm_eps: "norm_eps" },
     defaults: {
       norm_eps: 1e-5,

@@ -1,7 +1,7 @@
 // The tensors of encoders, under the names of their families.
 
 import { unsupported } from "../files/errors.ts";
-import { encoderFamily, type EncoderFamily, TAGGER } from "../config/encoder-config.ts";
+import { type ClassifierLayer, encoderFamily, type EncoderFamily, TAGGER } from "../config/encoder-config.ts";
 import type { LabelConfig, ModelConfig } from "../config/model-config.ts";
 import type { TensorStore } from "../tensor-store.ts";
 import { DENSE_NAME } from "./locate-weights.ts";
@@ -80,6 +80,7 @@ class EncoderTensors {
       distances: distances === undefined ? undefined : this.#matrix(distances, numDistanceBuckets, numHeads),
       embeddingNorm: this.#norm(embeddingNorm),
       classifier: pooling?.kind === "labels" ? this.#classifier(pooling) : [],
+      masked: pooling?.kind === "embedding" ? this.#masked() : [],
     };
   }
 
@@ -90,16 +91,40 @@ class EncoderTensors {
     const layers = mode === undefined ? tagger : classifier;
     if (!layers || !classifier)
       throw unsupported(this.#store.path, `is a classifier of the family ${modelType}, which is not supported`);
-    return layers.map(({ name, activation, norm }, index): ClassifierRefs => {
-      const size = index === layers.length - 1 ? labels.length : hiddenSize;
-      const bias = `${name}.bias`;
-      return {
-        weight: tensorRef(this.#store, `${name}.weight`, [size, hiddenSize]),
-        bias: this.#store.has(bias) ? tensorRef(this.#store, bias, [size]) : undefined,
-        activation,
-        norm: norm === undefined ? undefined : this.#normAt(norm),
-      };
-    });
+    return layers.map((layer, index) =>
+      this.#classifierLayer(layer, index === layers.length - 1 ? labels.length : hiddenSize),
+    );
+  }
+
+  #classifierLayer({ name, activation, norm }: ClassifierLayer, size: number): ClassifierRefs {
+    const bias = `${name}.bias`;
+    return {
+      weight: tensorRef(this.#store, `${name}.weight`, [size, this.#config.hiddenSize]),
+      bias: this.#store.has(bias) ? tensorRef(this.#store, bias, [size]) : undefined,
+      activation,
+      norm: norm === undefined ? undefined : this.#normAt(norm),
+    };
+  }
+
+  /** Finds the layers that fill masks, if the checkpoint has them. ONNX files name a product by its bias. */
+  #masked(): readonly ClassifierRefs[] {
+    const { hiddenSize, vocabSize, activation } = this.#config;
+    const { masked, words } = this.#family;
+    if (!masked || activation !== "gelu") return [];
+    const { transform, decoder, bias: module = decoder } = masked;
+    const bias = `${module}.bias`;
+    if (![`${transform.name}.weight`, bias].every((name) => this.#store.has(name))) return [];
+    const own = [decoder, module].map((name) => `${name}.weight`).find((name) => this.#store.has(name));
+    const weight = own ?? `${this.#prefix}${words}.weight`;
+    return [
+      this.#classifierLayer(transform, hiddenSize),
+      {
+        weight: tensorRef(this.#store, weight, [vocabSize, hiddenSize]),
+        bias: tensorRef(this.#store, bias, [vocabSize]),
+        activation: undefined,
+        norm: undefined,
+      },
+    ];
   }
 
   #layer(index: number): LayerRefs {

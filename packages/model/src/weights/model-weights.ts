@@ -64,8 +64,10 @@ export interface EncoderRefs {
   readonly segments: TensorRef | undefined; // [numSegments, hiddenSize]
   readonly distances: TensorRef | undefined; // [numDistanceBuckets, numHeads]
   readonly embeddingNorm: NormRef;
-  /** Layers from a state to logits, of models that give scores; else none. */
+  /** Layers from a state to logits of labels, of models that classify; else none. */
   readonly classifier: readonly ClassifierRefs[];
+  /** Layers from a state to logits of all tokens, of checkpoints that fill masks; else none. */
+  readonly masked: readonly ClassifierRefs[];
 }
 
 /** `norm(activation(x · weightᵀ + bias))` of a classifier; an absent part changes nothing. */
