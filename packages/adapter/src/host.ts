@@ -8,14 +8,21 @@ import type { ChatTemplate } from "@readme-moe/model";
 export type Generation = "xenova" | "huggingface";
 
 type Class = abstract new (...args: never[]) => unknown;
-type Loader = Class & { from_pretrained(id: string, options?: never): Promise<unknown> };
+interface Auto {
+  from_pretrained(id: string, options?: never): Promise<unknown>;
+}
+type Loader = Class & Auto;
 
 /** The module of either generation, from `import * as host` or `require`. */
 export interface HostLike {
   readonly env: object;
-  readonly AutoConfig: { from_pretrained(id: string, options?: never): Promise<unknown> };
-  readonly AutoModelForCausalLM: { from_pretrained(id: string, options?: never): Promise<unknown> };
-  readonly AutoTokenizer: { from_pretrained(id: string, options?: never): Promise<unknown> };
+  readonly AutoConfig: Auto;
+  readonly AutoModel: Auto;
+  readonly AutoModelForCausalLM: Auto;
+  readonly AutoModelForMaskedLM: Auto;
+  readonly AutoModelForSequenceClassification: Auto;
+  readonly AutoModelForTokenClassification: Auto;
+  readonly AutoTokenizer: Auto;
   readonly PretrainedConfig: Class;
   readonly PreTrainedModel: Loader;
   readonly PreTrainedTokenizer: Loader;

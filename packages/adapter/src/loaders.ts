@@ -1,6 +1,7 @@
 // The host's loaders in our form: `pipeline`, and the classes that load models and tokenizers.
 
 import { describeValue } from "@readme-moe/core";
+import { ENCODER_CLASSES, type EncoderClass, type EncoderResult } from "./encoder-class.ts";
 import { checkHost, generationOf, type HostLike, type HostLoadOptions, insideOf, type LoaderClass } from "./host.ts";
 import { type LoadedModel, loadEncoder, loadModel, loadTokenizer } from "./load/load-model.ts";
 import type { Located, LocateRequest } from "./load/locate.ts";
@@ -16,16 +17,28 @@ export type ReadMePipeline<Host extends HostLike> = Host["pipeline"] & {
   ): Promise<InstanceType<Host["TextGenerationPipeline"]>>;
 };
 
-/** Classes of the host by the tasks that the engine runs. */
-const TASKS: Readonly<Record<string, string>> = {
-  "text-generation": "TextGenerationPipeline",
-  "feature-extraction": "FeatureExtractionPipeline",
-  embeddings: "FeatureExtractionPipeline",
+const CLASSIFICATION = ["TextClassificationPipeline", "labels"] as const;
+const TAGGING = ["TokenClassificationPipeline", "token labels"] as const;
+const EXTRACTION = ["FeatureExtractionPipeline", "states"] as const;
+
+/** Classes of the host by the tasks that the engine runs, and what their encoders give. */
+const TASKS: Readonly<Record<string, readonly [pipeline: string, result?: EncoderResult]>> = {
+  "text-generation": ["TextGenerationPipeline"],
+  "feature-extraction": EXTRACTION,
+  "text-classification": CLASSIFICATION,
+  "token-classification": TAGGING,
+  "zero-shot-classification": ["ZeroShotClassificationPipeline", "labels"],
+  "fill-mask": ["FillMaskPipeline", "masks"],
+  // The host's other names of these tasks.
+  embeddings: EXTRACTION,
+  "sentiment-analysis": CLASSIFICATION,
+  ner: TAGGING,
 };
 
 /**
- * Makes a `pipeline` that loads text generation and feature extraction through the engine. Other tasks, and models that
- * the engine cannot read, are left to the host, which is not changed.
+ * Makes a `pipeline` that loads text generation and the tasks of encoders through the engine: feature extraction,
+ * classification of texts and tokens, with and without training, and masks. Other tasks, and models that the engine
+ * cannot read, are left to the host, which is not changed.
  *
  * @throws {TypeError} when `transformers` is not the module of one of the two hosts
  */
@@ -41,15 +54,17 @@ export function createPipeline<Host extends HostLike>(transformers: Host): ReadM
     const { request, own, adapter } = split(id ?? "", options);
     const { progress_callback: onEvent } = own;
     const watched = isNewer && onEvent ? { ...own, progress_callback: withTotals(onEvent) } : own;
-    const Pipeline = TASKS[task] && insideOf(transformers)[TASKS[task]];
+    const [name = "", result] = (Object.hasOwn(TASKS, task) && TASKS[task]) || [];
+    const Pipeline = insideOf(transformers)[name];
     const isOurTask = typeof Pipeline === "function" && typeof id === "string";
     if (!isOurTask && adapter.engine === "readme-moe") {
       const tasks = Object.keys(TASKS).join(", ");
       throw new TypeError(`Expected \`task\` to be one of ${tasks} with a model's name, got ${describeValue(task)}`);
     }
-    const isEncoder = task !== "text-generation";
     const load = (located: Located): Promise<LoadedModel> =>
-      isEncoder ? loadEncoder(transformers, located, own, adapter) : loadModel(transformers, located, own, adapter);
+      result
+        ? loadEncoder(transformers, located, { options: own, adapter, result })
+        : loadModel(transformers, located, own, adapter);
     const loaded = isOurTask ? await tryEngine({ ...request, options: watched }, load) : undefined;
     if (loaded === undefined) return insideOf(transformers).pipeline(task, id, own);
     const { model, tokenizer } = loaded;
@@ -88,11 +103,20 @@ function withTotals(onEvent: OnEvent): OnEvent {
 }
 
 /** The host's classes that load models and tokenizers. */
-export type AutoClasses<Host extends HostLike> = Pick<Host, "AutoModelForCausalLM" | "AutoTokenizer">;
+export type AutoClasses<Host extends HostLike> = Pick<
+  Host,
+  | "AutoModel"
+  | "AutoModelForCausalLM"
+  | "AutoModelForMaskedLM"
+  | "AutoModelForSequenceClassification"
+  | "AutoModelForTokenClassification"
+  | "AutoTokenizer"
+>;
 
 /**
- * Makes subclasses of the host's `AutoModelForCausalLM` and `AutoTokenizer` that load models through the engine, as
- * `createPipeline` does. `from_pretrained` also takes this package's options. The host is not changed.
+ * Makes subclasses of the host's `AutoTokenizer`, `AutoModelForCausalLM`, and those for encoders, that load models
+ * through the engine, as `createPipeline` does. `from_pretrained` also takes this package's options. The host is not
+ * changed.
  *
  * @throws {TypeError} when `transformers` is not the module of one of the two hosts
  */
@@ -100,34 +124,35 @@ export function createAutoClasses<Host extends HostLike>(transformers: Host): Au
   checkHost(transformers);
   const host = insideOf(transformers);
   const split = splitterOf(transformers);
-
-  const HostModels: LoaderClass = host.AutoModelForCausalLM;
-  const HostTokenizers: LoaderClass = host.AutoTokenizer;
-
-  class AutoModelForCausalLM extends HostModels {
-    static override async from_pretrained(
-      id: string,
-      options: HostLoadOptions & AdapterOptions = {},
-    ): Promise<unknown> {
-      const { request, own, adapter } = split(id, options, "model");
-      const load = async (located: Located): Promise<object> =>
-        (await loadModel(transformers, located, own, adapter)).model;
-      return (await tryEngine(request, load)) ?? HostModels.from_pretrained(id, own);
-    }
-  }
-
-  class AutoTokenizer extends HostTokenizers {
-    static override async from_pretrained(
-      id: string,
-      options: HostLoadOptions & AdapterOptions = {},
-    ): Promise<unknown> {
-      const { request, own } = split(id, options, "tokenizer");
-      const loaded = await tryEngine(request, ({ path }) => loadTokenizer(transformers, path));
-      return loaded ?? HostTokenizers.from_pretrained(id, own);
-    }
-  }
-
-  return { AutoModelForCausalLM, AutoTokenizer };
+  type Load = (located: Located, own: HostLoadOptions, adapter: AdapterOptions) => Promise<object>;
+  const loading = (HostLoader: LoaderClass, what: "model" | "tokenizer", load: Load): LoaderClass =>
+    class extends HostLoader {
+      static override async from_pretrained(
+        id: string,
+        options: HostLoadOptions & AdapterOptions = {},
+      ): Promise<unknown> {
+        const { request, own, adapter } = split(id, options, what);
+        const loaded = await tryEngine(request, (located) => load(located, own, adapter));
+        return loaded ?? HostLoader.from_pretrained(id, own);
+      }
+    };
+  const encoder = (name: EncoderClass): LoaderClass =>
+    loading(host[name] as LoaderClass, "model", async (located, options, adapter) => {
+      const asked = { options, adapter, result: ENCODER_CLASSES[name] };
+      return (await loadEncoder(transformers, located, asked)).model;
+    });
+  return {
+    AutoModel: encoder("AutoModel"),
+    AutoModelForMaskedLM: encoder("AutoModelForMaskedLM"),
+    AutoModelForSequenceClassification: encoder("AutoModelForSequenceClassification"),
+    AutoModelForTokenClassification: encoder("AutoModelForTokenClassification"),
+    AutoModelForCausalLM: loading(
+      host.AutoModelForCausalLM,
+      "model",
+      async (located, own, adapter) => (await loadModel(transformers, located, own, adapter)).model,
+    ),
+    AutoTokenizer: loading(host.AutoTokenizer, "tokenizer", ({ path }) => loadTokenizer(transformers, path)),
+  };
 }
 
 interface Split {

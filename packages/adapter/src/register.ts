@@ -1,5 +1,6 @@
 // Makes the host's own loaders load some models through the engine.
 
+import { ENCODER_CLASSES } from "./encoder-class.ts";
 import {
   checkHost,
   generationOf,
@@ -9,7 +10,7 @@ import {
   type HostLoader,
   type HostLoadOptions,
 } from "./host.ts";
-import { loadConfig, loadModel, loadTokenizer } from "./load/load-model.ts";
+import { loadConfig, loadEncoder, loadModel, loadTokenizer } from "./load/load-model.ts";
 import type { Located, LocateRequest } from "./load/locate.ts";
 import { tryEngine } from "./load/try-engine.ts";
 import { checkAdapterOptions, type AdapterOptions } from "./options.ts";
@@ -17,9 +18,10 @@ import { checkAdapterOptions, type AdapterOptions } from "./options.ts";
 const UNREGISTER = Symbol.for("@readme-moe/adapter.unregister");
 
 /**
- * Makes the host's own `pipeline("text-generation", …)`, `AutoModelForCausalLM`, `AutoTokenizer` and `AutoConfig` load
- * models through the engine: folders and repositories of the hub with ONNX files, Read-ME models, safetensors and GGUF
- * files. Everything else works as before. Registering again replaces the options.
+ * Makes the host's own `pipeline` of text generation and of encoders' tasks, and its classes `AutoModelForCausalLM`,
+ * `AutoTokenizer`, `AutoConfig` and those for encoders (`AutoModel`, …), load models through the engine: folders and
+ * repositories of the hub with ONNX files, Read-ME models, safetensors and GGUF files. Everything else works as before.
+ * Registering again replaces the options.
  *
  * @param transformers - the module of `@huggingface/transformers` (3.8 or newer) or `@xenova/transformers` (2.17)
  * @returns a function that undoes it
@@ -40,6 +42,13 @@ export function register(transformers: HostLike, options: AdapterOptions = {}): 
       const { model, tokenizer } = await loadModel(transformers, located, loadOptions, adapter);
       return Object.assign(model, { tokenizer });
     }),
+    ...Object.entries(ENCODER_CLASSES).map(([name, result]) =>
+      wrap(host[name] as HostLoader, requestOf, "model", async (located, loadOptions) => {
+        const asked = { options: loadOptions, adapter, result };
+        const { model, tokenizer } = await loadEncoder(transformers, located, asked);
+        return Object.assign(model, { tokenizer });
+      }),
+    ),
     fillTokenizer(host),
   ];
   const unregister = (): void => {

@@ -1,4 +1,3 @@
-import { ReadMeError } from "@readme-moe/core";
 import { baseFiles, type ChatTemplate, exportedText, openModel, type Model } from "@readme-moe/model";
 import {
   generationOf,
@@ -8,7 +7,7 @@ import {
   type HostLoadOptions,
   type HostTokenizer,
 } from "../host.ts";
-import { hostEncoder } from "../encoder-class.ts";
+import { checkResult, type EncoderResult, hostEncoder } from "../encoder-class.ts";
 import { hostModel } from "../model-class.ts";
 import { engineOptionsOf, type AdapterOptions } from "../options.ts";
 import { leaseEngine } from "./engine-pool.ts";
@@ -52,24 +51,28 @@ export async function loadModel(
   });
 }
 
-/** @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` for a model that is no encoder; as `ReadMeEngine.open` */
+/** Options of an encoder, and the result that its caller needs. */
+interface EncoderOptions {
+  readonly options: HostLoadOptions;
+  readonly adapter: AdapterOptions;
+  readonly result: EncoderResult;
+}
+
+/** @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` for a model that does not give the result; as `ReadMeEngine.open` */
 export async function loadEncoder(
   host: HostLike,
   { path, dtype }: Located,
-  options: HostLoadOptions,
-  adapter: AdapterOptions,
+  { options, adapter, result }: EncoderOptions,
 ): Promise<LoadedModel> {
   warnOfDevice(options.device);
   return withModel(path, async (opened) => {
-    if (!opened.config.encoder || opened.config.pooling?.kind !== "embedding") {
-      throw new ReadMeError("ERR_MODEL_UNSUPPORTED", `${path}: is no encoder that gives states`);
-    }
+    checkResult(opened, result);
     const { config } = await baseFiles(opened);
     const tokenizer = await tokenizerOf(host, opened);
     const chosen = engineOptionsOf(generationOf(host), dtype === undefined ? options : { ...options, dtype }, adapter);
     // Vectors are compared with those of other programs, so they are the host's unless it is told otherwise.
     const lease = await leaseEngine(path, { precision: "fp32", ...chosen });
-    return { model: hostEncoder(host, { lease, config }), tokenizer };
+    return { model: hostEncoder(host, { lease, config, result }), tokenizer };
   });
 }
 
