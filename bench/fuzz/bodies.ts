@@ -341,6 +341,19 @@ export function teiEmbed(chance: Chance, model: KnownModel): Fields {
   return { inputs, ...some(chance, { truncate: () => chance.happens(0.5), normalize: () => chance.happens(0.5) }) };
 }
 
+export function classifying(chance: Chance, model: KnownModel): Fields {
+  const pair = (): readonly string[] => [text(chance), text(chance)];
+  const pairs = (): unknown => chance.list(1, 3, () => chance.pick<unknown>([text(chance), pair()]));
+  const { input } = embeddings(chance, model);
+  return { input: chance.happens(0.4) ? pairs() : input, ...inertFields(chance) };
+}
+
+export function teiPredict(chance: Chance): Fields {
+  const item = (): readonly string[] => chance.list(1, 2, () => text(chance));
+  const inputs = chance.pick<() => unknown>([() => text(chance), item, () => chance.list(1, 3, item)])();
+  return { inputs, ...some(chance, { truncate: () => chance.happens(0.5), raw_scores: () => chance.happens(0.5) }) };
+}
+
 export function tokenize(chance: Chance, model: KnownModel): Fields {
   const common = some(chance, { model: () => modelName(chance, model), add_special_tokens: () => chance.happens(0.5) });
   if (chance.happens(0.7)) return { prompt: chance.happens(0.1) ? "" : text(chance, 30), ...common };

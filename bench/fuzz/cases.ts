@@ -4,6 +4,7 @@ import { schemaOf } from "../../packages/express/src/http/routes.ts";
 import { API_ROUTES, OPERATIONS_ROUTES, type RoutePart } from "../../packages/express/src/routes.ts";
 import {
   chat,
+  classifying,
   completion,
   detokenize,
   embeddings,
@@ -14,6 +15,7 @@ import {
   ranking,
   scoring,
   teiEmbed,
+  teiPredict,
   tokenize,
   unloadAdapter,
   wide,
@@ -55,6 +57,8 @@ const BODIES: Readonly<Record<string, readonly [weight: number, body: MakeBody]>
   "/v1/rerank": [0.5, ranking],
   "/v1/score": [0.3, scoring],
   "/embed": [0.3, teiEmbed],
+  "/classify": [0.3, classifying],
+  "/predict": [0.3, teiPredict],
   "/tokenize": [2, tokenize],
   "/detokenize": [1, detokenize],
   "/api/chat": [2, ollamaChat],

@@ -9,23 +9,25 @@ import express from "express";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { isMedia, type RouteDescription, schemaOf } from "../../packages/express/src/http/routes.ts";
 import { API_ROUTES, OPERATIONS_ROUTES } from "../../packages/express/src/routes.ts";
+import { writeHead } from "../support/encoder-models.ts";
 import { withFillInMarks } from "../support/fill-in-model.ts";
 import { EMBEDDING_MODEL, openPooling, writeReranker } from "../support/pooling-models.ts";
 import { listen, openTinyEngine, type RunningServer } from "../support/served-model.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
 
 const folder = await persistentFolder();
-let engines: Readonly<Record<"chat" | "embedder" | "ranker", ReadMeEngine>>;
+let engines: Readonly<Record<"chat" | "embedder" | "ranker" | "classifier", ReadMeEngine>>;
 let models: ServedModels;
 let server: RunningServer;
 
 beforeAll(async () => {
-  const [chat, embedder, ranker] = await Promise.all([
+  const [chat, embedder, ranker, classifier] = await Promise.all([
     openTinyEngine(folder, {}, await withFillInMarks()),
     openPooling(EMBEDDING_MODEL),
     openPooling(await writeReranker()),
+    openPooling(await writeHead("bert", "classify")),
   ]);
-  engines = { chat, embedder, ranker };
+  engines = { chat, embedder, ranker, classifier };
   models = new ServedModels(engines, { maxFailures: 2 });
   const options = {
     models,
@@ -61,6 +63,8 @@ const BODIES: Readonly<Record<string, object>> = {
   "/v1/score": scoring,
   "/score": scoring,
   "/embed": { model: "embedder", inputs: "a" },
+  "/classify": { model: "classifier", input: "a" },
+  "/predict": { model: "classifier", inputs: "a" },
   "/api/chat": { ...ollama, messages },
   "/api/generate": { ...ollama, prompt: "a" },
   "/api/embed": { model: "embedder", input: "a" },

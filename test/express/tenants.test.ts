@@ -101,6 +101,8 @@ const BODIES: Readonly<Record<string, object | undefined>> = {
   "post /v1/score": { text_1: "x", text_2: "x" },
   "post /score": { text_1: "x", text_2: "x" },
   "post /embed": { inputs: "x" },
+  "post /classify": { input: "x" },
+  "post /predict": { inputs: "x" },
   "post /tokenize": { prompt: "x" },
   "post /detokenize": { tokens: [1] },
   "post /api/chat": { messages: CHAT.messages, stream: false },

@@ -18,8 +18,9 @@ export function readMe(options: ReadMeOptions): Router {
 
 /**
  * Creates a router with `/v1/chat/completions`, `/v1/completions`, `/v1/fim/completions`, `/infill`, `/v1/responses`,
- * `/v1/messages`, `/v1/embeddings`, `/embed`, `/v1/rerank`, `/v1/score`, `/v1/models`, `/tokenize`, `/detokenize` and
- * `/openapi.json`; for operators also `/v1/load_lora_adapter` and `/v1/unload_lora_adapter`.
+ * `/v1/messages`, `/v1/embeddings`, `/embed`, `/v1/rerank`, `/v1/score`, `/classify`, `/predict`, `/v1/models`,
+ * `/tokenize`, `/detokenize` and `/openapi.json`; for operators also `/v1/load_lora_adapter` and
+ * `/v1/unload_lora_adapter`.
  *
  * @throws {TypeError | RangeError} on wrong options
  */

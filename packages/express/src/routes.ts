@@ -5,7 +5,16 @@ import { checkBody } from "./api/body.ts";
 import { chatApi } from "./api/chat.ts";
 import { completionApi } from "./api/completions.ts";
 import * as others from "./api/other-routes.ts";
-import { checkInputs, rerank, scoreTexts, serveEmbeddings, teiEmbed, teiRerank } from "./api/pooling.ts";
+import {
+  checkInputs,
+  classify,
+  rerank,
+  scoreTexts,
+  serveEmbeddings,
+  teiEmbed,
+  teiPredict,
+  teiRerank,
+} from "./api/pooling.ts";
 import * as bodies from "./api/request-schemas.ts";
 import type { EngineRouteFacts, RequestParts, RouteFacts, Serving } from "./api/request-scope.ts";
 import { generating } from "./api/serve-generation.ts";
@@ -328,6 +337,22 @@ export const API_ROUTES: readonly ApiRoute[] = [
     body: { TeiEmbedRequest: bodies.teiEmbedBody },
     answer: { TeiEmbeddings: answers.teiEmbedAnswer },
     handle: teiEmbed,
+  }),
+  engineRoute({
+    path: "/classify",
+    task: "classify",
+    adapt: checkInputs("input"),
+    body: { ClassifyRequest: bodies.classifyBody },
+    answer: { Labels: answers.classifyAnswer },
+    handle: (parts, body) => classify(parts, body),
+  }),
+  engineRoute({
+    path: "/predict",
+    task: "classify",
+    adapt: checkInputs("inputs"),
+    body: { TeiPredictRequest: bodies.teiPredictBody },
+    answer: { TeiLabels: answers.teiPredictAnswer },
+    handle: teiPredict,
   }),
   read({ path: "/v1/models", answer: { ModelList: answers.modelsAnswer }, handle: others.listModels }),
   read({ path: "/v1/models/*id", answer: { Model: answers.modelAnswer }, handle: others.showModel }),

@@ -221,6 +221,35 @@ export const scoreAnswer = z.strictObject({
 
 export type ScoreAnswer = z.infer<typeof scoreAnswer>;
 
+export const classifyAnswer = z.strictObject({
+  id: z.string(),
+  object: z.literal("list"),
+  created: z.int().describe("In seconds since 1970"),
+  model: z.string(),
+  data: z
+    .array(
+      z.strictObject({
+        index: z.int().min(0),
+        label: z.string().describe("The most probable one"),
+        probs: z.array(z.number().min(0).max(1)).describe("Of all labels, in the model's order"),
+        num_classes: z.int().min(1),
+      }),
+    )
+    .describe("In the order of `input`"),
+  usage: pooledUsage,
+});
+
+export type ClassifyAnswer = z.infer<typeof classifyAnswer>;
+
+const teiLabels = z
+  .array(z.strictObject({ label: z.string(), score: z.number() }))
+  .min(1)
+  .describe("The label with the highest score first");
+
+export const teiPredictAnswer = z.union([teiLabels, z.array(teiLabels)]);
+
+export type TeiPredictAnswer = z.infer<typeof teiPredictAnswer>;
+
 export const teiEmbedAnswer = z.array(z.array(z.number()));
 
 export type TeiEmbedAnswer = z.infer<typeof teiEmbedAnswer>;

@@ -13,17 +13,17 @@ import type { Request } from "express";
 import type { ReaderOptions } from "../http/reply.ts";
 import { type BatchLine, systemTimers, type Timers } from "../http/request.ts";
 import { LIMITS } from "../limits.ts";
-import type { ChatBody, CompletionBody, EmbeddingsBody, RerankBody } from "./request-schemas.ts";
+import type { ChatBody, ClassifyBody, CompletionBody, EmbeddingsBody, RerankBody } from "./request-schemas.ts";
 
-/** A body as `onRequest` sees it: that of a chat, of a completion, of embeddings or of a ranking. */
-export type RequestBody = ChatBody | CompletionBody | EmbeddingsBody | RerankBody;
+/** A body as `onRequest` sees it: that of a chat, of a completion, of embeddings, of a ranking or of labels. */
+export type RequestBody = ChatBody | CompletionBody | EmbeddingsBody | RerankBody | ClassifyBody;
 
 /** Facts about a request that a hook may need beside its body. */
 export interface RequestContext<HostRequest = Request> {
   /**
    * Path of the request; `/v1/rerank` for each path of rankings. Bodies of the Responses API and the Messages API are
    * given as chats, those of `/infill` and `/v1/fim/completions` as completions, those of `/v1/score` as rankings, and
-   * those of `/embed` and of Ollama's API as the others.
+   * those of `/embed`, `/predict` and Ollama's API as the others.
    */
   readonly endpoint:
     | "/v1/chat/completions"
@@ -36,6 +36,8 @@ export interface RequestContext<HostRequest = Request> {
     | "/v1/rerank"
     | "/v1/score"
     | "/embed"
+    | "/classify"
+    | "/predict"
     | "/api/chat"
     | "/api/generate"
     | "/api/embed"

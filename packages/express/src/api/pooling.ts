@@ -1,4 +1,5 @@
-// Embeddings in the shapes of OpenAI's API and of Text Embeddings Inference, rankings in that of Cohere, Jina and vLLM.
+// Embeddings in the shapes of OpenAI's API and of Text Embeddings Inference, rankings in that of Cohere, Jina and vLLM,
+// and labels in those of vLLM and of Text Embeddings Inference.
 
 import { randomUUID } from "node:crypto";
 import { setImmediate as nextTurn } from "node:timers/promises";
@@ -12,19 +13,30 @@ import {
   rankedDocuments,
   rerankPrompt,
 } from "@readme-moe/core";
-import { callerError, engineError, invalid } from "../http/errors.ts";
+import { badRequest, callerError, engineError, invalid } from "../http/errors.ts";
 import { JsonList, sendJson } from "../http/reply.ts";
 import { clientSignal, stampProcessingTime } from "../http/request.ts";
 import { LIMITS } from "../limits.ts";
-import type { EmbeddingsAnswer, RerankAnswer, ScoreAnswer, TeiEmbedAnswer, TeiRanking } from "./answer-schemas.ts";
+import type {
+  ClassifyAnswer,
+  EmbeddingsAnswer,
+  RerankAnswer,
+  ScoreAnswer,
+  TeiEmbedAnswer,
+  TeiPredictAnswer,
+  TeiRanking,
+} from "./answer-schemas.ts";
 import { checkedTexts, consultPolicy, nowSeconds } from "./generation.ts";
 import {
+  classifyBody,
+  type ClassifyBody,
   embeddingsBody,
   type EmbeddingsBody,
   rerankBody,
   type RerankBody,
   type ScoreBody,
   type TeiEmbedBody,
+  type TeiPredictBody,
   type TeiRerankBody,
 } from "./request-schemas.ts";
 import { type EngineRouteFacts, type RequestParts, RequestScope } from "./request-scope.ts";
@@ -34,6 +46,15 @@ import { changedBody } from "./serve-generation.ts";
 const [NUMBER_BYTES, BASE64_BYTES] = [24, 6];
 
 type EngineParts = RequestParts<EngineRouteFacts>;
+
+/** A text, token ids or a pair of texts. */
+type PooledText = string | readonly number[] | readonly [string, string];
+
+/** Logits and probabilities of a text's labels. */
+interface TextLabels {
+  readonly logits: Float32Array;
+  readonly probabilities: Float32Array;
+}
 
 /** Results of an engine, in the order of the texts. */
 interface Pooled<Result> {
@@ -167,6 +188,95 @@ export async function scoreTexts(
   }));
 }
 
+/** Labels in another API than vLLM's. */
+type LabelsShape = Pick<PooledAnswer<PooledText, TextLabels>, "answer"> & { readonly param: "inputs" };
+
+/** Serves labels. @param shapeOf - makes another answer than vLLM's of them */
+export async function classify(
+  parts: EngineParts,
+  sent: ClassifyBody,
+  shapeOf?: (labels: readonly string[]) => LabelsShape,
+): Promise<void> {
+  const signal = clientSignal(parts.response);
+  const body = await changedBody(sent, parts, { schema: classifyBody, signal });
+  await RequestScope.run({ ...parts, body, signal }, (scope) => {
+    const { labels = [] } = scope.engine.info.classification ?? {};
+    return answerPooled(scope, labelsAnswer(body, scope, shapeOf?.(labels)));
+  });
+}
+
+/** Serves labels as Text Embeddings Inference does: those of one text or pair, or a list of them. */
+export async function teiPredict(
+  parts: EngineParts,
+  { inputs, raw_scores: isRaw, truncate: _truncate, ...body }: TeiPredictBody,
+): Promise<void> {
+  const isBatch = (given: typeof inputs): given is string[][] => typeof given !== "string" && Array.isArray(given[0]);
+  const input = isBatch(inputs) ? inputs.map(textOrPair) : [textOrPair(typeof inputs === "string" ? [inputs] : inputs)];
+  await classify(parts, { ...body, input }, (labels) => {
+    const itemsOf = ({ logits, probabilities }: TextLabels) =>
+      rankedDocuments(isRaw ? logits : probabilities).map(({ index, score }) => ({
+        label: labels[index] ?? "",
+        score,
+      }));
+    return {
+      param: "inputs",
+      answer: (results): TeiPredictAnswer | Promise<TeiPredictAnswer> =>
+        isBatch(inputs) ? listed(results, itemsOf) : results.slice(0, 1).flatMap(itemsOf),
+    };
+  });
+}
+
+/** Takes a text, or a pair of texts, out of its list. */
+function textOrPair([text = "", pair]: readonly string[]): string | [string, string] {
+  return pair === undefined ? text : [text, pair];
+}
+
+function labelsAnswer(
+  { input }: ClassifyBody,
+  { engine, model }: RequestScope,
+  shape?: LabelsShape,
+): PooledAnswer<PooledText, TextLabels> {
+  const { labels = [], isOfTokens } = engine.info.classification ?? {};
+  const param = shape?.param ?? "input";
+  if (isOfTokens) {
+    const message = `The model \`${model}\` gives labels of tokens, which this route does not serve.`;
+    throw badRequest({ message, code: "model_not_capable", param: "model" });
+  }
+  const texts = hasPairs(input) ? input : checkedTexts(param, input, engine.info);
+  const id = `classify-${randomUUID()}`;
+  return {
+    id,
+    param,
+    texts,
+    sharedBytes: 0,
+    answerBytes: texts.length * labels.reduce((sum, label) => sum + Buffer.byteLength(label) + 2 * NUMBER_BYTES, 0),
+    promptOf: (text) => (isPair(text) ? rerankPrompt({ query: text[0] }, text[1]) : text),
+    async run(inputs, options) {
+      const { logits, probabilities, usage } = await engine.classify({ inputs, ...options });
+      const results = logits.map((own, index) => ({ logits: own, probabilities: probabilities[index] ?? own }));
+      return { results, usage };
+    },
+    async answer(results, usage): Promise<ClassifyAnswer> {
+      const data = await listed(results, ({ probabilities }, index) => ({
+        index,
+        label: labels[rankedDocuments(probabilities, 1)[0]?.index ?? 0] ?? "",
+        probs: Array.from(probabilities),
+        num_classes: labels.length,
+      }));
+      return { id, object: "list", created: nowSeconds(), model, data, usage };
+    },
+    ...shape,
+  };
+}
+
+function isPair(text: unknown): text is readonly [string, string] {
+  return Array.isArray(text) && typeof text[0] === "string";
+}
+
+function hasPairs(input: ClassifyBody["input"]): input is (string | [string, string])[] {
+  return typeof input !== "string" && (input as readonly unknown[]).some(isPair);
+}
+
 function embeddingAnswer(
   body: EmbeddingsBody,
   { engine, model }: RequestScope,
@@ -259,8 +369,8 @@ function rankingAnswer(
 }
 
 /** Runs texts and answers. Reports each text to admission when it is accepted, and when the first has run. */
-async function answerPooled<Text extends string | readonly number[], Result>(
-  scope: RequestScope<EmbeddingsBody | RerankBody>,
+async function answerPooled<Text extends PooledText, Result>(
+  scope: RequestScope<EmbeddingsBody | RerankBody | ClassifyBody>,
   pooled: PooledAnswer<Text, Result>,
 ): Promise<void> {
   const { engine, locals, response, serving, namedExpert, bodyBytes } = scope;
@@ -291,8 +401,8 @@ async function answerPooled<Text extends string | readonly number[], Result>(
 }
 
 /** Runs texts. @param spent - gets the tokens of accepted texts */
-async function runPooled<Text extends string | readonly number[], Result>(
-  scope: RequestScope<EmbeddingsBody | RerankBody>,
+async function runPooled<Text extends PooledText, Result>(
+  scope: RequestScope<EmbeddingsBody | RerankBody | ClassifyBody>,
   { id, param, texts, promptOf, run }: PooledAnswer<Text, Result>,
   { most, spent }: { readonly most: readonly number[]; readonly spent: { tokens: number } },
 ): Promise<Pooled<Result>> {
@@ -312,16 +422,18 @@ async function runPooled<Text extends string | readonly number[], Result>(
 }
 
 /** Returns the priority of a batch's line, else the body's. */
-function priorityOf({ locals, body }: RequestScope<EmbeddingsBody | RerankBody>): number {
+function priorityOf({ locals, body }: RequestScope<EmbeddingsBody | RerankBody | ClassifyBody>): number {
   return locals.batch?.priority ?? body.read_me?.priority ?? 0;
 }
 
 /** Computes the most tokens that a text may have, without those of a template: no text has more tokens than bytes. */
 function mostTokens(
-  text: string | readonly number[],
+  text: PooledText,
   sharedBytes: number,
   { contextTokens }: Pick<EngineInfo, "contextTokens">,
 ): number {
+  // A pair has a token between its texts, and one at its end.
+  if (isPair(text)) return mostTokens(text.join("  "), sharedBytes, { contextTokens });
   const own = typeof text === "string" ? Buffer.byteLength(text) + sharedBytes : text.length;
   return Math.min(own, contextTokens);
 }

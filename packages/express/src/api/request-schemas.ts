@@ -457,6 +457,34 @@ export const scoreBody = z.strictObject({
 /** A request to `/v1/score`. */
 export type ScoreBody = z.infer<typeof scoreBody>;
 
+const textOrPair = z.union([z.string(), z.tuple([z.string(), z.string()])]);
+
+export const classifyBody = z.strictObject({
+  model,
+  input: z
+    .union([textsOrIds(LIMITS.inputs.value), z.array(textOrPair).min(1).max(LIMITS.inputs.value)])
+    .describe("A text, token ids, or a list of either, or of pairs of texts"),
+  read_me: pooledReadMe,
+  ...inertFields,
+});
+
+/** A request to `/classify`. */
+export type ClassifyBody = z.infer<typeof classifyBody>;
+
+const teiTexts = z.array(z.string()).min(1).max(2);
+
+export const teiPredictBody = z.strictObject({
+  model,
+  inputs: z
+    .union([z.string(), teiTexts, z.array(teiTexts).min(1).max(LIMITS.inputs.value)])
+    .describe("A text, a list of one text or of a pair, or a list of such lists"),
+  raw_scores: z.boolean().nullish().describe("Whether scores are logits. @default false"),
+  truncate: z.boolean().nullish().describe("Without effect: long texts are cut in any case"),
+});
+
+/** A request to `/predict`. */
+export type TeiPredictBody = z.infer<typeof teiPredictBody>;
+
 export const teiEmbedBody = z.strictObject({
   model,
   inputs: embeddingsBody.shape.input,

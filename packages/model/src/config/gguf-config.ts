@@ -187,7 +187,8 @@ function ggufClassifier(store: GgufTensorStore, modelType: string): PoolingConfi
   if (!store.has(`${last.name}.weight`)) throw invalid(store.path, `ranks documents, but has no tensor ${CLASSIFIER}`);
   const [numRows] = store.info(`${last.name}.weight`).shape;
   if (numRows !== 1) throw unsupported(store.path, `classifies into ${numRows} labels; encoders with one are served`);
-  return { kind: "score", head: { classifier: modelType === "modernbert" ? "mean" : "first" } };
+  const mode = modelType === "modernbert" ? "mean" : "first";
+  return { kind: "labels", mode, labels: ["LABEL_0"], activation: "sigmoid" };
 }
 
 /**
