@@ -100,7 +100,15 @@ test("wrong requests and models of other tasks are refused, and name what they n
     await expect(classify([{ tokenIds: [2, 3], segments: [0] }])).rejects.toThrow(/`segments` to have 2 numbers/);
     await expect(classify([{ tokenIds: [2, 3], segments: [0, 1] }])).rejects.toThrow(/segments/);
     await expect(classify([{ tokenIds: [2, 66], segments: [0, 0] }])).rejects.toThrow(/tokenIds/);
-    await expect(classify([{ tokenIds: [], segments: [] }])).rejects.toThrow(RangeError);
+    for (const wrong of [
+      { tokenIds: [], segments: [] },
+      { tokenIds: null, segments: [0] },
+      { tokenIds: [2] },
+      [],
+      null,
+    ]) {
+      await expect(classify([wrong])).rejects.toThrow(/`inputs\[0\]` to be a text, a pair of texts or token ids/);
+    }
     await expect(engine.embed({ inputs: ["dog"] })).rejects.toThrow(/gives labels: use `classify`/);
     await expect(embedder.classify({ inputs: ["dog"] })).rejects.toThrow(/gives embeddings: use `embed`/);
   } finally {
@@ -111,6 +119,7 @@ test("wrong requests and models of other tasks are refused, and name what they n
 test.for([
   [{ id2label: { 0: "A", 2: "B" } }, /id2label/],
   [{ problem_type: "regression" }, /problem_type/],
+  [{ id2label: {} }, /`id2label` to name a label/],
   [{ id2label: { 0: "A", 1: "B" } }, /classifier/],
 ] as const)("a folder with %j is refused by name", async ([config, message]) => {
   await expect(openPooling(await writeHead("bert", "classify", config))).rejects.toThrow(message);

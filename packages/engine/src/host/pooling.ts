@@ -183,7 +183,12 @@ function isPair(input: unknown): input is readonly [string, string] {
 
 function isIds(input: unknown): input is ArrayLike<number> | SegmentedIds {
   if (typeof input !== "object" || input === null) return false;
-  return "tokenIds" in input || ("length" in input && typeof input.length === "number" && input.length > 0);
+  return "tokenIds" in input ? isList(input.tokenIds) && "segments" in input && isList(input.segments) : isList(input);
+}
+
+function isList(value: unknown): value is ArrayLike<unknown> {
+  const isObject = typeof value === "object" && value !== null;
+  return isObject && "length" in value && typeof value.length === "number" && value.length > 0;
 }
 
 /** Makes one id of a token and its segment, as the kernel takes them (`EncoderDescription`). */

@@ -147,6 +147,7 @@ function readLabels(config: Fields, className: string): LabelConfig {
 function labelsOf(config: Fields): readonly string[] {
   const named = config.object("id2label");
   const length = named?.names.length ?? config.size("num_labels", MOST.width, 2);
+  if (length === 0) throw config.invalid("expected `id2label` to name a label, got none");
   return Array.from({ length }, (_, index) => named?.text(String(index)) ?? `LABEL_${index}`);
 }
 
