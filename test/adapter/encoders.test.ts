@@ -19,14 +19,25 @@ interface Extractor {
 
 const TEXTS = ["dog", "green house, walking on paper", "a"];
 
+const TOKENIZER_CONFIG = {
+  tokenizer_class: "BertTokenizer",
+  model_max_length: 160,
+  pad_token: "[PAD]",
+  cls_token: "[CLS]",
+  sep_token: "[SEP]",
+  unk_token: "[UNK]",
+  mask_token: "[MASK]",
+};
+
 let folder: string;
 beforeAll(async () => {
   findAnywhere();
   folder = await withOnnx(await writeEncoder("bert"), "bert");
 });
 
+type Pipeline = (task: string, path: string, options: object) => Promise<Extractor>;
+
 async function extractors(name: HostName, options: object = {}): Promise<readonly [own: Extractor, hosts: Extractor]> {
-  type Pipeline = (task: string, path: string, options: object) => Promise<Extractor>;
   const host = HOSTS[name] as unknown as HostLike & { pipeline: Pipeline };
   const own = await (createPipeline(host) as unknown as Pipeline)("feature-extraction", folder, {
     ...FP32,
@@ -36,6 +47,14 @@ async function extractors(name: HostName, options: object = {}): Promise<readonl
   onTestFinished(async () => void (await Promise.all([own.dispose(), hosts.dispose()])));
   return [own, hosts];
 }
+
+test("states keep their size where embeddings have another one", async () => {
+  const path = await writeEncoder("embeddinggemma", { "tokenizer_config.json": TOKENIZER_CONFIG });
+  const create = createPipeline(HOSTS.huggingface as unknown as HostLike) as unknown as Pipeline;
+  const own = await create("feature-extraction", path, FP32);
+  onTestFinished(async () => void (await own.dispose()));
+  expect((await own(TEXTS)).dims).toEqual([3, expect.any(Number), 64]);
+});
 
 test.for(["huggingface", "xenova"] as const)("vectors of %s are the host's, in its shapes", async (name) => {
   const [own, hosts] = await extractors(name);

@@ -86,6 +86,8 @@ describe("a download", () => {
     expect((await readdir(join(folder, ".no_exist", commit))).sort()).toEqual([
       "1_LogitScore",
       "1_Pooling",
+      "2_Dense",
+      "3_Dense",
       "chat_template.jinja",
       "config_sentence_transformers.json",
       "modules.json",

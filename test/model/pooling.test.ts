@@ -1,6 +1,6 @@
 // Ways in which a model says that it gives embeddings or scores, and those that are refused by name.
 
-import { cp, rm, writeFile } from "node:fs/promises";
+import { cp, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { ReadMeError } from "@readme-moe/core";
 import { describeMixture, type Model, openModel } from "@readme-moe/model";
@@ -83,7 +83,9 @@ describe("modules of sentence-transformers", () => {
     [pooled({ pooling_mode_mean_tokens: true }), "ERR_MODEL_UNSUPPORTED", "mean_tokens"],
     [pooled({ pooling_mode: ["lasttoken", "mean"] }), "ERR_MODEL_UNSUPPORTED", "pools by"],
     [pooled({}), "ERR_MODEL_UNSUPPORTED", "pools by"],
-    [listed(module("Pooling", "1_Pooling"), module("Dense", "2_Dense")), "ERR_MODEL_UNSUPPORTED", "Dense"],
+    [listed(module("Pooling", "1_Pooling"), module("LayerNorm", "2_LayerNorm")), "ERR_MODEL_UNSUPPORTED", "LayerNorm"],
+    [listed(module("Pooling", "1_Pooling"), module("Normalize"), module("Dense")), "ERR_MODEL_UNSUPPORTED", "Dense"],
+    [listed(module("Pooling", "1_Pooling"), module("Dense", "2_Dense")), "ERR_MODEL_INVALID", "in_features"],
     [listed(module("Normalize")), "ERR_MODEL_UNSUPPORTED", "Normalize"],
     [listed(module("Pooling", "../embedding/1_Pooling")), "ERR_FILE_CORRUPT", "path"],
     [{ "modules.json": [module("Transformer", "0_Transformer")] }, "ERR_MODEL_UNSUPPORTED", "Transformer"],
@@ -102,12 +104,68 @@ describe("modules of sentence-transformers", () => {
   });
 });
 
+describe("modules Dense", () => {
+  const embedder = fixture("encoders/embeddinggemma");
+  const size = { in_features: 64, out_features: 96 };
+
+  test("make embeddings of states, with the weights in their folders", async () => {
+    await opened(embedder, ({ config, weights, files }) => {
+      expect(config.pooling).toMatchObject({
+        mode: "mean",
+        isNormalized: true,
+        dense: [{ outSize: 96 }, { outSize: 48 }],
+      });
+      expect(weights.dense).toMatchObject([{ activation: "tanh", weight: { shape: [96, 64] } }, { bias: undefined }]);
+      expect(files).toContain(join(embedder, "3_Dense", "model.safetensors"));
+    });
+  });
+
+  test.each([
+    [
+      { ...size, activation_function: "torch.nn.modules.activation.GELU" },
+      "ERR_MODEL_UNSUPPORTED",
+      "activation_function",
+    ],
+    [{ ...size, module_input_name: "token_embeddings" }, "ERR_MODEL_UNSUPPORTED", "module_input_name"],
+    [{ in_features: 63, out_features: 96 }, "ERR_MODEL_INVALID", "2_Dense takes 63 numbers, those before it give 64"],
+    [{ in_features: 64, out_features: 97 }, "ERR_MODEL_INVALID", "[96, 64], the config promises [97, 64]"],
+    [{ in_features: 64, out_features: -1 }, "ERR_MODEL_INVALID", "out_features"],
+  ] as const)("that are not served are refused: %j", async (config, code, part) => {
+    await expectRefusal(await copyWith(embedder, { "2_Dense/config.json": config }), code, part);
+  });
+
+  test("in PyTorch's pickled form are refused, by their folder", async () => {
+    const folder = await copyWith(embedder, { "3_Dense/pytorch_model.bin": "" });
+    await rm(join(folder, "3_Dense", "model.safetensors"));
+    await expectRefusal(folder, "ERR_MODEL_UNSUPPORTED", "3_Dense", "pickled");
+    await rm(join(folder, "3_Dense", "pytorch_model.bin"));
+    await expectRefusal(folder, "ERR_FILE_NOT_FOUND", "3_Dense", "model.safetensors");
+  });
+});
+
+test("a decoder in both directions gives embeddings alone, from safetensors and GGUF files", async () => {
+  const embedder = fixture("encoders/embeddinggemma");
+  const config = JSON.parse(await readFile(join(embedder, "config.json"), "utf8"));
+  await opened(embedder, ({ config: { encoder, layers } }) => {
+    expect(encoder).toBeDefined();
+    expect(layers.map(({ slidingWindow }) => slidingWindow)).toEqual([9, 9, undefined, 9]);
+  });
+  const ranker = await copyWith(embedder, {
+    "config.json": { ...config, architectures: ["Gemma3TextForSequenceClassification"], id2label: { 0: "a" } },
+  });
+  await rm(join(ranker, "modules.json"));
+  await expectRefusal(ranker, "ERR_MODEL_UNSUPPORTED", "both directions");
+  const folder = await copyWith(embedder, { "model.onnx": "" });
+  await rm(join(folder, "model.safetensors"));
+  await expectRefusal(folder, "ERR_MODEL_UNSUPPORTED", "not read from ONNX");
+});
+
 describe("classes", () => {
   test("with several labels are refused", async () => {
     const folder = await copyWith(fixture("families/qwen3"), {});
     const config = {
+      ...JSON.parse(await readFile(join(folder, "config.json"), "utf8")),
       architectures: ["Qwen3ForSequenceClassification"],
-      model_type: "qwen3",
       id2label: { 0: "a", 1: "b" },
     };
     await writeFile(join(folder, "config.json"), JSON.stringify(config));

@@ -108,20 +108,25 @@ async function valuesOf(
   result: EncoderResult,
   inputs: readonly (Int32Array | SegmentedIds)[],
 ): Promise<Values> {
-  const { embedding, classification, mask, vocabSize } = engine.info;
+  const { classification, mask, vocabSize } = engine.info;
   if (result === "states") {
     const { embeddings: rows } = await engine.embed({ inputs, pooling: "none" });
-    return { rows, size: embedding?.dimensions ?? 0 };
+    // An embedding of a text may have other dimensions than the states.
+    return { rows, size: (rows[0]?.length ?? 0) / tokensOf(inputs[0]!).length };
   }
   if (result !== "tokens" && result !== "masks") {
     return { rows: (await engine.classify({ inputs })).logits, size: classification?.labels.length ?? 0 };
   }
   const isMasked = (input: Int32Array | SegmentedIds): boolean =>
-    Array.from("tokenIds" in input ? input.tokenIds : input).includes(mask?.tokenId ?? -1);
+    Array.from(tokensOf(input)).includes(mask?.tokenId ?? -1);
   // The host's pipeline refuses a text without a mask itself.
   const places = result === "masks" && inputs.every(isMasked) ? "masks" : "all";
   const { inputs: filled } = await engine.fillMasks({ inputs, places });
   return { rows: filled.map(({ logits }) => logits), size: vocabSize, places: filled.map((one) => one.places) };
+}
+
+function tokensOf(input: Int32Array | SegmentedIds): ArrayLike<number> {
+  return "tokenIds" in input ? input.tokenIds : input;
 }
 
 /** Reads the token ids of a text, with segments if the model has several, and a pair is given. */

@@ -80,7 +80,8 @@ export interface EmbedRequest extends PoolingOptions {
   /** Whether embeddings are divided by their length. @default `EmbeddingInfo.isNormalized`, as the model's files say */
   readonly normalize?: boolean | undefined;
   /**
-   * `"none"` gives the states of all tokens of a text, `[tokens * dimensions]`, of encoders alone.
+   * `"none"` gives the states of all tokens of a text, `[tokens * size of a state]`, of encoders alone. Modules behind
+   * the pooling, such as Dense, have no part in them.
    * @default the model's way to one embedding of a text
    */
   readonly pooling?: "none" | undefined;

@@ -20,7 +20,7 @@ export interface EngineParts {
   readonly residency?: Residency;
   /** Drafts tokens that steps verify. @default each step gives a sequence at most one token */
   readonly speculation?: Speculation | undefined;
-  /** Layers behind the states of an encoder that gives scores. @default states are the results */
+  /** Layers from the state of a text to its scores or its embedding. @default states are the results */
   readonly classifier?: Classifier | undefined;
   /** Largest number of tokens of one sequence, prompt included. */
   readonly contextTokens: number;

@@ -70,7 +70,7 @@ export class Sampler {
   readonly #open = new Map<Sequence, OpenQuestion>();
   #numAsked = 0;
 
-  /** @param classifier - makes logits of the states of pooled sequences @default the states are the results */
+  /** @param classifier - makes results of the states of pooled sequences @default the states are the results */
   constructor(tokenizer: Tokenizer, ends: CompletionEnds, listeners: SamplerListeners, classifier?: Classifier) {
     this.#tokenizer = tokenizer;
     this.#ends = ends;
@@ -226,7 +226,7 @@ function pool(sequence: Sequence, rows: readonly LogitsRow[], classifier: Classi
   // The next step overwrites the rows.
   const all = new Float32Array(size * rows.length);
   for (const [index, { fullLogits = [] }] of rows.entries()) all.set(fullLogits, index * size);
-  const pooled = classifier?.logitsOf(all) ?? all;
+  const pooled = (!sequence.givesStates && classifier?.logitsOf(all)) || all;
   if (!pooled.every(Number.isFinite)) throw new ReadMeError("ERR_RUNTIME", "The model's outputs are not finite");
   sequence.finishReason = "stop";
   const chunk = { choice: sequence.choice, text: "", tokens: [], finishReason: "stop" as const, pooled };

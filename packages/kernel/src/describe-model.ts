@@ -78,14 +78,15 @@ export function describeModel(
   calibration?: InputStatistics,
 ): DecoderDescription {
   const { config, weights } = model;
-  if (config.encoder)
-    return describeEncoder(model, precision, (refs) =>
-      packProduct("", refs, precision === "int8" ? "int4" : precision, undefined),
-    );
-  const statistics = config.mixture && calibration ? withFewTokens(calibration) : calibration;
+  // Products of encoders are rounded in blocks of 32, never fitted: errors of whole rows show in embeddings.
+  const ofModel = config.encoder ? undefined : calibration;
+  const statistics = config.mixture && ofModel ? withFewTokens(ofModel) : ofModel;
+  const rounding = config.encoder && precision === "int8" ? "int4" : precision;
+  const product: PackProduct = (name, refs, factors) =>
+    rounding === "int8" ? packInt8(refs, factors) : packProduct(name, refs, rounding, statistics);
+  if (weights.encoder) return describeEncoder(model, precision, (refs) => product("", refs, {}));
   const packing: Packing = {
-    product: (name, refs, factors) =>
-      precision === "int8" ? packInt8(refs, factors) : packProduct(name, refs, precision, statistics),
+    product,
     factorsOf: (layer) => layerFactors(weights, layer, precision, statistics),
   };
   const head = headOf(model, precision);
@@ -104,6 +105,7 @@ export function describeModel(
     layers: weights.layers.map((_, index) => describeLayer(model, index, packing)),
     finalNorm: packNorm(weights.finalNorm, config.normOffset),
     head,
+    encoder: config.encoder && { positions: undefined, segments: undefined, distances: undefined },
   };
 }
 

@@ -85,6 +85,7 @@ export {
   type LayerConfig,
   type MixtureConfig,
   type ModelConfig,
+  denseModules,
   numOutputsOf,
   type PoolingConfig,
   type RopeConfig,

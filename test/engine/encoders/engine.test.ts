@@ -12,11 +12,15 @@ import { realEncoder } from "../../../tools/models/real-models.ts";
 import { MODULES, WORDS, writeEmbedder, writeEncoder } from "../../support/encoder-models.ts";
 import { fixture, golden } from "../../support/fixtures.ts";
 import { writeEncoderGguf } from "../../support/gguf/convert-encoder.ts";
+import { madeTokenizer, type Metadata, writeModelGguf } from "../../support/gguf/convert-model.ts";
 import { kvFor } from "../../support/greedy.ts";
 import { cosine, openPooling } from "../../support/pooling-models.ts";
 import { seededRandom } from "../../support/random.ts";
 import { largestDifference, runningModel } from "../../support/running-model.ts";
 import { persistentFolder } from "../../support/temporary-folder.ts";
+
+/** Metadata of a GGUF file whose embeddings are means. */
+const POOLING: Metadata = new Map([["gemma-embedding.pooling_type", { type: "uint32", value: 1 }]]);
 
 /** Makes a text of known words. */
 function randomText(random: () => number, numWords: number): string {
@@ -228,6 +232,84 @@ test("an encoder that ranks has the same scores from a GGUF file, and BERT's are
     code: "ERR_MODEL_UNSUPPORTED",
     message: /leaves out the pooler/,
   });
+});
+
+interface DenseCase {
+  readonly input_ids: readonly number[];
+  readonly first: readonly number[];
+  readonly mean: readonly number[];
+  readonly embedding: readonly number[];
+}
+
+const { cases: denseCases } = golden("encoders/embeddinggemma") as { readonly cases: readonly DenseCase[] };
+
+test("EmbeddingGemma's embeddings are those of PyTorch, states without the modules Dense", async () => {
+  const engine = await openPooling(await writeEncoder("embeddinggemma"), { threads: 2 });
+  try {
+    const prompts = { query: "task: search result | query: ", document: "title: none | text: " };
+    expect(engine.info).toMatchObject({ task: "embed", embedding: { dimensions: 48, prompts, givesStates: true } });
+    const inputs = denseCases.map(({ input_ids }) => input_ids);
+    const { embeddings } = await engine.embed({ inputs });
+    const { embeddings: states } = await engine.embed({ inputs, pooling: "none" });
+    const { embeddings: short } = await engine.embed({ inputs, dimensions: 16 });
+    for (const [index, { embedding, first, input_ids }] of denseCases.entries()) {
+      expect(largestDifference(embeddings[index]!, embedding)).toBeLessThan(1e-5);
+      expect(largestDifference(short[index]!, embeddingOf(Float32Array.from(embedding), true, 16))).toBeLessThan(1e-5);
+      expect(states[index]).toHaveLength(64 * input_ids.length);
+      expect(largestDifference(states[index]!.subarray(0, 64), first)).toBeLessThan(1e-4);
+      expect((await engine.embed({ inputs: [input_ids] })).embeddings[0]).toEqual(embeddings[index]);
+    }
+    const [named] = (await engine.embed({ inputs: ["green dog"], promptName: "query" })).embeddings;
+    const [spelled] = (await engine.embed({ inputs: [`${prompts.query}green dog`] })).embeddings;
+    expect(named).toEqual(spelled);
+    await expect(engine.embed({ inputs: ["dog"], dimensions: 49 })).rejects.toThrow(/`dimensions`.*48/);
+  } finally {
+    await engine.dispose();
+  }
+});
+
+test("EmbeddingGemma in int8 has nearly the same embeddings", async () => {
+  const engine = await openPooling(await writeEncoder("embeddinggemma"), { precision: "int8" });
+  try {
+    const { embeddings } = await engine.embed({ inputs: denseCases.map(({ input_ids }) => input_ids) });
+    for (const [index, { embedding }] of denseCases.entries())
+      expect(cosine(embeddings[index]!, embedding)).toBeGreaterThan(0.99);
+  } finally {
+    await engine.dispose();
+  }
+});
+
+test.for([0, 2])("EmbeddingGemma's GGUF files with %i layers behind the mean are read", async (numLayers) => {
+  const random = seededRandom(3);
+  const matrix = (numValues: number) => Float32Array.from({ length: numValues }, () => random() - 0.5);
+  const layers = [
+    { name: "dense_2.weight", type: "F32" as const, shape: [96, 64], values: matrix(96 * 64) },
+    { name: "dense_3.weight", type: "F32" as const, shape: [64, 96], values: matrix(64 * 96) },
+  ].slice(0, numLayers);
+  const path = join(await persistentFolder(), "embeddinggemma.gguf");
+  const tokenizer = { model: { vocab: { a: 5 }, merges: [] } };
+  const model = await openModel(await writeEncoder("embeddinggemma", { "tokenizer.json": tokenizer }));
+  const more = layers.map(({ values, ...tensor }) => ({ ...tensor, floats: async () => values }));
+  const texts = new Map([...(await madeTokenizer(model)), ...POOLING]);
+  await writeModelGguf(model, path, "F32", texts, more);
+  await model.close();
+  const engine = await openPooling(path);
+  try {
+    const { embeddings } = await engine.embed({ inputs: denseCases.map(({ input_ids }) => input_ids) });
+    for (const [index, { mean }] of denseCases.entries()) {
+      const expected = layers.reduce<readonly number[]>(
+        (input, { shape: [numOut], values }) =>
+          Array.from({ length: numOut! }, (_, row) =>
+            input.reduce((sum, value, i) => sum + value * values[row * input.length + i]!, 0),
+          ),
+        mean,
+      );
+      const embedding = embeddingOf(Float32Array.from(expected), true);
+      expect(largestDifference(embeddings[index]!, embedding)).toBeLessThan(1e-5);
+    }
+  } finally {
+    await engine.dispose();
+  }
 });
 
 interface MiniLm {

@@ -39,7 +39,16 @@ async function statesOf(
   return states;
 }
 
-const FAMILIES = ["bert", "roberta", "xlm-roberta", "mpnet", "distilbert", "nomic-bert", "modernbert"];
+const FAMILIES = [
+  "bert",
+  "roberta",
+  "xlm-roberta",
+  "mpnet",
+  "distilbert",
+  "nomic-bert",
+  "modernbert",
+  "embeddinggemma",
+];
 
 test.for(FAMILIES)("states of %s are those of PyTorch, alone and among others", async (family) => {
   await using running = await runningModel(fixture(`encoders/${family}`));

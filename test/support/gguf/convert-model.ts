@@ -200,7 +200,8 @@ function ropeFactors(config: Model["config"]): Readonly<Record<string, Float32Ar
 
 /** Describes a model's shape as llama.cpp's converter does. */
 export function hyperparameters({ config }: Pick<Model, "config">, matrixType?: MatrixType): Metadata {
-  const { architecture, multipliers, alternation } = familyOf(config.modelType);
+  const { multipliers, alternation, bothDirections, ...family } = familyOf(config.modelType);
+  const architecture = (config.encoder && bothDirections?.architecture) ?? family.architecture;
   const rope = wholeRope(config);
   const own = new Map<string, Value>([
     [GGUF_KEYS.max_position_embeddings, uint32(config.contextTokens)],
@@ -222,7 +223,9 @@ export function hyperparameters({ config }: Pick<Model, "config">, matrixType?: 
   }
   if (alternation) {
     const first = config.layers.find(({ slidingWindow }) => slidingWindow !== undefined);
-    own.set("attention.sliding_window", uint32(first?.slidingWindow ?? 0));
+    const window = first?.slidingWindow ?? 0;
+    // That of both sides together.
+    own.set("attention.sliding_window", uint32(config.encoder ? 2 * window - 1 : window));
     own.set(GGUF_ALTERNATION_KEYS.theta, float32(config.ropes[first?.angleSet ?? 0]?.theta ?? 10000));
     const whole = config.layers.findIndex(({ slidingWindow }) => slidingWindow === undefined);
     own.set(GGUF_ALTERNATION_KEYS.interval, uint32(whole + 1));

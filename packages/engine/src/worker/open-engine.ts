@@ -20,6 +20,7 @@ import {
   precisionOf,
 } from "@readme-moe/kernel";
 import {
+  denseModules,
   fillInMarks,
   lorasFingerprint,
   forContext,
@@ -167,7 +168,8 @@ export async function openEngine(
     closers.push(async () => draftModel?.dispose());
     const drafter = new EngineDrafter(draftModel);
     const speculated = { drafter, kv, residency, maxNumBatchedTokens, contextTokens, onRouted };
-    const { classifier = [] } = model.weights.encoder ?? {};
+    const { encoder, dense = [] } = model.weights;
+    const classifier = [...(encoder?.classifier ?? []), ...dense];
     const core = new EngineCore({
       classifier: classifier.length > 0 ? await Classifier.open(classifier, model.config.rmsNormEpsilon) : undefined,
       runner,
@@ -419,11 +421,8 @@ function maskOf({ weights }: Model, { tokenizer }: ModelText): EngineInfo["mask"
 }
 
 /** Describes what a model was made for. */
-function taskOf({
-  pooling,
-  hiddenSize,
-  encoder,
-}: ModelConfig): Pick<PromptInfo, "task" | "embedding" | "classification" | "numSegments"> {
+function taskOf(config: ModelConfig): Pick<PromptInfo, "task" | "embedding" | "classification" | "numSegments"> {
+  const { pooling, hiddenSize, encoder } = config;
   if (!pooling) return { task: "generate" };
   if (pooling.kind === "score") return { task: "rerank" };
   const numSegments = Math.max(1, encoder?.numSegments ?? 1);
@@ -435,6 +434,6 @@ function taskOf({
   }
   const { prompts, defaultPrompt, isNormalized } = pooling;
   const givesStates = encoder !== undefined;
-  const embedding = { dimensions: hiddenSize, isNormalized, prompts, defaultPrompt, givesStates };
-  return { task: "embed", embedding, numSegments };
+  const dimensions = denseModules(config).at(-1)?.outSize ?? hiddenSize;
+  return { task: "embed", embedding: { dimensions, isNormalized, prompts, defaultPrompt, givesStates }, numSegments };
 }

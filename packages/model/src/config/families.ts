@@ -63,6 +63,8 @@ export interface Family {
   readonly ropeTypeNames?: Readonly<Record<string, string>>;
   /** Config fields that leave RoPE out in some layers. @default all layers have RoPE */
   readonly ropeLayers?: RopeLayers;
+  /** Marks of models whose tokens see later ones too, within half of a window on each side. @default there are none */
+  readonly bothDirections?: BothDirections;
   /** Config fields of layers that alternate between a window and all positions. @default layers do not alternate */
   readonly alternation?: Alternation;
   /** Whether embeddings are multiplied by √hiddenSize. @default false */
@@ -100,6 +102,14 @@ export interface MixtureFields {
    * @default false
    */
   readonly hasDenseLayers?: boolean;
+}
+
+/** Marks in files of models whose tokens see later ones too. */
+interface BothDirections {
+  /** Config field that is true. */
+  readonly field: string;
+  /** `general.architecture` of their GGUF files. */
+  readonly architecture: string;
 }
 
 /** Names of the config fields that say which layers have RoPE. */
@@ -243,8 +253,10 @@ const FAMILIES: Readonly<Record<string, Family>> = {
     alternation: { interval: "sliding_window_pattern", theta: "rope_local_base_freq" },
     scalesEmbeddings: true,
     attentionScalar: "query_pre_attn_scalar",
-    // Gemma 2 has the first two, EmbeddingGemma the last one.
-    unsupported: ["attn_logit_softcapping", "final_logit_softcapping", "use_bidirectional_attention"],
+    // EmbeddingGemma.
+    bothDirections: { field: "use_bidirectional_attention", architecture: "gemma-embedding" },
+    // Gemma 2 has them.
+    unsupported: ["attn_logit_softcapping", "final_logit_softcapping"],
   },
   phi3: {
     className: "Phi3ForCausalLM",
@@ -333,10 +345,12 @@ export function unsupportedKind(name: string): string {
 /** `model_type` of all supported families. */
 export const MODEL_TYPES: readonly string[] = Object.keys(FAMILIES);
 
+function architecturesOf({ architecture, bothDirections }: Family): readonly string[] {
+  return bothDirections ? [architecture, bothDirections.architecture] : [architecture];
+}
+
 /** `general.architecture` of all supported families. */
-export const ARCHITECTURES: readonly string[] = Array.from(
-  new Set(Object.values(FAMILIES).map(({ architecture }) => architecture)),
-);
+export const ARCHITECTURES: readonly string[] = Array.from(new Set(Object.values(FAMILIES).flatMap(architecturesOf)));
 
 /** Looks up a family. @throws {TypeError} for a `model_type` that no config can have */
 export function familyOf(modelType: string): Family {
@@ -353,6 +367,6 @@ export function familyOf(modelType: string): Family {
  * @returns a family without a mixture for one with, and the other way round, if the architecture has no better
  */
 export function modelTypeOf(architecture: unknown, isMixture = false): string | undefined {
-  const names = MODEL_TYPES.filter((name) => familyOf(name).architecture === architecture);
+  const names = MODEL_TYPES.filter((name) => architecturesOf(familyOf(name)).some((one) => one === architecture));
   return names.find((name) => (familyOf(name).mixture !== undefined) === isMixture) ?? names[0];
 }

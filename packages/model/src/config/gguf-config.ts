@@ -17,7 +17,7 @@ import {
 } from "./families.ts";
 import { MOST } from "./fields.ts";
 import { ENCODER_ARCHITECTURES, encoderFamily, encoderTypeOf, ggufEncoderFields } from "./encoder-config.ts";
-import type { ModelConfig, PoolingConfig, PoolingMode } from "./model-config.ts";
+import type { DenseConfig, ModelConfig, PoolingConfig, PoolingMode } from "./model-config.ts";
 import { parseConfig } from "./parse-config.ts";
 
 /** Metadata keys, behind the architecture's name, by config.json's field. */
@@ -73,7 +73,8 @@ export async function ggufConfig(store: GgufTensorStore): Promise<ModelConfig> {
       `the architecture ${named} is not supported; supported are ${[...ARCHITECTURES, ...ENCODER_ARCHITECTURES].join(", ")}`,
     );
   }
-  const { mixture, multipliers } = familyOf(modelType);
+  const { mixture, multipliers, bothDirections } = familyOf(modelType);
+  const isEncoder = bothDirections?.architecture === architecture;
   if (isMixture && !mixture) {
     throw refused(`mixtures of experts of the architecture \`${String(architecture)}\` are not supported`);
   }
@@ -94,6 +95,7 @@ export async function ggufConfig(store: GgufTensorStore): Promise<ModelConfig> {
     num_key_value_heads: get("attention.head_count_kv") ?? heads,
     head_dim: headSize,
     rope_parameters: { rope_theta: get("rope.freq_base"), ...((await longRope(store, get)) ?? ropeScaling(get)) },
+    ...(bothDirections && { [bothDirections.field]: isEncoder }),
     // Read by families with windows in GGUF files, whose layers alternate, or that refuse these.
     sliding_window: get("attention.sliding_window"),
     attn_logit_softcapping: get("attn_logit_softcapping"),
@@ -105,7 +107,7 @@ export async function ggufConfig(store: GgufTensorStore): Promise<ModelConfig> {
     eos_token_id: ["eos", "eot", "eom"].flatMap((name) => metadata.get(`tokenizer.ggml.${name}_token_id`) ?? []),
   };
   const rotated = get("rope.dimension_count");
-  const pooling = ggufPooling(store, get);
+  const pooling = isEncoder ? encoderPooling(store, get) : ggufPooling(store, get);
   const parsed = parseConfig(path, fields, undefined, rotated === undefined ? undefined : numberOf(rotated));
   const config = { ...parsed, pooling };
   if (!store.has(ROPE_FACTORS)) return config;
@@ -168,14 +170,24 @@ function ggufEncoder(store: GgufTensorStore, modelType: string, get: (key: strin
   const numRows = (name: string): number =>
     store.has(`${name}.weight`) ? (store.info(`${name}.weight`).shape[0] ?? 0) : 0;
   const fields = ggufEncoderFields(modelType, get, numRows);
+  const ranks = get("pooling_type") === RANK;
+  const pooling = ranks ? ggufClassifier(store, modelType) : encoderPooling(store, get);
+  return { ...parseConfig(store.path, fields), pooling };
+}
+
+/** Reads what an encoder gives. @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` for an encoder that ranks */
+function encoderPooling(store: GgufTensorStore, get: (key: string) => unknown): PoolingConfig {
   const type = get("pooling_type") ?? MEAN;
-  if (type === RANK) return { ...parseConfig(store.path, fields), pooling: ggufClassifier(store, modelType) };
   const mode = type === NONE ? "mean" : ENCODER_MODES.get(type);
   if (mode === undefined) {
     throw unsupported(store.path, `pools by type ${describeValue(type)}, which is not supported for encoders`);
   }
-  const pooling: PoolingConfig = { kind: "embedding", mode, isNormalized: true, prompts: {} };
-  return { ...parseConfig(store.path, fields), pooling };
+  const dense = ["dense_2", "dense_3"].flatMap((name): readonly DenseConfig[] => {
+    if (!store.has(`${name}.weight`)) return [];
+    const [outSize = 0, inSize = 0] = store.info(`${name}.weight`).shape;
+    return [{ name, inSize, outSize, hasBias: false, activation: undefined }];
+  });
+  return { kind: "embedding", mode, isNormalized: true, prompts: {}, dense };
 }
 
 /** Reads the classifier of an encoder that ranks. It reads the state that llama.cpp's `build_pooling` takes. */

@@ -83,7 +83,7 @@ export interface ModelConfig {
   readonly eosTokenIds: readonly number[];
   /** Result for a whole text, of models that were made for one; `undefined` for models that generate. */
   readonly pooling?: PoolingConfig | undefined;
-  /** Properties of a model whose tokens see later ones too, with layer norms for RMS norms. @default a decoder */
+  /** Properties of a model whose tokens see later ones too. @default a decoder */
   readonly encoder?: EncoderConfig | undefined;
 }
 
@@ -114,7 +114,7 @@ export type PoolingConfig = EmbeddingConfig | ScoreConfig | LabelConfig;
 /** State of the last token, of the first one, or the mean of all; encoders alone have the last two. */
 export type PoolingMode = "last" | "first" | "mean";
 
-/** A hidden state itself is the result, `[hiddenSize]`. */
+/** A hidden state is the result, `[hiddenSize]`, or what `dense` makes of it. */
 export interface EmbeddingConfig {
   readonly kind: "embedding";
   /** Hidden state that is the result. */
@@ -127,6 +127,23 @@ export interface EmbeddingConfig {
   readonly defaultPrompt?: string | undefined;
   /** Number of tokens that texts are cut to, those around a text included. @default the context */
   readonly maxTokens?: number | undefined;
+  /** Products behind the hidden state, in their order, in front of the division by its length. @default none */
+  readonly dense?: readonly DenseConfig[] | undefined;
+}
+
+/** `activation(x · weightᵀ + bias)`, a module Dense of sentence-transformers. */
+export interface DenseConfig {
+  /** Folder of its weights in the model's folder, or its name in a GGUF file. */
+  readonly name: string;
+  readonly inSize: number;
+  readonly outSize: number;
+  readonly hasBias: boolean;
+  readonly activation: "tanh" | undefined;
+}
+
+/** Lists the products between a pooled state and an embedding. */
+export function denseModules({ pooling }: Pick<ModelConfig, "pooling">): readonly DenseConfig[] {
+  return (pooling?.kind === "embedding" && pooling.dense) || [];
 }
 
 /** Logits are the result: that of "relevant", and perhaps that of "not relevant". */

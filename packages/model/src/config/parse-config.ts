@@ -91,7 +91,14 @@ export function parseConfig(path: string, json: unknown, generation?: Fields, ro
     hasTiedEmbeddings: fields.boolean("tie_word_embeddings", false),
     bosTokenId: fields.tokenIds("bos_token_id")[0],
     eosTokenIds: eosTokenIds.length > 0 ? eosTokenIds : fields.tokenIds("eos_token_id"),
+    encoder: seesBothDirections(fields, family)
+      ? { isPostNorm: false, firstPosition: undefined, numSegments: 0, numDistanceBuckets: 0 }
+      : undefined,
   };
+}
+
+function seesBothDirections(fields: Fields, { bothDirections }: Family): boolean {
+  return bothDirections !== undefined && fields.boolean(bothDirections.field, false);
 }
 
 function refuseUnsupported(fields: Fields, family: Family): void {
@@ -178,12 +185,11 @@ function parseLayers(
  * `layer_types` names the layers with the window. Without it the interval of an alternation or Qwen's
  * `max_window_layers` does, else all layers have it.
  */
-function parseWindows(
-  fields: Fields,
-  { slidingWindow, alternation }: Family,
-  numLayers: number,
-): readonly (number | undefined)[] {
-  const window = slidingWindow?.(fields);
+function parseWindows(fields: Fields, family: Family, numLayers: number): readonly (number | undefined)[] {
+  const { slidingWindow, alternation } = family;
+  const whole = slidingWindow?.(fields);
+  // As in transformers, whose bound of a distance is exclusive.
+  const window = whole && seesBothDirections(fields, family) ? Math.floor(whole / 2) + 1 : whole;
   const types = fields.list("layer_types");
   if (types === undefined && alternation) {
     const interval = fields.size(alternation.interval, MOST.integer);

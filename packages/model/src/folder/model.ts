@@ -81,6 +81,12 @@ const POOLING_FILES: readonly string[] = [
   "1_LogitScore/config.json",
 ];
 
+/** Further weights that sentence-transformers has between Pooling and Normalize, under their usual names. */
+export const DENSE_FILES: readonly string[] = ["2_Dense", "3_Dense"].flatMap((folder) => [
+  `${folder}/${CONFIG_FILE}`,
+  `${folder}/${SINGLE_FILE}`,
+]);
+
 /** Optional files beside config and weights. */
 export const TEXT_FILES: readonly string[] = [
   "generation_config.json",

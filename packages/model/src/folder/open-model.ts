@@ -1,6 +1,7 @@
 import { readdir, stat } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 import { fingerprintOf } from "../cache/cached-data.ts";
+import { ENCODER_TYPES } from "../config/encoder-config.ts";
 import { Fields } from "../config/fields.ts";
 import { ggufConfig } from "../config/gguf-config.ts";
 import type { ModelConfig } from "../config/model-config.ts";
@@ -16,7 +17,13 @@ import { SafetensorsFile, ShardedSafetensors } from "../safetensors/safetensors-
 import type { TensorStore } from "../tensor-store.ts";
 import { loadFolderText, loadGgufText, poolingText } from "../text/load-text.ts";
 import { locateEncoder } from "../weights/locate-encoder.ts";
-import { isOfficialConversion, locateDense, locateMixture, locateOfficial } from "../weights/locate-weights.ts";
+import {
+  isOfficialConversion,
+  locateDense,
+  locateMixture,
+  locateModules,
+  locateOfficial,
+} from "../weights/locate-weights.ts";
 import { mxfp4Tensors, textTensors } from "../weights/tensor-parts.ts";
 import {
   CONFIG_FILE,
@@ -100,13 +107,15 @@ async function openGguf(path: string, folder?: string): Promise<Model> {
   const store = await GgufTensorStore.open(path);
   return orClose(store, async () => {
     const config = await ggufConfig(store);
-    const located = locatePlain(store, config);
+    const { weights, ...located } = locatePlain(store, config);
+    const dense = await locateModules(config, async (module) => [store, module.name]);
     const fingerprint = await fingerprintOf([path]);
     const loraSet = folder === undefined ? undefined : await openExpertSet(folder, config);
     return {
       path,
       config,
       ...located,
+      weights: { ...weights, dense },
       router: undefined,
       loraSet,
       files: [path],
@@ -131,9 +140,11 @@ export async function readFolder(
   const generation = await readJsonFile(generationPath, MAX_CONFIG_BYTES);
   const fields = new Fields(configPath, json);
   const text = once(() => loadFolderText(path));
-  const pooling = await readPooling(path, fields, text);
   const generationFields = generation && new Fields(generationPath, generation);
-  const config = { ...parseConfig(configPath, json, generationFields), pooling };
+  const parsed = parseConfig(configPath, json, generationFields);
+  const config = { ...parsed, pooling: await readPooling(path, fields, parsed.encoder !== undefined, text) };
+  if (config.pooling?.kind === "score" && config.encoder && !ENCODER_TYPES.includes(config.modelType))
+    throw unsupported(configPath, "gives scores by attention in both directions, which is not supported");
   return {
     fields,
     config,
@@ -145,10 +156,10 @@ export async function readFolder(
 /** Opens a folder with config.json, and safetensors or the ONNX file `onnx`. */
 async function openFolder(path: string, onnx?: string): Promise<Model> {
   const { fields, ...settings } = await readFolder(path);
-  const {
-    config,
-    located: { stores, ...located },
-  } = await (onnx === undefined ? openSafetensors(path, settings.config, fields) : openOnnx(onnx, settings.config));
+  const { config, located: withoutDense } = await (onnx === undefined
+    ? openSafetensors(path, settings.config, fields)
+    : openOnnx(onnx, settings.config));
+  const { stores, ...located } = await withDense(path, config, withoutDense);
   const files = [fields.path, ...located.files];
   return orClose(together(stores), async () => {
     const fingerprint = await fingerprintOf(files);
@@ -161,6 +172,21 @@ async function openFolder(path: string, onnx?: string): Promise<Model> {
       );
     }
     return { path, ...settings, config, ...located, loraSet, files, fingerprint, ...together([...stores, loraSet]) };
+  });
+}
+
+/** Opens the files of the modules Dense of sentence-transformers, each in a folder of its own. */
+async function withDense(path: string, config: ModelConfig, located: Located): Promise<Located> {
+  const stores = [...located.stores];
+  const files = [...located.files];
+  return orClose(together(stores), async () => {
+    const dense = await locateModules(config, async ({ name }) => {
+      const store = await openStore(join(path, name));
+      stores.push(store);
+      files.push(...filesOf(store));
+      return [store, "linear"];
+    });
+    return { ...located, weights: { ...located.weights, dense }, stores, files };
   });
 }
 
@@ -183,8 +209,8 @@ async function openSafetensors(
 async function openCheckpoint(path: string, config: ModelConfig, fields: Fields): Promise<Located> {
   const store = await openStore(path);
   return orClose(store, () => {
-    const files = store instanceof ShardedSafetensors ? [store.path, ...store.shardPaths] : [store.path];
-    const ofText = config.encoder ? store : textTensors(mxfp4Tensors(store));
+    const files = filesOf(store);
+    const ofText = ENCODER_TYPES.includes(config.modelType) ? store : textTensors(mxfp4Tensors(store));
     if (isOfficialConversion(store)) {
       if (config.mixture) throw unsupported(path, "is a mixture, which the paper's code does not convert");
       return { kind: "official", ...locateOfficial(store, config, fields), files, stores: [store] };
@@ -195,10 +221,14 @@ async function openCheckpoint(path: string, config: ModelConfig, fields: Fields)
 
 /** Finds the tensors of a checkpoint as its authors published it. */
 function locatePlain(store: TensorStore, config: ModelConfig): Pick<Located, "kind" | "experts" | "weights"> {
-  if (config.encoder) return { kind: "pooling", ...locateEncoder(store, config) };
+  if (ENCODER_TYPES.includes(config.modelType)) return { kind: "pooling", ...locateEncoder(store, config) };
   const { mixture, pooling } = config;
   const located = mixture ? locateMixture(store, config, mixture) : locateDense(store, config);
   return { kind: pooling ? "pooling" : mixture ? "mixture" : "dense", ...located };
+}
+
+function filesOf(store: SafetensorsFile | ShardedSafetensors): readonly string[] {
+  return store instanceof ShardedSafetensors ? [store.path, ...store.shardPaths] : [store.path];
 }
 
 async function openStore(path: string): Promise<SafetensorsFile | ShardedSafetensors> {
@@ -244,10 +274,10 @@ async function openOnnx(
   if (/_bnb4\.onnx$/i.test(file)) {
     throw unsupported(file, "has 4 bits in the format of bitsandbytes, which are not read; use q4");
   }
-  if (config.pooling && !config.encoder) {
+  if (config.pooling && !ENCODER_TYPES.includes(config.modelType)) {
     throw unsupported(
       file,
-      "is of a model that does not generate, which is not read from ONNX; use safetensors or GGUF",
+      "is of a decoder that does not generate, which is not read from ONNX; use safetensors or GGUF",
     );
   }
   const store = await OnnxTensorStore.open(file, config);

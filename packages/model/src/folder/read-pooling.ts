@@ -3,8 +3,14 @@
 import { join } from "node:path";
 import { describeValue } from "@readme-moe/core";
 import { Fields, MOST } from "../config/fields.ts";
-import { ENCODER_TYPES } from "../config/encoder-config.ts";
-import type { EmbeddingConfig, LabelConfig, PoolingConfig, PoolingMode, ScoreConfig } from "../config/model-config.ts";
+import type {
+  DenseConfig,
+  EmbeddingConfig,
+  LabelConfig,
+  PoolingConfig,
+  PoolingMode,
+  ScoreConfig,
+} from "../config/model-config.ts";
 import { corrupt, quoted, unsupported } from "../files/errors.ts";
 import { isList, readJsonFile, readJsonValue, readTextFile } from "../files/read-file.ts";
 import type { ModelText } from "../text/load-text.ts";
@@ -12,12 +18,13 @@ import { LENGTH_FILE, MODULES_FILE, PROMPTS_FILE } from "./model.ts";
 
 const MAX_BYTES = 1 << 20;
 const CLASSIFIER = /For(?:Sequence|Token)Classification$/;
-const SERVED = "served are Pooling of one token, of encoders also the mean, with or without Normalize, and LogitScore";
+const SERVED = "served are Pooling of one token, of encoders also the mean, Dense, Normalize, and LogitScore";
 
 /**
  * Reads what a folder's model gives for a whole text.
  *
  * @param config - config.json
+ * @param isEncoder - whether its tokens see later ones too
  * @param loadText - loads the tokenizer, which is needed where a score is of two words
  * @returns `undefined` for a model that generates
  * @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` naming the module, mode or class that is not served
@@ -25,10 +32,10 @@ const SERVED = "served are Pooling of one token, of encoders also the mean, with
 export async function readPooling(
   folder: string,
   config: Fields,
+  isEncoder: boolean,
   loadText: () => Promise<Pick<ModelText, "tokenizer">>,
 ): Promise<PoolingConfig | undefined> {
   const modules = await readModules(join(folder, MODULES_FILE));
-  const isEncoder = ENCODER_TYPES.includes(String(config.raw("model_type")));
   if (modules !== undefined) return modulePooling(folder, modules, isEncoder);
   // As an encoder is used where nothing else is said.
   const className = config.texts("architectures")?.find((name) => CLASSIFIER.test(name));
@@ -69,22 +76,24 @@ async function modulePooling(
   if (first?.type !== "Transformer" || first.folder !== "")
     throw refused(`the first module ${quoted(first?.type ?? "")}`);
   const [pooling, ...others] = modules;
-  const last = others.map(({ type }) => type).join();
+  const isNormalized = others.at(-1)?.type === "Normalize";
+  const dense = isNormalized ? others.slice(0, -1) : others;
   const fieldsOf = async (module: Module): Promise<Fields> => {
     const configPath = join(folder, module.folder, "config.json");
     return new Fields(configPath, (await readJsonFile(configPath, MAX_BYTES)) ?? {});
   };
-  if (pooling?.type === "Pooling" && (last === "" || last === "Normalize")) {
+  if (pooling?.type === "Pooling" && dense.every(({ type }) => type === "Dense")) {
     const mode = readMode(await fieldsOf(pooling), isEncoder);
     const lengthPath = join(folder, LENGTH_FILE);
     const length = new Fields(lengthPath, (await readJsonFile(lengthPath, MAX_BYTES)) ?? {});
     const maxTokens =
       isEncoder && length.has("max_seq_length") ? length.size("max_seq_length", MOST.tokens) : undefined;
     const prompts = await readPrompts(join(folder, PROMPTS_FILE));
-    return { kind: "embedding", mode, isNormalized: last !== "", ...prompts, maxTokens };
+    const layers = await Promise.all(dense.map(async (module) => readDense(await fieldsOf(module), module.folder)));
+    return { kind: "embedding", mode, isNormalized, ...prompts, maxTokens, dense: layers };
   }
-  if (pooling?.type === "LogitScore" && last === "") return logitScore(await fieldsOf(pooling));
-  const unknown = modules.find(({ type }) => !["Pooling", "Normalize", "LogitScore"].includes(type));
+  if (pooling?.type === "LogitScore" && others.length === 0) return logitScore(await fieldsOf(pooling));
+  const unknown = modules.find(({ type }) => !["Pooling", "Dense", "Normalize", "LogitScore"].includes(type));
   throw refused(
     unknown ? `the module ${quoted(unknown.type)}` : `the modules ${modules.map(({ type }) => type).join()}`,
   );
@@ -109,6 +118,31 @@ function readMode(fields: Fields, isEncoder: boolean): PoolingMode {
   if (mode !== undefined && (isEncoder || mode === "last")) return mode;
   const listed = modes.map((one) => describeValue(one)).join(", ") || "no mode";
   throw unsupported(fields.path, `pools by ${listed}, which is not supported; ${SERVED}`);
+}
+
+/** Name of the pooled state among the values that modules pass on. */
+const STATE = "sentence_embedding";
+
+/** Classes of torch by their last name; a Dense without one has Tanh. */
+const DENSE_ACTIVATIONS: ReadonlyMap<string | undefined, DenseConfig["activation"]> = new Map([
+  ["Identity", undefined],
+  ["Tanh", "tanh"],
+]);
+
+/** @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` naming another activation, or another input than the pooled state */
+function readDense(fields: Fields, name: string): DenseConfig {
+  const activation = fields.text("activation_function", "Tanh").split(".").at(-1);
+  if (!DENSE_ACTIVATIONS.has(activation)) fields.unsupported("activation_function", "supported are Identity, Tanh");
+  for (const place of ["module_input_name", "module_output_name"]) {
+    if (fields.text(place, STATE) !== STATE) fields.unsupported(place, `supported is ${STATE}`);
+  }
+  return {
+    name,
+    inSize: fields.size("in_features", MOST.width),
+    outSize: fields.size("out_features", MOST.width),
+    hasBias: fields.boolean("bias", true),
+    activation: DENSE_ACTIVATIONS.get(activation),
+  };
 }
 
 /** Reads the texts that go before inputs. */

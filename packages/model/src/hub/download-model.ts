@@ -13,6 +13,7 @@ import {
   INDEX_FILE,
   ROUTER_FILE,
   SINGLE_FILE,
+  DENSE_FILES,
   TEXT_FILES,
 } from "../folder/model.ts";
 import { ADAPTER_CONFIG_FILE, ADAPTER_FILE, SET_FILE } from "../lora/lora.ts";
@@ -305,9 +306,13 @@ async function weightFiles(source: FileSource): Promise<ModelFiles> {
   const { names } = source;
   if (names.has(BACKBONE_FILE))
     return { required: [CONFIG_FILE, ...(await readMeFiles(source))], optional: TEXT_FILES };
-  if (names.has(SINGLE_FILE)) return { required: [CONFIG_FILE, SINGLE_FILE], optional: TEXT_FILES };
+  if (names.has(SINGLE_FILE))
+    return { required: [CONFIG_FILE, SINGLE_FILE], optional: [...TEXT_FILES, ...DENSE_FILES] };
   if (names.has(INDEX_FILE)) {
-    return { required: [CONFIG_FILE, INDEX_FILE, ...(await shards(source))], optional: TEXT_FILES };
+    return {
+      required: [CONFIG_FILE, INDEX_FILE, ...(await shards(source))],
+      optional: [...TEXT_FILES, ...DENSE_FILES],
+    };
   }
   return withoutSafetensors(source);
 }

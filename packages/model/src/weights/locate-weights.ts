@@ -3,10 +3,11 @@
 
 import { invalid } from "../files/errors.ts";
 import { type Fields, MOST } from "../config/fields.ts";
-import type { MixtureConfig, ModelConfig } from "../config/model-config.ts";
+import { type DenseConfig, denseModules, type MixtureConfig, type ModelConfig } from "../config/model-config.ts";
 import type { TensorStore } from "../tensor-store.ts";
 import {
   type AttentionRefs,
+  type ClassifierRefs,
   type ExpertLayout,
   type FeedForwardRefs,
   type LayerRefs,
@@ -52,6 +53,28 @@ export function locateWeights(
     finalNorm: tensorRef(store, "model.norm.weight", [hiddenSize]),
     head: locateHead(store, config, embedding),
   };
+}
+
+/**
+ * Finds the products of modules Dense.
+ *
+ * @param placeOf - finds a module's tensors, and their names before `.weight` and `.bias`
+ * @throws {ReadMeError} `ERR_MODEL_INVALID` naming the file of one that does not take what the one before it gives
+ */
+export async function locateModules(
+  config: Pick<ModelConfig, "hiddenSize" | "pooling">,
+  placeOf: (module: DenseConfig) => Promise<readonly [store: TensorStore, prefix: string]>,
+): Promise<readonly ClassifierRefs[]> {
+  const refs: ClassifierRefs[] = [];
+  let given = config.hiddenSize;
+  for (const module of denseModules(config)) {
+    const { name, inSize, outSize, activation } = module;
+    const [store, prefix] = await placeOf(module);
+    if (inSize !== given) throw invalid(store.path, `${name} takes ${inSize} numbers, those before it give ${given}`);
+    refs.push({ ...linearRefs(store, prefix, module), activation, norm: undefined });
+    given = outSize;
+  }
+  return refs;
 }
 
 function locateHead(

@@ -70,7 +70,7 @@ export interface EncoderRefs {
   readonly masked: readonly ClassifierRefs[];
 }
 
-/** `norm(activation(x · weightᵀ + bias))` of a classifier; an absent part changes nothing. */
+/** `norm(activation(x · weightᵀ + bias))` of a state; an absent part changes nothing. */
 export interface ClassifierRefs extends LinearRefs {
   readonly activation: "tanh" | "relu" | "gelu" | undefined;
   readonly norm: NormRef | undefined;
@@ -89,6 +89,8 @@ export interface ModelWeights {
   readonly head: TensorRef;
   /** @default a decoder's weights */
   readonly encoder?: EncoderRefs | undefined;
+  /** Layers from a state to an embedding (`EmbeddingConfig.dense`). @default none */
+  readonly dense?: readonly ClassifierRefs[] | undefined;
 }
 
 /**
