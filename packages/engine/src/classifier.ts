@@ -1,4 +1,5 @@
-// A few layers from the state of a text or token to logits or to an embedding, in float32: classifiers, and modules Dense.
+// A few layers from the state of a text or token to logits or to an embedding, in float32: classifiers, and modules
+// Dense.
 
 import type { ClassifierRefs, Model, TensorRef } from "@readme-moe/model";
 
@@ -13,16 +14,19 @@ interface ClassifierLayer {
 
 /** Computes logits from states. */
 export class Classifier {
+  /** Whether the states of all tokens have results, too; without it they are results themselves. */
+  readonly isOfTokens: boolean;
   readonly #layers: readonly ClassifierLayer[];
   readonly #epsilon: number;
 
-  private constructor(layers: readonly ClassifierLayer[], epsilon: number) {
+  private constructor(layers: readonly ClassifierLayer[], epsilon: number, isOfTokens: boolean) {
+    this.isOfTokens = isOfTokens;
     this.#layers = layers;
     this.#epsilon = epsilon;
   }
 
   /** Reads the layers. @param epsilon - of their norms @throws {ReadMeError} if a tensor cannot be read */
-  static async open(refs: readonly ClassifierRefs[], epsilon: number): Promise<Classifier> {
+  static async open(refs: readonly ClassifierRefs[], epsilon: number, isOfTokens = true): Promise<Classifier> {
     const layers = refs.map(async ({ weight, bias, activation, norm }): Promise<ClassifierLayer> => {
       const [size = 0] = weight.shape;
       return {
@@ -32,7 +36,7 @@ export class Classifier {
         norm: norm && { scales: await read(norm), biases: norm.bias && (await read(norm.bias)) },
       };
     });
-    return new Classifier(await Promise.all(layers), epsilon);
+    return new Classifier(await Promise.all(layers), epsilon, isOfTokens);
   }
 
   /** Computes the logits of a text, or of each of its tokens. @param states - `[hiddenSize]`, or rows of so many */

@@ -226,7 +226,8 @@ function pool(sequence: Sequence, rows: readonly LogitsRow[], classifier: Classi
   // The next step overwrites the rows.
   const all = new Float32Array(size * rows.length);
   for (const [index, { fullLogits = [] }] of rows.entries()) all.set(fullLogits, index * size);
-  const pooled = (!sequence.givesStates && classifier?.logitsOf(all)) || all;
+  const hasResult = classifier && (!sequence.givesStates || classifier.isOfTokens);
+  const pooled = hasResult ? classifier.logitsOf(all) : all;
   if (!pooled.every(Number.isFinite)) throw new ReadMeError("ERR_RUNTIME", "The model's outputs are not finite");
   sequence.finishReason = "stop";
   const chunk = { choice: sequence.choice, text: "", tokens: [], finishReason: "stop" as const, pooled };

@@ -202,8 +202,8 @@ function wireInput(input: Prompt | SegmentedIds, info: EngineInfo): WirePrompt {
 }
 
 /**
- * Characters of a call's texts that are with the engine at once: two steps' worth, so that the engine always has further
- * texts, and a short call waits for those alone, not for all texts of a long one.
+ * Characters of a call's texts that are with the engine at once: two steps' worth, so that the engine always has
+ * further texts, and a short call waits for those alone, not for all texts of a long one.
  */
 const MOST_CHARACTERS = 4096;
 

@@ -169,9 +169,10 @@ export async function openEngine(
     const drafter = new EngineDrafter(draftModel);
     const speculated = { drafter, kv, residency, maxNumBatchedTokens, contextTokens, onRouted };
     const { encoder, dense = [] } = model.weights;
-    const classifier = [...(encoder?.classifier ?? []), ...dense];
+    const layers = [...(encoder?.classifier ?? []), ...dense];
     const core = new EngineCore({
-      classifier: classifier.length > 0 ? await Classifier.open(classifier, model.config.rmsNormEpsilon) : undefined,
+      classifier:
+        layers.length > 0 ? await Classifier.open(layers, model.config.rmsNormEpsilon, dense.length === 0) : undefined,
       runner,
       tokenizer: text.tokenizer,
       admission: new KvAdmission(kv, prefixes, { maxNumSeqs, contextTokens }),

@@ -143,7 +143,12 @@ export async function readFolder(
   const generationFields = generation && new Fields(generationPath, generation);
   const parsed = parseConfig(configPath, json, generationFields);
   const config = { ...parsed, pooling: await readPooling(path, fields, parsed.encoder !== undefined, text) };
-  if (config.pooling?.kind === "score" && config.encoder && !ENCODER_TYPES.includes(config.modelType))
+  if (
+    config.pooling &&
+    config.pooling.kind !== "embedding" &&
+    config.encoder &&
+    !ENCODER_TYPES.includes(config.modelType)
+  )
     throw unsupported(configPath, "gives scores by attention in both directions, which is not supported");
   return {
     fields,
