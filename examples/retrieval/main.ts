@@ -14,7 +14,7 @@ async function main(): Promise<void> {
   const { values: flags } = parseArgs({
     options: {
       documents: { type: "string", default: "docs" },
-      encoder: { type: "string", default: existsSync(MINILM) ? MINILM : `sentence-transformers/${basename(MINILM)}` },
+      encoder: { type: "string", default: existsSync(MINILM) ? MINILM : "all-minilm" },
       model: { type: "string", default: "qwen2.5:1.5b" },
       index: { type: "string" },
     },

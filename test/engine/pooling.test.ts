@@ -124,6 +124,11 @@ describe("embeddings", () => {
     const ids = Array.from({ length: 64 }, (_, index) => index + 3);
     expect((await engine.embed({ inputs: [ids] })).usage.promptTokens).toBe(64);
     await expect(engine.embed({ inputs: ["a", [...ids, 1]] })).rejects.toMatchObject({ code: "ERR_CONTEXT_LENGTH" });
+    // Each place: its error comes before, with or after the ends of others.
+    for (let at = 0; at < 24; at++) {
+      const many = Array.from({ length: 24 }, (_, index) => (index === at ? [...ids, 1] : ids.slice(index % 5)));
+      await expect(engine.embed({ inputs: many })).rejects.toMatchObject({ code: "ERR_CONTEXT_LENGTH" });
+    }
     await expectIdle(engine);
     await engine.dispose();
   });

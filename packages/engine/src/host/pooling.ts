@@ -260,6 +260,7 @@ async function poolTexts(
     onProgress?.({ index, promptTokens, isDone: true });
   };
   const running = new Set<Promise<void>>();
+  const errors: unknown[] = [];
   let characters = 0;
   const isFull = (size: number): boolean =>
     running.size > 0 && (characters + size > MOST_CHARACTERS || running.size >= 2 * info.maxNumSeqs);
@@ -268,22 +269,24 @@ async function poolTexts(
       const size = charactersOf(prompts[index]!);
       // oxlint-disable-next-line no-await-in-loop -- the next text begins when an earlier one has ended
       while (isFull(size)) await Promise.race(running);
-      const one = run(request, index).finally(() => {
-        running.delete(one);
-        characters -= size;
-      });
-      // The first error ends the call; further ones follow from it.
-      one.catch(() => undefined);
+      if (errors.length > 0) break;
+      const one = run(request, index)
+        .catch((error: unknown) => {
+          errors.push(error);
+          ending.abort();
+        })
+        .finally(() => {
+          running.delete(one);
+          characters -= size;
+        });
       running.add(one);
       characters += size;
     }
     await Promise.all(running);
-  } catch (error) {
-    ending.abort();
-    throw error;
   } finally {
     detach();
   }
+  if (errors.length > 0) throw errors[0];
   return { outputs, usage };
 }
 
