@@ -98,6 +98,12 @@ test("/predict ranks the labels of a text, of a pair, or of a list of them", asy
   expect(await predict({ inputs: [PAIR, ["dog runs"]], truncate: true, raw_scores: false })).toEqual(all);
   const { logits } = await engines.classifier.classify({ inputs: [PAIR] });
   expect(await predict({ inputs: [PAIR], raw_scores: true })).toEqual([ranked(logits[0]!)]);
+  const long = { inputs: "dog ".repeat(5000) };
+  expect(await predict({ ...long, truncation_direction: "Right" })).toHaveLength(3);
+  expect(await post("/predict", { ...long, truncate: false })).toMatchObject({
+    status: 400,
+    body: { error: { code: "context_length_exceeded", param: "inputs" } },
+  });
 });
 
 test("keys, `onRequest` and wrong bodies are those of other routes", async () => {

@@ -189,7 +189,11 @@ export async function scoreTexts(
 }
 
 /** Labels in another API than vLLM's. */
-type LabelsShape = Pick<PooledAnswer<PooledText, TextLabels>, "answer"> & { readonly param: "inputs" };
+interface LabelsShape extends Pick<PooledAnswer<PooledText, TextLabels>, "answer"> {
+  readonly param: "inputs";
+  /** See `PoolingOptions`. */
+  readonly truncate: boolean | undefined;
+}
 
 /** Serves labels. @param shapeOf - makes another answer than vLLM's of them */
 export async function classify(
@@ -208,7 +212,7 @@ export async function classify(
 /** Serves labels as Text Embeddings Inference does: those of one text or pair, or a list of them. */
 export async function teiPredict(
   parts: EngineParts,
-  { inputs, raw_scores: isRaw, truncate: _truncate, ...body }: TeiPredictBody,
+  { inputs, raw_scores: isRaw, truncate, truncation_direction: _end, ...body }: TeiPredictBody,
 ): Promise<void> {
   const isBatch = (given: typeof inputs): given is string[][] => typeof given !== "string" && Array.isArray(given[0]);
   const input = isBatch(inputs) ? inputs.map(textOrPair) : [textOrPair(typeof inputs === "string" ? [inputs] : inputs)];
@@ -220,6 +224,7 @@ export async function teiPredict(
       }));
     return {
       param: "inputs",
+      truncate: truncate === false ? false : undefined,
       answer: (results): TeiPredictAnswer | Promise<TeiPredictAnswer> =>
         isBatch(inputs) ? listed(results, itemsOf) : results.slice(0, 1).flatMap(itemsOf),
     };
@@ -252,7 +257,7 @@ function labelsAnswer(
     answerBytes: texts.length * labels.reduce((sum, label) => sum + Buffer.byteLength(label) + 2 * NUMBER_BYTES, 0),
     promptOf: (text) => (isPair(text) ? rerankPrompt({ query: text[0] }, text[1]) : text),
     async run(inputs, options) {
-      const { logits, probabilities, usage } = await engine.classify({ inputs, ...options });
+      const { logits, probabilities, usage } = await engine.classify({ inputs, truncate: shape?.truncate, ...options });
       const results = logits.map((own, index) => ({ logits: own, probabilities: probabilities[index] ?? own }));
       return { results, usage };
     },

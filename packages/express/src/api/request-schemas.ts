@@ -479,7 +479,7 @@ export const teiPredictBody = z.strictObject({
     .union([z.string(), teiTexts, z.array(teiTexts).min(1).max(LIMITS.inputs.value)])
     .describe("A text, a list of one text or of a pair, or a list of such lists"),
   raw_scores: z.boolean().nullish().describe("Whether scores are logits. @default false"),
-  truncate: z.boolean().nullish().describe("Without effect: long texts are cut in any case"),
+  ...truncation,
 });
 
 /** A request to `/predict`. */
