@@ -1,4 +1,4 @@
-// Clients of embeddings and rankings as they are, against one server with a decoder, an encoder and an encoder that ranks.
+// Published clients of embeddings and rankings, against one server with a decoder, an encoder and an encoder that ranks.
 
 import { OpenAIEmbeddings } from "@langchain/openai";
 import { CohereClient, CohereClientV2, CohereError } from "cohere-ai";

@@ -224,7 +224,7 @@ export function hyperparameters({ config }: Pick<Model, "config">, matrixType?: 
   if (alternation) {
     const first = config.layers.find(({ slidingWindow }) => slidingWindow !== undefined);
     const window = first?.slidingWindow ?? 0;
-    // That of both sides together.
+    // The window of both sides together.
     own.set("attention.sliding_window", uint32(config.encoder ? 2 * window - 1 : window));
     own.set(GGUF_ALTERNATION_KEYS.theta, float32(config.ropes[first?.angleSet ?? 0]?.theta ?? 10000));
     const whole = config.layers.findIndex(({ slidingWindow }) => slidingWindow === undefined);

@@ -163,13 +163,13 @@ export async function fillMasks(
     poolTexts(given, request, host, true),
     host.call("openMaskedHead", {}, signal),
   ]);
-  const { dimensions } = embedding;
   const results: FilledMasks["inputs"][number][] = [];
   for (const [index, { tokenIds, places }] of each.entries()) {
-    const states = new Float32Array(places.length * dimensions);
-    for (const [row, place] of places.entries()) {
-      states.set(outputs[index]?.subarray(place * dimensions, (place + 1) * dimensions) ?? [], row * dimensions);
-    }
+    const all = outputs[index] ?? new Float32Array();
+    // An embedding of a text may have other dimensions than the states.
+    const size = all.length / tokenIds.length;
+    const states = new Float32Array(places.length * size);
+    for (const [row, place] of places.entries()) states.set(all.subarray(place * size, (place + 1) * size), row * size);
     // One after another, since the logits of a text may be large.
     const logits = await host.call("maskedLogits", { states }, signal);
     results.push({ tokenIds, places, logits });

@@ -350,7 +350,7 @@ function openProcess(onMessage: OnMessage): Channel {
 function workerFlags(execArgv: readonly string[]): string[] {
   return execArgv.filter((flag, index) => {
     const before = execArgv[index - 1] ?? "";
-    // What begins without a dash is the value of the flag before it.
+    // An argument without a dash is the value of the flag before it.
     const isOfBefore = PROGRAM_TEXT.has(before) || (!flag.startsWith("-") && OF_THE_PROGRAM.test(before));
     return !PROGRAM_TEXT.has(flag) && !OF_THE_PROGRAM.test(flag) && !isOfBefore;
   });
