@@ -1,13 +1,8 @@
 // Progress of downloads and of opening models: sums over files, the rate of the last seconds, time left, and lines.
 
 import { describe, expect, test } from "vitest";
-import {
-  downloadLine,
-  DownloadMeter,
-  loadingLine,
-  LoadingLines,
-} from "../../packages/readme-moe/src/library/show-download.ts";
-import { countText, durationText, sizeText } from "../../packages/readme-moe/src/library/sizes.ts";
+import { downloadLine, DownloadMeter, loadingLine, LoadingLines } from "../../packages/readme-moe/src/show-download.ts";
+import { countText, durationText, sizeText } from "../../packages/readme-moe/src/terminal.ts";
 import * as fc from "../support/fast-check.ts";
 
 const MB = 1e6;

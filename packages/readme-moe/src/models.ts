@@ -25,7 +25,7 @@ import {
   RUNNING_PRECISION,
 } from "@readme-moe/model";
 import { openRouter } from "@readme-moe/router";
-import { shownDownload, shownLoading } from "./library/show-download.ts";
+import { shownDownload, shownLoading } from "./show-download.ts";
 import { loraFolders } from "./loras/find-adapters.ts";
 import { type LoraArgument, type EngineFlags, engineOptionsOf, type RuntimeFlags } from "./options.ts";
 import { openTraceFile, type TraceFile } from "./trace-file.ts";

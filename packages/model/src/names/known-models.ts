@@ -36,15 +36,22 @@ const gguf =
   (repository: string, file: string, bytes: number): WeightSource => ({ weights, repository, file, bytes });
 const [q8, q4] = [gguf("q8_0"), gguf("q4_k_m")];
 
+/** Makes entries of one licence. A title is the name of the first repository. */
+const entriesOf =
+  (license: string) =>
+  (name: string, modelType: string, shape: ModelShape, sources: readonly WeightSource[]): KnownModel => {
+    const title = sources[0]?.repository.split("/")[1]?.replace(/-GGUF$/, "") ?? "";
+    return { name, title, modelType, license, shape, sources };
+  };
+const [entry, mit] = [entriesOf("Apache-2.0"), entriesOf("MIT")];
+const [llama, gemma] = [entriesOf("Llama 3.2 Community License"), entriesOf("Gemma Terms of Use")];
+
 /** Instruct model of Qwen2.5-Coder. Packages have the files of the smaller ones, too (`preset.ts`). */
-function coder(size: "0.5B" | "1.5B" | "7B", bytes: number, shape: ModelShape): Entry {
+function coder(size: "0.5B" | "1.5B" | "7B", bytes: number, shape: ModelShape): KnownModel {
   const file = `qwen2.5-coder-${size.toLowerCase()}-instruct-q4_k_m.gguf`;
   const sources = [q4(`Qwen/Qwen2.5-Coder-${size}-Instruct-GGUF`, file, bytes)];
-  return { name: `qwen2.5-coder:${size.toLowerCase()}`, modelType: "qwen2", shape, sources };
+  return entry(`qwen2.5-coder:${size.toLowerCase()}`, "qwen2", shape, sources);
 }
-
-/** A model of the table: its title is the name of its first repository, and its licence Apache-2.0 by default. */
-type Entry = Omit<KnownModel, "title" | "license"> & { readonly license?: string };
 
 /** Pooler of BERT: a product with biases. */
 const poolerOf = (hiddenSize: number): number => hiddenSize * (hiddenSize + 1);
@@ -53,269 +60,133 @@ const SMALL_BERT = encoder([384, 12, 1536, 12], 30_522, { tableRows: 514, numOth
 const QWEN2_5_0_5B = decoder([896, 24, 4864], [14, 2, 64], 151_936);
 const QWEN2_5_1_5B = decoder([1536, 28, 8960], [12, 2, 128], 151_936);
 
-const ENTRIES: readonly Entry[] = [
-  {
-    name: "smollm2:135m",
-    modelType: "llama",
-    shape: decoder([576, 30, 1536], [9, 3, 64], 49_152),
-    sources: [bf16("HuggingFaceTB/SmolLM2-135M-Instruct", 269_060_552)],
-  },
-  {
-    name: "smollm2:360m",
-    modelType: "llama",
-    shape: decoder([960, 32, 2560], [15, 5, 64], 49_152),
-    sources: [
-      bf16("HuggingFaceTB/SmolLM2-360M-Instruct", 723_674_912),
-      q8("HuggingFaceTB/SmolLM2-360M-Instruct-GGUF", "smollm2-360m-instruct-q8_0.gguf", 386_404_992),
-    ],
-  },
-  {
-    name: "smollm2:1.7b",
-    modelType: "llama",
-    shape: decoder([2048, 24, 8192], [32, 32, 64], 49_152),
-    sources: [
-      bf16("HuggingFaceTB/SmolLM2-1.7B-Instruct", 3_422_777_952),
-      q8("bartowski/SmolLM2-1.7B-Instruct-GGUF", "SmolLM2-1.7B-Instruct-Q8_0.gguf", 1_820_414_944),
-      q4("HuggingFaceTB/SmolLM2-1.7B-Instruct-GGUF", "smollm2-1.7b-instruct-q4_k_m.gguf", 1_055_609_536),
-    ],
-  },
-  {
-    name: "smollm3:3b",
-    modelType: "smollm3",
-    shape: decoder([2048, 36, 11_008], [16, 4, 128], 128_256),
-    sources: [
-      bf16("HuggingFaceTB/SmolLM3-3B", 6_150_234_000),
-      q8("ggml-org/SmolLM3-3B-GGUF", "SmolLM3-Q8_0.gguf", 3_275_574_624),
-      q4("ggml-org/SmolLM3-3B-GGUF", "SmolLM3-Q4_K_M.gguf", 1_915_305_312),
-    ],
-  },
-  {
-    name: "qwen3:0.6b",
-    modelType: "qwen3",
-    shape: decoder([1024, 28, 3072], [16, 8, 128], 151_936),
-    sources: [bf16("Qwen/Qwen3-0.6B", 1_503_300_328), q8("Qwen/Qwen3-0.6B-GGUF", "Qwen3-0.6B-Q8_0.gguf", 639_446_688)],
-  },
-  {
-    name: "qwen3:1.7b",
-    modelType: "qwen3",
-    shape: decoder([2048, 28, 6144], [16, 8, 128], 151_936),
-    sources: [
-      bf16("Qwen/Qwen3-1.7B", 4_063_600_000),
-      q8("Qwen/Qwen3-1.7B-GGUF", "Qwen3-1.7B-Q8_0.gguf", 1_834_426_016),
-    ],
-  },
-  {
-    name: "qwen3:4b",
-    modelType: "qwen3",
-    shape: decoder([2560, 36, 9728], [32, 8, 128], 151_936),
-    sources: [
-      bf16("Qwen/Qwen3-4B", 8_044_982_000),
-      q8("Qwen/Qwen3-4B-GGUF", "Qwen3-4B-Q8_0.gguf", 4_280_404_704),
-      q4("Qwen/Qwen3-4B-GGUF", "Qwen3-4B-Q4_K_M.gguf", 2_497_280_256),
-    ],
-  },
-  {
-    name: "qwen3-embedding:0.6b",
-    modelType: "qwen3",
-    shape: decoder([1024, 28, 3072], [16, 8, 128], 151_669),
-    sources: [
-      bf16("Qwen/Qwen3-Embedding-0.6B", 1_191_586_416),
-      q8("Qwen/Qwen3-Embedding-0.6B-GGUF", "Qwen3-Embedding-0.6B-Q8_0.gguf", 639_150_592),
-    ],
-  },
-  {
-    name: "qwen3-reranker:0.6b",
-    modelType: "qwen3",
-    shape: decoder([1024, 28, 3072], [16, 8, 128], 151_669),
-    sources: [
-      bf16("Qwen/Qwen3-Reranker-0.6B", 1_191_588_280),
-      q8("ggml-org/Qwen3-Reranker-0.6B-Q8_0-GGUF", "qwen3-reranker-0.6b-q8_0.gguf", 639_153_184),
-    ],
-  },
-  {
-    name: "qwen2.5:0.5b",
-    modelType: "qwen2",
-    shape: QWEN2_5_0_5B,
-    sources: [
-      bf16("Qwen/Qwen2.5-0.5B-Instruct", 988_097_824),
-      q8("Qwen/Qwen2.5-0.5B-Instruct-GGUF", "qwen2.5-0.5b-instruct-q8_0.gguf", 675_710_816),
-      q4("Qwen/Qwen2.5-0.5B-Instruct-GGUF", "qwen2.5-0.5b-instruct-q4_k_m.gguf", 491_400_032),
-    ],
-  },
-  {
-    name: "qwen2.5:1.5b",
-    modelType: "qwen2",
-    shape: QWEN2_5_1_5B,
-    sources: [
-      bf16("Qwen/Qwen2.5-1.5B-Instruct", 3_087_467_144),
-      q8("Qwen/Qwen2.5-1.5B-Instruct-GGUF", "qwen2.5-1.5b-instruct-q8_0.gguf", 1_894_532_128),
-      q4("Qwen/Qwen2.5-1.5B-Instruct-GGUF", "qwen2.5-1.5b-instruct-q4_k_m.gguf", 1_117_320_736),
-    ],
-  },
+/** Every model with a short name, in the order in which they are listed. */
+export const KNOWN_MODELS: readonly KnownModel[] = [
+  entry("smollm2:135m", "llama", decoder([576, 30, 1536], [9, 3, 64], 49_152), [
+    bf16("HuggingFaceTB/SmolLM2-135M-Instruct", 269_060_552),
+  ]),
+  entry("smollm2:360m", "llama", decoder([960, 32, 2560], [15, 5, 64], 49_152), [
+    bf16("HuggingFaceTB/SmolLM2-360M-Instruct", 723_674_912),
+    q8("HuggingFaceTB/SmolLM2-360M-Instruct-GGUF", "smollm2-360m-instruct-q8_0.gguf", 386_404_992),
+  ]),
+  entry("smollm2:1.7b", "llama", decoder([2048, 24, 8192], [32, 32, 64], 49_152), [
+    bf16("HuggingFaceTB/SmolLM2-1.7B-Instruct", 3_422_777_952),
+    q8("bartowski/SmolLM2-1.7B-Instruct-GGUF", "SmolLM2-1.7B-Instruct-Q8_0.gguf", 1_820_414_944),
+    q4("HuggingFaceTB/SmolLM2-1.7B-Instruct-GGUF", "smollm2-1.7b-instruct-q4_k_m.gguf", 1_055_609_536),
+  ]),
+  entry("smollm3:3b", "smollm3", decoder([2048, 36, 11_008], [16, 4, 128], 128_256), [
+    bf16("HuggingFaceTB/SmolLM3-3B", 6_150_234_000),
+    q8("ggml-org/SmolLM3-3B-GGUF", "SmolLM3-Q8_0.gguf", 3_275_574_624),
+    q4("ggml-org/SmolLM3-3B-GGUF", "SmolLM3-Q4_K_M.gguf", 1_915_305_312),
+  ]),
+  entry("qwen3:0.6b", "qwen3", decoder([1024, 28, 3072], [16, 8, 128], 151_936), [
+    bf16("Qwen/Qwen3-0.6B", 1_503_300_328),
+    q8("Qwen/Qwen3-0.6B-GGUF", "Qwen3-0.6B-Q8_0.gguf", 639_446_688),
+  ]),
+  entry("qwen3:1.7b", "qwen3", decoder([2048, 28, 6144], [16, 8, 128], 151_936), [
+    bf16("Qwen/Qwen3-1.7B", 4_063_600_000),
+    q8("Qwen/Qwen3-1.7B-GGUF", "Qwen3-1.7B-Q8_0.gguf", 1_834_426_016),
+  ]),
+  entry("qwen3:4b", "qwen3", decoder([2560, 36, 9728], [32, 8, 128], 151_936), [
+    bf16("Qwen/Qwen3-4B", 8_044_982_000),
+    q8("Qwen/Qwen3-4B-GGUF", "Qwen3-4B-Q8_0.gguf", 4_280_404_704),
+    q4("Qwen/Qwen3-4B-GGUF", "Qwen3-4B-Q4_K_M.gguf", 2_497_280_256),
+  ]),
+  entry("qwen3-embedding:0.6b", "qwen3", decoder([1024, 28, 3072], [16, 8, 128], 151_669), [
+    bf16("Qwen/Qwen3-Embedding-0.6B", 1_191_586_416),
+    q8("Qwen/Qwen3-Embedding-0.6B-GGUF", "Qwen3-Embedding-0.6B-Q8_0.gguf", 639_150_592),
+  ]),
+  entry("qwen3-reranker:0.6b", "qwen3", decoder([1024, 28, 3072], [16, 8, 128], 151_669), [
+    bf16("Qwen/Qwen3-Reranker-0.6B", 1_191_588_280),
+    q8("ggml-org/Qwen3-Reranker-0.6B-Q8_0-GGUF", "qwen3-reranker-0.6b-q8_0.gguf", 639_153_184),
+  ]),
+  entry("qwen2.5:0.5b", "qwen2", QWEN2_5_0_5B, [
+    bf16("Qwen/Qwen2.5-0.5B-Instruct", 988_097_824),
+    q8("Qwen/Qwen2.5-0.5B-Instruct-GGUF", "qwen2.5-0.5b-instruct-q8_0.gguf", 675_710_816),
+    q4("Qwen/Qwen2.5-0.5B-Instruct-GGUF", "qwen2.5-0.5b-instruct-q4_k_m.gguf", 491_400_032),
+  ]),
+  entry("qwen2.5:1.5b", "qwen2", QWEN2_5_1_5B, [
+    bf16("Qwen/Qwen2.5-1.5B-Instruct", 3_087_467_144),
+    q8("Qwen/Qwen2.5-1.5B-Instruct-GGUF", "qwen2.5-1.5b-instruct-q8_0.gguf", 1_894_532_128),
+    q4("Qwen/Qwen2.5-1.5B-Instruct-GGUF", "qwen2.5-1.5b-instruct-q4_k_m.gguf", 1_117_320_736),
+  ]),
   coder("0.5B", 491_400_064, QWEN2_5_0_5B),
   coder("1.5B", 1_117_320_768, QWEN2_5_1_5B),
   coder("7B", 4_683_000_000, decoder([3584, 28, 18_944], [28, 4, 128], 152_064, false)),
-  {
-    name: "llama3.2:1b",
-    modelType: "llama",
-    license: "Llama 3.2 Community License",
-    shape: decoder([2048, 16, 8192], [32, 8, 64], 128_256),
-    sources: [
-      gated("meta-llama/Llama-3.2-1B-Instruct", 2_471_645_608),
-      q8("bartowski/Llama-3.2-1B-Instruct-GGUF", "Llama-3.2-1B-Instruct-Q8_0.gguf", 1_321_083_008),
-      q4("bartowski/Llama-3.2-1B-Instruct-GGUF", "Llama-3.2-1B-Instruct-Q4_K_M.gguf", 807_694_464),
-    ],
-  },
-  {
-    name: "llama3.2:3b",
-    modelType: "llama",
-    license: "Llama 3.2 Community License",
-    shape: decoder([3072, 28, 8192], [24, 8, 128], 128_256),
-    sources: [
-      gated("meta-llama/Llama-3.2-3B-Instruct", 6_425_528_000),
-      q8("bartowski/Llama-3.2-3B-Instruct-GGUF", "Llama-3.2-3B-Instruct-Q8_0.gguf", 3_421_899_296),
-      q4("bartowski/Llama-3.2-3B-Instruct-GGUF", "Llama-3.2-3B-Instruct-Q4_K_M.gguf", 2_019_377_696),
-    ],
-  },
-  {
-    name: "gemma3:270m",
-    modelType: "gemma3_text",
-    license: "Gemma Terms of Use",
-    shape: decoder([640, 18, 2048], [4, 1, 256], 262_144),
-    sources: [
-      gated("google/gemma-3-270m-it", 536_223_000),
-      q8("ggml-org/gemma-3-270m-it-GGUF", "gemma-3-270m-it-Q8_0.gguf", 291_545_600),
-    ],
-  },
-  {
-    name: "gemma3:270m-base",
-    modelType: "gemma3_text",
-    license: "Gemma Terms of Use",
-    shape: decoder([640, 18, 2048], [4, 1, 256], 262_144),
-    sources: [gated("google/gemma-3-270m", 536_223_000)],
-  },
-  {
-    name: "gemma3:1b",
-    modelType: "gemma3_text",
-    license: "Gemma Terms of Use",
-    shape: decoder([1152, 26, 6912], [4, 1, 256], 262_144),
-    sources: [
-      gated("google/gemma-3-1b-it", 1_999_811_000),
-      q8("ggml-org/gemma-3-1b-it-GGUF", "gemma-3-1b-it-Q8_0.gguf", 1_069_306_000),
-      q4("ggml-org/gemma-3-1b-it-GGUF", "gemma-3-1b-it-Q4_K_M.gguf", 806_058_000),
-    ],
-  },
-  {
-    name: "granite3.3:2b",
-    modelType: "granite",
-    shape: decoder([2048, 40, 8192], [32, 8, 64], 49_159),
-    sources: [
-      bf16("ibm-granite/granite-3.3-2b-instruct", 5_067_122_000),
-      q8("ibm-granite/granite-3.3-2b-instruct-GGUF", "granite-3.3-2b-instruct-Q8_0.gguf", 2_694_000_000),
-      q4("ibm-granite/granite-3.3-2b-instruct-GGUF", "granite-3.3-2b-instruct-Q4_K_M.gguf", 1_545_303_328),
-    ],
-  },
-  {
-    name: "olmo2:1b",
-    modelType: "olmo2",
-    shape: decoder([2048, 16, 8192], [16, 16, 128], 100_352, false),
-    sources: [
-      bf16("allenai/OLMo-2-0425-1B-Instruct", 2_969_851_000),
-      q8("allenai/OLMo-2-0425-1B-Instruct-GGUF", "OLMo-2-0425-1B-Instruct-Q8_0.gguf", 1_580_000_000),
-      q4("allenai/OLMo-2-0425-1B-Instruct-GGUF", "OLMo-2-0425-1B-Instruct-Q4_K_M.gguf", 935_515_296),
-    ],
-  },
-  {
-    name: "phi4-mini:3.8b",
-    modelType: "phi3",
-    license: "MIT",
-    shape: decoder([3072, 32, 8192], [24, 8, 128], 200_064),
-    sources: [
-      bf16("microsoft/Phi-4-mini-instruct", 7_672_066_000),
-      q8("unsloth/Phi-4-mini-instruct-GGUF", "Phi-4-mini-instruct-Q8_0.gguf", 4_084_611_000),
-      q4("unsloth/Phi-4-mini-instruct-GGUF", "Phi-4-mini-instruct-Q4_K_M.gguf", 2_491_874_272),
-    ],
-  },
-  {
-    name: "tinyllama:1.1b",
-    modelType: "llama",
-    shape: decoder([2048, 22, 5632], [32, 4, 64], 32_000, false),
-    sources: [
-      bf16("TinyLlama/TinyLlama-1.1B-Chat-v1.0", 2_200_119_864),
-      q8("TheBloke/TinyLlama-1.1B-Chat-v1.0-GGUF", "tinyllama-1.1b-chat-v1.0.Q8_0.gguf", 1_170_781_568),
-      q4("TheBloke/TinyLlama-1.1B-Chat-v1.0-GGUF", "tinyllama-1.1b-chat-v1.0.Q4_K_M.gguf", 668_788_096),
-    ],
-  },
-  {
-    name: "mistral:7b",
-    modelType: "mistral",
-    shape: decoder([4096, 32, 14_336], [32, 8, 128], 32_768, false),
-    sources: [
-      gated("mistralai/Mistral-7B-Instruct-v0.3", 14_496_078_000),
-      q8("bartowski/Mistral-7B-Instruct-v0.3-GGUF", "Mistral-7B-Instruct-v0.3-Q8_0.gguf", 7_702_565_000),
-      q4("bartowski/Mistral-7B-Instruct-v0.3-GGUF", "Mistral-7B-Instruct-v0.3-Q4_K_M.gguf", 4_372_812_000),
-    ],
-  },
-  {
-    name: "all-minilm:22m",
-    modelType: "bert",
-    shape: encoder([384, 6, 1536, 12], 30_522, { tableRows: 514, numOthers: poolerOf(384) }),
-    sources: [f32("sentence-transformers/all-MiniLM-L6-v2", 90_868_376)],
-  },
-  {
-    name: "bge-small:33m",
-    modelType: "bert",
-    license: "MIT",
-    shape: SMALL_BERT,
-    sources: [f32("BAAI/bge-small-en-v1.5", 133_466_304)],
-  },
-  {
-    name: "gte-small:33m",
-    modelType: "bert",
-    license: "MIT",
-    shape: SMALL_BERT,
-    sources: [{ weights: "f16", repository: "thenlper/gte-small", bytes: 66_746_168 }],
-  },
-  {
-    name: "snowflake-arctic-embed:33m",
-    modelType: "bert",
-    shape: encoder([384, 12, 1536, 12], 30_522, { tableRows: 514 }),
-    sources: [f32("Snowflake/snowflake-arctic-embed-s", 132_870_000)],
-  },
-  {
-    name: "e5-small:118m",
-    modelType: "bert",
-    license: "MIT",
-    shape: encoder([384, 12, 1536, 12], 250_037, { tableRows: 514, numOthers: poolerOf(384) }),
-    sources: [f32("intfloat/multilingual-e5-small", 470_641_600)],
-  },
-  {
-    name: "all-mpnet:109m",
-    modelType: "mpnet",
-    shape: encoder([768, 12, 3072, 12], 30_527, { tableRows: 514, numOthers: poolerOf(768) + 32 * 12 }),
-    sources: [f32("sentence-transformers/all-mpnet-base-v2", 437_967_672)],
-  },
-  {
-    name: "nomic-embed-text:137m",
-    modelType: "nomic_bert",
-    shape: encoder([768, 12, 3072, 12], 30_528, { tableRows: 2, isGated: true }),
-    sources: [f32("nomic-ai/nomic-embed-text-v1.5", 546_938_168)],
-  },
-  {
-    name: "bge-reranker:278m",
-    modelType: "xlm-roberta",
-    license: "MIT",
-    shape: encoder([768, 12, 3072, 12], 250_002, { tableRows: 515, numOthers: poolerOf(768) + 769 }),
-    sources: [f32("BAAI/bge-reranker-base", 1_112_201_932)],
-  },
+  llama("llama3.2:1b", "llama", decoder([2048, 16, 8192], [32, 8, 64], 128_256), [
+    gated("meta-llama/Llama-3.2-1B-Instruct", 2_471_645_608),
+    q8("bartowski/Llama-3.2-1B-Instruct-GGUF", "Llama-3.2-1B-Instruct-Q8_0.gguf", 1_321_083_008),
+    q4("bartowski/Llama-3.2-1B-Instruct-GGUF", "Llama-3.2-1B-Instruct-Q4_K_M.gguf", 807_694_464),
+  ]),
+  llama("llama3.2:3b", "llama", decoder([3072, 28, 8192], [24, 8, 128], 128_256), [
+    gated("meta-llama/Llama-3.2-3B-Instruct", 6_425_528_000),
+    q8("bartowski/Llama-3.2-3B-Instruct-GGUF", "Llama-3.2-3B-Instruct-Q8_0.gguf", 3_421_899_296),
+    q4("bartowski/Llama-3.2-3B-Instruct-GGUF", "Llama-3.2-3B-Instruct-Q4_K_M.gguf", 2_019_377_696),
+  ]),
+  gemma("gemma3:270m", "gemma3_text", decoder([640, 18, 2048], [4, 1, 256], 262_144), [
+    gated("google/gemma-3-270m-it", 536_223_000),
+    q8("ggml-org/gemma-3-270m-it-GGUF", "gemma-3-270m-it-Q8_0.gguf", 291_545_600),
+  ]),
+  gemma("gemma3:270m-base", "gemma3_text", decoder([640, 18, 2048], [4, 1, 256], 262_144), [
+    gated("google/gemma-3-270m", 536_223_000),
+  ]),
+  gemma("gemma3:1b", "gemma3_text", decoder([1152, 26, 6912], [4, 1, 256], 262_144), [
+    gated("google/gemma-3-1b-it", 1_999_811_000),
+    q8("ggml-org/gemma-3-1b-it-GGUF", "gemma-3-1b-it-Q8_0.gguf", 1_069_306_000),
+    q4("ggml-org/gemma-3-1b-it-GGUF", "gemma-3-1b-it-Q4_K_M.gguf", 806_058_000),
+  ]),
+  entry("granite3.3:2b", "granite", decoder([2048, 40, 8192], [32, 8, 64], 49_159), [
+    bf16("ibm-granite/granite-3.3-2b-instruct", 5_067_122_000),
+    q8("ibm-granite/granite-3.3-2b-instruct-GGUF", "granite-3.3-2b-instruct-Q8_0.gguf", 2_694_000_000),
+    q4("ibm-granite/granite-3.3-2b-instruct-GGUF", "granite-3.3-2b-instruct-Q4_K_M.gguf", 1_545_303_328),
+  ]),
+  entry("olmo2:1b", "olmo2", decoder([2048, 16, 8192], [16, 16, 128], 100_352, false), [
+    bf16("allenai/OLMo-2-0425-1B-Instruct", 2_969_851_000),
+    q8("allenai/OLMo-2-0425-1B-Instruct-GGUF", "OLMo-2-0425-1B-Instruct-Q8_0.gguf", 1_580_000_000),
+    q4("allenai/OLMo-2-0425-1B-Instruct-GGUF", "OLMo-2-0425-1B-Instruct-Q4_K_M.gguf", 935_515_296),
+  ]),
+  mit("phi4-mini:3.8b", "phi3", decoder([3072, 32, 8192], [24, 8, 128], 200_064), [
+    bf16("microsoft/Phi-4-mini-instruct", 7_672_066_000),
+    q8("unsloth/Phi-4-mini-instruct-GGUF", "Phi-4-mini-instruct-Q8_0.gguf", 4_084_611_000),
+    q4("unsloth/Phi-4-mini-instruct-GGUF", "Phi-4-mini-instruct-Q4_K_M.gguf", 2_491_874_272),
+  ]),
+  entry("tinyllama:1.1b", "llama", decoder([2048, 22, 5632], [32, 4, 64], 32_000, false), [
+    bf16("TinyLlama/TinyLlama-1.1B-Chat-v1.0", 2_200_119_864),
+    q8("TheBloke/TinyLlama-1.1B-Chat-v1.0-GGUF", "tinyllama-1.1b-chat-v1.0.Q8_0.gguf", 1_170_781_568),
+    q4("TheBloke/TinyLlama-1.1B-Chat-v1.0-GGUF", "tinyllama-1.1b-chat-v1.0.Q4_K_M.gguf", 668_788_096),
+  ]),
+  entry("mistral:7b", "mistral", decoder([4096, 32, 14_336], [32, 8, 128], 32_768, false), [
+    gated("mistralai/Mistral-7B-Instruct-v0.3", 14_496_078_000),
+    q8("bartowski/Mistral-7B-Instruct-v0.3-GGUF", "Mistral-7B-Instruct-v0.3-Q8_0.gguf", 7_702_565_000),
+    q4("bartowski/Mistral-7B-Instruct-v0.3-GGUF", "Mistral-7B-Instruct-v0.3-Q4_K_M.gguf", 4_372_812_000),
+  ]),
+  entry("all-minilm:22m", "bert", encoder([384, 6, 1536, 12], 30_522, { tableRows: 514, numOthers: poolerOf(384) }), [
+    f32("sentence-transformers/all-MiniLM-L6-v2", 90_868_376),
+  ]),
+  mit("bge-small:33m", "bert", SMALL_BERT, [f32("BAAI/bge-small-en-v1.5", 133_466_304)]),
+  mit("gte-small:33m", "bert", SMALL_BERT, [{ weights: "f16", repository: "thenlper/gte-small", bytes: 66_746_168 }]),
+  entry("snowflake-arctic-embed:33m", "bert", encoder([384, 12, 1536, 12], 30_522, { tableRows: 514 }), [
+    f32("Snowflake/snowflake-arctic-embed-s", 132_870_000),
+  ]),
+  mit("e5-small:118m", "bert", encoder([384, 12, 1536, 12], 250_037, { tableRows: 514, numOthers: poolerOf(384) }), [
+    f32("intfloat/multilingual-e5-small", 470_641_600),
+  ]),
+  entry(
+    "all-mpnet:109m",
+    "mpnet",
+    encoder([768, 12, 3072, 12], 30_527, { tableRows: 514, numOthers: poolerOf(768) + 32 * 12 }),
+    [f32("sentence-transformers/all-mpnet-base-v2", 437_967_672)],
+  ),
+  entry("nomic-embed-text:137m", "nomic_bert", encoder([768, 12, 3072, 12], 30_528, { tableRows: 2, isGated: true }), [
+    f32("nomic-ai/nomic-embed-text-v1.5", 546_938_168),
+  ]),
+  mit(
+    "bge-reranker:278m",
+    "xlm-roberta",
+    encoder([768, 12, 3072, 12], 250_002, { tableRows: 515, numOthers: poolerOf(768) + 769 }),
+    [f32("BAAI/bge-reranker-base", 1_112_201_932)],
+  ),
 ];
-
-/** Every model with a short name, in the order in which they are listed. */
-export const KNOWN_MODELS: readonly KnownModel[] = ENTRIES.map((entry) => ({
-  title: entry.sources[0]?.repository.split("/")[1]?.replace(/-GGUF$/, "") ?? "",
-  license: "Apache-2.0",
-  ...entry,
-}));
 
 // A model with a short name, such as `qwen3:0.6b`: where its weights are, and what it needs.
 
@@ -386,15 +257,8 @@ export function parametersOf({ shape }: KnownModel): number {
 }
 
 /** Weights of all layers: attention and feed-forward layers, with a gate unless an encoder has none. */
-function layerWeights({
-  hiddenSize,
-  numLayers,
-  ffnSize,
-  numHeads,
-  numKvHeads,
-  headSize,
-  encoder: parts,
-}: ModelShape): number {
+function layerWeights(shape: ModelShape): number {
+  const { hiddenSize, numLayers, ffnSize, numHeads, numKvHeads, headSize, encoder: parts } = shape;
   const numProducts = parts && !parts.isGated ? 2 : 3;
   return numLayers * hiddenSize * (2 * headSize * (numHeads + numKvHeads) + numProducts * ffnSize);
 }
@@ -409,12 +273,8 @@ const WEIGHT_BYTES: Readonly<Record<Precision, readonly [layers: number, head: n
   file: [0.61, 0.82, 0.82],
 };
 /** The same of encoders, whose weights have at least 8 bits, in blocks of 32. Their table is no head. */
-const ENCODER_BYTES: typeof WEIGHT_BYTES = {
-  fp32: [4, 4, 4],
-  int8: [1.125, 2, 2],
-  int4: [1.125, 2, 2],
-  file: [1.125, 2, 2],
-};
+const EIGHT_BITS = [1.125, 2, 2] as const;
+const ENCODER_BYTES: typeof WEIGHT_BYTES = { fp32: [4, 4, 4], int8: EIGHT_BITS, int4: EIGHT_BITS, file: EIGHT_BITS };
 /** Node and the kernel without a model, and the vocabulary of a tokenizer. */
 const [PROCESS_BYTES, TOKEN_BYTES] = [83e6, 220];
 const CONTEXT_TOKENS = 2048;

@@ -1,8 +1,7 @@
 import { packedLimitBytes, type PackedUse, packedUses, resolveCacheFolder, trimPacked } from "@readme-moe/model";
 import { Command, Option } from "commander";
-import { bytesOf, sizeText, timeText } from "../library/sizes.ts";
 import { byteSize, engineFlag, examples, jsonOption } from "../options.ts";
-import { alignedTable, type Column } from "../terminal.ts";
+import { alignedTable, bytesOf, type Column, sizeText, timeText } from "../terminal.ts";
 
 interface CacheFlags {
   readonly cacheFolder?: string;

@@ -10,9 +10,8 @@ import {
   sourceFor,
 } from "@readme-moe/model";
 import { Command } from "commander";
-import { bytesOf, countText, sizeText, timeText } from "../library/sizes.ts";
 import { engineFlag, examples, jsonOption } from "../options.ts";
-import { alignedTable, type Column } from "../terminal.ts";
+import { alignedTable, bytesOf, type Column, countText, sizeText, timeText } from "../terminal.ts";
 
 interface ListFlags {
   readonly available: boolean;

@@ -1,10 +1,9 @@
 import { resolveStateFolder } from "@readme-moe/model";
 import { Command } from "commander";
-import { sizeText, timeText } from "../library/sizes.ts";
 import { examples, jsonOption } from "../options.ts";
 import { askServer, type ServerReport } from "../running/ask-server.ts";
 import { readNotes, removeNote, type ServerNote } from "../running/server-notes.ts";
-import { alignedTable, type Column } from "../terminal.ts";
+import { alignedTable, type Column, sizeText, timeText } from "../terminal.ts";
 
 interface RunningServer extends ServerNote, ServerReport {}
 

@@ -4,11 +4,10 @@ import { join, resolve } from "node:path";
 import { ReadMeError } from "@readme-moe/core";
 import { type DownloadPlan, type Precision, resolveModel, RUNNING_PRECISION } from "@readme-moe/model";
 import { Command } from "commander";
-import { shownDownload } from "../library/show-download.ts";
-import { sizeText } from "../library/sizes.ts";
+import { shownDownload } from "../show-download.ts";
 import { MODEL_ARGUMENT } from "../models.ts";
 import { engineFlag, examples, jsonOption } from "../options.ts";
-import { showStatus } from "../terminal.ts";
+import { showStatus, sizeText } from "../terminal.ts";
 
 interface PullFlags {
   readonly precision?: Precision;

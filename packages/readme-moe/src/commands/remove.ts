@@ -12,7 +12,7 @@ import {
   selectModels,
 } from "@readme-moe/model";
 import { Command } from "commander";
-import { bytesOf, sizeText } from "../library/sizes.ts";
+import { bytesOf, sizeText } from "../terminal.ts";
 import { engineFlag, examples, jsonOption } from "../options.ts";
 
 interface RemoveFlags {

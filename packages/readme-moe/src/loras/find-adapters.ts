@@ -4,7 +4,7 @@ import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { ReadMeError } from "@readme-moe/core";
 import { downloadAdapter, expertNameOf, type HubName, parseModelName } from "@readme-moe/model";
-import { shownDownload } from "../library/show-download.ts";
+import { shownDownload } from "../show-download.ts";
 import { showStatus } from "../terminal.ts";
 import type { LoraArgument } from "../options.ts";
 

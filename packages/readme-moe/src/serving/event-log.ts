@@ -1,9 +1,8 @@
 // The log of a server: lines for people, or JSON for programs that collect logs.
 
 import type { Engine, ErrorLink, ReadMeEmitter, ReadMeEvents } from "@readme-moe/core";
-import { LoadingLines, loadingLine, showLoading } from "../library/show-download.ts";
-import { durationText } from "../library/sizes.ts";
-import { showStatus } from "../terminal.ts";
+import { LoadingLines, loadingLine, showLoading } from "../show-download.ts";
+import { durationText, showStatus } from "../terminal.ts";
 import { memoryLines } from "./memory-lines.ts";
 import { Repeats } from "./repeats.ts";
 

@@ -1,7 +1,7 @@
 // The memory of an open engine, in words.
 
 import type { EngineInfo, EngineMemory } from "@readme-moe/core";
-import { sizeText } from "../library/sizes.ts";
+import { sizeText } from "../terminal.ts";
 
 /** Describes the memory that an engine has planned; nothing for one that holds no weights. */
 export function memoryLines(

@@ -1,7 +1,7 @@
 // Counters and histograms of the events of engines and of the server, under the names of this package, and on request
 // also under those of vLLM, for dashboards and gateways made for it.
 
-import { Counter, Gauge, Histogram, type Registry } from "prom-client";
+import { Counter, Gauge, type GaugeConfiguration, Histogram, type Registry } from "prom-client";
 import type { Engine, ReadMeEmitter } from "@readme-moe/core";
 
 type Labels = Readonly<Record<string, string>>;
@@ -81,24 +81,21 @@ export class Instruments {
 
   /** @param read - called at every scrape */
   gauge(name: string, help: string, read: ReadSamples, options?: MetricOptions): void {
-    for (const configuration of this.#configurations(name, help, options)) {
-      const gauge = new Gauge({
-        ...configuration,
-        registers: [],
-        async collect() {
-          const samples = await read();
-          this.reset();
-          for (const { labels, value } of samples) this.set(labels, value);
-        },
-      });
-      this.#registry.registerMetric(gauge);
-    }
+    this.#registerRead(Gauge, this.#configurations(name, help, options), read);
   }
 
   /** Adds a counter whose value is read. It may start again from 0, as Prometheus expects of counters. */
   readCounter(name: string, help: string, read: ReadSamples, options?: MetricOptions): void {
-    for (const configuration of this.#configurations(name, help, options)) {
-      const counter = new Counter({
+    this.#registerRead(Counter, this.#configurations(name, help, options), read);
+  }
+
+  #registerRead(
+    Metric: typeof Gauge | typeof Counter,
+    configurations: readonly GaugeConfiguration<string>[],
+    read: ReadSamples,
+  ): void {
+    for (const configuration of configurations) {
+      const metric = new Metric({
         ...configuration,
         registers: [],
         async collect() {
@@ -107,7 +104,7 @@ export class Instruments {
           for (const { labels, value } of samples) this.inc(labels, value);
         },
       });
-      this.#registry.registerMetric(counter);
+      this.#registry.registerMetric(metric);
     }
   }
 

@@ -1,7 +1,6 @@
 import { LoadMeter, type LoadProgress, loadText, type MeteredProgress, type Rate, RateMeter } from "@readme-moe/core";
 import type { DownloadModelOptions, DownloadPlan, DownloadProgress } from "@readme-moe/model";
-import { showStatus } from "../terminal.ts";
-import { durationText, sizeText } from "./sizes.ts";
+import { durationText, showStatus, sizeText } from "./terminal.ts";
 
 type ShownDownload = Required<Pick<DownloadModelOptions, "onPlan" | "onProgress">>;
 
