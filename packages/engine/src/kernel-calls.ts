@@ -138,10 +138,21 @@ function numResults({ logitsOf, isAveraged }: StepSequence): number {
   return isAveraged ? 1 : logitsOf.length;
 }
 
+/** Puts the values of rows back to the model's order. */
+function putBack(rows: Float32Array, channels: Uint32Array): void {
+  const { length } = channels;
+  const row = new Float32Array(length);
+  for (let from = 0; from < rows.length; from += length) {
+    for (let place = 0; place < length; place++) row[channels[place]!] = rows[from + place]!;
+    rows.set(row, from);
+  }
+}
+
 /** Results of the calls of a step. */
 export class KernelResults {
   readonly #kernel: Kernel;
   readonly #numLogits: number;
+  readonly #channels: Uint32Array | undefined;
   #candidateIds = new Int32Array(0);
   #logits = new Float32Array(0);
   #sums = new Float64Array(0);
@@ -158,9 +169,11 @@ export class KernelResults {
   readonly #readRows: Float32Array[] = [];
   #numRead = 0;
 
-  constructor(kernel: Kernel, numLogits: number) {
+  /** @param channels - the model's channel at each place of a state @default its own order */
+  constructor(kernel: Kernel, numLogits: number, channels?: Uint32Array) {
     this.#kernel = kernel;
     this.#numLogits = numLogits;
+    this.#channels = channels;
   }
 
   begin(sequences: readonly StepSequence[], numCandidates: number): void {
@@ -250,6 +263,7 @@ export class KernelResults {
 
   /** Returns the results of the step, one for each sequence. */
   end(): readonly StepLogits[] {
+    if (this.#channels) putBack(this.#fullLogits.subarray(0, this.#numFullRows * this.#numLogits), this.#channels);
     return this.#results;
   }
 

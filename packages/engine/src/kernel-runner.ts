@@ -50,7 +50,7 @@ export interface KernelRunnerOptions
 }
 
 // Changes when other weights are packed for the same model.
-const VERSION = 6;
+const VERSION = 7;
 /** Largest number of tokens in one call of the kernel. Steps with more are split, which changes no bit. */
 const MAX_ROWS = 512;
 
@@ -67,6 +67,8 @@ interface RunnerParts {
   readonly file: UnitFile | undefined;
   readonly streamed: NamedExperts | RoutedExperts | undefined;
   readonly loras: Loras | undefined;
+  /** The model's channel at each place of the kernel's states. */
+  readonly channels: Uint32Array | undefined;
 }
 
 /** Runs steps of a model in the kernel. */
@@ -96,7 +98,7 @@ export class KernelRunner implements StepRunner {
     this.loras = parts.loras;
     this.#angles = new GrowingAngles(kernel, model.config);
     this.#numOutputs = numOutputsOf(model.config);
-    this.#results = new KernelResults(kernel, this.#numOutputs);
+    this.#results = new KernelResults(kernel, this.#numOutputs, parts.channels);
   }
 
   /**
@@ -117,6 +119,7 @@ export class KernelRunner implements StepRunner {
     const description = describeModel(model, precision, calibration?.statistics);
     const { pooling } = model.config;
     const head = pooling && [pooling.kind === "score" ? JSON.stringify(pooling.head) : pooling.kind];
+    const { channels: channelOrder } = description.encoder ?? {};
     const versions = [precision, VERSION, calibration?.fingerprint, ...(head ?? [])];
     const naming = model.fingerprint(cacheFolder).then((fingerprint) => [fingerprint, ...versions].join(" "));
     // Its failure matters to those who wait for it, after the weights are packed.
@@ -148,7 +151,8 @@ export class KernelRunner implements StepRunner {
       const streaming = streamed || budgetBytes === undefined ? undefined : { ...options, budgetBytes };
       const loras = isDense ? new Loras(kernel, model, packing, streaming) : undefined;
       const numbers = { kvPrecision: kvPrecisionOf(precision, options.kvPrecision), weightsVersion: key };
-      return new KernelRunner(model, kernel, { ...numbers, file, streamed: streamed ?? loras?.streamed, loras });
+      const experts = { file, streamed: streamed ?? loras?.streamed, loras };
+      return new KernelRunner(model, kernel, { ...numbers, ...experts, channels: await channelOrder?.() });
     } catch (error) {
       await file?.close();
       await kernel.close();

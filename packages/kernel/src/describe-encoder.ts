@@ -5,6 +5,7 @@ import type { DecoderDescription, EncoderDescription, LayerDescription } from ".
 import { KV_PAGE_TOKENS } from "./kv/page-pool.ts";
 import type { PackedTensor } from "./pack/block-types.ts";
 import { bytesOf } from "./pack/block-types.ts";
+import { orderChannels } from "./pack/order-channels.ts";
 import { packedFloats, packLayerNorm, packTable } from "./pack/pack-tables.ts";
 
 type EncoderModel = Pick<Model, "config" | "weights">;
@@ -16,11 +17,12 @@ type EncoderModel = Pick<Model, "config" | "weights">;
  * @param product - packs a product in the model's precision
  */
 export function describeEncoder(
-  model: EncoderModel,
+  { config, weights: ownWeights }: EncoderModel,
   precision: Precision,
   product: (refs: LinearRefs) => PackedTensor,
 ): DecoderDescription {
-  const { config, weights } = model;
+  const { weights = ownWeights, order } = (precision === "int8" && orderChannels(ownWeights)) || {};
+  const model = { config, weights };
   const table = precision === "int8" || precision === "int4" ? "half-table" : "float-table";
   return {
     vocabSize: config.vocabSize,
@@ -32,7 +34,7 @@ export function describeEncoder(
     layers: weights.layers.map((_, index) => describeLayer(model, index, product)),
     finalNorm: packLayerNorm(weights.finalNorm),
     head: undefined,
-    encoder: describeTables(model),
+    encoder: { ...describeTables(model), channels: order },
   };
 }
 

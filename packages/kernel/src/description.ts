@@ -78,6 +78,8 @@ export interface EncoderDescription {
   readonly segments: PackedTensor | undefined;
   /** Addends of attention scores, `[heads, 2 * reach]`: at `reach + d` that of a key `d` positions behind its query. */
   readonly distances: PackedTensor | undefined;
+  /** Reads the model's channel at each place of a state. @default its own order */
+  readonly channels?: (() => Promise<Uint32Array>) | undefined;
 }
 
 /** Description of a decoder, or an encoder: what a step computes, from which weights. */

@@ -4,7 +4,7 @@ import { type BlockFormat, type BlockWeights, middleOf } from "./tensor-store.ts
 import type { TensorRef } from "./weights/model-weights.ts";
 
 // Larger blocks are faster, smaller ones more accurate. Kernels take powers of two from 16 up.
-const EIGHT_BIT_SIZES = [64, 32, 16] as const;
+const EIGHT_BIT_SIZES = [32, 16] as const;
 const FOUR_BIT_SIZES = [32, 16] as const;
 const LARGEST_QUANT = 127;
 
