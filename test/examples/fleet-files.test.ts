@@ -9,7 +9,7 @@ import { parseFleetUrl } from "@readme-moe/fleet";
 import { describe, expect, onTestFinished, test } from "vitest";
 import { parse, parseAllDocuments } from "yaml";
 import { commandLine } from "../../packages/readme-moe/src/cli.ts";
-import { workerMetrics } from "../../packages/readme-moe/src/fleet/worker-metrics.ts";
+import { workerMetrics } from "../../packages/readme-moe/src/commands/worker.ts";
 import { describeWorker, EngineMeasure } from "../../packages/fleet/src/worker/describe-worker.ts";
 import { newCounters } from "../../packages/fleet/src/worker/state.ts";
 import { EXAMPLES } from "../support/examples.ts";

@@ -180,7 +180,7 @@ describe.each<KernelKind>(["native", "wasm"])("%s kernels", (kind) => {
       [{ expertsPerToken: -1 }, /a mixture's sizes/],
       [{ experts: [] }, /a mixture's sizes/],
       [{ router: router(0, 4, 64) }, /shape/],
-      [{ router: router(0, 6, 64) }, /shape/],
+      [{ router: router(0, 7, 64) }, /shape/],
       [{ router: router(0, 5, 63) }, /shape/],
       [{ router: router(1, 5, 64) }, /the format of a router/],
       [{ experts: mixture.experts.slice(1) }, /shape/],

@@ -207,7 +207,7 @@ describe("unsupported fields are refused by name", () => {
     [{ model_type: "gemma3_text", hidden_activation: "gelu" }, /`hidden_activation`.*gelu/],
     [{ rope_parameters: { full_attention: { rope_type: "default" } } }, /`rope_parameters`.*same in all layers/],
     [{ hidden_act: "gelu" }, /`hidden_act`.*gelu/],
-    [{ rope_scaling: { rope_type: "yarn", factor: 4 } }, /`rope_scaling.rope_type`.*yarn/],
+    [{ rope_scaling: { rope_type: "dynamic", factor: 4 } }, /`rope_scaling.rope_type`.*dynamic/],
     [{ partial_rotary_factor: 0.5 }, /`partial_rotary_factor` .*0.5/],
     [{ rope_parameters: { partial_rotary_factor: 0.5 } }, /`rope_parameters.partial_rotary_factor` .*0.5/],
     [{ model_type: "olmo2", sliding_window: 4096 }, /`sliding_window` .*4096/],

@@ -153,22 +153,44 @@ test("files of Llama's architecture with a count of experts are Mixtral's", asyn
 
 test("mixtures of other architectures have the sizes and weights of llama.cpp", async () => {
   const granite = await configOf("granitemoe", ...mixtureEntries("granitemoe"));
-  expect(granite.mixture).toEqual({ numExperts: 6, expertsPerToken: 2, expertSize: 8, normalizesWeights: true });
+  expect(granite.mixture).toEqual({
+    numExperts: 6,
+    expertsPerToken: 2,
+    expertSize: 8,
+    normalizesWeights: true,
+    sharedSize: 0,
+  });
   const olmoe = await configOf("olmoe", ...mixtureEntries("olmoe"));
-  expect(olmoe.mixture).toEqual({ numExperts: 6, expertsPerToken: 2, expertSize: 8, normalizesWeights: false });
+  expect(olmoe.mixture).toEqual({
+    numExperts: 6,
+    expertsPerToken: 2,
+    expertSize: 8,
+    normalizesWeights: false,
+    sharedSize: 0,
+  });
   const qwen = await configOf("qwen3moe", ...mixtureEntries("qwen3moe", { expert_feed_forward_length: 3 }));
-  expect(qwen.mixture).toEqual({ numExperts: 6, expertsPerToken: 2, expertSize: 3, normalizesWeights: true });
+  expect(qwen.mixture).toEqual({
+    numExperts: 6,
+    expertsPerToken: 2,
+    expertSize: 3,
+    normalizesWeights: true,
+    sharedSize: 0,
+  });
+  const shared = await configOf(
+    "granitemoe",
+    ...mixtureEntries("granitemoe", { expert_shared_feed_forward_length: 16 }),
+  );
+  expect(shared).toMatchObject({ modelType: "granitemoeshared", mixture: { numExperts: 6, sharedSize: 16 } });
   // Without its key, the size is the dense width by the experts of a token.
   expect((await configOf("qwen3moe", ...mixtureEntries("qwen3moe"))).mixture?.expertSize).toBe(4);
 });
 
 test.each([
   ["granite", {}, "mixtures of experts of the architecture `granite`"],
-  ["granitemoe", { expert_shared_feed_forward_length: 16 }, "`expert_shared_feed_forward_length` `16`"],
+  ["olmoe", { expert_shared_feed_forward_length: 16 }, "`expert_shared_feed_forward_length` `16`"],
   ["qwen3moe", { expert_gating_func: 2 }, "`expert_gating_func` `2`"],
   ["olmoe", { leading_dense_block_count: 1 }, "`leading_dense_block_count` `1`"],
-  ["qwen2moe", {}, "`qwen2moe`, a mixture with experts that all tokens use"],
-  ["deepseek2", {}, "`deepseek2`, a mixture with experts that all tokens use"],
+  ["deepseek2", {}, "`deepseek2`, a mixture with latent attention"],
 ] as const)("a mixture of %s with %o is refused", async (architecture, more, message) => {
   await expectReadMeError(
     configOf(architecture, ...mixtureEntries(architecture, more)),
@@ -182,9 +204,11 @@ test("keys without an effect on mixtures are read over", async () => {
   expect((await configOf("olmoe", ...mixtureEntries("olmoe", more))).mixture).toBeDefined();
 });
 
-test("OLMo 2's window is refused unless it is 0", async () => {
+test("a window makes files of OLMo 2's architecture OLMo 3", async () => {
   const key = "olmo2.attention.sliding_window";
-  await expectReadMeError(configOf("olmo2", u32Entry(key, 4096)), "ERR_MODEL_UNSUPPORTED", "`sliding_window`", "4096");
+  const third = await configOf("olmo2", u32Entry(key, 4096));
+  expect(third.modelType).toBe("olmo3");
+  expect(windowsOf(third)).toEqual([4096, 4096, 4096, undefined, 4096]);
   const { layers } = await configOf("olmo2", u32Entry(key, 0));
   expect(layers.map(({ slidingWindow }) => slidingWindow)).toEqual(layers.map(() => undefined));
 });

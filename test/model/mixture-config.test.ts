@@ -23,10 +23,10 @@ const mixtureLayers = (changes: Readonly<Record<string, unknown>>): readonly boo
   parse("qwen3_moe", changes).layers.map(({ isMixture }) => isMixture);
 
 test("absent fields have the defaults of transformers", () => {
-  const normalized = { normalizesWeights: true };
+  const normalized = { normalizesWeights: true, sharedSize: 0 };
   expect(mixtureOf("mixtral")).toEqual({ numExperts: 8, expertsPerToken: 2, expertSize: 160, ...normalized });
   expect(mixtureOf("granitemoe")).toEqual({ numExperts: 8, expertsPerToken: 2, expertSize: 160, ...normalized });
-  const plain = { normalizesWeights: false };
+  const plain = { normalizesWeights: false, sharedSize: 0 };
   expect(mixtureOf("olmoe")).toEqual({ numExperts: 64, expertsPerToken: 8, expertSize: 160, ...plain });
   expect(mixtureOf("qwen3_moe")).toEqual({ numExperts: 128, expertsPerToken: 8, expertSize: 768, ...plain });
   expect(parse("mixtral").ropes[0]?.theta).toBe(1e6);
@@ -45,6 +45,15 @@ test("`norm_topk_prob` counts in the families that have it", () => {
     expect(mixtureOf(modelType, { norm_topk_prob: true })?.normalizesWeights).toBe(true);
   }
   expect(mixtureOf("mixtral", { norm_topk_prob: false })?.normalizesWeights).toBe(true);
+});
+
+test("a Granite 4 without experts and without recurrent layers is a Granite", () => {
+  const dense = { num_local_experts: 0, shared_intermediate_size: 96, position_embedding_type: "rope" };
+  const config = parse("granitemoehybrid", {
+    ...dense,
+    layer_types: ["attention", "attention", "attention", "attention"],
+  });
+  expect(config).toEqual(parse("granite", { intermediate_size: 96 }));
 });
 
 test("Qwen 3's layers may be dense by their step and by name", () => {
@@ -69,6 +78,7 @@ test("an exported config reads as the same mixture", () => {
   for (const [modelType, changes] of [
     ["mixtral", {}],
     ["granitemoe", { embedding_multiplier: 12, num_local_experts: 3 }],
+    ["granitemoeshared", { embedding_multiplier: 12, shared_intermediate_size: 56 }],
     ["olmoe", { norm_topk_prob: true }],
     ["qwen3_moe", { mlp_only_layers: [2], moe_intermediate_size: 48, head_dim: 8 }],
   ] as const) {
@@ -94,9 +104,25 @@ describe("refuses", () => {
       "`num_experts` `2000` (number) is not supported; supported are up to 1024",
     ],
     ["olmoe", { num_experts: 100, num_experts_per_tok: 65 }, "ERR_MODEL_UNSUPPORTED", "up to 64"],
-    ["granitemoeshared", {}, "ERR_MODEL_UNSUPPORTED", "(string), a mixture with experts that all"],
-    ["qwen2_moe", {}, "ERR_MODEL_UNSUPPORTED", '`"qwen2_moe"` (string), a mixture with experts that all tokens use'],
-    ["deepseek_v3", {}, "ERR_MODEL_UNSUPPORTED", "a mixture with experts that all tokens use"],
+    ["granitemoeshared", {}, "ERR_MODEL_INVALID", "`shared_intermediate_size`"],
+    [
+      "granitemoehybrid",
+      { shared_intermediate_size: 64 },
+      "ERR_MODEL_UNSUPPORTED",
+      '`position_embedding_type` `undefined` is not supported; supported is `"rope"`',
+    ],
+    [
+      "granitemoehybrid",
+      {
+        shared_intermediate_size: 64,
+        position_embedding_type: "rope",
+        layer_types: ["mamba", "attention", "mamba", "mamba"],
+      },
+      "ERR_MODEL_UNSUPPORTED",
+      "`layer_types`",
+    ],
+    ["qwen2_moe", {}, "ERR_MODEL_INVALID", "`moe_intermediate_size`"],
+    ["deepseek_v3", {}, "ERR_MODEL_UNSUPPORTED", '`"deepseek_v3"` (string), a mixture with latent attention'],
   ] as const)("%s with %o", (modelType, changes, code, message) => {
     expect(() => parse(modelType, changes)).toThrow(
       expect.objectContaining({ code, message: expect.stringContaining(message) as string }) as Error,

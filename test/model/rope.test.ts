@@ -41,6 +41,65 @@ test("frequencies are PyTorch's in every bit", () => {
   expect([1, 7, 13, 29].map((pair) => stretched[pair])).toEqual(LONG_FREQUENCIES);
 });
 
+describe("YaRN", () => {
+  /** Results of `_compute_yarn_parameters` of transformers 4.57: the factor of cosines, and some frequencies. */
+  const CASES: readonly (readonly [rope: object, numPairs: number, factor: number, frequencies: object])[] = [
+    [
+      { rope_theta: 5e5, factor: 8, original_max_position_embeddings: 8192 },
+      30,
+      1.2079441541679836,
+      { 0: 1, 9: 0.017615290358662605, 13: 0.0017430728767067194, 17: 7.370444654952735e-5, 29: 3.8717368511242967e-7 },
+    ],
+    [
+      { rope_theta: 1e6, factor: 16, original_max_position_embeddings: 16_384, mscale: 1, mscale_all_dim: 1 },
+      16,
+      1,
+      { 5: 0.01333521492779255, 6: 0.004569023381918669, 9: 0.00010542411473579705, 15: 1.4821085869698436e-7 },
+    ],
+    [
+      { rope_theta: 150_000, factor: 32, original_max_position_embeddings: 4096, truncate: false },
+      32,
+      1.3465735902799727,
+      { 8: 0.05081327259540558, 12: 0.006794959306716919, 17: 0.00012931869423482567, 31: 3.023511396804679e-7 },
+    ],
+    [
+      { rope_theta: 1e4, factor: 4, original_max_position_embeddings: 64 },
+      4,
+      1.138629436111989,
+      { 0: 1, 1: 0.0625, 2: 0.0024999999441206455, 3: 0.0002500000118743628 },
+    ],
+  ];
+
+  test.each(CASES)("%o has transformers' frequencies in every bit", (parameters, numPairs, factor, expected) => {
+    const head_dim = 2 * numPairs;
+    for (const name of ["rope_parameters", "rope_scaling"]) {
+      const config = parse({ head_dim, [name]: { rope_type: "yarn", ...parameters } });
+      const [rope = expect.fail()] = config.ropes;
+      expect(rope).toMatchObject({ attentionFactor: factor });
+      const frequencies = ropeFrequencies(rope, head_dim);
+      for (const [pair, frequency] of Object.entries(expected)) expect(frequencies[Number(pair)]).toBe(frequency);
+      const exported = exportedConfig(config, undefined, { dtypes: ["fp32"], withDataFile: [] });
+      expect(parseConfig("config.json", exported)).toEqual(config);
+    }
+  });
+
+  test("has a factor of its own, and refuses a base whose logarithm is 0", () => {
+    const yarn = { rope_type: "yarn", factor: 4 };
+    expect(parse({ rope_scaling: { ...yarn, attention_factor: 1.5 } }).ropes[0]).toMatchObject({
+      attentionFactor: 1.5,
+    });
+    expect(() => parse({ rope_scaling: { ...yarn, rope_theta: 1 } })).toThrow(/rope_theta/);
+    expect(() => parse({ rope_scaling: { rope_type: "yarn" } })).toThrow(/rope_scaling.factor/);
+  });
+
+  test("ends a context where queries begin to have a factor by position", () => {
+    const yarn = { rope_type: "yarn", factor: 16, original_max_position_embeddings: 1024, llama_4_scaling_beta: 0.1 };
+    const ministral = { model_type: "ministral3", max_position_embeddings: 16_384 };
+    expect(parse({ ...ministral, rope_parameters: yarn }).contextTokens).toBe(1024);
+    expect(parse({ ...ministral, rope_parameters: { ...yarn, llama_4_scaling_beta: 0 } }).contextTokens).toBe(16_384);
+  });
+});
+
 test("RoPE factors divide the frequencies", () => {
   const plain = ropeFrequencies({ type: "default", theta: 10000 }, 8);
   const divided = ropeFrequencies({ type: "factors", theta: 10000, factors: [1, 2, 4, 8] }, 8);

@@ -34,7 +34,7 @@ export async function plainLogits(
     const routed = layer.mixture
       ? await mixed(config, layer.mixture, y)
       : await expertsOf(config, layer.experts, experts, y);
-    const fed = layer.shared ? add(routed, await feedForward(config, y, layer.shared)) : routed;
+    const fed = layer.shared ? add(routed, await ofAll(config, layer.shared, layer.mixture, y)) : routed;
     hidden = add(hidden, scaled(await norm(fed, layer.ffnOutputNorm), residualScale));
   }
   const head = { weight: await matrix(weights.head), bias: undefined };
@@ -54,6 +54,19 @@ async function expertsOf(
   return routed;
 }
 
+/** The part of a layer that all rows use, times the sigmoid of the router's last output if it has one more. */
+async function ofAll(
+  config: Model["config"],
+  shared: FeedForward,
+  mixture: MixtureRefs | undefined,
+  rows: Rows,
+): Promise<Rows> {
+  const outputs = await feedForward(config, rows, shared);
+  if (!mixture || mixture.router.shape[0] === mixture.experts.length) return outputs;
+  const logits = product(rows, { weight: await matrix(mixture.router), bias: undefined });
+  return outputs.map((row, token) => row.map((value) => value / (1 + Math.exp(-(logits[token]!.at(-1) as number)))));
+}
+
 /** Adds up the outputs of each row's experts, in the order of their weights. */
 async function mixed(config: Model["config"], { router, experts }: MixtureRefs, rows: Rows): Promise<Rows> {
   const { mixture } = config;
@@ -62,7 +75,7 @@ async function mixed(config: Model["config"], { router, experts }: MixtureRefs, 
   const outputs: Rows[] = [];
   for (const refs of experts) outputs.push(await feedForward(config, rows, refs));
   return logits.map((row, token) =>
-    plainChoices(row, mixture.expertsPerToken, mixture.normalizesWeights)
+    plainChoices(row.slice(0, experts.length), mixture.expertsPerToken, mixture.normalizesWeights)
       .map(({ expert, weight }) => ((outputs[expert] as Rows)[token] as Float64Array).map((value) => value * weight))
       .reduce((sum, output) => sum.map((value, i) => value + (output[i] as number))),
   );

@@ -6,7 +6,7 @@ import { addedBy, type PlainLoraFactors } from "./plain-lora.ts";
 import { attend, cached, rotate, type Cached } from "./plain-kernel-attention.ts";
 import { plainRow, type PlainRow } from "./plain-kernel-logits.ts";
 import { add, divide, exponential, laneSum, multiply, subtract } from "./plain-kernel-numbers.ts";
-import { plainChoice, plainMix, type PlainRouter } from "./plain-mixture.ts";
+import { plainChoice, plainMix, type PlainRouter, plainSharedWeight } from "./plain-mixture.ts";
 import { product, weightsOf, type PlainWeights } from "./plain-kernel-product.ts";
 
 type Norms = "attentionNorm" | "queryNorm" | "keyNorm" | "attentionOutputNorm" | "ffnNorm" | "ffnOutputNorm";
@@ -195,7 +195,10 @@ class Run {
       outputs.push(plainMix(plainChoice(mixture, input), outputOf, input.length));
     }
     const [first, second] = outputs;
-    return (first as Float32Array).map((value, i) => (second ? add(value, second[i] as number) : value));
+    const weight = mixture && second ? plainSharedWeight(mixture, input) : 1;
+    return (first as Float32Array).map((value, i) =>
+      second ? add(multiply(value, weight), second[i] as number) : value,
+    );
   }
 
   #feedForward(

@@ -5,8 +5,9 @@ import { product, type PlainWeights } from "./plain-kernel-product.ts";
 
 /** How a layer chooses experts. */
 export interface PlainRouter {
-  /** `[experts, hiddenSize]` in float32. */
+  /** `[experts, hiddenSize]` in float32, and perhaps the gate of the part that all tokens use. */
   readonly router: PlainWeights;
+  readonly experts: { readonly length: number };
   readonly expertsPerToken: number;
   readonly normalizesWeights: boolean;
 }
@@ -19,11 +20,11 @@ export interface PlainChoice {
 
 /** Chooses the experts of a token, the most probable first. @param input - the FFN's normed input */
 export function plainChoice(
-  { router, expertsPerToken, normalizesWeights }: PlainRouter,
+  { router, experts, expertsPerToken, normalizesWeights }: PlainRouter,
   input: Float32Array,
 ): readonly PlainChoice[] {
   // Products and sums round separately in all builds, so that all choose the same experts.
-  const logits = product(router, input, false);
+  const logits = product(router, input, false).slice(0, experts.length);
   const sorted = Array.from(logits.keys()).toSorted((a, b) => (logits[b] as number) - (logits[a] as number) || a - b);
   const chosen = sorted.slice(0, expertsPerToken);
   const top = logits[chosen[0] as number] as number;
@@ -31,6 +32,14 @@ export function plainChoice(
   const counted = normalizesWeights ? chosen : Array.from(logits.keys());
   const sum = counted.reduce((total, expert) => add(total, shareOf(expert)), 0);
   return chosen.map((expert) => ({ expert, weight: divide(shareOf(expert), sum) }));
+}
+
+/** Weighs the part that all tokens use. */
+export function plainSharedWeight({ router, experts }: PlainRouter, input: Float32Array): number {
+  const logit = product(router, input, false)[experts.length];
+  if (logit === undefined) return 1;
+  const power = exponential(logit < 0 ? logit : -logit);
+  return divide(logit < 0 ? power : 1, add(1, power));
 }
 
 /** Adds up the outputs of a token's experts, in the order of the choice. */

@@ -35,6 +35,9 @@ LLAMA3 = dict(
     rope_type="llama3", rope_theta=500000.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
     original_max_position_embeddings=64,
 )
+YARN = dict(
+    rope_type="yarn", rope_theta=500000.0, factor=4.0, original_max_position_embeddings=128, beta_fast=16.0, beta_slow=1.0,
+)
 LINEAR = dict(rope_type="linear", rope_theta=10000.0, factor=2.5)
 
 
@@ -77,6 +80,19 @@ SHAPES = {
         **ODD, **TIED, "embedding_multiplier": 3.0, "residual_multiplier": 1.5, "attention_multiplier": 0.2,
         "logits_scaling": 0.5, "attention_bias": True, "mlp_bias": True,
     }),
+    "llama-yarn": ("llama", {**ODD, **UNTIED, "rope_parameters": YARN}),
+    "olmo3-odd": ("olmo3", {
+        **ODD, **UNTIED, "hidden_size": 240, "num_hidden_layers": 5, "sliding_window": 50,
+        "rope_parameters": {"full_attention": YARN, "sliding_attention": dict(rope_type="default", rope_theta=500000.0)},
+    }),
+    # Beyond the original context, queries have a factor by position.
+    "ministral3-odd": ("ministral3", {
+        **ODD, **TIED, "sliding_window": None,
+        "rope_parameters": dict(
+            rope_type="yarn", rope_theta=1000000.0, factor=16.0, original_max_position_embeddings=512, beta_fast=32.0,
+            beta_slow=1.0, mscale=1.0, mscale_all_dim=1.0, llama_4_scaling_beta=0.1,
+        ),
+    }),
     "smollm3-odd": ("smollm3", {**ODD, **TIED, "num_hidden_layers": 5}),
     "smollm3-listed": ("smollm3", {**ODD, **UNTIED, "no_rope_layers": [0, 1, 0]}),
     "phi3-odd": ("phi3", {**PHI, **UNTIED}),
@@ -105,12 +121,27 @@ SHAPES = {
         **ODD, **TIED, "num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 40, "norm_topk_prob": False,
         "mlp_only_layers": [1],
     }),
+    "qwen2-moe-odd": ("qwen2_moe", {
+        **ODD, **UNTIED, "num_experts": 7, "num_experts_per_tok": 3, "moe_intermediate_size": 72,
+        "shared_expert_intermediate_size": 88, "norm_topk_prob": False,
+    }),
     "olmoe-odd": ("olmoe", {**ODD, **UNTIED, "num_experts": 7, "num_experts_per_tok": 2, "intermediate_size": 56, "hidden_size": 240,
                             "num_attention_heads": 3, "num_key_value_heads": 3}),
     "granitemoe-odd": ("granitemoe", {
         **ODD, **TIED, **MIXTURE, "hidden_size": 240, "num_attention_heads": 3, "num_key_value_heads": 3,
         "intermediate_size": 72, "embedding_multiplier": 6.0, "residual_multiplier": 0.5, "attention_multiplier": 0.05,
         "logits_scaling": 4.0,
+    }),
+    "granitemoeshared-odd": ("granitemoeshared", {
+        **ODD, **TIED, **MIXTURE, "hidden_size": 240, "num_attention_heads": 3, "num_key_value_heads": 3,
+        "intermediate_size": 72, "shared_intermediate_size": 104, "embedding_multiplier": 6.0, "residual_multiplier": 0.5,
+        "attention_multiplier": 0.05, "logits_scaling": 4.0,
+    }),
+    "granite4-dense": ("granitemoehybrid", {
+        **ODD, **TIED, "hidden_size": 240, "num_attention_heads": 3, "num_key_value_heads": 3, "num_local_experts": 0,
+        "num_experts_per_tok": 0, "shared_intermediate_size": 328, "layer_types": ["attention"] * 3, "mamba_n_heads": 12,
+        "position_embedding_type": "rope", "embedding_multiplier": 6.0, "residual_multiplier": 0.5,
+        "attention_multiplier": 0.05, "logits_scaling": 4.0,
     }),
 }
 

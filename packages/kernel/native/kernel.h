@@ -55,7 +55,10 @@ typedef struct {
   float attentionScale, residualScale;
   /** First of `[experts][3]` tensors: gate, up and down of each expert. */
   int32_t firstExpert;
-  /** Weights `[numRouted][hiddenSize]` by which the layer chooses experts of a row; -1 when steps name the expert. */
+  /**
+   * Weights `[numRouted][hiddenSize]` by which the layer chooses experts of a row; -1 when steps name the expert. With a
+   * row more, the sigmoid of its output multiplies the outputs of `gate`, `up` and `down`.
+   */
   int32_t router;
   /** With a router: number of experts, of those that a row uses, and whether the softmax is over these alone. */
   int32_t numRouted, expertsPerToken, normalizesWeights;

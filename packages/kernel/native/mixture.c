@@ -7,6 +7,13 @@
 /** Number of pairs whose inputs one task copies. */
 enum { GATHERED_PAIRS = 16 };
 
+/** Computes the weight of the part that all rows use, from the logit behind those of experts. */
+static float shared_weight(const Kernel *kernel, float logit) {
+  float away[16] = {logit < 0 ? logit : -logit}, power[16];
+  kernel->loops->exponentials(away, 0, power, 16);
+  return (logit < 0 ? power[0] : 1) / (1 + power[0]) + (logit - logit);
+}
+
 /** Chooses the experts with the largest logits of a row, lower experts first among equals, and their weights. */
 static void choose(Kernel *kernel, const Layer *layer, int row) {
   int32_t count = layer->description.expertsPerToken, numChosen = 0;
@@ -14,6 +21,7 @@ static void choose(Kernel *kernel, const Layer *layer, int row) {
   float *weights = kernel->choiceWeights + (size_t)row * (size_t)count;
   int32_t *experts = kernel->choices + (size_t)row * (size_t)count;
   float best[MOST_CHOSEN] = {0}, unsound = 0, sum = 0;
+  if (layer->gatesShared) kernel->sharedWeights[row] = shared_weight(kernel, logits[layer->numExperts]);
   for (int32_t e = 0; e < layer->numExperts; e++) {
     unsound += logits[e] - logits[e];
     // A NaN is the least, so that the choice is always whole.

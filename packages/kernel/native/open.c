@@ -32,7 +32,10 @@ static const Expert *experts_at(Reader *reader, const Kernel *kernel, int32_t fi
 
 /** Reads what a layer with a router has besides its experts. */
 static int read_mixture(Reader *reader, const Kernel *kernel, const LayerDescription *d, Layer *layer) {
-  layer->router = weights_at(reader, kernel, d->router, layer->numExperts, kernel->model.hiddenSize, 1);
+  const Tensor *router = tensor_at(reader, kernel, d->router, 1);
+  if (reader->error) return 0;
+  layer->gatesShared = layer->up && router->numOut == layer->numExperts + 1;
+  layer->router = weights_at(reader, kernel, d->router, layer->numExperts + layer->gatesShared, kernel->model.hiddenSize, 1);
   if (reader->error) return 0;
   if (layer->router->format != FORMAT_FLOAT) return fail(reader, "the format of a router");
   for (int32_t e = 0; e < layer->numExperts; e++) {
@@ -124,7 +127,7 @@ static int allocate_mixtures(Kernel *kernel) {
   return (kernel->routerLogits = allocate_block(kernel, rows * (size_t)kernel->routerWidth, 4)) &&
          (kernel->choices = allocate_block(kernel, rows * chosen, sizeof(int32_t))) &&
          (kernel->chosen = allocate_block(kernel, rows * chosen, sizeof(int32_t))) &&
-         (kernel->choiceWeights = allocate_block(kernel, rows * chosen, 4)) && allocate_groups(kernel, &kernel->pairs, pairs) &&
+         (kernel->choiceWeights = allocate_block(kernel, rows * chosen, 4)) && (kernel->sharedWeights = allocate_block(kernel, rows, 4)) && allocate_groups(kernel, &kernel->pairs, pairs) &&
          (kernel->pairPlaces = allocate_block(kernel, pairs, sizeof(int32_t))) &&
          allocate_rows(kernel, &kernel->pairInputs, pairs, kernel->model.hiddenSize) &&
          allocate_rows(kernel, &kernel->pairGated, pairs, gatedWidth) &&

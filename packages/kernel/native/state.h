@@ -25,6 +25,8 @@ typedef struct {
   int32_t numExperts;
   /** Router of a mixture, which chooses the experts of each row; NULL when steps name the rows' expert. */
   const Tensor *router;
+  /** Whether the router has an output more, whose sigmoid multiplies the outputs of the part that all rows use. */
+  int32_t gatesShared;
   /** Whether experts of a mixture multiply floats, and rounded rows. */
   int32_t readsFloats, readsRounded;
   /** Number of columns of gated rows that `down` reads; an expert's columns follow. */
@@ -115,6 +117,8 @@ struct Kernel {
   /** Experts that rows of a mixture use, and their weights, `[row][rank]` in the order of normed rows. */
   int32_t *choices;
   float *choiceWeights;
+  /** Weights of the part that all rows use, by normed row. */
+  float *sharedWeights;
   /** The last choice, in the order of the step's rows. */
   int32_t *chosen;
   size_t numChosen;

@@ -90,6 +90,7 @@ void add_update(Kernel *kernel, int streamRow, int row, Norm outputNorm, float s
 void join_updates(Kernel *kernel, const Layer *layer, int row) {
   if (!layer->up || !layer->experts) return;
   size_t at = (size_t)row * kernel->hiddenWidth;
+  for (int32_t i = 0; layer->gatesShared && i < kernel->hiddenWidth; i++) kernel->update[at + (size_t)i] *= kernel->sharedWeights[row];
   kernel->loops->add_scaled(kernel->update + at, kernel->routed + at, 1, kernel->hiddenWidth);
 }
 

@@ -60,7 +60,7 @@ export interface ExpertDescription extends FeedForwardDescription {
  * the softmax of these logits and added up, the most probable expert first.
  */
 export interface MixtureDescription {
-  /** `[experts, hiddenSize]`, in the format `float`. */
+  /** `[experts, hiddenSize]`, in the format `float`; a row more is the gate of the `shared` part. */
   readonly router: PackedTensor;
   /** One per output of the router, of equal sizes, at most 1,024. */
   readonly experts: readonly ExpertDescription[];

@@ -164,7 +164,7 @@ export {
   type StoredFloat,
   transpose,
 } from "./files/floats.ts";
-export { byteRowTensors, fromByteRows, toByteRows, type ByteRows } from "./weights/computed-tensors.ts";
+export { byteRowTensors, computedTensor, fromByteRows, toByteRows, type ByteRows } from "./weights/computed-tensors.ts";
 export {
   type BlockSource,
   eightBitBlocks,

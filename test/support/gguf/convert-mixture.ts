@@ -46,9 +46,17 @@ export function expertTensors(
         floats: () => stackOf(experts, product),
       };
     });
-    const floats = (): Promise<Float32Array> => router.store.readFloats(router.name);
+    const [, width = 0] = router.shape;
+    const rows = (from: number, to: number) => (): Promise<Float32Array> =>
+      router.store.readFloats(router.name, { from, to });
+    const count = experts.length;
+    const gate = { name: `blk.${layer}.ffn_gate_inp_shexp.weight`, shape: [width], floats: rows(count, count + 1) };
     // llama.cpp's quantiser leaves routers in float32.
-    return [{ name: `blk.${layer}.ffn_gate_inp.weight`, type: "F32", shape: router.shape, floats }, ...stacks];
+    const gates = [
+      { name: `blk.${layer}.ffn_gate_inp.weight`, shape: [count, width], floats: rows(0, count) },
+      ...(router.shape[0] === count ? [] : [gate]),
+    ];
+    return [...gates.map((own): Matrix => ({ ...own, type: "F32" })), ...stacks];
   });
 }
 

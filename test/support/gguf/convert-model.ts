@@ -43,6 +43,8 @@ const ROPE_TYPES: Readonly<Record<string, "NORM" | "NEOX">> = {
   olmoe: "NEOX", // case LLM_ARCH_OLMOE
   granitemoe: "NORM", // case LLM_ARCH_GRANITE_MOE
   phi3: "NEOX", // case LLM_ARCH_PHI3
+  qwen2moe: "NEOX", // case LLM_ARCH_QWEN2MOE
+  mistral3: "NORM", // case LLM_ARCH_MISTRAL3
 };
 
 const TOKEN_TYPES = { normal: 1, control: 3, unused: 5 } as const;
@@ -111,7 +113,7 @@ function tensorsOf({ config, weights }: Model, types: readonly MatrixType[]): re
 
 const GGML_PARTS = `token_embd output output_norm attn_q attn_k attn_v attn_qkv attn_output attn_q_norm attn_k_norm
   attn_norm post_attention_norm ffn_norm post_ffw_norm ffn_gate ffn_up ffn_down ffn_gate_inp ffn_gate_exps ffn_up_exps
-  ffn_down_exps ffn_gate_up_exps`.split(/\s+/);
+  ffn_down_exps ffn_gate_up_exps ffn_gate_shexp ffn_up_shexp ffn_down_shexp`.split(/\s+/);
 
 /** Finds the name in a GGUF file that `hfNameOf` translates to a name; the name itself if there is none. */
 export function ggmlNameOf(hfName: string, ...family: readonly [norms?: NormNames, fused?: FusedNames]): string {
@@ -135,9 +137,9 @@ interface FileTensor extends TensorRef {
   readonly refs: readonly TensorRef[];
 }
 
-/** Joins products whose rows are in one tensor of the family's files, at the place of the first one. */
+/** Joins products whose rows are in one tensor of the family's files, at the place of the first one (Phi-3). */
 function fusedRefs(config: Model["config"], refs: readonly TensorRef[]): readonly FileTensor[] {
-  const modules = fusedModules(config);
+  const modules = familyOf(config.modelType).fused?.qkv === undefined ? [] : fusedModules(config);
   return refs.flatMap((ref): readonly FileTensor[] => {
     const [, prefix = "", module = "", kind = ""] = /^(model\.layers\.\d+\.)(.+)\.(weight|bias)$/.exec(ref.name) ?? [];
     const [name, parts] = Array.from(modules).find(([, all]) => all.some((one) => one.module === module)) ?? [];
@@ -221,6 +223,14 @@ export function hyperparameters({ config }: Pick<Model, "config">, matrixType?: 
     own.set("rope.scaling.type", { type: "string", value: "linear" });
     own.set("rope.scaling.factor", float32(rope.factor));
   }
+  if (rope.type === "yarn") {
+    own.set("rope.scaling.type", { type: "string", value: "yarn" });
+    own.set("rope.scaling.factor", float32(rope.factor));
+    own.set("rope.scaling.original_context_length", uint32(rope.originalContextTokens));
+    own.set("rope.scaling.yarn_beta_fast", float32(rope.fastTurns));
+    own.set("rope.scaling.yarn_beta_slow", float32(rope.slowTurns));
+    if (rope.attentionFactor === 1) own.set("rope.scaling.yarn_log_multiplier", float32(1));
+  }
   if (alternation) {
     const first = config.layers.find(({ slidingWindow }) => slidingWindow !== undefined);
     const window = first?.slidingWindow ?? 0;
@@ -234,6 +244,9 @@ export function hyperparameters({ config }: Pick<Model, "config">, matrixType?: 
     own.set(GGUF_MIXTURE_KEYS.num_local_experts, uint32(config.mixture.numExperts));
     own.set(GGUF_MIXTURE_KEYS.num_experts_per_tok, uint32(config.mixture.expertsPerToken));
     own.set(GGUF_MIXTURE_KEYS.moe_intermediate_size, uint32(config.mixture.expertSize));
+    if (config.mixture.sharedSize > 0) {
+      own.set("expert_shared_feed_forward_length", uint32(config.mixture.sharedSize));
+    }
   }
   if (rope.type === "longrope") {
     own.set("rope.scaling.original_context_length", uint32(rope.originalContextTokens));

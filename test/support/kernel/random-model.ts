@@ -142,7 +142,7 @@ class ModelMaker {
     const mixture = this.#mixture(biasScale);
     const hasExperts = mixture === undefined && numExperts > 1 && this.#chance(0.8);
     const shared =
-      !(hasExperts || mixture) || this.#chance(0.5)
+      !(hasExperts || mixture) || mixture?.gatesShared || this.#chance(0.5)
         ? this.#feedForward(ffnSize, { biasScale }, this.#chance(0.7))
         : undefined;
     const expertSize = this.#shape.expertSize ?? this.#integer(8, 70);
@@ -177,10 +177,12 @@ class ModelMaker {
     if (!mixture || !this.#chance(mixture.share)) return undefined;
     const { numExperts, expertsPerToken } = mixture;
     const normalizesWeights = this.#chance(0.5);
+    const gatesShared = this.#chance(0.3);
     // Experts with the same row in the router have equal logits.
     const router = randomWeights(this.#random, {
       format: WEIGHT_FORMATS[0],
-      numOut: numExperts,
+      // The part that all tokens use may have a gate.
+      numOut: numExperts + Number(gatesShared),
       numIn: hiddenSize,
       biasScale: 0,
       hasTwins: this.#chance(0.4),
@@ -189,6 +191,7 @@ class ModelMaker {
     const experts = Array.from({ length: numExperts }, () => this.#feedForward(expertSize, { biasScale }, true));
     const choice = { expertsPerToken: Math.min(expertsPerToken, numExperts), normalizesWeights };
     return {
+      gatesShared,
       plain: { router: router.plain, experts: experts.map(({ plain }) => plain), ...choice },
       packed: { router: router.packed, experts: experts.map(({ packed }) => packed), ...choice },
     };

@@ -54,7 +54,7 @@ static LayerDescription make_layer(Pack *pack, Random *random, const Shape *shap
       .normsAllHeads = allHeads,
       .attentionScale = 1.0f / __builtin_sqrtf((float)shape->headSize),
       .residualScale = one_in(random, 2) ? 1.0f : 0.5f,
-      .router = isMixture ? add_weights(pack, random, FORMAT_FLOAT, numRouted, hidden) : -1,
+      .router = isMixture ? add_weights(pack, random, FORMAT_FLOAT, numRouted + (hasShared && one_in(random, 2)), hidden) : -1,
       .numRouted = numRouted,
       .expertsPerToken = isMixture ? random_in(random, 1, numRouted < 8 ? numRouted : 8) : 0,
       .normalizesWeights = one_in(random, 2),

@@ -3,15 +3,12 @@
 
 import {
   blockLayoutOf,
+  computedTensor,
   type LinearRefs,
   type ModelWeights,
   type NormRef,
-  type RowRange,
-  type TensorInfo,
   type TensorRef,
-  type TensorStore,
 } from "@readme-moe/model";
-import { bytesOf } from "./block-types.ts";
 
 /** The model's channel at each place. */
 type Order = () => Promise<Uint32Array>;
@@ -25,14 +22,11 @@ type Order = () => Promise<Uint32Array>;
 export function orderChannels(
   weights: ModelWeights,
 ): { readonly weights: ModelWeights; readonly order: Order } | undefined {
-  if (weights.layers.some(({ attention }) => isInBlocks(attention.query.weight))) return undefined;
+  const { store, name } = weights.layers[0]!.attention.query.weight;
+  if (store.blocks?.(name) ?? blockLayoutOf(store.info(name).type)) return undefined;
   let reading: Promise<Uint32Array> | undefined;
   const order: Order = () => (reading ??= readOrder(weights));
   return { weights: inOrder(weights, order), order };
-}
-
-function isInBlocks({ store, name }: TensorRef): boolean {
-  return store.blocks?.(name) !== undefined || blockLayoutOf(store.info(name).type) !== undefined;
 }
 
 async function readOrder({ embedding, layers, finalNorm, encoder }: ModelWeights): Promise<Uint32Array> {
@@ -51,8 +45,8 @@ async function readOrder({ embedding, layers, finalNorm, encoder }: ModelWeights
 }
 
 function inOrder(weights: ModelWeights, order: Order): ModelWeights {
-  const columns = (ref: TensorRef): TensorRef => ({ ...ref, store: new OrderedTensor(ref, order, false) });
-  const rows = (ref: TensorRef): TensorRef => ({ ...ref, store: new OrderedTensor(ref, order, true) });
+  const columns = (ref: TensorRef): TensorRef => ordered(ref, order, false);
+  const rows = (ref: TensorRef): TensorRef => ordered(ref, order, true);
   const norm = (ref: NormRef): NormRef => ({ ...rows(ref), bias: maybe(ref.bias, rows) });
   const input = ({ weight, bias }: LinearRefs): LinearRefs => ({ weight: columns(weight), bias });
   const output = ({ weight, bias }: LinearRefs): LinearRefs => ({ weight: rows(weight), bias: maybe(bias, rows) });
@@ -90,52 +84,20 @@ function maybe<Ref>(ref: Ref | undefined, change: (ref: Ref) => Ref): Ref | unde
   return ref && change(ref);
 }
 
-/** A store of one tensor of floats, whose rows or columns are in another order than in its file. */
-class OrderedTensor implements TensorStore {
-  readonly path: string;
-  readonly names: readonly string[];
-  readonly #ref: TensorRef;
-  readonly #order: Order;
-  readonly #isRows: boolean;
-
-  constructor(ref: TensorRef, order: Order, isRows: boolean) {
-    this.path = ref.store.path;
-    this.names = [ref.name];
-    this.#ref = ref;
-    this.#order = order;
-    this.#isRows = isRows;
-  }
-
-  has(name: string): boolean {
-    return name === this.#ref.name;
-  }
-
-  info(name: string): TensorInfo {
-    const { shape } = this.#ref.store.info(name);
-    return { name, type: "F32", shape, byteLength: shape.reduce((product, size) => product * size, 4) };
-  }
-
-  async readBytes(name: string, rows?: RowRange): Promise<Uint8Array> {
-    return bytesOf(await this.readFloats(name, rows));
-  }
-
-  async readFloats(name: string, rows?: RowRange): Promise<Float32Array> {
-    const { store, shape } = this.#ref;
-    const [numRows = 0, numColumns = 1] = shape;
-    const { from, to } = rows ?? { from: 0, to: numRows };
-    const order = await this.#order();
-    const values = await store.readFloats(name, this.#isRows ? undefined : rows);
-    const sorted = new Float32Array((to - from) * numColumns);
+/** Refers to the same floats with rows or columns in the order of the channels. */
+function ordered(ref: TensorRef, order: Order, isRows: boolean): TensorRef {
+  const { store, name, shape } = ref;
+  const [, numColumns = 1] = shape;
+  return computedTensor(ref, shape, async (rows) => {
+    const places = await order();
+    const values = await store.readFloats(name, isRows ? undefined : rows);
+    const sorted = new Float32Array((rows.to - rows.from) * numColumns);
     for (let at = 0; at < sorted.length; at++) {
       const [row, column] = [Math.floor(at / numColumns), at % numColumns];
-      sorted[at] = this.#isRows
-        ? values[order[from + row]! * numColumns + column]!
-        : values[row * numColumns + order[column]!]!;
+      sorted[at] = isRows
+        ? values[places[rows.from + row]! * numColumns + column]!
+        : values[row * numColumns + places[column]!]!;
     }
     return sorted;
-  }
-
-  async close(): Promise<void> {
-    await this.#ref.store.close();
-  }
+  });
 }

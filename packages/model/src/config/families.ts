@@ -18,9 +18,11 @@ export type QkNorm = "head" | "all-heads";
 
 /** Names, behind `model.layers.N.`, of tensors with the rows of several products, one product after the other. */
 export interface FusedNames {
-  /** Query, key and value. */
-  readonly qkv: string;
+  /** Query, key and value. @default each has a tensor of its own */
+  readonly qkv?: string;
   readonly gateUp: string;
+  /** Down-projection, where its name is another than Llama's. */
+  readonly down?: string;
 }
 
 /** Properties of one family. Absent ones are Llama's. */
@@ -51,6 +53,8 @@ export interface Family {
   readonly qkNorm?: QkNorm;
   /** @default the config's `attention_bias` */
   readonly hasQkvBias?: boolean;
+  /** Field of the config that has this in place of `attention_bias`. */
+  readonly qkvBiasField?: string;
   /** @default the config's `attention_bias` */
   readonly hasOutputBias?: boolean;
   /** Values of config fields that are absent or `null`, by name, where they differ from Llama's. */
@@ -79,6 +83,8 @@ export interface Family {
   readonly multipliers?: Multipliers;
   /** Reading of the mixture that the family's layers are. @default layers have one FFN */
   readonly mixture?: MixtureFields;
+  /** Config fields that have to have these values. @default none */
+  readonly required?: Readonly<Record<string, unknown>>;
   /**
    * Config fields that change the computation in a way that is not supported. A config with one of them is refused,
    * unless its value is `null`, `false` or 0.
@@ -102,6 +108,10 @@ export interface MixtureFields {
    * @default false
    */
   readonly hasDenseLayers?: boolean;
+  /** Field with the rows that all tokens use besides. @default there are none */
+  readonly sharedSize?: string;
+  /** Family of models without experts, whose layers have the part that all tokens use alone. @default refused */
+  readonly denseType?: string;
 }
 
 /** Marks in files of models whose tokens see later ones too. */
@@ -161,10 +171,23 @@ const GRANITE_MULTIPLIERS: Multipliers = {
   logits: "logits_scaling",
 };
 
+const GRANITE_EXPERTS = { num_local_experts: 8, num_experts_per_tok: 2 };
+const GRANITE_MIXTURE: MixtureFields = {
+  expertSize: "intermediate_size",
+  normalizesWeights: true,
+  ggufNormalizesWeights: true,
+};
+const GRANITE_SHARED: FusedNames = { gateUp: "shared_mlp.input_linear", down: "shared_mlp.output_linear" };
+
 /** All layers have the window that the config names, if it names one. GGUF files say 0 for none. */
 function plainWindow(fields: Fields): number | undefined {
   return fields.count("sliding_window") || undefined;
 }
+
+const OLMO_NORMS: NormNames = {
+  attentionOutput: "post_attention_layernorm",
+  ffnOutput: "post_feedforward_layernorm",
+};
 
 const FAMILIES: Readonly<Record<string, Family>> = {
   llama: { className: "LlamaForCausalLM", architecture: "llama", hasPairedRows: true, norms: NORMS_BEFORE },
@@ -196,17 +219,37 @@ const FAMILIES: Readonly<Record<string, Family>> = {
   olmo2: {
     className: "Olmo2ForCausalLM",
     architecture: "olmo2",
-    norms: { attentionOutput: "post_attention_layernorm", ffnOutput: "post_feedforward_layernorm" },
+    norms: OLMO_NORMS,
     qkNorm: "all-heads",
     defaults: { rms_norm_eps: 1e-5 },
-    // OLMo 3 has windows; its GGUF files have the architecture of OLMo 2.
     unsupported: ["sliding_window"],
+  },
+  olmo3: {
+    className: "Olmo3ForCausalLM",
+    architecture: "olmo2",
+    norms: OLMO_NORMS,
+    qkNorm: "all-heads",
+    // Every fourth layer sees all positions, in transformers and in llama.cpp; only these are scaled.
+    defaults: { rms_norm_eps: 1e-5, sliding_window: 4096, sliding_window_pattern: 4 },
+    slidingWindow: (fields) => fields.size("sliding_window", MOST.integer),
+    alternation: { interval: "sliding_window_pattern", theta: "rope_theta" },
+  },
+  ministral3: {
+    className: "Ministral3ForCausalLM",
+    architecture: "mistral3",
+    hasPairedRows: true,
+    norms: NORMS_BEFORE,
+    hasQkvBias: false,
+    hasOutputBias: false,
+    slidingWindow: plainWindow,
   },
   granite: {
     className: "GraniteForCausalLM",
     architecture: "granite",
     hasPairedRows: true,
     norms: NORMS_BEFORE,
+    // Names in checkpoints of Granite 4; others have the products' own.
+    fused: GRANITE_SHARED,
     multipliers: GRANITE_MULTIPLIERS,
   },
   smollm3: {
@@ -297,6 +340,24 @@ const FAMILIES: Readonly<Record<string, Family>> = {
     // All layers would have the window, whatever `max_window_layers` says; no published model has one.
     unsupported: ["use_sliding_window"],
   },
+  qwen2_moe: {
+    className: "Qwen2MoeForCausalLM",
+    architecture: "qwen2moe",
+    norms: NORMS_BEFORE,
+    hasOutputBias: false,
+    // Configs of Qwen1.5-MoE, which has no `qkv_bias`, have biases of queries, keys and values.
+    defaults: { qkv_bias: true, num_local_experts: 60, num_experts_per_tok: 4 },
+    qkvBiasField: "qkv_bias",
+    mixture: {
+      expertSize: "moe_intermediate_size",
+      normalizesWeights: "norm_topk_prob",
+      ggufNormalizesWeights: false,
+      hasDenseLayers: true,
+      sharedSize: "shared_expert_intermediate_size",
+    },
+    // As in qwen3_moe.
+    unsupported: ["use_sliding_window"],
+  },
   olmoe: {
     className: "OlmoeForCausalLM",
     architecture: "olmoe",
@@ -312,26 +373,42 @@ const FAMILIES: Readonly<Record<string, Family>> = {
     hasPairedRows: true,
     norms: NORMS_BEFORE,
     multipliers: GRANITE_MULTIPLIERS,
-    defaults: { num_local_experts: 8, num_experts_per_tok: 2 },
-    mixture: { expertSize: "intermediate_size", normalizesWeights: true, ggufNormalizesWeights: true },
+    defaults: GRANITE_EXPERTS,
+    mixture: GRANITE_MIXTURE,
     unsupported: ["shared_intermediate_size"],
+  },
+  granitemoeshared: {
+    className: "GraniteMoeSharedForCausalLM",
+    architecture: "granitemoe",
+    hasPairedRows: true,
+    norms: NORMS_BEFORE,
+    fused: GRANITE_SHARED,
+    multipliers: GRANITE_MULTIPLIERS,
+    defaults: GRANITE_EXPERTS,
+    mixture: { ...GRANITE_MIXTURE, sharedSize: "shared_intermediate_size" },
+  },
+  granitemoehybrid: {
+    className: "GraniteMoeHybridForCausalLM",
+    architecture: "granitehybrid",
+    hasPairedRows: true,
+    norms: NORMS_BEFORE,
+    fused: GRANITE_SHARED,
+    multipliers: GRANITE_MULTIPLIERS,
+    // Layers without attention, which `layer_types` names, have no RoPE either.
+    required: { position_embedding_type: "rope" },
+    mixture: { ...GRANITE_MIXTURE, sharedSize: "shared_intermediate_size", denseType: "granite" },
   },
 };
 
-const SHARED_EXPERTS = "a mixture with experts that all tokens use besides those that they choose";
+const LATENT_ATTENTION = "a mixture with latent attention";
 
 /** Unsupported mixtures by `model_type`, and by `general.architecture`, with what they are. */
 const REFUSED_MIXTURES: Readonly<Record<string, string>> = {
-  granitemoeshared: SHARED_EXPERTS,
-  granitemoehybrid: `${SHARED_EXPERTS}, with layers without attention`,
-  granitehybrid: `${SHARED_EXPERTS}, with layers without attention`,
-  qwen2_moe: SHARED_EXPERTS,
-  qwen2moe: SHARED_EXPERTS,
-  deepseek: SHARED_EXPERTS,
-  deepseek_v2: SHARED_EXPERTS,
-  deepseek_v3: SHARED_EXPERTS,
-  deepseek2: SHARED_EXPERTS,
-  llama4: SHARED_EXPERTS,
+  deepseek: "a mixture whose first layers are dense",
+  deepseek_v2: LATENT_ATTENTION,
+  deepseek_v3: LATENT_ATTENTION,
+  deepseek2: LATENT_ATTENTION,
+  llama4: "a mixture with attention in chunks",
   gpt_oss: "a mixture with clamped activations and attention sinks",
   "gpt-oss": "a mixture with clamped activations and attention sinks",
 };
@@ -360,13 +437,25 @@ export function familyOf(modelType: string): Family {
 }
 
 /**
- * Finds the `model_type` that reads GGUF files of an architecture. One architecture may have two: Llama's and Mixtral's
- * files differ in `expert_count`.
+ * Finds the `model_type` that reads GGUF files of an architecture. One architecture may have several: Llama's and
+ * Mixtral's files differ in `expert_count`, those of OLMo 2 and 3 in the window.
  *
- * @param isMixture - whether the file's layers have several experts
- * @returns a family without a mixture for one with, and the other way round, if the architecture has no better
+ * @param traits - whether the file's layers have several experts, rows that all tokens use besides, or windows
+ * @returns the family with most of these traits, the first of equal ones
  */
-export function modelTypeOf(architecture: unknown, isMixture = false): string | undefined {
+export function modelTypeOf(
+  architecture: unknown,
+  {
+    isMixture = false,
+    hasShared = false,
+    hasWindow = false,
+  }: Partial<Record<"isMixture" | "hasShared" | "hasWindow", boolean>> = {},
+): string | undefined {
   const names = MODEL_TYPES.filter((name) => architecturesOf(familyOf(name)).some((one) => one === architecture));
-  return names.find((name) => (familyOf(name).mixture !== undefined) === isMixture) ?? names[0];
+  const fit = (name: string): number => {
+    const { mixture, alternation } = familyOf(name);
+    const isAlike = [(mixture?.sharedSize !== undefined) === hasShared, (alternation !== undefined) === hasWindow];
+    return ((mixture !== undefined) === isMixture ? 4 : 0) + isAlike.filter(Boolean).length;
+  };
+  return names.toSorted((a, b) => fit(b) - fit(a))[0];
 }

@@ -66,7 +66,9 @@ export async function ggufConfig(store: GgufTensorStore): Promise<ModelConfig> {
   const isMixture = numberOf(get("expert_count")) > 0;
   const encoderType = encoderTypeOf(architecture);
   if (encoderType !== undefined) return ggufEncoder(store, encoderType, get);
-  const modelType = modelTypeOf(architecture, isMixture);
+  const hasShared = numberOf(get("expert_shared_feed_forward_length")) > 0;
+  const hasWindow = numberOf(get("attention.sliding_window")) > 0;
+  const modelType = modelTypeOf(architecture, { isMixture, hasShared, hasWindow });
   if (modelType === undefined) {
     const named = `\`${quoted(String(architecture)).slice(1, -1)}\`${unsupportedKind(String(architecture))}`;
     throw refused(
@@ -92,7 +94,9 @@ export async function ggufConfig(store: GgufTensorStore): Promise<ModelConfig> {
     ...(mixture && ggufMixtureFields(mixture, path, get)),
     original_max_position_embeddings: get("rope.scaling.original_context_length") ?? get("context_length"),
     vocab_size: store.info("model.embed_tokens.weight").shape[0],
-    num_key_value_heads: get("attention.head_count_kv") ?? heads,
+    num_key_value_heads: sameInAllLayers(get("attention.head_count_kv")) ?? heads,
+    // Granite 4 without it is refused below.
+    position_embedding_type: "rope",
     head_dim: headSize,
     rope_parameters: { rope_theta: get("rope.freq_base"), ...((await longRope(store, get)) ?? ropeScaling(get)) },
     ...(bothDirections && { [bothDirections.field]: isEncoder }),
@@ -153,7 +157,7 @@ function alternationFields(
   get: (key: string) => unknown,
   headSize: number,
 ): object {
-  if (!alternation || attentionScalar === undefined) return {};
+  if (!alternation) return {};
   const pattern = get(GGUF_ALTERNATION_KEYS.interval);
   const isList = Array.isArray(pattern);
   const rowsPerHead = Math.floor(numberOf(get("embedding_length")) / numberOf(get("attention.head_count")));
@@ -161,8 +165,16 @@ function alternationFields(
     [alternation.interval]: get("attention.sliding_window") ? (isList ? undefined : pattern) : 1,
     layer_types: isList ? pattern.map((isSliding) => (isSliding ? "sliding_attention" : "full_attention")) : undefined,
     [alternation.theta]: get(GGUF_ALTERNATION_KEYS.theta),
-    [attentionScalar]: get("block_count") === LAYERS_OF_GEMMA3_27B ? rowsPerHead : headSize,
+    ...(attentionScalar && {
+      [attentionScalar]: get("block_count") === LAYERS_OF_GEMMA3_27B ? rowsPerHead : headSize,
+    }),
   };
+}
+
+/** Reads a number that a file lists for each layer; the list itself if layers differ, which is refused by name. */
+function sameInAllLayers(value: unknown): unknown {
+  const values = Array.isArray(value) || ArrayBuffer.isView(value) ? Array.from(value as ArrayLike<unknown>) : [value];
+  return new Set(values).size === 1 ? values[0] : value;
 }
 
 /** Reads the config of an encoder. @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` for results that are not supported */
@@ -229,7 +241,20 @@ function ropeScaling(get: (key: string) => unknown): object {
   // `rope.scale_linear` is the older spelling.
   const factor = get("rope.scaling.factor") ?? get("rope.scale_linear");
   if (type === undefined || type === "none") return factor === undefined ? {} : { rope_type: "linear", factor };
-  return { rope_type: type, factor };
+  if (type !== "yarn") return { rope_type: type, factor };
+  const ownFactor = get("rope.scaling.attn_factor");
+  return {
+    rope_type: type,
+    factor,
+    original_max_position_embeddings: get("rope.scaling.original_context_length"),
+    beta_fast: get("rope.scaling.yarn_beta_fast"),
+    beta_slow: get("rope.scaling.yarn_beta_slow"),
+    // With the multiplier, llama.cpp divides the factor of cosines out again (models/mistral3.cpp).
+    attention_factor: get("rope.scaling.yarn_log_multiplier")
+      ? 1
+      : ownFactor && numberOf(ownFactor) * (1 + 0.1 * Math.log(numberOf(factor))),
+    llama_4_scaling_beta: get("attention.temperature_scale"),
+  };
 }
 
 // Reads the metadata of a GGUF file that describes a mixture of experts, under the field names of config.json.
@@ -248,7 +273,6 @@ const UNSUPPORTED_KEYS: Readonly<Record<string, readonly number[]>> = {
   expert_weights_scale: [1],
   expert_group_count: [1],
   expert_shared_count: [],
-  expert_shared_feed_forward_length: [],
   leading_dense_block_count: [],
 };
 
@@ -264,7 +288,7 @@ function numberOf(value: unknown): number {
  * @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` naming a key of a computation that is not supported
  */
 function ggufMixtureFields(
-  { ggufNormalizesWeights }: MixtureFields,
+  { ggufNormalizesWeights, sharedSize }: MixtureFields,
   path: string,
   get: (key: string) => unknown,
 ): object {
@@ -273,9 +297,15 @@ function ggufMixtureFields(
     if (value === undefined || value === 0 || harmless.includes(numberOf(value))) continue;
     throw unsupported(path, `\`${key}\` ${describeValue(value)} is not supported`);
   }
+  const shared = get("expert_shared_feed_forward_length");
+  if (shared && sharedSize === undefined) {
+    throw unsupported(path, `\`expert_shared_feed_forward_length\` ${describeValue(shared)} is not supported`);
+  }
   const fields = Object.fromEntries(Object.entries(GGUF_MIXTURE_KEYS).map(([field, key]) => [field, get(key)]));
   return {
     ...fields,
+    // A file without experts has a width of all tokens' rows alone.
+    ...(sharedSize && { [sharedSize]: (get("expert_count") && shared) || get("feed_forward_length") }),
     // Without the key, llama.cpp's src/models/qwen3moe.cpp divides the dense width among the experts of a token.
     moe_intermediate_size:
       fields["moe_intermediate_size"] || numberOf(get("feed_forward_length")) / numberOf(fields["num_experts_per_tok"]),

@@ -30,6 +30,8 @@ export interface MixtureConfig {
    * the chosen ones sum to less.
    */
   readonly normalizesWeights: boolean;
+  /** FFN rows of a layer that all tokens use besides; 0 for none. */
+  readonly sharedSize: number;
 }
 
 /**
@@ -224,6 +226,19 @@ export type RopeConfig =
       /** Whether `longFactors` count. */
       readonly isLong: boolean;
     }
+  | {
+      readonly type: "yarn";
+      readonly theta: number;
+      readonly factor: number;
+      readonly originalContextTokens: number;
+      /** Turns within the original context from which a pair is not stretched, and up to which it is wholly. */
+      readonly fastTurns: number;
+      readonly slowTurns: number;
+      /** Whether the pairs with so many turns are rounded to whole ones. */
+      readonly isRounded: boolean;
+      /** Factor of cosines and sines. */
+      readonly attentionFactor: number;
+    }
   /** GGUF files of Llama 3 have the divisor of each frequency, `[rotatedSize / 2]`, instead of the parameters. */
   | { readonly type: "factors"; readonly theta: number; readonly factors: readonly number[] };
 
@@ -256,7 +271,7 @@ export function ropeTables(rope: RopeConfig, rotatedSize: number, from: number, 
 
 /** Finds the factor of cosines and sines. */
 export function ropeScale(rope: RopeConfig): number {
-  return rope.type === "longrope" ? rope.attentionFactor : 1;
+  return rope.type === "longrope" || rope.type === "yarn" ? rope.attentionFactor : 1;
 }
 
 /** Computes the radians per position of each pair, `[rotatedSize / 2]`. */
@@ -277,6 +292,8 @@ export function ropeFrequencies(rope: RopeConfig, rotatedSize: number): Float32A
       return stretched(waves, rope.isLong ? rope.longFactors : rope.shortFactors);
     case "llama3":
       return frequencies.map((frequency) => stretchLlama3(frequency, rope));
+    case "yarn":
+      return stretchYarn(waves, rope);
     default:
       throw new TypeError(`Unknown RoPE type: ${String(rope satisfies never)}`);
   }
@@ -294,6 +311,22 @@ function stretchLlama3(frequency: number, rope: RopeConfig & { type: "llama3" })
   const smooth =
     (rope.originalContextTokens / wavelength - rope.lowFreqFactor) / (rope.highFreqFactor - rope.lowFreqFactor);
   return ((1 - smooth) * frequency) / rope.factor + smooth * frequency;
+}
+
+/** Stretches pairs with few turns by `factor`, keeps those with many, and mixes those between (arXiv 2309.00071). */
+function stretchYarn(waves: Float32Array, rope: RopeConfig & { type: "yarn" }): Float32Array {
+  const { theta, factor, originalContextTokens, fastTurns, slowTurns, isRounded } = rope;
+  const pairWith = (turns: number): number =>
+    (waves.length * Math.log(originalContextTokens / (2 * Math.PI * turns))) / Math.log(theta);
+  const [fast, slow] = [pairWith(fastTurns), pairWith(slowTurns)];
+  const first = Math.max(0, isRounded ? Math.floor(fast) : fast);
+  const last = Math.min(2 * waves.length - 1, isRounded ? Math.ceil(slow) : slow);
+  const length = first === last ? 0.001 : last - first;
+  return waves.map((wave, pair) => {
+    const kept = Math.fround(1 - Math.min(1, Math.max(0, Math.fround((pair - first) / length))));
+    const stretchedFrequency = Math.fround(1 / Math.fround(factor * wave));
+    return Math.fround(stretchedFrequency * Math.fround(1 - kept)) + Math.fround(Math.fround(1 / wave) * kept);
+  });
 }
 
 // LongRoPE: frequencies have other divisors in long contexts than in short ones (Phi-3).

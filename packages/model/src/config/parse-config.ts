@@ -62,15 +62,15 @@ export function parseConfig(path: string, json: unknown, generation?: Fields, ro
     const sizes = `${numLayers} layers of ${numKvHeads} key/value heads of size ${headSize}`;
     throw unsupported(path, `has ${sizes}, ${keyValues} numbers; supported are up to ${MOST.keyValues}`);
   }
-  const contextTokens = fields.size("max_position_embeddings", MOST.tokens, 2048);
+  const contextTokens = parseContext(fields);
 
   const eosTokenIds = generation?.tokenIds("eos_token_id") ?? [];
   const hasAttentionBias = fields.boolean("attention_bias", false);
   return {
-    modelType,
+    modelType: mixture ? modelType : (family.mixture?.denseType ?? modelType),
     vocabSize: fields.size("vocab_size", MOST.vocab),
     hiddenSize,
-    intermediateSize: fields.size("intermediate_size", MOST.width),
+    intermediateSize: fields.size(mixture ? "intermediate_size" : denseSizeField(family), MOST.width),
     mixture: mixture?.config,
     numLayers,
     numHeads,
@@ -85,7 +85,7 @@ export function parseConfig(path: string, json: unknown, generation?: Fields, ro
     contextTokens,
     ...parseLayers(fields, family, { numLayers, rotatedSize, contextTokens }, mixture?.isMixture),
     ...parseScales(fields, family, { headSize, hiddenSize }),
-    hasQkvBias: family.hasQkvBias ?? hasAttentionBias,
+    hasQkvBias: family.hasQkvBias ?? fields.boolean(family.qkvBiasField ?? "attention_bias", false),
     hasOutputBias: family.hasOutputBias ?? hasAttentionBias,
     hasMlpBias: fields.boolean("mlp_bias", false),
     hasTiedEmbeddings: fields.boolean("tie_word_embeddings", false),
@@ -95,6 +95,19 @@ export function parseConfig(path: string, json: unknown, generation?: Fields, ro
       ? { isPostNorm: false, firstPosition: undefined, numSegments: 0, numDistanceBuckets: 0 }
       : undefined,
   };
+}
+
+/** Names the field with the width of a dense FFN: of a mixture without experts, that of the part all tokens use. */
+function denseSizeField({ mixture }: Family): string {
+  return mixture?.sharedSize ?? "intermediate_size";
+}
+
+/** Reads the context; up to the original one where queries have a factor by position, which is 1 up to there. */
+function parseContext(fields: Fields): number {
+  const contextTokens = fields.size("max_position_embeddings", MOST.tokens, 2048);
+  const parameters = fields.object("rope_parameters") ?? fields.object("rope_scaling");
+  if (!parameters?.raw("llama_4_scaling_beta")) return contextTokens;
+  return Math.min(contextTokens, parameters.size("original_max_position_embeddings", MOST.tokens, contextTokens));
 }
 
 function seesBothDirections(fields: Fields, { bothDirections }: Family): boolean {
@@ -107,6 +120,9 @@ function refuseUnsupported(fields: Fields, family: Family): void {
   for (const name of family.unsupported ?? []) {
     if (fields.raw(name)) fields.unsupported(name, "supported is a config without it");
   }
+  for (const [name, value] of Object.entries(family.required ?? {})) {
+    if (fields.raw(name) !== value) fields.unsupported(name, `supported is ${describeValue(value)}`);
+  }
 }
 
 /** Refuses quantised checkpoints whose weights `mxfp4Tensors` does not read, or whose inputs are rotated. */
@@ -118,7 +134,10 @@ function refuseQuantization(fields: Fields): void {
 }
 
 /** Multimodal configs whose `text_config` is supported, by `model_type`, and the family of the part. */
-const TEXT_PARTS: ReadonlyMap<unknown, string> = new Map([["gemma3", "gemma3_text"]]);
+const TEXT_PARTS: ReadonlyMap<unknown, string> = new Map([
+  ["gemma3", "gemma3_text"],
+  ["mistral3", "ministral3"],
+]);
 
 /**
  * Finds the part of a multimodal config that describes the model of text, with the token ids of the whole. Other
@@ -203,7 +222,8 @@ function parseWindows(fields: Fields, family: Family, numLayers: number): readon
     throw fields.invalid(`\`layer_types\` has ${types.length} entries for ${numLayers} layers`);
   }
   return types.map((type) => {
-    if (type === "full_attention") return undefined;
+    // Granite's older configs say "attention".
+    if (type === "full_attention" || type === "attention") return undefined;
     if (type !== "sliding_attention")
       fields.unsupported("layer_types", "supported are full_attention, sliding_attention");
     return window ?? fields.size("sliding_window", MOST.integer);
@@ -242,7 +262,7 @@ interface Mixture {
  * @throws {ReadMeError} `ERR_MODEL_INVALID` naming the field; `ERR_MODEL_UNSUPPORTED` when no layer is a mixture
  */
 function parseMixture(fields: Fields, family: MixtureFields | undefined, numLayers: number): Mixture | undefined {
-  if (family === undefined) return undefined;
+  if (family === undefined || (family.denseType && !fields.count("num_local_experts"))) return undefined;
   const countField = fields.has("num_experts") ? "num_experts" : "num_local_experts";
   const numExperts = fields.size(countField, MOST.experts);
   const expertsPerToken = fields.size("num_experts_per_tok", MOST.expertsPerToken);
@@ -254,7 +274,7 @@ function parseMixture(fields: Fields, family: MixtureFields | undefined, numLaye
       `\`num_experts_per_tok\` ${expertsPerToken} is more than the ${numExperts} experts of a layer`,
     );
   }
-  const { normalizesWeights } = family;
+  const { normalizesWeights, sharedSize } = family;
   const isMixture = mixtureLayers(fields, family, numLayers);
   if (!isMixture.includes(true)) {
     fields.unsupported("decoder_sparse_step", "supported are models in which a layer has experts");
@@ -265,6 +285,7 @@ function parseMixture(fields: Fields, family: MixtureFields | undefined, numLaye
       expertsPerToken,
       expertSize: fields.size(family.expertSize, MOST.width),
       normalizesWeights: normalizesWeights === true || fields.boolean(normalizesWeights, false),
+      sharedSize: sharedSize === undefined ? 0 : fields.size(sharedSize, MOST.width),
     },
     isMixture,
   };
@@ -319,13 +340,19 @@ function parseRopes(
   if (isByType && !alternation) {
     fields.unsupported("rope_parameters", "supported is RoPE that is the same in all layers");
   }
-  const theta = fields.positive("rope_theta", 10000);
+  const theta = (isByType ? fields : (parameters ?? fields)).positive(
+    "rope_theta",
+    fields.positive("rope_theta", 10000),
+  );
   const originalTokens = fields.count("original_max_position_embeddings");
   const ropeOf = (scaling: Fields | undefined, plainTheta: number): RopeConfig =>
     parseRope(scaling, family, { ...sizes, plainTheta, originalTokens });
   const full = ropeOf(isByType ? ofFull : (parameters ?? fields.object("rope_scaling")), theta);
   if (!alternation) return { full, sliding: full };
-  return { full, sliding: ropeOf(ofSliding, fields.positive(alternation.theta)) };
+  return {
+    full,
+    sliding: ropeOf(ofSliding, alternation.theta === "rope_theta" ? theta : fields.positive(alternation.theta)),
+  };
 }
 
 function parseRope(
@@ -354,7 +381,28 @@ function parseRope(
       };
     case "longrope":
       return parseLongRope(scaling, outer.originalTokens, { ...outer, theta });
+    case "yarn":
+      return parseYarn(scaling, outer.contextTokens, theta);
     default:
-      return scaling.unsupported(typeField, "supported are default, linear, llama3, longrope");
+      return scaling.unsupported(typeField, "supported are default, linear, llama3, longrope, yarn");
   }
+}
+
+/** Reads the parameters of YaRN as transformers does (`_compute_yarn_parameters`). */
+function parseYarn(scaling: Fields, contextTokens: number, theta: number): RopeConfig {
+  const factor = scaling.positive("factor");
+  const scales = ["mscale", "mscale_all_dim"].map((name) => scaling.raw(name) && scaling.positive(name));
+  const growth = (scale: number): number => (factor <= 1 ? 1 : 0.1 * scale * Math.log(factor) + 1);
+  const [own, all] = scales.map((scale) => (typeof scale === "number" ? growth(scale) : undefined));
+  if (theta === 1) throw scaling.invalid("expected `rope_theta` to be no 1, whose logarithm is a divisor");
+  return {
+    type: "yarn",
+    theta,
+    factor,
+    originalContextTokens: scaling.size("original_max_position_embeddings", MOST.tokens, contextTokens),
+    fastTurns: scaling.positive("beta_fast", 32),
+    slowTurns: scaling.positive("beta_slow", 1),
+    isRounded: scaling.boolean("truncate", true),
+    attentionFactor: scaling.positive("attention_factor", own && all ? own / all : growth(1)),
+  };
 }

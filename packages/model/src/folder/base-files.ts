@@ -180,9 +180,11 @@ function multiplierFields(config: ModelConfig): JsonObject {
   };
 }
 
-function mixtureFields({ mixture, layers }: ModelConfig): JsonObject {
+function mixtureFields({ modelType, mixture, layers }: ModelConfig): JsonObject {
   if (!mixture) return {};
+  const { sharedSize } = familyOf(modelType).mixture ?? {};
   return {
+    ...(sharedSize === undefined ? {} : { [sharedSize]: mixture.sharedSize }),
     // Both spellings, of which older and newer readers know one each.
     num_local_experts: mixture.numExperts,
     num_experts: mixture.numExperts,
@@ -237,6 +239,16 @@ function ropeFields(rope: RopeConfig, contextTokens: number): JsonObject {
         short_factor: rope.shortFactors,
         original_max_position_embeddings: rope.originalContextTokens,
         ...ownAttentionFactor(rope, contextTokens),
+      };
+    case "yarn":
+      return {
+        rope_type: "yarn",
+        factor: rope.factor,
+        original_max_position_embeddings: rope.originalContextTokens,
+        beta_fast: rope.fastTurns,
+        beta_slow: rope.slowTurns,
+        truncate: rope.isRounded,
+        attention_factor: rope.attentionFactor,
       };
     case "factors":
       // The only spelling with a factor for each frequency.

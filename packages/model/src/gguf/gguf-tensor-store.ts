@@ -1,6 +1,7 @@
 import { ReadMeError } from "@readme-moe/core";
 import { encoderFamily, encoderNameOf, encoderTypeOf, GGML_NAME } from "../config/encoder-config.ts";
 import { familyOf, type FusedNames, modelTypeOf, type NormNames, NORMS_BEFORE } from "../config/families.ts";
+import { SHARED_MODULE } from "../weights/tensor-parts.ts";
 import { allocateFor, corrupt, invalid, quoted } from "../files/errors.ts";
 import { encodeFloats } from "../files/floats.ts";
 import { ByteSource, orClose } from "../files/read-file.ts";
@@ -364,6 +365,10 @@ const LAYER_PARTS: Names = new Map([
   ["ffn_up_exps", "mlp.experts.up_proj"],
   ["ffn_down_exps", "mlp.experts.down_proj"],
   ["ffn_gate_up_exps", "mlp.experts.gate_up_proj"],
+  ["ffn_gate_inp_shexp", `${SHARED_MODULE}_gate`],
+  ["ffn_gate_shexp", `${SHARED_MODULE}.gate_proj`],
+  ["ffn_up_shexp", `${SHARED_MODULE}.up_proj`],
+  ["ffn_down_shexp", `${SHARED_MODULE}.down_proj`],
 ]);
 
 /** Names of one expert's products in files of early mixtures, in front of its index. */
@@ -412,9 +417,9 @@ function rotaryPartOf(ggmlName: string): { readonly layer: number; readonly part
 }
 
 function layerPart(part: string, norms: NormNames, fused: FusedNames | undefined): string | undefined {
-  // Both fused rows and those of the up product have llama.cpp's name `ffn_up`.
-  if (fused && part === "attn_qkv") return fused.qkv;
-  if (fused && part === "ffn_up") return fused.gateUp;
+  // Converters split gate and up again unless attention is fused, too. Fused rows are named `ffn_up` as well.
+  if (fused?.qkv !== undefined && part === "attn_qkv") return fused.qkv;
+  if (fused?.qkv !== undefined && part === "ffn_up") return fused.gateUp;
   const role = NORM_PARTS.get(part);
   return role === undefined ? LAYER_PARTS.get(part) : norms[role];
 }

@@ -6,7 +6,7 @@ import { checkRows, countValues, type RowRange, type TensorStore } from "../tens
 import { type TensorRef, tensorRef } from "./model-weights.ts";
 
 /** Refers to a float32 tensor whose rows are computed from tensors of a store, which stays open. */
-function computedTensor(
+export function computedTensor(
   { store, name }: TensorRef,
   shape: readonly number[],
   readRows: (rows: RowRange) => Promise<Float32Array>,
@@ -44,6 +44,18 @@ export function selectRows(matrix: TensorRef, rows: readonly number[]): TensorRe
     const values = new Float32Array(read.length * width);
     for (const [index, row] of (await Promise.all(read)).entries()) values.set(row, index * width);
     return values;
+  });
+}
+
+/** Refers to the rows of one matrix, and then those of a vector or matrix of the same width. */
+export function joinRows(first: TensorRef, second: TensorRef): TensorRef {
+  const [numRows = 0, width = 0] = first.shape;
+  const numOthers = (countValues(second.shape) ?? 0) / width;
+  return computedTensor(first, [numRows + numOthers, width], async ({ from, to }) => {
+    const both = [await first.store.readFloats(first.name), await second.store.readFloats(second.name)];
+    const values = new Float32Array((numRows + numOthers) * width);
+    for (const [index, rows] of both.entries()) values.set(rows, index * numRows * width);
+    return values.subarray(from * width, to * width);
   });
 }
 

@@ -17,8 +17,8 @@ import {
   tensorRef,
   type TensorRef,
 } from "./model-weights.ts";
-import { splitFused, type TensorPart, TensorParts } from "./tensor-parts.ts";
-import { selectRows, tableRef } from "./computed-tensors.ts";
+import { SHARED_MODULE, splitFused, type TensorPart, TensorParts } from "./tensor-parts.ts";
+import { joinRows, selectRows, tableRef } from "./computed-tensors.ts";
 
 /** Name of the only expert of a dense model. */
 export const DENSE_NAME = "dense";
@@ -85,8 +85,7 @@ function locateHead(
   if (pooling && pooling.kind !== "score") {
     if (hiddenSize <= vocabSize) return embedding;
     // The head is packed as a square of this width, which the file has to outweigh.
-    const sizes = `${hiddenSize} dimensions of ${vocabSize} tokens`;
-    throw invalid(store.path, `makes embeddings of ${sizes}, more than tokens`);
+    throw invalid(store.path, `makes embeddings of ${hiddenSize} dimensions of ${vocabSize} tokens, more than tokens`);
   }
   const score = pooling?.head;
   if (score && "tensor" in score) {
@@ -197,7 +196,6 @@ const ROUTERS = [
   { module: "block_sparse_moe", router: "block_sparse_moe.router.layer.weight" },
 ] as const;
 
-/** Names of one expert's products, behind `experts.N.`. */
 const SEPARATE: readonly ProductNames[] = [PRODUCTS, ["w1", "w3", "w2"]];
 
 /**
@@ -232,22 +230,25 @@ interface LayerPlace {
  * @throws {ReadMeError} `ERR_MODEL_INVALID` naming the first tensor that is missing or has another shape
  */
 export function locateMixture(
-  store: TensorStore,
+  checkpoint: TensorStore,
   config: ModelConfig,
   mixture: MixtureConfig,
 ): { readonly experts: ExpertLayout; readonly weights: ModelWeights } {
   const { intermediateSize, hiddenSize, hasMlpBias: hasBias, layers } = config;
-  const { expertSize, expertsPerToken } = mixture;
+  const { expertSize, expertsPerToken, sharedSize } = mixture;
+  const store = splitFused(checkpoint, config);
   return {
     experts: {
       names: [MIXTURE_NAME],
       expertSizes: layers.map(({ isMixture }) => (isMixture ? expertsPerToken * expertSize : intermediateSize)),
-      sharedSizes: layers.map(() => 0),
+      sharedSizes: layers.map(({ isMixture }) => (isMixture ? sharedSize : 0)),
     },
     weights: locateWeights(store, config, (layer) => {
       const prefix = `model.layers.${layer}.`;
       if (layers[layer]?.isMixture) {
-        return { shared: undefined, experts: [], mixture: locateLayer(store, prefix, hiddenSize, mixture) };
+        const place = { prefix: `${prefix}${SHARED_MODULE}.` };
+        const shared = sharedSize > 0 && feedForwardRefs(store, place, { size: sharedSize, hiddenSize, hasBias });
+        return { shared: shared || undefined, experts: [], mixture: locateLayer(store, prefix, hiddenSize, mixture) };
       }
       const size = { size: intermediateSize, hiddenSize, hasBias };
       return { shared: undefined, experts: [feedForwardRefs(store, { prefix: `${prefix}mlp.` }, size)] };
@@ -257,27 +258,33 @@ export function locateMixture(
 
 function locateLayer(store: TensorStore, prefix: string, hiddenSize: number, mixture: MixtureConfig): MixtureRefs {
   const names = ROUTERS.find(({ router }) => store.has(prefix + router));
-  if (names === undefined) {
-    const known = ROUTERS.map(({ router }) => router).join(", ");
-    throw invalid(store.path, `has no router ${prefix}… of the names ${known}`);
-  }
+  const known = ROUTERS.map(({ router }) => router).join(", ");
+  if (names === undefined) throw invalid(store.path, `has no router ${prefix}… of the names ${known}`);
   const place = { store, prefix: `${prefix}${names.module}.`, hiddenSize, mixture };
   const separate = SEPARATE.find(([gate]) => store.has(`${place.prefix}experts.0.${gate}.weight`));
   const stacked = STACKED.find((one) => Object.values(one).every((name: string) => store.has(place.prefix + name)));
   return {
-    router: tensorRef(store, prefix + names.router, [mixture.numExperts, hiddenSize]),
+    router: withSharedGate(store, prefix, tensorRef(store, prefix + names.router, [mixture.numExperts, hiddenSize])),
     experts: stacked ? stackedExperts(place, stacked) : expertRefs(place, separate),
   };
+}
+
+/** Adds the row of the gate of the part that all tokens use, if the layer has one. GGUF files have it as a vector. */
+function withSharedGate(store: TensorStore, prefix: string, router: TensorRef): TensorRef {
+  const name = `${prefix}${SHARED_MODULE}_gate.weight`;
+  if (!store.has(name)) return router;
+  const [, ...width] = router.shape;
+  return joinRows(router, tensorRef(store, name, store.info(name).shape.length === 1 ? width : [1, ...width]));
 }
 
 function expertRefs(
   { store, prefix, hiddenSize, mixture: { numExperts, expertSize } }: LayerPlace,
   products: ProductNames = PRODUCTS,
 ): readonly FeedForwardRefs[] {
-  const sizes = { size: expertSize, hiddenSize, hasBias: false };
-  return Array.from({ length: numExperts }, (_, expert) =>
-    feedForwardRefs(store, { prefix: `${prefix}experts.${expert}.`, products }, sizes),
-  );
+  return Array.from({ length: numExperts }, (_, expert) => {
+    const place = { prefix: `${prefix}experts.${expert}.`, products };
+    return feedForwardRefs(store, place, { size: expertSize, hiddenSize, hasBias: false });
+  });
 }
 
 function stackedExperts(place: LayerPlace, names: StackedNames): readonly FeedForwardRefs[] {

@@ -35,7 +35,11 @@ export interface NormRef extends TensorRef {
 
 /** The tensors of a layer's mixture, whose router chooses some experts for each token. */
 export interface MixtureRefs {
-  readonly router: TensorRef; // [numExperts, hiddenSize], without bias
+  /**
+   * `[numExperts, hiddenSize]`, without bias, and perhaps a row more: the sigmoid of its product multiplies the outputs
+   * of the part that all tokens use.
+   */
+  readonly router: TensorRef;
   /** One per expert, each `expertSize` rows. */
   readonly experts: readonly FeedForwardRefs[];
 }

@@ -96,26 +96,28 @@ interface FusedRows {
 export function fusedModules(config: ModelConfig): ReadonlyMap<string, readonly FusedRows[]> {
   const { fused } = familyOf(config.modelType);
   if (fused === undefined) return new Map();
-  const { numHeads, numKvHeads, headSize, intermediateSize } = config;
+  const { numHeads, numKvHeads, headSize, hiddenSize, intermediateSize, mixture } = config;
   const keySize = numKvHeads * headSize;
+  const ffn = mixture ? SHARED_MODULE : "mlp";
+  const ffnSize = mixture?.sharedSize ?? intermediateSize;
+  const attention = successive([
+    ["self_attn.q_proj", numHeads * headSize],
+    ["self_attn.k_proj", keySize],
+    ["self_attn.v_proj", keySize],
+  ]);
+  const gateUp = successive([
+    [`${ffn}.gate_proj`, ffnSize],
+    [`${ffn}.up_proj`, ffnSize],
+  ]);
   return new Map([
-    [
-      fused.qkv,
-      successive([
-        ["self_attn.q_proj", numHeads * headSize],
-        ["self_attn.k_proj", keySize],
-        ["self_attn.v_proj", keySize],
-      ]),
-    ],
-    [
-      fused.gateUp,
-      successive([
-        ["mlp.gate_proj", intermediateSize],
-        ["mlp.up_proj", intermediateSize],
-      ]),
-    ],
+    ...(fused.qkv === undefined ? [] : [[fused.qkv, attention] as const]),
+    [fused.gateUp, gateUp],
+    ...(fused.down === undefined ? [] : [[fused.down, successive([[`${ffn}.down_proj`, hiddenSize]])] as const]),
   ]);
 }
+
+/** Module of the part of a mixture's layers that all tokens use, behind `model.layers.N.`. */
+export const SHARED_MODULE = "mlp.shared_expert";
 
 function successive(sizes: readonly (readonly [module: string, numRows: number])[]): readonly FusedRows[] {
   let from = 0;
@@ -139,7 +141,8 @@ export function splitFused(store: TensorStore, config: ModelConfig): TensorStore
     for (let layer = 0; layer < config.numLayers; layer++) {
       const name = `model.layers.${layer}.${fused}.weight`;
       if (!store.has(name)) continue;
-      tensorRef(store, name, [numRows, config.hiddenSize]);
+      const { shape } = store.info(name);
+      tensorRef(store, name, [numRows, ...shape.slice(1)]);
       for (const { module, rows } of modules) parts.set(`model.layers.${layer}.${module}.weight`, { of: name, rows });
     }
   }
