@@ -389,7 +389,8 @@ const FAMILIES: Readonly<Record<string, Family>> = {
   },
   granitemoehybrid: {
     className: "GraniteMoeHybridForCausalLM",
-    architecture: "granitehybrid",
+    // As llama.cpp's converter names files whose layers all have attention, with experts or as a Granite without.
+    architecture: "granitemoe",
     hasPairedRows: true,
     norms: NORMS_BEFORE,
     fused: GRANITE_SHARED,
@@ -404,6 +405,7 @@ const LATENT_ATTENTION = "a mixture with latent attention";
 
 /** Unsupported mixtures by `model_type`, and by `general.architecture`, with what they are. */
 const REFUSED_MIXTURES: Readonly<Record<string, string>> = {
+  granitehybrid: "a model with layers without attention",
   deepseek: "a mixture whose first layers are dense",
   deepseek_v2: LATENT_ATTENTION,
   deepseek_v3: LATENT_ATTENTION,

@@ -94,9 +94,7 @@ export async function ggufConfig(store: GgufTensorStore): Promise<ModelConfig> {
     ...(mixture && ggufMixtureFields(mixture, path, get)),
     original_max_position_embeddings: get("rope.scaling.original_context_length") ?? get("context_length"),
     vocab_size: store.info("model.embed_tokens.weight").shape[0],
-    num_key_value_heads: sameInAllLayers(get("attention.head_count_kv")) ?? heads,
-    // Granite 4 without it is refused below.
-    position_embedding_type: "rope",
+    num_key_value_heads: get("attention.head_count_kv") ?? heads,
     head_dim: headSize,
     rope_parameters: { rope_theta: get("rope.freq_base"), ...((await longRope(store, get)) ?? ropeScaling(get)) },
     ...(bothDirections && { [bothDirections.field]: isEncoder }),
@@ -169,12 +167,6 @@ function alternationFields(
       [attentionScalar]: get("block_count") === LAYERS_OF_GEMMA3_27B ? rowsPerHead : headSize,
     }),
   };
-}
-
-/** Reads a number that a file lists for each layer; the list itself if layers differ, which is refused by name. */
-function sameInAllLayers(value: unknown): unknown {
-  const values = Array.isArray(value) || ArrayBuffer.isView(value) ? Array.from(value as ArrayLike<unknown>) : [value];
-  return new Set(values).size === 1 ? values[0] : value;
 }
 
 /** Reads the config of an encoder. @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` for results that are not supported */
@@ -304,8 +296,7 @@ function ggufMixtureFields(
   const fields = Object.fromEntries(Object.entries(GGUF_MIXTURE_KEYS).map(([field, key]) => [field, get(key)]));
   return {
     ...fields,
-    // A file without experts has a width of all tokens' rows alone.
-    ...(sharedSize && { [sharedSize]: (get("expert_count") && shared) || get("feed_forward_length") }),
+    ...(sharedSize && { [sharedSize]: shared }),
     // Without the key, llama.cpp's src/models/qwen3moe.cpp divides the dense width among the experts of a token.
     moe_intermediate_size:
       fields["moe_intermediate_size"] || numberOf(get("feed_forward_length")) / numberOf(fields["num_experts_per_tok"]),
