@@ -186,7 +186,8 @@ export const ONNX_DTYPES: readonly OnnxDtype[] = ["fp32", "fp16", "q8", "int8", 
 const GRAPHS = ["model", "decoder_model_merged"] as const;
 
 /** Families whose exports were compared with their checkpoints. Others may change weights when they are exported. */
-export const ONNX_MODEL_TYPES: readonly string[] = "llama mistral qwen2 qwen3 olmo2 granite smollm3".split(" ");
+export const ONNX_MODEL_TYPES: readonly string[] =
+  "llama mistral qwen2 qwen3 olmo2 olmo3 ministral3 granite smollm3".split(" ");
 
 /** Returns the names that the file of a data type may have, such as `model_q4.onnx`. @param graph - one graph alone */
 export function onnxFileNames(dtype: OnnxDtype, graph?: string): readonly string[] {
