@@ -17,12 +17,13 @@ type EncoderModel = Pick<Model, "config" | "weights">;
  * @param product - packs a product in the model's precision
  */
 export function describeEncoder(
-  { config, weights: ownWeights }: EncoderModel,
+  own: EncoderModel,
   precision: Precision,
   product: (refs: LinearRefs) => PackedTensor,
 ): DecoderDescription {
-  const { weights = ownWeights, order } = (precision === "int8" && orderChannels(ownWeights)) || {};
-  const model = { config, weights };
+  const ordered = precision === "int8" ? orderChannels(own.weights) : undefined;
+  const model = ordered ? { ...own, weights: ordered.weights } : own;
+  const { config, weights } = model;
   const table = precision === "int8" || precision === "int4" ? "half-table" : "float-table";
   return {
     vocabSize: config.vocabSize,
@@ -34,7 +35,7 @@ export function describeEncoder(
     layers: weights.layers.map((_, index) => describeLayer(model, index, product)),
     finalNorm: packLayerNorm(weights.finalNorm),
     head: undefined,
-    encoder: { ...describeTables(model), channels: order },
+    encoder: { ...describeTables(model), channels: ordered?.order },
   };
 }
 

@@ -3,9 +3,8 @@
 import { type BlockFormat, type BlockWeights, middleOf } from "./tensor-store.ts";
 import type { TensorRef } from "./weights/model-weights.ts";
 
-// Larger blocks are faster, smaller ones more accurate. Kernels take powers of two from 16 up.
-const EIGHT_BIT_SIZES = [32, 16] as const;
-const FOUR_BIT_SIZES = [32, 16] as const;
+// The kernel has a scale for each 32 or 16 weights; smaller blocks take more memory.
+const BLOCK_SIZES = [32, 16] as const;
 const LARGEST_QUANT = 127;
 
 /** Weights `[numOut, numIn]` in blocks, read on demand. */
@@ -35,7 +34,7 @@ export function storedBlocks(ref: TensorRef): BlockSource | undefined {
 /** Rounds weights to 8 bits; `undefined` when rows are no whole number of blocks. */
 export function eightBitBlocks(ref: TensorRef): BlockSource | undefined {
   const { numOut, numIn } = sizes(ref);
-  const blockSize = EIGHT_BIT_SIZES.find((size) => numIn % size === 0);
+  const blockSize = BLOCK_SIZES.find((size) => numIn % size === 0);
   if (blockSize === undefined) return undefined;
   const format: BlockFormat = { bits: 8, blockSize, hasOffsets: false };
   return { numOut, numIn, format, read: async () => roundToBlocks(await ref.store.readFloats(ref.name), blockSize) };
@@ -44,7 +43,7 @@ export function eightBitBlocks(ref: TensorRef): BlockSource | undefined {
 /** Fits weights to 4 bits for the inputs of `product`; `undefined` when rows are no whole number of blocks. */
 export function fittedBlocks(ref: TensorRef, calibration: InputStatistics, product: string): BlockSource | undefined {
   const { numOut, numIn } = sizes(ref);
-  const blockSize = FOUR_BIT_SIZES.find((size) => numIn % size === 0);
+  const blockSize = BLOCK_SIZES.find((size) => numIn % size === 0);
   if (blockSize === undefined) return undefined;
   return {
     numOut,

@@ -177,7 +177,18 @@ const GRANITE_MIXTURE: MixtureFields = {
   normalizesWeights: true,
   ggufNormalizesWeights: true,
 };
+/** Names of the part that all tokens use, and of the whole FFN where there are no experts. */
 const GRANITE_SHARED: FusedNames = { gateUp: "shared_mlp.input_linear", down: "shared_mlp.output_linear" };
+const GRANITE_ROWS = { sharedSize: "shared_intermediate_size" };
+const GRANITE_WITH_SHARED: Family = {
+  className: "GraniteMoeSharedForCausalLM",
+  architecture: "granitemoe",
+  hasPairedRows: true,
+  norms: NORMS_BEFORE,
+  fused: GRANITE_SHARED,
+  multipliers: GRANITE_MULTIPLIERS,
+  mixture: { ...GRANITE_MIXTURE, ...GRANITE_ROWS },
+};
 
 /** All layers have the window that the config names, if it names one. GGUF files say 0 for none. */
 function plainWindow(fields: Fields): number | undefined {
@@ -377,27 +388,14 @@ const FAMILIES: Readonly<Record<string, Family>> = {
     mixture: GRANITE_MIXTURE,
     unsupported: ["shared_intermediate_size"],
   },
-  granitemoeshared: {
-    className: "GraniteMoeSharedForCausalLM",
-    architecture: "granitemoe",
-    hasPairedRows: true,
-    norms: NORMS_BEFORE,
-    fused: GRANITE_SHARED,
-    multipliers: GRANITE_MULTIPLIERS,
-    defaults: GRANITE_EXPERTS,
-    mixture: { ...GRANITE_MIXTURE, sharedSize: "shared_intermediate_size" },
-  },
+  granitemoeshared: { ...GRANITE_WITH_SHARED, defaults: GRANITE_EXPERTS },
   granitemoehybrid: {
+    ...GRANITE_WITH_SHARED,
+    // llama.cpp's converter names files whose layers all have attention like those of the families before.
     className: "GraniteMoeHybridForCausalLM",
-    // As llama.cpp's converter names files whose layers all have attention, with experts or as a Granite without.
-    architecture: "granitemoe",
-    hasPairedRows: true,
-    norms: NORMS_BEFORE,
-    fused: GRANITE_SHARED,
-    multipliers: GRANITE_MULTIPLIERS,
     // Layers without attention, which `layer_types` names, have no RoPE either.
     required: { position_embedding_type: "rope" },
-    mixture: { ...GRANITE_MIXTURE, sharedSize: "shared_intermediate_size", denseType: "granite" },
+    mixture: { ...GRANITE_MIXTURE, ...GRANITE_ROWS, denseType: "granite" },
   },
 };
 

@@ -66,7 +66,7 @@ export async function ggufConfig(store: GgufTensorStore): Promise<ModelConfig> {
   const isMixture = numberOf(get("expert_count")) > 0;
   const encoderType = encoderTypeOf(architecture);
   if (encoderType !== undefined) return ggufEncoder(store, encoderType, get);
-  const hasShared = numberOf(get("expert_shared_feed_forward_length")) > 0;
+  const hasShared = numberOf(get(SHARED_KEY)) > 0;
   const hasWindow = numberOf(get("attention.sliding_window")) > 0;
   const modelType = modelTypeOf(architecture, { isMixture, hasShared, hasWindow });
   if (modelType === undefined) {
@@ -258,6 +258,9 @@ export const GGUF_MIXTURE_KEYS = {
   moe_intermediate_size: "expert_feed_forward_length",
 } as const;
 
+/** Key of the rows that all tokens use besides, which some families have. */
+const SHARED_KEY = "expert_shared_feed_forward_length";
+
 /** Keys of computations that are not supported, with the values that leave them out besides an absent key and 0. */
 const UNSUPPORTED_KEYS: Readonly<Record<string, readonly number[]>> = {
   // Number 1 is the softmax of `llama_expert_gating_func_type` in llama.cpp's src/llama-hparams.h.
@@ -265,6 +268,7 @@ const UNSUPPORTED_KEYS: Readonly<Record<string, readonly number[]>> = {
   expert_weights_scale: [1],
   expert_group_count: [1],
   expert_shared_count: [],
+  [SHARED_KEY]: [],
   leading_dense_block_count: [],
 };
 
@@ -286,17 +290,14 @@ function ggufMixtureFields(
 ): object {
   for (const [key, harmless] of Object.entries(UNSUPPORTED_KEYS)) {
     const value = get(key);
-    if (value === undefined || value === 0 || harmless.includes(numberOf(value))) continue;
+    const isRead = key === SHARED_KEY && sharedSize !== undefined;
+    if (isRead || value === undefined || value === 0 || harmless.includes(numberOf(value))) continue;
     throw unsupported(path, `\`${key}\` ${describeValue(value)} is not supported`);
-  }
-  const shared = get("expert_shared_feed_forward_length");
-  if (shared && sharedSize === undefined) {
-    throw unsupported(path, `\`expert_shared_feed_forward_length\` ${describeValue(shared)} is not supported`);
   }
   const fields = Object.fromEntries(Object.entries(GGUF_MIXTURE_KEYS).map(([field, key]) => [field, get(key)]));
   return {
     ...fields,
-    ...(sharedSize && { [sharedSize]: shared }),
+    ...(sharedSize && { [sharedSize]: get(SHARED_KEY) }),
     // Without the key, llama.cpp's src/models/qwen3moe.cpp divides the dense width among the experts of a token.
     moe_intermediate_size:
       fields["moe_intermediate_size"] || numberOf(get("feed_forward_length")) / numberOf(fields["num_experts_per_tok"]),

@@ -105,7 +105,7 @@ function denseSizeField({ mixture }: Family): string {
 /** Reads the context; up to the original one where queries have a factor by position, which is 1 up to there. */
 function parseContext(fields: Fields): number {
   const contextTokens = fields.size("max_position_embeddings", MOST.tokens, 2048);
-  const parameters = fields.object("rope_parameters") ?? fields.object("rope_scaling");
+  const parameters = ropeParameters(fields);
   if (!parameters?.raw("llama_4_scaling_beta")) return contextTokens;
   return Math.min(contextTokens, parameters.size("original_max_position_embeddings", MOST.tokens, contextTokens));
 }
@@ -307,9 +307,14 @@ function mixtureLayers(fields: Fields, { hasDenseLayers }: MixtureFields, numLay
 
 type Sizes = Pick<ModelConfig, "rotatedSize" | "contextTokens">;
 
+/** Finds RoPE's parameters in the newer spelling, else in the older one. */
+function ropeParameters(fields: Fields): Fields | undefined {
+  return fields.object("rope_parameters") ?? fields.object("rope_scaling");
+}
+
 /** Reads the share of a head that RoPE rotates: with the RoPE parameters, or beside them. Rounds down, as PyTorch. */
 function parseRotatedSize(fields: Fields, { hasPartialRotary = false }: Family, headSize: number): number {
-  const parameters = fields.object("rope_parameters") ?? fields.object("rope_scaling");
+  const parameters = ropeParameters(fields);
   const place = parameters?.has("partial_rotary_factor") ? parameters : fields;
   const share = place.positive("partial_rotary_factor", 1);
   if (share !== 1 && !hasPartialRotary) place.unsupported("partial_rotary_factor", "supported is 1");
@@ -347,7 +352,7 @@ function parseRopes(
   const originalTokens = fields.count("original_max_position_embeddings");
   const ropeOf = (scaling: Fields | undefined, plainTheta: number): RopeConfig =>
     parseRope(scaling, family, { ...sizes, plainTheta, originalTokens });
-  const full = ropeOf(isByType ? ofFull : (parameters ?? fields.object("rope_scaling")), theta);
+  const full = ropeOf(isByType ? ofFull : ropeParameters(fields), theta);
   if (!alternation) return { full, sliding: full };
   return {
     full,

@@ -246,9 +246,9 @@ export function locateMixture(
     weights: locateWeights(store, config, (layer) => {
       const prefix = `model.layers.${layer}.`;
       if (layers[layer]?.isMixture) {
-        const place = { prefix: `${prefix}${SHARED_MODULE}.` };
-        const shared = sharedSize > 0 && feedForwardRefs(store, place, { size: sharedSize, hiddenSize, hasBias });
-        return { shared: shared || undefined, experts: [], mixture: locateLayer(store, prefix, hiddenSize, mixture) };
+        const ofAll = [{ prefix: `${prefix}${SHARED_MODULE}.` }, { size: sharedSize, hiddenSize, hasBias }] as const;
+        const shared = sharedSize === 0 ? undefined : feedForwardRefs(store, ...ofAll);
+        return { shared, experts: [], mixture: locateLayer(store, prefix, hiddenSize, mixture) };
       }
       const size = { size: intermediateSize, hiddenSize, hasBias };
       return { shared: undefined, experts: [feedForwardRefs(store, { prefix: `${prefix}mlp.` }, size)] };
