@@ -40,7 +40,7 @@ const step = (...changes: readonly (readonly [index: number, value: unknown])[])
 beforeAll(async () => {
   bytes = await smallBytes();
   kernel = addon.open(bytes, "plain", OPTIONS);
-  pages = addon.openPages(kernel, NUM_SMALL_PAGES, 1);
+  pages = addon.openPages(kernel, NUM_SMALL_PAGES, 0, 1);
 });
 
 afterAll(() => {

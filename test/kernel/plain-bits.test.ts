@@ -9,7 +9,7 @@ import { expect, test } from "vitest";
 import { plainRows } from "../oracles/plain-kernel.ts";
 import { seededRandom } from "../support/random.ts";
 import { packedBytes, setAllAngles } from "../support/kernel/packed-bytes.ts";
-import { modelShape, type ModelShape } from "../support/kernel/model-shape.ts";
+import { modelShape, type ModelShape, recurrentModelShape } from "../support/kernel/model-shape.ts";
 import { FILE_FORMATS } from "../support/kernel/random-weights.ts";
 import { MAX_POSITIONS, randomModel } from "../support/kernel/random-model.ts";
 import { randomSequences, sequencesShape } from "../support/kernel/random-steps.ts";
@@ -32,6 +32,20 @@ test.each(["native", "wasm"] as const)("all %s kernels give the bits of the plai
   await fc.assert(
     fc.asyncProperty(anyCase, async (one) => replayInBuilds(one, kind, MAX_ROWS)),
     { seed: SEED, numRuns: 12 },
+  );
+});
+
+const recurrentCase: fc.Arbitrary<ReplayCase> = fc.record({
+  model: recurrentModelShape,
+  sequences: sequencesShape,
+  kvPrecision: fc.constantFrom(...KV_PRECISIONS),
+});
+
+test.each(["native", "wasm"] as const)("all %s kernels give them with recurrences", async (kind) => {
+  expect.hasAssertions();
+  await fc.assert(
+    fc.asyncProperty(recurrentCase, async (one) => replayInBuilds(one, kind, MAX_ROWS)),
+    { seed: SEED, numRuns: RUNS_LONG_TESTS ? 40 : 14 },
   );
 });
 

@@ -3,7 +3,7 @@ import { expect, test } from "vitest";
 
 const ROWS: StepRows = { tokenIds: [3, 49], position: 15, pages: [7, 0], logitsOf: [0, 1, 1] };
 
-test("a step is a header, tokens, experts, loras, sequences, pages, wanted rows, their targets and places", () => {
+test("a step is a header, tokens, experts, loras, sequences, pages, wanted rows with their places, and saves", () => {
   const second: StepRows = {
     tokenIds: [1],
     experts: [2],
@@ -14,18 +14,28 @@ test("a step is a header, tokens, experts, loras, sequences, pages, wanted rows,
     targets: [9],
     fullPlaces: [1],
   };
+  const first: StepRows = {
+    ...ROWS,
+    state: 6,
+    saves: [
+      { token: 0, state: 4 },
+      { token: 1, state: 6 },
+    ],
+  };
   const parts = [
-    [3, 2, 4, 4, 3, 2],
+    [3, 2, 4, 4, 3, 2, 2],
     [3, 49, 1],
     [0, 0, 2],
     [-1, -1, 1],
-    [2, 15, 0, 1, 0, 2],
+    [2, 15, 0, 6, 1, 0, 2, -1],
     [7, 0, 2],
     [0, 1, 1, 2],
     [0, 0, 0, 9],
     [-1, -1, -1, 1],
+    [0, 1],
+    [4, 6],
   ];
-  expect(Array.from(encodeStep([ROWS, second], 4, 2))).toEqual(parts.flat());
+  expect(Array.from(encodeStep([first, second], 4, 2))).toEqual(parts.flat());
 });
 
 test.each<[string, Partial<StepRows>]>([

@@ -72,7 +72,7 @@ describe.each<KernelKind>(["native", "wasm"])("%s kernels", (kind) => {
     kernel.placeUnit(numLayers - 1, 0, undefined);
     const last = SMALL_REQUEST.slice();
     // The wanted row is the last one; all rows have the first expert now.
-    last.fill(0, 6 + 20, 6 + 40);
+    last.fill(0, 7 + 20, 7 + 40);
     expect(() => kernel.step(pages, last, results)).toThrow(/expert/);
     kernel.placeUnit(numLayers - 1, 0, unitOf(numLayers - 1, 0));
     kernel.step(pages, SMALL_REQUEST, results);

@@ -7,7 +7,7 @@ import { describe, expect, test } from "vitest";
 import { Fields } from "../../packages/model/src/config/fields.ts";
 import { parseConfig } from "../../packages/model/src/config/parse-config.ts";
 import { parseReadMe } from "../../packages/model/src/folder/read-me-folder.ts";
-import { parseOfficialRouterConfig, parseRouterConfig } from "../../packages/model/src/weights/locate-weights.ts";
+import { parseOfficialRouterConfig, parseRouterConfig } from "../../packages/model/src/weights/locate-router.ts";
 import { writeModelGguf } from "../support/gguf/convert-model.ts";
 import { expectReadMeError } from "../support/rejection.ts";
 import { temporaryFolder } from "../support/temporary-folder.ts";

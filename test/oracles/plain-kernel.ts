@@ -8,9 +8,11 @@ import { plainRow, type PlainRow } from "./plain-kernel-logits.ts";
 import { add, divide, exponential, laneSum, multiply, subtract } from "./plain-kernel-numbers.ts";
 import { plainChoice, plainMix, type PlainRouter, plainSharedWeight } from "./plain-mixture.ts";
 import { product, weightsOf, type PlainWeights } from "./plain-kernel-product.ts";
+import { emptyState, gated, type PlainRecurrence, type PlainState, recur } from "./plain-recurrence.ts";
 
 type Norms = "attentionNorm" | "queryNorm" | "keyNorm" | "attentionOutputNorm" | "ffnNorm" | "ffnOutputNorm";
 type Products = "query" | "key" | "value" | "attentionOutput";
+type Mixing = "outputGate" | "recurrence";
 
 /** An FFN with its weights in memory. */
 export interface PlainFeedForward {
@@ -20,9 +22,11 @@ export interface PlainFeedForward {
 }
 
 /** A layer with its weights in memory. */
-export type PlainLayer = Omit<LayerDescription, Norms | Products | "shared" | "experts" | "mixture"> &
+export type PlainLayer = Omit<LayerDescription, Norms | Products | Mixing | "shared" | "experts" | "mixture"> &
   Readonly<Record<Norms, Float32Array | undefined>> &
   Readonly<Record<Products, PlainWeights>> & {
+    readonly outputGate?: PlainWeights | undefined;
+    readonly recurrence?: (PlainRecurrence & Record<"strength" | "decay", PlainWeights | undefined>) | undefined;
     readonly shared: PlainFeedForward | undefined;
     readonly experts: readonly PlainFeedForward[];
     readonly mixture?: PlainMixture | undefined;
@@ -120,6 +124,7 @@ export function plainChoices(
 interface Cache {
   readonly keys: Cached[][];
   readonly values: Cached[][];
+  readonly state: PlainState | undefined;
 }
 
 function noHeads({ numKvHeads }: PlainLayer): Cached[][] {
@@ -141,7 +146,11 @@ class Run {
     this.#observe = observe;
     this.#model = model;
     this.#options = options;
-    this.#caches = model.layers.map((layer) => ({ keys: noHeads(layer), values: noHeads(layer) }));
+    this.#caches = model.layers.map((layer) => ({
+      keys: noHeads(layer),
+      values: noHeads(layer),
+      state: layer.recurrence && emptyState(layer.recurrence),
+    }));
   }
 
   next({ id, expert, lora }: PlainToken, position: number): PlainRow {
@@ -160,7 +169,16 @@ class Run {
 
   #attend(index: number, input: Float32Array, position: number): Float32Array {
     const layer = this.#model.layers[index] as PlainLayer;
-    const { keys, values } = this.#caches[index] as Cache;
+    const { keys, values, state } = this.#caches[index] as Cache;
+    const { outputGate, recurrence } = layer;
+    const gate = outputGate && this.#product(outputGate, input);
+    if (recurrence && state) {
+      const [query, key, value] = [layer.query, layer.key, layer.value].map((one) => this.#product(one, input));
+      const [strength, decay] = [recurrence.strength, recurrence.decay].map((one) => one && this.#product(one, input));
+      const products = { query: query!, key: key!, value: value!, gate, strength, decay };
+      const out = recur(recurrence, products, state, (row, weights) => this.#norm(row, weights));
+      return this.#product(layer.attentionOutput, out);
+    }
     const angles = layer.angleSet === undefined ? undefined : this.#model.angles[layer.angleSet]?.[position];
     const turned = (head: Float32Array): Float32Array => (angles ? rotate(head, angles) : head);
     const kept = (head: Float32Array): Cached => cached(head, this.#options.kvPrecision);
@@ -174,7 +192,8 @@ class Run {
       const sight = { position, window: layer.slidingWindow ?? Infinity, scale: Math.fround(layer.attentionScale) };
       return attend(query, keys[kvHead] ?? [], values[kvHead] ?? [], sight);
     });
-    return this.#product(layer.attentionOutput, Float32Array.from(outputs.flatMap((output) => Array.from(output))));
+    const all = Float32Array.from(outputs.flatMap((output) => Array.from(output)));
+    return this.#product(layer.attentionOutput, gate ? gated(all, gate) : all);
   }
 
   #normedHeads(projected: Float32Array, norm: Float32Array | undefined, layer: PlainLayer): readonly Float32Array[] {

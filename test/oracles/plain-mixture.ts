@@ -2,6 +2,7 @@
 
 import { add, divide, exponential, multiply, subtract } from "./plain-kernel-numbers.ts";
 import { product, type PlainWeights } from "./plain-kernel-product.ts";
+import { sigmoid } from "./plain-recurrence.ts";
 
 /** How a layer chooses experts. */
 export interface PlainRouter {
@@ -10,6 +11,9 @@ export interface PlainRouter {
   readonly experts: { readonly length: number };
   readonly expertsPerToken: number;
   readonly normalizesWeights: boolean;
+  /** Biases by expert, with which sigmoids choose, and a factor of these. @default a softmax */
+  readonly biases?: Float32Array | undefined;
+  readonly weightScale?: number | undefined;
 }
 
 /** An expert that a token uses. */
@@ -20,13 +24,26 @@ export interface PlainChoice {
 
 /** Chooses the experts of a token, the most probable first. @param input - the FFN's normed input */
 export function plainChoice(
-  { router, experts, expertsPerToken, normalizesWeights }: PlainRouter,
+  { router, experts, expertsPerToken, normalizesWeights, biases, weightScale = 1 }: PlainRouter,
   input: Float32Array,
 ): readonly PlainChoice[] {
   // Products and sums round separately in all builds, so that all choose the same experts.
   const logits = product(router, input, false).slice(0, experts.length);
-  const sorted = Array.from(logits.keys()).toSorted((a, b) => (logits[b] as number) - (logits[a] as number) || a - b);
-  const chosen = sorted.slice(0, expertsPerToken);
+  const largest = (values: Float32Array): number[] =>
+    Array.from(values.keys())
+      .toSorted((a, b) => (values[b] as number) - (values[a] as number) || a - b)
+      .slice(0, expertsPerToken);
+  if (biases) {
+    const sigmoids = logits.map(sigmoid);
+    const best = largest(sigmoids.map((value, expert) => add(value, biases[expert] as number)));
+    const all = best.reduce((total, expert) => add(total, sigmoids[expert] as number), 0);
+    const weightOf = (own: number): number => (normalizesWeights ? divide(own, add(all, Math.fround(1e-6))) : own);
+    return best.map((expert) => ({
+      expert,
+      weight: multiply(weightOf(sigmoids[expert] as number), Math.fround(weightScale)),
+    }));
+  }
+  const chosen = largest(logits);
   const top = logits[chosen[0] as number] as number;
   const shareOf = (expert: number): number => exponential(subtract(logits[expert] as number, top));
   const counted = normalizesWeights ? chosen : Array.from(logits.keys());
@@ -38,8 +55,7 @@ export function plainChoice(
 export function plainSharedWeight({ router, experts }: PlainRouter, input: Float32Array): number {
   const logit = product(router, input, false)[experts.length];
   if (logit === undefined) return 1;
-  const power = exponential(logit < 0 ? logit : -logit);
-  return divide(logit < 0 ? power : 1, add(1, power));
+  return sigmoid(logit);
 }
 
 /** Adds up the outputs of a token's experts, in the order of the choice. */

@@ -34,6 +34,7 @@ export const SOURCES = {
     "processor",
     "reader",
     "request",
+    "recur",
     "rows_product",
     "step",
     "stream",

@@ -166,11 +166,13 @@ async function forwardTogether(
   const numRows = batch.reduce((sum, item) => sum + rowsOf(item), 0);
   const numWanted = last.reduce((sum, { draft }) => sum + 1 + (draft?.tokenIds.length ?? 0), 0);
   const canReadLater = runner.keepsLogits(numRows, numWanted);
+  // Rows that run again begin with a page, where such a model has no state.
+  const needsAtOnce = kv.states.stateBytes > 0 && !canReadLater;
   const { pooling } = runner.model.config;
   const mode = poolingMode(pooling);
   const sequences = batch.map(({ sequence, numTokens, isLast, wantsFullLogits = false, draft }) => {
     const { params, processesLogits, isBound, isPooled, givesStates, numComputedTokens: from } = sequence;
-    const isWhole = wantsFullLogits || processesLogits || isPooled;
+    const isWhole = wantsFullLogits || processesLogits || isPooled || needsAtOnce;
     const needsAll = isWhole || needsFullLogits(params, canReadLater, isBound);
     const known = sequence.tokenIds.slice(from, from + numTokens);
     const experts = sequence.experts.slice(from, from + numTokens);
@@ -184,6 +186,7 @@ async function forwardTogether(
           : Array.from({ length: 1 + (draft?.tokenIds.length ?? 0) }, (_, row) => numTokens - 1 + row)
         : [],
       wantsFullLogits: isLast && needsAll,
+      savesBehind: savedRows(kv, { sequence, numTokens, draft }),
       isAveraged: isPooled && mode === "mean" && !givesStates,
     };
   });
@@ -193,6 +196,17 @@ async function forwardTogether(
     if (!item.isLast || !logits) return [];
     return { item, rows: rowsIn(logits, numCandidates), readAll: logits.readRow };
   });
+}
+
+/**
+ * Lists the tokens behind which the state of a model with recurrences is saved: those before each drafted one, and the
+ * last but one of a prompt, with which the same prompt goes on, if there is room for it.
+ */
+function savedRows(kv: KvMemory, { sequence, numTokens, draft }: Pick<BatchItem, "sequence" | "numTokens" | "draft">) {
+  if (draft) return draft.tokenIds.map((_, row) => numTokens - 1 + row);
+  const isPromptsEnd = sequence.numComputedTokens + numTokens === sequence.promptTokens;
+  if (!sequence.slot || !isPromptsEnd || numTokens === 1 || sequence.isPooled) return undefined;
+  return kv.states.reserve(sequence.slot, 1) ? [numTokens - 2] : undefined;
 }
 
 /** Lists the tokens of a text whose states are its result, or of which the mean is. */

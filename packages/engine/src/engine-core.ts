@@ -319,6 +319,7 @@ export class EngineCore {
     // Waiting sequences may get the freed memory.
     this.#canProgress = true;
     sequence.router.release(sequence.routerState);
+    if (reason !== "error") admission.rememberEnd(sequence);
     admission.remove(sequence);
     for (const resolve of this.#onEnd.splice(0)) resolve();
     output.event("sequence:finished", finishedEvent(sequence, reason, now()));

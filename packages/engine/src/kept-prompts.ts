@@ -2,7 +2,8 @@
 
 import { ReadMeError } from "@readme-moe/core";
 import { type KernelKv, KV_PAGE_TOKENS, type KvSlot } from "@readme-moe/kernel";
-import type { KeepTokens, PrefixCache, RoutedTokens } from "./prefix-cache.ts";
+import type { PrefixCache } from "./prefix-cache.ts";
+import type { KeepTokens, RoutedTokens } from "./prefix-tails.ts";
 import type { WireKept } from "./protocol.ts";
 import { identityOf, type KeptModel, keyOf, type SavedHead, type SavedPrompts } from "./saved-prompts.ts";
 

@@ -210,8 +210,17 @@ export class KernelResults {
     { numExperts, numLoras }: ExpertCounts,
   ): { readonly request: Int32Array; readonly room: StepResults } {
     const rows = parts.map(({ sequence, index, from, to, wanted }): StepRows => {
-      const { slot, tokenIds, experts, wantsFullLogits, isAveraged } = sequence;
+      const { slot, tokenIds, experts, wantsFullLogits, isAveraged, savesBehind = [] } = sequence;
       const { numTokens: position, pages } = kv.pageSlot(slot);
+      const saved = [...savesBehind.filter((token) => token >= from && token < to - 1), to - 1].map(
+        (token) => token - from,
+      );
+      const state = kv.states.before(slot);
+      const states = kv.states.save(
+        slot,
+        saved.map((token) => position + token + 1),
+        savesBehind.includes(to - 1),
+      );
       const firstFullRow = this.#firstFullRows[index] ?? 0;
       return {
         tokenIds: sliceOf(tokenIds, from, to),
@@ -222,6 +231,8 @@ export class KernelResults {
         pages,
         logitsOf: wanted.map(({ token }) => token - from),
         targets: wanted.map(({ target }) => target),
+        state,
+        saves: states.map((own, place) => ({ token: saved[place]!, state: own })),
         fullPlaces: wantsFullLogits ? wanted.map(({ place }) => firstFullRow + (isAveraged ? 0 : place)) : undefined,
       };
     });

@@ -192,6 +192,7 @@ export class KernelRunner implements StepRunner {
     }
     if (sequences.length === 0) return [];
     for (const sequence of sequences) checkSequence(sequence, this.model.config);
+    for (const { slot } of sequences) kv.states.begin(slot);
     this.#angles.reach(Math.max(...sequences.map(({ slot, tokenIds }) => slot.numTokens + tokenIds.length)));
     if (this.#streamed instanceof RoutedExperts) {
       return this.#forwardRouted(this.#streamed, kv, sequences, numCandidates);

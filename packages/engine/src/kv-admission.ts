@@ -70,8 +70,8 @@ export class KvAdmission {
       const sequence = free[nextAdmitted(free, this.#running.values(), maxNumSeqs)];
       if (!sequence) return;
       // Matching comes before admission, so that shared memory is not reserved twice.
-      const prefix = this.#prefixes.match(sequence);
-      const slot = this.kv.admit(Math.min(sequence.numTokens + HEADROOM_TOKENS, contextTokens), prefix);
+      const { prefix, state } = this.#prefixes.find(sequence);
+      const slot = this.kv.admit(Math.min(sequence.numTokens + HEADROOM_TOKENS, contextTokens), prefix, state);
       if (!slot) return;
       this.#waiting.splice(this.#waiting.indexOf(sequence), 1);
       sequence.slot = slot;
@@ -114,6 +114,14 @@ export class KvAdmission {
       this.#prefixes.add(sequence, end / chunkTokens - 1, slot);
     }
     if (end >= sequence.promptTokens) sequence.takeOnPrefilled()?.(sequence, slot);
+    // The same prompt runs its last token again, since that gives logits.
+    if (end === sequence.promptTokens && !sequence.isPooled) this.#prefixes.addEnd(sequence, slot, end - 1);
+  }
+
+  /** Caches what a sequence that ends has computed, its answer too, if that is of use to a later prompt. */
+  rememberEnd(sequence: Sequence): void {
+    const { slot, isPooled } = sequence;
+    if (slot && !isPooled) this.#prefixes.addEnd(sequence, slot, slot.numTokens);
   }
 
   /** Drops cached prefixes with tokens of an expert. */
@@ -153,7 +161,7 @@ export class KvAdmission {
     if (known && this.#running.has(known.reader.id) && known.reader.numComputedTokens < known.end) return true;
     this.#followers.delete(sequence);
     for (const reader of this.#running.values()) {
-      const end = sharedEnd(sequence, reader, this.#prefixes.chunkTokens);
+      const end = sharedEnd(sequence, reader, this.#prefixes.sharedTokens);
       if (end > 0) this.#followers.set(sequence, { reader, end });
       if (end > 0) return true;
     }

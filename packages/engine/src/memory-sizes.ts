@@ -10,6 +10,8 @@ import {
   layOut,
   type PackedTensor,
   precisionOf,
+  stateBytes,
+  STATES_OF_SLOT,
   wholeBlocks,
 } from "@readme-moe/kernel";
 import { type InputStatistics, longestSequence, type Model, type ModelConfig, type Precision } from "@readme-moe/model";
@@ -118,6 +120,12 @@ function sizesOf(...ffns: readonly (LayerDescription["shared"] | undefined)[]): 
   return sizeOf(...ffns.flatMap((ffn) => [ffn?.gate, ffn?.up, ffn?.down]));
 }
 
+function mixingOf(layer: LayerDescription): readonly (PackedTensor | undefined)[] {
+  const { query, key, value, outputGate, recurrence, attentionOutput } = layer;
+  const { convolution, rates, strength, decay, outputNorm } = recurrence ?? {};
+  return [query, key, value, outputGate, convolution, rates, strength, decay, outputNorm, attentionOutput];
+}
+
 function smallOf(layer: LayerDescription): readonly (PackedTensor | undefined)[] {
   const outputNorms = [layer.attentionOutputNorm, layer.ffnOutputNorm];
   const norms = [layer.attentionNorm, layer.ffnNorm, layer.queryNorm, layer.keyNorm, ...outputNorms];
@@ -132,7 +140,7 @@ export function weightSizes(model: Source, precision: Precision): WeightSizes {
   return {
     embeddings: sizeOf(embedding, encoder?.positions, encoder?.segments, encoder?.distances),
     head: head === embedding ? 0 : sizeOf(head),
-    attention: sumOf(({ query, key, value, attentionOutput }) => sizeOf(query, key, value, attentionOutput)),
+    attention: sumOf((layer) => sizeOf(...mixingOf(layer))),
     small: sizeOf(finalNorm) + sumOf((layer) => sizeOf(...smallOf(layer))),
     shared: sumOf(({ shared }) => sizesOf(shared)),
     experts: sumOf(({ experts = [], mixture }) => sizesOf(...(mixture?.experts ?? experts))),
@@ -147,6 +155,8 @@ export interface ProcessSizes {
   readonly tokenizer: number;
   /** Values of the largest step. */
   readonly step: number;
+  /** States of sequences, of models with recurrences. */
+  readonly states: number;
   /** Garbage that is not collected yet, and gaps between allocations, with many sequences. */
   readonly slack: number;
 }
@@ -162,6 +172,22 @@ const TOKEN_BYTES = 220;
 // their bytes: 10 to 30 MB more than what can be counted.
 const SLACK_BYTES_PER_SEQUENCE = 1e6;
 
+/** Memory of the states of running sequences, and of drafts, at most, unless fewer than two sequences could run. */
+const [STATE_BYTES, DRAFT_STATE_BYTES] = [512 << 20, 128 << 20];
+
+/** Chooses how many sequences of a model with recurrences run together, and counts their states. */
+export function stateSlots(
+  config: ModelConfig,
+  maxNumSeqs: number,
+): { maxSequences: number; drafts: number; numStates: number } {
+  const bytes = stateBytes(config);
+  if (bytes === 0) return { maxSequences: maxNumSeqs, drafts: 0, numStates: 0 };
+  const fit = Math.floor(STATE_BYTES / bytes / STATES_OF_SLOT);
+  const maxSequences = Math.min(maxNumSeqs, Math.max(2, fit));
+  const drafts = Math.min(32, Math.max(2, Math.floor(DRAFT_STATE_BYTES / bytes)));
+  return { maxSequences, drafts, numStates: STATES_OF_SLOT * maxSequences + drafts };
+}
+
 /** Estimates the memory of an engine's process. */
 export function processSizes(
   model: Source,
@@ -174,6 +200,7 @@ export function processSizes(
     process: PROCESS_BYTES,
     tokenizer: vocabSize * TOKEN_BYTES,
     step: maxNumBatchedTokens * stepBytesPerToken(model) + logitBytes,
+    states: stateSlots(model.config, maxNumSeqs).numStates * stateBytes(model.config),
     slack: (maxNumSeqs - 1) * SLACK_BYTES_PER_SEQUENCE,
   };
 }

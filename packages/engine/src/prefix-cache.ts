@@ -1,14 +1,14 @@
 // The prefix cache: pages of keys and values that later prompts share, and the pinned ends of kept prompts.
 
-import { type KeptTokens, KV_PAGE_TOKENS, type KvMemory, type KvSlot } from "@readme-moe/kernel";
-
-/** The prompt of a request. */
-export interface CacheablePrompt extends RoutedTokens {
-  /** Requests of one salt share what they cache, and so do those without any. */
-  readonly cacheSalt?: string | undefined;
-  /** Names of the files of the first chunks, for chunks that are worth a file. */
-  readonly fileKeys?: readonly string[] | undefined;
-}
+import type { KeptState, KeptTokens, KvMemory, KvSlot } from "@readme-moe/kernel";
+import {
+  bytesOf,
+  type CacheablePrompt,
+  type KeepTokens,
+  PrefixTails,
+  type PrefixTail,
+  type RoutedTokens,
+} from "./prefix-tails.ts";
 
 interface PrefixCacheOptions {
   /** Number of positions of a chunk, a multiple of 64. */
@@ -31,6 +31,9 @@ interface PrefixCacheOptions {
  *
  * Pinned beginnings stay until `unpin`, for requests of all salts. They end with a whole page of 16 positions, which
  * may be within a chunk.
+ *
+ * A model with recurrences goes on only where its state was kept: behind some chunks, and behind the last position of
+ * each answer and the last but one of each prompt. So a chat that is only appended to runs no token twice.
  */
 export class PrefixCache {
   readonly chunkTokens: number;
@@ -38,7 +41,7 @@ export class PrefixCache {
   readonly #maxBytes: number;
   /** Chunks by key, the least recently used first. */
   readonly #chunks = new Map<string, PrefixChunk>();
-  readonly #tails: PinnedTails;
+  readonly #tails: PrefixTails;
   readonly #pins = new Map<number, Pin>();
   #chunkBytes = 0;
   #pinnedBytes = 0;
@@ -52,7 +55,7 @@ export class PrefixCache {
     this.chunkTokens = chunkTokens;
     this.#kv = kv;
     this.#maxBytes = maxBytes;
-    this.#tails = new PinnedTails(kv);
+    this.#tails = new PrefixTails(kv);
     kv.onShortage(() => this.evict());
   }
 
@@ -62,12 +65,74 @@ export class PrefixCache {
 
   /** Whether there is room for a chunk. */
   get isOn(): boolean {
-    return this.chunkTokens * this.#kv.bytesPerToken <= this.#maxBytes;
+    return this.chunkTokens * this.#kv.bytesPerToken + this.#kv.states.stateBytes <= this.#maxBytes;
+  }
+
+  /** Number of positions behind which prompts may go on with what others have computed. */
+  get sharedTokens(): number {
+    return this.chunkTokens * this.#chunksOfState;
   }
 
   /** Room for further pins, in bytes. */
   get pinnableBytes(): number {
-    return this.#maxBytes - this.#pinnedBytes - this.#tails.numBytes;
+    return this.#maxBytes - this.#pinnedBytes - this.#tails.pinnedBytes;
+  }
+
+  get #hasStates(): boolean {
+    return this.#kv.states.stateBytes > 0;
+  }
+
+  /** Number of chunks from one kept state to the next. */
+  get #chunksOfState(): number {
+    const chunkBytes = this.chunkTokens * this.#kv.bytesPerToken;
+    return Math.max(1, Math.round(this.#kv.states.stateBytes / (STATE_SHARE * chunkBytes)));
+  }
+
+  /** Finds what a prompt begins with: as `match`, of a model with recurrences up to the last state that is kept. */
+  find(prompt: CacheablePrompt): CachedBeginning {
+    if (!this.#hasStates) return { prefix: this.match(prompt) };
+    const chain = this.#chain(prompt, Math.max(0, Math.ceil(prompt.tokenIds.length / this.chunkTokens) - 1));
+    for (let length = chain.length; length >= 0; length--) {
+      const part = chain.slice(0, length);
+      const tail = this.#tails.longest(prompt, this.#behind(part));
+      const state = tail?.state ?? part.at(-1)?.state;
+      if (!state) continue;
+      this.#touch(part, prompt);
+      if (tail) tail.lastUse = this.#uses;
+      return { prefix: [...part.map(({ kept }) => kept), ...(tail?.pages ?? [])], state };
+    }
+    return { prefix: [] };
+  }
+
+  /**
+   * Caches what a slot has computed, of a model with recurrences.
+   *
+   * @param prompt - with the tokens of its answer
+   * @param end - a position at which the slot has a state
+   */
+  addEnd(prompt: CacheablePrompt, slot: KvSlot, end: number): void {
+    if (!this.isOn || !this.#hasStates || end === 0) return;
+    const numChunks = Math.floor(end / this.chunkTokens);
+    const chunks = [...this.#chain(prompt, numChunks)];
+    const keep: KeepTokens = (from, to) => this.#kv.keep(slot, from, to);
+    while (chunks.length < numChunks) chunks.push(this.#insert(prompt, chunks, keep));
+    this.#touch(chunks, prompt);
+    const last = chunks.at(-1);
+    if (last && end % this.chunkTokens === 0) {
+      this.#addState(last, slot, end);
+      return;
+    }
+    const place = this.#behind(chunks);
+    const known = this.#tails.find(prompt, place, end, prompt.cacheSalt);
+    const state = known ? undefined : this.#kv.states.keep(slot, end);
+    const tail = known ?? (state && this.#tails.add(prompt, { ...place, end }, keep, state));
+    if (tail) tail.lastUse = this.#uses;
+  }
+
+  #addState(chunk: PrefixChunk, slot: KvSlot, end: number): void {
+    if (chunk.state || !this.holds(chunk)) return;
+    chunk.state = this.#kv.states.keep(slot, end);
+    this.#chunkBytes += chunk.state?.bytes ?? 0;
   }
 
   /**
@@ -92,6 +157,7 @@ export class PrefixCache {
     if (before.length < index) return;
     if (this.#find(prompt, index, before.at(-1)?.id ?? ROOT)) return;
     const chunk = this.#insert(prompt, before, () => this.#kv.keep(slot, from, to));
+    if ((index + 1) % this.#chunksOfState === 0) this.#addState(chunk, slot, to);
     this.#touch([...before, chunk], prompt);
   }
 
@@ -129,7 +195,7 @@ export class PrefixCache {
       chunks.push(chunk);
     }
     this.#touch(chunks, prompt);
-    const tail = known ?? (isWhole ? undefined : this.#tails.add(prompt, this.#behind(chunks), end, keep));
+    const tail = known ?? (isWhole ? undefined : this.#tails.add(prompt, { ...this.#behind(chunks), end }, keep));
     if (tail) tail.pins++;
     const id = this.#nextId++;
     this.#pins.set(id, { chunks, tail });
@@ -153,10 +219,14 @@ export class PrefixCache {
 
   /** Evicts the next chunk, if there is one. @returns whether there was */
   evict(): boolean {
-    const chunk = this.#nextEvicted();
-    if (!chunk) return false;
-    this.#onEvicted(chunk);
-    this.#drop(chunk);
+    const evicted = this.#nextEvicted();
+    if (!evicted) return false;
+    if ("parent" in evicted) {
+      this.#tails.drop(evicted);
+      return true;
+    }
+    this.#onEvicted(evicted);
+    this.#drop(evicted);
     return true;
   }
 
@@ -219,15 +289,20 @@ export class PrefixCache {
     return chunk;
   }
 
-  #nextEvicted(): PrefixChunk | undefined {
-    const owners = new Map<string | undefined, { readonly oldest: PrefixChunk; bytes: number }>();
+  #nextEvicted(): PrefixChunk | PrefixTail | undefined {
+    const owners = new Map<string | undefined, { oldest: PrefixChunk | PrefixTail; bytes: number }>();
+    const take = (one: PrefixChunk | PrefixTail, bytes: number): void => {
+      const owner = owners.get(one.salt) ?? { oldest: one, bytes: 0 };
+      owners.set(one.salt, owner);
+      owner.bytes += bytes;
+      if (one.lastUse < owner.oldest.lastUse) owner.oldest = one;
+    };
+    // Tails come before the chunks that they follow.
+    for (const tail of this.#tails.evictable) take(tail, bytesOf(tail));
     for (const chunk of this.#chunks.values()) {
-      if (chunk.pins > 0 || !this.#kv.isIdle(chunk.kept)) continue;
-      const owner = owners.get(chunk.salt) ?? { oldest: chunk, bytes: 0 };
-      owners.set(chunk.salt, owner);
-      owner.bytes += chunk.kept.bytes;
+      if (chunk.pins === 0 && (chunk.state || this.#kv.isIdle(chunk.kept))) take(chunk, chunk.kept.bytes);
     }
-    let [most, chosen]: [number, PrefixChunk | undefined] = [-1, undefined];
+    let [most, chosen]: [number, PrefixChunk | PrefixTail | undefined] = [-1, undefined];
     for (const { oldest, bytes } of owners.values()) {
       const weight = bytes * (this.#uses - oldest.lastUse);
       if (weight > most) [most, chosen] = [weight, oldest];
@@ -242,10 +317,12 @@ export class PrefixCache {
   }
 
   #drop(chunk: PrefixChunk): void {
+    const { kept, state } = chunk;
     this.#chunks.delete(chunk.key);
-    this.#chunkBytes -= chunk.kept.bytes;
-    if (chunk.pins > 0) this.#pinnedBytes -= chunk.kept.bytes;
-    this.#kv.drop(chunk.kept);
+    this.#chunkBytes -= kept.bytes + (state?.bytes ?? 0);
+    if (chunk.pins > 0) this.#pinnedBytes -= kept.bytes;
+    this.#kv.drop(kept);
+    if (state) this.#kv.states.drop(state);
   }
 
   /** Marks a chain as used. Its last chunk becomes its least recent one, so it is evicted before those it needs. */
@@ -267,6 +344,9 @@ export class PrefixCache {
 }
 
 const ROOT = 0;
+
+/** Bytes of kept states beside those of keys and values, about, of a prompt that is longer than a chunk. */
+const STATE_SHARE = 4;
 
 /** Adds the salt of a chunk to its key, which has digits and signs only. */
 function saltedKey(key: string, salt: string | undefined): string {
@@ -298,105 +378,17 @@ interface PrefixChunk extends CachedChunk {
   pins: number;
   lastUse: number;
   fileKey: string | undefined;
+  /** State behind the chunk. */
+  state?: KeptState | undefined;
 }
 
 interface Pin {
   readonly chunks: readonly PrefixChunk[];
-  readonly tail?: PinnedTail | undefined;
+  readonly tail?: PrefixTail | undefined;
 }
 
-/** A prompt: everything that the keys and values of its positions depend on. */
-export interface RoutedTokens {
-  readonly tokenIds: readonly number[];
-  /** Expert of each token. */
-  readonly experts: readonly number[];
-}
-
-/** Keeps the computed positions `[from, to)` of a prompt. */
-export type KeepTokens = (from: number, to: number) => KeptTokens;
-
-/** Pages of a pinned beginning behind its last whole chunk. */
-interface PinnedTail {
-  /** Id of that chunk. */
-  readonly parent: number;
-  readonly tokenIds: readonly number[];
-  readonly experts: readonly number[];
-  readonly pages: readonly KeptTokens[];
-  /** Number of pins that need the tail. */
-  pins: number;
-  isDropped: boolean;
-}
-
-/** Position of a tail: the chunk before it, and the first of its positions. */
-interface TailPlace {
-  readonly parent: number;
-  readonly from: number;
-}
-
-/** The pages behind the last whole chunks of pinned beginnings. */
-class PinnedTails {
-  readonly #kv: KvMemory;
-  readonly #tails = new Map<number, readonly PinnedTail[]>();
-  #numBytes = 0;
-
-  constructor(kv: KvMemory) {
-    this.#kv = kv;
-  }
-
-  get numBytes(): number {
-    return this.#numBytes;
-  }
-
-  /** Finds the most pages that a prompt goes on with, without its last token. */
-  match(prompt: RoutedTokens, { parent, from }: TailPlace): readonly KeptTokens[] {
-    const most = Math.floor((prompt.tokenIds.length - 1 - from) / KV_PAGE_TOKENS);
-    const matches = (this.#tails.get(parent) ?? []).map(({ pages, tokenIds, experts }) => {
-      const differs = tokenIds.findIndex(
-        (id, at) => prompt.tokenIds[from + at] !== id || prompt.experts[from + at] !== experts[at],
-      );
-      const same = differs < 0 ? tokenIds.length : differs;
-      return pages.slice(0, Math.max(0, Math.min(most, Math.floor(same / KV_PAGE_TOKENS))));
-    });
-    return matches.reduce<readonly KeptTokens[]>((best, one) => (one.length > best.length ? one : best), []);
-  }
-
-  /** Finds the tail that ends at position `end` of a prompt. */
-  find(prompt: RoutedTokens, { parent, from }: TailPlace, end: number): PinnedTail | undefined {
-    const ids = prompt.tokenIds.slice(from, end).join();
-    const routes = prompt.experts.slice(from, end).join();
-    return this.#tails
-      .get(parent)
-      ?.find(({ tokenIds, experts }) => tokenIds.join() === ids && experts.join() === routes);
-  }
-
-  /** Adds positions `[from, end)` of a prompt, page by page: other prompts may go on with the first of them only. */
-  add({ tokenIds, experts }: RoutedTokens, { parent, from }: TailPlace, end: number, keep: KeepTokens): PinnedTail {
-    const pages = Array.from({ length: (end - from) / KV_PAGE_TOKENS }, (_, page) =>
-      keep(from + page * KV_PAGE_TOKENS, from + (page + 1) * KV_PAGE_TOKENS),
-    );
-    const own = { tokenIds: tokenIds.slice(from, end), experts: experts.slice(from, end) };
-    const tail: PinnedTail = { parent, ...own, pages, pins: 0, isDropped: false };
-    this.#tails.set(parent, [...(this.#tails.get(parent) ?? []), tail]);
-    this.#numBytes += bytesOf(tail);
-    return tail;
-  }
-
-  drop(tail: PinnedTail): void {
-    if (tail.isDropped) return;
-    tail.isDropped = true;
-    const others = (this.#tails.get(tail.parent) ?? []).filter((other) => other !== tail);
-    if (others.length > 0) this.#tails.set(tail.parent, others);
-    else this.#tails.delete(tail.parent);
-    this.#numBytes -= bytesOf(tail);
-    for (const page of tail.pages) this.#kv.drop(page);
-  }
-
-  /** Drops the tails with tokens of an expert. */
-  forget(expert: number): void {
-    for (const tail of Array.from(this.#tails.values()).flat()) if (tail.experts.includes(expert)) this.drop(tail);
-  }
-}
-
-function bytesOf({ pages }: PinnedTail): number {
-  return pages.reduce((sum, { bytes }) => sum + bytes, 0);
+/** Pages that a prompt begins with, and the state behind them of a model with recurrences. */
+interface CachedBeginning {
+  readonly prefix: readonly KeptTokens[];
+  readonly state?: KeptState | undefined;
 }

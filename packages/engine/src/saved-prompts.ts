@@ -14,7 +14,7 @@ import { setImmediate as nextTurn } from "node:timers/promises";
 import { messageOf, ReadMeError } from "@readme-moe/core";
 import { kernelVersion } from "@readme-moe/kernel";
 import { freeBytes, removeAbandoned, TEMPORARY_PREFIX, writeFileAtomically } from "@readme-moe/model";
-import type { RoutedTokens } from "./prefix-cache.ts";
+import type { RoutedTokens } from "./prefix-tails.ts";
 
 // Hashing a piece takes some milliseconds, and steps run between pieces.
 const PIECE_BYTES = 4 << 20;

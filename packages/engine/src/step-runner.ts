@@ -15,6 +15,11 @@ export interface StepSequence {
   readonly logitsOf: readonly number[];
   /** Token ids whose log-probabilities are wanted, one for each of `logitsOf`. @default id 0 */
   readonly targets?: ArrayLike<number> | undefined;
+  /**
+   * Indices into `tokenIds`, in rising order, of tokens behind which the slot may be truncated later, of a model with
+   * recurrences. That is possible in front of the first token and behind the last in any case. @default none
+   */
+  readonly savesBehind?: readonly number[] | undefined;
   /** Whether whole rows of logits are wanted. @default false */
   readonly wantsFullLogits?: boolean | undefined;
   /** Whether the mean of these rows is wanted in their place, of a model that gives states. @default false */

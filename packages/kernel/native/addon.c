@@ -332,17 +332,17 @@ static napi_value open_kernel(napi_env env, napi_callback_info info) {
   return throw_range(env, error ? error : "memory");
 }
 
-/** openPages(kernel, numPages, type): see `KvType`. */
+/** openPages(kernel, numPages, numStates, type): see `KvType`. */
 static napi_value open_pages(napi_env env, napi_callback_info info) {
-  napi_value values[3], handle;
-  int32_t numPages, type;
-  if (!arguments(env, info, 3, values) || napi_get_value_int32(env, values[1], &numPages) != napi_ok ||
-      napi_get_value_int32(env, values[2], &type) != napi_ok)
-    return throw_range(env, "Expected a kernel, a number of pages and their precision");
+  napi_value values[4], handle;
+  int32_t numPages, numStates, type;
+  if (!arguments(env, info, 4, values) || napi_get_value_int32(env, values[1], &numPages) != napi_ok ||
+      napi_get_value_int32(env, values[2], &numStates) != napi_ok || napi_get_value_int32(env, values[3], &type) != napi_ok)
+    return throw_range(env, "Expected a kernel, numbers of pages and of states, and the precision of pages");
   Opened *opened = opened_of(env, values[0]);
   if (!opened) return NULL;
   Pages *pages = calloc(1, sizeof *pages);
-  if (pages && kernel_open_pages(opened->kernel, numPages, type, pages) == 0) {
+  if (pages && kernel_open_pages(opened->kernel, numPages, numStates, type, pages) == 0) {
     if ((handle = new_handle(env, KIND_PAGES, pages, finalize_pages))) return handle;
     kernel_close_pages(pages);
   }

@@ -40,7 +40,7 @@ static void norm_all_heads(const Kernel *kernel, const Layer *layer, float *proj
 
 static HeadPages head_pages(const Kernel *kernel, const Layer *layer, int kvHead) {
   const Pages *pages = kernel->step->pages;
-  size_t firstPage = kernel->model.isEncoder ? 0 : (size_t)(layer - kernel->layers) * (size_t)pages->numPages;
+  size_t firstPage = kernel->model.isEncoder ? 0 : (size_t)layer->page * (size_t)pages->numPages;
   return (HeadPages){
       .base = pages->memory + firstPage * pages->pageBytes + (size_t)kvHead * pages->headPageBytes,
       .pageBytes = pages->pageBytes,
@@ -134,15 +134,31 @@ size_t tile_floats(const Kernel *kernel, int numHeads) {
   return floats < MOST_TILE_FLOATS ? (size_t)floats : MOST_TILE_FLOATS;
 }
 
-/** Joins a row's tiles, and writes the outputs of the query heads of one key head. */
-static void join_row(Kernel *kernel, const Layer *layer, int out, int kvHead, float *results, size_t tileStride, int numTiles) {
-  const LayerDescription *d = &layer->description;
-  int perKey = d->numHeads / d->numKvHeads, from = kvHead * perKey * d->headSize;
-  float *outputs = kernel->attended.floats + (size_t)out * kernel->attended.width + from;
-  for (int h = 0; h < perKey; h++, results += floats_of_tile(layer), outputs += d->headSize) {
-    kernel->loops->join_tiles(results, tileStride, numTiles, layer->paddedHead);
-    memcpy(outputs, results, (size_t)d->headSize * 4);
+/** Multiplies outputs `[from, to)` of a row by sigmoids, if the layer has such a gate. */
+static void gate_outputs(const Kernel *kernel, const Layer *layer, int row, int from, int to, float *outputs) {
+  if (!layer->outputGate) return;
+  const float *gates = kernel->projected + (size_t)row * (size_t)kernel->projectedWidth + layer->gateColumn;
+  for (int i = from; i < to; i += 16) {
+    float away[16] = {0}, power[16];
+    for (int j = 0; j < 16 && i + j < to; j++) away[j] = gates[i + j] < 0 ? gates[i + j] : -gates[i + j];
+    kernel->loops->exponentials(away, 0, power, 16);
+    for (int j = 0; j < 16 && i + j < to; j++) {
+      float gate = gates[i + j];
+      outputs[i + j] *= (gate < 0 ? power[j] : 1) / (1 + power[j]) + (gate - gate);
+    }
   }
+}
+
+/** Joins a row's tiles, and writes the outputs of the query heads of one key head. */
+static void join_row(Kernel *kernel, const Layer *layer, const Piece *piece, int row, int kvHead, float *results, size_t tileStride, int numTiles) {
+  const LayerDescription *d = &layer->description;
+  int perKey = d->numHeads / d->numKvHeads, from = kvHead * perKey * d->headSize, out = piece->out + row;
+  float *outputs = kernel->attended.floats + (size_t)out * kernel->attended.width;
+  for (int h = 0; h < perKey; h++, results += floats_of_tile(layer)) {
+    kernel->loops->join_tiles(results, tileStride, numTiles, layer->paddedHead);
+    memcpy(outputs + from + h * d->headSize, results, (size_t)d->headSize * 4);
+  }
+  gate_outputs(kernel, layer, piece->row + row, from, from + perKey * d->headSize, outputs);
   if (kernel->rounds && layer->roundsHeads) kernel->loops->round_row(&kernel->attended, out, from, from + perKey * d->headSize);
 }
 
@@ -189,7 +205,7 @@ static void attend_part(Kernel *kernel, const Layer *layer, Own own, const Piece
     };
     kernel->loops->attend(&attention);
     for (int i = 0; tileStride == 0 && i < attention.numQueries / perKey; i++)
-      join_row(kernel, layer, piece->out + r + i, kvHead, results + (size_t)(i * perKey) * floats_of_tile(layer), 0, 1);
+      join_row(kernel, layer, piece, r + i, kvHead, results + (size_t)(i * perKey) * floats_of_tile(layer), 0, 1);
   }
 }
 
@@ -220,7 +236,7 @@ static void attend_pieces(Kernel *kernel, Member *member, const Layer *layer, in
     int place = task - (pieces.numJoins - piece->numRows) * d->numKvHeads, kvHead = place / piece->numRows, row = place % piece->numRows;
     size_t tileStride;
     float *results = piece_results(kernel, layer, piece, kvHead, &tileStride) + (size_t)(row * perKey) * floats_of_tile(layer);
-    join_row(kernel, layer, piece->out + row, kvHead, results, tileStride, piece->numTiles);
+    join_row(kernel, layer, piece, row, kvHead, results, tileStride, piece->numTiles);
   }
 }
 
@@ -234,12 +250,18 @@ void attend_rows(Kernel *kernel, Member *member, const Layer *layer, int numRows
     team_next_phase(member);
   }
   attend_pieces(kernel, member, layer, isPartial, placesToo);
-  if (!kernel->rounds || layer->roundsHeads) return;
+  if (kernel->rounds && !layer->roundsHeads) finish_attended(kernel, member, layer, numRows);
+}
+
+void finish_attended(Kernel *kernel, Member *member, const Layer *layer, int numRows) {
+  int32_t size = layer->attentionOutput->numIn, end = whole(size, PANEL);
+  int normsRow = layer->description.mixing == MIX_SPACE && layer->outputNorm.scales;
   team_next_phase(member);
-  int32_t size = layer->attentionOutput->numIn, whole = (size + GROUP - 1) / GROUP * GROUP;
   EACH_ROW(member, row, numRows) {
-    // Numbers that a layer with more heads left here would change the last group's scale.
-    memset(kernel->attended.floats + (size_t)row * kernel->attended.width + size, 0, (size_t)(whole - size) * 4);
-    kernel->loops->round_row(&kernel->attended, row, 0, whole);
+    float *outputs = kernel->attended.floats + (size_t)row * kernel->attended.width;
+    // Numbers that a wider layer left here would change the last group's scale.
+    memset(outputs + size, 0, (size_t)(end - size) * 4);
+    if (normsRow) kernel->loops->norm(outputs, layer->outputNorm, kernel->model.normEpsilon, size, end, outputs);
+    if (kernel->rounds) kernel->loops->round_row(&kernel->attended, row, 0, whole(size, GROUP));
   }
 }

@@ -2,6 +2,27 @@
 
 #include "phases.h"
 
+/** Checks states, and that none is written that another place reads or writes. */
+static const char *check_states(const Kernel *kernel, const Step *step) {
+  if (kernel->stateFloats == 0 && step->numSaves > 0) return "a saved state";
+  const int32_t *sequence = step->sequences;
+  for (int s = 0; s < step->numSequences; s++, sequence += SEQUENCE_FIELDS) {
+    int32_t least = kernel->stateFloats > 0 && sequence[1] > 0 ? 0 : -1, most = least < 0 ? -1 : step->pages->numStates - 1;
+    if (sequence[3] < least || sequence[3] > most) return "a state";
+  }
+  for (int i = 0; i < step->numSaves; i++) {
+    int32_t row = step->savedRows[i], state = step->savedStates[i];
+    if (row < (i == 0 ? 0 : step->savedRows[i - 1] + 1) || row >= step->numRows) return "a saved row";
+    if (state < 0 || state >= step->pages->numStates) return "a saved state";
+    for (int j = 0; j < i; j++)
+      if (step->savedStates[j] == state) return "a state that is saved twice";
+    sequence = step->sequences;
+    for (int s = 0, end = 0; s < step->numSequences; s++, sequence += SEQUENCE_FIELDS)
+      if (end += sequence[0], sequence[3] == state && row != end - 1) return "a saved state that is read";
+  }
+  return NULL;
+}
+
 const char *check_step(const Kernel *kernel, const Step *step) {
   const KernelOptions *options = &kernel->options;
   if (!are_pages_of(kernel, step->pages)) return "pages of this kernel that are open";
@@ -29,6 +50,8 @@ const char *check_step(const Kernel *kernel, const Step *step) {
     entries += ((int64_t)sequence[1] + sequence[0] + PAGE_TOKENS - 1) / PAGE_TOKENS;
   }
   if (rows != step->numRows || entries != step->numTableEntries) return "rows and pages of all sequences";
+  const char *error = check_states(kernel, step);
+  if (error) return error;
   for (int i = 0; i < step->numTableEntries; i++)
     if (step->pageTable[i] < 0 || step->pageTable[i] >= step->pages->numPages) return "a page";
   for (int i = 0; i < step->numWanted; i++) {

@@ -7,7 +7,7 @@
 #include "team.h"
 #include "tensor.h"
 
-enum { KERNEL_MAGIC = 0x4b4d5252, KERNEL_VERSION = 5 };
+enum { KERNEL_MAGIC = 0x4b4d5252, KERNEL_VERSION = 6 };
 
 /** Header of the packed file, before layers and tensors. All fields have 32 bits. */
 typedef struct {
@@ -32,6 +32,23 @@ typedef struct {
    */
   int32_t positions, segments, distances;
 } ModelDescription;
+
+/**
+ * How a layer mixes the rows of a sequence: by attention, or by a recurrence whose state has a fixed size. Its rows run in
+ * their order, whatever the steps, so that the bits do not depend on these.
+ *
+ * - MIX_CONVOLUTION: `query * convolution(key * value)` (LFM2).
+ * - MIX_DELTA: the gated delta rule. Queries, keys and values are convolved, and SiLU is applied; heads of queries and keys
+ *   are divided by their lengths, and queries by `sqrt(headSize)` too. A head's state S `[headSize][valueSize]` becomes
+ *   `d S + key (strength (value - d key S))`, its output is `query S`, normed and times `SiLU(outputGate)`. The strength is
+ *   the sigmoid of its product, and `d = exp(rate * softplus(decay + bias))` (Qwen 3.5).
+ * - MIX_SPACE: Mamba-2. S becomes `d S + key (strength value)`, with `strength = softplus(decay + bias)`, and the output
+ *   `query S + skip value`, times `SiLU(outputGate)`, is normed over all heads.
+ */
+enum { MIX_ATTENTION, MIX_CONVOLUTION, MIX_DELTA, MIX_SPACE, NUM_MIXINGS };
+
+/** Rows of the table `rates`: of each head the decay's rate, its bias, and the skip. */
+enum { RATE_ROW, RATE_BIAS_ROW, SKIP_ROW, RATE_ROWS };
 
 /** Bits of `normsStream`: the norm in front of attention, or of the FFN, replaces the stream. */
 enum { NORMS_AT_ATTENTION = 1, NORMS_AT_FFN = 2 };
@@ -62,6 +79,24 @@ typedef struct {
   int32_t router;
   /** With a router: number of experts, of those that a row uses, and whether the softmax is over these alone. */
   int32_t numRouted, expertsPerToken, normalizesWeights;
+  /**
+   * With a table of one row, biases by expert: a row's weights are sigmoids of its logits, and sigmoids with biases choose
+   * its experts. Else the weights are a softmax, and `routedScale` is 1. Weights are multiplied by that at last.
+   */
+  int32_t routerBias;
+  float routedScale;
+  /** With a recurrence `numKvHeads` are those of keys and queries, `numHeads` those of values, of size `valueSize`. */
+  int32_t mixing, valueSize;
+  /** Whether heads of values with the same keys lie `numKvHeads` apart, not side by side. */
+  int32_t isTiled;
+  /** Number of positions that a convolution sees, 1 to MOST_TAPS, the oldest first: rows of its table, a row of biases more. */
+  int32_t numTaps;
+  /** A table as wide as the products that are convolved, side by side in whole panels; `rates` as the heads of values. */
+  int32_t convolution, rates;
+  /** Products `[heads * valueSize]`, of attention `[heads * headSize]`, whose sigmoid multiplies outputs; and `[heads]`. */
+  int32_t outputGate, strength, decay;
+  /** Norm of a recurrence's outputs, with MIX_DELTA of each head's. */
+  int32_t outputNorm;
 } LayerDescription;
 
 /** A tensor. Offsets are from the file's beginning, in units of 64 bytes; -1 for none. */
@@ -101,29 +136,40 @@ typedef struct {
 /** Largest number of experts of a layer with a router, and of those that a row uses. */
 enum { MOST_ROUTED = 1024, MOST_CHOSEN = 64 };
 
-enum { SEQUENCE_FIELDS = 3, MOST_WANTED = 1 << 20 };
+enum { SEQUENCE_FIELDS = 4, MOST_WANTED = 1 << 20, MOST_TAPS = 8 };
 
-/** Memory for keys and values of `numPages` pages of 16 tokens, by layer, page, key head. */
+/**
+ * Memory for keys and values of `numPages` pages of 16 tokens, by layer with attention, page, key head; and for `numStates`
+ * states of sequences in the layers with a recurrence.
+ */
 typedef struct {
-  int32_t numPages, numLayers;
+  int32_t numPages, numLayers, numStates;
   KvType type;
   uint8_t *memory;
   /** Bytes of one page of one key head, and of all key heads of a layer. */
   size_t headPageBytes, pageBytes;
+  /** `[numStates][stateFloats]`. */
+  float *states;
+  size_t stateFloats;
 } Pages;
 
 /** One step: rows of sequences, side by side. Every row's token is appended at its position. */
 typedef struct {
   const Pages *pages;
-  int32_t numRows, numSequences, numWanted, numCandidates, numTableEntries, numFullRows;
+  int32_t numRows, numSequences, numWanted, numCandidates, numTableEntries, numFullRows, numSaves;
   /** Token and expert of each row, and the slot of its lora, -1 for none. */
   const int32_t *tokens, *experts, *loras;
   /**
-   * Number of rows, position of the first row, and first entry in `pageTable` of each sequence. Rows and entries are in
-   * the order of the sequences.
+   * Number of rows, position of the first row, first entry in `pageTable`, and state in front of the rows of each sequence:
+   * -1 at position 0, and without recurrences. Rows and entries are in the order of the sequences.
    */
   const int32_t *sequences;
   const int32_t *pageTable;
+  /**
+   * `[numSaves]`, with recurrences alone: rows behind which the state is saved, in rising order, and where. The state behind
+   * a sequence's last row may take the place of that in front of its rows, no other may.
+   */
+  const int32_t *savedRows, *savedStates;
   /**
    * For each wanted row of logits, in rising order and perhaps repeated: the row, an output whose logit is wanted, and
    * the place in `fullLogits` or -1. A model without a head writes to `fullLogits` alone: the mean of the states of
@@ -169,11 +215,12 @@ Kernel *kernel_open(const void *file, size_t bytes, const KernelOptions *options
  * @returns NULL, or the part of the arguments that does not fit
  */
 const char *kernel_set_rotary(Kernel *kernel, int32_t rotary, int32_t position, const float *angles, size_t length);
-/** Allocates pages. @param type - a `KvType` @returns 0, or -1 when there is no memory, or no such type */
-int kernel_open_pages(const Kernel *kernel, int32_t numPages, int32_t type, Pages *pages);
+/** Allocates pages and states. @param type - a `KvType` @returns 0, or -1 when there is no memory, or no such type */
+int kernel_open_pages(const Kernel *kernel, int32_t numPages, int32_t numStates, int32_t type, Pages *pages);
 void kernel_close_pages(Pages *pages);
 /**
- * Copies a page of all layers, `[numLayers][pageBytes]`. No step may run meanwhile.
+ * Copies a page of all layers, `[numLayers][pageBytes]`; states `[stateFloats]` have the numbers behind those of pages. No
+ * step may run meanwhile.
  * @returns NULL, or the part of the arguments that does not fit; nothing was copied then
  */
 const char *kernel_read_page(const Pages *pages, int32_t page, uint8_t *bytes, size_t length);

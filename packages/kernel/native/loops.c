@@ -48,6 +48,7 @@
 #include "product.h"
 #include "lora.h"
 #include "attention.h"
+#include "recurrence.h"
 
 const Loops LOOPS = {
     .name = NAME,
@@ -61,6 +62,8 @@ const Loops LOOPS = {
     .store_token = store_token,
     .attend = attend,
     .join_tiles = join_tiles,
+    .convolve = convolve,
+    .recur = recur,
     .summarize = summarize,
     .exponentials = exponentials,
 };

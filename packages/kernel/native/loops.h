@@ -87,6 +87,37 @@ typedef struct {
   AttendRoom room;
 } Attention;
 
+/** Columns of products at successive positions, the last one's outputs. */
+typedef struct {
+  /** The product of each position, the oldest first, and what it is multiplied by, or NULL. */
+  const float *const *inputs, *const *factors;
+  /** By position, at this distance; then biases if there are any. */
+  const float *weights;
+  size_t stride;
+  int32_t numTaps, hasBias;
+  /** Factors of outputs; NULL for SiLU. */
+  const float *gate;
+  int32_t size;
+  float *out;
+} Convolution;
+
+/** The state of one head of a sequence, and its next rows; see `MIX_DELTA` and `MIX_SPACE`. */
+typedef struct {
+  /** `[columns / 16][keySize][16]`, whose columns are those of values. */
+  float *state;
+  /** The first row's head, and the distance to the next row's. */
+  const float *query, *key, *value;
+  size_t stride;
+  const float *decays, *strengths;
+  size_t gainsStride;
+  float skip;
+  int32_t isDelta, numRows, keySize, valueSize;
+  /** `[numRows][valueSize in whole vectors]`. */
+  float *outs;
+  /** `[numRows][2 * keySize + valueSize in whole vectors]`. */
+  float *room;
+} Recurrence;
+
 typedef struct {
   const char *name;
   /** `x += scale * y`, whole vectors. */
@@ -116,6 +147,8 @@ typedef struct {
   void (*attend)(const Attention *attention);
   /** Joins the numbers of a query's tiles, and turns them into its outputs `[size]`, at the place of the first. */
   void (*join_tiles)(float *results, size_t tileStride, int32_t numTiles, int32_t size);
+  void (*convolve)(const Convolution *convolution);
+  void (*recur)(const Recurrence *recurrence);
   /** Writes the largest logit of each block of 64, and the block's sum of `exp(logit - largest)`. */
   void (*summarize)(const float *logits, int32_t numLogits, float *largest, float *sums);
   /** `out = exp(x - from)`, whole vectors. */

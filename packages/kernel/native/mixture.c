@@ -7,11 +7,29 @@
 /** Number of pairs whose inputs one task copies. */
 enum { GATHERED_PAIRS = 16 };
 
-/** Computes the weight of the part that all rows use, from the logit behind those of experts. */
-static float shared_weight(const Kernel *kernel, float logit) {
+static float sigmoid(const Kernel *kernel, float logit) {
   float away[16] = {logit < 0 ? logit : -logit}, power[16];
   kernel->loops->exponentials(away, 0, power, 16);
   return (logit < 0 ? power[0] : 1) / (1 + power[0]) + (logit - logit);
+}
+
+/** Turns logits into sigmoids, and writes them with their biases behind them. @returns these */
+static float *biased_sigmoids(const Kernel *kernel, const Layer *layer, float *logits, float *unsound) {
+  float *biased = logits + kernel->routerWidth / 2;
+  for (int32_t e = 0; e < layer->numExperts; e++) {
+    *unsound += logits[e] - logits[e];
+    logits[e] = sigmoid(kernel, logits[e]);
+    biased[e] = logits[e] + layer->routerBias[e];
+  }
+  return biased;
+}
+
+/** Writes the weights of chosen experts, which are sigmoids: as they are, or divided by their sum. */
+static void weigh_sigmoids(const LayerDescription *d, const float *sigmoids, const int32_t *experts, float unsound, float *weights) {
+  float sum = 0;
+  for (int32_t i = 0; i < d->expertsPerToken; i++) sum += sigmoids[experts[i]];
+  for (int32_t i = 0; i < d->expertsPerToken; i++)
+    weights[i] = (d->normalizesWeights ? sigmoids[experts[i]] / (sum + 1e-6f) : sigmoids[experts[i]]) * d->routedScale + unsound;
 }
 
 /** Chooses the experts with the largest logits of a row, lower experts first among equals, and their weights. */
@@ -21,7 +39,9 @@ static void choose(Kernel *kernel, const Layer *layer, int row) {
   float *weights = kernel->choiceWeights + (size_t)row * (size_t)count;
   int32_t *experts = kernel->choices + (size_t)row * (size_t)count;
   float best[MOST_CHOSEN] = {0}, unsound = 0, sum = 0;
-  if (layer->gatesShared) kernel->sharedWeights[row] = shared_weight(kernel, logits[layer->numExperts]);
+  if (layer->gatesShared) kernel->sharedWeights[row] = sigmoid(kernel, logits[layer->numExperts]);
+  const float *sigmoids = logits;
+  if (layer->routerBias) logits = biased_sigmoids(kernel, layer, logits, &unsound);
   for (int32_t e = 0; e < layer->numExperts; e++) {
     unsound += logits[e] - logits[e];
     // A NaN is the least, so that the choice is always whole.
@@ -33,6 +53,7 @@ static void choose(Kernel *kernel, const Layer *layer, int row) {
     for (int32_t i = numChosen - 1; i > rank; i--) best[i] = best[i - 1], experts[i] = experts[i - 1];
     best[rank] = logit, experts[rank] = e;
   }
+  if (layer->routerBias) return weigh_sigmoids(&layer->description, sigmoids, experts, unsound, weights);
   if (layer->description.normalizesWeights) {
     float shares[MOST_CHOSEN];
     kernel->loops->exponentials(best, best[0], shares, (count + 15) / 16 * 16);

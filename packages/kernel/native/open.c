@@ -38,6 +38,7 @@ static int read_mixture(Reader *reader, const Kernel *kernel, const LayerDescrip
   layer->router = weights_at(reader, kernel, d->router, layer->numExperts + layer->gatesShared, kernel->model.hiddenSize, 1);
   if (reader->error) return 0;
   if (layer->router->format != FORMAT_FLOAT) return fail(reader, "the format of a router");
+  layer->routerBias = norm_at(reader, kernel, d->routerBias, layer->numExperts).scales;
   for (int32_t e = 0; e < layer->numExperts; e++) {
     const Expert *expert = &layer->experts[e];
     layer->readsFloats |= reads_floats(expert->gate.format) || reads_floats(expert->up.format);
@@ -46,11 +47,47 @@ static int read_mixture(Reader *reader, const Kernel *kernel, const LayerDescrip
   return 1;
 }
 
-static int read_layer(Reader *reader, Kernel *kernel, const LayerDescription *d, Layer *layer) {
-  const int32_t hidden = kernel->model.hiddenSize;
-  if (d->numHeads < 1 || d->numHeads > 4096 || d->numKvHeads < 1 || d->numHeads % d->numKvHeads != 0 || d->headSize < 2 ||
-      d->headSize > 4096 || d->headSize % 2 != 0)
+/** Reads what a recurrence has in place of angles and a window, and what attention may have as well. */
+static int read_mixing(Reader *reader, Kernel *kernel, Layer *layer) {
+  const LayerDescription *d = &layer->description;
+  const int32_t hidden = kernel->model.hiddenSize, isRecurrent = d->mixing > MIX_CONVOLUTION, size = d->numHeads * d->valueSize;
+  layer->outputGate = weights_at(reader, kernel, d->outputGate, size, hidden, isRecurrent);
+  layer->strength = weights_at(reader, kernel, d->strength, d->numHeads, hidden, d->mixing == MIX_DELTA);
+  layer->decay = weights_at(reader, kernel, d->decay, d->numHeads, hidden, isRecurrent);
+  layer->outputNorm = norm_at(reader, kernel, d->outputNorm, d->mixing == MIX_DELTA ? d->valueSize : size);
+  if (reader->error) return 0;
+  int32_t column = (layer->query->numPanels + layer->key->numPanels + layer->value->numPanels) * PANEL;
+  layer->gateColumn = column;
+  layer->strengthColumn = layer->gateColumn + (layer->outputGate ? layer->outputGate->numPanels * PANEL : 0);
+  layer->decayColumn = layer->strengthColumn + (layer->strength ? layer->strength->numPanels * PANEL : 0);
+  if (d->mixing == MIX_ATTENTION) return d->strength != -1 || d->decay != -1 ? fail(reader, "a layer's gates") : 1;
+  if (d->numTaps < 1 || d->numTaps > MOST_TAPS || kernel->model.isEncoder) return fail(reader, "a recurrence");
+  if (d->mixing == MIX_CONVOLUTION && (size != hidden || d->numKvHeads * d->headSize != size || layer->outputGate)) return fail(reader, "a convolution's sizes");
+  layer->convolvedWidth = d->mixing == MIX_CONVOLUTION ? layer->query->numPanels * PANEL : column;
+  layer->convolution = table_at(reader, kernel, d->convolution, layer->convolvedWidth);
+  if (reader->error) return 0;
+  if (!layer->convolution || layer->convolution->format != FORMAT_FLOAT_TABLE || layer->convolution->numOut < d->numTaps)
+    return fail(reader, "the table of a convolution");
+  layer->state = kernel->stateFloats;
+  kernel->stateFloats += (size_t)(d->numTaps - 1) * (size_t)layer->convolvedWidth;
+  if (layer->convolvedWidth > kernel->convolvedWidth) kernel->convolvedWidth = layer->convolvedWidth;
+  if (!isRecurrent) return 1;
+  int32_t ratesWidth = whole(d->numHeads, PANEL);
+  layer->rates = table_at(reader, kernel, d->rates, ratesWidth);
+  if (reader->error) return 0;
+  if (!layer->rates || layer->rates->format != FORMAT_FLOAT_TABLE || layer->rates->numOut != RATE_ROWS || !layer->outputNorm.scales || d->headSize % 4 != 0)
+    return fail(reader, "a recurrence");
+  if (ratesWidth > kernel->ratesWidth) kernel->ratesWidth = ratesWidth;
+  kernel->stateFloats += (size_t)d->numHeads * (size_t)d->headSize * (size_t)whole(d->valueSize, 16);
+  return 1;
+}
+
+static int check_layer(Reader *reader, Kernel *kernel, const LayerDescription *d) {
+  if (d->numHeads < 1 || d->numHeads > 4096 || d->numKvHeads < 1 || d->numHeads % d->numKvHeads != 0 || d->headSize < 1 || d->headSize > 4096 ||
+      d->valueSize < 1 || d->valueSize > 4096)
     return fail(reader, "a layer's heads");
+  if (d->mixing < 0 || d->mixing >= NUM_MIXINGS) return fail(reader, "a layer's kind");
+  if (d->mixing == MIX_ATTENTION && (d->headSize % 2 != 0 || d->valueSize != d->headSize)) return fail(reader, "a layer's heads");
   if (d->rotary < -1 || d->rotary >= kernel->model.numRotaries || d->window < 0) return fail(reader, "a layer's positions");
   if (d->rotary >= 0) {
     Rotary *rotary = &kernel->rotaries[d->rotary];
@@ -62,10 +99,18 @@ static int read_layer(Reader *reader, Kernel *kernel, const LayerDescription *d,
   if (d->router != -1 && (d->numRouted < 1 || d->numRouted > MOST_ROUTED || d->expertsPerToken < 1 || d->expertsPerToken > MOST_CHOSEN ||
                           d->expertsPerToken > d->numRouted || d->firstExpert == -1))
     return fail(reader, "a mixture's sizes");
+  return 1;
+}
+
+static int read_layer(Reader *reader, Kernel *kernel, const LayerDescription *d, Layer *layer) {
+  const int32_t hidden = kernel->model.hiddenSize;
+  if (!check_layer(reader, kernel, d)) return 0;
   int32_t numExperts = d->router == -1 ? kernel->model.numExperts : d->numRouted;
   const Tensor *up = tensor_at(reader, kernel, d->up, d->firstExpert == -1);
   if (reader->error) return 0;
-  int32_t querySize = d->numHeads * d->headSize, keySize = d->numKvHeads * d->headSize, ffnSize = up ? up->numOut : 0;
+  // Queries of attention have as many heads as its outputs, those of a recurrence as its keys.
+  int32_t keySize = d->numKvHeads * d->headSize, querySize = d->mixing == MIX_ATTENTION ? d->numHeads * d->headSize : keySize;
+  int32_t valueSize = d->mixing == MIX_ATTENTION ? keySize : d->numHeads * d->valueSize, ffnSize = up ? up->numOut : 0;
   *layer = (Layer){
       .description = *d,
       .attentionNorm = norm_at(reader, kernel, d->attentionNorm, hidden),
@@ -76,8 +121,8 @@ static int read_layer(Reader *reader, Kernel *kernel, const LayerDescription *d,
       .ffnOutputNorm = norm_at(reader, kernel, d->ffnOutputNorm, hidden),
       .query = weights_at(reader, kernel, d->query, querySize, hidden, 1),
       .key = weights_at(reader, kernel, d->key, keySize, hidden, 1),
-      .value = weights_at(reader, kernel, d->value, keySize, hidden, 1),
-      .attentionOutput = weights_at(reader, kernel, d->attentionOutput, hidden, querySize, 1),
+      .value = weights_at(reader, kernel, d->value, valueSize, hidden, 1),
+      .attentionOutput = weights_at(reader, kernel, d->attentionOutput, hidden, d->numHeads * d->valueSize, 1),
       .gate = up ? weights_at(reader, kernel, d->gate, ffnSize, hidden, 0) : NULL,
       .up = up ? weights_at(reader, kernel, d->up, ffnSize, hidden, 1) : NULL,
       .down = up ? weights_at(reader, kernel, d->down, hidden, ffnSize, 1) : NULL,
@@ -85,11 +130,15 @@ static int read_layer(Reader *reader, Kernel *kernel, const LayerDescription *d,
       .numExperts = numExperts,
       .sharedWidth = up ? up->numPanels * PANEL : 0,
       .paddedHead = whole(d->headSize, 16),
-      .roundsHeads = d->numHeads / d->numKvHeads * d->headSize % GROUP == 0,
+      .page = d->mixing == MIX_ATTENTION ? kernel->numPaged++ : 0,
+      .roundsHeads = d->mixing == MIX_ATTENTION && d->numHeads / d->numKvHeads * d->headSize % GROUP == 0,
   };
-  const LayerDescription *first = &kernel->layers[0].description;
-  if (d->numKvHeads != first->numKvHeads || d->headSize != first->headSize) return fail(reader, "layers whose key heads differ");
-  if (reader->error) return 0;
+  if (reader->error || !read_mixing(reader, kernel, layer)) return 0;
+  if (d->mixing == MIX_ATTENTION) {
+    if (!kernel->firstPaged) kernel->firstPaged = layer;
+    const LayerDescription *first = &kernel->firstPaged->description;
+    if (d->numKvHeads != first->numKvHeads || d->headSize != first->headSize) return fail(reader, "layers whose key heads differ");
+  }
   return d->router == -1 || read_mixture(reader, kernel, d, layer);
 }
 
@@ -121,7 +170,9 @@ static int allocate_mixtures(Kernel *kernel) {
     if (count > chosen) chosen = count;
     if ((together < rows ? together : rows) * count > pairs) pairs = (together < rows ? together : rows) * count;
     if (layer->experts->up.numPanels * PANEL > gatedWidth) gatedWidth = layer->experts->up.numPanels * PANEL;
-    if (layer->router->numPanels * PANEL > kernel->routerWidth) kernel->routerWidth = layer->router->numPanels * PANEL;
+    // Sigmoids with biases stand behind those without.
+    int32_t routerWidth = layer->router->numPanels * PANEL * (layer->routerBias ? 2 : 1);
+    if (routerWidth > kernel->routerWidth) kernel->routerWidth = routerWidth;
   }
   if (pairs == 0) return 1;
   return (kernel->routerLogits = allocate_block(kernel, rows * (size_t)kernel->routerWidth, 4)) &&
@@ -141,24 +192,35 @@ static int allocate_loras(Kernel *kernel) {
          (kernel->used = allocate_block(kernel, rows, sizeof(Lora *)));
 }
 
+/** Allocates what recurrences need. */
+static int allocate_recurrences(Kernel *kernel) {
+  uint64_t rows = (uint64_t)kernel->options.maxRows;
+  if (kernel->stateFloats == 0) return 1;
+  return (kernel->zeros = allocate_block(kernel, (size_t)kernel->convolvedWidth, 4)) &&
+         (kernel->convolved = allocate_block(kernel, rows * (size_t)kernel->convolvedWidth, 4)) &&
+         (kernel->gains = allocate_block(kernel, rows * 2 * (size_t)kernel->ratesWidth + 1, 4)) &&
+         (kernel->recurrenceRooms = allocate_block(kernel, (uint64_t)kernel->options.numThreads * recurrence_floats(kernel), 4));
+}
+
 static int allocate_buffers(Kernel *kernel) {
   const KernelOptions *options = &kernel->options;
   uint64_t rows = (uint64_t)options->maxRows, threads = (uint64_t)options->numThreads;
   // A row may be wanted several times, so more logits than rows may be computed together.
   uint64_t inputs = rows < LOGIT_ROWS ? LOGIT_ROWS : rows;
   // No memory is empty, also where all experts are those of mixtures.
-  int32_t attendedWidth = 0, gatedWidth = 1, queriesWidth = 0, mostHeads = 0, numExperts = kernel->model.numExperts, hasBoth = 0;
+  int32_t attendedWidth = 0, gatedWidth = 1, queriesWidth = 1, mostHeads = 0, numExperts = kernel->model.numExperts, hasBoth = 0;
   kernel->attendMost = ATTEND_MOST;
   for (int l = 0; l < kernel->model.numLayers; l++) {
     Layer *layer = &kernel->layers[l];
     const LayerDescription *d = &layer->description;
-    int32_t projected = (layer->query->numPanels + layer->key->numPanels + layer->value->numPanels) * PANEL;
+    int32_t projected = layer->decayColumn + (layer->decay ? layer->decay->numPanels * PANEL : 0);
     if (projected > kernel->projectedWidth) kernel->projectedWidth = projected;
     if (layer->attentionOutput->numIn > attendedWidth) attendedWidth = layer->attentionOutput->numIn;
     int32_t gated = layer->sharedWidth + (layer->experts && !layer->router ? layer->experts->up.numPanels * PANEL : 0);
     if (layer->numExperts > numExperts) numExperts = layer->numExperts;
     if (gated > gatedWidth) gatedWidth = gated;
     hasBoth |= layer->up && layer->experts;
+    if (d->mixing != MIX_ATTENTION) continue;
     if (d->numHeads * layer->paddedHead > queriesWidth) queriesWidth = d->numHeads * layer->paddedHead;
     if (layer->paddedHead > kernel->maxPaddedHead) kernel->maxPaddedHead = layer->paddedHead;
     if (d->numHeads > mostHeads) mostHeads = d->numHeads;
@@ -174,7 +236,7 @@ static int allocate_buffers(Kernel *kernel) {
          (kernel->update = allocate_block(kernel, rows * (size_t)kernel->hiddenWidth, 4)) &&
          (kernel->routed = allocate_block(kernel, hasBoth ? rows * (size_t)kernel->hiddenWidth : 1, 4)) &&
          (kernel->projected = allocate_block(kernel, rows * (size_t)kernel->projectedWidth, 4)) &&
-         (kernel->queries = allocate_block(kernel, rows * (size_t)queriesWidth, 4)) &&
+         allocate_recurrences(kernel) && (kernel->queries = allocate_block(kernel, rows * (size_t)queriesWidth, 4)) &&
          allocate_rows(kernel, &kernel->normed, inputs, kernel->model.hiddenSize) &&
          allocate_rows(kernel, &kernel->attended, inputs, attendedWidth) && allocate_rows(kernel, &kernel->gated, inputs, gatedWidth) &&
          (kernel->active = allocate_block(kernel, rows, sizeof(int32_t))) && allocate_groups(kernel, &kernel->all, rows) &&

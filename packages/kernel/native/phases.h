@@ -112,6 +112,12 @@ size_t attend_floats(const Kernel *kernel);
 size_t tile_floats(const Kernel *kernel, int numHeads);
 /** Runs `place_rows`, then attention of all rows, or of those with wanted logits when `numRows` are fewer. */
 void attend_rows(Kernel *kernel, Member *member, const Layer *layer, int numRows);
+/** Norms rows of attention's or a recurrence's outputs if the layer does, and rounds them. */
+void finish_attended(Kernel *kernel, Member *member, const Layer *layer, int numRows);
+/** Number of floats that a thread needs for a recurrence. */
+size_t recurrence_floats(const Kernel *kernel);
+/** Runs the phases of a recurrence: the states of all rows, and outputs as `attend_rows`. */
+void recur_rows(Kernel *kernel, Member *member, const Layer *layer, int numRows);
 /** Runs phases that compute the logits of wanted rows `[from, to)`, and their results. */
 void compute_results(Kernel *kernel, Member *member, int from, int to);
 

@@ -10,8 +10,6 @@ typedef struct {
   const char *error;
 } Reader;
 
-static inline int32_t whole(int32_t size, int32_t unit) { return (size + unit - 1) / unit * unit; }
-
 /** Records an error. @returns 0 */
 int fail(Reader *reader, const char *error);
 /** Returns the bytes at an offset in units of 64, or NULL, which is an error, when the file does not hold all of them. */

@@ -50,9 +50,11 @@ static const char *read_step(Kernel *kernel, const Pages *pages, const int32_t *
       .numCandidates = header[3],
       .numTableEntries = header[4],
       .numFullRows = header[5],
+      .numSaves = header[6],
   };
   size_t rows = (size_t)step.numRows, sequences = (size_t)step.numSequences * SEQUENCE_FIELDS, wanted = (size_t)step.numWanted;
-  if (length != REQUEST_HEADER + 3 * rows + sequences + (size_t)step.numTableEntries + 3 * wanted) return "the request's length";
+  size_t saves = (size_t)step.numSaves;
+  if (length != REQUEST_HEADER + 3 * rows + sequences + (size_t)step.numTableEntries + 3 * wanted + 2 * saves) return "the request's length";
   const char *error = set_results(kernel, results, &step);
   if (error) return error;
   const int32_t *copy = copy_request(kernel, request, length);
@@ -65,6 +67,8 @@ static const char *read_step(Kernel *kernel, const Pages *pages, const int32_t *
   step.wanted = step.pageTable + step.numTableEntries;
   step.targets = step.wanted + wanted;
   step.fullPlaces = step.targets + wanted;
+  step.savedRows = step.fullPlaces + wanted;
+  step.savedStates = step.savedRows + saves;
   *made = step;
   return NULL;
 }

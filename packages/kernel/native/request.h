@@ -3,7 +3,7 @@
 #pragma once
 #include "kernel.h"
 
-enum { REQUEST_HEADER = 6 };
+enum { REQUEST_HEADER = 7 };
 
 /** Memory for a step's results, with the number of elements of each. */
 typedef struct {
@@ -24,8 +24,9 @@ typedef struct {
 /**
  * Runs a step. It ends a step that has begun, also when it is refused itself.
  *
- * @param request - numbers of rows, sequences, wanted rows, candidates, entries of page tables and rows of all logits;
- *   then the tokens, experts, loras, sequences, page tables, wanted rows, targets and places of all logits (see `Step`).
+ * @param request - numbers of rows, sequences, wanted rows, candidates, entries of page tables, rows of all logits and
+ *   saved states; then the tokens, experts, loras, sequences, page tables, wanted rows, targets, places of all logits, saved
+ *   rows and their states (see `Step`).
  *   It is copied first: the host's array may change meanwhile, or share its memory with the results.
  * @returns NULL, or the part of the request that is invalid
  */

@@ -18,7 +18,7 @@ typedef struct {
 
 typedef struct {
   LayerDescription description;
-  Norm attentionNorm, queryNorm, keyNorm, attentionOutputNorm, ffnNorm, ffnOutputNorm;
+  Norm attentionNorm, queryNorm, keyNorm, attentionOutputNorm, ffnNorm, ffnOutputNorm, outputNorm;
   const Tensor *query, *key, *value, *attentionOutput, *gate, *up, *down;
   /** `[numExperts]`, or NULL. */
   const Expert *experts;
@@ -32,6 +32,14 @@ typedef struct {
   /** Number of columns of gated rows that `down` reads; an expert's columns follow. */
   int32_t sharedWidth;
   int32_t paddedHead;
+  /** Place among the layers whose keys and values are kept; of a recurrence the offset of its part of a state. */
+  int32_t page;
+  size_t state;
+  /** See `LayerDescription`; NULL for none. */
+  const Tensor *convolution, *rates, *outputGate, *strength, *decay;
+  const float *routerBias;
+  /** Columns of `projected` that are convolved, or multiplied and convolved, and the first columns of products behind them. */
+  int32_t convolvedWidth, gateColumn, strengthColumn, decayColumn;
   /** Whether a key head's outputs are whole groups, so that the attending thread rounds them at once. */
   int32_t roundsHeads;
   /** Offsets in `Step.inputSquares`: inputs of attention, its output's product, the FFN, `down`, and the experts. */
@@ -89,8 +97,17 @@ struct Kernel {
   size_t numInputs;
   /** `[maxRows][hiddenWidth]`: the residual stream; outputs of a block; outputs of experts beside a shared part. */
   float *stream, *update, *routed;
-  /** Queries, keys and values, `[maxRows][projectedWidth]`. */
+  /** Queries, keys, values, gates, strengths and decays, `[maxRows][projectedWidth]`. */
   float *projected;
+  /** Of recurrences, by row: what was convolved `[convolvedWidth]`, decays and strengths `[2][ratesWidth]`; zeros. */
+  float *convolved, *gains, *zeros;
+  int32_t convolvedWidth, ratesWidth;
+  /** Per thread: memory for a recurrence, `recurrence_floats`. */
+  float *recurrenceRooms;
+  /** Number of layers with attention, the first of them, and length of a sequence's state. */
+  int32_t numPaged;
+  const Layer *firstPaged;
+  size_t stateFloats;
   /** Queries after norm and rotation, `[maxRows][numHeads * paddedHead]`. */
   float *queries;
   /** Inputs of products: normed rows, attention's outputs, gated rows. Rows of an FFN are in its groups' order. */
@@ -160,3 +177,15 @@ struct Kernel {
 
 /** Number of rows that a product computes together, and of columns of an FFN that one task gates. */
 enum { TASK_ROWS = 48, GATE_COLUMNS = 64 };
+
+/** Number of products whose inputs are those of attention. */
+enum { MIXED_PRODUCTS = 6 };
+
+/** Lists the products whose inputs are those of attention, as they lie in `projected`. @returns their number */
+static inline int mixed_products(const Layer *layer, const Tensor *products[MIXED_PRODUCTS]) {
+  const Tensor *all[] = {layer->query, layer->key, layer->value, layer->outputGate, layer->strength, layer->decay};
+  int count = 0;
+  for (int i = 0; i < MIXED_PRODUCTS; i++)
+    if (all[i]) products[count++] = all[i];
+  return count;
+}

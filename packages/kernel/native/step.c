@@ -34,15 +34,14 @@ static void attend_layer(Kernel *kernel, int index, Member *member) {
   observe(kernel, member, &kernel->normed, 0, kernel->step->numRows, kernel->model.hiddenSize, layer->attentionSquares);
   LoraRows loraRows = {kernel->step->numRows, kernel->rowLoras, firstProduct + LORA_QUERY, 3, 0};
   loraRows = lower_rows(kernel, member, loraRows, &kernel->normed, kernel->model.hiddenSize);
-  multiply(kernel, member, &loraRows, (const Tensor *const[]){layer->query, layer->key, layer->value}, 3, &kernel->normed, kernel->projected,
-           kernel->projectedWidth);
+  const Tensor *products[MIXED_PRODUCTS];
+  multiply(kernel, member, &loraRows, products, mixed_products(layer, products), &kernel->normed, kernel->projected, kernel->projectedWidth);
   team_next_phase(member);
-  if (numRows == 0) {
-    place_rows(kernel, member, layer);
-    return team_next_phase(member);
-  }
-  attend_rows(kernel, member, layer, numRows);
+  if (layer->description.mixing != MIX_ATTENTION) recur_rows(kernel, member, layer, numRows);
+  else if (numRows > 0) attend_rows(kernel, member, layer, numRows);
+  else place_rows(kernel, member, layer);
   team_next_phase(member);
+  if (numRows == 0) return;
   observe(kernel, member, &kernel->attended, 0, numRows, layer->attentionOutput->numIn, layer->attendedSquares);
   loraRows = (LoraRows){numRows, isLast ? kernel->activeLoras : kernel->rowLoras, firstProduct + LORA_ATTENTION_OUTPUT, 1, 0};
   loraRows = lower_rows(kernel, member, loraRows, &kernel->attended, layer->attentionOutput->numIn);

@@ -7,6 +7,8 @@
 /** Outputs are stored in panels of 64, inputs in groups of 32, both padded with zeros. */
 enum { PANEL = 64, GROUP = 32 };
 
+static inline int32_t whole(int32_t size, int32_t unit) { return (size + unit - 1) / unit * unit; }
+
 typedef enum {
   /** A plain table `[numOut][numIn]` of float32 or of halves, whose rows are looked up and not multiplied. */
   FORMAT_FLOAT_TABLE = 0,

@@ -27,9 +27,9 @@ EXPORT(rotary) const char *set_rotary(Kernel *kernel, int32_t set, int32_t posit
   return kernel_set_rotary(kernel, set, position, angles, length);
 }
 
-EXPORT(open_pages) Pages *open_pages(const Kernel *kernel, int32_t numPages, int32_t type) {
+EXPORT(open_pages) Pages *open_pages(const Kernel *kernel, int32_t numPages, int32_t numStates, int32_t type) {
   Pages *pages = platform_allocate(sizeof *pages);
-  if (!pages || kernel_open_pages(kernel, numPages, type, pages) == 0) return pages;
+  if (!pages || kernel_open_pages(kernel, numPages, numStates, type, pages) == 0) return pages;
   platform_free(pages);
   return NULL;
 }

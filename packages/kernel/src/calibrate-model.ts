@@ -133,9 +133,16 @@ function numInputsOf(layers: readonly LayerDescription[]): number {
 }
 
 function bytesOfLayer(layer: LayerDescription): number {
-  const { query, key, value, attentionOutput, shared } = layer;
+  const { query, key, value, outputGate, attentionOutput, shared } = layer;
   const ffns = shared ? [shared, ...expertsOf(layer)] : expertsOf(layer);
-  const products = [query, key, value, attentionOutput, ...ffns.flatMap(({ gate, up, down }) => [gate, up, down])];
+  const products = [
+    query,
+    key,
+    value,
+    outputGate,
+    attentionOutput,
+    ...ffns.flatMap(({ gate, up, down }) => [gate, up, down]),
+  ];
   return products.reduce((sum, product) => sum + (product?.weightBytes ?? 0), 0);
 }
 

@@ -1,15 +1,19 @@
 // Maps a model's config and tensors to the kernel's description.
 
 import {
+  computedTensor,
   eightBitBlocks,
   type FeedForwardRefs,
   fittedBlocks,
   type InputStatistics,
   layerConfig,
   type LinearRefs,
+  type MixtureConfig,
+  type MixtureRefs,
   type Model,
   numOutputsOf,
   type Precision,
+  type RecurrenceRefs,
   ROUTER_RMS_NORM_EPSILON,
   type RouterWeights,
   storedBlocks,
@@ -27,7 +31,7 @@ import {
   packInt8,
   type ProductFactors,
 } from "./pack/pack-product.ts";
-import { packNorm, packTable } from "./pack/pack-tables.ts";
+import { packConvolution, packNorm, packRates, packTable } from "./pack/pack-tables.ts";
 import { isBlockType, type PackedTensor } from "./pack/block-types.ts";
 
 /** Parts of a model that a description is made from. */
@@ -53,13 +57,14 @@ function hasBlocks({
   experts,
   mixture,
 }: DescribedModel["weights"]["layers"][number]): boolean {
-  const { query, key, value, output } = attention;
+  const { query, key, value, output, gate: outputGate } = attention;
   const ffns = [...(shared ? [shared] : []), ...experts, ...(mixture?.experts ?? [])];
   const products = [
     query,
     key,
     value,
     output,
+    ...(outputGate ? [outputGate] : []),
     ...(plain ? [plain.up, plain.down] : []),
     ...ffns.flatMap(({ gate, up, down }) => [gate, up, down]),
   ];
@@ -117,11 +122,12 @@ function describeLayer(
   const refs = weights.layers[index]!;
   const { attentionNorm, attention, ffnNorm, shared, experts, mixture } = refs;
   const { product, factorsOf } = packing;
-  const { numHeads, numKvHeads, headSize, rotatedSize, normOffset } = config;
+  const { rotatedSize, normOffset } = config;
   const { slidingWindow, angleSet } = layerConfig(config, index);
   const optionalNorm = (ref: TensorRef | undefined, factors?: InputFactors): PackedTensor | undefined =>
     ref && packNorm(ref, normOffset, factors);
   const name = `layers.${index}`;
+  const qkv = (linear: LinearRefs): PackedTensor => product(`${name}.attention.qkv`, linear, { inputs: attends });
   const { attends, feeds, gated: gatedOf } = factorsOf(index);
   // All tokens use a dense model's only expert.
   const isDense = names.length === 1 && shared === undefined && mixture === undefined;
@@ -135,9 +141,7 @@ function describeLayer(
     };
   };
   return {
-    numHeads,
-    numKvHeads,
-    headSize,
+    ...headsOf(config, index),
     angleSet,
     rotatedSize,
     slidingWindow,
@@ -146,11 +150,13 @@ function describeLayer(
     activation: config.activation,
     normsAllHeads: config.qkNorm === "all-heads",
     attentionNorm: optionalNorm(attentionNorm, attends),
-    query: product(`${name}.attention.qkv`, attention.query, { inputs: attends }),
-    key: product(`${name}.attention.qkv`, attention.key, { inputs: attends }),
-    value: product(`${name}.attention.qkv`, attention.value, { inputs: attends }),
+    query: qkv(attention.query),
+    key: qkv(attention.key),
+    value: qkv(attention.value),
     queryNorm: optionalNorm(attention.queryNorm),
     keyNorm: optionalNorm(attention.keyNorm),
+    outputGate: attention.gate && qkv(attention.gate),
+    recurrence: describeRecurrence(config, attention.recurrence, qkv),
     attentionOutput: product(`${name}.attention.output`, attention.output, {}),
     attentionOutputNorm: optionalNorm(refs.attentionOutputNorm),
     ffnNorm: optionalNorm(ffnNorm, feeds),
@@ -163,9 +169,44 @@ function describeLayer(
         experts: mixture.experts.map((own, expert) => feedForward(`${name}.ffn.${expert}`, own)),
         expertsPerToken: config.mixture.expertsPerToken,
         normalizesWeights: config.mixture.normalizesWeights,
+        biases: biasesOf(mixture, config.mixture),
+        weightScale: config.mixture.sigmoids?.scale,
       },
     ffnOutputNorm: optionalNorm(refs.ffnOutputNorm),
   };
+}
+
+function headsOf({ numHeads, numKvHeads, headSize, recurrence, layers }: DescribedModel["config"], index: number) {
+  if (!recurrence || !layers[index]?.isRecurrent) return { numHeads, numKvHeads, headSize };
+  const { numValueHeads, numKeyHeads, keySize } = recurrence;
+  return { numHeads: numValueHeads, numKvHeads: numKeyHeads, headSize: keySize };
+}
+
+function describeRecurrence(
+  { recurrence: config }: DescribedModel["config"],
+  refs: RecurrenceRefs | undefined,
+  qkv: (refs: LinearRefs) => PackedTensor,
+): LayerDescription["recurrence"] {
+  if (!config || !refs) return undefined;
+  const { kind, valueSize, numTaps, numKeyHeads, keySize, numValueHeads } = config;
+  const keys = numKeyHeads * keySize;
+  return {
+    kind,
+    valueSize,
+    isTiled: config.isTiled,
+    numTaps,
+    convolution: packConvolution(refs, config, [keys, keys, numValueHeads * valueSize]),
+    rates: packRates(refs),
+    strength: refs.strength && qkv(refs.strength),
+    decay: refs.decay && qkv(refs.decay),
+    outputNorm: refs.outputNorm && packNorm(refs.outputNorm),
+  };
+}
+
+/** Packs the biases of a router that weighs by sigmoids: zeros if it has none. */
+function biasesOf({ biases, router }: MixtureRefs, { sigmoids, numExperts }: MixtureConfig): PackedTensor | undefined {
+  if (!sigmoids) return undefined;
+  return packNorm(biases ?? computedTensor(router, [numExperts], async () => new Float32Array(numExperts)));
 }
 
 function packProduct(

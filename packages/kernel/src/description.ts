@@ -4,7 +4,7 @@
 import type { Activation } from "@readme-moe/model";
 import { formatNumber, type PackedTensor } from "./pack/block-types.ts";
 
-/** One layer: attention, then an FFN. Norms that a family does not have are `undefined`. */
+/** One layer: attention or a recurrence, then an FFN. Norms that a family does not have are `undefined`. */
 export interface LayerDescription {
   readonly numHeads: number;
   readonly numKvHeads: number;
@@ -30,6 +30,10 @@ export interface LayerDescription {
   readonly value: PackedTensor;
   readonly queryNorm: PackedTensor | undefined;
   readonly keyNorm: PackedTensor | undefined;
+  /** Product whose sigmoid, of a recurrence SiLU, multiplies what `attentionOutput` takes. @default none */
+  readonly outputGate?: PackedTensor | undefined;
+  /** Mixing of tokens by a recurrence; `numKvHeads` are then heads of queries and keys. @default attention */
+  readonly recurrence?: RecurrenceDescription | undefined;
   readonly attentionOutput: PackedTensor;
   readonly attentionOutputNorm: PackedTensor | undefined;
   readonly ffnNorm: PackedTensor | undefined;
@@ -40,6 +44,27 @@ export interface LayerDescription {
   /** Experts that the layer itself chooses for each token, in place of `experts`. @default none */
   readonly mixture?: MixtureDescription | undefined;
   readonly ffnOutputNorm: PackedTensor | undefined;
+}
+
+/** Kinds of recurrences, in the order of `native/kernel.h`, which has their arithmetic. */
+const RECURRENCES = ["convolution", "delta", "space"] as const;
+
+/** A recurrence: a sequence has a state of fixed size, through which its tokens run in their order. */
+export interface RecurrenceDescription {
+  readonly kind: (typeof RECURRENCES)[number];
+  /** Size of each of `numHeads` heads of values. */
+  readonly valueSize: number;
+  /** Whether heads of values with the same keys lie `numKvHeads` apart, not side by side. @default false */
+  readonly isTiled?: boolean | undefined;
+  /** Number of positions that the convolution sees, at most 8. */
+  readonly numTaps: number;
+  /** `[numTaps, width]`, the oldest position first, and perhaps a row of biases; as wide as what is convolved. */
+  readonly convolution: PackedTensor;
+  /** `[3, heads]`: rates and biases of decays, and skips. Not of convolutions alone. */
+  readonly rates: PackedTensor | undefined;
+  readonly strength: PackedTensor | undefined;
+  readonly decay: PackedTensor | undefined;
+  readonly outputNorm: PackedTensor | undefined;
 }
 
 /** `down(activation(gate(x)) * up(x))`. */
@@ -68,6 +93,13 @@ export interface MixtureDescription {
   readonly expertsPerToken: number;
   /** Whether the softmax is over the chosen experts alone, so that their weights sum to 1. */
   readonly normalizesWeights: boolean;
+  /**
+   * Biases by expert, a table of one row: weights are sigmoids of the logits in place of the softmax, and experts are
+   * chosen by sigmoids with biases. @default a softmax
+   */
+  readonly biases?: PackedTensor | undefined;
+  /** Factor of sigmoids. @default 1 */
+  readonly weightScale?: number | undefined;
 }
 
 /** Parts of a model whose queries see later positions too. Its sequences are in one step each. */
@@ -109,9 +141,9 @@ export interface DecoderDescription {
 
 // "RRMK", and the layout's version, which changes when older files can no longer be read.
 const MAGIC = 0x4b4d5252;
-const VERSION = 5;
+const VERSION = 6;
 const MODEL_WORDS = 19;
-const LAYER_WORDS = 29;
+const LAYER_WORDS = 41;
 const TENSOR_WORDS = 6;
 const ACTIVATIONS: readonly Activation[] = ["silu", "gelu-tanh", "gelu"];
 
@@ -145,12 +177,21 @@ function firstTensorsOf(layer: LayerDescription): readonly (PackedTensor | undef
   ];
 }
 
+/** Lists the tensors of a recurrence and of gates, in the order of the header. */
+function mixingTensorsOf({ recurrence, outputGate }: LayerDescription): readonly (PackedTensor | undefined)[] {
+  const { convolution, rates, strength, decay, outputNorm } = recurrence ?? {};
+  return [convolution, rates, outputGate, strength, decay, outputNorm];
+}
+
 /**
  * Lists all tensors of a description, each once. The three of an expert's layer are contiguous, behind all shared ones.
  */
 export function tensorsOf(description: DecoderDescription): readonly PackedTensor[] {
   const { embedding, layers, finalNorm, head, encoder } = description;
-  const ofLayers = layers.flatMap((layer) => [...firstTensorsOf(layer), layer.mixture?.router, layer.ffnOutputNorm]);
+  const ofLayers = layers.flatMap((layer) => {
+    const { mixture, ffnOutputNorm } = layer;
+    return [...firstTensorsOf(layer), ...mixingTensorsOf(layer), mixture?.router, mixture?.biases, ffnOutputNorm];
+  });
   const ofExperts = layers.flatMap(expertsOf).flatMap(({ gate, up, down }) => [gate, up, down]);
   const ofEncoder = [encoder?.positions, encoder?.segments, encoder?.distances];
   const shared = [embedding, ...ofEncoder, ...ofLayers, finalNorm, head];
@@ -191,7 +232,14 @@ export function encodeHeader(
     words.floats([layer.attentionScale, layer.residualScale]);
     const { mixture } = layer;
     words.integers([indexOf(expertsOf(layer)[0]?.gate), indexOf(mixture?.router), mixture?.experts.length ?? 0]);
-    words.integers([mixture?.expertsPerToken ?? 0, mixture?.normalizesWeights ? 1 : 0]);
+    words.integers([mixture?.expertsPerToken ?? 0, mixture?.normalizesWeights ? 1 : 0, indexOf(mixture?.biases)]);
+    words.floats([mixture?.weightScale ?? 1]);
+    const { recurrence } = layer;
+    words.integers([
+      recurrence ? 1 + RECURRENCES.indexOf(recurrence.kind) : 0,
+      recurrence?.valueSize ?? layer.headSize,
+    ]);
+    words.integers([recurrence?.isTiled ? 1 : 0, recurrence?.numTaps ?? 0, ...mixingTensorsOf(layer).map(indexOf)]);
   }
   for (const [{ format, numOut, numIn }, place] of places) {
     words.integers([formatNumber(format), numOut, numIn, place.weights, place.scales, place.bias]);

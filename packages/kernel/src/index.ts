@@ -1,8 +1,10 @@
 export {
+  type KeptState,
   type KeptTokens,
   KV_BLOCK_TOKENS,
   KV_PRECISIONS,
   kvBytesPerToken,
+  stateBytes,
   type KvMemory,
   type KvMemoryOptions,
   type KvPrecision,
@@ -10,14 +12,9 @@ export {
   type KvSlot,
   wholeBlocks,
 } from "./kv/kv-shape.ts";
-export {
-  KernelKv,
-  type KernelKvOptions,
-  KV_PAGE_TOKENS,
-  PagePool,
-  type PagePoolOptions,
-  type PageSlot,
-} from "./kv/page-pool.ts";
+export { STATES_OF_SLOT } from "./kv/state-pool.ts";
+export { KernelKv, type KernelKvOptions } from "./kv/kernel-kv.ts";
+export { KV_PAGE_TOKENS, PagePool, type PagePoolOptions, type PageSlot } from "./kv/page-pool.ts";
 export { BITS_VERSION, kernelVersion } from "./native-kernel.ts";
 export { calibrateModel, type CalibrateOptions, type CalibrationTokens } from "./calibrate-model.ts";
 export {
@@ -26,6 +23,7 @@ export {
   type FeedForwardDescription,
   type LayerDescription,
   type MixtureDescription,
+  type RecurrenceDescription,
 } from "./description.ts";
 export { loraBytes, loraFactors, type LoraFactors, type LoraPrecision, packLora } from "./pack/pack-lora.ts";
 export { type DescribedModel, describeModel, describeRouter, precisionOf } from "./describe-model.ts";

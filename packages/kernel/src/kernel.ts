@@ -6,13 +6,14 @@ import type { KvPrecision } from "./kv/kv-shape.ts";
 /** The build that runs: an addon of this platform, or WebAssembly. */
 export type KernelKind = "native" | "wasm";
 
-/** Memory of keys and values; a handle for `step`. */
+/** Memory of keys and values, and of states; a handle for `step`. */
 export interface KernelPages {
   readonly numPages: number;
   /**
-   * Copies a page in all layers. Every build and instruction set has the same bytes for the same model.
+   * Copies a page in all layers, or state `page - numPages`. Every build and instruction set has the same bytes for the
+   * same model.
    *
-   * @param bytes - of the length of 16 positions in all layers, with heads padded to multiples of 16
+   * @param bytes - of the length of 16 positions in all layers, with heads padded to multiples of 16; or of a state
    * @throws {RangeError} on another length, or a page that does not exist
    */
   read(page: number, bytes: Uint8Array): void;
@@ -50,8 +51,13 @@ export type LayerStates = (typeof LAYER_STATES)[number];
 /** Runs steps of one packed model. Calls block their thread. */
 export interface Kernel {
   readonly info: KernelInfo;
-  /** Allocates pages. @throws {RangeError} when there is no memory for them */
-  openPages(numPages: number, precision: KvPrecision): KernelPages;
+  /**
+   * Allocates pages and states.
+   *
+   * @param numStates - of a model with recurrences @default 0
+   * @throws {RangeError} when there is no memory for them
+   */
+  openPages(numPages: number, precision: KvPrecision, numStates?: number): KernelPages;
   /** Sets angles of positions from `position` on, as `anglesOf` lists them. @param angleSet - see `LayerDescription` */
   setAngles(angleSet: number, position: number, angles: Float32Array): void;
   /** Runs a step. @param request - see `encodeStep` @throws {RangeError} on an invalid step; nothing has run then */

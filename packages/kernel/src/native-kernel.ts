@@ -42,7 +42,7 @@ export interface Addon {
   ): void;
   /** Absent on Windows. */
   readRows?(descriptor: number, offset: number, target: Uint8Array, place: number, options: Int32Array): Promise<void>;
-  openPages(kernel: unknown, numPages: number, type: number): unknown;
+  openPages(kernel: unknown, numPages: number, numStates: number, type: number): unknown;
   closePages(pages: unknown): void;
   readPage(pages: unknown, page: number, bytes: Uint8Array): void;
   writePage(pages: unknown, page: number, bytes: Uint8Array): void;
@@ -175,8 +175,8 @@ class NativeKernel implements Kernel {
     this.info = info;
   }
 
-  openPages(numPages: number, precision: KvPrecision): KernelPages {
-    const handle = this.#addon.openPages(this.#handle, numPages, KV_PRECISIONS.indexOf(precision));
+  openPages(numPages: number, precision: KvPrecision, numStates = 0): KernelPages {
+    const handle = this.#addon.openPages(this.#handle, numPages, numStates, KV_PRECISIONS.indexOf(precision));
     return new NativePages(this.#addon, handle, numPages);
   }
 

@@ -22,6 +22,18 @@ export interface StepRows {
   readonly targets?: ArrayLike<number> | undefined;
   /** Row of the results' full logits, for each of `logitsOf`. @default none */
   readonly fullPlaces?: ArrayLike<number> | undefined;
+  /** State in front of the first token, of a model with recurrences. @default none, at position 0 */
+  readonly state?: number | undefined;
+  /** States to save, of such a model: behind the last token, and behind others. @default none */
+  readonly saves?: readonly StateSave[] | undefined;
+}
+
+/** A state that a step writes. */
+interface StateSave {
+  /** Index of the token behind which the state is, in rising order. */
+  readonly token: number;
+  /** Number of the state. That behind the last token may be the one in front of the first. */
+  readonly state: number;
 }
 
 /** Tokens `[from, to)` of one of several sequences. */
@@ -58,7 +70,9 @@ export function splitIntoSteps(
   return steps;
 }
 
-const HEADER = 6;
+const HEADER = 7;
+/** Numbers of a sequence in a request. */
+const SEQUENCE = 4;
 
 /**
  * Encodes a step. The kernel checks its numbers.
@@ -67,27 +81,30 @@ const HEADER = 6;
  * @throws {RangeError} when a list is too short
  */
 export function encodeStep(sequences: readonly StepRows[], numCandidates: number, numFullRows = 0): Int32Array {
-  let [numRows, numWanted, numPages] = [0, 0, 0];
+  let [numRows, numWanted, numPages, numSaves] = [0, 0, 0, 0];
   for (const sequence of sequences) {
     checkLengths(sequence);
     numRows += sequence.tokenIds.length;
     numWanted += sequence.logitsOf.length;
     numPages += pagesOf(sequence);
+    numSaves += sequence.saves?.length ?? 0;
   }
-  const length = HEADER + 3 * numRows + 3 * sequences.length + numPages + 3 * numWanted;
+  const length = HEADER + 3 * numRows + SEQUENCE * sequences.length + numPages + 3 * numWanted + 2 * numSaves;
   const request = new Int32Array(length);
-  request.set([numRows, sequences.length, numWanted, numCandidates, numPages, numFullRows]);
+  request.set([numRows, sequences.length, numWanted, numCandidates, numPages, numFullRows, numSaves]);
   let token = HEADER;
   let sequenceAt = token + 3 * numRows;
-  const firstPage = sequenceAt + 3 * sequences.length;
+  const firstPage = sequenceAt + SEQUENCE * sequences.length;
   let page = firstPage;
   let wanted = page + numPages;
+  let save = wanted + 3 * numWanted;
   let firstRow = 0;
   for (const sequence of sequences) {
     const { tokenIds, experts, loras, position, pages, logitsOf, targets, fullPlaces } = sequence;
     request[sequenceAt++] = tokenIds.length;
     request[sequenceAt++] = position;
     request[sequenceAt++] = page - firstPage;
+    request[sequenceAt++] = sequence.state ?? -1;
     for (let i = 0; i < tokenIds.length; i++, token++) {
       request[token] = tokenIds[i]!;
       request[token + numRows] = experts?.[i] ?? 0;
@@ -99,6 +116,10 @@ export function encodeStep(sequences: readonly StepRows[], numCandidates: number
       request[wanted + numWanted] = targets?.[index] ?? 0;
       request[wanted + 2 * numWanted] = fullPlaces?.[index] ?? -1;
       wanted++;
+    }
+    for (const { token: row, state } of sequence.saves ?? []) {
+      request[save] = firstRow + row;
+      request[save++ + numSaves] = state;
     }
     firstRow += tokenIds.length;
   }

@@ -7,7 +7,7 @@ interface WasmExports {
   use_stack(stack: number): void;
   allocate(bytes: number): number;
   open(file: number, bytes: number, options: number, isPlain: number): number;
-  open_pages(kernel: number, numPages: number, type: number): number;
+  open_pages(kernel: number, numPages: number, numStates: number, type: number): number;
   close_pages(pages: number): void;
   read_page(pages: number, page: number, bytes: number, length: number): number;
   write_page: WasmExports["read_page"];

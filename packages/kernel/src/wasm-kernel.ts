@@ -169,9 +169,10 @@ class WasmKernel implements Kernel {
     this.#room = new StepRoom(calls);
   }
 
-  openPages(numPages: number, precision: KvPrecision): KernelPages {
+  openPages(numPages: number, precision: KvPrecision, numStates = 0): KernelPages {
     this.#checkOpen();
-    const handle = this.#calls.exports.open_pages(this.#handle, numPages, KV_PRECISIONS.indexOf(precision));
+    const type = KV_PRECISIONS.indexOf(precision);
+    const handle = this.#calls.exports.open_pages(this.#handle, numPages, numStates, type);
     if (handle === 0) throw new RangeError("memory for pages");
     return new WasmPages(this.#calls, handle, numPages);
   }

@@ -101,6 +101,7 @@ export {
   type ScoreConfig,
 } from "./config/model-config.ts";
 export { textConfig } from "./config/parse-config.ts";
+export type { RecurrenceConfig } from "./config/recurrence.ts";
 export type {
   AttentionRefs,
   ClassifierRefs,
@@ -109,12 +110,13 @@ export type {
   LayerRefs,
   LinearRefs,
   MixtureRefs,
+  RecurrenceRefs,
   ModelWeights,
   Precision,
   NormRef,
   TensorRef,
 } from "./weights/model-weights.ts";
-export { ROUTER_RMS_NORM_EPSILON, type RouterConfig, type RouterWeights } from "./weights/locate-weights.ts";
+export { ROUTER_RMS_NORM_EPSILON, type RouterConfig, type RouterWeights } from "./weights/locate-router.ts";
 
 // Text: tokenizers and chat templates.
 export {

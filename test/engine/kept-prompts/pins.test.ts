@@ -2,7 +2,8 @@
 
 import { KV_PAGE_TOKENS, type KvSlot } from "@readme-moe/kernel";
 import { expect, test } from "vitest";
-import { type CacheablePrompt, PrefixCache } from "../../../packages/engine/src/prefix-cache.ts";
+import { PrefixCache } from "../../../packages/engine/src/prefix-cache.ts";
+import type { CacheablePrompt } from "../../../packages/engine/src/prefix-tails.ts";
 import { PlainPrefixCache } from "../../oracles/plain-prefix-cache.ts";
 import * as fc from "../../support/fast-check.ts";
 import { BYTES_PER_TOKEN, filledPages, type FilledMemory } from "../../support/filled-memory.ts";

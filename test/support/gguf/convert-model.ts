@@ -5,7 +5,7 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { crc32 } from "node:zlib";
 import { GgufFile, type Model, type RopeConfig, ropeFrequencies, type TensorRef } from "@readme-moe/model";
-import { familyOf, type FusedNames, type NormNames } from "../../../packages/model/src/config/families.ts";
+import { familyOf } from "../../../packages/model/src/config/families.ts";
 import { fusedModules } from "../../../packages/model/src/weights/tensor-parts.ts";
 import { tensorRefs } from "../../../bench/engine/tensor-refs.ts";
 import {
@@ -14,7 +14,12 @@ import {
   GGUF_MIXTURE_KEYS,
   GGUF_MULTIPLIER_KEYS,
 } from "../../../packages/model/src/config/gguf-config.ts";
-import { hfNameOf, type HeadRows, pairedRowOf } from "../../../packages/model/src/gguf/gguf-tensor-store.ts";
+import {
+  hfNameOf,
+  type HeadRows,
+  type NamingFamily,
+  pairedRowOf,
+} from "../../../packages/model/src/gguf/gguf-tensor-store.ts";
 import { randomFileBlocks } from "../kernel/random-weights.ts";
 import { seededRandom } from "../random.ts";
 import { expertTensors, type Matrix, type MatrixType, withoutExperts } from "./convert-mixture.ts";
@@ -101,7 +106,7 @@ function tensorsOf({ config, weights }: Model, types: readonly MatrixType[]): re
           const values = joined(await Promise.all(ref.refs.map((part) => part.store.readFloats(part.name))));
           return isNorm ? values.map((value) => value + config.normOffset) : values;
         };
-    const ggmlName = ggmlNameOf(name, config.norms, familyOf(config.modelType).fused);
+    const ggmlName = ggmlNameOf(name, familyOf(config.modelType));
     return { name: ggmlName, type: typeOf(shape), shape, floats };
   });
   const tensors = [...others, ...expertTensors(weights, typeOf)].map(inputOf);
@@ -116,11 +121,11 @@ const GGML_PARTS = `token_embd output output_norm attn_q attn_k attn_v attn_qkv 
   ffn_down_exps ffn_gate_up_exps ffn_gate_shexp ffn_up_shexp ffn_down_shexp`.split(/\s+/);
 
 /** Finds the name in a GGUF file that `hfNameOf` translates to a name; the name itself if there is none. */
-export function ggmlNameOf(hfName: string, ...family: readonly [norms?: NormNames, fused?: FusedNames]): string {
+export function ggmlNameOf(hfName: string, family?: NamingFamily): string {
   const [, layer, kind = ""] = /^(?:model\.layers\.(\d+)\.)?.*\.(weight|bias)$/.exec(hfName) ?? [];
   const block = layer === undefined ? "" : `blk.${layer}.`;
   const names = GGML_PARTS.map((part) => `${block}${part}.${kind}`);
-  return names.find((name) => hfNameOf(name, ...family) === hfName) ?? hfName;
+  return names.find((name) => hfNameOf(name, family) === hfName) ?? hfName;
 }
 
 /** Gives a tensor of a type without a quantiser random blocks, whose weights are about as large as usual ones. */

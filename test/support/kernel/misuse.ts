@@ -277,8 +277,11 @@ export const NATIVE_MISUSES: Readonly<Record<string, Misuse>> = {
       const [own, other] = [loadAddon(), require(copy) as Addon];
       const options = Int32Array.of(1, SMALL_SIZES.maxRows, SMALL_SIZES.maxPositions, 0);
       const kernel = other.open(await packedBytes(SMALL_MODEL.description), "plain", options);
-      assert.throws(() => own.openPages(kernel, NUM_SMALL_PAGES, 1), TypeError);
-      assert.throws(() => own.readPage(other.openPages(kernel, NUM_SMALL_PAGES, 1), 0, new Uint8Array(64)), TypeError);
+      assert.throws(() => own.openPages(kernel, NUM_SMALL_PAGES, 0, 1), TypeError);
+      assert.throws(
+        () => own.readPage(other.openPages(kernel, NUM_SMALL_PAGES, 0, 1), 0, new Uint8Array(64)),
+        TypeError,
+      );
       assert.throws(() => own.close(Object.create(kernel as object)), TypeError);
       assert.throws(() => other.close(new Proxy(kernel as object, {})), TypeError);
     } finally {

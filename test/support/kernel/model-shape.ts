@@ -20,6 +20,8 @@ export interface ModelShape {
   readonly numLogits?: number | undefined;
   /** Experts of layers with routers, and the share of these layers. @default none */
   readonly mixture?: MixtureShape | undefined;
+  /** Share of layers with a recurrence in place of attention. @default 0 */
+  readonly recurrentShare?: number | undefined;
   /** Positions of sequences, which sliding windows may cover. @default `MAX_POSITIONS` and short windows */
   readonly maxPositions?: number | undefined;
   /** Formats that products choose from, by index; those that do not fit a product's inputs become int8. */
@@ -70,3 +72,13 @@ export const modelShape: fc.Arbitrary<ModelShape> = fc.record({
 export const mixtureModelShape: fc.Arbitrary<ModelShape> = fc
   .tuple(modelShape, mixtureShape, fc.integer({ min: 1, max: 2 }))
   .map(([shape, mixture, numLayers]) => ({ ...shape, mixture, numLayers }));
+
+/** Shapes of models with recurrences, small ones, since the plain implementation goes through every number of a state. */
+export const recurrentModelShape: fc.Arbitrary<ModelShape> = fc
+  .tuple(modelShape, fc.constantFrom(0.4, 0.7, 1), fc.option(mixtureShape, { nil: undefined, freq: 2 }))
+  .map(([shape, recurrentShare, mixture]) => ({
+    ...shape,
+    hiddenSize: Math.min(64, shape.hiddenSize),
+    recurrentShare,
+    mixture,
+  }));

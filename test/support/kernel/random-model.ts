@@ -1,7 +1,8 @@
 // Random small decoders with every part that a family may have or not have.
 
 import type { DecoderDescription, ExpertDescription } from "@readme-moe/kernel";
-import { packTable } from "../../../packages/kernel/src/pack/pack-tables.ts";
+import type { RecurrenceConfig, RecurrenceRefs } from "@readme-moe/model";
+import { packConvolution, packRates, packTable } from "../../../packages/kernel/src/pack/pack-tables.ts";
 import type { PlainFeedForward, PlainLayer, PlainModel } from "../../oracles/plain-kernel.ts";
 import type { PlainWeights } from "../../oracles/plain-kernel-product.ts";
 import { roundToHalf } from "../../oracles/plain-kernel-numbers.ts";
@@ -54,6 +55,7 @@ class ModelMaker {
   readonly #random: () => number;
   readonly #rotatedSizes: readonly number[];
   #hasFloats = false;
+  #numAngleSets = 0;
 
   constructor(shape: ModelShape) {
     this.#shape = shape;
@@ -64,9 +66,7 @@ class ModelMaker {
 
   model(): TestModel {
     const { hiddenSize, vocabSize, numLogits = vocabSize, numLayers } = this.#shape;
-    const layers = Array.from({ length: numLayers }, (_, index) => this.#layer(index));
-    // Every set of angles is some layer's.
-    const numAngleSets = Math.min(this.#rotatedSizes.length, numLayers);
+    const layers = Array.from({ length: numLayers }, () => this.#layer());
     const finalNorm = randomNorm(this.#random, hiddenSize);
     const head = this.#product(numLogits, hiddenSize, { hasTwins: this.#chance(0.5) });
     const isTied = numLogits === vocabSize && this.#chance(0.4);
@@ -80,7 +80,7 @@ class ModelMaker {
       logitScale: this.#chance(0.5) ? 1 : 0.3 + this.#random(),
       numExperts: this.#shape.numExperts,
     };
-    const angles = this.#rotatedSizes.slice(0, numAngleSets).map((rotatedSize) => this.#angles(rotatedSize));
+    const angles = this.#rotatedSizes.slice(0, this.#numAngleSets).map((rotatedSize) => this.#angles(rotatedSize));
     return {
       plain: {
         ...scalars,
@@ -101,10 +101,17 @@ class ModelMaker {
     };
   }
 
-  #layer(index: number) {
-    const { hiddenSize, headSize, numKvHeads, ffnSize, numExperts } = this.#shape;
-    const numHeads = numKvHeads * (HEADS_PER_KEY[this.#integer(0, HEADS_PER_KEY.length - 1)] as number);
-    const [querySize, keySize] = [numHeads * headSize, numKvHeads * headSize];
+  #layer() {
+    const { hiddenSize, ffnSize, numExperts, recurrentShare = 0 } = this.#shape;
+    const recurrence = recurrentShare > 0 && this.#chance(recurrentShare) ? this.#recurrence() : undefined;
+    const { headSize, numKvHeads } = recurrence?.heads ?? this.#shape;
+    const perKey = HEADS_PER_KEY[this.#integer(0, HEADS_PER_KEY.length - 1)] as number;
+    const numHeads = recurrence?.heads.numHeads ?? numKvHeads * perKey;
+    const { valueSize = headSize } = recurrence?.heads ?? {};
+    const outputSize = numHeads * valueSize;
+    const keySize = numKvHeads * headSize;
+    const querySize = recurrence ? keySize : numHeads * headSize;
+    const gates = recurrence ? recurrence.heads.kind !== "convolution" : recurrentShare > 0 && this.#chance(0.4);
     const biasScale = this.#chance(0.4) ? 0.3 : 0;
     const valueScale = this.#chance(0.5)
       ? 1
@@ -113,7 +120,7 @@ class ModelMaker {
     const headNorms = this.#chance(0.5);
     const outputNorms = this.#chance(0.3);
     const inputNorms = !outputNorms || this.#chance(0.5);
-    const angleSet = index < this.#rotatedSizes.length ? index : undefined;
+    const angleSet = this.#numAngleSets < this.#rotatedSizes.length && !recurrence ? this.#numAngleSets++ : undefined;
     const scalars = {
       numHeads,
       numKvHeads,
@@ -130,10 +137,14 @@ class ModelMaker {
       attentionNorm: inputNorms ? randomNorm(this.#random, hiddenSize) : undefined,
       query: this.#product(querySize, hiddenSize, { biasScale }),
       key: this.#product(keySize, hiddenSize, { biasScale }),
-      value: this.#product(keySize, hiddenSize, { biasScale: biasScale * valueScale, weightScale: valueScale }),
+      outputGate: gates ? this.#product(outputSize, hiddenSize) : undefined,
+      value: this.#product(recurrence ? outputSize : keySize, hiddenSize, {
+        biasScale: biasScale * valueScale,
+        weightScale: valueScale,
+      }),
       queryNorm: headNorms ? randomNorm(this.#random, normsAllHeads ? querySize : headSize) : undefined,
       keyNorm: headNorms ? randomNorm(this.#random, normsAllHeads ? keySize : headSize) : undefined,
-      attentionOutput: this.#product(hiddenSize, querySize, { biasScale, weightScale: 1 / valueScale }),
+      attentionOutput: this.#product(hiddenSize, outputSize, { biasScale, weightScale: 1 / valueScale }),
       attentionOutputNorm: outputNorms ? randomNorm(this.#random, hiddenSize) : undefined,
       ffnNorm: inputNorms ? randomNorm(this.#random, hiddenSize) : undefined,
       ffnOutputNorm: outputNorms ? randomNorm(this.#random, hiddenSize) : undefined,
@@ -154,6 +165,7 @@ class ModelMaker {
         ...scalars,
         ...Object.fromEntries([
           ...parts.map(([name, tensor]) => [name, tensor?.plain] as const),
+          ["recurrence", recurrence?.plain] as const,
           ["shared", shared?.plain] as const,
           ["experts", experts.map(({ plain }) => plain)] as const,
           ["mixture", mixture?.plain] as const,
@@ -163,11 +175,81 @@ class ModelMaker {
         ...scalars,
         ...Object.fromEntries([
           ...parts.map(([name, tensor]) => [name, tensor?.packed] as const),
+          ["recurrence", recurrence?.packed] as const,
           ["shared", shared?.packed] as const,
           ["experts", experts.map(({ packed }) => packed)] as const,
           ["mixture", mixture?.packed] as const,
         ]),
       } as DecoderDescription["layers"][number],
+    };
+  }
+
+  /** Makes a recurrence of a random kind, and its heads. */
+  #recurrence() {
+    const { hiddenSize } = this.#shape;
+    const kinds = ["convolution", "delta", "space"] as const;
+    const kind = kinds[this.#integer(0, 2)]!;
+    const isShort = kind === "convolution";
+    const numKvHeads = isShort ? 1 : this.#integer(1, 2);
+    const numHeads = isShort ? 1 : numKvHeads * this.#integer(1, 3);
+    const headSize = isShort ? hiddenSize : 4 * this.#integer(1, 9);
+    const valueSize = isShort ? hiddenSize : this.#integer(1, 36);
+    // A convolution that sees one position has no state.
+    const heads = {
+      kind,
+      numTaps: this.#integer(isShort ? 2 : 1, 5),
+      numHeads,
+      numKvHeads,
+      headSize,
+      valueSize,
+      isTiled: this.#chance(0.5),
+    };
+    const channels = isShort ? hiddenSize : 2 * numKvHeads * headSize + numHeads * valueSize;
+    const numbers = (length: number, scale: number): Float32Array => randomFloats(this.#random, length, scale);
+    const weights = numbers(channels * heads.numTaps, 0.6);
+    const bias = this.#chance(0.5) ? numbers(channels, 0.2) : undefined;
+    const taps = Array.from({ length: heads.numTaps }, (_, tap) =>
+      weights.filter((_value, i) => i % heads.numTaps === tap),
+    );
+    const [logarithms, rateBiases, skips] = [numbers(numHeads, 1), numbers(numHeads, 1), numbers(numHeads, 1)];
+    const product = (isThere: boolean): TestTensor<PlainWeights> | undefined =>
+      isThere ? this.#product(numHeads, hiddenSize) : undefined;
+    const [strength, decay] = [product(kind === "delta"), product(!isShort)];
+    const norm = isShort ? undefined : randomNorm(this.#random, kind === "delta" ? valueSize : numHeads * valueSize);
+    const refs: RecurrenceRefs = {
+      convolution: memoryTensor(weights, [channels, 1, heads.numTaps]),
+      convolutionBias: bias && memoryTensor(bias, [channels]),
+      firstChannels: isShort ? [0, 0, 0] : [0, numKvHeads * headSize, 2 * numKvHeads * headSize],
+      strength: undefined,
+      decay: undefined,
+      rates: isShort ? undefined : memoryTensor(logarithms, [numHeads]),
+      rateBiases: isShort ? undefined : memoryTensor(rateBiases, [numHeads]),
+      skips: memoryTensor(skips, [numHeads]),
+      outputNorm: undefined,
+    };
+    const sizes = [numKvHeads * headSize, numKvHeads * headSize, numHeads * valueSize] as const;
+    const config = { kind, numTaps: heads.numTaps } as RecurrenceConfig;
+    const [convolution, rates] = [packConvolution(refs, config, sizes), packRates(refs)];
+    return {
+      heads,
+      plain: {
+        ...heads,
+        taps: bias ? [...taps, bias] : taps,
+        rates: logarithms.map((x) => -Math.exp(x)),
+        biases: rateBiases,
+        skips,
+        outputNorm: norm?.plain,
+        strength: strength?.plain,
+        decay: decay?.plain,
+      },
+      packed: {
+        ...heads,
+        convolution,
+        rates,
+        outputNorm: norm?.packed,
+        strength: strength?.packed,
+        decay: decay?.packed,
+      },
     };
   }
 
@@ -190,10 +272,25 @@ class ModelMaker {
     const expertSize = this.#shape.expertSize ?? this.#integer(8, 70);
     const experts = Array.from({ length: numExperts }, () => this.#feedForward(expertSize, { biasScale }, true));
     const choice = { expertsPerToken: Math.min(expertsPerToken, numExperts), normalizesWeights };
+    const hasSigmoids = this.#shape.recurrentShare !== undefined && this.#chance(0.5);
+    const biases = hasSigmoids ? randomNorm(this.#random, numExperts) : undefined;
+    const scale = hasSigmoids ? { weightScale: 1 + this.#random() } : {};
     return {
       gatesShared,
-      plain: { router: router.plain, experts: experts.map(({ plain }) => plain), ...choice },
-      packed: { router: router.packed, experts: experts.map(({ packed }) => packed), ...choice },
+      plain: {
+        router: router.plain,
+        experts: experts.map(({ plain }) => plain),
+        biases: biases?.plain,
+        ...choice,
+        ...scale,
+      },
+      packed: {
+        router: router.packed,
+        experts: experts.map(({ packed }) => packed),
+        biases: biases?.packed,
+        ...choice,
+        ...scale,
+      },
     };
   }
 

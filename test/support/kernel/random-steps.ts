@@ -81,14 +81,17 @@ interface StepSizes {
   readonly numExperts: number;
   /** @default 0 */
   readonly numLoras?: number | undefined;
+  /** Free states of a model with recurrences. @default it has none */
+  readonly states?: number[] | undefined;
 }
 
 /** Chooses steps that compute every token once. */
 export function randomSteps(
   random: () => number,
   sequences: readonly TestSequence[],
-  { pages, maxRows, numLogits, numExperts, numLoras = 0 }: StepSizes,
+  { pages, maxRows, numLogits, numExperts, numLoras = 0, states }: StepSizes,
 ): readonly TestStep[] {
+  const placed = states && new PlacedStates(random, states, sequences);
   const done = sequences.map(({ sharedPages }) => sharedPages * KV_PAGE_TOKENS);
   const tables: number[][] = sequences.map(() => []);
   const steps: TestStep[] = [];
@@ -98,6 +101,7 @@ export function randomSteps(
   for (;;) {
     const ready = shuffled(random, Array.from(sequences.keys()).filter(isReady));
     if (ready.length === 0) return steps;
+    placed?.begin();
     const members = ready.slice(0, 1 + randomInteger(random, ready.length));
     const style = random();
     let room = maxRows - members.length;
@@ -125,10 +129,69 @@ export function randomSteps(
         pages: table.slice(),
         logitsOf,
         targets,
+        ...placed?.next(sequence, position, count),
       });
       wanted.push(...logitsOf.map((row, i) => ({ sequence, position: position + row, target: targets[i] as number })));
     }
     steps.push({ rows, wanted });
+  }
+}
+
+/** States of sequences: in place, or in another place at each step; with saves on the way, some of which others read. */
+class PlacedStates {
+  readonly #random: () => number;
+  readonly #free: number[];
+  readonly #sequences: readonly TestSequence[];
+  /** State of each sequence behind its last step. */
+  readonly #own: (number | undefined)[] = [];
+  /** States behind the first sequence's pages, by position. */
+  readonly #shared = new Map<number, number>();
+  readonly #freed: number[] = [];
+
+  constructor(random: () => number, free: readonly number[], sequences: readonly TestSequence[]) {
+    this.#random = random;
+    this.#free = free.slice();
+    this.#sequences = sequences;
+  }
+
+  /** Begins a step: what the one before has read or saved in vain is free. */
+  begin(): void {
+    this.#free.push(...this.#freed.splice(0));
+  }
+
+  next(sequence: number, position: number, count: number): Pick<StepRows, "state" | "saves"> {
+    const isShared = (end: number): boolean =>
+      sequence === 0 &&
+      this.#sequences.some(({ sharedPages }) => sharedPages > 0 && sharedPages * KV_PAGE_TOKENS === end);
+    const state = this.#own[sequence] ?? this.#shared.get(position);
+    const saves: { token: number; state: number }[] = [];
+    for (let token = 0; token < count - 1; token++) {
+      const end = position + token + 1;
+      if (isShared(end)) this.#shared.set(end, this.#take());
+      const scratch =
+        isShared(end) || this.#random() > 0.1 || this.#free.length <= 2 * this.#sequences.length
+          ? undefined
+          : this.#take();
+      if (scratch !== undefined) this.#freed.push(scratch);
+      const saved = isShared(end) ? this.#shared.get(end) : scratch;
+      if (saved !== undefined) saves.push({ token, state: saved });
+    }
+    const end = position + count;
+    const isKept = isShared(end) || state === undefined || state !== this.#own[sequence] || this.#isRead(state);
+    const last = isKept || this.#random() < 0.5 ? this.#take() : state;
+    if (state !== undefined && last !== state && state === this.#own[sequence] && !this.#isRead(state))
+      this.#freed.push(state);
+    if (isShared(end)) this.#shared.set(end, last);
+    this.#own[sequence] = last;
+    return { state, saves: [...saves, { token: count - 1, state: last }] };
+  }
+
+  #isRead(state: number): boolean {
+    return Array.from(this.#shared.values()).includes(state);
+  }
+
+  #take(): number {
+    return this.#free.pop()!;
   }
 }
 

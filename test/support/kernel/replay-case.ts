@@ -45,7 +45,12 @@ export async function replayInBuilds(one: ReplayCase, kernel: KernelKind, maxRow
       const build = `${instructions}, ${sizes.threads} threads`;
       await replay(
         opened,
-        { sequences, expected: { ...expected, ...sizes, build }, kvPrecision: one.kvPrecision },
+        {
+          sequences,
+          expected: { ...expected, ...sizes, build },
+          kvPrecision: one.kvPrecision,
+          hasStates: plain.layers.some(({ recurrence }) => recurrence !== undefined),
+        },
         random,
         2,
       );

@@ -42,7 +42,7 @@ export function openRouted(
   return {
     kernel,
     chosen,
-    openPages: (numPages, kvPrecision) => kernel.openPages(numPages, kvPrecision),
+    openPages: (...counts) => kernel.openPages(...counts),
     step(pages, request, results) {
       chosen.length = 0;
       kernel.beginStep(pages, request, results);

@@ -316,6 +316,7 @@ function resolveDraftModelOptions(
 ): ResolvedDraftModelOptions {
   const { config } = model;
   const { vocabSize, contextTokens } = config;
+  if (config.recurrence) throw new TypeError("Expected `draft` to be a model with attention in all its layers");
   const precision = (options.precision ?? "fp32") === "fp32" ? "fp32" : precisionOf(model);
   const kvPrecision = kvPrecisionOf(precision, options.kvPrecision);
   const bytesPerToken = kvBytesPerToken(config, kvPrecision);

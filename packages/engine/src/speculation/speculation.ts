@@ -246,7 +246,8 @@ export class Speculation {
     const step = this.#drafts.get(sequence);
     const { slot, numTokens } = sequence;
     const length = draft.tokenIds.length;
-    if (!step || !slot || !this.#parts.kv.reserve(slot, numTokens + length)) return;
+    const { kv } = this.#parts;
+    if (!step || !slot || !kv.states.reserve(slot, length) || !kv.reserve(slot, numTokens + length)) return;
     step.experts = route.slice(0, length);
     step.expectedTokens = expectedTokens(chances.slice(0, length));
   }

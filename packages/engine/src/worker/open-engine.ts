@@ -46,7 +46,7 @@ import { KernelRunner, type KernelRunnerOptions } from "../kernel-runner.ts";
 import { KvAdmission } from "../kv-admission.ts";
 import { cachedCost, measureCost } from "../measure-cost.ts";
 import type { MemoryPlan } from "../memory-plan.ts";
-import { optionsFor, planModelMemory, totalBytes, weightSizes } from "../memory-sizes.ts";
+import { optionsFor, planModelMemory, stateSlots, totalBytes, weightSizes } from "../memory-sizes.ts";
 import { PrefixCache } from "../prefix-cache.ts";
 import { SavedPrefixes } from "../saved-prefixes.ts";
 import { SavedPrompts } from "../saved-prompts.ts";
@@ -135,7 +135,7 @@ export async function openEngine(
     await routers.routerFor(undefined);
     const { residency, info: kernel } = runner;
     const { capacityTokens, contextTokens, prefixCacheBytes, ...memory } = sizes;
-    const kv = openKv(runner, sizes);
+    const kv = openKv(runner, sizes, options.maxNumSeqs);
     closers.push(async () => kv.dispose());
     const prefixes = new PrefixCache(kv, { chunkTokens: options.chunkTokens, maxBytes: prefixCacheBytes });
     const { savedPromptsFolder, savedPromptsBytes } = options;
@@ -251,10 +251,10 @@ function checkStreaming(
 }
 
 /** @throws {RangeError} if the system does not give the memory */
-function openKv(runner: KernelRunner, sizes: MemoryPlan): KernelKv {
+function openKv(runner: KernelRunner, sizes: MemoryPlan, maxNumSeqs: number): KernelKv {
   const { capacityTokens, kvCacheBytes, prefixCacheBytes: prefixBytes } = sizes;
   try {
-    return runner.openKv({ capacityTokens, prefixBytes });
+    return runner.openKv({ capacityTokens, prefixBytes, ...stateSlots(runner.model.config, maxNumSeqs) });
   } catch (error) {
     if (!(error instanceof RangeError)) throw error;
     const message =

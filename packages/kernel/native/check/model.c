@@ -58,6 +58,15 @@ static LayerDescription make_layer(Pack *pack, Random *random, const Shape *shap
       .numRouted = numRouted,
       .expertsPerToken = isMixture ? random_in(random, 1, numRouted < 8 ? numRouted : 8) : 0,
       .normalizesWeights = one_in(random, 2),
+      .routerBias = isMixture && one_in(random, 2) ? add_norm(pack, random, numRouted, 1) : -1,
+      .routedScale = 1.0f,
+      .valueSize = shape->headSize,
+      .convolution = -1,
+      .rates = -1,
+      .outputGate = one_in(random, 4) ? add(pack, random, shape, querySize, hidden) : -1,
+      .strength = -1,
+      .decay = -1,
+      .outputNorm = -1,
   };
   layer.firstExpert = hasExperts ? pack->numTensors : -1;
   int32_t expertSize = random_in(random, 1, 100);
@@ -67,6 +76,29 @@ static LayerDescription make_layer(Pack *pack, Random *random, const Shape *shap
     add(pack, random, shape, hidden, expertSize);
   }
   return layer;
+}
+
+/** Makes the layer's mixing a recurrence of a random kind. */
+static void make_recurrent(Pack *pack, Random *random, const Shape *shape, LayerDescription *layer) {
+  int32_t hidden = shape->hiddenSize, kind = random_in(random, MIX_CONVOLUTION, MIX_SPACE), isShort = kind == MIX_CONVOLUTION;
+  int32_t numKvHeads = isShort ? 1 : random_in(random, 1, 2), numHeads = isShort ? 1 : numKvHeads * random_in(random, 1, 3);
+  int32_t headSize = isShort ? hidden : 4 * random_in(random, 1, 8), valueSize = isShort ? hidden : random_in(random, 1, 40);
+  int32_t keys = numKvHeads * headSize, values = numHeads * valueSize, numTaps = random_in(random, 2, 5);
+  int32_t width = isShort ? whole(hidden, PANEL) : 2 * whole(keys, PANEL) + whole(values, PANEL);
+  layer->mixing = kind, layer->valueSize = valueSize, layer->numTaps = numTaps, layer->isTiled = one_in(random, 2);
+  layer->numHeads = numHeads, layer->numKvHeads = numKvHeads, layer->headSize = headSize;
+  layer->rotary = -1, layer->rotarySize = 0, layer->window = 0, layer->queryNorm = layer->keyNorm = -1, layer->normsAllHeads = 0;
+  layer->query = add(pack, random, shape, keys, hidden);
+  layer->key = add(pack, random, shape, keys, hidden);
+  layer->value = add(pack, random, shape, values, hidden);
+  layer->attentionOutput = add(pack, random, shape, hidden, values);
+  layer->convolution = add_weights(pack, random, FORMAT_FLOAT_TABLE, numTaps + one_in(random, 2), width);
+  if (isShort) return;
+  layer->outputGate = add(pack, random, shape, values, hidden);
+  layer->decay = add(pack, random, shape, numHeads, hidden);
+  if (kind == MIX_DELTA) layer->strength = add(pack, random, shape, numHeads, hidden);
+  layer->rates = add_weights(pack, random, FORMAT_FLOAT_TABLE, RATE_ROWS, whole(numHeads, PANEL));
+  layer->outputNorm = add_norm(pack, random, kind == MIX_DELTA ? valueSize : values, 1);
 }
 
 /** Lays out the file: descriptions, then at the next multiple of 64 the tensors' bytes. */
@@ -121,6 +153,7 @@ TestModel make_model(Random *random) {
   model->embeddingScale = one_in(random, 2) ? 1.0f : 3.5f;
   model->isEncoder = one_in(random, 3);
   if (model->isEncoder) model->numExperts = 1;
+  int32_t hasRecurrences = !model->isEncoder && one_in(random, 2);
   int32_t givesStates = one_in(random, model->isEncoder ? 2 : 8);
   if (givesStates) model->numLogits = model->hiddenSize;
   model->logitScale = one_in(random, 2) ? 1.0f : 0.25f;
@@ -146,6 +179,11 @@ TestModel make_model(Random *random) {
     // A table of distances has as many heads as each layer.
     if (!model->isEncoder && one_in(random, 4)) perKey = random_in(random, 1, mostPerKey);
     layers[l] = make_layer(&pack, random, &shape, perKey, rotary, rotary < 0 ? 0 : made.rotarySizes[rotary]);
+    // Layers that show that a set of angles is used keep it.
+    if (!hasRecurrences || l < model->numRotaries || one_in(random, 3)) continue;
+    layers[l].outputGate = -1;
+    make_recurrent(&pack, random, &shape, &layers[l]);
+    made.hasStates = 1;
   }
   model->finalNorm = add_norm(&pack, random, model->hiddenSize, 1);
   model->head = givesStates ? -1 : add(&pack, random, &shape, model->numLogits, model->hiddenSize);
@@ -186,7 +224,7 @@ const char *open_model(const TestModel *model, const Loops *loops, int32_t numTh
   options.numThreads = numThreads;
   opened->kernel = kernel_open(model->file, model->bytes, &options, loops, &error);
   if (!opened->kernel) return error ? error : "no reason";
-  if (kernel_open_pages(opened->kernel, model->numPages, model->type, &opened->pages) != 0) {
+  if (kernel_open_pages(opened->kernel, model->numPages, model->hasStates ? TEST_STATES : 0, model->type, &opened->pages) != 0) {
     kernel_close(opened->kernel);
     return "pages";
   }

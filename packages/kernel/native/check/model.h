@@ -6,6 +6,8 @@
 
 enum { TEST_LORAS = 3 };
 
+enum { TEST_STATES = 18 };
+
 typedef struct {
   /** The packed file, in memory of exactly its size. */
   uint8_t *file;
@@ -15,6 +17,8 @@ typedef struct {
   int32_t numTokens;
   KernelOptions options;
   int32_t numPages, type;
+  /** Whether layers have recurrences; sequences then have TEST_STATES states together. */
+  int32_t hasStates;
   int32_t rotarySizes[MOST_ROTARIES];
   /** Loras, in memory of exactly their sizes. */
   int32_t numLoras;

@@ -9,6 +9,8 @@ typedef struct {
   /** Of the scenario; -1 for none. */
   int32_t sequence;
   int32_t pages[MOST_PAGES], numPages;
+  /** State behind its rows, of a model with recurrences. */
+  int32_t state;
   int32_t isInStep;
 } Running;
 
@@ -41,7 +43,7 @@ static void begin_sequence(World *world, Running *running) {
   *running = (Running){.sequence = scenario->numSequences++};
   History *history = &scenario->histories[running->sequence];
   const Running *other = &world->running[random_in(world->random, 0, MOST_RUNNING - 1)];
-  if (other == running || other->sequence < 0 || world->model->model.isEncoder || one_in(world->random, 2)) return;
+  if (other == running || other->sequence < 0 || world->model->model.isEncoder || world->model->hasStates || one_in(world->random, 2)) return;
   const History *from = &scenario->histories[other->sequence];
   // Rows of this step are not there yet; a last position stays free for the first row.
   int32_t most = other->isInStep ? 0 : from->numTokens / PAGE_TOKENS;
@@ -85,6 +87,12 @@ static void grow(World *world, Draft *draft, Running *running, int32_t mostRows,
   history->numTokens += numRows;
   running->isInStep = 1;
   draft_rows(draft, world->model, history->tokens + position, numRows, position, running->pages);
+  if (world->model->hasStates) {
+    // A sequence has three states: one to read, one to write, which may be the same, and one that nobody reads.
+    int32_t own = 3 * (int32_t)(running - world->running), to = own + random_in(world->random, 0, 1);
+    draft_states(draft, random_in(world->random, 0, numRows - 1), (const int32_t[]){position > 0 ? running->state : -1, own + 2, to});
+    running->state = to;
+  }
   add_wishes(world, draft, running->sequence, firstRow, numRows, position, oneIn);
 }
 
@@ -134,6 +142,7 @@ Scenario make_alone(Random *random, const TestModel *model, const Scenario *from
     if (!draft) abort();
     draft->numCandidates = 1;
     draft_rows(draft, model, history->tokens + position, numRows, position, pages);
+    if (model->hasStates) draft_states(draft, numRows, (const int32_t[]){position > 0 ? 0 : -1, 1, 0});
     for (; at < from->numWishes; at++) {
       Wish wish = from->wishes[at];
       if (wish.sequence != sequence) continue;

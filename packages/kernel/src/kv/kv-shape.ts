@@ -1,3 +1,6 @@
+import type { RecurrenceConfig } from "@readme-moe/model";
+import { panelWidth } from "../pack/pack-tables.ts";
+
 /**
  * A sequence's place in the KV memory that admitted it. The handle stays the same object for the sequence's whole life.
  *
@@ -26,6 +29,31 @@ export interface KvMemoryOptions {
   readonly capacityTokens: number;
   /** Memory for kept tokens that running sequences cannot claim, in bytes. @default 0 */
   readonly prefixBytes?: number | undefined;
+  /** Largest number of sequences that are admitted together, of a model with recurrences. @default 16 */
+  readonly maxSequences?: number | undefined;
+  /** Number of drafted tokens of all sequences together in a step, of such a model. @default 32 */
+  readonly drafts?: number | undefined;
+}
+
+/** A sequence's state at a position, kept beyond the sequence that computed it. */
+export interface KeptState {
+  /** Number of positions that the state has seen. */
+  readonly position: number;
+  readonly bytes: number;
+}
+
+/** States of the sequences of a model with recurrences. Without any, nothing is kept, and there is always room. */
+export interface KvStates {
+  /** Size of a state, 0 of models without recurrences. */
+  readonly stateBytes: number;
+  /** Promises further states to the next step of a slot. @returns whether there is room */
+  reserve(slot: KvSlot, drafted: number): boolean;
+  /** Begins a step of a slot at its last position: drops the states before it. */
+  begin(slot: KvSlot): void;
+  /** Keeps a slot's state at a position; `undefined` when it has none. */
+  keep(slot: KvSlot, position: number): KeptState | undefined;
+  /** Frees a kept state. @throws {TypeError} for one that was dropped, or is another memory's */
+  drop(kept: KeptState): void;
 }
 
 /**
@@ -39,15 +67,18 @@ export interface KvMemory {
   readonly usedTokens: number;
   /** Size of one position's keys and values in all layers. */
   readonly bytesPerToken: number;
+  /** States of a model with recurrences. */
+  readonly states: KvStates;
 
   /**
    * Admits a sequence that begins with `prefix`.
    *
    * @param numTokens - number of positions to reserve, including those of `prefix`
    * @param prefix - kept tokens of positions 0 and up, without a gap
+   * @param state - state behind them, of a model with recurrences
    * @returns a slot with the prefix filled in, or `undefined`, with nothing changed, when there is no room
    */
-  admit(numTokens: number, prefix?: readonly KeptTokens[]): KvSlot | undefined;
+  admit(numTokens: number, prefix?: readonly KeptTokens[], state?: KeptState): KvSlot | undefined;
 
   /** Reserves positions `[0, numTokens)`. @returns whether there is room; nothing has changed when there is none */
   reserve(slot: KvSlot, numTokens: number): boolean;
@@ -91,6 +122,9 @@ export interface KvShape {
   readonly numLayers: number;
   readonly numKvHeads: number;
   readonly headSize: number;
+  /** Layers, of which those with a recurrence have no keys and values, but a state. @default all have attention */
+  readonly layers?: readonly { readonly isRecurrent?: boolean }[] | undefined;
+  readonly recurrence?: RecurrenceConfig | undefined;
   /** Parts of an encoder, which keeps keys and values of one layer at a time. @default a decoder */
   readonly encoder?: object | undefined;
 }
@@ -109,7 +143,21 @@ export const KV_PRECISIONS: readonly KvPrecision[] = ["fp32", "fp16", "int8"];
 /** Returns the size of one token's keys and values in all layers, in bytes. */
 export function kvBytesPerToken(shape: KvShape, precision: KvPrecision = "fp32"): number {
   const { numKvHeads, headSize, encoder } = shape;
-  const numLayers = encoder ? 1 : shape.numLayers;
+  const numLayers = encoder ? 1 : shape.numLayers - numRecurrent(shape);
   const headBytes = { fp32: 4 * headSize, fp16: 2 * headSize, int8: headSize + 4 }[precision];
   return 2 * numLayers * numKvHeads * headBytes;
+}
+
+function numRecurrent({ layers = [] }: Pick<KvShape, "layers">): number {
+  return layers.filter(({ isRecurrent }) => isRecurrent).length;
+}
+
+/** Returns the size of a sequence's state in all layers with a recurrence, as the kernel lays it out, in bytes. */
+export function stateBytes({ layers, recurrence }: Pick<KvShape, "layers" | "recurrence">): number {
+  if (!recurrence) return 0;
+  const { kind, numTaps, numKeyHeads, keySize, numValueHeads, valueSize } = recurrence;
+  const [keys, values] = [numKeyHeads * keySize, numValueHeads * valueSize];
+  const width = kind === "convolution" ? panelWidth(values) : 2 * panelWidth(keys) + panelWidth(values);
+  const ofHeads = kind === "convolution" ? 0 : numValueHeads * keySize * 16 * Math.ceil(valueSize / 16);
+  return numRecurrent({ layers }) * 4 * ((numTaps - 1) * width + ofHeads);
 }

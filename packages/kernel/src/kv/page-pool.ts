@@ -1,17 +1,8 @@
 // Assigns pages of the kernel's memory to sequences. The keys and values themselves are in the kernel.
 
 import { integerOption } from "@readme-moe/core";
-import type { Kernel, KernelPages } from "../kernel.ts";
-import {
-  type KeptTokens,
-  KV_BLOCK_TOKENS,
-  kvBytesPerToken,
-  type KvMemory,
-  type KvMemoryOptions,
-  type KvPrecision,
-  type KvShape,
-  type KvSlot,
-} from "./kv-shape.ts";
+import { type KeptState, type KeptTokens, KV_BLOCK_TOKENS, type KvMemory, type KvSlot } from "./kv-shape.ts";
+import { StatePool } from "./state-pool.ts";
 
 /** Number of positions in a page, which holds their keys and values in all layers. */
 export const KV_PAGE_TOKENS = 16;
@@ -43,6 +34,17 @@ export interface PagePoolOptions {
   readonly prefixBytes?: number | undefined;
   /** Size of one position's keys and values in all layers, in bytes. */
   readonly bytesPerToken: number;
+  /** Sizes and numbers of states, of models with recurrences. @default none */
+  readonly states?: StateSizes | undefined;
+}
+
+/** Sizes of the states of a pool. */
+export interface StateSizes {
+  readonly stateBytes: number;
+  /** Number of states of all slots: two for each, and those of drafts. */
+  readonly capacity: number;
+  /** Number of states for what is kept. */
+  readonly numKept: number;
 }
 
 /**
@@ -50,7 +52,7 @@ export interface PagePoolOptions {
  * copied or moved. Slots that begin with the same kept tokens share their pages.
  *
  * A shared page is full, and is never written to: slots only write after their last position, and shared pages are
- * before it.
+ * before it. What is kept of a page that is not full is a copy.
  *
  * Kept pages may take all memory that slots do not use. When a slot needs a page and none is free, kept tokens are
  * evicted. Whoever keeps pages that it does not evict bounds them by `prefixBytes`, so that slots find their capacity.
@@ -58,6 +60,7 @@ export interface PagePoolOptions {
 export class PagePool implements KvMemory {
   readonly capacityTokens: number;
   readonly bytesPerToken: number;
+  readonly states: StatePool;
   readonly #capacityPages: number;
   readonly #counts: PageCounts;
   readonly #slots = new Set<KvSlot>();
@@ -65,7 +68,9 @@ export class PagePool implements KvMemory {
   #evict: () => boolean = () => false;
 
   /** @throws {RangeError} when `capacityTokens` is no multiple of 64, or there are too many pages */
-  constructor({ capacityTokens, prefixBytes = 0, bytesPerToken }: PagePoolOptions) {
+  constructor({ capacityTokens, prefixBytes = 0, bytesPerToken, states }: PagePoolOptions) {
+    const { stateBytes: bytes = 0, capacity = 0, numKept = 0 } = states ?? {};
+    this.states = new StatePool(bytes, capacity, numKept, () => this.#evict());
     integerOption("capacityTokens", capacityTokens, KV_BLOCK_TOKENS);
     if (capacityTokens % KV_BLOCK_TOKENS !== 0) {
       const expectation = `a multiple of ${KV_BLOCK_TOKENS}`;
@@ -97,9 +102,13 @@ export class PagePool implements KvMemory {
     return this.#counts.keptPages * KV_PAGE_TOKENS;
   }
 
-  admit(numTokens: number, prefix: readonly KeptTokens[] = []): PageSlot | undefined {
+  admit(numTokens: number, prefix: readonly KeptTokens[] = [], state?: KeptState): PageSlot | undefined {
     const filled = prefixTokens(numTokens, prefix);
-    const shared = prefix.flatMap((kept) => this.#pagesOf(kept));
+    if (this.states.stateBytes > 0) integerOption("state.position", state?.position ?? 0, filled, filled);
+    if (!this.states.hasRoom) return undefined;
+    const pages = prefix.flatMap((kept) => this.#pagesOf(kept));
+    // A page that is filled in part is copied, since the slot goes on filling it.
+    const shared = pages.slice(0, Math.floor(filled / KV_PAGE_TOKENS));
     const numFresh = pagesFor(numTokens) - shared.length;
     const numNew = numFresh + shared.filter((page) => !this.#counts.isUsed(page)).length;
     if (!this.#hasRoom(numNew)) return undefined;
@@ -107,8 +116,11 @@ export class PagePool implements KvMemory {
     for (const page of shared) this.#counts.addSlot(page);
     slot.pages.push(...shared);
     this.#extend(slot, numFresh);
+    const partial = pages[shared.length];
+    if (partial !== undefined) this.copyPage(partial, slot.pages[shared.length]!);
     slot.numTokens = filled;
     this.#slots.add(slot);
+    this.states.admit(slot, state);
     return slot;
   }
 
@@ -125,6 +137,7 @@ export class PagePool implements KvMemory {
     const own = this.#own(slot);
     this.#shorten(own, 0);
     own.numTokens = 0;
+    this.states.release(own);
     this.#slots.delete(own);
   }
 
@@ -140,6 +153,7 @@ export class PagePool implements KvMemory {
       const expectation = `a multiple of ${KV_PAGE_TOKENS} within shared pages`;
       throw new RangeError(`Expected \`numTokens\` to be ${expectation}, got \`${numTokens}\``);
     }
+    this.states.truncate(own, numTokens);
     this.#shorten(own, pagesFor(numTokens));
     own.numTokens = numTokens;
   }
@@ -160,19 +174,23 @@ export class PagePool implements KvMemory {
   }
 
   /**
-   * Keeps whole pages of filled positions; copies nothing.
-   * @throws {RangeError} when the range cuts pages
+   * Keeps filled positions. Whole pages are shared; a last one that is filled in part is copied.
+   * @throws {RangeError} when the range begins within a page
    */
   keep(slot: KvSlot, from: number, to: number): KeptTokens {
     const own = this.#own(slot);
     integerOption("to", to, integerOption("from", from, 0), own.numTokens);
-    if (from % KV_PAGE_TOKENS !== 0 || to % KV_PAGE_TOKENS !== 0) {
-      const expectation = `multiples of ${KV_PAGE_TOKENS}`;
-      throw new RangeError(`Expected \`from\` and \`to\` to be ${expectation}, got \`${from}\` and \`${to}\``);
+    if (from % KV_PAGE_TOKENS !== 0) {
+      throw new RangeError(`Expected \`from\` to be a multiple of ${KV_PAGE_TOKENS}, got \`${from}\``);
     }
-    const pages = own.pages.slice(from / KV_PAGE_TOKENS, to / KV_PAGE_TOKENS);
+    const pages = own.pages.slice(from / KV_PAGE_TOKENS, Math.ceil(to / KV_PAGE_TOKENS));
+    if (to % KV_PAGE_TOKENS !== 0) {
+      const [partial, copy] = [pages.pop()!, this.#freePage()];
+      this.copyPage(partial, copy);
+      pages.push(copy);
+    }
     for (const page of pages) this.#counts.addKept(page);
-    return this.#addKept(from, pages);
+    return this.#addKept(from, pages, to - from);
   }
 
   /**
@@ -210,6 +228,7 @@ export class PagePool implements KvMemory {
   }
 
   checkIntegrity(): void {
+    this.states.checkIntegrity();
     const slots = Array.from(this.#slots, (slot) => this.#own(slot));
     this.#counts.check(
       slots.map(({ pages }) => pages),
@@ -233,9 +252,13 @@ export class PagePool implements KvMemory {
     }
   }
 
-  #addKept(from: number, pages: readonly number[]): KeptTokens {
-    const numTokens = pages.length * KV_PAGE_TOKENS;
-    const kept = { from, numTokens, bytes: numTokens * this.bytesPerToken };
+  /** Copies a page. The owner of the memory does it. */
+  protected copyPage(_from: number, _to: number): void {
+    return;
+  }
+
+  #addKept(from: number, pages: readonly number[], numTokens = pages.length * KV_PAGE_TOKENS): KeptTokens {
+    const kept = { from, numTokens, bytes: pages.length * KV_PAGE_TOKENS * this.bytesPerToken };
     this.#kept.set(kept, pages);
     return kept;
   }
@@ -396,84 +419,4 @@ function countsOf(tables: Iterable<readonly number[]>): ReadonlyMap<number, numb
   const counts = new Map<number, number>();
   for (const table of tables) for (const page of table) counts.set(page, (counts.get(page) ?? 0) + 1);
   return counts;
-}
-
-// Pages of keys and values in a kernel's memory.
-
-/** Options of a `KernelKv`. */
-export interface KernelKvOptions extends KvMemoryOptions {
-  /** Sizes of the kernel's model. */
-  readonly shape: KvShape;
-  readonly precision: KvPrecision;
-}
-
-/** Pages of one kernel, and the accounting of their use. */
-export class KernelKv extends PagePool {
-  readonly pages: KernelPages;
-  /** Size of a page in `readKept`, padding included, in bytes. */
-  readonly pageBytes: number;
-  readonly #kernel: Kernel;
-
-  /** @throws {RangeError} when there is no memory for the pages */
-  constructor(kernel: Kernel, { shape, precision, ...options }: KernelKvOptions) {
-    super({ ...options, bytesPerToken: kvBytesPerToken(shape, precision) });
-    // The kernel pads heads to whole vectors.
-    const padded = { ...shape, headSize: Math.ceil(shape.headSize / 16) * 16 };
-    this.pageBytes = kvBytesPerToken(padded, precision) * KV_PAGE_TOKENS;
-    this.#kernel = kernel;
-    this.pages = kernel.openPages(this.numPages, precision);
-  }
-
-  /** Copies the pages of kept tokens, in the order of positions: `[pages, pageBytes]`. */
-  readKept(kept: KeptTokens): Uint8Array {
-    const pages = this.keptPages(kept);
-    const bytes = new Uint8Array(pages.length * this.pageBytes);
-    for (const [index, page] of pages.entries()) this.pages.read(page, this.#pageOf(bytes, index));
-    return bytes;
-  }
-
-  /**
-   * Keeps tokens that `readKept` has copied, in this memory or in another one of the same model and precision.
-   *
-   * @param from - first of their positions
-   * @throws {RangeError} when they are no whole pages
-   */
-  writeKept(from: number, bytes: Uint8Array): KeptTokens {
-    if (bytes.length % this.pageBytes !== 0) {
-      throw new RangeError(`Expected whole pages of ${this.pageBytes} bytes, got ${bytes.length} bytes`);
-    }
-    const kept = this.keepFresh(from, bytes.length / this.pageBytes);
-    for (const [index, page] of this.keptPages(kept).entries()) this.pages.write(page, this.#pageOf(bytes, index));
-    return kept;
-  }
-
-  /**
-   * Fills the next positions of a slot, which begin a page and are reserved, with pages that `readKept` has copied.
-   *
-   * @throws {RangeError} when they are no whole pages, or do not fit
-   */
-  fill(slot: KvSlot, bytes: Uint8Array): void {
-    const { pages, numTokens } = this.pageSlot(slot);
-    const [first, numPages] = [numTokens / KV_PAGE_TOKENS, bytes.length / this.pageBytes];
-    if (!Number.isInteger(first) || !Number.isInteger(numPages) || first + numPages > pages.length) {
-      throw new RangeError(`Expected pages for a slot of ${pages.length} that has ${first}, got ${numPages}`);
-    }
-    for (let index = 0; index < numPages; index++) {
-      this.pages.write(pages[first + index]!, this.#pageOf(bytes, index));
-    }
-    this.advance(slot, numPages * KV_PAGE_TOKENS);
-  }
-
-  #pageOf(bytes: Uint8Array, index: number): Uint8Array {
-    return bytes.subarray(index * this.pageBytes, (index + 1) * this.pageBytes);
-  }
-
-  override dispose(): void {
-    this.pages.close();
-  }
-
-  /** Checks that these are pages of a kernel. */
-  isOf(kernel: Kernel): boolean {
-    return this.#kernel === kernel;
-  }
 }

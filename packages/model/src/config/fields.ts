@@ -21,6 +21,8 @@ export const MOST = {
   routedExperts: 65_536,
   /** Numbers that the keys of a token have, of all layers together. */
   keyValues: 4_194_304,
+  /** Numbers of a sequence's state in a layer. */
+  stateValues: 67_108_864,
   /** Positions of a context. */
   tokens: 16_777_216,
   /** Entries of a list of token ids. */

@@ -5,16 +5,8 @@ import { describeValue, ReadMeError } from "@readme-moe/core";
 import { invalid, quoted, unsupported } from "../files/errors.ts";
 import type { GgufTensorStore } from "../gguf/gguf-tensor-store.ts";
 import { countValues } from "../tensor-store.ts";
-import {
-  type Alternation,
-  ARCHITECTURES,
-  type Family,
-  familyOf,
-  type MixtureFields,
-  modelTypeOf,
-  type Multipliers,
-  unsupportedKind,
-} from "./families.ts";
+import { ARCHITECTURES, familyOf, modelTypeOf, unsupportedKind } from "./families.ts";
+import type { Alternation, Family, MixtureFields, Multipliers } from "./family.ts";
 import { MOST } from "./fields.ts";
 import { ENCODER_ARCHITECTURES, encoderFamily, encoderTypeOf, ggufEncoderFields } from "./encoder-config.ts";
 import type { DenseConfig, ModelConfig, PoolingConfig, PoolingMode } from "./model-config.ts";
@@ -75,13 +67,15 @@ export async function ggufConfig(store: GgufTensorStore): Promise<ModelConfig> {
       `the architecture ${named} is not supported; supported are ${[...ARCHITECTURES, ...ENCODER_ARCHITECTURES].join(", ")}`,
     );
   }
-  const { mixture, multipliers, bothDirections } = familyOf(modelType);
+  const family = familyOf(modelType);
+  const { mixture, multipliers, bothDirections, ropeField } = family;
   const isEncoder = bothDirections?.architecture === architecture;
   if (isMixture && !mixture) {
     throw refused(`mixtures of experts of the architecture \`${String(architecture)}\` are not supported`);
   }
   // llama.cpp's models/granite.cpp: "Granite uses rope_finetuned as a switch for rope".
-  if (multipliers !== undefined && get("rope.scaling.finetuned") === false) {
+  const hasRope = get("rope.scaling.finetuned") !== false;
+  if (multipliers !== undefined && !hasRope && ropeField === undefined) {
     throw refused("Granite without RoPE is not supported");
   }
   const heads = get("attention.head_count");
@@ -90,11 +84,13 @@ export async function ggufConfig(store: GgufTensorStore): Promise<ModelConfig> {
     model_type: modelType,
     ...Object.fromEntries(Object.entries(GGUF_KEYS).map(([field, key]) => [field, get(key)])),
     ...multiplierFields(multipliers, get, numberOf(headSize)),
-    ...alternationFields(familyOf(modelType), get, numberOf(headSize)),
+    ...alternationFields(family, get, numberOf(headSize)),
+    ...recurrenceFields(store, family, get),
+    ...(ropeField && { [ropeField]: hasRope ? "rope" : "nope" }),
     ...(mixture && ggufMixtureFields(mixture, path, get)),
     original_max_position_embeddings: get("rope.scaling.original_context_length") ?? get("context_length"),
     vocab_size: store.info("model.embed_tokens.weight").shape[0],
-    num_key_value_heads: get("attention.head_count_kv") ?? heads,
+    num_key_value_heads: mostOf(get("attention.head_count_kv")) ?? heads,
     head_dim: headSize,
     rope_parameters: { rope_theta: get("rope.freq_base"), ...((await longRope(store, get)) ?? ropeScaling(get)) },
     ...(bothDirections && { [bothDirections.field]: isEncoder }),
@@ -119,6 +115,35 @@ export async function ggufConfig(store: GgufTensorStore): Promise<ModelConfig> {
     throw invalid(path, `expected tensor ${ROPE_FACTORS} to hold ${numPairs} positive numbers`);
   }
   return { ...config, ropes: config.ropes.map(({ theta }) => ({ type: "factors", theta, factors })) };
+}
+
+/** Returns the largest of numbers by layer, since layers without attention have 0; another value as it is. */
+function mostOf(value: unknown): unknown {
+  const list = ArrayBuffer.isView(value) ? Array.from(value as Int32Array) : value;
+  return Array.isArray(list) && list.length > 0 ? Math.max(...list.map(Number)) : value;
+}
+
+/** Reads what describes layers with a recurrence, which have no heads of keys where files list these by layer. */
+function recurrenceFields(
+  store: GgufTensorStore,
+  { recurrence, epsilonField, ffnSize }: Family,
+  get: (key: string) => unknown,
+): object {
+  if (!recurrence) return {};
+  const heads = get("attention.head_count_kv");
+  const list = ArrayBuffer.isView(heads) ? Array.from(heads as Int32Array) : heads;
+  const extra = get("nextn_predict_layers");
+  return {
+    ...Object.fromEntries(Object.entries(recurrence.ggufKeys).map(([field, key]) => [field, get(key)])),
+    layer_types: Array.isArray(list)
+      ? list.map((count) => (count === 0 ? recurrence.layerType : "full_attention"))
+      : undefined,
+    // Layers that predict further tokens are the last ones.
+    num_hidden_layers: numberOf(get("block_count")) - (typeof extra === "number" ? extra : 0),
+    mamba_conv_bias: store.names.some((name) => name.endsWith("mamba.conv1d.bias")),
+    ...(epsilonField && { [epsilonField]: get(GGUF_KEYS.rms_norm_eps) }),
+    ...(ffnSize && { block_auto_adjust_ff_dim: false }),
+  };
 }
 
 /**
@@ -261,15 +286,24 @@ export const GGUF_MIXTURE_KEYS = {
 /** Key of the rows that all tokens use besides, which some families have. */
 const SHARED_KEY = "expert_shared_feed_forward_length";
 
+/** Keys of mixtures that some families have: the function of logits, a factor of weights, first layers with one FFN. */
+const [GATING_KEY, SCALE_KEY, DENSE_KEY] = [
+  "expert_gating_func",
+  "expert_weights_scale",
+  "leading_dense_block_count",
+] as const;
+/** Number of sigmoids in `llama_expert_gating_func_type`. */
+const SIGMOIDS = 2;
+
 /** Keys of computations that are not supported, with the values that leave them out besides an absent key and 0. */
 const UNSUPPORTED_KEYS: Readonly<Record<string, readonly number[]>> = {
   // Number 1 is the softmax of `llama_expert_gating_func_type` in llama.cpp's src/llama-hparams.h.
-  expert_gating_func: [1],
-  expert_weights_scale: [1],
+  [GATING_KEY]: [1],
+  [SCALE_KEY]: [1],
   expert_group_count: [1],
   expert_shared_count: [],
   [SHARED_KEY]: [],
-  leading_dense_block_count: [],
+  [DENSE_KEY]: [],
 };
 
 /** Reads a number; NaN for anything else, such as a list, which `Number` would write out. */
@@ -284,20 +318,29 @@ function numberOf(value: unknown): number {
  * @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` naming a key of a computation that is not supported
  */
 function ggufMixtureFields(
-  { ggufNormalizesWeights, sharedSize }: MixtureFields,
+  { ggufNormalizesWeights, sharedSize, hasSigmoids, denseLayers, denseType }: MixtureFields,
   path: string,
   get: (key: string) => unknown,
 ): object {
   for (const [key, harmless] of Object.entries(UNSUPPORTED_KEYS)) {
     const value = get(key);
-    const isRead = key === SHARED_KEY && sharedSize !== undefined;
+    const isRead =
+      (key === SHARED_KEY && sharedSize !== undefined) ||
+      (key === DENSE_KEY && denseLayers !== undefined) ||
+      (hasSigmoids && (key === SCALE_KEY || (key === GATING_KEY && value === SIGMOIDS)));
     if (isRead || value === undefined || value === 0 || harmless.includes(numberOf(value))) continue;
     throw unsupported(path, `\`${key}\` ${describeValue(value)} is not supported`);
   }
   const fields = Object.fromEntries(Object.entries(GGUF_MIXTURE_KEYS).map(([field, key]) => [field, get(key)]));
   return {
     ...fields,
-    ...(sharedSize && { [sharedSize]: get(SHARED_KEY) }),
+    // Without experts the part that all tokens use is the whole FFN.
+    ...(sharedSize && {
+      [sharedSize]:
+        get(SHARED_KEY) ?? (denseType && !fields["num_local_experts"] ? get("feed_forward_length") : undefined),
+    }),
+    ...(denseLayers && { [denseLayers]: get(DENSE_KEY) }),
+    ...(hasSigmoids && { routed_scaling_factor: get(SCALE_KEY) || undefined }),
     // Without the key, llama.cpp's src/models/qwen3moe.cpp divides the dense width among the experts of a token.
     moe_intermediate_size:
       fields["moe_intermediate_size"] || numberOf(get("feed_forward_length")) / numberOf(fields["num_experts_per_tok"]),

@@ -1,5 +1,6 @@
-import type { NormNames, QkNorm } from "./families.ts";
+import type { NormNames, QkNorm } from "./family.ts";
 import { type Fields, MOST } from "./fields.ts";
+import type { RecurrenceConfig } from "./recurrence.ts";
 
 /** Function of an FFN's gate, or of an FFN without one; exact "gelu" is encoders' alone. */
 export type Activation = "silu" | "gelu-tanh" | "gelu";
@@ -15,6 +16,8 @@ export interface LayerConfig {
   readonly angleSet: number | undefined;
   /** Whether the layer's FFN is a mixture of experts that its own router chooses: `ModelConfig.mixture`. */
   readonly isMixture: boolean;
+  /** Whether a recurrence mixes tokens in place of attention: `ModelConfig.recurrence`. @default false */
+  readonly isRecurrent?: boolean;
 }
 
 /** Mixture of experts with a router in each of its layers, unlike Read-ME's, whose experts are known beforehand. */
@@ -32,6 +35,8 @@ export interface MixtureConfig {
   readonly normalizesWeights: boolean;
   /** FFN rows of a layer that all tokens use besides; 0 for none. */
   readonly sharedSize: number;
+  /** Sigmoids as weights, times a factor, perhaps chosen with a bias of each expert. @default a softmax */
+  readonly sigmoids?: { readonly hasBiases: boolean; readonly scale: number } | undefined;
 }
 
 /**
@@ -47,6 +52,10 @@ export interface ModelConfig {
   readonly intermediateSize: number;
   /** Experts of the layers with `isMixture`, which at least one is; `undefined` in all other models. */
   readonly mixture?: MixtureConfig | undefined;
+  /** Recurrence of the layers with `isRecurrent`; `undefined` when all have attention. */
+  readonly recurrence?: RecurrenceConfig | undefined;
+  /** Whether sigmoids of a further product multiply attention's outputs. @default false */
+  readonly gatesAttention?: boolean | undefined;
   readonly numLayers: number;
   readonly numHeads: number;
   readonly numKvHeads: number;
@@ -61,11 +70,11 @@ export interface ModelConfig {
   /** Norm of queries and keys before RoPE: over each head (Qwen 3), over all heads (OLMo 2), or none. */
   readonly qkNorm: QkNorm | undefined;
   readonly activation: Activation;
-  /** Sets of angles, at least one, all different; each is used by a layer. */
+  /** Sets of angles, all different; each is used by a layer. */
   readonly ropes: readonly RopeConfig[];
   /** Positions that the model was made for; prompt and completion together stay within. */
   readonly contextTokens: number;
-  /** One per layer; at least one layer has RoPE. */
+  /** One per layer; at least one layer has attention. */
   readonly layers: readonly LayerConfig[];
   /** Factor of embeddings. */
   readonly embeddingScale: number;

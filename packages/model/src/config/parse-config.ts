@@ -5,8 +5,10 @@ import { describeValue, isRecord } from "@readme-moe/core";
 import { unsupported } from "../files/errors.ts";
 import type { JsonObject } from "../files/read-file.ts";
 import { ENCODER_TYPES, parseEncoder } from "./encoder-config.ts";
-import { type Family, familyOf, type MixtureFields, MODEL_TYPES, unsupportedKind } from "./families.ts";
+import { familyOf, MODEL_TYPES, unsupportedKind } from "./families.ts";
+import type { Family, MixtureFields } from "./family.ts";
 import { Fields, MOST } from "./fields.ts";
+import { RECURRENT_TYPES } from "./recurrence.ts";
 import {
   type Activation,
   type LayerConfig,
@@ -65,13 +67,21 @@ export function parseConfig(path: string, json: unknown, generation?: Fields, ro
   const contextTokens = parseContext(fields);
 
   const eosTokenIds = generation?.tokenIds("eos_token_id") ?? [];
+  const layered = parseLayers(fields, family, { numLayers, rotatedSize, contextTokens }, mixture?.isMixture);
+  if (layered.layers.every(({ isRecurrent }) => isRecurrent)) {
+    fields.unsupported("layer_types", "supported are models with attention in a layer");
+  }
   const hasAttentionBias = fields.boolean("attention_bias", false);
   return {
     modelType: mixture ? modelType : (family.mixture?.denseType ?? modelType),
     vocabSize: fields.size("vocab_size", MOST.vocab),
     hiddenSize,
-    intermediateSize: fields.size(mixture ? "intermediate_size" : denseSizeField(family), MOST.width),
+    intermediateSize: family.ffnSize?.(fields) ?? parseFfnSize(fields, family, mixture),
     mixture: mixture?.config,
+    recurrence: layered.layers.some(({ isRecurrent }) => isRecurrent)
+      ? family.recurrence?.read(fields, numHeads)
+      : undefined,
+    gatesAttention: family.gatesAttention,
     numLayers,
     numHeads,
     numKvHeads,
@@ -79,11 +89,11 @@ export function parseConfig(path: string, json: unknown, generation?: Fields, ro
     rotatedSize,
     norms: family.norms,
     normOffset: family.normOffset ?? 0,
-    rmsNormEpsilon: fields.positive("rms_norm_eps", 1e-6),
+    rmsNormEpsilon: fields.positive(family.epsilonField ?? "rms_norm_eps", 1e-6),
     qkNorm: family.qkNorm,
     activation: parseActivation(fields, family),
     contextTokens,
-    ...parseLayers(fields, family, { numLayers, rotatedSize, contextTokens }, mixture?.isMixture),
+    ...layered,
     ...parseScales(fields, family, { headSize, hiddenSize }),
     hasQkvBias: family.hasQkvBias ?? fields.boolean(family.qkvBiasField ?? "attention_bias", false),
     hasOutputBias: family.hasOutputBias ?? hasAttentionBias,
@@ -97,9 +107,11 @@ export function parseConfig(path: string, json: unknown, generation?: Fields, ro
   };
 }
 
-/** Names the field with the width of a dense FFN: of a mixture without experts, that of the part all tokens use. */
-function denseSizeField({ mixture }: Family): string {
-  return mixture?.sharedSize ?? "intermediate_size";
+/** Reads the width of dense FFNs: of a mixture without experts, that of the part all tokens use. */
+function parseFfnSize(fields: Fields, family: Family, mixture: Mixture | undefined): number {
+  if (!mixture) return fields.size(family.mixture?.sharedSize ?? "intermediate_size", MOST.width);
+  const isNeeded = mixture.isMixture.includes(false);
+  return fields.size("intermediate_size", MOST.width, isNeeded ? undefined : mixture.config.expertSize);
 }
 
 /** Reads the context; up to the original one where queries have a factor by position, which is 1 up to there. */
@@ -137,6 +149,8 @@ function refuseQuantization(fields: Fields): void {
 const TEXT_PARTS: ReadonlyMap<unknown, string> = new Map([
   ["gemma3", "gemma3_text"],
   ["mistral3", "ministral3"],
+  ["qwen3_5", "qwen3_5_text"],
+  ["qwen3_5_moe", "qwen3_5_moe_text"],
 ]);
 
 /**
@@ -195,6 +209,8 @@ function parseLayers(
   };
   const layers = parseWindows(fields, family, numLayers).map((slidingWindow, layer): LayerConfig => {
     const rope = slidingWindow === undefined || isSame ? full : sliding;
+    const own = { slidingWindow: undefined, angleSet: undefined, isMixture: isMixture[layer] ?? false };
+    if (slidingWindow === "recurrence") return { ...own, isRecurrent: true };
     return { slidingWindow, angleSet: hasRope[layer] ? setOf(rope) : undefined, isMixture: isMixture[layer] ?? false };
   });
   return { layers, ropes };
@@ -204,12 +220,16 @@ function parseLayers(
  * `layer_types` names the layers with the window. Without it the interval of an alternation or Qwen's
  * `max_window_layers` does, else all layers have it.
  */
-function parseWindows(fields: Fields, family: Family, numLayers: number): readonly (number | undefined)[] {
-  const { slidingWindow, alternation } = family;
+function parseWindows(
+  fields: Fields,
+  family: Family,
+  numLayers: number,
+): readonly (number | "recurrence" | undefined)[] {
+  const { slidingWindow, alternation, recurrence } = family;
   const whole = slidingWindow?.(fields);
   // As in transformers, whose bound of a distance is exclusive.
   const window = whole && seesBothDirections(fields, family) ? Math.floor(whole / 2) + 1 : whole;
-  const types = fields.list("layer_types");
+  const types = fields.list("layer_types") ?? recurrence?.layerTypes?.(fields, numLayers);
   if (types === undefined && alternation) {
     const interval = fields.size(alternation.interval, MOST.integer);
     return Array.from({ length: numLayers }, (_, layer) => ((layer + 1) % interval === 0 ? undefined : window));
@@ -224,13 +244,19 @@ function parseWindows(fields: Fields, family: Family, numLayers: number): readon
   return types.map((type) => {
     // Granite's older configs say "attention".
     if (type === "full_attention" || type === "attention") return undefined;
+    if (recurrence && RECURRENT_TYPES.includes(type)) return "recurrence";
     if (type !== "sliding_attention")
       fields.unsupported("layer_types", "supported are full_attention, sliding_attention");
     return window ?? fields.size("sliding_window", MOST.integer);
   });
 }
 
-function parseRopeLayers(fields: Fields, { ropeLayers }: Family, numLayers: number): readonly boolean[] {
+function parseRopeLayers(fields: Fields, { ropeLayers, ropeField }: Family, numLayers: number): readonly boolean[] {
+  if (ropeField !== undefined && fields.raw(ropeField) !== "rope") {
+    if (fields.raw(ropeField) !== "nope" && fields.has(ropeField))
+      fields.unsupported(ropeField, "supported are rope, nope");
+    return [];
+  }
   if (ropeLayers === undefined) return Array.from({ length: numLayers }, () => true);
   const { list: name, interval: intervalName } = ropeLayers;
   const list = fields.list(name);
@@ -286,13 +312,22 @@ function parseMixture(fields: Fields, family: MixtureFields | undefined, numLaye
       expertSize: fields.size(family.expertSize, MOST.width),
       normalizesWeights: normalizesWeights === true || fields.boolean(normalizesWeights, false),
       sharedSize: sharedSize === undefined ? 0 : fields.size(sharedSize, MOST.width),
+      sigmoids: family.hasSigmoids
+        ? { hasBiases: fields.boolean("use_expert_bias", true), scale: fields.positive("routed_scaling_factor", 1) }
+        : undefined,
     },
     isMixture,
   };
 }
 
 /** Finds the layers with experts: every `decoder_sparse_step`-th one that `mlp_only_layers` does not name. */
-function mixtureLayers(fields: Fields, { hasDenseLayers }: MixtureFields, numLayers: number): readonly boolean[] {
+function mixtureLayers(
+  fields: Fields,
+  { hasDenseLayers, denseLayers }: MixtureFields,
+  numLayers: number,
+): readonly boolean[] {
+  const numDense = denseLayers === undefined ? 0 : (fields.count(denseLayers) ?? 0);
+  if (numDense > 0) return Array.from({ length: numLayers }, (_, layer) => layer >= numDense);
   if (!hasDenseLayers) return Array.from({ length: numLayers }, () => true);
   const step = fields.size("decoder_sparse_step", MOST.integer, 1);
   const dense = fields.list("mlp_only_layers") ?? [];

@@ -3,7 +3,8 @@
 import { isRecord } from "@readme-moe/core";
 import { stat } from "node:fs/promises";
 import { join } from "node:path";
-import { type Family, familyOf } from "../config/families.ts";
+import { familyOf } from "../config/families.ts";
+import type { Family } from "../config/family.ts";
 import { type Activation, attentionFactorOf, type ModelConfig, type RopeConfig } from "../config/model-config.ts";
 import { type JsonObject, readJsonFile, readTextFile } from "../files/read-file.ts";
 import { ggufMetadata, GgufTensorStore } from "../gguf/gguf-tensor-store.ts";

@@ -8,7 +8,7 @@ import type { LoraSet } from "../lora/lora.ts";
 import { SafetensorsFile } from "../safetensors/safetensors-file.ts";
 import type { TensorStore } from "../tensor-store.ts";
 import type { ModelText } from "../text/load-text.ts";
-import type { RouterWeights } from "../weights/locate-weights.ts";
+import type { RouterWeights } from "../weights/locate-router.ts";
 import type { ExpertLayout, ModelWeights, TensorRef } from "../weights/model-weights.ts";
 
 /** Layout of the weights of a model. */

@@ -13,14 +13,8 @@ import { toJson, writeFileAtomically, writeFolderAtomically } from "../files/wri
 import type { LoraSet } from "../lora/lora.ts";
 import { isSafetensorsType } from "../safetensors/header.ts";
 import { SafetensorsFile, type SafetensorsInput, writeSafetensors } from "../safetensors/safetensors-file.ts";
-import {
-  feedForwardRefs,
-  locateRouter,
-  locateWeights,
-  parseRouterConfig,
-  type RouterConfig,
-  type RouterWeights,
-} from "../weights/locate-weights.ts";
+import { feedForwardRefs, locateWeights } from "../weights/locate-weights.ts";
+import { locateRouter, parseRouterConfig, type RouterConfig, type RouterWeights } from "../weights/locate-router.ts";
 import type { ExpertLayout, FeedForwardRefs, LinearRefs, ModelWeights, TensorRef } from "../weights/model-weights.ts";
 import { BACKBONE_FILE, CONFIG_FILE, expertFile, type Located, ROUTER_FILE } from "./model.ts";
 
@@ -53,8 +47,10 @@ export interface ReadMeSection {
 
 /** Opens the files of a Read-ME folder. @throws {ReadMeError} naming the file or field that is wrong */
 export async function openReadMe(path: string, config: ModelConfig, readme: Fields): Promise<Located> {
-  if (config.mixture)
-    throw unsupported(path, "has a section `readme` over a mixture; experts are made from dense models");
+  if (config.mixture || config.recurrence) {
+    const base = config.mixture ? "a mixture" : "layers without attention";
+    throw unsupported(path, `has a section \`readme\` over ${base}; experts are made from dense models with attention`);
+  }
   const { experts, router: routerConfig } = parseReadMe(readme, config);
   const stores: SafetensorsFile[] = [];
   const open = async (name: string): Promise<SafetensorsFile> => {

@@ -1,6 +1,8 @@
 import { ReadMeError } from "@readme-moe/core";
 import { encoderFamily, encoderNameOf, encoderTypeOf, GGML_NAME } from "../config/encoder-config.ts";
-import { familyOf, type FusedNames, modelTypeOf, type NormNames, NORMS_BEFORE } from "../config/families.ts";
+import { familyOf, modelTypeOf } from "../config/families.ts";
+import { type Family, type NormNames, NORMS_BEFORE } from "../config/family.ts";
+import type { RecurrenceConfig } from "../config/recurrence.ts";
 import { SHARED_MODULE } from "../weights/tensor-parts.ts";
 import { allocateFor, corrupt, invalid, quoted } from "../files/errors.ts";
 import { encodeFloats } from "../files/floats.ts";
@@ -52,7 +54,7 @@ export class GgufTensorStore implements TensorStore {
     const family = modelType === undefined ? undefined : familyOf(modelType);
     const ggmlNames = new Map<string, string>();
     for (const ggmlName of file.tensors.keys()) {
-      const name = encoder ? encoderNameOf(ggmlName, encoder) : hfNameOf(ggmlName, family?.norms, family?.fused);
+      const name = encoder ? encoderNameOf(ggmlName, encoder) : hfNameOf(ggmlName, family);
       const other = ggmlNames.get(name);
       if (other !== undefined) {
         throw corrupt(file.path, `tensors ${quoted(other)} and ${quoted(ggmlName)} are both ${quoted(name)}`);
@@ -134,7 +136,8 @@ export class GgufTensorStore implements TensorStore {
 
   /** Checks that a tensor holds scales of a norm with an offset. */
   #isShifted(ggmlName: string): boolean {
-    return this.#normOffset !== 0 && ggmlName.endsWith("norm.weight");
+    // The norm of a recurrence's outputs has none.
+    return this.#normOffset !== 0 && ggmlName.endsWith("norm.weight") && !ggmlName.endsWith(".ssm_norm.weight");
   }
 
   /** @returns rows per head, or `undefined` for a tensor whose rows are in Hugging Face order already */
@@ -347,6 +350,8 @@ const MODEL_PARTS: Names = new Map([
   ["token_embd", "model.embed_tokens"],
   ["output", "lm_head"],
   ["output_norm", "model.norm"],
+  // LFM 2.
+  ["token_embd_norm", "model.norm"],
 ]);
 
 /** Names within a layer, behind `blk.N.` and `model.layers.N.`. */
@@ -369,7 +374,40 @@ const LAYER_PARTS: Names = new Map([
   ["ffn_gate_shexp", `${SHARED_MODULE}.gate_proj`],
   ["ffn_up_shexp", `${SHARED_MODULE}.up_proj`],
   ["ffn_down_shexp", `${SHARED_MODULE}.down_proj`],
+  ["exp_probs_b", "mlp.expert_bias"],
 ]);
+
+/** Names of a recurrence's tensors within a layer, with their endings. */
+const RECURRENT_PARTS: Readonly<Record<RecurrenceConfig["kind"], Names>> = {
+  convolution: new Map([
+    ["shortconv.in_proj.weight", "conv.in_proj.weight"],
+    ["shortconv.conv.weight", "conv.conv.weight"],
+    ["shortconv.out_proj.weight", "conv.out_proj.weight"],
+  ]),
+  delta: new Map([
+    ["attn_qkv.weight", "linear_attn.in_proj_qkv.weight"],
+    ["attn_gate.weight", "linear_attn.in_proj_z.weight"],
+    ["ssm_beta.weight", "linear_attn.in_proj_b.weight"],
+    ["ssm_alpha.weight", "linear_attn.in_proj_a.weight"],
+    ["ssm_conv1d.weight", "linear_attn.conv1d.weight"],
+    ["ssm_dt.bias", "linear_attn.dt_bias"],
+    ["ssm_a", "linear_attn.rates"],
+    ["ssm_norm.weight", "linear_attn.norm.weight"],
+    ["ssm_out.weight", "linear_attn.out_proj.weight"],
+  ]),
+  space: new Map([
+    ["ssm_in.weight", "mamba.in_proj.weight"],
+    ["ssm_conv1d.weight", "mamba.conv1d.weight"],
+    ["ssm_conv1d.bias", "mamba.conv1d.bias"],
+    ["ssm_dt.bias", "mamba.dt_bias"],
+    ["ssm_a", "mamba.rates"],
+    ["ssm_d", "mamba.D"],
+    ["ssm_norm.weight", "mamba.norm.weight"],
+    ["ssm_out.weight", "mamba.out_proj.weight"],
+  ]),
+};
+
+const GGML_LAYER = /^blk\.(?<layer>0|[1-9]\d*)\.(?<rest>.+)$/;
 
 /** Names of one expert's products in files of early mixtures, in front of its index. */
 const EXPERT_PARTS: Names = new Map([
@@ -388,17 +426,20 @@ const NORM_PARTS: ReadonlyMap<string, keyof NormNames> = new Map([
 
 const GGML_EXPERT = /^blk\.(?<layer>0|[1-9]\d*)\.(?<part>[^.]+)\.(?<expert>0|[1-9]\d*)\.weight$/;
 
+/** Parts of a family that names of tensors depend on. */
+export type NamingFamily = Pick<Family, "norms" | "fused" | "recurrence">;
+
 /**
  * Translates a name of a GGUF file, such as `blk.3.attn_q.weight` to `model.layers.3.self_attn.q_proj.weight`. An
  * unknown name stays as it is.
- *
- * @param norms - Hugging Face's names of norms in the file's family
- * @param fused - Hugging Face's names of tensors with several products, if the family has them
  */
-export function hfNameOf(ggmlName: string, norms: NormNames = NORMS_BEFORE, fused?: FusedNames): string {
+export function hfNameOf(ggmlName: string, family: NamingFamily = { norms: NORMS_BEFORE }): string {
+  const { layer: block, rest = "" } = GGML_LAYER.exec(ggmlName)?.groups ?? {};
+  const recurrent = family.recurrence && RECURRENT_PARTS[family.recurrence.kind].get(rest);
+  if (recurrent !== undefined) return `model.layers.${block}.${recurrent}`;
   const { layer, part = "", kind } = GGML_NAME.exec(ggmlName)?.groups ?? {};
   if (kind === undefined) return hfNameOfExpert(ggmlName);
-  const hfPart = layer === undefined ? MODEL_PARTS.get(part) : layerPart(part, norms, fused);
+  const hfPart = layer === undefined ? MODEL_PARTS.get(part) : layerPart(part, family);
   if (hfPart === undefined) return ggmlName;
   return layer === undefined ? `${hfPart}.${kind}` : `model.layers.${layer}.${hfPart}.${kind}`;
 }
@@ -416,10 +457,12 @@ function rotaryPartOf(ggmlName: string): { readonly layer: number; readonly part
   return layer !== undefined && (part === "attn_q" || part === "attn_k") ? { layer: Number(layer), part } : undefined;
 }
 
-function layerPart(part: string, norms: NormNames, fused: FusedNames | undefined): string | undefined {
+function layerPart(part: string, { norms, fused }: NamingFamily): string | undefined {
   // Converters split gate and up again unless attention is fused, too. Fused rows are named `ffn_up` as well.
   if (fused?.qkv !== undefined && part === "attn_qkv") return fused.qkv;
   if (fused?.qkv !== undefined && part === "ffn_up") return fused.gateUp;
   const role = NORM_PARTS.get(part);
-  return role === undefined ? LAYER_PARTS.get(part) : norms[role];
+  if (role === undefined) return LAYER_PARTS.get(part);
+  // Files of Qwen 3.5 give the norm in front of the FFN this name.
+  return norms[role] ?? (role === "attentionOutput" && norms.ffnOutput === undefined ? norms.ffn : undefined);
 }

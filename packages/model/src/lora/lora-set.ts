@@ -24,7 +24,7 @@ import {
   SET_FILE,
 } from "./lora.ts";
 import { type SafetensorsInput, writeSafetensors } from "../safetensors/safetensors-file.ts";
-import { parseRouterConfig } from "../weights/locate-weights.ts";
+import { parseRouterConfig } from "../weights/locate-router.ts";
 
 /**
  * Opens an expert set: a folder with read-me-experts.json, which may be the folder of the dense model itself. Adapters

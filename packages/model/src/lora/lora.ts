@@ -1,6 +1,6 @@
 // Loras: low-rank experts of a dense model, adapters in the layout of PEFT; and sets of them with a router.
 
-import type { RouterWeights } from "../weights/locate-weights.ts";
+import type { RouterWeights } from "../weights/locate-router.ts";
 import type { TensorRef } from "../weights/model-weights.ts";
 
 /** A product of a layer that a lora can change. */

@@ -24,7 +24,7 @@ import {
 import { SafetensorsFile } from "../safetensors/safetensors-file.ts";
 import type { RowRange } from "../tensor-store.ts";
 import { tensorRef, type TensorRef } from "../weights/model-weights.ts";
-import { fusedModules, TensorParts } from "../weights/tensor-parts.ts";
+import { fusedModules, llamaName, TensorParts } from "../weights/tensor-parts.ts";
 
 // Real configs have some kilobytes, and a hundred when they list each module's rank.
 const MAX_CONFIG_BYTES = 1 << 20;
@@ -155,9 +155,21 @@ function placesOf(store: SafetensorsFile, module: string, model: ModelConfig): r
   if (module === "lm_head") {
     return [{ layer: undefined, product: undefined, module, inSize: hiddenSize, outSize: vocabSize }];
   }
-  const { layer = "", part = "" } = LAYER_MODULE.exec(module)?.groups ?? {};
+  const { layer = "", part: own = "" } = LAYER_MODULE.exec(module)?.groups ?? {};
+  // Names in the table end with a dot.
+  const part = llamaName(model, `${own}.`).slice(0, -1);
+  const isOfAttention = part.startsWith("self_attn.");
+  if (layer !== "" && isOfAttention && model.layers[Number(layer)]?.isRecurrent) {
+    throw unsupported(store.path, `changes ${quoted(module)}, in a layer without attention`);
+  }
+  if (model.gatesAttention && part === "self_attn.q_proj") {
+    throw unsupported(
+      store.path,
+      `changes ${quoted(module)}, which has rows of a gate; supported are the other products`,
+    );
+  }
   const isOfMixture = layer !== "" && model.layers[Number(layer)]?.isMixture === true;
-  if (isOfMixture && !part.startsWith("self_attn.")) {
+  if (isOfMixture && !isOfAttention) {
     const supported = "over a mixture, adapters of attention and lm_head can be used";
     throw unsupported(store.path, `changes ${quoted(module)}, in a layer that chooses among experts; ${supported}`);
   }

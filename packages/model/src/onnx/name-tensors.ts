@@ -30,6 +30,8 @@ export interface NamedTensors {
  * @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` or `ERR_FILE_CORRUPT`, when the graph is not the config's model
  */
 export function nameTensors(index: GraphIndex, config: ModelConfig): NamedTensors {
+  if (config.recurrence)
+    throw unsupported(index.path, "has layers without attention; take the checkpoint or a GGUF file");
   const flow = new DataFlow(new GraphWeights(index), config);
   const { embedding, head, layers } = nameProducts(flow, config);
   const norms = nameNorms(flow, { embedding, head, layers });

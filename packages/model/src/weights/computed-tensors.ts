@@ -28,7 +28,7 @@ export function computedTensor(
 }
 
 /**
- * Refers to rows of a matrix.
+ * Refers to rows of a matrix, in the type that it is stored in.
  *
  * @param matrix - `[numRows, width]`
  * @param rows - indices into its rows
@@ -37,14 +37,48 @@ export function computedTensor(
  */
 export function selectRows(matrix: TensorRef, rows: readonly number[]): TensorRef {
   for (const row of rows) checkRows(matrix.shape, { from: row, to: row + 1 });
-  const { store, name, shape } = matrix;
-  const width = shape[1] ?? 1;
-  return computedTensor(matrix, [rows.length, ...shape.slice(1)], async ({ from, to }) => {
-    const read = rows.slice(from, to).map((row) => store.readFloats(name, { from: row, to: row + 1 }));
-    const values = new Float32Array(read.length * width);
-    for (const [index, row] of (await Promise.all(read)).entries()) values.set(row, index * width);
-    return values;
-  });
+  const { store, name, shape: whole } = matrix;
+  const shape = [rows.length, ...whole.slice(1)];
+  const { type, byteLength } = store.info(name);
+  /** Reads runs of rows, and puts them side by side. */
+  const read = async <Numbers extends Float32Array | Uint8Array>(
+    wanted: RowRange | undefined,
+    readRows: (range: RowRange) => Promise<Numbers>,
+  ): Promise<readonly Numbers[]> => {
+    const { from, to } = wanted ?? { from: 0, to: rows.length };
+    checkRows(shape, { from, to });
+    return Promise.all(runsOf(rows.slice(from, to)).map(readRows));
+  };
+  const chosen: TensorStore = {
+    path: store.path,
+    names: [name],
+    has: (other) => other === name,
+    info: () => ({ name, type, shape, byteLength: (byteLength / (whole[0] ?? 1)) * rows.length }),
+    readBytes: async (_name, wanted) => Buffer.concat(await read(wanted, (range) => store.readBytes(name, range))),
+    readFloats: async (_name, wanted) => {
+      const parts = await read(wanted, (range) => store.readFloats(name, range));
+      const values = new Float32Array(parts.reduce((sum, { length }) => sum + length, 0));
+      let at = 0;
+      for (const part of parts) {
+        values.set(part, at);
+        at += part.length;
+      }
+      return values;
+    },
+    close: async () => undefined,
+  };
+  return { store: chosen, name, shape };
+}
+
+/** Joins successive rows. */
+function runsOf(rows: readonly number[]): readonly RowRange[] {
+  const runs: { from: number; to: number }[] = [];
+  for (const row of rows) {
+    const last = runs.at(-1);
+    if (last?.to === row) last.to = row + 1;
+    else runs.push({ from: row, to: row + 1 });
+  }
+  return runs;
 }
 
 /** Refers to the rows of one matrix, and then those of a vector or matrix of the same width. */

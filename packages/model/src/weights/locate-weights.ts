@@ -3,14 +3,22 @@
 
 import { invalid } from "../files/errors.ts";
 import { type Fields, MOST } from "../config/fields.ts";
-import { type DenseConfig, denseModules, type MixtureConfig, type ModelConfig } from "../config/model-config.ts";
+import {
+  type DenseConfig,
+  denseModules,
+  layerConfig,
+  type MixtureConfig,
+  type ModelConfig,
+} from "../config/model-config.ts";
 import type { TensorStore } from "../tensor-store.ts";
 import {
   type AttentionRefs,
   type ClassifierRefs,
   type ExpertLayout,
   type FeedForwardRefs,
+  type HasBias,
   type LayerRefs,
+  linearRefs,
   type LinearRefs,
   type MixtureRefs,
   type ModelWeights,
@@ -18,7 +26,9 @@ import {
   type TensorRef,
 } from "./model-weights.ts";
 import { SHARED_MODULE, splitFused, type TensorPart, TensorParts } from "./tensor-parts.ts";
-import { joinRows, selectRows, tableRef } from "./computed-tensors.ts";
+import { joinRows, selectRows } from "./computed-tensors.ts";
+import { locateRecurrence, rowsOf } from "./locate-recurrence.ts";
+import { locateRouter, parseOfficialRouterConfig, type RouterWeights } from "./locate-router.ts";
 
 /** Name of the only expert of a dense model. */
 export const DENSE_NAME = "dense";
@@ -44,7 +54,9 @@ export function locateWeights(
     embedding,
     layers: Array.from({ length: config.numLayers }, (_, layer) => ({
       attentionNorm: norm(layer, norms.attention),
-      attention: locateAttention(store, config, `model.layers.${layer}.self_attn`),
+      attention: layerConfig(config, layer).isRecurrent
+        ? locateRecurrence(store, config, `model.layers.${layer}.`)
+        : locateAttention(store, config, `model.layers.${layer}.self_attn`),
       attentionOutputNorm: norm(layer, norms.attentionOutput),
       ffnNorm: norm(layer, norms.ffn),
       ...locateFeedForward(layer),
@@ -122,15 +134,17 @@ export function locateDense(
 }
 
 function locateAttention(store: TensorStore, config: ModelConfig, prefix: string): AttentionRefs {
-  const { hiddenSize, headSize, hasQkvBias, hasOutputBias, qkNorm } = config;
+  const { hiddenSize, headSize, hasQkvBias, hasOutputBias, qkNorm, gatesAttention } = config;
   const querySize = config.numHeads * headSize;
   const keySize = config.numKvHeads * headSize;
   const linear = (name: string, outSize: number, inSize: number, hasBias: boolean): LinearRefs =>
     linearRefs(store, `${prefix}.${name}`, { outSize, inSize, hasBias });
   const norm = (name: string, allHeads: number): TensorRef | undefined =>
     qkNorm && tensorRef(store, `${prefix}.${name}.weight`, [qkNorm === "head" ? headSize : allHeads]);
+  const gated = gatesAttention ? linear("q_proj", 2 * querySize, hiddenSize, hasQkvBias) : undefined;
   return {
-    query: linear("q_proj", querySize, hiddenSize, hasQkvBias),
+    query: gated ? rowsOf(gated, headRows(config, 0)) : linear("q_proj", querySize, hiddenSize, hasQkvBias),
+    gate: gated && rowsOf(gated, headRows(config, 1)),
     key: linear("k_proj", keySize, hiddenSize, hasQkvBias),
     value: linear("v_proj", keySize, hiddenSize, hasQkvBias),
     output: linear("o_proj", hiddenSize, querySize, hasOutputBias),
@@ -139,22 +153,9 @@ function locateAttention(store: TensorStore, config: ModelConfig, prefix: string
   };
 }
 
-/** Whether a product has a bias; `"if present"` leaves it to the checkpoint. */
-type HasBias = boolean | "if present";
-
-interface LinearShape {
-  readonly outSize: number;
-  readonly inSize: number;
-  readonly hasBias: HasBias;
-}
-
-/** Finds `prefix` with `.weight` `[outSize, inSize]` and, if it has one, `.bias` `[outSize]`. */
-function linearRefs(store: TensorStore, prefix: string, { outSize, inSize, hasBias }: LinearShape): LinearRefs {
-  const withBias = hasBias === "if present" ? store.has(`${prefix}.bias`) : hasBias;
-  return {
-    weight: tensorRef(store, `${prefix}.weight`, [outSize, inSize]),
-    bias: withBias ? tensorRef(store, `${prefix}.bias`, [outSize]) : undefined,
-  };
+/** Lists the rows of all heads' queries (part 0) or gates (1), which alternate by head. */
+function headRows({ numHeads, headSize }: ModelConfig, part: number): readonly number[] {
+  return Array.from({ length: numHeads * headSize }, (_, row) => row + (Math.floor(row / headSize) + part) * headSize);
 }
 
 /** Names of an FFN's products: gate, up, down. */
@@ -264,9 +265,16 @@ function locateLayer(store: TensorStore, prefix: string, hiddenSize: number, mix
   const separate = SEPARATE.find(([gate]) => store.has(`${place.prefix}experts.0.${gate}.weight`));
   const stacked = STACKED.find((one) => Object.values(one).every((name: string) => store.has(place.prefix + name)));
   return {
+    biases: mixture.sigmoids?.hasBiases ? biasesOf(place) : undefined,
     router: withSharedGate(store, prefix, tensorRef(store, prefix + names.router, [mixture.numExperts, hiddenSize])),
     experts: stacked ? stackedExperts(place, stacked) : expertRefs(place, separate),
   };
+}
+
+/** Finds the biases by expert that choose with sigmoids; GGUF files name them as a product's. */
+function biasesOf({ store, prefix, mixture: { numExperts } }: LayerPlace): TensorRef {
+  const name = `${prefix}expert_bias`;
+  return tensorRef(store, store.has(name) ? name : `${name}.bias`, [numExperts]);
 }
 
 /** Adds the row of the gate of the part that all tokens use, if the layer has one. GGUF files have it as a vector. */
@@ -364,136 +372,5 @@ export function locateOfficial(
     router: hasRouter
       ? locateRouter(store, "cluster_predictor.", parseOfficialRouterConfig(fields, config, numExperts))
       : undefined,
-  };
-}
-
-/**
- * The pre-gating router's shape: a small causal transformer over token ids with one output per expert (Read-ME,
- * table 1). Unlike Llama it has biases in all products, two FFN matrices instead of three, and attention scores
- * divided by `normalizer`, which the authors set to 1.
- */
-export interface RouterConfig {
-  readonly vocabSize: number;
-  readonly numExperts: number;
-  /** Width of the embedding and of the residual stream; the same as `innerSize` in the official architecture. */
-  readonly embeddingSize: number;
-  /** Width of queries, keys, values and of the FFN. */
-  readonly innerSize: number;
-  readonly numHeads: number;
-  readonly numLayers: number;
-  readonly normalizer: number;
-  readonly ropeTheta: number;
-  readonly contextTokens: number;
-}
-
-interface RouterLayerRefs {
-  readonly inputNorm: TensorRef; // [embeddingSize]
-  readonly query: LinearRefs; // [innerSize, embeddingSize]
-  readonly key: LinearRefs;
-  readonly value: LinearRefs;
-  readonly output: LinearRefs; // [embeddingSize, innerSize]
-  readonly postAttentionNorm: TensorRef; // [embeddingSize]
-  readonly expand: LinearRefs; // [innerSize, embeddingSize]
-  readonly contract: LinearRefs; // [embeddingSize, innerSize]
-}
-
-/** Location of a pre-gating router's tensors. Shapes are those of the checkpoint: rows are outputs. */
-export interface RouterWeights {
-  readonly config: RouterConfig;
-  readonly embedding: TensorRef; // [vocabSize, embeddingSize]
-  readonly layers: readonly RouterLayerRefs[];
-  readonly finalNorm: TensorRef; // [embeddingSize]
-  readonly head: LinearRefs; // [numExperts, embeddingSize]
-}
-
-/** Epsilon of the router's RMS norms, independent of the model's. */
-export const ROUTER_RMS_NORM_EPSILON = 1e-6;
-
-/**
- * Finds a router's tensors by their official names. The embedding may be stored as signed bytes with a scale for each
- * row, in `embed.scales`.
- *
- * @param prefix - `cluster_predictor.` in an official conversion, else empty
- */
-export function locateRouter(store: TensorStore, prefix: string, config: RouterConfig): RouterWeights {
-  const { embeddingSize, innerSize } = config;
-  const norm = (name: string): TensorRef => tensorRef(store, `${prefix}${name}.weight`, [embeddingSize]);
-  const linear = (name: string, outSize: number, inSize: number): LinearRefs =>
-    linearRefs(store, `${prefix}${name}`, { outSize, inSize, hasBias: true });
-  return {
-    config,
-    embedding: tableRef(store, `${prefix}embed.weight`, [config.vocabSize, embeddingSize]),
-    layers: Array.from({ length: config.numLayers }, (_, layer) => ({
-      inputNorm: norm(`input_layernorm_${layer}`),
-      query: linear(`q_proj_${layer}`, innerSize, embeddingSize),
-      key: linear(`k_proj_${layer}`, innerSize, embeddingSize),
-      value: linear(`v_proj_${layer}`, innerSize, embeddingSize),
-      output: linear(`o_proj_${layer}`, embeddingSize, innerSize),
-      postAttentionNorm: norm(`post_attention_layernorm_${layer}`),
-      expand: linear(`proj_1_${layer}`, innerSize, embeddingSize),
-      contract: linear(`proj_2_${layer}`, embeddingSize, innerSize),
-    })),
-    finalNorm: norm("out_layernorm"),
-    head: linear("proj_out", config.numExperts, embeddingSize),
-  };
-}
-
-/** Parts of a model's config that also hold for its router. */
-type RoutedModel = Pick<ModelConfig, "vocabSize" | "contextTokens" | "ropes">;
-
-/** Names of a router's fields: in the section `readme.router` of config.json, and in the paper's own config.json. */
-const ROUTER_FIELDS = {
-  own: {
-    activation: "activation",
-    embeddingSize: "embedding_size",
-    innerSize: "inner_size",
-    numHeads: "num_heads",
-    numLayers: "num_layers",
-    contextTokens: "context_tokens",
-  },
-  official: {
-    activation: "hidden_act_predictor",
-    embeddingSize: "embedding_dim",
-    innerSize: "inter_dim",
-    numHeads: "n_head",
-    numLayers: "n_layer",
-    contextTokens: "max_position_embeddings_predictor",
-  },
-} as const;
-
-/** Reads the router of a Read-ME folder. */
-export function parseRouterConfig(fields: Fields, model: RoutedModel, numExperts: number): RouterConfig {
-  const ropeTheta = fields.positive("rope_theta", 10000);
-  return { ...parseSizes(fields, ROUTER_FIELDS.own, model), vocabSize: model.vocabSize, numExperts, ropeTheta };
-}
-
-/** Reads the router of an official conversion from fields of the model's own config.json. */
-export function parseOfficialRouterConfig(fields: Fields, model: RoutedModel, numExperts: number): RouterConfig {
-  if (fields.boolean("nonautoregressive", false)) {
-    fields.unsupported("nonautoregressive", "supported is the router with attention");
-  }
-  const ropeTheta = model.ropes[0]?.theta ?? 10000;
-  return { ...parseSizes(fields, ROUTER_FIELDS.official, model), vocabSize: model.vocabSize, numExperts, ropeTheta };
-}
-
-function parseSizes(
-  fields: Fields,
-  names: (typeof ROUTER_FIELDS)[keyof typeof ROUTER_FIELDS],
-  model: RoutedModel,
-): Omit<RouterConfig, "vocabSize" | "numExperts" | "ropeTheta"> {
-  if (fields.text(names.activation, "silu") !== "silu") fields.unsupported(names.activation, "supported is silu");
-  const innerSize = fields.size(names.innerSize, MOST.width);
-  const numHeads = fields.size(names.numHeads, MOST.heads);
-  if (innerSize % (2 * numHeads) !== 0) {
-    throw fields.invalid(`the router's width ${innerSize} does not divide into ${numHeads} heads of even size`);
-  }
-  return {
-    embeddingSize: fields.size(names.embeddingSize, MOST.width),
-    innerSize,
-    numHeads,
-    numLayers: fields.size(names.numLayers, MOST.layers),
-    normalizer: fields.positive("normalizer", 1),
-    // RoPE has no end, and the model can use no position beyond the router's.
-    contextTokens: Math.max(fields.size(names.contextTokens, MOST.tokens, 4096), model.contextTokens),
   };
 }

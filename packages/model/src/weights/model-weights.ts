@@ -14,7 +14,7 @@ export interface FeedForwardRefs {
   readonly down: LinearRefs;
 }
 
-/** The tensors of a layer's attention. */
+/** The tensors of a layer's attention, or of what mixes tokens in its place. */
 export interface AttentionRefs {
   readonly query: LinearRefs;
   readonly key: LinearRefs;
@@ -23,6 +23,26 @@ export interface AttentionRefs {
   /** RMS norm scales of queries and keys: `[headSize]`, or of all heads together; see `ModelConfig.qkNorm`. */
   readonly queryNorm: TensorRef | undefined;
   readonly keyNorm: TensorRef | undefined;
+  /** Product that gates outputs in front of `output`: `ModelConfig.gatesAttention`, or a recurrence's. */
+  readonly gate?: LinearRefs | undefined;
+  /** @default attention */
+  readonly recurrence?: RecurrenceRefs | undefined;
+}
+
+/** The tensors of a recurrence besides those of `AttentionRefs`; of a short convolution, the convolution alone. */
+export interface RecurrenceRefs {
+  /** `[channels, 1, numTaps]`, and `[channels]`. */
+  readonly convolution: TensorRef;
+  readonly convolutionBias: TensorRef | undefined;
+  /** First channels of queries, keys and values in `convolution`. */
+  readonly firstChannels: readonly [query: number, key: number, value: number];
+  readonly strength: LinearRefs | undefined;
+  readonly decay: LinearRefs | undefined;
+  /** `ln(-rate)` of each head; biases of decays; and skips, all `[numValueHeads]`. */
+  readonly rates: TensorRef | undefined;
+  readonly rateBiases: TensorRef | undefined;
+  readonly skips: TensorRef | undefined;
+  readonly outputNorm: TensorRef | undefined;
 }
 
 /** FFN without a gate: `down(activation(up(x)))`. */
@@ -40,6 +60,8 @@ export interface MixtureRefs {
    * of the part that all tokens use.
    */
   readonly router: TensorRef;
+  /** `[numExperts]`: addends of sigmoids when experts are chosen. @default none */
+  readonly biases?: TensorRef | undefined;
   /** One per expert, each `expertSize` rows. */
   readonly experts: readonly FeedForwardRefs[];
 }
@@ -132,6 +154,24 @@ export function tensorRef(store: TensorStore, name: string, shape: readonly numb
     );
   }
   return { store, name, shape };
+}
+
+/** Whether a product has a bias; `"if present"` leaves it to the checkpoint. */
+export type HasBias = boolean | "if present";
+
+export interface LinearShape {
+  readonly outSize: number;
+  readonly inSize: number;
+  readonly hasBias: HasBias;
+}
+
+/** Finds `prefix` with `.weight` `[outSize, inSize]` and, if it has one, `.bias` `[outSize]`. */
+export function linearRefs(store: TensorStore, prefix: string, { outSize, inSize, hasBias }: LinearShape): LinearRefs {
+  const withBias = hasBias === "if present" ? store.has(`${prefix}.bias`) : hasBias;
+  return {
+    weight: tensorRef(store, `${prefix}.weight`, [outSize, inSize]),
+    bias: withBias ? tensorRef(store, `${prefix}.bias`, [outSize]) : undefined,
+  };
 }
 
 /** Precision of products. Everything between them is float32. */

@@ -95,7 +95,8 @@ interface FusedRows {
 /** Lists the products in each fused tensor of a family, by the tensor's name behind `model.layers.N.`. */
 export function fusedModules(config: ModelConfig): ReadonlyMap<string, readonly FusedRows[]> {
   const { fused } = familyOf(config.modelType);
-  if (fused === undefined) return new Map();
+  const mixed = mixedModules(config);
+  if (fused === undefined) return mixed;
   const { numHeads, numKvHeads, headSize, hiddenSize, intermediateSize, mixture } = config;
   const keySize = numKvHeads * headSize;
   const ffn = mixture ? SHARED_MODULE : "mlp";
@@ -110,9 +111,45 @@ export function fusedModules(config: ModelConfig): ReadonlyMap<string, readonly 
     [`${ffn}.up_proj`, ffnSize],
   ]);
   return new Map([
+    ...mixed,
     ...(fused.qkv === undefined ? [] : [[fused.qkv, attention] as const]),
     [fused.gateUp, gateUp],
     ...(fused.down === undefined ? [] : [[fused.down, successive([[`${ffn}.down_proj`, hiddenSize]])] as const]),
+  ]);
+}
+
+/** Lists the products in the tensors of recurrences, whose modules have one name for queries, keys and values each. */
+function mixedModules({ recurrence, hiddenSize }: ModelConfig): ReadonlyMap<string, readonly FusedRows[]> {
+  if (!recurrence) return new Map();
+  const { numKeyHeads, keySize, numValueHeads, valueSize } = recurrence;
+  const [keys, values] = [numKeyHeads * keySize, numValueHeads * valueSize];
+  return new Map([
+    [
+      "conv.in_proj",
+      successive([
+        ["conv.key", hiddenSize],
+        ["conv.query", hiddenSize],
+        ["conv.value", hiddenSize],
+      ]),
+    ],
+    [
+      "linear_attn.in_proj_qkv",
+      successive([
+        ["linear_attn.query", keys],
+        ["linear_attn.key", keys],
+        ["linear_attn.value", values],
+      ]),
+    ],
+    [
+      "mamba.in_proj",
+      successive([
+        ["mamba.gate", values],
+        ["mamba.value", values],
+        ["mamba.key", keys],
+        ["mamba.query", keys],
+        ["mamba.decay", numValueHeads],
+      ]),
+    ],
   ]);
 }
 
@@ -134,7 +171,8 @@ function successive(sizes: readonly (readonly [module: string, numRows: number])
  *
  * @throws {ReadMeError} `ERR_MODEL_INVALID` naming a fused tensor of another shape
  */
-export function splitFused(store: TensorStore, config: ModelConfig): TensorStore {
+export function splitFused(checkpoint: TensorStore, config: ModelConfig): TensorStore {
+  const store = withFamilyNames(checkpoint, config);
   const parts = new Map<string, TensorPart>();
   for (const [fused, modules] of fusedModules(config)) {
     const numRows = modules.at(-1)?.rows.to ?? 0;
@@ -149,6 +187,22 @@ export function splitFused(store: TensorStore, config: ModelConfig): TensorStore
   return parts.size === 0 ? store : new TensorParts(store, parts);
 }
 
+/** Translates a family's own name behind `model.layers.N.` to Llama's; other names stay as they are. */
+export function llamaName({ modelType }: Pick<ModelConfig, "modelType">, name: string): string {
+  const [from, to] = Object.entries(familyOf(modelType).renamed ?? {}).find(([own]) => name.startsWith(own)) ?? [];
+  return from === undefined ? name : to + name.slice(from.length);
+}
+
+/** Gives the tensors of layers that a family calls otherwise the names of Llama's. */
+function withFamilyNames(store: TensorStore, config: ModelConfig): TensorStore {
+  const parts = store.names.flatMap((of): (readonly [string, TensorPart])[] => {
+    const layer = /^model\.layers\.\d+\./.exec(of)?.[0];
+    const name = layer === undefined ? of : layer + llamaName(config, of.slice(layer.length));
+    return name === of ? [] : [[name, { of }]];
+  });
+  return parts.length === 0 ? store : new TensorParts(store, new Map(parts));
+}
+
 // The tensors of the model of text in a checkpoint of more, or without a head, under a language model's names.
 
 /** Beginnings of names and what they are in a checkpoint of text: of transformers from 4.52 on, and before. */
@@ -160,23 +214,12 @@ const PREFIXES: readonly (readonly [string, string])[] = [
   ["embed_tokens.", "model.embed_tokens."],
   ["layers.", "model.layers."],
   ["norm.", "model.norm."],
+  // LFM 2.
+  ["model.embedding_norm.", "model.norm."],
 ];
 
-const IMAGE_TOWER = /(?:^|\.)(?:vision_tower|vision_model|multi_modal_projector)\./;
-
-/**
- * Finds the tensors of the model of text; a store without others is returned as it is.
- *
- * @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` naming a tensor of an image tower
- */
+/** Finds the tensors of the model of text; a store without others is returned as it is. */
 export function textTensors(store: TensorStore): TensorStore {
-  const ofImages = store.names.find((name) => IMAGE_TOWER.test(name));
-  if (ofImages !== undefined) {
-    throw unsupported(
-      store.path,
-      `tensor ${quoted(ofImages)} is of an image tower, which is not supported; save the text part`,
-    );
-  }
   const parts = store.names.flatMap((of) => (renamed(of) === of ? [] : [[renamed(of), { of }] as const]));
   return parts.length > 0 ? new TensorParts(store, new Map(parts)) : store;
 }

@@ -38,7 +38,7 @@ const COLUMNS: readonly Column<PlanRow>[] = [
   ["experts in memory", expertsInMemory],
   ["weights", ({ weightBytes }) => megabytes(weightBytes)],
   ["KV", ({ other }) => megabytes(other.keysAndValues + other.prefixCache)],
-  ["rest", ({ other }) => megabytes(other.process + other.tokenizer + other.step + other.slack)],
+  ["rest", ({ other }) => megabytes(other.process + other.tokenizer + other.step + other.states + other.slack)],
   ["total MB", ({ totalBytes }) => megabytes(totalBytes)],
   ["fits", ({ fits }) => (fits ? "yes" : "no")],
   ["hits %", ({ hitRatio }) => (hitRatio === undefined ? "" : percent(hitRatio))],

@@ -51,10 +51,11 @@ export class Stages {
   }
 }
 
-/** @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` when a model is not a dense one */
+/** @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` when a model is not a dense one, or has layers without attention */
 export function refuseMixture(model: Model): void {
-  if (model.kind === "dense") return;
-  const advice = "only dense models can be refactored: name one, or serve this model as it is";
-  const message = `${model.path}: is already ${describeMixture(model)}; ${advice}`;
-  throw new ReadMeError("ERR_MODEL_UNSUPPORTED", message);
+  const { recurrence } = model.config;
+  if (model.kind === "dense" && !recurrence) return;
+  const problem = recurrence ? "has layers without attention" : `is already ${describeMixture(model)}`;
+  const advice = "only dense models with attention can be refactored: name one, or serve this model as it is";
+  throw new ReadMeError("ERR_MODEL_UNSUPPORTED", `${model.path}: ${problem}; ${advice}`);
 }

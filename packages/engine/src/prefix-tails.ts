@@ -1,0 +1,141 @@
+// Beginnings of prompts behind their last whole chunk in the prefix cache.
+
+import { type KeptState, type KeptTokens, KV_PAGE_TOKENS, type KvMemory } from "@readme-moe/kernel";
+
+/** The prompt of a request. */
+export interface CacheablePrompt extends RoutedTokens {
+  /** Requests of one salt share what they cache, and so do those without any. */
+  readonly cacheSalt?: string | undefined;
+  /** Names of the files of the first chunks, for chunks that are worth a file. */
+  readonly fileKeys?: readonly string[] | undefined;
+}
+
+/** A prompt: everything that the keys and values of its positions depend on. */
+export interface RoutedTokens {
+  readonly tokenIds: readonly number[];
+  /** Expert of each token. */
+  readonly experts: readonly number[];
+}
+
+/** Keeps the computed positions `[from, to)` of a prompt. */
+export type KeepTokens = (from: number, to: number) => KeptTokens;
+
+/** Pages of a beginning behind its last whole chunk. */
+export interface PrefixTail {
+  /** Id of that chunk. */
+  readonly parent: number;
+  readonly salt: string | undefined;
+  readonly tokenIds: readonly number[];
+  readonly experts: readonly number[];
+  readonly pages: readonly KeptTokens[];
+  /** State behind them. */
+  readonly state: KeptState | undefined;
+  /** Number of pins that need the tail. Without any it may be evicted. */
+  pins: number;
+  lastUse: number;
+  isDropped: boolean;
+}
+
+/** Position of a tail: the chunk before it, and the first of its positions. */
+export interface TailPlace {
+  readonly parent: number;
+  readonly from: number;
+}
+
+/** The pages behind the last whole chunks of pinned beginnings, and of prompts and answers of models with states. */
+export class PrefixTails {
+  readonly #kv: KvMemory;
+  readonly #tails = new Map<number, readonly PrefixTail[]>();
+  #numBytes = 0;
+
+  constructor(kv: KvMemory) {
+    this.#kv = kv;
+  }
+
+  get numBytes(): number {
+    return this.#numBytes;
+  }
+
+  get pinnedBytes(): number {
+    return this.#all.reduce((sum, tail) => sum + (tail.pins > 0 ? bytesOf(tail) : 0), 0);
+  }
+
+  get evictable(): readonly PrefixTail[] {
+    return this.#all.filter(({ pins }) => pins === 0);
+  }
+
+  get #all(): readonly PrefixTail[] {
+    return Array.from(this.#tails.values()).flat();
+  }
+
+  /** Finds the longest tail with a state that a prompt goes on with as a whole, without its last token. */
+  longest(prompt: CacheablePrompt, { parent, from }: TailPlace): PrefixTail | undefined {
+    const most = prompt.tokenIds.length - 1 - from;
+    const fits = ({ tokenIds, experts, state, salt, pins }: PrefixTail): boolean =>
+      state !== undefined &&
+      tokenIds.length <= most &&
+      (pins > 0 || salt === undefined || salt === prompt.cacheSalt) &&
+      tokenIds.every((id, at) => prompt.tokenIds[from + at] === id && prompt.experts[from + at] === experts[at]);
+    const fitting = (this.#tails.get(parent) ?? []).filter(fits);
+    return fitting.toSorted((a, b) => b.tokenIds.length - a.tokenIds.length)[0];
+  }
+
+  /** Finds the most pages that a prompt goes on with, without its last token. */
+  match(prompt: RoutedTokens, { parent, from }: TailPlace): readonly KeptTokens[] {
+    const most = Math.floor((prompt.tokenIds.length - 1 - from) / KV_PAGE_TOKENS);
+    const matches = (this.#tails.get(parent) ?? []).map(({ pages, tokenIds, experts }) => {
+      const differs = tokenIds.findIndex(
+        (id, at) => prompt.tokenIds[from + at] !== id || prompt.experts[from + at] !== experts[at],
+      );
+      const same = differs < 0 ? tokenIds.length : differs;
+      return pages.slice(0, Math.max(0, Math.min(most, Math.floor(same / KV_PAGE_TOKENS))));
+    });
+    return matches.reduce<readonly KeptTokens[]>((best, one) => (one.length > best.length ? one : best), []);
+  }
+
+  /** Finds the tail of a salt that ends at position `end` of a prompt. */
+  find(prompt: RoutedTokens, { parent, from }: TailPlace, end: number, salt?: string): PrefixTail | undefined {
+    const ids = prompt.tokenIds.slice(from, end).join();
+    const routes = prompt.experts.slice(from, end).join();
+    return this.#tails
+      .get(parent)
+      ?.find((one) => one.salt === salt && one.tokenIds.join() === ids && one.experts.join() === routes);
+  }
+
+  /** Adds positions `[from, end)` of a prompt, page by page: other prompts may go on with the first of them only. */
+  add(
+    { tokenIds, experts, cacheSalt: salt }: CacheablePrompt,
+    { parent, from, end }: TailPlace & { readonly end: number },
+    keep: KeepTokens,
+    state?: KeptState,
+  ): PrefixTail {
+    const pages = Array.from({ length: Math.ceil((end - from) / KV_PAGE_TOKENS) }, (_, page) =>
+      keep(from + page * KV_PAGE_TOKENS, Math.min(end, from + (page + 1) * KV_PAGE_TOKENS)),
+    );
+    const own = { tokenIds: tokenIds.slice(from, end), experts: experts.slice(from, end) };
+    const tail: PrefixTail = { parent, salt, ...own, pages, state, pins: 0, lastUse: 0, isDropped: false };
+    this.#tails.set(parent, [...(this.#tails.get(parent) ?? []), tail]);
+    this.#numBytes += bytesOf(tail);
+    return tail;
+  }
+
+  drop(tail: PrefixTail): void {
+    if (tail.isDropped) return;
+    tail.isDropped = true;
+    const others = (this.#tails.get(tail.parent) ?? []).filter((other) => other !== tail);
+    if (others.length > 0) this.#tails.set(tail.parent, others);
+    else this.#tails.delete(tail.parent);
+    this.#numBytes -= bytesOf(tail);
+    for (const page of tail.pages) this.#kv.drop(page);
+    if (tail.state) this.#kv.states.drop(tail.state);
+  }
+
+  /** Drops the tails with tokens of an expert. */
+  forget(expert: number): void {
+    for (const tail of this.#all) if (tail.experts.includes(expert)) this.drop(tail);
+  }
+}
+
+export function bytesOf({ pages, state }: PrefixTail): number {
+  return pages.reduce((sum, { bytes }) => sum + bytes, state?.bytes ?? 0);
+}

@@ -1,0 +1,123 @@
+// Models with recurrences, whose sequences have a state of fixed size: nothing runs twice, and no bit depends on where a
+// state came from.
+
+import { cp, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import type { GenerateRequest } from "@readme-moe/core";
+import { type EngineOptions, ReadMeEngine } from "@readme-moe/engine";
+import { describe, expect, test } from "vitest";
+import { CHARACTER_OF_BYTE } from "../../packages/model/src/text/pre-tokenizer.ts";
+import { completeAll, type Completed } from "../support/complete.ts";
+import { fixture, fixtureNames } from "../support/fixtures.ts";
+import { randomInteger, seededRandom } from "../support/random.ts";
+import { temporaryFolder } from "../support/temporary-folder.ts";
+import { bpeModel, byteLevelDefinition } from "../support/tokenizer-definitions.ts";
+
+const VOCABULARY = 128;
+
+async function openFixture(name: string, options: EngineOptions = {}): Promise<ReadMeEngine> {
+  const path = join(await temporaryFolder(), "model");
+  await cp(fixture(name), path, { recursive: true });
+  const model = bpeModel(CHARACTER_OF_BYTE.slice(0, VOCABULARY), []);
+  await writeFile(join(path, "tokenizer.json"), JSON.stringify(byteLevelDefinition([], { model })));
+  return ReadMeEngine.open(path, {
+    isolation: "thread",
+    threads: 1,
+    maxNumSeqs: 4,
+    cacheFolder: await temporaryFolder(),
+    ...options,
+  });
+}
+
+function randomIds(random: () => number, length: number): number[] {
+  return Array.from({ length }, () => 3 + randomInteger(random, VOCABULARY - 3));
+}
+
+/** Generates from a prompt, whole. */
+async function answer(engine: ReadMeEngine, prompt: readonly number[], maxTokens: number, seed?: number) {
+  const params = {
+    maxTokens,
+    ignoreEos: true,
+    ...(seed === undefined ? { temperature: 0 } : { temperature: 1, seed }),
+  };
+  const { choices, usage } = await completeAll(engine, { prompt, params });
+  return { ids: choices[0]?.ids ?? [], cachedTokens: usage?.cachedTokens ?? -1, choices };
+}
+
+describe.each(fixtureNames("hybrids"))("%s", (name) => {
+  test("runs no token of a chat twice that is only appended to", async () => {
+    await using engine = await openFixture(name);
+    await using fresh = await openFixture(name, { prefixCacheBytes: 0 });
+    const random = seededRandom(7);
+    let chat = randomIds(random, 9);
+    let computed = 0;
+    for (let turn = 0; turn < 30; turn++) {
+      const { ids, cachedTokens } = await answer(engine, chat, 5);
+      expect([turn, cachedTokens]).toEqual([turn, computed]);
+      if (turn % 7 === 3) expect((await answer(fresh, chat, 5)).ids).toEqual(ids);
+      // The last token of an answer has not run.
+      computed = chat.length + ids.length - 1;
+      chat = [...chat, ...ids, ...randomIds(random, 4)];
+    }
+  });
+
+  test("goes on from every end that it knows, in two branches and behind a changed message", async () => {
+    await using engine = await openFixture(name);
+    await using fresh = await openFixture(name, { prefixCacheBytes: 0 });
+    const random = seededRandom(8);
+    const begin = randomIds(random, 150);
+    const first = await answer(engine, begin, 6);
+    const common = [...begin, ...first.ids];
+    for (const length of [3, 40, 3]) {
+      const branch = [...common, ...randomIds(random, length)];
+      const { ids, cachedTokens } = await answer(engine, branch, 6);
+      expect(cachedTokens).toBe(common.length - 1);
+      expect((await answer(fresh, branch, 6)).ids).toEqual(ids);
+      const again = await answer(engine, branch, 6, 5);
+      expect(again.cachedTokens).toBeGreaterThanOrEqual(common.length - 1);
+      expect((await answer(fresh, branch, 6, 5)).ids).toEqual(again.ids);
+    }
+  });
+
+  test("gives the same tokens alone, in batches, with wrong drafts, in little memory and in small chunks", async () => {
+    const random = seededRandom(9);
+    const requests = Array.from({ length: 14 }, (_, index): GenerateRequest => {
+      const logprobs = index % 2 === 0 ? 2 : undefined;
+      const temperature = index % 4 === 1 ? 0.8 : 0;
+      // Long answers need more memory than they are admitted with.
+      const maxTokens = index % 3 === 0 ? 120 : 24;
+      const params = { maxTokens, ignoreEos: true, temperature, seed: index, logprobs };
+      return { prompt: randomIds(random, 1 + randomInteger(random, 130)), params };
+    });
+    await using fresh = await openFixture(name, { prefixCacheBytes: 0, speculation: false });
+    const expected: (readonly Completed[])[] = [];
+    for (const request of requests) expected.push((await completeAll(fresh, request)).choices);
+    const prompts = requests.reduce((sum, { prompt }) => sum + (prompt as number[]).length - 1, 0);
+    const little = {
+      chunkTokens: 64,
+      maxNumBatchedTokens: 64,
+      contextTokens: 256,
+      maxNumSeqs: 6,
+      kvCacheBytes: (fresh.info.memory?.kvCacheBytes ?? 0) / 4,
+    };
+    for (const options of [{ prefixCacheBytes: 64 << 20 }, little] satisfies EngineOptions[]) {
+      await using engine = await openFixture(name, options);
+      for (let round = 0; round < 2; round++) {
+        const all = await Promise.all(
+          requests.map((request, index) => {
+            // Every fifth token of what is predicted is wrong.
+            const prediction = expected[index]?.[0]?.ids.map((id, place) => (place % 5 === 4 ? 3 : id));
+            return completeAll(engine, { ...request, prediction });
+          }),
+        );
+        expect(all.map(({ choices }) => choices)).toEqual(expected);
+      }
+      const { draftedTokens, acceptedDraftTokens, cachedTokens, preemptions } = await engine.stats();
+      expect(acceptedDraftTokens).toBeGreaterThan(40);
+      expect(acceptedDraftTokens).toBeLessThan(draftedTokens);
+      if (options === little) expect(preemptions).toBeGreaterThan(0);
+      // A state is not kept where drafts of others take all that there are.
+      else expect(cachedTokens).toBeGreaterThan(0.9 * prompts);
+    }
+  });
+});

@@ -1,0 +1,273 @@
+// Conversion of checkpoints with recurrences to GGUF files, as llama.cpp's converter makes them: from the tensors and the
+// config of the folder, with names and orders of its own.
+
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { SafetensorsFile } from "../../../packages/model/src/safetensors/safetensors-file.ts";
+import type { GgufInputValue } from "../../../packages/model/src/gguf/encode-metadata.ts";
+import { type GgufInput, writeGguf } from "./write-gguf.ts";
+
+type Metadata = Parameters<typeof writeGguf>[2];
+type Json = Readonly<Record<string, unknown>>;
+type Values = readonly [shape: readonly number[], floats: Float32Array];
+
+const num = (config: Json, name: string): number => config[name] as number;
+
+/** Names behind `blk.N.`, by those behind `model.layers.N.`, of all families. */
+const NAMES: Readonly<Record<string, string>> = {
+  "operator_norm.weight": "attn_norm.weight",
+  "ffn_norm.weight": "ffn_norm.weight",
+  "input_layernorm.weight": "attn_norm.weight",
+  "post_attention_layernorm.weight": "ffn_norm.weight",
+  "self_attn.q_layernorm.weight": "attn_q_norm.weight",
+  "self_attn.k_layernorm.weight": "attn_k_norm.weight",
+  "self_attn.q_norm.weight": "attn_q_norm.weight",
+  "self_attn.k_norm.weight": "attn_k_norm.weight",
+  "self_attn.q_proj.weight": "attn_q.weight",
+  "self_attn.k_proj.weight": "attn_k.weight",
+  "self_attn.v_proj.weight": "attn_v.weight",
+  "self_attn.o_proj.weight": "attn_output.weight",
+  "self_attn.out_proj.weight": "attn_output.weight",
+  "conv.conv.weight": "shortconv.conv.weight",
+  "conv.in_proj.weight": "shortconv.in_proj.weight",
+  "conv.out_proj.weight": "shortconv.out_proj.weight",
+  "feed_forward.w1.weight": "ffn_gate.weight",
+  "feed_forward.w3.weight": "ffn_up.weight",
+  "feed_forward.w2.weight": "ffn_down.weight",
+  "feed_forward.gate.weight": "ffn_gate_inp.weight",
+  "feed_forward.expert_bias": "exp_probs_b.bias",
+  "mlp.gate.weight": "ffn_gate_inp.weight",
+  "mlp.gate_proj.weight": "ffn_gate.weight",
+  "mlp.up_proj.weight": "ffn_up.weight",
+  "mlp.down_proj.weight": "ffn_down.weight",
+  "mlp.shared_expert.gate_proj.weight": "ffn_gate_shexp.weight",
+  "mlp.shared_expert.up_proj.weight": "ffn_up_shexp.weight",
+  "mlp.shared_expert.down_proj.weight": "ffn_down_shexp.weight",
+  "mlp.shared_expert_gate.weight": "ffn_gate_inp_shexp.weight",
+  "linear_attn.in_proj_qkv.weight": "attn_qkv.weight",
+  "linear_attn.in_proj_z.weight": "attn_gate.weight",
+  "linear_attn.in_proj_b.weight": "ssm_beta.weight",
+  "linear_attn.in_proj_a.weight": "ssm_alpha.weight",
+  "linear_attn.conv1d.weight": "ssm_conv1d.weight",
+  "linear_attn.dt_bias": "ssm_dt.bias",
+  "linear_attn.A_log": "ssm_a",
+  "linear_attn.norm.weight": "ssm_norm.weight",
+  "linear_attn.out_proj.weight": "ssm_out.weight",
+  "mamba.in_proj.weight": "ssm_in.weight",
+  "mamba.conv1d.weight": "ssm_conv1d.weight",
+  "mamba.conv1d.bias": "ssm_conv1d.bias",
+  "mamba.dt_bias": "ssm_dt.bias",
+  "mamba.A_log": "ssm_a",
+  "mamba.D": "ssm_d",
+  "mamba.norm.weight": "ssm_norm.weight",
+  "mamba.out_proj.weight": "ssm_out.weight",
+  "block_sparse_moe.router.layer.weight": "ffn_gate_inp.weight",
+  "block_sparse_moe.output_linear.weight": "ffn_down_exps.weight",
+  "shared_mlp.output_linear.weight": "ffn_down_shexp.weight",
+};
+
+/** Tensors whose first halves are gates, by their two names. */
+const HALVES: Readonly<Record<string, readonly [string, string]>> = {
+  "block_sparse_moe.input_linear.weight": ["ffn_gate_exps.weight", "ffn_up_exps.weight"],
+  "mlp.experts.gate_up_proj": ["ffn_gate_exps.weight", "ffn_up_exps.weight"],
+  "shared_mlp.input_linear.weight": ["ffn_gate_shexp.weight", "ffn_up_shexp.weight"],
+};
+
+const EXPERTS: readonly (readonly [RegExp, string])[] = [
+  [/^(?:feed_forward|mlp)\.experts\.\d+\.(?:w1|gate_proj)\.weight$/, "ffn_gate_exps.weight"],
+  [/^(?:feed_forward|mlp)\.experts\.\d+\.(?:w3|up_proj)\.weight$/, "ffn_up_exps.weight"],
+  [/^(?:feed_forward|mlp)\.experts\.\d+\.(?:w2|down_proj)\.weight$/, "ffn_down_exps.weight"],
+];
+
+/** Converts a folder's model, all tensors in float32. */
+export async function writeHybridGguf(folder: string, path: string): Promise<void> {
+  const config = JSON.parse(
+    (await readFile(join(folder, "config.json"), "utf8")).replaceAll('{"__float__": "Infinity"}', "null"),
+  ) as Json;
+  const store = await SafetensorsFile.open(join(folder, "model.safetensors"));
+  const made = new Map<string, Values>();
+  const add = (name: string, shape: readonly number[], floats: Float32Array): void =>
+    void made.set(name, [shape, floats]);
+  const modelType = config["model_type"] as string;
+  const isQwen = modelType.startsWith("qwen3_5");
+  for (const name of store.names) {
+    const { shape } = store.info(name);
+    const floats = await store.readFloats(name);
+    const [, layer, part = ""] = /^model\.layers\.(\d+)\.(.+)$/.exec(name) ?? [];
+    if (layer === undefined) {
+      const ofModel: Readonly<Record<string, string>> = {
+        "model.embed_tokens.weight": "token_embd.weight",
+        "model.embedding_norm.weight": "token_embd_norm.weight",
+        "model.norm.weight": "output_norm.weight",
+        "lm_head.weight": "output.weight",
+      };
+      add(ofModel[name]!, shape, isQwen && name === "model.norm.weight" ? floats.map((x) => x + 1) : floats);
+      continue;
+    }
+    const block = `blk.${layer}.`;
+    const halves = HALVES[part];
+    const expert = EXPERTS.find(([pattern]) => pattern.test(part))?.[1];
+    if (expert !== undefined) {
+      const [before, rows] = made.get(block + expert) ?? [[0, ...shape], new Float32Array()];
+      add(block + expert, [(before[0] ?? 0) + 1, ...shape], Float32Array.from([...rows, ...floats]));
+    } else if (halves) {
+      const [stack, numRows, columns] = shape.length === 3 ? shape : [1, ...shape];
+      const size = (numRows! / 2) * columns!;
+      for (const [half, own] of halves.entries()) {
+        const parts = Array.from({ length: stack! }, (_, at) =>
+          Array.from(floats.subarray((2 * at + half) * size, (2 * at + half + 1) * size)),
+        );
+        add(
+          block + own,
+          [...(shape.length === 3 ? [stack!] : []), numRows! / 2, columns!],
+          Float32Array.from(parts.flat()),
+        );
+      }
+    } else if (part === "mlp.experts.down_proj") add(`${block}ffn_down_exps.weight`, shape, floats);
+    else {
+      const own = isQwen && part === "post_attention_layernorm.weight" ? "post_attention_norm.weight" : NAMES[part];
+      if (own === undefined) throw new Error(`Expected a name for ${name}`);
+      add(block + own, ...changed(part, [shape, floats], config));
+    }
+  }
+  await store.close();
+  const tensors = Array.from(made, ([name, [shape, floats]]): GgufInput => ({
+    name,
+    type: "F32",
+    shape,
+    floats: async () => floats,
+  }));
+  await writeGguf(path, tensors, metadataOf(config));
+}
+
+/** Changes what the converter changes: orders, signs, offsets and shapes. */
+function changed(part: string, [shape, floats]: Values, config: Json): Values {
+  const [rows = 0, columns = 1] = shape;
+  const isQwen = part.startsWith("linear_attn") || (config["model_type"] as string).startsWith("qwen3_5");
+  if (part.endsWith("A_log"))
+    return tiled(part, [part.startsWith("mamba") ? [rows, 1] : shape, floats.map((x) => -Math.exp(x))], config);
+  if (part === "mamba.D") return [[rows, 1], floats];
+  if (part === "mamba.norm.weight")
+    return [[num(config, "mamba_n_groups"), rows / num(config, "mamba_n_groups")], floats];
+  if (part.endsWith("conv1d.weight") || part === "conv.conv.weight")
+    return tiled(part, [[rows, shape[2]!], floats], config);
+  if (part.endsWith("shared_expert_gate.weight")) return [[columns], floats];
+  if (isQwen && part.endsWith("norm.weight") && part !== "linear_attn.norm.weight")
+    return [shape, floats.map((x) => x + 1)];
+  if (part.startsWith("linear_attn.")) return tiled(part, [shape, floats], config);
+  if (config["model_type"] === "granitemoehybrid" && /self_attn\.[qk]_proj/.test(part))
+    return paired([shape, floats], config);
+  return [shape, floats];
+}
+
+/** Puts heads of values that share one of keys apart: the first of each, then the second. */
+function tiled(part: string, [shape, floats]: Values, config: Json): Values {
+  if (!part.startsWith("linear_attn.") || part === "linear_attn.norm.weight") return [shape, floats];
+  const [keyHeads, heads] = [num(config, "linear_num_key_heads"), num(config, "linear_num_value_heads")];
+  const [keySize, size] = [num(config, "linear_key_head_dim"), num(config, "linear_value_head_dim")];
+  const order = Array.from(
+    { length: heads },
+    (_, place) => (place % keyHeads) * (heads / keyHeads) + Math.floor(place / keyHeads),
+  );
+  const isOutput = part === "linear_attn.out_proj.weight";
+  const [rows = 0, columns = 1] = shape;
+  const ofValues = (first: number, width: number, length: number): number[] =>
+    Array.from({ length }, (_, at) =>
+      at < first ? at : first + order[Math.floor((at - first) / width)]! * width + ((at - first) % width),
+    );
+  const isByHead = /in_proj_[ab]|A_log|dt_bias/.test(part);
+  const first = /in_proj_qkv|conv1d/.test(part) ? 2 * keyHeads * keySize : 0;
+  const rowOrder = isOutput ? undefined : ofValues(first, isByHead ? 1 : size, rows);
+  const columnOrder = isOutput ? ofValues(0, size, columns) : undefined;
+  const at = (index: number): number => {
+    const [row, column] = [Math.floor(index / columns), index % columns];
+    return (rowOrder?.[row] ?? row) * columns + (columnOrder?.[column] ?? column);
+  };
+  return [shape, floats.map((_, index) => floats[at(index)]!)];
+}
+
+/** Orders rows of heads by rotary pairs. */
+function paired([shape, floats]: Values, config: Json): Values {
+  const [, columns = 1] = shape;
+  const size = num(config, "hidden_size") / num(config, "num_attention_heads");
+  return [
+    shape,
+    floats.map((_, index) => {
+      const [row, column] = [Math.floor(index / columns), index % columns];
+      const [head, place] = [Math.floor(row / size), row % size];
+      return floats[(head * size + (place % 2) * (size / 2) + Math.floor(place / 2)) * columns + column]!;
+    }),
+  ];
+}
+
+function metadataOf(config: Json): Metadata {
+  const modelType = config["model_type"] as string;
+  const architecture = {
+    lfm2: "lfm2",
+    lfm2_moe: "lfm2moe",
+    granitemoehybrid: "granitehybrid",
+    qwen3_5_text: "qwen35",
+    qwen3_5_moe_text: "qwen35moe",
+  }[modelType]!;
+  const types = config["layer_types"] as readonly string[];
+  const keyHeads = types.map((type) => (type === "full_attention" ? num(config, "num_key_value_heads") : 0));
+  const integers: Record<string, number | undefined> = {
+    block_count: num(config, "num_hidden_layers"),
+    context_length: num(config, "max_position_embeddings"),
+    embedding_length: num(config, "hidden_size"),
+    feed_forward_length: num(config, "intermediate_size"),
+    "attention.head_count": num(config, "num_attention_heads"),
+    "attention.key_length": config["head_dim"] as number | undefined,
+    "attention.value_length": config["head_dim"] as number | undefined,
+    "shortconv.l_cache": config["conv_L_cache"] as number | undefined,
+    expert_count: (config["num_experts"] ?? config["num_local_experts"]) as number | undefined,
+    expert_used_count: config["num_experts_per_tok"] as number | undefined,
+    expert_feed_forward_length: (config["moe_intermediate_size"] ??
+      (modelType === "granitemoehybrid" ? config["intermediate_size"] : undefined)) as number | undefined,
+    expert_shared_feed_forward_length: (config["shared_expert_intermediate_size"] ??
+      config["shared_intermediate_size"]) as number | undefined,
+    leading_dense_block_count: config["num_dense_layers"] as number | undefined,
+    expert_gating_func: modelType === "lfm2_moe" ? 2 : undefined,
+    full_attention_interval: modelType.startsWith("qwen") ? 4 : undefined,
+    "ssm.conv_kernel": (config["linear_conv_kernel_dim"] ?? config["mamba_d_conv"]) as number | undefined,
+    "ssm.state_size": (config["linear_key_head_dim"] ?? config["mamba_d_state"]) as number | undefined,
+    "ssm.group_count": (config["linear_num_key_heads"] ?? config["mamba_n_groups"]) as number | undefined,
+    "ssm.time_step_rank": (config["linear_num_value_heads"] ?? config["mamba_n_heads"]) as number | undefined,
+    "ssm.inner_size": modelType.startsWith("qwen")
+      ? num(config, "linear_num_value_heads") * num(config, "linear_value_head_dim")
+      : modelType === "granitemoehybrid"
+        ? num(config, "mamba_n_heads") * num(config, "mamba_d_head")
+        : undefined,
+  };
+  const rope = config["rope_parameters"] as Json;
+  const floats: Record<string, number | undefined> = {
+    "rope.freq_base": rope["rope_theta"] as number,
+    "attention.layer_norm_rms_epsilon": (config["norm_eps"] ?? config["rms_norm_eps"]) as number,
+    embedding_scale: config["embedding_multiplier"] as number | undefined,
+    residual_scale: config["residual_multiplier"] as number | undefined,
+    "attention.scale": config["attention_multiplier"] as number | undefined,
+    logit_scale: config["logits_scaling"] as number | undefined,
+  };
+  const share = (rope["partial_rotary_factor"] as number | undefined) ?? 1;
+  const headSize =
+    (config["head_dim"] as number | undefined) ?? num(config, "hidden_size") / num(config, "num_attention_heads");
+  integers["rope.dimension_count"] = share * headSize;
+  const named = (key: string): string => `${architecture}.${key}`;
+  const entries = (numbers: Readonly<Record<string, number | undefined>>, type: "uint32" | "float32") =>
+    Object.entries(numbers).flatMap(([key, value]) =>
+      value === undefined ? [] : [[named(key), { type, value }] as const],
+    );
+  const heads = modelType.startsWith("qwen")
+    ? { type: "uint32" as const, value: num(config, "num_key_value_heads") }
+    : { type: "array" as const, of: "int32" as const, value: keyHeads };
+  return new Map([
+    ["general.architecture", { type: "string", value: architecture }],
+    ["general.quantization_version", { type: "uint32", value: 2 }],
+    [named("attention.head_count_kv"), heads],
+    ...(modelType === "granitemoehybrid"
+      ? [[named("rope.scaling.finetuned"), { type: "bool", value: false }] as const]
+      : []),
+    ...entries(integers, "uint32"),
+    ...entries(floats, "float32"),
+  ] as readonly (readonly [string, GgufInputValue])[]);
+}
