@@ -12,6 +12,22 @@ import { type BlockType, type GgufInput, writeGguf } from "../../test/support/gg
 /** Source of tokens; ids that it does not have are unused. */
 const TOKENIZER = join(import.meta.dirname, "..", "..", "models", "pocket");
 
+const QWEN_0_8B = {
+  model_type: "qwen3_5_text",
+  hidden_size: 1024,
+  intermediate_size: 3584,
+  num_hidden_layers: 24,
+  num_attention_heads: 8,
+  num_key_value_heads: 2,
+  head_dim: 256,
+  linear_num_key_heads: 16,
+  linear_num_value_heads: 16,
+  vocab_size: 248_320,
+  max_position_embeddings: 262_144,
+  rope_theta: 1e7,
+  tie_word_embeddings: true,
+} as const;
+
 /** Configs of published models, as far as they decide sizes. */
 export const FILE_SHAPES = {
   "qwen2.5-3b": {
@@ -40,6 +56,21 @@ export const FILE_SHAPES = {
     rms_norm_eps: 1e-5,
     tie_word_embeddings: false,
   },
+  "lfm2-1.2b": {
+    model_type: "lfm2",
+    hidden_size: 2048,
+    intermediate_size: 8192,
+    block_auto_adjust_ff_dim: false,
+    num_hidden_layers: 16,
+    num_attention_heads: 32,
+    num_key_value_heads: 8,
+    vocab_size: 65_536,
+    max_position_embeddings: 128_000,
+    full_attn_idxs: [2, 5, 8, 10, 12, 14],
+  },
+  "qwen3.5-0.8b": QWEN_0_8B,
+  /** The same width with attention in all layers. */
+  "qwen3.5-0.8b-attention": { ...QWEN_0_8B, full_attention_interval: 1 },
 } as const;
 
 /** Writes a file. @param shape - a config.json; its sizes are whole blocks of 256 */
@@ -51,34 +82,71 @@ export async function writeRandomFile(shape: Readonly<Record<string, unknown>>, 
 
 /** Lists the tensors of a dense model of the families that `FILE_SHAPES` has. */
 function tensorsOf(config: ModelConfig): readonly GgufInput[] {
-  const { hiddenSize, intermediateSize, numLayers, numHeads, numKvHeads, headSize, vocabSize } = config;
-  const [querySize, keySize] = [numHeads * headSize, numKvHeads * headSize];
+  const { hiddenSize, intermediateSize, numLayers, vocabSize, modelType } = config;
+  const isQwenHybrid = modelType === "qwen3_5_text";
   const norm = (name: string) => vector(`${name}.weight`, hiddenSize, 1);
   const layers = Array.from({ length: numLayers }, (_, layer) => {
     const at = `blk.${layer}`;
     const more = hasMoreBits(layer, numLayers) ? "Q6_K" : "Q4_K";
-    const biases = { q: querySize, k: keySize, v: keySize };
     return [
       norm(`${at}.attn_norm`),
-      matrix(`${at}.attn_q`, "Q4_K", [querySize, hiddenSize]),
-      matrix(`${at}.attn_k`, "Q4_K", [keySize, hiddenSize]),
-      matrix(`${at}.attn_v`, more, [keySize, hiddenSize]),
-      matrix(`${at}.attn_output`, "Q4_K", [hiddenSize, querySize]),
-      norm(`${at}.ffn_norm`),
+      ...(config.layers[layer]?.isRecurrent ? recurrenceOf(config, at) : attentionOf(config, at, more)),
+      norm(`${at}.${isQwenHybrid ? "post_attention_norm" : "ffn_norm"}`),
       matrix(`${at}.ffn_gate`, "Q4_K", [intermediateSize, hiddenSize]),
       matrix(`${at}.ffn_up`, "Q4_K", [intermediateSize, hiddenSize]),
       matrix(`${at}.ffn_down`, more, [hiddenSize, intermediateSize]),
-      ...(config.modelType === "qwen2"
-        ? Object.entries(biases).map(([product, size]) => vector(`${at}.attn_${product}.bias`, size, 0))
-        : []),
     ];
   });
   const table = [vocabSize, hiddenSize];
   return [
     matrix("token_embd", config.hasTiedEmbeddings ? "Q6_K" : "Q4_K", table),
     ...layers.flat(),
-    norm("output_norm"),
+    norm(modelType === "lfm2" ? "token_embd_norm" : "output_norm"),
     ...(config.hasTiedEmbeddings ? [] : [matrix("output", "Q6_K", table)]),
+  ];
+}
+
+function attentionOf(config: ModelConfig, at: string, more: NoiseType): readonly GgufInput[] {
+  const { hiddenSize, numHeads, numKvHeads, headSize, gatesAttention } = config;
+  const [querySize, keySize] = [numHeads * headSize, numKvHeads * headSize];
+  const biases = { q: querySize, k: keySize, v: keySize };
+  return [
+    matrix(`${at}.attn_q`, "Q4_K", [gatesAttention ? 2 * querySize : querySize, hiddenSize]),
+    matrix(`${at}.attn_k`, "Q4_K", [keySize, hiddenSize]),
+    matrix(`${at}.attn_v`, more, [keySize, hiddenSize]),
+    matrix(`${at}.attn_output`, "Q4_K", [hiddenSize, querySize]),
+    ...(config.hasQkvBias
+      ? Object.entries(biases).map(([product, size]) => vector(`${at}.attn_${product}.bias`, size, 0))
+      : []),
+    ...(config.qkNorm ? ["q", "k"].map((part) => vector(`${at}.attn_${part}_norm.weight`, headSize, 1)) : []),
+  ];
+}
+
+/** Lists the tensors of a short convolution, or of the gated delta rule. */
+function recurrenceOf({ hiddenSize, recurrence }: ModelConfig, at: string): readonly GgufInput[] {
+  const { kind, numTaps, numKeyHeads = 0, keySize = 0, numValueHeads = 0, valueSize = 0 } = recurrence ?? {};
+  const [keys, values] = [numKeyHeads * keySize, numValueHeads * valueSize];
+  const taps = (name: string, channels: number): GgufInput => {
+    const size = channels * (numTaps ?? 0);
+    return { name, type: "F32", shape: [channels, numTaps ?? 0], floats: async () => new Float32Array(size).fill(0.3) };
+  };
+  if (kind === "convolution") {
+    return [
+      matrix(`${at}.shortconv.in_proj`, "Q4_K", [3 * hiddenSize, hiddenSize]),
+      taps(`${at}.shortconv.conv.weight`, hiddenSize),
+      matrix(`${at}.shortconv.out_proj`, "Q4_K", [hiddenSize, hiddenSize]),
+    ];
+  }
+  return [
+    matrix(`${at}.attn_qkv`, "Q4_K", [2 * keys + values, hiddenSize]),
+    matrix(`${at}.attn_gate`, "Q4_K", [values, hiddenSize]),
+    matrix(`${at}.ssm_beta`, "Q4_K", [numValueHeads, hiddenSize]),
+    matrix(`${at}.ssm_alpha`, "Q4_K", [numValueHeads, hiddenSize]),
+    taps(`${at}.ssm_conv1d.weight`, 2 * keys + values),
+    vector(`${at}.ssm_dt.bias`, numValueHeads, 0),
+    vector(`${at}.ssm_a`, numValueHeads, -1),
+    vector(`${at}.ssm_norm.weight`, valueSize, 1),
+    matrix(`${at}.ssm_out`, "Q4_K", [hiddenSize, values]),
   ];
 }
 

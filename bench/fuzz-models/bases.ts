@@ -4,6 +4,7 @@ import { cp, mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join, relative } from "node:path";
 import { openModel, writeExpertSet, writeSafetensors } from "@readme-moe/model";
 import { fixture } from "../../test/support/fixtures.ts";
+import { writeHybridGguf } from "../../test/support/gguf/convert-hybrid.ts";
 import { writeModelGguf } from "../../test/support/gguf/convert-model.ts";
 import { writeOnnxFixtures } from "../../test/support/onnx-fixtures.ts";
 import { TINY_MIXTURE, writeRandomMixture } from "../../test/support/random-mixture.ts";
@@ -16,6 +17,10 @@ export const KINDS = [
   "dense",
   "sharded",
   "mixture",
+  "convolution",
+  "delta",
+  "space",
+  "hybrid-gguf",
   "read-me",
   "pooling",
   "gguf",
@@ -67,6 +72,13 @@ const WRITERS: Readonly<Record<Kind, (folder: string, dense: string) => Promise<
     await writeRandomMixture(folder, { ...MIXTURE, modelType: "qwen3_moe" }, { naming: "gate_up_proj" });
     await writeTexts(folder);
   },
+  convolution: (folder) => writeHybrid("lfm2-moe", folder),
+  delta: (folder) => writeHybrid("qwen3-5", folder),
+  space: (folder) => writeHybrid("granite4-h", folder),
+  "hybrid-gguf": async (folder) => {
+    await mkdir(folder, { recursive: true });
+    await writeHybridGguf(fixture("hybrids/qwen3-5-moe"), join(folder, "model.gguf"), ggufTokenizer());
+  },
   "read-me": async (folder) => {
     await writeTinyReadMe(folder, { vocabSize: 300 });
     await writeTexts(folder);
@@ -107,6 +119,12 @@ const WRITERS: Readonly<Record<Kind, (folder: string, dense: string) => Promise<
   // Filled by the worker, since marks name its process.
   cache: async (folder) => void (await mkdir(folder, { recursive: true })),
 };
+
+async function writeHybrid(name: string, folder: string): Promise<void> {
+  await cp(fixture(`hybrids/${name}`), folder, { recursive: true });
+  await rm(join(folder, "golden.json"));
+  await writeTexts(folder);
+}
 
 async function writeGguf(folder: string, dense: string): Promise<void> {
   await mkdir(folder, { recursive: true });

@@ -16,14 +16,31 @@ const FIELDS: readonly string[] =
   eos_token_id num_labels no_rope_layer_interval sliding_window_pattern query_pre_attn_scalar
   original_max_position_embeddings max_new_tokens top_k temperature N_cluster embedding_dim inter_dim n_head
   n_layer version embedding_size inner_size num_heads num_layers context_tokens normalizer expert_size
-  shared_size true_token_id r lora_alpha`.split(/\s+/);
+  shared_size true_token_id r lora_alpha conv_L_cache linear_conv_kernel_dim linear_num_key_heads
+  linear_num_value_heads linear_key_head_dim linear_value_head_dim full_attention_interval mamba_n_heads mamba_d_head
+  mamba_d_state mamba_n_groups mamba_d_conv mamba_expand num_dense_layers routed_scaling_factor`.split(/\s+/);
 
-const TYPES = ["llama", "mistral", "qwen2", "qwen3", "gemma3_text", "gemma3", "olmo2", "granite", "phi3", "smollm3"];
+const HYBRIDS = ["lfm2", "lfm2_moe", "qwen3_5_text", "qwen3_next", "granitemoehybrid"];
+const TYPES = [
+  "llama",
+  "mistral",
+  "qwen2",
+  "qwen3",
+  "gemma3_text",
+  "gemma3",
+  "olmo2",
+  "granite",
+  "phi3",
+  "smollm3",
+  ...HYBRIDS,
+];
 const MIXTURES = ["mixtral", "qwen3_moe", "olmoe", "granitemoe", "deepseek_v3"];
 
 const LISTS: readonly ((chance: Chance) => Json)[] = [
   (chance) => ({
-    layer_types: Array(chance.pick([2, 4096, 200_000])).fill(chance.pick(["full_attention", "sliding_attention", 1])),
+    layer_types: Array(chance.pick([2, 4096, 200_000])).fill(
+      chance.pick(["full_attention", "sliding_attention", "conv", "mamba", 1]),
+    ),
   }),
   () => ({ mlp_only_layers: Array.from({ length: 400_000 }, (_, at) => at), num_hidden_layers: 4096 }),
   () => ({ no_rope_layers: Array(400_000).fill(1) }),

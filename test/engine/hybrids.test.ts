@@ -79,6 +79,25 @@ describe.each(fixtureNames("hybrids"))("%s", (name) => {
     }
   });
 
+  test("goes on with a prompt that is kept, whatever others need memory for", async () => {
+    await using fresh = await openFixture(name, { prefixCacheBytes: 0 });
+    const kvCacheBytes = (fresh.info.memory?.kvCacheBytes ?? 0) / 8;
+    await using engine = await openFixture(name, { kvCacheBytes, prefixCacheBytes: 1 << 20, contextTokens: 256 });
+    const random = seededRandom(10);
+    for (const length of [37, 128, 150]) {
+      const begin = randomIds(random, length);
+      const kept = await engine.keepPrompt(begin);
+      expect(kept.keptTokens).toBe(length);
+      const others = Array.from({ length: 12 }, () => answer(engine, randomIds(random, 90), 4));
+      await Promise.all(others);
+      const prompt = [...begin, ...randomIds(random, 5)];
+      const { ids, cachedTokens } = await answer(engine, prompt, 6);
+      expect(cachedTokens).toBe(length);
+      expect((await answer(fresh, prompt, 6)).ids).toEqual(ids);
+      await kept.release();
+    }
+  });
+
   test("gives the same tokens alone, in batches, with wrong drafts, in little memory and in small chunks", async () => {
     const random = seededRandom(9);
     const requests = Array.from({ length: 14 }, (_, index): GenerateRequest => {

@@ -190,7 +190,6 @@ test.each([
   ["olmoe", { expert_shared_feed_forward_length: 16 }, "`expert_shared_feed_forward_length` `16`"],
   ["qwen3moe", { expert_gating_func: 2 }, "`expert_gating_func` `2`"],
   ["olmoe", { leading_dense_block_count: 1 }, "`leading_dense_block_count` `1`"],
-  ["granitehybrid", {}, "`granitehybrid`, a model with layers without attention"],
   ["deepseek2", {}, "`deepseek2`, a mixture with latent attention"],
 ] as const)("a mixture of %s with %o is refused", async (architecture, more, message) => {
   await expectReadMeError(

@@ -39,7 +39,9 @@ export class KeptPrompts {
    */
   async keep(keptId: number, prompt: RoutedTokens): Promise<WireKept> {
     const { prefixes, kv } = this.#parts;
-    const numTokens = Math.floor(prompt.tokenIds.length / KV_PAGE_TOKENS) * KV_PAGE_TOKENS;
+    const { length } = prompt.tokenIds;
+    // A state is that behind the last token.
+    const numTokens = kv.states.stateBytes > 0 ? length : Math.floor(length / KV_PAGE_TOKENS) * KV_PAGE_TOKENS;
     const kept: Kept = { prompt, numTokens, pin: undefined };
     const answer = { tokenIds: Int32Array.from(prompt.tokenIds), keptTokens: numTokens };
     if (numTokens === 0) return { ...answer, source: "memory" };
@@ -62,7 +64,8 @@ export class KeptPrompts {
     if (!kept || kept.pin !== undefined) return;
     const { prefixes, kv } = this.#parts;
     const prompt = { tokenIds: tokenIds.slice(0, kept.numTokens), experts: experts.slice(0, kept.numTokens) };
-    const pin = prefixes.pin(prompt, kept.numTokens, (from, to) => kv.keep(slot, from, to));
+    const keep: KeepTokens = (from, to) => kv.keep(slot, from, to);
+    const pin = prefixes.pin(prompt, kept.numTokens, keep, () => kv.states.keep(slot, kept.numTokens));
     this.#kept.set(keptId, { ...kept, prompt, pin });
   }
 

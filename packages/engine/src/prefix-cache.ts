@@ -119,7 +119,7 @@ export class PrefixCache {
     this.#touch(chunks, prompt);
     const last = chunks.at(-1);
     if (last && end % this.chunkTokens === 0) {
-      this.#addState(last, slot, end);
+      this.#addState(last, () => this.#kv.states.keep(slot, end));
       return;
     }
     const place = this.#behind(chunks);
@@ -129,9 +129,9 @@ export class PrefixCache {
     if (tail) tail.lastUse = this.#uses;
   }
 
-  #addState(chunk: PrefixChunk, slot: KvSlot, end: number): void {
+  #addState(chunk: PrefixChunk, keepState: () => KeptState | undefined): void {
     if (chunk.state || !this.holds(chunk)) return;
-    chunk.state = this.#kv.states.keep(slot, end);
+    chunk.state = keepState();
     this.#chunkBytes += chunk.state?.bytes ?? 0;
   }
 
@@ -157,7 +157,7 @@ export class PrefixCache {
     if (before.length < index) return;
     if (this.#find(prompt, index, before.at(-1)?.id ?? ROOT)) return;
     const chunk = this.#insert(prompt, before, () => this.#kv.keep(slot, from, to));
-    if ((index + 1) % this.#chunksOfState === 0) this.#addState(chunk, slot, to);
+    if ((index + 1) % this.#chunksOfState === 0) this.#addState(chunk, () => this.#kv.states.keep(slot, to));
     this.#touch([...before, chunk], prompt);
   }
 
@@ -173,9 +173,15 @@ export class PrefixCache {
    * Pins the first `end` tokens of a prompt, whole pages, until `unpin`.
    *
    * @param keep - called for the positions that are not cached, in order
+   * @param keepState - keeps the state behind them, of a model with recurrences
    * @returns the pin's number; `undefined`, with nothing kept, when there is no room
    */
-  pin({ tokenIds, experts }: RoutedTokens, end: number, keep: KeepTokens): number | undefined {
+  pin(
+    { tokenIds, experts }: RoutedTokens,
+    end: number,
+    keep: KeepTokens,
+    keepState?: () => KeptState | undefined,
+  ): number | undefined {
     const prompt = { tokenIds, experts };
     const numChunks = Math.floor(end / this.chunkTokens);
     const chunks = [...this.#chain(prompt, numChunks)];
@@ -185,7 +191,7 @@ export class PrefixCache {
     const newTokens = (numChunks - chunks.length) * this.chunkTokens + tailTokens;
     // Pinned chunks are not evicted.
     for (const chunk of chunks) this.#setPins(chunk, chunk.pins + 1);
-    if (newTokens * this.#kv.bytesPerToken > this.pinnableBytes) {
+    if (newTokens * this.#kv.bytesPerToken + this.#kv.states.stateBytes > this.pinnableBytes) {
       for (const chunk of chunks) this.#setPins(chunk, chunk.pins - 1);
       return undefined;
     }
@@ -195,7 +201,10 @@ export class PrefixCache {
       chunks.push(chunk);
     }
     this.#touch(chunks, prompt);
-    const tail = known ?? (isWhole ? undefined : this.#tails.add(prompt, { ...this.#behind(chunks), end }, keep));
+    const place = { ...this.#behind(chunks), end };
+    const tail = known ?? (isWhole ? undefined : this.#tails.add(prompt, place, keep, keepState?.()));
+    const last = isWhole ? chunks.at(-1) : undefined;
+    if (last && keepState) this.#addState(last, keepState);
     if (tail) tail.pins++;
     const id = this.#nextId++;
     this.#pins.set(id, { chunks, tail });

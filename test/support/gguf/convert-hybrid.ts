@@ -79,8 +79,8 @@ const EXPERTS: readonly (readonly [RegExp, string])[] = [
   [/^(?:feed_forward|mlp)\.experts\.\d+\.(?:w2|down_proj)\.weight$/, "ffn_down_exps.weight"],
 ];
 
-/** Converts a folder's model, all tensors in float32. */
-export async function writeHybridGguf(folder: string, path: string): Promise<void> {
+/** Converts a folder's model, all tensors in float32. @param tokenizer - its metadata */
+export async function writeHybridGguf(folder: string, path: string, tokenizer: Metadata = new Map()): Promise<void> {
   const config = JSON.parse(
     (await readFile(join(folder, "config.json"), "utf8")).replaceAll('{"__float__": "Infinity"}', "null"),
   ) as Json;
@@ -137,7 +137,7 @@ export async function writeHybridGguf(folder: string, path: string): Promise<voi
     shape,
     floats: async () => floats,
   }));
-  await writeGguf(path, tensors, metadataOf(config));
+  await writeGguf(path, tensors, new Map([...metadataOf(config), ...tokenizer]));
 }
 
 /** Changes what the converter changes: orders, signs, offsets and shapes. */

@@ -265,12 +265,36 @@ export function hyperparameters({ config }: Pick<Model, "config">, matrixType?: 
     own.set(GGUF_MULTIPLIER_KEYS.attention, float32(config.attentionScale));
     own.set(GGUF_MULTIPLIER_KEYS.logits, float32(1 / config.logitScale));
   }
+  for (const [key, value] of recurrenceKeys(config)) own.set(key, value);
   return new Map<string, Value>([
     ["general.architecture", { type: "string", value: architecture }],
     ...(matrixType === "Q8_0" ? [["general.file_type", uint32(MOSTLY_Q8_0)] as [string, Value]] : []),
     ["general.quantization_version", uint32(2)],
     ...Array.from(own, ([key, value]): [string, Value] => [`${architecture}.${key}`, value]),
   ]);
+}
+
+/** Describes layers with a recurrence, and which layers have heads of keys. */
+function recurrenceKeys({ recurrence, layers, numKvHeads }: Model["config"]): readonly (readonly [string, Value])[] {
+  if (!recurrence) return [];
+  const { kind, numTaps, numKeyHeads, keySize, numValueHeads, valueSize } = recurrence;
+  if (kind === "convolution") {
+    const value = layers.map(({ isRecurrent }) => (isRecurrent ? 0 : numKvHeads));
+    return [
+      ["shortconv.l_cache", uint32(numTaps)],
+      ["attention.head_count_kv", { type: "array", of: "int32", value }],
+    ];
+  }
+  return [
+    ["ssm.conv_kernel", uint32(numTaps)],
+    ["ssm.state_size", uint32(keySize)],
+    ["ssm.group_count", uint32(numKeyHeads)],
+    ["ssm.time_step_rank", uint32(numValueHeads)],
+    ["ssm.inner_size", uint32(numValueHeads * valueSize)],
+    ["full_attention_interval", uint32(1 + layers.findIndex(({ isRecurrent }) => !isRecurrent))],
+    // Parts of rotated pairs for time and for the two sides of images, which are the same for text.
+    ["rope.dimension_sections", { type: "array", of: "int32", value: [11, 11, 10, 0] }],
+  ];
 }
 
 async function copiedTokenizer(path: string): Promise<Metadata> {

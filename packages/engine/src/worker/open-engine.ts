@@ -139,10 +139,14 @@ export async function openEngine(
     closers.push(async () => kv.dispose());
     const prefixes = new PrefixCache(kv, { chunkTokens: options.chunkTokens, maxBytes: prefixCacheBytes });
     const { savedPromptsFolder, savedPromptsBytes } = options;
+    // Files have no place for states.
+    const hasStates = kv.states.stateBytes > 0;
     const saved =
-      savedPromptsFolder === undefined ? undefined : new SavedPrompts(savedPromptsFolder, savedPromptsBytes);
+      savedPromptsFolder === undefined || hasStates
+        ? undefined
+        : new SavedPrompts(savedPromptsFolder, savedPromptsBytes);
     const keptPrompts = new KeptPrompts({ runner, kv, prefixes, saved });
-    const files = prefixFiles(options);
+    const files = hasStates ? undefined : prefixFiles(options);
     const onSaveFailed = (reason: string): void => output.event("prefix:save-failed", { reason });
     const disk = { scope: options.prefixDiskScope, onSaveFailed, now };
     const savedPrefixes = files && new SavedPrefixes({ ...disk, files, runner, kv, prefixes });

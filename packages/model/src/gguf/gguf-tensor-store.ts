@@ -457,12 +457,12 @@ function rotaryPartOf(ggmlName: string): { readonly layer: number; readonly part
   return layer !== undefined && (part === "attn_q" || part === "attn_k") ? { layer: Number(layer), part } : undefined;
 }
 
-function layerPart(part: string, { norms, fused }: NamingFamily): string | undefined {
+function layerPart(part: string, { norms, fused, recurrence }: NamingFamily): string | undefined {
   // Converters split gate and up again unless attention is fused, too. Fused rows are named `ffn_up` as well.
   if (fused?.qkv !== undefined && part === "attn_qkv") return fused.qkv;
   if (fused?.qkv !== undefined && part === "ffn_up") return fused.gateUp;
   const role = NORM_PARTS.get(part);
   if (role === undefined) return LAYER_PARTS.get(part);
   // Files of Qwen 3.5 give the norm in front of the FFN this name.
-  return norms[role] ?? (role === "attentionOutput" && norms.ffnOutput === undefined ? norms.ffn : undefined);
+  return role === "attentionOutput" && recurrence?.kind === "delta" ? norms.ffn : norms[role];
 }
