@@ -35,6 +35,7 @@ const BOUNDS = {
   families: { int8: 0.1, int4: 0.7 },
   mixtures: { int8: 0.7, int4: 1.1 },
   hybrids: { int8: 0.7, int4: 1.1 },
+  sinks: { int8: 0.7, int4: 1.1 },
 } as const;
 const KINDS = Object.keys(BOUNDS) as (keyof typeof BOUNDS)[];
 
@@ -72,11 +73,11 @@ describe.each(KINDS.flatMap(fixtureNames))("%s", (name) => {
     }
   });
 
-  // Files of Qwen3-Next are not read.
-  test.skipIf(name === "hybrids/qwen3-next")("gives the same logits as a GGUF file", async () => {
+  // Files of Qwen3-Next are not read, and the converter of the tests writes floats.
+  test.skipIf(/qwen3-next|mxfp4/.test(name))("gives the same logits as a GGUF file", async () => {
     await using folder = await runningModel(await inGgufTerms(name));
     const path = join(await temporaryFolder(), "model.gguf");
-    if (kind === "hybrids") await writeHybridGguf(fixture(name), path);
+    if (kind === "hybrids" || kind === "sinks") await writeHybridGguf(fixture(name), path);
     else await writeModelGguf(folder.model, path, "F32");
     await using file = await runningModel(path, undefined, "fp32", await temporaryFolder());
     // GGUF files of Mistral do not name its window, which is beyond the first prompts.

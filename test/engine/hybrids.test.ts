@@ -140,3 +140,21 @@ describe.each(fixtureNames("hybrids"))("%s", (name) => {
     }
   });
 });
+
+test.each(["hybrids/lfm2-moe", "hybrids/qwen3-next", "hybrids/granite4-h", "sinks/gpt-oss-mxfp4"])(
+  "%s gives the same tokens within a budget of experts",
+  async (name) => {
+    const random = seededRandom(11);
+    const requests = Array.from({ length: 5 }, (_, index): GenerateRequest => {
+      const params = { maxTokens: 12, ignoreEos: true, temperature: 0, logprobs: 2, seed: index };
+      return { prompt: randomIds(random, 20 + 30 * index), params };
+    });
+    await using whole = await openFixture(name);
+    await using streamed = await openFixture(name, { expertCacheBytes: 130_000 });
+    const [expected, actual] = await Promise.all(
+      [whole, streamed].map((engine) => Promise.all(requests.map((request) => completeAll(engine, request)))),
+    );
+    expect(actual!.map(({ choices }) => choices)).toEqual(expected!.map(({ choices }) => choices));
+    expect((await streamed.stats()).expertCache?.evictions).toBeGreaterThan(0);
+  },
+);

@@ -227,7 +227,6 @@ describe("unsupported fields are refused by name", () => {
       { quantization_config: { ...MXFP4_CONFIG, transform_config: { config_groups: { r3: {} } } } },
       /`quantization_config.transform_config`/,
     ],
-    [{ model_type: "gpt_oss", quantization_config: { quant_method: "mxfp4" } }, /`model_type`.*attention sinks/],
     [{ layer_types: ["full_attention", "linear_attention", "full_attention"] }, /layer_types/],
   ])("%j", (changes, message) => {
     expect(errorOf(changes)).toMatchObject({ code: "ERR_MODEL_UNSUPPORTED" });

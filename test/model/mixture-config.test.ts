@@ -88,6 +88,28 @@ test("an exported config reads as the same mixture", () => {
   }
 });
 
+/** Fields of a model whose layers have recurrences, all but one. */
+const HYBRID = {
+  shared_intermediate_size: 64,
+  moe_intermediate_size: 64,
+  layer_types: ["mamba", "attention", "mamba", "mamba"],
+  mamba_n_heads: 8,
+  mamba_d_state: 8,
+};
+
+test("a hybrid's layers and sizes are those of its config", () => {
+  const { layers, recurrence, ropes } = parse("granitemoehybrid", { ...HYBRID, position_embedding_type: "nope" });
+  expect(layers.map(({ isRecurrent = false }) => isRecurrent)).toEqual([true, false, true, true]);
+  expect(layers.every(({ angleSet }) => angleSet === undefined)).toBe(true);
+  expect(ropes).toEqual([]);
+  expect(recurrence).toMatchObject({ kind: "space", numTaps: 4, numKeyHeads: 1, keySize: 8, numValueHeads: 8 });
+  const qwen = parse("qwen3_next", { moe_intermediate_size: 64, shared_expert_intermediate_size: 8 });
+  expect(qwen.layers.map(({ isRecurrent = false }) => isRecurrent)).toEqual([true, true, true, false]);
+  const lfm = parse("lfm2_moe", { moe_intermediate_size: 64, num_dense_layers: 1, full_attn_idxs: [2] });
+  expect(lfm.layers.map(({ isMixture }) => isMixture)).toEqual([false, true, true, true]);
+  expect(lfm.layers.map(({ isRecurrent = false }) => isRecurrent)).toEqual([true, true, false, true]);
+});
+
 describe("refuses", () => {
   test.each([
     ["olmoe", { clip_qkv: 8 }, "ERR_MODEL_UNSUPPORTED", "`clip_qkv` `8`"],
@@ -105,22 +127,20 @@ describe("refuses", () => {
     ],
     ["olmoe", { num_experts: 100, num_experts_per_tok: 65 }, "ERR_MODEL_UNSUPPORTED", "up to 64"],
     ["granitemoeshared", {}, "ERR_MODEL_INVALID", "`shared_intermediate_size`"],
+    ["granitemoehybrid", { ...HYBRID, position_embedding_type: "alibi" }, "ERR_MODEL_UNSUPPORTED", "rope, nope"],
+    ["granitemoehybrid", { ...HYBRID, mamba_proj_bias: true }, "ERR_MODEL_UNSUPPORTED", "`mamba_proj_bias`"],
+    ["granitemoehybrid", { ...HYBRID, time_step_limit: [0, 0.1] }, "ERR_MODEL_UNSUPPORTED", "`time_step_limit`"],
+    ["granitemoehybrid", { ...HYBRID, mamba_n_groups: 3 }, "ERR_MODEL_INVALID", "share 3 heads of keys"],
+    ["granitemoehybrid", { ...HYBRID, mamba_d_state: 6 }, "ERR_MODEL_UNSUPPORTED", "multiple of 4"],
     [
       "granitemoehybrid",
-      { shared_intermediate_size: 64 },
+      { ...HYBRID, layer_types: ["mamba", "mamba", "mamba", "mamba"] },
       "ERR_MODEL_UNSUPPORTED",
-      '`position_embedding_type` `undefined` is not supported; supported is `"rope"`',
+      "attention in a layer",
     ],
-    [
-      "granitemoehybrid",
-      {
-        shared_intermediate_size: 64,
-        position_embedding_type: "rope",
-        layer_types: ["mamba", "attention", "mamba", "mamba"],
-      },
-      "ERR_MODEL_UNSUPPORTED",
-      "`layer_types`",
-    ],
+    ["lfm2_moe", { ...HYBRID, conv_bias: true }, "ERR_MODEL_UNSUPPORTED", "`conv_bias`"],
+    ["lfm2_moe", { ...HYBRID, conv_L_cache: 9 }, "ERR_MODEL_UNSUPPORTED", "up to 8"],
+    ["gpt_oss", { swiglu_limit: 6 }, "ERR_MODEL_UNSUPPORTED", "`swiglu_limit` `6`"],
     ["qwen2_moe", {}, "ERR_MODEL_INVALID", "`moe_intermediate_size`"],
     ["deepseek_v3", {}, "ERR_MODEL_UNSUPPORTED", '`"deepseek_v3"` (string), a mixture with latent attention'],
   ] as const)("%s with %o", (modelType, changes, code, message) => {

@@ -191,6 +191,7 @@ async function activations({ activation }: Model["config"], x: Rows, refs: FeedF
 export const PLAIN_ACTIVATIONS: Readonly<Record<Model["config"]["activation"], (x: number) => number>> = {
   silu: (x) => x / (1 + Math.exp(-x)),
   gelu: () => NaN,
+  clamped: () => NaN,
   "gelu-tanh": (x) => 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3))),
 };
 

@@ -50,6 +50,8 @@ export interface Sight {
   /** Positions that it sees, its own included. */
   readonly window: number;
   readonly scale: number;
+  /** Score that takes weight from those of positions. @default none */
+  readonly sink?: number | undefined;
 }
 
 /** Positions whose scores are compared with one largest score before they are added to those before them. */
@@ -69,7 +71,7 @@ export function attend(
   query: Float32Array,
   keys: readonly Cached[],
   values: readonly Cached[],
-  { position, window, scale }: Sight,
+  { position, window, scale, sink }: Sight,
 ): Float32Array {
   const first = Math.max(0, position - window + 1);
   let taken: Taken | undefined;
@@ -78,9 +80,16 @@ export function attend(
     const next = takeFrom(query, keys.slice(from, to), values.slice(from, to), { from, scale });
     taken = taken ? together(taken, next) : next;
   }
-  const { sums, values: sum } = taken as Taken;
-  const factor = divide(1, laneSum(sums));
+  const { sums, values: sum, top } = taken as Taken;
+  const factor = sink === undefined ? divide(1, laneSum(sums)) : beside(sink, top, laneSum(sums));
   return sum.map((value) => multiply(value, factor));
+}
+
+/** Computes the factor of values beside a sink: weights of both are relative to the larger score. */
+function beside(sink: number, top: number, sum: number): number {
+  const less = exponential(subtract(Math.min(top, sink), Math.max(top, sink)));
+  const own = top < sink ? less : 1;
+  return divide(own, add(multiply(sum, own), sink < top ? less : 1));
 }
 
 /** Computes the sums of a query over neighbouring positions of one tile, the first of which is `from`. */

@@ -12,7 +12,7 @@ import { emptyState, gated, type PlainRecurrence, type PlainState, recur } from 
 
 type Norms = "attentionNorm" | "queryNorm" | "keyNorm" | "attentionOutputNorm" | "ffnNorm" | "ffnOutputNorm";
 type Products = "query" | "key" | "value" | "attentionOutput";
-type Mixing = "outputGate" | "recurrence";
+type Mixing = "outputGate" | "sinks" | "recurrence";
 
 /** An FFN with its weights in memory. */
 export interface PlainFeedForward {
@@ -26,6 +26,7 @@ export type PlainLayer = Omit<LayerDescription, Norms | Products | Mixing | "sha
   Readonly<Record<Norms, Float32Array | undefined>> &
   Readonly<Record<Products, PlainWeights>> & {
     readonly outputGate?: PlainWeights | undefined;
+    readonly sinks?: Float32Array | undefined;
     readonly recurrence?: (PlainRecurrence & Record<"strength" | "decay", PlainWeights | undefined>) | undefined;
     readonly shared: PlainFeedForward | undefined;
     readonly experts: readonly PlainFeedForward[];
@@ -189,7 +190,8 @@ class Run {
       values[head]?.push(kept(value));
     const outputs = queries.map((query, head) => {
       const kvHead = Math.floor(head / (layer.numHeads / layer.numKvHeads));
-      const sight = { position, window: layer.slidingWindow ?? Infinity, scale: Math.fround(layer.attentionScale) };
+      const window = layer.slidingWindow ?? Infinity;
+      const sight = { position, window, scale: Math.fround(layer.attentionScale), sink: layer.sinks?.[head] };
       return attend(query, keys[kvHead] ?? [], values[kvHead] ?? [], sight);
     });
     const all = Float32Array.from(outputs.flatMap((output) => Array.from(output)));
@@ -225,12 +227,14 @@ class Run {
     activation: PlainLayer["activation"],
     input: Float32Array,
   ): Float32Array {
+    // Without a gate there is nothing to clamp.
     const activate = activation === "silu" ? silu : gelu;
     const values = this.#product(up, input);
     const gates = gate && this.#product(gate, input);
+    const gatedValue = activation === "clamped" ? clamped : (g: number, u: number) => multiply(activate(g), u);
     return this.#product(
       down,
-      values.map((value, i) => (gates ? multiply(activate(gates[i] as number), value) : activate(value))),
+      values.map((value, i) => (gates ? gatedValue(gates[i] as number, value) : activate(value))),
     );
   }
 
@@ -267,6 +271,12 @@ function split(row: Float32Array, { headSize }: PlainLayer): readonly Float32Arr
 
 function silu(x: number): number {
   return divide(x, add(1, exponential(subtract(0, x))));
+}
+
+function clamped(gate: number, up: number): number {
+  const low = Math.min(gate, 7);
+  const value = divide(low, add(1, exponential(multiply(low, Math.fround(-1.702)))));
+  return multiply(add(Math.max(Math.min(up, 7), -7), 1), value);
 }
 
 const ROOT_2_BY_PI = Math.fround(0.797_884_560_8);

@@ -6,6 +6,7 @@ import { join } from "node:path";
 import { beforeAll, expect, test } from "vitest";
 import { plainLogits } from "../oracles/plain-decoder.ts";
 import { plainLogProbs } from "../oracles/plain-log-probs.ts";
+import { fixture } from "../support/fixtures.ts";
 import { withModel } from "../support/mixture-folder.ts";
 import { POCKET } from "../support/pocket.ts";
 import { type MixtureShape, TINY_MIXTURE, writeRandomMixture } from "../support/random-mixture.ts";
@@ -13,6 +14,7 @@ import { runCli } from "../support/run-cli.ts";
 import { largestDifference } from "../support/running-model.ts";
 import { persistentFolder } from "../support/temporary-folder.ts";
 
+const HYBRID = fixture("hybrids/lfm2");
 const BOOK = join(POCKET, "calibration", "book.jsonl");
 const SHAPE: MixtureShape = { ...TINY_MIXTURE, modelType: "qwen3_moe", vocabSize: 4096, denseLayers: [1] };
 const TEXT = "The ship was lost at sea. ".repeat(30);
@@ -76,6 +78,15 @@ test.each([
   [["refactor", "MIXTURE", "--data", BOOK, "--out", "x"], /only dense models can be refactored: name one/],
   [["tune", "MIXTURE", "--teacher", POCKET, "--data", BOOK, "--out", "x"], /only Read-ME models are tuned: make one/],
   [["tune", "MIXTURE", "--experts", "low-rank", "--data", BOOK, "--out", "x"], /trained over dense models: name one/],
+  [
+    ["refactor", HYBRID, "--data", BOOK, "--out", "x"],
+    /is a hybrid, with layers without attention \(lfm2\); only dense/,
+  ],
+  [
+    ["tune", HYBRID, "--experts", "low-rank", "--data", BOOK, "--out", "x"],
+    /but a hybrid.*over dense models: name one/,
+  ],
+  [["export", HYBRID, "--out", "x"], /a hybrid.*only dense models can be/],
   [["export", "MIXTURE", "--out", "x"], /a mixture of 5 experts in each layer.*only dense models can be exported/],
   [["pack", "MIXTURE", "--base", POCKET, "--out", "x"], /is not a Read-ME model folder/],
 ])("%j is refused", async (args, message) => {

@@ -155,7 +155,7 @@ static void join_row(Kernel *kernel, const Layer *layer, const Piece *piece, int
   int perKey = d->numHeads / d->numKvHeads, from = kvHead * perKey * d->headSize, out = piece->out + row;
   float *outputs = kernel->attended.floats + (size_t)out * kernel->attended.width;
   for (int h = 0; h < perKey; h++, results += floats_of_tile(layer)) {
-    kernel->loops->join_tiles(results, tileStride, numTiles, layer->paddedHead);
+    kernel->loops->join_tiles(results, tileStride, numTiles, layer->paddedHead, layer->sinks ? layer->sinks + kvHead * perKey + h : NULL);
     memcpy(outputs + from + h * d->headSize, results, (size_t)d->headSize * 4);
   }
   gate_outputs(kernel, layer, piece->row + row, from, from + perKey * d->headSize, outputs);

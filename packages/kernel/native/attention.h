@@ -165,9 +165,17 @@ static NOINLINE void join_tile(float *total, const float *tile, int size) {
   if (top < other) total[size + 16] = other;
 }
 
-static void join_tiles(float *results, size_t tileStride, int32_t numTiles, int32_t size) {
+static void join_tiles(float *results, size_t tileStride, int32_t numTiles, int32_t size, const float *sink) {
   for (int i = 1; i < numTiles; i++) join_tile(results, results + (size_t)i * tileStride, size);
-  Floats factor = splat(1.0f / sum_lanes(load(results + size)));
+  float sum = sum_lanes(load(results + size)), own = 1.0f;
+  if (sink) {
+    // As tiles: both are scaled to the larger score.
+    float top = results[size + 16], less[16];
+    store(less, exponential(splat(top < *sink ? top - *sink : *sink - top)));
+    own = top < *sink ? less[0] : 1.0f;
+    sum = sum * own + (*sink < top ? less[0] : 1.0f);
+  }
+  Floats factor = splat(own / sum);
   for (int i = 0; i < size; i += 16) store(results + i, mul(load(results + i), factor));
 }
 

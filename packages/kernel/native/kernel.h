@@ -97,6 +97,8 @@ typedef struct {
   int32_t outputGate, strength, decay;
   /** Norm of a recurrence's outputs, with MIX_DELTA of each head's. */
   int32_t outputNorm;
+  /** Scores of attention's heads, a table of one row, that count in the sums of weights beside those of positions. */
+  int32_t sinks;
 } LayerDescription;
 
 /** A tensor. Offsets are from the file's beginning, in units of 64 bytes; -1 for none. */

@@ -11,7 +11,8 @@ enum { PAGE_TOKENS = 16 };
 /** Number of outputs of the head that share a largest logit and a sum of exponentials. */
 enum { LOGIT_BLOCK = 64 };
 
-typedef enum { ACTIVATION_SILU = 0, ACTIVATION_GELU_TANH = 1, ACTIVATION_GELU = 2 } Activation;
+/** ACTIVATION_CLAMPED is `(1 + up) gate sigmoid(1.702 gate)`, gates at most 7 and up within 7 of 0; it needs a gate. */
+typedef enum { ACTIVATION_SILU = 0, ACTIVATION_GELU_TANH = 1, ACTIVATION_GELU = 2, ACTIVATION_CLAMPED = 3 } Activation;
 
 /** Scales of a norm and, of a layer norm, its biases; in an RMS norm these are NULL. */
 typedef struct {
@@ -145,11 +146,14 @@ typedef struct {
   /** Stores a token's key and value, `[headSize]` each, at `position`. */
   void (*store_token)(HeadPages pages, const int32_t *pageTable, int32_t position, const float *key, const float *value);
   void (*attend)(const Attention *attention);
-  /** Joins the numbers of a query's tiles, and turns them into its outputs `[size]`, at the place of the first. */
-  void (*join_tiles)(float *results, size_t tileStride, int32_t numTiles, int32_t size);
+  /**
+   * Joins the numbers of a query's tiles, and turns them into its outputs `[size]`, at the place of the first.
+   * @param sink - score that counts in the sum of weights, or NULL
+   */
+  void (*join_tiles)(float *results, size_t tileStride, int32_t numTiles, int32_t size, const float *sink);
   void (*convolve)(const Convolution *convolution);
   void (*recur)(const Recurrence *recurrence);
-  /** Writes the largest logit of each block of 64, and the block's sum of `exp(logit - largest)`. */
+  /** Writes the largest logit of each block of 64, and the block's sum of `exp(logit - largest)`: NaN if a logit is not finite. */
   void (*summarize)(const float *logits, int32_t numLogits, float *largest, float *sums);
   /** `out = exp(x - from)`, whole vectors. */
   void (*exponentials)(const float *x, float from, float *out, int32_t size);

@@ -181,7 +181,7 @@ static void prefetch_lower(const LoraRows *loraRows, int row, int end, int from,
 }
 
 void prefetch_raise(const LoraRows *loraRows, int product, int rowFrom, int rowTo, int from, int to) {
-  if (loraRows->numParts == 0) return;
+  if (loraRows->numParts == 0 || product >= loraRows->numProducts) return;
   for (int row = rowFrom, count; row < rowTo; row += count) {
     count = run_of(loraRows, row, rowTo);
     if (!loraRows->loras[row]) continue;
@@ -213,7 +213,8 @@ LoraRows lower_rows(Kernel *kernel, Member *member, LoraRows loraRows, const Row
 }
 
 void raise_rows(const Kernel *kernel, const LoraRows *loraRows, int product, int rowFrom, int rowTo, int from, int to, float *out, int outStride) {
-  if (loraRows->numParts == 0) return;
+  // Gates of attention, and further products of a recurrence, have no loras.
+  if (loraRows->numParts == 0 || product >= loraRows->numProducts) return;
   Lowered shape = lowered_shape(kernel, loraRows);
   for (int row = rowFrom, count; row < rowTo; row += count) {
     count = run_of(loraRows, row, rowTo);

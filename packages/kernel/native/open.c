@@ -54,6 +54,7 @@ static int read_mixing(Reader *reader, Kernel *kernel, Layer *layer) {
   layer->outputGate = weights_at(reader, kernel, d->outputGate, size, hidden, isRecurrent);
   layer->strength = weights_at(reader, kernel, d->strength, d->numHeads, hidden, d->mixing == MIX_DELTA);
   layer->decay = weights_at(reader, kernel, d->decay, d->numHeads, hidden, isRecurrent);
+  layer->sinks = norm_at(reader, kernel, d->mixing == MIX_ATTENTION ? d->sinks : -1, d->numHeads).scales;
   layer->outputNorm = norm_at(reader, kernel, d->outputNorm, d->mixing == MIX_DELTA ? d->valueSize : size);
   if (reader->error) return 0;
   int32_t column = (layer->query->numPanels + layer->key->numPanels + layer->value->numPanels) * PANEL;
@@ -95,7 +96,7 @@ static int check_layer(Reader *reader, Kernel *kernel, const LayerDescription *d
     if (rotary->size != 0 && rotary->size != d->rotarySize) return fail(reader, "layers of one rotary set that differ");
     rotary->size = d->rotarySize;
   }
-  if (d->activation < ACTIVATION_SILU || d->activation > ACTIVATION_GELU) return fail(reader, "a layer's activation");
+  if (d->activation < ACTIVATION_SILU || d->activation > ACTIVATION_CLAMPED) return fail(reader, "a layer's activation");
   if (d->router != -1 && (d->numRouted < 1 || d->numRouted > MOST_ROUTED || d->expertsPerToken < 1 || d->expertsPerToken > MOST_CHOSEN ||
                           d->expertsPerToken > d->numRouted || d->firstExpert == -1))
     return fail(reader, "a mixture's sizes");

@@ -109,8 +109,19 @@ INLINE Floats activated(Floats x, Activation activation) {
   return sub(x, quotient(x, add(splat(1), exponential(add(u, u)))));
 }
 
+INLINE Floats clamped_product(Floats gate, Floats up) {
+  Floats low = smaller(gate, splat(7)), factor = add(larger(smaller(up, splat(7)), splat(-7)), splat(1));
+  Floats value = quotient(low, add(splat(1), exponential(mul(low, splat(-1.702f)))));
+  // What is no number is no bound either.
+  return add(mul(factor, value), add(sub(gate, gate), sub(up, up)));
+}
+
 static void gate(const float *gates, const float *up, float *out, int32_t size, Activation activation) {
   for (int i = 0; i < size; i += 16) {
+    if (activation == ACTIVATION_CLAMPED && gates) {
+      store(out + i, clamped_product(load(gates + i), load(up + i)));
+      continue;
+    }
     Floats value = gates ? mul(activated(load(gates + i), activation), load(up + i)) : activated(load(up + i), activation);
     store(out + i, value);
   }
@@ -121,10 +132,16 @@ static void summarize(const float *logits, int32_t numLogits, float *largest, fl
     Floats most = load(logits + from);
     for (int i = 16; i < LOGIT_BLOCK; i += 16) most = larger(most, load(logits + from + i));
     float top = largest_lane(most);
-    Floats sum = splat(0);
-    for (int i = 0; i < LOGIT_BLOCK; i += 16) sum = add(sum, exponential(sub(load(logits + from + i), splat(top))));
-    *largest++ = top;
-    *sums++ = sum_lanes(sum);
+    Floats sum = splat(0), unsound = splat(0);
+    for (int i = 0; i < LOGIT_BLOCK; i += 16) {
+      Floats x = load(logits + from + i);
+      sum = add(sum, exponential(sub(x, splat(top))));
+      unsound = add(unsound, sub(x, x));
+    }
+    // Neither a comparison nor the exponential keeps a NaN.
+    float wrong = sum_lanes(unsound);
+    *largest++ = top + wrong;
+    *sums++ = sum_lanes(sum) + wrong;
   }
 }
 

@@ -37,7 +37,7 @@ typedef struct {
   size_t state;
   /** See `LayerDescription`; NULL for none. */
   const Tensor *convolution, *rates, *outputGate, *strength, *decay;
-  const float *routerBias;
+  const float *routerBias, *sinks;
   /** Columns of `projected` that are convolved, or multiplied and convolved, and the first columns of products behind them. */
   int32_t convolvedWidth, gateColumn, strengthColumn, decayColumn;
   /** Whether a key head's outputs are whole groups, so that the attending thread rounds them at once. */

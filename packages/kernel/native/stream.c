@@ -68,6 +68,8 @@ static void read_embedding(const Tensor *t, int32_t token, int from, int count, 
 void look_up(const Kernel *kernel, int32_t token, int32_t position, float *out) {
   int32_t word = token % kernel->model.vocabSize, segment = token / kernel->model.vocabSize, size = kernel->embedding->numIn;
   float values[GROUP];
+  // Padding is NaN behind a row of NaN.
+  memset(out + size, 0, (size_t)(kernel->hiddenWidth - size) * 4);
   for (int from = 0; from < size; from += GROUP, out += GROUP) {
     int count = least(GROUP, size - from);
     read_embedding(kernel->embedding, word, from, count, values);

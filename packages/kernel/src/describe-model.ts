@@ -156,6 +156,7 @@ function describeLayer(
     queryNorm: optionalNorm(attention.queryNorm),
     keyNorm: optionalNorm(attention.keyNorm),
     outputGate: attention.gate && qkv(attention.gate),
+    sinks: attention.sinks && packNorm(attention.sinks),
     recurrence: describeRecurrence(config, attention.recurrence, qkv),
     attentionOutput: product(`${name}.attention.output`, attention.output, {}),
     attentionOutputNorm: optionalNorm(refs.attentionOutputNorm),
@@ -165,7 +166,7 @@ function describeLayer(
     mixture: mixture &&
       config.mixture && {
         // Float32 in all precisions: a rounded logit may choose another expert, and the router is small.
-        router: packFloat({ weight: mixture.router, bias: undefined }, feeds),
+        router: packFloat({ weight: mixture.router, bias: mixture.routerBias }, feeds),
         experts: mixture.experts.map((own, expert) => feedForward(`${name}.ffn.${expert}`, own)),
         expertsPerToken: config.mixture.expertsPerToken,
         normalizesWeights: config.mixture.normalizesWeights,

@@ -32,6 +32,8 @@ export interface LayerDescription {
   readonly keyNorm: PackedTensor | undefined;
   /** Product whose sigmoid, of a recurrence SiLU, multiplies what `attentionOutput` takes. @default none */
   readonly outputGate?: PackedTensor | undefined;
+  /** Scores of heads, a table of one row, that take weight from those of positions. @default none */
+  readonly sinks?: PackedTensor | undefined;
   /** Mixing of tokens by a recurrence; `numKvHeads` are then heads of queries and keys. @default attention */
   readonly recurrence?: RecurrenceDescription | undefined;
   readonly attentionOutput: PackedTensor;
@@ -143,9 +145,9 @@ export interface DecoderDescription {
 const MAGIC = 0x4b4d5252;
 const VERSION = 6;
 const MODEL_WORDS = 19;
-const LAYER_WORDS = 41;
+const LAYER_WORDS = 42;
 const TENSOR_WORDS = 6;
-const ACTIVATIONS: readonly Activation[] = ["silu", "gelu-tanh", "gelu"];
+const ACTIVATIONS: readonly Activation[] = ["silu", "gelu-tanh", "gelu", "clamped"];
 
 /** Offsets of a tensor's parts, in units of 64 bytes from the file's beginning; -1 for a part that does not exist. */
 export interface TensorPlace {
@@ -178,9 +180,9 @@ function firstTensorsOf(layer: LayerDescription): readonly (PackedTensor | undef
 }
 
 /** Lists the tensors of a recurrence and of gates, in the order of the header. */
-function mixingTensorsOf({ recurrence, outputGate }: LayerDescription): readonly (PackedTensor | undefined)[] {
+function mixingTensorsOf({ recurrence, outputGate, sinks }: LayerDescription): readonly (PackedTensor | undefined)[] {
   const { convolution, rates, strength, decay, outputNorm } = recurrence ?? {};
-  return [convolution, rates, outputGate, strength, decay, outputNorm];
+  return [convolution, rates, outputGate, strength, decay, outputNorm, sinks];
 }
 
 /**

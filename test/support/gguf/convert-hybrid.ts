@@ -1,4 +1,4 @@
-// Conversion of checkpoints with recurrences to GGUF files, as llama.cpp's converter makes them: from the tensors and the
+// Conversion of checkpoints with recurrences, and of gpt-oss, to GGUF files, as llama.cpp's converter makes them: from the tensors and the
 // config of the folder, with names and orders of its own.
 
 import { readFile } from "node:fs/promises";
@@ -28,6 +28,14 @@ const NAMES: Readonly<Record<string, string>> = {
   "self_attn.v_proj.weight": "attn_v.weight",
   "self_attn.o_proj.weight": "attn_output.weight",
   "self_attn.out_proj.weight": "attn_output.weight",
+  "self_attn.q_proj.bias": "attn_q.bias",
+  "self_attn.k_proj.bias": "attn_k.bias",
+  "self_attn.v_proj.bias": "attn_v.bias",
+  "self_attn.o_proj.bias": "attn_output.bias",
+  "self_attn.sinks": "attn_sinks.weight",
+  "mlp.router.weight": "ffn_gate_inp.weight",
+  "mlp.router.bias": "ffn_gate_inp.bias",
+  "mlp.experts.down_proj_bias": "ffn_down_exps.bias",
   "conv.conv.weight": "shortconv.conv.weight",
   "conv.in_proj.weight": "shortconv.in_proj.weight",
   "conv.out_proj.weight": "shortconv.out_proj.weight",
@@ -105,6 +113,10 @@ export async function writeHybridGguf(folder: string, path: string, tokenizer: M
       continue;
     }
     const block = `blk.${layer}.`;
+    if (modelType === "gpt_oss" && part.startsWith("mlp.experts.")) {
+      for (const [own, values] of expertsOf(part, [shape, floats])) add(block + own, ...values);
+      continue;
+    }
     const halves = HALVES[part];
     const expert = EXPERTS.find(([pattern]) => pattern.test(part))?.[1];
     if (expert !== undefined) {
@@ -125,7 +137,8 @@ export async function writeHybridGguf(folder: string, path: string, tokenizer: M
       }
     } else if (part === "mlp.experts.down_proj") add(`${block}ffn_down_exps.weight`, shape, floats);
     else {
-      const own = isQwen && part === "post_attention_layernorm.weight" ? "post_attention_norm.weight" : NAMES[part];
+      const isPost = isQwen || modelType === "gpt_oss";
+      const own = isPost && part === "post_attention_layernorm.weight" ? "post_attention_norm.weight" : NAMES[part];
       if (own === undefined) throw new Error(`Expected a name for ${name}`);
       add(block + own, ...changed(part, [shape, floats], config));
     }
@@ -138,6 +151,30 @@ export async function writeHybridGguf(folder: string, path: string, tokenizer: M
     floats: async () => floats,
   }));
   await writeGguf(path, tensors, new Map([...metadataOf(config), ...tokenizer]));
+}
+
+/** Turns the matrices of gpt-oss' experts, and takes gates and up apart, which alternate. */
+function expertsOf(part: string, [shape, floats]: Values): readonly (readonly [string, Values])[] {
+  const [numExperts = 0, inner = 0, outer = 1] = shape;
+  const isBias = part.endsWith("_bias");
+  const turned = (expert: number, row: number): number[] =>
+    isBias
+      ? [floats[expert * inner + row]!]
+      : Array.from({ length: inner }, (_, column) => floats[(expert * inner + column) * outer + row]!);
+  const numRows = isBias ? inner : outer;
+  const rowsFrom = (first: number, step: number): Values => {
+    const count = numRows / step;
+    const rows = Array.from({ length: numExperts }, (_, expert) =>
+      Array.from({ length: count }, (_row, row) => turned(expert, first + step * row)),
+    );
+    return [[numExperts, count, ...(isBias ? [] : [inner])], Float32Array.from(rows.flat(2))];
+  };
+  const ending = isBias ? "bias" : "weight";
+  if (part.includes("down_proj")) return [[`ffn_down_exps.${ending}`, rowsFrom(0, 1)]];
+  return [
+    [`ffn_gate_exps.${ending}`, rowsFrom(0, 2)],
+    [`ffn_up_exps.${ending}`, rowsFrom(1, 2)],
+  ];
 }
 
 /** Changes what the converter changes: orders, signs, offsets and shapes. */
@@ -205,12 +242,14 @@ function metadataOf(config: Json): Metadata {
   const architecture = {
     lfm2: "lfm2",
     lfm2_moe: "lfm2moe",
+    gpt_oss: "gpt-oss",
     granitemoehybrid: "granitehybrid",
     qwen3_5_text: "qwen35",
     qwen3_5_moe_text: "qwen35moe",
   }[modelType]!;
   const types = config["layer_types"] as readonly string[];
   const keyHeads = types.map((type) => (type === "full_attention" ? num(config, "num_key_value_heads") : 0));
+  const rope = config["rope_parameters"] as Json;
   const integers: Record<string, number | undefined> = {
     block_count: num(config, "num_hidden_layers"),
     context_length: num(config, "max_position_embeddings"),
@@ -223,7 +262,9 @@ function metadataOf(config: Json): Metadata {
     expert_count: (config["num_experts"] ?? config["num_local_experts"]) as number | undefined,
     expert_used_count: config["num_experts_per_tok"] as number | undefined,
     expert_feed_forward_length: (config["moe_intermediate_size"] ??
-      (modelType === "granitemoehybrid" ? config["intermediate_size"] : undefined)) as number | undefined,
+      (/granite|gpt/.test(modelType) ? config["intermediate_size"] : undefined)) as number | undefined,
+    "attention.sliding_window": config["sliding_window"] as number | undefined,
+    "rope.scaling.original_context_length": rope["original_max_position_embeddings"] as number | undefined,
     expert_shared_feed_forward_length: (config["shared_expert_intermediate_size"] ??
       config["shared_intermediate_size"]) as number | undefined,
     leading_dense_block_count: config["num_dense_layers"] as number | undefined,
@@ -239,9 +280,9 @@ function metadataOf(config: Json): Metadata {
         ? num(config, "mamba_n_heads") * num(config, "mamba_d_head")
         : undefined,
   };
-  const rope = config["rope_parameters"] as Json;
   const floats: Record<string, number | undefined> = {
     "rope.freq_base": rope["rope_theta"] as number,
+    "rope.scaling.factor": rope["factor"] as number | undefined,
     "attention.layer_norm_rms_epsilon": (config["norm_eps"] ?? config["rms_norm_eps"]) as number,
     embedding_scale: config["embedding_multiplier"] as number | undefined,
     residual_scale: config["residual_multiplier"] as number | undefined,
@@ -257,13 +298,14 @@ function metadataOf(config: Json): Metadata {
     Object.entries(numbers).flatMap(([key, value]) =>
       value === undefined ? [] : [[named(key), { type, value }] as const],
     );
-  const heads = modelType.startsWith("qwen")
+  const heads = /qwen|gpt/.test(modelType)
     ? { type: "uint32" as const, value: num(config, "num_key_value_heads") }
     : { type: "array" as const, of: "int32" as const, value: keyHeads };
   return new Map([
     ["general.architecture", { type: "string", value: architecture }],
     ["general.quantization_version", { type: "uint32", value: 2 }],
     [named("attention.head_count_kv"), heads],
+    ...(rope["rope_type"] === "yarn" ? [[named("rope.scaling.type"), { type: "string", value: "yarn" }] as const] : []),
     ...(modelType === "granitemoehybrid"
       ? [[named("rope.scaling.finetuned"), { type: "bool", value: false }] as const]
       : []),

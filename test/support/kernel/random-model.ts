@@ -130,13 +130,14 @@ class ModelMaker {
       slidingWindow: this.#chance(0.4) ? this.#integer(1, this.#shape.maxPositions ?? 40) : undefined,
       attentionScale: (0.5 + this.#random()) / Math.sqrt(headSize),
       residualScale: this.#chance(0.6) ? 1 : 0.2 + this.#random(),
-      activation: this.#chance(0.5) ? "silu" : "gelu-tanh",
+      activation: recurrentShare > 0 && this.#chance(0.3) ? "clamped" : this.#chance(0.5) ? "silu" : "gelu-tanh",
       normsAllHeads,
     } as const;
     const tensors = {
       attentionNorm: inputNorms ? randomNorm(this.#random, hiddenSize) : undefined,
       query: this.#product(querySize, hiddenSize, { biasScale }),
       key: this.#product(keySize, hiddenSize, { biasScale }),
+      sinks: recurrentShare > 0 && !recurrence && this.#chance(0.4) ? randomNorm(this.#random, numHeads) : undefined,
       outputGate: gates ? this.#product(outputSize, hiddenSize) : undefined,
       value: this.#product(recurrence ? outputSize : keySize, hiddenSize, {
         biasScale: biasScale * valueScale,

@@ -49,7 +49,7 @@ static LayerDescription make_layer(Pack *pack, Random *random, const Shape *shap
       .rotary = rotary,
       .rotarySize = rotarySize,
       .window = one_in(random, 2) ? 0 : random_in(random, 1, 40),
-      .activation = random_in(random, ACTIVATION_SILU, ACTIVATION_GELU),
+      .activation = random_in(random, ACTIVATION_SILU, ACTIVATION_CLAMPED),
       .normsStream = one_in(random, 2) ? 0 : random_in(random, 0, NORMS_AT_ATTENTION | NORMS_AT_FFN),
       .normsAllHeads = allHeads,
       .attentionScale = 1.0f / __builtin_sqrtf((float)shape->headSize),
@@ -67,6 +67,7 @@ static LayerDescription make_layer(Pack *pack, Random *random, const Shape *shap
       .strength = -1,
       .decay = -1,
       .outputNorm = -1,
+      .sinks = one_in(random, 4) ? add_norm(pack, random, numHeads, 1) : -1,
   };
   layer.firstExpert = hasExperts ? pack->numTensors : -1;
   int32_t expertSize = random_in(random, 1, 100);
@@ -87,7 +88,7 @@ static void make_recurrent(Pack *pack, Random *random, const Shape *shape, Layer
   int32_t width = isShort ? whole(hidden, PANEL) : 2 * whole(keys, PANEL) + whole(values, PANEL);
   layer->mixing = kind, layer->valueSize = valueSize, layer->numTaps = numTaps, layer->isTiled = one_in(random, 2);
   layer->numHeads = numHeads, layer->numKvHeads = numKvHeads, layer->headSize = headSize;
-  layer->rotary = -1, layer->rotarySize = 0, layer->window = 0, layer->queryNorm = layer->keyNorm = -1, layer->normsAllHeads = 0;
+  layer->rotary = -1, layer->rotarySize = 0, layer->window = 0, layer->queryNorm = layer->keyNorm = -1, layer->normsAllHeads = 0, layer->sinks = -1;
   layer->query = add(pack, random, shape, keys, hidden);
   layer->key = add(pack, random, shape, keys, hidden);
   layer->value = add(pack, random, shape, values, hidden);

@@ -8,11 +8,28 @@ uint64_t digest_bytes(uint64_t digest, const void *bytes, size_t count) {
   return digest;
 }
 
+/** Joins floats. Processors differ in which NaN an operation gives. */
+static uint64_t digest_floats(uint64_t digest, const float *floats, size_t count) {
+  for (size_t i = 0; i < count; i++) {
+    float number = floats[i] == floats[i] ? floats[i] : __builtin_nanf("");
+    digest = digest_bytes(digest, &number, sizeof number);
+  }
+  return digest;
+}
+
+static uint64_t digest_doubles(uint64_t digest, const double *doubles, size_t count) {
+  for (size_t i = 0; i < count; i++) {
+    double number = doubles[i] == doubles[i] ? doubles[i] : __builtin_nan("");
+    digest = digest_bytes(digest, &number, sizeof number);
+  }
+  return digest;
+}
+
 /** Joins the logits of the last wanted row, which the kernel keeps. */
 static uint64_t digest_kept(const Opened *opened, int32_t wanted, uint64_t digest) {
   size_t count = (size_t)opened->kernel->model.numLogits;
   float *logits = calloc(count, 4);
-  if (logits && !kernel_read_logits(opened->kernel, wanted, logits, count)) digest = digest_bytes(digest, logits, count * 4);
+  if (logits && !kernel_read_logits(opened->kernel, wanted, logits, count)) digest = digest_floats(digest, logits, count);
   free(logits);
   return digest;
 }
@@ -33,14 +50,14 @@ const char *play_request(const Opened *opened, const Request *request, uint64_t 
   const char *error = opened->kernel->filed ? run_streamed(opened, request->numbers, request->length, &results)
                                             : kernel_run(opened->kernel, &opened->pages, request->numbers, request->length, &results);
   *digest = digest_bytes(DIGEST_START, results.candidateIds, request->numCandidateIds * 4);
-  *digest = digest_bytes(*digest, results.logits, request->numLogits * 4);
-  *digest = digest_bytes(*digest, results.sums, request->numSums * 8);
-  *digest = digest_bytes(*digest, results.fullLogits, request->numFullLogits * 4);
-  *digest = digest_bytes(*digest, results.inputSquares, opened->kernel->numInputs * 4);
+  *digest = digest_floats(*digest, results.logits, request->numLogits);
+  *digest = digest_doubles(*digest, results.sums, request->numSums);
+  *digest = digest_floats(*digest, results.fullLogits, request->numFullLogits);
+  *digest = digest_floats(*digest, results.inputSquares, opened->kernel->numInputs);
   *digest = digest_kept(opened, request->numWanted - 1, *digest);
   for (int32_t i = 0; told && !error && i < request->numWanted; i++) {
-    told[i] = digest_bytes(DIGEST_START, results.sums + 2 * i, 16);
-    told[i] = digest_bytes(told[i], results.logits + (size_t)request->numWanted * (size_t)request->numCandidates + i, 4);
+    told[i] = digest_doubles(DIGEST_START, results.sums + 2 * i, 2);
+    told[i] = digest_floats(told[i], results.logits + (size_t)request->numWanted * (size_t)request->numCandidates + i, 1);
   }
   free(results.candidateIds);
   free(results.logits);

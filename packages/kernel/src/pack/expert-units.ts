@@ -79,7 +79,8 @@ const NONE = new Float32Array(0);
 
 function partOf(tensor: PackedTensor | undefined): readonly UnitPart[] {
   const rows = tensor?.stored?.store.placeOf?.(tensor.stored.name);
-  return tensor && rows ? [{ rows, tensor }] : [];
+  // Biases are not rows of blocks.
+  return tensor?.biasBytes === 0 && rows ? [{ rows, tensor }] : [];
 }
 
 /** Units whose weights are all rows of a file, in the bits that it has. */

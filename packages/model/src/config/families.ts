@@ -315,12 +315,42 @@ const FAMILIES: Readonly<Record<string, Family>> = {
     mixture: { ...GRANITE_MIXTURE, ...GRANITE_ROWS, denseType: "granite" },
     unsupported: ["mamba_proj_bias"],
   },
+  gpt_oss: {
+    className: "GptOssForCausalLM",
+    architecture: "gpt-oss",
+    norms: NORMS_BEFORE,
+    hasQkvBias: true,
+    hasOutputBias: true,
+    hasSinks: true,
+    hasMxfp4: true,
+    activation: "clamped",
+    defaults: {
+      head_dim: 64,
+      sliding_window: 128,
+      swiglu_limit: 7,
+      swiglu_alpha: 1.702,
+      rms_norm_eps: 1e-5,
+      num_local_experts: 128,
+      num_experts_per_tok: 4,
+    },
+    required: { swiglu_limit: 7, swiglu_alpha: 1.702 },
+    slidingWindow: (fields) => fields.size("sliding_window", MOST.integer),
+    ggufWindows: 2,
+    ggufRope: { truncate: false },
+    mixture: {
+      expertSize: "intermediate_size",
+      normalizesWeights: true,
+      ggufNormalizesWeights: true,
+      hasBiases: true,
+    },
+  },
   lfm2: LFM,
   lfm2_moe: {
     ...LFM,
     className: "Lfm2MoeForCausalLM",
     architecture: "lfm2moe",
     ffnSize: undefined,
+    defaults: { ...LFM.defaults, num_local_experts: 32, num_experts_per_tok: 4, norm_topk_prob: true },
     mixture: {
       expertSize: "moe_intermediate_size",
       normalizesWeights: "norm_topk_prob",
@@ -334,14 +364,14 @@ const FAMILIES: Readonly<Record<string, Family>> = {
     ...QWEN_HYBRID,
     className: "Qwen3_5MoeForCausalLM",
     architecture: "qwen35moe",
-    defaults: { ...QWEN_HYBRID.defaults, norm_topk_prob: true },
+    defaults: { ...QWEN_HYBRID.defaults, norm_topk_prob: true, num_local_experts: 256, num_experts_per_tok: 8 },
     mixture: QWEN_HYBRID_MIXTURE,
   },
   qwen3_next: {
     ...QWEN_HYBRID,
     className: "Qwen3NextForCausalLM",
     architecture: "qwen3next",
-    defaults: { ...QWEN_HYBRID.defaults, norm_topk_prob: true },
+    defaults: { ...QWEN_HYBRID.defaults, norm_topk_prob: true, num_local_experts: 512, num_experts_per_tok: 10 },
     mixture: QWEN_HYBRID_MIXTURE,
   },
 };
@@ -355,8 +385,6 @@ const REFUSED_MIXTURES: Readonly<Record<string, string>> = {
   deepseek_v3: LATENT_ATTENTION,
   deepseek2: LATENT_ATTENTION,
   llama4: "a mixture with attention in chunks",
-  gpt_oss: "a mixture with clamped activations and attention sinks",
-  "gpt-oss": "a mixture with clamped activations and attention sinks",
 };
 
 /** Says what a model of an unsupported family is, behind its name in messages; empty when that is not known. */

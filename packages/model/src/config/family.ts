@@ -58,6 +58,16 @@ export interface Family {
   readonly epsilonField?: string;
   /** Reads the width of the FFN, where another field has it. @default "intermediate_size" */
   readonly ffnSize?: ((fields: Fields) => number) | undefined;
+  /** Function of experts' gates, where the config does not name it. */
+  readonly activation?: "clamped";
+  /** Whether heads of attention have scores that take weight from those of positions. @default false */
+  readonly hasSinks?: boolean;
+  /** Whether checkpoints may hold experts in MXFP4, as `quant_method` "mxfp4" says. @default false */
+  readonly hasMxfp4?: boolean;
+  /** Every n-th layer of GGUF files sees all positions, others the window, in families whose configs list layers. */
+  readonly ggufWindows?: number;
+  /** Parameters of RoPE that GGUF files do not name. */
+  readonly ggufRope?: Readonly<Record<string, unknown>>;
   /** Config field that names the function of an FFN's gate. @default "hidden_act" */
   readonly activationField?: string;
   /** @default queries and keys have no norm */
@@ -111,6 +121,8 @@ export interface Family {
 export interface MixtureFields {
   /** Field with the rows of one expert. */
   readonly expertSize: "intermediate_size" | "moe_intermediate_size";
+  /** Whether the router's and experts' products have biases. @default false */
+  readonly hasBiases?: boolean;
   /** Whether weights are sigmoids, times `routed_scaling_factor`. @default false: a softmax */
   readonly hasSigmoids?: boolean;
   /** Field with the number of first layers that have one FFN of `intermediate_size` rows. @default none */

@@ -86,13 +86,18 @@ export async function ggufConfig(store: GgufTensorStore): Promise<ModelConfig> {
     ...multiplierFields(multipliers, get, numberOf(headSize)),
     ...alternationFields(family, get, numberOf(headSize)),
     ...recurrenceFields(store, family, get),
+    ...windowFields(family, get),
     ...(ropeField && { [ropeField]: hasRope ? "rope" : "nope" }),
     ...(mixture && ggufMixtureFields(mixture, path, get)),
     original_max_position_embeddings: get("rope.scaling.original_context_length") ?? get("context_length"),
     vocab_size: store.info("model.embed_tokens.weight").shape[0],
     num_key_value_heads: mostOf(get("attention.head_count_kv")) ?? heads,
     head_dim: headSize,
-    rope_parameters: { rope_theta: get("rope.freq_base"), ...((await longRope(store, get)) ?? ropeScaling(get)) },
+    rope_parameters: {
+      rope_theta: get("rope.freq_base"),
+      ...((await longRope(store, get)) ?? ropeScaling(get)),
+      ...family.ggufRope,
+    },
     ...(bothDirections && { [bothDirections.field]: isEncoder }),
     // Read by families with windows in GGUF files, whose layers alternate, or that refuse these.
     sliding_window: get("attention.sliding_window"),
@@ -121,6 +126,14 @@ export async function ggufConfig(store: GgufTensorStore): Promise<ModelConfig> {
 function mostOf(value: unknown): unknown {
   const list = ArrayBuffer.isView(value) ? Array.from(value as Int32Array) : value;
   return Array.isArray(list) && list.length > 0 ? Math.max(...list.map(Number)) : value;
+}
+
+/** Lists the layers with a window in families whose files do not. */
+function windowFields({ ggufWindows: interval }: Family, get: (key: string) => unknown): object {
+  const numLayers = get("block_count");
+  if (interval === undefined || typeof numLayers !== "number" || !(numLayers <= MOST.layers)) return {};
+  const typeOf = (layer: number): string => ((layer + 1) % interval === 0 ? "full_attention" : "sliding_attention");
+  return { layer_types: Array.from({ length: numLayers }, (_, layer) => typeOf(layer)) };
 }
 
 /** Reads what describes layers with a recurrence, which have no heads of keys where files list these by layer. */

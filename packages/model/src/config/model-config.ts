@@ -2,8 +2,11 @@ import type { NormNames, QkNorm } from "./family.ts";
 import { type Fields, MOST } from "./fields.ts";
 import type { RecurrenceConfig } from "./recurrence.ts";
 
-/** Function of an FFN's gate, or of an FFN without one; exact "gelu" is encoders' alone. */
-export type Activation = "silu" | "gelu-tanh" | "gelu";
+/**
+ * Function of an FFN's gate, or of an FFN without one. Exact "gelu" is encoders' alone, "clamped" that of mixtures:
+ * `(1 + up) gate sigmoid(1.702 gate)`, gates at most 7 and up within 7 of 0.
+ */
+export type Activation = "silu" | "gelu-tanh" | "gelu" | "clamped";
 
 /**
  * Properties in which layers of one model differ. Graphs are shared by layers whose properties are all equal, so that a
@@ -33,6 +36,8 @@ export interface MixtureConfig {
    * the chosen ones sum to less.
    */
   readonly normalizesWeights: boolean;
+  /** Whether the router's and experts' products have biases. @default false */
+  readonly hasBiases?: boolean | undefined;
   /** FFN rows of a layer that all tokens use besides; 0 for none. */
   readonly sharedSize: number;
   /** Sigmoids as weights, times a factor, perhaps chosen with a bias of each expert. @default a softmax */
@@ -54,6 +59,8 @@ export interface ModelConfig {
   readonly mixture?: MixtureConfig | undefined;
   /** Recurrence of the layers with `isRecurrent`; `undefined` when all have attention. */
   readonly recurrence?: RecurrenceConfig | undefined;
+  /** Whether heads have scores that take weight from those of positions. @default false */
+  readonly hasSinks?: boolean | undefined;
   /** Whether sigmoids of a further product multiply attention's outputs. @default false */
   readonly gatesAttention?: boolean | undefined;
   readonly numLayers: number;
@@ -190,9 +197,11 @@ export function longestSequence({ contextTokens, pooling }: Pick<ModelConfig, "c
   return Math.min(contextTokens, most ?? contextTokens);
 }
 
-/** Returns the activation of a decoder. @throws {TypeError} for an encoder's */
-export function decoderActivation({ activation }: Pick<ModelConfig, "activation">): Exclude<Activation, "gelu"> {
-  if (activation !== "gelu") return activation;
+/** Returns the activation of a dense decoder. @throws {TypeError} for others */
+export function decoderActivation({
+  activation,
+}: Pick<ModelConfig, "activation">): Exclude<Activation, "gelu" | "clamped"> {
+  if (activation !== "gelu" && activation !== "clamped") return activation;
   throw new TypeError(`Expected the activation of a decoder, got ${activation}`);
 }
 

@@ -82,6 +82,7 @@ export function parseConfig(path: string, json: unknown, generation?: Fields, ro
       ? family.recurrence?.read(fields, numHeads)
       : undefined,
     gatesAttention: family.gatesAttention,
+    hasSinks: family.hasSinks,
     numLayers,
     numHeads,
     numKvHeads,
@@ -128,7 +129,8 @@ function seesBothDirections(fields: Fields, { bothDirections }: Family): boolean
 
 function refuseUnsupported(fields: Fields, family: Family): void {
   const quantization = fields.object("quantization_config");
-  if (quantization) refuseQuantization(quantization);
+  const isKnown = family.hasMxfp4 && quantization?.raw("quant_method") === "mxfp4";
+  if (quantization && !isKnown) refuseQuantization(quantization);
   for (const name of family.unsupported ?? []) {
     if (fields.raw(name)) fields.unsupported(name, "supported is a config without it");
   }
@@ -168,7 +170,8 @@ export function textConfig(path: string, json: unknown): JsonObject {
   return { ...part, model_type: part["model_type"] ?? family, ...Object.fromEntries(outer) };
 }
 
-function parseActivation(fields: Fields, { activationField = "hidden_act" }: Family): Activation {
+function parseActivation(fields: Fields, { activationField = "hidden_act", activation }: Family): Activation {
+  if (activation) return activation;
   const known = ACTIVATIONS.get(fields.text(activationField, "silu"));
   return known ?? fields.unsupported(activationField, "supported are silu, gelu_pytorch_tanh");
 }
@@ -312,6 +315,7 @@ function parseMixture(fields: Fields, family: MixtureFields | undefined, numLaye
       expertSize: fields.size(family.expertSize, MOST.width),
       normalizesWeights: normalizesWeights === true || fields.boolean(normalizesWeights, false),
       sharedSize: sharedSize === undefined ? 0 : fields.size(sharedSize, MOST.width),
+      hasBiases: family.hasBiases,
       sigmoids: family.hasSigmoids
         ? { hasBiases: fields.boolean("use_expert_bias", true), scale: fields.positive("routed_scaling_factor", 1) }
         : undefined,

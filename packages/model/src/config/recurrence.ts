@@ -93,6 +93,7 @@ export const GATED_DELTA: RecurrenceFields = {
 
 /** Mamba-2 (Granite 4). */
 export const STATE_SPACE: RecurrenceFields = {
+  layerTypes: (_fields, numLayers) => Array.from({ length: numLayers }, () => "mamba"),
   kind: "space",
   layerType: "mamba",
   ggufKeys: {

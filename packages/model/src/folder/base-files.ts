@@ -125,6 +125,7 @@ const ACTIVATION_NAMES: Readonly<Record<Activation, string>> = {
   silu: "silu",
   "gelu-tanh": "gelu_pytorch_tanh",
   gelu: "gelu",
+  clamped: "silu",
 };
 
 /** Makes the fields of RoPE in both spellings; those of families whose layers alternate name these layers, too. */

@@ -112,6 +112,7 @@ export function describeMixture({ kind, config, experts }: Pick<Model, "kind" | 
   const { mixture, modelType, pooling } = config;
   if (pooling)
     return `a model that gives ${{ embedding: "embeddings", score: "scores", labels: "labels" }[pooling.kind]} (${modelType})`;
+  if (config.recurrence) return `a hybrid, with layers without attention (${modelType})`;
   if (mixture) return `a mixture of ${mixture.numExperts} experts in each layer (${modelType})`;
   return `a mixture of ${experts.names.length} experts (${kind})`;
 }

@@ -360,6 +360,7 @@ const LAYER_PARTS: Names = new Map([
   ["attn_k", "self_attn.k_proj"],
   ["attn_v", "self_attn.v_proj"],
   ["attn_output", "self_attn.o_proj"],
+  ["attn_sinks", "self_attn.sinks"],
   ["attn_q_norm", "self_attn.q_norm"],
   ["attn_k_norm", "self_attn.k_norm"],
   ["ffn_gate", "mlp.gate_proj"],
@@ -427,7 +428,7 @@ const NORM_PARTS: ReadonlyMap<string, keyof NormNames> = new Map([
 const GGML_EXPERT = /^blk\.(?<layer>0|[1-9]\d*)\.(?<part>[^.]+)\.(?<expert>0|[1-9]\d*)\.weight$/;
 
 /** Parts of a family that names of tensors depend on. */
-export type NamingFamily = Pick<Family, "norms" | "fused" | "recurrence">;
+export type NamingFamily = Pick<Family, "norms" | "fused" | "recurrence" | "hasSinks">;
 
 /**
  * Translates a name of a GGUF file, such as `blk.3.attn_q.weight` to `model.layers.3.self_attn.q_proj.weight`. An
@@ -457,12 +458,12 @@ function rotaryPartOf(ggmlName: string): { readonly layer: number; readonly part
   return layer !== undefined && (part === "attn_q" || part === "attn_k") ? { layer: Number(layer), part } : undefined;
 }
 
-function layerPart(part: string, { norms, fused, recurrence }: NamingFamily): string | undefined {
+function layerPart(part: string, { norms, fused, recurrence, hasSinks }: NamingFamily): string | undefined {
   // Converters split gate and up again unless attention is fused, too. Fused rows are named `ffn_up` as well.
   if (fused?.qkv !== undefined && part === "attn_qkv") return fused.qkv;
   if (fused?.qkv !== undefined && part === "ffn_up") return fused.gateUp;
   const role = NORM_PARTS.get(part);
   if (role === undefined) return LAYER_PARTS.get(part);
-  // Files of Qwen 3.5 give the norm in front of the FFN this name.
-  return role === "attentionOutput" && recurrence?.kind === "delta" ? norms.ffn : norms[role];
+  // Files of Qwen 3.5 and gpt-oss give the norm in front of the FFN this name.
+  return role === "attentionOutput" && (recurrence?.kind === "delta" || hasSinks) ? norms.ffn : norms[role];
 }

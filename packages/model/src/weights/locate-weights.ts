@@ -26,7 +26,7 @@ import {
   type TensorRef,
 } from "./model-weights.ts";
 import { SHARED_MODULE, splitFused, type TensorPart, TensorParts } from "./tensor-parts.ts";
-import { joinRows, selectRows } from "./computed-tensors.ts";
+import { computedTensor, joinRows, selectRows } from "./computed-tensors.ts";
 import { locateRecurrence, rowsOf } from "./locate-recurrence.ts";
 import { locateRouter, parseOfficialRouterConfig, type RouterWeights } from "./locate-router.ts";
 
@@ -148,9 +148,15 @@ function locateAttention(store: TensorStore, config: ModelConfig, prefix: string
     key: linear("k_proj", keySize, hiddenSize, hasQkvBias),
     value: linear("v_proj", keySize, hiddenSize, hasQkvBias),
     output: linear("o_proj", hiddenSize, querySize, hasOutputBias),
+    sinks: config.hasSinks ? sinksOf(store, `${prefix}.sinks`, config.numHeads) : undefined,
     queryNorm: norm("q_norm", querySize),
     keyNorm: norm("k_norm", keySize),
   };
+}
+
+/** Finds scores of heads; GGUF files name them as weights. */
+function sinksOf(store: TensorStore, name: string, numHeads: number): TensorRef {
+  return tensorRef(store, store.has(name) ? name : `${name}.weight`, [numHeads]);
 }
 
 /** Lists the rows of all heads' queries (part 0) or gates (1), which alternate by head. */
@@ -193,6 +199,7 @@ export const MIXTURE_NAME = "mixture";
 /** Names of a layer's router, behind `model.layers.N.`; the experts are in the same module. */
 const ROUTERS = [
   { module: "mlp", router: "mlp.gate.weight" },
+  { module: "mlp", router: "mlp.router.weight" },
   { module: "block_sparse_moe", router: "block_sparse_moe.gate.weight" },
   { module: "block_sparse_moe", router: "block_sparse_moe.router.layer.weight" },
 ] as const;
@@ -264,10 +271,17 @@ function locateLayer(store: TensorStore, prefix: string, hiddenSize: number, mix
   const place = { store, prefix: `${prefix}${names.module}.`, hiddenSize, mixture };
   const separate = SEPARATE.find(([gate]) => store.has(`${place.prefix}experts.0.${gate}.weight`));
   const stacked = STACKED.find((one) => Object.values(one).every((name: string) => store.has(place.prefix + name)));
+  const router = tensorRef(store, prefix + names.router, [mixture.numExperts, hiddenSize]);
+  const bias = `${prefix}${names.router.replace(/weight$/, "bias")}`;
   return {
+    routerBias: mixture.hasBiases ? tensorRef(store, bias, [mixture.numExperts]) : undefined,
     biases: mixture.sigmoids?.hasBiases ? biasesOf(place) : undefined,
-    router: withSharedGate(store, prefix, tensorRef(store, prefix + names.router, [mixture.numExperts, hiddenSize])),
-    experts: stacked ? stackedExperts(place, stacked) : expertRefs(place, separate),
+    router: withSharedGate(store, prefix, router),
+    experts: store.has(`${place.prefix}experts.gate_up_proj_bias`)
+      ? interleavedExperts(place)
+      : stacked
+        ? withBiases(place, stackedExperts(place, stacked))
+        : expertRefs(place, separate),
   };
 }
 
@@ -319,6 +333,78 @@ function stackedExperts(place: LayerPlace, names: StackedNames): readonly FeedFo
     }
   }
   return expertRefs({ ...place, store: new TensorParts(store, parts) });
+}
+
+/** Adds the biases of stacked experts, `[numExperts, rows]`. */
+function withBiases({ store, prefix, mixture }: LayerPlace, experts: readonly FeedForwardRefs[]) {
+  if (!mixture.hasBiases) return experts;
+  return experts.map((refs, expert): FeedForwardRefs => {
+    const [gate, up, down] = PRODUCTS.map((name) => `${prefix}experts.${name}.bias`);
+    const biased = ({ weight }: LinearRefs, name: string): LinearRefs => {
+      const numRows = weight.shape[0] ?? 0;
+      return {
+        weight,
+        bias: vectorOf(tensorRef(store, name, [mixture.numExperts, numRows]), expert, everyRow(numRows)),
+      };
+    };
+    return { gate: biased(refs.gate, gate!), up: biased(refs.up, up!), down: biased(refs.down, down!) };
+  });
+}
+
+function everyRow(count: number, step = 1, first = 0): readonly number[] {
+  return Array.from({ length: count }, (_, row) => first + step * row);
+}
+
+/** Takes some numbers of one row of a matrix as a vector. */
+function vectorOf(matrix: TensorRef, row: number, places: readonly number[]): TensorRef {
+  return computedTensor(matrix, [places.length], async ({ from, to }) => {
+    const values = await matrix.store.readFloats(matrix.name, { from: row, to: row + 1 });
+    return Float32Array.from(places.slice(from, to), (place) => values[place]!);
+  });
+}
+
+/**
+ * Finds the experts of gpt-oss: rows of gate and up alternate. In MXFP4 a tensor has an expert's rows as others do, in
+ * floats an expert's matrix is transposed.
+ */
+function interleavedExperts({ store, prefix, hiddenSize, mixture }: LayerPlace): readonly FeedForwardRefs[] {
+  const { numExperts, expertSize } = mixture;
+  const matrixOf = (name: string, expert: number, rows: number, columns: number): TensorRef => {
+    const whole = `${prefix}experts.${name}`;
+    if (store.info(whole).type !== "MXFP4") {
+      return transposed(tensorRef(store, whole, [numExperts, columns, rows]), expert);
+    }
+    tensorRef(store, whole, [numExperts, rows, columns]);
+    const part = { of: whole, rows: { from: expert * rows, to: (expert + 1) * rows, axes: 2 } };
+    return tensorRef(new TensorParts(store, new Map([[`${whole}.${expert}`, part]])), `${whole}.${expert}`, [
+      rows,
+      columns,
+    ]);
+  };
+  const gateUpBias = tensorRef(store, `${prefix}experts.gate_up_proj_bias`, [numExperts, 2 * expertSize]);
+  const downBias = tensorRef(store, `${prefix}experts.down_proj_bias`, [numExperts, hiddenSize]);
+  return Array.from({ length: numExperts }, (_, expert): FeedForwardRefs => {
+    const gateUp = matrixOf("gate_up_proj", expert, 2 * expertSize, hiddenSize);
+    const [gate, up] = [0, 1].map((first): LinearRefs => {
+      const rows = everyRow(expertSize, 2, first);
+      return { weight: selectRows(gateUp, rows), bias: vectorOf(gateUpBias, expert, rows) };
+    });
+    const weight = matrixOf("down_proj", expert, hiddenSize, expertSize);
+    return { gate: gate!, up: up!, down: { weight, bias: vectorOf(downBias, expert, everyRow(hiddenSize)) } };
+  });
+}
+
+/** Turns one matrix `[columns, rows]` of a stack into `[rows, columns]`. */
+function transposed(stack: TensorRef, index: number): TensorRef {
+  const [, columns = 0, rows = 0] = stack.shape;
+  return computedTensor(stack, [rows, columns], async ({ from, to }) => {
+    const values = await stack.store.readFloats(stack.name, { from: index, to: index + 1 });
+    const turned = new Float32Array((to - from) * columns);
+    for (let row = from; row < to; row++)
+      for (let column = 0; column < columns; column++)
+        turned[(row - from) * columns + column] = values[column * rows + row]!;
+    return turned;
+  });
 }
 
 // Checkpoints that the paper's own code wrote: experts under `model.layers.{l}.moe.*`, one file for all.

@@ -25,6 +25,8 @@ export interface AttentionRefs {
   readonly keyNorm: TensorRef | undefined;
   /** Product that gates outputs in front of `output`: `ModelConfig.gatesAttention`, or a recurrence's. */
   readonly gate?: LinearRefs | undefined;
+  /** Scores `[numHeads]` that take weight from those of positions. @default none */
+  readonly sinks?: TensorRef | undefined;
   /** @default attention */
   readonly recurrence?: RecurrenceRefs | undefined;
 }
@@ -60,6 +62,8 @@ export interface MixtureRefs {
    * of the part that all tokens use.
    */
   readonly router: TensorRef;
+  /** `[numExperts]`: addends of logits. @default none */
+  readonly routerBias?: TensorRef | undefined;
   /** `[numExperts]`: addends of sigmoids when experts are chosen. @default none */
   readonly biases?: TensorRef | undefined;
   /** One per expert, each `expertSize` rows. */

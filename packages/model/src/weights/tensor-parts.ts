@@ -229,11 +229,21 @@ function renamed(name: string): string {
   return to + name.slice(from.length);
 }
 
-// MXFP4 as compressed-tensors stores it (`mxfp4-pack-quantized`). Source: compressors/mxfp4/base.py, mx_utils.py and
-// nvfp4/helpers.py in that package.
+// MXFP4 in two tensors of bytes. Sources: compressors/mxfp4/base.py, mx_utils.py and nvfp4/helpers.py of
+// compressed-tensors (`mxfp4-pack-quantized`); integrations/mxfp4.py of transformers (gpt-oss).
 
-const CODES = "_packed";
-const SCALES = "_scale";
+/** Endings of the names of both tensors, and of the weight in their place. */
+interface Mxfp4Names {
+  readonly codes: string;
+  readonly scales: string;
+  readonly weight: string;
+}
+
+/** compressed-tensors has `[rows, columns / 2]`, gpt-oss `[…, rows, columns / 32, 16]`. */
+const MXFP4_NAMES: readonly Mxfp4Names[] = [
+  { codes: ".weight_packed", scales: ".weight_scale", weight: ".weight" },
+  { codes: "_blocks", scales: "_scales", weight: "" },
+];
 /** Tensors that other formats have besides, which change the numbers. */
 const FURTHER = ["_zero_point", "_global_scale", "_g_idx"] as const;
 
@@ -241,33 +251,36 @@ const CODE_BYTES = BLOCK_VALUES / 2;
 
 /** Finds the weights in MXFP4; a store without any is returned as it is. @throws {ReadMeError} as the constructor */
 export function mxfp4Tensors(store: TensorStore): TensorStore {
-  const names = store.names.filter((name) => name.endsWith(`.weight${CODES}`));
-  return names.length > 0 ? new Mxfp4Tensors(store, names) : store;
+  const weights = MXFP4_NAMES.flatMap((names) =>
+    store.names
+      .filter((name) => name.endsWith(names.codes))
+      .map((name) => weightOf(store, name.slice(0, -names.codes.length), names)),
+  );
+  return weights.length > 0 ? new Mxfp4Tensors(store, weights) : store;
+}
+
+interface Mxfp4Weight {
+  readonly info: TensorInfo;
+  readonly codes: string;
+  readonly scales: string;
 }
 
 /**
- * Store in which `X.weight`, in GGUF's blocks of MXFP4, replaces two tensors of bytes: `X.weight_packed`
- * `[rows, columns / 2]`, whose low halves are even columns, and `X.weight_scale` `[rows, columns / 32]`, the exponents.
- * All others keep their names.
+ * Store in which a weight in GGUF's blocks of MXFP4 replaces two tensors of bytes: codes, whose low halves are even
+ * columns, and the exponents of 32 columns each. All others keep their names.
  */
 class Mxfp4Tensors implements TensorStore {
   readonly path: string;
   readonly names: readonly string[];
   readonly #store: TensorStore;
-  readonly #weights: ReadonlyMap<string, TensorInfo>;
+  readonly #weights: ReadonlyMap<string, Mxfp4Weight>;
 
-  /**
-   * @param codes - names of the tensors with the codes
-   * @throws {ReadMeError} `ERR_FILE_CORRUPT` naming a tensor of another type or shape, or without scales;
-   *   `ERR_MODEL_UNSUPPORTED` naming a tensor that MXFP4 does not have
-   */
-  constructor(store: TensorStore, codes: readonly string[]) {
-    const weights = codes.map((name) => weightOf(store, name.slice(0, -CODES.length)));
-    const replaced = new Set(weights.flatMap(({ name }) => [name + CODES, name + SCALES]));
+  constructor(store: TensorStore, weights: readonly Mxfp4Weight[]) {
+    const replaced = new Set(weights.flatMap(({ codes, scales }) => [codes, scales]));
     this.path = store.path;
-    this.names = [...store.names.filter((name) => !replaced.has(name)), ...weights.map(({ name }) => name)];
+    this.names = [...store.names.filter((name) => !replaced.has(name)), ...weights.map(({ info }) => info.name)];
     this.#store = store;
-    this.#weights = new Map(weights.map((info) => [info.name, info]));
+    this.#weights = new Map(weights.map((weight) => [weight.info.name, weight]));
   }
 
   has(name: string): boolean {
@@ -275,14 +288,15 @@ class Mxfp4Tensors implements TensorStore {
   }
 
   info(name: string): TensorInfo {
-    return this.#weights.get(name) ?? this.#store.info(name);
+    return this.#weights.get(name)?.info ?? this.#store.info(name);
   }
 
   async readBytes(name: string, rows?: RowRange): Promise<Uint8Array> {
-    if (!this.#weights.has(name)) return this.#store.readBytes(name, rows);
+    const weight = this.#weights.get(name);
+    if (!weight) return this.#store.readBytes(name, rows);
     const [codes, scales] = await Promise.all([
-      this.#store.readBytes(name + CODES, rows),
-      this.#store.readBytes(name + SCALES, rows),
+      this.#store.readBytes(weight.codes, rows),
+      this.#store.readBytes(weight.scales, rows),
     ]);
     return allocateFor(`${this.path}: tensor ${quoted(name)}`, () => blocksOf(codes, scales));
   }
@@ -298,26 +312,40 @@ class Mxfp4Tensors implements TensorStore {
   }
 }
 
-function weightOf(store: TensorStore, name: string): TensorInfo {
+/**
+ * Describes a weight.
+ *
+ * @throws {ReadMeError} `ERR_FILE_CORRUPT` naming a tensor of another type or shape, or without scales;
+ *   `ERR_MODEL_UNSUPPORTED` naming a tensor that MXFP4 does not have
+ */
+function weightOf(store: TensorStore, stem: string, names: Mxfp4Names): Mxfp4Weight {
   const { path } = store;
+  const [name, codesName, scalesName] = [names.weight, names.codes, names.scales].map((ending) => stem + ending) as [
+    string,
+    string,
+    string,
+  ];
   const further = FURTHER.map((ending) => name + ending).find((other) => store.has(other));
   if (further !== undefined) {
     throw unsupported(path, `tensor ${quoted(further)} is none of MXFP4, the only packed format that is read`);
   }
-  if (store.has(name)) throw corrupt(path, `holds both ${quoted(name)} and ${quoted(name + CODES)}`);
-  if (!store.has(name + SCALES)) throw corrupt(path, `tensor ${quoted(name + CODES)} has no ${quoted(name + SCALES)}`);
-  const [codes, scales] = [store.info(name + CODES), store.info(name + SCALES)];
+  if (store.has(name)) throw corrupt(path, `holds both ${quoted(name)} and ${quoted(codesName)}`);
+  if (!store.has(scalesName)) throw corrupt(path, `tensor ${quoted(codesName)} has no ${quoted(scalesName)}`);
+  const [codes, scales] = [store.info(codesName), store.info(scalesName)];
   for (const { name: part, type } of [codes, scales]) {
     if (type !== "U8") throw corrupt(path, `tensor ${quoted(part)} holds ${type}, but MXFP4 has bytes`);
   }
-  const [rows = 0, groups = 0] = scales.shape;
-  const expected = [rows, CODE_BYTES * groups];
-  if (scales.shape.length !== 2 || codes.shape.join() !== expected.join()) {
+  const rows = scales.shape.slice(0, -1);
+  const groups = scales.shape.at(-1) ?? 0;
+  const expected = names.weight === "" ? [...scales.shape, CODE_BYTES] : [...rows, CODE_BYTES * groups];
+  const isMatrix = names.weight === "" ? rows.length > 0 : rows.length === 1;
+  if (!isMatrix || codes.shape.join() !== expected.join()) {
     const shapes = `[${codes.shape.join(", ")}] and its scales [${scales.shape.join(", ")}]`;
-    throw corrupt(path, `tensor ${quoted(name + CODES)} has the shape ${shapes}, which are no blocks of MXFP4`);
+    throw corrupt(path, `tensor ${quoted(codesName)} has the shape ${shapes}, which are no blocks of MXFP4`);
   }
-  const shape = [rows, BLOCK_VALUES * groups];
-  return { name, type: "MXFP4", shape, byteLength: MXFP4_BLOCK_BYTES * scales.byteLength };
+  const shape = [...rows, BLOCK_VALUES * groups];
+  const info = { name, type: "MXFP4", shape, byteLength: MXFP4_BLOCK_BYTES * scales.byteLength } as const;
+  return { info, codes: codesName, scales: scalesName };
 }
 
 /**

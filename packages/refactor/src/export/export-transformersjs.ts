@@ -15,7 +15,6 @@ import {
   toJson,
   writeFileAtomically,
   writeFolderAtomically,
-  type Activation,
   decoderActivation,
   type LayerRefs,
   type ModelConfig,
@@ -157,7 +156,7 @@ export async function exportTransformersJs(
 type Content = Parameters<typeof writeFileAtomically>[1];
 
 function refuseMixture(model: Model): void {
-  if (model.kind === "dense") return;
+  if (model.kind === "dense" && !model.config.recurrence) return;
   const what = `is ${describeMixture(model)}`;
   const message = `${model.path}: ${what}, which transformers.js has no graph for; only dense models can be exported`;
   throw new ReadMeError("ERR_MODEL_UNSUPPORTED", message);
@@ -252,7 +251,7 @@ interface ExportHalf {
 }
 
 /** `activation(gate) · up` by activation. */
-const GATES: Readonly<Record<Exclude<Activation, "gelu">, (g: GraphBuilder, gate: Value, up: Value) => Value>> = {
+const GATES: Readonly<Record<"silu" | "gelu-tanh", (g: GraphBuilder, gate: Value, up: Value) => Value>> = {
   silu: (g, gate, up) => Mul(g, Mul(g, gate, Sigmoid(g, gate)), up),
   "gelu-tanh": (g, gate, up) => Mul(g, geluTanh(g, gate), up),
 };

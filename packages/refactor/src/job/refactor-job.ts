@@ -55,7 +55,7 @@ export class Stages {
 export function refuseMixture(model: Model): void {
   const { recurrence } = model.config;
   if (model.kind === "dense" && !recurrence) return;
-  const problem = recurrence ? "has layers without attention" : `is already ${describeMixture(model)}`;
-  const advice = "only dense models with attention can be refactored: name one, or serve this model as it is";
-  throw new ReadMeError("ERR_MODEL_UNSUPPORTED", `${model.path}: ${problem}; ${advice}`);
+  const advice = "only dense models can be refactored: name one, or serve this model as it is";
+  const message = `${model.path}: is ${recurrence ? "" : "already "}${describeMixture(model)}; ${advice}`;
+  throw new ReadMeError("ERR_MODEL_UNSUPPORTED", message);
 }

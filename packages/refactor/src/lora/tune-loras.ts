@@ -39,11 +39,9 @@ export async function tuneLoras(
 ): Promise<LoraReport> {
   const given = resolveLoraOptions(options, texts.length);
   checkNames(texts);
-  const { recurrence } = model.config;
-  if (model.kind !== "dense" || recurrence) {
-    const advice = "experts of low rank are trained over dense models with attention: name one";
-    const what = recurrence ? "has layers without attention" : `is not a dense model, but ${describeMixture(model)}`;
-    const problem = `${what}; ${advice}`;
+  if (model.kind !== "dense" || model.config.recurrence) {
+    const advice = "experts of low rank are trained over dense models: name one";
+    const problem = `is not a dense model, but ${describeMixture(model)}; ${advice}`;
     throw new ReadMeError("ERR_MODEL_UNSUPPORTED", `${model.path}: ${problem}`);
   }
   await refuseOccupied(out);

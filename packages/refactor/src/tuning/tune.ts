@@ -167,7 +167,7 @@ function checkModels(student: Model, teacher: Model): void {
   if (student.experts.names.length > 1 && !student.router) {
     throw unsupported(student, "has no router, so the experts of its tokens are unknown");
   }
-  if (teacher.kind !== "dense") {
+  if (teacher.kind !== "dense" || teacher.config.recurrence) {
     const advice = "name the dense model that the experts were made from";
     throw unsupported(
       teacher,
