@@ -275,8 +275,10 @@ export function hyperparameters({ config }: Pick<Model, "config">, matrixType?: 
 }
 
 /** Describes layers with a recurrence, and which layers have heads of keys. */
-function recurrenceKeys({ recurrence, layers, numKvHeads }: Model["config"]): readonly (readonly [string, Value])[] {
-  if (!recurrence) return [];
+function recurrenceKeys(config: Model["config"]): readonly (readonly [string, Value])[] {
+  const { recurrence, layers, numKvHeads, modelType } = config;
+  // Readers expect attention in every fourth layer of a file that does not say.
+  if (!recurrence) return modelType.startsWith("qwen3_5") ? [["full_attention_interval", uint32(1)]] : [];
   const { kind, numTaps, numKeyHeads, keySize, numValueHeads, valueSize } = recurrence;
   if (kind === "convolution") {
     const value = layers.map(({ isRecurrent }) => (isRecurrent ? 0 : numKvHeads));
