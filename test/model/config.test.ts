@@ -201,9 +201,9 @@ test("a config of MXFP4 is the config of the same model", () => {
 
 describe("unsupported fields are refused by name", () => {
   test.each([
-    [{ model_type: "gemma2" }, /`model_type`.*gemma2.*llama, mistral, qwen2, qwen3/],
-    [{ model_type: "gemma3_text", attn_logit_softcapping: 50 }, /`attn_logit_softcapping` .*50/],
-    [{ model_type: "gemma3_text", final_logit_softcapping: 30 }, /`final_logit_softcapping` .*30/],
+    [{ model_type: "gemma" }, /`model_type`.*gemma.*llama, mistral, qwen2, qwen3/],
+    [{ attn_logit_softcapping: 50 }, /`attn_logit_softcapping` .*50/],
+    [{ final_logit_softcapping: 30 }, /`final_logit_softcapping` .*30/],
     [{ model_type: "gemma3_text", hidden_activation: "gelu" }, /`hidden_activation`.*gelu/],
     [{ rope_parameters: { full_attention: { rope_type: "default" } } }, /`rope_parameters`.*same in all layers/],
     [{ hidden_act: "gelu" }, /`hidden_act`.*gelu/],

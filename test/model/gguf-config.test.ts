@@ -239,10 +239,10 @@ describe("Gemma 3", () => {
     expect(windowsOf(config)).toEqual(flags.map((flag) => (flag ? 16 : undefined)));
   });
 
-  test("has no window when the file names none, and is refused with soft-capping", async () => {
+  test("has no window when the file names none, and may have bounds", async () => {
     expect(windowsOf(await configOf("gemma3")).every((size) => size === undefined)).toBe(true);
-    const capped = configOf("gemma3", window, floatEntry(gemmaKey("final_logit_softcapping"), 30));
-    await expectReadMeError(capped, "ERR_MODEL_UNSUPPORTED", "`final_logit_softcapping`");
+    const { caps } = await configOf("gemma3", window, floatEntry(gemmaKey("final_logit_softcapping"), 30));
+    expect(caps).toEqual({ scores: undefined, logits: 30 });
   });
 
   test("scales attention by the head size, but the model of 62 layers by the rows of a head", async () => {

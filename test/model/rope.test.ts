@@ -1,6 +1,6 @@
 // RoPE of configs: scaled, over a part of each head, and chosen for a context.
 
-import { exportedConfig, type ModelConfig, ropeFrequencies, ropeTables } from "@readme-moe/model";
+import { exportedConfig, type ModelConfig, queryFactor, ropeFrequencies, ropeTables } from "@readme-moe/model";
 import { describe, expect, test } from "vitest";
 import { ropeForContext } from "../../packages/model/src/config/model-config.ts";
 import { parseConfig } from "../../packages/model/src/config/parse-config.ts";
@@ -92,11 +92,21 @@ describe("YaRN", () => {
     expect(() => parse({ rope_scaling: { rope_type: "yarn" } })).toThrow(/rope_scaling.factor/);
   });
 
-  test("ends a context where queries begin to have a factor by position", () => {
+  test("has a factor of queries behind the original context", () => {
     const yarn = { rope_type: "yarn", factor: 16, original_max_position_embeddings: 1024, llama_4_scaling_beta: 0.1 };
     const ministral = { model_type: "ministral3", max_position_embeddings: 16_384 };
-    expect(parse({ ...ministral, rope_parameters: yarn }).contextTokens).toBe(1024);
-    expect(parse({ ...ministral, rope_parameters: { ...yarn, llama_4_scaling_beta: 0 } }).contextTokens).toBe(16_384);
+    const { contextTokens, queryGrowth } = parse({ ...ministral, rope_parameters: yarn });
+    expect({ contextTokens, queryGrowth }).toEqual({
+      contextTokens: 16_384,
+      queryGrowth: { rate: 0.1, period: 1024 },
+    });
+    expect([0, 1023, 1024, 5000].map((position) => queryFactor(queryGrowth!, position))).toEqual(
+      [1, 1, 2, 5].map((times) => expect.closeTo(1 + 0.1 * Math.log(times), 12) as number),
+    );
+    const without = [{ llama_4_scaling_beta: 0 }, { original_max_position_embeddings: 16_384 }];
+    for (const change of without) {
+      expect(parse({ ...ministral, rope_parameters: { ...yarn, ...change } }).queryGrowth).toBeUndefined();
+    }
   });
 });
 

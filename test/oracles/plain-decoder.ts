@@ -38,7 +38,12 @@ export async function plainLogits(
     hidden = add(hidden, scaled(await norm(fed, layer.ffnOutputNorm), residualScale));
   }
   const head = { weight: await matrix(weights.head), bias: undefined };
-  return scaled(product(await norm(hidden, weights.finalNorm), head), logitScale);
+  const logits = scaled(product(await norm(hidden, weights.finalNorm), head), logitScale);
+  return logits.map((row) => row.map((logit) => capped(logit, config.caps?.logits)));
+}
+
+function capped(x: number, cap: number | undefined): number {
+  return cap === undefined ? x : cap * Math.tanh(x / cap);
 }
 
 async function expertsOf(
@@ -152,7 +157,10 @@ async function attendedHeads({ config, weights }: Model, layer: number, x: Rows)
     frequencies
       ? rows.map((parts, position) => parts.map((part) => rotate(part, frequencies, { position, scale: factor })))
       : rows;
-  const queries = turn(await heads(refs.query, refs.queryNorm, numHeads));
+  const { queryGrowth: growth } = config;
+  const queries = turn(await heads(refs.query, refs.queryNorm, numHeads)).map((parts, position) =>
+    growth ? scaled(parts, 1 + growth.rate * Math.log(1 + Math.floor(position / growth.period))) : parts,
+  );
   const keys = turn(await heads(refs.key, refs.keyNorm, numKvHeads));
   const values = await heads(refs.value, undefined, numKvHeads);
   return queries.map((parts, position) => {
@@ -162,7 +170,9 @@ async function attendedHeads({ config, weights }: Model, layer: number, x: Rows)
       const first = Math.max(0, position - window + 1);
       const scores: number[] = [];
       for (let other = first; other <= position; other++) {
-        scores.push(dot(query, keys[other]?.[kvHead] as Float64Array) * config.attentionScale);
+        scores.push(
+          capped(dot(query, keys[other]?.[kvHead] as Float64Array) * config.attentionScale, config.caps?.scores),
+        );
       }
       softmax(scores).forEach((share, offset) => {
         const value = values[first + offset]?.[kvHead] as Float64Array;

@@ -3,6 +3,7 @@
 import type { KvPrecision } from "@readme-moe/kernel";
 import {
   add,
+  capped,
   divide,
   exponential,
   laneSum,
@@ -52,6 +53,8 @@ export interface Sight {
   readonly scale: number;
   /** Score that takes weight from those of positions. @default none */
   readonly sink?: number | undefined;
+  /** Bound of scores. @default none */
+  readonly cap?: number | undefined;
 }
 
 /** Positions whose scores are compared with one largest score before they are added to those before them. */
@@ -71,13 +74,13 @@ export function attend(
   query: Float32Array,
   keys: readonly Cached[],
   values: readonly Cached[],
-  { position, window, scale, sink }: Sight,
+  { position, window, scale, sink, cap }: Sight,
 ): Float32Array {
   const first = Math.max(0, position - window + 1);
   let taken: Taken | undefined;
   for (let from = first; from <= position; from = (Math.floor(from / TILE) + 1) * TILE) {
     const to = Math.min(position + 1, (Math.floor(from / TILE) + 1) * TILE);
-    const next = takeFrom(query, keys.slice(from, to), values.slice(from, to), { from, scale });
+    const next = takeFrom(query, keys.slice(from, to), values.slice(from, to), { from, scale, cap });
     taken = taken ? together(taken, next) : next;
   }
   const { sums, values: sum, top } = taken as Taken;
@@ -97,9 +100,9 @@ function takeFrom(
   query: Float32Array,
   keys: readonly Cached[],
   values: readonly Cached[],
-  { from, scale }: { readonly from: number; readonly scale: number },
+  { from, scale, cap }: { readonly from: number } & Pick<Sight, "scale" | "cap">,
 ): Taken {
-  const scores = keys.map((key) => multiply(scalar(query, key.numbers), multiply(key.scale, scale)));
+  const scores = keys.map((key) => capped(multiply(scalar(query, key.numbers), multiply(key.scale, scale)), cap));
   const top = Math.max(...scores);
   const weights = scores.map((score) => exponential(subtract(score, top)));
   const sums = Array.from({ length: LANES }, () => 0);

@@ -64,6 +64,13 @@ export function roundToHalf(x: number): number {
   return roundToEven(cut / unit) * unit;
 }
 
+/** Computes `cap * tanh(x / cap)`. @param cap - `undefined` for none */
+export function capped(x: number, cap: number | undefined): number {
+  if (cap === undefined) return x;
+  const power = exponential(divide(add(x, x), cap));
+  return subtract(cap, divide(add(cap, cap), add(1, power)));
+}
+
 const LOG2_E = Math.fround(1.442_695_04);
 // The natural logarithm of 2 in two parts, so that the first one times a small whole number is exact.
 const LN_2 = 0.693_359_375;

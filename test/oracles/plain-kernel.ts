@@ -5,7 +5,7 @@ import type { DecoderDescription, KvPrecision, LayerDescription } from "@readme-
 import { addedBy, type PlainLoraFactors } from "./plain-lora.ts";
 import { attend, cached, rotate, type Cached } from "./plain-kernel-attention.ts";
 import { plainRow, type PlainRow } from "./plain-kernel-logits.ts";
-import { add, divide, exponential, laneSum, multiply, subtract } from "./plain-kernel-numbers.ts";
+import { add, capped, divide, exponential, laneSum, multiply, subtract } from "./plain-kernel-numbers.ts";
 import { plainChoice, plainMix, type PlainRouter, plainSharedWeight } from "./plain-mixture.ts";
 import { product, weightsOf, type PlainWeights } from "./plain-kernel-product.ts";
 import { emptyState, gated, type PlainRecurrence, type PlainState, recur } from "./plain-recurrence.ts";
@@ -156,7 +156,7 @@ class Run {
 
   next({ id, expert, lora }: PlainToken, position: number): PlainRow {
     this.#lora = lora;
-    const { embedding, embeddingScale, layers, finalNorm, head, logitScale } = this.#model;
+    const { embedding, embeddingScale, layers, finalNorm, head, logitScale, caps } = this.#model;
     let stream: Float32Array = weightsOf(embedding, id).map((x) => multiply(x, Math.fround(embeddingScale)));
     for (const [index, layer] of layers.entries()) {
       const attended = this.#attend(index, this.#norm(stream, layer.attentionNorm), position);
@@ -165,7 +165,7 @@ class Run {
       stream = this.#updated(stream, fed, { norm: layer.ffnOutputNorm, scale: layer.residualScale });
     }
     const logits = this.#product(head, this.#norm(stream, finalNorm));
-    return plainRow(logits.map((logit) => multiply(logit, Math.fround(logitScale))));
+    return plainRow(logits.map((logit) => capped(multiply(logit, Math.fround(logitScale)), caps?.logits)));
   }
 
   #attend(index: number, input: Float32Array, position: number): Float32Array {
@@ -183,7 +183,10 @@ class Run {
     const angles = layer.angleSet === undefined ? undefined : this.#model.angles[layer.angleSet]?.[position];
     const turned = (head: Float32Array): Float32Array => (angles ? rotate(head, angles) : head);
     const kept = (head: Float32Array): Cached => cached(head, this.#options.kvPrecision);
-    const queries = this.#normedHeads(this.#product(layer.query, input), layer.queryNorm, layer).map(turned);
+    const ofQueries = this.#model.angles[layer.queryAngleSet ?? -1]?.[position] ?? angles;
+    const queries = this.#normedHeads(this.#product(layer.query, input), layer.queryNorm, layer).map((head) =>
+      ofQueries ? rotate(head, ofQueries) : head,
+    );
     const newKeys = this.#normedHeads(this.#product(layer.key, input), layer.keyNorm, layer).map(turned);
     for (const [head, key] of newKeys.entries()) keys[head]?.push(kept(key));
     for (const [head, value] of split(this.#product(layer.value, input), layer).entries())
@@ -192,7 +195,7 @@ class Run {
       const kvHead = Math.floor(head / (layer.numHeads / layer.numKvHeads));
       const window = layer.slidingWindow ?? Infinity;
       const sight = { position, window, scale: Math.fround(layer.attentionScale), sink: layer.sinks?.[head] };
-      return attend(query, keys[kvHead] ?? [], values[kvHead] ?? [], sight);
+      return attend(query, keys[kvHead] ?? [], values[kvHead] ?? [], { ...sight, cap: this.#model.caps?.scores });
     });
     const all = Float32Array.from(outputs.flatMap((output) => Array.from(output)));
     return this.#product(layer.attentionOutput, gate ? gated(all, gate) : all);

@@ -80,7 +80,11 @@ export function recur(
     return Array.from(normed, (x, column) => multiply(silu(at(gate!, head * valueSize + column)), x));
   });
   const all = Float32Array.from(outputs);
-  return kind === "space" ? norm(all, layer.outputNorm) : all;
+  if (kind !== "space") return all;
+  const size = all.length / numKvHeads;
+  const groups = Array.from({ length: numKvHeads }, (_, group) => [group * size, (group + 1) * size]);
+  const rows = groups.map(([from, to]) => norm(all.slice(from, to), layer.outputNorm?.slice(from, to)));
+  return Float32Array.from(rows.flatMap((row) => Array.from(row)));
 }
 
 /** Multiplies an output of attention by its gate. */

@@ -11,6 +11,7 @@ import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { openModel, type Precision } from "@readme-moe/model";
 import { writeModelGguf } from "../../test/support/gguf/convert-model.ts";
+import { writeHybridGguf } from "../../test/support/gguf/convert-hybrid.ts";
 import { compareModel, type Comparison, type GoldenCase, isExact } from "./comparison.ts";
 
 const { values, positionals } = parseArgs({
@@ -75,7 +76,9 @@ async function compareGguf(folder: string, cases: readonly GoldenCase[]): Promis
   const path = join(cacheFolder, "model.gguf");
   const model = await openModel(folder);
   try {
-    await writeModelGguf(model, path, "F32");
+    const { recurrence, hasSinks } = model.config;
+    if (recurrence || hasSinks) await writeHybridGguf(folder, path);
+    else await writeModelGguf(model, path, "F32");
   } finally {
     await model.close();
   }

@@ -49,6 +49,13 @@ def longrope(pairs, **more):
 
 # Phi-3's heads have hidden_size / heads dimensions.
 PHI = {**ODD, "hidden_size": 240, "num_attention_heads": 3, "num_key_value_heads": 3}
+CAPS = dict(attn_logit_softcapping=5.0, final_logit_softcapping=20.0)
+LFM = dict(hidden_size=240, num_attention_heads=3, norm_eps=1e-5)
+DELTA = dict(
+    num_hidden_layers=4, layer_types=["linear_attention", "full_attention"] * 2, linear_num_key_heads=3,
+    linear_num_value_heads=6, linear_key_head_dim=20, linear_value_head_dim=28, linear_conv_kernel_dim=3,
+    rope_parameters=dict(rope_type="default", rope_theta=10000.0, partial_rotary_factor=0.5),
+)
 MIXTURE = dict(num_local_experts=5, num_experts_per_tok=2)
 SHAPES = {
     "llama-odd": ("llama", {**ODD, **UNTIED}),
@@ -85,11 +92,11 @@ SHAPES = {
         **ODD, **UNTIED, "hidden_size": 240, "num_hidden_layers": 5, "sliding_window": 50,
         "rope_parameters": {"full_attention": YARN, "sliding_attention": dict(rope_type="default", rope_theta=500000.0)},
     }),
-    # Beyond the original context, queries have a factor by position.
+    # Behind the original context, queries have a factor by position.
     "ministral3-odd": ("ministral3", {
         **ODD, **TIED, "sliding_window": None,
         "rope_parameters": dict(
-            rope_type="yarn", rope_theta=1000000.0, factor=16.0, original_max_position_embeddings=512, beta_fast=32.0,
+            rope_type="yarn", rope_theta=1000000.0, factor=16.0, original_max_position_embeddings=20, beta_fast=32.0,
             beta_slow=1.0, mscale=1.0, mscale_all_dim=1.0, llama_4_scaling_beta=0.1,
         ),
     }),
@@ -143,6 +150,36 @@ SHAPES = {
         "position_embedding_type": "rope", "embedding_multiplier": 6.0, "residual_multiplier": 0.5,
         "attention_multiplier": 0.05, "logits_scaling": 4.0,
     }),
+    "gemma2-odd": ("gemma2", {**ODD, **TIED, "sliding_window": 50, "num_hidden_layers": 5, "query_pre_attn_scalar": 100, **CAPS}),
+    "gpt-oss-odd": ("gpt_oss", {
+        **ODD, **UNTIED, **MIXTURE, "num_hidden_layers": 4, "intermediate_size": 72, "sliding_window": 33,
+        "rope_parameters": {**YARN, "beta_fast": 32.0, "truncate": False},
+    }),
+    "lfm2-odd": ("lfm2", {
+        **ODD, **TIED, **LFM, "num_hidden_layers": 5, "block_auto_adjust_ff_dim": False, "conv_L_cache": 4,
+        "layer_types": ["conv", "full_attention", "conv", "conv", "full_attention"],
+    }),
+    "lfm2-moe-odd": ("lfm2_moe", {
+        **ODD, **TIED, **LFM, "num_hidden_layers": 4, "num_dense_layers": 2, "num_experts": 7, "num_experts_per_tok": 3,
+        "moe_intermediate_size": 72, "use_expert_bias": True, "norm_topk_prob": True, "routed_scaling_factor": 1.5,
+        "layer_types": ["conv", "full_attention", "full_attention", "conv"],
+    }),
+    "qwen3-5-odd": ("qwen3_5_text", {**ODD, **UNTIED, **DELTA}),
+    "qwen3-5-moe-odd": ("qwen3_5_moe_text", {
+        **ODD, **TIED, **DELTA, "num_experts": 7, "num_experts_per_tok": 3, "moe_intermediate_size": 72,
+        "shared_expert_intermediate_size": 88,
+    }),
+    "qwen3-next-odd": ("qwen3_next", {
+        **ODD, **UNTIED, **DELTA, "num_experts": 7, "num_experts_per_tok": 3, "moe_intermediate_size": 72,
+        "shared_expert_intermediate_size": 88, "norm_topk_prob": True, "mlp_only_layers": [1],
+    }),
+    "granite4-h-odd": ("granitemoehybrid", {
+        **ODD, **TIED, **MIXTURE, "hidden_size": 240, "num_attention_heads": 3, "num_key_value_heads": 1,
+        "intermediate_size": 72, "shared_intermediate_size": 104, "layer_types": ["mamba", "attention", "mamba"],
+        "mamba_n_heads": 12, "mamba_d_head": 40, "mamba_d_state": 24, "mamba_n_groups": 3, "mamba_d_conv": 3,
+        "position_embedding_type": "nope", "embedding_multiplier": 6.0, "residual_multiplier": 0.5,
+        "attention_multiplier": 0.05, "logits_scaling": 4.0,
+    }),
 }
 
 SMALL = dict(
@@ -150,6 +187,7 @@ SMALL = dict(
     num_key_value_heads=2, max_position_embeddings=512, bos_token_id=1, eos_token_id=2, pad_token_id=0,
 )
 FIXTURES = {
+    "gemma2": ("gemma2", {**SMALL, **TIED, **CAPS, "head_dim": 16, "sliding_window": 24, "query_pre_attn_scalar": 20}),
     "phi3-longrope": ("phi3", {
         **SMALL, **TIED, "original_max_position_embeddings": 160, "sliding_window": 100,
         "rope_parameters": longrope(6, partial_rotary_factor=0.75),

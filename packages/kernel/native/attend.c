@@ -4,10 +4,10 @@
 #include "pieces.h"
 
 /** Rotates pairs `(i, i + half)` of a head by the angles of its position. */
-static void rotate(const Kernel *kernel, const LayerDescription *d, int32_t position, float *head) {
-  if (d->rotary < 0) return;
-  int half = d->rotarySize / 2;
-  const float *cosines = kernel->rotaries[d->rotary].angles + (size_t)position * (size_t)d->rotarySize, *sines = cosines + half;
+static void rotate(const Kernel *kernel, int32_t set, int32_t position, float *head) {
+  if (set < 0) return;
+  int half = kernel->rotaries[set].size / 2;
+  const float *cosines = kernel->rotaries[set].angles + (size_t)position * 2 * (size_t)half, *sines = cosines + half;
   for (int i = 0; i < half; i++) {
     float first = head[i], second = head[i + half];
     head[i] = first * cosines[i] - second * sines[i];
@@ -57,7 +57,7 @@ static void place_queries(const Kernel *kernel, const Layer *layer, int row, int
   int perKey = d->numHeads / d->numKvHeads;
   for (int h = 0; h < perKey; h++, out += layer->paddedHead) {
     norm_head(kernel, layer, projected + (size_t)(kvHead * perKey + h) * d->headSize, layer->queryNorm, out);
-    rotate(kernel, d, position, out);
+    rotate(kernel, d->queryRotary, position, out);
   }
 }
 
@@ -70,7 +70,7 @@ static void store_head(const Kernel *kernel, const Layer *layer, int row, int kv
   const float *key = keys + (size_t)kvHead * d->headSize;
   if (!are_heads_placed(layer)) {
     norm_head(kernel, layer, key, layer->keyNorm, placed);
-    rotate(kernel, d, position, placed);
+    rotate(kernel, d->rotary, position, placed);
     key = placed;
   }
   kernel->loops->store_token(head_pages(kernel, layer, kvHead), kernel->step->pageTable + sequence[2], position, key, values + (size_t)kvHead * d->headSize);
@@ -195,6 +195,7 @@ static void attend_part(Kernel *kernel, const Layer *layer, Own own, const Piece
         .ahead = positions_ahead(kernel, d),
         .end = piece->sequence[0] + piece->sequence[1],
         .scale = d->attentionScale,
+        .cap = kernel->model.scoreCap,
         .distances = kernel->distances ? distances_of(kernel, kvHead * perKey) : NULL,
         .distancesStride = kernel->distances ? (size_t)kernel->distances->numIn : 0,
         .firstTile = firstTile,
@@ -255,13 +256,16 @@ void attend_rows(Kernel *kernel, Member *member, const Layer *layer, int numRows
 
 void finish_attended(Kernel *kernel, Member *member, const Layer *layer, int numRows) {
   int32_t size = layer->attentionOutput->numIn, end = whole(size, PANEL);
-  int normsRow = layer->description.mixing == MIX_SPACE && layer->outputNorm.scales;
+  int parts = layer->description.mixing == MIX_SPACE ? layer->description.numKvHeads : 0, part = parts > 0 ? size / parts : 0;
   team_next_phase(member);
   EACH_ROW(member, row, numRows) {
     float *outputs = kernel->attended.floats + (size_t)row * kernel->attended.width;
     // Numbers that a wider layer left here would change the last group's scale.
     memset(outputs + size, 0, (size_t)(end - size) * 4);
-    if (normsRow) kernel->loops->norm(outputs, layer->outputNorm, kernel->model.normEpsilon, size, end, outputs);
+    for (int i = 0; i < parts; i++) {
+      Norm norm = {layer->outputNorm.scales + i * part, layer->outputNorm.biases ? layer->outputNorm.biases + i * part : NULL};
+      kernel->loops->norm(outputs + i * part, norm, kernel->model.normEpsilon, part, parts > 1 ? part : end, outputs + i * part);
+    }
     if (kernel->rounds) kernel->loops->round_row(&kernel->attended, row, 0, whole(size, GROUP));
   }
 }

@@ -90,9 +90,10 @@ static NOINLINE void weigh(const Attention *a, const KeyTile *tile, int query, f
     int start = page * PAGE_TOKENS;
     Floats score = load(scores + start);
     int isCut = start < from || start + PAGE_TOKENS > to;
+    if (a->cap > 0) score = capped(score, splat(a->cap));
     if (distances) score = add(score, load(distances + start));
     if (isCut) score = keep_lanes(score, from - start, to - start, UNSEEN);
-    if (distances || isCut) store(scores + start, score);
+    if (distances || isCut || a->cap > 0) store(scores + start, score);
     largest = larger(largest, score);
   }
   Floats top = splat(largest_lane(largest)), sum = splat(0);

@@ -7,7 +7,7 @@
 #include "team.h"
 #include "tensor.h"
 
-enum { KERNEL_MAGIC = 0x4b4d5252, KERNEL_VERSION = 6 };
+enum { KERNEL_MAGIC = 0x4b4d5252, KERNEL_VERSION = 7 };
 
 /** Header of the packed file, before layers and tensors. All fields have 32 bits. */
 typedef struct {
@@ -17,6 +17,8 @@ typedef struct {
   /** Tensors: a table or, for a tied head, packed weights; a norm; packed weights, -1 for a model that gives states. */
   int32_t embedding, finalNorm, head;
   float embeddingScale, logitScale, normEpsilon;
+  /** Bounds of scores of attention and of logits: `x` becomes `cap * tanh(x / cap)`; 0 for none. */
+  float scoreCap, logitCap;
   /** Number of sets of rotary angles that layers choose from. */
   int32_t numRotaries;
   /** Number of experts in layers with experts; 1 when no layer has them. */
@@ -43,7 +45,7 @@ typedef struct {
  *   `d S + key (strength (value - d key S))`, its output is `query S`, normed and times `SiLU(outputGate)`. The strength is
  *   the sigmoid of its product, and `d = exp(rate * softplus(decay + bias))` (Qwen 3.5).
  * - MIX_SPACE: Mamba-2. S becomes `d S + key (strength value)`, with `strength = softplus(decay + bias)`, and the output
- *   `query S + skip value`, times `SiLU(outputGate)`, is normed over all heads.
+ *   `query S + skip value`, times `SiLU(outputGate)`, is normed over the heads that share a key: 16 numbers or a multiple.
  */
 enum { MIX_ATTENTION, MIX_CONVOLUTION, MIX_DELTA, MIX_SPACE, NUM_MIXINGS };
 
@@ -62,8 +64,8 @@ typedef struct {
   /** `gate`, `up` and `down` are the weights that all rows use. */
   int32_t ffnNorm, gate, up, down, ffnOutputNorm;
   int32_t numHeads, numKvHeads, headSize;
-  /** Set of angles, -1 for none; number of dimensions of a head that rotate, from its first on, in halves. */
-  int32_t rotary, rotarySize;
+  /** Sets of angles of keys and of queries, -1 for none; number of dimensions that rotate, from a head's first on, in halves. */
+  int32_t rotary, queryRotary, rotarySize;
   /** Number of positions that a query sees up to its own, and in an encoder from its own on; 0 is all. */
   int32_t window;
   int32_t activation, normsStream;

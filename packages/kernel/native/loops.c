@@ -64,6 +64,7 @@ const Loops LOOPS = {
     .join_tiles = join_tiles,
     .convolve = convolve,
     .recur = recur,
+    .cap_values = cap_values,
     .summarize = summarize,
     .exponentials = exponentials,
 };

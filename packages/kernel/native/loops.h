@@ -77,6 +77,8 @@ typedef struct {
   /** Number of later positions that a query sees, as far as the sequence's end. */
   int32_t ahead, end;
   float scale;
+  /** Bound of scores, 0 for none. */
+  float cap;
   /** Addends of scores, at this distance for each head of a row: entry `d` for a key `d` behind its query; or NULL. */
   const float *distances;
   size_t distancesStride;
@@ -153,6 +155,8 @@ typedef struct {
   void (*join_tiles)(float *results, size_t tileStride, int32_t numTiles, int32_t size, const float *sink);
   void (*convolve)(const Convolution *convolution);
   void (*recur)(const Recurrence *recurrence);
+  /** Replaces numbers by `cap * tanh(x / cap)`. */
+  void (*cap_values)(float *x, int32_t size, float cap);
   /** Writes the largest logit of each block of 64, and the block's sum of `exp(logit - largest)`: NaN if a logit is not finite. */
   void (*summarize)(const float *logits, int32_t numLogits, float *largest, float *sums);
   /** `out = exp(x - from)`, whole vectors. */

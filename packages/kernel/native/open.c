@@ -78,6 +78,7 @@ static int read_mixing(Reader *reader, Kernel *kernel, Layer *layer) {
   if (reader->error) return 0;
   if (!layer->rates || layer->rates->format != FORMAT_FLOAT_TABLE || layer->rates->numOut != RATE_ROWS || !layer->outputNorm.scales || d->headSize % 4 != 0)
     return fail(reader, "a recurrence");
+  if (d->mixing == MIX_SPACE && d->numKvHeads > 1 && size / d->numKvHeads % 16 != 0) return fail(reader, "a recurrence's norm");
   if (ratesWidth > kernel->ratesWidth) kernel->ratesWidth = ratesWidth;
   kernel->stateFloats += (size_t)d->numHeads * (size_t)d->headSize * (size_t)whole(d->valueSize, 16);
   return 1;
@@ -89,9 +90,12 @@ static int check_layer(Reader *reader, Kernel *kernel, const LayerDescription *d
     return fail(reader, "a layer's heads");
   if (d->mixing < 0 || d->mixing >= NUM_MIXINGS) return fail(reader, "a layer's kind");
   if (d->mixing == MIX_ATTENTION && (d->headSize % 2 != 0 || d->valueSize != d->headSize)) return fail(reader, "a layer's heads");
-  if (d->rotary < -1 || d->rotary >= kernel->model.numRotaries || d->window < 0) return fail(reader, "a layer's positions");
-  if (d->rotary >= 0) {
-    Rotary *rotary = &kernel->rotaries[d->rotary];
+  const int32_t sets[2] = {d->rotary, d->queryRotary};
+  if (d->window < 0 || (d->rotary < 0) != (d->queryRotary < 0)) return fail(reader, "a layer's positions");
+  for (int i = 0; i < 2; i++) {
+    if (sets[i] < -1 || sets[i] >= kernel->model.numRotaries) return fail(reader, "a layer's positions");
+    if (sets[i] < 0) continue;
+    Rotary *rotary = &kernel->rotaries[sets[i]];
     if (d->rotarySize < 2 || d->rotarySize > d->headSize || d->rotarySize % 2 != 0) return fail(reader, "a layer's positions");
     if (rotary->size != 0 && rotary->size != d->rotarySize) return fail(reader, "layers of one rotary set that differ");
     rotary->size = d->rotarySize;

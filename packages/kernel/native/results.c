@@ -36,7 +36,7 @@ static void write_results(Kernel *kernel, int wanted, int place) {
 void compute_results(Kernel *kernel, Member *member, int from, int to) {
   const Loops *loops = kernel->loops;
   int numRows = to - from, numBlocks = kernel->logitsWidth / LOGIT_BLOCK, perTask = 4;
-  float scale = kernel->model.logitScale;
+  float scale = kernel->model.logitScale, cap = kernel->model.logitCap;
   // Rows whose logits are wanted several times are several rows here.
   const Lora *loras[LOGIT_ROWS];
   for (int row = 0; row < numRows; row++) loras[row] = kernel->rowLoras[kernel->step->wanted[from + row]];
@@ -52,6 +52,7 @@ void compute_results(Kernel *kernel, Member *member, int from, int to) {
         float *own = logits + (size_t)row * kernel->logitsWidth;
         if (scale != 1.0f)
           for (int i = 0; i < LOGIT_BLOCK; i++) own[i] *= scale;
+        if (cap > 0) loops->cap_values(own, LOGIT_BLOCK, cap);
         for (int i = kernel->model.numLogits - block * LOGIT_BLOCK; i < LOGIT_BLOCK; i++) own[i] = -3e38f;
         loops->summarize(own, LOGIT_BLOCK, kernel->largest + (size_t)row * numBlocks + block, kernel->sums + (size_t)row * numBlocks + block);
       }

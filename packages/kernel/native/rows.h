@@ -109,6 +109,16 @@ INLINE Floats activated(Floats x, Activation activation) {
   return sub(x, quotient(x, add(splat(1), exponential(add(u, u)))));
 }
 
+/** Computes `cap * tanh(x / cap)`, NaN where x is no number. */
+INLINE Floats capped(Floats x, Floats cap) {
+  Floats power = exponential(quotient(add(x, x), cap));
+  return add(sub(cap, quotient(add(cap, cap), add(splat(1), power))), sub(x, x));
+}
+
+static void cap_values(float *x, int32_t size, float cap) {
+  for (int i = 0; i < size; i += 16) store(x + i, capped(load(x + i), splat(cap)));
+}
+
 INLINE Floats clamped_product(Floats gate, Floats up) {
   Floats low = smaller(gate, splat(7)), factor = add(larger(smaller(up, splat(7)), splat(-7)), splat(1));
   Floats value = quotient(low, add(splat(1), exponential(mul(low, splat(-1.702f)))));

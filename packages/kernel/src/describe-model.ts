@@ -104,6 +104,7 @@ export function describeModel(
     embeddingScale: config.embeddingScale,
     // The hidden state itself has no such factor.
     logitScale: config.pooling?.kind === "embedding" ? 1 : config.logitScale,
+    caps: config.caps && { scores: config.caps.scores, logits: config.pooling ? undefined : config.caps.logits },
     numExperts: model.experts.names.length,
     // A tied table is packed once: an embedding read from rows of 8 bits costs 0.0001 nats.
     embedding: (isTied && head) || embeddingOf(weights.embedding, precision),
@@ -143,6 +144,7 @@ function describeLayer(
   return {
     ...headsOf(config, index),
     angleSet,
+    queryAngleSet: angleSet === undefined || !config.queryGrowth ? undefined : config.ropes.length + angleSet,
     rotatedSize,
     slidingWindow,
     attentionScale: config.attentionScale,

@@ -1,7 +1,7 @@
 // Description of a model for the kernel: plain data from which the packed file is written. `native/kernel.h` has the
 // same layout.
 
-import type { Activation } from "@readme-moe/model";
+import type { Activation, SoftCaps } from "@readme-moe/model";
 import { formatNumber, type PackedTensor } from "./pack/block-types.ts";
 
 /** One layer: attention or a recurrence, then an FFN. Norms that a family does not have are `undefined`. */
@@ -11,6 +11,8 @@ export interface LayerDescription {
   readonly headSize: number;
   /** Index of the set of angles (`setAngles`) that rotates queries and keys; `undefined` for layers without RoPE. */
   readonly angleSet: number | undefined;
+  /** Index of the set that rotates queries. @default `angleSet` */
+  readonly queryAngleSet?: number | undefined;
   /** Number of a head's dimensions that are rotated, from its first one. */
   readonly rotatedSize: number;
   /** Number of positions that a query sees up to its own, in an encoder from its own on too; `undefined` sees all. */
@@ -128,6 +130,8 @@ export interface DecoderDescription {
   readonly embeddingScale: number;
   /** Factor of logits. */
   readonly logitScale: number;
+  /** Bounds of scores and of logits: `x` becomes `cap * tanh(x / cap)`. @default none */
+  readonly caps?: SoftCaps | undefined;
   /** Number of experts in each layer with experts. @default 1 */
   readonly numExperts?: number | undefined;
   /** A table, or the head's weights if the two are tied. */
@@ -143,9 +147,9 @@ export interface DecoderDescription {
 
 // "RRMK", and the layout's version, which changes when older files can no longer be read.
 const MAGIC = 0x4b4d5252;
-const VERSION = 6;
-const MODEL_WORDS = 19;
-const LAYER_WORDS = 42;
+const VERSION = 7;
+const MODEL_WORDS = 21;
+const LAYER_WORDS = 43;
 const TENSOR_WORDS = 6;
 const ACTIVATIONS: readonly Activation[] = ["silu", "gelu-tanh", "gelu", "clamped"];
 
@@ -177,6 +181,11 @@ function firstTensorsOf(layer: LayerDescription): readonly (PackedTensor | undef
     layer.shared?.up,
     layer.shared?.down,
   ];
+}
+
+/** Lists the sets of angles of keys and of queries. */
+export function angleSetsOf({ angleSet, queryAngleSet = angleSet }: LayerDescription): readonly number[] {
+  return angleSet === undefined || queryAngleSet === undefined ? [] : [angleSet, queryAngleSet];
 }
 
 /** Lists the tensors of a recurrence and of gates, in the order of the header. */
@@ -215,19 +224,21 @@ export function encodeHeader(
   const words = new WordWriter(headerBytes(description, tensors.length));
   const indices = new Map(tensors.map((tensor, index) => [tensor, index]));
   // The kernel refuses sets of angles that no layer uses.
-  const numAngleSets = Math.max(0, ...description.layers.map(({ angleSet }) => (angleSet ?? -1) + 1));
+  const numAngleSets = Math.max(-1, ...description.layers.flatMap(angleSetsOf)) + 1;
   const indexOf = (tensor: PackedTensor | undefined): number => (tensor ? (indices.get(tensor) ?? -1) : -1);
   words.integers([MAGIC, VERSION, description.layers.length, tensors.length]);
   words.integers([description.vocabSize, description.hiddenSize]);
   words.integers([indexOf(description.embedding), indexOf(description.finalNorm), indexOf(description.head)]);
   words.floats([description.embeddingScale, description.logitScale, description.normEpsilon]);
+  words.floats([description.caps?.scores ?? 0, description.caps?.logits ?? 0]);
   const { numExperts = 1, head, encoder } = description;
   const numLogits = description.numLogits ?? (head ? description.vocabSize : description.hiddenSize);
   words.integers([numAngleSets, numExperts, numLogits, encoder ? 1 : 0]);
   words.integers([encoder?.positions, encoder?.segments, encoder?.distances].map(indexOf));
   for (const layer of description.layers) {
     words.integers([...firstTensorsOf(layer), layer.ffnOutputNorm].map(indexOf));
-    words.integers([layer.numHeads, layer.numKvHeads, layer.headSize, layer.angleSet ?? -1, layer.rotatedSize]);
+    const [ofKeys = -1, ofQueries = -1] = angleSetsOf(layer);
+    words.integers([layer.numHeads, layer.numKvHeads, layer.headSize, ofKeys, ofQueries, layer.rotatedSize]);
     const { slidingWindow = 0, activation, streamNorms = [], normsAllHeads = false } = layer;
     const replaced = (streamNorms.includes("attention") ? 1 : 0) + (streamNorms.includes("ffn") ? 2 : 0);
     words.integers([slidingWindow, ACTIVATIONS.indexOf(activation), replaced, normsAllHeads ? 1 : 0]);

@@ -1,14 +1,13 @@
 // A few layers of a model in a kernel of their own: rows of the residual stream go in and come out.
 
-import type { ModelConfig } from "@readme-moe/model";
-import { type DecoderDescription, expertsOf, type LayerDescription } from "./description.ts";
+import { angleSetsOf, type DecoderDescription, expertsOf, type LayerDescription } from "./description.ts";
 import type { Kernel, KernelPages, KernelSizes, LayerStates } from "./kernel.ts";
 import type { KvPrecision } from "./kv/kv-shape.ts";
 import { KV_PAGE_TOKENS } from "./kv/page-pool.ts";
 import { type KernelChoice, openKernel } from "./open-kernel.ts";
 import { packedFloats } from "./pack/pack-tables.ts";
 import { fill, layOut, packedFile } from "./pack/packed-file.ts";
-import { anglesOf, encodeStep, type StepRows } from "./step-request.ts";
+import { type Angles, anglesOf, encodeStep, type StepRows } from "./step-request.ts";
 
 /** Sequence of rows, from its first position on. */
 export interface PieceSequence {
@@ -48,7 +47,7 @@ export class LayerPiece {
   /** Packs layers of a model into memory. @param whole - the model that `config` is of */
   static async open(
     whole: DecoderDescription,
-    { ropes, rotatedSize }: Pick<ModelConfig, "ropes" | "rotatedSize">,
+    config: Angles,
     { from, to, kvPrecision, ...sizes }: PieceOptions,
   ): Promise<LayerPiece> {
     const layers = whole.layers.slice(from, to);
@@ -56,8 +55,8 @@ export class LayerPiece {
     const bytes = await fill(new Uint8Array(layOut(description).numBytes), packedFile(description));
     const kernel = openKernel(bytes, sizes, sizes);
     try {
-      for (const [place, set] of angleSetsOf(layers).entries()) {
-        kernel.setAngles(place, 0, anglesOf(ropes[set]!, rotatedSize, 0, sizes.maxPositions));
+      for (const [place, set] of usedAngleSets(layers).entries()) {
+        kernel.setAngles(place, 0, anglesOf(config, set, 0, sizes.maxPositions));
       }
       const numPages = sizes.maxRows + Math.ceil(sizes.maxPositions / KV_PAGE_TOKENS);
       return new LayerPiece(layers, kernel, kernel.openPages(numPages, kvPrecision));
@@ -121,15 +120,14 @@ export function productsOf(
 }
 
 /** Lists the sets of angles that layers use. A piece numbers them anew, by their place in this list. */
-function angleSetsOf(layers: readonly LayerDescription[]): readonly number[] {
-  const sets = layers.map(({ angleSet }) => angleSet).filter((set) => set !== undefined);
-  return Array.from(new Set(sets)).sort((a, b) => a - b);
+function usedAngleSets(layers: readonly LayerDescription[]): readonly number[] {
+  return Array.from(new Set(layers.flatMap(angleSetsOf))).sort((a, b) => a - b);
 }
 
 /** Describes layers as a model with one token, whose embedding and logit mean nothing. */
 function describePiece(whole: DecoderDescription, layers: readonly LayerDescription[]): DecoderDescription {
   const { hiddenSize } = whole;
-  const angleSets = angleSetsOf(layers);
+  const angleSets = usedAngleSets(layers);
   const numbered = (set: number | undefined): number | undefined =>
     set === undefined ? undefined : angleSets.indexOf(set);
   const noFloats = { numOut: 1, numIn: hiddenSize, weightBytes: hiddenSize * 4 };
@@ -142,7 +140,11 @@ function describePiece(whole: DecoderDescription, layers: readonly LayerDescript
     embedding: packedFloats("float-table", noFloats, async function* () {
       yield new Uint8Array(noFloats.weightBytes);
     }),
-    layers: layers.map((layer) => ({ ...layer, angleSet: numbered(layer.angleSet) })),
+    layers: layers.map((layer) => ({
+      ...layer,
+      angleSet: numbered(layer.angleSet),
+      queryAngleSet: numbered(layer.queryAngleSet),
+    })),
     finalNorm: undefined,
     head: undefined,
   };

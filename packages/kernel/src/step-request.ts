@@ -1,6 +1,6 @@
 // A step in the kernel's format: one array of numbers; and the angles of its positions.
 
-import { type ModelConfig, type RopeConfig, ropeTables } from "@readme-moe/model";
+import { type ModelConfig, queryFactor, ropeTables } from "@readme-moe/model";
 import type { Kernel } from "./kernel.ts";
 import { KV_PAGE_TOKENS } from "./kv/page-pool.ts";
 
@@ -145,14 +145,26 @@ function checkLengths(sequence: StepRows): void {
 /** Positions whose angles are computed at a time. */
 const POSITIONS = 256;
 
+/** Properties of a model's angles. */
+export type Angles = Pick<ModelConfig, "ropes" | "rotatedSize" | "queryGrowth">;
+
+/** Counts a model's sets of angles: its ropes, then as many for queries where these grow. */
+function numAngleSets({ ropes, queryGrowth }: Angles): number {
+  return queryGrowth ? 2 * ropes.length : ropes.length;
+}
+
 /** Lists the angles of positions `[from, to)` for `setAngles`: of each the cosines, then the sines. */
-export function anglesOf(rope: RopeConfig, size: number, from: number, to: number): Float32Array {
-  const { cos, sin } = ropeTables(rope, size, from, to);
+export function anglesOf(config: Angles, set: number, from: number, to: number): Float32Array {
+  const { ropes, rotatedSize: size, queryGrowth } = config;
+  const { cos, sin } = ropeTables(ropes[set % ropes.length]!, size, from, to);
   const half = size / 2;
   const angles = new Float32Array((to - from) * size);
   for (let row = 0; row < to - from; row++) {
     angles.set(cos.subarray(row * half, (row + 1) * half), row * size);
     angles.set(sin.subarray(row * half, (row + 1) * half), row * size + half);
+    if (!queryGrowth || set < ropes.length) continue;
+    const factor = queryFactor(queryGrowth, from + row);
+    for (let i = row * size; i < (row + 1) * size; i++) angles[i] = angles[i]! * factor;
   }
   return angles;
 }
@@ -160,19 +172,14 @@ export function anglesOf(rope: RopeConfig, size: number, from: number, to: numbe
 /** Passes angles to a kernel when a sequence first reaches their positions. */
 export class GrowingAngles {
   readonly #kernel: Kernel;
-  readonly #ropes: ModelConfig["ropes"];
-  readonly #rotatedSize: number;
+  readonly #config: Angles;
   readonly #maxPositions: number;
   #numPositions = 0;
 
-  constructor(
-    kernel: Kernel,
-    { ropes, rotatedSize, contextTokens }: Pick<ModelConfig, "ropes" | "rotatedSize" | "contextTokens">,
-  ) {
+  constructor(kernel: Kernel, config: Angles & Pick<ModelConfig, "contextTokens">) {
     this.#kernel = kernel;
-    this.#ropes = ropes;
-    this.#rotatedSize = rotatedSize;
-    this.#maxPositions = contextTokens;
+    this.#config = config;
+    this.#maxPositions = config.contextTokens;
   }
 
   /** Makes sure that the kernel has the angles of positions below `numPositions`, at most those of the context. */
@@ -180,8 +187,8 @@ export class GrowingAngles {
     while (this.#numPositions < numPositions) {
       const from = this.#numPositions;
       const to = Math.min(this.#maxPositions, from + POSITIONS);
-      for (const [set, rope] of this.#ropes.entries()) {
-        this.#kernel.setAngles(set, from, anglesOf(rope, this.#rotatedSize, from, to));
+      for (let set = 0; set < numAngleSets(this.#config); set++) {
+        this.#kernel.setAngles(set, from, anglesOf(this.#config, set, from, to));
       }
       this.#numPositions = to;
     }

@@ -1,7 +1,7 @@
 // Opened models, and folders of models.
 export { openModel } from "./folder/open-model.ts";
 export { openPromptModel, promptFingerprint, type PromptModel } from "./folder/prompt-model.ts";
-export { describeMixture, forContext, isPublished, type Model, verifyModel } from "./folder/model.ts";
+export { describeMixture, forContext, isPlain, isPublished, type Model, verifyModel } from "./folder/model.ts";
 export {
   baseFiles,
   exportedConfig,
@@ -88,7 +88,9 @@ export {
   denseModules,
   numOutputsOf,
   type PoolingConfig,
+  type SoftCaps,
   type RopeConfig,
+  queryFactor,
   ropeFrequencies,
   ropeScale,
   ropeTables,

@@ -247,6 +247,7 @@ function metadataOf(config: Json): Metadata {
     qwen3_5_text: "qwen35",
     qwen3_5_moe_text: "qwen35moe",
   }[modelType]!;
+  if ((config["routed_scaling_factor"] ?? 1) !== 1) throw new RangeError("GGUF files have no factor of experts");
   const types = config["layer_types"] as readonly string[];
   const keyHeads = types.map((type) => (type === "full_attention" ? num(config, "num_key_value_heads") : 0));
   const rope = config["rope_parameters"] as Json;
@@ -269,7 +270,7 @@ function metadataOf(config: Json): Metadata {
       config["shared_intermediate_size"]) as number | undefined,
     leading_dense_block_count: config["num_dense_layers"] as number | undefined,
     expert_gating_func: modelType === "lfm2_moe" ? 2 : undefined,
-    full_attention_interval: modelType.startsWith("qwen") ? 4 : undefined,
+    full_attention_interval: modelType.startsWith("qwen") ? types.indexOf("full_attention") + 1 : undefined,
     "ssm.conv_kernel": (config["linear_conv_kernel_dim"] ?? config["mamba_d_conv"]) as number | undefined,
     "ssm.state_size": (config["linear_key_head_dim"] ?? config["mamba_d_state"]) as number | undefined,
     "ssm.group_count": (config["linear_num_key_heads"] ?? config["mamba_n_groups"]) as number | undefined,

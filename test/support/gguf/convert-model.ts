@@ -43,6 +43,7 @@ const ROPE_TYPES: Readonly<Record<string, "NORM" | "NEOX">> = {
   qwen2: "NEOX", // case LLM_ARCH_QWEN2
   qwen3: "NEOX", // case LLM_ARCH_QWEN3
   olmo2: "NEOX", // case LLM_ARCH_OLMO2
+  gemma2: "NEOX", // case LLM_ARCH_GEMMA2
   gemma3: "NEOX", // case LLM_ARCH_GEMMA3
   qwen3moe: "NEOX", // case LLM_ARCH_QWEN3MOE
   olmoe: "NEOX", // case LLM_ARCH_OLMOE
@@ -241,10 +242,14 @@ export function hyperparameters({ config }: Pick<Model, "config">, matrixType?: 
     const window = first?.slidingWindow ?? 0;
     // The window of both sides together.
     own.set("attention.sliding_window", uint32(config.encoder ? 2 * window - 1 : window));
-    own.set(GGUF_ALTERNATION_KEYS.theta, float32(config.ropes[first?.angleSet ?? 0]?.theta ?? 10000));
     const whole = config.layers.findIndex(({ slidingWindow }) => slidingWindow === undefined);
-    own.set(GGUF_ALTERNATION_KEYS.interval, uint32(whole + 1));
+    if (alternation.theta) {
+      own.set(GGUF_ALTERNATION_KEYS.theta, float32(config.ropes[first?.angleSet ?? 0]?.theta ?? 10000));
+      own.set(GGUF_ALTERNATION_KEYS.interval, uint32(whole + 1));
+    }
   }
+  if (config.caps?.scores) own.set("attn_logit_softcapping", float32(config.caps.scores));
+  if (config.caps?.logits) own.set("final_logit_softcapping", float32(config.caps.logits));
   if (config.mixture) {
     own.set(GGUF_MIXTURE_KEYS.num_local_experts, uint32(config.mixture.numExperts));
     own.set(GGUF_MIXTURE_KEYS.num_experts_per_tok, uint32(config.mixture.expertsPerToken));

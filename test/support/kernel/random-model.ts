@@ -61,11 +61,13 @@ class ModelMaker {
     this.#shape = shape;
     this.#random = seededRandom(shape.seed);
     const numAngleSets = this.#integer(0, 2);
-    this.#rotatedSizes = Array.from({ length: numAngleSets }, () => 2 * this.#integer(1, shape.headSize / 2));
+    const sizes = Array.from({ length: numAngleSets }, () => 2 * this.#integer(1, shape.headSize / 2));
+    const isSame = shape.recurrentShare !== undefined && this.#chance(0.5);
+    this.#rotatedSizes = isSame ? sizes.map(() => sizes[0]!) : sizes;
   }
 
   model(): TestModel {
-    const { hiddenSize, vocabSize, numLogits = vocabSize, numLayers } = this.#shape;
+    const { hiddenSize, vocabSize, numLogits = vocabSize, numLayers, recurrentShare = 0 } = this.#shape;
     const layers = Array.from({ length: numLayers }, () => this.#layer());
     const finalNorm = randomNorm(this.#random, hiddenSize);
     const head = this.#product(numLogits, hiddenSize, { hasTwins: this.#chance(0.5) });
@@ -78,6 +80,7 @@ class ModelMaker {
       normEpsilon: 1e-5,
       embeddingScale: this.#chance(0.5) ? 1 : 0.5 + 3 * this.#random(),
       logitScale: this.#chance(0.5) ? 1 : 0.3 + this.#random(),
+      caps: recurrentShare > 0 && this.#chance(0.4) ? { scores: 3, logits: 2 } : undefined,
       numExperts: this.#shape.numExperts,
     };
     const angles = this.#rotatedSizes.slice(0, this.#numAngleSets).map((rotatedSize) => this.#angles(rotatedSize));
@@ -126,6 +129,8 @@ class ModelMaker {
       numKvHeads,
       headSize,
       angleSet,
+      // Another set for queries than for keys.
+      queryAngleSet: angleSet === 1 && this.#rotatedSizes[0] === this.#rotatedSizes[1] ? 0 : undefined,
       rotatedSize: angleSet === undefined ? headSize : (this.#rotatedSizes[angleSet] as number),
       slidingWindow: this.#chance(0.4) ? this.#integer(1, this.#shape.maxPositions ?? 40) : undefined,
       attentionScale: (0.5 + this.#random()) / Math.sqrt(headSize),
@@ -194,7 +199,13 @@ class ModelMaker {
     const numKvHeads = isShort ? 1 : this.#integer(1, 2);
     const numHeads = isShort ? 1 : numKvHeads * this.#integer(1, 3);
     const headSize = isShort ? hiddenSize : 4 * this.#integer(1, 9);
-    const valueSize = isShort ? hiddenSize : this.#integer(1, 36);
+    // Heads that share a key are normed in whole vectors.
+    const columns = this.#integer(1, 36);
+    const valueSize = isShort
+      ? hiddenSize
+      : kind === "space" && numKvHeads > 1
+        ? 16 * Math.ceil(columns / 16)
+        : columns;
     // A convolution that sees one position has no state.
     const heads = {
       kind,

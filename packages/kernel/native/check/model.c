@@ -47,6 +47,7 @@ static LayerDescription make_layer(Pack *pack, Random *random, const Shape *shap
       .numKvHeads = shape->numKvHeads,
       .headSize = shape->headSize,
       .rotary = rotary,
+      .queryRotary = rotary,
       .rotarySize = rotarySize,
       .window = one_in(random, 2) ? 0 : random_in(random, 1, 40),
       .activation = random_in(random, ACTIVATION_SILU, ACTIVATION_CLAMPED),
@@ -84,11 +85,13 @@ static void make_recurrent(Pack *pack, Random *random, const Shape *shape, Layer
   int32_t hidden = shape->hiddenSize, kind = random_in(random, MIX_CONVOLUTION, MIX_SPACE), isShort = kind == MIX_CONVOLUTION;
   int32_t numKvHeads = isShort ? 1 : random_in(random, 1, 2), numHeads = isShort ? 1 : numKvHeads * random_in(random, 1, 3);
   int32_t headSize = isShort ? hidden : 4 * random_in(random, 1, 8), valueSize = isShort ? hidden : random_in(random, 1, 40);
+  // Heads that share a key are normed in whole vectors.
+  if (kind == MIX_SPACE && numKvHeads > 1) valueSize = whole(valueSize, 16);
   int32_t keys = numKvHeads * headSize, values = numHeads * valueSize, numTaps = random_in(random, 2, 5);
   int32_t width = isShort ? whole(hidden, PANEL) : 2 * whole(keys, PANEL) + whole(values, PANEL);
   layer->mixing = kind, layer->valueSize = valueSize, layer->numTaps = numTaps, layer->isTiled = one_in(random, 2);
   layer->numHeads = numHeads, layer->numKvHeads = numKvHeads, layer->headSize = headSize;
-  layer->rotary = -1, layer->rotarySize = 0, layer->window = 0, layer->queryNorm = layer->keyNorm = -1, layer->normsAllHeads = 0, layer->sinks = -1;
+  layer->rotary = layer->queryRotary = -1, layer->rotarySize = 0, layer->window = 0, layer->queryNorm = layer->keyNorm = -1, layer->normsAllHeads = 0, layer->sinks = -1;
   layer->query = add(pack, random, shape, keys, hidden);
   layer->key = add(pack, random, shape, keys, hidden);
   layer->value = add(pack, random, shape, values, hidden);
@@ -158,6 +161,8 @@ TestModel make_model(Random *random) {
   int32_t givesStates = one_in(random, model->isEncoder ? 2 : 8);
   if (givesStates) model->numLogits = model->hiddenSize;
   model->logitScale = one_in(random, 2) ? 1.0f : 0.25f;
+  model->scoreCap = one_in(random, 4) ? 3 : 0;
+  model->logitCap = one_in(random, 4) ? 2 : 0;
   model->normEpsilon = 1e-5f;
   model->numRotaries = random_in(random, 0, model->numLayers < 2 ? model->numLayers : 2);
   Shape shape = {
@@ -174,12 +179,15 @@ TestModel make_model(Random *random) {
   Pack pack = {.numTensors = 0};
   LayerDescription layers[MOST_LAYERS];
   int32_t perKey = random_in(random, 1, mostPerKey);
-  for (int32_t i = 0; i < model->numRotaries; i++) made.rotarySizes[i] = 2 * random_in(random, 1, shape.headSize / 2);
+  for (int32_t i = 0; i < model->numRotaries; i++) made.rotarySizes[i] = i > 0 && one_in(random, 2) ? made.rotarySizes[0] : 2 * random_in(random, 1, shape.headSize / 2);
   for (int32_t l = 0; l < model->numLayers; l++) {
     int32_t rotary = l < model->numRotaries ? l : random_in(random, -1, model->numRotaries - 1);
     // A table of distances has as many heads as each layer.
     if (!model->isEncoder && one_in(random, 4)) perKey = random_in(random, 1, mostPerKey);
     layers[l] = make_layer(&pack, random, &shape, perKey, rotary, rotary < 0 ? 0 : made.rotarySizes[rotary]);
+    // Another set for queries than for keys.
+    int32_t other = random_in(random, 0, 1);
+    if (rotary >= 0 && other < model->numRotaries && made.rotarySizes[other] == made.rotarySizes[rotary]) layers[l].queryRotary = other;
     // Layers that show that a set of angles is used keep it.
     if (!hasRecurrences || l < model->numRotaries || one_in(random, 3)) continue;
     layers[l].outputGate = -1;

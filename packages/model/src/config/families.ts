@@ -114,6 +114,32 @@ const QWEN_HYBRID_MIXTURE: MixtureFields = {
   sharedSize: "shared_expert_intermediate_size",
 };
 
+const GEMMA = {
+  norms: {
+    attention: "input_layernorm",
+    attentionOutput: "post_attention_layernorm",
+    ffn: "pre_feedforward_layernorm",
+    ffnOutput: "post_feedforward_layernorm",
+  },
+  normOffset: 1,
+  activationField: "hidden_activation",
+  defaults: {
+    num_attention_heads: 8,
+    num_key_value_heads: 4,
+    head_dim: 256,
+    hidden_activation: "gelu_pytorch_tanh",
+    query_pre_attn_scalar: 256,
+    sliding_window: 4096,
+    tie_word_embeddings: true,
+    bos_token_id: 2,
+    eos_token_id: 1,
+  },
+  slidingWindow: (fields: Fields) => fields.size("sliding_window", MOST.integer),
+  scalesEmbeddings: true,
+  attentionScalar: "query_pre_attn_scalar",
+  hasCaps: true,
+} as const;
+
 const FAMILIES: Readonly<Record<string, Family>> = {
   llama: { className: "LlamaForCausalLM", architecture: "llama", hasPairedRows: true, norms: NORMS_BEFORE },
   mistral: {
@@ -188,43 +214,39 @@ const FAMILIES: Readonly<Record<string, Family>> = {
     // Which layers have a window would depend on `no_rope_layers`; no published model has one.
     unsupported: ["use_sliding_window"],
   },
+  gemma2: {
+    ...GEMMA,
+    className: "Gemma2ForCausalLM",
+    architecture: "gemma2",
+    defaults: {
+      ...GEMMA.defaults,
+      vocab_size: 256_000,
+      sliding_window_pattern: 2,
+      max_position_embeddings: 8192,
+      attn_logit_softcapping: 50,
+      final_logit_softcapping: 30,
+    },
+    alternation: { interval: "sliding_window_pattern" },
+    ggufLargest: 46,
+  },
   gemma3_text: {
+    ...GEMMA,
     className: "Gemma3ForCausalLM",
     architecture: "gemma3",
-    norms: {
-      attention: "input_layernorm",
-      attentionOutput: "post_attention_layernorm",
-      ffn: "pre_feedforward_layernorm",
-      ffnOutput: "post_feedforward_layernorm",
-    },
-    normOffset: 1,
-    activationField: "hidden_activation",
     qkNorm: "head",
     // Configs of published models leave most fields out.
     defaults: {
+      ...GEMMA.defaults,
       vocab_size: 262_208,
-      num_attention_heads: 8,
-      num_key_value_heads: 4,
-      head_dim: 256,
-      hidden_activation: "gelu_pytorch_tanh",
-      query_pre_attn_scalar: 256,
-      max_position_embeddings: 131_072,
-      sliding_window: 4096,
       sliding_window_pattern: 6,
+      max_position_embeddings: 131_072,
       rope_theta: 1_000_000,
       rope_local_base_freq: 10_000,
-      tie_word_embeddings: true,
-      bos_token_id: 2,
-      eos_token_id: 1,
     },
-    slidingWindow: (fields) => fields.size("sliding_window", MOST.integer),
     alternation: { interval: "sliding_window_pattern", theta: "rope_local_base_freq" },
-    scalesEmbeddings: true,
-    attentionScalar: "query_pre_attn_scalar",
     // EmbeddingGemma.
     bothDirections: { field: "use_bidirectional_attention", architecture: "gemma-embedding" },
-    // Gemma 2 has them.
-    unsupported: ["attn_logit_softcapping", "final_logit_softcapping"],
+    ggufLargest: 62,
   },
   phi3: {
     className: "Phi3ForCausalLM",

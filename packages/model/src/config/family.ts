@@ -66,6 +66,8 @@ export interface Family {
   readonly hasMxfp4?: boolean;
   /** Every n-th layer of GGUF files sees all positions, others the window, in families whose configs list layers. */
   readonly ggufWindows?: number;
+  /** Number of layers of the family's largest model, whose attention GGUF files scale by other than the head's size. */
+  readonly ggufLargest?: number;
   /** Parameters of RoPE that GGUF files do not name. */
   readonly ggufRope?: Readonly<Record<string, unknown>>;
   /** Config field that names the function of an FFN's gate. @default "hidden_act" */
@@ -94,6 +96,8 @@ export interface Family {
   readonly bothDirections?: BothDirections;
   /** Config fields of layers that alternate between a window and all positions. @default layers do not alternate */
   readonly alternation?: Alternation;
+  /** Whether configs bound scores and logits; without it such fields are refused. @default false */
+  readonly hasCaps?: boolean;
   /** Whether embeddings are multiplied by √hiddenSize. @default false */
   readonly scalesEmbeddings?: boolean;
   /** Config field whose inverse square root is the factor of attention scores. @default the head size is used */
@@ -163,8 +167,11 @@ interface RopeLayers {
 export interface Alternation {
   /** Field with n, without `layer_types`: every n-th layer sees all positions. It needs a value in `defaults`. */
   readonly interval: string;
-  /** Field with RoPE's base in layers with the window, which is never scaled. It needs a value in `defaults`. */
-  readonly theta: string;
+  /**
+   * Field with RoPE's base in layers with the window, which is never scaled. It needs a value in `defaults`.
+   * @default all layers have the same angles
+   */
+  readonly theta?: string;
 }
 
 /** Names of the config fields with a model's factors. */

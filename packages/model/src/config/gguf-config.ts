@@ -184,12 +184,9 @@ export const GGUF_ALTERNATION_KEYS: Readonly<Record<keyof Alternation, string>> 
   theta: "rope.freq_base_swa",
 };
 
-// llama.cpp's models/gemma3.cpp knows Gemma 3 27B by this count: its attention is not scaled by the head size.
-const LAYERS_OF_GEMMA3_27B = 62;
-
-/** Reads what llama.cpp's models/gemma3.cpp reads. A file without a window has no layers with one. */
+/** Reads what llama.cpp's models/gemma2.cpp and gemma3.cpp read. A file without a window has no layers with one. */
 function alternationFields(
-  { alternation, attentionScalar }: Family,
+  { alternation, attentionScalar, ggufLargest }: Family,
   get: (key: string) => unknown,
   headSize: number,
 ): object {
@@ -200,9 +197,9 @@ function alternationFields(
   return {
     [alternation.interval]: get("attention.sliding_window") ? (isList ? undefined : pattern) : 1,
     layer_types: isList ? pattern.map((isSliding) => (isSliding ? "sliding_attention" : "full_attention")) : undefined,
-    [alternation.theta]: get(GGUF_ALTERNATION_KEYS.theta),
+    ...(alternation.theta && { [alternation.theta]: get(GGUF_ALTERNATION_KEYS.theta) }),
     ...(attentionScalar && {
-      [attentionScalar]: get("block_count") === LAYERS_OF_GEMMA3_27B ? rowsPerHead : headSize,
+      [attentionScalar]: get("block_count") === ggufLargest ? rowsPerHead : headSize,
     }),
   };
 }

@@ -79,6 +79,8 @@ export interface ModelConfig {
   readonly activation: Activation;
   /** Sets of angles, all different; each is used by a layer. */
   readonly ropes: readonly RopeConfig[];
+  /** Growth of queries behind the original context. @default none */
+  readonly queryGrowth?: QueryGrowth | undefined;
   /** Positions that the model was made for; prompt and completion together stay within. */
   readonly contextTokens: number;
   /** One per layer; at least one layer has attention. */
@@ -91,6 +93,8 @@ export interface ModelConfig {
   readonly attentionScale: number;
   /** Factor of logits. */
   readonly logitScale: number;
+  /** @default none */
+  readonly caps?: SoftCaps | undefined;
   readonly hasQkvBias: boolean;
   readonly hasOutputBias: boolean;
   readonly hasMlpBias: boolean;
@@ -103,6 +107,21 @@ export interface ModelConfig {
   readonly pooling?: PoolingConfig | undefined;
   /** Properties of a model whose tokens see later ones too. @default a decoder */
   readonly encoder?: EncoderConfig | undefined;
+}
+
+/** Factor of queries, 1 in the original context: `1 + rate * ln(1 + floor(position / period))`. */
+export interface QueryGrowth {
+  readonly rate: number;
+  /** Number of tokens of the original context. */
+  readonly period: number;
+}
+
+/** Bounds: a number `x` becomes `cap * tanh(x / cap)`. */
+export interface SoftCaps {
+  /** Bound of scores of attention, behind their factor. */
+  readonly scores: number | undefined;
+  /** Bound of logits, behind their factor. */
+  readonly logits: number | undefined;
 }
 
 /** Properties of encoders. */
@@ -285,6 +304,11 @@ export function ropeTables(rope: RopeConfig, rotatedSize: number, from: number, 
     }
   }
   return { cos, sin };
+}
+
+/** Computes the factor of a position's query. */
+export function queryFactor({ rate, period }: QueryGrowth, position: number): number {
+  return 1 + rate * Math.log1p(Math.floor(position / period));
 }
 
 /** Finds the factor of cosines and sines. */

@@ -14,8 +14,10 @@ import {
   type LayerConfig,
   type MixtureConfig,
   type ModelConfig,
+  type QueryGrowth,
   parseLongRope,
   type RopeConfig,
+  type SoftCaps,
 } from "./model-config.ts";
 
 const ACTIVATIONS: ReadonlyMap<string, Activation> = new Map([
@@ -64,7 +66,7 @@ export function parseConfig(path: string, json: unknown, generation?: Fields, ro
     const sizes = `${numLayers} layers of ${numKvHeads} key/value heads of size ${headSize}`;
     throw unsupported(path, `has ${sizes}, ${keyValues} numbers; supported are up to ${MOST.keyValues}`);
   }
-  const contextTokens = parseContext(fields);
+  const contextTokens = fields.size("max_position_embeddings", MOST.tokens, 2048);
 
   const eosTokenIds = generation?.tokenIds("eos_token_id") ?? [];
   const layered = parseLayers(fields, family, { numLayers, rotatedSize, contextTokens }, mixture?.isMixture);
@@ -94,8 +96,10 @@ export function parseConfig(path: string, json: unknown, generation?: Fields, ro
     qkNorm: family.qkNorm,
     activation: parseActivation(fields, family),
     contextTokens,
+    queryGrowth: parseQueryGrowth(fields, { contextTokens, rotatedSize, headSize }),
     ...layered,
     ...parseScales(fields, family, { headSize, hiddenSize }),
+    caps: parseCaps(fields, family),
     hasQkvBias: family.hasQkvBias ?? fields.boolean(family.qkvBiasField ?? "attention_bias", false),
     hasOutputBias: family.hasOutputBias ?? hasAttentionBias,
     hasMlpBias: fields.boolean("mlp_bias", false),
@@ -115,12 +119,18 @@ function parseFfnSize(fields: Fields, family: Family, mixture: Mixture | undefin
   return fields.size("intermediate_size", MOST.width, isNeeded ? undefined : mixture.config.expertSize);
 }
 
-/** Reads the context; up to the original one where queries have a factor by position, which is 1 up to there. */
-function parseContext(fields: Fields): number {
-  const contextTokens = fields.size("max_position_embeddings", MOST.tokens, 2048);
+type QuerySizes = Pick<ModelConfig, "contextTokens" | "rotatedSize" | "headSize">;
+
+function parseQueryGrowth(
+  fields: Fields,
+  { contextTokens, rotatedSize, headSize }: QuerySizes,
+): QueryGrowth | undefined {
   const parameters = ropeParameters(fields);
-  if (!parameters?.raw("llama_4_scaling_beta")) return contextTokens;
-  return Math.min(contextTokens, parameters.size("original_max_position_embeddings", MOST.tokens, contextTokens));
+  if (!parameters?.raw("llama_4_scaling_beta")) return undefined;
+  const period = parameters.size("original_max_position_embeddings", MOST.tokens, contextTokens);
+  if (period >= contextTokens) return undefined;
+  if (rotatedSize < headSize) fields.unsupported("rope_parameters", "supported is RoPE over whole heads");
+  return { rate: parameters.positive("llama_4_scaling_beta"), period };
 }
 
 function seesBothDirections(fields: Fields, { bothDirections }: Family): boolean {
@@ -131,7 +141,7 @@ function refuseUnsupported(fields: Fields, family: Family): void {
   const quantization = fields.object("quantization_config");
   const isKnown = family.hasMxfp4 && quantization?.raw("quant_method") === "mxfp4";
   if (quantization && !isKnown) refuseQuantization(quantization);
-  for (const name of family.unsupported ?? []) {
+  for (const name of [...(family.unsupported ?? []), ...(family.hasCaps ? [] : CAPS)]) {
     if (fields.raw(name)) fields.unsupported(name, "supported is a config without it");
   }
   for (const [name, value] of Object.entries(family.required ?? {})) {
@@ -192,6 +202,16 @@ function parseScales(
     attentionScale: multipliers ? factor(multipliers.attention) : 1 / Math.sqrt(scalar),
     logitScale: 1 / factor(multipliers?.logits),
   };
+}
+
+/** Fields of bounds of scores and of logits. */
+const CAPS = ["attn_logit_softcapping", "final_logit_softcapping"] as const;
+
+function parseCaps(fields: Fields, { hasCaps = false }: Family): SoftCaps | undefined {
+  const [scores, logits] = CAPS.map((name) =>
+    fields.has(name) && !fields.isNull(name) ? fields.positive(name) : undefined,
+  );
+  return hasCaps && (scores || logits) ? { scores, logits } : undefined;
 }
 
 /** Finds the properties of layers, and the sets of angles that they use, in the order of their first use. */
@@ -377,11 +397,11 @@ function parseRopes(
   family: Family,
   sizes: Sizes,
 ): { readonly full: RopeConfig; readonly sliding: RopeConfig } {
-  const { alternation } = family;
+  const ofWindow = family.alternation?.theta;
   const parameters = fields.object("rope_parameters");
   const [ofFull, ofSliding] = ["full_attention", "sliding_attention"].map((type) => parameters?.object(type));
   const isByType = ofFull !== undefined || ofSliding !== undefined;
-  if (isByType && !alternation) {
+  if (isByType && !ofWindow) {
     fields.unsupported("rope_parameters", "supported is RoPE that is the same in all layers");
   }
   const theta = (isByType ? fields : (parameters ?? fields)).positive(
@@ -392,10 +412,10 @@ function parseRopes(
   const ropeOf = (scaling: Fields | undefined, plainTheta: number): RopeConfig =>
     parseRope(scaling, family, { ...sizes, plainTheta, originalTokens });
   const full = ropeOf(isByType ? ofFull : ropeParameters(fields), theta);
-  if (!alternation) return { full, sliding: full };
+  if (!ofWindow) return { full, sliding: full };
   return {
     full,
-    sliding: ropeOf(ofSliding, alternation.theta === "rope_theta" ? theta : fields.positive(alternation.theta)),
+    sliding: ropeOf(ofSliding, ofWindow === "rope_theta" ? theta : fields.positive(ofWindow)),
   };
 }
 

@@ -140,6 +140,9 @@ function checked(fields: Fields, name: string, config: RecurrenceConfig): Recurr
     throw fields.invalid(`${numValueHeads} heads of values cannot share ${numKeyHeads} heads of keys evenly`);
   }
   if (keySize % 4 !== 0) fields.unsupported(name, `supported are heads whose keys have a multiple of 4 numbers`);
+  if (config.kind === "space" && numKeyHeads > 1 && ((numValueHeads / numKeyHeads) * valueSize) % 16 !== 0) {
+    fields.unsupported(name, "supported are groups of a multiple of 16 numbers");
+  }
   if (numValueHeads * keySize * valueSize > MOST.stateValues) {
     fields.unsupported(name, `supported are states of up to ${MOST.stateValues} numbers in a layer`);
   }

@@ -109,7 +109,8 @@ export function exportedConfig(
     ...mixtureFields(config),
     ...ropeLayerFields(config),
     rms_norm_eps: config.rmsNormEpsilon,
-    max_position_embeddings: config.contextTokens,
+    // Exported graphs have no factor of queries, which is 1 up to there.
+    max_position_embeddings: config.queryGrowth?.period ?? config.contextTokens,
     // Readers of families with `hasQkvBias` or `hasOutputBias` of their own ignore it; in the others both are equal.
     attention_bias: config.hasOutputBias,
     mlp_bias: config.hasMlpBias,
@@ -130,10 +131,11 @@ const ACTIVATION_NAMES: Readonly<Record<Activation, string>> = {
 
 /** Makes the fields of RoPE in both spellings; those of families whose layers alternate name these layers, too. */
 function ropeConfigFields(config: ModelConfig, { alternation, attentionScalar }: Family): JsonObject {
-  const { layers, ropes, contextTokens } = config;
+  const { layers, ropes } = config;
+  const contextTokens = config.queryGrowth?.period ?? config.contextTokens;
   const ropeOf = (hasWindow: boolean): RopeConfig | undefined => {
     const layer = layers.find(({ slidingWindow, angleSet }) => {
-      return angleSet !== undefined && (!alternation || (slidingWindow !== undefined) === hasWindow);
+      return angleSet !== undefined && (!alternation?.theta || (slidingWindow !== undefined) === hasWindow);
     });
     return ropes[layer?.angleSet ?? -1];
   };
@@ -151,10 +153,12 @@ function ropeConfigFields(config: ModelConfig, { alternation, attentionScalar }:
     ...(full ? { rope_theta: full.theta } : {}),
     rope_scaling: scaling && scaling["rope_type"] !== "default" ? scaling : null,
   };
-  if (!alternation) return { ...older, rope_parameters: full ? parameters(full) : null };
+  const scalar = attentionScalar === undefined ? {} : { [attentionScalar]: config.attentionScale ** -2 };
+  if (!alternation?.theta) return { ...older, ...scalar, rope_parameters: full ? parameters(full) : null };
   const window = layers.find(({ slidingWindow }) => slidingWindow !== undefined)?.slidingWindow;
   return {
     ...older,
+    ...scalar,
     rope_parameters: {
       ...(full ? { full_attention: parameters(full) } : {}),
       ...(sliding ? { sliding_attention: parameters(sliding) } : {}),
@@ -162,7 +166,6 @@ function ropeConfigFields(config: ModelConfig, { alternation, attentionScalar }:
     ...(sliding ? { [alternation.theta]: sliding.theta } : {}),
     ...(window === undefined ? {} : { sliding_window: window }),
     layer_types: layers.map(({ slidingWindow }) => (slidingWindow ? "sliding_attention" : "full_attention")),
-    ...(attentionScalar === undefined ? {} : { [attentionScalar]: config.attentionScale ** -2 }),
   };
 }
 

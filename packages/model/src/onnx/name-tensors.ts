@@ -194,7 +194,8 @@ function checkAttentions({ index, weights }: DataFlow, config: ModelConfig): voi
     }
     const scale = float("scale") || 1 / Math.sqrt(config.headSize);
     if (Math.abs(scale - config.attentionScale) > 1e-3 * config.attentionScale) throw wrong(`the factor ${scale}`);
-    if (float("softcap") !== 0 || integer("smooth_softmax") !== 0) throw wrong("another softmax");
+    if (float("softcap") !== (config.caps?.scores ?? 0) || integer("smooth_softmax") !== 0)
+      throw wrong("another softmax");
     const sinks = node.inputs[11] ?? "";
     if (sinks !== "" && weights.tensor(sinks) !== undefined) throw wrong("attention sinks");
   }

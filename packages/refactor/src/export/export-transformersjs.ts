@@ -2,9 +2,7 @@
 
 import { copyFile, link, mkdir, stat } from "node:fs/promises";
 import { join } from "node:path";
-import { ReadMeError } from "@readme-moe/core";
 import {
-  describeMixture,
   exportedConfig,
   exportedGenerationConfig,
   exportedText,
@@ -31,6 +29,7 @@ import {
   type LayerOperations,
   type NamedWeights,
 } from "../graphs/decoder-layer.ts";
+import { refuseMixture } from "../job/refactor-job.ts";
 import { dataChunks, encodeGraph, encodeWhole, type OnnxVersion, nameOutputs } from "../graphs/encode.ts";
 import { type Graph, GraphBuilder, type Value } from "../graphs/graph-builder.ts";
 import {
@@ -110,7 +109,7 @@ export async function exportTransformersJs(
 ): Promise<readonly ExportedFile[]> {
   const { dtypes = EXPORT_DTYPES, maxWholeBytes = MAX_WHOLE_BYTES, signal, onProgress } = options;
   if (dtypes.length === 0) throw new TypeError("Expected `dtypes` to name at least one");
-  refuseMixture(model);
+  refuseMixture(model, "transformers.js has no graph for it; only dense models can be exported");
   signal?.throwIfAborted();
   const texts = new Map(await exportedText(model));
   const files: ExportedFile[] = [];
@@ -154,13 +153,6 @@ export async function exportTransformersJs(
 }
 
 type Content = Parameters<typeof writeFileAtomically>[1];
-
-function refuseMixture(model: Model): void {
-  if (model.kind === "dense" && !model.config.recurrence) return;
-  const what = `is ${describeMixture(model)}`;
-  const message = `${model.path}: ${what}, which transformers.js has no graph for; only dense models can be exported`;
-  throw new ReadMeError("ERR_MODEL_UNSUPPORTED", message);
-}
 
 /** Adds a graph's old name. Old versions run neither 4 bits nor graphs with a separate file of weights. */
 async function addOldName(folder: string, name: string): Promise<ExportedFile> {

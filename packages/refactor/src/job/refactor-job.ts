@@ -1,7 +1,7 @@
 // Shared state of the stages of a refactoring.
 
 import { ReadMeError } from "@readme-moe/core";
-import { type Model, type Tokenizer, describeMixture } from "@readme-moe/model";
+import { type Model, type Tokenizer, describeMixture, isPlain } from "@readme-moe/model";
 import type { RefactorRun, ResolvedOptions, Sizes } from "../options.ts";
 import type { DomainData, DomainText } from "./prepare-domain.ts";
 import type { WorkFolder } from "./work-folder.ts";
@@ -51,11 +51,10 @@ export class Stages {
   }
 }
 
+const REFACTORED = "only dense models can be refactored: name one, or serve this model as it is";
+
 /** @throws {ReadMeError} `ERR_MODEL_UNSUPPORTED` when a model is not a dense one, or has layers without attention */
-export function refuseMixture(model: Model): void {
-  const { recurrence } = model.config;
-  if (model.kind === "dense" && !recurrence) return;
-  const advice = "only dense models can be refactored: name one, or serve this model as it is";
-  const message = `${model.path}: is ${recurrence ? "" : "already "}${describeMixture(model)}; ${advice}`;
-  throw new ReadMeError("ERR_MODEL_UNSUPPORTED", message);
+export function refuseMixture(model: Model, advice = REFACTORED): void {
+  if (isPlain(model)) return;
+  throw new ReadMeError("ERR_MODEL_UNSUPPORTED", `${model.path}: is ${describeMixture(model)}; ${advice}`);
 }

@@ -1,7 +1,7 @@
 // Trains experts of low rank over a dense model, and writes them as an expert set.
 
-import { ReadMeError } from "@readme-moe/core";
-import { describeMixture, expertNameProblem, resolveCacheFolder, writeExpertSet, type Model } from "@readme-moe/model";
+import { expertNameProblem, resolveCacheFolder, writeExpertSet, type Model } from "@readme-moe/model";
+import { refuseMixture } from "../job/refactor-job.ts";
 import type { DomainText } from "../job/prepare-domain.ts";
 import { refuseOccupied, WorkFolder } from "../job/work-folder.ts";
 import { prepareTexts, type TextSequence } from "../tuning/tuning-data.ts";
@@ -39,11 +39,7 @@ export async function tuneLoras(
 ): Promise<LoraReport> {
   const given = resolveLoraOptions(options, texts.length);
   checkNames(texts);
-  if (model.kind !== "dense" || model.config.recurrence) {
-    const advice = "experts of low rank are trained over dense models: name one";
-    const problem = `is not a dense model, but ${describeMixture(model)}; ${advice}`;
-    throw new ReadMeError("ERR_MODEL_UNSUPPORTED", `${model.path}: ${problem}`);
-  }
+  refuseMixture(model, "experts of low rank are trained over dense models: name one");
   await refuseOccupied(out);
   const startMs = performance.now();
   const { sequenceTokens, rank, alpha } = given;

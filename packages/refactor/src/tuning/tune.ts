@@ -1,7 +1,7 @@
 // Tunes a Read-ME model with its dense model as teacher, and writes the tuned model's folder.
 
 import { ReadMeError } from "@readme-moe/core";
-import { describeMixture, resolveCacheFolder, type Model } from "@readme-moe/model";
+import { describeMixture, isPlain, resolveCacheFolder, type Model } from "@readme-moe/model";
 import type { DomainText } from "../job/prepare-domain.ts";
 import { finishFolder, refuseOccupied, WorkFolder } from "../job/work-folder.ts";
 import { resolveTuneOptions, stepsOf, type ResolvedTuneOptions, type TuneOptions, type TuneRun } from "./options.ts";
@@ -167,7 +167,7 @@ function checkModels(student: Model, teacher: Model): void {
   if (student.experts.names.length > 1 && !student.router) {
     throw unsupported(student, "has no router, so the experts of its tokens are unknown");
   }
-  if (teacher.kind !== "dense" || teacher.config.recurrence) {
+  if (!isPlain(teacher)) {
     const advice = "name the dense model that the experts were made from";
     throw unsupported(
       teacher,
