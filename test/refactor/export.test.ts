@@ -45,7 +45,7 @@ async function readConfig(folder: string, name = "config.json"): Promise<Record<
   return JSON.parse(await readFile(join(folder, name), "utf8")) as Record<string, unknown>;
 }
 
-describe.each(fixtureNames("families"))("%s", (name) => {
+describe.each(fixtureNames("families").filter((one) => one !== "families/gemma2"))("%s", (name) => {
   interface Case {
     readonly input_ids: readonly number[];
     readonly last_logits: readonly number[];

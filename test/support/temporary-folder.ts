@@ -33,7 +33,7 @@ export async function packedExperts(cacheFolder: string): Promise<string> {
   const folder = join(cacheFolder, "kernels");
   for (const entry of await readdir(folder)) {
     const file = join(folder, entry, "weights.bin");
-    if ((await readFile(file)).readInt32LE(52) > 1) return file;
+    if ((await readFile(file)).readInt32LE(60) > 1) return file;
   }
   throw new Error(`Expected packed experts in ${folder}`);
 }
