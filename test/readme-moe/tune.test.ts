@@ -57,7 +57,7 @@ test.each([
   [
     ["--experts", "low-rank", "--data", BOOK, "--out", "x"],
     1,
-    /is not a dense model, but a mixture of \d experts \(read-me\)/,
+    /is a mixture of \d experts \(read-me\); experts of low rank are trained over dense models/,
   ],
   [["--teacher", POCKET, "--data", BOOK, "--out", "x"], 1, /cannot be the teacher: it has hiddenSize/],
   [["--teacher", "STUDENT", "--data", BOOK, "--out", "x"], 1, /is not a dense model/],
