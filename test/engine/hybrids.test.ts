@@ -98,6 +98,23 @@ describe.each(fixtureNames("hybrids"))("%s", (name) => {
     }
   });
 
+  test("goes on with a prompt that another engine has saved", async () => {
+    const savedPromptsFolder = await temporaryFolder();
+    const random = seededRandom(11);
+    const begins = [37, 128, 150].map((length) => randomIds(random, length));
+    const prompts = begins.map((begin) => [...begin, ...randomIds(random, 5)]);
+    await using fresh = await openFixture(name, { prefixCacheBytes: 0 });
+    for (const source of ["computed", "saved"]) {
+      await using engine = await openFixture(name, { savedPromptsFolder });
+      for (const [index, begin] of begins.entries()) {
+        expect(await engine.keepPrompt(begin)).toMatchObject({ source, keptTokens: begin.length });
+        const { ids, cachedTokens } = await answer(engine, prompts[index]!, 6);
+        expect(cachedTokens).toBe(begin.length);
+        expect((await answer(fresh, prompts[index]!, 6)).ids).toEqual(ids);
+      }
+    }
+  });
+
   test("gives the same tokens alone, in batches, with wrong drafts, in little memory and in small chunks", async () => {
     const random = seededRandom(9);
     const requests = Array.from({ length: 14 }, (_, index): GenerateRequest => {

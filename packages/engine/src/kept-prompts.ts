@@ -1,7 +1,7 @@
 // Prompts whose keys and values stay in memory, and are saved for the next start where there is a folder for them.
 
 import { ReadMeError } from "@readme-moe/core";
-import { type KernelKv, KV_PAGE_TOKENS, type KvSlot } from "@readme-moe/kernel";
+import { type KernelKv, type KeptState, KV_PAGE_TOKENS, type KvSlot } from "@readme-moe/kernel";
 import type { PrefixCache } from "./prefix-cache.ts";
 import type { KeepTokens, RoutedTokens } from "./prefix-tails.ts";
 import type { WireKept } from "./protocol.ts";
@@ -20,6 +20,14 @@ interface Kept {
   readonly numTokens: number;
   /** `undefined` until the prompt is computed. */
   pin: number | undefined;
+}
+
+/** A prompt that was read from its file. */
+interface SavedPrompt {
+  readonly pages?: KeepTokens;
+  /** Writes the state into memory, of a model with recurrences. */
+  readonly keepState?: () => KeptState;
+  readonly refusal?: string | undefined;
 }
 
 export class KeptPrompts {
@@ -48,9 +56,9 @@ export class KeptPrompts {
     const bytes = numTokens * kv.bytesPerToken;
     const isPinned = prefixes.isPinned(prompt, numTokens);
     if (!isPinned && bytes > prefixes.pinnableBytes) throw noRoom(bytes, prefixes.pinnableBytes);
-    const { pages, refusal } = isPinned ? { pages: neverKept } : await this.#read(kept);
+    const { pages, keepState, refusal } = isPinned ? { pages: neverKept } : await this.#read(kept);
     if (pages !== undefined) {
-      kept.pin = prefixes.pin(prompt, numTokens, pages);
+      kept.pin = prefixes.pin(prompt, numTokens, pages, keepState);
       if (kept.pin === undefined) throw noRoom(bytes, prefixes.pinnableBytes);
     }
     this.#kept.set(keptId, kept);
@@ -101,33 +109,38 @@ export class KeptPrompts {
     if (pin !== undefined) this.#parts.prefixes.unpin(pin);
   }
 
-  /** Copies the pages of a pin. Fails when the pin ends meanwhile: its pages may be another prompt's then. */
+  /** Copies the pages of a pin and its state. Fails when the pin ends meanwhile: they may be another prompt's then. */
   *#pages(pin: number): Generator<Uint8Array> {
     const { prefixes, kv } = this.#parts;
-    const numParts = prefixes.pinned(pin)?.length ?? 0;
-    for (let part = 0; part < numParts; part++) {
-      const kept = prefixes.pinned(pin)?.[part];
-      if (kept === undefined) throw new Error("the prompt was released while it was saved");
-      yield kv.readKept(kept);
+    const { prefix, state } = prefixes.pinned(pin) ?? { prefix: [] };
+    const copies = prefix.map((kept) => () => kv.readKept(kept));
+    if (state) copies.push(() => kv.readState(state));
+    for (const copy of copies) {
+      if (!prefixes.pinned(pin)) throw new Error("the prompt was released while it was saved");
+      yield copy();
     }
   }
 
-  /** Reads a saved prompt. @returns what writes its pages into memory, or why its file was refused */
-  async #read(kept: Kept): Promise<{ readonly pages?: KeepTokens; readonly refusal?: string | undefined }> {
+  /** Reads a saved prompt. @returns what writes it into memory, or why its file was refused */
+  async #read(kept: Kept): Promise<SavedPrompt> {
     const { saved, kv } = this.#parts;
     const head = saved && (await this.#headOf(kept));
     if (!saved || !head) return {};
     const { bytes, refusal } = await saved.read(head);
     if (!bytes) return { refusal };
-    const bytesTo = (position: number): number => (position / KV_PAGE_TOKENS) * kv.pageBytes;
-    return { pages: (from, to) => kv.writeKept(from, bytes.subarray(bytesTo(from), bytesTo(to))) };
+    const bytesTo = (position: number): number => Math.ceil(position / KV_PAGE_TOKENS) * kv.pageBytes;
+    const pages: KeepTokens = (from, to) => kv.writeKept(from, to, bytes.subarray(bytesTo(from), bytesTo(to)));
+    if (head.stateBytes === undefined) return { pages };
+    return { pages, keepState: () => kv.writeState(kept.numTokens, bytes.subarray(bytesTo(kept.numTokens))) };
   }
 
   /** Describes the file of a prompt; `undefined` when one of its experts is not known any more. */
   async #headOf({ prompt, numTokens }: Kept): Promise<SavedHead | undefined> {
     const { runner, kv } = this.#parts;
     const identity = await identityOf(runner, prompt, numTokens);
-    return identity && { key: keyOf(identity), numPages: numTokens / KV_PAGE_TOKENS, pageBytes: kv.pageBytes };
+    const numPages = Math.ceil(numTokens / KV_PAGE_TOKENS);
+    const stateBytes = kv.states.stateBytes || undefined;
+    return identity && { key: keyOf(identity), numPages, pageBytes: kv.pageBytes, stateBytes };
   }
 }
 

@@ -212,10 +212,11 @@ export class PrefixCache {
   }
 
   /** Lists what a pin keeps, in the order of positions; `undefined` when a part of it was dropped. */
-  pinned(pin: number): readonly KeptTokens[] | undefined {
+  pinned(pin: number): CachedBeginning | undefined {
     const { chunks, tail } = this.#pins.get(pin) ?? {};
     if (!chunks?.every((chunk) => this.holds(chunk)) || tail?.isDropped === true) return undefined;
-    return [...chunks.map(({ kept }) => kept), ...(tail?.pages ?? [])];
+    const prefix = [...chunks.map(({ kept }) => kept), ...(tail?.pages ?? [])];
+    return { prefix, state: (tail ?? chunks.at(-1))?.state };
   }
 
   /** Ends a pin. Its chunks may be evicted then, and the pages behind the last one are dropped. */

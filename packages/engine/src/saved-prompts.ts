@@ -3,7 +3,7 @@
 //
 // A file has the keys and values of some positions:
 //
-//   "READMEKV", length of the head (uint32), head (JSON), pages, SHA-256 of all bytes before it
+//   "READMEKV", length of the head (uint32), head (JSON), pages, state, SHA-256 of all bytes before it
 //
 // The file has no tokens: its key is a hash of everything that the keys and values depend on, tokens included.
 
@@ -175,6 +175,8 @@ export interface SavedHead {
   readonly key: string;
   readonly numPages: number;
   readonly pageBytes: number;
+  /** Size of the state behind the pages, of a model with recurrences. */
+  readonly stateBytes?: number | undefined;
 }
 
 const MAGIC = Buffer.from("READMEKV");
@@ -196,7 +198,8 @@ export function encodeHead(head: SavedHead): Buffer {
 
 /** Size of a whole file. */
 export function fileBytes(head: SavedHead): number {
-  return encodeHead(head).length + head.numPages * head.pageBytes + CHECKSUM_BYTES;
+  const { numPages, pageBytes, stateBytes = 0 } = head;
+  return encodeHead(head).length + numPages * pageBytes + stateBytes + CHECKSUM_BYTES;
 }
 
 /**

@@ -130,8 +130,8 @@ test("what a pin keeps can be read in the order of positions", () => {
   const tokenIds = Array<number>(180).fill(3);
   bench.run({ tokenIds, experts: tokenIds.map(() => 0) }, 176);
   const [pin] = bench.pins;
-  const kept = bench.cache.pinned(pin?.id ?? 0) ?? [];
-  expect(kept.map(({ from, numTokens }) => [from, numTokens])).toEqual([
+  const { prefix } = bench.cache.pinned(pin?.id ?? 0)!;
+  expect(prefix.map(({ from, numTokens }) => [from, numTokens])).toEqual([
     [0, 64],
     [64, 64],
     [128, 16],

@@ -139,20 +139,17 @@ export async function openEngine(
     closers.push(async () => kv.dispose());
     const prefixes = new PrefixCache(kv, { chunkTokens: options.chunkTokens, maxBytes: prefixCacheBytes });
     const { savedPromptsFolder, savedPromptsBytes } = options;
-    // Files have no place for states.
-    const hasStates = kv.states.stateBytes > 0;
     const saved =
-      savedPromptsFolder === undefined || hasStates
-        ? undefined
-        : new SavedPrompts(savedPromptsFolder, savedPromptsBytes);
+      savedPromptsFolder === undefined ? undefined : new SavedPrompts(savedPromptsFolder, savedPromptsBytes);
     const keptPrompts = new KeptPrompts({ runner, kv, prefixes, saved });
-    const files = hasStates ? undefined : prefixFiles(options);
+    // Files of chunks have no place for states.
+    const files = kv.states.stateBytes > 0 ? undefined : prefixFiles(options);
     const onSaveFailed = (reason: string): void => output.event("prefix:save-failed", { reason });
     const disk = { scope: options.prefixDiskScope, onSaveFailed, now };
     const savedPrefixes = files && new SavedPrefixes({ ...disk, files, runner, kv, prefixes });
     closers.push(async () => savedPrefixes?.close());
     const measured = {
-      fingerprint: `${await fingerprint} ${options.precision} ${kernel.instructions}`,
+      fingerprint: `${await fingerprint} ${precision} ${kernel.instructions}`,
       threads: kernel.threads,
       isStreamed: options.expertCacheBytes !== undefined,
     };

@@ -2,6 +2,7 @@
 
 import type { Kernel, KernelPages } from "../kernel.ts";
 import {
+  type KeptState,
   type KeptTokens,
   kvBytesPerToken,
   type KvMemoryOptions,
@@ -62,14 +63,30 @@ export class KernelKv extends PagePool {
    * Keeps tokens that `readKept` has copied, in this memory or in another one of the same model and precision.
    *
    * @param from - first of their positions
-   * @throws {RangeError} when they are no whole pages
+   * @param to - their end, which may be within the last page
+   * @throws {RangeError} when they are not the pages of so many positions
    */
-  writeKept(from: number, bytes: Uint8Array): KeptTokens {
-    if (bytes.length % this.pageBytes !== 0) {
-      throw new RangeError(`Expected whole pages of ${this.pageBytes} bytes, got ${bytes.length} bytes`);
+  writeKept(from: number, to: number, bytes: Uint8Array): KeptTokens {
+    const numPages = Math.ceil((to - from) / KV_PAGE_TOKENS);
+    if (bytes.length !== numPages * this.pageBytes) {
+      throw new RangeError(`Expected ${numPages} pages of ${this.pageBytes} bytes, got ${bytes.length} bytes`);
     }
-    const kept = this.keepFresh(from, bytes.length / this.pageBytes);
+    const kept = this.keepFresh(from, to - from);
     for (const [index, page] of this.keptPages(kept).entries()) this.pages.write(page, this.#pageOf(bytes, index));
+    return kept;
+  }
+
+  /** Copies a kept state. */
+  readState(kept: KeptState): Uint8Array {
+    const bytes = new Uint8Array(kept.bytes);
+    this.pages.read(this.numPages + this.states.numberOf(kept), bytes);
+    return bytes;
+  }
+
+  /** Keeps a state that `readState` has copied, as `writeKept` keeps tokens. */
+  writeState(position: number, bytes: Uint8Array): KeptState {
+    const kept = this.states.keepFresh(position);
+    this.pages.write(this.numPages + this.states.numberOf(kept), bytes);
     return kept;
   }
 

@@ -198,11 +198,12 @@ export class PagePool implements KvMemory {
    *
    * @param from - first of their positions, a multiple of 16
    */
-  keepFresh(from: number, numPages: number): KeptTokens {
+  keepFresh(from: number, numTokens: number): KeptTokens {
     integerOption("from", from, 0);
-    const pages = Array.from({ length: integerOption("numPages", numPages, 0) }, () => this.#freePage());
+    const numPages = pagesFor(integerOption("numTokens", numTokens, 0));
+    const pages = Array.from({ length: numPages }, () => this.#freePage());
     for (const page of pages) this.#counts.addKept(page);
-    return this.#addKept(from, pages);
+    return this.#addKept(from, pages, numTokens);
   }
 
   isIdle(kept: KeptTokens): boolean {
@@ -257,7 +258,7 @@ export class PagePool implements KvMemory {
     return;
   }
 
-  #addKept(from: number, pages: readonly number[], numTokens = pages.length * KV_PAGE_TOKENS): KeptTokens {
+  #addKept(from: number, pages: readonly number[], numTokens: number): KeptTokens {
     const kept = { from, numTokens, bytes: pages.length * KV_PAGE_TOKENS * this.bytesPerToken };
     this.#kept.set(kept, pages);
     return kept;
