@@ -71,6 +71,25 @@ export const FILE_SHAPES = {
   "qwen3.5-0.8b": QWEN_0_8B,
   /** The same width with attention in all layers. */
   "qwen3.5-0.8b-attention": { ...QWEN_0_8B, full_attention_interval: 1 },
+  /** A sixth of the layers of Qwen3-30B-A3B. */
+  "qwen3-30b-a3b-8-layers": {
+    model_type: "qwen3_moe",
+    hidden_size: 2048,
+    intermediate_size: 6144,
+    moe_intermediate_size: 768,
+    num_experts: 128,
+    num_experts_per_tok: 8,
+    norm_topk_prob: true,
+    num_hidden_layers: 8,
+    num_attention_heads: 32,
+    num_key_value_heads: 4,
+    head_dim: 128,
+    vocab_size: 151_936,
+    max_position_embeddings: 40_960,
+    rope_theta: 1e6,
+    rms_norm_eps: 1e-6,
+    tie_word_embeddings: false,
+  },
 } as const;
 
 /** Writes a file. @param shape - a config.json; its sizes are whole blocks of 256 */
@@ -80,11 +99,12 @@ export async function writeRandomFile(shape: Readonly<Record<string, unknown>>, 
   await writeGguf(path, tensorsOf(config), new Map([...hyperparameters({ config }), ...tokenizer]));
 }
 
-/** Lists the tensors of a dense model of the families that `FILE_SHAPES` has. */
+/** Lists the tensors of a model of the families that `FILE_SHAPES` has. */
 function tensorsOf(config: ModelConfig): readonly GgufInput[] {
   const { hiddenSize, intermediateSize, numLayers, vocabSize, modelType } = config;
   const isQwenHybrid = modelType === "qwen3_5_text";
-  const norm = (name: string) => vector(`${name}.weight`, hiddenSize, 1);
+  // Small outputs of layers leave embeddings in the stream, so that routers choose all experts about as often.
+  const norm = (name: string) => vector(`${name}.weight`, hiddenSize, config.mixture ? 0.01 : 1);
   const layers = Array.from({ length: numLayers }, (_, layer) => {
     const at = `blk.${layer}`;
     const more = hasMoreBits(layer, numLayers) ? "Q6_K" : "Q4_K";
@@ -92,9 +112,14 @@ function tensorsOf(config: ModelConfig): readonly GgufInput[] {
       norm(`${at}.attn_norm`),
       ...(config.layers[layer]?.isRecurrent ? recurrenceOf(config, at) : attentionOf(config, at, more)),
       norm(`${at}.${isQwenHybrid ? "post_attention_norm" : "ffn_norm"}`),
-      matrix(`${at}.ffn_gate`, "Q4_K", [intermediateSize, hiddenSize]),
-      matrix(`${at}.ffn_up`, "Q4_K", [intermediateSize, hiddenSize]),
-      matrix(`${at}.ffn_down`, more, [hiddenSize, intermediateSize]),
+      ...(config.mixture ? expertsOf(config, at, more) : []),
+      ...(config.mixture
+        ? []
+        : [
+            matrix(`${at}.ffn_gate`, "Q4_K", [intermediateSize, hiddenSize]),
+            matrix(`${at}.ffn_up`, "Q4_K", [intermediateSize, hiddenSize]),
+            matrix(`${at}.ffn_down`, more, [hiddenSize, intermediateSize]),
+          ]),
     ];
   });
   const table = [vocabSize, hiddenSize];
@@ -119,6 +144,19 @@ function attentionOf(config: ModelConfig, at: string, more: NoiseType): readonly
       ? Object.entries(biases).map(([product, size]) => vector(`${at}.attn_${product}.bias`, size, 0))
       : []),
     ...(config.qkNorm ? ["q", "k"].map((part) => vector(`${at}.attn_${part}_norm.weight`, headSize, 1)) : []),
+  ];
+}
+
+function expertsOf({ hiddenSize, mixture }: ModelConfig, at: string, more: NoiseType): readonly GgufInput[] {
+  const { numExperts = 0, expertSize = 0 } = mixture ?? {};
+  const name = `${at}.ffn_gate_inp.weight`;
+  const random = seededRandom(crc32(name));
+  const floats = async () => Float32Array.from({ length: numExperts * hiddenSize }, () => 0.1 * random() - 0.05);
+  return [
+    { name, type: "F32", shape: [numExperts, hiddenSize], floats },
+    matrix(`${at}.ffn_gate_exps`, "Q4_K", [numExperts, expertSize, hiddenSize]),
+    matrix(`${at}.ffn_up_exps`, "Q4_K", [numExperts, expertSize, hiddenSize]),
+    matrix(`${at}.ffn_down_exps`, more, [numExperts, hiddenSize, expertSize]),
   ];
 }
 

@@ -1,7 +1,9 @@
 // Options of an engine: defaults, bounds, and messages that name option, expectation and value.
 
 import { ReadMeEngine, resolveEngineOptions, type EngineOptions } from "@readme-moe/engine";
+import type { ModelConfig } from "@readme-moe/model";
 import { expect, test } from "vitest";
+import { optionsFor } from "../../packages/engine/src/memory-sizes.ts";
 
 /** Any engine is opened with these: they do not depend on the model. */
 const DEFAULTS = {
@@ -15,7 +17,7 @@ const DEFAULTS = {
   expert: undefined,
   maxNumSeqs: 32,
   maxNumBatchedSeqs: 32,
-  maxNumBatchedTokens: 512,
+  maxNumBatchedTokens: undefined,
   chunkTokens: 128,
   memoryBytes: undefined,
   kvCacheBytes: undefined,
@@ -42,6 +44,24 @@ test("absent options have their defaults", () => {
   expect(resolveEngineOptions({ maxNumSeqs: 7 })).toEqual({ ...DEFAULTS, maxNumSeqs: 7, maxNumBatchedSeqs: 7 });
   const streamed = { expertCacheBytes: 5 };
   expect(resolveEngineOptions(streamed)).toEqual({ ...DEFAULTS, ...streamed });
+});
+
+function stepSizes(config: ModelConfig, options: EngineOptions): readonly number[] {
+  const { promptTokens, maxNumBatchedTokens } = optionsFor(config, resolveEngineOptions(options), 1000);
+  return [promptTokens, maxNumBatchedTokens];
+}
+
+test("a step runs the more chunks of a prompt, the more of a mixture's experts are read for it", () => {
+  const [mixture, dense] = [{ mixture: {} }, {}].map((own) => ({ contextTokens: 4096, ...own }) as ModelConfig);
+  expect(stepSizes(mixture!, {})).toEqual([128, 512]);
+  expect(stepSizes(mixture!, { expertCacheBytes: 1000 })).toEqual([128, 512]);
+  expect(stepSizes(mixture!, { expertCacheBytes: 900 })).toEqual([512, 512]);
+  expect(stepSizes(mixture!, { expertCacheBytes: 750 })).toEqual([1024, 1024]);
+  for (const expertCacheBytes of [500, 100]) expect(stepSizes(mixture!, { expertCacheBytes })).toEqual([2048, 2048]);
+  expect(stepSizes(mixture!, { expertCacheBytes: 500, maxNumBatchedTokens: 300 })).toEqual([256, 300]);
+  expect(stepSizes(mixture!, { expertCacheBytes: 500, chunkTokens: 4096 })).toEqual([4096, 4096]);
+  expect(stepSizes(dense!, { expertCacheBytes: 500 })).toEqual([128, 512]);
+  expect(stepSizes(dense!, { chunkTokens: 1024 })).toEqual([1024, 1024]);
 });
 
 test.each<EngineOptions>([

@@ -3,7 +3,7 @@
 
 import { join } from "node:path";
 import type { GenerateRequest } from "@readme-moe/core";
-import { KernelRunner, openExperts, ReadMeEngine, type OpenOptions } from "@readme-moe/engine";
+import { KernelRunner, mixtureLayout, openExperts, ReadMeEngine, type OpenOptions } from "@readme-moe/engine";
 import { describeModel } from "@readme-moe/kernel";
 import { openLora, openModel, type Precision } from "@readme-moe/model";
 import { beforeAll, describe, expect, test } from "vitest";
@@ -186,6 +186,39 @@ describe("an engine that serves a mixture", () => {
     const cached = await answers({ speculation: false }, false);
     expect(cached.all).toEqual(alone);
     expect(cached.stats.cachedTokens).toBeGreaterThan(200);
+  });
+
+  test("reads each expert once for the chunks of a prompt that run in a step", async () => {
+    const model = await openModel(path);
+    const { numExperts, layerBytes } = mixtureLayout(model, "int8");
+    await model.close();
+    const bytes = layerBytes.reduce((sum, own) => sum + numExperts * own, 0);
+    const params = { maxTokens: 3, temperature: 0, logprobs: 3, ignoreEos: true } as const;
+    const prompt = Array.from({ length: 480 }, () => randomInteger(random, 4096));
+    const run = async (options: OpenOptions) => {
+      const own = { isolation: "thread", precision: "int8", chunkTokens: 64, speculation: false } as const;
+      await using engine = await ReadMeEngine.open(path, { threads: 2, ...own, ...options });
+      const first = await complete(engine, { prompt, params });
+      const { expertCache } = await engine.stats();
+      const again = await complete(engine, { prompt: [...prompt, 7], params });
+      return {
+        first,
+        again,
+        bytesRead: expertCache?.bytesRead ?? 0,
+        cachedTokens: (await engine.stats()).cachedTokens,
+      };
+    };
+    const whole = await run({});
+    const expertCacheBytes = Math.floor(bytes / 2);
+    const chunks = await run({ expertCacheBytes, maxNumBatchedTokens: 64 });
+    const together = await run({ expertCacheBytes });
+    for (const one of [whole, chunks, together]) {
+      expect({ ...one, bytesRead: 0 }).toEqual({ ...whole, bytesRead: 0 });
+      expect(one.cachedTokens).toBe(448);
+    }
+    // All experts once, and those of the tokens behind the prompt.
+    expect(together.bytesRead).toBeLessThan(1.5 * bytes);
+    expect(chunks.bytesRead).toBeGreaterThan(1.5 * together.bytesRead);
   });
 
   test("gives the same tokens with drafts, of a dense model and of a mixture", async () => {

@@ -139,10 +139,14 @@ export const ENGINE_OPTIONS = {
   },
   /** Largest number of sequences in one step, up to `maxNumSeqs`. @default `maxNumSeqs` */
   maxNumBatchedSeqs: { kind: "integer", min: 1 },
-  /** Largest number of tokens in one step, from `chunkTokens`. @default 512 */
-  maxNumBatchedTokens: { kind: "integer", min: 1, max: 65_536, default: 512 },
   /**
-   * Number of prompt tokens that run at once, a multiple of 64; it bounds the wait of other sequences.
+   * Largest number of tokens in one step, from `chunkTokens`.
+   * @default 512; up to 2,048 if a mixture's experts are not all in memory
+   */
+  maxNumBatchedTokens: { kind: "integer", min: 1, max: 65_536 },
+  /**
+   * Number of prompt tokens that run at once, a multiple of 64; it bounds the wait of other sequences. If a mixture's
+   * experts are not all in memory, as many chunks of a prompt run at once as `maxNumBatchedTokens` has room for.
    * @default 128
    */
   chunkTokens: { kind: "integer", min: KV_BLOCK_TOKENS, max: 4096, default: 128 },
@@ -404,12 +408,9 @@ export function resolveEngineOptions(options: EngineOptions): ResolvedEngineOpti
     ...checked,
     ...resolveSchedulingOptions(options),
     maxNumBatchedSeqs: integerOption("maxNumBatchedSeqs", maxNumBatchedSeqs, 1, maxNumSeqs),
-    maxNumBatchedTokens: integerOption(
-      "maxNumBatchedTokens",
-      maxNumBatchedTokens,
-      chunkTokens,
-      ENGINE_OPTIONS.maxNumBatchedTokens.max,
-    ),
+    maxNumBatchedTokens:
+      maxNumBatchedTokens &&
+      integerOption("maxNumBatchedTokens", maxNumBatchedTokens, chunkTokens, ENGINE_OPTIONS.maxNumBatchedTokens.max),
     savedPromptsFolder: savedPromptsFolder === undefined ? undefined : resolve(savedPromptsFolder),
   };
 }

@@ -23,7 +23,7 @@ import {
   openCachedKernel,
   StoredUnits,
 } from "@readme-moe/kernel";
-import { type Model, type ModelConfig, numOutputsOf, type Precision, resolveCacheFolder } from "@readme-moe/model";
+import { type Model, numOutputsOf, type Precision, resolveCacheFolder } from "@readme-moe/model";
 import { calibrationOf } from "./calibration.ts";
 import type { EngineOptions } from "./engine-options.ts";
 import { callsOf, checkSequence, type ExpertCounts, KernelResults } from "./kernel-calls.ts";
@@ -44,6 +44,8 @@ export interface KernelRunnerOptions
     Pick<EngineOptions, "cacheFolder" | "threads" | "expertCacheBytes" | "loraPrecision" | "kvPrecision"> {
   /** An engine's default is int8; a runner alone compares models. @default "fp32", or "int8" with `expertCacheBytes` */
   readonly precision?: Precision | undefined;
+  /** Most tokens of a call, if that is more than the runner's own. Calls with more are split, which changes no bit. */
+  readonly maxRows?: number | undefined;
   readonly onProgress?: ((progress: LoadProgress) => void) | undefined;
   /** Called once, with the reason, if weights cannot be cached and stay in memory. */
   readonly onCacheFailure?: ((reason: string) => void) | undefined;
@@ -51,18 +53,14 @@ export interface KernelRunnerOptions
 
 // Changes when other weights are packed for the same model.
 const VERSION = 7;
-/** Largest number of tokens in one call of the kernel. Steps with more are split, which changes no bit. */
+/** Largest number of tokens in one call of the kernel, unless the options or texts of encoders need more. */
 const MAX_ROWS = 512;
-
-/** Returns the most rows of one call; texts of encoders are in one call each. */
-function mostRows({ encoder, contextTokens }: Pick<ModelConfig, "encoder" | "contextTokens">): number {
-  return encoder ? Math.max(MAX_ROWS, contextTokens) : MAX_ROWS;
-}
 
 /** Numbers that a runner computes with, and experts that are not packed with the model, or not in memory. */
 interface RunnerParts {
   readonly kvPrecision: KvPrecision;
   readonly weightsVersion: string;
+  readonly maxRows: number;
   /** File of streamed experts. */
   readonly file: UnitFile | undefined;
   readonly streamed: NamedExperts | RoutedExperts | undefined;
@@ -78,6 +76,7 @@ export class KernelRunner implements StepRunner {
   /** Names what packed weights are made from and how: equal ones give the same logits. */
   readonly weightsVersion: string;
   readonly #kernel: Kernel;
+  readonly #maxRows: number;
   readonly #numOutputs: number;
   readonly #results: KernelResults;
   readonly #file: UnitFile | undefined;
@@ -93,6 +92,7 @@ export class KernelRunner implements StepRunner {
     this.kvPrecision = parts.kvPrecision;
     this.weightsVersion = parts.weightsVersion;
     this.#kernel = kernel;
+    this.#maxRows = parts.maxRows;
     this.#file = parts.file;
     this.#streamed = parts.streamed;
     this.loras = parts.loras;
@@ -125,8 +125,9 @@ export class KernelRunner implements StepRunner {
     // Its failure matters to those who wait for it, after the weights are packed.
     naming.catch(() => undefined);
     const units = isStreamed ? expertUnits(description) : undefined;
-    const { contextTokens: maxPositions } = model.config;
-    const sizes = { threads, maxRows: mostRows(model.config), maxPositions, expertsFromByte: units?.fromByte };
+    const { contextTokens: maxPositions, encoder } = model.config;
+    const maxRows = Math.max(MAX_ROWS, options.maxRows ?? 0, encoder ? maxPositions : 0);
+    const sizes = { threads, maxRows, maxPositions, expertsFromByte: units?.fromByte };
     const stored = units && precision === "file" ? StoredUnits.of(description, choice) : undefined;
     // The blocks of a file are only put into another order, which takes less time than reading a second file.
     const inMemory = precision === "file" && (!isStreamed || stored !== undefined);
@@ -150,7 +151,7 @@ export class KernelRunner implements StepRunner {
       // The budget of a mixture is for its own experts.
       const streaming = streamed || budgetBytes === undefined ? undefined : { ...options, budgetBytes };
       const loras = isDense ? new Loras(kernel, model, packing, streaming) : undefined;
-      const numbers = { kvPrecision: kvPrecisionOf(precision, options.kvPrecision), weightsVersion: key };
+      const numbers = { kvPrecision: kvPrecisionOf(precision, options.kvPrecision), weightsVersion: key, maxRows };
       const experts = { file, streamed: streamed ?? loras?.streamed, loras };
       return new KernelRunner(model, kernel, { ...numbers, ...experts, channels: await channelOrder?.() });
     } catch (error) {
@@ -203,8 +204,8 @@ export class KernelRunner implements StepRunner {
 
   /** See `StepRunner.keepsLogits`. The kernel keeps the logits of the last rows of its last call. */
   keepsLogits(numTokens: number, numRows: number): boolean {
-    const maxRows = this.#streamed instanceof RoutedExperts ? this.#streamed.maxRows : MAX_ROWS;
-    return numTokens <= Math.min(MAX_ROWS, maxRows) && numRows <= KEPT_LOGITS_ROWS;
+    const maxRows = this.#streamed instanceof RoutedExperts ? this.#streamed.maxRows : this.#maxRows;
+    return numTokens <= Math.min(this.#maxRows, maxRows) && numRows <= KEPT_LOGITS_ROWS;
   }
 
   async dispose(): Promise<void> {
@@ -214,9 +215,9 @@ export class KernelRunner implements StepRunner {
 
   /** Runs a step with all experts in memory. It awaits nothing, so that steps of several callers do not mix. */
   #forwardResident(kv: KernelKv, sequences: readonly StepSequence[], numCandidates: number): readonly StepLogits[] {
-    const { config } = this.model;
+    const areWhole = this.model.config.encoder !== undefined;
     this.#results.begin(sequences, numCandidates);
-    for (const call of callsOf(sequences, { maxRows: mostRows(config), areWhole: config.encoder !== undefined })) {
+    for (const call of callsOf(sequences, { maxRows: this.#maxRows, areWhole })) {
       const { request, room } = this.#results.request(call, kv, this.#counts);
       this.#kernel.step(kv.pages, request, room);
       this.#results.take(call, kv);
@@ -231,7 +232,7 @@ export class KernelRunner implements StepRunner {
 
   /** Runs a step with streamed experts that its rows name, after the steps that were begun before it. */
   #forwardNamed(experts: NamedExperts, kv: KernelKv, sequences: readonly StepSequence[], numCandidates: number) {
-    const calls = callsOf(sequences, { maxRows: MAX_ROWS }, experts.fit);
+    const calls = callsOf(sequences, { maxRows: this.#maxRows }, experts.fit);
     return this.#afterOthers(async () => {
       this.#results.begin(sequences, numCandidates);
       experts.expectCalls(calls.map((call) => call.experts));
@@ -248,7 +249,7 @@ export class KernelRunner implements StepRunner {
   #forwardRouted(experts: RoutedExperts, kv: KernelKv, sequences: readonly StepSequence[], numCandidates: number) {
     return this.#afterOthers(() => {
       // The budget may have changed since the step was asked for.
-      const calls = callsOf(sequences, { maxRows: Math.min(MAX_ROWS, experts.maxRows) });
+      const calls = callsOf(sequences, { maxRows: Math.min(this.#maxRows, experts.maxRows) });
       const rows = calls.map((call) => this.#mixtureSequences.rowsOf(call));
       this.#results.begin(sequences, numCandidates);
       return experts.runStep(Math.max(...rows.map((own) => own.sequences.length)), async () => {

@@ -103,16 +103,16 @@ export class KvAdmission {
     return ready.filter((item) => item.sequence.slot !== undefined);
   }
 
-  /** Puts a prompt chunk that a step has completed into the prefix cache. */
+  /** Puts the prompt chunks that a step has completed into the prefix cache. */
   remember({ sequence, numTokens }: BatchItem): void {
     const { slot } = sequence;
     const end = sequence.numComputedTokens;
     const { chunkTokens } = this.#prefixes;
     if (!slot) return;
-    // A chunk may begin with pages of a pinned prompt; longer runs leave gaps in the chain.
-    if (end % chunkTokens === 0 && end <= sequence.promptTokens && numTokens <= chunkTokens) {
-      this.#prefixes.add(sequence, end / chunkTokens - 1, slot);
-    }
+    // The first chunk may begin with pages of a pinned prompt.
+    const first = Math.floor((end - numTokens) / chunkTokens);
+    const most = Math.floor(Math.min(end, sequence.promptTokens) / chunkTokens);
+    for (let index = first; index < most; index++) this.#prefixes.add(sequence, index, slot);
     if (end >= sequence.promptTokens) sequence.takeOnPrefilled()?.(sequence, slot);
     // The same prompt runs its last token again, since that gives logits.
     if (end === sequence.promptTokens && !sequence.isPooled) this.#prefixes.addEnd(sequence, slot, end - 1);

@@ -26,20 +26,41 @@ export function kvPrecisionOf(precision: Precision = "fp32", asked?: KvPrecision
   return asked ?? (precision === "fp32" ? "fp32" : "fp16");
 }
 
+/** Largest default numbers of tokens of a step: with all experts in memory, with half of a mixture's or fewer. */
+const [STEP_TOKENS, MOST_STEP_TOKENS] = [512, 2048];
+
+/** Options with the sizes of steps that suit a model. */
+export interface SizedOptions extends ResolvedEngineOptions {
+  readonly maxNumBatchedTokens: number;
+  /** Most tokens of one prompt in a step, a multiple of `chunkTokens`. */
+  readonly promptTokens: number;
+}
+
 /**
- * Adapts options to a model: texts of an encoder run whole, in the order of their arrival, and nothing of them is used
- * twice.
+ * Adapts options to a model. A mixture whose experts are not all in memory reads nearly all of them for a chunk of a
+ * prompt, so more chunks run together the more of them are read. Texts of an encoder run whole, in the order of their
+ * arrival, and nothing of them is used twice.
+ *
+ * @param expertBytes - bytes of all experts
  */
-export function optionsFor<Options extends ResolvedEngineOptions>(
-  { encoder, contextTokens }: Pick<ModelConfig, "encoder" | "contextTokens">,
-  options: Options,
-): Options {
-  if (!encoder) return options;
+export function optionsFor(
+  { encoder, mixture, contextTokens }: Pick<ModelConfig, "encoder" | "mixture" | "contextTokens">,
+  options: ResolvedEngineOptions,
+  expertBytes: number,
+): SizedOptions {
+  const missingShare = mixture ? Math.max(0, 1 - (options.expertCacheBytes ?? Infinity) / expertBytes) : 0;
+  const together = Math.max(STEP_TOKENS, Math.min(1, 2 * missingShare) * MOST_STEP_TOKENS);
+  const step = options.maxNumBatchedTokens ?? Math.max(together, options.chunkTokens);
+  if (!encoder) {
+    const chunks = missingShare > 0 ? Math.floor(step / options.chunkTokens) : 1;
+    return { ...options, maxNumBatchedTokens: step, promptTokens: chunks * options.chunkTokens };
+  }
   const chunkTokens = wholeBlocks(options.contextTokens ?? contextTokens);
   return {
     ...options,
     chunkTokens,
-    maxNumBatchedTokens: Math.max(chunkTokens, options.maxNumBatchedTokens),
+    promptTokens: chunkTokens,
+    maxNumBatchedTokens: Math.max(chunkTokens, step),
     scheduler: typeof options.scheduler === "string" ? "fcfs" : options.scheduler,
     prefixCacheBytes: 0,
     prefixDiskBytes: 0,
@@ -66,9 +87,9 @@ export function planModelMemory(
   given: ResolvedEngineOptions,
   { freeBytes, draftBytes = 0, weights }: PlannedMemory = {},
 ): MemoryPlan {
-  const options = optionsFor(model.config, given);
-  const precision = precisionOf(model, options.precision);
+  const precision = precisionOf(model, given.precision);
   const sizes = weights ?? weightSizes(model, precision);
+  const options = optionsFor(model.config, given, sizes.experts);
   const needs: MemoryNeeds = {
     weightBytes: residentBytes(sizes, options.expertCacheBytes) + draftBytes,
     processBytes: totalBytes(processSizes(model, options)),
@@ -191,7 +212,7 @@ export function stateSlots(
 /** Estimates the memory of an engine's process. */
 export function processSizes(
   model: Source,
-  { maxNumSeqs, maxNumBatchedTokens }: Pick<ResolvedEngineOptions, "maxNumSeqs" | "maxNumBatchedTokens">,
+  { maxNumSeqs, maxNumBatchedTokens = STEP_TOKENS }: Pick<ResolvedEngineOptions, "maxNumSeqs" | "maxNumBatchedTokens">,
 ): ProcessSizes {
   const { vocabSize, encoder } = model.config;
   // A row of logits for each sequence, and a copy for sampling, in float32.

@@ -16,6 +16,9 @@ import type { Kernel, KernelPages, KvSlot, StepResults } from "@readme-moe/kerne
 import type { KernelCall } from "../kernel-calls.ts";
 import { ExpertStore, type ExpertStoreOptions, type UnitSource } from "./expert-store.ts";
 
+/** Mean number of rows of an expert in a call from which on few experts are not used: one in 50. */
+const USES_OF_ALL = 4;
+
 /** Part of a kernel that steps of a mixture need. */
 export type RoutedKernel = Pick<Kernel, "beginStep" | "runLayers" | "routeLayer" | "feedLayer" | "endStep">;
 
@@ -74,6 +77,8 @@ export class RoutedExperts {
   #budgetBytes: number;
   /** Bytes that a layer of the running step needs at most, and its end. */
   #running: { readonly bytes: number; readonly ended: Promise<unknown> } | undefined;
+  /** Whether the next layer has so many rows that it uses nearly all experts: what is read ahead is needed. */
+  #usesAll = false;
   /** Time in which the kernel ran the last layer. */
   #layerMs: number | undefined;
 
@@ -149,10 +154,16 @@ export class RoutedExperts {
         kernel.runLayers(layer, layer + 1);
         continue;
       }
-      units += await this.#runLayer(layer, unitLayer++, layer === this.#numLayers - 1 ? rows.wanted : all);
+      const last = this.#numLayers - 1;
+      this.#usesAll = this.#useAll(this.#layers[unitLayer + 1] === last ? rows.wanted : all);
+      units += await this.#runLayer(layer, unitLayer++, layer === last ? rows.wanted : all);
     }
     kernel.endStep();
-    this.#trial &&= observeTrialStep(this.#trial, { ms: this.#now() - startMs, units });
+    if (!this.#useAll(all)) this.#trial &&= observeTrialStep(this.#trial, { ms: this.#now() - startMs, units });
+  }
+
+  #useAll(rows: readonly number[]): boolean {
+    return rows.length * this.#options.expertsPerToken >= USES_OF_ALL * this.store.layout.numExperts;
   }
 
   /** @param rows - rows that the layer routes @returns number of units that they use */
@@ -184,7 +195,7 @@ export class RoutedExperts {
     const { bytesPerMs, pendingBytes } = this.store.meter;
     const isMeasured = bytesPerMs !== undefined && this.#layerMs !== undefined;
     const layerReadBytes = isMeasured ? bytesPerMs * (this.#layerMs ?? 0) : undefined;
-    const limits = this.#trial?.readsAhead === false ? { ...readAhead, layersAhead: 0 } : readAhead;
+    const limits = this.#trial?.readsAhead === false && !this.#usesAll ? { ...readAhead, layersAhead: 0 } : readAhead;
     return { ...limits, chances: this.#forecast.chances, layerReadBytes, pendingBytes };
   }
 

@@ -46,7 +46,14 @@ import { KernelRunner, type KernelRunnerOptions } from "../kernel-runner.ts";
 import { KvAdmission } from "../kv-admission.ts";
 import { cachedCost, measureCost } from "../measure-cost.ts";
 import type { MemoryPlan } from "../memory-plan.ts";
-import { optionsFor, planModelMemory, stateSlots, totalBytes, weightSizes } from "../memory-sizes.ts";
+import {
+  optionsFor,
+  planModelMemory,
+  type SizedOptions,
+  stateSlots,
+  totalBytes,
+  weightSizes,
+} from "../memory-sizes.ts";
 import { PrefixCache } from "../prefix-cache.ts";
 import { SavedPrefixes } from "../saved-prefixes.ts";
 import { SavedPrompts } from "../saved-prompts.ts";
@@ -104,10 +111,11 @@ export async function openEngine(
     begin("opening");
     const opened = await openModel(path);
     closers.push(() => opened.close());
-    const options = optionsFor(opened.config, { ...given, precision: precisionOf(opened, given.precision) });
+    const precision = precisionOf(opened, given.precision);
+    const weights = weightSizes(opened, precision);
+    const options = optionsFor(opened.config, { ...given, precision }, weights.experts);
     const scheduler = await schedulerOf(options);
     checkStreaming(opened, options);
-    const weights = weightSizes(opened, options.precision);
     const draftBytes = await draftBytesOf(options.draft, options);
     const sizes = planModelMemory(opened, options, { freeBytes: plannableBytes(options), draftBytes, weights });
     const model = forContext(opened, sizes.contextTokens);
@@ -183,7 +191,7 @@ export async function openEngine(
       scheduler,
       cost,
       residency,
-      limits: options,
+      limits: { ...options, chunkTokens: options.promptTokens },
       contextTokens,
       output,
       now,
@@ -193,7 +201,7 @@ export async function openEngine(
     const info: EngineInfo = {
       ...promptInfo(model, text),
       mask: maskOf(model, text),
-      precision: options.precision,
+      precision,
       contextTokens,
       experts: runner.expertNames,
       expertKind: loras ? "lora" : "ffn",
@@ -304,7 +312,7 @@ function stageReports(onProgress: (progress: LoadProgress) => void): {
 /** Opens a model with all experts in memory, or with as many as `expertCacheBytes` has room for. */
 async function openRunner(
   model: Model,
-  options: ResolvedEngineOptions,
+  options: SizedOptions,
   output: EngineOutput,
   hooks: Pick<KernelRunnerOptions, "onProgress" | "onCacheFailure">,
 ): Promise<KernelRunner> {
@@ -319,6 +327,7 @@ async function openRunner(
     kernel,
     kvPrecision,
     expertCacheBytes,
+    maxRows: options.promptTokens,
     loraPrecision: options.loraPrecision,
     policy,
     onLoaded: (unit, bytes, durationMs) => output.event("expert:loaded", { ...unit, bytes, durationMs }),
